@@ -68,7 +68,7 @@ def create(
     app.include_router(login.router(site, sessions))
     app.include_router(prolific.router(site))
     call_in_loop(partial(_mount_all, app, site, pages))
-    app.add_middleware(CORSMiddleware, allow_origins=[])  # else Gradio echoes any origin
+    app.add_middleware(CORSMiddleware, allow_origins=[])  # without this, Gradio allows any origin
     app.add_middleware(AccessControl, site=site, sessions=sessions, admission=admission)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     return app

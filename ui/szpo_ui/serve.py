@@ -288,7 +288,7 @@ def _keepers(
 
 
 def _print_links(chosen: ServeOptions, ledger: Ledger, address: SiteAddress) -> None:
-    """Print the links of this start; in the demo, open the panelist's."""
+    """Print new links and the next steps; in the demo, open the panelist's link."""
     from szpo_ui.web import credentials
 
     made = credentials.invite(ledger, "operator", OPERATOR, days=OPERATOR_DAYS)

@@ -161,7 +161,7 @@ def _plain(home: Home, error: object) -> str:
     return str(error).replace(f"{home.folder}/", "")
 
 
-# ---- what buttons do ----
+# ---- actions of buttons ----
 
 
 def _act(home: Home, who: str, given: Action) -> str:

@@ -95,7 +95,7 @@ def is_live(ledger: Ledger) -> bool:
 
 
 def quorum(site: Site) -> float:
-    """The share of a round's votes from which an operator may close it."""
+    """The share of a round's votes that an operator needs to close it."""
     return site.config.panel.quorum or DEFAULT_QUORUM
 
 

@@ -192,7 +192,7 @@ def page(site: Site) -> str:
 
 
 def dialogs(site: Site) -> str:
-    """The dialogs, which never change."""
+    """The dialogs as HTML; they never change."""
     panel = site.config.panel
     paid = panel.pay_per_hour is not None or panel.pay_per_vote is not None
     template = _environment().get_template("operate/dialogs.html")

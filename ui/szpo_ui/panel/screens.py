@@ -111,7 +111,7 @@ class Screen:
     """The code of a line above the screen (`szpo_ui.web.language.Language.notices`)."""
     mode: Mode = ""
     study: Standing | None = None
-    """How far a participant of a Prolific study is."""
+    """The progress of a participant of a Prolific study; None for other panelists."""
     base: str = ""
     """The prefix of the site's paths."""
 
@@ -403,7 +403,7 @@ ENOUGH_TIMES: Final = 10
 
 
 def read_facts(site: Site, progress: Progress) -> Facts:
-    """Collect what the welcome page says about the run."""
+    """Collect the welcome screen's figures."""
     people = site.ledger.query("SELECT count(*) AS n FROM panelists WHERE kind = 'person'")
     times = [row["spent_s"] for row in site.ledger.query(_TIMES)]
     measured = len(times) >= ENOUGH_TIMES

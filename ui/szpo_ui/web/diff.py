@@ -18,7 +18,7 @@ from operator import itemgetter
 from typing import Final, TypeAlias
 
 SIMILAR: Final = 0.5
-"""Least similarity at which differences are marked."""
+"""Differences are marked only in answers that are at least this similar."""
 MOST_WORDS: Final = 800
 """Most words and punctuation marks of an answer; longer answers are not compared."""
 MOST_LETTERS: Final = 20_000

@@ -147,7 +147,7 @@ class Redeem(Body):
 
 
 def router(site: Door, sessions: Sessions) -> APIRouter:
-    """GET /, GET and POST /login, POST /redeem, /logout and, for programs, /api/session."""
+    """The routes /, /login, /redeem, /logout and, for programs, /api/session."""
     routes = APIRouter()
     locks = Locks(site.ledger.clock)
     logins = Buckets(site.ledger.clock, rate=LOGINS_PER_SECOND, burst=LOGINS_AT_ONCE)

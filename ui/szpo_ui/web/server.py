@@ -107,7 +107,7 @@ class BoundedConnection(H11Protocol):
             self._unfinished.stop()  # the application must answer now
         elif ours is h11.IDLE and self.cycle is not None and not self._unparsed_bytes():
             self._unfinished.stop()  # between two requests
-            if self.timeout_keep_alive_task is None:  # stopped by the late end of a body
+            if self.timeout_keep_alive_task is None:  # a body that ended late has stopped it
                 self.timeout_keep_alive_task = self.loop.call_later(
                     self.timeout_keep_alive, self.timeout_keep_alive_handler
                 )
