@@ -1,5 +1,5 @@
-"""Answers from workers on several processes or machines.
+"""Answers from workers in several processes or on several machines.
 
-`schedule` decides which worker gets which chunk, `worker` is what each of them runs, `ray_engine`
-carries messages by Ray, and `remote` puts these together for a policy.
+`schedule` decides which worker gets which chunk, `worker` is what each worker runs, `ray_engine`
+carries messages over Ray, and `remote` combines them for a policy. `vllm_*` uses vLLM servers.
 """

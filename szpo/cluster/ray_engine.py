@@ -1,6 +1,6 @@
-"""Messages to workers by Ray: one actor per worker, restarted where it dies. Nothing else.
+"""Sends messages to workers over Ray: one actor per worker, restarted when it dies.
 
-Retries are `szpo.cluster.schedule`'s, by chunk, not Ray's.
+`szpo.cluster.schedule` retries lost chunks; Ray's own retries are off.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ REACH_S = 5.0
 RESTART_S = 0.5
 """Pause before an actor that died is asked whether it is back."""
 LOADS = 5
-"""How often one worker's model is loaded again before its death is the run's."""
+"""The run stops after one worker has died this many times in a row while loading the model."""
 NOT_LOADED = "NotLoaded"
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 class _Actor:
-    """A worker in a Ray actor; whatever fails in it comes back as a message."""
+    """A worker in a Ray actor; errors come back as messages."""
 
     def __init__(self) -> None:
         self._worker: Any = None
 
     def load(self, setup: Message) -> Message:
-        """Load the model, where it is another one than before, and show what this worker holds."""
+        """Load the model unless it is loaded already, and report what this worker holds."""
         try:
             from szpo.cluster.worker import Worker
 
@@ -60,18 +60,18 @@ class _Actor:
 
     def answer(self, message: Message) -> Message:
         """Answer a chunk."""
-        if self._worker is None:  # it died and came back while nobody had asked it anything
+        if self._worker is None:  # the actor died and was restarted while it was idle
             return {"error": NOT_LOADED, "text": ""}
         found: Message = self._worker.answer(message)
         return found
 
 
 def demand(engine: Engine) -> None:
-    """Refuse what can be refused before a cluster is started or joined.
+    """Check the settings before a cluster is started or joined.
 
     Raises:
-        UsageError: Ray is not installed, there are more workers than cores, the address cannot be
-            reached, or it is open to whoever finds it.
+        UsageError: Ray is not installed, the workers need more cores than this machine has, or the
+            address is malformed, cannot be reached, or is open to anybody without a token.
     """
     if importlib.util.find_spec("ray") is None:
         raise UsageError(f"engine.kind ray needs ray: {how_to_install('ray')}")
@@ -102,33 +102,34 @@ def demand(engine: Engine) -> None:
 
 
 def unreachable(engine: Engine) -> str | None:
-    """Why nobody answers at the settings' address; None if somebody does, or there is none."""
+    """Why the address in the settings does not answer; None if it does, or if none is set."""
     if engine.address is None:
         return None
     return why_not_listening(engine.address.removeprefix("ray://"), REACH_S)
 
 
 def leave() -> None:
-    """Forget the cluster that this process joined, so that it can join one anew."""
+    """Leave the cluster that this process joined, so that it can join one again."""
     if "ray" in sys.modules:
-        with contextlib.suppress(Exception):  # of a cluster that is gone
+        with contextlib.suppress(Exception):  # the cluster may be gone
             sys.modules["ray"].shutdown()
 
 
 def connect(engine: Engine) -> Any:
-    """Join the cluster at the address, or start one of this machine's cores on 127.0.0.1.
+    """Join the cluster at the address, or start one on this machine, bound to 127.0.0.1.
 
     Raises:
-        EngineError: Ray does not come up.
-        UsageError: the cluster has not enough cores or GPUs.
+        EngineError: Ray does not start, or the cluster refuses this process.
+        ResourceError: a cluster started here can be reached from other machines.
+        UsageError: the cluster has too few cores or GPUs.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     own: dict[str, Any] = {}
     if engine.address is None:
         own = {"num_cpus": engine.workers * engine.cpus, "include_dashboard": False}
-        # Where clusters of several machines are off, Ray listens on 127.0.0.1; else everywhere.
+        # With clusters of several machines off, Ray listens on 127.0.0.1, not on all addresses.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    elif _has_token():  # a cluster asks for it, and Ray does not show it unless it is asked to
+    elif _has_token():  # Ray sends the token only in this mode
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
 
@@ -145,15 +146,15 @@ def connect(engine: Engine) -> Any:
             )
     except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        # Ray says the same of a cluster that is no cluster, and of one that refuses the token.
+        # Ray raises the same error for an address without a cluster and for a refused token.
         hint = f"; is it a Ray cluster, and has it {_describe_token()}?" if engine.address else ""
         raise EngineError(f"ray does not come up: {reason}{hint}") from None
     finally:
         if main:
-            signal.signal(signal.SIGTERM, before)  # Ray puts its own in its place
+            signal.signal(signal.SIGTERM, before)  # Ray replaces the handler
     here = ray.util.get_node_ip_address()
     if engine.address is None and here not in LOCAL:
-        # Ray was imported before it could be bound to this machine, or started by somebody else.
+        # Ray was imported before the variable above was set, or was started elsewhere.
         raise ResourceError(
             f"ray listens on {here}, where others can reach it; import szpo before ray, or name "
             "the cluster by engine.address"
@@ -175,7 +176,7 @@ def connect(engine: Engine) -> Any:
 
 
 def _describe_token() -> str:
-    """What this process shows a cluster, after "has it"."""
+    """The token that this process sends to a cluster, worded to follow "has it"."""
     if os.environ.get("RAY_AUTH_MODE") == "disabled":
         return "token authentication switched off, as RAY_AUTH_MODE=disabled says here"
     if _has_token():
@@ -190,13 +191,13 @@ def _has_token() -> bool:
 
 @dataclass
 class _Seat:
-    """One worker's place: its actor, and when to ask it to load."""
+    """One worker's place: its actor, and when to ask the actor to load the model."""
 
     actor: Any
     load_at: float
     loads: int = 0
     pid: int | None = None
-    """Of its process, once it is ready."""
+    """Process id of the worker, once it is ready."""
 
 
 class RayTransport:
@@ -205,7 +206,7 @@ class RayTransport:
     def __init__(
         self, engine: Engine, setup: Message, check: Callable[[dict[str, Any]], str | None]
     ):
-        """``check`` gets what a worker holds and says what is wrong with it, or None."""
+        """``check`` takes a worker's identity and returns what is wrong with it, or None."""
         self._ray = connect(engine)
         head = self._ray.get_runtime_context().gcs_address
         self._head = HeadWatch(head, lambda: _leave(self._ray, head))
@@ -217,9 +218,9 @@ class RayTransport:
         now = time.monotonic()
         self._seats = {f"w{i}": _Seat(kind.remote(), now) for i in range(engine.workers)}
         self._asked: dict[Any, tuple[str, str | None]] = {}
-        """Per outstanding call its worker and chunk; None: it loads the model."""
+        """For each outstanding call its worker and chunk; chunk None: the worker is loading."""
         self.sent_bytes = 0
-        """Of the chunks that workers were asked, since they were started."""
+        """Bytes of all chunks sent so far."""
 
     def send(self, worker: str, chunk: str, request: Message) -> None:
         """See `Transport.send`."""
@@ -231,10 +232,10 @@ class RayTransport:
         """See `Transport.poll`.
 
         Raises:
-            IntegrityError: a worker holds another model or other coordinates than the run.
-            UsageError: a worker has no such model or device.
+            IntegrityError: a worker's model or coordinates differ from the run's.
+            UsageError: a worker's machine lacks the model or the device.
             EngineError: the cluster is gone.
-            ResourceError: a worker dies whenever it loads the model.
+            ResourceError: a worker died `LOADS` times while loading, or cannot load the model.
         """
         if not self._asked:
             time.sleep(seconds)
@@ -262,21 +263,18 @@ class RayTransport:
         self._seats[worker].load_at = time.monotonic() + RESTART_S
 
     def change(self, setup: Message) -> None:
-        """Have every worker hold another setup before it becomes ready again.
-
-        A worker takes its calls in order, so no answer precedes it.
-        """
+        """Give every worker a new setup after its earlier calls; it then becomes ready again."""
         self._setup, self._setup_id = self._ray.put(setup), setup_id(setup)
         for worker, seat in self._seats.items():
             if math.isinf(seat.load_at):
                 self._load(worker)
 
     def close(self) -> None:
-        """End the workers; the cluster stays as it is."""
+        """End the workers and stop watching the head; the cluster keeps running."""
         self._asked.clear()
         self._head.stop()
         for seat in self._seats.values():
-            with contextlib.suppress(Exception), self._head.present():  # of a cluster that is gone
+            with contextlib.suppress(Exception), self._head.present():  # the cluster may be gone
                 self._ray.kill(seat.actor)
         self._seats.clear()
 
@@ -298,7 +296,7 @@ class RayTransport:
             reply: Message = self._ray.get(call)
         except self._ray.exceptions.RayActorError as error:
             back = isinstance(error, self._ray.exceptions.ActorUnavailableError)
-            seat.loads += chunk is None and not back  # if it is on its way back, it is not dead
+            seat.loads += chunk is None and not back  # an unavailable actor may not be dead
             if seat.loads >= LOADS:
                 unasked = os.environ.get("RAY_AUTH_MODE") == "token"
                 hint = "; if the cluster asks for no token, set RAY_AUTH_MODE=disabled"
@@ -310,7 +308,7 @@ class RayTransport:
             return [Lost(worker)]
         if chunk is None:
             if reply.get("setup", self._setup_id) != self._setup_id:
-                return []  # of an earlier setup; it has been asked to load the one of now
+                return []  # an earlier setup; the worker has been asked to load the current one
             self._admit(worker, reply)
             seat.loads, seat.pid = 0, reply["pid"]
             return [Ready(worker)]
@@ -331,19 +329,19 @@ class RayTransport:
 
 
 def _leave(ray: Any, head: str) -> None:
-    """Leave the cluster of this head, unless this process has left it for another by now."""
+    """Leave the cluster with this head, unless this process has since joined another one."""
     if ray.is_initialized() and ray.get_runtime_context().gcs_address == head:
         ray.shutdown()
 
 
 RAY_LIMIT = "RAY_gcs_rpc_server_reconnect_timeout_s"
-"""Ray's own setting; longer where a head with external storage takes longer to come back."""
+"""Ray's own setting; raise it if a head with external storage takes longer to come back."""
 RAY_LIMIT_S = 60.0
 LOOK_S = 2.0
 
 
 def patience_s() -> float:
-    """Seconds without a head after which a run gives it up: half of what Ray allows."""
+    """Seconds without a head after which a run leaves the cluster: half of Ray's own limit."""
     try:
         return float(os.environ.get(RAY_LIMIT, RAY_LIMIT_S)) / 2
     except ValueError:
@@ -351,16 +349,16 @@ def patience_s() -> float:
 
 
 class HeadWatch:
-    """A thread that looks for the head, and calls ``leave`` once it is gone for good.
+    """A thread that checks whether the head answers, and calls ``leave`` once it is gone for good.
 
-    Ray ends a process that has not reached the head for a minute: with a text of its own, exit
-    code 1, and nothing that could be caught. A controller that waits for votes is no exception.
-    So Ray is left after half of that time: votes go on being taken, and the next step stops with
-    one line and exit code 6.
+    Ray ends a process that has not reached the head for a minute, with exit code 1 and no error
+    that could be caught. This includes a controller that is only waiting for votes. So the
+    process leaves Ray after half of that time: votes are still accepted, and the next step stops
+    with a one-line error and exit code 6.
     """
 
     def __init__(self, address: str, leave: Callable[[], None]):
-        """``address`` is host:port; ``leave`` is called once, while nobody is in `present`."""
+        """``address`` is host:port; ``leave`` is called once, outside every `present` block."""
         self.address = address
         self._leave = leave
         self._patience_s = patience_s()
@@ -371,7 +369,7 @@ class HeadWatch:
 
     @contextmanager
     def present(self) -> Iterator[None]:
-        """A block of calls to the cluster, not to be left meanwhile.
+        """A block of calls to the cluster, during which ``leave`` is not called.
 
         Raises:
             EngineError: the head is gone.
@@ -385,7 +383,7 @@ class HeadWatch:
             yield
 
     def stop(self) -> None:
-        """Look no longer."""
+        """End the watch."""
         self._over.set()
 
     def _watch(self) -> None:
@@ -402,7 +400,7 @@ class HeadWatch:
 
 
 def why_not_listening(address: str, seconds: float) -> str | None:
-    """Why nobody takes a connection at host:port within that time; None if somebody does."""
+    """Why host:port does not accept a connection within ``seconds``; None if it does."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=seconds).close()

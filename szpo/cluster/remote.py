@@ -1,4 +1,4 @@
-"""A run's model held by workers: requests cut into chunks, spread, put together again."""
+"""Workers hold the run's model: requests are split into chunks, sent out, and replies joined."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from szpo.policies.requests import (
 )
 
 OF_THE_FIRST = ("base_sha256", "hardware", "canary", "judge_sha256")
-"""What the first worker shows of the models, and every other one must then show as well."""
+"""Parts of the first worker's identity that every other worker must equal."""
 
 
 Check: TypeAlias = Callable[[dict[str, Any]], str | None]
-"""Takes what a worker holds; says what is wrong with it, or None."""
+"""Takes a worker's identity; returns what is wrong with it, or None."""
 
 
 SCORED = 16
-"""Chunks of scores that are read at a time."""
+"""Chunks requested at a time when scores are read."""
 
 
 class RemoteAnswerer:
-    """Answers and reads rows by workers; see `szpo.policies.hosts.Answerer`."""
+    """An `szpo.policies.hosts.Answerer` whose rows are answered and read by workers."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class RemoteAnswerer:
         label: Mapping[str, str] | None = None,
         stop_tokens: Sequence[int] = (),
     ):
-        """``label`` goes with every request: the model that is asked, or the coordinates."""
+        """``label`` is added to every request: which model to ask, or the coordinates' id."""
         self.stop_tokens = tuple(stop_tokens)
         self.dispatcher = dispatcher
         self._chunk_rows = chunk_rows
@@ -71,7 +71,7 @@ class RemoteAnswerer:
         return join_readings(self._gather([chunk.to_message() for chunk in chunks]))
 
     def read_scores(self, request: ReadRequest) -> Iterator[NDArray[np.float32]]:
-        """See `Answerer.read_scores`; few chunks at a time, since scores are long."""
+        """See `Answerer.read_scores`; `SCORED` chunks at a time, since scores are large."""
         chunks = request.split(self._chunk_rows)
         for first in range(0, len(chunks), SCORED):
             few = [chunk.to_message() for chunk in chunks[first : first + SCORED]]
@@ -84,14 +84,14 @@ class RemoteAnswerer:
 
 @dataclass(frozen=True)
 class Coordinates:
-    """A subspace, and the space whose directions it is moved along."""
+    """The run's subspace, and the `Space` from which its directions are drawn."""
 
     subspace: Any
     space: Any
 
 
 class RemoteHost:
-    """A `szpo.policies.hosts.Host` whose models are in workers; this process holds none."""
+    """A `szpo.policies.hosts.Host` whose models are held by workers, not by this process."""
 
     def __init__(
         self,
@@ -105,14 +105,15 @@ class RemoteHost:
 
         Args:
             engine: The settings of the workers.
-            facts: The base model as far as it is known here (`szpo.models.context.Described`).
-            connect: Makes the transport from a setup and from what checks a worker's identity.
-            bounds: How long is waited.
+            facts: The base model as known without its weights (`szpo.models.context.Described`).
+            connect: Makes the transport from a setup and a check of a worker's identity.
+            bounds: Time limits; None: the defaults of `Bounds`.
 
         Raises:
-            UsageError: a worker has no such model or device.
+            UsageError: a worker's machine lacks the model or the device.
             IntegrityError: two workers differ.
-            ResourceError: no worker comes up.
+            ResourceError: a worker cannot load the model.
+            EngineError: the workers do not become ready in time.
         """
         self._engine, self.facts = engine, facts
         self.chunk_rows = engine.rows or RAY_ROWS
@@ -160,7 +161,7 @@ class RemoteHost:
         return judge, self._answers({"model": "judge"})
 
     def close(self) -> None:
-        """See `Host.close`: ends the workers, and leaves a cluster that was joined."""
+        """See `Host.close`: ends the workers; the cluster keeps running."""
         self.transport.close()
 
     def _answers(self, label: Mapping[str, str]) -> RemoteAnswerer:
@@ -175,7 +176,7 @@ class RemoteHost:
         )
 
     def _change(self) -> str:
-        """Have every worker hold the coordinates and the judge of now; returns their name."""
+        """Send the current coordinates and judge to every worker; returns the coordinates' id."""
         self._expected = worker.expect(self.facts, self._coordinates)
         setup = self._setup()
         self.dispatcher.forget_ready()
@@ -195,8 +196,8 @@ def start(engine: Engine, facts: Any) -> RemoteHost:
     """Start the workers of these settings on a Ray cluster.
 
     Raises:
-        UsageError: the workers compute on another kind of device, or see `ray_engine.demand`.
-        ResourceError: Ray does not come up.
+        UsageError: engine.gpus does not fit the model's device; or see `ray_engine.demand`.
+        EngineError, ResourceError: see `ray_engine.connect` and `RemoteHost`.
         IntegrityError: two workers differ.
     """
     ray_engine.demand(engine)

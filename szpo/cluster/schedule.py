@@ -1,7 +1,7 @@
-"""Which worker gets which chunk: a pull queue, slow chunks asked again, lost ones given back.
+"""Decides which worker gets which chunk: a queue from which free workers are served.
 
-No network and no clock of its own: a `Transport` carries messages and says what happened, so that
-the rules below are tested without a cluster. Every wait has a bound.
+A slow chunk is also given to a second worker; the chunk of a lost worker returns to the queue.
+The network and the clock are passed in, so the rules are tested without a cluster.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ KNOWN_ERRORS: dict[str, type[SzpoError]] = {
     kind.__name__: kind
     for kind in (RunError, LogitsError, UsageError, ResourceError, IntegrityError)
 }
-"""Errors that a worker raises for reasons of the request: another worker would, too."""
+"""Errors caused by the request, which any other worker would raise as well."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A worker has shown that it holds the run's model and coordinates, and may be asked."""
+    """A worker has shown that it holds the run's model and coordinates; it can take chunks."""
 
     worker: str
 
@@ -50,7 +50,7 @@ class Answered(Generic[Reply]):
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A worker raised an error: its class's name, and its text."""
+    """A worker raised an error; ``kind`` is the name of the error's class."""
 
     worker: str
     chunk: str
@@ -60,9 +60,9 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A worker is gone, with whatever it was asked; another may become ready in its place.
+    """A worker is gone and will not answer its chunk; it may become ready again.
 
-    ``why``: what it did, where that is known; a worker whose answers cannot be read is alive.
+    ``why``: the reason, if known; it replaces the advice about memory in the run's error.
     """
 
     worker: str
@@ -76,37 +76,37 @@ class Transport(Protocol[Request, Reply]):
     """Carries messages to workers that may die, be slow, or never answer."""
 
     def send(self, worker: str, chunk: str, request: Request) -> None:
-        """Ask a worker for a chunk, without waiting."""
+        """Send a chunk to a worker, without waiting for the answer."""
 
     def poll(self, seconds: float) -> Sequence[Event[Reply]]:
-        """What has happened since the last call; waits for that many seconds at most."""
+        """Events since the last call; waits at most ``seconds`` for the first one."""
 
     def replace(self, worker: str) -> None:
-        """End a worker that is silent; one that takes its place becomes ready later."""
+        """End a silent worker; its replacement becomes ready later."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How long is waited, and how often something is tried."""
+    """Time limits in seconds, and numbers of tries."""
 
     patience_s: float = 300.0
-    """After this time without news from any worker, nobody is there; see `load_s`."""
+    """After this time without news from any worker the run stops; see `load_s`."""
     load_s: float = 3600.0
-    """The same before the first worker is ready; later, twice what the first one took is given."""
+    """The limit until the first worker is ready; then max(patience_s, twice what that took)."""
     silence_s: float = 900.0
     """A worker that takes longer for one chunk is replaced."""
     slow: float = 2.0
-    """A chunk is asked again elsewhere once it takes this multiple of the median time."""
+    """A chunk that takes this multiple of the median time is sent to a second worker."""
     deaths: int = 3
-    """This many workers lost on one chunk mean that the chunk is the cause."""
+    """The run stops once this many workers were lost while they worked on one chunk."""
     poll_s: float = 0.1
 
 
 class Dispatcher(Generic[Request, Reply]):
-    """Has chunks answered by the workers of a transport, each chunk counted once.
+    """Has chunks answered by the workers of a transport.
 
-    The first answer to a chunk counts. A second one, from a chunk that was asked again, must be
-    the same where ``same`` is given; it may come as late as during a later call.
+    The first answer to a chunk counts. If a chunk was sent to two workers and ``same`` is given,
+    the second answer must be the same; it may arrive during a later call.
     """
 
     def __init__(
@@ -123,21 +123,22 @@ class Dispatcher(Generic[Request, Reply]):
         self._same = same
         self._ready: set[str] = set()
         self._busy: dict[str, tuple[str, float]] = {}
-        """Per worker the chunk that it works on, and since when."""
+        """The chunk that each worker works on, and its start on the clock, s."""
         self._done: dict[str, Reply] = {}
-        """Answers of chunks that some worker still works on, from this call or an earlier one."""
+        """Known answers to chunks that a second worker is still answering."""
         self._calls = 0
         self._began = clock()
         self._first_ready_s: float | None = None
         self.asked_again = 0
-        """Chunks that were asked of a second worker since they took long."""
+        """Chunks that were sent to a second worker because they were slow."""
 
     def gather(self, requests: Sequence[Request]) -> list[Reply]:
         """Have all chunks answered; replies in the order of the requests.
 
         Raises:
             EngineError: no worker has answered for too long.
-            RunError: a chunk has ended several workers, or a worker's error.
+            RunError: several workers were lost on one chunk, or a worker raised an error.
+            SzpoError: a worker raised one of `KNOWN_ERRORS`; it is raised here.
             IntegrityError: two workers gave different answers to one chunk.
         """
         self._calls += 1
@@ -164,7 +165,7 @@ class Dispatcher(Generic[Request, Reply]):
         return [call.found[chunk] for chunk in ids]
 
     def wait_for_workers(self, count: int) -> None:
-        """Wait until this number of workers is ready, so that what is wrong with one shows now.
+        """Wait until ``count`` workers are ready, so that a faulty worker is found early.
 
         Raises:
             EngineError: they do not become ready in time.
@@ -182,11 +183,11 @@ class Dispatcher(Generic[Request, Reply]):
                 )
 
     def forget_ready(self) -> None:
-        """Ask no worker again before it has become ready anew."""
+        """Send no chunk to a worker until it has become ready again."""
         self._ready.clear()
 
     def _patience_s(self) -> float:
-        """A worker that loads its model, at first or after a death, is silent for as long."""
+        """Seconds without news that are allowed: enough for a worker to load its model."""
         if self._first_ready_s is None:
             return self._bounds.load_s
         return max(self._bounds.patience_s, 2 * self._first_ready_s)
@@ -202,7 +203,7 @@ class Dispatcher(Generic[Request, Reply]):
             self._transport.send(worker, chunk, call.requests[chunk])
 
     def _slowest(self, call: _Call[Request, Reply]) -> str | None:
-        """The chunk that one worker alone has worked on for longest, if that is long."""
+        """The oldest unanswered chunk that only one worker has; None if no chunk is slow."""
         if not call.seconds:
             return None
         askers = Counter(chunk for chunk, _ in self._busy.values())

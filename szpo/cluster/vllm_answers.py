@@ -1,7 +1,7 @@
-"""A policy's rows answered by vLLM servers: adapters written, chunks spread, answers rescored.
+"""vLLM servers answer a policy's rows: adapters are written, chunks sent, answers rescored here.
 
-The law of the answers is the local engine's, for members rounded to the servers' dtype. The bits
-are not: a server draws by its own random numbers, from a seed per row.
+Answers have the same distribution as the local engine's, for members rounded to the servers'
+dtype. The tokens differ: a server samples with its own random numbers, from one seed per row.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from szpo.models.lora_sites import Site
 from szpo.policies.requests import AnswerRequest, Tokens
 
 ASKED_AGAIN = 2
-"""How often chunks that another adapter has answered are asked again, under new names."""
+"""How often chunks answered with a wrong adapter are sent again, under new adapter names."""
 BOUNDS = Bounds(patience_s=1200.0, load_s=1200.0)
 
 
 class AdapterFolder:
-    """A folder that servers read, with adapters under names that come once."""
+    """A folder from which servers read adapters; no adapter name is used twice."""
 
     def __init__(self, root: Path, server_root: str | None, sites: tuple[Site, ...], base: str):
         """``server_root``: the folder as the servers see it; None: under the same path.
@@ -60,7 +60,7 @@ class AdapterFolder:
         self.close = weakref.finalize(self, shutil.rmtree, self._own, ignore_errors=True)
 
     def write(self, members: Sequence[CastMember]) -> dict[str, str]:
-        """Write members; the folders as servers see them, by names that no server has heard.
+        """Write members; returns the folders as servers see them, by new adapter names.
 
         Raises:
             StorageError: the folder cannot be written.
@@ -79,16 +79,16 @@ class AdapterFolder:
 
 
 PROMPT, CANARY_TOKENS, SEEDS = 8, 16, 8
-"""Tokens of the canary's prompt and answers; seeds that are each asked twice."""
+"""Tokens of the canary's prompt; tokens of its answers; seeds, each used twice."""
 PEAKED = 1e-3
-"""Equal answers to all seeds are no fault where one answer is at least as likely as this."""
+"""Equal answers for all seeds are accepted if the answer's probability is at least this."""
 
 Write = Callable[[Sequence[CastMember]], Mapping[str, str]]
-"""Writes members to files; returns the folders by new names, in the order of the members."""
+"""Writes members to files; returns their folders by new adapter names, in members' order."""
 
 
 class Canary:
-    """Asks for answers of two members, each seed of the first one twice, and judges them."""
+    """Checks a server with answers of two members; the first answers each seed twice."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class Canary:
         self._prompt = tuple((7 * i + 3) % decoding.words for i in range(PROMPT))
 
     def chunk(self) -> ServedChunk:
-        """The rows to ask for, with adapters of new names."""
+        """The rows to send, with adapters under new names."""
         adapters = self._write(self._members)
         plus, minus = adapters
         rows = [Row(plus, self._prompt, seed) for seed in range(1, SEEDS + 1) for _ in range(2)]
@@ -111,7 +111,7 @@ class Canary:
         return ServedChunk(tuple(rows), dict(adapters), self._decoding)
 
     def check(self, look: Look) -> str | None:
-        """What is wrong with a server that showed this; None if nothing is."""
+        """What is wrong with the server; None if nothing."""
         if look.shown.caches_prefixes:
             return "it caches prefixes; start it with --no-enable-prefix-caching"
         answers, pairs = look.reply.answers, 2 * SEEDS
@@ -141,7 +141,7 @@ class Canary:
 
 @dataclass(frozen=True)
 class _Asked:
-    """A request with its members as servers hold them, and the seed of each row."""
+    """A request, its members rounded to the servers' dtype, and the seed of each row."""
 
     request: AnswerRequest
     members: list[CastMember]
@@ -153,7 +153,7 @@ class _Asked:
 
 
 class VllmAnswerer:
-    """An `Answerer` by vLLM servers; this process reads, and rescores what they answer."""
+    """An `Answerer` over vLLM servers; this process reads rows and rescores the answers."""
 
     def __init__(
         self,
@@ -166,7 +166,7 @@ class VllmAnswerer:
         each_row: bool = False,
         bounds: Bounds = BOUNDS,
     ):
-        """``each_row``: every row is rescored, and judged also by itself."""
+        """``each_row``: every row is rescored and also checked by itself."""
         self.transport = transport
         self._folder, self._trusted, self._decoding = folder, trusted, decoding
         self._chunk_rows, self._each_row = chunk_rows, each_row
@@ -175,9 +175,9 @@ class VllmAnswerer:
         )
         self.read, self.read_scores = trusted.local.read, trusted.local.read_scores
         self.rescored = 0
-        """Rows whose log-probabilities were computed here as well."""
+        """Rows whose log-probabilities were also computed here."""
         self.refused = 0
-        """Chunks whose answers another adapter had written."""
+        """Chunks refused because a wrong adapter had answered."""
 
     def close(self) -> None:
         """Give up the servers and remove all files."""
@@ -188,7 +188,8 @@ class VllmAnswerer:
         """See `szpo.policies.hosts.Answerer.answer`.
 
         Raises:
-            IntegrityError: a server goes on answering with another adapter than it was asked for.
+            IntegrityError: a server keeps answering with a wrong adapter.
+            RunError: two members are equal in the servers' dtype; or see `Dispatcher.gather`.
         """
         members = self._trusted.members(request)
         seeds = [row_seed(float(words[0])) for words in request.uniforms()]
@@ -214,7 +215,7 @@ class VllmAnswerer:
         raise AssertionError("the last try returns or raises")
 
     def _gather(self, asked: _Asked, chunks: Sequence[NDArray[np.int64]]) -> list[ChunkReply]:
-        """Have chunks of rows answered, by adapters of new names."""
+        """Have chunks of rows answered, with adapters under new names."""
         table = asked.request.rows
         used = np.unique(np.concatenate([table[rows, 1] for rows in chunks])).tolist()
         paths = self._folder.write([asked.members[member] for member in used])
@@ -238,7 +239,7 @@ class VllmAnswerer:
     def _faults(
         self, asked: _Asked, chunks: Sequence[NDArray[np.int64]], replies: Sequence[ChunkReply]
     ) -> dict[int, str]:
-        """Chunks that another adapter has answered, each with what was seen."""
+        """Indices of chunks that a wrong adapter answered, each with a text for the user."""
         judged = [
             [
                 asked.to_judge(row, answer)
@@ -259,7 +260,7 @@ class VllmAnswerer:
         failing = {i for (i, _), value in zip(picked, apart, strict=True) if self._wrong(value)}
         if not failing:
             return {}
-        # Whoever failed once is trusted in nothing: all rows of its chunks are rescored.
+        # Nothing from a server that failed once is trusted: all rows of its chunks are rescored.
         servers = {replies[i].worker for i in failing}
         found = {}
         for i in (i for i, reply in enumerate(replies) if reply.worker in servers):
@@ -273,7 +274,7 @@ class VllmAnswerer:
         return found
 
     def _require_different(self, row: Judged, members: Sequence[CastMember]) -> None:
-        """Refuse members that are one policy after the cast: equal log-probabilities of a row."""
+        """Refuse members with equal log-probabilities of a row: they are equal after rounding."""
         found = self._trusted.logprobs([replace(row, member=member) for member in members])
         for (i, one), (j, other) in itertools.combinations(enumerate(found), 2):
             if np.array_equal(one, other):

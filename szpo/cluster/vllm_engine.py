@@ -1,6 +1,6 @@
-"""vLLM servers as a run's engine: refusals before anything is loaded, and the parts put together.
+"""vLLM servers as a run's engine: checks the settings and builds the answerer from its parts.
 
-A plain HTTP client; vLLM itself is not needed here.
+This is a plain HTTP client; vLLM itself need not be installed here.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ from szpo.types import Shift
 REACH_S = 5.0
 """How long a server may take to accept a connection."""
 READ_S = 900.0
-"""How long it may take for an answer."""
+"""How long a server may take to send the next part of a reply."""
 KAPPA = 1.62
-"""Distance of the canary's members from the start, nats: the smaller of the rules' usual radii, at
-which a wrong adapter is harder to notice."""
+"""Distance of the canary's members from the start, nats: the smallest default radius of the rules,
+where a wrong adapter is hardest to notice."""
 
 
 class ServedHost(LocalHost):
-    """A `LocalHost` whose run is answered by servers; set-up, reading and rescoring are here."""
+    """A `LocalHost` whose run is answered by servers; set-up, reading and rescoring stay local."""
 
     def __init__(self, loaded: Loaded, engine: Engine, *, each_row: bool = False):
-        """``engine`` names the servers, ``each_row`` rescores all rows; nothing is sent yet."""
+        """``engine`` names the servers; ``each_row`` rescores all rows. Nothing is sent yet."""
         super().__init__(loaded)
         self._settings, self._each_row = engine, each_row
         self._answerer_there: Any = None
 
     def at(self, subspace: Subspace, space: Space, *, run: bool = False) -> Any:
-        """See `Host.at`; the run's own coordinates are answered in by the servers.
+        """See `Host.at`; with ``run`` the servers answer.
 
         Raises:
             UsageError: See `connect`.
@@ -71,11 +71,12 @@ class ServedHost(LocalHost):
 
 
 def demand(engine: Engine) -> None:
-    """Refuse what can be refused before a model is loaded.
+    """Check the settings before a model is loaded.
 
     Raises:
-        UsageError: httpx is not installed, a server is not there or not healthy, the key would
-            travel unencrypted, or no folder is named that a server elsewhere could read.
+        UsageError: httpx is not installed, a server cannot be reached or is not healthy, the key
+            does not fit into a header or would travel unencrypted, or engine.adapters is missing
+            for a server on another machine.
     """
     if importlib.util.find_spec("httpx") is None:
         raise UsageError(f"engine.kind vllm needs httpx: {how_to_install('http')}")
@@ -99,14 +100,14 @@ def demand(engine: Engine) -> None:
 
 
 def unreachable(engine: Engine) -> str | None:
-    """Say which server is not there or not healthy, in a line; None where all are."""
+    """One line about the first server that is unreachable or unhealthy; None if all are well."""
     import httpx
 
     key = os.environ.get(ENGINE_KEY, "")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     for url in engine.replicas or []:
         try:
-            # Proxies and passwords of the environment are none of the servers' business.
+            # Else httpx would use proxies and passwords from the environment.
             with httpx.Client(trust_env=False, timeout=REACH_S) as client:
                 code = client.get(f"{url.rstrip('/')}/health", headers=headers).status_code
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -118,7 +119,7 @@ def unreachable(engine: Engine) -> str | None:
 
 
 def is_here(host: str) -> bool:
-    """Whether a host of an address is this machine by its name alone.
+    """Whether an address's host names this machine (localhost or a loopback address).
 
     >>> is_here("localhost"), is_here("127.0.0.9"), is_here("::1"), is_here("10.0.0.5")
     (True, True, True, False)
@@ -132,16 +133,16 @@ def is_here(host: str) -> bool:
 
 
 def connect(engine: Engine, loaded: Any, local: Any, **options: Any) -> Any:
-    """Answers by the servers of a run whose model and coordinates this process holds as well.
+    """The answerer over the settings' servers; this process holds the model to check them.
 
     Args:
         engine: The settings.
         loaded: The run's model.
-        local: The run's coordinates, and the engine that rescores.
-        options: ``each_row`` of `VllmAnswerer`; ``bounds`` and ``retry`` other than the usual.
+        local: The local answerer at the run's coordinates, which rescores.
+        options: ``each_row`` and ``bounds`` of `VllmAnswerer`; ``retry`` of `Replica`.
 
     Raises:
-        UsageError: See `demand`; or the model is quantised, or of a rank that no server takes.
+        UsageError: See `demand`; or the model is quantised, or its rank is too large for vLLM.
         StorageError: The folder for adapters cannot be written.
     """
     demand(engine)
@@ -185,7 +186,7 @@ def _client() -> Any:
     return httpx.AsyncClient(
         timeout=httpx.Timeout(READ_S, connect=REACH_S),
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
-        # Else proxies and passwords of the environment would see what goes to the servers.
+        # Else httpx would use proxies and passwords from the environment.
         trust_env=False,
     )
 
@@ -198,28 +199,28 @@ def _replicas(engine: Engine, client: Any, **more: Any) -> list[Any]:
 
 
 def canary_request(subspace: Subspace) -> AnswerRequest:
-    """A request without rows whose two members lie on both sides of the start."""
+    """A request without rows for two members: the start plus and minus one direction."""
     start = start_of(subspace)
     radius = float(parameters.round13(subspace.mu(KAPPA)))
     sides = tuple(Shift(0, 0, sign, radius) for sign in (1, -1))
     return AnswerRequest(start, sides, (), (), np.zeros((0, 4), np.int64), Sampling())
 
 
-# ---- what a step costs there ----
+# ---- measuring the cost of a step ----
 
 
 def measure_chunk(
     engine: Engine, prompt: tuple[int, ...], decoding: Any, rows: int
 ) -> tuple[float, str]:
-    """Seconds that a chunk of ``rows`` equal prompts takes, and the servers' version.
+    """Seconds that a chunk of ``rows`` equal prompts takes, and the servers' versions.
 
-    Every server answers such a chunk twice, all at the same time; the slowest second time counts.
+    All servers answer such a chunk at the same time, twice; the time of the second round counts.
 
     Raises:
-        UsageError: A server refuses the key or the request, or is no vLLM server.
-        EngineError: A server does not answer.
+        UsageError: A server refuses the key or the request, or is not a vLLM server.
+        EngineError: A server does not answer, or serves no model.
     """
-    # A thread of its own, since the caller's may run an event loop.
+    # In a new thread, since the caller's thread may already run an event loop.
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, _measure(engine, prompt, decoding, rows)).result()
 
@@ -240,7 +241,7 @@ async def _measure(
                     raise EngineError(f"{replica.url} serves no model")
                 asked.append((replica, seen.models[0]))
             seconds = 0.0
-            for first in (0, rows):  # seeds, and so answers, of its own each time
+            for first in (0, rows):  # new seeds, and so new answers, in each round
                 began = time.monotonic()
                 await asyncio.gather(
                     *(

@@ -1,7 +1,7 @@
-"""What a vLLM server is sent and what it sends back, as plain JSON values. No network here.
+"""Requests to and replies from a vLLM server, as plain JSON values, without the network.
 
-The contract is that of vLLM's OpenAI server, of which szpo uses ``/v1/completions`` with tokens
-for a prompt, ``return_token_ids`` and ``logprobs``, ``/v1/models`` and ``/metrics``.
+szpo uses these parts of vLLM's OpenAI-compatible server: ``/v1/completions`` with a prompt of
+tokens, ``return_token_ids`` and ``logprobs``; ``/v1/models``; and ``/metrics``.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from szpo.generation.sampling import Sampling
 
 
 class MessageError(Exception):
-    """A reply that is no whole answer: half of it, or something else."""
+    """A reply is incomplete, or is not the expected kind of reply."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row to be answered: its model's name at the server, its prompt as tokens, its seed."""
+    """One row to answer: the model's or adapter's name on the server, prompt tokens, and seed."""
 
     model: str
     prompt: tuple[int, ...]
@@ -28,16 +28,16 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class RowAnswer:
-    """The new tokens of a row, an end token included, and the server's log-probability of each."""
+    """The new tokens of a row, with the end token if any, and the log-probability of each."""
 
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
-    """In nats, of the model's own distribution: before temperature, top-p and top-k."""
+    """In nats, as reported by the server, before temperature, top-p and top-k are applied."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """What is equal for all rows of a run."""
+    """Decoding settings that all rows of a request share."""
 
     sampling: Sampling
     stop_tokens: tuple[int, ...]
@@ -49,9 +49,9 @@ class Decoding:
 def completion_request(row: Row, decoding: Decoding) -> dict[str, Any]:
     """The body of ``/v1/completions`` for one row.
 
-    Every number that a server could take from the model's ``generation_config.json`` is given.
-    The end is the run's own: the model's end tokens are ignored, the run's are named. A salt per
-    model keeps prefix caches of different adapters apart where the server knows it.
+    Every number is given that the server would otherwise take from ``generation_config.json``.
+    The model's end tokens are ignored; only the run's end an answer. A cache salt per model keeps
+    the prefix caches of different adapters apart, on servers that support it.
     """
     sampling = decoding.sampling
     return {
@@ -81,7 +81,7 @@ def read_completion(body: Any, row: Row, decoding: Decoding) -> RowAnswer:
     """The answer in a reply of ``/v1/completions``.
 
     Raises:
-        MessageError: it is not a whole answer to this row.
+        MessageError: the reply is not a complete answer to this row.
     """
     try:
         (choice,) = body["choices"]
@@ -110,7 +110,7 @@ def read_completion(body: Any, row: Row, decoding: Decoding) -> RowAnswer:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether a value of JSON is a number that a float holds; infinities are looked at later."""
+    """Whether a JSON value is a number that fits a float; infinities are checked later."""
     return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
 
 
@@ -124,10 +124,10 @@ def row_seed(uniform: float) -> int:
 
 
 def served_names(body: Any) -> tuple[list[str], list[str]]:
-    """Names of the models and of the adapters in a reply of ``/v1/models``.
+    """Names of the models and of the adapters in a reply from ``/v1/models``.
 
     Raises:
-        MessageError: it is no such reply.
+        MessageError: the list cannot be read.
     """
     try:
         cards = [(str(card["id"]), bool(card.get("parent"))) for card in body["data"]]
@@ -147,7 +147,7 @@ def caches_prefixes(metrics: str) -> bool:
 
 
 def error_text(body: Any) -> str:
-    """What an error reply says, in a line of at most 200 characters; "" where it says nothing."""
+    """The message of an error reply, as one line of at most 200 characters; "" if none."""
     inner = body.get("error", body) if isinstance(body, dict) else None
     message = inner.get("message") if isinstance(inner, dict) else inner
     return " ".join(str(message or "").split())[:200]

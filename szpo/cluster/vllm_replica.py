@@ -1,8 +1,8 @@
-"""One vLLM server over HTTP: adapters by name, answers row by row, bounded retries.
+"""One vLLM server over HTTP: adapters by name, one request per row, bounded retries.
 
-What the server refuses for good is an error of szpo; what may pass is tried again at growing
-distances, without chance. A server that stays silent, broken or without its adapters raises
-`GoneError`: whoever asked it gives the rows to another one and has it show itself again.
+A final refusal raises `UsageError`. Failures that may pass are tried again after growing pauses,
+without jitter. If the server stays silent or broken, or has lost its adapters, `GoneError` is
+raised: the caller gives the rows to another server and checks this one again.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from szpo.config.engine import ENGINE_KEY
 from szpo.errors import UsageError
 
 PASSING = {408, 409, 425, 429, 500, 502, 503, 504}
-"""HTTP status codes that a later try may not have."""
+"""HTTP status codes after which a request is tried again."""
 REPLY_BYTES = 16 * 2**20
-"""Longest reply that is read; one to a row's tokens with their log-probabilities has kilobytes."""
+"""Longest reply that is read; a row's reply has kilobytes."""
 MIN_SECRET_LENGTH = 8
-"""Shortest key that is removed from texts; servers without keys get any short word."""
+"""Shortest key that is removed from texts; a shorter one may be a placeholder, not a secret."""
 
 
 class GoneError(Exception):
-    """The server does not answer as it should, after all tries; it may come back."""
+    """The server did not answer properly in any try; it may come back."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Tries and pauses: first_s, then twice as long each time, at most longest_s."""
+    """Number of tries, and pauses in seconds: first_s, then doubled, at most longest_s."""
 
     tries: int = 5
     first_s: float = 0.5
@@ -43,7 +43,7 @@ class Retry:
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
     def pause_s(self, failures: int, wanted: str | None = None) -> float:
-        """The pause after this many failures, or what the server asked for, if that is longer.
+        """Seconds to wait after ``failures``, or ``wanted`` by the server if longer, capped.
 
         >>> [Retry().pause_s(n) for n in (1, 2, 3, 9)], Retry().pause_s(1, "7")
         ([0.5, 1.0, 2.0, 30.0], 7.0)
@@ -54,7 +54,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What a server says of itself."""
+    """What a server reports about itself."""
 
     version: str
     models: tuple[str, ...]
@@ -64,24 +64,24 @@ class Shown:
 
 @dataclass
 class Replica:
-    """Where a server is, what it is asked with, and its adapters."""
+    """One server: its address, how to ask it, and its adapters."""
 
     url: str
     """Without a slash at its end, and without ``/v1``."""
     client: httpx.AsyncClient = field(repr=False)
     key: str = field(default="", repr=False)
     rank: int = 1
-    """The ``--max-lora-rank`` that it needs at least."""
+    """The smallest ``--max-lora-rank`` that the server needs."""
     retry: Retry = field(default_factory=Retry)
     registered: set[str] = field(default_factory=set)
-    """Names of adapters that it was given and has not lost, as far as is known."""
+    """Names of adapters that the server is believed to hold."""
 
     async def look(self) -> Shown:
-        """Ask the server what it is.
+        """Ask the server for its health, version, models, adapters and prefix cache.
 
         Raises:
-            GoneError: it is not healthy.
-            UsageError: it refuses the key, or is no vLLM server.
+            GoneError: the server is not healthy.
+            UsageError: it refuses the key, or is not a vLLM server.
         """
         await self._ask("GET", "/health")
         version = await self._ask("GET", "/version")
@@ -95,17 +95,17 @@ class Replica:
         return Shown(str(version.get("version")), tuple(names), tuple(adapters), caches)
 
     async def register(self, name: str, path: str) -> None:
-        """Give the server an adapter's files under a name that it has never heard.
+        """Have the server load an adapter's files under a new name.
 
         Raises:
-            GoneError, UsageError: see `complete`; or it does not take such an adapter.
+            GoneError, UsageError: see `complete`; or the server does not accept the adapter.
         """
         body = {"lora_name": name, "lora_path": path}
         await self._ask("POST", "/v1/load_lora_adapter", body)
         self.registered.add(name)
 
     async def unregister(self, name: str) -> None:
-        """Take an adapter from the server; one that it has lost meanwhile is gone as well."""
+        """Have the server unload an adapter; an adapter it has already lost is no error."""
         self.registered.discard(name)
         await self._ask("POST", "/v1/unload_lora_adapter", {"lora_name": name}, optional=True)
 
@@ -114,7 +114,7 @@ class Replica:
 
         Raises:
             GoneError: no whole answer after all tries, or the server has lost the adapter.
-            UsageError: it refuses the request or the key.
+            UsageError: the server refuses the request or the key.
         """
 
         def read(reply: httpx.Response) -> RowAnswer:
@@ -133,9 +133,9 @@ class Replica:
         optional: bool = False,
         read: Callable[[httpx.Response], Any] | None = None,
     ) -> Any:
-        """One exchange, with its retries; what ``read`` cannot read is asked for again.
+        """One request with its retries; a reply that ``read`` cannot read is requested again.
 
-        ``optional``: a server that does not know the path, or the adapter, gives ``{}``.
+        ``optional``: return ``{}`` if the server does not know the path or the adapter.
         """
         failures, why = 0, ""
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
@@ -157,7 +157,7 @@ class Replica:
                 elif optional and reply.status_code in (400, 404, 405):
                     return {}
                 elif failures and "already been loaded" in reply.text:
-                    return {}  # the try before did it, its reply was lost
+                    return {}  # an earlier try loaded it, but its reply was lost
                 elif reply.status_code not in PASSING:
                     raise self._refusal(reply, path, body)
                 else:
@@ -169,7 +169,7 @@ class Replica:
         raise GoneError(f"{self.url}: {why}, {failures} times")
 
     def _refusal(self, reply: httpx.Response, path: str, body: Any) -> Exception:
-        """What a status code means that no retry mends."""
+        """The error for a status code that no retry can help."""
         code, message = reply.status_code, ""
         if code in (401, 403):
             return UsageError(f"{self.url} refuses the key (HTTP {code}); check ${ENGINE_KEY}")
@@ -195,14 +195,14 @@ class Replica:
 async def _exchange(
     client: httpx.AsyncClient, method: str, url: str, body: Any, headers: Mapping[str, str]
 ) -> httpx.Response:
-    """A request and its whole reply.
+    """Send a request and read the whole reply.
 
     Raises:
-        httpx.HTTPError: the server is not there, or broke off.
+        httpx.HTTPError: the server is unreachable, stops in the middle, or packs its reply.
         OverflowError: the reply is longer than `REPLY_BYTES`.
     """
     async with client.stream(method, url, json=body, headers=dict(headers)) as reply:
-        if "content-encoding" in reply.headers:  # unpacked it might be of any size
+        if "content-encoding" in reply.headers:  # a small packed reply could unpack to any size
             raise httpx.DecodingError("a packed reply, though none was accepted")
         parts, size = [], 0
         async for part in reply.aiter_bytes(2**16):
@@ -214,10 +214,10 @@ async def _exchange(
 
 
 def _read(reply: httpx.Response) -> dict[str, Any]:
-    """A reply's JSON object; text that is no JSON comes as ``{"text": …}``.
+    """A reply's JSON object; a reply that is not JSON becomes ``{"text": …}``.
 
     Raises:
-        MessageError: its JSON ends in the middle, or is no object.
+        MessageError: the JSON is incomplete, or is not an object.
     """
     if "json" not in reply.headers.get("Content-Type", ""):
         return {"text": reply.text}

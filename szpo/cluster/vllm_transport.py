@@ -1,8 +1,8 @@
-"""Messages to vLLM servers: one seat per server, one chunk of rows at a time on each.
+"""Sends messages to vLLM servers: one seat per server, one chunk of rows at a time on each.
 
-A seat's work is strictly one thing after the other: adapters are loaded and unloaded only while
-none of the run's rows is under way on the server (vllm-project/vllm #47724). HTTP runs on an event
-loop in a thread of its own; what came back is judged in the caller's thread.
+A seat does one thing at a time: adapters are loaded and unloaded only while the server is
+answering none of the run's rows (vllm-project/vllm #47724). HTTP runs on an event loop in its own
+thread; replies are checked in the caller's thread.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from szpo.cluster.vllm_replica import GoneError, Replica, Shown
 from szpo.errors import IntegrityError
 
 RETURN_S = 2.0
-"""Pause before a server that is gone is looked at again."""
+"""Pause before a server that was gone is checked again, s."""
 
 
 @dataclass(frozen=True)
 class ServedChunk:
-    """Rows to be answered by one server, and the files of the adapters that they name."""
+    """Rows for one server to answer, and the files of the adapters that they name."""
 
     rows: tuple[Row, ...]
     adapters: Mapping[str, str]
-    """By name, the folder as the server sees it."""
+    """Each adapter's folder as the server sees it, by adapter name."""
     decoding: Decoding
 
 
@@ -47,7 +47,7 @@ class ChunkReply:
 
 @dataclass(frozen=True)
 class Look:
-    """What a server showed before it is asked for rows, with its answers to a canary chunk."""
+    """What a server reports before it gets rows, with its answers to a canary chunk."""
 
     shown: Shown
     reply: ChunkReply
@@ -55,12 +55,12 @@ class Look:
 
 @dataclass
 class _Seat:
-    """A server's place. The lock holds whoever talks to it."""
+    """A server's place; the lock lets one task at a time talk to the server."""
 
     replica: Replica
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     task: Any = None
-    """The future of what it was last asked; to be cancelled when it is silent."""
+    """The future of the last request; cancelled if the server is silent."""
 
 
 class VllmTransport:
@@ -75,14 +75,14 @@ class VllmTransport:
         *,
         return_s: float = RETURN_S,
     ):
-        """A server is asked for rows once ``check`` finds nothing wrong with what it showed.
+        """A server gets rows once ``check`` finds nothing wrong with it.
 
         Args:
             replicas: The servers.
-            canary: Makes a chunk whose adapters have new names.
-            check: Says what is wrong with an answer to it, or None.
-            remove: Removes the files of adapters that no server needs again.
-            return_s: Pause before a server that is gone is looked at again.
+            canary: Makes a canary chunk whose adapters have new names.
+            check: Returns what is wrong with a server's `Look`, or None.
+            remove: Removes the files of adapters that no server needs any more.
+            return_s: See `RETURN_S`.
         """
         self._seats = {f"r{i}": _Seat(replica) for i, replica in enumerate(replicas)}
         self._canary, self._check, self._remove = canary, check, remove
@@ -98,7 +98,7 @@ class VllmTransport:
             self._admit(worker, 0.0)
 
     def address(self, worker: str) -> str:
-        """Where a server is."""
+        """URL of a server."""
         return self._seats[worker].replica.url
 
     def send(self, worker: str, chunk: str, request: ServedChunk) -> None:
@@ -109,7 +109,7 @@ class VllmTransport:
         """See `szpo.cluster.schedule.Transport.poll`.
 
         Raises:
-            IntegrityError: a server is not the run's, or not like the others.
+            IntegrityError: a server fails the check, or its vLLM version differs from others'.
             UsageError: a server refuses the key, an adapter or the canary.
         """
         try:
@@ -133,7 +133,7 @@ class VllmTransport:
 
     def _read(self, item: Event[ChunkReply] | Look | Exception) -> Event[ChunkReply]:
         if isinstance(item, Exception):
-            self._news.put(item)  # that server is not asked again: whoever polls next hears it too
+            self._news.put(item)  # that server gets no more rows: the next poll raises it again
             raise item
         if isinstance(item, Lost):
             self._admit(item.worker, self._return_s)
@@ -165,7 +165,7 @@ class VllmTransport:
         self._begin(worker, self._show(worker, wait_s))
 
     async def _show(self, worker: str, wait_s: float) -> None:
-        """Have a server show itself, as often as it takes until it is there."""
+        """Check a server, again and again until it answers."""
         seat = self._seats[worker]
         retry = seat.replica.retry
         while True:
@@ -206,7 +206,7 @@ class VllmTransport:
             self._news.put(Refused(worker, name, type(error).__name__, str(error)))
 
     async def _rows(self, worker: str, chunk: ServedChunk) -> ChunkReply:
-        """Load what is missing, then ask for all rows at once; the first failure ends them all."""
+        """Load missing adapters, then ask for all rows at once; one failure cancels all others."""
         replica = self._seats[worker].replica
         for name, path in chunk.adapters.items():
             if name not in replica.registered:
@@ -216,7 +216,7 @@ class VllmTransport:
                 tasks = [
                     rows.create_task(replica.complete(row, chunk.decoding)) for row in chunk.rows
                 ]
-        except ExceptionGroup as group:  # the cause of the others' end comes first
+        except ExceptionGroup as group:  # the first failure cancelled the other rows
             raise group.exceptions[0] from None
         return ChunkReply(worker, tuple(task.result() for task in tasks))
 
@@ -227,7 +227,7 @@ class VllmTransport:
                     await seat.replica.unregister(name)
 
         seats = self._seats.values()
-        # A server that fails here has to show itself again before its next rows.
+        # Failures are ignored here: a later request to the server meets them again.
         await asyncio.gather(*(unload(seat) for seat in seats), return_exceptions=True)
         self._remove(names)
 
@@ -240,7 +240,7 @@ def _turn(loop: asyncio.AbstractEventLoop) -> None:
 def _end(
     loop: asyncio.AbstractEventLoop, thread: threading.Thread, clients: set[httpx.AsyncClient]
 ) -> None:
-    """Give up whatever is under way, close connections, end the thread."""
+    """Cancel all tasks, close connections, end the thread."""
 
     async def close() -> None:
         rest = asyncio.all_tasks() - {asyncio.current_task()}

@@ -1,16 +1,16 @@
-"""This process's own model as the judge of what servers answer, and members as adapters for them.
+"""Checks servers' answers with this process's own model, and writes members as adapter files.
 
-A server rounds adapters to the dtype of its model. The files hold what is left after that, so both
-sides know the same numbers. Servers of vLLM read one rank and one scale for all weights and ignore
-PEFT's ``rank_pattern`` and ``alpha_pattern``: the scale goes into B, and ranks are filled up with
-zeros.
+A server rounds adapters to the dtype of its model. The files hold the rounded values, so both
+sides use the same numbers. vLLM servers read one rank and one scale for all weights and ignore
+PEFT's ``rank_pattern`` and ``alpha_pattern``: the scale is multiplied into B, and smaller ranks
+are padded with zeros.
 
-No field of a reply proves which adapter wrote it. Its log-probabilities are those of whatever did,
-so this model computes the same tokens' log-probabilities under the member that was asked, and the
-mean of |difference| per token is compared with what rounding explains. The rows with the longest
-answers are taken, at least one per chunk and member, until they hold `TOKENS` tokens; where people
-vote, every row is taken as well, by itself.
-Rounding makes single tokens differ by much: few tokens are judged as if `SLACK` more were equal.
+No field of a reply proves which adapter wrote it, but its log-probabilities come from that
+adapter. So this model computes the log-probabilities of the same tokens under the requested
+member, and the mean |difference| per token is compared with what rounding explains. For each
+chunk and member the rows with the longest answers are rescored, at least one, until they hold
+`TOKENS` tokens. Where people vote, every row is also checked by itself. Rounding can make single
+tokens differ by much, so `SLACK` tokens without difference are added to each mean.
 """
 
 from __future__ import annotations
@@ -38,26 +38,26 @@ from szpo.types import Floats, Theta
 
 SLACK = 8
 TOKENS = 144
-"""Tokens of a member in a chunk that are rescored, if it has as many there."""
+"""Tokens that are rescored for each member in a chunk, if the chunk has that many."""
 TOLERANCE = {"fp32": 0.005, "bf16": 0.09, "fp16": 0.02}
-"""Mean |difference| in nats per token that two implementations may have, by the model's dtype.
+"""Largest mean |difference| in nats per token between two implementations, by the model's dtype.
 
-Of SmolLM2 in bf16, the flat engine and PEFT differ by .05 on average.
+For SmolLM2 in bf16, the flat engine and PEFT differ by .05 on average.
 """
 
 
 @dataclass(frozen=True)
 class CastMember:
-    """A member's factors after a server's cast."""
+    """A member's factors as a server rounds them."""
 
     factors: Mapping[str, NDArray[np.float32]]
     """A and scale · B by ``site.a`` and ``site.b``, rounded to the server's dtype."""
     sha256: str
-    """Of the factors: members with the same digest are one policy on the server."""
+    """Digest of the factors: members with the same digest are one policy on the server."""
 
 
 def cast_member(factors: Theta, sites: Sequence[Site], dtype: str) -> CastMember:
-    """Round a member's factors as a server of this dtype does; B takes up the scale before."""
+    """Round a member's factors as a server of this dtype does; B is first scaled."""
     found, digest = {}, hashlib.sha256()
     for site in sites:
         found[site.a] = _round(factors[site.a], dtype)
@@ -68,9 +68,9 @@ def cast_member(factors: Theta, sites: Sequence[Site], dtype: str) -> CastMember
 
 
 def trusted_factors(member: CastMember, sites: Sequence[Site]) -> Theta:
-    """The factors with which this process computes the policy that the server does.
+    """The factors with which this process computes the same policy as the server.
 
-    B is divided by the scale again, in fp32: this process multiplies by it.
+    B is divided by the scale in fp32, since this process multiplies by the scale.
     """
     found: dict[str, NDArray[np.float32]] = {}
     for site in sites:
@@ -99,7 +99,7 @@ def require_rank(sites: Sequence[Site]) -> int:
     """The smallest ``--max-lora-rank`` of a vLLM server that takes these adapters.
 
     Raises:
-        UsageError: no vLLM server takes a rank so large.
+        UsageError: the rank is too large for every vLLM server.
     """
     rank = max(site.rank for site in sites)
     for limit in SERVER_RANKS:
@@ -119,7 +119,7 @@ def _round(value: NDArray[np.float32], dtype: str) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """An answer, and the member that is to have written it."""
+    """An answer, and the member that should have written it."""
 
     prompt: tuple[int, ...]
     answer: RowAnswer
@@ -127,17 +127,17 @@ class Judged:
 
 
 class TrustedModel:
-    """The run's model with a transformers engine, for members after a server's cast."""
+    """The run's model in this process, for members as a server rounds them."""
 
     def __init__(self, loaded: Any, local: LocalAnswerer, tolerance: float | None):
-        """``tolerance``: mean |difference| per token, nats; None: by the model's dtype."""
+        """``tolerance``: mean |difference| per token, nats; None: `TOLERANCE` of the dtype."""
         self.dtype: str = loaded.dtype
         self.tolerance = tolerance or TOLERANCE[self.dtype]
         self.sites = local.subspace.sites
         self.local = local
 
     def members(self, request: AnswerRequest) -> list[CastMember]:
-        """The members of a request as servers will hold them."""
+        """The members of a request, rounded as servers round them."""
         subspace = self.local.subspace
         still = {**subspace.fixed, **subspace.start}
         return [
@@ -160,7 +160,7 @@ class TrustedModel:
         )
 
     def deviations(self, groups: Sequence[Sequence[Judged]]) -> list[float]:
-        """Per group of rows the mean |difference| per token from what the server reported."""
+        """For each group of rows the `deviation` of the server's log-probabilities."""
         rows = {id(row): row for group in groups for row in group}
         if not rows:
             return []
@@ -175,7 +175,7 @@ class TrustedModel:
 
 
 def pick_rows(members: Sequence[object], lengths: Sequence[int]) -> list[list[int]]:
-    """Per member the rows of a chunk to rescore, those with most tokens first.
+    """For each member the rows of a chunk to rescore, longest answers first.
 
     >>> pick_rows(["a", "b", "a", "a"], [3, 24, 70, 90])
     [[3, 2], [1]]
@@ -192,7 +192,7 @@ def pick_rows(members: Sequence[object], lengths: Sequence[int]) -> list[list[in
 
 
 def deviation(reported: Sequence[Floats], trusted: Sequence[Floats]) -> float:
-    """Mean |difference| of log-probabilities per token over some rows, nats; nan counts as inf."""
+    """Mean |difference| of log-probabilities per token, with `SLACK`, nats; inf if not finite."""
     apart = np.abs(np.concatenate(list(reported)) - np.concatenate(list(trusted)))
     if not np.isfinite(apart).all():
         return math.inf

@@ -1,7 +1,4 @@
-"""What a worker runs: it loads the run's model once, shows what it holds, and answers chunks.
-
-Nothing here knows how messages travel.
-"""
+"""The worker: it loads the run's model once, reports what it holds, and answers chunks."""
 
 from __future__ import annotations
 
@@ -23,9 +20,9 @@ PACKAGES = ("szpo", "numpy", "torch", "transformers")
 
 
 def set_threads(threads: int) -> None:
-    """Fix the threads of this process; to be called before torch is loaded where that is possible.
+    """Fix this process's number of threads; call it before torch is imported if possible.
 
-    The number of threads decides the order of sums, and so the last bits.
+    The number of threads changes the order of sums, and so the last bits of results.
     """
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(threads)
@@ -37,13 +34,13 @@ def set_threads(threads: int) -> None:
 def setup_message(
     facts: Any, coordinates: Any = None, *, threads: int, judge: str | None = None
 ) -> Message:
-    """Everything from which `Worker` builds what a run computes with, but the models' weights.
+    """What a `Worker` needs to build the run's policy, except the models' weights.
 
     Args:
         facts: The base model (`szpo.models.loading.ModelFacts`).
-        coordinates: Has the run's ``subspace`` and ``space``; None: there are none yet.
-        threads: Of each worker.
-        judge: A second model that judges, by name.
+        coordinates: An object with the run's ``subspace`` and ``space``; None: not known yet.
+        threads: Threads of each worker.
+        judge: Name of a second model that judges; None: there is none.
     """
     head: dict[str, Any] = {
         "model": _own_place(facts.name, facts.folder),
@@ -66,12 +63,12 @@ def setup_message(
 
 
 def _own_place(name: str, folder: Path) -> str:
-    """A folder's whole path; a name is looked up on the worker's own machine."""
+    """A folder's absolute path; other names are resolved on the worker's machine."""
     return str(folder.absolute()) if Path(name).expanduser().is_dir() else name
 
 
 def setup_id(setup: Message) -> str:
-    """Name a setup, so that what was loaded of an earlier one is recognised."""
+    """Digest of a setup, 16 hex digits, by which replies to an earlier setup are recognised."""
     found = hashlib.sha256()
     for name, value in sorted(setup.items()):
         data = value.encode() if isinstance(value, str) else np.ascontiguousarray(value).tobytes()
@@ -80,9 +77,9 @@ def setup_id(setup: Message) -> str:
 
 
 def coordinates_id(setup: Message) -> str:
-    """Name what a setup's requests are asked in, so that no other answers them.
+    """Digest of a setup's coordinates; a worker with other coordinates refuses a request.
 
-    The judge is left out: a policy goes on answering when one is loaded beside it.
+    The judge is left out, so that loading one does not invalidate the policy's requests.
     """
     return setup_id({name: value for name, value in setup.items() if name != "judge"})
 
@@ -94,8 +91,8 @@ class Worker:
         """Load the model that ``setup`` names; takes seconds to minutes.
 
         Raises:
-            UsageError: the model or the device is not on this machine.
-            IntegrityError: the run's tensors do not fit it.
+            UsageError: this machine lacks the model or the device.
+            IntegrityError: the run's tensors do not fit the model.
         """
         self._head = json.loads(setup["head"])
         set_threads(self._head["threads"])
@@ -116,13 +113,13 @@ class Worker:
         self.hold(setup)
 
     def holds(self, setup: Message) -> bool:
-        """Whether `hold` is enough for this setup: its base model is the one that is loaded."""
+        """Whether `hold` is enough for this setup, since its base model is already loaded."""
         head = json.loads(setup["head"])
         names = ("model", "dtype", "quantization", "device", "threads")
         return all(head[name] == self._head[name] for name in names)
 
     def hold(self, setup: Message) -> None:
-        """Take over the coordinates and the judge of another setup; the base model stays."""
+        """Switch to another setup's coordinates and judge; the base model stays loaded."""
         from szpo.optim.parameters import Space
         from szpo.optim.sample_directions import Law
         from szpo.policies.subspaces import Subspace
@@ -152,7 +149,7 @@ class Worker:
         return found
 
     def answer(self, message: Message) -> Message:
-        """Answer a chunk, or say which error there was."""
+        """Answer a chunk; an error becomes a message with its class name and text."""
         try:
             return self._answer(message)
         except Exception as error:
@@ -187,8 +184,8 @@ class Worker:
 def identity(facts: Any, answerer: Any) -> dict[str, Any]:
     """What must be equal in every worker, as plain JSON.
 
-    Beside what `expect` names: the digest of the weights, the model of the accelerator and, in
-    fp32 on a CPU, the answer of a perturbed member, the canary, to a prompt.
+    It adds to `expect`: the digest of the weights, the hardware and, for fp32 on a CPU, the
+    canary: the answers of two perturbed members to one prompt.
     """
     found = expect(facts, answerer)
     found |= {"base_sha256": facts.sha256, "hardware": facts.hardware}
@@ -202,10 +199,10 @@ def identity(facts: Any, answerer: Any) -> dict[str, Any]:
 
 
 def expect(facts: Any, coordinates: Any) -> dict[str, Any]:
-    """What every worker must hold, as far as it is known without the model's weights.
+    """The part of `identity` that is known without the model's weights.
 
-    The digest of a perturbed member's factors shows that directions, basis and coordinates are
-    the run's, bit for bit.
+    Equal digests of two perturbed members' factors show that directions, basis and coordinates
+    equal the run's bit for bit.
     """
     found: dict[str, Any] = {
         "dtype": facts.dtype,
@@ -230,7 +227,7 @@ def expect(facts: Any, coordinates: Any) -> dict[str, Any]:
 
 
 def _canary(coordinates: Any, prompt: tuple[int, ...]) -> Any:
-    """Plus and minus of a direction at the run's start, each asked the prompt."""
+    """A request to two members, the start plus and minus one direction, with one prompt."""
     from szpo.generation.sampling import Sampling
     from szpo.policies.hosts import start_of
     from szpo.policies.requests import AnswerRequest
@@ -245,12 +242,12 @@ def _canary(coordinates: Any, prompt: tuple[int, ...]) -> Any:
 
 
 def exact(facts: Any) -> bool:
-    """Whether machines of one kind answer with equal tokens: fp32 on a CPU."""
+    """Whether equal machines are expected to give equal tokens: in fp32 on a CPU."""
     return (facts.dtype, facts.quantization, facts.device.type) == ("fp32", None, "cpu")
 
 
 def describe_difference(mine: dict[str, Any], other: dict[str, Any]) -> str | None:
-    """Name the first thing in which a worker differs from the controller; None if nothing."""
+    """Describe the first entry in which a worker differs from the run; None if none does."""
     for name, value in mine.items():
         if other.get(name) != value:
             return f"its {name} is {_short(other.get(name))}, the run's is {_short(value)}"
