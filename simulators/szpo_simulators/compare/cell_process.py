@@ -1,9 +1,9 @@
-"""Run one cell in a process of its own: ``python -m szpo_simulators.compare.cell_process RECORD``.
+"""Run one cell in its own process: ``python -m szpo_simulators.compare.cell_process RECORD``.
 
-The spec comes as JSON on stdin, the share that is done goes to stdout, and the record is written
-whole or not at all. A method that cannot go on (it diverged, or had nothing to learn from) is a
-result and is recorded; a mistake in the spec is an error and leaves no record. The cells of a
-frontier are in `frontier_cell`.
+The spec is read as JSON from stdin, the finished share is printed to stdout, and the record is
+written completely or not at all. A method that cannot continue (it diverged, or had nothing to
+learn from) is recorded as a result; a mistake in the spec is an error and leaves no record.
+`frontier_cell` runs the cells of a frontier.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from szpo.errors import SzpoError
 from szpo_simulators.study import measure_machine, read_record, write_record
 
 VERSION = 1
-"""Raise it when what a cell does or counts changes: older records are then not used."""
+"""Raise this number when cells do or count something else: older records are then ignored."""
 
 
 def run_cell(
@@ -31,12 +31,12 @@ def run_cell(
     """Run the cell and return its result as plain JSON values.
 
     Args:
-        spec: Method, way of asking, seed, settings and all that the cells share.
-        base: The held-out measurement of the cell ``base``; that cell itself has none.
-        report: Called with the share of the cell that is done, in [0, 1].
+        spec: Method, way of asking, seed, settings and everything that the cells share.
+        base: The measurement made by the cell ``base``; None: this is that cell.
+        report: Called with the finished share of the cell, in [0, 1].
 
     Raises:
-        UsageError: the spec fits no method or model.
+        UsageError: the spec is wrong, for example an unknown reward.
     """
     began = time.monotonic(), time.process_time()
     from szpo_simulators.compare import machine_meter, methods, shared_setup
@@ -67,7 +67,7 @@ def run_cell(
 
 
 def spent_since(wall: float, cpu: float) -> dict[str, Any]:
-    """Seconds since these clocks, the machine, and the commit of this file's checkout if any."""
+    """Seconds since these two clock readings, the machine, and this checkout's commit or None."""
     here = str(Path(__file__).parent)
     command = ["git", "-C", here, "rev-parse", "--short=10", "HEAD"]
     try:
@@ -84,14 +84,14 @@ def spent_since(wall: float, cpu: float) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the cell on stdin and write its record to the path given; 0, or an error's exit code."""
+    """Run the cell on stdin, write its record to the given path; returns the exit code."""
     spec, path = json.loads(sys.stdin.read()), Path(arguments[0])
 
     def report(share: float) -> None:
         print(f"{share:.4f}", flush=True)
 
     try:
-        if "settings_hash" in spec:  # a frontier's
+        if "settings_hash" in spec:  # a cell of a frontier
             from szpo_simulators.compare import frontier_cell
 
             began = time.monotonic(), time.process_time()

@@ -1,8 +1,8 @@
-"""Run cells in processes and store their records: locks, finished cells, time that is left.
+"""Runs cells in processes and stores their records: locks, finished cells, expected time left.
 
 Each cell is a fresh process that holds a lock file while it works. The system releases the lock
-when both the command and the cell's process have ended, so a killed process blocks nobody. The
-same command started twice in one folder shares the cells between the two.
+once both the command and the cell's process have ended, so a killed process leaves no lock. If
+the same command is started twice in one folder, both share the cells.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from szpo_simulators.study import claim, hash_spec, read_record
 
 CHILD: Final = (sys.executable, "-m", "szpo_simulators.compare.cell_process")
 POLL: Final = 0.5
-"""Seconds between looks at cells that other processes work on."""
+"""Seconds between checks of cells that other processes work on."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Cell:
     guess: float = 0.0
     """Expected seconds."""
     label: str | None = None
-    """What cells that differ in their seed only are called; None: method and way of asking."""
+    """Name of the cell without seed and hash; None: method and way of asking."""
 
     @property
     def name(self) -> str:
-        """Readable, with a hash of the whole spec."""
+        """Readable name: label, seed and a hash of the whole spec."""
         spec = self.spec
         label = self.label or f"{spec['method']}-{spec['ask']}"
         return f"{label}-{spec['seed']}-{hash_spec(spec)[:10]}"
@@ -61,14 +61,14 @@ class CellStore:
     command: Sequence[str] = CHILD
 
     def record_path(self, cell: Cell) -> Path:
-        """Where the cell's record is, or will be."""
+        """Path of the cell's record."""
         return self.folder / "cells" / f"{cell.name}.json"
 
     def read(self, cell: Cell) -> dict[str, Any] | None:
-        """The record of a finished cell; None where it is not finished.
+        """The record of a cell; None if the cell is not finished.
 
         Raises:
-            RunError: the file is there and cannot be read.
+            RunError: the file exists but cannot be read.
         """
         try:
             body = read_record(self.record_path(cell))
@@ -77,13 +77,13 @@ class CellStore:
         return {"asked": body["asked"], **body["found"]}
 
     def claim(self, cell: Cell) -> AbstractContextManager[Any]:
-        """Hold the lock of a cell; gives None while another process has it."""
+        """Hold the lock of a cell; yields None if another process has it."""
         return claim(self.folder / "locks" / f"{cell.name}.lock")
 
     def run(self, cell: Cell, lock: Any, report: Callable[[float], None]) -> str | None:
-        """Run a claimed cell in a fresh process; its error in one line, or None.
+        """Run a claimed cell in a fresh process; returns its error in one line, or None.
 
-        The process inherits the lock, so the cell stays claimed for as long as it works.
+        The process inherits the lock, so the cell stays claimed while the process works.
         """
         record, log = self.record_path(cell), self.folder / "logs" / f"{cell.name}.log"
         for path in (record, log):
@@ -116,11 +116,11 @@ class CellStore:
 def run_cells(
     console: Console, store: CellStore, wanted: Sequence[Cell], jobs: int = 1
 ) -> list[str]:
-    """Run all cells that are neither finished nor claimed, in order; then wait for the claimed.
+    """Run all unfinished cells in order; then wait for cells that other processes have claimed.
 
-    Several threads each wait for processes, and how far each is goes to the console. A cell that
-    fails is reported and skipped; the others go on. A cell's process ends by itself soon after
-    this one was killed.
+    Each of ``jobs`` threads runs one process at a time and prints its progress to the console.
+    A cell that fails is reported and skipped. If this process is killed, the cells' processes
+    end by themselves soon afterwards.
 
     Returns:
         One line for each cell that failed.
@@ -178,8 +178,8 @@ def run_cells(
 def guess_seconds(store: CellStore, cells: Sequence[Cell]) -> dict[str, float]:
     """Expected seconds of each unfinished cell, by name.
 
-    The mean of finished cells of its kind. Until there is one: the preset's guess, times the
-    median ratio of elapsed to guessed seconds over the finished cells of other kinds.
+    This is the mean over finished cells of the same kind. Until there is one, it is the cell's
+    guess, times the median ratio of elapsed to guessed seconds over the finished cells.
     """
     took: dict[tuple[str, str], list[float]] = {}
     ratios: list[float] = []
@@ -198,7 +198,7 @@ def guess_seconds(store: CellStore, cells: Sequence[Cell]) -> dict[str, float]:
 
 
 def format_duration(seconds: float) -> str:
-    """A duration in the two largest units that it has.
+    """A duration as text, in its two largest units of h, min and s.
 
     >>> format_duration(48), format_duration(150), format_duration(7330)
     ('48 s', '2 min 30 s', '2 h 2 min')

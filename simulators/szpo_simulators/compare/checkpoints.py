@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from szpo_simulators.compare.machine_meter import MachineMeter
 
 Proxy = Callable[[Sequence[Prompt], Sequence[Answer]], Sequence[float]]
-"""A learned reward, one number per answer."""
+"""A learned reward: one number per answer."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Yardstick:
     seed: int
     score: Callable[[Prompt, Answer], float]
     base: heldout.Measurement
-    """Of the model before any vote."""
+    """Measurement of the model before any vote."""
 
     def measure(
         self, policy: heldout.Measurable, score: Callable[[Prompt, Answer], float] | None = None
@@ -42,16 +42,16 @@ class Yardstick:
 
 @dataclass
 class Checkpoints:
-    """The rows of one run, in order: one at its start, then one at each share of it."""
+    """The rows of one run, in order: one at its start, then one at each checkpoint."""
 
     yardstick: Yardstick
     machine: MachineMeter
     points: int | Sequence[float]
-    """Checkpoints after the start, at even shares of the run or at these."""
+    """Checkpoints after the start: their number, at even shares of the run, or their shares."""
     report: Callable[[float], None] = lambda share: None
-    """Called with the share of the run that is done, in [0, 1]."""
+    """Called with the finished share of the run, in [0, 1]."""
     proxy: Proxy | None = None
-    """A learned reward that is measured beside the true one, once there is one."""
+    """A learned reward that is measured beside the true one; None until one is trained."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     measured: int = 0
 
@@ -59,14 +59,14 @@ class Checkpoints:
         """Add a row for the model before any update, without measuring it again.
 
         Args:
-            cost: Votes, answers_read and tokens so far, for a method that asks for all its votes
-                before its first update; None: nothing was spent.
+            cost: Votes, answers_read and tokens so far, for a method that collects votes before
+                its first update; None: nothing was spent.
         """
         total = NO_COST if cost is None else self._add_machine_cost(cost)
         self.rows.append(make_row(self.yardstick, self.yardstick.base, 0.0, total))
 
     def is_due(self, share: float) -> bool:
-        """Whether the next checkpoint is reached at this share of the run, in [0, 1]."""
+        """Whether this share of the run, in [0, 1], reaches the next checkpoint."""
         if isinstance(self.points, int):
             return share >= (self.measured + 1) / self.points - 1e-9
         return self.measured < len(self.points) and share >= self.points[self.measured] - 1e-9
@@ -78,11 +78,11 @@ class Checkpoints:
         cost: Mapping[str, float],
         figures: Mapping[str, float] | None = None,
     ) -> None:
-        """Measure the policy if a checkpoint is due; nothing of it is charged to the method.
+        """Measure the policy if a checkpoint is due; the method is not charged for measuring.
 
         Args:
-            policy: The tuned policy as it is now.
-            share: Of the run, in [0, 1].
+            policy: The current policy.
+            share: Finished share of the run, in [0, 1].
             cost: Votes, answers_read and tokens so far.
             figures: The method's own figures of its last step.
         """
@@ -135,8 +135,8 @@ def make_row(
     """A checkpoint as plain JSON: reward, gain with its interval over prompts, guards, cost.
 
     ``by_prompt`` is the gain on each held-out prompt.
-    ``win_rate`` is how often one of the answers has the higher reward of it and one of the base
-    model's to the same prompt, all pairs of samples, ties a half.
+    ``win_rate`` is the share of pairs (an answer of the policy, one of the base model to the same
+    prompt; all pairs of samples) in which the policy's reward is higher; ties count a half.
     """
     mean, low, high = heldout.gain(yardstick.base, found, seed=yardstick.seed)
     return {

@@ -1,6 +1,6 @@
-"""``szpo compare``: methods side by side on one model and panel, or runs by their own ledgers.
+"""``szpo compare``: compare methods on one model and panel, or runs by their ledgers.
 
-``--tune`` tries at most four settings per method, on seeds of their own.
+``--tune`` tries at most four settings per method, on separate seeds.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ FACTS: dict[str, str | Callable[[Mapping[str, Any]], Any]] = {
     "held-out reward": lambda run: run["heldout"] or "not measured",
     "better than the base": "better",
 }  # fmt: skip
-"""What the table shows of a run: the name of a field, or a function of the run."""
+"""The table's line names; each with a field of `read_run`'s result, or a function of it."""
 POOLED = 10
-"""Steps over which the win rate of the better side is taken: one step has too few votes. That of
-plus is no measure: signs are random."""
+"""Steps over which the win rate of the better side is averaged, since one step has few votes.
+The win rate of plus would say nothing, since the signs are random."""
 
 
 @command.command("compare")
@@ -83,7 +83,7 @@ def compare(
     """Compare runs by their files, or methods by what they cost.
 
     Methods learn on the same model, prompts and simulated panel, and are compared by votes,
-    answers read, tokens, seconds and memory. Ends with 1 where a cell failed, else with 0.
+    answers read, tokens, seconds and memory. The exit code is 1 if a cell failed, else 0.
     """
     if runs and preset:
         raise UsageError("compare: give a preset or runs, not both")
@@ -120,7 +120,7 @@ def compare(
 
 
 def _split(texts: Sequence[str]) -> tuple[str, ...]:
-    """The names in texts that hold one or several, separated by commas; each once.
+    """The names in texts of one or several names separated by commas; each name once.
 
     >>> _split(["szpo,dpo", "ppo,dpo"])
     ('szpo', 'dpo', 'ppo')
@@ -137,10 +137,10 @@ def _read_seeds(texts: Sequence[str]) -> tuple[int, ...]:
 
 
 def require_modules(methods: Iterable[Method]) -> None:
-    """Refuse before the start methods whose modules are not installed.
+    """Check before the start that all modules of the methods are installed.
 
     Raises:
-        UsageError: names the modules and the extra that brings them.
+        UsageError: a module is missing; the error names the extra that contains it.
     """
     lacking: dict[str, list[str]] = {}
     for method in methods:
@@ -158,7 +158,7 @@ def require_modules(methods: Iterable[Method]) -> None:
 def list_trials(
     preset: Preset, methods: Sequence[tuple[Method, Asking]], setup: Mapping[str, Any]
 ) -> list[tuple[Method, int, list[Cell]]]:
-    """(method, trial, its cell on each tuning seed), of methods that have several trials."""
+    """(method, trial, its cell on each tuning seed) for methods with several trials."""
     several = {m.name: m for m, _ in methods if len(preset.trials_of(m)) > 1}
     return [
         (method, i, [make_cell(preset, method, "batch", seed, setup, settings)
@@ -176,7 +176,7 @@ def run_trials(
     setup: Mapping[str, Any],
     collect: bool = False,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Run the trials and print them; the best mean final gain wins, a stopped run counts as 0."""
+    """Run the trials and print them; the highest mean final gain is best, a stopped run has 0."""
     trials = list_trials(preset, methods, setup)
     wanted = [one for _, _, cells in trials for one in cells]
     failures = [] if collect else cell_store.run_cells(study.console, store, wanted)
@@ -209,11 +209,11 @@ def run_trials(
 def compare_runs(
     runs: Sequence[str], folder: Path | None, *, figure: Path | None = None, as_json: bool = False
 ) -> int:
-    """Print and draw runs; the figure goes beside the first run, and to ``figure`` as well.
+    """Print and draw runs; the figure is written beside the first run and copied to ``figure``.
 
     Raises:
-        UsageError: a run is missing, is named twice, or stands alone.
-        RunError: none of them has votes.
+        UsageError: a run is missing or named twice, or only one is given.
+        RunError: no run has votes.
     """
     if len(runs) < 2:
         raise UsageError("compare: one run alone; give two or more")
@@ -243,7 +243,7 @@ def compare_runs(
 
 
 def _print_table(study: Study, runs: Sequence[Mapping[str, Any]]) -> None:
-    """A line for each fact, a column for each run: two to six runs fit a terminal."""
+    """Print a line for each fact and a column for each run; two to six runs fit a terminal."""
     lines = [
         {"fact": name, **{str(i): read(run) if callable(read) else run.get(read)
                           for i, run in enumerate(runs)}}
@@ -256,7 +256,7 @@ def _print_table(study: Study, runs: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """The run of a ledger: totals, held-out rows, curves over votes and answers read."""
+    """Read a run from its ledger: totals, held-out rows, curves over votes and answers read."""
     with Ledger.open(path, readonly=True) as ledger, ledger.snapshot():
         total = results.read(ledger)
         facts = total.table
@@ -287,7 +287,7 @@ def read_run(path: Path) -> dict[str, Any]:
 
 
 def _mean_rewards_shown(ledger: Ledger, facts: Sequence[results.StepRow]) -> list[float | None]:
-    """Mean true reward of each step's answers; None for each where the panel is not simulated."""
+    """Mean true reward of each step's answers; None for each step if people vote."""
     panel = ledger.spec.get("config", {}).get("panel", {})
     try:
         if panel.get("kind", "people") == "people":
@@ -320,7 +320,7 @@ def _draw(study: Study, part: str, found: Sequence[Any], wanted: Sequence[str]) 
 
 
 def _levels(helped: improvement.Improvement) -> str | None:
-    """Mean rewards on the held-out prompts before and after, where a run measured them."""
+    """Mean held-out rewards before and after as text; None if the run did not measure them."""
     ends = [p.reward for p in (*helped.points[:1], *helped.points[-1:]) if p.reward is not None]
     return f"{ends[0]:.3f} → {ends[1]:.3f}" if len(helped.points) > 1 and len(ends) == 2 else None
 
@@ -341,16 +341,16 @@ def make_shared_spec(preset: Preset) -> dict[str, Any]:
 def prepare_shared_setup(
     study: Study, store: CellStore, preset: Preset, collect: bool = False
 ) -> dict[str, Any]:
-    """Run the cell ``base`` unless it is finished; its name and the β of the panels.
+    """Run the cell ``base`` unless it is finished; returns its name and the panels' β.
 
     Args:
-        study: Where the lines go.
+        study: Prints progress.
         store: The cells' folder.
-        preset: What is compared.
+        preset: The comparison.
         collect: Run nothing.
 
     Raises:
-        UsageError: nothing is to be run, and the cell is not finished.
+        UsageError: ``collect`` is set, and the cell is not finished.
         RunError: the cell failed.
     """
     cell = Cell({**make_shared_spec(preset), "method": "base", "ask": "both", "seed": 0})
@@ -383,7 +383,7 @@ def make_cell(
     setup: Mapping[str, Any],
     settings: Settings | None = None,
 ) -> Cell:
-    """A method under one way of asking with one seed, at its reported settings or at others."""
+    """The cell of a method, a way of asking and a seed; settings None: the reported ones."""
     if settings is None:
         settings = preset.reported_settings(method)
     merged = {**preset.common.get(method.name, {}), **settings}
@@ -401,7 +401,7 @@ def order_cells(
     seeds: Sequence[int],
     setup: Mapping[str, Any],
 ) -> list[Cell]:
-    """All cells, most informative first: three seeds of batch votes, of pair votes, the rest."""
+    """All cells in order: batch votes then pair votes on the first three seeds, then the rest."""
     return [
         make_cell(preset, method, ask, seed, setup)
         for some in (seeds[:3], seeds[3:])

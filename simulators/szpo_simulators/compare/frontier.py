@@ -1,6 +1,6 @@
-"""`szpo bench frontier`: run the cells of a frozen plan, and show what is finished at any time.
+"""`szpo bench frontier`: run the cells of a frozen plan and show the finished ones at any time.
 
-Shown are a table, targets, comparisons, a figure and the rows.
+The results are a table, targets, comparisons, a figure and the rows.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from szpo_simulators.study import (
 )
 
 FROZEN: Final = Path("experiments/frozen/frontier.toml")
-"""The plan of the documents; a checkout has it, an installed package does not."""
+"""The plan behind the documents' figures; only a checkout has it, not an installed package."""
 QUICK: Final = Path(__file__).with_name("frontier_quick.toml")
 
 
@@ -47,18 +47,18 @@ def main(
 ) -> dict[str, Any]:
     """Gain against KL, votes and answers read: szpo's rules, gradient methods, best-of-n.
 
-    Each cell is a process with a ledger of its own. The command may be killed at any time and
-    started again, twice at once too: what is finished is never run again.
+    Each cell runs in its own process; runs of szpo keep a ledger. The command may be killed and
+    started again at any time, also twice at once: a finished cell is never run again.
 
     Args:
-        only: Letters of parts, or labels of groups, as the plan has them; all by default.
-        seeds: Only these, such as 2000-2004,2007.
+        only: Letters of parts or labels of groups in the plan; all by default.
+        seeds: Only these seeds, for example 2000-2004,2007.
         jobs: Cells that run at the same time.
         show: Run nothing; print and draw what is finished.
-        quick: The tiny model and few votes, some minutes; no evidence of anything.
+        quick: The tiny model and few votes, some minutes; the result is no evidence.
         plan: The file that freezes settings and cells.
-        folder: Where ledgers, records, tables and figures go.
-        figures: Where the documents' figure goes as well.
+        folder: Folder of ledgers, records, tables and figures.
+        figures: Folder to which the figure is copied for the documents.
     """
     if jobs < 1:
         raise UsageError(f"frontier: --jobs {jobs}; give 1 or more")
@@ -80,12 +80,12 @@ def main(
 
 
 DRAWN: Final[Mapping[str, str]] = {"sentiment-": "", "second-": "second round, "}
-"""Groups whose labels begin so are drawn, under another name: one taste, one panel."""
+"""Prefixes of the labels of groups that are drawn, and what replaces each in the legend."""
 SHADES: Final = (*COLOURS, "#888888", "#882255")
 
 
 def show_finished(study: Study, plan: Frontier, store: CellStore) -> dict[str, Any]:
-    """Print the tables, write ``frontier.json``, ``rows.jsonl`` and the figure.
+    """Print the tables; write ``frontier.json``, ``rows.jsonl`` and the figure.
 
     Returns:
         The content of ``frontier.json``.
@@ -122,7 +122,7 @@ def show_finished(study: Study, plan: Frontier, store: CellStore) -> dict[str, A
 def _interval(found: Mapping[str, Any], form: str = "+.3f") -> str:
     if found["low"] is None:
         return format(found["mean"], form)
-    if found["high"] == math.inf:  # a ratio over what may be nothing
+    if found["high"] == math.inf:  # a ratio whose divisor may be 0
         return f"{found['mean']:{form}} [{found['low']:.2f} or more]"
     return f"{found['mean']:{form}} [{found['low']:.2f}, {found['high']:.2f}]"
 
@@ -161,7 +161,7 @@ PAIRED: Final[Mapping[str, Any]] = {
 
 
 def _draw(study: Study, plan: Frontier, lines: Sequence[Mapping[str, Any]]) -> None:
-    """Gain against KL and against answers read, one line per method on the first taste."""
+    """Draw gain against KL and against answers read, one line per group of `DRAWN`."""
     curves: dict[str, list[Mapping[str, Any]]] = {
         name + group.label.removeprefix(start): [
             line for line in lines if line["group"] == group.label
@@ -182,14 +182,14 @@ def _draw(study: Study, plan: Frontier, lines: Sequence[Mapping[str, Any]]) -> N
             gains = [line["mean"] for line in found]
             for at, by in ((axes[0], "kl"), (axes[1], "answers_read")):
                 if by == "answers_read" and label.startswith("best"):
-                    continue  # the pool is drawn after the votes, and nobody reads it
+                    continue  # nobody reads the pool, which is drawn after the votes
                 x = [line[by] for line in found]
                 at.plot([0, *x], [0, *gains], label=label, **style)
                 for value, line in zip(x, found, strict=True):
                     if line["low"] is not None:
                         ends_of = (line["low"], line["high"])
                         at.plot([value] * 2, ends_of, color=style["color"], marker="", lw=0.9)
-        # A small step's gain grows as the root of its KL, and methods differ a hundredfold in KL.
+        # A small step's gain grows as the root of its KL, and the methods' KL differs 100-fold.
         axes[0].set_xscale("function", functions=(_root, _square))
         nats = [0, *(2**i for i in range(6))]
         axes[0].set_xticks(nats, [str(n) for n in nats])
@@ -198,14 +198,14 @@ def _draw(study: Study, plan: Frontier, lines: Sequence[Mapping[str, Any]]) -> N
             ylabel="gain in held-out sentiment",
         )
         axes[1].set(xlabel="answers read")
-        axes[0].legend(  # under the axes, where it hides no data
+        axes[0].legend(  # below the axes, so that it hides no data
             loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=8,
             columnspacing=1.2, handlelength=2.2,
         )  # fmt: skip
 
 
 def _root(x: Floats) -> Floats:
-    """Signed, since an estimate of KL may lie below 0."""
+    """Signed square root, since an estimate of KL may lie below 0."""
     return np.sign(x) * np.sqrt(np.abs(x))
 
 

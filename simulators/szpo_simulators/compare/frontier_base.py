@@ -1,4 +1,4 @@
-"""The model before any vote: measured once, and shared by all cells that are measured like it."""
+"""The model before any vote: measured once, and shared by all cells with the same measurement."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from szpo_simulators.panels import text_rewards
 from szpo_simulators.study import claim, hash_spec, read_record, write_record
 
 MANY_AT_ONCE: Final = 10
-"""Answers to each prompt in a call, where there are many."""
+"""Answers to each prompt in one call of `draw_many`."""
 WAIT: Final = 1.0
-"""Seconds between looks at what another process is making."""
+"""Seconds between checks of a lock that another process holds."""
 
 
 @contextmanager
 def alone(lock: Path) -> Iterator[None]:
-    """Wait until no other process makes what this lock stands for, and hold it."""
+    """Wait until no other process holds this lock, then hold it."""
     while True:
         with claim(lock) as held:
             if held is not None:
@@ -42,9 +42,9 @@ def alone(lock: Path) -> Iterator[None]:
 
 
 def load(spec: Mapping[str, Any], folder: Path) -> tuple[Yardstick, dict[str, float]]:
-    """The base of a cell, from the folder or measured now, and β by way of asking.
+    """The cell's yardstick with the base, read or measured now, and β by way of asking.
 
-    Its texts serve every taste: rewards read texts, so they are scored anew for each.
+    All rewards use the same texts of the base: each reward scores them again.
     """
     path = _path_of_texts(spec, folder)
     make_once(path, folder, lambda: write_record(path, _key(spec), _measure(spec)))
@@ -58,12 +58,12 @@ def load(spec: Mapping[str, Any], folder: Path) -> tuple[Yardstick, dict[str, fl
 
 
 def heldout_prompts(spec: Mapping[str, Any]) -> tuple[Prompt, ...]:
-    """The held-out prompts that measure a cell."""
+    """The held-out prompts on which a cell is measured."""
     return shared_setup.load_prompts(spec).heldout[slice(*spec["heldout"])]
 
 
 def make_once(path: Path, folder: Path, make: Callable[[], None]) -> None:
-    """Have a file of the folder made, unless it is there; of several processes by one alone."""
+    """Make a file unless it exists; if several processes ask, only one makes it."""
     if path.exists():
         return
     with alone(folder / "locks" / f"{path.parent.name}-{path.stem}.lock"):
@@ -73,7 +73,7 @@ def make_once(path: Path, folder: Path, make: Callable[[], None]) -> None:
 
 
 def draw_many(spec: Mapping[str, Any], folder: Path, count: int) -> None:
-    """Draw the base's many answers to the prompts that measure a cell, unless they are there."""
+    """Draw ``count`` answers of the base to each prompt of `heldout_prompts`, unless stored."""
     path = _path_of_many(spec, folder, count)
 
     def make() -> None:
@@ -91,11 +91,11 @@ def draw_many(spec: Mapping[str, Any], folder: Path, count: int) -> None:
 
 
 def offset(spec: Mapping[str, Any], folder: Path, count: int) -> Floats | None:
-    """What a cell's gain on each prompt is too low by, (prompts,); None where it is not known.
+    """Correction to add to a cell's gain on each prompt, (prompts,); None if not known.
 
-    A cell is compared with few answers of the base, the same for every cell. Their luck is an
-    error that all gains share, and no interval over seeds covers it. This is the mean reward of
-    those few answers less that of ``count`` others.
+    Every cell is compared with the same few answers of the base. Their sampling error is shared
+    by all gains, and no interval over seeds covers it. The correction is the mean reward of those
+    few answers minus that of ``count`` other answers.
     """
     many, few = _path_of_many(spec, folder, count), _path_of_texts(spec, folder)
     if not count or not many.exists() or not few.exists():
@@ -127,7 +127,7 @@ def _key(spec: Mapping[str, Any]) -> dict[str, Any]:
     config = load_config(spec)
     return {
         "model": config.model.model_dump(mode="json"),
-        # Stored answers are named by a setting that is gone, too.
+        # A removed setting stays in the key, so that stored answers are found.
         "prompts": {**config.prompts.model_dump(mode="json"), "separator": None},
         "generation": config.generation.model_dump(mode="json"),
         **{name: spec[name] for name in ("version", "heldout", "answers")},

@@ -1,11 +1,11 @@
 """Cells of a frontier: runs of szpo, gradient methods on single pairs, the best of n answers.
 
-A run's ledger is driven to its end, and measured at checkpoints. One that was killed goes on where
-its ledger ends. What is measured is read back from the ledger: the point that the run recommended
-after a number of votes.
+A run of szpo is driven to its end and then measured at checkpoints; a killed one continues where
+its ledger ends. The measured policy is read back from the ledger: the parameters that the run
+recommended after a number of votes.
 
-A run may begin with preference pairs: answers of the base, chosen by simulated people. Their taste
-need not be the run's. The people are as sure of single answers as the panel `bt70` is.
+A run may begin with preference pairs: answers of the base, of which simulated people chose one.
+Their reward may differ from the run's. Their β for single answers is that of the panel `bt70`.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ from szpo_simulators.panels import text_rewards
 from szpo_simulators.study import hash_spec
 
 DRIVING: Final = 0.8
-"""Share of a cell's time that its votes take; the rest is measuring."""
+"""Share of a cell's progress that stands for its votes; the rest stands for measuring."""
 Report = Callable[[float], None]
 
 
 def run_cell(spec: Mapping[str, Any], folder: Path, name: str, report: Report) -> dict[str, Any]:
-    """Run a cell and return its rows and what else it found, as plain JSON values.
+    """Run a cell and return its rows and other results as plain JSON values.
 
     Raises:
-        SzpoError: the cell cannot be run, or cannot be run yet.
+        SzpoError: the cell cannot be run, or needs another cell first.
     """
     if spec["method"] in plan.RULES:
         return run_votes(spec, folder, name, report)
@@ -64,15 +64,15 @@ def run_cell(spec: Mapping[str, Any], folder: Path, name: str, report: Report) -
 
 
 def ledger_path(folder: Path, name: str) -> Path:
-    """Where the ledger of a cell is."""
+    """Path of the ledger of a cell."""
     return folder / "ledgers" / f"{name}.db"
 
 
 def run_votes(spec: Mapping[str, Any], folder: Path, name: str, report: Report) -> dict[str, Any]:
-    """Drive the run, measure it, and return its rows with what it was made of.
+    """Drive the run and measure it; returns its rows, largest KL and the cost of its set-up.
 
     Raises:
-        RunError: the run paused before its votes were counted.
+        RunError: the run paused before it had all its votes.
     """
     began = time.process_time()
     yardstick, _ = base.load(spec, folder)
@@ -81,7 +81,7 @@ def run_votes(spec: Mapping[str, Any], folder: Path, name: str, report: Report) 
     tokens = load_config(spec).generation.max_new_tokens
     lock = folder / "locks" / f"setup-{tokens}-{spec['setup']}.lock"
     with base.alone(lock), _shared_setup_file(spec, folder / "setups"):
-        # Makes the set-up, or finds it in the cache.
+        # This makes the set-up or finds it in the cache.
         ledger, parts, resumed = _open(spec, path, folder)
     set_up = time.process_time() - began
     spent: dict[int, float] = {}
@@ -109,7 +109,7 @@ def run_votes(spec: Mapping[str, Any], folder: Path, name: str, report: Report) 
 
 @contextmanager
 def _shared_setup_file(spec: Mapping[str, Any], folder: Path) -> Iterator[None]:
-    """Take a cell's set-up from the folder, or keep it there: another machine makes another."""
+    """Copy a cell's set-up from the folder or to it, since each machine makes a different one."""
     key = subspace_cache.key_here(load_config(spec), shared_setup.load_prompts(spec).train)
     if key is None:
         yield
@@ -129,11 +129,11 @@ def _copy_new(there: Path, here: Path) -> None:
 
 
 def _open(spec: Mapping[str, Any], path: Path, folder: Path) -> tuple[Ledger, RunParts, bool]:
-    """The run where it was left, or a new one; a file that is no ledger is begun again."""
+    """(ledger, parts, whether resumed): the run continued, or a new one if the file is broken."""
     if path.exists():
         try:
             ledger: Ledger | None = Ledger.open(path)
-        except SzpoError:  # killed while it was made
+        except SzpoError:  # the cell was killed while it created the file
             ledger = None
         if ledger is not None:
             return ledger, assemble.reopen(ledger, say=lambda line: None), True
@@ -147,7 +147,7 @@ def _open(spec: Mapping[str, Any], path: Path, folder: Path) -> tuple[Ledger, Ru
 
 
 def steps_of(ledger: Ledger, votes: int) -> tuple[int, int, int]:
-    """(steps, votes, answers read) at the last whole step of at most this number of votes."""
+    """(steps, votes, answers read) at the last applied step with at most ``votes`` in total."""
     steps = counted = read = 0
     for fact in results.read(ledger).table:
         if fact.state != "applied" or counted + fact.votes > votes:
@@ -159,7 +159,7 @@ def steps_of(ledger: Ledger, votes: int) -> tuple[int, int, int]:
 def _measure(
     spec: Mapping[str, Any], ledger: Ledger, parts: RunParts, yardstick: Yardstick, folder: Path
 ) -> list[dict[str, Any]]:
-    """A row for each checkpoint; those measured before the cell was killed are read back."""
+    """A row for each checkpoint; rows measured before the cell was killed are read back."""
     rows: list[dict[str, Any]] = []
     folder.mkdir(parents=True, exist_ok=True)
     for votes in spec["at"]:
@@ -178,10 +178,10 @@ def _measure(
 
 
 def make(spec: Mapping[str, Any], folder: Path) -> Path:
-    """The file of a cell's pairs, in TRL's format; one that is there is not made again.
+    """The file of a cell's pairs, in TRL's format; made only if it does not exist.
 
-    ``spec["pairs"]`` has their ``count`` and the ``reward`` by which people chose. Pairs follow
-    from the cell's seed, spread over the prompts to train on. Equal texts are no pair.
+    ``spec["pairs"]`` has their ``count`` and the ``reward`` by which people choose. The cell's
+    seed determines the pairs, on the training prompts in order. Pairs of equal texts are dropped.
     """
     own = {name: spec[name] for name in ("run", "sets", "seed", "pairs")}
     path = folder / "pairs" / f"{hash_spec(own)[:16]}.jsonl"
@@ -208,10 +208,10 @@ def _draw(spec: Mapping[str, Any], folder: Path, path: Path) -> None:
 
 
 def run_gradient(spec: Mapping[str, Any], folder: Path, report: Report) -> dict[str, Any]:
-    """A gradient method that learns from all of its pairs, measured at even shares of them.
+    """Run a gradient method on single pairs, measured at even shares of its training.
 
-    DPO asks once and goes through its pairs once, so at a share of its training it has learned
-    from that share of them, and is charged for no more.
+    DPO asks once and passes through its pairs once. So at a share of its training it has learned
+    from that share of the pairs, and is charged for that share only.
     """
     yardstick, beta = base.load(spec, folder)
     checkpoints = Checkpoints(yardstick, MachineMeter(), spec["points"], report=report)
@@ -226,11 +226,11 @@ def run_gradient(spec: Mapping[str, Any], folder: Path, report: Report) -> dict[
 def run_best_of(spec: Mapping[str, Any], folder: Path, report: Report) -> dict[str, Any]:
     """The best of n answers of the base by the true reward, and by a run's fitted direction.
 
-    All n are drawn from one pool of answers to each prompt: the expected reward of the best of n
-    is exact over all choices of n from the pool. KL is at most log n − (n − 1)/n.
+    Each prompt has one pool of answers for all n. The expected reward of the best of n is exact
+    over all choices of n from the pool. KL is at most log n − (n − 1)/n.
 
     Raises:
-        UsageError: the run that gives the direction is not there.
+        UsageError: the run that gives the direction does not exist yet.
     """
     path = ledger_path(folder, spec["of"])
     if not path.exists():
@@ -270,7 +270,7 @@ def run_best_of(spec: Mapping[str, Any], folder: Path, report: Report) -> dict[s
 
 
 def kl_of_best(n: int) -> float:
-    """KL to the base of the best of n answers, nats: log n − (n − 1)/n, a bound (2401.01879).
+    """Upper bound on the KL of best-of-n to the base, nats: log n − (n − 1)/n (arXiv 2401.01879).
 
     >>> round(kl_of_best(8), 3)
     1.204
@@ -281,12 +281,12 @@ def kl_of_best(n: int) -> float:
 def expected_best(rewards: Floats, keys: Floats, n: int) -> float:
     """Mean reward of the answer with the largest key among n, over all choices of n from the pool.
 
-    The answer of rank i (from 0) of m is the best of C(i, n − 1) of the C(m, n) choices.
+    The answer of rank i (from 0) of m is the best in C(i, n − 1) of the C(m, n) choices.
 
     Args:
-        rewards: (prompts, m).
-        keys: (prompts, m), what is looked at.
-        n: At most m.
+        rewards: Rewards of the pool (prompts, m).
+        keys: Numbers by which the best is chosen (prompts, m).
+        n: Answers in a choice, at most m.
 
     >>> round(expected_best(np.array([[1.0, 2.0, 4.0]]), np.array([[0.0, 1.0, 2.0]]), 2), 6)
     3.333333

@@ -1,4 +1,4 @@
-"""The plan of a frontier: frozen settings from a TOML file, and the cells that they make."""
+"""The plan of a frontier: frozen settings from a TOML file, and the cells made from them."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from szpo_simulators.compare.cell_store import Cell
 from szpo_simulators.study import hash_spec
 
 VERSION: Final = 1
-"""Raise it when what a cell does or measures changes: older records are then not used."""
+"""Raise this number when cells do or measure something else: older records are then ignored."""
 RULES: Final = ("regression", "known", "sign", "bayes")
-"""Methods that are runs of szpo under this rule."""
+"""Methods that are runs of szpo under the rule of that name."""
 GONE_RULES: Final = ("bayes",)
-"""Those of them whose rule is gone: finished cells are shown, none is run."""
+"""Rules that were removed: their finished cells are shown, but none is run."""
 BEST_OF: Final = "best-of-n"
 RIVALS: Final = ("iterative-dpo", "dpo", "rm+ppo")
-"""Gradient methods; they are asked about single pairs."""
+"""Gradient methods, whose votes are on single pairs."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a group has to show at a number of votes; None: nothing is asked of that figure."""
+    """Bounds on a group's figures at a number of votes; None: no bound."""
 
     votes: int
     gain: float | None = None
@@ -34,39 +34,39 @@ class Target:
     kl: float | None = None
     """Largest mean KL, nats."""
     kl_each: float | None = None
-    """Largest KL of any seed, nats."""
+    """Bound on the largest KL of any seed, nats."""
     lowest: float | None = None
-    """Least gain of any seed."""
+    """Bound on the lowest gain of any seed."""
     guards: Sequence[int] | None = None
     """(n, seeds): the first n guards hold on at least this number of seeds."""
     furthest: Sequence[float] | None = None
-    """(nats, seeds): at most this number of seeds ever stand further from the start."""
+    """(nats, seeds): at most this number of seeds ever exceed this KL."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """One method on one taste and panel, over seeds."""
+    """One method on one reward and panel, over seeds."""
 
     part: str
-    """A letter; parts stand in their order of importance."""
+    """Letter of the part of the plan, by which ``--only`` selects groups."""
     name: str
     method: str
     seeds: tuple[int, ...]
     votes: int
-    """Batch votes; a rival is asked about D pairs for each."""
+    """Batch votes; a rival gets D pair votes for each."""
     at: Sequence[int] = ()
-    """Votes at which a run of szpo is measured."""
+    """Numbers of votes at which a run of szpo is measured."""
     reward: str = "sentiment"
     panel: str = "bt70"
     setups: int | None = None
-    """Set-ups that the seeds share, where not the plan's; 0: all have the one that ships."""
+    """Number of set-ups that the seeds share; None: the plan's; 0: all use the shipped one."""
     heldout: Sequence[int] | None = None
-    """The held-out prompts that measure, where not the plan's: trials have others."""
+    """Held-out prompts (from, to) that measure; None: the plan's. Trials use others."""
     sets: Sequence[str] = ()
     pairs: Mapping[str, Any] = field(default_factory=dict)
-    """``count`` and ``reward`` of preference pairs that a run begins with; none where empty."""
+    """``count`` and ``reward`` of the preference pairs that a run begins with; empty: none."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Of a gradient method; ``n`` and ``pool`` of best-of-n."""
+    """Settings of a gradient method; ``n`` and ``pool`` of best-of-n."""
     points: int = 4
     """Checkpoints of a gradient method, at even shares of its votes."""
     of: str | None = None
@@ -77,7 +77,7 @@ class Group:
 
     @property
     def label(self) -> str:
-        """Readable and unique in a plan."""
+        """Readable name, unique in a plan."""
         return f"{self.name}-{self.method}"
 
 
@@ -88,16 +88,16 @@ class Comparison:
     ours: str
     theirs: str
     votes: int | None = None
-    """At equal batch votes, hence equal answers read; None: at equal KL."""
+    """Votes of our checkpoint, and of theirs without ``theirs_votes``; None: at equal KL."""
     theirs_votes: int | None = None
-    """Their checkpoint, where ours is at the last whole step before it."""
+    """Votes of their checkpoint; None: ``votes``."""
     kl: float | None = None
-    """Nats at which both are interpolated, per seed."""
+    """KL in nats at which each seed's gain is interpolated; None: at equal votes."""
     ratio: float | None = None
-    """Least ratio of the mean gains, ours over theirs; None: ours is ahead or level."""
+    """Least ratio of the mean gains, ours over theirs; None: ours must be ahead or level."""
 
     def __post_init__(self) -> None:
-        """Refuse a comparison at neither or at both."""
+        """Require either ``votes`` or ``kl``, not both."""
         if (self.votes is None) == (self.kl is None):
             raise ValueError(f"{self.ours} with {self.theirs}: give votes or kl")
 
@@ -112,22 +112,22 @@ class Frontier:
     rules: Mapping[str, Sequence[str]]
     """Settings of each rule."""
     heldout: Sequence[int]
-    """The part of the held-out prompts that measures: from, to."""
+    """Held-out prompts (from, to) that measure."""
     unseen: int
-    """Prompts from this one on were not looked at while settings were chosen."""
+    """Index of the first held-out prompt that was not used while settings were chosen."""
     answers: int
-    """To each prompt, at each checkpoint."""
+    """Answers to each prompt at each checkpoint."""
     setups: int
     groups: tuple[Group, ...]
     comparisons: tuple[Comparison, ...] = ()
     base_answers: int = 0
-    """The base's answers to each prompt that gains are counted from; 0: a cell's own few."""
+    """Answers of the base to each prompt against which gains are measured; 0: ``answers``."""
 
     def group(self, label: str) -> Group:
-        """The group of a label.
+        """The group with this label.
 
         Raises:
-            UsageError: there is none.
+            UsageError: no group has it.
         """
         for group in self.groups:
             if group.label == label:
@@ -139,7 +139,7 @@ def read(path: Path) -> Frontier:
     """Read a plan.
 
     Raises:
-        UsageError: the file is missing, is not TOML, or has a key or value that is none.
+        UsageError: the file is missing or not TOML, or has a wrong key, value or label.
     """
     try:
         body = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -165,7 +165,7 @@ def read(path: Path) -> Frontier:
 
 
 def _each(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The entries of a group: one for each of its ``rewards``, whose name follows the group's."""
+    """One entry for each of a group's ``rewards``, with the reward's name after the group's."""
     alone = {key: value for key, value in entry.items() if key != "rewards"}
     if "rewards" not in entry:
         return [alone]
@@ -176,7 +176,7 @@ def _each(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _pairs(entry: Mapping[str, Any], groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """A comparison, or one for each group whose label has something in the place of a ``*``."""
+    """A comparison, or one for each group whose label matches the ``*`` in ``ours``."""
     head, star, tail = entry["ours"].partition("*")
     if not star:
         return [dict(entry)]
@@ -209,7 +209,7 @@ def read_seeds(text: str) -> tuple[int, ...]:
     (2000, 2001, 2002, 2003, 2007)
 
     Raises:
-        UsageError: it is no such text.
+        UsageError: the text is not of this form.
     """
     found: list[int] = []
     for part in text.replace(" ", "").split(","):
@@ -221,7 +221,7 @@ def read_seeds(text: str) -> tuple[int, ...]:
 
 
 def cell(plan: Frontier, group: Group, seed: int) -> Cell:
-    """The cell of a group with a seed; its spec has all that it depends on."""
+    """The cell of a group with a seed; its spec has everything that the cell depends on."""
     count = plan.setups if group.setups is None else group.setups
     setup = 1 + seed % count if count else 0
     sets = [*plan.sets, *plan.rules.get(group.method, ())]
@@ -251,9 +251,9 @@ def cells(plan: Frontier, parts: Sequence[str] = (), seeds: Sequence[int] = ()) 
     """The cells of these parts, or of groups of these labels, in the plan's order.
 
     Args:
-        plan: What is frozen.
+        plan: The frozen plan.
         parts: Letters of parts or labels of groups; empty: all.
-        seeds: Only these; empty: all.
+        seeds: Seeds to include; empty: all.
 
     Raises:
         UsageError: a part is unknown, or no cell is left.

@@ -1,4 +1,4 @@
-"""From the records of cells to rows, means over seeds, targets and paired comparisons."""
+"""Summarises the records of a frontier: rows, means over seeds, targets, paired comparisons."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from szpo_simulators.compare.summary import find_where
 
 DRAWS: Final = 10_000
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
-"""Rows of finished cells by the label of their group, each a cell at a checkpoint."""
+"""Rows by label of the group; each row is a finished cell at a checkpoint."""
 
 
 def read_rows(plan: Frontier, store: CellStore) -> dict[str, list[dict[str, Any]]]:
-    """One row per finished cell and checkpoint, by group, with all that names it."""
+    """One row per finished cell and checkpoint, by group, with all that identifies the cell."""
     found: dict[str, list[dict[str, Any]]] = {}
     for group in plan.groups:
         rows = found.setdefault(group.label, [])
@@ -54,9 +54,9 @@ def read_rows(plan: Frontier, store: CellStore) -> dict[str, list[dict[str, Any]
 
 
 def _count_from(offset: Floats | None, row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row whose gain is counted from the base's many answers, (prompts,) above the few.
+    """A row whose gain is measured against the base's many answers; see `frontier_base.offset`.
 
-    ``gain_few`` is what was measured; the best of n is compared with a pool of its own.
+    ``gain_few`` is the gain as recorded. Rows of best-of-n stay: they compare with their own pool.
     """
     if offset is None or "by_prompt" not in row:
         return dict(row)
@@ -71,8 +71,8 @@ def _count_from(offset: Floats | None, row: Mapping[str, Any]) -> dict[str, Any]
 def bootstrap(values: Sequence[float], over: Sequence[float] | None = None) -> dict[str, Any]:
     """Mean over seeds with its 95 % bootstrap interval; with ``over`` the ratio of two means.
 
-    Resamples whole seeds, so that ratios and differences stay paired. One seed has no interval.
-    A ratio over a mean that may be 0 or below has no upper end: it is ∞.
+    Whole seeds are resampled, so that ratios and differences stay paired. One seed has no
+    interval. The upper end of a ratio may be ∞ if the mean of ``over`` may be 0 or less.
 
     >>> bootstrap([1.0, 1.0])["low"], bootstrap([2.0, 4.0], [1.0, 2.0])["mean"]
     (1.0, 2.0)
@@ -89,7 +89,7 @@ def bootstrap(values: Sequence[float], over: Sequence[float] | None = None) -> d
     above, below = x[index].mean(1), y[index].mean(1)
     with np.errstate(divide="ignore", invalid="ignore"):
         drawn = np.where(below > 0, above / below, np.where(above > 0, np.inf, np.nan))
-    # Between a number and ∞ there is nothing to interpolate.
+    # No interpolation between a number and ∞.
     method: Any = "linear" if np.isfinite(drawn).all() else "nearest"
     low, high = np.nanquantile(drawn, (0.025, 0.975), method=method)
     return {**found, "low": float(low), "high": float(high)}
@@ -98,8 +98,8 @@ def bootstrap(values: Sequence[float], over: Sequence[float] | None = None) -> d
 def checkpoint(rows: Sequence[Mapping[str, Any]], group: Group, votes: int) -> list[Any]:
     """The rows of a group at one of its checkpoints, by seed.
 
-    A checkpoint is known by its number: steps may count fewer votes than they asked for, and a
-    training may have fewer batches than planned.
+    Checkpoints are matched by their order, not by votes: a step may count fewer votes than it
+    asked for, and a training may have fewer batches than planned.
     """
     number = checkpoints_of(group).index(votes)
     each: dict[int, list[Mapping[str, Any]]] = {}
@@ -109,13 +109,13 @@ def checkpoint(rows: Sequence[Mapping[str, Any]], group: Group, votes: int) -> l
 
 
 def guards_held(row: Mapping[str, Any], n: int = 4) -> bool:
-    """Whether the first n guards of a row hold; a guard that is missing does not."""
+    """Whether the first n guards of a row hold; a missing guard does not hold."""
     found = [guard["ok"] for guard in row["guards"][:n]]
     return len(found) == n and all(found)
 
 
 def checkpoints_of(group: Group) -> Sequence[int]:
-    """Batch votes at which a group is measured."""
+    """Numbers of batch votes at which a group is measured."""
     if group.at:
         return group.at
     return [round(group.votes * (i + 1) / group.points) for i in range(group.points)]
@@ -171,12 +171,12 @@ def _summarise_best(group: Group, rows: Sequence[Mapping[str, Any]]) -> list[dic
 
 
 def format_verdict(met: bool | None) -> str:
-    """For people; None while cells are missing."""
+    """A verdict in words; None: cells are missing."""
     return "open" if met is None else "met" if met else "missed"
 
 
 def judge_targets(plan: Frontier, rows: Rows) -> list[dict[str, str]]:
-    """Every target of the plan on the seeds that are finished, as a table; last is the verdict."""
+    """A table of the plan's targets on the finished seeds; the last column is the verdict."""
     return [
         {
             "group": f"{group.label} at {target.votes}", "what": what, "asked": asked,
@@ -193,7 +193,7 @@ def judge_targets(plan: Frontier, rows: Rows) -> list[dict[str, str]]:
 def _judge(
     target: Target, found: Sequence[Mapping[str, Any]], of: int
 ) -> Iterator[tuple[str, str, str, bool]]:
-    """Of each figure with a bound: its name, the bound, what is found, whether it holds."""
+    """For each bound of a target: name, bound, value found, whether the bound holds."""
     gains, kls = [row["gain"] for row in found], [row["kl"] for row in found]
     if target.gain is not None:
         mean = float(np.mean(gains))
@@ -219,10 +219,10 @@ def _judge(
 
 
 def judge_comparisons(plan: Frontier, rows: Rows) -> list[dict[str, Any]]:
-    """The plan's comparisons over the seeds that both groups have finished, paired.
+    """The plan's comparisons, paired over the seeds that both groups have finished.
 
-    A run that never reaches the KL of a comparison has no gain there: its seed is left out, and
-    ``seeds`` is less than ``of``.
+    A seed whose run never reaches the KL of a comparison is left out, so ``seeds`` may be less
+    than ``of``.
     """
     lines = []
     for asked in plan.comparisons:
@@ -254,7 +254,7 @@ def judge_comparisons(plan: Frontier, rows: Rows) -> list[dict[str, Any]]:
 def _values(
     plan: Frontier, rows: Rows, label: str, asked: Comparison, votes: int | None
 ) -> dict[int, float]:
-    """The gain of each seed at these votes, or at the comparison's KL."""
+    """The gain by seed, at ``votes`` or, if None, at the comparison's KL."""
     group = plan.group(label)
     if votes is not None:
         return {row["seed"]: row["gain"] for row in checkpoint(rows[label], group, votes)}
@@ -268,9 +268,9 @@ def _values(
 
 
 def gain_at_kl(rows: Sequence[Mapping[str, Any]], kl: float) -> float | None:
-    """A run's gain where its KL first reaches a value; None where it never does.
+    """A run's gain where its KL first reaches a value; None if it never does.
 
-    The gain is interpolated linearly between checkpoints, from (0 nats, gain 0) on.
+    The gain is interpolated linearly between checkpoints, beginning at (0 nats, gain 0).
 
     >>> rows = [{"share": 0.5, "kl": 2.0, "gain": 0.2}, {"share": 1.0, "kl": 4.0, "gain": 0.3}]
     >>> gain_at_kl(rows, 1.0), gain_at_kl(rows, 3.0), gain_at_kl(rows, 5.0)

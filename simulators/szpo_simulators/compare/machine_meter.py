@@ -1,7 +1,7 @@
-"""Count what a cell costs the machine: tokens, seconds, memory, with no set-up from a cache.
+"""Counts what a cell costs the machine: tokens, seconds and memory, without a cached set-up.
 
-A cell has a process of its own, so all that happens in it is counted. Measuring is not part of
-a method's cost: `MachineMeter.aside` stops the clock, the token count and the peak of memory.
+A cell has its own process, so everything in that process is counted. Measuring is not part of
+a method's cost: `MachineMeter.aside` stops the clocks, the token count and the memory peak.
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ from szpo.policies import subspace_cache
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 PEAK_ONLY = "5"
-"""Written to `CLEAR`, it resets the peak of resident memory to what is resident now."""
+"""Writing this to `CLEAR` resets the peak of resident memory to the current value."""
 
 
 class MachineMeter:
-    """Seconds, processor seconds, peak of resident memory and tokens since it was made."""
+    """Seconds, processor seconds, peak resident memory and tokens since the meter was created."""
 
     def __init__(self) -> None:
         self.tokens = 0
-        """Tokens of answers that the engines made, end tokens not counted."""
+        """Tokens of generated answers while `counting`, without end tokens."""
         self._began = self._now()
         self._apart = (0.0, 0.0)
         self._peak = 0
         self._on = True
         self.exact = _reset_peak()
-        """Whether the system can reset the peak, so that `peak` is of this object's time alone."""
+        """Whether the system can reset the peak, so that `peak` covers only this meter's time."""
 
     @staticmethod
     def _now() -> tuple[float, float]:
         return time.monotonic(), time.process_time()
 
     def seconds(self) -> tuple[float, float]:
-        """Wall and processor seconds, without measuring."""
+        """Wall and processor seconds, without the time in `aside`."""
         now = self._now()
         wall, cpu = (now[i] - self._began[i] - self._apart[i] for i in (0, 1))
         return wall, cpu
 
     def peak(self) -> int:
-        """Largest resident memory in bytes outside of measuring.
+        """Largest resident memory in bytes outside `aside`.
 
-        Where the system cannot reset the peak, that of the whole process.
+        If the system cannot reset the peak, this is the peak of the whole process.
         """
         return max(peak_resident(), self._peak if self.exact else memory.peak_bytes())
 
@@ -73,9 +73,9 @@ class MachineMeter:
 
     @contextmanager
     def counting(self) -> Iterator[None]:
-        """Count every answer of szpo's engines within the block, and use no cached set-up.
+        """Count the tokens of all answers generated in the block, and use no cached set-up.
 
-        A cached set-up would make a run look cheaper the second time it is measured.
+        A cached set-up would make a run look cheaper when it is measured again.
         """
 
         def count(generate: Callable[..., Any], read: Callable[[Any, Any], Any]) -> Any:
@@ -108,7 +108,7 @@ class MachineMeter:
 
 
 def count_answer_tokens(answers: Sequence[Sequence[int]], stop: Sequence[int]) -> int:
-    """Tokens of answers without the end tokens.
+    """Number of tokens in answers, without end tokens.
 
     >>> count_answer_tokens([(5, 6, 1), (7,)], stop=(1,))
     3
@@ -122,7 +122,7 @@ def peak_resident() -> int:
 
 
 def resident() -> int:
-    """Resident memory now, in bytes; its peak where the system does not report it."""
+    """Current resident memory in bytes; its peak if the system does not report it."""
     return _read_status("VmRSS:")
 
 
@@ -136,7 +136,7 @@ def _read_status(name: str) -> int:
 
 
 def _reset_peak() -> bool:
-    """Reset the peak of resident memory; whether the system can."""
+    """Reset the peak of resident memory; returns whether the system can do so."""
     try:
         CLEAR.write_text(PEAK_ONLY)
     except OSError:

@@ -28,18 +28,18 @@ from szpo_simulators.compare.presets import LADDER
 from szpo_simulators.compare.shared_setup import load_config
 
 REWARD_PREFIX: Final = "rm_"
-"""Settings with this prefix are the reward model's."""
+"""Prefix of the settings that belong to the reward model."""
 
 
 def count_questions(spec: Mapping[str, Any]) -> tuple[int, int | None]:
-    """(votes, rows of a vote); rows None: each vote is on a single pair."""
+    """(number of votes, rows per vote); rows None: each vote is on a single pair."""
     if spec["ask"] == "pair":
         return spec["votes"] * spec["D"], None
     return spec["votes"], spec["D"]
 
 
 def make_survey(spec: Mapping[str, Any], rounds: int = 1) -> Survey:
-    """The questions of a cell, in equal rounds."""
+    """The questions of one of a cell's equal rounds."""
     votes, rows = count_questions(spec)
     return Survey(
         shared_setup.load_prompts(spec).train, shared_setup.build_ask(spec), votes // rounds,
@@ -50,7 +50,7 @@ def make_survey(spec: Mapping[str, Any], rounds: int = 1) -> Survey:
 def record_steps(
     checkpoints: Checkpoints, actor: Actor, first: float = 0.0, share: float = 1.0
 ) -> OnStep:
-    """The callback of a training that covers ``share`` of the run from ``first`` on."""
+    """The callback of a training that covers the run from ``first`` to ``first + share``."""
 
     def note(moment: Moment) -> None:
         done = first + share * moment.step / moment.of
@@ -60,13 +60,13 @@ def record_steps(
 
 
 def cost_to_json(cost: Any) -> dict[str, float]:
-    """Votes, answers read and tokens."""
+    """Votes, answers read and tokens of a cost."""
     return {"votes": cost.votes, "answers_read": cost.answers_read,
             "tokens": cost.tokens_generated}  # fmt: skip
 
 
 def make_offline(train: Callable[..., Any], name: str) -> Callable[..., dict[str, Any]]:
-    """A method that asks once, about the base model's answers, and then trains on the pairs."""
+    """A method that asks once about the base model's answers, then trains on the pairs."""
 
     def run(spec: Mapping[str, Any], checkpoints: Checkpoints) -> dict[str, Any]:
         how = registry.recipe(name, spec["settings"])
@@ -84,7 +84,7 @@ def make_offline(train: Callable[..., Any], name: str) -> Callable[..., dict[str
 
 
 def run_iterative_dpo(spec: Mapping[str, Any], checkpoints: Checkpoints) -> dict[str, Any]:
-    """Rounds of DPO: each asks about the current policy's answers and trains from there on."""
+    """Rounds of DPO: each asks about the current policy's answers and trains it further."""
     how = registry.recipe("iterative-dpo", spec["settings"])
     actor = shared_setup.load_actor(spec)
     votes, rows = count_questions(spec)
@@ -98,10 +98,10 @@ def run_iterative_dpo(spec: Mapping[str, Any], checkpoints: Checkpoints) -> dict
 
 
 def make_with_reward_model(train: Callable[..., Any], name: str) -> Callable[..., dict[str, Any]]:
-    """A method that fits a reward model to votes and maximises it: once, or in ``rounds``.
+    """A method that fits a reward model to votes and maximises it, once or in several rounds.
 
     Each round asks about the current policy's answers, fits a new reward model to all votes so far
-    and trains the policy further.
+    and trains the policy further. The setting ``rounds`` is their number.
     """
 
     def run(spec: Mapping[str, Any], checkpoints: Checkpoints) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def make_with_reward_model(train: Callable[..., Any], name: str) -> Callable[...
             recent = found.pairs or pairs  # a round may bring nothing but ties
             if i == 0:
                 checkpoints.record_start(cost_to_json(meter.cost()))
-            # Derived, as seed + 1 would give a round the draws of the next seed's run.
+            # Derived: with seed + 1, round 1 would share its draws with the next seed's round 0.
             own_seed = as_seed(seeds.derive(seed, "compare round", step=i))
             learned, _ = reward_model.train(
                 actor.loaded, Preferences(pairs, ties), of_rewards, seed=own_seed, meter=meter
@@ -146,7 +146,7 @@ Runner: TypeAlias = Callable[[Spec, Checkpoints], dict[str, Any]]
 
 
 def run_szpo(spec: Spec, checkpoints: Checkpoints) -> dict[str, Any]:
-    """A whole run of szpo: set-up, votes through the ledger, updates."""
+    """Do a complete run of szpo: set-up, votes through the ledger, updates."""
     D = spec["D"] if spec["ask"] == "batch" else 1
     votes = spec["votes"] * spec["D"] // D
     own = [
@@ -181,9 +181,9 @@ def run_szpo(spec: Spec, checkpoints: Checkpoints) -> dict[str, Any]:
 
 
 def run(spec: Spec, checkpoints: Checkpoints) -> tuple[str | None, dict[str, Any]]:
-    """Run a cell's method: why it could not go on, or None, and what it adds to the record.
+    """Run a cell's method; returns why it stopped early, or None, and its fields for the record.
 
-    That a method diverged, or had nothing to learn from, is a result.
+    A method that diverged or had nothing to learn from is a result, not an error.
     """
     with checkpoints.machine.counting():
         try:

@@ -1,7 +1,7 @@
-"""Presets of a comparison: methods, ways of asking, settings and the trials that chose them.
+"""Presets of a comparison: methods, ways of asking, settings, and the trials they come from.
 
-Settings were chosen on the tiny model with seeds that nothing else uses, at most four per method
-(`szpo compare --preset tiny --tune` runs them again).
+Settings were chosen from at most four trials per method, on the tiny model with separate seeds.
+`szpo compare --preset tiny --tune` runs these trials again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, TypeAlias
 from szpo.errors import UsageError
 
 Asking: TypeAlias = Literal["batch", "pair"]
-"""One vote on two batches of D answers, or D votes on single pairs for each of those."""
+"""batch: each vote is on two batches of D answers; pair: D votes on single pairs instead."""
 Settings: TypeAlias = Mapping[str, Any]
 
 
@@ -26,12 +26,12 @@ class Method:
     trials: tuple[Settings, ...]
     """At most four; keys are those of the method's recipe, or settings of a run of szpo."""
     chosen: int = 0
-    """The trial that is reported."""
+    """Index of the trial whose settings are reported."""
     asks: tuple[Asking, ...] = ("batch", "pair")
     needs: tuple[str, ...] = ("trl", "datasets")
-    """Modules of an extra."""
+    """Modules that must be installed with an extra."""
     points: int | None = None
-    """Checkpoints of the run, where they are not the preset's."""
+    """Number of checkpoints; None: the preset's."""
 
 
 @dataclass(frozen=True)
@@ -40,50 +40,50 @@ class Preset:
 
     name: str
     run: str
-    """The preset of `szpo run` that has the model."""
+    """The preset of `szpo run` that names the model."""
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
     seconds: Mapping[str, float]
-    """Guessed seconds of a cell by method, until some are finished."""
+    """Expected seconds of a cell by method, used until cells are finished."""
     tuning: tuple[int, ...] = ()
-    """Seeds on which the trials were run; none are reported."""
+    """Seeds of the trials; no result on them is reported."""
     votes: int = 400
-    """Batch votes; the equal-reading run takes D pair votes for each."""
+    """Batch votes; with ``ask`` pair, D pair votes replace each."""
     reward: str = "sentiment"
     panel: str = "bt70"
     D: int = 8
     prompts: int = 64
     samples: int = 8
     points: int | tuple[float, ...] = 10
-    """Checkpoints of a run after its start, at even shares of it or at these."""
+    """Checkpoints after the start: their number, at even shares of the run, or their shares."""
     sets: tuple[str, ...] = ()
     """Changes to the run's preset that hold for every method."""
     common: Mapping[str, Settings] = field(default_factory=dict)
-    """Settings by method that hold for all its trials, such as the size of a batch."""
+    """By method, settings of all its trials, such as the size of a batch."""
     asks: Mapping[str, tuple[Asking, ...]] = field(default_factory=dict)
-    """Ways of asking by method, where not all of its own."""
+    """By method, the ways of asking; missing: all of the method's own."""
     own: Mapping[str, Settings] = field(default_factory=dict)
-    """Settings by method that this model gets instead of the chosen trial's."""
+    """By method, the reported settings on this model; missing: the chosen trial's."""
     trials: Mapping[str, tuple[Settings, ...]] = field(default_factory=dict)
-    """Trials by method on this model, where not the method's own."""
+    """By method, the trials on this model; missing: the method's own."""
 
     def reported_settings(self, method: Method) -> Settings:
-        """The settings at which a method is reported."""
+        """The settings with which a method is reported."""
         return self.own.get(method.name, method.trials[method.chosen])
 
     def trials_of(self, method: Method) -> tuple[Settings, ...]:
-        """At most four settings of a method; the reported ones are among them."""
+        """At most four settings tried for a method, the reported ones among them."""
         return self.trials.get(method.name, method.trials)
 
 
 REWARD_MODEL: Final = {"rm_learning_rate": 0.003, "rm_batch": 64, "rm_epochs": 1.0}
 
 SITES: Final = r".*layers\.(18|19|20|21|22)\.mlp\.down_proj"
-"""Where all methods adapt SmolLM2, in PEFT's words: passes go back no further than there."""
+"""Layers of SmolLM2 that all methods adapt, as a PEFT pattern; backward passes stop at them."""
 
 PLAIN: Final = {"pairing": "forward", "law": "gaussian", "directions": 1, "comparisons": 8,
                 "votes": 5, "smoothing": "trim", "warmup": 0}  # fmt: skip
-"""A step as published: θ and θ + μv, v ~ N(0, I), N batches, M evaluators, a trimmed link."""
+"""The published step: θ and θ + μv, v ~ N(0, I), N batches, M evaluators, a trimmed link."""
 ALL_WEIGHTS: Final = {"subspace.kind": "full", "adapter.train": "AB"}
 
 METHODS: Final[Mapping[str, Method]] = {
@@ -157,10 +157,10 @@ METHODS: Final[Mapping[str, Method]] = {
         ),
     )
 }  # fmt: skip
-"""The last shows over-optimisation of a learned reward. It was not tuned, nor were those of known
-and sign; at three times its step known drifted 55 nats from the base in 2,400 votes."""
+"""``rm+ppo-free`` shows over-optimisation of a learned reward. It was not tuned, and neither were
+known and sign; with a three times larger step known moved 55 nats from the base in 2,400 votes."""
 LADDER: Final = ("known", "sign", "known-few", "known-antithetic", "szpo")
-"""From the published algorithm to szpo's own rule, one departure at a time."""
+"""Methods from the published algorithm to szpo's own rule, one change at a time."""
 GRADIENT: Final = tuple(name for name in METHODS if name not in LADDER)
 PRESETS: Final[Mapping[str, Preset]] = {
     preset.name: preset
@@ -215,10 +215,10 @@ PRESETS: Final[Mapping[str, Preset]] = {
 
 
 def find_preset(name: str) -> Preset:
-    """The preset of a name.
+    """The preset with this name.
 
     Raises:
-        UsageError: there is none.
+        UsageError: no preset has it.
     """
     if name not in PRESETS:
         raise UsageError(f'compare: no preset "{name}"; there are: {", ".join(PRESETS)}')
@@ -228,7 +228,7 @@ def find_preset(name: str) -> Preset:
 def select_methods(
     preset: Preset, methods: Sequence[str] = (), asks: Sequence[str] = ()
 ) -> list[tuple[Method, Asking]]:
-    """Each method under each way of asking that the preset, the method and the caller allow.
+    """The (method, ask) pairs that the preset, the method and the caller allow.
 
     Raises:
         UsageError: a method or a way of asking is unknown, or nothing is left.

@@ -1,7 +1,7 @@
-"""What all cells of a comparison share: the base model's answers, the panels, the yardstick.
+"""The shared setup of a comparison's cells: the base model's answers, panels and measurement.
 
-The cell ``base`` runs first and once: it fits β of the panel at D rows and at one and measures the
-model before any vote. The specs of all other cells contain its result.
+The cell ``base`` runs first and once. It fits the panel's β at D rows and at one row, and measures
+the model before any vote. The specs of all other cells contain its name and these β.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ Score: TypeAlias = Callable[[Prompt, Answer], float]
 def load_config(spec: Mapping[str, Any]) -> Config:
     """The run's configuration: every method starts from its model, LoRA sites and prompts.
 
-    Seeds differ in their set-up as well, so that intervals over them cover it. Coordinates are
-    score components where a cell names no others: such cells are measured. A rule that is gone
-    is left out: such a cell is only shown, and what is shown of it asks no rule.
+    Each seed has its own set-up, so that intervals over seeds cover it. Coordinates are score
+    components unless the cell names others, as in finished cells. A removed rule is left out:
+    such a cell is only shown, which needs no rule.
     """
     gone = {f"optimizer.rule={name}" for name in GONE_RULES}
     sets = [f"run.seed={spec['seed']}", f"subspace.setup_seed={spec['seed']}",
@@ -45,11 +45,11 @@ def load_config(spec: Mapping[str, Any]) -> Config:
 
 
 MEASURING = 0
-"""Seed of the held-out random numbers, the same for every cell, so that policies are paired."""
+"""Seed of the held-out random numbers; all cells use it, so that policies are paired."""
 
 
 def load_actor(spec: Mapping[str, Any]) -> Actor:
-    """A cell's model for a gradient method, with a LoRA of its own on the sites SZPO moves."""
+    """A cell's model for a gradient method, with its own LoRA on the sites that szpo moves."""
     config = load_config(spec)
     model = language_model.load_plain(config, say=lambda text: None)
     return Actor(
@@ -58,7 +58,7 @@ def load_actor(spec: Mapping[str, Any]) -> Actor:
 
 
 def load_prompts(spec: Mapping[str, Any]) -> PromptSet:
-    """The prompts of all cells: those to learn from, and those held out."""
+    """The prompts of all cells: training prompts and held-out prompts."""
     found = load_configured(load_config(spec).prompts)
     if not found.heldout:
         raise UsageError("compare: no prompts are held out to measure on; raise prompts.heldout")
@@ -68,7 +68,7 @@ def load_prompts(spec: Mapping[str, Any]) -> PromptSet:
 def draw_base(
     spec: Mapping[str, Any], asked: Sequence[Prompt], samples: int, score: Score
 ) -> tuple[list[list[Answer]], heldout.Measurement]:
-    """Answers of the base that panels are fitted to, and its measurement on prompts held out."""
+    """The base's answers to which panels are fitted, and its measurement on held-out prompts."""
     policy, train = load_actor(spec), load_prompts(spec).train
     drawn = policy.sample(train[:SHARPNESS_PROMPTS], SHARPNESS_SAMPLES, seed=0)
     found = heldout.measure(policy, asked, score, samples=samples, seed=MEASURING, moved=False)
@@ -78,14 +78,14 @@ def draw_base(
 def fit_panels(
     spec: Mapping[str, Any], reward: text_rewards.Reward, drawn: Sequence[Sequence[Answer]]
 ) -> dict[str, panels.Calibration]:
-    """β of the panel for batches of D rows and for single pairs, by the answers of `draw_base`."""
+    """β of the panel for batches of D rows and single pairs, fitted to `draw_base`'s answers."""
     values = text_rewards.matrix(reward, load_prompts(spec).train[:SHARPNESS_PROMPTS], drawn)
     return {name: panels.calibrate(values, rows, 0)
             for name, rows in (("batch", spec["D"]), ("pair", 1))}  # fmt: skip
 
 
 def measure_base(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """β of the panel at D rows and at one, and the held-out measurement before any vote."""
+    """The result of the cell ``base``: the panel's β at D rows and at one, and its measurement."""
     reward, asked = text_rewards.parse(spec["reward"]), load_prompts(spec).heldout
     drawn, found = draw_base(spec, asked[: spec["prompts"]], spec["samples"], reward.score)
     return {
@@ -108,14 +108,14 @@ def build_ask(spec: Mapping[str, Any]) -> JudgesAsk:
 
 
 def alternate_sides(key: bytes, questions: int, judges: int) -> list[tuple[bytes, Letter]]:
-    """The side of plus and a key of its own for each question, sides in turn for each member.
+    """A key and the side of plus for each question; sides alternate for each member.
 
-    So members answer in turn and see plus on either side equally often, as in a run of szpo.
+    Members answer in turn and see plus equally often on each side, as in a run of szpo.
     """
     found: list[tuple[bytes, Letter]] = []
     for n in range(questions):
         lap = n // judges
-        # Of an even number of members, each would else see plus on one side throughout.
+        # Else, with an even number of members, each would always see plus on the same side.
         side: Letter = "B" if (n + lap * (judges % 2 == 0)) % 2 else "A"
         found.append((seeds.derive(0, "asked", k=n, name=key.hex()), side))
     return found

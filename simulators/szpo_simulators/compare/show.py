@@ -33,7 +33,7 @@ AXES: Final[Mapping[str, str]] = {
 }
 MIB: Final = 2**20
 POINTS: Final = 5
-"""Up to this number of seeds each one is drawn as a point."""
+"""Largest number of seeds for which each seed is drawn as a point."""
 
 
 def show_results(study: Study, preset: Preset, records: Records) -> dict[str, Any]:
@@ -120,7 +120,7 @@ SPENT: Final[Mapping[str, Any]] = {
 
 
 def draw_figures(study: Study, preset: Preset, records: Records) -> None:
-    """Gain by votes and answers read; by tokens, seconds and memory; KL and learned rewards."""
+    """Draw gain by votes and answers read, by tokens, seconds and memory, and by KL; proxies."""
     drawn = {key: cells for key, cells in records.items()
              if any(not cell["stopped"] for cell in cells)}  # fmt: skip
     if not drawn:
@@ -160,7 +160,7 @@ def _style(preset: Preset, key: summary.MethodKey) -> dict[str, Any]:
 def _draw_line(
     axes: Any, preset: Preset, key: summary.MethodKey, cells: Sequence[Mapping[str, Any]], by: str
 ) -> None:
-    """The mean run with its interval, or with each seed's end as a point where seeds are few."""
+    """Draw the mean run with its interval or, for few seeds, each seed's end as a point."""
     scale = MIB if by == "peak_bytes" else 1.0
     found = summary.mean_curve(cells, by)
     style = _style(preset, key)
@@ -186,7 +186,7 @@ def _draw_learned(
     cells: Sequence[Mapping[str, Any]],
     value: str,
 ) -> None:
-    """The true or the learned reward along the training of a method with a reward model."""
+    """Draw the true or the learned reward during the training of a method with a reward model."""
     runs = [
         [row for row in cell["course"] if row["proxy"] is not None]
         for cell in cells

@@ -1,4 +1,4 @@
-"""Summarise the records of cells: gains with intervals, costs, differences between methods."""
+"""Summarises the records of cells: gains with intervals, costs, differences between methods."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from szpo_simulators.compare.presets import LADDER
 from szpo_simulators.study import interval
 
 TARGET: Final = 0.15
-"""Gain in true reward for which the votes and answers read are reported."""
+"""Gain in true reward up to which votes and answers read are reported."""
 MethodKey: TypeAlias = tuple[str, str]
 """(method, ask)"""
 Records: TypeAlias = Mapping[MethodKey, Sequence[Mapping[str, Any]]]
@@ -61,7 +61,7 @@ def _summarise_method(
     for name in ("kl", "length", "logprob", "distinct2"):
         row[name] = float(np.mean([last[name] for last in lasts]))
     measured = [last["margin"] for last in lasts if last.get("margin") is not None]
-    if measured and len(measured) == len(lasts):  # recorded cells may be older than the margin
+    if measured and len(measured) == len(lasts):  # older records have no margin
         row["margin"] = float(np.mean(measured))
     row["guards_held"] = sum(all(guard["ok"] for guard in last["guards"]) for last in lasts)
     for by in VOTING_COSTS:
@@ -77,7 +77,7 @@ def _summarise_method(
 
 
 def median_reached(found: Sequence[float | None]) -> float | None:
-    """The upper median; None where half or more did not reach the target.
+    """The upper median; None if half or more did not reach the target.
 
     >>> median_reached([40.0, None, 60.0]), median_reached([40.0, None])
     (60.0, None)
@@ -90,7 +90,7 @@ def median_reached(found: Sequence[float | None]) -> float | None:
 def find_where(
     rows: Sequence[Mapping[str, Any]], name: str, level: float, wanted: str
 ) -> float | None:
-    """A figure of a run where another first reaches a level; None where it never does.
+    """The value of ``wanted`` where ``name`` first reaches ``level``; None if it never does.
 
     Both are interpolated linearly between two checkpoints.
 
@@ -109,10 +109,10 @@ def find_where(
 
 
 def rows_by_cost(cell: Mapping[str, Any], by: str) -> Sequence[Mapping[str, Any]]:
-    """The checkpoints of a cell along a cost.
+    """The checkpoints of a cell for a curve over a cost.
 
-    szpo moves with every few votes. A method that first asks and then trains does not move while
-    it asks, so by votes and answers read its gain is a staircase.
+    szpo updates after every few votes. A method that first asks and then trains does not move
+    while it asks, so over votes and answers read its gain is a staircase.
 
     >>> rows = [{"votes": 40, "gain": 0.1}, {"votes": 80, "gain": 0.3}]
     >>> cell = {"asked": {"method": "dpo"}, "course": rows}
@@ -130,16 +130,16 @@ def rows_by_cost(cell: Mapping[str, Any], by: str) -> Sequence[Mapping[str, Any]
 
 
 def follows_one(cells: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether each run follows one reward model: rewards of two have no common level."""
+    """Whether each run uses one reward model; rewards of different models are not comparable."""
     return all(cell["asked"].get("settings", {}).get("rounds", 1) == 1 for cell in cells)
 
 
 def find_over_optimisation(runs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any] | None:
-    """Changes of the true and the learned reward after the best mean true gain, over runs.
+    """Changes of the true and the learned reward after the checkpoint with the best mean gain.
 
-    Differences from that checkpoint to the end, paired by seed, with 95 % intervals. The
-    checkpoint is selected as the maximum, so a fall is overstated a little. Over-optimisation is
-    ``seen`` where the interval of the true reward lies below 0 and that of the learned one above.
+    These are differences from that checkpoint to the end, paired by seed, with 95 % intervals.
+    Selecting the maximum overstates a fall a little. Over-optimisation is ``seen`` if the interval
+    of the true reward lies below 0 and that of the learned reward above 0.
     """
     trained = [[row for row in run if row["proxy"] is not None] for run in runs]
     if not trained or min(map(len, trained)) < 2 or len(set(map(len, trained))) != 1:
@@ -163,7 +163,7 @@ def find_over_optimisation(runs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[
 def differences(
     rows: Sequence[Mapping[str, Any]], ours: MethodKey = ("szpo", "batch")
 ) -> list[dict[str, Any]]:
-    """Final gain of each other (method, ask) minus ours, over the seeds that both finished."""
+    """Final gain of every other (method, ask) minus ours, over the seeds that both finished."""
     at = {(row["method"], row["ask"]): dict(zip(row["seeds"], row["gains"], strict=True))
           for row in rows}  # fmt: skip
     if ours not in at:
@@ -180,7 +180,7 @@ def differences(
 
 
 def mean_curve(cells: Sequence[Mapping[str, Any]], by: str, value: str = "gain") -> dict[str, Any]:
-    """Mean over finished cells: x, the mean cost at each checkpoint, and rows with intervals."""
+    """Means over cells that did not stop, by checkpoint: cost x, and rows of value intervals."""
     runs = [rows_by_cost(cell, by) for cell in cells if not cell["stopped"]]
     length = min(map(len, runs), default=0)
     return {
