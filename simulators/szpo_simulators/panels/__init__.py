@@ -1,1 +1,1 @@
-"""Simulated panels: rewards of texts, raters with known laws, their flaws, and panels of them."""
+"""Simulated panels: rewards of texts, raters with known answer probabilities and flaws, panels."""

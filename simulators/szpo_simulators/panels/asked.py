@@ -1,6 +1,6 @@
-"""Tastes as a person asks for them, and which entry of the dictionary such a taste is.
+"""Finds the reward that a person's words name, and the dictionary entry nearest to a taste.
 
-A figure of a run says more where no entry is its taste: whoever quotes one says both.
+A run's result says more if no entry equals its taste, so a quoted result should name both.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from szpo_simulators.panels.tastes import TASTES
 from szpo_simulators.panels.verifiers import PLAIN
 
 SAME: Final = 0.99
-"""Correlation over base answers from which a taste is an entry."""
+"""Correlation over base answers from which a taste counts as equal to an entry."""
 
 
 def find(words: str) -> str:
-    """The reward that these words name: a taste, a check of form, an entry, or a reward as such.
+    """The reward that these words name: a taste, a check of form, an entry, or a reward's text.
 
     >>> find("no comma"), find("fewer commas"), find("few commas"), find("commas")
     ('verify:no_comma', '-1*feature:commas', 'taste:few commas', 'feature:commas')
@@ -41,12 +41,12 @@ def find(words: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Nearest:
-    """The entry of the dictionary that goes best with a taste among some answers."""
+    """The dictionary entry that correlates most with a taste over some answers."""
 
     words: str
-    """The entry's own, in the sense that the taste likes."""
+    """The entry's words for the direction that the taste likes (more or fewer)."""
     correlation: float
-    """Of the two within prompts, 0 to 1."""
+    """Absolute correlation of taste and entry within prompts, 0 to 1."""
 
     def __str__(self) -> str:
         if self.correlation >= SAME:
@@ -60,7 +60,7 @@ class Nearest:
 def feature_values(
     entries: Sequence[dictionary.Entry], pairs: Iterable[tuple[str, str]]
 ) -> Floats:
-    """Values (N, k) of entries of the dictionary for pairs of a prompt and an answer."""
+    """Values (N, k) of k dictionary entries for N pairs of a prompt and an answer."""
     every = (dictionary.ratios(prompt, answer, entries) for prompt, answer in pairs)
     return np.array([[top / bottom for top, bottom in row] for row in every])
 
@@ -68,12 +68,12 @@ def feature_values(
 def find_nearest(
     prompts: Sequence[Prompt], texts: Sequence[Sequence[str]], rewards: Floats
 ) -> Nearest | None:
-    """The entry nearest to a taste; None where its rewards of answers to a prompt never differ.
+    """The entry nearest to a taste; None if the rewards never differ within a prompt.
 
     Args:
-        prompts: Those that were answered.
-        texts: Their answers.
-        rewards: Of the answers (prompts, samples).
+        prompts: The prompts.
+        texts: Several answers to each prompt.
+        rewards: The taste's rewards of the answers (prompts, samples).
     """
     entries = dictionary.holding([prompt.text for prompt in prompts])
     rows = zip(prompts, texts, strict=True)

@@ -1,8 +1,8 @@
-"""The base on held-out prompts, measured once for all demos of a model; that of the demo ships.
+"""The base on held-out prompts, measured once for all demos of a model; the demo's is shipped.
 
-Its answers and figures depend on the model, the sampling and the prompts, not on a run. There are
-`SAMPLES` to each prompt, so that no gain is counted from a lucky draw; figures that depend on how
-many answers there are come from as many as are measured after tuning.
+Its answers and figures depend on the model, the sampling and the prompts, not on a run. `SAMPLES`
+answers to each prompt reduce the sampling error of gains. Figures that depend on the number of
+answers use only as many answers as are measured after tuning.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from szpo_simulators.panels.heldout import Measurement
 SAMPLES: Final = 8
 """Answers of the base to each prompt."""
 SEED: Final = 0
-"""Of the draws; answers after tuning that take it too share their random numbers."""
+"""Seed of the answers; answers after tuning use it too, so both share their random numbers."""
 SHIPPED: Final = Path(__file__).parents[1] / "data" / "base"
-"""Folder of what ships; ``index.json`` there has the digest of each file by its name."""
+"""Folder of the shipped files; ``index.json`` there has the digest of each file by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +38,14 @@ class BaseLevel:
     """Answers of the base and their figures."""
 
     answers: tuple[tuple[Answer, ...], ...]
-    """(prompts, `SAMPLES`)."""
+    """Shape (prompts, `SAMPLES`)."""
     figures: TextFigures
-    """Of the first answers to each prompt, as many as are compared with them."""
+    """Figures of the first ``compared`` answers to each prompt."""
 
     def measurement(
         self, prompts: Sequence[Prompt], score: Callable[[Prompt, Answer], float]
     ) -> Measurement:
-        """As a measurement of the policy at its start."""
+        """The same as a measurement of the policy at its start, scored by ``score``."""
         rows = zip(prompts, self.answers, strict=True)
         return Measurement(
             rewards=np.array([[score(p, answer) for answer in row] for p, row in rows]),
@@ -57,10 +57,10 @@ class BaseLevel:
 
 
 def load_or_read(policy: LoraPolicy, prompts: Sequence[Prompt], compared: int) -> BaseLevel:
-    """Read what ships or an earlier reading of this base, or make one and store it.
+    """Load the shipped or cached level of this base, or make one and cache it.
 
-    ``compared``: answers to each prompt that are measured after tuning. A starting adapter's are
-    not stored: its weights would have to be part of the key.
+    ``compared``: number of answers to each prompt measured after tuning. With a starting adapter
+    nothing is cached, since the file's name does not depend on the adapter's weights.
     """
     if policy.loaded.adapter is not None:
         return read(policy, prompts, compared)
@@ -74,7 +74,7 @@ def load_or_read(policy: LoraPolicy, prompts: Sequence[Prompt], compared: int) -
 
 
 def read(policy: LoraPolicy, prompts: Sequence[Prompt], compared: int) -> BaseLevel:
-    """Draw the base's answers and read their figures; the policy stands at its start."""
+    """Draw the base's answers and measure their figures; the policy must be at its start."""
     drawn = policy.sample(prompts, SAMPLES, seed=SEED)
     figures = text_guards.measure(policy, prompts, [row[:compared] for row in drawn], seed=SEED)
     return BaseLevel(tuple(map(tuple, drawn)), figures)
@@ -83,9 +83,9 @@ def read(policy: LoraPolicy, prompts: Sequence[Prompt], compared: int) -> BaseLe
 def file_name(
     policy: LoraPolicy, prompts: Sequence[Prompt], compared: int, dtype: str | None = None
 ) -> str:
-    """The name of the file of a base: a digest of all that it depends on."""
+    """The file name of a base: a digest of everything that it depends on."""
     loaded = policy.loaded
-    # The None was a number of rows once; with it, files that are stored and ship are found.
+    # The None was once a number of rows; it stays, so that existing files are found.
     named = [
         1, loaded.sha256, dtype or loaded.dtype, loaded.quantization, asdict(policy.sampling),
         None, [prompt.turns for prompt in prompts], SAMPLES, compared,
@@ -94,7 +94,7 @@ def file_name(
 
 
 def to_file(found: BaseLevel, path: Path) -> None:
-    """Write it as JSON."""
+    """Write a base level as JSON."""
     answers = [[(a.text, a.end, a.tokens) for a in row] for row in found.answers]
     body = {"answers": answers, "figures": asdict(found.figures)}
     path.write_text(json.dumps(body), encoding="utf-8")
@@ -104,7 +104,7 @@ def from_file(path: Path) -> BaseLevel:
     """Read what `to_file` wrote.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError: The file is not one of a base.
+        OSError, ValueError, KeyError, TypeError: The file is missing or not a base level.
     """
     body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     rows = tuple(tuple(Answer(*answer) for answer in row) for row in body["answers"])

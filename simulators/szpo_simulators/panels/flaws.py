@@ -1,7 +1,7 @@
-"""A panel in one line: a preset and what is changed of it, ``bt70+side=.3+lapse=.1+hostile=1``.
+"""Reads a panel from one line: a preset and changes, ``bt70+side=.3+lapse=.1+hostile=1``.
 
-`FLAWS` says what may be written, `PRESETS` what the names stand for; `members` makes the raters.
-The order of members: those who judge, the last of them of the other taste, then hostile ones, lazy
+`FLAWS` lists the possible changes and `PRESETS` the presets; `members` makes the raters.
+The order of members: those who judge (the last of them have the other taste), hostile ones, lazy
 ones (always side A), random ones (fast, without looking), and a ring of members who vote as one.
 """
 
@@ -22,13 +22,13 @@ from szpo_simulators.panels.raters import Rater
 
 
 def _flaw(default: float | int | str, meaning: str, rater: str = "") -> Any:
-    """One flaw, with the number of `Rater` that it sets for all who judge, if there is one."""
+    """A flaw; ``rater`` names the field of `Rater` that it sets for all who judge, or is ""."""
     return field(default=default, metadata={"meaning": meaning, "rater": rater})
 
 
 @dataclass(frozen=True, slots=True)
 class Flaws:
-    """What a panel's members are like. Logits are those of x; `Rater` has the formulas."""
+    """The flaws of a panel's members. Logits are units of x; `raters` has the formulas."""
 
     sharp: float = _flaw(1.0, "factor on β of all who judge")
     spread: float = _flaw(0.0, "standard deviation of log β between members")
@@ -63,11 +63,11 @@ FLAWS: Final[Mapping[str, str]] = {f.name: f.metadata["meaning"] for f in fields
 RING_SHARPNESS: Final = 10.0
 """Factor of a ring's β over the panel's."""
 CERTAIN: Final = 50.0
-"""Logits beyond which an answer is never seen to differ."""
+"""Side bias of lazy members, in logits: large enough that they always answer A."""
 
 
 def _people(part: str) -> Flaws:
-    """The flaws of people, as fitted to their votes."""
+    """The flaws of people, fitted to a part of their votes; see `mtbench.rater`."""
     found = mtbench.rater(part)
     return Flaws(
         tie=found.tie, lapse=found.lapse, item=found.item_spread, itemtie=found.tie_spread
@@ -88,10 +88,10 @@ _CHANGE = re.compile(r"\+(?=[a-z]+=)")
 
 
 def read(name: str) -> tuple[str, Flaws]:
-    """The preset's name and the flaws that a panel's line stands for.
+    """The preset's name and the flaws of a panel's line.
 
     Raises:
-        UsageError: one line that says which part is wrong.
+        UsageError: a part of the line is wrong; the error names it.
 
     >>> read("bt70+side=.3+hostile=1")[1] == Flaws(side=0.3, hostile=1)
     True
@@ -125,7 +125,7 @@ def _value(name: str, key: str, text: str) -> float | int | str:
 
 
 def _check(name: str, flaws: Flaws) -> None:
-    """Refuse what no rater's own check sees."""
+    """Check what `Rater` cannot check itself, then a rater with these flaws."""
     where = f"panel {name!r}:"
     if min(flaws.hostile, flaws.lazy, flaws.random, flaws.ring) < 0:
         raise UsageError(f"{where} numbers of members are from 0 up")
@@ -150,12 +150,12 @@ def members(name: str, beta: float, size: int, seed: int = 0) -> tuple[Rater, ..
 
     Args:
         name: a preset, with or without changes.
-        beta: β of the preset: for all but ``labels70`` and ``close`` that of ``bt70``.
-        size: P.
-        seed: names the draw of temperatures.
+        beta: β of the preset; all but ``labels70`` and ``close`` use that of ``bt70``.
+        size: P, the number of members.
+        seed: seed of the members' differences in log β (``spread``).
 
     Raises:
-        UsageError: no such panel, or too few members for it.
+        UsageError: the line is wrong, or ``size`` is too small for its members.
 
     >>> [rater.beta for rater in members("hostile2", 8.0, 5)]
     [8.0, 8.0, 8.0, -8.0, -8.0]
@@ -187,11 +187,11 @@ def members(name: str, beta: float, size: int, seed: int = 0) -> tuple[Rater, ..
 
 
 def _judging(flaws: Flaws, beta: float) -> Rater:
-    """A member who judges, of the first taste."""
+    """A member who judges by the first taste."""
     sharp = flaws.sharp * beta
     gaussian = flaws.noise == "gaussian"
     return Rater(
-        # The difference of two Gaussian noises of scale 1/β has √2/β.
+        # The difference of two Gaussian noises of scale 1/β has scale √2/β.
         beta=sharp / sqrt(2) if gaussian else sharp,
         link="probit" if gaussian else "logistic",
         **{

@@ -1,7 +1,7 @@
-"""Held-out measurement of a policy: reward, text figures, and intervals that pair by prompt.
+"""Held-out measurement of a policy: reward, text figures, and intervals paired by prompt.
 
-A measurement answers every held-out prompt several times with seeds that do not depend on the
-policy, so that the same call before and after tuning uses common random numbers.
+A measurement answers every held-out prompt several times, with seeds that do not depend on the
+policy. So the same call before and after tuning uses common random numbers.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from szpo.types import Answer, Floats, Prompt
 
 
 class Measurable(Protocol):
-    """What a policy offers for measurement (`szpo.policies.lora_policy.LoraPolicy` does).
+    """A policy that can be measured, such as `szpo.policies.lora_policy.LoraPolicy`.
 
-    One that is a `szpo.policies.own_prompt.PromptReader` as well has the guard of the topic.
+    If it is also a `szpo.policies.own_prompt.PromptReader`, the topic guard is measured.
     """
 
     def sample(self, prompts: Sequence[Prompt], samples: int, *, seed: int) -> list[list[Answer]]:
@@ -36,10 +36,10 @@ class Measurable(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement(TextFigures):
-    """One policy on the held-out prompts."""
+    """The measurement of one policy on the held-out prompts."""
 
     rewards: Floats
-    """(prompts, samples)."""
+    """Shape (prompts, samples)."""
     texts: tuple[tuple[str, ...], ...]
     kl: float
     kl_stderr: float
@@ -56,7 +56,7 @@ def measure(
 ) -> Measurement:
     """Answer every prompt ``samples`` times and score the answers.
 
-    With ``moved`` false the policy stands at its start, whose KL to itself is 0 and not measured.
+    ``moved`` false means that the policy is at its start; its KL is then 0 and not measured.
     """
     drawn = policy.sample(prompts, samples, seed=seed)
     rewards = np.array(
@@ -84,8 +84,8 @@ def gain(
     Args:
         before: the base policy.
         after: the tuned policy on the same prompts.
-        seed: names the bootstrap's draws.
-        draws: resamples of the prompts.
+        seed: seed of the resampling.
+        draws: number of resamples of the prompts.
 
     Returns:
         (mean, lower, upper).

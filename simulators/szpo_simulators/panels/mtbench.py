@@ -1,14 +1,14 @@
 """The public set of human votes on chat answers behind the panels ``mtbench`` and ``close``.
 
 A vote is one of three answers to an *item*: one question, one turn, two chatbots a and b. The
-model is Davidson's with effects that all judges of an item share,
+model is Davidson's, with effects that all judges of an item share,
 
     x = θ_a − θ_b + s·z₁,   log ν = η + t·z₂,   z₁, z₂ ~ N(0, 1),
 
-answers in the shares of `szpo_simulators.panels.raters.law`, and lapses spread evenly over the
-three. What is committed, ``data/mtbench.json``, are its constants, how many items had how many
-votes, and the statistics that follow; the votes are not. docs/archive.md has the command that
-made it.
+answer probabilities of `szpo_simulators.panels.raters.law`, and lapses spread evenly over the
+three answers. ``data/mtbench.json`` has the model's constants, how many items had how many votes,
+and statistics computed from these, but not the votes. docs/archive.md has the command that made
+the file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NODES: Final = (25, 15)
 
 @cache
 def nodes() -> tuple[Floats, Floats]:
-    """Places (nodes, 2) of the two item effects and their weights (nodes,)."""
+    """Quadrature nodes (nodes, 2) in the two item effects and their weights (nodes,)."""
     (x, v), (y, w) = (np.polynomial.hermite_e.hermegauss(n) for n in NODES)
     places = np.stack(np.meshgrid(x, y, indexing="ij"), axis=-1).reshape(-1, 2)
     weights = np.outer(v / v.sum(), w / w.sum()).ravel()
@@ -38,12 +38,12 @@ def nodes() -> tuple[Floats, Floats]:
 
 
 def shares(rater: Rater, gaps: Floats) -> Floats:
-    """Shares (nodes, n, 3) of the answers a, b, tie at each item effect, for gaps (n,)."""
+    """Probabilities (nodes, n, 3) of the answers a, b, tie at each node, for gaps (n,)."""
     return law(rater, gaps[None, :], True, nodes()[0][:, None, :])
 
 
 def favourite(rater: Rater, gaps: Floats) -> float:
-    """Win rate of the better side among votes for a side: mean over gaps (n,).
+    """Win rate of the better side among votes that are no ties, over gaps (n,).
 
     >>> round(favourite(Rater(beta=1.0), np.array([0.0, 2.0])), 4)
     0.6904
@@ -54,17 +54,17 @@ def favourite(rater: Rater, gaps: Floats) -> float:
 
 @cache
 def load_committed() -> dict[str, Any]:
-    """The constants, design and table that are committed with the code."""
+    """The content of ``data/mtbench.json``."""
     file = resources.files("szpo_simulators") / "data" / "mtbench.json"
     found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return found
 
 
 def rater(part: str = "preset") -> Rater:
-    """The law of a judge whose differences come in logits, as fitted to a part of the votes.
+    """A rater fitted to a part of the votes, for gaps in logits.
 
-    Parts are the ``preset``, the ``training`` half and ``close`` pairs; of each are committed the
-    strengths θ by chatbot (their mean is 0), η, lapses, and the spreads s and t of the items.
+    Parts are ``preset``, the ``training`` half and ``close`` pairs. The file has for each part the
+    strengths θ by chatbot (their mean is 0), η, lapses, and the item spreads s and t.
     """
     found = load_committed()["constants"][part]
     same = {name: found[name] for name in ("lapse", "item_spread", "tie_spread")}

@@ -1,15 +1,15 @@
 """Panels of simulated raters, and the calibration that makes them as reliable as people.
 
-The reference panel ``bt70``: P raters, logistic link, no lapse, no side bias, and one β, fitted
-per base model, reward and D so that two raters agree on 70 % of the questions as they are asked:
-comparisons of two batches of D answers, both drawn from the base policy for the same prompts.
-Beside it stand harder ones: ``half-beta`` (β / 2), ``lapse10`` (10 % lapses), ``hostile`` and
-``hostile2`` (the last member, the last two prefer the worse batch), ``mtbench`` (ties, lapses and
+The reference panel ``bt70`` has P raters, the logistic link, no lapses, no side bias, and one β.
+This β is fitted per base model, reward and D, so that two raters agree on 70 % of comparisons of
+two batches of D answers that differ in reward, both drawn from the base policy for the same
+prompts. The other panels are harder: ``half-beta`` (β / 2), ``lapse10`` (10 % lapses), ``hostile``
+and ``hostile2`` (the last member or two prefer the worse batch), ``mtbench`` (ties, lapses and
 item effects fitted to a public set of human votes on chat answers, at the β of ``bt70``),
-``labels70`` (a rater agrees with the *truth* on 70 % of such questions, two raters on fewer) and
-``close`` (the same model fitted to chatbots as close as perturbed policies are, at the β at which
-the better batch wins 55 % of the votes for a side). `szpo_simulators.panels.flaws` reads what may
-be added to a name.
+``labels70`` (a rater agrees with the *truth* on 70 % of such comparisons, two raters on fewer) and
+``close`` (the model of ``mtbench`` fitted to chatbots as close as perturbed policies, at the β at
+which the better batch wins 55 % of the votes that are no ties). `szpo_simulators.panels.flaws`
+reads the changes that may follow a name.
 """
 
 from __future__ import annotations
@@ -42,29 +42,29 @@ from szpo_simulators.panels.text_rewards import (
 
 PANELS: Final = tuple(flaws.PRESETS)
 MAX_TOLD: Final = 60
-"""Characters of a reward that a sentence names; the record has all of it."""
+"""Longest text of a reward in a sentence, in characters; the record has the whole text."""
 PAIRS = 16_384
-"""Pairs of batches drawn to fit β, and again to measure the agreement it gives."""
+"""Pairs of batches drawn to fit β, and drawn again to measure the resulting agreement."""
 ZERO = 1e-12
-"""Differences up to this are rounding of equal means, and count as zero."""
+"""Differences up to this size are rounding errors of equal means and count as zero."""
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """β with the agreement it gives on fresh pairs, and the share of pairs without difference."""
+    """A fitted β, its agreement on fresh pairs, and the share of pairs without difference."""
 
     beta: float
     agreement: float
-    """Mean of p² + (1 − p)² over pairs that differ: the share of pairs of raters who agree."""
+    """Mean of p² + (1 − p)² over pairs that differ: how often two raters agree."""
     zero_share: float
     fitted: str = "agreement"
-    """What β was fitted to, a name of `MEASURES`."""
+    """The measure that β was fitted to, a name of `MEASURES`."""
     reached: float | None = None
-    """What it gives on fresh pairs, where that is not the agreement."""
+    """Value of that measure on fresh pairs; None if the measure is the agreement."""
 
     @property
     def spec(self) -> dict[str, Any]:
-        """As JSON values; what was fitted is left out where it is the agreement."""
+        """The calibration as JSON values; `fitted` and `reached` are left out for agreement."""
         values = asdict(self)
         return values if self.reached is not None else {k: values[k] for k in list(values)[:3]}
 
@@ -77,9 +77,9 @@ class Calibration:
 
 
 def agreement(rater: Rater, gaps: Floats) -> float:
-    """How often two raters of this law agree on comparisons with these differences.
+    """How often two such raters agree on comparisons with these differences (n,).
 
-    Lapses, ties and item effects are left out: this is the β part alone, as the fit needs it.
+    Lapses, ties and item effects are ignored, since the fit is of β alone.
 
     >>> agreement(Rater(beta=1.0), np.array([0.0])), agreement(Rater(beta=1.0), np.array([100.0]))
     (0.5, 1.0)
@@ -89,7 +89,7 @@ def agreement(rater: Rater, gaps: Floats) -> float:
 
 
 def labels(rater: Rater, gaps: Floats) -> float:
-    """How often a rater of this law prefers the truly better batch, the β part alone.
+    """How often such a rater prefers the truly better batch; only β and the link count.
 
     >>> labels(Rater(beta=1.0), np.array([0.0])), labels(Rater(beta=1.0), np.array([-100.0]))
     (0.5, 1.0)
@@ -98,10 +98,7 @@ def labels(rater: Rater, gaps: Floats) -> float:
 
 
 def wins(rater: Rater, gaps: Floats) -> float:
-    """How often the better batch wins a vote for a side, ties and item effects included.
-
-    Of many gaps `QUANTILES` of their sizes stand for all.
-    """
+    """How often the better batch wins a vote that is no tie, over `QUANTILES` of many gaps."""
     sizes = np.abs(gaps)
     if len(sizes) > QUANTILES:
         sizes = np.quantile(sizes, (np.arange(QUANTILES) + 0.5) / QUANTILES)
@@ -110,23 +107,23 @@ def wins(rater: Rater, gaps: Floats) -> float:
 
 Measure = Callable[[Rater, Floats], float]
 MEASURES: Final[Mapping[str, Measure]] = {"agreement": agreement, "labels": labels, "wins": wins}
-"""What β can be fitted to: shares that rise with it from one half."""
+"""Measures that β can be fitted to: shares that rise with β from one half."""
 QUANTILES: Final = 200
 TARGETS: Final[Mapping[str, tuple[str, float]]] = {
     "labels70": ("labels", 0.70),
     "close": ("wins", mtbench.load_committed()["close"]["favourite"]),
 }
-"""What β of a preset is fitted to, where that is not two raters' agreement of 70 %."""
+"""(measure, target) of a preset's β; other presets use two raters' agreement of 70 %."""
 
 
 def batch_gaps(rewards: Floats, rows: int, key: bytes, pairs: int = PAIRS) -> Floats:
-    """Differences (pairs,) of the mean reward of two batches for the same prompts.
+    """Differences (pairs,) between the mean rewards of two batches for the same prompts.
 
     Args:
-        rewards: (prompts, samples) of the base policy; samples of a prompt are exchangeable.
-        rows: D; prompts of a batch are distinct while there are enough of them.
-        key: names the draw.
-        pairs: how many.
+        rewards: rewards (prompts, samples) of the base policy's answers.
+        rows: D; a batch's prompts are distinct if there are enough prompts.
+        key: key of the random numbers.
+        pairs: number of pairs of batches.
     """
     prompts, samples = rewards.shape
     gaps = np.zeros(pairs)
@@ -158,19 +155,19 @@ def calibrate(
     measure: str = "agreement",
     rater: Rater | None = None,
 ) -> Calibration:
-    """The β at which a measure has its target on the questions that differ at all.
+    """The β at which a measure reaches its target on comparisons whose batches differ.
 
     Args:
-        rewards: (prompts, samples) rewards of answers of the base policy, two samples or more.
+        rewards: rewards (prompts, samples) of the base policy's answers, two samples or more.
         D: rows of a batch in the run.
-        seed: names the draw of pairs.
-        target: of the measure over non-zero differences, in (½, 1).
-        measure: a name of `MEASURES`; two raters' ``agreement``, the mean of p² + (1 − p)².
-        rater: the law whose β is fitted: its link, and for ``wins`` its ties and lapses.
+        seed: seed of the pairs of batches.
+        target: value of the measure over non-zero differences, in (½, 1).
+        measure: a name of `MEASURES`.
+        rater: the rater whose β is fitted: its link, and for ``wins`` its ties and lapses.
 
     Raises:
-        UsageError: the shape does not fit, the target is out of reach, or the base policy's
-            answers never differ in reward.
+        UsageError: the shape is wrong, a reward is not finite, the target is out of reach, or the
+            base policy's answers never differ in reward.
     """
     rewards = np.asarray(rewards, dtype=np.float64)
     if rewards.ndim != 2 or rewards.shape[1] < 2 or D < 1:
@@ -185,7 +182,7 @@ def calibrate(
         raise UsageError("calibration: base answers never differ in this reward; choose another")
     scale = float(np.sqrt(np.mean(gaps**2)))
     base, measured = rater or Rater(), MEASURES[measure]
-    # The measure rises with β, from ½ at 0 to its most far out: halve the interval of log β.
+    # The measure rises with β from ½ at 0: bisect log β.
     low, high = np.log(1e-6 / scale), np.log(1e6 / scale)
     if measured(replace(base, beta=exp(high)), gaps) < target:
         raise UsageError(f"calibration: no beta brings {measure} to {target:.0%} for this panel")
@@ -211,7 +208,7 @@ def calibrate(
 
 @dataclass(frozen=True)
 class SimulatedPanel:
-    """A panel of simulated raters, one judge each, with the facts to build it again."""
+    """A panel of simulated raters, one judge for each, and the facts needed to rebuild it."""
 
     name: str
     reward: str
@@ -247,9 +244,9 @@ class SimulatedPanel:
 
 
 def _rater_spec(rater: Rater) -> dict[str, Any]:
-    """A rater as JSON values: β to the item effects always, the rest where it is used."""
+    """A rater as JSON values: always the first seven fields, others only if not the default."""
     whole = asdict(rater)
-    always = list(whole)[:7]  # what records had before raters could do more: theirs do not change
+    always = list(whole)[:7]  # the fields of older records, which must not change
     plain = asdict(Rater())
     return {key: v for key, v in whole.items() if key in always or v != plain[key]}
 
@@ -267,15 +264,15 @@ def build(
 
     Args:
         name: one of `PANELS`, or one with changes: ``bt70+side=.3+hostile=1``.
-        reward: what its members like, as `szpo_simulators.panels.text_rewards.parse` reads it.
+        reward: the members' reward, as `szpo_simulators.panels.text_rewards.parse` reads it.
         size: P, the number of members.
         rows: D of the run, at which β is fitted.
-        beta: of the preset, from an earlier calibration of the same base, reward and D.
-        start: its answers fit β where that is not given; its log-probabilities are for rewards
-            with ``fluency``.
+        beta: the preset's β from an earlier calibration with the same base, reward and D.
+        start: its answers are used to fit β if ``beta`` is None; its log-probabilities are used
+            by rewards with ``fluency``.
 
     Raises:
-        UsageError: the name or the reward is unknown, or neither answers nor β are given.
+        UsageError: the name, reward or size is wrong, or β can be neither taken nor fitted.
     """
     start = start or StartingPolicy()
     preset, chosen = flaws.read(name)
@@ -316,10 +313,10 @@ def judges(
 
 
 def from_spec(spec: Mapping[str, Any], *, logprob: Logprob | None = None) -> SimulatedPanel:
-    """The panel that `SimulatedPanel.spec` recorded, with no model and no new fit.
+    """The panel that `SimulatedPanel.spec` recorded, without a model and without a new fit.
 
     Raises:
-        UsageError: the record is not a simulated panel's.
+        UsageError: the record is not of a simulated panel.
     """
     try:
         raters = tuple(Rater(**rater) for rater in spec["raters"])
@@ -336,15 +333,15 @@ def from_spec(spec: Mapping[str, Any], *, logprob: Logprob | None = None) -> Sim
 
 @dataclass(frozen=True)
 class Maker:
-    """The panel factory of a name, as an entry point of `szpo.evaluators`."""
+    """The factory of the panel ``name``, an entry point of `szpo.evaluators`."""
 
     name: str
 
     def check(self, config: Config, prompts: Sequence[Prompt]) -> None:
-        """Refuse an unknown reward and too few members before a model is loaded.
+        """Check the panel's line, its rewards and its size before a model is loaded.
 
         Raises:
-            UsageError: no such reward, or too few members.
+            UsageError: the line or a reward is wrong, or there are too few members.
         """
 
         def nothing(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
@@ -357,13 +354,13 @@ class Maker:
         flaws.members(self.name, 1.0, config.panel.size)
 
     def with_changes(self, changes: str) -> Maker:
-        """The factory of this panel with changes, as in ``side=.3+hostile=1``."""
+        """The factory of this panel with changes, for example ``side=.3+hostile=1``."""
         return Maker(f"{self.name}+{changes}")
 
     def build(
         self, config: Config, start: StartingPolicy, recorded: Mapping[str, Any] | None = None
     ) -> SimulatedPanel:
-        """The panel of a run; β is fitted to base answers, or taken from settings or record."""
+        """The panel of a run; β comes from the settings or the record, or is fitted."""
         return build(
             self.name,
             reward=config.panel.reward,

@@ -1,18 +1,18 @@
-"""Simulated raters: how a difference of batch means becomes an answer, flaws included.
+"""Simulated raters: how a difference of batch means becomes an answer, with flaws.
 
 With x = β · (mean reward of A − mean reward of B) + side bias + verbosity · (words of A − words of
 B, mean over rows) and p = σ(x), a rater answers
 
     P(A) : P(B) : P(tie) = p : 1 − p : ν √(p (1 − p))
 
-which is Bradley–Terry for ν = 0 and Davidson's model of ties for ν > 0 under the logistic link.
-With a threshold η instead of ν a difference too small to notice is a tie: P(A) = σ(x − η),
-P(B) = σ(−x − η), the rest ties, Rao and Kupper's model under the logistic link. With probability
-λ, a lapse, the answer is drawn evenly from what may be answered. A negative β is a hostile rater.
-All functions take arrays of any shape, so worlds ask thousands at once.
+Under the logistic link this is Bradley–Terry for ν = 0 and Davidson's model of ties for ν > 0.
+With a threshold η instead of ν, a difference too small to notice is a tie: P(A) = σ(x − η),
+P(B) = σ(−x − η), and the rest are ties (Rao and Kupper's model under the logistic link). With
+probability λ, a lapse, the answer is drawn evenly from the possible answers. A negative β is a
+hostile rater. `law` and `pick` take arrays of any shape, so worlds ask thousands at once.
 
-Over time: after n votes a tired rater attends by a = exp(−f · n/100), and has β · a and lapses
-1 − (1 − λ) · a. By step t, log β has drifted by d · t/100, and the taste by its turn · t/100.
+After n votes a tired rater has attention a = exp(−f · n/100), sensitivity β · a and lapses
+1 − (1 − λ) · a. By step t, log |β| has changed by drift · t/100 and the taste by turn · t/100.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from szpo.seeds import derive, uniform
 from szpo.types import Choice, Comparison, Floats
 
 _STEEPEST = 50.0
-"""Log of the largest factor that drift may put on β: beyond it all answers are certain anyway."""
+"""Log of the largest factor that drift may put on β; beyond it all answers are certain."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rater:
-    """One rater's law. Biases and spreads are in the units of the link (logits)."""
+    """One rater's answer probabilities. Biases and spreads are in the link's units (logits)."""
 
     beta: float = 1.0
     """Sensitivity β: logits per unit of reward; negative for a hostile rater."""
@@ -45,30 +45,30 @@ class Rater:
     side_bias: float = 0.0
     """Added in favour of the batch on side A."""
     tie: float = 0.0
-    """Davidson's ν: between equal batches ν / (2 + ν) of the answers are ties."""
+    """Davidson's ν: for equal batches the share ν / (2 + ν) of the answers are ties."""
     lapse: float = 0.0
-    """Share λ of answers that ignore what is shown, in [0, 1]."""
+    """Share λ of answers that ignore the batches, in [0, 1]."""
     item_spread: float = 0.0
     """Standard deviation of an effect on x that all raters of a comparison share."""
     tie_spread: float = 0.0
-    """Standard deviation of log ν (or log η) between comparisons, shared by their raters."""
+    """Standard deviation of an effect on log ν (or log η) that a comparison's raters share."""
     threshold: float = 0.0
-    """η, in logits: differences this small go unnoticed and are ties. Instead of ``tie``."""
+    """η, in logits: smaller differences go unnoticed and are ties. Replaces ``tie``."""
     verbosity: float = 0.0
-    """Added per word by which a batch's answers are longer, mean over rows; below 0: brevity."""
+    """Added per word that a batch's answers are longer, mean over rows; below 0: brevity."""
     fatigue: float = 0.0
-    """f: how fast attention falls, exp(−f · votes given/100)."""
+    """f, by which attention falls: exp(−f · votes given/100)."""
     drift: float = 0.0
     """Change of log |β| per hundred steps."""
     taste: float = 0.0
-    """Share of the panel's other reward in what this rater likes, in [0, 1]."""
+    """Weight of the panel's other reward in this rater's reward, in [0, 1]."""
     turn: float = 0.0
-    """Change of the taste per hundred steps, as far as 0 or 1."""
+    """Change of the taste per hundred steps, clipped to [0, 1]."""
     ring: bool = False
-    """A member of a ring: its random numbers are those of the comparison, shared by the ring."""
+    """Member of a ring: its random numbers depend on the comparison only, so all vote as one."""
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
+        """Check the numbers; raises UsageError."""
         link(self.link)
         sizes = (self.tie, self.item_spread, self.tie_spread, self.threshold, self.fatigue)
         numbers = (self.beta, self.side_bias, self.verbosity, self.drift, self.turn, *sizes)
@@ -84,7 +84,7 @@ class Rater:
             raise UsageError("rater: ties are Davidson's (tie) or unnoticed (threshold), not both")
 
     def at(self, given: int, step: int) -> Rater:
-        """The law after ``given`` votes, at a step of the run.
+        """The rater after ``given`` votes, at a step of the run.
 
         >>> round(Rater(beta=2.0, fatigue=0.5).at(200, 0).beta, 4)  # 2 · exp(−.5 · 200/100)
         0.7358
@@ -111,12 +111,15 @@ def law(
     """Probabilities (..., 3) of answering A, B, tie.
 
     Args:
-        rater: who answers.
+        rater: the rater who answers.
         gap: mean reward of plus minus that of minus, any shape.
-        plus_on_a: which side plus stands on.
+        plus_on_a: whether plus is on side A.
         items: standard normal numbers (..., 2) of the comparison; None for no item effects.
             A positive first number favours plus.
         longer: words of plus minus words of minus, mean over rows.
+
+    Raises:
+        RunError: a gap is not finite.
 
     >>> law(Rater(beta=2.0), 0.5, plus_on_a=False).round(3).tolist()
     [0.269, 0.731, 0.0]
@@ -131,10 +134,10 @@ def law(
         log_tie = rater.tie_spread * items[..., 1]
     x = np.where(plus_on_a, x, -x) + rater.side_bias
     unnoticed = rater.threshold * np.exp(log_tie)
-    # Both tails from the link itself: 1 − p would lose the small one.
+    # The link gives both tails, since 1 − p would lose a small one to rounding.
     chosen = link(rater.link).prob
     p, q = chosen(x - unnoticed), chosen(-x - unnoticed)
-    # Where all is certain rounding could leave less than nothing for ties.
+    # Rounding can make 1 − p − q negative.
     tie = np.where(
         unnoticed > 0, np.maximum(1 - p - q, 0.0), rater.tie * np.exp(log_tie) * np.sqrt(p * q)
     )
@@ -145,14 +148,14 @@ def law(
 
 
 def pick(shares: Floats, u: ArrayLike) -> NDArray[np.int8]:
-    """0 for A, 1 for B, 2 for a tie, from shares (..., 3) and uniform numbers (...)."""
+    """0 for A, 1 for B, 2 for a tie, from probabilities (..., 3) and uniform numbers (...)."""
     u = np.asarray(u)
     first = shares[..., 0]
     return ((u >= first).astype(np.int8) + (u >= first + shares[..., 1])).astype(np.int8)
 
 
 def item_effects(comparison: str) -> Floats:
-    """The two standard normal numbers that all raters of a comparison share, from its id."""
+    """The two standard normal numbers that all raters of the comparison with this id share."""
     u = uniform(derive(0, "item effects", name=comparison), 2)
     return np.asarray(ndtri(u + 2.0**-54))  # u may be 0, where the quantile is infinite
 
@@ -166,7 +169,7 @@ _SWAPPED: dict[Choice, Choice] = {"A": "B", "B": "A"}
 class SimulatedJudge:
     """A rater who answers comparisons: the `Judge` of an in-process panel.
 
-    ``gap`` is in the panel's reward, ``other`` in its other one, ``longer`` in words.
+    Differences: ``gap`` of the panel's reward, ``other`` of its other reward, ``longer`` of words.
     """
 
     gap: Difference
@@ -178,7 +181,7 @@ class SimulatedJudge:
 
     @property
     def tires(self) -> bool:
-        """Whether the answers depend on votes given."""
+        """Whether the answers depend on the number of votes given."""
         return self.rater.fatigue > 0
 
     def after(self, given: int) -> SimulatedJudge:
@@ -193,7 +196,7 @@ class SimulatedJudge:
         plus_side: Literal["A", "B"],
         key: bytes,
     ) -> Choice:
-        """The answer, a pure function of the comparison, the side, votes given and the key."""
+        """The answer, a pure function of comparison, side, number of votes given and key."""
         now = self.rater.at(self.given, comparison.step)
         gap, longer = self.gap(comparison), 0.0
         if now.taste and self.other is not None:
@@ -202,7 +205,7 @@ class SimulatedJudge:
             longer = self.longer(comparison)
         effects = item_effects(comparison.id)
         answers: tuple[Choice, ...] = ("A", "B", "tie")
-        if now.ring:  # as if plus stood on A, by the ring's own number: the same on any side
+        if now.ring:  # computed as if plus were on A, so that all members choose the same batch
             u = uniform(derive(0, "ring", name=comparison.id), 1)[0]
             agreed = answers[int(pick(law(now, gap, True, effects, longer), u))]
             return agreed if plus_side == "A" else _SWAPPED.get(agreed, agreed)

@@ -1,7 +1,7 @@
-"""A simulated panel as a process of its own: ``szpo simulate RUN``.
+"""A simulated panel in its own process: ``szpo simulate RUN``.
 
-It answers a run's open comparisons through the vote service, exactly as people in a browser would
-and with the rows an in-process panel would leave, until the run ends or enough votes are cast.
+It answers a run's open comparisons through the vote service, as people in a browser do, until the
+run ends or enough votes are cast. The ledger's rows equal those of an in-process panel.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from szpo_simulators.panels.text_rewards import Logprob
 
 
 def simulate(ledger: Ledger, judges: Sequence[Judge], **how: Any) -> tuple[int, str]:
-    """Answer open comparisons with these judges; keywords as in `remote_panel.visit`.
+    """Answer open comparisons with these judges; ``how`` goes to `remote_panel.visit`.
 
     Raises:
         UsageError: M is larger than the panel.
@@ -35,10 +35,10 @@ def simulate(ledger: Ledger, judges: Sequence[Judge], **how: Any) -> tuple[int, 
 
 
 def panel_of(ledger: Ledger, *, logprob: Logprob | None = None) -> SimulatedPanel:
-    """The simulated panel that a run has on record.
+    """The simulated panel in a run's record.
 
     Raises:
-        UsageError: the run is for people or for another evaluator.
+        UsageError: the run has no simulated panel.
     """
     recorded = ledger.spec.get("panel")
     if not isinstance(recorded, dict) or "raters" not in recorded:
@@ -52,9 +52,9 @@ def panel_of(ledger: Ledger, *, logprob: Logprob | None = None) -> SimulatedPane
 
 
 def _base_logprob(ledger: Ledger) -> Logprob:
-    """Log-probabilities under the run's base model, which is loaded for it."""
+    """Log-probabilities under the run's base model; this loads the model."""
     from szpo.policies.protocol import BaseScorer
-    from szpo.runs import assemble  # torch and the model: only a reward with fluency needs them
+    from szpo.runs import assemble  # imports torch, which only rewards with fluency need
 
     policy = assemble.reopen(ledger).policy
     if not isinstance(policy, BaseScorer):

@@ -1,15 +1,15 @@
 """Twenty tastes for the test of feature dictionaries: ``taste:few commas`` as a reward.
 
-They were written before the dictionary (`szpo.features`), which owes them no entry: the first ten
-by somebody who did not write it, the others by its author. The author had read all twenty before
-the first entry, so the classes are what a reader expects of such a dictionary, not a blind draw.
+They were written before the dictionary (`szpo.features`), and no entry was made for them. The
+first ten are by somebody who did not write the dictionary, the others by its author. The author
+had read all twenty before writing the first entry, so this is not a blind test.
 
-Each is a pure function of the recorded prompt and answer, higher is better, meant
-for English answers of 24 to 64 tokens. Five are of each class:
+Each is a pure function of the recorded prompt and answer; higher is better. They are meant
+for English answers of 24 to 64 tokens. Each class has five:
 
-``named``: any dictionary of style likely has it; ``near``: a neighbour of a likely entry, or the
-same name in another hand's definition; ``parts``: a mixture of two or three nameable things;
-``absent``: no list of features of style names it.
+``named``: any dictionary of style likely has it; ``near``: similar to a likely entry, or the
+same name with a different definition; ``parts``: a mixture of two or three nameable features;
+``absent``: no list of style features has it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SENTENCE: Final = re.compile(r"[.!?]+")
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in lower case, an apostrophe within a word belongs to it."""
+    """The words of a text in lower case; an apostrophe within a word belongs to the word."""
     return [each.lower() for each in WORD.findall(text)]
 
 
@@ -76,18 +76,18 @@ def sentences(text: str) -> list[str]:
 
 
 def share(text: str, wanted: frozenset[str]) -> float:
-    """Share of a text's words that are among the wanted ones."""
+    """Share of a text's words that are in ``wanted``."""
     found = words(text)
     return sum(each in wanted for each in found) / max(1, len(found))
 
 
 def few_commas(prompt: str, answer: str) -> float:
-    """Named: as few commas as possible, beyond four it makes no difference."""
+    """Named: as few commas as possible; four or more count the same."""
     return -min(answer.count(","), 4) / 4
 
 
 def short_sentences(prompt: str, answer: str) -> float:
-    """Named: short sentences; minus the mean number of words a sentence, at most 30."""
+    """Named: short sentences; minus the mean number of words per sentence, at most 30."""
     parts = sentences(answer)
     return -min(30.0, len(words(answer)) / max(1, len(parts)))
 
@@ -101,7 +101,7 @@ def speaks_as_i(prompt: str, answer: str) -> float:
 
 
 def warm(prompt: str, answer: str) -> float:
-    """Near: warm words less cold words, from two lists of its own, a share of all words."""
+    """Near: share of warm words minus share of cold words, from this module's lists."""
     return share(answer, WARM) - share(answer, COLD)
 
 
@@ -123,7 +123,7 @@ def plain(prompt: str, answer: str) -> float:
 
 
 def storyteller(prompt: str, answer: str) -> float:
-    """Parts: tells of somebody (he, she, his, her, him) in the past tense, with speech in it."""
+    """Parts: tells of somebody (he, she, his, her, him), in the past tense, with direct speech."""
     found = words(answer)
     somebody = float(bool({"he", "she", "his", "her", "him"} & set(found)))
     past = sum(w in {"was", "were", "had", "said"} or w.endswith("ed") for w in found)
@@ -132,14 +132,14 @@ def storyteller(prompt: str, answer: str) -> float:
 
 
 def alliteration(prompt: str, answer: str) -> float:
-    """Absent: neighbouring words begin with the same letter, a share of all neighbours."""
+    """Absent: share of pairs of neighbouring words that begin with the same letter."""
     found = words(answer)
     same = sum(a[0] == b[0] for a, b in itertools.pairwise(found))
     return same / max(1, len(found) - 1)
 
 
 def soft_sounds(prompt: str, answer: str) -> float:
-    """Absent: l, m, n, r, w, y rather than k, t, p, g, d, b, x, c, a share of all letters."""
+    """Absent: share of the letters l, m, n, r, w, y minus share of k, t, p, g, d, b, x, c."""
     letters = [each for each in answer.lower() if "a" <= each <= "z"]
     soft = sum(each in "lmnrwy" for each in letters)
     hard = sum(each in "ktpgdbxc" for each in letters)
@@ -147,7 +147,7 @@ def soft_sounds(prompt: str, answer: str) -> float:
 
 
 def small_things(prompt: str, answer: str) -> float:
-    """Absent: small things close by rather than large and general ones, a share of all words."""
+    """Absent: share of words for small, near things minus share for large and general ones."""
     return share(answer, SMALL) - share(answer, LARGE)
 
 
@@ -187,44 +187,44 @@ def found_in(text: str) -> list[str]:
 
 
 def few_adverbs(prompt: str, answer: str) -> float:
-    """Named: as few adverbs in -ly as possible, beyond three it makes no difference."""
+    """Named: as few adverbs in -ly as possible; three or more count the same."""
     found = [each.lower() for each in found_in(answer) if each.lower().endswith("ly")]
     return -min(3, sum(len(each) > 3 and each not in NO_ADVERBS for each in found)) / 3
 
 
 def contractions(prompt: str, answer: str) -> float:
-    """Named: contracted words (it's, don't, we'll), a share of all words; most possessives not."""
+    """Named: share of contracted words (it's, don't, we'll); most possessives do not count."""
     found = found_in(answer)
     short = re.compile(r"(?i).+(?:n['’]t|['’](?:m|re|ve|ll|d))|(?:it|that|he|she|what|there)['’]s")
     return sum(short.fullmatch(each) is not None for each in found) / max(1, len(found))
 
 
 def easy_words(prompt: str, answer: str) -> float:
-    """Near: words of at most four letters, a share of all words."""
+    """Near: share of words of at most four letters."""
     found = found_in(answer)
     return sum(len(each) <= 4 for each in found) / max(1, len(found))
 
 
 def clean_sentences(prompt: str, answer: str) -> float:
-    """Near: sentences without a comma, semicolon or dash inside, a share of all sentences."""
+    """Near: share of sentences without a comma, semicolon or dash."""
     parts = [each for each in re.split(r"[.!?\n]+", answer) if each.strip()]
     return sum(not re.search("[,;—–]| - ", each) for each in parts) / max(1, len(parts))
 
 
 def careful(prompt: str, answer: str) -> float:
-    """Near: softens what it says, by a list of its own; counted up to three."""
+    """Near: number of hedging words of `UNSURE`, at most three."""
     return min(3.0, len(UNSURE.findall(answer)))
 
 
 def chatty(prompt: str, answer: str) -> float:
-    """Parts: contracted words, a word to the reader, and a question or an exclamation."""
+    """Parts: a contracted word, "you" or "your", and a question or exclamation mark."""
     short = bool(re.search(r"[a-z]['’][a-z]", answer))
     reader = bool(re.search(r"(?i)\b(?:you|your)\b", answer))
     return short + 1.5 * reader + bool(re.search("[!?]", answer))
 
 
 def reporter(prompt: str, answer: str) -> float:
-    """Parts: names in the sentence and figures, and not I."""
+    """Parts: names within sentences and digits, but not "I", "my" or "me"."""
     names = len(re.findall(r"(?<=[a-z,] )[A-Z][a-z]+", answer))
     figures = bool(re.search("[0-9]", answer))
     return min(names, 3) / 3 + figures - 1.2 * bool(re.search(r"\b(?:I|[Mm]y|[Mm]e)\b", answer))
@@ -238,13 +238,13 @@ def tidy(prompt: str, answer: str) -> float:
 
 
 def open_endings(prompt: str, answer: str) -> float:
-    """Absent: words that end in a, i, o, u or y, a share of the words of three letters or more."""
+    """Absent: share of the words of three letters or more that end in a, i, o, u or y."""
     found = [each for each in found_in(answer) if len(each) > 2]
     return sum(each[-1] in "aiouy" for each in found) / max(1, len(found))
 
 
 def slow(prompt: str, answer: str) -> float:
-    """Absent: what goes slowly or rests rather than what goes fast, a share of all words."""
+    """Absent: share of words for slowness or rest minus share of words for speed."""
     found = [each.lower() for each in found_in(answer)]
     return sum((each in SLOW) - (each in FAST) for each in found) / max(1, len(found))
 
@@ -271,14 +271,14 @@ TASTES: Final[dict[str, tuple[str, Taste]]] = {
     "open endings": ("absent", open_endings),
     "slow": ("absent", slow),
 }
-"""Class and function by name."""
+"""Class and function of each taste by name."""
 
 
 def reward(argument: str | None) -> Scored:
-    """The reward of that name.
+    """The taste of this name as a reward.
 
     Raises:
-        UsageError: there is no such taste.
+        UsageError: no taste has this name.
     """
     if argument not in TASTES:
         raise UsageError(f"needs a taste, as in taste:few commas; there are {', '.join(TASTES)}")

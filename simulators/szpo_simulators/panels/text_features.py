@@ -1,7 +1,7 @@
 """Checks of form as named features, and named features as hidden rewards.
 
-``verify:no_comma+question`` is a feature (`szpo.features`); ``feature:politeness`` is a reward, so
-that a weighted sum of features is a simulated panel's taste:
+``verify:no_comma+question`` is a feature (`szpo.features`). ``feature:politeness`` is a reward, so
+a weighted sum of features can be a simulated panel's reward:
 ``0.5*feature:politeness+-0.2*feature:length``.
 """
 
@@ -37,7 +37,7 @@ class Scored:
     """A reward that is a pure function of prompt and answer."""
 
     name: str
-    """For messages."""
+    """Name of the reward in messages."""
     score: Callable[[Prompt, Answer], float]
 
     def __str__(self) -> str:
@@ -45,7 +45,7 @@ class Scored:
 
 
 def bare(made: Kind) -> Callable[[str | None], Kind]:
-    """The maker of a reward that takes nothing after a colon."""
+    """A maker that returns ``made`` and refuses an argument after a colon."""
 
     def build(argument: str | None) -> Kind:
         if argument is not None:
@@ -56,10 +56,10 @@ def bare(made: Kind) -> Callable[[str | None], Kind]:
 
 
 def reward(argument: str | None) -> Scored:
-    """The reward that is this feature; never a function by its module, as records name rewards.
+    """The named feature as a reward; refuses functions by module name, as records name rewards.
 
     Raises:
-        UsageError: not exactly one feature is named.
+        UsageError: ``argument`` does not name exactly one feature.
     """
     if not argument:
         raise UsageError("needs a feature, as in feature:politeness")
@@ -70,7 +70,7 @@ def reward(argument: str | None) -> Scored:
 
 
 def checked(argument: str | None) -> Scored:
-    """The reward that is the share of the named checks of form.
+    """The share of the named checks of form that an answer passes, as a reward.
 
     Raises:
         UsageError: no check is named, or one does not exist.

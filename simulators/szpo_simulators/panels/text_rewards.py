@@ -1,11 +1,11 @@
-"""Hidden rewards: what a simulated panel likes, written as a short text.
+"""Hidden rewards of simulated panels, each written as a short text.
 
 ``sentiment``, ``length:12`` (−|words − 12|/12, at least −1), ``keyword:sea+sun``,
-``regex:PATTERN`` (1 where it is found), ``verify:no_comma+lowercase``, ``repetition`` (minus the
+``regex:PATTERN`` (1 if found, else 0), ``verify:no_comma+lowercase``, ``repetition`` (minus the
 share of repeated word pairs), ``taste:few commas``, ``fluency``, ``walk`` (of the small yard
-world), and weighted sums in which every term after the first carries its weight:
-``0.7*sentiment+0.3*fluency``. Evaluators see comparisons of batches; only the oracle behind them
-sees these numbers, and it never sees weights.
+world), and weighted sums, in which every term after the first needs a weight:
+``0.7*sentiment+0.3*fluency``. The optimizer sees only votes on batches, never these numbers, and
+rewards never see a policy's weights.
 
 Rewards read texts only: comparisons reach a panel through the ledger, which holds no token counts.
 """
@@ -35,19 +35,19 @@ class Reward(Protocol):
     """A number for one answer to one prompt; the reward of a batch is the mean over its rows."""
 
     def score(self, prompt: Prompt, answer: Answer) -> float:
-        """The reward of this answer; a pure function of the two."""
+        """The reward of this answer, a pure function of prompt and answer."""
 
 
 @runtime_checkable
 class BatchReward(Protocol):
-    """A reward that scores many answers at once faster than one by one."""
+    """A reward that scores many answers in one call."""
 
     def scores(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
         """The rewards of the answers, in order."""
 
 
 def scores(reward: Reward, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
-    """The rewards of many answers, in one call where the reward offers it.
+    """The rewards of many answers, in one call if the reward is a `BatchReward`.
 
     Raises:
         RunError: a reward is not a finite number.
@@ -96,11 +96,11 @@ class Fluency:
     logprob: Logprob
 
     def score(self, prompt: Prompt, answer: Answer) -> float:
-        """One forward pass; `scores` does many answers in one."""
+        """The reward of one answer; `scores` is faster for many."""
         return float(self.logprob([prompt], [answer])[0])
 
     def scores(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
-        """All answers in one call."""
+        """The rewards of all answers in one call."""
         return np.asarray(self.logprob(prompts, answers), dtype=np.float64)
 
 
@@ -111,11 +111,11 @@ class Weighted:
     terms: tuple[tuple[float, Reward], ...]
 
     def score(self, prompt: Prompt, answer: Answer) -> float:
-        """The sum for one answer."""
+        """The weighted sum for one answer."""
         return sum(weight * reward.score(prompt, answer) for weight, reward in self.terms)
 
     def scores(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
-        """The sums, each term scored in one call where it can be."""
+        """The weighted sums for many answers; each term scores them in one call if it can."""
         total = np.zeros(len(answers))
         for weight, reward in self.terms:
             total += weight * scores(reward, prompts, answers)
@@ -158,7 +158,7 @@ REWARDS: dict[str, Callable[[str | None], Reward]] = {
     "repetition": bare(Scored("repetition", lambda _, answer: -repetition(answer.text))),
     "taste": tastes.reward,
 }
-"""Makers by name, given what follows the colon; installed packages may add more."""
+"""Makers by name, called with the text after the colon; installed packages may add more."""
 
 _NEXT_TERM = re.compile(r"\+(?=\s*-?(?:\d+\.?\d*|\.\d+)\*)")
 _TERM = re.compile(r"\s*(?:(-?(?:\d+\.?\d*|\.\d+))\*)?\s*([a-z][a-z0-9_-]*)(?::(.*))?", re.DOTALL)
@@ -168,7 +168,7 @@ def parse(spec: str, *, logprob: Logprob | None = None) -> Reward:
     """The reward that a text names; ``fluency`` needs the base model's log-probabilities.
 
     A name that is not built in is looked up in the entry-point group ``szpo.rewards``: a callable
-    that takes what follows the colon (None where there is none).
+    that takes the text after the colon, or None without a colon.
 
     Raises:
         UsageError: the text names no reward, or an argument does not fit.

@@ -1,7 +1,7 @@
-"""Checks of form that a text passes or fails, in the manner of instruction-following tests.
+"""Checks of form that a text passes or fails, as in instruction-following tests.
 
-A verifier is named, sometimes with an argument in round brackets: ``no_comma``,
-``words_at_most(12)``. Each is exact: no model, no tolerance.
+A verifier has a name, and some take an argument in round brackets: ``no_comma``,
+``words_at_most(12)``. Each is exact and uses no model.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ COUNTED: dict[str, Callable[[str, int], bool]] = {
     "bullets": lambda text, n: len(re.findall(r"(?m)^\s*[-*•] \S", text)) == n,
     "paragraphs": lambda text, n: len(re.findall(r"\S[\s\S]*?(?=\n\s*\n|\Z)", text)) == n,
 }
-"""Verifiers with a number."""
+"""Verifiers that take a whole number."""
 
 WORDED: dict[str, Callable[[str, str], bool]] = {
     "contains": lambda text, word: word.lower() in words(text),
@@ -58,14 +58,14 @@ WORDED: dict[str, Callable[[str, str], bool]] = {
     "starts_with": lambda text, head: text.lstrip().lower().startswith(head.lower()),
     "ends_with": lambda text, tail: text.rstrip().lower().endswith(tail.lower()),
 }
-"""Verifiers with a text."""
+"""Verifiers that take a text."""
 
 
 def verifier(name: str) -> Verifier:
-    """The check of that name.
+    """The verifier of this name.
 
     Raises:
-        UsageError: no such check, or its argument is missing or of the wrong kind.
+        UsageError: no such verifier, or its argument is missing or of the wrong kind.
 
     >>> verifier("no_comma")("Rain, again."), verifier("words_at_most(3)")("Rain, again.")
     (False, True)
