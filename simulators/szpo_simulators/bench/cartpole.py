@@ -26,12 +26,12 @@ from szpo_simulators.worlds.cartpole import HORIZON, NOTEBOOK, CartPole, Network
 from szpo_simulators.worlds.oracle import LinkPanel
 
 EPISODES = 300
-"""Of the notebook's own runs."""
+"""Episodes of each run with the notebook's settings."""
 AFTER = (8, 16, 32, 64, 96, 128, 192, 256)
 """Numbers of episodes at which learning curves are measured."""
 NETS: Mapping[str, Network] = {"linear": Network(), "notebook's net": NOTEBOOK}
 RATES = (0.003, 0.01, 0.03)
-"""Adam's, for the gradient methods."""
+"""Learning rates of Adam that are tried for the gradient methods."""
 WAYS: Mapping[str, tuple[dict[str, Any], tuple[float, ...]]] = {
     "linear": ({"rule": "known", "mu": 2.0}, (1.0, 2.0, 4.0)),
     "notebook's net": ({"rule": "sign", "mu": 0.3}, (0.03, 0.1, 0.3)),
@@ -41,7 +41,7 @@ WAYS: Mapping[str, tuple[dict[str, Any], tuple[float, ...]]] = {
 
 @bench("cartpole")
 def main(study: Study) -> dict[str, Any]:
-    """CartPole: a notebook's REINFORCE and PPO with mistakes and repair, and SZPO beside them."""
+    """CartPole: SZPO against a notebook's REINFORCE and PPO, with its mistakes and repaired."""
     quick = study.quick
     episodes, each = (60, 2) if quick else (EPISODES, 5)
     specs = [
@@ -113,7 +113,7 @@ def main(study: Study) -> dict[str, Any]:
 
 
 def run_notebook(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Lengths of the episodes of one seed by the notebook's net and rate."""
+    """Lengths of one seed's episodes with the notebook's net and learning rate."""
     name, _, form = spec["label"].partition(" ")
     learning = (
         notebook.reinforce(spec["seed"])
@@ -124,7 +124,7 @@ def run_notebook(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_gradient_method(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Value along a gradient method's episodes; scored by its mean over the marks."""
+    """Values of a gradient method at the marks; each seed's score is their mean."""
     net, marks = NETS[spec["net"]], spec["marks"]
     learn = notebook.reinforce if spec["method"] == "REINFORCE" else notebook.ppo
     world, found = CartPole(net), []
@@ -140,7 +140,7 @@ def run_gradient_method(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_szpo(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Value along SZPO's episodes: one vote per step, on two batches of D episodes."""
+    """Values of SZPO at the marks, with one vote per step on two batches of D episodes."""
     net, D = NETS[spec["net"]], spec["D"]
     world = CartPole(net)
     marks = [mark // (2 * D) for mark in spec["marks"]]
@@ -153,7 +153,7 @@ def run_szpo(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _score(curves: Floats) -> dict[str, Any]:
-    """Curves (S, marks) as score per seed and intervals per mark."""
+    """A score for each seed and an interval for each mark, from curves (S, marks)."""
     return {
         "values": curves.mean(1).tolist(),
         "curve": [interval(at) for at in curves.T.tolist()],
@@ -161,7 +161,7 @@ def _score(curves: Floats) -> dict[str, Any]:
 
 
 def _summarise(label: str, of: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The first episode (from 1) of 500 moves of each seed, and what the last 20 come to."""
+    """Each seed's first episode (from 1) of 500 moves, and the mean length of the last 20."""
     runs = [row["lengths"] for row in of]
     firsts = [str(run.index(HORIZON) + 1) if HORIZON in run else "never" for run in runs]
     last = [float(np.mean(run[-20:])) for run in runs]

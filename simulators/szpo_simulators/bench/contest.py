@@ -1,12 +1,12 @@
-"""One cell of a contest between methods: from a method and its settings to exact values.
+"""Runs one cell of a contest between methods: from a method and its settings to exact values.
 
 A spec has plain values: ``method`` (szpo, rm-ppo, rm-plan, dpo, reinforce, ppo, es),
-the world, a budget of votes on batches of ``D`` walks, the panel's ``sharpness``, and its own
-settings. All methods meet the same worlds, the same panel, and seeds of their own by name.
+the world, a budget of votes on batches of ``D`` walks, the panel's ``sharpness``, and the method's
+settings. All methods have the same worlds, panel and root seeds.
 
-Planning on a learned reward with the true transitions is an upper bound for any PPO on it. The
-plan may depend on time and knows the transitions exactly. No method that samples can do better
-on the same reward.
+Planning on a learned reward is an upper bound for any PPO on that reward: the plan may depend on
+time and uses the exact transitions, so no method that samples can do better on the learned
+reward.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from szpo_simulators.worlds.oracle import LinkPanel
 
 WORLDS: Final[Mapping[str, GridWorld]] = {"dense": DENSE, "courier": COURIER}
 BLOCK: Final = 10
-"""Repetitions of a rival worked on together: as many as leave their walks in memory.
+"""Repetitions of a rival that are computed together, few enough for their walks to fit in memory.
 
-The fit of a reward model stops when all of a block have converged, so its last digits, and after
+The fit of a reward model stops when the whole block has converged. So its last digits, and after
 many rounds the walks, depend on this number; nothing else does.
 """
 MARKS: Final = 20
@@ -40,7 +40,7 @@ Settings = dict[str, Any]
 
 
 def combinations(grid: Mapping[str, Sequence[Any]]) -> list[Settings]:
-    """Every combination of a grid, the last name fastest.
+    """Every combination of a grid's values; the last name varies fastest.
 
     >>> combinations({"a": [1, 2], "b": [3, 4]})
     [{'a': 1, 'b': 3}, {'a': 1, 'b': 4}, {'a': 2, 'b': 3}, {'a': 2, 'b': 4}]
@@ -49,7 +49,7 @@ def combinations(grid: Mapping[str, Sequence[Any]]) -> list[Settings]:
 
 
 def work(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Run a cell: ``values`` at the end, ``curve`` of means along ``votes`` and ``answers``."""
+    """Run a cell: final ``values``, and a ``curve`` of means over ``votes`` and ``answers``."""
     plain = {k: v for k, v in spec.items() if k != "seeds"}
     used = spec["seeds"]
     block = len(used) if spec["method"] == "szpo" else BLOCK
@@ -79,7 +79,7 @@ def run(spec: Settings, root_seeds: Sequence[int]) -> Curve:
         return rlhf.train(world, root_seeds, budget, practice, rows=D, panel=panel, **ours)
     if method == "rm-plan":
         return _train_and_plan(world, root_seeds, budget, D, panel, **rest)
-    # References on the true reward, which read ``budget`` walks.
+    # Reference methods, which learn from the true reward of ``budget`` walks.
     each = rest["walkers" if method == "es" else "walks"]
     if method == "ppo":
         theta = np.tile(world.theta0, (len(root_seeds), 1))
@@ -92,7 +92,7 @@ def run(spec: Settings, root_seeds: Sequence[int]) -> Curve:
 
 
 def space_marks(steps: int) -> list[int]:
-    """At most `MARKS` evenly spaced steps, the last at the end."""
+    """At most `MARKS` evenly spaced steps; the last one is ``steps``."""
     return sorted({max(1, round(steps * i / MARKS)) for i in range(1, MARKS + 1)})
 
 
@@ -100,7 +100,7 @@ def _szpo(
     world: GridWorld, root_seeds: Sequence[int], budget: int, D: int, panel: LinkPanel,
     rest: Settings,
 ) -> Curve:  # fmt: skip
-    plain = rest.pop("plain", False)  # as published: nothing normalised, nothing shared
+    plain = rest.pop("plain", False)  # as published: v not normalised, no common random numbers
     law = {"law": Law()} if plain else {}
     how = repetitions.settings_for(world, D=D, **law, **rest)
     steps = budget // (how.K * how.N * how.M)
@@ -124,8 +124,8 @@ def _train_and_plan(
 def value(world: GridWorld, w: Floats) -> Floats:
     """True value (S,) of the plans that are best for rewards w (S, cells) on arrival.
 
-    Backward induction chooses by w; the true reward is carried along. The best of equals is the
-    first move.
+    Backward induction chooses moves by w and computes their true reward as well. Among equally
+    good moves it takes the first.
     """
     runs = len(w)
     believed = np.zeros((runs, world.sets * world.cells))
@@ -134,7 +134,7 @@ def value(world: GridWorld, w: Floats) -> Floats:
     for _ in range(world.horizon):
         hope = _slipping(world, (reward + believed)[:, world.landing])
         fact = _slipping(world, (world.arrival + true)[:, world.landing])
-        # The plan sees the cell and the time, as the reward does: all sets of a cell agree.
+        # Like w, the plan sees only cell and time: it is the same in all sets of a cell.
         best = hope.argmax(-1)[..., None]
         believed = np.take_along_axis(hope, best, -1)[..., 0]
         true = np.take_along_axis(fact, best, -1)[..., 0]
@@ -142,6 +142,6 @@ def value(world: GridWorld, w: Floats) -> Floats:
 
 
 def _slipping(world: GridWorld, after: Floats) -> Floats:
-    """Expectations (S, states, 4) by chosen move, from what each executed move leads to."""
+    """Expected values (S, states, 4) of chosen moves, from those of executed moves."""
     stays = (1 - world.slip) * after
     return np.asarray(stays + world.slip * after.mean(-1, keepdims=True))

@@ -1,4 +1,4 @@
-"""The default model with its coordinates of named features, for benches that read its answers."""
+"""The default model in coordinates with named features, for benches that read its answers."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def prepare(
     """The policy at its start, the features in its coordinates, and the training prompts.
 
     Args:
-        sets: Changes to the settings of the demo.
-        say: Called with a line on what is made.
+        sets: Changes to the demo's settings.
+        say: Called with lines about progress.
 
     Raises:
-        UsageError: Settings chose other coordinates.
+        UsageError: The settings chose coordinates without named features.
     """
     from szpo.policies import language_model
 

@@ -1,6 +1,6 @@
-"""`szpo bench demo`: what a few hundred votes of a simulated panel do to a real language model.
+"""`szpo bench demo`: the held-out gain of a language model from a simulated panel's votes.
 
-Each seed is a whole run through the same parts as ``szpo run``: set-up, votes through the ledger,
+Each seed is a complete run with the same parts as ``szpo run``: set-up, votes through the ledger,
 and a held-out measurement before and after. Finished seeds are stored and not run again.
 """
 
@@ -38,11 +38,11 @@ def measure_run(
     say: Say = print,
     on_step: Callable[[step_report.StepReport], None] | None = None,
 ) -> dict[str, Any]:
-    """Tune from votes as ``config`` says, ledger at ``path``; held-out figures before and after.
+    """Tune from votes by ``config`` with the ledger at ``path``; measure before and after.
 
     Returns:
-        A JSON-able record: seed, reward, gain with its paired bootstrap interval, guards, votes,
-        answers read, KL, three texts before and after, seconds per phase.
+        A record of JSON values: seed, reward, gain with its paired bootstrap interval, guards,
+        votes, answers read, KL, three texts before and after, seconds per phase.
     """
     began = time.monotonic()
     stages: set[str] = set()
@@ -82,7 +82,7 @@ def _measure(
 
     with assemble.create_ledger(parts, path) as ledger:
         outcome = controller.run(replace(driver.prepare(ledger, parts), on_step=note))
-        policy.move_to(replay.fold(ledger))  # a rule may ask elsewhere than it recommends
+        policy.move_to(replay.fold(ledger))  # the recommended point; a rule may ask at another
     tuned = time.monotonic()
     say(f"measuring the tuned model on {len(held)} held-out prompts, {samples} answers to each")
     after = heldout.measure(policy, held, liked.score, samples=samples, seed=base_level.SEED)
@@ -144,7 +144,7 @@ def make_evaluation_rows(
     reward: str,
     gained: tuple[float, float, float],
 ) -> list[dict[str, str]]:
-    """The measurement as rows of the report's table."""
+    """The two measurements as rows of the report's table."""
     mean, low, high = gained
     values: list[tuple[str, float, float, str]] = [
         (f"mean {reward}", before.rewards.mean(), after.rewards.mean(),
@@ -170,13 +170,13 @@ def make_evaluation_rows(
 
 
 def run_seed(study: Study, spec: Spec) -> dict[str, Any]:
-    """Run one seed by its whole configuration; its ledger is in the study's folder."""
+    """Run one seed with the configuration in its spec; its ledger is in the study's folder."""
     path = study.folder / "ledgers" / f"{hash_spec(spec)}.db"
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f"{path.name}*"):  # of one that did not finish
+    for left in path.parent.glob(f"{path.name}*"):  # files of an unfinished run
         left.unlink()
     found = measure_run(Config.model_validate(spec["config"]), path, say=study.console.print)
-    gc.collect()  # a model lies in reference cycles: else one more would stay each time
+    gc.collect()  # models are in reference cycles; without this each seed would leave one
     return found
 
 
@@ -193,7 +193,7 @@ def main(
     for name in reward:
         specs = []
         for seed in seeds:
-            # A set-up of its own for every seed: intervals over seeds cover what a basis is worth.
+            # Each seed has its own set-up, so that intervals over seeds cover the set-up's effect.
             own = [f"run.seed={seed}", f"subspace.setup_seed={seed}", f"panel.reward={name}"]
             config = settings_file.load(preset_name=preset, sets=[*own, *sets])
             specs.append({"reward": name, "config": config.model_dump(mode="json")})
@@ -236,4 +236,4 @@ COLUMNS: Final[Mapping[str, Any]] = {
     "read": "answers_read",
     "minutes": lambda row: f"{row['seconds']['all'] / 60:.1f}",
 }  # fmt: skip
-"""Of the table, one line per seed: gain, interval, guards, cost."""
+"""Columns of the table, which has one line per seed: gain, interval, guards, cost."""

@@ -1,10 +1,10 @@
-"""`szpo bench gridworld`: SZPO beside reward models, DPO and methods that see the true reward.
+"""`szpo bench gridworld`: SZPO against reward models, DPO and methods with the true reward.
 
-Two worlds. On the dense default grid a reward by cell is the truth, so a reward model is well
-specified; the courier's return is no sum over cells or moves. ``--frozen`` runs the second, with
-settings that were frozen before they were run on unused seeds, under three ways to ask with the
-panel bt70 fitted for each: one vote per pair of walks, one per pair of batches of eight walks, and
-eight pair votes for each of those, which is as much to read.
+There are two worlds. On the dense default grid the true reward depends on the cell, so a reward
+model is well specified; the courier's return is not a sum over cells or moves. ``--frozen`` runs
+the courier, with settings that were frozen before they were run on unused seeds, and three ways to
+ask, each with the panel bt70 fitted for it: one vote per pair of walks, one per pair of batches of
+eight walks, and eight pair votes for each batch vote, so that as many walks are read.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ RIVALS: Final = (
     "reward model + PPO, once", "reward model + PPO, again and again", "DPO", "online DPO",
 )  # fmt: skip
 REFERENCE: Final = "reward model of the whole state + PPO"
-"""Its features include whether the bag is full, which the others cannot see; not in the claim."""
+"""Its features include whether the bag is full, which the rivals' lack; not part of the claim."""
 DRAWN: Final = (OURS, *RIVALS, REFERENCE)
 DASHES: Final = ("-", "--", ":")
-"""Of the ways to ask, in the file's order."""
+"""Line styles of the ways to ask, in the file's order."""
 
 
 COLUMNS: Final[Mapping[str, Any]] = {
@@ -53,7 +53,7 @@ COLUMNS: Final[Mapping[str, Any]] = {
 
 
 def run_contest(study: Study, frozen: Path) -> list[dict[str, Any]]:
-    """Run the methods of a frozen file on its seeds, and show them."""
+    """Run the methods of a frozen file on its seeds and show the results."""
     used, tuned = read_frozen(frozen)
     if study.quick:
         used = used[:6]
@@ -67,7 +67,7 @@ def run_contest(study: Study, frozen: Path) -> list[dict[str, Any]]:
 def _run_cells(
     study: Study, label: str, specs: Sequence[Mapping[str, Any]], names: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """The cells' results with the interval over their seeds, and what each is called."""
+    """The cells' results with intervals over their seeds; ``names`` adds fields to each."""
     found = study.cells(label, specs, contest.work)
     return [
         {**row, **interval(row["values"]), **one} for row, one in zip(found, names, strict=True)
@@ -78,7 +78,7 @@ def read_frozen(path: Path) -> tuple[list[int], list[dict[str, Any]]]:
     """The seeds and the methods of a frozen file.
 
     Raises:
-        UsageError: the file is missing, or is no frozen contest.
+        UsageError: the file is missing, or is not a frozen contest.
     """
     try:
         body = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -93,7 +93,7 @@ def read_frozen(path: Path) -> tuple[list[int], list[dict[str, Any]]]:
 
 
 def compare_with_rivals(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """SZPO minus each rival by way of asking: mean difference, 95 % interval, paired by seed."""
+    """SZPO minus each rival, paired by seed, for each way to ask: mean and 95 % interval."""
     found = []
     for way in dict.fromkeys(row["way"] for row in rows):
         here = {row["name"]: np.array(row["values"]) for row in rows if row["way"] == way}
@@ -105,7 +105,7 @@ def compare_with_rivals(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
 
 
 def _show_contest(study: Study, rows: Sequence[Mapping[str, Any]], used: Sequence[int]) -> None:
-    """Table, differences, CSV and figure of the contest."""
+    """Print the contest's table and differences; write CSV and figure."""
     study.table(
         f"courier: value 1.86 at the start; 95 % intervals over seeds {used[0]} to {used[-1]}",
         rows, COLUMNS, "gridworld-claim",
@@ -149,7 +149,7 @@ def _draw_contest(study: Study, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 WAYS: Final = (("pair votes", 4800, 1), ("batch votes", 1200, 4))
-"""Name, votes, D: as many walks to read, one vote on each pair or on each two batches of four."""
+"""(name, votes, D): one vote per pair of walks or per pair of batches of four; equal reading."""
 GRIDS: Final[Mapping[str, tuple[dict[str, Any], dict[str, list[Any]]]]] = {
     "SZPO, known": (
         {"method": "szpo", "rule": "known"}, {"N": [8, 16], "alpha": [0.3, 1.0, 3.0]},
@@ -189,14 +189,14 @@ TRUE: Final[Mapping[str, tuple[dict[str, Any], dict[str, list[Any]]]]] = {
         {"method": "es", "walkers": 32}, {"spread": [0.5, 1.0], "alpha": [0.3, 1.0, 3.0]},
     ),
 }  # fmt: skip
-"""References without votes: they read the true return of each walk."""
+"""Reference methods without votes: they learn from each walk's true return."""
 PUBLISHED: Final[Mapping[str, dict[str, Any]]] = {
     "known, as published": {"rule": "known", "alpha": 0.3, "smoothing": "trim"},
     "sign, as published": {"rule": "sign", "alpha": 0.2},
 }
-"""θ against θ + μv, v ~ N(0, I), N = 8, M = 5, D = 1, and each policy walks by its own numbers."""
+"""θ against θ + μv, v ~ N(0, I), N = 8, M = 5, D = 1, without common random numbers."""
 MODELS: Final = (100, 300, 1000, 4800, 19200)
-"""Votes of the reward models under the planner."""
+"""Numbers of votes to which the planner's reward models are fitted."""
 PLANNER: Final = "reward model + planning"
 LOOKS: Final = {
     "SZPO, known": ("#0072b2", "o"),
@@ -208,7 +208,7 @@ LOOKS: Final = {
     "PPO, true reward": ("#666666", ""),
     "evolution strategies, true return": ("#aaaaaa", ""),
 }
-"""Colour and mark of what is drawn."""
+"""Colour and mark of each method that is drawn."""
 
 
 def main(
@@ -218,15 +218,14 @@ def main(
     frozen: Path | None = None,
     published: bool = False,
 ) -> dict[str, Any]:
-    """SZPO, reward models, DPO and methods with the true reward, on equal votes and equal reading.
+    """SZPO, reward models, DPO and methods with the true reward, at equal votes and equal reading.
 
     Args:
         quick: Small settings, under a minute.
-        folder: Where finished cells, tables and figures go.
-        figures: Where the documents' figures go as well.
-        frozen: A frozen courier contest to run on its own seeds (quick: six of them), instead of
-            all else.
-        published: Run the published steps on the dense grid instead, one-sided, 9,600 votes.
+        folder: Folder of finished cells, tables and figures.
+        figures: Folder to which the figures are copied for the documents.
+        frozen: Run only this frozen courier contest, on its own seeds (quick: six of them).
+        published: Run only the published steps on the dense grid, one-sided, 9,600 votes.
     """
     study = Study("gridworld", folder, quick, figures)
     if published:
@@ -241,12 +240,12 @@ def main(
 
 
 def _run_dense(study: Study) -> list[dict[str, Any]]:
-    """Every method on the dense grid, under both ways of asking, at the best of six settings."""
+    """Run every method on the dense grid with both ways to ask, at its best setting."""
     trials, count, share = (2, 6, 4) if study.quick else (6, 40, 1)
     names, rows, grids = [], list[dict[str, Any]](), []
     for way, votes, D in WAYS:
         for name, (fixed, grid) in {**GRIDS, **(TRUE if D == 1 else {})}.items():
-            # The true-reward methods read as many walks as the voters do.
+            # The reference methods read as many walks as the voters do.
             budget = (2 * votes if name in TRUE else votes) // share
             tried = contest.combinations(grid)
             few = [tried[len(tried) // 4], tried[3 * len(tried) // 4]]
@@ -261,7 +260,7 @@ def _run_dense(study: Study) -> list[dict[str, Any]]:
 
 
 def _run_published(study: Study) -> list[dict[str, Any]]:
-    """The papers' steps on the dense grid, at step sizes that were not searched for."""
+    """Run the papers' steps on the dense grid, with step sizes that were not tuned."""
     specs = [
         {"method": "szpo", "world": "dense", "budget": 2400 if study.quick else 9600,
          "plain": True, "pairing": "forward", "N": 8, "M": 5, **own, "seeds": seed_range(10)}
@@ -277,7 +276,7 @@ def _run_published(study: Study) -> list[dict[str, Any]]:
 
 
 def _run_models(study: Study) -> list[dict[str, Any]]:
-    """Reward model and planner by votes; β of the panel as modelled, and five times as steep."""
+    """Run reward model and planner for several numbers of votes, with β = 1 and β = 5."""
     specs = [
         {"method": "rm-plan", "world": "dense", "budget": votes, "sharpness": beta,
          "ridge": 0.002, "seeds": seed_range(6 if study.quick else 40)}
@@ -295,7 +294,7 @@ def _run_models(study: Study) -> list[dict[str, Any]]:
 def _draw_figure(
     study: Study, dense: Sequence[Mapping[str, Any]], models: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Value by votes and by walks read; batches dashed, references dotted."""
+    """Draw value by votes and by walks read; batches are dashed, reference methods dotted."""
     with study.figure("gridworld", columns=2, height=4.9) as (left, right):
         for axes, budget in ((left, "votes"), (right, "answers")):
             for name in LOOKS:

@@ -1,4 +1,4 @@
-"""`szpo bench judge`: accuracy and habits of a judge, on pairs whose better answer is certain."""
+"""`szpo bench judge`: accuracy and biases of a judge, on pairs whose better answer is known."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ FORMS: Final[tuple[tuple[str, str, Change, Change], ...]] = (
         lambda t: t + " By the chair.",
     ),
 )
-"""Checks with their request in words, and how a text is made to pass and to fail."""
+"""(verifier, request in words, change that passes the verifier, change that fails it)."""
 OTHER_NAMES: Final[dict[str, Labels]] = {
     "letters exchanged": ("B", "A"),
     "numbers": ("1", "2"),
@@ -52,7 +52,7 @@ OTHER_NAMES: Final[dict[str, Labels]] = {
 
 @cache
 def tasks(count: int, seed: int = 0, rows: int = 1) -> tuple[Comparison, ...]:
-    """Comparisons of which the plus side keeps the form asked for and the minus side does not.
+    """Comparisons whose plus side has the requested form and whose minus side does not.
 
     >>> row = tasks(1)[0].rows[0]
     >>> row.prompt.text, row.plus.text
@@ -74,7 +74,7 @@ def tasks(count: int, seed: int = 0, rows: int = 1) -> tuple[Comparison, ...]:
 
 
 def pad(comparison: Comparison) -> Comparison:
-    """The good answer with a padded copy of itself: plus is the longer one."""
+    """The plus answer (as minus) against a padded copy of it (as plus)."""
     rows = tuple(
         Row(r.prompt, Answer(f"{r.plus.text} To say it once more: {r.plus.text}"), r.plus)
         for r in comparison.rows
@@ -83,10 +83,10 @@ def pad(comparison: Comparison) -> Comparison:
 
 
 def figures(opinions: Sequence[Opinion]) -> dict[str, Any]:
-    """Shares as [value, low, high, of], 95 % (Wilson); None where there is no answer."""
+    """Shares as [value, low, high, of] with 95 % Wilson intervals; None if no answer counts."""
     choices = [each.choice for each in opinions]
     details = [each.details for each in opinions]
-    # Answers in both orders, A for plus; a judge without orders counts twice.
+    # Answers in both orders, A for plus; the answer of a judge without orders counts twice.
     orders = [
         (pair[0], pair[1])
         for each in opinions
@@ -109,7 +109,7 @@ def figures(opinions: Sequence[Opinion]) -> dict[str, Any]:
 
 
 def share_of(hits: Sequence[bool]) -> list[float] | None:
-    """A share as [value, low, high, of]."""
+    """A share as [value, low, high, of]; None without values."""
     if not hits:
         return None
     found = share(sum(hits), len(hits))
@@ -117,7 +117,7 @@ def share_of(hits: Sequence[bool]) -> list[float] | None:
 
 
 def ask(judge: Opinionated, comparisons: Sequence[Comparison]) -> list[Opinion]:
-    """Every comparison put to the judge once, plus on side A."""
+    """Ask the judge about each comparison once, with plus on side A."""
     return [
         judge.opinion(
             each, panelist="p", plus_side="A", key=seeds.derive(0, "bench", name=each.id)
@@ -127,7 +127,7 @@ def ask(judge: Opinionated, comparisons: Sequence[Comparison]) -> list[Opinion]:
 
 
 def rename(judge: LanguageJudge, comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """How often a single reply prefers the same answer when the two sets have other names."""
+    """How often single replies prefer the same answer when the two sets get other names."""
     before = ask(judge, comparisons)
     found = {}
     for name, labels in OTHER_NAMES.items():
@@ -146,9 +146,10 @@ def rename(judge: LanguageJudge, comparisons: Sequence[Comparison]) -> dict[str,
 def own_and_other(
     own: Backend, other: Backend, comparisons: Sequence[Comparison]
 ) -> tuple[Comparison, ...]:
-    """Both models' answers to the same requests, plus the judge's own.
+    """Both models' answers to the same requests; plus is the judge's own model.
 
-    Only where both or neither keep the form asked for: by that they are equally good.
+    Only pairs in which both or neither answer has the requested form are kept: these are equally
+    good by that measure.
     """
     prompts = [each.rows[0].prompt for each in comparisons]
     asked = [Question(p, seeds.derive(0, "own", name=p.text)) for p in prompts]
@@ -168,10 +169,10 @@ MODELS: tuple[tuple[str, dict[str, Any], dict[str, int]], ...] = (
     ("SmolLM2, words", {"ask": "verdict", "max_tokens": 48}, {"habits": 0}),
     ("SmolLM2, grades", {"ask": "grades", "max_tokens": 48}, {"habits": 0}),
 )
-"""Judges measured by default; generating text is slow, so habits are measured on the odds."""
+"""(name, settings, sizes) of default judges; habits use odds only, since text is slow."""
 STUBS = ("always-a", "nonsense", "longer", "500")
 QUICK_PAIRS = 6
-"""Comparisons put to a judge in a quick look."""
+"""Comparisons for each judge with ``--quick``."""
 OWN_TOKENS = 32
 SPEAKERS = (Local, Endpoint)
 
@@ -184,17 +185,17 @@ def main(
     quick: bool = False,
     folder: Path = Path("runs/bench-judge"),
 ) -> dict[str, Any]:
-    """Measure a judge: accuracy where truth is known, consistency, and its habits.
+    """Measure a judge: accuracy where the truth is known, consistency and biases.
 
-    Without --sets: SmolLM2 asked in several ways, and stand-ins for endpoints with known faults.
+    Without --sets: SmolLM2 asked in several ways, and stub endpoints with known faults.
 
     Args:
         sets: Settings of the judge to measure, such as judge.kind=endpoint judge.base_url=URL.
-        pairs: Pairs for accuracy, consistency and place.
+        pairs: Pairs for accuracy, consistency and position.
         habits: Pairs for each of names, length and own texts.
-        other: The model whose texts stand against the judge's own.
+        other: The model whose texts are compared with the judge's own.
         quick: Few pairs.
-        folder: Where finished cells and tables go.
+        folder: Folder of finished cells and tables.
     """
     study = Study("judge", folder, quick)
     few = min(QUICK_PAIRS, pairs)
@@ -225,7 +226,7 @@ def main(
 
 
 def work(spec: Spec) -> Mapping[str, Any]:
-    """One part of one judge's examination."""
+    """Do one part of one judge's measurement."""
     if spec["stub"] is None:
         return _examine(_judge(tuple(spec["sets"])), spec)
     with StubEndpoint(spec["stub"]) as stub:
@@ -262,7 +263,7 @@ def _examine(judge: Opinionated, spec: Spec) -> Mapping[str, Any]:
 
 @cache
 def _judge(sets: tuple[str, ...]) -> Opinionated:
-    """The judge of these settings; its failures are counted, not raised."""
+    """The judge with these settings; its failures become skips."""
     config = settings_file.load(sets=["model.dtype=fp32", *sets, "judge.on_error=skip"])
     maker.check(config)
     host = _model(config.judge.model) if config.judge.kind == "local" else None

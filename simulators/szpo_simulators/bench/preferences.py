@@ -1,11 +1,11 @@
-"""`szpo bench preferences`: what few votes of people foretell of votes that were left out.
+"""`szpo bench preferences`: how well fits to few votes of people predict left-out votes.
 
-Each record of a preference file is a vote on two single answers; of those on the same two one is
-drawn, since what no feature names about a text is common to them. Fits of n votes are scored on
-votes about other answers: *sparse* is the rule's own prior over named features,
-*ridge* a Gaussian one over the same, *components* one over the leading score components of the
-default model, *length* the sparse one over the number of words alone. No run of szpo made these
-answers, so that scales are those of the file's own texts; no vote decides them.
+Each record of a preference file is a vote on two single answers. Of several votes on the same two
+answers one is drawn, since effects that no feature covers are common to them. Fits of n votes are
+scored on votes about other answers: *sparse* has the rule's own prior over named features and
+score components, *ridge* a Gaussian prior over named features, *components* a Gaussian prior over
+the default model's leading score components, *length* the sparse prior over the number of words.
+No run of szpo made these answers: features are scaled by their spread in the file, without votes.
 """
 
 from __future__ import annotations
@@ -37,28 +37,28 @@ FITS: Final = ("sparse", "ridge", "components", "length")
 VOTES: Final = (15, 30, 60, 120, 240)
 LENGTH: Final = "length"
 SPLITS, LEFT_OUT = 40, 300
-"""Splits into answers whose votes are fitted and others, and votes about the others."""
+"""Number of random splits, and left-out votes of each; all others may be fitted."""
 TOKENS: Final = 96
-"""Of an answer whose scores are taken; what stands behind is left out."""
+"""Tokens of an answer from which scores are computed; later tokens are ignored."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judged:
-    """Votes: each preferred the first of two answers."""
+    """V votes as feature differences; each vote preferred the first of two answers."""
 
     named: Floats
-    """(V, k): features of the preferred answer less those of the other, in spreads."""
+    """(V, k): features of the preferred answer minus those of the other, in spreads."""
     components: Floats | None
-    """(V, c): the same of score components; None without a model."""
+    """(V, c): the same for score components; None without a model."""
     groups: Ints
-    """(k + c,): of the features, −1 for each component."""
+    """(k + c,): group of each feature, −1 for each component."""
     length: int
-    """Which feature counts words."""
+    """Index of the feature that counts words."""
     item: Ints
-    """(V,): votes about the same two answers have the same number."""
+    """(V,): index of the pair of answers; equal for votes about the same two answers."""
 
     def columns(self, fit: str) -> Floats:
-        """Regressors (V, p) of a fit."""
+        """Regressors (V, p) of the fit of this name."""
         if fit == "length":
             return self.named[:, [self.length]]
         if fit == "ridge" or self.components is None:
@@ -78,11 +78,11 @@ def main(
     """Score fits of few recorded votes on votes about other answers.
 
     Args:
-        file: Preferences, a record a vote; ties and records that cannot be read are left out.
-        kind: The file's format, as `szpo pairs` names it.
-        model: Take score components of the default model too; minutes.
-        quick: Few splits; no evidence of anything.
-        folder: Where finished cells and the table go.
+        file: Preferences, one vote per record; ties and unreadable records are left out.
+        kind: The file's format, as named by `szpo pairs`.
+        model: Also use score components of the default model; takes minutes.
+        quick: Few splits; the result is no evidence.
+        folder: Folder of finished cells and the table.
     """
     found = preference_files.read(file, kind, skip_bad=True)
     if len({_answers(pair) for pair in found.pairs}) < 2 * LEFT_OUT and not quick:
@@ -113,7 +113,7 @@ def main(
 
 
 def read_features(study: Study, pairs: Sequence[Pair], *, model: bool) -> Judged:
-    """The votes' features under the default model's groups, in units of the file's own spread."""
+    """The votes' features with the default model's groups, in units of their spread."""
     policy, named, _ = default_model.prepare(["model.device=cpu"], study.console.print)
     entries = [dictionary.BY_NAME[name] for name in named.names]
     texts = [(p.prompt.text, one.text) for p in pairs for one in (p.chosen, p.rejected)]
@@ -130,7 +130,7 @@ def read_features(study: Study, pairs: Sequence[Pair], *, model: bool) -> Judged
 
 
 def score_fit(judged: Judged, spec: Spec) -> dict[str, list[float]]:
-    """Of each split the log-likelihood a left-out vote above a coin's, nats."""
+    """For each split the mean log-likelihood of a left-out vote minus log ½, nats."""
     x = judged.columns(spec["fit"])
     gained = []
     for split in range(spec["splits"]):
@@ -145,11 +145,11 @@ def score_fit(judged: Judged, spec: Spec) -> dict[str, list[float]]:
 
 
 def foretell(judged: Judged, fit: str, seen: Floats, asked: Floats) -> Floats:
-    """Probability (n,) of each left-out vote as it fell, under the posterior of the seen votes.
+    """Probability (n,) of each left-out vote, under the posterior given the seen votes.
 
-    The logit is xᵀw with w of the posterior's mean and covariance, so P = σ(xᵀw/√(1 + πxᵀΣx/8))
+    The logit is xᵀw, with w ~ N(ŵ, Σ) from the fit, so P ≈ σ(xᵀŵ/√(1 + πxᵀΣx/8))
     (MacKay, "The evidence framework applied to classification networks", Neural Computation 4,
-    1992, section 2), and ½ where the votes are about nothing.
+    1992, section 2). It is mixed with ½ by the probability that the votes show no signal.
     """
     ones = np.ones(len(seen))
     votes = Votes(seen, ones, 0 * ones, np.zeros(len(seen), np.int64))
@@ -171,14 +171,14 @@ def _answers(pair: Pair) -> tuple[str, frozenset[str]]:
 
 
 def _in_spreads(values: Floats) -> Floats:
-    """Differences (V, k) of answers (2V, k) in pairs, over √½ their root mean square."""
+    """Differences (V, k) within pairs of rows (2V, k), over √½ of their root mean square."""
     gap = values[::2] - values[1::2]
     spread = np.sqrt((gap**2).mean(0) / 2)
     return np.asarray(gap / np.where(spread > 0, spread, 1.0))
 
 
 def _by_file(study: Study, policy: Any, pairs: Sequence[Pair], count: int) -> Floats:
-    """Leading scores (2V, count) of the answers, read once and kept in the study's folder."""
+    """Leading scores (2V, count) of the answers, computed once and kept in the study's folder."""
     from szpo.models import loading
 
     file = study.folder / "scores.npy"

@@ -1,4 +1,4 @@
-"""`szpo bench all`: every bench of a known world, one after the other, with the docs' figures."""
+"""`szpo bench all`: run every bench of a known world and draw the documents' figures."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from szpo.errors import RunError, SzpoError
 from szpo.plugins import load
 
 NAMES: Final = ("gridworld", "track", "cartpole")
-"""Each takes ``quick``, ``folder`` and ``figures``."""
+"""The benches; each takes ``quick``, ``folder`` and ``figures``."""
 FROZEN: Final = Path("experiments/frozen/gridworld-win.toml")
-"""The contest frozen before it was run; a checkout has it, an installed package does not."""
+"""The contest frozen before it was run; only a checkout has it, not an installed package."""
 
 
 def main(
@@ -28,10 +28,10 @@ def main(
 
     Args:
         quick: Small settings, each bench under a minute.
-        folder: Where each bench gets a folder of its own.
-        figures: Where the documents' figures go, docs/figures in a checkout.
-        only: Names of benches, all of them by default.
-        frozen: The frozen contest, run after gridworld where this file exists.
+        folder: Folder with a subfolder for each bench.
+        figures: Folder to which the documents' figures are copied, docs/figures in a checkout.
+        only: Names of benches to run; all by default.
+        frozen: The frozen contest, run after gridworld if this file exists.
     """
     console, took, failed = Console(), dict[str, float](), dict[str, str]()
     wanted: list[tuple[str, dict[str, Path]]] = []

@@ -1,7 +1,7 @@
-"""A stand-in for an OpenAI-compatible endpoint on this machine, with the faults of real ones.
+"""A local stub of an OpenAI-compatible endpoint, with the faults of real ones.
 
-It answers by a *script*: a function from (request, how many came before) to a reply. `SCRIPTS` has
-judges with known habits and every way in which an endpoint is known to break.
+A *script* makes its replies: a function of the request and the number of earlier requests.
+`SCRIPTS` has judges with known biases and the known ways in which endpoints fail.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ LONGEST_WAIT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class StubReply:
-    """A reply of the stub: a status, a body, or silence until the stub is closed."""
+    """A reply of the stub: status, headers and body, or silence until the stub is closed."""
 
     body: Any = None
-    """Plain JSON values; a str is sent as it is."""
+    """Plain JSON values; a str is sent unchanged."""
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     silent: bool = False
@@ -35,7 +35,7 @@ Script: TypeAlias = Callable[[Mapping[str, Any], int], StubReply]
 def completion(
     text: str, *, odds: tuple[float, float] | None = None, end: str = "stop"
 ) -> StubReply:
-    """A chat completion of one choice; ``odds`` are log-probabilities of A and B."""
+    """A chat completion with one choice; ``odds`` are log-probabilities of A and B."""
     listed = [
         {"token": t, "logprob": o, "bytes": None} for t, o in zip("AB", odds or (), strict=False)
     ]
@@ -54,7 +54,7 @@ def completion(
 
 
 def answers(request: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(label, text) of every answer in a question as `szpo.judges.prompting` writes it."""
+    """(label, text) of every answer in a question written by `szpo.judges.prompting`."""
     text = request["messages"][-1]["content"]
     found = re.findall(r"^Answer of (.+) to request \d+:\n((?:\|.*\n?)+)", text, re.MULTILINE)
     return [
@@ -63,7 +63,7 @@ def answers(request: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def longer(request: Mapping[str, Any], _: int) -> StubReply:
-    """Prefers the set with more characters: a judge without a position bias."""
+    """Reply for the set with more characters: a judge without a position bias."""
     sizes: dict[str, int] = {}
     for label, text in answers(request):
         sizes[label] = sizes.get(label, 0) + len(text)
@@ -73,7 +73,7 @@ def longer(request: Mapping[str, Any], _: int) -> StubReply:
 
 
 def busy(times: int) -> Script:
-    """Answers 429 the first ``times`` times of each request, then prefers the longer answer."""
+    """A script that replies 429 to the first ``times`` requests, then as `longer`."""
 
     def script(request: Mapping[str, Any], before: int) -> StubReply:
         return _status(429)(request, before) if before < times else longer(request, before)
@@ -115,7 +115,7 @@ class _Server(ThreadingHTTPServer):
 
 
 class StubEndpoint:
-    """Serves a script at ``url`` while it is open; keeps the requests it was sent."""
+    """Serves a script at ``url`` while it is open, and keeps the requests with their headers."""
 
     def __init__(self, script: Script | str):
         self.script: Script = SCRIPTS[script] if isinstance(script, str) else script
@@ -160,16 +160,16 @@ class StubEndpoint:
 
     @property
     def url(self) -> str:
-        """What ``judge.base_url`` is to be."""
+        """The value for ``judge.base_url``."""
         return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
 
     def __enter__(self) -> StubEndpoint:
-        """Begin to serve."""
+        """Start serving."""
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Release the requests that wait, and stop."""
+        """Release waiting requests and stop serving."""
         self._closing.set()
         self._server.shutdown()
         self._thread.join()

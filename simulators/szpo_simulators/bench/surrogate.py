@@ -1,12 +1,12 @@
 """`szpo bench surrogate`: how often votes show a taste, on recorded answers in place of a model.
 
-The world of recorded answers (`szpo_simulators.bench.surrogate`) stands in for the policy, so that
-a run takes a second. *Tastes*: how many runs show evidence, and name what is liked? *Chance*: and
-how many where votes are thrown? *Calibration*: tastes are drawn from the dictionary itself, one
-entry, two, or noise that no entry knows: is what a run says right as often as it says?
+The world of recorded answers (`Recorded`) replaces the policy, so that a run takes a second.
+*Tastes*: how many runs show evidence of the taste? *Chance*: how many do so if votes are random?
+*Calibration*: tastes are one dictionary entry, two entries, or noise that no entry explains; are
+a run's claims right as often as it says?
 
-The answers are others than those that the coordinates were made of. The world knows no KL and no
-guard, and where a policy's log-probability bends, it does not.
+These answers differ from those from which the coordinates were made. The world has no guards, and
+a policy's log-probability is linear in its coordinates there, unlike a real policy's.
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ from szpo_simulators.study import Spec, Study, bench
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recorded:
-    """N answers with k features, in order of their prompts, of a policy with d coordinates."""
+    """N answers with k features, ordered by prompt, of a policy with d coordinates."""
 
     prompts: Ints
-    """(N,): of each answer, from 0."""
+    """(N,): index of each answer's prompt, from 0."""
     features: Floats
-    """(N, k), in units of their spread within prompts."""
+    """(N, k): features in units of their spread within prompts."""
     scores: Floats
-    """(N, d): the log-probability's slope along each coordinate; a move by z costs |z|²/2 nats."""
+    """(N, d): slope of the log-probability in each coordinate; a move by z costs |z|²/2 nats."""
     named: NamedFeatures
     """The features in these coordinates."""
     reward: Floats
-    """(N,)."""
+    """(N,): reward of each answer."""
 
     def draw(self, moves: Floats, rows: int, rng: np.random.Generator) -> Ints:
-        """Answers (B, rows) of policies that moved by z (B, ≤ d), all to the same prompts."""
+        """Indices (B, rows) of answers of policies moved by z (B, ≤ d), to the same prompts."""
         chosen = rng.choice(self.prompts[-1] + 1, rows, replace=False)
         found = []
         for first, end in zip(
@@ -71,28 +71,28 @@ class Recorded:
         return np.stack(found, axis=-1)
 
     def regressors(self) -> Floats:
-        """(N, p): features and leading scores, what a vote is about."""
+        """Regressors (N, p) of votes: features and leading scores."""
         return np.concatenate([self.features, self.scores[:, : self.named.components]], axis=1)
 
     def mean_gain(self, z: Floats) -> float:
-        """What the mean reward gains by a move of z (≤ d,), in its spreads within prompts."""
+        """Gain in mean reward from a move by z (≤ d,), in spreads of the reward within prompts."""
         reward, tilt = self._within(), self.scores[:, : len(z)] @ z
         weight = np.exp(tilt - tilt.max())
         shares = weight / np.bincount(self.prompts, weight)[self.prompts]
         return float(shares @ reward / (self.prompts[-1] + 1) / reward.std())
 
     def _within(self) -> Floats:
-        """The rewards less the mean of their prompts."""
+        """The rewards minus their prompts' means."""
         return feature_basis.centre(self.reward[:, None], self.prompts)[:, 0]
 
     def gain(self, z: Floats) -> float:
-        """Spreads of the reward that a short move along z (≤ d,) gains per |z| = √(2 KL)."""
+        """Gain from a short move along z (≤ d,) per |z| = √(2 KL), in spreads of the reward."""
         reward, moved = self._within(), self.scores[:, : len(z)] @ z
         length = math.sqrt(float((moved**2).mean())) * float(reward.std())
         return float((moved * reward).mean()) / length if length > 0 else 0.0
 
     def voter(self, rows: int, agreement: float, rng: np.random.Generator) -> float:
-        """β at which two votes on two batches of the start that differ agree so often."""
+        """β at which two votes agree with probability ``agreement`` on the start's batches."""
         still = np.zeros((2, self.scores.shape[1]))
         shown = np.array([self.draw(still, rows, rng) for _ in range(1000)])
         gap = np.diff(self.reward[shown].mean(2), axis=1)
@@ -108,45 +108,45 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a run asks."""
+    """Settings of a run."""
 
     beta: float
-    """The voter's: P(plus) = σ(β times the difference of the batches' mean rewards)."""
+    """The voter's β: P(plus) = σ(β times the difference of the batches' mean rewards)."""
     votes: int = 40
     rows: int = 8
-    """Prompts a comparison."""
+    """Prompts per comparison."""
     lag: int = 0
-    """Steps whose votes are still missing when a step is asked."""
+    """Number of latest steps whose votes are still missing when a step is asked."""
     gate: float = 9.0
     """Bayes factor from which the run leaves the start."""
     noise: float = 1.0
-    """Share of the seed's own direction in one that is asked, see `Settings.asking_noise`."""
+    """Share of the seed's own direction in each direction; see `Settings.asking_noise`."""
     pairs: int = 8
-    """Comparisons a step."""
+    """Comparisons per step."""
     radius: float = 1.8
-    """Half the distance of a pair, in |z|."""
+    """Half the distance between the sides of a pair, in |z|."""
     budget: float = 3.0
-    """KL of the recommended point at most, nats."""
+    """Largest KL of the recommended point, nats."""
     step: float = 1.2
-    """How far the centre moves in a step at most, in |z|."""
+    """Largest move of the centre in a step, in |z|."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Look:
-    """What a run knows after a step."""
+    """The state of a run after a step."""
 
     votes: int
     log_factor: float
-    """The largest so far."""
+    """Largest log Bayes factor so far."""
     cast: Votes
     fit: Fit
-    """Of the gradient, in the run's coordinates."""
+    """Fit of the gradient, in the run's coordinates."""
     found: SparseFit | None
-    """Of the features; None on scores."""
+    """Fit of the features; None for a run on scores alone."""
 
 
 def run(world: Recorded, prior: SparsePrior | None, plan: Plan, root_seed: int) -> list[Look]:
-    """One run of votes, a fit after each step; without a prior on the leading scores alone."""
+    """One run with a fit after each step; prior None: on the leading scores alone."""
     rng = np.random.default_rng(root_seed)
     dim = world.named.components if prior is None else world.scores.shape[1]
     space = Space(root_seed, (("z", (dim,)),), sample_directions.Law("orthonormal"))
@@ -182,7 +182,7 @@ def run(world: Recorded, prior: SparsePrior | None, plan: Plan, root_seed: int) 
 
 
 def recommend(plan: Plan, look: Look) -> Floats:
-    """Where the recommended point (d,) is: along w, as far as certainty and the gate allow."""
+    """The recommended point (d,): along w, as far as certainty and the gate allow."""
     found = look.fit
     square = float(found.w @ found.w)
     certain = square / (square + float(np.trace(found.covariance)))
@@ -193,7 +193,7 @@ def recommend(plan: Plan, look: Look) -> Floats:
 
 
 def _ask(world: Recorded, space: Space, plan: Plan, known: list[Look], step: int) -> Floats:
-    """The directions (pairs, d) of a step, of length 1."""
+    """The directions (pairs, d) of a step, each of length 1."""
     each, grids = range(plan.pairs), list[Grid | None]([None] * plan.pairs)
     if (
         plan.noise < 1
@@ -229,17 +229,17 @@ RUNS, CHANCE, CALIBRATED, COMPARED = 60, 200, 500, 40
 PROMPTS, EACH = 40, 32
 """Training prompts, and recorded answers to each."""
 SEED: Final = 90_000
-"""Of the recorded answers."""
+"""Seed of the recorded answers."""
 AT_ONCE: Final = 4
-"""Prompts whose answers are drawn and read together."""
+"""Prompts whose answers are drawn and scored together."""
 AGREEMENT: Final = 0.7
 """How often two votes of a simulated panelist on the same two batches agree."""
 SAID: Final = 0.5
-"""A group that is likelier than this is said to be found."""
+"""A run claims a group of features if its probability exceeds this."""
 SELDOM_KL: Final = 0.2
-"""KL of a recommended point, nats, that chance is to reach seldom."""
+"""KL of a recommended point, nats, that runs of random votes should exceed seldom."""
 BANDS: Final = ((0.5, 0.7), (0.7, 0.9), (0.9, 0.97), (0.97, 1.0))
-"""Of what is said, whose share right is reported."""
+"""Bands of a claim's probability; the share of right claims is reported for each."""
 LOOKS: Final = (16, 32, 40)
 GATE: Final = math.log(Plan(0.0).gate)
 
@@ -285,10 +285,10 @@ def main(study: Study) -> dict[str, list[dict[str, Any]]]:
 
 
 def draw_answers(study: Study) -> tuple[Recorded, list[Prompt], list[Answer]]:
-    """The answers of the start that the study's folder has, or `EACH` to each prompt drawn now.
+    """Load the start's answers from the study's folder, or draw `EACH` to each prompt.
 
     Returns:
-        The world of the answers, in which nothing is liked yet; the prompt of each, and each.
+        The world of the answers with rewards 0; the prompt of each answer; the answers.
     """
     sets = ["model.device=cpu", "model.dtype=fp32"]
     policy, named, train = default_model.prepare(sets, study.console.print)
@@ -322,7 +322,7 @@ def draw_answers(study: Study) -> tuple[Recorded, list[Prompt], list[Answer]]:
 def count_shown(
     world: Recorded, rewards: Mapping[str, Floats], spec: Spec
 ) -> dict[str, float | str]:
-    """Of how many runs the evidence passes the gate by 40 votes, and what they gain on average."""
+    """How many runs pass the gate with 40 votes, and these runs' mean gain per |z|."""
     liked = replace(world, reward=rewards[spec["taste"]])
     plan = replace(Plan(0.0, noise=NOISE), **ASKED[spec["asked"]])
     looks = run_all(liked, spec, plan)
@@ -336,10 +336,10 @@ def count_shown(
 
 
 def compare_priors(world: Recorded, rewards: Mapping[str, Floats], spec: Spec) -> dict[str, float]:
-    """What forty votes gain per |z|, gate or not, by the sparse prior and by ridge.
+    """Gain per |z| after forty votes, regardless of the gate, with the sparse prior and ridge.
 
-    Ridge is on the same features and scores, and on the leading scores alone. On votes about pairs
-    of the start's own answers it is a reward model on these features.
+    Ridge is fitted to the same features and scores, and to the leading scores alone. On votes
+    about pairs of the start's own answers it is a reward model on these features.
     """
     liked, k = replace(world, reward=rewards[spec["taste"]]), len(world.named.names)
     last = [looks[-1] for looks in run_all(liked, spec, PAIRS[spec["pairs"]])]
@@ -355,7 +355,7 @@ def compare_priors(world: Recorded, rewards: Mapping[str, Floats], spec: Spec) -
 
 
 def _ridge(votes: Votes, named: NamedFeatures, first: int) -> Floats:
-    """The direction (d,) by one Gaussian prior for all regressors from ``first`` on."""
+    """The direction (d,) with one Gaussian prior for all regressors from ``first`` on."""
     found = fit(replace(votes, x=votes.x[:, first:]), Prior.flat(votes.x.shape[1] - first))
     return named_features.directions(named)[:, first:] @ found.w
 
@@ -363,7 +363,7 @@ def _ridge(votes: Votes, named: NamedFeatures, first: int) -> Floats:
 def compare_coordinates(
     world: Recorded, rewards: Mapping[str, Floats], spec: Spec
 ) -> dict[str, float | str]:
-    """What runs of a taste gain on named features and on the leading scores alone, and say."""
+    """Gains of a taste's runs on named features and on leading scores alone, and their claims."""
     liked, plan = replace(world, reward=rewards[spec["taste"]]), Plan(0.0, votes=120, noise=NOISE)
     runs = {
         "features": run_all(liked, spec, plan),
@@ -385,7 +385,7 @@ def compare_coordinates(
 
 
 def count_chance(world: Recorded, spec: Spec) -> dict[str, float]:
-    """Of how many runs of thrown votes the gate opens, a group is named, a point is far away."""
+    """How many runs of random votes open the gate, claim a group, or go beyond `SELDOM_KL`."""
     plan = Plan(0.0, votes=120, noise=NOISE)
     looks = run_all(world, spec, plan, chance=True)
     opened = sum(each[-1].log_factor >= GATE for each in looks)
@@ -399,7 +399,7 @@ def count_chance(world: Recorded, spec: Spec) -> dict[str, float]:
 
 
 def collect_said(world: Recorded, spec: Spec) -> dict[str, Any]:
-    """All that runs say of tastes of a kind: votes, probability, and whether it is right."""
+    """All claims of runs with tastes of a kind: votes, probability, and whether right."""
     found = []
     for seed in range(spec["seeds"]):
         draw = generator(derive(seed, "surrogate taste", name=spec["kind"]))
@@ -422,7 +422,7 @@ def collect_said(world: Recorded, spec: Spec) -> dict[str, Any]:
 
 
 def tabulate_said(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """By votes and by how likely it was said to be: how often it was right."""
+    """Share of right claims by number of votes and band of probability."""
     every = [tuple(each) for row in rows for each in row["said"]]
     found = []
     for votes in LOOKS:
@@ -442,7 +442,7 @@ def tabulate_said(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def run_all(
     world: Recorded, spec: Spec, plan: Plan, *, chance: bool = False, on_scores: bool = False
 ) -> list[list[Look]]:
-    """Runs of the spec's seeds; the voter agrees with itself in `AGREEMENT` of the pairs."""
+    """The spec's runs, one per seed; two votes on a pair agree with probability `AGREEMENT`."""
     draw = generator(derive(0, "surrogate voter", name=json.dumps(dict(spec))))
     beta = 0.0 if chance else world.voter(plan.rows, AGREEMENT, draw)
     prior = None if on_scores else named_features.prior_of(world.named, plan.rows)
@@ -451,13 +451,13 @@ def run_all(
 
 
 def said_of(look: Look, named: NamedFeatures) -> tuple[Claim, ...]:
-    """What a run says as figures: groups likelier than `SAID`, once the gate is open."""
+    """A run's claims: groups with a probability above `SAID`, once the gate is open."""
     if look.found is None or look.log_factor < GATE:
         return ()
     return named_features.claims(look.found, named, SAID)
 
 
 def is_right(claim: Claim, liked: set[tuple[str, bool]], named: NamedFeatures) -> bool:
-    """One of the entries that are liked is of the group that is said, in the same sense."""
+    """Whether the claimed group contains a liked entry with the same sign."""
     group = {named.names[i] for i in named_features.members(named, claim.feature)}
     return any(name in group and more == claim.more for name, more in liked)

@@ -1,8 +1,8 @@
 """`szpo bench track`: a proxy reward (checkpoints) that can be hacked, and the goal (progress).
 
 The panel sees the true return and votes for the drive with more progress. The reward model sees
-only some features of a drive; their Bradley-Terry weights are fitted to the votes, and PPO-clip
-improves the driver on the reward that they give to each move.
+all or some features of a drive. Their Bradley-Terry weights are fitted to the votes, and PPO-clip
+improves the driver on the reward that the weights give to each move.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from szpo_simulators.worlds.track import FEATURES, MOVES, PROXY, TRUTH, Track
 from szpo_simulators.worlds.world import Reals, draws
 
 BUDGETS = (12, 32, 100, 300, 1000, 3000)
-"""Votes; each is on one pair of drives, so two drives are read per vote."""
+"""Numbers of votes; each vote is on one pair of drives, so two drives are read per vote."""
 N, MU = 4, 1.0
 ALPHAS, RATES = (0.06, 0.2, 0.6, 2.0), (0.01, 0.03, 0.1, 0.3)
 BATCHES = 40
@@ -36,9 +36,9 @@ MODEL, LIMITED, SZPO, COUNTING = (
 
 @bench("track")
 def main(study: Study) -> dict[str, Any]:
-    """A proxy that can be hacked: reward models with full and limited eyes, and SZPO."""
+    """A proxy that can be hacked: reward models that see all or some features, and SZPO."""
     budgets = BUDGETS[1:4] if study.quick else BUDGETS
-    # By single drives of the untrained driver, and by each panel's feature.
+    # β is fitted to single drives of the untrained driver, for each panel's feature.
     beta = {str(world.seen): oracle.calibrate(world, 1) for world in (TRUTH, PROXY)}
     trials, repetitions = (4, 20) if study.quick else (20, 100)
     first, end = (2, 3) if study.quick else (0, 4)
@@ -108,7 +108,7 @@ def value_intervals(theta: Reals) -> dict[str, dict[str, float]]:
 
 
 def run_szpo(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """SZPO (known, antithetic, N = 4, D = M = 1) on votes of a panel that sees one feature."""
+    """Run SZPO (known, antithetic, N = 4, D = M = 1) on votes of a panel that sees one feature."""
     track = TRUTH if spec["sees"] == "progress" else PROXY
     marks = [votes // N for votes in spec["budgets"]]
     chosen = batched.settings_for(track, rule="known", N=N, mu=MU, alpha=spec["alpha"])
@@ -122,7 +122,7 @@ def run_szpo(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_reward_model(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A reward model from votes on untrained drives, then PPO on it; valued by its own reward."""
+    """Fit a reward model to votes on untrained drives, then run PPO on it; scored by the model."""
     panel, seeds = LinkPanel(beta=spec["beta"]), spec["seeds"]
     w = fit_weights(TRUTH, seeds, spec["votes"], spec["eyes"], panel)
     how = ppo.Recipe(BATCHES, rate=spec["rate"])
@@ -189,10 +189,10 @@ RIDGE = 1e-3
 def fit_weights(
     track: Track, root_seeds: Sequence[int], votes: int, eyes: Sequence[str], panel: LinkPanel
 ) -> Floats:
-    """Fitted weights (S, features) from one vote on each of n pairs of untrained drives.
+    """Fitted weights (S, features) from one vote on each of ``votes`` pairs of untrained drives.
 
-    Features outside ``eyes`` weigh 0. Drives and votes come from each repetition's root seed:
-    they do not depend on ``eyes``, and a smaller n takes the first of a larger one.
+    Features outside ``eyes`` have weight 0. Drives and votes come from each repetition's root
+    seed: they do not depend on ``eyes``, and fewer votes are the first ones of more votes.
     """
     theta = np.tile(track.theta0, (len(root_seeds), 1))
     walks = track.walks(theta, draws(track, root_seeds, 0, 0, 2 * votes, "pairs"))
@@ -202,7 +202,7 @@ def fit_weights(
     visible = [FEATURES.index(name) for name in eyes]
     seen = track.move_features(walks.states).sum(2)[..., visible].reshape(*pairs, len(visible))
     x = seen[:, :, 1] - seen[:, :, 0]
-    spread = x.std(1) + 1e-12  # so that the ridge means the same for laps and for counts
+    spread = x.std(1) + 1e-12  # so that the ridge is equally strong for laps and counts
     found = np.zeros((len(root_seeds), len(FEATURES)))
     found[:, visible] = rlhf.fit_reward(x / spread[:, None], won, RIDGE) / spread
     return found
@@ -213,7 +213,7 @@ def train_ppo(
 ) -> Iterator[Floats]:
     """`ppo.iterate` on the reward of weights (S, features): θ (S, d), without end.
 
-    No voter and no true reward takes part.
+    It uses no votes and no true reward.
     """
 
     def sample(theta: Floats, batch: int) -> tuple[Ints, Floats]:

@@ -1,4 +1,4 @@
-"""`szpo bench vpl`: two users with different tastes, with a latent for each and without."""
+"""`szpo bench vpl`: two users with different tastes, modelled with and without a user latent."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RANKS: Final = {
     "dogs": ("bird", "dog", "cat", "rabbit"),
     "cats": ("bird", "cat", "dog", "rabbit"),
 }
-"""What each of two users prefers, best first."""
+"""Each user's order of preference, best first."""
 OPENINGS: Final = (
     "My neighbour keeps", "We once met", "The children drew", "I dreamt of", "There lives",
     "Her aunt looks after", "The story tells of", "They found", "He talks about", "Look at",
@@ -52,13 +52,13 @@ FACTS: Final = (
 )  # fmt: skip
 TOPICS: Final = ("the market", "the castle", "the museum", "the harbour", "the zoo", "the park")
 TRAINING: Final = 80
-"""Of a hundred sentences about a pet, those that are trained on; others are tested on."""
+"""How many of a hundred sentences about a pet are for training; the others are for tests."""
 
 
 def two_users(n: int, seed: int, part: str = "train") -> Pairs:
-    """Pairs of points ~ N(0, I₆): user 0 wants x₀ + x₁ large, user 1 x₀ − x₁; no vote is wrong.
+    """Pairs of points ~ N(0, I₆): user 0 wants x₀ + x₁ large, user 1 x₀ − x₁; votes have no noise.
 
-    Controversial pairs are those that differ more in x₁ than in x₀: one half.
+    Controversial pairs differ more in x₁ than in x₀; these are half of all.
     """
     rng = seeds.generator(seeds.derive(seed, "two users", name=part))
     x = rng.normal(size=(2, n, DIM))
@@ -71,9 +71,9 @@ def two_users(n: int, seed: int, part: str = "train") -> Pairs:
 
 
 def pets(n: int, seed: int, part: str = "train") -> Pairs:
-    """Sentences about pets: all like birds most and rabbits least, users differ on the rest.
+    """Sentences about pets: all users like birds most and rabbits least, but differ on the rest.
 
-    Half of the pairs set a dog against a cat. Test sentences are none of the training ones.
+    Half of the pairs compare a dog with a cat. No test sentence is a training sentence.
     """
     pick = _draws(seed, "pets", part, n * 12)
     votes = []
@@ -94,16 +94,16 @@ def pets(n: int, seed: int, part: str = "train") -> Pairs:
 
 def _pet(kind: str, pick: Callable[[int], int], part: str) -> str:
     place = pick(TRAINING) if part == "train" else TRAINING + pick(100 - TRAINING)
-    # Spread over both lists, so that a test sentence is new as a whole, not in its words.
+    # Spread over both lists, so that a test sentence is new but its words are not.
     opening, ending = OPENINGS[place % 10], ENDINGS[(place // 10 + place) % 10]
     return f"{opening} a {PETS[kind][pick(3)]} {ending}."
 
 
 def two_attributes(n: int, seed: int, part: str = "train") -> Pairs:
-    """Notes on a place, of four grades of warmth and with none to three facts.
+    """Notes on a place, with four grades of warmth and zero to three facts.
 
-    One user wants warmth, the other facts. Both differ in every pair, so both users have a
-    preference, the same one in half of them.
+    One user wants warmth, the other facts. The notes of a pair differ in both, so each user has a
+    preference; in half of the pairs it is the same.
     """
     pick = _draws(seed, "two attributes", part, n * 32)
     votes = []
@@ -126,7 +126,7 @@ def _note(topic: str, warmth: int, facts: int, pick: Callable[[int], int]) -> st
 
 
 def _draws(seed: int, purpose: str, part: str, count: int) -> Callable[[int], int]:
-    """A function that gives the next integer below its argument."""
+    """A function that returns the next random integer from 0 to below its argument."""
     u = iter(seeds.uniform(seeds.derive(seed, purpose, name=part), count).tolist())
     return lambda below: int(next(u) * below)
 
@@ -136,17 +136,17 @@ SETS: Final[dict[str, Callable[[int, int, str], Pairs]]] = {
     "pets": pets,
     "two-attributes": two_attributes,
 }
-"""The sets by name: n, seed and "train" or "test"."""
+"""Makers of the sets by name, called with n, seed and "train" or "test"."""
 SIZES: Final = {"two-users": (4000, 10), "pets": (2000, 8), "two-attributes": (2000, 12)}
-"""Training pairs and epochs."""
+"""(training pairs, epochs) of each set."""
 TESTED: Final = 4000
 CONTEXTS: Final = (1, 2, 4, 8)
 COLLAPSED: Final = 10.0
-"""A weight of the KL term at which no unit is worth its price."""
+"""A weight of the KL term so large that no unit of the latent stays active."""
 
 
 def work(spec: Spec) -> dict[str, Any]:
-    """Accuracy on new pairs of one model trained on one set, and how it uses its latent."""
+    """Train one model on one set; its accuracy on new pairs and the use of its latent."""
     make = SETS[spec["set"]]
     train, test = make(spec["n"], spec["seed"], "train"), make(TESTED, spec["seed"], "test")
     recipe = Recipe(kind=spec["model"], epochs=spec["epochs"], beta=spec["beta"])
