@@ -1,5 +1,5 @@
 """Worlds with known values, and thousands of repetitions of the optimizer on them.
 
-`vpl_model`, `vpl_fit` and `vpl_data` are votes by people of different tastes, a latent taste for
-each, after Poddar et al. (2024), and the three models without a latent that it is compared with.
+`vpl_data`, `vpl_model` and `vpl_fit` model votes of people with different tastes: with a latent
+taste for each user (Poddar et al. 2024), and with three models without a latent for comparison.
 """

@@ -1,7 +1,7 @@
 """CartPole behind the `Policy` protocol: a prompt names a start, an answer describes an episode.
 
-An answer is "RLLRL. Fell after 5 moves." or "… Stood for all 500 moves.", so that panels,
-ledgers and rewards treat it as they treat any text. Both sides of a direction share all chance.
+An answer is "RLLRL. Fell after 5 moves." or "… Stood for all 500 moves.", so panels, ledgers and
+rewards treat it as any text. Both sides of a direction share all random numbers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _EPISODE = re.compile(r"[LR]+\. (?:Fell after|Stood for all) (\d+) moves\.")
 
 
 def prompts(count: int, seed: int = 0) -> tuple[Prompt, ...]:
-    """Prompts that name n random starts.
+    """Prompts that name ``count`` random starts.
 
     >>> prompts(1)[0].text
     'Balance the pole from position +0.0309, speed +0.0187, angle +0.0178, spin +0.0160.'
@@ -46,7 +46,7 @@ def begin(prompt: Prompt) -> list[float]:
     """The start that a prompt names.
 
     Raises:
-        UsageError: it names none, or one from which no episode starts.
+        UsageError: the prompt names no start, or one beyond ±`START`.
     """
     found = _START.search(prompt.text)
     state = [float(number) for number in found.groups()] if found else []
@@ -59,7 +59,7 @@ def begin(prompt: Prompt) -> list[float]:
 
 
 class CartPolePolicy(WorldPolicy):
-    """A small net that balances a pole; θ starts untrained, as `Network.start` has it."""
+    """A small net that balances a pole; θ begins at `Network.start`."""
 
     purpose = "cartpole"
 
@@ -83,15 +83,15 @@ class CartPolePolicy(WorldPolicy):
 
 
 def policy(*, root_seed: int) -> CartPolePolicy:
-    """The policy by name: the entry point ``cartpole`` of `szpo.policies`."""
+    """The entry point ``cartpole`` of `szpo.policies`."""
     return CartPolePolicy(root_seed)
 
 
 def count_moves(prompt: Prompt, answer: Answer) -> float:
-    """How long the pole was balanced, from the text: 1 to 500 moves.
+    """How many moves the pole was balanced, read from the text: 1 to 500.
 
     Raises:
-        RunError: the text is no episode.
+        RunError: the text is not an episode.
     """
     found = _EPISODE.fullmatch(answer.text)
     if not found:
@@ -100,7 +100,7 @@ def count_moves(prompt: Prompt, answer: Answer) -> float:
 
 
 balance = bare(Scored("balance", count_moves))
-"""The reward by name: the entry point ``balance`` of `szpo.rewards`."""
+"""The entry point ``balance`` of `szpo.rewards`."""
 
 
 def _describe_episode(moves: str) -> Answer:

@@ -1,7 +1,7 @@
 """CartPole-v1 as a world: many episodes of many small nets at once.
 
-The step is gymnasium's own arithmetic (Barto, Sutton & Anderson 1983) on arrays of any leading
-axes; a test holds it against gymnasium's environments step by step. The return is the number of
+The step is gymnasium's own arithmetic (Barto, Sutton & Anderson 1983) on arrays with any leading
+axes; a test compares it with gymnasium's environments step by step. The return is the number of
 moves until the pole falls or the cart leaves the track, 1 to 500.
 """
 
@@ -24,18 +24,18 @@ HORIZON = 500
 GRAVITY, TAU, FORCE = 9.8, 0.02, 10.0
 POLE_MASS, TOTAL_MASS, HALF_LENGTH = 0.1, 1.1, 0.5
 EDGE, LEAN = 2.4, 12 * 2 * np.pi / 360
-"""Where an episode ends: metres from the middle, radians from upright."""
+"""An episode ends beyond these: metres from the middle, radians from upright."""
 SCALE = np.array([EDGE, EDGE, LEAN, 10 * LEAN])
-"""Observations over this are of order one: the two bounds, and for the speeds those bounds in a
-second and in a tenth of one."""
+"""Observations divided by this are of order one. Speeds are scaled by the bound per second, and
+angular speeds by the bound per tenth of a second."""
 START, GRID = 0.05, 10_000
 """Each of the four state variables starts within ±START, at a whole multiple of 1/GRID."""
 
 
 def step(state: Floats, right: NDArray[np.bool_]) -> tuple[Floats, NDArray[np.bool_]]:
-    """The states (..., 4) a fiftieth of a second later, and which of them have fallen (...).
+    """The states (..., 4) a fiftieth of a second later, and whether each has ended (...).
 
-    Position, speed, angle, angular speed; ``right`` (...) is which way the cart is pushed.
+    A state is position, speed, angle, angular speed; ``right`` (...): the cart is pushed right.
     """
     x, speed, angle, spin = (state[..., i] for i in range(4))
     push = np.where(right, FORCE, -FORCE)
@@ -65,15 +65,15 @@ def start(u: Reals) -> Floats:
 
 @dataclass(frozen=True)
 class Network:
-    """A net with one hidden layer (or none: a linear policy) and the log-odds of a push right.
+    """A net with one hidden layer (0 units: a linear policy) for the log-odds of a push right.
 
-    Two logits under a softmax, as the RLHF notebook has them, are one: their difference.
+    The notebook's two logits under a softmax are equivalent to one: their difference.
     """
 
     hidden: int = 0
     activation: Literal["tanh", "relu"] = "tanh"
     scaled: bool = True
-    """Observations are divided by `SCALE` before they enter."""
+    """Whether observations are divided by `SCALE` first."""
 
     @property
     def dim(self) -> int:
@@ -81,7 +81,7 @@ class Network:
         return 6 * self.hidden + 1 if self.hidden else 5
 
     def logit(self, theta: Reals, state: Floats) -> Floats:
-        """Log-odds (S, n) of a push to the right, of weights (S, d) at states (S, n, 4)."""
+        """Log-odds (S, n) of a push to the right, for weights (S, d) at states (S, n, 4)."""
         h = self.hidden
         x = state / SCALE if self.scaled else state
         if h:
@@ -92,7 +92,7 @@ class Network:
         return odds
 
     def start(self, seed: int) -> Floats:
-        """Untrained weights (d,): 0 if linear, else within ±1/√inputs as torch's Linear layers."""
+        """Untrained weights (d,): 0 if linear, else within ±1/√inputs as in torch's Linear."""
         h = self.hidden
         if not h:
             return np.zeros(self.dim)
@@ -101,7 +101,7 @@ class Network:
 
 
 NOTEBOOK = Network(128, "relu", scaled=False)
-"""The net of the RLHF notebook: 4 → 128 ReLU → 2, its two logits as one; d = 769."""
+"""The notebook's net: 4 → 128 ReLU → 2, with its two logits as one; d = 769."""
 
 
 def play(
@@ -109,8 +109,8 @@ def play(
 ) -> Iterator[tuple[Floats, NDArray[np.bool_], NDArray[np.bool_]]]:
     """Episodes of the nets θ (S, d) from states (S, n, 4), by uniform numbers (S, n, horizon).
 
-    Yields per move: the states after it, whether it was to the right, and who was still to make
-    it (S, n); ends when all have fallen or the horizon is reached.
+    Yields for each move the states after it, whether it was to the right, and whether the episode
+    was still going on (S, n). Ends when all episodes have ended or the horizon is reached.
     """
     weights = theta.astype(np.float64)
     walking = np.ones(u.shape[:2], dtype=bool)
@@ -133,10 +133,10 @@ class CartPole:
 
     net: Network = field(default_factory=Network)
     seed: int = 0
-    """Of the untrained weights."""
+    """Seed of the untrained weights."""
     horizon: int = HORIZON
     evaluations: int = 64
-    """Episodes behind `value`."""
+    """Number of episodes that `value` averages."""
 
     @property
     def dim(self) -> int:
@@ -145,12 +145,12 @@ class CartPole:
 
     @property
     def width(self) -> int:
-        """Four numbers for the start, one per move."""
+        """Uniform numbers of a walk: four for the start, one per move."""
         return 4 + self.horizon
 
     @cached_property
     def theta0(self) -> Floats:
-        """The untrained net."""
+        """The untrained weights (d,)."""
         return self.net.start(self.seed)
 
     def returns(self, theta: Reals, u: Uniforms) -> Floats:
@@ -161,7 +161,7 @@ class CartPole:
         return lengths
 
     def value(self, theta: Reals) -> Floats:
-        """Mean length (S,) of ``evaluations`` episodes by numbers that are always the same."""
+        """Mean length (S,) of ``evaluations`` episodes, always with the same uniform numbers."""
         key = derive(0, "cartpole value")
         u = uniforms(key, self.evaluations * self.width).reshape(self.evaluations, self.width)
         shape = (len(theta), self.evaluations, self.width)

@@ -1,7 +1,7 @@
-"""Learning curves of the baselines: the exact value after each round, and what was spent by then.
+"""Learning curves of the baselines: the exact value after each round, and the budget spent so far.
 
-A method is an iterator over its policies θ (S, d). The two functions here draw from it, take the
-exact values and count the budget, so that no method does its own accounting.
+`train_in_rounds` and `trace_walks` compute the values and count the budget, so that no method does
+its own accounting.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from szpo_simulators.worlds.world import World
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Curve:
-    """Values (S, marks); ``votes`` and ``answers`` (marks,) spent by one repetition until then.
+    """Values (S, marks); ``votes`` and ``answers`` (marks,) spent so far by one repetition.
 
-    For methods that see the true reward, answers are the walks whose return they read.
+    For methods that see the true reward, answers are the walks whose returns they read.
     """
 
     values: Floats
@@ -42,17 +42,17 @@ def train_in_rounds(
     rows: int,
     panel: LinkPanel,
 ) -> Curve:
-    """Spend one vote on each of n pairs of batches in rounds; values after every round.
+    """Spend one vote on each of ``pairs`` pairs of batches, in rounds; values after every round.
 
     Args:
-        world: Where the policies walk.
+        world: The world of the policies.
         root_seeds: One for each repetition.
-        pairs: Votes in all.
-        rounds: 1: all pairs by the starting policy. More: by the current policy.
-        improve: From (round, θ (S, d), the round's x and won as `ask` has them) to the next θ.
-        kind: The features that a learner sees of a walk.
-        rows: D, the walks of a batch.
-        panel: Who votes.
+        pairs: Total number of votes.
+        rounds: 1: all pairs by the starting policy. More: each round by the current policy.
+        improve: From (round, θ (S, d), the round's x and won as returned by `ask`) to the next θ.
+        kind: The features of a walk that the learner sees.
+        rows: D, walks per batch.
+        panel: The voters.
     """
     counts = split_budget(pairs, rounds)
     theta, values = np.tile(world.theta0, (len(root_seeds), 1)), []
@@ -68,10 +68,10 @@ def trace_walks(world: World, thetas: Iterable[Floats], marks: Sequence[int], wa
     """The curve of a method that sees true returns and needs no votes.
 
     Args:
-        world: Where the values are exact.
+        world: The world of the policies.
         thetas: θ (S, d) before the first step and after each; may be endless.
-        marks: Steps after which the value is taken, in order.
-        walks: Walks of a step.
+        marks: Steps after which the value is computed, in order.
+        walks: Walks per step.
     """
     reached = enumerate(islice(thetas, marks[-1] + 1))
     values = [world.value(theta) for step, theta in reached if step in marks]

@@ -1,9 +1,9 @@
 """Direct preference optimisation for trajectories, offline and online.
 
-The margin of a pair is m = Σ_t log π(a|s)/π_ref(a|s) over plus less the same over minus (batch
-means where whole batches were compared) and the loss is −log σ(β m) of the preferred one (Rafailov
-et al. 2023). Its closed form holds for bandits and deterministic transitions. With stochastic
-transitions the return also depends on luck, which no ratio of policies can express.
+The margin of a pair is m = Σ_t log π(a|s)/π_ref(a|s) over plus minus the same over minus (batch
+means if whole batches were compared), and the loss is −log σ(β m) if plus was preferred (Rafailov
+et al. 2023). The derivation holds for bandits and deterministic transitions. With stochastic
+transitions the return also depends on chance, which no ratio of policies can express.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def gradient(
 
     Args:
         theta: logits (S, d).
-        reference: those of the reference policy, (S, d).
+        reference: logits of the reference policy (S, d).
         x: counts of (cell, move) of plus minus those of minus, (S, n, d).
         won: share of the votes for plus (S, n), in [0, 1].
-        beta: strength of the tie to the reference, above 0.
-        moves: per cell.
+        beta: β, which ties the policy to the reference, above 0.
+        moves: moves per cell.
     """
     ratio = log_policy(theta, moves) - log_policy(reference, moves)
     m = beta * (x @ ratio[..., None])[..., 0]
@@ -52,16 +52,16 @@ def train(
     rate: float = 0.03,
     epochs: int = 8,
 ) -> Curve:
-    """Train on one vote on each of n pairs of batches of D walks; values after every round.
+    """Train on one vote on each of ``pairs`` pairs of batches; values after every round.
 
     Args:
-        world: Where the policies walk.
+        world: The world of the policies.
         root_seeds: One for each repetition.
-        pairs: Votes in all.
-        panel: Who votes.
-        rows: D, the walks of a batch.
+        pairs: Total number of votes.
+        panel: The voters.
+        rows: D, walks per batch.
         rounds: 1: offline, all pairs by the starting policy. More: online, by the current policy.
-        beta: β.
+        beta: β; see `gradient`.
         rate: Adam's learning rate.
         epochs: Gradient steps on each round's pairs; the reference is the policy that made them.
     """

@@ -1,9 +1,9 @@
 """A stochastic grid with a tabular softmax policy, its exact value and its optimum.
 
-In the setting of Zhang & Ying (arXiv 2409.17401), whose own grid is not known here. A move slips
+The setting is that of Zhang & Ying (arXiv 2409.17401); their own grid is not known. A move slips
 with probability ``slip``: it becomes any of the four moves with equal probability. Rewards
-come on arrival at a cell. A world may have several states for each cell (`sets`), such as what a
-courier carries; the policy sees the cell alone.
+are earned on arrival at a cell. A world may have several states for each cell (`sets`), such as a
+courier's bag being full; the policy sees only the cell.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ _STEPS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 class GridWorld:
     """A square grid; a walk starts in the upper left cell, number 0, and makes ``horizon`` moves.
 
-    ``rewards`` by cell, row by row; None is the dense default 1 − (L1 distance to the lower right
-    cell)/(2·size − 2).
+    ``rewards`` are given by cell, row by row; None is the dense default 1 − (L1 distance to the
+    lower right cell)/(2·size − 2).
 
     Raises:
-        UsageError: sizes that do not fit each other, a slip that is no probability.
+        UsageError: size or horizon is too small, the rewards do not fit the size, or the slip is
+            not a probability.
     """
 
     size: int = 5
@@ -51,17 +52,17 @@ class GridWorld:
 
     @property
     def dim(self) -> int:
-        """One logit per cell and action."""
+        """Number of parameters d: one logit per cell and action."""
         return 4 * self.cells
 
     @property
     def width(self) -> int:
-        """One uniform number per move."""
+        """Uniform numbers of a walk: one per move."""
         return self.horizon
 
     @property
     def theta0(self) -> Floats:
-        """All actions equally likely."""
+        """The starting θ (d,), under which all actions are equally likely."""
         return np.zeros(self.dim)
 
     @cached_property
@@ -84,7 +85,7 @@ class GridWorld:
 
     @cached_property
     def sets(self) -> int:
-        """States of each cell; states are numbered set · cells + cell."""
+        """Number of states per cell; a state's number is set · cells + cell."""
         return 1
 
     @cached_property
@@ -115,7 +116,7 @@ class GridWorld:
         return np.asarray(ahead[:, 0])
 
     def optimum(self) -> float:
-        """The best expected return of any policy, one that sees time and state included."""
+        """The best expected return of any policy, even one that sees time and state."""
         ahead = np.zeros(len(self.arrival))
         for _ in range(self.horizon):
             after = (self.arrival + ahead)[self.landing]
@@ -123,11 +124,11 @@ class GridWorld:
         return float(ahead[0])
 
     def returns(self, theta: Reals, u: Uniforms) -> Floats:
-        """Returns (S, n); a move's number chooses among the executed moves at once."""
+        """Returns (S, n); one uniform number per move selects the executed move directly."""
         edges = _edges(self.executed_probabilities(theta), self.sets)
         runs, states = len(u), self.sets * self.cells
         base = (np.arange(runs, dtype=np.intp) * states)[:, None]
-        # Tables of the repetitions end to end, so that a state and a table's row are one number.
+        # The repetitions' tables are joined, so that one index selects repetition and state.
         landing = self.landing.astype(np.intp).ravel()
         state = np.zeros(u.shape[:2], dtype=np.intp)
         place, total = np.empty_like(state), np.zeros(u.shape[:2])
@@ -144,13 +145,13 @@ class GridWorld:
 
 
 def _edges(executed: Floats, sets: int) -> list[NDArray[np.float32]]:
-    """The three inner edges of the executed moves' probabilities, flat over (S, sets, cells)."""
+    """Cumulative probabilities of the first three executed moves, flat over (S, sets, cells)."""
     inner = np.cumsum(executed, axis=-1)[..., :3].astype(np.float32)
     return [np.tile(inner[..., i], (1, sets)).ravel() for i in range(3)]
 
 
 DENSE = GridWorld()
-"""The default: reward grows towards the far corner. V(θ = 0) = 2.845, optimum 7.552."""
+"""The default world: reward grows towards the far corner. V(θ = 0) = 2.845, optimum 7.552."""
 
 
 @dataclass(frozen=True)
@@ -158,9 +159,9 @@ class Courier(GridWorld):
     """A grid on which the return counts deliveries, which no reward by cell can express.
 
     Arriving at the depot, the upper left cell, fills the bag; arriving at the customer's, the
-    lower right one, with a full bag delivers it. The state is (bag, cell); the policy sees the
-    cell alone, and so does a reward by cell or by move: standing at either end correlates with
-    deliveries and makes none. A policy without memory does well by walking in circles.
+    lower right one, with a full bag delivers it. The state is (bag, cell). The policy sees only
+    the cell, and so does a reward by cell or move: standing at either end correlates with
+    deliveries but makes none. A policy without memory does well by walking in circles.
     """
 
     size: int = 3
@@ -168,7 +169,7 @@ class Courier(GridWorld):
 
     @cached_property
     def sets(self) -> int:
-        """Bag empty, bag full, just delivered."""
+        """Three states per cell: bag empty, bag full, just delivered."""
         return 3
 
     @cached_property
@@ -182,9 +183,9 @@ class Courier(GridWorld):
 
     @cached_property
     def arrival(self) -> Floats:
-        """1 (3 · cells,) where something was just delivered."""
+        """The reward (3 · cells,): 1 in states in which a delivery was just made, else 0."""
         return np.repeat([0.0, 0.0, 1.0], self.cells)
 
 
 COURIER = Courier()
-"""The default: nine cells, a hundred moves."""
+"""The default courier world: nine cells, a hundred moves."""

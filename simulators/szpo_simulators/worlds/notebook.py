@@ -1,13 +1,13 @@
-"""REINFORCE and PPO-clip on CartPole as a widely copied RLHF notebook has them, mistakes and all.
+"""REINFORCE and PPO-clip on CartPole as in a widely copied RLHF notebook, with its mistakes.
 
-Net 4 → 128 ReLU → 2, Adam at 1e-2, γ = .99, returns of an episode normalised to mean 0 and
-deviation 1, one update per episode; PPO with ε = .2 and four epochs, without a critic. Two lines
-of its PPO are wrong. *Resampled*: the new log-probabilities are of actions drawn anew, so that a
-ratio compares two different actions. *Crossed*: ratios (T, 1) times returns (T,) make a (T, T)
-table, in which every action meets every return; those have mean 0, so nothing is left to learn
-from. Either alone keeps it from learning.
+The notebook uses a net 4 → 128 ReLU → 2, Adam at 1e-2, γ = .99, an episode's returns normalised
+to mean 0 and deviation 1, and one update per episode; PPO has ε = .2, four epochs and no critic.
+Two lines of its PPO are wrong. *Resampled*: the new log-probabilities are of newly drawn actions,
+so that a ratio compares two different actions. *Crossed*: ratios (T, 1) times returns (T,) make a
+(T, T) table of every action with every return; returns have mean 0, so nothing is left to learn
+from. Either mistake alone prevents learning.
 
-The moves are drawn in NumPy and an episode's log-probabilities computed in one pass; the
+Moves are drawn in NumPy, and an episode's log-probabilities are computed in one pass; the
 arithmetic is the notebook's. Both also train any `Network`, to compare methods on one policy.
 """
 
@@ -33,7 +33,7 @@ FORMS: Mapping[str, tuple[str, ...]] = {
     "only crossed": ("crossed",),
     "repaired": (),
 }
-"""PPO by what is left of its two mistakes."""
+"""Forms of PPO, each with the mistakes that it still has."""
 
 
 class Learner:
@@ -45,7 +45,7 @@ class Learner:
         self.net = _layers(policy)
         for parameter in self.net.parameters():
             hidden = policy.hidden
-            # torch's own start, from this seed alone; a linear policy starts even.
+            # torch's own initialisation, from this seed; a linear policy starts at 0.
             reach = 0.0 if not hidden else 0.5 if len(parameter) == hidden else hidden**-0.5
             nn.init.uniform_(parameter, -reach, reach, generator=self.torch)
         self.adam = torch.optim.Adam(self.net.parameters(), lr=rate)
@@ -54,7 +54,7 @@ class Learner:
         self.world.reset(seed=integer(derive(seed, "starts"), 0, 2**31))
 
     def theta(self) -> Floats:
-        """The weights (d,) as `Network.logit` reads them, the two logits as one."""
+        """The weights (d,) for `Network.logit`, with the two logits as one."""
         *inner, outward, last = (
             p.detach().numpy().astype(np.float64) for p in self.net.parameters()
         )
@@ -62,7 +62,7 @@ class Learner:
         return np.concatenate([*parts, outward[1] - outward[0], [last[1] - last[0]]])
 
     def episode(self) -> tuple[Tensor, Tensor]:
-        """An episode of the current net: inputs (T, 4) and chosen actions (T,) of T moves."""
+        """Play an episode with the current net: inputs (T, 4) and chosen actions (T,)."""
         theta = self.theta()[None]
         seen, _ = self.world.reset()
         states, actions, over = [], [], False
@@ -82,7 +82,7 @@ class Learner:
         return logs.gather(1, actions[:, None])[:, 0]
 
     def resample(self, states: Tensor) -> Tensor:
-        """New actions (T,) at the states of an episode."""
+        """Newly drawn actions (T,) at the states of an episode."""
         chances = torch.softmax(self.net(states).detach(), dim=1)
         return torch.multinomial(chances, 1, generator=self.torch)[:, 0]
 
@@ -114,7 +114,7 @@ def returns(length: int, gamma: float = GAMMA) -> Tensor:
 def reinforce(
     seed: int, rate: float = RATE, policy: Network = NOTEBOOK
 ) -> Iterator[tuple[int, Learner]]:
-    """REINFORCE (Williams 1992), without end: each episode's length, and the learner after it."""
+    """REINFORCE (Williams 1992): yields each episode's length and the learner, without end."""
     learner = Learner(seed, rate, policy)
     while True:
         states, actions = learner.episode()
@@ -128,7 +128,7 @@ def ppo(
     rate: float = RATE,
     policy: Network = NOTEBOOK,
 ) -> Iterator[tuple[int, Learner]]:
-    """PPO-clip (Schulman et al. 2017) as `reinforce`, with the notebook's mistakes or without."""
+    """PPO-clip (Schulman et al. 2017) with some of the notebook's mistakes; see `reinforce`."""
     learner = Learner(seed, rate, policy)
     while True:
         states, actions = learner.episode()

@@ -1,7 +1,7 @@
-"""The plain panel of the worlds: M identical voters compare differences of mean returns.
+"""The plain panel of the worlds: M identical voters compare mean returns.
 
-This is the panel of the published experiments, P(plus) = σ(β·gap), at millions of votes a second.
-`szpo_simulators.panels.raters` has the whole law of a rater (ties, lapses, sides).
+This is the panel of the published experiments, P(plus) = σ(β·gap), at millions of votes per
+second. `szpo_simulators.panels.raters` has raters with ties, lapses and side bias.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from szpo_simulators.worlds.world import Reals, Uniforms, World, draws, uniforms
 
 @dataclass(frozen=True)
 class LinkPanel:
-    """Voters who all follow one law: P(plus) = link(β · difference of mean returns)."""
+    """Identical voters: P(plus) = link(β · difference of mean returns)."""
 
     link: str = "logistic"
     beta: float = 1.0
-    """Logits per unit of return; with the logistic link β = 5 is the steep panel."""
+    """Logits per unit of return."""
 
     def __post_init__(self) -> None:
         """Refuse a link that does not exist."""
@@ -45,7 +45,7 @@ def calibrate(world: World, rows: int) -> panel.Calibration:
 
 
 def votes(chance: Reals, coins: Uniforms) -> Floats:
-    """Votes for plus (...) out of M, from P(plus) (...) and uniform numbers (..., M)."""
+    """Number of votes for plus (...) out of M, from P(plus) (...) and uniforms (..., M)."""
     bound = chance.astype(np.float32)
     if coins.shape[-1] == 1:
         return np.asarray(coins[..., 0] < bound, dtype=np.float64)
@@ -55,7 +55,7 @@ def votes(chance: Reals, coins: Uniforms) -> Floats:
 def coins(
     root_seeds: Sequence[int], step: int, shape: tuple[int, ...], steps: int = 1
 ) -> Uniforms:
-    """The voters' uniform numbers (steps, S, *shape) from a step on, by each root seed."""
+    """The voters' uniform numbers (steps, S, *shape) from ``step`` on, for each root seed."""
     size = int(np.prod(shape))
     keys = (seeds.derive(seed, "world votes") for seed in root_seeds)
     made = [uniforms(key, size * steps, size * step) for key in keys]

@@ -1,7 +1,7 @@
 """PPO-clip (Schulman et al. 2017) for tabular softmax policies, on any reward of trajectories.
 
-In a table the clipped objective of a whole batch needs only two sums per (cell, move): of the
-advantages above 0 and of those below. Epochs then cost no pass over the trajectories.
+For a table the clipped objective of a batch needs only two sums per (cell, move): of the
+advantages above 0 and of those below 0. So an epoch needs no pass over the trajectories.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from szpo_simulators.worlds.world import draws
 def sum_advantages(
     index: NDArray[np.integer], advantages: Floats, d: int
 ) -> tuple[Floats, Floats]:
-    """Sums (S, d) of the advantages above and below 0 over a batch, per trajectory of it.
+    """Sums (S, d) of the advantages above and below 0 over a batch, divided by n.
 
     Args:
-        index: which (cell, move) each step took, (S, n, H).
-        advantages: (S, n, H).
+        index: cell · moves + move of each step, (S, n, H).
+        advantages: advantage of each step, (S, n, H).
         d: cells · moves.
     """
     signed = np.maximum(advantages, 0), np.minimum(advantages, 0)
@@ -40,9 +40,9 @@ def sum_advantages(
 def gradient(
     theta: Floats, old: Floats, up: Floats, down: Floats, *, clip: float, moves: int
 ) -> Floats:
-    """Gradient with respect to the logits, (S, d): 0 for clipped moves.
+    """Gradient of the clipped objective with respect to the logits, (S, d).
 
-    Of Σ min(ρA, clip(ρ, 1 − ε, 1 + ε)A) per trajectory, with ρ = π_θ/π_old.
+    The objective is Σ min(ρA, clip(ρ, 1 − ε, 1 + ε)A) per trajectory, with ρ = π_θ/π_old.
     """
     ratio = np.exp(log_policy(theta, moves) - log_policy(old, moves))
     slope = ratio * (up * (ratio < 1 + clip) + down * (ratio > 1 - clip))
@@ -54,11 +54,11 @@ class Recipe:
     """Settings of PPO-clip on a reward."""
 
     batches: int = 40
-    """Batches on one reward, where the caller sets no other number."""
+    """Batches per reward; `iterate` itself has no end."""
     walks: int = 64
-    """Walks of a batch."""
+    """Walks per batch."""
     epochs: int = 4
-    """Gradient steps on a batch."""
+    """Gradient steps per batch."""
     rate: float = 0.1
     """Adam's learning rate."""
     clip: float = 0.2
@@ -66,19 +66,19 @@ class Recipe:
     lam: float = 0.95
     """λ of the advantages."""
     tie: float = 0.0
-    """Weight of the KL penalty per move towards the policy it starts from."""
+    """Weight of the KL penalty per move towards the starting policy."""
 
 
 Reward: TypeAlias = Callable[[Walks], Floats]
-"""Rewards (S, n, H) of the moves of walks."""
+"""From walks to the rewards (S, n, H) of their moves."""
 Sampler: TypeAlias = Callable[[Floats, int], tuple[Ints, Floats]]
-"""(θ (S, d), batch) → (cell, move) of each step and its reward, both (S, n, H)."""
+"""(θ (S, d), batch) → cell · moves + move of each step, and its reward; both (S, n, H)."""
 
 
 def iterate(theta: Floats, sample: Sampler, how: Recipe, *, moves: int) -> Iterator[Floats]:
     """θ (S, d) before the first batch and after each, without end.
 
-    Advantages are GAE's, with `estimate_values` as critic, standardised over the batch.
+    Advantages come from GAE with `estimate_values` as critic and are standardised over the batch.
     """
     adam = Adam(theta.shape)
     for batch in itertools.count():
@@ -104,9 +104,9 @@ def improve(
     *,
     first: int = 0,
 ) -> Iterator[Floats]:
-    """`iterate` on walks of a grid world and any reward of them.
+    """`iterate` on walks in a grid world with any reward.
 
-    ``first`` numbers the first batch, and with it the uniform numbers of its walks.
+    ``first`` is the number of the first batch, which selects the uniform numbers of its walks.
     """
     start = log_policy(theta, MOVES)
     runs = np.arange(len(theta))[:, None, None]
@@ -125,8 +125,8 @@ def improve(
 def estimate_values(rewards: Floats, cells: NDArray[np.integer], size: int) -> Floats:
     """V (S, n, H + 1) at each move of a batch, from its rewards and cells (S, n, H).
 
-    A table by time and cell: the batch's mean return to go, shrunk towards the mean at that time
-    by two observations.
+    V is a table by time and cell: the batch's mean return to go, shrunk towards the mean at that
+    time with the weight of two observations.
     """
     to_go = returns_to_go(rewards)
     runs, count, horizon = to_go.shape

@@ -1,8 +1,8 @@
-"""Many repetitions of the optimizer on one world, all repetitions of a block at a time.
+"""Many repetitions of the optimizer on one world, computed in blocks.
 
-The arithmetic is that of `szpo.optim.optimizer`, called on arrays: walks and votes of all
-repetitions are made together. Directions, walks and votes of a repetition come from its own root
-seed. So a repetition gives the same result alone, beside others, and through the ordinary loop of
+The arithmetic is that of `szpo.optim.optimizer` on arrays: walks and votes of all repetitions of
+a block are made together. Directions, walks and votes of a repetition come from its own root
+seed. So a repetition gives the same result alone, in a block, and through the ordinary loop of
 ask, rollout, votes and tell.
 """
 
@@ -31,11 +31,11 @@ from szpo_simulators.worlds.oracle import LinkPanel
 from szpo_simulators.worlds.world import Uniforms, World, draws_ahead
 
 COINS = 32
-"""Steps whose votes are drawn at once."""
+"""Number of steps whose votes are drawn at once."""
 AHEAD = 8192
-"""Uniform numbers of walks that are drawn at once for a repetition, where a step needs fewer."""
+"""Most uniform numbers of walks drawn at once per repetition, if a step needs fewer."""
 CACHED_DIM = 256
-"""Directions of at most this many coordinates are cached for the next bench's cell."""
+"""Directions with at most this many coordinates are cached for the bench's next cell."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,16 +43,16 @@ class Runs:
     """Repetitions after their last step."""
 
     theta: NDArray[np.float32]
-    """(S, d)."""
+    """θ (S, d) after the last step."""
     curve: Floats
     """Value (S, marks) after each marked step."""
     trail: NDArray[np.float32]
     """θ (S, marks, d) after each marked step."""
     marks: tuple[int, ...]
     votes: int
-    """Votes of one repetition per step: K · N · M."""
+    """Votes per step of one repetition: K · N · M."""
     answers: int
-    """Walks that voters read per step: K · N · M · 2D."""
+    """Walks read per step by the voters of one repetition: K · N · M · 2D."""
 
     @property
     def final(self) -> Floats:
@@ -61,9 +61,9 @@ class Runs:
 
 
 def settings_for(world: World, **changes: Any) -> Settings:
-    """The optimizer's settings on a world, in the notation of `szpo.optim.settings.Settings`.
+    """The optimizer's settings on a world; ``changes`` are fields of `Settings`.
 
-    The rule `known`, Gaussian directions with |v| = √d, N = 16, M = D = 1, μ = 1 unless changed.
+    Defaults: rule `known`, Gaussian directions with |v| = √d, N = 16, M = D = 1, μ = 1.
     """
     wanted = {"N": 16, "M": 1, "D": 1, "mu": 1.0, "rule": "known", "warmup": 0}
     law = sample_directions.Law(normalise=True)
@@ -84,18 +84,17 @@ def train(
     """Run every root seed for T steps.
 
     Args:
-        world: Where the policies walk.
+        world: The world of the policies.
         settings: The optimizer's settings; their root seed is replaced by each of ``root_seeds``.
         root_seeds: One per repetition.
         steps: T.
-        panel: Who votes; the logistic panel with β = 1 by default.
-        crn: Both sides of a comparison walk by the same uniform numbers.
-        marks: Steps after which the value is taken; the last step by default.
-        block: Repetitions that are computed together; changes no result.
+        panel: The voters; by default the logistic panel with β = 1.
+        crn: Whether both sides of a comparison use the same uniform numbers.
+        marks: Steps after which the value is computed; by default the last step.
+        block: Repetitions that are computed together; does not change results.
 
     Raises:
-        UsageError: settings that a world cannot run: a warm-up, weights of voters, other ties
-            than halves, a rule without a step size.
+        UsageError: settings that worlds do not simulate; see `check`.
     """
     check(settings)
     stops, found = tuple(marks) or (steps,), []
@@ -114,7 +113,7 @@ def train(
 
 
 class Block:
-    """Some repetitions in progress: θ (S, d) and the state that the rule carries over."""
+    """S repetitions in progress: θ (S, d) and the state that the rule carries over."""
 
     def __init__(
         self,
@@ -147,17 +146,17 @@ class Block:
         votes = self._vote(step, np.stack(gaps, axis=1))
         move = self.rule.move(self.settings, self.carried, at, votes, None)
         self.carried = move.carried
-        if move.coef is not None:  # as a run's policies move: direction by direction
+        if move.coef is not None:  # added direction by direction, as in a run's policies
             for k, coef in enumerate(round_coef(move.coef * factor).T):
                 self.theta = self.theta + self._scale(coef, grid[:, k])
 
     @staticmethod
     def _scale(coef: Floats, grid: Floats) -> NDArray[np.float32]:
-        """Coefficients (S,) times directions (S, d), in fp32 as a run's policies have it."""
+        """Coefficients (S,) times directions (S, d), in fp32 as in a run's policies."""
         return coef.astype(np.float32)[:, None] * grid.astype(np.float32)
 
     def draw(self, step: int, k: int, rows: int, side: str | None) -> Uniforms:
-        """The uniform numbers (S, rows, width) of a direction's walks at a step."""
+        """The uniform numbers (S, rows, width) of the walks of direction ``k`` at a step."""
         ahead = max(1, min(COINS, AHEAD // (rows * self.world.width)))
         if step % ahead == 0:
             self.draws[k, side] = draws_ahead(
@@ -167,7 +166,7 @@ class Block:
         return now
 
     def _vote(self, step: int, gap: Floats) -> WeightedVotes:
-        """The step's votes on differences of mean returns (S, K, N)."""
+        """The step's votes, from differences of mean returns (S, K, N)."""
         if step % COINS == 0:
             shape = (*gap.shape[1:], self.settings.M)
             self.coins = oracle.coins(self.root_seeds, step, shape, COINS)
@@ -191,7 +190,7 @@ class Block:
         return v, np.reshape(factors, squares.shape)
 
     def _gap(self, step: int, k: int, shift: NDArray[np.float32]) -> Floats:
-        """Differences of mean returns (S, N) of a direction, plus less minus."""
+        """Differences of mean returns (S, N) of direction ``k``, plus minus minus."""
         world, settings, runs = self.world, self.settings, len(self.root_seeds)
         rows = settings.N * settings.D
         below = self.theta - shift if settings.pairing == "antithetic" else self.theta
@@ -204,7 +203,7 @@ class Block:
 
 @functools.lru_cache(maxsize=2**18)
 def _cached_direction(space: Space, step: int, k: int) -> Floats:
-    """`szpo.optim.parameters.direction_vector`, remembered: a bench's cells share their seeds."""
+    """`szpo.optim.parameters.direction_vector` with a cache, as a bench's cells share seeds."""
     return parameters.direction_vector(space, step, k)
 
 
@@ -212,7 +211,7 @@ def check(settings: Settings) -> None:
     """Refuse settings that worlds do not simulate.
 
     Raises:
-        UsageError: names the setting.
+        UsageError: a warm-up, ties that do not count a half, weighted voters, or no ``alpha``.
     """
     if settings.warmup:
         raise UsageError("worlds: no warm-up; give alpha")

@@ -1,8 +1,8 @@
 """Reward model and PPO: ask, fit a Bradley-Terry reward, improve the policy on it, in n rounds.
 
 One round is the usual recipe (Christiano et al. 2017; Ouyang et al. 2022): all votes on pairs of
-the starting policy, one reward model, one PPO. More rounds spend the same votes on pairs of the
-current policy, and fit the reward anew each time.
+the starting policy, one reward model, one PPO training. More rounds spend the same votes on pairs
+of the current policy; each round fits a new reward to that round's votes.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def fit_reward(x: Floats, won: Floats, ridge: float) -> Floats:
     They minimise −mean log-likelihood + ridge·|w|²/2.
 
     Args:
-        x: features of plus less those of minus (S, n, F), batch means where batches were compared.
+        x: features of plus minus those of minus (S, n, F); batch means if batches were compared.
         won: share of the votes for plus (S, n), in [0, 1].
-        ridge: above 0, so that the minimum is unique.
+        ridge: strength of the penalty, above 0, so that the minimum is unique.
     """
     runs, count, size = x.shape
     votes = laplace.Rows(x, won, np.ones(won.shape))
@@ -38,7 +38,7 @@ def fit_reward(x: Floats, won: Floats, ridge: float) -> Floats:
 
 
 def reward_of(kind: Kind, world: GridWorld, w: Floats) -> ppo.Reward:
-    """A learned reward: each move earns the weight, w (S, F), of the feature it counts for."""
+    """A learned reward with weights w (S, F): a move's reward is the weight of its feature."""
     runs = np.arange(len(w))[:, None, None]
 
     def reward(made: Walks) -> Floats:
@@ -60,18 +60,18 @@ def train(
     rounds: int = 1,
     ridge: float = 0.01,
 ) -> Curve:
-    """Train on one vote on each of n pairs of batches of D walks; values after every round.
+    """Train on one vote on each of ``pairs`` pairs of batches; values after every round.
 
     Args:
-        world: Where the policies walk.
+        world: The world of the policies.
         root_seeds: One for each repetition.
-        pairs: Votes in all.
-        practice: How PPO improves the policy on a learned reward.
-        panel: Who votes.
-        rows: D, the walks of a batch.
+        pairs: Total number of votes.
+        practice: Settings of PPO on a learned reward.
+        panel: The voters.
+        rows: D, walks per batch.
         kind: The features of the reward model.
-        rounds: 1: all pairs by the starting policy. More: by the current policy.
-        ridge: Of the reward model's fit.
+        rounds: 1: all pairs by the starting policy. More: each round by the current policy.
+        ridge: See `fit_reward`.
     """
 
     def improve(step: int, theta: Floats, x: Floats, won: Floats) -> Floats:

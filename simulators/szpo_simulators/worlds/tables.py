@@ -1,9 +1,8 @@
-"""Tabular softmax policies of many repetitions at once: what all baselines share.
+"""Tabular softmax policies of many repetitions at once, shared by all baselines.
 
 Logits are (S, d) with d = cells · moves; a policy's table of log-probabilities has the same shape.
-A trajectory enters by its counts: how often it chose each move in each cell. Since
-log π(τ) = Σ counts · log π, counts are all that likelihoods, their gradients and linear rewards
-need.
+A trajectory is represented by its counts: how often it chose each move in each cell. Since
+log π(τ) = Σ counts · log π, likelihoods, their gradients and linear rewards need only counts.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ def log_policy(theta: Floats, moves: int) -> Floats:
 
 
 def to_logits(gradient: Floats, theta: Floats, moves: int) -> Floats:
-    """A gradient with respect to log-probabilities as one with respect to logits, both (S, d).
+    """The gradient with respect to logits from that with respect to log-probabilities, (S, d).
 
-    The Jacobian of log-softmax: ∂/∂θ_sa = G_sa − π(a|s) Σ_b G_sb.
+    With the Jacobian of log-softmax: ∂/∂θ_sa = G_sa − π(a|s) Σ_b G_sb.
     """
     chances = np.exp(log_policy(theta, moves))
     total = gradient.reshape(*gradient.shape[:-1], -1, moves).sum(axis=-1, keepdims=True)
@@ -38,7 +37,7 @@ def to_logits(gradient: Floats, theta: Floats, moves: int) -> Floats:
 
 
 def sum_by_index(index: NDArray[np.integer], size: int, weights: Floats | None = None) -> Floats:
-    """Sums (..., size) of 1, or of ``weights``, by the last axis of ``index`` (..., H).
+    """Sums (..., size) of ``weights``, or of 1, grouped by ``index`` (..., H) along its last axis.
 
     >>> sum_by_index(np.array([[0, 2, 2]]), 3).tolist()
     [[1.0, 0.0, 2.0]]
@@ -52,13 +51,13 @@ def sum_by_index(index: NDArray[np.integer], size: int, weights: Floats | None =
 
 
 def sum_by_move(index: NDArray[np.integer], d: int, weights: Floats) -> Floats:
-    """Sums (S, d) of weights by (cell, move), per trajectory; both are (S, n, H)."""
+    """Sums (S, d) of weights by (cell, move), divided by n; index and weights are (S, n, H)."""
     *lead, n, _ = index.shape
     return np.asarray(sum_by_index(index.reshape(*lead, -1), d, weights) / n)
 
 
 class Adam:
-    """Ascent by Adam (Kingma and Ba 2015): moments of the gradients seen so far."""
+    """Gradient ascent with Adam (Kingma and Ba 2015)."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.first = self.second = np.zeros(shape)

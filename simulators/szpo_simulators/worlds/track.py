@@ -1,9 +1,9 @@
 """A round track with checkpoints, where the proxy reward (checkpoints) can be hacked.
 
 A car on a ring of cells drives forward, drives back, or waits. The true reward is progress, in
-laps. The proxy counts how often a line between two cells is crossed, either way. Among ordinary
-drives those that pass more checkpoints also make more progress. But driving back and forth over
-one line passes most and gets nowhere, as in the boat race of Clark and Amodei (2016).
+laps. The proxy counts how often a line between two cells is crossed, in either direction. Among
+ordinary drives those that pass more checkpoints also make more progress. But driving back and
+forth over one line passes most and gets nowhere, as in the boat race of Clark and Amodei (2016).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FEATURES = ("progress", "checkpoints")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drives:
-    """Walks: cells (S, n, H + 1), chosen moves and rewards of the executed ones (S, n, H)."""
+    """Walks: cells (S, n, H + 1), chosen moves, and rewards of the executed moves (S, n, H)."""
 
     states: NDArray[np.int16]
     actions: NDArray[np.int8]
@@ -37,15 +37,15 @@ class Drives:
 
 @dataclass(frozen=True)
 class Track:
-    """A `World`: H moves round the ring, softmax over three moves in each cell, d = 3 · cells.
+    """A `World`: H moves on the ring, softmax over three moves in each cell, d = 3 · cells.
 
-    ``seen`` is the feature that is the return. A move slips with probability ``slip``: it becomes
-    any of the three. ``start`` are the chances of the untrained driver's moves, the same in every
-    cell: mostly it waits. A walk starts in the middle of the first section and uses 2·H uniform
-    numbers: its choices, then its slips.
+    ``seen`` is the feature that the return counts. A move slips with probability ``slip``: it
+    becomes any of the three. ``start`` has the probabilities of the untrained driver's moves, the
+    same in every cell: mostly it waits. A walk starts in the middle of the first section and uses
+    2·H uniform numbers: first for its choices, then for its slips.
 
     Raises:
-        UsageError: a ring that the lines do not divide evenly, or numbers out of range.
+        UsageError: the lines do not divide the cells evenly, or a number is out of range.
     """
 
     seen: Literal["progress", "checkpoints"] = "progress"
@@ -65,17 +65,17 @@ class Track:
 
     @property
     def dim(self) -> int:
-        """A logit per cell and move."""
+        """Number of parameters d: one logit per cell and move."""
         return 3 * self.cells
 
     @property
     def width(self) -> int:
-        """A choice and a slip per move."""
+        """Uniform numbers of a walk: one for the choice and one for the slip of each move."""
         return 2 * self.horizon
 
     @property
     def section(self) -> int:
-        """Cells from line to line."""
+        """Number of cells between two lines."""
         return self.cells // self.lines
 
     @property
@@ -85,7 +85,7 @@ class Track:
 
     @cached_property
     def theta0(self) -> Floats:
-        """The untrained driver."""
+        """Parameters (d,) of the untrained driver."""
         return np.tile(np.log(self.start), self.cells)
 
     @cached_property
@@ -96,7 +96,7 @@ class Track:
 
     @cached_property
     def features(self) -> Floats:
-        """`FEATURES` (cells, 3, 2) of a move executed in a cell; a line ends every section."""
+        """`FEATURES` (cells, 3, 2) of a move executed in a cell; each section ends at a line."""
         place = np.arange(self.cells) % self.section
         crossed = np.stack([place == self.section - 1, place == 0, np.zeros_like(place)], axis=1)
         progress = np.broadcast_to(_STEPS / self.cells, crossed.shape)
@@ -125,7 +125,7 @@ class Track:
         return np.asarray(ahead[:, self.first])
 
     def optimum(self) -> float:
-        """The best expected return of any policy, one that sees the time included."""
+        """The best expected return of any policy, even one that sees the time."""
         ahead = np.zeros(self.cells)
         for _ in range(self.horizon):
             after = self.rewards + ahead[self.landing]
@@ -137,7 +137,7 @@ class Track:
         return np.asarray(self.walks(theta, u).rewards.sum(-1))
 
     def walks(self, theta: Reals, u: Uniforms) -> Drives:
-        """The walks in full; moves are numbers of `MOVES`."""
+        """The walks of policies θ (S, d); moves are indices in `MOVES`."""
         edges = self.action_probabilities(theta).cumsum(-1)[..., :2]
         lead, horizon = u.shape[:2], self.horizon
         run = np.arange(lead[0])[:, None]
@@ -163,4 +163,4 @@ class Track:
 
 
 TRUTH, PROXY = Track("progress"), Track("checkpoints")
-"""The same drives, rewarded by laps of progress and by checkpoints passed."""
+"""The same world with laps of progress and with checkpoints passed as the return."""

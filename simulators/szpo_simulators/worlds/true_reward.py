@@ -1,8 +1,8 @@
-"""References that see the true return and need no votes, on tabular worlds.
+"""Reference methods that see the true return and need no votes.
 
 REINFORCE (Williams 1992) with returns to go and a baseline, and plain evolution strategies
-(Salimans et al. 2017): θ ← θ + α/(n σ) Σ_i R̂_i ε_i, with R̂ the returns of n perturbed walkers,
-standardised over them.
+(Salimans et al. 2017): θ ← θ + α/(n σ) Σ_i R̂_i ε_i, where R̂ are the returns of n perturbed
+policies, standardised over these.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def gradient(
 
     Args:
         theta: logits (S, d).
-        index: which (cell, move) each step took, (S, n, H).
+        index: cell · moves + move of each step, (S, n, H).
         advantages: A_t (S, n, H), constants.
-        moves: per cell.
+        moves: moves per cell.
     """
     return to_logits(sum_by_move(index, theta.shape[-1], advantages), theta, moves)
 
@@ -40,14 +40,14 @@ def gradient(
 def reinforce(
     world: GridWorld, root_seeds: Sequence[int], *, walks: int = 32, rate: float = 0.1
 ) -> Iterator[Floats]:
-    """θ (S, d) before the first step and after each, without end.
+    """REINFORCE's θ (S, d) before the first step and after each, without end.
 
-    The advantage of a move is its return to go less the mean over the batch.
+    The advantage of a move is its return to go minus the batch's mean at that time.
 
     Args:
-        world: Where the policies walk.
+        world: The world of the policies.
         root_seeds: One for each repetition.
-        walks: Of a step.
+        walks: Walks per step.
         rate: Adam's learning rate.
     """
     theta = np.tile(world.theta0, (len(root_seeds), 1))
@@ -71,9 +71,9 @@ def evolve(
     """Evolution strategies' θ (S, d) before the first step and after each, without end.
 
     Args:
-        world: Where the policies walk, once for each walker.
+        world: The world of the policies.
         root_seeds: One for each repetition.
-        walkers: n, perturbed policies of a step.
+        walkers: n, perturbed policies per step, with one walk each.
         spread: σ, standard deviation of the perturbations.
         alpha: α, step size.
     """

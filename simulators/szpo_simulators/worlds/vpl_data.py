@@ -1,8 +1,8 @@
 """Preference pairs of users: features by hashed words, and contexts of users.
 
-Texts become features by hashing words and pairs of words (`hash_words`). That needs no model,
-gives the same bits on every machine, and keeps a decisive word visible, where the hidden state of
-a small model reflects little but its own corpus. Any other (n, e) array may take its place.
+Texts become features by hashing words and pairs of words (`hash_words`). This needs no model,
+gives the same bits on every machine, and keeps a decisive word visible; the hidden state of a
+small model reflects little but its own corpus. Any other array (n, e) of features works as well.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ class Pairs:
     """n preference pairs as features."""
 
     chosen: Floats
-    """(n, e)"""
+    """(n, e): features of the chosen texts."""
     rejected: Floats
     user: Ints
-    """(n,) 0 … users − 1"""
+    """(n,): each pair's user, 0 … users − 1."""
     controversial: NDArray[np.bool_]
-    """(n,) users do not all prefer the same."""
+    """(n,): whether users disagree about the pair."""
 
     def __len__(self) -> int:
         return len(self.user)
 
     def take(self, index: Ints | NDArray[np.bool_]) -> Pairs:
-        """The pairs of an index or a mask."""
+        """The pairs selected by an index or a mask."""
         return Pairs(
             self.chosen[index], self.rejected[index], self.user[index], self.controversial[index]
         )
@@ -47,9 +47,9 @@ class Pairs:
 
 @lru_cache(maxsize=65_536)
 def hash_words(text: str, width: int = WIDTH) -> tuple[float, ...]:
-    """Words and pairs of words, each at a hashed place with a hashed sign, of length 1.
+    """A vector of norm 1 with a hashed place and sign for each word and pair of words.
 
-    The hashing trick of Weinberger et al. (2009).
+    This is the hashing trick of Weinberger et al. (2009).
 
     >>> round(sum(x * x for x in hash_words("The sea is calm.")), 9)
     1.0
@@ -65,7 +65,7 @@ def hash_words(text: str, width: int = WIDTH) -> tuple[float, ...]:
 
 
 def hash_votes(votes: Sequence[tuple[str, str, str, bool]]) -> Pairs:
-    """Pairs (user, chosen, rejected, controversial) of texts as features by `hash_words`.
+    """Pairs with features by `hash_words` from (user, chosen, rejected, controversial) of texts.
 
     Users are numbered in the order of their names.
     """
@@ -79,14 +79,14 @@ def hash_votes(votes: Sequence[tuple[str, str, str, bool]]) -> Pairs:
 
 
 def contexts(known: Pairs, users: Ints, size: Ints, u: Floats, skip: Ints | None = None) -> Ints:
-    """Rows of ``known`` (b, n) drawn as contexts of users; −1 is padding.
+    """Indices (b, n) of pairs in ``known`` drawn as contexts of users; −1 is padding.
 
     Args:
         known: pairs to draw from, with replacement.
-        users: (b,) of whom.
-        size: (b,) how many pairs each.
+        users: (b,) user of each context.
+        size: (b,) number of pairs in each context.
         u: (b, n) uniform numbers; n is at least the largest size.
-        skip: (b,) a row of ``known`` that may not be drawn, the one to be predicted.
+        skip: (b,) index of the pair to be predicted, which is not drawn; None: no such pair.
 
     Raises:
         UsageError: a user has no (other) pair.

@@ -17,9 +17,9 @@ from szpo_simulators.worlds.vpl_data import Pairs, contexts
 from szpo_simulators.worlds.vpl_model import Kind, Model, divergence, draw
 
 ACTIVE = 0.01
-"""Variance over contexts of a unit's mean above which it is active (Burda et al., 2016)."""
+"""A unit is active if its mean varies more than this over contexts (Burda et al., 2016)."""
 SAMPLES = 512
-"""Contexts drawn to test whether the latent is used."""
+"""Most pairs, each with a context, on which the use of the latent is tested."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +33,11 @@ class Recipe:
     beta: float = 1e-3
     """Weight of the KL term once annealed."""
     cycles: int = 2
-    """Cosine cycles of the annealing; the second half of each is at ``beta``."""
+    """Cycles of the annealing; the weight is ``beta`` in the second half of each."""
     baseline: float = 0.1
     """Share of ``beta`` at which a cycle starts."""
     context: tuple[int, int] = (1, 8)
-    """Fewest and most pairs of a context in training."""
+    """Smallest and largest number of pairs of a context in training."""
     decay: float = 1e-3
     hidden: int = 64
     latent: int = 8
@@ -65,23 +65,23 @@ class Latent:
     """Whether a model uses its latent."""
 
     active: int
-    """Units whose mean varies over contexts."""
+    """Number of active units; see `ACTIVE`."""
     units: int
     kl: float
     """Mean KL of a posterior to the prior, nats."""
     own: float
-    """Accuracy given contexts of the pairs' own users …"""
+    """Accuracy given contexts of the pairs' own users."""
     others: float
-    """… and given those of other users."""
+    """Accuracy given contexts of other users."""
 
     @property
     def collapsed(self) -> bool:
-        """Posterior collapse: no unit is active, so the posterior equals the prior."""
+        """Posterior collapse: no unit is active, so the posterior does not depend on contexts."""
         return self.active == 0
 
     @property
     def ignored(self) -> bool:
-        """Contexts of own and of other users predict equally well, within two standard errors."""
+        """Whether contexts of other users predict as well, within two standard errors."""
         error = math.sqrt(max(self.own * (1 - self.own), 0.25 / SAMPLES) * 2 / SAMPLES)
         return self.own - self.others < 2 * error
 
@@ -89,7 +89,8 @@ class Latent:
 def weight(recipe: Recipe, step: int, steps: int) -> float:
     """The KL term's weight at a step: β times a cosine rise from ``baseline``, in cycles.
 
-    Cyclical annealing of Fu et al. (2019): the first half of a cycle rises, the second stays.
+    This is the cyclical annealing of Fu et al. (2019): the weight rises in the first half of a
+    cycle and is constant in the second.
 
     >>> recipe = Recipe(beta=1.0, cycles=2, baseline=0.1)
     >>> [round(weight(recipe, step, 80), 3) for step in (0, 10, 20, 39, 40)]
@@ -106,7 +107,7 @@ def fit(train: Pairs, recipe: Recipe, seed: int) -> Fitted:
     """Train a model; the same arguments give the same model on one machine.
 
     Raises:
-        UsageError: a user has a single pair, where the kind needs a context.
+        UsageError: a context is needed but a user has a single pair, or the loss is not finite.
     """
     noise = _torch_generator(seed, "vpl noise")
     rng = seeds.generator(seeds.derive(seed, "vpl batches"))
@@ -153,15 +154,16 @@ def margins(
     """Margins (n,) of the chosen over the rejected texts, given contexts of their users.
 
     Args:
-        fitted: the model; without an encoder contexts are not read.
-        pairs: to be ranked.
-        known: where contexts are drawn; the same object leaves each pair out of its own.
-        size: pairs of a context.
+        fitted: the model; without an encoder, contexts are not used.
+        pairs: the pairs to rank.
+        known: pairs from which contexts are drawn; if it is ``pairs``, each pair is left out of
+            its own context.
+        size: pairs per context.
         own: False gives every pair the context of another user.
-        name: names the draw.
+        name: name of the random draw.
 
     Raises:
-        UsageError: a user has nothing to be known by.
+        UsageError: a user has no pair for a context.
     """
     model = fitted.model
     with torch.no_grad():
@@ -196,10 +198,10 @@ def scores(fitted: Fitted, pairs: Pairs, *, size: int = 8) -> Scores:
 
 
 def latent(fitted: Fitted, pairs: Pairs, *, size: int = 8) -> Latent:
-    """Whether a ``vae`` uses its latent, seen on up to `SAMPLES` pairs and contexts.
+    """Whether a ``vae`` uses its latent, tested on up to `SAMPLES` pairs and contexts.
 
     Raises:
-        UsageError: the model has no latent, or there is one user only.
+        UsageError: the model has no latent, or there is only one user.
     """
     if fitted.recipe.kind != "vae":
         raise UsageError(f"{fitted.recipe.kind} has no latent")
@@ -222,13 +224,13 @@ def latent(fitted: Fitted, pairs: Pairs, *, size: int = 8) -> Latent:
 
 
 def _context(rows: Ints, one: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Contexts by rows of `contexts`, as `Model.posterior` reads them."""
+    """The arguments of `Model.posterior` for the indices that `contexts` returned."""
     index = torch.from_numpy(np.maximum(rows, 0))
     return one[index], other[index], torch.from_numpy(rows >= 0)
 
 
 def _start(model: Model, made: torch.Generator) -> None:
-    """Initialise linear layers by torch's own law, from a given generator."""
+    """Initialise linear layers uniformly within ±1/√inputs, from this generator."""
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):
             bound = 1 / math.sqrt(module.in_features)

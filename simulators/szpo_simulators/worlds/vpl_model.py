@@ -1,10 +1,10 @@
-"""The four models: one with a latent taste for each user, three without; torch, small.
+"""Four small torch models: one with a latent taste for each user, three without.
 
 A user's context is n pairs (a preferred, b not). ``vae``: an encoder reads the context into
 q(z | C) = N(m, e^ℓ), a decoder gives r(x, z), and P(x_w over x_l | z) = σ(r(x_w, z) − r(x_l, z)).
 ``base``: r(x) alone. ``mean_and_variance``: r(x) ~ N(m, s²). ``categorical``: r(x) has a
-distribution over atoms in [0, 1]. The last two are those of distributional preference learning
-(Siththaranjan, Laidlaw and Hadfield-Menell, 2024), here as baselines.
+distribution over `ATOMS` ordered atoms. The last two are from distributional preference learning
+(Siththaranjan, Laidlaw and Hadfield-Menell, 2024) and serve as baselines.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ KINDS: tuple[Kind, ...] = ("vae", "base", "mean_and_variance", "categorical")
 ATOMS = 10
 SLOPE = 0.2
 SPREAD = 0.1
-"""Weight of the negative entropy that keeps ``categorical`` from using few atoms."""
+"""Weight of the negative entropy, which keeps ``categorical`` from using only a few atoms."""
 
 
 class Encoder(nn.Module):
-    """A context to the mean and logarithm of the variance (b, latent), both in [−1, 1]."""
+    """From a context to a mean and a log-variance (b, latent), both in [−1, 1]."""
 
     def __init__(self, inputs: int, hidden: int = 64, latent: int = 8):
         super().__init__()
@@ -38,9 +38,9 @@ class Encoder(nn.Module):
         """Single-head self-attention over the pairs, then their mean.
 
         Args:
-            preferred: of b users up to n pairs each, (b, n, e).
-            other: of the same pairs.
-            there: (b, n) which of them exist.
+            preferred: preferred texts of up to n pairs of each of b users, (b, n, e).
+            other: the other texts of the same pairs, (b, n, e).
+            there: which of the pairs exist, (b, n).
         """
         pairs = self.pair(torch.cat([preferred, other], dim=-1))
         scores = self.query(pairs) @ self.key(pairs).transpose(-1, -2) / math.sqrt(pairs.shape[-1])
@@ -52,7 +52,7 @@ class Encoder(nn.Module):
 
 
 class Model(nn.Module):
-    """Any of the four kinds; `margin` ranks two texts, `loss` is what is minimised."""
+    """A model of one of the four kinds; `margin` ranks two texts, `loss` is minimised."""
 
     def __init__(self, kind: Kind, inputs: int, hidden: int = 64, latent: int = 8):
         super().__init__()
@@ -66,7 +66,7 @@ class Model(nn.Module):
         self.register_buffer("scale", torch.ones(inputs))
 
     def standardise(self, texts: Tensor) -> None:
-        """Standardise features from now on by the mean and deviation of these (n, e)."""
+        """Standardise all later features by the mean and deviation of ``texts`` (n, e)."""
         self.centre = texts.mean(0)
         deviation = texts.std(0)
         self.scale = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
@@ -84,7 +84,7 @@ class Model(nn.Module):
         return read
 
     def margin(self, one: Tensor, other: Tensor, z: Tensor | None) -> Tensor:
-        """Preference margins (b,) of the one over the other: logits, for ``categorical`` P − ½."""
+        """Margins (b,) of ``one`` over ``other``: logits, or P − ½ for ``categorical``."""
         a, b = self._out(one, z), self._out(other, z)
         if self.kind == "mean_and_variance":
             return probit_logit(a, b)
@@ -93,7 +93,7 @@ class Model(nn.Module):
         return (a - b).squeeze(-1)
 
     def loss(self, one: Tensor, other: Tensor, z: Tensor | None) -> Tensor:
-        """Mean negative log-likelihood of "the one is preferred", nats."""
+        """Mean negative log-likelihood of preferring ``one``, nats; see also `SPREAD`."""
         if self.kind == "categorical":
             a, b = self._out(one, z), self._out(other, z)
             used = torch.cat([a, b]).softmax(-1).mean(0)
@@ -123,7 +123,7 @@ def probit_logit(a: Tensor, b: Tensor) -> Tensor:
 
     Args:
         a: (b, 2) means and raw deviations.
-        b: the same of the other text.
+        b: the same for the other text.
     """
     deviation = (functional.softplus(a[..., 1]) ** 2 + functional.softplus(b[..., 1]) ** 2).sqrt()
     logit: Tensor = math.sqrt(2 * math.pi) * (a[..., 0] - b[..., 0]) / deviation
@@ -131,7 +131,7 @@ def probit_logit(a: Tensor, b: Tensor) -> Tensor:
 
 
 def beats(a: Tensor, b: Tensor) -> Tensor:
-    """P(atom of a > atom of b) + ½ P(the same), for independent draws from two softmaxes.
+    """P(atom of a > atom of b) + ½ P(equal atoms), for independent draws from two softmaxes.
 
     >>> beats(torch.zeros(1, 4), torch.zeros(1, 4)).item()
     0.5
@@ -151,6 +151,6 @@ def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def draw(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
-    """Z = m + e^{ℓ/2}·ε, brought to length √L as the published training does."""
+    """Z = m + e^{ℓ/2}·ε, scaled to norm √L as in the published training."""
     z = mean + (log_variance / 2).exp() * noise
     return math.sqrt(z.shape[-1]) * functional.normalize(z, dim=-1)

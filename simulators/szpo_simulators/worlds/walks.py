@@ -1,7 +1,7 @@
-"""Walks on tabular worlds as the baselines learn from them, and the features of reward models.
+"""Walks on tabular worlds for the baselines, and the features of reward models.
 
-In every kind of reward model each move counts for one feature. The features of a walk are the
-counts of its moves, and the reward of a move is the weight of its feature.
+In every kind of reward model each move has one feature. A walk's features are how often its moves
+have each, and the reward of a move is the weight of its feature.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Walks:
 def walk(world: GridWorld, theta: Reals, u: Uniforms) -> Walks:
     """Walks of the policies θ (S, d) by uniform numbers (S, n, width).
 
-    The law of `GridWorld.walks`, several times as fast: a number chooses the policy's move, and
-    its remainder decides whether the move slips and where to.
+    Their distribution is that of `GridWorld.returns`, but the chosen moves are known as well: a
+    number selects the policy's move, and its remainder whether and to which move it slips.
     """
     cells, runs, count = world.cells, len(u), u.shape[1]
     chances = world.action_probabilities(theta).reshape(-1, MOVES)
@@ -44,7 +44,7 @@ def walk(world: GridWorld, theta: Reals, u: Uniforms) -> Walks:
     inner = [np.ascontiguousarray(edges[:, i]) for i in range(3)]
     low = np.concatenate([np.zeros((len(edges), 1), np.float32), edges], axis=1).ravel()
     with np.errstate(divide="ignore", over="ignore"):
-        # Four where the rest of the number equals the slip: below, its whole part is the move.
+        # The scaled remainder is below four if the move slips; its whole part is then the move.
         stretch = np.minimum(MOVES / (chances * max(world.slip, 1e-30)), 1e30)
     spread = stretch.astype(np.float32).ravel()
     landing, arrival = world.landing.ravel(), world.arrival
@@ -75,11 +75,11 @@ def true_rewards(world: GridWorld, made: Walks) -> Floats:
 
 
 def feature_indices(kind: Kind, world: GridWorld, made: Walks) -> tuple[Ints, int]:
-    """The feature (S, n, H) that each move counts for, and the number of features.
+    """The feature (S, n, H) of each move, and the number of features.
 
-    ``cells``: where it ends; ``moves``: cell and chosen move, all that DPO can express;
-    ``steps``: from where to where; ``states``: the world's whole state, with which a reward model
-    is well specified.
+    ``cells``: the cell in which it ends; ``moves``: cell and chosen move, all that DPO can
+    express; ``steps``: the cells before and after it; ``states``: the world's whole state after
+    it, with which a reward model is well specified.
     """
     cells, states = world.cells, made.states.astype(np.int64)
     ends = states % cells
@@ -103,13 +103,13 @@ def ask(
     rows: int,
     panel: LinkPanel,
 ) -> tuple[Floats, Floats]:
-    """One vote on each of n pairs of batches of D walks, all by the policies θ (S, d).
+    """One vote on each of ``pairs`` pairs of batches of D walks, all by the policies θ (S, d).
 
-    Features are means over a batch, as its return is. Walks and votes come from each
-    repetition's root seed and the step.
+    Features and returns are means over a batch. Walks and votes come from each repetition's root
+    seed and the step.
 
     Returns:
-        Features of plus less those of minus (S, n, F), and who won (S, n): 1 for plus.
+        Features of plus minus those of minus (S, n, F), and who won (S, n): 1 for plus.
     """
     made = walk(world, theta, draws(world, root_seeds, step, 0, 2 * pairs * rows, "pairs"))
     index, size = feature_indices(kind, world, made)

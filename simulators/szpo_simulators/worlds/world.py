@@ -1,8 +1,7 @@
-"""The contract of a world: walks of a policy θ, their returns, and the exact value of θ.
+"""The interface of a world: walks of a policy θ, their returns, and the exact value of θ.
 
-The first axis S runs over repetitions (or over policies), the second, n, over walks. All
-randomness comes in as uniform numbers, so both sides of a comparison can share them (common random
-numbers).
+The first axis S runs over repetitions (or policies), the second, n, over walks. All randomness is
+passed in as uniform numbers, so both sides of a comparison can share them (common random numbers).
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ Uniforms: TypeAlias = NDArray[np.float32]
 
 
 class World(Protocol):
-    """A world with a policy of d parameters in it."""
+    """A world for policies with d parameters."""
 
     @property
     def dim(self) -> int:
@@ -34,21 +33,21 @@ class World(Protocol):
 
     @property
     def width(self) -> int:
-        """How many uniform numbers a walk uses."""
+        """Number of uniform numbers that a walk uses."""
 
     @property
     def theta0(self) -> Floats:
-        """Where the policy starts (d,)."""
+        """The policy's starting parameters (d,)."""
 
     def returns(self, theta: Reals, u: Uniforms) -> Floats:
         """Returns (S, n) of walks of the policies θ (S, d) by uniform numbers (S, n, width)."""
 
     def value(self, theta: Reals) -> Floats:
-        """Expected return (S,) of the policies θ (S, d): exact, or as the world says."""
+        """Expected return (S,) of the policies θ (S, d): exact, or estimated as documented."""
 
 
 def uniforms(key: bytes, n: int, start: int = 0) -> Uniforms:
-    """Numbers start … start + n − 1 of the key: 24 bits each, two from a word of the stream.
+    """Numbers start … start + n − 1 of the key's stream: 24 bits each, two from each word.
 
     >>> whole = uniforms(bytes(16), 9)
     >>> bool((uniforms(bytes(16), 3, start=5) == whole[5:8]).all())
@@ -64,9 +63,9 @@ def uniforms(key: bytes, n: int, start: int = 0) -> Uniforms:
 def draws(
     world: World, root_seeds: Sequence[int], step: int, k: int, count: int, side: str | None = None
 ) -> Uniforms:
-    """The uniform numbers (S, count, width) of one step's walks, by each repetition's root seed.
+    """The uniform numbers (S, count, width) of one step's walks, from each repetition's root seed.
 
-    ``side`` None gives those that both sides share; "plus" and "minus" give each side its own.
+    ``side`` None: both sides share the numbers; "plus" and "minus": each side has its own.
     """
     whole: Uniforms = draws_ahead(world, root_seeds, range(step, step + 1), k, count, side)[0]
     return whole
@@ -80,7 +79,7 @@ def draws_ahead(
     count: int,
     side: str | None,
 ) -> Uniforms:
-    """`draws` of a range of steps at once: (steps, S, count, width)."""
+    """`draws` for a range of steps at once: (steps, S, count, width)."""
     size = count * world.width
     keys = (seeds.derive(seed, "world walk", k=k, name=side) for seed in root_seeds)
     made = np.stack([uniforms(key, size * len(steps), size * steps.start) for key in keys])
@@ -88,10 +87,10 @@ def draws_ahead(
 
 
 class WorldPolicy:
-    """What policies that answer by walks in a world share: θ, its updates, a walk per prompt."""
+    """Base class of policies that answer by walks: θ, its updates, a walk per prompt."""
 
     purpose: ClassVar[str]
-    """Names the random numbers of walks."""
+    """Purpose of the walks' random numbers; see `szpo.seeds.derive`."""
 
     def __init__(self, root_seed: int, start: Theta, law: Law | None = None) -> None:
         self.layout: Layout = tuple((name, values.shape) for name, values in start.items())
@@ -102,10 +101,10 @@ class WorldPolicy:
     def rollout(
         self, prompts: Sequence[Sequence[Prompt]], shifts: Sequence[Shift], *, seed: int
     ) -> list[Batch]:
-        """A walk per prompt and shift, by numbers that both sides of a direction share.
+        """A walk per prompt and shift; both sides of a direction share the random numbers.
 
         Raises:
-            UsageError: as many lists of prompts as shifts are needed, each prompt a known start.
+            UsageError: the number of lists and shifts differs, or a prompt names no start.
         """
         if len(prompts) != len(shifts):
             raise UsageError(f"rollout: {len(prompts)} lists of prompts for {len(shifts)} shifts")
@@ -119,7 +118,7 @@ class WorldPolicy:
         ]
 
     def walk(self, theta: Theta, prompts: Sequence[Prompt], key: bytes) -> Batch:
-        """One walk of the policy θ per prompt, by the key's numbers."""
+        """One walk of the policy θ per prompt, by the key's random numbers."""
         raise NotImplementedError
 
     def apply(self, update: Update) -> None:

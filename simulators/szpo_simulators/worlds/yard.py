@@ -1,8 +1,8 @@
 """A small softmax policy that walks through a windy yard, behind the `Policy` protocol.
 
 An answer is the walk in words, "right up>left up. Reached the well." (the wind turned ``up`` into
-``left``), so that panels, ledgers and rewards treat it as they treat any text. Everything about
-the world is known, so its exact value and KL are at hand, for tests and for fast benchmarks.
+``left``), so panels, ledgers and rewards treat it as any text. The world is known completely, so
+a policy's value and KL are exact, for tests and fast benchmarks.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ MOVES = ("up", "right", "down", "left")
 _STEPS = ((-1, 0), (0, 1), (1, 0), (0, -1))
 WELL, PIT = "Reached the well.", "Fell into the pit."
 COST = 0.04
-"""What a move costs, where the well is worth 1 and the pit −1."""
+"""Cost of a move; the well is worth 1 and the pit −1."""
 _START = re.compile(r"row (\d+), column (\d+)")
 
 
 @dataclass(frozen=True)
 class Yard:
-    """A grid with a well, pits and walls; wind turns a move to either side.
+    """A grid with a well, pits and walls; wind may turn a move to either side.
 
     The default is the classic world of three rows and four columns.
     """
@@ -68,7 +68,7 @@ class Yard:
 
     @cached_property
     def ending(self) -> Floats:
-        """The worth (cells,) of ending in a cell; 0 where the walk goes on."""
+        """The worth (cells,) of ending in a cell; 0 in cells where a walk does not end."""
         worth = np.zeros(self.cells)
         worth[self.cell(self.well)] = 1.0
         for pit in self.pits:
@@ -137,16 +137,16 @@ class Yard:
     def walk(
         self, logits: Reals, cells: Ints, numbers: Reals
     ) -> Iterator[tuple[Ints, Ints, Ints, NDArray[np.bool_]]]:
-        """Move after move of softmax policies (S, cells, 4) from these cells (S, n).
+        """The moves of softmax policies, one after the other.
 
         Args:
-            logits: Of the policies.
-            cells: Where each walk begins.
-            numbers: (S, n, horizon, 2): one for the choice, one for the wind.
+            logits: Logits of the policies (S, cells, 4).
+            cells: The cell in which each walk begins (S, n).
+            numbers: Uniform numbers (S, n, horizon, 2): for the choice and for the wind.
 
         Yields:
-            The move that was chosen, the one that the wind made of it, the cell after it, and
-            who was still walking; all (S, n).
+            For each move the chosen move, the executed one, the cell after it, and whether the
+            walk was still going on; all (S, n).
         """
         edges = np.cumsum(softmax(logits.astype(np.float64), axis=-1), axis=-1)
         run = np.arange(len(logits))[:, None]
@@ -168,7 +168,7 @@ class Yard:
 
 
 class TabularPolicy(WorldPolicy):
-    """One logit per cell and move, θ = 0 at the start: a policy that wanders."""
+    """A policy with one logit per cell and move; θ = 0 at the start, so that it wanders."""
 
     purpose = "walk"
 
@@ -188,7 +188,7 @@ class TabularPolicy(WorldPolicy):
         return [list(batch[i * samples : (i + 1) * samples]) for i in range(len(prompts))]
 
     def kl(self, prompts: Sequence[Prompt], *, seed: int, samples: int = 1) -> tuple[float, float]:
-        """KL of whole walks to the untouched policy, exact, hence with standard error 0."""
+        """Exact KL of whole walks to the starting policy, and its standard error 0."""
         here = self._theta["logits"].astype(np.float64)
         return self.yard.divergence(here, np.zeros_like(here)), 0.0
 
@@ -210,15 +210,15 @@ class TabularPolicy(WorldPolicy):
 
 
 def policy(*, root_seed: int, yard: Yard | None = None) -> TabularPolicy:
-    """The policy by name: the entry point ``tabular`` of `szpo.policies`."""
+    """The entry point ``tabular`` of `szpo.policies`."""
     return TabularPolicy(root_seed, yard)
 
 
 def score_walk(prompt: Prompt, answer: Answer) -> float:
-    """The worth of a walk, from its text: 1 at the well, −1 in the pit, −.04 per move.
+    """The worth of a walk, read from its text: 1 at the well, −1 in the pit, −.04 per move.
 
     Raises:
-        RunError: the text is no walk.
+        RunError: the text is not a walk.
     """
     moves, dot, end = answer.text.partition(".")
     if not dot or any(word.split(">")[0] not in MOVES for word in moves.split()):
@@ -228,7 +228,7 @@ def score_walk(prompt: Prompt, answer: Answer) -> float:
 
 
 walk = bare(Scored("walk", score_walk))
-"""The reward by name: the entry point ``walk`` of `szpo.rewards`."""
+"""The entry point ``walk`` of `szpo.rewards`."""
 
 
 def _word(chosen: int, moved: int) -> str:
