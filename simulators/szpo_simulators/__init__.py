@@ -1,1 +1,1 @@
-"""Evaluators, rewards and worlds with a known truth."""
+"""Simulated panels, rewards, worlds and benches whose truth is known."""

@@ -1,6 +1,6 @@
-"""``szpo demo``: tune a real language model with forty simulated votes, on one screen.
+"""``szpo demo``: tune a real language model with forty simulated votes.
 
-The measurement is that of ``szpo bench demo``; this command shows it for one seed.
+It measures one seed as ``szpo bench demo`` does, and prints the result on one screen.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from szpo_simulators.bench.demo import measure_run
 from szpo_simulators.panels import asked
 
 WIDTH = 96
-"""Columns of a quoted answer."""
+"""Longest quoted answer, in characters."""
 
 
 command = typer.Typer(add_completion=False)
@@ -51,8 +51,8 @@ def demo(
 ) -> int:
     """Tune SmolLM2-135M from simulated votes; measure before and after.
 
-    Ends with 1 where a guard of fluency, variety or length failed, else with 0. A topic that was
-    lost is shown, and the way back.
+    The exit code is 1 if a guard of fluency, variety or length failed, else 0. The guard of the
+    topic is shown but does not count.
     """
     sets = [f"run.seed={seed}", f"panel.reward={asked.find(taste)}", *sets]
     config = settings_file.load(preset_name=preset, sets=sets)
@@ -67,15 +67,15 @@ def demo(
 
 
 def find_exit_code(guards: Sequence[Mapping[str, Any]]) -> int:
-    """0 where fluency, variety and length held, else 1.
+    """0 if the guards of fluency, variety and length held, else 1.
 
-    The topic does not count: at this many votes most runs lose it, and the demo is no failure.
+    The guard of the topic does not count: most runs with so few votes fail it.
     """
     return 0 if all(g["ok"] for g in guards if g["name"] != text_guards.TOPIC) else 1
 
 
 def find_free_path(folder: Path, name: str) -> Path:
-    """The first of name.db, name-2.db, … that does not exist; the folder is made."""
+    """The first of name.db, name-2.db, … that does not exist; makes the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     path, count = folder / f"{name}.db", 1
     while path.exists():
@@ -85,7 +85,7 @@ def find_free_path(folder: Path, name: str) -> Path:
 
 
 def run_demo(config: Config, path: Path, *, quiet: bool) -> dict[str, Any]:
-    """Measure, tune, measure, with a progress bar on stderr."""
+    """Measure, tune and measure again, with a progress bar on stderr."""
     console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
     clock = time.strftime("%H:%M")
     console.print(
@@ -118,7 +118,7 @@ def run_demo(config: Config, path: Path, *, quiet: bool) -> dict[str, Any]:
 
 
 def describe(found: dict[str, Any], path: Path) -> list[str]:
-    """The result as lines: figures, texts, next commands, a failed guard, what votes taught."""
+    """The result as lines: figures, texts, next commands, failed guards, what votes taught."""
     low, high = found["interval"]
     lines = [
         "",

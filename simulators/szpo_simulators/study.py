@@ -1,8 +1,8 @@
-"""The frame of every bench: seeds, resumable cells, tuning, tables, CSV, figures.
+"""The common parts of benches: seeds, resumable cells, tuning, tables, CSV, figures.
 
 A bench is a list of cells. A cell has a spec and a result, both plain JSON values. The result is
-stored in the bench's folder under the hash of the spec, so that a bench that was stopped resumes,
-and quick and full settings can share a folder.
+stored in the bench's folder under the hash of the spec. So a stopped bench resumes, and quick and
+full settings can share a folder.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ TABLE_WIDTH = 140
 
 
 def make_console() -> Console:
-    """A console; wide enough for the tables where the output goes to a file."""
+    """A console; wide enough for the tables if the output is not a terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=max(console.width, TABLE_WIDTH))
 
 
 TUNING, REPORTED = 0, 1000
-"""First seeds for choosing settings, and for what is reported."""
+"""First seed for choosing settings; first seed for reported results."""
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-"""Okabe and Ito's colours, distinct for all readers."""
+"""Okabe and Ito's colours, which colour-blind readers can distinguish."""
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 STYLE: Any = {
     "svg.hashsalt": "szpo",
@@ -73,7 +73,7 @@ OPTIONS = """Args:
     folder: Where finished cells, tables and figures go.
     figures: Where the documents' figures go as well.
 """
-"""The options of every bench, as the command line explains them."""
+"""The options of every bench, for its help on the command line."""
 
 Spec = Mapping[str, Any]
 Work = Callable[[Spec], Mapping[str, Any]]
@@ -81,7 +81,7 @@ Work = Callable[[Spec], Mapping[str, Any]]
 
 
 def seed_range(count: int, first: int = REPORTED) -> list[int]:
-    """The fixed list first … first + count − 1.
+    """The seeds first … first + count − 1.
 
     >>> seed_range(3)
     [1000, 1001, 1002]
@@ -96,18 +96,18 @@ def hash_spec(spec: Spec) -> str:
 
 
 def write_record(path: Path, asked: Spec, found: Mapping[str, Any]) -> None:
-    """Write a cell's spec and result, whole or not at all."""
+    """Write a cell's spec and result, completely or not at all."""
     with replace_whole(path) as draft:
         text = json.dumps({"asked": dict(asked), "found": dict(found)})
         draft.write_text(text, encoding="utf-8")
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """What `write_record` wrote.
+    """Read what `write_record` wrote.
 
     Raises:
         FileNotFoundError: the cell is not finished.
-        RunError: the file is there and cannot be read.
+        RunError: the file exists but cannot be read.
     """
     try:
         body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -120,14 +120,14 @@ def read_record(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def claim(lock: Path) -> Iterator[IO[str] | None]:
-    """Hold a file's lock, which its process's end releases; None while another process has it."""
+    """Hold a file's lock until the block or the process ends; None if another process has it."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a", encoding="utf-8") as file:
         yield file if try_lock(file.fileno()) else None
 
 
 def interval(values: Sequence[float]) -> dict[str, float]:
-    """Mean over seeds with its 95 % Student interval, as the columns mean, low, high and n.
+    """Mean over seeds with its 95 % Student interval, as mean, low, high and n.
 
     >>> interval([1.0, 2.0, 3.0])["mean"]
     2.0
@@ -139,7 +139,7 @@ def interval(values: Sequence[float]) -> dict[str, float]:
 
 
 def by_label(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]]]]:
-    """Rows of each ``label``, in order of their first appearance."""
+    """Rows grouped by ``label``, in order of first appearance."""
     return [
         (label, [row for row in rows if row["label"] == label])
         for label in dict.fromkeys(row["label"] for row in rows)
@@ -147,7 +147,7 @@ def by_label(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[
 
 
 def format_interval(row: Mapping[str, Any], digits: int = 2) -> str:
-    """A row's mean ± half the width of its interval, as text; of one seed the mean alone.
+    """A row's mean ± half the width of its interval, as text; for one seed only the mean.
 
     >>> format_interval({"mean": 7.1264, "low": 7.08, "high": 7.17})
     '7.13 ± 0.04'
@@ -159,7 +159,7 @@ def format_interval(row: Mapping[str, Any], digits: int = 2) -> str:
 
 
 def number(name: str, form: str, scale: float = 1.0) -> Callable[[Mapping[str, Any]], str]:
-    """A column of `Study.table`: a field over ``scale`` in a format, a dash where it is missing.
+    """A column of `Study.table`: a field divided by ``scale``, formatted; a dash if missing.
 
     >>> number("kl", ".1f")({"kl": 2}), number("kl", ".1f")({})
     ('2.0', '–')
@@ -168,12 +168,12 @@ def number(name: str, form: str, scale: float = 1.0) -> Callable[[Mapping[str, A
 
 
 def measure_machine() -> dict[str, float]:
-    """Load, and the time of a fixed matrix product, to be stored beside timings."""
+    """Load, and the time of a fixed matrix product, to store with timings."""
     return {"load": load_average(), "matrix_seconds": matrix_seconds()}
 
 
 def describe_machine() -> str:
-    """Cores, load and the time of a fixed matrix product, to be printed beside timings."""
+    """Cores, load and the time of a fixed matrix product, to print with timings."""
     now = measure_machine()
     product = f"1024 × 1024 fp32 matrix product in {1000 * now['matrix_seconds']:.0f} ms"
     return f"{os.cpu_count() or 1} cores, load {now['load']:.1f}, {product}"
@@ -181,7 +181,7 @@ def describe_machine() -> str:
 
 @dataclass(frozen=True)
 class Study:
-    """A run of one bench: its folder, its console and where the documents' figures go."""
+    """A run of one bench: its folder, its console, and the folder of the documents' figures."""
 
     name: str
     folder: Path
@@ -194,7 +194,7 @@ class Study:
     ) -> list[dict[str, Any]]:
         """Each cell's result with its spec, in order; stored results are read back.
 
-        Raise ``version`` when the work's arithmetic changes. ``work`` gets the spec as given.
+        Raise ``version`` when ``work`` computes something else: older results are then ignored.
 
         Raises:
             RunError: a stored cell cannot be read.
@@ -224,13 +224,13 @@ class Study:
         trials: int = 10,
         repetitions: int = 40,
     ) -> list[dict[str, Any]]:
-        """Choose settings for each row on tuning seeds and report the row at them on other seeds.
+        """Choose each row's settings on tuning seeds and report the row with them on other seeds.
 
-        ``grids`` has the settings to try, for each row; of equal scores the first counts. ``work``
-        gets the row with settings and ``seeds``, and returns ``values``, one per seed (larger is
-        better). A returned row has in addition mean, low, high, n, ``chosen`` and ``edge``:
-        "lowest" or "highest" where one setting alone was searched and stands at an end of its
-        grid, else "".
+        ``grids`` has the settings to try for each row; the best mean counts, the first of equals.
+        ``work`` gets the row with settings and ``seeds``, and returns ``values``, one per seed
+        (larger is better). A returned row also has mean, low, high, n, ``chosen`` and ``edge``:
+        "lowest" or "highest" if only one setting was searched and the chosen value is at an end of
+        its grid, else "".
         """
         trial = [
             {**row, **one, "seeds": seed_range(trials, TUNING)}
@@ -259,7 +259,7 @@ class Study:
         columns: Mapping[str, Any],
         part: str | None = None,
     ) -> None:
-        """Print rows, columns as in `format_cells`; with ``part`` write them as CSV as well."""
+        """Print rows with columns as in `format_cells`; with ``part`` also write them as CSV."""
         view = Table(title=escape(title))
         for head in columns:
             view.add_column(escape(head), justify="right", overflow="fold")
@@ -270,7 +270,7 @@ class Study:
             self.csv(part, rows)
 
     def csv(self, part: str, rows: Sequence[Mapping[str, Any]]) -> Path:
-        """Write rows as ``part``.csv, without the lists of the cells; returns the path."""
+        """Write rows as ``part``.csv, without fields that are lists; returns the path."""
         plain = [
             {name: v for name, v in row.items() if not isinstance(v, (list, tuple))}
             for row in rows
@@ -291,7 +291,7 @@ class Study:
     def figure(self, part: str, columns: int = 1, *, height: float = 3.2) -> Iterator[Any]:
         """Axes to draw on (one, or an array of ``columns``), then saved as SVG and PNG.
 
-        Both go to the bench's folder, the SVG also to ``figures``, the documents' folder. The same
+        Both are saved in the bench's folder; the SVG is also copied to ``figures``. The same
         drawing gives the same bytes.
         """
         with matplotlib.rc_context(STYLE):
@@ -299,7 +299,7 @@ class Study:
             yield drawn.subplots(1, columns)
             for axes in drawn.axes:
                 if isinstance(axes.xaxis.get_major_locator(), AutoLocator):
-                    axes.locator_params(axis="x", nbins=5)  # more labels would touch
+                    axes.locator_params(axis="x", nbins=5)  # more labels would overlap
             self.folder.mkdir(parents=True, exist_ok=True)
             drawn.savefig(self.folder / f"{part}.png", dpi=130, metadata={"Software": None})
             svg = self.folder / f"{part}.svg"
@@ -309,9 +309,9 @@ class Study:
                 shutil.copyfile(svg, self.figures / svg.name)
 
     def end(self, part: str = "", body: Mapping[str, Any] | None = None) -> None:
-        """Print where the tables and figures are and on what machine they were made.
+        """Print the folder of the tables and figures, and the machine that made them.
 
-        A ``body`` of plain JSON values goes to ``part``.json beside them.
+        A ``body`` of plain JSON values is written to ``part``.json in that folder.
         """
         if body is not None:
             text = json.dumps(body, indent=1)
@@ -320,7 +320,7 @@ class Study:
 
 
 def bench(name: str) -> Callable[[Callable[[Study], Any]], Callable[..., Any]]:
-    """Decorator: turn a function of a study into the bench ``name`` with `OPTIONS`."""
+    """Decorator: make a bench ``name`` with `OPTIONS` from a function of a study."""
 
     def decorate(work: Callable[[Study], Any]) -> Callable[..., Any]:
         def main(
@@ -339,7 +339,7 @@ def bench(name: str) -> Callable[[Callable[[Study], Any]], Callable[..., Any]]:
 def draw_curve(
     axes: Axes, x: Sequence[float], rows: Sequence[Mapping[str, Any]], label: str, **style: Any
 ) -> None:
-    """A line of means through rows (mean, low, high) with their intervals as a band."""
+    """Draw a line of means through rows (mean, low, high) with their intervals as a band."""
     means = [row["mean"] for row in rows]
     (line,) = axes.plot(x, means, label=label, **style)
     low, high = ([row[end] for row in rows] for end in ("low", "high"))
@@ -349,7 +349,7 @@ def draw_curve(
 def draw_points(
     axes: Axes, x: Sequence[Any], rows: Sequence[Mapping[str, Any]], label: str = "", **style: Any
 ) -> None:
-    """Means with their intervals as bars, not joined."""
+    """Draw means as separate points with their intervals as bars."""
     means = np.array([row["mean"] for row in rows])
     low, high = (np.array([row[end] for row in rows]) for end in ("low", "high"))
     settings = {"fmt": "o", "capsize": 2.5, "label": label or None, **style}
@@ -359,7 +359,7 @@ def draw_points(
 def draw_course(
     axes: Axes, x: Sequence[float], row: Mapping[str, Any], label: str, **style: Any
 ) -> None:
-    """A row's ``curve`` along x with its mark at the end; a point where there is no more."""
+    """Draw a row's ``curve`` along x with a mark at its end; only a point if x has one value."""
     if len(x) > 1:
         draw_curve(axes, x, row["curve"], label, markevery=[-1], **style)
     else:
@@ -374,7 +374,7 @@ def _edge(grid: Sequence[Spec], chosen: Spec) -> str:
 
 
 def format_cells(row: Mapping[str, Any], columns: Mapping[str, Any]) -> list[str]:
-    """A row's text under each column: a field's name, or a function of the row. None is empty.
+    """A row's texts by column: each column is a field's name or a function of the row.
 
     >>> format_cells({"votes": 8, "gain": None}, {"N": "votes", "": "gain", "D": lambda row: 2})
     ['8', '', '2']
