@@ -1,10 +1,10 @@
-"""What every test starts from: its tier, the number of examples, the order of files.
+"""Settings of all tests: tiers, numbers of examples, order of files.
 
 Each test is in one tier, by a marker set here. ``quick`` is the first gate (`make test`, and plain
-``pytest``), ``check`` what `make check` runs; ``full`` is everything else that continuous
-integration runs; ``slow`` and ``gpu`` are marked by hand. What starts a browser or a process is
-full, and so are whole folders; a test that takes more than a fifth of a second is marked ``full``
-by hand. ``spine`` keeps one of these in the first gate: the few paths through all layers.
+``pytest``); ``check`` is run by `make check`; ``full`` is everything else that continuous
+integration runs; ``slow`` and ``gpu`` are marked by hand. Tests that start a browser or a process
+are full, and so are some whole folders; a test of more than a fifth of a second is marked ``full``
+by hand. ``spine`` keeps such a test in the first gate: the few paths through all layers.
 """
 
 import collections
@@ -24,12 +24,12 @@ import pytest
 from szpo import cache
 from szpo.ledger import connection
 
-# Started in the background by a script, a process ignores the keyboard's interrupt, and so do its
-# children: tests that interrupt a run would wait for ever.
+# A process that a script starts in the background ignores SIGINT, and so do its children: tests
+# that interrupt a run would wait for ever.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# How long an example takes says more of the machine's other work than of the code.
+# The time of an example depends more on the machine's load than on the code.
 hypothesis.settings.register_profile("few", deadline=None, max_examples=25)
 hypothesis.settings.register_profile("full", deadline=None)
 hypothesis.settings.register_profile("many", deadline=None, max_examples=400)
@@ -51,7 +51,7 @@ WHOLE_FILE = re.compile(r"^pytestmark = pytest\.mark\.(full|slow|gpu)\b", re.MUL
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A cache of its own; without ``-m`` the first gate, of named files neither slow nor gpu."""
+    """Use a new cache; without ``-m`` run the first gate, or named files without slow and gpu."""
     if not hasattr(config, "workerinput"):
         _begin_cache(config)
     if not config.option.markexpr:
@@ -63,7 +63,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _begin_cache(config: pytest.Config) -> None:
-    """What earlier runs left would hide what a fresh machine meets; the converted model stays."""
+    """Use an empty cache, as on a new machine; only the converted model is linked into it."""
     folder = tempfile.TemporaryDirectory(prefix="szpo-cache-")
     config.add_cleanup(folder.cleanup)
     for model in cache.cache_dir().glob("smollm2-*"):
@@ -72,12 +72,12 @@ def _begin_cache(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One process more than cores: servers, browsers and killed processes are waited for."""
+    """One process more than cores, since tests wait for servers, browsers and killed processes."""
     return (os.cpu_count() or 1) + 1
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave out of the first gate what is wholly of another tier: its imports cost seconds."""
+    """Skip files and folders without tests of the first gate, since imports take seconds."""
     if config.option.markexpr != "quick":
         return None
     if collection_path.is_dir():
@@ -88,9 +88,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each test the marker of its tier, and put files of few tests first.
+    """Give each test the marker of its tier, and put files with few tests first.
 
-    The long tests are in those, and none is left for the end.
+    These have the long tests, which should not start last.
     """
     seen: dict[types.CodeType, bool] = {}
     tests = collections.Counter(item.path for item in items)
@@ -108,7 +108,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _is_full(item: pytest.Item, seen: dict[types.CodeType, bool]) -> bool:
-    """Whether a test is a doctest, of such a folder, or starts a browser or a process."""
+    """Whether a test is a doctest, is in `FULL_FOLDERS`, or starts a browser or a process."""
     if not isinstance(item, pytest.Function) or FULL_FOLDERS & set(item.path.parts):
         return True
     fixtures = item._fixtureinfo.name2fixturedefs
@@ -117,8 +117,8 @@ def _is_full(item: pytest.Item, seen: dict[types.CodeType, bool]) -> bool:
 
 
 def _starts(function: Callable[..., object], seen: dict[types.CodeType, bool]) -> bool:
-    """Whether a function of the tests, or one that it names, names a module of FULL_MODULES."""
-    function = inspect.unwrap(function)  # of a context manager, or of hypothesis
+    """Whether a test function, or a function that it names, names a module of `FULL_MODULES`."""
+    function = inspect.unwrap(function)  # from contextmanager or hypothesis
     code = getattr(function, "__code__", None)
     if code is None or code in seen:
         return code is not None and seen[code]
@@ -149,9 +149,9 @@ def _starts(function: Callable[..., object], seen: dict[types.CodeType, bool]) -
 
 @pytest.fixture(scope="module", autouse=True)
 def imported_once() -> Iterator[None]:
-    """Take what is imported for good out of the garbage collector's sight after each module.
+    """Exempt imported objects from garbage collection after each module.
 
-    Each full collection would walk through all of torch and Gradio: a third of the suite's time.
+    Otherwise each full collection visits all of torch and Gradio: a third of the suite's time.
     """
     yield
     gc.collect()

@@ -1,4 +1,4 @@
-"""The stand-in hub, for the tests of what is pushed to it."""
+"""The stub hub, for tests of what is pushed to it."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def served(monkeypatch):
     with hub_server.serve() as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         monkeypatch.setenv("HF_TOKEN", hub_server.TOKEN)
-        # Its other protocol for large files speaks to a service that is not here.
+        # The other protocol for large files needs a service that the stub does not have.
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
         yield server

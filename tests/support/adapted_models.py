@@ -1,4 +1,4 @@
-"""Tiny models with adapters, and questions to them."""
+"""Tiny models with adapters, and prompts for them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def adapted(
 
 
 def questions(count: int, repeats: int, members: int) -> tuple[list[list[int]], list[int]]:
-    """Prompts with a common head and different lengths, each asked of every member."""
+    """Prompts with a common prefix and different lengths, each asked of every member."""
     rng = np.random.default_rng(2)
     prompts = [[*HEAD, *rng.integers(6, WORDS, rng.integers(1, 9)).tolist()] for _ in range(count)]
     rows = [(p, m) for m in range(members) for p in prompts for _ in range(repeats)]

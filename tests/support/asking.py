@@ -1,4 +1,4 @@
-"""People who vote on a small open round, and seats at comparisons of no round."""
+"""A small open round with people to vote on it, and seats and votes written without checks."""
 
 import json
 
@@ -23,7 +23,7 @@ def people(service, count):
 
 
 def seat_and_vote(ledger, comparison, panelist, choices="", plus_side="A"):
-    """A seat at a comparison and answers to it, written as they stand: id, last vote's number."""
+    """Write a seat and its votes directly; returns the seat's id and the last vote's number."""
     seat, number = f"{comparison.id}-{panelist}", None
     with ledger.transaction("votes"):
         ledger.append("assignments", {

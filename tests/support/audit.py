@@ -1,8 +1,8 @@
-"""Ask the advisory database for known holes of every installed library, and say what came of it.
+"""Looks up known vulnerabilities of every installed library and prints a verdict.
 
-Run: python tests/support/audit.py. Exit code 1 where there is a hole. Where the database cannot be
-asked nothing was audited, which is said, and is no finding: ask again from where it can be
-reached.
+Run: python tests/support/audit.py. The exit code is 1 if there is a vulnerability. If the advisory
+database cannot be reached, the output says that nothing was audited and the exit code is 0: run it
+again where the database can be reached.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 
 def verdict(libraries: Sequence[Mapping[str, Any]], why: str = "") -> tuple[int, list[str]]:
-    """Exit code and lines from pip-audit's list; ``why`` is what it said instead of one.
+    """Exit code and lines from pip-audit's list; ``why``: its error message if it gave no list.
 
     A library with a ``skip_reason`` was not audited, whatever pip-audit's own verdict says.
     """

@@ -28,7 +28,7 @@ WORDS = {side: {w for group in groups.values() for w in group} for side, groups 
 
 
 def fresh(base: Any, config: LoraConfig, *, sampling: Sampling, seed: int = 1) -> Actor:
-    """An actor on the sites of this LoRA, with A drawn from the seed and B zero."""
+    """An actor with this LoRA, with A drawn from the seed and B zero."""
     sites = find_sites(base.model, config)
     return Actor(base, sites, random_start(sites, seed), sampling=sampling, seed=seed)
 
@@ -43,7 +43,7 @@ def tiny_actor(*targets: str, base: Any = None, sampling: Sampling = SHORT) -> A
 
 
 def move(actor: Actor, size: float = 0.05) -> Actor:
-    """The actor away from its start, so that margins are not zero."""
+    """Move the actor away from its start, so that margins are not zero."""
     generator = np.random.default_rng(3)
     theta = {
         name: value + size * generator.standard_normal(value.shape).astype(np.float32)
@@ -54,14 +54,14 @@ def move(actor: Actor, size: float = 0.05) -> Actor:
 
 
 def diary_actor(seed: int = 1) -> Actor:
-    """An actor on the diary model that the project trains, whose answers have a mood."""
+    """An actor on the tiny diary model, whose answers have a mood."""
     base = loading.load("tiny", dtype="fp32")
     config = lora("q_proj", "v_proj", "down_proj", rank=4)
     return fresh(base, config, sampling=Sampling(max_new_tokens=12), seed=seed)
 
 
 def mood(answer: Answer) -> int:
-    """Good words of an answer less the bad ones."""
+    """Number of good words in an answer minus number of bad ones."""
     words = answer.text.lower().replace(".", " ").split()
     return sum(w in WORDS["good"] for w in words) - sum(w in WORDS["bad"] for w in words)
 
@@ -73,7 +73,7 @@ def mean_mood(actor: Actor, seed: int = 77) -> float:
 
 
 def diary_pairs(actor: Actor, seed: int = 5) -> list[Pair]:
-    """Two answers of the actor to each prompt, where their moods differ."""
+    """Pairs of the actor's answers to one prompt whose moods differ, the better one chosen."""
     found = []
     for prompt, (first, second) in zip(DIARY, actor.sample(DIARY, 2, seed=seed), strict=True):
         if mood(first) != mood(second):
@@ -83,7 +83,7 @@ def diary_pairs(actor: Actor, seed: int = 5) -> list[Pair]:
 
 
 def cheerful(questions: Sequence[tuple[Row, ...]], single: bool, key: bytes) -> list[Verdict]:
-    """Prefers the answer, or the batch, of the better mood."""
+    """Prefer the answer, or the batch, with the better mood."""
     return [verdict(sum(mood(row.plus) - mood(row.minus) for row in rows)) for rows in questions]
 
 
@@ -92,7 +92,7 @@ def verdict(gap: float) -> Verdict:
 
 
 def pairs() -> list[Pair]:
-    """Two answers to each prompt, of which the one with liked words is better."""
+    """Two answers to each prompt; the one with liked words is chosen."""
     return [
         Pair(
             prompt,
@@ -104,17 +104,17 @@ def pairs() -> list[Pair]:
 
 
 def length(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[float]:
-    """A score: the longer the better."""
+    """A reward: longer answers score higher."""
     return [float(len(answer.text)) for answer in answers]
 
 
 def lengthy(questions: Sequence[tuple[Row, ...]], single: bool, key: bytes) -> list[Verdict]:
-    """Prefers the longer of two answers."""
+    """Prefer the longer of two answers."""
     return [verdict(len(row.plus.text) - len(row.minus.text)) for (row,) in questions]
 
 
 def _train(method: str, actor: Actor, rate: float, steps: int, **shared: Any) -> Any:
-    """Train an actor at this rate by a method's name."""
+    """Train an actor with the method of this name at this learning rate."""
     shared = {"seed": 0, **shared}
     match method:
         case "dpo" | "simpo":
@@ -144,4 +144,4 @@ def _train(method: str, actor: Actor, rate: float, steps: int, **shared: Any) ->
 
 NAMES = ("dpo", "simpo", "iterative-dpo", "sft", "grpo", "rloo", "ppo", "reward-model")
 TRAIN = {name: partial(_train, name) for name in NAMES}
-"""(actor, rate, steps) → training by the method of that name."""
+"""Functions by method: (actor, rate, steps) → result of the training."""

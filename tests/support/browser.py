@@ -1,10 +1,10 @@
 """A run with fixed texts, the web server over it, and a browser: fixtures for tests of pages.
 
-A test module takes them by ``pytest_plugins = ["tests.support.browser"]``: ``staged`` (makes runs
+A test module gets them by ``pytest_plugins = ["tests.support.browser"]``: ``staged`` (makes runs
 without a server), ``stage`` (run, server, clock), ``chromium`` (one browser), ``panelist`` and
 ``operator`` (they make logged-in browser contexts).
-`violations` asks axe about a page, offline. (PYTEST_DONT_REWRITE: modules import
-names of it before pytest does.)
+`violations` checks a page with axe, offline. (PYTEST_DONT_REWRITE: test modules import this module
+before pytest does.)
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 PLUS, MINUS = "amber", "cobalt"
-"""Words that only answers of θ + μv, and of θ − μv, hold, unless a test gives other texts."""
+"""Words only in answers of θ + μv, and only in those of θ − μv, unless a test gives texts."""
 
 Text = Callable[[int, int, str], str | Answer]
-"""(step, number of the row within the step, "plus" or "minus") → what the policy answers."""
+"""(step, number of the row within the step, "plus" or "minus") → the policy's answer."""
 
 
 def awaited(asked: Coroutine[Any, Any, Any]) -> Any:
-    """What a coroutine returns, in a thread of its own: Playwright keeps a loop in the tests'."""
+    """Run a coroutine in a new thread, since Playwright has an event loop in the tests' thread."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, asked).result()
 
@@ -67,7 +67,7 @@ def plain_text(step: int, i: int, side: str) -> str:
 
 
 class FixedTexts(QuadraticPolicy):
-    """A policy whose weights move as voted and whose answers are what a test says."""
+    """A policy whose weights follow the votes and whose answers are given by a test."""
 
     def __init__(self, settings: Settings, text: Text):
         super().__init__(settings)
@@ -87,7 +87,7 @@ class FixedTexts(QuadraticPolicy):
 
 
 class MovableClock:
-    """The wall clock, as far ahead as a test has put it; strictly growing."""
+    """The wall clock plus an offset that a test sets; strictly increasing."""
 
     def __init__(self) -> None:
         self.ahead_us = self._last = 0
@@ -97,7 +97,7 @@ class MovableClock:
         return self._last
 
     def forward(self, seconds: float) -> None:
-        """Put the clock ahead."""
+        """Put the clock forward."""
         self.ahead_us += round(seconds * 1e6)
 
 
@@ -110,7 +110,7 @@ class StillClock(MovableClock):
 
 
 class _Waits(Exception):  # noqa: N818  (no error: it ends a drive)
-    """The controller would wait for people now."""
+    """Raised when the controller would wait for people."""
 
 
 @dataclass(eq=False)
@@ -128,8 +128,8 @@ class Stage:
     def advance(self, until_step: int = 1000, **watched: Any) -> Outcome | None:
         """Drive the real controller until it would wait for people (None) or the run ends.
 
-        The first call opens round 1; a call after the votes closes, applies and opens the next.
-        ``watched``: its deadline, its bands and what measures its KL, if it has them.
+        The first call opens round 1; a call after the votes closes and applies the round and opens
+        the next. ``watched``: deadline, bands and measure of KL, all optional.
         """
 
         def wait() -> None:
@@ -147,23 +147,23 @@ class Stage:
             return None
 
     def invitation(self, role: Role, name: str) -> credentials.Invitation:
-        """The invitation of a name, made at the first call."""
+        """The invitation of this name, created at the first call."""
         if (role, name) not in self._people:
             self._people[role, name] = credentials.invite(self.ledger, role, name)
         return self._people[role, name]
 
     def panelist(self, name: str) -> str:
-        """The id of the panelist who is invited by that name."""
+        """The id of the panelist invited by this name."""
         return self.invitation("panelist", name).panelist or ""
 
     def cookie(self, role: Role, name: str) -> dict[str, str]:
-        """A fresh session of that name as a cookie, for an HTTP client."""
+        """The cookie of a new session for this name, for an HTTP client."""
         invitation = self.invitation(role, name)
         session, _ = credentials.login(self.ledger, invitation.name, invitation.code)
         return {login.cookie_name(self.site.secure): session}
 
     def client(self, role: Role, name: str) -> httpx.Client:
-        """An HTTP client with a fresh session of that name, which leaves redirects alone."""
+        """An HTTP client with a new session for this name; it does not follow redirects."""
         return httpx.Client(base_url=self.url, cookies=self.cookie(role, name), timeout=30)
 
 
@@ -211,8 +211,8 @@ def make(
 def cast(
     stage: Stage, name: str, answer: str = "plus", *, seat: Assignment | None = None, **more: Any
 ) -> Receipt:
-    """Somebody's answer in the policies' words ("plus", "minus", "tie", "skip"): to that seat, or
-    to the next one of the open round."""
+    """Cast a vote ("plus", "minus", "tie" or "skip") at this seat, or at the panelist's next one
+    in the open round."""
     seat = seat or stage.site.service.assign(stage.panelist(name))
     assert seat is not None
     other = {"A": "B", "B": "A"}[seat.plus_side]
@@ -222,7 +222,7 @@ def cast(
 
 
 def play(stage: Stage, rounds: int, until_step: int = 1000) -> None:
-    """That many rounds of two comparisons, voted by Ada and Bob, and the next one open."""
+    """Play ``rounds`` rounds of two comparisons with votes of Ada and Bob; open the next one."""
     stage.advance()
     for _ in range(rounds):
         for name in ("Ada", "Ada", "Bob", "Bob"):
@@ -232,16 +232,16 @@ def play(stage: Stage, rounds: int, until_step: int = 1000) -> None:
 
 CALL = "/panel/gradio_api/component_server"
 OPERATE = "/operate/gradio_api/component_server"
-"""The routes by which the panelist's page and the operator's call functions of Python."""
+"""Routes by which the panelist's and the operator's page call Python functions."""
 
 
 def panel_call(client: Any, name: str, **data: object) -> dict[str, Any]:
-    """A call as the panelist's page sends it, of a client with a panelist's session."""
+    """Send a call as the panelist's page does; the client has a panelist's session."""
     return page_call(client, "/panel", name, {"tab": "tab-0001", **data})
 
 
 def page_call(client: Any, place: str, name: str, data: object) -> dict[str, Any]:
-    """A call of a function of Python as a page of Gradio sends it."""
+    """Call a Python function as a Gradio page does."""
     parts = client.get(f"{place}/config").json()["components"]
     number = next(each["id"] for each in parts if "server_fns" in each["props"])
     return {"component_id": number, "fn_name": name, "data": data, "session_hash": "x"}
@@ -251,7 +251,7 @@ def page_call(client: Any, place: str, name: str, data: object) -> dict[str, Any
 def serve(
     application: Any, at: socket.socket | int = 0, *, proxied: bool = False
 ) -> Iterator[str]:
-    """Serve an application from a thread ``at`` a listener, or a port (0: a free one); yields its
+    """Serve an application in a thread, ``at`` a listener or a port (0: a free one); yields its
     address."""
     listener = socket.create_server(("127.0.0.1", at)) if isinstance(at, int) else at.dup()
     port = listener.getsockname()[1]
@@ -272,8 +272,8 @@ def serve(
 
 @contextmanager
 def served_run(path: Path, pages: Sequence[Role] | None = None, **options: Any) -> Iterator[Stage]:
-    """A run that `make` makes, under a server with these pages or with all."""
-    from szpo_ui import app  # Gradio: seconds, for the tests that serve its pages alone
+    """A run from `make` under a server with these pages; None: all pages."""
+    from szpo_ui import app  # imports Gradio, which takes seconds
 
     made = make(path, **options)
     application = app.create(made.site, pages=tuple(app.PAGES) if pages is None else pages)
@@ -283,7 +283,7 @@ def served_run(path: Path, pages: Sequence[Role] | None = None, **options: Any) 
 
 @pytest.fixture
 def staged(tmp_path):
-    """staged("NAME", begun=True, …) → a run that `make` makes, its first round open if begun."""
+    """staged("NAME", begun=True, …) → a run from `make`, with round 1 open if begun."""
     with ExitStack() as ends:
 
         def new(name: str = "run", *, begun: bool = True, **options: Any) -> Stage:
@@ -298,9 +298,9 @@ def staged(tmp_path):
 
 @pytest.fixture
 def stage(tmp_path, request):
-    """A run under a server; ``@pytest.mark.parametrize("stage", [{…}], indirect=True)`` hands
-    keywords on to `make`. A module with ``PAGES = ()`` gets the login and the API alone, in a
-    tenth of the time."""
+    """A run under a server; ``@pytest.mark.parametrize("stage", [{…}], indirect=True)`` passes
+    keywords to `make`. A module with ``PAGES = ()`` gets only the login and the API, in a tenth
+    of the time."""
     pages = getattr(request.module, "PAGES", None)
     with served_run(tmp_path / "run.db", pages, **getattr(request, "param", {})) as made:
         yield made
@@ -320,7 +320,7 @@ def chromium():
 
 
 def context(browser: Any, stage: Stage, role: Role, name: str, **options: Any) -> Any:
-    """A browser context with a session of that name; ``context.new_page()`` goes from there."""
+    """A browser context with a session of this name; ``context.new_page()`` opens a page."""
     made = browser.new_context(base_url=stage.url, **options)
     made.set_default_timeout(15_000)
     made.add_cookies(
@@ -357,17 +357,17 @@ def _contexts(browser: Any, stage: Stage, role: Role, first: str) -> Iterator[Ca
 
 
 NARROW, ZOOMED, CLOSE = (320, 568, 1), (640, 400, 2), (320, 256, 4)
-"""Windows as (CSS pixels wide, high, device pixels per CSS pixel): a small phone, one of
-1280 × 800 at 200 %, and one of 1280 × 1024 at 400 %."""
+"""Windows as (width and height in CSS pixels, device pixels per CSS pixel): a small phone,
+1280 × 800 at 200 %, and 1280 × 1024 at 400 %."""
 
 
 @contextmanager
 def window(page: Any, width: int, height: int, scale: int) -> Iterator[None]:
-    """The page in a window of that size.
+    """Show the page in a window of this size inside the block.
 
-    A browser's zoom to 200 % is half the CSS pixels at twice the device pixels for each: the page
-    is laid out anew. ``Emulation.setPageScaleFactor`` would only magnify what is laid out, as
-    fingers do, and could not show a page that breaks.
+    A browser's zoom to 200 % means half the CSS pixels with twice the device pixels each: the page
+    gets a new layout. ``Emulation.setPageScaleFactor`` would only magnify the old layout, as
+    pinching does, and could not show a layout that breaks.
     """
     wire = page.context.new_cdp_session(page)
     metrics = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": False}
@@ -383,9 +383,9 @@ def window(page: Any, width: int, height: int, scale: int) -> Iterator[None]:
 
 
 def misfits(page: Any, width: int, height: int, scale: int, *, root: str, bar: str) -> list[str]:
-    """What is wrong with a page in that window: it scrolls sideways, a sticky ``bar`` hides more
-    than 35 % of the height, a button of ``root`` is lower than 44 CSS pixels, or stands out of the
-    window or its text out of the button, or a label of a picture is lower than 11."""
+    """Faults of a page in this window: it scrolls sideways, a sticky ``bar`` hides more than 35 %
+    of the height, a button in ``root`` is lower than 44 CSS pixels or extends beyond the window,
+    its text extends beyond the button, or a label of a picture is lower than 11 CSS pixels."""
     with window(page, width, height, scale):
         wide = page.evaluate("document.documentElement.scrollWidth")
         found = [f"scrolls sideways: {wide} of {width}"] if wide > width else []
@@ -421,9 +421,9 @@ def misfits(page: Any, width: int, height: int, scale: int, *, root: str, bar: s
 
 
 COLOUR_RULES = ("color-contrast", "link-in-text-block")
-"""The rules of axe-core whose findings depend on colours."""
+"""Rules of axe-core that depend on colours."""
 SCHEMES: tuple[tuple[str, Sequence[str] | None], ...] = (("light", None), ("dark", COLOUR_RULES))
-"""Colour schemes, and what is asked about in each: in the second only what has changed."""
+"""Colour schemes with the rules to check in each (None: all); dark differs only in colours."""
 
 
 def violations(
@@ -433,9 +433,9 @@ def violations(
     *,
     rules: Sequence[str] | None = None,
 ) -> list[str]:
-    """What axe-core finds on a page, or ``within`` a part of it, one line each; offline.
+    """axe-core's findings on a page, or ``within`` a part of it, one line each; offline.
 
-    ``rules``: look for these alone, as for `COLOUR_RULES` where only the colours have changed.
+    ``rules``: check only these; None: all.
     """
     from axe_playwright_python.sync_playwright import Axe
 
@@ -451,7 +451,7 @@ def violations(
 
 
 def in_both_colours(page: Any, *include: str, within: str | None = None) -> list[tuple[str, str]]:
-    """What `violations` finds on a page, or a part of it, in the light and in the dark."""
+    """`violations` of a page, or a part of it, in the light and dark schemes."""
     found, impacts = [], include or ("serious", "critical")
     for scheme, rules in SCHEMES:
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")

@@ -1,4 +1,4 @@
-"""A panel that votes its calibration."""
+"""A panel that votes on calibration comparisons."""
 
 from szpo.optim import optimizer
 from szpo.types import Answer, Comparison, Prompt, Row
@@ -9,7 +9,7 @@ TOPICS = ("rain", "bread", "trains", "cats", "letters", "soup")
 
 
 def rows(n, d=6, equal=False):
-    """Answers that fit their prompts, different on both sides."""
+    """d rows of answers that fit their prompts; the sides differ unless ``equal``."""
     return tuple(
         Row(
             Prompt.user(f"Tell me about {topic}, number {n}."),

@@ -1,4 +1,4 @@
-"""Many cases of one claim in one test."""
+"""Many cases in one test."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def case(*values: object) -> Iterator[None]:
-    """Name the case in whatever fails within."""
+    """Add the case's values to the message of any failure in the block."""
     try:
         yield
     except BaseException as error:

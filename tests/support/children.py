@@ -1,4 +1,4 @@
-"""Functions in processes of their own, forked from a server that has loaded what they need."""
+"""Run functions in new processes, forked from a server that has imported szpo already."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ KILLED = -signal.SIGKILL
 
 
 def start(function: Callable[..., Any], *arguments: Any) -> BaseProcess:
-    """Begin a function of a module's top level in a fresh process."""
+    """Start a module-level function in a new process."""
     child = _context.Process(target=function, args=arguments)
     child.start()
     return child
 
 
 def run(function: Callable[..., Any], *arguments: Any) -> int:
-    """The exit code of a function run to its end there: 0, or minus the signal that ended it."""
+    """Run a function in a new process; returns the exit code, minus the signal if killed."""
     child = start(function, *arguments)
     child.join()
     assert child.exitcode is not None
@@ -37,5 +37,5 @@ def run(function: Callable[..., Any], *arguments: Any) -> int:
 
 
 def pipe() -> Any:
-    """Both ends of a pipe, the reading one first."""
+    """(reading end, writing end) of a new pipe."""
     return _context.Pipe(duplex=False)

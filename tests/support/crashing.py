@@ -1,12 +1,12 @@
-"""Processes that die at a chosen write, played inside one process."""
+"""Simulates a process that dies at a chosen write, inside one process."""
 
 
 class Crash(BaseException):
-    """The process is gone: no handler of the library's may save it."""
+    """The simulated process is dead; no ``except Exception`` catches this."""
 
 
 class Faulty:
-    """Counts every write (and every change of the policy) and crashes at the chosen one."""
+    """Counts calls, one per write or change of the policy, and crashes at the chosen one."""
 
     def __init__(self, at):
         self.at, self.seen, self.dead = at, 0, False

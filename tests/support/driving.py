@@ -16,7 +16,7 @@ PLAIN = {"rule": "regression", "N": 1, "D": 2, "centre_step": 0.3,
 
 
 class MovingPolicy(QuadraticPolicy):
-    """A policy that can be put anywhere, and whose KL is twice the quadratic estimate."""
+    """A policy that can be moved to any θ."""
 
     def move_to(self, theta):
         self.theta_now = {name: np.array(value) for name, value in theta.items()}

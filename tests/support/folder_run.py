@@ -1,4 +1,4 @@
-"""A run of a tiny random Llama in a local folder, through the command line: seconds."""
+"""A run of a tiny random Llama in a local folder, through the command line; takes seconds."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def _saved(name: str, positions: int | None) -> Path:
 def model(
     folder: Path, name: str = "llama", positions: int | None = None, words: Sequence[str] = ()
 ) -> Path:
-    """A folder as the hub would give it, of a model that reads so many tokens.
+    """A model's folder as downloaded from the hub; ``positions``: its longest context, in tokens.
 
-    ``words``: two that its tokenizer knows in place of the last ones.
+    ``words``: two words that replace the last ones of its tokenizer.
     """
     made = Path(shutil.copytree(_saved(name, positions), folder / name))
     text = (made / "tokenizer.json").read_text(encoding="utf-8")
@@ -58,7 +58,7 @@ def arguments(folder: Path, *sets: str, model_folder: Path) -> list[str]:
 
 
 def make(folder: Path, *sets: str, model_folder: Path | None = None) -> Path:
-    """Run it to its end; the ledger's file."""
+    """Do a complete run; returns the ledger's file."""
     model_folder = model(folder) if model_folder is None else model_folder
     assert call(arguments(folder, *sets, model_folder=model_folder)) == 0
     return folder / "runs" / "folder.db"
@@ -70,5 +70,5 @@ def _finished() -> Path:
 
 
 def finished(folder: Path) -> Path:
-    """A copy of the worker's one finished run; prompts and model stay where they were."""
+    """A copy of the finished run that each test process makes once, without prompts and model."""
     return yard_run.copied(_finished(), folder)

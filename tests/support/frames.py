@@ -9,7 +9,7 @@ RADIUS = 1.8
 
 
 def votes_of(seed, w, count, lead=(), turn=None):
-    """Frames asked ± RADIUS, one vote each of people with gradient w; from row ``turn`` on, −w."""
+    """One vote per direction at ± RADIUS, from voters with gradient w; from row ``turn`` on −w."""
     rng, w = np.random.default_rng(seed), np.asarray(w)
     dim = len(w)
     normal = rng.normal(size=(*lead, -(-count // dim), dim, dim))

@@ -1,4 +1,4 @@
-"""Somebody else's web server, on a free port of 127.0.0.1 in a thread of its own."""
+"""An external web server for tests, in a thread, on a free port of 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Request:
     method: str
     path: str
     headers: dict[str, str]
-    """By their names in small letters."""
+    """Headers by name in lower case."""
     body: bytes
 
 
@@ -26,12 +26,12 @@ class Reply:
     content: bytes = b""
     headers: tuple[tuple[str, str], ...] = ()
     cut: bool = False
-    """Half of the content is sent, then the line closes."""
+    """Only half of the content is sent, then the connection is closed."""
 
 
 @contextlib.contextmanager
 def serving(answer: Callable[[Request], Reply | None]) -> Iterator[str]:
-    """Answers until the block ends; yields the server's address. None: the line just closes."""
+    """Serve until the block ends; yields the address. Reply None: the connection is closed."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -1,7 +1,7 @@
-"""A stand-in for the Hugging Face Hub on 127.0.0.1: it takes repositories and commits.
+"""A stub of the Hugging Face Hub on 127.0.0.1: it accepts repositories and commits.
 
-It speaks as much of the hub's HTTP as `huggingface_hub` needs to create a repository and to commit
-files, small ones within the commit and large ones by git-LFS.
+It implements the part of the hub's HTTP interface that `huggingface_hub` needs to create a
+repository and commit files, small ones within the commit and large ones by git-LFS.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ TOKEN = "hf_of_this_test_alone"
 
 @dataclass
 class Hub:
-    """What arrived, and at what the hub shall fail."""
+    """What the hub received, and which requests are to fail."""
 
     url: str = ""
     fail: dict[str, int] = field(default_factory=dict)
-    """A part of a path → the status that it answers with."""
+    """Part of a path → status of the replies to requests with it."""
     created: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Repository → the request that made it."""
+    """Repository → the request that created it."""
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)
     """Repository → its files."""
     tokens: set[str] = field(default_factory=set)
@@ -91,7 +91,7 @@ class Hub:
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:
-    """The files of a folder by their path in it."""
+    """Contents of a folder's files by relative path."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*")
@@ -101,7 +101,7 @@ def read_folder(folder: Path) -> dict[str, bytes]:
 
 @contextlib.contextmanager
 def serve() -> Iterator[Hub]:
-    """The hub, listening until the block ends."""
+    """Run the hub until the block ends."""
     hub = Hub()
 
     def answer(request: Request) -> Reply:

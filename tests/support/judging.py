@@ -13,7 +13,7 @@ from szpo.types import Answer, Comparison, Prompt, Row
 
 
 def comparison(*rows: tuple[str, str], n: int = 0) -> Comparison:
-    """Rows of (plus, minus) to numbered requests."""
+    """A comparison with rows (plus, minus) to numbered requests."""
     return Comparison(
         f"c{n}", 0, 0, n,
         tuple(Row(Prompt.user(f"Request no. {i}"), Answer(a), Answer(b))
@@ -22,7 +22,7 @@ def comparison(*rows: tuple[str, str], n: int = 0) -> Comparison:
 
 
 class Scripted:
-    """A back end that answers by a function and keeps what it was asked."""
+    """A back end that replies by a function and keeps the questions."""
 
     name = "scripted"
     reserved: tuple[str, ...] = ()
@@ -48,12 +48,12 @@ class Scripted:
 
 
 def judge(reply: Callable[[str], Reply | str], **settings: Any) -> LanguageJudge:
-    """A judge with a scripted back end; ``labels``, ``principles``, ``references`` go to it."""
+    """A scripted judge; ``labels``, ``principles``, ``references`` go to `LanguageJudge`."""
     own = {k: settings.pop(k) for k in ("labels", "principles", "references") if k in settings}
     return LanguageJudge(Scripted(reply), Judge(**settings), "what is better", **own)
 
 
 def places(text: str, word: str) -> list[bool]:
-    """Whether the first and the second set of answers hold a word, from a question's text."""
+    """Whether the first and the second set of answers in a question's text contain a word."""
     parts = text.split("Answer of ")[1:]
     return [any(word in part for part in parts[side::2]) for side in (0, 1)]

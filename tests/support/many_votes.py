@@ -1,4 +1,4 @@
-"""Whole runs of many votes, made in minutes: hashes, seats and updates as a panel leaves them."""
+"""Makes complete runs with many votes in minutes; hashes, seats and updates are real ones."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from szpo.voting.sides import planned_sides
 from tests.support.quadratic import QuadraticPolicy, go, new_ledger, settings_of
 
 READING_MS = 4000
-"""About what an answer takes; each is drawn around it."""
+"""Typical time of an answer; each is drawn between half and one and a half of it."""
 
 
 class Crowd:
-    """M people who answer every comparison by rows written in bulk, one commit per comparison."""
+    """M people whose votes are written directly as rows, in one commit per comparison."""
 
     def __init__(self, ledger: Ledger, people: int):
         self.ledger = ledger
@@ -31,7 +31,7 @@ class Crowd:
             self.people = [service.enroll("person", f"person-{i}") for i in range(people)]
 
     def submit(self, comparisons: Sequence[Comparison]) -> None:
-        """Answer at once; plus wins where its number is the larger one, in seven of ten votes."""
+        """Answer at once; seven of ten votes are for the side with the larger mean number."""
         asked = counting.comparisons_asked(self.ledger, comparisons[0].step or 0)
         planned = planned_sides(self.ledger.root_seed, asked, len(self.people))
         by_id = {c.id: c for c in comparisons}
@@ -68,11 +68,11 @@ class Crowd:
             )  # fmt: skip
 
     def poll(self, step: int) -> None:
-        """Nothing is left to do: the rows stand already."""
+        """Nothing to do: `submit` has written the votes."""
 
 
 def make(path: Path, *, steps: int, comparisons: int, people: int) -> None:
-    """Write a run of ``steps`` applied steps; its votes are the product of the three numbers."""
+    """Write a run of ``steps`` applied steps; it has steps · comparisons · people votes."""
     settings = settings_of(N=comparisons, D=2, M=people)
     with new_ledger(path, settings) as ledger:
         ledger.execute("PRAGMA synchronous=OFF")

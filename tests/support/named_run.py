@@ -1,4 +1,4 @@
-"""A run in coordinates of named features without a model: z is how often a text has what."""
+"""A run in coordinates of named features without a model: z shifts the count of each mark."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from szpo.types import FEATURE_GRID, Answer, Batch, Comparison, Floats, Prompt, 
 from tests.support.quadratic import QuadraticPolicy, ValueJudge, go, new_ledger, panel_of
 
 MARKS = {"commas": ",", "exclamations": "!", "questions": "?", "colons": ":", "you": " you"}
-"""Features, and what a text has more of where its coordinate is larger."""
+"""Features by name, each with the mark that is more frequent if its coordinate is larger."""
 COMPONENTS = 2
 
 
@@ -40,7 +40,7 @@ def features() -> NamedFeatures:
 
 
 class MarkedPolicy(QuadraticPolicy):
-    """Answers whose marks are more often those whose coordinates are larger."""
+    """A policy whose answers have more of the marks whose coordinates are larger."""
 
     def rollout(
         self, prompts: Sequence[Sequence[Prompt]], shifts: Sequence[Shift], *, seed: int
@@ -58,7 +58,7 @@ class MarkedPolicy(QuadraticPolicy):
         return batches
 
     def score_features(self, comparisons: Sequence[Comparison]) -> Floats:
-        """What a model's scores would say, from the first coordinates' own marks."""
+        """A substitute for a model's scores, from differences in the marks' counts."""
 
         def count(text: str) -> list[int]:
             return [text.count(mark) for mark in MARKS.values()]
@@ -71,7 +71,7 @@ class MarkedPolicy(QuadraticPolicy):
 
 
 class CommaJudge(ValueJudge):
-    """Likes fewer commas."""
+    """Prefers fewer commas."""
 
     def gap(self, comparison: Comparison) -> float:
         more = sum(r.plus.text.count(",") - r.minus.text.count(",") for r in comparison.rows)
@@ -92,6 +92,6 @@ def start(folder: Path, name: str = "run.db", **changes: Any) -> tuple[Settings,
 
 
 def drive(settings: Settings, ledger: Ledger, policy: Any = None, **how: Any) -> Outcome:
-    """On to step 4, by default, with a policy that stands at the start."""
+    """Drive the run, by default for four steps with a policy at its start."""
     own = policy or MarkedPolicy(settings)
     return go(settings, ledger, own, panel_of(ledger, judge=CommaJudge()), **how)

@@ -1,4 +1,4 @@
-"""Workers in this process, asked by messages as those of a cluster are; no network."""
+"""Workers in this process that get messages as in a cluster, without a network."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from szpo.policies.requests import Message
 
 
 class NearWorkers:
-    """Each message crosses as bytes; only strings and arrays may be in it."""
+    """A transport that passes messages as bytes; they may contain only strings and arrays."""
 
     def __init__(self, setup: Message, check: Callable[[dict[str, Any]], str | None], count: int):
         self._check = check
         self.workers = {f"w{i}": worker.Worker(crossed(setup)) for i in range(count)}
         self.tasks: list[str] = []
-        """What has been asked."""
+        """Tasks of all requests so far."""
         self.closed = False
         self._events: list[Event[Message]] = []
         self._admit()
@@ -61,7 +61,7 @@ class NearWorkers:
 
 
 def crossed(message: Message) -> Message:
-    """The message as it comes out on the other side."""
+    """The message after it was turned into bytes and back."""
     assert all(isinstance(value, str | np.ndarray) for value in message.values())
     return unpickle(pickle.dumps(message, protocol=5))
 
@@ -70,7 +70,7 @@ ALLOWED = {
     ("numpy._core.numeric", "_frombuffer"), ("numpy._core.multiarray", "_reconstruct"),
     ("numpy", "ndarray"), ("numpy", "dtype"),
 }  # fmt: skip
-"""All that the bytes of an array name."""
+"""Everything that the bytes of a pickled array may name."""
 
 
 class _Unpickler(pickle.Unpickler):
@@ -81,7 +81,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def unpickle(content: bytes) -> Message:
-    """Read a message; whatever is neither a string nor an array of numbers is refused.
+    """Read a message; anything but strings and arrays of numbers is refused.
 
     Raises:
         pickle.UnpicklingError: the bytes name another class or function.
@@ -93,7 +93,7 @@ def unpickle(content: bytes) -> Message:
 
 
 def host(folder: Any, *, chunk_rows: int, count: int = 2, **options: Any) -> remote.RemoteHost:
-    """The model of a folder in fp32, held by so many workers of this process."""
+    """A host of the model in a folder, in fp32, with ``count`` workers in this process."""
     engine = Engine(kind="ray", workers=count, chunk_rows=chunk_rows)
     facts = context.describe(str(folder), dtype="fp32", **options)
     return remote.RemoteHost(engine, facts, lambda setup, check: NearWorkers(setup, check, count))

@@ -1,6 +1,6 @@
-"""The operator's page as text, and what it is to show; ``named`` is a fixture.
+"""The operator's page as text, and records for it to show; ``named`` is a fixture.
 
-(PYTEST_DONT_REWRITE: modules import names of it before pytest does.)
+(PYTEST_DONT_REWRITE: test modules import this module before pytest does.)
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SURE = LookAhead(
 
 
 def measure(stage: Stage, *points: tuple[int, float]) -> None:
-    """Measurements of three held-out prompts: after a number of steps, each with a mean reward."""
+    """Record measurements on three held-out prompts; points are (steps, mean reward)."""
     for steps, reward in points:
         name = "tuned" if steps else "base"
         texts = [(f"held-out {i}?", f"<i>{name}</i> answer {i}") for i in range(3)]
@@ -42,8 +42,8 @@ def measure(stage: Stage, *points: tuple[int, float]) -> None:
 
 @pytest.fixture
 def named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs whose coordinates are three features in two groups; before the pages are built."""
-    from szpo_ui.operator import controls, page  # Gradio: seconds, for other tests
+    """Give runs coordinates of three features in two groups; use it before pages are built."""
+    from szpo_ui.operator import controls, page  # imports Gradio, which takes seconds
 
     own = NamedFeatures(("comma", "commas", "i"), (0, 0, 1), (1, 1, 1), ((1,), (2,), (1,)), 0, "")
     for module in (controls, page):
@@ -51,7 +51,7 @@ def named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def text(html: str) -> str:
-    """What is read: no tags, single spaces."""
+    """The text of HTML: without tags, with single spaces."""
     return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", html))
 
 
@@ -65,13 +65,13 @@ def teach(
     automatic_ties: int = 0,
     **more: float,
 ) -> None:
-    """The record of a step in coordinates of named features, as of so many votes."""
+    """Write the record of a step in coordinates of named features, after ``votes`` votes."""
     found = LookAhead((), factor, taught=tuple(claims), **more)
     record(ledger, votes, found, ties=ties, automatic_ties=automatic_ties)
 
 
 def record(ledger: Ledger, votes: int, found: LookAhead, **counts: int) -> None:
-    """The record of a step that looked ahead, as of so many votes."""
+    """Write the record of a step that looked ahead, after ``votes`` votes."""
     body = {"step": 1, "total_votes": votes, "ties": 0, "automatic_ties": 0, **counts}
     ledger.record_event("step", "controller", {**body, "extra": {"outlook": found.to_json()}})
 
@@ -79,7 +79,7 @@ def record(ledger: Ledger, votes: int, found: LookAhead, **counts: int) -> None:
 def answer_samples(
     stage: Stage, order: int, prompts: Sequence[str], answers: Sequence[str], end: str = "stop"
 ) -> None:
-    """What the base model answers to an order of samples, one answer each."""
+    """Fulfil an order of samples with the base model's answers, one per prompt."""
     column = {"name": "base", "step": None, "theta_sha256": "0"}
     body = {
         "prompts": list(prompts),
@@ -89,7 +89,7 @@ def answer_samples(
 
 
 def look_ahead(stage: Stage, **fields: Any) -> None:
-    """The record of a step that looked ahead, with something to say of everything."""
+    """Write the record of a step that looked ahead, with every field filled."""
     outlook = {**SURE.to_json(), "share": 0.5, "drift": 2.0, **fields}
     body = {"step": 1, "total_votes": 8, "extra": {"outlook": outlook}}
     stage.ledger.record_event("step", "controller", body)

@@ -1,4 +1,4 @@
-"""A state of the optimizer as plain JSON values, to compare two of them."""
+"""The optimizer's state as plain JSON values, to compare two states."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from szpo.optim.state import State
 
 
 def state_to_json(state: State) -> dict[str, Any]:
-    """The state as plain JSON values, to look at or to compare."""
+    """The state as plain JSON values."""
     return {**_plain_fields(state), "settings": settings_to_json(state.settings)}
 
 

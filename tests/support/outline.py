@@ -76,7 +76,7 @@ class Outline(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.open, self.found, self.text = [], [], ""
-        self.feed(str(text))  # of `Markup`, which would escape what it is joined to
+        self.feed(str(text))  # a `Markup` would escape text that is added to it
         self.close()
         assert not self.open, self.open
 

@@ -1,4 +1,4 @@
-"""The numbers of the operator's page."""
+"""Evidence from which the operator's page computes its numbers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def ballot(vote: int, verdict: str, **what: object) -> VoteRow:
 
 
 def step(number: int, **what: object) -> StepRow:
-    """An applied step of two comparisons with one vote each, open for 100 s, 50 s apart."""
+    """An applied step of two comparisons with one vote each, open for 100 s, every 150 s."""
     begin = number * 150 * S
     base = StepRow(
         step=number, state="applied", pairing="antithetic", mu=1.0, k=1, n=2, m=1, d=3, asked=2,

@@ -1,6 +1,6 @@
-"""A function that a run counts as a feature of the user's own."""
+"""A user's own function as a feature."""
 
 
 def starts(prompt: str, answer: str) -> int:
-    """Whether an answer begins as its prompt does."""
+    """Whether an answer begins like its prompt."""
     return int(answer[:1] == prompt[:1])

@@ -1,4 +1,4 @@
-"""A ledger of voted pairs."""
+"""A ledger with votes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ASKED = tuple(Comparison(f"c{n}", 0, 0, n, ROWS) for n in range(2))
 
 @contextmanager
 def new_ledger(path: Path) -> Iterator[Ledger]:
-    """One open step of two comparisons, two votes each."""
+    """A ledger with one open step of two comparisons with two votes each."""
     settings = defaults(7, (("z", (2,)),), K=1, N=2, D=3, M=2)
     with quadratic.new_ledger(path, settings) as made:
         made.execute("UPDATE controller SET epoch = 1")
@@ -33,7 +33,7 @@ def new_ledger(path: Path) -> Iterator[Ledger]:
 
 
 def vote(ledger: Ledger, who: str, comparison: str, wish: str, notes: Any = None) -> None:
-    """A vote of ``who``; plus, minus or tie, and notes by row in the same words."""
+    """Cast a vote of ``who``: ``wish`` is plus, minus or tie, and so is each row's note."""
     service = VoteService(ledger)
     panelist = service.enroll("simulated", who)
     seat = service.assign_to(comparison, panelist)

@@ -1,8 +1,7 @@
-"""The panelist's page taken through all its states, for tests and for the pictures in the docs.
+"""Takes the panelist's page through all its states, for tests and for the pictures in the docs.
 
-`walk` yields (name, page) wherever the page stands still in a state worth looking at; ``ann`` is a
-fixture: a page at the first vote. (PYTEST_DONT_REWRITE: modules import names of it before pytest
-does.)
+`walk` yields (name, page) in every state; ``ann`` is a fixture: a page at the first vote.
+(PYTEST_DONT_REWRITE: test modules import this module before pytest does.)
 """
 
 from __future__ import annotations
@@ -57,14 +56,14 @@ SETS = ("optimizer.rows=6", "run.steps=30", "run.votes=120")
 
 
 def text(step: int, i: int, side: str) -> Answer:
-    """Answers of six prompts in turn: one pair alike, one cut at the limit."""
+    """Answers to six prompts in turn; one pair is equal, one answer is cut at the limit."""
     made = (ONE if side == "plus" else OTHER)[i % len(PROMPTS)]
     return Answer(made, "length" if made.endswith("because") else "stop", len(made.split()))
 
 
 @contextmanager
 def prompts() -> Iterator[None]:
-    """Let the stage ask the prompts above, in their order."""
+    """Have the stage use this module's prompts, in their order."""
     turn = [Prompt.user(prompt) for prompt in PROMPTS]
 
     def order(_: Any, settings: Any) -> Callable[[int], list[Prompt]]:
@@ -76,7 +75,7 @@ def prompts() -> Iterator[None]:
 
 
 def until(page: Any, state: str, **more: str) -> Any:
-    """Wait for the page to show a state; gives its root."""
+    """Wait until the page shows a state; returns the page's root element."""
     wanted = "".join(
         f"[data-{name}='{value}']" for name, value in {"state": state, **more}.items()
     )
@@ -85,7 +84,7 @@ def until(page: Any, state: str, **more: str) -> Any:
 
 
 def visit(context: Any, stage: Stage, path: str = "/panel/") -> Any:
-    """A page of the panel whose clock can be put forward; waits for its first screen."""
+    """Open a panel page whose clock can be put forward; waits for its first screen."""
     context.set_default_timeout(30_000)
     page = context.new_page()
     page.clock.install()
@@ -95,14 +94,14 @@ def visit(context: Any, stage: Stage, path: str = "/panel/") -> Any:
 
 
 def agree(stage: Stage, *names: str) -> None:
-    """Let panelists have agreed before they come."""
+    """Record the consent of panelists before their first visit."""
     for name in names:
         panelist = stage.site.service.enroll("person", stage.invitation("panelist", name).name)
         stage.ledger.record_event("consent", panelist, {"panelist": panelist})
 
 
 def open_gate(page: Any) -> None:
-    """As if the half minute had passed after which nobody is held."""
+    """Pretend that the half minute has passed after which a vote is no longer held back."""
     page.clock.fast_forward(31_000)
     page.wait_for_function(
         "!document.querySelector('#sz-confirm')?.disabled "
@@ -115,13 +114,13 @@ CALLS = re.compile(r"/component_server/$|/api/status\?")
 
 
 def sends_vote(message: Any) -> bool:
-    """Whether a request or a response is that of a vote."""
+    """Whether a request, or a response's request, sends a vote."""
     sent = getattr(message, "request", message).post_data or ""
     return '"do":"vote"' in sent
 
 
 def hold(page: Any, *what: str) -> list[Any]:
-    """Hold requests with one of these texts in address or body; the list gets their routes."""
+    """Hold requests with one of these texts in URL or body; their routes are added to the list."""
     held: list[Any] = []
 
     def handle(route: Any) -> None:
@@ -137,14 +136,14 @@ def hold(page: Any, *what: str) -> list[Any]:
 
 @contextmanager
 def answered(page: Any) -> Iterator[None]:
-    """Wait, at the end of the block, for the answer to the vote that it has sent."""
+    """At the end of the block, wait for the response to the vote sent in it."""
     with page.expect_response(sends_vote):
         yield
     page.wait_for_selector("#szpo-root:not([data-state=saving])")
 
 
 def vote(page: Any, key: str = "ArrowRight") -> None:
-    """Choose and confirm by keyboard; waits for the answer."""
+    """Vote by keyboard and wait for the response."""
     with answered(page):
         page.keyboard.press(key)
         open_gate(page)
@@ -152,17 +151,17 @@ def vote(page: Any, key: str = "ArrowRight") -> None:
 
 
 def wait_held(page: Any, held: Sequence[Any], count: int) -> None:
-    """Wait until a handler of routes holds so many requests."""
+    """Wait until ``held`` has ``count`` requests."""
     for _ in range(3000):
         if len(held) == count:
             return
         page.wait_for_timeout(10)
-        page.clock.run_for(10)  # timers of the page's client may stand still with its clock
+        page.clock.run_for(10)  # the page's timers may be stopped together with its clock
     raise AssertionError(f"{len(held)} of {count} requests were sent")
 
 
 def others_vote(stage: Stage, *names: str) -> None:
-    """Panelists without a browser answer whatever they are given."""
+    """Panelists without a browser answer all their comparisons."""
     service = stage.site.service
     for name in names:
         panelist = service.enroll("person", name)
@@ -171,7 +170,7 @@ def others_vote(stage: Stage, *names: str) -> None:
 
 
 def final_comparison(stage: Stage, count: int = 1) -> int:
-    """An operator's order of blind final comparisons, fulfilled with fixed texts; its number."""
+    """Order blind final comparisons and fulfil the order with fixed texts; returns its number."""
     order = orders.place_order(stage.ledger, "final", "olga", {"comparisons": count})
     rows = tuple(
         Row(Prompt.user(p), Answer(a), Answer(b))
@@ -188,7 +187,7 @@ def final_comparison(stage: Stage, count: int = 1) -> int:
 
 
 def walk(stage: Stage, context: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
-    """Go through every state with the panelist P-01; colleagues vote without a browser."""
+    """Go through every state with the panelist P-01; the others vote without a browser."""
     ann = context("P-01")
     page = visit(ann, stage)
 

@@ -11,7 +11,7 @@ from szpo import plugins
 
 
 def plug(patch: pytest.MonkeyPatch, **brought: tuple[str, Any]) -> None:
-    """In place of all that is installed: by the group's last word, a name and what it loads."""
+    """Replace all installed entry points by (name, object) for each group, by its last word."""
 
     def entries(group: str) -> list[Any]:
         name, found = brought.get(group.removeprefix("szpo."), ("", None))

@@ -29,7 +29,7 @@ def setup_of(
     kind: str = "score", sampling: Sampling = BASE, train: str = "B",
     kl_radius: float = 1.62, root_seed: int = 0, **space: Any,
 ) -> Config:  # fmt: skip
-    """Settings of a set-up; ``space`` are further ones of its table."""
+    """Settings of a set-up; ``space`` has further settings of the table ``subspace``."""
     drawn = {"temperature": sampling.temperature, "max_new_tokens": sampling.max_new_tokens}
     return settings_file.check(
         {

@@ -1,4 +1,4 @@
-"""A small policy whose answers carry a number, for tests of the run: no model, no torch."""
+"""A small policy whose answers contain a number, for tests of runs without a model or torch."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class QuadraticPolicy:
         self.theta_now: Theta = parameters.zeros(settings.layout)
         self.rollouts = 0
         self.dead = False
-        """All shifts answer alike, as a broken engine would."""
+        """If true, all shifts give the same answers, as with a broken engine."""
 
     def rollout(
         self, prompts: Sequence[Sequence[Prompt]], shifts: Sequence[Shift], *, seed: int
@@ -76,13 +76,13 @@ class QuadraticPolicy:
 
 
 class ValueJudge:
-    """Prefers the larger mean number, by Bradley–Terry with β; every tenth key skips."""
+    """Prefers the larger mean number, by Bradley–Terry with β; skips at the rate ``skips``."""
 
     def __init__(self, beta: float = 5.0, skips: float = 0.0):
         self.beta, self.skips = beta, skips
 
     def gap(self, comparison: Comparison) -> float:
-        """By how many logits plus is preferred."""
+        """Preference for plus, in logits."""
         values = [
             np.mean([float(getattr(row, side).text.split()[1]) for row in comparison.rows])
             for side in ("plus", "minus")
@@ -101,7 +101,7 @@ class ValueJudge:
 
 
 class Clock:
-    """A clock that moves a millisecond at each look."""
+    """A clock that advances a millisecond with each reading."""
 
     def __init__(self, start_us: int = 1_700_000_000_000_000):
         self.now = start_us
@@ -111,7 +111,7 @@ class Clock:
         return self.now
 
     def seconds(self) -> float:
-        """The same time for a run's deadlines, which no setting of its clock moves."""
+        """The same time in seconds, as the monotonic clock of a run's deadlines."""
         return self.now / 1e6
 
 
@@ -123,7 +123,7 @@ def new_ledger(
     path: Path, settings: Settings, clock: Callable[[], int] | None = None, *,
     spec: dict[str, Any] | None = None, **changes: Any,
 ) -> Ledger:  # fmt: skip
-    """The file of a run before its first step; what else is in its spec, and of a `NewRun`."""
+    """The ledger of a run before its first step, with further fields of its spec and `NewRun`."""
     whole = {"szpo": "test", **(spec or {}), "optimizer": settings_to_json(settings)}
     made = {
         "root_seed": settings.root_seed, "layout": settings.layout,
@@ -140,7 +140,7 @@ def open_step(
     mu: float = 0.5,
     epoch: int | None = None,
 ) -> int:
-    """Open the step of these comparisons; returns the epoch, a new one unless it is given."""
+    """Open the step of these comparisons; returns the epoch (a new one unless given)."""
     epoch = lease.acquire(ledger, "test").epoch if epoch is None else epoch
     step, head = asked[0].step, theta_digest(ledger)
     steps.record_plan(ledger, epoch, settings, Query(step, (), mu, None), head)
@@ -177,7 +177,7 @@ def go(
 def parts_of(
     settings: Settings, policy: QuadraticPolicy, prompts: PromptSet, *, again: bool = True
 ) -> RunParts:
-    """What draws answers for orders; ``again``: a further policy of its kind can be made."""
+    """The parts that draw answers for orders; ``again``: another such policy can be made."""
 
     def maker(root_seed: int) -> QuadraticPolicy:
         return type(policy)(settings)
@@ -186,7 +186,7 @@ def parts_of(
 
 
 def history(ledger: Ledger) -> list[tuple[int, str, str]]:
-    """(step, votes_sha256, theta_sha256) of every applied step: what "the same run" means."""
+    """(step, votes_sha256, theta_sha256) of every applied step; equal for the same run."""
     rows = ledger.update_rows()
     return [
         (step, *next((r["votes_sha256"], r["theta_sha256"]) for r in group))

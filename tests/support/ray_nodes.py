@@ -1,4 +1,4 @@
-"""A Ray cluster of three nodes on this machine, to be killed in parts; and runs on it."""
+"""A Ray cluster of three nodes on this machine whose parts can be killed, and runs on it."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ HAS_RAY = importlib.util.find_spec("ray") is not None
 needs_ray = pytest.mark.skipif(not HAS_RAY, reason="ray is not installed (extra ray)")
 ROOT = Path(__file__).parents[2]
 VOTES = 16
-"""Of four steps, each of 16 rows in 4 chunks."""
+"""Votes of a run of four steps, each with 16 rows in 4 chunks."""
 CHUNKS = 16
 SETS = (f"run.votes={VOTES}", "engine.chunk_rows=4")
 TOKEN = "0123456789abcdef" * 4
-"""Ray's password between its processes; these listen on 127.0.0.1 alone."""
+"""Ray's password between its processes, which listen on 127.0.0.1 only."""
 WAIT_S = 60.0
 Digests = tuple[Any, list[str]]
 
 
 def kill_all(pids: list[int]) -> None:
-    """kill −9, as a power switch does it; those that are gone already are left."""
+    """Send SIGKILL to all of them; processes that have ended already are ignored."""
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
 class Nodes:
-    """A head and two more nodes with a core each; all listen on 127.0.0.1."""
+    """A head and two more nodes with one core each; all listen on 127.0.0.1."""
 
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
@@ -57,7 +57,7 @@ class Nodes:
         return str(self.cluster.address)
 
     def pids(self, node: Any) -> list[int]:
-        """Every process of a node: its own, and the workers that they started."""
+        """Every process of a node: its own processes and the workers that they started."""
         own = [info.process.pid for group in node.all_processes.values() for info in group]
         found = []
         for pid in own:
@@ -66,21 +66,21 @@ class Nodes:
         return [*own, *found]
 
     def node_of(self, pid: int) -> Any:
-        """The node, other than the head, that a worker's process belongs to; None: the head."""
+        """The node of a worker's process; None: the head."""
         return next((node for node in self.others if pid in self.pids(node)), None)
 
     def kill(self, node: Any) -> None:
-        """Kill a node's processes, all at once, and forget it."""
+        """Kill all processes of a node and remove it from the cluster."""
         kill_all(self.pids(node))
         self.cluster.remove_node(node, allow_graceful=False)
         self.others.remove(node)
 
     def add(self) -> None:
-        """A new node in the place of one that was killed."""
+        """Add a node in place of a killed one."""
         self.others.append(self.cluster.add_node(num_cpus=1))
 
     def stop(self) -> None:
-        """End all that is left, by its process numbers."""
+        """Kill all remaining processes of the nodes."""
         nodes = [node for node in (*self.others, self.cluster.head_node) if node is not None]
         kill_all([pid for node in nodes for pid in self.pids(node)])
         for node in nodes:
@@ -110,22 +110,22 @@ def remote_sets(address: str, workers: int) -> tuple[str, ...]:
 
 
 def result(path: Path) -> Digests:
-    """What "the same run" means; on the way its record is checked: whole, and each vote once."""
+    """Digests that are equal for the same run; checks that the ledger is whole, each vote once."""
     with Ledger.open(path, readonly=True) as ledger:
         report = verification.verify(ledger)
         assert report.ok, str(report)
         votes = ledger.votes()
         assert len({vote["assignment"] for vote in votes}) == len(votes) == VOTES
         answers = ledger.query("SELECT count(*) AS n FROM answers")[0]["n"]
-        assert answers == VOTES * 2  # rows of a comparison; its key forbids a second one
+        assert answers == VOTES * 2  # two rows per comparison; the table's key forbids duplicates
         return theta_digests(ledger), [row["votes_sha256"] for row in ledger.update_rows()]
 
 
 def when_sent(number: int, act: Callable[[Any, str], bool]) -> Callable[..., None]:
-    """A `RayTransport.send` that acts in mid-step, once a chunk of a step's answers is out.
+    """A `RayTransport.send` that calls ``act`` in the middle of a step.
 
-    That is at the ``number``-th of them, or at the first later one for which ``act``, which gets
-    the transport and the worker's name, says that it did something.
+    It calls ``act(transport, worker)`` after sending the ``number``-th chunk of a step's answers,
+    and after later ones until ``act`` returns true.
     """
     inner, count, done = RayTransport.send, 0, False
 
@@ -139,7 +139,7 @@ def when_sent(number: int, act: Callable[[Any, str], bool]) -> Callable[..., Non
 
 
 def is_of_step(request: Any) -> bool:
-    """It asks for answers of a step: set-up reads, or has answers of one member alone."""
+    """Whether a request is for a step's answers, not one of the set-up's."""
     return "task" not in request and bool(json.loads(request["head"])["canary"])
 
 
@@ -153,8 +153,8 @@ CHILD = (
 def control(number: int, victims: list[int], line: list[str]) -> None:
     """In a child: run, and kill at the ``number``-th chunk that is sent (0: never).
 
-    ``victims``: the head's processes, and with them go all workers, which only a head could bring
-    back; none: this process itself.
+    ``victims`` are the head's processes, which are killed together with all workers; if empty,
+    this process itself is killed.
     """
     from szpo.cli.app import main
 
@@ -171,7 +171,7 @@ def control(number: int, victims: list[int], line: list[str]) -> None:
 def live(
     number: int, line: list[str], victims: list[int] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """One life of a controller: to its end, or to the kill."""
+    """Run one controller process until it ends or is killed."""
     who = ",".join(map(str, victims or []))
     return subprocess.run(
         [sys.executable, "-c", CHILD, str(number), who, *line],

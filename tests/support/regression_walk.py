@@ -1,4 +1,4 @@
-"""A walk on a known gradient."""
+"""Steps of the regression rule with voters who follow a known gradient."""
 
 import numpy as np
 from scipy import special
@@ -26,7 +26,7 @@ def features(settings, step):
 
 
 def vote(settings, state, rng, gradient=GRADIENT, inputs=None):
-    """One step of voters who follow the logistic law along a gradient."""
+    """One step with voters who follow the logistic law along a gradient."""
     query = optimizer.ask(state)
     chance = special.expit(features(settings, query.step) @ gradient)
     plus = (rng.random((settings.K, settings.N, settings.M)) < chance[:, None, None]).sum(-1) * 1.0

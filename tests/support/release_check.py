@@ -1,13 +1,13 @@
 """``make release-check``: builds sdist and wheel, checks both, and installs each extra by itself.
 
-A clean environment holds the wheel and the base dependencies, which are shared with this one by
-links, so that torch is neither downloaded nor copied again. Each extra is installed into an
-environment of its own on top of that. Prints a table of sizes and seconds, which CONTRIBUTING.md
-quotes, and how long imports take, which docs/library.md quotes.
+A clean environment has the wheel and the base dependencies; these are linked from this one, so
+that torch is not downloaded or copied again. Each extra is installed into its own environment on
+top of that. Prints a table of sizes and seconds, quoted in CONTRIBUTING.md, and the times of
+imports, quoted in docs/library.md.
 
     python tests/support/release_check.py [EXTRA ...]
 
-With names of extras only those are installed.
+With names of extras, only these are installed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MIB = 2**20
 
 
 def run(*command: str | Path, cwd: Path | None = None) -> str:
-    """A command's output; its last words where it fails."""
+    """A command's output; if it fails, its last lines are in the error."""
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         [str(word) for word in command], capture_output=True, text=True, cwd=cwd, env=env
@@ -49,7 +49,7 @@ def run(*command: str | Path, cwd: Path | None = None) -> str:
 
 
 def closure(requirements: list[str]) -> set[str]:
-    """Names of the distributions that these need here, and of those that they need."""
+    """Names of all distributions that these requirements need, directly or indirectly."""
     found: set[str] = set()
     waiting = [(Requirement(text), "") for text in requirements]
     while waiting:
@@ -75,7 +75,7 @@ def share(names: set[str], folder: Path) -> None:
 
 
 def environment(folder: Path, shared: Path) -> Path:
-    """A new environment that sees the shared folder; its interpreter."""
+    """Make an environment that sees the shared folder; returns its interpreter."""
     venv.create(folder, with_pip=False)
     binary = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
     (site,) = folder.rglob("site-packages")
@@ -84,19 +84,19 @@ def environment(folder: Path, shared: Path) -> Path:
 
 
 def megabytes(folder: Path) -> float:
-    """MiB of the files in a folder that are its own: links count nothing."""
+    """Size of a folder's files in MiB, without links."""
     files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     return sum(path.stat().st_size for path in files) / MIB
 
 
 def pip(python: Path, *words: str | Path) -> None:
-    """Install into an environment by the pip of this one."""
+    """Install into an environment with this environment's pip."""
     here = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python]
     run(*here, "install", "--quiet", *words)
 
 
 def start_seconds(python: Path, code: str, place: Path) -> float:
-    """The least processor time of nine that a fresh interpreter takes for a line of code."""
+    """Least processor seconds of nine new interpreters that run a line of code."""
     found = []
     for _ in range(9):
         before = os.times()
@@ -110,7 +110,7 @@ def start_seconds(python: Path, code: str, place: Path) -> float:
 
 
 def rows(place: Path, wheel: Path, extras: Sequence[str]) -> Iterator[str]:
-    """The lines of the table: without an extra, then each extra; last, how long imports take."""
+    """The lines of the table: without an extra, with each extra, then the times of imports."""
     shared = place / "shared"
     share(closure(PROJECT["dependencies"]), shared)
     bare = environment(place / "bare", shared)
@@ -144,7 +144,7 @@ def rows(place: Path, wheel: Path, extras: Sequence[str]) -> Iterator[str]:
 
 
 def main() -> None:
-    """Build, check, install; exit 1 with the reason where something does not hold."""
+    """Build, check and install; exit with 1 and the reason if something fails."""
     every = sorted(set(EXTRAS) - set(TOOLS))
     extras = sys.argv[1:] or every
     if unknown := set(extras) - set(every):

@@ -59,7 +59,7 @@ def score_vectors(
 def by_rows(
     model: Any, sites: tuple[Site, ...], start: Theta, samples: list[Sample], temperature: float
 ) -> np.ndarray:
-    """Scores by the tape alone: every row has a B of its own, and logits of all its words."""
+    """Scores by autograd alone, with a separate B for every row and all logits."""
     A = {s.name: torch.from_numpy(start[s.a]) for s in sites}
     found = np.empty((len(samples), scores.width_of(sites)), np.float32)
     for batch in logprobs.batches(

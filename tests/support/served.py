@@ -1,4 +1,4 @@
-"""``szpo serve`` as a process of its own, and commands that are refused."""
+"""``szpo serve`` in its own process, and commands that are refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def refused(capsys: pytest.CaptureFixture[str], code: int, *words: str) -> str:
-    """The one line that a command of the web process is refused with, by this exit code."""
+    """The one line of a refused command of the web process, which ends with this exit code."""
     capsys.readouterr()
     assert call(words) == code
     message = capsys.readouterr().err
@@ -30,12 +30,12 @@ def refused(capsys: pytest.CaptureFixture[str], code: int, *words: str) -> str:
 
 
 def words(sets: Iterable[str]) -> list[str]:
-    """Settings as the command line takes them."""
+    """Settings as arguments of the command line."""
     return [word for each in sets for word in ("--set", each)]
 
 
 class Served:
-    """Read until it has printed its links; ``python``: further options of the interpreter."""
+    """A server that has printed its links; ``python``: further options of the interpreter."""
 
     def __init__(self, *words: str, python: tuple[str, ...] = ()):
         self.child = subprocess.Popen(
@@ -45,7 +45,7 @@ class Served:
         )  # fmt: skip
         message: list[str] = []
         self.early: dict[str, Any] = {}
-        """What the first page said while the run was being set up."""
+        """Content of the first page while the run was being set up."""
         assert self.child.stderr is not None
         for line in self.child.stderr:
             message.append(line)
@@ -65,12 +65,12 @@ class Served:
         self._drain.start()
 
     def end(self, by: signal.Signals = signal.SIGINT) -> int:
-        """Its exit code after a signal: Ctrl-C, as a person would."""
+        """Send a signal, by default that of Ctrl-C; returns the exit code."""
         self.child.send_signal(by)
         return self.child.wait(60)
 
     def close(self) -> None:
-        """End it, however a test has ended."""
+        """End the process, even if the test failed."""
         if self.child.poll() is None:
             self.child.terminate()
             self.child.wait(60)

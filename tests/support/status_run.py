@@ -5,7 +5,7 @@ from tests.support.quadratic import new_ledger, settings_of
 
 
 def new_run(path, *, steps=3, votes=None, **panel):
-    """A ledger with settings on record, as `szpo run` makes it: N 4, M 1, three steps."""
+    """A ledger with recorded settings, as from `szpo run`: N 4, M 1, by default three steps."""
     plan = settings_of(N=4, D=2)
     chosen = schema.Config.model_validate(
         {

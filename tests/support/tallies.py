@@ -1,4 +1,4 @@
-"""Votes as arrays, and an optimizer that was told them."""
+"""Votes as arrays, and an optimizer that gets them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WIDE = (("a", (5,)), ("b", (4,)))
 
 
 def tally(plus: Any, minus: Any = None, tie: Any = None, identical: Any = None) -> Tally:
-    """Counts given as nested lists (..., K, N); what is left out is zero."""
+    """A tally from nested lists (..., K, N); missing counts are zero."""
     plus = np.asarray(plus, dtype=float)
     minus = 0 * plus if minus is None else np.asarray(minus, dtype=float)
     tie = 0 * plus if tie is None else np.asarray(tie, dtype=float)
@@ -27,7 +27,7 @@ def tally(plus: Any, minus: Any = None, tie: Any = None, identical: Any = None) 
 
 
 def one_vote(plus: Any) -> Tally:
-    """One vote a direction, for plus where ``plus`` is true."""
+    """One vote per direction, for plus where ``plus`` is true."""
     up = np.asarray(plus, dtype=float)[:, None]
     return tally(up, 1 - up)
 
@@ -53,14 +53,14 @@ def coefficients(
 
 
 def default_alpha(settings: Settings, rms: float | None = None) -> float:
-    """The step size that a counting rule takes where none is set."""
+    """The default step size of a counting rule."""
     return along_direction.default_alpha(COUNTING[settings.rule], settings, rms)
 
 
 def told(
     settings: Settings, votes: Tally, steps: int = 1
 ) -> tuple[State, tuple[Update, ...], Info]:
-    """What comes of telling a new optimizer the same votes some times."""
+    """The last result of telling a new optimizer the same votes ``steps`` times."""
     state = optimizer.init(settings)
     for _ in range(steps):
         query = optimizer.ask(state)

@@ -84,7 +84,7 @@ def other(value, kind):
 
 
 def change_event(path, kind, step, change):
-    """Change the body of a step's event of this kind in a closed file; the event's number."""
+    """Change the body of a step's event of this kind in a closed file; returns its number."""
     rows = read(path, f"SELECT event, body FROM events WHERE kind = '{kind}'")
     bodies = {row["event"]: json.loads(row["body"]) for row in rows}
     (number,) = (event for event, body in bodies.items() if body["step"] == step)
@@ -95,13 +95,13 @@ def change_event(path, kind, step, change):
 
 
 def failure_of(path, deep=True):
-    """What verification finds first in a closed file; None where all is well."""
+    """The first failure that verification finds in a closed file; None if there is none."""
     with Ledger.open(path) as ledger:
         return verification.verify(ledger, deep=deep).failure
 
 
 def _chain_updates(path):
-    """Chain the updates anew; each step names the head that it was planned from, as before."""
+    """Recompute the chain of updates, and the head from which each step was planned."""
     rows = read(path, "SELECT * FROM updates ORDER BY step, k")
     heads, prev = {}, rows[0]["prev_sha256"] if rows else ""
     for row in rows:
@@ -119,9 +119,9 @@ def _chain_updates(path):
 
 
 def rewrite(path, *, chained=True):
-    """Make every hash of the file fit its rows again, as a forger who knows the code would.
+    """Recompute every hash of the file, as a forger who knows the code would.
 
-    Who may write the file may remove the witness beside it as well.
+    The witness beside the file is removed, as a forger could do as well.
     """
     witness.forget(path)
     if chained:
@@ -147,7 +147,7 @@ def rewrite(path, *, chained=True):
 
 
 def refit(path):
-    """Make all digests fit the rows again, those inside rows too; then the chain of events."""
+    """Recompute all digests, also those inside rows, then the chain of events."""
     for head in read(path, "SELECT comparison FROM comparisons"):
         texts = read(path, f"SELECT * FROM answers WHERE comparison = '{head['comparison']}'")
         digest = canonical.rows_sha256(map(canonical.row_of, texts))
@@ -168,7 +168,7 @@ def refit(path):
                 for row in ledger.steps()
             }
             rows, prev = ledger.update_rows(), spec
-    except Exception:  # too far gone to be counted: the forger leaves it
+    except Exception:  # too damaged to be recounted
         rows, digests, prev = [], {}, spec
     for row in rows:
         row |= {"votes_sha256": digests[row["step"]], "prev_sha256": prev}

@@ -1,4 +1,4 @@
-"""A run whose answers have two attributes and whose voters like one or the other: no model."""
+"""A run without a model whose answers have two attributes and whose voters like one or both."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MORE = ("We went by train.", "It took all day.", "My aunt came along.", "There w
 
 
 def text(u: Sequence[float]) -> str:
-    """A short note whose mood and length are two independent draws."""
+    """A short note whose mood and length are drawn independently."""
     words = GOOD if u[0] < 0.5 else BAD
     extra = MORE[: int(u[1] * 5)]
     return " ".join([f"It was {words[int(u[2] * 4)]} and {words[int(u[3] * 4)]}.", *extra])
@@ -28,12 +28,12 @@ def mood(answer: Answer) -> float:
 
 
 def extent(answer: Answer) -> float:
-    """In [-1, 1]: how much there is to read."""
+    """How long the answer is, in [-1, 1]."""
     return (answer.text.count(".") - 1) / 2 - 1
 
 
 class Notes(QuadraticPolicy):
-    """Answers with such notes, whatever θ is."""
+    """Answers with notes of `text`, independent of θ."""
 
     def rollout(
         self, prompts: Sequence[Sequence[Prompt]], shifts: Sequence[Shift], *, seed: int
@@ -51,7 +51,7 @@ class Notes(QuadraticPolicy):
 
 
 class Taster(ValueJudge):
-    """Likes mood and extent with these weights, by Bradley and Terry's law; 0, 0 guesses."""
+    """Votes by mood and extent with these weights, by Bradley–Terry; weights 0, 0 guess."""
 
     def __init__(self, likes_mood: float, likes_extent: float):
         super().__init__()
@@ -68,7 +68,7 @@ class Taster(ValueJudge):
 def voted(
     folder: Path, judges: Sequence[Any], steps: int, *, name: str = "notes.db", **changes: Any
 ) -> Path:
-    """A run of so many steps on which these judges voted; its file."""
+    """The file of a run of ``steps`` steps with the votes of these judges."""
     settings, ledger, policy = start(folder, name, **{"rule": "sign", **changes})
     with ledger:
         notes = Notes(settings)

@@ -1,4 +1,4 @@
-"""Tiny models of several architectures, built from config with seeded random weights."""
+"""Tiny models of several architectures, built from configs with seeded random weights."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def build(name: str, dtype: torch.dtype = torch.float32, hidden: int = 32) -> An
                         eos_token_id=STOP, pad_token_id=0,
                     )
                 )  # fmt: skip
-    # Initial weights of .02 make every word as likely; larger ones make a policy with opinions.
+    # Initial weights of .02 would make all words about equally likely; larger ones do not.
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
@@ -76,7 +76,7 @@ def build(name: str, dtype: torch.dtype = torch.float32, hidden: int = 32) -> An
 
 
 def quantised(folder: Any, kind: str, name: str = "llama") -> Any:
-    """A tiny model in four bits; what it is read from is written to the folder."""
+    """A tiny model in four bits, loaded from files that are written to the folder."""
     build(name, hidden=64).save_pretrained(folder)
     settings = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_compute_dtype=torch.float32
@@ -88,7 +88,7 @@ def quantised(folder: Any, kind: str, name: str = "llama") -> Any:
 
 
 def tokenizer(chat: bool = True) -> Any:
-    """Words w3 … w319 and single roles; the unknown word is 0, the end 2."""
+    """A tokenizer of words w3 … w319 and roles; the unknown word is 0, the end token 2."""
     vocabulary = {"<unk>": 0, "<s>": 1, "</s>": STOP, "<user>": 3, "<assistant>": 4, "<system>": 5}
     for i in range(len(vocabulary), WORDS):
         vocabulary[f"w{i}"] = i
@@ -105,10 +105,10 @@ def tokenizer(chat: bool = True) -> Any:
 
 def with_adapter(model: Any, folder: Any) -> Any:
     """The model wrapped by PEFT with the adapter of a folder."""
-    with quiet():  # PEFT asks transformers for things that it is about to rename
+    with quiet():  # PEFT uses deprecated names of transformers
         return PeftModel.from_pretrained(model, str(folder)).eval()
 
 
 def loaded(name: str, folder: Any = ".", **options: Any) -> Loaded:
-    """A tiny model as `szpo.models.loading.load` would hand it out."""
+    """A tiny model as returned by `szpo.models.loading.load`."""
     return Loaded(build(name, **options), tokenizer(), name, folder, "0" * 64, "fp32")

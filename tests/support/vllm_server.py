@@ -1,7 +1,7 @@
-"""A server that keeps vLLM's documented contract, with a real model behind it, and its failures.
+"""A server with vLLM's documented interface and a real model, which can be made to fail.
 
-The model answers by PEFT's ``generate(adapter_names=…)``, whatever is waiting in one batch. PEFT
-ignores adapter names silently for anything but LoRA, so other adapters are refused. The contract:
+The model answers all waiting requests in one batch by PEFT's ``generate(adapter_names=…)``. PEFT
+silently ignores adapter names for anything but LoRA, so other adapters are refused. The interface:
 docs.vllm.ai, "LoRA Adapters" and "OpenAI-Compatible Server".
 """
 
@@ -30,16 +30,16 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 @dataclass
 class Faults:
-    """What goes wrong; each is off unless a test switches it on."""
+    """Faults of the server; all are off unless a test switches them on."""
 
     reply: Callable[[str, dict[str, Any], int], str | None] = lambda path, body, n: None
     """How the n-th request of a path fails: "429", "500", "half", "cut", "hang", or None."""
     writer: Callable[[str], str] = lambda name: name
-    """The adapter that answers in place of the one that was asked."""
+    """From the requested adapter's name to the adapter that answers."""
     stale: Callable[[str], str] = lambda name: name
-    """The slot that an adapter's name has: a slot that is taken keeps its old weights."""
+    """From an adapter's name to its slot; a slot in use keeps its old weights."""
     seeds: str = "honoured"
-    """"honoured", "random" (of the server's own), or "one" for all."""
+    """"honoured", "random" (the server draws its own), or "one" (all requests share one)."""
 
 
 @dataclass
@@ -97,11 +97,11 @@ class VllmServer:
         self.key, self.version, self.prefix_caching = key, version, prefix_caching
         self.faults = Faults()
         self.names: list[str] = []
-        """Every adapter name that was ever loaded."""
+        """Names of all adapters that were ever loaded."""
         self.requests: list[dict[str, Any]] = []
         """Bodies of all completions."""
         self.changed_in_flight = 0
-        """Adapters loaded or unloaded while rows were under way."""
+        """Adapters loaded or unloaded while rows were being answered."""
         self.hanging = threading.Event()
         self._jobs: queue.Queue[_Job | None] = queue.Queue()
         self._lock, self._pause = threading.Lock(), threading.Event()
@@ -120,19 +120,19 @@ class VllmServer:
         self._slots: set[str] = set()
 
     def restart(self) -> None:
-        """What is left after a restart: the model, and no adapter."""
+        """Restart: the model is loaded again, without adapters."""
         with self._lock:
             self._load_model()
 
     def reset(self) -> None:
-        """Forget all that was asked, and every fault."""
+        """Forget all requests and faults."""
         self.restart()
         self.faults, self.hanging = Faults(), threading.Event()
         self.names, self.requests, self.changed_in_flight = [], [], 0
         self._counts = {}
 
     def is_canary(self, name: str) -> bool:
-        """Whether szpo asks by this adapter's name for 16 tokens, as its canary does."""
+        """Whether this adapter was asked for 16 tokens, as szpo's canary does."""
         return any(b["model"] == name and b["max_tokens"] == 16 for b in list(self.requests))
 
     def close(self) -> None:
@@ -150,7 +150,7 @@ class VllmServer:
             return _error(404, f"No adapter found for {path}")
         settings = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
         assert settings["peft_type"] == "LORA", "PEFT ignores adapter_names for anything else"
-        # vLLM knows one rank and one scale.
+        # vLLM supports only one rank and one scale.
         assert not settings["rank_pattern"] and not settings["alpha_pattern"]
         if settings["r"] > self.max_lora_rank:
             rank = settings["r"]
@@ -185,7 +185,7 @@ class VllmServer:
             if self.faults.stale(name) == name and len(self._slots) > 1:
                 self._slots.discard(name)
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # that the active adapter is another now
+                    warnings.simplefilter("ignore")  # the active adapter changes
                     self._peft.delete_adapter(name)
         return 200, f"Success: LoRA adapter '{name}' removed successfully."
 
@@ -223,7 +223,7 @@ class VllmServer:
         return 200, {"object": "text_completion", "model": body["model"], "choices": [choice]}
 
     def _turn(self) -> None:
-        """Answer whatever waits, in one batch, again and again."""
+        """Answer all waiting requests in one batch, in a loop."""
         while (job := self._jobs.get()) is not None:
             jobs = [job]
             self._pause.wait(0.005)  # requests that come together are answered together

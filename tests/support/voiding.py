@@ -1,4 +1,4 @@
-"""Steps that were given up: szpo writes none, but ledgers of before may hold them."""
+"""Void steps: szpo no longer writes them, but older ledgers may have them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from szpo.ledger.database import Ledger
 
 
 def void(ledger: Ledger, step: int, reason: str = "wrong prompts", actor: str = "ann") -> None:
-    """Write what an earlier version wrote when a step was given up."""
+    """Void a step as an earlier version did."""
     with ledger.transaction(actor):
         ledger.execute(
             "UPDATE steps SET state = 'void', epoch = (SELECT epoch FROM controller) "

@@ -1,4 +1,4 @@
-"""Panelists' clients that answer until they are killed, and retry what was not acknowledged."""
+"""Panelists' clients that answer until they are killed, then retry unacknowledged answers."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.support.quadratic import new_ledger, open_step, settings_of
 
 CHOICES = ("A", "B", "tie")
 DOORS = 3
-"""Threads that answer at once in one process."""
+"""Number of threads ("doors") that answer at the same time in one process."""
 GROUP = 3
-"""Answers that the first of them sends in one commit."""
+"""Answers that the first door sends in one commit."""
 
 
 def ballot(path: Path, seats: int, *, sync: bool = True) -> list[str]:
-    """A run whose first step is open, and that many seats at it."""
+    """Make a run whose first step is open; returns ``seats`` seats at it."""
     settings = settings_of(N=seats, D=1, M=1)
     with new_ledger(path, settings) as ledger:
         if not sync:
@@ -39,14 +39,14 @@ def ballot(path: Path, seats: int, *, sync: bool = True) -> list[str]:
 
 
 def request_of(seats: list[str], door: int, number: int) -> VoteRequest:
-    """Answer ``number`` of a door: seat, choice and key follow from it, so a retry is the same."""
+    """Answer ``number`` of a door; it determines seat, choice and key, so a retry is equal."""
     seat = seats[(number * DOORS + door) % len(seats)]
     choice: Any = CHOICES[(number + door) % len(CHOICES)]
     return VoteRequest(seat, choice, f"door-{door}:{number:012}")
 
 
 def cast_many(service: VoteService, requests: Sequence[VoteRequest]) -> list[Any]:
-    """Answers that share a commit: what each gives, a receipt or an error."""
+    """Send answers that share a commit; returns a receipt or an error for each."""
     return service.call_in_one_transaction(
         [partial(service.store, request) for request in requests]
     )
@@ -58,9 +58,9 @@ def post(service: VoteService, seats: list[str], door: int, number: int) -> Any:
 
 
 def answer(path: Path, seats: list[str], begin: list[int], acks: Any, rest_s: float = 0.0) -> None:
-    """In a child: answer at every door from ``begin`` on, for ever; say what is stored.
+    """In a child: answer at every door from ``begin`` on, for ever; acknowledge stored answers.
 
-    Each door rests so many seconds after an answer, so that a file can be kept small.
+    Each door rests ``rest_s`` after an answer, which keeps the file small.
     """
     with Ledger.open(path) as ledger:
         service, sending, rest = VoteService(ledger), threading.Lock(), threading.Event()
@@ -88,7 +88,7 @@ def answer(path: Path, seats: list[str], begin: list[int], acks: Any, rest_s: fl
 
 
 def stored(ledger: Ledger) -> dict[tuple[int, int], Any]:
-    """(door, number) → the row of every vote; a key that stands twice is an error."""
+    """(door, number) → row of every vote; a duplicate key is an error."""
     found: dict[tuple[int, int], Any] = {}
     for row in ledger.query("SELECT * FROM votes ORDER BY vote"):
         door, number = row["idem"].removeprefix("door-").split(":")
@@ -98,7 +98,7 @@ def stored(ledger: Ledger) -> dict[tuple[int, int], Any]:
 
 
 def read(acks: Any) -> list[tuple[int, int, int]]:
-    """All acknowledgements that are in the pipe."""
+    """All acknowledgements in the pipe."""
     found = []
     while acks.poll():
         try:

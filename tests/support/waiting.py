@@ -1,4 +1,4 @@
-"""Wait for what another process or thread does."""
+"""Wait for another process or thread."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LOOK_S = 0.05
 
 
 def until(what: Callable[[], Any], seconds: float = 90) -> Any:
-    """The first truth that a question gets, asked twenty times a second."""
+    """Call ``what`` twenty times a second until it returns a true value; returns this value."""
     for _ in range(int(seconds / LOOK_S)):
         if found := what():
             return found

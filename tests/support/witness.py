@@ -1,10 +1,10 @@
-"""Runs of every rule, recorded or read back: what two installations of libraries must agree on.
+"""Records or reads runs of every rule, to compare two installations of the libraries.
 
-    python tests/support/witness.py record FOLDER     drive them anew, a file each
-    python tests/support/witness.py read FOLDER       verify and fold what lies there
+    python tests/support/witness.py record FOLDER     drive the runs, one file each
+    python tests/support/witness.py read FOLDER       verify and fold the runs in the folder
 
-Prints JSON: the versions, and per run the digests of votes and weights after each step. Needs
-numpy, scipy, sqlite-utils and pydantic, as replaying a run does; no torch.
+Prints JSON: the versions, and for each run the digests of votes and weights after each step. Needs
+the libraries of `NEEDED`, as replaying a run does, but no torch.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tests.support.quadratic import (
 )
 
 NEEDED = ("numpy", "scipy", "sqlite-utils", "pydantic", "lazy-loader")
-"""What replaying a run takes of szpo's dependencies."""
+"""Dependencies of szpo that are needed to replay a run."""
 
 
 EXACT: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -42,18 +42,18 @@ EXACT: dict[str, tuple[Any, dict[str, Any]]] = {
     "known": (LAYOUT, {"rule": "known", "M": 2}),
     "falling": (WIDE, {"rule": "sign", "mu_decay": 0.25, "alpha_decay": 0.5, "K": 2}),
 }
-"""Their updates follow from the votes to the last bit."""
+"""Runs whose updates are recomputed from the votes to the last bit."""
 CLOSE: dict[str, tuple[Any, dict[str, Any]]] = {
     "regression": (LAYOUT, {"rule": "regression", "M": 2}),
     "skill": (LAYOUT, {"M": 2, "weighting": "skill"}),
     "probit": (WIDE, {"rule": "known", "link": "probit", "alpha": 0.3, "warmup": 0}),
 }
-"""Theirs to 1e-9; what was recorded is what is added, so that the weights are exact here too."""
+"""Runs whose updates are recomputed to 1e-9; weights add recorded updates, so these are exact."""
 STEPS = 6
 
 
 def record(folder: Path) -> dict[str, Any]:
-    """Drive every run of the two tables; its history by name."""
+    """Drive every run of the two tables; returns their histories by name."""
     folder.mkdir(exist_ok=True)
     found = {}
     for name, (layout, changes) in {**EXACT, **CLOSE}.items():
@@ -67,7 +67,7 @@ def record(folder: Path) -> dict[str, Any]:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Verify every run of a folder and fold its updates; its history by name."""
+    """Verify every run of a folder and fold its updates; returns their histories by name."""
     found = {}
     for path in sorted(folder.glob("*.db")):
         with Ledger.open(path) as ledger:

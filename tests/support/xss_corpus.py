@@ -1,7 +1,7 @@
 """Texts that a model might write and that a careless page would run, fetch or garble.
 
-All are data. `MARKER` is what a payload sets on `window` if it runs; `HOST` is where one would
-call home.
+All are data. A payload that runs sets `MARKER` on `window`; `HOST` is the host that payloads would
+contact.
 """
 
 from __future__ import annotations
@@ -163,6 +163,6 @@ _CHARACTERS = [
     "x" * 2000 + f"<img src=x onerror={_SET}>",
 ]
 PAYLOADS: tuple[str, ...] = (*_ELEMENTS, *_BREAKING_OUT, *_TEMPLATES, *_MARKUP, *_CHARACTERS)
-"""More than a hundred; none of them twice."""
+"""More than a hundred different payloads."""
 LONG = "word" * 50_000
 """One line of 200 kB."""

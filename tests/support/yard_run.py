@@ -1,4 +1,4 @@
-"""A run of the small yard world through the command line: a whole run without a tensor library."""
+"""A complete run of the small yard world through the command line, without torch."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ SETS = (
     "evaluation.samples=1", "evaluation.along=0",
 )  # fmt: skip
 ONCE = TemporaryDirectory(prefix="szpo-tests-")
-"""What is made once a worker, and handed out as copies."""
+"""Folder of the run that each test process makes once and of which tests get copies."""
 
 
 def prompts(folder: Path) -> Path:
-    """A prompt file whose first place is held out."""
+    """A prompt file whose first prompt is held out."""
     folder.mkdir(exist_ok=True)
     path = folder / "yard.jsonl"
     lines = [
@@ -50,7 +50,7 @@ def arguments(folder: Path, *sets: str) -> list[str]:
 
 
 def make(folder: Path, *sets: str) -> Path:
-    """Run it to its end; the ledger's file."""
+    """Do a complete run; returns the ledger's file."""
     assert call(arguments(folder, "run.name=yard", *sets)) == 0
     return folder / "runs" / "yard.db"
 
@@ -61,5 +61,5 @@ def _finished() -> Path:
 
 
 def finished(folder: Path) -> Path:
-    """A copy of the worker's one finished run; its prompts stay where they were."""
+    """A copy of the finished run that each test process makes once, without its prompts."""
     return copied(_finished(), folder)

@@ -8,7 +8,7 @@ from tests.support.quadratic import new_ledger, settings_of
 
 @pytest.fixture
 def ledger(request, tmp_path):
-    """Of the settings ``PLAN`` of the module, where it has some."""
+    """A ledger with the module's settings ``PLAN``, if it has any."""
     plan = getattr(request.module, "PLAN", settings_of())
     with new_ledger(tmp_path / "run.db", plan) as found:
         yield found
