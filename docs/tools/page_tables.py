@@ -229,8 +229,13 @@ WAYS = {
     "two": "two prompts",
     "lag": "lag 1",
     "shipped": "the set-up that ships",
+    "64": "64 tokens",
 }
 """What differs from the first part of the frozen plan: how is asked, or the set-up."""
+
+
+LONG = ("classes", "dropped", "scores")
+"""Parts of 120 votes, whose few cells the text names."""
 
 
 def read_features() -> dict[str, Table]:
@@ -246,10 +251,13 @@ def read_features() -> dict[str, Table]:
     for path in sorted((experiments / "features" / "cells").glob("*.json")):
         cell = json.loads(path.read_text(encoding="utf-8"))
         label = path.name.split("-regression-")[0].removeprefix("more-")
+        label = label.replace("64-tokens", "64-sentiment")
         cells.setdefault(label, {})[cell["asked"]["seed"]] = cell["found"]["rows"][-1]
     plain, changed = [], []
     for label, found in cells.items():
         way, _, taste = label.partition("-")
+        if way in LONG:
+            continue
         hold = sum(all(guard["ok"] for guard in last["guards"]) for last in found.values())
         gains = [
             f"{mean(last['gain'] for last in found.values()):+.2f}",
