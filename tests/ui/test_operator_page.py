@@ -381,7 +381,7 @@ def test_invitations_work_and_are_shown_once(voted):
 
 
 HELD_UP = (
-    r"still in the file .* a reader: process \d+ \(.*; from a terminal: "
+    r"still in the file or its log, because a program is reading it: process \d+ \(.*; from a terminal: "
     r"szpo invite .*run\.db --erase Bob$"
 )
 
