@@ -172,7 +172,7 @@ class Played:
         self.answers, self.slept, self.heard = list(answers), [], []
         client = httpx.AsyncClient(transport=httpx.MockTransport(self.answer))
         retry = Retry(sleep=self.sleep)
-        self.replica = Replica("http://x", client, key, "X_KEY", 8, retry)
+        self.replica = Replica("http://x", client, key, 8, retry)
 
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
@@ -239,7 +239,7 @@ def test_tries_are_bounded(failure, words):
 def test_what_no_retry_mends_is_refused_at_once_without_the_key():
     key = "sk-secret-secret"
     answers = [
-        (401, {}, "refuses the key (HTTP 401); check $X_KEY"),
+        (401, {}, "refuses the key (HTTP 401); check $VLLM_API_KEY"),
         (400, {"error": {"message": f"bad {key}"}}, "(HTTP 400: bad [key])"),
         (422, {"message": "old\nstyle"}, "(HTTP 422: old style)"),
         (418, "tea", "(HTTP 418: no reason)"),

@@ -381,8 +381,8 @@ def test_invitations_work_and_are_shown_once(voted):
 
 
 HELD_UP = (
-    r"still in the file or its log, because a program is reading it: process \d+ \(.*; from a terminal: "
-    r"szpo invite .*run\.db --erase Bob$"
+    r"still in the file or its log, because a program is reading it: process \d+ \(.*; from a "
+    r"terminal: szpo invite .*run\.db --erase Bob$"
 )
 
 
