@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 Sign: TypeAlias = Literal[-1, 0, 1]
 Choice: TypeAlias = Literal["A", "B", "tie", "skip"]
 Verdict: TypeAlias = Literal["plus", "minus", "tie", "skip"]
+DECIDED: Final[tuple[Verdict, ...]] = ("plus", "minus")
+"""Verdicts that prefer a side."""
 Kind: TypeAlias = Literal["train", "gold", "aa", "repeat", "final", "practice"]
 Pairing: TypeAlias = Literal["antithetic", "forward"]
 

@@ -15,10 +15,11 @@ from typing import Any
 
 from szpo.aggregation.low_effort import Conduct, Usual, flags, longest_run, soonest_ms
 from szpo.analysis.evidence import Evidence, Panelist
-from szpo.analysis.vote_totals import DECIDED, Direction, VoterTotals, VoteTotals
+from szpo.analysis.vote_totals import Direction, VoterTotals, VoteTotals
 from szpo.intervals import Estimate, Share, Z, quantile, share
 from szpo.ledger.database import Ledger
 from szpo.training.budget import WORDS_PER_MINUTE
+from szpo.types import DECIDED
 from szpo.voting import counting, second_seats
 
 MIN_VOTES = 30

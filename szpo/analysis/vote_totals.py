@@ -11,11 +11,10 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
 
 from szpo.analysis.vote_rows import VoteRow
+from szpo.types import DECIDED
 
-DECIDED: Final = ("plus", "minus")
 Direction = tuple[int | None, int | None]
 """Step and direction k."""
 

@@ -17,7 +17,7 @@ from szpo.ledger.database import Ledger, Record
 from szpo.types import Answer, Comparison, Prompt, Row
 from szpo.voting import counting, triads
 from szpo.voting.seats import Letter
-from szpo.voting.sides import less_used_side, side_key
+from szpo.voting.sides import less_used_side
 
 Kind = Literal["gold", "repeat", "aa"]
 KINDS: Final[tuple[Kind, ...]] = ("gold", "repeat", "aa")
@@ -271,5 +271,5 @@ def _balance_side(
     ledger: Ledger, panelist: str, mine: list[Record], kind: Kind, comparison: str
 ) -> Letter:
     """The side on which this panelist saw plus less often, in comparisons of this kind."""
-    key = side_key(ledger.root_seed, comparison, panelist)
-    return less_used_side((seat["plus_side"] for seat in mine if seat["kind"] == kind), key)
+    used = (seat["plus_side"] for seat in mine if seat["kind"] == kind)
+    return less_used_side(used, ledger.root_seed, comparison, panelist)

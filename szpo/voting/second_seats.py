@@ -17,7 +17,7 @@ from szpo.types import Assignment, Vote
 from szpo.voting import counting, lease, seats
 from szpo.voting.seats import Letter
 from szpo.voting.service import VoteService
-from szpo.voting.sides import less_used_side, side_key
+from szpo.voting.sides import less_used_side
 
 EVENT: Final = "second"
 """Kind of the event that records a new second seat, with the seat's id."""
@@ -91,8 +91,7 @@ def _choose(ledger: Ledger, panelist: str, share: float) -> tuple[str, Letter] |
         if chosen in taken or seats.find_at(ledger, chosen, panelist) is not None:
             continue
         if sides := _answered_sides(ledger, chosen):
-            key = side_key(ledger.root_seed, chosen, panelist)
-            return chosen, less_used_side(sides, key)
+            return chosen, less_used_side(sides, ledger.root_seed, chosen, panelist)
     return None
 
 

@@ -21,7 +21,7 @@ from szpo.voting.casting import Receipt, VoteRequest
 from szpo.voting.counting import StepVotes
 from szpo.voting.panelists import PanelistKind
 from szpo.voting.seat_counts import ComparisonSeats, RunNow, SeatCounts
-from szpo.voting.sides import less_used_side, side_key
+from szpo.voting.sides import less_used_side
 
 T = TypeVar("T")
 SeatKind = Literal["round", "calibration", "practice", "final"]
@@ -181,8 +181,8 @@ class VoteService:
             own = seats.find_at(self.ledger, comparison, panelist)
             if own is not None:
                 return self.serve_again(own, tab)
-            key = side_key(self.ledger.root_seed, comparison, panelist)
-            return self.make_seat(comparison, less_used_side((), key), panelist, tab)
+            side = less_used_side((), self.ledger.root_seed, comparison, panelist)
+            return self.make_seat(comparison, side, panelist, tab)
 
     def final(self, panelist: str, *, tab: str | None = None) -> Assignment | None:
         """Serve a blind final comparison; None while there is none for this panelist.

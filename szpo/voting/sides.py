@@ -47,16 +47,12 @@ def balance_of(ledger: Ledger) -> Balance:
     return "step" if rule is not None and rule.two_points else "direction"
 
 
-def side_key(root_seed: int, comparison: str, panelist: str) -> bytes:
-    """The key that draws the side of plus outside training, where no plan balances the sides."""
-    return seeds.derive(root_seed, "side", name=f"{comparison}/{panelist}")
-
-
-def less_used_side(used: Iterable[str], key: bytes) -> Letter:
-    """The side that was used less often; where both were used equally, one drawn by the key."""
+def less_used_side(used: Iterable[str], root_seed: int, comparison: str, panelist: str) -> Letter:
+    """The side of plus that was used less often, where no plan balances sides; ties are drawn."""
     sides = list(used)
     a, b = sides.count("A"), sides.count("B")
     if a == b:
+        key = seeds.derive(root_seed, "side", name=f"{comparison}/{panelist}")
         return LETTERS[seeds.integer(key, 0, 2)]
     return "A" if a < b else "B"
 

@@ -8,7 +8,6 @@ shown them. `results` tests the link on the votes (`szpo.aggregation.link_test`)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
 
@@ -17,12 +16,10 @@ from szpo.aggregation.link_test import LinkCheck
 from szpo.intervals import share
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
-from szpo.types import Vote
+from szpo.types import DECIDED, Vote
 from szpo.voting import counting
 from szpo.voting.seats import Letter
-from szpo.voting.sides import less_used_side, side_key
-
-DECIDED: Final = ("plus", "minus")
+from szpo.voting.sides import less_used_side
 
 
 def list_comparisons(ledger: Ledger) -> list[str]:
@@ -57,9 +54,9 @@ def choose(ledger: Ledger, panelist: str) -> tuple[str, Letter] | None:
         return met.count(number), head["seats"], number, head["comparison"]
 
     best = min(free, key=rank)
-    key = side_key(ledger.root_seed, best["comparison"], panelist)
     sides = ["A"] * best["left"] + ["B"] * (best["seats"] - best["left"])
-    return best["comparison"], less_used_side(sides, key)
+    chosen = best["comparison"]
+    return chosen, less_used_side(sides, ledger.root_seed, chosen, panelist)
 
 
 def results(ledger: Ledger) -> LinkCheck | None:
