@@ -234,8 +234,20 @@ WAYS = {
 """What differs from the first part of the frozen plan: how is asked, or the set-up."""
 
 
-LONG = ("classes", "dropped", "scores")
-"""Parts of 120 votes, whose few cells the text names."""
+LONG = ("classes", "dropped", "reading", "scores", "null", "lapse10", "hostile", "mtbench", "half")
+"""Parts of 120 votes: a table of their own, or the text, names them."""
+BESIDE = {"classes": 120, "dropped": 120, "reading": 64}
+"""Parts that ran on score components too, and the votes after which the two are compared."""
+
+TASTES = {
+    "named": "named",
+    "near": "near",
+    "parts": "parts",
+    "absent": "absent",
+    "dropped": "own entries dropped",
+    "reading": "four prompts, 64 votes",
+}
+"""Rows of the table beside score components."""
 
 
 def read_features() -> dict[str, Table]:
@@ -252,12 +264,20 @@ def read_features() -> dict[str, Table]:
         cell = json.loads(path.read_text(encoding="utf-8"))
         label = path.name.split("-regression-")[0].removeprefix("more-")
         label = label.replace("64-tokens", "64-sentiment")
-        cells.setdefault(label, {})[cell["asked"]["seed"]] = cell["found"]["rows"][-1]
+        cells.setdefault(label, {})[cell["asked"]["seed"]] = cell["found"]["rows"]
     plain, changed = [], []
-    for label, found in cells.items():
+    beside: dict[str, list[str]] = {}
+    for label, rows in cells.items():
         way, _, taste = label.partition("-")
+        if way in BESIDE:
+            kind, _, rest = taste.partition("-") if way == "classes" else (way, "", taste)
+            other = cells[f"scores-{label}"]
+            both, votes = sorted(rows.keys() & other.keys()), BESIDE[way]
+            ours, theirs = (gain_at(found, both, votes) for found in (rows, other))
+            beside.setdefault(kind, []).append(f"{rest.replace('-', ' ')} {ours:+.2f} ({theirs:+.2f})")
         if way in LONG:
             continue
+        found = {seed: each[-1] for seed, each in rows.items()}
         hold = sum(all(guard["ok"] for guard in last["guards"]) for last in found.values())
         gains = [
             f"{mean(last['gain'] for last in found.values()):+.2f}",
@@ -266,7 +286,7 @@ def read_features() -> dict[str, Table]:
             f"{hold} of {len(found)}",
         ]
         if way in WAYS:
-            here = [cells[taste][seed]["gain"] for seed in found]
+            here = [cells[taste][seed][-1]["gain"] for seed in found]
             changed.append([WAYS[way], taste.replace("-", " "), f"{mean(here):+.2f}", *gains[:-1]])
         else:
             votes = next(iter(found.values()))["votes"]
@@ -278,7 +298,16 @@ def read_features() -> dict[str, Table]:
     return {
         "forty": (("taste", "asked", *head), plain),
         "ways": (("", "taste", "eight prompts, lag 0", *head[:-1]), changed),
+        "beside": (
+            ("tastes", "gain on named features (on score components)"),
+            [[TASTES[kind], "; ".join(beside[kind])] for kind in TASTES],
+        ),
     }
+
+
+def gain_at(found: Mapping[int, Any], seeds: Sequence[int], votes: int) -> float:
+    """Mean over these seeds of the gain after so many votes; by seed the rows of its cell."""
+    return mean(row["gain"] for seed in seeds for row in found[seed] if row["votes"] == votes)
 
 
 def read_preferences() -> dict[str, Table]:
@@ -309,7 +338,7 @@ READERS = (
 )  # fmt: skip
 PAGES = {
     "hundred-votes.md": ("ruler",),
-    "results.md": ("published-smollm2", "forty", "ways", "classes"),
+    "results.md": ("published-smollm2", "forty", "ways", "classes", "beside"),
     "appendix.md": ("published", "shown", "said", "people", "groups", "tiny", "smollm2"),
 }
 """The tables that each page shows."""

@@ -167,9 +167,14 @@ def number(name: str, form: str, scale: float = 1.0) -> Callable[[Mapping[str, A
     return lambda row: "–" if row.get(name) is None else format(row[name] / scale, form)
 
 
-def measure_machine() -> dict[str, float]:
-    """Load, and the time of a fixed matrix product, to store with timings."""
-    return {"load": load_average(), "matrix_seconds": matrix_seconds()}
+def measure_machine() -> dict[str, Any]:
+    """Load, the time of a fixed matrix product, and the accelerator, to store with timings."""
+    from szpo.models import devices  # loads torch, which a bench without a model does not need
+
+    accelerator = devices.hardware(devices.choose().device)
+    return {
+        "load": load_average(), "matrix_seconds": matrix_seconds(), "accelerator": accelerator,
+    }  # fmt: skip
 
 
 def describe_machine() -> str:

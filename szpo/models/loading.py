@@ -144,6 +144,9 @@ def load(
         )
     chosen = devices.choose(device, dtype)
     device, dtype = chosen.device, chosen.dtype
+    if device.startswith("cuda"):
+        # Its gradients are NaN where padded rows have certain lengths (pytorch issue 196678).
+        torch.backends.cuda.enable_cudnn_sdp(False)
     start = None if adapter is None else read_adapter(Path(adapter))
     folder = locate(name)
     sha256 = weight_files.digest(weight_files.safetensors_in(folder))

@@ -185,10 +185,10 @@ def answer_logps(model: Any, batch: Batch, temperature: float) -> torch.Tensor:
 
 
 def _per_row(batch: Batch, values: torch.Tensor) -> torch.Tensor:
-    """Sums of per-token values by row."""
-    rows = batch.mask.nonzero(as_tuple=True)[0]
-    zero = torch.zeros(len(batch.index), dtype=values.dtype, device=values.device)
-    return zero.index_add(0, rows, values)
+    """Sums of per-token values by row, on the CPU: a GPU would add in no fixed order."""
+    rows = batch.mask.nonzero(as_tuple=True)[0].cpu()
+    zero = torch.zeros(len(batch.index), dtype=values.dtype)
+    return zero.index_add(0, rows, values.cpu()).to(values.device)
 
 
 def vocabulary_size(model: Any) -> int:

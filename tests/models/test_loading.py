@@ -22,6 +22,7 @@ from szpo.models import devices, loading, smollm2, tiny, weight_files
 from szpo.models.batched_lora import AdaptedModel, find_sites
 from szpo.models.four_bit import allow_gradients
 from szpo.models.logprobs import Sample
+from szpo.models.lora_sites import lora_config
 from szpo.policies.language_model import random_start
 from szpo.types import Prompt
 from tests.support import folder_run, tiny_models
@@ -446,3 +447,14 @@ def test_the_trained_model_answers_in_two_moods():
     found = [moods(loaded.tokenizer.decode(row, skip_special_tokens=True)) for row in made.tokens]
     good, bad = (np.mean([x[i] > 0 for x in found]) for i in (0, 1))
     assert good > 0.25 and bad > 0.25, "a reward on mood has room both ways"
+
+
+@pytest.mark.gpu
+def test_gradients_of_padded_rows_are_finite_on_a_gpu():
+    """cuDNN's attention gives NaN for rows of 64 tokens, 192 and so on (pytorch issue 196678)."""
+    model = loading.load("smollm2", dtype="bf16", device="cuda").model
+    sites = find_sites(model, lora_config(model))
+    start = random_start(sites, 0)
+    for length in range(40, 56):
+        samples = [Sample(tuple(range(n)), tuple(range(300, 316))) for n in (20, length)]
+        assert score_vectors(AdaptedModel(model, sites), start, samples).any()  # refuses NaN

@@ -8,13 +8,15 @@ import torch
 
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest, theta_digests
+from szpo.models import logprobs
+from szpo.models.logprobs import Sample
 from szpo.optim import parameters
 from szpo.optim.parameters import Space, round13
 from szpo.optim.sample_directions import Law
 from szpo.replay import replay, verification
 from szpo.types import Shift, Update
 from tests.support import folder_run
-from tests.support.policies import full, policy_of, small
+from tests.support.policies import PROMPTS, full, policy_of, small
 from tests.support.tiny_models import loaded
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -116,3 +118,47 @@ def test_a_run_of_the_device_verifies_on_this_machine_without_it(tmp_path):
         assert report.ok, str(report)
         digest = parameters.digest(replay.fold(ledger), ledger.layout, ledger.basis_sha256)
         assert digest == theta_digest(ledger) and len(theta_digests(ledger)) == 3
+
+
+@pytest.mark.gpu
+def test_the_same_seed_twice_on_a_gpu_is_the_same_run(tmp_path):
+    """Every text, vote and weight; so a run that was stopped can go on there."""
+    contents = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        with Ledger.open(folder_run.make(tmp_path / name, "model.device=cuda")) as ledger:
+            texts = ledger.query("SELECT * FROM answers")
+            contents.append((texts, theta_digests(ledger)))
+    assert len(contents[0][0]) == 16 and contents[0] == contents[1]
+
+
+@pytest.mark.gpu
+def test_log_probabilities_are_the_same_bits_each_time_on_a_gpu():
+    model = loaded("llama").model.to("cuda")
+    samples = [Sample((5, 9, 11), tuple(range(3, 40 + i)), i) for i in range(64)]
+    vocab = logprobs.vocabulary_size(model)
+    batches = [*logprobs.batches(samples, device=model.device, vocab=vocab)]
+    first, *others = [
+        torch.cat([logprobs.answer_logps(model, batch, 1.0) for batch in batches])
+        for _ in range(20)
+    ]
+    assert all(torch.equal(first, other) for other in others)
+
+
+@pytest.mark.gpu
+def test_a_gpu_that_is_full_gets_smaller_batches(caplog):
+    there = loaded("llama")
+    there.model.to("cuda")
+    policy = policy_of(there, small(there))
+    policy.engine.max_rows = 4096
+    policy.sample(PROMPTS, 1, seed=0)  # what the device's libraries take for themselves
+    torch.cuda.empty_cache()
+    limit = torch.cuda.memory_reserved() + 16 * 2**20
+    torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.mem_get_info()[1])
+    try:
+        with caplog.at_level("WARNING", "szpo"):
+            answers = policy.sample(PROMPTS, 1000, seed=1)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert [len(each) for each in answers] == [1000] * len(PROMPTS)
+    assert policy.halved_rows == 3000 // 2 ** len(caplog.messages) < 3000
