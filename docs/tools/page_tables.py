@@ -274,7 +274,9 @@ def read_features() -> dict[str, Table]:
             other = cells[f"scores-{label}"]
             both, votes = sorted(rows.keys() & other.keys()), BESIDE[way]
             ours, theirs = (gain_at(found, both, votes) for found in (rows, other))
-            beside.setdefault(kind, []).append(f"{rest.replace('-', ' ')} {ours:+.2f} ({theirs:+.2f})")
+            beside.setdefault(kind, []).append(
+                f"{rest.replace('-', ' ')} {ours:+.2f} ({theirs:+.2f})"
+            )
         if way in LONG:
             continue
         found = {seed: each[-1] for seed, each in rows.items()}
