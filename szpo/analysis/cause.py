@@ -70,7 +70,7 @@ def describe(
         return (
             f"the voters agree ({how}{' agree' * known}), but these coordinates do not carry what "
             "they want: take prompts that invite it, or other coordinates (features.add, "
-            "subspace.dim)"
+            "subspace.kind, subspace.dim)"
         )
     return (
         "the voters disagree, or want what these coordinates do not carry: second votes on a "

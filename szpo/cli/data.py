@@ -126,7 +126,9 @@ def select(
     ),
     count: int = typer.Option(10, "--count", help="Questions of a round."),
     rule: str | None = typer.Option(
-        None, "--rule", help="bald: expected information, the default; or entropy, afterwards."
+        None,
+        "--rule",
+        help="By expected information (bald, the default), or fall of entropy (entropy).",
     ),
     tau: float | None = typer.Option(
         None,

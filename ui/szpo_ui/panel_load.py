@@ -42,7 +42,7 @@ from szpo_ui.web.server import answer, raise_file_limit
 COMPARISONS: Final = 64
 TARGETS: Final = {
     "gradio": (("p95", 0.5, "s"),),
-    "api": (("p99", 0.5, "s"), ("rss_mb", 500.0, "MB")),
+    "api": (("p99", 0.5, "s"), ("rss_mb", 500.0, "MiB")),
     "beside": (("p95", 1.0, "s"), ("slowest", 5.0, "s")),
 }
 """Targets of each part: a figure, its upper bound and the unit."""

@@ -100,6 +100,7 @@ class Sessions:
             noted is None or not 0 <= now - noted[0] < credentials.SLIDE_US
         ):
             self._used[key] = now, self._notes.submit(self._note, token)
+            self._used.move_to_end(key)
             if len(self._used) > MOST_KEYS:
                 self._used.popitem(last=False)
         return found
