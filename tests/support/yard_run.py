@@ -57,7 +57,7 @@ def make(folder: Path, *sets: str) -> Path:
 
 @cache
 def _finished() -> Path:
-    return make(Path(ONCE.name))
+    return make(Path(ONCE.name, "yard"))
 
 
 def finished(folder: Path) -> Path:
