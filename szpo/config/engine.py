@@ -79,9 +79,9 @@ class Engine(Section):
                     )
         if self.kind == "vllm":
             if self.replicas is None:
-                raise ValueError("replicas is missing; engine.kind vllm needs an address or more")
+                raise ValueError('replicas is missing; kind "vllm" needs the address of a server')
             if len({address.rstrip("/") for address in self.replicas}) < len(self.replicas):
-                raise ValueError("replicas names an address twice")
+                raise ValueError("replicas has an address twice; name each server once")
         return self
 
     @property

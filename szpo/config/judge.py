@@ -90,12 +90,12 @@ class Judge(Section):
     @model_validator(mode="after")
     def _settings_fit_the_kind(self) -> Self:
         if self.kind == "endpoint" and self.base_url is None:
-            raise ValueError("base_url is missing; an endpoint needs one")
+            raise ValueError('base_url is missing; kind "endpoint" needs it')
         soft = self.ask == "soft" or self.kind == "scorer"
         if self.draw and not soft:
             raise ValueError('draw needs a probability: set ask to "soft", or kind to "scorer"')
         if self.conflict == "debias" and self.ask != "soft":
             raise ValueError('conflict "debias" needs log-probabilities: set ask to "soft"')
         if self.kind == "scorer" and (self.principles or self.references):
-            raise ValueError("a scorer reads neither principles nor references; leave them out")
+            raise ValueError('kind "scorer" reads no principles and no references; leave them out')
         return self

@@ -335,7 +335,7 @@ class Prolific(Section):
     @model_validator(mode="after")
     def _who_finishes_is_paid(self) -> Self:
         if self.study is not None and self.completion_code is None:
-            raise ValueError("prolific.study needs prolific.completion_code: who finishes is paid")
+            raise ValueError("completion_code is missing: participants need it to be paid")
         return self
 
 

@@ -203,7 +203,9 @@ class Optimizer(Section):
     def _step_fits_fp32(self) -> Self:
         # 2·log(2·4096+1) bounds every Δ̂ that votes can give; the normal table ends at 4.33.
         if self.alpha is not None and self.alpha * 4.33 * 2 * math.log(8193) > FLOAT32_MAX:
-            raise ValueError(f"alpha × Δ̂ × v would exceed fp32 range (alpha = {self.alpha:g})")
+            raise ValueError(
+                f"alpha {self.alpha:g} is too large: a step would exceed fp32; lower it"
+            )
         return self
 
 
@@ -280,11 +282,14 @@ class Config(Section):
                 "judge.principles, judge.temperature or judge.draw"
             )
         if self.run.votes is None and self.run.steps is None:
-            raise ValueError("run.votes and run.steps are both None; give one of them to end on")
+            raise ValueError(
+                "run.votes and run.steps are both unset; set one, or the run never ends"
+            )
         if self.run.votes is not None and self.run.votes < self.votes_per_step:
             raise ValueError(
                 f"run.votes {self.run.votes} is less than one step, which takes "
-                f"{self.votes_per_step} (directions × comparisons × votes); give more, or ask less"
+                f"{self.votes_per_step} (optimizer.directions × comparisons × votes); raise "
+                "run.votes, or lower one of these"
             )
         kind = self.coordinates
         if kind in SCORED and self.samples < 4 * self.dim:
@@ -294,8 +299,8 @@ class Config(Section):
             )
         if (self.features.add or self.features.drop) and kind != "features":
             raise ValueError(
-                'features.add and features.drop go with subspace.kind "features" only; '
-                f'it is "{kind}"'
+                'features.add and features.drop go with subspace.kind "features", here it is '
+                f'"{kind}"; set it, or leave them out'
             )
         if self.adapter.train == "AB" and kind != "full":
             raise ValueError(
@@ -315,11 +320,11 @@ class Config(Section):
                 f"settings: optimizer.{names[0]} plays no part in the rule {rule.name}; "
                 "leave it out"
             )
-        named = self.subspace.kind in ("features", "auto")
-        if self.optimizer.asking_noise is not None and not named:
+        used = self.coordinates == "features" and self.rule not in ("known", "sign")
+        if self.optimizer.asking_noise is not None and not used:
             raise UsageError(
-                "settings: optimizer.asking_noise is for coordinates of named features; set "
-                "subspace.kind to features, or leave it out"
+                "settings: optimizer.asking_noise is for the rule regression in coordinates of "
+                "named features; set subspace.kind to features, or leave it out"
             )
 
     def _list_changed(self, names: Iterable[str]) -> list[str]:

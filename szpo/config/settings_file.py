@@ -231,7 +231,7 @@ def find_key(key: str, said: str) -> tuple[str, str]:
     section, dot, name = key.rpartition(".")
     if dot:
         return section, name
-    owners = [s for s, model in SECTIONS.items() if key in model.model_fields]
+    owners = _list_owners(key)
     owners = owners or [gone.partition(".")[0] for gone in GONE if gone.endswith(f".{key}")]
     if len(owners) > 1:
         full = " or ".join(f"{owner}.{key}" for owner in owners)
@@ -240,6 +240,10 @@ def find_key(key: str, said: str) -> tuple[str, str]:
         every = {f: s for s, model in SECTIONS.items() for f in model.model_fields}
         raise UsageError(f'unknown key "{key}"{_suggest(key, every)} (in {said})')
     return owners[0], key
+
+
+def _list_owners(key: str) -> list[str]:
+    return [section for section, model in SECTIONS.items() if key in model.model_fields]
 
 
 def check(tree: Mapping[str, Any], *, where: str = "settings") -> Config:
@@ -255,7 +259,8 @@ def check(tree: Mapping[str, Any], *, where: str = "settings") -> Config:
         return Config.model_validate(kept)
     except ValidationError as error:
         found = error.errors(include_url=False)
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        others = len({each["loc"][:2] for each in found}) - 1  # a key may have several errors
+        more = f" (and {others} more)" if others else ""
         raise UsageError(f"{where}: {_describe(found[0])}{more}") from None
 
 
@@ -278,6 +283,8 @@ def _describe(error: Any) -> str:
     if kind == "extra_forbidden":
         known = SECTIONS if len(loc) == 1 else SECTIONS[str(loc[0])].model_fields
         place = f" in [{loc[0]}]" if len(loc) > 1 else ""
+        if owners := [] if place else _list_owners(str(loc[0])):
+            return f'"{loc[0]}" is outside its table; write it below [{"] or [".join(owners)}]'
         return f'unknown key "{loc[-1]}"{place}{_suggest(str(loc[-1]), known)}'
     if kind == "value_error":
         prefix = f"{key}: " if len(loc) > 1 else f"{key}." if key else ""
@@ -288,28 +295,48 @@ def _describe(error: Any) -> str:
     return f"{key} must be {wants} (got {_format(got)})"
 
 
+_ADDRESS: Final = "an address with http:// or https:// and without"
+_CODE: Final = "1 to 64 letters, digits, hyphens and underscores"
+_PATTERNS: Final = {
+    "name": "1 to 64 small letters, digits and hyphens, and begin with a letter or digit",
+    "device": "auto, cpu, mps, xpu, cuda or cuda:N",
+    "replicas": f"{_ADDRESS} user name, ? and #",
+    "base_url": f"{_ADDRESS} user name, ? and #",
+    "privacy_url": f"{_ADDRESS} spaces and quotes",
+    "currency": "1 to 8 characters without a space",
+    "study": _CODE,
+    "completion_code": _CODE,
+    "declined_code": _CODE,
+}
+"""What a text must be that has a pattern, by the setting's name."""
+
+
 def _requirement(loc: Sequence[Any], kind: str, context: Mapping[str, Any]) -> str:
     """Describe which values a key may have, from its declaration."""
     field = SECTIONS[str(loc[0])].model_json_schema()["properties"][str(loc[1])]
     choices = [field, *field.get("anyOf", [])]
     options = [json.dumps(v) for c in choices for v in c.get("enum", [])]
+    word = "".join(f"{json.dumps(c['const'])} or " for c in choices if "const" in c)
     if options and loc[1] == "layers":
         return '"middle", "all" or a list such as [18, 19]'
     if options:
         return "one of " + ", ".join(options)
-    if kind == "string_pattern_mismatch" and (loc[0], loc[1]) == ("run", "name"):
-        return "1 to 64 small letters, digits and hyphens, and begin with a letter or digit"
     if kind == "string_pattern_mismatch":
-        return f"text that matches {context['pattern']}"
+        return _PATTERNS.get(str(loc[1]), f"text that matches {context['pattern']}")
+    if "too_" in kind and len(loc) == 2:
+        noun, of = ("text", "characters") if "string" in kind else ("a list", "entries")
+        most = context.get("max_length")
+        return f"{noun} that is not empty" if most is None else f"{noun} of {most:,} {of} or fewer"
     for choice in choices:
         if choice.get("type") in {"integer", "number"}:
             noun = "a whole number" if choice["type"] == "integer" else "a finite number"
-            return noun + " and".join(_bounds(choice))
+            return word + noun + " and".join(_bounds(choice))
         if choice.get("type") == "boolean":
             return "true or false"
         if choice.get("type") == "array":
-            return 'a list such as ["text"]'
-    return "text" if "too_" not in kind else f"text of a sensible length ({kind})"
+            plain = choice["items"].get("type") == "string"
+            return f"{word}a list such as " + ('["text"]' if plain else "[[40, 2], [240, 16]]")
+    return "text"
 
 
 def _bounds(schema: Mapping[str, Any]) -> list[str]:

@@ -112,7 +112,7 @@ def check(settings: Settings) -> Settings:
     measures = rule.can_warm_up and s.alpha is None
     if s.warmup and not measures:
         able = " and ".join(name for name, other in RULES.items() if other.can_warm_up)
-        raise SettingsError(f"a warm-up measures alpha for {able}; set warmup = 0")
+        raise SettingsError(f"warmup only measures an unset alpha, for {able}; set warmup = 0")
     if not rule.two_points:
         given = [name for name in TWO_POINT_SETTINGS if getattr(s, name) is not None]
         able = " or ".join(name for name, other in RULES.items() if other.two_points)

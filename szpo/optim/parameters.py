@@ -54,8 +54,8 @@ class Space:
         largest = sample_directions.ORTHONORMAL_UP_TO
         if self.law.kind == "orthonormal" and (len(self.layout) != 1 or self.dim > largest):
             raise UsageError(
-                f"law: orthonormal needs one tensor of at most {largest} coordinates; here are "
-                f"{len(self.layout)} of {self.dim}; choose gaussian"
+                f"law: orthonormal needs one tensor of at most {largest} coordinates; there are "
+                f"{len(self.layout)} tensors of {self.dim} coordinates; choose gaussian"
             )
 
     @property
@@ -68,7 +68,7 @@ def check_layout(layout: Layout) -> None:
     """Raise UsageError unless names are distinct and every shape is positive."""
     names = [name for name, _ in layout]
     if not names:
-        raise UsageError("layout: no trainable tensor; choose layers that exist in the model")
+        raise UsageError("layout: no trainable tensor; set adapter.layers or adapter.targets")
     if len(set(names)) != len(names):
         raise UsageError(f"layout: a tensor name occurs twice in {names}")
     for name, shape in layout:

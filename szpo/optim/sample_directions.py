@@ -94,7 +94,7 @@ def table() -> NDArray[np.int16]:
     if found != TABLE_SHA256:
         raise IntegrityError(
             f"direction table: SHA-256 is {found}, expected {TABLE_SHA256}; "
-            "this scipy computes other quantiles, so runs would not replay: install another"
+            "this scipy computes other quantiles, so runs would not replay; install another scipy"
         )
     values.setflags(write=False)
     return values

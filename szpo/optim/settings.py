@@ -160,9 +160,9 @@ def _check(s: Settings) -> None:
     if s.warmup < 0:
         raise SettingsError(f"warmup is {s.warmup}; it must not be negative")
     if s.link != "logistic" and s.ties == "davidson":
-        raise SettingsError("davidson ties need the logistic link")
+        raise SettingsError("ties = davidson needs link = logistic; set that, or ties = half")
     if s.ties == "davidson" and s.smoothing != "haldane":
-        raise SettingsError("davidson ties need the haldane smoothing")
+        raise SettingsError("ties = davidson needs smoothing = haldane; set that, or ties = half")
     if s.weighting not in WEIGHTINGS:
         raise SettingsError(
             f"weighting {s.weighting!r} is unknown; choose {', '.join(WEIGHTINGS)}"

@@ -83,7 +83,7 @@ UNFIT = {
     "engine.kind=cloud": 'engine.kind must be one of "local", "ray"',
     "engine.kind=ray engine.workers=0": "engine.workers must be a whole number >= 1",
     "engine.kind=ray engine.insecure=true": 'insecure goes with engine.kind "vllm"',
-    "engine.kind=vllm": "replicas is missing",
+    "engine.kind=vllm": "engine.replicas is missing",
     'engine.replicas=["http://a:1"]': 'replicas goes with engine.kind "vllm"',
     'engine.kind=vllm engine.replicas=["http://a:1","http://a:1/"]': "address twice",
     "engine.kind=vllm engine.workers=2": 'workers goes with engine.kind "ray"',

@@ -154,7 +154,7 @@ def test_refusals_say_what_is_wrong_and_how_many_mistakes_there_are() -> None:
         (["alpha=1"], '"alpha" is ambiguous; write adapter.alpha or optimizer.alpha'),
         (["seed"], "write it as section.key=value"),
         (["mu=nan"], "optimizer.mu must be a finite number > 0 and <= 1e+06 (got nan)"),
-        (["run.votes=none"], "run.votes and run.steps are both None"),
+        (["run.votes=none"], "run.votes and run.steps are both unset"),
         (["run.votes=7"], "settings: run.votes 7 is less than one step, which takes 8 "),
         (["comparisons=64"], "run.votes 240 is less than one step, which takes 512"),
         (["subspace.samples=31"], "samples 31 is too few for subspace.dim 8; give at least 32"),
@@ -169,6 +169,14 @@ def test_refusals_say_what_is_wrong_and_how_many_mistakes_there_are() -> None:
         (["alpha_decay=2"], "optimizer.alpha_decay must be a finite number >= 0 and <= 1"),
         (["optimizer.rule=sgin"], 'optimizer.rule must be one of "auto", "known", "sign", '),
         (["optimizer.link=weibull"], 'optimizer.link must be one of "logistic", "probit", '),
+        (
+            ["subspace.dim=most"],
+            'dim must be "auto" or a whole number >= 1 and <= 256 (got "most")',
+        ),
+        (["kl_budget=3"], '"off" or a list such as [[40, 2], [240, 16]] (got 3)'),
+        (["question="], 'panel.question must be text that is not empty (got "")'),
+        (["question=" + "x" * 201], "panel.question must be text of 200 characters or fewer"),
+        (["judge.kind=scorer", "references=a"], 'judge.kind "scorer" reads no principles'),
         (["min_length=9", "max_length=3"], "min_length 9 must be below max_length 3"),
     ]
     for sets, words in cases:
@@ -211,8 +219,8 @@ def test_auto_takes_as_many_coordinates_as_the_votes_can_tell_apart():
     [
         ("panel.ends=2026-02-30", 'panel.ends: "2026-02-30" is no day; write it as 2026-12-31'),
         ("panel.ends=soon", 'panel.ends: "soon" is no day'),
-        ("panel.privacy_url=javascript:alert(1)", "panel.privacy_url must be text that matches"),
-        ('panel.privacy_url="https://a.org/\\"onclick"', "panel.privacy_url must be text"),
+        ("panel.privacy_url=javascript:alert(1)", "panel.privacy_url must be an address with"),
+        ('panel.privacy_url="https://a.org/\\"onclick"', "and without spaces and quotes"),
         ("panel.contact=", "panel.contact must be text"),
     ],
 )

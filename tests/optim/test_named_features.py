@@ -482,5 +482,7 @@ def test_the_setting_is_the_runs_own_and_for_named_features_alone():
         assert config.optimizer_settings(layout, 1.0).asking_noise is None
         config.require_used()
     config = settings_file.load(sets=["subspace.kind=score", "optimizer.asking_noise=0.5"])
-    with pytest.raises(UsageError, match="asking_noise is for coordinates of named features"):
+    with pytest.raises(
+        UsageError, match="asking_noise is for the rule regression in coordinates of"
+    ):
         config.require_used()

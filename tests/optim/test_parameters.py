@@ -292,7 +292,7 @@ def test_a_law_is_known_has_its_version_and_normalises_small_spaces():
     assert Law("orthonormal").scaled
     with pytest.raises(UsageError, match="one tensor of at most 256 coordinates"):
         Space(1, (("z", (257,)),), Law("orthonormal"))
-    with pytest.raises(UsageError, match="here are 2 of 4; choose gaussian"):
+    with pytest.raises(UsageError, match="there are 2 tensors of 4 coordinates; choose gaussian"):
         Space(1, (("a", (2,)), ("b", (2,))), Law("orthonormal"))
 
 

@@ -134,7 +134,7 @@ def test_a_pseudonym_is_keyed_by_the_run(stage, staged):
 @pytest.mark.parametrize(
     ("sets", "message"),
     [
-        (["prolific.study=S1"], "who finishes is paid"),
+        (["prolific.study=S1"], "settings: prolific.completion_code is missing"),
         (["prolific.completion_code=a&b"], "prolific.completion_code"),
         (["prolific.votes=0"], "prolific.votes"),
     ],

@@ -63,9 +63,12 @@ def check(settings: Settings) -> None:
     """
     s = settings
     if len(s.layout) != 1 or s.dim > ORTHONORMAL_UP_TO:
-        raise SettingsError(f"regression needs one tensor of at most {ORTHONORMAL_UP_TO} values")
+        raise SettingsError(
+            f"regression needs one tensor of at most {ORTHONORMAL_UP_TO} coordinates; choose "
+            "another subspace.kind than full, or another rule"
+        )
     if s.link != "logistic":
-        raise SettingsError("regression knows the logistic link only; choose another rule")
+        raise SettingsError("regression knows the logistic link only; set link = logistic")
     if s.ties != "half":
         raise SettingsError("regression counts a tie as half a vote each; set ties = half")
     if s.alpha is not None:
