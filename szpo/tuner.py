@@ -107,7 +107,7 @@ class Tuner:
         try:
             file = None if prompts is None else _find_prompts(prompts, place)
             if place.exists():
-                raise StorageError(f"{place} exists; szpo.Tuner.resume(ledger) goes on with it")
+                raise StorageError(f"{place} exists; continue it: szpo.Tuner.resume(ledger)")
             config = _make_config(model, place, better, file, votes, dict(settings or {}))
             checked = assemble.check(config, None if better is None else FunctionPanel(better))
             path = assemble.new_path(checked.config)
@@ -149,7 +149,7 @@ class Tuner:
                 parts = assemble.reopen(record, say=_say, features=features)
             kind = parts.config.panel.kind
             if (kind == FUNCTION) != (better is not None):
-                lack = "a function votes in it; give it: Tuner.resume(ledger, better)"
+                lack = "its votes come from a function; give it: Tuner.resume(ledger, better)"
                 more = f"its votes come from {kind}; leave out better=..."
                 raise UsageError(f"{record.path.name}: {lack if better is None else more}")
             if more_votes:
@@ -193,7 +193,7 @@ class Tuner:
         """
         if self._by_hand:
             raise UsageError(
-                "Tuner: nobody answers for this run; give better=..., or use ask and tell"
+                "Tuner: nothing answers in this run; give better=..., or use ask() and tell()"
             )
         every = tuple(as_callback(each) for each in (self._reports.append, *callbacks))
         score = hidden_reward.find_reward(self._ledger) if measure else None
@@ -325,7 +325,9 @@ class Tuner:
 
         target = Path(folder)
         if not adapter.write_folder(self._ledger, target, anyway=anyway):
-            log.warning("%s: the base's tokenizer is not on this machine", target)
+            log.warning(
+                "%s: it has no tokenizer, as the base model is not here; load the base's", target
+            )
         if not anyway and (unknown := model_card.find_unknown(self._ledger)):
             log.warning("%s: %s", target, unknown)
         return target
@@ -416,8 +418,8 @@ def _make_config(
         section, name = settings_file.find_key(str(key), f"settings[{key!r}]")
         if name in own.get(section, {}):
             raise UsageError(
-                f"Tuner: settings[{section + '.' + name!r}] is what an argument of Tuner says; "
-                "leave it out"
+                f"Tuner: settings[{section + '.' + name!r}] is set by an argument of Tuner; leave "
+                "it out"
             )
         changes.setdefault(section, {})[name] = value
     by_hand = {"panel": BY_HAND, "run": {"lag": 0}} if kind == PEOPLE else {}

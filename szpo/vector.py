@@ -267,7 +267,7 @@ class Optimizer:
             pairs, single = self._pending, self._single
         if len(pairs) != count or single != (n is None):
             waiting = "one pair awaits" if single else f"{len(pairs)} pairs await"
-            raise UsageError(f"ask: {waiting} votes; tell them first")
+            raise UsageError(f"ask: {waiting} votes; give them with tell() first")
         return pairs[0] if n is None else list(pairs)
 
     def tell(
@@ -536,7 +536,9 @@ def make_settings(
         raise UsageError(f"Optimizer: seed {seed!r} is no whole number")
     for name in FIXED:
         if name in given:
-            raise UsageError(f"Optimizer: {name} is no option; see szpo.Optimizer for what is")
+            raise UsageError(
+                f"Optimizer: {name} is not an option; help(szpo.Optimizer) names them"
+            )
     if given.get("weighting", "equal") != "equal":
         raise UsageError(
             "Optimizer: weighting learns from who voted how, which tell does not know; weigh "

@@ -62,7 +62,7 @@ def newton(
     [0.6931]
     """
     if ties == "davidson" and not (y == 0.5).any(-1).all():
-        raise RunError("Davidson's model needs a tie among the votes; take ties as half votes")
+        raise RunError("Davidson's model needs a tie among the votes; give --ties half")
     p = x.shape[-1]
     size = p + (ties == "davidson")
     prior = np.zeros(size)
@@ -79,7 +79,9 @@ def newton(
         w = w + np.clip(step, -2.0, 2.0)  # a longer step of a separable fit would overshoot
         if np.abs(step).max(initial=0.0) < 1e-10:
             return Fit(w, information)
-    raise RunError("the fit of the features does not converge; raise the ridge")
+    raise RunError(
+        "the fit of the features does not converge; raise --ridge or name fewer features"
+    )
 
 
 def _derivatives(x: Floats, y: Floats, w: Floats, ties: Ties) -> tuple[Floats, Floats]:

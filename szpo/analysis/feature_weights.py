@@ -116,7 +116,7 @@ def fit_taste(
     scale = np.sqrt(np.mean(x**2, axis=0))
     moves = scale > 0
     if not moves.any():
-        raise RunError("no feature differs in any comparison")
+        raise RunError("no feature differs in any comparison; name others")
     z = x[:, moves] / scale[moves]
     _, panelists = np.unique(np.asarray(votes.panelists), return_inverse=True)
     _, groups = np.unique(np.asarray(votes.comparisons), return_inverse=True)

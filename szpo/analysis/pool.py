@@ -165,7 +165,9 @@ def differences_from_matrix(path: Path) -> tuple[Differences, int]:
     def of(pairs: list[Pair]) -> Floats:
         rows = [pair.row for pair in pairs]
         if rows and max(rows) >= len(stored):
-            raise UsageError(f"features {path}: {len(stored)} rows; the pool has more pairs")
+            raise UsageError(
+                f"features {path}: {len(stored)} rows, the pool has more pairs; give one each"
+            )
         found = np.asarray(stored[rows], dtype=np.float64)
         delta = found if stored.ndim == 2 else found[:, 0] - found[:, 1]
         if not np.isfinite(delta).all():

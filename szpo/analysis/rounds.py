@@ -172,11 +172,11 @@ def _add_replies(state: State, replies: Iterable[Reply]) -> tuple[State, int, in
     for reply in replies:
         if reply.id not in asked:
             raise UsageError(
-                f"answers: {reply.id!r} was never asked; is this the right state file?"
+                f"answers: {reply.id!r} was never asked; give the --state that it belongs to"
             )
         if reply.choice not in ("A", "B", "tie", "skip"):
             raise UsageError(
-                f"answers: {reply.id}: {reply.choice!r} is unknown; A, B, tie or skip"
+                f"answers: {reply.id}: {reply.choice!r} is unknown; give A, B, tie or skip"
             )
         before = have.get((reply.id, reply.by))
         new += before is None
@@ -264,8 +264,8 @@ def _scale(path: Path, differences: Differences, plan: SelectionSettings) -> tup
 def _rescale(delta: Floats, state: State) -> Floats:
     if delta.shape[1] != len(state.scale):
         raise UsageError(
-            f"features: {delta.shape[1]} of them; this selection was begun with "
-            f"{len(state.scale)} ({', '.join(state.plan.names)})"
+            f"features: the file has {delta.shape[1]}, this selection was begun with "
+            f"{len(state.scale)} ({', '.join(state.plan.names)}); begin again with another --state"
         )
     return np.asarray(delta / np.array(state.scale))
 
@@ -298,10 +298,12 @@ def load(path: Path) -> State:
             replies=tuple(Reply(**reply) for reply in body["replies"]),
         )
         if any(len(each.delta) != len(found.plan.names) for each in found.questions):
-            raise ValueError("a question has not one number for each feature")
+            raise ValueError("a question lacks the number of a feature")
         return found
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise UsageError(f"{path} is no state of a selection ({error})") from error
+        raise UsageError(
+            f"{path} is not the state of a selection ({error}); give another --state"
+        ) from error
 
 
 def _question(body: Mapping[str, Any]) -> Question:

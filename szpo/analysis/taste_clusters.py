@@ -92,7 +92,7 @@ def find_clusters(votes: FeatureVotes, *, seed: int) -> Clusters:
     if len(names) < 2:
         raise UsageError("one panelist only: clusters need at least two; ask more people")
     if not scale.any():
-        raise UsageError("no feature differs between the answers; name others")
+        raise UsageError("no feature differs between the answers; name others with --features")
     z = x[:, scale > 0] / scale[scale > 0]
     p = heterogeneity_p(z, y, panelist, newton(z, y), seeds.derive(seed, "clusters shuffles"))
     power = detectable(z, panelist, seed)

@@ -104,8 +104,8 @@ def run(
     if method == "iterative-dpo":
         if inputs.ask is None:
             raise UsageError(
-                "iterative-dpo asks while it trains: give --fresh, or a --run whose panel is no "
-                "people"
+                "iterative-dpo asks while it trains: give --fresh, or a --run in which no people "
+                "vote"
             )
         if "rows" not in settings and inputs.rows is not None:
             how = replace(how, rows=None if inputs.rows == 1 else inputs.rows)

@@ -143,7 +143,9 @@ def load(folder: Path, loaded: Loaded) -> RewardModel:
             f"{folder} holds no reward model; train one: szpo baseline reward-model"
         ) from None
     if facts.get("base_sha256") != loaded.sha256:
-        raise UsageError(f"{folder}: the reward model belongs to another model than {loaded.name}")
+        raise UsageError(
+            f"{folder}: the reward model is not for {loaded.name}; give its own model.name"
+        )
     return RewardModel(loaded, sites, adapter_files.factors(read_adapter(folder), sites), head)
 
 

@@ -42,7 +42,7 @@ def train(
         UsageError: the extra is not installed.
     """
     if not examples:
-        raise RunError(f"{METHOD}: no example to learn from")
+        raise RunError(f"{METHOD}: no example to learn from; give --examples")
     listener, how = trainer.Listener.begin(METHOD, shared), recipe or Recipe()
     from trl import SFTConfig, SFTTrainer
 

@@ -29,8 +29,8 @@ def require_plain(sampling: Sampling, method: str) -> None:
     """
     if sampling.top_p < 1 or sampling.top_k or not sampling.temperature:
         raise UsageError(
-            f"{method}: the actor must sample from its own distribution, whose probabilities it "
-            "reads; set top_p 1, top_k 0 and a temperature above 0"
+            f"{method}: answers must be drawn from the model's whole distribution; set "
+            "generation.top_p to 1, generation.top_k to 0 and generation.temperature above 0"
         )
 
 
@@ -53,7 +53,7 @@ def drop_too_long(rows: Sequence[Row], tokens: Sequence[int], most: int, method:
     if rows and not short:
         raise RunError(
             f"{method}: nothing to learn from: none of {len(rows)} fits into max_length {most}; "
-            f"the shortest needs {min(tokens)} tokens"
+            f"the shortest needs {min(tokens)} tokens; raise max_length"
         )
     return short
 

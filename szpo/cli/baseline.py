@@ -91,13 +91,13 @@ def check(args: Arguments) -> None:
         (rewards and args.fresh,
          f"{method} with {reward} asks nobody; leave out --fresh or {reward}"),
         (method == "notebook-dpo" and args.pairs is None,
-         "notebook-dpo has an adapter of its own; give --pairs"),
+         "notebook-dpo has its own adapter and takes no run's; give --pairs"),
         (method == "iterative-dpo" and not (args.run or args.fresh),
          "iterative-dpo asks while it trains; give --fresh or --run"),
         (method == "self-rewarding" and args.fresh,
          "self-rewarding judges itself and asks nobody; leave out --fresh"),
         (method not in FROM_EXAMPLES and args.examples,
-         f"{method} is fitted to no examples; leave out --examples"),
+         f"{method} learns from no examples; leave out --examples"),
         (method == "sft" and (args.examples is None or args.pairs or args.fresh),
          "sft learns from good answers alone: give --examples, and no votes"),
         (not given and args.reads_votes,
@@ -138,14 +138,18 @@ def share_votes(args: Arguments, settings: Mapping[str, Any]) -> dict[str, Any]:
         return found
     each = args.votes // plan.rounds
     if not each:
-        raise UsageError(f"--votes {args.votes} are less than one in each of {plan.rounds} rounds")
+        raise UsageError(
+            f"--votes {args.votes} is less than one a round; give {plan.rounds} or more"
+        )
     if "questions" in settings and each != plan.questions:
         raise UsageError(
-            f"--votes {args.votes} in {plan.rounds} rounds are {each} questions a round and "
+            f"--votes {args.votes} in {plan.rounds} rounds is {each} questions a round, but "
             f"--recipe questions={plan.questions} differs; give one of them"
         )
     if left := args.votes % plan.rounds:
-        console.warn(f"{left} of {args.votes} votes do not divide among {plan.rounds} rounds")
+        console.warn(
+            f"{left} of {args.votes} votes are not used: {plan.rounds} rounds have {each} each"
+        )
     return {**found, "questions": each}
 
 
@@ -218,7 +222,9 @@ def _load_fresh(args: Arguments, recipe: Any, seed: int) -> Inputs:
     config = _load_settings(args, f"optimizer.rows={rows}")
     parts = assemble.build(config, say=console.complain)
     if parts.panel is None:
-        raise UsageError("people answer in a run; take its votes with --run")
+        raise UsageError(
+            "--fresh cannot ask people; let them vote in a run, then give it by --run"
+        )
     actor, ask = _actor(parts), JudgesAsk(tuple(parts.panel.judges))
     prompts = tuple(parts.prompts.train)
     survey = Survey(prompts, ask, args.votes or FRESH_VOTES, None if rows == 1 else rows, seed)
@@ -451,7 +457,7 @@ def _describe_cost(cost: Cost) -> str:
 def _setting(text: str) -> tuple[str, str]:
     name, mark, value = text.partition("=")
     if not mark or not name:
-        raise UsageError(f"--recipe {text!r} is not field=value")
+        raise UsageError(f"--recipe {text}: write it as field=value, for example beta=0.2")
     return name.strip(), value.strip()
 
 

@@ -115,10 +115,12 @@ def fail(error: BaseException) -> int:
         complain(f"error: {described()}{hint}")
         return 2
     if isinstance(error, MemoryError):
-        complain("error: out of memory; use fewer rows, a smaller model or quantization nf4")
+        complain("error: out of memory; lower optimizer.rows, or set model.quantization to nf4")
         return 6
     if isinstance(error, RecursionError) and "JSON" in str(error):
-        complain("error: the JSON that was read is nested too deep; szpo never writes such")
+        complain(
+            "error: JSON is nested too deep, and not written by szpo; restore a copy of the file"
+        )
         return 5
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""

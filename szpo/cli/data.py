@@ -161,7 +161,7 @@ def select(
         _check_options(given, begun.plan, state_path)
     elif answers is not None:
         raise UsageError(
-            f"{state_path} does not exist; answers belong to questions of a state file"
+            f"{state_path} does not exist; give the --state in which the answered questions are"
         )
     elif features is None:
         raise UsageError(

@@ -43,7 +43,7 @@ def features(
     if ties not in get_args(Ties):
         raise UsageError(f"--ties {ties} is neither half nor davidson")
     if not 0 < ridge < float("inf"):
-        raise UsageError(f"--ridge {ridge} is no precision; give a number above 0")
+        raise UsageError(f"--ridge {ridge}: give a number above 0")
     asked = named.parse(chosen)
     with run_paths.look(run_paths.find(run, folder)) as ledger:
         votes, seed = read_votes(ledger, asked), ledger.root_seed
@@ -173,7 +173,9 @@ def members_of(ledger: Ledger, chosen: str, cluster: int) -> list[str]:
         )
     groups = _groups(found, names)
     if cluster > len(groups):
-        raise UsageError(f"--cluster {cluster}: there are {len(groups)}; see szpo clusters")
+        raise UsageError(
+            f"--cluster {cluster}: there are {len(groups)} clusters; see: szpo clusters"
+        )
     return [member["panelist"] for member in groups[cluster - 1]["members"]]
 
 

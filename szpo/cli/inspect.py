@@ -167,7 +167,7 @@ def sample(
         policy = parts.language
         asked = list(own or parts.prompts.heldout[:prompts])
         if not asked:
-            raise UsageError("this run has no held-out prompts at hand; ask your own with -p")
+            raise UsageError("this run has no held-out prompts here; ask your own with --prompt")
         tuned = policy.sample(asked, completions or samples, seed=seed)
         if out is not None:
             _write_completions(out, asked, tuned, as_json)

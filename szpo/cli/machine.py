@@ -89,7 +89,9 @@ def bench(context: typer.Context) -> int:
         console.table(("name", "from"), [(n, e.value.split(":")[0]) for n, e in known.items()])
         return 0
     if name.startswith("-"):
-        raise UsageError(f"szpo bench {name}: the benchmark's name comes first")
+        raise UsageError(
+            f"szpo bench {name}: put the benchmark's name first; list them with: szpo bench"
+        )
     target = plugins.load("szpo.benches", name, "benchmark")
     options = [argument for argument in rest if argument != "--json"]
     if "--json" not in rest:

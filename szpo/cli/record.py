@@ -322,7 +322,7 @@ def write_adapter(
     if not tokenizer:
         console.warn(
             f"{ledger.path.stem}: its base model is not on this machine, so the folder has no "
-            "tokenizer; take the base's"
+            "tokenizer; load that of the base model"
         )
     return tokenizer
 

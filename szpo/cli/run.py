@@ -229,7 +229,9 @@ def not_about(
                 console.table(("group", "features", ""), rows)
             return
         if status.round_status(ledger).state == "finished":
-            raise UsageError(f"{path.stem} is finished, no step is left for which it would hold")
+            raise UsageError(
+                f"{path.stem} is finished; first add votes: szpo run --resume {path} --votes +40"
+            )
         found = set_aside.order_not_about(
             ledger, "szpo not-about", named, feature, on=not take_back
         )
@@ -289,8 +291,8 @@ def _read_changes(sets: list[str]) -> dict[str, Any]:
         for section, values in settings_file.parse_assignment(text).items():
             if section != "engine":
                 raise UsageError(
-                    f"--set {text}: --resume takes the run as it is; only engine.address and "
-                    "engine.workers can change (for more votes: --votes +40)"
+                    f"--set {text}: --resume takes the run as it is; only some engine.* "
+                    "settings can change (for more votes: --votes +40)"
                 )
             found |= values
     return found

@@ -148,7 +148,7 @@ def connect(engine: Engine) -> Any:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         # Ray raises the same error for an address without a cluster and for a refused token.
         hint = f"; is it a Ray cluster, and has it {_describe_token()}?" if engine.address else ""
-        raise EngineError(f"ray does not come up: {reason}{hint}") from None
+        raise EngineError(f"ray does not start: {reason}{hint}") from None
     finally:
         if main:
             signal.signal(signal.SIGTERM, before)  # Ray replaces the handler

@@ -279,8 +279,8 @@ class VllmAnswerer:
         for (i, one), (j, other) in itertools.combinations(enumerate(found), 2):
             if np.array_equal(one, other):
                 raise RunError(
-                    f"canary: members {i} and {j} are one policy in the servers' dtype; raise the "
-                    "KL radius, or serve the model in a wider dtype"
+                    f"canary: members {i} and {j} are one policy in the servers' dtype; raise "
+                    "optimizer.kl_radius, or serve the model in a wider dtype"
                 )
 
     def _deviations(self, groups: Sequence[Sequence[Judged]]) -> list[float]:

@@ -82,7 +82,9 @@ def demand(engine: Engine) -> None:
         raise UsageError(f"engine.kind vllm needs httpx: {how_to_install('http')}")
     key = os.environ.get(ENGINE_KEY, "")
     if not (key.isascii() and key.isprintable()):
-        raise UsageError(f"engine: the key in ${ENGINE_KEY} has characters that no header takes")
+        raise UsageError(
+            f"engine: the key in ${ENGINE_KEY} must be printable ASCII, for an HTTP header"
+        )
     for url in engine.replicas or []:
         where = urlsplit(url)
         here = is_here(where.hostname or "")
@@ -114,7 +116,7 @@ def unreachable(engine: Engine) -> str | None:
             kind = type(error).__name__
             return f"engine.replicas: {url} cannot be reached ({kind}); start the server there"
         if code != 200:
-            return f"engine.replicas: {url} is not healthy (HTTP {code} at /health)"
+            return f"engine.replicas: {url} is not healthy (HTTP {code} at /health); see its log"
     return None
 
 
@@ -238,7 +240,7 @@ async def _measure(
             asked = []
             for replica, seen in zip(replicas, shown, strict=True):
                 if not seen.models:
-                    raise EngineError(f"{replica.url} serves no model")
+                    raise EngineError(f"{replica.url} serves no model; start it with the run's")
                 asked.append((replica, seen.models[0]))
             seconds = 0.0
             for first in (0, rows):  # new seeds, and so new answers, in each round

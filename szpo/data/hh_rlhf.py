@@ -49,7 +49,7 @@ def parse_turns(prompt: str, where: str = "prompt") -> tuple[tuple[str, str], ..
     """
     before, *parts = _TURN.split(prompt.removesuffix(TAG))
     if before.strip():
-        raise UsageError(f"{where} begins with words of no speaker; begin with \\n\\nHuman:")
+        raise UsageError(f"{where} begins before the first speaker; begin with \\n\\nHuman:")
     found: list[tuple[str, str]] = []
     for speaker, text in zip(parts[::2], parts[1::2], strict=True):
         role, words = ROLES[speaker], text.strip()

@@ -127,7 +127,7 @@ def _order(annotation: dict[str, Any], texts: dict[str, str], where: str) -> lis
             raise UsageError(f"{where}: sorted into {len(rank)} buckets; only a single order fits")
         (rank,) = rank.values()
     if not isinstance(rank, list):
-        raise UsageError(f"{where}: a ranking is a list of ids")
+        raise UsageError(f"{where}: a ranking must be a list of ids")
     order = [str(name) for name in rank]
     if sorted(order) != sorted(texts):
         raise UsageError(f"{where}: ranks {sorted(order)}, but the items are {sorted(texts)}")

@@ -125,8 +125,7 @@ def read_records(path: Path, *, ours: bool = True) -> Iterator[tuple[str, Any]]:
     if names[-1:] == [".json"]:
         if packed or size > ARRAY_LIMIT:
             raise UsageError(
-                f"{path}: a .json file may have {ARRAY_LIMIT:,} bytes and not be packed; "
-                "use .jsonl"
+                f"{path}: a .json file may have {ARRAY_LIMIT:,} bytes, unpacked; use .jsonl"
             )
         yield from _array(path)
     elif names[-1:] == [".jsonl"]:
@@ -142,7 +141,7 @@ def _lines(file: Any, path: Path) -> Iterator[tuple[str, Any]]:
     try:
         for number, line in text_files.read_lines(file, path, LINE_LIMIT):
             if file.tell() > FILE_LIMIT:
-                raise UsageError(f"{path}: more than {FILE_LIMIT:,} bytes at line {number}")
+                raise UsageError(f"{path}: over {FILE_LIMIT:,} bytes at line {number}; split it")
             if line.strip():
                 yield f"{path}:{number}", text_files.parse_json(line)
     except (OSError, EOFError, zlib.error) as error:
@@ -152,7 +151,8 @@ def _lines(file: Any, path: Path) -> Iterator[tuple[str, Any]]:
 def _array(path: Path) -> Iterator[tuple[str, Any]]:
     value = text_files.parse_json(text_files.decode(path.read_bytes(), str(path)))
     if isinstance(value, text_files.Unreadable):
-        raise UsageError(f"{path}: not valid JSON ({value.reason})")
+        where = f"{path}:{value.line}" if value.line else str(path)
+        raise UsageError(f"{where}: not valid JSON ({value.reason})")
     if not isinstance(value, list):
         raise UsageError(f"{path} must be a list of records")
     for number, item in enumerate(value, start=1):

@@ -51,7 +51,7 @@ def read(path: Path) -> Preferred:
         StorageError, IntegrityError: a ledger cannot be read.
     """
     if not path.is_file():
-        raise UsageError(f"{path} is no file; give a run's .db or a preference file")
+        raise UsageError(f"{path} is not a file; give a run's .db or a preference file")
     if path.suffix == LEDGER:
         with Ledger.open(path, readonly=True) as ledger:
             last = ledger.last_event()

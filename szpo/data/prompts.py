@@ -291,7 +291,7 @@ def _record(value: Any, where: str, names: Sequence[str]) -> _Record | None:
     elif isinstance(value, list):
         turns = conversation(value, where)
     else:
-        raise UsageError(f"{where}: a prompt is text or a list of messages")
+        raise UsageError(f"{where}: a prompt must be text or a list of messages")
     if system and turns[0][0] != "system":
         turns = (("system", system), *turns)
     for _, text in turns:
@@ -348,7 +348,7 @@ def _split(
     warnings: tuple[str, ...] = ()
     if share and len(distinct) < 2:
         aside = set()
-        warnings = ("only one prompt: nothing is held out",)
+        warnings = ("only one prompt: none is held out, so nothing is measured; write more",)
     train = [record.prompt for record in records if record.prompt not in aside]
     return train, [record.prompt for record in records if record.prompt in aside], warnings
 

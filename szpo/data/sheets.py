@@ -70,7 +70,9 @@ def read_csv(path: Path, limit: int, *, ours: bool = True) -> Iterator[tuple[str
                         for name, cell in cells.items()
                     }
                 elif None in cells or None in cells.values():
-                    raise UsageError(f"{where}: the row and the header differ in length")
+                    raise UsageError(
+                        f"{where}: not as many cells as the header; quote texts with commas"
+                    )
                 yield where, cells
         except csv.Error as error:
             raise UsageError(f"{path}:{reader.line_num}: {error}") from error

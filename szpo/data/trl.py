@@ -98,7 +98,7 @@ def read_turns(value: Any, where: str) -> Turns:
         return (("user", require_text(value, where)),)
     if isinstance(value, list):
         return conversation([_message(item) for item in value], where)
-    raise UsageError(f"{where} is text or a list of messages")
+    raise UsageError(f"{where} must be text or a list of messages")
 
 
 def _given(record: dict[str, Any], where: str) -> Turns | None:

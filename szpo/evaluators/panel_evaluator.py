@@ -154,7 +154,7 @@ def open_seats(
         raise UsageError(f"step {asked[0].step} does not exist in {ledger.path.name}")
     m = row["m"]
     if complete and m > len(ids):
-        raise UsageError(f"M = {m} needs {m} panelists; {len(ids)} are in the panel")
+        raise UsageError(f"M = {m} votes need {m} panelists; the panel has {len(ids)}; enlarge it")
     seats = []
     with ledger.transaction("votes"):
         now = ledger.step(row["step"])
@@ -176,8 +176,8 @@ def open_seats(
     if complete and short and not seats:
         raise NobodyLeftError(
             f"step {short[0].step}: comparison k={short[0].k} n={short[0].n} has "
-            f"{have[short[0].id]} of {m} votes and everybody has been asked; enlarge the "
-            "panel, or close the step by hand"
+            f"{have[short[0].id]} of {m} votes and everybody has been asked; let others vote "
+            "(szpo judge, szpo simulate), or close the round on the operator's page (szpo serve)"
         )
     return seats
 

@@ -151,11 +151,11 @@ def load_factory(kind: str) -> PanelFactory | None:
         return FunctionPanel()
     plain, _, changes = kind.partition("+")
     name = plain if plain in plugins.names(GROUP) else kind
-    factory = as_factory(name, plugins.load(GROUP, name, "evaluator", builtin=(PEOPLE,)))
+    factory = as_factory(name, plugins.load(GROUP, name, "panel.kind", builtin=(PEOPLE,)))
     if not changes:
         return factory
     if not hasattr(factory, "with_changes"):
-        raise UsageError(f'"{name}" takes no changes; name it without "+{changes}"')
+        raise UsageError(f'panel.kind "{name}" takes no changes; name it without "+{changes}"')
     changed: PanelFactory = factory.with_changes(changes)
     return changed
 

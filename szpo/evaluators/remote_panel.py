@@ -77,11 +77,11 @@ def visit(
         if once:
             return cast, "nothing else is open"
         if driven and not held and not added:
-            return cast, "the run's controller has ended"
+            return cast, "the process that drives the run has ended"
         driven |= live
         idle = 0 if live or added else idle + 1
         if idle > patience:
-            return cast, "nobody drives this run; start it with: szpo run --resume"
+            return cast, f"nobody drives this run; start it with: szpo run --resume {ledger.path}"
         if not added:
             wait()
 

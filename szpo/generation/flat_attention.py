@@ -61,7 +61,7 @@ def flat_attention(
     """
     for name in ("softcap", "s_aux", "position_bias"):
         if options.get(name) is not None:
-            raise RunError(f"flat attention knows no {name}; use the engine 'generate'")
+            raise RunError(f"flat attention does not support {name}; use GenerateEngine")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
     layer = int(module.layer_idx)  # type: ignore[arg-type]

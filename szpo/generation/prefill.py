@@ -135,7 +135,7 @@ class Canary:
             if not differ:
                 raise RunError(
                     f"canary: members {one} and {other} give identical logits on every prompt; "
-                    "the perturbation does not reach the model: raise the KL radius"
+                    "the perturbation does not reach the model: raise optimizer.kl_radius"
                 )
 
 

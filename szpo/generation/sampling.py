@@ -101,7 +101,10 @@ def _draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
     wide = widest_dtype(p.device)
     coarse = p.sum(-1).to(wide).cumsum(-1)
     if not bool(torch.isfinite(coarse[:, -1]).all()):
-        raise LogitsError("generation: the model's logits are not finite; lower the KL radius")
+        raise LogitsError(
+            "generation: the model's logits are not finite; lower optimizer.kl_radius, or set "
+            "model.dtype to fp32"
+        )
     target = uniforms.to(wide) * coarse[:, -1]
     block = _invert(coarse, target)
     below = torch.where(block > 0, coarse.gather(1, (block - 1).clamp(min=0)[:, None])[:, 0], 0.0)

@@ -125,7 +125,7 @@ class JudgeEvaluator:
         if not self.service.counted(step):
             raise RunError(
                 f"step {step}: no comparison was judged ({top or 'nobody is left to ask'}); "
-                "correct the judge, then resume with a larger panel.size or close the step by hand"
+                "correct the judge, then let it answer as new panelists: szpo judge RUN --name NEW"
             )
         reason = f"skipped by every judge: {top}" if top else "nobody is left to ask"
         steps.close(ledger, step, steps.Closing("operator", actor="judge", reason=reason))

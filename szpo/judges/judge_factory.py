@@ -197,8 +197,8 @@ class Maker:
         for key in ("model_sha256", "principles", "references_sha256"):
             if recorded is not None and recorded.get(key) != spec[key]:
                 raise IntegrityError(
-                    f"judge: {key.removesuffix('_sha256')} is not what this run began with; "
-                    "restore the original file"
+                    f"judge: {key.removesuffix('_sha256')} is not what this run began with; put "
+                    "the original file back"
                 )
         size = 1 if settings.same_each_time else config.panel.size
         return JudgePanel(settings, (judge,) * size, spec)
@@ -269,7 +269,7 @@ def _files(settings: Judge) -> tuple[tuple[str, ...], Mapping[str, str]]:
                 raise UsageError(f'{where}: give {{"prompt": "…", "reference": "…"}}')
             references[str(prompt)] = str(reference)
         if not references:
-            raise UsageError(f"{settings.references}: no reference in it")
+            raise UsageError(f"{settings.references}: no reference in it; write one on each line")
     return principles, references
 
 

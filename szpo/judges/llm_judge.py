@@ -206,7 +206,7 @@ class LanguageJudge:
             return Opinion("tie", shown)
         raise JudgeError(
             f"judge {self.backend.name}: {wrong}; all votes cast are stored. Correct it and "
-            "resume, or set judge.on_error to skip or tie"
+            "resume, or answer this step by: szpo judge RUN --once --set judge.on_error=skip"
         )
 
 

@@ -95,7 +95,10 @@ class Local:
         for at, (a, b) in enumerate(zip(one, other, strict=False)):
             if a != b:
                 return tuple(one[:at]), a, b
-        raise UsageError(f"judge {self.name}: its tokenizer cannot tell {' from '.join(labels)}")
+        raise UsageError(
+            f"judge {self.name}: its tokenizer cannot tell {' from '.join(labels)}; set judge.ask "
+            "to verdict or grades, or take another judge.model"
+        )
 
     def _too_long(self, ids: Sequence[int], new: int) -> Reply | None:
         reader = context.reader_of(self.facts)

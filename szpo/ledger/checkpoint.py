@@ -49,7 +49,9 @@ class Checkpointer:
             self._copy(writer)
         except sqlite3.Error as error:
             logging.getLogger("szpo").warning(
-                "%s: its log could not be checkpointed (%s)", self.path, error
+                "%s: its log could not be checkpointed (%s); nothing is lost, it is tried again",
+                self.path,
+                error,
             )
         if size >= self._alarm:
             self._alarm = 2 * size

@@ -143,7 +143,7 @@ def check_place(path: Path, *, new: bool) -> None:
     if new:
         _check_nothing_left(path)
     if not new and not path.is_file():
-        raise StorageError(f"{path}: no such ledger")
+        raise StorageError(f"{path}: no such ledger; list the runs of a folder with: szpo runs")
     kind = filesystem(path.parent.resolve())
     if kind.startswith(_NETWORK_FILESYSTEMS):
         raise StorageError(

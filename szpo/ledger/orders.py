@@ -145,7 +145,7 @@ def close(ledger: Ledger, order: int, by: str) -> bool:
     with ledger.transaction(by):
         found = get(ledger, order)
         if not comparisons(found):
-            raise UsageError(f"order {order} has no comparisons to close")
+            raise UsageError(f"order {order} has no comparisons yet; close it once they are made")
         if found.closed_us is not None:
             return False
         ledger.record_event("order closed", by, {"order": order})

@@ -40,7 +40,7 @@ def check_kind(path: Path, conn: sqlite3.Connection) -> None:
     version = conn.execute("PRAGMA user_version").fetchone()[0]
     if version > SCHEMA_VERSION:
         raise UsageError(
-            f"{path}: schema {version}; this szpo reads up to {SCHEMA_VERSION}: upgrade"
+            f"{path}: schema {version}; this szpo reads up to {SCHEMA_VERSION}; install a newer"
         )
     if version < 1:
         raise IntegrityError(f"{path}: schema {version}, which no szpo wrote; restore a copy")

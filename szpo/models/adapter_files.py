@@ -65,7 +65,9 @@ def merged_state(loaded: Loaded, factors: Theta, sites: tuple[Site, ...]) -> dic
         UsageError: The base is quantised; its weights cannot hold the sum.
     """
     if loaded.quantization is not None:
-        raise UsageError("a 4-bit model cannot be merged into; load it without quantization")
+        raise UsageError(
+            "nothing can be merged into a 4-bit model; load the adapter beside it: szpo export"
+        )
     state = dict(loaded.model.state_dict())
     for site in sites:
         key = f"{site.name}.weight"

@@ -91,7 +91,9 @@ def find_sites(model: nn.Module, config: Any) -> tuple[Site, ...]:
             if not isinstance(module, LoraLayer):
                 continue
             if "default" not in module.lora_A:
-                raise UsageError(f"{name} is not a linear layer: target linear layers only")
+                raise UsageError(
+                    f"{name} is not a linear layer; let adapter.targets name only such"
+                )
             found.append(
                 Site(
                     name,

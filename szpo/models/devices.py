@@ -101,15 +101,16 @@ def demand(device: str) -> None:
     """
     if not is_here(device):
         raise UsageError(
-            f"model.device {device} is not on this machine (torch finds: {list_found()}); "
-            "set model.device to one that is"
+            f"model.device {device} is not on this machine (torch finds: {list_found()}); choose "
+            "one of these (for a run that is resumed: --device)"
         )
 
 
 def is_here(device: str) -> bool:
     """Whether torch finds this device on this machine."""
     kind, _, number = device.partition(":")
-    return kind in ("auto", "cpu") or int(number or 0) < counts().get(kind, 0)
+    found = counts().get(kind, 0)
+    return kind in ("auto", "cpu") or (found > 0 and number in ("", *map(str, range(found))))
 
 
 def free_bytes(device: str) -> int:

@@ -235,7 +235,8 @@ def _load_folder(folder: Path, options: dict[str, Any]) -> tuple[Any, Any]:
             )
     except MemoryError:
         raise ResourceError(
-            f"{folder}: not enough memory for the model; try quantization nf4 or dtype bf16"
+            f"{folder}: not enough memory for the model; set model.quantization to nf4, or "
+            "model.dtype to bf16"
         ) from None
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise UsageError(describe_failure(folder, error)) from error

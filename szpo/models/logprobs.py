@@ -239,7 +239,8 @@ def input_directions(
         moment = (moments[site.name] / count).double().cpu().numpy()
         if not np.isfinite(moment).all():
             raise RunError(
-                f"what {site.name} reads is not finite; try dtype fp32 or another adapter.layers"
+                f"what {site.name} reads is not finite; set model.dtype to fp32, or choose other "
+                "adapter.layers"
             )
         values, vectors = _find_leading(moment, site.rank)
         top = vectors.T

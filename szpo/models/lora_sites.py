@@ -69,7 +69,7 @@ def lora_config(
     missing = [t for t in targets if not _is_path(model, t)]
     if missing or not targets:
         raise UsageError(
-            f"no adapter layer matches {', '.join(map(repr, missing)) or 'the default'}; "
+            f"adapter.targets: no layer matches {', '.join(map(repr, missing)) or 'the default'}; "
             f"this model has {', '.join(sorted(linear))}"
         )
     depth = int(model.config.get_text_config().num_hidden_layers)
@@ -77,7 +77,7 @@ def lora_config(
     beyond = [i for i in chosen if not 0 <= i < depth]
     if beyond or not chosen:
         raise UsageError(
-            f"layers {beyond or chosen} do not exist; this model has 0 to {depth - 1}"
+            f"adapter.layers: {beyond or chosen} do not exist; this model has 0 to {depth - 1}"
         )
     return LoraConfig(
         r=rank, lora_alpha=rank, target_modules=list(targets), layers_to_transform=chosen,

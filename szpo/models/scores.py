@@ -114,7 +114,7 @@ def iterate_scores(
                 bad = int((~np.isfinite(scores)).any((1, 2)).sum())
                 raise RunError(
                     f"score set-up: {bad} of {len(part)} score vectors are not finite; "
-                    "try dtype fp32 or other layers"
+                    "set model.dtype to fp32, or choose other adapter.layers"
                 )
             yield part, scores
 

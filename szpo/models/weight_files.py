@@ -39,10 +39,10 @@ def safetensors_in(folder: Path, *, what: str = "model") -> tuple[Path, ...]:
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
     if pickles:
         raise UsageError(
-            f"{folder}: pickle files are refused ({', '.join(pickles[:3])}), they can run code; "
-            "convert with model.save_pretrained(folder), which writes safetensors"
+            f"{folder}: pickle files are refused ({', '.join(pickles[:3])}), since they can run "
+            "code; convert with model.save_pretrained(folder), which writes safetensors"
         )
-    raise UsageError(f"{folder}: no *.safetensors file there; {what} weights are needed")
+    raise UsageError(f"{folder}: no *.safetensors file there; give a folder with {what} weights")
 
 
 def header(path: Path) -> dict[str, Any]:
@@ -124,7 +124,9 @@ def _digest(files: tuple[tuple[Path, int, int], ...]) -> str:
     for path, _, _ in files:
         for name in header(path):
             if name in where:
-                raise UsageError(f"tensor {name} stands in {where[name]} and in {path}")
+                raise UsageError(
+                    f"tensor {name} is in {where[name]} and in {path}; remove one file"
+                )
             where[name] = path
     total = hashlib.sha256()
     for path, names in _runs(sorted(where.items())):

@@ -287,7 +287,7 @@ class Fisher:
         """
         values, vectors = largest_eigenpairs(self.gram, count)
         if len(values) < count or values[-1] <= 1e-12 * values[0]:
-            raise RunError(f"scores span fewer than {count} directions; read more base answers")
+            raise RunError(f"scores span fewer than {count} directions; raise subspace.samples")
         columns = self.S.T @ vectors / np.sqrt(values) if self.dual else vectors
         return np.asarray(columns / np.sqrt(values / len(self.S)))
 

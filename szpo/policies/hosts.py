@@ -360,7 +360,8 @@ def require_fit(model: Any, subspace: Subspace) -> None:
         for name, shape in _shapes(model, site).items():
             if held[name].shape != shape:
                 raise IntegrityError(
-                    f"tensor {name} is {held[name].shape} in the run, {shape} in this model"
+                    f"tensor {name} is {held[name].shape} in the run, {shape} in this model; "
+                    "give the model that was used"
                 )
 
 

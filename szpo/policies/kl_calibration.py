@@ -52,7 +52,10 @@ def kl_ratios(
         members = [subspace.weights({"z": (radius * u).astype(np.float32)}) for u in units]
         kl = probe.kl(members, rows, f"{name} {radius}")
         if not np.isfinite(kl).all() or kl.mean() <= 0:
-            raise RunError(f"KL at |δ| = {radius} is {kl.mean()}: the directions do not move it")
+            raise RunError(
+                f"KL at |δ| = {radius} is {kl.mean()}: the directions do not move the policy; "
+                "choose other adapter.layers, or set model.dtype to fp32"
+            )
         found[radius] = kl / (0.5 * radius * radius)  # KL ≈ |δ|²/2 where P is whitened
     return found
 
@@ -122,7 +125,10 @@ def calibrate(
         kl = probe.kl(members(scale), rows, "scale check" if last else "scale").mean(1)
         mean = float(kl.mean())
         if not math.isfinite(mean):
-            raise RunError(f"KL is {mean} at scale {scale}: the policy's logits are not finite")
+            raise RunError(
+                f"KL is {mean} at scale {scale}: the policy's logits are not finite; set "
+                "model.dtype to fp32"
+            )
         passes.append((scale, max(mean, 1e-9)))
         if not last and len(passes) > 1 and passes[-1][0] != passes[-2][0]:
             rise = math.log(passes[-1][1] / passes[-2][1])
@@ -133,7 +139,7 @@ def calibrate(
     if abs(math.log(passes[-1][1] / target)) > 2:
         raise RunError(
             f"no scale gives a KL of {target} (reached {passes[-1][1]:.3g}): "
-            "the chosen layers do not move the policy; choose others"
+            "the chosen layers do not move the policy; choose other adapter.layers"
         )
     return scale, {
         "scale": scale,

@@ -136,7 +136,7 @@ def prepare(
         ):
             say(f"warning: {small}")
     if loaded.adapter is not None:
-        say("adapter rank, alpha, targets and layers are those of the starting adapter")
+        say("adapter.rank, alpha, targets and layers are those of the starting adapter")
     sites, conv1d = host.places(config.adapter, _start_config(loaded))
 
     make = partial(set_up, config, host, sites, prompts, progress)
@@ -215,8 +215,8 @@ def restore(host: Host, ledger: Ledger) -> Base:
         subspace = Subspace.from_facts(space, stored_tensors(ledger))
     except (KeyError, TypeError, ValueError) as error:
         raise IntegrityError(
-            f"{ledger.path.name}: the coordinates on record are damaged ({error}); put a copy "
-            "back, or see: szpo verify"
+            f"{ledger.path.name}: the coordinates on record are damaged ({error}); restore a "
+            f"copy, or see: szpo verify {ledger.path}"
         ) from None
     return Base(host, subspace, bool(space.get("conv1d")))
 

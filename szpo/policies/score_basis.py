@@ -141,7 +141,10 @@ def components(
     C /= max(count, 1)  # C = Qᵀ F̂₂ Q
     values, axes = np.linalg.eigh(C)
     if values[0] <= 1e-9 * values[-1]:
-        raise RunError(f"too few samples to whiten {dim} directions; lower dim or read more")
+        raise RunError(
+            f"too few base answers to whiten {dim} directions; lower subspace.dim or raise "
+            "subspace.samples"
+        )
     return Q @ (axes / np.sqrt(values)) @ axes.T, np.diag(C)  # P = Q C^{-1/2}
 
 
@@ -170,7 +173,10 @@ def leading_directions(blocks: Iterable[NDArray[np.float32]], dim: int) -> Float
     # Well above the eigenvalues' rounding errors, about 1e-16 · n of the largest.
     rank = int((values > 1e-12 * values[0]).sum())
     if len(values) < dim or rank < dim:
-        raise RunError(f"scores span {rank} directions, dim is {dim}; lower dim or read more")
+        raise RunError(
+            f"scores span only {rank} directions of {dim}; lower subspace.dim or raise "
+            "subspace.samples"
+        )
     return np.asarray(Q * np.sign(Q[np.abs(Q).argmax(0), np.arange(dim)]))
 
 

@@ -79,7 +79,10 @@ def choose_subspace(
     probe = probe_at({**blank, **zero} if start is None else start)
     size = sum(v.size for v in probe.whole.start.values())
     if config.dim > size and kind != "full":
-        raise UsageError(f"dim {config.dim} is more than the {size} weights of the chosen layers")
+        raise UsageError(
+            f"subspace.dim {config.dim} is more than the {size} weights of the chosen layers; "
+            "lower it, or choose more adapter.layers"
+        )
     base: list[Sample] = []
     if kind in SCORED:
         each = ANSWERS_EACH if kind == "features" else 1

@@ -101,7 +101,7 @@ def recover(path: Path, out: Path) -> Recovered:
             for table in _tables():
                 rows[table] = _read_rows(old, table)
         if not rows["runs"]:
-            raise IntegrityError(f"{path}: its table runs cannot be read; restore a copy")
+            raise IntegrityError(f"{path}: the table runs cannot be read; restore a copy")
         with contextlib.closing(connection.connect(new, readonly=False)) as conn:
             _write(conn, rows)
         with Ledger.open(new, readonly=True) as ledger:

@@ -77,8 +77,8 @@ def fold(ledger: Ledger, until: int | None = None) -> Theta:
     last = ledger.last_applied()
     if until is not None and not 0 <= until <= (-1 if last is None else last) + 1:
         raise UsageError(
-            f"{ledger.path.name}: {0 if last is None else last + 1} steps are applied; "
-            f"there is no {until}"
+            f"{ledger.path.name}: {0 if last is None else last + 1} steps are applied, not "
+            f"{until}; give fewer"
         )
     theta = starting_theta(ledger)
     for _, updates in read_applied_updates(ledger, settings, until):
@@ -93,7 +93,7 @@ def fold(ledger: Ledger, until: int | None = None) -> Theta:
     if rows and rows[0]["theta_sha256"] != digest:
         raise IntegrityError(
             f"{ledger.path.name}: replayed weights are {digest[:12]}, recorded "
-            f"{rows[0]['theta_sha256'][:12]}; run szpo verify"
+            f"{rows[0]['theta_sha256'][:12]}; see: szpo verify {ledger.path}"
         )
     return theta
 

@@ -84,7 +84,9 @@ def write_folder(
     """
     adapter = fold_adapter_files(ledger, weights, base=names.base)
     if adapter is None:
-        raise UsageError(f"{ledger.path.stem}: its policy is no language model; no adapter")
+        raise UsageError(
+            f"{ledger.path.stem}: its policy is not a language model, so it has no adapter"
+        )
     if not anyway:
         require_sound(ledger, weights)
     with write_whole(target) as draft:

@@ -18,10 +18,10 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _REASONS: Final[dict[int, tuple[type[SzpoError], str]]] = {
     401: (UsageError, "it accepts none of your tokens; run `hf auth login`, or set HF_TOKEN"),
     403: (UsageError, "the token may not write there; take one with the right to write"),
-    404: (UsageError, "there is no such user or repository, or the token may not see it"),
+    404: (UsageError, "no such user or repository, or the token may not see it; check both"),
     409: (StorageError, "somebody changed it at the same moment; look at it and push again"),
     412: (StorageError, "somebody changed it at the same moment; look at it and push again"),
-    413: (UsageError, "it is larger than the hub takes"),
+    413: (UsageError, "it is larger than the hub takes; leave something out"),
     429: (ResourceError, "it had too many requests; push again later"),
 }
 
@@ -97,5 +97,5 @@ def _refusal(where: str, status: int) -> SzpoError:
     elif status >= 500:
         kind, why = ResourceError, "it fails; push again later"
     else:
-        kind, why = UsageError, "it refuses what was sent"
+        kind, why = UsageError, "it refuses what was sent; check the name"
     return kind(f"{where}: {why} (HTTP {status}); nothing was published")

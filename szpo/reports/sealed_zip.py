@@ -153,12 +153,12 @@ def _sums(packed: zipfile.ZipFile) -> dict[str, str]:
     try:
         text = content.decode()
     except UnicodeDecodeError:
-        raise IntegrityError(f"this export's {SUMS} is no text in UTF-8") from None
+        raise IntegrityError(f"this export's {SUMS} is not UTF-8") from None
     sums: dict[str, str] = {}
     for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
         found = re.fullmatch(r"([0-9a-f]{64})  (.+)", line)
         if found is None:
-            raise IntegrityError(f"line {number} of this export's {SUMS} is no hash and name")
+            raise IntegrityError(f"line {number} of this export's {SUMS} is not a hash and a name")
         digest, name = found.groups()
         if name in sums:
             raise IntegrityError(f"{SUMS} of this export names {name!r} twice")

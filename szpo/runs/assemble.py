@@ -92,7 +92,9 @@ class RunParts:
             UsageError: The policy is not a language model.
         """
         if self.base is None:
-            raise UsageError(f"{self.config.model.name} is no language model; this needs one")
+            raise UsageError(
+                f"policy {self.config.model.name} is not a language model; this needs one"
+            )
         return cast("LoraPolicy", self.policy)
 
 
@@ -111,8 +113,7 @@ def new_path(config: Config) -> Path:
     if path.exists():
         other = "run.name" if _asks_people(config) else "run.name or run.seed"
         raise StorageError(
-            f"{path} exists; continue it with: szpo run --resume {path.stem}, "
-            f"or set another {other}"
+            f"{path} exists; continue it with: szpo run --resume {path}, or set another {other}"
         )
     check_place(path, new=True)
     return path
@@ -424,7 +425,7 @@ def reopen(
     settings = recorded_settings(ledger)
     last = ledger.last_applied()
     if until is not None and until > (known := 0 if last is None else last + 1):
-        raise UsageError(f"{ledger.path.name}: {known} steps are applied; there is no {until}")
+        raise UsageError(f"{ledger.path.name}: {known} steps are applied, not {until}; give fewer")
     policy_factory = run_engine.find_factory(config)
     language = policy_factory is None
     entries = _count(settings, features)

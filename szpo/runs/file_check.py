@@ -59,7 +59,7 @@ def _log(path: Path) -> Iterator[Check]:
     if size < checkpoint.LOG_ALARM:
         yield Check("log", "ok", text)
     else:
-        text += "; it is not checkpointed: end the process that only reads"
+        text += "; it cannot be written into the file: end the process that only reads"
         yield Check("log", "warn", text)
 
 
@@ -93,7 +93,7 @@ def _last_record(ledger: Ledger) -> Iterator[Check]:
 def _made_with(ledger: Ledger) -> Iterator[Check]:
     table, own = ledger.row["direction_version"], direction_version(ledger.spec)
     if table != own:
-        text = f"direction table {table}, this szpo has {own}; use the szpo it names"
+        text = f"direction table {table}, this szpo has {own}; use the szpo that made the run"
         yield Check("directions", "fail", text)
     recorded, here = ledger.spec.get("versions"), versions()
     if not isinstance(recorded, dict):
@@ -116,12 +116,12 @@ def _lease(ledger: Ledger) -> Iterator[Check]:
     if row["lease"] is None:
         yield Check("lease", "ok", "nobody drives this run")
         return
-    left = (row["expires_us"] - ledger.clock()) / 1e6
+    left, again = (row["expires_us"] - ledger.clock()) / 1e6, f"szpo run --resume {ledger.path}"
     if lease.is_gone(row["lease"]):
-        text = f"left by {row['lease']}, which is gone; continue with: szpo run --resume"
+        text = f"left by {row['lease']}, which is gone; continue with: {again}"
         yield Check("lease", "warn", text)
     elif left <= 0:
-        text = f"of {row['lease']} ran out {-left:.0f} s ago; continue with: szpo run --resume"
+        text = f"that of {row['lease']} ran out {-left:.0f} s ago; continue with: {again}"
         yield Check("lease", "warn", text)
     else:
         yield Check("lease", "ok", f"driven by {row['lease']}, {left:.0f} s left")

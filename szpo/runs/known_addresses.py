@@ -71,7 +71,7 @@ def remember(calls: Iterator[Call]) -> None:
     except OSError as error:
         logging.getLogger("szpo").warning(
             f"{file} cannot be written ({error.strerror}); name the addresses again at the next "
-            f"start, in ${TRUST_VARIABLE}"
+            f"start, by --trust or in ${TRUST_VARIABLE}"
         )
 
 
@@ -87,8 +87,8 @@ def require_trusted(calls: Iterator[Call], where: str) -> None:
         if address not in named and (address, variable) not in known:
             said = shlex.quote(address)
             raise UsageError(
-                f"{where}: its record has {said} called with the secret in ${variable}, and that "
-                f"address was not named here; if it is right: --trust {said}, or "
+                f"{where}: its record would have {said} called with the secret in ${variable}, "
+                f"and you have not named that address yet; if you trust it: --trust {said}, or "
                 f"{TRUST_VARIABLE}={said}"
             )
     remember(iter(asked))

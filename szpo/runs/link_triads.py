@@ -44,7 +44,7 @@ def fulfil(ledger: Ledger, order: Order, parts: RunParts) -> None:
     count, times = order.body.get("triads", TRIADS), order.body.get("radius", RADIUS)
     place = [o.id for o in orders.orders(ledger, "triads")].index(order.id)
     if not parts.prompts.train:
-        raise UsageError("triads: this run has no training prompts at hand")
+        raise UsageError("triads: this run's training prompts are not here; put their file back")
     settings, last = run_spec.recorded_settings(ledger), ledger.last_applied()
     state = replay.replay_state(ledger, settings)
     count_of = count * parts.settings.D

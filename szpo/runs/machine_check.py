@@ -115,7 +115,9 @@ def nearest_existing(folder: Path) -> Path:
 def _python(_: Path) -> Iterator[Check]:
     ok = sys.version_info >= (3, 11)
     text = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    yield Check("python", "ok" if ok else "fail", text if ok else f"{text}; szpo needs 3.11")
+    yield Check(
+        "python", "ok" if ok else "fail", text if ok else f"{text}; szpo needs 3.11 or newer"
+    )
 
 
 def _packages(_: Path) -> Iterator[Check]:
@@ -126,7 +128,11 @@ def _packages(_: Path) -> Iterator[Check]:
             yield Check(name, "fail", f"missing; install it with: pip install {name}")
             continue
         old = name == "sqlite-utils" and int(version.split(".")[0]) < 4
-        yield Check(name, "fail" if old else "ok", version + ("; szpo needs 4" if old else ""))
+        yield Check(
+            name,
+            "fail" if old else "ok",
+            version + ("; szpo needs 4: pip install -U sqlite-utils" if old else ""),
+        )
 
 
 def _sqlite(_: Path) -> Iterator[Check]:
@@ -152,7 +158,7 @@ def _machine(_: Path) -> Iterator[Check]:
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
         enough = gib >= 3
-        text = f"{gib:.1f} GiB" + ("" if enough else "; smollm2 wants 3 GiB")
+        text = f"{gib:.1f} GiB" + ("" if enough else "; smollm2 needs 3 GiB")
         yield Check("memory", "ok" if enough else "warn", text)
 
 
@@ -193,7 +199,9 @@ def _model(_: Path) -> Iterator[Check]:
 def _clock(_: Path) -> Iterator[Check]:
     year = time.gmtime().tm_year
     strange = not 2024 <= year <= 2090
-    text = f"year {year}" + ("; times in the ledger will say so" if strange else "")
+    text = f"year {year}" + (
+        "; set this machine's clock, from which the ledger takes its times" if strange else ""
+    )
     yield Check("clock", "warn" if strange else "ok", text)
 
 

@@ -147,7 +147,7 @@ def explain_shortage(ledger: Ledger) -> str | None:
         return None
     return (
         f"step {step}: {short} of {len(lost)} comparisons cannot get their {m} votes from the "
-        f"{panel} panelists who may vote; invite more people, or close the step by hand"
+        f"{panel} panelists who may vote; invite more people, or close the round by hand"
     )
 
 

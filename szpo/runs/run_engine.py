@@ -113,6 +113,11 @@ def restore(config: Config, ledger: Ledger, wanted: Mapping[str, Any] | None) ->
         UsageError: A setting is not one of `CHANGEABLE`, or does not fit the run's engine.
     """
     wanted = dict(wanted or {})
+    if wanted and config.engine.is_local:
+        raise UsageError(
+            f"engine.{next(iter(wanted))} goes with workers; this run has engine.kind "
+            f'"{config.engine.kind}": leave it out'
+        )
     names = CHANGEABLE.get(config.engine.kind) or CHANGEABLE["ray"]
     for name in wanted:
         if name not in names:
@@ -123,11 +128,6 @@ def restore(config: Config, ledger: Ledger, wanted: Mapping[str, Any] | None) ->
     moved = [event["body"] for event in ledger.events(ENGINE_CHANGED)]
     changes = {**(moved[-1] if moved else {}), **wanted}
     known_addresses.trust(_addresses(wanted))
-    if changes and config.engine.is_local:
-        raise UsageError(
-            f"engine.{next(iter(changes))} goes with workers; this run has engine.kind "
-            f'"{config.engine.kind}"'
-        )
     tree = config.model_dump(mode="json")
     tree["engine"] |= changes
     return settings_file.check_recorded(tree, where=ledger.path.name) if changes else config

@@ -174,7 +174,7 @@ def sending(ledger: Ledger, settings: Hook, say: Say) -> Iterator[Callable[[], N
         found: Target | str = target(settings) or ""
     except UsageError as error:
         found = str(error)
-        say(f"warning: {error}; the web hook sends nothing")
+        say(f"warning: {error}; set it and resume, until then the web hook sends nothing")
     ending = threading.Event()
     thread = threading.Thread(
         target=_watch, args=(ledger, StatusReader(ledger), found, say, ending),

@@ -69,15 +69,15 @@ def add_votes(ledger: Ledger, by: str, more: int) -> Config:
         config = recorded_config(ledger)
         if config is None:
             raise UsageError(
-                f"{ledger.path.name} was not made by szpo run: whoever drives it counts its votes"
+                f"{ledger.path.name} was not made by szpo run; add votes in your own program"
             )
         each, run = config.votes_per_step, config.run
         if more < each:
             raise UsageError(
-                f"{more} votes more pay for no step, which takes {each}; add {each} or more"
+                f"+{more} votes are less than one step, which takes {each}; add {each} or more"
             )
         if more > MAX_VOTES_ADDED:
-            raise UsageError(f"{more:,} votes more are too many; add {MAX_VOTES_ADDED:,} or fewer")
+            raise UsageError(f"+{more:,} votes are too many; add {MAX_VOTES_ADDED:,} or fewer")
         ends = {
             "votes": None if run.votes is None else run.votes + more,
             "steps": None if run.steps is None else run.steps + more // each,

@@ -35,7 +35,9 @@ class Bands:
         for name in self.__slots__:
             band = getattr(self, name)
             if band is not None and not band[0] <= band[1]:
-                raise UsageError(f"band {name}: {band[0]} … {band[1]} is empty")
+                raise UsageError(
+                    f"band {name}: {band[0]} … {band[1]} is empty; give the lower end first"
+                )
 
     def outside(self, figures: Mapping[str, float | None]) -> tuple[str, ...]:
         """Names of the figures outside their band; a non-finite figure is outside any band."""

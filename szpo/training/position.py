@@ -52,7 +52,10 @@ def resume(ledger: Ledger, settings: Settings, policy: Policy) -> Position:
         IntegrityError: the policy's weights are not those of this run at any step.
     """
     if policy.layout != settings.layout:
-        raise UsageError("run: the policy's layout is not that of the ledger")
+        raise UsageError(
+            f"{ledger.path.name}: the policy's layout is not that of this run; build the policy "
+            "from the run's settings"
+        )
     state = replay.replay_state(ledger, settings)
     heads, found = theta_digests(ledger), policy.digest()
     if found not in heads:

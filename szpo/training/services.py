@@ -38,7 +38,7 @@ def prompt_order(pool: Sequence[Prompt], settings: Settings) -> Prompts:
         UsageError: the pool is empty.
     """
     if not pool:
-        raise UsageError("prompts: the training set is empty")
+        raise UsageError("prompts: the training set is empty; give at least one prompt")
     prompts, per_step = tuple(pool), settings.K * settings.N * settings.D
 
     def of(step: int) -> tuple[Prompt, ...]:
@@ -111,7 +111,7 @@ class Services:
 
     def __post_init__(self) -> None:
         if self.until_step is None and self.votes_budget is None:
-            raise UsageError("run: give until_step or votes_budget, else it would never end")
+            raise UsageError("run: give until_step or votes_budget, or it never ends")
         if self.lag not in (0, 1):
             raise UsageError(f"run: lag is {self.lag}; it is 0 or 1")
 

@@ -81,8 +81,8 @@ def acquire(ledger: Ledger, holder: str | None = None, ttl_us: int = DEFAULT_TTL
         # A lease from a clock that was ahead must not lock the run for more than ten lengths.
         if 0 < left_us <= 10 * ttl_us and row["lease"] != holder and not is_gone(row["lease"]):
             raise LeaseError(
-                f"{ledger.path.name}: run by {row['lease']} for {left_us / 1e6:.0f} s more; "
-                "stop that controller or wait"
+                f"{ledger.path.name}: driven by {row['lease']}, whose lease lasts "
+                f"{left_us / 1e6:.0f} s more; stop that process or wait"
             )
         epoch = row["epoch"] + 1
         ledger.execute(

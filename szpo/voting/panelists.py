@@ -31,7 +31,9 @@ def enroll(ledger: Ledger, kind: PanelistKind, pseudonym: str, at_us: int) -> st
         found = ledger.query("SELECT * FROM panelists WHERE pseudonym = ?", (pseudonym,))
         if found:
             if found[0]["kind"] != kind:
-                raise UsageError(f"panelist {pseudonym!r} is enrolled as {found[0]['kind']}")
+                raise UsageError(
+                    f"panelist {pseudonym!r} is enrolled as {found[0]['kind']}; give another name"
+                )
             return str(found[0]["panelist"])
         if kind == "person":
             panelist = secrets.token_hex(8)

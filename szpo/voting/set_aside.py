@@ -88,16 +88,20 @@ def order_not_about(
             follow, or the order would change nothing.
     """
     if features is None:
-        raise UsageError("not about: the run's coordinates are no named features")
+        raise UsageError(
+            "not about: the run's coordinates are not named features (subspace.kind features)"
+        )
     own = members(features, name)
     group = features.names[group_heads(features)[features.groups[own[0]]]]
     with ledger.transaction(by):
         held = in_force(ledger)
         if (group in held) == on:
-            state = "already left out of account" if on else "not left out of account"
+            state = "left out already" if on else "not left out"
             raise UsageError(f"not about: {group} is {state}")
         if on and len(held) + 1 == len(set(features.groups)):
-            raise UsageError("not about: nothing would be left for votes to be about")
+            raise UsageError(
+                "not about: this is the last group; one must be left for the model to follow"
+            )
         step = 1 + max((r["step"] for r in ledger.steps() if r["state"] in OVER), default=-1)
         ledger.record_event(EVENT, by, {"group": group, "step": step, "on": on})
         return not_about_orders(ledger)[-1]

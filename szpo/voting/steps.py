@@ -87,7 +87,9 @@ def store(
                 f"{row['head_sha256'][:12]}; rebuild the policy and resume"
             )
         if stored(ledger, step):
-            raise LeaseError(f"step {step}: its answers are stored already; another controller?")
+            raise LeaseError(
+                f"step {step}: another controller has stored its answers; this one stops"
+            )
         for comparison in asked:
             ledger.append_comparison(comparison)
             failpoint("cp4")

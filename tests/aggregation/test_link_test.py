@@ -299,7 +299,7 @@ def test_without_prompts_the_order_says_why(driven):
     messages = []
     orders.place_order(ledger, "triads", "op")
     model_process.fulfil(ledger, replace(source, prompts=PromptSet((), ())), messages.append)
-    assert "no training prompts" in orders.results(ledger, "triads")[0].error
+    assert "training prompts are not here" in orders.results(ledger, "triads")[0].error
     assert triad_votes.results(ledger) is None
 
 

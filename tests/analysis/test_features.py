@@ -133,7 +133,7 @@ def test_the_command_finds_what_voters_like(run, capsys):
         (["--features", "numbers,emoji"], 1, "numbers, emoji: the same on both sides of every"),
         (["--features", "lngth"], 2, "no feature 'lngth'"),
         (["--ties", "quarter"], 2, "--ties quarter is neither half nor davidson"),
-        (["--ridge", "0"], 2, "--ridge 0.0 is no precision"),
+        (["--ridge", "0"], 2, "--ridge 0.0: give a number above 0"),
     ],
 )
 def test_what_the_command_refuses(run, capsys, words, code, line):

@@ -339,7 +339,7 @@ UNUSABLE = [
     ("p.jsonl", "[1]\n", "p.jsonl:1: a pair must be an object"),
     ("p.jsonl", '{"prompt": "x", "a": "y"}\n', "p.jsonl:1: needs b"),
     ("p.jsonl", '{"a": "x", "b": "y"}\n', "p.jsonl:1: needs prompt"),
-    ("p.csv", "id,prompt,a,b\n1,x\n", "p.csv:2: the row and the header differ"),
+    ("p.csv", "id,prompt,a,b\n1,x\n", "p.csv:2: not as many cells as the header"),
     ("p.json", '[{"data": {"prompt": "x"}}]', "data needs items"),
     ("p.txt", "x", "are read from"),
     ("gone.jsonl", None, "not found"),
@@ -367,7 +367,7 @@ def test_pools_that_cannot_be_used(tmp_path, capsys):
         (["--features", "columns:x", "--count", "0"], "at least 1"),
         (["--features", "columns:x", "--tau", "-1"], "tau is -1.0"),
         (["--features", "columns:x", "--seed", "-1"], "seed"),
-        (["--answers", "gone.jsonl"], "answers belong to questions"),
+        (["--answers", "gone.jsonl"], "give the --state in which"),
     ],
 )
 def test_arguments_that_cannot_be_used(some, capsys, arguments, message):
@@ -486,11 +486,11 @@ def test_half_a_character_of_a_pool_is_written_as_a_question_mark(tmp_path):
 def test_a_state_of_brackets_or_of_other_features_is_none(tmp_path):
     path = tmp_path / "state.json"
     path.write_text("[" * 100_000)
-    with pytest.raises(UsageError, match="is no state of a selection"):
+    with pytest.raises(UsageError, match="is not the state of a selection"):
         rounds.load(path)
     asked = rounds.Question("q", "q", 0, (("user", "p"),), "a", "b", (1.0,), 0.1)
     rounds.save(State(SelectionSettings("columns:x,y", ("x", "y")), questions=(asked,)), path)
-    with pytest.raises(UsageError, match="has not one number for each feature"):
+    with pytest.raises(UsageError, match="lacks the number of a feature"):
         rounds.load(path)
 
 

@@ -91,7 +91,7 @@ def test_kl_is_to_the_start_also_where_training_goes_on(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_truncated_sampling_is_refused_as_trl_reads_the_whole_distribution(method, sampling):
     actor = tiny_actor("q_proj", sampling=Sampling(max_new_tokens=6, **sampling))
-    with pytest.raises(UsageError, match=f"{method}: .* set top_p 1, top_k 0 and a temperature"):
+    with pytest.raises(UsageError, match=f"{method}: .* set generation.top_p to 1"):
         group_rl.train(actor, PROMPTS, cheerful, METHODS[method](steps=1), seed=0)
 
 

@@ -146,7 +146,7 @@ def test_iterative_dpo_says_so_of_the_pairs_of_its_last_round():
 @pytest.mark.parametrize("method", TRAIN)
 def test_where_nothing_fits_a_line_says_how_long_the_shortest_is(method):
     words = rf"{method}: nothing to learn from: none of 4 fits into max_length 2; the shortest "
-    with pytest.raises(RunError, match=words + r"needs \d+ tokens$"):
+    with pytest.raises(RunError, match=words + r"needs \d+ tokens; raise max_length$"):
         TRAIN[method](pairs()[:4], 2)
 
 

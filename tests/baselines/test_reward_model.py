@@ -86,7 +86,7 @@ def test_it_comes_back_from_disk_and_knows_its_base(tmp_path):
     model.save(tmp_path)
     again = reward_model.load(tmp_path, base)
     assert again(PROMPTS[:2], [GOOD, BAD]) == model(PROMPTS[:2], [GOOD, BAD])
-    with pytest.raises(UsageError, match="belongs to another model"):
+    with pytest.raises(UsageError, match="is not for llama"):
         reward_model.load(tmp_path, replace(base, sha256="1" * 64))
     with pytest.raises(UsageError, match="holds no reward model"):
         reward_model.load(tmp_path / "none", base)

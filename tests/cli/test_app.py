@@ -148,9 +148,9 @@ def test_votes_that_are_added_end_where_the_whole_number_would_have(yard, tmp_pa
     [
         ("40", "--votes 40: give the votes to add with a plus, such as +40"),
         ("+-3", "with a plus"),
-        ("+0", "0 votes more pay for no step, which takes 8; add 8 or more"),
+        ("+0", "+0 votes are less than one step, which takes 8; add 8 or more"),
         ("+7", "which takes 8"),
-        ("+2000000", "2,000,000 votes more are too many"),
+        ("+2000000", "+2,000,000 votes are too many"),
     ],
 )
 def test_votes_that_cannot_be_added_leave_the_record_as_it_was(yard, given, says, capsys):
@@ -166,7 +166,7 @@ def test_votes_are_added_to_no_run_that_is_held_elsewhere_or_of_an_older_version
     path = yard_run.finished(tmp_path)
     with Ledger.open(path) as ledger, lease.hold(ledger, "elsewhere:1:a:b"):
         assert call(["run", "--resume", str(path), "--votes", "+8"]) == 3
-        assert "run by elsewhere:1:a:b for 60 s more" in capsys.readouterr().err
+        assert "driven by elsewhere:1:a:b, whose lease lasts 60 s more" in capsys.readouterr().err
         assert not list(ledger.events("budget"))
     old = tmp_path / "bayes.db"
     shutil.copy(Path(__file__).parents[1] / "ledgers" / "superseded" / "bayes.db", old)
@@ -357,7 +357,7 @@ def test_a_run_is_only_resumed_with_the_prompts_it_began_with(tmp_path, capsys):
         parts = assemble.reopen(ledger, panel=False, say=reported.append)
         assert parts.policy.digest() == theta_digest(ledger)
         assert reported[0].startswith("warning: prompt file")
-        with pytest.raises(UsageError, match="3 steps are applied; there is no 4"):
+        with pytest.raises(UsageError, match="3 steps are applied, not 4; give fewer"):
             assemble.reopen(ledger, until=4, panel=False)
 
 

@@ -113,7 +113,7 @@ REFUSED = [
     (["grpo", "--recipe", "samples=1", "--fresh"], ("grpo: samples: input should be greater",)),
     (["dpo", "--recipe", "bet=1", "--fresh"], ("no setting 'bet'; it has:", "beta")),
     (["dpo", "--recipe", "beta=x", "--fresh"], ("dpo: beta:", "number")),
-    (["dpo", "--recipe", "beta", "--fresh"], ("is not field=value",)),
+    (["dpo", "--recipe", "beta", "--fresh"], ("--recipe beta: write it as field=value",)),
     (["dpo", "--run", "none-such"], ("no run none-such",)),
     (["dpo", "--pairs", "none-such.jsonl"], ("none-such.jsonl",)),
     (["grpo", "--reward", "none-such"], ("none-such holds no reward model",)),
@@ -121,12 +121,12 @@ REFUSED = [
     (["iterative-dpo"], ("asks while it trains; give --fresh or --run",)),
     (["dpo", "--recipe", "steps=0", "--fresh"], ("dpo: steps: input should be", "(got '0')")),
     (["self-rewarding", "--recipe", "fit=x"], ("no setting 'fit'", "beta", "candidates")),
-    (["notebook-dpo", "--fresh"], ("has an adapter of its own; give --pairs",)),
-    (["notebook-dpo", "--run", "r"], ("has an adapter of its own; give --pairs",)),
+    (["notebook-dpo", "--fresh"], ("has its own adapter",)),
+    (["notebook-dpo", "--run", "r"], ("no run's; give --pairs",)),
     (["ppo", "--fresh", "--score", "sentiment"], ("ppo with --score asks nobody",)),
     (["ppo", "--fresh", "--reward", "r"], ("ppo with --reward asks nobody",)),
     (["self-rewarding", "--fresh"], ("judges itself and asks nobody",)),
-    (["dpo", "--pairs", "{given}", "--examples", "x"], ("dpo is fitted to no examples",)),
+    (["dpo", "--pairs", "{given}", "--examples", "x"], ("dpo learns from no examples",)),
     (["sft"], ("sft learns from good answers alone: give --examples",)),
     (["sft", "--examples", "x", "--fresh"], ("give --examples, and no votes",)),
     (["sft", "--examples", "none-such.jsonl"], ("none-such.jsonl",)),
@@ -141,13 +141,13 @@ REFUSED = [
     (["dpo", "--fresh", "--set", "optimizer.rows=4"], ("give that in place of --set",)),
     (
         ["iterative-dpo", "--fresh", "--votes", "20", "--recipe", "questions=5"],
-        ("--votes 20 in 5 rounds are 4 questions", "questions=5 differs"),
+        ("--votes 20 in 5 rounds is 4 questions", "questions=5 differs"),
     ),
     (
         ["iterative-dpo", "--fresh", "--rows", "2", "--recipe", "rows=3"],
         ("--rows 2 and --recipe rows=3 differ",),
     ),
-    (["iterative-dpo", "--fresh", "--votes", "4"], ("less than one in each of 5 rounds",)),
+    (["iterative-dpo", "--fresh", "--votes", "4"], ("less than one a round; give 5",)),
 ]
 
 
@@ -240,7 +240,7 @@ def test_the_panel_is_fitted_to_the_rows_that_are_asked(tmp_path, capsys):
 def test_iterative_dpo_shares_its_votes_among_its_rounds(tmp_path, capsys):
     reported = ["iterative-dpo", "--fresh", "--votes", "7", "--rows", "4", "--recipe", "rounds=2"]
     document, message = done([*reported, *TINY, *SETUP, *ONE], tmp_path / "out", capsys)
-    assert "warning: 1 of 7 votes do not divide among 2 rounds" in message
+    assert "warning: 1 of 7 votes are not used: 2 rounds have 3 each" in message
     assert (document["recipe"]["questions"], document["recipe"]["rows"]) == (3, 4)
     assert document["cost"]["votes"] == 6  # no two batches of four answers are the same
     assert 6 < document["pairs"] <= 24

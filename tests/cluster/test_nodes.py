@@ -241,5 +241,5 @@ def test_another_password_is_refused_with_where_to_look(nodes, tmp_path, token, 
     )  # fmt: skip
     assert done.returncode != 0
     [engine] = [check for check in json.loads(done.stdout) if check["name"] == "engine"]
-    assert engine["text"].startswith("ray does not come up: ")
+    assert engine["text"].startswith("ray does not start: ")
     assert f"is it a Ray cluster, and has it {told} (RAY_AUTH_TOKEN" in engine["text"]

@@ -106,7 +106,7 @@ def test_hh_records_become_pairs_from_the_last_assistant_on(tmp_path):
         ),
         (
             {"chosen": "System\n\nAssistant: a", "rejected": "System\n\nAssistant: b"},
-            "v.jsonl:2 begins with words of no speaker",
+            "v.jsonl:2 begins before the first speaker",
         ),
         ({"chosen": CHAT + "\0", "rejected": CHAT}, "v.jsonl:2: chosen holds a NUL"),
     ],
@@ -237,7 +237,7 @@ REFUSED = [
         ({"prompt": "a", "chosen": "b"}, "needs rejected (found: prompt, chosen)"),
         ({"chosen": "b", "rejected": "c"}, "no prompt; give one"),
         ({"prompt": " ", "chosen": "b", "rejected": "c"}, "prompt is empty"),
-        ({"prompt": 1, "chosen": "b", "rejected": "c"}, "prompt is text or a list of messages"),
+        ({"prompt": 1, "chosen": "b", "rejected": "c"}, "prompt must be text or a list"),
         ({"prompt": "a", "chosen": [], "rejected": "c"}, "must come from the assistant"),
         ({"prompt": "a", "rejected": "c", "chosen": [["user", "z"], ["assistant", "b"]]},
          "chosen: the messages before the answer are not the record's prompt"),
@@ -257,7 +257,7 @@ REFUSED = [
         (["0"], "ranks ['0'], but the items are ['0', '1']"),
         (["0", "0"], "ranks ['0', '0']"),
         ({"good": ["0"], "bad": ["1"]}, "sorted into 2 buckets"),
-        ("0", "a ranking is a list of ids"),
+        ("0", "a ranking must be a list of ids"),
     ]),
     (label_studio, TWO, "export the project as JSON"),
 ]  # fmt: skip
@@ -304,7 +304,7 @@ def test_files_that_cannot_be_read_say_why(tmp_path, monkeypatch):
     packed.write_bytes(packed.read_bytes()[:-20])
     assert "cannot be unpacked" in refusal(packed)
     monkeypatch.setattr(preference_files, "FILE_LIMIT", 200)
-    assert "more than 200 bytes at line 5" in refusal(file(tmp_path, [good] * 50, "a.jsonl.gz"))
+    assert "over 200 bytes at line 5" in refusal(file(tmp_path, [good] * 50, "a.jsonl.gz"))
     monkeypatch.setattr(preference_files, "LINE_LIMIT", 40)
     assert "line 1 is" in refusal(file(tmp_path, [good]))
 
@@ -392,7 +392,7 @@ def test_of_many_preferences_some_are_taken_evenly(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("gone.jsonl", None, "is no file"),
+        ("gone.jsonl", None, "is not a file"),
         ("p.csv", "a,b\n1,2\n", "its format is none of hh"),
         ("p.jsonl", '{"a": 1}\n', r"p\.jsonl:1: .* none of hh, trl, ultrafeedback, label-studio"),
         ("p.jsonl", json.dumps(TRL) + '\n{"a": 1}\n', r"p\.jsonl:2"),

@@ -198,7 +198,7 @@ REFUSED = [
     ("a.csv", "text;topic\nWhy; oh why?;x\n", "put texts with semicolons in double quotes"),
     ("a.csv", "text\nWhy, oh why?\n", "a.csv:2: 2 cells under 1 column"),
     ("a.csv", 'text\n"open\n', "a.csv:2: not valid CSV"),
-    ("a.jsonl", "3\n", "a prompt is text or a list of messages"),
+    ("a.jsonl", "3\n", "a prompt must be text or a list of messages"),
     ("a.jsonl", '{"question": "Why?"}', "needs text, prompt or messages (found: question)"),
     ("a.jsonl", '{"text": "a", "split": "dev"}', "split must be train or heldout"),
     ("a.jsonl", '[{"role": "robot", "content": "a"}]', "role must be one of"),

@@ -142,9 +142,9 @@ def test_a_skip_goes_to_the_next_in_line(tmp_path):
 
 
 def test_a_panel_that_cannot_reach_m_is_an_error(tmp_path):
-    with pytest.raises(UsageError, match="M = 8 needs 8 panelists; 5 are in the panel"):
+    with pytest.raises(UsageError, match="M = 8 votes need 8 panelists; the panel has 5"):
         run(tmp_path / "a.db", [Keyed()] * 5, M=8)
-    with pytest.raises(RunError, match="everybody has been asked; enlarge the panel, or close"):
+    with pytest.raises(RunError, match="everybody has been asked; let others vote"):
         run(tmp_path / "b.db", [SKIPPING] * 2)
     with pytest.raises(UsageError, match="no judges"):
         PanelEvaluator(None, [])

@@ -197,7 +197,7 @@ def test_a_key_is_asked_for_and_never_sent_in_the_open(monkeypatch, url, key, wo
 
 def test_a_key_has_no_place_in_the_address():
     for url in ("https://me:secret@judge.example/v1", "https://judge.example/v1?key=secret"):
-        with pytest.raises(UsageError, match=r"judge\.base_url must be text"):
+        with pytest.raises(UsageError, match=r"judge\.base_url must be an address"):
             settings_file.check({"judge": {"kind": "endpoint", "base_url": url}})
 
 

@@ -254,7 +254,7 @@ def test_an_operator_needs_a_reason(run):
 
 def test_one_controller_at_a_time_and_a_clock_that_jumped_back_locks_nobody_out(run):
     first = lease.acquire(run, "one:1:a", ttl_us=60_000_000)
-    with pytest.raises(LeaseError, match="run by one:1:a") as caught:
+    with pytest.raises(LeaseError, match="driven by one:1:a") as caught:
         lease.acquire(run, "two:1:b")
     assert caught.value.exit_code == 3
     lease.release(run, first)
@@ -299,7 +299,7 @@ def test_a_process_of_another_container_is_not_taken_for_dead(run, space):
     host = lease.holder_name().split(":")[0]
     other = f"{host}:{child.pid}:x{space}"
     lease.acquire(run, other)
-    with pytest.raises(LeaseError, match=f"run by {other} for 60 s"):
+    with pytest.raises(LeaseError, match=f"driven by {other}, whose lease lasts 60 s"):
         lease.acquire(run)
     run.clock.now += 60_000_001
     lease.acquire(run)  # its lease ran out

@@ -118,7 +118,7 @@ def test_pairs_stay_until_they_are_answered_and_single_ones_come_again():
     opt = szpo.Optimizer(dim=2)
     first, again = opt.ask(3), opt.ask(3)
     assert all(np.array_equal(x.a, y.a) for x, y in zip(first, again, strict=True))
-    with pytest.raises(UsageError, match="3 pairs await votes; tell them first"):
+    with pytest.raises(UsageError, match="3 pairs await votes; give them with tell"):
         opt.ask()
     with pytest.raises(UsageError, match="2 votes for 3 pairs"):
         opt.tell(["a", "b"])
@@ -360,7 +360,7 @@ def test_bad_arguments_are_refused_in_one_line():
         ({"start": [5.0], "bounds": [(0, 1)]}, "outside its bounds"),
         ({"dim": 2, "seed": -1}, "seed: -1 is out of range"),
         ({"dim": 2, "rule": "best"}, "rule 'best' is unknown; choose known"),
-        ({"dim": 2, "N": 4}, "N is no option"),
+        ({"dim": 2, "N": 4}, "N is not an option"),
         ({"dim": 2, "speed": 4}, "speed unknown"),
         ({"dim": 2, "weighting": "skill"}, "weigh votes yourself"),
     ]

@@ -90,7 +90,7 @@ def test_weights_are_read_once_until_a_file_changes(tmp_path, monkeypatch):
 def test_a_tensor_in_two_files_is_refused(tmp_path):
     for part in "ab":
         save_file({"same": torch.ones(2)}, tmp_path / f"{part}.safetensors")
-    with pytest.raises(UsageError, match="tensor same stands in"):
+    with pytest.raises(UsageError, match="tensor same is in"):
         weight_files.digest(weight_files.safetensors_in(tmp_path))
 
 

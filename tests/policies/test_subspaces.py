@@ -221,10 +221,10 @@ def test_components_whiten_the_second_half(first, second, dim):
 def test_components_of_too_few_scores_are_refused():
     thin = np.zeros((8, 5), np.float32)
     thin[:, 0] = 1
-    with pytest.raises(RunError, match="scores span 1 directions, dim is 2"):
+    with pytest.raises(RunError, match="scores span only 1 directions of 2"):
         score_basis.components([thin], [thin], 2)
     rng = np.random.default_rng(0)
-    with pytest.raises(RunError, match="too few samples to whiten 3 directions"):
+    with pytest.raises(RunError, match="too few base answers to whiten 3 directions"):
         score_basis.components([rng.normal(size=(9, 5)).astype(np.float32)],
                              [rng.normal(size=(2, 5)).astype(np.float32)], 3)  # fmt: skip
 
@@ -303,9 +303,11 @@ def test_the_default_adapts_the_output_of_the_mlp(name, target):
 
 
 def test_layers_that_do_not_exist_list_those_that_do(model):
-    with pytest.raises(UsageError, match=r"no adapter layer matches 'query'; .*down_proj.*q_proj"):
+    with pytest.raises(
+        UsageError, match=r"adapter.targets: no layer matches 'query'; .*down_proj.*q_proj"
+    ):
         lora_sites.lora_config(model.model, targets=["query"])
-    with pytest.raises(UsageError, match=r"layers \[9\] do not exist; this model has 0 to 3"):
+    with pytest.raises(UsageError, match=r"layers: \[9\] do not exist; this model has 0 to 3"):
         lora_sites.lora_config(model.model, layers=[1, 9])
 
 
@@ -327,7 +329,7 @@ def test_an_adapter_that_moves_nothing_is_an_error(model):
     dead |= {s.b: np.zeros((s.outputs, 1), np.float32) for s in sites}
     with pytest.raises(RunError, match="no scale gives a KL of"):
         setup(model, "random", lora=config, start=dead)
-    with pytest.raises(RunError, match="scores span 0 directions"):
+    with pytest.raises(RunError, match="scores span only 0 directions"):
         setup(model, lora=config, start=dead)
 
 

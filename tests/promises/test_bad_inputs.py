@@ -83,7 +83,7 @@ SETTINGS = (
     *((f"run.name={name}", "must be 1 to 64 small letters, digits and hyphens")
       for name in ("../a", "", "x" * 300, "run-\N{SNAKE}", "/etc/x", "a.b")),
     ("run.name=con", "is reserved by some file systems"),
-    ("optimizer.alpha=1e38", "would exceed fp32 range (alpha = 1e+38)"),
+    ("optimizer.alpha=1e38", "optimizer.alpha 1e+38 is too large"),
     ("optimizer.votes=8", "optimizer.votes 8 needs 8 panelists; panel.size is 5"),
 )  # fmt: skip
 
@@ -105,12 +105,12 @@ def test_settings_out_of_range(refused):
 
 
 PLANS = {
-    "panel.kind=nobody": 'no evaluator "nobody"',
+    "panel.kind=nobody": 'no panel.kind "nobody"',
     "panel.reward=nothing": "reward 'nothing': no reward of that name",
     "panel.kind=hostile panel.size=1": "a panel hostile of 1 has too few members",
     "panel.kind=bt70+foo=1": "no flaw 'foo'",
     "panel.kind=bt70+types=.5+other=nonsense": "no reward of that name",
-    "panel.kind=people+side=1": 'no evaluator "people+side=1"',
+    "panel.kind=people+side=1": 'no panel.kind "people+side=1"',
     "panel.kind=judge+side=1": '"judge" takes no changes',
     "prompts.path=absent.txt": "absent.txt",
     "prompts.path={long}": "{long}:2: 5,0",
@@ -205,7 +205,7 @@ def test_adapter_layout_differs(folder, tmp_path, refused):
         patch.setattr(hosts, "_shapes", lambda model, site: {site.a: (16, 64)})
         message = refused(5, "sample", folder)
     assert re.fullmatch(
-        r"tensor .*lora_A is \(1, 64\) in the run, \(16, 64\) in this model", message
+        r"tensor .*lora_A is \(1, 64\) in the run, \(16, 64\) in this model; give the .*", message
     )
 
 
@@ -225,7 +225,7 @@ def test_base_model_differs(folder, refused):
 @pytest.mark.full
 def test_run_exists(yard, refused):
     message = refused(4, *yard_run.arguments(yard.parent.parent, "run.name=yard"))
-    assert message.startswith(f"{yard} exists; continue it with: szpo run --resume yard")
+    assert message.startswith(f"{yard} exists; continue it with: szpo run --resume {yard}, ")
 
 
 def test_a_name_leads_out_of_no_folder(yard, refused):
@@ -266,7 +266,7 @@ LEDGERS: list[tuple[Callable[[Path], object], list[str], int, str]] = [
     (lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
      ["verify"], 5, "damaged"),
     (forged("PRAGMA user_version = 2"),
-     ["show"], 2, ": schema 2; this szpo reads up to 1: upgrade"),
+     ["show"], 2, ": schema 2; this szpo reads up to 1; install a newer"),
     (forged("UPDATE votes SET choice = iif(choice = 'A', 'B', 'A') WHERE vote = 5"),
      ["verify"], 5, "does not verify: votes row 5: "),
     (forged("DELETE FROM updates WHERE step = 1"),
@@ -276,7 +276,7 @@ LEDGERS: list[tuple[Callable[[Path], object], list[str], int, str]] = [
       for spec in ("[" * 5000 + "]" * 5000, "[[1]]") for command in ("show", "verify")),
     (forged(f"UPDATE events SET body = '{'[' * 5000 + ']' * 5000}'"),
      ["show"], 5, "nested too deep"),
-    (leased, ["run", "--resume"], 3, "run by another-host:1:x"),
+    (leased, ["run", "--resume"], 3, "driven by another-host:1:x"),
 ]  # fmt: skip
 
 
@@ -416,7 +416,7 @@ def test_the_installed_command_loads_nothing_before_it_answers_signals():
 
 
 FAULTS = (
-    (MemoryError(), 6, "error: out of memory; use fewer rows"),
+    (MemoryError(), 6, "error: out of memory; lower optimizer.rows"),
     (OSError(28, "No space left on device", "a.db"), 4, "error: a.db: No space left on device"),
     (KeyboardInterrupt(), 130, "stopped by an interrupt"),
     (ZeroDivisionError("seven"), 1,

@@ -334,7 +334,7 @@ class Run(RuleBasedStateMachine):
         left = self.expires - self.clock.now - 1000
         free = self.held is None or self.held.holder == holder
         if not free and 0 < left <= 10 * TTL_US:
-            with pytest.raises(LeaseError, match="run by"):
+            with pytest.raises(LeaseError, match="driven by"):
                 lease.acquire(self.store.ledger, holder, TTL_US)
             self.reached["lease held"] += 1
             return

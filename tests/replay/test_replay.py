@@ -61,7 +61,7 @@ def test_the_fold_is_what_the_policy_holds(tmp_path, layout, changes):
         assert report.ok, str(report)
         assert {c.promise for c in report.steps} == {"exact"}
         assert len(report.lines) == 5 and "verified" in str(report)
-        with pytest.raises(UsageError, match="5 steps are applied; there is no 6"):
+        with pytest.raises(UsageError, match="5 steps are applied, not 6; give fewer"):
             replay.fold(ledger, 6)
 
 

@@ -192,7 +192,7 @@ def test_an_export_of_an_earlier_step_counts_what_stands_behind_it(run, tmp_path
     assert "steps | 1 of rule" in card
     out = tmp_path / "of three"
     assert call(["export", str(run), "--step", "3", "--out", str(out)]) == 2
-    assert "2 steps are applied; there is no 3" in capsys.readouterr().err
+    assert "2 steps are applied, not 3; give fewer" in capsys.readouterr().err
     assert not out.exists()
 
 
@@ -284,7 +284,7 @@ def test_each_taste_gets_its_own_adapter_from_the_same_votes(halves, capsys):
     [
         (
             ["--cluster", "3", "--features", "characters"],
-            "--cluster 3: there are 2; see",
+            "--cluster 3: there are 2 clusters; see",
         ),
         (["--cluster", "1", "--features", "emoji"], "no feature differs between the answers"),
         (["--features", "characters"], "--features goes with --cluster; give both or neither"),

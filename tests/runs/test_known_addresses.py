@@ -65,7 +65,7 @@ def test_a_foreign_record_sends_no_secret_until_its_address_is_named(
             (said,) = [text for text in capfd.readouterr().err.splitlines() if "error" in text]
             assert f"{stub.url} called with the secret in ${JUDGE_KEY}" in said
             assert said.endswith(f"--trust {stub.url}, or SZPO_TRUST={stub.url}")
-        with pytest.raises(UsageError, match="not named here"):
+        with pytest.raises(UsageError, match="have not named that address"):
             Controllers(path.parent, print).start("yard")
         assert stub.headers == []
         broken = False
@@ -93,7 +93,7 @@ def test_workers_named_with_the_order_to_go_on_are_known(tmp_path):
     path = yard_run.finished(tmp_path)
     with Ledger.open(path) as ledger:
         ledger.spec["config"] = settings_file.load(sets=VLLM).model_dump(mode="json")
-        with pytest.raises(UsageError, match="not named here"):
+        with pytest.raises(UsageError, match="have not named that address"):
             run_engine.read_settings(ledger)
         run_engine.read_settings(ledger, {"replicas": ["http://a:1"]})
         with pytest.raises(UsageError, match="http://b:2"):

@@ -158,4 +158,4 @@ def test_what_cannot_work_is_one_line(run, words, reason, capsys):
 def test_a_policy_that_is_no_language_model_is_refused(tmp_path, capsys):
     yard = yard_run.finished(tmp_path)
     assert call(["shrink", str(yard)]) == 2
-    assert "is no language model; this needs one" in capsys.readouterr().err
+    assert "is not a language model; this needs one" in capsys.readouterr().err

@@ -204,7 +204,7 @@ def test_it_ends_with_the_controller_and_gives_up_without_one(tmp_path):
     still = (lambda: None, lambda: None, lambda: lease.release(ledger, held))
     polls: Iterator[Callable[[], None]] = iter(still)
     _, why = simulate(ledger, judged.judges, wait=lambda: next(polls)())
-    assert why == "the run's controller has ended"
+    assert why == "the process that drives the run has ended"
     assert next(polls, None) is None
 
 

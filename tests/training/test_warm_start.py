@@ -139,7 +139,7 @@ def test_other_rules_take_no_preferences(tmp_path):
     config = settings_file.load(
         sets=["optimizer.rule=regression", f"optimizer.prior={tmp_path / 'gone.jsonl'}"]
     )
-    with pytest.raises(UsageError, match="is no file"):
+    with pytest.raises(UsageError, match="is not a file"):
         warm_start.read(config)
 
 

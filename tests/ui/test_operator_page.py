@@ -129,7 +129,7 @@ def test_votes_for_going_on_are_drawn_as_shares_over_votes(voted):
 
 
 def test_an_operator_orders_what_votes_are_not_about_in_a_run_of_named_features(voted, request):
-    with pytest.raises(UsageError, match="no named features"):
+    with pytest.raises(UsageError, match="not named features"):
         do(voted, "not-about", name="length", on=True)
     assert "op-not-about" not in operator_page.dialogs(voted.site)
     request.getfixturevalue("named")
@@ -318,7 +318,7 @@ def test_votes_are_added_and_the_round_counts_to_the_new_end(voted):
     )
     assert voted.site.status.read().rounds == after["page"]["progress"]["planned"]
     assert after["log"][0].text.startswith("added votes: the run ends after ")
-    with pytest.raises(UsageError, match="pay for no step"):
+    with pytest.raises(UsageError, match="less than one step"):
         do(voted, "more", votes=0)
     with pytest.raises(UsageError, match="how many"):
         do(voted, "more")

@@ -32,16 +32,16 @@ def test_a_group_is_named_by_any_of_its_features_and_once(ledger):
     assert (order.group, order.step, order.on, order.by) == ("commas", 0, True, "Olga")
     assert order.describe(OWN) == "comma, commas: not followed from the update of step 0 on"
     for name, on, why in (
-        ("commas", True, "commas is already left out"),
+        ("commas", True, "commas is left out already"),
         ("i", False, "i is not left out"),
         ("comas", True, 'did you mean "comma'),
     ):
         with pytest.raises(UsageError, match=why):
             set_aside.order_not_about(ledger, "Olga", OWN, name, on=on)
     set_aside.order_not_about(ledger, "Olga", OWN, "you")
-    with pytest.raises(UsageError, match="nothing would be left"):
+    with pytest.raises(UsageError, match="this is the last group"):
         set_aside.order_not_about(ledger, "Olga", OWN, "i")
-    with pytest.raises(UsageError, match="no named features"):
+    with pytest.raises(UsageError, match="not named features"):
         set_aside.order_not_about(ledger, "Olga", None, "i")
     assert len(set_aside.not_about_orders(ledger)) == 2
 
