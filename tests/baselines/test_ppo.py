@@ -133,7 +133,7 @@ def test_a_diverging_run_stops_with_one_line_and_leaves_the_actor_alone(score, r
 
 def test_what_cannot_be_trained_is_refused():
     for sampling in (Sampling(top_p=0.9), Sampling(top_k=5), Sampling(temperature=0)):
-        with pytest.raises(UsageError, match=r"set generation\.top_p to 1, generation\.top_k to 0"):
+        with pytest.raises(UsageError, match=r"set generation\.top_p to 1"):
             ppo.train(tiny_actor(sampling=sampling), PROMPTS, length, SHORT, seed=0)
     with pytest.raises(UsageError, match="no prompts"):
         ppo.train(tiny_actor(), [], length, SHORT, seed=0)

@@ -81,7 +81,7 @@ def test_workers_say_what_the_model_is_and_where_its_adapter_sits(here, there):
     own = {"peft_type": "LORA", "r": 3, "lora_alpha": 6, "target_modules": ["down_proj"]}
     assert there.places(adapter, own) == here.places(adapter, own)
     assert {site.scale for site in there.places(adapter, own)[0]} == {2.0}
-    with pytest.raises(UsageError, match="layers \\[99\\] do not exist"):
+    with pytest.raises(UsageError, match=r"layers: \[99\] do not exist"):
         there.places(Adapter(layers=[99]), None)
 
 

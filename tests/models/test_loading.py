@@ -340,6 +340,8 @@ def test_what_is_named_is_taken_as_it_stands(monkeypatch):
     assert devices.choose("cuda:0", "fp32").dtype == "fp32"
     with pytest.raises(UsageError, match=r"cuda:1 is not on this machine \(torch finds: cpu, cu"):
         devices.choose("cuda:1")
+    with pytest.raises(UsageError, match="cuda:x is not on this machine"):
+        devices.choose("cuda:x")
 
 
 IDS = torch.tensor([[3, 7, 8, 4, 9, 11]])
