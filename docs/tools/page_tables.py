@@ -299,7 +299,7 @@ def read_features() -> dict[str, Table]:
     head = ("mean gain", "each seed", "mean KL", "all four guards hold")
     return {
         "forty": (("taste", "asked", *head), plain),
-        "ways": (("", "taste", "eight prompts, lag 0", *head[:-1]), changed),
+        "ways": (("changed", "taste", "unchanged", *head[:-1]), changed),
         "beside": (
             ("tastes", "gain on named features (on score components)"),
             [[TASTES[kind], "; ".join(beside[kind])] for kind in TASTES],

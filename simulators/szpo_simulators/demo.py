@@ -51,8 +51,7 @@ def demo(
 ) -> int:
     """Tune SmolLM2-135M from simulated votes; measure before and after.
 
-    The exit code is 1 if a guard of fluency, variety or length failed, else 0. The guard of the
-    topic is shown but does not count.
+    The exit code is 1 if a guard of fluency, variety or length failed, else 0.
     """
     sets = [f"run.seed={seed}", f"panel.reward={asked.find(taste)}", *sets]
     config = settings_file.load(preset_name=preset, sets=sets)

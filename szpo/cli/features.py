@@ -218,7 +218,7 @@ def _list(as_json: bool) -> None:
     if as_json:
         console.emit(found)
     else:
-        console.pairs(found)
+        console.table(("feature", "unit (group)"), [*found.items()])
 
 
 def _show(names: Sequence[str], found: Taste) -> None:

@@ -124,8 +124,9 @@ def show(
             ],
         )  # fmt: skip
         console.say(
-            "turned by: the smallest share of voters who could have reversed the step by "
-            "voting against it"
+            "plus, minus: votes for θ + μv and θ − μv; Δ̂: how far the step's fit prefers plus, "
+            "logits, mean over its directions; turned by: the smallest share of voters who could "
+            "have reversed the step by voting against it"
         )
 
 

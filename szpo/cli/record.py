@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,7 +66,7 @@ def verify(
     """Check every row's hash, the chain, the votes behind each update, and the weights."""
     with Ledger.open(run_paths.find(run, folder), readonly=True) as ledger:
         if head is not None:
-            _refuse_weights(ledger, head)
+            _require_head(ledger, head)
         found = verification.verify(ledger, deep=not quick, head=head)
     if as_json:
         document = {"ok": found.ok, "verdict": str(found), "details": found.lines}
@@ -80,9 +81,11 @@ def verify(
     return 0
 
 
-def _refuse_weights(ledger: Ledger, head: str) -> None:
-    """Refuse a digest of weights, which would look like a head that is missing from the chain."""
+def _require_head(ledger: Ledger, head: str) -> None:
+    """Refuse what is no head or is a digest of weights: both would look like a broken chain."""
     given = head.strip().lower()
+    if not re.fullmatch("[0-9a-f]{64}", given):
+        raise UsageError(f"--head {head}: a head has 64 hexadecimal digits")
     for digests in (recommended_digests(ledger), theta_digests(ledger)):
         if given not in digests:
             continue
@@ -164,7 +167,9 @@ def export(
     public: bool = typer.Option(
         False, "--public", help="Make a new repository public; default: private."
     ),
-    step: int | None = typer.Option(None, "--step", min=0, help="The weights before this step."),
+    step: int | None = typer.Option(
+        None, "--step", min=0, help="The weights before this step; steps count from 0."
+    ),
     anyway: bool = ANYWAY,
     cluster: int | None = typer.Option(
         None,

@@ -173,7 +173,9 @@ def run(
 
 def branch(
     run: str = typer.Argument(..., help="Name or file of the run to branch from."),
-    step: int = typer.Option(..., "--step", help="Begin with the weights after this step."),
+    step: int = typer.Option(
+        ..., "--step", help="Begin with the weights after this step; steps count from 0."
+    ),
     name: str | None = typer.Option(
         None, "--name", help="Name of the new run; default: made from the old one and the step."
     ),
@@ -220,7 +222,7 @@ def not_about(
         named = recorded_settings(ledger).features
         if feature is None:
             held = set_aside.in_force(ledger)
-            groups = {} if named is None else groups_of(named)
+            groups = groups_of(set_aside.require_names(named))
             rows = [(name, ", ".join(own), "left out" if name in held else "")
                     for name, own in groups.items()]  # fmt: skip
             if as_json:
@@ -235,8 +237,8 @@ def not_about(
         found = set_aside.order_not_about(
             ledger, "szpo not-about", named, feature, on=not take_back
         )
-    assert named is not None  # else order_not_about has raised
-    console.answer(as_json, asdict(found), found.describe(named))
+    text = found.describe(set_aside.require_names(named))
+    console.answer(as_json, asdict(found), text)
 
 
 def _show_plan(checked: CheckedConfig, *, as_json: bool) -> None:

@@ -300,7 +300,7 @@ class Config(Section):
         if (self.features.add or self.features.drop) and kind != "features":
             raise ValueError(
                 'features.add and features.drop go with subspace.kind "features", here it is '
-                f'"{kind}"; set it, or leave them out'
+                f'"{kind}"; set it, and subspace.samples to {FEWEST_SAMPLES} or more'
             )
         if self.adapter.train == "AB" and kind != "full":
             raise ValueError(

@@ -58,8 +58,7 @@ def read_csv(path: Path, limit: int, *, ours: bool = True) -> Iterator[tuple[str
     """
     text_files.inspect_file(path, "sheet" if ours else "pool")
     with path.open("rb") as file:
-        # A sheet of ours may hold a NUL: a pool's texts can have one.
-        texts = (text for _, text in text_files.read_lines(file, path, limit, nul=ours))
+        texts = (text for _, text in text_files.read_lines(file, path, limit))
         reader = csv.DictReader(texts, strict=True)
         try:
             for cells in reader:

@@ -36,14 +36,11 @@ def inspect_file(path: Path, what: str) -> tuple[int, bytes]:
         raise UsageError(f"{what} {path}: {error.strerror or error}") from error
 
 
-def read_lines(
-    file: IO[bytes], path: object, limit: int, *, nul: bool = False
-) -> Iterator[tuple[int, str]]:
+def read_lines(file: IO[bytes], path: object, limit: int) -> Iterator[tuple[int, str]]:
     """Yield each line's number and text; only one line is in memory.
 
     Raises:
-        UsageError: a line is longer than ``limit`` bytes, is not UTF-8, or has a NUL and ``nul``
-            is false.
+        UsageError: a line is longer than ``limit`` bytes or is not UTF-8.
     """
     number = 0
     while raw := file.readline(limit + 2):
@@ -53,25 +50,22 @@ def read_lines(
             while not raw.endswith(b"\n") and (raw := file.readline(limit)):
                 size += len(raw)
             raise UsageError(f"{path}: line {number} is {size:,} bytes; limit {limit:,}")
-        yield number, decode(raw, f"{path}:{number}", first=number == 1, nul=nul)
+        yield number, decode(raw, f"{path}:{number}", first=number == 1)
 
 
-def decode(raw: bytes, where: str, *, first: bool = True, nul: bool = False) -> str:
+def decode(raw: bytes, where: str, *, first: bool = True) -> str:
     """Decode bytes as UTF-8; at the beginning of a file (``first``) drop a byte order mark.
 
     Raises:
-        UsageError: they are not UTF-8, or have a NUL and ``nul`` is false.
+        UsageError: they are not UTF-8.
     """
     try:
-        text = raw.decode("utf-8-sig" if first else "utf-8")
+        return raw.decode("utf-8-sig" if first else "utf-8")
     except UnicodeDecodeError as error:
         byte = raw[error.start]
         raise UsageError(f"{where}: byte 0x{byte:02x} is not UTF-8; save the file as UTF-8") from (
             error
         )
-    if "\0" in text and not nul:
-        raise UsageError(f"{where}: holds a NUL character; remove it")
-    return text
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,19 @@ def read(ledger: Ledger, features: NamedFeatures, step: int) -> tuple[int, ...]:
         raise IntegrityError(f'"{EVENT}" in step {step}: {error}') from error
 
 
+def require_names(features: NamedFeatures | None) -> NamedFeatures:
+    """The named features of a run.
+
+    Raises:
+        UsageError: it has none.
+    """
+    if features is None:
+        raise UsageError(
+            "not about: the run's coordinates are not named features (subspace.kind features)"
+        )
+    return features
+
+
 def order_not_about(
     ledger: Ledger, by: str, features: NamedFeatures | None, name: str, *, on: bool = True
 ) -> SetAside:
@@ -87,10 +100,7 @@ def order_not_about(
         UsageError: the run has no named features or none of this name, no group would be left to
             follow, or the order would change nothing.
     """
-    if features is None:
-        raise UsageError(
-            "not about: the run's coordinates are not named features (subspace.kind features)"
-        )
+    features = require_names(features)
     own = members(features, name)
     group = features.names[group_heads(features)[features.groups[own[0]]]]
     with ledger.transaction(by):
