@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -103,6 +103,12 @@ def bench(context: typer.Context) -> int:
     return 0
 
 
+class _Options(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Refuse in one line, as other commands do."""
+        raise UsageError(f"{message} (see: {self.prog} --help)")
+
+
 def call_with_options(target: Callable[..., Any], name: str, arguments: Sequence[str]) -> Any:
     """Call a typed function with parameters that are read from command-line options.
 
@@ -112,7 +118,7 @@ def call_with_options(target: Callable[..., Any], name: str, arguments: Sequence
     """
     doc = inspect.getdoc(target) or ""
     explained = dict(re.findall(r"^    (\w+): (.+)$", doc.partition("\nArgs:\n")[2], re.MULTILINE))
-    parser = argparse.ArgumentParser(prog=name, description=doc.split("\n\n")[0])
+    parser = _Options(prog=name, description=doc.split("\n\n")[0])
     hints = get_type_hints(target)
     for key, parameter in inspect.signature(target).parameters.items():
         option, kind, default = f"--{key.replace('_', '-')}", hints[key], parameter.default

@@ -120,7 +120,7 @@ def test_what_is_no_frozen_file_is_named_in_one_line(tmp_path, text):
     path = tmp_path / "frozen.toml"
     if text:
         path.write_text(text)
-    with pytest.raises(UsageError, match=r"--frozen .*frozen\.toml: no frozen contest"):
+    with pytest.raises(UsageError, match=r"--frozen .*frozen\.toml is not a contest"):
         gridworld.main(folder=tmp_path, frozen=path)
 
 

@@ -90,6 +90,11 @@ def test_a_seed_is_run_once_for_each_setting(tmp_path: Path, monkeypatch: Any) -
     assert [reward for _, reward in asked] == ["regex:a/b"] * 2 and asked[1][0] == 8
 
 
+def test_a_demo_without_a_simulated_panel_is_refused(tmp_path: Path, capsys: Any) -> None:
+    assert call(["demo", "--preset", "people", "--folder", str(tmp_path)]) == 2
+    assert "panel.kind is people; a demo needs bt70" in capsys.readouterr().err
+
+
 def test_a_lost_topic_alone_does_not_fail_the_demo() -> None:
     guards = [{"name": name, "ok": True} for name in text_guards.NAMES]
     assert demo.find_exit_code(guards) == 0

@@ -236,8 +236,10 @@ def test_a_run_for_people_needs_a_panel_by_name(tmp_path):
     Ledger.create(path, NewRun({}, root_seed=0, layout=layout, direction_version=1)).close()
     with pytest.raises(UsageError, match="no simulated panel on record"):
         simulate_command([str(path)])
-    with pytest.raises(UsageError, match="--panel needs --beta"):
+    with pytest.raises(UsageError, match="--panel and --beta need each other"):
         simulate_command([str(path), "--panel", "bt70"])
+    with pytest.raises(UsageError, match="--panel and --beta need each other"):
+        simulate_command([str(path), "--beta", "8"])
     assert simulate_command([str(path), "--panel", "bt70", "--beta", "8", "--once"]) == 0
 
 

@@ -89,12 +89,12 @@ ODD = [
     ({"role": "panelist", "days": 0}, "days is 0"),
     ({"role": "panelist", "days": float("nan")}, "days is nan"),
     ({"role": "panelist", "days": 1e9}, "at most 3650"),
-    ({"role": "panelist", "name": "a:b"}, "'a:b' is no name"),
-    ({"role": "panelist", "name": ""}, "is no name"),
-    ({"role": "panelist", "name": "é" * 3}, "is no name"),
+    ({"role": "panelist", "name": "a:b"}, "'a:b' cannot be a name"),
+    ({"role": "panelist", "name": ""}, "cannot be a name"),
+    ({"role": "panelist", "name": "é" * 3}, "cannot be a name"),
     ({"role": "operator", "contact": "Ann"}, "a contact belongs to a panelist"),
     ({"role": "operator", "name": "P-01"}, "'P-01' is the name of a panelist"),
-    ({"role": "panelist", "name": "O-01"}, "'O-01' is the name of a operator"),
+    ({"role": "panelist", "name": "O-01"}, "'O-01' is the name of an operator"),
 ]
 
 

@@ -157,11 +157,13 @@ def test_an_erasure_waits_for_a_reader_that_ends(run, told):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--count", "0"), "--count is 1 to 1,000"),
-        (("--count", "2", "--name", "P-01"), "without --name"),
+        (("--count", "0"), "--count 0: give 1 to 1,000"),
+        (("--count", "2", "--name", "P-01"), "--name and --contact are one person's"),
         (("--days", "0"), "days is 0"),
-        (("--erase", "P-01", "--wait", "nan"), "--wait is 0 to 86,400 seconds"),
-        (("--name", "<script>"), "is no name"),
+        (("--erase", "P-01", "--wait", "nan"), "--wait nan: give 0 to 86,400 seconds"),
+        (("--name", "<script>"), "cannot be a name"),
+        (("--revoke", "nobody"), "nobody was invited as 'nobody'"),
+        (("--url", "panel.example"), "--url panel.example: give"),
         (("--erase", "nobody"), "nobody was invited as 'nobody'"),
     ],
 )

@@ -57,7 +57,12 @@ def test_a_port_that_cannot_be_used_is_named(run, listener, capsys):
     assert found is not None and int(found[1]) != taken
     for port in ("80", "70000", "-1"):
         message = refused(capsys, 2, "serve", str(run), f"--port={port}")
-        assert message == f"port {port} cannot be used; give one from 1024 to 65535"
+        assert message == f"--port {port}: give 1024 to 65535, or 0 for a free one"
+
+
+def test_a_host_that_is_none_of_this_machine_is_named(run, capsys):
+    words = "serve", str(run), "--insecure", "--host", "no-such-host.invalid"
+    assert refused(capsys, 2, *words).startswith("--host no-such-host.invalid --port 7860: ")
 
 
 def test_a_network_address_needs_the_word_insecure():

@@ -12,7 +12,7 @@ from szpo.cli import console, run_paths
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo_ui.folder import access
-from szpo_ui.web import credentials
+from szpo_ui.web import credential_rows, credentials
 from szpo_ui.web.address import is_folder, link, read_address
 from szpo_ui.web.credential_rows import Role
 
@@ -70,10 +70,14 @@ def invite(
     if role not in ("panelist", "operator"):
         raise UsageError(f"--role {role} is neither panelist nor operator")
     kind: Role = "operator" if role == "operator" else "panelist"
-    if count is not None and (name or not 1 <= count <= MAX_INVITATIONS):
-        raise UsageError(f"--count is 1 to {MAX_INVITATIONS:,} people without --name")
+    if count is not None and not 1 <= count <= MAX_INVITATIONS:
+        raise UsageError(f"--count {count}: give 1 to {MAX_INVITATIONS:,}")
+    if (count or 1) > 1 and (name or contact):
+        raise UsageError("--name and --contact are one person's; leave them out, or --count")
     if not 0 <= wait <= LONGEST_WAIT_S:
-        raise UsageError(f"--wait is 0 to {LONGEST_WAIT_S:,} seconds")
+        raise UsageError(f"--wait {wait:g}: give 0 to {LONGEST_WAIT_S:,} seconds")
+    if url and not url.startswith(("http://", "https://")):
+        raise UsageError(f"--url {url}: give the site's address, as https://HOST")
     if run is not None and is_folder(run, folder):
         if kind == "panelist" and not (listing or revoke or erase):
             raise UsageError(
@@ -90,6 +94,8 @@ def invite(
             _list(ledger, as_json=as_json)
             return 0
         if revoke is not None:
+            if not credential_rows.all_of(ledger, revoke):
+                raise UsageError(f"revoke: nobody was invited as {revoke!r}; --list shows names")
             ended = credentials.revoke(ledger, revoke, "szpo invite")
             text = f"{revoke}: {ended} credentials revoked"
             console.answer(as_json, {"revoked": ended}, text)

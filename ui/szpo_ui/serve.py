@@ -145,6 +145,8 @@ def serve(
         run, folder, preset, tuple(sets), no_controller, at_once, demo, pace, no_browser, url,
         accept_samples, tuple(features),
     )  # fmt: skip
+    if not 0 < pace <= 3600:  # as szpo simulate, which gets it
+        raise UsageError(f"--pace {pace:g}: give seconds above 0, at most 3,600")
     if trust:
         from szpo.runs import known_addresses
 
@@ -152,10 +154,10 @@ def serve(
     with listening(host, port, insecure=insecure) as listener:
         address = site_address(listener, host, url, names)
         if run is not None and is_folder(run, folder):
-            if preset or sets or demo or at_once:
+            if preset or sets or demo or at_once or accept_samples:
                 raise UsageError(
-                    "a folder's runs are begun from its home page; leave out --preset, --set, "
-                    "--demo and --at-once"
+                    "runs of a folder begin on its home page; leave out --preset, --set, --demo, "
+                    "--at-once and --accept-samples"
                 )
             from szpo_ui.folder.application import serve_folder
 
@@ -265,8 +267,10 @@ def _wait_for(path: Path, child: subprocess.Popen[Any], hook: Hook) -> None:
             from szpo.runs import web_hook
 
             web_hook.send_setup_failure(path, hook, child.returncode, say)
-            failure: type[SzpoError] = UsageError if child.returncode == 2 else ResourceError
-            raise failure(f"the run could not be set up (exit code {child.returncode}); see above")
+            code = child.returncode
+            failed = SzpoError(f"the run could not be set up (exit code {code}); see above")
+            failed.exit_code = code if code > 0 else ResourceError.exit_code  # killed
+            raise failed
         time.sleep(0.2)
 
 

@@ -35,7 +35,7 @@ def prepare(
     base = language_model.prepare(config, host, train, say)
     subspace = base.subspace
     if subspace.features is None:
-        raise UsageError("the default model's coordinates have no named features")
+        raise UsageError(f"subspace.kind is {config.coordinates}; set features, which have names")
     named = subspace.features.named()
     settings = config.optimizer_settings(subspace.layout, subspace.scale, named)
     return language_model.make_policy(config, base, settings), named, train

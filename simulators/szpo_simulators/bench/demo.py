@@ -44,6 +44,8 @@ def measure_run(
         A record of JSON values: seed, reward, gain with its paired bootstrap interval, guards,
         votes, answers read, KL, three texts before and after, seconds per phase.
     """
+    if config.panel.kind == "people":
+        raise UsageError("panel.kind is people; a demo needs bt70, or use: szpo serve --demo")
     began = time.monotonic()
     stages: set[str] = set()
 

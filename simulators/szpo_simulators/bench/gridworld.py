@@ -87,7 +87,8 @@ def read_frozen(path: Path) -> tuple[list[int], list[dict[str, Any]]]:
                    for row in body["method"]]  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
-            f"--frozen {path}: no frozen contest can be read there ({error})"
+            f"--frozen {path} is not a contest like experiments/frozen/gridworld-win.toml "
+            f"({getattr(error, 'strerror', None) or error})"
         ) from None
     return list(range(first, last + 1)), methods
 

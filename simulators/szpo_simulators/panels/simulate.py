@@ -71,7 +71,7 @@ def answer_run(
     run: str = typer.Argument(..., help="Name or file of the run."),
     folder: Path = typer.Option(Path("runs"), "--folder", help="Folder of the runs."),
     votes: int | None = typer.Option(
-        None, "--votes", help="Stop after this many votes of this process."
+        None, "--votes", min=0, help="Stop after this many votes of this process."
     ),
     once: bool = typer.Option(False, "--once", help="Answer what is open now and stop."),
     panel: str | None = typer.Option(
@@ -88,26 +88,26 @@ def answer_run(
     pace: float | None = typer.Option(
         None, "--pace", help="Seconds to read a comparison, one at a time."
     ),
-    leave: int = typer.Option(0, "--leave", help="Comparisons of each step to leave to people."),
+    leave: int = typer.Option(
+        0, "--leave", min=0, help="Comparisons of each step to leave to people."
+    ),
 ) -> int:
     """Answer a run's open comparisons with a simulated panel.
 
     It is a process of its own, and goes on until the run ends or enough votes are cast.
     """
     if pace is not None and not 0 < pace <= 3600:
-        raise UsageError(f"--pace {pace} is no reading time; give seconds above 0")
-    if leave < 0:
-        raise UsageError(f"--leave {leave} is negative")
+        raise UsageError(f"--pace {pace:g}: give seconds above 0, at most 3,600")
     from szpo.cli import run_paths
 
     with Ledger.open(run_paths.find(run, folder)) as ledger:
         if round_status(ledger).state == "finished":
             print("0 votes cast: the run is finished")
             return 0
+        if (panel is None) != (beta is None):
+            raise UsageError("--panel and --beta need each other; szpo show prints a run's beta")
         if panel is None:
             made = panel_of(ledger)
-        elif beta is None:
-            raise UsageError("--panel needs --beta; szpo show prints that of a run")
         else:
             start = StartingPolicy(logprob=_base_logprob(ledger) if "fluency" in reward else None)
             made = build(panel, reward=reward, size=size, beta=beta, start=start)

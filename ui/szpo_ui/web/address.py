@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import sys
@@ -47,7 +48,7 @@ def listening(host: str, port: int, *, insecure: bool) -> Iterator[socket.socket
             address and ``--insecure`` was not given.
     """
     if port != 0 and not 1024 <= port <= 65535:
-        raise UsageError(f"port {port} cannot be used; give one from 1024 to 65535")
+        raise UsageError(f"--port {port}: give 1024 to 65535, or 0 for a free one")
     if host not in LOOPBACK and not insecure:
         raise UsageError(
             f"--host {host} would show the panel to the network without TLS: codes and votes "
@@ -62,17 +63,12 @@ def listening(host: str, port: int, *, insecure: bool) -> Iterator[socket.socket
             listener.bind((host, port))
             listener.listen(2048)
         except OSError as error:
-            if _in_use(host, port, family):
+            if error.errno == errno.EADDRINUSE:
                 raise UsageError(
                     f"port {port} is in use; try --port {_free(host, port, family)}"
                 ) from None
             raise UsageError(f"--host {host} --port {port}: {error.strerror}") from None
         yield listener
-
-
-def _in_use(host: str, port: int, family: int) -> bool:
-    with socket.socket(family) as probe:
-        return probe.connect_ex((host, port)) == 0
 
 
 def _free(host: str, port: int, family: int) -> int:

@@ -96,7 +96,8 @@ def invite(
         raise UsageError(f"invite: days is {days:g}; give more than 0, at most {LONGEST_DAYS:g}")
     if name is not None and not _NAME.fullmatch(name):
         raise UsageError(
-            f"invite: {name!r} is no name; give 1 to 64 letters, digits, spaces, dots or dashes"
+            f"invite: {name!r} cannot be a name; give 1 to 64 of A-Z, a-z, 0-9, space and . _ -, "
+            "the first a letter or a digit"
         )
     if contact is not None and role != "panelist":
         raise UsageError("invite: a contact belongs to a panelist; an operator is known by name")
@@ -191,7 +192,7 @@ def find_code(ledger: Ledger, name: str, code: str) -> Record:
     known = "" if row is None else credential_rows.name_of(row)
     if not hmac.compare_digest(*(utf8(n.strip().casefold()).encode() for n in (known, name))):
         row = None
-    return _check(ledger, row, "this name and code")
+    return _check(ledger, row, "this pair of name and code")
 
 
 def identify(ledger: Ledger, session: str) -> Identity | None:
@@ -291,7 +292,7 @@ def erase(ledger: Ledger, name: str, by: str, *, wait_s: float = ERASE_WAIT_S) -
     if begun or any(operators):  # the record does not name an erased operator
         ledger.empty_log(wait_s)
     if not begun:
-        raise UsageError(f"erase: nobody was invited as {name!r}, or all of it is gone already")
+        raise UsageError(f"erase: nobody was invited as {name!r}, or they were erased before")
 
 
 def copies(ledger: Ledger) -> str:
@@ -379,5 +380,5 @@ def _one_role(ledger: Ledger, role: Role, name: str) -> None:
     others = {row["role"] for row in credential_rows.all_of(ledger, name)} - {role}
     enrolled = ledger.query("SELECT 1 FROM panelists WHERE pseudonym = ?", (name,))
     if others or (role == "operator" and enrolled):
-        other = "panelist" if role == "operator" else "operator"
-        raise UsageError(f"invite: {name!r} is the name of a {other}; choose another")
+        other = "a panelist" if role == "operator" else "an operator"
+        raise UsageError(f"invite: {name!r} is the name of {other}; choose another")
