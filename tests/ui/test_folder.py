@@ -334,7 +334,7 @@ def test_buttons_pause_and_resume_a_run_in_its_own_record(served):
                        ("damaged", "the file is damaged")):  # fmt: skip
         answer = act("pause", run)
         assert answer.status_code == 409 and words in answer.json()["message"]
-    assert "no process that was started here" in act("stop").json()["message"]
+    assert "no process of this server" in act("stop").json()["message"]
     fresh = make(served.folder / "fresh.db")
     bad = ["Why?", "It is. It is. It is. It is.", "length", None]
     fresh.ledger.record_event(
@@ -407,7 +407,7 @@ def test_a_started_process_is_stopped_in_order(controllers):
     made.stop("people")
     assert not made.is_alive("people") and child.returncode == 143
     assert lines == [line], "an end that was asked for is no news"
-    with pytest.raises(UsageError, match="people has no process that was started here"):
+    with pytest.raises(UsageError, match="people has no process of this server"):
         made.stop("people")
 
 
@@ -504,7 +504,7 @@ def test_a_new_run_is_checked_before_a_process_begins(folder, controllers):
         made.begin("yard", file="mine.toml")
     with pytest.raises(UsageError, match="a preset or from a settings file: choose one"):
         made.begin("fresh")
-    with pytest.raises(UsageError, match="is no settings file of this folder"):
+    with pytest.raises(UsageError, match="is not a settings file"):
         made.begin("fresh", file="../mine.toml")
     with pytest.raises(UsageError, match="no preset"):
         made.begin("fresh", preset="nothing")
@@ -532,7 +532,7 @@ def test_folders_that_cannot_be_served_are_one_line(tmp_path, capsys):
     assert "no run" in refused(capsys, 2, *SERVE, str(tmp_path / "missing"))
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert "from its home page" in refused(capsys, 2, *SERVE, str(empty), "--preset", "people")
+    assert "begin on its home page" in refused(capsys, 2, *SERVE, str(empty), "--preset", "people")
     with address.announce_folder(empty, "http://127.0.0.1:7860"):
         message = refused(capsys, 3, *SERVE, str(empty))
         assert message.startswith(f"{empty} is served at http://127.0.0.1:7860 already")

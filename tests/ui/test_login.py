@@ -224,7 +224,7 @@ def test_a_handler_asks_again_who_is_there():
             login.identity(request)
     let_in = Request({"type": "http", login.SCOPE: ann})
     assert login.identity(let_in) == login.identity(let_in, "panelist") == ann
-    with pytest.raises(login.HTTPException, match="not yours"):
+    with pytest.raises(login.HTTPException, match="is for operators"):
         login.identity(let_in, "operator")
 
 

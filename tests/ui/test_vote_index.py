@@ -313,9 +313,9 @@ def test_comparisons_that_divide_people_most_come_first(index):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"round": "x"}, "round is 'x'"), ({"round": "0"}, "round is '0'"),
-        ({"kind": "fun"}, "kind is 'fun'"), ({"after": "1;2"}, "after is '1;2'"),
-        ({"colour": "red"}, "none of this name: colour"), ({"q": "x" * 201}, "q is 'xxx"),
+        ({"round": "x"}, "round cannot be 'x'"), ({"round": "0"}, "round cannot be '0'"),
+        ({"kind": "fun"}, "kind cannot be 'fun'"), ({"after": "1;2"}, "after cannot be '1;2'"),
+        ({"colour": "red"}, "no field colour; there are q"), ({"q": "x" * 201}, "q cannot be"),
         ({"q": "!?"}, "no letter and no number"),
     ],
 )  # fmt: skip
@@ -505,7 +505,7 @@ def test_an_operator_gets_a_page_and_files_and_others_are_led_elsewhere(stage):
         short = client.get("/operate/votes?q=answer&kind=&round=&sort=newest")
         assert (short.status_code, short.headers["location"]) == (303, "votes?q=answer")
         wrong = client.get("/operate/votes?round=first")
-        assert wrong.status_code == 400 and "filter: round is" in wrong.text
+        assert wrong.status_code == 400 and "filter: round cannot be" in wrong.text
         assert client.get("/operate-api/votes.csv?round=first").status_code == 400
         assert client.get("/operate-api/votes.xlsx").status_code == 404
         credentials.revoke(stage.ledger, "Olga", "root")

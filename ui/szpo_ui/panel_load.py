@@ -265,7 +265,7 @@ def main(
     missed = _print(results, load=load, product=product)
     bad = [p for p, f in results.items() if f["lost"] or f["doubled"] or not f["votes"]]
     if bad or (missed and strict):
-        raise RunError(f"panel-load: {', '.join(missed or bad)}; see the table")
+        raise RunError(f"panel-load: not met: {', '.join(missed or bad)}; see the table")
     return {"parts": results, "load": load, "matrix_seconds": product, "missed": missed}
 
 

@@ -208,7 +208,7 @@ def router(site: Site) -> APIRouter:
     @made.post("/join")
     async def join(request: Request) -> Response:
         if wait := arrivals.take(login.network_of(request)):
-            return refuse(429, "too_many", "too many people come at once", retry_after=wait)
+            return refuse(429, "too_many", "too many people come at once; wait", retry_after=wait)
         secret = await run_in_threadpool(_arrive, await read(Arrival, request))
         answer = JSONResponse({"go": login.home_of(site, "panelist")})
         login.set_session(answer, site, secret)

@@ -99,7 +99,7 @@ class Controllers:
         with Ledger.open(path, readonly=True) as ledger:
             row, config = lease.controller(ledger), recorded_config(ledger)
             if config is None:
-                raise UsageError(f"{path.name} was not made by szpo run; drive it from Python")
+                raise UsageError(f"{path.name} was not made by szpo run; continue it from Python")
             run_engine.read_settings(ledger)
             driven = lease.is_driven(row["lease"], row["expires_us"], ledger.clock())
         with self._lock:
@@ -136,7 +136,7 @@ class Controllers:
         sets = [f"run.name={name}", f"run.folder={self._folder}"]
         source = None if file is None else self._folder / file
         if source and (source.parent != self._folder or source.suffix != ".toml"):
-            raise UsageError(f"{file} is no settings file of this folder")
+            raise UsageError(f"{file} is not a settings file (*.toml) of this folder")
         config = settings_file.load(source, preset_name=preset, sets=sets)
         with self._lock:
             if self.is_alive(name):
@@ -161,7 +161,7 @@ class Controllers:
         with self._lock:
             found = self._driven.pop(name, None)
         if found is None:
-            raise UsageError(f"{name} has no process that was started here")
+            raise UsageError(f"{name} has no process of this server; end it where it began")
         _end(found)
 
     def close(self) -> None:
@@ -210,7 +210,7 @@ class Controllers:
         self, path: Path, made: _ControlledRun, first: subprocess.Popen[Any] | None
     ) -> Keeper:
         def on_end(code: int, wait: float) -> None:
-            last = made.last_line("no word")
+            last = made.last_line("it printed nothing")
             made.trouble = f"ended with code {code}: {last}" if code else ""
             record_end(path, code, wait)
 

@@ -48,7 +48,8 @@ class MountedRuns:
                 scope[TROUBLE] = str(error)
             except Exception as error:  # content that no version of szpo writes
                 LOG.warning("%s cannot be opened", name, exc_info=error)
-                scope[TROUBLE] = f"{name} cannot be opened ({type(error).__name__})"
+                why = f"cannot be opened ({type(error).__name__}); see: szpo verify"
+                scope[TROUBLE] = f"{name} {why}"
         if found is None:
             # The other application gets the whole path, as if nothing were mounted.
             await self._otherwise({**scope, "root_path": ""}, receive, send)

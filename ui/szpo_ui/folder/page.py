@@ -112,7 +112,9 @@ def router(home: Home) -> APIRouter:
     async def begin(request: Request) -> Response:
         given = await read(NewRun, request)
         if home.controllers is None:
-            raise UsageError("new runs are begun from a terminal: this server starts no model")
+            raise UsageError(
+                "this server starts no models (--no-controller); begin the run with: szpo run"
+            )
         name = run_paths.run_name(given.name.strip())
         ask = partial(home.controllers.begin, name, preset=given.preset, file=given.file)
         await run_in_threadpool(ask)
@@ -168,7 +170,10 @@ def _act(home: Home, who: str, given: Action) -> str:
     path = _path(home, given.run)
     if given.do in ("start", "stop"):
         if home.controllers is None:
-            raise UsageError("this server starts no model (--no-controller)")
+            raise UsageError(
+                "models run elsewhere (--no-controller); start one in a terminal: "
+                f"szpo run --resume {path}"
+            )
         if given.do == "start":
             home.controllers.start(given.run)
             return f"{given.run}: its model is being loaded."

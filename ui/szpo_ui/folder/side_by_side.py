@@ -44,7 +44,7 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
     """
     different = tuple(dict.fromkeys(names))
     if not FEWEST <= len(different) <= MOST:
-        raise UsageError(f"choose two to six runs to compare; {len(different)} are chosen")
+        raise UsageError(f"choose two to six runs to compare, not {len(different)}")
     return different
 
 

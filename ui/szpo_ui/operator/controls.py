@@ -118,7 +118,9 @@ def list_excluded(ledger: Ledger) -> set[str]:
 def _start(site: Site, by: str, command: Command) -> Reply:
     panel = site.config.panel
     if not panel.question.strip() or not panel.guideline.strip():
-        raise UsageError("start: the question or the guideline is empty; panelists would guess")
+        raise UsageError(
+            "start: panel.question or panel.guideline is empty; set both in a new run"
+        )
     minutes = reading_minutes(site)
     if minutes > MOST_MINUTES and command.typed.strip() != f"{minutes:.0f}":
         raise UsageError(
@@ -196,8 +198,7 @@ def _limits(site: Site, by: str, command: Command) -> Reply:
             when = datetime.strptime(command.until, "%Y-%m-%dT%H:%M").replace(tzinfo=UTC)
         except ValueError:
             raise UsageError(
-                f"limits: {command.until.replace('T', ' ')} is no date and time that there is; "
-                "give another end"
+                f"limits: {command.until.replace('T', ' ')} is not a date and time; give another"
             ) from None
         at_us = max(0, round(when.timestamp() * 1e6))
     found = Limits(
@@ -210,7 +211,7 @@ def _limits(site: Site, by: str, command: Command) -> Reply:
 
 def _more(site: Site, by: str, command: Command) -> Reply:
     if command.votes is None:
-        raise UsageError("more votes: how many?")
+        raise UsageError("more votes: give their number")
     end = budget.add_votes(site.ledger, by, command.votes).describe_end()
     return Reply(f"The run ends after {end} now.")
 
@@ -252,7 +253,7 @@ def _order(site: Site, by: str, command: Command) -> Reply:
 
 def _close_final(site: Site, by: str, command: Command) -> Reply:
     if command.order is None:
-        raise UsageError("final comparison: which one?")
+        raise UsageError("final comparison: choose which one to close")
     closed = orders.close(site.ledger, command.order, by)
     return Reply("It takes no more votes." if closed else "It was closed before.")
 

@@ -53,13 +53,15 @@ def of_run(ledger: Ledger, named: str = FEATURES) -> Start:
     """
     chosen = features.parse(named)
     if len(chosen) != 2:
-        raise UsageError(f"visualize: {len(chosen)} features are named; a plane has two")
+        raise UsageError(f"visualize: --features names {len(chosen)}; give two")
     seen = vote_texts.read(ledger)
     apart = features.differences(chosen, seen.comparisons)
     scale = np.sqrt((apart**2).mean(0))
     for feature, size in zip(chosen, scale, strict=True):
         if not size:
-            raise UsageError(f"visualize: {feature.name} never differs here; name another feature")
+            raise UsageError(
+                f"visualize: {feature.name} never differs between answers; give other --features"
+            )
     apart = np.clip(apart / scale, -EXTENT, EXTENT)
     decided = np.flatnonzero(seen.y != 0.5)[-LATEST:]
     deltas = apart[seen.which[decided]] * np.where(seen.y[decided] > 0.5, 1.0, -1.0)[:, None]

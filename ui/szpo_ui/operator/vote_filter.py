@@ -96,8 +96,9 @@ def parse(pairs: Iterable[tuple[str, str]]) -> Filter:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         name = str(first["loc"][0])[:40] if first["loc"] else "address"
         if first["type"] == "extra_forbidden":
-            raise UsageError(f"filter: there is none of this name: {name}") from None
-        raise UsageError(f"filter: {name} is {given[name][:40]!r}, which it cannot be") from None
+            known = ", ".join(Filter.model_fields)
+            raise UsageError(f"filter: no field {name}; there are {known}") from None
+        raise UsageError(f"filter: {name} cannot be {given[name][:40]!r}; give another") from None
     if found.q is not None:
         word_search.expression(found.q)
     return found

@@ -58,7 +58,7 @@ def routes(site: Site) -> list[Route]:
             try:
                 at = At(tab=asked["tab"], seat=asked.get("seat"))
             except ValidationError:
-                return refuse(422, "invalid", "tab or seat has another form")
+                return refuse(422, "invalid", "tab or seat has a wrong form; load the page again")
         found, tag = ballots.poll(site, str(who.panelist), at)
         return if_changed(request, tag, found)
 

@@ -130,7 +130,7 @@ def identity(request: Any, role: Role | None = None) -> Identity:
     if found is None:
         raise HTTPException(401, "please log in")
     if role is not None and found.role != role:
-        raise HTTPException(401, "this page is not yours")
+        raise HTTPException(401, f"this page is for {role}s; log in as one")
     return found
 
 

@@ -128,7 +128,7 @@ class AccessControl:
         if role is not None and found.role != role:
             if self._is_page(path):
                 return RedirectResponse(login.home_of(self.site, found.role), 303)
-            return refuse(401, "role", "this page is not yours")
+            return refuse(401, "role", f"this page is for {role}s; log in as one")
         scope[login.SCOPE] = found
         if wait := (self.reads if scope["method"] in READS else self.posts).take(found.name):
             return refuse(429, "too_many", "too many requests; slow down", retry_after=wait)
@@ -299,7 +299,8 @@ async def _take_in(
     if scope["method"] in READS:
         return receive
     if not own_origin(headers, url=url, secure=secure):
-        raise RefusedError(403, "origin", "this request comes from another site")
+        why = "this request comes from another site; behind a proxy, szpo serve needs --url"
+        raise RefusedError(403, "origin", why)
     too_large = f"a request has at most {BODY_LIMIT:,} bytes"
     length = headers.get("content-length", "0")
     if not length.isdigit() or int(length) > BODY_LIMIT:
