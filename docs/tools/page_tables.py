@@ -357,7 +357,7 @@ def replace(page: str, tables: Mapping[str, Table]) -> str:
         above, found, rest = page.partition(begin)
         _, closed, below = rest.partition(end)
         if not found or not closed:
-            raise ValueError(f"the page has no lines {begin.strip()} and {end.strip()}")
+            raise ValueError(f"a page lacks the lines {begin.strip()} and {end.strip()}; add them")
         lines = [" | ".join(heading), "|".join("---" for _ in heading), *map(" | ".join, rows)]
         lines[0], lines[2:] = f" {lines[0]} ", [f" {line} " for line in lines[2:]]
         page = above + begin + "\n" + "".join(f"|{line}|\n" for line in lines) + end + below

@@ -115,7 +115,7 @@ def read_record(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path} cannot be read ({error}); delete it") from None
+        raise RunError(f"{path} cannot be read ({error}); delete it to compute it anew") from None
 
 
 @contextmanager

@@ -107,7 +107,7 @@ def test_settings_out_of_range(refused):
 PLANS = {
     "panel.kind=nobody": 'no panel.kind "nobody"',
     "panel.reward=nothing": "reward 'nothing': no reward of that name",
-    "panel.kind=hostile panel.size=1": "a panel hostile of 1 has too few members",
+    "panel.kind=hostile panel.size=1": "panel 'hostile': size 1 is too small; give 2 or more",
     "panel.kind=bt70+foo=1": "no flaw 'foo'",
     "panel.kind=bt70+types=.5+other=nonsense": "no reward of that name",
     "panel.kind=people+side=1": 'no panel.kind "people+side=1"',

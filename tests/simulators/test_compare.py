@@ -311,7 +311,10 @@ def test_the_table_goes_on_where_a_method_stopped(tmp_path, monkeypatch, capsys)
         (["--preset", "smollm2", "--methods", "simpo"], 'preset smollm2 has no method "simpo"'),
         (["--preset", "tiny", "--asks", "all"], '--asks all: give "batch", "pair" or both'),
         (["one", "--preset", "tiny"], "give a preset or runs, not both"),
-        (["--preset", "tiny", "--seeds", "0"], "settings were chosen on seed 0; take others"),
+        (
+            ["--preset", "tiny", "--seeds", "0"],
+            "settings were chosen on seed 0; give other",
+        ),
         (["--preset", "tiny", "--tune", "--asks", "pair"], "--tune has seeds of its own and asks"),
         (["--preset", "tiny", "--collect"], "nothing is finished in .*; leave out --collect"),
     ],

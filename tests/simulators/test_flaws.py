@@ -102,16 +102,16 @@ def test_a_wrong_line_gets_one_line():
         ("bt70+side=much", "side='much' is not a number"),
         ("bt70+side=nan", "is not a number"),
         ("bt70+hostile=1.5", "is not a whole number"),
-        ("bt70+hostile=-1", "from 0 up"),
+        ("bt70+hostile=-1", "must be 0 or more"),
         ("bt70+side=1+side=2", "given twice"),
-        ("bt70+types=.5", "needs its reward"),
-        ("bt70+types=2+other=-1*sentiment", "types is a share"),
+        ("bt70+types=.5", "need another reward"),
+        ("bt70+types=2+other=-1*sentiment", "types must be a share"),
         ("bt70+other=-1*sentiment", "nobody has the other taste"),
         ("bt70+noise=cauchy", "neither gumbel nor gaussian"),
-        ("bt70+sharp=0", "sharp is above 0"),
+        ("bt70+sharp=0", "sharp must be above 0"),
         ("mtbench+jnd=.3", "not both"),
         ("bt70+lapse=1.2", "lapse is a share"),
-        ("bt70+fatigue=-1", "at least 0"),
+        ("bt70+fatigue=-1", "0 or more"),
     ]
     for line, words in cases:
         with case(line, words):

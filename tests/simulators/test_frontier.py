@@ -54,9 +54,9 @@ def row(seed, share, gain, kl, ok=(True,) * 4):
         ('name = "sentiment"', "two groups are called sentiment-regression"),
         ('method = "ppo"', "ppo is no method"),
         ('method = "regression"\nspeed = 3', "speed"),
-        ('method = "regression"\nof = "x"', "`of` belongs to best-of-n"),
-        ('method = "regression"\npairs = { count = 3 }', "`pairs` are the count and reward"),
-        ("method = ", "cannot be read"),
+        ('method = "regression"\nof = "x"', "give `of`, a group's label, for best-of-n"),
+        ('method = "regression"\npairs = { count = 3 }', "`pairs` has count and reward"),
+        ("method = ", "is not TOML"),
     ],
 )
 def test_a_plan_that_is_none_is_refused(change, says, tmp_path):

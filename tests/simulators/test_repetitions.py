@@ -208,10 +208,10 @@ def test_budgets_are_counted():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"warmup": 2}, "no warm-up"),
+        ({"warmup": 2}, "a warm-up is not simulated"),
         ({}, "needs alpha"),
         ({"rule": "regression"}, "needs alpha"),
-        ({"alpha": 0.5, "weighting": "skill"}, "needs voters"),
+        ({"alpha": 0.5, "weighting": "skill"}, "weighting skill is not simulated"),
         ({"alpha": 1.0, "ties": "davidson", "tie_nu": 1.0}, "ties davidson"),
     ],
 )

@@ -110,7 +110,7 @@ class CellStore:
             log.unlink(missing_ok=True)
             return None
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        return f"{lines[-1] if lines else f'ended with code {code}'} (all of it: {log})"
+        return f"{lines[-1] if lines else f'ended with code {code}'} (log: {log})"
 
 
 def run_cells(

@@ -99,7 +99,7 @@ def compare(
     wanted_methods = presets.select_methods(found_preset, chosen, _split(asks))
     every_seed = numbers or found_preset.seeds
     if mixed := sorted(set(every_seed) & set(found_preset.tuning)):
-        raise UsageError(f"compare: settings were chosen on seed {mixed[0]}; take others")
+        raise UsageError(f"compare: settings were chosen on seed {mixed[0]}; give other --seeds")
     study = Study("compare", folder or Path("runs/compare") / found_preset.name, figures=figures)
     study.console.quiet = as_json
     if not collect:

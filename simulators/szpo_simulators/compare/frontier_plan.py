@@ -143,8 +143,11 @@ def read(path: Path) -> Frontier:
     """
     try:
         body = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"frontier: {path} cannot be read ({error})") from None
+    except OSError as error:
+        why = f"{path} cannot be read ({error.strerror}); give another --plan, or --quick"
+        raise UsageError(f"frontier: {why}") from None
+    except ValueError as error:
+        raise UsageError(f"frontier: {path} is not TOML: {error}") from None
     try:
         groups = tuple(_group(each) for entry in body.pop("group") for each in _each(entry))
         comparisons = tuple(
@@ -153,7 +156,9 @@ def read(path: Path) -> Frontier:
             for entry in _pairs(entry, groups)
         )
         plan = Frontier(**body, groups=groups, comparisons=comparisons)
-    except (KeyError, TypeError, ValueError) as error:
+    except KeyError as error:
+        raise UsageError(f"frontier: {path}: the key {error} is missing") from None
+    except (TypeError, ValueError) as error:
         raise UsageError(f"frontier: {path}: {error}") from None
     labels = [group.label for group in groups]
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
@@ -194,11 +199,11 @@ def _group(entry: Mapping[str, Any]) -> Group:
     if found.method not in (*RULES, *RIVALS, BEST_OF):
         raise ValueError(f"{found.label}: {found.method} is no method of this bench")
     if found.method in RULES and not found.at:
-        raise ValueError(f"{found.label}: at which votes is it measured?")
+        raise ValueError(f"{found.label}: give `at`, the votes after which it is measured")
     if found.pairs and (found.method not in RULES or set(found.pairs) != {"count", "reward"}):
-        raise ValueError(f"{found.label}: `pairs` are the count and reward that a run begins with")
+        raise ValueError(f"{found.label}: `pairs` has count and reward, for rules of szpo only")
     if (found.method == BEST_OF) != (found.of is not None):
-        raise ValueError(f"{found.label}: `of` belongs to {BEST_OF}, which needs it")
+        raise ValueError(f"{found.label}: give `of`, a group's label, for {BEST_OF} only")
     return found
 
 

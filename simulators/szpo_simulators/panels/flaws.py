@@ -128,15 +128,15 @@ def _check(name: str, flaws: Flaws) -> None:
     """Check what `Rater` cannot check itself, then a rater with these flaws."""
     where = f"panel {name!r}:"
     if min(flaws.hostile, flaws.lazy, flaws.random, flaws.ring) < 0:
-        raise UsageError(f"{where} numbers of members are from 0 up")
+        raise UsageError(f"{where} hostile, lazy, random and ring must be 0 or more")
     if flaws.sharp <= 0 or flaws.spread < 0:
-        raise UsageError(f"{where} sharp is above 0 and spread from 0 up")
+        raise UsageError(f"{where} sharp must be above 0, and spread 0 or more")
     if flaws.noise not in ("gumbel", "gaussian"):
         raise UsageError(f"{where} noise={flaws.noise!r} is neither gumbel nor gaussian")
     if not 0 <= flaws.types <= 1:
-        raise UsageError(f"{where} types is a share, from 0 to 1")
+        raise UsageError(f"{where} types must be a share, from 0 to 1")
     if (flaws.types or flaws.turn) and not flaws.other:
-        raise UsageError(f"{where} another taste needs its reward, as in other=-1*sentiment")
+        raise UsageError(f"{where} types and turn need another reward, as in +other=-1*sentiment")
     if flaws.other and not (flaws.types or flaws.turn or flaws.ring):
         raise UsageError(f"{where} nobody has the other taste; add types=.5, turn=… or ring=…")
     try:
@@ -162,7 +162,7 @@ def members(name: str, beta: float, size: int, seed: int = 0) -> tuple[Rater, ..
     """
     _, flaws = read(name)
     if size < flaws.odd + 1:
-        raise UsageError(f"a panel {name} of {size} has too few members")
+        raise UsageError(f"panel {name!r}: size {size} is too small; give {flaws.odd + 1} or more")
     z = ndtri(uniform(derive(seed, "temperature"), size) + 2.0**-54)
     raters = [_judging(flaws, beta * exp(flaws.spread * z[i])) for i in range(size)]
     judging = size - flaws.odd

@@ -173,13 +173,13 @@ def calibrate(
     if rewards.ndim != 2 or rewards.shape[1] < 2 or D < 1:
         raise UsageError(f"calibration needs prompts × 2 or more samples; got {rewards.shape}")
     if not np.isfinite(rewards).all():
-        raise UsageError("calibration: a reward of the base answers is not finite")
+        raise UsageError("calibration: panel.reward is not finite for a base answer; give another")
     if not 0.5 < target < 1:
-        raise UsageError(f"calibration: two raters cannot agree on {target:.0%} by design")
+        raise UsageError(f"calibration: target {target:g} must be between 0.5 and 1")
     drawn = batch_gaps(rewards, D, derive(seed, "calibration"))
     gaps = drawn[drawn != 0]
     if not len(gaps):
-        raise UsageError("calibration: base answers never differ in this reward; choose another")
+        raise UsageError("calibration: base answers never differ in this reward; give another")
     scale = float(np.sqrt(np.mean(gaps**2)))
     base, measured = rater or Rater(), MEASURES[measure]
     # The measure rises with β from ½ at 0: bisect log β.
@@ -280,7 +280,7 @@ def build(
     fitted = None
     if beta is None:
         if start.answers is None:
-            raise UsageError(f"panel {name}: needs base answers to fit beta, or a beta")
+            raise UsageError(f"panel {name}: give beta, or a start with answers to fit it to")
         prompts, drawn = start.answers()
         measure, target = TARGETS.get(preset, ("agreement", 0.70))
         fitted = calibrate(
@@ -327,7 +327,7 @@ def from_spec(spec: Mapping[str, Any], *, logprob: Logprob | None = None) -> Sim
         raise UsageError(f"this run has no simulated panel on record ({error})") from error
     liked, second = (parse(text, logprob=logprob) if text else None for text in (reward, other))
     if liked is None:
-        raise UsageError("this run has no simulated panel on record (it likes nothing)")
+        raise UsageError("this run has no simulated panel on record (its reward is empty)")
     return SimulatedPanel(name, reward, raters, rows, judges(liked, raters, second), fitted, other)
 
 

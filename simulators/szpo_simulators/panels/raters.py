@@ -74,14 +74,14 @@ class Rater:
         numbers = (self.beta, self.side_bias, self.verbosity, self.drift, self.turn, *sizes)
         if not all(map(isfinite, numbers)) or min(sizes) < 0:
             raise UsageError(
-                "rater: numbers must be finite; tie, threshold, spreads and fatigue at least 0"
+                "rater: beta and others must be finite; tie, threshold, spreads, fatigue 0 or more"
             )
         if not 0 <= self.lapse <= 1:
             raise UsageError(f"rater: lapse is a share, from 0 to 1; got {self.lapse:g}")
         if not 0 <= self.taste <= 1:
             raise UsageError(f"rater: taste is a share, from 0 to 1; got {self.taste:g}")
         if self.tie and self.threshold:
-            raise UsageError("rater: ties are Davidson's (tie) or unnoticed (threshold), not both")
+            raise UsageError("rater: give tie or threshold (jnd in a panel's name), not both")
 
     def at(self, given: int, step: int) -> Rater:
         """The rater after ``given`` votes, at a step of the run.

@@ -214,10 +214,10 @@ def check(settings: Settings) -> None:
         UsageError: a warm-up, ties that do not count a half, weighted voters, or no ``alpha``.
     """
     if settings.warmup:
-        raise UsageError("worlds: no warm-up; give alpha")
+        raise UsageError("worlds: a warm-up is not simulated here; set warmup to 0 and give alpha")
     if settings.ties != "half":
         raise UsageError(f"worlds: ties {settings.ties} are not simulated here; set ties to half")
     if settings.weighting != "equal":
-        raise UsageError(f"worlds: weighting {settings.weighting} needs voters of their own")
+        raise UsageError(f"worlds: weighting {settings.weighting} is not simulated; set equal")
     if settings.alpha is None:
-        raise UsageError(f"worlds: the rule {settings.rule} needs alpha, the benches tune it")
+        raise UsageError(f"worlds: the rule {settings.rule} needs alpha; give it")

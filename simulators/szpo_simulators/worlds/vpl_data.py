@@ -96,7 +96,7 @@ def contexts(known: Pairs, users: Ints, size: Ints, u: Floats, skip: Ints | None
     first = np.r_[0, np.cumsum(count)[:-1]]
     room = count[users] - (skip is not None)
     if (room < 1).any():
-        raise UsageError("a user has a single pair: nothing is left to know them by")
+        raise UsageError("a user has a single pair; give each user two or more")
     place = (u * room[:, None]).astype(np.int64)
     if skip is not None:
         rank = np.empty(len(order), dtype=np.int64)

@@ -144,7 +144,7 @@ def fit(train: Pairs, recipe: Recipe, seed: int) -> Fitted:
     finally:
         torch.set_num_threads(threads)
     if not loss.isfinite():
-        raise UsageError("the loss is not finite; are all embeddings, and is the rate small?")
+        raise UsageError("the loss is not finite; check the embeddings, or lower the rate")
     return Fitted(model, recipe, seed)
 
 
@@ -206,7 +206,7 @@ def latent(fitted: Fitted, pairs: Pairs, *, size: int = 8) -> Latent:
     if fitted.recipe.kind != "vae":
         raise UsageError(f"{fitted.recipe.kind} has no latent")
     if len(np.unique(pairs.user)) < 2:
-        raise UsageError("one user only: a latent has nothing to tell apart")
+        raise UsageError("a latent tells users apart; give pairs of two users or more")
     key = seeds.derive(fitted.seed, "vpl latent")
     some = pairs.take(seeds.permutation(key, len(pairs))[:SAMPLES])
     u = seeds.uniform(seeds.derive(fitted.seed, "vpl latent contexts"), len(some) * size)
