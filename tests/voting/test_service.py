@@ -37,7 +37,7 @@ def test_a_persons_seat_cannot_be_computed_and_a_simulated_ones_can(ledger, serv
 
 def test_answers_of_a_step_are_stored_once(ledger):
     epoch = ask(ledger)
-    with pytest.raises(LeaseError, match="stored already"):
+    with pytest.raises(LeaseError, match="has stored its answers"):
         steps.store(ledger, epoch, 0, [], theta_digest(ledger), then_open=False)
 
 
