@@ -248,6 +248,8 @@ def test_all_benches_run_and_a_failing_one_is_named(tmp_path, monkeypatch, capsy
         ("gridworld", False, "gridworld-claim", None, frozen),
     ]
     assert "track: no road" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="--only foo is not one of gridworld"):
+        run_all.main(folder=tmp_path, only=("track", "foo"), frozen=frozen)
 
 
 @pytest.mark.full

@@ -306,9 +306,9 @@ def stage(tmp_path, request):
         yield made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium():
-    """One headless browser for all tests."""
+    """One headless browser for the tests of a file; while it is open, an event loop runs."""
     from playwright.sync_api import sync_playwright
 
     if not CHROMIUM.exists():

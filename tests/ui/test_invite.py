@@ -159,6 +159,7 @@ def test_an_erasure_waits_for_a_reader_that_ends(run, told):
     [
         (("--count", "0"), "--count 0: give 1 to 1,000"),
         (("--count", "2", "--name", "P-01"), "--name and --contact are one person's"),
+        (("--list", "--revoke", "P-01"), "one thing each"),
         (("--days", "0"), "days is 0"),
         (("--erase", "P-01", "--wait", "nan"), "--wait nan: give 0 to 86,400 seconds"),
         (("--name", "<script>"), "cannot be a name"),

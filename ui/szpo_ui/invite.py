@@ -74,6 +74,8 @@ def invite(
         raise UsageError(f"--count {count}: give 1 to {MAX_INVITATIONS:,}")
     if (count or 1) > 1 and (name or contact):
         raise UsageError("--name and --contact are one person's; leave them out, or --count")
+    if sum(map(bool, (listing, revoke, erase))) > 1:
+        raise UsageError("--list, --revoke and --erase do one thing each; give one of them")
     if not 0 <= wait <= LONGEST_WAIT_S:
         raise UsageError(f"--wait {wait:g}: give 0 to {LONGEST_WAIT_S:,} seconds")
     if url and not url.startswith(("http://", "https://")):

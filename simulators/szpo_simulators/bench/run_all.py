@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from szpo.errors import RunError, SzpoError
+from szpo.errors import RunError, SzpoError, UsageError
 from szpo.plugins import load
 
 NAMES: Final = ("gridworld", "track", "cartpole")
@@ -33,6 +33,8 @@ def main(
         only: Names of benches to run; all by default.
         frozen: The frozen contest, run after gridworld if this file exists.
     """
+    if unknown := [name for name in only if name not in NAMES]:
+        raise UsageError(f"all: --only {unknown[0]} is not one of {', '.join(NAMES)}")
     console, took, failed = Console(), dict[str, float](), dict[str, str]()
     wanted: list[tuple[str, dict[str, Path]]] = []
     for name in only or NAMES:
