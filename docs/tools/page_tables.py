@@ -234,11 +234,10 @@ WAYS = {
 """What differs from the first part of the frozen plan: how is asked, or the set-up."""
 
 
-LONG = ("classes", "dropped", "reading", "scores", "null", "lapse10", "hostile", "mtbench", "half")
-"""Parts of 120 votes: a table of their own, or the text, names them."""
 BESIDE = {"classes": 120, "dropped": 120, "reading": 64}
 """Parts that ran on score components too, and the votes after which the two are compared."""
-
+LONG = (*BESIDE, "scores", "null", "lapse10", "hostile", "mtbench", "half")
+"""Parts of 120 votes: a table of their own, or the text, names them."""
 TASTES = {
     "named": "named",
     "near": "near",

@@ -112,9 +112,9 @@ class _Options(argparse.ArgumentParser):
 def call_with_options(target: Callable[..., Any], name: str, arguments: Sequence[str]) -> Any:
     """Call a typed function with parameters that are read from command-line options.
 
-    Every parameter needs a default and becomes ``--its-name``; sequences take several values,
-    booleans have a ``--no-`` form. The docstring's first paragraph becomes the help, and its
-    "Args" the help of the options.
+    Every parameter becomes ``--its-name``, which must be given if there is no default; sequences
+    take several values, booleans have a ``--no-`` form. The docstring's first paragraph becomes
+    the help, and its "Args" the help of the options.
     """
     doc = inspect.getdoc(target) or ""
     explained = dict(re.findall(r"^    (\w+): (.+)$", doc.partition("\nArgs:\n")[2], re.MULTILINE))
@@ -122,6 +122,8 @@ def call_with_options(target: Callable[..., Any], name: str, arguments: Sequence
     hints = get_type_hints(target)
     for key, parameter in inspect.signature(target).parameters.items():
         option, kind, default = f"--{key.replace('_', '-')}", hints[key], parameter.default
+        required = default is parameter.empty
+        default = None if required else default
         shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
         words = [explained.get(key, ""), f"(default: {shown})" if shown not in (None, "") else ""]
         text = " ".join(filter(None, words)).replace("%", "%%")
@@ -134,5 +136,5 @@ def call_with_options(target: Callable[..., Any], name: str, arguments: Sequence
             parser.add_argument(option, type=item, nargs="*", default=default, help=text)
         else:
             one = next((k for k in get_args(kind) if k is not type(None)), kind)
-            parser.add_argument(option, type=one, default=default, help=text)
+            parser.add_argument(option, type=one, default=default, required=required, help=text)
     return target(**vars(parser.parse_args(list(arguments))))

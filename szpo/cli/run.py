@@ -219,10 +219,14 @@ def not_about(
     """
     path = run_paths.find(run, folder)
     with Ledger.open(path, readonly=feature is None) as ledger:
-        named = recorded_settings(ledger).features
+        if feature is not None and status.round_status(ledger).state == "finished":
+            raise UsageError(
+                f"{path.stem} is finished; first add votes: szpo run --resume {path} --votes +40"
+            )
+        named = set_aside.require_names(recorded_settings(ledger).features)
         if feature is None:
             held = set_aside.in_force(ledger)
-            groups = groups_of(set_aside.require_names(named))
+            groups = groups_of(named)
             rows = [(name, ", ".join(own), "left out" if name in held else "")
                     for name, own in groups.items()]  # fmt: skip
             if as_json:
@@ -230,15 +234,10 @@ def not_about(
             else:
                 console.table(("group", "features", ""), rows)
             return
-        if status.round_status(ledger).state == "finished":
-            raise UsageError(
-                f"{path.stem} is finished; first add votes: szpo run --resume {path} --votes +40"
-            )
         found = set_aside.order_not_about(
             ledger, "szpo not-about", named, feature, on=not take_back
         )
-    text = found.describe(set_aside.require_names(named))
-    console.answer(as_json, asdict(found), text)
+    console.answer(as_json, asdict(found), found.describe(named))
 
 
 def _show_plan(checked: CheckedConfig, *, as_json: bool) -> None:

@@ -69,7 +69,7 @@ class Judged:
 
 
 def main(
-    file: Path | None = None,
+    file: Path,
     kind: str | None = None,
     model: bool = True,
     quick: bool = False,
@@ -84,8 +84,6 @@ def main(
         quick: Few splits; the result is no evidence.
         folder: Folder of finished cells and the table.
     """
-    if file is None:
-        raise UsageError("preferences: give --file, a file of votes as szpo pairs reads it")
     found = preference_files.read(file, kind, skip_bad=True)
     if (different := len({_answers(pair) for pair in found.pairs})) < 2 * LEFT_OUT and not quick:
         raise UsageError(f"{file}: {different} judged pairs; give {2 * LEFT_OUT}, or --quick")

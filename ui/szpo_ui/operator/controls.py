@@ -261,9 +261,8 @@ def _close_final(site: Site, by: str, command: Command) -> Reply:
 def _not_about(site: Site, by: str, command: Command) -> Reply:
     if site.status.read().state == "finished":
         raise UsageError("not about: the run is complete, so there is no round left for it")
-    named = recorded_settings(site.ledger).features
+    named = set_aside.require_names(recorded_settings(site.ledger).features)
     found = set_aside.order_not_about(site.ledger, by, named, command.name, on=command.on)
-    assert named is not None  # otherwise the line above raised an error
     return Reply(f"{found.describe(named, 'round', 1)}.")
 
 

@@ -74,7 +74,7 @@ def blocks(site: Site) -> gr.Blocks:
     def who(request: Any) -> tuple[str, str]:
         found = login.identity(request, "panelist")
         if found.panelist is None:
-            raise HTTPException(403, "this page is for panelists; log in as one")
+            raise HTTPException(403, login.meant_for("panelist"))
         return found.panelist, found.name
 
     made = gr.Blocks(title=texts.ENGLISH.live["title"], analytics_enabled=False, fill_width=True)

@@ -130,8 +130,17 @@ def identity(request: Any, role: Role | None = None) -> Identity:
     if found is None:
         raise HTTPException(401, "please log in")
     if role is not None and found.role != role:
-        raise HTTPException(401, f"this page is for {role}s; log in as one")
+        raise HTTPException(401, meant_for(role))
     return found
+
+
+def meant_for(role: Role) -> str:
+    """The refusal of whoever has another role.
+
+    >>> meant_for("operator")
+    'this page is for operators; log in as one'
+    """
+    return f"this page is for {role}s; log in as one"
 
 
 class Login(Body):

@@ -128,7 +128,7 @@ class AccessControl:
         if role is not None and found.role != role:
             if self._is_page(path):
                 return RedirectResponse(login.home_of(self.site, found.role), 303)
-            return refuse(401, "role", f"this page is for {role}s; log in as one")
+            return refuse(401, "role", login.meant_for(role))
         scope[login.SCOPE] = found
         if wait := (self.reads if scope["method"] in READS else self.posts).take(found.name):
             return refuse(429, "too_many", "too many requests; slow down", retry_after=wait)
