@@ -47,7 +47,6 @@ EVERY  := tests szpo simulators ui --doctest-modules
 
 check: $(STAMP) lint  ## lint, imports between packages, links and commands of pages, generated tables
 	$(BIN)/python docs/tools/page_tables.py --check
-	$(BIN)/python tests/breaks/run.py --check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/check tests/promises/test_architecture.py
 
 test: $(STAMP)  ## the first gate, minutes: no browser, no other processes, no training
