@@ -1,4 +1,4 @@
-"""Drive a whole run: its loop, and beside it measuring, orders, callbacks and messages.
+"""Drive a whole run: its loop, and beside it measuring, orders and callbacks.
 
 The command line and the library both drive runs with `drive`.
 """
@@ -14,7 +14,7 @@ from szpo.analysis import measuring
 from szpo.evaluators.hidden_reward import Score
 from szpo.ledger.database import Ledger
 from szpo.runs import callbacks as calls
-from szpo.runs import driver, model_process, trackers, web_hook
+from szpo.runs import driver, model_process, trackers
 from szpo.runs.assemble import RunParts
 from szpo.runs.callbacks import Callback
 from szpo.training import controller
@@ -36,7 +36,7 @@ def drive(
     say: Say = lambda line: None,
     stay: bool = False,
 ) -> Outcome:
-    """Drive a run to its end or pause, with measuring, orders, callbacks and messages.
+    """Drive a run to its end or pause, with measuring, orders and callbacks.
 
     Args:
         ledger: The run, opened for writing.
@@ -65,10 +65,9 @@ def drive(
     def wait() -> None:
         time.sleep(POLL_S)
 
-    with web_hook.sending(ledger, config.hook, say) as begin_sending, lease.hold(ledger) as held:
+    with lease.hold(ledger) as held:
         desk = model_process.LeaseHolder(ledger, parts, held, wait, say)
         while True:
-            begin_sending()
             measuring.before(measures)
             with calls.calling(every, facts) as note:
                 loop = driver.prepare(ledger, parts, say)

@@ -1,11 +1,10 @@
-"""Settings around the steps: the run's name and end, its panel, guards, messages, measurements."""
+"""Settings around the steps: the run's name and end, its panel, guards, tracker, measurements."""
 
 from __future__ import annotations
 
 import re
 from datetime import date
 from typing import Any, Final, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -244,48 +243,6 @@ class Guards(Section):
                 f"min_length {self.min_length:g} must be below max_length {self.max_length:g}"
             )
         return self
-
-
-class Hook(Section):
-    """A web hook: messages when a round waits, a guard pauses, the run ends or cannot begin."""
-
-    url: str | None = Field(
-        None,
-        max_length=2000,
-        description="Address to which messages are sent by POST: http(s)://…, also in your own "
-        "network; default: no messages. It is in the record and in exports. If the address "
-        "itself is a secret, write env:NAME and put it into that environment variable. "
-        "$SZPO_HOOK_SECRET, if set, signs messages.",
-    )
-
-    @field_validator("url")
-    @classmethod
-    def _url_can_be_asked(cls, url: str | None) -> str | None:
-        if url is not None and not ENVIRONMENT_NAME.fullmatch(url):
-            check_address(url)
-        return url
-
-
-HOOK_SECRET: Final = "SZPO_HOOK_SECRET"
-"""Environment variable with the secret that signs a web hook's messages."""
-ENVIRONMENT: Final = "env:"
-ENVIRONMENT_NAME: Final = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]{0,99}")
-
-
-def check_address(url: str) -> None:
-    """Check an address for web requests.
-
-    Raises:
-        ValueError: it is not http(s)://host, or contains a user name or password.
-    """
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        bare = parts.username is None and parts.password is None and url.isprintable()
-    except ValueError:
-        good = bare = False
-    if not good or not bare or " " in url:
-        raise ValueError("give http://… or https://… with a host and no password, or env:NAME")
 
 
 class Tracking(Section):

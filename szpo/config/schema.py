@@ -32,7 +32,6 @@ from szpo.config.model_sections import (
 from szpo.config.run_sections import (
     Evaluation,
     Guards,
-    Hook,
     Panel,
     Prolific,
     Run,
@@ -225,7 +224,6 @@ class Config(Section):
     engine: Engine = Engine()
     guards: Guards = Guards()
     evaluation: Evaluation = Evaluation()
-    hook: Hook = Hook()
     tracking: Tracking = Tracking()
     prolific: Prolific = Prolific()
 

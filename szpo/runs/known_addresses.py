@@ -17,7 +17,6 @@ from typing import Final, NamedTuple
 from szpo.cache import cache_dir
 from szpo.config.engine import ENGINE_KEY
 from szpo.config.judge import JUDGE_KEY
-from szpo.config.run_sections import HOOK_SECRET
 from szpo.config.schema import Config
 from szpo.errors import UsageError
 from szpo.files import private
@@ -40,14 +39,12 @@ def calls_of_judge(config: Config) -> Iterator[Call]:
 
 
 def calls_of_run(config: Config) -> Iterator[Call]:
-    """The addresses that a run with these settings calls: judge, workers and web hook."""
+    """The addresses that a run with these settings calls: judge and workers."""
     yield from calls_of_judge(config)
     for url in config.engine.replicas or ():
         yield Call(url, ENGINE_KEY)
     if config.engine.address is not None:
         yield Call(config.engine.address, "RAY_AUTH_TOKEN")
-    if config.hook.url is not None:
-        yield Call(config.hook.url, HOOK_SECRET)
 
 
 def trust(addresses: Sequence[str]) -> None:

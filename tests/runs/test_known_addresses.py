@@ -106,7 +106,7 @@ def test_workers_named_with_the_order_to_go_on_are_known(tmp_path):
 
 @pytest.mark.parametrize("hostile", ["https://x/$(id)", "https://x/`id`;id"])
 def test_what_is_to_be_copied_into_a_shell_is_quoted(hostile):
-    config = settings_file.load(sets=[f"hook.url={hostile}"])
+    config = settings_file.load(sets=["judge.kind=endpoint", f"judge.base_url={hostile}"])
     with pytest.raises(UsageError) as caught:
         known_addresses.require_trusted(known_addresses.calls_of_run(config), "run.db")
     assert str(caught.value).count(f"'{hostile}'") == 3
@@ -121,7 +121,7 @@ def test_every_setting_that_names_a_secret_or_an_address_is_asked_about():
         if key.endswith(("_env", "url", "address", "replicas"))
     }
     only_shown = {"panel.privacy_url"}  # a link that people follow
-    sets = [*VLLM, "judge.kind=endpoint", "judge.base_url=http://j:1", "hook.url=env:HOOK"]
+    sets = [*VLLM, "judge.kind=endpoint", "judge.base_url=http://j:1"]
     config = settings_file.load(sets=sets)
     asked = {*known_addresses.calls_of_run(config)}
     ray = settings_file.load(sets=["engine.kind=ray", "engine.address=r:1"])

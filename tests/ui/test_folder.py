@@ -24,7 +24,7 @@ from szpo.errors import LeaseError, ResourceError, StorageError, UsageError
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.policies.text_guards import Guard
-from szpo.runs import hook_events, sample_check, web_hook
+from szpo.runs import sample_check
 from szpo.training import budget, held_out, results
 from szpo.voting import lease, pauses
 from szpo_ui.folder import access, application, page, side_by_side
@@ -474,24 +474,15 @@ def test_the_need_of_a_model_is_read_from_its_files(tmp_path):
     assert need("model.name=nobody/has-this") is None
 
 
-def test_a_process_that_fails_says_why_beside_its_run_and_a_set_up_to_the_hook(
-    folder, controllers, monkeypatch
-):
-    """`tests/runs/test_web_hook.py` sends such messages to a real server."""
-    sent: list[hook_events.Message] = []
-    monkeypatch.setattr(web_hook, "send", lambda settings, message, say: sent.append(message))
+def test_a_process_that_fails_says_why_beside_its_run(folder, controllers):
     made, loading = controllers(FAILING), controllers()
     made.start("yard")
     note = until(lambda: made.notes().get("yard"))
     assert note == "ended with code 2: no such model"
-    loading.begin("stopped", preset="people")  # of which the hook gets no word
+    loading.begin("stopped", preset="people")
     until(lambda: loading.notes()["stopped"].startswith("loading"))
     loading.stop("stopped")
     made.begin("fresh", preset="people")
-    until(lambda: list(sent))
-    assert [(each.run, each.what, each.facts) for each in sent] == [
-        ("fresh", "setup_failed", {"exit_code": 2})
-    ]
     note = until(lambda: "not set up" in (found := made.notes().get("fresh", "")) and found)
     assert note == "not set up: no such model"
     assert not made.is_alive("fresh") and not (folder / "fresh.db").exists()

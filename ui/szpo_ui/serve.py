@@ -50,7 +50,6 @@ from szpo_ui.web.markup import entrance
 from szpo_ui.web.server import configure
 
 if TYPE_CHECKING:
-    from szpo.config.run_sections import Hook
     from szpo.config.schema import Config
     from szpo.ledger.database import Ledger
 
@@ -189,8 +188,8 @@ def _serve(chosen: ServeOptions, listener: socket.socket, address: SiteAddress) 
         from szpo_ui.web.site import open_site
 
         try:
-            if child is not None and config is not None:
-                _wait_for(path, child, config.hook)
+            if child is not None:
+                _wait_for(path, child)
             site = open_site(path, secure=address.secure)
         except BaseException:
             if child is not None:
@@ -260,13 +259,10 @@ def _begin(chosen: ServeOptions, path: Path) -> subprocess.Popen[Any]:
     return start([*SZPO, "run", *words, "--stay", *held, *accepted])
 
 
-def _wait_for(path: Path, child: subprocess.Popen[Any], hook: Hook) -> None:
-    """Wait until the child has written the run's file; notify the ``hook`` if it fails."""
+def _wait_for(path: Path, child: subprocess.Popen[Any]) -> None:
+    """Wait until the child has written the run's file."""
     while not path.exists():
         if child.poll() is not None:
-            from szpo.runs import web_hook
-
-            web_hook.send_setup_failure(path, hook, child.returncode, say)
             code = child.returncode
             failed = SzpoError(f"the run could not be set up (exit code {code}); see above")
             failed.exit_code = code if code > 0 else ResourceError.exit_code  # killed

@@ -23,12 +23,11 @@ from typing import Any, Final
 
 from szpo import cache, memory
 from szpo.config import model_table, settings_file
-from szpo.config.run_sections import Hook
 from szpo.config.schema import Config
 from szpo.errors import LeaseError, ResourceError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_config
-from szpo.runs import assemble, run_engine, web_hook
+from szpo.runs import assemble, run_engine
 from szpo.voting import lease, shown_features
 from szpo_ui.web.child_process import SZPO, Keeper, controller, record_end, start
 
@@ -149,7 +148,7 @@ class Controllers:
             made = _ControlledRun(need, features=tuple(config.features.add))
             self._driven[name] = made
         command = [*self._command, "run", *words, "--stay", "--hold"]
-        follow = partial(self._follow, path, made, command, config.hook)
+        follow = partial(self._follow, path, made, command)
         threading.Thread(target=follow, name=f"szpo-{name}", daemon=True).start()
 
     def stop(self, name: str) -> None:
@@ -241,13 +240,10 @@ class Controllers:
 
         return begin
 
-    def _follow(
-        self, path: Path, made: _ControlledRun, command: Sequence[str], hook: Hook
-    ) -> None:
+    def _follow(self, path: Path, made: _ControlledRun, command: Sequence[str]) -> None:
         """Start the process of a new run, and keep it running once the run's file exists.
 
-        If it ends before that, the web hook is notified, unless somebody stopped the process. This
-        thread must outlive that first process, since Linux would end the process with it.
+        This thread must outlive that first process, since Linux would end the process with it.
         """
         with self._lock:
             if self._driven.get(path.stem) is not made:
@@ -257,10 +253,6 @@ class Controllers:
             if child.poll() is not None:
                 last = made.last_line(f"exit code {child.returncode}")
                 made.trouble = f"not set up: {last}"
-                with self._lock:
-                    stopped = self._driven.get(path.stem) is not made
-                if not stopped:
-                    web_hook.send_setup_failure(path, hook, child.returncode, self._say)
                 return
             time.sleep(LOOK_S)
         with self._lock:

@@ -8,7 +8,6 @@ from typing import Any, Final, NamedTuple
 
 from szpo.ledger import run_spec
 from szpo.ledger.database import Ledger
-from szpo.runs import hook_events
 from szpo.voting import set_aside
 from szpo.voting.second_seats import SEATS as _SECOND_SEATS
 from szpo_ui.operator import controls
@@ -141,10 +140,6 @@ def _describe_event(kind: str, text: str, names: Mapping[str, str]) -> str:
             return "was shown what the votes taught"
         case "branch":
             return f"branched {body.get('name')} off after round {(body.get('after') or 0) + 1}"
-        case hook_events.KIND if not body["failure"]:
-            return f"was sent a message ({body['what'].replace('_', ' ')})"
-        case hook_events.KIND:
-            return f"was not sent a message ({body['what'].replace('_', ' ')}): {body['failure']}"
         case "participant finished":
             return f"{who} finished their part of the study"
         case "controller ended":

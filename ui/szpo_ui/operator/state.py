@@ -17,7 +17,6 @@ from szpo.ledger.canonical import canonical, sha256
 from szpo.ledger.database import Ledger
 from szpo.ledger.orders import Order
 from szpo.reports.model_card import find_doubt
-from szpo.runs import hook_events
 from szpo.training import budget, held_out
 from szpo.types import Assignment
 from szpo.voting import calibration, lease, pauses, second_seats, set_aside, steps, triads
@@ -95,7 +94,6 @@ def read_state(site: Site) -> dict[str, Any]:
         "votes_needed": math.ceil(status.votes_needed * quorum - 1e-9),
         "link": triads.results(ledger),
         "held_out": held_out.read(ledger),
-        "hook": hook_events.last_failure(ledger),
         "aside": set_aside.in_force(ledger),
     }
 
