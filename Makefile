@@ -5,10 +5,11 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 RELEASE := $(VENV)/.release
 DOCS   := $(VENV)/.docs-installed
+LOAD   := $(VENV)/.load-installed
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve-demo check test test-full test-all test-gpu audit docs serve-docs basis lint lint-deploy release-check format install browser screenshots clean
+.PHONY: help demo serve-demo check test test-full test-all load test-gpu audit docs serve-docs basis lint lint-deploy release-check format install browser screenshots clean
 
 help:  ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +60,10 @@ test-all: $(STAMP) $(DOCS) browser check  ## everything, the slow tests included
 	$(PYTEST) -n auto -m "not gpu" --hypothesis-profile many --timeout 7200 $(EVERY)
 	$(BIN)/python tests/support/audit.py
 
+load: $(LOAD)  ## two hundred panelists vote at once, by page and by API (a minute)
+	$(BIN)/python -m locust -f tests/load/locustfile.py --headless --only-summary \
+	  --users 200 --spawn-rate 50 --run-time 60s --stop-timeout 10
+
 test-gpu: $(STAMP)  ## what needs an accelerator
 	$(PYTEST) -n 0 -m gpu tests
 
@@ -67,6 +72,10 @@ audit: $(STAMP)  ## ask the advisory database for holes of the installed librari
 
 screenshots: $(STAMP) browser  ## draw every state of the panel into docs/screens
 	$(BIN)/python docs/tools/panel_screenshots.py
+
+$(LOAD): $(STAMP)
+	@$(PIP) -c constraints.txt -e '.[load]'
+	@touch $@
 
 $(DOCS): $(STAMP)
 	@$(PIP) -c constraints.txt -e '.[docs]'

@@ -73,7 +73,7 @@ def test_a_run_goes_from_settings_to_verified_without_posix(tmp_path):
 
 def test_the_web_process_and_the_benchmarks_load_without_posix(tmp_path):
     modules = [
-        "szpo_ui.serve", "szpo_ui.web.server", "szpo_ui.web.site", "szpo_ui.panel_load",
+        "szpo_ui.serve", "szpo_ui.web.server", "szpo_ui.web.site",
         "szpo_simulators.study", "szpo_simulators.panels.simulate", "szpo.failpoints",
     ]  # fmt: skip
     shown = without(

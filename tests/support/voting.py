@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,14 @@ def stored(ledger: Ledger) -> dict[tuple[int, int], Any]:
         assert (int(door), int(number)) not in found, f"{row['idem']} stands twice"
         found[int(door), int(number)] = row
     return found
+
+
+def lost_and_doubled(ledger: Ledger, acknowledged: Mapping[str, str]) -> tuple[int, int]:
+    """How many acknowledged votes (seat → key) the ledger lacks, and how many it holds twice."""
+    rows = ledger.query("SELECT assignment, idem FROM votes")
+    stored = {row["assignment"]: row["idem"] for row in rows}
+    lost = sum(stored.get(seat) != key for seat, key in acknowledged.items())
+    return lost, len(rows) - len(stored)
 
 
 def read(acks: Any) -> list[tuple[int, int, int]]:

@@ -9,8 +9,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from threading import Barrier
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,14 +25,15 @@ from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from szpo.runs import setup_progress
 from szpo.voting import lease
-from szpo_ui import app, crowd, panel_load, serve
+from szpo_ui import app, serve
 from szpo_ui.web import address, credentials
 from szpo_ui.web.address import SiteAddress
 from szpo_ui.web.child_process import Keeper, record_end
 from tests.support import yard_run
+from tests.support.browser import CALL, panel_call, served_run, violations
 from tests.support.browser import serve as serve_application
-from tests.support.browser import violations
 from tests.support.served import Served, refused, words
+from tests.support.voting import lost_and_doubled
 from tests.support.waiting import until
 
 pytest_plugins = ["tests.support.browser"]
@@ -276,21 +279,31 @@ def test_the_demo_asks_one_person_and_lets_colleagues_do_the_rest(tmp_path):
 
 
 @pytest.mark.full
-def test_a_burst_at_the_page_loses_and_doubles_nothing_while_an_operator_looks():
-    """With a folder's home page and the browser of comparisons open; one that does not answer 200
-    ends the benchmark. The other parts below go to a server of one run."""
-    found = panel_load.main(parts=("gradio",), voters=12, bursts=2, watched=True, strict=False)
-    figures = found["parts"]["gradio"]
-    assert (figures["votes"], figures["refused"]) == (24, 0)
-    assert (figures["lost"], figures["doubled"], figures["reopened"]) == (0, 0, 0)
-    assert 0 < figures["p50"] <= figures["p95"] <= figures["slowest"]
-    assert figures["rss_mb"] > 20 and figures["cpu_ms"] > 0
+def test_a_burst_at_the_page_loses_and_doubles_nothing(tmp_path):
+    people, bursts, acknowledged = 12, 3, {}
+    sets = "optimizer.comparisons=4", f"optimizer.votes={people}"
+    together = Barrier(people)
 
+    def confirm(client: httpx.Client) -> None:
+        with client:
+            page = client.post(CALL, json=panel_call(client, "do", do="agree")).text
+            for burst in range(bursts):
+                seat = re.findall(r'data-seat=\\"([^"\\]+)', page)[0]
+                ballot = {"assignment": seat, "choice": "A", "idem": f"{seat}-{burst}",
+                          "tab": "tab-0001", "dwell_ms": 60_000}  # fmt: skip
+                call = panel_call(client, "do", do="vote", seat=seat, ballot=ballot)
+                together.wait(60)
+                page = client.post(CALL, json=call).text
+                acknowledged[seat] = ballot["idem"]
 
-def test_a_lost_vote_is_noticed(tmp_path):
-    panel_load.make_run(tmp_path / "run.db", 2, 4)
-    seen = crowd.Measured(seconds=[0.1], acknowledged={"0" * 32: "key"})
-    assert panel_load.figures(seen, tmp_path / "run.db", 0)["lost"] == 1
+    with served_run(tmp_path / "run.db", ("panelist",), sets=sets) as stage:
+        stage.advance()
+        clients = [stage.client("panelist", f"P-{i:02}") for i in range(people)]
+        with ThreadPoolExecutor(people) as pool:
+            list(pool.map(confirm, clients))
+        assert len(acknowledged) == people * bursts
+        assert lost_and_doubled(stage.ledger, acknowledged) == (0, 0)
+        assert lost_and_doubled(stage.ledger, {**acknowledged, "0" * 32: "key"}) == (1, 0)
 
 
 def place(listener: socket.socket) -> SiteAddress:
