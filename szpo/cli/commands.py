@@ -59,8 +59,7 @@ GROUPS: Final = {
         ("compare", "", "Compare runs by their files, or methods by what they cost."),
         ("features", "features", "Fit how much named features of the answers decide votes."),
         ("clusters", "features", "Test whether the votes come from one taste or from several."),
-        ("voters", "voters", "Show how much each voter's votes would weigh."),
-        ("probe", "voters", "Test whether the logistic link fits the panel."),
+        ("voters", "inspect", "Show how much each voter's votes would weigh."),
         ("visualize", "", "Show the posterior over two weights on a page."),
     ),
     "Record": (

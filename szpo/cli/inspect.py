@@ -1,4 +1,4 @@
-"""Commands that only read: runs, show, sample, report."""
+"""Commands that only read: runs, voters, show, sample, report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from szpo.policies import teachable
 from szpo.reports import html_report as page
 from szpo.training import held_out, results
 from szpo.types import Answer, Prompt
-from szpo.voting import triads
 
 
 def runs(folder: Path = run_paths.FOLDER, as_json: bool = console.AS_JSON) -> None:
@@ -44,6 +43,26 @@ def runs(folder: Path = run_paths.FOLDER, as_json: bool = console.AS_JSON) -> No
         console.table(names, [[run[key] for key in keys] for run in found])
 
 
+def voters(
+    run: str | None = run_paths.RUN,
+    folder: Path = run_paths.FOLDER,
+    as_json: bool = console.AS_JSON,
+) -> None:
+    """Show how much each voter's votes would weigh under every weighting, with intervals."""
+    from szpo.analysis import voter_report
+
+    with run_paths.look(run_paths.find(run, folder)) as ledger, ledger.snapshot():
+        found = voter_report.voters(ledger)
+    if as_json:
+        console.emit([asdict(row) for row in found])
+        return
+    if not found:
+        console.say("no finished step has votes yet")
+        return
+    console.table(*voter_report.table(found))
+    console.say(voter_report.LEGEND)
+
+
 def show(
     run: str | None = run_paths.RUN,
     folder: Path = run_paths.FOLDER,
@@ -53,7 +72,7 @@ def show(
     """Show a run's totals and its last steps."""
     with run_paths.look(run_paths.find(run, folder)) as ledger:
         total = results.read(ledger)
-        link, measured = triads.results(ledger), held_out.read(ledger)
+        measured = held_out.read(ledger)
         helped, ahead = improvement.read(ledger), outlook.read(ledger, why=True)
         lesson, heads = taught.read(ledger), outlook.heads(ledger)
         foretold = ahead is not None and ahead.found.ahead
@@ -61,9 +80,7 @@ def show(
         ruler = teachable.describe_ruler(ledger.spec.get("space", {}).get("report", {}))
     if as_json:
         rows = [{**asdict(f), "win_rate": f.win_rate} for f in total.table]
-        tested: dict[str, Any] = (
-            {} if link is None else {"link_check": {**asdict(link), "fits": link.fits}}
-        )
+        tested: dict[str, Any] = {}
         if measured is not None and measured.guards:
             tested["guards"] = [asdict(guard) for guard in measured.guards]
         more = {
@@ -86,14 +103,11 @@ def show(
             f"{total.automatic_ties} automatic ties, {total.late} late",
             "read": f"{total.answers_read} answers, about {total.person_minutes:.0f} "
             "person-minutes",
-            **({} if link is None else {"link": link.line()}),
             **({"prior": ahead.prior_line} if ahead is not None and ahead.prior else {}),
             "weights": f"{total.theta_sha256} (theta_sha256)",
             "head": f"{total.head} (note it on another machine, for szpo verify --head)",
         }
     )
-    if link is not None and link.warning is not None:
-        console.warn(link.warning)
     if measured is not None and measured.guards:
         console.say()
         for guard in measured.guards:

@@ -537,8 +537,6 @@ def _note(ledger: Ledger, report: step_report.StepReport, score: Score | None) -
         parts.append(f"KL {about}{report.kl:.2f}")
     if (ahead := outlook.of_report(report.extra, report.total_votes)) is not None and ahead.note:
         parts.append(ahead.note)
-    if "link" in report.extra:
-        parts.append("the logistic link does not fit (szpo show)")
     return ", ".join(parts)
 
 

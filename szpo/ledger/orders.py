@@ -16,7 +16,7 @@ from szpo.errors import UsageError
 from szpo.ledger.database import Ledger, Record
 from szpo.types import Comparison
 
-OrderKind = Literal["final", "samples", "triads"]
+OrderKind = Literal["final", "samples"]
 KINDS: Final = get_args(OrderKind)
 
 _SELECT = (
@@ -61,8 +61,6 @@ def place_order(
     with the tuned policy, or with the one at p % of the way from the base to it.
     ``samples``: {"prompts": how many, 1 to 64, "step": k or None} answers of the base, of the
     weights after step k, and of the current weights, to the same held-out prompts.
-    ``triads``: {"triads": T, 1 to 500, "radius": how many times as far apart as a step's policies,
-    1 to 10} comparisons that test the link (`szpo.runs.link_triads`).
 
     Raises:
         UsageError: an unknown kind, or an invalid body.
@@ -73,7 +71,6 @@ def place_order(
     allowed = {
         "final": {"comparisons": 1000, "percent": 100},
         "samples": {"prompts": 64, "step": 2**31},
-        "triads": {"triads": 500, "radius": 10},
     }[kind]
     for name, value in body.items():
         if name not in allowed:

@@ -31,7 +31,7 @@ from szpo.reports.charts import Series, estimate_series, line_chart, standalone
 from szpo.training import budget, held_out, results
 from szpo.training.results import Run, StepRow
 from szpo.visible_text import visible
-from szpo.voting import counting, triads
+from szpo.voting import counting
 
 NOTES = {
     "kl measured": "measured on held-out prompts; its last point is the adapter's",
@@ -82,7 +82,6 @@ def render(
         texts=[tuple(map(visible, row)) for row in helped.before_after],
         gain=_gain(helped),
         cards=_cards(total),
-        link=triads.results(ledger),
         held_out=held_out.read(ledger),
         ahead=ahead,
         lesson=None if lesson is None else visible(str(lesson)),

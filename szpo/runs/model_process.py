@@ -15,7 +15,7 @@ from szpo.ledger import orders
 from szpo.ledger.database import Ledger, Record
 from szpo.ledger.orders import Order
 from szpo.ledger.run_spec import BUDGET
-from szpo.runs import link_triads, samples
+from szpo.runs import samples
 from szpo.runs.assemble import RunParts
 from szpo.training.step_report import Outcome
 from szpo.types import Say
@@ -26,7 +26,6 @@ from szpo.voting.lease import Lease
 _FULFIL: Final = {
     "final": samples.fulfil_final,
     "samples": samples.fulfil,
-    "triads": link_triads.fulfil,
 }
 _CHANGES: Final = ("pause", "unpause", "stop", "limits", BUDGET)
 """Kinds of events after which a waiting run may continue."""

@@ -25,7 +25,7 @@ from szpo.training.position import Position, check_weights
 from szpo.training.services import Services
 from szpo.training.step_report import StepReport, Stopwatch, answers_read, flatten, plain
 from szpo.types import Comparison, Floats, Info, Tally, Theta, Update
-from szpo.voting import pauses, step_inputs, steps, triads
+from szpo.voting import pauses, step_inputs, steps
 from szpo.voting.counting import StepVotes
 
 QUADRATIC_UP_TO: Final = 0.5
@@ -177,7 +177,7 @@ def describe(
         votes_sha256=canonical.votes_sha256(counted),
         figures=figures,
         seconds={},
-        extra=plain({**(info.extra or {}), **triads.note(run.ledger), **ahead}),
+        extra=plain({**(info.extra or {}), **ahead}),
         reach=new.reach,
     )
 

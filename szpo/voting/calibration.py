@@ -15,7 +15,7 @@ from typing import Final, Literal
 from szpo import seeds
 from szpo.ledger.database import Ledger, Record
 from szpo.types import Answer, Comparison, Prompt, Row
-from szpo.voting import counting, triads
+from szpo.voting import counting
 from szpo.voting.seats import Letter
 from szpo.voting.sides import less_used_side
 
@@ -88,18 +88,12 @@ def has_aa(ledger: Ledger) -> bool:
 def choose(ledger: Ledger, panelist: str) -> tuple[str, Letter] | None:
     """Choose a comparison for a waiting panelist, and the side of plus; None while there is none.
 
-    Triads that an operator ordered come first, then the kind that the panelist has answered least
-    often. No comparison is shown to a panelist twice. Gold and repeats are stored when they are
-    first shown, so call this inside a transaction.
+    The kind that the panelist has answered least often comes first. No comparison is shown to a
+    panelist twice. Gold and repeats are stored when they are first shown, so call this inside a
+    transaction.
     """
-    triad = triads.choose(ledger, panelist)
-    if triad is not None:
-        return triad
-    mine, of_triads = _read_seats(ledger, panelist), set(triads.list_comparisons(ledger))
-    answered = [
-        seat["kind"] for seat in mine
-        if seat["choice"] is not None and seat["comparison"] not in of_triads
-    ]  # fmt: skip
+    mine = _read_seats(ledger, panelist)
+    answered = [seat["kind"] for seat in mine if seat["choice"] is not None]
     for kind in sorted(KINDS, key=answered.count):
         found = {"gold": _choose_gold, "repeat": _choose_repeat, "aa": _choose_aa}[kind](
             ledger, panelist, mine

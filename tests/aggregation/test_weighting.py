@@ -1,6 +1,7 @@
 """Weights of voters: what they do to votes, how they are learned, what would reverse a step."""
 
 import itertools
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +21,7 @@ from szpo.aggregation.low_effort import (
 )
 from szpo.aggregation.weighting import HOSTILE_Z, MINUS, PLUS, TIE, History, VotesByVoter
 from szpo.analysis import voter_report
+from szpo.cli.app import call
 from szpo.errors import UsageError
 from szpo.optim import optimizer, weighted_votes
 from szpo.optim.checked_settings import defaults
@@ -29,6 +31,7 @@ from szpo.voting import calibration
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from szpo.voting.votes_by_voter import read_votes_by_voter
+from tests.support import yard_run
 from tests.support.cases import case
 from tests.support.optimizer_state import state_to_json
 from tests.support.quadratic import (
@@ -545,3 +548,13 @@ def test_the_table_of_voters_counts_votes_and_shows_the_weights_in_use(tmp_path)
     heads, lines = voter_report.table(rows)
     assert len(lines) == 4 and all(len(line) == len(heads) for line in lines)
     assert [line[1] for line in lines] == [row.votes for row in rows]
+
+
+@pytest.mark.full
+def test_the_command_lists_the_votes_of_every_voter(tmp_path, capsys):
+    path = str(yard_run.finished(tmp_path))
+    assert call(["voters", path, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert sum(row["votes"] for row in rows) == 24 and {row["in_use"] for row in rows} == {1.0}
+    assert call(["voters", path]) == 0
+    assert "rationality" in capsys.readouterr().out

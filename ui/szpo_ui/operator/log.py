@@ -147,10 +147,7 @@ def _describe_event(kind: str, text: str, names: Mapping[str, str]) -> str:
     return kind
 
 
-_ORDERS: Final = {
-    "final": "a blind final comparison", "samples": "samples",
-    "triads": "triads that test the link",
-}  # fmt: skip
+_ORDERS: Final = {"final": "a blind final comparison", "samples": "samples"}
 
 
 def _describe_percent(percent: int | None) -> str:

@@ -19,7 +19,7 @@ from szpo.ledger.orders import Order
 from szpo.reports.model_card import find_doubt
 from szpo.training import budget, held_out
 from szpo.types import Assignment
-from szpo.voting import calibration, lease, pauses, second_seats, set_aside, steps, triads
+from szpo.voting import calibration, lease, pauses, second_seats, set_aside, steps
 from szpo_ui.operator import controls, log
 from szpo_ui.panel.comparison_view import sheet
 from szpo_ui.web import credentials
@@ -92,7 +92,6 @@ def read_state(site: Site) -> dict[str, Any]:
         "question": config.panel.question,
         "guideline": config.panel.guideline,
         "votes_needed": math.ceil(status.votes_needed * quorum - 1e-9),
-        "link": triads.results(ledger),
         "held_out": held_out.read(ledger),
         "aside": set_aside.in_force(ledger),
     }

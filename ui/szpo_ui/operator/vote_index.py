@@ -31,7 +31,7 @@ _Group = tuple[str, int]
 
 _TABLES: Final = (
     "PRAGMA temp.cache_size = -16000",
-    # number: the comparison's rowid; kind: the ledger's kinds, and "triad".
+    # number: the comparison's rowid; kind: the ledger's kinds.
     "CREATE TEMP TABLE shown (number INTEGER PRIMARY KEY, kind TEXT, step INTEGER, "
     "votes INTEGER DEFAULT 0, split INTEGER DEFAULT -1, voted_us INTEGER DEFAULT 0)",
     *(f"CREATE INDEX temp.shown_{name} ON shown ({name}, number)"
@@ -63,8 +63,7 @@ _PART: Final = (
     "WITH part AS (SELECT rowid AS number, * FROM comparisons WHERE rowid > ? AND rowid <= ?) "
 )
 _ADD: Final = (
-    f"{_PART}INSERT INTO temp.shown (number, kind, step) SELECT number, "
-    "iif(kind = 'repeat' AND repeats IS NULL, 'triad', kind), step FROM part",
+    f"{_PART}INSERT INTO temp.shown (number, kind, step) SELECT number, kind, step FROM part",
     f"{_PART}INSERT OR IGNORE INTO temp.prompts (turns) SELECT a.prompt FROM part "
     "CROSS JOIN answers a USING (comparison) ORDER BY number, a.i",
     f"{_PART}INSERT OR IGNORE INTO temp.asked SELECT p.prompt, number FROM part "
