@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoTokenizer, BitsAndBytesConfig
 
 from szpo import cache
 from szpo.errors import ResourceError, UsageError
@@ -229,10 +229,7 @@ def _download(hub_id: str, weights: bool) -> Path:
 
 def _load_folder(folder: Path, options: dict[str, Any]) -> tuple[Any, Any]:
     try:
-        with cache.quiet():
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, trust_remote_code=False, use_safetensors=True, **options
-            )
+        model = weight_files.load_model(folder, use_safetensors=True, **options)
     except MemoryError:
         raise ResourceError(
             f"{folder}: not enough memory for the model; set model.quantization to nf4, or "

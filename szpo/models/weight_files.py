@@ -9,14 +9,19 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import logging
+import re
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from transformers import AutoModelForCausalLM
 
+from szpo import cache
 from szpo.errors import IntegrityError, UsageError
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -104,6 +109,84 @@ def read(path: Path) -> dict[str, torch.Tensor]:
     for name, tensor in tensors.items():
         _require_finite(path, name, tensor)
     return tensors
+
+
+def load_model(folder: Path, **options: Any) -> Any:
+    """Load a causal language model whose files hold every tensor of it.
+
+    transformers draws a tensor that they lack at random. Tensors of the files that the model does
+    not have are named in a warning. ``options`` go to ``from_pretrained``.
+
+    Raises:
+        UsageError: A tensor is missing, or its shape is not the model's.
+    """
+    with cache.quiet(), _keep_report() as report:
+        try:
+            model, found = AutoModelForCausalLM.from_pretrained(
+                folder, trust_remote_code=False, output_loading_info=True,
+                ignore_mismatched_sizes=True, **options,
+            )  # fmt: skip
+        except RuntimeError:
+            if unmade := re.findall(r"^(.+?) +\| \S*CONVERSION", "\n".join(report), re.MULTILINE):
+                raise UsageError(
+                    f"{folder}: {_first(unmade)} cannot be put together from the tensors of its "
+                    f"files, which lack some or have others of another shape; {AGAIN}"
+                ) from None
+            raise
+    missing, others = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
+    if missing:
+        named = f"; they hold {len(others)} that it does not have: {_first(others)}"
+        raise UsageError(
+            f"{folder}: its files lack {len(missing)} of the model's tensors: {_first(missing)}"
+            f"{named if others else ''}; {AGAIN}"
+        )
+    if unlike := sorted(found["mismatched_keys"]):
+        name, here, wanted = unlike[0]
+        raise UsageError(
+            f"{folder}: the shapes of {len(unlike)} tensors are not the model's: {name} is "
+            f"{tuple(here)} in its files and {tuple(wanted)} in the model; {AGAIN}"
+        )
+    if others:
+        layers = _dropped_layers(others, model.state_dict())
+        named = f", layers {_first(layers)} among them, which num_hidden_layers drops"
+        logging.getLogger("szpo").warning(
+            f"{folder}: {len(others)} tensors of its files have no place in the model of its "
+            f"config.json{named if layers else ''}, and are left out: {_first(others)}"
+        )
+    return model
+
+
+AGAIN = "fetch or copy the model again, with the config.json that belongs to its files"
+
+
+@contextmanager
+def _keep_report() -> Iterator[list[str]]:
+    """Collect the library's reports of loads, which `szpo.cache.quiet` hides."""
+    kept: list[str] = []
+    log, handler = logging.getLogger("transformers.modeling_utils"), logging.Handler()
+    handler.emit = lambda record: kept.append(record.getMessage())  # type: ignore[method-assign]
+    before = log.level, log.propagate
+    log.addHandler(handler)
+    log.setLevel(logging.WARNING)
+    log.propagate = False
+    try:
+        yield kept
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before[0])
+        log.propagate = before[1]
+
+
+def _first(names: Sequence[object], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more
+
+
+def _dropped_layers(names: Sequence[str], model: Iterable[str]) -> list[int]:
+    """The numbers of layers in these names that would be the model's, were it deeper."""
+    known = set(model)
+    found = (re.fullmatch(r"(.*?\.)(\d+)(\..*)", name) for name in names)
+    return sorted({int(m[2]) for m in found if m and f"{m[1]}0{m[3]}" in known})
 
 
 def digest(files: Sequence[Path]) -> str:

@@ -1,7 +1,9 @@
 """Base models from disk: what is loaded, how it is recognised again, and what is refused."""
 
 import json
+import re
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from szpo import cache
 from szpo.data import prompts
@@ -184,6 +187,121 @@ def test_another_base_model_shows_both_digests():
     weight_files.require_same("a" * 64, "a" * 64, what="base model")
     with pytest.raises(IntegrityError, match=r"base model differs: .*aaaa.*bbbb"):
         weight_files.require_same("a" * 64, "b" * 64, what="base model")
+
+
+# --- files and model that do not fit together ----------------------------------------------------
+
+DOWN = "model.layers.1.mlp.down_proj.weight"
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]):
+    file = folder / "model.safetensors"
+    save_file(change(load_file(file)), file, {"format": "pt"})
+
+
+def reconfigure(folder: Path, file: str = "config.json", **settings: Any) -> None:
+    path = folder / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
+def lack(*words: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        rewrite(
+            folder, lambda all: {n: t for n, t in all.items() if not any(w in n for w in words)}
+        )
+
+    return change
+
+
+def rename(folder: Path) -> None:
+    rewrite(folder, lambda all: {f"module.{name}": tensor for name, tensor in all.items()})
+
+
+def shorten(folder: Path) -> None:
+    rewrite(folder, lambda all: {**all, DOWN: all[DOWN][:-1].clone()})
+
+
+def deepen(folder: Path) -> None:
+    reconfigure(folder, num_hidden_layers=6)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lack(DOWN), f"lack 1 of the model's tensors: {DOWN}; "),
+        (lack("norm"), "lack 9 of the model's tensors: model.layers.0.input_layernorm.weight, "),
+        (
+            rename,
+            "lack 39 of the model's tensors: lm_head.weight, .* hold 39 that .*: module.lm_head",
+        ),
+        (deepen, "lack 18 of the model's tensors: model.layers.4.input_layernorm.weight, "),
+        (shorten, rf"{DOWN} is \(31, 64\) in its files and \(32, 64\) in the model"),
+    ],
+)
+def test_weights_that_the_files_lack_are_refused_by_name(saved, change, words):
+    """They would be drawn at random, anew by each process."""
+    change(saved)
+    message = refusal(saved)
+    assert re.search(words, message), message
+    assert "report" not in message, "the library's report is hidden"
+
+
+def test_weights_that_the_files_lack_are_refused_in_four_bits(wide):
+    lack(DOWN)(Path(wide))
+    assert f"lack 1 of the model's tensors: {DOWN}; " in refusal(wide, quantization="nf4")
+
+
+def test_an_expert_that_lacks_a_tensor_is_refused_by_name(saved):
+    """The library stacks experts; its own error points at a report that is hidden."""
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4}
+    with cache.quiet():
+        MixtralForCausalLM(MixtralConfig(vocab_size=320, **shape, **heads)).save_pretrained(saved)
+    loading.load(str(saved))
+    lack("layers.1.block_sparse_moe.experts.2.w1")(saved)
+    message = refusal(saved)
+    assert "model.layers.1.mlp.experts.gate_up_proj" in message and "report" not in message
+
+
+def test_a_head_that_is_tied_is_no_lack(saved, caplog):
+    lack("lm_head")(saved)
+    assert "lack 1 of the model's tensors: lm_head.weight" in refusal(saved)
+    reconfigure(saved, tie_word_embeddings=True)
+    loading.load(str(saved))
+    assert not caplog.messages
+
+
+def add(folder: Path) -> None:
+    rewrite(folder, lambda all: {**all, "value_head.weight": torch.ones(3)})
+
+
+def halve(folder: Path) -> None:
+    reconfigure(folder, num_hidden_layers=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (add, "1 tensors of its files have no place in the model .*: value_head.weight"),
+        (halve, "18 tensors .*, layers 2, 3 among them, .*: model.layers.2."),
+    ],
+)
+def test_weights_and_layers_that_the_model_drops_are_named_in_a_warning(
+    saved, caplog, change, words
+):
+    change(saved)
+    loading.load(str(saved))
+    (message,) = caplog.messages
+    assert re.search(words, message) and "\n" not in message, message
+
+
+def test_four_bits_on_disk_load_without_a_word(wide, tmp_path, caplog):
+    packed = loading.load(wide, dtype="fp32", quantization="nf4").model
+    with cache.quiet():
+        packed.save_pretrained(tmp_path / "packed")
+        tokenizer().save_pretrained(tmp_path / "packed")
+    loading.load(str(tmp_path / "packed"), dtype="fp32")
+    assert not caplog.messages
 
 
 # --- adapters ------------------------------------------------------------------------------------

@@ -170,6 +170,16 @@ def test_core_is_pure():
             assert not leaves, f"{name(path)}:{call.lineno} leaves the pure core"
 
 
+def test_weights_are_loaded_at_one_door():
+    """It refuses files that lack a tensor."""
+    loads = re.compile(r"(AutoModel|PeftModel)\w*\.from_pretrained")
+    found = {
+        name(path) for path in SOURCES for call in calls(path)
+        if loads.fullmatch(ast.unparse(call.func))
+    }  # fmt: skip
+    assert found == {"szpo/models/weight_files.py"}
+
+
 @pytest.mark.full
 def test_every_public_name_is_there():
     for module in DOORS - {"szpo.plots"}:  # which has its functions itself

@@ -173,10 +173,20 @@ def as_pickle(model: Path) -> None:
     (model / "model.safetensors").rename(model / "pytorch_model.bin")
 
 
+def without_a_layer(model: Path) -> None:
+    file = model / "model.safetensors"
+    less = {name: tensor for name, tensor in load_file(file).items() if ".layers.2." not in name}
+    save_file(less, file, metadata={"format": "pt"})
+
+
+LACKS = "its files lack 9 of the model's tensors: model.layers.2.input_layernorm.weight"
+
+
 MODELS: list[tuple[Callable[[Path], object], tuple[str, ...]]] = [
     (shutil.rmtree, ("not found", "give smollm2, tiny, a local folder, or a hub id")),
     (without_tokenizer, ("no tokenizer there (looked for tokenizer.json, tokenizer.model,",)),
     (as_pickle, ("pickle", "pytorch_model.bin")),
+    (without_a_layer, (LACKS,)),
 ]  # fmt: skip
 
 
@@ -192,6 +202,31 @@ def test_models_that_cannot_be_used(refused, tmp_path):
             assert all(word in message for word in words), message
             if change is without_tokenizer:
                 assert refused(2, *line, "--plan") == message
+
+
+def test_a_model_that_lacks_a_layer_is_refused_wherever_one_is_loaded(refused, folder, tmp_path):
+    base = folder.parent.parent / "llama"
+    lacking = Path(shutil.copytree(base, tmp_path / "lacking"))
+    without_a_layer(lacking)
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"prompt": "w20 w21", "chosen": "w30", "rejected": "w31"}\n')
+    out = ["--out", tmp_path / "out"]
+    judge = ["panel.kind=judge", "judge.kind=local", f"judge.model={lacking}"]
+    lines = (
+        folder_run.arguments(tmp_path, *judge, model_folder=base),
+        ["scorer", pairs, "--model", lacking, *out],
+        ["baseline", "dpo", "--pairs", pairs, "--set", f"model.name={lacking}", *out],
+    )
+    for line in lines:
+        with case(line[0]):
+            assert refused(2, *line).startswith(f"{lacking}: {LACKS}")
+            assert not (tmp_path / "out").exists()
+    whole = (base / "model.safetensors").read_bytes()
+    try:
+        without_a_layer(base)
+        assert LACKS in refused(2, "merge", folder, "--anyway", *out)
+    finally:
+        (base / "model.safetensors").write_bytes(whole)
 
 
 @pytest.mark.full
