@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from szpo.aggregation.low_effort import Conduct, Usual, flags, longest_run, soonest_ms
-from szpo.analysis.evidence import Evidence, Panelist
+from szpo.analysis.evidence import Evidence
 from szpo.analysis.vote_totals import Direction, VoterTotals, VoteTotals
 from szpo.intervals import Estimate, Share, Z, quantile, share
 from szpo.ledger.database import Ledger
@@ -103,8 +103,8 @@ def panelists(evidence: Evidence) -> list[dict[str, Any]]:
     voters, rest = evidence.totals.voters, _agree_with_rest(evidence)
     none = VoterTotals(-1)
     rows = [
-        _row(person, voters.get(person.name, none), rest.get(person.name, share(0, 0)))
-        for person in evidence.panelists
+        _row(name, kind, voters.get(name, none), rest.get(name, share(0, 0)))
+        for name, kind in evidence.panelists.items()
     ]
     people = [row for row in rows if row["kind"] == "person"]
     usual = _usual(people)
@@ -113,12 +113,12 @@ def panelists(evidence: Evidence) -> list[dict[str, Any]]:
     return rows
 
 
-def _row(person: Panelist, voter: VoterTotals, rest: Share) -> dict[str, Any]:
+def _row(name: str, kind: str, voter: VoterTotals, rest: Share) -> dict[str, Any]:
     votes = len(voter.choices)
     left, right = voter.choices.count(b"A"), voter.choices.count(b"B")
     return {
-        "name": person.name,
-        "kind": person.kind,
+        "name": name,
+        "kind": kind,
         "votes": votes,
         "median": quantile(voter.seconds, 0.5),
         "reading_s": quantile([_reading_s(words) for words in voter.words], 0.5).value,

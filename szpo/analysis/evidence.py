@@ -1,13 +1,12 @@
 """The rows that a dashboard's numbers are computed from: votes, steps and panelists of a ledger.
 
-The same rows are written into an export (`szpo.reports.bundle`) and read back from it, so that
-whoever has the export can compute every number again. Panelists are named by pseudonym. Votes of
-the open round are left out by default: an operator should not watch a panel vote.
+Panelists are named by pseudonym. Votes of the open round are left out by default: an operator
+should not watch a panel vote.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
@@ -40,21 +39,9 @@ HEADING_DIM: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Panelist:
-    """A panelist, named by pseudonym."""
-
-    name: str
-    kind: str
-    enrolled_us: int
-
-
-@dataclass(frozen=True, slots=True)
 class RunFacts:
     """Facts about the run itself that the numbers need."""
 
-    run: str
-    name: str
-    rule: str
     planned_steps: int | None
     votes_per_step: int
     budget: int | None
@@ -85,7 +72,8 @@ class Evidence:
     steps: tuple[StepRow, ...]
     votes: Iterable[VoteRow]
     """In order; each iteration begins anew, and may read the ledger again."""
-    panelists: tuple[Panelist, ...]
+    panelists: Mapping[str, str]
+    """The kind of each panelist, by pseudonym, in order of enrolment."""
 
     @cached_property
     def totals(self) -> VoteTotals:
@@ -93,25 +81,24 @@ class Evidence:
         return total_votes(self.votes)
 
 
-def read(ledger: Ledger, *, live: bool = False, as_of_us: int | None = None) -> Evidence:
+def read(ledger: Ledger, *, live: bool = False) -> Evidence:
     """Read the rows of a ledger as they stand; votes are read only when they are iterated.
 
     Args:
         ledger: a run's ledger; keep it open as long as the votes are used.
         live: include the votes of the open round and of final comparisons that are open.
-        as_of_us: the time that rates refer to, by default the ledger's clock.
     """
     hidden = frozenset() if live else open_comparisons(ledger)
     people = ledger.query("SELECT * FROM panelists ORDER BY rowid")
     headings, distinct = _headings(ledger), _distinct_pairs(ledger)
     return Evidence(
-        run=_run(ledger, ledger.clock() if as_of_us is None else as_of_us, hidden),
+        run=_run(ledger, hidden),
         steps=tuple(
             replace(row, headings=headings.get(row.step, ()), distinct=distinct.get(row.step))
             for row in results.read_steps(ledger)
         ),
         votes=VoteRows(ledger, without=hidden),
-        panelists=tuple(Panelist(p["pseudonym"], p["kind"], p["created_us"]) for p in people),
+        panelists={p["pseudonym"]: p["kind"] for p in people},
     )
 
 
@@ -130,7 +117,7 @@ def open_comparisons(ledger: Ledger) -> frozenset[str]:
     return frozenset([*final, *(row["comparison"] for row in train)])
 
 
-def _run(ledger: Ledger, as_of_us: int, hidden: Collection[str]) -> RunFacts:
+def _run(ledger: Ledger, hidden: Collection[str]) -> RunFacts:
     config = run_spec.recorded_config(ledger)
     panel = Panel() if config is None else config.panel
     optimizer = ledger.spec.get("optimizer", {})
@@ -143,15 +130,12 @@ def _run(ledger: Ledger, as_of_us: int, hidden: Collection[str]) -> RunFacts:
         (canonical.canonical(sorted(hidden)),),
     )
     return RunFacts(
-        run=ledger.run,
-        name=(None if config is None else config.run.name) or ledger.path.stem,
-        rule=str(optimizer.get("rule", "–")),
         planned_steps=None if config is None else config.steps,
         votes_per_step=k * n * m,
         budget=None if config is None else config.run.votes,
         words_per_vote=Config().words_per_vote if config is None else config.words_per_vote,
         bands=Bands() if config is None else guards.bands(config.guards),
-        as_of_us=as_of_us,
+        as_of_us=ledger.clock(),
         hidden_us=tuple(row["received_us"] for row in first if row["kind"] == "train"),
         hidden_final=sum(row["kind"] == "final" for row in first),
         finals=tuple(

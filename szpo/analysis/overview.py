@@ -57,7 +57,6 @@ def overview(evidence: Evidence) -> dict[str, Any]:
     values, (hits, of) = _values(evidence)
     progress, speed = _progress(evidence), _speed(evidence)
     return {
-        "as_of_us": evidence.run.as_of_us,
         "progress": progress,
         "improving": {
             "heading": share(hits, of),
@@ -115,7 +114,7 @@ def _speed(evidence: Evidence) -> dict[str, Any]:
     # Only first answers: a revision is not another vote.
     first = evidence.totals.first_us
     # Times of people, or of programs where no person voted.
-    people = [p.name for p in evidence.panelists if p.kind == "person"]
+    people = [name for name, kind in evidence.panelists.items() if kind == "person"]
     times = evidence.totals.seconds(people) or evidence.totals.seconds(evidence.totals.voters)
     rounds = [(s.opened_us, s.closed_us or run.as_of_us) for s in steps if s.opened_us is not None]
     open_us = sum(_running(run, begin, end) for begin, end in rounds)

@@ -55,7 +55,6 @@ class VoteRow:
     """Of a training comparison, and used by its step's update."""
     late: bool
     skip_reason: str | None
-    rubric_version: int | None
     dwell_ms: int | None
     served_us: int
     received_us: int
@@ -65,7 +64,6 @@ class VoteRow:
     words_minus: int
     fast: bool
     """Cast sooner than a quarter of the reading time."""
-    device: str | None
     notes: Mapping[str, str] = field(default_factory=dict)
     """Row number → A, tie or B: a panelist's own notes."""
     second: bool = False
@@ -113,10 +111,10 @@ class VoteRows:
             expected=row["expected"], repeats=row["repeats"],
             standing=bool(marks & _STANDING), counted=bool(marks & _COUNTED),
             late=bool(row["late"]), skip_reason=row["skip_reason"],
-            rubric_version=row["rubric_version"], dwell_ms=row["dwell_ms"],
+            dwell_ms=row["dwell_ms"],
             served_us=row["served_us"], received_us=row["received_us"],
             words=prompt + plus + minus, words_plus=plus, words_minus=minus,
-            fast=details.get("fast") is True, device=_text(details.get("device")),
+            fast=details.get("fast") is True,
             notes=_notes(details.get("notes")), second=bool(marks & _SECOND),
         )  # fmt: skip
 
@@ -154,10 +152,6 @@ def _count_words(ledger: Ledger) -> dict[str, tuple[int, int, int]]:
             minus + len(row["minus"].split()),
         )
     return found
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
 
 
 def _notes(value: object) -> dict[str, str]:

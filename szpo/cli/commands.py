@@ -67,7 +67,7 @@ GROUPS: Final = {
         ("replay", "record", "Rebuild the weights from the recorded updates."),
         ("backup", "record", "Copy a live run; the copy is verified."),
         ("recover", "record", "Write what a damaged file still holds into a new one."),
-        ("export", "record", "Write the adapter (PEFT), the votes, or all as a zip."),
+        ("export", "record", "Write the adapter (PEFT) or the votes."),
         ("merge", "record", "Write the base model with the adapter merged in."),
     ),
     "Data and gradient methods": (

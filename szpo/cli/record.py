@@ -15,7 +15,7 @@ from szpo.analysis.cause import USUAL
 from szpo.cli import console, run_paths
 from szpo.cli.features import members_of
 from szpo.errors import IntegrityError, UsageError
-from szpo.files import private, write_whole
+from szpo.files import write_whole
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import recommended_digests, theta_digests
 from szpo.replay import backup as copies
@@ -142,9 +142,6 @@ def export(
         "--votes",
         help="Write the votes to this .jsonl, .csv or .db file instead of the adapter.",
     ),
-    packed: Path | None = typer.Option(
-        None, "--zip", help="Write votes, steps, texts, updates and figures to this zip instead."
-    ),
     dataset: Path | None = typer.Option(
         None, "--dataset", help="Write the votes as a folder for datasets.load_dataset instead."
     ),
@@ -183,7 +180,7 @@ def export(
     folder: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,
 ) -> None:
-    """Write the adapter (PEFT), the votes, or all as a zip; push to the Hugging Face Hub.
+    """Write the adapter (PEFT) or the votes; push to the Hugging Face Hub.
 
     An adapter that fails a guard or cannot be told from the base is written only with --anyway;
     without it the exit code is 1. One that was not measured is written with a warning. The folder
@@ -200,21 +197,13 @@ def export(
         hub.check_name(push, "--push")
     if chosen and cluster is None:
         raise UsageError("--features goes with --cluster; give both or neither")
-    others = {"--votes": votes, "--zip": packed, "--dataset": dataset,
-              "--push-votes": push_votes, "--step": step}  # fmt: skip
+    others = {"--votes": votes, "--dataset": dataset, "--push-votes": push_votes, "--step": step}
     if cluster and (idle := [name for name, value in others.items() if value is not None]):
         raise UsageError(f"--cluster writes an adapter of all steps; leave out {', '.join(idle)}")
     path = run_paths.find(run, folder)
     with run_paths.look(path) as ledger:
         documents: list[dict[str, Any]]  # key "": the line to print
-        if packed is not None:
-            from szpo.reports import bundle
-
-            with write_whole(packed) as draft, open(draft, "xb", opener=private) as file:
-                page = bundle.write(ledger, file, anyway=anyway)
-            message = f"wrote {packed}; its README.txt says what is in it"
-            documents = [{"votes": page["progress"]["votes"], "file": str(packed), "": message}]
-        elif votes is not None:
+        if votes is not None:
             count = write_votes(ledger, votes)
             documents = [
                 {"votes": count, "file": str(votes), "": f"wrote {count} votes to {votes}"}

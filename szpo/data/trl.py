@@ -1,8 +1,8 @@
 """Read and write TRL's preference format: prompt, chosen, rejected, as texts or as messages.
 
-Reads the standard, conversational and implicit-prompt forms, the pairs of a run's zip
-(``dpo.jsonl``), and files that repeat the prompt in both answers, such as the binarised
-UltraFeedback. Writes the conversational form with an explicit prompt.
+Reads the standard, conversational and implicit-prompt forms, and files that repeat the prompt in
+both answers, such as the binarised UltraFeedback. Writes the conversational form with an explicit
+prompt.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def read_turns(value: Any, where: str) -> Turns:
             raise UsageError(f"{where} is empty")
         return (("user", require_text(value, where)),)
     if isinstance(value, list):
-        return conversation([_message(item) for item in value], where)
+        return conversation(value, where)
     raise UsageError(f"{where} must be text or a list of messages")
 
 
@@ -115,22 +115,14 @@ def _answer(
     if not isinstance(value, list):
         return prompt or (), get_text(record, key, where)
     place = f"{where}: {key}"
-    messages = [_message(item) for item in value]
-    last = messages[-1] if messages else None
+    last = value[-1] if value else None
     if not isinstance(last, dict) or last.get("role") != "assistant":
         raise UsageError(f"{place}: the last message must come from the assistant")
     words = get_text(last, "content", place)
-    before = conversation(messages[:-1], place) if len(messages) > 1 else (prompt or ())
+    before = conversation(value[:-1], place) if len(value) > 1 else (prompt or ())
     if prompt and before != prompt:
         raise UsageError(f"{place}: the messages before the answer are not the record's prompt")
     return before, words
-
-
-def _message(item: Any) -> Any:
-    """Turn a [role, text] pair of a run's zip into a message; leave other values as they are."""
-    if isinstance(item, list) and len(item) == 2:
-        return {"role": item[0], "content": item[1]}
-    return item
 
 
 def _end(record: dict[str, Any], key: str) -> End:

@@ -85,11 +85,6 @@ class StepRow:
         return (self.plus + self.ties / 2) / self.votes if self.votes else None
 
 
-NOT_STORED: Final = (
-    "info", "votes", "plus", "minus", "ties", "skips", "answers_read", "words_read", "pairs",
-    "agreeing", "turned_by",
-)  # fmt: skip
-"""Fields that tables of steps do not have: they are counted or recorded elsewhere."""
 OF_PLAN: Final = (
     "step", "state", "pairing", "mu", "k", "n", "m", "d", "opened_us", "closed_us", "closed_by",
 )  # fmt: skip

@@ -431,7 +431,7 @@ def test_a_run_by_a_server_ends_verifies_and_tells_nobody_the_key(
         path = folder_run.make(tmp_path, *sets, model_folder=model)
         place = ["--folder", str(path.parent)]
         assert call(["verify", "folder", "--steps", *place]) == 0
-        assert call(["export", "folder", "--zip", str(tmp_path / "all.zip"), *place]) == 0
+        assert call(["export", "folder", "--votes", str(tmp_path / "all.jsonl"), *place]) == 0
         assert call(["report", "folder", *place]) == 0
         one.faults = Faults(reply=lambda path, body, n: "400")
         again = folder_run.arguments(tmp_path, *sets, "run.name=other", model_folder=model)

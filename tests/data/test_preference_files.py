@@ -153,7 +153,6 @@ def test_an_answer_of_a_file_that_tells_no_end_ended_itself():
     "record",
     [
         {"prompt": "Hello?", "chosen": "Hi.", "rejected": "No."},
-        {"prompt": [["user", "Hello?"]], "chosen": "Hi.", "rejected": "No."},  # a run's zip
         {"prompt": "Hello?", "chosen": ["u", "a"], "rejected": ["u", "b"]},  # binarised
         {"chosen": ["u", "a"], "rejected": ["u", "b"]},  # implicit prompt
         {"prompt": ["u"], "chosen": ["a"], "rejected": ["b"], "source": "flan", "votes": 0},
@@ -232,6 +231,13 @@ def test_each_annotator_counts_and_a_cancelled_one_does_not(tmp_path):
 
 TWO = label_studio.make_task(Prompt.user("Which?"), ["x", "y"], key=bytes(16))
 RATED = {"response": "a", "score": 1}
+
+
+def asked(question):
+    """Messages that answer a question with "b"."""
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": "b"}]
+
+
 REFUSED = [
     *((trl, record, words) for record, words in [
         ({"prompt": "a", "chosen": "b"}, "needs rejected (found: prompt, chosen)"),
@@ -239,10 +245,9 @@ REFUSED = [
         ({"prompt": " ", "chosen": "b", "rejected": "c"}, "prompt is empty"),
         ({"prompt": 1, "chosen": "b", "rejected": "c"}, "prompt must be text or a list"),
         ({"prompt": "a", "chosen": [], "rejected": "c"}, "must come from the assistant"),
-        ({"prompt": "a", "rejected": "c", "chosen": [["user", "z"], ["assistant", "b"]]},
+        ({"prompt": "a", "rejected": "c", "chosen": asked("z")},
          "chosen: the messages before the answer are not the record's prompt"),
-        ({"chosen": [["user", "y"], ["assistant", "b"]],
-          "rejected": [["user", "z"], ["assistant", "b"]]}, "do not share the prompt"),
+        ({"chosen": asked("y"), "rejected": asked("z")}, "do not share the prompt"),
         ({"prompt": "a", "chosen": "b", "rejected": "c", "source": "batch", "votes": 0},
          "votes must be a whole number of at least 1 (got 0)"),
     ]),

@@ -366,8 +366,7 @@ def test_a_full_disk_is_read_and_exported_from(yard, tmp_path, log):
     path = full / "yard.db"
     lines = [
         ["show", path], ["verify", path], ["export", path, "--votes", out / "v.csv"],
-        ["export", path, "--zip", out / "r.zip"], ["report", path, "--out", out / "r.html"],
-        ["backup", path, "--out", out / "b.db"],
+        ["report", path, "--out", out / "r.html"], ["backup", path, "--out", out / "b.db"],
     ]  # fmt: skip
     code = (
         "import json, sys; from szpo.cli.app import call\n"
@@ -380,7 +379,7 @@ def test_a_full_disk_is_read_and_exported_from(yard, tmp_path, log):
         capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
-    assert {file.name for file in out.iterdir()} == {"v.csv", "r.zip", "r.html", "b.db"}
+    assert {file.name for file in out.iterdir()} == {"v.csv", "r.html", "b.db"}
     with Ledger.open(out / "b.db", readonly=True) as ledger:
         assert len(list(ledger.events("remark"))) == log
 

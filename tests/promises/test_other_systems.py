@@ -51,7 +51,7 @@ def test_a_run_goes_from_settings_to_verified_without_posix(tmp_path):
     commands = [
         ["--help"], ["serve", "--help"], ["invite", "--help"], ["init", "own.toml"],
         [*words, "--plan"], words, ["runs"], ["show", str(path)], ["verify", str(path)],
-        ["export", str(path), "--zip", "all.zip"], ["backup", str(path)],
+        ["export", str(path), "--votes", "votes.jsonl"], ["backup", str(path)],
         ["invite", str(path), "--count", "2"], ["doctor", str(path)],
     ]  # fmt: skip
     shown = without(
@@ -62,7 +62,7 @@ def test_a_run_goes_from_settings_to_verified_without_posix(tmp_path):
     )
     assert shown.splitlines()[-1].startswith(f"{[0] * (len(commands) - 1)}"[:-1])
     assert "verified: " in shown and "finished: 8 of 8 votes spent" in shown
-    assert (tmp_path / "all.zip").stat().st_size and (tmp_path / "own.toml").is_file()
+    assert (tmp_path / "votes.jsonl").stat().st_size and (tmp_path / "own.toml").is_file()
     # What a terminal cannot show is a question mark, no crash.
     done = subprocess.run(
         [sys.executable, "-m", "szpo", "show", str(path)], capture_output=True, check=True,

@@ -300,9 +300,7 @@ def test_updates_are_a_chain_of_their_own(path, column):
     assert failure.table == "updates" and "chain of updates" in failure.problem
 
 
-@pytest.mark.parametrize(
-    "command", ["verify", "export --votes votes.jsonl", "export --zip run.zip", "report", "show"]
-)
+@pytest.mark.parametrize("command", ["verify", "export --votes votes.jsonl", "report", "show"])
 def test_what_is_written_meanwhile_is_no_fault(path, tmp_path, monkeypatch, capsys, command):
     """At each look of a reader at the file somebody new comes, practises and votes."""
     monkeypatch.chdir(tmp_path)

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,6 @@ from szpo.cli.app import call
 from szpo.errors import RunError
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
-from szpo.models import tokenizer_files
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.replay import verification
 from szpo.reports.adapter import fold_adapter_files
@@ -95,28 +93,20 @@ def test_exported_adapter_gives_the_policys_logits(run, adapter):
     assert float(row[0]) == pytest.approx(float(wanted), abs=1e-5)
 
 
-def test_the_zip_holds_the_same_adapter_and_needs_no_model_for_it(run, adapter, tmp_path):
-    packed = tmp_path / "run.zip"
-    # As the web process does it: an interpreter that never loads a tensor library.
+def test_the_adapter_needs_no_model(run, adapter, tmp_path):
+    out = tmp_path / "adapter"
     code = (
-        "import sys; from pathlib import Path; from szpo.reports import bundle; "
+        "import sys; from pathlib import Path; from szpo.reports import adapter; "
         "from szpo.ledger.database import Ledger\n"
         "with Ledger.open(sys.argv[1], readonly=True) as ledger:\n"
-        "    bundle.write(ledger, open(sys.argv[2], 'wb'), anyway=True)\n"
+        "    adapter.write_folder(ledger, Path(sys.argv[2]), anyway=True)\n"
         "assert not {'torch', 'transformers', 'peft'} & set(sys.modules)"
     )
     command = [sys.executable, "-W", "error", "-W", "ignore::ResourceWarning", "-c", code]
-    subprocess.run([*command, str(run), str(packed)], check=True)
-    with zipfile.ZipFile(packed) as found:
-        inside = {n: found.read(n) for n in found.namelist() if n.startswith("lora/")}
-        reported = found.read("README.txt").decode()
-    # The zip depends on the record alone: a tokenizer would have to come from this machine.
-    assert inside == {
-        f"lora/{path.name}": path.read_bytes()
-        for path in adapter.iterdir()
-        if path.name not in tokenizer_files.NAMES
+    subprocess.run([*command, str(run), str(out)], check=True)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {
+        path.name: path.read_bytes() for path in adapter.iterdir()
     }
-    assert len(inside) == 3 and "lora/ " in reported and "no lora/" not in reported
 
 
 @pytest.mark.full
@@ -146,7 +136,7 @@ def test_export_before_the_first_step_changes_nothing(run, tmp_path, capsys):
 def test_what_fails_a_guard_or_is_all_but_the_base_leaves_the_run_only_anyway(
     run, served, tmp_path, capsys
 ):
-    out, packed = tmp_path / "out", tmp_path / "run.zip"
+    out = tmp_path / "out"
     why = "not distinguishable from the base on held-out prompts: 0 % [0, 79]"
     refused = (
         ["export", str(run), "--out", str(out)],
@@ -159,10 +149,6 @@ def test_what_fails_a_guard_or_is_all_but_the_base_leaves_the_run_only_anyway(
         assert call(line) == 1 and not out.exists() and served.requests == []
         (said,) = capsys.readouterr().err.strip().splitlines()
         assert why in said and "2 of 3 fail: log-probability" in said and "--anyway" in said
-    assert call(["export", str(run), "--zip", str(packed)]) == 0
-    with zipfile.ZipFile(packed) as found:
-        assert not [name for name in found.namelist() if name.startswith("lora/")]
-        assert why in found.read("README.txt").decode()
     assert call(["export", str(run), "--out", str(out), "--anyway"]) == 0
     assert f"> **Exported anyway:** {why}" in (out / "README.md").read_text(encoding="utf-8")
     capsys.readouterr()

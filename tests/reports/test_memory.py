@@ -10,7 +10,7 @@ import pytest
 from szpo.analysis import evidence, overview
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
-from szpo.reports import bundle, html_report, votes
+from szpo.reports import html_report, votes
 from tests.support import many_votes
 
 COMPARISONS, PEOPLE = 10, 40
@@ -42,7 +42,6 @@ READS: dict[str, Callable[[Ledger], object]] = {
     "jsonl": lambda ledger: votes.write_jsonl(ledger, io.TextIOWrapper(Sink())),
     "page": html_report.render,
     "overview": lambda ledger: overview.overview(evidence.read(ledger)),
-    "zip": lambda ledger: bundle.write(ledger, Sink()),
     "verify": verification.verify,
 }
 
@@ -69,10 +68,7 @@ def peak_of(path: Path, read: Callable[[Ledger], object]) -> int:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(
-    "what",
-    ["csv", "jsonl", "page", "overview", "verify", pytest.param("zip", marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize("what", READS)
 def test_memory_hardly_grows_with_the_votes(runs, what):
     few, many = runs
     peak_of(few, READS[what])  # imports are no part of it

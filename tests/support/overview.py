@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from szpo.analysis import evidence
-from szpo.analysis.evidence import Evidence, Panelist, RunFacts
+from szpo.analysis.evidence import Evidence, RunFacts
 from szpo.analysis.vote_rows import VoteRow
 from szpo.training.guards import Bands
 from szpo.training.results import StepRow
@@ -22,8 +22,8 @@ def ballot(vote: int, verdict: str, **what: object) -> VoteRow:
         vote=vote, seat=f"s{vote}", revision=0, comparison=f"c{vote}", kind="train", step=0, k=0,
         n=vote, panelist="P-01", plus_side="A", choice=choice, verdict=verdict, expected=None,
         repeats=None, standing=True, counted=verdict != "skip", late=False, skip_reason=None,
-        rubric_version=1, dwell_ms=60_000, served_us=0, received_us=vote * S, words=238,
-        words_plus=100, words_minus=50, fast=False, device=None,
+        dwell_ms=60_000, served_us=0, received_us=vote * S, words=238,
+        words_plus=100, words_minus=50, fast=False,
     )  # fmt: skip
     return replace(base, **what)  # type: ignore[arg-type]
 
@@ -44,9 +44,8 @@ def page(
 ) -> evidence.Evidence:
     """Evidence of a run of ten steps of two votes."""
     run = RunFacts(
-        run="r", name="run", rule="known", planned_steps=10, votes_per_step=2, budget=None,
+        planned_steps=10, votes_per_step=2, budget=None,
         words_per_vote=476.0, bands=Bands(), as_of_us=1000 * S, hidden_us=(), pauses=(),
     )  # fmt: skip
-    names = sorted({b.panelist for b in ballots})
-    people = tuple(Panelist(name, "person", 0) for name in names)
+    people = dict.fromkeys(sorted({b.panelist for b in ballots}), "person")
     return Evidence(replace(run, **what), tuple(steps or [step(0)]), tuple(ballots), people)  # type: ignore[arg-type]

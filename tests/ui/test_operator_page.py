@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import re
-import zipfile
 from typing import Any
 
 import pytest
@@ -17,7 +15,7 @@ from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import starting_theta, theta_digest
 from szpo.replay import replay
-from szpo.reports import bundle, charts
+from szpo.reports import charts
 from szpo.training import budget
 from szpo.voting import lease, pauses
 from szpo_ui.operator import controls, state
@@ -84,12 +82,6 @@ def test_a_final_comparison_is_reported_once_it_is_closed_or_by_a_switch_in_the_
     assert again["page"]["improving"]["final"] is None and len(again["page"]["values"]) == 2
     reported = [line.text for line in again["log"] if line.who == "Olga"]
     assert reported == ["turned the view of open votes off", "turned the view of open votes on"]
-    file = io.BytesIO()
-    bundle.write(voted.ledger, file)
-    with zipfile.ZipFile(file) as packed:
-        reported = packed.read("README.txt").decode()
-        assert "A final comparison was open: its 6 votes are not in these files" in reported
-        assert '"final"' not in packed.read("votes.jsonl").decode()
     do(voted, "close-final", order=order)
     assert "not measured" not in operator_page.page(voted.site)
     assert (
@@ -431,7 +423,6 @@ def test_what_speaks_against_an_adapter_is_read_where_it_can_be_exported(
     voted, spent, monkeypatch
 ):
     monkeypatch.setattr(state, "find_doubt", lambda ledger: "of the guards length fails")
-    assert "leaves the adapter out" not in operator_page.page(voted.site)
+    assert "refuses the adapter" not in operator_page.page(voted.site)
     page = operator_page.page(spent.site)
-    assert "The export leaves the adapter out: of the guards length fails." in text(page)
-    assert "export.zip?anyway=1" in page
+    assert "szpo export refuses the adapter: of the guards length fails." in text(page)

@@ -1,4 +1,4 @@
-"""The operator's page: figures from the ledger, controls of the run, and downloads.
+"""The operator's page: figures from the ledger, controls of the run, and its report.
 
 As on the panelist's page, the script calls a server function, which returns the reply and the
 redrawn page, and all state is in the ledger. Dialogs are rendered once, so typed text is not lost
@@ -12,7 +12,6 @@ import logging
 import math
 import re
 import secrets
-import tempfile
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -32,7 +31,7 @@ from szpo.intervals import Share
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim.named_features import groups_of
 from szpo.policies import teachable
-from szpo.reports import bundle, charts, html_report
+from szpo.reports import charts, html_report
 from szpo.runs import sample_check
 from szpo.training import budget
 from szpo.training.guards import Band
@@ -108,7 +107,7 @@ def blocks(site: Site) -> gr.Blocks:
 
 
 def router(site: Site) -> APIRouter:
-    """The routes of the poller, the export and the report."""
+    """The routes of the poller and the report."""
     made = APIRouter(prefix="/operate-api")
 
     @made.get("/status")
@@ -116,18 +115,6 @@ def router(site: Site) -> APIRouter:
         login.identity(request, "operator")
         found = version(site)
         return if_changed(request, found, {"version": found})
-
-    @made.get("/export.zip")
-    def export(request: Request, anyway: bool = False) -> Response:
-        login.identity(request, "operator")
-        file = tempfile.TemporaryFile()  # noqa: SIM115  (closed when it has been sent)
-        try:
-            live = controls.is_live(site.ledger)
-            bundle.write(site.ledger, file, live=live, as_of_us=site.ledger.clock(), anyway=anyway)
-        except BaseException:
-            file.close()
-            raise
-        return download(site, ".zip", "application/zip", file)
 
     @made.get("/report.html")
     def report(request: Request) -> Response:

@@ -1,0 +1,204 @@
+"""Votes and tables: they open elsewhere, and give the dashboard's numbers again."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import stat
+from collections import Counter
+from itertools import combinations
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import szpo
+from szpo import files, seeds
+from szpo.analysis import evidence, overview
+from szpo.cli.app import call
+from szpo.intervals import wilson
+from szpo.reports import html_report
+from szpo.reports.votes import write_jsonl
+from szpo.voting import pauses, steps
+from szpo.voting.casting import VoteRequest
+from tests.support.browser import cast, make
+from tests.support.quadratic import QuadraticPolicy, go, history, new_ledger, settings_of
+
+NAMES = ("P-01", "=HYPERLINK(1)", "'@sum")
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory):
+    """Twelve steps of mixed votes by three people, a pause, and an open round with two votes."""
+    made = make(tmp_path_factory.mktemp("bundle") / "run.db")
+    service = made.site.service
+    people = [service.enroll("person", name) for name in NAMES]
+    made.advance()
+    for number in range(12):
+        for place, person in enumerate(people):
+            for turn in itertools.count():
+                if (seat := service.assign(person)) is None:
+                    break
+                made.clock.forward(20 + 3 * place)
+                key = seeds.derive(7, "coin", step=number, k=place, name=str(turn))
+                coin = seeds.integer(key, 0, 10)  # of no id: ids are random, and so who votes
+                choice = "skip" if coin == 9 else "tie" if coin == 8 else "AB"[coin % 2]
+                notes = {"notes": {"0": "A", "1": "tie", "9": "B"}, "fast": coin == 3}
+                dwell = 15_000 + 100 * coin
+                service.cast(VoteRequest(seat.id, choice, seat.id, dwell_ms=dwell, details=notes))
+        made.advance()
+        if made.ledger.last_applied() != number:  # a comparison that too many skipped
+            assert steps.close(
+                made.ledger, number, steps.Closing("operator", reason="skips", actor="olga")
+            )
+            made.advance()
+        if number == 4:
+            pauses.pause(made.ledger, "olga", "lunch")
+            made.clock.forward(600)
+            pauses.unpause(made.ledger, "olga")
+    for person in people[:2]:
+        seat = service.assign(person)
+        assert seat is not None
+        service.cast(VoteRequest(seat.id, "A", idem=seat.id))
+    return made
+
+
+@pytest.mark.full
+def test_pandas_finds_the_headline_numbers_without_this_library(stage):
+    found, file = evidence.read(stage.ledger), io.StringIO()
+    page = overview.overview(found)
+    assert (page["progress"]["hidden"], page["progress"]["applied"]) == (2, 12)
+    write_jsonl(stage.ledger, file)
+    votes = pd.read_json(io.StringIO(file.getvalue()), lines=True)
+    counted = votes[votes["counted"] & (votes["step"] < 12)]  # without the open round
+    sided = counted[counted["verdict"].isin(["plus", "minus"])]
+
+    a = wilson(int((sided["choice"] == "A").sum()), len(sided))
+    side = page["agreement"]["a_side"]
+    assert [side.low, side.high] == pytest.approx(a, abs=5e-4)
+
+    pairs = [
+        one == other
+        for _, group in sided.groupby("comparison")
+        for one, other in combinations(group["verdict"], 2)
+    ]
+    same = page["agreement"]["same"]
+    assert same.hits / same.of == pytest.approx(sum(pairs) / len(pairs))
+    both = wilson(sum(pairs), len(pairs))  # M = 2: pairs are disjoint
+    assert [same.low, same.high] == pytest.approx(both, abs=5e-4)
+    assert page["agreement"]["alpha"].value == pytest.approx(_alpha(counted))
+
+    recent = sorted(counted["step"].unique())[-10:]
+    hits = of = 0.0
+    for _, vote in counted[counted["step"].isin(recent)].iterrows():
+        if headings := found.steps[vote["step"]].headings:
+            side = "plus" if headings[int(vote["k"])] > 0 else "minus"
+            of += 1
+            hits += 0.5 if vote["verdict"] == "tie" else vote["verdict"] == side
+    heading = page["improving"]["heading"]
+    assert (heading.hits, heading.of) == (hits, of)
+    assert of > 20
+    assert [heading.low, heading.high] == pytest.approx(wilson(hits, of), abs=5e-4)
+
+    for row in page["panelists"]:
+        own = counted[counted["panelist"] == row["name"]]
+        assert row["votes"] == len(own)
+        assert row["median"].value == pytest.approx(own["dwell_ms"].median() / 1e3)
+
+
+def _alpha(counted: Any) -> float:
+    """Krippendorff's α from its definition: observed and expected disagreement of pairs."""
+    units = [list(g["verdict"]) for _, g in counted.groupby("comparison") if len(g) > 1]
+    values = [v for unit in units for v in unit]
+    n = len(values)
+    observed = sum(
+        sum(a != b for a, b in combinations(unit, 2)) * 2 / (len(unit) - 1) for unit in units
+    )
+    counts = Counter(values)
+    expected = sum(counts[a] * counts[b] for a in counts for b in counts if a != b) / (n - 1)
+    return 1 - observed / expected
+
+
+@pytest.mark.full
+def test_a_report_shows_the_open_round_only_where_it_is_asked_to(stage):
+    shut, live = (html_report.render(stage.ledger, open_round=value) for value in (False, True))
+    assert shut != live
+
+
+def test_a_vote_s_words_are_no_formula_in_either_table(tmp_path):
+    made = make(tmp_path / "run.db")
+    made.advance()
+    for reason in ("\x00=1+1", "\x0b=2", "\x1b=3", "\n=4", "'=5"):
+        seat = made.site.service.assign(made.site.service.enroll("person", f"P-{ord(reason[-1])}"))
+        assert seat is not None
+        made.site.service.cast(VoteRequest(seat.id, "skip", idem=seat.id, skip_reason=reason))
+    out = tmp_path / "votes.csv"
+    assert call(["export", str(made.ledger.path), "--votes", str(out)]) == 0
+    with open(out, encoding="utf-8", newline="") as file:
+        cells = [row["skip_reason"] for row in csv.DictReader(file)]
+    assert cells == ["'\x00=1+1", "'\x0b=2", "'\x1b=3", "'\n=4", "''=5"]
+
+
+def test_votes_are_for_their_owner_alone_and_replace_nothing(stage, tmp_path):
+    for name in ("v.csv", "v.jsonl", "v.db"):
+        words = ["export", str(stage.ledger.path), "--votes", str(tmp_path / name)]
+        assert call(words) == 0
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+        assert call(words) == 4  # it is there already
+
+
+def test_no_person_is_named(tmp_path):
+    from szpo_ui.web import credentials
+
+    made = make(tmp_path / "run.db")
+    invitation = credentials.invite(made.ledger, "panelist", contact="Ada Lovelace")
+    made.advance()
+    cast(made, "P-01")
+    rows = io.StringIO()
+    write_jsonl(made.ledger, rows)
+    for text in (rows.getvalue(), html_report.render(made.ledger)):
+        assert "P-01" in text
+        for secret in ("Lovelace", invitation.token, invitation.code):
+            assert secret not in text
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tables") / "run.db"
+    settings = settings_of(M=2)
+    with new_ledger(path, settings) as ledger:
+        go(settings, ledger, QuadraticPolicy(settings), until_step=3)
+    return path
+
+
+def test_tables_hold_what_the_ledger_holds(path):
+    with szpo.open(path) as run:
+        assert len(run.votes) == 3 * 4 * 2
+        assert run.votes["counted"].all()
+        assert list(run.steps["state"]) == ["applied"] * 3
+        assert list(run.steps["theta_sha256"]) == [h[2] for h in history(run.ledger)]
+        assert run.steps["total_votes"].iloc[-1] == 24
+        counts = run.comparisons[["plus", "minus", "tie"]].sum(axis=1)
+        assert (counts == 2).all() and len(counts) == 12
+        assert len(run.answers) == 12 * 2
+        assert run.answers["prompt"].str.startswith("Question").all()
+        assert run.updates["coef"].notna().all() and len(run.updates) == 3
+        assert run.verify().ok
+        assert run.theta(until=0)["z"].tolist() == [0, 0, 0, 0]
+
+
+def test_an_empty_run_has_empty_tables_with_their_columns(tmp_path):
+    new_ledger(tmp_path / "empty.db", settings_of()).close()
+    with szpo.open(tmp_path / "empty.db") as run:
+        for table, column in ((run.votes, "choice"), (run.steps, "mu"), (run.updates, "coef")):
+            assert len(table) == 0 and column in table.columns
+        assert len(run.comparisons) == 0 and len(run.answers) == 0
+
+
+def test_a_folder_that_fails_half_way_leaves_nothing(tmp_path):
+    with pytest.raises(ZeroDivisionError), files.write_whole(tmp_path / "out") as draft:
+        draft.mkdir()
+        (draft / "half").write_text("x")
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())
