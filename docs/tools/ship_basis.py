@@ -5,6 +5,7 @@ a run gets without a word; "score", its score components; "people", those of the
 some 20 minutes of processor time each. Run it again after every change of how a set-up is made
 (`szpo.policies.subspace_cache.VERSION`), of the presets' sampling, of the shipped prompts or, for
 the first, of the dictionary. Answers are to prompts for training; no vote and no reward is seen.
+What it shows of nats ("what nats look like") goes to experiments/tables/ruler.csv by hand.
 """
 
 from __future__ import annotations

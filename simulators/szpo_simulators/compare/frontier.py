@@ -66,7 +66,6 @@ def main(
     study = Study("frontier", folder, quick, figures)
     store = CellStore(folder)
     wanted = plans.cells(frozen, only, plans.read_seeds(seeds) if seeds else ())
-    wanted = [one for one in wanted if one.spec["method"] not in plans.GONE_RULES]
     failures = [] if show else cell_store.run_cells(study.console, store, wanted, jobs)
     if not show and frozen.base_answers:
         for one in wanted:

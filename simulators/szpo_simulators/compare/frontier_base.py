@@ -127,8 +127,7 @@ def _key(spec: Mapping[str, Any]) -> dict[str, Any]:
     config = load_config(spec)
     return {
         "model": config.model.model_dump(mode="json"),
-        # A removed setting stays in the key, so that stored answers are found.
-        "prompts": {**config.prompts.model_dump(mode="json"), "separator": None},
+        "prompts": config.prompts.model_dump(mode="json"),
         "generation": config.generation.model_dump(mode="json"),
         **{name: spec[name] for name in ("version", "heldout", "answers")},
     }

@@ -14,10 +14,8 @@ from szpo_simulators.study import hash_spec
 
 VERSION: Final = 1
 """Raise this number when cells do or measure something else: older records are then ignored."""
-RULES: Final = ("regression", "known", "sign", "bayes")
+RULES: Final = ("regression", "known", "sign")
 """Methods that are runs of szpo under the rule of that name."""
-GONE_RULES: Final = ("bayes",)
-"""Rules that were removed: their finished cells are shown, but none is run."""
 BEST_OF: Final = "best-of-n"
 RIVALS: Final = ("iterative-dpo", "dpo", "rm+ppo")
 """Gradient methods, whose votes are on single pairs."""

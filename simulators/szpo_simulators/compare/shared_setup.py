@@ -17,7 +17,6 @@ from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.data.prompts import PromptSet, load_configured
 from szpo.errors import UsageError
-from szpo.optim.superseded import GONE_RULES
 from szpo.policies import language_model
 from szpo.runs.assemble import SHARPNESS_PROMPTS, SHARPNESS_SAMPLES
 from szpo.types import Answer, Prompt
@@ -33,14 +32,12 @@ def load_config(spec: Mapping[str, Any]) -> Config:
     """The run's configuration: every method starts from its model, LoRA sites and prompts.
 
     Each seed has its own set-up, so that intervals over seeds cover it. Coordinates are score
-    components unless the cell names others, as in finished cells. A removed rule is left out:
-    such a cell is only shown, which needs no rule.
+    components unless the cell names others.
     """
-    gone = {f"optimizer.rule={name}" for name in GONE_RULES}
     sets = [f"run.seed={spec['seed']}", f"subspace.setup_seed={spec['seed']}",
             f"panel.reward={spec['reward']}", f"panel.kind={spec['panel']}",
             "subspace.kind=score",
-            *(one for one in spec["sets"] if one not in gone)]  # fmt: skip
+            *spec["sets"]]  # fmt: skip
     return settings_file.load(preset_name=spec["run"], sets=sets)
 
 

@@ -54,15 +54,12 @@ def _summarise_method(
     row["added_bytes"] = float(
         np.mean([cell["bytes"]["peak"] - cell["bytes"]["before"] for cell in ended])
     )
-    if all("win_rate" in last for last in lasts):
-        row["win_rate"] = float(np.mean([last["win_rate"] for last in lasts]))
     if all("reward_model_agrees" in cell for cell in ended):
         row["agreement"] = float(np.mean([cell["reward_model_agrees"] for cell in ended]))
-    for name in ("kl", "length", "logprob", "distinct2"):
+    for name in ("win_rate", "kl", "length", "logprob", "distinct2"):
         row[name] = float(np.mean([last[name] for last in lasts]))
-    measured = [last["margin"] for last in lasts if last.get("margin") is not None]
-    if measured and len(measured) == len(lasts):  # older records have no margin
-        row["margin"] = float(np.mean(measured))
+    if all(last["margin"] is not None for last in lasts):
+        row["margin"] = float(np.mean([last["margin"] for last in lasts]))
     row["guards_held"] = sum(all(guard["ok"] for guard in last["guards"]) for last in lasts)
     for by in VOTING_COSTS:
         found = [
