@@ -61,7 +61,8 @@ class Outlook:
         if found.turned:
             lines.append(
                 "the taste has turned: the last votes are better explained without the earlier "
-                "ones; szpo branch begins a new run from here, without their votes"
+                "ones; a new run that begins with this one's adapter (szpo export, model.adapter) "
+                "leaves their votes out"
             )
         return tuple(lines)
 

@@ -43,7 +43,6 @@ GROUPS: Final = {
     ),
     "Run": (
         ("run", "run", "Tune a model from votes; --plan estimates the cost first."),
-        ("branch", "run", "Begin a new run from another run's weights after a step."),
         ("not-about", "run", "Keep the model from following a feature of the answers."),
         ("serve", "", "Serve a run to its panel: voting page, operator's page, model."),
         ("invite", "", "Make, list and revoke panelists' and operators' links and codes."),

@@ -1,4 +1,4 @@
-"""Commands that begin or continue a run: init, run, branch."""
+"""Commands that begin or continue a run: init, run, not-about."""
 
 from __future__ import annotations
 
@@ -31,7 +31,6 @@ from szpo.evaluators import hidden_reward
 from szpo.evaluators.hidden_reward import Score
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
-from szpo.ledger.theta import theta_digest
 from szpo.optim.named_features import groups_of
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.rules.regression import BUDGET
@@ -169,38 +168,6 @@ def run(
     with ledger:
         own = config.features.add
         return _drive(ledger, parts, as_json=as_json, stay=stay, features=own)
-
-
-def branch(
-    run: str = typer.Argument(..., help="Name or file of the run to branch from."),
-    step: int = typer.Option(
-        ..., "--step", help="Begin with the weights after this step; steps count from 0."
-    ),
-    name: str | None = typer.Option(
-        None, "--name", help="Name of the new run; default: made from the old one and the step."
-    ),
-    rule: str | None = typer.Option(
-        None, "--rule", help="Another rule for votes; sign needs no link."
-    ),
-    folder: Path = run_paths.FOLDER,
-    as_json: bool = console.AS_JSON,
-) -> None:
-    """Begin a new run from another run's weights after a step; the old run is not changed."""
-    from szpo.runs import branch as branching
-
-    path = run_paths.find(run, folder)
-    target = path.with_name(f"{run_paths.run_name(name or f'{path.stem[:48]}-after-{step}')}.db")
-    with branching.branch(path, step, target, by="szpo branch", rule=rule) as ledger:
-        document = {
-            "run": ledger.run, "path": str(target), "parent": ledger.row["parent"],
-            "theta_sha256": theta_digest(ledger), "seed": ledger.root_seed,
-        }  # fmt: skip
-    console.answer(
-        as_json,
-        document,
-        f"wrote {target}, which begins after step {step} of {path.stem}",
-        f"  szpo run --resume {target}  # continues from there",
-    )
 
 
 def not_about(
@@ -545,7 +512,7 @@ def _next(ledger: Ledger, *, language: bool, more: str) -> None:
     texts = {
         "sample": "the base and the tuned model answer side by side",
         "export": "the adapter, for PeftModel.from_pretrained",
-        "shrink": "guards at points between start and end; export or branch at one",
+        "shrink": "guards at points between start and end; export at one",
     }
     every = {
         "report": "one HTML page: curves, samples, votes, verification",

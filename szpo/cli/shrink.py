@@ -18,7 +18,6 @@ from szpo.ledger.theta import starting_theta
 from szpo.policies import text_guards
 from szpo.replay.replay import check_share
 from szpo.reports.model_card import Weights
-from szpo.runs import branch
 from szpo.runs.shrink import SAMPLES, SHARES, Point, largest_that_holds, measure_points
 
 
@@ -36,19 +35,18 @@ def shrink(
         SAMPLES, "--samples", "-n", min=1, max=64, help="Answers to each."
     ),
     to: float | None = typer.Option(
-        None, "--to", help="Measure nothing; export or branch at this share of the way."
+        None, "--to", help="Measure nothing; export or ask at this share of the way."
     ),
     out: Path | None = typer.Option(None, "--out", help="With --to: write the adapter here."),
-    name: str | None = typer.Option(None, "--name", help="With --to: begin a run of this name."),
     ask: int | None = typer.Option(
         None, "--ask", min=1, max=1000, help="With --to: order this many blind comparisons of it."
     ),
     folder: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,
 ) -> None:
-    """Measure points between a run's start and its end, then export, branch or ask at one."""
+    """Measure points between a run's start and its end, then export or ask at one."""
     path = run_paths.find(run, folder)
-    wanted = [word for word, value in (("--out", out), ("--name", name), ("--ask", ask)) if value]
+    wanted = [word for word, value in (("--out", out), ("--ask", ask)) if value]
     if to is None:
         if wanted:
             raise UsageError(f"{wanted[0]} goes with --to, the share of the way from the start")
@@ -56,8 +54,8 @@ def shrink(
         return
     check_share(to)
     if not wanted:
-        raise UsageError("--to measures nothing; say what to do there: --out, --name or --ask")
-    last = _last_step(path)
+        raise UsageError("--to measures nothing; say what to do there: --out or --ask")
+    _require_step(path)
     document: dict[str, Any] = {"share": to}
     lines = []
     if out is not None:
@@ -65,14 +63,6 @@ def shrink(
             record.write_adapter(ledger, run_paths.fresh(out), Weights(share=to))
         document["adapter"] = str(out)
         lines.append(f"wrote {out}, the adapter at {to:g} of the way")
-    if name is not None:
-        target = path.with_name(f"{run_paths.run_name(name)}.db")
-        branch.branch(path, last, target, by="szpo shrink", share=to).close()
-        document["branch"] = str(target)
-        lines += [
-            f"wrote {target}, which begins at {to:g} of the way",
-            f"  szpo run --resume {target}  # continues from there",
-        ]
     if ask is not None:
         with Ledger.open(path) as ledger:
             body = {"comparisons": ask, "percent": _as_percent(to)}
@@ -91,13 +81,11 @@ def _as_percent(share: float) -> int:
     return percent
 
 
-def _last_step(path: Path) -> int:
-    """The run's last applied step."""
+def _require_step(path: Path) -> None:
     with run_paths.look(path) as ledger:
         last = ledger.last_applied()
     if last is None:
         raise UsageError(f"{path.name}: no step is applied yet; the run is at its start")
-    return last
 
 
 def _measure(
@@ -107,7 +95,7 @@ def _measure(
 
     for share in shares:
         check_share(share)
-    _last_step(path)
+    _require_step(path)
     with run_paths.look(path) as ledger:
         parts = assemble.reopen(ledger, panel=False, say=console.complain)
         policy, start = parts.language, starting_theta(ledger)
@@ -138,7 +126,6 @@ def _measure(
     console.say(f"all guards hold as far as {best.share:g} of the way")
     there = f"szpo shrink {path} --to {best.share:g}"
     console.say(f"  {there} --out FOLDER  # the adapter there")
-    console.say(f"  {there} --name NAME   # a new run that begins there")
     if people:
         console.say(f"  {there} --ask 20      # blind comparisons of it with the base")
 

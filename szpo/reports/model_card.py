@@ -121,10 +121,7 @@ def model_card(ledger: Ledger, weights: Weights = LAST, names: Names = UNNAMED) 
     whole = group is None and share == 1 and len(folded) == total.steps
     result, metric = _held_out(ledger, len(folded)) if whole else ("", None)
     beyond = "nothing but the above" if guards or result else "nothing else"
-    parent, licence = "", ""
-    if ledger.row["parent"] is not None:
-        began = f"run `{ledger.row['parent']}` after step {ledger.row['parent_step']}"
-        parent = f"| begun with | {began} |\n"
+    licence = ""
     if names.licence is not None:
         licence = f"\nThe adapter's licence is {names.licence}. That of the base model holds "
         licence += "beside it.\n"
@@ -150,7 +147,7 @@ fitted, and no gradient of the judgement was taken.
 | steps | {len(folded)} of rule `{total.rule}` |
 | seed | {total.seed} |
 | begun | {when(total.created_us)} |
-{shrunk}{parent}| base weights, SHA-256 | `{ledger.row["base_sha256"]}` |
+{shrunk}| base weights, SHA-256 | `{ledger.row["base_sha256"]}` |
 | coordinates, SHA-256 | `{digest}` |
 | settings, SHA-256 | `{ledger.row["spec_sha256"]}` |
 | made with | szpo {__version__} |

@@ -1,1 +1,1 @@
-"""Runs as a whole: set-up, cost plan, driver, branches, trackers, final comparisons."""
+"""Runs as a whole: set-up, cost plan, driver, trackers, final comparisons."""

@@ -34,7 +34,7 @@ from szpo.ledger.connection import check_place
 from szpo.ledger.creation import NO_BASE, NewRun, draw_seed
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_config, recorded_settings, require_current
-from szpo.ledger.theta import recommended_digests, starting_theta, theta_digests
+from szpo.ledger.theta import recommended_digests, theta_digests
 from szpo.optim.checked_settings import settings_to_json
 from szpo.optim.optimizer import describe_settings
 from szpo.optim.settings import Settings
@@ -43,7 +43,7 @@ from szpo.policies.protocol import BaseScorer, Policy, draw_answers
 from szpo.replay import replay
 from szpo.runs import known_addresses, machine_check, run_device, run_engine, run_prompts, trackers
 from szpo.runs.setup_progress import Progress, unseen
-from szpo.types import Answer, Prompt, Say, Update
+from szpo.types import Answer, Prompt, Say
 from szpo.voting import shown_features
 
 if TYPE_CHECKING:
@@ -451,13 +451,12 @@ def reopen(
 
 def _at_head(ledger: Ledger, parts: RunParts, until: int | None, *, panel: bool) -> RunParts:
     """Apply the recorded updates to the policy, and build the recorded panel."""
-    policy = at_start(ledger, parts.policy)
     driven = panel and until is None
     applied = replay.apply_recorded(
-        ledger, parts.settings, policy, until, "centre" if driven else "recommended"
+        ledger, parts.settings, parts.policy, until, "centre" if driven else "recommended"
     )
     heads = theta_digests(ledger) if driven else recommended_digests(ledger)
-    if policy.digest() != heads[applied]:
+    if parts.policy.digest() != heads[applied]:
         raise IntegrityError(
             f"{ledger.path.name}: {applied} recorded updates give other weights than recorded; "
             "find the row with: szpo verify"
@@ -468,29 +467,6 @@ def _at_head(ledger: Ledger, parts: RunParts, until: int | None, *, panel: bool)
     start = _starting_policy(parts)
     recorded = ledger.spec.get("panel") or {}
     return replace(parts, panel=factory.build(parts.config, start, recorded))
-
-
-def at_start(ledger: Ledger, policy: Any) -> Policy:
-    """Move a policy that was just built to the ledger's θ₀; a branch has a θ₀ of its own.
-
-    Raises:
-        UsageError: It has no `move_to`, and one added vector does not take it there.
-    """
-    found: Policy = policy
-    if ledger.row["parent"] is None:
-        return found
-    start = starting_theta(ledger)
-    if hasattr(policy, "move_to"):
-        policy.move_to(start)
-    elif len(start) == 1 and not any(value.any() for value in found.theta().values()):
-        (values,) = start.values()  # 0 + θ₀ is exact
-        found.apply(Update(0, 0, vector=tuple(values.ravel().tolist())))
-    if found.digest() != theta_digests(ledger)[0]:
-        raise UsageError(
-            f"{ledger.path.name} begins at other weights than {type(policy).__name__} does, and "
-            "that policy has no `move_to`; it cannot be branched"
-        )
-    return found
 
 
 def _starting_policy(parts: RunParts) -> StartingPolicy:

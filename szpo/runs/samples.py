@@ -1,7 +1,7 @@
 """Answers of a run's policy after any of its steps, and the operators' orders for them.
 
-The weights are recomputed from the ledger's updates, never stored. "base" is this ledger's θ₀ (in
-a branch, the parent's weights there); "current" is the policy after all applied steps.
+The weights are recomputed from the ledger's updates, never stored. "base" is this ledger's θ₀;
+"current" is the policy after all applied steps.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from szpo.ledger.theta import recommended_digest, starting_theta, theta_digest
 from szpo.optim import parameters
 from szpo.policies.protocol import Policy, draw_answers, moved
 from szpo.replay import replay
-from szpo.runs.assemble import RunParts, at_start
+from szpo.runs.assemble import RunParts
 from szpo.seeds import as_seed
 from szpo.types import Answer, Comparison, Prompt, Row
 
@@ -168,7 +168,7 @@ def policy_at(
             yield policy
     elif parts.maker is not None and share == 1:
         replay.fold(ledger, until)  # raises if there is no such step
-        other = at_start(ledger, parts.maker(root_seed=parts.settings.root_seed))
+        other = parts.maker(root_seed=parts.settings.root_seed)
         replay.apply_recorded(ledger, parts.settings, other, until)
         yield other
     else:

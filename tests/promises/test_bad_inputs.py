@@ -263,11 +263,6 @@ def test_run_exists(yard, refused):
     assert message.startswith(f"{yard} exists; continue it with: szpo run --resume {yard}, ")
 
 
-def test_a_name_leads_out_of_no_folder(yard, refused):
-    message = refused(2, "branch", yard, "--step", "0", "--name", "../elsewhere")
-    assert message.startswith('"../elsewhere" is not a valid run name')
-
-
 def test_folder_cannot_be_written(refused, tmp_path):
     (tmp_path / "runs").write_text("a file stands where the folder should be")
     message = refused(4, *yard_run.arguments(tmp_path))

@@ -84,19 +84,10 @@ def test_report_and_export_of_the_votes_are_written(kept, name):
     assert call(["export", run, "--votes", str(kept / "votes.jsonl")]) == 0
 
 
-@pytest.mark.parametrize("command", [["run", "--resume"], ["branch", "--step", "1"]])
-def test_it_does_not_go_on_here(kept, capsys, command):
-    assert call([*command, str(kept / "bayes.db")]) == SupersededError.exit_code == 2
+def test_it_does_not_go_on_here(kept, capsys):
+    assert call(["run", "--resume", str(kept / "bayes.db")]) == SupersededError.exit_code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "has no rule bayes" in line and FROM in line
-
-
-def test_its_weights_go_on_under_another_rule(kept):
-    run = str(kept / "bayes.db")
-    assert call(["branch", run, "--step", "3", "--rule", "known", "--name", "on"]) == 0
-    with Ledger.open(kept / "on.db") as child, Ledger.open(run) as parent:
-        assert theta_digest(child) == theta_digest(parent)
-        assert run_spec.recorded_settings(child).rule == "known"
 
 
 def test_weights_along_lost_directions_are_refused_in_one_line(kept, capsys):

@@ -80,10 +80,6 @@ def test_a_new_run_on_the_same_coordinates_has_an_earlier_runs_votes_in_full(
         assert found is not None and "8 votes of folder.db" in found.prior_line
         lesson = taught.read(ledger)
         assert kind == "score" or (lesson is not None and lesson.votes == 16)
-    words = ["branch", str(runs / "later.db"), "--step", "0", "--name", "branch"]
-    assert call([*words, "--folder", str(runs)]) == 0
-    with Ledger.open(runs / "branch.db") as ledger:  # votes are in the weights that it begins with
-        assert recorded_settings(ledger).earlier_votes is None and "prior" not in ledger.spec
     other = arguments(tmp_path, model, *later, "run.name=warm", "generation.max_new_tokens=9")
     for planned in (["--plan"], []):
         capsys.readouterr()

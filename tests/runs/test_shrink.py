@@ -1,4 +1,4 @@
-"""Points between a run's start and its end: measured, exported, branched at, asked about."""
+"""Points between a run's start and its end: measured, exported, asked about."""
 
 import json
 from pathlib import Path
@@ -15,10 +15,9 @@ from szpo.policies.text_guards import TOPIC, Guard, TextFigures
 from szpo.replay import replay, verification
 from szpo.reports.adapter import fold_adapter_files
 from szpo.reports.model_card import Weights
-from szpo.runs import assemble, branch, model_process, shrink
+from szpo.runs import assemble, model_process, shrink
 from szpo.runs.shrink import Point
 from tests.support import folder_run, yard_run
-from tests.support.quadratic import go, start
 
 
 @pytest.fixture(scope="module")
@@ -104,20 +103,7 @@ def test_an_adapter_at_a_share_is_that_of_the_shrunk_coordinates(run, tmp_path):
     assert content(run) == before
 
 
-def test_a_branch_at_a_share_begins_there_and_verifies(tmp_path):
-    settings, ledger, policy = start(tmp_path)
-    go(settings, ledger, policy, until_step=3)
-    before = replay.fold(ledger)
-    with branch.branch(ledger.path, 2, tmp_path / "two.db", by="op", share=0.25) as child:
-        assert np.array_equal(starting_theta(child)["z"], before["z"] / 4)
-        assert verification.verify(child).ok
-    (event,) = ledger.events("branch")
-    assert event["body"]["share"] == 0.25
-    assert verification.verify(ledger).ok and np.array_equal(replay.fold(ledger)["z"], before["z"])
-
-
 def test_blind_votes_are_asked_about_a_point_on_the_way(run, tmp_path):
-    assert call(["shrink", str(run), "--to", "0.7", "--name", "near"]) == 0
     copy = tmp_path / "copy.db"
     copy.write_bytes(content(run))
     assert call(["shrink", str(copy), "--to", "0.5", "--ask", "2"]) == 0
@@ -132,14 +118,12 @@ def test_blind_votes_are_asked_about_a_point_on_the_way(run, tmp_path):
         assert order.result["tuned_sha256"] == wanted != head
         assert parts.policy.digest() == head and len(orders.comparisons(order)) == 2
         assert verification.verify(ledger).ok
-    with Ledger.open(run.with_name("near.db"), readonly=True) as child:
-        assert child.row["parent_step"] == 1
 
 
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--to", "0.5"], "--to measures nothing; say what to do there: --out, --name or --ask"),
+        (["--to", "0.5"], "--to measures nothing; say what to do there: --out or --ask"),
         (["--ask", "3"], "--ask goes with --to, the share of the way from the start"),
         (["--to", "0", "--ask", "3"], "share 0.0 of the way from the start; give one above 0"),
         (["--to", "1.5", "--ask", "3"], "share 1.5 of the way from the start; give one above 0"),

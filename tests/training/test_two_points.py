@@ -16,7 +16,6 @@ from szpo.ledger.theta import (
 from szpo.optim import parameters
 from szpo.optim.rules.guard_geometry import gather
 from szpo.replay import replay, verification
-from szpo.runs.branch import branch
 from szpo.runs.samples import policy_at
 from szpo.training import position, results
 from szpo.voting import step_inputs
@@ -229,41 +228,6 @@ def test_plus_stands_on_a_in_half_of_the_counted_votes(tmp_path):
     old = planned_sides(3, asked, 1)  # a coin for each direction, as ever
     for each in asked:
         assert planned_sides(3, [each], 1) == {each["comparison"]: old[each["comparison"]]}
-
-
-def test_a_branch_begins_at_the_recommended_point_without_votes(run, tmp_path):
-    _, ledger, _ = run
-    with branch(ledger.path, 4, tmp_path / "child.db", by="test", seed=5) as child:
-        own = recorded_settings(child)
-        folded = replay.fold(ledger)["z"]
-        assert own.start == pytest.approx(folded.astype(float).tolist())
-        assert theta_digests(child) == [recommended_digest(ledger)]
-        policy = MovingPolicy(own)
-        policy.move_to({"z": folded})
-        assert len(replay.replay_state(child, own).carried.votes.steps) == 0
-        drive(own, child, policy, until_step=2, measured_kl=kl)
-        assert verification.verify(child).ok
-        # The ball is around the model's start, and is no smaller than the way the branch has come.
-        far = np.linalg.norm(replay.fold(child)["z"])
-        assert far <= max(np.linalg.norm(folded), np.sqrt(2 * 0.9 * 2.0)) + 1e-5
-
-
-def test_a_branch_may_take_up_the_rule_and_leave_it(run, tmp_path):
-    _, ledger, _ = run
-    with branch(ledger.path, 2, tmp_path / "known.db", by="test", rule="known") as child:
-        own = recorded_settings(child)
-        assert (own.rule, own.K, own.N, own.law.kind) == ("known", 1, 8, "gaussian")
-        assert own.kl_budget is None and own.start is None
-        policy = MovingPolicy(own)
-        policy.move_to(replay.fold(child))
-        drive(own, child, policy, until_step=2)
-        assert verification.verify(child).ok
-    with branch(
-        tmp_path / "known.db", 1, tmp_path / "again.db", by="t", rule="regression"
-    ) as back:
-        own = recorded_settings(back)
-        assert (own.rule, own.K, own.N, own.law.kind) == ("regression", 8, 1, "orthonormal")
-        assert own.kl_budget is not None and len(own.start) == 4
 
 
 def test_scores_of_the_shown_texts_enter_the_fit(tmp_path):

@@ -232,7 +232,7 @@ def test_focus_shows_at_every_stop_of_the_tab_key(still):
         stops += 1
         assert found["drawn"], found
     assert stops >= 15
-    for name in ("op-limits", "op-branch", "op-invite", "op-access"):
+    for name in ("op-limits", "op-invite", "op-access"):
         dialog = page.locator(f"#{name}")
         dialog.evaluate("node => node.showModal()")
         for _ in range(dialog.locator("input:visible, button:visible, summary:visible").count()):

@@ -13,8 +13,7 @@ from szpo.errors import StorageError, UsageError
 from szpo.intervals import Estimate
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
-from szpo.ledger.theta import starting_theta, theta_digest
-from szpo.replay import replay
+from szpo.ledger.theta import theta_digest
 from szpo.reports import charts
 from szpo.training import budget
 from szpo.voting import lease, pauses
@@ -166,7 +165,7 @@ def test_the_version_moves_with_the_record_only(stage):
 
 NOT_OURS = (
     {"do": "look", "more": 1}, {"do": "drop"}, [], None, "x" * 20_000,
-    {"do": "branch", "step": "1"},
+    {"do": "samples", "step": "1"},
 )  # fmt: skip
 
 
@@ -264,24 +263,6 @@ def test_a_round_is_closed_with_a_quorum_and_a_reason(voted):
     assert any("everybody left" in line.text for line in state.read_state(voted.site)["log"])
     with pytest.raises(UsageError, match="no round is open"):
         do(voted, "close", reason="again")
-
-
-def test_rolling_back_branches_and_deletes_nothing(voted):
-    ledger = voted.ledger
-    before = len(ledger.votes()), theta_digest(ledger), ledger.step(2)
-    with pytest.raises(UsageError, match="type the name"):
-        do(voted, "branch", step=0, name="run-b", typed="other")
-    for name in ("../x", "", "a/b", "a b"):
-        with pytest.raises(UsageError, match="name"):
-            do(voted, "branch", step=0, name=name, typed="run")
-    do(voted, "branch", step=0, name="run-b", typed="run")
-    assert (len(ledger.votes()), theta_digest(ledger), ledger.step(2)) == before
-    with Ledger.open(ledger.path.with_name("run-b.db"), readonly=True) as child:
-        assert child.row["parent"] == ledger.run
-        theta = replay.fold(ledger, 1)
-        assert (starting_theta(child)["z"] == theta["z"]).all()
-    with pytest.raises(StorageError):
-        do(voted, "branch", step=0, name="run-b", typed="run")
 
 
 def test_money_is_reported_before_the_start_and_can_be_limited(staged):

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from pydantic import Field
@@ -20,7 +19,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.replay import without_panelist
 from szpo.replay.without_panelist import Preview
-from szpo.runs import branch, sample_check
+from szpo.runs import sample_check
 from szpo.training import budget
 from szpo.training.budget import Limits
 from szpo.voting import pauses, set_aside, steps
@@ -38,7 +37,7 @@ LIVE: Final = "live view"
 EXCLUDE: Final = "exclude from now on"
 
 Do = Literal[
-    "look", "start", "pause", "pause-after", "resume", "close", "limits", "more", "branch", "live",
+    "look", "start", "pause", "pause-after", "resume", "close", "limits", "more", "live",
     "invite", "revoke", "erase", "preview", "exclude", "final", "samples", "close-final",
     "not-about",
 ]  # fmt: skip
@@ -216,23 +215,6 @@ def _more(site: Site, by: str, command: Command) -> Reply:
     return Reply(f"The run ends after {end} now.")
 
 
-def _branch(site: Site, by: str, command: Command) -> Reply:
-    ledger, name = site.ledger, command.name.strip()
-    run = ledger.path.stem
-    if command.step is None:
-        raise UsageError("roll back: choose a round")
-    if command.typed.strip() != run:
-        raise UsageError(f"roll back: type the name of this run ({run}) to confirm")
-    if not name or Path(name).name != name or not name.replace("-", "").replace("_", "").isalnum():
-        raise UsageError("roll back: give the branch a name of letters, digits, - and _")
-    path = ledger.path.with_name(f"{name}.db")
-    branch.branch(ledger.path, command.step, path, by=by).close()
-    return Reply(
-        f"Branch {name} begins with the weights after round {command.step + 1}. This run stays as "
-        f"it is; go on with: szpo serve {path}"
-    )
-
-
 def _live(site: Site, by: str, command: Command) -> Reply:
     site.ledger.record_event(LIVE, by, {"on": command.on})
     return Reply("Votes of the open round are shown." if command.on else "They are hidden again.")
@@ -330,7 +312,6 @@ _ACTIONS: Final[dict[str, Callable[[Site, str, Command], Reply]]] = {
     "close": _close,
     "limits": _limits,
     "more": _more,
-    "branch": _branch,
     "live": _live,
     "final": _order,
     "samples": _order,

@@ -138,8 +138,6 @@ def _describe_event(kind: str, text: str, names: Mapping[str, str]) -> str:
             return f"ordered from round {round_} on: votes are {left} {body.get('group')}"
         case screens.TAUGHT:
             return "was shown what the votes taught"
-        case "branch":
-            return f"branched {body.get('name')} off after round {(body.get('after') or 0) + 1}"
         case "participant finished":
             return f"{who} finished their part of the study"
         case "controller ended":
