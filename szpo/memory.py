@@ -1,4 +1,4 @@
-"""Memory used by this or another process, and memory that is available."""
+"""Memory used by this process, and memory that is available."""
 
 from __future__ import annotations
 
@@ -19,16 +19,6 @@ def peak_bytes() -> int:
         return int(getattr(psutil.Process().memory_info(), "peak_wset", 0))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # in KiB elsewhere
-
-
-def resident_bytes(process: int) -> int:
-    """Resident memory of a process on this machine, in bytes; 0 if it is gone."""
-    import psutil
-
-    try:
-        return int(psutil.Process(process).memory_info().rss)
-    except psutil.Error:
-        return 0
 
 
 def available_bytes() -> int:

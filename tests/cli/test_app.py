@@ -23,9 +23,10 @@ from szpo.config import settings_file
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest, theta_digests
+from szpo.policies.text_guards import Guard
 from szpo.replay import verification
 from szpo.runs import assemble, cost_plan
-from szpo.training import guard_moments
+from szpo.training import guard_moments, held_out
 from szpo.voting import lease
 from tests.support import yard_run
 from tests.support.tampering import forge, rewrite
@@ -116,6 +117,15 @@ def test_resume_continues_to_the_same_weights(yard, tmp_path, capsys):
     assert len(heads(path)) == 3
     assert call(["run", "--resume", "yard", "--folder", str(path.parent)]) == 0
     assert heads(path) == heads(yard)
+
+
+def test_the_end_of_a_run_names_guards_that_fail_on_held_out_prompts(tmp_path, capsys):
+    path = yard_run.finished(tmp_path)
+    with Ledger.open(path) as ledger:
+        fine, bad = Guard("fluency", 0.1, "≤ 1", True), Guard("distinct-2", 0.8, "≥ 0.9", False)
+        held_out.record(ledger, "test", held_out.HeldOut((), (fine, bad)))
+    assert call(["run", "--resume", str(path)]) == 0
+    assert "guards on held-out prompts: 1 of 2 fail: distinct-2" in capsys.readouterr().out
 
 
 @pytest.mark.full

@@ -33,7 +33,6 @@ from szpo.reports import html_report, model_card
 from szpo.runs import driver
 from szpo.training import budget, controller
 from szpo.voting import pauses, set_aside, shown_features, step_inputs
-from szpo_ui.folder.controllers import Controllers
 from tests.support import folder_run
 from tests.support.tampering import change_event, failure_of, forge, rewrite
 
@@ -295,8 +294,8 @@ def test_the_users_own_features_are_recorded_as_data_and_never_run_from_the_reco
             assert "a record never runs code; give them again" in line and "added" not in line
     with Ledger.open(run) as ledger:
         with pytest.raises(UsageError, match="give them again"):
-            Controllers(run.parent, print).require_features(run.stem, ledger)
-        Controllers(run.parent, print, features=OWN[1:]).require_features(run.stem, ledger)
+            shown_features.require_given(ledger, ())
+        shown_features.require_given(ledger, OWN[1:])
         words = shlex.split(budget.describe_more(ledger))
     again = [word for name in OWN[1:] for word in ("--feature", name)]
     assert words[words.index("--feature") :] == again, "the printed command is one that goes on"

@@ -26,8 +26,7 @@ from tests.support.served import Served, words
 from tests.support.waiting import until
 
 pytest_plugins = ["tests.support.browser"]
-PEOPLE, PER_ROUND = 3, 4
-"""Panelists, and the votes of a round at most: two comparisons of two votes each."""
+PEOPLE = 3
 SHAPE = (
     "optimizer.directions=1", "optimizer.comparisons=2", "optimizer.rows=2", "optimizer.votes=2",
 )  # fmt: skip
@@ -158,68 +157,45 @@ def finish(pages: Sequence[Any]) -> int:
     return vote_until(over, pages)
 
 
-def final_seat(page: Any, prefix: str) -> str:
+def final_seat(page: Any) -> str:
     """A seat of the final comparison for whoever is logged in there, once its answers are written.
 
     By the API, which asks for no reading time; `test_serve.py` does the same without a browser.
     """
     asked = {"tab": "t", "of": "final"}
-    reply = until(
-        lambda: (r := page.request.post(f"{prefix}/api/assignment", data=asked)).ok and r
-    )
+    reply = until(lambda: (r := page.request.post("/api/assignment", data=asked)).ok and r)
     return str(reply.json()["assignment"])
 
 
-def test_a_folder_of_three_runs_from_its_home_page_to_the_report(
-    chromium, tmp_path, capsys, request
-):
-    """Two simulated runs and one with people, which is begun, started, voted on, paused, resumed
-    and compared from one address; the report's first sentence says whether it helped."""
+def test_a_run_of_people_from_its_settings_file_to_the_report(chromium, tmp_path, capsys, request):
+    """It is set up, looked at, started, voted on, paused and resumed on the operator's page; the
+    report's first sentence says whether it helped."""
     rounds, folder = 3, tmp_path / "runs"
-    folder.mkdir()
     people = (*SHAPE, *TINY, "optimizer.rows=1", "panel.poor_samples=open",
-              "evaluation.prompts=2", f"run.steps={rounds}")  # fmt: skip
-    settings = str(folder / "people.toml")
+              "evaluation.prompts=2", f"run.steps={rounds}", "run.name=mine")  # fmt: skip
+    settings = str(tmp_path / "people.toml")
     assert call(["init", settings, "--preset", "people", *words(people)]) == 0
-    served = Served(str(folder))
+    served = Served(settings, "--folder", str(folder))
     request.addfinalizer(served.close)
-    for name, seed in (("first", 0), ("second", 1)):
-        own = (*TINY, f"run.name={name}", f"run.seed={seed}", "run.votes=16",
-               "optimizer.rows=2", "evaluation.prompts=8")  # fmt: skip
-        line = ["run", "--preset", "tiny", *words(own), "--folder", str(folder)]
-        assert call(line) == 0
-    home = come(chromium, served.link)
-
-    def row(run: str, state: str) -> Any:
-        """The row of a run, once it says so; nobody presses or loads anything."""
-        home.wait_for_selector(f"tr[data-run={run}] .pill-{state}")
-        return home.locator(f"tr[data-run={run}]")
-
-    for name in ("first", "second"):
-        assert "16 of 16" in " ".join(row(name, "finished").inner_text().split())
-
-    # Begun, looked at, started.
-    home.click("#new")
-    home.fill("#new-name", "mine")
-    home.select_option("#new-source", "file:people.toml")
-    home.click("#begin button[type=submit]")
-    row("mine", "setting-up")
-    assert "the first round waits for its start" in row("mine", "paused").inner_text()
-    assert home.locator("#rows tr").count() == 3
     mine = folder / "mine.db"
-    operator = home.context.new_page()
-    operator.set_default_timeout(120_000)
-    operator.goto(str(home.get_attribute("tr[data-run=mine] a", "href")))
-    operator.wait_for_selector("#op-root[data-version]")
+    operator = come(chromium, served.link)
+
+    def until_it_is(state: str) -> None:
+        """Wait until the page says so; nobody presses or loads anything."""
+        operator.wait_for_selector(f"#op-root .op-pill-{state}")
+
+    # Looked at and started.
+    until_it_is("paused")
+    assert "The run is held" in operator.inner_text(".op-before")
     last = operator.locator(".op-before .op-sample").nth(sample_check.SAMPLES - 1)
     last.wait_for(state="attached")
-    home.bring_to_front()  # a browser hardly draws a page behind another
-    home.click("tr[data-run=mine] button[data-do=resume]")
-    row("mine", "running")
+    operator.click("[data-open=op-start]")
+    operator.click("#op-start button[type=submit]")
+    until_it_is("open")
 
     # Voted on, paused after the first vote, resumed.
     pages = invited(chromium, mine, capsys)
-    assert {page.url for page in pages} == {f"{home.url}r/mine/panel/"}
+    assert {page.url for page in pages} == {f"{served.url}/panel/"}
     cast = 0
 
     def voted() -> bool:
@@ -227,22 +203,22 @@ def test_a_folder_of_three_runs_from_its_home_page_to_the_report(
             return bool(ledger.votes())
 
     cast += vote_until(voted, pages)
-    home.click("tr[data-run=mine] button[data-do=pause]")
-    assert "by operator" in row("mine", "paused").inner_text()
-    home.click("tr[data-run=mine] button[data-do=resume]")
-    row("mine", "running")
+    operator.bring_to_front()  # a browser hardly draws a page behind another
+    operator.click("[data-open=op-pause]")
+    operator.click("#op-pause button[type=submit]")
+    until_it_is("paused")
+    assert "Paused by operator" in operator.inner_text(".op-banner")
+    operator.click("[data-do=resume]")
+    operator.wait_for_selector("[data-open=op-pause]")
     cast += vote_until(lambda: applied(mine) == rounds, pages)
-    counted = counted_votes(mine)
-    spent = f"{counted} of {rounds * PER_ROUND}"  # its rounds end it, not its 160 votes
-    assert spent in " ".join(row("mine", "finished").inner_text().split())
     cast += finish(pages)
 
     # The blind final comparison, which nobody had to order, and the sentence that it gives.
     for page in pages:
         for number in range(BLIND):
-            seat = final_seat(page, "/r/mine")
+            seat = final_seat(page)
             body = {"assignment": seat, "choice": "AAB"[number % 3], "idem": seat, "tab": "t"}
-            assert page.request.post("/r/mine/api/votes", data=body).status == 200
+            assert page.request.post("/api/votes", data=body).status == 200
     operator.bring_to_front()
     operator.reload()
     operator.click("[data-do=close-final]")
@@ -259,19 +235,4 @@ def test_a_folder_of_three_runs_from_its_home_page_to_the_report(
     first = re.search(r"</header>\s*<p[^>]*><b>(.*?)</b></p>", html)
     assert first is not None and first[1] == helped.sentence
     check_figures(operator, mine, rounds)
-
-    # Side by side.
-    home.bring_to_front()
-    for name in ("first", "second", "mine"):
-        home.check(f"tr[data-run={name}] input")
-    home.click("#compare")
-    home.wait_for_selector("body[data-drawn]")
-    results = home.locator(".results li").all_inner_texts()
-    for name, result in zip(("first", "second", "mine"), results, strict=True):
-        with Ledger.open(folder / f"{name}.db", readonly=True) as ledger:
-            assert result.strip().startswith(f"{name}: {improvement.read(ledger).sentence}")
-    assert home.locator(".chart[data-key=heldout] tbody tr").count() == 2, "one each, at the end"
-    lengths = home.locator(".chart[data-key=length] tbody tr", has_text="mine")
-    assert lengths.count() == rounds, "of the round after the last there are answers, and no votes"
-    assert f"finished · {counted} votes" in results[2], "though its process stands by"
     assert served.end() == 130, "the documented code of an interrupt"

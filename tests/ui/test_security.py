@@ -318,9 +318,7 @@ def test_behind_a_tls_proxy_people_log_in_and_vote_and_plain_pages_do_not(staged
     """The proxy ends TLS and hands every byte on, so a client without TLS sends the same."""
     stage, url = staged(secure=True), "https://panel.example"
     invited = stage.invitation("panelist", "P-01")
-    site = app.create(
-        stage.site, ("panel.example",), admission=security.Admission(url=url), pages=()
-    )
+    site = app.create(stage.site, ("panel.example",), url=url, pages=())
     with (
         serve(site, proxied=True) as address,
         httpx.Client(base_url=address, timeout=30) as client,

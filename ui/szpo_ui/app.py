@@ -26,7 +26,7 @@ from szpo_ui.web.credential_rows import Role
 from szpo_ui.web.credentials import AccessError
 from szpo_ui.web.mounting import bare, call_in_loop, mount
 from szpo_ui.web.requests import refuse
-from szpo_ui.web.security import AccessControl, Admission
+from szpo_ui.web.security import AccessControl
 from szpo_ui.web.site import HOME_PATHS, POSTERIOR, Site
 
 LOCAL = ("127.0.0.1", "localhost")
@@ -43,12 +43,12 @@ def create(
     site: Site,
     hosts: Sequence[str] = LOCAL,
     *,
-    admission: Admission | None = None,
+    url: str = "",
     pages: Sequence[Role] = tuple(PAGES),
 ) -> FastAPI:
     """Make the application of one run; this opens no port and starts no process.
 
-    ``hosts`` are the Host headers to answer. ``admission`` is shared by the runs of one server.
+    ``hosts`` are the Host headers to answer, ``url`` is the site's address behind a proxy.
     ``pages`` are the roles whose Gradio pages are mounted; with none, only API and login remain.
     """
     sessions = login.Sessions(site)
@@ -62,26 +62,20 @@ def create(
             await asyncio.to_thread(site.writer.close)
             await asyncio.to_thread(sessions.close)
 
-    app = without_pages(lifespan=lifespan)
+    app = bare(lifespan=lifespan)
+    app.add_exception_handler(HTTPException, answer_http_error)
+    app.add_exception_handler(AccessError, login.answer_refusal)
+    app.add_exception_handler(Exception, answer_failure)
+    app.add_api_route("/healthz", healthz)
     app.add_exception_handler(SzpoError, _answer_error)
     app.router.routes[:0] = api.routes(site)  # first, since they get most requests
     app.include_router(login.router(site, sessions))
     app.include_router(prolific.router(site))
     call_in_loop(partial(_mount_all, app, site, pages))
     app.add_middleware(CORSMiddleware, allow_origins=[])  # without this, Gradio allows any origin
-    app.add_middleware(AccessControl, site=site, sessions=sessions, admission=admission)
+    app.add_middleware(AccessControl, site=site, sessions=sessions, url=url)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     return app
-
-
-def without_pages(**more: Any) -> FastAPI:
-    """The parts shared by the applications of runs and folders: files and answers to errors."""
-    made = bare(**more)
-    made.add_exception_handler(HTTPException, answer_http_error)
-    made.add_exception_handler(AccessError, login.answer_refusal)
-    made.add_exception_handler(Exception, answer_failure)
-    made.add_api_route("/healthz", healthz)
-    return made
 
 
 def _mount_all(app: FastAPI, site: Site, roles: Sequence[Role]) -> None:

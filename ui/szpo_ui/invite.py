@@ -11,9 +11,8 @@ import typer
 from szpo.cli import console, run_paths
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
-from szpo_ui.folder import access
 from szpo_ui.web import credential_rows, credentials
-from szpo_ui.web.address import is_folder, link, read_address
+from szpo_ui.web.address import link, read_address
 from szpo_ui.web.credential_rows import Role
 
 DEFAULT_SITE = "http://127.0.0.1:7860"
@@ -30,9 +29,7 @@ command = typer.Typer(add_completion=False)
 
 @command.command("invite")
 def invite(
-    run: str | None = typer.Argument(
-        None, help="Name or file of a run, or a folder of runs; without it, the newest run."
-    ),
+    run: str | None = run_paths.RUN,
     folder: Path = run_paths.FOLDER,
     role: str = typer.Option("panelist", "--role", help="panelist or operator."),
     name: str | None = typer.Option(
@@ -80,18 +77,8 @@ def invite(
         raise UsageError(f"--wait {wait:g}: give 0 to {LONGEST_WAIT_S:,} seconds")
     if url and not url.startswith(("http://", "https://")):
         raise UsageError(f"--url {url}: give the site's address, as https://HOST")
-    if run is not None and is_folder(run, folder):
-        if kind == "panelist" and not (listing or revoke or erase):
-            raise UsageError(
-                f"{Path(run)} is a folder of runs, which only operators log in to; add "
-                "--role operator, or name one of its runs"
-            )
-        access.check_folder(Path(run))
-        opened = access.open_ledger(Path(run))
-    else:
-        opened = Ledger.open(run_paths.find(run, folder))
-    path = opened.path
-    with opened as ledger:
+    path = run_paths.find(run, folder)
+    with Ledger.open(path) as ledger:
         if listing:
             _list(ledger, as_json=as_json)
             return 0
@@ -118,9 +105,8 @@ def invite(
     site = (url or read_address(path) or "").rstrip("/")
     if not site:
         site = DEFAULT_SITE
-        title = path.parent.name if path.name == access.FILE else path.stem
         console.warn(
-            f"no szpo serve of {title} is running; links lead to {site}, its default. If "
+            f"no szpo serve of {path.stem} is running; links lead to {site}, its default. If "
             "it is to be reached elsewhere, revoke these and invite with --url http(s)://HOST:PORT"
         )
     if as_json:

@@ -210,7 +210,7 @@ def router(site: Site) -> APIRouter:
         if wait := arrivals.take(login.network_of(request)):
             return refuse(429, "too_many", "too many people come at once; wait", retry_after=wait)
         secret = await run_in_threadpool(_arrive, await read(Arrival, request))
-        answer = JSONResponse({"go": login.home_of(site, "panelist")})
+        answer = JSONResponse({"go": login.home_of("panelist")})
         login.set_session(answer, site, secret)
         return answer
 
@@ -224,7 +224,7 @@ def router(site: Site) -> APIRouter:
         who = login.identity(request, "panelist")
         found = standing(site.ledger, str(who.panelist), chosen, site.status.read())
         if found is None or not found.finished:
-            return RedirectResponse(login.home_of(site, "panelist"), 303)
+            return RedirectResponse(login.home_of("panelist"), 303)
         record_finish(site.ledger, str(who.panelist), found)
         return _back(chosen.completion_code)
 
@@ -238,13 +238,13 @@ def router(site: Site) -> APIRouter:
         )
         found = standing(site.ledger, panelist, chosen, site.status.read())
         if found is None or agreed:
-            return RedirectResponse(login.home_of(site, "panelist"), 303)
+            return RedirectResponse(login.home_of("panelist"), 303)
         credentials.revoke(site.ledger, who.name, "prolific")
         return _back(chosen.declined_code)
 
     def _back(code: str | None) -> Response:
         if code is None:
-            return RedirectResponse(f"{site.prefix}/join#declined", 303)
+            return RedirectResponse("/join#declined", 303)
         return RedirectResponse(f"{RETURN_URL}?cc={code}", 303)
 
     return made

@@ -38,7 +38,6 @@ from szpo_ui.web.address import (
     OPERATOR_DAYS,
     SiteAddress,
     announce,
-    is_folder,
     link,
     listening,
     say,
@@ -88,9 +87,7 @@ command = typer.Typer(add_completion=False)
 @command.command("serve")
 def serve(
     run: str | None = typer.Argument(
-        None,
-        help="Name or file of a run, a settings file, or a folder of runs; without it, the newest "
-        "run.",
+        None, help="Name or file of a run, or a settings file; without it, the newest run."
     ),
     folder: Path = typer.Option(Path("runs"), "--folder", help="Folder of the runs."),
     preset: str | None = typer.Option(
@@ -136,7 +133,7 @@ def serve(
     ),
     no_browser: bool = typer.Option(False, "--no-browser", help="Open no browser in --demo."),
 ) -> int:
-    """Serve a run to its panel: voting page, operator's page, model. Or a folder of runs.
+    """Serve a run to its panel: voting page, operator's page, model.
 
     The pages and the JSON API are in this process, the model in one beside it.
     """
@@ -152,18 +149,6 @@ def serve(
         known_addresses.trust(trust)
     with listening(host, port, insecure=insecure) as listener:
         address = site_address(listener, host, url, names)
-        if run is not None and is_folder(run, folder):
-            if preset or sets or demo or at_once or accept_samples:
-                raise UsageError(
-                    "runs of a folder begin on its home page; leave out --preset, --set, --demo, "
-                    "--at-once and --accept-samples"
-                )
-            from szpo_ui.folder.application import serve_folder
-
-            return serve_folder(
-                Path(run), listener, address, proxied=url is not None, models=not no_controller,
-                features=features,
-            )  # fmt: skip
         return _serve(options, listener, address)
 
 
@@ -183,7 +168,6 @@ def _serve(chosen: ServeOptions, listener: socket.socket, address: SiteAddress) 
         # Imported late: gradio alone takes three seconds, and the refusals above do not need it.
         from szpo.runs import run_engine, sample_check
         from szpo_ui import app
-        from szpo_ui.web.security import Admission
         from szpo_ui.web.server import answer
         from szpo_ui.web.site import open_site
 
@@ -203,9 +187,7 @@ def _serve(chosen: ServeOptions, listener: socket.socket, address: SiteAddress) 
         keepers = _keepers(chosen, path, child)
         for keeper in keepers:
             stack.callback(keeper.close)
-        application = app.create(
-            site, address.names, admission=Admission(address.url if chosen.url else "")
-        )
+        application = app.create(site, address.names, url=address.url if chosen.url else "")
         for keeper in keepers:
             keeper.run()
         stack.enter_context(announce(path, address.url))

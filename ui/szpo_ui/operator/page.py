@@ -92,7 +92,7 @@ def blocks(site: Site) -> gr.Blocks:
         reply = ""
         if why or done is not None:
             # Invitation links begin with the address at which this page was opened.
-            base = str(request.headers.get("origin") or "") + site.prefix
+            base = str(request.headers.get("origin") or "")
             reply = render_reply(done or Reply(why), base, ok=not why)
         return {"page": page(site), "reply": reply}
 
@@ -155,7 +155,6 @@ def page(site: Site) -> str:
         .get_template("operate/page.html")
         .render(
             b=found,
-            prefix=site.prefix,
             chart=Markup(charts.draw_values(figures["values"], VALUES)),
             health=vitals(found),
             ahead=[] if ahead is None else outlook.table(ahead),

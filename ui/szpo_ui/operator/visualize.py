@@ -97,8 +97,8 @@ def of_site(site: Site) -> tuple[gr.Blocks, APIRouter]:
 
     api = f"{POSTERIOR}-api"
     routes = posterior_page.router(api, start, partial(login.identity, role="operator"))
-    back = login.home_of(site, "operator")
-    return posterior_page.blocks(f"{site.prefix}{api}/", back=back), routes
+    back = login.home_of("operator")
+    return posterior_page.blocks(f"{api}/", back=back), routes
 
 
 def application(start: Callable[[], Start]) -> FastAPI:

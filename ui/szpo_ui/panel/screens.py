@@ -112,8 +112,6 @@ class Screen:
     mode: Mode = ""
     study: Standing | None = None
     """The progress of a participant of a Prolific study; None for other panelists."""
-    base: str = ""
-    """The prefix of the site's paths."""
 
 
 def look(site: Site, panelist: str, name: str, page: PageState) -> Screen:
@@ -241,7 +239,6 @@ class _Viewer:
             status=redact_for_panelists(self.status),
             key=key(self.status, elsewhere=state == "other-tab"),
             study=self.study,
-            base=self.site.prefix,
             **what,
         )
 

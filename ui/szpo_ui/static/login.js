@@ -11,14 +11,11 @@ function say(text) {
   said.hidden = !text;
 }
 
-// "" at the root of a host, /r/NAME if several runs share the host.
-const base = location.pathname.slice(0, Math.max(0, location.pathname.lastIndexOf("/login")));
-
 async function send(path, body) {
   button.disabled = true;
   say("");
   try {
-    const answer = await fetch(base + path, {
+    const answer = await fetch(path, {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify(body),

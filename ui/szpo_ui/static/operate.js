@@ -6,8 +6,6 @@
   const POLL_MS = 5000, REPLY_MS = 20000, TOAST_MS = 8000;
   const $ = (selector, from = document) => from.querySelector(selector);
   const $$ = (selector, from = document) => [...from.querySelectorAll(selector)];
-  // "" at the root of a host, /r/NAME if several runs share the host.
-  const BASE = location.pathname.slice(0, Math.max(0, location.pathname.lastIndexOf("/operate")));
   const root = () => document.getElementById("op-root");
 
   let busy = null, queue = [], etag = "", asked = "";
@@ -158,9 +156,9 @@
 
   async function poll() {
     try {
-      const reply = await fetch(`${BASE}/operate-api/status`,
+      const reply = await fetch("/operate-api/status",
         { headers: etag ? { "If-None-Match": etag } : {}, cache: "no-store" });
-      if (reply.status === 401 || reply.status === 403) { location.href = `${BASE}/login?next=${BASE}/operate/`; return; }
+      if (reply.status === 401 || reply.status === 403) { location.href = "/login?next=/operate/"; return; }
       offline(reply.status >= 500);
       if (reply.status === 200) {
         etag = reply.headers.get("etag") || "";

@@ -10,10 +10,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
-from szpo.errors import LeaseError, StorageError, UsageError
+from szpo.errors import UsageError
 from szpo.locks import try_lock
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -115,11 +114,6 @@ def link(url: str, token: str) -> str:
     return f"{url}/login#t={token}"
 
 
-def is_folder(word: str, runs: Path) -> bool:
-    """Whether an argument names a folder; a run of the same name takes precedence."""
-    return Path(word).is_dir() and not (runs / f"{word}.db").is_file()
-
-
 def _own_names() -> set[str]:
     """This machine's names and addresses."""
     name = socket.gethostname()
@@ -131,8 +125,6 @@ def _own_names() -> set[str]:
 
 # --- for other commands: a small file beside the run, locked while its server runs ---
 
-FOLDER_FILE = ".szpo-served"
-"""The file in which the server of a folder writes its address."""
 ADDRESS_LIMIT = 2_000
 """Most characters of an address to read; real ones are far shorter."""
 
@@ -149,7 +141,9 @@ def announce(run: Path, url: str) -> Iterator[None]:
                 file = stack.enter_context(place.open("a+", encoding="utf-8"))
                 if not try_lock(file.fileno()):  # another server has it
                     continue
-                _write(file, url)
+                file.truncate(0)
+                file.write(url)
+                file.flush()
             except OSError:  # the disk is full
                 continue
             stack.callback(place.unlink, missing_ok=True)
@@ -157,65 +151,9 @@ def announce(run: Path, url: str) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def announce_folder(folder: Path, url: str) -> Iterator[None]:
-    """Publish the address below which all runs of a folder are served, by one server at a time.
-
-    Raises:
-        LeaseError: another server has the folder, and both would start its models.
-        StorageError: the folder cannot be written.
-    """
-    place = folder / FOLDER_FILE
-    try:
-        file = place.open("a+", encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"{folder} cannot be written ({error.strerror})") from None
-    with file:
-        if not try_lock(file.fileno()):
-            file.seek(0)
-            raise LeaseError(
-                f"{folder} is served at {file.read(ADDRESS_LIMIT) or 'another address'} already; "
-                "open that page, or end that server first"
-            )
-        _write(file, url)
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                place.unlink()
-
-
-def _write(file: IO[str], url: str) -> None:
-    file.truncate(0)
-    file.write(url)
-    file.flush()
-
-
-def run_prefix(name: str) -> str:
-    """The path of a run at an address that serves a folder.
-
-    >>> run_prefix("my-run"), run_prefix("a b/c")
-    ('/r/my-run', '/r/a%20b%2Fc')
-    """
-    return f"/r/{quote(name, safe='')}"
-
-
 def read_address(run: Path) -> str | None:
-    """The beginning of links to this run; None if no server of it is running.
-
-    A server of the run itself takes precedence over one of its folder.
-    """
-    if (url := _read_locked(_address_files(run))) is not None:
-        return url
-    url = _read_locked([run.parent / FOLDER_FILE])
-    if url is None or run.suffix != ".db":  # the folder's own credentials
-        return url
-    return f"{url}{run_prefix(run.stem)}"
-
-
-def _read_locked(files: Sequence[Path]) -> str | None:
-    """The address in the first of these files that a running server holds locked."""
-    for place in files:
+    """The beginning of links to this run; None if no server of it is running."""
+    for place in _address_files(run):
         with contextlib.suppress(OSError), place.open(encoding="utf-8") as file:
             if not try_lock(file.fileno(), shared=True) and (url := file.read(ADDRESS_LIMIT)):
                 return url

@@ -25,10 +25,10 @@ SZPO: Final = (sys.executable, "-m", "szpo")
 """The first words of szpo's own commands."""
 
 
-def controller(run: Path, features: Iterable[str], szpo: Sequence[str] = SZPO) -> list[str]:
+def controller(run: Path, features: Iterable[str]) -> list[str]:
     """The command that drives a run, with the user's own features that the run may use."""
     own = [word for each in dict.fromkeys(features) for word in ("--feature", each)]
-    return [*szpo, "run", "--resume", str(run), "--stay", *own]
+    return [*SZPO, "run", "--resume", str(run), "--stay", *own]
 
 
 def record_end(run: Path, code: int, again_s: float) -> None:
@@ -39,18 +39,14 @@ def record_end(run: Path, code: int, again_s: float) -> None:
         ledger.record_event("controller ended", "serve", {"code": code, "again_in_s": again_s})
 
 
-def start(command: Sequence[str], output: int | None = None) -> subprocess.Popen[Any]:
+def start(command: Sequence[str]) -> subprocess.Popen[Any]:
     """Start a child outside the terminal's process group, so that Ctrl-C reaches the parent only.
 
-    ``output`` is `subprocess.PIPE` if the parent reads the child's output, of both streams. The
-    parent must end the child. If the parent is killed, Linux sends the child a SIGTERM.
+    The parent must end the child. If the parent is killed, Linux sends the child a SIGTERM.
     """
     if sys.platform == "linux":
         command = [sys.executable, "-c", _FOLLOW, *command]
-    both = None if output is None else subprocess.STDOUT
-    return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=output, stderr=both, start_new_session=True
-    )
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
 
 
 _FOLLOW: Final = """
@@ -96,17 +92,6 @@ class Keeper:
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._keep, name=f"szpo-{name}", daemon=True)
 
-    @property
-    def child(self) -> subprocess.Popen[Any] | None:
-        """The current child; None between two children."""
-        with self._lock:
-            return self._child
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether a child runs or will be restarted."""
-        return self._thread.is_alive()
-
     def run(self) -> None:
         """Start the thread that keeps the child running."""
         self._thread.start()
@@ -114,7 +99,8 @@ class Keeper:
     def close(self, grace: float = GRACE) -> None:
         """End the child: SIGTERM, ``grace`` seconds for its last commit, then SIGKILL."""
         self._ending.set()
-        child = self.child
+        with self._lock:
+            child = self._child
         if child is not None and child.poll() is None:
             child.terminate()
             try:

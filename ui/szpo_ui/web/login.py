@@ -32,7 +32,7 @@ from szpo_ui.web.language import Language, choose_language
 from szpo_ui.web.markup import entrance
 from szpo_ui.web.rate import MOST_KEYS, Buckets, Locks, network
 from szpo_ui.web.requests import Body, read, refuse
-from szpo_ui.web.site import Door
+from szpo_ui.web.site import HOME_PATHS, Site
 
 T = TypeVar("T")
 
@@ -42,22 +42,18 @@ SCOPE = "szpo.identity"
 """Key in a request's scope under which `AccessControl` stores the identity for handlers."""
 
 
-def cookie_name(secure: bool, prefix: str = "") -> str:
+def cookie_name(secure: bool) -> str:
     """The session cookie's name; ``__Host-`` binds the cookie to the host and needs TLS.
 
-    If runs share a host, each has its own name, made from the run's ``prefix``: ``__Host-`` allows
-    no path, and sessions of two runs in one browser must not replace each other.
-
-    >>> cookie_name(True), cookie_name(False), cookie_name(False, "/r/mine")
-    ('__Host-szpo', 'szpo', 'szpo-31cc420e531e')
+    >>> cookie_name(True), cookie_name(False)
+    ('__Host-szpo', 'szpo')
     """
-    own = f"-{sha256(prefix)[:12]}" if prefix else ""
-    return f"__Host-szpo{own}" if secure else f"szpo{own}"
+    return "__Host-szpo" if secure else "szpo"
 
 
-def home_of(site: Door, role: Role) -> str:
+def home_of(role: Role) -> str:
     """The path of a role's page on the host."""
-    return f"{site.prefix}{site.homes[role]}/"
+    return f"{HOME_PATHS[role]}/"
 
 
 class Sessions:
@@ -68,9 +64,9 @@ class Sessions:
     session is in use; normally no request waits for it.
     """
 
-    def __init__(self, site: Door):
+    def __init__(self, site: Site):
         self.site: Final = site
-        self.cookie: Final = cookie_name(site.secure, site.prefix)
+        self.cookie: Final = cookie_name(site.secure)
         self._reader: Final = Ledger.open(site.ledger.path, readonly=True, clock=site.ledger.clock)
         self._looks: Final = ThreadPoolExecutor(1, thread_name_prefix="szpo-sessions")
         self._notes: Final = ThreadPoolExecutor(1, thread_name_prefix="szpo-uses")
@@ -156,7 +152,7 @@ class Redeem(Body):
     token: str = Field(min_length=1, max_length=128)
 
 
-def router(site: Door, sessions: Sessions) -> APIRouter:
+def router(site: Site, sessions: Sessions) -> APIRouter:
     """The routes /, /login, /redeem, /logout and, for programs, /api/session."""
     routes = APIRouter()
     locks = Locks(site.ledger.clock)
@@ -164,7 +160,7 @@ def router(site: Door, sessions: Sessions) -> APIRouter:
 
     @routes.get("/")
     def home(request: Request) -> Response:
-        return RedirectResponse(home_of(site, identity(request).role), 303)
+        return RedirectResponse(home_of(identity(request).role), 303)
 
     @routes.get("/login")
     def page(request: Request) -> Response:
@@ -185,7 +181,7 @@ def router(site: Door, sessions: Sessions) -> APIRouter:
             await sessions.ask(partial(credentials.find_link, token=given.token))
         except AccessError:
             if found := await _their_own(given.token, request):
-                return JSONResponse({"go": home_of(site, found.role), "name": found.name})
+                return JSONResponse({"go": home_of(found.role), "name": found.name})
             raise
         return await _let_in(partial(credentials.redeem, site.ledger, given.token), request)
 
@@ -222,7 +218,7 @@ def router(site: Door, sessions: Sessions) -> APIRouter:
             return JSONResponse({"token": secret, "name": found.name, "role": found.role})
         if old := _token(request.headers, sessions.cookie):  # the new session replaces the old one
             await run_in_threadpool(credentials.logout, site.ledger, old)
-        answer = JSONResponse({"go": home_of(site, found.role), "name": found.name})
+        answer = JSONResponse({"go": home_of(found.role), "name": found.name})
         set_session(answer, site, secret)
         return answer
 
@@ -230,7 +226,7 @@ def router(site: Door, sessions: Sessions) -> APIRouter:
     def logout(request: Request) -> Response:
         if token := _token(request.headers, sessions.cookie):
             credentials.logout(site.ledger, token)
-        answer = JSONResponse({"go": f"{site.prefix}/login"})
+        answer = JSONResponse({"go": "/login"})
         answer.delete_cookie(
             sessions.cookie, path="/", secure=site.secure, httponly=True, samesite="strict"
         )  # fmt: skip
@@ -262,10 +258,10 @@ def _token(headers: Headers, cookie: str) -> str | None:
     return cookie_parser(headers.get("cookie", "")).get(cookie)
 
 
-def set_session(answer: Response, site: Door, secret: str) -> None:
+def set_session(answer: Response, site: Site, secret: str) -> None:
     """Give a browser the cookie of a session."""
     answer.set_cookie(
-        cookie_name(site.secure, site.prefix), secret, path="/", secure=site.secure,
+        cookie_name(site.secure), secret, path="/", secure=site.secure,
         httponly=True, samesite="strict",
     )  # fmt: skip
 

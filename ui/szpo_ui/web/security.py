@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from urllib.parse import quote, urlsplit
 
 from starlette._utils import get_route_path
@@ -23,7 +22,7 @@ from szpo_ui.web.credential_rows import Role
 from szpo_ui.web.credentials import Fault
 from szpo_ui.web.rate import Buckets
 from szpo_ui.web.requests import RefusedError, refuse
-from szpo_ui.web.site import VOTES, Door
+from szpo_ui.web.site import HOME_PATHS, POSTERIOR, VOTES, Site
 
 HEAD_LIMIT = 16_384
 """Most bytes of a request's headers, names and values together."""
@@ -44,6 +43,8 @@ WAITING_THREADS = 32
 other threads serve pages and scripts, however long a commit takes."""
 GRADIO_PAGES = ("/panel", "/operate", "/visualize")
 """Prefixes of the paths of Gradio's pages."""
+FURTHER_PAGES = frozenset({POSTERIOR, VOTES})
+"""The operator's pages beside the first, which redirect to the login if there is no session."""
 OPEN_PATHS = frozenset({"/login", "/join", "/redeem", "/api/session", "/healthz", "/favicon.ico"})
 """Paths that need no session; paths under /static/ need none either."""
 
@@ -64,30 +65,15 @@ _WHY = {
 }
 
 
-@dataclass(frozen=True)
-class Admission:
-    """The parts of access control that the runs of one server share."""
-
-    url: str = ""
-    """The site's address behind a proxy, which browsers send as Origin."""
-    operators: login.Sessions | None = None
-    """Sessions of operators of a whole folder; None if a run is served alone."""
-    threads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(WAITING_THREADS))
-
-
 class AccessControl:
     """ASGI middleware around the whole application."""
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        site: Door,
-        sessions: login.Sessions,
-        admission: Admission | None = None,
-    ):
+    def __init__(self, app: ASGIApp, site: Site, sessions: login.Sessions, url: str = ""):
+        """``url`` is the site's address behind a proxy, which browsers send as Origin."""
         self.app = app
-        self.admission = admission or Admission()
+        self.url = url
         self.site = site
+        self.threads = asyncio.Semaphore(WAITING_THREADS)
         self.sessions = sessions
         self.posts = Buckets(site.ledger.clock, rate=POSTS_PER_SECOND, burst=POSTS_AT_ONCE)
         self.reads = Buckets(site.ledger.clock, rate=READS_PER_SECOND, burst=READS_AT_ONCE)
@@ -103,12 +89,12 @@ class AccessControl:
         path = get_route_path(scope)
         send = _with_headers(path, send, secure=self.site.secure)
         try:  # the session is looked up after the body, since it may end while that arrives
-            receive = await _take_in(scope, receive, self.admission.url, secure=self.site.secure)
+            receive = await _take_in(scope, receive, self.url, secure=self.site.secure)
             refusal = await self._find_refusal(scope, path)
         except RefusedError as error:
             refusal = error.answer
         if refusal is None and _may_wait_in_a_thread(path, changes=scope["method"] not in READS):
-            async with self.admission.threads:
+            async with self.threads:
                 await self.app(scope, receive, send)
         else:
             await (refusal or self.app)(scope, receive, send)
@@ -117,36 +103,32 @@ class AccessControl:
         """The refusal of a request, or None; stores the sender's identity in the scope."""
         if path in OPEN_PATHS or path.startswith("/static/"):
             return None
-        headers = Headers(scope=scope)
-        role, found = role_of(path), await self.sessions.of(headers)
-        operators = self.admission.operators
-        if operators is not None and (isinstance(found, str) or role not in (None, found.role)):
-            other = await operators.of(headers)
-            found = found if isinstance(other, str) else other
+        role, found = role_of(path), await self.sessions.of(Headers(scope=scope))
         if isinstance(found, str):
-            return self._to_login(scope, path, found)
+            return _to_login(scope, path, found)
         if role is not None and found.role != role:
-            if self._is_page(path):
-                return RedirectResponse(login.home_of(self.site, found.role), 303)
+            if _is_page(path):
+                return RedirectResponse(login.home_of(found.role), 303)
             return refuse(401, "role", login.meant_for(role))
         scope[login.SCOPE] = found
         if wait := (self.reads if scope["method"] in READS else self.posts).take(found.name):
             return refuse(429, "too_many", "too many requests; slow down", retry_after=wait)
         return None
 
-    def _to_login(self, scope: Scope, path: str, why: Fault) -> Response:
-        """Redirect pages to the login; refuse others with 403 for a revoked session, else 401."""
-        if scope["method"] in ("GET", "HEAD") and self._is_page(path):
-            prefix, sent = self.site.prefix, scope.get("query_string", b"").decode("latin-1")
-            if path in self.site.pages and sent:  # keep filters and choices
-                path += f"?{sent}"
-            query = f"?next={quote(prefix + path)}" if path != "/" else ""
-            return RedirectResponse(f"{prefix}/login{query}", 303)
-        return refuse(403 if why == "revoked" else 401, why, _WHY[why])
 
-    def _is_page(self, path: str) -> bool:
-        homes = self.site.homes.values()
-        return path.rstrip("/") in {"", *homes, *self.site.pages}
+def _to_login(scope: Scope, path: str, why: Fault) -> Response:
+    """Redirect pages to the login; refuse others with 403 for a revoked session, else 401."""
+    if scope["method"] in ("GET", "HEAD") and _is_page(path):
+        sent = scope.get("query_string", b"").decode("latin-1")
+        if path in FURTHER_PAGES and sent:  # keep filters and choices
+            path += f"?{sent}"
+        query = f"?next={quote(path)}" if path != "/" else ""
+        return RedirectResponse(f"/login{query}", 303)
+    return refuse(403 if why == "revoked" else 401, why, _WHY[why])
+
+
+def _is_page(path: str) -> bool:
+    return path.rstrip("/") in {"", *HOME_PATHS.values(), *FURTHER_PAGES}
 
 
 class SameSiteOnly:

@@ -21,7 +21,7 @@ from szpo_ui.web.credential_rows import Role
 from szpo_ui.web.writer import Writer
 
 HOME_PATHS: Final[Mapping[Role, str]] = {"panelist": "/panel", "operator": "/operate"}
-"""The path of each role's page."""
+"""The path of each role's page, without a final slash."""
 POSTERIOR: Final = "/operate-visualize"
 """The path of the operator's page on the votes' posterior over two features."""
 VOTES: Final = "/operate/votes"
@@ -31,22 +31,6 @@ TAB_S: Final = 90.0
 
 TEXTS: Final = 256
 """How many comparisons are cached."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Door:
-    """The facts that login and access control need, on a run's site or on a folder of runs."""
-
-    ledger: Ledger
-    """The ledger with the credentials."""
-    secure: bool = False
-    """Browsers connect by TLS, so cookies are marked Secure and ``__Host-``."""
-    prefix: str = ""
-    """The path at which the site is mounted, such as "/r/my-run"; "" at the root."""
-    homes: Mapping[Role, str] = field(default_factory=lambda: HOME_PATHS)
-    """Each role's page after login, as a path below the prefix, without a final slash."""
-    pages: frozenset[str] = frozenset({POSTERIOR, VOTES})
-    """Further pages, which redirect to the login if there is no session."""
 
 
 class Presence:
@@ -73,9 +57,12 @@ class Presence:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Site(Door):
+class Site:
     """One run in the web process, with the state that is kept between requests."""
 
+    ledger: Ledger
+    secure: bool = False
+    """Browsers connect by TLS, so cookies are marked Secure and ``__Host-``."""
     service: VoteService
     config: Config
     status: StatusReader
@@ -88,7 +75,7 @@ class Site(Door):
     """A cache of the operator's figures, which take a good part of a second to compute."""
 
 
-def open_site(path: str | Path, *, secure: bool = False, prefix: str = "") -> Site:
+def open_site(path: str | Path, *, secure: bool = False) -> Site:
     """Open a run's file for the web; close it with ``site.ledger.close()``.
 
     Raises:
@@ -97,13 +84,13 @@ def open_site(path: str | Path, *, secure: bool = False, prefix: str = "") -> Si
     """
     ledger = Ledger.open(path)
     try:
-        return of_ledger(ledger, secure=secure, prefix=prefix)
+        return of_ledger(ledger, secure=secure)
     except BaseException:
         ledger.close()
         raise
 
 
-def of_ledger(ledger: Ledger, *, secure: bool = False, prefix: str = "") -> Site:
+def of_ledger(ledger: Ledger, *, secure: bool = False) -> Site:
     """The site of an open ledger, using the ledger's clock.
 
     Raises:
@@ -124,7 +111,6 @@ def of_ledger(ledger: Ledger, *, secure: bool = False, prefix: str = "") -> Site
     return Site(
         ledger=ledger,
         secure=secure,
-        prefix=prefix,
         service=service,
         config=config,
         status=StatusReader(ledger, service.look),

@@ -1,8 +1,6 @@
 /* Small tools of the panelist's page, and its data in the browser. The component provides TEXTS,
    `element`, `props` and `server`, which calls Python. */
 
-// "" at the root of a host, /r/NAME if several runs share the host.
-const BASE = location.pathname.slice(0, Math.max(0, location.pathname.lastIndexOf("/panel")));
 const READING = new Set(["vote", "closed", "calib", "final", "practice", "saving"]);
 const SIZES = [16, 17, 19, 21, 24];
 

@@ -58,7 +58,7 @@ async function glance() { // the status, "ended" if the session ended, or nothin
   if (props.polls !== "api") return within(POLL_MS, server.glance({ tab, seat }));
   const at = new URLSearchParams(seat ? { tab, seat } : { tab });
   try {
-    const reply = await fetch(`${BASE}/api/status?${at}`, { cache: "no-store",
+    const reply = await fetch(`/api/status?${at}`, { cache: "no-store",
       headers: etag ? { "If-None-Match": etag } : {}, signal: AbortSignal.timeout(POLL_MS) });
     if (reply.status === 304) return { ...live, lease_s: null }; // the lease has not changed
     if (reply.status === 401 || reply.status === 403) return "ended";
@@ -171,7 +171,7 @@ async function login(event) {
   const line = $("#sz-login-error");
   set(line, "");
   try {
-    const reply = await fetch(`${BASE}/login`, { method: "POST",
+    const reply = await fetch("/login", { method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({ name: $("#sz-login-name").value, code: $("#sz-login-code").value }) });
     if (!reply.ok) {
