@@ -86,7 +86,7 @@ class Result(Outcome):
     guards: tuple[Guard, ...]
     """The guards on held-out prompts; empty if nothing was measured at the end."""
     taught: Lesson | None
-    """What the votes are about; None if coordinates are not named features."""
+    """What the votes are about, or why they show no taste; None if nothing can be said."""
     more_votes: str = ""
     """How to continue the run; empty if it is not finished, or more votes would not help."""
 

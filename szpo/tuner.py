@@ -288,7 +288,7 @@ class Tuner:
     # ---- what came of it ----
 
     def taught(self) -> Lesson | None:
-        """What the votes taught so far; None if coordinates are not named features.
+        """What the votes taught so far, or why they show no taste; None if nothing can be said.
 
         ``str`` of it is one line, such as "31 votes: fewer commas (97 %)".
         """

@@ -16,6 +16,7 @@ from szpo.errors import SzpoError
 from szpo.evaluators import hidden_reward
 from szpo.intervals import Share, share
 from szpo.ledger.database import Ledger
+from szpo.optim.rules.findings import Findings
 from szpo.policies.teachable import CHANGE
 
 MIN_VOTES: Final = 80
@@ -36,7 +37,7 @@ USUAL: Final = "length,readability,politeness,sentiment,questions,repetition,ove
 
 def describe(
     *, votes: int, asked: int, same: int, undecided: bool, alike: Share, foretold: Share,
-    clearer: str, hopeful: bool = True,
+    clearer: str,
 ) -> str:  # fmt: skip
     """The first cause that holds, in a sentence with advice.
 
@@ -44,20 +45,16 @@ def describe(
         votes: counted votes.
         asked: comparisons, including those tied without being asked.
         same: those of them without a difference: ties, equal sides, equal for a simulated panel.
-        undecided: more votes like these would probably show a taste.
+        undecided: more votes like these would probably show a taste (`Findings.undecided`).
         alike: share of pairs of votes on one comparison that chose the same side.
         foretold: share of votes that named features predict from the others; empty where named
             features are the coordinates.
         clearer: advice on asking the voters more clearly; empty where they read no words.
-        hopeful: False if a forecast says that more votes would hardly show a taste.
     """
     if equal := _describe_equal(same, asked):
         return equal
     if votes < MIN_VOTES or undecided:
-        few = f"the votes are too few (a clear taste takes 40 to {MIN_VOTES})"
-        if hopeful:
-            return f"{few}: continue voting"
-        return f"{few} and look like chance: see first whether answers differ in what you want"
+        return f"the votes are too few (a clear taste takes 40 to {MIN_VOTES}): continue voting"
     pairs = f"in {alike.hits:.0f} of {alike.of:.0f} pairs two votes on one comparison"
     known = alike.of >= PAIRS
     if known and (alike.value or 0.0) < ALIKE:
@@ -109,30 +106,27 @@ class Watch:
         return found
 
 
-def read(
-    ledger: Ledger, *, undecided: bool, named: bool, hopeful: bool = True
-) -> tuple[str, bool]:
+def read(ledger: Ledger, found: Findings) -> tuple[str, bool]:
     """Why a run's votes show no taste, and whether more votes may show one.
 
-    ``named``: the run's coordinates are named features. ``undecided``, ``hopeful``: as in
-    `describe`. If half of the questions show no difference, more votes show nothing.
+    If half of the questions show no difference, more votes show nothing.
     """
     cast, automatic, ties = _count(ledger)
     votes, asked = cast + count_earlier(ledger), cast + automatic
     first = agreement.within(evidence.read(ledger).totals)
     second = agreement.second_opinions(ledger)
     alike = share(first.hits + second.hits, first.of + second.of)
-    look = not (named or undecided) and votes >= MIN_VOTES and alike.of < PAIRS
+    unknown = found.taught is None and not found.undecided
+    look = unknown and votes >= MIN_VOTES and alike.of < PAIRS
     same = _count_same(ledger, cast, automatic, ties)
     words = describe(
         votes=votes,
         asked=asked,
         same=same,
-        undecided=undecided,
+        undecided=found.undecided,
         alike=alike,
         foretold=_predicted(ledger) if look else share(0, 0),
         clearer=_ask_more_clearly(ledger.spec.get("config", {})),
-        hopeful=hopeful,
     )
     return words, not _describe_equal(same, asked)
 

@@ -1,37 +1,32 @@
 """The taste that a run's votes taught, in words and as curves; or why they taught none.
 
 Probabilities are given once the votes show a taste. Where the coordinates are named features, they
-come from each step's look-ahead (`szpo.optim.rules.look_ahead`), otherwise from the shown texts
+come from each step's findings (`szpo.optim.rules.findings`), otherwise from the shown texts
 (`szpo.analysis.text_taste`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from szpo.analysis import cause, text_taste
 from szpo.features import dictionary, own
 from szpo.ledger.database import Ledger
-from szpo.optim.named_features import Claim
-from szpo.optim.rules.look_ahead import LookAhead
+from szpo.optim.named_features import Claim, describe_likelier
+from szpo.optim.rules.findings import Findings
 from szpo.training import budget
 
 LIKELY: Final = 0.5
 """Probability from which a claim is stated."""
-OPEN: Final = 0.2
-"""If the probability that no feature explains the votes is below this, more votes may show one.
-
-In simulated runs of 120 votes that show no taste (tests/analysis/test_cause.py), it is below in
-two of 57 whose taste is no named feature, and in a third of those whose taste is one."""
 LISTED: Final = 0.1
 """Probability from which a claim is drawn, and is mentioned where no claim is likely."""
-HARDLY: Final = 0.1
-"""If the forecast probability of a taste is below this, the advice is not to continue voting."""
 DRAWN: Final = 5
 """The most groups in a chart."""
+FIGURES: Final = {"logprob": "log-probability", "tokens": "length", "margin": "topic"}
+"""Names for people of the figures of predicted guards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +49,7 @@ class Lesson:
     shown: bool
     """The votes show a taste."""
     why: str = ""
-    """Why the votes show no taste; empty where they show one."""
+    """Why the votes show no taste in the run's coordinates; empty where they show one."""
     more_may: bool = True
     """More votes may show one, or more of it."""
     aside: tuple[str, ...] = ()
@@ -73,7 +68,8 @@ class Lesson:
         besides = f", besides {', '.join(self.aside)}" if self.aside else ""
         besides += ", by their texts" * self.by_texts
         if self.shown:
-            return f"{self.votes} votes{besides}: {self.words}"
+            but = f"; no taste shown in the run's coordinates: {self.why}" if self.why else ""
+            return f"{self.votes} votes{besides}: {self.words}{but}"
         perhaps = f"; perhaps {self.words}" if self.words else ""
         return f"{self.votes} votes{besides}: no taste shown{perhaps}; {self.why}"
 
@@ -94,7 +90,7 @@ def phrase(feature: str, more: bool) -> str:
     return entry.more if more else entry.fewer
 
 
-def words(found: LookAhead) -> str:
+def words(found: Findings) -> str:
     """The taste of the votes, with probabilities only once they show one; "" if none is likely."""
     if found.taught is None:
         return ""
@@ -139,30 +135,92 @@ def _percent(share: float) -> str:
 def read(ledger: Ledger) -> Lesson | None:
     """The lesson of a run as of its last step, from its named features or else from its texts.
 
-    None where the coordinates have no names and the texts show no taste.
+    None before the first step. Where the coordinates have no names, also None if the coordinates
+    show a taste that the texts do not, or if the rule does not fit all votes and the texts show
+    none.
     """
     steps = ledger.query(
         "SELECT json_extract(body, '$.total_votes') AS votes, json_extract(body, "
-        "'$.extra.outlook') AS found FROM events WHERE kind = 'step' ORDER BY event"
+        "'$.extra.findings') AS found FROM events WHERE kind = 'step' ORDER BY event"
     )
     known = [
-        (row["votes"], LookAhead.from_json(json.loads(row["found"])))
+        (row["votes"], Findings.from_json(json.loads(row["found"])))
         for row in steps
         if row["found"] is not None
     ]
-    known = [(votes, found) for votes, found in known if found.taught is not None]
-    if not known:
-        found_in = text_taste.read(ledger)
-        return found_in and Lesson(found_in[0], _describe_claims(found_in[1]), True, by_texts=True)
-    votes, last = known[-1][0] + cause.count_earlier(ledger), known[-1][1]
-    if last.shown:
-        return Lesson(votes, words(last), True, aside=last.aside, lines=_lines(known))
-    undecided = last.unnamed + last.chance < OPEN
-    hopeful = not last.ahead or last.ahead[-1].evidence >= HARDLY
-    why, more_may = cause.read(ledger, undecided=undecided, named=True, hopeful=hopeful)
-    if more_may:
-        why += _promise(last)
-    return Lesson(votes, words(last), False, why, more_may, last.aside)
+    cast, last = known[-1] if known else (0, None)
+    votes, why, more_may = cast + cause.count_earlier(ledger), "", True
+    if last is not None and votes and not last.shown:
+        why, more_may = cause.read(ledger, last)
+    if last is None or last.taught is None:
+        if said := text_taste.read(ledger):
+            told = _describe_claims(said[1])
+            return Lesson(said[0], told, True, why, more_may, by_texts=True)
+        return Lesson(votes, "", False, why, more_may) if why else None
+    lines = _lines(known) if last.shown else ()
+    return Lesson(votes, words(last), last.shown, why, more_may, last.aside, lines=lines)
+
+
+def last_findings(ledger: Ledger) -> Findings | None:
+    """What the votes say as of the last step; None before it, and if the rule fits no votes."""
+    last = ledger.query(
+        "SELECT json_extract(body, '$.extra.findings') AS found FROM events WHERE kind = 'step' "
+        "ORDER BY event DESC LIMIT 1"
+    )
+    found = last[0]["found"] if last else None
+    return None if found is None else Findings.from_json(json.loads(found))
+
+
+def note(extra: Mapping[str, Any], votes: int) -> str:
+    """A few words for the line of a step; empty where there is nothing to say."""
+    if not votes or (body := extra.get("findings")) is None:
+        return ""
+    found = Findings.from_json(body)
+    parts = [] if found.shown else ["no taste shown yet"]
+    if said := words(found):
+        parts.append(said if found.shown else f"perhaps {said}")
+    if found.share < 1:
+        held = f"{100 * found.share:.0f} % of the way" if found.share else "the start"
+        parts.append(f"predicted guards ({_list_figures(found)}) hold it at {held}")
+    return ", ".join(parts)
+
+
+def describe_hold(found: Findings | None) -> str:
+    """What holds the recommended point back, with advice; empty where nothing does."""
+    if found is None or found.share >= 1:
+        return ""
+    guards = f"guards predicted from the base's answers ({_list_figures(found)}) hold"
+    if found.share:
+        return (
+            f"{guards} the recommended point at {100 * found.share:.0f} % of the way that the "
+            "votes would take it"
+        )
+    return (
+        f"{guards} nowhere in the direction that the votes prefer, so the recommended point "
+        "stays at the start: try other coordinates (subspace.dim, adapter.layers) or, to watch "
+        "the guards yourself, optimizer.guarded=false in a new run"
+    )
+
+
+def _list_figures(found: Findings) -> str:
+    return ", ".join(FIGURES.get(name, name) for name in found.broken)
+
+
+def describe_prior(ledger: Ledger, found: Findings | None) -> str:
+    """How much the votes or pairs weigh that the run began with; empty without any."""
+    prior = ledger.spec.get("prior")
+    if prior is None:
+        return ""
+    if "full" in prior:
+        return f"{prior['full']:,} votes of {prior['file']} count in full"
+    began = f"{prior['pairs']:,} pairs from {prior['file']}"
+    if "likelier" in prior:
+        return f"{began} {describe_likelier(prior['likelier'])}"
+    now = None if found is None else found.prior_votes
+    return (
+        f"{began} weigh as much as {prior['votes'] if now is None else now:.0f} votes now; they "
+        f"began with {prior['votes']:.0f}"
+    )
 
 
 def more_votes(ledger: Ledger, lesson: Lesson | None) -> str:
@@ -174,16 +232,7 @@ def more_votes(ledger: Ledger, lesson: Lesson | None) -> str:
     return budget.describe_more(ledger) if may else ""
 
 
-def _promise(found: LookAhead) -> str:
-    """After how many more votes a taste is likely to show, or how likely after the most."""
-    later = [each for each in found.ahead if each.votes]
-    if not later:
-        return ""
-    first = next((each for each in later if each.evidence >= LIKELY), later[-1])
-    return f"; {first.votes} more votes show one with a chance of {_percent(first.evidence)}"
-
-
-def _lines(known: Sequence[tuple[int, LookAhead]]) -> tuple[Line, ...]:
+def _lines(known: Sequence[tuple[int, Findings]]) -> tuple[Line, ...]:
     every = [{_group(c): c.chance for c in found.taught or ()} for _, found in known]
     leading = [name for name, chance in every[-1].items() if chance >= LISTED][:DRAWN]
     at = tuple(votes for votes, _ in known)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Any
 import typer
 
 from szpo import files
-from szpo.analysis import improvement, outlook, taught
+from szpo.analysis import improvement, taught
 from szpo.cli import console, run_paths
 from szpo.errors import SzpoError, UsageError
+from szpo.ledger.database import Ledger
+from szpo.optim.rules.findings import Findings
 from szpo.policies import teachable
 from szpo.reports import html_report as page
 from szpo.training import held_out, results
@@ -73,19 +76,18 @@ def show(
     with run_paths.look(run_paths.find(run, folder)) as ledger:
         total = results.read(ledger)
         measured = held_out.read(ledger)
-        helped, ahead = improvement.read(ledger), outlook.read(ledger, why=True)
-        lesson, heads = taught.read(ledger), outlook.heads(ledger)
-        foretold = ahead is not None and ahead.found.ahead
-        way_on = taught.more_votes(ledger, lesson) if foretold else ""
+        helped, lesson = improvement.read(ledger), taught.read(ledger)
+        found = taught.last_findings(ledger)
+        way_on = taught.more_votes(ledger, lesson) if found is not None else ""
+        prior, held = taught.describe_prior(ledger, found), taught.describe_hold(found)
+        noted = findings_of(ledger, found, lesson)
         ruler = teachable.describe_ruler(ledger.spec.get("space", {}).get("report", {}))
     if as_json:
         rows = [{**asdict(f), "win_rate": f.win_rate} for f in total.table]
         tested: dict[str, Any] = {}
         if measured is not None and measured.guards:
             tested["guards"] = [asdict(guard) for guard in measured.guards]
-        more = {
-            "improvement": helped.as_dict(), "heldout": helped.short, **outlook_of(ahead, lesson)
-        }  # fmt: skip
+        more = {"improvement": helped.as_dict(), "heldout": helped.short, **noted}
         console.emit({**total.as_dict(), **more, **tested, "step_rows": rows})
         return
     console.pairs(
@@ -103,7 +105,7 @@ def show(
             f"{total.automatic_ties} automatic ties, {total.late} late",
             "read": f"{total.answers_read} answers, about {total.person_minutes:.0f} "
             "person-minutes",
-            **({"prior": ahead.prior_line} if ahead is not None and ahead.prior else {}),
+            **({"prior": prior} if prior else {}),
             "weights": f"{total.theta_sha256} (theta_sha256)",
             "head": f"{total.head} (note it on another machine, for szpo verify --head)",
         }
@@ -114,15 +116,13 @@ def show(
             console.say(guard.line())
         if measured.gap is not None:
             console.say(f"no topic guard: {measured.gap}")
-    if ahead is not None and ahead.found.ahead:
-        console.say()
-        console.table(heads, outlook.table(ahead))
-        if way_on:
-            console.say(f"  {way_on}")
     if lesson is not None:
+        console.say()
         console.say(str(lesson))
-    for text in () if ahead is None else ahead.remarks:
-        console.warn(text)
+    if way_on:
+        console.say(f"  {way_on}")
+    if held:
+        console.warn(held)
     for line in ("", *ruler) if ruler else ():
         console.say(line)
     if total.table and steps:
@@ -144,10 +144,20 @@ def show(
         )
 
 
-def outlook_of(ahead: outlook.Outlook | None, lesson: taught.Lesson | None) -> dict[str, Any]:
-    """A run's outlook and what its votes taught, for ``--json``; empty if there is neither."""
+def findings_of(
+    ledger: Ledger, found: Findings | None, lesson: taught.Lesson | None
+) -> dict[str, Any]:
+    """What the votes taught and the last step found, for ``--json``; empty if there is neither."""
     more = {} if lesson is None else {"taught": lesson.as_dict()}
-    return more if ahead is None else {"outlook": ahead.as_dict(), **more}
+    if found is None:
+        return more
+    plain = found.to_json()
+    words = {
+        "odds": math.exp(plain.pop("factor")), "taste_shown": found.shown,
+        "held": taught.describe_hold(found) or None,
+        "prior": taught.describe_prior(ledger, found) or None,
+    }  # fmt: skip
+    return {"findings": {**plain, **words}, **more}
 
 
 def sample(

@@ -7,7 +7,7 @@ import re
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -22,7 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from szpo.analysis import cause, improvement, outlook, taught
+from szpo.analysis import cause, improvement, taught
 from szpo.cli import console, inspect, run_paths
 from szpo.config import settings_file
 from szpo.config.schema import Config
@@ -232,7 +232,6 @@ def _show_plan(checked: CheckedConfig, *, as_json: bool) -> None:
         heldout=len(checked.prompts.heldout),
         answer_seconds=seconds,
     )
-    costs = replace(costs, ahead=cost_plan.look_ahead(config))
     from szpo.runs import assemble
 
     _, equal = assemble.warn_of_equal_answers(checked)
@@ -447,11 +446,11 @@ def _conclude(
     ledger: Ledger, parts: RunParts, outcome: step_report.Outcome, *, as_json: bool
 ) -> None:
     """Print how the run ended, what the votes taught, and what to do next."""
-    helped, ahead = improvement.read(ledger), outlook.read(ledger, why=True)
-    lesson = taught.read(ledger)
+    helped, lesson = improvement.read(ledger), taught.read(ledger)
+    found = taught.last_findings(ledger)
     if as_json:
-        found = inspect.outlook_of(ahead, lesson)
-        result = {**asdict(outcome), "improvement": helped.as_dict(), **found}
+        noted = inspect.findings_of(ledger, found, lesson)
+        result = {**asdict(outcome), "improvement": helped.as_dict(), **noted}
         console.emit({"run": ledger.run, "path": str(ledger.path), **result})
         return
     skips = results.read(ledger, open_round=False).skips
@@ -469,10 +468,9 @@ def _conclude(
         console.say(f"guards on held-out prompts: {measured.verdict}")
     if lesson is not None:
         console.say(str(lesson))
-    if ahead is not None:
-        for text in (ahead.prior_line, *ahead.remarks):
-            if text:
-                console.say(text)
+    for text in (taught.describe_prior(ledger, found), taught.describe_hold(found)):
+        if text:
+            console.say(text)
     more = taught.more_votes(ledger, lesson)
     _next(ledger, language=parts.base is not None, more=more)
 
@@ -502,8 +500,8 @@ def _note(ledger: Ledger, report: step_report.StepReport, score: Score | None) -
     if report.kl is not None:
         about = "" if report.extra.get("kl_measured") else "≈ "
         parts.append(f"KL {about}{report.kl:.2f}")
-    if (ahead := outlook.of_report(report.extra, report.total_votes)) is not None and ahead.note:
-        parts.append(ahead.note)
+    if note := taught.note(report.extra, report.total_votes):
+        parts.append(note)
     return ", ".join(parts)
 
 

@@ -245,31 +245,24 @@ def regressors(differences: Ints, scores: Floats) -> Floats:
 
 
 def in_coordinates(
-    found: SparseFit, features: NamedFeatures, count: float, aside: tuple[int, ...] = ()
+    found: SparseFit, features: NamedFeatures, aside: tuple[int, ...] = ()
 ) -> vote_regression.Fit:
     """The posterior of the weights as one of the gradient (d,), which rules and reports use.
 
     Args:
         found: The posterior of the weights.
         features: The run's features, with their directions.
-        count: Number of votes that were fitted.
         aside: Features whose predicted change is held at 0.
     """
     A = directions(features)
     if aside:
         A = projection_without(features, aside) @ A
-    mean, covariance = A @ found.w, A @ found.covariance @ A.T
-    nothing, whole = np.zeros(features.dim), np.eye(features.dim)
     return vote_regression.Fit(
-        w=mean,
-        covariance=covariance,
+        w=A @ found.w,
+        covariance=A @ found.covariance @ A.T,
         signal=np.asarray(found.signal),
         log_factor=np.asarray(found.log_factor),
         side_coefficient=np.asarray(found.side),
         weights=np.ones(1),
-        modes=mean[None],
-        covariances=covariance[None],
-        means=nothing[None],
-        precisions=whole[None],
-        count=np.asarray(count),
+        precisions=np.eye(features.dim)[None],
     )

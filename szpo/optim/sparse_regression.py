@@ -77,8 +77,8 @@ def fit_sparse(votes: Votes, prior: SparsePrior, aside: Sequence[int] = ()) -> S
     """The posterior of w, and for each feature the probability that the votes are about it.
 
     ``votes`` are those of one run (no leading axes), with x (R, k). Rows without votes are
-    ignored, and no curvature is fitted. Features ``aside`` may explain votes but are not followed:
-    their weights are 0, and the signal counts the other features only.
+    ignored. Features ``aside`` may explain votes but are not followed: their weights are 0, and
+    the signal counts the other features only.
 
     Raises:
         UsageError: prior and votes differ in shape, a number is not finite, or a count is

@@ -55,9 +55,6 @@ class Votes:
     """(R,)."""
     plus_on_a: Floats | None = None
     """(..., R): +1 where plus stood on A, −1 on B, 0 if balanced; None: no such term is fitted."""
-    curvature_term: Floats | None = None
-    """(..., R): −(z⁺ − z⁻)ᵀc with c the midpoint of z⁺ and z⁻; its coefficient is the curvature a
-    of the reward wᵀz − a|z|²/2. None: the reward is linear."""
 
     @classmethod
     def empty(cls, dim: int, lead: tuple[int, ...] = ()) -> Votes:
@@ -67,14 +64,7 @@ class Votes:
 
     def scale(self, weight: Floats) -> Votes:
         """The same rows with their votes multiplied by a weight (..., R)."""
-        return Votes(
-            self.x,
-            self.up * weight,
-            self.down * weight,
-            self.steps,
-            self.plus_on_a,
-            self.curvature_term,
-        )
+        return replace(self, up=self.up * weight, down=self.down * weight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +84,6 @@ class Prior:
     """Probability that w ≠ 0."""
     side_deviation: float = 0.5
     """Standard deviation of the side's coefficient, in logits."""
-    curvature: tuple[float, float] = (0.12, 0.12)
-    """Mean and standard deviation of the curvature in units of the prior's |w|: |w|/a is the
-    distance at which the reward is highest."""
     mean: Floats | None = None
     """(d,): mean of a warm start, with its ``precision`` (d, d). Only its direction counts: the
     length of w comes from the widths."""
@@ -104,12 +91,10 @@ class Prior:
 
     def __post_init__(self) -> None:
         variances = np.asarray(self.variances, dtype=np.float64)
-        sizes = np.array(
-            [*variances.ravel(), *self.widths, self.side_deviation, self.curvature[1]]
-        )
+        sizes = np.array([*variances.ravel(), *self.widths, self.side_deviation])
         if variances.ndim != 2 or not self.widths or not (np.isfinite(sizes) & (sizes > 0)).all():
             raise UsageError("prior of the votes: variances, widths and deviations must be > 0")
-        if not 0 < self.signal < 1 or not math.isfinite(self.curvature[0]):
+        if not 0 < self.signal < 1:
             raise UsageError(f"prior of the votes: `signal` {self.signal} is not between 0 and 1")
         if self.mean is None and self.precision is None:
             return
@@ -140,7 +125,7 @@ class Prior:
 class Fit:
     """The posterior given that w ≠ 0: a mixture of the Laplace posteriors of C prior Gaussians.
 
-    The p coefficients are those of x (d), then those of the side and the curvature if fitted.
+    The p coefficients are those of x (d), then that of the side if fitted.
     """
 
     w: Floats
@@ -155,18 +140,8 @@ class Fit:
     """(...): posterior mean of the side's coefficient; 0 where it was not fitted."""
     weights: Floats = field(repr=False)
     """(..., C): posterior probabilities of the Gaussians."""
-    modes: Floats = field(repr=False)
-    """(..., C, p)."""
-    covariances: Floats = field(repr=False)
-    """(..., C, p, p)."""
-    means: Floats = field(repr=False)
-    """(..., C, p): m of the prior's Gaussians."""
     precisions: Floats = field(repr=False)
     """(..., C, p, p): Λ of the prior's Gaussians."""
-    count: Floats = field(repr=False)
-    """(...): number of votes, weighted."""
-    has_curvature: bool = False
-    """The last coefficient is a curvature."""
 
 
 def fit(votes: Votes, prior: Prior) -> Fit:
@@ -195,12 +170,7 @@ def fit(votes: Votes, prior: Prior) -> Fit:
         log_factor=log_factor,
         side_coefficient=mean[..., dim] if votes.plus_on_a is not None else np.zeros(lead),
         weights=weights,
-        modes=modes,
-        covariances=covariances,
-        means=np.stack([each.mean for each in found], -2),
         precisions=np.stack([each.precision for each in found], -3),
-        count=rows.total.sum(-1),
-        has_curvature=votes.curvature_term is not None,
     )
 
 
@@ -280,9 +250,7 @@ def _rows(votes: Votes, prior: Prior) -> Rows:
     dim, lead = votes.x.shape[-1], votes.x.shape[:-2]
     if prior.variances.shape[1] != dim:
         raise UsageError(f"prior of the votes: {prior.variances.shape[1]} variances, {dim} axes")
-    more = [
-        each[..., None] for each in (votes.plus_on_a, votes.curvature_term) if each is not None
-    ]
+    more = [] if votes.plus_on_a is None else [votes.plus_on_a[..., None]]
     whole = np.concatenate([votes.x, *more, votes.up[..., None], votes.down[..., None]], -1) + 0.0
     if not np.isfinite(whole).all() or (whole[..., -2:] < 0).any():
         raise UsageError("votes: features must be finite and counts at least 0")
@@ -347,7 +315,7 @@ def _gaussians(rows: Rows, votes: Votes, prior: Prior) -> Iterator[tuple[float, 
                     precision = Lambda + certain
                     mean = np.linalg.solve(precision, (certain @ warm[..., None]))[..., 0]
                 chance = probability / (len(prior.widths) * len(prior.variances))
-                yield (chance, *_with_nuisance(votes, prior, length, mean, precision))
+                yield (chance, *_with_side(votes, prior, mean, precision))
 
 
 def _warm_start(prior: Prior, length: Floats, worth: Floats) -> tuple[Floats, Floats]:
@@ -360,22 +328,16 @@ def _warm_start(prior: Prior, length: Floats, worth: Floats) -> tuple[Floats, Fl
     return scale[..., None] * mean, share[..., None, None] * trusted
 
 
-def _with_nuisance(
-    votes: Votes, prior: Prior, length: Floats, mean: Floats, precision: Floats
+def _with_side(
+    votes: Votes, prior: Prior, mean: Floats, precision: Floats
 ) -> tuple[Floats, Floats]:
-    """Append the side's coefficient and the curvature, where fitted, to mean and precision."""
-    more = []
-    if votes.plus_on_a is not None:
-        more.append((np.zeros(length.shape), np.full(length.shape, 1 / prior.side_deviation**2)))
-    if votes.curvature_term is not None:
-        more.append((prior.curvature[0] * length, 1 / (prior.curvature[1] * length) ** 2))
-    for centre, certain in more:
-        size = precision.shape[-1]
-        wider = np.zeros((*length.shape, size + 1, size + 1))
-        wider[..., :size, :size] = precision
-        wider[..., size, size] = certain
-        mean, precision = np.concatenate([mean, centre[..., None]], -1), wider
-    return mean, precision
+    if votes.plus_on_a is None:
+        return mean, precision
+    lead, size = mean.shape[:-1], mean.shape[-1]
+    wider = np.zeros((*lead, size + 1, size + 1))
+    wider[..., :size, :size] = precision
+    wider[..., size, size] = 1 / prior.side_deviation**2
+    return np.concatenate([mean, np.zeros((*lead, 1))], -1), wider
 
 
 def _without_signal(rows: Rows, prior: Prior, dim: int, has_side: bool) -> Floats:

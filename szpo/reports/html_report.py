@@ -18,7 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from szpo import __version__
-from szpo.analysis import agreement, evidence, improvement, outlook, taught, voter_report
+from szpo.analysis import agreement, evidence, improvement, taught, voter_report
 from szpo.analysis.improvement import Improvement
 from szpo.config.schema import Config
 from szpo.evaluators.hidden_reward import Score
@@ -66,7 +66,7 @@ def render(
     """
     total, helped = results.read(ledger, open_round=open_round), improvement.read(ledger)
     facts = total.table
-    ahead, lesson = outlook.read(ledger, why=True), taught.read(ledger)
+    lesson, found = taught.read(ledger), taught.last_findings(ledger)
     environment = Environment(
         loader=PackageLoader("szpo", "reports/templates"),
         autoescape=True,
@@ -83,15 +83,14 @@ def render(
         gain=_gain(helped),
         cards=_cards(total),
         held_out=held_out.read(ledger),
-        ahead=ahead,
+        held=taught.describe_hold(found),
+        prior=taught.describe_prior(ledger, found),
         lesson=None if lesson is None else visible(str(lesson)),
         teachable=teachable.of_spec(ledger.spec),
         ruler=teachable.ruler(ledger.spec.get("space", {}).get("report", {})),
         rows=ledger.spec.get("config", {}).get("optimizer", {}).get("rows", 1),
         lesson_chart=Markup("" if lesson is None else charts.draw_lesson(lesson)),
-        more=taught.more_votes(ledger, lesson),
-        ahead_heads=outlook.heads(ledger),
-        ahead_rows=[] if ahead is None else outlook.table(ahead),
+        more=taught.more_votes(ledger, lesson) if found is not None else "",
         figures=list(_figures(ledger, facts, helped, score, score_name)),
         samples=list(_samples(ledger, facts)),
         panelists=list(_panelists(ledger, live=open_round)),

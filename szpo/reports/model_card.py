@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from szpo import __version__
-from szpo.analysis import improvement, outlook
+from szpo.analysis import improvement, taught
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import recommended_digest, recommended_digests
 from szpo.models.peft_format import HUB_NAMES
@@ -178,11 +178,11 @@ def find_doubt(ledger: Ledger, weights: Weights = LAST) -> str:
         return "its weights are those that the run began with"
     against = []
     if digest == ends[-1]:
-        helped, ahead = improvement.read(ledger), outlook.read(ledger)
+        helped, found = improvement.read(ledger), taught.last_findings(ledger)
         current = bool(helped.points) and helped.points[-1].steps == len(ends) - 1
         if current and helped.verdict in ("unclear", "worse"):
             against.append(helped.sentence)
-        elif helped.verdict == "unknown" and ahead is not None and not ahead.found.shown:
+        elif helped.verdict == "unknown" and found is not None and not found.shown:
             against.append("its votes show no taste yet, so it is all but the base")
     if (measured := weights.measured(ledger, digest)) and measured.failure:
         against.append(f"of the guards on held-out prompts {measured.failure}")

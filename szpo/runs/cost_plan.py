@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from szpo.config.schema import SCORED, Config
 from szpo.intervals import Z
 from szpo.optim.optimizer import equations
-from szpo.optim.rules import look_ahead as ahead
-from szpo.optim.rules.look_ahead import Ahead
 from szpo.optim.rules.registry import RULES
 from szpo.training import budget
 from szpo.training.budget import WORDS_PER_MINUTE
@@ -49,8 +47,6 @@ class CostPlan:
     """What panelists are paid; None where the settings name no pay."""
     ratings: int = 0
     """Most answers that the judge rates, for each feature that it rates."""
-    ahead: tuple[Ahead, ...] = ()
-    """Expected win rate and KL after some numbers of votes, for rules that can forecast them."""
 
 
 def estimate(
@@ -114,21 +110,6 @@ def estimate(
     )
 
 
-def look_ahead(config: Config) -> tuple[Ahead, ...]:
-    """Forecast the win rate and KL that the votes buy; empty for rules that cannot forecast.
-
-    After 40 and 80 votes and at the run's end. Takes seconds where there are many coordinates.
-    """
-    rule = config.rule
-    if not RULES[rule].two_points or config.coordinates in ("full", "features"):
-        return ()
-    settings = config.optimizer_settings((("z", (config.dim,)),), 1.0)
-    if settings.kl_budget is None:
-        return ()
-    last = config.steps * config.votes_per_step
-    return ahead.foresee(settings, [*(votes for votes in (40, 80) if votes < last), last])
-
-
 def describe(plan: CostPlan, config: Config) -> Iterator[tuple[str, str]]:
     """Describe the plan as pairs of a name and a sentence."""
     o = config.optimizer
@@ -177,11 +158,4 @@ def describe(plan: CostPlan, config: Config) -> Iterator[tuple[str, str]]:
             f"on {plan.heldout} held-out prompt{'s' * (plan.heldout > 1)}: the share won "
             f"to ± {widest:.0f} points or less",
         )
-    if plan.ahead:
-        found = "; ".join(
-            f"{each.win_rate[0]:.0%} [{each.win_rate[1]:.0%}, {each.win_rate[2]:.0%}] after "
-            f"{each.votes} votes, at {each.kl[0]:.1f} nats"
-            for each in plan.ahead
-        )
-        yield "outlook", f"if people share a taste, votes won against the base: {found}"
     yield "disk", f"about {plan.disk_mib:.1f} MiB in {config.run.folder}"

@@ -8,20 +8,14 @@ comparisons are made once, and never move the policy.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any
-
-import numpy as np
+from collections.abc import Callable
 
 from szpo import seeds
 from szpo.data.text_files import clean_prompt
 from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.evaluators.protocol import Evaluator
 from szpo.ledger.database import Ledger
-from szpo.optim.rules import look_ahead
 from szpo.optim.rules.guard_geometry import Moments
-from szpo.optim.rules.registry import rule_of
-from szpo.optim.state import State
 from szpo.policies.protocol import moved
 from szpo.runs import assemble, sample_check, samples
 from szpo.runs.assemble import RunParts
@@ -62,18 +56,7 @@ def prepare(ledger: Ledger, parts: RunParts, say: Say = lambda line: None) -> Se
         measured_kl=measure_kl(parts) if parts.base or config.guards.kl is not None else None,
         entries=parts.entries,
         moments=_moments(parts),
-        outlook=_outlook,
     )
-
-
-def _outlook(state: State) -> Mapping[str, Any] | None:
-    """Forecast what more votes bring, for rules whose recommended point is not their centre."""
-    if not rule_of(state.settings.rule).two_points:
-        return None
-    try:
-        return look_ahead.look_ahead(state.settings, state.carried).to_json()
-    except np.linalg.LinAlgError:  # a failed forecast must not end the run
-        return None
 
 
 def _moments(parts: RunParts) -> Callable[[], Moments] | None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from szpo import seeds
 from szpo.errors import IntegrityError, UsageError
@@ -16,7 +16,6 @@ from szpo.ledger.database import Ledger, Record
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim.rules.guard_geometry import Moments
 from szpo.optim.settings import Settings
-from szpo.optim.state import State
 from szpo.training import budget
 from szpo.training.guards import Bands
 from szpo.training.step_report import StepReport
@@ -102,8 +101,6 @@ class Services:
     """Counts the run's named features; None without them, or to look them up."""
     moments: Callable[[], Moments] | None = None
     """Moments of the start's answers, from which rules with two points predict guards."""
-    outlook: Callable[[State], Mapping[str, Any] | None] = lambda state: None
-    """A forecast from the votes so far, for a step's report; None where there is none."""
     timer: Callable[[], float] = seconds
     """Seconds that do not jump with the system clock: for deadlines and durations in reports."""
     lease: Lease | None = None

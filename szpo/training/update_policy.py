@@ -15,6 +15,7 @@ from szpo.failpoints import failpoint
 from szpo.ledger import canonical
 from szpo.ledger.database import Ledger
 from szpo.optim import optimizer, parameters
+from szpo.optim.rules import findings
 from szpo.optim.rules.all_votes import from_start
 from szpo.optim.rules.measured_kl import KlMeasurement
 from szpo.optim.rules.registry import rule_of
@@ -144,11 +145,12 @@ def describe(
     row, counted, info = run.row(votes.step), votes.counted, new.info
     before, after = (flatten(p.theta, run.settings.layout) for p in (at, new.after))
     figures = _figures(run.ledger, votes.step, comparisons)
-    outlook = run.outlook(new.after.state)
-    ahead: dict[str, Any] = {} if outlook is None else {"outlook": outlook}
+    more: dict[str, Any] = {}
+    if rule_of(run.settings.rule).two_points:
+        more["findings"] = findings.find(run.settings, new.after.state.carried).to_json()
     kl, measured = _kl(run, new)
     if measured:
-        ahead["kl_measured"] = True
+        more["kl_measured"] = True
     return StepReport(
         step=votes.step,
         delta=info.delta,
@@ -177,7 +179,7 @@ def describe(
         votes_sha256=canonical.votes_sha256(counted),
         figures=figures,
         seconds={},
-        extra=plain({**(info.extra or {}), **ahead}),
+        extra=plain({**(info.extra or {}), **more}),
         reach=new.reach,
     )
 

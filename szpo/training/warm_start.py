@@ -29,7 +29,7 @@ from szpo.models import context, loading
 from szpo.optim import named_features, superseded
 from szpo.optim.checked_settings import settings_to_json
 from szpo.optim.named_features import NamedFeatures
-from szpo.optim.rules import look_ahead, regression
+from szpo.optim.rules import findings, regression
 from szpo.optim.rules.all_votes import with_earlier_votes, with_pairs
 from szpo.optim.rules.registry import RULES, has_two_points
 from szpo.optim.settings import Settings
@@ -196,13 +196,12 @@ def make(
     if not features.any():
         raise UsageError(f"{NAME} {found.file}: no preference differs in the run's coordinates")
     warm = with_pairs(settings, features, far)
-    begun = look_ahead.look_ahead(warm, regression.init(warm))
     facts = {
         "file": found.file, "kind": found.kind, "sha256": found.sha256,
         "pairs": len(features), "of": found.of,
     }  # fmt: skip
     if warm.features is None:
-        facts["votes"] = round(begun.prior_votes or 0.0, 3)
+        facts["votes"] = round(findings.find(warm, regression.init(warm)).prior_votes or 0.0, 3)
     else:
         facts["likelier"] = _likelier(warm.features, warm.prior_chances or ())
     return warm, WarmStart(facts, features, far)

@@ -16,7 +16,7 @@ from szpo.analysis.taught import Lesson
 from szpo.intervals import share
 from szpo.ledger.database import Ledger
 from szpo.optim.named_features import Claim
-from szpo.optim.rules.look_ahead import Ahead, LookAhead
+from szpo.optim.rules.findings import Findings
 from szpo.policies import teachable
 from szpo.reports import html_report
 from tests.support.operator_page import record, teach
@@ -40,7 +40,7 @@ def read(ledger: Ledger) -> Lesson:
 
 
 def words(*claims: Claim, factor: float = math.log(20), **more: float) -> str:
-    return taught.words(LookAhead((), factor, taught=claims, **more))
+    return taught.words(Findings(factor, taught=claims, **more))
 
 
 def test_the_group_is_said_first_then_its_likeliest_feature_where_that_is_likely() -> None:
@@ -48,7 +48,6 @@ def test_the_group_is_said_first_then_its_likeliest_feature_where_that_is_likely
     assert words(COMMAS, I) == told
     assert words(Claim("comma", False, 0.97, 0.49, "commas")) == "fewer commas (97 %)"
     assert words(Claim("commas", False, 0.97, 0.7, "commas")) == "fewer commas (97 %)"
-    assert words(Claim("commas", False, 0.97, 0.7)) == "fewer commas (97 %)"  # an old record
     assert words(Claim("keyword:sea", True, 0.6, 1.0)) == "more of keyword:sea (60 %)"
 
 
@@ -64,34 +63,51 @@ def test_what_is_not_clear_or_has_no_name_is_said_to_be_so() -> None:
     assert words(Claim("i", True, 0.05, 1.0)) == "a taste, not clear yet which"
 
 
-def test_a_run_without_evidence_says_after_how_many_more_votes_it_is_likely(ledger) -> None:
-    ends = ((0.5, 0.4, 0.6), (0.1, 0.0, 0.2))
-    chances = [(0, 0.0), (20, 0.3), (40, 0.61), (80, 0.9)]
-    ahead = tuple(Ahead(votes, *ends, chance) for votes, chance in chances)
-    record(ledger, 40, LookAhead(ahead, 1.0, taught=(I,)))
-    assert read(ledger).why.endswith("; 40 more votes show one with a chance of 61 %")
-    record(ledger, 48, LookAhead(ahead[:2], 1.0, taught=(I,)))
-    assert read(ledger).why.endswith(
-        ": continue voting; 20 more votes show one with a chance of 30 %"
-    )
-    hardly = Ahead(80, *ends, 0.04)
-    record(ledger, 52, LookAhead((ahead[0], hardly), 1.0, taught=(I,)))
-    assert read(ledger).why.endswith(
-        "look like chance: see first whether answers differ in what you want; "
-        "80 more votes show one with a chance of 4 %"
-    )
-    votes, same = {"total_votes": 56, "ties": 50}, LookAhead(ahead[:2], 1.0, taught=(I,))
-    ledger.record_event(
-        "step", "controller", {"step": 7, **votes, "extra": {"outlook": same.to_json()}}
-    )
-    found = read(ledger)
-    assert found.why.endswith(teachable.CHANGE) and not found.more_may
-
-
-def test_a_run_without_named_features_was_taught_nothing(ledger: Ledger) -> None:
+def test_a_rule_that_does_not_fit_all_votes_teaches_nothing_without_texts(ledger: Ledger) -> None:
     assert taught.read(ledger) is None
     ledger.record_event("step", "controller", {"step": 0, "total_votes": 8, "extra": {}})
     assert taught.read(ledger) is None
+
+
+def test_a_run_without_named_features_says_why_it_taught_nothing(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(ledger, 24, Findings(-1.0, chance=0.8))
+    assert str(read(ledger)).startswith("24 votes: no taste shown; the votes are too few")
+    record(ledger, 120, Findings(2.0, chance=0.1))
+    assert "too few" in read(ledger).why  # undecided
+    record(ledger, 120, Findings(-1.0, chance=0.8))
+    assert read(ledger).why.startswith("the voters disagree, or want what these coordinates")
+    monkeypatch.setattr(cause.agreement, "second_opinions", lambda _: share(34, 50))
+    assert read(ledger).why.startswith("the voters agree (in 34 of 50 pairs")
+    monkeypatch.setattr(text_taste, "read", lambda _: (48, (COMMAS,)))
+    said = str(read(ledger))
+    assert said.startswith(f"48 votes, by their texts: {words(COMMAS)}; no taste shown in the")
+    assert said.endswith("subspace.kind, subspace.dim)")
+    record(ledger, 128, Findings(math.log(9)))
+    assert str(read(ledger)) == f"48 votes, by their texts: {words(COMMAS)}"
+
+
+@pytest.mark.parametrize(
+    ("found", "held", "note"),
+    [
+        (Findings(9.0, 0.0, ("tokens", "margin")), "(length, topic) hold nowhere",
+         "predicted guards (length, topic) hold it at the start"),
+        (Findings(9.0, 0.5, ("logprob",)), "(log-probability) hold the recommended point at 50 %",
+         "predicted guards (log-probability) hold it at 50 % of the way"),
+        (Findings(9.0, taught=(COMMAS,)), "", words(COMMAS)),
+        (Findings(1.0, taught=(COMMAS,)), "", "no taste shown yet, perhaps fewer commas"),
+    ],
+)  # fmt: skip
+def test_the_line_of_a_step_says_what_its_votes_taught_and_what_holds_it_back(
+    ledger: Ledger, found: Findings, held: str, note: str
+) -> None:
+    record(ledger, 56, found)
+    (event,) = ledger.events("step")
+    assert taught.note(event["body"]["extra"], 56) == note and not taught.note({}, 56)
+    assert taught.last_findings(ledger) == found
+    said = taught.describe_hold(found)
+    assert held in said and bool(held) == bool(said)
 
 
 def test_a_shown_taste_has_its_groups_over_votes(ledger: Ledger) -> None:
@@ -134,7 +150,9 @@ def test_a_run_without_evidence_says_which_it_is(
         monkeypatch.setattr(cause.agreement, "second_opinions", lambda _, pairs=pairs: pairs)
         assert read(ledger).why.startswith(why)
     teach(ledger, 140, [], **NONE, ties=60, automatic_ties=30)
-    assert read(ledger).why.startswith("90 of 170 questions show no difference")
+    found = read(ledger)
+    assert found.why.startswith("90 of 170 questions show no difference")
+    assert found.why.endswith(teachable.CHANGE) and not found.more_may
 
 
 # ---- read off the texts of a run whose coordinates have no names ----

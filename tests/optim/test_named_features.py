@@ -20,7 +20,7 @@ from szpo.optim.posterior_directions import (
     draw_direction,
     explanations_of,
 )
-from szpo.optim.rules import all_votes, look_ahead
+from szpo.optim.rules import all_votes, findings
 from szpo.optim.rules.rule import StepInputs, perturbations
 from szpo.optim.settings import Settings, SettingsError
 from szpo.optim.sparse_regression import Kept, SparseFit
@@ -184,34 +184,6 @@ def test_what_does_not_fit_is_refused():
         defaults(3, LAYOUT, rule="known", features=own)
 
 
-def test_a_forecast_holds_the_true_win_rate_and_counts_on_evidence_only_where_it_comes():
-    """Voters like less of a feature, 2 logits a spread; what a point changes is linear here.
-
-    Of 40 such walks and others (strengths 0, .5 and 1) the interval held the truth in 97 %, and of
-    126 forecasts of evidence not yet there those above a half came true in 17 of 25, those below
-    in 16 of 105.
-    """
-    settings = settings_of()
-    moved = -named_features.directions(settings.features)[:, WANTED]
-    late = []
-    for seed in range(4):
-        state = walk(settings, 4, seed, strength=2.0)
-        seen = look_ahead.look_ahead(settings, state.carried)
-        truth = special.expit(2.0 * float(state.carried.recommended @ moved))
-        _, low, high = seen.ahead[0].win_rate
-        assert low <= truth <= high
-        assert [each.votes for each in seen.ahead] == [0, 20, 40, 80]
-        evidence = [each.evidence for each in seen.ahead]
-        assert evidence == sorted(evidence)
-        late.append(evidence[-1])
-        assert all(each.kl[2] <= 0.9 * 5.1 for each in seen.ahead)  # 112 votes: 3.87 nats
-    assert np.mean(late) > 0.7
-    assert look_ahead.look_ahead(settings, optimizer.init(settings).carried).ahead == ()
-    thrown = [walk(settings, 5, 100 + seed, strength=0.0) for seed in range(3)]
-    ahead = [look_ahead.look_ahead(settings, state.carried).ahead for state in thrown]
-    assert np.mean([each[1].evidence for each in ahead]) < 0.2
-
-
 def test_a_group_is_called_by_the_feature_that_its_direction_moves_most():
     own = table()
     rows = (own.map[0], tuple(2 * v for v in own.map[0]), *own.map[2:])
@@ -243,7 +215,7 @@ def test_what_is_left_out_explains_votes_is_not_followed_and_does_not_change():
     assert fit.less[WANTED] == fit.more[WANTED] == fit.w[WANTED] == 0.0
     alone = all_votes.fit_named(settings, held.votes)
     assert fit.kept[0].support == alone.kept[0].support == (WANTED,)  # it still explains them
-    seen = look_ahead.look_ahead(settings, held)
+    seen = findings.find(settings, held)
     assert seen.aside == (f"f{WANTED}",) and not seen.shown
 
 
@@ -257,7 +229,7 @@ def test_evidence_besides_what_is_left_out_is_for_what_else_votes_are_about():
         plus = rng.random(settings.K) < likes
         inputs = replace(inputs, aside=(WANTED,))
         state, _, _ = optimizer.tell(state, query, one_vote(plus), inputs=inputs)
-    seen = look_ahead.look_ahead(settings, state.carried)
+    seen = findings.find(settings, state.carried)
     assert seen.shown and seen.taught is not None
     assert (seen.taught[0].feature, seen.taught[0].more) == (f"f{other}", True)
     gradients = named_features.directions(settings.features)[:, :COUNT]
@@ -325,9 +297,9 @@ def test_a_step_is_fitted_once_for_its_move_and_its_words(monkeypatch):
     settings, calls = settings_of(), []
     fitted = all_votes.fit_named
     monkeypatch.setattr(all_votes, "fit_named", lambda *a: calls.append(a) or fitted(*a))
-    monkeypatch.setattr(look_ahead, "fit_named", all_votes.fit_named)
+    monkeypatch.setattr(findings, "fit_named", all_votes.fit_named)
     state = walk(settings, 1, seed=0)
-    look_ahead.look_ahead(settings, state.carried)
+    findings.find(settings, state.carried)
     assert len(calls) == 1
 
 

@@ -39,7 +39,7 @@ def test_its_defaults_are_its_own_and_survive_json():
 def test_the_target_is_the_budget_times_the_shrunk_direction():
     settings = settings_of(kl_budget=((8.0, 2.0), (24.0, 6.0)), centre_step=0.5)
     state, rows = walk(settings, 2)
-    found = fit(replace(state.carried.votes, curvature_term=None), all_votes.prior(settings))
+    found = fit(state.carried.votes, all_votes.prior(settings))
     # 16 votes lie halfway between the points: 4 nats, of which .9 are aimed at; |z|²/2 = nats.
     # Before the votes show a signal, .14 nats: this share of the radius.
     unproven = np.sqrt(0.14 / (0.9 * 4))
@@ -73,7 +73,7 @@ def test_votes_that_may_be_chance_move_the_recommendation_by_little():
     assert max(seen) == pytest.approx(0.14, rel=1e-5)
     before = settings_of(unproven_kl=None)  # as in runs recorded without it: .15 of the way
     state, _ = walk(before, 1, seed=0)
-    found = fit(replace(state.carried.votes, curvature_term=None), all_votes.prior(before))
+    found = fit(state.carried.votes, all_votes.prior(before))
     way = math.sqrt(2 * 0.9 * 3) * direction(found)
     assert state.carried.recommended == pytest.approx(way, abs=1e-6)
     assert np.linalg.norm(direction(found)) <= 0.15
@@ -118,21 +118,10 @@ def test_the_order_of_steps_votes_and_ties_are_as_the_model_has_them():
     assert less.counted == 6 and less.votes.up[0] == 0
 
 
-def test_bend_is_the_midpoint_along_the_feature():
-    settings = settings_of(start=(1.0, 0, 0, 0, 0, 0))
-    state, rng = optimizer.init(settings), np.random.default_rng(0)
-    state, _, _ = vote(settings, state, rng)
-    x = features(settings, 0)
-    assert state.carried.votes.curvature_term == pytest.approx(-x[:, 0])  # the centre stands at θ₀
-    at = np.array([0.0, 2, 0, 0, 0, 0])
-    state, _, _ = vote(settings, state, rng, inputs=StepInputs(centre=at))
-    moved = state.carried.votes.curvature_term[8:]
-    assert moved == pytest.approx(-2 * features(settings, 1)[:, 1])
-    forward = replace(settings, pairing="forward")
-    state, _, _ = vote(forward, optimizer.init(forward), rng, inputs=StepInputs(centre=at))
-    x = features(settings, 0) / 2
-    assert state.carried.votes.x == pytest.approx(x)
-    assert state.carried.votes.curvature_term == pytest.approx(-(x * (at + x / 2)).sum(-1))
+def test_forward_pairs_differ_by_one_step():
+    settings = settings_of(pairing="forward")
+    state, _, _ = vote(settings, optimizer.init(settings), np.random.default_rng(0))
+    assert state.carried.votes.x == pytest.approx(features(settings, 0) / 2)
 
 
 def test_a_ball_is_around_the_models_start_and_without_one_both_points_walk_together():
@@ -183,7 +172,7 @@ def test_delta_is_what_the_posterior_says_of_each_direction():
     state, rows = walk(settings_of(), 10, seed=4)
     info = rows[-1][1]
     x = features(settings_of(), 9)
-    found = fit(replace(state.carried.votes, curvature_term=None), all_votes.prior(settings_of()))
+    found = fit(state.carried.votes, all_votes.prior(settings_of()))
     assert info.delta == pytest.approx((x @ found.w).tolist())
     assert info.stderr == pytest.approx(
         np.sqrt(np.einsum("ki,ij,kj->k", x, found.covariance, x)).tolist()
@@ -208,9 +197,7 @@ def test_flip_share_is_the_share_of_voters_whose_switch_turns_it():
         flat = history.verdicts.reshape(5, -1).copy()
         flat[:number] = -np.sign(votes.x @ z)[None, :]
         up, down = ((flat == side).sum(0) * 1.0 for side in (PLUS, MINUS))
-        again = fit(
-            replace(votes, up=up, down=down, curvature_term=None), all_votes.prior(settings)
-        )
+        again = fit(replace(votes, up=up, down=down), all_votes.prior(settings))
         return float(again.w @ z) <= 0
 
     exact = next(number for number in range(6) if turned(number)) / 5

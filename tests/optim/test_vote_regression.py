@@ -12,8 +12,7 @@ from scipy import integrate, optimize, special, stats
 from szpo.aggregation import laplace
 from szpo.errors import UsageError
 from szpo.optim import vote_regression
-from szpo.optim.vote_forecast import gain
-from szpo.optim.vote_regression import Prior, Votes, direction, fit
+from szpo.optim.vote_regression import Prior, Votes, direction, fit, mixture_moments, warm_start
 from tests.support.frames import RADIUS, votes_of
 
 
@@ -80,7 +79,7 @@ def test_the_mode_is_the_penalized_maximum_likelihood_estimate():
         )
 
     best = optimize.minimize(loss, np.zeros(7), method="BFGS", options={"gtol": 1e-10}).x
-    np.testing.assert_allclose(found.modes[0], best, atol=1e-6)
+    np.testing.assert_allclose(found.w, best[:6], atol=1e-6)
     assert found.side_coefficient == pytest.approx(best[6], abs=1e-6)
 
 
@@ -157,10 +156,7 @@ def test_leading_axes_are_single_fits():
         one = fit(single, Prior.falling(4))
         for name in ("w", "covariance", "signal", "log_factor", "side_coefficient", "weights"):
             np.testing.assert_allclose(getattr(whole, name)[index], getattr(one, name), atol=1e-9)
-        point = 2 * direction(one)
-        np.testing.assert_allclose(
-            gain(whole, 2 * direction(whole)).low[index], gain(one, point).low, atol=1e-9
-        )
+        np.testing.assert_allclose(direction(whole)[index], direction(one), atol=1e-9)
 
 
 def test_equal_rows_are_one_and_empty_rows_are_none():
@@ -173,7 +169,6 @@ def test_equal_rows_are_one_and_empty_rows_are_none():
     one, two = fit(together, one_width(2, 1.0)), fit(apart, one_width(2, 1.0))
     np.testing.assert_allclose(one.w, two.w, rtol=1e-12)
     np.testing.assert_allclose(one.covariance, two.covariance, rtol=1e-12)
-    assert one.count == two.count == 15
 
 
 def test_widths_are_learned_and_no_votes_leave_the_prior():
@@ -189,22 +184,6 @@ def test_widths_are_learned_and_no_votes_leave_the_prior():
     assert strong.signal > 0.999 > weak.signal
     assert np.linalg.norm(direction(strong)) > 0.9
     assert np.linalg.norm(direction(weak)) < 0.2
-
-
-def test_curvature_is_seen_from_two_centres():
-    """Asked at the start and at c, people whose reward is wᵀz − a|z|²/2 show w and a."""
-    votes = votes_of(4, [0.5, 0, 0, 0], 4000)
-    centre = np.where(np.arange(4000)[:, None] % 2 == 0, 0.0, 1.0) * np.array([2.0, 0, 0, 0])
-    bend = -(votes.x * centre).sum(-1)
-    rng = np.random.default_rng(0)
-    up = (rng.random(4000) < special.expit(votes.x[:, 0] * 0.5 + 0.1 * bend)) * 1.0
-    found = fit(dataclasses.replace(votes, up=up, down=1 - up, curvature_term=bend), Prior.flat(4))
-    a = found.modes[0, -1]
-    assert a == pytest.approx(0.1, abs=4 * math.sqrt(found.covariances[0, -1, -1]))
-    assert abs(a - 0.1) < 0.03
-    at = gain(found, np.array([2.0, 0, 0, 0])).rate()
-    assert at.low < special.expit(0.5 * 2 - 0.1 * 2) < at.high
-    assert at.high - at.low < 0.05
 
 
 def test_coin_flips_move_next_to_nothing():
@@ -272,10 +251,12 @@ def test_neither_where_newton_starts_nor_what_is_not_fitted_matters(monkeypatch)
     """A width fitted after a wider one is that width fitted alone."""
     votes = votes_of(8, [0.6] * 8, 60)
     together = fit(votes, Prior.flat(8))
-    for c, width in enumerate(sorted(Prior.flat(8).widths, reverse=True)):
-        alone = fit(votes, one_width(8, width / 8))
-        np.testing.assert_allclose(together.modes[c], alone.modes[0], atol=1e-9)
-        np.testing.assert_allclose(together.covariances[c], alone.covariances[0], atol=1e-9)
+    widths = sorted(Prior.flat(8).widths, reverse=True)
+    alone = [fit(votes, one_width(8, width / 8)) for width in widths]
+    means, covariances = (np.array([getattr(f, n) for f in alone]) for n in ("w", "covariance"))
+    w, covariance = mixture_moments(together.weights, means, covariances)
+    np.testing.assert_allclose(together.w, w, atol=1e-9)
+    np.testing.assert_allclose(together.covariance, covariance, atol=1e-9)
     votes = votes_of(7, np.linspace(-0.3, 0.3, 16), 4000)
     quick = fit(votes, Prior.blocks(16))
     monkeypatch.setattr(vote_regression, "_HOPELESS", math.inf)
@@ -295,3 +276,62 @@ def test_wrong_input_raises_one_line():
         Prior(np.array([[1.0, 0.0]]))
     with pytest.raises(UsageError, match="between 0 and 1"):
         Prior(np.ones((1, 2)), signal=1.0)
+
+
+# ---- preferences from elsewhere ----
+
+FAINT = np.array([0.8, 0.0, 0.0, 0.3])
+
+
+def pairs(seed, w, count):
+    """Features of preferred minus other texts, of people with taste w."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(count, len(w))) * math.sqrt(2)
+    sign = np.where(rng.random(count) < special.expit(x @ w), 1.0, -1.0)
+    return sign[:, None] * x
+
+
+def test_pairs_of_a_like_taste_save_votes_and_of_another_are_overruled():
+    w = np.array([0.8, 0, 0, 0, 0, 0, 0, 0])
+    limit = np.full(8, 3.5)
+    like, other = (warm_start(pairs(1, s * w, 300), limit, Prior.flat(8)) for s in (1, -1))
+
+    def cosine(prior, count):
+        found = fit(votes_of(8, w, count, lead=(40,)), prior)
+        return float((found.w[:, 0] / np.linalg.norm(found.w, axis=1)).mean())
+
+    assert cosine(like, 8) > cosine(Prior.flat(8), 8) + 0.2
+    assert cosine(other, 120) > cosine(Prior.flat(8), 120) - 0.1
+    assert fit(Votes.empty(8), like).w[0] > 0
+
+
+def test_a_warm_start_weighs_at_most_twenty_votes_on_average():
+    """Mean precision that pairs add over the levels, in units of a vote's x xᵀ/4."""
+    prior = warm_start(pairs(1, FAINT, 4000), np.full(4, 3.5), Prior.flat(4))
+    votes = dataclasses.replace(votes_of(8, FAINT, 8), plus_on_a=None)
+    flat_precision = fit(votes, Prior.flat(4)).precisions
+    warm = fit(votes, prior).precisions.reshape(3, 4, 4, 4)
+    added = np.trace(warm - flat_precision[:, None], axis1=-2, axis2=-1)
+    worth = added / ((2 * RADIUS) ** 2 / 4)
+    np.testing.assert_allclose(worth, np.tile([0, 5, 20, 80], (3, 1)), atol=1e-6)
+    chances = np.array([chance for _, chance in vote_regression._LEVELS])
+    assert chances.sum() == pytest.approx(1)
+    assert worth[0] @ chances <= vote_regression.WORTH
+
+
+def test_a_far_pair_weighs_no_more_than_the_limit():
+    limit = np.full(2, 3.0)
+    near, far = (
+        warm_start(np.array([[3.0, 0.5], [size, 0.0]]), limit, Prior.flat(2))
+        for size in (3.0, 1e6)
+    )
+    np.testing.assert_allclose(near.mean, far.mean)
+
+
+def test_a_warm_start_that_does_not_fit_is_refused():
+    with pytest.raises(UsageError, match="pairs of"):
+        warm_start(np.zeros((0, 2)), np.ones(2), Prior.flat(2))
+    with pytest.raises(UsageError, match="must be > 0"):
+        warm_start(np.ones((1, 2)), np.zeros(2), Prior.flat(2))
+    with pytest.raises(UsageError, match="mean and precision must fit 2"):
+        dataclasses.replace(Prior.flat(2), mean=np.ones(3), precision=np.eye(3))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import szpo
-from szpo.analysis import outlook, taught
+from szpo.analysis import taught
 from szpo.cli.app import call
 from szpo.config.schema import Config
 from szpo.errors import UsageError
@@ -75,8 +75,8 @@ def test_a_new_run_on_the_same_coordinates_has_an_earlier_runs_votes_in_full(
         np.testing.assert_allclose(own.w, theirs.w, atol=1e-4)
         assert own.log_factor == pytest.approx(theirs.log_factor, abs=1e-4)
         assert verification.verify(ledger).ok
-        found = outlook.read(ledger)
-        assert found is not None and "8 votes of folder.db" in found.prior_line
+        found = taught.last_findings(ledger)
+        assert "8 votes of folder.db" in taught.describe_prior(ledger, found)
         lesson = taught.read(ledger)
         assert kind == "score" or (lesson is not None and lesson.votes == 16)
     other = arguments(tmp_path, model, *later, "run.name=warm", "generation.max_new_tokens=9")
@@ -102,8 +102,8 @@ def test_pairs_from_elsewhere_are_recorded_as_what_a_vote_on_them_would_be(tmp_p
         assert verification.verify(ledger).ok
         settings, facts = recorded_settings(ledger), ledger.spec["prior"]
         own = stored_tensors(ledger)[PRIOR_FEATURES]
-        found = outlook.read(ledger)
-        assert found is not None and "40 pairs from pairs.jsonl make likelier" in found.prior_line
+        said = taught.describe_prior(ledger, taught.last_findings(ledger))
+        assert "40 pairs from pairs.jsonl make likelier" in said
         named = settings.features
         assert named is not None and own.shape == (40, named.columns)
         assert facts["likelier"] and set(facts["likelier"]) <= set(named.names)
@@ -132,9 +132,9 @@ def test_each_step_records_what_its_texts_differ_in_and_all_is_recomputed(finish
             assert inputs.text_differences.any()
             assert inputs.scores.shape == (settings.K, settings.N, named.components)
         assert verification.verify(ledger).ok
-        found = outlook.read(ledger)
-        assert found is not None and found.found.taught is not None
-        assert {each.feature for each in found.found.taught} <= set(named.names)
+        found = taught.last_findings(ledger)
+        assert found is not None and found.taught is not None
+        assert {each.feature for each in found.taught} <= set(named.names)
 
 
 def test_the_library_and_the_command_say_what_the_votes_taught(finished, capsys):

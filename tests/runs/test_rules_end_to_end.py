@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from szpo import failpoints
-from szpo.analysis import outlook
+from szpo.analysis import taught
 from szpo.cli import run as run_command
 from szpo.cli.app import call
 from szpo.config import settings_file
@@ -131,9 +131,9 @@ def test_a_prior_is_recorded_with_its_hash_and_data_and_forged_ones_are_found(tu
         assert len(facts["sha256"]) == 64 and 0 < facts["votes"] <= 18
         features = stored_tensors(ledger)["prior/features"]
         assert features.shape == (40, 4) and len(settings.prior_mean) == 4
-        found = outlook.read(ledger)
-        assert "40 pairs from pairs.jsonl weigh as much as" in found.prior_line
-        assert found.found.prior_votes != pytest.approx(facts["votes"])  # votes have judged it
+        found = taught.last_findings(ledger)
+        assert "40 pairs from pairs.jsonl weigh as" in taught.describe_prior(ledger, found)
+        assert found.prior_votes != pytest.approx(facts["votes"])  # votes have judged it
         spec, stored, row = dict(ledger.spec), stored_tensors(ledger), ledger.row
         layout = ledger.layout
     whole = {"features": features, "far": stored["prior/far"]}
@@ -189,17 +189,13 @@ def test_what_a_regression_exports_and_shows_is_its_recommended_point(tuned, tmp
     assert call(["show", str(tuned), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["theta_sha256"] == digest
-    ahead = document["outlook"]["ahead"]
-    assert [each["votes"] for each in ahead] == [0, 20, 40, 80]
+    assert document["findings"]["taste_shown"] == (document["findings"]["odds"] >= 9)
     assert call(["show", str(tuned)]) == 0
     shown = capsys.readouterr().out
     assert "weigh as much as" in shown
-    line = next(text for text in shown.splitlines() if text.startswith("40 more"))
-    value, low, high = (100 * each for each in ahead[2]["win_rate"])
-    assert f"{value:.0f} % [{low:.0f}, {high:.0f}]" in line
     assert call(["report", str(tuned), "--out", str(tmp_path / "page.html")]) == 0
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "regression" in page and f"<td>{value:.0f} % [{low:.0f}, {high:.0f}]</td>" in page
+    assert "regression" in page and "weigh as much as" in page
     assert call(["verify", str(tuned), "--head", theta_of_centre(tuned)]) == 2
 
 

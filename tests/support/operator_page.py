@@ -9,7 +9,6 @@ import math
 import re
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -17,17 +16,8 @@ from szpo.analysis import measuring
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.optim.named_features import Claim, NamedFeatures
-from szpo.optim.rules.look_ahead import Ahead, LookAhead
+from szpo.optim.rules.findings import Findings
 from tests.support.browser import Stage
-
-SURE = LookAhead(
-    (
-        Ahead(0, (0.61, 0.5, 0.7), (1.25, 1.25, 1.25), 1.0),
-        Ahead(40, (0.68, 0.55, 0.8), (2.0, 1.5, 2.5), 1.0),
-        Ahead(80, (0.7, 0.6, 0.8), (3.0, 2.0, 4.0), 1.0),
-    ),
-    math.log(20),
-)
 
 
 def measure(stage: Stage, *points: tuple[int, float]) -> None:
@@ -66,14 +56,14 @@ def teach(
     **more: float,
 ) -> None:
     """Write the record of a step in coordinates of named features, after ``votes`` votes."""
-    found = LookAhead((), factor, taught=tuple(claims), **more)
+    found = Findings(factor, taught=tuple(claims), **more)
     record(ledger, votes, found, ties=ties, automatic_ties=automatic_ties)
 
 
-def record(ledger: Ledger, votes: int, found: LookAhead, **counts: int) -> None:
-    """Write the record of a step that looked ahead, after ``votes`` votes."""
+def record(ledger: Ledger, votes: int, found: Findings, **counts: int) -> None:
+    """Write the record of a step with its findings, after ``votes`` votes."""
     body = {"step": 1, "total_votes": votes, "ties": 0, "automatic_ties": 0, **counts}
-    ledger.record_event("step", "controller", {**body, "extra": {"outlook": found.to_json()}})
+    ledger.record_event("step", "controller", {**body, "extra": {"findings": found.to_json()}})
 
 
 def answer_samples(
@@ -86,10 +76,3 @@ def answer_samples(
         "columns": [{**column, "answers": [[answer, end] for answer in answers]}],
     }
     assert orders.settle(stage.ledger, orders.get(stage.ledger, order), body)
-
-
-def look_ahead(stage: Stage, **fields: Any) -> None:
-    """Write the record of a step that looked ahead, with every field filled."""
-    outlook = {**SURE.to_json(), "share": 0.5, "drift": 2.0, **fields}
-    body = {"step": 1, "total_votes": 8, "extra": {"outlook": outlook}}
-    stage.ledger.record_event("step", "controller", body)

@@ -13,7 +13,7 @@ from szpo.data.preferred import Preferred
 from szpo.errors import UsageError
 from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.optim.checked_settings import defaults, settings_from_json, settings_to_json
-from szpo.optim.rules import look_ahead, regression
+from szpo.optim.rules import findings, regression
 from szpo.optim.rules.all_votes import fit_votes
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.replay import verification
@@ -70,7 +70,7 @@ def test_pairs_of_a_taste_point_along_it_and_of_the_opposite_against_it(policy):
         # Before any vote the fit is the prior, which weighs as much as twenty votes at most.
         begun = regression.init(found)
         assert sign * fit_votes(found, begun)[0].w[0] > 0
-        votes = look_ahead.look_ahead(found, begun).prior_votes
+        votes = findings.find(found, begun).prior_votes
         assert votes is not None and 5 < votes <= 18
         assert made.facts["votes"] == pytest.approx(votes, abs=1e-3)
         assert (made.facts["pairs"], made.facts["of"]) == (60, 60)

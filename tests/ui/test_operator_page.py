@@ -89,7 +89,7 @@ def test_a_final_comparison_is_reported_once_it_is_closed_or_by_a_switch_in_the_
     )
 
 
-# ---- what more votes would buy ----
+# ---- what it says ----
 
 
 def test_each_text_stands_once_and_the_machines_words_in_details_alone(voted):

@@ -174,7 +174,7 @@ def run(world: Recorded, prior: SparsePrior | None, plan: Plan, root_seed: int) 
         gradient = (
             fit(votes, Prior.blocks(dim))
             if found is None
-            else named_features.in_coordinates(found, world.named, len(votes.x))
+            else named_features.in_coordinates(found, world.named)
         )
         largest = max(largest, float(gradient.log_factor))
         looks.append(Look(len(votes.x), largest, votes, gradient, found))

@@ -29,7 +29,7 @@ PRIORS: Final[Mapping[str, Callable[[int], Prior]]] = {
 """The values of `prior_variances`: how the variances of d coordinates of w compare."""
 PSEUDO_KL: Final = 1.0
 """Nats added to the sums of measured and estimated KL, so that their ratio starts at 1."""
-EARLIER_COUNTS: Final = 4
+EARLIER_COUNTS: Final = 3
 """How many numbers precede the regressors in a row of `Settings.earlier_votes`."""
 
 
@@ -88,24 +88,19 @@ def starting_votes(settings: Settings, lead: tuple[int, ...] = ()) -> Votes:
     if settings.earlier_votes is None:
         return Votes.empty(columns, lead)
     table = np.broadcast_to(settings.earlier_votes, (*lead, *np.shape(settings.earlier_votes)))
-    up, down, side, bend = np.moveaxis(table[..., :EARLIER_COUNTS], -1, 0)
+    up, down, side = np.moveaxis(table[..., :EARLIER_COUNTS], -1, 0)
     steps = np.full(table.shape[-2], -1, dtype=np.int64)
-    return Votes(
-        table[..., EARLIER_COUNTS:], up, down, steps, side if settings.sided else None, bend
-    )
+    return Votes(table[..., EARLIER_COUNTS:], up, down, steps, side if settings.sided else None)
 
 
 def with_earlier_votes(settings: Settings, votes: Votes) -> Settings:
     """The settings of a run in which another run's votes count as its own.
 
     Model, prompts and coordinates must be the same. Every row is recorded with six decimals: votes
-    up and down, the side of plus (`Votes.plus_on_a`), the curvature term, and x.
+    up and down, the side of plus (`Votes.plus_on_a`), and x.
     """
-    zero = np.zeros(votes.up.shape)
-    side, bend = (
-        zero if each is None else each for each in (votes.plus_on_a, votes.curvature_term)
-    )
-    table = np.column_stack([votes.up, votes.down, side, bend, votes.x]).round(6)
+    side = np.zeros(votes.up.shape) if votes.plus_on_a is None else votes.plus_on_a
+    table = np.column_stack([votes.up, votes.down, side, votes.x]).round(6)
     return replace(settings, earlier_votes=tuple(map(tuple, table.tolist())))
 
 
@@ -117,11 +112,7 @@ def add_votes(
     live = ~tally.identical
     up, down = (np.where(live, side + tally.tie / 2, 0.0) for side in (tally.plus, tally.minus))
     cast = tally.plus + tally.minus + tally.tie if tally.cast is None else tally.cast
-    x, bend, old = (
-        regressors_of_step(settings, at),
-        curvature_terms(settings, record, at),
-        record.votes,
-    )
+    x, old = regressors_of_step(settings, at), record.votes
     lead, rows = x.shape[:-3], x.shape[-3] * x.shape[-2]
 
     def join(before: Floats, new: Floats) -> Floats:
@@ -139,7 +130,6 @@ def add_votes(
         join(old.down, down),
         np.concatenate([old.steps, np.full(rows, at.step, dtype=np.int64)]),
         side,
-        join(np.zeros(old.up.shape) if old.curvature_term is None else old.curvature_term, bend),
     )
     if settings.weighting != "equal" and votes.history is not None:
         up, down = sum_by_voter(votes.history.verdicts, votes.weights)
@@ -237,20 +227,6 @@ def regressors_of_step(settings: Settings, at: Perturbations) -> Floats:
     return np.asarray((1 - share) * x + share * at.inputs.scores)
 
 
-def curvature_terms(settings: Settings, record: AllVotes, at: Perturbations) -> Floats:
-    """The regressor of the curvature in each comparison's logit (..., K, N): −(z⁺ − z⁻)ᵀc.
-
-    c is the midpoint of z⁺ and z⁻, seen from the model's start. Only forecasts fit a curvature.
-    """
-    centre = at.inputs.centre
-    if centre is None:
-        centre = from_start(settings, record.centre)
-    x = at.displacements(settings.distance)
-    middle = centre[..., None, :] + (0.0 if settings.pairing == "antithetic" else x / 2)
-    bend = -(x * middle).sum(-1)
-    return np.repeat(bend[..., None], settings.N, axis=-1)
-
-
 def from_start(settings: Settings, moved: Floats) -> Floats:
     """The coordinates (..., d) of a point that is given as its displacement from θ₀."""
     return moved + (0.0 if settings.start is None else np.array(settings.start))
@@ -263,17 +239,11 @@ def fit_votes(
 
     With named features, also the posterior of the weights on them, else None.
     """
-    votes = fitted_votes(settings, record)
+    votes = fade(settings, record.votes)
     if settings.features is None:
         return fit(votes, prior(settings)), None
     found = fit_named(settings, votes, record.aside)
-    count = float((votes.up + votes.down).sum())
-    return named_features.in_coordinates(found, settings.features, count, record.aside), found
-
-
-def fitted_votes(settings: Settings, record: AllVotes) -> Votes:
-    """The votes for a fit: with their weights after the newest step, without the curvature."""
-    return fade(settings, replace(record.votes, curvature_term=None))
+    return named_features.in_coordinates(found, settings.features, record.aside), found
 
 
 def fit_named(

@@ -24,7 +24,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 from pydantic import ValidationError
 
-from szpo.analysis import improvement, outlook
+from szpo.analysis import improvement
 from szpo.errors import SzpoError
 from szpo.generation.answer_shares import BOUNDS, NAMES
 from szpo.intervals import Share
@@ -149,7 +149,7 @@ def download(site: Site, suffix: str, media_type: str, file: IO[bytes]) -> Respo
 def page(site: Site) -> str:
     """The whole page except its dialogs."""
     found = read_state(site)
-    figures, lesson, ahead = found["page"], found["lesson"], found["ahead"]
+    figures, lesson = found["page"], found["lesson"]
     return (
         _environment()
         .get_template("operate/page.html")
@@ -157,7 +157,6 @@ def page(site: Site) -> str:
             b=found,
             chart=Markup(charts.draw_values(figures["values"], VALUES)),
             health=vitals(found),
-            ahead=[] if ahead is None else outlook.table(ahead),
             share=Markup(charts.draw_share(found["helped"].share)),
             gain=Markup(charts.draw_gain(found["helped"])),  # charts escape every text
             path=Markup(charts.draw_path(figures["values"])),

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
-from szpo.analysis import evidence, improvement, outlook, overview, taught
+from szpo.analysis import evidence, improvement, overview, taught
 from szpo.evaluators.panel_factory import PEOPLE
 from szpo.ledger import orders
 from szpo.ledger.canonical import canonical, sha256
@@ -111,11 +111,13 @@ def _figures(site: Site, live: bool) -> dict[str, Any]:
 
     found = site.figures.get(key)
     if found is None:
-        rows = evidence.read(ledger, live=live)
+        rows, last = evidence.read(ledger, live=live), taught.last_findings(ledger)
         found = {
             "page": overview.overview(rows), "facts": rows.run, "cast": count(ledger),
             "helped": improvement.read(ledger), "lesson": taught.read(ledger),
-            "doubt": find_doubt(ledger), "ahead": outlook.read(ledger, why=True),
+            "doubt": find_doubt(ledger), "held_back": taught.describe_hold(last),
+            "prior": taught.describe_prior(ledger, last),
+            "named": last is not None and last.taught is not None,
         }  # fmt: skip
         site.figures.clear()
         site.figures[key] = found

@@ -1,4 +1,4 @@
-"""What a run of `regression` promises and what holds it back, before any model is there."""
+"""What a run of `regression` finds in its votes and what holds it back, without a model."""
 
 import json
 import math
@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 from scipy import special
 
-from szpo.optim import optimizer, vote_forecast
-from szpo.optim.rules import all_votes, look_ahead, regression
+from szpo.optim import optimizer
+from szpo.optim.rules import findings
+from szpo.optim.rules.findings import Findings
 from szpo.optim.rules.guard_geometry import gather
-from szpo.optim.rules.look_ahead import LookAhead
 from szpo.optim.rules.rule import StepInputs
 from szpo.types import Tally
 from tests.support.regression_walk import GRADIENT, features, settings_of, walk
-from tests.support.tallies import one_vote
 
 
 def moments(slope=0.5):
@@ -27,67 +26,14 @@ def moments(slope=0.5):
     return gather(u, np.column_stack([logprob, others]), np.arange(400))
 
 
-def test_a_look_ahead_is_in_nats_and_win_rates_whatever_the_units():
-    """Coordinates that are three times as long change no figure."""
-    found = []
-    for scale in (1.0, 3.0):
-        settings = settings_of(scale=scale)
-        state, _ = walk(settings, 10, seed=1, gradient=GRADIENT / scale)
-        found.append(look_ahead.look_ahead(settings, state.carried))
-        nats = regression.quadratic_kl(settings, state.carried.recommended)
-        assert found[-1].ahead[0].kl == pytest.approx((nats, nats, nats))
-    first, second = found
-    assert [each.votes for each in first.ahead] == [0, 20, 40, 80]
-    for one, other in zip(first.ahead, second.ahead, strict=True):
-        assert one.win_rate == pytest.approx(other.win_rate, abs=1e-4)
-        assert one.kl == pytest.approx(other.kl, rel=1e-4)
-    rates = [each.win_rate[0] for each in first.ahead]
-    assert rates == sorted(rates) and rates[0] > 0.7
-    assert first.shown and not first.turned
-    # .9 of the budget at 160 votes (80 + 80): 4 + 4·40/120 nats.
-    assert first.ahead[-1].kl[2] <= 0.9 * (4 + 4 / 3) + 1e-6
-
-
-def test_nats_follow_what_was_measured_of_the_points_before():
-    """Two nats measured where the quadratic form says one: a factor of (2 + P) / (1 + P)."""
-    settings = settings_of()
-    state, _ = walk(settings, 10, seed=1)
-    doubled = replace(state.carried, reach=None, kl_sums=(2.0, 1.0))
-    scale = (2 + all_votes.PSEUDO_KL) / (1 + all_votes.PSEUDO_KL)
-    nats = scale * regression.quadratic_kl(settings, doubled.recommended)
-    now = look_ahead.look_ahead(settings, doubled).ahead[0]
-    assert now.votes == 0 and now.kl == pytest.approx((nats, nats, nats))
-
-
 def test_it_comes_back_from_the_record_as_it_was():
     settings = settings_of()
     state, _ = walk(settings, 2, seed=1)
-    found = look_ahead.look_ahead(settings, state.carried)
-    assert LookAhead.from_json(json.loads(json.dumps(found.to_json()))) == found
-    none = look_ahead.look_ahead(settings, optimizer.init(settings).carried)
-    assert none.ahead == () and none.factor == -math.inf and not none.shown
-    assert LookAhead.from_json({**none.to_json(), "factor": None}) == none
-
-
-@pytest.mark.parametrize("changes", [{"kl_budget": None}, {"start": (0.5,) * 6}])
-def test_without_a_ball_around_its_own_start_it_promises_nothing(changes):
-    settings = settings_of(**changes)
-    state, _ = walk(settings, 2)
-    assert look_ahead.look_ahead(settings, state.carried).ahead == ()
-
-
-def test_a_taste_that_turns_is_reported_from_64_votes_on():
-    settings = settings_of()
-    state, rng = walk(settings, 7, seed=2)[0], np.random.default_rng(5)
-    assert look_ahead.look_ahead(settings, state.carried).drift is None
-    for turned in (False, True):
-        after = state
-        for _ in range(7):
-            query = optimizer.ask(after)
-            chance = special.expit((1 - 2 * turned) * features(settings, query.step) @ GRADIENT)
-            after = optimizer.tell(after, query, one_vote(rng.random(8) < chance))[0]
-        found = look_ahead.look_ahead(settings, after.carried)
-        assert found.turned == turned == (found.drift > vote_forecast.DRIFT_NATS)
+    found = findings.find(settings, state.carried)
+    assert Findings.from_json(json.loads(json.dumps(found.to_json()))) == found
+    none = findings.find(settings, optimizer.init(settings).carried)
+    assert none.factor == -math.inf and not none.shown
+    assert Findings.from_json({**none.to_json(), "factor": None}) == none
 
 
 def test_predicted_guards_hold_the_recommended_point_where_they_hold():
@@ -101,9 +47,8 @@ def test_predicted_guards_hold_the_recommended_point_where_they_hold():
     assert 0.9 < along < 1.1
     assert held.recommended == pytest.approx(held.guard_limit.share * free, abs=1e-6)
     assert held.guard_limit.broken == ("logprob",)
-    found = look_ahead.look_ahead(settings, held)
+    found = findings.find(settings, held)
     assert 0 < held.guard_limit.share < 1 and found.share == held.guard_limit.share
-    assert max(each.kl[2] for each in found.ahead) < 3
     # With a steep slope less than the least move worth making is left: no shrink mends it.
     steep = walk(settings, 12, seed=1, inputs=StepInputs(moments=moments(3.0)))[0].carried
     assert steep.guard_limit.share == 0 and not steep.recommended.any()
@@ -150,34 +95,23 @@ def test_what_standing_on_a_side_is_worth_is_not_taken_for_taste():
     assert cosines[0] > cosines[1] + 0.2
     carried = lean(settings_of(), 15, 0)
     assert carried.votes.plus_on_a.shape == (120,) and set(carried.votes.plus_on_a) == {-1.0, 1.0}
-    found = look_ahead.look_ahead(settings_of(), carried)
+    found = findings.find(settings_of(), carried)
     assert 0.7 < found.side < 2.3
     # Tallies without sides, as in the worlds, fit no such term.
     assert walk(settings_of(), 2)[0].carried.votes.plus_on_a is None
-
-
-def test_a_plan_says_what_votes_buy_before_any_is_cast():
-    found = look_ahead.foresee(settings_of(), [40, 80, 240])
-    rates, nats = ([getattr(each, name)[0] for each in found] for name in ("win_rate", "kl"))
-    assert rates == sorted(rates) and nats == sorted(nats) and 0.6 < rates[0] < rates[2] < 1
-    assert [each.votes for each in found] == [40, 80, 240]
-    for each, budget in zip(found, (3, 3 + 1 / 3, 8), strict=True):
-        assert each.kl[2] <= 0.9 * budget + 1e-6
-        assert each.win_rate[1] < each.win_rate[0] < each.win_rate[2]
-    assert found[0].evidence < found[2].evidence
 
 
 @pytest.mark.full
 def test_a_warm_start_weighs_less_when_votes_contradict_it():
     like = {"prior_mean": tuple(GRADIENT), "prior_precision": tuple(map(tuple, 400 * np.eye(6)))}
     other = {**like, "prior_mean": tuple(-GRADIENT)}
-    begun = look_ahead.look_ahead(settings_of(**like), optimizer.init(settings_of()).carried)
+    begun = findings.find(settings_of(**like), optimizer.init(settings_of()).carried)
     # Levels 0, 1/4, 1, 4 of 20 votes with chances .4, .2, .25, .15: 18 votes at most.
     assert 17.9 < begun.prior_votes <= 18
     weighs = [
-        look_ahead.look_ahead(settings, walk(settings, 10, seed=3)[0].carried).prior_votes
+        findings.find(settings, walk(settings, 10, seed=3)[0].carried).prior_votes
         for settings in (settings_of(**like), settings_of(**other))
     ]
     assert weighs[0] > 18 > 3 > weighs[1] >= 0
     plain = replace(settings_of(), score_share=0.0)
-    assert look_ahead.look_ahead(plain, walk(plain, 1)[0].carried).prior_votes is None
+    assert findings.find(plain, walk(plain, 1)[0].carried).prior_votes is None

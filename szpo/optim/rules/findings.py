@@ -1,0 +1,89 @@
+"""What the votes so far say of the recommended point, and what holds it back.
+
+Every step of a run whose rule fits all votes records it. It depends only on the settings and on
+what the rule carries, so anybody can recompute it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from szpo.optim import vote_regression
+from szpo.optim.named_features import Claim, claims, group_heads
+from szpo.optim.rules.all_votes import AllVotes, fade, fit_named, fit_votes, prior
+from szpo.optim.settings import Settings
+
+OPEN: Final = 0.2
+"""If the probability that no feature explains the votes is below this, more votes may show one.
+
+In simulated runs of 120 votes that show no taste (tests/analysis/test_cause.py), it is below in
+two of 57 whose taste is no named feature, and in a third of those whose taste is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What the votes of a run say after a step."""
+
+    factor: float
+    """The largest log Bayes factor for any signal that the run has seen."""
+    share: float = 1.0
+    """Share of the way that predicted guards allow; 0: they hold on no part of it."""
+    broken: tuple[str, ...] = ()
+    """Figures whose guards the whole way would break (`guard_geometry.FIGURES`)."""
+    side: float = 0.0
+    """The advantage of side A, logits."""
+    prior_votes: float | None = None
+    """Number of votes that the warm start weighs as much as; None without a warm start."""
+    taught: tuple[Claim, ...] | None = None
+    """What the votes are about, in named features; None without named features."""
+    unnamed: float = 0.0
+    """Probability that the score components explain the votes, and no named feature does."""
+    chance: float = 0.0
+    """Probability that nothing explains the votes."""
+    aside: tuple[str, ...] = ()
+    """Groups of features that the operator ordered not to follow."""
+
+    @property
+    def shown(self) -> bool:
+        """The votes show that they share a taste."""
+        return self.factor >= math.log(vote_regression.BAYES_FACTOR_NEEDED)
+
+    @property
+    def undecided(self) -> bool:
+        """More votes like these would probably show a taste that the coordinates have."""
+        return self.unnamed + self.chance < OPEN
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON for the record."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Findings:
+        """Read the output of `to_json` from the record."""
+        taught = body["taught"]
+        named = None if taught is None else tuple(Claim(**each) for each in taught)
+        factor = -math.inf if body["factor"] is None else body["factor"]
+        lists = {name: tuple(body[name]) for name in ("broken", "aside")}
+        return cls(**{**body, **lists, "taught": named, "factor": factor})
+
+
+def find(settings: Settings, record: AllVotes) -> Findings:
+    """What the rule carries between two steps of one run, as far as people should know it."""
+    factor, held, features = float(record.log_factor), record.guard_limit, settings.features
+    if features is None:
+        fitted, believed = fit_votes(settings, record)[0], prior(settings)
+        worth = vote_regression.warm_start_worth(fitted, record.votes, believed)
+        return Findings(
+            factor, held.share, held.broken, float(fitted.side_coefficient),
+            None if believed.mean is None else float(worth), chance=1 - float(fitted.signal),
+        )  # fmt: skip
+    found = record.named or fit_named(settings, fade(settings, record.votes), record.aside)
+    heads = group_heads(features)
+    names = dict.fromkeys(features.names[heads[features.groups[i]]] for i in record.aside)
+    return Findings(
+        factor, held.share, held.broken, found.side, taught=claims(found, features),
+        unnamed=found.dense, chance=1 - found.signal, aside=tuple(names),
+    )  # fmt: skip
