@@ -7,8 +7,8 @@ model is Davidson's, with effects that all judges of an item share,
 
 answer probabilities of `szpo_simulators.panels.raters.law`, and lapses spread evenly over the
 three answers. ``data/mtbench.json`` has the model's constants, how many items had how many votes,
-and statistics computed from these, but not the votes. docs/archive.md has the command that made
-the file.
+and statistics computed from these, but not the votes. experiments/LOG.md names the command that
+made the file.
 """
 
 from __future__ import annotations
