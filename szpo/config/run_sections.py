@@ -257,48 +257,6 @@ class Tracking(Section):
     )
 
 
-CODE: Final = r"^[A-Za-z0-9_-]{1,64}$"
-
-
-class Prolific(Section):
-    """An open link for the participants of a study on Prolific; see docs/panel.md."""
-
-    study: str | None = Field(
-        None,
-        pattern=CODE,
-        description="The study's id, which Prolific shows in its address (STUDY_ID); default: no "
-        "open link.",
-    )
-    places: int = Field(
-        50,
-        ge=1,
-        le=100_000,
-        description="Number of participants; one who runs out of time frees a place.",
-    )
-    votes: Count = Field(10, description="Comparisons after which a participant has finished.")
-    minutes: Positive = Field(
-        60.0,
-        le=10_080,
-        description="Minutes that a participant has from the first arrival on; use the study's "
-        "maximum time.",
-    )
-    completion_code: str | None = Field(
-        None, pattern=CODE, description="Completion code for participants who have finished."
-    )
-    declined_code: str | None = Field(
-        None,
-        pattern=CODE,
-        description="Code for participants who decline; default: they are asked to return "
-        "their submission.",
-    )
-
-    @model_validator(mode="after")
-    def _who_finishes_is_paid(self) -> Self:
-        if self.study is not None and self.completion_code is None:
-            raise ValueError("completion_code is missing: participants need it to be paid")
-        return self
-
-
 class Evaluation(Section):
     """Measurements on held-out prompts before, during and after the run; they cost no votes."""
 

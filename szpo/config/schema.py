@@ -33,7 +33,6 @@ from szpo.config.run_sections import (
     Evaluation,
     Guards,
     Panel,
-    Prolific,
     Run,
     Tracking,
 )
@@ -225,7 +224,6 @@ class Config(Section):
     guards: Guards = Guards()
     evaluation: Evaluation = Evaluation()
     tracking: Tracking = Tracking()
-    prolific: Prolific = Prolific()
 
     _rule: str = PrivateAttr(OTHER_RULE)
 

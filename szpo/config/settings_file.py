@@ -24,6 +24,7 @@ from szpo.optim import superseded
 
 _FALLING: Final = "set optimizer.alpha_decay, or optimizer.rule regression"
 _ALL_ASKED: Final = "a run asks every comparison; szpo select chooses pairs of a pool"
+_OPEN: Final = "szpo invite RUN --open makes a link for participants"
 GONE: Final[Mapping[str, tuple[object, str]]] = {
     "optimizer.block": (None, "directions move every coordinate"),
     "optimizer.momentum": (0.0, _FALLING),
@@ -39,10 +40,13 @@ GONE: Final[Mapping[str, tuple[object, str]]] = {
     "tracking.folder": (None, "a tracker writes to tracking, beside the run's file"),
     "tracking.project": ("szpo", "set $WANDB_PROJECT or $MLFLOW_EXPERIMENT_NAME"),
     "tracking.online": (False, "set WANDB_MODE=online"),
-    "prolific.return_url": (
-        "https://app.prolific.com/submissions/complete",
-        "participants go back to Prolific",
-    ),
+    "prolific.study": (None, _OPEN),
+    "prolific.places": (50, _OPEN),
+    "prolific.votes": (10, _OPEN),
+    "prolific.minutes": (60.0, _OPEN),
+    "prolific.completion_code": (None, _OPEN),
+    "prolific.declined_code": (None, _OPEN),
+    "prolific.return_url": ("https://app.prolific.com/submissions/complete", _OPEN),
     "hook.url": (None, "a script that reads szpo show NAME --json can send messages"),
     "hook.secret_env": ("SZPO_HOOK_SECRET", "szpo sends no messages"),
     "panel.consent_file": (None, "put the text itself into panel.consent"),
@@ -297,7 +301,6 @@ def _describe(error: Any) -> str:
 
 
 _ADDRESS: Final = "an address with http:// or https:// and without"
-_CODE: Final = "1 to 64 letters, digits, hyphens and underscores"
 _PATTERNS: Final = {
     "name": "1 to 64 small letters, digits and hyphens, and begin with a letter or digit",
     "device": "auto, cpu, mps, xpu, cuda or cuda:N",
@@ -305,9 +308,6 @@ _PATTERNS: Final = {
     "base_url": f"{_ADDRESS} user name, ? and #",
     "privacy_url": f"{_ADDRESS} spaces and quotes",
     "currency": "1 to 8 characters without a space",
-    "study": _CODE,
-    "completion_code": _CODE,
-    "declined_code": _CODE,
 }
 """What a text must be that has a pattern, by the setting's name."""
 

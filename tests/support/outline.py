@@ -8,8 +8,8 @@ from szpo.types import Answer, Assignment, Comparison, Prompt, Row
 from szpo_ui.panel import render
 from szpo_ui.panel.comparison_view import sheet
 from szpo_ui.panel.screens import Progress, Screen
-from szpo_ui.prolific import Standing
 from szpo_ui.web import language as texts
+from szpo_ui.web.open_link import Standing
 
 ASKED = Panel(question="Which <b>set</b>?", guideline="Be & stay fair.", guideline_full="")
 READING = {"vote", "closed", "calib", "final", "practice"}
@@ -52,7 +52,7 @@ def screen(state, **changes):
     if state == "feedback":
         given["feedback"] = {"choice": "A", "expected": "B"}
     if state == "complete":
-        given["study"] = Standing(votes=3, needed=3, over=False)
+        given["study"] = Standing(votes=3, needed=3, finished=True, code="C1ABCDEF")
     if state in ("waiting", "finished"):
         given["progress"] = Progress(40, 240, given=8, spent_s=360.0)
         given["news"] = {

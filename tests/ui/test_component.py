@@ -9,6 +9,7 @@ from fastapi import FastAPI
 
 import szpo_ui
 from szpo.errors import UsageError
+from szpo_ui.web import open_link
 from tests.support.browser import serve
 from tests.support.panel_states import until, visit, vote
 
@@ -16,12 +17,12 @@ pytest_plugins = ["tests.support.browser"]
 EXAMPLE = Path(__file__).parents[2] / "examples" / "vote_in_blocks.py"
 
 
-@pytest.mark.parametrize(
-    "sets", [(), ("prolific.study=66f0a1b2c3", "prolific.completion_code=C1")]
-)
-def test_a_run_with_invited_people_is_refused_in_one_line(staged, tmp_path, sets):
-    stage = staged("mine", begun=False, sets=sets)
-    if not sets:
+@pytest.mark.parametrize("openly", [False, True])
+def test_a_run_with_invited_people_is_refused_in_one_line(staged, tmp_path, openly):
+    stage = staged("mine", begun=False)
+    if openly:
+        open_link.make(stage.ledger, 5, 10, None, 30.0)
+    else:
         stage.invitation("panelist", "P-01")
     with pytest.raises(UsageError, match=r"mine has invited people.* szpo serve mine;") as error:
         szpo_ui.Comparison("mine", folder=tmp_path)

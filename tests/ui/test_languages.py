@@ -15,10 +15,10 @@ from szpo.types import Choice
 from szpo.voting import calibration
 from szpo_ui.panel import actions, component, render
 from szpo_ui.panel.screens import Facts, Progress, State
-from szpo_ui.prolific import Standing
 from szpo_ui.web import ballots
 from szpo_ui.web import language as texts
 from szpo_ui.web.ballots import in_language
+from szpo_ui.web.open_link import Standing
 from tests.support.cases import case
 from tests.support.outline import ASKED, Outline, html, screen, shown, status
 
@@ -234,6 +234,7 @@ def test_the_welcome_page_says_what_decides_whether_people_stay():
 
 
 def test_a_participant_without_a_code_is_asked_for_none_when_the_session_ends():
-    made = html("vote", study=Standing(votes=1, needed=3, over=False))
-    assert "Open the study from Prolific again" in made and "sz-login-form" not in made
+    made = html("vote", study=Standing(votes=1, needed=3, finished=False, code="C1ABCDEF"))
+    assert "Open your link again" in made and "sz-login-form" not in made
+    assert "C1ABCDEF" not in made, "before they have finished"
     assert "sz-login-form" in html("vote")

@@ -18,7 +18,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from szpo.errors import SzpoError
-from szpo_ui import prolific
 from szpo_ui.operator import posterior_page, votes_page
 from szpo_ui.operator import visualize as mounts
 from szpo_ui.web import api, login
@@ -70,7 +69,6 @@ def create(
     app.add_exception_handler(SzpoError, _answer_error)
     app.router.routes[:0] = api.routes(site)  # first, since they get most requests
     app.include_router(login.router(site, sessions))
-    app.include_router(prolific.router(site))
     call_in_loop(partial(_mount_all, app, site, pages))
     app.add_middleware(CORSMiddleware, allow_origins=[])  # without this, Gradio allows any origin
     app.add_middleware(AccessControl, site=site, sessions=sessions, url=url)

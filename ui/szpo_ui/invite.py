@@ -11,7 +11,7 @@ import typer
 from szpo.cli import console, run_paths
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
-from szpo_ui.web import credential_rows, credentials
+from szpo_ui.web import credential_rows, credentials, open_link
 from szpo_ui.web.address import link, read_address
 from szpo_ui.web.credential_rows import Role
 
@@ -41,6 +41,13 @@ def invite(
     ),
     count: int | None = typer.Option(
         None, "--count", help="How many panelists; szpo makes up their pseudonyms."
+    ),
+    places: int | None = typer.Option(
+        None, "--open", metavar="PLACES", help="Make one link by which so many become panelists."
+    ),
+    votes: int = typer.Option(10, "--votes", help="With --open: comparisons asked of each."),
+    completion: str | None = typer.Option(
+        None, "--code", help="With --open: code that each is shown after these."
     ),
     days: float = typer.Option(30.0, "--days", help="Days for which code and link work."),
     url: str | None = typer.Option(
@@ -73,6 +80,8 @@ def invite(
         raise UsageError("--name and --contact are one person's; leave them out, or --count")
     if sum(map(bool, (listing, revoke, erase))) > 1:
         raise UsageError("--list, --revoke and --erase do one thing each; give one of them")
+    if places and any((name, contact, count, listing, revoke, erase, kind == "operator")):
+        raise UsageError("--open makes a link for people whom nobody knows yet; give it alone")
     if not 0 <= wait <= LONGEST_WAIT_S:
         raise UsageError(f"--wait {wait:g}: give 0 to {LONGEST_WAIT_S:,} seconds")
     if url and not url.startswith(("http://", "https://")):
@@ -98,17 +107,16 @@ def invite(
                 f"pseudonym, and {credentials.copies(ledger)}",
             )
             return 0
+        if places is not None:
+            token = open_link.make(ledger, places, votes, completion, days)
+            address = f"{_find_site(path, url)}/join?t={token}"
+            console.answer(as_json, {"link": address}, f"link for {places}, shown once: {address}")
+            return 0
         made = [
             credentials.invite(ledger, kind, name, days=days, contact=contact)
             for _ in range(count or 1)
         ]
-    site = (url or read_address(path) or "").rstrip("/")
-    if not site:
-        site = DEFAULT_SITE
-        console.warn(
-            f"no szpo serve of {path.stem} is running; links lead to {site}, its default. If "
-            "it is to be reached elsewhere, revoke these and invite with --url http(s)://HOST:PORT"
-        )
+    site = _find_site(path, url)
     if as_json:
         fields = ("name", "role", "code", "expires_us")
         console.emit(
@@ -125,6 +133,17 @@ def invite(
     console.say("Neither can be shown again: only their hashes are kept.")
     console.say("next: send each person their link, which lets them in by itself.")
     return 0
+
+
+def _find_site(path: Path, url: str | None) -> str:
+    """The address of a run's site, for links."""
+    if site := (url or read_address(path) or "").rstrip("/"):
+        return site
+    console.warn(
+        f"no szpo serve of {path.stem} is running; links lead to {DEFAULT_SITE}, its default. If "
+        "it is to be reached elsewhere, revoke these and invite with --url http(s)://HOST:PORT"
+    )
+    return DEFAULT_SITE
 
 
 def _list(ledger: Ledger, *, as_json: bool) -> None:

@@ -117,7 +117,7 @@ def _describe_event(kind: str, text: str, names: Mapping[str, str]) -> str:
         case "stop":
             return f"set the last round to {body.get('step') or 'none'}"
         case "invite":
-            return f"invited {who}" if "by" not in body else f"{who} came from {body['by']}"
+            return f"invited {who}"
         case "revoke":
             return f"revoked the access of {who}"
         case "erase":
@@ -138,8 +138,6 @@ def _describe_event(kind: str, text: str, names: Mapping[str, str]) -> str:
             return f"ordered from round {round_} on: votes are {left} {body.get('group')}"
         case screens.TAUGHT:
             return "was shown what the votes taught"
-        case "participant finished":
-            return f"{who} finished their part of the study"
         case "controller ended":
             return f"controller ended with code {body.get('code')}"
     return kind

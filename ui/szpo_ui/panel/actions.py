@@ -13,9 +13,9 @@ from szpo.ledger.canonical import canonical, sha256
 from szpo.voting import second_seats
 from szpo.voting.casting import VoteConflictError
 from szpo.voting.service import SeatKind
-from szpo_ui import prolific as participants
 from szpo_ui.panel import own_seats, screens
 from szpo_ui.panel.screens import Mode, PageState, Screen
+from szpo_ui.web import open_link
 from szpo_ui.web.ballots import At, Ballot, cast
 from szpo_ui.web.language import ENGLISH, Language
 from szpo_ui.web.site import Site
@@ -121,9 +121,8 @@ _CLOSED: Final = {"train": "closed", "final": "final_closed"}
 def _agree(site: Site, panelist: str, language: Language) -> None:
     """Record that a panelist agreed, with a hash of the wording they saw."""
     if not own_seats.read(site, panelist, None)[0]["agreed"]:
-        chosen, status = site.config.prolific, site.status.read()
         wording = language.consent(site.config.panel.second_share > 0)
-        if participants.standing(site.ledger, panelist, chosen, status) is not None:
+        if open_link.standing(site.ledger, panelist, site.status.read()) is not None:
             wording = [*wording, language.page["study_consent"]]
         digest = sha256(canonical(wording))
         body = {"panelist": panelist, "text": digest, "language": language.code}

@@ -48,7 +48,7 @@ def Comparison(  # noqa: N802  (a subclass would make Gradio write a .pyi file b
     Another process must drive the run.
 
     Raises:
-        UsageError: there is no such run, it has invited people, or it belongs to a Prolific study.
+        UsageError: there is no such run, or it has invited people.
         StorageError: the file is not a ledger.
     """
     from szpo.cli import run_paths
@@ -57,7 +57,7 @@ def Comparison(  # noqa: N802  (a subclass would make Gradio write a .pyi file b
     people = [
         each.name for each in credentials.list_people(site.ledger) if each.role != "operator"
     ]
-    if people or site.config.prolific.study:
+    if people:
         site.ledger.close()
         raise UsageError(
             f"{run} has invited people, who vote with their own login: szpo serve {run}; "

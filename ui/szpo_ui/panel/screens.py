@@ -22,12 +22,12 @@ from szpo.types import Assignment, Choice
 from szpo.voting import finals, second_seats
 from szpo.voting.counting import StepVotes
 from szpo.voting.seats import assignment
-from szpo_ui import prolific as participants
 from szpo_ui.panel import own_seats
 from szpo_ui.panel.comparison_view import Sheet, sheet
-from szpo_ui.prolific import Standing
+from szpo_ui.web import open_link
 from szpo_ui.web.ballots import in_language, is_elsewhere, key, lease_s
 from szpo_ui.web.language import ENGLISH, Language
+from szpo_ui.web.open_link import Standing
 from szpo_ui.web.site import Site
 
 State = Literal[
@@ -111,7 +111,7 @@ class Screen:
     """The code of a line above the screen (`szpo_ui.web.language.Language.notices`)."""
     mode: Mode = ""
     study: Standing | None = None
-    """The progress of a participant of a Prolific study; None for other panelists."""
+    """The progress of a panelist who came by the open link; None for others."""
 
 
 def look(site: Site, panelist: str, name: str, page: PageState) -> Screen:
@@ -211,8 +211,7 @@ class _Viewer:
 
     @cached_property
     def study(self) -> Standing | None:
-        chosen = self.site.config.prolific
-        return participants.standing(self.site.ledger, self.panelist, chosen, self.status)
+        return open_link.standing(self.site.ledger, self.panelist, self.status)
 
     def votes(self, step: int | None) -> list[Record]:
         """The panelist's votes of a round, in the order in which the seats were given."""

@@ -1,8 +1,7 @@
 """Credentials as rows of the ledger: hashed secrets under ids of the form kind:name:random.
 
-Kinds are ``link``, ``code`` and ``session``. A redeemed link becomes ``used``; people who came by
-an open link have a ``used`` one from the start. A ``key`` belongs to nobody: the pseudonyms of
-such people are made with it.
+Kinds are ``link``, ``code``, ``session`` and ``open``, a link for many people. A redeemed link
+becomes ``used``; people who came by an open one have a ``used`` one from the start.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ State = Literal["invited", "active", "revoked", "expired"]
 
 ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 """Thirty-two characters without I, L, O and U (Crockford 2002), which are often misread."""
-KINDS: Final = ("link", "used", "code", "session")
+KINDS: Final = ("link", "open", "used", "code", "session")
 
 _MISREAD = str.maketrans({"O": "0", "I": "1", "L": "1", "-": None, " ": None})
 
@@ -66,7 +65,7 @@ def plain_code(code: str) -> str:
 
 
 def kind(row: Record) -> str:
-    """A credential's kind: link, used, code or session."""
+    """A credential's kind, one of `KINDS`."""
     return str(row["credential"]).split(":")[0]
 
 

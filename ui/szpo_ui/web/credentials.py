@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 import re
 import secrets
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
 from szpo.errors import SzpoError, UsageError
@@ -21,9 +21,7 @@ from szpo.voting.service import VoteService
 from szpo_ui.web import credential_rows
 from szpo_ui.web.credential_rows import Identity, Invited, Role
 
-Reason = Literal[
-    "unknown", "expired", "revoked", "used", "other_study", "time_over", "full", "ended"
-]
+Reason = Literal["unknown", "expired", "revoked", "used", "full"]
 Fault = Literal["login", "expired", "revoked"]
 """Why a session is not valid: unknown or logged out (login), expired, or revoked."""
 
@@ -64,36 +62,27 @@ class Invitation:
     expires_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class Contact:
-    """Who a panelist is; can be erased, and is in no export."""
-
-    name: str | None = None
-    address: str | None = None
-    note: str | None = None
-
-
 def invite(
     ledger: Ledger,
     role: Role,
     name: str | None = None,
     *,
     days: float = 30.0,
-    contact: Contact | str | None = None,
+    contact: str | None = None,
 ) -> Invitation:
     """Make a link and a code for a person; a panelist is enrolled under the name.
 
     Without a name, the next free one of P-01, P-02, … (O-01, … for operators) is used. It becomes
     part of the record, so a panelist's name should say nothing about the person. Earlier links and
-    codes of the name end; its sessions go on. A ``contact`` given as text is the person's name.
+    codes of the name end; its sessions go on. A ``contact`` says who the person is; it
+    can be erased, and is in no export.
 
     Raises:
         UsageError: a wrong role or name, ``days`` out of range, or a contact of an operator.
     """
     if role not in get_args(Role):
         raise UsageError(f"invite: role {role!r} is unknown; it is panelist or operator")
-    if not 0 < days <= LONGEST_DAYS:
-        raise UsageError(f"invite: days is {days:g}; give more than 0, at most {LONGEST_DAYS:g}")
+    check_days(days)
     if name is not None and not _NAME.fullmatch(name):
         raise UsageError(
             f"invite: {name!r} cannot be a name; give 1 to 64 of A-Z, a-z, 0-9, space and . _ -, "
@@ -114,34 +103,15 @@ def invite(
             credential_rows.end(ledger, f"{kind}:{name}")
             credential_rows.add(ledger, kind, who, secret, now, expires)
         if contact is not None and panelist is not None:
-            _set_contact(
-                ledger, panelist, Contact(contact) if isinstance(contact, str) else contact
-            )
+            _set_contact(ledger, panelist, contact)
         ledger.record_event("invite", "access", {"role": role, "panelist": panelist})
     return Invitation(role, name, panelist, token, code, expires)
 
 
-def admit(
-    ledger: Ledger, name: str, *, until_us: int, contact: Contact, by: str
-) -> tuple[str, Identity]:
-    """Begin a session for a panelist who came by an open link; returns its secret and owner.
-
-    Their first arrival enrols them under the name, and is recorded like an invitation with ``by``.
-    Their sessions end at ``until_us`` at the latest.
-    """
-    _forget(ledger)
-    with ledger.transaction("access"):
-        panelist = VoteService(ledger).enroll("person", name)
-        rights = credential_rows.under(ledger, f"used:{name}")
-        if not rights:
-            body = {"role": "panelist", "panelist": panelist, "by": by}
-            ledger.record_event("invite", "access", body)
-        for row in rights:
-            ledger.execute("DELETE FROM credentials WHERE credential = ?", (row["credential"],))
-        who, now = Identity("panelist", name, panelist), ledger.clock()
-        credential_rows.add(ledger, "used", who, secrets.token_urlsafe(32), now, until_us)
-        _set_contact(ledger, panelist, contact)
-        return _begin(ledger, credential_rows.under(ledger, f"used:{name}")[0])
+def check_days(days: float) -> None:
+    """Refuse a term of an invitation that is no time, or too long."""
+    if not 0 < days <= LONGEST_DAYS:
+        raise UsageError(f"invite: days is {days:g}; give more than 0, at most {LONGEST_DAYS:g}")
 
 
 def redeem(ledger: Ledger, token: str) -> tuple[str, Identity]:
@@ -157,7 +127,7 @@ def redeem(ledger: Ledger, token: str) -> tuple[str, Identity]:
             "WHERE credential = ?",
             (row["credential"],),
         )
-        return _begin(ledger, row)
+        return begin(ledger, row)
 
 
 def login(ledger: Ledger, name: str, code: str) -> tuple[str, Identity]:
@@ -170,16 +140,30 @@ def login(ledger: Ledger, name: str, code: str) -> tuple[str, Identity]:
         AccessError: name or code is unknown (it does not say which), or revoked or expired.
     """
     with ledger.transaction("access"):
-        return _begin(ledger, find_code(ledger, name, code))
+        return begin(ledger, find_code(ledger, name, code))
 
 
-def find_link(ledger: Ledger, token: str) -> Record:
-    """The row of a link that `redeem` would accept; nothing is written.
+def begin(ledger: Ledger, row: Record) -> tuple[str, Identity]:
+    """Begin a session by a credential that was checked; returns its secret and owner."""
+    now, secret, name = ledger.clock(), secrets.token_urlsafe(32), credential_rows.name_of(row)
+    before = credential_rows.under(ledger, f"session:{name}")
+    before.sort(key=lambda row: row["created_us"], reverse=True)
+    for i, old in enumerate(before):  # so that file and sessions do not pile up
+        if old["expires_us"] <= now or i >= MOST_SESSIONS - 1:
+            ledger.execute("DELETE FROM credentials WHERE credential = ?", (old["credential"],))
+    expires = min(now + SESSION_US, credential_rows.ends_us(ledger, name))
+    who = Identity(row["role"], name, row["panelist"])
+    credential_rows.add(ledger, "session", who, secret, now, expires)
+    return secret, who
+
+
+def find_link(ledger: Ledger, token: str, kinds: tuple[str, ...] = ("link", "used")) -> Record:
+    """The row of a link that `redeem` would accept, or of an open one; nothing is written.
 
     Raises:
         AccessError: as `redeem`.
     """
-    return _check(ledger, credential_rows.find(ledger, token, ("link", "used")), "this link")
+    return _check(ledger, credential_rows.find(ledger, token, kinds), "this link")
 
 
 def find_code(ledger: Ledger, name: str, code: str) -> Record:
@@ -332,10 +316,9 @@ def _forget(ledger: Ledger) -> None:
     ledger.query("PRAGMA secure_delete = ON")
 
 
-def _set_contact(ledger: Ledger, panelist: str, contact: Contact) -> None:
+def _set_contact(ledger: Ledger, panelist: str, contact: str) -> None:
     ledger.execute("DELETE FROM contacts WHERE panelist = ?", (panelist,))
-    person = panelist, *asdict(contact).values()
-    ledger.execute("INSERT INTO contacts VALUES (?, ?, ?, ?)", person)
+    ledger.execute("INSERT INTO contacts (panelist, name) VALUES (?, ?)", (panelist, contact))
 
 
 def _check(ledger: Ledger, row: Record | None, what: str) -> Record:
@@ -348,20 +331,6 @@ def _check(ledger: Ledger, row: Record | None, what: str) -> Record:
     if fault is not None:
         raise AccessError(fault, f"{what} {words[fault]}; ask for a new invitation")
     return row
-
-
-def _begin(ledger: Ledger, row: Record) -> tuple[str, Identity]:
-    """A new session for a credential that was checked."""
-    now, secret, name = ledger.clock(), secrets.token_urlsafe(32), credential_rows.name_of(row)
-    before = credential_rows.under(ledger, f"session:{name}")
-    before.sort(key=lambda row: row["created_us"], reverse=True)
-    for i, old in enumerate(before):  # so that file and sessions do not pile up
-        if old["expires_us"] <= now or i >= MOST_SESSIONS - 1:
-            ledger.execute("DELETE FROM credentials WHERE credential = ?", (old["credential"],))
-    expires = min(now + SESSION_US, credential_rows.ends_us(ledger, name))
-    who = Identity(row["role"], name, row["panelist"])
-    credential_rows.add(ledger, "session", who, secret, now, expires)
-    return secret, who
 
 
 def _next_name(ledger: Ledger, role: Role) -> str:

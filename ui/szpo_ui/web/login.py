@@ -25,7 +25,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from szpo.errors import SzpoError
 from szpo.ledger.canonical import sha256
 from szpo.ledger.database import Ledger
-from szpo_ui.web import credential_rows, credentials
+from szpo_ui.web import credential_rows, credentials, open_link
 from szpo_ui.web.credential_rows import Identity, Role
 from szpo_ui.web.credentials import AccessError, Fault, Reason
 from szpo_ui.web.language import Language, choose_language
@@ -38,6 +38,8 @@ T = TypeVar("T")
 
 LOGINS_PER_SECOND, LOGINS_AT_ONCE = 1 / 6, 10
 """Rate limit of one person's logins with correct codes."""
+ARRIVALS_PER_SECOND, ARRIVALS_AT_ONCE = 1.0, 60
+"""Rate limit of an open link per network; a whole university may share one address."""
 SCOPE = "szpo.identity"
 """Key in a request's scope under which `AccessControl` stores the identity for handlers."""
 
@@ -152,19 +154,28 @@ class Redeem(Body):
     token: str = Field(min_length=1, max_length=128)
 
 
+class Arrival(Redeem):
+    """The body of an arrival by an open link; ``participant`` is the id of another service."""
+
+    participant: str = Field("", pattern=r"^[A-Za-z0-9_-]{0,64}$")
+
+
 def router(site: Site, sessions: Sessions) -> APIRouter:
-    """The routes /, /login, /redeem, /logout and, for programs, /api/session."""
+    """The routes /, /login, /join, /redeem, /logout and, for programs, /api/session."""
     routes = APIRouter()
     locks = Locks(site.ledger.clock)
     logins = Buckets(site.ledger.clock, rate=LOGINS_PER_SECOND, burst=LOGINS_AT_ONCE)
+    arrivals = Buckets(site.ledger.clock, rate=ARRIVALS_PER_SECOND, burst=ARRIVALS_AT_ONCE)
 
     @routes.get("/")
     def home(request: Request) -> Response:
         return RedirectResponse(home_of(identity(request).role), 303)
 
     @routes.get("/login")
+    @routes.get("/join")
     def page(request: Request) -> Response:
-        return HTMLResponse(entrance("login", preferred_language(request).code))
+        asked = request.url.path.rpartition("/")[2]
+        return HTMLResponse(entrance(asked, preferred_language(request).code))
 
     @routes.post("/login")
     async def login(request: Request) -> Response:
@@ -184,6 +195,17 @@ def router(site: Site, sessions: Sessions) -> APIRouter:
                 return JSONResponse({"go": home_of(found.role), "name": found.name})
             raise
         return await _let_in(partial(credentials.redeem, site.ledger, given.token), request)
+
+    @routes.post("/join")
+    async def join(request: Request) -> Response:
+        if wait := arrivals.take(network_of(request)):
+            return refuse(429, "too_many", "too many people come at once; wait", retry_after=wait)
+        given, who = await read(Arrival, request), await sessions.of(request.headers)
+        if not given.participant and isinstance(who, Identity) and who.panelist is not None:
+            return JSONResponse({"go": home_of(who.role)})  # they have a place
+        await sessions.ask(partial(credentials.find_link, token=given.token, kinds=("open",)))
+        arrive = partial(open_link.arrive, site.ledger, given.token, given.participant)
+        return await _let_in(arrive, request)
 
     async def _their_own(token: str, request: Request) -> Identity | None:
         """The identity of somebody who opens their own used link again in the same browser."""
@@ -235,9 +257,7 @@ def router(site: Site, sessions: Sessions) -> APIRouter:
     return routes
 
 
-STATUS: Final[Mapping[Reason, int]] = {
-    "revoked": 403, "other_study": 403, "ended": 403, "full": 409, "time_over": 410,
-}  # fmt: skip
+STATUS: Final[Mapping[Reason, int]] = {"revoked": 403, "full": 409}
 """HTTP status codes of refused access; 401 for all other reasons."""
 
 
