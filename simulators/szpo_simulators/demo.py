@@ -146,7 +146,6 @@ def describe(found: dict[str, Any], path: Path) -> list[str]:
         f"  szpo report {path}        # one HTML page: curves, samples, votes",
         f"  szpo verify {path}        # recompute everything from the votes",
         f"  szpo export {path}        # the adapter, for PeftModel.from_pretrained",
-        f"  szpo shrink {path}        # guards nearer to the start; export there",
         "  szpo init                        # settings for a run of your own",
     ]
     failed = [guard["name"] for guard in found["guards"] if not guard["ok"]]

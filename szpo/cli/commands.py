@@ -53,7 +53,6 @@ GROUPS: Final = {
         ("runs", "inspect", "List the runs of a folder, newest first."),
         ("show", "inspect", "Show a run's totals and its last steps."),
         ("sample", "inspect", "Let the base and the tuned policy answer the same prompts."),
-        ("shrink", "shrink", "Measure points between a run's start and end; export one."),
         ("report", "inspect", "Write one HTML page: curves, samples, votes, verification."),
         ("compare", "", "Compare runs by their files, or methods by what they cost."),
         ("features", "features", "Fit how much named features of the answers decide votes."),

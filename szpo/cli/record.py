@@ -6,8 +6,9 @@ import contextlib
 import re
 import tempfile
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
@@ -24,9 +25,6 @@ from szpo.replay.replay import fold
 from szpo.reports import hub
 from szpo.reports.model_card import UNNAMED, Names, Weights, base_id, find_unknown
 from szpo.reports.votes import People, write_dataset, write_votes
-
-if TYPE_CHECKING:
-    from szpo.runs.taste_group import Group
 
 OUT = typer.Option(None, "--out", help="Folder to write; default: beside the run.")
 ANYWAY = typer.Option(
@@ -167,6 +165,11 @@ def export(
     step: int | None = typer.Option(
         None, "--step", min=0, help="The weights before this step; steps count from 0."
     ),
+    scale: float = typer.Option(
+        1.0,
+        "--scale",
+        help="Factor on the weights' way from the start, above 0, at most 1; measured anew.",
+    ),
     anyway: bool = ANYWAY,
     cluster: int | None = typer.Option(
         None,
@@ -184,7 +187,8 @@ def export(
 
     An adapter that fails a guard or cannot be told from the base is written only with --anyway;
     without it the exit code is 1. One that was not measured is written with a warning. The folder
-    also gets a model card and the base's tokenizer with its chat template. Votes are written as
+    also gets a model card and the base's tokenizer with its chat template. --scale and --cluster
+    load the model and measure KL and guards of what is written. Votes are written as
     JSONL, CSV or an SQLite table, or as a folder for datasets. What is pushed is written to a
     temporary folder unless --out or --dataset names one.
     """
@@ -200,6 +204,13 @@ def export(
     others = {"--votes": votes, "--dataset": dataset, "--push-votes": push_votes, "--step": step}
     if cluster and (idle := [name for name, value in others.items() if value is not None]):
         raise UsageError(f"--cluster writes an adapter of all steps; leave out {', '.join(idle)}")
+    with_adapter = votes is None and bool(push or out or not (dataset or push_votes))
+    if not 0 < scale <= 1:
+        raise UsageError(
+            f"--scale {scale:g}: give a factor above 0, at most 1; 0 would be where the run began"
+        )
+    if scale != 1 and not with_adapter:
+        raise UsageError("--scale: no adapter is written; leave out --votes, or add --out FOLDER")
     path = run_paths.find(run, folder)
     with run_paths.look(path) as ledger:
         documents: list[dict[str, Any]]  # key "": the line to print
@@ -215,11 +226,11 @@ def export(
                     f"{path.stem}: its base model is a folder of this machine, which nobody else "
                     "can load; name it on the hub by --base USER/NAME"
                 )
-            if push or out or not (dataset or push_votes):
-                group = None if cluster is None else _fit_group(ledger, cluster, chosen or USUAL)
+            if with_adapter:
                 suffix = "" if cluster is None else f"-{cluster}"
+                suffix += "" if scale == 1 else f"-scaled-{scale:g}"
                 place = out if push else out or path.with_name(f"{path.stem}-adapter{suffix}")
-                weights = Weights(step, group=group)
+                weights = _make_weights(ledger, step, scale, cluster, chosen or USUAL)
                 documents.append(
                     _hand_over_adapter(
                         ledger, place, weights, names, push=push, public=public, anyway=anyway
@@ -273,22 +284,36 @@ def _hand_over_adapter(
             found["url"] = hub.push(target, push, kind="model", public=public)
             message = f"pushed the adapter to {found['url']}"
         if (group := weights.group) is not None:
-            found |= {"votes": group.votes, "panelists": group.members, "kl": group.kl}
-            message += (
-                f"; fitted to {group.votes} votes of {', '.join(group.members)}, KL "
-                f"{group.kl:.1f} nats"
-            )
+            found |= {"votes": group.votes, "panelists": group.members}
+            message += f"; fitted to {group.votes} votes of {', '.join(group.members)}"
+        if weights.heldout is not None:
+            guards = [asdict(guard) for guard in weights.heldout.guards]
+            found |= {"kl": weights.kl, "guards": guards}
     return {**found, "": message}
 
 
-def _fit_group(ledger: Ledger, cluster: int, chosen: str) -> Group:
-    """Fit an adapter to the votes of one cluster alone."""
+def _make_weights(
+    ledger: Ledger, step: int | None, scale: float, cluster: int | None, chosen: str
+) -> Weights:
+    """The weights to write; those that the run did not recommend are measured on its model."""
+    if scale == 1 and cluster is None:
+        return Weights(step)
     from szpo.cache import quiet
-    from szpo.runs import taste_group
+    from szpo.runs import assemble, other_weights
 
-    members = members_of(ledger, chosen, cluster)
+    members = None if cluster is None else members_of(ledger, chosen, cluster)
     with quiet():
-        return taste_group.fit_group(ledger, cluster, chosen, members, say=console.complain)
+        parts = assemble.reopen(ledger, panel=False, say=console.complain)
+        weights = Weights(step, scale)
+        if cluster is not None and members is not None:
+            group = other_weights.fit_group(ledger, parts, cluster, chosen, members)
+            weights = replace(weights, group=group)
+        theta = weights.theta(ledger)
+        kl, found = other_weights.measure(parts, theta, fitted=cluster is not None)
+    console.complain(f"measured: KL to the run's start {kl:.2f} nats")
+    for guard in found.guards:
+        console.complain(guard.line())
+    return replace(weights, kl=kl, heldout=found)
 
 
 @contextlib.contextmanager

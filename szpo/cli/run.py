@@ -510,7 +510,6 @@ def _next(ledger: Ledger, *, language: bool, more: str) -> None:
     texts = {
         "sample": "the base and the tuned model answer side by side",
         "export": "the adapter, for PeftModel.from_pretrained",
-        "shrink": "guards at points between start and end; export at one",
     }
     every = {
         "report": "one HTML page: curves, samples, votes, verification",
@@ -518,6 +517,8 @@ def _next(ledger: Ledger, *, language: bool, more: str) -> None:
     }
     if find_doubt(ledger):
         del texts["export"]
+    if (measured := held_out.read(ledger)) is not None and measured.failure:
+        texts["export --scale 0.5"] = "weights half as far from the start; their guards, measured"
     for command, what in {**(texts if language else {}), **every}.items():
         console.say(f"  szpo {command} {path}  # {what}")
     if more:

@@ -57,8 +57,7 @@ def place_order(
 ) -> int:
     """Place an order; returns its number.
 
-    ``final``: {"comparisons": F, 1 to 1,000, "percent": p, 1 to 100} blind comparisons of the base
-    with the tuned policy, or with the one at p % of the way from the base to it.
+    ``final``: {"comparisons": F, 1 to 1,000} blind comparisons of the base with the tuned policy.
     ``samples``: {"prompts": how many, 1 to 64, "step": k or None} answers of the base, of the
     weights after step k, and of the current weights, to the same held-out prompts.
 
@@ -69,7 +68,7 @@ def place_order(
     if kind not in KINDS:
         raise UsageError(f"order {kind!r} is unknown; there are: {', '.join(KINDS)}")
     allowed = {
-        "final": {"comparisons": 1000, "percent": 100},
+        "final": {"comparisons": 1000},
         "samples": {"prompts": 64, "step": 2**31},
     }[kind]
     for name, value in body.items():

@@ -98,27 +98,6 @@ def fold(ledger: Ledger, until: int | None = None) -> Theta:
     return theta
 
 
-def point_on_line(ledger: Ledger, share: float, until: int | None = None) -> Theta:
-    """The point at ``share`` in (0, 1] of the way from θ₀ to the weights after the steps < until.
-
-    Raises:
-        UsageError: the share is out of range, or the run has applied fewer steps.
-        IntegrityError: the weights are not those that the ledger recorded.
-    """
-    check_share(share)
-    return parameters.between(starting_theta(ledger), fold(ledger, until), share)
-
-
-def check_share(share: float) -> None:
-    """Check a share of the way from the start.
-
-    Raises:
-        UsageError: it is not above 0 and at most 1.
-    """
-    if not 0 < share <= 1:
-        raise UsageError(f"share {share} of the way from the start; give one above 0, at most 1")
-
-
 def replay_state(ledger: Ledger, settings: Settings) -> State:
     """Recompute the optimizer's state after all applied and void steps from the recorded votes.
 

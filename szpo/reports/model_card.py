@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from szpo import __version__
 from szpo.analysis import improvement, taught
 from szpo.ledger.database import Ledger
-from szpo.ledger.theta import recommended_digest, recommended_digests
+from szpo.ledger.theta import recommended_digest, recommended_digests, starting_theta
 from szpo.models.peft_format import HUB_NAMES
 from szpo.models.tokenizer_files import hub_name
 from szpo.optim import parameters
@@ -27,7 +27,7 @@ from szpo.visible_text import visible
 from szpo.voting import set_aside
 
 if TYPE_CHECKING:
-    from szpo.runs.taste_group import Group
+    from szpo.runs.other_weights import Group
 
 FETCHED = ("smollm2", "tiny")
 """Base models that szpo itself makes in its cache."""
@@ -52,10 +52,14 @@ class Weights:
 
     step: int | None = None
     """How many steps to apply; None: all."""
-    share: float = 1.0
-    """Share of the way from the run's start to the weights after these steps."""
+    scale: float = 1.0
+    """Factor on their way from the run's start."""
     group: Group | None = None
     """Fitted to the votes of these panelists alone, of all steps; None: of everybody."""
+    kl: float | None = None
+    """Their KL to the run's start, nats, if it was measured for this export."""
+    heldout: HeldOut | None = None
+    """Their guards, if they were measured for this export."""
 
     def theta(self, ledger: Ledger) -> Theta:
         """The coordinates, computed from the recorded updates.
@@ -64,21 +68,22 @@ class Weights:
             UsageError: the run has applied fewer steps.
             IntegrityError: the coordinates are not the recorded ones.
         """
-        if self.group is not None:
-            return self.group.theta
-        return replay.point_on_line(ledger, self.share, self.step)
+        theta = replay.fold(ledger, self.step) if self.group is None else self.group.theta
+        if self.scale == 1:
+            return theta
+        return parameters.between(starting_theta(ledger), theta, self.scale)
 
     def digest(self, ledger: Ledger) -> str:
         """Their theta_sha256; the recorded one for weights after a step."""
-        if self.group is None and self.share == 1:
+        if self.group is None and self.scale == 1:
             ends = recommended_digests(ledger)
             return ends[-1 if self.step is None else min(self.step, len(ends) - 1)]
         return parameters.digest(self.theta(ledger), ledger.layout, ledger.basis_sha256)
 
     def measured(self, ledger: Ledger, digest: str) -> HeldOut | None:
         """The measurements on held-out prompts of these weights, which have this digest."""
-        if self.group is not None:
-            return self.group.measured
+        if self.heldout is not None:
+            return self.heldout
         found = held_out.read(ledger)
         return found if found is not None and found.theta_sha256 == digest else None
 
@@ -102,23 +107,25 @@ def model_card(ledger: Ledger, weights: Weights = LAST, names: Names = UNNAMED) 
 
     It is made from the record alone: the same ledger gives the same text.
     """
-    total, step, share, group = results.read(ledger), weights.step, weights.share, weights.group
+    total, step, group = results.read(ledger), weights.step, weights.group
     folded = [f for f in total.table if f.state == "applied" and (step is None or f.step < step)]
     config = ledger.spec.get("config", {})
     known = base_id(ledger, names)
     # A published card must not show a local path.
     base = names.base or visible(total.model)
-    shrunk = f"| shrunk | to {share:g} of the way from the run's start |\n" if share < 1 else ""
+    made = ""
     if group is not None:
-        shrunk = (
+        made = (
             f"| fitted to | the {group.votes} votes of {', '.join(map(visible, group.members))}: "
             f"cluster {group.number} by {visible(group.features)}; no vote was added |\n"
         )
+    if weights.scale != 1:
+        made += f"| scaled | coordinates times {weights.scale:g}, from the run's start |\n"
     digest = weights.digest(ledger)
     guards = _guards(weights.measured(ledger, digest))
     against = find_doubt(ledger, weights)
     doubt = f"\n> **Exported anyway:** {against}.\n" if against else ""
-    whole = group is None and share == 1 and len(folded) == total.steps
+    whole = group is None and weights.scale == 1 and len(folded) == total.steps
     result, metric = _held_out(ledger, len(folded)) if whole else ("", None)
     beyond = "nothing but the above" if guards or result else "nothing else"
     licence = ""
@@ -147,14 +154,14 @@ fitted, and no gradient of the judgement was taken.
 | steps | {len(folded)} of rule `{total.rule}` |
 | seed | {total.seed} |
 | begun | {when(total.created_us)} |
-{shrunk}| base weights, SHA-256 | `{ledger.row["base_sha256"]}` |
+{made}| base weights, SHA-256 | `{ledger.row["base_sha256"]}` |
 | coordinates, SHA-256 | `{digest}` |
 | settings, SHA-256 | `{ledger.row["spec_sha256"]}` |
 | made with | szpo {__version__} |
 
 ## Data and votes
 
-{_data(ledger, folded, total, names, group)}
+{_data(ledger, folded, total, names, weights)}
 {result}{guards}{_loading(total.model, known)}
 {_verifying(total, weights)}
 ## Limits
@@ -195,6 +202,8 @@ def find_unknown(ledger: Ledger, weights: Weights = LAST) -> str:
     found, step, whole = weights.measured(ledger, digest), weights.step, weights.group is None
     if whole and digest == recommended_digest(ledger):
         unknown += [helped.sentence] if helped.lack else []
+    elif whole and weights.scale != 1:
+        unknown.append(f"not known whether it is better than the base at scale {weights.scale:g}")
     elif whole and not any(point.steps == step and point.wins for point in helped.points):
         unknown.append(f"not known whether it was better than the base after step {step}")
     if found is None or not found.guards:
@@ -242,7 +251,7 @@ def describe_voters(ledger: Ledger, total: Run) -> str:
 
 
 def _data(
-    ledger: Ledger, folded: Sequence[StepRow], total: Run, names: Names, group: Group | None
+    ledger: Ledger, folded: Sequence[StepRow], total: Run, names: Names, weights: Weights
 ) -> str:
     """Prompts, comparisons, votes and KL, as lines of a list."""
     prompts = ledger.spec.get("prompts", {})
@@ -268,8 +277,8 @@ def _data(
     if names.votes is not None:
         lines.append(f"the votes as a dataset: `{names.votes}`")
     helped = improvement.read(ledger)
-    if group is not None:
-        lines.append(f"KL to the run's start {group.kl:.1f} nats, measured at this export")
+    if weights.kl is not None:
+        lines.append(f"KL to the run's start {weights.kl:.2f} nats, measured at this export")
     elif len(folded) == total.steps and helped.kl_measured and helped.nats:
         lines.append(f"KL to the run's start {helped.nats}, measured on held-out prompts")
     elif (kl := results.kl_after(ledger, len(folded))) is not None:
@@ -349,23 +358,24 @@ Without PEFT's class, `model.load_adapter("path/to/this/folder")` of transformer
 
 def _verifying(total: Run, weights: Weights) -> str:
     """How to verify that the votes give these weights, as a section."""
+    step = "" if weights.step is None else f" --step {weights.step}"
+    scale = "" if weights.scale == 1 else f" --scale {weights.scale:g}"
     if (group := weights.group) is not None:
+        step = f" --cluster {group.number} --features {shlex.quote(group.features)}"
+    if group is not None or scale:
         return f"""## Verify it
 
-With the run's ledger (`RUN.db`) anybody can fit these weights again:
+With the run's ledger (`RUN.db`) anybody can make these weights again:
 
 ```
 szpo verify RUN.db --head {total.head}
-szpo export RUN.db --cluster {group.number} --features {shlex.quote(group.features)}
+szpo export RUN.db{step}{scale}
 ```
 
 The first checks every hash, and that the ledger goes on from the one behind this card. The second
-fits the votes and writes the digest above into its card.
+writes the digest above into its card.
 """
     until = "" if weights.step is None else f" --until {weights.step}"
-    last = "the digest above"
-    if weights.share < 1:
-        last = "the end of the line on which these weights lie"
     return f"""## Verify it
 
 With the run's ledger (`RUN.db`) anybody can recompute these weights from the votes:
@@ -376,5 +386,5 @@ szpo replay RUN.db{until}
 ```
 
 The first checks every hash and every update, and that the ledger goes on from the one behind this
-card. The second folds the updates and prints {last}.
+card. The second folds the updates and prints the digest above.
 """

@@ -16,8 +16,7 @@ from szpo.errors import LeaseError, UsageError
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.ledger.orders import Order
-from szpo.ledger.theta import recommended_digest, starting_theta, theta_digest
-from szpo.optim import parameters
+from szpo.ledger.theta import recommended_digest, theta_digest
 from szpo.policies.protocol import Policy, draw_answers, moved
 from szpo.replay import replay
 from szpo.runs.assemble import RunParts
@@ -37,19 +36,17 @@ def sample_answers(
     *,
     until: int | None,
     seed: int,
-    share: float = 1.0,
 ) -> tuple[tuple[Answer, ...], str]:
     """One answer to each prompt with the weights after the steps < ``until``, and their digest.
 
-    ``until`` None: after all steps. ``share`` is how far to go from θ₀ to those weights. The same
-    seed gives the same random numbers with any weights.
+    ``until`` None: after all steps. The same seed gives the same random numbers with any weights.
 
     Raises:
         UsageError: the run has fewer steps, or the policy cannot be put elsewhere.
         LeaseError: the head is not where this process left it.
     """
     asked = [clean_prompt(prompt) for prompt in prompts]
-    with policy_at(ledger, parts, until, share) as policy:
+    with policy_at(ledger, parts, until) as policy:
         drawn = draw_answers(policy, asked, 1, seed=seed)
         return tuple(clean_answer(row[0]) for row in drawn), policy.digest()
 
@@ -82,7 +79,7 @@ def fulfil(ledger: Ledger, order: Order, parts: RunParts) -> None:
 def fulfil_final(ledger: Ledger, order: Order, parts: RunParts) -> None:
     """Draw a blind final comparison's answers; store it and settle its order in one transaction.
 
-    Plus is the tuned policy, or a point on the way to it, and minus the base. Unlike in a step,
+    Plus is the tuned policy and minus the base. Unlike in a step,
     the two sides draw independent random numbers: the figure says how often an answer of one is
     preferred to an answer of the other, each drawn as a user would get it.
 
@@ -98,11 +95,10 @@ def fulfil_final(ledger: Ledger, order: Order, parts: RunParts) -> None:
     count = order.body.get("comparisons", COMPARISONS)
     rows = min(parts.settings.D, len(parts.prompts.heldout))
     asked = draw_prompts(ledger, "final prompts", place, parts.prompts.heldout, count * rows)
-    percent = order.body.get("percent", 100)
     sides = []
-    for side, until, share in (("tuned", None, percent / 100), ("base", 0, 1.0)):
+    for side, until in (("tuned", None), ("base", 0)):
         seed = as_seed(seeds.derive(ledger.root_seed, "final", k=place, name=side))
-        sides.append(sample_answers(ledger, parts, asked, until=until, seed=seed, share=share))
+        sides.append(sample_answers(ledger, parts, asked, until=until, seed=seed))
     (tuned, tuned_sha256), (base, base_sha256) = sides
     pairs = [Row(*each) for each in zip(asked, tuned, base, strict=True)]
     made = cut(ledger, "final", pairs, rows, place)
@@ -141,13 +137,10 @@ def draw_prompts(
 
 
 @contextmanager
-def policy_at(
-    ledger: Ledger, parts: RunParts, until: int | None, share: float = 1.0
-) -> Iterator[Policy]:
+def policy_at(ledger: Ledger, parts: RunParts, until: int | None) -> Iterator[Policy]:
     """Yield the policy with the weights after the steps < ``until``; move it back afterwards.
 
-    They are the weights recommended then, or a ``share`` of the way from θ₀ to them; ``until``
-    None: after all steps.
+    They are the weights recommended then; ``until`` None: after all steps.
 
     Raises:
         UsageError: the run has fewer steps, or the policy cannot be put elsewhere.
@@ -159,14 +152,12 @@ def policy_at(
         raise LeaseError(
             f"{ledger.path.name}: another controller has moved this run on; this one stops"
         )
-    if until is None and share == 1 and policy.digest() == recommended_digest(ledger):
+    if until is None and policy.digest() == recommended_digest(ledger):
         yield policy
     elif hasattr(policy, "move_to"):
-        whole = replay.fold(ledger, until)
-        there = whole if share == 1 else parameters.between(starting_theta(ledger), whole, share)
-        with moved(policy, there):
+        with moved(policy, replay.fold(ledger, until)):
             yield policy
-    elif parts.maker is not None and share == 1:
+    elif parts.maker is not None:
         replay.fold(ledger, until)  # raises if there is no such step
         other = parts.maker(root_seed=parts.settings.root_seed)
         replay.apply_recorded(ledger, parts.settings, other, until)

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +24,14 @@ from szpo.cli.app import call
 from szpo.errors import RunError
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
+from szpo.optim import parameters
+from szpo.policies import text_guards
 from szpo.policies.lora_policy import LoraPolicy
-from szpo.replay import verification
+from szpo.replay import replay, verification
 from szpo.reports.adapter import fold_adapter_files
+from szpo.reports.model_card import Weights
 from szpo.reports.votes import write_dataset
-from szpo.runs import assemble
+from szpo.runs import assemble, other_weights
 from szpo.testing import check_adapter
 from szpo.types import Prompt
 from tests.support import folder_run, hub_server
@@ -143,7 +147,6 @@ def test_what_fails_a_guard_or_is_all_but_the_base_leaves_the_run_only_anyway(
         ["export", str(run), "--push", "me/tuned", "--base", "someone/llama", "--push-votes",
          "me/votes", "--out", str(out)],
         ["merge", str(run), "--out", str(out)],
-        ["shrink", str(run), "--to", "1", "--out", str(out)],
     )  # fmt: skip
     for line in refused:
         assert call(line) == 1 and not out.exists() and served.requests == []
@@ -156,6 +159,78 @@ def test_what_fails_a_guard_or_is_all_but_the_base_leaves_the_run_only_anyway(
     said = " ".join(capsys.readouterr().err.split())
     assert "not known whether it was better than the base after step 1; its guards on" in said
     assert "anyway" not in (tmp_path / "earlier" / "README.md").read_text(encoding="utf-8")
+
+
+# ---- scaled ----
+
+
+def test_at_scale_one_the_files_are_those_without(run, adapter, tmp_path):
+    out = tmp_path / "adapter"
+    assert call(["export", str(run), "--anyway", "--scale", "1", "--out", str(out)]) == 0
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {
+        path.name: path.read_bytes() for path in adapter.iterdir()
+    }
+
+
+@pytest.mark.full
+def test_a_scaled_adapter_is_that_of_the_scaled_coordinates_and_is_measured(run, capsys):
+    before = run.read_bytes()
+    assert call(["export", str(run), "--scale", "0.25", "--anyway", "--json"]) == 0
+    said = capsys.readouterr()
+    found, out = json.loads(said.out), run.with_name("folder-adapter-scaled-0.25")
+    assert found["adapter"] == str(out) and run.read_bytes() == before
+    with Ledger.open(run, readonly=True) as ledger:
+        theta, whole = Weights(scale=0.25).theta(ledger), replay.fold(ledger)
+        assert np.array_equal(theta["z"], whole["z"] * 0.25)
+        files = fold_adapter_files(ledger, Weights(scale=0.25))
+        assert files is not None and files != fold_adapter_files(ledger)
+        assert files == {name: (out / name).read_bytes() for name in files}
+        digest = parameters.digest(theta, ledger.layout, ledger.basis_sha256)
+        parts = assemble.reopen(ledger, panel=False, say=lambda text: None)
+    head = parts.policy.digest()
+    kl, measured = other_weights.measure(parts, theta)
+    assert parts.policy.digest() == head, "it is put back"
+    assert (found["kl"], found["guards"]) == (kl, [asdict(each) for each in measured.guards])
+    assert 0 < kl < other_weights.measure(parts, whole)[0]
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert f"`{digest}`" in card and "| scaled | coordinates times 0.25, from the" in card
+    assert f"KL to the run's start {kl:.2f} nats, measured at this export" in card
+    assert "szpo export RUN.db --scale 0.25" in card and "95 % interval" not in card
+    assert f"KL to the run's start {kl:.2f} nats" in said.err
+    for guard in measured.guards:
+        assert " ".join(guard.line().split()) in said.err
+        assert f"| {guard.name} | {guard.value:+.2f} |" in card
+
+
+@pytest.mark.full
+def test_a_scaled_adapter_that_fails_a_guard_leaves_the_run_only_anyway(
+    run, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(text_guards, "LEAST_VARIETY", 1.5)
+    out = tmp_path / "out"
+    line = ["export", str(run), "--scale", "0.5", "--out", str(out)]
+    assert call(line) == 1 and not out.exists()
+    said = capsys.readouterr().err
+    assert "guard FAIL distinct-2" in said and "1 of 3 fail: distinct-2" in said
+    assert call([*line, "--anyway"]) == 0
+    assert "> **Exported anyway:** of the guards" in (out / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--scale", "0"], "--scale 0: give a factor above 0, at most 1"),
+        (["--scale", "-0.5"], "--scale -0.5: give a factor above 0, at most 1"),
+        (["--scale", "1.5"], "--scale 1.5: give a factor above 0, at most 1"),
+        (["--scale", "nan"], "--scale nan: give a factor above 0, at most 1"),
+        (["--scale", "0.5", "--votes", "v.csv"], "--scale: no adapter is written"),
+        (["--scale", "0.5", "--dataset", "votes"], "--scale: no adapter is written"),
+    ],
+)
+def test_a_scale_that_makes_no_sense_is_one_line(run, words, reason, capsys):
+    assert call(["export", str(run), *words]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert reason in said
 
 
 def test_merged_model_needs_no_adapter(run, adapter, tmp_path):

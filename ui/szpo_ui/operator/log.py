@@ -127,8 +127,7 @@ def _describe_event(kind: str, text: str, names: Mapping[str, str]) -> str:
         case controls.LIVE:
             return f"turned the view of open votes {'on' if body.get('on') else 'off'}"
         case "order":
-            where = _describe_percent((body.get("body") or {}).get("percent"))
-            return f"ordered {_ORDERS.get(body.get('kind', ''), 'something')}{where}"
+            return f"ordered {_ORDERS.get(body.get('kind', ''), 'something')}"
         case "done":
             return "fulfilled an order"
         case "order closed":
@@ -144,10 +143,6 @@ def _describe_event(kind: str, text: str, names: Mapping[str, str]) -> str:
 
 
 _ORDERS: Final = {"final": "a blind final comparison", "samples": "samples"}
-
-
-def _describe_percent(percent: int | None) -> str:
-    return "" if percent in (None, 100) else f" at {percent} % of the way from the start"
 
 
 def _describe_limits(body: Mapping[str, Any]) -> str:
