@@ -14,11 +14,10 @@ from szpo.features.dictionary import ENTRIES, GROUPS, Entry, ratios
 
 ROOT = Path(__file__).parents[2]
 PAGE, GOLDEN = ROOT / "docs/features.md", ROOT / "szpo/features/golden.json"
-HEAD = "| group | features: less, more (unit) |\n|---|---|\n"
 USUAL = "share of words"
 LEGEND = """\
-*Commas* stands for fewer and more commas, *says "I"* for less and more of it. Without a unit it is
-the share of words.
+By group: what less and more of each is called, and its unit; without one it is the share of words.
+*Commas* stands for fewer and more commas, *says "I"* for less and more of it.
 """
 LANGUAGES = {"any": "All languages", "spaced": "Languages with spaces", "en": "English"}
 
@@ -31,8 +30,8 @@ def table() -> str:
             group: [shown(e) for e in ENTRIES if (e.group, e.languages) == (group, language)]
             for group in GROUPS
         }
-        lines = [f"| {group} | {'; '.join(each)} |\n" for group, each in rows.items() if each]
-        parts.append(f"### {title}\n\n{HEAD}{''.join(lines)}")
+        lines = [f"- *{group}*: {'; '.join(each)}\n" for group, each in rows.items() if each]
+        parts.append(f"### {title}\n\n{''.join(lines)}")
     return "\n".join(parts)
 
 
