@@ -25,7 +25,6 @@ from tests.support.browser import CHROMIUM, FLAGS, Stage, context, make, serve
 
 SETS = (
     "optimizer.comparisons=5", "optimizer.votes=2", "guards.kl=15", "guards.max_length=14",
-    "panel.pay_per_hour=18",
 )  # fmt: skip
 
 

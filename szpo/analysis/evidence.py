@@ -17,7 +17,6 @@ import numpy as np
 from szpo import metrics
 from szpo.analysis.vote_rows import VoteRow, VoteRows
 from szpo.analysis.vote_totals import VoteTotals, total_votes
-from szpo.config.run_sections import Panel
 from szpo.config.schema import Config
 from szpo.ledger import canonical, orders, run_spec
 from szpo.ledger.database import Ledger
@@ -59,9 +58,6 @@ class RunFacts:
     """How many first answers to open final comparisons are left out."""
     finals: tuple[str | None, ...] = ()
     """For each final comparison, the digest of the tuned weights; None before it is drawn."""
-    pay_per_hour: float | None = None
-    pay_per_vote: float | None = None
-    currency: str = "EUR"
 
 
 @dataclass(frozen=True)
@@ -119,7 +115,6 @@ def open_comparisons(ledger: Ledger) -> frozenset[str]:
 
 def _run(ledger: Ledger, hidden: Collection[str]) -> RunFacts:
     config = run_spec.recorded_config(ledger)
-    panel = Panel() if config is None else config.panel
     optimizer = ledger.spec.get("optimizer", {})
     k, n, m = (int(optimizer.get(key, 1)) for key in ("K", "N", "M"))
     limits = budget.read_limits(ledger)
@@ -144,9 +139,6 @@ def _run(ledger: Ledger, hidden: Collection[str]) -> RunFacts:
         pauses=tuple(pauses.list_pauses(ledger)),
         limit_steps=limits.step,
         limit_votes=limits.votes,
-        pay_per_hour=panel.pay_per_hour,
-        pay_per_vote=panel.pay_per_vote,
-        currency=panel.currency,
     )
 
 

@@ -33,7 +33,7 @@ from szpo.intervals import (
     rescale,
     share,
 )
-from szpo.training.budget import WORDS_PER_MINUTE, pay
+from szpo.training.budget import WORDS_PER_MINUTE
 from szpo.training.guards import Bands
 from szpo.training.results import StepRow
 from szpo.voting import finals
@@ -47,7 +47,7 @@ def overview(evidence: Evidence) -> dict[str, Any]:
     """Every number of the dashboard, as a document of plain values, `Share` and `Estimate`.
 
     ``values`` and ``health`` have an entry per step, ``panelists`` one per panelist. Times are µs
-    since 1970 or seconds, ``speed`` is in votes an hour, ``cost`` in votes, hours and money.
+    since 1970 or seconds, ``speed`` is in votes an hour, ``cost`` in votes and hours.
 
     ``improving``: whether the votes of the last ten steps follow the path (``heading``), and
     whether they favour a side: ``better_side`` is the win rate of a direction's better side, from
@@ -154,35 +154,26 @@ def _running(run: RunFacts, begin: int, end: int) -> int:
 
 
 def _cost(evidence: Evidence, done: dict[str, Any], pace: dict[str, Any]) -> dict[str, Any]:
-    """Estimate the votes, hours and money still needed, at the pace of the last ten steps.
+    """Estimate the votes and hours still needed, at the pace of the last ten steps.
 
-    ``measured``: times are measured, else derived from words at 238 a minute. ``spent`` is always
-    derived from words. ``money`` and ``spent`` are empty where the settings name no pay.
+    ``measured``: times are measured, else derived from words at 238 a minute.
     """
     run, left = evidence.run, done["votes_left"]
     measured = pace["median"].n >= ENOUGH_TIMED
     words = quantile(evidence.totals.words(), 0.5).value
     reading = (words or run.words_per_vote) * 60 / WORDS_PER_MINUTE
     each = pace["median"] if measured else Estimate(reading, None, None, 0)
-    hours, end, money = NOTHING, NOTHING, NOTHING
+    hours, end = NOTHING, NOTHING
     if left is not None:
         hours = rescale(each, lambda s: s * left / 3600)
-        if _price(run, 0, 0) is not None:
-            money = rescale(hours, lambda h: _price(run, left, h) or 0.0)
         per_step = quantile(_paces(evidence), 0.5)
         steps = (done["planned"] or 0) - done["applied"]
         if steps and per_step.value is not None:
             end = rescale(per_step, lambda s: run.as_of_us + s * steps * 1e6)
-    # As the money limit counts: answers that were shown, whether judged or skipped.
-    spent = _price(run, done["votes"], evidence.totals.words_judged / WORDS_PER_MINUTE / 60)
     return {
         "votes": left, "seconds_per_vote": each, "measured": measured, "person_hours": hours,
-        "end_us": end, "money": money, "spent": spent,
+        "end_us": end,
     }  # fmt: skip
-
-
-def _price(run: RunFacts, votes: float, hours: float) -> float | None:
-    return pay(votes, hours, run.pay_per_vote, run.pay_per_hour)
 
 
 def _paces(evidence: Evidence) -> list[float]:

@@ -92,8 +92,6 @@ class VoteTotals:
     """When each first answer to a training comparison came, µs since 1970."""
     fast: int = 0
     """Counted votes marked as cast sooner than reading takes."""
-    words_judged: int = 0
-    """Words in the answers of training comparisons, summed over votes counted or skipped."""
     length_logs: array[float] = field(default_factory=_floats)
     """log(words of plus / words of minus), of each counted vote for a side."""
     length_signs: array[float] = field(default_factory=_floats)
@@ -199,8 +197,6 @@ def _add_training(totals: VoteTotals, vote: VoteRow) -> None:
         totals.first_us.append(vote.received_us)
     if vote.choice != "skip":
         totals.trainers.add(vote.panelist)
-    if vote.standing and (vote.counted or vote.choice == "skip"):
-        totals.words_judged += vote.words_plus + vote.words_minus
 
 
 def _add_repeats(totals: VoteTotals, votes: Iterable[VoteRow], again: Sequence[VoteRow]) -> None:

@@ -180,13 +180,6 @@ class Panel(Section):
         description="Close a round at its deadline only if it has this share of its votes; "
         "default: close it with the votes it has.",
     )
-    pay_per_hour: Positive | None = Field(
-        None,
-        description="Pay for an hour of reading. With this or pay_per_vote, szpo estimates the "
-        "cost in advance, shows it, and can limit it during the run.",
-    )
-    pay_per_vote: Positive | None = Field(None, description="Pay for a counted vote.")
-    currency: str = Field("EUR", pattern=r"^\S{1,8}$", description="Currency of all pay.")
     calibration: bool = Field(
         True,
         description="Offer people short comparisons while they wait. These measure how reliable "

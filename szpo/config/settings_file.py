@@ -25,6 +25,7 @@ from szpo.optim import superseded
 _FALLING: Final = "set optimizer.alpha_decay, or optimizer.rule regression"
 _ALL_ASKED: Final = "a run asks every comparison; szpo select chooses pairs of a pool"
 _OPEN: Final = "szpo invite RUN --open makes a link for participants"
+_PAY: Final = "multiply the votes and person-hours that szpo shows; limit these"
 GONE: Final[Mapping[str, tuple[object, str]]] = {
     "optimizer.block": (None, "directions move every coordinate"),
     "optimizer.momentum": (0.0, _FALLING),
@@ -40,6 +41,9 @@ GONE: Final[Mapping[str, tuple[object, str]]] = {
     "tracking.folder": (None, "a tracker writes to tracking, beside the run's file"),
     "tracking.project": ("szpo", "set $WANDB_PROJECT or $MLFLOW_EXPERIMENT_NAME"),
     "tracking.online": (False, "set WANDB_MODE=online"),
+    "panel.pay_per_hour": (None, _PAY),
+    "panel.pay_per_vote": (None, _PAY),
+    "panel.currency": ("EUR", _PAY),
     "prolific.study": (None, _OPEN),
     "prolific.places": (50, _OPEN),
     "prolific.votes": (10, _OPEN),
@@ -208,8 +212,8 @@ def parse_assignment(text: str) -> dict[str, Any]:
 
     >>> parse_assignment("seed=3"), parse_assignment("panel.kind=people")
     ({'run': {'seed': 3}}, {'panel': {'kind': 'people'}})
-    >>> parse_assignment("panel.pay_per_vote=.2")
-    {'panel': {'pay_per_vote': 0.2}}
+    >>> parse_assignment("panel.second_share=.2")
+    {'panel': {'second_share': 0.2}}
     """
     key, equals, value = text.partition("=")
     key = key.strip()
@@ -307,7 +311,6 @@ _PATTERNS: Final = {
     "replicas": f"{_ADDRESS} user name, ? and #",
     "base_url": f"{_ADDRESS} user name, ? and #",
     "privacy_url": f"{_ADDRESS} spaces and quotes",
-    "currency": "1 to 8 characters without a space",
 }
 """What a text must be that has a pattern, by the setting's name."""
 

@@ -14,7 +14,6 @@ from szpo.config.schema import SCORED, Config
 from szpo.intervals import Z
 from szpo.optim.optimizer import equations
 from szpo.optim.rules.registry import RULES
-from szpo.training import budget
 from szpo.training.budget import WORDS_PER_MINUTE
 
 SHARPNESS_ANSWERS = 384
@@ -43,8 +42,6 @@ class CostPlan:
     tokens: int
     generation_minutes: float | None
     disk_mib: float
-    money: float | None = None
-    """What panelists are paid; None where the settings name no pay."""
     ratings: int = 0
     """Most answers that the judge rates, for each feature that it rates."""
 
@@ -106,7 +103,6 @@ def estimate(
         ratings=2 * rows + (0 if basis_is_stored else config.samples)
         if config.features.judged
         else 0,
-        money=budget.pay(votes, hours, config.panel.pay_per_vote, config.panel.pay_per_hour),
     )
 
 
@@ -139,8 +135,6 @@ def describe(plan: CostPlan, config: Config) -> Iterator[tuple[str, str]]:
             "ratings",
             f"at most {plan.ratings:,} answers{each}, read by {config.judge.model}{where}",
         )
-    if plan.money is not None:
-        yield "pay", f"at most about {plan.money:,.2f} {config.panel.currency}"
     made = (
         f"{plan.answers_to_generate:,} answers, about {plan.setup_answers:,} for set-up, "
         f"{plan.point_answers:,} for KL and {plan.heldout_answers:,} for measuring; "

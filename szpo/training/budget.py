@@ -39,8 +39,6 @@ class Limits:
     """No step is opened from this time on, µs since 1970."""
     person_hours: float | None = None
     """No step is opened after this much reading, at 238 words a minute."""
-    money: float | None = None
-    """No step is opened that would take the cost of votes above this."""
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -108,16 +106,7 @@ def describe_more(ledger: Ledger) -> str:
 
 
 def set_limits(ledger: Ledger, by: str, limits: Limits) -> None:
-    """Replace the run's limits; recorded as events.
-
-    Raises:
-        UsageError: a limit of money in a run whose settings name no pay.
-    """
-    if limits.money is not None and money_spent(ledger, 0) is None:
-        raise UsageError(
-            "limit money: this run's settings name no pay; panel.pay_per_hour and "
-            "panel.pay_per_vote are set before a run begins"
-        )
+    """Replace the run's limits; recorded as events."""
     with ledger.transaction(by):
         if lease.controller(ledger)["stop_at"] != limits.step:
             pauses.stop_at(ledger, limits.step, by)
@@ -150,44 +139,7 @@ def reason_to_stop(
         return f"asked to stop at {when:%Y-%m-%d %H:%M} UTC"
     if found.person_hours is not None and (hours := reading.hours(ledger)) >= found.person_hours:
         return f"asked to stop at {found.person_hours:g} person-hours: reading took {hours:.2f}"
-    if found.money is not None:
-        hours = reading.hours(ledger)
-        so_far, then = (_cost(ledger, votes, hours, more) or 0.0 for more in (0, per_step))
-        if then > found.money:
-            return (
-                f"asked to stop at a cost of {found.money:.2f}: {so_far:.2f} are spent, a step "
-                f"takes about {then - so_far:.2f}"
-            )
     return None
-
-
-def pay(
-    votes: float, hours: float, per_vote: float | None, per_hour: float | None
-) -> float | None:
-    """The cost of counted votes and hours of reading; None without any pay.
-
-    >>> pay(10, 0.5, per_vote=0.1, per_hour=12)
-    7.0
-    """
-    if per_vote is None and per_hour is None:
-        return None
-    return votes * (per_vote or 0) + hours * (per_hour or 0)
-
-
-def money_spent(ledger: Ledger, votes: int) -> float | None:
-    """The cost of ``votes`` counted votes; None where the settings name no pay."""
-    return _cost(ledger, votes, person_hours(ledger), 0)
-
-
-def _cost(ledger: Ledger, votes: int, hours: float, more: int) -> float | None:
-    """The cost of ``votes`` votes and ``hours`` of reading, plus ``more`` votes like them.
-
-    Before the first vote, a vote is assumed to read the longest answers that settings allow.
-    """
-    config = recorded_config(ledger) or Config()
-    panel = config.panel
-    each = hours / votes if votes else config.words_per_vote / WORDS_PER_MINUTE / 60
-    return pay(votes + more, hours + more * each, panel.pay_per_vote, panel.pay_per_hour)
 
 
 class Reading:
@@ -207,11 +159,6 @@ class Reading:
                     self._fixed[row["step"]] = words
             total += words
         return total / WORDS_PER_MINUTE / 60
-
-
-def person_hours(ledger: Ledger) -> float:
-    """Hours it takes to read the voted comparisons at 238 words a minute."""
-    return Reading().hours(ledger)
 
 
 def count_read(ledger: Ledger, votes: StepVotes) -> tuple[int, int]:

@@ -4,7 +4,6 @@ import math
 
 import pytest
 
-from szpo.analysis import evidence, overview
 from szpo.config.schema import Guards
 from szpo.errors import UsageError
 from szpo.evaluators.panel_evaluator import LedgerEvaluator
@@ -17,7 +16,6 @@ from szpo.voting import counting, lease, pauses, steps
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support.quadratic import Clock, QuadraticPolicy, go, history, panel_of, start
-from tests.support.status_run import new_run
 
 
 class Slow:
@@ -223,29 +221,6 @@ def test_limits_stop_a_run_before_the_step_that_would_pass_them(tmp_path, limits
     assert verification.verify(ledger).ok
 
 
-@pytest.mark.parametrize(
-    ("panel", "money", "done", "says"),
-    [
-        # A step takes four votes.
-        ({"pay_per_vote": 0.5}, 3.9, 1, "cost of 3.90: 2.00 are spent, a step takes about 2.00"),
-        ({"pay_per_vote": 0.5}, 4.0, 2, "cost of 4.00: 4.00 are spent, a step takes about 2.00"),
-        # One a word. Of no vote yet the longest is expected: 2 answers × 2 rows × 18 words; then
-        # what votes took: their answers have two words each.
-        ({"pay_per_hour": 238 * 60}, 287, 0, "0.00 are spent, a step takes about 288.00"),
-        ({"pay_per_hour": 238 * 60}, 288, 9, "288.00: 288.00 are spent, a step takes about 32.00"),
-        ({"pay_per_hour": 238 * 60, "pay_per_vote": 1}, 300, 8, "288.00 are spent, a step takes"),
-    ],
-)
-def test_money_stops_a_run_before_the_step_that_would_pass_it(tmp_path, panel, money, done, says):
-    plan, ledger = new_run(tmp_path / "run.db", steps=12, **panel)
-    budget.set_limits(ledger, "ann", Limits(money=money))
-    outcome = go(plan, ledger, QuadraticPolicy(plan), until_step=12)
-    assert outcome.status == "stopped" and outcome.steps == done and says in outcome.reason
-    page = overview.overview(evidence.read(ledger))["cost"]
-    assert page["spent"] == pytest.approx(budget.money_spent(ledger, outcome.votes))
-    budget.set_limits(ledger, "ann", Limits())
-
-
 def test_a_limit_set_while_people_vote_lets_the_step_be_finished(tmp_path):
     settings, ledger, policy = start(tmp_path)
     people = Slow(ledger, lambda: budget.set_limits(ledger, "ann", Limits(votes=0)))
@@ -254,15 +229,10 @@ def test_a_limit_set_while_people_vote_lets_the_step_be_finished(tmp_path):
     assert states(ledger) == ["applied", "generating"]
 
 
-def test_limits_that_are_no_limits_or_have_no_price_are_refused(tmp_path):
+def test_limits_that_are_no_limits_are_refused():
     for bad in ({"votes": -1}, {"person_hours": float("nan")}):
         with pytest.raises(UsageError, match="at least 0"):
             Limits(**bad)
-    _, ledger = new_run(tmp_path / "run.db")
-    with pytest.raises(UsageError, match=r"panel\.pay_per_hour"):
-        budget.set_limits(ledger, "ann", Limits(money=3))
-    assert budget.read_limits(ledger) == Limits()
-    assert budget.money_spent(ledger, 4) is None
 
 
 def test_guards_of_the_settings_are_bands_with_both_ends():

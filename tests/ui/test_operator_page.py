@@ -265,21 +265,6 @@ def test_a_round_is_closed_with_a_quorum_and_a_reason(voted):
         do(voted, "close", reason="again")
 
 
-def test_money_is_reported_before_the_start_and_can_be_limited(staged):
-    paid = ("panel.pay_per_hour=15", "panel.pay_per_vote=0.2", "panel.currency=CHF")
-    stage = staged(begun=False, sets=paid)
-    planned = state.read_state(stage.site)["before"]
-    assert planned is not None
-    assert planned["money"] == pytest.approx(planned["votes"] * 0.2 + planned["person_hours"] * 15)
-    assert f"about {planned['money']:,.2f} CHF" in text(operator_page.page(stage.site))
-    assert "Money, in CHF" in operator_page.dialogs(stage.site)
-    do(stage, "limits", money=0.5)
-    assert budget.read_limits(stage.ledger) == budget.Limits(money=0.5)
-    assert "0.50 CHF" in text(operator_page.page(stage.site))
-    stopped = stage.advance()
-    assert stopped is not None and stopped.status == "stopped" and "cost of 0.50" in stopped.reason
-
-
 def test_votes_are_added_and_the_round_counts_to_the_new_end(voted):
     before = state.read_state(voted.site)
     assert before["page"]["progress"]["planned"] is not None
@@ -307,8 +292,6 @@ def test_limits_are_set_and_withdrawn(voted):
     assert state.read_state(voted.site)["page"]["progress"]["planned"] == 3
     do(voted, "limits")
     assert budget.read_limits(voted.ledger) == budget.Limits()
-    with pytest.raises(UsageError, match="name no pay"):
-        do(voted, "limits", money=1.0)
     for until in ("2026-02-31T00:00", "0000-01-01T00:00", "2026-01-01T24:00"):
         with case(until), pytest.raises(UsageError, match="is not a date and time"):
             do(voted, "limits", until=until)

@@ -63,7 +63,6 @@ class Command(Body):
     steps: Count | None = None
     votes: Count | None = None
     hours: Annotated[float, Field(ge=0, le=1e6)] | None = None
-    money: Annotated[float, Field(ge=0, le=1e9)] | None = None
     until: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d$")] | None = None
     """When the run ends, in UTC."""
 
@@ -202,7 +201,6 @@ def _limits(site: Site, by: str, command: Command) -> Reply:
         at_us = max(0, round(when.timestamp() * 1e6))
     found = Limits(
         step=command.steps, votes=command.votes, at_us=at_us, person_hours=command.hours,
-        money=command.money,
     )  # fmt: skip
     budget.set_limits(site.ledger, by, found)
     return Reply("Limits withdrawn." if found == Limits() else "Limits set.")

@@ -178,15 +178,12 @@ def page(site: Site) -> str:
 
 def dialogs(site: Site) -> str:
     """The dialogs as HTML; they never change."""
-    panel = site.config.panel
-    paid = panel.pay_per_hour is not None or panel.pay_per_vote is not None
     template = _environment().get_template("operate/dialogs.html")
     named = recorded_settings(site.ledger).features
     return template.render(
         groups={} if named is None else groups_of(named),
         most_minutes=controls.MOST_MINUTES,
         more=budget.usual_more(site.config),
-        currency=panel.currency if paid else "",
     )
 
 

@@ -145,7 +145,6 @@ def _before(site: Site) -> dict[str, Any]:
     """The page's content before the first round; ``minutes`` is the reading time of a vote.
 
     ``sheet`` shows the first comparison if it exists (``real``), else the practice comparison.
-    ``money`` is the panel's pay for the whole run; None if the settings name no pay.
     """
     ledger, config = site.ledger, site.config
     first = next(iter(ledger.comparisons(0)), None)
@@ -160,7 +159,6 @@ def _before(site: Site) -> dict[str, Any]:
         "minutes": minutes,
         "person_hours": hours,
         "votes": votes,
-        "money": budget.pay(votes, hours, config.panel.pay_per_vote, config.panel.pay_per_hour),
     }
 
 
