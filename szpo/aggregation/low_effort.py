@@ -1,8 +1,9 @@
 """Flags for low effort in one panelist's answers: people look into them, no vote is dropped.
 
 Pure arithmetic on counts. Each flag should hit fewer than one honest panelist in a hundred.
-experiments/LOG.md has the measured rates for honest panelists and for random clickers. The operator's
-page shows the same flags (`szpo.analysis.agreement`); docs/decisions.md has their costs.
+experiments/LOG.md has the measured rates for honest panelists and for random clickers. The
+operator's page shows the same flags (`szpo.analysis.agreement`); docs/decisions.md has their
+costs.
 """
 
 from __future__ import annotations

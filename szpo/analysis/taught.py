@@ -15,7 +15,7 @@ from typing import Any, Final
 from szpo.analysis import cause, text_taste
 from szpo.features import dictionary, own
 from szpo.ledger.database import Ledger
-from szpo.optim.named_features import Claim, describe_likelier
+from szpo.optim.named_features import Claim
 from szpo.optim.rules.findings import Findings
 from szpo.training import budget
 
@@ -206,21 +206,10 @@ def _list_figures(found: Findings) -> str:
     return ", ".join(FIGURES.get(name, name) for name in found.broken)
 
 
-def describe_prior(ledger: Ledger, found: Findings | None) -> str:
-    """How much the votes or pairs weigh that the run began with; empty without any."""
+def describe_prior(ledger: Ledger) -> str:
+    """Which votes of another run count, in one line; empty without any."""
     prior = ledger.spec.get("prior")
-    if prior is None:
-        return ""
-    if "full" in prior:
-        return f"{prior['full']:,} votes of {prior['file']} count in full"
-    began = f"{prior['pairs']:,} pairs from {prior['file']}"
-    if "likelier" in prior:
-        return f"{began} {describe_likelier(prior['likelier'])}"
-    now = None if found is None else found.prior_votes
-    return (
-        f"{began} weigh as much as {prior['votes'] if now is None else now:.0f} votes now; they "
-        f"began with {prior['votes']:.0f}"
-    )
+    return "" if prior is None else f"{prior['full']:,} votes of {prior['file']} count in full"
 
 
 def more_votes(ledger: Ledger, lesson: Lesson | None) -> str:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from szpo.baselines.asking import pair_of
 from szpo.baselines.costs import Meter
-from szpo.data import preferred
 from szpo.data.pairs import Pair, Preferences
 from szpo.ledger.database import Ledger
 from szpo.types import Comparison, Verdict, Vote
+from szpo.voting import counting
 
 
 def read_pairs(ledger: Ledger, meter: Meter | None = None) -> Preferences:
@@ -28,7 +28,7 @@ def read_pairs(ledger: Ledger, meter: Meter | None = None) -> Preferences:
     ties = comparisons = 0
     meter = meter or Meter()
     notes = _notes(ledger)
-    for comparison, votes in preferred.voted(ledger):
+    for comparison, votes in _voted(ledger):
         meter.charge_votes([(r.plus, r.minus) for r in comparison.rows], votes=len(votes))
         found = _make_pairs(comparison, votes, notes)
         pairs += found
@@ -37,11 +37,24 @@ def read_pairs(ledger: Ledger, meter: Meter | None = None) -> Preferences:
     return Preferences(tuple(pairs), ties, comparisons)
 
 
+def _voted(ledger: Ledger) -> Iterator[tuple[Comparison, list[Vote]]]:
+    """Yield comparisons of closed steps that have counted votes, each with its votes."""
+    for step in ledger.steps():
+        if step["state"] not in ("closed", "applied"):
+            continue
+        votes: dict[str, list[Vote]] = defaultdict(list)
+        for vote in counting.counted(ledger, step["step"]):
+            votes[vote.comparison].append(vote)
+        for comparison in ledger.comparisons(step["step"]):
+            if comparison.id in votes:
+                yield comparison, votes[comparison.id]
+
+
 def _make_pairs(
     comparison: Comparison, votes: list[Vote], notes: Mapping[tuple[str, str, int], dict[int, int]]
 ) -> list[Pair]:
     """The pairs of one comparison."""
-    lead = preferred.lead(votes)
+    lead = sum({"plus": 1, "minus": -1}.get(vote.verdict, 0) for vote in votes)
     own: dict[int, list[int]] = defaultdict(list)
     for vote in votes:
         for i, value in notes.get((vote.comparison, vote.panelist, vote.revision), {}).items():

@@ -79,7 +79,7 @@ def show(
         helped, lesson = improvement.read(ledger), taught.read(ledger)
         found = taught.last_findings(ledger)
         way_on = taught.more_votes(ledger, lesson) if found is not None else ""
-        prior, held = taught.describe_prior(ledger, found), taught.describe_hold(found)
+        prior, held = taught.describe_prior(ledger), taught.describe_hold(found)
         noted = findings_of(ledger, found, lesson)
         ruler = teachable.describe_ruler(ledger.spec.get("space", {}).get("report", {}))
     if as_json:
@@ -155,7 +155,7 @@ def findings_of(
     words = {
         "odds": math.exp(plain.pop("factor")), "taste_shown": found.shown,
         "held": taught.describe_hold(found) or None,
-        "prior": taught.describe_prior(ledger, found) or None,
+        "prior": taught.describe_prior(ledger) or None,
     }  # fmt: skip
     return {"findings": {**plain, **words}, **more}
 

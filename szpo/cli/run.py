@@ -220,12 +220,12 @@ def _show_plan(checked: CheckedConfig, *, as_json: bool) -> None:
         setup = subspace_cache.describe_plan(config, found)
         if found is not None and found.features is not None:
             can = teachable.read(found.features.names, found.report)
-        if checked.prior is not None:
-            from szpo.training import warm_start
+        if config.optimizer.prior is not None:
+            from szpo.training import earlier_votes
 
             sha256, _ = subspace_cache.identify_model(config) or ("", "")
             identity = {"base_sha256": sha256, "prompts": checked.prompts.sha256}
-            prior = warm_start.foretell(config, checked.prior, found, identity)
+            prior = earlier_votes.foretell(config, found, identity)
     costs = cost_plan.estimate(
         config,
         basis_is_stored=found is not None,
@@ -468,7 +468,7 @@ def _conclude(
         console.say(f"guards on held-out prompts: {measured.verdict}")
     if lesson is not None:
         console.say(str(lesson))
-    for text in (taught.describe_prior(ledger, found), taught.describe_hold(found)):
+    for text in (taught.describe_prior(ledger), taught.describe_hold(found)):
         if text:
             console.say(text)
     more = taught.more_votes(ledger, lesson)

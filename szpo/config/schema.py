@@ -185,11 +185,8 @@ class Optimizer(Section):
     prior: str | None = Field(
         None,
         min_length=1,
-        description="regression: begin with the preferences of a run's .db or of a preference "
-        "file (.jsonl, .jsonl.gz, .json), or with good answers, each taken as preferred to the "
-        "base's own. A run's votes count in full on the same model, prompts and coordinates. "
-        "Other preferences make some features likelier; on score coordinates they weigh at most "
-        "20 votes at the start, and later as much as votes confirm them.",
+        description="regression: a run's .db whose votes count in full as this run's own; model, "
+        "prompts and coordinates must be the same.",
     )
     guarded: bool | None = Field(
         None,

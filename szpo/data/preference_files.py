@@ -41,8 +41,6 @@ FORMATS: dict[str, Format] = {
 }
 DETECTED: Final = ("hh", "trl", "ultrafeedback", "label-studio", "sheet")
 """The formats in the order in which they are tried on the first record."""
-DEMONSTRATIONS: Final = "demonstrations"
-"""Name of the format of prompts with good answers."""
 
 
 def read(
@@ -90,8 +88,6 @@ def read(
 def find_format(path: Path) -> str:
     """The name of the format of a file's first record.
 
-    It is `DEMONSTRATIONS` if the record is a prompt with one good answer.
-
     Raises:
         UsageError: the record has no known format, or the file is empty or cannot be read.
     """
@@ -101,9 +97,6 @@ def find_format(path: Path) -> str:
             with suppress(UsageError):
                 FORMATS[kind](record, where)
                 return kind
-        with suppress(UsageError):
-            trl.read_example(record, where)
-            return DEMONSTRATIONS
         raise UsageError(f"{where}: its format is none of {', '.join(DETECTED)}")
     raise UsageError(f"{path} holds no records")
 

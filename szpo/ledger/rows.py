@@ -19,8 +19,6 @@ THETA0: Final = "theta0/"
 """Prefix of the tensors that hold θ₀; without any, θ₀ is zero."""
 BASIS: Final = "basis/"
 """Prefix of the tensors that hold a subspace's basis; `runs.basis_sha256` covers them."""
-PRIOR_FEATURES, PRIOR_FAR = "prior/features", "prior/far"
-"""Tensors of a run that began with preferences: features (n, d), and where these are clipped."""
 
 
 def tensor(name: str, array: NDArray[Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ WARMUP = 5
 TWO_POINT_SETTINGS = (
     "kl_budget", "centre_step", "score_share", "prior_widths", "prior_variances", "start",
     "guarded", "sided", "unproven_kl", "measured", "forgetting", "features",
-    "asking_noise", "prior_chances", "asking_temperature", "earlier_votes",
+    "asking_noise", "asking_temperature", "earlier_votes",
 )  # fmt: skip
 """Settings of rules with two points: one where they ask, and another that they recommend."""
 
@@ -89,10 +89,10 @@ def read_recorded(body: Mapping[str, Any]) -> Settings:
         values = superseded.keep_current(body)
         values["layout"] = tuple((name, tuple(shape)) for name, shape in values["layout"])
         values["law"] = Law(**values["law"])
-        for name in ("prior_mean", "prior_widths", "start", "prior_chances"):
+        for name in ("prior_widths", "start"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
-        for name in ("prior_precision", "kl_budget", "earlier_votes"):
+        for name in ("kl_budget", "earlier_votes"):
             if values.get(name) is not None:
                 values[name] = tuple(tuple(row) for row in values[name])
         if values.get("features") is not None:

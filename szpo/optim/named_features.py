@@ -21,15 +21,12 @@ import numpy as np
 from szpo.errors import UsageError
 from szpo.optim import vote_regression
 from szpo.optim.sparse_prior import SparsePrior
-from szpo.optim.sparse_regression import SparseFit, fit_sparse
-from szpo.optim.vote_regression import Votes
+from szpo.optim.sparse_regression import SparseFit
 from szpo.types import FEATURE_GRID, Floats, Ints
 
 OWN: Final = 0.5
 """Prior probability that a feature which votes are about is one of the user's own, if there are
 own features: a user has a reason to name a feature."""
-FROM_PAIRS: Final = 0.5
-"""Largest weight of preferences from elsewhere in the prior: their taste may differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,21 +179,13 @@ def projection_without(features: NamedFeatures, aside: tuple[int, ...]) -> Float
 
 
 @lru_cache(maxsize=8)
-def prior_of(
-    features: NamedFeatures, rows: int, chances: tuple[float, ...] | None = None
-) -> SparsePrior:
+def prior_of(features: NamedFeatures, rows: int) -> SparsePrior:
     """The prior of the weights, for comparisons of ``rows`` answers a side.
 
-    Args:
-        features: The run's features.
-        rows: Answers on each side of a comparison.
-        chances: Prior probability of each feature (k,). None: groups are equally likely, and the
-            user's own features together are as likely as all others.
+    Groups are equally likely, and the user's own features together as likely as all others.
     """
     groups = np.array([*features.groups, *[-1] * features.components])
     scale = np.full(features.columns, np.sqrt(2 / rows))
-    if chances is not None:
-        return SparsePrior(groups, scale, np.array([*chances, *[0.0] * features.components]))
     equal, own = SparsePrior(groups, scale), {name for name, *_ in features.own}
     if not own or own.issuperset(features.names):
         return equal
@@ -204,39 +193,6 @@ def prior_of(
     given = equal.features()
     share = np.where(mine, OWN / given[mine].sum(), (1 - OWN) / given[~mine].sum())
     return SparsePrior(groups, scale, given * share)
-
-
-def chances_of_pairs(features: NamedFeatures, x: Floats) -> tuple[float, ...]:
-    """Each feature's prior probability (k,), updated by preferences from elsewhere.
-
-    At most `FROM_PAIRS` of it is the probability that these preferences are about the feature; the
-    rest is the prior as it was. Their sign does not count: only votes show which sense is liked.
-
-    Args:
-        features: The run's features.
-        x: Regressors of the preferred text minus those of the other (n, p).
-    """
-    count = len(x)
-    votes = Votes(x, np.ones(count), np.zeros(count), np.zeros(count, dtype=np.int64))
-    found, k = fit_sparse(votes, prior_of(features, 1)), len(features.names)
-    seen = (found.more + found.less)[:k]
-    seen = seen / max(1.0, float(seen.sum()))
-    before = prior_of(features, 1).features()[:k]
-    mixed = FROM_PAIRS * seen + (1 - FROM_PAIRS * float(seen.sum())) * before
-    return tuple(np.round(mixed, 6).tolist())
-
-
-def describe_likelier(likelier: Mapping[str, float]) -> str:
-    """Say in words how preferences changed the prior of named features.
-
-    >>> describe_likelier({"length": 0.1, "commas": 0.38})
-    'make likelier that votes are about commas (38 %), length (10 %)'
-    """
-    if not likelier:
-        return "point at no named feature"
-    ordered = sorted(likelier.items(), key=lambda each: -each[1])
-    listed = ", ".join(f"{name} ({100 * chance:.0f} %)" for name, chance in ordered)
-    return f"make likelier that votes are about {listed}"
 
 
 def regressors(differences: Ints, scores: Floats) -> Floats:

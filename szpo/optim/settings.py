@@ -53,11 +53,9 @@ class Settings:
     vote's weight for each step of its age; None: 1. ``features``: the named features that votes
     are regressed on; None: z⁺ − z⁻. ``asking_noise``: share of the seed's own direction in the
     squared length of one drawn from the posterior of named features
-    (`szpo.optim.posterior_directions`); None or 1: directions are the seed's. ``prior_chances``:
-    prior probability of each named feature; None: groups are equally likely, and the user's own
-    features as likely as all others. ``asking_temperature``: temperature of that posterior; None:
-    2. ``earlier_votes``: votes of another run that count as this run's own
-    (`all_votes.with_earlier_votes`).
+    (`szpo.optim.posterior_directions`); None or 1: directions are the seed's.
+    ``asking_temperature``: temperature of that posterior; None: 2. ``earlier_votes``: votes of
+    another run that count as this run's own (`all_votes.with_earlier_votes`).
 
     Raises:
         UsageError: a value is out of range, or a combination cannot work.
@@ -87,8 +85,6 @@ class Settings:
     scale: float = 1.0
     warmup: int = 0
     coef_cap: float = 10.0
-    prior_mean: tuple[float, ...] | None = None
-    prior_precision: tuple[tuple[float, ...], ...] | None = None
     weighting: str = "equal"
     kl_budget: tuple[tuple[float, float], ...] | None = None
     centre_step: float | None = None
@@ -103,7 +99,6 @@ class Settings:
     forgetting: float | None = None
     features: NamedFeatures | None = None
     asking_noise: float | None = None
-    prior_chances: tuple[float, ...] | None = None
     asking_temperature: float | None = None
     earlier_votes: tuple[tuple[float, ...], ...] | None = None
 

@@ -30,11 +30,7 @@ BAYES_FACTOR_NEEDED = 9.0
 """Bayes factor for any signal from which the recommended point goes the whole way."""
 UNPROVEN_SHARE = 0.15
 """The share of the way that it goes below that factor, where `unproven_kl` is not set."""
-WORTH = 20.0
-"""Votes that a warm start weighs as much as, at most, at level 1 of `_LEVELS`."""
 _HOPELESS = 1e26
-_LEVELS = ((0.0, 0.4), (0.25, 0.2), (1.0, 0.25), (4.0, 0.15))
-"""Levels of a warm start's weight in units of `WORTH`, with their prior probabilities; mean .9."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +68,8 @@ class Prior:
     """The prior of w: a mixture of equally likely Gaussians.
 
     Raises:
-        UsageError: a variance, width or deviation is not positive, a probability is not in (0, 1),
-            or mean and precision do not fit the coordinates.
+        UsageError: a variance, width or deviation is not positive, or a probability is not in
+            (0, 1).
     """
 
     variances: Floats
@@ -84,10 +80,6 @@ class Prior:
     """Probability that w ≠ 0."""
     side_deviation: float = 0.5
     """Standard deviation of the side's coefficient, in logits."""
-    mean: Floats | None = None
-    """(d,): mean of a warm start, with its ``precision`` (d, d). Only its direction counts: the
-    length of w comes from the widths."""
-    precision: Floats | None = None
 
     def __post_init__(self) -> None:
         variances = np.asarray(self.variances, dtype=np.float64)
@@ -96,11 +88,6 @@ class Prior:
             raise UsageError("prior of the votes: variances, widths and deviations must be > 0")
         if not 0 < self.signal < 1:
             raise UsageError(f"prior of the votes: `signal` {self.signal} is not between 0 and 1")
-        if self.mean is None and self.precision is None:
-            return
-        dim, mean, precision = variances.shape[1], self.mean, self.precision
-        if mean is None or precision is None or mean.shape + precision.shape != (dim,) * 3:
-            raise UsageError(f"prior of the votes: mean and precision must fit {dim} coordinates")
 
     @classmethod
     def flat(cls, dim: int) -> Prior:
@@ -196,47 +183,6 @@ def direction(
     return np.asarray((length / np.sqrt(np.maximum(square, 1e-300)))[..., None] * fit.w)
 
 
-def warm_start(features: Floats, limit: Floats, prior: Prior) -> Prior:
-    """Add to a prior the mean and precision that preferences from elsewhere suggest.
-
-    ``features`` (n, d) are those of the preferred text minus those of the other, in the
-    coordinates of the votes. They are clipped at ± ``limit`` (d,), the 99th percentile of their
-    size among the base's own pairs. The strength and certainty of these preferences are not
-    trusted: votes learn the length of w, and the weight of the warm start in units of `WORTH`.
-
-    Raises:
-        UsageError: there is no pair, or the limit does not fit or is not positive.
-    """
-    if features.ndim != 2 or not len(features) or np.shape(limit) != features.shape[1:]:
-        raise UsageError(f"warm start: pairs of {features.shape}, limits of {np.shape(limit)}")
-    if not (limit > 0).all():
-        raise UsageError("warm start: the limits of the features must be > 0")
-    x, wins = np.clip(features, -limit, limit), np.ones(len(features))
-    found = fit(Votes(x, wins, 0 * wins, np.zeros(len(x), dtype=np.int64)), prior)
-    precision = np.asarray(np.linalg.inv(found.covariance), dtype=np.float64)
-    return replace(prior, mean=found.w, precision=precision)
-
-
-def warm_start_worth(found: Fit, votes: Votes, prior: Prior) -> Floats:
-    """The weight of a prior's warm start after the votes so far, as a number of votes (...).
-
-    It is the information that the warm start's levels add, each weighted by its posterior
-    probability, in units of the information of one vote at even odds; 0 without a warm start.
-    """
-    dim, levels = votes.x.shape[-1], len(_LEVELS)
-    if prior.mean is None:
-        return np.zeros(found.weights.shape[:-1])
-    own = found.precisions[..., :dim, :dim]
-    trace = np.trace(own, axis1=-2, axis2=-1)
-    trace = trace.reshape(*trace.shape[:-1], -1, levels)
-    weights = found.weights.reshape(trace.shape)
-    information = (weights * (trace - trace[..., :1])).sum((-2, -1))
-    total = votes.up + votes.down
-    square = (total * (votes.x**2).sum(-1)).sum(-1)
-    mean_square = np.where(square > 0, square / np.maximum(total.sum(-1), 1e-12), 1.0)
-    return np.asarray(information / (mean_square / 4))
-
-
 def mixture_moments(weights: Floats, means: Floats, covariances: Floats) -> tuple[Floats, Floats]:
     """Mean (..., p) and covariance (..., p, p) of a mixture of C Gaussians."""
     mean = np.einsum("...c,...cp->...p", weights, means)
@@ -302,42 +248,23 @@ def _gaussians(rows: Rows, votes: Votes, prior: Prior) -> Iterator[tuple[float, 
     dim = votes.x.shape[-1]
     square = (rows.total * (rows.design[..., :dim] ** 2).sum(-1)).sum(-1)
     mean_square = np.where(square > 0, square / np.maximum(rows.total.sum(-1), 1e-12), 1.0)
-    levels = ((0.0, 1.0),) if prior.mean is None else _LEVELS
     for width in sorted(prior.widths, reverse=True):
         length = np.sqrt(width / mean_square)
         for variances in prior.variances:
             Lambda = (variances.sum() / (length[..., None] ** 2 * variances))[..., None]
             Lambda = Lambda * np.eye(dim)
-            for level, probability in levels:
-                mean, precision = np.zeros((*length.shape, dim)), Lambda
-                if level > 0:
-                    warm, certain = _warm_start(prior, length, level * WORTH * mean_square / 4)
-                    precision = Lambda + certain
-                    mean = np.linalg.solve(precision, (certain @ warm[..., None]))[..., 0]
-                chance = probability / (len(prior.widths) * len(prior.variances))
-                yield (chance, *_with_side(votes, prior, mean, precision))
+            chance = 1 / (len(prior.widths) * len(prior.variances))
+            yield (chance, *_with_side(votes, prior, Lambda))
 
 
-def _warm_start(prior: Prior, length: Floats, worth: Floats) -> tuple[Floats, Floats]:
-    """The warm start's mean at the length of w, and its precision, at most ``worth`` in trace."""
-    mean, precision = np.asarray(prior.mean), np.asarray(prior.precision)
-    size = max(float(np.linalg.norm(mean)), 1e-300)
-    scale = length / size
-    trusted = precision / scale[..., None, None] ** 2
-    share = np.minimum(1.0, worth / np.trace(trusted, axis1=-2, axis2=-1))
-    return scale[..., None] * mean, share[..., None, None] * trusted
-
-
-def _with_side(
-    votes: Votes, prior: Prior, mean: Floats, precision: Floats
-) -> tuple[Floats, Floats]:
+def _with_side(votes: Votes, prior: Prior, precision: Floats) -> tuple[Floats, Floats]:
+    lead, size = precision.shape[:-2], precision.shape[-1]
     if votes.plus_on_a is None:
-        return mean, precision
-    lead, size = mean.shape[:-1], mean.shape[-1]
+        return np.zeros((*lead, size)), precision
     wider = np.zeros((*lead, size + 1, size + 1))
     wider[..., :size, :size] = precision
     wider[..., size, size] = 1 / prior.side_deviation**2
-    return np.concatenate([mean, np.zeros((*lead, 1))], -1), wider
+    return np.zeros((*lead, size + 1)), wider
 
 
 def _without_signal(rows: Rows, prior: Prior, dim: int, has_side: bool) -> Floats:

@@ -16,13 +16,11 @@ from szpo.errors import SzpoError
 from szpo.ledger import canonical, witness
 from szpo.ledger.canonical import sha256
 from szpo.ledger.database import Ledger, Record
-from szpo.ledger.rows import BASIS, PRIOR_FAR, PRIOR_FEATURES
-from szpo.ledger.run_spec import BUDGET, describe_budget, recorded_settings
+from szpo.ledger.rows import BASIS
+from szpo.ledger.run_spec import BUDGET, describe_budget
 from szpo.ledger.schema import schema
 from szpo.ledger.theta import stored_tensors
 from szpo.optim import parameters
-from szpo.optim.rules import all_votes
-from szpo.optim.superseded import find_gone
 from szpo.replay.findings import Broken, Examination, Failure
 
 LITESTREAM = {"_litestream_lock", "_litestream_seq"}
@@ -176,25 +174,6 @@ def check_budget(look: Examination) -> None:
         elif ends is not None and body["total_votes"] > ends:
             problem = f"counts {body['total_votes']} votes where the run ends after {ends}"
             raise Broken("events", event["event"], problem)
-
-
-def check_prior(look: Examination) -> None:
-    """Recompute the prior from the recorded features of the preferences that it was made from."""
-    ledger = look.ledger
-    if "prior" not in ledger.spec or find_gone(ledger.spec["optimizer"]):
-        return
-    settings, stored = recorded_settings(ledger), stored_tensors(ledger)
-    if settings.earlier_votes is not None:
-        return
-    named = settings.features is not None
-    for name in (PRIOR_FEATURES,) if named else (PRIOR_FEATURES, PRIOR_FAR):
-        if name not in stored:
-            raise Broken("tensors", name, "is missing; the run began with preferences")
-    found = all_votes.with_pairs(settings, stored[PRIOR_FEATURES], stored.get(PRIOR_FAR))
-    for name in ("prior_chances",) if named else ("prior_mean", "prior_precision"):
-        own, recorded = (np.array(getattr(each, name)) for each in (found, settings))
-        if own.shape != recorded.shape or not np.allclose(own, recorded, rtol=1e-6, atol=2e-6):
-            raise Broken("runs", ledger.run, f"{name} is not what the recorded features give")
 
 
 def check_end(look: Examination) -> None:

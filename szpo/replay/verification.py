@@ -165,7 +165,6 @@ CHECKS: Final[tuple[Callable[[Examination], None], ...]] = (
     file_checks.check_pages,  # after check_rows, which names a row and not just the file
     file_checks.check_header,
     file_checks.check_budget,
-    file_checks.check_prior,
     row_checks.check_plans,
     row_checks.check_seats,
     row_checks.check_votes,

@@ -84,7 +84,7 @@ def render(
         cards=_cards(total),
         held_out=held_out.read(ledger),
         held=taught.describe_hold(found),
-        prior=taught.describe_prior(ledger, found),
+        prior=taught.describe_prior(ledger),
         lesson=None if lesson is None else visible(str(lesson)),
         teachable=teachable.of_spec(ledger.spec),
         ruler=teachable.ruler(ledger.spec.get("space", {}).get("report", {})),

@@ -47,10 +47,8 @@ from szpo.types import Answer, Prompt, Say
 from szpo.voting import shown_features
 
 if TYPE_CHECKING:
-    from szpo.data.preferred import Preferred
     from szpo.policies.language_model import Base
     from szpo.policies.lora_policy import LoraPolicy
-    from szpo.training.warm_start import WarmStart
 
 SHARPNESS_PROMPTS, SHARPNESS_SAMPLES = 96, 4
 """Prompts, and base answers to each, to which a simulated panel's sharpness is fitted."""
@@ -72,8 +70,8 @@ class RunParts:
     """The panel that votes in this process; None where people vote."""
     base: Base | None = None
     """The language model and its coordinates; None for policies of other packages."""
-    prior: WarmStart | None = None
-    """The stored preferences that a new run begins with; None without a prior."""
+    prior: Mapping[str, Any] | None = None
+    """What the record says of the run whose votes count as this new run's; None without one."""
     entries: Mapping[str, Entry] | None = None
     """The functions that count the run's named features; None where it has none."""
     maker: run_engine.PolicyFactory | None = None
@@ -144,7 +142,6 @@ class CheckedConfig:
     """None for people."""
     policy_factory: run_engine.PolicyFactory | None
     """None for a language model."""
-    prior: Preferred | None = None
     notes: tuple[str, ...] = ()
     """Lines for the user about values chosen by `check`."""
 
@@ -166,7 +163,7 @@ def check(config: Config, panel: PanelFactory | None = None) -> CheckedConfig:
     trackers.check(config.tracking.kind)
     own.choose(config.features.add, config.features.drop)
     prompts = promptfiles.load_configured(config.prompts)
-    panel_factory, prior = panel or load_factory(config.panel.kind), None
+    panel_factory = panel or load_factory(config.panel.kind)
     notes: tuple[str, ...] = ()
     if config.run.seed is None:
         seed = draw_seed() if _asks_people(config) else config.run.root_seed
@@ -174,9 +171,9 @@ def check(config: Config, panel: PanelFactory | None = None) -> CheckedConfig:
         notes = (DRAWN,) if _asks_people(config) else ()
     policy_factory = run_engine.find_factory(config)
     if config.optimizer.prior is not None:
-        from szpo.training import warm_start
+        from szpo.training import earlier_votes
 
-        prior = warm_start.read(config, scored=policy_factory is None)
+        earlier_votes.check(config, language=policy_factory is None)
     if policy_factory is None:
         if config.subspace.kind != "full":  # refused now, not after the set-up
             config.optimizer_settings((("z", (config.dim,)),), 1.0)
@@ -188,7 +185,7 @@ def check(config: Config, panel: PanelFactory | None = None) -> CheckedConfig:
     check_rate(config, (*prompts.train, *prompts.heldout))
     if panel_factory is not None:
         panel_factory.check(config, (*prompts.train, *prompts.heldout))
-    return CheckedConfig(config, prompts, panel_factory, policy_factory, prior, notes)
+    return CheckedConfig(config, prompts, panel_factory, policy_factory, notes)
 
 
 def build(
@@ -238,24 +235,17 @@ def build(
                 f"warning: features.add: {', '.join(sorted(still))} is (nearly) the same in all "
                 f"{space.report.get('samples', 0)} base answers, so that votes cannot be about it"
             )
-        if found.prior is not None:
-            from szpo.training import warm_start
+        if config.optimizer.prior is not None:
+            from szpo.training import earlier_votes
 
-            progress("reading the prior", 0, 0)
+            progress("reading the earlier votes", 0, 0)
             identity = {
                 "base_sha256": base.loaded.sha256,
                 "basis_sha256": space.basis_sha256,
                 "prompts": prompts.sha256,
             }
-            taken = warm_start.take_votes(config, settings, found.prior, identity)
-            if isinstance(taken, str):
-                if taken:
-                    say(f"prior: {warm_start.describe_less(found.prior, taken)}")
-                taken = warm_start.make(
-                    settings, policy, found.prior, prompts.train, parts.entries
-                )
-            settings, prior = taken
-            say(f"prior: {warm_start.describe(prior)}")
+            settings, prior = earlier_votes.take(config, settings, identity)
+            say(f"prior: {earlier_votes.describe(prior)}")
             parts = replace(parts, settings=settings, prior=prior)
         if found.panel_factory is not None:
             progress("fitting the panel", 0, 0)
@@ -348,7 +338,7 @@ def create_ledger(parts: RunParts, path: Path) -> Ledger:
         base_sha256 = parts.base.loaded.sha256
         basis_sha256 = parts.base.subspace.basis_sha256
     if parts.prior is not None:
-        facts, tensors = facts | {"prior": parts.prior.facts}, tensors | parts.prior.tensors()
+        facts = facts | {"prior": parts.prior}
     spec = {
         "szpo": __version__,
         "versions": machine_check.versions(),

@@ -1,7 +1,6 @@
 """Read answers of the untuned model: their scores, and the figures that guards watch.
 
-They predict the guards (`szpo.optim.rules.guard_geometry`), and give the usual distance between
-two such answers: score differences of a warm start's pairs are clipped at it.
+They predict the guards (`szpo.optim.rules.guard_geometry`).
 """
 
 from __future__ import annotations
@@ -30,8 +29,6 @@ ANSWERS: Final = 256
 """Fewest answers that are read; without named features six per coordinate, if that is more."""
 SHIPPED: Final = Path(__file__).parents[1] / "data" / "readings"
 """Folder of the shipped readings, which `make basis` makes for the shipped coordinates."""
-FAR_PERCENTILE: Final = 99.0
-"""Percentile of the distance between two of the start's answers that counts as far."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,14 +52,6 @@ class StartReading:
         """
         scores, prompts = scale * self.scores, self.prompts.tolist()
         return guard_geometry.gather(scores, self.figures, prompts, apart=apart)
-
-    def far(self) -> Floats:
-        """A high percentile of the score differences between answers to one prompt, (d,)."""
-        first, second = np.triu_indices(len(self.prompts), 1)
-        same = self.prompts[first] == self.prompts[second]
-        apart = np.abs(self.scores[first[same]] - self.scores[second[same]])
-        found = np.percentile(apart if len(apart) else np.abs(self.scores), FAR_PERCENTILE, axis=0)
-        return np.asarray(np.maximum(found, 1e-9))
 
 
 def measure_figures(

@@ -10,7 +10,7 @@ import pytest
 
 from szpo.baselines import ledger_pairs
 from szpo.cli import app
-from szpo.data import invented_prompts, preference_files, preferred, prompts
+from szpo.data import invented_prompts, preference_files, prompts
 from szpo.data.pairs import Pair
 from szpo.ledger.database import Ledger
 from szpo.types import Answer, Prompt
@@ -111,7 +111,7 @@ def test_pairs_of_a_run_are_those_of_its_ledger(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
-def test_answers_to_chosen_questions_are_pairs_and_a_prior(suffix, tmp_path, capsys):
+def test_answers_to_chosen_questions_are_pairs(suffix, tmp_path, capsys):
     """From a pool by szpo select to a sheet that people fill in, and from there to training."""
     pool, sheet = tmp_path / "pool.jsonl", tmp_path / f"next.{suffix}"
     write(pool, [{"id": f"q{i}", "prompt": f"-{i}?", "a": "=1 yes " * i, "b": "no"}
@@ -130,7 +130,6 @@ def test_answers_to_chosen_questions_are_pairs_and_a_prior(suffix, tmp_path, cap
     assert first.source == "pair"
     assert first.chosen.text.startswith("=1 yes ") and first.rejected.text == "no"
     assert second.chosen.text == "no" and second.prompt.text.startswith("-")
-    assert preferred.read(sheet).of == 2  # as optimizer.prior reads it
     sheet.write_text(text.replace("tie", "maybe"), encoding="utf-8")
     assert app.call(["pairs", str(sheet)]) == 2
     assert "choice 'maybe' is unknown; give A, B, tie or skip" in capsys.readouterr().err

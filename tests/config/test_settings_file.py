@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.errors import UsageError
+from szpo.runs import assemble
 from tests.support.cases import case
 
 
@@ -253,3 +254,15 @@ def test_gone_settings_that_were_off_are_read_as_if_they_were_not_there(tmp_path
         )
         == settings_file.load()
     )
+
+
+def test_settings_that_the_rule_ignores_are_refused_in_new_runs_only():
+    for name, value in (("kl_step", "0.1"), ("smoothing", "trim")):
+        sets = ["optimizer.rule=regression", f"optimizer.{name}={value}"]
+        config = settings_file.load(sets=sets)  # as a recorded run is opened
+        config.optimizer_settings((("z", (4,)),), 1.0)
+        with pytest.raises(UsageError, match=f"optimizer.{name} plays no part") as caught:
+            assemble.check(config)
+        assert "\n" not in str(caught.value)
+    settings_file.load(sets=["optimizer.kl_step=0.05"]).require_used()
+    settings_file.load(sets=["optimizer.rule=regression"]).require_used()

@@ -1,12 +1,11 @@
 """Make the kept ledgers of this schema version, and the digests by which two runs are compared.
 
-    python tests/ledgers/make.py tests/ledgers/v1.db
+    python tests/ledgers/make.py
     python tests/ledgers/make.py --digests run.db > run.json
     python tests/ledgers/make.py --digests run.json other.db     # exit code 1 if they differ
 
-``regression.db`` holds three steps of the rule `regression` from before its fits had a side and
-its recommended point was held by predicted guards (the run of `tests.training.test_two_points`).
-Later versions of szpo must still open and verify every file beside this script.
+Without arguments it makes ``known.db`` and ``regression.db`` again, each with a JSON file of what
+must be found in it. Later versions of szpo of the same schema must still open and verify them.
 """
 
 import contextlib
@@ -14,14 +13,19 @@ import hashlib
 import json
 import sqlite3
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
+from szpo.types import Theta
+from tests.support import driving
 from tests.support.quadratic import history
 from tests.support.tampering import small_run
 
+HERE = Path(__file__).parent
 WHAT = {
     "answers": "SELECT step, k, n, i, a.prompt, a.plus, a.minus FROM comparisons "
     "JOIN answers a USING (comparison) WHERE kind = 'train' ORDER BY step, k, n, i",
@@ -45,18 +49,40 @@ def digests(path: Path) -> dict[str, list[int | str]]:
     }
 
 
-def make(path: Path) -> None:
+def known(path: Path) -> Ledger:
+    """Two steps of the rule `known`, with skips and an excluded vote."""
+    return small_run(path, rule="known", N=3)
+
+
+def regression(path: Path) -> Ledger:
+    """Three steps of the rule `regression`, whose recommended points were measured."""
+    settings, ledger, policy = driving.started(path.parent, path.name)
+    driving.drive(settings, ledger, policy, until_step=3, measured_kl=kl)
+    return ledger
+
+
+def kl(theta: Theta) -> float:
+    """Twice the quadratic estimate |z|²/2."""
+    return float((theta["z"].astype(float) ** 2).sum())
+
+
+def make(run: Callable[[Path], Ledger]) -> None:
     """Make a run, and the JSON file beside it of what later versions must find in it."""
-    with small_run(path, rule="known", N=3) as ledger:
+    path = HERE / f"{run.__name__}.db"
+    path.unlink(missing_ok=True)
+    with run(path) as ledger:
         expected = {"history": history(ledger), "head": theta_digest(ledger)}
         ledger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         ledger.execute("PRAGMA journal_mode=DELETE")  # one file, nothing beside it
+    for beside in HERE.glob(f"{path.name}-*"):
+        beside.unlink()
     path.with_suffix(".json").write_text(json.dumps(expected, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    if sys.argv[1] != "--digests":
-        make(Path(sys.argv[1]))
+    if not sys.argv[1:]:
+        make(known)
+        make(regression)
     else:
         one, *others = [digests(Path(name)) for name in sys.argv[2:]]
         print(json.dumps(one, indent=1))

@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -99,19 +98,3 @@ def test_what_standing_on_a_side_is_worth_is_not_taken_for_taste():
     assert 0.7 < found.side < 2.3
     # Tallies without sides, as in the worlds, fit no such term.
     assert walk(settings_of(), 2)[0].carried.votes.plus_on_a is None
-
-
-@pytest.mark.full
-def test_a_warm_start_weighs_less_when_votes_contradict_it():
-    like = {"prior_mean": tuple(GRADIENT), "prior_precision": tuple(map(tuple, 400 * np.eye(6)))}
-    other = {**like, "prior_mean": tuple(-GRADIENT)}
-    begun = findings.find(settings_of(**like), optimizer.init(settings_of()).carried)
-    # Levels 0, 1/4, 1, 4 of 20 votes with chances .4, .2, .25, .15: 18 votes at most.
-    assert 17.9 < begun.prior_votes <= 18
-    weighs = [
-        findings.find(settings, walk(settings, 10, seed=3)[0].carried).prior_votes
-        for settings in (settings_of(**like), settings_of(**other))
-    ]
-    assert weighs[0] > 18 > 3 > weighs[1] >= 0
-    plain = replace(settings_of(), score_share=0.0)
-    assert findings.find(plain, walk(plain, 1)[0].carried).prior_votes is None

@@ -265,34 +265,6 @@ def test_the_users_own_features_are_together_as_likely_as_all_others():
         replace(own, own=(("f0",),))
 
 
-def test_pairs_from_elsewhere_make_likelier_what_they_are_about_whichever_way():
-    named, rng = table(), np.random.default_rng(3)
-    x = rng.standard_normal((100, COUNT + COMPONENTS))
-    x *= np.where(rng.random(100) < special.expit(2 * x[:, WANTED]), 1, -1)[:, None]
-    before = 1 / COUNT
-    for sign in (1, -1):
-        chances = np.array(named_features.chances_of_pairs(named, sign * x))
-        assert chances.sum() == pytest.approx(1, abs=1e-4)
-        assert 0.4 < chances[WANTED] < named_features.FROM_PAIRS + before
-        assert chances.min() > before * (1 - named_features.FROM_PAIRS) - 1e-6
-    thrown = np.array(named_features.chances_of_pairs(named, rng.standard_normal(x.shape)))
-    assert thrown.max() < 0.2
-    # Of twelve walks of a faint taste, more show it in forty votes.
-    told, plain = settings_of(prior_chances=tuple(chances.tolist())), settings_of()
-    shown = [
-        sum(
-            walk(each, 5, 300 + seed, strength=1.0).carried.log_factor >= np.log(9)
-            for seed in range(12)
-        )
-        for each in (plain, told)
-    ]
-    assert shown[1] >= shown[0] + 2
-    with pytest.raises(SettingsError, match="one value for each"):
-        settings_of(prior_chances=(0.5,))
-    with pytest.raises(SettingsError, match="must be finite"):
-        settings_of(prior_chances=(0.0,) * COUNT)
-
-
 def test_a_step_is_fitted_once_for_its_move_and_its_words(monkeypatch):
     settings, calls = settings_of(), []
     fitted = all_votes.fit_named

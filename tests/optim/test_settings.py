@@ -46,21 +46,13 @@ def test_defaults_are_those_of_the_design():
         {"rule": "sign", "K": 3, "mu": 0.2, "mu_decay": 0.25, "alpha": 0.5},
         {"rule": "known", "alpha_decay": 0.5, "decay_horizon": 30.0},
         {"rule": "sign", "law": Law(), "ties": "davidson", "tie_nu": 0.5},
-        {
-            "prior_mean": (0.1, 0.0, -1.0),
-            "prior_precision": ((2.0, 1.0, 0.0), (1.0, 2.0, 0.0), (0.0, 0.0, 1.0)),
-            "forgetting": 0.9,
-        },
+        {"forgetting": 0.9},
     ],
 )
 def test_settings_survive_json(changes):
     settings = defaults(2**62, SMALL, **changes)
     text = json.dumps(settings_to_json(settings), allow_nan=False)
     assert settings_from_json(json.loads(text)) == settings
-
-
-def _prior(mean, precision):
-    return {"prior_mean": mean, "prior_precision": precision}
 
 
 def test_bad_settings_say_what_is_wrong():
@@ -84,12 +76,6 @@ def test_bad_settings_say_what_is_wrong():
         ({"rule": "sign", "warmup": 5}, "set warmup = 0"),
         ({"alpha": 0.1}, "leave alpha out"),
         ({"link": "probit"}, "regression knows the logistic link only"),
-        (_prior((0.0,), ((1.0,) * 3,) * 3), "prior_mean has 1 of 3"),
-        (_prior((0.0, math.nan, 0.0), ((1.0,) * 3,) * 3), "is not finite"),
-        (_prior((0.0,) * 3, ((1.0,) * 3,) * 2), "must be 3 by 3"),
-        (_prior((0.0,) * 3, ((1.0, 0.0, 0.0),) * 3), "finite and symmetric"),
-        (_prior((0.0,) * 3, ((1.0,) * 3,) * 3), "positive definite"),
-        ({"rule": "sign", "prior_mean": (0.0,) * 3}, "belongs to the rule regression"),
         ({"rule": "known", "alpha": 0.1, "warmup": 5}, "set warmup = 0"),
         ({"rule": "known", "link": "probit", "ties": "davidson"}, "needs link = logistic"),
         ({"rule": "known", "ties": "davidson", "smoothing": "trim"}, "needs smoothing = haldane"),
@@ -97,7 +83,6 @@ def test_bad_settings_say_what_is_wrong():
         ({"kl_radiuss": 1}, 'did you mean "kl_radius"'),
         ({"tie_nu": -1.0}, "tie_nu is -1.0"),
         ({"ties": "davidson"}, "half a vote"),
-        ({"prior_mean": (0.0,) * 3}, "prior_mean and prior_precision together"),
         ({"kl_budget": ((60.0, 3.0), (60.0, 4.0))}, "rising votes"),
         ({"kl_budget": ((60.0, 0.0),)}, "positive nats"),
         ({"rule": "known", "kl_budget": ((1.0, 1.0),)}, "belongs to the rule regression"),

@@ -12,7 +12,7 @@ from scipy import integrate, optimize, special, stats
 from szpo.aggregation import laplace
 from szpo.errors import UsageError
 from szpo.optim import vote_regression
-from szpo.optim.vote_regression import Prior, Votes, direction, fit, mixture_moments, warm_start
+from szpo.optim.vote_regression import Prior, Votes, direction, fit, mixture_moments
 from tests.support.frames import RADIUS, votes_of
 
 
@@ -276,62 +276,3 @@ def test_wrong_input_raises_one_line():
         Prior(np.array([[1.0, 0.0]]))
     with pytest.raises(UsageError, match="between 0 and 1"):
         Prior(np.ones((1, 2)), signal=1.0)
-
-
-# ---- preferences from elsewhere ----
-
-FAINT = np.array([0.8, 0.0, 0.0, 0.3])
-
-
-def pairs(seed, w, count):
-    """Features of preferred minus other texts, of people with taste w."""
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(count, len(w))) * math.sqrt(2)
-    sign = np.where(rng.random(count) < special.expit(x @ w), 1.0, -1.0)
-    return sign[:, None] * x
-
-
-def test_pairs_of_a_like_taste_save_votes_and_of_another_are_overruled():
-    w = np.array([0.8, 0, 0, 0, 0, 0, 0, 0])
-    limit = np.full(8, 3.5)
-    like, other = (warm_start(pairs(1, s * w, 300), limit, Prior.flat(8)) for s in (1, -1))
-
-    def cosine(prior, count):
-        found = fit(votes_of(8, w, count, lead=(40,)), prior)
-        return float((found.w[:, 0] / np.linalg.norm(found.w, axis=1)).mean())
-
-    assert cosine(like, 8) > cosine(Prior.flat(8), 8) + 0.2
-    assert cosine(other, 120) > cosine(Prior.flat(8), 120) - 0.1
-    assert fit(Votes.empty(8), like).w[0] > 0
-
-
-def test_a_warm_start_weighs_at_most_twenty_votes_on_average():
-    """Mean precision that pairs add over the levels, in units of a vote's x xᵀ/4."""
-    prior = warm_start(pairs(1, FAINT, 4000), np.full(4, 3.5), Prior.flat(4))
-    votes = dataclasses.replace(votes_of(8, FAINT, 8), plus_on_a=None)
-    flat_precision = fit(votes, Prior.flat(4)).precisions
-    warm = fit(votes, prior).precisions.reshape(3, 4, 4, 4)
-    added = np.trace(warm - flat_precision[:, None], axis1=-2, axis2=-1)
-    worth = added / ((2 * RADIUS) ** 2 / 4)
-    np.testing.assert_allclose(worth, np.tile([0, 5, 20, 80], (3, 1)), atol=1e-6)
-    chances = np.array([chance for _, chance in vote_regression._LEVELS])
-    assert chances.sum() == pytest.approx(1)
-    assert worth[0] @ chances <= vote_regression.WORTH
-
-
-def test_a_far_pair_weighs_no_more_than_the_limit():
-    limit = np.full(2, 3.0)
-    near, far = (
-        warm_start(np.array([[3.0, 0.5], [size, 0.0]]), limit, Prior.flat(2))
-        for size in (3.0, 1e6)
-    )
-    np.testing.assert_allclose(near.mean, far.mean)
-
-
-def test_a_warm_start_that_does_not_fit_is_refused():
-    with pytest.raises(UsageError, match="pairs of"):
-        warm_start(np.zeros((0, 2)), np.ones(2), Prior.flat(2))
-    with pytest.raises(UsageError, match="must be > 0"):
-        warm_start(np.ones((1, 2)), np.zeros(2), Prior.flat(2))
-    with pytest.raises(UsageError, match="mean and precision must fit 2"):
-        dataclasses.replace(Prior.flat(2), mean=np.ones(3), precision=np.eye(3))

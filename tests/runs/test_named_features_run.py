@@ -18,11 +18,8 @@ from szpo.config.schema import Config
 from szpo.errors import UsageError
 from szpo.features import dictionary, own
 from szpo.features.own import choose
-from szpo.ledger import canonical
 from szpo.ledger.database import Ledger
-from szpo.ledger.rows import PRIOR_FEATURES
 from szpo.ledger.run_spec import recorded_settings
-from szpo.ledger.theta import stored_tensors
 from szpo.optim.named_features import directions, members
 from szpo.optim.rules import regression
 from szpo.optim.rules.all_votes import fit_votes
@@ -75,46 +72,16 @@ def test_a_new_run_on_the_same_coordinates_has_an_earlier_runs_votes_in_full(
         np.testing.assert_allclose(own.w, theirs.w, atol=1e-4)
         assert own.log_factor == pytest.approx(theirs.log_factor, abs=1e-4)
         assert verification.verify(ledger).ok
-        found = taught.last_findings(ledger)
-        assert "8 votes of folder.db" in taught.describe_prior(ledger, found)
+        assert "8 votes of folder.db" in taught.describe_prior(ledger)
         lesson = taught.read(ledger)
         assert kind == "score" or (lesson is not None and lesson.votes == 16)
     other = arguments(tmp_path, model, *later, "run.name=warm", "generation.max_new_tokens=9")
     for planned in (["--plan"], []):
         capsys.readouterr()
-        assert call([*other, *planned]) == 0
-        said = " ".join(capsys.readouterr().err.split())
-        assert "folder.db differs in the length or the temperature of answers" in said
-
-
-def test_pairs_from_elsewhere_are_recorded_as_what_a_vote_on_them_would_be(tmp_path, capsys):
-    lines = [
-        {"prompt": "w20 w21", "chosen": "w1 w2", "rejected": "w1 w2 w3 w4 w5 w6"},
-        {"prompt": "w22 w23", "chosen": "w4 w5 w6", "rejected": "w7 w8 w9 w10 w11 w12 w13"},
-    ] * 20
-    path = tmp_path / "pairs.jsonl"
-    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    model = folder_run.model(tmp_path)
-    assert call(arguments(tmp_path, model, f"optimizer.prior={path}")) == 0
-    assert "make likelier that votes are about" in "".join(capsys.readouterr())
-    run = tmp_path / "runs" / "folder.db"
-    with Ledger.open(run) as ledger:
-        assert verification.verify(ledger).ok
-        settings, facts = recorded_settings(ledger), ledger.spec["prior"]
-        own = stored_tensors(ledger)[PRIOR_FEATURES]
-        said = taught.describe_prior(ledger, taught.last_findings(ledger))
-        assert "40 pairs from pairs.jsonl make likelier" in said
-        named = settings.features
-        assert named is not None and own.shape == (40, named.columns)
-        assert facts["likelier"] and set(facts["likelier"]) <= set(named.names)
-    other = (np.roll(own, 1, axis=1)).tobytes()
-    was, now = canonical.sha256(own.tobytes()), canonical.sha256(other)
-    forge(run, "UPDATE tensors SET bytes = ?, sha256 = ? WHERE sha256 = ?", (other, now, was))
-    forge(run, "UPDATE events SET body = replace(body, ?, ?)", (was, now))
-    rewrite(run)
-    capsys.readouterr()
-    assert call(["verify", str(run)]) == 5
-    assert "prior_chances is not what the recorded features give" in "".join(capsys.readouterr())
+        assert call([*other, *planned]) == 2
+        (line,) = capsys.readouterr().err.splitlines()[-1:]
+        assert "folder.db differs in the length or the temperature of answers" in line
+        assert "szpo baseline dpo --run" in line and not (runs / "warm.db").exists()
 
 
 def test_each_step_records_what_its_texts_differ_in_and_all_is_recomputed(finished):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from szpo.aggregation import registry, weighting
 from szpo.aggregation.weighting import History, View
 from szpo.errors import UsageError
-from szpo.optim import named_features, sparse_regression, vote_regression
+from szpo.optim import named_features, sparse_regression
 from szpo.optim.rules.guard_geometry import Moments
 from szpo.optim.rules.measured_kl import KlMeasurement
 from szpo.optim.rules.rule import Perturbations
@@ -251,7 +251,7 @@ def fit_named(
 ) -> sparse_regression.SparseFit:
     """The posterior of the weights on a run's named features; ``aside`` are not followed."""
     assert settings.features is not None
-    believed = named_features.prior_of(settings.features, settings.D, settings.prior_chances)
+    believed = named_features.prior_of(settings.features, settings.D)
     return sparse_regression.fit_sparse(votes, believed, aside)
 
 
@@ -264,36 +264,8 @@ def fade(settings: Settings, votes: Votes) -> Votes:
 
 
 def prior(settings: Settings) -> Prior:
-    """The prior of the gradient w: Gaussians of several widths, around 0 or a warm start."""
+    """The prior of the gradient w: Gaussians of several widths around 0."""
     found = PRIORS[settings.prior_variances or "flat"](settings.dim)
     if settings.prior_widths is not None:
         found = replace(found, widths=settings.prior_widths)
-    if settings.prior_mean is None or settings.prior_precision is None:
-        return found
-    mean, precision = np.array(settings.prior_mean), np.array(settings.prior_precision)
-    return replace(found, mean=mean, precision=precision)
-
-
-def with_pairs(settings: Settings, features: Floats, far: Floats | None) -> Settings:
-    """Add to the settings the prior that preferences from elsewhere suggest.
-
-    Args:
-        settings: The run's settings without such preferences.
-        features: The preferred text minus the other: regressors (n, p) with named features, else
-            scores (n, d).
-        far: Scores are clipped at ± these limits (d,); None with named features.
-
-    Raises:
-        UsageError: there is no preference, or the limits do not fit.
-    """
-    if settings.features is not None:
-        chances = named_features.chances_of_pairs(settings.features, features)
-        return replace(settings, prior_chances=chances)
-    assert far is not None
-    plain = replace(settings, prior_mean=None, prior_precision=None)
-    found = vote_regression.warm_start(features, far, prior(plain))
-    mean, precision = np.asarray(found.mean), np.asarray(found.precision)
-    rows = ((precision + precision.T) / 2).tolist()
-    return replace(
-        settings, prior_mean=tuple(mean.tolist()), prior_precision=tuple(map(tuple, rows))
-    )
+    return found

@@ -21,7 +21,7 @@ from szpo.aggregation import invert_and_average, links, weighting
 from szpo.aggregation.invert_and_average import Estimate
 from szpo.aggregation.weighting import VotesByVoter
 from szpo.optim.rules.rule import Move, Perturbations, Rule, check_finite
-from szpo.optim.settings import Settings, SettingsError
+from szpo.optim.settings import Settings
 from szpo.optim.step_size import alpha_share, base_mu, mu_at
 from szpo.optim.weighted_votes import HistoryUse, WeightedVotes
 from szpo.types import Floats, Tally
@@ -74,7 +74,7 @@ def rule(counting: OnePointRule) -> Rule:
     """The `Rule` made of these parts."""
     return Rule(
         name=counting.name,
-        check=check,
+        check=lambda settings: None,
         init=functools.partial(init, counting),
         alpha=alpha_at,
         past=lambda settings, step_size: HistoryUse(),
@@ -86,12 +86,6 @@ def rule(counting: OnePointRule) -> Rule:
         repeat=functools.partial(repeat, counting),
         equation=counting.equation,
     )
-
-
-def check(settings: Settings) -> None:
-    """Refuse a prior, which these rules cannot use."""
-    if settings.prior_mean is not None or settings.prior_precision is not None:
-        raise SettingsError("a prior on the gradient belongs to the rule regression")
 
 
 def init(counting: OnePointRule, settings: Settings, lead: tuple[int, ...] = ()) -> StepSize:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from szpo.optim import vote_regression
 from szpo.optim.named_features import Claim, claims, group_heads
-from szpo.optim.rules.all_votes import AllVotes, fade, fit_named, fit_votes, prior
+from szpo.optim.rules.all_votes import AllVotes, fade, fit_named, fit_votes
 from szpo.optim.settings import Settings
 
 OPEN: Final = 0.2
@@ -35,8 +35,6 @@ class Findings:
     """Figures whose guards the whole way would break (`guard_geometry.FIGURES`)."""
     side: float = 0.0
     """The advantage of side A, logits."""
-    prior_votes: float | None = None
-    """Number of votes that the warm start weighs as much as; None without a warm start."""
     taught: tuple[Claim, ...] | None = None
     """What the votes are about, in named features; None without named features."""
     unnamed: float = 0.0
@@ -74,11 +72,10 @@ def find(settings: Settings, record: AllVotes) -> Findings:
     """What the rule carries between two steps of one run, as far as people should know it."""
     factor, held, features = float(record.log_factor), record.guard_limit, settings.features
     if features is None:
-        fitted, believed = fit_votes(settings, record)[0], prior(settings)
-        worth = vote_regression.warm_start_worth(fitted, record.votes, believed)
+        fitted = fit_votes(settings, record)[0]
         return Findings(
             factor, held.share, held.broken, float(fitted.side_coefficient),
-            None if believed.mean is None else float(worth), chance=1 - float(fitted.signal),
+            chance=1 - float(fitted.signal),
         )  # fmt: skip
     found = record.named or fit_named(settings, fade(settings, record.votes), record.aside)
     heads = group_heads(features)

@@ -58,8 +58,8 @@ def check(settings: Settings) -> None:
 
     Raises:
         SettingsError: several tensors or too many coordinates, a link other than the logistic,
-            Davidson's ties, a step size, a prior mean without precision or the reverse, or one of
-            the rule's own settings out of range or in a wrong combination.
+            Davidson's ties, a step size, or one of the rule's own settings out of range or in a
+            wrong combination.
     """
     s = settings
     if len(s.layout) != 1 or s.dim > ORTHONORMAL_UP_TO:
@@ -73,9 +73,6 @@ def check(settings: Settings) -> None:
         raise SettingsError("regression counts a tie as half a vote each; set ties = half")
     if s.alpha is not None:
         raise SettingsError("regression goes as far as kl_budget allows; leave alpha out")
-    if (s.prior_mean is None) != (s.prior_precision is None):
-        raise SettingsError("regression takes prior_mean and prior_precision together")
-    _check_prior(s)
     _check_own(s)
 
 
@@ -104,9 +101,8 @@ def _check_own(s: Settings) -> None:
     if s.features is not None:
         if s.features.dim != s.dim:
             raise SettingsError(f"features are of {s.features.dim} coordinates, not {s.dim}")
-        if s.score_share or s.prior_mean is not None:
-            raise SettingsError("features cannot go with score_share or a Gaussian prior")
-    _check_chances(s)
+        if s.score_share:
+            raise SettingsError("features cannot go with score_share")
     if s.asking_noise is not None and not (s.features and 0 < s.asking_noise <= 1):
         raise SettingsError(
             f"asking_noise is {s.asking_noise}; give a share above 0, at most 1, and only in "
@@ -131,35 +127,6 @@ def _check_earlier(s: Settings) -> None:
     width = EARLIER_COUNTS + (s.dim if s.features is None else s.features.columns)
     if not rows or any(len(row) != width or not all(map(math.isfinite, row)) for row in rows):
         raise SettingsError(f"earlier_votes must be rows of {width} finite values")
-
-
-def _check_chances(s: Settings) -> None:
-    chances = s.prior_chances
-    if chances is None:
-        return
-    if s.features is None or len(chances) != len(s.features.names):
-        raise SettingsError("prior_chances has one value for each of the run's named features")
-    if not all(0 <= chance < math.inf for chance in chances) or not any(chances):
-        raise SettingsError("prior_chances must be finite and at least 0, one above 0")
-
-
-def _check_prior(s: Settings) -> None:
-    """Refuse a Gaussian prior that is not valid in these coordinates."""
-    dim = s.dim
-    if s.prior_mean is not None and len(s.prior_mean) != dim:
-        raise SettingsError(f"prior_mean has {len(s.prior_mean)} of {dim} values")
-    if s.prior_mean is not None and not all(map(math.isfinite, s.prior_mean)):
-        raise SettingsError(f"prior_mean {s.prior_mean} is not finite")
-    rows = s.prior_precision
-    if rows is None:
-        return
-    if len(rows) != dim or any(len(row) != dim for row in rows):
-        raise SettingsError(f"prior_precision must be {dim} by {dim}")
-    matrix = np.asarray(rows, dtype=np.float64)
-    if not (np.isfinite(matrix).all() and np.allclose(matrix, matrix.T, rtol=1e-9, atol=0)):
-        raise SettingsError("prior_precision must be finite and symmetric")
-    if np.linalg.eigvalsh(matrix)[0] <= 0:
-        raise SettingsError("prior_precision must be positive definite")
 
 
 def ways(settings: Settings, record: AllVotes) -> tuple[Explanation, ...]:

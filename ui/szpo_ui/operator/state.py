@@ -116,7 +116,7 @@ def _figures(site: Site, live: bool) -> dict[str, Any]:
             "page": overview.overview(rows), "facts": rows.run, "cast": count(ledger),
             "helped": improvement.read(ledger), "lesson": taught.read(ledger),
             "doubt": find_doubt(ledger), "held_back": taught.describe_hold(last),
-            "prior": taught.describe_prior(ledger, last),
+            "prior": taught.describe_prior(ledger),
             "named": last is not None and last.taught is not None,
         }  # fmt: skip
         site.figures.clear()

@@ -1,0 +1,135 @@
+"""Let the votes of an earlier run count in full as the new run's own: `optimizer.prior`.
+
+Model, prompts and coordinates must be the same. The votes are recorded in the new run's settings
+when it is created, so replay and verify need no other file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from szpo.config.schema import Config
+from szpo.errors import UsageError
+from szpo.ledger.database import Ledger
+from szpo.ledger.run_spec import recorded_settings
+from szpo.optim.checked_settings import settings_to_json
+from szpo.optim.rules.all_votes import with_earlier_votes
+from szpo.optim.rules.registry import RULES, has_two_points
+from szpo.optim.settings import Settings
+from szpo.policies.subspaces import Subspace
+from szpo.replay import replay
+
+NAME: Final = "optimizer.prior"
+OF_COORDINATES: Final = (
+    "layout", "scale", "mu", "kl_radius", "pairing", "score_share", "prior_variances",
+    "prior_widths", "features", "start", "sided",
+)  # fmt: skip
+"""Settings that must be equal for votes of two runs to mean the same."""
+
+
+def check(config: Config, *, language: bool) -> None:
+    """Refuse a file whose votes cannot count, before a model is loaded; nothing without a file.
+
+    ``language``: the run's policy is a language model.
+
+    Raises:
+        UsageError: the rule or the policy takes no earlier votes, or the file is no run's.
+    """
+    if config.optimizer.prior is None:
+        return
+    able = [name for name, rule in RULES.items() if rule.two_points]
+    if config.rule not in able:
+        raise UsageError(
+            f"settings: {NAME} belongs to the rule {' or '.join(able)}; set optimizer.rule, or "
+            "leave it out"
+        )
+    if not language:
+        raise UsageError(
+            f"settings: {NAME} needs a language model, which policy {config.model.name} is not; "
+            "leave it out"
+        )
+    if _path(config).suffix != ".db":
+        raise UsageError(
+            f"settings: {NAME} {_path(config).name} is no run's .db; pairs of elsewhere train an "
+            "adapter: szpo baseline dpo --pairs FILE, then set model.adapter"
+        )
+    with Ledger.open(_path(config), readonly=True):
+        return
+
+
+def take(
+    config: Config, settings: Settings, identity: Mapping[str, Any]
+) -> tuple[Settings, dict[str, Any]]:
+    """The settings in which the earlier run's votes count, and the facts for the run's spec.
+
+    ``identity``: the new run's ``base_sha256``, ``basis_sha256`` and ``prompts``, as in a ledger.
+
+    Raises:
+        UsageError: the runs differ, so that the votes mean something else.
+    """
+    with Ledger.open(_path(config), readonly=True) as ledger:
+        _require_equal(ledger, config, settings, identity)
+        last = ledger.last_event()
+        assert last is not None, "a ledger's first event is written with it"
+        votes = replay.replay_state(ledger, recorded_settings(ledger)).carried.votes
+        facts = {
+            "file": ledger.path.name, "sha256": last["row_sha256"],
+            "full": round(float((votes.up + votes.down).sum())),
+        }  # fmt: skip
+    return with_earlier_votes(settings, votes), facts
+
+
+def foretell(config: Config, space: Subspace | None, identity: Mapping[str, Any]) -> str:
+    """How the votes will count, before a model is loaded; ``space``: if it is stored.
+
+    Raises:
+        UsageError: the runs differ.
+    """
+    if space is None:
+        with Ledger.open(_path(config), readonly=True) as ledger:
+            _require_equal(ledger, config, None, identity)
+        return f"votes of {_path(config).name} count in full, if the coordinates are the same"
+    named = None if space.features is None else space.features.named()
+    settings = config.optimizer_settings(space.layout, space.scale, named)
+    return describe(take(config, settings, {**identity, "basis_sha256": space.basis_sha256})[1])
+
+
+def describe(facts: Mapping[str, Any]) -> str:
+    """A sentence for the user when the run begins."""
+    same = "same model, prompts and coordinates"
+    return f"{facts['full']:,} votes of {facts['file']} count in full ({same})"
+
+
+def _path(config: Config) -> Path:
+    return Path(str(config.optimizer.prior)).expanduser()
+
+
+def _require_equal(
+    ledger: Ledger, config: Config, settings: Settings | None, identity: Mapping[str, Any]
+) -> None:
+    """Refuse a run that differs; ``settings`` None: the new run's coordinates are unknown."""
+    theirs = settings_to_json(recorded_settings(ledger))
+    mine = theirs if settings is None else settings_to_json(settings)
+    past = ledger.spec.get("config") or {"model": {}, "generation": {}}  # begun by no settings
+    now = config.model_dump(mode="json")
+    model = ledger.row["base_sha256"] == identity["base_sha256"]
+    coordinates = settings is None or ledger.row["basis_sha256"] == identity["basis_sha256"]
+    same = {
+        "its rule": has_two_points(theirs["rule"]),
+        "its model": model and past["model"].get("adapter") == now["model"]["adapter"],
+        "its prompts": ledger.spec["prompts"]["sha256"] == identity["prompts"],
+        "the length or the temperature of answers": past["generation"] == now["generation"],
+        "its coordinates": coordinates
+        and all(theirs.get(name) == mine.get(name) for name in OF_COORDINATES),
+        "how its votes weigh": all(
+            each["weighting"] == "equal" and "forgetting" not in each for each in (theirs, mine)
+        ),
+    }
+    if differs := next((what for what, equal in same.items() if not equal), ""):
+        raise UsageError(
+            f"settings: {NAME} {ledger.path.name} differs in {differs}, so its votes cannot count "
+            f"here; go on with it by szpo run --resume {ledger.path} --votes +N, or train on them "
+            f"by szpo baseline dpo --run {ledger.path} and set model.adapter"
+        )
