@@ -14,6 +14,7 @@ from szpo.errors import StorageError, UsageError
 from szpo.models import peft_format
 from szpo.models.loading import Adapter, Loaded
 from szpo.models.lora_sites import Site
+from szpo.models.weight_files import list_first
 from szpo.types import Theta
 
 
@@ -46,15 +47,22 @@ def factors(adapter: Adapter, sites: Sequence[Site]) -> Theta:
     """A and B of an adapter that was read from its folder, by ``site.a`` and ``site.b``.
 
     Raises:
-        UsageError: it lacks a tensor.
+        UsageError: it lacks a tensor, or has one that adapts another layer.
     """
-    found = {}
+    found, keys = {}, set()
     for site in sites:
         for name, letter in ((site.a, "A"), (site.b, "B")):
             key = f"base_model.model.{site.name}.lora_{letter}.weight"
             if key not in adapter.tensors:
                 raise UsageError(f"the adapter has no tensor {key}; it does not fit this model")
             found[name] = adapter.tensors[key]
+            keys.add(key)
+    if others := [key for key in adapter.tensors if key not in keys]:
+        raise UsageError(
+            f"adapter {adapter.path}: {len(others)} of its tensors are of layers that this model "
+            f"lacks or its adapter_config.json does not name: {list_first(others)}; give the "
+            "adapter's own base, and the file that belongs to it"
+        )
     return found
 
 

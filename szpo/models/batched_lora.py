@@ -30,7 +30,13 @@ PLAIN_LORA_ONLY = (
     "layer_replication",
     "arrow_config",
     "use_qalora",
+    "use_bdlora",
+    "alora_invocation_tokens",
+    "kasa_config",
+    "monteclora_config",
 )
+KEEPS_BASE = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
+"""Values of ``init_lora_weights`` with which PEFT leaves the base's own weights as they are."""
 
 MAX_STACKED_ROWS = 64
 """Members times rank up to which a shared A is stacked once per member."""
@@ -76,8 +82,7 @@ def find_sites(model: nn.Module, config: Any) -> tuple[Site, ...]:
     from peft import LoraModel
     from peft.tuners.lora import LoraLayer
 
-    unsupported = [name for name in PLAIN_LORA_ONLY if getattr(config, name, None)]
-    if unsupported:
+    if unsupported := beyond_plain(vars(config)):
         raise UsageError(f"LoRA option {unsupported[0]} is not supported: use a plain LoRA config")
     try:
         with warnings.catch_warnings():
@@ -107,6 +112,14 @@ def find_sites(model: nn.Module, config: Any) -> tuple[Site, ...]:
     finally:
         wrapped.unload()
     return tuple(found)
+
+
+def beyond_plain(settings: Mapping[str, Any]) -> list[str]:
+    """The settings of a LoRA that make it more than ``scale · B A x`` on linear layers."""
+    found = [name for name in PLAIN_LORA_ONLY if settings.get(name)]
+    found += ["bias"] if settings.get("bias") not in (None, "none") else []
+    changed = settings.get("init_lora_weights") not in KEEPS_BASE
+    return [*found, "init_lora_weights"] if changed else found
 
 
 def _depth(name: str) -> int | None:

@@ -97,6 +97,9 @@ def describe(
         UsageError: No such model, or its configuration or tokenizer cannot be read.
     """
     folder = loading.locate(name, weights=False)
+    start = None if adapter is None else loading.read_adapter(Path(adapter))
+    if start is not None:
+        loading.tell_base(start, name, folder)
     tokenizer = loading.load_tokenizer(folder)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -108,6 +111,6 @@ def describe(
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(loading.describe_failure(folder, error)) from None
     return Described(
-        tokenizer, config, generation, name, folder, dtype, quantization,
-        None if adapter is None else loading.read_adapter(Path(adapter)), torch.device(device),
+        tokenizer, config, generation, name, folder, dtype, quantization, start,
+        torch.device(device),
     )  # fmt: skip

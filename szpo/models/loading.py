@@ -7,6 +7,7 @@ Safetensors only, never remote code. `szpo.models.smollm2` has the embedded defa
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,8 +21,8 @@ from transformers import AutoTokenizer, BitsAndBytesConfig
 
 from szpo import cache
 from szpo.errors import ResourceError, UsageError
-from szpo.models import devices, four_bit, smollm2, weight_files
-from szpo.models.batched_lora import AdaptedModel
+from szpo.models import devices, four_bit, peft_format, smollm2, weight_files
+from szpo.models.batched_lora import AdaptedModel, beyond_plain
 from szpo.models.devices import Dtype as Dtype
 from szpo.models.lora_sites import Site
 from szpo.types import Answer, Prompt
@@ -35,6 +36,7 @@ DTYPES: dict[str, torch.dtype] = {
 }
 QUANTIZATIONS = ("nf4", "fp4")
 NAMED = ("smollm2", "tiny")
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
@@ -149,6 +151,8 @@ def load(
         torch.backends.cuda.enable_cudnn_sdp(False)
     start = None if adapter is None else read_adapter(Path(adapter))
     folder = locate(name)
+    if start is not None:
+        tell_base(start, name, folder)
     sha256 = weight_files.digest(weight_files.safetensors_in(folder))
     options: dict[str, Any] = {"dtype": DTYPES[dtype]}
     if quantization is not None:
@@ -174,7 +178,7 @@ def locate(name: str, *, weights: bool = True) -> Path:
     Without ``weights`` only the small files of a hub id are downloaded.
 
     Raises:
-        UsageError: No such model.
+        UsageError: No such model, or an adapter is in its place or beside it.
     """
     if name == "smollm2":
         return smollm2.folder()
@@ -184,7 +188,7 @@ def locate(name: str, *, weights: bool = True) -> Path:
         return tiny.folder()
     path = Path(name).expanduser()
     if path.is_dir():
-        return path
+        return _refuse_adapter(name, path)
     if path.is_file():
         raise UsageError(f"model {name} is a file; give the folder that holds it")
     if not is_hub_id(name):
@@ -192,7 +196,23 @@ def locate(name: str, *, weights: bool = True) -> Path:
             f"model {name!r} not found (looked in {path.absolute()}); "
             f"give {', '.join(NAMED)}, a local folder, or a hub id such as owner/name"
         )
-    return _download(name, weights)
+    return _refuse_adapter(name, _download(name, weights))
+
+
+def _refuse_adapter(name: str, folder: Path) -> Path:
+    """A model's folder, if no adapter is there, which transformers would load into the model."""
+    held = ", ".join(file for file in ADAPTER_FILES if (folder / file).is_file())
+    if held and (folder / "config.json").is_file():
+        raise UsageError(
+            f"{name} has an adapter beside the model ({held}); move it into a folder of its own, "
+            "and set model.adapter to that folder to begin there"
+        )
+    if held:
+        raise UsageError(
+            f"{name} is an adapter ({held}), not a model; set model.adapter to its folder, and "
+            "model.name to its base (a judge takes no adapter: merge it into its base)"
+        )
+    return folder
 
 
 def is_hub_id(name: str) -> bool:
@@ -277,7 +297,8 @@ def read_adapter(path: Path) -> Adapter:
     """Read a PEFT LoRA adapter from its folder, checked like a model.
 
     Raises:
-        UsageError: Something is missing, corrupt, not finite, or not a LoRA adapter.
+        UsageError: Something is missing, corrupt, not finite, or more than a plain LoRA of one
+            rank and one alpha.
     """
     files = weight_files.safetensors_in(path, what="adapter")
     described = path / "adapter_config.json"
@@ -295,7 +316,42 @@ def read_adapter(path: Path) -> Adapter:
         for file in files
         for name, tensor in weight_files.read(file).items()
     }
+    others = sorted(name for name in tensors if not re.fullmatch(r".+\.lora_[AB]\.weight", name))
+    fields = beyond_plain(config)
+    fields += [field for field in ("rank_pattern", "alpha_pattern") if config.get(field)]
+    if others or fields:
+        beside = [f"tensors {weight_files.list_first(others)}"] if others else []
+        beside += [f"options {', '.join(fields)}"] if fields else []
+        raise UsageError(
+            f"adapter {path} is more than a plain LoRA of one rank and alpha: "
+            f"{'; '.join(beside)}; merge it into its base (merge_and_unload of PEFT), and give "
+            "that as model.name"
+        )
     return Adapter(path, config, dict(sorted(tensors.items())), weight_files.digest(files))
+
+
+def tell_base(adapter: Adapter, name: str, folder: Path) -> None:
+    """Warn if an adapter names another base than the model ``name`` in ``folder``."""
+    named = str(adapter.config.get("base_model_name_or_path") or "")
+    revision = adapter.config.get("revision") or "main"
+    known = revision == "main" or folder.name.startswith(revision)
+    if named and not (known and _is_base(named, name, folder)):
+        wanted, given = (named, name) if known else (f"{named} at revision {revision}", folder)
+        logging.getLogger("szpo").warning(
+            f"adapter {adapter.path} is for {wanted}, and the model is {given}; on other weights "
+            "it is another policy"
+        )
+
+
+def _is_base(named: str, name: str, folder: Path) -> bool:
+    """Paths of other machines are compared by their last part, which copies keep."""
+    its, mine = (peft_format.base_name(each) for each in (named, name))
+    path = Path(its).expanduser()
+    if its.casefold() == mine.casefold() or (path.is_dir() and path.samefile(folder)):
+        return True
+    if path.is_dir() or (is_hub_id(its) and is_hub_id(mine)):
+        return False
+    return path.name.casefold() in {Path(mine).name.casefold(), folder.resolve().name.casefold()}
 
 
 def fetch(name: str = "smollm2", *, say: Callable[[str], None] = print) -> Path:

@@ -54,7 +54,7 @@ def peft_config(sites: Sequence[Site], *, base: str, conv1d: bool = False) -> di
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": HUB_NAMES.get(base) or hub_name(base) or base,
+        "base_model_name_or_path": base_name(base),
         "r": first.rank,
         "lora_alpha": _number(alphas[first.name]),
         "target_modules": sorted(site.name for site in sites),
@@ -69,6 +69,11 @@ def peft_config(sites: Sequence[Site], *, base: str, conv1d: bool = False) -> di
         "use_dora": False,
         "use_rslora": False,
     }
+
+
+def base_name(base: str) -> str:
+    """A base model's name as PEFT's settings give it: its id on the hub, where it has one."""
+    return HUB_NAMES.get(base) or hub_name(base) or base
 
 
 def _json(value: dict[str, Any]) -> bytes:

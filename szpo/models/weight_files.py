@@ -122,23 +122,25 @@ def load_model(folder: Path, **options: Any) -> Any:
     """
     with cache.quiet(), _keep_report() as report:
         try:
-            model, found = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder, trust_remote_code=False, output_loading_info=True,
                 ignore_mismatched_sizes=True, **options,
             )  # fmt: skip
-        except RuntimeError:
-            if unmade := re.findall(r"^(.+?) +\| \S*CONVERSION", "\n".join(report), re.MULTILINE):
-                raise UsageError(
-                    f"{folder}: {_first(unmade)} cannot be put together from the tensors of its "
-                    f"files, which lack some or have others of another shape; {AGAIN}"
-                ) from None
-            raise
+        except RuntimeError as error:
+            if "report" not in str(error):
+                raise
+            unmade = re.findall(r"^(.+?) +\| \S*CONVERSION", "\n".join(report), re.MULTILINE)
+            raise UsageError(
+                f"{folder}: {list_first(unmade) or 'a tensor'} cannot be put together from the "
+                f"tensors of its files, which lack some or have others of another shape; {AGAIN}"
+            ) from None
+    model, found = loaded
     missing, others = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
     if missing:
-        named = f"; they hold {len(others)} that it does not have: {_first(others)}"
+        named = f"; they hold {len(others)} that it does not have: {list_first(others)}"
         raise UsageError(
-            f"{folder}: its files lack {len(missing)} of the model's tensors: {_first(missing)}"
-            f"{named if others else ''}; {AGAIN}"
+            f"{folder}: its files lack {len(missing)} of the model's tensors: "
+            f"{list_first(missing)}{named if others else ''}; {AGAIN}"
         )
     if unlike := sorted(found["mismatched_keys"]):
         name, here, wanted = unlike[0]
@@ -148,10 +150,10 @@ def load_model(folder: Path, **options: Any) -> Any:
         )
     if others:
         layers = _dropped_layers(others, model.state_dict())
-        named = f", layers {_first(layers)} among them, which num_hidden_layers drops"
+        named = f", layers {list_first(layers)} among them, which num_hidden_layers drops"
         logging.getLogger("szpo").warning(
             f"{folder}: {len(others)} tensors of its files have no place in the model of its "
-            f"config.json{named if layers else ''}, and are left out: {_first(others)}"
+            f"config.json{named if layers else ''}, and are left out: {list_first(others)}"
         )
     return model
 
@@ -177,7 +179,12 @@ def _keep_report() -> Iterator[list[str]]:
         log.propagate = before[1]
 
 
-def _first(names: Sequence[object], most: int = 3) -> str:
+def list_first(names: Sequence[object], most: int = 3) -> str:
+    """The first of these names, and how many more there are.
+
+    >>> list_first("abcde")
+    'a, b, c and 2 more'
+    """
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(str, names[:most])) + more
 

@@ -74,7 +74,7 @@ def check_files(config: Config) -> None:
     """
     m = config.model
     if m.adapter is not None:
-        weight_files.safetensors_in(Path(m.adapter), what="adapter")
+        loading.read_adapter(Path(m.adapter))
     if config.engine.kind == "ray":
         loading.locate(m.name, weights=False)
         return

@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 import struct
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +14,23 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from szpo import cache
+from szpo.config import settings_file
 from szpo.data import prompts
 from szpo.errors import IntegrityError, ResourceError, UsageError
 from szpo.generation.engine_choice import engine_for
 from szpo.generation.sampling import Sampling
-from szpo.models import devices, loading, smollm2, tiny, weight_files
+from szpo.models import adapter_files, context, devices, loading, smollm2, tiny, weight_files
 from szpo.models.batched_lora import AdaptedModel, find_sites
 from szpo.models.four_bit import allow_gradients
 from szpo.models.logprobs import Sample
 from szpo.models.lora_sites import lora_config
+from szpo.policies import language_model
 from szpo.policies.language_model import random_start
 from szpo.types import Prompt
 from tests.support import folder_run, tiny_models
@@ -335,6 +340,154 @@ def test_other_adapters_are_refused(tmp_path, settings, words):
         loading.read_adapter(adapter(tmp_path, settings))
 
 
+def trained(folder: Path, **options: Any) -> Path:
+    """An adapter of the tiny Llama as PEFT saves it, its base named by ``base``."""
+    model = build("llama")
+    model.name_or_path = options.pop("base", "")
+    settings = {"r": 2, "target_modules": ["q_proj", "down_proj"], "task_type": "CAUSAL_LM"}
+    with cache.quiet():
+        get_peft_model(model, LoraConfig(**settings | options)).save_pretrained(folder)
+    return folder
+
+
+LM_HEAD = r"base_model\.model\.lm_head\."
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"modules_to_save": ["lm_head"]}, f"tensors {LM_HEAD}weight; options modules_to_save;"),
+        ({"bias": "all"}, "options bias; "),
+        ({"rank_pattern": {"q_proj": 1}}, "options rank_pattern; "),
+        ({"alpha_pattern": {"q_proj": 1}}, "options alpha_pattern; "),
+        (
+            {"use_dora": True},
+            r"tensors .*\.lora_magnitude_vector.* more; options use_dora; ",
+        ),
+        ({"init_lora_weights": "pissa"}, "options init_lora_weights; "),
+        ({"alora_invocation_tokens": [7]}, "options alora_invocation_tokens; "),
+    ],
+)
+def test_an_adapter_that_is_more_than_plain_lora_is_refused_by_name(tmp_path, options, words):
+    """What stands beside the factors would be left out."""
+    trained(tmp_path, **options)
+    with pytest.raises(UsageError, match=words):
+        loading.read_adapter(tmp_path)
+
+
+def test_what_stands_beside_the_factors_of_an_adapter_is_refused_by_name(tmp_path):
+    file = trained(tmp_path) / "adapter_model.safetensors"
+    embedded = "base_model.model.model.embed_tokens.weight"
+    save_file({**load_file(file), embedded: torch.ones(3, 2)}, file)
+    with pytest.raises(UsageError, match=rf"tensors {embedded}; .*\(merge_and_unload"):
+        loading.read_adapter(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "fewer", [{"target_modules": ["q_proj"]}, {"layers_to_transform": [0, 1, 3]}]
+)
+def test_factors_beyond_the_settings_of_an_adapter_are_refused_by_name(saved, tmp_path, fewer):
+    start = trained(tmp_path / "start")
+    reconfigure(start, "adapter_config.json", **fewer)
+    chosen = [f"model.name={saved}", f"model.adapter={start}", "model.dtype=fp32"]
+    with pytest.raises(
+        UsageError, match=r"adapter_config.json does not name: .*_proj.lora_A.weight"
+    ):
+        language_model.load_plain(settings_file.load(None, sets=chosen), lambda text: None)
+
+
+def test_settings_that_would_change_the_base_leave_it_as_it_is():
+    model = build("llama")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    config = LoraConfig(r=2, target_modules=["down_proj"], init_lora_weights="pissa")
+    with pytest.raises(UsageError, match="init_lora_weights"):
+        find_sites(model, config)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+HUB = "models--me--llama/snapshots/1f2e3d"
+
+
+@pytest.mark.parametrize(
+    ("base", "model", "told"),
+    [
+        ("{tmp}/llama", "{tmp}/llama", False),
+        ("{tmp}/other/../llama/", "{tmp}/llama", False),
+        ("/elsewhere/llama", "{tmp}/llama", False),
+        ("meta/Llama", "{tmp}/llama", False),
+        ("me/llama", "{tmp}/" + HUB, False),
+        ("/their/cache/" + HUB, "{tmp}/" + HUB, False),
+        ("", "{tmp}/llama", False),
+        ("me/mistral", "{tmp}/llama", True),
+        ("you/llama", "{tmp}/" + HUB, True),
+        ("{tmp}/other/llama", "{tmp}/llama", True),
+        ("tiny", "{tmp}/llama", True),
+    ],
+)
+def test_an_adapter_of_another_base_is_told_in_one_line(tmp_path, caplog, base, model, told):
+    """Paths of other machines are compared by their last part, hub ids as a whole."""
+    base, model = (text.replace("{tmp}", str(tmp_path)) for text in (base, model))
+    for folder in (tmp_path / "llama", tmp_path / "other" / "llama", tmp_path / HUB):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder_run.model(folder.parent).rename(folder)
+    start = trained(tmp_path / "start", base=base)
+    for read in (loading.load, context.describe):
+        caplog.clear()
+        read(model, adapter=start, dtype="fp32")
+        assert len(caplog.messages) == told
+        assert not told or all(text in caplog.messages[0] for text in (base, model, str(start)))
+
+
+@pytest.mark.parametrize(
+    ("revision", "told"), [("main", False), ("1f2e", False), (None, False), ("v2", True)]
+)
+def test_an_adapter_of_another_revision_is_told(tmp_path, caplog, revision, told):
+    folder = tmp_path / HUB
+    folder.parent.mkdir(parents=True)
+    folder_run.model(tmp_path).rename(folder)
+    start = trained(tmp_path / "start", base="me/llama")
+    reconfigure(start, "adapter_config.json", revision=revision)
+    loading.load(str(folder), adapter=start)
+    assert len(caplog.messages) == told
+    assert not told or f"me/llama at revision v2, and the model is {folder};" in caplog.text
+
+
+def test_an_adapter_of_szpo_is_taken_back_without_a_word(saved, tmp_path, caplog):
+    for name in ("tiny", str(saved)):
+        loaded = loading.load(name, dtype="fp32")
+        sites = find_sites(loaded.model, lora_config(loaded.model))
+        made = tmp_path / "start" / Path(name).name
+        adapter_files.save_adapter(made, random_start(sites, 0), sites, base=name)
+        again = loading.load(name, dtype="fp32", adapter=made).adapter
+        assert again is not None and set(adapter_files.factors(again, sites))
+    assert not caplog.messages
+
+
+def test_an_adapter_in_the_place_of_a_model_is_said_to_be_one(saved, tmp_path):
+    start = trained(tmp_path / "start")
+    inside = Path(shutil.copytree(saved, tmp_path / "inside"))
+    shutil.copytree(start, inside, dirs_exist_ok=True)
+    reads = (
+        loading.load, loading.locate, loading.token_counter, context.load_reader,
+        partial(context.describe, dtype="fp32"),
+    )  # fmt: skip
+    for read in reads:
+        with pytest.raises(UsageError, match=r"is an adapter .* set model.adapter to its folder"):
+            read(str(start))
+        with pytest.raises(UsageError, match=r"has an adapter beside the model .*adapter_config"):
+            read(str(inside))
+    (inside / "adapter_config.json").unlink()
+    assert "beside the model (adapter_model.safetensors)" in refusal(inside)
+
+
+def test_an_adapter_of_the_hub_in_the_place_of_a_model_is_said_to_be_one(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert "me/tuned is an adapter" in refusal("me/tuned")
+
+
 # --- smollm2 and the cache -----------------------------------------------------------------------
 
 
@@ -501,8 +654,6 @@ def test_gradients_are_the_same_before_and_after_the_weights_were_packed(model):
 
 
 def test_scores_of_lower_layers_reach_through_4_bit_layers_above(model):
-    from peft import LoraConfig
-
     sites = find_sites(model, LoraConfig(r=1, target_modules=["v_proj"], layers_to_transform=[3]))
     start = random_start(sites, 0)
     sample = [Sample((3, 7, 8, 4), (9, 11, 2))]

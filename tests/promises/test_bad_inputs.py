@@ -14,9 +14,10 @@ import sqlite3
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
@@ -208,25 +209,62 @@ def test_a_model_that_lacks_a_layer_is_refused_wherever_one_is_loaded(refused, f
     base = folder.parent.parent / "llama"
     lacking = Path(shutil.copytree(base, tmp_path / "lacking"))
     without_a_layer(lacking)
-    pairs = tmp_path / "pairs.jsonl"
-    pairs.write_text('{"prompt": "w20 w21", "chosen": "w30", "rejected": "w31"}\n')
-    out = ["--out", tmp_path / "out"]
-    judge = ["panel.kind=judge", "judge.kind=local", f"judge.model={lacking}"]
-    lines = (
-        folder_run.arguments(tmp_path, *judge, model_folder=base),
-        ["scorer", pairs, "--model", lacking, *out],
-        ["baseline", "dpo", "--pairs", pairs, "--set", f"model.name={lacking}", *out],
-    )
-    for line in lines:
-        with case(line[0]):
+    for line in commands_that_load(lacking, base, tmp_path):
+        with case(*line[:2]):
             assert refused(2, *line).startswith(f"{lacking}: {LACKS}")
-            assert not (tmp_path / "out").exists()
     whole = (base / "model.safetensors").read_bytes()
     try:
         without_a_layer(base)
-        assert LACKS in refused(2, "merge", folder, "--anyway", *out)
+        assert LACKS in refused(2, "merge", folder, "--anyway", "--out", tmp_path / "out")
     finally:
         (base / "model.safetensors").write_bytes(whole)
+    assert not [*tmp_path.glob("runs/*"), *tmp_path.glob("out")]
+
+
+def commands_that_load(model: Path, base: Path, folder: Path) -> Iterator[list[str]]:
+    """Commands that load a model other than as a run's base, which is ``base``."""
+    pairs, out = folder / "pairs.jsonl", ["--out", str(folder / "out")]
+    pairs.write_text('{"prompt": "w20 w21", "chosen": "w30", "rejected": "w31"}\n')
+    judge = ["panel.kind=judge", "judge.kind=local", f"judge.model={model}"]
+    yield folder_run.arguments(folder, *judge, model_folder=base)
+    yield ["scorer", str(pairs), "--model", str(model), *out]
+    yield ["baseline", "dpo", "--pairs", str(pairs), "--set", f"model.name={model}", *out]
+
+
+def test_an_adapter_in_the_place_of_a_model_is_said_to_be_one(refused, folder, tmp_path):
+    """Nothing is loaded into a base from there, and nothing is looked for on the hub."""
+    adapter, base = tmp_path / "adapter", folder.parent.parent / "llama"
+    assert call(["export", str(folder), "--anyway", "--out", str(adapter)]) == 0
+    words = (
+        "is an adapter (adapter_config.json, adapter_model.safetensors), not a model; set model"
+    )
+    run = folder_run.arguments(tmp_path, model_folder=adapter)
+    for line in (run, [*run, "--plan"], *commands_that_load(adapter, base, tmp_path)):
+        with case(*line[:2]):
+            assert refused(2, *line).startswith(f"{adapter} {words}.adapter to its folder")
+    inside = base / "adapter_config.json"
+    try:
+        shutil.copy(adapter / inside.name, inside)
+        message = refused(2, "merge", folder, "--anyway", "--out", tmp_path / "out")
+    finally:
+        inside.unlink()
+    assert message.startswith(f"{base} has an adapter beside the model (adapter_config.json); ")
+    assert not [*tmp_path.glob("runs/*"), *tmp_path.glob("out")]
+
+
+def test_an_adapter_of_which_szpo_would_leave_out_a_part_is_refused_at_once(
+    refused, folder, tmp_path, monkeypatch
+):
+    from szpo.models import loading
+
+    adapter, base = tmp_path / "adapter", folder.parent.parent / "llama"
+    assert call(["export", str(folder), "--anyway", "--out", str(adapter)]) == 0
+    file, head = adapter / "adapter_model.safetensors", "base_model.model.lm_head.weight"
+    save_file({**load_file(file), head: np.ones((2, 2), np.float32)}, file)
+    monkeypatch.setattr(loading, "load", lambda *_, **__: pytest.fail("the model was loaded"))
+    for plan in ([], ["--plan"]):
+        line = folder_run.arguments(tmp_path, f"model.adapter={adapter}", model_folder=base)
+        assert f"tensors {head}; merge it into its base" in refused(2, *line, *plan)
 
 
 @pytest.mark.full
