@@ -15,7 +15,7 @@ from szpo.ledger.database import Ledger, Record
 from szpo.types import Kind
 from szpo.voting import counting, second_seats
 
-_APART: Final[tuple[Kind, ...]] = ("gold", "aa", "repeat", "final", "practice")
+_APART: Final[tuple[Kind, ...]] = ("gold", "aa", "repeat", "final")
 """Kinds of comparisons that belong to no step."""
 _STANDING: Final = 1
 _COUNTED: Final = 2

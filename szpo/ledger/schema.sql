@@ -56,9 +56,9 @@ CREATE UNIQUE INDEX one_step_before_people ON steps (run) WHERE state IN ('open'
 CREATE TABLE comparisons (
   comparison  TEXT PRIMARY KEY,
   run         TEXT NOT NULL REFERENCES runs,
-  step        INTEGER,                    -- NULL outside training (practice, final)
+  step        INTEGER,                    -- NULL outside training (gold, final)
   kind        TEXT NOT NULL CHECK (kind IN
-                ('train', 'gold', 'aa', 'repeat', 'final', 'practice')),
+                ('train', 'gold', 'aa', 'repeat', 'final')),
   k           INTEGER,
   n           INTEGER,
   repeats     TEXT REFERENCES comparisons,

@@ -1,4 +1,4 @@
-"""Calibration, which measures how reliable panelists are, and practice; no update counts either.
+"""Calibration, which measures how reliable panelists are; no update counts it.
 
 *Gold* shows a batch of stored answers beside a spoiled copy of it, so the better side is known. A
 *repeat* shows a panelist an earlier comparison with the sides swapped. *A/A* shows two samples of
@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 from szpo import seeds
 from szpo.ledger.database import Ledger, Record
-from szpo.types import Answer, Comparison, Prompt, Row
+from szpo.types import Answer, Comparison, Row
 from szpo.voting import counting
 from szpo.voting.seats import Letter
 from szpo.voting.sides import less_used_side
@@ -30,44 +30,6 @@ SOURCES: Final = 200
 """Gold is made from at most this many comparisons: the latest ones of finished steps."""
 FEW_WORDS: Final = 4
 """In a text of fewer words, the letters are shuffled instead of the words."""
-
-PRACTICE_ID: Final = "practice"
-_PRACTICE: Final = (
-    (
-        "How do I keep cut flowers fresh for longer?",
-        "Cut the stems at an angle, put them in clean water, and change the water every two days. "
-        "Keep the vase away from sun and fruit.",
-        "Flowers are nice. Many people like flowers, and there are many kinds of flowers.",
-    ),
-    (
-        "Write a short note to thank a neighbour for feeding the cat.",
-        "Dear Ruth, thank you for looking after Momo while we were away. He is as glad as we are!",
-        "The cat is fed. The neighbour is a neighbour. Thank the note.",
-    ),
-    (
-        "How many minutes are two and a half hours?",
-        "150 minutes.",
-        "Two and a half hours are about 100 minutes, give or take.",
-    ),
-)
-
-
-def practice_comparison() -> Comparison:
-    """The practice comparison, written by hand, in which plus is clearly better.
-
-    >>> practice_comparison().expected, len(practice_comparison().rows)
-    ('plus', 3)
-    """
-    rows = tuple(Row(Prompt.user(q), Answer(good), Answer(bad)) for q, good, bad in _PRACTICE)
-    return Comparison(PRACTICE_ID, -1, 0, 0, rows, kind="practice", expected="plus")
-
-
-def store_practice(ledger: Ledger) -> str:
-    """Store the practice comparison at the first call; return its id at every call."""
-    with ledger.transaction("votes"):
-        if ledger.comparison(PRACTICE_ID) is None:
-            ledger.append_comparison(practice_comparison())
-    return PRACTICE_ID
 
 
 def store_comparisons(ledger: Ledger, comparisons: Sequence[Comparison]) -> bool:

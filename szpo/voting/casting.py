@@ -143,8 +143,6 @@ def _is_open(ledger: Ledger, seat: Record, *, answered: bool) -> bool:
     match seat["kind"]:
         case "train":
             return bool(seat["state"] == "open")
-        case "practice":
-            return True
         case "final":
             return finals.is_open(ledger, seat["comparison"])
         case _:

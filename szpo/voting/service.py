@@ -21,10 +21,9 @@ from szpo.voting.casting import Receipt, VoteRequest
 from szpo.voting.counting import StepVotes
 from szpo.voting.panelists import PanelistKind
 from szpo.voting.seat_counts import ComparisonSeats, RunNow, SeatCounts
-from szpo.voting.sides import less_used_side
 
 T = TypeVar("T")
-SeatKind = Literal["round", "calibration", "practice", "final"]
+SeatKind = Literal["round", "calibration", "final"]
 """What a panelist may be shown: a comparison of the open step, or one outside training."""
 SEAT_TTL_US: Final = 600_000_000
 """How long a comparison stays reserved for the panelist who was shown it: ten minutes."""
@@ -91,8 +90,6 @@ class VoteService:
                 return self.assign(panelist, tab=tab)
             case "calibration":
                 return self.calibration(panelist, tab=tab)
-            case "practice":
-                return self.practice(panelist, tab=tab)
             case "final":
                 return self.final(panelist, tab=tab)
 
@@ -166,23 +163,6 @@ class VoteService:
                 return None
             found = calibration.choose(self.ledger, panelist)
             return None if found is None else self.make_seat(*found, panelist, tab)
-
-    def practice(self, panelist: str, *, tab: str | None = None) -> Assignment:
-        """Serve the practice comparison; it may be answered many times.
-
-        Its better side is known: `szpo.types.Comparison.expected`.
-
-        Raises:
-            UsageError: nobody of that id is enrolled.
-        """
-        with self.ledger.transaction("votes"):
-            self._kind(panelist)
-            comparison = calibration.store_practice(self.ledger)
-            own = seats.find_at(self.ledger, comparison, panelist)
-            if own is not None:
-                return self.serve_again(own, tab)
-            side = less_used_side((), self.ledger.root_seed, comparison, panelist)
-            return self.make_seat(comparison, side, panelist, tab)
 
     def final(self, panelist: str, *, tab: str | None = None) -> Assignment | None:
         """Serve a blind final comparison; None while there is none for this panelist.
@@ -274,8 +254,8 @@ class VoteService:
 
         A request with a known key (``request.idem``) returns the stored answer. A new key from the
         current tab is a revision, until the step (or a final comparison's order) closes. A first
-        answer after the close is stored as late. Practice never closes. Gold, repeats and A/A
-        close with their first answer, because a second thought would not measure the first.
+        answer after the close is stored as late. Gold, repeats and A/A close with their first
+        answer, because a second thought would not measure the first.
 
         Raises:
             UsageError: unknown seat or choice, or a malformed key.

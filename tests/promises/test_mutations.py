@@ -162,7 +162,7 @@ def test_what_a_person_is_called_stands_outside_the_record_and_who_voted_inside(
     with Ledger.open(path) as ledger:
         service = VoteService(ledger)
         ann, bob = (service.enroll("person", name) for name in ("Ann", "Bob"))
-        service.cast(VoteRequest(service.practice(ann).id, "A", idem="a-key-of-16-chars"))
+        service.cast(VoteRequest(service.calibration(ann).id, "A", idem="a-key-of-16-chars"))
     assert forge(path, "UPDATE panelists SET pseudonym = 'Eve' WHERE pseudonym = 'Ann'") == 1
     assert failure(path) == (None, None)
     assert forge(path, "UPDATE panelists SET kind = 'judge' WHERE panelist = ?", (bob,)) == 1

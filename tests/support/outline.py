@@ -12,7 +12,7 @@ from szpo_ui.web import language as texts
 from szpo_ui.web.open_link import Standing
 
 ASKED = Panel(question="Which <b>set</b>?", guideline="Be & stay fair.", guideline_full="")
-READING = {"vote", "closed", "calib", "final", "practice"}
+READING = {"vote", "closed", "calib", "final"}
 VOID = {"input", "meta", "br", "img", "link", "hr"}
 
 
@@ -49,8 +49,6 @@ def screen(state, **changes):
         given |= {"sheet": shown(), "seat": "seat-1", "lease_s": 600.0}
     if state == "closed":
         given["closed"] = {"at_us": 0, "votes_in": 8, "needed": 8}
-    if state == "feedback":
-        given["feedback"] = {"choice": "A", "expected": "B"}
     if state == "complete":
         given["study"] = Standing(votes=3, needed=3, finished=True, code="C1ABCDEF")
     if state in ("waiting", "finished"):

@@ -197,13 +197,7 @@ def walk(stage: Stage, context: Callable[..., Any]) -> Iterator[tuple[str, Any]]
         page.clock.fast_forward(4_000)
 
     yield "welcome", page
-    page.click("[data-do=agree-practice]")
-    until(page, "practice")
-    yield "practice", page
-    vote(page)
-    until(page, "feedback")
-    yield "feedback", page
-    page.click("[data-do=look]")
+    page.click("[data-do=agree]")
     until(page, "idle")
     yield "idle", page
 

@@ -1,7 +1,5 @@
 """The panelist's screen in several languages: complete and short; how texts are set."""
 
-import dataclasses
-import json
 import re
 from typing import get_args
 
@@ -12,12 +10,9 @@ from hypothesis import strategies as st
 from szpo.config.run_sections import Panel
 from szpo.ledger.canonical import canonical, sha256
 from szpo.types import Choice
-from szpo.voting import calibration
 from szpo_ui.panel import actions, component, render
 from szpo_ui.panel.screens import Facts, Progress, State
-from szpo_ui.web import ballots
 from szpo_ui.web import language as texts
-from szpo_ui.web.ballots import in_language
 from szpo_ui.web.open_link import Standing
 from tests.support.cases import case
 from tests.support.outline import ASKED, Outline, html, screen, shown, status
@@ -26,7 +21,6 @@ pytest_plugins = ["tests.support.browser"]
 TRANSLATED = [code for code in texts.LANGUAGES if code != "en"]
 TABLES = (
     "choices", "reasons", "signs", "times", "shortcuts", "page", "notices", "live", "entrance",
-    "practice",
 )  # fmt: skip
 
 
@@ -131,39 +125,6 @@ def test_consent_names_the_language_and_hashes_the_wording_that_was_shown(staged
     wording = texts.LANGUAGES["de"].page["consent"]
     told = {"language": "de", "text": sha256(canonical(wording))}
     assert event["body"] == {"panelist": panelist, **told}
-
-
-def test_practice_is_read_in_ones_language_and_the_record_says_in_which(staged):
-    english = calibration.practice_comparison()
-    assert in_language(english, texts.ENGLISH) is english
-    for row, each in zip(english.rows, texts.ENGLISH.practice, strict=True):
-        assert (row.prompt.text, row.plus.text, row.minus.text) == (
-            each["prompt"], each["better"], each["worse"],
-        )  # fmt: skip
-    asked = dataclasses.replace(english, kind="train")
-    assert in_language(asked, texts.LANGUAGES["zh"]) is asked, "what a model wrote stays"
-
-    stage = staged(begun=False)
-    panelist = stage.site.service.enroll("person", "P-01")
-    stage.ledger.record_event("consent", panelist, {"panelist": panelist})
-    for code in ("es", "en"):
-        language = texts.LANGUAGES[code]
-        asked = actions.Action(do="practice", tab="tab-0001")
-        screen = actions.act(stage.site, panelist, "P-01", asked, language)
-        assert screen.paper is not None and screen.state == "practice"
-        read = {pair.prompt for pair in screen.paper().pairs}
-        assert read == {each["prompt"] for each in language.practice}
-        form = ballots.Ballot(
-            assignment=screen.seat, choice="A", idem=f"practice-read-in-{code}", dwell_ms=9000,
-            tab="tab-0001", details={"seen": 3},
-        )  # fmt: skip
-        cast = actions.Action(do="vote", seat=screen.seat, ballot=form, tab="tab-0001")
-        then = actions.act(stage.site, panelist, "P-01", cast, language)
-        assert then.state == "feedback"
-        (vote,) = stage.ledger.query("SELECT details FROM votes ORDER BY rowid DESC LIMIT 1")
-        details = json.loads(vote["details"])
-        assert details.get("language") == (None if code == "en" else code)
-        assert details["words"] == screen.paper().words
 
 
 SECRETS = ("plus", "minus", "secret-comparison", "secret-panelist", "seed")

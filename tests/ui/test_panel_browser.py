@@ -123,7 +123,7 @@ def test_every_state_is_accessible_and_blind_in_both_colours(stage, panelist):
     assert not found
     assert not errors
     assert states >= {
-        "welcome", "practice", "feedback", "idle", "vote", "saving", "waiting", "calib", "closed",
+        "welcome", "idle", "vote", "saving", "waiting", "calib", "closed",
         "paused", "break", "other-tab", "error", "finished", "final",
     }  # fmt: skip
     spec = json.dumps(stage.ledger.spec)

@@ -104,18 +104,6 @@ def test_consent_comes_first_and_is_an_event_of_the_record(stage):
     assert [event["actor"] for event in events] == [ann.id]
 
 
-def test_practice_tells_what_was_expected_and_then_the_round_begins(stage):
-    ann = Person(stage, "ann", agreed=False)
-    at = ann.do("agree-practice")
-    assert at.state == "practice"
-    good = next(pair for pair in at.paper().pairs if "minutes" in pair.prompt)
-    better = "A" if good.a.pieces[0].text.startswith("150") else "B"
-    at = ann.vote(better)
-    assert at.state == "feedback" and at.paper is None
-    assert at.feedback == {"choice": better, "expected": better}
-    assert ann.do("look", seat=None).state == "vote"
-
-
 # ---- a round ----
 
 

@@ -3,6 +3,7 @@ from hypothesis import given, strategies
 
 from szpo.errors import LeaseError, UsageError
 from szpo.ledger.theta import theta_digest
+from szpo.types import Answer, Comparison, Prompt, Row
 from szpo.voting import casting, counting, seats, steps
 from szpo.voting import service as vote_service
 from szpo.voting.casting import MOST_VOTES, VoteConflictError, VoteRequest
@@ -139,11 +140,14 @@ def test_what_is_over_is_not_held_any_longer(ledger, service):
     ask(ledger, n=1, m=1)
     ann, ben = people(service, 2)
     seat = service.assign(ann)
-    practice = service.practice(ben)
+    with ledger.transaction("controller"):
+        both = (Row(Prompt.user("?"), Answer("warm"), Answer("cold")),)
+        ledger.append_comparison(Comparison("aa", -1, 0, 0, both, kind="aa"))
+    other = service.calibration(ben)
     ledger.clock.now += vote_service.SEAT_TTL_US // 2
-    assert service.extend(practice.id) and service.extend(seat.id)
+    assert service.extend(other.id) and service.extend(seat.id)
     ledger.clock.now += 2 * vote_service.SEAT_TTL_US
-    assert not service.extend(practice.id)
+    assert not service.extend(other.id)
     assert not service.extend("no such seat")
 
 
@@ -193,10 +197,9 @@ def seat(ledger, service):
     return service.assign(people(service, 1)[0], tab="t")
 
 
-@pytest.mark.parametrize("what", ["assign", "practice"])
-def test_a_hundred_answers_to_one_comparison_are_enough(ledger, service, what):
+def test_a_hundred_answers_to_one_comparison_are_enough(ledger, service):
     ask(ledger, n=1, m=1)
-    seat = getattr(service, what)(people(service, 1)[0], tab="t")
+    seat = service.assign(people(service, 1)[0], tab="t")
     for i in range(MOST_VOTES):
         service.cast(VoteRequest(seat.id, "AB"[i % 2], idem=KEY(i), tab="t"))
     with pytest.raises(VoteConflictError, match="answered 100 times; the last") as caught:

@@ -19,7 +19,6 @@ from szpo.types import Answer, Comparison, Prompt, Row
 from szpo.voting import calibration, counting, pauses, steps
 from szpo.voting import service as vote_service
 from szpo.voting.casting import VoteConflictError, VoteRequest
-from szpo.voting.counting import verdict
 from szpo.voting.seat_counts import SeatCounts
 from szpo.voting.service import VoteService
 from tests.support.asking import KEY, people
@@ -456,7 +455,6 @@ def test_nothing_outside_training_is_ever_counted(ledger, service):
     before = count()
     for panelist in ids:
         assert len(set(answer_all(service, panelist, "B"))) == 3
-        service.cast(VoteRequest(service.practice(panelist).id, "B", idem=KEY(panelist)))
     assert count() == before
     rows = list(votes.export_votes(ledger, texts=True))
     others = [row for row in rows if row["kind"] != "train"]
@@ -464,24 +462,6 @@ def test_nothing_outside_training_is_ever_counted(ledger, service):
     assert {row["rubric_version"] for row in ledger.votes()} == {1}
     report = verification.verify(ledger)
     assert report.ok, str(report)
-
-
-# ---- practice ----
-
-
-def test_practice_is_one_comparison_that_may_be_answered_again_and_again(ledger, service):
-    ids = people(service, 2)
-    seat = service.practice(ids[0], tab="t")
-    shown = ledger.comparison(seat.comparison)
-    assert shown == calibration.practice_comparison() and shown.expected == "plus"
-    for i, choice in enumerate(("A", "B", "tie")):
-        receipt = service.cast(VoteRequest(seat.id, choice, idem=KEY(i), tab="t"))
-        assert receipt.revision == i and not receipt.late
-    assert service.practice(ids[0], tab="u").id == seat.id
-    right = "A" if seat.plus_side == "A" else "B"
-    assert verdict(right, seat.plus_side) == shown.expected
-    assert service.practice(ids[1]).comparison == seat.comparison
-    assert len(ledger.query("SELECT * FROM comparisons WHERE kind = 'practice'")) == 1
 
 
 def test_shuffling_moves_words_and_loses_none():

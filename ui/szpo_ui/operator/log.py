@@ -72,7 +72,6 @@ def _describe_vote(row: Mapping[str, Any]) -> str:
 _KINDS: Final = {
     "gold": "calibration comparison", "aa": "calibration comparison",
     "repeat": "calibration comparison", "final": "blind final comparison",
-    "practice": "practice comparison",
 }  # fmt: skip
 _CLOSED: Final = {
     "rule": "all votes in", "deadline": "deadline", "auto": "nothing to compare",

@@ -18,13 +18,29 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.orders import Order
 from szpo.reports.model_card import find_doubt
 from szpo.training import budget, held_out
-from szpo.types import Assignment
-from szpo.voting import calibration, lease, pauses, second_seats, set_aside, steps
+from szpo.types import Answer, Assignment, Comparison, Prompt, Row
+from szpo.voting import lease, pauses, second_seats, set_aside, steps
 from szpo_ui.operator import controls, log
 from szpo_ui.panel.comparison_view import sheet
 from szpo_ui.web import credentials
 from szpo_ui.web.site import Site
 
+EXAMPLE: Final = Comparison(
+    "example", -1, 0, 0,
+    (
+        Row(
+            Prompt.user("How many minutes are two and a half hours?"),
+            Answer("150 minutes."),
+            Answer("Two and a half hours are about 100 minutes, give or take."),
+        ),
+        Row(
+            Prompt.user("Write a short note to thank a neighbour for feeding the cat."),
+            Answer("Dear Ruth, thank you for looking after Momo. He is as glad as we are!"),
+            Answer("The cat is fed. The neighbour is a neighbour. Thank the note."),
+        ),
+    ),
+)  # fmt: skip
+"""Stands in for the first comparison before its answers are written."""
 ONLINE_US: Final = 150_000_000
 """A person seen within this time (µs) counts as online; use is recorded once a minute."""
 
@@ -144,11 +160,11 @@ def _last_end(ledger: Ledger) -> str | None:
 def _before(site: Site) -> dict[str, Any]:
     """The page's content before the first round; ``minutes`` is the reading time of a vote.
 
-    ``sheet`` shows the first comparison if it exists (``real``), else the practice comparison.
+    ``sheet`` shows the first comparison if it exists (``real``), else `EXAMPLE`.
     """
     ledger, config = site.ledger, site.config
     first = next(iter(ledger.comparisons(0)), None)
-    shown = first or calibration.practice_comparison()
+    shown = first or EXAMPLE
     order = tuple(range(len(shown.rows)))
     votes = config.steps * config.votes_per_step
     minutes = controls.reading_minutes(site)

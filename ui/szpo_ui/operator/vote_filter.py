@@ -17,7 +17,7 @@ from szpo_ui.operator import word_search
 
 KINDS: Final = {
     "train": "training", "gold": "known answer", "aa": "A/A", "repeat": "repeated",
-    "final": "final comparison", "practice": "practice",
+    "final": "final comparison",
 }  # fmt: skip
 ANSWERS: Final = {
     "plus": "the first text", "minus": "the second text", "tie": "about the same",

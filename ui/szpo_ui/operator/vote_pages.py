@@ -41,7 +41,6 @@ _NAMES: Final = {
     "gold": ("true answers", "spoiled answers"),
     "aa": ("first draw", "second draw of the same policy"),
     "final": ("tuned", "base"),
-    "practice": ("better", "worse"),
 }
 """The names of plus and minus in kinds of comparisons that have names for them."""
 UNNAMED: Final = ("first text", "second text")

@@ -21,8 +21,8 @@ from szpo_ui.web.language import ENGLISH, Language
 from szpo_ui.web.site import Site
 
 Do = Literal[
-    "open", "look", "vote", "agree", "agree-practice", "practice", "break", "back", "calibrate",
-    "final", "leave", "go", "keep", "revise", "use-tab", "taught",
+    "open", "look", "vote", "agree", "break", "back", "calibrate", "final", "leave", "go", "keep",
+    "revise", "use-tab", "taught",
 ]  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def act(
     match action.do:
         case "vote":
             return _vote(site, panelist, name, action, next_page)
-        case "agree" | "agree-practice":
+        case "agree":
             _agree(site, panelist, language)
         case "taught":
             screens.show_taught(site, panelist)
@@ -71,16 +71,11 @@ def act(
         seat = site.service.ask(kind, panelist, tab=action.tab)
         if seat is None:
             notice = "none_left" if kind == "calibration" else "no_final"
-        elif kind == "practice":
-            page = dataclasses.replace(page, seat=seat.id, mode="practice")
     screen = screens.look(site, panelist, name, page)
     return dataclasses.replace(screen, notice=notice) if notice else screen
 
 
-_EXTRA: Final[Mapping[Do, SeatKind]] = {
-    "agree-practice": "practice", "practice": "practice", "calibrate": "calibration",
-    "final": "final",
-}  # fmt: skip
+_EXTRA: Final[Mapping[Do, SeatKind]] = {"calibrate": "calibration", "final": "final"}
 """Actions that ask for a comparison outside training, with the kind of seat."""
 
 
@@ -90,7 +85,7 @@ def _vote(site: Site, panelist: str, name: str, action: Action, page: PageState)
     if ballot is None:
         raise UsageError("vote: there is no ballot")
     with site.ledger.transaction("votes"):
-        seat, stored = cast(site, panelist, ballot, page.language)
+        seat, stored = cast(site, panelist, ballot)
         if isinstance(stored, VoteConflictError) and stored.code == "stale_tab":
             return screens.elsewhere(site, panelist, name)
         screen, kind = screens.look(site, panelist, name, page), seat["kind"]
@@ -99,11 +94,6 @@ def _vote(site: Site, panelist: str, name: str, action: Action, page: PageState)
             notice = "skipped"
         if isinstance(stored, VoteConflictError):
             notice = _REFUSALS.get(stored.code) or _CLOSED.get(kind, "once")
-        elif kind == "practice":
-            feedback = {"choice": ballot.choice, "expected": screens.expected_choice(seat)}
-            return dataclasses.replace(
-                screen, state="feedback", feedback=feedback, paper=None, seat=None
-            )
         elif (
             kind == "train"
             and stored.late

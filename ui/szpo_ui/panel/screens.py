@@ -25,22 +25,21 @@ from szpo.voting.seats import assignment
 from szpo_ui.panel import own_seats
 from szpo_ui.panel.comparison_view import Sheet, sheet
 from szpo_ui.web import open_link
-from szpo_ui.web.ballots import in_language, is_elsewhere, key, lease_s
+from szpo_ui.web.ballots import is_elsewhere, key, lease_s
 from szpo_ui.web.language import ENGLISH, Language
 from szpo_ui.web.open_link import Standing
 from szpo_ui.web.site import Site
 
 State = Literal[
-    "welcome", "practice", "feedback", "idle", "vote", "closed", "waiting", "calib", "final",
-    "paused", "break", "other-tab", "finished", "complete", "error",
+    "welcome", "idle", "vote", "closed", "waiting", "calib", "final", "paused", "break",
+    "other-tab", "finished", "complete", "error",
 ]  # fmt: skip
-Mode = Literal["", "break", "revise", "practice"]
+Mode = Literal["", "break", "revise"]
 
 TAUGHT: Final = "taught shown"
 """The event: a panelist was shown what the votes taught."""
 EXTRA: Final[Mapping[str, State]] = {
-    "practice": "practice", "gold": "calib", "aa": "calib", "repeat": "calib", "final": "final",
-    "second": "vote",
+    "gold": "calib", "aa": "calib", "repeat": "calib", "final": "final", "second": "vote",
 }  # fmt: skip
 """The screens of comparisons outside training, by kind of comparison."""
 
@@ -89,8 +88,6 @@ class Screen:
     fresh: bool = False
     """The panelist has not voted in the open round yet; for a second seat, the round must also
     have opened while they read."""
-    feedback: dict[str, Choice] | None = None
-    """The choice made in practice, and the expected one."""
     progress: Progress | None = None
     """How far this panelist and the run are; on screens of voting and waiting and the last one."""
     news: dict[str, Any] | None = None
@@ -120,15 +117,13 @@ def look(site: Site, panelist: str, name: str, page: PageState) -> Screen:
     own, seats = own_seats.read(site, panelist, status.step)
     viewer = _Viewer(site, panelist, name, page, status, own, seats)
     held = own_seats.find_held(site, panelist, seats)
-    if not own["agreed"] and (held is None or held["kind"] != "practice"):
+    if not own["agreed"]:
         return viewer.make_screen("welcome", facts=read_facts(site, viewer.progress()))
     if held is not None and is_elsewhere(site, held, page.tab):
         return viewer.make_screen("other-tab")
     if page.mode == "break":
         return viewer.make_screen("break", mode="break")
     shown = own_seats.seat_row(site, panelist, page.seat) if page.seat else None
-    if page.mode == "practice" and shown is not None and shown["kind"] == "practice":
-        return viewer.make_reading_screen("practice", {**shown, "choice": None}, mode="practice")
     if held is not None and held["kind"] != "train":
         if held["tab"] != page.tab:  # the seat's tab is closed, so this one may answer
             site.service.take(held["assignment"], page.tab)
@@ -185,14 +180,6 @@ def take_over(site: Site, panelist: str, tab: str) -> None:
     held = own_seats.find_held(site, panelist, seats)
     if held is not None:
         site.service.take(held["assignment"], tab)
-
-
-def expected_choice(row: Record) -> Choice:
-    """The expected choice in a practice comparison: this seat's letter, or ``tie``."""
-    want = row["expected"]
-    if want not in {"plus", "minus"}:
-        return "tie"
-    return "A" if (want == "plus") == (row["plus_side"] == "A") else "B"
 
 
 @dataclass(frozen=True)
@@ -258,7 +245,7 @@ class _Viewer:
         return self.make_screen(
             state,
             seat=seat.id,
-            paper=partial(sheet, in_language(comparison, self.page.language), seat),
+            paper=partial(sheet, comparison, seat),
             step=row["step"] if row["kind"] == "train" else status.step,
             number=1 + (before.index(seat.id) if seat.id in before else len(before)),
             chosen=answered,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
@@ -11,10 +11,9 @@ from szpo.errors import UsageError
 from szpo.ledger.database import Record
 from szpo.training.budget import WORDS_PER_MINUTE
 from szpo.training.status import RoundStatus, redact_for_panelists
-from szpo.types import Answer, Comparison, Prompt, Row
+from szpo.types import Comparison, Prompt
 from szpo.voting import casting
 from szpo.voting.casting import Receipt, VoteConflictError, VoteRequest
-from szpo_ui.web.language import ENGLISH, Language
 from szpo_ui.web.requests import Body, Seat, Tab
 from szpo_ui.web.site import Site
 
@@ -55,9 +54,7 @@ class At(Body):
     seat: str | None = Field(None, pattern=r"^[A-Za-z0-9_.:-]{1,64}$")
 
 
-def cast(
-    site: Site, panelist: str, ballot: Ballot, language: Language = ENGLISH
-) -> tuple[Record, Receipt | VoteConflictError]:
+def cast(site: Site, panelist: str, ballot: Ballot) -> tuple[Record, Receipt | VoteConflictError]:
     """Store a vote within the caller's transaction.
 
     Returns the seat's row, and the vote's receipt or why it was refused. The server adds how much
@@ -70,9 +67,8 @@ def cast(
     if not rows:
         raise UsageError("vote: there is no such comparison for this panelist")
     seat = rows[-1]
-    stored = site.comparison(seat["comparison"])
-    assert stored is not None, seat["comparison"]
-    read = in_language(stored, language)
+    read = site.comparison(seat["comparison"])
+    assert read is not None, seat["comparison"]
     differ, words = [i for i, row in enumerate(read.rows) if not row.identical], to_read(read)
     # The client's reading time is not trusted: the time since the texts were served is its upper
     # bound. If that time is negative, the clock was set back and the bound is unknown.
@@ -82,8 +78,6 @@ def cast(
         read_ms = had_ms if read_ms is None else min(read_ms, had_ms)
     fast = ballot.choice != "skip" and read_ms is not None and read_ms < 1000 * gate_s(words)
     noted: dict[str, Any] = {"rows": len(differ), "words": words, "fast": fast}
-    if read is not stored:
-        noted["language"] = language.code
     details = {name: value for name, value in ballot.details.items() if value is not None}
     if isinstance(notes := details.get("notes"), dict):
         details["notes"] = {i: notes[i] for i in map(str, differ) if i in notes}
@@ -165,20 +159,6 @@ def gate_s(words: int) -> float:
     (15.0, 30.0)
     """
     return min(LONGEST_GATE_S, LEAST_SHARE * 60 * words / WORDS_PER_MINUTE)
-
-
-def in_language(comparison: Comparison, language: Language) -> Comparison:
-    """The comparison for a reader; the practice comparison is put into their language.
-
-    The ledger holds it in English. Prompts of the run and texts of models are never translated.
-    """
-    if comparison.kind != "practice" or language is ENGLISH:
-        return comparison
-    rows = (
-        Row(Prompt.user(each["prompt"]), Answer(each["better"]), Answer(each["worse"]))
-        for each in language.practice
-    )
-    return replace(comparison, rows=tuple(rows))
 
 
 def to_read(comparison: Comparison) -> int:

@@ -7,7 +7,7 @@ add a language, add such a file and nothing else.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
@@ -54,8 +54,6 @@ class Language:
     """Sentences of the script."""
     entrance: Mapping[str, Any]
     """Sentences of the pages before the panel: login, a study's open link, a run's set-up."""
-    practice: Sequence[Mapping[str, str]]
-    """The practice comparison's rows: prompt, better answer, worse answer."""
 
     def consent(self, second: bool) -> list[str]:
         """The text of consent; ``second``: some comparisons are shown to a second person."""

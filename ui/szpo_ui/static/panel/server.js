@@ -110,14 +110,14 @@ function heard() {
     return;
   }
   counts(page);
-  const reading = READING.has(state) || state === "feedback" || state === "welcome";
+  const reading = READING.has(state) || state === "welcome";
   const changed = reading ? live.key !== page.dataset.key : live.version !== version;
   const fresh = live.state === "open" && live.key !== page.dataset.key
     && state !== "closed" && state !== "vote" && state !== "welcome";
   if (fresh) ready();
   if (document.hidden && !READING.has(state)) return; // reserve a seat only when somebody sees the page
   const stale = !reading && now() - lastLook > LOOK_MS;
-  if ((changed && state !== "feedback" && state !== "welcome") || stale) {
+  if ((changed && state !== "welcome") || stale) {
     if (!$("dialog[open]")) act("look");
   }
 }
