@@ -1,17 +1,16 @@
 """The algorithm in one place: SZPO in the symbols of the paper.
 
 SZPO is stochastic zeroth-order policy optimization. Nobody gives a gradient: evaluators only say
-which of two batches of trajectories is better. Each step has four parts: sample a direction v,
-ask which of two policies is better, aggregate the votes, and update θ. Under its rules known and
-sign, szpo does the same in `training/perturb_policy.py`, `training/sample_batches.py` and
+which of two batches of trajectories is better. Each step samples a direction v, asks which of two
+policies is better, aggregates the votes, and updates θ. Under its rules known and sign, szpo does
+the same in `training/perturb_policy.py`, `training/sample_batches.py` and
 `training/ask_evaluators.py`, `aggregation/invert_and_average.py` or `optim/rules/sign.py`, and
 `training/update_policy.py`. Its default, regression, fits all votes at once instead.
 
-Where the link σ is known, its inverse turns votes into a difference of values. Where it is not,
-the votes still say which side is better. Left: a policy that emits points, whose reward is their
-nearness to a goal in the plane. Right: the rule sign on a language model that writes diary
-entries, in all weights of its LoRA adapter; evaluators like short ones. With a model of your own:
-`szpo run --preset published`, or `published-sign`.
+Left: a policy that emits points, whose reward is their nearness to a goal in the plane. Right: the
+rule sign on a language model that writes diary entries, in all weights of its LoRA adapter;
+evaluators like short ones. With a model of your own: `szpo run --preset published`, or
+`published-sign`.
 """
 
 import matplotlib.pyplot as plt

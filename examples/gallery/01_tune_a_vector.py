@@ -1,9 +1,7 @@
 """Tune a vector by votes.
 
-Three numbers make a colour, and somebody has a favourite. They never say which it is; they only
-say which of two colours they like better. `szpo.Optimizer` asks, and finds it.
-
-The one who votes here is a line of code with noise: close calls go either way. The line shows
+Three numbers make a colour, and somebody has a favourite, but only says which of two colours is
+better. `szpo.Optimizer` asks, and finds it. The voter is a line of code with noise. The line shows
 how far the recommended colour is from the favourite.
 """
 

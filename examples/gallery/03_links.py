@@ -1,11 +1,9 @@
 """Links: from a difference to a vote, and back.
 
 A link says how likely a vote for the better side is, given how much better it is. szpo assumes
-the logistic link unless you set another. Near zero all links are nearly equal, so a wrong link
-does little harm there. Far from zero they differ.
-
-The right side inverts the link: what 20 votes say about the difference. Haldane's correction
-keeps the estimate finite where all votes agree.
+the logistic link unless you set another. Near zero all links are nearly equal. The right side
+inverts the link: what 20 votes say about the difference. Haldane's correction keeps the estimate
+finite where all votes agree.
 """
 
 import matplotlib.pyplot as plt

@@ -1,10 +1,8 @@
 """How far apart should two policies stand?
 
 Too close, and votes are coin tosses. Too far, and the direction that the vote is about no
-longer matters near the centre. `scale` sets how far a shown point is from the centre.
-
-Each dot is the mean final distance to a goal over six seeds, with its 95 % interval. All use 40
-votes of the same noisy voter.
+longer matters near the centre. `scale` sets the distance. Each dot is the mean final distance to a
+goal over six seeds, with its 95 % interval, after 40 votes of the same noisy voter.
 """
 
 import matplotlib.pyplot as plt

@@ -1,11 +1,8 @@
 """A policy in a small world, tuned by votes on walks.
 
 A walker on a 5 × 5 grid has a policy of a hundred numbers: a logit per cell and move. Voters
-see two batches of walks and say which came closer to the far corner. They never see the reward.
-Because the world is small, the true value of every policy is known exactly.
-
-Sixteen runs with different seeds are simulated at once. The dashed line is the best possible
-value.
+see two batches of walks and say which came closer to the far corner, never the reward. The true
+value of every policy is known exactly. The dashed line is the best possible value; sixteen seeds.
 """
 
 import matplotlib.pyplot as plt

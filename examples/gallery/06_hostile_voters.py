@@ -2,10 +2,7 @@
 
 They always vote for the worse side. With equal weights they undo a part of what the others say.
 The weighting `skill` learns from earlier votes who agrees with the rest, and silences those who
-do not.
-
-The world is the small grid with a known truth. Each curve is a mean over ten seeds, with its
-95 % interval.
+do not. The world is the small grid. Each curve is a mean over ten seeds, with its 95 % interval.
 """
 
 from dataclasses import replace

@@ -1,11 +1,8 @@
 """What the sign of many votes keeps.
 
-The rule `sign` moves by the majority's side, whatever its size. With n votes on one
-direction the sign keeps a share of what they say. The share is exact: a sum over a binomial
-law.
-
-One or two votes lose nothing. Three lose a quarter, and four only a tenth, since a tie then
-moves nothing. With many votes the share falls to 2/π.
+The rule `sign` moves by the majority's side, whatever its size. With n votes on one direction the
+sign keeps a share of what they say, exactly a sum over a binomial law: all of one or two, three
+quarters of three, nine tenths of four, since a tie then moves nothing, and 2/π of many.
 """
 
 import math

@@ -1,9 +1,8 @@
 """Stop, save, and go on elsewhere.
 
-An optimizer is a function of its settings and its votes. `save` writes both as JSON, and `load`
-reports the votes again. The result has the same bits, as the digests show.
-
-So a vote can take a minute or a month. Nothing has to stay in memory.
+An optimizer is a function of its settings and its votes. `save` writes both as JSON, `load`
+reports the votes again, and the result has the same bits, as the digests show. So a vote can take
+a minute or a month.
 """
 
 import matplotlib.pyplot as plt
