@@ -62,7 +62,6 @@ GROUPS: Final = {
     ),
     "Record": (
         ("verify", "record", "Check every hash, the votes behind each update, the weights."),
-        ("replay", "record", "Rebuild the weights from the recorded updates."),
         ("backup", "record", "Copy a live run; the copy is verified."),
         ("recover", "record", "Write what a damaged file still holds into a new one."),
         ("export", "record", "Write the adapter (PEFT) or the votes."),

@@ -1,4 +1,4 @@
-"""Commands about the record: replay, verify, backup, recover, export, merge."""
+"""Commands about the record: verify, backup, recover, export, merge."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import recommended_digests, theta_digests
 from szpo.replay import backup as copies
 from szpo.replay import verification
-from szpo.replay.replay import fold
+from szpo.replay.findings import Report
 from szpo.reports import hub
 from szpo.reports.model_card import UNNAMED, Names, Weights, base_id, find_unknown
 from szpo.reports.votes import People, write_dataset, write_votes
@@ -30,23 +30,6 @@ OUT = typer.Option(None, "--out", help="Folder to write; default: beside the run
 ANYWAY = typer.Option(
     False, "--anyway", help="Write even weights that fail a guard or cannot be told from the base."
 )
-
-
-def replay(
-    run: str | None = run_paths.RUN,
-    until: int | None = typer.Option(None, "--until", min=0, help="Stop before this step."),
-    folder: Path = run_paths.FOLDER,
-    as_json: bool = console.AS_JSON,
-) -> None:
-    """Rebuild the weights from the recorded updates and compare them with the recorded digest."""
-    from szpo.optim import parameters
-
-    with run_paths.look(run_paths.find(run, folder)) as ledger:
-        theta = fold(ledger, until)
-        found = parameters.digest(theta, ledger.layout, ledger.basis_sha256)
-        steps = len({update.step for update in ledger.updates(until)})
-    text = f"{steps} steps replayed; theta_sha256 {found}, as recorded"
-    console.answer(as_json, {"steps": steps, "theta_sha256": found}, text)
 
 
 def verify(
@@ -58,25 +41,45 @@ def verify(
         "--head",
         help="A head that verify, show or a report printed earlier; it must be in the chain.",
     ),
+    until: int | None = typer.Option(
+        None, "--until", min=0, help="Print the digest of the weights before this step."
+    ),
     folder: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,
 ) -> int:
-    """Check every row's hash, the chain, the votes behind each update, and the weights."""
+    """Check every row's hash, the chain, the votes behind each update, and the weights.
+
+    Prints the digest of the weights to which the recorded updates add up.
+    """
     with Ledger.open(run_paths.find(run, folder), readonly=True) as ledger:
         if head is not None:
             _require_head(ledger, head)
         found = verification.verify(ledger, deep=not quick, head=head)
+        weights = _digest_before(ledger, found, until) if found.ok else {}
     if as_json:
         document = {"ok": found.ok, "verdict": str(found), "details": found.lines}
-        console.emit({**document, "head": found.head, "note": found.note})
+        console.emit({**document, "head": found.head, **weights, "note": found.note})
         return 0 if found.ok else IntegrityError.exit_code
     for line in found.lines if steps else ():
         console.say(line)
     if not found.ok:
         raise IntegrityError(str(found))
+    kind = "theta_sha256 as recorded" if quick else "theta_sha256"
+    after = f"weights {weights['theta_sha256']} ({kind}) after {weights['steps']} steps"
     head = f"head {found.head} (note it on another machine, for szpo verify --head)"
-    console.say("\n".join(filter(None, (str(found), found.note, head))))
+    console.say("\n".join(filter(None, (str(found), found.note, after, head))))
     return 0
+
+
+def _digest_before(ledger: Ledger, found: Report, until: int | None) -> dict[str, Any]:
+    """How many steps were applied before step ``until``, and the digest of the weights then."""
+    steps = sum(check.promise != "void" for check in found.steps)
+    if until is not None and until > steps:
+        raise UsageError(
+            f"{ledger.path.name}: {steps} steps are applied, not {until}; give fewer by --until"
+        )
+    steps = steps if until is None else until
+    return {"steps": steps, "theta_sha256": recommended_digests(ledger)[steps]}
 
 
 def _require_head(ledger: Ledger, head: str) -> None:

@@ -381,10 +381,9 @@ writes the digest above into its card.
 With the run's ledger (`RUN.db`) anybody can recompute these weights from the votes:
 
 ```
-szpo verify RUN.db --head {total.head}
-szpo replay RUN.db{until}
+szpo verify RUN.db --head {total.head}{until}
 ```
 
-The first checks every hash and every update, and that the ledger goes on from the one behind this
-card. The second folds the updates and prints the digest above.
+It checks every hash and every update, and that the ledger goes on from the one behind this card,
+and prints the digest above.
 """

@@ -228,10 +228,9 @@ def test_commands_that_look_agree_and_mean_the_newest_run_where_none_is_named(ya
     assert sum(row["plus"] + row["minus"] + row["ties"] for row in shown["step_rows"]) == 24
     assert call(["show", str(yard)]) == 0
     assert "tabular" in capsys.readouterr().out
-    assert call(["replay", "--folder", str(yard.parent)]) == 0
-    assert heads(yard)[-1] in capsys.readouterr().out
-    assert call(["verify", str(yard), "--steps"]) == 0
+    assert call(["verify", "--folder", str(yard.parent), "--steps"]) == 0
     message = capsys.readouterr().out
+    assert f"weights {heads(yard)[-1]} (theta_sha256) after 3 steps" in message
     assert "step 2: 8 votes" in message
     assert "verified:" in message
     assert call(["verify", str(yard), "--json"]) == 0
@@ -241,10 +240,12 @@ def test_commands_that_look_agree_and_mean_the_newest_run_where_none_is_named(ya
 
 
 @pytest.mark.parametrize("until", [0, 1, 3])
-def test_replay_stops_where_it_is_asked_to(yard, until, capsys):
-    assert call(["replay", str(yard), "--until", str(until), "--json"]) == 0
+def test_verify_gives_the_weights_before_a_step(yard, until, capsys):
+    assert call(["verify", str(yard), "--until", str(until), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found == {"steps": until, "theta_sha256": heads(yard)[until]}
+    assert (found["steps"], found["theta_sha256"]) == (until, heads(yard)[until])
+    assert call(["verify", str(yard), "--until", "4"]) == 2
+    assert "3 steps are applied, not 4; give fewer by --until" in capsys.readouterr().err
 
 
 def test_the_head_that_show_prints_is_the_one_that_verify_takes(yard, capsys):

@@ -79,7 +79,7 @@ def test_a_function_tunes_a_model_and_the_record_is_an_ordinary_one(tuned, capsy
         assert verification.verify(ledger).ok
         assert len(set(theta_digests(ledger))) > 1
         assert ledger.spec["panel"]["function"].endswith("shorter")
-    for command in ("verify", "replay", "report", "show"):
+    for command in ("verify", "report", "show"):
         capsys.readouterr()
         assert call([command, str(tuned.path)]) == 0
     panel = next(line for line in capsys.readouterr().out.splitlines() if "panel " in line)
