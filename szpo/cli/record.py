@@ -1,4 +1,4 @@
-"""Commands about the record: verify, backup, recover, export, merge."""
+"""Commands about the record: verify, backup, export, merge."""
 
 from __future__ import annotations
 
@@ -101,11 +101,19 @@ def backup(
     out: Path | None = typer.Option(
         None, "--out", help="File to write; default: backups/RUN-EVENT.db beside the run."
     ),
+    recover: bool = typer.Option(
+        False, "--recover", help="Write what a damaged file still holds into a new one, --out."
+    ),
     folder: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,
-) -> None:
-    """Copy a live run; the copy is verified before it takes its name."""
+) -> int:
+    """Copy a live run; the copy is verified before it takes its name.
+
+    With --recover, write what a damaged file still holds; the damaged one is not changed.
+    """
     path = run_paths.find(run, folder)
+    if recover:
+        return _recover(path, out, as_json=as_json)
     if out is None:
         with Ledger.open(path, readonly=True) as ledger:
             last = ledger.query("SELECT max(event) AS event FROM events")[0]["event"]
@@ -114,16 +122,13 @@ def backup(
     report = copies.backup(path, out)
     document = {"file": str(out), "verdict": str(report), "head": report.head}
     console.answer(as_json, document, f"wrote {out}; {report}")
+    return 0
 
 
-def recover(
-    run: str | None = run_paths.RUN,
-    out: Path = typer.Option(..., "--out", help="New file for what can be read."),
-    folder: Path = run_paths.FOLDER,
-    as_json: bool = console.AS_JSON,
-) -> int:
-    """Write what a damaged file still holds into a new file; the damaged one is not changed."""
-    found = copies.recover(run_paths.find(run, folder), out)
+def _recover(path: Path, out: Path | None, *, as_json: bool) -> int:
+    if out is None:
+        raise UsageError("--recover goes with --out, the new file for what can be read")
+    found = copies.recover(path, out)
     document = {
         "file": str(out),
         "rows": found.rows,

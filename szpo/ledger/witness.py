@@ -183,8 +183,8 @@ def problem(path: Path) -> str:
 def remedy(path: Path) -> str:
     """What to do about a record from which events are missing."""
     return (
-        f"restore a copy, or write what is left to a new file: szpo recover {path} --out NEW; if "
-        f"you put this copy here yourself, remove {beside(path).name}"
+        f"restore a copy, or write what is left to a new file: szpo backup {path} --recover --out "
+        f"NEW; if you put this copy here yourself, remove {beside(path).name}"
     )
 
 

@@ -69,7 +69,7 @@ def backup(path: Path, out: Path) -> Report:
             copy.execute("PRAGMA journal_mode=DELETE")  # one file, without a log beside it
             found = copy.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if found != "ok":
-            raise IntegrityError(f"{path}: {found}; see: szpo recover {path} --out NEW")
+            raise IntegrityError(f"{path}: {found}; see: szpo backup {path} --recover --out NEW")
         with Ledger.open(draft, readonly=True) as ledger:
             report = verify(ledger)
         if not report.ok:

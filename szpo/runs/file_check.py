@@ -76,7 +76,9 @@ def _pages(ledger: Ledger) -> Iterator[Check]:
     if damage is None:
         yield Check("pages", "ok", "whole; szpo verify checks what they say")
     else:
-        yield Check("pages", "fail", f"{damage}; see: szpo recover {ledger.path} --out NEW")
+        yield Check(
+            "pages", "fail", f"{damage}; see: szpo backup {ledger.path} --recover --out NEW"
+        )
 
 
 def _last_record(ledger: Ledger) -> Iterator[Check]:

@@ -54,7 +54,7 @@ def comparisons_asked(ledger: Ledger, step: int) -> list[Record]:
 def _damaged(ledger: Ledger, what: str) -> IntegrityError:
     return IntegrityError(
         f"{ledger.path.name}: votes cannot be counted, the file is damaged ({what}); "
-        f"see: szpo recover {ledger.path} --out NEW"
+        f"see: szpo backup {ledger.path} --recover --out NEW"
     )
 
 

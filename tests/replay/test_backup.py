@@ -143,7 +143,9 @@ def test_a_damaged_index_loses_nothing(run, tmp_path, capsys):
     run.write_bytes(content)
     with Ledger.open(run) as ledger:
         assert not verification.verify(ledger).ok
-    assert call(["recover", str(run), "--out", str(tmp_path / "new.db")]) == 0
+    assert call(["backup", str(run), "--recover"]) == 2
+    assert "--recover goes with --out" in capsys.readouterr().err
+    assert call(["backup", str(run), "--recover", "--out", str(tmp_path / "new.db")]) == 0
     assert "verified" in capsys.readouterr().out
     assert run.read_bytes() == content
 

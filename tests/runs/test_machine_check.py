@@ -151,7 +151,7 @@ def test_damaged_pages_are_a_failure_that_names_recover(path):
     content[(root - 1) * 4096 : root * 4096] = b"\xff" * 4096
     path.write_bytes(content)
     check = found(path)["pages"]
-    assert check.status == "fail" and f"szpo recover {path} --out" in check.text
+    assert check.status == "fail" and f"szpo backup {path} --recover --out" in check.text
     path.write_bytes(b"x" * 5000)
     assert found(path)["file"].status == "fail"
 
