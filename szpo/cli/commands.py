@@ -51,13 +51,12 @@ GROUPS: Final = {
     ),
     "Look": (
         ("runs", "inspect", "List the runs of a folder, newest first."),
-        ("show", "inspect", "Show a run's totals and its last steps."),
+        ("show", "inspect", "Show a run's totals and last steps; --voters: voters' weights."),
         ("sample", "inspect", "Let the base and the tuned policy answer the same prompts."),
         ("report", "inspect", "Write one HTML page: curves, samples, votes, verification."),
         ("compare", "", "Compare runs by their files, or methods by what they cost."),
         ("features", "features", "Fit how much named features of the answers decide votes."),
         ("clusters", "features", "Test whether the votes come from one taste or from several."),
-        ("voters", "inspect", "Show how much each voter's votes would weigh."),
         ("visualize", "", "Show the posterior over two weights on a page."),
     ),
     "Record": (

@@ -1,4 +1,4 @@
-"""Commands that only read: runs, voters, show, sample, report."""
+"""Commands that only read: runs, show, sample, report."""
 
 from __future__ import annotations
 
@@ -46,33 +46,19 @@ def runs(folder: Path = run_paths.FOLDER, as_json: bool = console.AS_JSON) -> No
         console.table(names, [[run[key] for key in keys] for run in found])
 
 
-def voters(
-    run: str | None = run_paths.RUN,
-    folder: Path = run_paths.FOLDER,
-    as_json: bool = console.AS_JSON,
-) -> None:
-    """Show how much each voter's votes would weigh under every weighting, with intervals."""
-    from szpo.analysis import voter_report
-
-    with run_paths.look(run_paths.find(run, folder)) as ledger, ledger.snapshot():
-        found = voter_report.voters(ledger)
-    if as_json:
-        console.emit([asdict(row) for row in found])
-        return
-    if not found:
-        console.say("no finished step has votes yet")
-        return
-    console.table(*voter_report.table(found))
-    console.say(voter_report.LEGEND)
-
-
 def show(
     run: str | None = run_paths.RUN,
     folder: Path = run_paths.FOLDER,
     steps: int = typer.Option(10, "--steps", min=0, help="How many of the last steps to list."),
+    voters: bool = typer.Option(
+        False, "--voters", help="Instead, how much each voter's votes would weigh."
+    ),
     as_json: bool = console.AS_JSON,
 ) -> None:
-    """Show a run's totals and its last steps."""
+    """Show a run's totals and its last steps; or its voters' weights under every weighting."""
+    if voters:
+        _show_voters(run_paths.find(run, folder), as_json=as_json)
+        return
     with run_paths.look(run_paths.find(run, folder)) as ledger:
         total = results.read(ledger)
         measured = held_out.read(ledger)
@@ -142,6 +128,21 @@ def show(
             "logits, mean over its directions; turned by: the smallest share of voters who could "
             "have reversed the step by voting against it"
         )
+
+
+def _show_voters(path: Path, *, as_json: bool) -> None:
+    from szpo.analysis import voter_report
+
+    with run_paths.look(path) as ledger, ledger.snapshot():
+        found = voter_report.voters(ledger)
+    if as_json:
+        console.emit([asdict(row) for row in found])
+        return
+    if not found:
+        console.say("no finished step has votes yet")
+        return
+    console.table(*voter_report.table(found))
+    console.say(voter_report.LEGEND)
 
 
 def findings_of(

@@ -553,8 +553,8 @@ def test_the_table_of_voters_counts_votes_and_shows_the_weights_in_use(tmp_path)
 @pytest.mark.full
 def test_the_command_lists_the_votes_of_every_voter(tmp_path, capsys):
     path = str(yard_run.finished(tmp_path))
-    assert call(["voters", path, "--json"]) == 0
+    assert call(["show", path, "--voters", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert sum(row["votes"] for row in rows) == 24 and {row["in_use"] for row in rows} == {1.0}
-    assert call(["voters", path]) == 0
+    assert call(["show", path, "--voters"]) == 0
     assert "rationality" in capsys.readouterr().out
