@@ -62,8 +62,7 @@ GROUPS: Final = {
     "Record": (
         ("verify", "record", "Check every hash, the votes behind each update, the weights."),
         ("backup", "record", "Copy a live run, verified; or --recover what is left of one."),
-        ("export", "record", "Write the adapter (PEFT) or the votes."),
-        ("merge", "record", "Write the base model with the adapter merged in."),
+        ("export", "record", "Write the adapter (PEFT), the merged model or the votes."),
     ),
     "Data and gradient methods": (
         ("pairs", "data", "Read a run's votes or a preference file; write TRL's pairs."),

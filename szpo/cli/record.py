@@ -1,4 +1,4 @@
-"""Commands about the record: verify, backup, export, merge."""
+"""Commands about the record: verify, backup, export."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -23,13 +23,11 @@ from szpo.replay import backup as copies
 from szpo.replay import verification
 from szpo.replay.findings import Report
 from szpo.reports import hub
-from szpo.reports.model_card import UNNAMED, Names, Weights, base_id, find_unknown
+from szpo.reports.model_card import Names, Weights, base_id, find_unknown
 from szpo.reports.votes import People, write_dataset, write_votes
 
-OUT = typer.Option(None, "--out", help="Folder to write; default: beside the run.")
-ANYWAY = typer.Option(
-    False, "--anyway", help="Write even weights that fail a guard or cannot be told from the base."
-)
+if TYPE_CHECKING:
+    from szpo.runs.assemble import RunParts
 
 
 def verify(
@@ -142,7 +140,9 @@ def _recover(path: Path, out: Path | None, *, as_json: bool) -> int:
 
 def export(
     run: str | None = run_paths.RUN,
-    out: Path | None = OUT,
+    out: Path | None = typer.Option(
+        None, "--out", help="Folder to write; default: beside the run."
+    ),
     votes: Path | None = typer.Option(
         None,
         "--votes",
@@ -178,7 +178,14 @@ def export(
         "--scale",
         help="Factor on the weights' way from the start, above 0, at most 1; measured anew.",
     ),
-    anyway: bool = ANYWAY,
+    merged: bool = typer.Option(
+        False, "--merged", help="Write the whole base model with the adapter merged in instead."
+    ),
+    anyway: bool = typer.Option(
+        False,
+        "--anyway",
+        help="Write even weights that fail a guard or cannot be told from the base.",
+    ),
     cluster: int | None = typer.Option(
         None,
         "--cluster",
@@ -191,14 +198,14 @@ def export(
     folder: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,
 ) -> None:
-    """Write the adapter (PEFT) or the votes; push to the Hugging Face Hub.
+    """Write the adapter (PEFT), the merged model or the votes; push to the Hugging Face Hub.
 
-    An adapter that fails a guard or cannot be told from the base is written only with --anyway;
-    without it the exit code is 1. One that was not measured is written with a warning. The folder
-    also gets a model card and the base's tokenizer with its chat template. --scale and --cluster
-    load the model and measure KL and guards of what is written. Votes are written as
-    JSONL, CSV or an SQLite table, or as a folder for datasets. What is pushed is written to a
-    temporary folder unless --out or --dataset names one.
+    Weights that fail a guard or cannot be told from the base are written only with --anyway;
+    without it the exit code is 1. Those that were not measured are written with a warning. The
+    adapter's folder also gets a model card and the base's tokenizer with its chat template.
+    --scale and --cluster load the model and measure KL and guards of what is written. Votes are
+    written as JSONL, CSV or an SQLite table, or as a folder for datasets. What is pushed is
+    written to a temporary folder unless --out or --dataset names one.
     """
     names = Names(
         base and hub.check_name(base, "--base"),
@@ -219,6 +226,9 @@ def export(
         )
     if scale != 1 and not with_adapter:
         raise UsageError("--scale: no adapter is written; leave out --votes, or add --out FOLDER")
+    others = {"--votes": votes, "--dataset": dataset, "--push": push, "--push-votes": push_votes}
+    if merged and (idle := [name for name, value in others.items() if value is not None]):
+        raise UsageError(f"--merged writes a whole model to a folder; leave out {', '.join(idle)}")
     path = run_paths.find(run, folder)
     with run_paths.look(path) as ledger:
         documents: list[dict[str, Any]]  # key "": the line to print
@@ -237,13 +247,17 @@ def export(
             if with_adapter:
                 suffix = "" if cluster is None else f"-{cluster}"
                 suffix += "" if scale == 1 else f"-scaled-{scale:g}"
-                place = out if push else out or path.with_name(f"{path.stem}-adapter{suffix}")
+                kind = "merged" if merged else "adapter"
+                beside = path.with_name(f"{path.stem}-{kind}{suffix}")
                 weights = _make_weights(ledger, step, scale, cluster, chosen or USUAL)
                 documents.append(
-                    _hand_over_adapter(
-                        ledger, place, weights, names, push=push, public=public, anyway=anyway
+                    _write_merged(ledger, out or beside, weights, anyway=anyway)
+                    if merged
+                    else _hand_over_adapter(
+                        ledger, out if push else out or beside, weights, names,
+                        push=push, public=public, anyway=anyway,
                     )
-                )
+                )  # fmt: skip
             if dataset or push_votes:
                 people = People(pseudonyms, notes)
                 documents.append(_hand_over_votes(ledger, dataset, people, names, public=public))
@@ -276,10 +290,16 @@ def _hand_over_adapter(
     anyway: bool,
 ) -> dict[str, Any]:
     """Write the adapter, and push it if it has a name on the hub."""
+    from szpo.reports import adapter
+
     with _target(out) as target:
-        found: dict[str, Any] = {
-            "tokenizer": write_adapter(ledger, target, weights, names, anyway=anyway)
-        }
+        tokenizer = adapter.write_folder(ledger, target, weights, names, anyway=anyway)
+        found: dict[str, Any] = {"tokenizer": tokenizer}
+        if not tokenizer:
+            console.warn(
+                f"{ledger.path.stem}: its base model is not on this machine, so the folder has no "
+                "tokenizer; load that of the base model"
+            )
         if not anyway and (unknown := find_unknown(ledger, weights)):
             console.warn(unknown)
         message = (
@@ -294,10 +314,39 @@ def _hand_over_adapter(
         if (group := weights.group) is not None:
             found |= {"votes": group.votes, "panelists": group.members}
             message += f"; fitted to {group.votes} votes of {', '.join(group.members)}"
-        if weights.heldout is not None:
-            guards = [asdict(guard) for guard in weights.heldout.guards]
-            found |= {"kl": weights.kl, "guards": guards}
-    return {**found, "": message}
+    return {**found, **_measured(weights), "": message}
+
+
+def _write_merged(ledger: Ledger, out: Path, weights: Weights, *, anyway: bool) -> dict[str, Any]:
+    """Write the base model with the adapter merged into its weights."""
+    from szpo.cache import quiet
+    from szpo.reports import adapter
+
+    target = run_paths.fresh(out)
+    if not anyway:
+        adapter.require_sound(ledger, weights)
+        if unknown := find_unknown(ledger, weights):
+            console.warn(unknown)
+    parts = _reopen(ledger)
+    with write_whole(target) as draft, quiet():
+        parts.language.merge(draft, theta=weights.theta(ledger))
+    message = f"wrote {out}; load it with AutoModelForCausalLM.from_pretrained"
+    return {"model": str(out), **_measured(weights), "": message}
+
+
+def _measured(weights: Weights) -> dict[str, Any]:
+    """What was measured of weights for this export; empty if nothing was."""
+    if weights.heldout is None:
+        return {}
+    return {"kl": weights.kl, "guards": [asdict(guard) for guard in weights.heldout.guards]}
+
+
+def _reopen(ledger: Ledger) -> RunParts:
+    from szpo.cache import quiet
+    from szpo.runs import assemble
+
+    with quiet():
+        return assemble.reopen(ledger, panel=False, say=console.complain)
 
 
 def _make_weights(
@@ -307,13 +356,12 @@ def _make_weights(
     if scale == 1 and cluster is None:
         return Weights(step)
     from szpo.cache import quiet
-    from szpo.runs import assemble, other_weights
+    from szpo.runs import other_weights
 
-    members = None if cluster is None else members_of(ledger, chosen, cluster)
+    members = [] if cluster is None else members_of(ledger, chosen, cluster)
+    parts, weights = _reopen(ledger), Weights(step, scale)
     with quiet():
-        parts = assemble.reopen(ledger, panel=False, say=console.complain)
-        weights = Weights(step, scale)
-        if cluster is not None and members is not None:
+        if cluster is not None:
             group = other_weights.fit_group(ledger, parts, cluster, chosen, members)
             weights = replace(weights, group=group)
         theta = weights.theta(ledger)
@@ -332,47 +380,3 @@ def _target(path: Path | None) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as place:
         yield Path(place) / "export"
-
-
-def write_adapter(
-    ledger: Ledger,
-    target: Path,
-    weights: Weights,
-    names: Names = UNNAMED,
-    *,
-    anyway: bool = False,
-) -> bool:
-    """Write the adapter folder; returns whether it has a tokenizer, and warns if not."""
-    from szpo.reports import adapter
-
-    tokenizer = adapter.write_folder(ledger, target, weights, names, anyway=anyway)
-    if not tokenizer:
-        console.warn(
-            f"{ledger.path.stem}: its base model is not on this machine, so the folder has no "
-            "tokenizer; load that of the base model"
-        )
-    return tokenizer
-
-
-def merge(
-    run: str | None = run_paths.RUN,
-    out: Path | None = OUT,
-    anyway: bool = ANYWAY,
-    folder: Path = run_paths.FOLDER,
-    as_json: bool = console.AS_JSON,
-) -> None:
-    """Write the base model with the adapter merged into its weights (safetensors)."""
-    from szpo.cache import quiet
-    from szpo.reports import adapter
-    from szpo.runs import assemble
-
-    path = run_paths.find(run, folder)
-    target = run_paths.fresh(out or path.with_name(f"{path.stem}-merged"))
-    with run_paths.look(path) as ledger, quiet():
-        if not anyway:
-            adapter.require_sound(ledger)
-        parts = assemble.reopen(ledger, panel=False, say=console.complain)
-        with write_whole(target) as draft:
-            parts.language.merge(draft)
-    text = f"wrote {target}; load it with AutoModelForCausalLM.from_pretrained"
-    console.answer(as_json, {"model": str(target)}, text)

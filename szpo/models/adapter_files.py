@@ -74,7 +74,7 @@ def merged_state(loaded: Loaded, factors: Theta, sites: tuple[Site, ...]) -> dic
     """
     if loaded.quantization is not None:
         raise UsageError(
-            "nothing can be merged into a 4-bit model; load the adapter beside it: szpo export"
+            "nothing can be merged into a 4-bit model; load the adapter beside it (no --merged)"
         )
     state = dict(loaded.model.state_dict())
     for site in sites:

@@ -215,7 +215,7 @@ def test_a_model_that_lacks_a_layer_is_refused_wherever_one_is_loaded(refused, f
     whole = (base / "model.safetensors").read_bytes()
     try:
         without_a_layer(base)
-        assert LACKS in refused(2, "merge", folder, "--anyway", "--out", tmp_path / "out")
+        assert LACKS in refused(2, "export", folder, "--merged", "--anyway", "--out", tmp_path / "out")
     finally:
         (base / "model.safetensors").write_bytes(whole)
     assert not [*tmp_path.glob("runs/*"), *tmp_path.glob("out")]
@@ -245,7 +245,7 @@ def test_an_adapter_in_the_place_of_a_model_is_said_to_be_one(refused, folder, t
     inside = base / "adapter_config.json"
     try:
         shutil.copy(adapter / inside.name, inside)
-        message = refused(2, "merge", folder, "--anyway", "--out", tmp_path / "out")
+        message = refused(2, "export", folder, "--merged", "--anyway", "--out", tmp_path / "out")
     finally:
         inside.unlink()
     assert message.startswith(f"{base} has an adapter beside the model (adapter_config.json); ")

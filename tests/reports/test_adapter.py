@@ -146,7 +146,7 @@ def test_what_fails_a_guard_or_is_all_but_the_base_leaves_the_run_only_anyway(
         ["export", str(run), "--out", str(out)],
         ["export", str(run), "--push", "me/tuned", "--base", "someone/llama", "--push-votes",
          "me/votes", "--out", str(out)],
-        ["merge", str(run), "--out", str(out)],
+        ["export", str(run), "--merged", "--out", str(out)],
     )  # fmt: skip
     for line in refused:
         assert call(line) == 1 and not out.exists() and served.requests == []
@@ -225,9 +225,11 @@ def test_a_scaled_adapter_that_fails_a_guard_leaves_the_run_only_anyway(
         (["--scale", "nan"], "--scale nan: give a factor above 0, at most 1"),
         (["--scale", "0.5", "--votes", "v.csv"], "--scale: no adapter is written"),
         (["--scale", "0.5", "--dataset", "votes"], "--scale: no adapter is written"),
+        (["--merged", "--votes", "v.csv"], "to a folder; leave out --votes"),
+        (["--merged", "--push", "me/tuned"], "to a folder; leave out --push"),
     ],
 )
-def test_a_scale_that_makes_no_sense_is_one_line(run, words, reason, capsys):
+def test_options_that_make_no_sense_are_one_line(run, words, reason, capsys):
     assert call(["export", str(run), *words]) == 2
     (said,) = capsys.readouterr().err.splitlines()
     assert reason in said
@@ -235,7 +237,7 @@ def test_a_scale_that_makes_no_sense_is_one_line(run, words, reason, capsys):
 
 def test_merged_model_needs_no_adapter(run, adapter, tmp_path):
     merged = tmp_path / "merged"
-    assert call(["merge", str(run), "--anyway", "--out", str(merged)]) == 0
+    assert call(["export", str(run), "--merged", "--anyway", "--out", str(merged)]) == 0
     with quiet():
         whole = AutoModelForCausalLM.from_pretrained(merged).eval()
     adapted = PeftModel.from_pretrained(base(run), str(adapter))
