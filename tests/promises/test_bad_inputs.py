@@ -215,7 +215,9 @@ def test_a_model_that_lacks_a_layer_is_refused_wherever_one_is_loaded(refused, f
     whole = (base / "model.safetensors").read_bytes()
     try:
         without_a_layer(base)
-        assert LACKS in refused(2, "export", folder, "--merged", "--anyway", "--out", tmp_path / "out")
+        assert LACKS in refused(
+            2, "export", folder, "--merged", "--anyway", "--out", tmp_path / "out"
+        )
     finally:
         (base / "model.safetensors").write_bytes(whole)
     assert not [*tmp_path.glob("runs/*"), *tmp_path.glob("out")]
