@@ -142,7 +142,7 @@ def load_model(folder: Path, **options: Any) -> Any:
             f"{folder}: its files lack {len(missing)} of the model's tensors: "
             f"{list_first(missing)}{named if others else ''}; {AGAIN}"
         )
-    if unlike := sorted(found["mismatched_keys"]):
+    if unlike := sorted(found["mismatched_keys"]) + _packed_unlike(model):
         name, here, wanted = unlike[0]
         raise UsageError(
             f"{folder}: the shapes of {len(unlike)} tensors are not the model's: {name} is "
@@ -159,6 +159,17 @@ def load_model(folder: Path, **options: Any) -> Any:
 
 
 AGAIN = "fetch or copy the model again, with the config.json that belongs to its files"
+
+
+def _packed_unlike(model: Any) -> list[Any]:
+    """4-bit weights whose shapes in the files, which transformers does not compare, are others."""
+    found = []
+    for name, layer in model.named_modules():
+        packed = getattr(getattr(layer, "weight", None), "quant_state", None)
+        if packed is not None:
+            wanted = (layer.out_features, layer.in_features)
+            found += [(f"{name}.weight", packed.shape, wanted)] * (tuple(packed.shape) != wanted)
+    return found
 
 
 @contextmanager
