@@ -67,6 +67,8 @@ class Answer:
     text: str
     end: Literal["stop", "length"] = "stop"
     tokens: int = 0
+    end_token: int | None = None
+    """The token that ended it, if that is not its model's usual one; the record has none."""
 
 
 Batch: TypeAlias = tuple[Answer, ...]

@@ -6,7 +6,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -120,4 +120,4 @@ def clean_prompt(prompt: Prompt) -> Prompt:
 def clean_answer(answer: Answer) -> Answer:
     """Make an answer's text valid for UTF-8, as in `clean_prompt`."""
     text = canonical.utf8(answer.text)
-    return answer if text == answer.text else Answer(text, answer.end, answer.tokens)
+    return answer if text == answer.text else replace(answer, text=text)

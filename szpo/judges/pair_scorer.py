@@ -110,7 +110,7 @@ def features(
     facts: ModelFacts, reader: Answerer, prompts: Sequence[Prompt], answers: Sequence[Answer]
 ) -> Tensor:
     """Mean and last of each answer's final hidden states, (n, 2 · hidden) in fp64."""
-    end = min(loading.stop_tokens(facts), default=0)
+    end = loading.end_token(facts) or 0
     asked = tuple(loading.encode(facts.tokenizer, prompt) for prompt in prompts)
     spoken = tuple(
         (*facts.tokenizer(answer.text, add_special_tokens=False)["input_ids"], end)

@@ -11,6 +11,7 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -398,10 +399,45 @@ def encode(tokenizer: Any, prompt: Prompt) -> tuple[int, ...]:
 
 def stop_tokens(loaded: ModelFacts) -> tuple[int, ...]:
     """The tokens that end an answer: the tokenizer's and those of the generation settings."""
-    listed = getattr(loaded.generation, "eos_token_id", None)
-    found = listed if isinstance(listed, list) else [listed]
-    found = [*found, loaded.tokenizer.eos_token_id]
+    found = [*_listed_ends(loaded), loaded.tokenizer.eos_token_id]
     return tuple(sorted({int(i) for i in found if i is not None}))
+
+
+def end_token(loaded: ModelFacts) -> int | None:
+    """The stop token of an answer of which nothing else is known; None if the model has none.
+
+    It is the one that ends a turn in the chat template, else the tokenizer's, else the first of
+    the generation settings.
+    """
+    stops = stop_tokens(loaded)
+    if len(stops) < 2:
+        return next(iter(stops), None)
+    tokenizer = loaded.tokenizer
+    template = getattr(tokenizer, "chat_template", None)
+    found = _end_of_turn(tokenizer, str(template), stops) if template else None
+    known = (found, tokenizer.eos_token_id, *_listed_ends(loaded))
+    return next(int(token) for token in known if token is not None)
+
+
+def _listed_ends(loaded: ModelFacts) -> list[int | None]:
+    listed = getattr(loaded.generation, "eos_token_id", None)
+    return listed if isinstance(listed, list) else [listed]
+
+
+_SPOKEN = "An answer in plain words"
+
+
+@lru_cache(maxsize=16)
+def _end_of_turn(tokenizer: Any, template: str, stops: tuple[int, ...]) -> int | None:
+    """The first stop token after an answer in the template; ``template`` makes the entry's key."""
+    del template
+    turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": _SPOKEN}]
+    try:
+        before, _, after = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(_SPOKEN)
+    except Exception:  # templates are programs and may raise anything
+        return None
+    ids = tokenizer(after, add_special_tokens=False)["input_ids"] if before else ()
+    return next((int(token) for token in ids if token in stops), None)
 
 
 def answer_of(loaded: ModelFacts, tokens: Sequence[int], stops: Sequence[str] = ()) -> Answer:
@@ -411,14 +447,15 @@ def answer_of(loaded: ModelFacts, tokens: Sequence[int], stops: Sequence[str] = 
     text = loaded.tokenizer.decode(
         spoken, skip_special_tokens=True, clean_up_tokenization_spaces=False
     )
+    other = int(tokens[-1]) if ended and tokens[-1] != end_token(loaded) else None
     cuts = [text.find(stop) for stop in stops if stop and stop in text]
     if cuts:
-        text, ended = text[: min(cuts)], True
-    return Answer(text.strip(), "stop" if ended else "length", len(spoken))
+        text, ended, other = text[: min(cuts)], True, None
+    return Answer(text.strip(), "stop" if ended else "length", len(spoken), other)
 
 
 def answer_tokens(loaded: ModelFacts, answer: Answer) -> list[int]:
     """An answer's tokens; the end token belongs to it where the answer ended itself."""
     ids = list(loaded.tokenizer(answer.text, add_special_tokens=False)["input_ids"])
-    ends = stop_tokens(loaded)
-    return [*ids, ends[0]] if answer.end == "stop" and ends else ids
+    end = end_token(loaded) if answer.end_token is None else answer.end_token
+    return ids if answer.end != "stop" or end is None else [*ids, end]

@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -292,7 +292,7 @@ def answers_name(config: Config, model: Model, prompts: Sequence[Prompt]) -> str
 
 def write_answers(found: Sequence[Sequence[Answer]], path: Path) -> None:
     """Write answers as JSON."""
-    rows = [[(a.text, a.end, a.tokens) for a in row] for row in found]
+    rows = [[astuple(answer) for answer in row] for row in found]
     path.write_text(json.dumps(rows), encoding="utf-8")
 
 

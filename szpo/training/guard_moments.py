@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 
 from szpo import cache
+from szpo.models import loading
 from szpo.optim.rules import guard_geometry
 from szpo.optim.rules.guard_geometry import Moments
 from szpo.policies import own_prompt
@@ -128,10 +129,12 @@ def _file_name(
     policy: LoraPolicy, prompts: Sequence[Prompt], samples: int, dtype: str | None = None
 ) -> str:
     loaded = policy.loaded
-    # The None was once a number of rows; it keeps the names of stored and shipped files.
+    ends = loading.stop_tokens(loaded)
+    # Without several end tokens None keeps the names of stored and shipped files.
     named = [
         1, loaded.sha256, dtype or loaded.dtype, loaded.quantization, policy.subspace.basis_sha256,
-        asdict(policy.sampling), None, [prompt.turns for prompt in prompts], samples,
+        asdict(policy.sampling), ends if len(ends) > 1 else None,
+        [prompt.turns for prompt in prompts], samples,
     ]  # fmt: skip
     return f"{hashlib.sha256(json.dumps(named).encode()).hexdigest()}.npz"
 

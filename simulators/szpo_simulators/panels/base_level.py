@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 
 from szpo import cache
+from szpo.models import loading
 from szpo.policies import text_guards
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.subspace_cache import SHIPPED_DTYPE
@@ -85,17 +86,18 @@ def file_name(
 ) -> str:
     """The file name of a base: a digest of everything that it depends on."""
     loaded = policy.loaded
-    # The None was once a number of rows; it stays, so that existing files are found.
+    ends = loading.stop_tokens(loaded)
+    # Without several end tokens None keeps the names of existing files.
     named = [
         1, loaded.sha256, dtype or loaded.dtype, loaded.quantization, asdict(policy.sampling),
-        None, [prompt.turns for prompt in prompts], SAMPLES, compared,
+        ends if len(ends) > 1 else None, [prompt.turns for prompt in prompts], SAMPLES, compared,
     ]  # fmt: skip
     return f"{hashlib.sha256(json.dumps(named).encode()).hexdigest()}.json"
 
 
 def to_file(found: BaseLevel, path: Path) -> None:
     """Write a base level as JSON."""
-    answers = [[(a.text, a.end, a.tokens) for a in row] for row in found.answers]
+    answers = [[astuple(answer) for answer in row] for row in found.answers]
     body = {"answers": answers, "figures": asdict(found.figures)}
     path.write_text(json.dumps(body), encoding="utf-8")
 
