@@ -30,7 +30,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-TOOLS = ("dev", "test", "load", "release", "docs")
+TOOLS = ("dev", "test", "load", "mutants", "release", "docs")
 """Extras for the work on szpo itself."""
 MIB = 2**20
 
