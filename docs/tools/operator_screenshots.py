@@ -122,8 +122,8 @@ def main() -> None:
                     page.goto("/operate/")
                     picture(page, name)
                     if stage is not first:  # what was voted on
-                        page.goto("/operate/votes?panelist=P-01&sort=split")
-                        picture(page, name.replace("operate", "votes"), ready=".vb-item")
+                        page.goto("/operate/votes")
+                        picture(page, name.replace("operate", "votes"), ready="article")
                     made.close()
             stage.ledger.close()
         browser.close()

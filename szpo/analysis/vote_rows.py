@@ -71,13 +71,10 @@ class VoteRow:
 
     @property
     def seconds(self) -> float:
-        """Time on the page, s."""
-        return seconds_on_page(self.dwell_ms, self.served_us, self.received_us)
-
-
-def seconds_on_page(dwell_ms: int | None, served_us: int, received_us: int) -> float:
-    """Seconds on the page: as the page measured them, else from serving to the answer."""
-    return max(0, received_us - served_us) / 1e6 if dwell_ms is None else dwell_ms / 1e3
+        """Time on the page, s: as the page measured it, else from serving to the answer."""
+        if self.dwell_ms is None:
+            return max(0, self.received_us - self.served_us) / 1e6
+        return self.dwell_ms / 1e3
 
 
 class VoteRows:

@@ -199,6 +199,28 @@ CREATE TABLE checkpoints (
   PRIMARY KEY (run, step, path)
 ) STRICT;
 
+-- For people and other programs to read: a row for each vote and prompt, open rounds included.
+-- JSON is read by table functions alone, which also work where a schema is not trusted.
+CREATE VIEW readable_votes AS
+SELECT v.vote, c.step, c.kind, c.comparison, p.pseudonym AS panelist,
+       CASE v.choice WHEN 'tie' THEN 'tie' WHEN 'skip' THEN 'skip'
+         WHEN s.plus_side THEN 'plus' ELSE 'minus' END AS winner,
+       a.i,
+       (SELECT group_concat(atom, char(10)) FROM json_tree(a.prompt)
+        WHERE key = 1 AND type = 'text') AS prompt,
+       a.plus, a.minus,
+       (SELECT CASE atom WHEN 'tie' THEN 'tie' WHEN s.plus_side THEN 'plus' ELSE 'minus' END
+        FROM json_each(v.details, '$.notes') WHERE key = CAST(a.i AS TEXT)) AS note,
+       v.skip_reason, v.revision, v.late,
+       coalesce((SELECT action = 'exclude' FROM amendments m WHERE m.vote = v.vote
+                 ORDER BY amendment DESC LIMIT 1), 0) AS excluded,
+       strftime('%Y-%m-%d %H:%M:%S', v.received_us / 1000000, 'unixepoch') AS received_utc
+FROM votes v
+JOIN assignments s USING (assignment)
+JOIN comparisons c USING (comparison)
+JOIN panelists p USING (panelist)
+JOIN answers a USING (comparison);
+
 -- The fence: whoever lost the lease can neither move a step nor write an update.
 CREATE TRIGGER steps_fence_insert BEFORE INSERT ON steps
   WHEN NEW.epoch IS NOT (SELECT epoch FROM controller WHERE run = NEW.run)

@@ -76,7 +76,7 @@ def test_the_file_is_private_and_synced_in_full(tmp_path, monkeypatch, syncing):
 
 def test_tables_are_strict_and_a_row_belongs_to_one_that_exists(run):
     for row in run.query("PRAGMA table_list"):
-        if row["schema"] == "main" and not row["name"].startswith("sqlite_"):
+        if (row["schema"], row["type"]) == ("main", "table") and "sqlite_" not in row["name"]:
             assert row["strict"], row["name"]
     with pytest.raises(IntegrityError), run.transaction():
         run.append(

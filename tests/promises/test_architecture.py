@@ -258,21 +258,6 @@ def test_what_holds_the_model_serves_nobody():
                 assert not found, f"{name(path)}:{line} imports {found}"
 
 
-FILTERED = {
-    "vote_pages.py": {
-        "chosen.key",
-        "where",
-        "end",
-        "votes",
-        "meets or '1'",
-        "votes or vote_filter.EVERY",
-        "side",
-    },
-    "vote_index.py": {"column", "table"},
-}
-"""Parts of statements that `vote_filter` makes, or that the module names beside them."""
-
-
 def calls(path: Path) -> Iterator[ast.Call]:
     return (node for node in ast.walk(parsed(path)) if isinstance(node, ast.Call))
 
@@ -288,8 +273,7 @@ def test_the_pages_write_no_value_into_a_statement():
             for part in ast.walk(call.args[0]):
                 if isinstance(part, ast.FormattedValue):
                     value = ast.unparse(part.value)
-                    if value not in FILTERED.get(path.name, ()):
-                        assert re.fullmatch(r"[A-Z_]+|marks", value), f"{name(path)}: {value}"
+                    assert re.fullmatch(r"[A-Z_]+|marks", value), f"{name(path)}: {value}"
     assert asked >= 20
 
 

@@ -10,23 +10,10 @@ import pytest
 from szpo.cli.app import call
 from szpo.ledger.database import Ledger
 from szpo.replay import backup
-from szpo_ui.operator import vote_filter
 from szpo_ui.web import credentials
 from szpo_ui.web.credentials import AccessError
 from tests.support import yard_run
 from tests.support.crashing import Crash, Faulty, wrap
-
-
-def test_conditions_of_a_filter_have_no_value_of_it():
-    """What the browser of comparisons adds to a statement is szpo's own words."""
-    words = {"q": "hostile one", "panelist": "hostile two", "comparison": "hostile three"}
-    chosen = vote_filter.parse([*words.items(), ("round", "987"), ("prompt", "654"),
-                                ("after", "321.123"), ("sort", "split")])  # fmt: skip
-    where, values = vote_filter.of_comparisons(chosen)
-    end, cursor, _ = vote_filter.page_end(chosen, limit=51)
-    for text in ("hostile", "987", "986", "654", "321", "123"):
-        assert text not in where + end + chosen.key
-    assert {986, 654, "hostile two", "hostile three"} <= set(values) and cursor == [321, 123]
 
 
 def mode(path):

@@ -288,3 +288,25 @@ def test_a_kept_report_has_no_fault_of_axe_and_fits_320_pixels(chromium, tmp_pat
     page.set_viewport_size({"width": 360, "height": 740})  # where tables scroll
     assert in_both_colours(page) == []
     page.close()
+
+
+def test_the_list_of_votes_has_no_fault_of_axe_fits_320_pixels_and_is_left_by_a_link(
+    stage, operator, monkeypatch
+):
+    monkeypatch.setattr("szpo_ui.operator.page.MOST_VOTES", 5)
+    play(stage, 2)
+    page = operator().new_page()
+    page.goto("/operate/")
+    page.wait_for_selector(READY)
+    page.get_by_text("What was voted on").click()
+    page.wait_for_url("**/operate/votes")
+    first = page.locator("h2").all_inner_texts()
+    assert first == [f"Vote {n}" for n in (8, 7, 6, 5, 4)]
+    assert in_both_colours(page) == []
+    for size in SIZES:
+        assert misfits(page, *size, root="main", bar=".op-top") == []
+    page.get_by_role("link", name="Older").click()
+    page.wait_for_url("**/operate/votes?before=4")
+    assert page.locator("h2").all_inner_texts() == ["Vote 3", "Vote 2", "Vote 1"]
+    page.get_by_text("Back to the operator’s page").click()
+    page.wait_for_selector(READY)

@@ -6,7 +6,9 @@ import json
 import math
 import re
 from typing import Any
+from urllib.parse import quote
 
+import httpx
 import pytest
 
 from szpo.errors import StorageError, UsageError
@@ -20,11 +22,13 @@ from szpo.voting import lease, pauses
 from szpo_ui.operator import controls, state
 from szpo_ui.operator import page as operator_page
 from szpo_ui.operator.controls import Command
-from szpo_ui.web import credentials
+from szpo_ui.web import credentials, security
 from tests.support.browser import OPERATE, Stage, cast, page_call, play
 from tests.support.cases import case
 from tests.support.operator_page import answer_samples, measure, text
+from tests.support.outline import Outline
 from tests.support.panel_states import final_comparison
+from tests.support.xss_corpus import PAYLOADS
 
 pytest_plugins = ["tests.support.browser", "tests.support.operator_page"]
 
@@ -214,6 +218,93 @@ def test_texts_of_models_are_text(staged):
         assert harmful not in shown
     assert "&lt;img src=x onerror=window.pwn=1&gt;" in shown
     assert "⟨202E⟩" in shown
+
+
+# ---- the list of votes ----
+
+
+def listed(stage: Stage, before: int | None = None) -> list[int]:
+    """The numbers of the votes on a page of the list, from the top."""
+    shown = operator_page.render_votes(stage.site, before)
+    return [int(number) for number in re.findall(r'<h2 id="v-(\d+)', shown)]
+
+
+def test_votes_of_what_is_open_are_listed_once_it_is_closed_or_by_the_switch(voted):
+    (last,) = voted.ledger.query("SELECT max(vote) AS vote FROM votes")
+    assert listed(voted) == list(range(last["vote"] - 1, 0, -1))
+    shown = operator_page.render_votes(voted.site, None)
+    assert "still open" in shown and "of round 3" not in shown
+    do(voted, "live", on=True)
+    assert listed(voted)[0] == last["vote"]
+    assert "still open" not in operator_page.render_votes(voted.site, None)
+    do(voted, "live", on=False)
+    final = final_comparison(voted, 1)
+    cast(voted, "Ada", "minus", seat=voted.site.service.final(voted.panelist("Ada")))
+    assert len(listed(voted)) == last["vote"] - 1
+    do(voted, "close-final", order=final)
+    shown = operator_page.render_votes(voted.site, None)
+    assert len(listed(voted)) == last["vote"] and "final comparison" in shown
+    won = re.search(r'op-won"><p class="op-side">(\w+) ', shown)
+    assert won is not None and won[1] == "base"
+
+
+def test_every_vote_is_on_one_page_of_the_list(voted, monkeypatch):
+    everything = listed(voted)
+    monkeypatch.setattr(operator_page, "MOST_VOTES", 3)
+    found, before = [], None
+    for _ in range(len(everything)):
+        found += listed(voted, before)
+        shown = operator_page.render_votes(voted.site, before)
+        older = re.search(r"before=(\d+)", shown)
+        if older is None:
+            break
+        before = int(older[1])
+    assert found == everything and len(everything) == 8
+    assert "no older votes" in operator_page.render_votes(voted.site, 1)
+
+
+def test_the_list_names_who_preferred_what_and_lets_no_text_be_more_than_text(staged):
+    stage = staged(text=lambda step, i, side: f"{PAYLOADS[i]} {side}", sets=["optimizer.rows=4"])
+    service = stage.site.service
+    seat = service.assign(stage.panelist("Ada"))
+    cast(stage, "Ada", "plus", seat=seat, details={"notes": {"1": "tie"}})
+    bob = service.enroll("person", "<b>Bob</b>")
+    cast(stage, "", "skip", seat=service.assign(bob), skip_reason="<i>language</i>")
+    cast(stage, "Ada", "tie")
+    cast(stage, "", "minus", seat=service.assign(bob))
+    cast(stage, "Cleo", "tie")  # in place of who could not judge
+    stage.advance()
+    service.amend(1, "exclude", "asleep", "Olga")
+    credentials.erase(stage.ledger, "Ada", "Olga")
+    shown = Outline(operator_page.render_votes(stage.site, None))
+    for tag, attrs in shown.found:
+        assert tag not in ("b", "i", "img", "iframe", "object", "svg", "style"), (tag, attrs)
+        assert not [name for name in attrs if name.startswith("on") or name == "style"], attrs
+    words = " ".join(shown.text.split())
+    _, fourth, third, second, first = words.split("Vote ")[1:]
+    assert "<b>Bob</b>, round 1" in fourth and fourth.count("minus preferred") == 4
+    assert "About the same" in third and "preferred" not in third
+    assert "Could not judge: <i>language</i>" in second
+    assert "Ada, round 1" in first and first.count("plus preferred") == 4 and "excluded" in first
+    assert first.count("Noted on this prompt: about the same") == 1
+    for payload in PAYLOADS[:8]:
+        assert payload.isprintable() <= (" ".join(payload.split()) in words), payload
+
+
+def test_the_list_is_the_operators_and_leads_through_the_login(stage):
+    stage.advance()
+    place = "/operate/votes?before=7"
+    page = httpx.get(f"{stage.url}{place}")
+    assert page.headers["location"] == f"/login?next={quote(place)}"
+    with stage.client("panelist", "Ada") as client:
+        assert client.get(place).headers["location"] == "/panel/"
+    with stage.client("operator", "Olga") as client:
+        page = client.get(place)
+        assert page.status_code == 200
+        assert page.headers["content-security-policy"] == security.OWN_POLICY
+        assert not re.search(r"<script>|<style|\sstyle=|\son\w+=", page.text)
+        for wrong in ("0", "x", "9" * 30):
+            assert client.get(f"/operate/votes?before={wrong}").status_code == 422
 
 
 # ---- what its controls do ----

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from szpo.errors import SzpoError
-from szpo_ui.operator import posterior_page, votes_page
+from szpo_ui.operator import posterior_page
 from szpo_ui.operator import visualize as mounts
 from szpo_ui.web import api, login
 from szpo_ui.web.credential_rows import Role
@@ -82,7 +82,6 @@ def _mount_all(app: FastAPI, site: Site, roles: Sequence[Role]) -> None:
     for role in roles:
         page = import_module(PAGES[role])
         if role == "operator":  # before the mount, which takes all paths below its own
-            app.include_router(votes_page.router(site))
             app.include_router(page.router(site))
         mount(app, page.blocks(site), HOME_PATHS[role], blocked=[run])
         if role == "operator":

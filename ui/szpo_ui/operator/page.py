@@ -1,4 +1,4 @@
-"""The operator's page: figures from the ledger, controls of the run, and its report.
+"""The operator's page: figures from the ledger, controls of the run, its report, its votes.
 
 As on the panelist's page, the script calls a server function, which returns the reply and the
 redrawn page, and all state is in the ledger. Dialogs are rendered once, so typed text is not lost
@@ -7,27 +7,29 @@ when figures change.
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
-from typing import IO, Any, Final
+from itertools import groupby
+from operator import itemgetter
+from typing import Annotated, Any, Final
 
 import gradio as gr
-from fastapi import APIRouter, Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import HTMLResponse
 from jinja2 import Environment
 from markupsafe import Markup
 from pydantic import ValidationError
 
-from szpo.analysis import improvement
+from szpo.analysis import evidence, improvement
 from szpo.errors import SzpoError
 from szpo.generation.answer_shares import BOUNDS, NAMES
 from szpo.intervals import Share
+from szpo.ledger.canonical import canonical
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim.named_features import groups_of
 from szpo.policies import teachable
@@ -44,10 +46,9 @@ from szpo_ui.web import language as texts
 from szpo_ui.web import login
 from szpo_ui.web.markup import environment, head, static, style, whole
 from szpo_ui.web.requests import first_fault, if_changed
-from szpo_ui.web.site import Site
+from szpo_ui.web.site import VOTES, Site
 
 LOG: Final = logging.getLogger("szpo.operate")
-CHUNK: Final = 262_144
 MIN_VOTES: Final = 20
 """With fewer votes, the page says nothing about improvement, whatever the interval."""
 
@@ -60,7 +61,13 @@ PARTS: Final = {"votes": "votes", "answers": "writing answers", "update": "the u
 ACCESS: Final = {
     "invited": "invited", "active": "away", "revoked": "revoked", "expired": "expired"
 }  # fmt: skip
-
+KINDS: Final = {
+    "gold": "known answer", "aa": "A/A", "repeat": "repeated", "final": "final comparison",
+}  # fmt: skip
+SIDES: Final = {"final": ("tuned", "base"), "gold": ("true answers", "spoiled answers")}
+"""The names of plus and minus in kinds of comparisons that have names for them."""
+MOST_VOTES: Final = 20
+"""Votes on a page of their list."""
 
 VITALS: Final = (
     ("kl", "KL to the base, as rounds noted it", "nats", 2),
@@ -107,40 +114,31 @@ def blocks(site: Site) -> gr.Blocks:
 
 
 def router(site: Site) -> APIRouter:
-    """The routes of the poller and the report."""
-    made = APIRouter(prefix="/operate-api")
+    """The routes of the poller, the report and the list of votes."""
+    made = APIRouter()
 
-    @made.get("/status")
+    @made.get("/operate-api/status")
     def status(request: Request) -> Response:
         login.identity(request, "operator")
         found = version(site)
         return if_changed(request, found, {"version": found})
 
-    @made.get("/report.html")
+    @made.get("/operate-api/report.html")
     def report(request: Request) -> Response:
         login.identity(request, "operator")
         written = html_report.render(site.ledger, open_round=controls.is_live(site.ledger))
-        return download(site, "-report.html", "text/html", io.BytesIO(written.encode()))
+        stem = re.sub(r"[^A-Za-z0-9._-]", "-", site.ledger.path.stem) or "run"
+        named = {"Content-Disposition": f'attachment; filename="{stem}-report.html"'}
+        return HTMLResponse(written, headers=named)
+
+    @made.get(VOTES)
+    def votes(
+        request: Request, before: Annotated[int | None, Query(ge=1, lt=2**63)] = None
+    ) -> Response:
+        login.identity(request, "operator")
+        return HTMLResponse(render_votes(site, before))
 
     return made
-
-
-def download(site: Site, suffix: str, media_type: str, file: IO[bytes]) -> Response:
-    """A response that sends a file in pieces under the run's name, then closes it."""
-
-    def parts() -> Iterator[bytes]:
-        with file:
-            while part := file.read(CHUNK):
-                yield part
-
-    stem = re.sub(r"[^A-Za-z0-9._-]", "-", site.ledger.path.stem) or "run"
-    size = file.seek(0, io.SEEK_END)
-    file.seek(0)
-    headers = {
-        "Content-Disposition": f'attachment; filename="{stem}{suffix}"',
-        "Content-Length": str(size),
-    }
-    return StreamingResponse(parts(), media_type=media_type, headers=headers)
 
 
 # ---- HTML ----
@@ -211,6 +209,41 @@ def preview(site: Site, found: dict[str, Any]) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Preview</title>'
         f"<style>{style('panel', 'formatted')}</style></head><body>{body}</body></html>"
+    )
+
+
+def render_votes(site: Site, before: int | None) -> str:
+    """The list of votes, newest first, from the one before this number.
+
+    Votes of what is still open are left out, unless an operator has switched them on.
+    """
+    ledger = site.ledger
+    with ledger.snapshot():  # what opens meanwhile must not be shown
+        live = controls.is_live(ledger)
+        hidden = canonical(sorted([] if live else evidence.open_comparisons(ledger)))
+        found = ledger.query(
+            "SELECT vote FROM votes JOIN assignments USING (assignment) WHERE vote < ? AND "
+            "comparison NOT IN (SELECT value FROM json_each(?)) ORDER BY vote DESC LIMIT ?",
+            (before or 2**63 - 1, hidden, MOST_VOTES + 1),
+        )
+        chosen = [row["vote"] for row in found[:MOST_VOTES]]
+        rows = ledger.query(
+            "SELECT * FROM readable_votes WHERE vote IN (SELECT value FROM json_each(?)) "
+            "ORDER BY vote DESC, i",
+            (canonical(chosen),),
+        )
+    return (
+        _environment()
+        .get_template("operate/votes.html")
+        .render(
+            run=ledger.path.stem,
+            votes=[list(own) for _, own in groupby(rows, key=itemgetter("vote"))],
+            hidden=hidden != "[]",
+            before=before,
+            older=chosen[-1] if len(found) > MOST_VOTES else None,
+            kinds=KINDS,
+            sides=SIDES,
+        )
     )
 
 

@@ -7,7 +7,6 @@ seat in the ledger.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -26,8 +25,6 @@ class Text:
 
     pieces: Pieces
     cut: bool
-    longer: int = 0
-    """How many characters are not shown."""
     formatted: Markup | None = None
     """The text as HTML if it has Markdown; None if it is shown as written."""
 
@@ -88,9 +85,10 @@ def sheet(comparison: Comparison, seat: Assignment) -> Sheet:
 
 def _pair(row: int, prompt: Prompt, a: Answer, b: Answer) -> Pair:
     written = [whole(each.text, cut=each.end == "length") for each in (a, b)]
+    formatted = markdown.pair(*written) or (None, None)
     left, right = (
-        Text(pieces, each.end == "length", formatted=html)
-        for each, (pieces, html) in zip((a, b), compare_texts(*written), strict=True)
+        Text(pieces, each.end == "length", html)
+        for each, pieces, html in zip((a, b), compare(*written), formatted, strict=True)
     )
     return Pair(
         row=row,
@@ -101,11 +99,6 @@ def _pair(row: int, prompt: Prompt, a: Answer, b: Answer) -> Pair:
         same=a.text == b.text,
         unfolded=is_unfolded(prompt),
     )
-
-
-def compare_texts(a: str, b: str) -> Iterator[tuple[Pieces, Markup | None]]:
-    """For each of two answers its pieces, and its HTML if both are shown formatted."""
-    return zip(compare(a, b), markdown.pair(a, b) or (None, None), strict=True)
 
 
 def _turn(role: str, text: str) -> tuple[str, Text]:

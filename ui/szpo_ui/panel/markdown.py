@@ -56,8 +56,6 @@ _SIGNS: Final = re.compile(r"[*_`~\[|#>\\<]|^[ \t]*(?:[-+=]|\d+[.)])", re.MULTIL
 
 Leaf = Callable[[str], str]
 """Makes HTML of a stretch of visible text; called in the order of the text."""
-Mark = Callable[[str], Sequence[Piece]]
-"""Splits a visible text into pieces, some of them marked; joined, they are the text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,21 +100,8 @@ def pair(a: str, b: str) -> tuple[Markup, Markup] | None:
 @lru_cache(maxsize=CACHED)
 def single(text: str) -> Markup | None:
     """One text as formatted HTML; None in the same cases as for `pair`."""
-    found = with_marks((text,), lambda visible: [Piece(visible)])
-    return None if found is None else found[0]
-
-
-def with_marks(texts: Sequence[str], mark: Mark) -> list[Markup] | None:
-    r"""Texts as formatted HTML, all or none, with the marks that ``mark`` sets in each.
-
-    Returns:
-        None if no text has Markdown, or if one of them would lose a character.
-
-    >>> with_marks(["**Yes**"], lambda visible: [Piece(visible, differs=True)])
-    [Markup('<p dir="auto"><strong><span class="sz-diff">Yes</span></strong></p>\n')]
-    """
-    parsed = _parse_all(texts)
-    return None if parsed is None else [_render(each, mark(each.visible)) for each in parsed]
+    parsed = _parse_all((text,))
+    return None if parsed is None else _render(parsed[0], [Piece(parsed[0].visible)])
 
 
 def _parse_all(texts: Sequence[str]) -> list[Parsed] | None:

@@ -120,7 +120,7 @@ def _to_login(scope: Scope, path: str, why: Fault) -> Response:
     """Redirect pages to the login; refuse others with 403 for a revoked session, else 401."""
     if scope["method"] in ("GET", "HEAD") and _is_page(path):
         sent = scope.get("query_string", b"").decode("latin-1")
-        if path in FURTHER_PAGES and sent:  # keep filters and choices
+        if path in FURTHER_PAGES and sent:  # keep the place and choices
             path += f"?{sent}"
         query = f"?next={quote(path)}" if path != "/" else ""
         return RedirectResponse(f"/login{query}", 303)
@@ -155,7 +155,7 @@ def _may_wait_in_a_thread(path: str, *, changes: bool) -> bool:
     """Whether the handler may wait for the run's file in a thread; the writer's paths do not."""
     if path in ("/api/votes", "/api/assignment"):
         return False
-    return changes or path == "/api/status" or "-api/" in path
+    return changes or path in ("/api/status", VOTES) or "-api/" in path
 
 
 def _with_headers(path: str, send: Send, *, secure: bool = False) -> Send:

@@ -25,7 +25,7 @@ HOME_PATHS: Final[Mapping[Role, str]] = {"panelist": "/panel", "operator": "/ope
 POSTERIOR: Final = "/operate-visualize"
 """The path of the operator's page on the votes' posterior over two features."""
 VOTES: Final = "/operate/votes"
-"""The path of the operator's vote browser: plain HTML, without Gradio."""
+"""The path of the operator's list of votes: plain HTML, without Gradio."""
 TAB_S: Final = 90.0
 """A tab that sent nothing for this many seconds no longer blocks other tabs."""
 
