@@ -20,6 +20,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
 TAKEN_IN = {
+    "../README.md": "index.md",
     "../SECURITY.md": "security.md",
     "../CONTRIBUTING.md": "contributing.md",
     "../CHANGELOG.md": "changelog.md",
@@ -80,6 +81,9 @@ def linked(text: str, page: str) -> str:
     for path, name in TAKEN_IN.items():
         text = text.replace(f"]({path}", f"]({to(name)}")
     if page in TAKEN_IN.values():  # their own links start at the repository's root
+        for path, name in TAKEN_IN.items():
+            text = text.replace(f"]({path.removeprefix('../')}", f"]({name}")
+        text = re.sub(r"\]\(examples/(gallery/\w+)\.py\)", r"](\1.md)", text)
         text = re.sub(r"\]\((?:\.\./)?docs/", "](", text)
     return text
 

@@ -27,7 +27,8 @@ FENCE = re.compile(r"^[ ]*```(\w*)[^\n]*\n(.*?)^[ ]*```[ ]*$", re.MULTILINE | re
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 SITE: dict[str, Any] = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
 BUILT = {
-    "security.md", "contributing.md", "changelog.md", "experiments.md", "gallery/index.md",
+    "index.md", "security.md", "contributing.md", "changelog.md", "experiments.md",
+    "gallery/index.md",
     *(f"gallery/{path.stem}.md" for path in (ROOT / "examples" / "gallery").glob("[0-9]*.py")),
     *(f"notebooks/{path.stem}.md" for path in (ROOT / "examples" / "notebooks").glob("*.ipynb")),
 }  # fmt: skip
