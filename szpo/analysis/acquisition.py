@@ -50,11 +50,7 @@ class Batch:
 
 
 def gains(x: Floats, delta: Floats, rule: By = "bald") -> Floats:
-    """The gain of each question δ (n, d) if it is asked alone, (n,) nats; particles x (m, d).
-
-    Raises:
-        UsageError: an unknown rule.
-    """
+    """The gain of each question δ (n, d) if it is asked alone, (n,) nats; particles x (m, d)."""
     if rule not in RULES:
         raise UsageError(f"selection: rule {rule!r} is unknown; choose {' or '.join(RULES)}")
     none = _no_answers(x)

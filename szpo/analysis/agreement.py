@@ -32,13 +32,12 @@ def agreement(evidence: Evidence) -> dict[str, Share | Estimate]:
     ``same``: the share of pairs of votes on one comparison that chose the same side, without ties;
     ``across``: the same for different comparisons of one direction; ``alpha``: Krippendorff's α
     over comparisons with two votes or more. ``gold``, ``repeat``: the share of expected answers.
-    ``a_side``: the share of A among training votes for a side; ``aa_side``: the same where both
-    policies are one; ``aa_ties``: the share of ties there, where a tie is the truth.
+    ``a_side``: the share of A among training votes for a side; ``aa_ties``: the share of ties
+    where both policies are one, so that a tie is the truth.
     """
     totals = evidence.totals
     voters, same = totals.voters.values(), totals.same_policy
     left, right = (sum(voter.choices.count(side) for voter in voters) for side in (b"A", b"B"))
-    sides = same["A"] + same["B"]
     return {
         "same": within(totals),
         "across": across(totals),
@@ -46,7 +45,6 @@ def agreement(evidence: Evidence) -> dict[str, Share | Estimate]:
         "gold": share(sum(v.gold_right for v in voters), sum(v.gold for v in voters)),
         "repeat": share(sum(v.repeats_same for v in voters), sum(v.repeats for v in voters)),
         "a_side": share(left, left + right),
-        "aa_side": share(same["A"], sides),
         "aa_ties": share(same["tie"], same.total()),
     }
 
@@ -131,13 +129,11 @@ def _row(name: str, kind: str, voter: VoterTotals, rest: Share) -> dict[str, Any
         "fast": voter.fast,
         "late": voter.late,
         "run_of_side": longest_run(voter.choices.decode()),
-        "last_us": voter.last_us,
         "flags": (),
     }
 
 
 def _reading_s(words: int) -> float:
-    """Seconds that texts of this many words take to read."""
     return words * 60 / WORDS_PER_MINUTE
 
 
@@ -213,7 +209,6 @@ def second_opinions(ledger: Ledger) -> Share:
 
 
 def _count_pairs(counts: Iterable[int]) -> int:
-    """Pairs of votes within a group, summed over groups of these sizes."""
     return sum(c * (c - 1) // 2 for c in counts)
 
 

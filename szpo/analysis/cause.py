@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from szpo.analysis import agreement, evidence, features, vote_texts
+from szpo.analysis import agreement, evidence, features, vote_rows
 from szpo.analysis.feature_weights import fit_taste, read_votes
 from szpo.errors import SzpoError
 from szpo.evaluators import hidden_reward
@@ -167,7 +167,7 @@ def _without_difference(ledger: Ledger) -> int:
     score = hidden_reward.find_reward(ledger)
     if score is None:
         return 0
-    cast = vote_texts.read(ledger)
+    cast = vote_rows.read_judged(ledger)
     equal = [
         sum(score(row.prompt, row.plus) - score(row.prompt, row.minus) for row in c.rows) == 0
         for c in cast.comparisons

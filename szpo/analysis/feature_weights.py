@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from szpo import seeds
 from szpo.aggregation.bradley_terry import RIDGE, Ties, halves, heterogeneity_p, newton, separable
-from szpo.analysis import vote_texts
+from szpo.analysis import vote_rows
 from szpo.analysis.features import Feature, differences
 from szpo.errors import RunError
 from szpo.intervals import Share, Z, share
@@ -69,7 +69,7 @@ def read_votes(ledger: Ledger, features: Sequence[Feature]) -> FeatureVotes:
     Raises:
         UsageError: there are none.
     """
-    cast = vote_texts.read(ledger)
+    cast = vote_rows.read_judged(ledger)
     x = differences(features, cast.comparisons)[cast.which]
     return FeatureVotes(x, cast.y, cast.panelist, [cast.comparisons[i].id for i in cast.which])
 

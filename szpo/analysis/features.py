@@ -36,11 +36,7 @@ class Feature:
     score: Score
 
     def difference(self, comparison: Comparison) -> float:
-        """Mean of plus minus mean of minus over all D rows.
-
-        Raises:
-            UsageError: the difference is not a finite number.
-        """
+        """Mean of plus minus mean of minus over all D rows."""
         try:
             gaps = [
                 float(self.score(row.prompt, row.plus)) - float(self.score(row.prompt, row.minus))
@@ -106,9 +102,6 @@ def parse(text: str, *, functions: bool = True) -> tuple[Feature, ...]:
     Args:
         text: the names, separated by commas.
         functions: allow a function of any package; give False for a text from a record.
-
-    Raises:
-        UsageError: no such feature, an argument does not fit, or one is named twice.
 
     >>> [feature.name for feature in parse("length, keyword:sea+sun")]
     ['length', 'keyword:sea+sun']

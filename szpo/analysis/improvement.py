@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import numpy as np
 
@@ -20,7 +19,6 @@ from szpo.intervals import Share
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.training import results
-from szpo.training.results import StepRow
 from szpo.types import Floats
 from szpo.voting import finals
 
@@ -170,11 +168,11 @@ def read(ledger: Ledger) -> Improvement:
         rows = evidence.read(ledger)
         trained = rows.totals.steps().total()
         counted = finals.results(rows.totals.final, rows.totals.trainers, rows.run.finals)
-        after = None if counted is None else (placed[counted[0]].result or {}).get("after")
+        after = None if counted is None else (placed[counted.order].result or {}).get("after")
         if after is not None and after != ledger.last_applied():
             earlier = f"it was compared after step {after}, and votes have moved it since"
         elif counted is not None:
-            tuned = counted[1].everybody.decided
+            tuned = counted.tuned
             judged = f"{tuned.of:.0f} blind pairs"
             if tuned.of >= FEWEST:
                 return found(tuned, judged, trained, lack="")
@@ -196,38 +194,6 @@ def read(ledger: Ledger) -> Improvement:
     else:
         lack = "nobody has compared them yet; order a final comparison"
     return found(None, "", votes, lack=lack)
-
-
-Curve: TypeAlias = list[tuple[int, int, float, float | None, float | None]]
-"""Points: votes counted, answers read for them, the value then, and its interval or None."""
-
-
-def curves(table: Sequence[StepRow], helped: Improvement) -> dict[str, Curve]:
-    """A run's curves by name, over votes and over reading, from its steps and measurements."""
-    votes = list(accumulate((step.votes for step in table), initial=0))
-    read = list(accumulate((step.answers_read for step in table), initial=0))
-    found: dict[str, Curve] = {
-        key: [
-            (votes[i + 1], read[i + 1], value, None, None)
-            for i, step in enumerate(table)
-            if step.state == "applied" and (value := getattr(step, key)) is not None
-        ]
-        for key in ("kl", "length", "repetition")
-    }
-    # A measurement stands after its number of applied steps.
-    at = [(point, read[min(point.steps, len(table))]) for point in helped.points]
-    if helped.kl_measured:  # of the exported point; steps note that of the centre
-        known = ((p, i) for p, i in at if p.kl is not None or not p.steps)
-        found["kl"] = [(p.votes, i, p.kl or 0.0, None, None) for p, i in known]
-    found["heldout"] = [
-        (point.votes, i, point.wins.value, point.wins.low, point.wins.high)
-        for point, i in at
-        if point.wins is not None and point.wins.value is not None
-    ]
-    found["reward"] = [
-        (point.votes, i, point.reward, None, None) for point, i in at if point.reward is not None
-    ]
-    return found
 
 
 def _point(body: Mapping[str, Any], base: Any) -> Point:

@@ -21,11 +21,7 @@ HEAD = ("id", "prompt", "a", "b", "choice", "by", "gain")
 
 
 def write(questions: Sequence[Question], path: Path) -> None:
-    """Write a round's questions; an older file is replaced only once the new one is complete.
-
-    Raises:
-        UsageError: another ending than .jsonl, .csv or .json.
-    """
+    """Write a round's questions; an older file is replaced only once the new one is complete."""
     kind = path.suffix.lower()
     if kind == ".jsonl":
         text = "".join(json.dumps(_row(q), ensure_ascii=False) + "\n" for q in questions)
@@ -42,11 +38,7 @@ def write(questions: Sequence[Question], path: Path) -> None:
 
 
 def read(path: Path) -> Iterator[Reply]:
-    """Read answers from a filled-in sheet or Label Studio's export; empty choices are skipped.
-
-    Raises:
-        UsageError: the file or a line of it cannot be used.
-    """
+    """Read answers from a filled-in sheet or Label Studio's export; empty choices are skipped."""
     for where, record in preference_files.read_records(path):
         text_files.require_object(record, where, "an answer")
         if isinstance(record.get("data"), dict):
@@ -81,7 +73,6 @@ def _task(question: Question) -> dict[str, Any]:
 
 
 def _read_rankings(record: dict[str, Any], where: str) -> Iterator[Reply]:
-    """Read the answer of each annotation of an exported task."""
     data, annotations = record["data"], record.get("annotations")
     if not isinstance(data.get("pair"), str):
         raise UsageError(f"{where}: data has no pair; is this an export of szpo select's tasks?")

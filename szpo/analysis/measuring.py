@@ -193,7 +193,6 @@ def _measure_end(m: Measuring, steps: int, votes: int) -> None:
 
 
 def _measurements(m: Measuring) -> dict[int, Any]:
-    """The recorded measurements, by the number of applied steps."""
     return {event["body"]["steps"]: event["body"] for event in m.ledger.events(KIND)}
 
 

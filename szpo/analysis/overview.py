@@ -1,7 +1,4 @@
-"""The dashboard's numbers: one document of figures, each with its interval, from `evidence`.
-
-These are pure functions of rows. One function makes both the operator's page, from the ledger, and
-the figures of an export, from its files; a test checks that the two agree.
+"""The numbers of the operator's page, each with its interval: pure functions of `evidence`.
 
 The headline is *heading*. A step's direction is drawn at random, and one of its sides points along
 the path of the run's last ten steps. The path is older than the votes, so it is a fair question
@@ -17,7 +14,6 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from szpo.aggregation import win_rates
 from szpo.analysis import agreement
 from szpo.analysis.evidence import WINDOW, Evidence, RunFacts
 from szpo.analysis.vote_totals import VoteTotals
@@ -25,6 +21,7 @@ from szpo.intervals import (
     NOTHING,
     Estimate,
     Share,
+    better_side,
     correlation,
     log_odds,
     mean,
@@ -44,7 +41,7 @@ ENOUGH_TIMED = 5
 
 
 def overview(evidence: Evidence) -> dict[str, Any]:
-    """Every number of the dashboard, as a document of plain values, `Share` and `Estimate`.
+    """Every number of the page, as plain values, `Share` and `Estimate`.
 
     ``values`` and ``health`` have an entry per step, ``panelists`` one per panelist. Times are µs
     since 1970 or seconds, ``speed`` is in votes an hour, ``cost`` in votes and hours.
@@ -62,7 +59,9 @@ def overview(evidence: Evidence) -> dict[str, Any]:
             "heading": share(hits, of),
             "value": log_odds(hits, of),
             "better_side": _better_side(evidence, {value["step"] for value in values[-WINDOW:]}),
-            "final": _final(evidence),
+            "final": finals.results(
+                evidence.totals.final, evidence.totals.trainers, evidence.run.finals
+            ),
         },
         "speed": speed,
         "cost": _cost(evidence, progress, speed),
@@ -75,8 +74,7 @@ def overview(evidence: Evidence) -> dict[str, Any]:
 
 
 def _progress(evidence: Evidence) -> dict[str, Any]:
-    """How much of the run is done; ``planned`` steps follow from its settings and limits."""
-    run, steps, voters = evidence.run, evidence.steps, evidence.totals.voters.values()
+    run, steps = evidence.run, evidence.steps
     counted = evidence.totals.steps()
     done = {step.step for step in steps if step.state == "applied"}
     applied = len(done)
@@ -95,12 +93,6 @@ def _progress(evidence: Evidence) -> dict[str, Any]:
         "planned": planned,
         "votes": counted.total(),
         "votes_left": left,
-        "skips": sum(voter.skips for voter in voters),
-        "late": sum(voter.late for voter in voters),
-        "automatic_ties": sum(step.identical_comparisons for step in steps),
-        "step": at_hand[0].step if at_hand else None,
-        "state": at_hand[0].state if at_hand else ("none" if not steps else "between"),
-        "hidden": len(run.hidden_us),
     }
 
 
@@ -240,23 +232,8 @@ def _better_side(evidence: Evidence, steps: Collection[int]) -> Share:
     a = agreement.across(evidence.totals, steps)
     if not a.of:
         return share(0, 0)
-    value, low, high = (win_rates.better_side(2 * x - 1) for x in (a.value or 0.0, a.low, a.high))
+    value, low, high = (better_side(2 * x - 1) for x in (a.value or 0.0, a.low, a.high))
     return Share(value * a.of, a.of, low, high)
-
-
-def _final(evidence: Evidence) -> dict[str, Any] | None:
-    counted = finals.results(evidence.totals.final, evidence.totals.trainers, evidence.run.finals)
-    if counted is None:
-        return None
-    order, found = counted
-    return {
-        "order": order,
-        "tuned": found.everybody.decided,
-        "ties": found.everybody.ties,
-        "skips": found.skips,
-        "untuned": found.others.decided,
-        "majorities": found.majorities.decided,
-    }
 
 
 # ---- texts ----

@@ -86,11 +86,7 @@ class Seen:
 
 
 def read(path: Path | str) -> Iterator[Pair]:
-    """Yield a pool's pairs from .csv, .jsonl (also .gz) or .json; of a ranking task all pairs.
-
-    Raises:
-        UsageError: the file or a record is malformed; the message names file and line.
-    """
+    """Yield a pool's pairs from .csv, .jsonl (also .gz) or .json; of a ranking task all pairs."""
     path = Path(path)
     row = 0
     for where, record in preference_files.read_records(path, ours=False):
@@ -149,9 +145,6 @@ def differences_from_matrix(path: Path) -> tuple[Differences, int]:
 
     Row i belongs to pair i of the pool. The file is memory-mapped, since embeddings may be larger
     than memory.
-
-    Raises:
-        UsageError: the file cannot be read, has another shape, or too few rows.
     """
     try:
         stored = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -201,7 +194,6 @@ def _pairs(record: Any, where: str) -> Iterator[Pair]:
 
 
 def _task(record: dict[str, Any], where: str) -> Iterator[Pair]:
-    """Every two items of a Label Studio ranking task, in their order."""
     data = record["data"]
     items = data.get("items")
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):

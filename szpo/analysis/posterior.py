@@ -38,9 +38,6 @@ class BradleyTerry:
 
     Shapes: delta (n, d), winner − loser; weight (n,). ``tau`` is the prior's standard deviation of
     each weight, in logits per unit of feature.
-
-    Raises:
-        UsageError: a number is not finite, or τ is not positive.
     """
 
     delta: Floats
@@ -103,9 +100,6 @@ def orient(delta: Floats, choices: Sequence[Choice]) -> tuple[Floats, Floats]:
     """Turn δ = φ(A) − φ(B) (n, d) into winner − loser, with weights.
 
     A leaves δ, B negates it, a tie is half an answer in either direction, a skip is none.
-
-    Raises:
-        UsageError: a choice is unknown.
 
     >>> rows, weight = orient(np.array([[1.0], [2.0], [3.0]]), ["A", "B", "tie"])
     >>> rows.ravel().tolist(), weight.tolist()

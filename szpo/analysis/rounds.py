@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from szpo import seeds
-from szpo.analysis import acquisition, entropy, pool, svgd
+from szpo.analysis import acquisition, pool, svgd
 from szpo.analysis.pool import Differences, Filter, Pair, Seen
 from szpo.analysis.posterior import BradleyTerry
 from szpo.errors import UsageError
@@ -122,12 +122,7 @@ def advance(
     count: int,
     replies: Iterable[Reply] = (),
 ) -> Round:
-    """Add answers, then hand out ``count`` questions: unanswered ones first, then new ones.
-
-    Raises:
-        UsageError: an answer to a question that was never asked, an unknown choice, an empty pool,
-            features that do not fit the state's.
-    """
+    """Add answers, then hand out ``count`` questions: unanswered ones first, then new ones."""
     if count < 1:
         raise UsageError(f"--count is {count}; ask for at least 1")
     state, new, changed = _add_replies(state, replies)
@@ -136,7 +131,7 @@ def advance(
         state = replace(state, scale=_scale(path, differences, state.plan))
     target = state.posterior
     mode, covariance = target.laplace()
-    before = entropy.gaussian_of(np.eye(target.dim) * state.plan.tau**2)
+    before = svgd.entropy_of(np.eye(target.dim) * state.plan.tau**2)
     seen, certain = Seen(), True
     fresh: tuple[Question, ...] = ()
     if len(waiting) < count:
@@ -151,7 +146,7 @@ def advance(
         seen=seen,
         certain=certain,
         before=before,
-        now=entropy.gaussian_of(covariance),
+        now=svgd.entropy_of(covariance),
         gain=sum(q.gain for q in fresh),
         weights=tuple(
             zip(
@@ -281,11 +276,7 @@ def save(state: State, path: Path) -> None:
 
 
 def load(path: Path) -> State:
-    """Read a state that `save` wrote.
-
-    Raises:
-        UsageError: the file holds no state, or one of another version.
-    """
+    """Read a state that `save` wrote."""
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
         if body.get("version") != VERSION:

@@ -81,9 +81,6 @@ def find_clusters(votes: FeatureVotes, *, seed: int) -> Clusters:
     Args:
         votes: those of all panelists, with the differences in any units.
         seed: the seed of every draw.
-
-    Raises:
-        UsageError: one panelist only, or no feature differs.
     """
     x, y = votes.x, votes.y
     names, panelist = np.unique(np.asarray(votes.panelists), return_inverse=True)

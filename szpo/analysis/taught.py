@@ -150,7 +150,7 @@ def read(ledger: Ledger) -> Lesson | None:
     ]
     cast, last = known[-1] if known else (0, None)
     votes, why, more_may = cast + cause.count_earlier(ledger), "", True
-    if last is not None and votes and not last.shown:
+    if last is not None and not last.shown:
         why, more_may = cause.read(ledger, last)
     if last is None or last.taught is None:
         if said := text_taste.read(ledger):

@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from szpo.analysis import vote_texts
+from szpo.analysis import vote_rows
 from szpo.errors import UsageError
 from szpo.features import dictionary
 from szpo.ledger.database import Ledger
@@ -38,7 +38,7 @@ def read(ledger: Ledger) -> tuple[int, tuple[Claim, ...]] | None:
     it is above in 3 of 255 runs of forty votes.
     """
     try:
-        cast = vote_texts.read(ledger)
+        cast = vote_rows.read_judged(ledger)
     except UsageError:  # no vote on a closed round
         return None
     texts = np.cumsum([2 * len(each.rows) for each in cast.comparisons[::-1]])

@@ -1,4 +1,4 @@
-"""Sum up votes in one pass for the dashboard's numbers, in a few bytes per vote.
+"""Sum up votes in one pass for the operator's page, in a few bytes per vote.
 
 The functions are pure. Counts are per comparison and per panelist. Of single votes, typed arrays
 hold only the values for medians, for a correlation, and for the agreement with others.
@@ -50,12 +50,10 @@ class VoterTotals:
     repeats: int = 0
     """Comparisons shown again, where the first answer is known."""
     repeats_same: int = 0
-    last_us: int | None = None
 
     def add(self, vote: VoteRow) -> None:
         """Add the panelist's next vote."""
         self.late += vote.late and not vote.second
-        self.last_us = max(self.last_us or 0, vote.received_us)
         if vote.counted:
             self.choices += vote.choice[:1].encode()
             self.seconds.append(vote.seconds)
@@ -200,7 +198,6 @@ def _add_training(totals: VoteTotals, vote: VoteRow) -> None:
 
 
 def _add_repeats(totals: VoteTotals, votes: Iterable[VoteRow], again: Sequence[VoteRow]) -> None:
-    """Compare answers to comparisons shown again with the panelist's own first ones."""
     wanted = {(vote.repeats, vote.panelist) for vote in again}
     first = {
         (vote.comparison, vote.panelist): vote.verdict

@@ -89,7 +89,6 @@ def voters(ledger: Ledger) -> tuple[Voter, ...]:
 
 
 def _weights_in_use(ledger: Ledger, past: History) -> Floats:
-    """Every voter's weight (P,) by the run's own weighting."""
     settings = run_spec.recorded_settings(ledger)
     if settings.weighting not in registry.LEARNED:
         return np.ones(len(past.voters))

@@ -220,5 +220,4 @@ def in_coordinates(
         log_factor=np.asarray(found.log_factor),
         side_coefficient=np.asarray(found.side),
         weights=np.ones(1),
-        precisions=np.eye(features.dim)[None],
     )

@@ -127,8 +127,6 @@ class Fit:
     """(...): posterior mean of the side's coefficient; 0 where it was not fitted."""
     weights: Floats = field(repr=False)
     """(..., C): posterior probabilities of the Gaussians."""
-    precisions: Floats = field(repr=False)
-    """(..., C, p, p): Λ of the prior's Gaussians."""
 
 
 def fit(votes: Votes, prior: Prior) -> Fit:
@@ -157,7 +155,6 @@ def fit(votes: Votes, prior: Prior) -> Fit:
         log_factor=log_factor,
         side_coefficient=mean[..., dim] if votes.plus_on_a is not None else np.zeros(lead),
         weights=weights,
-        precisions=np.stack([each.precision for each in found], -3),
     )
 
 

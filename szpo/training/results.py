@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from szpo.aggregation.win_rates import better_side
+from szpo.intervals import better_side
 from szpo.ledger.database import Ledger, Record
 from szpo.ledger.run_spec import read_budget
 from szpo.ledger.theta import recommended_digest

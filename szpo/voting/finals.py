@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from szpo import seeds
-from szpo.aggregation import win_rates
-from szpo.aggregation.win_rates import PolicyVote, Preferences
+from szpo.intervals import Share, share
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.ledger.orders import Order
@@ -24,12 +23,33 @@ PRESENT_US: Final = 15 * 60_000_000
 """A panelist is present if they used a session, or were served a seat, within this time, µs."""
 
 
-class FinalVote(PolicyVote, Protocol):
-    """A vote on a final comparison."""
+class FinalVote(Protocol):
+    """A standing vote on a final comparison."""
 
     @property
     def k(self) -> int | None:
         """The index of the comparison's order among the final orders."""
+
+    @property
+    def panelist(self) -> str:
+        """Who cast the vote."""
+
+    @property
+    def verdict(self) -> str:
+        """Plus (tuned), minus (base), tie or skip."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinalCount:
+    """The votes on an order. Ties are in neither share; votes are taken as independent."""
+
+    order: int
+    """The order's index among the final orders."""
+    tuned: Share
+    """Votes for the tuned policy, of those for either."""
+    untuned: Share
+    """The same of panelists who did not vote in training."""
+    ties: int
 
 
 def is_open(ledger: Ledger, comparison: str) -> bool:
@@ -83,8 +103,8 @@ def _find_left(
 
 def results(
     votes: Sequence[FinalVote], tuners: Collection[str], weights: Sequence[str | None] = ()
-) -> tuple[int, Preferences] | None:
-    """Count the standing votes on the latest order; return its index and the counts.
+) -> FinalCount | None:
+    """Count the standing votes on the latest order.
 
     ``votes``: on the comparisons of any orders. ``tuners``: panelists who voted in training.
     ``weights``: the digest of the weights that each order compared; orders of the same weights
@@ -94,7 +114,15 @@ def results(
         return None
     last = max(vote.k or 0 for vote in votes)
     alike = {k for k, digest in enumerate(weights) if digest == weights[last]} | {last}
-    return last, win_rates.count([vote for vote in votes if vote.k in alike], tuners)
+    counted = [vote for vote in votes if vote.k in alike]
+    others = [vote for vote in counted if vote.panelist not in tuners]
+    ties = sum(vote.verdict == "tie" for vote in counted)
+    return FinalCount(last, _share_of_tuned(counted), _share_of_tuned(others), ties)
+
+
+def _share_of_tuned(votes: Sequence[FinalVote]) -> Share:
+    wins, losses = (sum(v.verdict == side for v in votes) for side in ("plus", "minus"))
+    return share(wins, wins + losses)
 
 
 def planned_sides(root_seed: int, order: int, size: int, seat: int) -> list[Letter]:

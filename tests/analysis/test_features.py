@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from szpo import seeds
-from szpo.analysis import vote_texts
+from szpo.analysis import vote_rows
 from szpo.analysis.feature_weights import FeatureVotes
 from szpo.analysis.features import Feature, differences, parse
 from szpo.analysis.taste_clusters import Clusters, find_clusters, fit_mixture
@@ -160,12 +160,12 @@ def test_open_rounds_are_not_read(run, tmp_path):
     copy = tmp_path / "copy.db"
     copy.write_bytes(run.read_bytes())
     with Ledger.open(copy) as ledger:
-        whole = vote_texts.read(ledger)
+        whole = vote_rows.read_judged(ledger)
         ledger.execute("DROP TRIGGER IF EXISTS steps_forward")
         for trigger in ledger.query("SELECT name FROM sqlite_master WHERE type = 'trigger'"):
             ledger.execute(f"DROP TRIGGER {trigger['name']}")
         ledger.execute("UPDATE steps SET state = 'open' WHERE step = 14")
-        fewer = vote_texts.read(ledger)
+        fewer = vote_rows.read_judged(ledger)
     assert len(whole.y) == 120 and len(fewer.y) == 112
     assert fewer.comparisons == whole.comparisons[:112]
     assert (fewer.which == whole.which[:112]).all()

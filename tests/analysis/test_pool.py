@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special
 
-from szpo.analysis import acquisition, entropy, features, label_sheets, pool, rounds, svgd
+from szpo.analysis import acquisition, features, label_sheets, pool, rounds, svgd
 from szpo.analysis.pool import Filter, Pair
 from szpo.analysis.posterior import BradleyTerry, orient
 from szpo.analysis.rounds import Reply, SelectionSettings, State
@@ -512,17 +512,17 @@ def test_wrong_input_is_refused():
 def test_entropy_is_that_of_normal_numbers_and_moves_with_scale():
     """Nearest neighbours and Gaussian: means of 20 draws within ±.05, each within ±.15."""
     draws = normals("entropy", 20, 2000, 2)
-    for estimate in (entropy.nearest, entropy.gaussian):
+    for estimate in (svgd.nearest_entropy, svgd.gaussian_entropy):
         found = np.array([estimate(x) for x in draws])
         assert abs(found.mean() - TRUE) < 0.05
         assert np.abs(found - TRUE).max() < 0.15
     x = normals("scale", 300, 3)
-    for estimate in (entropy.nearest, entropy.gaussian):
+    for estimate in (svgd.nearest_entropy, svgd.gaussian_entropy):
         assert estimate(5 * x) - estimate(x) == pytest.approx(3 * math.log(5))
     x = np.zeros((50, 2))
     x[:, 0] = np.arange(50)
-    assert entropy.gaussian(x) == -math.inf
-    assert entropy.nearest(np.ones((50, 2))) == -math.inf
+    assert svgd.gaussian_entropy(x) == -math.inf
+    assert svgd.nearest_entropy(np.ones((50, 2))) == -math.inf
 
 
 # ---- particles ----

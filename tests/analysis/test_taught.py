@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from szpo.analysis import cause, taught, text_taste, vote_texts
+from szpo.analysis import cause, taught, text_taste, vote_rows
 from szpo.analysis.taught import Lesson
 from szpo.intervals import share
 from szpo.ledger.database import Ledger
@@ -72,6 +72,8 @@ def test_a_rule_that_does_not_fit_all_votes_teaches_nothing_without_texts(ledger
 def test_a_run_without_named_features_says_why_it_taught_nothing(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    record(ledger, 0, Findings(-1.0, chance=0.8), automatic_ties=12)
+    assert str(read(ledger)).startswith("0 votes: no taste shown; 12 of 12 questions show no")
     record(ledger, 24, Findings(-1.0, chance=0.8))
     assert str(read(ledger)).startswith("24 votes: no taste shown; the votes are too few")
     record(ledger, 120, Findings(2.0, chance=0.1))
@@ -171,11 +173,11 @@ def test_votes_by_chance_are_about_nothing(
 ) -> None:
     """At a Bayes factor of 9 at most one of nine looks says something (Ville's inequality)."""
     with Ledger.open(voted(tmp_path, [Taster(0, 0)], 12)) as ledger:
-        cast = vote_texts.read(ledger)
+        cast = vote_rows.read_judged(ledger)
         said = 0
         for seed in range(45):
             y = np.random.default_rng(seed).integers(0, 2, len(cast.y)).astype(np.float64)
-            monkeypatch.setattr(vote_texts, "read", lambda _, y=y: replace(cast, y=y))
+            monkeypatch.setattr(vote_rows, "read_judged", lambda _, y=y: replace(cast, y=y))
             said += text_taste.read(ledger) is not None
     assert said <= 5
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 
 from szpo import intervals, seeds
-from szpo.aggregation.win_rates import Preference
 from szpo.analysis import evidence, improvement, overview
 from szpo.config import settings_file
 from szpo.data.prompts import PromptSet
@@ -52,7 +51,7 @@ def made(ledger, source, count=4):
 def count_votes(ledger):
     """The counts of the latest final comparison, open or closed."""
     totals = evidence.read(ledger, live=True).totals
-    return finals.results(totals.final, totals.trainers)[1]
+    return finals.results(totals.final, totals.trainers)
 
 
 def seat_and_vote(ledger, comparison, name, choices, plus_side="A"):
@@ -127,7 +126,7 @@ def test_a_final_comparison_says_nothing_of_weights_that_moved_since(tuned):
     orders.close(ledger, order.id, "op")
     helped = improvement.read(ledger)
     assert helped.share is not None and (helped.share.hits, helped.share.of) == (20, 24)
-    shown = overview.overview(evidence.read(ledger))["improving"]["final"]["tuned"]
+    shown = overview.overview(evidence.read(ledger))["improving"]["final"].tuned
     assert (shown.hits, shown.of) == (20, 24), (
         "the operator's page counts them as the verdict does"
     )
@@ -148,26 +147,17 @@ def test_final_votes_are_counted_by_side_and_by_who_tuned(tuned):
     without = seat_and_vote(ledger, found[1], "new-2", ["A"])
     VoteService(ledger).amend(without, "exclude", "asked to", "op")
     result = count_votes(ledger)
-    assert result.everybody == result.others == Preference(tuned=2, base=1, ties=1)
-    assert result.tuners == Preference() and result.tuners.share is None
-    assert result.majorities == Preference(tuned=1, base=1, ties=1)
+    assert result.tuned == result.untuned == intervals.share(2, 3)  # the tie is in neither
     made_for = [ledger.comparison(c) for c in orders.comparisons(order)]
-    assert (result.skips, len(made_for), sum(c.identical for c in made_for)) == (1, 4, 0)
-    assert result.everybody.share == 2 / 3 and result.everybody.votes == 4
-    assert result.everybody.decided == intervals.share(2, 3)  # the tie is in neither
-    # The operator's page, which is recomputed from an export, says the same; while people vote,
-    # only to those who turned the live view on.
+    assert (result.ties, len(made_for), sum(c.identical for c in made_for)) == (1, 4, 0)
+    # The operator's page says the same; while people vote, only to those who turned the live view
+    # on.
     assert overview.overview(evidence.read(ledger))["improving"]["final"] is None
     assert evidence.read(ledger).run.hidden_final == 6
     live = evidence.read(ledger, live=True)
     assert live.run.hidden_final == 0
     shown = overview.overview(live)["improving"]["final"]
-    tuned, decided = shown["tuned"], result.everybody.decided
-    assert (tuned.value, tuned.low, tuned.high) == pytest.approx(
-        (decided.value, decided.low, decided.high)
-    )
-    assert (shown["ties"], shown["skips"], shown["untuned"].of) == (1, 1, 3)
-    assert shown["majorities"].value == result.majorities.share
+    assert shown == result
     assert orders.get(ledger, order.id).closed_us is None
     orders.close(ledger, order.id, "op")
     assert orders.get(ledger, order.id).closed_us is not None
@@ -183,8 +173,7 @@ def test_panelists_who_tuned_stand_apart(tuned):
     seat_and_vote(ledger, found[0], "both", ["A"])
     seat_and_vote(ledger, found[0], "fresh", ["B"])
     result = count_votes(ledger)
-    assert (result.tuners, result.others) == (Preference(tuned=1), Preference(base=1))
-    assert result.everybody.decided == intervals.share(1, 2)
+    assert (result.tuned, result.untuned) == (intervals.share(1, 2), intervals.share(0, 1))
 
 
 def test_what_a_final_lacks_is_named(tuned, tmp_path):

@@ -79,7 +79,7 @@ def test_a_final_comparison_is_reported_once_it_is_closed_or_by_a_switch_in_the_
     shown = state.read_state(voted.site)
     assert len(shown["page"]["values"]) == 3, "the open round's votes with them"
     assert "Votes of the open round are shown" in operator_page.page(voted.site)
-    assert shown["page"]["improving"]["final"]["tuned"].of == 4
+    assert shown["page"]["improving"]["final"].tuned.of == 4
     do(voted, "live", on=False)
     again = state.read_state(voted.site)
     assert again["page"]["improving"]["final"] is None and len(again["page"]["values"]) == 2

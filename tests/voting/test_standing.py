@@ -3,8 +3,8 @@
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
-from szpo.aggregation import win_rates
 from szpo.evaluators.panel_evaluator import LedgerEvaluator
+from szpo.intervals import share
 from szpo.ledger import orders
 from szpo.replay import verification
 from szpo.types import Comparison, Vote
@@ -223,9 +223,8 @@ def test_a_simulated_panelist_has_a_seat_of_its_own_at_every_comparison(ledger, 
 
 def test_those_who_voted_in_training_are_counted_apart():
     votes = [Vote("c", "ann", 0, 0, "plus", "A"), Vote("c", "ben", 0, 0, "minus", "B")]
-    found = win_rates.count(votes, {"ben"})
-    assert (found.tuners.tuned, found.tuners.base) == (0, 1)
-    assert (found.others.tuned, found.others.base) == (1, 0)
+    found = finals.results(votes, {"ben"})
+    assert (found.tuned, found.untuned) == (share(1, 2), share(1, 1))
 
 
 def voted(service, people, each):

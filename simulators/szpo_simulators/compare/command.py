@@ -265,18 +265,30 @@ def read_run(path: Path) -> dict[str, Any]:
         shown, helped = _mean_rewards_shown(ledger, facts), improvement.read(ledger)
     last = measured[-1] if measured else []
     lines = [f"{row['name']}: {row['before']} → {row['after']} {row['change']}" for row in last]
-    drawn = improvement.curves(facts, helped)
     spent = np.cumsum([(f.votes, f.answers_read) for f in facts], axis=0).tolist()
+    # A measurement stands after its number of applied steps.
+    read = [0, *(answers for _, answers in spent)]
+    points = [(p, [p.votes, read[min(p.steps, len(facts))]]) for p in helped.points]
+    applied = [(f, at) for f, at in zip(facts, spent, strict=True) if f.state == "applied"]
+    kl = [[*at, f.kl] for f, at in applied if f.kl is not None]
+    if helped.kl_measured:  # of the exported point; steps note that of the centre
+        kl = [[*at, p.kl or 0.0] for p, at in points if p.kl is not None or not p.steps]
+    lengths = [f.length for f, _ in applied if f.length is not None]
     better = [results.separation(facts[max(0, i + 1 - POOLED) : i + 1]) for i in range(len(facts))]
     curves: dict[str, list[list[float]]] = {
-        **{name: [list(point[:3]) for point in drawn[name]] for name in ("heldout", "kl")},
+        "heldout": [
+            [*at, p.wins.value]
+            for p, at in points
+            if p.wins is not None and p.wins.value is not None
+        ],
+        "kl": kl,
         **{name: [[*at, y] for at, y in zip(spent, values, strict=True) if y is not None]
            for name, values in (("shown", shown), ("better", better))},
     }  # fmt: skip
     return {
         **total.as_dict(),
-        "kl": curves["kl"][-1][2] if curves["kl"] else None,
-        "length": drawn["length"][-1][2] if drawn["length"] else None,
+        "kl": kl[-1][2] if kl else None,
+        "length": lengths[-1] if lengths else None,
         "separation": results.separation(facts),
         "heldout": f"{last[0]['before']} → {last[0]['after']}" if last else _levels(helped),
         "better": helped.short,

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from szpo.analysis import acquisition, entropy, svgd
+from szpo.analysis import acquisition, svgd
 from szpo.analysis.posterior import BradleyTerry
 from szpo.seeds import derive
 from szpo.types import Floats
@@ -143,7 +143,7 @@ def _between(one: svgd.Sampler, other: svgd.Sampler, share: float) -> svgd.Sampl
 def _round(answers: _Answers) -> Round:
     """The entropies after these answers; cached, since dragging changes few of the rounds."""
     found = _trace_particles(answers)[-1]
-    return Round(entropy.gaussian(found.x), entropy.nearest(found.x), found.entropy)
+    return Round(svgd.gaussian_entropy(found.x), svgd.nearest_entropy(found.x), found.entropy)
 
 
 def _map(posterior: BradleyTerry) -> Floats:

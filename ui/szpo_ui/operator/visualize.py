@@ -17,7 +17,7 @@ import typer
 from fastapi import APIRouter, FastAPI
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from szpo.analysis import features, vote_texts
+from szpo.analysis import features, vote_rows
 from szpo.errors import StorageError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.types import Comparison
@@ -54,7 +54,7 @@ def of_run(ledger: Ledger, named: str = FEATURES) -> Start:
     chosen = features.parse(named)
     if len(chosen) != 2:
         raise UsageError(f"visualize: --features names {len(chosen)}; give two")
-    seen = vote_texts.read(ledger)
+    seen = vote_rows.read_judged(ledger)
     apart = features.differences(chosen, seen.comparisons)
     scale = np.sqrt((apart**2).mean(0))
     for feature, size in zip(chosen, scale, strict=True):
