@@ -104,11 +104,7 @@ def _has_weights(folder: Path) -> bool:
 
 
 def publish(target: Path, write: Callable[[Path], object]) -> Path:
-    """Write a folder atomically; if another process was faster, its equal folder is used.
-
-    Raises:
-        ResourceError: The cache cannot be written.
-    """
+    """Write a folder atomically; if another process was faster, its equal folder is used."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with files.write_whole(target) as draft:

@@ -31,9 +31,6 @@ def gain(run: GivenRun, ax: Axes | None = None) -> Axes:
 
     Pairs of answers are compared by a simulated panel's reward, pairs of batches by the function
     that votes. The band is the 95 % interval; one half is no gain.
-
-    Raises:
-        UsageError: no gain was measured along the run.
     """
     with _ledger(run) as ledger:
         series = charts.gain_series(improvement.read(ledger))
@@ -52,9 +49,6 @@ def estimates(run: GivenRun, ax: Axes | None = None) -> Axes:
     """The value difference Δ̂ by the votes of each step, in units of the link.
 
     Bars are 95 % intervals.
-
-    Raises:
-        UsageError: no step is applied.
     """
     series = estimate_series((row.step, row.estimate, row.stderr) for row in _read(run))
     axes = _draw(series, ax, ("step", "units of the link", "Value difference Δ̂"))
@@ -63,20 +57,12 @@ def estimates(run: GivenRun, ax: Axes | None = None) -> Axes:
 
 
 def kl(run: GivenRun, ax: Axes | None = None) -> Axes:
-    """KL of the tuned model to the base after each step, nats per completion.
-
-    Raises:
-        UsageError: no step is applied, or the policy has no KL.
-    """
+    """KL of the tuned model to the base after each step, nats per completion."""
     return _draw_figure(run, ax, "kl", ("step", "nats per completion", "KL to the base"))
 
 
 def length(run: GivenRun, ax: Axes | None = None) -> Axes:
-    """Mean length of the answers that each step compared, in tokens.
-
-    Raises:
-        UsageError: no step has answers.
-    """
+    """Mean length of the answers that each step compared, in tokens."""
     return _draw_figure(run, ax, "length", ("step", "tokens", "Mean answer length"))
 
 

@@ -34,9 +34,6 @@ def derive(
 
     The list is ["szpo", version, root_seed, purpose, step, k, name], without spaces, ASCII.
 
-    Raises:
-        UsageError: the root seed is not an integer in [0, 2**63).
-
     >>> derive(0, "direction", step=0, k=0).hex()
     '633ae1658f10c74e281924843f27debe'
     """
@@ -87,11 +84,7 @@ def generator(key: bytes) -> np.random.Generator:
 
 
 def integer(key: bytes, index: int, below: int) -> int:
-    """The index-th integer in [0, below) of the key; its bias is less than below / 2**64.
-
-    Raises:
-        UsageError: ``below`` is not positive.
-    """
+    """The index-th integer in [0, below) of the key; its bias is less than below / 2**64."""
     if below < 1:
         raise UsageError(f"seeds.integer: below is {below}; it must be at least 1")
     return int(bits(key, 1, index)[0]) * below >> 64

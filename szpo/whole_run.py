@@ -46,10 +46,6 @@ def drive(
         score: The reward of a simulated panel, for measuring; None without one.
         say: Prints lines for the user.
         stay: Never return normally; end only by an exception, such as a signal.
-
-    Raises:
-        LeaseError: another controller holds the run, or took it over.
-        SzpoError: the run failed; see `szpo.training.controller.run`.
     """
     config = parts.config
     measures = measuring.prepare(ledger, parts, score, say) if measured else None

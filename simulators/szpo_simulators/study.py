@@ -200,9 +200,6 @@ class Study:
         """Each cell's result with its spec, in order; stored results are read back.
 
         Raise ``version`` when ``work`` computes something else: older results are then ignored.
-
-        Raises:
-            RunError: a stored cell cannot be read.
         """
         folder = self.folder / "cells"
         folder.mkdir(parents=True, exist_ok=True)

@@ -53,10 +53,6 @@ def newton(
         ties: half a vote for each side, or Davidson's third outcome.
         centre: (…, p), 0 by default.
 
-    Raises:
-        RunError: Davidson's model without a tie; or no convergence (x is far too large for
-            differences in standard units).
-
     >>> found = newton(np.ones((3, 1)), np.array([1.0, 1.0, 0.0]), ridge=1e-9)
     >>> found.weights.round(4).tolist()  # the logarithm of the odds, log 2
     [0.6931]

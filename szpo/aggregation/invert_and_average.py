@@ -52,9 +52,6 @@ def inversion(smoothing: str, link: Link = LOGISTIC, *, trim: float = 4.0) -> In
     ``haldane``: log((k+½)/(M−k+½)); for other links the inverse at (k+½)/(M+1). ``trim``: the
     inverse at k/M clipped to [σ(−H), σ(H)], as published (Zhang & Ying, arXiv 2409.17401).
 
-    Raises:
-        UsageError: no such estimator.
-
     >>> inversion("haldane")(np.array([1.0]), np.array([1.0])).round(4).tolist()
     [1.0986]
     """

@@ -32,9 +32,6 @@ class Link:
 def link(name: str) -> Link:
     """The link of that name: logistic, probit, cauchit, cloglog, linear or linear:B.
 
-    Raises:
-        UsageError: no such link, or a width B that is not a positive number.
-
     >>> link("logistic").prob([0.0, 2.0]).round(4).tolist()
     [0.5, 0.8808]
     >>> link("linear:4").inverse(0.75).item()
@@ -53,11 +50,7 @@ def link(name: str) -> Link:
 
 
 def linear(width: float) -> Link:
-    """½ + x / 2B, clipped to [0, 1]; its inverse is exact for |x| < B.
-
-    Raises:
-        UsageError: B is not a positive number.
-    """
+    """½ + x / 2B, clipped to [0, 1]; its inverse is exact for |x| < B."""
     if not (width > 0 and math.isfinite(width)):
         raise UsageError(f"link: linear needs a positive width, not {width}")
     return Link(

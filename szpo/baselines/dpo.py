@@ -89,10 +89,6 @@ def train(
         data: Pairs to learn from; without any, its ties appear in the error.
         recipe: Settings; None: the defaults.
         shared: See `szpo.baselines.costs.Shared`.
-
-    Raises:
-        RunError: there is no pair, none fits into ``max_length``, or training diverged.
-        UsageError: the extra is not installed, or a setting is none.
     """
     require_pairs(data, METHOD)
     listener = trainer.Listener.begin(METHOD, shared)
@@ -113,10 +109,6 @@ def iterative(
 
     Every question has its own prompts, drawn from ``prompts`` in a seeded order, with two answers
     of the current policy each. A round with only ties trains on the earlier pairs.
-
-    Raises:
-        RunError: no round gave a pair, or training diverged.
-        UsageError: the extra is not installed, or a setting is none.
     """
     plan = plan or Rounds()
     if not prompts:

@@ -101,10 +101,6 @@ def train(
         score: The reward of an answer: a `szpo.baselines.reward_model.RewardModel`, or a verifier.
         how: Settings.
         shared: See `szpo.baselines.costs.Shared`.
-
-    Raises:
-        RunError: training diverged, or a reward is not finite.
-        UsageError: the extra is not installed, or there are no prompts.
     """
     method = "grpo" if isinstance(how, Grpo) else "rloo"
     listener, seed = trainer.Listener.begin(method, shared), shared["seed"]

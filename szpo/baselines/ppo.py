@@ -148,11 +148,6 @@ def train(
         score: r_φ, called once a step.
         recipe: settings; None: the defaults.
         shared: see `szpo.baselines.costs.Shared`.
-
-    Raises:
-        UsageError: no prompts, a score that does not fit, or the actor samples with top-p, top-k
-            or temperature 0.
-        RunError: the run diverged.
     """
     how, seed = recipe or Recipe(), shared["seed"]
     meter, on_step = shared.get("meter") or Meter(), shared.get("on_step", ignore_step)

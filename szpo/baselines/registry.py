@@ -93,10 +93,6 @@ def run(
         folder: Folder for self-rewarding's models; other methods write nothing.
         seed: Root seed of all draws.
         on_step: Called after each step.
-
-    Raises:
-        UsageError: no such method or setting, or an input of the method is missing.
-        RunError: there is nothing to learn from, or training diverged.
     """
     how, actor = recipe(method, settings), inputs.actor
     shared: dict[str, Any] = {"seed": seed, "on_step": on_step}
@@ -149,9 +145,6 @@ def _maximise(
 def recipe(method: str, settings: Mapping[str, Any]) -> Any:
     """Make a method's recipe with these fields changed.
 
-    Raises:
-        UsageError: there is no such method or field, or a value is invalid.
-
     >>> recipe("dpo", {"beta": "0.2", "steps": "5"}).steps
     5
     """
@@ -176,11 +169,7 @@ def recipe(method: str, settings: Mapping[str, Any]) -> Any:
 
 
 def require_extra(method: str, *, scored: bool) -> None:
-    """Refuse to start without a method's libraries; PPO on a score needs none.
-
-    Raises:
-        UsageError: trl or datasets is not installed.
-    """
+    """Refuse to start without a method's libraries; PPO on a score needs none."""
     if not (method == "ppo" and scored):
         trainer.require_trl(method)
 

@@ -105,11 +105,7 @@ class RewardModel:
         return float(((gaps > 0) + 0.5 * (gaps == 0)).mean())
 
     def save(self, folder: Path) -> None:
-        """Write a folder for `load`: PEFT's two files, the head, and a file of facts.
-
-        Raises:
-            StorageError: the folder cannot be written.
-        """
+        """Write a folder for `load`: PEFT's two files, the head, and a file of facts."""
         model = self.loaded.model
         conv1d = any(adapter_files.is_conv1d(model, site) for site in self.sites)
         adapter_files.save_adapter(
@@ -159,10 +155,6 @@ def train(
         data: Pairs to learn from; without any, its ties appear in the error.
         recipe: Settings; None: the defaults.
         shared: See `szpo.baselines.costs.Shared`.
-
-    Raises:
-        RunError: there is no pair, or training diverged.
-        UsageError: the extra is not installed, or a setting is none.
     """
     require_pairs(data, METHOD)
     listener, seed = trainer.Listener.begin(METHOD, shared), shared["seed"]

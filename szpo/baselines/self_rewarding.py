@@ -98,13 +98,6 @@ def train(
         folder: folder of the models; complete ones in it are not made again.
         seed: root seed of all draws.
         on_step: called after each model, also one that was already there.
-
-    Raises:
-        RunError: a round gave no pair (no judgement had a score, or all were ties), or DPO
-            diverged; earlier models are kept.
-        UsageError: no prompts, the folder's models have other settings, or a judgement needs more
-            tokens than the model reads.
-        StorageError: the folder cannot be read or written.
     """
     how = recipe or Recipe()
     if not data.prompts:
@@ -130,11 +123,7 @@ def train(
 
 
 def require_room(reader: Reader, prompts: Sequence[Prompt], new: int, how: Recipe) -> None:
-    """Refuse a model that cannot read a prompt with an answer of ``new`` tokens and judge it.
-
-    Raises:
-        UsageError: the model cannot; the message has the numbers.
-    """
+    """Refuse a model that cannot read a prompt with an answer of ``new`` tokens and judge it."""
     if how.models < 2:  # M1 judges nothing
         return
     longest = max(reader.tokens(request(prompt, "")) for prompt in prompts)
@@ -262,12 +251,7 @@ def _write(actor: Actor, folder: Path, record: dict[str, Any], found: Round | No
 
 
 def _load(actor: Actor, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """Read the record of a finished model, and move the actor to its weights.
-
-    Raises:
-        UsageError: it was made with other settings; the message names them.
-        StorageError: the folder is not complete.
-    """
+    """Read the record of a finished model, and move the actor to its weights."""
     try:
         record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         before, digest = record["settings"], record["theta_sha256"]

@@ -35,12 +35,7 @@ def train(
     recipe: Recipe | None = None,
     **shared: Unpack[Shared],
 ) -> Trained:
-    """Fit the actor to prompts with their answers.
-
-    Raises:
-        RunError: there is no example, none fits into ``max_length``, or training diverged.
-        UsageError: the extra is not installed.
-    """
+    """Fit the actor to prompts with their answers."""
     if not examples:
         raise RunError(f"{METHOD}: no example to learn from; give --examples")
     listener, how = trainer.Listener.begin(METHOD, shared), recipe or Recipe()

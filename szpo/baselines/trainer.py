@@ -50,11 +50,7 @@ Schedule: TypeAlias = Literal[
 
 
 def require_trl(method: str) -> None:
-    """Refuse to start without the libraries of the extra "baselines".
-
-    Raises:
-        UsageError: trl or datasets is not installed.
-    """
+    """Refuse to start without the libraries of the extra "baselines"."""
     for name in ("trl", "datasets"):
         if importlib.util.find_spec(name) is None:
             raise UsageError(f"{method} needs {name}: {how_to_install('baselines')}")
@@ -160,9 +156,6 @@ def tokenize_pairs(
     """Turn pairs into tokens; a prompt keeps its last ``prompt_tokens``.
 
     Pairs whose prompt leaves no room for an answer in ``max_length`` are left out.
-
-    Raises:
-        RunError: no pair has room.
     """
     rows = [
         {
@@ -186,11 +179,7 @@ class Listener(TrainerCallback):
 
     @classmethod
     def begin(cls, method: str, shared: Shared) -> Listener:
-        """The listener of a training that begins now.
-
-        Raises:
-            UsageError: trl or datasets is not installed.
-        """
+        """The listener of a training that begins now."""
         require_trl(method)
         on_step = shared.get("on_step", ignore_step)
         return cls(method, shared.get("meter") or Meter(), on_step)

@@ -22,11 +22,7 @@ RISE = 1.5
 
 
 def require_plain(sampling: Sampling, method: str) -> None:
-    """Refuse sampling that is not from the policy's whole distribution.
-
-    Raises:
-        UsageError: top-p, top-k or temperature 0 is set.
-    """
+    """Refuse sampling that is not from the policy's whole distribution."""
     if sampling.top_p < 1 or sampling.top_k or not sampling.temperature:
         raise UsageError(
             f"{method}: answers must be drawn from the model's whole distribution; set "
@@ -42,9 +38,6 @@ def drop_too_long(rows: Sequence[Row], tokens: Sequence[int], most: int, method:
         tokens: Fewest tokens of each row with which there is something to learn.
         most: The recipe's ``max_length``.
         method: The method's name, for the message.
-
-    Raises:
-        RunError: no row is short enough.
 
     >>> drop_too_long(["a", "b"], [3, 9], 8, "dpo")
     ['a']
@@ -73,11 +66,7 @@ def join_remarks(*each: str) -> str:
 
 
 def require_weights(weights: Iterable[Tensor], method: str, step: int) -> None:
-    """Stop if weights are not finite after the last step, which no loss shows yet.
-
-    Raises:
-        RunError: one is not finite.
-    """
+    """Stop if weights are not finite after the last step, which no loss shows yet."""
     if not all(bool(weight.isfinite().all()) for weight in weights):
         raise RunError(
             f"{method}: the weights are not finite after step {step}: training diverged; "
@@ -87,11 +76,7 @@ def require_weights(weights: Iterable[Tensor], method: str, step: int) -> None:
 
 @contextmanager
 def catch_divergence(method: str) -> Iterator[None]:
-    """Turn non-finite logits of a trained policy inside the block into a `RunError`.
-
-    Raises:
-        RunError: its logits are not finite.
-    """
+    """Turn non-finite logits of a trained policy inside the block into a `RunError`."""
     try:
         yield
     except LogitsError:
@@ -139,11 +124,7 @@ def _end(log: Sequence[Mapping[str, float]], name: str) -> float:
 
 
 def require_pairs(data: Preferences, method: str) -> None:
-    """Refuse to train without a pair.
-
-    Raises:
-        RunError: there is no pair; the message says if all were ties.
-    """
+    """Refuse to train without a pair."""
     if not data.pairs:
         why = (
             f"all {data.ties} answers were ties or skips; ask a panel that can tell the answers "
@@ -155,11 +136,7 @@ def require_pairs(data: Preferences, method: str) -> None:
 
 
 def require_finite(figures: Mapping[str, float], method: str, step: int) -> None:
-    """Stop a training if a figure is not finite.
-
-    Raises:
-        RunError: a loss, reward or gradient is not finite; the message names it and the step.
-    """
+    """Stop a training if a figure is not finite."""
     for name, value in figures.items():
         if not isfinite(value):
             raise RunError(

@@ -20,9 +20,6 @@ _TURN = re.compile(r"\n\n(Human|Assistant):")
 def split(transcript: str, where: str = "transcript") -> tuple[str, str]:
     r"""Split a transcript into the prompt, up to the last "Assistant:", and the answer after it.
 
-    Raises:
-        UsageError: the transcript has no "Assistant:".
-
     >>> split("\n\nHuman: Hello?\n\nAssistant: Hi.")
     ('\n\nHuman: Hello?\n\nAssistant:', ' Hi.')
     """
@@ -40,9 +37,6 @@ def parse_turns(prompt: str, where: str = "prompt") -> tuple[tuple[str, str], ..
     r"""Parse the turns of a prompt that ends with "Assistant:".
 
     Empty turns are left out, and consecutive turns of one speaker are joined.
-
-    Raises:
-        UsageError: the prompt does not begin with a speaker, or its last turn is not Human's.
 
     >>> parse_turns("\n\nHuman: Hello?\n\nAssistant: Hi.\n\nHuman: Bye.\n\nAssistant:")
     (('user', 'Hello?'), ('assistant', 'Hi.'), ('user', 'Bye.'))
@@ -63,11 +57,7 @@ def parse_turns(prompt: str, where: str = "prompt") -> tuple[tuple[str, str], ..
 
 
 def read_pairs(record: dict[str, Any], where: str) -> Preferences:
-    """Read the pair of a record.
-
-    Raises:
-        UsageError: a transcript is missing or invalid, or the two have different prompts.
-    """
+    """Read the pair of a record."""
     chosen, rejected = (get_text(record, key, where) for key in ("chosen", "rejected"))
     prompt, better = split(chosen, f"{where}: chosen")
     if not rejected.startswith(prompt):

@@ -39,11 +39,7 @@ TEMPLATE = f"""<View>
 
 
 def make_task(prompt: Prompt, answers: Sequence[str], *, key: bytes) -> dict[str, Any]:
-    """Make a task for import; answers are in an order drawn from ``key``, without their origins.
-
-    Raises:
-        UsageError: there are fewer than two answers, or two are equal.
-    """
+    """Make a task for import; answers are in an order drawn from ``key``, origins left out."""
     if len(set(answers)) < 2 or len(set(answers)) < len(answers):
         raise UsageError(
             f'"{prompt.text[:40]}": a ranking needs at least two answers, all different'
@@ -61,11 +57,7 @@ def make_task(prompt: Prompt, answers: Sequence[str], *, key: bytes) -> dict[str
 
 
 def read_pairs(record: dict[str, Any], where: str) -> Preferences:
-    """Read the pairs of one exported task, from every ranking that was not cancelled.
-
-    Raises:
-        UsageError: the task has no data or annotations, or a ranking does not rank its items.
-    """
+    """Read the pairs of one exported task, from every ranking that was not cancelled."""
     data, annotations = record.get("data"), record.get("annotations")
     if not isinstance(data, dict) or not isinstance(annotations, list):
         raise UsageError(f"{where}: needs data and annotations; export the project as JSON")

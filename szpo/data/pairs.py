@@ -92,11 +92,7 @@ def make_prompt(turns: Sequence[tuple[str, str]]) -> Prompt:
 
 
 def get_text(record: dict[str, object], key: str, where: str) -> str:
-    """Return the text under ``key`` of a record.
-
-    Raises:
-        UsageError: it is missing, is not text, or has a NUL.
-    """
+    """Return the text under ``key`` of a record."""
     value = record.get(key)
     if value is None:
         raise UsageError(f"{where}: needs {key} (found: {text_files.list_keys(record)})")
@@ -104,11 +100,7 @@ def get_text(record: dict[str, object], key: str, where: str) -> str:
 
 
 def require_text(value: object, where: str) -> str:
-    """Return a value that must be text without NUL; ``where`` ends with its name.
-
-    Raises:
-        UsageError: it is not such a text.
-    """
+    """Return a value that must be text without NUL; ``where`` ends with its name."""
     if not isinstance(value, str):
         raise UsageError(f"{where} must be text (got {type(value).__name__})")
     if "\0" in value:

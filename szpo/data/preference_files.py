@@ -86,11 +86,7 @@ def read(
 
 
 def find_format(path: Path) -> str:
-    """The name of the format of a file's first record.
-
-    Raises:
-        UsageError: the record has no known format, or the file is empty or cannot be read.
-    """
+    """The name of the format of a file's first record."""
     for where, value in read_records(path):
         record = text_files.require_object(value, where)
         for kind in DETECTED:
@@ -105,9 +101,6 @@ def read_records(path: Path, *, ours: bool = True) -> Iterator[tuple[str, Any]]:
     """Yield each record's place in the file and its value; `text_files.Unreadable` if not JSON.
 
     A .csv is a sheet that szpo wrote (``ours``), or another table; see `sheets.read_csv`.
-
-    Raises:
-        UsageError: the file is missing, too large or damaged.
     """
     if path.suffix.lower() == ".csv":
         yield from sheets.read_csv(path, LINE_LIMIT, ours=ours)
@@ -182,9 +175,6 @@ def read_groups(path: Path | str) -> Iterator[tuple[Prompt, tuple[str, ...]]]:
     """Yield prompts with answers to rank: from lists of completions, or from pairs.
 
     Equal answers appear once; a record with fewer than two different ones is left out.
-
-    Raises:
-        UsageError: the file or one of its records cannot be used.
     """
     for where, value in read_records(Path(path)):
         record = text_files.require_object(value, where)
@@ -201,11 +191,7 @@ def read_groups(path: Path | str) -> Iterator[tuple[Prompt, tuple[str, ...]]]:
 
 
 def read_examples(path: Path | str) -> tuple[tuple[Prompt, Answer], ...]:
-    """Read prompts with good answers from a file in TRL's formats for supervised fine-tuning.
-
-    Raises:
-        UsageError: the file or one of its records cannot be used, or it holds none.
-    """
+    """Read prompts with good answers from a file in TRL's formats for supervised fine-tuning."""
     found = tuple(
         trl.read_example(text_files.require_object(value, where), where)
         for where, value in read_records(Path(path))

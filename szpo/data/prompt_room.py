@@ -17,11 +17,7 @@ SHOWN_CUTS = 3
 
 
 def fit_prompts(prompts: PromptSet, reader: Reader, new: int, too_long: TooLong) -> PromptSet:
-    """Make room for ``new`` tokens after each prompt of a set; a warning names cut prompts.
-
-    Raises:
-        UsageError: A prompt is too long, and ``too_long`` is refuse or it cannot be cut.
-    """
+    """Make room for ``new`` tokens after each prompt of a set; a warning names cut prompts."""
     if reader.over(new + 1):
         raise UsageError(
             f"generation.max_new_tokens {new:,} leaves no room for a prompt: model {reader.name} "
@@ -59,9 +55,6 @@ def cut_prompt(prompt: Prompt, reader: Reader, new: int, where: str = "prompt") 
 
     The oldest turns are dropped first, up to the user's next one, then the beginning of the last
     turn. The system turn and the end of the question stay.
-
-    Raises:
-        UsageError: Not even the last character of the question fits beside the system turn.
     """
 
     def fits(turns: tuple[tuple[str, str], ...]) -> bool:

@@ -303,11 +303,7 @@ def _record(value: Any, where: str, names: Sequence[str]) -> _Record | None:
 
 
 def conversation(messages: list[Any], where: str) -> tuple[tuple[str, str], ...]:
-    """Read the turns of a list of messages ({"role", "content"}), the last one from the user.
-
-    Raises:
-        UsageError: it is not such a list.
-    """
+    """Read the turns of a list of messages ({"role", "content"}), the last one from the user."""
     turns: list[tuple[str, str]] = []
     for index, message in enumerate(messages, start=1):
         place = f"{where}: message {index}"

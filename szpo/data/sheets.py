@@ -21,11 +21,7 @@ COLUMN: Final = "choice"
 
 
 def read_pairs(record: dict[str, Any], where: str) -> Preferences:
-    """Read the pair of an answered question; the choice tie and equal texts are ties.
-
-    Raises:
-        UsageError: a column is missing, or the choice is unknown.
-    """
+    """Read the pair of an answered question; the choice tie and equal texts are ties."""
     prompt, a, b = (get_text(record, name, where) for name in ("prompt", "a", "b"))
     given = read_choice(record) if COLUMN in record else get_text(record, COLUMN, where)
     if given in ("", "skip"):
@@ -52,9 +48,6 @@ def read_csv(path: Path, limit: int, *, ours: bool = True) -> Iterator[tuple[str
         limit: Most bytes of a line.
         ours: szpo wrote the sheet: cells are unguarded. The rows of another table must be as long
             as its header.
-
-    Raises:
-        UsageError: the file is missing or not a table, or a line is too long.
     """
     text_files.inspect_file(path, "sheet" if ours else "pool")
     with path.open("rb") as file:

@@ -16,11 +16,7 @@ from szpo.types import Answer, Prompt
 
 
 def inspect_file(path: Path, what: str) -> tuple[int, bytes]:
-    """Return the size and the first bytes of a regular, readable file.
-
-    Raises:
-        UsageError: it is not such a file; ``what`` names it, as in "prompt file".
-    """
+    """Return the size and the first bytes of a regular, readable file."""
     try:
         # stat, not open: opening a pipe would wait for a writer.
         facts = os.stat(path)
@@ -37,11 +33,7 @@ def inspect_file(path: Path, what: str) -> tuple[int, bytes]:
 
 
 def read_lines(file: IO[bytes], path: object, limit: int) -> Iterator[tuple[int, str]]:
-    """Yield each line's number and text; only one line is in memory.
-
-    Raises:
-        UsageError: a line is longer than ``limit`` bytes or is not UTF-8.
-    """
+    """Yield each line's number and text; only one line is in memory."""
     number = 0
     while raw := file.readline(limit + 2):
         number += 1
@@ -54,11 +46,7 @@ def read_lines(file: IO[bytes], path: object, limit: int) -> Iterator[tuple[int,
 
 
 def decode(raw: bytes, where: str, *, first: bool = True) -> str:
-    """Decode bytes as UTF-8; at the beginning of a file (``first``) drop a byte order mark.
-
-    Raises:
-        UsageError: they are not UTF-8.
-    """
+    """Decode bytes as UTF-8; at the beginning of a file (``first``) drop a byte order mark."""
     try:
         return raw.decode("utf-8-sig" if first else "utf-8")
     except UnicodeDecodeError as error:

@@ -49,11 +49,7 @@ def to_record(pair: Pair) -> dict[str, Any]:
 
 
 def read_pairs(record: dict[str, Any], where: str) -> Preferences:
-    """Read the pair of a record.
-
-    Raises:
-        UsageError: a part is missing or malformed, or the answers have different prompts.
-    """
+    """Read the pair of a record."""
     given = _given(record, where)
     (before, chosen), (also, rejected) = (
         _answer(record, key, where, given) for key in ("chosen", "rejected")
@@ -72,9 +68,6 @@ def read_example(record: dict[str, Any], where: str) -> tuple[Prompt, Answer]:
     Each is text or messages, as in TRL's formats for supervised fine-tuning; the last message is
     the assistant's. The answer counts as complete.
 
-    Raises:
-        UsageError: a part is missing or malformed.
-
     >>> read_example({"prompt": "Hello?", "completion": "Hi."}, "line 1")[1].text
     'Hi.'
     """
@@ -87,11 +80,7 @@ def read_example(record: dict[str, Any], where: str) -> tuple[Prompt, Answer]:
 
 
 def read_turns(value: Any, where: str) -> Turns:
-    """Read the turns of a prompt from a text or a list of messages.
-
-    Raises:
-        UsageError: it is neither, or empty.
-    """
+    """Read the turns of a prompt from a text or a list of messages."""
     if isinstance(value, str):
         if not value.strip():
             raise UsageError(f"{where} is empty")

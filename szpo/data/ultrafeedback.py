@@ -20,11 +20,7 @@ RATINGS = ("score", "rating", "fine-grained_score", "overall_score")
 
 
 def read_pairs(record: dict[str, Any], where: str) -> Preferences:
-    """Read all n(n − 1)/2 pairs of a record's completions; equal ratings make ties.
-
-    Raises:
-        UsageError: prompt, completions or a rating is missing or malformed.
-    """
+    """Read all n(n − 1)/2 pairs of a record's completions; equal ratings make ties."""
     if "completions" not in record:
         return trl.read_pairs(record, where)
     texts, ratings = [], []
@@ -37,11 +33,7 @@ def read_pairs(record: dict[str, Any], where: str) -> Preferences:
 
 
 def read_candidates(record: dict[str, Any], where: str) -> tuple[Any, list[str]]:
-    """Read the prompt and texts of a record with unrated completions.
-
-    Raises:
-        UsageError: prompt or completions are missing or malformed.
-    """
+    """Read the prompt and texts of a record with unrated completions."""
     texts = [_words(item, place) for place, item in list_completions(record, where)]
     return read_prompt(record, where), texts
 

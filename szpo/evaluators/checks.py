@@ -21,11 +21,7 @@ from szpo.voting.service import VoteService
 
 
 def check_judge(judge: Judge) -> None:
-    """Test a judge on three comparisons: its answers must be valid and depend on its input alone.
-
-    Raises:
-        RunError: names the broken clause.
-    """
+    """Test a judge on three comparisons: answers must be valid and depend on its input alone."""
     for comparison in _examples(0):
         for side in LETTERS:
             keys = [seeds.derive(n, "check") for n in (1, 1, 2)]
@@ -49,9 +45,6 @@ def check_evaluator(
 
     ``make`` builds the evaluator over a vote service. ``serve`` takes the place of people who vote
     between submit and poll, if the evaluator does not answer by itself.
-
-    Raises:
-        RunError: names the broken clause.
     """
     with tempfile.TemporaryDirectory() as folder:
         layout = (("z", (2,)),)

@@ -44,11 +44,7 @@ class FunctionJudge:
     def judge(
         self, comparison: Comparison, *, panelist: str, plus_side: Letter, key: bytes
     ) -> Choice:
-        """Ask the function, with batch plus as a or b according to ``plus_side``.
-
-        Raises:
-            UsageError: the function returned something else than a vote.
-        """
+        """Ask the function, with batch plus as a or b according to ``plus_side``."""
         plus = [row.plus.text for row in comparison.rows]
         minus = [row.minus.text for row in comparison.rows]
         a, b = (plus, minus) if plus_side == "A" else (minus, plus)
@@ -56,11 +52,7 @@ class FunctionJudge:
 
 
 def check_function(better: object) -> None:
-    """Check that ``better`` can be called; None means no function.
-
-    Raises:
-        UsageError: it is neither None nor callable.
-    """
+    """Check that ``better`` can be called; None means no function."""
     if better is not None and not callable(better):
         raise UsageError(f"better: {better!r} is no function; give better(prompts, a, b)")
 
@@ -69,9 +61,6 @@ def read_share(answer: object) -> float | None:
     """Turn a function's answer into the share of the vote for batch a, 0 to 1; a tie is .5.
 
     None if the function abstains.
-
-    Raises:
-        UsageError: it is neither "a", "b", "tie", "skip", None nor a number from 0 to 1.
 
     >>> [read_share(each) for each in ("a", "tie", 0.75, "B", "skip")]
     [1.0, 0.5, 0.75, 0.0, None]
@@ -90,9 +79,6 @@ def read_share(answer: object) -> float | None:
 
 def read_choice(answer: object, key: bytes) -> Choice:
     """Turn a function's answer into a vote; with a probability, the vote is drawn by the key.
-
-    Raises:
-        UsageError: as `read_share`.
 
     >>> [read_choice(each, bytes(16)) for each in ("a", "tie", 1.0, 0, None)]
     ['A', 'tie', 'A', 'B', 'skip']
@@ -119,11 +105,7 @@ class FunctionEvaluator:
     panel: PanelEvaluator
 
     def submit(self, comparisons: Sequence[Comparison]) -> None:
-        """Ask the function about these comparisons.
-
-        Raises:
-            RunError: the function abstained from all of them, for the third step in a row.
-        """
+        """Ask the function about these comparisons."""
         try:
             self.panel.submit(comparisons)
         except NobodyLeftError:
@@ -153,11 +135,7 @@ class FunctionPanel:
 
     @property
     def judges(self) -> tuple[FunctionJudge, ...]:
-        """One per panelist.
-
-        Raises:
-            UsageError: there is no function.
-        """
+        """One per panelist."""
         if self.better is None:
             raise UsageError(NO_FUNCTION)
         return (FunctionJudge(self.better),) * self.size
@@ -174,9 +152,6 @@ class FunctionPanel:
 
         Batches with equal texts are a tie, and the function is not asked. If it abstains, the
         share is .5.
-
-        Raises:
-            UsageError: there is no function, or it returned something else than a vote.
         """
         if self.better is None:
             raise UsageError(NO_FUNCTION)
@@ -201,11 +176,7 @@ class FunctionPanel:
         return FunctionEvaluator(PanelEvaluator(service, self.judges))
 
     def check(self, config: Config, prompts: Sequence[Prompt]) -> None:
-        """Refuse a run without a function to vote in it.
-
-        Raises:
-            UsageError: there is no function.
-        """
+        """Refuse a run without a function to vote in it."""
         if self.better is None:
             raise UsageError(
                 'panel.kind "function" needs a Python function: szpo.Tuner(model, prompts, better)'

@@ -86,10 +86,6 @@ def answer(
     Each round has two transactions: all seats, then all answers. Judges are asked in between, so a
     slow one holds no lock. A skip frees the seat for the next panelist in line. Nobody is asked
     once the step is closed or void; answers that come after that are stored as late.
-
-    Raises:
-        UsageError: M is larger than the panel, or the step does not exist.
-        NobodyLeftError: everybody has been asked and a comparison still lacks votes.
     """
     ledger = service.ledger
     panel = _advance_tiring(ledger, panel, comparisons)

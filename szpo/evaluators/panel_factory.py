@@ -69,21 +69,12 @@ class PanelFactory(Protocol):
     """
 
     def check(self, config: Config, prompts: Sequence[Prompt]) -> None:
-        """Check the settings before a model is loaded.
-
-        Raises:
-            UsageError: the settings do not fit this panel.
-        """
+        """Check the settings before a model is loaded."""
 
     def build(
         self, config: Config, start: StartingPolicy, recorded: Mapping[str, Any] | None = None
     ) -> RunPanel:
-        """Build the panel of a new run, or of a run that ``recorded`` this ``spec``.
-
-        Raises:
-            UsageError: the panel cannot be built.
-            IntegrityError: it would differ from the recorded panel.
-        """
+        """Build the panel of a new run, or of a run that ``recorded`` this ``spec``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +131,7 @@ class FunctionFactory:
 
 
 def load_factory(kind: str) -> PanelFactory | None:
-    """The factory that ``panel.kind`` names, with the changes after a "+"; None for people.
-
-    Raises:
-        UsageError: no installed package has it, it is not a factory, or it takes no such changes.
-    """
+    """The factory that ``panel.kind`` names, with the changes after a "+"; None for people."""
     if kind == PEOPLE:
         return None
     if kind == FUNCTION:
@@ -164,9 +151,6 @@ def find_rate(config: Config, host: Any) -> Rate | None:
     """The function that lets the settings' judge rate answers; None where no feature is rated.
 
     ``host`` is a `szpo.policies.hosts.Host`, which can load the judge's model.
-
-    Raises:
-        UsageError: the judge is not available.
     """
     if not config.features.judged:
         return None
@@ -175,21 +159,13 @@ def find_rate(config: Config, host: Any) -> Rate | None:
 
 
 def check_rate(config: Config, prompts: Sequence[Prompt]) -> None:
-    """Where features are judged, check that the judge can rate answers to these prompts.
-
-    Raises:
-        UsageError: the judge cannot rate answers, or is not available.
-    """
+    """Where features are judged, check that the judge can rate answers to these prompts."""
     if config.features.judged:
         plugins.load(GROUP, JUDGE, "evaluator").check_ratings(config, prompts)
 
 
 def as_factory(name: str, found: object) -> PanelFactory:
-    """Turn an object from an entry point into a `PanelFactory`.
-
-    Raises:
-        UsageError: it is neither a factory nor a function; the message names what it lacks.
-    """
+    """Turn an object from an entry point into a `PanelFactory`."""
     if isinstance(found, PanelFactory):
         return found
     if callable(found) and not hasattr(found, "build"):

@@ -50,9 +50,6 @@ def visit(
         wait: called whenever nothing is open.
         patience: after this many waits in a row without a live controller the panel gives up.
         read: called before each comparison, which is then answered alone: a human pace.
-
-    Raises:
-        UsageError: M is larger than the panel.
     """
     cast, idle, driven = 0, 0, False
     step = OpenComparisons(ledger)

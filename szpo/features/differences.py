@@ -17,9 +17,6 @@ from szpo.types import FEATURE_GRID
 def scale(spread: float) -> int:
     """Convert the spread of one feature to the integer that is recorded, in units of 2⁻¹².
 
-    Raises:
-        UsageError: the spread is negative or not finite.
-
     >>> scale(0.25), scale(0)
     (1024, 0)
     """
@@ -47,9 +44,6 @@ def differences(
         scales: the spread of each entry, as `scale` returns it.
         entries: the features to count.
 
-    Raises:
-        UsageError: lengths differ, there is no row, or a scale is negative.
-
     >>> from szpo.features.dictionary import BY_NAME
     >>> length = [BY_NAME["length"]]
     >>> differences(["Rain.", "So"], ["Rain.", "So it is."], ["?", "?"], [4096], length)
@@ -73,9 +67,6 @@ def difference(plus: Sequence[Ratio], minus: Sequence[Ratio], rows: int, scale: 
         minus: ratios of the same rows on the other side.
         rows: D; it includes the rows that do not differ.
         scale: the spread in units of 2⁻¹²; 0 where the feature has none.
-
-    Raises:
-        UsageError: the scale is negative.
 
     >>> difference([(1, 3)], [(0, 1)], 1, 4096), difference([(0, 1)], [(1, 3)], 1, 4096)
     (1365, -1365)

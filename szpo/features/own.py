@@ -68,11 +68,7 @@ class Rate(Protocol):
         """Of its weights; empty where they are not on this machine."""
 
     def __call__(self, what: str, pairs: Sequence[Pair]) -> Sequence[int]:
-        """How far it holds of each answer.
-
-        Raises:
-            RunError: the judge gives no rating.
-        """
+        """How far it holds of each answer."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +85,6 @@ def build(text: str, rate: Rate | None = None) -> tuple[Entry, Description]:
     A function of a package takes the prompt's and the answer's text and gives an integer, a
     `fractions.Fraction` or a finite float, whose exact ratio counts. A plug-in is one of the
     entry-point group ``szpo.features`` (docs/plugins.md). What a judge rates is asked by ``rate``.
-
-    Raises:
-        UsageError: the text is of no known form, or what it names cannot be had.
 
     >>> entry, recorded = build("keyword:sea+sun")
     >>> entry.name, recorded.kind
@@ -150,11 +143,7 @@ def judged(name: str, known: dict[Pair, int], rate: Rate | None = None) -> Judge
 
 
 def rate_ahead(entries: Iterable[Entry], pairs: Sequence[Pair]) -> None:
-    """Have judges rate what they have not rated yet, all answers at once.
-
-    Raises:
-        RunError: a judge gives no rating.
-    """
+    """Have judges rate what they have not rated yet, all answers at once."""
     for entry in entries:
         if isinstance(entry, Judged) and entry.rate is not None:
             new = [pair for pair in dict.fromkeys(pairs) if pair not in entry.known]
@@ -175,9 +164,6 @@ def choose(
         drop: names of entries, or ``group:NAME`` for a whole group.
         entries: those to begin with.
         rate: asks the judge, where one is asked.
-
-    Raises:
-        UsageError: a name is unknown or comes twice, or nothing is left.
 
     >>> found, _ = choose(drop=["group:tone", "commas"])
     >>> len(ENTRIES) - len(found)
@@ -218,9 +204,6 @@ def again(
         recorded: the descriptions, as their values in order.
         given: what the user wrote in this process.
         rate: asks the run's judge.
-
-    Raises:
-        UsageError: what the user gave is no feature, or another than the recorded one.
     """
     found = {}
     for fields in recorded:
@@ -275,11 +258,7 @@ def regex(argument: str) -> Count:
 
 
 def exact(value: Any) -> Ratio:
-    """A number that a user's function gave, as a ratio of integers.
-
-    Raises:
-        UsageError: it is not a number, or is beyond `LARGEST`.
-    """
+    """A number that a user's function gave, as a ratio of integers."""
     if isinstance(value, int | Fraction | float) and -LARGEST <= value <= LARGEST:
         numerator, denominator = value.as_integer_ratio()
         return int(numerator), int(denominator)

@@ -114,10 +114,6 @@ class Pattern:
 def compile_pattern(text: str) -> Pattern:
     r"""Compile a pattern.
 
-    Raises:
-        UsageError: it is longer than 200 characters, needs more than 400 states, or has something
-            that cannot be had in bounded time (backreferences, looking around).
-
     >>> compile_pattern(r"(?i)\bsea(side)?\b").count("Sea, seaside, seas")
     2
     """

@@ -54,11 +54,7 @@ def flat_attention(
     sliding_window: int | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attention with the signature that transformers calls, on tensors (1, heads, tokens, size).
-
-    Raises:
-        RunError: the model asks for a variant of attention that is not supported here.
-    """
+    """Attention with the signature that transformers calls; tensors (1, heads, tokens, size)."""
     for name in ("softcap", "s_aux", "position_bias"):
         if options.get(name) is not None:
             raise RunError(f"flat attention does not support {name}; use GenerateEngine")

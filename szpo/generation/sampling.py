@@ -71,11 +71,7 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
 
 
 def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
-    """One token per row: int64 (rows,) from logits (rows, words) and uniforms (rows,) in [0, 1).
-
-    Raises:
-        LogitsError: a logit is nan or +∞, so no distribution exists.
-    """
+    """One token a row: int64 (rows,) from logits (rows, words) and uniforms (rows,) in [0, 1)."""
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
     parts = [slice(begin, begin + CHUNK) for begin in range(0, len(logits), CHUNK)]

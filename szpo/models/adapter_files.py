@@ -29,9 +29,6 @@ def save_adapter(
         sites: What they adapt.
         base: Name of the base model, for the record.
         conv1d: The adapted layers are GPT-2's transposed ``Conv1D``.
-
-    Raises:
-        StorageError: The folder cannot be written.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -44,11 +41,7 @@ def save_adapter(
 
 
 def factors(adapter: Adapter, sites: Sequence[Site]) -> Theta:
-    """A and B of an adapter that was read from its folder, by ``site.a`` and ``site.b``.
-
-    Raises:
-        UsageError: it lacks a tensor, or has one that adapts another layer.
-    """
+    """A and B of an adapter that was read from its folder, by ``site.a`` and ``site.b``."""
     found, keys = {}, set()
     for site in sites:
         for name, letter in ((site.a, "A"), (site.b, "B")):
@@ -67,11 +60,7 @@ def factors(adapter: Adapter, sites: Sequence[Site]) -> Theta:
 
 
 def merged_state(loaded: Loaded, factors: Theta, sites: tuple[Site, ...]) -> dict[str, Any]:
-    """The model's tensors with W + scale · B A in place of W, computed in fp32, rounded once.
-
-    Raises:
-        UsageError: The base is quantised; its weights cannot hold the sum.
-    """
+    """The model's tensors with W + scale · B A in place of W, computed in fp32, rounded once."""
     if loaded.quantization is not None:
         raise UsageError(
             "nothing can be merged into a 4-bit model; load the adapter beside it (no --merged)"
@@ -99,12 +88,7 @@ def is_conv1d(model: Any, site: Site) -> bool:
 
 
 def save_merged(path: Path, loaded: Loaded, factors: Theta, sites: tuple[Site, ...]) -> None:
-    """Write the merged model and its tokenizer as a plain folder of safetensors.
-
-    Raises:
-        UsageError: The base is quantised.
-        StorageError: The folder cannot be written.
-    """
+    """Write the merged model and its tokenizer as a plain folder of safetensors."""
     state = merged_state(loaded, factors, sites)
     try:
         path.mkdir(parents=True, exist_ok=True)

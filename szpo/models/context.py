@@ -40,11 +40,7 @@ class Reader:
 
 
 def load_reader(name: str) -> Reader:
-    """Make the reader of a model by name; loads no weights, and fetches none from the hub.
-
-    Raises:
-        UsageError: No such model, or its configuration or tokenizer cannot be loaded.
-    """
+    """Make the reader of a model by name; loads no weights, and fetches none from the hub."""
     folder = loading.locate(name, weights=False)
     tokenizer = loading.load_tokenizer(folder)
     try:
@@ -69,11 +65,7 @@ def most(config: Any, tokenizer: Any) -> int | None:
 
 
 def require_room(reader: Reader, rows: Sequence[Sequence[int]], new: int) -> None:
-    """Refuse rows of tokens that leave no room for ``new`` more.
-
-    Raises:
-        UsageError: A row does; the message names the longest.
-    """
+    """Refuse rows of tokens that leave no room for ``new`` more."""
     longest = max(map(len, rows), default=0)
     if reader.over(longest + new):
         raise UsageError(
@@ -91,11 +83,7 @@ def describe(
     adapter: str | Path | None = None,
     device: str = "cpu",
 ) -> Described:
-    """Describe a model from its small files; no weights are read or downloaded.
-
-    Raises:
-        UsageError: No such model, or its configuration or tokenizer cannot be read.
-    """
+    """Describe a model from its small files; no weights are read or downloaded."""
     folder = loading.locate(name, weights=False)
     start = None if adapter is None else loading.read_adapter(Path(adapter))
     if start is not None:

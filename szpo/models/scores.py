@@ -98,9 +98,6 @@ def iterate_scores(
     Yields:
         Indices of the samples, and their scores (rows, law.rows, sum of out·r in the order of
         ``sites``); each row begins with the answer's own score, or with the parts of it.
-
-    Raises:
-        RunError: A score is not finite.
     """
     reader = _Reader(adapted, start, law)
     device = adapted.model.device

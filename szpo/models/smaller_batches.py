@@ -31,11 +31,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def retry_halved(work: Callable[[int], T], rows: int) -> T:
-    """Return ``work(rows)``; while it runs out of memory, ask again with half as many rows.
-
-    Raises:
-        ResourceError: one row is too much.
-    """
+    """Return ``work(rows)``; while it runs out of memory, ask again with half as many rows."""
     while True:
         try:
             return work(rows)
@@ -49,11 +45,7 @@ def retry_halved(work: Callable[[int], T], rows: int) -> T:
 def split_halved(
     work: Callable[[NDArray[np.int64]], NDArray[S]], rows: NDArray[np.int64]
 ) -> NDArray[S]:
-    """Return ``work(rows)``, one result per row; where memory runs out, the halves one by one.
-
-    Raises:
-        ResourceError: one row is too much.
-    """
+    """Return ``work(rows)``, one result per row; where memory runs out, the halves one by one."""
     try:
         return work(rows)
     except (RuntimeError, MemoryError) as error:

@@ -46,9 +46,6 @@ def folder() -> Path:
     """The cached safetensors copy of SmolLM2-135M-Instruct, converted on first use.
 
     Weights are written in fp32: the 4-bit file's values (scale · q + offset) are exact there.
-
-    Raises:
-        UsageError: Neither a cached copy nor the package file is there.
     """
     target = _target()
     if (target / "config.json").is_file():
@@ -63,11 +60,7 @@ def folder() -> Path:
 
 
 def install(say: Callable[[str], None]) -> None:
-    """Install the package file if there is neither one nor a converted copy.
-
-    Raises:
-        UsageError: The package cannot be installed.
-    """
+    """Install the package file if there is neither one nor a converted copy."""
     ready = _target()
     if (ready / "config.json").is_file():
         return

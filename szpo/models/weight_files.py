@@ -55,9 +55,6 @@ def header(path: Path) -> dict[str, Any]:
 
     Returns:
         Tensor name → {"dtype", "shape", "data_offsets"}, in the order of the bytes.
-
-    Raises:
-        UsageError: The file is too short, its header is not JSON, or ranges overlap or leave it.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -116,9 +113,6 @@ def load_model(folder: Path, **options: Any) -> Any:
 
     transformers draws a tensor that they lack at random. Tensors of the files that the model does
     not have are named in a warning. ``options`` go to ``from_pretrained``.
-
-    Raises:
-        UsageError: A tensor is missing, or its shape is not the model's.
     """
     with cache.quiet(), _keep_report() as report:
         try:
@@ -211,9 +205,6 @@ def digest(files: Sequence[Path]) -> str:
     """SHA-256 over all tensors by name: (name, dtype, shape, bytes), whatever the sharding.
 
     Reads every byte and checks that all values are finite; cached while no file changes.
-
-    Raises:
-        UsageError: A file is corrupt, a tensor stands in two files, or a value is not finite.
     """
     stats = ((path.resolve(), path.stat()) for path in files)
     return _digest(tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats))
@@ -268,11 +259,7 @@ def _require_finite(path: Path, name: str, tensor: torch.Tensor) -> None:
 
 
 def require_same(expected: str, found: str, *, what: str) -> None:
-    """Refuse a digest that is not the expected one, such as that of a run's base model.
-
-    Raises:
-        IntegrityError: They differ; the message shows both.
-    """
+    """Refuse a digest that is not the expected one, such as that of a run's base model."""
     if expected != found:
         raise IntegrityError(
             f"{what} differs: the run was made with {expected[:16]}…, found {found[:16]}…; "

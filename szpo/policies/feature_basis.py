@@ -194,9 +194,6 @@ def find_coordinates(
         halves: Σ s φ, or Σ s_p A_p, over each half of the prompts (`halve`) (2, D, k).
         components: Number of leading score components, which come first.
         ridge: Ridge on the Fisher matrix, as a share of its trace.
-
-    Raises:
-        RunError: The scores span fewer directions than ``components``.
     """
     S = centre(scores, groups)
     phi, spread, moving = _standardise(features, groups)
@@ -280,11 +277,7 @@ class Fisher:
         return np.asarray(np.linalg.solve(ridged, whole))
 
     def leading(self, count: int) -> Floats:
-        """Leading eigenvectors (D, count) of F, of unit second moment.
-
-        Raises:
-            RunError: The scores span fewer directions.
-        """
+        """Leading eigenvectors (D, count) of F, of unit second moment."""
         values, vectors = largest_eigenpairs(self.gram, count)
         if len(values) < count or values[-1] <= 1e-12 * values[0]:
             raise RunError(f"scores span fewer than {count} directions; raise subspace.samples")

@@ -47,12 +47,7 @@ class Answerer(Protocol):
     """Answers prompts and reads given answers, in this process or on workers."""
 
     def answer(self, request: AnswerRequest) -> Tokens:
-        """The new tokens of each row, in the order of the request, an end token included.
-
-        Raises:
-            RunError: the canary found two members that are the same policy.
-            ResourceError: no worker is there to answer.
-        """
+        """The new tokens of each row, in the order of the request, an end token included."""
 
     def read(self, request: ReadRequest) -> Reading:
         """The values that the request asks for, in the order of its answers.
@@ -247,26 +242,16 @@ class Host(Protocol):
         """The layers that get an adapter, and whether some are GPT-2's transposed ``Conv1D``.
 
         ``config`` is the PEFT config of a starting adapter.
-
-        Raises:
-            UsageError: a setting does not fit the model.
         """
 
     def at(self, subspace: Subspace, space: Space, *, run: bool = False) -> Answerer:
         """An answerer in these coordinates; answerers of earlier calls end.
 
         ``run``: the coordinates are the run's own, no longer those of its set-up.
-
-        Raises:
-            IntegrityError: the subspace's tensors do not fit the model.
         """
 
     def beside(self, name: str) -> tuple[ModelFacts, Answerer]:
-        """A judge's model without adapters; the base itself if it has that name, unquantised.
-
-        Raises:
-            UsageError: there is no such model.
-        """
+        """A judge's model without adapters; the base itself if it has that name, unquantised."""
 
     def close(self) -> None:
         """Release the model; may be called twice."""
@@ -350,11 +335,7 @@ def chosen_lora(
 
 
 def require_fit(model: Any, subspace: Subspace) -> None:
-    """Refuse tensors whose shapes do not fit the model's layers.
-
-    Raises:
-        IntegrityError: a layer or a shape differs.
-    """
+    """Refuse tensors whose shapes do not fit the model's layers."""
     held = {**subspace.fixed, **subspace.start}
     for site in subspace.sites:
         for name, shape in _shapes(model, site).items():

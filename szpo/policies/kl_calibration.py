@@ -43,9 +43,6 @@ def kl_ratios(
 
     Returns:
         For each radius the ratios (directions, rows); ``name`` seeds the answers.
-
-    Raises:
-        RunError: KL is not finite, or 0.
     """
     found = {}
     for radius in radii:
@@ -109,9 +106,6 @@ def calibrate(
 
     Returns:
         The scale, and its facts for the run's report.
-
-    Raises:
-        RunError: No scale moves the policy, or KL is not finite.
     """
     target = config.optimizer.kl_radius
     scale, power = 1.0, 2.0

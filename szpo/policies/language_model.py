@@ -68,9 +68,6 @@ def check_files(config: Config) -> None:
     """Refuse a missing model, adapter or device before weights are loaded.
 
     Workers look for model and device on their own machines.
-
-    Raises:
-        UsageError: One is missing, or holds no weights that may be read.
     """
     m = config.model
     if m.adapter is not None:
@@ -85,11 +82,7 @@ def check_files(config: Config) -> None:
 
 
 def load_host(config: Config, *, adapter: bool) -> LocalHost:
-    """Load the model of the settings into this process, with or without its starting adapter.
-
-    Raises:
-        UsageError: The model or the adapter is missing or unreadable.
-    """
+    """Load the model of the settings into this process, with or without its starting adapter."""
     loaded = _load(config, adapter=config.model.adapter if adapter else None)
     kind = config.engine.kind
     make = engine_for
@@ -99,11 +92,7 @@ def load_host(config: Config, *, adapter: bool) -> LocalHost:
 
 
 def describe(config: Config, *, adapter: bool) -> Described:
-    """Read the facts of the settings' model without its weights, which workers hold.
-
-    Raises:
-        UsageError: The model's small files or the adapter are missing or unreadable.
-    """
+    """Read the facts of the settings' model without its weights, which workers hold."""
     m = config.model
     if m.dtype == "auto":  # `szpo.runs.run_device.choose` names one
         raise UsageError("model.dtype auto is chosen on the machine that holds the model")
@@ -123,9 +112,6 @@ def prepare(
     """Choose the coordinates of a new run; no vote is asked for and no reward is seen.
 
     ``progress`` is called with (what, done, of).
-
-    Raises:
-        UsageError: A setting does not fit the model.
     """
     loaded = host.facts
     say(f"model {loaded.name}, {loaded.quantization or loaded.dtype} on {loaded.device}")
@@ -161,12 +147,7 @@ def set_up(
     prompts: Sequence[Prompt],
     progress: Progress = lambda what, done, of: None,
 ) -> Subspace:
-    """Choose and scale the coordinates of a run with these settings, ignoring stored ones.
-
-    Raises:
-        UsageError: A setting does not fit the model.
-        RunError: Scores or KL are not finite, or the adapter does not move the policy.
-    """
+    """Choose and scale the coordinates of a run with these settings, ignoring stored ones."""
     start = _start(config, host.facts, sites, config.subspace.setup_seed)
     return subspace_setup.choose_subspace(host, sites, prompts, config, start, progress)
 
@@ -186,9 +167,6 @@ def load_plain(config: Config, say: Say, lora: Any = None) -> Plain:
     """Load the model and find its adapter's sites, for methods that need no subspace.
 
     ``lora``, a ``peft.LoraConfig``, replaces the settings'; a starting adapter keeps its own.
-
-    Raises:
-        UsageError: The model is missing, or a setting does not fit it.
     """
     loaded = _load(config, adapter=config.model.adapter)
     say(f"model {loaded.name}, {loaded.quantization or loaded.dtype}")
@@ -201,11 +179,7 @@ def load_plain(config: Config, say: Say, lora: Any = None) -> Plain:
 
 
 def restore(host: Host, ledger: Ledger) -> Base:
-    """Read the coordinates of a recorded run, for the model that its ledger names.
-
-    Raises:
-        IntegrityError: The model is not the recorded one, or does not fit the tensors.
-    """
+    """Read the coordinates of a recorded run, for the model that its ledger names."""
     loaded = host.facts
     weight_files.require_same(
         ledger.row["base_sha256"], loaded.sha256, what=f"model {loaded.name}"
@@ -297,11 +271,7 @@ def write_answers(found: Sequence[Sequence[Answer]], path: Path) -> None:
 
 
 def read_answers(path: Path) -> Answers:
-    """Read what `write_answers` wrote.
-
-    Raises:
-        OSError, ValueError, TypeError: The file does not hold answers.
-    """
+    """Read what `write_answers` wrote."""
     rows = json.loads(path.read_text(encoding="utf-8"))
     return [[Answer(*answer) for answer in row] for row in rows]
 
@@ -321,11 +291,7 @@ def _start_config(loaded: ModelFacts) -> Mapping[str, Any] | None:
 
 
 def _start(config: Config, loaded: ModelFacts, sites: tuple[Site, ...], seed: int) -> Theta | None:
-    """A and B at the start; None: A will come from the layers' inputs, and B is zero.
-
-    Raises:
-        UsageError: The starting adapter lacks a tensor.
-    """
+    """A and B at the start; None: A will come from the layers' inputs, and B is zero."""
     if loaded.adapter is not None:
         return adapter_files.factors(loaded.adapter, sites)
     if config.adapter.init == "inputs":

@@ -90,11 +90,7 @@ class LoraPolicy:
         return self._theta
 
     def move_to(self, theta: Theta) -> None:
-        """Move the policy to θ, for example one recomputed from a ledger.
-
-        Raises:
-            UsageError: θ does not fit the layout.
-        """
+        """Move the policy to θ, for example one recomputed from a ledger."""
         parameters.check_theta(theta, self.layout)
         self._theta = {name: np.array(theta[name]) for name, _ in self.layout}
 
@@ -108,22 +104,14 @@ class LoraPolicy:
 
     @property
     def held(self) -> Loaded:
-        """The model with its weights, in this process.
-
-        Raises:
-            UsageError: workers hold it.
-        """
+        """The model with its weights, in this process."""
         if not isinstance(self.loaded, Loaded):
             raise UsageError(f"model {self.loaded.name} is held by workers, not by this process")
         return self.loaded
 
     @property
     def local(self) -> LocalAnswerer:
-        """The answerer with the model of this process.
-
-        Raises:
-            UsageError: workers hold the model.
-        """
+        """The answerer with the model of this process."""
         if not isinstance(self.answerer, LocalAnswerer):
             raise UsageError(f"model {self.loaded.name} is held by workers, not by this process")
         return self.answerer
@@ -147,32 +135,19 @@ class LoraPolicy:
         return loading.encode(self.loaded.tokenizer, prompt)
 
     def encode_all(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
-        """The tokens of prompts that will be answered.
-
-        Raises:
-            UsageError: a prompt leaves no room for an answer in the model's context.
-        """
+        """The tokens of prompts that will be answered."""
         ids = [self.encode(prompt) for prompt in prompts]
         self.require_room(ids)
         return ids
 
     def require_room(self, rows: Sequence[Sequence[int]]) -> None:
-        """Refuse tokens after which the model cannot read a whole answer.
-
-        Raises:
-            UsageError: one of the rows is too long.
-        """
+        """Refuse tokens after which the model cannot read a whole answer."""
         context.require_room(self._reader, rows, self.sampling.max_new_tokens)
 
     def rollout(
         self, prompts: Sequence[Sequence[Prompt]], shifts: Sequence[Shift], *, seed: int
     ) -> list[Batch]:
-        """Answers to ``prompts[i]`` at θ + ``shifts[i]``, all in one generation call.
-
-        Raises:
-            RunError: the canary found two different shifts with the same logits everywhere.
-            UsageError: prompts and shifts differ in number, or a prompt is too long.
-        """
+        """Answers to ``prompts[i]`` at θ + ``shifts[i]``, all in one generation call."""
         if len(prompts) != len(shifts):
             raise UsageError(f"rollout: {len(prompts)} lists of prompts, {len(shifts)} shifts")
         if not shifts:
@@ -307,9 +282,6 @@ class LoraPolicy:
         policy gradient, theorem 1: compatible features). So the difference is a regressor of the
         vote: it turns the random variation of the texts from noise into signal. It works with any
         texts, also older or human ones; the policy's position does not matter.
-
-        Raises:
-            UsageError: The coordinates are all weights, or the temperature is 0.
         """
         ordered = sorted(comparisons, key=lambda c: (c.k, c.n))
         number: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
@@ -344,11 +316,7 @@ class LoraPolicy:
         return self.local.deltas(thetas)
 
     def save_adapter(self, path: Path, *, theta: Theta | None = None) -> None:
-        """Write the adapter at θ (default: the current θ) in PEFT's format, with equal logits.
-
-        Raises:
-            StorageError: The folder cannot be written.
-        """
+        """Write the adapter at θ (default: the current θ) in PEFT's format, with equal logits."""
         sites = self.subspace.sites
         adapter_files.save_adapter(
             path,
@@ -359,12 +327,7 @@ class LoraPolicy:
         )
 
     def merge(self, path: Path, *, theta: Theta | None = None) -> None:
-        """Write the model with the adapter merged into its weights, and the tokenizer.
-
-        Raises:
-            UsageError: The base is quantised.
-            StorageError: The folder cannot be written.
-        """
+        """Write the model with the adapter merged into its weights, and the tokenizer."""
         adapter_files.save_merged(path, self.held, self.factors(theta), self.subspace.sites)
 
 
@@ -387,9 +350,6 @@ def whitened_scores(
 
     Returns:
         (texts, d).
-
-    Raises:
-        UsageError: The coordinates are all weights, or the temperature is 0.
     """
     if not subspace.basis:
         raise UsageError(

@@ -125,9 +125,6 @@ def components(
     Returns:
         P (D, dim) with Pᵀ F̂₂ P = I, and the second half's second moment along each column of Q.
 
-    Raises:
-        RunError: The scores span fewer directions than ``dim``.
-
     >>> s = np.array([[3, 0], [-3, 0], [0, 1], [0, -1]], np.float32)
     >>> components([s], [s], 1)[0].round(3).tolist()  # E[s₁²] = 4.5, so 1/√4.5
     [[0.471], [0.0]]
@@ -153,9 +150,6 @@ def leading_directions(blocks: Iterable[NDArray[np.float32]], dim: int) -> Float
 
     With fewer rows than columns they come from the rows' inner products (n, n); with more, from
     the sum itself (D, D), to which rows are added D at a time.
-
-    Raises:
-        RunError: The rows span fewer directions.
     """
     rows: list[NDArray[np.float32]] = []
     moment: Floats | None = None

@@ -50,11 +50,7 @@ Origin: TypeAlias = Literal["made", "cache", "shipped"]
 
 
 def write(subspace: Subspace, path: Path) -> None:
-    """Write a subspace to one ``.npz`` file, atomically.
-
-    Raises:
-        ResourceError: The file cannot be written.
-    """
+    """Write a subspace to one ``.npz`` file, atomically."""
     arrays: dict[str, Any] = {name: shorten(value) for name, value in subspace.tensors().items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,11 +68,7 @@ def shorten(values: NDArray[np.float32]) -> NDArray[Any]:
 
 
 def read(path: Path) -> Subspace:
-    """Read the subspace that `write` wrote.
-
-    Raises:
-        OSError, ValueError, KeyError, zipfile.BadZipFile: The file is not a subspace.
-    """
+    """Read the subspace that `write` wrote."""
     with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
         tensors = {name: file[name] for name in file.files if name != "facts"}
         found = Subspace.from_facts(json.loads(str(file["facts"])), tensors)
@@ -205,11 +197,7 @@ def _own_features(config: Config) -> dict[str, Any]:
 
 
 def look_up(config: Config, prompts: Sequence[Prompt]) -> Subspace | None:
-    """Look for the basis of a run before its model is loaded; None if it has to be made.
-
-    Raises:
-        UsageError: The model's files are damaged.
-    """
+    """Look for the basis of a run before its model is loaded; None if it has to be made."""
     key = key_here(config, prompts)
     return None if key is None else find(key)
 
@@ -219,9 +207,6 @@ def key_here(config: Config, prompts: Sequence[Prompt]) -> dict[str, Any] | None
 
     Reads the weights once for their digest. Without the model on this machine, or with a starting
     adapter, no basis is stored.
-
-    Raises:
-        UsageError: The model's files are damaged.
     """
     model = None if config.model.adapter is not None else identify_model(config)
     return None if model is None else setup_key(config, *model, prompts)
@@ -231,9 +216,6 @@ def identify_model(config: Config, name: str | None = None) -> tuple[str, str] |
     """Digest and dtype of a model before it is loaded; None if it is not on this machine.
 
     The default of ``name`` is the settings' model.
-
-    Raises:
-        UsageError: The model's files are damaged.
     """
     try:
         files = weight_files.safetensors_in(

@@ -49,10 +49,6 @@ def choose_subspace(
         start: A and B by ``site.a`` and ``site.b``, such as a starting adapter's; None: the run
             starts at the base model, with A from each layer's inputs.
         progress: Called with (what, done, of).
-
-    Raises:
-        UsageError: A setting does not fit the model, such as more coordinates than weights.
-        RunError: Scores or KL are not finite, or the adapter does not move the policy.
     """
     began = time.monotonic()
     kind, seed, sampling = config.coordinates, config.subspace.setup_seed, sampling_of(config)

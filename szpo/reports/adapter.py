@@ -41,10 +41,6 @@ def fold_adapter_files(
 
     ``base`` is the base model's name in the files; None: the name in the run's settings. Returns
     None if the run's policy is not a language model of szpo.
-
-    Raises:
-        UsageError: the run has applied fewer steps.
-        IntegrityError: the weights are not those that the ledger recorded.
     """
     space: Mapping[str, Any] | None = ledger.spec.get("space")
     if space is None or "sites" not in space:
@@ -76,11 +72,6 @@ def write_folder(
 
     Returns:
         Whether the base model's tokenizer was on this machine.
-
-    Raises:
-        UsageError: the policy is not a language model of szpo.
-        RunError: there is a doubt about these weights (see `require_sound`), and no ``anyway``.
-        StorageError: the folder exists, or cannot be written.
     """
     adapter = fold_adapter_files(ledger, weights, base=names.base)
     if adapter is None:
@@ -101,11 +92,7 @@ def write_folder(
 
 
 def require_sound(ledger: Ledger, weights: Weights = LAST) -> None:
-    """Raise if there is a reason not to export these weights.
-
-    Raises:
-        RunError: a guard fails for them, or they cannot be told from the base.
-    """
+    """Raise if there is a reason not to export these weights."""
     if against := find_doubt(ledger, weights):
         raise RunError(
             f"{ledger.path.stem}: {against}; nothing was written (--anyway, in Python "
@@ -131,11 +118,7 @@ def find_problems(files: Mapping[str, bytes]) -> tuple[str, ...]:
 
 
 def check_adapter(files: Mapping[str, bytes]) -> None:
-    """Raise if vLLM cannot load an adapter as it is.
-
-    Raises:
-        RunError: vLLM cannot; the message has all reasons.
-    """
+    """Raise if vLLM cannot load an adapter as it is."""
     if problems := find_problems(files):
         raise RunError(f"vLLM does not load this adapter: {'; '.join(problems)}")
 

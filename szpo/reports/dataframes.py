@@ -123,11 +123,7 @@ UPDATES: Final = ("step", "k", "coef", "vector", "rule", "estimate", "stderr", "
 
 
 def open(path: str | Path) -> Tables:
-    """Open a run's ledger as tables.
-
-    Raises:
-        StorageError: there is no such file, or it is not a ledger.
-    """
+    """Open a run's ledger as tables."""
     return Tables(path)
 
 

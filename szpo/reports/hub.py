@@ -32,9 +32,6 @@ def check_name(name: str, option: str) -> str:
     Args:
         name: The given name.
         option: The option that gave it, for the message.
-
-    Raises:
-        UsageError: It has another form.
     """
     if not _NAME.fullmatch(name) or ".." in name or "--" in name:
         raise UsageError(f'{option} "{name}" is no name on the hub; give USER/NAME')
@@ -54,11 +51,6 @@ def push(folder: Path, name: str, *, kind: Kind, public: bool = False) -> str:
 
     Returns:
         The address of the repository.
-
-    Raises:
-        UsageError: The hub refuses the token, the name or the files.
-        StorageError: The repository changed at the same moment.
-        ResourceError: The hub cannot be reached, or fails.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError

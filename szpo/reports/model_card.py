@@ -62,12 +62,7 @@ class Weights:
     """Their guards, if they were measured for this export."""
 
     def theta(self, ledger: Ledger) -> Theta:
-        """The coordinates, computed from the recorded updates.
-
-        Raises:
-            UsageError: the run has applied fewer steps.
-            IntegrityError: the coordinates are not the recorded ones.
-        """
+        """The coordinates, computed from the recorded updates."""
         theta = replay.fold(ledger, self.step) if self.group is None else self.group.theta
         if self.scale == 1:
             return theta

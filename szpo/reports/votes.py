@@ -36,10 +36,6 @@ def write_votes(ledger: Ledger, path: Path) -> int:
     """Write all votes by the suffix: JSONL or an SQLite table with texts, or CSV without.
 
     Returns the number of votes.
-
-    Raises:
-        UsageError: The suffix is none of .jsonl, .db and .csv.
-        StorageError: The file exists or cannot be written.
     """
     writers = {".jsonl": write_jsonl, ".csv": write_csv, ".db": None}
     if path.suffix not in writers:
@@ -166,9 +162,6 @@ def write_dataset(
         path: The folder, which must not exist or must be empty.
         people: What is written about panelists; None: nothing.
         licence: The dataset's licence, as the hub names it, such as cc-by-4.0.
-
-    Raises:
-        StorageError: the folder exists or cannot be written.
     """
     shown = people or People()
     with write_whole(path) as draft, ledger.snapshot():

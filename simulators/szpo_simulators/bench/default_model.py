@@ -23,9 +23,6 @@ def prepare(
     Args:
         sets: Changes to the demo's settings.
         say: Called with lines about progress.
-
-    Raises:
-        UsageError: The settings chose coordinates without named features.
     """
     from szpo.policies import language_model
 

@@ -75,11 +75,7 @@ def _run_cells(
 
 
 def read_frozen(path: Path) -> tuple[list[int], list[dict[str, Any]]]:
-    """The seeds and the methods of a frozen file.
-
-    Raises:
-        UsageError: the file is missing, or is not a frozen contest.
-    """
+    """The seeds and the methods of a frozen file."""
     try:
         body = tomllib.loads(path.read_text(encoding="utf-8"))
         first, last = body["seeds"]

@@ -34,9 +34,6 @@ def run_cell(
         spec: Method, way of asking, seed, settings and everything that the cells share.
         base: The measurement made by the cell ``base``; None: this is that cell.
         report: Called with the finished share of the cell, in [0, 1].
-
-    Raises:
-        UsageError: the spec is wrong, for example an unknown reward.
     """
     began = time.monotonic(), time.process_time()
     from szpo_simulators.compare import machine_meter, methods, shared_setup

@@ -137,11 +137,7 @@ def _read_seeds(texts: Sequence[str]) -> tuple[int, ...]:
 
 
 def require_modules(methods: Iterable[Method]) -> None:
-    """Check before the start that all modules of the methods are installed.
-
-    Raises:
-        UsageError: a module is missing; the error names the extra that contains it.
-    """
+    """Check before the start that all modules of the methods are installed."""
     lacking: dict[str, list[str]] = {}
     for method in methods:
         for module in method.needs:
@@ -209,12 +205,7 @@ def run_trials(
 def compare_runs(
     runs: Sequence[str], folder: Path | None, *, figure: Path | None = None, as_json: bool = False
 ) -> int:
-    """Print and draw runs; the figure is written beside the first run and copied to ``figure``.
-
-    Raises:
-        UsageError: a run is missing or named twice, or only one is given.
-        RunError: no run has votes.
-    """
+    """Print and draw runs; the figure is written beside the first run and copied to ``figure``."""
     if len(runs) < 2:
         raise UsageError("compare: one run alone; give two or more")
     paths = [run_paths.find(run, folder or Path("runs")) for run in runs]
@@ -360,10 +351,6 @@ def prepare_shared_setup(
         store: The cells' folder.
         preset: The comparison.
         collect: Run nothing.
-
-    Raises:
-        UsageError: ``collect`` is set, and the cell is not finished.
-        RunError: the cell failed.
     """
     cell = Cell({**make_shared_spec(preset), "method": "base", "ask": "both", "seed": 0})
     found = store.read(cell)

@@ -69,11 +69,7 @@ def ledger_path(folder: Path, name: str) -> Path:
 
 
 def run_votes(spec: Mapping[str, Any], folder: Path, name: str, report: Report) -> dict[str, Any]:
-    """Drive the run and measure it; returns its rows, largest KL and the cost of its set-up.
-
-    Raises:
-        RunError: the run paused before it had all its votes.
-    """
+    """Drive the run and measure it; returns its rows, largest KL and the cost of its set-up."""
     began = time.process_time()
     yardstick, _ = base.load(spec, folder)
     path = ledger_path(folder, name)
@@ -228,9 +224,6 @@ def run_best_of(spec: Mapping[str, Any], folder: Path, report: Report) -> dict[s
 
     Each prompt has one pool of answers for all n. The expected reward of the best of n is exact
     over all choices of n from the pool. KL is at most log n − (n − 1)/n.
-
-    Raises:
-        UsageError: the run that gives the direction does not exist yet.
     """
     path = ledger_path(folder, spec["of"])
     if not path.exists():

@@ -122,11 +122,7 @@ class Frontier:
     """Answers of the base to each prompt against which gains are measured; 0: ``answers``."""
 
     def group(self, label: str) -> Group:
-        """The group with this label.
-
-        Raises:
-            UsageError: no group has it.
-        """
+        """The group with this label."""
         for group in self.groups:
             if group.label == label:
                 return group
@@ -210,9 +206,6 @@ def read_seeds(text: str) -> tuple[int, ...]:
 
     >>> read_seeds("2000-2003,2007")
     (2000, 2001, 2002, 2003, 2007)
-
-    Raises:
-        UsageError: the text is not of this form.
     """
     found: list[int] = []
     for part in text.replace(" ", "").split(","):
@@ -257,9 +250,6 @@ def cells(plan: Frontier, parts: Sequence[str] = (), seeds: Sequence[int] = ()) 
         plan: The frozen plan.
         parts: Letters of parts or labels of groups; empty: all.
         seeds: Seeds to include; empty: all.
-
-    Raises:
-        UsageError: a part is unknown, or no cell is left.
     """
     known = {group.part for group in plan.groups} | {group.label for group in plan.groups}
     if wrong := [part for part in parts if part not in known]:

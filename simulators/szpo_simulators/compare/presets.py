@@ -215,11 +215,7 @@ PRESETS: Final[Mapping[str, Preset]] = {
 
 
 def find_preset(name: str) -> Preset:
-    """The preset with this name.
-
-    Raises:
-        UsageError: no preset has it.
-    """
+    """The preset with this name."""
     if name not in PRESETS:
         raise UsageError(f'compare: no preset "{name}"; there are: {", ".join(PRESETS)}')
     return PRESETS[name]
@@ -228,11 +224,7 @@ def find_preset(name: str) -> Preset:
 def select_methods(
     preset: Preset, methods: Sequence[str] = (), asks: Sequence[str] = ()
 ) -> list[tuple[Method, Asking]]:
-    """The (method, ask) pairs that the preset, the method and the caller allow.
-
-    Raises:
-        UsageError: a method or a way of asking is unknown, or nothing is left.
-    """
+    """The (method, ask) pairs that the preset, the method and the caller allow."""
     available = {name: METHODS[name] for name in preset.methods}
     for name in methods:
         if name not in available:

@@ -103,11 +103,7 @@ def to_file(found: BaseLevel, path: Path) -> None:
 
 
 def from_file(path: Path) -> BaseLevel:
-    """Read what `to_file` wrote.
-
-    Raises:
-        OSError, ValueError, KeyError, TypeError: The file is missing or not a base level.
-    """
+    """Read what `to_file` wrote."""
     body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     rows = tuple(tuple(Answer(*answer) for answer in row) for row in body["answers"])
     return BaseLevel(rows, TextFigures(**body["figures"]))

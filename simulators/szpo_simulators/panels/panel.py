@@ -164,10 +164,6 @@ def calibrate(
         target: value of the measure over non-zero differences, in (½, 1).
         measure: a name of `MEASURES`.
         rater: the rater whose β is fitted: its link, and for ``wins`` its ties and lapses.
-
-    Raises:
-        UsageError: the shape is wrong, a reward is not finite, the target is out of reach, or the
-            base policy's answers never differ in reward.
     """
     rewards = np.asarray(rewards, dtype=np.float64)
     if rewards.ndim != 2 or rewards.shape[1] < 2 or D < 1:
@@ -270,9 +266,6 @@ def build(
         beta: the preset's β from an earlier calibration with the same base, reward and D.
         start: its answers are used to fit β if ``beta`` is None; its log-probabilities are used
             by rewards with ``fluency``.
-
-    Raises:
-        UsageError: the name, reward or size is wrong, or β can be neither taken nor fitted.
     """
     start = start or StartingPolicy()
     preset, chosen = flaws.read(name)
@@ -313,11 +306,7 @@ def judges(
 
 
 def from_spec(spec: Mapping[str, Any], *, logprob: Logprob | None = None) -> SimulatedPanel:
-    """The panel that `SimulatedPanel.spec` recorded, without a model and without a new fit.
-
-    Raises:
-        UsageError: the record is not of a simulated panel.
-    """
+    """The panel that `SimulatedPanel.spec` recorded, without a model and without a new fit."""
     try:
         raters = tuple(Rater(**rater) for rater in spec["raters"])
         name, reward, rows = str(spec["panel"]), str(spec["reward"]), int(spec["rows"])
@@ -338,11 +327,7 @@ class Maker:
     name: str
 
     def check(self, config: Config, prompts: Sequence[Prompt]) -> None:
-        """Check the panel's line, its rewards and its size before a model is loaded.
-
-        Raises:
-            UsageError: the line or a reward is wrong, or there are too few members.
-        """
+        """Check the panel's line, its rewards and its size before a model is loaded."""
 
         def nothing(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
             return np.zeros(len(answers))

@@ -118,9 +118,6 @@ def law(
             A positive first number favours plus.
         longer: words of plus minus words of minus, mean over rows.
 
-    Raises:
-        RunError: a gap is not finite.
-
     >>> law(Rater(beta=2.0), 0.5, plus_on_a=False).round(3).tolist()
     [0.269, 0.731, 0.0]
     """

@@ -26,20 +26,12 @@ from szpo_simulators.panels.text_rewards import Logprob
 
 
 def simulate(ledger: Ledger, judges: Sequence[Judge], **how: Any) -> tuple[int, str]:
-    """Answer open comparisons with these judges; ``how`` goes to `remote_panel.visit`.
-
-    Raises:
-        UsageError: M is larger than the panel.
-    """
+    """Answer open comparisons with these judges; ``how`` goes to `remote_panel.visit`."""
     return remote_panel.visit(ledger, PanelEvaluator(VoteService(ledger), judges), **how)
 
 
 def panel_of(ledger: Ledger, *, logprob: Logprob | None = None) -> SimulatedPanel:
-    """The simulated panel in a run's record.
-
-    Raises:
-        UsageError: the run has no simulated panel.
-    """
+    """The simulated panel in a run's record."""
     recorded = ledger.spec.get("panel")
     if not isinstance(recorded, dict) or "raters" not in recorded:
         raise UsageError(

@@ -275,11 +275,7 @@ TASTES: Final[dict[str, tuple[str, Taste]]] = {
 
 
 def reward(argument: str | None) -> Scored:
-    """The taste of this name as a reward.
-
-    Raises:
-        UsageError: no taste has this name.
-    """
+    """The taste of this name as a reward."""
     if argument not in TASTES:
         raise UsageError(f"needs a taste, as in taste:few commas; there are {', '.join(TASTES)}")
     _, taste = TASTES[argument]

@@ -18,11 +18,7 @@ from szpo_simulators.panels.verifiers import verifier
 
 
 def verify(argument: str | None) -> Score:
-    """Share of the named checks of form that an answer passes, in [0, 1].
-
-    Raises:
-        UsageError: no check is named, or one does not exist.
-    """
+    """Share of the named checks of form that an answer passes, in [0, 1]."""
     if not argument:
         raise UsageError("needs checks joined by +, as in verify:no_comma+lowercase")
     checks = [verifier(name) for name in argument.split("+")]
@@ -56,11 +52,7 @@ def bare(made: Kind) -> Callable[[str | None], Kind]:
 
 
 def reward(argument: str | None) -> Scored:
-    """The named feature as a reward; refuses functions by module name, as records name rewards.
-
-    Raises:
-        UsageError: ``argument`` does not name exactly one feature.
-    """
+    """The named feature as a reward; refuses functions by module name, as records name rewards."""
     if not argument:
         raise UsageError("needs a feature, as in feature:politeness")
     (feature, *more) = parse(argument, functions=False)
@@ -70,9 +62,5 @@ def reward(argument: str | None) -> Scored:
 
 
 def checked(argument: str | None) -> Scored:
-    """The share of the named checks of form that an answer passes, as a reward.
-
-    Raises:
-        UsageError: no check is named, or one does not exist.
-    """
+    """The share of the named checks of form that an answer passes, as a reward."""
     return Scored(f"verify:{argument}", verify(argument))

@@ -47,11 +47,7 @@ class BatchReward(Protocol):
 
 
 def scores(reward: Reward, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
-    """The rewards of many answers, in one call if the reward is a `BatchReward`.
-
-    Raises:
-        RunError: a reward is not a finite number.
-    """
+    """The rewards of many answers, in one call if the reward is a `BatchReward`."""
     if isinstance(reward, BatchReward):
         values = np.asarray(reward.scores(prompts, answers), dtype=np.float64)
     else:

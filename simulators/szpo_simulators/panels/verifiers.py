@@ -64,9 +64,6 @@ WORDED: dict[str, Callable[[str, str], bool]] = {
 def verifier(name: str) -> Verifier:
     """The verifier of this name.
 
-    Raises:
-        UsageError: no such verifier, or its argument is missing or of the wrong kind.
-
     >>> verifier("no_comma")("Rain, again."), verifier("words_at_most(3)")("Rain, again.")
     (False, True)
     """

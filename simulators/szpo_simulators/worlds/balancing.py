@@ -43,11 +43,7 @@ def prompts(count: int, seed: int = 0) -> tuple[Prompt, ...]:
 
 
 def begin(prompt: Prompt) -> list[float]:
-    """The start that a prompt names.
-
-    Raises:
-        UsageError: the prompt names no start, or one beyond ±`START`.
-    """
+    """The start that a prompt names."""
     found = _START.search(prompt.text)
     state = [float(number) for number in found.groups()] if found else []
     if not state or max(map(abs, state)) > START:
@@ -88,11 +84,7 @@ def policy(*, root_seed: int) -> CartPolePolicy:
 
 
 def count_moves(prompt: Prompt, answer: Answer) -> float:
-    """How many moves the pole was balanced, read from the text: 1 to 500.
-
-    Raises:
-        RunError: the text is not an episode.
-    """
+    """How many moves the pole was balanced, read from the text: 1 to 500."""
     found = _EPISODE.fullmatch(answer.text)
     if not found:
         raise RunError(f"reward balance: {answer.text[:60]!r} is no episode of CartPole")

@@ -28,10 +28,6 @@ class GridWorld:
 
     ``rewards`` are given by cell, row by row; None is the dense default 1 − (L1 distance to the
     lower right cell)/(2·size − 2).
-
-    Raises:
-        UsageError: size or horizon is too small, the rewards do not fit the size, or the slip is
-            not a probability.
     """
 
     size: int = 5

@@ -92,9 +92,6 @@ def train(
         crn: Whether both sides of a comparison use the same uniform numbers.
         marks: Steps after which the value is computed; by default the last step.
         block: Repetitions that are computed together; does not change results.
-
-    Raises:
-        UsageError: settings that worlds do not simulate; see `check`.
     """
     check(settings)
     stops, found = tuple(marks) or (steps,), []
@@ -208,11 +205,7 @@ def _cached_direction(space: Space, step: int, k: int) -> Floats:
 
 
 def check(settings: Settings) -> None:
-    """Refuse settings that worlds do not simulate.
-
-    Raises:
-        UsageError: a warm-up, ties that do not count a half, weighted voters, or no ``alpha``.
-    """
+    """Refuse settings that worlds do not simulate."""
     if settings.warmup:
         raise UsageError("worlds: a warm-up is not simulated here; set warmup to 0 and give alpha")
     if settings.ties != "half":

@@ -43,9 +43,6 @@ class Track:
     becomes any of the three. ``start`` has the probabilities of the untrained driver's moves, the
     same in every cell: mostly it waits. A walk starts in the middle of the first section and uses
     2·H uniform numbers: first for its choices, then for its slips.
-
-    Raises:
-        UsageError: the lines do not divide the cells evenly, or a number is out of range.
     """
 
     seen: Literal["progress", "checkpoints"] = "progress"

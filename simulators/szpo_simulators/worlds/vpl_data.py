@@ -87,9 +87,6 @@ def contexts(known: Pairs, users: Ints, size: Ints, u: Floats, skip: Ints | None
         size: (b,) number of pairs in each context.
         u: (b, n) uniform numbers; n is at least the largest size.
         skip: (b,) index of the pair to be predicted, which is not drawn; None: no such pair.
-
-    Raises:
-        UsageError: a user has no (other) pair.
     """
     order = np.argsort(known.user, kind="stable")
     count = np.bincount(known.user, minlength=int(users.max(initial=0)) + 1)

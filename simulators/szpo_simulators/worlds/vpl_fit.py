@@ -161,9 +161,6 @@ def margins(
         size: pairs per context.
         own: False gives every pair the context of another user.
         name: name of the random draw.
-
-    Raises:
-        UsageError: a user has no pair for a context.
     """
     model = fitted.model
     with torch.no_grad():
@@ -198,11 +195,7 @@ def scores(fitted: Fitted, pairs: Pairs, *, size: int = 8) -> Scores:
 
 
 def latent(fitted: Fitted, pairs: Pairs, *, size: int = 8) -> Latent:
-    """Whether a ``vae`` uses its latent, tested on up to `SAMPLES` pairs and contexts.
-
-    Raises:
-        UsageError: the model has no latent, or there is only one user.
-    """
+    """Whether a ``vae`` uses its latent, tested on up to `SAMPLES` pairs and contexts."""
     if fitted.recipe.kind != "vae":
         raise UsageError(f"{fitted.recipe.kind} has no latent")
     if len(np.unique(pairs.user)) < 2:

@@ -101,11 +101,7 @@ class WorldPolicy:
     def rollout(
         self, prompts: Sequence[Sequence[Prompt]], shifts: Sequence[Shift], *, seed: int
     ) -> list[Batch]:
-        """A walk per prompt and shift; both sides of a direction share the random numbers.
-
-        Raises:
-            UsageError: the number of lists and shifts differs, or a prompt names no start.
-        """
+        """A walk per prompt and shift; both sides of a direction share the random numbers."""
         if len(prompts) != len(shifts):
             raise UsageError(f"rollout: {len(prompts)} lists of prompts for {len(shifts)} shifts")
         return [

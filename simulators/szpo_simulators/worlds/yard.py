@@ -91,11 +91,7 @@ class Yard:
         return tuple(Prompt.user(f"Walk from row {r}, column {c}.") for r, c in places)
 
     def start(self, prompt: Prompt) -> int:
-        """The cell that a prompt names.
-
-        Raises:
-            UsageError: the prompt names no cell from which a walk may start.
-        """
+        """The cell that a prompt names."""
         found = _START.search(prompt.text)
         if found:
             row, column = int(found[1]), int(found[2])
@@ -215,11 +211,7 @@ def policy(*, root_seed: int, yard: Yard | None = None) -> TabularPolicy:
 
 
 def score_walk(prompt: Prompt, answer: Answer) -> float:
-    """The worth of a walk, read from its text: 1 at the well, −1 in the pit, −.04 per move.
-
-    Raises:
-        RunError: the text is not a walk.
-    """
+    """The worth of a walk, read from its text: 1 at the well, −1 in the pit, −.04 per move."""
     moves, dot, end = answer.text.partition(".")
     if not dot or any(word.split(">")[0] not in MOVES for word in moves.split()):
         raise RunError(f"reward walk: {answer.text[:60]!r} is not a walk through the yard")
