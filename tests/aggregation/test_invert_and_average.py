@@ -175,10 +175,6 @@ def pair_counts(plus: int, minus: int, tie: int = 0) -> tuple[Floats, Floats]:
     return np.ones((len(y), 1)), y
 
 
-def normal(seed: int, *shape: int) -> Floats:
-    return seeds_rng(seed).normal(size=shape)
-
-
 def seeds_rng(seed: int) -> np.random.Generator:
     key = int.from_bytes(seeds.derive(seed, "test rng"), "little")
     return np.random.Generator(np.random.Philox(key=key))

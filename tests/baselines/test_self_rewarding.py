@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -104,19 +105,18 @@ def test_best_and_worst_are_so_and_ties_give_none(given_points):
         assert (given_points[found[0]], given_points[found[1]]) == (max(known), min(known))
 
 
+def train(folder: Path, *examples: Any, actor: Any = None, how: Any = SMALL, **more: Any) -> Any:
+    """Train on `PROMPTS`; ``more``: the judge, and arguments of `self_rewarding.train`."""
+    data = TrainingData(more.pop("prompts", PROMPTS), *examples, judge=more.pop("judge", None))
+    given = {"seed": 3, **more}
+    return self_rewarding.train(actor or tiny_actor(), data, how, folder=folder, **given)
+
+
 def test_four_models_are_made_and_a_stopped_run_goes_on(tmp_path):
     moments: list[Moment] = []
-    judge = Scripted()
-    first = tiny_actor()
+    judge, first = Scripted(), tiny_actor()
     start = first.digest()
-    found = self_rewarding.train(
-        first,
-        TrainingData(PROMPTS, judge=judge),
-        SMALL,
-        folder=tmp_path,
-        seed=3,
-        on_step=moments.append,
-    )
+    found = train(tmp_path, actor=first, judge=judge, on_step=moments.append)
     assert sorted(place.name for place in tmp_path.iterdir()) == ["M0", "M1", "M2", "M3"]
     records = [json.loads((tmp_path / f"M{i}" / "record.json").read_text()) for i in range(4)]
     digests = [record["theta_sha256"] for record in records]
@@ -131,25 +131,20 @@ def test_four_models_are_made_and_a_stopped_run_goes_on(tmp_path):
     assert found.pairs == sum(m.figures.get("pairs", 0) for m in moments) > 0
     assert found.cost.votes == 0
 
-    pairs = preference_files.read(tmp_path / "M2" / "pairs.jsonl").pairs
-    judged = [
-        json.loads(line) for line in (tmp_path / "M2" / "judged.jsonl").read_text().splitlines()
-    ]
-    by_text = {
+    lines = (tmp_path / "M2" / "judged.jsonl").read_text().splitlines()
+    points = {
         (row["prompt"][-1][1], text): value
-        for row in judged
+        for row in map(json.loads, lines)
         for text, value in zip(row["completions"], row["points"], strict=True)
     }
-    for pair in pairs:
+    for pair in preference_files.read(tmp_path / "M2" / "pairs.jsonl").pairs:
         asked = pair.prompt.text
-        assert by_text[asked, pair.chosen.text] > by_text[asked, pair.rejected.text]
+        assert points[asked, pair.chosen.text] > points[asked, pair.rejected.text]
         assert pair.source == "judge"
 
     shutil.rmtree(tmp_path / "M3")
     again, second = Scripted(), tiny_actor()
-    resumed = self_rewarding.train(
-        second, TrainingData(PROMPTS, judge=again), SMALL, folder=tmp_path, seed=3
-    )
+    resumed = train(tmp_path, actor=second, judge=again)
     assert second.digest() == digests[3]
     assert again.asked == 4 * 3  # only what was missing was judged
     assert resumed.cost.tokens_generated == found.cost.tokens_generated
@@ -158,64 +153,52 @@ def test_four_models_are_made_and_a_stopped_run_goes_on(tmp_path):
 
 def test_models_of_other_settings_or_half_a_model_are_refused(tmp_path):
     one = replace(SMALL, models=1)
-    self_rewarding.train(tiny_actor(), TrainingData(PROMPTS), one, folder=tmp_path, seed=3)
+    train(tmp_path, how=one)
     for change, name in (
-        ({"seed": 4}, "seed"),
-        ({"data": TrainingData(PROMPTS[1:])}, "prompts"),
-        ({"recipe": replace(one, candidates=4)}, "recipe"),
-    ):
-        given = {"data": TrainingData(PROMPTS), "recipe": one, "seed": 3} | change
+        ({"seed": 4}, "seed"), ({"prompts": PROMPTS[1:]}, "prompts"),
+        ({"how": replace(one, candidates=4)}, "recipe"),
+    ):  # fmt: skip
         with pytest.raises(UsageError, match=rf"M0 was made with other settings \({name}\)"):
-            self_rewarding.train(tiny_actor(), folder=tmp_path, **given)  # type: ignore[arg-type]
+            train(tmp_path, **{"how": one, **change})
     (tmp_path / "M1" / "record.json").unlink()
     with pytest.raises(StorageError, match="M1 is no finished model"):
-        self_rewarding.train(tiny_actor(), TrainingData(PROMPTS), one, folder=tmp_path, seed=3)
+        train(tmp_path, how=one)
 
 
 def test_a_judge_that_cannot_judge_is_refused(tmp_path):
     """The random model as its own judge never says a score."""
-    with pytest.raises(RunError) as caught:
-        self_rewarding.train(tiny_actor(), TrainingData(PROMPTS), SMALL, folder=tmp_path, seed=3)
-    assert "no pair for M2: 0% of 36 judgements had a score" in str(caught.value)
+    with pytest.raises(RunError, match="no pair for M2: 0% of 36 judgements had a score"):
+        train(tmp_path)
     assert sorted(place.name for place in tmp_path.iterdir()) == ["M0", "M1"]
 
     def even(requests: Sequence[Prompt], samples: int, seed: int) -> list[list[Answer]]:
         return [[Answer("Score: 3")] * samples for _ in requests]
 
     with pytest.raises(RunError, match=r"100% of 36 judgements .* all 4 prompts were ties"):
-        self_rewarding.train(
-            tiny_actor(),
-            TrainingData(PROMPTS, judge=even),
-            SMALL,
-            folder=tmp_path / "even",
-            seed=3,
-        )
+        train(tmp_path / "even", judge=even)
 
 
 def test_examples_make_the_first_model(tmp_path):
-    examples = [(prompt, Answer("w20 w21", tokens=2)) for prompt in PROMPTS]
-    asked, answers = [prompt for prompt, _ in examples], [answer for _, answer in examples]
+    answers = [Answer("w20 w21", tokens=2)] * len(PROMPTS)
+    examples = list(zip(PROMPTS, answers, strict=True))
     how = replace(SMALL, models=1, fit=sft.Recipe(learning_rate=3e-2, steps=6, batch=6))
     fitted = tiny_actor()
 
     def likely() -> float:
         at = Actor(fitted.loaded, fitted.sites, fitted.theta())
-        return float(at.logprob_base(asked, answers).mean())
+        return float(at.logprob_base(PROMPTS, answers).mean())
 
     before = likely()
-    done = self_rewarding.train(
-        fitted, TrainingData(PROMPTS, examples), how, folder=tmp_path, seed=3
-    )
+    done = train(tmp_path, examples, actor=fitted, how=how)
     assert likely() > before + 1.0
     assert done.log[1]["examples"] == 6
     # The loss is the mean over tokens of −log π of the answers alone.
-    once = tiny_actor()
-    found = sft.train(once, examples, sft.Recipe(steps=1, batch=6), seed=1, meter=Meter())
+    found = sft.train(tiny_actor(), examples, sft.Recipe(steps=1, batch=6), seed=1, meter=Meter())
     assert found.log[0]["loss"] == pytest.approx(-before, abs=1e-3)
 
 
 def test_nothing_to_learn_from_is_refused():
     with pytest.raises(UsageError, match="no prompts"):
-        self_rewarding.train(tiny_actor(), TrainingData([]), SMALL, folder=Path("nowhere"), seed=0)
+        train(Path("nowhere"), prompts=[])
     with pytest.raises(RunError, match="no example"):
         sft.train(tiny_actor(), [], seed=0)

@@ -21,7 +21,7 @@ from szpo.cluster.vllm_answers import VllmAnswerer
 from szpo.cluster.vllm_replica import Replica, Retry
 from szpo.config import settings_file
 from szpo.config.engine import Engine
-from szpo.errors import IntegrityError, ResourceError, RunError, SzpoError, UsageError
+from szpo.errors import IntegrityError, RunError, UsageError
 from szpo.generation.sampling import Sampling
 from szpo.models import loading
 from szpo.optim import parameters, sample_directions
@@ -29,7 +29,7 @@ from szpo.policies.lora_policy import LoraPolicy
 from szpo.runs import run_engine
 from szpo.types import Batch, Shift
 from tests.support import folder_run
-from tests.support.policies import SHORT_PROMPTS, full, small
+from tests.support.policies import SHORT_PROMPTS, small
 from tests.support.vllm_server import Faults, VllmServer
 from tests.support.waiting import until
 
@@ -39,7 +39,7 @@ PROMPTS = SHORT_PROMPTS[:4]
 SHIFTS = [Shift(2, 0, sign, 0.75) for sign in (1, -1)]
 slow = partial(pytest.param, marks=pytest.mark.slow)
 BOUNDS = Bounds(patience_s=60.0, load_s=60.0)
-COMPLETIONS, LOAD = "/v1/completions", "/v1/load_lora_adapter"
+COMPLETIONS = "/v1/completions"
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def server(running):
 
 
 async def no_pause(seconds: float) -> None:
-    """A backoff by a clock that stands still; others get their turn."""
+    """Others get their turn."""
     await asyncio.sleep(0.001)
 
 
@@ -138,17 +138,18 @@ def test_a_server_that_is_not_there_is_refused_in_a_line(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("url", "key", "settings", "words"),
     [
-        ({}, "the key in $VLLM_API_KEY would travel unencrypted to http://192.0.2.7:1"),
-        ({"insecure": True}, "engine.adapters is missing"),
+        ("http://192.0.2.7:1", KEY, {}, "would travel unencrypted"),
+        ("http://192.0.2.7:1", KEY, {"insecure": True}, "engine.adapters is missing"),
+        ("http://localhost:1", KEY + "\n", {}, "must be printable ASCII"),
     ],
 )
-def test_a_server_elsewhere_needs_encryption_and_a_shared_folder(settings, words, monkeypatch):
-    monkeypatch.setenv("VLLM_API_KEY", KEY)
-    with pytest.raises(UsageError) as error:
-        vllm_engine.demand(Engine(kind="vllm", replicas=["http://192.0.2.7:1"], **settings))
-    assert words in str(error.value) and KEY not in str(error.value)
+def test_keys_and_addresses_that_cannot_be_used(url, key, settings, words, monkeypatch):
+    monkeypatch.setenv("VLLM_API_KEY", key)
+    with pytest.raises(UsageError, match=words) as error:
+        vllm_engine.demand(Engine(kind="vllm", replicas=[url], **settings))
+    assert KEY not in str(error.value)
 
 
 # ---- the contract ----
@@ -187,23 +188,6 @@ def test_a_direction_on_record_is_asked_as_the_seeds_own(
         assert policy.rollout([PROMPTS] * 2, [recorded(s) for s in SHIFTS], seed=4) == wanted
 
 
-def test_what_passes_changes_no_answer(policy, server, wanted):
-    faults = ["429", "500", "half", "cut"]
-    played: list[str] = []
-
-    def reply(path: str, body: dict[str, Any], n: int) -> str | None:
-        if path != COMPLETIONS or n % 2:
-            return None
-        played.append(faults[n // 2 % 4])
-        return played[-1]
-
-    with served(policy, server.url):
-        policy.sample(PROMPTS[:1], seed=1)
-        server.faults = Faults(reply=reply)
-        assert rollout(policy) == wanted
-    assert set(played) == set(faults)
-
-
 def test_a_server_that_lost_its_adapters_shows_itself_again_and_gets_them(policy, server, wanted):
     with served(policy, server.url):
         policy.sample(PROMPTS[:1], seed=1)
@@ -219,50 +203,6 @@ def test_a_server_that_lost_its_adapters_shows_itself_again_and_gets_them(policy
         assert lost
         canaries = [body["seed"] for body in server.requests if body["max_tokens"] == 16]
         assert len(canaries) == 2 * 24  # at first, and after the restart
-
-
-@pytest.mark.slow
-def test_a_silent_server_is_given_up_and_another_one_answers(policy, server, wanted):
-    bounds = Bounds(patience_s=60.0, silence_s=1.5)
-    with served(policy, server.url, bounds=bounds):
-        policy.sample(PROMPTS[:1], seed=1)
-        hung = []
-
-        def hang(path: str, body: dict[str, Any], n: int) -> str | None:
-            if path == COMPLETIONS and not hung:
-                hung.append(n)
-                return "hang"
-            return None
-
-        server.faults = Faults(reply=hang)
-        assert rollout(policy) == wanted
-        assert hung
-        server.hanging.set()
-
-
-@pytest.mark.slow
-def test_a_server_that_goes_on_failing_ends_the_run(policy, server):
-    with served(policy, server.url):
-        policy.sample(PROMPTS[:1], seed=1)
-        server.faults = Faults(
-            reply=lambda path, body, n: "500" if body.get("max_tokens") == 6 else None
-        )
-        with pytest.raises(RunError, match="3 workers were lost on one chunk of rows"):
-            rollout(policy)
-        server.faults = Faults(reply=lambda path, body, n: "400")
-        with pytest.raises(SzpoError, match="refuses /v1/"):
-            rollout(policy)
-
-
-@pytest.mark.slow
-def test_a_server_that_stays_away_ends_the_run_for_a_resume(policy, model):
-    gone = VllmServer(model)
-    with served(policy, gone.url, bounds=Bounds(patience_s=0.5, load_s=60.0)) as answers:
-        policy.sample(PROMPTS[:1], seed=1)
-        answers._dispatcher._first_ready_s = 0.0  # however busy this machine was
-        gone.close()
-        with pytest.raises(ResourceError, match="no worker has answered"):
-            rollout(policy)
 
 
 # ---- the wrong adapter ----
@@ -314,29 +254,28 @@ def test_whoever_failed_once_has_all_its_rows_rescored(policy, server, wanted, m
         assert answers.refused == 1
 
 
-def test_where_people_vote_one_stale_row_of_many_is_noticed(policy, server, wanted, monkeypatch):
+@pytest.mark.parametrize(("each_row", "rescored"), [(False, 2), (True, 8 + 8 + 8)])
+def test_where_people_vote_one_stale_row_of_many_is_noticed(
+    policy, server, wanted, monkeypatch, each_row, rescored
+):
     """The shortest answer, which the first look at each member's longest ones leaves out."""
     monkeypatch.setattr("szpo.cluster.vllm_trusted_model.TOKENS", 6)
-    for each_row in (False, True):
-        server.reset()
-        with served(policy, server.url, chunk_rows=8, each_row=each_row) as answers:
-            policy.sample(PROMPTS[:1], seed=1)
-            before, gathered, stale = answers.rescored, answers._gather, []
+    with served(policy, server.url, chunk_rows=8, each_row=each_row) as answers:
+        policy.sample(PROMPTS[:1], seed=1)
+        before, gathered, stale = answers.rescored, answers._gather, []
 
-            def gather(asked: Any, chunks: Any, gathered: Any = gathered) -> Any:
-                replies = gathered(asked, chunks)
-                if not stale:  # noqa: B023 - the loop's own list, called inside it
-                    (first,) = replies
-                    last = first.answers[-1]
-                    worse = replace(last, logprobs=tuple(x - 0.3 for x in last.logprobs))
-                    stale.append(worse)  # noqa: B023
-                    return [replace(first, answers=(*first.answers[:-1], worse))]
+        def gather(asked: Any, chunks: Any) -> Any:
+            replies = gathered(asked, chunks)
+            if stale:
                 return replies
+            (first,) = replies
+            last = first.answers[-1]
+            stale.append(replace(last, logprobs=tuple(x - 0.3 for x in last.logprobs)))
+            return [replace(first, answers=(*first.answers[:-1], *stale))]
 
-            monkeypatch.setattr(answers, "_gather", gather)
-            assert rollout(policy) == wanted
-            assert answers.refused == each_row
-            assert answers.rescored - before == (8 + 8 + 8 if each_row else 2)
+        monkeypatch.setattr(answers, "_gather", gather)
+        assert rollout(policy) == wanted
+        assert answers.refused == each_row and answers.rescored - before == rescored
 
 
 # ---- what a server shows first ----
@@ -371,23 +310,6 @@ def test_a_server_that_is_not_the_runs_is_refused_before_any_row(
     finally:
         if one is not server:
             one.close()
-
-
-def test_a_rank_that_the_server_does_not_take_is_refused(model):
-    base = loading.load(str(model), dtype="fp32")
-    wide = LoraPolicy(base, full(base, rank=2, layers=[2]), root_seed=5)
-    one = VllmServer(model, max_lora_rank=1)
-    words = "greater than max_lora_rank 1.*start it with --max-lora-rank 8 or more"
-    with served(wide, one.url), pytest.raises(UsageError, match=words):
-        rollout(wide)
-    one.close()
-
-
-def test_a_key_that_no_header_takes_is_refused(monkeypatch):
-    monkeypatch.setenv("VLLM_API_KEY", KEY + "\n")
-    with pytest.raises(UsageError, match="must be printable ASCII") as error:
-        vllm_engine.demand(Engine(kind="vllm", replicas=["http://localhost:1"]))
-    assert KEY not in str(error.value)
 
 
 def test_replicas_of_two_versions_are_refused(policy, server, model):

@@ -42,6 +42,12 @@ def factors(sites: Any, rank: int, trains_a: bool) -> tuple[list[dict[str, np.nd
     return members, Deltas(A, B)
 
 
+def saved_alone(base, values, sites, name, folder):
+    """The model with one member as PEFT loads it from files."""
+    adapter_files.save_adapter(folder, values, sites, base=name, conv1d=name == "gpt2")
+    return with_adapter(base, folder)
+
+
 @pytest.mark.spine
 @pytest.mark.parametrize(
     ("name", "rank", "trains_a"), list(itertools.product(ARCHITECTURES, (1, 8), (False, True)))
@@ -55,9 +61,7 @@ def test_rows_equal_separately_loaded_adapters(name, rank, trains_a, tmp_path):
     with torch.inference_mode(), attach_deltas(model, sites, deltas, owner[:, None]):
         mixed = model(ids).logits
     for member, values in enumerate(members):
-        folder = tmp_path / str(member)
-        adapter_files.save_adapter(folder, values, sites, base=name, conv1d=name == "gpt2")
-        alone = with_adapter(build(name), folder)
+        alone = saved_alone(build(name), values, sites, name, tmp_path / str(member))
         with torch.inference_mode():
             expected = alone(ids[owner == member]).logits
         torch.testing.assert_close(mixed[owner == member], expected, rtol=1e-5, atol=1e-5)
@@ -71,15 +75,11 @@ def test_rows_equal_separately_loaded_adapters_on_four_bits(kind, rank, trains_a
     assert sites[0].inputs == 64
     members, deltas = factors(sites, rank, trains_a)
     ids = torch.arange(3 * 7).reshape(3, 7) % WORDS
-    with (
-        torch.inference_mode(),
-        attach_deltas(model, sites, deltas, torch.tensor([[0], [1], [2]])),
-    ):
+    with torch.inference_mode(), attach_deltas(model, sites, deltas, torch.arange(3)[:, None]):
         mixed = model(ids).logits
     for member, values in enumerate(members):
-        folder = tmp_path / str(member)
-        adapter_files.save_adapter(folder, values, sites, base="llama")
-        alone = with_adapter(quantised(tmp_path / "base", kind), folder)
+        base = quantised(tmp_path / "base", kind)
+        alone = saved_alone(base, values, sites, "llama", tmp_path / str(member))
         with torch.inference_mode():
             expected = alone(ids).logits[member]
         # The 4-bit product may itself round to bf16 (and then by batch, so all rows go along).
@@ -156,20 +156,10 @@ def test_sites_carry_peft_patterns():
     assert found == {"q_proj": (4, 2.0), "v_proj": (2, 4.0), "down_proj": (4, 3.0)}
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [({"use_dora": True}, "use_dora"), ({"modules_to_save": ["lm_head"]}, "modules_to_save")],
-)
-def test_more_than_plain_lora_is_refused(options, words):
+@pytest.mark.parametrize(("target", "words"), [("nowhere", "not fit"), ("embed_tokens", "linear")])
+def test_targets_that_do_not_exist_or_are_not_linear_are_refused(target, words):
     with pytest.raises(UsageError, match=words):
-        find_sites(build("llama"), config("llama", 2, **options))
-
-
-def test_targets_that_do_not_exist_or_are_not_linear_are_refused():
-    with pytest.raises(UsageError, match="does not fit"):
-        find_sites(build("llama"), LoraConfig(r=2, target_modules=["nowhere"]))
-    with pytest.raises(UsageError, match="linear"):
-        find_sites(build("llama"), LoraConfig(r=2, target_modules=["embed_tokens"]))
+        find_sites(build("llama"), LoraConfig(r=2, target_modules=[target]))
 
 
 def test_gradients_see_the_adapter_that_answers_saw():

@@ -20,7 +20,6 @@ from szpo_simulators.study import seed_range
 from szpo_simulators.worlds import notebook
 from szpo_simulators.worlds import vpl_model as model
 from szpo_simulators.worlds.cartpole import CartPole
-from tests.support.cases import case
 from tests.support.judging import Scripted, judge, places
 
 
@@ -53,10 +52,9 @@ def test_cartpoles_figures_and_both_axes(tmp_path, monkeypatch):
             np.array([[s % 7 + m for m in asked["marks"]] for s in asked["seeds"]], float)
         )
 
-    lengths = {"lengths": list(range(10, 70))}
-    monkeypatch.setattr(cartpole, "run_notebook", lambda asked: lengths)
-    monkeypatch.setattr(cartpole, "run_szpo", curves)
-    monkeypatch.setattr(cartpole, "run_gradient_method", curves)
+    monkeypatch.setattr(cartpole, "run_notebook", lambda asked: {"lengths": [*range(10, 70)]})
+    for name in ("run_szpo", "run_gradient_method"):
+        monkeypatch.setattr(cartpole, name, curves)
     cartpole.main(quick=True, folder=tmp_path / "runs", figures=tmp_path / "docs")
     rows = lines(tmp_path / "runs" / "cartpole.csv")
     assert {row["label"] for row in rows} >= {"SZPO, linear, D = 4", "REINFORCE, notebook's net"}
@@ -74,16 +72,16 @@ def test_cartpoles_figures_and_both_axes(tmp_path, monkeypatch):
 TINY = {"world": "courier", "budget": 12, "D": 1, "sharpness": 1.0, "seeds": [3, 4]}
 
 
-def test_a_cell_spends_its_budget_and_reads_2_d_walks_a_vote():
-    for D in [1, 3]:
-        for name, (fixed, grid) in gridworld.GRIDS.items():
-            with case(name, D):
-                cheap = {"batches": 1} if fixed["method"] == "rm-ppo" else {}
-                asked = {**TINY, **fixed, **contest.combinations(grid)[0], **cheap, "D": D}
-                found = contest.work({**asked, "budget": 48})
-                assert found["votes"][-1] == 48 and found["answers"][-1] == 96 * D
-                assert len(found["values"]) == 2 and len(found["curve"]) == len(found["votes"])
-                assert found["curve"][-1]["mean"] == pytest.approx(np.mean(found["values"]))
+@pytest.mark.parametrize("D", [1, 3])
+@pytest.mark.parametrize("name", gridworld.GRIDS)
+def test_a_cell_spends_its_budget_and_reads_2_d_walks_a_vote(name, D):
+    fixed, grid = gridworld.GRIDS[name]
+    cheap = {"batches": 1} if fixed["method"] == "rm-ppo" else {}
+    asked = {**TINY, **fixed, **contest.combinations(grid)[0], **cheap, "D": D}
+    found = contest.work({**asked, "budget": 48})
+    assert found["votes"][-1] == 48 and found["answers"][-1] == 96 * D
+    assert len(found["values"]) == 2 and len(found["curve"]) == len(found["votes"])
+    assert found["curve"][-1]["mean"] == pytest.approx(np.mean(found["values"]))
 
 
 FROZEN = """
@@ -146,9 +144,8 @@ def test_a_well_specified_reward_model_needs_few_votes():
 
 
 def examine(stub, part, count=4):
-    asked = {"stub": stub, "sets": [], "part": part, "other": "tiny",
-             "of": {"pairs": count, "habits": count}}  # fmt: skip
-    return bench.work(asked)
+    of = {"pairs": count, "habits": count}
+    return bench.work({"stub": stub, "sets": [], "part": part, "other": "tiny", "of": of})
 
 
 def check(text):
@@ -160,14 +157,11 @@ def check(text):
     return "Verdict: " + ("tie" if right[0] == right[1] else "A" if right[0] else "B")
 
 
-def test_the_better_answer_of_a_task_is_certain():
+def test_the_better_answer_of_a_task_is_certain_and_whoever_knows_it_is_right_in_both_orders():
     for comparison in tasks(24, seed=3, rows=2):
         for j, row in enumerate(comparison.rows):
-            check = verifier(FORMS[(comparison.n + j) % len(FORMS)][0])
-            assert check(row.plus.text) and not check(row.minus.text)
-
-
-def test_a_judge_that_knows_the_truth_is_found_right_in_both_orders():
+            keeps = verifier(FORMS[(comparison.n + j) % len(FORMS)][0])
+            assert keeps(row.plus.text) and not keeps(row.minus.text)
     found = bench.figures(bench.ask(judge(check), tasks(16)))
     assert found["plus"][0] == found["consistency"][0] == 1.0
     assert found["first place"][0] == 0.5
@@ -183,14 +177,11 @@ def test_one_that_talks_nonsense_and_one_that_is_broken_are_reported():
     assert (found["unreadable"][0], found["errors"]) == (1.0, ["HTTP 500, tried 4 times"])
 
 
-def test_a_liking_for_length_and_none_for_names_are_distinguished():
+def test_likings_for_length_and_for_own_texts_show_and_none_for_names():
     found = examine("longer", "length")
     assert found["plus"][0] == found["consistency"][0] == 1.0
     names = examine("longer", "names")
     assert [names[name][0] for name in bench.OTHER_NAMES] == [1.0, 1.0, 1.0]
-
-
-def test_a_liking_for_own_texts_shows_on_pairs_that_are_equally_good():
     own, other = (
         Scripted(lambda text, word=word: Reply(f"{word} it was.")) for word in ("So", "Oh")
     )
@@ -199,8 +190,7 @@ def test_a_liking_for_own_texts_shows_on_pairs_that_are_equally_good():
     assert len(both) == 8
     vain = judge(lambda text: "Verdict: " + ("A" if places(text, "So it was")[0] else "B"))
     assert bench.figures(bench.ask(vain, both))["plus"][0] == 1.0
-    echo = Scripted(lambda text: Reply("So it was."))
-    assert bench.own_and_other(own, echo, tasks(8)) == ()
+    assert bench.own_and_other(own, own, tasks(8)) == ()
 
 
 @pytest.mark.full
@@ -239,8 +229,7 @@ def test_all_benches_run_and_a_failing_one_is_named(tmp_path, monkeypatch, capsy
     frozen = tmp_path / "frozen.toml"
     with pytest.raises(RunError, match="not run: track"):
         run_all.main(quick=True, folder=tmp_path, figures=tmp_path, frozen=frozen)
-    assert [row[0] for row in called] == list(run_all.NAMES)
-    assert all(row[1:] == (True, row[0], tmp_path, None) for row in called)
+    assert called == [(name, True, name, tmp_path, None) for name in run_all.NAMES]
     frozen.touch()
     run_all.main(folder=tmp_path, only=("cartpole", "gridworld"), frozen=frozen)
     assert called[-2:] == [

@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -102,22 +102,17 @@ def test_the_panel_answers_in_turn_and_sees_either_side_equally_often():
     seen = []
 
     class Judge:
-        def __init__(self, name):
-            self.name = name
-
         def judge(self, comparison, *, panelist, plus_side, key):
             seen.append((panelist, plus_side, key))
             return "A"
 
-    judges = tuple(Judge(i) for i in range(5))
-    ask = JudgesAsk(panel.judges, judges, shared_setup.alternate_sides)
+    ask = JudgesAsk(panel.judges, (Judge(),) * 5, shared_setup.alternate_sides)
     question = (Row(PROMPTS[0], Answer("a"), Answer("b")),)
     verdicts = ask([question] * 20, True, b"1")
     assert verdicts.count("plus") == verdicts.count("minus") == 10
     assert [who for who, _, _ in seen[:6]] == [f"panel-{i}" for i in (0, 1, 2, 3, 4, 0)]
     for i in range(5):
-        sides = [side for who, side, _ in seen if who == f"panel-{i}"]
-        assert sorted(sides) == ["A", "A", "B", "B"]
+        assert sorted(side for who, side, _ in seen if who == f"panel-{i}") == list("AABB")
     assert len({key for _, _, key in seen}) == 20
 
 
@@ -203,15 +198,6 @@ def test_votes_asked_before_the_first_step_are_not_earned_back_by_a_line():
     assert stairs["x"] == [0, 100, 100, 200, 200]
     assert [one["mean"] for one in stairs["rows"]] == [0, 0, 0.1, 0.1, 0.3]
     assert summary.mean_curve([cell("rm+ppo", 0, *rows)], "tokens")["x"] == [1000.0] * 3
-
-
-def test_a_measurement_is_written_and_read_back_whole():
-    found = measured(np.full((4, 2), 0.25))
-    again = checkpoints.measurement_from_json(
-        json.loads(json.dumps(checkpoints.measurement_to_json(found)))
-    )
-    assert np.array_equal(found.rewards, again.rewards)
-    assert again.texts == found.texts and again.logprob == found.logprob
 
 
 def row(votes, gain, proxy=None, share=1.0):
@@ -303,22 +289,19 @@ def test_the_table_goes_on_where_a_method_stopped(tmp_path, monkeypatch, capsys)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "give --preset tiny, published or smollm2, or two runs"),
-        (["--preset", "huge"], 'no preset "huge"; there are: tiny, published, smollm2'),
-        (["--preset", "smollm2", "--methods", "simpo"], 'preset smollm2 has no method "simpo"'),
-        (["--preset", "tiny", "--asks", "all"], '--asks all: give "batch", "pair" or both'),
-        (["one", "--preset", "tiny"], "give a preset or runs, not both"),
-        (
-            ["--preset", "tiny", "--seeds", "0"],
-            "settings were chosen on seed 0; give other",
-        ),
-        (["--preset", "tiny", "--tune", "--asks", "pair"], "--tune has seeds of its own and asks"),
-        (["--preset", "tiny", "--collect"], "nothing is finished in .*; leave out --collect"),
+        ("", "give --preset tiny, published or smollm2, or two runs"),
+        ("--preset huge", 'no preset "huge"'),
+        ("--preset smollm2 --methods simpo", 'has no method "simpo"'),
+        ("--preset tiny --asks all", "--asks all"),
+        ("one --preset tiny", "a preset or runs, not both"),
+        ("--preset tiny --seeds 0", "chosen on seed 0"),
+        ("--preset tiny --tune --asks pair", "--tune has seeds of its own"),
+        ("--preset tiny --collect", "nothing is finished in .*; leave out --collect"),
     ],
 )
 def test_wrong_words_get_a_line(tmp_path, words, message):
     with pytest.raises(UsageError, match=message):
-        compare_command([*words, "--folder", str(tmp_path)])
+        compare_command([*words.split(), "--folder", str(tmp_path)])
 
 
 def test_a_missing_extra_is_named_before_anything_starts(tmp_path, monkeypatch):
@@ -326,12 +309,13 @@ def test_a_missing_extra_is_named_before_anything_starts(tmp_path, monkeypatch):
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *some: None if name == "trl" else there(name)
     )
-    with pytest.raises(UsageError, match=r"dpo need trl: .*\.\[baselines\].*, or"):
-        compare_command(["--preset", "tiny", "--methods", "dpo", "--folder", str(tmp_path)])
-    assert not (tmp_path / "cells").exists()
     # Telling what is finished needs no trainer.
-    with pytest.raises(UsageError, match="nothing is finished in"):
-        compare_command(["--preset", "tiny", "--collect", "--folder", str(tmp_path)])
+    for words, message in (
+        ("--methods dpo", r"dpo need trl: .*\.\[baselines\].*, or"), ("--collect", "finished in"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=message):
+            compare_command(["--preset", "tiny", *words.split(), "--folder", str(tmp_path)])
+    assert not (tmp_path / "cells").exists()
 
 
 @pytest.mark.full
@@ -355,24 +339,17 @@ def test_runs_are_compared_by_their_ledgers(tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert str(second["answers_read"]) in out and "from the base on held-out prompts" in out
     assert (one.parent / "compare-yard-other.svg").exists()
-    with pytest.raises(UsageError, match="the same run is named twice"):
-        compare_command([str(one), str(one)])
-    with pytest.raises(UsageError, match="one run alone; give two or more"):
-        compare_command([str(one)])
-
-
-@pytest.mark.full
-def test_runs_without_votes_are_named(tmp_path, capsys):
-    """Both empty: a refusal. One of two: a line beside the table."""
-    full = yard_run.finished(tmp_path / "a")
+    for runs, words in (([one, one], "the same run is named twice"), ([one], "one run alone")):
+        with pytest.raises(UsageError, match=words):
+            compare_command([*map(str, runs)])
+    # Without votes both are refused; one of two gets a line beside the table.
     empty = [tmp_path / "b.db", tmp_path / "c.db"]
     for path in empty:
         with new_ledger(path):
             pass
-    capsys.readouterr()
     with pytest.raises(RunError, match="no votes in a closed step of b, c; collect some, or"):
         compare_command([str(path) for path in empty])
-    assert compare_command([str(full), str(empty[0])]) == 0
+    assert compare_command([str(one), str(empty[0])]) == 0
     assert capsys.readouterr().err == "compare: no votes in a closed step of b\n"
 
 
@@ -434,17 +411,9 @@ def read_started(store):
 
 def test_two_at_once_share_the_cells_and_do_each_once(store):
     """Both return only when all is done, also what the other was at."""
-    failures = []
-
-    def one():
-        failures.extend(cell_store.run_cells(QUIET, store, CELLS))
-
-    both = [threading.Thread(target=one) for _ in range(2)]
-    for each in both:
-        each.start()
-    for each in both:
-        each.join()
-    assert failures == []
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(cell_store.run_cells, QUIET, store, CELLS) for _ in range(2)]
+        assert [each.result() for each in both] == [[], []]
     assert sorted(read_started(store)) == sorted(cell.name for cell in CELLS)
     assert [store.read(cell)["gain"] for cell in CELLS] == [0, 0, 1, 1, 2, 2]
 
@@ -463,21 +432,18 @@ def test_a_cell_that_fails_is_named_in_a_line_and_the_others_go_on(store, monkey
     assert len(read_started(store)) == 3 + 3 + 3  # those that were done are not done again
 
 
-def test_after_a_kill_the_cell_is_free_and_the_rest_stays(store, monkeypatch, tmp_path):
+def test_after_a_kill_the_cell_is_free_and_the_rest_stays(store, tmp_path):
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     code = (
-        "import sys, pathlib; from szpo_simulators.compare import cell_store; "
-        f"folder = pathlib.Path({str(store.folder)!r}); "
-        f"store = cell_store.CellStore(folder, {tuple(store.command)!r}); "
-        f"todo = [cell_store.Cell(s) for s in {[dict(c.spec) for c in CELLS]!r}]; "
-        "from rich.console import Console; "
-        "cell_store.run_cells(Console(), store, todo)"
+        "import pathlib; from rich.console import Console; "
+        "from szpo_simulators.compare.cell_store import Cell, CellStore, run_cells; "
+        f"store = CellStore(pathlib.Path({str(store.folder)!r}), {tuple(store.command)!r}); "
+        f"run_cells(Console(), store, [Cell(s) for s in {[dict(c.spec) for c in CELLS]!r}])"
     )
-    environment = {**os.environ, "WAITS": "b", "FIFO": str(fifo)}
     with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment,
-        start_new_session=True,
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "WAITS": "b", "FIFO": str(fifo)},
     ) as running:  # fmt: skip
         assert any(" 75%" in line for line in running.stdout)
         with store.claim(CELLS[1]) as lock:
@@ -486,24 +452,17 @@ def test_after_a_kill_the_cell_is_free_and_the_rest_stays(store, monkeypatch, tm
     assert store.read(CELLS[0]) is not None and store.read(CELLS[1]) is None
     assert cell_store.run_cells(QUIET, store, CELLS) == []
     assert [store.read(cell)["gain"] for cell in CELLS] == [0, 0, 1, 1, 2, 2]
-    assert (
-        read_started(store).count(CELLS[1].name) == 2
-        and read_started(store).count(CELLS[0].name) == 1
-    )
+    assert [read_started(store).count(cell.name) for cell in CELLS[:2]] == [1, 2]
 
 
-def test_the_rest_is_guessed_from_what_finished_took(store):
+def test_other_settings_are_another_cell_and_the_rest_is_guessed_from_what_finished_took(store):
+    spec = CELLS[0].spec
+    assert CELLS[0].name == Cell(dict(reversed(spec.items()))).name
+    assert CELLS[0].name != Cell({**spec, "votes": 1}).name
     assert cell_store.guess_seconds(store, CELLS) == {cell.name: 10.0 for cell in CELLS}
     cell_store.run_cells(QUIET, store, CELLS[:1])
     # It took 4 where 10 were guessed: its kind takes 4, the others 4/10 of their guess.
     assert cell_store.guess_seconds(store, CELLS) == {cell.name: 4.0 for cell in CELLS[1:]}
-
-
-def test_other_settings_are_another_cell():
-    spec = CELLS[0].spec
-    assert CELLS[0].name == Cell(dict(reversed(spec.items()))).name
-    assert CELLS[0].name != Cell({**spec, "votes": 1}).name
-    assert json.loads(json.dumps(spec)) == spec
 
 
 SETS = (
@@ -548,25 +507,25 @@ def test_szpo_is_charged_for_every_vote_and_every_token(base, ask, votes, rows):
 @pytest.mark.full
 def test_what_cannot_go_on_is_a_result_with_one_line(base, monkeypatch):
     """A panel that always ties teaches nothing; a rate without measure diverges."""
+
+    def tie(questions, single, key):
+        return ["tie"] * len(questions)
+
     monkeypatch.setattr(methods.shared_setup, "build_ask", lambda spec: tie)
     found = run(base, "dpo", "batch", batch=4)
     assert found["stopped"].startswith("dpo: no pair to learn from: all 4 answers were ties")
     assert found["course"][-1]["votes"] == 4
+    monkeypatch.undo()
 
     def diverges(*some, **more):
         require_finite({"loss": float("nan")}, "dpo", 2)
 
-    monkeypatch.undo()
     monkeypatch.setitem(methods.RUNNERS, "dpo", methods.make_offline(diverges, "dpo"))
     found = run(base, "dpo", "batch")
     assert "loss is nan at step 2: training diverged" in found["stopped"]
 
 
-def tie(questions, single, key):
-    return ["tie"] * len(questions)
-
-
-def test_measure_scores_every_answer_and_skips_empty_ones_in_fluency():
+def test_measure_scores_every_answer_skips_empty_ones_in_fluency_and_comes_back_from_json():
     policy = Parrot()
     prompts = [Prompt.user("a b"), Prompt.user("c")]
     found = heldout.measure(policy, prompts, lambda p, a: float(a.tokens), samples=4, seed=3)
@@ -577,6 +536,10 @@ def test_measure_scores_every_answer_and_skips_empty_ones_in_fluency():
     assert found.logprob == pytest.approx(-(3 + 3 + 2) / 3)
     assert (found.kl, found.kl_stderr, found.tokens) == (1.5, 0.25, 1.5)
     assert (found.margin, found.others) == (None, 0)  # a policy that reads no other prompt
+    stored = json.loads(json.dumps(checkpoints.measurement_to_json(found)))
+    again = checkpoints.measurement_from_json(stored)
+    assert np.array_equal(found.rewards, again.rewards)
+    assert again.texts == found.texts and again.logprob == found.logprob
 
 
 def test_gains_are_paired_by_prompt_and_their_interval_covers_and_repeats():

@@ -70,11 +70,6 @@ def test_seventy_percent_with_the_truth_is_less_than_seventy_percent_with_each_o
     assert "labels 0.698" in str(one) and panel.Calibration(**one.spec) == one
 
 
-def test_a_target_out_of_reach_is_refused():
-    with pytest.raises(UsageError, match="no beta brings wins to 99%"):
-        calibrate(base_rewards(), 8, 0, 0.99, measure="wins", rater=Rater(lapse=0.5, tie=1.0))
-
-
 def test_beta_in_the_normal_case_by_hand():
     # Gaps of two batches of D unit-variance rows are N(0, 2/D); with s = β √(2/D) and
     # x ~ N(0, s²), agreement is ½ + ½ E tanh²(x/2), which is .70 at s = 2.031 (quadrature).
@@ -90,11 +85,9 @@ def test_beta_in_the_normal_case_by_hand():
 
 
 def test_same_seed_same_beta_and_other_seeds_are_close():
-    rewards = base_rewards()
-    first = calibrate(rewards, 8, seed=0)
-    assert calibrate(rewards, 8, seed=0) == first
-    assert calibrate(rewards, 8, seed=1) != first
-    assert calibrate(rewards, 8, seed=1).beta == pytest.approx(first.beta, rel=0.03)
+    first, again, other = (calibrate(base_rewards(), 8, seed=seed) for seed in (0, 0, 1))
+    assert again == first != other
+    assert other.beta == pytest.approx(first.beta, rel=0.03)
 
 
 @pytest.mark.full
@@ -125,19 +118,20 @@ def test_gaps_are_of_distinct_prompts_and_rounding_is_none():
 
 
 @pytest.mark.parametrize(
-    ("rewards", "words"),
+    ("rewards", "how", "words"),
     [
-        (np.ones((4, 4)), "never differ"),
-        (np.ones((4, 1)), "2 or more samples"),
-        (np.ones(4), "2 or more samples"),
-        (np.full((4, 4), np.nan), "not finite"),
+        (np.ones((4, 4)), {}, "never differ"),
+        (np.ones((4, 1)), {}, "2 or more samples"),
+        (np.ones(4), {}, "2 or more samples"),
+        (np.full((4, 4), np.nan), {}, "not finite"),
+        (base_rewards(), {"target": 0.5}, "must be between"),
+        (base_rewards(), {"target": 0.99, "measure": "wins", "rater": Rater(lapse=0.5, tie=1.0)},
+         "no beta brings wins to 99%"),
     ],
 )  # fmt: skip
-def test_calibration_refuses_what_it_cannot_fit(rewards, words):
+def test_calibration_refuses_what_it_cannot_fit(rewards, how, words):
     with pytest.raises(UsageError, match=words):
-        calibrate(rewards, 2, seed=0)
-    with pytest.raises(UsageError, match="must be between"):
-        calibrate(base_rewards(), 2, seed=0, target=0.5)
+        calibrate(rewards, 2, seed=0, **how)
 
 
 def test_the_harder_panels_are_harder():
@@ -189,18 +183,16 @@ def test_a_panel_is_built_printed_recorded_and_built_again():
 
 
 def test_a_known_beta_needs_no_answers():
-    def never() -> tuple[Sequence[Prompt], Sequence[Sequence[Answer]]]:
-        raise AssertionError
+    def half(reward: str) -> panel.SimulatedPanel:
+        start = StartingPolicy(lambda: pytest.fail("answers were drawn"))
+        return build("half-beta", reward=reward, beta=8.0, start=start)
 
-    panel = build("half-beta", reward="sentiment", beta=8.0, start=StartingPolicy(never))
-    assert {rater.beta for rater in panel.raters} == {4.0}
-    assert str(panel) == "panel half-beta: 5 simulated panelists, reward sentiment, " + (
+    made = half("sentiment")
+    assert {rater.beta for rater in made.raters} == {4.0}
+    assert str(made) == "panel half-beta: 5 simulated panelists, reward sentiment, " + (
         "sharpness beta 4, given"
     )
-    long = build(
-        "half-beta", reward=f"regex:{'sea|' * 40}sun", beta=8.0, start=StartingPolicy(never)
-    )
-    assert f"reward regex:{'sea|' * 13}s…, sharpness" in str(long)
+    assert f"reward regex:{'sea|' * 13}s…, sharpness" in str(half(f"regex:{'sea|' * 40}sun"))
     with pytest.raises(UsageError, match="give beta"):
         build("bt70", reward="sentiment")
 
@@ -236,14 +228,15 @@ def test_sides_are_symmetric_and_shares_are_a_law(gap, name, beta, tie, lapse, o
     shares = law(rater, gap, on_a)
     assert shares.min() >= 0
     assert shares.sum() == pytest.approx(1)
-    # Without side bias, exchanging the sides exchanges the answers.
-    assert law(rater, gap, not on_a) == pytest.approx(shares[[1, 0, 2]], abs=1e-12)
-    assert law(rater, -gap, on_a) == pytest.approx(shares[[1, 0, 2]], abs=1e-12)
-    hostile = law(Rater(beta=-beta, link=name, tie=tie, lapse=lapse), gap, on_a)
-    assert hostile == pytest.approx(shares[[1, 0, 2]], abs=1e-12)
+    # Without side bias, exchanging the sides exchanges the answers, and so does a hostile rater.
+    for other in (
+        law(rater, gap, not on_a), law(rater, -gap, on_a),
+        law(replace(rater, beta=-beta), gap, on_a),
+    ):  # fmt: skip
+        assert other == pytest.approx(shares[[1, 0, 2]], abs=1e-12)
 
 
-def test_arrays_of_comparisons_equal_one_at_a_time():
+def test_arrays_of_comparisons_equal_one_at_a_time_and_picks_follow_the_shares():
     rater = Rater(beta=1.5, tie=0.3, lapse=0.05, side_bias=0.2)
     gaps = np.linspace(-2, 2, 12).reshape(3, 4)
     on_a = np.arange(12).reshape(3, 4) % 2 == 0
@@ -251,17 +244,14 @@ def test_arrays_of_comparisons_equal_one_at_a_time():
     assert whole.shape == (3, 4, 3)
     for index in np.ndindex(3, 4):
         assert (law(rater, gaps[index], on_a[index]) == whole[index]).all()
-
-
-def test_picks_follow_the_shares():
     shares = np.array([0.5, 0.3, 0.2])
     assert pick(shares, [0.0, 0.49, 0.5, 0.79, 0.81, 0.999]).tolist() == [0, 0, 1, 1, 2, 2]
 
 
-def judged(key: bytes, side: str = "A", comparison: str = "c") -> str:
+def judged(key: bytes, side: str = "A") -> str:
     rows = (Row(Prompt.user("?"), Answer("sea"), Answer("land")),)
     judge = SimulatedJudge(lambda c: 0.4, Rater(beta=1.0, tie=0.5, item_spread=1.0))
-    asked = Comparison(comparison, 0, 0, 0, rows)
+    asked = Comparison("c", 0, 0, 0, rows)
     return judge.judge(asked, panelist="p", plus_side=side, key=key)  # type: ignore[arg-type]
 
 
@@ -287,12 +277,11 @@ def test_item_effects_are_standard_normal_and_shift_x_and_the_tie_rate_of_all_ra
 
 
 def test_impossible_raters_and_gaps_are_refused():
-    with pytest.raises(UsageError, match="finite"):
-        Rater(beta=float("nan"))
-    with pytest.raises(UsageError, match="0 or more"):
-        Rater(tie=-0.1)
-    with pytest.raises(UsageError, match="unknown"):
-        Rater(link="logit")
+    for field, value, words in (
+        ("beta", float("nan"), "finite"), ("tie", -0.1, "0 or more"), ("link", "logit", "unknown"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=words):
+            Rater(**{field: value})
     with pytest.raises(RunError, match="not finite"):
         law(Rater(), float("inf"))
 

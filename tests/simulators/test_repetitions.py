@@ -32,11 +32,7 @@ from szpo_simulators.worlds.world import draws, uniforms
 WORLD = GridWorld(size=3, horizon=5)
 
 
-def start(world):
-    return {"theta": world.theta0.astype(np.float32)}
-
-
-def mean_returns(world, space, theta, shift, step, chosen, crn=True):
+def mean_returns(world, space, theta, shift, step, chosen, crn):
     """Mean returns (N,) of the batches of one side: the step's walks, shared by both or not."""
     side = None if crn else "plus" if shift.sign > 0 else "minus"
     size = chosen.N * chosen.D * world.width
@@ -49,12 +45,11 @@ def mean_returns(world, space, theta, shift, step, chosen, crn=True):
 SMALL = GridWorld(size=2, horizon=5)
 
 
-@pytest.fixture(scope="module")
-def theta():
-    return lambda world, runs=3: np.random.default_rng(2).normal(size=(runs, world.dim))
+def theta(world, runs=3):
+    return np.random.default_rng(2).normal(size=(runs, world.dim))
 
 
-def test_the_courier_delivers_what_a_walk_read_by_hand_says():
+def test_the_courier_delivers_what_a_walk_read_by_hand_says_and_by_memory_more_than_without():
     """Depot 0, customer 8 on a grid of three: bag full at 0, delivered at 8, once a bag."""
     world = Courier(horizon=6, slip=0.0)
     full, done = world.cells, 2 * world.cells
@@ -63,15 +58,12 @@ def test_the_courier_delivers_what_a_walk_read_by_hand_says():
     assert world.landing[full + 5, down] == done + 8 and world.arrival[done + 8] == 1
     assert world.landing[5, down] == 8 and world.arrival[8] == 0  # an empty bag
     assert world.landing[done + 8, right] == 8  # standing there delivers nothing again
-
-
-def test_the_courier_by_memory_beats_every_policy_without(theta):
     world = Courier()
     assert world.value(theta(world, 50)).max() < world.optimum() == pytest.approx(10.277, abs=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["cells", "moves", "steps", "states"])
-def test_every_move_has_one_place_and_rewards_add_up_to_the_feature_times_the_weights(kind, theta):
+def test_every_move_has_one_place_and_rewards_add_up_to_the_feature_times_the_weights(kind):
     world = Courier(horizon=9)
     made = walks.walk(world, theta(world), draws(world, [1, 2, 3], 0, 0, 20))
     place, size = walks.feature_indices(kind, world, made)
@@ -132,11 +124,11 @@ def test_votes_on_a_well_specified_reward_come_back_as_its_weights():
 RATERS = LinkPanel("cauchit", 1.5)
 
 
-def loop_one_by_one(chosen, root_seed, steps, crn=True, world=WORLD):
+def loop_one_by_one(chosen, root_seed, steps, crn, world):
     """The same repetition through ask, rollout, votes, tell and apply."""
     chosen = replace(chosen, root_seed=root_seed)
     space, shape = Space(root_seed, chosen.layout, chosen.law), (chosen.K, chosen.N, chosen.M)
-    state, theta = optimizer.init(chosen), start(world)
+    state, theta = optimizer.init(chosen), {"theta": world.theta0.astype(np.float32)}
     for step in range(steps):
         query = optimizer.ask(state)
         up, down = (
@@ -163,16 +155,19 @@ CASES = {
 }  # fmt: skip
 
 
+def require_the_ordinary_loop(world, chosen, steps, crn=True):
+    found = repetitions.train(world, chosen, [3, 4], steps, panel=RATERS, crn=crn)
+    for theta, root_seed in zip(found.theta, (3, 4), strict=True):
+        np.testing.assert_array_equal(theta, loop_one_by_one(chosen, root_seed, steps, crn, world))
+        assert np.abs(theta - world.theta0.astype(np.float32)).max() > 0.1
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("crn", [True, False], ids=["shared numbers", "own numbers"])
 @pytest.mark.parametrize("case", CASES)
 def test_a_repetition_is_the_ordinary_loop(case, crn):
     chosen = repetitions.settings_for(WORLD, **{"N": 3, "M": 3, "mu": 0.7, **CASES[case]})
-    found = repetitions.train(WORLD, chosen, [3, 4], 12, panel=RATERS, crn=crn)
-    for theta, root_seed in zip(found.theta, (3, 4), strict=True):
-        expected = loop_one_by_one(chosen, root_seed, 12, crn)
-        np.testing.assert_array_equal(theta, expected)
-        assert np.abs(expected).max() > 0.1
+    require_the_ordinary_loop(WORLD, chosen, 12, crn)
 
 
 @pytest.mark.parametrize(
@@ -182,23 +177,16 @@ def test_a_repetition_is_the_ordinary_loop(case, crn):
 )
 def test_so_it_is_for_nets_that_balance_a_pole_and_for_the_track(world):
     chosen = repetitions.settings_for(world, rule="sign", N=3, D=2, mu=1.0, alpha=0.3)
-    found = repetitions.train(world, chosen, [3, 4], 6, panel=RATERS)
-    for theta, root_seed in zip(found.theta, (3, 4), strict=True):
-        expected = loop_one_by_one(chosen, root_seed, 6, world=world)
-        np.testing.assert_array_equal(theta, expected)
-    assert np.abs(found.theta - world.theta0.astype(np.float32)).max() > 0.1
+    require_the_ordinary_loop(world, chosen, 6)
 
 
-def test_company_and_blocks_change_nothing():
+def test_company_and_blocks_change_nothing_and_budgets_are_counted():
     chosen = repetitions.settings_for(WORLD, alpha=1.0, N=4)
     alone = repetitions.train(WORLD, chosen, [9], 40, marks=(20, 40))
     together = repetitions.train(WORLD, chosen, range(7, 13), 40, marks=(20, 40), block=4)
     np.testing.assert_array_equal(alone.theta[0], together.theta[2])
     np.testing.assert_array_equal(alone.curve[0], together.curve[2])
     assert len(np.unique(together.final)) == 6
-
-
-def test_budgets_are_counted():
     chosen = repetitions.settings_for(WORLD, alpha=1.0, K=2, N=4, M=3, D=5)
     found = repetitions.train(WORLD, chosen, [1], 1)
     # 2 directions × 4 comparisons × 3 votes; a vote reads 2 × 5 walks.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -76,27 +77,26 @@ def test_rewards_read_nothing_that_the_ledger_does_not_hold(spec):
 
 
 def test_a_wrong_reward_says_what_is_right():
-    cases = [
-        ("happiness", "no reward of that name; there are sentiment"),
-        ("sentiment+fluency", "not name, name:argument or weight*name"),
-        ("sentiment:3", "takes nothing after a colon"),
-        ("length", "needs a number of words"),
-        ("length:0", "needs a number of words"),
-        ("tokens:16", "no reward of that name"),
-        ("keyword:", "whole words"),
-        ("keyword:two words", "whole words"),
-        ("regex:(", "not a regular expression"),
-        ("verify:no_coma", "no verifier 'no_coma'"),
-        ("verify:bullets", "no verifier 'bullets'"),
-        ("fluency", "needs a model"),
-        ("", "is not name"),
-        ("names a drink", "liked are written keyword:tea+bread, a pattern regex:"),
-    ]
-    for spec, words in cases:
-        with case(spec, words):
-            with pytest.raises(UsageError) as caught:
-                parse(spec)
-            assert words in str(caught.value)
+    cases = {
+        "happiness": "no reward of that name; there are sentiment",
+        "sentiment+fluency": "not name, name:argument or weight*name",
+        "sentiment:3": "takes nothing after a colon",
+        "length": "needs a number of words",
+        "length:0": "needs a number of words",
+        "tokens:16": "no reward of that name",
+        "keyword:": "whole words",
+        "keyword:two words": "whole words",
+        "regex:(": "not a regular expression",
+        "verify:no_coma": "no verifier 'no_coma'",
+        "verify:bullets": "no verifier 'bullets'",
+        "fluency": "needs a model",
+        "": "is not name",
+        "names a drink": "liked are written keyword:tea+bread, a pattern regex:",
+        "taste:salty": "needs a taste, as in taste:few commas; there are few",
+    }
+    for spec, words in cases.items():
+        with case(spec), pytest.raises(UsageError, match=re.escape(words)):
+            parse(spec)
 
 
 GOOD_BAD = {
@@ -133,10 +133,11 @@ def test_each_verifier_passes_one_text_and_fails_another_and_the_empty_one():
 
 
 def test_a_batch_is_worth_the_mean_over_all_rows_identical_ones_included():
-    reward = parse("keyword:sea")
-    assert difference(reward, comparison(("sea", "land"), ("sea", "sea"))) == 0.5
-    assert difference(reward, comparison(("land", "sea"), ("sea", "land"))) == 0.0
-    assert difference(reward, comparison(("sea", "sea"))) == 0.0
+    for rows, worth in (
+        ([("sea", "land"), ("sea", "sea")], 0.5), ([("land", "sea"), ("sea", "land")], 0.0),
+        ([("sea", "sea")], 0.0),
+    ):  # fmt: skip
+        assert difference(parse("keyword:sea"), comparison(*rows)) == worth
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=1))
@@ -147,7 +148,7 @@ def test_swapping_the_sides_flips_the_difference(rows):
     assert one == pytest.approx(-other, abs=1e-15)
 
 
-def test_fluency_asks_the_model_once_for_a_batch():
+def test_fluency_asks_the_model_once_for_a_batch_and_needs_numbers():
     calls = []
 
     def logprob(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
@@ -162,23 +163,16 @@ def test_fluency_asks_the_model_once_for_a_batch():
     grid = matrix(Fluency(logprob), [PROMPT, PROMPT], [[Answer("a"), Answer("ab")]] * 2)
     assert grid.tolist() == [[-1, -2], [-1, -2]]
     assert reward.score(PROMPT, Answer("sea")) == pytest.approx(1 - 1.5)
-
-
-def test_a_reward_that_is_not_finite_is_an_error():
     broken = Fluency(lambda prompts, answers: np.array([np.nan] * len(answers)))
     with pytest.raises(RunError, match="nan for answer 'text'"):
         scores(broken, [PROMPT], [Answer("text")])
 
 
 def test_installed_packages_may_add_rewards(monkeypatch):
-    class Shout:
-        def __init__(self, mark: str | None) -> None:
-            self.mark = mark or "!"
+    def shout(mark: str | None) -> Any:
+        return SimpleNamespace(score=lambda prompt, answer: float(answer.text.count(mark or "!")))
 
-        def score(self, prompt: Prompt, answer: Answer) -> float:
-            return float(answer.text.count(self.mark))
-
-    plug(monkeypatch, rewards=("shout", Shout))
+    plug(monkeypatch, rewards=("shout", shout))
     assert value("0.5*shout:?+1*shout", "What?? No!") == 2.0
 
 
@@ -204,13 +198,12 @@ LIKED_AND_NOT = {
     "open endings": ("Very muddy tomatoes by radio.", "Drops hang under each branch."),
     "slow": ("We sat still.", "We ran fast."),
 }
-PREFERRED = LIKED_AND_NOT.items()
 
 
 def test_each_taste_prefers_one_text_to_another_and_five_are_of_each_class():
-    for name, texts in PREFERRED:
+    for name, texts in LIKED_AND_NOT.items():
         with case(name, texts):
-            liked, other = (parse(f"taste:{name}").score(PROMPT, Answer(text)) for text in texts)
+            liked, other = (value(f"taste:{name}", text) for text in texts)
             assert liked > other
     assert Counter(kind for kind, _ in TASTES.values()) == dict.fromkeys(
         ("named", "near", "parts", "absent"), 5
@@ -218,8 +211,6 @@ def test_each_taste_prefers_one_text_to_another_and_five_are_of_each_class():
     assert set(TASTES) == set(LIKED_AND_NOT)
     for text in ("", "…", "\x00\n\t", "雨が降る。", "!?" * 5_000, "a," * 5_000):
         assert all(abs(taste("?", text)) <= 100 for _, taste in TASTES.values())
-    with pytest.raises(UsageError, match="needs a taste, as in taste:few commas; there are few"):
-        parse("taste:salty")
 
 
 def test_a_recorded_reward_names_no_function_of_a_module(monkeypatch):

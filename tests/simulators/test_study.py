@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,6 @@ from szpo.evaluators.remote_panel import OpenComparisons
 from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
-from szpo.ledger.theta import theta_digest
-from szpo.replay import verification
 from szpo.training.services import prompt_order
 from szpo.types import Comparison
 from szpo.voting import lease
@@ -54,7 +52,7 @@ def study(tmp_path):
     return Study("links", tmp_path / "runs", figures=tmp_path / "docs")
 
 
-def test_a_stopped_bench_goes_on_where_it_stood(study):
+def test_a_stopped_bench_goes_on_where_it_stood_and_a_broken_cell_is_named(study):
     work, asked = Work(), [{"alpha": a, "seeds": [1, 2]} for a in (1.0, 3.0)]
 
     def stopping(one):
@@ -64,6 +62,7 @@ def test_a_stopped_bench_goes_on_where_it_stood(study):
 
     with pytest.raises(KeyboardInterrupt):
         study.cells("first", asked, stopping)
+    (file,) = (study.folder / "cells").iterdir()
     found = study.cells("first", asked, work)
     assert [one["alpha"] for one in work.asked] == [1.0, 3.0]
     assert found == [{**asked[0], "values": [-3.0, -2.0]}, {**asked[1], "values": [1.0, 2.0]}]
@@ -73,15 +72,9 @@ def test_a_stopped_bench_goes_on_where_it_stood(study):
     study.cells("newer", asked[:1], work, version=2)
     Study("rules", study.folder).cells("another bench", asked[:1], work)
     assert len(work.asked) == 5
-
-
-def test_a_broken_cell_is_named(study):
-    work = Work()
-    study.cells("first", [{"alpha": 1.0, "seeds": [1]}], work)
-    (file,) = (study.folder / "cells").iterdir()
     file.write_text(file.read_text()[:-9])
     with pytest.raises(RunError, match=rf"{file.name} cannot be read .*; delete it"):
-        study.cells("again", [{"alpha": 1.0, "seeds": [1]}], work)
+        study.cells("again", asked, work)
 
 
 def test_settings_are_chosen_on_seeds_that_are_not_reported(study):
@@ -91,7 +84,7 @@ def test_settings_are_chosen_on_seeds_that_are_not_reported(study):
     tried, final = work.asked[:-1], work.asked[-1]
     assert all(one["seeds"] == [0, 1, 2, 3] for one in tried)
     assert final == {"rule": "known", "alpha": 3.0, "seeds": seed_range(5)}
-    assert not set(final["seeds"]) & {seed for one in tried for seed in one["seeds"]}
+    assert min(final["seeds"]) > 3
     assert row["mean"] == REPORTED + 2 and (row["chosen"], row["edge"]) == ({"alpha": 3.0}, "")
 
 
@@ -107,13 +100,6 @@ def test_a_choice_at_the_edge_of_its_grid_says_so(study):
     assert [edge(3.0, 10.0), edge(10.0, 2.0, 1.0)] == ["lowest", ""]
 
 
-def test_intervals_are_students():
-    # Mean 2, standard deviation 1, t(.975, 2) = 4.3027: half a width is 4.3027/√3.
-    row = interval([1.0, 2.0, 3.0])
-    assert (row["low"], row["high"]) == pytest.approx((2 - 2.4841, 2 + 2.4841), abs=1e-4)
-    assert format_interval(row) == "2.00 ± 2.48"
-
-
 @pytest.mark.full
 def test_figures_are_the_same_bytes_every_time(study, tmp_path):
     rows = [interval([1.0, 2.0]), interval([2.0, 3.0])]
@@ -122,19 +108,21 @@ def test_figures_are_the_same_bytes_every_time(study, tmp_path):
         with study.figure("line") as axes:
             draw_curve(axes, [1, 2], rows, "known")
             axes.legend()
-        drawn = {path.name: path.read_bytes() for path in sorted(study.folder.iterdir())}
-        assert sorted(drawn) == ["line.png", "line.svg"]
-        assert (tmp_path / "docs" / "line.svg").read_bytes() == drawn["line.svg"]
-        times.append(drawn)
-    assert times[0] == times[1]
+        times.append({path.name: path.read_bytes() for path in study.folder.iterdir()})
+    assert times[0] == times[1] and sorted(times[0]) == ["line.png", "line.svg"]
+    assert (tmp_path / "docs" / "line.svg").read_bytes() == times[0]["line.svg"]
     assert b"dc:date" not in times[0]["line.svg"]
 
 
-def test_csv_has_a_row_each_and_no_lists(study):
+def test_csv_has_a_row_each_and_no_lists_and_intervals_are_students(study):
     path = study.csv("part", [{"a": 1, "values": [1, 2]}, {"a": 2, "tried": {"1": 2.0}}])
     with path.open(encoding="utf-8", newline="") as file:
         first, second = csv.DictReader(file)
     assert first == {"a": "1", "tried": ""} and json.loads(second["tried"]) == {"1": 2.0}
+    # Mean 2, standard deviation 1, t(.975, 2) = 4.3027: half a width is 4.3027/√3.
+    row = interval([1.0, 2.0, 3.0])
+    assert (row["low"], row["high"]) == pytest.approx((2 - 2.4841, 2 + 2.4841), abs=1e-4)
+    assert format_interval(row) == "2.00 ± 2.48"
 
 
 simulate_command = partial(command, standalone_mode=False)
@@ -161,17 +149,6 @@ def drive(ledger: Ledger, evaluator: Evaluator, until: int, **how: Any) -> Tabul
     outcome = go(settings, ledger, policy, evaluator, until_step=until, **how)
     assert outcome.status == "finished"
     return policy
-
-
-@pytest.mark.full
-def test_votes_improve_the_walk_and_the_run_verifies(tmp_path):
-    judged = panel()
-    with create(tmp_path / "run.db", judged, N=8, D=8) as ledger:
-        policy = drive(ledger, PanelEvaluator(VoteService(ledger), judged.judges), 60)
-        # 480 votes; eight other seeds gained .75 to 1.11 from a start of −.59.
-        assert policy.value() > TabularPolicy(0).value() + 0.5
-        assert verification.verify(ledger).ok
-        assert policy.digest() == theta_digest(ledger)
 
 
 def test_a_vote_limit_begins_only_whole_comparisons(tmp_path):
@@ -201,11 +178,10 @@ def test_it_ends_with_the_controller_and_gives_up_without_one(tmp_path):
     assert "nobody drives this run" in why
 
     held = lease.acquire(ledger, "host:1:x")
-    still = (lambda: None, lambda: None, lambda: lease.release(ledger, held))
-    polls: Iterator[Callable[[], None]] = iter(still)
-    _, why = simulate(ledger, judged.judges, wait=lambda: next(polls)())
+    still = [lambda: lease.release(ledger, held), lambda: None, lambda: None]
+    _, why = simulate(ledger, judged.judges, wait=lambda: still.pop()())
     assert why == "the process that drives the run has ended"
-    assert next(polls, None) is None
+    assert still == []
 
 
 def test_a_step_closed_meanwhile_is_no_error(tmp_path):
@@ -231,22 +207,22 @@ def test_a_step_closed_meanwhile_is_no_error(tmp_path):
 
 
 def test_a_run_for_people_needs_a_panel_by_name(tmp_path):
-    layout = TabularPolicy(0).layout
     path = tmp_path / "people.db"
+    layout = TabularPolicy(0).layout
     Ledger.create(path, NewRun({}, root_seed=0, layout=layout, direction_version=1)).close()
-    with pytest.raises(UsageError, match="no simulated panel on record"):
-        simulate_command([str(path)])
-    with pytest.raises(UsageError, match="--panel and --beta need each other"):
-        simulate_command([str(path), "--panel", "bt70"])
-    with pytest.raises(UsageError, match="--panel and --beta need each other"):
-        simulate_command([str(path), "--beta", "8"])
+    for words, message in (
+        ("", "no simulated panel on record"), ("--panel bt70", "need each other"),
+        ("--beta 8", "need each other"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=message):
+            simulate_command([str(path), *words.split()])
     assert simulate_command([str(path), "--panel", "bt70", "--beta", "8", "--once"]) == 0
 
 
 def test_colleagues_leave_a_comparison_of_each_step_to_the_person(tmp_path):
     judged = panel()
     ledger = create(tmp_path / "run.db", judged)
-    service = VoteService(ledger)
+    service, open_ones = VoteService(ledger), OpenComparisons(ledger)
     person = service.enroll("person", "P-01")
     left: list[int] = []
     reads: list[int] = []
@@ -256,11 +232,11 @@ def test_colleagues_leave_a_comparison_of_each_step_to_the_person(tmp_path):
         if step == 1 and len(left) == 1:  # this time the person is there first
             assert service.assign(person) is not None
         simulate(ledger, judged.judges, once=True, leave=1, read=lambda: reads.append(step))
-        while len(OpenComparisons(ledger).lacking()) > 1:
+        while len(open_ones.lacking()) > 1:
             simulate(ledger, judged.judges, once=True, leave=1, read=lambda: reads.append(step))
-        left.append(len(OpenComparisons(ledger).lacking()))
+        left.append(len(open_ones.lacking()))
         simulate(ledger, judged.judges, once=True, leave=1)
-        assert len(OpenComparisons(ledger).lacking()) == 1, "the last one waits for the person"
+        assert len(open_ones.lacking()) == 1, "the last one waits for the person"
         seat = service.assign(person)
         assert seat is not None
         service.cast(VoteRequest(seat.id, "A", idem=seat.id))

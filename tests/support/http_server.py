@@ -25,8 +25,6 @@ class Reply:
     status: int = 200
     content: bytes = b""
     headers: tuple[tuple[str, str], ...] = ()
-    cut: bool = False
-    """Only half of the content is sent, then the connection is closed."""
 
 
 @contextlib.contextmanager
@@ -45,15 +43,14 @@ def serving(answer: Callable[[Request], Reply | None]) -> Iterator[str]:
                 return
             headers = {name.lower(): value for name, value in self.headers.items()}
             found = answer(Request(self.command, self.path, headers, body))
-            self.close_connection |= found is None or found.cut
             if found is None:
+                self.close_connection = True
                 return
             self.send_response(found.status)
             for name, value in (*found.headers, ("Content-Length", str(len(found.content)))):
                 self.send_header(name, value)
             self.end_headers()
-            length = len(found.content)
-            self.wfile.write(found.content[: length // 2 if found.cut else length])
+            self.wfile.write(found.content)
 
         do_GET = do_POST = do_PUT = reply  # noqa: N815
 

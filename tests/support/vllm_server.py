@@ -25,7 +25,7 @@ from szpo.cache import quiet
 from tests.support.http_server import Reply, Request, serving
 
 BASE = "__base__"
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+MAX_LORA_RANK = 8
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Faults:
     """Faults of the server; all are off unless a test switches them on."""
 
     reply: Callable[[str, dict[str, Any], int], str | None] = lambda path, body, n: None
-    """How the n-th request of a path fails: "429", "500", "half", "cut", "hang", or None."""
+    """How the n-th request of a path fails: "429", "500", "400", or None."""
     writer: Callable[[str], str] = lambda name: name
     """From the requested adapter's name to the adapter that answers."""
     stale: Callable[[str], str] = lambda name: name
@@ -87,13 +87,11 @@ class VllmServer:
         model: str | Path,
         dtype: torch.dtype = torch.float32,
         *,
-        max_lora_rank: int = 8,
         key: str = "",
         version: str = "0.28.0",
         prefix_caching: bool = False,
     ):
-        assert max_lora_rank in RANKS
-        self.model, self.dtype, self.max_lora_rank = str(model), dtype, max_lora_rank
+        self.model, self.dtype = str(model), dtype
         self.key, self.version, self.prefix_caching = key, version, prefix_caching
         self.faults = Faults()
         self.names: list[str] = []
@@ -102,7 +100,6 @@ class VllmServer:
         """Bodies of all completions."""
         self.changed_in_flight = 0
         """Adapters loaded or unloaded while rows were being answered."""
-        self.hanging = threading.Event()
         self._jobs: queue.Queue[_Job | None] = queue.Queue()
         self._lock, self._pause = threading.Lock(), threading.Event()
         self._counts: dict[str, int] = {}
@@ -127,7 +124,7 @@ class VllmServer:
     def reset(self) -> None:
         """Forget all requests and faults."""
         self.restart()
-        self.faults, self.hanging = Faults(), threading.Event()
+        self.faults = Faults()
         self.names, self.requests, self.changed_in_flight = [], [], 0
         self._counts = {}
 
@@ -136,7 +133,6 @@ class VllmServer:
         return any(b["model"] == name and b["max_tokens"] == 16 for b in list(self.requests))
 
     def close(self) -> None:
-        self.hanging.set()
         self._jobs.put(None)
         self._listening.close()
 
@@ -152,11 +148,7 @@ class VllmServer:
         assert settings["peft_type"] == "LORA", "PEFT ignores adapter_names for anything else"
         # vLLM supports only one rank and one scale.
         assert not settings["rank_pattern"] and not settings["alpha_pattern"]
-        if settings["r"] > self.max_lora_rank:
-            rank = settings["r"]
-            return _error(
-                400, f"LoRA rank {rank} is greater than max_lora_rank {self.max_lora_rank}."
-            )
+        assert settings["r"] <= MAX_LORA_RANK
         with self._lock, quiet():
             self.changed_in_flight += self._in_flight > 0
             self.names.append(name)
@@ -288,8 +280,6 @@ class VllmServer:
         with self._lock:
             self._counts[path] = count = self._counts.get(path, 0) + 1
         fault = self.faults.reply(path, body, count)
-        if fault == "hang":
-            self.hanging.wait()
         if fault in ("429", "500", "400"):
             return _reply(int(fault), {"error": {"message": f"no: {heard}"}})
         route = {
@@ -298,16 +288,14 @@ class VllmServer:
             "/v1/unload_lora_adapter": self.unload,
         }[path]
         code, found = route(body)
-        if fault == "half" and code == 200:
-            found["choices"][0]["token_ids"] = found["choices"][0]["token_ids"][:-1]
-        return _reply(code, found, cut=fault == "cut")
+        return _reply(code, found)
 
 
-def _reply(code: int, found: Any, cut: bool = False) -> Reply:
+def _reply(code: int, found: Any) -> Reply:
     text, kind = (found, "text/plain") if isinstance(found, str) else (
         json.dumps(found), "application/json"
     )  # fmt: skip
-    return Reply(code, text.encode(), (("Content-Type", kind),), cut)
+    return Reply(code, text.encode(), (("Content-Type", kind),))
 
 
 def _error(code: int, message: str) -> tuple[int, Any]:
