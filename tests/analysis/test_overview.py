@@ -69,18 +69,17 @@ def test_intervals_are_given_where_there_are_some():
 
 def test_agreement_and_alpha_by_hand():
     # Two comparisons of three votes: ++− and +++; ties are no side, and say something to α only.
-    votes = [
-        ballot(i, verdict, comparison=c, panelist=f"P-0{i % 3}")
-        for i, (c, verdict) in enumerate(
-            [("a", "plus"), ("a", "plus"), ("a", "minus"), ("b", "plus"), ("b", "plus"),
-             ("b", "plus"), ("c", "plus"), ("c", "tie")]
+    verdicts = ["plus", "plus", "minus", "plus", "plus", "plus", "plus", "tie"]
+    found = agreement.agreement(
+        page(
+            [
+                ballot(i, verdict, comparison="aaabbbcc"[i], panelist=f"P-0{i % 3}")
+                for i, verdict in enumerate(verdicts)
+            ]
         )
-    ]  # fmt: skip
-    found = agreement.agreement(page(votes))
-    assert found["same"].value == pytest.approx(
-        4 / 6
-    )  # of three pairs one agrees, then three of three
-    assert found["same"].of == 2  # one disjoint pair each
+    )
+    # Of three pairs one agrees, then three of three; one disjoint pair each.
+    assert found["same"].value == pytest.approx(4 / 6) and found["same"].of == 2
     # n = 8, totals + 6, − 1, tie 1; Σ disagreeing = 4/2 + 0 + 2 = 4; 64 − 38 = 26.
     assert found["alpha"].value == pytest.approx(1 - 7 * 4 / 26)
     assert found["alpha"].n == 3
@@ -88,11 +87,9 @@ def test_agreement_and_alpha_by_hand():
     assert agreement.alpha(map(Counter, ("pp", "pp"))).value is None
     assert agreement.alpha(map(Counter, "pm")).n == 0
     votes = [
-        ballot(1, "plus", comparison="a"),
-        ballot(2, "minus", comparison="a"),
-        ballot(3, "plus", comparison="b"),
-        ballot(4, "plus", comparison="c", k=1),
-    ]
+        ballot(1, "plus", comparison="a"), ballot(2, "minus", comparison="a"),
+        ballot(3, "plus", comparison="b"), ballot(4, "plus", comparison="c", k=1),
+    ]  # fmt: skip
     found = agreement.agreement(page(votes))["across"]
     assert (found.value, found.of) == (0.5, 1)  # 3 with 1 agrees, 3 with 2 does not
 
@@ -149,13 +146,8 @@ def test_what_is_usual_is_the_panels_own_share_once_enough_is_known():
 
 
 def test_somebody_is_compared_with_the_others_only():
-    votes = [
-        ballot(1, "plus", panelist="A"),
-        ballot(2, "plus", panelist="A"),
-        ballot(3, "minus", panelist="B"),
-        ballot(4, "plus", panelist="C"),
-        ballot(5, "plus", panelist="C"),
-    ]
+    verdicts = [("A", "plus"), ("A", "plus"), ("B", "minus"), ("C", "plus"), ("C", "plus")]
+    votes = [ballot(i, verdict, panelist=who) for i, (who, verdict) in enumerate(verdicts, 1)]
     rest = {row["name"]: row["rest"] for row in agreement.panelists(page(votes))}
     assert (rest["A"].hits, rest["A"].of) == (2, 2)  # the others: −, +, +
     assert (rest["B"].hits, rest["B"].of) == (0, 1)
@@ -230,25 +222,20 @@ def test_a_pause_counts_neither_as_waiting_nor_as_voting():
 def test_programs_do_not_make_people_look_fast():
     fast = [ballot(i, "plus", panelist="robot", dwell_ms=1) for i in range(50)]
     slow = [ballot(90 + i, "plus", dwell_ms=60_000) for i in range(6)]
-    mixed = page([*fast, *slow])
-    kinds = {**mixed.panelists, "robot": "simulated"}
-    found = overview.overview(replace(mixed, panelists=kinds))
-    assert (found["speed"]["median"].value, found["speed"]["median"].n) == (60.0, 6)
-    robots = page(fast)
-    alone = replace(robots, panelists={"robot": "simulated"})
-    assert overview.overview(alone)["speed"]["median"].n == 50
+    for votes, people, expected in (
+        ([*fast, *slow], page(slow).panelists, (60.0, 6)), (fast, {}, (0.001, 50)),
+    ):  # fmt: skip
+        mixed = replace(page(votes), panelists={**people, "robot": "simulated"})
+        median = overview.overview(mixed)["speed"]["median"]
+        assert (median.value, median.n) == expected
 
 
 def test_cost_is_told_from_words_before_five_votes():
     found = overview.overview(page([ballot(1, "plus", dwell_ms=1)]))["cost"]
     assert not found["measured"]
     assert found["seconds_per_vote"].value == 60.0  # 238 words
-    assert (
-        overview.overview(page([]))["cost"]["seconds_per_vote"].value == 120.0
-    )  # as planned: 476
-    votes = [ballot(i, "plus", step=i // 3, dwell_ms=60_000) for i in range(6)]
-    found = overview.overview(page(votes, [step(0), step(1)]))["cost"]
-    assert found["measured"] and found["person_hours"].value == pytest.approx(16 / 60)
+    planned = overview.overview(page([]))["cost"]
+    assert planned["seconds_per_vote"].value == 120.0  # 476
 
 
 def test_votes_left_follow_the_tightest_limit():
@@ -276,22 +263,17 @@ def test_length_of_winners():
     assert found["correlation"].value == pytest.approx(1 / math.sqrt(3))
 
 
-def test_figures_outside_their_band_are_named():
-    rows = [step(0, kl=2.0, length=20.0), step(1, kl=16.0, length=3.0)]
-    bands = Bands(kl=(-math.inf, 15.0), length=(4.0, 40.0))
-    found = overview.overview(page([], rows, bands=bands))["health"]
-    assert [health["broken"] for health in found] == [(), ("kl", "length")]
-
-
 def test_what_the_guard_calls_broken_the_page_does_too():
     for name in ["kl", "length", "repetition", "norm"]:
         for value in [2.0, 15.0, 15.1, -1.0, math.nan, math.inf, -math.inf]:
             with case(name, value):
                 bands = Bands(**{name: (0.0, 15.0)})
-                (health,) = overview.overview(page([], [step(0, **{name: value})], bands=bands))[
-                    "health"
-                ]
+                found = overview.overview(page([], [step(0, **{name: value})], bands=bands))
+                (health,) = found["health"]
                 assert (health["broken"] == (name,)) is (bands.broken({name: value}) is not None)
+    both = Bands(kl=(-math.inf, 15.0), length=(4.0, 40.0))
+    (health,) = overview.overview(page([], [step(0, kl=16.0, length=3.0)], bands=both))["health"]
+    assert health["broken"] == ("kl", "length")
 
 
 def test_a_pause_for_a_figure_that_is_no_number_is_red_on_the_page(tmp_path):
@@ -315,23 +297,18 @@ def test_a_pause_for_a_figure_that_is_no_number_is_red_on_the_page(tmp_path):
 # ---- from a ledger ----
 
 
-@pytest.fixture
-def voted(tmp_path):
+def test_the_evidence_of_a_ledger_is_that_of_its_record(tmp_path):
     """Three steps voted for plus by two people, the fourth open with one vote."""
-    stage = make(tmp_path / "run.db")
-    play(stage, 3)
-    cast(stage, "Ada")
-    return stage
-
-
-def test_the_evidence_of_a_ledger_is_that_of_its_record(voted):
+    voted = make(tmp_path / "run.db")
+    play(voted, 3)
+    cast(voted, "Ada")
     shut, live = evidence.read(voted.ledger), evidence.read(voted.ledger, live=True)
     assert (len(list(shut.votes)), len(shut.run.hidden_us)) == (12, 1)
     assert (len(list(live.votes)), len(live.run.hidden_us)) == (13, 0)
-    found = overview.overview(shut)
-    assert (found["progress"]["votes"], found["progress"]["applied"]) == (12, 3)
-    assert found["progress"]["votes_left"] == 97 * 4 - 1
-    rows = evidence.read(voted.ledger).steps
+    progress = overview.overview(shut)["progress"]
+    assert (progress["votes"], progress["applied"]) == (12, 3)
+    assert progress["votes_left"] == 97 * 4 - 1
+    rows = shut.steps
     assert rows[0].headings == ()
     # After one step the path is ±v₀: how v₁ lies to it follows from the directions alone.
     space = run_spec.recorded_settings(voted.ledger).space
@@ -350,8 +327,7 @@ def test_the_evidence_of_a_ledger_is_that_of_its_record(voted):
     assert end is not None
     assert 600 * S <= end - begin < 601 * S
     service = voted.site.service
-    person = service.enroll("person", "Bob")
-    seat = service.assign(person)
+    seat = service.assign(service.enroll("person", "Bob"))
     assert seat is not None
     other = "B" if seat.plus_side == "A" else "A"
     service.cast(VoteRequest(seat.id, seat.plus_side, idem="a" * 16))

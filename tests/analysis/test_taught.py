@@ -132,24 +132,16 @@ def test_a_shown_taste_has_its_groups_over_votes(ledger: Ledger) -> None:
 NONE: dict[str, Any] = {"factor": -1.0, "chance": 0.8, "unnamed": 0.1}
 
 
-def test_a_run_without_evidence_says_which_it_is(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_without_evidence_says_which_it_is(ledger: Ledger) -> None:
     teach(ledger, 40, [COMMAS], factor=1.0)
     few = "40 votes: no taste shown; perhaps fewer commas; the votes are too few"
     assert str(read(ledger)).startswith(few)
-    teach(ledger, 79, [], **NONE)
-    assert "too few" in read(ledger).why
-    teach(ledger, 120, [COMMAS], factor=2.0, chance=0.1)
-    assert "too few" in read(ledger).why  # still undecided
-    teach(ledger, 128, [], **NONE)
-    assert read(ledger).why.startswith("the voters disagree, or want what these coordinates do")
-    for hits, why in (
-        (34, "the voters agree (in 34 of 50 pairs"),
-        (24, "the voters disagree (in"),
+    for votes, more, why in (
+        (79, NONE, "the votes are too few"),
+        (120, {"factor": 2.0, "chance": 0.1}, "the votes are too few"),  # still undecided
+        (128, NONE, "the voters disagree, or want what these coordinates do"),
     ):
-        pairs = share(hits, 50)
-        monkeypatch.setattr(cause.agreement, "second_opinions", lambda _, pairs=pairs: pairs)
+        teach(ledger, votes, [], **more)
         assert read(ledger).why.startswith(why)
     teach(ledger, 140, [], **NONE, ties=60, automatic_ties=30)
     found = read(ledger)
@@ -164,8 +156,7 @@ def test_a_run_without_evidence_says_which_it_is(
 def test_a_taste_is_named_in_its_sense(tmp_path: Path, likes: float, words: str) -> None:
     with Ledger.open(voted(tmp_path, [Taster(0, likes)], 12)) as ledger:
         found = read(ledger)
-    assert found.shown
-    assert str(found).startswith(f"48 votes, by their texts: {words} (")
+    assert found.shown and str(found).startswith(f"48 votes, by their texts: {words} (")
 
 
 def test_votes_by_chance_are_about_nothing(
@@ -182,17 +173,18 @@ def test_votes_by_chance_are_about_nothing(
     assert said <= 5
 
 
-def test_of_many_texts_the_last_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = voted(tmp_path, [Taster(0, 8)], 12)
-    monkeypatch.setattr(text_taste, "MAX_TEXTS", 4 * 37 + 3)  # two rows of two sides each
-    with Ledger.open(path) as ledger:
-        assert read(ledger).votes == 37
-
-
-def test_a_comparison_of_more_texts_is_read_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("texts", "votes"),
+    [
+        (4 * 37 + 3, 37),  # two rows of two sides each
+        (1, None),  # a comparison is read alone: no feature differs in five of them
+    ],
+)
+def test_of_many_texts_the_last_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: int, votes: int | None
 ) -> None:
-    path = voted(tmp_path, [Taster(0, 8)], 2)
-    monkeypatch.setattr(text_taste, "MAX_TEXTS", 1)
+    path = voted(tmp_path, [Taster(0, 8)], 12 if votes else 2)
+    monkeypatch.setattr(text_taste, "MAX_TEXTS", texts)
     with Ledger.open(path) as ledger:
-        assert taught.read(ledger) is None  # no feature differs in five comparisons
+        found = taught.read(ledger)
+    assert (None if found is None else found.votes) == votes

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import math
+import re
 
 import pytest
 from hypothesis import given
@@ -28,6 +29,7 @@ from tests.support.cases import case
 
 CHAT = "\n\nHuman: Hello?\n\nAssistant: Hi.\n\nHuman: A joke?\n\nAssistant:"
 TURNS = (("user", "Hello?"), ("assistant", "Hi."), ("user", "A joke?"))
+OTHER = "\n\nHuman: x\n\nAssistant:"
 
 
 def file(tmp_path, records, name="votes.jsonl"):
@@ -92,18 +94,9 @@ def test_hh_records_become_pairs_from_the_last_assistant_on(tmp_path):
         ({"chosen": CHAT + " a", "rejected": "Bye"}, 'v.jsonl:2: rejected has no "Assistant:"'),
         ({"chosen": CHAT + " a"}, "v.jsonl:2: needs rejected (found: chosen)"),
         ({"chosen": CHAT, "rejected": 3}, "v.jsonl:2: rejected must be text (got int)"),
-        (
-            {"chosen": CHAT + " a", "rejected": "\n\nHuman: x\n\nAssistant: b"},
-            "v.jsonl:2: chosen and rejected do not share the prompt",
-        ),
-        (
-            {"chosen": "\n\nAssistant: a", "rejected": "\n\nAssistant: b"},
-            "v.jsonl:2: the last turn before the answer must be Human's",
-        ),
-        (
-            {"chosen": "System\n\nAssistant: a", "rejected": "System\n\nAssistant: b"},
-            "v.jsonl:2 begins before the first speaker",
-        ),
+        ({"chosen": CHAT + " a", "rejected": f"{OTHER} b"}, "2: chosen and rejected do not"),
+        ({"chosen": "\n\nAssistant: a", "rejected": "\n\nAssistant: b"}, "2: the last turn"),
+        ({"chosen": "S\n\nAssistant: a", "rejected": "S\n\nAssistant: b"}, "2 begins before"),
         ({"chosen": CHAT + "\0", "rejected": CHAT}, "v.jsonl:2: chosen holds a NUL"),
     ],
 )
@@ -155,13 +148,9 @@ def test_an_answer_of_a_file_that_tells_no_end_ended_itself():
     ],
 )
 def test_all_forms_of_the_preference_format_mean_the_same(record):
-    messages = {
-        "u": {"role": "user", "content": "Hello?"},
-        "a": {"role": "assistant", "content": "Hi."},
-        "b": {"role": "assistant", "content": "No."},
-    }
+    says = {"u": ("user", "Hello?"), "a": ("assistant", "Hi."), "b": ("assistant", "No.")}
     full = {
-        key: [messages.get(item, item) if isinstance(item, str) else item for item in value]
+        key: [dict(zip(("role", "content"), says[item], strict=True)) for item in value]
         if isinstance(value, list)
         else value
         for key, value in record.items()
@@ -174,17 +163,12 @@ def test_all_forms_of_the_preference_format_mean_the_same(record):
 
 
 def test_rated_completions_become_all_pairs_that_differ():
-    high = {"help": {"Rating": "4"}, "truth": {"Rating": "5"}}
-    low = {"help": {"Rating": "1"}, "truth": {"Rating": "N/A"}}
-    record = {
-        "instruction": "Name a colour.",
-        "completions": [
-            {"response": "Red.", "annotations": high},
-            {"response": "No.", "annotations": low},
-            {"response": "Blue.", "score": 4.5, "overall_score": 10},
-        ],
-    }
-    found = ultrafeedback.read_pairs(record, "here")
+    rated = [
+        {"response": "Red.", "annotations": {"help": {"Rating": "4"}, "truth": {"Rating": "5"}}},
+        {"response": "No.", "annotations": {"help": {"Rating": "1"}, "truth": {"Rating": "N/A"}}},
+        {"response": "Blue.", "score": 4.5, "overall_score": 10},
+    ]
+    found = ultrafeedback.read_pairs({"instruction": "A colour.", "completions": rated}, "here")
     assert texts(found) == [("Red.", "No."), ("Blue.", "No.")]  # 4.5, 1 and 4.5
     assert found.ties == 1
     assert {pair.source for pair in found.pairs} == {"ranking"}
@@ -266,12 +250,8 @@ REFUSED = [
 
 def test_records_that_hold_no_preference_are_refused_with_their_place():
     for kind, record, words in REFUSED:
-        with case(kind, record), pytest.raises(UsageError, match=r"^v:7: ") as caught:
+        with case(kind, record), pytest.raises(UsageError, match=f"^v:7: .*{re.escape(words)}"):
             kind.read_pairs(record, "v:7")
-        assert words in str(caught.value), record
-
-
-def test_a_task_needs_different_answers():
     with pytest.raises(UsageError, match="at least two answers, all different"):
         label_studio.make_task(Prompt.user("Which?"), ["x", "x"], key=bytes(16))
 
@@ -377,29 +357,23 @@ CONTROL = [chr(code) for code in (*range(0x20), *range(0x7F, 0xA0))]
 RUN = ["=1+1", "+1", "-1", "@sum", "＝1", "  =1", "\ufeff=1", "\u200b@x", "'quoted", "\xa0-2"]
 
 
-def test_what_a_spreadsheet_would_run_is_text_whatever_it_hides_behind():
-    for text in RUN:
+def test_what_a_spreadsheet_would_run_is_text_whatever_it_hides_behind_and_nothing_else():
+    for text in [*RUN, *CONTROL, *(f"{first}=1+1" for first in CONTROL)]:
         with case(text):
             assert spreadsheets.guard(text) == f"'{text}"
-    for first in CONTROL:
-        with case(first):
-            assert spreadsheets.guard(f"{first}=1+1") == f"'{first}=1+1"
-            assert spreadsheets.guard(first) == f"'{first}"
     for sign in "=+-@＝＋－＠﹢﹣﹦﹫−⁼₌⁺":
         with case(sign):
             for before in ("", *UNSEEN, UNSEEN):
                 assert spreadsheets.guard(f"{before}{sign}1+1") == f"'{before}{sign}1+1"
                 assert spreadsheets.guard(f"{before}1{sign}1") == f"{before}1{sign}1"
+    for text in ["", "a", "Tea.", " two words", "3", "ß", "(=1)", "{}"]:
+        with case(text):
+            assert spreadsheets.guard(text) == text
 
 
 UNSEEN = (
     "\xad\u034f\u061c\u115f\u1160\u180e\u2066\u2069\u206a\u3164\ufe0f\uffa0\ufff9\u2028\U000e0020"
 )
-
-
-@pytest.mark.parametrize("text", ["", "a", "Tea.", " two words", "3", "ß", "(=1)", "{}"])
-def test_ordinary_texts_stay_as_they_are(text):
-    assert spreadsheets.guard(text) == text
 
 
 @given(st.text(alphabet=st.sampled_from("'=+-@ \t\r\n\x00\x0b\x1b\ufeffa7−\u3164\ufe0f")))

@@ -46,33 +46,29 @@ def test_shipped_prompts_are_distinct_short_and_split():
 def test_every_format_gives_the_same_prompt(tmp_path):
     expected = Prompt((("system", "Be brief."), ("user", "Why, oh why?")))
     record = {"system": "Be brief.", "text": "Why, oh why?"}
-    chat = [
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "Why, oh why?"},
-    ]
-    for path in (
-        write(tmp_path, "a.jsonl", json.dumps(record) + "\n"),
-        write(tmp_path, "b.jsonl", json.dumps({"messages": chat}) + "\n\n"),
-        write(tmp_path, "c.jsonl", json.dumps(chat)),
-        write(tmp_path, "d.json", json.dumps(chat)),
-        write(tmp_path, "e.json", json.dumps([record], indent=1)),
-        write(tmp_path, "f.csv", 'System,Prompt\r\nBe brief.,"Why, oh why?"\r\n'),
-        write(tmp_path, "g.csv", '\ufeffsystem,text\nBe brief.,"Why, oh why?"\n'),
-    ):
-        assert load(path, heldout=0).train == (expected,), path.name
-    plain = write(tmp_path, "h.txt", "Why, oh why?\n\n")
-    assert load(plain, heldout=0).with_system("Be brief.").train == (expected,)
+    chat = [{"role": role, "content": text} for role, text in expected.turns]
+    for name, content in {
+        "a.jsonl": json.dumps(record) + "\n",
+        "b.jsonl": json.dumps({"messages": chat}) + "\n\n",
+        "c.jsonl": json.dumps(chat),
+        "d.json": json.dumps(chat),
+        "e.json": json.dumps([record], indent=1),
+        "f.csv": 'System,Prompt\r\nBe brief.,"Why, oh why?"\r\n',
+        "g.csv": '\ufeffsystem,text\nBe brief.,"Why, oh why?"\n',
+    }.items():
+        assert load(write(tmp_path, name, content), heldout=0).train == (expected,), name
+    plain = load(write(tmp_path, "h.txt", "Why, oh why?\n\n"), heldout=0)
+    assert plain.with_system("Be brief.").train == (expected,)
+    # A prompt's own system text stands before the run's.
+    found = PromptSet((expected, Prompt.user("How?")), ()).with_system("Be kind.")
+    assert found.train == (expected, Prompt((("system", "Be kind."), ("user", "How?"))))
 
 
-def test_several_turns_stay_together(tmp_path):
+def test_several_turns_stay_together_and_a_given_split_stands(tmp_path):
     turns = [("user", "Hello."), ("assistant", "Hello!"), ("user", "How are you?")]
     chat = [{"role": role, "content": text} for role, text in turns]
     (prompt,) = load(write(tmp_path, "a.jsonl", json.dumps(chat)), heldout=0).train
-    assert prompt.turns == tuple(turns)
-    assert prompt.text == "How are you?"
-
-
-def test_a_given_split_stands(tmp_path):
+    assert (prompt.turns, prompt.text) == (tuple(turns), "How are you?")
     path = write(tmp_path, "a.csv", "text,split\none,train\ntwo,heldout\nthree,\n")
     prompts = load(path)
     assert [p.text for p in prompts.train] == ["one", "three"]
@@ -90,28 +86,12 @@ def test_the_split_depends_on_texts_only_and_keeps_copies_together(lines):
     assert prompts.warnings == ("3 duplicate prompts (used as they are)",)
 
 
-def test_empty_and_blank_files(tmp_path):
-    for name, content in (
-        ("a.jsonl", ""),
-        ("b.txt", " \n\n"),
-        ("c.csv", "text\n"),
-        ("d.json", ""),
-    ):
-        assert refusal(write(tmp_path, name, content)).startswith("no prompts in ")
-
-
 def test_invalid_json_names_the_line_and_counts_the_others(tmp_path):
     lines = [json.dumps({"text": f"fine {i}"}) for i in range(20)]
     lines[16], lines[18], lines[19] = '{"text": ', "nope", "{'a': 1}"
     message = refusal(write(tmp_path, "prompts.jsonl", "\n".join(lines)))
     assert "prompts.jsonl:17: not valid JSON" in message
     assert "2 more such lines" in message
-
-
-def test_a_huge_line_is_measured_not_stored(tmp_path):
-    path = write(tmp_path, "a.jsonl", b'{"text": "ok"}\n' * 16 + b"x" * 10_485_760 + b"\n")
-    assert "line 17 is 10,485,761 bytes; limit 65,536" in refusal(path)
-    assert load(write(tmp_path, "b.txt", "x" * LINE_LIMIT), heldout=0).train
 
 
 def test_devices_pipes_folders_and_sparse_giants_are_refused(tmp_path):
@@ -144,23 +124,14 @@ def test_reading_stays_under_200_mb(tmp_path):
     assert int(peak.stdout) < 200 * 1024
 
 
-def test_compressed_files_are_named_not_unpacked(tmp_path):
-    bomb = gzip.compress(b"\0" * 2**20)
-    message = refusal(write(tmp_path, "a.jsonl", bomb))
-    assert "is gzip: compressed prompt files are not read" in message
-    assert "is zip" in refusal(write(tmp_path, "b.csv", b"PK\x03\x04rest"))
-
-
-def test_odd_characters_are_read_with_a_warning_or_refused(tmp_path):
+def test_odd_characters_are_read_with_a_warning_and_a_line_up_to_its_limit(tmp_path):
     path = write(tmp_path, "a.jsonl", '"turn \\u202e around"\n"half \\ud800 a pair"\n"plain"\n')
     prompts = load(path, heldout=0)
     texts = [prompt.text for prompt in prompts.train]
     assert texts == ["turn \u202e around", "half \ufffd a pair", "plain"]
     "".join(texts).encode()  # storable
     assert len(prompts.warnings) == 2
-    assert "a.jsonl:1: holds a NUL" in refusal(write(tmp_path, "a.jsonl", '"a\\u0000b"'))
-    assert "b.txt:2: holds a NUL" in refusal(write(tmp_path, "b.txt", b"fine\na\0b\n"))
-    assert "c.txt:2: byte 0xff is not UTF-8" in refusal(write(tmp_path, "c.txt", b"a\n\xff"))
+    assert load(write(tmp_path, "b.txt", "x" * LINE_LIMIT), heldout=0).train
 
 
 @pytest.mark.parametrize(
@@ -193,6 +164,13 @@ def test_a_key_of_json_records_is_named_likewise(tmp_path):
 
 
 REFUSED = [
+    ("a.jsonl", gzip.compress(b"\0" * 2**20), "is gzip: compressed prompt files are not read"),
+    ("b.csv", b"PK\x03\x04rest", "is zip"),
+    ("a.jsonl", '"a\\u0000b"', "a.jsonl:1: holds a NUL"),
+    ("b.txt", b"fine\na\0b\n", "b.txt:2: holds a NUL"),
+    ("c.txt", b"a\n\xff", "c.txt:2: byte 0xff is not UTF-8"),
+    ("a.jsonl", b'{"text": "ok"}\n' * 16 + b"x" * 10_485_760 + b"\n",
+     "line 17 is 10,485,761 bytes; limit 65,536"),
     ("a.yaml", "!!python/object:os.system", "read from .jsonl, .csv, .json, .txt"),
     ("a.csv", "question\nWhy?\n", "no column named text or prompt (found: question); name"),
     ("a.csv", "text;topic\nWhy; oh why?;x\n", "put texts with semicolons in double quotes"),
@@ -215,6 +193,13 @@ def test_refusals_say_what_and_where(tmp_path):
     for name, content, words in REFUSED:
         with case(name, content, words):
             assert words in refusal(write(tmp_path, name, content))
+    for name, content in {
+        "a.jsonl": "",
+        "b.txt": " \n\n",
+        "c.csv": "text\n",
+        "d.json": "",
+    }.items():
+        assert refusal(write(tmp_path, name, content)).startswith("no prompts in ")
 
 
 def test_repetition_counts_what_came_before():
@@ -246,9 +231,3 @@ def test_no_file_breaks_the_reader(suffix, content):
             assert texts
             assert all(text.strip() and "\0" not in text for text in texts)
             "".join(texts).encode()
-
-
-def test_a_prompts_own_system_text_stands_before_the_runs():
-    own = Prompt((("system", "Be brief."), ("user", "Why?")))
-    found = PromptSet((own, Prompt.user("How?")), ()).with_system("Be kind.")
-    assert found.train == (own, Prompt((("system", "Be kind."), ("user", "How?"))))

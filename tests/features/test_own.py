@@ -107,11 +107,14 @@ def test_a_bad_text_is_one_line_that_names_it(spec, says):
     assert says in line and line.startswith(f"feature {spec!r}: ") and "\n" not in line
 
 
-def test_keywords_and_patterns_are_exact_and_read_so_far():
+def test_keywords_patterns_and_plug_ins_are_exact_and_read_so_far(monkeypatch):
     assert value("keyword:sea+sun+fog", "The SEA, and seaside fog") == Fraction(2, 3)
     assert value("regex:a", "banana") == 3
     assert compile_pattern("a").count(" " * (READS - 1) + "aa") == 1
     assert compile_pattern("a+").count("a" * LONGEST_MATCH * 2) == 2
+    plug(monkeypatch, features=("loudness", lambda t: lambda _, a: len(a.text) * float(t or 1)))
+    assert value("loudness:2", "abc") == 6
+    assert build("loudness")[1].kind == "plug-in"
 
 
 @pytest.fixture
@@ -159,37 +162,22 @@ def test_functions_give_exact_ratios(package):
     ):
         with pytest.raises(UsageError, match=f"feature 'own_tastes:{name}': {says}"):
             value(f"own_tastes:{name}", "rain")
-
-
-@pytest.mark.parametrize("number", [10**400, 2**32 + 1, -1e30, math.inf, Fraction(2**40)])
-def test_a_number_whose_differences_would_not_fit_is_refused(number):
-    with pytest.raises(UsageError, match="at most 2"):
-        own.exact(number)
+    for number in [10**400, 2**32 + 1, -1e30, math.inf, Fraction(2**40)]:
+        with pytest.raises(UsageError, match="at most 2"):
+            own.exact(number)  # its differences would not fit
     assert own.exact(-(2**32)) == (-(2**32), 1)
 
 
 def test_a_description_changes_with_its_source_and_is_data(package):
     _, before = build("own_tastes:third")
     assert can_recompute(before, before) and len(before.source) == 64
-    assert not can_recompute(before, replace(before, source="0" * 64))
-    assert not can_recompute(before, replace(before, version="2"))
+    for changed in (replace(before, source="0" * 64), replace(before, version="2")):
+        assert not can_recompute(before, changed)
     assert not can_recompute(replace(before, source=""), replace(before, source=""))
     assert all(isinstance(part, str) for part in asdict(before).values())
     _, pattern = build("regex:a")
     assert can_recompute(replace(pattern), pattern)
     assert not can_recompute(Description("regex:a", "regex"), pattern)
-
-
-def test_a_record_imports_and_compiles_nothing(package):
-    recorded = Description("own_tastes:third", "function", "own", "1", "ab" * 32)
-    assert not can_recompute(recorded, Description("own_tastes:third", "function"))
-    assert "own_tastes" not in sys.modules
-
-
-def test_plug_ins_are_features_as_well(monkeypatch):
-    plug(monkeypatch, features=("loudness", lambda t: lambda _, a: len(a.text) * float(t or 1)))
-    assert value("loudness:2", "abc") == 6
-    assert build("loudness")[1].kind == "plug-in"
 
 
 def test_entries_and_groups_can_be_left_out_and_own_ones_stand_last():

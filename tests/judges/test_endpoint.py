@@ -97,19 +97,17 @@ def test_every_fault_has_a_name_and_is_counted_as_configured(script, words):
     assert "\n" not in str(caught.value)
 
 
-def hostile(kind):
-    whole = json.dumps(completion("I counted.\nVerdict: A").body)
-    return {
-        "long": StubReply(whole[:-1] + ' "x": "' + "y" * 1_000_000 + '"}'),
-        "packed": StubReply(whole, headers={"content-encoding": "gzip"}),
-        "nested": StubReply("[" * 200_000 + "]" * 200_000),
-    }[kind]
+WHOLE = json.dumps(completion("I counted.\nVerdict: A").body)
+HOSTILE = {
+    "long": StubReply(WHOLE[:-1] + ' "x": "' + "y" * 1_000_000 + '"}'),
+    "nested": StubReply("[" * 200_000 + "]" * 200_000),
+}
 
 
-@pytest.mark.parametrize("kind", ["long", "nested"])
+@pytest.mark.parametrize("kind", HOSTILE)
 def test_a_hostile_reply_is_cut(kind, monkeypatch):
     monkeypatch.setattr(endpoint, "REPLY_BYTES", 500_000)
-    with StubEndpoint(lambda request, before: hostile(kind)) as stub:
+    with StubEndpoint(lambda request, before: HOSTILE[kind]) as stub:
         found = asked(stub, on_error="skip")
     assert found.choice == "skip"
     assert found.details["error"].startswith(("the reply is not a chat", "the reply has no"))
@@ -117,7 +115,8 @@ def test_a_hostile_reply_is_cut(kind, monkeypatch):
 
 def test_a_reply_is_never_unpacked():
     """It says that it is packed, and is read as it came."""
-    with StubEndpoint(lambda request, before: hostile("packed")) as stub:
+    packed = StubReply(WHOLE, headers={"content-encoding": "gzip"})
+    with StubEndpoint(lambda request, before: packed) as stub:
         assert asked(stub, on_error="skip").choice == "tie"  # A in both orders
     assert stub.headers[0]["accept-encoding"] == "identity"
 
@@ -193,12 +192,9 @@ def test_a_key_is_asked_for_and_never_sent_in_the_open(monkeypatch, url, key, wo
     with pytest.raises(UsageError, match=words) as caught:
         endpoint.connect(Judge(kind="endpoint", base_url=url))
     assert not key or key not in str(caught.value)
-
-
-def test_a_key_has_no_place_in_the_address():
-    for url in ("https://me:secret@judge.example/v1", "https://judge.example/v1?key=secret"):
+    for place in ("https://me:secret@judge.example/v1", "https://judge.example/v1?key=secret"):
         with pytest.raises(UsageError, match=r"judge\.base_url must be an address"):
-            settings_file.check({"judge": {"kind": "endpoint", "base_url": url}})
+            settings_file.check({"judge": {"kind": "endpoint", "base_url": place}})
 
 
 # ---- whole runs ----
@@ -283,16 +279,12 @@ def test_a_judge_visits_a_run_for_people_and_leaves_them_their_seats(tmp_path, c
     from szpo.runs import assemble, driver
 
     with StubEndpoint("longer") as stub:
-        sets = [
-            "panel.kind=people", "panel.calibration=false", "panel.poor_samples=open",
-            "optimizer.votes=2", "run.steps=1",
-            "run.votes=none", "optimizer.comparisons=4", "run.lag=0", "run.name=mixed",
-        ]  # fmt: skip
-        line = yard_run.arguments(tmp_path, *sets)
+        line = yard_run.arguments(
+            tmp_path, "panel.kind=people", "panel.calibration=false", "panel.poor_samples=open",
+            "optimizer.votes=2", "run.steps=1", "run.votes=none", "optimizer.comparisons=4",
+            "run.lag=0", "run.name=mixed", f"run.folder={tmp_path / 'runs'}",
+        )  # fmt: skip
         config = settings_file.load(sets=[line[i + 1] for i, w in enumerate(line) if w == "--set"])
-        config = config.model_copy(
-            update={"run": config.run.model_copy(update={"folder": str(tmp_path / "runs")})}
-        )
         parts = assemble.build(config, say=lambda text: None)
         path = assemble.new_path(config)
         visit = ["judge", str(path), "--once", "--name", "stub", "--set", "judge.kind=endpoint",
@@ -313,9 +305,7 @@ def test_a_judge_visits_a_run_for_people_and_leaves_them_their_seats(tmp_path, c
                 "JOIN panelists p USING (panelist) GROUP BY p.kind ORDER BY p.kind"
             )
             asked = sum(not c.identical for c in ledger.comparisons(0))
-            assert [(row["kind"], row["n"]) for row in kinds] == [
-                ("judge", asked), ("person", asked)
-            ]  # fmt: skip
+            assert {row["kind"]: row["n"] for row in kinds} == {"judge": asked, "person": asked}
             assert [e["body"]["name"] for e in ledger.events("judge")] == ["stub"]
             assert verification.verify(ledger).ok
     said_out = capfd.readouterr().out

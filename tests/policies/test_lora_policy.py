@@ -40,12 +40,12 @@ def moved(name: str = "llama", rank: int = 2) -> LoraPolicy:
 
 def test_answers_end_at_end_tokens_and_stop_texts():
     policy = policy_of(loaded("llama"), sampling=Sampling(stop=("w9 ", "w30")))
-    assert policy.answer([7, 8, STOP]) == Answer("w7 w8", "stop", 2)
-    assert policy.answer([7, 8]) == Answer("w7 w8", "length", 2)
-    assert policy.answer([7, 8, 30, 10]) == Answer("w7 w8", "stop", 4)
-    assert policy.answer([7, 9, 30, 10]) == Answer("w7", "stop", 4)  # both stop: the first counts
-    assert policy.answer([STOP]) == Answer("", "stop", 0)
-    assert policy.answer([]) == Answer("", "length", 0)
+    for tokens, answer in (
+        ([7, 8, STOP], ("w7 w8", "stop", 2)), ([7, 8], ("w7 w8", "length", 2)),
+        ([7, 8, 30, 10], ("w7 w8", "stop", 4)), ([STOP], ("", "stop", 0)), ([], ("", "length", 0)),
+        ([7, 9, 30, 10], ("w7", "stop", 4)),  # both stop: the first counts
+    ):  # fmt: skip
+        assert policy.answer(tokens) == Answer(*answer)
 
 
 def test_greedy_answers_do_not_depend_on_the_seed():
@@ -120,20 +120,10 @@ def test_fluency_is_measured_under_the_start():
 
 def test_a_starting_adapter_is_the_start():
     policy = moved()
-    factors = policy.factors()
-    sites = policy.subspace.sites
-    later = LoraPolicy(
-        policy.loaded,
-        Subspace(
-            "full",
-            sites,
-            {s.a: factors[s.a] for s in sites},
-            {s.b: factors[s.b] for s in sites},
-            {},
-        ),
-        root_seed=1,
-        sampling=policy.sampling,
-    )
+    factors, sites = policy.factors(), policy.subspace.sites
+    A, B = ({getattr(s, side): factors[getattr(s, side)] for s in sites} for side in "ab")
+    space = Subspace("full", sites, A, B, {})
+    later = LoraPolicy(policy.loaded, space, root_seed=1, sampling=policy.sampling)
     assert later.sample(PROMPTS, 2, seed=0) == policy.sample(PROMPTS, 2, seed=0)
     assert later.sample(PROMPTS, 2, seed=0, base=True) == later.sample(PROMPTS, 2, seed=0)
     assert later.kl(PROMPTS, seed=0)[0] == 0.0
@@ -142,21 +132,17 @@ def test_a_starting_adapter_is_the_start():
 # ---- files ----
 
 
-def test_saving_twice_writes_the_same_bytes(tmp_path):
+def test_saving_twice_writes_the_same_bytes_also_at_an_earlier_theta(tmp_path):
     policy = moved()
     for folder in ("one", "two"):
         policy.save_adapter(tmp_path / folder)
     for file in ("adapter_config.json", "adapter_model.safetensors"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
-
-
-def test_an_adapter_can_be_saved_at_an_earlier_theta(tmp_path):
-    policy = moved()
-    policy.save_adapter(tmp_path, theta=policy.start())
+    policy.save_adapter(tmp_path / "start", theta=policy.start())
     ids = torch.arange(12)[None]
     with torch.inference_mode():
         plain = build("llama")(ids).logits
-        assert torch.equal(with_adapter(build("llama"), tmp_path)(ids).logits, plain)
+        assert torch.equal(with_adapter(build("llama"), tmp_path / "start")(ids).logits, plain)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
@@ -183,19 +169,16 @@ def test_a_quantised_base_is_not_merged_into(tmp_path):
 # ---- θ ----
 
 
-def test_placing_needs_the_layout():
+def test_placing_needs_the_layout_and_each_shift_its_prompts():
     policy = policy_of(loaded("llama"), small(loaded("llama")))
     with pytest.raises(UsageError, match="names"):
         policy.move_to({"w": np.zeros(4, np.float32)})
-    policy.move_to({"z": np.ones(4, np.float32)})
-    assert policy.digest() == parameters.digest(
-        {"z": np.ones(4, np.float32)}, policy.layout, policy.subspace.basis_sha256
-    )
-
-
-def test_lists_of_different_lengths_are_refused():
+    theta = {"z": np.ones(4, np.float32)}
+    policy.move_to(theta)
+    basis = policy.subspace.basis_sha256
+    assert policy.digest() == parameters.digest(theta, policy.layout, basis)
     with pytest.raises(UsageError, match="1 lists of prompts, 2 shifts"):
-        policy_of(loaded("llama")).rollout([PROMPTS], [Shift(0, 0, 1, 1.0)] * 2, seed=0)
+        policy.rollout([PROMPTS], [Shift(0, 0, 1, 1.0)] * 2, seed=0)
 
 
 class Table:
@@ -251,9 +234,8 @@ def test_too_few_prompts_or_no_text_have_no_margin():
     prompts, _ = numbered(3)
     assert measure_margin(table, prompts, [[Answer("")]] * 3, seed=0) is None
     some = [[Answer("0"), Answer("")], [Answer("")], [Answer("2")]]
-    assert measure_margin(Table([[0, -9, -9], [], [-4, -4, 0]]), prompts, some, seed=0) == (
-        6.5  # 9 and 4; empty answers do not count
-    )
+    found = measure_margin(Table([[0, -9, -9], [], [-4, -4, 0]]), prompts, some, seed=0)
+    assert found == 6.5  # 9 and 4; empty answers do not count
 
 
 @pytest.mark.parametrize("name", (*ARCHITECTURES, "gemma2"))

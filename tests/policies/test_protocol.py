@@ -15,7 +15,7 @@ from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.protocol import Policy, check_policy
 from szpo.policies.subspaces import Subspace
 from szpo.policies.text_guards import TextFigures, guards, topic_gap
-from szpo.types import Answer, Batch, Prompt, Shift, Theta, Update
+from szpo.types import Answer, Batch, Prompt, Shift, Update
 from tests.support.cases import case
 from tests.support.policies import PROMPTS, full, policy_of, small
 from tests.support.tiny_models import ARCHITECTURES, loaded, quantised, tokenizer
@@ -114,37 +114,30 @@ class Broken:
 
     def __init__(self, inner: LoraPolicy, how: str):
         self.inner, self.how, self.calls = inner, how, 0
-        self.layout = inner.layout
+        self.layout, self.theta = inner.layout, inner.theta
         self.dim = inner.dim + (how == "dim")
 
     def rollout(
         self, prompts: Sequence[Sequence[Prompt]], shifts: Sequence[Shift], *, seed: int
     ) -> list[Batch]:
         self.calls += 1
-        if self.how == "forgetful":
-            seed += self.calls
         if self.how == "deaf":
             shifts = [Shift(s.step, s.k, 0, 0.0) for s in shifts]
         if self.how == "moving":
             self.inner.apply(Update(0, 0, coef=0.5))
+        seed += self.calls * (self.how == "forgetful")
         batches = self.inner.rollout(prompts, shifts, seed=seed)
         if self.how == "short" and batches:
             batches[0] = batches[0][1:]
         if self.how == "endless" and batches:
-            odd = Answer("w7", "never")
-            batches[0] = (odd, *batches[0][1:])
+            batches[0] = (Answer("w7", "never"), *batches[0][1:])
         return batches
 
     def apply(self, update: Update) -> None:
-        if self.how == "numb":
-            return
-        coef = update.coef or 0.0  # "scalar": a vector is taken for a coefficient of 0
-        self.inner.apply(
-            Update(update.step, update.k, coef=coef * (2 if self.how == "far" else 1))
-        )
-
-    def theta(self) -> Theta:
-        return self.inner.theta()
+        if self.how != "numb":
+            # "scalar": a vector is taken for a coefficient of 0
+            coef = (update.coef or 0.0) * (2 if self.how == "far" else 1)
+            self.inner.apply(Update(update.step, update.k, coef=coef))
 
     def digest(self) -> str:
         return "0" * 64 if self.how == "digest" else self.inner.digest()
@@ -167,14 +160,10 @@ class Broken:
 )
 def test_check_policy_names_the_broken_clause(how, clause):
     inner = policy_of(loaded("llama"))
-    broken = Broken(inner, how)
+    basis = inner.subspace.basis_sha256
     with pytest.raises(RunError, match=clause):
         check_policy(
-            broken,
-            PROMPTS,
-            radius=1.0,
-            space=inner.space,
-            basis_sha256=inner.subspace.basis_sha256,
+            Broken(inner, how), PROMPTS, radius=1.0, space=inner.space, basis_sha256=basis
         )
 
 
