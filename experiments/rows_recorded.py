@@ -1,0 +1,736 @@
+"""Verdicts on pairs (rows) against verdicts on sets of eight (batches), on recorded answers.
+
+    python experiments/rows_recorded.py draw FOLDER --device cuda     # answers, scores, states
+    python experiments/rows_recorded.py run FOLDER --part criterion   # which pairs; seeds 0-59
+    python experiments/rows_recorded.py run FOLDER --part report      # seeds 1000-1059
+    python experiments/rows_recorded.py run FOLDER --part nothing     # votes without information
+    python experiments/rows_recorded.py tables FOLDER                 # tables/rows-*.csv
+
+SmolLM2 answers sixty training prompts 32 times (temperature 1, 24 tokens). Votes are about forty
+of them; the fitted score is held against the taste on the other twenty, within prompts. A
+simulated panelist is Bradley–Terry; β is such that two votes on a random pair (or two batches) of
+the start's answers that differ in the taste agree with the stated probability. Reading counts
+every answer of a shown pair, equal pairs included; equal texts are not shown. Nothing here runs a
+policy: a side that is perturbed draws among the recorded answers with its log-probability, linear
+in the coordinates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import json
+import math
+import os
+import pickle
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from multiprocessing import Pool
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from scipy import special
+from scipy.sparse import csgraph
+
+from szpo.features import dictionary
+from szpo.optim import named_features, parameters, posterior_directions, sample_directions
+from szpo.optim.parameters import Space
+from szpo.optim.sparse_prior import SparsePrior
+from szpo.optim.sparse_regression import SparseFit, fit_sparse
+from szpo.optim.vote_regression import Votes
+from szpo.seeds import derive, generator
+from szpo.types import FEATURE_GRID, Answer, Floats, Ints
+from szpo_simulators.panels import tastes, text_rewards
+from szpo_simulators.panels.asked import feature_values
+
+PROMPTS, VOTED, EACH = 60, 40, 32
+SEED: Final = 90_000
+CORE: Final = {
+    "sentiment": "sentiment",
+    "no comma": "verify:no_comma",
+    "first person": r"regex:\b(I|my|me|I'm)\b",
+    "reader": r"regex:(?i)\b(you|your)\b",
+}
+LOOKS: Final = (64, 128, 160, 256, 320, 480, 640)
+"""Answers read at which a run is looked at."""
+GATE: Final = math.log(9.0)
+RADIUS, STEP, NATS = 1.8, 1.2, 2.7
+"""Half the distance of two sides, the centre's longest step, KL of the recommended point."""
+BASE: Final = 64
+"""Answers that a shipped scale counts for beside the 256 of a run."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to ask."""
+
+    verdict: str = "rows"
+    """rows | batch."""
+    source: str = "start"
+    """start: two answers of the start; perturbed: one of each side of a perturbation."""
+    choice: str = "random"
+    """random | var (of the logit) | mi (Gaussian) | kept (explanations) | tie (near even)."""
+    equal: str = "same0"
+    """A pair in which the taste does not differ: same0 not counted, same5 half each, coin, other
+    (length and a closing mark, as strong as the taste)."""
+    agreement: float = 0.7
+    dense: str = "none"
+    """none | scores | hidden | both: regressors beside the named features."""
+    groups: str = "own"
+    """own: correlations and scales of 256 base answers; shipped: those of the shipped set-up."""
+    lapse: float = 0.0
+    pool: int = 8
+    """Unused answers of a prompt among whose pairs is chosen."""
+    sheet: int = 8
+    chance: float = 0.125
+    """Share of rows that are drawn by chance whatever the choice."""
+
+
+@dataclass
+class World:
+    """The recorded answers, ordered by prompt."""
+
+    named: Any
+    texts: list[str]
+    scores: Floats
+    hidden: Floats
+    features: Floats
+    scales: Floats
+    rewards: dict[str, Floats]
+    kinds: dict[str, str]
+    other: Floats
+    words: Floats
+    ids: Ints
+    betas: dict[tuple[Any, ...], float] = field(default_factory=dict)
+
+
+WORLD: World
+
+
+def within(values: Floats) -> Floats:
+    """Values (N, ...) minus their prompts' means."""
+    by_prompt = values.reshape(-1, EACH, *values.shape[1:])
+    return (by_prompt - by_prompt.mean(1, keepdims=True)).reshape(values.shape)
+
+
+def load(folder: Path) -> World:
+    """Read what `draw` wrote and score it by every taste."""
+    named, prompts = pickle.loads((folder / "named.pkl").read_bytes())
+    with np.load(folder / "answers.npz", allow_pickle=False) as stored:
+        texts, scores = stored["texts"].tolist(), stored["scores"]
+    asked, answers = [p for p in prompts for _ in range(EACH)], [Answer(t) for t in texts]
+    entries = [dictionary.BY_NAME[name] for name in named.names]
+    values = feature_values(entries, ((p.text, t) for p, t in zip(asked, texts, strict=True)))
+    specs = CORE | {name: f"taste:{name}" for name in tastes.TASTES}
+    words = np.array([float(len(text.split())) for text in texts])
+    closed = np.array([float(text.rstrip()[-1:] in '.!?"') for text in texts])
+    other = sum(within(each) / max(within(each).std(), 1e-9) for each in (words, closed))
+    return World(
+        named, texts, scores, np.load(folder / "hidden.npy"),
+        np.asarray(values, dtype=np.float64) * FEATURE_GRID,
+        np.array(named.scales, dtype=np.float64),
+        {name: np.asarray(text_rewards.scores(text_rewards.parse(spec), asked, answers))
+         for name, spec in specs.items()},
+        dict.fromkeys(CORE, "core") | {name: kind for name, (kind, _) in tastes.TASTES.items()},
+        np.asarray(other), words, np.unique(texts, return_inverse=True)[1],
+    )  # fmt: skip
+
+
+# ---- what explains votes ----
+
+
+def regressors(arm: Arm, rng: np.random.Generator) -> tuple[Floats, int, SparsePrior]:
+    """Regressors (N, p) of the answers, the number of named ones, and the prior.
+
+    They are functions of 256 base answers that the seed draws, eight to each of 32 prompts.
+    """
+    raw, shipped = WORLD.features, WORLD.scales
+    if arm.groups == "shipped":
+        scales, groups = shipped, np.array(WORLD.named.groups)
+    else:
+        chosen = rng.choice(VOTED, 32, replace=False)
+        at = [p * EACH + rng.choice(EACH, 8, replace=False) for p in chosen]
+        x = raw[np.concatenate(at)].reshape(32, 8, -1)
+        x = (x - x.mean(1, keepdims=True)).reshape(256, -1)
+        square = (x * x).sum(0) / 224
+        scales = np.sqrt((BASE * shipped**2 + 224 * square) / (BASE + 224))
+        deviation = np.sqrt(square + 1e-12)
+        near = x.T @ x / 224 / np.outer(deviation, deviation) > 0.8
+        rare = np.sqrt(square) < 0.2 * shipped
+        near[rare] = near[:, rare] = False
+        found = csgraph.connected_components(near, directed=False)[1]
+        _, first, of = np.unique(found, return_index=True, return_inverse=True)
+        groups = np.argsort(np.argsort(first))[of]
+    parts = [raw / scales]
+    if arm.dense in ("scores", "both"):
+        parts.append(WORLD.scores[:, : WORLD.named.components])
+    if arm.dense in ("hidden", "both"):
+        parts.append(WORLD.hidden)
+    R, k = np.concatenate(parts, axis=1), raw.shape[1]
+    groups = np.concatenate([groups, -np.ones(R.shape[1] - k)]).astype(np.int64)
+    rows = 1 if arm.verdict == "rows" else 8
+    return R, k, SparsePrior(groups, np.full(R.shape[1], math.sqrt(2 / rows)))
+
+
+# ---- the simulated panelist ----
+
+
+def fit_beta(gap: Floats, agreement: float) -> float:
+    """β at which two votes on pairs with these reward differences agree so often."""
+    gap, low, high = gap[gap != 0], 1e-4, 1e6
+    for _ in range(70):
+        middle = math.sqrt(low * high)
+        chance = special.expit(middle * gap)
+        below = (chance * chance + (1 - chance) ** 2).mean() < agreement
+        low, high = (middle, high) if below else (low, middle)
+    return low
+
+
+def beta_of(arm: Arm, name: str, reward: Floats, seed: int = 12345) -> float:
+    """β for this reward on random pairs, or batches, of the start's answers."""
+    key = (name, arm.verdict, arm.agreement)
+    if key not in WORLD.betas:
+        rng, n = np.random.default_rng(seed), 6000
+        gap = np.zeros(n)
+        for _ in range(1 if arm.verdict == "rows" else 8):
+            p, i = rng.integers(0, VOTED, n), rng.integers(0, EACH, n)
+            if arm.verdict == "rows":
+                j = (i + 1 + rng.integers(0, EACH - 1, n)) % EACH
+            else:
+                j = rng.integers(0, EACH, n)
+            gap += reward[p * EACH + i] - reward[p * EACH + j]
+        WORLD.betas[key] = fit_beta(gap / (1 if arm.verdict == "rows" else 8), arm.agreement)
+    return WORLD.betas[key]
+
+
+def vote(
+    arm: Arm, taste: str, a: Ints, b: Ints, rng: np.random.Generator
+) -> tuple[Floats, Floats]:
+    """Verdicts for a and for b (n,) on pairs of answers."""
+    reward = WORLD.rewards[taste]
+    gap, n = reward[a] - reward[b], len(a)
+    up = (rng.random(n) < special.expit(beta_of(arm, taste, reward) * gap)).astype(float)
+    same = gap == 0
+    if arm.lapse:
+        lapsed = rng.random(n) < arm.lapse
+        up = np.where(lapsed, rng.random(n) < 0.5, up).astype(float)
+        same = same & ~lapsed
+    down = 1 - up
+    if arm.equal in ("same0", "same5"):
+        up[same] = down[same] = 0.0 if arm.equal == "same0" else 0.5
+    elif arm.equal == "coin":
+        up[same] = rng.random(same.sum()) < 0.5
+        down = 1 - up
+    else:
+        beta = beta_of(arm, "length and closing mark", WORLD.other, 999)
+        chance = special.expit(beta * (WORLD.other[a] - WORLD.other[b]))
+        up[same] = (rng.random(n) < chance)[same]
+        down = 1 - up
+    return up, down
+
+
+Voter = Callable[[Ints, Ints, np.random.Generator], tuple[Floats, Floats]]
+
+
+def without_information(kind: str) -> Voter:
+    """A voter whose verdicts do not depend on the texts; but "the longer one" does."""
+    last, count = [True], itertools.count()
+
+    def voter(a: Ints, b: Ints, rng: np.random.Generator) -> tuple[Floats, Floats]:
+        n = len(a)
+        left = rng.random(n) < 0.5  # a stands on the left
+        if kind == "the longer one":
+            words = WORLD.words
+            up = np.where(words[a] == words[b], 0.5, (words[a] > words[b]).astype(float))
+            return up, 1 - up
+        if kind in ("coins", "every second as before"):
+            said = rng.random(n) < 0.5
+            if kind != "coins":
+                said[1::2] = said[:-1:2][: len(said[1::2])]
+        elif kind in ("all A", "all B"):
+            said = np.full(n, kind == "all A")
+        elif kind == "alternating":
+            said = np.array([next(count) % 2 == 1 for _ in range(n)])
+        elif kind == "key pattern":
+            said = np.resize([True, True, False, True, False, False, True, False], n)
+        elif kind == "first impression":
+            said = np.full(n, rng.random() < 0.5)
+        else:  # a sticky coin
+            said = np.zeros(n, bool)
+            for i in range(n):
+                last[0] ^= bool(rng.random() > 0.8)
+                said[i] = last[0]
+        up = (said == left).astype(float)
+        return up, 1 - up
+
+    return voter
+
+
+def one_honest_of_five(taste: str) -> Voter:
+    """Every fifth sheet is answered by the taste, the others by coins."""
+    sheets = itertools.count()
+
+    def voter(a: Ints, b: Ints, rng: np.random.Generator) -> tuple[Floats, Floats]:
+        if next(sheets) % 5 == 0:
+            return vote(Arm(), taste, a, b, rng)
+        up = (rng.random(len(a)) < 0.5).astype(float)
+        return up, 1 - up
+
+    return voter
+
+
+# ---- which pair is shown ----
+
+NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(15)
+WEIGHTS = WEIGHTS / WEIGHTS.sum()
+
+
+def entropy(p: Floats) -> Floats:
+    """Entropy of a verdict, nats."""
+    p = np.clip(p, 1e-12, 1 - 1e-12)
+    return np.asarray(-(p * np.log(p) + (1 - p) * np.log(1 - p)))
+
+
+VARIANCES = np.concatenate([[0], np.geomspace(1e-3, 400, 200)])
+MEAN_ENTROPY = np.array(
+    [(entropy(special.expit(np.sqrt(v) * NODES)) * WEIGHTS).sum() for v in VARIANCES]
+)
+"""Mean entropy of a verdict whose logit is N(0, v)."""
+
+
+def worth(arm: Arm, x: Floats, found: SparseFit | None, prior: SparsePrior, k: int) -> Floats:
+    """What showing each candidate pair, regressors x (C, p), is worth by the arm's criterion."""
+    chances, deviation = prior.features(), 2.0 / prior.scale
+    before = np.interp((x * deviation) ** 2, VARIANCES, MEAN_ENTROPY) @ chances
+    if found is None:
+        if arm.choice == "var":
+            return np.asarray((x * x * deviation**2 * chances).sum(1))
+        return np.asarray(math.log(2) - before)
+    logit = x @ found.w
+    if arm.choice in ("var", "mi"):
+        spread = np.einsum("ip,pq,iq->i", x, found.covariance, x)
+        if arm.choice == "var":
+            return np.asarray(spread)
+        p = special.expit(logit[:, None] + np.sqrt(np.maximum(spread, 0))[:, None] * NODES)
+        return np.asarray(entropy(p @ WEIGHTS) - entropy(p) @ WEIGHTS)
+    kept = [each for each in found.kept if each.chance > 1e-4]
+    chance = np.array([each.chance for each in kept])
+    rest = max(0.0, 1 - chance.sum())
+    p = special.expit(
+        np.stack(
+            [x[:, list(e.support)] @ e.w if e.support else np.zeros(len(x)) for e in kept], axis=1
+        )
+    )
+    mixed = entropy(p @ chance + rest * 0.5)
+    if arm.choice == "tie":
+        return np.asarray(mixed - 1e-9 * np.abs(logit) - (np.abs(x[:, :k]).sum(1) == 0))
+    return np.asarray(mixed - entropy(p) @ chance - rest * before)
+
+
+# ---- a run ----
+
+
+def run(
+    arm: Arm, taste: str | None, seed: int, voter: Voter | None = None
+) -> list[dict[str, Any]]:
+    """One run: what the fit knows after each number of answers read."""
+    rng = np.random.default_rng([seed, 7])
+    R, k, prior = regressors(arm, rng)
+    reward = np.zeros(len(R)) if taste is None else WORLD.rewards[taste]
+    votes, found, largest = Votes.empty(R.shape[1]), None, -math.inf
+    used = np.zeros(len(R), dtype=bool)
+    dim = WORLD.scores.shape[1]
+    space = Space(seed, (("z", (dim,)),), sample_directions.Law("orthonormal"))
+    centre, order = np.zeros(dim), rng.permutation(VOTED)
+    read = step = asked = equal = 0
+    looks = []
+    while read < LOOKS[-1]:
+        if arm.verdict == "batch":
+            a, b = _batches(arm, space, found, k, step, centre, rng)
+            x, gap = R[a].mean(1) - R[b].mean(1), reward[a].mean(1) - reward[b].mean(1)
+            beta = 0.0 if taste is None else beta_of(arm, taste, reward)
+            up = (rng.random(len(gap)) < special.expit(beta * gap)).astype(float)
+            down, read = 1 - up, read + 32
+        else:
+            prompts = [int(order[(asked + i) % VOTED]) for i in range(arm.sheet)]
+            asked += arm.sheet
+            a, b = _rows(arm, space, prompts, used, R, found, prior, k, step, centre, rng)
+            x, read = R[a] - R[b], read + 2 * arm.sheet
+            if voter is not None:
+                up, down = voter(a, b, rng)
+            else:
+                assert taste is not None
+                up, down = vote(arm, taste, a, b, rng)
+            equal += int((reward[a] == reward[b]).sum())
+        steps = np.append(votes.steps, np.full(len(up), step))
+        votes = Votes(
+            np.concatenate([votes.x, x]),
+            np.append(votes.up, up),
+            np.append(votes.down, down),
+            steps,
+        )
+        step += 1
+        wanted = arm.choice != "random" or arm.source == "perturbed" or step % 4 == 0
+        due = read in LOOKS or (wanted and (read <= 320 or step % 2 == 0))
+        if due and (votes.up + votes.down).sum() > 0:
+            found = fit_sparse(votes, prior)
+            largest = max(largest, found.log_factor)
+            if arm.source == "perturbed":
+                centre = centre + _toward(found, k, largest, centre)
+        if read in LOOKS:
+            looks.append(
+                {"read": read, "open": bool(largest >= GATE), "equal": equal,
+                 "corr": _correlation(R, k, found, reward),
+                 "said": [] if found is None or largest < GATE else _claims(found, prior, k)}
+            )  # fmt: skip
+    return looks
+
+
+def _batches(
+    arm: Arm, space: Space, found: SparseFit | None, k: int, step: int, centre: Floats,
+    rng: np.random.Generator,
+) -> tuple[Ints, Ints]:  # fmt: skip
+    """Two comparisons of two sets of eight answers."""
+    v = _directions(space, found, k, step, 2)
+    sides = np.stack([v, -v], 1) * RADIUS + centre if arm.source == "perturbed" else None
+    pairs = np.zeros((2, 2, space.dim)) if sides is None else sides
+    drawn = [_draw(pair, rng.choice(VOTED, 8, replace=False), rng) for pair in pairs]
+    return np.array([a for a, _ in drawn]), np.array([b for _, b in drawn])
+
+
+def _rows(
+    arm: Arm, space: Space, prompts: Sequence[int], used: Any, R: Floats,
+    found: SparseFit | None, prior: SparsePrior, k: int, step: int, centre: Floats,
+    rng: np.random.Generator,
+) -> tuple[Ints, Ints]:  # fmt: skip
+    """A sheet: one pair to each prompt, chosen among candidates."""
+    perturbed, shown = arm.source == "perturbed", []
+    if perturbed:
+        v = _directions(space, found, k, step, 1)[0]
+        sides = centre + RADIUS * np.stack([v, -v])
+    for q in prompts:
+        if perturbed:
+            many = 1 if arm.choice == "random" else 4
+            drawn = [_draw(sides, np.array([q]), rng) for _ in range(many)]
+            a = np.repeat([each[0][0] for each in drawn], many)
+            b = np.tile([each[1][0] for each in drawn], many)
+        else:
+            free = np.flatnonzero(~used[q * EACH : (q + 1) * EACH]) + q * EACH
+            if len(free) < 2:
+                continue
+            size = min(len(free), 2 if arm.choice == "random" else arm.pool)
+            some = rng.choice(free, size, replace=False)
+            i, j = np.triu_indices(len(some), 1)
+            a, b = some[i], some[j]
+        differ = WORLD.ids[a] != WORLD.ids[b]
+        a, b = a[differ], b[differ]
+        if not len(a):
+            continue
+        if len(a) > 1 and arm.choice != "random" and rng.random() >= arm.chance:
+            at = int(np.round(worth(arm, R[a] - R[b], found, prior, k) * 2**20).argmax())
+        else:
+            at = int(rng.integers(len(a)))
+        pair = (a[at], b[at])
+        if rng.random() < 0.5 and not perturbed:
+            pair = pair[::-1]
+        if not perturbed:
+            used[list(pair)] = True
+        shown.append(pair)
+    return np.array([a for a, _ in shown]), np.array([b for _, b in shown])
+
+
+def _draw(sides: Floats, prompts: Ints, rng: np.random.Generator) -> tuple[Ints, Ints]:
+    """One answer of each side to each prompt."""
+    found = []
+    for z in sides:
+        tilts = [WORLD.scores[q * EACH : (q + 1) * EACH] @ z for q in prompts]
+        found.append(
+            [
+                q * EACH + int((t + rng.gumbel(size=EACH)).argmax())
+                for q, t in zip(prompts, tilts, strict=True)
+            ]
+        )
+    return np.array(found[0]), np.array(found[1])
+
+
+def _directions(space: Space, found: SparseFit | None, k: int, step: int, many: int) -> Floats:
+    """Directions (many, d) of length 1, drawn from the posterior where there is one."""
+    grids: list[Any] = [None] * many
+    kept = () if found is None else tuple(e for e in found.kept if all(i < k for i in e.support))
+    if found is not None and kept:
+        ways = posterior_directions.explanations_of(replace(found, kept=kept), WORLD.named)
+        if ways:
+            noise = posterior_directions.NOISE
+            grids = [
+                posterior_directions.draw_direction(space, WORLD.named, ways, noise, step, at)
+                for at in range(many)
+            ]
+    v = np.array([parameters.direction_vector(space, step, at, grids[at]) for at in range(many)])
+    return np.asarray(v / np.linalg.norm(v, axis=1, keepdims=True))
+
+
+def _toward(found: SparseFit, k: int, largest: float, centre: Floats) -> Floats:
+    """The centre's step towards the recommended point."""
+    A = named_features.directions(WORLD.named)
+    A = A if len(found.w) == A.shape[1] else A[:, :k]
+    w, spread = A @ found.w[: A.shape[1]], A @ found.covariance[: A.shape[1], : A.shape[1]] @ A.T
+    square = float(w @ w)
+    certain = square / (square + float(np.trace(spread)))
+    length = math.sqrt(2 * NATS * math.sqrt(certain))
+    target = w * ((length if largest >= GATE else min(length, 0.5)) / max(math.sqrt(square), 1e-9))
+    way = target - centre
+    return np.asarray(way * min(1.0, STEP / max(float(np.linalg.norm(way)), 1e-9)))
+
+
+def _correlation(R: Floats, k: int, found: SparseFit | None, reward: Floats) -> float:
+    """Correlation of the fitted score with the taste within prompts, on prompts without votes."""
+    if found is None:
+        return 0.0
+    other = slice(VOTED * EACH, None)
+    score, truth = within(R[other, :k] @ found.w[:k]), within(reward[other])
+    if min(score.std(), truth.std()) < 1e-9:
+        return 0.0
+    return round(float(np.corrcoef(score, truth)[0, 1]), 4)
+
+
+def _claims(found: SparseFit, prior: SparsePrior, k: int) -> list[list[Any]]:
+    """Groups that the votes are about with more than a half: entry, sense, probability."""
+    said = []
+    for more, chances in ((True, found.more[:k]), (False, found.less[:k])):
+        for group, chance in enumerate(np.bincount(prior.groups[:k], chances)):
+            if chance > 0.5:
+                own = np.flatnonzero(prior.groups[:k] == group)
+                name = WORLD.named.names[int(own[np.argmax(chances[own])])]
+                said.append([name, more, round(float(chance), 3)])
+    return sorted(said, key=lambda each: -each[2])
+
+
+# ---- parts ----
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to make."""
+
+    arm: Arm
+    taste: str | None
+    seed: int
+    voter: str = ""
+    """Verdicts without information, or "one honest of five"."""
+    made: str = ""
+    """A taste made for calibration: one entry, two entries, no entry."""
+
+
+def do(job: Job) -> dict[str, Any]:
+    """A run with what it was."""
+    taste, voter, right = job.taste, None, []
+    if job.made:
+        taste, right = _make_taste(job.made, job.seed)
+    if job.voter == "one honest of five":
+        voter = one_honest_of_five(str(taste))
+    elif job.voter:
+        voter = without_information(job.voter)
+    looks = run(job.arm, taste, job.seed, voter)
+    if job.made:
+        del WORLD.rewards[str(taste)]
+    return asdict(job) | {"kind": WORLD.kinds.get(str(taste)), "looks": looks, "right": right}
+
+
+def _make_taste(kind: str, seed: int) -> tuple[str, list[list[Any]]]:
+    """A reward of one entry, two, or none; its name and the claims that are right."""
+    rng, name = np.random.default_rng([seed, 31]), f"{kind}:{seed}"
+    if kind == "no entry":
+        WORLD.rewards[name] = rng.normal(size=len(WORLD.features))
+        return name, []
+    chosen = rng.choice(WORLD.features.shape[1], 1 + (kind == "two entries"), False)
+    signs = rng.choice([-1.0, 1.0], len(chosen))
+    WORLD.rewards[name] = (WORLD.features[:, chosen] / WORLD.scales[chosen]) @ signs
+    right = [[WORLD.named.names[i], bool(s > 0)] for i, s in zip(chosen, signs, strict=True)]
+    return name, right
+
+
+CHOICES: Final = ("random", "var", "mi", "kept", "tie")
+NOTHING: Final = (
+    "coins", "all A", "all B", "alternating", "key pattern", "first impression", "sticky coin",
+    "every second as before", "the longer one",
+)  # fmt: skip
+TODAY: Final = Arm("batch", "perturbed", groups="shipped", dense="scores")
+
+
+def jobs_of(part: str, choice: str) -> list[Job]:
+    """The runs of a part; ``choice`` is the criterion that `report` and `nothing` use."""
+    chosen, moved = Arm(choice=choice), Arm(source="perturbed", groups="shipped")
+    if part == "criterion":
+        names = (*CORE, "warm", "plain", "chatty")
+        return [Job(Arm(choice=c), t, s) for s in range(60) for c in CHOICES for t in names]
+    if part == "report":
+        every = list(CORE) + list(tastes.TASTES)
+        main = [
+            TODAY, replace(TODAY, source="start", groups="own", dense="none"), Arm(), chosen,
+            Arm(agreement=0.62), replace(chosen, agreement=0.62),
+        ]  # fmt: skip
+        side = [
+            *(replace(chosen, equal=e) for e in ("same5", "coin", "other")), Arm(equal="coin"),
+            *(replace(chosen, dense=d) for d in ("scores", "hidden", "both")),
+            replace(chosen, groups="shipped"), replace(chosen, lapse=0.1), moved,
+            replace(moved, choice=choice),
+        ]  # fmt: skip
+        return [
+            Job(arm, taste, 1000 + s)
+            for arms, seeds in ((main, 60), (side, 20))
+            for s in range(seeds)
+            for arm in arms
+            for taste in every
+        ]
+    jobs = [Job(chosen, None, s, voter=kind) for s in range(200) for kind in NOTHING]
+    jobs += [Job(chosen, t, s, voter="one honest of five") for s in range(50) for t in CORE]
+    made = ("one entry", "two entries", "no entry")
+    return jobs + [Job(chosen, None, 5000 + s, made=kind) for s in range(100) for kind in made]
+
+
+def sweep(jobs: Iterable[Job], out: Path, processes: int, seconds: float) -> None:
+    """Make the runs, one JSON line each, until the time is over."""
+    begun = time.monotonic()
+    with Pool(processes) as pool, out.open("w", encoding="utf-8") as file:
+        for found in pool.imap_unordered(do, jobs, chunksize=2):
+            file.write(json.dumps(found) + "\n")
+            if time.monotonic() - begun > seconds:
+                pool.terminate()
+                break
+
+
+def draw(folder: Path, device: str) -> None:
+    """Let SmolLM2 answer; keep texts, scores in the shipped coordinates, and hidden states."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from szpo import cache
+    from szpo_simulators.bench import default_model
+
+    dtype = "bf16" if device == "cuda" else "fp32"
+    sets = [f"model.device={device}", f"model.dtype={dtype}"]
+    policy, named, train = default_model.prepare(sets, print)
+    order = generator(derive(SEED, "surrogate prompts")).permutation(len(train))
+    prompts = [train[i] for i in order[:PROMPTS]]
+    model = AutoModelForCausalLM.from_pretrained(
+        next(cache.cache_dir().glob("smollm2-*")),
+        dtype=torch.bfloat16 if device == "cuda" else torch.float32,
+    ).to(device)
+    texts, scores, hidden = [], [], []
+    for first in range(0, PROMPTS, 4):
+        part = tuple(prompts[first : first + 4])
+        rows = policy.sample_tokens(part, EACH, seed=SEED + first)
+        asked = [tokens for tokens in policy.encode_all(part) for _ in range(EACH)]
+        scores.append(policy.whitened_scores(list(zip(asked, rows, strict=True))))
+        texts += [policy.answer(row).text for row in rows]
+        for question, row in zip(asked, rows, strict=True):
+            ids = torch.tensor([[*map(int, question), *map(int, row)]], device=device)
+            with torch.no_grad():
+                states = model(ids, output_hidden_states=True).hidden_states[20][0]
+            hidden.append(states[len(question) :].float().mean(0).cpu().numpy())
+    states = within(np.stack(hidden))
+    components = states @ np.linalg.svd(states, full_matrices=False)[2][:64].T
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "hidden.npy", (components / components.std(0)).astype(np.float32))
+    np.savez(folder / "answers.npz", texts=np.array(texts), scores=np.concatenate(scores))
+    (folder / "named.pkl").write_bytes(pickle.dumps((named, prompts)))
+
+
+# ---- tables ----
+
+
+def label(arm: dict[str, Any]) -> str:
+    """An arm in words: how it asks, then what differs from the plain arm."""
+    plain = asdict(Arm())
+    told = [f"{name} {value}" for name, value in [*arm.items()][3:] if value != plain[name]]
+    return ", ".join([f"{arm['verdict']} of the {arm['source']}, {arm['choice']}", *told])
+
+
+def tables(folder: Path, out: Path, head: Sequence[str]) -> None:
+    """Write the CSV files from all lines that the parts left in the folder."""
+    rows = [json.loads(line) for path in sorted(folder.glob("*.jsonl")) for line in path.open()]
+    learned, nothing, said = defaultdict(list), defaultdict(list), defaultdict(list)
+    for row in rows:
+        arm = label(row["arm"])
+        if row["made"]:
+            for look in row["looks"]:
+                for name, more, chance in look["said"]:
+                    band = next(b for b in (0.97, 0.9, 0.7, 0.5) if chance > b)
+                    said[look["read"], band].append([name, more] in row["right"])
+        if row["voter"] or row["made"]:
+            kind = row["voter"] or f"a taste of {row['made']}"
+            kind += f", {row['taste']}" if row["voter"] == "one honest of five" else ""
+            last = row["looks"][-1]
+            any_said = any(look["said"] for look in row["looks"])
+            nothing[kind].append((last["open"], any_said))
+            continue
+        taste = row["taste"] if row["kind"] == "core" else f"five {row['kind']}"
+        part = "criterion" if row["seed"] < 1000 else "report"
+        for look in row["looks"]:
+            seen = look["corr"] if look["open"] else 0.0
+            learned[part, taste, arm, look["read"]].append((look["open"], seen))
+    for part in ("criterion", "report"):
+        found = [
+            [
+                taste,
+                arm,
+                read,
+                len(each),
+                *(f"{np.mean([e[i] for e in each]):.3f}" for i in (0, 1)),
+            ]
+            for (of, taste, arm, read), each in sorted(learned.items())
+            if of == part
+        ]
+        heads = ["taste", "way", "answers read", "runs", "gate open", "correlation, 0 if shut"]
+        _write(out / f"rows-{part}.csv", head, heads, found)
+    found = [
+        [kind, len(each), *(f"{np.mean([e[i] for e in each]):.3f}" for i in (0, 1))]
+        for kind, each in sorted(nothing.items())
+    ]
+    heads = ["votes", "runs", "gate open at 640", "something said above 50 % at a look"]
+    _write(out / "rows-nothing.csv", head, heads, found)
+    found = [
+        [read, f"above {band}", len(each), f"{np.mean(each):.3f}"]
+        for (read, band), each in sorted(said.items())
+    ]
+    _write(out / "rows-said.csv", head, ["answers read", "said", "claims", "right"], found)
+
+
+def _write(path: Path, head: Sequence[str], heads: list[str], rows: list[list[Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        file.writelines(f"# {line}\n" for line in head)
+        csv.writer(file, lineterminator="\n").writerows([heads, *rows])
+
+
+HEAD: Final = ["command: ", "commit: ", "machine: ", "date: "]
+
+
+def main() -> None:
+    """Read the command line."""
+    global WORLD
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("do", choices=("draw", "run", "tables"))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--part", choices=("criterion", "report", "nothing"), default="report")
+    parser.add_argument("--choice", choices=CHOICES, default="kept")
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--seconds", type=float, default=math.inf)
+    parser.add_argument("--head", nargs=4, default=HEAD)
+    given = parser.parse_args()
+    if given.do == "draw":
+        draw(given.folder, given.device)
+    elif given.do == "run":
+        WORLD = load(given.folder)
+        out = given.folder / f"{given.part}.jsonl"
+        sweep(jobs_of(given.part, given.choice), out, given.processes, given.seconds)
+    else:
+        tables(given.folder, Path(__file__).parent / "tables", given.head)
+
+
+if __name__ == "__main__":
+    main()
