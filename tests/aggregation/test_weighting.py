@@ -12,13 +12,7 @@ from scipy import special
 from scipy.stats import binom
 
 from szpo.aggregation import low_effort, rationality, registry, weighting
-from szpo.aggregation.low_effort import (
-    Conduct,
-    Flag,
-    Usual,
-    at_random,
-    flags,
-)
+from szpo.aggregation.low_effort import Conduct, Flag, Usual, at_random, flags
 from szpo.aggregation.weighting import HOSTILE_Z, MINUS, PLUS, TIE, History, VotesByVoter
 from szpo.analysis import voter_report
 from szpo.cli.app import call
@@ -34,13 +28,7 @@ from szpo.voting.votes_by_voter import read_votes_by_voter
 from tests.support import yard_run
 from tests.support.cases import case
 from tests.support.optimizer_state import state_to_json
-from tests.support.quadratic import (
-    ValueJudge,
-    go,
-    panel_of,
-    settings_of,
-    start,
-)
+from tests.support.quadratic import ValueJudge, go, panel_of, settings_of, start
 from tests.support.weighted_votes import make_votes
 
 
@@ -204,8 +192,6 @@ def test_weights_rest_on_earlier_steps_alone(kind):
 
 
 class HostileJudge(ValueJudge):
-    """Chooses the other side."""
-
     def judge(self, comparison, **seat):
         return {"A": "B", "B": "A"}.get(choice := super().judge(comparison, **seat), choice)
 

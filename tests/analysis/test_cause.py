@@ -174,17 +174,13 @@ def test_who_disagrees_is_asked_more_clearly_in_the_words_that_they_read(
 
 
 def test_equal_questions_are_told_before_votes_are_spent() -> None:
-    def spec(share: float) -> dict[str, Any]:
-        return {"calibration": {"zero_share": share}}
-
-    assert teachable.foretell(spec(0.509)) == (
-        True,
-        f"51 % of comparisons of base answers show this panel no difference: {teachable.CHANGE}",
-    )
-    half, told = teachable.foretell(spec(0.12))
-    assert not half and told.endswith("12 % of comparisons of base answers show this panel no "
-                                      "difference")  # fmt: skip
-    for unknown in (None, {}, {"calibration": None}, spec(0.0)):
+    said = "of comparisons of base answers show this panel no difference"
+    for zero, half, told in (
+        (0.509, True, f"51 % {said}: {teachable.CHANGE}"), (0.12, False, f"12 % {said}"),
+        (0.0, False, ""),
+    ):  # fmt: skip
+        assert teachable.foretell({"calibration": {"zero_share": zero}}) == (half, told)
+    for unknown in (None, {}, {"calibration": None}):
         assert teachable.foretell(unknown) == (False, "")
 
 

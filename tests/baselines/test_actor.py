@@ -22,7 +22,6 @@ from tests.support.tiny_models import loaded, with_adapter
 
 
 def push(peft: Any, size: float = 0.3) -> None:
-    """Move every trainable weight."""
     generator = torch.Generator().manual_seed(4)
     for parameter in peft.parameters():
         if parameter.requires_grad:

@@ -192,7 +192,6 @@ def on_meta(config: Any) -> Any:
 
 
 def by_peft(model: Any) -> int:
-    """What PEFT itself leaves to train."""
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a tied head is meant, see there
         return int(get_peft_model(model, notebook_dpo.lora()).get_nb_trainable_parameters()[0])

@@ -7,5 +7,4 @@ from tests.support import folder_run
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """The folder of a tiny Llama."""
     return folder_run.model(tmp_path_factory.mktemp("model"))

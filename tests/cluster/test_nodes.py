@@ -69,7 +69,6 @@ def hosts():
 
 @pytest.fixture
 def line(nodes, model, tmp_path, hosts, monkeypatch):
-    """A run on the cluster, in this process, whose steps begin with all workers there."""
     start = remote.start
 
     def again(engine: Engine, facts: Any) -> Shared:
@@ -83,8 +82,6 @@ def line(nodes, model, tmp_path, hosts, monkeypatch):
 
 
 class Shared:
-    """A host whose workers outlive a run."""
-
     def __init__(self, host: RemoteHost):
         self.host = host
 

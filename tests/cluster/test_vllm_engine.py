@@ -58,7 +58,6 @@ def running(model):
 
 @pytest.fixture
 def server(running):
-    """The server as it is without any fault."""
     running.reset()
     return running
 
@@ -79,7 +78,6 @@ def answers_of(policy: LoraPolicy, urls: list[str], **more: Any) -> VllmAnswerer
 
 @contextlib.contextmanager
 def served(policy: LoraPolicy, *urls: str, **more: Any) -> Iterator[VllmAnswerer]:
-    """The policy answered by these servers, inside the block."""
     answers, here = answers_of(policy, list(urls), **more), policy.local
     policy.answerer = answers
     try:

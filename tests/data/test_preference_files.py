@@ -14,14 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from szpo import seeds
-from szpo.data import (
-    hh_rlhf,
-    label_studio,
-    preference_files,
-    spreadsheets,
-    trl,
-    ultrafeedback,
-)
+from szpo.data import hh_rlhf, label_studio, preference_files, spreadsheets, trl, ultrafeedback
 from szpo.data.pairs import Pair, order_by_rank
 from szpo.errors import StorageError, UsageError
 from szpo.types import Answer, Prompt
@@ -214,7 +207,6 @@ RATED = {"response": "a", "score": 1}
 
 
 def asked(question):
-    """Messages that answer a question with "b"."""
     return [{"role": "user", "content": question}, {"role": "assistant", "content": "b"}]
 
 

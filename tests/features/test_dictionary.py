@@ -48,10 +48,6 @@ ODD = {
 }
 
 
-def flat(prompt: str, answer: str) -> list[int]:
-    return [number for ratio in ratios(prompt, answer) for number in ratio]
-
-
 def test_the_golden_table_holds():
     assert len(GOLDEN) == 200
     wrong = [
@@ -79,15 +75,14 @@ def test_every_entry_is_named_grouped_and_told_apart_by_the_golden_texts():
 
 @pytest.mark.parametrize("text", ODD.values(), ids=ODD)
 def test_odd_texts_give_integers_as_well(text):
-    values = flat(text[:500], text)
-    assert all(type(value) is int for value in values)
-    assert all(denominator > 0 for denominator in values[1::2])
+    for numerator, denominator in ratios(text[:500], text):
+        assert type(numerator) is type(denominator) is int and denominator > 0
 
 
 def test_an_answer_is_read_without_its_neighbours_and_in_any_order():
-    before = [flat(prompt, answer) for prompt, answer, _ in GOLDEN[:40]]
+    before = [ratios(prompt, answer) for prompt, answer, _ in GOLDEN[:40]]
     read_answer.cache_clear()
-    again = [flat(prompt, answer) for prompt, answer, _ in GOLDEN[39::-1]]
+    again = [ratios(prompt, answer) for prompt, answer, _ in GOLDEN[39::-1]]
     assert before == again[::-1]
 
 
@@ -160,28 +155,29 @@ def test_sentences_end_where_a_run_of_marks_does(text):
     assert split_sentences(text) == [w for part in plain.split(text) if (w := words(part))]
 
 
-def test_of_many_emoji_none_is_read():
-    tone = [BY_NAME["sentiment"]]
-    few, many = ("🙂" * n + " Bad." for n in (dictionary.TONE_EMOJI, dictionary.TONE_EMOJI + 1))
-    assert ratios("", many, tone) == ratios("", " Bad.", tone) < ratios("", few, tone)
-
-
-def test_the_prompt_counts_where_an_entry_is_about_it():
+def test_the_prompt_counts_where_an_entry_is_about_it_and_of_many_emoji_none():
     entries = [BY_NAME["overlap"], BY_NAME["echo"]]
     # of how, was, the, sea two are taken up; of five words of the answer three are the prompt's
     assert ratios("How was the sea?", "The sea, the calm one", entries) == ((2, 4), (3, 5))
     assert ratios("", "The sea", entries) == ((0, 1), (0, 2))
+    few, many, none = (
+        ratios("", "🙂" * n + " Bad.", [BY_NAME["sentiment"]])
+        for n in (dictionary.TONE_EMOJI, dictionary.TONE_EMOJI + 1, 0)
+    )
+    assert many == none < few
 
 
 def test_word_lists_stay_out_where_prompts_are_not_english():
     assert holding(["Describe a rainy Monday.", "What is your view on the sea?"]) == ENTRIES
-    german = holding(["Beschreibe einen regnerischen Montag.", "Erzähle von einem Garten."])
-    assert {entry.languages for entry in german} == {"any", "spaced"}
-    chinese = holding(
-        ["请描述一个下雨的星期一，越详细越好。", "今日はとても暑いので海へ行きました"]
-    )
-    assert {entry.languages for entry in chinese} == {"any"}
-    assert {entry.languages for entry in holding([])} == {"any", "spaced"}
+    for prompts, languages in (
+        (
+            ["Beschreibe einen regnerischen Montag.", "Erzähle von einem Garten."],
+            {"any", "spaced"},
+        ),
+        (["请描述一个下雨的星期一，越详细越好。", "今日はとても暑いので海へ行きました"], {"any"}),
+        ([], {"any", "spaced"}),
+    ):
+        assert {entry.languages for entry in holding(prompts)} == languages
 
 
 def test_the_digest_covers_all_that_the_values_come_from():

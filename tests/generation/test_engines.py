@@ -198,21 +198,18 @@ def test_plan_shares_what_is_the_same():
     assert plan_prefill(long, [0, 0, 0, 0]).prefix == 200
 
 
-def test_arguments_that_do_not_fit_are_named():
+@pytest.mark.parametrize(
+    ("prompts", "members", "draws", "words"),
+    [
+        ([[5]], [0, 1], 2, "1 prompts but 2 members"), ([[5]], [3], 2, "0 … 2"),
+        ([[5]], [0], 3, "uniforms"), ([[]], [0], 2, "no tokens"),
+    ],
+)  # fmt: skip
+def test_arguments_that_do_not_fit_are_named(prompts, members, draws, words):
     model, sites, deltas = adapted("llama")
-    engine, sampling, draws = (
-        FlatEngine(AdaptedModel(model, sites)),
-        Sampling(max_new_tokens=2),
-        np.zeros((1, 2)),
-    )
-    with pytest.raises(UsageError, match="1 prompts but 2 members"):
-        engine.generate([[5]], [0, 1], deltas, sampling, draws)
-    with pytest.raises(UsageError, match="0 … 2"):
-        engine.generate([[5]], [3], deltas, sampling, draws)
-    with pytest.raises(UsageError, match="uniforms"):
-        engine.generate([[5]], [0], deltas, sampling, np.zeros((1, 3)))
-    with pytest.raises(UsageError, match="no tokens"):
-        engine.generate([[]], [0], deltas, sampling, draws)
+    engine, sampling = FlatEngine(AdaptedModel(model, sites)), Sampling(max_new_tokens=2)
+    with pytest.raises(UsageError, match=words):
+        engine.generate(prompts, members, deltas, sampling, np.zeros((1, draws)))
     assert engine.generate([], [], deltas, sampling, np.zeros((0, 2))).tokens == ()
 
 
@@ -224,8 +221,6 @@ def model(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def nobody_waits(monkeypatch):
-    """Where the run would wait for people, it is paused."""
-
     def turn(desk):
         pauses.pause(desk._ledger, "the test")
 
@@ -234,14 +229,8 @@ def nobody_waits(monkeypatch):
 
 def begin(folder: Path, model: Path, *sets: str, flags: Sequence[str] = ()) -> Path:
     folder.mkdir(exist_ok=True)
-    line = folder_run.arguments(
-        folder,
-        "panel.kind=people",
-        "panel.calibration=false",
-        "run.seed=0",
-        *sets,
-        model_folder=model,
-    )
+    people = ("panel.kind=people", "panel.calibration=false", "run.seed=0")
+    line = folder_run.arguments(folder, *people, *sets, model_folder=model)
     assert call([*line, *flags]) == 1  # paused, by whomever
     return folder / "runs" / "folder.db"
 
@@ -251,8 +240,7 @@ def opened(ledger: Ledger) -> bool:
 
 
 def paused_by(ledger: Ledger) -> str | None:
-    found: str | None = lease.controller(ledger)["paused_by"]
-    return found
+    return lease.controller(ledger)["paused_by"]  # type: ignore[no-any-return]
 
 
 @pytest.mark.full

@@ -42,24 +42,15 @@ def test_only_words_with_mass_are_drawn(words, seed, u):
     assert torch.isfinite(logits[0, word])
 
 
-def test_top_k_and_top_p_cut_the_tail():
+def test_top_k_and_top_p_cut_the_tail_and_temperature_zero_takes_the_likeliest():
     logits = torch.log(torch.tensor([[0.05, 0.5, 0.15, 0.3]]))
-    remaining = probabilities(logits, Sampling(top_k=2)) > 0
-    assert remaining.tolist() == [[False, True, False, True]]
     # .5 alone is below .6, .5 + .3 reaches it.
-    remaining = probabilities(logits, Sampling(top_p=0.6)) > 0
-    assert remaining.tolist() == [[False, True, False, True]]
-    assert (probabilities(logits, Sampling(top_p=0.4)) > 0).sum() == 1
+    for cut, left in (({"top_k": 2}, "0101"), ({"top_p": 0.6}, "0101"), ({"top_p": 0.4}, "0100")):
+        remaining = probabilities(logits, Sampling(**cut)) > 0
+        assert remaining.tolist() == [[digit == "1" for digit in left]]
     cold = probabilities(logits, Sampling(temperature=0.5))
     np.testing.assert_allclose(cold[0, 1] / cold[0, 3], (0.5 / 0.3) ** 2, rtol=1e-5)
-
-
-def test_temperature_zero_takes_the_likeliest():
-    logits = torch.tensor([[1.0, 3.0, 2.0]])
     assert draw(logits, torch.tensor([0.99]), Sampling(temperature=0)).tolist() == [1]
-
-
-def test_logits_that_are_no_numbers_stop_the_run():
     with pytest.raises(RunError, match="not finite"):
         draw(torch.tensor([[1.0, float("nan")]]), torch.tensor([0.5]), Sampling())
 

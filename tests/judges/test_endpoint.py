@@ -44,7 +44,6 @@ PAIR = comparison(("a long answer to it", "short"))
 
 @pytest.fixture(autouse=True)
 def asked_once(monkeypatch):
-    """No key, and no second try."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setattr(endpoint, "ATTEMPTS", 1)
     monkeypatch.setattr(llm_judge, "RETRIES", 0)

@@ -28,8 +28,6 @@ def opinion(made, which=GOOD, side="A", key=KEYS[0]):
 
 
 def prefers(word):
-    """Reads both sets and prefers the one that holds the word, wherever it stands."""
-
     def reply(text):
         first, second = places(text, word)
         return "Verdict: " + ("tie" if first == second else "A" if first else "B")

@@ -22,7 +22,6 @@ def config(name: str, rank: int, **options: Any) -> LoraConfig:
 
 
 def factors(sites: Any, rank: int, trains_a: bool) -> tuple[list[dict[str, np.ndarray]], Deltas]:
-    """Random members as NumPy factors, and the same as deltas."""
     rng = np.random.default_rng(rank)
 
     def some(*shape: int) -> np.ndarray:
@@ -43,7 +42,6 @@ def factors(sites: Any, rank: int, trains_a: bool) -> tuple[list[dict[str, np.nd
 
 
 def saved_alone(base, values, sites, name, folder):
-    """The model with one member as PEFT loads it from files."""
     adapter_files.save_adapter(folder, values, sites, base=name, conv1d=name == "gpt2")
     return with_adapter(base, folder)
 

@@ -69,7 +69,7 @@ def test_a_folder_is_loaded_frozen_and_in_the_dtype_asked_for(saved):
     assert loaded.sha256 == loading.load(str(saved), dtype="fp32").sha256
 
 
-def test_the_digest_sees_every_bit_and_no_sharding(saved, tmp_path):
+def test_the_digest_sees_every_bit_no_sharding_and_no_tensor_twice(saved, tmp_path):
     whole = weight_files.digest(weight_files.safetensors_in(saved))
     tensors = load_file(saved / "model.safetensors")
     names = sorted(tensors)
@@ -79,6 +79,9 @@ def test_the_digest_sees_every_bit_and_no_sharding(saved, tmp_path):
     tensors[names[-1]].view(torch.int32).view(-1)[0] ^= 1
     save_file(tensors, saved / "model.safetensors")
     assert weight_files.digest(weight_files.safetensors_in(saved)) != whole
+    save_file({names[0]: torch.ones(2)}, tmp_path / "b.safetensors")
+    with pytest.raises(UsageError, match=f"tensor {names[0]} is in"):
+        weight_files.digest(weight_files.safetensors_in(tmp_path))
 
 
 def test_weights_are_read_once_until_a_file_changes(tmp_path, monkeypatch):
@@ -93,13 +96,6 @@ def test_weights_are_read_once_until_a_file_changes(tmp_path, monkeypatch):
     assert weight_files.digest([file]) == first and len(opened) == 1
     save_file({"w": torch.full((2,), 2.0)}, file)
     assert weight_files.digest([file]) != first and len(opened) == 2
-
-
-def test_a_tensor_in_two_files_is_refused(tmp_path):
-    for part in "ab":
-        save_file({"same": torch.ones(2)}, tmp_path / f"{part}.safetensors")
-    with pytest.raises(UsageError, match="tensor same is in"):
-        weight_files.digest(weight_files.safetensors_in(tmp_path))
 
 
 def test_four_bit_weights_compute_about_the_same(wide):
@@ -139,8 +135,7 @@ def test_the_hub_out_of_reach_is_one_line(monkeypatch):
 @pytest.mark.parametrize("suffix", [".bin", ".pt", ".pth"])
 def test_pickle_files_are_refused_and_never_read(tmp_path, suffix):
     (tmp_path / f"model{suffix}").write_bytes(b"anything")
-    message = refusal(tmp_path)
-    assert "pickle files are refused" in message and "save_pretrained" in message
+    assert re.search("pickle files are refused.*save_pretrained", refusal(tmp_path))
 
 
 def overlapping(data: bytes) -> bytes:
@@ -181,9 +176,6 @@ def test_weights_that_are_not_finite_name_tensor_and_count(saved, dtype):
     save_file(tensors, saved / "model.safetensors", {"format": "pt"})
     message = refusal(saved)
     assert "tensor model.norm.weight has 3 values that are not finite (of 32)" in message
-
-
-def test_what_transformers_cannot_load_is_one_line(saved):
     (saved / "config.json").write_text('{"model_type": "no-such-model"}')
     assert "transformers cannot load it" in refusal(saved)
 
@@ -546,21 +538,17 @@ def test_smollm2_answers():
 def test_prompts_go_through_the_chat_template_or_are_paragraphs():
     words = tiny_models.tokenizer()
     for turns, wanted in (
-        ((("system", "w7"), ("user", "w8 w9")), "<system> w7 <user> w8 w9 <assistant>"),
-        (
-            (("user", "w7"), ("assistant", "w9"), ("user", "w8")),
-            "<user> w7 <assistant> w9 <user> w8 <assistant>",
-        ),
+        ("system w7, user w8 w9", "<system> w7 <user> w8 w9 <assistant>"),
+        ("user w7, assistant w9, user w8", "<user> w7 <assistant> w9 <user> w8 <assistant>"),
     ):
-        ids = loading.encode(words, Prompt(turns))
-        assert words.convert_ids_to_tokens(ids) == wanted.split()
-    words = tiny_models.tokenizer(chat=False)
-    assert loading.encode(words, Prompt((("user", "w8"), ("user", "w9")))) == (8, 9)
-    assert loading.encode(words, Prompt.user("")) == (words.bos_token_id,)
-    words = tiny_models.tokenizer()
+        prompt = Prompt(tuple(tuple(turn.split(" ", 1)) for turn in turns.split(", ")))
+        assert words.convert_ids_to_tokens(loading.encode(words, prompt)) == wanted.split()
     words.chat_template = "{{ raise_exception('no system turns') }}"
     with pytest.raises(UsageError, match="chat template refuses the prompt: no system turns"):
         loading.encode(words, Prompt.user("w8"))
+    words = tiny_models.tokenizer(chat=False)
+    assert loading.encode(words, Prompt((("user", "w8"), ("user", "w9")))) == (8, 9)
+    assert loading.encode(words, Prompt.user("")) == (words.bos_token_id,)
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, **found: int) -> None:
@@ -705,11 +693,7 @@ def test_training_twice_gives_the_same_model_and_the_cache_is_used(tmp_path, mon
     assert digests[0] == digests[1]
     assert torch.equal(before[0], torch.random.get_rng_state())
     assert before[1] == torch.get_num_threads()
-
-    def never(recipe, target):
-        raise AssertionError("trained although cached")
-
-    monkeypatch.setattr(tiny, "train", never)
+    monkeypatch.setattr(tiny, "train", lambda *_: pytest.fail("trained although cached"))
     assert tiny.folder(recipe) == place
 
 

@@ -143,7 +143,6 @@ LINE = "out of memory with {} rows in a batch; going on with {}"
 
 
 def limit_rows(monkeypatch, kind, most: int) -> None:
-    """Memory for ``most`` rows decoded together."""
     name = "_decode" if kind is FlatEngine else "_generate_block"
     inner = getattr(kind, name)
 
@@ -159,15 +158,14 @@ def limit_rows(monkeypatch, kind, most: int) -> None:
 def test_generation_goes_on_with_half_the_rows_and_says_so_once(kind, caplog, monkeypatch):
     model, sites, deltas = adapted("llama")
     prompts, members = questions(count=4, repeats=2, members=3)
-    draws = np.random.default_rng(0).random((24, 6))
+    draws, law = np.random.default_rng(0).random((24, 6)), Sampling(max_new_tokens=6)
     engine = kind(AdaptedModel(model, sites, (STOP,)))
-    wanted = engine.generate(prompts, members, deltas, Sampling(max_new_tokens=6), draws)
+    wanted = engine.generate(prompts, members, deltas, law, draws)
     assert engine.halved_rows is None
     limit_rows(monkeypatch, kind, 12)
     with caplog.at_level(logging.WARNING, "szpo"):
-        found = engine.generate(prompts, members, deltas, Sampling(max_new_tokens=6), draws)
-        again = engine.generate(prompts, members, deltas, Sampling(max_new_tokens=6), draws)
-    assert found == again == wanted
+        for _ in range(2):
+            assert engine.generate(prompts, members, deltas, law, draws) == wanted
     assert engine.halved_rows == 12
     assert caplog.messages == [LINE.format(24, 12)]  # the next call begins with the small batch
 
@@ -217,10 +215,11 @@ def test_other_errors_are_not_caught():
 
     with pytest.raises(RuntimeError, match="shape"):
         smaller_batches.retry_halved(broken, 8)
-    message = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
-    assert smaller_batches.is_out_of_memory(message)
-    assert smaller_batches.is_out_of_memory(RuntimeError("MPS backend out of memory"))
-    assert not smaller_batches.is_out_of_memory(ValueError("out of memory"))
+    for error, is_it in (
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("MPS backend out of memory"), True), (ValueError("out of memory"), False),
+    ):  # fmt: skip
+        assert smaller_batches.is_out_of_memory(error) == is_it
 
 
 def alone(model: torch.nn.Module, sample: Sample, temperature: float) -> torch.Tensor:

@@ -97,9 +97,7 @@ def test_sums_have_a_single_rounding_and_zero_keeps_every_bit():
 def test_both_sides_are_written_from_theta():
     space, theta = Space(1, LAYOUT, PLAIN), random_theta()
     radius = float(c.round13(0.3))
-    plus = c.shift(space, theta, Shift(0, 0, 1, radius))
-    minus = c.shift(space, theta, Shift(0, 0, -1, radius))
-    same = c.shift(space, theta, Shift(0, 0, 0, radius))
+    plus, minus, same = (c.shift(space, theta, Shift(0, 0, sign, radius)) for sign in (1, -1, 0))
     v = c.direction(space, 0, 0)
     for name, _ in LAYOUT:
         assert (plus[name] == theta[name] + np.float32(radius) * v[name]).all()
@@ -157,17 +155,13 @@ def test_digests_are_of_the_canonical_form_and_see_one_bit_and_one_name():
     assert c.basis_sha256({"a": a, "b": b}) != c.basis_sha256({"a": b, "b": a})
 
 
-@pytest.mark.parametrize(
-    ("layout", "words"),
-    [
-        ((), "no trainable tensor"),
-        ((("a", (2,)), ("a", (3,))), "occurs twice"),
+def test_bad_layouts_are_refused():
+    for layout, words in (
+        ((), "no trainable tensor"), ((("a", (2,)), ("a", (3,))), "occurs twice"),
         ((("a", (2, 0)),), "empty shape"),
-    ],
-)
-def test_bad_layouts_are_refused(layout, words):
-    with pytest.raises(UsageError, match=words):
-        Space(0, layout, PLAIN)
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=words):
+            Space(0, layout, PLAIN)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -186,15 +180,15 @@ def test_what_does_not_fit_or_overflows_is_refused_before_it_is_applied():
     theta["a.B"][:] = np.copysign(np.float32(3e38), c.direction(space, 1, 0)["a.B"])
     with pytest.raises(RunError, match=r"step 1: the coefficient would make tensor a\.B non-fin"):
         c.apply_update(space, theta, Update(1, 0, coef=2.0**127))
-    with pytest.raises(UsageError, match="more than 13 significant bits"):
-        c.apply_update(space, theta, Update(0, 0, coef=0.1))
-    with pytest.raises(UsageError, match="exactly one of coef and vector"):
-        c.apply_update(space, theta, Update(0, 0))
-    with pytest.raises(UsageError, match="layout of one tensor"):
-        c.apply_update(space, theta, Update(0, 0, vector=(0.0,) * 11))
     single = Space(0, (("z", (2,)),), PLAIN)
-    with pytest.raises(UsageError, match="vector of 3 for 2 coordinates"):
-        c.apply_update(single, c.zeros(single.layout), Update(0, 0, vector=(0.0,) * 3))
+    for where, move, words in (
+        (space, {"coef": 0.1}, "more than 13 significant bits"),
+        (space, {}, "exactly one of coef and vector"),
+        (space, {"vector": (0.0,) * 11}, "layout of one tensor"),
+        (single, {"vector": (0.0,) * 3}, "vector of 3 for 2 coordinates"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            c.apply_update(where, c.zeros(where.layout), Update(0, 0, **move))
     with pytest.raises(UsageError, match=r"tensor z is float64 \(2,\)"):
         c.digest({"z": np.zeros(2)}, single.layout)
 

@@ -17,7 +17,6 @@ from szpo.optim.vote_regression import Votes
 
 
 def cast(x, up, down=None, side=None):
-    """One vote a row, for plus where ``up`` is 1."""
     up = np.asarray(up, dtype=float)
     down = 1 - up if down is None else down
     return Votes(x, up, down, np.zeros(len(x), dtype=np.int64), side)
@@ -148,11 +147,9 @@ def test_an_order_of_features_changes_nothing(side):
     votes, prior = problem(8, side=side)
     order = np.random.default_rng(0).permutation(12)
     labels = np.unique(prior.groups[order], return_inverse=True)[1]
-    turned = SparsePrior(labels, prior.scale[order])
-    here, there = (
-        fit_sparse(votes, prior),
-        fit_sparse(cast(votes.x[:, order], votes.up, side=votes.plus_on_a), turned),
-    )
+    turned = cast(votes.x[:, order], votes.up, side=votes.plus_on_a)
+    here = fit_sparse(votes, prior)
+    there = fit_sparse(turned, SparsePrior(labels, prior.scale[order]))
     assert there.log_factor == pytest.approx(here.log_factor, abs=1e-5)
     assert there.w == pytest.approx(here.w[order], abs=1e-6)
     assert there.covariance == pytest.approx(here.covariance[np.ix_(order, order)], abs=1e-6)
@@ -161,15 +158,12 @@ def test_an_order_of_features_changes_nothing(side):
 
 def test_the_same_votes_give_the_same_bits_and_absent_ones_none():
     votes, prior = problem(4, side=True)
-    rows = len(votes.x)
-    absent = np.insert(np.zeros(rows), rows // 2, 0.0)
+    at = len(votes.x) // 2
     more = Votes(
-        np.insert(votes.x, rows // 2, 5.0, axis=0),
-        np.insert(votes.up, rows // 2, 0.0),
-        np.insert(votes.down, rows // 2, 0.0),
-        absent.astype(np.int64),
-        np.insert(votes.plus_on_a, rows // 2, 1.0),
-    )
+        np.insert(votes.x, at, 5.0, axis=0), np.insert(votes.up, at, 0.0),
+        np.insert(votes.down, at, 0.0), np.insert(votes.steps, at, 0),
+        np.insert(votes.plus_on_a, at, 1.0),
+    )  # fmt: skip
     first = fit_sparse(votes, prior)
     for again in (fit_sparse(votes, prior), fit_sparse(more, prior)):
         assert first.log_factor == again.log_factor
@@ -239,22 +233,16 @@ def test_chains_of_near_gradients_are_groups():
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("field", "value"),
     [
-        {"groups": np.array([0, 2])},
-        {"scale": np.array([1.0, 0.0])},
-        {"scale": np.ones(3)},
-        {"widths": ()},
-        {"signal": 1.0},
-        {"kinds": (0.0, 0.0, 0.0)},
-        {"chances": np.array([1.0])},
-        {"chances": np.array([0.0, 0.0])},
-        {"chances": np.array([1.0, -1.0])},
+        ("groups", np.array([0, 2])), ("scale", np.array([1.0, 0.0])), ("scale", np.ones(3)),
+        ("widths", ()), ("signal", 1.0), ("kinds", (0.0, 0.0, 0.0)), ("chances", np.array([1.0])),
+        ("chances", np.array([0.0, 0.0])), ("chances", np.array([1.0, -1.0])),
     ],
-)
-def test_a_wrong_prior_is_refused(change):
+)  # fmt: skip
+def test_a_wrong_prior_is_refused(field, value):
     with pytest.raises(UsageError, match="prior of the features"):
-        SparsePrior(**{"groups": np.array([0, 1]), "scale": np.ones(2), **change})
+        SparsePrior(**{"groups": np.array([0, 1]), "scale": np.ones(2), field: value})
 
 
 def test_votes_that_do_not_fit_are_refused():

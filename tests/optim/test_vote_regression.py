@@ -96,15 +96,9 @@ def test_halved_steps_converge_where_whole_ones_diverge():
         u += (5 - 10 * rate - 1e-6 * u) / (10 * rate * (1 - rate) + 1e-6)
     assert abs(u) > 1e6
     flat = laplace.Rows(np.ones((1, 1)), five, 2 * five)
-    rate = special.expit(9.0)
-    start = laplace.Approximation(
-        np.array([9.0]),
-        np.full((1, 1), 10 * rate * (1 - rate)),
-        np.zeros(1),
-        precision,
-        np.zeros(()),
-        np.zeros(()),
-    )
+    rate, none = special.expit(9.0), np.zeros(())
+    bend = np.full((1, 1), 10 * rate * (1 - rate))
+    start = laplace.Approximation(np.array([9.0]), bend, np.zeros(1), precision, none, none)
     found = laplace.approximate(flat, np.zeros(1), precision, start)
     assert found.coef[0] == pytest.approx(0.0, abs=1e-10)
     assert found.information[0, 0] == pytest.approx(2.5)
@@ -114,10 +108,8 @@ def test_halved_steps_converge_where_whole_ones_diverge():
 def test_order_of_rows_cannot_matter(seed, count):
     votes = votes_of(seed, [0.4, 0, 0], count)
     order = np.random.default_rng(seed).permutation(count)
-    other = Votes(
-        votes.x[order], votes.up[order], votes.down[order], votes.steps, votes.plus_on_a[order]
-    )
-    one, two = fit(votes, Prior.flat(3)), fit(other, Prior.flat(3))
+    rows = {name: getattr(votes, name)[order] for name in ("x", "up", "down", "plus_on_a")}
+    one, two = (fit(v, Prior.flat(3)) for v in (votes, dataclasses.replace(votes, **rows)))
     assert one.w.tobytes() == two.w.tobytes()
     assert one.log_factor.tobytes() == two.log_factor.tobytes()
 
@@ -127,13 +119,11 @@ def test_which_policy_is_plus_cannot_matter(seed):
     """x, side and votes all turned round: the same evidence."""
     votes = votes_of(seed, [0.4, 0, 0], 20)
     turned = Votes(-votes.x, votes.down, votes.up, votes.steps, -votes.plus_on_a)
-    one, two = fit(votes, Prior.falling(3)), fit(turned, Prior.falling(3))
+    against = dataclasses.replace(turned, x=votes.x)
+    one, two, other = (fit(v, Prior.falling(3)) for v in (votes, turned, against))
     np.testing.assert_allclose(one.w, two.w, atol=1e-9)
     np.testing.assert_allclose(one.log_factor, two.log_factor, atol=1e-9)
-    against = fit(
-        Votes(votes.x, votes.down, votes.up, votes.steps, -votes.plus_on_a), Prior.falling(3)
-    )
-    np.testing.assert_allclose(one.w, -against.w, atol=1e-9)
+    np.testing.assert_allclose(one.w, -other.w, atol=1e-9)
 
 
 @given(seed=st.integers(0, 1000))
@@ -150,10 +140,8 @@ def test_leading_axes_are_single_fits():
     votes = votes_of(5, [0.5, 0, 0, 0], 20, lead=(2, 3))
     whole = fit(votes, Prior.falling(4))
     for index in np.ndindex(2, 3):
-        single = Votes(
-            votes.x[index], votes.up[index], votes.down[index], votes.steps, votes.plus_on_a[index]
-        )
-        one = fit(single, Prior.falling(4))
+        rows = {name: getattr(votes, name)[index] for name in ("x", "up", "down", "plus_on_a")}
+        one = fit(dataclasses.replace(votes, **rows), Prior.falling(4))
         for name in ("w", "covariance", "signal", "log_factor", "side_coefficient", "weights"):
             np.testing.assert_allclose(getattr(whole, name)[index], getattr(one, name), atol=1e-9)
         np.testing.assert_allclose(direction(whole)[index], direction(one), atol=1e-9)
@@ -211,12 +199,11 @@ def test_blocks_find_where_the_taste_lies():
     """A taste in the first 8 of 16 coordinates, and one in the last 8: each by its own row."""
     prior = Prior.blocks(16)
     assert prior.variances.shape == (2, 16)
-    front = fit(votes_of(3, [0.4] * 8 + [0.0] * 8, 240), prior)
-    back = fit(votes_of(3, [0.0] * 8 + [0.4] * 8, 240), prior)
-    share = front.weights.reshape(3, 2).sum(0)
-    assert share[0] > 0.9
-    assert back.weights.reshape(3, 2).sum(0)[1] > 0.9
-    flat = fit(votes_of(3, [0.4] * 8 + [0.0] * 8, 240), Prior.flat(16))
+    first, last = ([0.4] * 8 + [0.0] * 8, [0.0] * 8 + [0.4] * 8)
+    front, back = (fit(votes_of(3, taste, 240), prior) for taste in (first, last))
+    for found, row in ((front, 0), (back, 1)):
+        assert found.weights.reshape(3, 2).sum(0)[row] > 0.9
+    flat = fit(votes_of(3, first, 240), Prior.flat(16))
     assert front.log_factor > flat.log_factor + 1
     assert (front.w[8:] ** 2).sum() < 0.3 * (flat.w[8:] ** 2).sum()
 
@@ -268,11 +255,14 @@ def test_neither_where_newton_starts_nor_what_is_not_fitted_matters(monkeypatch)
 
 def test_wrong_input_raises_one_line():
     votes = votes_of(0, np.zeros(3), 8)
-    with pytest.raises(UsageError, match="4 variances, 3 axes"):
-        fit(votes, Prior.flat(4))
-    with pytest.raises(UsageError, match="counts at least 0"):
-        fit(dataclasses.replace(votes, down=votes.down - 2), Prior.flat(3))
-    with pytest.raises(UsageError, match="must be > 0"):
-        Prior(np.array([[1.0, 0.0]]))
-    with pytest.raises(UsageError, match="between 0 and 1"):
-        Prior(np.ones((1, 2)), signal=1.0)
+    for make, words in (
+        (lambda: fit(votes, Prior.flat(4)), "4 variances, 3 axes"),
+        (
+            lambda: fit(dataclasses.replace(votes, down=votes.down - 2), Prior.flat(3)),
+            "at least 0",
+        ),
+        (lambda: Prior(np.array([[1.0, 0.0]])), "must be > 0"),
+        (lambda: Prior(np.ones((1, 2)), signal=1.0), "between 0 and 1"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            make()

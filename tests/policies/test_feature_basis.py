@@ -16,10 +16,7 @@ from szpo.policies.hosts import LocalHost
 from szpo.policies.probe import Probe
 from szpo.types import Prompt
 from tests.support import tiny_models
-from tests.support.policies import (
-    set_up_subspace,
-    setup_of,
-)
+from tests.support.policies import set_up_subspace, setup_of
 
 PROMPTS, EACH, WEIGHTS = 40, 60, 30
 
@@ -100,13 +97,12 @@ def test_leading_components_come_first():
 def test_both_forms_of_the_fisher_matrix_agree():
     scores, features, groups = draw()
     S = feature_basis.centre(scores[:25], groups[:25])  # fewer answers than weights
-    phi = feature_basis.centre(features[:25], groups[:25])
     few = Fisher(S, 1e-3)
     assert few.dual
-    n, lam = len(S), 1e-3 * (S * S).sum(1).mean()
-    direct = np.linalg.solve(S.T @ S / n + lam * np.eye(WEIGHTS), S.T @ phi / n)
-    np.testing.assert_allclose(few.natural(S.T @ phi / n), direct, atol=1e-9)
-    moment = S.T @ S / n
+    moment, lam = S.T @ S / len(S), 1e-3 * (S * S).sum(1).mean()
+    slope = S.T @ feature_basis.centre(features[:25], groups[:25]) / len(S)
+    direct = np.linalg.solve(moment + lam * np.eye(WEIGHTS), slope)
+    np.testing.assert_allclose(few.natural(slope), direct, atol=1e-9)
     leading = few.leading(3)
     np.testing.assert_allclose(leading.T @ moment @ leading, np.eye(3), atol=1e-9)
 
@@ -130,25 +126,18 @@ def walk(seed: int, count: int = 3000, parts: int = 6) -> tuple[np.ndarray, ...]
     return scores, course[:, -1:], course[:, :-1].T[..., None], np.zeros(count, dtype=int)
 
 
-def gradient(scores: np.ndarray, credit: np.ndarray) -> np.ndarray:
-    return np.einsum("npd,npk->dk", scores, credit)[:, 0] / len(scores)
-
-
 def test_credit_of_what_came_after_has_the_same_mean_and_less_noise():
     # E[s φ]/σ: each of 6 parts adds 1 along the first weight; σ² = 6 · 2.
     truth = np.array([6 / 12**0.5, 0.0, 0.0])
     errors = {"all": [], "after": [], "next": []}
     for seed in range(20):
         scores, final, begun, groups = walk(seed)
-        ways = {
-            "all": np.full_like(begun, np.nan), "after": begun, "next": begun,
-        }  # fmt: skip
-        for name, seen in ways.items():
+        for name, found in errors.items():
+            seen = np.full_like(begun, np.nan) if name == "all" else begun
             credit = feature_basis.assign_credit(final, seen, groups, float(name != "next"))
-            errors[name].append(gradient(scores, credit) - truth)
-    mean = {name: np.mean(each, axis=0) for name, each in errors.items()}
+            found.append(np.einsum("npd,npk->dk", scores, credit)[:, 0] / len(scores) - truth)
     noise = {name: np.std(each) for name, each in errors.items()}
-    assert all(np.abs(each).max() < 0.03 for each in mean.values())
+    assert all(np.abs(np.mean(each, axis=0)).max() < 0.03 for each in errors.values())
     # Of the variance of φ a half comes after a part on average, and a sixth in it.
     assert noise["next"] < 0.7 * noise["after"] < 0.7 * noise["all"]
 
@@ -185,8 +174,8 @@ def test_a_models_features_have_names_scales_and_directions(space):
 def test_answers_of_one_token_have_one_part():
     one = Sampling(max_new_tokens=1)
     setup = setup_of("features", dim=2, samples=96, kl_samples=64, sampling=one)
-    space = set_up_subspace(tiny_models.loaded("llama"), ASKED, setup)
-    assert space.features is not None and space.features.map.any()
+    found = set_up_subspace(tiny_models.loaded("llama"), ASKED, setup).features
+    assert found is not None and found.map.any()
 
 
 def test_a_step_along_a_feature_changes_it_and_costs_what_it_should(space):

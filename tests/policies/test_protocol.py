@@ -110,8 +110,6 @@ def test_a_perturbation_that_does_not_reach_the_model_stops_the_run():
 
 
 class Broken:
-    """A LoRA policy with one clause of the contract broken."""
-
     def __init__(self, inner: LoraPolicy, how: str):
         self.inner, self.how, self.calls = inner, how, 0
         self.layout, self.theta = inner.layout, inner.theta

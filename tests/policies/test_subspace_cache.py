@@ -69,28 +69,20 @@ def test_numbers_of_fp16_are_stored_in_half_the_room_and_come_back_as_they_were(
     assert subspace_cache.shorten(tiny) is tiny
 
 
-def test_a_set_up_is_made_once_per_key(space):
-    made = []
-
-    def make():
-        made.append(1)
-        return space
-
-    first = subspace_cache.load_or_make({"seed": 1}, make)
-    again = subspace_cache.load_or_make({"seed": 1}, make)
-    assert len(made) == 1
-    assert (first.report["origin"], again.report["origin"]) == ("made", "cache")
-    subspace_cache.load_or_make({"seed": 2}, make)
-    assert len(made) == 2
+def made_or_found(key, space, **options):
+    return subspace_cache.load_or_make(key, lambda: space, **options).report["origin"]
 
 
-def test_a_damaged_file_is_made_anew(space, cache):
-    subspace_cache.load_or_make({}, lambda: space)
+def test_a_set_up_is_made_once_per_key_and_anew_for_other_sites_or_of_a_damaged_file(space, cache):
+    assert [made_or_found({"seed": seed}, space) for seed in (1, 1)] == ["made", "cache"]
     (file,) = cache.iterdir()
     file.write_bytes(file.read_bytes()[:100])
-    assert subspace_cache.load_or_make({}, lambda: space).report["origin"] == "made"
-    again = subspace_cache.load_or_make({}, lambda: pytest.fail("it is there again"))
-    assert again.report["origin"] == "cache"
+    assert [made_or_found({"seed": seed}, space) for seed in (1, 1)] == ["made", "cache"]
+    other = replace(space, sites=SITES[:1])
+    for origin in ("made", "cache"):
+        found = subspace_cache.load_or_make({"seed": 1}, lambda: other, sites=other.sites)
+        assert (found.sites, found.report["origin"]) == (other.sites, origin)
+    assert made_or_found({"seed": 2}, space) == "made"
 
 
 def test_a_file_that_says_what_no_set_up_finds_is_made_anew(space, cache):
@@ -118,20 +110,10 @@ def test_without_a_cache_folder_it_works_all_the_same(space, cache):
     assert os.listdir(cache.parent.parent) == ["cache"]
 
 
-def test_a_basis_of_other_sites_is_made_anew(space):
-    subspace_cache.load_or_make({}, lambda: space)
-    other = replace(space, sites=SITES[:1])
-    found = subspace_cache.load_or_make({}, lambda: other, sites=other.sites)
-    assert (found.sites, found.report["origin"]) == (other.sites, "made")
-    same = subspace_cache.load_or_make({}, lambda: pytest.fail("it is there"), sites=other.sites)
-    assert same.report["origin"] == "cache"
-
-
 # --- files that ship -----------------------------------------------------------------------------
 
 
 def asking(samples, name=1, base=("sha256", "bf16", None)):
-    """A key of so many base answers."""
     return {"any": name, "base": list(base), "subspace": {"samples": samples, "redraws": 0}}
 
 
@@ -179,41 +161,28 @@ def key_of(*sets, sha256="model", dtype="bf16", prompts=ASKED):
 @pytest.mark.parametrize(
     "sets",
     [
-        ["run.seed=7"],
-        ["run.votes=400"],
-        ["optimizer.rule=sign"],
-        ["optimizer.kl_radius=0.9"],
-        ["panel.reward=length:6"],
-        ["model.device=cpu"],
-        ["generation.top_p=0.9"],
-        ['generation.stop=["."]'],
+        "run.seed=7", "run.votes=400", "optimizer.rule=sign", "optimizer.kl_radius=0.9",
+        "panel.reward=length:6", "model.device=cpu", "generation.top_p=0.9",
+        'generation.stop=["."]',
     ],
-)
+)  # fmt: skip
 def test_runs_of_one_model_prompts_and_sampling_share_a_basis(sets):
-    assert key_of(*sets) == key_of()
+    assert key_of(sets) == key_of()
 
 
 def test_whatever_changes_the_set_up_changes_the_key():
-    every = [
-        key_of(),
-        key_of("subspace.setup_seed=1"),
-        key_of("subspace.samples=400"),
-        key_of("subspace.dim=4"),
-        key_of("generation.temperature=0.7"),
-        key_of("generation.max_new_tokens=12"),
-        key_of("adapter.layers=[1]"),
-        key_of("model.quantization=nf4"),
-        key_of(sha256="another model"),
-        key_of(dtype="fp32"),
-        key_of(prompts=ASKED[:1]),
-        key_of(prompts=ASKED[::-1]),
-        key_of("subspace.kind=random"),
-        key_of("subspace.kind=random", "optimizer.kl_radius=0.9"),
-        key_of("subspace.kind=features"),
-    ]
+    sets = [
+        "", "subspace.setup_seed=1", "subspace.samples=400", "subspace.dim=4",
+        "generation.temperature=0.7", "generation.max_new_tokens=12", "adapter.layers=[1]",
+        "model.quantization=nf4", "subspace.kind=random",
+        "subspace.kind=random optimizer.kl_radius=0.9", "subspace.kind=features",
+    ]  # fmt: skip
+    every = [key_of(*each.split()) for each in sets]
+    every += [key_of(sha256="another model"), key_of(dtype="fp32")]
+    every += [key_of(prompts=ASKED[:1]), key_of(prompts=ASKED[::-1])]
     assert len(set(every)) == len(every)
     # Redraws play no part in coordinates of features.
-    assert key_of("subspace.kind=features", "subspace.redraws=2") == every[-1]
+    assert key_of("subspace.kind=features", "subspace.redraws=2") == every[len(sets) - 1]
 
 
 @pytest.mark.full

@@ -24,10 +24,7 @@ from szpo.policies.probe import Probe
 from szpo.policies.subspaces import Subspace
 from szpo.types import Answer, Comparison, Prompt, Row, Update
 from tests.support import tiny_models
-from tests.support.policies import (
-    set_up_subspace,
-    setup_of,
-)
+from tests.support.policies import set_up_subspace, setup_of
 
 SHORT = Sampling(max_new_tokens=6)
 ASKED = [Prompt.user(f"w{7 + 3 * i} w{9 + i}") for i in range(24)]
@@ -127,14 +124,12 @@ def test_a_set_up_has_what_its_kind_promises(model):
     P = np.concatenate([v.reshape(-1, 4) for v in space.basis.values()]).astype(np.float64)
     gram = P.T @ P
     np.testing.assert_allclose(gram / gram[0, 0], np.eye(4), atol=1e-5)
-    space = setup(model, "full")
+    space, both = setup(model, "full"), setup(model, "full", train="AB")
     sites = space.sites
     assert not space.basis and space.basis_sha256 is None
     assert space.dim == sum(s.outputs for s in sites)
     assert [name for name, _ in space.layout] == [s.b for s in sites]
-    both = setup(model, "full", train="AB")
-    assert both.dim == sum(s.outputs + s.inputs for s in sites)
-    assert not both.fixed
+    assert both.dim == sum(s.outputs + s.inputs for s in sites) and not both.fixed
     assert both.layout[0] == (sites[0].a, (1, sites[0].inputs))
     for kind in subspaces.KINDS:
         space = setup(model, kind)
@@ -245,37 +240,30 @@ def test_blocks_give_the_singular_vectors_of_all_rows(rows, size):
 @pytest.mark.slow
 def test_redraws_sharpen_the_basis_and_cost_no_answer(model):
     """Against the components of ten times as many answers, as the share of their span found."""
-    truth = setup(model, samples=1024, root_seed=9)
 
-    def span(space):
-        whole = np.concatenate([v.reshape(-1, 4) for v in space.basis.values()])
+    def span(samples, redraws, seed):
+        basis = setup(model, samples=samples, redraws=redraws, root_seed=seed).basis
+        whole = np.concatenate([v.reshape(-1, 4) for v in basis.values()])
         return np.linalg.qr(whole.astype(np.float64))[0]
 
-    shares = {
-        redraws: np.mean(
-            [
-                (span(setup(model, samples=96, redraws=redraws, root_seed=s)).T @ span(truth)) ** 2
-                for s in range(3)
-            ]
-        )
+    truth = span(1024, 0, 9)
+    none, four = (
+        np.mean([(span(96, redraws, seed).T @ truth) ** 2 for seed in range(3)])
         for redraws in (0, 4)
-    }
-    assert shares[4] > shares[0]
+    )
+    assert four > none
 
 
-def test_the_two_halves_share_no_prompt():
+def test_the_two_halves_share_no_prompt_and_random_directions_ignore_how_many_are_asked_for():
     rows = [logprobs.Sample((1,), (2,), group) for group in (7, 3, 3, 9, 7, 1)]
     first = score_basis.halves(rows)
     groups = np.array([r.group for r in rows])
     assert not set(groups[first]) & set(groups[~first])
     same = [logprobs.Sample((1,), (2,), 0)] * 6
     assert score_basis.halves(same).sum() == 3
-
-
-def test_random_directions_ignore_how_many_are_asked_for():
-    a = kl_calibration.unit_directions(3, 4, 8)
-    np.testing.assert_allclose(a, kl_calibration.unit_directions(3, 9, 8)[:4])
-    np.testing.assert_allclose(np.linalg.norm(a, axis=1), 1)
+    units = kl_calibration.unit_directions(3, 4, 8)
+    np.testing.assert_allclose(units, kl_calibration.unit_directions(3, 9, 8)[:4])
+    np.testing.assert_allclose(np.linalg.norm(units, axis=1), 1)
 
 
 # --- layers, and what is refused -----------------------------------------------------------------
@@ -302,35 +290,32 @@ def test_the_default_adapts_the_output_of_the_mlp(name, target):
     assert all(s.name.endswith(target) and s.rank == 1 and s.scale == 1 for s in sites)
 
 
-def test_layers_that_do_not_exist_list_those_that_do(model):
-    with pytest.raises(
-        UsageError, match=r"adapter.targets: no layer matches 'query'; .*down_proj.*q_proj"
-    ):
-        lora_sites.lora_config(model.model, targets=["query"])
-    with pytest.raises(UsageError, match=r"layers: \[9\] do not exist; this model has 0 to 3"):
-        lora_sites.lora_config(model.model, layers=[1, 9])
-
-
-def test_more_coordinates_than_weights_are_refused(model):
-    with pytest.raises(UsageError, match="dim 200 is more than the 128 weights"):
-        setup(model, "random", dim=200)
-
-
-def test_no_prompts_are_refused(model):
-    with pytest.raises(UsageError, match="needs prompts"):
-        set_up_subspace(model, [], setup_of(dim=4))
+def test_what_cannot_be_set_up_is_refused(model):
+    for make, words in (
+        (lambda: lora_sites.lora_config(model.model, targets=["query"]),
+         r"adapter.targets: no layer matches 'query'; .*down_proj.*q_proj"),
+        (lambda: lora_sites.lora_config(model.model, layers=[1, 9]),
+         r"layers: \[9\] do not exist; this model has 0 to 3"),
+        (lambda: setup(model, "random", dim=200), "dim 200 is more than the 128 weights"),
+        (lambda: set_up_subspace(model, [], setup_of(dim=4)), "needs prompts"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=words):
+            make()
 
 
 @pytest.mark.full
-def test_an_adapter_that_moves_nothing_is_an_error(model):
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("random", "no scale gives a KL of"), ("score", "scores span only 0 directions")],
+)
+def test_an_adapter_that_moves_nothing_is_an_error(model, kind, words):
     config = lora_sites.lora_config(model.model)
-    sites = find_sites(model.model, config)
-    dead = {s.a: np.zeros((1, s.inputs), np.float32) for s in sites}
-    dead |= {s.b: np.zeros((s.outputs, 1), np.float32) for s in sites}
-    with pytest.raises(RunError, match="no scale gives a KL of"):
-        setup(model, "random", lora=config, start=dead)
-    with pytest.raises(RunError, match="scores span only 0 directions"):
-        setup(model, lora=config, start=dead)
+    dead = {}
+    for s in find_sites(model.model, config):
+        dead |= {s.a: np.zeros((1, s.inputs), np.float32)}
+        dead |= {s.b: np.zeros((s.outputs, 1), np.float32)}
+    with pytest.raises(RunError, match=words):
+        setup(model, kind, lora=config, start=dead)
 
 
 def make(kind: Any = "score", sampling: Sampling = SHORT) -> LoraPolicy:
@@ -359,7 +344,6 @@ STEP = [Comparison(f"c{i}", 0, i // 2, i % 2, rows) for i, rows in enumerate(ROW
 
 
 def logp(policy: LoraPolicy, prompt: Prompt, shown: Answer, z: np.ndarray) -> float:
-    """Log-probability of a text at z, by a plain pass over its own tokens."""
     words = loading.answer_tokens(policy.loaded, shown)
     ids = torch.tensor([[*policy.encode(prompt), *words]])
     model = policy.loaded.model

@@ -22,7 +22,6 @@ KEEN = np.array([0.0, 0.5, 8.0, 10.0, 0.0])
 
 
 def by_gymnasium(state: Floats, u: Floats, theta: Floats, net: Network) -> list[Floats]:
-    """All states of an episode in gymnasium's own environment, from ``state``."""
     world = gymnasium.make("CartPole-v1")
     world.reset(seed=0)
     world.unwrapped.state = state.copy()
@@ -71,15 +70,12 @@ def test_the_untrained_nets_and_their_value():
 PROMPTS = prompts(12)
 
 
-@pytest.mark.parametrize("net", [Network(), Network(6)], ids=["linear", "hidden"])
-def test_it_is_a_policy(net):
-    tried = CartPolePolicy(3, net)
-    check_policy(tried, PROMPTS, radius=1.0, space=tried.space)
-    assert tried.dim == net.dim
-
-
 def test_episodes_are_those_of_the_world():
     """The same start and the same numbers: the text tells what the world plays."""
+    for net in (Network(), Network(6)):
+        tried = CartPolePolicy(3, net)
+        check_policy(tried, PROMPTS, radius=1.0, space=tried.space)
+        assert tried.dim == net.dim
     tried = CartPolePolicy(1)
     tried.apply(Update(0, 0, vector=tuple(KEEN.tolist())))
     (batch,) = tried.rollout([PROMPTS], [Shift(0, 0, 0, 0.0)], seed=9)
@@ -93,8 +89,8 @@ def test_episodes_are_those_of_the_world():
     lengths = CartPole().returns(KEEN[None], u)
     pushed = [right for _, right, _ in play(Network(), KEEN[None], states[None], u[..., 4:])]
     for i, answer in enumerate(batch):
-        moves = lengths[0, i]
-        letters = "".join("LR"[int(right[0, i])] for right in pushed[: int(moves)])
+        moves = int(lengths[0, i])
+        letters = "".join("LR"[int(right[0, i])] for right in pushed[:moves])
         assert answer.text.startswith(letters + ". ")
         assert answer.tokens == moves == count_moves(PROMPTS[i], answer)
         assert answer.end == ("length" if moves == HORIZON else "stop")
@@ -104,9 +100,8 @@ def test_episodes_are_those_of_the_world():
 def test_what_is_refused():
     with pytest.raises(UsageError, match=r"names no start; give prompts\.path a file"):
         begin(Prompt.user("Balance the pole."))
-    far = PROMPTS[0].text.replace("position +0.0", "position +0.1")
     with pytest.raises(UsageError, match="names no start"):
-        begin(Prompt.user(far))
+        begin(Prompt.user(PROMPTS[0].text.replace("position +0.0", "position +0.1")))
     with pytest.raises(UsageError, match="1 lists of prompts for 2 shifts"):
         CartPolePolicy(0).rollout([PROMPTS], [Shift(0, 0, 1, 1.0), Shift(0, 0, -1, 1.0)], seed=0)
     with pytest.raises(RunError, match="no episode of CartPole"):
@@ -123,21 +118,19 @@ def test_a_run_through_the_ledger_verifies_and_balances_longer(tmp_path):
         for i, p in enumerate(prompts(64))
     ]
     (tmp_path / "starts.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    sets = {
-        "model.name": "cartpole", "panel.reward": "balance", "optimizer.mu": 2,
-        "optimizer.rows": 1, "optimizer.comparisons": 2, "run.votes": 96, "run.seed": 2,
-        "prompts.path": tmp_path / "starts.jsonl", "run.name": "pole",
-    }  # fmt: skip
-    words = [word for name, value in sets.items() for word in ("--set", f"{name}={value}")]
+    sets = (
+        "model.name=cartpole panel.reward=balance optimizer.mu=2 optimizer.rows=1 "
+        "optimizer.comparisons=2 run.votes=96 run.seed=2 run.name=pole "
+        f"prompts.path={tmp_path / 'starts.jsonl'}"
+    )
+    words = [word for text in sets.split() for word in ("--set", text)]
     assert call(["run", "--folder", str(tmp_path), *words]) == 0
     assert call(["verify", str(tmp_path / "pole.db")]) == 0
     with Ledger.open(tmp_path / "pole.db") as ledger:
-        lasted = [
-            count_moves(PROMPTS[0], Answer(row[side]))
-            for row in ledger.query(
-                "SELECT plus, minus FROM answers JOIN comparisons USING (comparison) ORDER BY step"
-            )
-            for side in ("plus", "minus")
-        ]
+        rows = ledger.query(
+            "SELECT plus, minus FROM answers JOIN comparisons USING (comparison) ORDER BY step"
+        )
+        sides = [row[side] for row in rows for side in ("plus", "minus")]
+    lasted = [count_moves(PROMPTS[0], Answer(text)) for text in sides]
     assert len(lasted) == 2 * 96
     assert np.mean(lasted[-32:]) > 4 * np.mean(lasted[:32])

@@ -53,8 +53,6 @@ START = {"base": "base-both-0-x", "beta": {"batch": 9.0, "pair": 3.0}}
 
 
 class Says:
-    """An actor who answers with what it was given, two answers to each prompt in turn."""
-
     def __init__(self, *answers):
         self.answers = answers
 

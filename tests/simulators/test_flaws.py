@@ -37,7 +37,6 @@ def panel(name: str, size: int = 5, beta: float = 3.0) -> SimulatedPanel:
 
 
 def verdicts(judge, count: int = 1500, side: str = "A", step: int = 0) -> tuple[float, float]:
-    """Shares of votes for plus (all rows alike) and of ties."""
     letters = [
         judge.judge(comparison(i, step=step), panelist="p", plus_side=side,
                     key=derive(0, "vote", step=i))

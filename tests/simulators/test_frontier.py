@@ -18,6 +18,8 @@ from szpo_simulators.compare.cell_store import CellStore
 from szpo_simulators.panels import heldout
 from szpo_simulators.study import Study, write_record
 
+METHOD = 'method = "regression"'
+
 
 @pytest.fixture(scope="module")
 def quick():
@@ -49,31 +51,26 @@ def row(seed, share, gain, kl, ok=(True,) * 4):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("here", "change", "says"),
     [
-        ('name = "sentiment"', "two groups are called sentiment-regression"),
-        ('method = "ppo"', "ppo is no method"),
-        ('method = "regression"\nspeed = 3', "speed"),
-        ('method = "regression"\nof = "x"', "give `of`, a group's label, for best-of-n"),
-        ('method = "regression"\npairs = { count = 3 }', "`pairs` has count and reward"),
-        ("method = ", "is not TOML"),
+        ('name = "hostile"', 'name = "sentiment"', "two groups are called sentiment-regression"),
+        (METHOD, 'method = "ppo"', "ppo is no method"),
+        (METHOD, f"{METHOD}\nspeed = 3", "speed"),
+        (METHOD, f'{METHOD}\nof = "x"', "give `of`, a group's label, for best-of-n"),
+        (METHOD, f"{METHOD}\npairs = {{ count = 3 }}", "`pairs` has count and reward"),
+        (METHOD, "method = ", "is not TOML"),
     ],
 )
-def test_a_plan_that_is_none_is_refused(change, says, tmp_path):
-    text = command.QUICK.read_text()
+def test_a_plan_that_is_none_is_refused(here, change, says, tmp_path):
     path = tmp_path / "plan.toml"
-    if "name" in change:
-        path.write_text(text.replace('name = "hostile"', change))
-    else:
-        path.write_text(text.replace('method = "regression"', change, 1))
+    path.write_text(command.QUICK.read_text().replace(here, change, 1))
     with pytest.raises(UsageError, match=says):
         plan.read(path)
 
 
 def test_a_group_stands_for_several_rewards_and_a_star_for_their_comparisons(tmp_path):
     path = tmp_path / "plan.toml"
-    text = command.QUICK.read_text(encoding="utf-8")
-    own = """
+    group = """
 [[group]]
 part = "X"
 name = "{}"
@@ -83,27 +80,33 @@ votes = 8
 at = [8]
 rewards = {{ few = "taste:few commas", slow = "taste:slow" }}
 """
-    pair = (
-        '[[comparison]]\nours = "ours-*-regression"\ntheirs = "theirs-*-regression"\nvotes = 8\n'
-    )
-    path.write_text(text + own.format("ours") + own.format("theirs") + pair, encoding="utf-8")
+    pair = """
+[[comparison]]
+ours = "ours-*-regression"
+theirs = "theirs-*-regression"
+votes = 8
+"""
+    groups = group.format("ours") + group.format("theirs")
+    path.write_text(command.QUICK.read_text("utf-8") + groups + pair, encoding="utf-8")
     found = plan.read(path)
     assert found.group("ours-slow-regression").reward == "taste:slow"
     assert [(each.ours, each.theirs) for each in found.comparisons[-2:]] == [
-        ("ours-few-regression", "theirs-few-regression"),
-        ("ours-slow-regression", "theirs-slow-regression"),
+        (f"ours-{name}-regression", f"theirs-{name}-regression") for name in ("few", "slow")
     ]
 
 
-def test_parts_and_seeds_choose_cells(quick):
+def test_parts_and_seeds_choose_cells(quick, tmp_path):
     assert [c.label for c in plan.cells(quick, ["B"])] == ["hostile-regression"]
     assert [c.spec["seed"] for c in plan.cells(quick, ["A"], [1])] == [1]
-    with pytest.raises(UsageError, match="no part Z"):
-        plan.cells(quick, ["Z"])
-    with pytest.raises(UsageError, match="no cell is left"):
-        plan.cells(quick, ["B"], [7])
-    with pytest.raises(UsageError, match="2000-x"):
-        plan.read_seeds("2000-x")
+    best_of = plan.cell(quick, quick.groups[3], 0).spec
+    for make, words in (
+        (lambda: plan.cells(quick, ["Z"]), "no part Z"),
+        (lambda: plan.cells(quick, ["B"], [7]), "no cell is left"),
+        (lambda: plan.read_seeds("2000-x"), "2000-x"),
+        (lambda: cell_process.run_best_of(best_of, tmp_path, print), "let its cell end first"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            make()
 
 
 @pytest.mark.full
@@ -167,12 +170,6 @@ def test_the_expected_best_is_the_mean_over_all_choices():
     assert cell_process.expected_best(rewards, rewards, 3) == pytest.approx(3.0)
 
 
-def test_best_of_n_waits_for_its_run(quick, tmp_path):
-    one = plan.cell(quick, quick.groups[3], 0)
-    with pytest.raises(UsageError, match="let its cell end first"):
-        cell_process.run_best_of(one.spec, tmp_path, lambda share: None)
-
-
 def test_targets_are_open_until_every_seed_is_there_and_then_met_or_missed(quick):
     group = quick.groups[0]  # two seeds; at 16 votes: gain 0, KL 4 and 5, three guards on one
     half = [row(0, 0.5, 0.1, 1.0), row(1, 0.5, 0.1, 1.0)]
@@ -196,21 +193,16 @@ def test_comparisons_are_paired_by_seed(quick):
     """
     ours, theirs = quick.comparisons[0].ours, quick.comparisons[0].theirs
     rows = {
-        ours: [
-            row(0, 0.5, 0.15, 0.5),
-            row(1, 0.5, 0.0, 0.5),
-            row(0, 1.0, 0.3, 1.0),
-            row(1, 1.0, 0.1, 1.0),
-        ],
+        ours: [row(0, 0.5, 0.15, 0.5), row(1, 0.5, 0.0, 0.5), row(0, 1.0, 0.3, 1.0),
+               row(1, 1.0, 0.1, 1.0)],
         theirs: [row(0, 1.0, 0.1, 1.0), row(1, 1.0, 0.05, 1.0), row(7, 1.0, 9.0, 1.0)],
         "sentiment-iterative-dpo": [row(0, 0.5, 0.1, 0.25), row(0, 1.0, 0.2, 0.75)],
-    }
+    }  # fmt: skip
     at_votes, at_kl = summary.judge_comparisons(quick, rows)
     assert at_votes["seeds"] == 2 and at_votes["met"] is True
     assert at_votes["ratio"]["mean"] == pytest.approx(8 / 3)
-    assert at_votes["difference"]["mean"] == pytest.approx(0.125)
-    low, high = at_votes["difference"]["low"], at_votes["difference"]["high"]
-    assert low == pytest.approx(0.05) and high == pytest.approx(0.2)  # the worse and better seed
+    difference = at_votes["difference"]  # its interval: the worse and the better seed
+    assert [difference[n] for n in ("mean", "low", "high")] == pytest.approx([0.125, 0.05, 0.2])
     assert at_kl["mean_ours"] == pytest.approx(0.15)  # where it was measured
     assert at_kl["mean_theirs"] == pytest.approx(0.15)  # half-way between .1 and .2
 

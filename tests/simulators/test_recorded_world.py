@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,14 +16,15 @@ from szpo_simulators.bench.surrogate import Plan, Recorded, recommend, run
 K = 8
 
 
-def make_world(seed=0, prompts=24, answers=120):
+def make_world(seed=0, prompts=24, answers=120, components=0):
     """Answers whose features are the scores themselves; feature 2 is the reward."""
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(prompts * answers, K))
     of = np.repeat(np.arange(prompts), answers)
     names = tuple(f"f{i}" for i in range(K))
     own = tuple(map(tuple, (FEATURE_GRID * np.eye(K, dtype=int)).tolist()))
-    named = NamedFeatures(names, tuple(range(K)), (FEATURE_GRID,) * K, own, 0, "0" * 64)
+    grids = (FEATURE_GRID,) * K
+    named = NamedFeatures(names, tuple(range(K)), grids, own, components, "0" * 64)
     return Recorded(of, features, features, named, features[:, 2])
 
 
@@ -79,20 +79,16 @@ def test_the_bench_counts_runs_that_show_a_taste_and_runs_of_chance_votes():
 
 
 def test_the_sparse_prior_gains_more_than_ridge_where_one_feature_is_liked():
-    world = make_world()
-    world = replace(world, named=replace(world.named, components=2))
-    rewards = {"third": world.reward}
+    world = make_world(components=2)
     for pairs in surrogate.PAIRS:
-        row = surrogate.compare_priors(
-            world, rewards, {"taste": "third", "pairs": pairs, "seeds": 4}
-        )
+        spec = {"taste": "third", "pairs": pairs, "seeds": 4}
+        row = surrogate.compare_priors(world, {"third": world.reward}, spec)
         assert row["sparse"] > row["ridge"] > row["scores"]  # the scores are of other features
         assert abs(row["scores"]) < 0.2
 
 
 def test_a_taste_outside_the_leading_scores_is_gained_by_features_alone():
-    world = make_world()
-    world = replace(world, named=replace(world.named, components=2))
+    world = make_world(components=2)
     spec = {"taste": "third", "seeds": 4}
     row = surrogate.compare_coordinates(world, {"third": world.reward}, spec)
     assert row["features 120"] > 1.0 > abs(10 * row["scores 120"])
@@ -101,8 +97,7 @@ def test_a_taste_outside_the_leading_scores_is_gained_by_features_alone():
 
 
 def test_a_move_gains_what_weighted_answers_gain():
-    world = make_world()
-    z = np.array([0.0, 0.0, 1.5])
+    world, z = make_world(), np.array([0.0, 0.0, 1.5])
     assert world.mean_gain(z) == pytest.approx(1.5, abs=0.1)  # of a normal feature, tilted
     assert world.mean_gain(np.zeros(3)) == pytest.approx(0.0, abs=1e-12)
     assert world.gain(z) == pytest.approx(1.0, abs=0.02)

@@ -12,15 +12,7 @@ from szpo.optim.sample_directions import Law
 from szpo.seeds import derive
 from szpo.types import Tally
 from szpo_simulators.bench import contest
-from szpo_simulators.worlds import (
-    dpo,
-    oracle,
-    ppo,
-    repetitions,
-    rlhf,
-    true_reward,
-    walks,
-)
+from szpo_simulators.worlds import dpo, oracle, ppo, repetitions, rlhf, true_reward, walks
 from szpo_simulators.worlds.cartpole import CartPole, Network
 from szpo_simulators.worlds.curves import trace_walks
 from szpo_simulators.worlds.gridworld import DENSE, Courier, GridWorld

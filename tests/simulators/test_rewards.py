@@ -19,13 +19,7 @@ from szpo.features import own
 from szpo.ledger.canonical import answer_rows, row_of
 from szpo.types import Answer, Comparison, Floats, Prompt, Row
 from szpo_simulators.panels.tastes import TASTES
-from szpo_simulators.panels.text_rewards import (
-    Fluency,
-    difference,
-    matrix,
-    parse,
-    scores,
-)
+from szpo_simulators.panels.text_rewards import Fluency, difference, matrix, parse, scores
 from szpo_simulators.panels.verifiers import COUNTED, PLAIN, WORDED, verifier
 from tests.support.cases import case
 from tests.support.judging import comparison

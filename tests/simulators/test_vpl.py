@@ -14,17 +14,9 @@ from hypothesis import strategies as st
 from szpo.errors import UsageError
 from szpo_simulators.bench import vpl
 from szpo_simulators.worlds import vpl_data as data
-from szpo_simulators.worlds.vpl_data import (
-    Pairs,
-    contexts,
-    hash_words,
-)
+from szpo_simulators.worlds.vpl_data import Pairs, contexts, hash_words
 from szpo_simulators.worlds.vpl_fit import Recipe, fit, latent, margins, scores, weight
-from szpo_simulators.worlds.vpl_model import (
-    Encoder,
-    beats,
-    divergence,
-)
+from szpo_simulators.worlds.vpl_model import Encoder, beats, divergence
 
 
 def rows(*values: float) -> torch.Tensor:
@@ -55,11 +47,14 @@ def test_the_encoder_reads_a_set_within_its_bounds():
     assert torch.equal(encoder(one, other, there)[0], mean)
 
 
-def test_annealing_stays_between_its_baseline_and_beta():
+def test_annealing_stays_between_its_baseline_and_beta_and_a_user_needs_two_pairs():
     recipe = Recipe(beta=2.0, cycles=4)
     found = [weight(recipe, step, 400) for step in range(400)]
     assert min(found) == pytest.approx(0.2) and max(found) == pytest.approx(2.0)
     assert [i for i in range(1, 400) if found[i] < found[i - 1]] == [100, 200, 300]
+    lone = Pairs(np.zeros((3, 1)), np.zeros((3, 1)), np.array([0, 0, 1]), np.zeros(3, dtype=bool))
+    with pytest.raises(UsageError, match="a user has a single pair"):
+        fit(lone, Recipe(epochs=1), 0)
 
 
 @given(st.lists(st.integers(0, 3), min_size=8, max_size=30), st.integers(0, 1000))
@@ -74,12 +69,6 @@ def test_a_context_is_the_users_own_and_never_the_pair_itself(users, seed):
     assert (there.sum(1) == size).all()
     assert (of[found][there] == np.repeat(of, size)).all()
     assert not (found == np.arange(n)[:, None]).any()
-
-
-def test_a_user_with_one_pair_cannot_be_known():
-    lone = Pairs(np.zeros((3, 1)), np.zeros((3, 1)), np.array([0, 0, 1]), np.zeros(3, dtype=bool))
-    with pytest.raises(UsageError, match="a user has a single pair"):
-        fit(lone, Recipe(epochs=1), 0)
 
 
 SMALL = Recipe(epochs=8)
@@ -151,6 +140,5 @@ def test_hashed_words_are_the_same_on_every_machine():
     # the ×2, sea ×2, "the sea" ×2, "sea the" ×1, each at its place with its sign
     assert row @ row == pytest.approx(1)
     assert hash_words("") == (0.0,) * data.WIDTH
-    assert np.dot(hash_words("a warm sea"), hash_words("a cold sea")) > np.dot(
-        hash_words("a warm sea"), hash_words("quite another thing")
-    )
+    warm, cold, other = map(hash_words, ("a warm sea", "a cold sea", "quite another thing"))
+    assert np.dot(warm, cold) > np.dot(warm, other)
