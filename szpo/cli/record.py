@@ -63,7 +63,8 @@ def verify(
     if not found.ok:
         raise IntegrityError(str(found))
     kind = "theta_sha256 as recorded" if quick else "theta_sha256"
-    after = f"weights {weights['theta_sha256']} ({kind}) after {weights['steps']} steps"
+    count = weights["steps"]
+    after = f"weights {weights['theta_sha256']} ({kind}) after {count} step{'s' * (count != 1)}"
     head = f"head {found.head} (note it on another machine, for szpo verify --head)"
     console.say("\n".join(filter(None, (str(found), found.note, after, head))))
     return 0

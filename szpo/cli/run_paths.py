@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from pathlib import Path
 
 import typer
@@ -69,21 +68,6 @@ def look(path: Path) -> Ledger:
         ledger.close()
         raise
     return ledger
-
-
-def run_name(name: str) -> str:
-    """Check the name of a run (small letters, digits and hyphens) and return it.
-
-    Raises:
-        UsageError: it is not a valid name.
-    """
-    from szpo.config.run_sections import RUN_NAME
-
-    if not re.fullmatch(RUN_NAME, name):
-        raise UsageError(
-            f'"{name}" is not a valid run name; give 1 to 64 small letters, digits and hyphens'
-        )
-    return name
 
 
 def fresh(path: Path) -> Path:
