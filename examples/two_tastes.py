@@ -15,7 +15,7 @@ from szpo.cli.app import call
 from szpo.cli.features import members_of
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
-from szpo.runs import assemble, taste_group
+from szpo.runs import assemble, other_weights
 from szpo.types import Comparison, Row
 from szpo_simulators.panels.panel import from_spec
 from szpo_simulators.panels.raters import law
@@ -47,13 +47,11 @@ def measure(seed, folder):
     call(["run", "--preset", "tiny", "--folder", str(folder), *sets, "--set", f"run.name=s{seed}"])
     with Ledger.open(folder / f"s{seed}.db", readonly=True) as ledger:
         features = f"{AGREED},{APART}"
+        parts = assemble.reopen(ledger, panel=False, say=lambda line: None)
         halves = [
-            taste_group.fit_group(
-                ledger, k, features, members_of(ledger, features, k), say=lambda line: None
-            )
+            other_weights.fit_group(ledger, parts, k, features, members_of(ledger, features, k))
             for k in (1, 2)
         ]
-        parts = assemble.reopen(ledger, panel=False, say=lambda line: None)
         judges = from_spec(ledger.spec["panel"]).judges
     policy, prompts = parts.language, parts.prompts.heldout[:64]
     base = policy.sample(prompts, seed=seed, base=True)
@@ -66,7 +64,8 @@ def measure(seed, folder):
         against = [
             chance(half.members, judges, prompts, own, each) for each in (other, base, joint)
         ]
-        print(f"seed {seed}: {half.votes} votes, KL {half.kl:.1f}", *(f"{c:.2f}" for c in against))
+        kl, _ = other_weights.measure(parts, half.theta, fitted=True)
+        print(f"seed {seed}: {half.votes} votes, KL {kl:.1f}", *(f"{c:.2f}" for c in against))
         rows.append(against)
     return rows
 
