@@ -12,12 +12,14 @@ import os
 import signal
 import sys
 import time
+import traceback
 from typing import Any, NoReturn
 
 import typer
 
 from szpo import __version__
 from szpo.cli import commands, console
+from szpo.outgoing import hide_keys
 
 INTERRUPTED, TERMINATED = 130, 143
 TWICE_S = 5.0
@@ -57,7 +59,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     signal.signal(signal.SIGTERM, _raise_terminated)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a script's background
         signal.signal(signal.SIGINT, _Interrupts())
-    code = call(arguments)
+    try:
+        code = call(arguments)
+    except Exception:  # under --debug
+        sys.stderr.write(hide_keys(traceback.format_exc()))
+        code = 1
     # The exit code is known, so Python's own shutdown must not be interrupted. Signals are blocked
     # first: one that arrives just before it is ignored would print a traceback.
     if hasattr(signal, "pthread_sigmask"):  # not on Windows

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from szpo.errors import SzpoError
+from szpo.outgoing import hide_keys
 from szpo.visible_text import visible
 
 console = Console(highlight=False, soft_wrap=True, emoji=False)
@@ -44,12 +45,12 @@ class Terminated(BaseException):
 
 def say(text: str = "") -> None:
     """Print a text; brackets are not read as markup, and escape sequences have no effect."""
-    console.print(visible(text), markup=False)
+    console.print(visible(hide_keys(text)), markup=False)
 
 
 def complain(text: str) -> None:
     """Print one line on stderr."""
-    errors.print(visible(" ".join(text.split())), markup=False)
+    errors.print(visible(hide_keys(" ".join(text.split()))), markup=False)
 
 
 def warn(text: str) -> None:

@@ -25,6 +25,7 @@ from szpo.cluster.schedule import KNOWN_ERRORS, Answered, Event, Lost, Ready, Re
 from szpo.cluster.worker import setup_id
 from szpo.config.engine import Engine
 from szpo.errors import EngineError, IntegrityError, ResourceError, UsageError
+from szpo.outgoing import is_here
 from szpo.plugins import how_to_install
 from szpo.policies.requests import Message, message_bytes
 
@@ -35,7 +36,6 @@ RESTART_S = 0.5
 LOADS = 5
 """The run stops after one worker has died this many times in a row while loading the model."""
 NOT_LOADED = "NotLoaded"
-LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 class _Actor:
@@ -89,7 +89,7 @@ def demand(engine: Engine) -> None:
         raise UsageError(f"engine.address {engine.address} is not host:port")
     host = host.strip("[]")
     disabled = os.environ.get("RAY_AUTH_MODE") == "disabled"
-    if disabled and host not in LOCAL and os.environ.get("RAY_USE_TLS") != "1":
+    if disabled and not is_here(host) and os.environ.get("RAY_USE_TLS") != "1":
         raise UsageError(
             f"engine.address {engine.address} with RAY_AUTH_MODE=disabled lets whoever reaches it "
             "run code; leave token authentication on, or set RAY_USE_TLS=1"
@@ -153,7 +153,7 @@ def connect(engine: Engine) -> Any:
         if main:
             signal.signal(signal.SIGTERM, before)  # Ray replaces the handler
     here = ray.util.get_node_ip_address()
-    if engine.address is None and here not in LOCAL:
+    if engine.address is None and not is_here(here):
         # Ray was imported before the variable above was set, or was started elsewhere.
         raise ResourceError(
             f"ray listens on {here}, where others can reach it; import szpo before ray, or name "

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import ipaddress
 import os
 import tempfile
 import time
@@ -18,13 +17,15 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from szpo import outgoing
 from szpo.cluster import vllm_trusted_model
-from szpo.config.engine import ENGINE_KEY, VLLM_ROWS, Engine
+from szpo.config.engine import VLLM_ROWS, Engine
 from szpo.errors import EngineError, UsageError
 from szpo.generation.sampling import Sampling
 from szpo.models.loading import Loaded
 from szpo.optim import parameters
 from szpo.optim.parameters import Space
+from szpo.outgoing import ENGINE_KEY
 from szpo.plugins import how_to_install
 from szpo.policies.hosts import LocalHost, start_of
 from szpo.policies.requests import AnswerRequest
@@ -80,20 +81,9 @@ def demand(engine: Engine) -> None:
     """
     if importlib.util.find_spec("httpx") is None:
         raise UsageError(f"engine.kind vllm needs httpx: {how_to_install('http')}")
-    key = os.environ.get(ENGINE_KEY, "")
-    if not (key.isascii() and key.isprintable()):
-        raise UsageError(
-            f"engine: the key in ${ENGINE_KEY} must be printable ASCII, for an HTTP header"
-        )
     for url in engine.replicas or []:
-        where = urlsplit(url)
-        here = is_here(where.hostname or "")
-        if key and where.scheme == "http" and not here and not engine.insecure:
-            raise UsageError(
-                f"engine: the key in ${ENGINE_KEY} would travel unencrypted to {url}; give an "
-                "https address, unset the variable, or set engine.insecure"
-            )
-        if engine.adapters is None and not here:
+        outgoing.read_key(ENGINE_KEY, url, "engine", engine.insecure_hosts)
+        if engine.adapters is None and not outgoing.is_here(urlsplit(url).hostname or ""):
             raise UsageError(
                 f"engine.adapters is missing: name a folder that this machine and {url} share"
             )
@@ -118,20 +108,6 @@ def unreachable(engine: Engine) -> str | None:
         if code != 200:
             return f"engine.replicas: {url} is not healthy (HTTP {code} at /health); see its log"
     return None
-
-
-def is_here(host: str) -> bool:
-    """Whether an address's host names this machine (localhost or a loopback address).
-
-    >>> is_here("localhost"), is_here("127.0.0.9"), is_here("::1"), is_here("10.0.0.5")
-    (True, True, True, False)
-    """
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def connect(engine: Engine, loaded: Any, local: Any, **options: Any) -> Any:

@@ -16,17 +16,16 @@ from typing import Any
 
 import httpx
 
+from szpo import outgoing
 from szpo.cluster import vllm_messages
 from szpo.cluster.vllm_messages import Decoding, MessageError, Row, RowAnswer
-from szpo.config.engine import ENGINE_KEY
 from szpo.errors import UsageError
+from szpo.outgoing import ENGINE_KEY
 
 PASSING = {408, 409, 425, 429, 500, 502, 503, 504}
 """HTTP status codes after which a request is tried again."""
 REPLY_BYTES = 16 * 2**20
 """Longest reply that is read; a row's reply has kilobytes."""
-MIN_SECRET_LENGTH = 8
-"""Shortest key that is removed from texts; a shorter one may be a placeholder, not a secret."""
 
 
 class GoneError(Exception):
@@ -175,9 +174,8 @@ class Replica:
             return UsageError(f"{self.url} refuses the key (HTTP {code}); check ${ENGINE_KEY}")
         with suppress(MessageError):
             message = vllm_messages.error_text(_read(reply))
-        if len(self.key) >= MIN_SECRET_LENGTH:
-            message = message.replace(self.key, "[key]")
-        known = f"{self.url} refuses {path} (HTTP {code}: {message or 'no reason'})"
+        message = outgoing.hide_keys(message, self.key) or "no reason"
+        known = f"{self.url} refuses {path} (HTTP {code}: {message})"
         if code == 404 and path == "/v1/completions" and body["model"] in self.registered:
             self.registered.clear()
             return GoneError(f"{self.url} has lost its adapters")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from szpo.config.section import Count, OneOf, Positive, Section
+from szpo.outgoing import ENGINE_KEY
 
-ENGINE_KEY: Final = "VLLM_API_KEY"
-"""Environment variable with the API key of the vLLM servers."""
 RAY_ROWS = 32
 """Default of `Engine.chunk_rows` for Ray's workers."""
 VLLM_ROWS = 128
@@ -17,7 +16,7 @@ VLLM_ROWS = 128
 Address = Annotated[str, Field(pattern=r"^https?://[^\s@?#/]+(/[^\s@?#]*)?$")]
 GOES_WITH = {
     "ray": ("address", "workers", "gpus"),
-    "vllm": ("replicas", "adapters", "server_adapters", "insecure", "tolerance"),
+    "vllm": ("replicas", "adapters", "server_adapters", "insecure_hosts", "tolerance"),
 }
 """By kind of engine: the settings that only this kind has."""
 
@@ -53,8 +52,9 @@ class Engine(Section):
     server_adapters: str | None = Field(
         None, description="The same folder as the vLLM servers see it; default: the same path."
     )
-    insecure: bool = Field(
-        False, description="Allow sending the key unencrypted to a vLLM server on another machine."
+    insecure_hosts: list[str] = Field(
+        [],
+        description="Hosts of vLLM servers on other machines to which the key may go unencrypted.",
     )
     tolerance: Positive | None = Field(
         None,

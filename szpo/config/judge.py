@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from szpo.config.section import Positive, Section
-
-JUDGE_KEY: Final = "OPENAI_API_KEY"
-"""Environment variable with the API key of a judge's endpoint."""
+from szpo.outgoing import JUDGE_KEY
 
 
 class Judge(Section):
@@ -76,6 +74,9 @@ class Judge(Section):
         pattern=r"^https?://[^\s@?#]+$",
         description="The endpoint, such as http://localhost:8000/v1; its key belongs in "
         f"${JUDGE_KEY}, which is never stored.",
+    )
+    insecure_hosts: list[str] = Field(
+        [], description="The endpoint's host, if the key may go to another machine unencrypted."
     )
     timeout_s: Positive = Field(60.0, le=3600, description="Longest wait for one reply, seconds.")
     concurrency: int = Field(

@@ -37,6 +37,7 @@ GONE: Final[Mapping[str, tuple[object, str]]] = {
     "judge.attempts": (4, "an endpoint is tried four times"),
     "judge.key_env": ("OPENAI_API_KEY", "put the key into $OPENAI_API_KEY"),
     "engine.key_env": ("VLLM_API_KEY", "put the key into $VLLM_API_KEY"),
+    "engine.insecure": (False, "name the hosts in engine.insecure_hosts"),
     "prompts.separator": (None, "a CSV file's header shows it"),
     "tracking.folder": (None, "a tracker writes to tracking, beside the run's file"),
     "tracking.project": ("szpo", "set $WANDB_PROJECT or $MLFLOW_EXPERIMENT_NAME"),

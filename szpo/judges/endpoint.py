@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,17 +16,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from szpo import seeds
-from szpo.config.judge import JUDGE_KEY, Judge
+from szpo import outgoing, seeds
+from szpo.config.judge import Judge
 from szpo.errors import UsageError
 from szpo.judges.backends import JudgeError, Question, Reply
 from szpo.judges.prompting import RESERVED, Labels
+from szpo.outgoing import JUDGE_KEY
 from szpo.plugins import how_to_install
 
 if TYPE_CHECKING:
     from openai import OpenAI
 
-LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 FINAL_STATUS: Final = {401: "refuses the key", 403: "forbids it", 404: "does not know the model"}
 """HTTP status codes that a retry cannot fix, in words."""
 ATTEMPTS = 4
@@ -36,8 +35,6 @@ TOP_LOGPROBS: Final = 20
 """Likeliest first tokens asked for; the two names must be among them."""
 REPLY_BYTES: Final = 2**22
 """Longest reply that is read, bytes."""
-MIN_SECRET_LENGTH: Final = 8
-"""Shortest key that is removed from texts; a server without keys may be given any short word."""
 _NO_KEY = "none"
 
 
@@ -100,7 +97,7 @@ class Endpoint:
                     f"${JUDGE_KEY}"
                 ) from None
             if error.status_code in (400, 422):  # only the server knows what is wrong
-                message = " ".join(str(error.message).replace(self.key, "[key]").split())[:200]
+                message = " ".join(outgoing.hide_keys(str(error.message), self.key).split())[:200]
                 return Reply(failure=f"HTTP {error.status_code} ({message})", final=True)
             return self._gave_up(f"HTTP {error.status_code}")
         except openai.APIConnectionError:
@@ -111,11 +108,10 @@ class Endpoint:
             reply = read(found.choices[0])
         except (IndexError, KeyError, TypeError, ValueError, AttributeError):
             reply = Reply(failure="the reply has no readable choice")
-        if len(self.key) >= MIN_SECRET_LENGTH:
-            reply = replace(reply, text=reply.text.replace(self.key, "[key]"))
         spent = getattr(found, "usage", None)
         return replace(
             reply,
+            text=outgoing.hide_keys(reply.text, self.key),
             tokens_in=_count(getattr(spent, "prompt_tokens", 0)),
             tokens_out=_count(getattr(spent, "completion_tokens", 0)),
         )
@@ -143,20 +139,14 @@ def connect(settings: Judge) -> Endpoint:
     except ModuleNotFoundError:
         raise UsageError(f"an endpoint judge needs openai: {how_to_install('judge')}") from None
     url = settings.base_url or ""
-    where, key = urlsplit(url), os.environ.get(JUDGE_KEY, "")
-    local = where.hostname in LOOPBACK
-    if not key and where.scheme == "https" and not local:
+    where, key = urlsplit(url), outgoing.read_key(JUDGE_KEY, url, "judge", settings.insecure_hosts)
+    if not key and where.scheme == "https" and not outgoing.is_here(where.hostname or ""):
         raise UsageError(
             f"judge: ${JUDGE_KEY} is not set; put the key of {url} there (any text if "
             "it needs none)"
         )
-    if key and where.scheme == "http" and not local:
-        raise UsageError(
-            f"judge: the key in ${JUDGE_KEY} would travel unencrypted to {url}; give an "
-            "https address, or unset the variable if no key is needed"
-        )
     client = openai.OpenAI(
-        http_client=_bounded_client(settings.timeout_s),
+        http_client=_bounded_client(settings.timeout_s, **outgoing.client_options(url, key)),
         default_headers={"Accept-Encoding": "identity"},
         base_url=url,
         api_key=key or _NO_KEY,
@@ -169,11 +159,11 @@ def connect(settings: Judge) -> Endpoint:
     return Endpoint(settings, client, key or _NO_KEY)
 
 
-def _bounded_client(timeout_s: float) -> Any:
+def _bounded_client(timeout_s: float, **options: Any) -> Any:
     """A client that reads at most `REPLY_BYTES`, for at most ``timeout_s``, uncompressed."""
     import openai
 
-    client: Any = openai.DefaultHttpxClient(timeout=timeout_s)
+    client: Any = openai.DefaultHttpxClient(timeout=timeout_s, **options)
     http = import_module(type(client).__mro__[1].__module__.partition(".")[0])  # httpx or httpx2
     plain = client.send
 

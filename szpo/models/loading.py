@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoTokenizer, BitsAndBytesConfig
 
-from szpo import cache
+from szpo import cache, outgoing
 from szpo.errors import ResourceError, UsageError
 from szpo.models import devices, four_bit, peft_format, smollm2, weight_files
 from szpo.models.batched_lora import AdaptedModel, beyond_plain
@@ -234,8 +234,9 @@ def _download(hub_id: str, weights: bool) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     wanted = ["*.json", "*.txt", "*.model", "*.jinja", *(["*.safetensors"] if weights else [])]
+    endpoint = outgoing.hub_endpoint()
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=wanted))
+        return Path(snapshot_download(hub_id, allow_patterns=wanted, endpoint=endpoint))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "no answer"
         raise UsageError(

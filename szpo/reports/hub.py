@@ -6,11 +6,11 @@ or records one. ``HF_ENDPOINT`` is the address of another hub.
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Final, Literal
 
+from szpo import outgoing
 from szpo.errors import ResourceError, StorageError, SzpoError, UsageError
 
 Kind = Literal["model", "dataset"]
@@ -59,8 +59,8 @@ def push(folder: Path, name: str, *, kind: Kind, public: bool = False) -> str:
     disable_progress_bars()
     # The client's HTTP library depends on its version; its errors have this base class.
     unreachable: tuple[type[BaseException], ...] = (HfHubHTTPError.__mro__[1], OSError)
-    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, library_name="szpo")
-    where = f"{name} on {api.endpoint}"
+    api = HfApi(endpoint=outgoing.hub_endpoint(), library_name="szpo")
+    where = f"{name} on {outgoing.without_password(api.endpoint)}"
     try:
         made = api.create_repo(name, repo_type=kind, private=not public, exist_ok=True)
         api.upload_folder(
@@ -74,7 +74,8 @@ def push(folder: Path, name: str, *, kind: Kind, public: bool = False) -> str:
         cause = error.__cause__
         if isinstance(cause, HfHubHTTPError):
             raise _refusal(where, cause.response.status_code) from None
-        raise ResourceError(f"{where}: {error}; nothing was published") from None
+        why = outgoing.hide_keys(str(error))
+        raise ResourceError(f"{where}: {why}; nothing was published") from None
     except unreachable as error:
         raise ResourceError(
             f"{where} cannot be reached ({type(error).__name__}); nothing was published"

@@ -15,11 +15,10 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from szpo.cache import cache_dir
-from szpo.config.engine import ENGINE_KEY
-from szpo.config.judge import JUDGE_KEY
 from szpo.config.schema import Config
 from szpo.errors import UsageError
 from szpo.files import private
+from szpo.outgoing import ENGINE_KEY, JUDGE_KEY
 
 TRUST_VARIABLE: Final = "SZPO_TRUST"
 """Environment variable with addresses, separated by spaces."""

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from szpo import plugins
+from szpo import outgoing, plugins
 from szpo.errors import UsageError
 from szpo.runs.callbacks import Callback, RunFacts
 from szpo.training.step_report import Outcome, StepReport
@@ -79,7 +79,7 @@ class NeverFatal:
             act()
         except Exception as error:  # another library's, or the network's
             self.broken = True
-            first = (str(error).splitlines() or [""])[0]
+            first = outgoing.hide_keys((str(error).splitlines() or [""])[0])
             self.say(
                 f"warning: the tracker {self.name} stopped ({type(error).__name__}: {first}); "
                 "the run goes on without it"
@@ -180,6 +180,11 @@ class WandbTracker:
 
         self._place.mkdir(parents=True, exist_ok=True)
         mode: Any = os.environ.get("WANDB_MODE", "offline")
+        if mode == "online":
+            outgoing.avoid_proxies()  # before W&B starts a process
+            url = os.environ.get("WANDB_BASE_URL") or wandb.setup().settings.base_url
+            outgoing.require_private(url, "WANDB_BASE_URL: your key", "or set WANDB_MODE=offline")
+            outgoing.avoid_proxies(url)
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=run.name,

@@ -82,7 +82,7 @@ UNFIT = {
     "engine.address=a:1": 'engine.address goes with engine.kind "ray"',
     "engine.kind=cloud": 'engine.kind must be one of "local", "ray"',
     "engine.kind=ray engine.workers=0": "engine.workers must be a whole number >= 1",
-    "engine.kind=ray engine.insecure=true": 'insecure goes with engine.kind "vllm"',
+    'engine.kind=ray engine.insecure_hosts=["a"]': 'insecure_hosts goes with engine.kind "vllm"',
     "engine.kind=vllm": "engine.replicas is missing",
     'engine.replicas=["http://a:1"]': 'replicas goes with engine.kind "vllm"',
     'engine.kind=vllm engine.replicas=["http://a:1","http://a:1/"]': "address twice",

@@ -138,8 +138,8 @@ def test_a_server_that_is_not_there_is_refused_in_a_line(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("url", "key", "settings", "words"),
     [
-        ("http://192.0.2.7:1", KEY, {}, "would travel unencrypted"),
-        ("http://192.0.2.7:1", KEY, {"insecure": True}, "engine.adapters is missing"),
+        ("http://192.0.2.7:1", KEY, {}, "would travel unencrypted to http://192.0.2.7:1"),
+        ("http://192.0.2.7:1", KEY, {"insecure_hosts": ["192.0.2.7"]}, "adapters is missing"),
         ("http://localhost:1", KEY + "\n", {}, "must be printable ASCII"),
     ],
 )

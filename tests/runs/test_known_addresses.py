@@ -7,9 +7,9 @@ import pytest
 
 from szpo.cli.app import call
 from szpo.config import settings_file
-from szpo.config.judge import JUDGE_KEY
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
+from szpo.outgoing import JUDGE_KEY
 from szpo.replay import verification
 from szpo.runs import known_addresses, run_engine
 from szpo_simulators.bench.stub_endpoint import SCRIPTS, StubEndpoint

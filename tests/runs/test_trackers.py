@@ -139,6 +139,7 @@ def test_wandb_sends_only_where_its_own_variable_says_so(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", library)
     trackers.WandbTracker(tmp_path).begin(FACTS)
     monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_BASE_URL", "https://api.wandb.ai")
     monkeypatch.setenv("WANDB_PROJECT", "mine")
     trackers.WandbTracker(tmp_path).begin(FACTS)
     assert [(one["mode"], one["project"], one["resume"]) for one in begun] == [

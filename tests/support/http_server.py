@@ -52,7 +52,7 @@ def serving(answer: Callable[[Request], Reply | None]) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(found.content)
 
-        do_GET = do_POST = do_PUT = reply  # noqa: N815
+        do_GET = do_POST = do_PUT = do_CONNECT = reply  # noqa: N815
 
         def log_message(self, format: str, *args: Any) -> None:
             pass

@@ -1,0 +1,164 @@
+"""Requests that carry a key: where it may travel unencrypted, and which proxies may see it.
+
+Addresses of this machine are reached without a proxy. Over plain http a key goes to this machine,
+and to another one only where a setting names its host; no proxy sees it on that way.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import socket
+from collections.abc import Collection
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from szpo.errors import UsageError
+
+JUDGE_KEY: Final = "OPENAI_API_KEY"
+"""Environment variable with the API key of a judge's endpoint."""
+ENGINE_KEY: Final = "VLLM_API_KEY"
+"""Environment variable with the API key of the vLLM servers."""
+KEYS: Final = (
+    JUDGE_KEY, ENGINE_KEY, "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "RAY_AUTH_TOKEN",
+)  # fmt: skip
+"""Environment variables with keys, which no text shows."""
+MIN_SECRET_LENGTH: Final = 8
+"""Shortest key that is removed from texts; a server without keys may be given any short word."""
+_LOOPBACK_NAMES: Final = ("localhost.localdomain", "ip6-localhost", "ip6-loopback")
+
+
+def is_here(host: str) -> bool:
+    """Whether an address's host is this machine: localhost, a loopback address, or its own name.
+
+    Its own name counts only while it stands for loopback addresses alone.
+
+    >>> is_here("localhost"), is_here("127.0.0.9"), is_here("::1"), is_here("10.0.0.5")
+    (True, True, True, False)
+    """
+    name = host.lower().rstrip(".")
+    if name == "localhost" or _is_loopback(name):
+        return True
+    own = socket.gethostname().lower()
+    known = {*_LOOPBACK_NAMES, own, own.partition(".")[0]}
+    if name not in known and not name.endswith(".localhost"):
+        return False
+    try:
+        found = socket.getaddrinfo(name, None)
+    except OSError:
+        return False
+    return all(_is_loopback(str(address[4][0])) for address in found)
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    found = getattr(found, "ipv4_mapped", None) or found
+    return found.is_loopback or found.is_unspecified
+
+
+def read_key(variable: str, url: str, table: str, insecure_hosts: Collection[str]) -> str:
+    """Read the key for an address from an environment variable; empty if it is not set.
+
+    Args:
+        variable: The variable's name.
+        url: The address that will get the key.
+        table: The settings table that names the address, for the message.
+        insecure_hosts: Hosts of other machines to which the key may go over plain http.
+
+    Raises:
+        UsageError: The key fits into no header, or would travel unencrypted.
+    """
+    key = os.environ.get(variable, "")
+    if not (key.isascii() and key.isprintable()):
+        raise UsageError(
+            f"{table}: the key in ${variable} must be printable ASCII, for an HTTP header"
+        )
+    host = urlsplit(url).hostname or ""
+    if key and host not in {name.lower() for name in insecure_hosts}:
+        way_out = f"unset the variable, or set {table}.insecure_hosts to {json.dumps([host])}"
+        require_private(url, f"{table}: the key in ${variable}", way_out)
+    return key
+
+
+def require_private(url: str, what: str, way_out: str) -> None:
+    """Refuse to send a key over plain http to another machine.
+
+    Raises:
+        UsageError: It would be; ``what`` names the key, ``way_out`` what else to do.
+    """
+    where = urlsplit(url)
+    if where.scheme == "http" and not is_here(where.hostname or ""):
+        raise UsageError(
+            f"{what} would travel unencrypted to {without_password(url)}; give an https address, "
+            f"{way_out}"
+        )
+
+
+def without_password(url: str) -> str:
+    """An address without the user name and password in it.
+
+    >>> without_password("http://me:secret@hub:80/a")
+    'http://hub:80/a'
+    """
+    where = urlsplit(url)
+    return where._replace(netloc=where.netloc.rpartition("@")[2]).geturl()
+
+
+# ---- proxies ----
+
+
+def client_options(url: str, key: str) -> dict[str, Any]:
+    """Arguments of an httpx client for an address: none, or those that switch proxies off.
+
+    The environment's proxies are for other machines, and over plain http only without a key.
+    """
+    where = urlsplit(url)
+    direct = is_here(where.hostname or "") or (where.scheme == "http" and key)
+    return {"mounts": dict.fromkeys(("all://", "http://", "https://"))} if direct else {}
+
+
+def avoid_proxies(url: str = "") -> bool:
+    """Keep libraries that make their own clients from using a proxy for this machine.
+
+    Its names, and the address's host if it is one, join ``NO_PROXY`` in this process and those
+    that it starts. Returns whether the variable has changed.
+    """
+    hosts = ["localhost", socket.gethostname(), urlsplit(url).hostname or ""]
+    before = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    known = [name.strip() for name in before.split(",") if name.strip()]
+    new = [host for host in dict.fromkeys(hosts) if host not in known and is_here(host)]
+    if not new or "*" in known:
+        return False
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join([*known, *new])
+    return True
+
+
+def hub_endpoint() -> str:
+    """The address of the Hugging Face Hub, ready to be called: ``HF_ENDPOINT``, or the usual one.
+
+    Raises:
+        UsageError: A token would travel there unencrypted.
+    """
+    from huggingface_hub import close_session, constants, get_token
+
+    url = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
+    if get_token():
+        require_private(url, "HF_ENDPOINT: your token", "or log out of the hub (unset HF_TOKEN)")
+    if avoid_proxies(url):
+        close_session()
+    return url
+
+
+# ---- texts ----
+
+
+def hide_keys(text: str, *keys: str) -> str:
+    """A text without the keys of the environment, and without ``keys``."""
+    for key in (*keys, *(os.environ.get(name, "") for name in KEYS)):
+        if len(key.strip()) >= MIN_SECRET_LENGTH:
+            text = text.replace(key.strip(), "[key]")
+    return text

@@ -1,0 +1,234 @@
+"""A key goes where the settings send it, past proxies on this machine, and is printed nowhere."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import huggingface_hub
+import pytest
+
+from szpo import outgoing
+from szpo.cli import app, commands
+from szpo.cluster import vllm_engine
+from szpo.config.engine import Engine
+from szpo.config.judge import Judge
+from szpo.errors import ResourceError, UsageError
+from szpo.judges import endpoint, llm_judge
+from szpo.judges.llm_judge import LanguageJudge
+from szpo.models import loading
+from szpo.reports import hub
+from szpo.runs import trackers
+from szpo.runs.callbacks import RunFacts
+from szpo_simulators.bench.stub_endpoint import StubEndpoint
+from tests.support import hub_server
+from tests.support.http_server import Reply, Request, serving
+from tests.support.judging import comparison
+
+KEY = "sk-of-this-test-0123456789"
+VARIABLES = ("OPENAI_API_KEY", "VLLM_API_KEY", "HF_TOKEN", "WANDB_API_KEY")
+ELSEWHERE = "http://192.0.2.7:1"
+"""An address that is no machine's (RFC 5737)."""
+FACTS = RunFacts("0123abcd", "mine", {})
+
+
+@pytest.fixture(autouse=True)
+def keys(monkeypatch):
+    """One key for everybody, and nothing that keeps proxies away."""
+    monkeypatch.setattr(endpoint, "ATTEMPTS", 1)
+    monkeypatch.setattr(llm_judge, "RETRIES", 0)
+    for name in VARIABLES:
+        monkeypatch.setenv(name, KEY)
+    for name in ("NO_PROXY", "no_proxy", "WANDB_MODE"):
+        monkeypatch.setenv(name, "")
+
+
+@pytest.fixture
+def proxied(monkeypatch):
+    """What a proxy sees that the environment names for everything."""
+    seen: list[Request] = []
+
+    def answer(request: Request) -> Reply:
+        seen.append(request)
+        return Reply(502)
+
+    with serving(answer) as url:
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            monkeypatch.setenv(name, url)
+            monkeypatch.setenv(name.upper(), url)
+        yield seen
+    huggingface_hub.close_session()  # it knows the proxy
+
+
+def judged(url: str, **settings: Any) -> Any:
+    chosen = Judge(kind="endpoint", base_url=url, on_error="tie", **settings)
+    there = endpoint.connect(chosen)
+    pair = comparison(("a long answer to it", "short"))
+    with contextlib.closing(there.client):
+        made = LanguageJudge(there, chosen, "better")
+        return made.opinion(pair, panelist="p", plus_side="A", key=bytes(16))
+
+
+# ---- proxies ----
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "LocalHost", "0.0.0.0"])
+def test_a_judge_on_this_machine_is_asked_past_every_proxy(name, proxied):
+    with StubEndpoint("longer") as stub:
+        found = judged(stub.url.replace("127.0.0.1", name))
+    assert proxied == []
+    assert found.choice == "A" and stub.headers[0]["authorization"] == f"Bearer {KEY}"
+
+
+def test_a_judge_elsewhere_is_reached_by_a_proxy_unless_it_would_see_the_key(proxied, monkeypatch):
+    monkeypatch.setattr(socket.socket, "connect", refuse_elsewhere)
+    judged(f"{ELSEWHERE}/v1", insecure_hosts=["192.0.2.7"], timeout_s=1)
+    assert proxied == []
+    judged("https://192.0.2.7/v1", timeout_s=5)
+    assert [seen.method for seen in proxied] == ["CONNECT"]
+    monkeypatch.delenv("OPENAI_API_KEY")
+    judged(f"{ELSEWHERE}/v1", timeout_s=5)
+    assert [seen.path for seen in proxied[1:]] == [f"{ELSEWHERE}/v1/chat/completions"]
+    assert KEY not in str(proxied)
+
+
+def refuse_elsewhere(self: socket.socket, address: Any) -> None:
+    """Stands for `socket.socket.connect`: nothing leaves this machine."""
+    if address[0] not in ("127.0.0.1", "::1"):
+        raise ConnectionRefusedError
+    super(socket.socket, self).connect(address)
+
+
+def test_vllm_servers_are_asked_past_every_proxy(proxied):
+    heard: list[Request] = []
+    with serving(lambda request: heard.append(request) or Reply()) as url:
+        assert vllm_engine.unreachable(Engine(kind="vllm", replicas=[url])) is None
+    assert proxied == [] and heard[0].headers["authorization"] == f"Bearer {KEY}"
+
+
+def test_a_hub_on_this_machine_is_used_past_every_proxy(proxied, monkeypatch, tmp_path):
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "README.md").write_text("# A card\n")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    with hub_server.serve() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
+        hub.push(tmp_path / "made", "me/votes", kind="dataset")
+        with pytest.raises(UsageError, match="the hub did not give it"):
+            loading.locate("nobody/nothing-at-all")
+        assert f"Bearer {KEY}" in server.tokens
+        assert any("nothing-at-all" in path for path in server.requests)
+    assert proxied == []
+
+
+def test_a_tracker_on_this_machine_is_used_past_every_proxy(monkeypatch, tmp_path):
+    begun = []
+    library = fake_wandb("http://127.0.0.5:8080")
+    library.init = lambda **_: begun.append(os.environ["NO_PROXY"])
+    monkeypatch.setitem(sys.modules, "wandb", library)
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("NO_PROXY", "example.org")
+    trackers.WandbTracker(tmp_path).begin(FACTS)
+    first, *_, last = begun[0].split(",")
+    assert (first, last) == ("example.org", "127.0.0.5") and os.environ["no_proxy"] == begun[0]
+
+
+def fake_wandb(base_url: str) -> Any:
+    settings = SimpleNamespace(base_url=base_url)
+    return SimpleNamespace(
+        setup=lambda: SimpleNamespace(settings=settings), Settings=dict, init=lambda **_: None
+    )
+
+
+# ---- plain http ----
+
+
+def refused(act: Any) -> str:
+    with pytest.raises(UsageError) as caught:
+        act()
+    text = str(caught.value)
+    assert KEY not in text and "\n" not in text and "unencrypted" in text
+    return text
+
+
+def test_a_key_goes_over_plain_http_only_where_a_setting_names_the_host(monkeypatch, tmp_path):
+    def judge(**settings: Any) -> Any:
+        return endpoint.connect(Judge(kind="endpoint", base_url=f"{ELSEWHERE}/v1", **settings))
+
+    def engine(**settings: Any) -> Any:
+        vllm_engine.demand(Engine(kind="vllm", replicas=[ELSEWHERE], **settings))
+
+    for act, table in ((judge, "judge"), (engine, "engine")):
+        text = refused(act)
+        assert ELSEWHERE in text and f'set {table}.insecure_hosts to ["192.0.2.7"]' in text
+        refused(lambda act=act: act(insecure_hosts=["192.0.2.8", "2.7"]))
+    assert judge(insecure_hosts=["192.0.2.7"]).key == KEY
+    with pytest.raises(UsageError, match=r"engine\.adapters is missing"):
+        engine(insecure_hosts=["192.0.2.7"])
+    monkeypatch.setenv("HF_ENDPOINT", ELSEWHERE)
+    assert "HF_ENDPOINT" in refused(lambda: hub.push(tmp_path, "me/votes", kind="dataset"))
+    assert "HF_ENDPOINT" in refused(lambda: loading.locate("nobody/nothing-at-all"))
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setitem(sys.modules, "wandb", fake_wandb(ELSEWHERE))
+    assert "WANDB_BASE_URL" in refused(lambda: trackers.WandbTracker(tmp_path).begin(FACTS))
+
+
+@pytest.mark.parametrize("key", [f"{KEY}\n", "sk-schlüssel-0123456789"])
+def test_a_key_that_fits_into_no_header_is_refused_in_a_line(key, monkeypatch):
+    for name, act in (
+        ("OPENAI_API_KEY", lambda: judged("http://127.0.0.1:9/v1")),
+        ("VLLM_API_KEY", lambda: vllm_engine.demand(Engine(kind="vllm", replicas=[ELSEWHERE]))),
+    ):
+        monkeypatch.setenv(name, key)
+        with pytest.raises(UsageError, match=rf"\${name} must be printable ASCII") as caught:
+            act()
+        assert key.strip() not in str(caught.value)
+
+
+def test_names_of_this_machine_are_known(monkeypatch):
+    here = ("localhost", "LocalHost.", "127.0.0.1", "127.8.9.10", "::1", "0.0.0.0", "::",
+            "::ffff:127.0.0.1")  # fmt: skip
+    assert all(map(outgoing.is_here, here))
+    resolved = {"box": ["127.0.1.1"], "a.localhost": ["127.0.0.1", "::1"], "far": ["127.0.0.1"]}
+
+    def look(name: str, *_: Any, **__: Any) -> Any:
+        return [(0, 0, 0, "", (address, 0)) for address in resolved[name]]
+
+    monkeypatch.setattr(socket, "gethostname", lambda: "Box.example.org")
+    monkeypatch.setattr(socket, "getaddrinfo", look)
+    assert outgoing.is_here("box") and outgoing.is_here("a.localhost")
+    resolved |= {"box": ["127.0.1.1", "10.0.0.5"], "a.localhost": ["10.0.0.5"]}
+    away = ("box", "a.localhost", "far", "10.0.0.5", "localhost.example.org", "", "127.1")
+    assert not any(map(outgoing.is_here, away))
+
+
+# ---- what is printed ----
+
+
+def test_no_error_warning_or_traceback_holds_a_key(monkeypatch, capsys, tmp_path):
+    def broken(**_: Any) -> None:
+        raise ValueError(f"Illegal header value b'Bearer {KEY}'")
+
+    library = fake_wandb("https://api.wandb.ai")
+    library.init = broken
+    monkeypatch.setitem(sys.modules, "wandb", library)
+    lines: list[str] = []
+    trackers.NeverFatal(trackers.WandbTracker(tmp_path), "wandb", lines.append).begin(FACTS)
+    monkeypatch.setattr(commands.Commands, "main", lambda *_, **given: broken())
+    for options in ([], ["--debug"]):
+        with contextlib.suppress(SystemExit):
+            app.main([*options, "runs"])
+    found = capsys.readouterr()
+    assert "Traceback" in found.err and found.err.count("Bearer [key]") == 2
+    assert "Bearer [key]" in lines[0] and KEY not in found.out + found.err + lines[0]
+
+
+def test_a_password_in_the_hubs_address_is_not_printed(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_ENDPOINT", "http://me:secret-word@127.0.0.1:9")
+    with pytest.raises(ResourceError, match="cannot be reached") as caught:
+        hub.push(tmp_path, "me/votes", kind="dataset")
+    assert "secret-word" not in str(caught.value)
