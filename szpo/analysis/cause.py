@@ -113,9 +113,7 @@ def read(ledger: Ledger, found: Findings) -> tuple[str, bool]:
     """
     cast, automatic, ties = _count(ledger)
     votes, asked = cast + count_earlier(ledger), cast + automatic
-    first = agreement.within(evidence.read(ledger).totals)
-    second = agreement.second_opinions(ledger)
-    alike = share(first.hits + second.hits, first.of + second.of)
+    alike = agreement.within(evidence.read(ledger).totals)  # with those of second people
     unknown = found.taught is None and not found.undecided
     look = unknown and votes >= MIN_VOTES and alike.of < PAIRS
     same = _count_same(ledger, cast, automatic, ties)

@@ -165,7 +165,7 @@ def test_who_disagrees_is_asked_more_clearly_in_the_words_that_they_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any], then: str
 ) -> None:
     pairs = share(24, 50)
-    monkeypatch.setattr(cause.agreement, "second_opinions", lambda _: pairs)
+    monkeypatch.setattr(cause.agreement, "within", lambda _: pairs)
     with new_ledger(tmp_path / "run.db", settings_of()) as ledger:
         teach(ledger, 120, [])
         monkeypatch.setattr(ledger, "spec", {**ledger.spec, "config": config})

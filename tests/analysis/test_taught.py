@@ -80,7 +80,7 @@ def test_a_run_without_named_features_says_why_it_taught_nothing(
     assert "too few" in read(ledger).why  # undecided
     record(ledger, 120, Findings(-1.0, chance=0.8))
     assert read(ledger).why.startswith("the voters disagree, or want what these coordinates")
-    monkeypatch.setattr(cause.agreement, "second_opinions", lambda _: share(34, 50))
+    monkeypatch.setattr(cause.agreement, "within", lambda _: share(34, 50))
     assert read(ledger).why.startswith("the voters agree (in 34 of 50 pairs")
     monkeypatch.setattr(text_taste, "read", lambda _: (48, (COMMAS,)))
     said = str(read(ledger))

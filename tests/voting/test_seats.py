@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, strategies
 from hypothesis import strategies as st
 
-from szpo.analysis import agreement, evidence
+from szpo.analysis import agreement, cause, evidence
 from szpo.errors import UsageError
+from szpo.optim.rules.findings import Findings
 from szpo.replay import verification
 from szpo.reports import html_report
 from szpo.training import results
@@ -228,7 +229,9 @@ def test_sides_are_opposite_so_that_one_who_always_takes_a_side_agrees_with_nobo
     assert life.answer(0, "A") is None
 
 
-def test_agreement_is_known_with_one_vote_on_each_comparison_and_nobody_counts_as_late(life):
+def test_agreement_is_known_with_one_vote_on_each_comparison_and_nobody_counts_as_late(
+    life, monkeypatch
+):
     life.go(2)
     first = {v.comparison: v for step in range(2) for v in counting.counted(life.ledger, step)}
     assert not agreement.agreement(evidence.read(life.ledger))["same"].of
@@ -254,6 +257,11 @@ def test_agreement_is_known_with_one_vote_on_each_comparison_and_nobody_counts_a
     # Whoever voted in the rounds is held against the others' votes on the same direction.
     assert {row["agreement"] for row in rows.values() if row["votes"] != "0"} == {"100%"}
     assert all(row["late"] == "0" for row in rows.values())
+    # Why votes show nothing: each pair counts once.
+    monkeypatch.setattr(cause, "MIN_VOTES", 8)
+    for needed, told in ((8, "the voters agree (in 6 of 8 pairs"), (9, "the voters disagree, or")):
+        monkeypatch.setattr(cause, "PAIRS", needed)
+        assert cause.read(life.ledger, Findings(0.0, taught=(), chance=1.0))[0].startswith(told)
     number = next(iter(second_seats.vote_ids(life.ledger)))
     before = sum(map(len, second_seats.votes(life.ledger).values()))
     life.service.amend(number, "exclude", "a test", "olga")
