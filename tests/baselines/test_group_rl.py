@@ -26,13 +26,10 @@ METHODS: dict[str, Any] = {"grpo": group_rl.Grpo, "rloo": group_rl.Rloo}
 
 
 def cheerful(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[float]:
-    """A verifier: 1 for an answer in good mood."""
     return [float(mood(answer) > 0) for answer in answers]
 
 
-def advantages(
-    method: str, monkeypatch: pytest.MonkeyPatch, rewards: list[float], **settings: Any
-) -> list[float]:
+def advantages(method: str, monkeypatch: pytest.MonkeyPatch, rewards: list[float]) -> list[float]:
     """What the trainer makes of one group of answers with these rewards."""
     seen: list[torch.Tensor] = []
     drawing = group_rl._sampling_class
@@ -47,23 +44,24 @@ def advantages(
         return Watched
 
     monkeypatch.setattr(group_rl, "_sampling_class", watch)
-    recipe = METHODS[method](steps=1, prompts=1, samples=len(rewards), **settings)
+    recipe = METHODS[method](steps=1, prompts=1, samples=len(rewards))
     group_rl.train(tiny_actor(), PROMPTS[:1], lambda p, a: rewards, recipe, seed=0)
     return [float(x) for x in seen[0]]
 
 
-def test_grpo_divides_by_the_standard_deviation_of_a_sample(monkeypatch):
-    # Mean .5; sample standard deviation √(4 · .25 / 3) = .57735; .5/.57735 = .8660. TRL adds
-    # 1e-4 to the denominator: .86588. A population's deviation would give 1.
-    found = advantages("grpo", monkeypatch, [1.0, 0.0, 0.0, 1.0])
-    assert found == pytest.approx([0.8660, -0.8660, -0.8660, 0.8660], abs=2e-4)
-    assert found[0] == pytest.approx(0.5 / ((1 / 3) ** 0.5 + 1e-4), abs=1e-6)
-
-
-def test_rloo_compares_with_the_mean_of_the_others(monkeypatch):
-    # 1 − (0 + 0 + 1)/3 = 2/3 and 0 − (1 + 0 + 1)/3 = −2/3; at the start there is no KL to charge.
-    found = advantages("rloo", monkeypatch, [1.0, 0.0, 0.0, 1.0])
-    assert found == pytest.approx([2 / 3, -2 / 3, -2 / 3, 2 / 3], abs=1e-6)
+@pytest.mark.parametrize(
+    ("method", "size"),
+    [
+        # Mean .5; sample standard deviation √(4 · .25 / 3) = .57735; .5/.57735 = .8660. TRL adds
+        # 1e-4 to the denominator: .86588. A population's deviation would give 1.
+        ("grpo", 0.5 / ((1 / 3) ** 0.5 + 1e-4)),
+        # The mean of the others: 1 − (0 + 0 + 1)/3 = 2/3; at the start there is no KL to charge.
+        ("rloo", 2 / 3),
+    ],
+)
+def test_an_advantage_is_that_of_a_group_of_four(method, size, monkeypatch):
+    found = advantages(method, monkeypatch, [1.0, 0.0, 0.0, 1.0])
+    assert found == pytest.approx([size, -size, -size, size], abs=1e-6)
 
 
 @pytest.mark.parametrize("method", METHODS)

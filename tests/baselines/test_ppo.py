@@ -24,22 +24,10 @@ from szpo.models import loading
 from szpo.models import tiny as tiny_model
 from szpo.models.logprobs import Sample, batches
 from szpo.types import Answer, Prompt
-from tests.support.baseline_actors import fresh, tiny_actor
+from tests.support.baseline_actors import WORDS, fresh, length, tiny_actor
 
 PROMPTS = [Prompt.user(f"w{i} w{i + 1}") for i in range(7, 17)]
 SHORT = ppo.Recipe(steps=2, prompts=6, epochs=2, rate=1e-2)
-
-
-def length(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[float]:
-    return [float(len(answer.text.split())) for answer in answers]
-
-
-def move() -> Actor:
-    """An actor whose starting adapter does something."""
-    made = tiny_actor()
-    draw = np.random.default_rng(3)
-    start = {name: draw.normal(size=v.shape, scale=0.2) for name, v in made.start().items()}
-    return Actor(made.loaded, made.sites, start, sampling=made.sampling, seed=1)
 
 
 @pytest.fixture
@@ -96,7 +84,10 @@ def test_each_token_learns_from_its_own_answer():
 def test_first_update_of_every_step_has_ratio_one_and_the_start_has_no_penalty():
     moments: list[Moment] = []
     how = replace(SHORT, minibatches=1, epochs=3, steps=3)
-    ppo.train(move(), PROMPTS, length, how, seed=4, on_step=moments.append)
+    made, draw = tiny_actor(), np.random.default_rng(3)
+    start = {name: draw.normal(size=v.shape, scale=0.2) for name, v in made.start().items()}
+    actor = Actor(made.loaded, made.sites, start, sampling=made.sampling, seed=1)
+    ppo.train(actor, PROMPTS, length, how, seed=4, on_step=moments.append)
     for moment in moments:
         assert moment.figures["first_ratio_gap"] == 0.0
         assert moment.figures["ratio_gap"] > 1e-4  # the later epochs, whose policy has moved
@@ -135,25 +126,24 @@ def test_what_cannot_be_trained_is_refused():
     for sampling in (Sampling(top_p=0.9), Sampling(top_k=5), Sampling(temperature=0)):
         with pytest.raises(UsageError, match=r"set generation\.top_p to 1"):
             ppo.train(tiny_actor(sampling=sampling), PROMPTS, length, SHORT, seed=0)
-    with pytest.raises(UsageError, match="no prompts"):
-        ppo.train(tiny_actor(), [], length, SHORT, seed=0)
-    with pytest.raises(UsageError, match="gave 1 numbers for 6 answers"):
-        ppo.train(tiny_actor(), PROMPTS, lambda p, a: [1.0], SHORT, seed=0)
+    for prompts, reward, says in (
+        ([], length, "no prompts"), (PROMPTS, lambda p, a: [1.0], "gave 1 numbers for 6 answers"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=says):
+            ppo.train(tiny_actor(), prompts, reward, SHORT, seed=0)
 
 
 def test_a_verifier_is_learned_from_on_the_tiny_model(tiny):
     """The share of answers in a good mood, held-out topics, before and after 12 steps."""
-    good, bad = (
-        {w for part in tiny_model.MOODS[m].values() for w in part} for m in ("good", "bad")
-    )
 
     def cheerful(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[float]:
         found = [set(words(answer.text)) for answer in answers]
-        return [float(bool(good & words) and not bad & words) for words in found]
+        return [float(bool(WORDS["good"] & said) and not WORDS["bad"] & said) for said in found]
 
-    topics, held = tiny_model.TOPICS[:16], tiny_model.TOPICS[16:]
-    asked = [Prompt.user(ask.format(topic=topic)) for ask in tiny_model.ASKS for topic in topics]
-    heldout = [Prompt.user(ask.format(topic=topic)) for ask in tiny_model.ASKS for topic in held]
+    asked, heldout = (
+        [Prompt.user(ask.format(topic=topic)) for ask in tiny_model.ASKS for topic in topics]
+        for topics in (tiny_model.TOPICS[:16], tiny_model.TOPICS[16:])
+    )
 
     def rate(start: bool) -> float:
         rows = tiny.sample(heldout, 2, seed=9, base=start)

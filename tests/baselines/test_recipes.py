@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,48 +39,28 @@ FIELDS = [
     (dpo.Recipe, {"steps": 0}, "dpo: steps: input should be greater than or equal to 1 (got 0)"),
     (sft.Recipe, {"epochs": math.inf}, "sft: epochs: input should be a finite number (got inf)"),
     (simpo.Recipe, {"learning_rate": math.nan}, "learning_rate: input should be greater than 0"),
-    (
-        reward_model.Recipe,
-        {"schedule": "foo"},
-        "reward-model: schedule: input should be",
-    ),
+    (reward_model.Recipe, {"schedule": "foo"}, "reward-model: schedule: input should be"),
     (dpo.Recipe, {"optimizer": "foo"}, "'sgd'"),
     (dpo.Recipe, {"dropout": 1.0}, "dropout: input should be less than 1 (got 1.0)"),
     (dpo.Recipe, {"loss": "exo_pair"}, "dpo: label_smoothing must be above 0 for exo_pair"),
     (dpo.Rounds, {"rows": 0}, "iterative-dpo: rows: input should be greater than or equal to 1"),
     (simpo.Recipe, {"gamma": -0.5}, "gamma: input should be greater than or equal to 0"),
     (group_rl.Grpo, {"loss": "foo"}, "grpo: loss: input should be 'grpo', 'bnpo'"),
-    (
-        group_rl.Rloo,
-        {"prompts": 3, "samples": 3, "passes": 2},
-        "9 answers of a step do not",
-    ),
+    (group_rl.Rloo, {"prompts": 3, "samples": 3, "passes": 2}, "9 answers of a step do not"),
     (ppo.Recipe, {"gamma": 1.5}, "gamma: input should be less than or equal to 1"),
     (ppo.Recipe, {"minibatches": 99}, "99 minibatches of 32 answers"),
-    (
-        self_rewarding.Recipe,
-        {"candidates": 1},
-        "candidates: input should be greater",
-    ),
+    (self_rewarding.Recipe, {"candidates": 1}, "candidates: input should be greater"),
 ]
 
 
 def test_fields_of_one_method():
     for kind, given, words in FIELDS:
-        with case(kind, given, words):
-            with pytest.raises(UsageError) as caught:
-                kind(**given)
-            assert words in str(caught.value)
-
-
-@pytest.mark.parametrize("method", registry.NAMES)
-def test_the_default_recipe_of_every_method_is_one(method):
-    assert registry.recipe(method, {}) == registry.recipe(method, {})
-
-
-def test_a_recipe_that_is_changed_by_name_is_looked_at_again():
+        with case(kind, given), pytest.raises(UsageError, match=re.escape(words)):
+            kind(**given)
+    for method in registry.NAMES:
+        assert registry.recipe(method, {}) == registry.recipe(method, {})
     with pytest.raises(UsageError, match="dpo: steps: input should be greater"):
-        registry.recipe("notebook-dpo", {"steps": "0"})
+        registry.recipe("notebook-dpo", {"steps": "0"})  # looked at again
     assert notebook_dpo.RECIPE.steps == 50
 
 
@@ -182,9 +163,12 @@ def test_a_batch_verdict_is_a_pair_for_each_row_that_differs(ledger):
     assert (found.records, found.ties) == (2, 0)
 
 
-def test_votes_that_cancel_are_a_tie_and_open_rounds_say_nothing(ledger):
+def test_votes_that_cancel_are_a_tie_excluded_ones_none_and_open_rounds_say_nothing(ledger):
     vote(ledger, "ann", "c0", "plus")
     vote(ledger, "ben", "c0", "minus")
+    vote(ledger, "ann", "c1", "plus")
+    excluded = ledger.votes(0)[-1]["vote"]
+    VoteService(ledger).amend(excluded, "exclude", "by mistake", "ann")
     assert read_pairs(ledger).pairs == ()
     found = close(ledger)
     assert (words(found), found.ties, found.records) == ([], 1, 1)
@@ -202,17 +186,10 @@ def test_a_note_goes_before_the_verdict_on_the_batch(ledger):
     ]
 
 
-def test_an_excluded_vote_gives_no_pair(ledger):
-    vote(ledger, "ann", "c0", "plus")
-    VoteService(ledger).amend(ledger.votes(0)[0]["vote"], "exclude", "by mistake", "ann")
-    assert close(ledger).pairs == ()
-
-
 def test_pairs_go_out_in_trls_format_and_come_back(ledger, tmp_path):
     vote(ledger, "ann", "c0", "plus", {2: "minus"})
     found = close(ledger)
     preference_files.write(tmp_path / "pairs.jsonl", found.pairs)
-    again = preference_files.read(tmp_path / "pairs.jsonl").pairs
-    assert [(p.prompt, p.chosen.text, p.rejected.text, p.source, p.votes) for p in again] == [
-        (p.prompt, p.chosen.text, p.rejected.text, p.source, p.votes) for p in found.pairs
-    ]
+    again = preference_files.read(tmp_path / "pairs.jsonl")
+    assert words(again) == words(found)
+    assert [p.prompt for p in again.pairs] == [p.prompt for p in found.pairs]

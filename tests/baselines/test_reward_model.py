@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -80,7 +81,7 @@ def test_it_is_the_same_beside_an_actor_in_training():
         assert model(PROMPTS[:2], [GOOD, BAD]) == before
 
 
-def test_it_comes_back_from_disk_and_knows_its_base(tmp_path):
+def test_it_comes_back_from_disk_and_knows_its_base_and_its_tensors(tmp_path):
     base = loaded("llama")
     model, _ = reward_model.train(base, Preferences(pairs()[:4]), FAST, seed=2)
     model.save(tmp_path)
@@ -90,24 +91,12 @@ def test_it_comes_back_from_disk_and_knows_its_base(tmp_path):
         reward_model.load(tmp_path, replace(base, sha256="1" * 64))
     with pytest.raises(UsageError, match="holds no reward model"):
         reward_model.load(tmp_path / "none", base)
-
-
-def test_a_reward_model_that_lacks_a_tensor_is_refused_in_a_line(tmp_path):
-    base = loaded("llama")
-    model, _ = reward_model.train(base, Preferences(pairs()[:4]), replace(FAST, steps=1), seed=2)
-    model.save(tmp_path)
     path = tmp_path / "adapter_model.safetensors"
     tensors = load_file(path)
     lost = tensors.popitem()[0]
     save_file(tensors, path)
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError, match=f"^the adapter has no tensor {re.escape(lost)}; it does"):
         reward_model.load(tmp_path, base)
-    assert str(caught.value) == f"the adapter has no tensor {lost}; it does not fit this model"
-
-
-def test_nothing_to_learn_from_is_one_line():
-    with pytest.raises(RunError, match="all 7 answers were ties or skips"):
-        reward_model.train(loaded("llama"), Preferences([], ties=7), seed=0)
 
 
 def test_a_bf16_base_has_an_fp32_reward_model():
@@ -116,6 +105,8 @@ def test_a_bf16_base_has_an_fp32_reward_model():
     model, _ = reward_model.train(base, Preferences(pairs()[:4]), recipe, seed=0)
     # A step of 1e-6 does not survive in bf16.
     assert 0 < np.abs(model.head).max() == pytest.approx(1e-6, rel=0.05)
+    with pytest.raises(RunError, match="all 7 answers were ties or skips"):
+        reward_model.train(base, Preferences([], ties=7), seed=0)
 
 
 @pytest.mark.parametrize("method", [name for name in TRAIN if name != "reward-model"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 from collections.abc import Iterator
@@ -56,25 +57,21 @@ def test_without_the_extra_it_is_refused_in_a_line(tmp_path, monkeypatch, capsys
 def test_too_many_workers_and_addresses_that_are_shut_or_open_are_refused(monkeypatch):
     pretend_ray(monkeypatch)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    with pytest.raises(UsageError, match=r"engine\.workers 3 with engine\.cpus 1 each need 3 co"):
-        ray_engine.demand(Engine(kind="ray", workers=3))
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.delenv("RAY_USE_TLS", raising=False)
     ray_engine.demand(Engine(kind="ray", workers=2))
-    pretend_ray(monkeypatch)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    for address, words in (
-        (f"127.0.0.1:{port}", "cannot be reached"),
-        ("elsewhere", "is not host:port"),
-        ("127.0.0.1:99999", "cannot be reached"),
+    for settings, words in (
+        ({"workers": 3}, r"engine\.workers 3 with engine\.cpus 1 each need 3 co"),
+        ({"address": f"127.0.0.1:{port}"}, "cannot be reached"),
+        ({"address": "elsewhere"}, "is not host:port"),
+        ({"address": "127.0.0.1:99999"}, "cannot be reached"),
+        ({"address": "192.0.2.7:6379"}, "lets whoever reaches it run code"),
     ):
-        with pytest.raises(UsageError, match=words):
-            ray_engine.demand(Engine(kind="ray", address=address))
-    pretend_ray(monkeypatch)
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    monkeypatch.delenv("RAY_USE_TLS", raising=False)
-    with pytest.raises(UsageError, match="lets whoever reaches it run code"):
-        ray_engine.demand(Engine(kind="ray", address="192.0.2.7:6379"))
+        with case(settings), pytest.raises(UsageError, match=words):
+            ray_engine.demand(Engine(kind="ray", **settings))
 
 
 UNFIT = {
@@ -95,10 +92,8 @@ UNFIT = {
 
 def test_settings_that_do_not_fit_are_refused():
     for sets, words in UNFIT.items():
-        with case(sets):
-            with pytest.raises(UsageError) as error:
-                settings_file.load(sets=sets.split())
-            assert words in str(error.value)
+        with case(sets), pytest.raises(UsageError, match=re.escape(words)):
+            settings_file.load(sets=sets.split())
 
 
 @pytest.fixture(scope="module")
@@ -117,11 +112,16 @@ def described_of(policy: LoraPolicy) -> Described:
     return context.describe(policy.loaded.name, dtype="fp32")
 
 
-def test_a_worker_holds_what_the_controller_holds(policy):
+def test_a_worker_holds_what_the_controller_holds_and_computes_on_its_kind_of_device(
+    policy, monkeypatch
+):
     mine = worker.identity(policy.loaded, policy.local)
     there = worker.Worker(setup_of(policy)).identify()
     assert worker.describe_difference(mine, there) is None
     assert mine["canary"] and mine["factors_sha256"]
+    pretend_ray(monkeypatch)
+    with pytest.raises(UsageError, match=r"engine\.gpus 1 does not go with model\.device cpu"):
+        remote.start(Engine(kind="ray", gpus=1), described_of(policy))
 
 
 def test_another_basis_seed_or_library_is_noticed(policy):
@@ -172,7 +172,6 @@ def ray():
 
 @contextlib.contextmanager
 def started(policy: LoraPolicy, count: int) -> Iterator[ray_engine.RayTransport]:
-    """The policy answered by so many workers, inside the block."""
     here = policy.local
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "cpu_count", lambda: 4)
@@ -227,12 +226,6 @@ def test_a_worker_without_the_model_or_with_another_is_refused(policy, ray, monk
         assert words in str(raised.value)
     with pytest.raises(UsageError, match="need 9 CPUs, the cluster has 3"):
         ray_engine.connect(Engine(kind="ray", workers=9))
-
-
-def test_workers_compute_on_the_runs_kind_of_device(policy, monkeypatch):
-    pretend_ray(monkeypatch)
-    with pytest.raises(UsageError, match=r"engine\.gpus 1 does not go with model\.device cpu"):
-        remote.start(Engine(kind="ray", gpus=1), described_of(policy))
 
 
 @needs_ray

@@ -165,6 +165,9 @@ def test_a_policy_goes_on_answering_when_a_judge_is_loaded_beside_it(here, there
     local, remote_policy = policies(here, here, there)
     there.beside(str(folder_run.model(tmp_path, "gpt2")))
     assert remote_policy.sample(PROMPTS[:2], seed=0) == local.sample(PROMPTS[:2], seed=0)
+    with pytest.raises(RunError, match="canary"):  # an error of the request is the run's
+        same = [Shift(0, k, 1, 2.0**-60) for k in (0, 1)]
+        remote_policy.rollout([PROMPTS[:2]] * 2, same, seed=4)
 
 
 def test_requests_in_coordinates_that_were_left_are_refused(here, there):
@@ -181,13 +184,6 @@ def test_tensors_of_another_model_are_refused_by_the_worker(here, there):
     bad = Subspace(good.kind, good.sites, wide, good.start, good.basis)
     with pytest.raises(IntegrityError, match=r"in the run, \(1, .*\) in this model"):
         there.at(bad, parameters.Space(5, bad.layout, Law()))
-
-
-def test_an_error_of_the_request_is_the_runs(here, there):
-    (policy,) = policies(here, there)
-    with pytest.raises(RunError, match="canary"):
-        same = [Shift(0, k, 1, 2.0**-60) for k in (0, 1)]
-        policy.rollout([PROMPTS[:2]] * 2, same, seed=4)
 
 
 def test_workers_that_do_not_come_are_not_waited_for_for_ever(model, monkeypatch):
@@ -208,14 +204,13 @@ def test_workers_that_do_not_come_are_not_waited_for_for_ever(model, monkeypatch
 
 
 def test_two_workers_with_different_models_end_the_run(model):
-    shown = {"base_sha256": "a" * 64, "hardware": None}
     facts = context.describe(str(model), dtype="fp32")
-    mine = worker.expect(facts, None)
+    shown = {**worker.expect(facts, None), "base_sha256": "a" * 64, "hardware": None}
 
     class Different(near_workers.NearWorkers):
         def _admit(self) -> None:
-            assert self._check({**mine, **shown}) is None
-            raise IntegrityError(str(self._check({**mine, **shown, "base_sha256": "b" * 64})))
+            assert self._check(shown) is None
+            raise IntegrityError(str(self._check({**shown, "base_sha256": "b" * 64})))
 
     with pytest.raises(IntegrityError, match=r"its base_sha256 is .bbbb.*the run's is .aaaa"):
         remote.RemoteHost(
@@ -244,9 +239,8 @@ def request(what: Any = "kl") -> ReadRequest:
 def test_a_reading_request_comes_back_as_it_was():
     sent = request()
     found = ReadRequest.from_message(near_workers.crossed(sent.to_message()))
-    assert (found.what, found.prompts, found.answers, found.owner, found.temperature) == (
-        sent.what, sent.prompts, sent.answers, sent.owner, sent.temperature,
-    )  # fmt: skip
+    for name in ("what", "prompts", "answers", "owner", "temperature"):
+        assert getattr(found, name) == getattr(sent, name)
     for one, other in zip(found.thetas, sent.thetas, strict=True):
         assert np.array_equal(one["z"], other["z"])
     nothing = ReadRequest.from_message(ReadRequest("logprobs", (), (), start=True).to_message())

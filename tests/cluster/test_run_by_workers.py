@@ -53,11 +53,6 @@ def read(path: Path) -> tuple[Any, ...]:
         return theta_digests(ledger), votes, kl, ledger.row["base_sha256"]
 
 
-def events(path: Path, kind: str) -> list[Any]:
-    with Ledger.open(path, readonly=True) as ledger:
-        return [event["body"] for event in ledger.events(kind)]
-
-
 def test_a_run_by_workers_is_the_run_made_here(tmp_path, model, hosts, monkeypatch):
     """Set-up, panel, votes, weights and the guard's KL; afterwards the workers are let go."""
     paths = []
@@ -70,16 +65,13 @@ def test_a_run_by_workers_is_the_run_made_here(tmp_path, model, hosts, monkeypat
     (host,) = hosts
     assert isinstance(host.transport, near_workers.NearWorkers)
     assert host.transport.closed and {"places", "read", "rows"} == set(host.transport.tasks)
-
-    resume = ["run", "--resume", str(paths[1])]
-    assert (
-        call([*resume, "--set", "engine.workers=1", "--set", "engine.address=10.0.0.5:6379"]) == 0
-    )
-    assert call(resume) == 0  # from now on the workers are there
+    moved = {"address": "10.0.0.5:6379", "workers": 1}
+    assert resume(paths[1], *(f"engine.{name}={value}" for name, value in moved.items())) == 0
+    assert resume(paths[1]) == 0  # from now on the workers are there
     assert [host._engine.workers for host in hosts] == [2, 1, 1]
-    assert events(paths[1], run_engine.ENGINE_CHANGED) == [
-        {"address": "10.0.0.5:6379", "workers": 1}
-    ]
+    with Ledger.open(paths[1], readonly=True) as ledger:
+        changes = [event["body"] for event in ledger.events(run_engine.ENGINE_CHANGED)]
+    assert changes == [moved]
     assert read(paths[0]) == read(paths[1])
 
 
@@ -106,20 +98,23 @@ def path(tmp_path_factory, model):
         return folder_run.make(tmp_path_factory.mktemp("run"), *RAY, model_folder=model)
 
 
+def resume(path: Path, *sets: str) -> int:
+    return call(["run", "--resume", str(path), *(w for text in sets for w in ("--set", text))])
+
+
 @pytest.mark.parametrize(
     ("sets", "words"),
     [
-        (["engine.chunk_rows=4"], "engine.chunk_rows stays as the run began with it"),
-        (["engine.kind=local"], "engine.kind stays as the run began with it"),
-        (["engine.cpus=2"], "only engine.address and engine.workers can change"),
-        (["run.votes=99"], "can change (for more votes: --votes +40)"),
-        (["engine.workers=0"], "engine.workers must be a whole number >= 1"),
+        ("engine.chunk_rows=4", "engine.chunk_rows stays as the run began with it"),
+        ("engine.kind=local", "engine.kind stays as the run began with it"),
+        ("engine.cpus=2", "only engine.address and engine.workers can change"),
+        ("run.votes=99", "can change (for more votes: --votes +40)"),
+        ("engine.workers=0", "engine.workers must be a whole number >= 1"),
     ],
 )
 def test_what_answers_depend_on_stays_when_a_run_is_resumed(path, hosts, capsys, sets, words):
     capsys.readouterr()
-    every = [word for text in sets for word in ("--set", text)]
-    assert call(["run", "--resume", str(path), *every]) == 2
+    assert resume(path, sets) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line and hosts == []
 
@@ -127,7 +122,7 @@ def test_what_answers_depend_on_stays_when_a_run_is_resumed(path, hosts, capsys,
 def test_a_local_run_has_no_workers_to_move(tmp_path, model, capsys):
     local = folder_run.make(tmp_path, model_folder=model)
     capsys.readouterr()
-    assert call(["run", "--resume", str(local), "--set", "engine.workers=2"]) == 2
+    assert resume(local, "engine.workers=2") == 2
     assert 'goes with workers; this run has engine.kind "local"' in capsys.readouterr().err
 
 
@@ -228,10 +223,7 @@ def test_the_doctor_says_what_is_wrong_with_an_engine(monkeypatch):
         raise UsageError("engine.address 10.0.0.5:6379 cannot be reached (no route)")
 
     monkeypatch.setattr(ray_engine, "demand", refuse)
-    config = settings_file.load(sets=["engine.kind=ray"])
-    (check,) = run_engine.examine(config)
-    assert (check.status, check.text.split(" (")[0]) == (
-        "fail", "engine.address 10.0.0.5:6379 cannot be reached",
-    )  # fmt: skip
+    (check,) = run_engine.examine(settings_file.load(sets=["engine.kind=ray"]))
+    assert check.status == "fail" and check.text.startswith("engine.address 10.0.0.5:6379 cannot")
     (check,) = run_engine.examine(settings_file.load())
     assert check.text == "local: the run's own process holds the model"
