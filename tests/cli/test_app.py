@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -172,16 +171,12 @@ def test_votes_that_cannot_be_added_leave_the_record_as_it_was(yard, given, says
     assert len(before) == yard.stat().st_size
 
 
-def test_votes_are_added_to_no_run_that_is_held_elsewhere_or_of_an_older_version(tmp_path, capsys):
+def test_votes_are_added_to_no_run_that_is_held_elsewhere(tmp_path, capsys):
     path = yard_run.finished(tmp_path)
     with Ledger.open(path) as ledger, lease.hold(ledger, "elsewhere:1:a:b"):
         assert call(["run", "--resume", str(path), "--votes", "+8"]) == 3
         assert "driven by elsewhere:1:a:b, whose lease lasts 60 s more" in capsys.readouterr().err
         assert not list(ledger.events("budget"))
-    old = tmp_path / "bayes.db"
-    shutil.copy(Path(__file__).parents[1] / "ledgers" / "superseded" / "bayes.db", old)
-    assert call(["run", "--resume", str(old), "--votes", "+8"]) == 2
-    assert "so the run cannot go on here" in capsys.readouterr().err
     assert call(["run", "--votes", "+8"]) == 2
     assert "for a new run: --set run.votes=40" in capsys.readouterr().err
     assert call(["run", "--resume", "--votes", "+40"]) == 2

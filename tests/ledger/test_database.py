@@ -35,9 +35,6 @@ def plan_step(run, step=0, epoch=None):
     return epoch
 
 
-# ---- making and opening ----
-
-
 def test_what_was_created_is_read_back(tmp_path):
     start = np.arange(4, dtype=np.float32)
     basis = np.ones((3, 4), np.float64)
@@ -147,9 +144,6 @@ def test_a_forked_process_must_open_its_own(run):
     run._pid -= 1
 
 
-# ---- appending ----
-
-
 @pytest.mark.parametrize("table", APPEND_ONLY)
 def test_append_only_tables_refuse_update_delete_and_replace(tmp_path, table):
     with small_run(tmp_path / "full.db") as run:
@@ -210,9 +204,6 @@ def test_events_chain_from_the_spec(run):
         run.record_event("rows", "test", {})
 
 
-# ---- steps ----
-
-
 def test_a_step_only_goes_forward(run):
     epoch = plan_step(run)
     for state in ("open", "applied"):
@@ -247,9 +238,6 @@ def test_an_operator_needs_a_reason(run):
     plan_step(run)
     with pytest.raises(UsageError, match="reason"):
         steps.close(run, 0, steps.Closing("operator"))
-
-
-# ---- the lease ----
 
 
 def test_one_controller_at_a_time_and_a_clock_that_jumped_back_locks_nobody_out(run):
@@ -303,9 +291,6 @@ def test_a_process_of_another_container_is_not_taken_for_dead(run, space):
         lease.acquire(run)
     run.clock.now += 60_000_001
     lease.acquire(run)  # its lease ran out
-
-
-# ---- the disk ----
 
 
 @pytest.mark.skipif(os.name != "posix", reason="elsewhere an open file keeps its name")

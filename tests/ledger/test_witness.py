@@ -271,9 +271,6 @@ def test_a_head_never_goes_back(tmp_path):
     assert (head.event, head.sha256) == (6, f"{6:064}")
 
 
-# ---- several processes, and a kill between commit and witness ----
-
-
 def note(path, times):
     with Ledger.open(path) as ledger:
         for number in range(times):

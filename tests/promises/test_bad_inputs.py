@@ -297,13 +297,9 @@ def test_base_model_differs(folder, refused):
     assert re.search(r"was made with [0-9a-f]{16}…?, found [0-9a-f]{16}", message)
 
 
-@pytest.mark.full
-def test_run_exists(yard, refused):
+def test_places_that_a_run_cannot_have(yard, refused, tmp_path):
     message = refused(4, *yard_run.arguments(yard.parent.parent, "run.name=yard"))
     assert message.startswith(f"{yard} exists; continue it with: szpo run --resume {yard}, ")
-
-
-def test_folder_cannot_be_written(refused, tmp_path):
     (tmp_path / "runs").write_text("a file stands where the folder should be")
     message = refused(4, *yard_run.arguments(tmp_path))
     assert message.startswith(f"{tmp_path / 'runs'} cannot be written")

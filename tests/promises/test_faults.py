@@ -103,9 +103,6 @@ def harmed(path, expected, harm, *arguments):
         yield ended
 
 
-# ---- the first write fails, the second, … ----
-
-
 class Fault:
     """Counts a ledger's writing statements; the chosen one is killed, refused, or lacks space."""
 
@@ -142,9 +139,6 @@ def test_any_one_write_may_be_the_last_or_be_refused(path, expected, action, cod
     ends = list(harmed(path, expected, attempt, action, stride))
     assert set(ends) == {code}
     assert stride * len(ends) > 60  # the enumeration did reach every phase
-
-
-# ---- a disk that is really full ----
 
 
 def limited(path, number):
@@ -218,9 +212,6 @@ def test_a_small_file_system_that_is_full(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "full after" in done.stdout
     assert "database or disk is full; nothing was stored" in done.stdout
-
-
-# ---- files that cannot be written, locks, clocks ----
 
 
 def test_a_read_only_file_is_read_and_refuses_writes_in_words(path):
@@ -318,9 +309,6 @@ def test_a_clock_that_jumps_a_day_changes_no_count(path, expected, jump):
             assert len(ledger.votes()) == sum(counts) + (at in others)
             assert verification.verify(ledger).ok
     assert len(others) == 2  # once in each step
-
-
-# ---- a controller that slept through its lease: it wakes up to a run that is another's ----
 
 
 def asleep(path, name):

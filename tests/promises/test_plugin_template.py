@@ -16,8 +16,8 @@ from typer import main as typer_main
 from szpo import plugins
 from szpo.analysis import features
 from szpo.cli.app import call
-from szpo.config import rule_plugins, settings_file
-from szpo.errors import SzpoError, UsageError
+from szpo.config import rule_plugins
+from szpo.errors import SzpoError
 from szpo.ledger.database import Ledger
 from szpo.optim.rules import registry
 from szpo.optim.rules.known import RULE as KNOWN
@@ -105,12 +105,6 @@ def test_engine_evaluator_and_tracker_answer_and_listen(installed, tmp_path):
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     assert [line["step"] for line in lines] == list(range(steps)) and steps
     assert lines[-1]["votes/total"] == 4
-
-
-def test_names_that_nothing_brings_are_refused_as_before():
-    for setting in ("optimizer.rule=cautious", "engine.kind=counted"):
-        with pytest.raises(UsageError, match=setting.split("=")[0]):
-            settings_file.load(sets=[setting])
 
 
 def test_what_is_no_rule_is_refused(monkeypatch):

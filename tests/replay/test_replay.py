@@ -1,6 +1,4 @@
-import csv
 import functools
-import io
 import json
 import os
 import subprocess
@@ -15,7 +13,6 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
 from szpo.optim import parameters as optim_parameters
 from szpo.replay import replay, verification
-from szpo.reports import votes
 from szpo.voting import counting, set_aside
 from szpo.voting.service import VoteService
 from tests.support import named_run
@@ -33,9 +30,6 @@ from tests.support.quadratic import (
 from tests.support.tampering import APPEND_ONLY, forge, rewrite, small_run
 
 LEDGERS = Path(__file__).parents[1] / "ledgers"
-
-
-# ---- weights from updates ----
 
 
 @pytest.mark.parametrize(
@@ -146,9 +140,6 @@ def test_recorded_ledgers_still_verify(path, tmp_path):
         assert theta_digest(ledger) == expected["head"]
 
 
-# ---- verify finds what was changed ----
-
-
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
     path = tmp_path_factory.mktemp("original") / "run.db"
@@ -229,24 +220,3 @@ def test_the_wal_of_another_file_is_an_integrity_error(original, tmp_path):
     with pytest.raises(IntegrityError, match="damaged") as caught:
         Ledger.open(path)
     assert caught.value.exit_code == 5
-
-
-# ---- exports ----
-
-
-def test_votes_leave_as_lines_of_json_and_csv(tmp_path):
-    with small_run(tmp_path / "a.db") as ledger:
-        stored = ledger.votes()
-        lines, table = io.StringIO(), io.StringIO()
-        assert votes.write_jsonl(ledger, lines) == votes.write_csv(ledger, table) == len(stored)
-        rows = [json.loads(line) for line in lines.getvalue().splitlines()]
-        flat = list(csv.DictReader(io.StringIO(table.getvalue())))
-    assert [r["vote"] for r in rows] == [int(r["vote"]) for r in flat] == [
-        v["vote"] for v in stored
-    ]  # fmt: skip
-    assert all(len(r["plus"]) == len(r["minus"]) == len(r["prompts"]) == 2 for r in rows)
-    assert {r["panelist"].rpartition("-")[0] for r in rows} == {"panel"}
-    # The amendment came after step 0 had closed, so its vote still counts there.
-    assert rows[0]["counted"] or rows[0]["choice"] == "skip"
-    skipped = [r for r in rows if r["choice"] == "skip"]
-    assert skipped and not any(r["counted"] for r in skipped)

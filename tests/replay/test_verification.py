@@ -183,9 +183,6 @@ def test_n_votes_is_counted_again(tmp_path, rule):
     assert failure.table == "updates" and "n_votes is 3.0, counted 2.0" in failure.problem
 
 
-# ---- the header ----
-
-
 @pytest.mark.parametrize("case", ["right", "wrong", "missing", "unnamed"])
 def test_the_basis_is_hashed_again(tmp_path, case):
     basis = {"layer.a": np.arange(12, dtype=np.float32).reshape(3, 4)}
@@ -225,9 +222,6 @@ def test_a_tensor_that_does_not_fit_its_bytes_is_found(tmp_path, change, words):
     assert failure.table == "tensors" and words in failure.problem
 
 
-# ---- the chain ----
-
-
 def test_a_row_recorded_a_second_time_is_found(path):
     """A later event of sound form must not bless a changed row."""
     forge(path, "UPDATE votes SET choice = 'tie' WHERE vote = 1")
@@ -238,9 +232,6 @@ def test_a_row_recorded_a_second_time_is_found(path):
         failure = verification.verify(ledger).failure
     assert (failure.table, failure.row) == ("votes", "1")
     assert "recorded again" in failure.problem
-
-
-# ---- what seed, answers and votes give ----
 
 
 @pytest.mark.parametrize(
@@ -426,9 +417,6 @@ def test_what_szpo_did_not_make_is_named_but_for_a_plain_index(path, kind):
     else:
         assert (failure.table, failure.row) == ("sqlite_master", "x")
         assert "added" in failure.problem
-
-
-# ---- memory: what it needs does not grow with the rows of a run ----
 
 
 def peak(tmp_path, steps):

@@ -161,9 +161,6 @@ def test_what_fails_a_guard_or_is_all_but_the_base_leaves_the_run_only_anyway(
     assert "anyway" not in (tmp_path / "earlier" / "README.md").read_text(encoding="utf-8")
 
 
-# ---- scaled ----
-
-
 def test_at_scale_one_the_files_are_those_without(run, adapter, tmp_path):
     out = tmp_path / "adapter"
     assert call(["export", str(run), "--anyway", "--scale", "1", "--out", str(out)]) == 0

@@ -1,15 +1,15 @@
 """What leaves a run is written while it is read: four times the votes take hardly more memory."""
 
-import io
+import os
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
 from szpo.analysis import evidence, overview
 from szpo.ledger.database import Ledger
-from szpo.replay import verification
 from szpo.reports import html_report, votes
 from tests.support import many_votes
 
@@ -20,29 +20,16 @@ MOST = 2.0
 """The peak of the long run may be this many times that of the short one; a list has nearly 4."""
 
 
-class Sink(io.RawIOBase):
-    """A binary file that forgets what is written, but for where it stands."""
-
-    def __init__(self) -> None:
-        self.at = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: bytes) -> int:
-        self.at += len(data)
-        return len(data)
-
-    def tell(self) -> int:
-        return self.at
+def unread(write: Callable[[Ledger, TextIO], object], ledger: Ledger) -> None:
+    with open(os.devnull, "w", encoding="utf-8") as file:
+        write(ledger, file)
 
 
 READS: dict[str, Callable[[Ledger], object]] = {
-    "csv": lambda ledger: votes.write_csv(ledger, io.TextIOWrapper(Sink())),
-    "jsonl": lambda ledger: votes.write_jsonl(ledger, io.TextIOWrapper(Sink())),
+    "csv": lambda ledger: unread(votes.write_csv, ledger),
+    "jsonl": lambda ledger: unread(votes.write_jsonl, ledger),
     "page": html_report.render,
     "overview": lambda ledger: overview.overview(evidence.read(ledger)),
-    "verify": verification.verify,
 }
 
 

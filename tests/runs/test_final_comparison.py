@@ -205,9 +205,6 @@ def test_samples_show_the_base_a_step_and_the_head(tuned):
     assert len({tuple(text for text, _ in c["answers"]) for c in columns.values()}) == 3
 
 
-# ---- a language model, placed and put back ----
-
-
 @pytest.mark.full
 def test_a_language_model_answers_as_it_was_and_stays_where_it_is(tmp_path):
     path = folder_run.finished(tmp_path)

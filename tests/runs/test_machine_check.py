@@ -42,12 +42,20 @@ def test_a_sound_run_has_no_trap(path):
     assert "no others recorded" in checks["versions"].text
 
 
-@pytest.mark.parametrize(("what", "mode"), [("file", 0o640), ("folder", 0o755)])
-def test_a_file_that_others_can_read_is_named(path, what, mode):
-    place = path if what == "file" else path.parent
-    place.chmod(mode)
-    check = found(path)["permissions"]
-    assert check.status == "warn" and f"({mode:04o})" in check.text and "chmod" in check.text
+def test_what_can_be_seen_at_once_is_named(path, monkeypatch):
+    for place, mode, before in ((path, 0o640, 0o600), (path.parent, 0o755, 0o700)):
+        place.chmod(mode)
+        check = found(path)["permissions"]
+        assert check.status == "warn" and f"({mode:04o})" in check.text and "chmod" in check.text
+        place.chmod(before)
+    with Ledger.open(path, clock=lambda: 4_000_000_000_000_000) as ledger:
+        ledger.record_event("note", "test", {})
+    assert "in the future; a clock was set back" in found(path)["times"].text
+    forge(path, "UPDATE runs SET direction_version = 99")
+    assert found(path)["directions"].status == "fail"
+    usage = type("Usage", (), {"free": 30 * 2**20})
+    monkeypatch.setattr(file_check.shutil, "disk_usage", lambda place: usage)
+    assert found(path)["disk"].status == "warn"
 
 
 def test_drafts_of_killed_writers_are_named_and_those_at_work_are_not(path):
@@ -71,12 +79,6 @@ def test_drafts_of_killed_writers_are_named_and_those_at_work_are_not(path):
     check = found(path)["drafts"]
     writer.communicate()
     assert check.status == "warn" and ".copy.db." in check.text and ".other.db." not in check.text
-
-
-def test_a_small_disk_is_named(path, monkeypatch):
-    usage = type("Usage", (), {"free": 30 * 2**20})
-    monkeypatch.setattr(file_check.shutil, "disk_usage", lambda place: usage)
-    assert found(path)["disk"].status == "warn"
 
 
 def test_a_long_log_is_named_with_the_one_who_keeps_it(path, monkeypatch):
@@ -117,12 +119,6 @@ def test_a_stale_lease_is_named(path):
     assert check.status == "warn" and "which is gone" in check.text
 
 
-def test_a_record_from_the_future_is_named(path):
-    with Ledger.open(path, clock=lambda: 4_000_000_000_000_000) as ledger:
-        ledger.record_event("note", "test", {})
-    assert "in the future; a clock was set back" in found(path)["times"].text
-
-
 @pytest.mark.parametrize(
     ("recorded", "words"),
     [
@@ -136,11 +132,6 @@ def test_other_libraries_than_the_runs_are_named(tmp_path, recorded, words):
     new_ledger(path, settings_of(), spec={"versions": recorded}).close()
     check = found(path)["versions"]
     assert words in check.text and check.status == ("ok" if "as recorded" in words else "warn")
-
-
-def test_another_table_of_directions_is_a_failure(path):
-    forge(path, "UPDATE runs SET direction_version = 99")
-    assert found(path)["directions"].status == "fail"
 
 
 def test_damaged_pages_are_a_failure_that_names_recover(path):

@@ -28,8 +28,6 @@ from tests.support.quadratic import (
     start,
 )
 
-# ---- the same run ----
-
 
 @pytest.mark.parametrize("lag", [0, 1])
 def test_a_run_in_pieces_is_the_run_in_one(tmp_path, lag):
@@ -66,9 +64,6 @@ def test_it_learns(tmp_path):
     settings, ledger, policy = start(tmp_path, N=8)
     go(settings, ledger, policy, until_step=30)
     assert np.abs(policy.theta()["z"] - 1).mean() < 0.75  # it began at 1
-
-
-# ---- what a step asks ----
 
 
 def test_lag_generates_from_the_head_before_the_last_step(tmp_path):
@@ -147,9 +142,6 @@ def test_limits_prompts_and_answers_that_make_no_sense_are_reported(tmp_path):
     with pytest.raises(RunError, match=r"answered \[1, 1\] prompts, and was asked \[8, 8\]"):
         go(settings, ledger, policy)
     assert go(settings, ledger, QuadraticPolicy(settings)).steps == 4  # and it goes on
-
-
-# ---- how a step ends ----
 
 
 def test_the_vote_budget_is_never_passed(tmp_path):
@@ -232,9 +224,6 @@ def test_people_can_stop_a_run_from_outside(tmp_path):
     assert ledger.last_applied() == 1
 
 
-# ---- two controllers ----
-
-
 def test_a_second_controller_is_refused_and_a_free_run_is_given_back(tmp_path):
     settings, ledger, policy = start(tmp_path)
     held = lease.acquire(ledger, "other:1:x")
@@ -290,9 +279,6 @@ def test_a_policy_that_moves_by_itself_is_found(tmp_path):
         go(settings, ledger, Deaf(settings))
     assert ledger.last_applied() == 0  # the ledger is right; a sound policy goes on
     assert go(settings, ledger, QuadraticPolicy(settings)).steps == 4
-
-
-# ---- what a step reports ----
 
 
 def test_a_report_holds_what_every_step_owes(tmp_path):
