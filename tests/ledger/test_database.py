@@ -269,6 +269,17 @@ def test_a_lease_runs_out_and_the_old_holder_is_fenced(run):
     steps.begin(run, new.epoch, 0)
 
 
+def test_a_renewed_lease_holds_for_its_whole_length_again(run):
+    held = lease.acquire(run, "one:1:a", ttl_us=60_000_000)
+    run.clock.now += 50_000_000
+    lease.renew(run, held)
+    run.clock.now += 50_000_000
+    with pytest.raises(LeaseError, match="driven by one:1:a"):
+        lease.acquire(run, "two:1:b")
+    run.clock.now += 11_000_000
+    lease.acquire(run, "two:1:b")
+
+
 def test_a_dead_process_of_this_host_holds_nothing(run):
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()

@@ -305,6 +305,12 @@ def test_the_draw_of_a_seed_is_these_numbers():
     assert draw_direction(SPACE, AXES, [way], 0.25, 1, 2) == (-424, 244, 149, 22)
 
 
+def test_a_component_weighs_in_a_direction_as_a_feature_of_unit_gradient():
+    way = Explanation(CHANCE_UNITS, (1, 2), (LARGEST_WEIGHT, LARGEST_WEIGHT))
+    v = np.array(draw_direction(SPACE, AXES, [way], 1e-6, 0, 0), dtype=float)
+    assert cosine(v, np.array([1.0, 1.0, 0.0, 0.0])) ** 2 == pytest.approx(1, abs=1e-2)
+
+
 def test_a_direction_has_its_share_of_noise_and_the_laws_length():
     settings = settings_of()
     named, space = settings.features, settings.space

@@ -312,6 +312,40 @@ def test_gold_never_shows_two_equal_batches(texts, data):
         assert calibration.make_gold(5, source) == made
 
 
+def test_a_spoiled_answer_is_cut_where_its_model_is_so_that_the_mark_tells_nothing():
+    cut = (Answer("one two three four five", "length"), Answer("six seven eight nine", "length"))
+    source = Comparison("source", 0, 0, 0, tuple(Row(Prompt.user(str(i)), *cut) for i in range(2)))
+    made = calibration.make_gold(5, source)
+    assert made is not None
+    assert {answer.end for row in made.rows for answer in (row.plus, row.minus)} == {"length"}
+
+
+def test_panelists_see_one_gold_comparison_on_either_side(ledger, service):
+    close_step(ledger, service, people(service, 2))
+    sides = Counter()
+    for i in range(64):  # simulated ones, whose ids and sides the seed draws
+        seat = service.calibration(service.enroll("simulated", f"s{i}"))
+        assert ledger.comparison(seat.comparison).kind == "gold"
+        sides[seat.comparison, seat.plus_side] += 1
+    assert len({comparison for comparison, _ in sides}) == 1
+    assert len(sides) == 2 and min(sides.values()) >= 16  # four standard errors below a half
+
+
+def test_a_calibration_belongs_to_the_tab_that_asked_last_and_is_held_while_no_round_is_open(
+    ledger, service
+):
+    ids = people(service, 3)
+    close_step(ledger, service, ids[:2])
+    seat = service.ask("calibration", ids[2], tab="one")
+    ledger.clock.now += vote_service.SEAT_TTL_US // 2
+    assert service.extend(seat.id) == ledger.clock.now + vote_service.SEAT_TTL_US
+    assert service.ask("calibration", ids[2], tab="two").id == seat.id
+    with pytest.raises(VoteConflictError, match="tab") as caught:
+        service.cast(VoteRequest(seat.id, "A", idem=KEY(1), tab="one"))
+    assert caught.value.code == "stale_tab"
+    service.cast(VoteRequest(seat.id, "A", idem=KEY(1), tab="two"))
+
+
 def test_a_repeat_is_an_own_earlier_comparison_with_the_sides_swapped(ledger, service):
     ids = people(service, 3)
     close_step(ledger, service, ids[:2])

@@ -94,6 +94,17 @@ def test_everybody_sees_each_comparison_once_the_least_answered_first(ledger, se
     assert all(sorted(seen) == want for seen in shown.values())
 
 
+def test_a_final_comparison_belongs_to_the_tab_that_asked_last(ledger, service):
+    place_final(ledger)
+    ann = service.enroll("person", "ann")
+    seat = service.ask("final", ann, tab="one")
+    assert service.ask("final", ann, tab="two").id == seat.id
+    with pytest.raises(VoteConflictError) as caught:
+        service.cast(VoteRequest(seat.id, "A", idem=KEY(1), tab="one"))
+    assert caught.value.code == "stale_tab"
+    service.cast(VoteRequest(seat.id, "A", idem=KEY(1), tab="two"))
+
+
 @pytest.mark.full
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
