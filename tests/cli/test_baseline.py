@@ -35,19 +35,13 @@ def given(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def shown(given):
-    """The preferred ones of these answers, as demonstrations."""
+@pytest.mark.full
+def test_an_adapter_is_fitted_to_demonstrations(given, tmp_path, capsys):
+    """To the preferred ones of the pairs' answers."""
+    out, shown = tmp_path / "out", tmp_path / "good.jsonl"
     pairs = preference_files.read(given).pairs
     lines = [{"prompt": pair.prompt.text, "completion": pair.chosen.text} for pair in pairs]
-    path = given.with_name("good.jsonl")
-    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    return path
-
-
-@pytest.mark.full
-def test_an_adapter_is_fitted_to_demonstrations(shown, tmp_path, capsys):
-    out = tmp_path / "out"
+    shown.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     line = ["baseline", "sft", "--examples", str(shown), "--out", str(out), *TINY]
     assert call([*line, "--recipe", "steps=12", "--recipe", "learning_rate=.01"]) == 0
     said = capsys.readouterr().out

@@ -34,15 +34,6 @@ def wheel(tmp_path_factory):
     return built
 
 
-@pytest.fixture(scope="module")
-def outside(wheel, tmp_path_factory):
-    """A folder that holds the unpacked wheel, as an installer would leave it."""
-    site = tmp_path_factory.mktemp("site")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(site)
-    return site
-
-
 def python(site: Path, code: str, folder: Path) -> str:
     """Run code that sees the wheel and its dependencies, but not this repository."""
     # -S leaves out the .pth file of the editable install.
@@ -74,7 +65,10 @@ def test_wheel_holds_three_packages_and_their_files(wheel):
     assert not [name for name in names if name.endswith((".db", ".pyc"))]
 
 
-def test_the_wheel_and_its_command_work_outside_the_repository(outside, tmp_path):
+def test_the_wheel_and_its_command_work_outside_the_repository(wheel, tmp_path_factory):
+    outside, tmp_path = (tmp_path_factory.mktemp(name) for name in ("site", "folder"))
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(outside)
     code = (
         "import json, importlib.util as u, szpo, szpo_simulators, szpo_ui\n"
         "from szpo.config import settings_file\n"

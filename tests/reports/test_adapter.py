@@ -224,12 +224,17 @@ def test_a_scaled_adapter_that_fails_a_guard_leaves_the_run_only_anyway(
         (["--scale", "0.5", "--dataset", "votes"], "--scale: no adapter is written"),
         (["--merged", "--votes", "v.csv"], "to a folder; leave out --votes"),
         (["--merged", "--push", "me/tuned"], "to a folder; leave out --push"),
+        (["--push", "me/tuned"], "name it on the hub by --base USER/NAME"),
+        *(
+            (["--push", name], f'--push "{name}" is no name on the hub; give USER/NAME')
+            for name in ("tuned", "me/tu ned", "a/b/c")
+        ),
     ],
 )
-def test_options_that_make_no_sense_are_one_line(run, words, reason, capsys):
+def test_options_that_make_no_sense_are_one_line(run, served, words, reason, capsys):
     assert call(["export", str(run), *words]) == 2
     (said,) = capsys.readouterr().err.splitlines()
-    assert reason in said
+    assert reason in said and served.requests == []
 
 
 def test_merged_model_needs_no_adapter(run, adapter, tmp_path):
@@ -351,13 +356,9 @@ def test_each_taste_gets_its_own_adapter_from_the_same_votes(halves, capsys):
         (["--cluster", "1", "--step", "2"], "writes an adapter of all steps; leave out --step"),
     ],
 )
-def test_a_cluster_that_is_none_is_one_line(halves, words, reason, capsys):
+def test_a_cluster_that_is_none_is_one_line(halves, run, words, reason, capsys):
     assert call(["export", str(halves), *words]) == 2
     assert reason in capsys.readouterr().err
-
-
-@pytest.mark.full
-def test_a_panel_of_one_taste_has_no_clusters_to_export(run, capsys):
     assert call(["export", str(run), "--cluster", "1", "--features", "characters"]) == 2
     assert "the votes do not show several tastes (" in capsys.readouterr().err
 
@@ -394,15 +395,6 @@ def test_the_adapter_and_its_votes_are_pushed_and_named_in_the_card(run, served,
                  "vllm serve someone/llama"):  # fmt: skip
         assert part in text
     check_adapter(hub_server.read_folder(out))
-
-
-def test_a_base_that_nobody_else_has_is_not_pushed(run, served, capsys):
-    assert call(["export", str(run), "--push", "me/tuned"]) == 2
-    assert "name it on the hub by --base USER/NAME" in capsys.readouterr().err
-    for name in ("tuned", "me/tu ned", "a/b/c"):
-        assert call(["export", str(run), "--push", name]) == 2
-        assert f'--push "{name}" is no name on the hub; give USER/NAME' in capsys.readouterr().err
-    assert served.requests == []
 
 
 def test_transformers_loads_the_adapter_without_pefts_class(run, adapter):

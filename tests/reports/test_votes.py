@@ -23,7 +23,7 @@ from szpo.reports.votes import write_jsonl
 from szpo.voting import pauses, steps
 from szpo.voting.casting import VoteRequest
 from tests.support.browser import cast, make
-from tests.support.quadratic import QuadraticPolicy, go, history, new_ledger, settings_of
+from tests.support.quadratic import go, history, new_ledger, settings_of, start
 
 NAMES = ("P-01", "=HYPERLINK(1)", "'@sum")
 
@@ -163,17 +163,11 @@ def test_no_person_is_named(tmp_path):
             assert secret not in text
 
 
-@pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    path = tmp_path_factory.mktemp("tables") / "run.db"
-    settings = settings_of(M=2)
-    with new_ledger(path, settings) as ledger:
-        go(settings, ledger, QuadraticPolicy(settings), until_step=3)
-    return path
-
-
-def test_tables_hold_what_the_ledger_holds(path):
-    with szpo.open(path) as run:
+def test_tables_hold_what_the_ledger_holds(tmp_path):
+    settings, ledger, policy = start(tmp_path, M=2)
+    with ledger:
+        go(settings, ledger, policy, until_step=3)
+    with szpo.open(ledger.path) as run:
         assert len(run.votes) == 3 * 4 * 2
         assert run.votes["counted"].all()
         assert list(run.steps["state"]) == ["applied"] * 3

@@ -138,7 +138,7 @@ def test_what_a_regression_exports_and_shows_is_its_recommended_point(tuned, tmp
         assert looked_at.policy.digest() == recommended_digest(ledger)
         assert driven.policy.digest() == theta_digest(ledger)
         recommended = looked_at.language.factors(replay.fold(ledger))
-        digest = recommended_digest(ledger)
+        digest, centre = recommended_digest(ledger), theta_digest(ledger)
     exported = load_file(tmp_path / "lora" / "adapter_model.safetensors")
     written = np.sort(np.concatenate([value.ravel() for value in exported.values()]))
     wanted = np.sort(np.concatenate([value.ravel() for value in recommended.values()]))
@@ -153,9 +153,4 @@ def test_what_a_regression_exports_and_shows_is_its_recommended_point(tuned, tmp
     assert call(["report", str(tuned), "--out", str(tmp_path / "page.html")]) == 0
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "regression" in page
-    assert call(["verify", str(tuned), "--head", theta_of_centre(tuned)]) == 2
-
-
-def theta_of_centre(path):
-    with Ledger.open(path) as ledger:
-        return theta_digest(ledger)
+    assert call(["verify", str(tuned), "--head", centre]) == 2

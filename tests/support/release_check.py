@@ -2,8 +2,7 @@
 
 A clean environment has the wheel and the base dependencies; these are linked from this one, so
 that torch is not downloaded or copied again. Each extra is installed into its own environment on
-top of that. Prints a table of sizes and seconds, quoted in CONTRIBUTING.md, and the times of
-imports, quoted in docs/library.md.
+top of that. Prints a table of sizes, quoted in CONTRIBUTING.md.
 
     python tests/support/release_check.py [EXTRA ...]
 
@@ -18,7 +17,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import tomllib
 import venv
 from collections.abc import Iterator, Sequence
@@ -95,22 +93,8 @@ def pip(python: Path, *words: str | Path) -> None:
     run(*here, "install", "--quiet", *words)
 
 
-def start_seconds(python: Path, code: str, place: Path) -> float:
-    """Least processor seconds of nine new interpreters that run a line of code."""
-    found = []
-    for _ in range(9):
-        before = os.times()
-        run(python, "-c", code, cwd=place)
-        after = os.times()
-        found.append(
-            after.children_user + after.children_system
-            - before.children_user - before.children_system
-        )  # fmt: skip
-    return min(found)
-
-
 def rows(place: Path, wheel: Path, extras: Sequence[str]) -> Iterator[str]:
-    """The lines of the table: without an extra, with each extra, then the times of imports."""
+    """The lines of the table: without an extra, then with each extra."""
     shared = place / "shared"
     share(closure(PROJECT["dependencies"]), shared)
     bare = environment(place / "bare", shared)
@@ -119,28 +103,18 @@ def rows(place: Path, wheel: Path, extras: Sequence[str]) -> Iterator[str]:
     size = megabytes(place / "bare") - before
     run(bare, "-m", "szpo", "--version", cwd=place)
     run(bare, "-m", "szpo", "run", "--preset", "tiny", "--plan", cwd=place)
-    none = start_seconds(bare, "pass", place)
-    seconds = start_seconds(bare, "import szpo", place) - none
-    yield f"| none | szpo itself | {size:.1f} | – | {1e3 * seconds:.0f} |"
+    yield f"| none | szpo itself | {size:.1f} |"
     for extra in extras:
         folder = place / extra
         python = environment(folder, shared)
         before = megabytes(folder)
-        began = time.perf_counter()
         pip(python, "-c", ROOT / "constraints.txt", f"szpo[{extra}] @ {wheel.as_uri()}")
-        took = time.perf_counter() - began
         added = megabytes(folder) - before - size
         run(sys.executable, "-m", "pip", "--python", python, "check")
         run(python, "-m", "szpo", "--help", cwd=place)
         names = ", ".join(Requirement(text).name for text in EXTRAS[extra])
-        none = start_seconds(python, "pass", place)
-        seconds = start_seconds(python, "import szpo", place) - none
-        yield f"| `{extra}` | {names} | {added:.1f} | {took:.0f} | {1e3 * seconds:.0f} |"
+        yield f"| `{extra}` | {names} | {added:.1f} |"
         shutil.rmtree(folder)
-    yield ""
-    for code in ("import szpo", "import szpo; szpo.Optimizer", "import szpo; szpo.Tuner"):
-        seconds = start_seconds(bare, code, place) - start_seconds(bare, "pass", place)
-        yield f"{code}: {seconds:.2f} s of processor time, the least of nine"
 
 
 def main() -> None:
@@ -151,16 +125,12 @@ def main() -> None:
         sys.exit(f"no such extra: {', '.join(sorted(unknown))}; there are: {', '.join(every)}")
     out = ROOT / "dist"
     shutil.rmtree(out, ignore_errors=True)
-    began = time.perf_counter()
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, cwd=ROOT)
-    took = time.perf_counter() - began
     files = sorted(out.iterdir())
     run(sys.executable, "-m", "twine", "check", "--strict", *files)
     for file in files:
         print(f"{file.name}: {file.stat().st_size / MIB:.1f} MiB")
-    print(f"built in {took:.0f} s; twine finds nothing\n")
-    print("| extra | brings | MiB more | seconds to install | ms of `import szpo` |")
-    print("|---|---|---|---|---|")
+    print("| extra | brings | MiB more |\n|---|---|---|")
     (wheel,) = out.glob("*.whl")
     with tempfile.TemporaryDirectory() as place:
         for line in rows(Path(place).resolve(), wheel, extras):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from szpo.config.schema import Config
 from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
@@ -18,10 +19,27 @@ from szpo.voting.service import VoteService
 from tests.support import voiding
 from tests.support.asking import KEY, ask, people
 from tests.support.open_round import open_run
-from tests.support.quadratic import Clock, QuadraticPolicy, ValueJudge, go, panel_of, start
-from tests.support.status_run import new_run
+from tests.support.quadratic import (
+    Clock,
+    QuadraticPolicy,
+    ValueJudge,
+    go,
+    new_ledger,
+    panel_of,
+    settings_of,
+    start,
+)
 
 MINUTE = 60_000_000
+
+
+def new_run(path, *, steps=3, votes=None, **panel):
+    """A ledger with recorded settings, as from `szpo run`: N 4, M 1, by default three steps."""
+    plan = settings_of(N=4, D=2)
+    optimizer = {"rule": "known", "comparisons": 4, "rows": 2}
+    panel = {"kind": "people", **panel}
+    config = Config(run={"steps": steps, "votes": votes}, optimizer=optimizer, panel=panel)
+    return plan, new_ledger(path, plan, spec={"config": config.model_dump(mode="json")})
 
 
 @pytest.fixture
