@@ -51,30 +51,26 @@ def started(arguments: list[str]) -> Iterator[subprocess.Popen[str]]:
         yield child
 
 
-def test_help_and_a_misspelt_command_load_next_to_nothing():
+LIGHT = (
+    (["--help"], ("numpy", "jinja2", "szpo.config"), 0, ""),
+    (["runz"], ("numpy", "jinja2", "szpo.config"), 2, "No such command 'runz'. Did you mean"),
+    (["run", "--set", "prompts.path=nowhere.txt"], ("torch", "transformers"), 2, "nowhere.txt"),
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "heavy", "code", "said"), LIGHT, ids=["help", "typo", "refused"]
+)
+def test_what_runs_nothing_loads_next_to_nothing(words, heavy, code, said):
     """Loading every command took the help two seconds."""
-    code = (
+    script = (
         "import sys; from szpo.cli.app import call; code = call(sys.argv[1:]); "
-        "print(code, [m for m in ('numpy', 'jinja2', 'szpo.config') if m in sys.modules])"
+        f"print(code, [m for m in {heavy!r} if m in sys.modules])"
     )
-    for words, answer in ((["--help"], "0 []"), (["runz"], "2 []")):
-        done = subprocess.run(
-            [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
-        )
-        assert done.stdout.splitlines()[-1] == answer
-    assert "No such command 'runz'. Did you mean" in done.stderr
-
-
-def test_settings_that_are_refused_load_no_tensor_library(tmp_path):
-    code = (
-        "import sys; from szpo.cli.app import call; code = call(sys.argv[1:]); "
-        "print(code, [m for m in ('torch', 'transformers') if m in sys.modules])"
-    )
-    words = ["run", "--set", f"prompts.path={tmp_path / 'nowhere.txt'}"]
     done = subprocess.run(
-        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
+        [sys.executable, "-c", script, *words], capture_output=True, text=True, check=True
     )
-    assert done.stdout.splitlines()[-1] == "2 []", done.stderr
+    assert done.stdout.splitlines()[-1] == f"{code} []" and said in done.stderr
 
 
 @pytest.mark.spine

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from szpo.errors import IntegrityError, LeaseError, RunError, UsageError
-from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest, theta_digests
 from szpo.replay import replay, verification
@@ -13,8 +12,6 @@ from szpo.training.guards import Bands
 from szpo.training.services import prompt_order
 from szpo.types import Answer
 from szpo.voting import counting, lease, pauses, steps
-from szpo.voting.casting import VoteRequest
-from szpo.voting.service import VoteService
 from tests.support.quadratic import (
     PROMPTS,
     WIDE,
@@ -150,32 +147,6 @@ def test_the_vote_budget_is_never_passed(tmp_path):
     assert (outcome.status, outcome.steps, outcome.votes) == ("finished", 3, 24)
     assert "24 of 30 votes" in outcome.reason
     assert go(settings, ledger, policy, until_step=None, votes_budget=32).votes == 32
-
-
-def test_a_deadline_closes_with_what_there_is(tmp_path):
-    settings, ledger, policy = start(tmp_path)
-    service = VoteService(ledger)
-    reports = []
-
-    def one_vote_then_a_day():
-        seat = service.assign(service.enroll("person", "ann"))
-        service.cast(VoteRequest(seat.id, "tie", idem=seat.id))
-        ledger.clock.now += 86_400_000_000
-
-    go(
-        settings,
-        ledger,
-        policy,
-        LedgerEvaluator(service),
-        until_step=1,
-        wait=one_vote_then_a_day,
-        deadline_s=3600,
-        timer=ledger.clock.seconds,
-        on_step=reports.append,
-    )
-    (report,) = reports
-    assert (report.closed_by, report.votes, report.ties) == ("deadline", 1, 1)
-    assert verification.verify(ledger).ok
 
 
 def test_a_step_of_identical_comparisons_closes_by_itself_and_costs_no_vote(tmp_path):
