@@ -1,7 +1,6 @@
 """Write docs/screens/panel-*.png: the panelist's page in each of its states, from the real one.
 
-Needs Chromium (see tests/support/browser.py) and a font with Chinese characters, such as Debian's
-fonts-noto-cjk; without one the Chinese entry of the language menu is empty boxes. From anywhere:
+Needs Chromium (see tests/support/browser.py). From anywhere:
 python docs/tools/panel_screenshots.py [state …]
 """
 

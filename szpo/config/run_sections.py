@@ -114,6 +114,12 @@ class Panel(Section):
         description="How texts with Markdown are first shown to people: formatted, or plain as "
         "the model wrote them; each person can switch.",
     )
+    sentences: str | None = Field(
+        None,
+        min_length=1,
+        description="File with the sentences of the panelist's screen in another language: a "
+        "translated copy of szpo/config/en.toml. The run records what it says.",
+    )
     operator_name: str | None = Field(
         None,
         min_length=1,

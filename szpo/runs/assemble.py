@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 from szpo import __version__, plugins
-from szpo.config import model_table, rule_plugins
+from szpo.config import model_table, rule_plugins, sentences
 from szpo.config.schema import Config
 from szpo.data import prompts as promptfiles
 from szpo.data.prompts import PromptSet
@@ -162,6 +162,8 @@ def check(config: Config, panel: PanelFactory | None = None) -> CheckedConfig:
     config.require_used()
     trackers.check(config.tracking.kind)
     own.choose(config.features.add, config.features.drop)
+    if config.panel.sentences is not None:
+        sentences.read(Path(config.panel.sentences))
     prompts = promptfiles.load_configured(config.prompts)
     panel_factory = panel or load_factory(config.panel.kind)
     notes: tuple[str, ...] = ()
@@ -352,6 +354,8 @@ def create_ledger(parts: RunParts, path: Path) -> Ledger:
         },
         **facts,
     }
+    if config.panel.sentences is not None:
+        spec["sentences"] = sentences.read(Path(config.panel.sentences))
     if origins := _plugin_origins(config):
         spec["plugins"] = origins
     known_addresses.remember(known_addresses.calls_of_run(config))

@@ -8,8 +8,8 @@ from szpo.types import Answer, Assignment, Comparison, Prompt, Row
 from szpo_ui.panel import render
 from szpo_ui.panel.comparison_view import sheet
 from szpo_ui.panel.screens import Progress, Screen
-from szpo_ui.web import language as texts
 from szpo_ui.web.open_link import Standing
+from szpo_ui.web.sentences import ENGLISH
 
 ASKED = Panel(question="Which <b>set</b>?", guideline="Be & stay fair.", guideline_full="")
 READING = {"vote", "closed", "calib", "final"}
@@ -62,10 +62,10 @@ def screen(state, **changes):
     return Screen(**given)
 
 
-def html(state, language=texts.ENGLISH, asked=ASKED, **changes):
+def html(state, sentences=ENGLISH, asked=ASKED, **changes):
     if state == "error":
-        return render.failure("0badcafe", language)
-    return render.page(screen(state, **changes), asked, language)
+        return render.failure("0badcafe", sentences)
+    return render.page(screen(state, **changes), asked, sentences)
 
 
 class Outline(HTMLParser):

@@ -15,7 +15,7 @@ from szpo.voting import pauses
 from szpo_ui.panel import component, own_seats, render, screens
 from szpo_ui.panel.actions import Action, act
 from szpo_ui.web.ballots import At, Ballot, poll
-from szpo_ui.web.language import ENGLISH
+from szpo_ui.web.sentences import ENGLISH
 from szpo_ui.web.site import Presence
 from tests.support.browser import StillClock
 from tests.support.operator_page import teach

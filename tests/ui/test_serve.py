@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from threading import Barrier
 from types import SimpleNamespace
@@ -29,6 +30,7 @@ from szpo_ui import app, serve
 from szpo_ui.web import address, credentials
 from szpo_ui.web.address import SiteAddress
 from szpo_ui.web.child_process import Keeper, record_end
+from szpo_ui.web.sentences import ENGLISH
 from tests.support import yard_run
 from tests.support.browser import CALL, panel_call, served_run, violations
 from tests.support.browser import serve as serve_application
@@ -361,8 +363,9 @@ def test_the_first_page_says_how_far_it_is_to_those_who_asked_by_the_sites_name(
         shown = client.get("/operate/")
         assert 'id="stages"' in shown.text and "scores" not in shown.text
         assert "script-src 'self';" in shown.headers["content-security-policy"]
-        early = client.get("/login", headers={"Accept-Language": "es"}).text
-        assert "El panel abrirá pronto" in early and 'id="stages"' not in early
+        page.sentences = replace(ENGLISH, entrance={**ENGLISH.entrance, "opening_head": "Bald"})
+        early = client.get("/login").text
+        assert "<h1>Bald</h1>" in early and 'id="stages"' not in early
         for refused in (client.post("/api/session", json={}), client.get("/healthz")):
             assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
         assert client.get("/", headers={"Host": "evil.example"}).status_code == 400

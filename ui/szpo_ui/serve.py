@@ -30,6 +30,7 @@ import uvicorn
 from starlette.requests import Request
 from starlette.responses import Response
 
+from szpo.config import sentences
 from szpo.errors import ResourceError, SzpoError, UsageError
 from szpo.runs import setup_progress
 from szpo_ui.headers import COMMON, OWN_POLICY
@@ -44,8 +45,8 @@ from szpo_ui.web.address import (
     site_address,
 )
 from szpo_ui.web.child_process import SZPO, Keeper, controller, record_end, start
-from szpo_ui.web.language import choose_language
 from szpo_ui.web.markup import entrance
+from szpo_ui.web.sentences import ENGLISH, of_record
 from szpo_ui.web.server import configure
 
 if TYPE_CHECKING:
@@ -162,6 +163,8 @@ def _serve(chosen: ServeOptions, listener: socket.socket, address: SiteAddress) 
             say(f"starting; how far it is: {address.url}")
         chosen, path, config = _find_target(chosen)
         page.run, child = path, None
+        if config is not None and config.panel.sentences is not None:
+            page.sentences = of_record(sentences.read(Path(config.panel.sentences)))
         if config is not None:
             child = _begin(chosen, path)
             say(f"how far it is: {address.url}")
@@ -275,6 +278,9 @@ def _print_links(chosen: ServeOptions, ledger: Ledger, address: SiteAddress) -> 
 
     made = credentials.invite(ledger, "operator", OPERATOR, days=OPERATOR_DAYS)
     say(f"run {ledger.path.stem} at {address.url}; press Ctrl-C to end it")
+    lacking = sentences.complete(ledger.spec.get("sentences", sentences.ENGLISH))[1]
+    if lacking:
+        say(f"its panel.sentences lack {sentences.name_some(lacking)}, which are in English now")
     if not chosen.demo:
         say(f"next: {_describe_first_thing(ledger)}")
         say(f"then, in another terminal: szpo invite {ledger.path} --count 3")
@@ -318,6 +324,7 @@ class Startup:
         """``names`` are the Host headers to answer."""
         self.names: Final = names
         self.run: Path | None = None
+        self.sentences = ENGLISH
         self._began: Final = time.monotonic()
         self._folder: Final = resources.files("szpo_ui") / "static"
 
@@ -347,9 +354,8 @@ class Startup:
             refusal = {"error": "setup", "message": _BUSY}
             return 503, "application/json", json.dumps(refusal)
         if not path.startswith(PANELISTS):
-            return 200, "text/html", entrance("setup", translated=False)
-        language = choose_language("", request.headers.get("accept-language", ""))
-        return 200, "text/html", entrance("setup", language.code)
+            return 200, "text/html", entrance("setup", ENGLISH, translated=False)
+        return 200, "text/html", entrance("setup", self.sentences)
 
     def _status(self) -> dict[str, Any]:
         """The progress of the set-up, which the page's script polls."""

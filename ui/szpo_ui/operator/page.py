@@ -42,10 +42,10 @@ from szpo_ui.operator.controls import Command, Reply
 from szpo_ui.operator.state import columns, read_state, version
 from szpo_ui.panel import render
 from szpo_ui.panel.screens import Screen
-from szpo_ui.web import language as texts
 from szpo_ui.web import login
 from szpo_ui.web.markup import environment, head, static, style, whole
 from szpo_ui.web.requests import first_fault, if_changed
+from szpo_ui.web.sentences import ENGLISH
 from szpo_ui.web.site import VOTES, Site
 
 LOG: Final = logging.getLogger("szpo.operate")
@@ -205,7 +205,7 @@ def preview(site: Site, found: dict[str, Any]) -> str:
         state="vote", name="P-00", status=found["status"], key="", seat="preview",
         paper=lambda: before["sheet"], step=0,
     )  # fmt: skip
-    body = render.page(screen, render.rubric(panel, texts.ENGLISH))
+    body = render.page(screen, render.rubric(panel, site.sentences), site.sentences)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Preview</title>'
         f"<style>{style('panel', 'formatted')}</style></head><body>{body}</body></html>"
@@ -284,7 +284,7 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def span(seconds: float | None) -> str:
-    """A measured duration; `texts.Language.roughly` is for estimates.
+    """A measured duration; `Sentences.roughly` is for estimates.
 
     >>> span(41.4), span(161), span(8000)
     ('41 s', '2:41', '2 h 13')
@@ -344,7 +344,7 @@ def _environment() -> Environment:
         filters={"num": number, "span": span, "moment": moment, "clock": clock, "rounds": rounds},
         names={
             "line": line,
-            "choices": texts.ENGLISH.choices,
+            "choices": ENGLISH.choices,
             "share_names": NAMES,
             "share_bounds": BOUNDS,
             "whole": whole,

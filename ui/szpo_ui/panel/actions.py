@@ -6,8 +6,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Final, Literal
 
-from pydantic import Field
-
 from szpo.errors import UsageError
 from szpo.ledger.canonical import canonical, sha256
 from szpo.voting import second_seats
@@ -17,7 +15,6 @@ from szpo_ui.panel import own_seats, screens
 from szpo_ui.panel.screens import Mode, PageState, Screen
 from szpo_ui.web import open_link
 from szpo_ui.web.ballots import At, Ballot, cast
-from szpo_ui.web.language import ENGLISH, Language
 from szpo_ui.web.site import Site
 
 Do = Literal[
@@ -31,27 +28,23 @@ class Action(At):
 
     do: Do
     mode: Mode = ""
-    lang: str = Field("", pattern=r"^[a-z]{0,8}$")
-    """The code of the chosen language; empty: the one that the browser prefers."""
     ballot: Ballot | None = None
 
 
-def act(
-    site: Site, panelist: str, name: str, action: Action, language: Language = ENGLISH
-) -> Screen:
+def act(site: Site, panelist: str, name: str, action: Action) -> Screen:
     """Carry out an action, then return the next screen.
 
     Raises:
         UsageError: the seat is not this panelist's, or a vote has no ballot.
     """
-    next_page = PageState(action.tab, language)
+    next_page = PageState(action.tab)
     page = dataclasses.replace(next_page, seat=action.seat, mode=action.mode)
     notice: str | None = None
     match action.do:
         case "vote":
             return _vote(site, panelist, name, action, next_page)
         case "agree":
-            _agree(site, panelist, language)
+            _agree(site, panelist)
         case "taught":
             screens.show_taught(site, panelist)
         case "break" | "leave":
@@ -108,14 +101,14 @@ _CLOSED: Final = {"train": "closed", "final": "final_closed"}
 """Notices for a refused answer, by the refusal's code, else by the comparison's kind."""
 
 
-def _agree(site: Site, panelist: str, language: Language) -> None:
+def _agree(site: Site, panelist: str) -> None:
     """Record that a panelist agreed, with a hash of the wording they saw."""
     if not own_seats.read(site, panelist, None)[0]["agreed"]:
-        wording = language.consent(site.config.panel.second_share > 0)
+        wording = site.sentences.consent(site.config.panel.second_share > 0)
         if open_link.standing(site.ledger, panelist, site.status.read()) is not None:
-            wording = [*wording, language.page["study_consent"]]
+            wording = [*wording, site.sentences.page["study_consent"]]
         digest = sha256(canonical(wording))
-        body = {"panelist": panelist, "text": digest, "language": language.code}
+        body = {"panelist": panelist, "text": digest}
         if site.config.panel.consent is not None:
             body["own"] = sha256(canonical(site.config.panel.consent))
         site.ledger.record_event("consent", panelist, body)

@@ -25,9 +25,9 @@ from szpo.errors import SzpoError, UsageError
 from szpo_ui.panel import render
 from szpo_ui.panel.actions import Action, act
 from szpo_ui.web import credentials, login
-from szpo_ui.web import language as texts
 from szpo_ui.web.ballots import At, extend, lease_s, poll
 from szpo_ui.web.markup import head, static
+from szpo_ui.web.sentences import Sentences
 from szpo_ui.web.site import Site, open_site
 
 LOG: Final = logging.getLogger("szpo.panel")
@@ -77,7 +77,7 @@ def blocks(site: Site) -> gr.Blocks:
             raise HTTPException(403, login.meant_for("panelist"))
         return found.panelist, found.name
 
-    made = gr.Blocks(title=texts.ENGLISH.live["title"], analytics_enabled=False, fill_width=True)
+    made = gr.Blocks(title=site.sentences.live["title"], analytics_enabled=False, fill_width=True)
     with made:
         component(site, who).props["polls"] = "api"  # it answers 304 if nothing has changed
     return made
@@ -85,27 +85,22 @@ def blocks(site: Site) -> gr.Blocks:
 
 def component(site: Site, who: Who) -> gr.HTML:
     """The component for a site; ``who`` raises if the sender of a request may not vote."""
-    asked = {
-        code: render.rubric(site.config.panel, language)
-        for code, language in texts.LANGUAGES.items()
-    }
+    shown = site.sentences
+    asked = render.rubric(site.config.panel, shown)
 
     async def do(data: Any, request: gr.Request) -> str:
         panelist, name = who(request)
-        header = request.headers.get("accept-language")
-        language = texts.choose_language("", header)
         try:
             action = Action.model_validate(data)
-            language = texts.choose_language(action.lang, header)
             site.tabs.note(panelist, action.tab)
-            step = partial(act, site, panelist, name, action, language)
+            step = partial(act, site, panelist, name, action)
             # Votes of all people share commits; any other action commits on its own.
             screen = await (
                 site.writer.do(step) if action.do == "vote" else run_in_threadpool(step)
             )
-            return await run_in_threadpool(render.page, screen, asked[language.code], language)
+            return await run_in_threadpool(render.page, screen, asked, shown)
         except Exception as error:
-            return render.failure(_log_error(error), language)
+            return render.failure(_log_error(error), shown)
 
     def glance(data: Any, request: gr.Request) -> dict[str, Any] | None:
         panelist, at = who(request)[0], _at(data)
@@ -124,11 +119,11 @@ def component(site: Site, who: Who) -> gr.HTML:
             site.tabs.forget(panelist, at.tab)
 
     made = gr.HTML(
-        render.skeleton(),
+        render.skeleton(shown),
         elem_id="szpo-screen",
         apply_default_css=False,
         head=head("panel", "formatted", viewport=", viewport-fit=cover"),
-        js_on_load=script(),
+        js_on_load=script(shown),
         server_functions=[do, glance, hold, gone],
     )
     made.props["component"] = made._id  # for the beacon that a closing page sends
@@ -152,27 +147,24 @@ def _log_error(error: Exception) -> str:
     return number
 
 
-def sentences() -> dict[str, dict[str, Any]]:
-    """The sentences of the script, by language code."""
+def spoken(sentences: Sentences) -> dict[str, Any]:
+    """The sentences of the script."""
     shared = ("seen", "unseen", "show_all", "show_less", "confirm", "loading")
     return {
-        code: {
-            **language.live,
-            **{name: language.page[name] for name in shared},
-            "choices": language.choices,
-            "tag": language.tag,
-            "refused": language.entrance["refused"],
-        }
-        for code, language in texts.LANGUAGES.items()
+        **sentences.live,
+        **{name: sentences.page[name] for name in shared},
+        "choices": sentences.choices,
+        "lang": sentences.lang,
+        "refused": sentences.entrance["refused"],
     }
 
 
-def script() -> str:
+def script(sentences: Sentences) -> str:
     """The script's files, joined; Gradio runs them in one closure, hidden from other scripts.
 
     The script never writes model texts as HTML. It gives HTML made by Python to the component's
     template, and itself only reads and sets attributes and plain text.
     """
     parts = [static(f"panel/{name}.js") for name in SCRIPTS]
-    spoken = f"const TEXTS = {json.dumps(sentences(), ensure_ascii=False)};"
-    return "\n".join(['"use strict";', spoken, *parts])
+    texts = f"const T = {json.dumps(spoken(sentences), ensure_ascii=False)};"
+    return "\n".join(['"use strict";', texts, *parts])

@@ -7,18 +7,17 @@ everything else that is not markup. An unknown name in a template is an error.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import lru_cache, partial
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Final
 
 from jinja2 import Environment
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from szpo.config.run_sections import Panel
 from szpo_ui.panel.screens import Screen
-from szpo_ui.web import language as texts
-from szpo_ui.web.language import ENGLISH, Language
 from szpo_ui.web.markup import environment
+from szpo_ui.web.sentences import ENGLISH, KEYS, Sentences
 
 MOST_DOTS: Final = 12
 """Up to this number of votes, each is drawn as a dot."""
@@ -31,42 +30,41 @@ DEFAULTS: Final = {
 """Settings that the operator may leave at their default, each with the page's sentence for it."""
 
 
-def rubric(panel: Panel, language: Language) -> Panel:
-    """The settings, with a default question and default guidelines put into a language."""
+def rubric(panel: Panel, sentences: Sentences) -> Panel:
+    """The settings, with a default question and default guidelines from the sentences."""
     default = Panel()
     shown = {
-        name: language.page[code]
+        name: sentences.page[code]
         for name, code in DEFAULTS.items()
         if getattr(panel, name) == getattr(default, name)
     }
     return panel.model_copy(update=shown)
 
 
-def page(screen: Screen, asked: Panel, language: Language = ENGLISH) -> str:
+def page(screen: Screen, asked: Panel, sentences: Sentences = ENGLISH) -> str:
     """The whole screen as one HTML text; ``asked`` is the panel's `rubric`."""
-    template = _environment(language.code).get_template("panel/page.html")
+    template = _environment(sentences).get_template("panel/page.html")
     return template.render(s=screen, rubric=asked, view=asked.view)
 
 
-def skeleton() -> str:
-    """The page before the first screen arrives; the script translates its one word."""
-    return _environment(ENGLISH.code).get_template("panel/loading.html").render()
+def skeleton(sentences: Sentences) -> str:
+    """The page before the first screen arrives."""
+    return _environment(sentences).get_template("panel/loading.html").render()
 
 
-def failure(error: str, language: Language = ENGLISH) -> str:
+def failure(error: str, sentences: Sentences = ENGLISH) -> str:
     """The screen for a server error, with the error's number."""
-    template = _environment(language.code).get_template("panel/error.html")
+    template = _environment(sentences).get_template("panel/error.html")
     return template.render(error=error)
 
 
-def say(language: Language, code: str, **what: object) -> Markup:
+def say(sentences: Sentences, code: str, **what: object) -> Markup:
     """A sentence of the page with its placeholders filled and escaped.
 
     >>> say(ENGLISH, "round_of", round=3, rounds="<b>")
     Markup('Round 3 of &lt;b&gt;')
     """
-    template: Any = language.page[code]
-    return Markup(template).format(**what)
+    return escape(sentences.page[code]).format(**what)
 
 
 def time_tag(at_us: int) -> Markup:
@@ -76,20 +74,17 @@ def time_tag(at_us: int) -> Markup:
     return Markup(form)
 
 
-@cache
-def _environment(code: str) -> Environment:
-    """The templates with the sentences of one language."""
-    language = texts.LANGUAGES[code]
-    labels = {str(choice): label for choice, label in language.choices.items()}
-
+@lru_cache
+def _environment(sentences: Sentences) -> Environment:
+    """The templates with the sentences that they show."""
+    labels = {str(choice): label for choice, label in sentences.choices.items()}
     return environment(
         filters={"time": time_tag, "label": labels.__getitem__},
         names={
-            "say": partial(say, language),
-            "t": SimpleNamespace(**language.page),  # t.clear of a dict would be a method
-            "language": language,
-            "languages": tuple(texts.LANGUAGES.values()),
-            "shortcuts": [(keys, language.shortcuts[name]) for name, keys in texts.KEYS.items()],
+            "say": partial(say, sentences),
+            "t": SimpleNamespace(**sentences.page),  # t.clear of a dict would be a method
+            "sentences": sentences,
+            "shortcuts": [(keys, sentences.shortcuts[name]) for name, keys in KEYS.items()],
             "most_dots": MOST_DOTS,
         },
     )

@@ -26,7 +26,6 @@ from szpo_ui.panel import own_seats
 from szpo_ui.panel.comparison_view import Sheet, sheet
 from szpo_ui.web import open_link
 from szpo_ui.web.ballots import is_elsewhere, key, lease_s
-from szpo_ui.web.language import ENGLISH, Language
 from szpo_ui.web.open_link import Standing
 from szpo_ui.web.site import Site
 
@@ -46,10 +45,9 @@ EXTRA: Final[Mapping[str, State]] = {
 
 @dataclass(frozen=True, slots=True)
 class PageState:
-    """The state of a page: its tab, its language, the seat to show, the panelist's mode."""
+    """The state of a page: its tab, the seat to show, the panelist's mode."""
 
     tab: str
-    language: Language = ENGLISH
     seat: str | None = None
     mode: Mode = ""
 
@@ -105,7 +103,7 @@ class Screen:
     lesson: str | None = None
     """What the votes taught, on the last screen; empty if the panelist may ask for it."""
     notice: str | None = None
-    """The code of a line above the screen (`szpo_ui.web.language.Language.notices`)."""
+    """The code of a line above the screen (`szpo_ui.web.sentences.Sentences.notices`)."""
     mode: Mode = ""
     study: Standing | None = None
     """The progress of a panelist who came by the open link; None for others."""

@@ -1,1 +1,1 @@
-"""Parts of the web process: login, sessions, languages, the JSON API, the vote writer, mounts."""
+"""Parts of the web process: login, sessions, sentences, the JSON API, the vote writer, mounts."""

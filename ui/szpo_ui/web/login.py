@@ -28,7 +28,6 @@ from szpo.ledger.database import Ledger
 from szpo_ui.web import credential_rows, credentials, open_link
 from szpo_ui.web.credential_rows import Identity, Role
 from szpo_ui.web.credentials import AccessError, Fault, Reason
-from szpo_ui.web.language import Language, choose_language
 from szpo_ui.web.markup import entrance
 from szpo_ui.web.rate import MOST_KEYS, Buckets, Locks, network
 from szpo_ui.web.requests import Body, read, refuse
@@ -175,7 +174,7 @@ def router(site: Site, sessions: Sessions) -> APIRouter:
     @routes.get("/join")
     def page(request: Request) -> Response:
         asked = request.url.path.rpartition("/")[2]
-        return HTMLResponse(entrance(asked, preferred_language(request).code))
+        return HTMLResponse(entrance(asked, site.sentences))
 
     @routes.post("/login")
     async def login(request: Request) -> Response:
@@ -264,11 +263,6 @@ STATUS: Final[Mapping[Reason, int]] = {"revoked": 403, "full": 409}
 async def answer_refusal(_: Request, error: Any) -> Response:
     """A refusal of access as JSON."""
     return refuse(STATUS.get(error.code, 401), error.code, str(error))
-
-
-def preferred_language(request: Request) -> Language:
-    """The language that a request's browser prefers."""
-    return choose_language("", request.headers.get("accept-language"))
 
 
 def _token(headers: Headers, cookie: str) -> str | None:

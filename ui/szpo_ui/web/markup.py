@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
+from functools import lru_cache
 from importlib import resources
 from typing import Any
 
@@ -18,7 +18,7 @@ from markupsafe import Markup, escape
 
 from szpo.visible_text import HIDDEN
 from szpo_ui.web.diff import Piece
-from szpo_ui.web.language import LANGUAGES
+from szpo_ui.web.sentences import Sentences
 
 STATIC = resources.files("szpo_ui") / "static"
 
@@ -42,23 +42,14 @@ def environment(
     return made
 
 
-@cache
-def entrance(name: str, code: str = "en", *, translated: bool = True) -> str:
+@lru_cache
+def entrance(name: str, sentences: Sentences, *, translated: bool = True) -> str:
     """A page for people without a session, as HTML: ``login``, ``join`` or ``setup``.
 
-    ``code`` is its language. If not ``translated``, it is the operator's page, in English.
+    If not ``translated``, it is the operator's page, in English.
     """
-    language = LANGUAGES[code]
-    return (
-        environment(filters={}, names={})
-        .get_template(f"entrance/{name}.html")
-        .render(
-            language=language,
-            t=language.entrance,
-            translated=translated,
-            spoken={each.code: {"tag": each.tag, **each.entrance} for each in LANGUAGES.values()},
-        )
-    )
+    template = environment(filters={}, names={}).get_template(f"entrance/{name}.html")
+    return template.render(lang=sentences.lang, t=sentences.entrance, translated=translated)
 
 
 def static(name: str) -> str:

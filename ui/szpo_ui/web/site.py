@@ -18,6 +18,7 @@ from szpo.training.status import StatusReader
 from szpo.types import Comparison
 from szpo.voting.service import VoteService
 from szpo_ui.web.credential_rows import Role
+from szpo_ui.web.sentences import ENGLISH, Sentences, of_record
 from szpo_ui.web.writer import Writer
 
 HOME_PATHS: Final[Mapping[Role, str]] = {"panelist": "/panel", "operator": "/operate"}
@@ -67,6 +68,7 @@ class Site:
     config: Config
     status: StatusReader
     writer: Writer
+    sentences: Sentences = ENGLISH
     comparison: Callable[[str], Comparison | None]
     """Finds a comparison by id; the last `TEXTS` are cached, since comparisons never change."""
     tabs: Presence = field(default_factory=Presence)
@@ -115,5 +117,6 @@ def of_ledger(ledger: Ledger, *, secure: bool = False) -> Site:
         config=config,
         status=StatusReader(ledger, service.look),
         writer=Writer(service),
+        sentences=of_record(ledger.spec.get("sentences")),
         comparison=lru_cache(maxsize=TEXTS)(ledger.comparison),
     )

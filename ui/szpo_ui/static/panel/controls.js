@@ -6,13 +6,6 @@ const show = (id) => { const box = document.getElementById(id); if (box) box.sho
 const DO = {
   help: () => show("sz-help"),
   guideline: () => show("sz-guideline"),
-  languages: () => show("sz-languages"),
-  language: (button) => {
-    chosen = button.dataset.to;
-    try { localStorage.setItem("szpo.language", chosen); } catch { /* private mode */ }
-    button.closest("dialog")?.close();
-    act("look", { lang: chosen });
-  },
   close: (button) => button.closest("dialog").close(),
   smaller: () => resize(-1),
   larger: () => resize(1),

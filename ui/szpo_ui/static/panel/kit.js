@@ -1,5 +1,5 @@
-/* Small tools of the panelist's page, and its data in the browser. The component provides TEXTS,
-   `element`, `props` and `server`, which calls Python. */
+/* Small tools of the panelist's page, and its data in the browser. The component provides the
+   sentences `T`, `element`, `props` and `server`, which calls Python. */
 
 const READING = new Set(["vote", "closed", "calib", "final", "saving"]);
 const SIZES = [16, 17, 19, 21, 24];
@@ -27,30 +27,15 @@ function write(store, name, value) {
   try { store.setItem(name, JSON.stringify(value)); } catch { /* private mode: keep in memory */ }
 }
 
-/* ---- the language: the reader's choice, else the browser's ---- */
+/* ---- times ---- */
 
-let chosen = "";
-try { chosen = localStorage.getItem("szpo.language") || ""; } catch { /* private mode */ }
-function preferred() {
-  const asked = [chosen, ...navigator.languages].map((tag) => tag.split("-")[0].toLowerCase());
-  return asked.find((code) => Object.hasOwn(TEXTS, code)) || "en";
-}
-let T = TEXTS[preferred()], speaks = ""; // replaced when a screen arrives, which names its language
-function speak(page) { // use a screen's language; returns whether it differs from the last screen's
-  const code = page.dataset.language;
-  document.documentElement.lang = page.lang;
-  if (!Object.hasOwn(TEXTS, code) || code === speaks) return false;
-  const first = !speaks;
-  T = TEXTS[speaks = code];
-  return !first;
-}
-function clockTime(iso) { // in the reader's own format, if the page's language is one of theirs
-  const base = T.tag.split("-")[0];
+function clockTime(iso) { // in the reader's own format, if the page is in one of their languages
+  const base = T.lang.split("-")[0];
   const own = navigator.languages.find((tag) => tag.split("-")[0] === base);
   if (!iso.includes("T")) { // a day, the same for every reader
-    return new Date(iso).toLocaleDateString(own || T.tag, { dateStyle: "long", timeZone: "UTC" });
+    return new Date(iso).toLocaleDateString(own || T.lang, { dateStyle: "long", timeZone: "UTC" });
   }
-  return new Date(iso).toLocaleTimeString(own || T.tag, { hour: "2-digit", minute: "2-digit" });
+  return new Date(iso).toLocaleTimeString(own || T.lang, { hour: "2-digit", minute: "2-digit" });
 }
 
 /* ---- stored data: preferences per panelist, a draft per seat ---- */

@@ -31,7 +31,7 @@ function voted(request) {
 let before = { state: "", seat: "", step: "" };
 function paint() {
   const page = root(), { state, seat, step } = page.dataset;
-  const other = speak(page);
+  document.documentElement.lang = page.lang;
   prefs = { ...prefs, ...read(localStorage, `szpo.prefs.${page.dataset.name}`) };
   document.documentElement.style.setProperty("--sz-size", `${SIZES[prefs.size]}px`);
   if (seat) pickUp(page); else draft = null;
@@ -57,17 +57,9 @@ function paint() {
   const moved = state !== before.state || seat !== before.seat;
   if (moved && before.state) arrive(page);
   else if (moved) { title(page); scrollTo({ top: draft?.top || 0, behavior: "instant" }); }
-  else if (other) translated(page);
   else if (document.activeElement === document.body) $("#sz-taught")?.focus(); // the focused button is gone
   before = { state, seat, step };
   if (state !== "error") write(sessionStorage, "szpo.at", { seat, mode: page.dataset.mode });
-}
-
-function translated(page) { // the same screen in another language: focus the language menu again
-  for (const id of ["sz-lease", "sz-offline"]) banner(id, "");
-  title(page);
-  const menu = $(".sz-header [data-do=languages]") || $(".sz-languages [aria-pressed=true]");
-  menu?.focus({ preventScroll: true });
 }
 
 function pickUp(page) {

@@ -10,9 +10,8 @@ let busy = null, queued = null, lastLook = 0;
 
 function act(what, more = {}) {
   const page = root().dataset;
-  const request = { do: what, tab, seat: page.seat || null, mode: page.mode || "", lang: chosen,
-    ...more };
-  if (busy) { if (what !== "look" || more.lang) queued = request; return; }
+  const request = { do: what, tab, seat: page.seat || null, mode: page.mode || "", ...more };
+  if (busy) { if (what !== "look") queued = request; return; }
   send(request);
 }
 async function send(request) {
@@ -28,10 +27,9 @@ async function send(request) {
   draw(late, request);
 }
 async function opening() {
-  set($("#szpo-root[data-state=loading] h1"), T.loading);
   await openTab();
   const at = read(sessionStorage, "szpo.at"); // continue where the panelist was reading
-  send({ do: "open", tab, seat: at.seat || null, mode: at.mode || "", lang: chosen });
+  send({ do: "open", tab, seat: at.seat || null, mode: at.mode || "" });
 }
 function failed() {
   const request = busy, page = root();
