@@ -188,13 +188,6 @@ def test_a_guard_pauses_and_says_why(tmp_path):
         Bands(length=(3, 2))
 
 
-def test_people_can_stop_a_run_from_outside(tmp_path):
-    settings, ledger, policy = start(tmp_path)
-    pauses.stop_at(ledger, 2, "ann")
-    assert go(settings, ledger, policy).status == "stopped"
-    assert ledger.last_applied() == 1
-
-
 def test_a_second_controller_is_refused_and_a_free_run_is_given_back(tmp_path):
     settings, ledger, policy = start(tmp_path)
     held = lease.acquire(ledger, "other:1:x")
