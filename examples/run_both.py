@@ -30,8 +30,7 @@ def main(path):
     check_policy(Hesitant(root_seed=1), prompts, radius=0.5)
     settings = defaults(1, policy.layout, rule="known", N=4, D=2, mu=0.5, alpha=0.2)
     spec = {"optimizer": settings_to_json(settings)}
-    version = settings.law.version
-    new = NewRun(spec, root_seed=1, layout=policy.layout, direction_version=version)
+    new = NewRun(spec, root_seed=1, layout=policy.layout)
     with Ledger.create(path, new) as ledger:
         panel = PanelEvaluator(VoteService(ledger), [Brief()] * 3)
         order = prompt_order(prompts, settings)

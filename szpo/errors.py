@@ -33,12 +33,8 @@ class MissingPluginError(UsageError):
     """A ledger needs another package that is not installed."""
 
 
-class SupersededError(UsageError):
-    """A ledger needs a rule or an option that szpo no longer has."""
-
-
 class LeaseError(SzpoError):
-    """Another controller holds the run, or this one was superseded."""
+    """Another controller holds the run, or took it from this one."""
 
     exit_code = 3
 

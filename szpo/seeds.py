@@ -117,9 +117,9 @@ def permutation(key: bytes, n: int) -> NDArray[np.int64]:
     return np.argsort(bits(key, n), kind="stable").astype(np.int64)
 
 
-def branch_seed(parent_root_seed: int, parent_step: int, name: str) -> int:
-    """The root seed of a branch: a function of the parent's seed, its step and a name."""
-    return as_seed(derive(parent_root_seed, "branch", step=parent_step, name=name))
+def child_seed(root_seed: int, step: int, name: str) -> int:
+    """A root seed that is a function of another, a step and a name."""
+    return as_seed(derive(root_seed, "branch", step=step, name=name))
 
 
 def as_seed(key: bytes) -> int:

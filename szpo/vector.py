@@ -159,8 +159,8 @@ def _numbers(name: str, given: Any) -> Floats:
     return found
 
 
-FORMAT: Final = 3
-"""Format of `Optimizer.to_dict`; 1 had no space in its digest, 2 no votes of an open step."""
+FORMAT: Final = 4
+"""Format of `Optimizer.to_dict`; it moves with what the settings hold."""
 AT_ONCE: Final = 10_000
 """Most pairs that can await votes together."""
 STRETCH: Final = 1_000
@@ -449,9 +449,9 @@ class Optimizer:
                 "digest": self._saved_digest(),
             }
 
-    def _saved_digest(self, form: int = FORMAT) -> str:
+    def _saved_digest(self) -> str:
         space = json.dumps(self._space.to_json(), sort_keys=True)
-        return self.digest() if form == 1 else sha256(f"{space} {self.digest()}")
+        return sha256(f"{space} {self.digest()}")
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> Self:
@@ -462,9 +462,11 @@ class Optimizer:
             IntegrityError: the votes lead to a different point than the saved one.
         """
         try:
-            form = saved["format"]
-            if form not in (1, 2, FORMAT):
-                raise UsageError(f"Optimizer: format {form} is unknown; it is {FORMAT}")
+            if (form := saved["format"]) != FORMAT:
+                raise UsageError(
+                    f"Optimizer: this szpo reads format {FORMAT}, the saved state is of format "
+                    f"{form}; szpo 0.2 (commit 2ba99d16) reads formats up to 3"
+                )
             space = saved["space"]
             own = make_space(None, space["start"], space["scale"], space["bounds"])
             found = cls.__new__(cls)
@@ -473,12 +475,12 @@ class Optimizer:
             if saved["waiting"] is not None:
                 count, single = saved["waiting"]
                 _ = found.ask() if single else found.ask(count)
-            for i, vote, weight in saved.get("told", ()):
+            for i, vote, weight in saved["told"]:
                 found.tell(vote, weight=weight, pair=found._pending[i])
             wanted = saved["digest"]
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UsageError(f"Optimizer: not a saved state ({error!r})") from None
-        if found._saved_digest(form) != wanted:
+        if found._saved_digest() != wanted:
             raise IntegrityError(
                 "Optimizer: the saved votes lead to another point than was saved; the state was "
                 "changed, or this machine rounds differently"

@@ -91,8 +91,8 @@ def test_orders_of_three_are_equally_likely():
     assert abs(counts - 500).max() < 4 * np.sqrt(3000 * 5 / 36)
 
 
-def test_branch_has_a_valid_seed_of_its_own():
-    found = {seeds.branch_seed(4, step, name) for step in (0, 1) for name in ("a", "b")}
+def test_a_child_has_a_valid_seed_of_its_own():
+    found = {seeds.child_seed(4, step, name) for step in (0, 1) for name in ("a", "b")}
     assert len(found) == 4
     assert all(0 <= seed < 2**63 for seed in found)
 

@@ -108,7 +108,7 @@ def open_comparisons(ledger: Ledger) -> frozenset[str]:
     ]
     train = ledger.query(
         "SELECT c.comparison FROM steps s CROSS JOIN comparisons c USING (run, step) "
-        "WHERE c.kind = 'train' AND s.state NOT IN ('closed', 'applied', 'void')"
+        "WHERE c.kind = 'train' AND s.state NOT IN ('closed', 'applied')"
     )
     return frozenset([*final, *(row["comparison"] for row in train)])
 
@@ -166,7 +166,7 @@ def _headings(ledger: Ledger) -> dict[int, tuple[float, ...]]:
     if "space" not in ledger.spec or "rule" not in ledger.spec.get("optimizer", {}):
         return {}
     settings = run_spec.recorded_settings(ledger)
-    if settings.space.dim > HEADING_DIM or not run_spec.has_weights(ledger):
+    if settings.space.dim > HEADING_DIM:
         return {}
     places = [flatten(starting_theta(ledger), ledger.layout)]
     steps = []

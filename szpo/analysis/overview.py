@@ -83,7 +83,7 @@ def _progress(evidence: Evidence) -> dict[str, Any]:
     ends = [n for n in (run.planned_steps, run.limit_steps) if n is not None]
     ends += [applied + max(0, n - spent) // run.votes_per_step for n in by_votes]
     planned = max(applied, min(ends)) if ends else None
-    at_hand = [step for step in steps if step.state not in ("applied", "void")]
+    at_hand = [step for step in steps if step.state != "applied"]
     # Votes of the rounds still to be answered, less those that the open one has already.
     left = None if planned is None else (planned - applied) * run.votes_per_step
     if left is not None and at_hand:

@@ -120,4 +120,4 @@ def _config(ledger: Ledger, file: Path | None, sets: list[str]) -> Config:
     if isinstance(url := given.get("base_url"), str):
         known_addresses.trust([url])
     chosen = {**chosen, **given}
-    return settings_file.check_recorded({**recorded, "judge": chosen}, where=ledger.path.name)
+    return settings_file.check({**recorded, "judge": chosen}, where=ledger.path.name)

@@ -40,7 +40,7 @@ from szpo.config.section import Count, OneOf, Positive, Section, list_names
 from szpo.errors import UsageError
 from szpo.optim.checked_settings import REGRESSION_UP_TO_DIM, WARMUP, defaults
 from szpo.optim.named_features import NamedFeatures
-from szpo.optim.posterior_directions import NEW_RUN_TEMPERATURE, NOISE
+from szpo.optim.posterior_directions import NOISE
 from szpo.optim.rules.all_votes import PRIORS
 from szpo.optim.rules.registry import RULES
 from szpo.optim.rules.regression import BUDGET, RADIUS
@@ -370,10 +370,7 @@ class Config(Section):
                 changes[name] = value
         if features is not None and rule and rule.two_points:
             noise = o.asking_noise or NOISE
-            changes |= {
-                "features": features, "asking_noise": noise,
-                "asking_temperature": NEW_RUN_TEMPERATURE,
-            }  # fmt: skip
+            changes |= {"features": features, "asking_noise": noise}
         return defaults(
             self.run.root_seed, layout, rule=self.rule, pairing=o.pairing, K=o.directions,
             N=o.comparisons, M=o.votes, D=o.rows, mu=o.mu, alpha=o.alpha, mu_decay=o.mu_decay,

@@ -20,88 +20,6 @@ from pydantic import BaseModel, ValidationError
 
 from szpo.config.schema import Config
 from szpo.errors import UsageError
-from szpo.optim import superseded
-
-_FALLING: Final = "set optimizer.alpha_decay, or optimizer.rule regression"
-_ALL_ASKED: Final = "a run asks every comparison; szpo select chooses pairs of a pool"
-_OPEN: Final = "szpo invite RUN --open makes a link for participants"
-_PAY: Final = "multiply the votes and person-hours that szpo shows; limit these"
-GONE: Final[Mapping[str, tuple[object, str]]] = {
-    "optimizer.block": (None, "directions move every coordinate"),
-    "optimizer.momentum": (0.0, _FALLING),
-    "optimizer.adam": (False, _FALLING),
-    "optimizer.steer": (False, "set optimizer.mu_decay"),
-    "optimizer.forget": (0.94, "set optimizer.forgetting, under the rule regression"),
-    "optimizer.centre_step": (None, "the centre moves a whitened unit in a step at most"),
-    "judge.retries": (2, "an unreadable reply is asked for again, twice"),
-    "judge.attempts": (4, "an endpoint is tried four times"),
-    "judge.key_env": ("OPENAI_API_KEY", "put the key into $OPENAI_API_KEY"),
-    "engine.key_env": ("VLLM_API_KEY", "put the key into $VLLM_API_KEY"),
-    "engine.insecure": (False, "name the hosts in engine.insecure_hosts"),
-    "prompts.separator": (None, "a CSV file's header shows it"),
-    "tracking.folder": (None, "a tracker writes to tracking, beside the run's file"),
-    "tracking.project": ("szpo", "set $WANDB_PROJECT or $MLFLOW_EXPERIMENT_NAME"),
-    "tracking.online": (False, "set WANDB_MODE=online"),
-    "panel.pay_per_hour": (None, _PAY),
-    "panel.pay_per_vote": (None, _PAY),
-    "panel.currency": ("EUR", _PAY),
-    "prolific.study": (None, _OPEN),
-    "prolific.places": (50, _OPEN),
-    "prolific.votes": (10, _OPEN),
-    "prolific.minutes": (60.0, _OPEN),
-    "prolific.completion_code": (None, _OPEN),
-    "prolific.declined_code": (None, _OPEN),
-    "prolific.return_url": ("https://app.prolific.com/submissions/complete", _OPEN),
-    "hook.url": (None, "a script that reads szpo show NAME --json can send messages"),
-    "hook.secret_env": ("SZPO_HOOK_SECRET", "szpo sends no messages"),
-    "panel.consent_file": (None, "put the text itself into panel.consent"),
-    "panel.poll_seconds": (2.0, "a run looks for votes twice a second"),
-    "selection.candidates": (None, _ALL_ASKED),
-    "selection.by": ("rows", _ALL_ASKED),
-    "selection.floor": (0.2, _ALL_ASKED),
-    "selection.vote_price": (None, "set run.votes, and fewer optimizer.comparisons a step"),
-}
-"""Removed settings: their former default, and what to do now."""
-_LEARNED: Final = "choose skill or rationality"
-GONE_VALUES: Final[Mapping[str, str]] = {
-    'optimizer.rule = "bayes"': "choose regression",
-    'optimizer.rule = "margin"': "choose known or sign",
-    'optimizer.weighting = "dawid-skene"': _LEARNED,
-    'optimizer.weighting = "shrunk-logits"': _LEARNED,
-    'optimizer.weighting = "median"': _LEARNED,
-    **{
-        f'optimizer.smoothing = "{name}"': "choose haldane, or trim as published"
-        for name in superseded.GONE_VALUES["smoothing"][1]
-    },
-}
-"""Removed values of settings, and what to do now."""
-
-
-def without_gone(tree: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The settings without removed ones, and a line for each of these not at its default.
-
-    >>> without_gone({"optimizer": {"momentum": 0.0, "steer": True, "rows": 4}})
-    ({'optimizer': {'rows': 4}}, ['optimizer.steer is gone: set optimizer.mu_decay'])
-    """
-    kept: dict[str, Any] = {}
-    lines = []
-    for table, values in tree.items():
-        rest = values
-        if isinstance(values, Mapping):
-            rest = {}
-            for name, value in values.items():
-                key, given = f"{table}.{name}", f'{table}.{name} = "{value}"'
-                if key in GONE:
-                    default, instead = GONE[key]
-                    lines += [] if value == default else [f"{key} is gone: {instead}"]
-                elif given in GONE_VALUES:
-                    lines.append(f"{given} is gone: {GONE_VALUES[given]}")
-                else:
-                    rest[name] = value
-        if rest or not values:
-            kept[table] = rest
-    return kept, lines
-
 
 SIZE_LIMIT = 1_000_000
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -242,7 +160,6 @@ def find_key(key: str, said: str) -> tuple[str, str]:
     if dot:
         return section, name
     owners = _list_owners(key)
-    owners = owners or [gone.partition(".")[0] for gone in GONE if gone.endswith(f".{key}")]
     if len(owners) > 1:
         full = " or ".join(f"{owner}.{key}" for owner in owners)
         raise UsageError(f'{said}: "{key}" is ambiguous; write {full}')
@@ -260,29 +177,15 @@ def check(tree: Mapping[str, Any], *, where: str = "settings") -> Config:
     """Check a tree of plain values and turn it into settings.
 
     Raises:
-        UsageError: Names the first removed or wrong key, and what it may be.
+        UsageError: Names the first unknown or wrong key, and what it may be.
     """
-    kept, gone = without_gone(tree)
-    if gone:
-        raise UsageError(f"{where}: {gone[0]}")
     try:
-        return Config.model_validate(kept)
+        return Config.model_validate(tree)
     except ValidationError as error:
         found = error.errors(include_url=False)
         others = len({each["loc"][:2] for each in found}) - 1  # a key may have several errors
         more = f" (and {others} more)" if others else ""
         raise UsageError(f"{where}: {_describe(found[0])}{more}") from None
-
-
-def check_recorded(tree: Mapping[str, Any], *, where: str) -> Config:
-    """Turn a run's recorded settings into a `Config`; removed settings get their default.
-
-    `szpo.optim.superseded` decides whether the run can continue without them.
-
-    Raises:
-        UsageError: As in `check`.
-    """
-    return check(without_gone(tree)[0], where=where)
 
 
 def _describe(error: Any) -> str:
@@ -295,7 +198,7 @@ def _describe(error: Any) -> str:
         place = f" in [{loc[0]}]" if len(loc) > 1 else ""
         if owners := [] if place else _list_owners(str(loc[0])):
             return f'"{loc[0]}" is outside its table; write it below [{"] or [".join(owners)}]'
-        return f'unknown key "{loc[-1]}"{place}{_suggest(str(loc[-1]), known)}'
+        return f'unknown key "{loc[-1]}"{place}{_suggest(str(loc[-1]), known) or "; leave it out"}'
     if kind == "value_error":
         prefix = f"{key}: " if len(loc) > 1 else f"{key}." if key else ""
         return f"{prefix}{context['error']}"

@@ -12,7 +12,6 @@ from szpo.evaluators.protocol import Evaluator, Judge
 from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
-from szpo.optim import sample_directions
 from szpo.optim.checked_settings import defaults, settings_to_json
 from szpo.types import Answer, Comparison, Prompt, Query, Row
 from szpo.voting import casting, counting, steps
@@ -55,7 +54,6 @@ def check_evaluator(
                 {"optimizer": settings_to_json(settings)},
                 root_seed=7,
                 layout=layout,
-                direction_version=sample_directions.DIRECTION_VERSION,
             ),
         ) as ledger:
             ledger.execute("UPDATE controller SET epoch = 1")

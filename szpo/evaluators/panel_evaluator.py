@@ -85,7 +85,7 @@ def answer(
 
     Each round has two transactions: all seats, then all answers. Judges are asked in between, so a
     slow one holds no lock. A skip frees the seat for the next panelist in line. Nobody is asked
-    once the step is closed or void; answers that come after that are stored as late.
+    once the step is closed; answers that come after that are stored as late.
     """
     ledger = service.ledger
     panel = _advance_tiring(ledger, panel, comparisons)
@@ -134,7 +134,7 @@ def open_seats(
 ) -> list[tuple[Comparison, str, Assignment]]:
     """Seats for these panelists at comparisons of the open step that lack votes, in one commit.
 
-    Empty once M is met, or the step is closed or void. Without ``complete``, votes that these
+    Empty once M is met, or the step is closed. Without ``complete``, votes that these
     panelists cannot give are left to others.
 
     Raises:

@@ -16,8 +16,8 @@ from szpo.types import Answer, Prompt, Row, Vote
 
 CHAINED: Final[Mapping[str, tuple[str, ...]]] = {
     "runs": (
-        "run", "parent", "parent_step", "root_seed", "spec", "spec_sha256", "base_sha256",
-        "basis_sha256", "layout_sha256", "direction_version", "created_us",
+        "run", "root_seed", "spec", "spec_sha256", "base_sha256", "basis_sha256",
+        "layout_sha256", "created_us",
     ),
     "comparisons": (
         "comparison", "run", "step", "kind", "k", "n", "repeats", "expected", "identical",

@@ -36,21 +36,17 @@ class NewRun:
     """What defines a run: recorded when it is created, and never changed.
 
     ``spec`` holds plain JSON values; the layout is added to it under spec["space"]["layout"].
-    ``tensors`` are stored by name (see `szpo.ledger.rows` for the prefixes). A branch names its
-    ``parent`` run and the parent's step from whose weights it starts. ``run`` is the new run's
-    id; None draws one at random.
+    ``tensors`` are stored by name (see `szpo.ledger.rows` for the prefixes). ``run`` is the new
+    run's id; None draws one at random.
     """
 
     spec: Mapping[str, Any] = field(kw_only=False)
     root_seed: int
     layout: Layout
-    direction_version: int
     base_sha256: str = NO_BASE
     basis_sha256: str | None = None
     tensors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     run: str | None = None
-    parent: str | None = None
-    parent_step: int | None = None
 
     def row(self, at_us: int) -> dict[str, Any]:
         """The run's row in the table `runs`.
@@ -66,15 +62,12 @@ class NewRun:
             raise UsageError(f"{error}; use plain JSON values") from None
         return {
             "run": self.run or secrets.token_hex(8),
-            "parent": self.parent,
-            "parent_step": self.parent_step,
             "root_seed": int(self.root_seed),
             "spec": text,
             "spec_sha256": canonical.sha256(text),
             "base_sha256": self.base_sha256,
             "basis_sha256": self.basis_sha256,
             "layout_sha256": parameters.layout_sha256(self.layout),
-            "direction_version": self.direction_version,
             "created_us": at_us,
         }
 

@@ -11,7 +11,9 @@ from szpo.errors import IntegrityError, StorageError, UsageError
 from szpo.ledger import canonical
 
 APPLICATION_ID: Final = 0x535A504F
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+READ_BY: Final = "szpo 0.2 (commit 2ba99d16)"
+"""The last version that reads the schemas before this one."""
 
 
 def schema() -> str:
@@ -30,17 +32,27 @@ def schema() -> str:
 
 
 def check_kind(path: Path, conn: sqlite3.Connection) -> None:
-    """Raise StorageError for another program's file, UsageError for a newer szpo's.
+    """Raise StorageError for another program's file, UsageError for another version's.
 
     A schema number that no szpo ever had raises IntegrityError.
     """
     found = conn.execute("PRAGMA application_id").fetchone()[0]
     if found != APPLICATION_ID:
         raise StorageError(f"{path} is not a szpo ledger (application_id {found})")
+    check_version(path, conn)
+
+
+def check_version(path: Path, conn: sqlite3.Connection) -> None:
+    """Raise UsageError for a file of another version, naming the one that reads it."""
     version = conn.execute("PRAGMA user_version").fetchone()[0]
     if version > SCHEMA_VERSION:
         raise UsageError(
-            f"{path}: schema {version}; this szpo reads up to {SCHEMA_VERSION}; install a newer"
+            f"{path}: schema {version}; this szpo reads {SCHEMA_VERSION}; install a newer"
         )
     if version < 1:
         raise IntegrityError(f"{path}: schema {version}, which no szpo wrote; restore a copy")
+    if version < SCHEMA_VERSION:
+        raise UsageError(
+            f"{path} was made by szpo 0.2 or earlier; install {READ_BY} to read it, or begin a "
+            "new run from the adapter that it exports (model.adapter)"
+        )

@@ -1,19 +1,16 @@
 -- One file holds one run. Everything but step state, seats' expiry, the controller's lease and
 -- persons' data is append-only by trigger; the hash of each appended row stands in an event.
 PRAGMA application_id = 0x535A504F;   -- 'SZPO'
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 
 CREATE TABLE runs (
   run               TEXT PRIMARY KEY CHECK (length(run) BETWEEN 1 AND 64),
-  parent            TEXT,
-  parent_step       INTEGER CHECK ((parent IS NULL) = (parent_step IS NULL)),
   root_seed         INTEGER NOT NULL CHECK (root_seed >= 0),
   spec              TEXT NOT NULL,
   spec_sha256       TEXT NOT NULL CHECK (length(spec_sha256) = 64),
   base_sha256       TEXT NOT NULL CHECK (length(base_sha256) = 64),
   basis_sha256      TEXT CHECK (length(basis_sha256) = 64),
   layout_sha256     TEXT NOT NULL CHECK (length(layout_sha256) = 64),
-  direction_version INTEGER NOT NULL,
   created_us        INTEGER NOT NULL
 ) STRICT;
 
@@ -39,7 +36,7 @@ CREATE TABLE steps (
   k              INTEGER NOT NULL CHECK (k > 0),
   head_sha256    TEXT NOT NULL CHECK (length(head_sha256) = 64),
   state          TEXT NOT NULL CHECK (state IN
-                   ('planned', 'generating', 'open', 'closed', 'applied', 'void')),
+                   ('planned', 'generating', 'open', 'closed', 'applied')),
   opened_us      INTEGER,
   closed_us      INTEGER,
   closed_by      TEXT CHECK (closed_by IN ('rule', 'deadline', 'operator', 'auto')),
@@ -184,19 +181,7 @@ CREATE TABLE credentials (               -- a person's secrets: hashes only, era
 
 CREATE TABLE contacts (                  -- a person's data: erasable without touching the record
   panelist TEXT PRIMARY KEY REFERENCES panelists,
-  name     TEXT,
-  address  TEXT,
-  note     TEXT
-) STRICT;
-
-CREATE TABLE checkpoints (
-  run            TEXT NOT NULL REFERENCES runs,
-  step           INTEGER NOT NULL,
-  path           TEXT NOT NULL,
-  theta_sha256   TEXT NOT NULL,
-  adapter_sha256 TEXT NOT NULL,
-  at_us          INTEGER NOT NULL,
-  PRIMARY KEY (run, step, path)
+  name     TEXT
 ) STRICT;
 
 -- For people and other programs to read: a row for each vote and prompt, open rounds included.
@@ -240,13 +225,13 @@ CREATE TRIGGER steps_plan_is_fixed BEFORE UPDATE OF
   BEGIN SELECT RAISE(ABORT, 'the plan of a step is fixed'); END;
 CREATE TRIGGER steps_close_is_fixed BEFORE UPDATE OF
     opened_us, closed_us, closed_by, last_vote, last_amendment ON steps
-  WHEN OLD.state IN ('closed', 'applied', 'void')
+  WHEN OLD.state IN ('closed', 'applied')
   BEGIN SELECT RAISE(ABORT, 'a closed step stays as it was closed'); END;
 CREATE TRIGGER steps_go_forward BEFORE UPDATE OF state ON steps
-  WHEN NOT ((OLD.state = 'planned' AND NEW.state IN ('generating', 'void'))
-         OR (OLD.state = 'generating' AND NEW.state IN ('generating', 'open', 'void'))
-         OR (OLD.state = 'open' AND NEW.state IN ('closed', 'void'))
-         OR (OLD.state = 'closed' AND NEW.state IN ('applied', 'void')))
+  WHEN NOT ((OLD.state = 'planned' AND NEW.state = 'generating')
+         OR (OLD.state = 'generating' AND NEW.state IN ('generating', 'open'))
+         OR (OLD.state = 'open' AND NEW.state = 'closed')
+         OR (OLD.state = 'closed' AND NEW.state = 'applied'))
   BEGIN SELECT RAISE(ABORT, 'a step only goes forward'); END;
 CREATE TRIGGER steps_no_delete BEFORE DELETE ON steps
   BEGIN SELECT RAISE(ABORT, 'steps are never deleted'); END;

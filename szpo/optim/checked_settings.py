@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from szpo.errors import UsageError
-from szpo.optim import superseded
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.parameters import layout_dim
 from szpo.optim.rules.registry import RULES, rule_of
@@ -21,9 +20,8 @@ REGRESSION_UP_TO_DIM = 64
 WARMUP = 5
 """Default number of warm-up steps where the step size has to be measured."""
 TWO_POINT_SETTINGS = (
-    "kl_budget", "centre_step", "score_share", "prior_widths", "prior_variances", "start",
-    "guarded", "sided", "unproven_kl", "measured", "forgetting", "features",
-    "asking_noise", "asking_temperature", "earlier_votes",
+    "kl_budget", "centre_step", "score_share", "prior_variances", "guarded", "forgetting",
+    "features", "asking_noise", "earlier_votes",
 )  # fmt: skip
 """Settings of rules with two points: one where they ask, and another that they recommend."""
 
@@ -62,9 +60,6 @@ def defaults(
 def settings_to_json(settings: Settings) -> dict[str, Any]:
     """The settings as plain JSON values, which `settings_from_json` reads back."""
     plain: dict[str, Any] = _plain(dataclasses.asdict(settings))
-    for name in TWO_POINT_SETTINGS:
-        if plain[name] is None:  # so that a run of another rule has the spec it always had
-            del plain[name]
     return plain
 
 
@@ -72,34 +67,21 @@ def settings_from_json(body: Mapping[str, Any]) -> Settings:
     """Settings from their JSON form.
 
     Raises:
-        UsageError: a field is missing, unknown, out of range, or from an earlier szpo.
-    """
-    if gone := superseded.find_gone(body):
-        raise SettingsError(f"szpo no longer has {' and '.join(gone)}; {superseded.INSTEAD}")
-    return check(read_recorded(body))
-
-
-def read_recorded(body: Mapping[str, Any]) -> Settings:
-    """Settings from JSON for display only: superseded options are dropped, no rule checks them.
-
-    Raises:
-        UsageError: a field is missing, unknown, or out of range.
+        UsageError: a field is missing, unknown or out of range.
     """
     try:
-        values = superseded.keep_current(body)
+        values = dict(body)
         values["layout"] = tuple((name, tuple(shape)) for name, shape in values["layout"])
         values["law"] = Law(**values["law"])
-        for name in ("prior_widths", "start"):
-            if values.get(name) is not None:
-                values[name] = tuple(values[name])
         for name in ("kl_budget", "earlier_votes"):
-            if values.get(name) is not None:
+            if values[name] is not None:
                 values[name] = tuple(tuple(row) for row in values[name])
-        if values.get("features") is not None:
+        if values["features"] is not None:
             values["features"] = NamedFeatures.from_json(values["features"])
-        return Settings(**values)
+        found = Settings(**values)
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"settings: cannot be read ({error})") from error
+    return check(found)
 
 
 def check(settings: Settings) -> Settings:
@@ -114,7 +96,8 @@ def check(settings: Settings) -> Settings:
         able = " and ".join(name for name, other in RULES.items() if other.can_warm_up)
         raise SettingsError(f"warmup only measures an unset alpha, for {able}; set warmup = 0")
     if not rule.two_points:
-        given = [name for name in TWO_POINT_SETTINGS if getattr(s, name) is not None]
+        plain = Settings(s.root_seed, s.layout, s.law, s.rule)
+        given = [name for name in TWO_POINT_SETTINGS if getattr(s, name) != getattr(plain, name)]
         able = " or ".join(name for name, other in RULES.items() if other.two_points)
         if given:
             raise SettingsError(f"{given[0]} belongs to the rule {able}; leave it out")

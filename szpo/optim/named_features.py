@@ -81,7 +81,7 @@ class NamedFeatures:
             tuple(tuple(row) for row in body["map"]),
             body["components"],
             body["dictionary"],
-            tuple(tuple(each) for each in body.get("own", ())),
+            tuple(tuple(each) for each in body["own"]),
         )
 
     @property

@@ -22,10 +22,6 @@ from szpo.optim.parameters import Space
 from szpo.optim.sparse_regression import SparseFit
 from szpo.types import FEATURE_GRID, Explanation, Floats, Grid, Ints
 
-NEW_RUN_TEMPERATURE: Final = 1.0
-"""Temperature of the posterior over features in new runs."""
-UNRECORDED_TEMPERATURE: Final = 2.0
-"""Temperature in runs that record none."""
 NOISE: Final = 0.33
 """Default `asking_noise`: the seed's part is .7 times as long as the posterior's."""
 CHANCE_UNITS: Final = 2**16 - 1
@@ -39,35 +35,30 @@ SMALLEST_PROBABILITY: Final = 1e-9
 
 
 def explanations_of(
-    found: SparseFit,
-    features: NamedFeatures,
-    aside: Sequence[int] = (),
-    temperature: float = NEW_RUN_TEMPERATURE,
+    found: SparseFit, features: NamedFeatures, aside: Sequence[int] = ()
 ) -> tuple[Explanation, ...]:
     """The explanations of the votes, as weights on regressors; empty while the votes say nothing.
 
-    At temperature T a feature of probability P is chosen in proportion to P^(1/T), then one of its
-    explanations in proportion to its probability. The score components together count as one
-    feature. No direction is drawn along the features ``aside``.
+    A feature is chosen in proportion to its probability, then one of its explanations in
+    proportion to theirs. The score components together count as one feature. No direction is
+    drawn along the features ``aside``.
     """
     followed = np.ones(features.columns)
     followed[list(aside)] = 0.0
     count = len(features.names)
-    total, listed = np.zeros(count + 1), []
+    listed, share = [], np.zeros(0)
     for each in found.kept:
         w = each.w * followed[list(each.support)]
         if each.chance >= SMALLEST_PROBABILITY and np.abs(w).max(initial=0.0) >= SMALLEST_COEF:
-            members = sorted({min(at, count) for at in each.support if followed[at]})
-            listed.append((each, w, members))
-            total[members] += each.chance
-    power = 1 / temperature - 1
-    share = np.array([(each.chance * total[own] ** power).sum() for each, _, own in listed])
+            members = {min(at, count) for at in each.support if followed[at]}
+            listed.append((each, w))
+            share = np.append(share, each.chance * len(members))
     chances = np.rint(CHANCE_UNITS * share / max(share.sum(), SMALLEST_PROBABILITY)).astype(
         np.int64
     )
     return tuple(
         Explanation(int(chance), each.support, _as_integers(w))
-        for chance, (each, w, _) in zip(chances, listed, strict=True)
+        for chance, (each, w) in zip(chances, listed, strict=True)
         if chance
     )
 

@@ -5,7 +5,8 @@ v is N(0, I) as in the paper, N(0, I) scaled to |v| = √d, or one of an orthono
 Sixteen bits of a raw word choose one of 65,536 equal-probability quantiles of N(0, 1) from a
 table, in units of 2⁻⁸. The draw uses no log, no cos and no floating point, so a direction is the
 same on every machine and any shard can make any slice. Scale factors are not part of the drawn
-values: they go into radius and coefficient.
+values: they go into radius and coefficient. A change of the table or of a law moves the version of
+the ledger's schema, since a run replays along the directions that it was asked along.
 """
 
 from __future__ import annotations
@@ -24,10 +25,6 @@ from scipy.special import ndtri
 from szpo import seeds
 from szpo.errors import IntegrityError, UsageError
 
-DIRECTION_VERSION = 1
-"""Version of the table, and so of the law gaussian."""
-ORTHONORMAL_VERSION: Final = 2
-"""Version of the law orthonormal. A law that changes gets the next number that no law has had."""
 PER_UNIT = 256
 """Drawn integers are in units of 1/256."""
 TABLE_SHA256 = "586fabbefab1ca027691c6b3d5704762521173d6ce9ad1624f04c5fbc16b9968"
@@ -64,11 +61,6 @@ class Law:
     def scaled(self) -> bool:
         """The factor brings |v| to √d."""
         return self.normalise or self.kind == "orthonormal"
-
-    @property
-    def version(self) -> int:
-        """The version number of the law, as runs record it."""
-        return ORTHONORMAL_VERSION if self.kind == "orthonormal" else DIRECTION_VERSION
 
     @classmethod
     def for_dim(cls, dim: int) -> Law:

@@ -42,20 +42,14 @@ class Settings:
     recommended point may be from the model's start, as points (counted votes, nats), linear
     between them and constant outside; None: no bound. ``centre_step``: the longest step of the
     centre, in whitened units. ``score_share``: the weight of the shown texts' scores in a vote's
-    regressor. ``prior_widths``: prior variances of a vote's logit; the fit averages over them.
-    ``prior_variances``: how the coordinates' variances compare (flat, falling, blocks). ``start``:
-    θ₀ of a branch; None: 0. ``guarded``: the recommended point stays where the guards hold, as
-    predicted from the start's recorded answers. ``sided``: the fit has a coefficient for the side
-    on which plus stood. ``unproven_kl``: how far, in nats, the recommended point goes while the
-    votes may be chance. ``measured``: a point's KL is measured, and the point shrunk, before it is
-    recommended; otherwise KL is measured with the next answers. ``guarded``, ``sided``,
-    ``unproven_kl`` and ``measured`` are None in older runs. ``forgetting``: λ, the factor on a
-    vote's weight for each step of its age; None: 1. ``features``: the named features that votes
-    are regressed on; None: z⁺ − z⁻. ``asking_noise``: share of the seed's own direction in the
-    squared length of one drawn from the posterior of named features
-    (`szpo.optim.posterior_directions`); None or 1: directions are the seed's.
-    ``asking_temperature``: temperature of that posterior; None: 2. ``earlier_votes``: votes of
-    another run that count as this run's own (`all_votes.with_earlier_votes`).
+    regressor. ``prior_variances``: how the coordinates' variances compare (flat, falling, blocks).
+    ``guarded``: the recommended point stays where the guards hold, as predicted from the start's
+    recorded answers. ``forgetting``: λ, the factor on a vote's weight for each step of its age;
+    None: 1. ``features``: the named features that votes are regressed on; None: z⁺ − z⁻.
+    ``asking_noise``: share of the seed's own direction in the squared length of one drawn from the
+    posterior of named features (`szpo.optim.posterior_directions`); None or 1: directions are the
+    seed's. ``earlier_votes``: votes of another run that count as this run's own
+    (`all_votes.with_earlier_votes`).
 
     Raises:
         UsageError: a value is out of range, or a combination cannot work.
@@ -87,19 +81,13 @@ class Settings:
     coef_cap: float = 10.0
     weighting: str = "equal"
     kl_budget: tuple[tuple[float, float], ...] | None = None
-    centre_step: float | None = None
+    centre_step: float = 1.0
     score_share: float | None = None
-    prior_widths: tuple[float, ...] | None = None
     prior_variances: str | None = None
-    start: tuple[float, ...] | None = None
-    guarded: bool | None = None
-    sided: bool | None = None
-    unproven_kl: float | None = None
-    measured: bool | None = None
+    guarded: bool = False
     forgetting: float | None = None
     features: NamedFeatures | None = None
     asking_noise: float | None = None
-    asking_temperature: float | None = None
     earlier_votes: tuple[tuple[float, ...], ...] | None = None
 
     def __post_init__(self) -> None:

@@ -79,7 +79,7 @@ def random_subspace(probe: Probe, whole: Subspace, config: Config) -> Subspace:
 def full_subspace(probe: Probe, whole: Subspace, config: Config) -> Subspace:
     """Take every moving weight as a coordinate, and scale μ to KL ``optimizer.kl_radius``."""
     space = parameters.Space(
-        seeds.branch_seed(probe.root_seed, 0, "kl scale"), whole.layout, sample_directions.Law()
+        seeds.child_seed(probe.root_seed, 0, "kl scale"), whole.layout, sample_directions.Law()
     )
     mu = whole.mu(config.optimizer.kl_radius)
 

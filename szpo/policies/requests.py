@@ -182,7 +182,7 @@ class ReadRequest:
             for first in range(0, len(self.answers), size)
         ]
         return chunks[:1] + [
-            replace(chunk, seed=seeds.branch_seed(self.seed, i, "chunk of scores"))
+            replace(chunk, seed=seeds.child_seed(self.seed, i, "chunk of scores"))
             for i, chunk in enumerate(chunks[1:], 1)
         ]
 

@@ -41,8 +41,8 @@ class Teachable:
     """Share of the feature's variance that the coordinates move, 0 to 1."""
     skew: float
     """Skewness along its direction; above 0, a long step costs more nats than |z|²/2."""
-    same: float | None
-    """Share of pairs of answers to one prompt with equal values; None in older set-ups."""
+    same: float
+    """Share of pairs of answers to one prompt with equal values."""
 
     @property
     def nats(self) -> float:
@@ -51,7 +51,7 @@ class Teachable:
         The least KL of any policy with that share, divided by the reach: if the coordinates move
         R² of the variance, the same change takes 1/R² times the nats.
 
-        >>> round(Teachable("i", 'says "I" more', 0.5, 0.8, None).nats, 2)
+        >>> round(Teachable("i", 'says "I" more', 0.5, 0.8, 0.6).nats, 2)
         2.15
         """
         start, end = SHARE
@@ -68,9 +68,9 @@ class Teachable:
         """Whether it can be taught easily, hardly or not at all."""
         return "easily" if self.nats <= EASY else "hardly" if self.nats <= HARD else "not at all"
 
-    def alike(self, rows: int) -> float | None:
+    def alike(self, rows: int) -> float:
         """Share of comparisons with ``rows`` prompts whose sides do not differ in the feature."""
-        return None if self.same is None else self.same**rows
+        return self.same**rows
 
 
 def read(names: Sequence[str], report: Mapping[str, Any]) -> tuple[Teachable, ...]:
@@ -80,8 +80,7 @@ def read(names: Sequence[str], report: Mapping[str, Any]) -> tuple[Teachable, ..
         names: The names of its features.
         report: The set-up's report, with ``reach``, ``skew`` and ``same`` of each feature.
     """
-    same = report.get("same") or [None] * len(names)
-    rows = zip(names, report.get("reach", ()), report.get("skew", ()), same, strict=False)
+    rows = zip(names, *(report.get(fact, ()) for fact in ("reach", "skew", "same")), strict=False)
     found = [Teachable(name, _words(name), *rest) for name, *rest in rows]
     return tuple(sorted(found, key=lambda each: -each.reach))
 
@@ -113,7 +112,7 @@ def describe(found: Sequence[Teachable], rows: int) -> dict[str, str]:
         told = "; ".join(f"{each.words}: {each.cost}{_same(each.alike(rows))}" for each in mine)
         lines["yours"] = f"{told} (from 3 % of answers to half; a smaller gain costs less)"
     can = (each for each in found if each.ease != "not at all" and each not in mine)
-    seldom = [(each, alike) for each in can if (alike := each.alike(rows) or 0.0) >= 0.5]
+    seldom = [(each, alike) for each in can if (alike := each.alike(rows)) >= 0.5]
     if seldom:
         seldom.sort(key=lambda pair: -pair[1])
         names = [f"{each.words} ({100 * alike:.0f} %)" for each, alike in seldom]
@@ -127,7 +126,7 @@ def ruler(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Example answers at several nats from the start, after a row with their prompt.
 
     Args:
-        report: The set-up's report; older ones, and those of kind ``full``, have no examples.
+        report: The set-up's report; those of kind ``full`` have no examples.
     """
     found = report.get("ruler")
     if found is None:
@@ -161,9 +160,9 @@ def _words(name: str) -> str:
     return f"more of {own.split(name)[0]}" if entry is None else entry.more
 
 
-def _same(share: float | None) -> str:
-    """How often two sides do not differ, in words; empty below one in four, or if unknown."""
-    if share is None or share < 0.25:
+def _same(share: float) -> str:
+    """How often two sides do not differ, in words; empty below one in four."""
+    if share < 0.25:
         return ""
     return f", the same on both sides in {100 * share:.0f} %"
 

@@ -19,7 +19,7 @@ from szpo.failpoints import failpoint
 from szpo.ledger import canonical, connection, witness
 from szpo.ledger.creation import new_file
 from szpo.ledger.database import Ledger
-from szpo.ledger.schema import schema
+from szpo.ledger.schema import check_version, schema
 from szpo.replay.findings import Report
 from szpo.replay.verification import verify
 
@@ -58,6 +58,7 @@ def backup(path: Path, out: Path) -> Report:
         IntegrityError: the copy, and so the run, does not verify; or acknowledged events are
             missing at the run's end.
     """
+    Ledger.open(path, readonly=True).close()  # refuses what is no run of this version
     if lacks := witness.problem(path):
         raise IntegrityError(f"{path}: no copy was made: {lacks}; {witness.remedy(path)}")
     with new_file(out) as draft:
@@ -126,6 +127,7 @@ def _open_leniently(copy: Path, path: Path) -> sqlite3.Connection:
         conn.execute("PRAGMA writable_schema=ON")  # skips broken definitions
         conn.execute("PRAGMA cell_size_check=ON")
         conn.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        check_version(path, conn)
     except sqlite3.Error as error:
         conn.close()
         raise IntegrityError(f"{path}: nothing can be read ({error}); restore a copy") from None

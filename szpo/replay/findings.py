@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from szpo.ledger.database import Ledger
 
-Promise = Literal["exact", "1e-9", "void", "not recomputed"]
+Promise = Literal["exact", "1e-9", "not recomputed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,6 @@ class Report:
 _PROMISES: Final[dict[Promise, str]] = {
     "exact": "exact from the votes",
     "1e-9": "from the votes to 1e-9",
-    "void": "void",
     "not recomputed": "not recomputed",
 }
 

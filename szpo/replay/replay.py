@@ -11,7 +11,7 @@ from typing import Any
 
 from szpo.errors import IntegrityError, UsageError
 from szpo.ledger.database import Ledger
-from szpo.ledger.run_spec import recorded_settings, require_current, require_weights
+from szpo.ledger.run_spec import recorded_settings
 from szpo.ledger.theta import starting_theta
 from szpo.optim import optimizer, parameters
 from szpo.optim.optimizer import Point
@@ -30,12 +30,7 @@ def read_applied_updates(
     until: int | None = None,
     point: Point = "recommended",
 ) -> Iterator[tuple[int, tuple[Update, ...]]]:
-    """Yield each applied step with the updates that it adds to ``point``, in order.
-
-    Raises:
-        SupersededError: they need directions or a momentum that szpo no longer has.
-    """
-    require_weights(ledger)
+    """Yield each applied step with the updates that it adds to ``point``, in order."""
     rows = ledger.updates(until)
     by_step: dict[int, list[Update]] = {}
     for update in rows:
@@ -99,12 +94,7 @@ def fold(ledger: Ledger, until: int | None = None) -> Theta:
 
 
 def replay_state(ledger: Ledger, settings: Settings) -> State:
-    """Recompute the optimizer's state after all applied and void steps from the recorded votes.
-
-    Raises:
-        SupersededError: the run's rule, or an option that it uses, is gone.
-    """
-    require_current(ledger)
+    """Recompute the optimizer's state after all applied steps from the recorded votes."""
     state = optimizer.init(settings)
     for after, _ in retell(ledger, settings):
         state = after
@@ -159,11 +149,7 @@ def fold_votes(
         ledger: The run.
         voters: Ids of panelists.
         measure: KL to the model's start, nats, of a point as moved from θ₀; None: not measured.
-
-    Raises:
-        SupersededError: the run's rule, or an option that it uses, is gone.
     """
-    require_current(ledger)
     settings, theta = recorded_settings(ledger), starting_theta(ledger)
     state = optimizer.init(settings)
     for after, updates in retell(ledger, settings, voters, measure):
@@ -179,7 +165,7 @@ def retell(
     voters: Collection[str] | None = None,
     measure: Callable[[Floats], float] | None = None,
 ) -> Iterator[tuple[State, tuple[Update, ...]]]:
-    """Yield the optimizer's state after each finished step, and the step's updates.
+    """Yield the optimizer's state after each applied step, and the step's updates.
 
     ``voters``: ids of panelists whose votes count; None: all. KL measured during the run is not
     valid for fewer voters; then ``measure`` measures the last point.
@@ -187,10 +173,6 @@ def retell(
     state, same, last = optimizer.init(settings), True, ledger.last_applied()
     for row in ledger.steps():
         step = row["step"]
-        if row["state"] == "void":
-            state = replace(state, step=step + 1)
-            yield state, ()
-            continue
         if row["state"] != "applied":
             break
         found = StepVotes(ledger, step)

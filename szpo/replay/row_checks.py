@@ -141,19 +141,17 @@ def check_step_events(look: Examination) -> None:
     """Compare the rows of steps, which can be changed, with their chained events."""
     ledger = look.ledger
     events: dict[str, dict[int, list[Mapping[str, Any]]]] = {}
-    for kind in ("generated", "close", "step", "void"):
+    for kind in ("generated", "close", "step"):
         events[kind] = {}
         for event in ledger.events(kind):
             events[kind].setdefault(event["body"]["step"], []).append(event["body"])
     for row in ledger.steps():
         number, state, by = row["step"], row["state"], row["closed_by"]
         wanted = {
+            "generated": stored(ledger, number),
             "close": by not in (None, "rule"),
             "step": state == "applied",
-            "void": state == "void",
         }
-        if state != "void":  # a step may be voided before or after its answers come
-            wanted["generated"] = stored(ledger, number)
         for kind, is_wanted in wanted.items():
             found = len(events[kind].get(number, ()))
             if found != is_wanted:
@@ -162,12 +160,11 @@ def check_step_events(look: Examination) -> None:
         for body in events["close"].get(number, ()):
             if body["by"] != by:
                 raise Broken("steps", number, f"closed by {by}, its event says {body['by']}")
-        for kind in ("step", "void"):
-            for body in events[kind].get(number, ()):
-                for name, value in body.get("row", {}).items():
-                    if row[name] != value:
-                        problem = f"{name} is {row[name]}, its event says {value}"
-                        raise Broken("steps", number, problem)
+        for body in events["step"].get(number, ()):
+            for name, value in body["row"].items():
+                if row[name] != value:
+                    problem = f"{name} is {row[name]}, its event says {value}"
+                    raise Broken("steps", number, problem)
     epoch = ledger.query("SELECT epoch FROM controller")[0]["epoch"]
     for row in ledger.query("SELECT * FROM steps"):
         if row["run"] != ledger.run:

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from szpo.errors import MissingPluginError, StorageError, SzpoError
 from szpo.features import own
-from szpo.ledger import canonical, run_spec
+from szpo.ledger import canonical
 from szpo.ledger.database import Ledger, Record
 from szpo.ledger.theta import theta_digests
-from szpo.optim import superseded
 from szpo.replay import file_checks, row_checks
 from szpo.replay.findings import Broken, Examination, Failure, Promise, Report, StepCheck
 from szpo.replay.recompute import Recomputation, Weights
@@ -62,11 +61,8 @@ def check_updates(look: Examination) -> None:
     ledger = look.ledger
     rows_of = _read_updates(ledger)
     bodies = {event["body"]["step"]: event["body"] for event in ledger.events("step")}
-    gone = superseded.find_gone(ledger.spec.get("optimizer", {}))
-    recomputation = Recomputation(ledger) if look.deep and not gone else None
-    weights = Weights(ledger) if look.deep and run_spec.has_weights(ledger) else None
-    if gone:
-        look.notes.append(_describe_gone(gone, added_up=weights is not None))
+    recomputation = Recomputation(ledger) if look.deep else None
+    weights = Weights(ledger) if look.deep else None
     heads, steps = theta_digests(ledger), ledger.steps()
     named = None if recomputation is None else recomputation.settings.features
     if named is not None:
@@ -97,11 +93,7 @@ def check_updates(look: Examination) -> None:
         if recomputation is not None:
             recomputation.check_radius(step)
             recomputation.check_directions(step, after)
-        if step["state"] == "void":
-            if recomputation is not None:
-                recomputation.skip()
-            look.steps.append(StepCheck(number, "void", 0))
-        elif step["state"] == "applied":
+        if step["state"] == "applied":
             counted = counting.counted(ledger, number)
             digest = canonical.votes_sha256(counted)
             for row in rows:
@@ -120,14 +112,6 @@ def check_updates(look: Examination) -> None:
             look.steps.append(StepCheck(number, promise, len(counted)))
     for number in rows_of:
         raise Broken("steps", number, "is missing, yet it has updates")
-
-
-def _describe_gone(gone: Sequence[str], *, added_up: bool) -> str:
-    no_weights = "" if added_up else ", nor weights from updates"
-    return (
-        f"updates are not recomputed from votes{no_weights}: szpo no longer has "
-        f"{' and '.join(gone)}; {superseded.INSTEAD}"
-    )
 
 
 def _read_updates(ledger: Ledger) -> dict[int, list[Record]]:
@@ -153,7 +137,7 @@ def _check_figures(step: int, body: Mapping[str, Any], row: Record, counted: int
         "theta_sha256": row["theta_sha256"],
     }
     for name, value in wanted.items():
-        if body.get(name, value) != value:
+        if body[name] != value:
             raise Broken("events", f"step {step}", f"{name} is {body[name]}, recorded {value}")
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from szpo.errors import IntegrityError, RunError, UsageError
 from szpo.ledger import run_spec
 from szpo.ledger.database import Ledger
-from szpo.optim import optimizer, parameters, superseded
+from szpo.optim import optimizer, parameters
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.settings import Settings
 from szpo.replay import replay
@@ -107,8 +107,6 @@ def _cosines(ledger: Ledger, panelist: str) -> dict[int, float]:
     try:
         settings = run_spec.recorded_settings(ledger)
     except IntegrityError:
-        return {}
-    if superseded.find_gone(ledger.spec["optimizer"]):
         return {}
     if settings.space.dim > MAX_COORDINATES or settings.weighting != "equal":
         return {}

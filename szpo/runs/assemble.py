@@ -33,7 +33,7 @@ from szpo.features.dictionary import Entry
 from szpo.ledger.connection import check_place
 from szpo.ledger.creation import NO_BASE, NewRun, draw_seed
 from szpo.ledger.database import Ledger
-from szpo.ledger.run_spec import recorded_config, recorded_settings, require_current
+from szpo.ledger.run_spec import recorded_config, recorded_settings
 from szpo.ledger.theta import recommended_digests, theta_digests
 from szpo.optim.checked_settings import settings_to_json
 from szpo.optim.optimizer import describe_settings
@@ -365,7 +365,6 @@ def create_ledger(parts: RunParts, path: Path) -> Ledger:
             spec,
             root_seed=config.run.root_seed,
             layout=parts.settings.layout,
-            direction_version=parts.settings.law.version,
             base_sha256=base_sha256,
             basis_sha256=basis_sha256,
             tensors=tensors,
@@ -414,7 +413,6 @@ def reopen(
         raise UsageError(f"{ledger.path.name} was not made by szpo run; open it from Python")
     config = run_engine.restore(config, ledger, engine)
     if panel:
-        require_current(ledger)
         known_addresses.require_trusted(known_addresses.calls_of_run(config), ledger.path.name)
     settings = recorded_settings(ledger)
     last = ledger.last_applied()

@@ -12,7 +12,6 @@ from szpo.errors import SzpoError
 from szpo.ledger import checkpoint, connection, witness
 from szpo.ledger.database import Ledger
 from szpo.ledger.holders import describe_processes, holders, left_drafts
-from szpo.ledger.run_spec import direction_version
 from szpo.policies import teachable
 from szpo.runs.machine_check import Check, versions
 from szpo.voting import lease
@@ -93,10 +92,6 @@ def _last_record(ledger: Ledger) -> Iterator[Check]:
 
 
 def _made_with(ledger: Ledger) -> Iterator[Check]:
-    table, own = ledger.row["direction_version"], direction_version(ledger.spec)
-    if table != own:
-        text = f"direction table {table}, this szpo has {own}; use the szpo that made the run"
-        yield Check("directions", "fail", text)
     recorded, here = ledger.spec.get("versions"), versions()
     if not isinstance(recorded, dict):
         yield Check("versions", "ok", f"szpo {ledger.spec.get('szpo', '?')}; no others recorded")

@@ -127,8 +127,7 @@ def read_device(ledger: Ledger) -> tuple[str, str | None]:
     for event in reversed(list(ledger.events(DEVICE_CHANGED))):
         return event["body"]["device"], event["body"]["hardware"]
     base: dict[str, Any] = ledger.spec.get("base") or {}
-    # Runs older than this setting ran on the CPU.
-    return ledger.spec["config"]["model"].get("device", "cpu"), base.get("hardware")
+    return ledger.spec["config"]["model"]["device"], base.get("hardware")
 
 
 def record_move(ledger: Ledger, facts: ModelFacts) -> None:

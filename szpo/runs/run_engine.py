@@ -100,7 +100,7 @@ def read_settings(ledger: Ledger, wanted: Mapping[str, Any] | None = None) -> Co
     Raises:
         UsageError: Its record calls an address that nobody named on this machine.
     """
-    config = settings_file.check_recorded(ledger.spec["config"], where=ledger.path.name)
+    config = settings_file.check(ledger.spec["config"], where=ledger.path.name)
     config = restore(config, ledger, wanted)
     known_addresses.require_trusted(known_addresses.calls_of_run(config), ledger.path.name)
     return config
@@ -130,7 +130,7 @@ def restore(config: Config, ledger: Ledger, wanted: Mapping[str, Any] | None) ->
     known_addresses.trust(_addresses(wanted))
     tree = config.model_dump(mode="json")
     tree["engine"] |= changes
-    return settings_file.check_recorded(tree, where=ledger.path.name) if changes else config
+    return settings_file.check(tree, where=ledger.path.name) if changes else config
 
 
 def _addresses(wanted: Mapping[str, Any]) -> list[str]:

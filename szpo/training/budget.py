@@ -14,8 +14,7 @@ from typing import Final
 from szpo.config.schema import Config
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
-from szpo.ledger.run_spec import BUDGET, recorded_config, require_current, with_budget
-from szpo.optim.superseded import find_gone
+from szpo.ledger.run_spec import BUDGET, recorded_config, with_budget
 from szpo.voting import lease, pauses, shown_features
 from szpo.voting.counting import StepVotes
 
@@ -60,9 +59,7 @@ def add_votes(ledger: Ledger, by: str, more: int) -> Config:
 
     Raises:
         UsageError: the votes pay for no step, or are too many; or the run has no settings.
-        SupersededError: this szpo cannot continue the run.
     """
-    require_current(ledger)
     with ledger.transaction(by):
         config = recorded_config(ledger)
         if config is None:
@@ -92,8 +89,7 @@ def usual_more(config: Config) -> int:
 def describe_more(ledger: Ledger) -> str:
     """How to give a run more votes, in words; "" where it is impossible."""
     config = recorded_config(ledger)
-    gone = find_gone(ledger.spec.get("optimizer", {}))
-    if config is None or gone:
+    if config is None:
         return ""
     more, again = usual_more(config), shown_features.to_give_again(ledger)
     if config.panel.kind == "function":

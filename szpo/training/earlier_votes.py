@@ -23,8 +23,7 @@ from szpo.replay import replay
 
 NAME: Final = "optimizer.prior"
 OF_COORDINATES: Final = (
-    "layout", "scale", "mu", "kl_radius", "pairing", "score_share", "prior_variances",
-    "prior_widths", "features", "start", "sided",
+    "layout", "scale", "mu", "kl_radius", "pairing", "score_share", "prior_variances", "features",
 )  # fmt: skip
 """Settings that must be equal for votes of two runs to mean the same."""
 
@@ -124,7 +123,7 @@ def _require_equal(
         "its coordinates": coordinates
         and all(theirs.get(name) == mine.get(name) for name in OF_COORDINATES),
         "how its votes weigh": all(
-            each["weighting"] == "equal" and "forgetting" not in each for each in (theirs, mine)
+            each["weighting"] == "equal" and each["forgetting"] is None for each in (theirs, mine)
         ),
     }
     if differs := next((what for what, equal in same.items() if not equal), ""):

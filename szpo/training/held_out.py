@@ -19,11 +19,10 @@ class HeldOut:
     rows: tuple[Mapping[str, str], ...]
     """Each row has `KEYS`."""
     guards: tuple[Guard, ...] = ()
-    """Empty in runs that were measured before guards were recorded."""
     gap: str | None = None
-    """Why the topic's guard is missing; None if it is there, or the reason is unknown."""
+    """Why the topic's guard is missing; None if it is there."""
     theta_sha256: str | None = None
-    """Digest of the measured weights; None in older runs."""
+    """Digest of the measured weights; None where these are not the run's."""
 
     @property
     def verdict(self) -> str:
@@ -55,8 +54,8 @@ def read(ledger: Ledger) -> HeldOut | None:
         return None
     body = events[-1]["body"]
     return HeldOut(
-        tuple({key: str(row.get(key, "")) for key in KEYS} for row in body.get("rows", [])),
-        tuple(Guard(**guard) for guard in body.get("guards", [])),
-        body.get("topic"),
-        body.get("theta_sha256"),
+        tuple(body["rows"]),
+        tuple(Guard(**guard) for guard in body["guards"]),
+        body["topic"],
+        body["theta_sha256"],
     )

@@ -15,9 +15,7 @@ from szpo.optim.rules.registry import rule_of
 from szpo.optim.settings import Settings
 from szpo.optim.state import State
 from szpo.replay import replay
-from szpo.training.step_report import answers_read
 from szpo.types import Theta
-from szpo.voting.counting import StepVotes
 
 if TYPE_CHECKING:
     from szpo.policies.protocol import Policy
@@ -35,7 +33,7 @@ class Position:
     centre_sha256: str
     """SHA-256 of the centre in canonical form."""
     votes: int
-    """Counted votes so far, including those of steps that were made void after their close."""
+    """Counted votes so far."""
     answers_read: int
 
     @property
@@ -67,11 +65,6 @@ def resume(ledger: Ledger, settings: Settings, policy: Policy) -> Position:
     replay.apply_recorded(ledger, settings, policy, point="centre", done=heads.index(found))
     total = ledger.query("SELECT coalesce(sum(n_votes), 0) AS total FROM updates")[0]["total"]
     read = sum(event["body"].get("answers_read", 0) for event in ledger.events("step"))
-    for row in ledger.steps()[: state.step]:
-        if row["state"] == "void" and row["closed_by"] is not None:  # its votes are spent
-            votes = StepVotes(ledger, row["step"])
-            total += len(votes.counted)
-            read += answers_read(votes.standing, ledger.comparisons(row["step"]))
     centre = {name: np.array(value) for name, value in policy.theta().items()}
     theta = replay.fold(ledger) if rule_of(settings.rule).two_points else centre
     at = Position(state, theta, centre, heads[-1], round(total), read)

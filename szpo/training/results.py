@@ -18,7 +18,7 @@ from szpo.ledger.database import Ledger, Record
 from szpo.ledger.run_spec import read_budget
 from szpo.ledger.theta import recommended_digest
 from szpo.training import budget
-from szpo.training.status import OVER, round_status, run_state
+from szpo.training.status import round_status, run_state
 from szpo.types import Vote
 from szpo.voting import lease, second_seats
 from szpo.voting.counting import StepVotes
@@ -315,6 +315,6 @@ def _state(ledger: Ledger) -> str:
     control = lease.controller(ledger)
     driven = lease.is_driven(control["lease"], control["expires_us"], ledger.clock())
     state, detail = run_state(round_status(ledger), driven=driven)
-    if state == "stopped" and any(row["state"] not in OVER for row in ledger.steps()):
+    if state == "stopped" and any(row["state"] != "applied" for row in ledger.steps()):
         return "stopped within a step"
     return f"paused {detail}" if state == "paused" else state

@@ -14,8 +14,6 @@ from szpo import seeds
 from szpo.data.text_files import clean_answer, clean_prompt
 from szpo.errors import RunError, UsageError
 from szpo.failpoints import failpoint
-from szpo.optim.rules import regression
-from szpo.optim.rules.measured_kl import LEAST_KL
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.rules.rule import StepInputs
 from szpo.optim.settings import Settings
@@ -120,11 +118,7 @@ def _measure(run: Services, at: Position, comparisons: Sequence[Comparison]) -> 
     settings = run.settings
     if not rule_of(settings.rule).two_points:
         return StepInputs()
-    kl = scores = None
-    if run.measured_kl is not None and not settings.measured:
-        estimate = regression.quadratic_kl(settings, at.state.carried.recommended)
-        if estimate >= LEAST_KL:
-            kl = float(run.measured_kl(at.theta)), estimate
+    scores = None
     if settings.score_share:
         scores = _scores(run, comparisons, "score_share needs", "optimizer.score_share to 0")
     named, features, ratings = settings.features, None, dict[str, tuple[int, ...]]()
@@ -139,7 +133,7 @@ def _measure(run: Services, at: Position, comparisons: Sequence[Comparison]) -> 
     if settings.guarded and at.state.carried.moments is None and run.moments is not None:
         moments = run.moments()
     centre = flatten(run.policy.theta(), settings.layout)
-    return StepInputs(scores, kl, centre, moments, features, ratings)
+    return StepInputs(scores, centre, moments, features, ratings)
 
 
 def _scores(run: Services, comparisons: Sequence[Comparison], who: str, instead: str) -> Floats:

@@ -18,7 +18,6 @@ from szpo.ledger.database import Ledger, Record
 from szpo.ledger.run_spec import recorded_config
 from szpo.training import budget
 from szpo.voting import steps
-from szpo.voting.counting import counted
 from szpo.voting.pauses import describe_pause
 from szpo.voting.seat_counts import RunNow
 from szpo.voting.service import VoteService
@@ -26,7 +25,6 @@ from szpo.voting.service import VoteService
 State = Literal["none", "generating", "open", "closed", "paused", "finished"]
 RunState = Literal["running", "paused", "stopped", "finished"]
 FRESH_US: Final = 5_000_000
-OVER: Final = ("applied", "void")
 """Final states of a step."""
 ROUNDS_OF_WAIT: Final = 5
 """The usual wait is the median over this many of the latest rounds."""
@@ -126,7 +124,7 @@ def _status(
     ledger: Ledger, config: Config | None, reading: budget.Reading, run: RunNow
 ) -> RoundStatus:
     flags, rows = run.rows[0], [row for row in run.rows if row["step"] is not None]
-    live = [row for row in rows if row["state"] not in OVER]
+    live = [row for row in rows if row["state"] != "applied"]
     shown = next((row for row in live if row["state"] in ("open", "closed")), None)
     if config is not None and flags["budget"]:
         ends = config.run.model_copy(update=json.loads(flags["budget"]))
@@ -139,7 +137,7 @@ def _status(
     is_open = shown is not None and shown["state"] == "open"
     found = RoundStatus(
         step=step,
-        # Void rounds add to the plan; a round that is only prepared may never open.
+        # A round that is only prepared may never open.
         rounds=max(
             0 if config is None else config.steps, len(rows) - len(live) + (shown is not None)
         ),
@@ -164,7 +162,7 @@ def _state(
 ) -> tuple[State, int | None]:
     if shown is not None:
         return shown["state"], shown["step"]
-    done = sum(row["state"] in OVER for row in rows)
+    done = sum(row["state"] == "applied" for row in rows)
     if config is not None and done and config.is_spent(done, _votes(ledger)):
         return "finished", done - 1
     if not rows:
@@ -184,10 +182,8 @@ def _find_limit(
 
 
 def _votes(ledger: Ledger) -> int:
-    """Counted votes so far, including those of steps that were made void after their close."""
-    void = "SELECT step FROM steps WHERE state = 'void' AND closed_by IS NOT NULL"
-    spent = int(ledger.query("SELECT coalesce(sum(n_votes), 0) AS n FROM updates")[0]["n"])
-    return spent + sum(len(counted(ledger, row["step"])) for row in ledger.query(void))
+    """Counted votes so far."""
+    return int(ledger.query("SELECT coalesce(sum(n_votes), 0) AS n FROM updates")[0]["n"])
 
 
 def _usual_wait(rows: list[Record]) -> float | None:

@@ -16,7 +16,6 @@ from szpo.ledger import canonical
 from szpo.ledger.database import Ledger
 from szpo.optim import optimizer, parameters
 from szpo.optim.rules import findings
-from szpo.optim.rules.all_votes import from_start
 from szpo.optim.rules.measured_kl import KlMeasurement
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.settings import Settings
@@ -84,13 +83,12 @@ def measure_moved(
     settings: Settings, kl: Callable[[Theta], float] | None
 ) -> Callable[[Floats], float] | None:
     """Maps a displacement from θ₀ to KL from the model's start; None where it is not measured."""
-    if kl is None or not settings.measured:
+    if kl is None:
         return None
     name, shape = settings.layout[0]
 
     def measure(moved: Floats) -> float:
-        point = from_start(settings, moved)
-        return float(kl({name: point.astype(np.float32).reshape(shape)}))
+        return float(kl({name: moved.astype(np.float32).reshape(shape)}))
 
     return measure
 

@@ -179,8 +179,7 @@ def release(ledger: Ledger, lease: Lease) -> None:
 def is_gone(holder: str) -> bool:
     """Whether the holder was a process of this host and process space that no longer exists.
 
-    False where that is unknown, as for names without a space, which older versions wrote. Such a
-    lease ends only when it expires.
+    False where that is unknown. Such a lease ends only when it expires.
     """
     host, pid, _, space = (holder.split(":") + [""] * 3)[:4]
     here = (socket.gethostname(), process_space())

@@ -119,7 +119,7 @@ def stop_at(ledger: Ledger, step: int | None, by: str) -> None:
 
 
 def _current_step(ledger: Ledger) -> int:
-    """The first step that is neither applied nor void."""
+    """The first step that is not applied."""
     rows = ledger.query("SELECT step, state FROM steps WHERE run = ? ORDER BY step", (ledger.run,))
-    under_way = [row["step"] for row in rows if row["state"] not in ("applied", "void")]
+    under_way = [row["step"] for row in rows if row["state"] != "applied"]
     return int(under_way[0]) if under_way else len(rows)

@@ -19,7 +19,7 @@ from szpo.voting.sides import balance_of, planned_sides
 RUN: Final = """
 SELECT s.*, r.paused_by, r.pause_reason,
   (SELECT body FROM events WHERE kind = 'budget' ORDER BY event DESC LIMIT 1) AS budget,
-  s.state NOT IN ('applied', 'void') AND EXISTS (SELECT 1 FROM comparisons
+  s.state <> 'applied' AND EXISTS (SELECT 1 FROM comparisons
     WHERE run = s.run AND step = s.step AND kind = 'train') AS stored
 FROM controller r LEFT JOIN steps s USING (run) WHERE r.run = ? ORDER BY s.step
 """

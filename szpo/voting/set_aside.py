@@ -16,7 +16,7 @@ from szpo.ledger.database import Ledger
 from szpo.optim.named_features import NamedFeatures, group_heads, groups_of, members
 
 EVENT: Final = "not about"
-OVER: Final = ("closed", "applied", "void")
+OVER: Final = ("closed", "applied")
 """States of a step that takes no more votes."""
 
 

@@ -33,7 +33,6 @@ def note(inputs: StepInputs) -> dict[str, Any]:
     scores = inputs.scores
     found = {
         "centre": None if inputs.centre is None else inputs.centre.tolist(),
-        "kl": None if inputs.kl is None else list(inputs.kl),
         "scores": None if scores is None else np.round(scores, DIGITS).tolist(),
         "moments": None if inputs.moments is None else inputs.moments.to_json(),
         "features": None if inputs.text_differences is None else inputs.text_differences.tolist(),
@@ -63,7 +62,6 @@ def read(ledger: Ledger, settings: Settings, step: int) -> StepInputs:
         features = _array(step, noted, "features", (*shape, len(named.names)))
         if features is not None and (features != np.rint(features)).any():
             raise IntegrityError(f"step {step}: the recorded features are not whole numbers")
-    kl = _array(step, noted, "kl", (2,))
     wanted = {
         "centre": centre is None,
         "scores": bool(settings.score_share or named is not None) and scores is None,
@@ -71,12 +69,11 @@ def read(ledger: Ledger, settings: Settings, step: int) -> StepInputs:
     }
     if missing := [name for name, is_missing in wanted.items() if is_missing]:
         raise IntegrityError(f'step {step}: its event "generated" has no {missing[0]}')
-    nats = None if kl is None else (float(kl[0]), float(kl[1]))
     whole = None if features is None else features.astype(np.int64)
     moments = _moments(step, noted, settings.dim)
-    reach = _reach(ledger, step) if settings.measured else None
+    reach = _reach(ledger, step)
     aside = () if named is None else set_aside.read(ledger, named, step)
-    return StepInputs(scores, nats, centre, moments, whole, _ratings(step, noted), aside, reach)
+    return StepInputs(scores, centre, moments, whole, _ratings(step, noted), aside, reach)
 
 
 def body_of(ledger: Ledger, kind: str, step: int) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def test_set_wins_over_file_and_file_over_preset(tmp_path: Path) -> None:
         ('generation.stop=["\\n"]', "generation", "stop", ["\n"]),
         ("run.votes=none", "run", "votes", None),
         ("mu = 0.5", "optimizer", "mu", 0.5),
-        ("folder=here", "run", "folder", "here"),  # tracking.folder is gone
+        ("folder=here", "run", "folder", "here"),
     ],
 )
 def test_set_reads_toml_and_plain_text(text: str, section: str, key: str, value: object) -> None:
@@ -162,11 +162,9 @@ def test_refusals_say_what_is_wrong_and_how_many_mistakes_there_are() -> None:
         (["train=AB"], 'adapter.train "AB" goes with subspace.kind "full"; "score" moves B only'),
         (["optimizer.votes=6"], "optimizer.votes 6 needs 6 panelists; panel.size is 5"),
         (["panel.kind=judge", "judge.temperature=0", "optimizer.votes=2"], "one opinion several"),
-        (["momentum=0.5"], "optimizer.momentum is gone: set optimizer.alpha_decay"),
-        (["selection.candidates=8"], "selection.candidates is gone: a run asks every comparison"),
-        (["retries=5"], "judge.retries is gone: an unreadable reply is asked for again, twice"),
-        (["key_env=MY_KEY"], '"key_env" is ambiguous; write judge.key_env or engine.key_env'),
-        (["weighting=median"], 'weighting = "median" is gone: choose skill or rationality'),
+        (["optimizer.momentum=0.5"], 'unknown key "momentum" in [optimizer]; leave it out'),
+        (["zzz.candidates=8"], 'unknown key "zzz"; leave it out'),
+        (["weighting=median"], 'one of "equal", "skill", "rationality" (got "median")'),
         (["alpha_decay=2"], "optimizer.alpha_decay must be a finite number >= 0 and <= 1"),
         (["optimizer.rule=sgin"], 'optimizer.rule must be one of "auto", "known", "sign", '),
         (["optimizer.link=weibull"], 'optimizer.link must be one of "logistic", "probit", '),
@@ -234,26 +232,6 @@ def test_what_people_are_told_is_checked(given: str, wrong: str) -> None:
 def test_a_last_day_is_a_day_of_toml_or_a_text() -> None:
     for text in ("panel.ends=2026-12-31", 'panel.ends="2026-12-31"'):
         assert settings_file.load(sets=[text]).panel.ends == "2026-12-31"
-
-
-def test_gone_settings_that_were_off_are_read_as_if_they_were_not_there(tmp_path: Path) -> None:
-    """A file that `szpo init` wrote before names every setting, those that are gone too."""
-    path = tmp_path / "run.toml"
-    path.write_text(
-        "[optimizer]\nmomentum = 0.0\nadam = false\nsteer = false\nrows = 4\n"
-        '[selection]\nby = "rows"\nfloor = 0.2\n'
-    )
-    assert settings_file.load(path) == settings_file.load(sets=["optimizer.rows=4"])
-    assert (
-        settings_file.check_recorded(
-            {
-                "optimizer": {"momentum": 0.9, "weighting": "median"},
-                "selection": {"candidates": 9},
-            },
-            where="run.db",
-        )
-        == settings_file.load()
-    )
 
 
 def test_settings_that_the_rule_ignores_are_refused_in_new_runs_only():

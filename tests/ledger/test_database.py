@@ -44,11 +44,8 @@ def test_what_was_created_is_read_back(tmp_path):
             {"x": {"b": 1}},
             root_seed=2**63 - 1,
             layout=LAYOUT,
-            direction_version=1,
             basis_sha256="b" * 64,
             tensors={"theta0/z": start, "basis/layer": basis},
-            parent="other",
-            parent_step=3,
         ),
     )
     made.close()
@@ -58,7 +55,6 @@ def test_what_was_created_is_read_back(tmp_path):
         assert starting_theta(found)["z"].tolist() == [0, 1, 2, 3]
         assert stored_tensors(found)["basis/layer"].tolist() == basis.tolist()
         assert theta_digest(found) == optim_parameters.digest({"z": start}, LAYOUT, "b" * 64)
-        assert (found.row["parent"], found.row["parent_step"]) == ("other", 3)
 
 
 def test_the_file_is_private_and_synced_in_full(tmp_path, monkeypatch, syncing):
@@ -110,7 +106,7 @@ def test_a_spec_that_is_not_json_leaves_no_file(tmp_path, value):
     with pytest.raises(UsageError, match="plain JSON"):
         Ledger.create(
             tmp_path / "a.db",
-            NewRun({"x": value}, root_seed=1, layout=LAYOUT, direction_version=1),
+            NewRun({"x": value}, root_seed=1, layout=LAYOUT),
         )
     assert not list(tmp_path.iterdir())
 

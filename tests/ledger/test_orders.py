@@ -3,7 +3,6 @@ import pytest
 from szpo.errors import IntegrityError, UsageError
 from szpo.ledger import canonical, orders
 from szpo.ledger.run_spec import recorded_settings
-from szpo.optim.sample_directions import DIRECTION_VERSION
 from tests.support.quadratic import LAYOUT, new_ledger, settings_of, start
 
 
@@ -65,10 +64,9 @@ def read_back(path, **changes):
         return recorded_settings(ledger) == settings_of()
 
 
-def test_a_run_of_another_direction_table_seed_or_layout_is_refused(tmp_path):
+def test_a_run_of_another_seed_or_layout_is_refused(tmp_path):
     assert read_back(tmp_path / "own.db")
     other = {
-        "direction_version": DIRECTION_VERSION + 7,
         "root_seed": settings_of().root_seed + 1,
         "layout": (("z", (LAYOUT[0][1][0] + 1,)),),
     }

@@ -33,19 +33,7 @@ def readings(*pairs, whole=2.7):
     ],
 )
 def test_the_share_by_hand(found, wanted):
-    assert choose(3.0, 0.0, readings(*found)) == wanted
-
-
-@pytest.mark.parametrize(
-    ("limit", "kl", "estimate", "wanted"),
-    [
-        (3.0, 4.0, 3.2, (93, False)),  # the beginning at 4·2/3.2 = 2.5: 256·√((2.7 − 2.5)/1.5)
-        (2.5, 4.0, 3.2, (0, True)),  # .9·2.5 is spent where the branch begins
-        (2.5, 4.0, 1.9, (256, True)),  # nearer to the model's start than where it begins
-    ],
-)
-def test_a_branch_stays_where_it_begins_when_that_is_all_the_budget(limit, kl, estimate, wanted):
-    assert choose(limit, 2.0, (Reading(256, kl, estimate),)) == wanted
+    assert choose(3.0, readings(*found)) == wanted
 
 
 @pytest.mark.parametrize("power", [1.2, 2.0, 2.7, 4.0])
@@ -56,7 +44,7 @@ def test_however_kl_grows_the_recorded_point_is_within_the_budget_and_uses_it(po
             share, whole * (share / SHARE_PARTS) ** power, 2.7 * (share / SHARE_PARTS) ** 2
         )
 
-    found = measure(3.0, 0.0, read)
+    found = measure(3.0, read)
     kl = read(found.share).kl
     assert len(found.readings) <= MOST_READINGS and found.follows
     assert kl <= 3.0 * (1.1 if power < 2 else 1)  # three readings do not end a slow growth
@@ -66,6 +54,6 @@ def test_however_kl_grows_the_recorded_point_is_within_the_budget_and_uses_it(po
 
 
 def test_the_next_ball_is_scaled_by_the_reading_next_to_what_was_recorded():
-    found = KlMeasurement(3.0, 0.0, readings((256, 12.0), (121, 2.4)), 121)
+    found = KlMeasurement(3.0, readings((256, 12.0), (121, 2.4)), 121)
     assert found.nearest.share == 121
     assert found.scale == pytest.approx((2.4 + 0.1) / (2.7 * (121 / 256) ** 2 + 0.1))

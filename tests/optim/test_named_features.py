@@ -16,7 +16,6 @@ from szpo.optim.posterior_directions import (
     CHANCE_UNITS,
     LARGEST_WEIGHT,
     NOISE,
-    UNRECORDED_TEMPERATURE,
     draw_direction,
     explanations_of,
 )
@@ -52,7 +51,7 @@ def table(seed: int = 0) -> NamedFeatures:
 
 def settings_of(features: NamedFeatures | None = None, **more: object) -> Settings:
     own = features or table()
-    return defaults(3, LAYOUT, rule="regression", features=own, D=ROWS, sided=False, **more)
+    return defaults(3, LAYOUT, rule="regression", features=own, D=ROWS, **more)
 
 
 def texts(settings: Settings, query: Query, rng: np.random.Generator) -> tuple[StepInputs, Floats]:
@@ -100,7 +99,7 @@ def test_forty_votes_find_the_feature_and_go_along_its_natural_gradient():
         found.append(cosine(state.carried.recommended, way))
     assert np.mean(found) > 0.9
     # A flat fit of the coordinates, from the same votes' moves alone, stays behind.
-    flat = defaults(3, LAYOUT, rule="regression", D=ROWS, sided=False, prior_variances="flat")
+    flat = defaults(3, LAYOUT, rule="regression", D=ROWS, prior_variances="flat")
     shares = [cosine(_plain(flat, settings, seed), way) for seed in range(3)]
     assert np.mean(shares) < np.mean(found) - 0.2
 
@@ -354,7 +353,7 @@ def test_both_ways_round_are_drawn_alike_and_each_way_as_often_as_it_says():
     assert axes[0] == pytest.approx(450, abs=45) and axes[0] + axes[1] == 600
 
 
-def test_the_temperature_is_of_features_not_of_explanations():
+def test_an_explanation_by_two_features_is_drawn_as_often_as_both():
     # Feature 0 has .64 in two explanations, feature 1 has .04 in one of these, the block .16.
     found = fit_of(
         ((), 0.2, []), ((0,), 0.6, [2.0]), ((0, 1), 0.04, [2.0, -1.0]), ((2,), 0.16, [0.5])
@@ -363,14 +362,6 @@ def test_the_temperature_is_of_features_not_of_explanations():
     whole = 0.64 + 0.04 + 0.16  # P of the features
     assert plain[0,] == pytest.approx(0.6 / whole, abs=1e-4)
     assert plain[0, 1] == pytest.approx((0.04 + 0.04) / whole, abs=1e-4)  # of either feature
-    chances = {
-        way.regressors: way.chance / CHANCE_UNITS
-        for way in explanations_of(found, AXES, (), UNRECORDED_TEMPERATURE)
-    }
-    whole = 0.8 + 0.2 + 0.4  # √P
-    assert chances[0,] == pytest.approx(0.6 / 0.8 / whole, abs=1e-4)
-    assert chances[0, 1] == pytest.approx((0.04 / 0.8 + 0.04 / 0.2) / whole, abs=1e-4)
-    assert chances[2,] == pytest.approx(0.4 / whole, abs=1e-4)
     assert {way.weights for way in explanations_of(found, AXES)} == {
         (LARGEST_WEIGHT,), (LARGEST_WEIGHT, -round(LARGEST_WEIGHT / 2)),
     }  # fmt: skip

@@ -37,9 +37,7 @@ def test_what_can_be_taught_is_said_in_words_with_its_ruler():
     assert teachable.ruler({"ruler": {"prompt": "p", "answers": answers}}) == [
         ("prompt", "p"), ("0 nats", "left⟨202E⟩right"), ("0.5 nats", "b"), ("1 nat", "c"),
     ]  # fmt: skip
-    assert teachable.ruler(REPORT) == []  # of an older set-up
-    old = {name: REPORT[name] for name in ("reach", "skew")}
-    assert "seldom shown" not in teachable.describe(teachable.read(NAMES, old), rows=8)
+    assert teachable.ruler(REPORT) == []
     assert teachable.describe(teachable.of_spec({"space": {"report": {"kind": "score"}}}), 8) == {}
     assert teachable.of_spec({}) == ()
 

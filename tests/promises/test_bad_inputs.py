@@ -21,7 +21,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import szpo
 from szpo.cli.app import call
+from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
 from szpo.replay import verification
@@ -121,7 +123,7 @@ PLANS = {
     "model.device=cuda:7": "model.device cuda:7 is not on this machine (torch finds: cpu",
     "model.device=mps": "model.device mps is not on this machine (torch finds: cpu",
     "model.device=xpu": "model.device xpu is not on this machine (torch finds: cpu",
-    "optimizer.momentum=0.5": "optimizer.momentum is gone",
+    "optimizer.momentum=0.5": 'unknown key "momentum" in [optimizer]; leave it out',
     "panel.consent_file=a.txt": "put the text itself into panel.consent",
     "max_new_tokens=512": "leaves no room for a prompt: model tiny reads 512 tokens; lower it",
 }
@@ -331,8 +333,8 @@ LEDGERS: list[tuple[Callable[[Path], object], list[str], int, str]] = [
     (other_tables, ["show"], 4, "is not a szpo ledger (application_id 0)"),
     (lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
      ["verify"], 5, "damaged"),
-    (forged("PRAGMA user_version = 2"),
-     ["show"], 2, ": schema 2; this szpo reads up to 1; install a newer"),
+    (forged("PRAGMA user_version = 3"),
+     ["show"], 2, ": schema 3; this szpo reads 2; install a newer"),
     (forged("UPDATE votes SET choice = iif(choice = 'A', 'B', 'A') WHERE vote = 5"),
      ["verify"], 5, "does not verify: votes row 5: "),
     (forged("DELETE FROM updates WHERE step = 1"),
@@ -344,6 +346,36 @@ LEDGERS: list[tuple[Callable[[Path], object], list[str], int, str]] = [
      ["show"], 5, "nested too deep"),
     (leased, ["run", "--resume"], 3, "driven by another-host:1:x"),
 ]  # fmt: skip
+
+
+DOORS = (
+    "show", "show --voters", "features", "clusters", "sample", "report", "verify", "backup",
+    "export", "export --merged", "compare {run}", "pairs --out {out}", "export --votes {out}.csv",
+    "backup --recover --out {out}", "run --resume", "serve", "invite", "simulate", "judge",
+    "not-about length", "visualize", "scorer --out {out}", "baseline dpo --out {out} --run",
+)  # fmt: skip
+
+
+@pytest.mark.full
+def test_a_run_of_an_earlier_version_is_refused_at_every_door(yard, refused, tmp_path, capsys):
+    path = copied(yard, tmp_path)
+    forge(path, "PRAGMA user_version = 1")
+    out, content = tmp_path / "out", path.read_bytes()
+    for door in DOORS:
+        name, *options = door.format(out=out, run=path).split()
+        last = options[-1:] == ["--run"] or name == "run"
+        words = [name, *options, str(path)] if last else [name, str(path), *options]
+        with case(door):
+            line = refused(2, *words)
+            assert "was made by szpo 0.2 or earlier; install szpo 0.2 (commit 2ba99d16)" in line
+            assert path.read_bytes() == content and not out.exists()
+    for opening in (szpo.open, lambda path: szpo.Tuner.resume(path, min)):
+        with pytest.raises(UsageError, match=r"install szpo 0\.2"):
+            opening(path)
+    for words in (["runs", "--folder", str(tmp_path)], ["doctor", str(path)]):
+        call(words)
+        said = " ".join("".join(capsys.readouterr()).split())
+        assert "install szpo 0.2 (commit 2ba99d16)" in said
 
 
 def test_ledgers_that_cannot_be_used(yard, refused, tmp_path):

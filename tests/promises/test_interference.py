@@ -1,4 +1,4 @@
-"""What others may do while a controller drives: close, void, answer, resume with another lag."""
+"""What others may do while a controller drives: close, answer, resume with another lag."""
 
 import threading
 from dataclasses import replace

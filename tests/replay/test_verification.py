@@ -20,7 +20,6 @@ from szpo.voting.casting import VoteRequest
 from szpo.voting.counting import StepVotes
 from szpo.voting.service import VoteService
 from szpo.voting.steps import Closing
-from tests.support import voiding
 from tests.support.cases import case
 from tests.support.quadratic import (
     QuadraticPolicy,
@@ -40,19 +39,10 @@ def drive(ledger, settings, until=3, **how):
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
-    """Three steps: applied by the rule, void after its close, applied by the rule."""
+    """Three steps that were closed by the rule."""
     path = tmp_path_factory.mktemp("original") / "run.db"
     settings = settings_of(N=2, rule="sign")
     with new_ledger(path, settings) as ledger:
-
-        def void(theta):
-            if ledger.step(1) and ledger.step(1)["state"] == "closed":
-                voiding.void(ledger, 1)
-                raise KeyboardInterrupt
-            return 0.0
-
-        with pytest.raises(KeyboardInterrupt):
-            drive(ledger, settings, kl=void)
         drive(ledger, settings)
         assert verification.verify(ledger).ok
         ledger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -77,9 +67,7 @@ def test_one_changed_value_in_any_column_of_steps_is_found(original, path):
             assert failure is not None and failure.table in ("steps", "votes"), str(failure)
 
 
-@pytest.mark.parametrize(
-    ("step", "state"), [(0, "void"), (0, "closed"), (1, "applied"), (1, "closed"), (2, "open")]
-)
+@pytest.mark.parametrize(("step", "state"), [(0, "closed"), (1, "closed"), (2, "open")])
 def test_a_changed_state_is_found(path, step, state):
     assert forge(path, f"UPDATE steps SET state = '{state}' WHERE step = {step}") == 1
     failure = failure_of(path)
@@ -89,7 +77,6 @@ def test_a_changed_state_is_found(path, step, state):
 @pytest.mark.parametrize("by", ["operator", "deadline", "auto", "rule"])
 @pytest.mark.parametrize("other", ["operator", "deadline", "auto", "rule"])
 def test_who_closed_a_step_is_known_by_an_event_alone(tmp_path, by, other, monkeypatch):
-    """Also where the step's row stands in no event: the records before 'row' was stored."""
     if by == other:
         return
     path = tmp_path / "run.db"
@@ -110,10 +97,6 @@ def test_who_closed_a_step_is_known_by_an_event_alone(tmp_path, by, other, monke
             def poll(self, step):
                 self.service.poll(step)
 
-        plain = ledger.record_event
-        ledger.record_event = lambda kind, actor, body: plain(
-            kind, actor, {k: v for k, v in body.items() if k != "row"}
-        )
         go(settings, ledger, policy, Closing(), until_step=1)
         assert ledger.step(0)["closed_by"] == by
         report = verification.verify(ledger)

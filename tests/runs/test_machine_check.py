@@ -15,7 +15,6 @@ from szpo.ledger.database import Ledger
 from szpo.runs import file_check, machine_check
 from szpo.voting import lease
 from tests.support.quadratic import new_ledger, settings_of
-from tests.support.tampering import forge
 
 
 @pytest.fixture

@@ -209,7 +209,7 @@ def test_a_step_closed_meanwhile_is_no_error(tmp_path):
 def test_a_run_for_people_needs_a_panel_by_name(tmp_path):
     path = tmp_path / "people.db"
     layout = TabularPolicy(0).layout
-    Ledger.create(path, NewRun({}, root_seed=0, layout=layout, direction_version=1)).close()
+    Ledger.create(path, NewRun({}, root_seed=0, layout=layout)).close()
     for words, message in (
         ("", "no simulated panel on record"), ("--panel bt70", "need each other"),
         ("--beta 8", "need each other"),

@@ -30,7 +30,6 @@ from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim.checked_settings import defaults, settings_to_json
-from szpo.optim.sample_directions import DIRECTION_VERSION
 from szpo.optim.settings import Settings
 from szpo.training import services
 from szpo.training.step_report import Outcome
@@ -201,7 +200,7 @@ def make(
     }
     ledger = Ledger.create(
         path,
-        NewRun(spec, root_seed=seed, layout=LAYOUT, direction_version=DIRECTION_VERSION),
+        NewRun(spec, root_seed=seed, layout=LAYOUT),
         clock=clock,
     )
     policy = FixedTexts(settings, text)

@@ -127,7 +127,7 @@ def new_ledger(
     whole = {"szpo": "test", **(spec or {}), "optimizer": settings_to_json(settings)}
     made = {
         "root_seed": settings.root_seed, "layout": settings.layout,
-        "direction_version": settings.law.version, "run": "run-1", **changes,
+        "run": "run-1", **changes,
     }  # fmt: skip
     return Ledger.create(path, NewRun(whole, **made), clock=clock or Clock())
 

@@ -106,12 +106,3 @@ def test_a_measurement_is_read_back_and_shown(tmp_path):
     assert found.verdict == f"1 of 2 fail: {TOPIC}"
     assert f">Guards: 1 of 2 fail: {TOPIC}</h2>" in page
     assert '<td class="bad">fails</td>' in page and '<td class="good">ok</td>' in page
-
-
-def test_a_measurement_without_guards_is_still_a_table(tmp_path):
-    """As runs recorded it before guards were part of the event."""
-    with new_ledger(tmp_path / "x.db", settings_of()) as ledger:
-        ledger.record_event("evaluation", "szpo demo", {"rows": [ROW]})
-        found = held_out.read(ledger)
-        page = html_report.render(ledger)
-    assert found == HeldOut((ROW,)) and "mean sentiment" in page and "Guards:" not in page

@@ -8,15 +8,13 @@ import pytest
 from szpo.config.schema import Config
 from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.ledger.database import Ledger
-from szpo.ledger.run_spec import recorded_settings
-from szpo.training import budget, position, results, status
+from szpo.training import budget, results, status
 from szpo.training.budget import Limits
 from szpo.training.status import StatusReader, round_status
 from szpo.types import Vote
 from szpo.voting import pauses, steps
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
-from tests.support import voiding
 from tests.support.asking import KEY, ask, people
 from tests.support.open_round import open_run
 from tests.support.quadratic import (
@@ -139,8 +137,6 @@ def test_a_closed_round_is_closed_until_it_is_applied(ledger):
     ask(ledger, n=4, m=1)
     assert steps.close(ledger, 0, steps.Closing("operator", reason="enough"))
     assert facts(ledger) == ("closed", 0, 0, 0, False)
-    voiding.void(ledger, 0, "enough", "op")
-    assert facts(ledger) == ("generating", 1, 0, 0, False)
 
 
 def test_pause_limit_and_deadline(tmp_path):
@@ -161,10 +157,6 @@ def test_pause_limit_and_deadline(tmp_path):
         assert found.state == "open" and found.paused_by is None
         budget.set_limits(ledger, "op", Limits(step=0))
         assert round_status(ledger).state == "open"  # what people vote on is finished
-        voiding.void(ledger, 0, "test", "op")
-        found = round_status(ledger)
-        assert (found.state, found.paused_by) == ("paused", "limit")
-        assert "before step 0" in found.pause_reason
 
 
 def test_a_limit_by_date_is_seen_when_its_time_comes(ledger):
@@ -308,22 +300,6 @@ def paired(votes):
 def test_agreement_by_counts_is_agreement_by_pairs(count, places):
     votes = votes_of(count, places)
     assert results.agreement(votes) == paired(votes)
-
-
-def test_a_step_that_became_void_after_its_close_has_cost_its_votes(tmp_path):
-    with open_run(tmp_path, n=4, m=1) as ledger:
-        service = VoteService(ledger)
-        ann = service.enroll("person", "ann")
-        for _ in range(2):
-            seat = service.assign(ann)
-            service.cast(VoteRequest(seat.id, "A", idem=seat.id))
-        steps.close(ledger, 0, steps.Closing("operator", reason="enough", actor="bob"))
-        settings = recorded_settings(ledger)
-        policy = QuadraticPolicy(settings)
-        assert position.resume(ledger, settings, policy).votes == 0
-        voiding.void(ledger, 0, "wrong prompts", "bob")
-        found = position.resume(ledger, settings, policy)
-    assert (found.step, found.votes, found.answers_read) == (1, 2, 2 * 4)
 
 
 def test_panelists_are_not_told_which_guard_was_left(ledger):

@@ -222,7 +222,7 @@ class SimulatedPanel:
             "panel": self.name,
             "reward": self.reward,
             "rows": self.rows,
-            "raters": [_rater_spec(rater) for rater in self.raters],
+            "raters": [asdict(rater) for rater in self.raters],
             "calibration": self.calibration.spec if self.calibration else None,
             **({"other": self.other} if self.other else {}),
         }
@@ -237,14 +237,6 @@ class SimulatedPanel:
         if len(reward) > MAX_TOLD:
             reward = f"{reward[: MAX_TOLD - 1]}…"
         return f"panel {self.name}: {n} simulated panelists, reward {reward}, {fitted}"
-
-
-def _rater_spec(rater: Rater) -> dict[str, Any]:
-    """A rater as JSON values: always the first seven fields, others only if not the default."""
-    whole = asdict(rater)
-    always = list(whole)[:7]  # the fields of older records, which must not change
-    plain = asdict(Rater())
-    return {key: v for key, v in whole.items() if key in always or v != plain[key]}
 
 
 def build(

@@ -27,8 +27,6 @@ PRIORS: Final[Mapping[str, Callable[[int], Prior]]] = {
     "flat": Prior.flat,
 }
 """The values of `prior_variances`: how the variances of d coordinates of w compare."""
-PSEUDO_KL: Final = 1.0
-"""Nats added to the sums of measured and estimated KL, so that their ratio starts at 1."""
 EARLIER_COUNTS: Final = 3
 """How many numbers precede the regressors in a row of `Settings.earlier_votes`."""
 
@@ -57,9 +55,6 @@ class AllVotes:
     """(...): number of counted votes, without the weights of their voters."""
     log_factor: Floats
     """(...): the largest log Bayes factor for any signal that any step's fit has found."""
-    kl_sums: tuple[float, float] = (0.0, 0.0)
-    """Without `Settings.measured`: sums over steps of measured KL and of its quadratic estimate at
-    the same points, nats."""
     moments: Moments | None = None
     """Moments of the start's answers; None where guards are not predicted."""
     guard_limit: GuardLimit = GuardLimit()
@@ -69,16 +64,14 @@ class AllVotes:
     named: sparse_regression.SparseFit | None = None
     """The newest step's fit on named features; None without them."""
     reach: KlMeasurement | None = None
-    """Under `Settings.measured`: the last KL measurement of a proposed point."""
+    """The last KL measurement of a proposed point; None before the first."""
     proposed: Floats | None = None
     """(d,): that point, as its displacement from θ₀."""
 
     @property
     def kl_scale(self) -> float:
-        """Measured KL over its quadratic estimate."""
-        if self.reach is not None:
-            return self.reach.scale
-        return (self.kl_sums[0] + PSEUDO_KL) / (self.kl_sums[1] + PSEUDO_KL)
+        """Measured KL over its quadratic estimate; 1 before the first measurement."""
+        return 1.0 if self.reach is None else self.reach.scale
 
 
 def starting_votes(settings: Settings, lead: tuple[int, ...] = ()) -> Votes:
@@ -90,7 +83,7 @@ def starting_votes(settings: Settings, lead: tuple[int, ...] = ()) -> Votes:
     table = np.broadcast_to(settings.earlier_votes, (*lead, *np.shape(settings.earlier_votes)))
     up, down, side = np.moveaxis(table[..., :EARLIER_COUNTS], -1, 0)
     steps = np.full(table.shape[-2], -1, dtype=np.int64)
-    return Votes(table[..., EARLIER_COUNTS:], up, down, steps, side if settings.sided else None)
+    return Votes(table[..., EARLIER_COUNTS:], up, down, steps, side)
 
 
 def with_earlier_votes(settings: Settings, votes: Votes) -> Settings:
@@ -119,7 +112,7 @@ def add_votes(
         return np.concatenate([before, new.reshape(*lead, rows)], axis=-1)
 
     side = old.plus_on_a
-    if settings.sided and (tally.side is not None or side is not None):
+    if tally.side is not None or side is not None:
         side = join(
             np.zeros(old.up.shape) if side is None else side,
             np.zeros(up.shape) if tally.side is None else tally.side,
@@ -134,9 +127,6 @@ def add_votes(
     if settings.weighting != "equal" and votes.history is not None:
         up, down = sum_by_voter(votes.history.verdicts, votes.weights)
         both = replace(both, up=up, down=down)  # today's weights on all votes
-    measured = record.kl_sums
-    if at.inputs.kl is not None:
-        measured = measured[0] + at.inputs.kl[0], measured[1] + at.inputs.kl[1]
     counted = record.counted + np.where(live, cast, 0.0).sum((-2, -1))
     if (
         at.inputs.aside != record.aside
@@ -146,7 +136,7 @@ def add_votes(
     moments = record.moments
     if settings.guarded and moments is None:
         moments = at.inputs.moments
-    return replace(record, votes=both, counted=counted, kl_sums=measured, moments=moments)
+    return replace(record, votes=both, counted=counted, moments=moments)
 
 
 def sum_by_voter(verdicts: NDArray[np.int8], weights: Floats) -> tuple[Floats, Floats]:
@@ -227,11 +217,6 @@ def regressors_of_step(settings: Settings, at: Perturbations) -> Floats:
     return np.asarray((1 - share) * x + share * at.inputs.scores)
 
 
-def from_start(settings: Settings, moved: Floats) -> Floats:
-    """The coordinates (..., d) of a point that is given as its displacement from θ₀."""
-    return moved + (0.0 if settings.start is None else np.array(settings.start))
-
-
 def fit_votes(
     settings: Settings, record: AllVotes
 ) -> tuple[Fit, sparse_regression.SparseFit | None]:
@@ -265,7 +250,4 @@ def fade(settings: Settings, votes: Votes) -> Votes:
 
 def prior(settings: Settings) -> Prior:
     """The prior of the gradient w: Gaussians of several widths around 0."""
-    found = PRIORS[settings.prior_variances or "flat"](settings.dim)
-    if settings.prior_widths is not None:
-        found = replace(found, widths=settings.prior_widths)
-    return found
+    return PRIORS[settings.prior_variances or "flat"](settings.dim)

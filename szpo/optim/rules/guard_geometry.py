@@ -190,16 +190,13 @@ def predict(moments: Moments, z: Floats, limits: Limits | None = None) -> tuple[
     )  # fmt: skip
 
 
-def shrink_for_guards(
-    moments: Moments, z: Floats, limits: Limits | None = None, *, origin: Floats | None = None
-) -> Floats:
+def shrink_for_guards(moments: Moments, z: Floats, limits: Limits | None = None) -> Floats:
     """The largest share s ≤ 1 of a move at which every predicted guard holds; 0 if there is none.
 
     Args:
         moments: Moments of the start's answers.
-        z: Moves (..., d), whitened.
+        z: Moves (..., d) from the start, whitened.
         limits: Limits of the guards.
-        origin: Where the moves begin (d,), whitened; None: the start.
 
     Returns:
         (...), multiples of 1/`SHARE_PARTS`. 0: guards fail at every share down to `LEAST_KL` nats.
@@ -209,9 +206,9 @@ def shrink_for_guards(
     size = np.maximum(np.linalg.norm(z, axis=-1), 1e-300)
     least = np.minimum(1.0, np.sqrt(2 * LEAST_KL) / size)
     shares = np.arange(SHARE_PARTS, 0, -1) / SHARE_PARTS
-    start, slope, bend = _along(moments, z, origin)
+    slope, bend = _along(moments, z)
     s = shares[:, None]
-    changes = start[..., None, :] + s * slope[..., None, :] + s**2 * bend[..., None, :]
+    changes = s * slope[..., None, :] + s**2 * bend[..., None, :]
     fits = shares >= least[..., None] - 1e-12
     for i, name in enumerate(FIGURES):
         low, high = allowed.of(name)
@@ -220,16 +217,12 @@ def shrink_for_guards(
     return np.where(fits.any(-1), shares[fits.argmax(-1)], 0.0)
 
 
-def _along(moments: Moments, z: Floats, origin: Floats | None) -> tuple[Floats, Floats, Floats]:
-    """Changes (..., figures) at origin + s·z as c₀ + s·c₁ + s²·c₂."""
+def _along(moments: Moments, z: Floats) -> tuple[Floats, Floats]:
+    """Changes (..., figures) at s·z as s·c₁ + s²·c₂."""
     coefficients = _inverse(moments) @ moments.cross / _units(moments)
     linear, square = coefficients[:-1], coefficients[-1]
     shift = _shift(moments, z)
-    first = np.zeros(shift.shape[-1]) if origin is None else _shift(moments, origin)
-    start = first @ linear + 0.5 * (first @ first) * square
-    slope = shift @ linear + (shift @ first)[..., None] * square
-    bend = 0.5 * (shift**2).sum(-1, keepdims=True) * square
-    return np.broadcast_to(start, slope.shape), slope, bend
+    return shift @ linear, 0.5 * (shift**2).sum(-1, keepdims=True) * square
 
 
 def _shift(moments: Moments, z: Floats) -> Floats:

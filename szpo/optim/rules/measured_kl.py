@@ -1,10 +1,10 @@
 """Shrink a proposed point until its measured KL fits the budget; only then is it recorded.
 
-The point lies on a ray from where the run began. A share of the way is n/256. The whole way is
+The point lies on a ray from the model's start. A share of the way is n/256. The whole way is
 measured first. While a reading is above the budget, a smaller share is measured, with at most
 `MOST_READINGS` readings in all. KL is taken as linear in the square of the share between the
-largest share that fits (or the beginning) and the smallest that does not, and the next share aims
-at `AIMED_SHARE` of the budget. The readings are recorded, and they alone determine every share, to
+largest share that fits (or the start) and the smallest that does not, and the next share aims at
+`AIMED_SHARE` of the budget. The readings are recorded, and they alone determine every share, to
 the last bit: a replay needs no model.
 """
 
@@ -48,8 +48,6 @@ class KlMeasurement:
 
     limit: float
     """The budget, nats."""
-    start: float
-    """Quadratic estimate where the run began; 0 except in a branch."""
     readings: tuple[Reading, ...]
     """In the order in which they were made; at least one."""
     share: int
@@ -74,10 +72,7 @@ class KlMeasurement:
     def follows(self) -> bool:
         """True if every share follows from the readings before it."""
         given = [(each.share, False) for each in self.readings] + [(self.share, True)]
-        return all(
-            choose(self.limit, self.start, self.readings[:i]) == each
-            for i, each in enumerate(given)
-        )
+        return all(choose(self.limit, self.readings[:i]) == each for i, each in enumerate(given))
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> KlMeasurement:
@@ -87,9 +82,9 @@ class KlMeasurement:
             KeyError, TypeError, ValueError: the form is wrong, or a number is out of range.
         """
         readings = tuple(Reading(**each) for each in body["readings"])
-        found = cls(body["limit"], body["start"], readings, body["share"])
+        found = cls(body["limit"], readings, body["share"])
         above = [found.limit, *(each.estimate for each in readings)]
-        others = [found.start, *(each.kl for each in readings)]
+        others = [each.kl for each in readings]
         shares = [found.share, *(each.share for each in readings)]
         finite = all(map(math.isfinite, above + others))
         if not readings or not finite or min(above) <= 0 or min(others) < 0:
@@ -99,38 +94,32 @@ class KlMeasurement:
         return found
 
 
-def measure(limit: float, start: float, read: Callable[[int], Reading]) -> KlMeasurement:
+def measure(limit: float, read: Callable[[int], Reading]) -> KlMeasurement:
     """Measure a proposed point and find how much of the way to it fits the budget.
 
     Args:
         limit: The budget, nats.
-        start: Quadratic estimate where the way begins, nats.
         read: Measures KL at a share of the way, in units of 1/256.
     """
     readings: tuple[Reading, ...] = ()
     while True:
-        share, settled = choose(limit, start, readings)
+        share, settled = choose(limit, readings)
         if settled:
-            return KlMeasurement(limit, start, readings, share)
+            return KlMeasurement(limit, readings, share)
         readings += (read(share),)
 
 
-def choose(limit: float, start: float, readings: tuple[Reading, ...]) -> tuple[int, bool]:
+def choose(limit: float, readings: tuple[Reading, ...]) -> tuple[int, bool]:
     """The share that follows from the readings, and whether to record it (True) or to measure it.
 
-    A point whose estimate is at most the beginning's also fits, so a branch need not go back.
-
-    >>> choose(3.0, 0.0, (Reading(256, 12.0, 2.7),))
+    >>> choose(3.0, (Reading(256, 12.0, 2.7),))
     (121, False)
     """
     if not readings:
         return SHARE_PARTS, False
-    first = readings[0]
-    fits = [each for each in readings if each.kl <= limit or each.estimate <= start]
-    above = [each for each in readings if each not in fits]
-    # KL at the beginning is not measured: its estimate is scaled as at the whole way.
-    nothing = Reading(0, first.kl * start / first.estimate if start else 0.0, start)
-    low = max(fits, key=lambda each: each.share, default=nothing)
+    fits = [each for each in readings if each.kl <= limit]
+    above = [each for each in readings if each.kl > limit]
+    low = max(fits, key=lambda each: each.share, default=Reading(0, 0.0, 0.0))
     if not above or (fits and low.kl >= CLOSE_ENOUGH_SHARE * limit):
         return low.share, True
     high = min(above, key=lambda each: each.share)

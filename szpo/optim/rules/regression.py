@@ -22,7 +22,7 @@ import numpy as np
 
 from szpo.aggregation import weighting
 from szpo.optim.named_features import directions
-from szpo.optim.posterior_directions import UNRECORDED_TEMPERATURE, explanations_of
+from szpo.optim.posterior_directions import explanations_of
 from szpo.optim.rules import guard_geometry, measured_kl
 from szpo.optim.rules.all_votes import (
     EARLIER_COUNTS,
@@ -31,7 +31,6 @@ from szpo.optim.rules.all_votes import (
     GuardLimit,
     add_votes,
     fit_votes,
-    from_start,
     learn_weights,
     starting_votes,
     sum_by_voter,
@@ -41,14 +40,14 @@ from szpo.optim.rules.rule import Move, Perturbations, Rule, check_finite
 from szpo.optim.sample_directions import ORTHONORMAL_UP_TO, Law
 from szpo.optim.settings import Settings, SettingsError
 from szpo.optim.step_size import base_mu
-from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED, Fit, Prior, direction
+from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED, Fit, direction
 from szpo.optim.weighted_votes import HistoryUse, WeightedVotes
 from szpo.types import Explanation, Floats
 
 BUDGET: Final = ((60.0, 3.0), (120.0, 4.0), (240.0, 8.0))
 """The default `kl_budget`: (counted votes, nats)."""
 UNPROVEN: Final = 0.14
-"""The default `unproven_kl`, nats."""
+"""How far the recommended point goes while the votes may be chance, nats."""
 RADIUS: Final = 4.5
 """The default `kl_radius`, nats: a vote on a wider comparison says more."""
 
@@ -85,17 +84,12 @@ def _check_own(s: Settings) -> None:
             raise SettingsError(
                 "kl_budget must be points (votes, nats) with rising votes and positive nats"
             )
-    if s.centre_step is not None and not 0 < s.centre_step < math.inf:
+    if not 0 < s.centre_step < math.inf:
         raise SettingsError(f"centre_step is {s.centre_step}; it must be a positive number")
-    if s.unproven_kl is not None and not 0 < s.unproven_kl < math.inf:
-        raise SettingsError(f"unproven_kl is {s.unproven_kl}; it must be a positive number")
     if s.prior_variances is not None and s.prior_variances not in PRIORS:
         raise SettingsError(f"prior_variances {s.prior_variances!r}; choose {', '.join(PRIORS)}")
     if s.score_share is not None and not 0 <= s.score_share <= 1:
         raise SettingsError(f"score_share is {s.score_share}; it must be within [0, 1]")
-    widths = s.prior_widths
-    if widths is not None and (not widths or not all(0 < width < math.inf for width in widths)):
-        raise SettingsError(f"prior_widths {widths} must be positive numbers, at least one")
     if s.forgetting is not None and not 0 < s.forgetting <= 1:
         raise SettingsError(f"forgetting is {s.forgetting}; it must be within (0, 1]")
     if s.features is not None:
@@ -108,22 +102,15 @@ def _check_own(s: Settings) -> None:
             f"asking_noise is {s.asking_noise}; give a share above 0, at most 1, and only in "
             "coordinates of named features"
         )
-    if s.asking_temperature is not None and not (s.features and 0 < s.asking_temperature <= 10):
-        raise SettingsError(
-            f"asking_temperature is {s.asking_temperature}; it must be within (0, 10], in "
-            "coordinates of named features"
-        )
     _check_earlier(s)
-    if s.start is not None and (len(s.start) != s.dim or not all(map(math.isfinite, s.start))):
-        raise SettingsError(f"start must be {s.dim} finite values")
 
 
 def _check_earlier(s: Settings) -> None:
     rows = s.earlier_votes
     if rows is None:
         return
-    if s.weighting != "equal" or s.forgetting is not None or s.start is not None:
-        raise SettingsError("earlier_votes need equal weighting, no forgetting, no branch")
+    if s.weighting != "equal" or s.forgetting is not None:
+        raise SettingsError("earlier_votes need equal weighting and no forgetting")
     width = EARLIER_COUNTS + (s.dim if s.features is None else s.features.columns)
     if not rows or any(len(row) != width or not all(map(math.isfinite, row)) for row in rows):
         raise SettingsError(f"earlier_votes must be rows of {width} finite values")
@@ -133,8 +120,7 @@ def ways(settings: Settings, record: AllVotes) -> tuple[Explanation, ...]:
     """The explanations of the votes so far, to draw directions from; empty before any vote."""
     if settings.features is None or record.named is None:
         return ()
-    temperature = settings.asking_temperature or UNRECORDED_TEMPERATURE
-    return explanations_of(record.named, settings.features, record.aside, temperature)
+    return explanations_of(record.named, settings.features, record.aside)
 
 
 def init(settings: Settings, lead: tuple[int, ...] = ()) -> AllVotes:
@@ -191,9 +177,7 @@ def whitened_unit(settings: Settings) -> float:
 
 def longest_step(settings: Settings) -> float:
     """The longest step of the centre, in coordinates."""
-    return whitened_unit(settings) * (
-        1.0 if settings.centre_step is None else settings.centre_step
-    )
+    return whitened_unit(settings) * settings.centre_step
 
 
 def find_radius(settings: Settings, record: AllVotes) -> Floats:
@@ -208,9 +192,9 @@ def find_radius(settings: Settings, record: AllVotes) -> Floats:
 
 def unproven_share(settings: Settings, record: AllVotes) -> Floats | None:
     """Largest distance (...) of the recommended point while votes show no signal, in radii."""
-    if settings.unproven_kl is None or settings.kl_budget is None:
+    if settings.kl_budget is None:
         return None
-    return np.sqrt(settings.unproven_kl / (AIMED_SHARE * find_budget(settings, record.counted)))
+    return np.sqrt(UNPROVEN / (AIMED_SHARE * find_budget(settings, record.counted)))
 
 
 def find_budget(settings: Settings, counted: Floats) -> Floats:
@@ -222,28 +206,19 @@ def find_budget(settings: Settings, counted: Floats) -> Floats:
 
 def quadratic_kl(settings: Settings, moved: Floats) -> float:
     """|z|²/2 in whitened units of a point, given as its displacement from θ₀ (d,), in nats."""
-    z = from_start(settings, moved) / whitened_unit(settings)
+    z = moved / whitened_unit(settings)
     return float((z * z).sum()) / 2
 
 
 def find_target(settings: Settings, record: AllVotes, found: Fit) -> Floats:
     """The point (..., d) that the votes propose, as its displacement from θ₀.
 
-    Without a budget it lies at most one step of the centre beyond the centre. The ball is around
-    the model's start, and large enough to contain the start of a branch.
+    Without a budget it lies at most one step of the centre beyond the centre.
     """
     toward = direction(found, record.log_factor, unproven_share(settings, record))
-    radius = find_radius(settings, record)
     if settings.kl_budget is None:
         return np.asarray(record.centre + longest_step(settings) * toward)
-    target = radius[..., None] * toward
-    if settings.start is None:
-        return np.asarray(target)  # its length is at most the radius
-    start = np.array(settings.start)
-    limit = np.maximum(radius, np.linalg.norm(start))[..., None]
-    place = start + target
-    length = np.sqrt((place * place).sum(-1, keepdims=True))
-    return np.asarray(np.where(length > limit, place * (limit / length), place) - start)
+    return np.asarray(find_radius(settings, record)[..., None] * toward)
 
 
 def limit_by_guards(
@@ -251,16 +226,13 @@ def limit_by_guards(
 ) -> tuple[Floats, GuardLimit]:
     """Shrink the way from θ₀ to the target (d,) to what predicted guards allow.
 
-    Returns the new target and the limit. A branch is not taken back to the model's start.
+    Returns the new target and the limit.
     """
     if record.moments is None:
         return target, GuardLimit()
-    scale = whitened_unit(settings)
-    origin = None if settings.start is None else np.array(settings.start) / scale
-    z = target / scale
-    share = float(guard_geometry.shrink_for_guards(record.moments, z, origin=origin))
-    whole = z if origin is None else origin + z
-    found = guard_geometry.predict(record.moments, whole)
+    z = target / whitened_unit(settings)
+    share = float(guard_geometry.shrink_for_guards(record.moments, z))
+    found = guard_geometry.predict(record.moments, z)
     broken = tuple(each.name for each in found if not each.holds) if share < 1 else ()
     return share * target, GuardLimit(share, broken)
 
@@ -279,9 +251,7 @@ def limit_by_kl(
             check_finite(np.array([nats]), at.step, "measured KL")
             return Reading(share, max(0.0, nats), quadratic_kl(settings, point))
 
-        limit = find_limit(settings, record)
-        start = quadratic_kl(settings, np.zeros(settings.dim))
-        reach = measured_kl.measure(limit, start, read)
+        reach = measured_kl.measure(find_limit(settings, record), read)
     if reach is None:
         return record, target
     record = replace(record, reach=reach, proposed=target)
@@ -294,13 +264,11 @@ def limit_by_kl(
 def find_limit(settings: Settings, record: AllVotes) -> float:
     """Largest measured KL of a point, nats: the budget, or less while the votes may be chance.
 
-    Points aim at `AIMED_SHARE` of this limit. A branch always has the full budget.
+    Points aim at `AIMED_SHARE` of this limit.
     """
     budget = float(find_budget(settings, record.counted))
     proven = float(record.log_factor) >= math.log(BAYES_FACTOR_NEEDED)
-    if settings.unproven_kl is None or settings.start is not None or proven:
-        return budget
-    return min(budget, settings.unproven_kl / AIMED_SHARE)
+    return budget if proven else min(budget, UNPROVEN / AIMED_SHARE)
 
 
 def _needs_measuring(settings: Settings, record: AllVotes, target: Floats) -> bool:
@@ -311,8 +279,8 @@ def _needs_measuring(settings: Settings, record: AllVotes, target: Floats) -> bo
     if record.reach is None or record.proposed is None:
         return True
     read = record.reach.nearest
-    before = from_start(settings, read.share / SHARE_PARTS * record.proposed)
-    moved = float(np.linalg.norm(from_start(settings, target) - before))
+    before = read.share / SHARE_PARTS * record.proposed
+    moved = float(np.linalg.norm(target - before))
     near = moved <= measured_kl.UNMOVED_SHARE * float(np.linalg.norm(before))
     return not near or read.kl > record.reach.limit
 
@@ -414,14 +382,9 @@ RULE = Rule(
         "K": 8,
         "N": 1,
         "kl_budget": BUDGET,
-        "centre_step": 1.0,
         "score_share": 0.0,
-        "prior_widths": Prior.flat(1).widths,
         "prior_variances": "blocks",
         "guarded": True,
-        "sided": True,
-        "unproven_kl": UNPROVEN,
-        "measured": True,
         "kl_radius": RADIUS,
     },
     ignores=("kl_step", "alpha_decay", "smoothing"),

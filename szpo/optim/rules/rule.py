@@ -29,9 +29,6 @@ class StepInputs:
 
     scores: Floats | None = None
     """(..., K, N, d): mean whitened score of plus's texts minus that of minus's texts."""
-    kl: tuple[float, float] | None = None
-    """Without `Settings.measured`: KL to the start, nats, of the point that was recommended when
-    the answers were made: measured, and by the quadratic estimate |z|²/2 in whitened units."""
     centre: Floats | None = None
     """θ (..., d) around which the step asked; None: the rule's centre."""
     moments: Moments | None = None

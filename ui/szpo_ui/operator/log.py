@@ -107,8 +107,6 @@ def _describe_event(kind: str, text: str, names: Mapping[str, str]) -> str:
             return "let the run go on"
         case "close":
             return f"closed round {round_}{reason}"
-        case "void":
-            return f"gave round {round_} up{reason}"
         case "limits":
             return "set the limits: " + (_describe_limits(body) or "none")
         case run_spec.BUDGET:
