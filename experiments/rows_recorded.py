@@ -366,12 +366,8 @@ def run(
                 assert taste is not None
                 up, down = vote(arm, taste, a, b, rng)
             equal += int((reward[a] == reward[b]).sum())
-        steps = np.append(votes.steps, np.full(len(up), step))
         votes = Votes(
-            np.concatenate([votes.x, x]),
-            np.append(votes.up, up),
-            np.append(votes.down, down),
-            steps,
+            np.concatenate([votes.x, x]), np.append(votes.up, up), np.append(votes.down, down)
         )
         step += 1
         wanted = arm.choice != "random" or arm.source == "perturbed" or step % 4 == 0

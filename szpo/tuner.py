@@ -53,7 +53,7 @@ CHOICES: Final[Mapping[str, Choice]] = {"a": "A", "b": "B", "tie": "tie", "skip"
 """The votes of `Tuner.tell`, and how they are stored."""
 FEWEST_TO_HOLD_OUT: Final = 8
 """With fewer prompts, none is held out."""
-BY_HAND: Final[Mapping[str, Any]] = {"poor_samples": "open", "calibration": False, "spare": 0}
+BY_HAND: Final[Mapping[str, Any]] = {"poor_samples": "open", "calibration": False}
 """Settings of the panel for votes by `szpo.Tuner.ask`."""
 NOT_KEPT: Final = "szpo.Tuner(..., ledger=FILE) keeps a run, this one ends with its process"
 """What to say of a run without a named file, which cannot continue."""
@@ -257,10 +257,7 @@ class Tuner:
             kind = self._parts.config.panel.kind
             raise UsageError(f"Tuner: the votes of this run come from {kind}; use run()")
         if self._service is None:
-            seat_us = self._parts.config.panel.seat_us
-            self._service = VoteService(
-                self._ledger, seat_ttl_us=seat_us, rubric_version=RUBRIC_VERSION
-            )
+            self._service = VoteService(self._ledger, rubric_version=RUBRIC_VERSION)
         return self._service
 
     def _advance(self) -> None:

@@ -201,8 +201,8 @@ class Optimizer:
             uncertainty about the start.
         bounds: (low, high) for every coordinate, or (d, 2); points are mirrored at them.
         seed: 0 to 2⁶³ − 1.
-        options: ``rule`` and further settings of `szpo.optim.settings.Settings`, such as ``ties``,
-            ``link`` or ``kl_step``.
+        options: ``rule`` and further settings of `szpo.optim.settings.Settings`, such as ``link``
+            or ``kl_step``.
 
     Raises:
         UsageError: a value is out of range, or values do not fit each other.

@@ -93,47 +93,25 @@ def _log_odds_table(votes: int) -> Floats:
     return np.array([log_odds(doubled, votes) for doubled in range(2 * votes + 1)])
 
 
-def davidson(plus: ArrayLike, minus: ArrayLike, tie: ArrayLike, nu: ArrayLike) -> Floats:
-    """Davidson's (1970) tie model in closed form, with one phantom vote; ν = 0 gives `haldane`.
-
-    P(plus, minus, tie) ∝ (e^{x/2}, e^{−x/2}, ν); s = (plus − minus)/(M + 1);
-    x̂ = 2·[atanh s + asinh(½ν·s/√(1−s²))].
-    """
-    w, l, t = (np.asarray(count, dtype=np.float64) for count in (plus, minus, tie))
-    s = (w - l) / (w + l + t + 1)
-    shift = np.arcsinh(0.5 * np.asarray(nu) * s / np.sqrt(1 - s * s))
-    return np.asarray(2 * (np.arctanh(s) + shift))
-
-
-def tie_nu(ties: float, votes: float) -> float:
-    """Davidson's ν from the share of ties, 2τ/(1−τ), with τ = (ties + ½)/(votes + 1)."""
-    tau = (ties + 0.5) / (votes + 1)
-    return 2 * tau / (1 - tau)
-
-
-def estimate(tally: Tally, invert: Inversion = haldane, *, nu: float | None = None) -> Estimate:
+def estimate(tally: Tally, invert: Inversion = haldane) -> Estimate:
     """Δ̂ of each direction (..., K): the mean over n **after** inversion.
 
     Identical comparisons count with Δ̂_n = 0; comparisons without votes do not count. The
     standard error is the larger of the spread over n and the expected vote noise at the pooled
-    rate, so it is not 0 for one comparison or a unanimous panel. ``nu`` selects Davidson's tie
-    model.
+    rate, so it is not 0 for one comparison or a unanimous panel.
     """
     identical = tally.identical
     votes = np.where(identical, 0.0, tally.plus + tally.minus + tally.tie)
     wins = np.where(identical, 0.0, tally.plus + 0.5 * tally.tie)
     asked = votes > 0
-    each = invert(wins, votes) if nu is None else davidson(tally.plus, tally.minus, tally.tie, nu)
-    each = np.where(asked, each, 0.0)
-    # A tie is less informative: the variance of Δ̂_n at 0 is 2(2 + ν)/M, not 4/M.
-    tied = 1.0 if nu is None else 1 + nu / 2
+    each = np.where(asked, invert(wins, votes), 0.0)
     counts = asked | identical
     size = counts.sum(-1)
     mean = ordered_sum(each) / np.maximum(size, 1)
     square = ordered_sum(np.where(counts, (each - mean[..., None]) ** 2, 0.0))
     spread = square / np.maximum(size - 1, 1) / np.maximum(size, 1)
     noise = ordered_sum(_vote_variance(wins, votes, asked, invert)) / np.maximum(size, 1) ** 2
-    stderr = np.sqrt(np.maximum(np.where(size > 1, spread, 0.0), noise * tied))
+    stderr = np.sqrt(np.maximum(np.where(size > 1, spread, 0.0), noise))
     return Estimate(mean, np.where(size > 0, stderr, np.inf), size)
 
 

@@ -53,7 +53,7 @@ def read(ledger: Ledger) -> tuple[int, tuple[Claim, ...]] | None:
     down = np.bincount(which, 1 - y, len(x)).astype(np.float64)
     features, mixed, prior = _prior(names, x)
     design = np.concatenate([x, mixed], axis=1)
-    votes = Votes(design, up, down, np.zeros(len(x), dtype=np.int64))
+    votes = Votes(design, up, down)
     found = sparse_regression.fit_sparse(votes, prior)
     if found.log_factor < math.log(BAYES_FACTOR_NEEDED):
         return None

@@ -58,7 +58,7 @@ def judge(
         panel = judges.judge.build(config, StartingPolicy(), recorded)
         console.say(str(panel))
         ledger.record_event("judge", "szpo judge", {"name": name, **panel.spec})
-        service = VoteService(ledger, seat_ttl_us=config.panel.seat_us)
+        service = VoteService(ledger)
         cast, why = remote_panel.visit(
             ledger,
             panel.evaluator(service, name=name, complete=alone and not leave),

@@ -42,15 +42,14 @@ BOUNDS = Bounds(patience_s=1200.0, load_s=1200.0)
 class AdapterFolder:
     """A folder from which servers read adapters; no adapter name is used twice."""
 
-    def __init__(self, root: Path, server_root: str | None, sites: tuple[Site, ...], base: str):
-        """``server_root``: the folder as the servers see it; None: under the same path.
+    def __init__(self, root: Path, sites: tuple[Site, ...], base: str):
+        """Make the folder.
 
         Raises:
             StorageError: the folder cannot be written.
         """
         self._nonce = secrets.token_hex(4)
         self._own = root / f"szpo-{self._nonce}"
-        self._server = f"{server_root or root}".rstrip("/") + f"/{self._own.name}"
         self._sites, self._base = sites, base
         self._number = itertools.count()
         try:
@@ -60,7 +59,7 @@ class AdapterFolder:
         self.close = weakref.finalize(self, shutil.rmtree, self._own, ignore_errors=True)
 
     def write(self, members: Sequence[CastMember]) -> dict[str, str]:
-        """Write members; returns the folders as servers see them, by new adapter names.
+        """Write members; returns their folders by new adapter names.
 
         Raises:
             StorageError: the folder cannot be written.
@@ -69,7 +68,7 @@ class AdapterFolder:
         for member in members:
             name = f"{self._own.name}-{next(self._number)}"
             save_member(self._own / name, member, self._sites, base=self._base)
-            found[name] = f"{self._server}/{name}"
+            found[name] = str(self._own / name)
         return found
 
     def remove(self, names: Sequence[str]) -> None:

@@ -139,7 +139,7 @@ def connect(engine: Engine, loaded: Any, local: Any, **options: Any) -> Any:
     from szpo.models.logprobs import vocabulary_size
 
     root = Path(engine.adapters or tempfile.gettempdir()).absolute()
-    folder = AdapterFolder(root, engine.server_adapters, sites, loaded.name)
+    folder = AdapterFolder(root, sites, loaded.name)
     trusted = vllm_trusted_model.TrustedModel(loaded, local, engine.tolerance)
     stop, words = local.adapted.stop_tokens, vocabulary_size(loaded.model)
     replicas = _replicas(engine, _client(), rank=rank, retry=options.get("retry", Retry()))

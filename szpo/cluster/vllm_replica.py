@@ -184,7 +184,7 @@ class Replica:
         if "rank" in message:
             return UsageError(f"{known}; start it with --max-lora-rank {self.rank} or more")
         if "No adapter" in message:
-            return UsageError(f"{known}; let it read engine.adapters, at engine.server_adapters")
+            return UsageError(f"{known}; let it read engine.adapters, under the same path")
         return UsageError(
             f"{known}; start it with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
         )

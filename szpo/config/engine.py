@@ -16,7 +16,7 @@ VLLM_ROWS = 128
 Address = Annotated[str, Field(pattern=r"^https?://[^\s@?#/]+(/[^\s@?#]*)?$")]
 GOES_WITH = {
     "ray": ("address", "workers", "gpus"),
-    "vllm": ("replicas", "adapters", "server_adapters", "insecure_hosts", "tolerance"),
+    "vllm": ("replicas", "adapters", "insecure_hosts", "tolerance"),
 }
 """By kind of engine: the settings that only this kind has."""
 
@@ -47,10 +47,8 @@ class Engine(Section):
     adapters: str | None = Field(
         None,
         description="Folder for adapter files that this process writes and the vLLM servers "
-        "read; default, if all servers are on this machine: a temporary folder.",
-    )
-    server_adapters: str | None = Field(
-        None, description="The same folder as the vLLM servers see it; default: the same path."
+        "read, under the same path; default, if all servers are on this machine: a temporary "
+        "folder.",
     )
     insecure_hosts: list[str] = Field(
         [],

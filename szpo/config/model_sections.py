@@ -43,9 +43,6 @@ class Adapter(Section):
     """The LoRA adapter: low-rank weights that the votes train."""
 
     rank: int = Field(1, ge=1, le=1024, description="LoRA rank r.")
-    alpha: Positive | None = Field(
-        None, description="LoRA α: the adapter is scaled by α / rank; default: equal to rank."
-    )
     targets: Annotated[list[str], Field(min_length=1)] | None = Field(
         None,
         description="Names of the modules that get an adapter; default: the MLP's output "
@@ -73,8 +70,8 @@ class Subspace(Section):
         description="score: principal directions of the policy's own log-probability gradient; "
         "features: dim of those, then directions that change named features of the texts (both "
         "need a local model); random: random orthonormal ones; full: every weight; auto: "
-        "features under the rule regression, but score with optimizer.score_share, "
-        "optimizer.prior_variances or fewer than 256 samples, and under other rules.",
+        "features under the rule regression, but score with optimizer.score_share or fewer than "
+        "256 samples, and under other rules.",
     )
     dim: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
         8,
@@ -175,7 +172,4 @@ class Generation(Section):
     top_k: int = Field(0, ge=0, description="Sample from the k most probable tokens; 0: from all.")
     stop: list[Annotated[str, Field(min_length=1)]] = Field(
         [], max_length=16, description="Texts that end an answer."
-    )
-    common_random_numbers: bool = Field(
-        True, description="Sample both batches of a comparison with the same random numbers."
     )

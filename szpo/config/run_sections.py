@@ -87,9 +87,6 @@ class Panel(Section):
         description="true: a simulated panel or judge votes inside the run's process; "
         "false: the run waits for szpo simulate RUN.",
     )
-    lease_minutes: Positive = Field(
-        10.0, le=10_080, description="Minutes for which a comparison is reserved for one person."
-    )
     question: str = Field(
         "Which set of answers is better overall?",
         min_length=1,
@@ -108,11 +105,6 @@ class Panel(Section):
         '"Can\'t judge" where you cannot or would rather not read the texts.',
         max_length=20_000,
         description="The whole guideline, shown on request.",
-    )
-    view: Literal["formatted", "plain"] = Field(
-        "formatted",
-        description="How texts with Markdown are first shown to people: formatted, or plain as "
-        "the model wrote them; each person can switch.",
     )
     sentences: str | None = Field(
         None,
@@ -157,13 +149,6 @@ class Panel(Section):
         "refuse keeps the first round closed until the operator opens it; open starts anyway. "
         "Both are recorded.",
     )
-    spare: int = Field(
-        1,
-        ge=0,
-        le=100,
-        description="How many people more than needed may answer a comparison at a time, so that "
-        "nobody waits for someone who left; only the votes needed are counted.",
-    )
     second_share: float = Field(
         0.0,
         ge=0,
@@ -191,17 +176,6 @@ class Panel(Section):
         description="Offer people short comparisons while they wait. These measure how reliable "
         "votes are, and never change the model.",
     )
-    tell_rounds: bool = Field(
-        True,
-        description="Tell people while they wait what the last round's votes did: how many there "
-        "were, how often two people agreed, whether the model moved further than before; never "
-        "what was preferred.",
-    )
-    tell_taught: bool = Field(
-        False,
-        description="After the run, people may ask on their last screen what the votes taught; "
-        "it is recorded who read it.",
-    )
 
     @field_validator("ends", mode="before")
     @classmethod
@@ -214,11 +188,6 @@ class Panel(Section):
             except ValueError:
                 raise ValueError(f'"{given}" is no day; write it as 2026-12-31') from None
         return given
-
-    @property
-    def seat_us(self) -> int:
-        """How long a comparison is reserved for one person, in microseconds."""
-        return round(self.lease_minutes * 60e6)
 
 
 class Guards(Section):

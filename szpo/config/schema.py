@@ -15,7 +15,6 @@ from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from szpo.aggregation.bradley_terry import Ties
 from szpo.aggregation.links import LINKS
 from szpo.aggregation.registry import LEARNED, WEIGHTINGS
 from szpo.config import rule_plugins
@@ -41,7 +40,6 @@ from szpo.errors import UsageError
 from szpo.optim.checked_settings import REGRESSION_UP_TO_DIM, WARMUP, defaults
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.posterior_directions import NOISE
-from szpo.optim.rules.all_votes import PRIORS
 from szpo.optim.rules.registry import RULES
 from szpo.optim.rules.regression import BUDGET, RADIUS
 from szpo.optim.sample_directions import NORMALISE_UP_TO, Law
@@ -71,7 +69,6 @@ OTHER_RULE: Final = "known"
 
 FLOAT32_MAX = 3.4028234663852886e38
 LINK_NAMES = (*LINKS, "linear")
-Decay = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 LAWS = ("gaussian", "normalised", "orthonormal")
 
 
@@ -117,14 +114,6 @@ class Optimizer(Section):
         None, le=1e6, description="Perturbation radius μ, instead of kl_radius."
     )
     alpha: Positive | None = Field(None, description="Step size α, instead of kl_step.")
-    mu_decay: Decay = Field(
-        0.0,
-        description="p: in step t = 1, 2, … μ is its first value times t to the power −p, at "
-        "least a hundredth of it; 0: constant.",
-    )
-    alpha_decay: Decay = Field(
-        0.0, description="q: α falls in the same way, with t to the power −q; see mu_decay."
-    )
     warmup: Annotated[int, Field(ge=0, le=1000)] | None = Field(
         None, description="First steps, which only measure; default: 0, or 5 to measure α."
     )
@@ -133,9 +122,6 @@ class Optimizer(Section):
     )
     smoothing: Annotated[str, OneOf(SMOOTHINGS)] = Field(
         "haldane", description="How the rule known moves a vote share of 0 or 1 into (0, 1)."
-    )
-    ties: Ties = Field(
-        "half", description="half: half a vote for each side; davidson: by Davidson's model."
     )
     weighting: Annotated[str, OneOf(WEIGHTINGS)] = Field(
         "equal",
@@ -158,29 +144,6 @@ class Optimizer(Section):
         allow_inf_nan=False,
         description="regression: weight of the shown texts' own scores in a vote's feature; "
         "default: 0.",
-    )
-    asking_noise: float | None = Field(
-        None,
-        gt=0,
-        le=1,
-        allow_inf_nan=False,
-        description="regression on named features: random share of each direction; the rest "
-        "follows the features that the votes so far may be about; 1: fully random; default: "
-        f"{NOISE:g}.",
-    )
-    prior_variances: Annotated[str, OneOf(tuple(PRIORS))] | None = Field(
-        None,
-        description="regression: which coordinates are expected to carry the taste: the first 8, "
-        "16, 32, … or all, as the votes decide (blocks); all equally (flat); the leading ones "
-        "more (falling); default: blocks.",
-    )
-    forgetting: float | None = Field(
-        None,
-        gt=0,
-        le=1,
-        allow_inf_nan=False,
-        description="regression: λ, by which the weight of a vote is multiplied with each "
-        "further step, for a taste that changes; default: all votes keep their weight.",
     )
     prior: str | None = Field(
         None,
@@ -313,12 +276,6 @@ class Config(Section):
                 f"settings: optimizer.{names[0]} plays no part in the rule {rule.name}; "
                 "leave it out"
             )
-        used = self.coordinates == "features" and self.rule not in ("known", "sign")
-        if self.optimizer.asking_noise is not None and not used:
-            raise UsageError(
-                "settings: optimizer.asking_noise is for the rule regression in coordinates of "
-                "named features; set subspace.kind to features, or leave it out"
-            )
 
     def _list_changed(self, names: Iterable[str]) -> list[str]:
         """List those of the optimizer's settings that differ from their defaults."""
@@ -365,18 +322,16 @@ class Config(Section):
         if o.kl_budget is not None:
             points = () if o.kl_budget == "off" else o.kl_budget
             changes["kl_budget"] = tuple((at, nats) for at, nats in points) or None
-        for name in ("score_share", "prior_variances", "guarded", "forgetting"):
+        for name in ("score_share", "guarded"):
             if (value := getattr(o, name)) is not None:
                 changes[name] = value
         if features is not None and rule and rule.two_points:
-            noise = o.asking_noise or NOISE
-            changes |= {"features": features, "asking_noise": noise}
+            changes |= {"features": features, "asking_noise": NOISE}
         return defaults(
             self.run.root_seed, layout, rule=self.rule, pairing=o.pairing, K=o.directions,
-            N=o.comparisons, M=o.votes, D=o.rows, mu=o.mu, alpha=o.alpha, mu_decay=o.mu_decay,
-            alpha_decay=o.alpha_decay, link=o.link, smoothing=o.smoothing,
-            ties=o.ties, weighting=o.weighting, kl_radius=o.kl_radius, kl_step=o.kl_step,
-            scale=scale, **changes,
+            N=o.comparisons, M=o.votes, D=o.rows, mu=o.mu, alpha=o.alpha, link=o.link,
+            smoothing=o.smoothing, weighting=o.weighting, kl_radius=o.kl_radius,
+            kl_step=o.kl_step, scale=scale, **changes,
         )  # fmt: skip
 
     @property
@@ -411,8 +366,7 @@ class Config(Section):
         chosen, o, samples = self.subspace.kind, self.optimizer, self.subspace.samples
         if chosen != "auto":
             return chosen
-        others = o.score_share, o.prior_variances
-        usual = self.rule == FIRST_RULE and self.adapter.train == "B" and not any(others)
+        usual = self.rule == FIRST_RULE and self.adapter.train == "B" and not o.score_share
         enough = samples is None or samples >= FEWEST_SAMPLES
         return "features" if usual and enough else "score"
 

@@ -115,9 +115,9 @@ def _invert(cumulative: Tensor, target: Tensor) -> Tensor:
     return torch.minimum(column, last)
 
 
-def row_key(seed: int, shift: Shift, *, crn: bool) -> bytes:
+def row_key(seed: int, shift: Shift) -> bytes:
     """The key of a shift's rows; row i uses its stream's numbers from i · ``max_new_tokens`` on.
 
-    With ``crn``, the plus and minus side of a direction have the same key.
+    The plus and minus side of a direction share their random numbers.
     """
-    return seeds.derive(seed, "sample", k=shift.k, name=None if crn else f"side {shift.sign}")
+    return seeds.derive(seed, "sample", k=shift.k)

@@ -20,8 +20,8 @@ REGRESSION_UP_TO_DIM = 64
 WARMUP = 5
 """Default number of warm-up steps where the step size has to be measured."""
 TWO_POINT_SETTINGS = (
-    "kl_budget", "centre_step", "score_share", "prior_variances", "guarded", "forgetting",
-    "features", "asking_noise", "earlier_votes",
+    "kl_budget", "centre_step", "score_share", "guarded", "features", "asking_noise",
+    "earlier_votes",
 )  # fmt: skip
 """Settings of rules with two points: one where they ask, and another that they recommend."""
 

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from szpo.aggregation import invert_and_average, registry
+from szpo.aggregation import registry
 from szpo.aggregation.weighting import VotesByVoter
 from szpo.errors import RunError, UsageError
 from szpo.optim import parameters
@@ -143,15 +143,13 @@ def tell(
     settings, rule, step = state.settings, rule_of(state.settings.rule), state.step
     _check_votes(state, query, tally)
     given = None if delta is None else _check_delta(settings, delta, step)
-    votes, ties, wins = totals(tally)
-    votes_so_far, ties_so_far = state.votes + votes, state.ties + ties
-    nu = _tie_nu(settings, ties_so_far, votes_so_far)
+    votes, wins = totals(tally)
     use = rule.past(settings, state.carried)
     weighted = weigh(settings, state.history, step, tally, by_voter, use=use)
     if given is not None:
         weighted = replace(weighted, delta=given)
     at = perturbations(settings, query, alpha_at(state, step), inputs, measure)
-    move = rule.move(settings, state.carried, at, weighted, nu)
+    move = rule.move(settings, state.carried, at, weighted)
     updates = _updates(settings, step, move)
     extra: dict[str, Any] = {} if at.alpha is None else {"alpha": at.alpha}
     extra |= {"mu": at.mu, **rule.figures(move)}
@@ -160,9 +158,9 @@ def tell(
         extra["weights"] = dict(zip(voters, weighted.weights.tolist(), strict=True))
     delta_hat, stderr = move.delta, move.stderr
     if delta_hat is None or stderr is None:
-        found = along_direction.estimate(settings, weighted.tally, nu)
+        found = along_direction.estimate(settings, weighted.tally)
         delta_hat, stderr = found.delta, found.stderr
-    after = State(settings, step + 1, move.carried, votes_so_far, ties_so_far, weighted.history)
+    after = State(settings, step + 1, move.carried, state.votes + votes, weighted.history)
     info = Info(
         step=step,
         delta=tuple(delta_hat.tolist()),
@@ -172,7 +170,7 @@ def tell(
         capped=move.capped,
         warmup=settings.warmup > 0 and at.alpha is None,
         extra=extra,
-        flip_share=rule.flip_share(settings, move, at, weighted, nu),
+        flip_share=rule.flip_share(settings, move, at, weighted),
     )
     return after, updates, info
 
@@ -191,11 +189,8 @@ def tell_again(
         return None
     moved = parameters.apply_coefs(settings.space, theta, first, coefs)
     plus, minus, tie = (np.ascontiguousarray(each).sum(-1) for each in np.moveaxis(counts, -1, 0))
-    votes, ties = (
-        float(np.add.accumulate([start, *more])[-1])
-        for start, more in ((state.votes, plus + minus + tie), (state.ties, tie))
-    )
-    return replace(state, step=first + len(counts), votes=votes, ties=ties), moved
+    votes = float(np.add.accumulate([state.votes, *(plus + minus + tie)])[-1])
+    return replace(state, step=first + len(counts), votes=votes), moved
 
 
 def added_updates(
@@ -218,20 +213,18 @@ def describe_settings(settings: Settings) -> Sequence[str]:
     s, rule = settings, rule_of(settings.rule)
     mu = ask(init(s)).mu
     how = (
-        f"rule {s.rule}, {s.pairing} pairs, link {s.link}, ties {s.ties}, weighting "
-        f"{s.weighting}, seed {s.root_seed}"
+        f"rule {s.rule}, {s.pairing} pairs, link {s.link}, weighting {s.weighting}, seed "
+        f"{s.root_seed}"
     )
     if not rule.two_points:
         return how, _describe_step(s, mu)
     points = s.kl_budget or ()
     budget = ", ".join(f"{nats:g} nats at {votes:g} votes" for votes, nats in points)
-    weight = f"fades to {s.forgetting:g} a step" if s.forgetting else "stays to the end"
     return (
         how,
         f"a step: K × N × M = {s.K} × {s.N} × {s.M} votes (directions × batches × evaluators), "
         f"D = {s.D} answers a batch",
-        f"perturbation radius mu {mu:.4g} (KL {s.kl_radius:g} nats), KL budget "
-        f"{budget or 'none'}, the weight of a vote {weight}",
+        f"perturbation radius mu {mu:.4g} (KL {s.kl_radius:g} nats), KL budget {budget or 'none'}",
     )
 
 
@@ -268,13 +261,6 @@ def _check_votes(state: State, query: Query, tally: Tally) -> None:
             f"expected {(settings.K, settings.N)}"
         )
     check_tally(tally, query.step)
-
-
-def _tie_nu(settings: Settings, ties: float, votes: float) -> float | None:
-    """Davidson's ν: as set, or from the run's share of ties so far; None without that model."""
-    if settings.ties == "half":
-        return None
-    return invert_and_average.tie_nu(ties, votes) if settings.tie_nu is None else settings.tie_nu
 
 
 def _updates(settings: Settings, step: int, move: Move) -> tuple[Update, ...]:

@@ -23,7 +23,7 @@ from szpo.optim.sparse_regression import SparseFit
 from szpo.types import FEATURE_GRID, Explanation, Floats, Grid, Ints
 
 NOISE: Final = 0.33
-"""Default `asking_noise`: the seed's part is .7 times as long as the posterior's."""
+"""`Settings.asking_noise` of runs: the seed's part is .7 times as long as the posterior's."""
 CHANCE_UNITS: Final = 2**16 - 1
 """Integer that a probability of 1 becomes: the chances of all explanations add up to about it."""
 LARGEST_WEIGHT: Final = 2**15 - 1

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import get_args
 
 from szpo.aggregation import links
-from szpo.aggregation.bradley_terry import Ties
 from szpo.aggregation.registry import WEIGHTINGS
 from szpo.errors import UsageError
 from szpo.optim.named_features import NamedFeatures
@@ -32,23 +30,20 @@ class Settings:
 
     ``mu`` None: μ = scale · √(2 · kl_radius / d). ``alpha`` None: the value whose expected step is
     as long as √(2 · kl_step) in whitened units (`szpo.optim.rules.along_direction.default_alpha`).
-    ``tie_nu`` is Davidson's ν; None estimates it from the share of ties so far. ``coef_cap``: the
-    longest step along a direction, in units of μ. ``mu_decay`` and ``alpha_decay``: the powers by
-    which μ and α fall with the step, in units of ``decay_horizon`` steps
-    (`szpo.optim.step_size.share_left`). ``weighting``: how much each voter counts
+    ``coef_cap``: the longest step along a direction, in units of μ. ``mu_decay`` and
+    ``alpha_decay``: the powers by which μ and α fall with the step, in units of ``decay_horizon``
+    steps (`szpo.optim.step_size.share_left`). ``weighting``: how much each voter counts
     (`szpo.aggregation.weighting`).
 
     The settings from ``kl_budget`` on belong to ``regression``. ``kl_budget``: how far the
     recommended point may be from the model's start, as points (counted votes, nats), linear
     between them and constant outside; None: no bound. ``centre_step``: the longest step of the
     centre, in whitened units. ``score_share``: the weight of the shown texts' scores in a vote's
-    regressor. ``prior_variances``: how the coordinates' variances compare (flat, falling, blocks).
-    ``guarded``: the recommended point stays where the guards hold, as predicted from the start's
-    recorded answers. ``forgetting``: λ, the factor on a vote's weight for each step of its age;
-    None: 1. ``features``: the named features that votes are regressed on; None: z⁺ − z⁻.
-    ``asking_noise``: share of the seed's own direction in the squared length of one drawn from the
-    posterior of named features (`szpo.optim.posterior_directions`); None or 1: directions are the
-    seed's. ``earlier_votes``: votes of another run that count as this run's own
+    regressor. ``guarded``: the recommended point stays where the guards hold, as predicted from
+    the start's recorded answers. ``features``: the named features that votes are regressed on;
+    None: z⁺ − z⁻. ``asking_noise``: share of the seed's own direction in the squared length of one
+    drawn from the posterior of named features (`szpo.optim.posterior_directions`); None or 1:
+    directions are the seed's. ``earlier_votes``: votes of another run that count as this run's own
     (`all_votes.with_earlier_votes`).
 
     Raises:
@@ -72,8 +67,6 @@ class Settings:
     link: str = "logistic"
     smoothing: str = "haldane"
     trim: float = 4.0
-    ties: Ties = "half"
-    tie_nu: float | None = None
     kl_radius: float = 1.62
     kl_step: float = 0.03
     scale: float = 1.0
@@ -83,9 +76,7 @@ class Settings:
     kl_budget: tuple[tuple[float, float], ...] | None = None
     centre_step: float = 1.0
     score_share: float | None = None
-    prior_variances: str | None = None
     guarded: bool = False
-    forgetting: float | None = None
     features: NamedFeatures | None = None
     asking_noise: float | None = None
     earlier_votes: tuple[tuple[float, ...], ...] | None = None
@@ -125,8 +116,6 @@ def _check(s: Settings) -> None:
         raise SettingsError(f"pairing {s.pairing!r}; choose antithetic or forward")
     if s.smoothing not in SMOOTHINGS:
         raise SettingsError(f"smoothing {s.smoothing!r}; choose {', '.join(SMOOTHINGS)}")
-    if s.ties not in get_args(Ties):
-        raise SettingsError(f"ties {s.ties!r}; choose {' or '.join(get_args(Ties))}")
     links.link(s.link)
     for name in ("K", "N", "M", "D"):
         if not isinstance(getattr(s, name), int) or getattr(s, name) < 1:
@@ -138,14 +127,8 @@ def _check(s: Settings) -> None:
     for name in ("mu_decay", "alpha_decay"):
         if not 0 <= getattr(s, name) <= 1:
             raise SettingsError(f"{name} is {getattr(s, name)}; it must be within [0, 1]")
-    if s.tie_nu is not None and not (s.tie_nu >= 0 and math.isfinite(s.tie_nu)):
-        raise SettingsError(f"tie_nu is {s.tie_nu}; it must not be negative")
     if s.warmup < 0:
         raise SettingsError(f"warmup is {s.warmup}; it must not be negative")
-    if s.link != "logistic" and s.ties == "davidson":
-        raise SettingsError("ties = davidson needs link = logistic; set that, or ties = half")
-    if s.ties == "davidson" and s.smoothing != "haldane":
-        raise SettingsError("ties = davidson needs smoothing = haldane; set that, or ties = half")
     if s.weighting not in WEIGHTINGS:
         raise SettingsError(
             f"weighting {s.weighting!r} is unknown; choose {', '.join(WEIGHTINGS)}"

@@ -21,6 +21,5 @@ class State:
     carried: Any
     """What the rule carries from step to step; see the rule's file in `szpo.optim.rules`."""
     votes: float = 0.0
-    ties: float = 0.0
     history: History | None = None
     """Past votes by voter, if it is known who cast them."""

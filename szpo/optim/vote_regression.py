@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import special
@@ -29,7 +29,7 @@ from szpo.types import Floats, Ints
 BAYES_FACTOR_NEEDED = 9.0
 """Bayes factor for any signal from which the recommended point goes the whole way."""
 UNPROVEN_SHARE = 0.15
-"""The share of the way that it goes below that factor, where `unproven_kl` is not set."""
+"""The share of the way that it goes below that factor, where no KL budget bounds it."""
 _HOPELESS = 1e26
 
 
@@ -47,8 +47,6 @@ class Votes:
     """(..., R)."""
     down: Floats
     """(..., R)."""
-    steps: Ints
-    """(R,)."""
     plus_on_a: Floats | None = None
     """(..., R): +1 where plus stood on A, −1 on B, 0 if balanced; None: no such term is fitted."""
 
@@ -56,11 +54,7 @@ class Votes:
     def empty(cls, dim: int, lead: tuple[int, ...] = ()) -> Votes:
         """No votes yet, for d coordinates."""
         none = np.zeros((*lead, 0))
-        return cls(np.zeros((*lead, 0, dim)), none, none, np.zeros(0, dtype=np.int64))
-
-    def scale(self, weight: Floats) -> Votes:
-        """The same rows with their votes multiplied by a weight (..., R)."""
-        return replace(self, up=self.up * weight, down=self.down * weight)
+        return cls(np.zeros((*lead, 0, dim)), none, none)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +87,6 @@ class Prior:
     def flat(cls, dim: int) -> Prior:
         """Equal variances of all coordinates."""
         return cls(np.ones((1, dim)))
-
-    @classmethod
-    def falling(cls, dim: int, half: float = 8.0) -> Prior:
-        """Variances 1/(1 + i/half): leading coordinates are expected to matter more."""
-        return cls(1 / (1 + np.arange(dim)[None] / half))
 
     @classmethod
     def blocks(cls, dim: int, first: int = 8, tail: float = 0.01) -> Prior:

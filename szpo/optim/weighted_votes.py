@@ -107,8 +107,8 @@ def check_tally(tally: Tally, step: int) -> None:
                 )
 
 
-def totals(tally: Tally) -> tuple[float, float, float]:
-    """Numbers of votes, ties and wins of plus (a tie is half), without identical comparisons."""
+def totals(tally: Tally) -> tuple[float, float]:
+    """Numbers of votes and of wins of plus (a tie is half), without identical comparisons."""
     live = ~tally.identical
     plus, minus, tie = (float(c[live].sum()) for c in (tally.plus, tally.minus, tally.tie))
-    return plus + minus + tie, tie, plus + 0.5 * tie
+    return plus + minus + tie, plus + 0.5 * tie

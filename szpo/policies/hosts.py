@@ -330,7 +330,6 @@ def chosen_lora(
         layers=None if isinstance(layers, str) else layers,
         rank=adapter.rank,
     )
-    chosen.lora_alpha = adapter.alpha or adapter.rank
     return chosen
 
 

@@ -202,11 +202,9 @@ def is_exact(settings: Settings) -> bool:
     """Whether updates are recomputed to the last bit on any machine.
 
     True for counting rules, and for `known` with the logistic link and log-ratio smoothing. False
-    for rules with a posterior, for votes of unequal weight, and unless a tie is half a vote.
+    for rules with a posterior, and for votes of unequal weight.
     """
-    if settings.ties != "half" or settings.weighting != "equal":
-        return False
-    return rule_of(settings.rule).is_exact(settings)
+    return settings.weighting == "equal" and rule_of(settings.rule).is_exact(settings)
 
 
 def _values(update: Update) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

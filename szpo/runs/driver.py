@@ -77,7 +77,7 @@ def _moments(parts: RunParts) -> Callable[[], Moments] | None:
 
 def evaluator(ledger: Ledger, parts: RunParts) -> Evaluator:
     """The evaluator: a panel in this process, or whoever votes through the ledger."""
-    service = VoteService(ledger, seat_ttl_us=parts.config.panel.seat_us)
+    service = VoteService(ledger)
     if parts.panel is None or not parts.config.panel.inside:
         return LedgerEvaluator(service)
     return parts.panel.evaluator(service)

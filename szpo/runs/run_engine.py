@@ -33,7 +33,7 @@ RETRY_S: Final = 5.0
 CHANGEABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "local": (),
     "ray": ("address", "workers"),
-    "vllm": ("replicas", "adapters", "server_adapters", "insecure_hosts"),
+    "vllm": ("replicas", "adapters", "insecure_hosts"),
 }
 """By kind of engine: settings that may change at resuming, since answers do not depend on them."""
 AWAY: Final = (

@@ -23,7 +23,7 @@ from szpo.replay import replay
 
 NAME: Final = "optimizer.prior"
 OF_COORDINATES: Final = (
-    "layout", "scale", "mu", "kl_radius", "pairing", "score_share", "prior_variances", "features",
+    "layout", "scale", "mu", "kl_radius", "pairing", "score_share", "features",
 )  # fmt: skip
 """Settings that must be equal for votes of two runs to mean the same."""
 
@@ -122,9 +122,7 @@ def _require_equal(
         "the length or the temperature of answers": past["generation"] == now["generation"],
         "its coordinates": coordinates
         and all(theirs.get(name) == mine.get(name) for name in OF_COORDINATES),
-        "how its votes weigh": all(
-            each["weighting"] == "equal" and each["forgetting"] is None for each in (theirs, mine)
-        ),
+        "how its votes weigh": theirs["weighting"] == mine["weighting"] == "equal",
     }
     if differs := next((what for what, equal in same.items() if not equal), ""):
         raise UsageError(

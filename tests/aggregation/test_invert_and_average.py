@@ -93,22 +93,6 @@ def test_no_votes_give_zero_whatever_the_estimator_and_unknown_ones_are_refused(
         e.inversion("mean")
 
 
-def test_davidsons_estimate_is_haldanes_without_ties_and_takes_nu_from_their_share():
-    w, l = counts(0, 1, 2, 7), counts(3, 1, 0, 2)
-    assert e.davidson(w, l, 0 * w, 0.0) == pytest.approx(e.haldane(w, w + l), abs=1e-14)
-    # P(tie) = ν/(2 + ν) between equals: a share of ⅓ is ν = 1.
-    assert e.tie_nu(1e9, 3e9) == pytest.approx(1.0, abs=1e-8)
-    assert e.tie_nu(0, 0) > 0
-
-
-@given(st.floats(-3, 3), st.floats(0, 3))
-def test_davidson_inverts_its_own_model(x, nu):
-    # With very many votes the closed form finds the x that made their shares.
-    parts = np.array([np.exp(x / 2), np.exp(-x / 2), nu])
-    plus, minus, tie = 1e9 * parts / parts.sum()
-    assert float(e.davidson(plus, minus, tie, nu)) == pytest.approx(x, abs=1e-6)
-
-
 def test_estimates_are_averaged_after_inversion_and_ties_are_half_a_vote_each():
     found = e.estimate(tally([[3, 0]], [[0, 1]]))
     assert found.delta[0] == (math.log(7) - math.log(3)) / 2

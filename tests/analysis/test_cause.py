@@ -60,11 +60,10 @@ def describe(
 
 def find(x: Floats, up: Floats, *, named: bool) -> Findings:
     """The findings of a run's votes, two on each comparison, in its coordinates."""
-    steps = np.arange(len(x)) // 4
     if named:
-        sparse = fit_sparse(Votes(x * MOVED, up, 2 - up, steps), PRIOR)
+        sparse = fit_sparse(Votes(x * MOVED, up, 2 - up), PRIOR)
         return Findings(sparse.log_factor, unnamed=sparse.dense, chance=1 - sparse.signal)
-    found = fit(Votes(x, up, 2 - up, steps), Prior.flat(DIM))
+    found = fit(Votes(x, up, 2 - up), Prior.flat(DIM))
     return Findings(float(found.log_factor), chance=1 - float(found.signal))
 
 
@@ -116,7 +115,7 @@ def looks_unexplained(seed: int, votes: int, strength: float) -> bool:
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((votes, len(GROUPS)))
     up = (rng.random(votes) < special.expit(strength * x[:, 3])).astype(float)
-    found = fit_sparse(Votes(x * MOVED, up, 1 - up, np.arange(votes) // 8), PRIOR)
+    found = fit_sparse(Votes(x * MOVED, up, 1 - up), PRIOR)
     return found.dense + 1 - found.signal >= taught.LIKELY
 
 

@@ -20,7 +20,7 @@ from tests.support.cases import case
 def test_defaults_are_the_documented_ones() -> None:
     o = Config().optimizer
     assert (o.directions, o.comparisons, o.votes, o.rows) == (8, 1, 1, 8)
-    assert (o.kl_radius, o.kl_step, o.forgetting, o.pairing) == (4.5, 0.03, None, "antithetic")
+    assert (o.kl_radius, o.kl_step, o.pairing) == (4.5, 0.03, "antithetic")
     assert (o.rule, Config().rule) == ("auto", "regression")
     assert Config().generation.max_new_tokens == 24
     assert Config().panel.size == 5
@@ -39,8 +39,6 @@ def test_defaults_are_the_documented_ones() -> None:
         (("subspace.kind=full",), "known"),
         (("optimizer.mu=1",), "known"),
         (("optimizer.kl_step=0.1",), "known"),  # regression has none, so another rule is meant
-        (("optimizer.ties=davidson",), "known"),
-        (("optimizer.alpha_decay=0.5",), "known"),
     ],
 )
 def test_auto_is_regression_in_small_subspaces_where_it_has_all_that_is_set(sets, rule):
@@ -70,7 +68,6 @@ def test_auto_is_regression_in_small_subspaces_where_it_has_all_that_is_set(sets
         (("optimizer.mu=1",), "score", 384),  # so the rule is known
         (("optimizer.prior=votes.db",), "features", 1024),
         (("optimizer.score_share=0.5",), "score", 384),
-        (("optimizer.prior_variances=flat",), "score", 384),
     ],
 )
 def test_auto_is_coordinates_of_features_where_the_rule_can_use_them(sets, kind, samples):
@@ -152,7 +149,7 @@ def test_refusals_say_what_is_wrong_and_how_many_mistakes_there_are() -> None:
         ),
         (["optimzer.mu=1"], 'unknown key "optimzer"; did you mean "optimizer"?'),
         (["kl_radus=1"], 'unknown key "kl_radus"; did you mean "kl_radius"?'),
-        (["alpha=1"], '"alpha" is ambiguous; write adapter.alpha or optimizer.alpha'),
+        (["samples=1"], '"samples" is ambiguous; write subspace.samples or evaluation.samples'),
         (["seed"], "write it as section.key=value"),
         (["mu=nan"], "optimizer.mu must be a finite number > 0 and <= 1e+06 (got nan)"),
         (["run.votes=none"], "run.votes and run.steps are both unset"),
@@ -165,7 +162,7 @@ def test_refusals_say_what_is_wrong_and_how_many_mistakes_there_are() -> None:
         (["optimizer.momentum=0.5"], 'unknown key "momentum" in [optimizer]; leave it out'),
         (["zzz.candidates=8"], 'unknown key "zzz"; leave it out'),
         (["weighting=median"], 'one of "equal", "skill", "rationality" (got "median")'),
-        (["alpha_decay=2"], "optimizer.alpha_decay must be a finite number >= 0 and <= 1"),
+        (["heldout=2"], "prompts.heldout must be a finite number"),
         (["optimizer.rule=sgin"], 'optimizer.rule must be one of "auto", "known", "sign", '),
         (["optimizer.link=weibull"], 'optimizer.link must be one of "logistic", "probit", '),
         (

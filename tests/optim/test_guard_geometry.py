@@ -92,14 +92,6 @@ def test_the_shrink_is_the_largest_that_holds(seed, size):
             assert not all(p.holds for p in predict(moments, worse * z))
     both = shrink_for_guards(moments, np.stack([z, 0.25 * z]))
     assert both.tolist() == [share, float(shrink_for_guards(moments, 0.25 * z))]
-    # From elsewhere on, as where a branch began.
-    origin = np.random.default_rng(seed + 1).normal(size=D) / 4
-    rest = float(shrink_for_guards(moments, z, origin=origin))
-    if rest:
-        assert all(p.holds for p in predict(moments, origin + rest * z))
-    for worse in np.arange(rest * SHARE_PARTS + 1, SHARE_PARTS + 1, 16) / SHARE_PARTS:
-        if 0.5 * (worse * size) ** 2 >= LEAST_KL:
-            assert not all(p.holds for p in predict(moments, origin + worse * z))
 
 
 def test_no_shrink_mends_a_move_that_breaks_a_guard_at_once():

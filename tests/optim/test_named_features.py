@@ -99,7 +99,7 @@ def test_forty_votes_find_the_feature_and_go_along_its_natural_gradient():
         found.append(cosine(state.carried.recommended, way))
     assert np.mean(found) > 0.9
     # A flat fit of the coordinates, from the same votes' moves alone, stays behind.
-    flat = defaults(3, LAYOUT, rule="regression", D=ROWS, prior_variances="flat")
+    flat = defaults(3, LAYOUT, rule="regression", D=ROWS)
     shares = [cosine(_plain(flat, settings, seed), way) for seed in range(3)]
     assert np.mean(shares) < np.mean(found) - 0.2
 
@@ -415,15 +415,7 @@ def test_a_shift_goes_along_its_own_grid_with_the_radius_of_the_law():
             parameters.shift(settings.space, theta, Shift(1, 0, 1, 0.5, wrong))
 
 
-def test_the_setting_is_the_runs_own_and_for_named_features_alone():
-    layout = (("z", (4,)),)
-    for sets, wanted in (([], NOISE), (["optimizer.asking_noise=1"], 1.0)):
-        config = settings_file.load(sets=["subspace.kind=features", *sets])
-        assert config.optimizer_settings(layout, 1.0, AXES).asking_noise == wanted
-        assert config.optimizer_settings(layout, 1.0).asking_noise is None
-        config.require_used()
-    config = settings_file.load(sets=["subspace.kind=score", "optimizer.asking_noise=0.5"])
-    with pytest.raises(
-        UsageError, match="asking_noise is for the rule regression in coordinates of"
-    ):
-        config.require_used()
+def test_directions_follow_the_votes_in_coordinates_of_named_features_alone():
+    layout, config = (("z", (4,)),), settings_file.load(sets=["subspace.kind=features"])
+    assert config.optimizer_settings(layout, 1.0, AXES).asking_noise == NOISE
+    assert config.optimizer_settings(layout, 1.0).asking_noise is None

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from szpo.aggregation import invert_and_average
 from szpo.errors import RunError, UsageError
 from szpo.optim import optimizer, parameters, step_size
 from szpo.optim.checked_settings import defaults, settings_from_json, settings_to_json
@@ -126,23 +125,6 @@ def test_an_estimate_from_elsewhere_replaces_the_votes():
     state = optimizer.init(defaults(3, SMALL, K=1, N=2))
     with pytest.raises(UsageError, match="regression takes votes"):
         optimizer.tell(state, optimizer.ask(state), votes, delta=[-2.0])
-
-
-def test_davidson_reads_ties_by_their_share_of_all_votes_so_far():
-    votes = tally([[2.0]], [[0.0]], [[2.0]])
-    _, _, info = one_step("known", "antithetic", votes, ties="davidson", M=4)
-    nu = invert_and_average.tie_nu(2, 4)
-    assert info.delta[0] == float(invert_and_average.davidson(2.0, 0.0, 2.0, nu))
-    _, _, info = one_step("known", "antithetic", votes, ties="davidson", M=4, tie_nu=0.0)
-    assert info.delta[0] == pytest.approx(math.log(3.5 / 1.5))
-    settings = defaults(
-        3, SMALL, rule="known", K=1, N=1, M=4, ties="davidson", warmup=0, alpha=0.1
-    )
-    state = optimizer.init(settings)
-    for votes in (tally([[4.0]]), tally([[2.0]], [[0.0]], [[2.0]])):
-        state, _, info = optimizer.tell(state, optimizer.ask(state), votes)
-    nu = invert_and_average.tie_nu(2, 8)  # two ties of eight votes, four of them a step before
-    assert info.delta[0] == float(invert_and_average.davidson(2.0, 0.0, 2.0, nu))
 
 
 def test_too_large_a_coefficient_is_cut_and_recorded():

@@ -11,7 +11,7 @@ from szpo.aggregation.weighting import MINUS, PLUS, TIE
 from szpo.config import settings_file
 from szpo.errors import UsageError
 from szpo.optim import optimizer, parameters
-from szpo.optim.checked_settings import defaults, settings_from_json, settings_to_json
+from szpo.optim.checked_settings import settings_from_json, settings_to_json
 from szpo.optim.rules import all_votes, regression
 from szpo.optim.rules.measured_kl import KlMeasurement, Reading
 from szpo.optim.rules.registry import RULES, rule_of
@@ -21,7 +21,6 @@ from szpo.optim.vote_regression import direction, fit
 from szpo.optim.weighted_votes import WeightedVotes
 from szpo.types import Tally
 from tests.support.regression_walk import GRADIENT, LAYOUT, features, settings_of, vote, walk
-from tests.support.tallies import one_vote
 from tests.support.weighted_votes import in_turns, make_votes
 
 
@@ -94,7 +93,7 @@ def test_votes_of_the_whole_run_bring_the_recommendation_to_the_gradient():
     lengths = np.linalg.norm(z), math.sqrt(2 * 0.9 * 8)
     assert 0.8 * lengths[1] < lengths[0] <= lengths[1] + 1e-6
     assert rows[-1][1].extra["signal"] > 0.99
-    assert len(state.carried.votes.steps) == 200
+    assert len(state.carried.votes.up) == 200
 
 
 def test_the_order_of_steps_votes_and_ties_are_as_the_model_has_them():
@@ -107,7 +106,6 @@ def test_the_order_of_steps_votes_and_ties_are_as_the_model_has_them():
     after = optimizer.tell(state, query, Tally(plus, minus, tie, same))[0].carried
     assert after.votes.up.tolist() == [2.0, 1.5, 1.0, 0.0]
     assert after.votes.down.tolist() == [0.0, 0.5, 1.0, 2.0]
-    assert after.votes.steps.tolist() == [0, 0, 0, 0]
     assert (after.votes.x[0] == after.votes.x[1]).all()
     turned = Tally(plus[:, ::-1], minus[:, ::-1], tie[:, ::-1], same)
     other = optimizer.tell(state, query, turned)[0].carried
@@ -269,32 +267,8 @@ def test_a_settings_file_names_the_rules_own_directions():
     again = settings_file.load(sets=["optimizer.rule=known", "optimizer.law=orthonormal"])
     again = again.optimizer_settings(LAYOUT, 1.0)
     assert again.rule == "known" and again.law == Law("orthonormal")
-    made = settings_file.load(sets=["optimizer.forgetting=0.9"]).optimizer_settings(LAYOUT, 1.0)
-    assert (made.rule, made.forgetting) == ("regression", 0.9)
     with pytest.raises(UsageError, match="optimizer: kl_budget belongs to the rule regression"):
         settings_file.load(sets=["optimizer.rule=known", "optimizer.kl_budget=[[20, 1]]"])
-
-
-def follow(forgetting: float | None) -> float:
-    """Cosine of the recommended point with a taste that turned round half-way through 60 steps."""
-    settings = defaults(5, LAYOUT, rule="regression", forgetting=forgetting)
-    state, rng = optimizer.init(settings), np.random.default_rng(0)
-    taste = np.ones(6) / math.sqrt(6)
-    for step in range(60):
-        query = optimizer.ask(state)
-        towards = taste if step < 30 else -taste
-        v = [parameters.direction_vector(settings.space, step, k) for k in range(settings.K)]
-        gap = 2 * query.mu * np.array([x @ towards for x in v])
-        votes = one_vote(rng.random(settings.K) < special.expit(gap))
-        state = optimizer.tell(state, query, votes)[0]
-    best = state.carried.recommended
-    return float(best @ -taste / np.linalg.norm(best))
-
-
-def test_a_taste_that_turns_is_followed_only_by_votes_that_fade():
-    assert follow(0.9) > 0.8
-    assert follow(None) < 0.5
-    assert follow(1.0) == follow(None)  # λ = 1 is to forget nothing
 
 
 def test_a_vote_is_about_a_mixture_of_the_direction_and_the_shown_texts():

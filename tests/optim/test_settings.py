@@ -30,7 +30,7 @@ def test_defaults_are_those_of_the_design():
     small = defaults(1, (("z", (8,)),))
     assert (small.rule, small.pairing) == ("regression", "antithetic")
     assert (small.K, small.N, small.M, small.D) == (8, 1, 1, 8)
-    assert (small.kl_radius, small.forgetting) == (4.5, None)
+    assert small.kl_radius == 4.5
     assert (small.mu_decay, small.alpha_decay) == (0.0, 0.0)
     assert step_size.base_mu(small) * math.sqrt(8) == pytest.approx(3.0)
     wide = defaults(1, (("w", (40, 5)),))
@@ -45,8 +45,8 @@ def test_defaults_are_those_of_the_design():
         {},
         {"rule": "sign", "K": 3, "mu": 0.2, "mu_decay": 0.25, "alpha": 0.5},
         {"rule": "known", "alpha_decay": 0.5, "decay_horizon": 30.0},
-        {"rule": "sign", "law": Law(), "ties": "davidson", "tie_nu": 0.5},
-        {"forgetting": 0.9},
+        {"rule": "sign", "law": Law()},
+        {"kl_budget": ((20.0, 1.0), (40.0, 2.5)), "guarded": False},
     ],
 )
 def test_settings_survive_json(changes):
@@ -61,14 +61,11 @@ def test_bad_settings_say_what_is_wrong():
         ({"pairing": "central"}, "choose antithetic or forward"),
         ({"link": "weibull"}, "'weibull' is unknown"),
         ({"smoothing": "mean"}, "smoothing 'mean'"),
-        ({"ties": "lost"}, "choose half or davidson"),
         ({"N": 0}, "N is 0"),
         ({"M": 1.5}, "M is 1.5"),
         ({"mu": float("nan")}, "mu is nan; it must be a positive number"),
         ({"alpha": -1.0, "rule": "known"}, "alpha is -1.0"),
         ({"kl_step": math.inf}, "kl_step is inf"),
-        ({"forgetting": 1.5}, "forgetting is 1.5"),
-        ({"rule": "known", "forgetting": 0.9}, "belongs to the rule regression"),
         ({"rule": "bayes"}, "rule 'bayes' is unknown"),
         ({"mu_decay": 1.5}, r"mu_decay is 1.5; it must be within \[0, 1\]"),
         ({"alpha_decay": -0.5, "rule": "sign"}, "alpha_decay is -0.5"),
@@ -77,18 +74,13 @@ def test_bad_settings_say_what_is_wrong():
         ({"alpha": 0.1}, "leave alpha out"),
         ({"link": "probit"}, "regression knows the logistic link only"),
         ({"rule": "known", "alpha": 0.1, "warmup": 5}, "set warmup = 0"),
-        ({"rule": "known", "link": "probit", "ties": "davidson"}, "needs link = logistic"),
-        ({"rule": "known", "ties": "davidson", "smoothing": "trim"}, "needs smoothing = haldane"),
         ({"speed": 3}, "speed unknown to the optimizer$"),
         ({"kl_radiuss": 1}, 'did you mean "kl_radius"'),
-        ({"tie_nu": -1.0}, "tie_nu is -1.0"),
-        ({"ties": "davidson"}, "half a vote"),
         ({"kl_budget": ((60.0, 3.0), (60.0, 4.0))}, "rising votes"),
         ({"kl_budget": ((60.0, 0.0),)}, "positive nats"),
         ({"rule": "known", "kl_budget": ((1.0, 1.0),)}, "belongs to the rule regression"),
         ({"centre_step": 0.0}, "centre_step is 0"),
         ({"score_share": 1.5}, "within"),
-        ({"prior_variances": "steep"}, "choose blocks, falling, flat"),
         ({"asking_noise": 0.5}, "only in coordinates of named features"),
         ({"weighting": "loud"}, "choose equal, skill, rationality$"),
     ]

@@ -19,7 +19,7 @@ from szpo.optim.vote_regression import Votes
 def cast(x, up, down=None, side=None):
     up = np.asarray(up, dtype=float)
     down = 1 - up if down is None else down
-    return Votes(x, up, down, np.zeros(len(x), dtype=np.int64), side)
+    return Votes(x, up, down, side)
 
 
 def problem(seed, k=12, count=None, side=False):
@@ -169,12 +169,13 @@ def test_an_order_of_features_changes_nothing(side):
 
 def test_the_same_votes_give_the_same_bits_and_absent_ones_none():
     votes, prior = problem(4, side=True)
-    at = len(votes.x) // 2
+    rows = len(votes.x)
     more = Votes(
-        np.insert(votes.x, at, 5.0, axis=0), np.insert(votes.up, at, 0.0),
-        np.insert(votes.down, at, 0.0), np.insert(votes.steps, at, 0),
-        np.insert(votes.plus_on_a, at, 1.0),
-    )  # fmt: skip
+        np.insert(votes.x, rows // 2, 5.0, axis=0),
+        np.insert(votes.up, rows // 2, 0.0),
+        np.insert(votes.down, rows // 2, 0.0),
+        np.insert(votes.plus_on_a, rows // 2, 1.0),
+    )
     first = fit_sparse(votes, prior)
     for again in (fit_sparse(votes, prior), fit_sparse(more, prior)):
         assert first.log_factor == again.log_factor

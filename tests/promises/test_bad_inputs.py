@@ -124,7 +124,7 @@ PLANS = {
     "model.device=mps": "model.device mps is not on this machine (torch finds: cpu",
     "model.device=xpu": "model.device xpu is not on this machine (torch finds: cpu",
     "optimizer.momentum=0.5": 'unknown key "momentum" in [optimizer]; leave it out',
-    "panel.consent_file=a.txt": "put the text itself into panel.consent",
+    "panel.consent_file=a.txt": 'unknown key "consent_file" in [panel]',
     "max_new_tokens=512": "leaves no room for a prompt: model tiny reads 512 tokens; lower it",
 }
 

@@ -61,7 +61,7 @@ KINDS = {
     "known": (start, go, {"rule": "known", "warmup": 2, "N": 4, "M": 3}),
     "sign": (start, go, {"rule": "sign", "pairing": "forward", "N": 4}),
     "measured": (started, drive, {"kl_budget": ((0.0, 2.0),)}),
-    "votes that fade": (started, drive, {"forgetting": 0.8, "weighting": "skill"}),
+    "voters who weigh": (started, drive, {"weighting": "skill"}),
 }
 
 

@@ -95,7 +95,7 @@ def test_workers_named_with_the_order_to_go_on_are_known(tmp_path):
         run_engine.read_settings(ledger, {"replicas": ["http://a:1"]})
         with pytest.raises(UsageError, match="http://b:2"):
             run_engine.read_settings(ledger)
-        moved = {"replicas": ["http://c:3"], "key_env": "OTHER_KEY"}  # that setting is gone
+        moved = {"replicas": ["http://c:3"]}
         ledger.record_event(run_engine.ENGINE_CHANGED, "operator", moved)
         with pytest.raises(UsageError, match="http://c:3"):
             run_engine.read_settings(ledger)

@@ -50,8 +50,6 @@ def test_what_can_be_seen_at_once_is_named(path, monkeypatch):
     with Ledger.open(path, clock=lambda: 4_000_000_000_000_000) as ledger:
         ledger.record_event("note", "test", {})
     assert "in the future; a clock was set back" in found(path)["times"].text
-    forge(path, "UPDATE runs SET direction_version = 99")
-    assert found(path)["directions"].status == "fail"
     usage = type("Usage", (), {"free": 30 * 2**20})
     monkeypatch.setattr(file_check.shutil, "disk_usage", lambda place: usage)
     assert found(path)["disk"].status == "warn"

@@ -56,8 +56,7 @@ PUBLISHED = {
 def test_the_algorithm_as_published_runs_is_killed_resumed_and_verified(tmp_path, preset, capsys):
     rule, promise, equation = PUBLISHED[preset]
     own = ("run.votes=120", "optimizer.directions=1", "optimizer.comparisons=8",
-           "optimizer.rows=1", "optimizer.mu_decay=0.25", "optimizer.alpha_decay=0.5",
-           "optimizer.kl_step=2", "optimizer.kl_radius=1")  # fmt: skip
+           "optimizer.rows=1", "optimizer.kl_step=2", "optimizer.kl_radius=1")  # fmt: skip
     line = folder_run.arguments(tmp_path, *own, model_folder=folder_run.model(tmp_path))
     line[1:1] = ["--preset", preset]
     assert children.run(_killed_at, line, "cp11") == children.KILLED
@@ -122,7 +121,7 @@ def test_a_regression_measures_kl_where_it_recommends(tuned):
         noted = [step_inputs.read(ledger, settings, step) for step in range(3)]
         assert noted[0].moments.answers > 200 and noted[1].moments is None
         reaches = [each.reach for each in noted if each.reach is not None]
-        assert reaches and all(each.kl is None for each in noted)
+        assert reaches
         for one in reaches:
             assert 0 < one.readings[0].kl < 10 * one.readings[0].estimate  # of the same order
         assert theta_digest(ledger) != recommended_digest(ledger)

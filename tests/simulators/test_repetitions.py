@@ -192,7 +192,6 @@ def test_company_and_blocks_change_nothing_and_budgets_are_counted():
         ({}, "needs alpha"),
         ({"rule": "regression"}, "needs alpha"),
         ({"alpha": 0.5, "weighting": "skill"}, "weighting skill is not simulated"),
-        ({"alpha": 1.0, "ties": "davidson", "tie_nu": 1.0}, "ties davidson"),
     ],
 )
 def test_settings_that_no_world_can_run_are_refused(changes, words):

@@ -16,4 +16,4 @@ def votes_of(seed, w, count, lead=()):
     x = 2 * RADIUS * np.linalg.qr(normal)[0].reshape(*lead, -1, dim)[..., :count, :]
     up = (rng.random((*lead, count)) < special.expit(x @ w)) * 1.0
     side = np.where(np.arange(count) % 2 == 0, 1.0, -1.0) * np.ones((*lead, 1))
-    return Votes(x, up, 1 - up, np.arange(count) // 8, side)
+    return Votes(x, up, 1 - up, side)

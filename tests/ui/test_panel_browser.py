@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from szpo.optim.named_features import Claim
 from szpo_ui import app
 from tests.support.browser import (
     CLOSE,
@@ -25,7 +24,6 @@ from tests.support.browser import (
     violations,
     window,
 )
-from tests.support.operator_page import teach
 from tests.support.panel_states import (
     SETS,
     agree,
@@ -403,10 +401,7 @@ def tap_a_vote(page, choice):
         page.tap("#sz-confirm")
 
 
-TOLD = (*SETS, "panel.tell_taught=true")
-
-
-@pytest.mark.parametrize("stage", [{"text": text, "sets": TOLD}], indirect=True)
+@pytest.mark.parametrize("stage", [{"text": text, "sets": SETS}], indirect=True)
 def test_a_finger_votes_and_answers_the_final_comparison(stage, panelist):
     agree(stage, "P-01", "P-02")
     with prompts():
@@ -433,11 +428,6 @@ def test_a_finger_votes_and_answers_the_final_comparison(stage, panelist):
         until(page, "finished")
         assert "Thank you" in page.inner_text("#szpo-root")
         assert page.locator("[data-do=final]").count() == 0
-        teach(stage.ledger, 4, [Claim("commas", False, 0.97, 1.0, "commas")])
-        page.reload()
-        page.locator("[data-do=taught]").press("Enter")  # by keyboard: the place is not lost
-        page.get_by_text("4 votes: fewer commas (97 %)").wait_for()
-        assert page.evaluate("document.activeElement.id") == "sz-taught"
     last = stage.ledger.votes()[-1]
     assert (last["kind"], last["choice"]) == ("final", "A")
 

@@ -7,7 +7,6 @@ import pytest
 
 from szpo.errors import UsageError
 from szpo.ledger import orders
-from szpo.optim.named_features import Claim
 from szpo.replay import verification
 from szpo.training.budget import WORDS_PER_MINUTE
 from szpo.training.status import RoundStatus, round_status
@@ -18,7 +17,6 @@ from szpo_ui.web.ballots import At, Ballot, poll
 from szpo_ui.web.sentences import ENGLISH
 from szpo_ui.web.site import Presence
 from tests.support.browser import StillClock
-from tests.support.operator_page import teach
 from tests.support.panel_states import final_comparison
 
 pytest_plugins = ["tests.support.browser"]
@@ -376,7 +374,7 @@ def test_only_the_holder_and_their_tab_keep_a_seat(stage, panel):
 
 
 def test_what_others_have_only_just_been_given_is_not_asked_of_one_more(staged):
-    stage = staged(sets=["panel.spare=1", "optimizer.votes=1"])
+    stage = staged(sets=["optimizer.votes=1"])
     waiting = [Person(stage, f"p{i}") for i in range(stage.site.config.votes_per_step)]
     assert {each.at.state for each in waiting} == {"vote"}
     cas = Person(stage, "cas")
@@ -386,8 +384,8 @@ def test_what_others_have_only_just_been_given_is_not_asked_of_one_more(staged):
 
 
 def test_who_would_wait_is_shown_what_others_answered_and_can_leave_it_for_a_new_round(staged):
-    sets = ["panel.second_share=1", "panel.spare=0", "optimizer.votes=1"]
-    stage = staged(sets=sets)
+    stage = staged(sets=["panel.second_share=1", "optimizer.votes=1"])
+    stage.site.service.spare = 0
     ann = Person(stage, "ann")
     answer_all(ann)
     stage.advance()
@@ -413,30 +411,6 @@ def test_who_would_wait_is_shown_what_others_answered_and_can_leave_it_for_a_new
     left = ben.do("leave")
     assert left.state == "vote" and not left.second and left.step == 2
     assert verification.verify(stage.ledger).ok
-
-
-def test_who_voted_learns_on_request_at_the_end_what_votes_taught_and_it_is_recorded(
-    staged, monkeypatch
-):
-    stage = staged(sets=["panel.tell_taught=true", "run.votes=4"])
-    ann, ben = Person(stage, "ann"), Person(stage, "ben")
-    teach(stage.ledger, 4, [Claim("commas", False, 0.97, 1.0, "commas")])
-    ann.do("taught")  # during the run nothing is told
-    assert ann.at.lesson is None
-    answer_all(ann, ben)
-    stage.advance(until_step=1)
-    assert ann.do("look").state == "finished" and ann.at.lesson == ""
-    rendered = html_of(ann.at, stage)
-    assert 'data-do="taught"' in rendered and "commas" not in rendered
-    with monkeypatch.context() as patched:  # who has a blind comparison left stays blind
-        patched.setattr(screens, "_count_finals", lambda site, panelist: 3)
-        assert ann.do("taught").lesson is None
-    assert not list(stage.ledger.events(screens.TAUGHT))
-    ann.do("taught")
-    assert ann.do("taught").lesson == "4 votes: fewer commas (97 %)"
-    assert "fewer commas (97 %)" in html_of(ann.at, stage)
-    assert [event["actor"] for event in stage.ledger.events(screens.TAUGHT)] == [ann.id]
-    assert ben.do("look").lesson == ""
 
 
 def test_who_finishes_reads_of_final_comparisons_what_is_done_left_or_waited_for(
@@ -468,7 +442,8 @@ def test_who_finishes_reads_of_final_comparisons_what_is_done_left_or_waited_for
 
 @pytest.mark.parametrize("liked", ["plus", "minus"])
 def test_who_waits_reads_what_a_round_did_but_not_which_side_it_preferred(staged, liked):
-    stage = staged(sets=["panel.spare=0"])
+    stage = staged()
+    stage.site.service.spare = 0
     ann, *_ = people = [Person(stage, name) for name in ("ann", "ben", "cas")]
     answer_all(*people, liked=liked)
     assert ann.do("look").state == "waiting" and ann.at.news is None
@@ -487,16 +462,6 @@ def test_who_waits_reads_what_a_round_did_but_not_which_side_it_preferred(staged
     assert (news["step"], news["people"], news["pairs"]) == (1, 2, 0)
     assert news["moved"] in ("further", "less")
     assert "agreed" not in html_of(ann.at, stage)
-
-
-def test_the_operator_may_keep_what_rounds_did_to_themselves(staged):
-    stage = staged(sets=["panel.tell_rounds=false"])
-    ann, _ = people = [Person(stage, name) for name in ("ann", "ben")]
-    answer_all(*people, liked="plus")
-    stage.advance()
-    answer_all(*people, liked="plus")
-    assert ann.do("look").state == "waiting" and ann.at.news is None
-    assert "Votes in round" not in html_of(ann.at, stage)
 
 
 def test_people_read_their_own_share_and_time(staged):

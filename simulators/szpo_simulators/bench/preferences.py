@@ -152,7 +152,7 @@ def foretell(judged: Judged, fit: str, seen: Floats, asked: Floats) -> Floats:
     1992, section 2). It is mixed with ½ by the probability that the votes show no signal.
     """
     ones = np.ones(len(seen))
-    votes = Votes(seen, ones, 0 * ones, np.zeros(len(seen), np.int64))
+    votes = Votes(seen, ones, 0 * ones)
     found: sparse_regression.SparseFit | vote_regression.Fit
     if fit in ("ridge", "components"):
         found = vote_regression.fit(votes, vote_regression.Prior.flat(seen.shape[1]))

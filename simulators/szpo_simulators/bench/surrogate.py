@@ -168,7 +168,6 @@ def run(world: Recorded, prior: SparsePrior | None, plan: Plan, root_seed: int) 
             np.concatenate([votes.x, x[:, 0] - x[:, 1]]),
             np.append(votes.up, up),
             np.append(votes.down, 1 - up),
-            np.append(votes.steps, np.full(plan.pairs, len(looks))),
         )
         found = None if prior is None else fit_sparse(votes, prior)
         gradient = (

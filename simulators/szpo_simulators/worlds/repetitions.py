@@ -141,7 +141,7 @@ class Block:
         shifts = [self._scale(radius[:, k], grid[:, k]) for k in range(self.settings.K)]
         gaps = [self._gap(step, k, shift) for k, shift in enumerate(shifts)]
         votes = self._vote(step, np.stack(gaps, axis=1))
-        move = self.rule.move(self.settings, self.carried, at, votes, None)
+        move = self.rule.move(self.settings, self.carried, at, votes)
         self.carried = move.carried
         if move.coef is not None:  # added direction by direction, as in a run's policies
             for k, coef in enumerate(round_coef(move.coef * factor).T):
@@ -208,8 +208,6 @@ def check(settings: Settings) -> None:
     """Refuse settings that worlds do not simulate."""
     if settings.warmup:
         raise UsageError("worlds: a warm-up is not simulated here; set warmup to 0 and give alpha")
-    if settings.ties != "half":
-        raise UsageError(f"worlds: ties {settings.ties} are not simulated here; set ties to half")
     if settings.weighting != "equal":
         raise UsageError(f"worlds: weighting {settings.weighting} is not simulated; set equal")
     if settings.alpha is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -21,12 +20,6 @@ from szpo.optim.vote_regression import Fit, Prior, Votes, fit
 from szpo.optim.weighted_votes import WeightedVotes
 from szpo.types import Floats
 
-PRIORS: Final[Mapping[str, Callable[[int], Prior]]] = {
-    "blocks": Prior.blocks,
-    "falling": Prior.falling,
-    "flat": Prior.flat,
-}
-"""The values of `prior_variances`: how the variances of d coordinates of w compare."""
 EARLIER_COUNTS: Final = 3
 """How many numbers precede the regressors in a row of `Settings.earlier_votes`."""
 
@@ -82,8 +75,7 @@ def starting_votes(settings: Settings, lead: tuple[int, ...] = ()) -> Votes:
         return Votes.empty(columns, lead)
     table = np.broadcast_to(settings.earlier_votes, (*lead, *np.shape(settings.earlier_votes)))
     up, down, side = np.moveaxis(table[..., :EARLIER_COUNTS], -1, 0)
-    steps = np.full(table.shape[-2], -1, dtype=np.int64)
-    return Votes(table[..., EARLIER_COUNTS:], up, down, steps, side)
+    return Votes(table[..., EARLIER_COUNTS:], up, down, side)
 
 
 def with_earlier_votes(settings: Settings, votes: Votes) -> Settings:
@@ -121,7 +113,6 @@ def add_votes(
         np.concatenate([old.x, x.reshape(*lead, rows, -1)], axis=-2),
         join(old.up, up),
         join(old.down, down),
-        np.concatenate([old.steps, np.full(rows, at.step, dtype=np.int64)]),
         side,
     )
     if settings.weighting != "equal" and votes.history is not None:
@@ -171,8 +162,8 @@ def learn_weights(settings: Settings, record: AllVotes, history: History) -> Flo
     for _ in range(2):
         others = weights[..., None, :] * (1 - np.eye(people))
         up, down = sum_by_voter(verdicts[..., None, :, :, :], others)
-        votes = Votes(every, up, down, record.votes.steps[-rows:])
-        mean, variance = _predict(settings, fade(settings, votes))
+        votes = Votes(every, up, down)
+        mean, variance = _predict(settings, votes)
         weights = registry.LEARNED[settings.weighting](latest, View(mean, variance))
     return weights
 
@@ -190,7 +181,7 @@ def _posterior(settings: Settings, votes: Votes) -> tuple[Floats, Floats]:
         found = fit(votes, prior(settings))
         return found.w, found.covariance
     each = [
-        fit_named(settings, Votes(x, up, down, votes.steps))
+        fit_named(settings, Votes(x, up, down))
         for x, up, down in zip(votes.x, votes.up, votes.down, strict=True)
     ]
     return np.array([one.w for one in each]), np.array([one.covariance for one in each])
@@ -224,7 +215,7 @@ def fit_votes(
 
     With named features, also the posterior of the weights on them, else None.
     """
-    votes = fade(settings, record.votes)
+    votes = record.votes
     if settings.features is None:
         return fit(votes, prior(settings)), None
     found = fit_named(settings, votes, record.aside)
@@ -240,14 +231,6 @@ def fit_named(
     return sparse_regression.fit_sparse(votes, believed, aside)
 
 
-def fade(settings: Settings, votes: Votes) -> Votes:
-    """The votes with their weights after the newest step: λᵃ at age a steps, or 1."""
-    if settings.forgetting is None:
-        return votes
-    age = votes.steps.max(initial=0) - votes.steps
-    return votes.scale(settings.forgetting ** age.astype(np.float64))
-
-
 def prior(settings: Settings) -> Prior:
     """The prior of the gradient w: Gaussians of several widths around 0."""
-    return PRIORS[settings.prior_variances or "flat"](settings.dim)
+    return Prior.blocks(settings.dim)

@@ -128,15 +128,14 @@ def coefficients(
     at: Perturbations,
     tally: Tally,
     *,
-    nu: float | None = None,
     delta: ArrayLike | None = None,
 ) -> Coefficients:
     """The coefficient of each direction (..., K) from votes (..., K, N); see the module.
 
     A coefficient beyond ``coef_cap`` · μ is clipped to that. ``delta`` (..., K), such as true
-    value differences, replaces the estimate. ``nu`` is Davidson's ν.
+    value differences, replaces the estimate.
     """
-    found = estimate(settings, tally, nu)
+    found = estimate(settings, tally)
     value = found.delta if delta is None else np.asarray(delta, dtype=np.float64)
     measure = counting.statistic(settings, value, tally if delta is None else None)
     coef, capped = _scale(counting, settings, at.mu, at.alpha, measure)
@@ -164,9 +163,9 @@ def repeat(
     """The coefficients (T, K) of `move` for T steps from ``first`` on, all at once.
 
     ``counts`` (T, K, 3): votes for plus, votes for minus and ties, of one comparison a direction.
-    Returns None in a warm-up, under Davidson's ties and for N > 1.
+    Returns None in a warm-up and for N > 1.
     """
-    if step_size.alpha is None or settings.ties != "half" or settings.N != 1:
+    if step_size.alpha is None or settings.N != 1:
         return None
     kinds, which = np.unique(counts.reshape(-1, 3), axis=0, return_inverse=True)
     measured = []
@@ -180,13 +179,11 @@ def repeat(
     return _scale(counting, settings, mu, np.array(alpha, dtype=np.float64), measure)[0]
 
 
-def estimate(settings: Settings, tally: Tally, nu: float | None = None) -> Estimate:
+def estimate(settings: Settings, tally: Tally) -> Estimate:
     """Δ̂ and its standard error per direction, with the settings' link and smoothing."""
     link = links.link(settings.link)
     return invert_and_average.estimate(
-        tally,
-        invert_and_average.inversion(settings.smoothing, link, trim=settings.trim),
-        nu=nu,
+        tally, invert_and_average.inversion(settings.smoothing, link, trim=settings.trim)
     )
 
 
@@ -196,12 +193,11 @@ def move(
     step_size: StepSize,
     at: Perturbations,
     votes: WeightedVotes,
-    nu: float | None = None,
 ) -> Move:
     """Move along each direction by its coefficient, or measure α while the warm-up lasts."""
     if step_size.alpha is None:
-        return _warm_up(counting, settings, step_size, at, votes, nu)
-    found = coefficients(counting, settings, at, votes.tally, nu=nu, delta=votes.delta)
+        return _warm_up(counting, settings, step_size, at, votes)
+    found = coefficients(counting, settings, at, votes.tally, delta=votes.delta)
     check_finite(found.coef, at.step, "coefficient")
     return Move(
         step_size,
@@ -218,7 +214,6 @@ def flip_share(
     done: Move,
     at: Perturbations,
     votes: WeightedVotes,
-    nu: float | None = None,
 ) -> float | None:
     """Share of hostile voters that would have reversed the step; None without votes by voter."""
     if votes.by_voter is None:
@@ -228,7 +223,7 @@ def flip_share(
         learned = votes.tally.cast is not None
         tally = cast.tally(votes.weights if learned else None)
         tally = replace(tally, cast=votes.tally.cast)
-        return coefficients(counting, settings, replace(at, alpha=1.0), tally, nu=nu).coef
+        return coefficients(counting, settings, replace(at, alpha=1.0), tally).coef
 
     return weighting.flip_share(votes.by_voter, votes.weights, lead)
 
@@ -239,14 +234,13 @@ def _warm_up(
     step_size: StepSize,
     at: Perturbations,
     votes: WeightedVotes,
-    nu: float | None,
 ) -> Move:
     """A warm-up step: votes are recorded and nothing moves; the last warm-up step sets α.
 
     A direction without counted votes (after a deadline) is left out of the measurement.
     """
     at_one = replace(at, alpha=1.0)
-    found = coefficients(counting, settings, at_one, votes.tally, nu=nu, delta=votes.delta)
+    found = coefficients(counting, settings, at_one, votes.tally, delta=votes.delta)
     check_finite(found.delta, at.step, "value difference")
     measured = found.statistic[np.isfinite(found.stderr)]
     squares = (value * value for value in measured.tolist())

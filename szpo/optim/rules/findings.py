@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from szpo.optim import vote_regression
 from szpo.optim.named_features import Claim, claims, group_heads
-from szpo.optim.rules.all_votes import AllVotes, fade, fit_named, fit_votes
+from szpo.optim.rules.all_votes import AllVotes, fit_named, fit_votes
 from szpo.optim.settings import Settings
 
 OPEN: Final = 0.2
@@ -77,7 +77,7 @@ def find(settings: Settings, record: AllVotes) -> Findings:
             factor, held.share, held.broken, float(fitted.side_coefficient),
             chance=1 - float(fitted.signal),
         )  # fmt: skip
-    found = record.named or fit_named(settings, fade(settings, record.votes), record.aside)
+    found = record.named or fit_named(settings, record.votes, record.aside)
     heads = group_heads(features)
     names = dict.fromkeys(features.names[heads[features.groups[i]]] for i in record.aside)
     return Findings(

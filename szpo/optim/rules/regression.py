@@ -1,10 +1,9 @@
 """The rule `regression`: one logistic regression of all of the run's votes.
 
-Every vote keeps its weight, unless `Settings.forgetting` lets it fade with its age. There are two
-points. Policies are compared around the *centre*, which follows the recommended point. The
-*recommended* point is the best one by the votes so far: from the model's start along ŵ, as far as
-the KL budget and the votes allow. It stays close to the start while the votes say little, and
-closer while they may be chance (`szpo.optim.vote_regression.direction`).
+There are two points. Policies are compared around the *centre*, which follows the recommended
+point. The *recommended* point is the best one by the votes so far: from the model's start along ŵ,
+as far as the KL budget and the votes allow. It stays close to the start while the votes say
+little, and closer while they may be chance (`szpo.optim.vote_regression.direction`).
 
 KL is |z|²/2 in whitened coordinates, times the scale of the last measured point. A proposed point
 is measured, and shrunk, before it is recorded (`szpo.optim.rules.measured_kl`). Where KL cannot be
@@ -26,7 +25,6 @@ from szpo.optim.posterior_directions import explanations_of
 from szpo.optim.rules import guard_geometry, measured_kl
 from szpo.optim.rules.all_votes import (
     EARLIER_COUNTS,
-    PRIORS,
     AllVotes,
     GuardLimit,
     add_votes,
@@ -57,8 +55,7 @@ def check(settings: Settings) -> None:
 
     Raises:
         SettingsError: several tensors or too many coordinates, a link other than the logistic,
-            Davidson's ties, a step size, or one of the rule's own settings out of range or in a
-            wrong combination.
+            a step size, or one of the rule's own settings out of range or in a wrong combination.
     """
     s = settings
     if len(s.layout) != 1 or s.dim > ORTHONORMAL_UP_TO:
@@ -68,8 +65,6 @@ def check(settings: Settings) -> None:
         )
     if s.link != "logistic":
         raise SettingsError("regression knows the logistic link only; set link = logistic")
-    if s.ties != "half":
-        raise SettingsError("regression counts a tie as half a vote each; set ties = half")
     if s.alpha is not None:
         raise SettingsError("regression goes as far as kl_budget allows; leave alpha out")
     _check_own(s)
@@ -86,12 +81,8 @@ def _check_own(s: Settings) -> None:
             )
     if not 0 < s.centre_step < math.inf:
         raise SettingsError(f"centre_step is {s.centre_step}; it must be a positive number")
-    if s.prior_variances is not None and s.prior_variances not in PRIORS:
-        raise SettingsError(f"prior_variances {s.prior_variances!r}; choose {', '.join(PRIORS)}")
     if s.score_share is not None and not 0 <= s.score_share <= 1:
         raise SettingsError(f"score_share is {s.score_share}; it must be within [0, 1]")
-    if s.forgetting is not None and not 0 < s.forgetting <= 1:
-        raise SettingsError(f"forgetting is {s.forgetting}; it must be within (0, 1]")
     if s.features is not None:
         if s.features.dim != s.dim:
             raise SettingsError(f"features are of {s.features.dim} coordinates, not {s.dim}")
@@ -109,8 +100,8 @@ def _check_earlier(s: Settings) -> None:
     rows = s.earlier_votes
     if rows is None:
         return
-    if s.weighting != "equal" or s.forgetting is not None:
-        raise SettingsError("earlier_votes need equal weighting and no forgetting")
+    if s.weighting != "equal":
+        raise SettingsError("earlier_votes need equal weighting")
     width = EARLIER_COUNTS + (s.dim if s.features is None else s.features.columns)
     if not rows or any(len(row) != width or not all(map(math.isfinite, row)) for row in rows):
         raise SettingsError(f"earlier_votes must be rows of {width} finite values")
@@ -138,7 +129,6 @@ def move(
     record: AllVotes,
     at: Perturbations,
     votes: WeightedVotes,
-    nu: float | None = None,
 ) -> Move:
     """Fit all votes, move the recommended point to where they point, and the centre towards it."""
     record = add_votes(settings, record, at, votes)
@@ -304,7 +294,6 @@ def flip_share(
     done: Move,
     at: Perturbations,
     votes: WeightedVotes,
-    nu: float | None = None,
 ) -> float | None:
     """Smallest share of voters whose switched votes would reverse the recommendation: w·z* ≤ 0.
 
@@ -369,7 +358,7 @@ RULE = Rule(
     init=init,
     alpha=lambda settings, record, step: None,
     past=lambda settings, record: HistoryUse(
-        len(record.votes.steps) // settings.N + settings.K,
+        record.votes.up.shape[-1] // settings.N + settings.K,
         functools.partial(learn_weights, settings, record),
     ),
     move=move,
@@ -383,10 +372,9 @@ RULE = Rule(
         "N": 1,
         "kl_budget": BUDGET,
         "score_share": 0.0,
-        "prior_variances": "blocks",
         "guarded": True,
         "kl_radius": RADIUS,
     },
-    ignores=("kl_step", "alpha_decay", "smoothing"),
+    ignores=("kl_step", "smoothing"),
     two_points=True,
 )

@@ -123,7 +123,7 @@ class Rule:
     ``check`` refuses settings that the rule cannot work with (UsageError). ``init`` makes what is
     carried before step 0, for leading axes. ``alpha`` is the step size at a step, or None.
     ``past`` says how past votes by voter are used. ``move`` makes the step from what was carried,
-    the perturbations, the votes and Davidson's ν. ``figures`` are the rule's own numbers in the
+    the perturbations and the votes. ``figures`` are the rule's own numbers in the
     step's report. ``flip_share`` is the smallest share of voters that would have reversed the step
     by always voting against it; None where it is unknown. ``is_exact``: any machine recomputes the
     update to the last bit. ``defaults`` are the rule's own default settings. ``ways`` gives the
@@ -137,11 +137,9 @@ class Rule:
     init: Callable[[Settings, tuple[int, ...]], Any]
     alpha: Callable[[Settings, Any, int], float | None]
     past: Callable[[Settings, Any], HistoryUse]
-    move: Callable[[Settings, Any, Perturbations, WeightedVotes, float | None], Move]
+    move: Callable[[Settings, Any, Perturbations, WeightedVotes], Move]
     figures: Callable[[Move], dict[str, float]]
-    flip_share: Callable[
-        [Settings, Move, Perturbations, WeightedVotes, float | None], float | None
-    ]
+    flip_share: Callable[[Settings, Move, Perturbations, WeightedVotes], float | None]
     is_exact: Callable[[Settings], bool]
     ways: Callable[[Settings, Any], tuple[Explanation, ...]] = lambda settings, carried: ()
     repeat: Callable[[Settings, Any, int, Floats], Floats | None] = (

@@ -11,7 +11,6 @@ from szpo.ledger.database import Ledger
 from szpo.voting import set_aside
 from szpo.voting.second_seats import SEATS as _SECOND_SEATS
 from szpo_ui.operator import controls
-from szpo_ui.panel import screens
 
 EVENTS: Final = 80
 """Events shown, newest first."""
@@ -132,8 +131,6 @@ def _describe_event(kind: str, text: str, names: Mapping[str, str]) -> str:
         case set_aside.EVENT:
             left = "not about" if body.get("on") else "again possibly about"
             return f"ordered from round {round_} on: votes are {left} {body.get('group')}"
-        case screens.TAUGHT:
-            return "was shown what the votes taught"
         case "controller ended":
             return f"controller ended with code {body.get('code')}"
     return kind

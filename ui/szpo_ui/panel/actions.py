@@ -19,7 +19,7 @@ from szpo_ui.web.site import Site
 
 Do = Literal[
     "open", "look", "vote", "agree", "break", "back", "calibrate", "final", "leave", "go", "keep",
-    "revise", "use-tab", "taught",
+    "revise", "use-tab",
 ]  # fmt: skip
 
 
@@ -45,8 +45,6 @@ def act(site: Site, panelist: str, name: str, action: Action) -> Screen:
             return _vote(site, panelist, name, action, next_page)
         case "agree":
             _agree(site, panelist)
-        case "taught":
-            screens.show_taught(site, panelist)
         case "break" | "leave":
             _release(site, panelist, action.seat)
             page = dataclasses.replace(next_page, mode="break" if action.do == "break" else "")

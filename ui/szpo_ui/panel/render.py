@@ -44,7 +44,7 @@ def rubric(panel: Panel, sentences: Sentences) -> Panel:
 def page(screen: Screen, asked: Panel, sentences: Sentences = ENGLISH) -> str:
     """The whole screen as one HTML text; ``asked`` is the panel's `rubric`."""
     template = _environment(sentences).get_template("panel/page.html")
-    return template.render(s=screen, rubric=asked, view=asked.view)
+    return template.render(s=screen, rubric=asked)
 
 
 def skeleton(sentences: Sentences) -> str:

@@ -13,7 +13,6 @@ from functools import cached_property, partial
 from statistics import median
 from typing import Any, Final, Literal
 
-from szpo.analysis import taught
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger, Record
 from szpo.training.budget import WORDS_PER_MINUTE
@@ -35,8 +34,6 @@ State = Literal[
 ]  # fmt: skip
 Mode = Literal["", "break", "revise"]
 
-TAUGHT: Final = "taught shown"
-"""The event: a panelist was shown what the votes taught."""
 EXTRA: Final[Mapping[str, State]] = {
     "gold": "calib", "aa": "calib", "repeat": "calib", "final": "final", "second": "vote",
 }  # fmt: skip
@@ -100,8 +97,6 @@ class Screen:
     """Final comparisons that this panelist has answered; on the last screen, if any are left."""
     waits: bool = False
     """A final comparison is open, but this panelist has none to answer now; on the last screen."""
-    lesson: str | None = None
-    """What the votes taught, on the last screen; empty if the panelist may ask for it."""
     notice: str | None = None
     """The code of a line above the screen (`szpo_ui.web.sentences.Sentences.notices`)."""
     mode: Mode = ""
@@ -159,7 +154,6 @@ def look(site: Site, panelist: str, name: str, page: PageState) -> Screen:
                 order.closed_us is None and order.error is None
                 for order in orders.orders(site.ledger, "final")
             ),
-            lesson=None if left else _lesson(site, panelist),
         )
     if status.state == "none":
         return viewer.make_screen("idle")
@@ -275,7 +269,7 @@ class _Viewer:
             calibration=self.site.config.panel.calibration,
             finals_left=_count_finals(self.site, self.panelist),
             progress=self.progress(),
-            news=read_last_round(self.site.ledger) if self.site.config.panel.tell_rounds else None,
+            news=read_last_round(self.site.ledger),
             answered=tuple(
                 {
                     "seat": row["assignment"],
@@ -286,24 +280,6 @@ class _Viewer:
                 for i, row in enumerate(given, 1)
             ),
         )
-
-
-def show_taught(site: Site, panelist: str) -> None:
-    """Record that a panelist asked what the votes taught, if their last screen offers it."""
-    over = site.status.read().state == "finished"
-    if over and not _count_finals(site, panelist) and _lesson(site, panelist) == "":
-        site.ledger.record_event(TAUGHT, panelist, {"panelist": panelist})
-
-
-def _lesson(site: Site, panelist: str) -> str | None:
-    """What the votes taught, in English; empty until this panelist asks, None if not offered.
-
-    Callers do not offer it to somebody who has a final comparison left.
-    """
-    if not site.config.panel.tell_taught or (lesson := taught.read(site.ledger)) is None:
-        return None
-    asked = "SELECT 1 FROM events WHERE kind = ? AND actor = ? LIMIT 1"
-    return str(lesson) if site.ledger.query(asked, (TAUGHT, panelist)) else ""
 
 
 def _closing(site: Site, step: int) -> dict[str, int]:

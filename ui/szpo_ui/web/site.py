@@ -27,6 +27,9 @@ POSTERIOR: Final = "/operate-visualize"
 """The path of the operator's page on the votes' posterior over two features."""
 VOTES: Final = "/operate/votes"
 """The path of the operator's list of votes: plain HTML, without Gradio."""
+SPARE: Final = 1
+"""How many people more than needed may answer a comparison at a time, so that nobody waits for
+someone who left; only the votes needed are counted."""
 TAB_S: Final = 90.0
 """A tab that sent nothing for this many seconds no longer blocks other tabs."""
 
@@ -104,8 +107,7 @@ def of_ledger(ledger: Ledger, *, secure: bool = False) -> Site:
     service = VoteService(
         ledger,
         ledger.clock,
-        seat_ttl_us=config.panel.seat_us,
-        spare=config.panel.spare,
+        spare=SPARE,
         spare_after_us=round(60e6 * config.words_per_vote / WORDS_PER_MINUTE),
         rubric_version=RUBRIC_VERSION,
         calibrates=config.panel.calibration,

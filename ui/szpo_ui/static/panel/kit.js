@@ -40,7 +40,7 @@ function clockTime(iso) { // in the reader's own format, if the page is in one o
 
 /* ---- stored data: preferences per panelist, a draft per seat ---- */
 
-let prefs = { keys: true, marks: true, view: "", size: 1, notify: false };
+let prefs = { keys: true, marks: true, view: "formatted", size: 1, notify: false };
 let draft = null; // {seat, choice, notes, seen, dwell, pending}
 const shelf = (seat) => `szpo.draft.${seat}`;
 

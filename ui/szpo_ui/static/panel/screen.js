@@ -37,7 +37,7 @@ function paint() {
   if (seat) pickUp(page); else draft = null;
   const marks = page.dataset.marks === "off" ? false : prefs.marks;
   if (seat !== before.seat || !seat) mark(marks);
-  view(prefs.view || page.dataset.view || "formatted");
+  view(prefs.view);
   const box = $("#sz-marks");
   if (box) box.checked = document.documentElement.dataset.szMarks === "on";
   const keys = $("#sz-keys");
@@ -57,7 +57,6 @@ function paint() {
   const moved = state !== before.state || seat !== before.seat;
   if (moved && before.state) arrive(page);
   else if (moved) { title(page); scrollTo({ top: draft?.top || 0, behavior: "instant" }); }
-  else if (document.activeElement === document.body) $("#sz-taught")?.focus(); // the focused button is gone
   before = { state, seat, step };
   if (state !== "error") write(sessionStorage, "szpo.at", { seat, mode: page.dataset.mode });
 }
