@@ -57,7 +57,6 @@ def row(seed, share, gain, kl, ok=(True,) * 4):
         (METHOD, 'method = "ppo"', "ppo is no method"),
         (METHOD, f"{METHOD}\nspeed = 3", "speed"),
         (METHOD, f'{METHOD}\nof = "x"', "give `of`, a group's label, for best-of-n"),
-        (METHOD, f"{METHOD}\npairs = {{ count = 3 }}", "`pairs` has count and reward"),
         (METHOD, "method = ", "is not TOML"),
     ],
 )

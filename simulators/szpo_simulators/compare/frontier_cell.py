@@ -3,9 +3,6 @@
 A run of szpo is driven to its end and then measured at checkpoints; a killed one continues where
 its ledger ends. The measured policy is read back from the ledger: the parameters that the run
 recommended after a number of votes.
-
-A run may begin with preference pairs: answers of the base, of which simulated people chose one.
-Their reward may differ from the run's. Their β for single answers is that of the panel `bt70`.
 """
 
 from __future__ import annotations
@@ -21,18 +18,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from scipy import special
 
-from szpo.data import preference_files
-from szpo.data.pairs import Pair
-from szpo.errors import RunError, SzpoError, UsageError
+from szpo.errors import IntegrityError, RunError, StorageError, UsageError
 from szpo.files import replace_whole
 from szpo.ledger.database import Ledger
 from szpo.policies import subspace_cache
 from szpo.replay import replay
 from szpo.runs import assemble, driver, samples
 from szpo.runs.assemble import RunParts
-from szpo.seeds import derive, uniform
 from szpo.training import controller, results
 from szpo.training.step_report import StepReport
 from szpo.types import Floats
@@ -43,7 +36,6 @@ from szpo_simulators.compare.checkpoints import Checkpoints, Yardstick, make_row
 from szpo_simulators.compare.machine_meter import MachineMeter
 from szpo_simulators.compare.shared_setup import MEASURING, load_config
 from szpo_simulators.panels import text_rewards
-from szpo_simulators.study import hash_spec
 
 DRIVING: Final = 0.8
 """Share of a cell's progress that stands for its votes; the rest stands for measuring."""
@@ -78,7 +70,7 @@ def run_votes(spec: Mapping[str, Any], folder: Path, name: str, report: Report) 
     lock = folder / "locks" / f"setup-{tokens}-{spec['setup']}.lock"
     with base.alone(lock), _shared_setup_file(spec, folder / "setups"):
         # This makes the set-up or finds it in the cache.
-        ledger, parts, resumed = _open(spec, path, folder)
+        ledger, parts, resumed = _open(spec, path)
     set_up = time.process_time() - began
     spent: dict[int, float] = {}
 
@@ -124,21 +116,18 @@ def _copy_new(there: Path, here: Path) -> None:
             shutil.copyfile(there, draft)
 
 
-def _open(spec: Mapping[str, Any], path: Path, folder: Path) -> tuple[Ledger, RunParts, bool]:
+def _open(spec: Mapping[str, Any], path: Path) -> tuple[Ledger, RunParts, bool]:
     """(ledger, parts, whether resumed): the run continued, or a new one if the file is broken."""
     if path.exists():
         try:
             ledger: Ledger | None = Ledger.open(path)
-        except SzpoError:  # the cell was killed while it created the file
+        except (StorageError, IntegrityError):  # killed while it created the file
             ledger = None
         if ledger is not None:
             return ledger, assemble.reopen(ledger, say=lambda line: None), True
     for file in path.parent.glob(f"{path.name}*"):
         file.unlink()
-    sets = list(spec["sets"])
-    if "pairs" in spec:
-        sets.append(f"optimizer.prior={make(spec, folder)}")
-    parts = assemble.build(load_config({**spec, "sets": sets}), say=lambda line: None)
+    parts = assemble.build(load_config(spec), say=lambda line: None)
     return assemble.create_ledger(parts, path), parts, False
 
 
@@ -171,36 +160,6 @@ def _measure(
                 draft.write_text(json.dumps(row), encoding="utf-8")
         rows.append(json.loads(file.read_text(encoding="utf-8")))
     return rows
-
-
-def make(spec: Mapping[str, Any], folder: Path) -> Path:
-    """The file of a cell's pairs, in TRL's format; made only if it does not exist.
-
-    ``spec["pairs"]`` has their ``count`` and the ``reward`` by which people choose. The cell's
-    seed determines the pairs, on the training prompts in order. Pairs of equal texts are dropped.
-    """
-    own = {name: spec[name] for name in ("run", "sets", "seed", "pairs")}
-    path = folder / "pairs" / f"{hash_spec(own)[:16]}.jsonl"
-    base.make_once(path, folder, lambda: _draw(spec, folder, path))
-    return path
-
-
-def _draw(spec: Mapping[str, Any], folder: Path, path: Path) -> None:
-    count, taste = spec["pairs"]["count"], spec["pairs"]["reward"]
-    _, beta = base.load({**spec, "reward": taste}, folder)
-    prompts = shared_setup.load_prompts(spec).train
-    each = math.ceil(count / len(prompts))
-    few = prompts[: math.ceil(count / each)]
-    drawn = shared_setup.load_actor(spec).sample(few, 2 * each, seed=spec["seed"])
-    values = text_rewards.matrix(text_rewards.parse(taste), few, drawn).reshape(-1, 2)
-    first = special.expit(beta["pair"] * (values[:, 0] - values[:, 1]))
-    wins = uniform(derive(spec["seed"], "pairs to begin with"), len(first)) < first
-    pairs = [
-        Pair(few[i // each], *(both if won else both[::-1]))
-        for i, won in enumerate(wins.tolist())
-        if (both := drawn[i // each][2 * (i % each) : 2 * (i % each) + 2])[0].text != both[1].text
-    ]
-    preference_files.write(path, pairs[:count])
 
 
 def run_gradient(spec: Mapping[str, Any], folder: Path, report: Report) -> dict[str, Any]:

@@ -61,8 +61,6 @@ class Group:
     heldout: Sequence[int] | None = None
     """Held-out prompts (from, to) that measure; None: the plan's. Trials use others."""
     sets: Sequence[str] = ()
-    pairs: Mapping[str, Any] = field(default_factory=dict)
-    """``count`` and ``reward`` of the preference pairs that a run begins with; empty: none."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings of a gradient method; ``n`` and ``pool`` of best-of-n."""
     points: int = 4
@@ -194,8 +192,6 @@ def _group(entry: Mapping[str, Any]) -> Group:
         raise ValueError(f"{found.label}: {found.method} is no method of this bench")
     if found.method in RULES and not found.at:
         raise ValueError(f"{found.label}: give `at`, the votes after which it is measured")
-    if found.pairs and (found.method not in RULES or set(found.pairs) != {"count", "reward"}):
-        raise ValueError(f"{found.label}: `pairs` has count and reward, for rules of szpo only")
     if (found.method == BEST_OF) != (found.of is not None):
         raise ValueError(f"{found.label}: give `of`, a group's label, for {BEST_OF} only")
     return found
@@ -232,8 +228,6 @@ def cell(plan: Frontier, group: Group, seed: int) -> Cell:
     }  # fmt: skip
     if group.method in RIVALS:
         spec |= {"ask": "pair", "settings": dict(group.settings), "points": group.points}
-    if group.pairs:
-        spec["pairs"] = dict(group.pairs)
     if group.of is not None:
         source = cell(plan, plan.group(group.of), seed)
         spec |= {"of": source.name, "settings": dict(group.settings)}
