@@ -16,7 +16,6 @@ from szpo.voting import pauses, steps
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support.asking import KEY, ask, people
-from tests.support.open_round import open_run
 from tests.support.quadratic import (
     Clock,
     QuadraticPolicy,
