@@ -68,9 +68,6 @@ def read_key(variable: str, url: str, table: str, insecure_hosts: Collection[str
         url: The address that will get the key.
         table: The settings table that names the address, for the message.
         insecure_hosts: Hosts of other machines to which the key may go over plain http.
-
-    Raises:
-        UsageError: The key fits into no header, or would travel unencrypted.
     """
     key = os.environ.get(variable, "")
     if not (key.isascii() and key.isprintable()):
@@ -85,11 +82,7 @@ def read_key(variable: str, url: str, table: str, insecure_hosts: Collection[str
 
 
 def require_private(url: str, what: str, way_out: str) -> None:
-    """Refuse to send a key over plain http to another machine.
-
-    Raises:
-        UsageError: It would be; ``what`` names the key, ``way_out`` what else to do.
-    """
+    """Refuse to send a key over plain http to another machine."""
     where = urlsplit(url)
     if where.scheme == "http" and not is_here(where.hostname or ""):
         raise UsageError(
@@ -138,11 +131,7 @@ def avoid_proxies(url: str = "") -> bool:
 
 
 def hub_endpoint() -> str:
-    """The address of the Hugging Face Hub, ready to be called: ``HF_ENDPOINT``, or the usual one.
-
-    Raises:
-        UsageError: A token would travel there unencrypted.
-    """
+    """The address of the Hugging Face Hub, ready to call: ``HF_ENDPOINT`` or the usual one."""
     from huggingface_hub import close_session, constants, get_token
 
     url = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT

@@ -64,11 +64,7 @@ class Taste:
 
 
 def read_votes(ledger: Ledger, features: Sequence[Feature]) -> FeatureVotes:
-    """The counted votes of a run's closed rounds, by the differences in these features.
-
-    Raises:
-        UsageError: there are none.
-    """
+    """The counted votes of a run's closed rounds, by the differences in these features."""
     cast = vote_rows.read_judged(ledger)
     x = differences(features, cast.comparisons)[cast.which]
     return FeatureVotes(x, cast.y, cast.panelist, [cast.comparisons[i].id for i in cast.which])
@@ -108,9 +104,6 @@ def fit_taste(
         seed: draws the parts of `held_out` and the shuffles of the permutation test.
         ridge: precision of the prior on each standardised weight.
         ties: counted as half a vote each way, or modelled as Davidson's.
-
-    Raises:
-        RunError: no feature differs in any comparison.
     """
     x, y = votes.x, votes.y
     scale = np.sqrt(np.mean(x**2, axis=0))

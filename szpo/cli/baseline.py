@@ -69,11 +69,7 @@ class Arguments:
 
 
 def check(args: Arguments) -> None:
-    """Refuse arguments that do not go together, before anything is loaded.
-
-    Raises:
-        UsageError: two arguments exclude each other, or one is missing that another needs.
-    """
+    """Refuse arguments that do not go together, before anything is loaded."""
     from szpo.baselines.registry import SCORED
 
     method, scored = args.method, args.method in SCORED
@@ -122,11 +118,7 @@ def check(args: Arguments) -> None:
 
 
 def share_votes(args: Arguments, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Divide ``--votes`` among the rounds of iterative-dpo; returns the changed recipe fields.
-
-    Raises:
-        UsageError: ``--votes`` or ``--rows`` contradicts a field, or gives no question a round.
-    """
+    """Divide ``--votes`` among the rounds of iterative-dpo; returns the changed recipe fields."""
     from szpo.baselines import registry
 
     plan, found = registry.recipe("iterative-dpo", settings), dict(settings)
@@ -161,10 +153,6 @@ def prepare(args: Arguments, recipe: Any, folder: Path, seed: int) -> Inputs:
         recipe: The method's recipe.
         folder: Folder of the runs.
         seed: Root seed of the draws for fresh votes.
-
-    Raises:
-        UsageError: a file, a setting or the run cannot be used.
-        RunError: the method needs pairs, and no vote gives one.
     """
     from szpo.data import preference_files
 

@@ -147,11 +147,7 @@ def clusters(
 
 
 def find_tastes(ledger: Ledger, chosen: str) -> tuple[Clusters, list[str]]:
-    """Find the clusters of taste in a run's panel, and the features in which its answers differ.
-
-    Raises:
-        UsageError: there are no votes, no such feature, or only one panelist.
-    """
+    """Find the clusters of taste in a panel, and the features in which its answers differ."""
     from szpo.analysis import taste_clusters as study
 
     asked = named.parse(chosen)
@@ -161,11 +157,7 @@ def find_tastes(ledger: Ledger, chosen: str) -> tuple[Clusters, list[str]]:
 
 
 def members_of(ledger: Ledger, chosen: str, cluster: int) -> list[str]:
-    """The panelists of a cluster, by pseudonym.
-
-    Raises:
-        UsageError: the votes do not show several tastes, or there is no such cluster.
-    """
+    """The panelists of a cluster, by pseudonym."""
     found, names = find_tastes(ledger, chosen)
     if found.verdict != "several":
         raise UsageError(

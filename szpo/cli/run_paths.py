@@ -30,11 +30,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def find(run: str | None, folder: Path) -> Path:
-    """The ledger with this name or path; without one, the newest.
-
-    Raises:
-        UsageError: There is no such run, or it is still being set up.
-    """
+    """The ledger with this name or path; without one, the newest."""
     known = files(folder)
     if run is None and (new := setup_progress.at_work(folder)):
         raise UsageError(
@@ -71,11 +67,7 @@ def look(path: Path) -> Ledger:
 
 
 def fresh(path: Path) -> Path:
-    """Check that a path is free or an empty folder, and make its parent folders.
-
-    Raises:
-        StorageError: Something is there, or the place cannot be written.
-    """
+    """Check that a path is free or an empty folder, and make its parent folders."""
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise StorageError(f"{path} exists; give another --out, or remove it first")
     try:

@@ -67,12 +67,7 @@ class _Actor:
 
 
 def demand(engine: Engine) -> None:
-    """Check the settings before a cluster is started or joined.
-
-    Raises:
-        UsageError: Ray is not installed, the workers need more cores than this machine has, or the
-            address is malformed, cannot be reached, or is open to anybody without a token.
-    """
+    """Check the settings before a cluster is started or joined."""
     if importlib.util.find_spec("ray") is None:
         raise UsageError(f"engine.kind ray needs ray: {how_to_install('ray')}")
     if engine.address is None:
@@ -116,13 +111,7 @@ def leave() -> None:
 
 
 def connect(engine: Engine) -> Any:
-    """Join the cluster at the address, or start one on this machine, bound to 127.0.0.1.
-
-    Raises:
-        EngineError: Ray does not start, or the cluster refuses this process.
-        ResourceError: a cluster started here can be reached from other machines.
-        UsageError: the cluster has too few cores or GPUs.
-    """
+    """Join the cluster at the address, or start one on this machine, bound to 127.0.0.1."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     own: dict[str, Any] = {}
     if engine.address is None:
@@ -229,14 +218,7 @@ class RayTransport:
         self.sent_bytes += message_bytes(request)
 
     def poll(self, seconds: float) -> Sequence[Event[Message]]:
-        """See `Transport.poll`.
-
-        Raises:
-            IntegrityError: a worker's model or coordinates differ from the run's.
-            UsageError: a worker's machine lacks the model or the device.
-            EngineError: the cluster is gone.
-            ResourceError: a worker died `LOADS` times while loading, or cannot load the model.
-        """
+        """See `Transport.poll`."""
         if not self._asked:
             time.sleep(seconds)
         with self._head.present():
@@ -369,11 +351,7 @@ class HeadWatch:
 
     @contextmanager
     def present(self) -> Iterator[None]:
-        """A block of calls to the cluster, during which ``leave`` is not called.
-
-        Raises:
-            EngineError: the head is gone.
-        """
+        """A block of calls to the cluster, during which ``leave`` is not called."""
         with self._lock:
             if self._gone:
                 raise EngineError(

@@ -108,12 +108,6 @@ class RemoteHost:
             facts: The base model as known without its weights (`szpo.models.context.Described`).
             connect: Makes the transport from a setup and a check of a worker's identity.
             bounds: Time limits; None: the defaults of `Bounds`.
-
-        Raises:
-            UsageError: a worker's machine lacks the model or the device.
-            IntegrityError: two workers differ.
-            ResourceError: a worker cannot load the model.
-            EngineError: the workers do not become ready in time.
         """
         self._engine, self.facts = engine, facts
         self.chunk_rows = engine.rows or RAY_ROWS
@@ -193,13 +187,7 @@ class RemoteHost:
 
 
 def start(engine: Engine, facts: Any) -> RemoteHost:
-    """Start the workers of these settings on a Ray cluster.
-
-    Raises:
-        UsageError: engine.gpus does not fit the model's device; or see `ray_engine.demand`.
-        EngineError, ResourceError: see `ray_engine.connect` and `RemoteHost`.
-        IntegrityError: two workers differ.
-    """
+    """Start the workers of these settings on a Ray cluster."""
     ray_engine.demand(engine)
     if (engine.gpus > 0) != (facts.device.type == "cuda") or facts.device.type == "mps":
         raise UsageError(

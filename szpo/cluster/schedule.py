@@ -133,14 +133,7 @@ class Dispatcher(Generic[Request, Reply]):
         """Chunks that were sent to a second worker because they were slow."""
 
     def gather(self, requests: Sequence[Request]) -> list[Reply]:
-        """Have all chunks answered; replies in the order of the requests.
-
-        Raises:
-            EngineError: no worker has answered for too long.
-            RunError: several workers were lost on one chunk, or a worker raised an error.
-            SzpoError: a worker raised one of `KNOWN_ERRORS`; it is raised here.
-            IntegrityError: two workers gave different answers to one chunk.
-        """
+        """Have all chunks answered; replies in the order of the requests."""
         self._calls += 1
         ids = [f"{self._calls}.{i}" for i in range(len(requests))]
         call: _Call[Request, Reply] = _Call(dict(zip(ids, requests, strict=True)))
@@ -165,11 +158,7 @@ class Dispatcher(Generic[Request, Reply]):
         return [call.found[chunk] for chunk in ids]
 
     def wait_for_workers(self, count: int) -> None:
-        """Wait until ``count`` workers are ready, so that a faulty worker is found early.
-
-        Raises:
-            EngineError: they do not become ready in time.
-        """
+        """Wait until ``count`` workers are ready, so that a faulty worker is found early."""
         heard = self._clock()
         nothing: _Call[Request, Reply] = _Call({})
         while len(self._ready) < count:

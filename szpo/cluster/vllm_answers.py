@@ -43,11 +43,7 @@ class AdapterFolder:
     """A folder from which servers read adapters; no adapter name is used twice."""
 
     def __init__(self, root: Path, sites: tuple[Site, ...], base: str):
-        """Make the folder.
-
-        Raises:
-            StorageError: the folder cannot be written.
-        """
+        """Make the folder."""
         self._nonce = secrets.token_hex(4)
         self._own = root / f"szpo-{self._nonce}"
         self._sites, self._base = sites, base
@@ -184,12 +180,7 @@ class VllmAnswerer:
         self._folder.close()
 
     def answer(self, request: AnswerRequest) -> Tokens:
-        """See `szpo.policies.hosts.Answerer.answer`.
-
-        Raises:
-            IntegrityError: a server keeps answering with a wrong adapter.
-            RunError: two members are equal in the servers' dtype; or see `Dispatcher.gather`.
-        """
+        """See `szpo.policies.hosts.Answerer.answer`."""
         members = self._trusted.members(request)
         seeds = [row_seed(float(words[0])) for words in request.uniforms()]
         asked = _Asked(request, members, seeds)

@@ -51,12 +51,7 @@ class ServedHost(LocalHost):
         self._answerer_there: Any = None
 
     def at(self, subspace: Subspace, space: Space, *, run: bool = False) -> Any:
-        """See `Host.at`; with ``run`` the servers answer.
-
-        Raises:
-            UsageError: See `connect`.
-            StorageError: The folder for adapters cannot be written.
-        """
+        """See `Host.at`; with ``run`` the servers answer."""
         local = super().at(subspace, space)
         if not run:
             return local
@@ -72,13 +67,7 @@ class ServedHost(LocalHost):
 
 
 def demand(engine: Engine) -> None:
-    """Check the settings before a model is loaded.
-
-    Raises:
-        UsageError: httpx is not installed, a server cannot be reached or is not healthy, the key
-            does not fit into a header or would travel unencrypted, or engine.adapters is missing
-            for a server on another machine.
-    """
+    """Check the settings before a model is loaded."""
     if importlib.util.find_spec("httpx") is None:
         raise UsageError(f"engine.kind vllm needs httpx: {how_to_install('http')}")
     for url in engine.replicas or []:
@@ -118,10 +107,6 @@ def connect(engine: Engine, loaded: Any, local: Any, **options: Any) -> Any:
         loaded: The run's model.
         local: The local answerer at the run's coordinates, which rescores.
         options: ``each_row`` and ``bounds`` of `VllmAnswerer`; ``retry`` of `Replica`.
-
-    Raises:
-        UsageError: See `demand`; or the model is quantised, or its rank is too large for vLLM.
-        StorageError: The folder for adapters cannot be written.
     """
     demand(engine)
     if loaded.quantization is not None:
@@ -193,10 +178,6 @@ def measure_chunk(
     """Seconds that a chunk of ``rows`` equal prompts takes, and the servers' versions.
 
     All servers answer such a chunk at the same time, twice; the time of the second round counts.
-
-    Raises:
-        UsageError: A server refuses the key or the request, or is not a vLLM server.
-        EngineError: A server does not answer, or serves no model.
     """
     # In a new thread, since the caller's thread may already run an event loop.
     with ThreadPoolExecutor(1) as thread:

@@ -78,11 +78,7 @@ def completion_request(row: Row, decoding: Decoding) -> dict[str, Any]:
 
 
 def read_completion(body: Any, row: Row, decoding: Decoding) -> RowAnswer:
-    """The answer in a reply of ``/v1/completions``.
-
-    Raises:
-        MessageError: the reply is not a complete answer to this row.
-    """
+    """The answer in a reply of ``/v1/completions``."""
     try:
         (choice,) = body["choices"]
         tokens = tuple(choice["token_ids"])

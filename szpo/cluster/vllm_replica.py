@@ -94,11 +94,7 @@ class Replica:
         return Shown(str(version.get("version")), tuple(names), tuple(adapters), caches)
 
     async def register(self, name: str, path: str) -> None:
-        """Have the server load an adapter's files under a new name.
-
-        Raises:
-            GoneError, UsageError: see `complete`; or the server does not accept the adapter.
-        """
+        """Have the server load an adapter's files under a new name."""
         body = {"lora_name": name, "lora_path": path}
         await self._ask("POST", "/v1/load_lora_adapter", body)
         self.registered.add(name)
@@ -212,11 +208,7 @@ async def _exchange(
 
 
 def _read(reply: httpx.Response) -> dict[str, Any]:
-    """A reply's JSON object; a reply that is not JSON becomes ``{"text": …}``.
-
-    Raises:
-        MessageError: the JSON is incomplete, or is not an object.
-    """
+    """A reply's JSON object; a reply that is not JSON becomes ``{"text": …}``."""
     if "json" not in reply.headers.get("Content-Type", ""):
         return {"text": reply.text}
     with suppress(ValueError, RecursionError):

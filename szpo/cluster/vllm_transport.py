@@ -106,12 +106,7 @@ class VllmTransport:
         self._begin(worker, self._answer(worker, chunk, request))
 
     def poll(self, seconds: float) -> Sequence[Event[ChunkReply]]:
-        """See `szpo.cluster.schedule.Transport.poll`.
-
-        Raises:
-            IntegrityError: a server fails the check, or its vLLM version differs from others'.
-            UsageError: a server refuses the key, an adapter or the canary.
-        """
+        """See `szpo.cluster.schedule.Transport.poll`."""
         try:
             news = [self._news.get(timeout=seconds)]
         except queue.Empty:

@@ -80,11 +80,7 @@ def trusted_factors(member: CastMember, sites: Sequence[Site]) -> Theta:
 
 
 def save_member(path: Path, member: CastMember, sites: Sequence[Site], *, base: str) -> None:
-    """Write a new folder of PEFT files with one rank for all weights and a scale of 1.
-
-    Raises:
-        StorageError: The folder cannot be written.
-    """
+    """Write a new folder of PEFT files with one rank for all weights and a scale of 1."""
     rank = max(site.rank for site in sites)
     padded: dict[str, NDArray[np.float32]] = {}
     for site in sites:
@@ -96,11 +92,7 @@ def save_member(path: Path, member: CastMember, sites: Sequence[Site], *, base: 
 
 
 def require_rank(sites: Sequence[Site]) -> int:
-    """The smallest ``--max-lora-rank`` of a vLLM server that takes these adapters.
-
-    Raises:
-        UsageError: the rank is too large for every vLLM server.
-    """
+    """The smallest ``--max-lora-rank`` of a vLLM server that takes these adapters."""
     rank = max(site.rank for site in sites)
     for limit in SERVER_RANKS:
         if rank <= limit:

@@ -88,12 +88,7 @@ class Worker:
     """A base model and a run's coordinates, ready to answer."""
 
     def __init__(self, setup: Message):
-        """Load the model that ``setup`` names; takes seconds to minutes.
-
-        Raises:
-            UsageError: this machine lacks the model or the device.
-            IntegrityError: the run's tensors do not fit the model.
-        """
+        """Load the model that ``setup`` names; takes seconds to minutes."""
         self._head = json.loads(setup["head"])
         set_threads(self._head["threads"])
         from szpo.models import loading

@@ -17,11 +17,7 @@ GROUP: Final = "szpo.rules"
 
 
 def find(name: str) -> Rule | None:
-    """Find a rule by name, and load it if it is another package's; None if there is none.
-
-    Raises:
-        UsageError: the registered object is not a rule of that name, or cannot be loaded.
-    """
+    """Find a rule by name, and load it if it is another package's; None if there is none."""
     if name in registry.RULES:
         return registry.RULES[name]
     if name not in plugins.names(GROUP):

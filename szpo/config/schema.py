@@ -265,11 +265,7 @@ class Config(Section):
         return self
 
     def require_used(self) -> None:
-        """Refuse settings of a new run that its rule would ignore.
-
-        Raises:
-            UsageError: a setting was changed that plays no part in the rule.
-        """
+        """Refuse settings of a new run that its rule would ignore."""
         rule = RULES.get(self.optimizer.rule)
         if rule is not None and (names := self._list_changed(rule.ignores)):
             raise UsageError(
@@ -297,9 +293,6 @@ class Config(Section):
         """The optimizer's settings for a run in coordinates of this layout and scale.
 
         ``features``: the named features that the coordinates were made from, if any.
-
-        Raises:
-            UsageError: the settings do not fit the coordinates.
         """
         try:
             return self._make_settings(layout, scale, features)

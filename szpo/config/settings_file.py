@@ -46,11 +46,7 @@ def _preset_texts() -> dict[str, str]:
 
 
 def preset(name: str) -> dict[str, Any]:
-    """The settings that a preset changes.
-
-    Raises:
-        UsageError: No preset has this name.
-    """
+    """The settings that a preset changes."""
     known = _preset_texts()
     if name not in known:
         raise UsageError(
@@ -100,11 +96,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _decode(path: Path) -> str:
-    """The text of a UTF-8 file of at most 1 MB.
-
-    Raises:
-        UsageError: It is larger, unreadable or not UTF-8.
-    """
+    """The text of a UTF-8 file of at most 1 MB."""
     size = path.stat().st_size
     if size > SIZE_LIMIT:
         raise UsageError(f"{path.name} is {size:,} bytes; at most 1,000,000 are read")
@@ -125,9 +117,6 @@ def parse_assignment(text: str) -> dict[str, Any]:
     """Parse one ``key=value`` into a tree; the section may be left out if the key is unique.
 
     The value is read as TOML, or as plain text if it is not TOML.
-
-    Raises:
-        UsageError: There is no "=", or the key is unknown or in several sections.
 
     >>> parse_assignment("seed=3"), parse_assignment("panel.kind=people")
     ({'run': {'seed': 3}}, {'panel': {'kind': 'people'}})
@@ -151,11 +140,7 @@ def parse_assignment(text: str) -> dict[str, Any]:
 
 
 def find_key(key: str, said: str) -> tuple[str, str]:
-    """Find a key's section and name; the section may be left out if the key is unique.
-
-    Raises:
-        UsageError: The key is unknown or in several sections; the message quotes ``said``.
-    """
+    """Find a key's section and name; the section may be left out if the key is unique."""
     section, dot, name = key.rpartition(".")
     if dot:
         return section, name
@@ -174,11 +159,7 @@ def _list_owners(key: str) -> list[str]:
 
 
 def check(tree: Mapping[str, Any], *, where: str = "settings") -> Config:
-    """Check a tree of plain values and turn it into settings.
-
-    Raises:
-        UsageError: Names the first unknown or wrong key, and what it may be.
-    """
+    """Check a tree of plain values and turn it into settings."""
     try:
         return Config.model_validate(tree)
     except ValidationError as error:

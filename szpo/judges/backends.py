@@ -52,15 +52,7 @@ class Backend(Protocol):
         """Texts that the model reads as control tokens."""
 
     def write(self, questions: Sequence[Question]) -> list[Reply]:
-        """A text for each question.
-
-        Raises:
-            RunError: a retry cannot help, such as after a refused key.
-        """
+        """A text for each question."""
 
     def weigh(self, questions: Sequence[Question], labels: Labels) -> list[Reply]:
-        """For each question, the log-probabilities that its reply begins with either label.
-
-        Raises:
-            RunError: a retry cannot help.
-        """
+        """For each question, the log-probabilities that its reply begins with either label."""

@@ -129,11 +129,7 @@ class Endpoint:
 
 
 def connect(settings: Judge) -> Endpoint:
-    """The endpoint of the settings; nothing is sent yet.
-
-    Raises:
-        UsageError: The client is not installed, the key is not set, or would travel unencrypted.
-    """
+    """The endpoint of the settings; nothing is sent yet."""
     try:
         import openai
     except ModuleNotFoundError:

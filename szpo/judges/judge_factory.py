@@ -107,12 +107,7 @@ class Maker:
     """The panel factory ``judge`` of the entry point `szpo.evaluators`."""
 
     def check(self, config: Config, prompts: Sequence[Prompt] | None = None) -> None:
-        """Check what can be checked before a model is loaded; without prompts, less.
-
-        Raises:
-            UsageError: A file cannot be read, no prompt has a reference, the endpoint cannot be
-                asked, or the longest question is longer than a local model reads.
-        """
+        """Check what can be checked before a model is loaded; without prompts, less."""
         _, references = _files(config.judge)
         known = prompts is None or any(prompt.text in references for prompt in prompts)
         if references and not known:
@@ -130,11 +125,7 @@ class Maker:
             self.check_room(config, prompts)
 
     def check_room(self, config: Config, prompts: Sequence[Prompt]) -> None:
-        """Refuse a local judge whose model cannot read the longest question about these prompts.
-
-        Raises:
-            UsageError: It cannot, or the model is not there.
-        """
+        """Refuse a local judge whose model cannot read the longest question about prompts."""
         if config.judge.kind == "local":
             from szpo.models import context
 
@@ -142,20 +133,12 @@ class Maker:
             require_room(config, prompts, reader, *_files(config.judge))
 
     def rate(self, config: Config, host: Host | None) -> Ratings:
-        """The judge as a rater of single answers, for the user's own features.
-
-        Raises:
-            UsageError: It cannot be built.
-        """
+        """The judge as a rater of single answers, for the user's own features."""
         backend, sha256 = _backend(config, host, LABELS)
         return Ratings(backend, config.judge, sha256 or "")
 
     def check_ratings(self, config: Config, prompts: Sequence[Prompt]) -> None:
-        """Refuse a judge that cannot rate answers to these prompts; see `check`.
-
-        Raises:
-            UsageError: It is a scorer, which only compares, or `check` refuses it.
-        """
+        """Refuse a judge that cannot rate answers to these prompts; see `check`."""
         if config.judge.kind == "scorer":
             raise UsageError(
                 'features.add: a scorer cannot rate single answers; set judge.kind to "local" or '
@@ -178,12 +161,7 @@ class Maker:
         start: StartingPolicy,
         recorded: Mapping[str, Any] | None = None,
     ) -> JudgePanel:
-        """The panel of a run; if the judge's model is the run's own, that is not loaded twice.
-
-        Raises:
-            UsageError: It cannot be built.
-            IntegrityError: It is not the judge on record.
-        """
+        """The panel of a run; if the judge's model is the run's own, that is not loaded twice."""
         settings = config.judge
         principles, references = _files(settings)
         spec: dict[str, Any] = {
@@ -298,9 +276,6 @@ def require_room(
 
     That is the question about the longest prompts with the longest principle, in which every
     answer has ``generation.max_new_tokens`` tokens.
-
-    Raises:
-        UsageError: It is too long.
     """
     judge = config.judge
     rows = 1 if judge.batches == "rows" else config.optimizer.rows

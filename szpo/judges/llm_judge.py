@@ -77,11 +77,7 @@ class LanguageJudge:
     def opinion(
         self, comparison: Comparison, *, panelist: str, plus_side: Letter, key: bytes
     ) -> Opinion:
-        """One vote from both orders, with both raw replies in its details.
-
-        Raises:
-            JudgeError: it cannot be asked or read, and `judge.on_error` is stop.
-        """
+        """One vote from both orders, with both raw replies in its details."""
         if comparison.identical:
             return Opinion("tie")
         at = seeds.integer(key, 0, len(self.principles)) if self.principles else None
@@ -126,11 +122,7 @@ class LanguageJudge:
         return self._ask_all(makers, key)
 
     def rate(self, shown: Sequence[tuple[Prompt, str]]) -> list[ParsedReply]:
-        """How far the criterion holds of each answer by itself: a grade, or the odds of yes.
-
-        Raises:
-            JudgeError: as `opinion`.
-        """
+        """How far the criterion holds of each answer by itself: a grade, or the odds of yes."""
         given = prompting.Instructions(self.criterion, {}, self.backend.reserved)
         kind: Literal["soft_rating", "rating"]
         kind = "soft_rating" if self.settings.ask == "soft" else "rating"

@@ -65,11 +65,7 @@ class Local:
         return [reply for reply in replies if reply is not None]
 
     def weigh(self, questions: Sequence[Question], labels: Labels) -> list[Reply]:
-        """See `Backend.weigh`: one forward pass over all questions, both labels read from it.
-
-        Raises:
-            UsageError: the two labels begin with the same tokens.
-        """
+        """See `Backend.weigh`: one forward pass over all questions, both labels read from it."""
         lead, first, second = self.fork(labels)
         asked = [(*loading.encode(self.facts.tokenizer, q.prompt), *lead) for q in questions]
         replies = [self._too_long(ids, 1) for ids in asked]
@@ -83,11 +79,7 @@ class Local:
         return [reply for reply in replies if reply is not None]
 
     def fork(self, labels: Labels) -> tuple[tuple[int, ...], int, int]:
-        """The tokens that begin a reply under either label, and the first token of each after.
-
-        Raises:
-            UsageError: the replies do not differ.
-        """
+        """The tokens that begin a reply under either label, and the first token of each after."""
         one, other = (
             self.facts.tokenizer(f"{REPLY_START} {label}", add_special_tokens=False)["input_ids"]
             for label in labels

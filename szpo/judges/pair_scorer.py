@@ -68,11 +68,7 @@ def of_ledger(ledger: Ledger) -> list[LabelledPair]:
 
 
 def of_file(path: Path) -> list[LabelledPair]:
-    """One pair for each preference of a file, the chosen answer first; ties are left out.
-
-    Raises:
-        UsageError: The file cannot be read, or a record is no preference.
-    """
+    """One pair for each preference of a file, the chosen answer first; ties are left out."""
     pairs = preference_files.read(path, preference_files.find_format(path)).pairs
     return [LabelledPair(((each.prompt, each.chosen, each.rejected),), 1.0, 1) for each in pairs]
 
@@ -145,11 +141,7 @@ class PairTensors:
 
 
 def to_tensors(facts: ModelFacts, reader: Answerer, pairs: Sequence[LabelledPair]) -> PairTensors:
-    """Features of all answers of these pairs, read by a model.
-
-    Raises:
-        UsageError: There are none.
-    """
+    """Features of all answers of these pairs, read by a model."""
     if not pairs:
         raise UsageError(
             "scorer: no pair to learn from; give a run with votes, or a file of pairs"
@@ -205,11 +197,7 @@ def train(pairs: PairTensors, *, units: int = 8, ridge: float = 0.1, seed: int =
 
 
 def save(path: Path, head: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write a head as safetensors; ``facts`` (plain JSON) stand in the file's header.
-
-    Raises:
-        StorageError: The file cannot be written.
-    """
+    """Write a head as safetensors; ``facts`` (plain JSON) stand in the file's header."""
     try:
         save_file(
             {name: head[name].contiguous() for name in NAMES},

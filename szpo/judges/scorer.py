@@ -95,11 +95,7 @@ class Trained:
 
 
 def train(loaded: Loaded, taught: Sequence[LabelledPair], *, seed: int = 0) -> Trained:
-    """A head for these pairs, measured on those held out by the hash of their prompts.
-
-    Raises:
-        UsageError: No pair is left to learn from.
-    """
+    """A head for these pairs, measured on those held out by the hash of their prompts."""
     to_learn, held = pair_scorer.split(taught)
     facts, reader = LocalHost(loaded).beside(loaded.name)
     head = pair_scorer.train(pair_scorer.to_tensors(facts, reader, to_learn), seed=seed)

@@ -67,10 +67,6 @@ class Checkpointer:
         """Remove all old pages from the file and its log as soon as nobody reads them.
 
         ``lock`` guards ``writer``. It is held only during a try, so that others can write.
-
-        Raises:
-            StorageError: somebody still reads after ``wait_s`` seconds; names them if it can.
-            UsageError: inside a transaction or a snapshot.
         """
         end = time.monotonic() + wait_s
         while True:

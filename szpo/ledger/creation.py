@@ -102,11 +102,7 @@ def write(path: Path, new: NewRun, clock: Callable[[], int]) -> None:
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Yield a draft's path (mode 0600) to write to; it becomes ``path`` at the end of the block.
-
-    Raises:
-        StorageError: the file exists, or its folder cannot be written or is on a network.
-    """
+    """Yield a draft's path (mode 0600) to write to; becomes ``path`` at the end of the block."""
     check_place(path, new=True)
     draft = files.new_draft(path)
     try:

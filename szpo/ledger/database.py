@@ -31,14 +31,7 @@ from szpo.types import Comparison, Layout, Update
 
 
 def open_connection(path: Path, *, readonly: bool) -> sqlite3.Connection:
-    """A connection to a run's file, in WAL mode unless it only reads.
-
-    Raises:
-        StorageError: no such file, not a ledger, or a network file system.
-        UsageError: the file's schema is newer than this szpo.
-        IntegrityError: the file is damaged, or (not ``readonly``) acknowledged events are
-            missing at its end.
-    """
+    """A connection to a run's file, in WAL mode unless it only reads."""
     check_place(path, new=False)
     # Checked before opening for writing: closing a writable connection checkpoints the log.
     if not readonly and (lacks := witness.problem(path)):
@@ -124,12 +117,7 @@ class Ledger:
 
     @classmethod
     def create(cls, path: str | Path, new: NewRun, *, clock: Clock = now_us) -> Ledger:
-        """Write the file of a new run, whole or not at all (mode 0600), and open it.
-
-        Raises:
-            StorageError: the file exists, or its folder cannot be written or is on a network.
-            UsageError: the spec is not JSON.
-        """
+        """Write the file of a new run, whole or not at all (mode 0600), and open it."""
         creation.write(Path(path), new, clock)
         return cls.open(path, clock=clock)
 
@@ -252,10 +240,6 @@ class Ledger:
         """Remove all old pages from the file and its log, so that deleted rows are really gone.
 
         Waits up to ``wait_s`` seconds for readers; others can write meanwhile.
-
-        Raises:
-            StorageError: somebody still reads; try again later.
-            UsageError: inside a transaction or a snapshot.
         """
         try:
             self._checkpointer.empty(self._conn, self._lock, wait_s)
@@ -294,9 +278,6 @@ class Ledger:
         """Insert a row into an append-only table and note its hash for the transaction's event.
 
         Returns the row as stored, with the id that SQLite assigned.
-
-        Raises:
-            RunError: a number is not finite.
         """
         if not self._depth:
             raise UsageError(f"append to {table}: open a transaction first")

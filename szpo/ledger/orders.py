@@ -60,9 +60,6 @@ def place_order(
     ``final``: {"comparisons": F, 1 to 1,000} blind comparisons of the base with the tuned policy.
     ``samples``: {"prompts": how many, 1 to 64, "step": k or None} answers of the base, of the
     weights after step k, and of the current weights, to the same held-out prompts.
-
-    Raises:
-        UsageError: an unknown kind, or an invalid body.
     """
     body = dict(body or {})
     if kind not in KINDS:
@@ -133,11 +130,7 @@ def settle(
 
 
 def close(ledger: Ledger, order: int, by: str) -> bool:
-    """Take no more votes on an order's comparisons; False if it was closed before.
-
-    Raises:
-        UsageError: there is no such order, or it has no comparisons yet.
-    """
+    """Take no more votes on an order's comparisons; False if it was closed before."""
     with ledger.transaction(by):
         found = get(ledger, order)
         if not comparisons(found):

@@ -62,11 +62,7 @@ def event(
 
 
 def plain(table: str, column: str, value: Any) -> Any:
-    """A value as SQLite stores it.
-
-    Raises:
-        RunError: a number is not finite.
-    """
+    """A value as SQLite stores it."""
     if isinstance(value, (bool, np.bool_, np.integer)):
         return int(value)
     if isinstance(value, (float, np.floating)):

@@ -36,11 +36,7 @@ def recorded_settings(ledger: Ledger) -> Settings:
 
 
 def require_rule(ledger: Ledger) -> None:
-    """Load the run's rule if it comes from another package.
-
-    Raises:
-        MissingPluginError: that package is not installed.
-    """
+    """Load the run's rule if it comes from another package."""
     name = ledger.spec["optimizer"].get("rule")
     if not isinstance(name, str) or rule_plugins.find(name) is not None:
         return
@@ -53,11 +49,7 @@ def require_rule(ledger: Ledger) -> None:
 
 
 def recorded_config(ledger: Ledger) -> Config | None:
-    """The settings given to `szpo run`, with votes added since; None for a run made otherwise.
-
-    Raises:
-        UsageError: a setting is invalid.
-    """
+    """The settings given to `szpo run`, with votes added since; None for a run made otherwise."""
     recorded = ledger.spec.get("config")
     if recorded is None:
         return None

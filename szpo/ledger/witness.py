@@ -141,11 +141,7 @@ def read(path: Path) -> Noted:
 
 
 def compare(path: Path, noted: Noted, conn: sqlite3.Connection) -> EndCheck:
-    """Compare a witness, read before, with the record that a connection sees.
-
-    Raises:
-        sqlite3.Error: the record cannot be read.
-    """
+    """Compare a witness, read before, with the record that a connection sees."""
     name = beside(path).name
     if noted.head is None:
         return EndCheck(note=_describe_doubt(f"its witness, {name}: {noted.why_none}"))

@@ -37,9 +37,6 @@ def defaults(
     >>> settings = defaults(1, (("w", (100, 100)),), rule="sign", N=4)
     >>> settings.law.normalise, settings.N, settings.warmup
     (False, 4, 0)
-
-    Raises:
-        UsageError: a setting is unknown or out of range.
     """
     dim = layout_dim(layout)
     small = len(layout) == 1 and dim <= REGRESSION_UP_TO_DIM
@@ -64,11 +61,7 @@ def settings_to_json(settings: Settings) -> dict[str, Any]:
 
 
 def settings_from_json(body: Mapping[str, Any]) -> Settings:
-    """Settings from their JSON form.
-
-    Raises:
-        UsageError: a field is missing, unknown or out of range.
-    """
+    """Settings from their JSON form."""
     try:
         values = dict(body)
         values["layout"] = tuple((name, tuple(shape)) for name, shape in values["layout"])
@@ -85,11 +78,7 @@ def settings_from_json(body: Mapping[str, Any]) -> Settings:
 
 
 def check(settings: Settings) -> Settings:
-    """Return the settings if their rule can work with them.
-
-    Raises:
-        UsageError: the rule is unknown or refuses the settings.
-    """
+    """Return the settings if their rule can work with them."""
     s, rule = settings, rule_of(settings.rule)
     measures = rule.can_warm_up and s.alpha is None
     if s.warmup and not measures:

@@ -31,11 +31,7 @@ own features: a user has a reason to name a feature."""
 
 @dataclass(frozen=True, slots=True)
 class NamedFeatures:
-    """The features of a run in its coordinates; every number is fixed at the set-up.
-
-    Raises:
-        UsageError: names, groups, scales and map differ in length, or hold invalid values.
-    """
+    """The features of a run in its coordinates; every number is fixed at the set-up."""
 
     names: tuple[str, ...]
     """(k,): one for each feature."""

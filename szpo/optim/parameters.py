@@ -38,10 +38,6 @@ class Space:
 
     For a subspace adapter the layout is (("z", (d,)),). A direction depends on the root seed, the
     step, k and the tensor's own name, never on the other tensors.
-
-    Raises:
-        UsageError: no coordinates, a name twice, a bad shape, or several tensors or too many
-            coordinates for the law orthonormal.
     """
 
     root_seed: int
@@ -121,24 +117,12 @@ def zeros(layout: Layout) -> dict[str, NDArray[np.float32]]:
 
 
 def shift(space: Space, theta: Theta, to: Shift) -> dict[str, NDArray[np.float32]]:
-    """θ + sign · radius · v(step, k) as new arrays; sign 0 is a copy of θ.
-
-    Raises:
-        UsageError: the radius has more than 13 significant bits, or θ or the shift's grid does
-            not fit the layout.
-        RunError: the radius is not finite.
-    """
+    """θ + sign · radius · v(step, k) as new arrays; sign 0 is a copy of θ."""
     return _add(space, theta, to.step, to.k, to.sign * to.radius, "radius", to.grid)
 
 
 def apply_update(space: Space, theta: Theta, update: Update) -> dict[str, NDArray[np.float32]]:
-    """θ + coef · v(step, k), or θ + vector, as new arrays.
-
-    Raises:
-        UsageError: neither or both of coef and vector are set, a coefficient has more than 13
-            significant bits, or θ or the vector does not fit the layout.
-        RunError: the coefficient, the vector or the result is not finite; θ is left as it was.
-    """
+    """θ + coef · v(step, k), or θ + vector, as new arrays."""
     if (update.coef is None) == (update.vector is None):
         raise UsageError(f"update of step {update.step}: set exactly one of coef and vector")
     if update.coef is not None:
@@ -163,9 +147,6 @@ def apply_coefs(
     """`apply_update` for T steps from ``first`` on; coefs (T, K) are of unit-variance directions.
 
     For a layout of one tensor. Every term is exact in fp32, so only the order of sums matters.
-
-    Raises:
-        RunError: a coefficient or the result is not finite.
     """
     ((name, shape),) = space.layout
     named = [(first + t, k) for t, k in np.ndindex(coefs.shape)]
@@ -202,9 +183,6 @@ def materialise(
 
     ``basis`` holds one array (*shape, d) per tensor of ``start``. This sum is the same on every
     machine; a matrix product would round differently.
-
-    Raises:
-        UsageError: names or shapes of start, basis and z do not agree.
     """
     small = np.asarray(z, dtype=np.float32)
     if set(start) != set(basis):
@@ -228,9 +206,6 @@ def digest(theta: Theta, layout: Layout, basis_sha256: str | None = None) -> str
     """SHA-256 (hex) of θ in canonical form: name, shape, '<f4' and bytes of each tensor.
 
     For a subspace, the digest of its basis follows the coordinates z.
-
-    Raises:
-        UsageError: θ does not fit the layout.
     """
     check_theta(theta, layout)
     state = hashlib.sha256()

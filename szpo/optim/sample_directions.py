@@ -45,9 +45,6 @@ class Law:
     ``gaussian``: tabulated N(0, 1) in every coordinate; ``normalise`` scales |v| to √d.
     ``orthonormal``: the Gaussian directions of a step made orthogonal to each other, |v| = √d;
     after d of them a new frame begins (`orthonormal`).
-
-    Raises:
-        UsageError: an unknown kind.
     """
 
     kind: Literal["gaussian", "orthonormal"] = "gaussian"
@@ -74,11 +71,7 @@ class Law:
 
 @functools.cache
 def table() -> NDArray[np.int16]:
-    """The 65,536 quantiles at (i + ½) / 65536, rounded to the grid, mirrored about 0.
-
-    Raises:
-        IntegrityError: this machine's quantile function gives a different table.
-    """
+    """The 65,536 quantiles at (i + ½) / 65536, rounded to the grid, mirrored about 0."""
     upper = ndtri((np.arange(32768, 65536) + 0.5) / 65536)
     half = np.rint(upper * PER_UNIT).astype(np.int16)
     values = np.concatenate([-half[::-1], half])

@@ -45,9 +45,6 @@ class Settings:
     drawn from the posterior of named features (`szpo.optim.posterior_directions`); None or 1:
     directions are the seed's. ``earlier_votes``: votes of another run that count as this run's own
     (`all_votes.with_earlier_votes`).
-
-    Raises:
-        UsageError: a value is out of range, or a combination cannot work.
     """
 
     root_seed: int

@@ -26,10 +26,6 @@ class SparsePrior:
     A support is no feature, one, two of different groups, or the dense block (coordinates without
     a name). A width is the prior spread of the logit that all coefficients of a support give
     together.
-
-    Raises:
-        UsageError: shapes do not fit, groups are not numbered without gaps, a scale, width or
-            deviation is not positive, or a probability is out of range.
     """
 
     groups: Ints

@@ -79,10 +79,6 @@ def fit_sparse(votes: Votes, prior: SparsePrior, aside: Sequence[int] = ()) -> S
     ``votes`` are those of one run (no leading axes), with x (R, k). Rows without votes are
     ignored. Features ``aside`` may explain votes but are not followed: their weights are 0, and
     the signal counts the other features only.
-
-    Raises:
-        UsageError: prior and votes differ in shape, a number is not finite, or a count is
-        negative.
     """
     rows = _rows(votes, prior)
     nothing = _refit(rows, prior, [()])

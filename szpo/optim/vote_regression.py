@@ -59,12 +59,7 @@ class Votes:
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """The prior of w: a mixture of equally likely Gaussians.
-
-    Raises:
-        UsageError: a variance, width or deviation is not positive, or a probability is not in
-            (0, 1).
-    """
+    """The prior of w: a mixture of equally likely Gaussians."""
 
     variances: Floats
     """(V, d): relative variances of the coordinates of w; each row is one possibility."""

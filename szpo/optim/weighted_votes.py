@@ -53,9 +53,6 @@ def weigh(
     """Apply the run's weighting to a step; weights are learned from earlier steps only.
 
     The history keeps the last directions, as many as the weighting and ``use`` need.
-
-    Raises:
-        UsageError: the weighting needs to know who voted how, and ``by_voter`` is None.
     """
     if by_voter is None:
         if settings.weighting != "equal":
@@ -78,11 +75,7 @@ def weigh(
 
 
 def learn_weights(name: str, history: History) -> Floats:
-    """One weight per voter (..., P) from everyone's past votes, by a weighting of `LEARNED`.
-
-    Raises:
-        UsageError: the weighting learns no weights.
-    """
+    """One weight per voter (..., P) from everyone's past votes, by a weighting of `LEARNED`."""
     if name not in LEARNED:
         raise UsageError(f"weighting {name} learns no weights; choose {', '.join(LEARNED)}")
     return LEARNED[name](history, None)

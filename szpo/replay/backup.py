@@ -52,11 +52,6 @@ def backup(path: Path, out: Path) -> Report:
     """Copy a run as it is at one moment, while others keep writing; no file is overwritten.
 
     The copy gets its name only after SQLite's integrity check and `verify` have passed.
-
-    Raises:
-        StorageError: ``out`` exists or cannot be written.
-        IntegrityError: the copy, and so the run, does not verify; or acknowledged events are
-            missing at the run's end.
     """
     Ledger.open(path, readonly=True).close()  # refuses what is no run of this version
     if lacks := witness.problem(path):
@@ -84,10 +79,6 @@ def recover(path: Path, out: Path) -> Recovered:
 
     The damaged file is not changed: a copy of it and of its log is read. Rows are copied
     unchanged; the report of `verify` says whether the new file is a valid run.
-
-    Raises:
-        StorageError: ``out`` exists or cannot be written.
-        IntegrityError: not even the list of tables can be read.
     """
     with (
         tempfile.TemporaryDirectory(dir=out.parent, prefix=".szpo-") as folder,

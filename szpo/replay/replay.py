@@ -62,12 +62,7 @@ def apply_recorded(
 
 
 def fold(ledger: Ledger, until: int | None = None) -> Theta:
-    """The recommended θ after the steps < ``until`` (None: after all), exact on any machine.
-
-    Raises:
-        UsageError: the run has applied fewer steps.
-        IntegrityError: the result is not the weights that the ledger recorded.
-    """
+    """The recommended θ after the steps < ``until`` (None: after all), exact on any machine."""
     settings = recorded_settings(ledger)
     last = ledger.last_applied()
     if until is not None and not 0 <= until <= (-1 if last is None else last) + 1:

@@ -63,11 +63,7 @@ class Preview:
 
 
 def preview(ledger: Ledger, name: str) -> Preview:
-    """The effect of leaving out the counted votes of the panelist with this pseudonym.
-
-    Raises:
-        UsageError: nobody of that name is enrolled.
-    """
+    """The effect of leaving out the counted votes of the panelist with this pseudonym."""
     found = ledger.query("SELECT panelist FROM panelists WHERE pseudonym = ?", (name,))
     if not found:
         raise UsageError(f"panelist {name!r} is not enrolled in this run")

@@ -84,11 +84,7 @@ class RunParts:
 
     @property
     def language(self) -> LoraPolicy:
-        """The policy as a language model.
-
-        Raises:
-            UsageError: The policy is not a language model.
-        """
+        """The policy as a language model."""
         if self.base is None:
             raise UsageError(
                 f"policy {self.config.model.name} is not a language model; this needs one"
@@ -97,11 +93,7 @@ class RunParts:
 
 
 def new_path(config: Config) -> Path:
-    """The path of a new run's file; its folder is created.
-
-    Raises:
-        StorageError: The folder cannot be made, or the run exists.
-    """
+    """The path of a new run's file; its folder is created."""
     folder = Path(config.run.folder)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -155,9 +147,6 @@ def check(config: Config, panel: PanelFactory | None = None) -> CheckedConfig:
 
     Where people vote and no seed is set, one is drawn: whoever knows the seed can work out sides.
     ``panel`` builds the panel; None: the factory registered as ``panel.kind``.
-
-    Raises:
-        UsageError: Settings, prompts, panel, reward, model and machine do not fit each other.
     """
     config.require_used()
     trackers.check(config.tracking.kind)
@@ -200,9 +189,6 @@ def build(
     """Load the model, choose the coordinates, fit the panel. Cheap checks come first.
 
     ``checked`` is the result of `check`; ``progress`` is called with each stage.
-
-    Raises:
-        UsageError: A setting does not fit the model, the prompts or the panel.
     """
     found = checked or check(config)
     config, prompts, policy_factory = found.config, found.prompts, found.policy_factory
@@ -269,11 +255,7 @@ def _count(
 
 
 def require_counted(parts: RunParts) -> None:
-    """Refuse to drive a run if one of its features cannot be counted here.
-
-    Raises:
-        UsageError: See `shown_features.demand`.
-    """
+    """Refuse to drive a run if one of its features cannot be counted here."""
     if parts.settings.features is not None:
         shown_features.demand(parts.settings.features, parts.entries or {})
 
@@ -293,11 +275,7 @@ def _with_new_panel(parts: RunParts, found: CheckedConfig, say: Say) -> RunParts
 
 
 def warn_of_equal_answers(checked: CheckedConfig) -> tuple[bool, str]:
-    """Before a model is loaded: whether cached base answers look alike to the panel, and a text.
-
-    Raises:
-        UsageError: This panel never tells them apart, so no run can begin.
-    """
+    """Before loading a model: whether cached base answers look alike to the panel, and a text."""
     config, factory, nothing = checked.config, checked.panel_factory, (False, "")
     if factory is None or config.panel.kind in ("judge", FUNCTION):
         return nothing

@@ -82,11 +82,7 @@ class EachStep:
 
 
 def as_callback(given: GivenCallback) -> Callback:
-    """A callback from a callback or a function of a `StepReport`.
-
-    Raises:
-        TypeError: it is neither.
-    """
+    """A callback from a callback or a function of a `StepReport`."""
     if isinstance(given, Callback):
         return given
     if not callable(given):

@@ -72,11 +72,7 @@ def remember(calls: Iterator[Call]) -> None:
 
 
 def require_trusted(calls: Iterator[Call], where: str) -> None:
-    """Refuse recorded addresses that nobody named on this account; remember the others.
-
-    Raises:
-        UsageError: the first such address, its variable, and how to name it.
-    """
+    """Refuse recorded addresses that nobody named on this account; remember the others."""
     named, known = os.environ.get(TRUST_VARIABLE, "").split(), _read()
     asked = list(calls)
     for address, variable in asked:

@@ -55,9 +55,6 @@ def measure_answer_seconds(config: Config, prompts: Sequence[Prompt]) -> float:
     """Seconds that an answer takes on this machine, measured on `TIMED_ANSWERS` of the base model.
 
     A first small batch, which warms up, is not counted. Nothing is stored.
-
-    Raises:
-        UsageError: the model cannot be loaded.
     """
     from szpo.generation.engine_choice import engine_for
     from szpo.models import loading

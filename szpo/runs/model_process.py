@@ -35,9 +35,6 @@ def fulfil(ledger: Ledger, parts: RunParts, say: Say) -> int:
     """Carry out the open orders; returns how many.
 
     An order that fails is settled with the reason, so that it is not tried forever.
-
-    Raises:
-        LeaseError, StorageError, IntegrityError: not the order's fault; the order stays open.
     """
     waiting = orders.open_orders(ledger)
     for order in waiting:
@@ -78,11 +75,7 @@ class LeaseHolder:
         self._reported: Outcome | None = None
 
     def do_one_turn(self) -> None:
-        """Check the lease, warn of delays, carry out orders, wait.
-
-        Raises:
-            LeaseError: another controller took over the run.
-        """
+        """Check the lease, warn of delays, carry out orders, wait."""
         lease.check(self._ledger, self.held.epoch)
         self._warn_of_delays()
         fulfil(self._ledger, self._parts, self._say)

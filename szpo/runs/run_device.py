@@ -26,9 +26,6 @@ def choose(config: Config) -> Config:
 
     They are this machine's, or the workers'. Workers compute on a GPU in bf16 if `engine.gpus`
     gives them one, else on a CPU, assumed to be like this one; their ``auto`` model is smollm2.
-
-    Raises:
-        UsageError: the named device or engine is not available.
     """
     from szpo.models import devices
 
@@ -74,9 +71,6 @@ def restore(
         wanted: The device that the user chose for the rest of the run, if any.
         driven: The run is to continue; if it is only read, any device will do.
         say: Called with a line if another device is used.
-
-    Raises:
-        UsageError: the run's device is not on this machine, or is another model of GPU.
     """
     from szpo.models import devices
 
@@ -109,11 +103,7 @@ def restore(
 
 
 def require_same(ledger: Ledger, facts: ModelFacts, *, wanted: str | None) -> None:
-    """Refuse workers with another model of GPU than the run had; see `restore`.
-
-    Raises:
-        UsageError: it is another one, and ``wanted`` does not accept it.
-    """
+    """Refuse workers with another model of GPU than the run had; see `restore`."""
     device, hardware = read_device(ledger)
     if wanted is None and hardware is not None and facts.hardware != hardware:
         raise UsageError(

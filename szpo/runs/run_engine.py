@@ -42,11 +42,7 @@ AWAY: Final = (
 
 
 def find_factory(config: Config) -> PolicyFactory | None:
-    """Find another package's policy by the model's name; None: it is a language model.
-
-    Raises:
-        UsageError: The settings lack `optimizer.mu`, which such a policy needs.
-    """
+    """Find another package's policy by the model's name; None: it is a language model."""
     name = config.model.name
     if name not in plugins.names("szpo.policies"):
         return None
@@ -64,10 +60,6 @@ def load_host(config: Config, *, adapter: bool, driven: bool) -> Host:
         config: The run's settings.
         adapter: Also read the starting adapter, as for a new run.
         driven: The run is to continue; else the model is loaded in this process.
-
-    Raises:
-        UsageError, ResourceError: The model or the engine is not available.
-        IntegrityError: Two workers hold different models.
     """
     from szpo.policies import language_model
 
@@ -95,11 +87,7 @@ def closed_on_error(host: Host) -> Iterator[None]:
 
 
 def read_settings(ledger: Ledger, wanted: Mapping[str, Any] | None = None) -> Config:
-    """The settings of a recorded run that is to be driven; see `restore`.
-
-    Raises:
-        UsageError: Its record calls an address that nobody named on this machine.
-    """
+    """The settings of a recorded run that is to be driven; see `restore`."""
     config = settings_file.check(ledger.spec["config"], where=ledger.path.name)
     config = restore(config, ledger, wanted)
     known_addresses.require_trusted(known_addresses.calls_of_run(config), ledger.path.name)
@@ -107,11 +95,7 @@ def read_settings(ledger: Ledger, wanted: Mapping[str, Any] | None = None) -> Co
 
 
 def restore(config: Config, ledger: Ledger, wanted: Mapping[str, Any] | None) -> Config:
-    """The settings with the run's last engine settings, changed by the ``wanted`` ones.
-
-    Raises:
-        UsageError: A setting is not one of `CHANGEABLE`, or does not fit the run's engine.
-    """
+    """The settings with the run's last engine settings, changed by the ``wanted`` ones."""
     wanted = dict(wanted or {})
     if wanted and config.engine.is_local:
         raise UsageError(

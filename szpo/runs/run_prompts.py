@@ -20,10 +20,6 @@ def restore(
     """Read the prompts that the run began with; a run can be exported without them.
 
     ``language``: the run's policy is a language model, which reads a limited number of tokens.
-
-    Raises:
-        UsageError: Their file is gone, and they are ``needed``.
-        IntegrityError: Their file holds other prompts now, and they are ``needed``.
     """
     digest = ledger.spec.get("prompts", {}).get("sha256")
     try:
@@ -59,11 +55,7 @@ def fit(config: Config, prompts: PromptSet) -> PromptSet:
 
 
 def own_prompts(ledger: Ledger, texts: Sequence[str]) -> tuple[Prompt, ...]:
-    """A person's own questions as prompts for a run's model, with the run's system prompt.
-
-    Raises:
-        UsageError: One is longer than the model reads, and the run does not cut.
-    """
+    """A person's own questions as prompts for a run's model, with the run's system prompt."""
     config = recorded_config(ledger)
     if not texts or config is None:
         return ()

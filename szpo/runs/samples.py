@@ -40,10 +40,6 @@ def sample_answers(
     """One answer to each prompt with the weights after the steps < ``until``, and their digest.
 
     ``until`` None: after all steps. The same seed gives the same random numbers with any weights.
-
-    Raises:
-        UsageError: the run has fewer steps, or the policy cannot be put elsewhere.
-        LeaseError: the head is not where this process left it.
     """
     asked = [clean_prompt(prompt) for prompt in prompts]
     with policy_at(ledger, parts, until) as policy:
@@ -56,9 +52,6 @@ def fulfil(ledger: Ledger, order: Order, parts: RunParts) -> None:
 
     The result has "prompts" (texts) and "columns": each a "name" (base, step k or current), the
     last step applied ("step", None for the base), "theta_sha256" and "answers" ([text, end]).
-
-    Raises:
-        UsageError: the step is not applied.
     """
     asked = (parts.prompts.heldout or parts.prompts.train)[: order.body.get("prompts", PROMPTS)]
     seed = as_seed(seeds.derive(ledger.root_seed, "samples"))
@@ -82,9 +75,6 @@ def fulfil_final(ledger: Ledger, order: Order, parts: RunParts) -> None:
     Plus is the tuned policy and minus the base. Unlike in a step,
     the two sides draw independent random numbers: the figure says how often an answer of one is
     preferred to an answer of the other, each drawn as a user would get it.
-
-    Raises:
-        UsageError: there are no held-out prompts, or no step is applied.
     """
     last = ledger.last_applied()
     if last is None:
@@ -141,10 +131,6 @@ def policy_at(ledger: Ledger, parts: RunParts, until: int | None) -> Iterator[Po
     """Yield the policy with the weights after the steps < ``until``; move it back afterwards.
 
     They are the weights recommended then; ``until`` None: after all steps.
-
-    Raises:
-        UsageError: the run has fewer steps, or the policy cannot be put elsewhere.
-        LeaseError: the head is not where this process left it.
     """
     policy: Any = parts.policy
     if until is None and policy.digest() != theta_digest(ledger):

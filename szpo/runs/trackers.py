@@ -87,11 +87,7 @@ class NeverFatal:
 
 
 def open_tracker(kind: str | None, folder: Path, say: Say) -> tuple[Callback, ...]:
-    """Open the tracker ``kind``, which writes to ``tracking`` in the folder; None: no tracker.
-
-    Raises:
-        UsageError: no tracker has this name, or its library is not installed.
-    """
+    """Open the tracker ``kind``, which writes to ``tracking`` in the folder; None: no tracker."""
     if kind is None:
         return ()
     found = _find(kind)(folder / "tracking")
@@ -103,11 +99,7 @@ def open_tracker(kind: str | None, folder: Path, say: Say) -> tuple[Callback, ..
 
 
 def check(kind: str | None) -> None:
-    """Check that a tracker exists, before a model is loaded.
-
-    Raises:
-        UsageError: no tracker has this name, or its library is not installed.
-    """
+    """Check that a tracker exists, before a model is loaded."""
     if kind is not None:
         _find(kind)
 

@@ -24,11 +24,7 @@ WORDS_PER_MINUTE = 238
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Where the run stops; None: no limit.
-
-    Raises:
-        UsageError: a limit is negative or not a number.
-    """
+    """Where the run stops; None: no limit."""
 
     step: int | None = None
     """This step is not opened."""
@@ -56,9 +52,6 @@ def add_votes(ledger: Ledger, by: str, more: int) -> Config:
 
     Returns the settings with the new end. A run that ends after a number of steps gets the steps
     that ``more`` votes pay for.
-
-    Raises:
-        UsageError: the votes pay for no step, or are too many; or the run has no settings.
     """
     with ledger.transaction(by):
         config = recorded_config(ledger)

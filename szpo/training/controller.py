@@ -28,14 +28,7 @@ from szpo.voting.counting import StepVotes
 
 
 def run(services: Services) -> Outcome:
-    """Drive a run until its budget is spent, a limit stops it or somebody pauses it.
-
-    Raises:
-        LeaseError: another controller holds the run, or took it over.
-        RunError: the canary (equal answers in three steps), or a non-finite estimate.
-        IntegrityError: the policy's weights are not the ledger's.
-        UsageError: the policy or the prompts do not fit the run.
-    """
+    """Drive a run until its budget is spent, a limit stops it or somebody pauses it."""
     if services.lease is None:
         with lease.hold(services.ledger) as held:
             return run(replace(services, lease=held))

@@ -32,9 +32,6 @@ def check(config: Config, *, language: bool) -> None:
     """Refuse a file whose votes cannot count, before a model is loaded; nothing without a file.
 
     ``language``: the run's policy is a language model.
-
-    Raises:
-        UsageError: the rule or the policy takes no earlier votes, or the file is no run's.
     """
     if config.optimizer.prior is None:
         return
@@ -64,9 +61,6 @@ def take(
     """The settings in which the earlier run's votes count, and the facts for the run's spec.
 
     ``identity``: the new run's ``base_sha256``, ``basis_sha256`` and ``prompts``, as in a ledger.
-
-    Raises:
-        UsageError: the runs differ, so that the votes mean something else.
     """
     with Ledger.open(_path(config), readonly=True) as ledger:
         _require_equal(ledger, config, settings, identity)
@@ -81,11 +75,7 @@ def take(
 
 
 def foretell(config: Config, space: Subspace | None, identity: Mapping[str, Any]) -> str:
-    """How the votes will count, before a model is loaded; ``space``: if it is stored.
-
-    Raises:
-        UsageError: the runs differ.
-    """
+    """How the votes will count, before a model is loaded; ``space``: if it is stored."""
     if space is None:
         with Ledger.open(_path(config), readonly=True) as ledger:
             _require_equal(ledger, config, None, identity)

@@ -47,9 +47,6 @@ class StartReading:
         """The moments for predictions; one whitened unit is ``scale`` in coordinates.
 
         ``apart`` uses only the diagonal of the covariances.
-
-        Raises:
-            UsageError: there are too few answers for the coordinates.
         """
         scores, prompts = scale * self.scores, self.prompts.tolist()
         return guard_geometry.gather(scores, self.figures, prompts, apart=apart)
@@ -85,9 +82,6 @@ def read_start(
         prompts: All different.
         samples: Number of answers to each prompt.
         seed: Seed of the draws.
-
-    Raises:
-        UsageError: the coordinates are the weights themselves, or the temperature is 0.
     """
     rows = policy.sample_tokens(prompts, samples, seed=seed, base=True)
     answers = [policy.answer(row) for row in rows]

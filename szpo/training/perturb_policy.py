@@ -40,11 +40,7 @@ def plan(run: Services, at: Position, step: int) -> bool:
 
 
 def check_perturbation(ledger: Ledger, step: int) -> None:
-    """The canary: plus and minus must differ somewhere in the last `CANARY_STEPS` steps.
-
-    Raises:
-        RunError: they are equal.
-    """
+    """The canary: plus and minus must differ somewhere in the last `CANARY_STEPS` steps."""
     first = step - CANARY_STEPS + 1
     found = ledger.query(
         "SELECT count(*) AS n, coalesce(sum(identical = 0), 0) AS differing FROM comparisons "

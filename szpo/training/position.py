@@ -43,12 +43,7 @@ class Position:
 
 
 def resume(ledger: Ledger, settings: Settings, policy: Policy) -> Position:
-    """Read the position from the ledger, and move the policy to its centre.
-
-    Raises:
-        UsageError: the policy's layout is not the run's.
-        IntegrityError: the policy's weights are not those of this run at any step.
-    """
+    """Read the position from the ledger, and move the policy to its centre."""
     if policy.layout != settings.layout:
         raise UsageError(
             f"{ledger.path.name}: the policy's layout is not that of this run; build the policy "
@@ -73,11 +68,7 @@ def resume(ledger: Ledger, settings: Settings, policy: Policy) -> Position:
 
 
 def check_weights(ledger: Ledger, policy: Policy, at: Position, when: str) -> None:
-    """Compare the policy's weights and the position's centre with the ledger.
-
-    Raises:
-        IntegrityError: they differ.
-    """
+    """Compare the policy's weights and the position's centre with the ledger."""
     own = parameters.digest(at.centre, policy.layout, ledger.basis_sha256)
     found = policy.digest()
     if own != at.centre_sha256 or found != at.centre_sha256:

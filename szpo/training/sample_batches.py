@@ -64,11 +64,7 @@ def compare(
     prompts: Sequence[Sequence[Prompt]],
     batches: Sequence[Batch],
 ) -> tuple[Comparison, ...]:
-    """A rollout's batches, (plus, minus) per direction, split into N comparisons of D rows.
-
-    Raises:
-        RunError: a batch is missing, or does not answer every prompt.
-    """
+    """A rollout's batches, (plus, minus) per direction, split into N comparisons of D rows."""
     if len(batches) != len(prompts) or any(
         len(batch) != len(asked) for batch, asked in zip(batches, prompts, strict=False)
     ):
@@ -110,11 +106,7 @@ def _prompts(run: Services, step: int) -> tuple[Prompt, ...]:
 
 
 def _measure(run: Services, at: Position, comparisons: Sequence[Comparison]) -> StepInputs:
-    """A step's inputs besides its votes, measured on the answers that will be judged.
-
-    Raises:
-        UsageError: the fit needs the scores of texts, and the policy gives none.
-    """
+    """A step's inputs besides its votes, measured on the answers that will be judged."""
     settings = run.settings
     if not rule_of(settings.rule).two_points:
         return StepInputs()

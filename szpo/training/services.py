@@ -31,11 +31,7 @@ Prompts = Callable[[int], Sequence[Prompt]]
 
 
 def prompt_order(pool: Sequence[Prompt], settings: Settings) -> Prompts:
-    """Training prompts in seeded permutations, one per epoch, with K·N·D prompts a step.
-
-    Raises:
-        UsageError: the pool is empty.
-    """
+    """Training prompts in seeded permutations, one per epoch, with K·N·D prompts a step."""
     if not pool:
         raise UsageError("prompts: the training set is empty; give at least one prompt")
     prompts, per_step = tuple(pool), settings.K * settings.N * settings.D
@@ -60,11 +56,7 @@ def seconds() -> float:
 
 @dataclass(frozen=True, eq=False)
 class Services:
-    """Everything that one call of `run` works with, except the run's `Position`.
-
-    Raises:
-        UsageError: nothing ends the run, or ``lag`` is neither 0 nor 1.
-    """
+    """Everything that one call of `run` works with, except the run's `Position`."""
 
     ledger: Ledger
     """The run, opened for writing."""
@@ -128,11 +120,7 @@ class Services:
         return 0 if self.lease is None else self.lease.epoch
 
     def row(self, step: int) -> Record:
-        """The ledger's row of a step.
-
-        Raises:
-            IntegrityError: the step is missing.
-        """
+        """The ledger's row of a step."""
         row = self.ledger.step(step)
         if row is None:
             raise IntegrityError(f"step {step} is missing from {self.ledger.path.name}")

@@ -99,9 +99,6 @@ def apply(
     """Commit a step's update to the ledger, then move the policy.
 
     A figure outside its band pauses the run in the same transaction.
-
-    Raises:
-        IntegrityError: the policy is not at the new head afterwards.
     """
     ledger, bands = run.ledger, run.bands
     figures = asdict(report)

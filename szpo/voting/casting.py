@@ -67,11 +67,7 @@ class Receipt:
 
 
 def amend(ledger: Ledger, vote: int, action: Action, reason: str, actor: str, at_us: int) -> int:
-    """Record that a vote is excluded from counting or reinstated; return the amendment's id.
-
-    Raises:
-        UsageError: unknown vote or action, or no reason.
-    """
+    """Record that a vote is excluded from counting or reinstated; return the amendment's id."""
     if action not in get_args(Action):
         raise UsageError(f"amendment: {action!r} is not exclude or reinstate")
     if not reason:
@@ -175,11 +171,7 @@ def _noted(earlier: Record, request: VoteRequest) -> Record:
 
 
 def _row(request: VoteRequest, noted: Mapping[str, Any]) -> Record:
-    """The columns of `votes` that a request fills; ``noted`` is added to the details.
-
-    Raises:
-        UsageError: a value has the wrong form.
-    """
+    """The columns of `votes` that a request fills; ``noted`` is added to the details."""
     if request.choice not in CHOICES:
         raise UsageError(f"vote: choice {request.choice!r} is not one of {', '.join(CHOICES)}")
     if not isinstance(request.idem, str) or not _IDEM.fullmatch(request.idem):

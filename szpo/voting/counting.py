@@ -32,11 +32,7 @@ _PLUS_ON_A: Final = {"Aplus": 1, "Bminus": 1, "Bplus": -1, "Aminus": -1}
 
 
 def comparisons_asked(ledger: Ledger, step: int) -> list[Record]:
-    """The comparisons of a step whose batches differ, in order of (k, n); only these are asked.
-
-    Raises:
-        IntegrityError: an index misses or confuses a comparison.
-    """
+    """The comparisons of a step whose batches differ, in order of (k, n); only these are asked."""
     found = ledger.query(
         "SELECT c.comparison, c.kind, c.step, c.k, c.n, c.identical, s.k * s.n AS places, "
         "s.state IN ('open', 'closed', 'applied') AS opened FROM steps s "

@@ -69,11 +69,7 @@ def process_space() -> str:
 
 
 def acquire(ledger: Ledger, holder: str | None = None, ttl_us: int = DEFAULT_TTL_US) -> Lease:
-    """Take the run if it is free, its lease has run out, or its holder's process is gone.
-
-    Raises:
-        LeaseError: somebody else holds it.
-    """
+    """Take the run if it is free, its lease has run out, or its holder's process is gone."""
     holder = holder or holder_name()
     with ledger.transaction("controller"):
         row = controller(ledger)
@@ -138,11 +134,7 @@ def renewing(ledger: Ledger, lease: Lease) -> Iterator[None]:
 def hold(
     ledger: Ledger, holder: str | None = None, ttl_us: int = DEFAULT_TTL_US
 ) -> Iterator[Lease]:
-    """Take the run, keep it while the block runs, and give it back.
-
-    Raises:
-        LeaseError: somebody else holds it.
-    """
+    """Take the run, keep it while the block runs, and give it back."""
     held = acquire(ledger, holder, ttl_us)
     try:
         with renewing(ledger, held):

@@ -18,11 +18,7 @@ def panelist_id(root_seed: int, kind: str, pseudonym: str) -> str:
 
 
 def enroll(ledger: Ledger, kind: PanelistKind, pseudonym: str, at_us: int) -> str:
-    """Enroll a panelist at the first call with this pseudonym; return the panelist's id.
-
-    Raises:
-        UsageError: the name belongs to a panelist of another kind, or is not 1–64 characters.
-    """
+    """Enroll a panelist at the first call with this pseudonym; return the panelist's id."""
     if kind not in get_args(PanelistKind):
         raise UsageError(f"panelist {pseudonym!r}: kind {kind!r} is unknown")
     if not 1 <= len(pseudonym) <= 64:

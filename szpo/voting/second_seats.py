@@ -47,9 +47,6 @@ def serve(
     """Serve this person a comparison that somebody else has answered; None if none is left.
 
     A second seat that they hold is served again. While the run is paused nothing new is shown.
-
-    Raises:
-        UsageError: nobody of that id is enrolled.
     """
     ledger = service.ledger
     with ledger.transaction("votes"):

@@ -67,9 +67,6 @@ class VoteService:
         """Enroll a panelist at the first call with this pseudonym; return the panelist's id.
 
         Ids of simulated panelists and judges derive from the root seed; persons' are random.
-
-        Raises:
-            UsageError: the name belongs to a panelist of another kind, or is not 1–64 characters.
         """
         return panelists.enroll(self.ledger, kind, pseudonym, self.clock())
 
@@ -80,11 +77,7 @@ class VoteService:
     # ---- seats ----
 
     def ask(self, kind: SeatKind, panelist: str, *, tab: str | None = None) -> Assignment | None:
-        """Serve a comparison of that kind to this panelist; None while there is none.
-
-        Raises:
-            UsageError: nobody of that id is enrolled.
-        """
+        """Serve a comparison of that kind to this panelist; None while there is none."""
         match kind:
             case "round":
                 return self.assign(panelist, tab=tab)
@@ -100,9 +93,6 @@ class VoteService:
         Otherwise it is the comparison with the fewest answered or held seats, of those that have
         room and that this panelist has not been shown. While the run is paused the result is
         None, and seats stay as they are.
-
-        Raises:
-            UsageError: nobody of that id is enrolled.
         """
         with self.ledger.transaction("votes"):
             self._kind(panelist)
@@ -126,11 +116,7 @@ class VoteService:
     def assign_to(
         self, comparison: str, panelist: str, *, tab: str | None = None
     ) -> Assignment | None:
-        """Serve this comparison to this panelist; None if it is answered or there is no room.
-
-        Raises:
-            UsageError: no such panelist, or the comparison is not open for votes.
-        """
+        """Serve this comparison to this panelist; None if it is answered or there is no room."""
         with self.ledger.transaction("votes"):
             self._kind(panelist)
             counts = self._fresh_counts()
@@ -150,9 +136,6 @@ class VoteService:
         It is gold, a repeat or A/A: see `szpo.voting.calibration`. A seat that is held is served
         again. One that was given back or expired is not, since a second reading measures
         something else. While the run is paused nothing new is shown.
-
-        Raises:
-            UsageError: nobody of that id is enrolled.
         """
         with self.ledger.transaction("votes"):
             self._kind(panelist)
@@ -170,9 +153,6 @@ class VoteService:
         It is the one with the fewest answers that they have not been shown. Sides are balanced
         over an order. A panelist who voted in training waits while somebody who did not is
         present: see `szpo.voting.finals`.
-
-        Raises:
-            UsageError: nobody of that id is enrolled.
         """
         with self.ledger.transaction("votes"):
             self._kind(panelist)
@@ -256,11 +236,6 @@ class VoteService:
         current tab is a revision, until the step (or a final comparison's order) closes. A first
         answer after the close is stored as late. Gold, repeats and A/A close with their first
         answer, because a second thought would not measure the first.
-
-        Raises:
-            UsageError: unknown seat or choice, or a malformed key.
-            VoteConflictError: key_reused (other answer, same key), stale_tab, closed, or
-                changed_often (a hundred answers to one comparison).
         """
         with self.ledger.transaction("votes"):
             receipt = self.store(request)
@@ -277,9 +252,6 @@ class VoteService:
 
         Returns each act's result or exception. When this returns, the rows of the acts that
         succeeded survive a kill of any process.
-
-        Raises:
-            StorageError: the file cannot be written; no act's rows are stored.
         """
         results: list[T | Exception] = []
         alone = len(acts) == 1  # then it needs no savepoint
@@ -300,9 +272,6 @@ class VoteService:
         """Exclude a vote from counting, or reinstate it; return the amendment's id.
 
         A step that is closed keeps the votes that it counted.
-
-        Raises:
-            UsageError: unknown vote or action, or no reason.
         """
         return casting.amend(self.ledger, vote, action, reason, actor, self.clock())
 

@@ -57,11 +57,7 @@ def in_force(ledger: Ledger, step: int | None = None) -> dict[str, SetAside]:
 
 
 def read(ledger: Ledger, features: NamedFeatures, step: int) -> tuple[int, ...]:
-    """The indices of the features that a step does not follow, in rising order.
-
-    Raises:
-        IntegrityError: an order names no group of the run, or came after the step's update.
-    """
+    """The indices of the features that a step does not follow, in rising order."""
     held = in_force(ledger, step)
     done = ledger.query(
         "SELECT min(event) AS event FROM events WHERE kind = 'step' "
@@ -79,11 +75,7 @@ def read(ledger: Ledger, features: NamedFeatures, step: int) -> tuple[int, ...]:
 
 
 def require_names(features: NamedFeatures | None) -> NamedFeatures:
-    """The named features of a run.
-
-    Raises:
-        UsageError: it has none.
-    """
+    """The named features of a run."""
     if features is None:
         raise UsageError(
             "not about: the run's coordinates are not named features (subspace.kind features)"
@@ -94,12 +86,7 @@ def require_names(features: NamedFeatures | None) -> NamedFeatures:
 def order_not_about(
     ledger: Ledger, by: str, features: NamedFeatures | None, name: str, *, on: bool = True
 ) -> SetAside:
-    """Record an order that sets the group of a feature aside, or its withdrawal; return it.
-
-    Raises:
-        UsageError: the run has no named features or none of this name, no group would be left to
-            follow, or the order would change nothing.
-    """
+    """Record an order that sets the group of a feature aside, or its withdrawal; return it."""
     features = require_names(features)
     own = members(features, name)
     group = features.names[group_heads(features)[features.groups[own[0]]]]

@@ -44,11 +44,7 @@ def entries_of(
 
 
 def demand(features: NamedFeatures, entries: Collection[str]) -> None:
-    """Refuse to go on unless ``entries`` holds every feature of the run.
-
-    Raises:
-        UsageError: the dictionary is another one, or features of the user's own are not given.
-    """
+    """Refuse to go on unless ``entries`` holds every feature of the run."""
     users = [name for name, *_ in features.own]
     missing = [name for name in features.names if name not in entries]
     if any(name not in users for name in missing):
@@ -102,9 +98,6 @@ def differences_of(
 
     Returns:
         (K, N, entries), in the order of k and n; exact on any machine.
-
-    Raises:
-        RunError: a judge gives no rating.
     """
     own.rate_ahead(entries.values(), pairs_of(comparisons))
     scale = dict(zip(features.names, features.scales, strict=True))

@@ -43,11 +43,7 @@ def note(inputs: StepInputs) -> dict[str, Any]:
 
 
 def read(ledger: Ledger, settings: Settings, step: int) -> StepInputs:
-    """Read the recorded inputs of a step.
-
-    Raises:
-        IntegrityError: they are missing, or are not numbers of the right shape.
-    """
+    """Read the recorded inputs of a step."""
     if not rule_of(settings.rule).two_points:
         return StepInputs()
     noted = body_of(ledger, "generated", step).get("inputs")

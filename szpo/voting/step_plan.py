@@ -28,11 +28,7 @@ def note(step: int, asked: Asked) -> dict[str, Any]:
 
 
 def read(ledger: Ledger, settings: Settings, step: int) -> Asked | None:
-    """Read a step's recorded `Asked`; None where the seed alone gives the directions.
-
-    Raises:
-        IntegrityError: the event is missing, or its integers are of a wrong number or size.
-    """
+    """Read a step's recorded `Asked`; None where the seed alone gives the directions."""
     if not settings.asks_posterior:
         return None
     events = ledger.query(
@@ -49,11 +45,7 @@ def read(ledger: Ledger, settings: Settings, step: int) -> Asked | None:
 
 
 def recorded_query(ledger: Ledger, settings: Settings, step: int, mu: float) -> Query:
-    """The optimizer's query in a planned step, at the perturbation radius ``mu``.
-
-    Raises:
-        IntegrityError: the directions on record are missing, or not those of these coordinates.
-    """
+    """The optimizer's query in a planned step, at the perturbation radius ``mu``."""
     return optimizer.query(settings, step, mu, asked=read(ledger, settings, step))
 
 

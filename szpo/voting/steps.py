@@ -73,10 +73,6 @@ def store(
 
     ``centre_sha256`` is the digest of the weights that answered; ``notes`` goes into the event
     "generated".
-
-    Raises:
-        IntegrityError: the answers come from other weights than the planned ones.
-        LeaseError: another controller has stored this step meanwhile.
     """
     with ledger.transaction("controller"):
         lease.check(ledger, epoch)
@@ -139,10 +135,6 @@ def close(ledger: Ledger, step: int, how: Closing, *, votes: StepVotes | None = 
     and a deadline close it with the votes there are, but not below the quorum. Both conditions
     are checked without the lock that voters need, then again in the closing transaction, which
     reads only new rows. ``votes`` is the step's reader, where the caller has one.
-
-    Raises:
-        UsageError: an operator gave no reason.
-        IntegrityError: an index misses a vote.
     """
     by, epoch = how.by, how.epoch
     if by == "operator" and not how.reason:

@@ -191,9 +191,6 @@ def regressors_of_step(settings: Settings, at: Perturbations) -> Floats:
     """The regressors of each comparison (..., K, N, p): z⁺ − z⁻, mixed with its texts' scores.
 
     With named features: their differences, and the scores along the components.
-
-    Raises:
-        UsageError: the texts' features or scores were not recorded.
     """
     named = settings.features
     if named is not None:

@@ -132,9 +132,6 @@ def gather(
         prompts: The number of each answer's prompt. Values are centred within prompts if these
             have at least two answers on average, else over all answers.
         apart: Use only the diagonal of the covariances; for whitened coordinates.
-
-    Raises:
-        UsageError: there are too few answers for these coordinates.
     """
     u, f = np.asarray(scores, np.float64), np.asarray(figures, np.float64)
     rows, d = u.shape

@@ -19,11 +19,7 @@ RULES: Final[Mapping[str, Rule]] = MappingProxyType(_RULES)
 
 
 def add(rule: Rule) -> None:
-    """Add the rule of another package; adding the same rule twice is allowed.
-
-    Raises:
-        SettingsError: another rule has that name.
-    """
+    """Add the rule of another package; adding the same rule twice is allowed."""
     if _RULES.setdefault(rule.name, rule) is not rule:
         raise SettingsError(f"rule {rule.name!r} is there already; give the new one another name")
 
@@ -34,11 +30,7 @@ def has_two_points(name: str) -> bool:
 
 
 def rule_of(name: str) -> Rule:
-    """The rule of that name.
-
-    Raises:
-        SettingsError: there is no such rule.
-    """
+    """The rule of that name."""
     if name not in RULES:
         raise SettingsError(f"rule {name!r} is unknown; choose {', '.join(RULES)}")
     return RULES[name]

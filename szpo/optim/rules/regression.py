@@ -51,12 +51,7 @@ RADIUS: Final = 4.5
 
 
 def check(settings: Settings) -> None:
-    """Refuse settings that this rule cannot work with.
-
-    Raises:
-        SettingsError: several tensors or too many coordinates, a link other than the logistic,
-            a step size, or one of the rule's own settings out of range or in a wrong combination.
-    """
+    """Refuse settings that this rule cannot work with."""
     s = settings
     if len(s.layout) != 1 or s.dim > ORTHONORMAL_UP_TO:
         raise SettingsError(

@@ -158,11 +158,7 @@ class Rule:
 
 
 def check_finite(values: Floats, step: int, source: str) -> None:
-    """Raise unless every number is finite.
-
-    Raises:
-        RunError: a number is not; names the step, the source and the first index.
-    """
+    """Raise unless every number is finite."""
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
         raise RunError(

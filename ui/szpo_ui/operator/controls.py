@@ -130,11 +130,7 @@ def _start(site: Site, by: str, command: Command) -> Reply:
 
 
 def _open_or_refuse(site: Site, by: str, command: Command) -> None:
-    """Record that an operator accepts sample answers that are out of bounds.
-
-    Raises:
-        UsageError: they are out of bounds, and the operator did not ask to open the run anyway.
-    """
+    """Record that an operator accepts sample answers that are out of bounds."""
     found = sample_check.read(site.ledger)
     if found is None or not found.refusal or site.config.panel.poor_samples == "open":
         return

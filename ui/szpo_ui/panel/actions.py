@@ -32,11 +32,7 @@ class Action(At):
 
 
 def act(site: Site, panelist: str, name: str, action: Action) -> Screen:
-    """Carry out an action, then return the next screen.
-
-    Raises:
-        UsageError: the seat is not this panelist's, or a vote has no ballot.
-    """
+    """Carry out an action, then return the next screen."""
     next_page = PageState(action.tab)
     page = dataclasses.replace(next_page, seat=action.seat, mode=action.mode)
     notice: str | None = None

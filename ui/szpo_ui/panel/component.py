@@ -46,10 +46,6 @@ def Comparison(  # noqa: N802  (a subclass would make Gradio write a .pyi file b
     It has no login, so all its votes belong to one local evaluator, called ``name``. After a vote
     it triggers the event ``voted``. Use one per page. ``run`` is a name in ``folder`` or a path.
     Another process must drive the run.
-
-    Raises:
-        UsageError: there is no such run, or it has invited people.
-        StorageError: the file is not a ledger.
     """
     from szpo.cli import run_paths
 

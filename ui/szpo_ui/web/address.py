@@ -40,12 +40,7 @@ class SiteAddress:
 
 @contextlib.contextmanager
 def listening(host: str, port: int, *, insecure: bool) -> Iterator[socket.socket]:
-    """A listening socket, opened before anything slow begins.
-
-    Raises:
-        UsageError: no such port or address, the port is in use, or other machines can reach the
-            address and ``--insecure`` was not given.
-    """
+    """A listening socket, opened before anything slow begins."""
     if port != 0 and not 1024 <= port <= 65535:
         raise UsageError(f"--port {port}: give 1024 to 65535, or 0 for a free one")
     if host not in LOOPBACK and not insecure:
@@ -81,11 +76,7 @@ def _free(host: str, port: int, family: int) -> int:
 def site_address(
     listener: socket.socket, host: str, url: str | None, names: Sequence[str] = ()
 ) -> SiteAddress:
-    """The site's address, and the host names that browsers may use for it.
-
-    Raises:
-        UsageError: the URL is not http(s)://host[:port].
-    """
+    """The site's address, and the host names that browsers may use for it."""
     shown = f"[{host}]" if ":" in host else host
     answered = {*LOOPBACK, host, *names}
     if url is None:

@@ -59,9 +59,6 @@ def cast(site: Site, panelist: str, ballot: Ballot) -> tuple[Record, Receipt | V
 
     Returns the seat's row, and the vote's receipt or why it was refused. The server adds how much
     there was to read, and whether the vote was too fast for that.
-
-    Raises:
-        UsageError: there is no such seat, or it is somebody else's.
     """
     rows = casting.read_seat(site.ledger, ballot.assignment, panelist)
     if not rows:
@@ -100,9 +97,6 @@ def extend(site: Site, panelist: str, seat: str, tab: str | None = None) -> int 
     """Hold a seat for another full term; returns its end, or None if others may have the seat.
 
     With a ``tab``, only an unanswered seat of that tab (or of none) is extended.
-
-    Raises:
-        UsageError: there is no such seat, or it is somebody else's.
     """
     rows = casting.read_seat(site.ledger, seat, panelist)
     if not rows:

@@ -76,9 +76,6 @@ def invite(
     part of the record, so a panelist's name should say nothing about the person. Earlier links and
     codes of the name end; its sessions go on. A ``contact`` says who the person is; it
     can be erased, and is in no export.
-
-    Raises:
-        UsageError: a wrong role or name, ``days`` out of range, or a contact of an operator.
     """
     if role not in get_args(Role):
         raise UsageError(f"invite: role {role!r} is unknown; it is panelist or operator")
@@ -115,11 +112,7 @@ def check_days(days: float) -> None:
 
 
 def redeem(ledger: Ledger, token: str) -> tuple[str, Identity]:
-    """Begin a session by a link's token, once; returns the session's secret and owner.
-
-    Raises:
-        AccessError: the link is unknown, used, revoked or expired.
-    """
+    """Begin a session by a link's token, once; returns the session's secret and owner."""
     with ledger.transaction("access"):
         row = find_link(ledger, token)
         ledger.execute(
@@ -135,9 +128,6 @@ def login(ledger: Ledger, name: str, code: str) -> tuple[str, Identity]:
 
     Case, spaces and dashes of the code and the case of the name do not matter. The code is looked
     up by its hash, so an unknown name takes as long as a wrong code.
-
-    Raises:
-        AccessError: name or code is unknown (it does not say which), or revoked or expired.
     """
     with ledger.transaction("access"):
         return begin(ledger, find_code(ledger, name, code))
@@ -158,20 +148,12 @@ def begin(ledger: Ledger, row: Record) -> tuple[str, Identity]:
 
 
 def find_link(ledger: Ledger, token: str, kinds: tuple[str, ...] = ("link", "used")) -> Record:
-    """The row of a link that `redeem` would accept, or of an open one; nothing is written.
-
-    Raises:
-        AccessError: as `redeem`.
-    """
+    """The row of a link that `redeem` would accept, or of an open one; nothing is written."""
     return _check(ledger, credential_rows.find(ledger, token, kinds), "this link")
 
 
 def find_code(ledger: Ledger, name: str, code: str) -> Record:
-    """The row of a code that `login` would accept; nothing is written.
-
-    Raises:
-        AccessError: as `login`.
-    """
+    """The row of a code that `login` would accept; nothing is written."""
     row = credential_rows.find(ledger, credential_rows.plain_code(code), ("code",))
     known = "" if row is None else credential_rows.name_of(row)
     if not hmac.compare_digest(*(utf8(n.strip().casefold()).encode() for n in (known, name))):

@@ -74,11 +74,7 @@ class Sessions:
         self._used: OrderedDict[str, tuple[int, Future[None]]] = OrderedDict()
 
     async def ask(self, look: Callable[[Ledger], T]) -> T:
-        """Call ``look`` with the read-only connection, and return its result.
-
-        Raises:
-            Exception: any error that ``look`` raises.
-        """
+        """Call ``look`` with the read-only connection, and return its result."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._looks, look, self._reader)
 
@@ -119,9 +115,6 @@ def identity(request: Any, role: Role | None = None) -> Identity:
 
     Gradio passes None for direct calls, which is nobody. ``identity.panelist`` is a panelist's id
     in the vote service.
-
-    Raises:
-        HTTPException: 401 without a session, or with a session of another role.
     """
     found: Identity | None = None if request is None else request.scope.get(SCOPE)
     if found is None:

@@ -41,9 +41,6 @@ async def read(model: type[M], request: Request) -> M:
     """The request's body as a model.
 
     Other content types are refused, since other sites' pages can send HTML forms.
-
-    Raises:
-        RefusedError: 415 for another content type, 422 with the name of the first wrong field.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().casefold()
     if kind != "application/json":

@@ -81,12 +81,7 @@ class Site:
 
 
 def open_site(path: str | Path, *, secure: bool = False) -> Site:
-    """Open a run's file for the web; close it with ``site.ledger.close()``.
-
-    Raises:
-        StorageError: no such file, or it is not a ledger.
-        UsageError: the run was not made by ``szpo run`` or ``szpo serve``.
-    """
+    """Open a run's file for the web; close it with ``site.ledger.close()``."""
     ledger = Ledger.open(path)
     try:
         return of_ledger(ledger, secure=secure)
@@ -96,11 +91,7 @@ def open_site(path: str | Path, *, secure: bool = False) -> Site:
 
 
 def of_ledger(ledger: Ledger, *, secure: bool = False) -> Site:
-    """The site of an open ledger, using the ledger's clock.
-
-    Raises:
-        UsageError: the run has no settings on record.
-    """
+    """The site of an open ledger, using the ledger's clock."""
     config = recorded_config(ledger)
     if config is None:
         raise UsageError(f"{ledger.path.name} was not made by szpo run; open it from Python")
