@@ -173,3 +173,6 @@ class Generation(Section):
     stop: list[Annotated[str, Field(min_length=1)]] = Field(
         [], max_length=16, description="Texts that end an answer."
     )
+    common_random_numbers: bool = Field(
+        True, description="Sample both batches of a comparison with the same random numbers."
+    )

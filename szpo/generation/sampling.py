@@ -115,9 +115,9 @@ def _invert(cumulative: Tensor, target: Tensor) -> Tensor:
     return torch.minimum(column, last)
 
 
-def row_key(seed: int, shift: Shift) -> bytes:
+def row_key(seed: int, shift: Shift, *, crn: bool) -> bytes:
     """The key of a shift's rows; row i uses its stream's numbers from i · ``max_new_tokens`` on.
 
-    The plus and minus side of a direction share their random numbers.
+    With ``crn``, the plus and minus side of a direction have the same key.
     """
-    return seeds.derive(seed, "sample", k=shift.k)
+    return seeds.derive(seed, "sample", k=shift.k, name=None if crn else f"side {shift.sign}")

@@ -46,6 +46,7 @@ class LoraPolicy:
         root_seed: int,
         law: Law | None = None,
         sampling: Sampling | None = None,
+        crn: bool = True,
         host: Host | None = None,
     ):
         """The policy at its start.
@@ -56,11 +57,12 @@ class LoraPolicy:
             root_seed: Seed of the directions.
             law: Law of the directions.
             sampling: How answers are drawn.
+            crn: Plus and minus of a direction share their uniform numbers, row by row.
             host: Holds the model; None: this process does, and ``loaded`` is a `Loaded`.
         """
         self.loaded = loaded
         self.subspace = subspace
-        self.sampling = sampling or Sampling()
+        self.sampling, self.crn = sampling or Sampling(), crn
         self.space = Space(root_seed, subspace.layout, law or Law.for_dim(subspace.dim))
         host = host or LocalHost(self.held)
         self.answerer: Answerer = host.at(subspace, self.space, run=True)
@@ -159,7 +161,7 @@ class LoraPolicy:
         sizes = [len(part) for part in prompts]
         ids = self.encode_all([prompt for part in prompts for prompt in part])
         number = {prompt: i for i, prompt in enumerate(dict.fromkeys(ids))}
-        keys = [row_key(seed, shift) for shift in shifts]
+        keys = [row_key(seed, shift, crn=self.crn) for shift in shifts]
         stream = {key: i for i, key in enumerate(dict.fromkeys(keys))}
         row = iter(ids)
         table = [

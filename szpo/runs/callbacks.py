@@ -24,7 +24,7 @@ SHOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "subspace": ("kind", "dim", "samples", "redraws", "setup_seed", "kl_samples"),
     "optimizer": (),
     "panel": ("kind", "size"),
-    "generation": ("max_new_tokens", "temperature", "top_p", "top_k"),
+    "generation": ("max_new_tokens", "temperature", "top_p", "top_k", "common_random_numbers"),
     "guards": (),
     "evaluation": (),
 }

@@ -57,9 +57,10 @@ def test_top_k_and_top_p_cut_the_tail_and_temperature_zero_takes_the_likeliest()
 
 def test_sides_share_their_numbers_and_directions_do_not():
     plus, minus, other = Shift(4, 0, 1, 1.0), Shift(4, 0, -1, 1.0), Shift(4, 1, 1, 1.0)
-    shared = row_key(9, plus)
-    assert shared == row_key(9, minus)
-    assert shared not in (row_key(9, other), row_key(10, plus))
+    shared = row_key(9, plus, crn=True)
+    assert shared == row_key(9, minus, crn=True)
+    assert shared not in (row_key(9, other, crn=True), row_key(10, plus, crn=True))
+    assert row_key(9, plus, crn=False) != row_key(9, minus, crn=False)
 
 
 @pytest.mark.parametrize(

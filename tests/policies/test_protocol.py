@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from szpo.errors import RunError
+from szpo.generation.sampling import Sampling
 from szpo.models.loading import Loaded
 from szpo.optim import parameters
 from szpo.policies import text_guards
@@ -90,6 +91,9 @@ def test_common_random_numbers_make_equal_policies_say_the_same():
     tiny = [Shift(0, 0, 1, 2.0**-20), Shift(0, 0, -1, 2.0**-20)]
     plus, minus = policy_of(base).rollout([PROMPTS * 4] * 2, tiny, seed=3)
     assert plus == minus
+    apart = policy_of(base, sampling=Sampling(max_new_tokens=10), crn=False)
+    plus, minus = apart.rollout([PROMPTS * 4] * 2, tiny, seed=3)
+    assert plus != minus
 
 
 def test_a_perturbation_that_does_not_reach_the_model_stops_the_run():

@@ -24,7 +24,7 @@ PROMPTS = [Prompt.user(f"w{i} w{i + 1}") for i in range(20, 32)]
 
 def request(rows: int = 4) -> AnswerRequest:
     """Every shift answers ``rows`` prompts; plus and minus of a direction answer the same."""
-    keys = [row_key(9, shift) for shift in SHIFTS[::2]]
+    keys = [row_key(9, shift, crn=True) for shift in SHIFTS[::2]]
     table = [(s // 2 * rows + i, s, s // 2, i) for s in range(4) for i in range(rows)]
     prompts = tuple((5, 6 + i, 7)[: 2 + i % 2] for i in range(2 * rows))
     return AnswerRequest(
