@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -13,6 +15,7 @@ from szpo.training.status import RoundStatus, round_status
 from szpo.voting import pauses
 from szpo_ui.panel import component, own_seats, render, screens
 from szpo_ui.panel.actions import Action, act
+from szpo_ui.web import open_link
 from szpo_ui.web.ballots import At, Ballot, poll
 from szpo_ui.web.sentences import ENGLISH
 from szpo_ui.web.site import Presence
@@ -90,6 +93,26 @@ def html_of(at, stage):
 
 
 # ---- coming in ----
+
+
+def test_a_screen_that_waits_for_the_ledger_keeps_no_vote_from_its_own(stage, monkeypatch):
+    """Ann's screen is being made when a vote of Ben's, which has the ledger, needs his."""
+    ann, ben = Person(stage, "ann"), Person(stage, "ben")
+    begun, voted, plain = threading.Event(), threading.Event(), open_link.standing
+
+    def standing(ledger, panelist, status):
+        if panelist == ann.id:
+            begun.set()
+            assert voted.wait(20), "Ben's vote waits for Ann's screen"
+        return plain(ledger, panelist, status)
+
+    monkeypatch.setattr(open_link, "standing", standing)
+    with ThreadPoolExecutor(1) as pool:
+        shown = pool.submit(ann.do, "look")
+        assert begun.wait(20)
+        ben.vote()
+        voted.set()
+        assert shown.result().state == "vote"
 
 
 def test_consent_comes_first_and_is_an_event_of_the_record(stage):

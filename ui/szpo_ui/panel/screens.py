@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from statistics import median
 from typing import Any, Final, Literal
 
@@ -108,7 +108,8 @@ def look(site: Site, panelist: str, name: str, page: PageState) -> Screen:
     """The current screen; reserves a seat for the panelist if there is one to give."""
     status = site.status.read()
     own, seats = own_seats.read(site, panelist, status.step)
-    viewer = _Viewer(site, panelist, name, page, status, own, seats)
+    study = open_link.standing(site.ledger, panelist, status)
+    viewer = _Viewer(site, panelist, name, page, status, own, seats, study)
     held = own_seats.find_held(site, panelist, seats)
     if not own["agreed"]:
         return viewer.make_screen("welcome", facts=read_facts(site, viewer.progress()))
@@ -121,7 +122,7 @@ def look(site: Site, panelist: str, name: str, page: PageState) -> Screen:
         if held["tab"] != page.tab:  # the seat's tab is closed, so this one may answer
             site.service.take(held["assignment"], page.tab)
         return viewer.make_reading_screen(EXTRA[held["kind"]], held)
-    if page.mode != "revise" and viewer.study is not None and viewer.study.finished:
+    if page.mode != "revise" and study is not None and study.finished:
         if held is not None:
             site.service.release(held["assignment"])
         return viewer.make_screen("complete")
@@ -162,7 +163,9 @@ def look(site: Site, panelist: str, name: str, page: PageState) -> Screen:
 
 def elsewhere(site: Site, panelist: str, name: str) -> Screen:
     """The screen of a tab that is not the active one."""
-    viewer = _Viewer(site, panelist, name, PageState(""), site.status.read(), {}, [])
+    status = site.status.read()
+    study = open_link.standing(site.ledger, panelist, status)
+    viewer = _Viewer(site, panelist, name, PageState(""), status, {}, [], study)
     return viewer.make_screen("other-tab")
 
 
@@ -187,10 +190,7 @@ class _Viewer:
     """The panelist's counts, and whether they agreed."""
     seats: list[Record]
     """The panelist's seats of this round, and those outside training."""
-
-    @cached_property
-    def study(self) -> Standing | None:
-        return open_link.standing(self.site.ledger, self.panelist, self.status)
+    study: Standing | None
 
     def votes(self, step: int | None) -> list[Record]:
         """The panelist's votes of a round, in the order in which the seats were given."""
