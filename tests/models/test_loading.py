@@ -176,6 +176,9 @@ def test_weights_that_are_not_finite_name_tensor_and_count(saved, dtype):
     save_file(tensors, saved / "model.safetensors", {"format": "pt"})
     message = refusal(saved)
     assert "tensor model.norm.weight has 3 values that are not finite (of 32)" in message
+
+
+def test_what_transformers_cannot_load_is_one_line(saved):
     (saved / "config.json").write_text('{"model_type": "no-such-model"}')
     assert "transformers cannot load it" in refusal(saved)
 

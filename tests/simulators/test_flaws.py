@@ -47,17 +47,17 @@ def verdicts(judge, count: int = 1500, side: str = "A", step: int = 0) -> tuple[
 
 GOLDEN = {
     # 120 comparisons × 5 members by the program before members could have flaws.
-    "bt70": ("70a641a38001fb4f", "d5a038514f04639e"),
-    "half-beta": ("5cdaa142ac2069c3", "35fdd0401452d262"),
-    "lapse10": ("163b70411dbf6ad4", "e2b594230b2081d8"),
-    "hostile": ("19fa90425e1a2560", "010abec6afa6519e"),
-    "hostile2": ("2038de571aeb1818", "35aad2bc7ac797f9"),
-    "mtbench": ("6f777420e82f0f1f", "53ff68b71b4ca5fe"),
+    "bt70": "70a641a38001fb4f",
+    "half-beta": "5cdaa142ac2069c3",
+    "lapse10": "163b70411dbf6ad4",
+    "hostile": "19fa90425e1a2560",
+    "hostile2": "2038de571aeb1818",
+    "mtbench": "6f777420e82f0f1f",
 }
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_panels_from_before_vote_and_are_recorded_as_they_were(name):
+def test_panels_without_flaws_vote_as_before_there_were_any(name):
     words = ("sea", "land", "sun", "sky")
     asked = panel(name)
     reported = []
@@ -71,8 +71,7 @@ def test_panels_from_before_vote_and_are_recorded_as_they_were(name):
                 "key": derive(j, "vote", step=i),
             }
             reported.append(judge.judge(one, **how)[0])
-    texts = ("".join(reported), json.dumps(asked.spec, sort_keys=True))
-    assert tuple(hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts) == GOLDEN[name]
+    assert hashlib.sha256("".join(reported).encode()).hexdigest()[:16] == GOLDEN[name]
 
 
 LINES = (
