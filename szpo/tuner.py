@@ -267,7 +267,7 @@ class Tuner:
             raise _VoteNeededError
 
         if self._tracked is None:
-            kind = self._parts.config.tracking.kind
+            kind = self._parts.config.run.tracker
             self._tracked = trackers.open_tracker(kind, self.path.parent, _say)
             for each in self._tracked:
                 each.begin(read_facts(self._ledger))

@@ -50,7 +50,7 @@ def drive(
     config = parts.config
     measures = measuring.prepare(ledger, parts, score, say) if measured else None
     facts = calls.read_facts(ledger)
-    every = (*callbacks, *trackers.open_tracker(config.tracking.kind, ledger.path.parent, say))
+    every = (*callbacks, *trackers.open_tracker(config.run.tracker, ledger.path.parent, say))
 
     def on_step(report: StepReport) -> None:
         for each in every:

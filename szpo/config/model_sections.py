@@ -56,10 +56,6 @@ class Adapter(Section):
     train: Literal["B", "AB"] = Field(
         "B", description="Train B over a fixed A, or both matrices (AB)."
     )
-    init: Literal["inputs", "random"] = Field(
-        "inputs",
-        description="A: from the leading directions of the layer's inputs, or random.",
-    )
 
 
 class Subspace(Section):
@@ -97,12 +93,6 @@ class Subspace(Section):
         lt=2**63,
         description="Seed of the set-up. Runs with the same setup_seed, model, prompts and "
         "sampling have the same coordinates, whatever their run.seed.",
-    )
-    kl_samples: int = Field(
-        96,
-        ge=16,
-        le=100_000,
-        description="Answers per pass that measures KL; passes repeat until the scale is known.",
     )
 
 

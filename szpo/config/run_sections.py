@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import date
-from typing import Any, Final, Literal, Self
+from typing import Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -17,7 +16,7 @@ RUN_NAME: Final = r"^[a-z0-9][a-z0-9-]{0,63}$"
 
 
 class Run(Section):
-    """Name and folder of the run, its seed, and when it ends."""
+    """Name and folder of the run, its seed, when it ends, and its tracker."""
 
     name: str | None = Field(
         None,
@@ -43,6 +42,13 @@ class Run(Section):
         None,
         description="1: generate the next step's answers while people vote on this step's; 0: "
         "after their votes. Default: 1 if panel.kind is people, otherwise 0.",
+    )
+    tracker: str | None = Field(
+        None,
+        min_length=1,
+        description="Where every step's figures go too (numbers and names of methods, no texts): "
+        "tensorboard, wandb or mlflow (each needs the extra of its name), or a tracker of another "
+        "package; writes to the folder tracking beside the run's file. Default: nowhere.",
     )
 
     @field_validator("name")
@@ -128,9 +134,6 @@ class Panel(Section):
     pay: str | None = Field(
         None, min_length=1, max_length=300, description="What people are paid, in your own words."
     )
-    ends: str | None = Field(
-        None, description="Last day of the study, such as 2026-12-31; shown, but ends nothing."
-    )
     privacy_url: str | None = Field(
         None,
         max_length=500,
@@ -177,18 +180,6 @@ class Panel(Section):
         "votes are, and never change the model.",
     )
 
-    @field_validator("ends", mode="before")
-    @classmethod
-    def _ends_on_a_day(cls, given: Any) -> Any:
-        if type(given) is date:  # TOML has a type for dates
-            return given.isoformat()
-        if isinstance(given, str):
-            try:
-                return date.fromisoformat(given).isoformat()
-            except ValueError:
-                raise ValueError(f'"{given}" is no day; write it as 2026-12-31') from None
-        return given
-
 
 class Guards(Section):
     """Limits: a run whose answers pass one pauses; default: no limits."""
@@ -211,18 +202,6 @@ class Guards(Section):
                 f"min_length {self.min_length:g} must be below max_length {self.max_length:g}"
             )
         return self
-
-
-class Tracking(Section):
-    """A tracker, which logs every step's figures: numbers and names of methods, no texts."""
-
-    kind: str | None = Field(
-        None,
-        min_length=1,
-        description="tensorboard, wandb or mlflow (each needs the extra of its name), or a "
-        "tracker of another package; writes to the folder tracking beside the run's file. "
-        "Default: none.",
-    )
 
 
 class Evaluation(Section):

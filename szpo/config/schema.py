@@ -33,7 +33,6 @@ from szpo.config.run_sections import (
     Guards,
     Panel,
     Run,
-    Tracking,
 )
 from szpo.config.section import Count, OneOf, Positive, Section, list_names
 from szpo.errors import UsageError
@@ -50,6 +49,8 @@ WORDS_PER_TOKEN = 0.75
 """For English, with the tokenizers of small models."""
 SCORED: Final = ("score", "features")
 """Kinds of coordinates that are made from scores of base answers."""
+KL_SAMPLES: Final = 96
+"""Answers per pass that measures KL; passes repeat until the scale is known."""
 RUBRIC_VERSION = 1
 """Version of the wording of question, guideline and choices; stored with each vote."""
 ONE_COORDINATE: Final[Layout] = (("z", (1,)),)
@@ -183,7 +184,6 @@ class Config(Section):
     engine: Engine = Engine()
     guards: Guards = Guards()
     evaluation: Evaluation = Evaluation()
-    tracking: Tracking = Tracking()
 
     _rule: str = PrivateAttr(OTHER_RULE)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from szpo import seeds
-from szpo.config.schema import Config
+from szpo.config.schema import KL_SAMPLES, Config
 from szpo.errors import RunError
 from szpo.optim import parameters, sample_directions
 from szpo.policies.probe import Probe
@@ -102,7 +102,7 @@ def calibrate(
 
     The scale is searched by secants of log KL in log scale (KL grows with the square of small
     scales), on small samples with the same random numbers. A last pass with
-    ``subspace.kl_samples`` new answers corrects the scale by one more such step.
+    `KL_SAMPLES` new answers corrects the scale by one more such step.
 
     Returns:
         The scale, and its facts for the run's report.
@@ -114,7 +114,7 @@ def calibrate(
         last = i == CALIBRATION_PASSES or (
             bool(passes) and abs(math.log(passes[-1][1] / target)) < 0.25
         )
-        rows = max(1, config.subspace.kl_samples // KL_DIRECTIONS) if last else 4
+        rows = max(1, KL_SAMPLES // KL_DIRECTIONS) if last else 4
         probe.progress("KL scale", i, CALIBRATION_PASSES + 1)
         kl = probe.kl(members(scale), rows, "scale check" if last else "scale").mean(1)
         mean = float(kl.mean())

@@ -122,7 +122,7 @@ def prepare(
         ):
             say(f"warning: {small}")
     if loaded.adapter is not None:
-        say("adapter.rank, alpha, targets and layers are those of the starting adapter")
+        say("adapter.rank, targets and layers are those of the starting adapter")
     sites, conv1d = host.places(config.adapter, _start_config(loaded))
 
     make = partial(set_up, config, host, sites, prompts, progress)
@@ -148,7 +148,7 @@ def set_up(
     progress: Progress = lambda what, done, of: None,
 ) -> Subspace:
     """Choose and scale the coordinates of a run with these settings, ignoring stored ones."""
-    start = _start(config, host.facts, sites, config.subspace.setup_seed)
+    start = _start(host.facts, sites)
     return subspace_setup.choose_subspace(host, sites, prompts, config, start, progress)
 
 
@@ -173,8 +173,7 @@ def load_plain(config: Config, say: Say, lora: Any = None) -> Plain:
     own = lora is None or loaded.adapter is not None
     chosen = chosen_lora(loaded.model, config.adapter, _start_config(loaded)) if own else lora
     sites = find_sites(loaded.model, chosen)
-    seed = config.run.root_seed
-    start = _start(config, loaded, sites, seed) or random_start(sites, seed)
+    start = _start(loaded, sites) or random_start(sites, config.run.root_seed)
     return Plain(loaded, sites, start, sampling_of(config))
 
 
@@ -290,13 +289,9 @@ def _start_config(loaded: ModelFacts) -> Mapping[str, Any] | None:
     return None if loaded.adapter is None else loaded.adapter.config
 
 
-def _start(config: Config, loaded: ModelFacts, sites: tuple[Site, ...], seed: int) -> Theta | None:
-    """A and B at the start; None: A will come from the layers' inputs, and B is zero."""
-    if loaded.adapter is not None:
-        return adapter_files.factors(loaded.adapter, sites)
-    if config.adapter.init == "inputs":
-        return None
-    return random_start(sites, seed)
+def _start(loaded: ModelFacts, sites: tuple[Site, ...]) -> Theta | None:
+    """A and B of the starting adapter; None: A will come from the layers' inputs, B is zero."""
+    return None if loaded.adapter is None else adapter_files.factors(loaded.adapter, sites)
 
 
 def random_start(sites: Sequence[Site], root_seed: int) -> Theta:

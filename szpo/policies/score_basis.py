@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from szpo.config.schema import Config
+from szpo.config.schema import KL_SAMPLES, Config
 from szpo.errors import RunError
 from szpo.models.logprobs import Sample, largest_eigenpairs
 from szpo.policies.kl_calibration import KL_DIRECTIONS, kl_ratios, unit_directions
@@ -66,7 +66,7 @@ def scale_by_kl(
 ) -> tuple[Subspace, float, dict[str, Any]]:
     """Scale a whitened basis (D, d) so that measured KL is |z|²/2: subspace, factor, report."""
     raw = replace(whole, basis=split_basis(whole.start, basis))
-    measured = _measure_ratios(probe, raw, config.subspace.kl_samples)
+    measured = _measure_ratios(probe, raw)
     ratios = {radius: float(values.mean()) for radius, values in measured.items()}
     correction = math.exp(-0.5 * sum(map(math.log, ratios.values())) / len(ratios))
     scaled = replace(raw, basis=split_basis(whole.start, basis * correction))
@@ -82,12 +82,12 @@ def scale_by_kl(
     )
 
 
-def _measure_ratios(probe: Probe, subspace: Subspace, kl_samples: int) -> dict[float, Floats]:
+def _measure_ratios(probe: Probe, subspace: Subspace) -> dict[float, Floats]:
     """Measure `kl_ratios` along new directions until their mean has `KL_PRECISION`.
 
     One pass is enough for most models; if KL varies much between answers, it takes more.
     """
-    rows = max(1, kl_samples // (len(KL_RADII) * KL_DIRECTIONS))
+    rows = max(1, KL_SAMPLES // (len(KL_RADII) * KL_DIRECTIONS))
     found: dict[float, list[Floats]] = {radius: [] for radius in KL_RADII}
     for i in range(KL_PASSES):
         probe.progress("KL scale", i, KL_PASSES)

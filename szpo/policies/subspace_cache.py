@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from szpo import cache
-from szpo.config.schema import SCORED, Config
+from szpo.config.schema import KL_SAMPLES, SCORED, Config
 from szpo.errors import ResourceError, UsageError
 from szpo.features import dictionary, own
 from szpo.files import replace_whole
@@ -161,14 +161,15 @@ def setup_key(
         # Scores of 4-bit models were once cut off at their layers (`szpo.models.four_bit`);
         # "whole" since.
         "base": [sha256, dtype, quantized and f"{quantized} whole"],
-        "adapter": config.adapter.model_dump(mode="json"),
+        # Both were settings once; shipped files and those in caches are named by them.
+        "adapter": config.adapter.model_dump(mode="json") | {"alpha": None, "init": "inputs"},
         # Listed one by one, so that a new setting does not invalidate stored and shipped files.
         "subspace": {
             "kind": kind,
             "dim": config.dim,
             "samples": config.samples,
             "redraws": 0 if named else space.redraws,
-            "kl_samples": space.kl_samples,
+            "kl_samples": KL_SAMPLES,
             "setup_seed": space.setup_seed,
             **(NAMED | {"dictionary": dictionary.digest()} if named else {}),
             **_own_features(config),
@@ -253,7 +254,7 @@ def describe_plan(config: Config, found: Subspace | None) -> str:
         return f"basis {describe(found.report)}; nothing is measured again"
     if config.model.adapter is not None:
         return "basis will be made, for this run only: a starting adapter has no stored one"
-    answers = config.subspace.kl_samples
+    answers = KL_SAMPLES
     answers += config.samples if config.coordinates in SCORED else 0
     return (
         f"basis will be made from some {answers:,} base answers, then shared by all runs with "

@@ -149,7 +149,7 @@ def check(config: Config, panel: PanelFactory | None = None) -> CheckedConfig:
     ``panel`` builds the panel; None: the factory registered as ``panel.kind``.
     """
     config.require_used()
-    trackers.check(config.tracking.kind)
+    trackers.check(config.run.tracker)
     own.choose(config.features.add, config.features.drop)
     if config.panel.sentences is not None:
         sentences.read(Path(config.panel.sentences))

@@ -20,8 +20,8 @@ Value: TypeAlias = str | int | float | bool | None
 SHOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "run": ("seed", "votes", "steps", "lag"),
     "model": ("dtype", "quantization", "device"),
-    "adapter": ("rank", "alpha", "train", "init"),
-    "subspace": ("kind", "dim", "samples", "redraws", "setup_seed", "kl_samples"),
+    "adapter": ("rank", "train"),
+    "subspace": ("kind", "dim", "samples", "redraws", "setup_seed"),
     "optimizer": (),
     "panel": ("kind", "size"),
     "generation": ("max_new_tokens", "temperature", "top_p", "top_k", "common_random_numbers"),

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from szpo.config.schema import SCORED, Config
+from szpo.config.schema import KL_SAMPLES, SCORED, Config
 from szpo.intervals import Z
 from szpo.optim.optimizer import equations
 from szpo.optim.rules.registry import RULES
@@ -68,7 +68,7 @@ def estimate(
     o = config.optimizer
     votes = config.steps * config.votes_per_step
     rows = config.steps * o.directions * o.comparisons * o.rows
-    setup = 0 if basis_is_stored else config.subspace.kl_samples
+    setup = 0 if basis_is_stored else KL_SAMPLES
     setup += config.samples if config.coordinates in SCORED and setup else 0
     predicts = config.coordinates in SCORED and RULES[config.rule].two_points
     points = config.steps * KL_PROMPTS if predicts else 0

@@ -1,6 +1,6 @@
 """Trackers: callbacks that log a run's figures to TensorBoard, Weights & Biases or MLflow.
 
-``tracking.kind`` names one. Other packages register a function ``tracker(place)``, which returns a
+``run.tracker`` names one. Other packages register a function ``tracker(place)``, which returns a
 `Callback`, at the entry point `szpo.trackers`. szpo's own log only the numbers of `read_scalars`
 after a step, and the settings of `szpo.runs.callbacks.SHOWN`.
 """
@@ -111,9 +111,7 @@ def _find(kind: str) -> Callable[[Path], object]:
     tracker, modules = OWN[kind]
     for module in modules:
         if find_spec(module) is None:
-            raise UsageError(
-                f"tracking.kind {kind} needs {module}: {plugins.how_to_install(kind)}"
-            )
+            raise UsageError(f"run.tracker {kind} needs {module}: {plugins.how_to_install(kind)}")
     return tracker
 
 

@@ -211,7 +211,7 @@ def test_a_run_of_coin_tosses_is_told_at_set_up_while_running_in_the_plan_and_by
     model = folder_run.model(tmp_path)
 
     def line(words: str) -> list[str]:
-        sets = (f"panel.reward=keyword:{words}", "run.votes=16", "subspace.kl_samples=16")
+        sets = (f"panel.reward=keyword:{words}", "run.votes=16")
         return folder_run.arguments(tmp_path, *sets, model_folder=model)
 
     assert call(line("w30,w31,w32")) == 0

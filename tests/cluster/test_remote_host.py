@@ -91,7 +91,7 @@ def test_workers_say_what_the_model_is_and_where_its_adapter_sits(here, there):
 def test_a_set_up_by_workers_is_the_one_made_here(here, there, kind):
     """Answers, layer inputs, scores and KL: bit for bit, at the same rows of a chunk."""
     sites, _ = here.places(Adapter(), None)
-    setup = setup_of(kind, dim=4, samples=24, kl_samples=16, sampling=BRIEF, root_seed=3)
+    setup = setup_of(kind, dim=4, samples=24, sampling=BRIEF, root_seed=3)
     one, other = (
         subspace_setup.choose_subspace(host, sites, PROMPTS, setup) for host in (here, there)
     )

@@ -20,7 +20,7 @@ from szpo.voting import lease
 from tests.support import folder_run, near_workers
 
 ROWS = [
-    "engine.chunk_rows=8", "guards.kl=40", "subspace.samples=16", "subspace.kl_samples=16",
+    "engine.chunk_rows=8", "guards.kl=40", "subspace.samples=16",
     "generation.max_new_tokens=5",
 ]  # fmt: skip
 RAY = ["engine.kind=ray", "engine.workers=2", *ROWS]

@@ -213,8 +213,6 @@ def test_auto_takes_as_many_coordinates_as_the_votes_can_tell_apart():
 @pytest.mark.parametrize(
     ("given", "wrong"),
     [
-        ("panel.ends=2026-02-30", 'panel.ends: "2026-02-30" is no day; write it as 2026-12-31'),
-        ("panel.ends=soon", 'panel.ends: "soon" is no day'),
         ("panel.privacy_url=javascript:alert(1)", "panel.privacy_url must be an address with"),
         ('panel.privacy_url="https://a.org/\\"onclick"', "and without spaces and quotes"),
         ("panel.contact=", "panel.contact must be text"),
@@ -224,11 +222,6 @@ def test_what_people_are_told_is_checked(given: str, wrong: str) -> None:
     with pytest.raises(UsageError) as refused:
         settings_file.load(sets=[given])
     assert wrong in str(refused.value)
-
-
-def test_a_last_day_is_a_day_of_toml_or_a_text() -> None:
-    for text in ("panel.ends=2026-12-31", 'panel.ends="2026-12-31"'):
-        assert settings_file.load(sets=[text]).panel.ends == "2026-12-31"
 
 
 def test_settings_that_the_rule_ignores_are_refused_in_new_runs_only():

@@ -27,7 +27,7 @@ matplotlib.use("agg")
 SMALL = {
     "model.dtype": "fp32", "optimizer.directions": 2, "optimizer.rows": 2,
     "generation.max_new_tokens": 6, "subspace.dim": 4, "subspace.samples": 16,
-    "subspace.kl_samples": 16, "evaluation.prompts": 1, "evaluation.samples": 1,
+    "evaluation.prompts": 1, "evaluation.samples": 1,
     "evaluation.along": 0,
 }  # fmt: skip
 PROMPTS = [f"w{i} w{i + 1}" for i in range(20, 60, 4)]

@@ -157,7 +157,7 @@ ASKED = [Prompt.user(f"w{7 + 3 * i} w{9 + i}") for i in range(24)]
 
 @pytest.fixture(scope="module")
 def space():
-    setup = setup_of("features", dim=4, samples=384, kl_samples=64, sampling=SHORT)
+    setup = setup_of("features", dim=4, samples=384, sampling=SHORT)
     return set_up_subspace(tiny_models.loaded("llama"), ASKED, setup)
 
 
@@ -173,7 +173,7 @@ def test_a_models_features_have_names_scales_and_directions(space):
 
 def test_answers_of_one_token_have_one_part():
     one = Sampling(max_new_tokens=1)
-    setup = setup_of("features", dim=2, samples=96, kl_samples=64, sampling=one)
+    setup = setup_of("features", dim=2, samples=96, sampling=one)
     found = set_up_subspace(tiny_models.loaded("llama"), ASKED, setup).features
     assert found is not None and found.map.any()
 

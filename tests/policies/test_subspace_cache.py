@@ -190,9 +190,7 @@ def test_runs_of_two_seeds_and_rules_share_what_the_first_one_made(tmp_path, cap
     model = folder_run.model(tmp_path)
 
     def run(name, *sets):
-        line = folder_run.arguments(
-            tmp_path, f"run.name={name}", "subspace.kl_samples=16", *sets, model_folder=model
-        )
+        line = folder_run.arguments(tmp_path, f"run.name={name}", *sets, model_folder=model)
         assert call([*line, "--plan"]) == 0
         plan = capsys.readouterr().err
         assert call([*line, "--plan", "--json"]) == 0

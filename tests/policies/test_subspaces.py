@@ -37,7 +37,7 @@ def model():
 
 def setup(loaded: Loaded, kind: Any = "score", **options: Any) -> Subspace:
     apart = {name: options.pop(name) for name in ("lora", "start") if name in options}
-    chosen = {"dim": 4, "samples": 192, "kl_samples": 64, "sampling": SHORT, **options}
+    chosen = {"dim": 4, "samples": 192, "sampling": SHORT, **options}
     return set_up_subspace(loaded, ASKED, setup_of(kind, **chosen), **apart)
 
 
@@ -73,7 +73,7 @@ def mean_kl(loaded: Loaded, space: Subspace, radius: float, rows: int = 12) -> t
 
 @pytest.mark.full
 def test_score_coordinates_are_half_their_square_away(model):
-    space = setup(model, samples=512, kl_samples=256)
+    space = setup(model, samples=512)
     assert (space.dim, space.scale, space.layout) == (4, 1.0, (("z", (4,)),))
     for radius in (0.5, 1.0):
         kl, error = mean_kl(model, space, radius)
@@ -84,7 +84,7 @@ def test_score_coordinates_are_half_their_square_away(model):
 @pytest.mark.full
 @pytest.mark.parametrize("kind", ["random", "full"])
 def test_random_and_full_are_scaled_to_the_kl_radius(model, kind):
-    space = setup(model, kind, kl_samples=256, kl_radius=0.5)
+    space = setup(model, kind, kl_radius=0.5)
     kl, error = mean_kl(model, space, math.sqrt(2 * 0.5))
     assert abs(kl / 0.5 - 1) < 0.25 + 3 * error / 0.5
 
@@ -186,7 +186,7 @@ def test_a_starting_adapter_is_the_centre(model):
 @pytest.mark.full
 def test_four_bits_and_other_architectures_can_be_set_up():
     for name in ("gpt2", "mistral"):
-        space = setup(tiny_models.loaded(name), samples=64, kl_samples=16)
+        space = setup(tiny_models.loaded(name), samples=64)
         assert space.dim == 4
 
 
@@ -320,7 +320,7 @@ def test_an_adapter_that_moves_nothing_is_an_error(model, kind, words):
 
 def make(kind: Any = "score", sampling: Sampling = SHORT) -> LoraPolicy:
     loaded = tiny_models.loaded("llama")
-    space = setup(loaded, kind, dim=3, samples=96, kl_samples=16)
+    space = setup(loaded, kind, dim=3, samples=96)
     return LoraPolicy(loaded, space, root_seed=1, sampling=sampling)
 
 

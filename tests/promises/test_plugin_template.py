@@ -94,7 +94,7 @@ def test_rule_and_reward_run_and_replay_only_while_they_are_installed(
 @pytest.mark.full
 def test_engine_evaluator_and_tracker_answer_and_listen(installed, tmp_path):
     path = folder_run.make(tmp_path, "engine.kind=counted", "panel.kind=brief", "run.votes=4",
-                           "tracking.kind=lines")  # fmt: skip
+                           "run.tracker=lines")  # fmt: skip
     assert call(["verify", str(path)]) == 0
     with Ledger.open(path, readonly=True) as ledger:
         assert json.loads(json.dumps(ledger.spec["panel"])) == {"panel": "brief"}

@@ -167,7 +167,6 @@ EXAMPLES = [
 SMALL = {
     "model.dtype": "fp32", "optimizer.directions": 2, "optimizer.rows": 2,
     "generation.max_new_tokens": 6, "subspace.dim": 4, "subspace.samples": 16,
-    "subspace.kl_samples": 16,
 }  # fmt: skip
 
 

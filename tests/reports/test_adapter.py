@@ -116,9 +116,7 @@ def test_the_adapter_needs_no_model(run, adapter, tmp_path):
 @pytest.mark.full
 @pytest.mark.parametrize("kind", ["full", "random"])
 def test_the_adapter_of_other_coordinates_comes_from_the_ledger_too(kind, tmp_path):
-    path = folder_run.make(
-        tmp_path, f"subspace.kind={kind}", "subspace.kl_samples=16", "run.votes=4"
-    )
+    path = folder_run.make(tmp_path, f"subspace.kind={kind}", "run.votes=4")
     out = tmp_path / "adapter"
     assert call(["export", str(path), "--anyway", "--out", str(out)]) == 0
     with Ledger.open(path, readonly=True) as ledger:

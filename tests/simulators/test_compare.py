@@ -465,7 +465,7 @@ def test_other_settings_are_another_cell_and_the_rest_is_guessed_from_what_finis
 
 SETS = (
     "optimizer.comparisons=2", "generation.max_new_tokens=6", "subspace.dim=4",
-    "subspace.samples=16", "subspace.kl_samples=16",
+    "subspace.samples=16",
 )  # fmt: skip
 PRESET = presets.Preset(
     "small", "tiny", ("szpo", "iterative-dpo"), (3,), {}, votes=4, D=2, prompts=4, samples=2,

@@ -51,8 +51,8 @@ def arguments(folder: Path, *sets: str, model_folder: Path) -> list[str]:
         "panel.reward=length:6", "run.votes=8", "optimizer.directions=4",
         "optimizer.comparisons=1", "optimizer.rows=2",
         "generation.max_new_tokens=8", "subspace.dim=4", "subspace.samples=32",
-        "subspace.kl_samples=32", "run.name=folder", "evaluation.prompts=1",
-        "evaluation.samples=1", "evaluation.along=0", *sets,
+        "run.name=folder", "evaluation.prompts=1", "evaluation.samples=1",
+        "evaluation.along=0", *sets,
     ]  # fmt: skip
     return yard_run.line(folder, every)
 

@@ -31,7 +31,7 @@ SHAPE = (
     "optimizer.directions=1", "optimizer.comparisons=2", "optimizer.rows=2", "optimizer.votes=2",
 )  # fmt: skip
 TINY = (
-    "model.name=tiny", "model.dtype=fp32", "subspace.samples=64", "subspace.kl_samples=16",
+    "model.name=tiny", "model.dtype=fp32", "subspace.samples=64",
     "generation.max_new_tokens=8", "evaluation.samples=1", "evaluation.along=0",
 )  # fmt: skip
 BLIND = 7
