@@ -21,7 +21,7 @@ from szpo.generation.sampling import Sampling
 from szpo.judges import pair_scorer
 from szpo.judges.backends import Question
 from szpo.judges.local_model import Local
-from szpo.models import context, loading
+from szpo.models import context, loading, weight_files
 from szpo.optim import parameters
 from szpo.optim.sample_directions import Law
 from szpo.policies import subspace_setup
@@ -59,7 +59,7 @@ def policies(here: LocalHost, *hosts: Any) -> list[LoraPolicy]:
 
 def test_a_model_is_described_without_its_weights(model, monkeypatch):
     loaded = loading.load(str(model), dtype="fp32")
-    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", None)
+    monkeypatch.setattr(weight_files.AutoModelForCausalLM, "from_pretrained", None)
     known = context.describe(str(model), dtype="fp32")
     assert not any(isinstance(value, torch.nn.Module) for value in vars(known).values())
     assert loading.stop_tokens(known) == loading.stop_tokens(loaded)

@@ -202,7 +202,7 @@ def test_runs_of_two_seeds_and_rules_share_what_the_first_one_made(tmp_path, cap
 
     first, one, made = run("first", "run.seed=1")
     again, two, shared = run("again", "run.seed=2", "optimizer.kl_radius=0.5")
-    assert "basis will be made from some 48 base answers" in first[0] and first[1] == "made"
+    assert "basis will be made from some 128 base answers" in first[0] and first[1] == "made"
     assert f"basis made in {made['seconds']} s" in first[2]
     assert "basis shared, from the cache (made in" in again[0] and again[1] == "cache"
     assert "basis shared, from the cache (made in" in again[2]

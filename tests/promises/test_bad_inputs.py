@@ -350,9 +350,10 @@ LEDGERS: list[tuple[Callable[[Path], object], list[str], int, str]] = [
 
 DOORS = (
     "show", "show --voters", "features", "clusters", "sample", "report", "verify", "backup",
-    "export", "export --merged", "compare {run}", "pairs --out {out}", "export --votes {out}.csv",
-    "backup --recover --out {out}", "run --resume", "serve", "invite", "simulate", "judge",
-    "not-about length", "visualize", "scorer --out {out}", "baseline dpo --out {out} --run",
+    "export", "export --merged", "compare {other}", "pairs --out {out}",
+    "export --votes {out}.csv", "backup --recover --out {out}", "run --resume", "serve", "invite",
+    "simulate", "judge", "not-about length", "visualize", "scorer --out {out}",
+    "baseline dpo --out {out} --run",
 )  # fmt: skip
 
 
@@ -360,9 +361,10 @@ DOORS = (
 def test_a_run_of_an_earlier_version_is_refused_at_every_door(yard, refused, tmp_path, capsys):
     path = copied(yard, tmp_path)
     forge(path, "PRAGMA user_version = 1")
-    out, content = tmp_path / "out", path.read_bytes()
+    out, content, other = tmp_path / "out", path.read_bytes(), tmp_path / "other.db"
+    other.write_bytes(content)
     for door in DOORS:
-        name, *options = door.format(out=out, run=path).split()
+        name, *options = door.format(out=out, other=other).split()
         last = options[-1:] == ["--run"] or name == "run"
         words = [name, *options, str(path)] if last else [name, str(path), *options]
         with case(door):
