@@ -34,6 +34,7 @@ hypothesis.settings.register_profile("few", deadline=None, max_examples=25)
 hypothesis.settings.register_profile("full", deadline=None)
 hypothesis.settings.register_profile("many", deadline=None, max_examples=400)
 
+collect_ignore = ["tests/load"]  # Locust runs it, in an environment that has Locust
 TIERS = ("quick", "full", "slow", "gpu")
 FULL_FOLDERS = {"baselines", "cluster"}
 """Folders of tests/ whose tests train models or start nodes."""

@@ -99,6 +99,11 @@ class File:
         theta = replay.fold(ledger)
         for update in updates:
             theta = parameters.apply_update(SETTINGS.space, theta, update)
+        counted = counting.counted(ledger, step)
+        digests = {
+            "votes_sha256": canonical.votes_sha256(counted),
+            "theta_sha256": parameters.digest(theta, ledger.layout),
+        }
         steps.apply(
             ledger,
             held.epoch,
@@ -106,9 +111,8 @@ class File:
             rule=SETTINGS.rule,
             info=info,
             tally=tally,
-            votes_sha256=canonical.votes_sha256(counting.counted(ledger, step)),
-            theta_sha256=parameters.digest(theta, ledger.layout),
-            notes={},
+            **digests,
+            notes={**digests, "votes": len(counted)},
         )
 
     def fold(self):
