@@ -47,8 +47,11 @@ def started(arguments: list[str]) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "szpo", *arguments]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
         assert child.stderr is not None
-        assert any(line.startswith("run yard") for line in child.stderr), "it never began"
-        yield child
+        try:
+            assert any(line.startswith("run yard") for line in child.stderr), "it never began"
+            yield child
+        finally:
+            child.kill()  # otherwise a failed test waits for it for ever
 
 
 LIGHT = (

@@ -219,6 +219,8 @@ def test_no_error_warning_or_traceback_holds_a_key(monkeypatch, capsys, tmp_path
     lines: list[str] = []
     trackers.NeverFatal(trackers.WandbTracker(tmp_path), "wandb", lines.append).begin(FACTS)
     monkeypatch.setattr(commands.Commands, "main", lambda *_, **given: broken())
+    for name in ("signal", "pthread_sigmask"):  # children of this process would inherit them
+        monkeypatch.setattr(app.signal, name, lambda *_: None)
     for options in ([], ["--debug"]):
         with contextlib.suppress(SystemExit):
             app.main([*options, "runs"])
