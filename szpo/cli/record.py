@@ -147,7 +147,7 @@ def export(
     votes: Path | None = typer.Option(
         None,
         "--votes",
-        help="Write the votes to this .jsonl, .csv or .db file instead of the adapter.",
+        help="Write the votes of closed rounds to this .jsonl, .csv or .db file instead.",
     ),
     dataset: Path | None = typer.Option(
         None, "--dataset", help="Write the votes as a folder for datasets.load_dataset instead."

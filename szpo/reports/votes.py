@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -33,9 +33,9 @@ HELD: Final = 256
 
 
 def write_votes(ledger: Ledger, path: Path) -> int:
-    """Write all votes by the suffix: JSONL or an SQLite table with texts, or CSV without.
+    """Write the votes by the suffix: JSONL or an SQLite table with texts, or CSV without.
 
-    Returns the number of votes.
+    Votes of open rounds and final comparisons are left out. Returns the number of votes.
     """
     writers = {".jsonl": write_jsonl, ".csv": write_csv, ".db": None}
     if path.suffix not in writers:
@@ -51,15 +51,20 @@ def write_votes(ledger: Ledger, path: Path) -> int:
     return count
 
 
-def export_votes(ledger: Ledger, *, texts: bool = False) -> Iterator[Record]:
-    """Yield all stored votes as flat rows, in order, with panelists' pseudonyms.
+def export_votes(
+    ledger: Ledger, *, texts: bool = False, without: Collection[str] = ()
+) -> Iterator[Record]:
+    """Yield stored votes as flat rows, in order, with panelists' pseudonyms.
 
-    ``texts`` adds the comparison's prompts and both batches, as lists.
+    Args:
+        ledger: The run.
+        texts: Add the comparison's prompts and both batches, as lists.
+        without: Comparisons whose votes are left out.
     """
     people = ledger.query("SELECT pseudonym, kind FROM panelists")
     kinds = {row["pseudonym"]: row["kind"] for row in people}
     texts_of = lru_cache(HELD)(partial(_texts, ledger))
-    for vote in VoteRows(ledger):
+    for vote in VoteRows(ledger, without=without):
         row: Record = {"run": ledger.run}
         for name in COLUMNS[1:]:
             own = name == "panelist_kind"
@@ -78,8 +83,8 @@ def _texts(ledger: Ledger, comparison: str) -> Record:
 
 
 def write_jsonl(ledger: Ledger, file: IO[str]) -> int:
-    """Write all votes with their texts as lines of JSON; returns the number of votes."""
-    return _write_lines(file, export_votes(ledger, texts=True))
+    """Write votes of closed rounds with their texts as lines of JSON; returns their number."""
+    return _write_lines(file, export_votes(ledger, texts=True, without=open_comparisons(ledger)))
 
 
 def _write_lines(file: IO[str], rows: Iterator[Record]) -> int:
@@ -91,8 +96,8 @@ def _write_lines(file: IO[str], rows: Iterator[Record]) -> int:
 
 
 def write_csv(ledger: Ledger, file: IO[str]) -> int:
-    """Write all votes as CSV without formulas, and nothing if there are none."""
-    rows = export_votes(ledger)
+    """Write votes of closed rounds as CSV without formulas, and nothing if there are none."""
+    rows = export_votes(ledger, without=open_comparisons(ledger))
     first = next(rows, None)
     if first is None:
         return 0
@@ -104,7 +109,8 @@ def write_table(ledger: Ledger, path: Path) -> int:
     with contextlib.closing(Database(path)) as file:
         votes = file.table("votes")
         whole = dict.fromkeys(("step", "k", "n", "dwell_ms"), int)  # the first may be null
-        votes.insert_all(export_votes(ledger, texts=True), pk="vote", columns=whole)
+        rows = export_votes(ledger, texts=True, without=open_comparisons(ledger))
+        votes.insert_all(rows, pk="vote", columns=whole)
         if not votes.exists():
             return 0
         for columns in (("step", "k", "n"), ("comparison",), ("panelist",)):

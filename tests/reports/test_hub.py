@@ -8,7 +8,7 @@ import pytest
 
 from szpo.errors import ResourceError, SzpoError
 from szpo.reports import hub
-from szpo.reports.votes import export_votes, write_dataset
+from szpo.reports.votes import export_votes, write_dataset, write_votes
 from szpo.voting import steps
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
@@ -72,14 +72,18 @@ def test_a_hub_that_is_not_there_is_one_line(folder, monkeypatch):
         hub.push(folder, "me/votes", kind="model")
 
 
-def test_votes_of_an_open_round_are_not_published(tmp_path):
+def test_votes_of_an_open_round_leave_the_record_by_no_file(tmp_path):
     with open_run(tmp_path, n=4, m=1) as ledger:
         service = VoteService(ledger)
         seat = service.assign(service.enroll("person", "ann"))
         service.cast(VoteRequest(seat.id, "A", idem=seat.id))
         assert len(list(export_votes(ledger))) == 1
         assert write_dataset(ledger, tmp_path / "open") == 0
+        for form in ("csv", "jsonl", "db"):
+            assert write_votes(ledger, tmp_path / f"open.{form}") == 0
         steps.close(ledger, 0, steps.Closing("operator", reason="enough", actor="bob"))
         assert write_dataset(ledger, tmp_path / "closed") == 1
+        for form in ("csv", "jsonl", "db"):
+            assert write_votes(ledger, tmp_path / f"closed.{form}") == 1
         (row,) = (tmp_path / "closed/data/votes.jsonl").read_text().splitlines()
         assert "panelist" not in json.loads(row)
