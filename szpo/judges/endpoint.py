@@ -27,7 +27,10 @@ from szpo.plugins import how_to_install
 if TYPE_CHECKING:
     from openai import OpenAI
 
-FINAL_STATUS: Final = {401: "refuses the key", 403: "forbids it", 404: "does not know the model"}
+FINAL_STATUS: Final = {
+    401: "refuses the key", 403: "forbids it", 404: "does not know the model",
+    **dict.fromkeys((301, 302, 303, 307, 308), "sends questions on to another address"),
+}  # fmt: skip
 """HTTP status codes that a retry cannot fix, in words."""
 ATTEMPTS = 4
 """Tries at an endpoint that is busy (HTTP 429), broken or slow; OpenAI's client waits between."""
@@ -159,7 +162,7 @@ def _bounded_client(timeout_s: float, **options: Any) -> Any:
     """A client that reads at most `REPLY_BYTES`, for at most ``timeout_s``, uncompressed."""
     import openai
 
-    client: Any = openai.DefaultHttpxClient(timeout=timeout_s, **options)
+    client: Any = openai.DefaultHttpxClient(timeout=timeout_s, follow_redirects=False, **options)
     http = import_module(type(client).__mro__[1].__module__.partition(".")[0])  # httpx or httpx2
     plain = client.send
 

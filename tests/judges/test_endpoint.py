@@ -161,6 +161,19 @@ def test_what_no_second_try_mends_always_stops(code, words, monkeypatch):
     assert len(stub.requests) == 1
 
 
+def test_a_judge_that_sends_questions_on_is_refused(monkeypatch):
+    """Texts and key go to `judge.base_url` alone."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with StubEndpoint("longer") as other:
+        onward = StubReply("", 307, headers={"location": f"{other.url}/chat/completions"})
+        with (
+            StubEndpoint(lambda request, before: onward) as stub,
+            pytest.raises(JudgeError, match=r"sends questions on to another .*HTTP 307"),
+        ):
+            asked(stub, on_error="tie")
+        assert len(stub.requests) == 1 and not other.requests
+
+
 def test_a_refused_request_says_why_and_nobody_there_is_reported():
     refuses = StubReply({"error": {"message": f"no parameter {KEY}\n here"}}, 400)
     with StubEndpoint(lambda request, before: refuses) as stub:
