@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import logging
 import math
 import os
@@ -83,12 +84,17 @@ def demand(engine: Engine) -> None:
     if not host or not port.isdigit():
         raise UsageError(f"engine.address {engine.address} is not host:port")
     host = host.strip("[]")
-    disabled = os.environ.get("RAY_AUTH_MODE") == "disabled"
-    if disabled and not is_here(host) and os.environ.get("RAY_USE_TLS") != "1":
-        raise UsageError(
-            f"engine.address {engine.address} with RAY_AUTH_MODE=disabled lets whoever reaches it "
-            "run code; leave token authentication on, or set RAY_USE_TLS=1"
-        )
+    if not is_here(host) and os.environ.get("RAY_USE_TLS") != "1":
+        if os.environ.get("RAY_AUTH_MODE") == "disabled":
+            raise UsageError(
+                f"engine.address {engine.address} with RAY_AUTH_MODE=disabled lets whoever "
+                "reaches it run code; leave token authentication on, or set RAY_USE_TLS=1"
+            )
+        if _has_token() and host.lower() not in {name.lower() for name in engine.insecure_hosts}:
+            raise UsageError(
+                f"engine: the token of Ray would travel unencrypted to {engine.address}; set "
+                f"RAY_USE_TLS=1, or engine.insecure_hosts to {json.dumps([host])}"
+            )
     if (reason := unreachable(engine)) is not None:
         raise UsageError(
             f"engine.address {engine.address} cannot be reached ({reason}); start the cluster "

@@ -15,10 +15,10 @@ VLLM_ROWS = 128
 """Default of `Engine.chunk_rows` for vLLM's servers, which batch requests themselves."""
 Address = Annotated[str, Field(pattern=r"^https?://[^\s@?#/]+(/[^\s@?#]*)?$")]
 GOES_WITH = {
-    "ray": ("address", "workers", "gpus"),
+    "ray": ("address", "workers", "gpus", "insecure_hosts"),
     "vllm": ("replicas", "adapters", "insecure_hosts", "tolerance"),
 }
-"""By kind of engine: the settings that only this kind has."""
+"""By kind of engine: the settings that not every kind has."""
 
 
 class Engine(Section):
@@ -52,7 +52,8 @@ class Engine(Section):
     )
     insecure_hosts: list[str] = Field(
         [],
-        description="Hosts of vLLM servers on other machines to which the key may go unencrypted.",
+        description="Hosts of other machines to which the key of vLLM servers, or the token of a "
+        "Ray cluster, may go unencrypted.",
     )
     tolerance: Positive | None = Field(
         None,
@@ -71,7 +72,8 @@ class Engine(Section):
         for kind, names in GOES_WITH.items():
             for name in names:
                 default = type(self).model_fields[name].default
-                if self.kind != kind and getattr(self, name) != default:
+                own = name in GOES_WITH.get(self.kind, ())
+                if not own and getattr(self, name) != default:
                     raise ValueError(
                         f'{name} goes with engine.kind "{kind}"; engine.kind is "{self.kind}"'
                     )

@@ -32,7 +32,7 @@ RETRY_S: Final = 5.0
 """Seconds between two tries to reach an engine that is away."""
 CHANGEABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "local": (),
-    "ray": ("address", "workers"),
+    "ray": ("address", "workers", "insecure_hosts"),
     "vllm": ("replicas", "adapters", "insecure_hosts"),
 }
 """By kind of engine: settings that may change at resuming, since answers do not depend on them."""

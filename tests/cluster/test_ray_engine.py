@@ -74,12 +74,30 @@ def test_too_many_workers_and_addresses_that_are_shut_or_open_are_refused(monkey
             ray_engine.demand(Engine(kind="ray", **settings))
 
 
+def test_a_token_goes_elsewhere_by_tls_or_to_a_host_that_a_setting_names(monkeypatch):
+    pretend_ray(monkeypatch)
+    monkeypatch.setattr(ray_engine, "why_not_listening", lambda *_: None)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", ray_nodes.TOKEN)
+    for name in ("RAY_AUTH_MODE", "RAY_USE_TLS"):
+        monkeypatch.delenv(name, raising=False)
+
+    def demand(host: str = "192.0.2.7", **settings: Any) -> None:
+        ray_engine.demand(Engine(kind="ray", address=f"{host}:6379", **settings))
+
+    with pytest.raises(UsageError, match=r"would travel unencrypted to 192\.0\.2\.7") as caught:
+        demand()
+    assert ray_nodes.TOKEN not in str(caught.value)
+    demand("127.0.0.1")
+    demand(insecure_hosts=["192.0.2.7"])
+    monkeypatch.setenv("RAY_USE_TLS", "1")
+    demand()
+
+
 UNFIT = {
     "engine.workers=2": 'engine.workers goes with engine.kind "ray"',
     "engine.address=a:1": 'engine.address goes with engine.kind "ray"',
     "engine.kind=cloud": 'engine.kind must be one of "local", "ray"',
     "engine.kind=ray engine.workers=0": "engine.workers must be a whole number >= 1",
-    'engine.kind=ray engine.insecure_hosts=["a"]': 'insecure_hosts goes with engine.kind "vllm"',
     "engine.kind=vllm": "engine.replicas is missing",
     'engine.replicas=["http://a:1"]': 'replicas goes with engine.kind "vllm"',
     'engine.kind=vllm engine.replicas=["http://a:1","http://a:1/"]': "address twice",
