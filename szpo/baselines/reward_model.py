@@ -122,6 +122,17 @@ class RewardModel:
 HEAD, FACTS = "reward_head.npy", "reward_model.json"
 
 
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What `RewardModel.save` wrote of a model beside its tensors; refuses any other folder."""
+    try:
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        return {**facts, "sites": tuple(Site(**site) for site in facts["sites"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UsageError(
+            f"{folder} holds no reward model; train one: szpo baseline reward-model"
+        ) from None
+
+
 def load(folder: Path, loaded: Loaded) -> RewardModel:
     """Load the reward model that `RewardModel.save` wrote, on the same base model.
 
@@ -130,14 +141,12 @@ def load(folder: Path, loaded: Loaded) -> RewardModel:
     """
     from szpo.models.loading import read_adapter
 
+    facts = read_facts(folder)
     try:
-        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         head = np.load(folder / HEAD, allow_pickle=False)
-        sites = tuple(Site(**site) for site in facts["sites"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UsageError(
-            f"{folder} holds no reward model; train one: szpo baseline reward-model"
-        ) from None
+    except (OSError, ValueError):
+        raise UsageError(f"{folder} lacks {HEAD}; train the reward model again") from None
+    sites = facts["sites"]
     if facts.get("base_sha256") != loaded.sha256:
         raise UsageError(
             f"{folder}: the reward model is not for {loaded.name}; give its own model.name"

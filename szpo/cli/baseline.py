@@ -158,6 +158,10 @@ def prepare(args: Arguments, recipe: Any, folder: Path, seed: int) -> Inputs:
 
     if args.score is not None:  # refused before a model is loaded
         _parse_score(args.score, lambda *_: 0.0)
+    if args.reward is not None:
+        from szpo.baselines import reward_model
+
+        reward_model.read_facts(args.reward)
     examples = preference_files.read_examples(args.examples) if args.examples is not None else ()
     if args.run is not None:
         inputs = _load_run(args, args.run, folder)

@@ -148,19 +148,17 @@ REFUSED = [
 def test_what_cannot_be_done_is_one_line_before_a_model_is_loaded(
     given, tmp_path, capsys, monkeypatch
 ):
-    load = loading.load
+    monkeypatch.setattr(loading, "load", lambda *a, **k: pytest.fail("the model was loaded"))
     long = tmp_path / "own.txt"
     long.write_text(f"How was the sea?\n{'sea ' * 600}\nTell me more.\n", encoding="utf-8")
     for reported, words in REFUSED:
         with case(reported, words):
             rest = [] if "--run" in reported else TINY  # a run has its own settings
-            refuse = lambda *a, **k: pytest.fail("the model was loaded")  # noqa: E731
-            monkeypatch.setattr(loading, "load", load if "--reward" in reported else refuse)
             reported = [text.format(given=given, long=long) for text in reported]
             assert call(["baseline", *reported, "--out", str(tmp_path / "out"), *rest]) == 2
             *before, error = capsys.readouterr().err.splitlines()
             assert all(word.format(long=long) in error for word in words), error
-            assert not before or "--reward" in reported
+            assert not before
             assert not (tmp_path / "out").exists()
 
 
