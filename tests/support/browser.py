@@ -159,7 +159,7 @@ class Stage:
         """The cookie of a new session for this name, for an HTTP client."""
         invitation = self.invitation(role, name)
         session, _ = credentials.login(self.ledger, invitation.name, invitation.code)
-        return {login.cookie_name(self.site.secure): session}
+        return {login.cookie_name(self.site): session}
 
     def client(self, role: Role, name: str) -> httpx.Client:
         """An HTTP client with a new session for this name; it does not follow redirects."""

@@ -16,7 +16,7 @@ from starlette.routing import Mount
 
 from szpo.ledger import connection
 from szpo_ui import app
-from szpo_ui.web import credentials
+from szpo_ui.web import credentials, login
 from tests.support.browser import (
     CALL,
     OPERATE,
@@ -123,7 +123,7 @@ def people(stage):
     """Cookies of everybody who may ask: nobody, somebody, somebody revoked, an operator."""
     found: dict[str, dict[str, str]] = {
         "nobody": {},
-        "unknown": {"szpo": "not-a-session"},
+        "unknown": {login.cookie_name(stage.site): "not-a-session"},
         "panelist": stage.cookie("panelist", "P-01"),
         "operator": stage.cookie("operator", "Olga"),
         "revoked": stage.cookie("panelist", "P-02"),

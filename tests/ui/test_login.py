@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from szpo_ui.web import credentials, login
 from szpo_ui.web.rate import Buckets, Locks
-from tests.support.browser import StillClock, awaited, in_both_colours, violations
+from tests.support.browser import StillClock, awaited, in_both_colours, served_run, violations
 
 pytest_plugins = ["tests.support.browser"]
 PAGES = ()
@@ -28,11 +28,21 @@ def test_a_name_and_code_open_the_own_page_with_a_strict_cookie(stage, client):
     answer = client.post("/login", json={"name": "P-01", "code": invited.code.lower()})
     assert (answer.status_code, answer.json()["go"]) == (200, "/panel/")
     cookie = answer.headers["set-cookie"]
-    assert cookie.startswith("szpo=")
+    assert cookie.startswith(f"szpo-{stage.ledger.run}=")
     assert {"HttpOnly", "SameSite=strict", "Path=/"} <= set(cookie.split("; "))
     assert "Secure" not in cookie
     assert client.get("/", follow_redirects=False).headers["location"] == "/panel/"
     assert client.get("/api/status").status_code == 200
+
+
+def test_servers_of_two_runs_on_one_host_leave_each_other_s_sessions(stage, client, tmp_path):
+    """A browser sends a host's cookies to all its ports."""
+    with served_run(tmp_path / "other.db", ()) as other:
+        for each in (stage, other):
+            entered = {"name": "P-01", "code": each.invitation("panelist", "P-01").code}
+            assert client.post(f"{each.url}/login", json=entered).status_code == 200
+        for each in (stage, other):
+            assert client.get(f"{each.url}/api/status").status_code == 200
 
 
 WRONG = "0000-0000-0000-0000"
@@ -122,11 +132,12 @@ def test_a_link_works_once_and_ends_the_session_before_it(stage, client):
     invited = stage.invitation("panelist", "P-01")
     answer = client.post("/redeem", json={"token": invited.token})
     assert (answer.status_code, answer.json()["go"]) == (200, "/panel/")
-    first = client.cookies["szpo"]
+    name = login.cookie_name(stage.site)
+    first = client.cookies[name]
     again = httpx.post(f"{stage.url}/redeem", json={"token": invited.token})
     assert (again.status_code, again.json()["error"]) == (401, "used")
     client.post("/login", json={"name": "P-01", "code": invited.code})
-    assert client.cookies["szpo"] != first
+    assert client.cookies[name] != first
     assert credentials.identify(stage.ledger, first) is None, "no second session stays behind"
 
 

@@ -334,7 +334,7 @@ def test_behind_a_tls_proxy_people_log_in_and_vote_and_plain_pages_do_not(staged
         entered = client.post("/login", json=sent)
         assert entered.status_code == 200
         cookie = entered.headers["set-cookie"]
-        assert cookie.startswith("__Host-szpo=")
+        assert cookie.startswith(f"__Host-szpo-{stage.ledger.run}=")
         assert {"HttpOnly", "SameSite=strict", "Path=/", "Secure"} <= set(cookie.split("; "))
         assert entered.headers["strict-transport-security"].startswith("max-age=")
         client.headers["Cookie"] = cookie.partition(";")[0]  # a browser would send it by TLS alone

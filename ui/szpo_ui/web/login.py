@@ -43,13 +43,12 @@ SCOPE = "szpo.identity"
 """Key in a request's scope under which `AccessControl` stores the identity for handlers."""
 
 
-def cookie_name(secure: bool) -> str:
+def cookie_name(site: Site) -> str:
     """The session cookie's name; ``__Host-`` binds the cookie to the host and needs TLS.
 
-    >>> cookie_name(True), cookie_name(False)
-    ('__Host-szpo', 'szpo')
+    The run's id is in it, since a browser sends the cookies of a host to all its ports.
     """
-    return "__Host-szpo" if secure else "szpo"
+    return f"{'__Host-' if site.secure else ''}szpo-{site.ledger.run}"
 
 
 def home_of(role: Role) -> str:
@@ -67,7 +66,7 @@ class Sessions:
 
     def __init__(self, site: Site):
         self.site: Final = site
-        self.cookie: Final = cookie_name(site.secure)
+        self.cookie: Final = cookie_name(site)
         self._reader: Final = Ledger.open(site.ledger.path, readonly=True, clock=site.ledger.clock)
         self._looks: Final = ThreadPoolExecutor(1, thread_name_prefix="szpo-sessions")
         self._notes: Final = ThreadPoolExecutor(1, thread_name_prefix="szpo-uses")
@@ -268,7 +267,7 @@ def _token(headers: Headers, cookie: str) -> str | None:
 def set_session(answer: Response, site: Site, secret: str) -> None:
     """Give a browser the cookie of a session."""
     answer.set_cookie(
-        cookie_name(site.secure), secret, path="/", secure=site.secure,
+        cookie_name(site), secret, path="/", secure=site.secure,
         httponly=True, samesite="strict",
     )  # fmt: skip
 
