@@ -92,10 +92,16 @@ def test_the_law_is_the_local_engines(model, local, dtype):
     assert len(answers) == 4096
     for reference in references:
         assert np.abs(z_values(measures(judge, answers), reference)).max() < FOUND
-    start = policy_of(model, "fp32")
+
+
+def test_another_law_is_found(model, local):
+    """The start in place of the policy, and a temperature of 1.1 in place of 1."""
+    start, warm = policy_of(model, "fp32"), policy_of(model, "fp32")
     start.move_to(start.start())
-    other = start.sample_tokens(PROMPTS, SAMPLES, seed=4)
-    assert np.abs(z_values(measures(judge, other), local)).max() > FOUND, "another law is found"
+    warm.sampling = Sampling(max_new_tokens=8, temperature=1.1)
+    for other in (start, warm):
+        answers = other.sample_tokens(PROMPTS, SAMPLES, seed=4)
+        assert np.abs(z_values(measures(policy_of(model, "fp32"), answers), local)).max() > FOUND
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])

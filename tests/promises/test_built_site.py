@@ -121,7 +121,7 @@ def test_axe_finds_nothing_serious(chromium, address, scheme):
 @pytest.mark.parametrize(
     ("asked", "section"),
     [
-        ("more votes", "own-run/#more-votes"),
+        ("how many votes", "own-run/#how-many-votes"),
         ("taste", "hundred-votes/"),
         ("colour", "hundred-votes/#colours-commas-tone-is-my-taste-in-the-dictionary"),
         ("color", "hundred-votes/#colours-commas-tone-is-my-taste-in-the-dictionary"),
