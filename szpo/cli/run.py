@@ -476,13 +476,13 @@ def _conclude(
 
 
 def warn_of_drift(config: Config, kl: float | None) -> str | None:
-    """A warning if KL nears guards.kl, or regression's last budget, under a rule without a budget.
+    """A warning if KL nears guards.kl, or regression's budget, under a rule without a budget.
 
     ``kl`` is in nats. None if there is no need to warn.
     """
     if kl is None or rule_of(config.rule).two_points:
         return None
-    limit = BUDGET[-1][1] if config.guards.kl is None else config.guards.kl
+    limit = BUDGET if config.guards.kl is None else config.guards.kl
     if kl < WARN_AT * limit:
         return None
     then = "guards.kl pauses the run"

@@ -130,13 +130,10 @@ class Optimizer(Section):
         f"voters: {list_names(list(LEARNED))}.",
     )
 
-    kl_budget: (
-        list[Annotated[list[Positive], Field(min_length=2, max_length=2)]] | Literal["off"] | None
-    ) = Field(
+    kl_budget: Positive | Literal["off"] | None = Field(
         None,
-        description="regression: highest KL of the recommended point from the start, as [[votes, "
-        "nats], ...], linear between the points and constant outside; off: no limit; default: "
-        f"{[list(point) for point in BUDGET]}.",
+        description="regression: highest KL of the recommended point from the start, in nats; "
+        f"off: no limit; default: {BUDGET:g}.",
     )
     score_share: float | None = Field(
         None,
@@ -313,8 +310,7 @@ class Config(Section):
             # How much votes change along random directions is not known, so α is measured.
             changes["warmup"] = 0 if o.alpha is not None else WARMUP
         if o.kl_budget is not None:
-            points = () if o.kl_budget == "off" else o.kl_budget
-            changes["kl_budget"] = tuple((at, nats) for at, nats in points) or None
+            changes["kl_budget"] = None if o.kl_budget == "off" else o.kl_budget
         for name in ("score_share", "guarded"):
             if (value := getattr(o, name)) is not None:
                 changes[name] = value

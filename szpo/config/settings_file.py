@@ -223,8 +223,7 @@ def _requirement(loc: Sequence[Any], kind: str, context: Mapping[str, Any]) -> s
         if choice.get("type") == "boolean":
             return "true or false"
         if choice.get("type") == "array":
-            plain = choice["items"].get("type") == "string"
-            return f"{word}a list such as " + ('["text"]' if plain else "[[40, 2], [240, 16]]")
+            return f'{word}a list such as ["text"]'
     return "text"
 
 

@@ -66,9 +66,8 @@ def settings_from_json(body: Mapping[str, Any]) -> Settings:
         values = dict(body)
         values["layout"] = tuple((name, tuple(shape)) for name, shape in values["layout"])
         values["law"] = Law(**values["law"])
-        for name in ("kl_budget", "earlier_votes"):
-            if values[name] is not None:
-                values[name] = tuple(tuple(row) for row in values[name])
+        if values["earlier_votes"] is not None:
+            values["earlier_votes"] = tuple(tuple(row) for row in values["earlier_votes"])
         if values["features"] is not None:
             values["features"] = NamedFeatures.from_json(values["features"])
         found = Settings(**values)

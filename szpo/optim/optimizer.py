@@ -218,13 +218,12 @@ def describe_settings(settings: Settings) -> Sequence[str]:
     )
     if not rule.two_points:
         return how, _describe_step(s, mu)
-    points = s.kl_budget or ()
-    budget = ", ".join(f"{nats:g} nats at {votes:g} votes" for votes, nats in points)
+    budget = "none" if s.kl_budget is None else f"{s.kl_budget:g} nats"
     return (
         how,
         f"a step: K × N × M = {s.K} × {s.N} × {s.M} votes (directions × batches × evaluators), "
         f"D = {s.D} answers a batch",
-        f"perturbation radius mu {mu:.4g} (KL {s.kl_radius:g} nats), KL budget {budget or 'none'}",
+        f"perturbation radius mu {mu:.4g} (KL {s.kl_radius:g} nats), KL budget {budget}",
     )
 
 

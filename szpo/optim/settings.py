@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 from szpo.aggregation import links
 from szpo.aggregation.registry import WEIGHTINGS
@@ -36,15 +37,14 @@ class Settings:
     (`szpo.aggregation.weighting`).
 
     The settings from ``kl_budget`` on belong to ``regression``. ``kl_budget``: how far the
-    recommended point may be from the model's start, as points (counted votes, nats), linear
-    between them and constant outside; None: no bound. ``centre_step``: the longest step of the
-    centre, in whitened units. ``score_share``: the weight of the shown texts' scores in a vote's
-    regressor. ``guarded``: the recommended point stays where the guards hold, as predicted from
-    the start's recorded answers. ``features``: the named features that votes are regressed on;
-    None: z⁺ − z⁻. ``asking_noise``: share of the seed's own direction in the squared length of one
-    drawn from the posterior of named features (`szpo.optim.posterior_directions`); None or 1:
-    directions are the seed's. ``earlier_votes``: votes of another run that count as this run's own
-    (`all_votes.with_earlier_votes`).
+    recommended point may be from the model's start, nats; None: no bound. ``centre_step``: the
+    longest step of the centre, in whitened units. ``score_share``: the weight of the shown texts'
+    scores in a vote's regressor. ``guarded``: the recommended point stays where the guards hold,
+    as predicted from the start's recorded answers. ``features``: the named features that votes are
+    regressed on; None: z⁺ − z⁻. ``asking_noise``: share of the seed's own direction in the squared
+    length of one drawn from the posterior of named features (`szpo.optim.posterior_directions`);
+    None or 1: directions are the seed's. ``earlier_votes``: votes of another run that count as
+    this run's own (`all_votes.with_earlier_votes`).
     """
 
     root_seed: int
@@ -70,7 +70,7 @@ class Settings:
     warmup: int = 0
     coef_cap: float = 10.0
     weighting: str = "equal"
-    kl_budget: tuple[tuple[float, float], ...] | None = None
+    kl_budget: float | None = None
     centre_step: float = 1.0
     score_share: float | None = None
     guarded: bool = False
@@ -103,7 +103,9 @@ class Settings:
 
 
 def _positive(name: str, value: float | None) -> None:
-    if value is not None and not (value > 0 and math.isfinite(value)):
+    if value is None:
+        return
+    if not (isinstance(value, Real) and value > 0 and math.isfinite(value)):
         raise SettingsError(f"{name} is {value}; it must be a positive number")
 
 
@@ -119,6 +121,7 @@ def _check(s: Settings) -> None:
             raise SettingsError(f"{name} is {getattr(s, name)}; give an integer from 1 up")
     for name in (
         "mu", "alpha", "decay_horizon", "trim", "kl_radius", "kl_step", "scale", "coef_cap",
+        "kl_budget",
     ):  # fmt: skip
         _positive(name, getattr(s, name))
     for name in ("mu_decay", "alpha_decay"):

@@ -142,14 +142,12 @@ def fit(votes: Votes, prior: Prior) -> Fit:
     )
 
 
-def direction(
-    fit: Fit, log_factor: Floats | None = None, unproven: Floats | None = None
-) -> Floats:
+def direction(fit: Fit, log_factor: Floats | None = None, unproven: float | None = None) -> Floats:
     """The direction of w (..., d), with a length of at most 1 that grows with the evidence.
 
     The length is the square root of |w|/√(|w|² + tr Σ), the cosine that the posterior expects
     between its mean and the truth. Until the Bayes factor for any signal has reached
-    `BAYES_FACTOR_NEEDED`, the length is at most ``unproven`` (...), or `UNPROVEN_SHARE` of the
+    `BAYES_FACTOR_NEEDED`, the length is at most ``unproven``, or `UNPROVEN_SHARE` of the
     full length where ``unproven`` is None.
     ``log_factor`` (...) is the largest that the run has seen; the default is the fit's own. A
     factor that was reached once stays reached.

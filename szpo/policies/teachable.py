@@ -18,10 +18,10 @@ from szpo.visible_text import visible
 
 SHARE: Final = (0.03, 0.5)
 """Teaching something new raises the share of answers with it from the first to the second."""
-EASY: Final = BUDGET[0][1]
-"""Nats that the recommended point may cost up to 60 votes, by default."""
-HARD: Final = BUDGET[-1][1]
-"""Most nats that the point may ever cost, by default: what costs more cannot be taught."""
+EASY: Final = BUDGET
+"""Nats that the recommended point may cost, by default."""
+HARD: Final = 8.0
+"""What costs more nats cannot be taught: in the default budget .03 grows to .28 at most."""
 TOLD: Final = 8
 """Largest number of features that a line names."""
 CHANGE: Final = (

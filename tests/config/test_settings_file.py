@@ -169,7 +169,11 @@ def test_refusals_say_what_is_wrong_and_how_many_mistakes_there_are() -> None:
             ["subspace.dim=most"],
             'dim must be "auto" or a whole number >= 1 and <= 256 (got "most")',
         ),
-        (["kl_budget=3"], '"off" or a list such as [[40, 2], [240, 16]] (got 3)'),
+        (["kl_budget=0"], 'kl_budget must be "off" or a finite number > 0 (got 0)'),
+        (
+            ["kl_budget=[[40, 2]]"],
+            'kl_budget must be "off" or a finite number > 0 (got [[40, 2]])',
+        ),
         (["question="], 'panel.question must be text that is not empty (got "")'),
         (["question=" + "x" * 201], "panel.question must be text of 200 characters or fewer"),
         (["judge.kind=scorer", "references=a"], 'judge.kind "scorer" reads no principles'),

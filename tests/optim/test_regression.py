@@ -27,7 +27,7 @@ from tests.support.weighted_votes import in_turns, make_votes
 def test_its_defaults_are_its_own_and_survive_json():
     settings = settings_of()
     assert (settings.K, settings.N, settings.M, settings.law) == (8, 1, 1, Law("orthonormal"))
-    assert settings.kl_budget == ((60.0, 3.0), (120.0, 4.0), (240.0, 8.0))
+    assert settings.kl_budget == 3.0
     mu = optimizer.ask(optimizer.init(settings)).mu
     assert mu * math.sqrt(6) == pytest.approx(3.0, abs=1e-9)  # |μv| = √(2 · 4.5)
     assert settings_from_json(settings_to_json(settings)) == settings
@@ -35,30 +35,29 @@ def test_its_defaults_are_its_own_and_survive_json():
 
 
 def test_the_target_is_the_budget_times_the_shrunk_direction():
-    settings = settings_of(kl_budget=((8.0, 2.0), (24.0, 6.0)), centre_step=0.5)
+    settings = settings_of(kl_budget=4.0, centre_step=0.5)
     state, rows = walk(settings, 2)
     found = fit(state.carried.votes, all_votes.prior(settings))
-    # 16 votes lie halfway between the points: 4 nats, of which .9 are aimed at; |z|²/2 = nats.
-    # Before the votes show a signal, .14 nats: this share of the radius.
+    # .9 of the 4 nats are aimed at; |z|²/2 = nats. Before the votes show a signal, .14
+    # nats: this share of the radius.
     unproven = np.sqrt(0.14 / (0.9 * 4))
     target = math.sqrt(2 * 0.9 * 4) * direction(found, state.carried.log_factor, unproven)
     assert state.carried.recommended == pytest.approx(target, abs=1e-6)
-    assert state.carried.counted == 16
     first, second = rows[1][0]
     assert (first.k, second.k) == (0, 1) and second.coef is None
     assert np.linalg.norm(second.vector) <= 0.5 + 1e-6
     assert rows[1][1].extra["signal"] == pytest.approx(float(found.signal))
 
 
-@pytest.mark.parametrize(("votes", "nats"), [(1, 3), (60, 3), (90, 3.5), (240, 8), (9000, 8)])
-def test_the_budget_is_linear_between_its_points_and_constant_outside(votes, nats):
-    settings = settings_of()
+@pytest.mark.parametrize("nats", [3.0, 0.05, 40.0])
+def test_the_radius_is_that_of_the_budget_by_the_measured_scale(nats):
+    settings = settings_of(kl_budget=nats)
     start = optimizer.init(settings).carried
-    radius = regression.find_radius(settings, replace(start, counted=np.array(float(votes))))
+    radius = regression.find_radius(settings, start)
     assert radius == pytest.approx(math.sqrt(2 * 0.9 * nats))
     # Twice the KL that |z|²/2 says, measured at 4 nats: scale (8 + .1)/(4 + .1).
     reach = KlMeasurement(9.0, (Reading(256, 8.0, 4.0),), 256)
-    seen = replace(start, counted=np.array(float(votes)), reach=reach)
+    seen = replace(start, reach=reach)
     assert regression.find_radius(settings, seen) == pytest.approx(radius / math.sqrt(8.1 / 4.1))
 
 
@@ -90,7 +89,7 @@ def test_votes_of_the_whole_run_bring_the_recommendation_to_the_gradient():
     state, rows = walk(settings_of(), 25, seed=1)
     z = state.carried.recommended
     assert z @ GRADIENT / np.linalg.norm(z) / np.linalg.norm(GRADIENT) > 0.95
-    lengths = np.linalg.norm(z), math.sqrt(2 * 0.9 * 8)
+    lengths = np.linalg.norm(z), math.sqrt(2 * 0.9 * 3)
     assert 0.8 * lengths[1] < lengths[0] <= lengths[1] + 1e-6
     assert rows[-1][1].extra["signal"] > 0.99
     assert len(state.carried.votes.up) == 200
@@ -112,7 +111,8 @@ def test_the_order_of_steps_votes_and_ties_are_as_the_model_has_them():
     assert (other.recommended == after.recommended).all()
     same[0, 0] = True  # a comparison of equal batches was shown to nobody
     less = optimizer.tell(state, query, Tally(plus * ~same, minus, tie, same))[0].carried
-    assert less.counted == 6 and less.votes.up[0] == 0
+    assert less.votes.up.tolist() == [0.0, 1.5, 1.0, 0.0]
+    assert less.votes.down.tolist() == [0.0, 0.5, 1.0, 2.0]
 
 
 def test_forward_pairs_differ_by_one_step():
@@ -236,7 +236,6 @@ def test_todays_weights_hold_for_all_votes_of_the_run():
     weights = np.array(list(info.extra["weights"].values()))
     who = np.array([(np.arange(8) + 3 * step) % 5 for step in range(25)]).ravel()
     assert sums == pytest.approx(np.abs(weights)[who])
-    assert state.carried.counted == 200  # votes, whatever they weigh
 
 
 def test_a_signal_that_was_once_there_is_not_given_up():
@@ -261,14 +260,14 @@ def test_a_settings_file_names_the_rules_own_directions():
     assert config.optimizer_settings(LAYOUT, 1.0).guarded is True
     config = settings_file.load(sets=["optimizer.rule=regression", "optimizer.guarded=false"])
     assert config.optimizer_settings(LAYOUT, 1.0).guarded is False
-    sets = ["optimizer.rule=regression", "optimizer.kl_budget=[[20, 1], [40, 2.5]]"]
+    sets = ["optimizer.rule=regression", "optimizer.kl_budget=2.5"]
     made = settings_file.load(sets=sets).optimizer_settings(LAYOUT, 1.0)
-    assert made.kl_budget == ((20.0, 1.0), (40.0, 2.5)) and made.centre_step == 1.0
+    assert made.kl_budget == 2.5 and made.centre_step == 1.0
     again = settings_file.load(sets=["optimizer.rule=known", "optimizer.law=orthonormal"])
     again = again.optimizer_settings(LAYOUT, 1.0)
     assert again.rule == "known" and again.law == Law("orthonormal")
     with pytest.raises(UsageError, match="optimizer: kl_budget belongs to the rule regression"):
-        settings_file.load(sets=["optimizer.rule=known", "optimizer.kl_budget=[[20, 1]]"])
+        settings_file.load(sets=["optimizer.rule=known", "optimizer.kl_budget=1"])
 
 
 def test_a_vote_is_about_a_mixture_of_the_direction_and_the_shown_texts():

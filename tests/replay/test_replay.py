@@ -60,7 +60,7 @@ def test_the_fold_is_what_the_policy_holds(tmp_path, layout, changes):
 KINDS = {
     "known": (start, go, {"rule": "known", "warmup": 2, "N": 4, "M": 3}),
     "sign": (start, go, {"rule": "sign", "pairing": "forward", "N": 4}),
-    "measured": (started, drive, {"kl_budget": ((0.0, 2.0),)}),
+    "measured": (started, drive, {"kl_budget": 2.0}),
     "voters who weigh": (started, drive, {"weighting": "skill"}),
 }
 

@@ -12,7 +12,7 @@ from tests.support.quadratic import (
 )
 
 PLAIN = {"rule": "regression", "N": 1, "D": 2, "centre_step": 0.3,
-         "kl_budget": ((16.0, 2.0), (32.0, 4.0))}  # fmt: skip
+         "kl_budget": 2.0}  # fmt: skip
 
 
 class MovingPolicy(QuadraticPolicy):

@@ -32,7 +32,7 @@ def estimate(theta):
 
 
 def begin(tmp_path, name="run.db", **changes):
-    return started(tmp_path, name, **{"kl_budget": ((0.0, BUDGET),), **changes})
+    return started(tmp_path, name, **{"kl_budget": BUDGET, **changes})
 
 
 def points(ledger):

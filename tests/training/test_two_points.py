@@ -207,8 +207,7 @@ def moments():
 @pytest.mark.full
 @pytest.mark.parametrize("lag", [0, 1])
 def test_moments_are_recorded_before_the_votes_and_hold_the_recommended_point(tmp_path, lag):
-    far = {"kl_budget": ((0.0, 20.0),)}
-    settings, ledger, policy = started(tmp_path, **far)
+    settings, ledger, policy = started(tmp_path, kl_budget=20.0)
     seen = []
 
     def measure():

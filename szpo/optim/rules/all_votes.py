@@ -44,8 +44,6 @@ class AllVotes:
     """(..., d), values of fp32."""
     centre: Floats
     """(..., d), values of fp32."""
-    counted: Floats
-    """(...): number of counted votes, without the weights of their voters."""
     log_factor: Floats
     """(...): the largest log Bayes factor for any signal that any step's fit has found."""
     moments: Moments | None = None
@@ -96,7 +94,6 @@ def add_votes(
     tally = votes.tally
     live = ~tally.identical
     up, down = (np.where(live, side + tally.tie / 2, 0.0) for side in (tally.plus, tally.minus))
-    cast = tally.plus + tally.minus + tally.tie if tally.cast is None else tally.cast
     x, old = regressors_of_step(settings, at), record.votes
     lead, rows = x.shape[:-3], x.shape[-3] * x.shape[-2]
 
@@ -118,7 +115,6 @@ def add_votes(
     if settings.weighting != "equal" and votes.history is not None:
         up, down = sum_by_voter(votes.history.verdicts, votes.weights)
         both = replace(both, up=up, down=down)  # today's weights on all votes
-    counted = record.counted + np.where(live, cast, 0.0).sum((-2, -1))
     if (
         at.inputs.aside != record.aside
     ):  # features left out changed: past evidence no longer applies
@@ -127,7 +123,7 @@ def add_votes(
     moments = record.moments
     if settings.guarded and moments is None:
         moments = at.inputs.moments
-    return replace(record, votes=both, counted=counted, moments=moments)
+    return replace(record, votes=both, moments=moments)
 
 
 def sum_by_voter(verdicts: NDArray[np.int8], weights: Floats) -> tuple[Floats, Floats]:

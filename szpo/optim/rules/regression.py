@@ -42,8 +42,8 @@ from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED, Fit, direction
 from szpo.optim.weighted_votes import HistoryUse, WeightedVotes
 from szpo.types import Explanation, Floats
 
-BUDGET: Final = ((60.0, 3.0), (120.0, 4.0), (240.0, 8.0))
-"""The default `kl_budget`: (counted votes, nats)."""
+BUDGET: Final = 3.0
+"""The default `kl_budget`, nats."""
 UNPROVEN: Final = 0.14
 """How far the recommended point goes while the votes may be chance, nats."""
 RADIUS: Final = 4.5
@@ -66,14 +66,6 @@ def check(settings: Settings) -> None:
 
 
 def _check_own(s: Settings) -> None:
-    points = s.kl_budget
-    if points is not None:
-        votes = [at for at, _ in points]
-        finite = all(math.isfinite(at) and 0 < nats < math.inf for at, nats in points)
-        if not points or not finite or sorted(set(votes)) != votes:
-            raise SettingsError(
-                "kl_budget must be points (votes, nats) with rising votes and positive nats"
-            )
     if not 0 < s.centre_step < math.inf:
         raise SettingsError(f"centre_step is {s.centre_step}; it must be a positive number")
     if s.score_share is not None and not 0 <= s.score_share <= 1:
@@ -112,8 +104,7 @@ def ways(settings: Settings, record: AllVotes) -> tuple[Explanation, ...]:
 def init(settings: Settings, lead: tuple[int, ...] = ()) -> AllVotes:
     """The record before step 0: no votes or an earlier run's, and both points at θ₀."""
     zeros, votes = np.zeros((*lead, settings.dim)), starting_votes(settings, lead)
-    counted = (votes.up + votes.down).sum(-1)
-    record = AllVotes(votes, zeros, zeros, counted, np.full(lead, -np.inf))
+    record = AllVotes(votes, zeros, zeros, np.full(lead, -np.inf))
     if settings.features is None or settings.earlier_votes is None:
         return record
     return replace(record, named=fit_votes(settings, record)[1])  # the first step draws from it
@@ -165,28 +156,12 @@ def longest_step(settings: Settings) -> float:
     return whitened_unit(settings) * settings.centre_step
 
 
-def find_radius(settings: Settings, record: AllVotes) -> Floats:
-    """Radius (...) of the ball that contains the recommended point; ∞ without a budget."""
+def find_radius(settings: Settings, record: AllVotes) -> float:
+    """Radius of the ball that contains the recommended point; ∞ without a budget."""
     if settings.kl_budget is None:
-        return np.full(np.shape(record.counted), np.inf)
-    budget = find_budget(settings, record.counted)
-    return np.asarray(
-        whitened_unit(settings) * np.sqrt(2 * AIMED_SHARE * budget / record.kl_scale)
-    )
-
-
-def unproven_share(settings: Settings, record: AllVotes) -> Floats | None:
-    """Largest distance (...) of the recommended point while votes show no signal, in radii."""
-    if settings.kl_budget is None:
-        return None
-    return np.sqrt(UNPROVEN / (AIMED_SHARE * find_budget(settings, record.counted)))
-
-
-def find_budget(settings: Settings, counted: Floats) -> Floats:
-    """Nats (...) that the recommended point may cost after ``counted`` votes."""
-    assert settings.kl_budget is not None
-    votes, nats = (np.array(values) for values in zip(*settings.kl_budget, strict=True))
-    return np.asarray(np.interp(counted, votes, nats))
+        return math.inf
+    nats = AIMED_SHARE * settings.kl_budget
+    return whitened_unit(settings) * math.sqrt(2 * nats / record.kl_scale)
 
 
 def quadratic_kl(settings: Settings, moved: Floats) -> float:
@@ -200,10 +175,11 @@ def find_target(settings: Settings, record: AllVotes, found: Fit) -> Floats:
 
     Without a budget it lies at most one step of the centre beyond the centre.
     """
-    toward = direction(found, record.log_factor, unproven_share(settings, record))
     if settings.kl_budget is None:
-        return np.asarray(record.centre + longest_step(settings) * toward)
-    return np.asarray(find_radius(settings, record)[..., None] * toward)
+        step = longest_step(settings) * direction(found, record.log_factor)
+        return np.asarray(record.centre + step)
+    unproven = math.sqrt(UNPROVEN / (AIMED_SHARE * settings.kl_budget))
+    return find_radius(settings, record) * direction(found, record.log_factor, unproven)
 
 
 def limit_by_guards(
@@ -251,9 +227,9 @@ def find_limit(settings: Settings, record: AllVotes) -> float:
 
     Points aim at `AIMED_SHARE` of this limit.
     """
-    budget = float(find_budget(settings, record.counted))
+    assert settings.kl_budget is not None
     proven = float(record.log_factor) >= math.log(BAYES_FACTOR_NEEDED)
-    return budget if proven else min(budget, UNPROVEN / AIMED_SHARE)
+    return settings.kl_budget if proven else min(settings.kl_budget, UNPROVEN / AIMED_SHARE)
 
 
 def _needs_measuring(settings: Settings, record: AllVotes, target: Floats) -> bool:
