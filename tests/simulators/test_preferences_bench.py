@@ -1,53 +1,126 @@
-"""What few recorded votes foretell of others."""
+"""What few recorded votes foretell of votes on other prompts."""
+
+import json
 
 import numpy as np
+import pytest
 from scipy import special
 
+from szpo.errors import UsageError
 from szpo_simulators.bench import preferences
-from szpo_simulators.bench.preferences import Judged
+from szpo_simulators.bench.preferences import DICTIONARY, LIKELY, PRIORS, SCORES, WORDS, Judged
+from szpo_simulators.study import REPORTED
 
-PAIRS, K = 1200, 6
+PROMPTS, ANSWERS, K = 120, 5, 6
 
 
-def make_votes(weight, seed=0, each=1):
-    """Votes about feature 2, whose logit is ``weight`` times its difference in spreads."""
-    rng = np.random.default_rng(seed)
-    x = np.sqrt(2) * rng.normal(size=(PAIRS, K)).repeat(each, axis=0)
+def make_votes(weight, each=1, length=0):
+    """Votes on all pairs of five answers to each prompt, about feature 2: logit = weight × x₂.
+
+    A single answer's features are standard normal, so differences have two spreads of one.
+    """
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(PROMPTS, ANSWERS, K))
+    a, b = np.triu_indices(ANSWERS, 1)
+    x = (values[:, a] - values[:, b]).reshape(-1, K).repeat(each, axis=0)
     won = rng.random(len(x)) < special.expit(weight * x[:, 2])
-    signed = np.where(won, 1.0, -1.0)[:, None] * x
-    return Judged(signed, None, np.arange(K), 0, np.arange(PAIRS).repeat(each))
+    item = np.arange(PROMPTS * len(a)).repeat(each)
+    return Judged(np.where(won, 1, -1)[:, None] * x, length, item, item // len(a))
 
 
-def gain(judged, fit, votes, splits=8):
-    return preferences.score_fit(judged, {"fit": fit, "votes": votes, "splits": splits})["gained"]
+def score(judged, fit, votes, splits=8, words=0.75):
+    """Share right and nats a vote at one number of votes, with the widths of a run."""
+    prior = next(p for p in PRIORS if p["fit"] == fit and p["words"] in (None, words))
+    seeds = list(range(REPORTED, REPORTED + splits))
+    found = preferences.score_fit(judged, {**prior, "votes": [votes], "seeds": seeds})
+    asked = sum(found["asked"])
+    assert found["mean"] == pytest.approx(sum(found["nats"][0]) / asked)
+    return sum(found["right"][0]) / asked, found["mean"]
 
 
-def test_a_taste_for_one_feature_is_foretold_best_by_the_sparse_fit():
-    """Of votes with logit t = 2x, log 2 − E[entropy] = .304 nats are to be had (quadrature)."""
-    t = 2 * np.sqrt(2) * np.linspace(-8, 8, 4001)
-    law = np.exp(-(np.linspace(-8, 8, 4001) ** 2) / 2)
-    p = special.expit(t)
-    best = np.log(2) - (law / law.sum()) @ (special.entr(p) + special.entr(1 - p))
-    found = {fit: np.mean(gain(make_votes(2.0), fit, 60)) for fit in ("sparse", "ridge", "length")}
-    assert 0.85 * best < found["sparse"] < best + 0.03
-    assert found["sparse"] > found["ridge"] + 0.02 > 0.1
-    assert abs(found["length"]) < 0.02
+def test_a_taste_for_one_feature_is_foretold_by_the_dictionary_and_not_by_the_number_of_words():
+    """No forecast is better than the law of the votes, σ(2x₂); the fit comes near it."""
+    judged = make_votes(2.0)
+    mine = np.isin(judged.prompt, judged.half(reported=True))
+    best = np.log(2 * special.expit(2 * judged.named[mine, 2])).mean()
+    right, nats = score(judged, DICTIONARY, 120)
+    assert 0.85 * best < nats < best + 0.02 and right > 0.75
+    assert abs(score(judged, WORDS, 60)[1]) < 0.02
+    assert abs(score(make_votes(0.0), DICTIONARY, 120)[1]) < 0.02
 
 
-def test_thrown_votes_foretell_nothing_and_cost_little():
-    for fit in ("sparse", "ridge"):
-        assert -0.05 < np.mean(gain(make_votes(0.0), fit, 120)) < 0.01
+def test_where_the_number_of_words_is_likely_fewer_votes_about_it_are_needed():
+    judged = make_votes(0.7, length=2)
+    found = [score(judged, fit, 15)[1] for fit in (DICTIONARY, LIKELY, WORDS)]
+    assert found[0] + 0.01 < found[1] < found[2]
+    x, prior = judged.regressors(next(p for p in PRIORS if p["words"] == 0.9))
+    assert prior.features().sum() == pytest.approx(1) and prior.features()[2] == 0.9
+    assert x.shape == judged.named.shape
 
 
-def test_each_pair_of_answers_counts_once_and_none_is_both_fitted_and_left_out(monkeypatch):
-    judged, met = make_votes(1.0, each=3), []
+def test_votes_about_nothing_but_which_answer_it_is_foretell_no_other_prompt():
+    """Each answer has a quality that no regressor carries, and stands in four pairs.
 
-    def look(_judged, _fit, seen, asked):
-        met.append(np.abs(np.concatenate([seen, asked])))
-        return np.full(len(asked), 0.5)
+    Two hundred scores tell the answers to forty prompts apart: fitted on some pairs they foretell
+    others of the same answers, as a split by pairs would report, and nothing of other prompts.
+    """
+    rng = np.random.default_rng(5)
+    a, b = np.triu_indices(ANSWERS, 1)
+    quality, marks = rng.normal(size=(40, ANSWERS, 1)), rng.normal(size=(40, ANSWERS, 200))
+    sign = np.sign(quality[:, a] - quality[:, b])
+    gap = (sign * (marks[:, a] - marks[:, b])).reshape(400, 200)
+    item = np.arange(400)
+    judged = Judged(rng.normal(size=(400, 1)), 0, item, item // 10, gap)
+    x, prior = judged.regressors(next(p for p in PRIORS if p["fit"] == SCORES))
+    order = rng.permutation(400)
+    by_pairs = preferences.foretell(prior, x[order[:300]], x[order[300:]])
+    assert (by_pairs > 0.5).mean() > 0.7 and np.log(2 * by_pairs).mean() > 0.1
+    right, nats = score(judged, SCORES, 100, splits=20)
+    assert abs(right - 0.5) < 0.06 and nats < 0
 
-    monkeypatch.setattr(preferences, "foretell", look)
-    assert gain(judged, "ridge", 240, splits=2) == [0.0, 0.0]
-    for rows in met:
-        assert len(np.unique(rows, axis=0)) == len(rows) == 240 + preferences.LEFT_OUT
-    assert not np.array_equal(*met)
+
+def test_prompts_are_apart_and_pairs_get_their_first_votes_in_turns():
+    judged = make_votes(1.0, each=3)
+    orders = []
+    for seed in (0, 1, REPORTED, REPORTED + 1):
+        fitted, left_out = judged.split(seed)
+        half = set(judged.half(seed >= REPORTED))
+        read, rest = ({*judged.prompt[each]} for each in (fitted, left_out))
+        assert not read & rest and read | rest == half and len(rest) == len(half) // 3
+        assert len({*fitted}) == len(fitted) == 30 * len(read) and len(left_out) == 30 * len(rest)
+        assert len({*judged.prompt[fitted[: len(read)]]}) == len(read)
+        assert len({*judged.item[fitted[: 10 * len(read)]]}) == 10 * len(read)
+        orders.append(fitted[:20].tolist())
+    assert len({*map(tuple, orders)}) == 4
+    assert not set(judged.half(False)) & set(judged.half(True))
+
+
+def test_a_file_of_votes_becomes_one_table(tmp_path):
+    """Longer answers win: all that is scored is right, and the words' own row is ahead."""
+    file, lines = tmp_path / "votes.jsonl", []
+    for i in range(60):
+        texts = [" ".join(["rain"] * (2 + 3 * j + i % 3)) + "." for j in range(3)]
+        lines += [
+            {"prompt": f"Say {i}.", "chosen": texts[a], "rejected": texts[b]}
+            for a, b in ((1, 0), (2, 1), (2, 0))
+        ]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    rows = preferences.main(file, model=False, quick=True, folder=tmp_path)
+    assert [row["fit"] for row in rows] == [WORDS, DICTIONARY, LIKELY]
+    assert rows[0]["votes"] == [15, 30, 60] and rows[0]["seeds"][0] == REPORTED
+    table = next(tmp_path.glob("*/preferences.csv")).read_text().splitlines()
+    assert table[0] == "regressors,15 votes,30 votes,60 votes"
+    assert table[1].startswith(f"{WORDS},100% +0.")
+
+
+def test_what_cannot_be_split_or_has_nothing_to_compare_with_is_refused(tmp_path):
+    file = tmp_path / "votes.jsonl"
+    lines = [{"prompt": f"Say {i}.", "chosen": "Yes.", "rejected": "No."} for i in range(60)]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(UsageError, match=r"too few prompts .* give a file with 480"):
+        preferences.main(file, model=False, folder=tmp_path)
+    with pytest.raises(UsageError, match="the number of words differs in fewer than 5 pairs"):
+        preferences.main(file, model=False, quick=True, folder=tmp_path)
+    file.write_text(json.dumps({"prompt": "?", "chosen": "Yes.", "rejected": "Yes."}))
+    with pytest.raises(UsageError, match="0 votes to read"):
+        preferences.main(file, model=False, quick=True, folder=tmp_path)
