@@ -19,7 +19,7 @@ from szpo.ledger.database import Ledger
 from szpo.optim.rules.findings import Findings
 from szpo.policies import teachable
 from szpo.reports import html_report as page
-from szpo.training import held_out, results
+from szpo.training import budget, held_out, results
 from szpo.types import Answer, Prompt
 
 
@@ -89,8 +89,7 @@ def show(
             "steps": total.steps,
             "votes": f"{total.votes}{total.of_budget}, {total.skips} skips, "
             f"{total.automatic_ties} automatic ties, {total.late} late",
-            "read": f"{total.answers_read} answers, about {total.person_minutes:.0f} "
-            "person-minutes",
+            "read": budget.describe_read(total.answers_read, total.person_minutes),
             **({"prior": prior} if prior else {}),
             "weights": f"{total.theta_sha256} (theta_sha256)",
             "head": f"{total.head} (note it on another machine, for szpo verify --head)",

@@ -272,7 +272,9 @@ def _add_votes(path: Path, text: str, features: Sequence[str]) -> None:
     with Ledger.open(path) as ledger, lease.hold(ledger):
         shown_features.require_given(ledger, features)
         config = budget.add_votes(ledger, "szpo run --votes", int(text))
-    console.complain(f"{text[1:]} votes added: the run ends after {config.describe_end()}")
+    read = budget.describe_read(*budget.most_read(config, int(text)))
+    end = config.describe_end()
+    console.complain(f"{text[1:]} votes added (at most {read}): the run ends after {end}")
 
 
 def _create(
@@ -424,12 +426,13 @@ def _show_steps(
         TimeRemainingColumn(), console=console.errors, disable=not live, transient=True,
     )  # fmt: skip
     warned: list[str] = []
-    watch = cause.Watch(ledger)
+    watch, reading = cause.Watch(ledger), budget.Reading()
     with bars as bar:
         task = bar.add_task("votes", total=config.votes_per_step * config.steps, note="")
 
         def show(report: step_report.StepReport) -> None:
-            note = _note(ledger, report, score)
+            read = budget.describe_read(*reading.so_far(ledger))
+            note = f"{read}, {_note(ledger, report, score)}"
             bar.update(task, completed=report.total_votes, note=note)
             if not live and not as_json:
                 console.complain(f"step {report.step}: {report.total_votes} votes, {note}")
@@ -453,8 +456,10 @@ def _conclude(
         result = {**asdict(outcome), "improvement": helped.as_dict(), **noted}
         console.emit({"run": ledger.run, "path": str(ledger.path), **result})
         return
-    skips = results.read(ledger, open_round=False).skips
-    said = f", {skips} time{'s' * (skips != 1)} somebody could not judge" if skips else ""
+    total = results.read(ledger, open_round=False)
+    skips, answers = total.skips, total.answers_read
+    said = f", {budget.describe_read(answers, total.person_minutes)}" if answers else ""
+    said += f", {skips} time{'s' * (skips != 1)} somebody could not judge" if skips else ""
     console.say(f"{outcome.status}: {outcome.reason}; {outcome.votes} votes{said}")
     if outcome.status == "paused":
         way = "szpo run --resume", "continues from there"

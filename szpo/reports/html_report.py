@@ -147,7 +147,7 @@ def _cards(total: Run) -> list[tuple[str, str]]:
         (f"votes{total.of_budget}", f"{total.votes:,}"),
         ("applied steps", str(total.steps)),
         ("answers read", f"{total.answers_read:,}"),
-        ("person-minutes", f"{total.person_minutes:,.0f}"),
+        ("minutes of reading", f"{total.person_minutes:,.0f}"),
         ("panelists", str(total.panelists)),
         ("skips", str(total.skips)),
         ("automatic ties", str(total.automatic_ties)),

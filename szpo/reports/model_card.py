@@ -19,7 +19,7 @@ from szpo.models.tokenizer_files import hub_name
 from szpo.optim import parameters
 from szpo.replay import replay
 from szpo.reports.html_report import when
-from szpo.training import held_out, results
+from szpo.training import budget, held_out, results
 from szpo.training.held_out import HeldOut
 from szpo.training.results import Run, StepRow
 from szpo.types import Theta
@@ -104,6 +104,8 @@ def model_card(ledger: Ledger, weights: Weights = LAST, names: Names = UNNAMED) 
     """
     total, step, group = results.read(ledger), weights.step, weights.group
     folded = [f for f in total.table if f.state == "applied" and (step is None or f.step < step)]
+    minutes = sum(f.words_read for f in folded) / budget.WORDS_PER_MINUTE
+    read = budget.describe_read(sum(f.answers_read for f in folded), minutes)
     config = ledger.spec.get("config", {})
     known = base_id(ledger, names)
     # A published card must not show a local path.
@@ -145,7 +147,7 @@ fitted, and no gradient of the judgement was taken.
 | | |
 |---|---|
 | votes | {sum(f.votes for f in folded)} from {describe_voters(ledger, total)} |
-| answers read | {sum(f.answers_read for f in folded)} |
+| read | {read} |
 | steps | {len(folded)} of rule `{total.rule}` |
 | seed | {total.seed} |
 | begun | {when(total.created_us)} |

@@ -14,7 +14,7 @@ from szpo.config.schema import KL_SAMPLES, SCORED, Config
 from szpo.intervals import Z
 from szpo.optim.optimizer import equations
 from szpo.optim.rules.registry import RULES
-from szpo.training.budget import WORDS_PER_MINUTE
+from szpo.training import budget
 
 SHARPNESS_ANSWERS = 384
 """Base answers to which the β of a simulated panel is fitted."""
@@ -82,8 +82,7 @@ def estimate(
     # A gradient pass costs about as much as sampling the answer.
     answers = 2 * (rows + setup + points) + measured
     tokens = answers * config.generation.max_new_tokens
-    read = votes * 2 * o.rows
-    hours = votes * config.words_per_vote / WORDS_PER_MINUTE / 60
+    read, read_minutes = budget.most_read(config, votes)
     minutes = None if answer_seconds is None else answers * answer_seconds / 60
     answer_bytes = config.generation.max_new_tokens * 4.5 + 60
     disk = rows * (2 * answer_bytes + 250) + votes * 1_500 + config.steps * 4_000
@@ -91,7 +90,7 @@ def estimate(
         steps=config.steps,
         votes=votes,
         answers_to_read=read,
-        person_hours=hours,
+        person_hours=read_minutes / 60,
         answers_to_generate=2 * rows,
         setup_answers=setup,
         heldout=asked,
@@ -122,8 +121,8 @@ def describe(plan: CostPlan, config: Config) -> Iterator[tuple[str, str]]:
     yield (
         "reading",
         ("nobody's; people would read " if people else "")
-        + f"at most {plan.answers_to_read:,} answers, about {plan.person_hours:.1f} person-hours "
-        f"at {WORDS_PER_MINUTE} words a minute",
+        + f"at most {budget.describe_read(plan.answers_to_read, 60 * plan.person_hours)} "
+        f"at {budget.WORDS_PER_MINUTE} words a minute",
     )
     if config.panel.kind == "judge" and config.judge.kind != "scorer":
         per_vote = 2 * (o.rows if config.judge.batches == "rows" else 1)

@@ -19,7 +19,7 @@ from szpo.voting import lease, pauses, shown_features
 from szpo.voting.counting import StepVotes
 
 WORDS_PER_MINUTE = 238
-"""Silent reading speed of adults in English prose; used to compute person-minutes."""
+"""Silent reading speed of adults in English prose; used to compute minutes of reading."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,22 +132,44 @@ def reason_to_stop(
 
 
 class Reading:
-    """Counts the words that voters have read; a step whose votes are fixed is counted once."""
+    """Counts what voters have read; a step whose votes are fixed is counted once."""
 
     def __init__(self) -> None:
-        self._fixed: dict[int, int] = {}
+        self._fixed: dict[int, tuple[int, int]] = {}
+
+    def so_far(self, ledger: Ledger) -> tuple[int, float]:
+        """The answers of the voted comparisons, and minutes to read them at 238 words a minute."""
+        answers = words = 0
+        for row in ledger.query("SELECT step, last_vote FROM steps ORDER BY step"):
+            read = self._fixed.get(row["step"])
+            if read is None:
+                read = count_read(ledger, StepVotes(ledger, row["step"]))
+                if row["last_vote"] is not None:
+                    self._fixed[row["step"]] = read
+            answers, words = answers + read[0], words + read[1]
+        return answers, words / WORDS_PER_MINUTE
 
     def hours(self, ledger: Ledger) -> float:
-        """Hours it takes to read the voted comparisons at 238 words a minute."""
-        total = 0
-        for row in ledger.query("SELECT step, last_vote FROM steps ORDER BY step"):
-            words = self._fixed.get(row["step"])
-            if words is None:
-                words = count_read(ledger, StepVotes(ledger, row["step"]))[1]
-                if row["last_vote"] is not None:
-                    self._fixed[row["step"]] = words
-            total += words
-        return total / WORDS_PER_MINUTE / 60
+        """`so_far` in hours."""
+        return self.so_far(ledger)[1] / 60
+
+
+def most_read(config: Config, votes: int) -> tuple[int, float]:
+    """Most answers that voters read for so many votes, and the minutes that takes."""
+    minutes = votes * config.words_per_vote / WORDS_PER_MINUTE
+    return votes * 2 * config.optimizer.rows, minutes
+
+
+def describe_read(answers: int, minutes: float) -> str:
+    """How much is read, in words; from two hours on in hours.
+
+    >>> describe_read(640, 48.4), describe_read(38_400, 2904)
+    ('640 answers, 48 minutes of reading', '38,400 answers, 48.4 hours of reading')
+    """
+    takes = f"{minutes:.0f} minute{'s' * (round(minutes) != 1)}"
+    if minutes >= 120:
+        takes = f"{minutes / 60:.1f} hours"
+    return f"{answers:,} answers, {takes} of reading"
 
 
 def count_read(ledger: Ledger, votes: StepVotes) -> tuple[int, int]:

@@ -25,7 +25,7 @@ from szpo.ledger.theta import theta_digest, theta_digests
 from szpo.policies.text_guards import Guard
 from szpo.replay import verification
 from szpo.runs import assemble, cost_plan
-from szpo.training import guard_moments, held_out
+from szpo.training import budget, guard_moments, held_out, results
 from szpo.voting import lease
 from tests.support import yard_run
 from tests.support.tampering import forge, rewrite
@@ -80,10 +80,14 @@ def test_what_runs_nothing_loads_next_to_nothing(words, heavy, code, said):
 def test_run_spends_its_votes_and_names_what_comes_next(tmp_path, capsys):
     path = yard_run.make(tmp_path)
     message = capsys.readouterr()
-    assert "finished: 24 of 24 votes spent" in message.out
+    with Ledger.open(path, readonly=True) as ledger:
+        total = results.read(ledger)
+    read = budget.describe_read(total.answers_read, total.person_minutes)
+    assert re.fullmatch(r"1?\d\d answers, \d minutes? of reading", read)  # 24 · 2 · 3 at most
+    assert f"finished: 24 of 24 votes spent, a step takes 8; 24 votes, {read}\n" in message.out
     assert f"szpo report {path}" in message.out
     assert "panel bt70: 5 simulated panelists, reward walk, sharpness beta" in message.err
-    assert "step 2: 24 votes, reward -" in message.err  # shown to the person only
+    assert f"step 2: 24 votes, {read}, reward -" in message.err  # shown to the person only
     assert "plus won" not in message.err  # it is a coin toss, and read as quality
     assert path.stat().st_mode & 0o077 == 0
 
@@ -133,7 +137,9 @@ def test_votes_that_are_added_end_where_the_whole_number_would_have(yard, tmp_pa
     capsys.readouterr()
     assert call(["run", "--resume", str(path), "--votes", "+24"]) == 0
     message = capsys.readouterr()
-    assert "24 votes added: the run ends after 48 votes" in message.err
+    # 24 votes · 2 sides · 3 rows; of 24 tokens, so 18 words: 144 · 18 / 238 minutes.
+    more = "144 answers, 11 minutes of reading"
+    assert f"24 votes added (at most {more}): the run ends after 48 votes" in message.err
     assert "finished: 48 of 48 votes spent" in message.out
     assert f"szpo run --resume {path} --votes +40  # the same run goes on" in message.out
     assert heads(path) == heads(whole) and heads(path)[:4] == heads(yard)
@@ -268,6 +274,9 @@ def test_plan_costs_nothing_and_is_arithmetic(tmp_path, capsys):
     assert plan["answers_to_generate"] == 10 * 8 * 3 * 2
     assert call([*arguments, "--plan"]) == 0
     shown = capsys.readouterr().err
+    assert "at most 960 answers, 73 minutes of reading at 238 words a minute" in " ".join(
+        shown.split()
+    )
     assert shown.splitlines()[-1].startswith("next: szpo run --set model.name=tabular ")
     assert call(["run", "--preset", "people", *arguments[1:], "--plan"]) == 0
     folder = tmp_path / "runs"

@@ -261,7 +261,9 @@ def test_what_was_read_is_added_up_while_steps_open_close_and_fall_out(tmp_path)
     def same(_=None):
         seen.append(reading.hours(ledger))
         assert seen[-1] == budget.Reading().hours(ledger)
-        assert seen[-1] == results.read(ledger).person_minutes / 60
+        total = results.read(ledger)
+        assert seen[-1] == total.person_minutes / 60
+        assert reading.so_far(ledger)[0] == total.answers_read
 
     class Watching:
         def submit(self, comparisons):
