@@ -33,7 +33,7 @@ def runs(folder: Path = run_paths.FOLDER, as_json: bool = console.AS_JSON) -> No
                 total = results.read(ledger).as_dict()
                 found.append({**total, "improvement": helped.as_dict(), "heldout": helped.short})
         except SzpoError as error:
-            console.warn(f"{path.name}: {error}")
+            console.warn(str(error) if path.name in str(error) else f"{path.name}: {error}")
     if as_json:
         console.emit(found)
     elif not found:
