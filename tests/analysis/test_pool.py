@@ -6,7 +6,6 @@ import csv
 import itertools
 import json
 import math
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -290,27 +289,6 @@ def test_features_that_are_constant_or_no_numbers_are_named(tmp_path, capsys):
         pool.differences_from_columns(("x",))(list(pool.read(path)))
 
 
-def peak(tmp_path: Path, count: int) -> float:
-    """Bytes at the most while choosing from this many rows, beyond what there was before."""
-    path = lines(tmp_path / f"{count}.jsonl", [record(i, s) for i, s in enumerate(numbers(count))])
-    state = State(SelectionSettings("columns:x,y", ("x", "y")), scale=(1.0, 1.0))
-    tracemalloc.start()
-    try:
-        done = rounds.advance(state, path, pool.differences_from_columns(("x", "y")), count=10)
-        most = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert done.seen.pairs == count and len(done.out) == 10
-    return most
-
-
-@pytest.mark.full
-def test_memory_does_not_grow_with_the_pool(tmp_path, monkeypatch):
-    monkeypatch.setattr(acquisition, "SHORTLIST", 100)
-    monkeypatch.setattr(pool.chunks, "__defaults__", (256,))
-    assert peak(tmp_path, 5_000) < 1.2 * peak(tmp_path, 1_000)
-
-
 # ---- what is refused ----
 
 
@@ -424,20 +402,6 @@ def test_the_score_is_the_gradient(count, tau):
         h[axis] = 1e-5
         slope = (target.log_density(w + h) - target.log_density(w - h)) / 2e-5
         assert target.score(w)[:, axis] == pytest.approx(slope, rel=1e-5, abs=1e-6)
-
-
-def test_sums_and_steps_in_blocks_are_those_of_the_whole(monkeypatch):
-    target, w = random_answers(50), normals("w", 7, 2)
-    density, score = target.log_density(w), target.score(w)
-    start = svgd.Sampler(np.zeros(2), np.ones(2)).draw(30, bytes(16))
-    whole = svgd.step(Gaussian(2), start, 0.5)
-    monkeypatch.setattr("szpo.analysis.posterior.BLOCK", 21)  # three answers at a time
-    assert target.log_density(w) == pytest.approx(density, rel=1e-12)
-    assert target.score(w) == pytest.approx(score, rel=1e-12)
-    monkeypatch.setattr("szpo.analysis.posterior.BLOCK", 100)
-    parts = svgd.step(Gaussian(2), start, 0.5)
-    assert np.allclose(parts.x, whole.x, rtol=1e-12)
-    assert np.allclose(parts.log_q, whole.log_q, rtol=1e-9)
 
 
 def test_half_a_character_of_a_pool_is_written_as_a_question_mark(tmp_path):

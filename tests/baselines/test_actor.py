@@ -16,7 +16,6 @@ from szpo.models.batched_lora import find_sites
 from szpo.policies.language_model import random_start
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.subspaces import Subspace
-from szpo.types import Answer
 from tests.support.baseline_actors import PROMPTS, SHORT, lora, tiny_actor
 from tests.support.tiny_models import loaded, with_adapter
 
@@ -118,9 +117,3 @@ def test_adapter_weights_are_fp32_on_a_bf16_base_and_after_a_trainer_rounded_the
         actors.write(peft.get_base_model(), trained.sites, expected)
         again = actors.read(peft.get_base_model(), trained.sites)
         assert all(np.array_equal(again[name], expected[name]) for name in expected)
-
-
-def test_an_answer_that_ended_itself_has_its_end_token():
-    base = loaded("llama")
-    assert loading.answer_tokens(base, Answer("w7 w8", "stop", 2)) == [7, 8, 2]
-    assert loading.answer_tokens(base, Answer("w7 w8", "length", 2)) == [7, 8]

@@ -378,17 +378,6 @@ def test_a_run_is_only_resumed_with_the_prompts_it_began_with(tmp_path, capsys):
             assemble.reopen(ledger, until=4, panel=False)
 
 
-def test_default_names_keep_their_seed():
-    names = [
-        assemble.default_name(
-            settings_file.load(sets=[f"seed={s}", f"reward=keyword:{'sea,' * 40}x"])
-        )
-        for s in (1, 22)
-    ]
-    assert [len(name) for name in names] == [64, 64]
-    assert names[0].endswith("-1") and names[1].endswith("-22")
-
-
 @pytest.mark.full
 def test_panel_as_a_process_leaves_the_same_run(yard, tmp_path):
     outside = yard_run.arguments(tmp_path, "run.name=yard", "panel.inside=false")

@@ -27,7 +27,6 @@ from szpo.optim.sample_directions import Law
 from szpo.policies import subspace_setup
 from szpo.policies.hosts import LocalHost
 from szpo.policies.lora_policy import LoraPolicy
-from szpo.policies.requests import ReadRequest, join_readings
 from szpo.policies.subspaces import Subspace
 from szpo.types import Answer, Prompt, Shift, Update
 from szpo_simulators.compare import machine_meter
@@ -130,16 +129,6 @@ def test_measuring_and_guards_by_workers_give_the_same_numbers(here, there):
             getattr(other, wanted)
 
 
-def test_chunks_change_the_plan_of_reading_and_not_what_is_read(model, here):
-    """Numbers of other batches agree to fp32's rounding."""
-    whole = LocalHost(here.facts)
-    one, other = policies(here, whole, here)
-    texts = [row[0] for row in one.sample(PROMPTS, seed=2)]
-    assert np.allclose(
-        one.logprob_base(PROMPTS, texts), other.logprob_base(PROMPTS, texts), atol=1e-5
-    )
-
-
 def test_judges_by_workers_reply_the_same(here, there, model, tmp_path):
     """The run's own model, then another one that the workers load beside it."""
     second = folder_run.model(tmp_path, "gpt2")
@@ -227,37 +216,6 @@ def test_tokens_that_workers_write_are_counted(here, there):
             policy.sample(PROMPTS[:3], seed=1)
         counts.append(tools.tokens)
     assert counts[0] > 0 and counts[1] == 2 * counts[0]
-
-
-def request(what: Any = "kl") -> ReadRequest:
-    thetas = tuple({"z": np.full(3, i, np.float32)} for i in range(3))
-    prompts = tuple((1, 2, i)[: 1 + i % 3] for i in range(7))
-    answers = tuple((i,) * (i % 3) for i in range(7))
-    return ReadRequest(what, prompts, answers, thetas, (2, 0, 2, 2, 1, 1, 1), temperature=0.5)
-
-
-def test_a_reading_request_comes_back_as_it_was():
-    sent = request()
-    found = ReadRequest.from_message(near_workers.crossed(sent.to_message()))
-    for name in ("what", "prompts", "answers", "owner", "temperature"):
-        assert getattr(found, name) == getattr(sent, name)
-    for one, other in zip(found.thetas, sent.thetas, strict=True):
-        assert np.array_equal(one["z"], other["z"])
-    nothing = ReadRequest.from_message(ReadRequest("logprobs", (), (), start=True).to_message())
-    assert (nothing.answers, nothing.thetas, nothing.start) == ((), (), True)
-
-
-def test_chunks_of_a_reading_request_hold_the_members_of_their_rows():
-    whole = request()
-    chunks = whole.split(3)
-    assert [len(chunk.answers) for chunk in chunks] == [3, 3, 1]
-    for first, chunk in zip((0, 3, 6), chunks, strict=True):
-        for i, member in enumerate(chunk.owner):
-            assert chunk.thetas[member] is whole.thetas[whole.owner[first + i]]
-    assert [len(chunk.thetas) for chunk in chunks] == [2, 2, 1]
-    assert len(request("inputs").split(3)) == 1
-    joined = join_readings([{"values": np.arange(3)}, {"values": np.arange(3, 5)}])
-    assert joined["values"].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_what_crosses_is_read_by_an_allow_list(here, there):

@@ -373,13 +373,6 @@ def test_the_guard_is_undone_exactly(text):
     assert spreadsheets.unguard(spreadsheets.guard(text)) == text
 
 
-def test_cells_of_older_tables_are_read_as_they_were_meant():
-    # Tables written before the guard knew these: an apostrophe or a NUL stood bare.
-    assert spreadsheets.unguard("'tis") == "'tis"
-    assert spreadsheets.unguard("\x00=1") == "\x00=1"
-    assert spreadsheets.unguard("'=1") == "=1"
-
-
 @given(st.lists(st.text(alphabet=st.sampled_from("'=\t\r\n\x00\",a")), min_size=1, max_size=4))
 def test_a_table_comes_back_cell_by_cell(texts):
     file = io.StringIO(newline="")

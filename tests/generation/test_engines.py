@@ -13,7 +13,7 @@ from szpo.errors import RunError, UsageError
 from szpo.generation.engine_choice import check_engine, engine_for
 from szpo.generation.flat_engine import FlatEngine
 from szpo.generation.generate_engine import GenerateEngine
-from szpo.generation.prefill import Canary, common_prefix, plan_prefill
+from szpo.generation.prefill import Canary
 from szpo.generation.sampling import Sampling, draw
 from szpo.ledger.database import Ledger
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
@@ -184,18 +184,6 @@ def test_the_canary_compares_members_that_share_a_prompt_and_takes_none_for_anot
     watch.see([(2, 0), (2, 2)], torch.stack([row, row]))
     with pytest.raises(RunError, match="members 0 and 2"):
         watch.judge()
-
-
-def test_plan_shares_what_is_the_same():
-    prompts = [[1, 2, 3], [1, 2, 4], [1, 2, 3], [1, 2, 3]]
-    found = plan_prefill(prompts, [0, 0, 1, 0])
-    assert found.sequences == [(1, 2, 3), (1, 2, 4)]
-    assert found.units == [(0, 0), (0, 1), (1, 0)]
-    assert found.order == [0, 3, 2, 1]
-    assert found.prefix == 0  # too short to be worth a pass of its own
-    assert common_prefix([(5, 6, 7), (5, 6, 7, 8)]) == 2
-    long = [[*range(200), 300 + i] for i in range(4)]
-    assert plan_prefill(long, [0, 0, 0, 0]).prefix == 200
 
 
 @pytest.mark.parametrize(

@@ -311,19 +311,6 @@ def test_sides_and_equal_batches_of_a_measurement():
         ask(FunctionPanel(None), "A", "x", "y")
 
 
-@pytest.mark.full
-def test_a_simulated_panel_measures_by_its_reward(model, tmp_path):
-    settings = {
-        **SMALL, "panel.kind": "bt70", "panel.reward": "length:6", "panel.beta": 1.0,
-    }  # fmt: skip
-    with szpo.Tuner(model, PROMPTS, votes=2, settings=settings) as tuner:
-        tuner.run(measure=True)
-        with Ledger.open(tuner.path, readonly=True) as ledger:
-            bodies = [event["body"] for event in ledger.events("measured")]
-    assert [body["steps"] for body in bodies] == [0, 1]
-    assert all(len(body["rewards"][0]) == 1 and "wins" not in body for body in bodies)
-
-
 def test_an_answer_that_is_no_vote_is_refused(model):
     answers = lambda p, a, b: "left"  # noqa: E731
     with (

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import szpo
 from szpo import vector
 from szpo.errors import IntegrityError, StorageError, UsageError
-from szpo.optim import optimizer, parameters, sample_directions
+from szpo.optim import optimizer, parameters
 from szpo.types import Tally
 from szpo.vector import make_space
 from tests.support.cases import case
@@ -178,15 +178,6 @@ def test_a_weight_counts_as_that_many_votes():
     assert points[2] == 0.0
 
 
-def test_whole_numbers_of_numpy_are_taken():
-    opt = szpo.Optimizer(dim=np.int64(3), seed=np.uint8(5))
-    assert [p.a.tolist() for p in opt.ask(np.int32(2))] == [
-        p.a.tolist() for p in szpo.Optimizer(dim=3, seed=5).ask(2)
-    ]
-    opt.tell(["a", "b"])
-    json.dumps(opt.to_dict())
-
-
 def test_bounds_hold_and_an_optimum_on_the_edge_is_found():
     opt = szpo.Optimizer(bounds=[(0, 4), (10, 20)], seed=2)
     assert opt.best.tolist() == [2.0, 15.0]
@@ -264,18 +255,6 @@ def test_votes_reported_at_once_give_the_bits_of_one_by_one(how, monkeypatch):
     assert told == list(range(-(-by_itself // 5) * 5)) + [39] * (by_itself < 40)
     assert (again.digest(), again.votes, again.info) == (opt.digest(), opt.votes, opt.info)
     assert again.to_dict() == opt.to_dict()
-
-
-def test_loading_draws_each_direction_once_and_makes_no_pair(monkeypatch):
-    saved = tune(szpo.Optimizer(dim=2, seed=77), 30).to_dict()
-    draw, drawn = sample_directions.gaussian, []
-    parameters._draw.cache_clear()
-    monkeypatch.setattr(
-        sample_directions, "gaussian", lambda *given: drawn.append(given) or draw(*given)
-    )
-    monkeypatch.setattr(parameters, "shift", None)
-    szpo.Optimizer.from_dict(saved)
-    assert len(drawn) == 30
 
 
 def test_a_vote_costs_the_same_after_twenty_and_after_two_thousand():

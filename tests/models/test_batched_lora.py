@@ -143,17 +143,6 @@ def test_the_model_is_the_base_model_again_afterwards():
     assert [name for name, _ in model.named_modules()] == names
 
 
-def test_sites_carry_peft_patterns():
-    patterns = config(
-        "llama", 4, rank_pattern={"v_proj": 2}, alpha_pattern={"down_proj": 12},
-        layers_to_transform=[1, 3],
-    )  # fmt: skip
-    sites = find_sites(build("llama"), patterns)
-    assert {s.depth for s in sites} == {1, 3}
-    found = {s.name.split(".")[-1]: (s.rank, s.scale) for s in sites}
-    assert found == {"q_proj": (4, 2.0), "v_proj": (2, 4.0), "down_proj": (4, 3.0)}
-
-
 @pytest.mark.parametrize(("target", "words"), [("nowhere", "not fit"), ("embed_tokens", "linear")])
 def test_targets_that_do_not_exist_or_are_not_linear_are_refused(target, words):
     with pytest.raises(UsageError, match=words):

@@ -123,22 +123,6 @@ def test_input_directions_are_the_leading_singular_vectors_scaled_to_unit_rms():
         assert (A[np.arange(2), np.abs(A).argmax(1)] > 0).all()
 
 
-def test_batches_hold_every_sample_once_within_their_bounds():
-    rng = np.random.default_rng(4)
-    many = [
-        Sample(tuple(range(1, rng.integers(2, 30))), tuple(range(1, rng.integers(2, 12))))
-        for _ in range(60)
-    ]
-    got = list(logprobs.batches(many, device=torch.device("cpu"), vocab=50, tokens=120))
-    assert sorted(i for b in got for i in b.index) == list(range(60))
-    for batch in got:
-        assert batch.ids.numel() <= 120 or len(batch.index) == 1
-        for row, i in enumerate(batch.index):
-            reported = batch.ids[row][batch.attention[row].bool()].tolist()
-            assert reported == [*many[i].prompt, *many[i].answer]
-            assert batch.targets[row][batch.mask[row]].tolist() == list(many[i].answer)
-
-
 LINE = "out of memory with {} rows in a batch; going on with {}"
 
 

@@ -11,6 +11,7 @@ from szpo.generation.sampling import Sampling
 from szpo.models.loading import Loaded
 from szpo.optim import parameters
 from szpo.policies import text_guards
+from szpo.policies.hosts import LocalHost
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.protocol import Policy, check_policy
 from szpo.policies.subspaces import Subspace
@@ -70,6 +71,21 @@ def test_all_directions_go_through_one_generation_call():
     assert calls == [[0] * 3 + [1] * 3 + [2] * 3 + [3] * 3 + [4] * 3 + [5] * 3]
     alone = [policy.rollout([PROMPTS] * 2, shifts[i : i + 2], seed=1) for i in (0, 2, 4)]
     assert [batch for pair in alone for batch in pair] == together
+
+
+@pytest.mark.full
+def test_chunks_answer_what_one_call_answers():
+    base = loaded("llama")
+    whole = policy_of(base, sampling=Sampling(max_new_tokens=10))
+    parts = policy_of(base, host=LocalHost(base, chunk_rows=5))
+    other = (300, -2, 7, 0)  # a direction that the seed does not give
+    shifts = [Shift(3, k, sign, 0.5, (None, other)[k]) for k in (0, 1) for sign in (1, -1)]
+    many = [Prompt.user(f"w{i} w{i + 1}") for i in range(20, 32)]
+    asked = [many[:6], many[:6], many[6:], many[6:]]
+    assert parts.rollout(asked, shifts, seed=4) == whole.rollout(asked, shifts, seed=4)
+    assert parts.sample(many, 3, seed=5) == whole.sample(many, 3, seed=5)
+    base_says = [each.sample(many[:2], seed=5, base=True) for each in (parts, whole)]
+    assert base_says[0] == base_says[1]
 
 
 def test_members_are_theta_plus_and_minus_the_direction():

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 
 from szpo.errors import RunError, UsageError
 from szpo.generation.sampling import Sampling
-from szpo.models import loading, logprobs, lora_sites
+from szpo.models import loading, lora_sites
 from szpo.models.batched_lora import attach_deltas, find_sites
 from szpo.models.loading import Loaded
 from szpo.optim import parameters, sample_directions
@@ -252,18 +252,6 @@ def test_redraws_sharpen_the_basis_and_cost_no_answer(model):
         for redraws in (0, 4)
     )
     assert four > none
-
-
-def test_the_two_halves_share_no_prompt_and_random_directions_ignore_how_many_are_asked_for():
-    rows = [logprobs.Sample((1,), (2,), group) for group in (7, 3, 3, 9, 7, 1)]
-    first = score_basis.halves(rows)
-    groups = np.array([r.group for r in rows])
-    assert not set(groups[first]) & set(groups[~first])
-    same = [logprobs.Sample((1,), (2,), 0)] * 6
-    assert score_basis.halves(same).sum() == 3
-    units = kl_calibration.unit_directions(3, 4, 8)
-    np.testing.assert_allclose(units, kl_calibration.unit_directions(3, 9, 8)[:4])
-    np.testing.assert_allclose(np.linalg.norm(units, axis=1), 1)
 
 
 # --- layers, and what is refused -----------------------------------------------------------------

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from szpo import failpoints, seeds
-from szpo.errors import StorageError, UsageError
-from szpo.failpoints import POINTS, InjectedError, arm, failpoint, parse
+from szpo.errors import StorageError
+from szpo.failpoints import POINTS, InjectedError, arm
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from szpo.reports import votes
@@ -173,22 +173,3 @@ def test_an_error_at_a_named_place_ends_the_run_and_harms_nothing(
     ):
         live(path, 0)
     assert children.run(take_up, path, 0, undisturbed(0)[1]) == 0
-
-
-def test_a_place_that_is_not_armed_does_nothing():
-    for name in POINTS:
-        failpoint(name)
-    with arm("cp2:raise@2") as armed:
-        failpoint("cp2")
-        failpoint("cp3")
-        with pytest.raises(InjectedError, match="cp2: the plan is committed"):
-            failpoint("cp2")
-        failpoint("cp2")  # once only
-    assert armed.hits == 3
-    failpoint("cp2")
-
-
-@pytest.mark.parametrize("text", ["cp99:kill", "cp1:burn", "cp1", "cp1:kill@x", ""])
-def test_what_cannot_be_armed_is_refused_with_all_names(text):
-    with pytest.raises(UsageError, match=r"give name:action@hit, with a name of cp1, .* cp14"):
-        parse(text)

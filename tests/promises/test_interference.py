@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 
-from szpo import seeds
 from szpo.errors import UsageError
 from szpo.evaluators.panel_evaluator import LedgerEvaluator, PanelEvaluator
 from szpo.ledger.database import Ledger
@@ -13,7 +12,7 @@ from szpo.replay import verification
 from szpo.training.guards import Bands
 from szpo.training.services import prompt_order
 from szpo.types import Prompt
-from szpo.voting import counting, lease, steps
+from szpo.voting import lease, steps
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support.crashing import Crash
@@ -189,33 +188,3 @@ def test_keeping_a_lease_ends_when_another_controller_has_it(tmp_path, monkeypat
         with lease.renewing(ledger, held):
             assert ended.wait(60)
         assert lease.controller(ledger)["lease"] == taken.holder
-
-
-def test_what_a_seat_costs_does_not_grow_with_the_answers(tmp_path):
-    settings, ledger, policy = start(tmp_path, M=6)
-    service = VoteService(ledger)
-    costs = []
-
-    def people():
-        plain = ledger.query
-        count = [0]
-
-        def query(*arguments):
-            count[0] += 1
-            return plain(*arguments)
-
-        for i in range(6):
-            ledger.query, count[0] = query, 0
-            seat = service.assign(service.enroll("person", f"p{i}"))
-            costs.append(count[0])
-            ledger.query = plain
-            while seat is not None:
-                service.cast(
-                    VoteRequest(seat.id, "AB"[seeds.integer(b"k" * 16, i, 2)], idem=seat.id)
-                )
-                seat = service.assign(service.enroll("person", f"p{i}"))
-
-    go(settings, ledger, policy, LedgerEvaluator(service), until_step=1, wait=people)
-    assert len(costs) == 6 and len(set(costs[1:])) == 1
-    assert costs[0] <= 11  # the first look reads the step as a whole, and whether it is paused
-    assert counting.missing(ledger, 0) == 0

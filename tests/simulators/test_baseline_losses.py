@@ -70,16 +70,6 @@ def test_the_clipped_gradient_in_a_table_is_that_of_the_objective_over_steps(dra
     assert slope == pytest.approx(differences(objective, theta), abs=1e-7)
 
 
-def test_a_clipped_move_pulls_no_further():
-    """ρ = 1.5 > 1.2 with A > 0: the objective stands at 1.2 A and its slope is 0; A < 0 pulls."""
-    old = np.zeros((1, 2))
-    theta = np.log([[0.75, 0.25]])
-    none = np.zeros((1, 2))
-    good, bad = np.array([[1.0, 0.0]]), np.array([[-1.0, 0.0]])
-    assert not ppo.gradient(theta, old, good, none, clip=0.2, moves=2).any()
-    assert ppo.gradient(theta, old, none, bad, clip=0.2, moves=2)[0, 0] < 0
-
-
 def test_reinforce_is_the_gradient_of_weighted_log_probability(draw):
     _, _, theta = pairs(draw)
     index, advantage = draw.integers(0, D, (2, 9, 5)), draw.normal(size=(2, 9, 5))

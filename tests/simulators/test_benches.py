@@ -2,72 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-from itertools import islice
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 
 from szpo.errors import RunError, UsageError
 from szpo.judges.backends import Reply
-from szpo_simulators.bench import cartpole, contest, gridworld, run_all, vpl
+from szpo_simulators.bench import contest, gridworld, run_all
 from szpo_simulators.bench import judge as bench
 from szpo_simulators.bench.judge import FORMS, tasks
 from szpo_simulators.panels.verifiers import verifier
 from szpo_simulators.study import seed_range
-from szpo_simulators.worlds import notebook
-from szpo_simulators.worlds import vpl_model as model
-from szpo_simulators.worlds.cartpole import CartPole
 from tests.support.judging import Scripted, judge, places
-
-
-def lines(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def test_cartpoles_cells_are_the_notebook_and_many_runs():
-    seen = cartpole.run_notebook({"label": "PPO as written", "episodes": 4, "seed": 7})["lengths"]
-    learning = notebook.ppo(7, notebook.FORMS["as written"])
-    assert seen == [length for length, _ in islice(learning, 4)]
-    asked = {"net": "linear", "D": 4, "beta": 0.25, "marks": [8, 16], "alpha": 0.3}
-    found = cartpole.run_szpo({**asked, "seeds": [1, 2, 3]})
-    assert len(found["values"]) == 3
-    assert len(found["curve"]) == 2
-    alone = cartpole.run_szpo({**asked, "seeds": [2]})
-    assert alone["values"][0] == pytest.approx(found["values"][1])
-    gradient = {"method": "REINFORCE", "net": "linear", "rate": 0.0, "marks": [1, 2], "seeds": [5]}
-    still = cartpole.run_gradient_method(gradient)
-    world = CartPole()
-    assert still["curve"][0]["mean"] == still["curve"][1]["mean"]
-    assert still["values"] == world.value(world.theta0[None]).tolist()
-
-
-@pytest.mark.full
-def test_cartpoles_figures_and_both_axes(tmp_path, monkeypatch):
-    def curves(asked):
-        return cartpole._score(
-            np.array([[s % 7 + m for m in asked["marks"]] for s in asked["seeds"]], float)
-        )
-
-    monkeypatch.setattr(cartpole, "run_notebook", lambda asked: {"lengths": [*range(10, 70)]})
-    for name in ("run_szpo", "run_gradient_method"):
-        monkeypatch.setattr(cartpole, name, curves)
-    cartpole.main(quick=True, folder=tmp_path / "runs", figures=tmp_path / "docs")
-    rows = lines(tmp_path / "runs" / "cartpole.csv")
-    assert {row["label"] for row in rows} >= {"SZPO, linear, D = 4", "REINFORCE, notebook's net"}
-    for row in rows:
-        votes = int(row["votes"])
-        if "SZPO" in row["label"]:
-            assert int(row["episodes"]) == 2 * int(row["label"][-1]) * votes
-            assert row["answers"] == row["episodes"]
-        else:
-            assert votes == 0
-    drawn = {p.name for p in (tmp_path / "docs").iterdir()}
-    assert drawn == {"cartpole.svg", "cartpole-notebook.svg"}
-
 
 TINY = {"world": "courier", "budget": 12, "D": 1, "sharpness": 1.0, "seeds": [3, 4]}
 
@@ -82,35 +27,6 @@ def test_a_cell_spends_its_budget_and_reads_2_d_walks_a_vote(name, D):
     assert found["votes"][-1] == 48 and found["answers"][-1] == 96 * D
     assert len(found["values"]) == 2 and len(found["curve"]) == len(found["votes"])
     assert found["curve"][-1]["mean"] == pytest.approx(np.mean(found["values"]))
-
-
-FROZEN = """
-seeds = [5000, 5009]
-[[method]]
-name = "SZPO, known"
-way = "pair votes"
-fixed = { world = "courier", budget = 8, D = 1, sharpness = 1.0, method = "szpo", rule = "known" }
-chosen = { N = 2, alpha = 0.35 }
-tried = []
-[[method]]
-name = "DPO"
-way = "pair votes"
-fixed = { world = "courier", budget = 8, D = 1, sharpness = 1.0, method = "dpo", rounds = 1 }
-chosen = { epochs = 1 }
-tried = []
-"""
-
-
-@pytest.mark.full
-def test_a_frozen_contest_runs_on_its_own_seeds(tmp_path):
-    (tmp_path / "frozen.toml").write_text(FROZEN)
-    rows = gridworld.main(True, tmp_path / "runs", tmp_path / "docs", tmp_path / "frozen.toml")
-    ours, dpo = rows["claim"]
-    assert ours["seeds"] == dpo["seeds"] == list(range(5000, 5006))
-    assert ours["votes"] == [2, 4, 6, 8] and dpo["votes"] == [8]
-    (apart,) = lines(tmp_path / "runs" / "gridworld-claim-differences.csv")
-    assert float(apart["mean"]) == pytest.approx(ours["mean"] - dpo["mean"])
-    assert (tmp_path / "docs" / "gridworld-claim.svg").exists()
 
 
 @pytest.mark.parametrize("text", [None, "seeds = [1]", "not toml"])
@@ -194,18 +110,6 @@ def test_likings_for_length_and_for_own_texts_show_and_none_for_names():
 
 
 @pytest.mark.full
-def test_a_quick_look_prints_and_keeps_its_cells(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(bench, "MODELS", ())
-    monkeypatch.setattr(bench, "STUBS", ("longer",))
-    found = bench.main(quick=True, folder=tmp_path)
-    assert [row["judge"] for row in found["judges"]] == ["endpoint: longer"]
-    assert len(list((tmp_path / "cells").glob("*.json"))) == 4
-    assert "on pairs whose better answer is certain" in capsys.readouterr().out
-    head, row = (tmp_path / "judges.csv").read_text(encoding="utf-8").splitlines()
-    assert "both orders agree" in head and row.startswith('endpoint: longer,"')
-
-
-@pytest.mark.full
 def test_the_published_steps_climb_the_dense_grid(tmp_path):
     """From 2.85 towards 7.55, in 9,600 votes: θ against θ + μv, N = 8, M = 5, D = 1, ten seeds."""
     known, sign = gridworld.main(folder=tmp_path, published=True)["published"]
@@ -239,32 +143,3 @@ def test_all_benches_run_and_a_failing_one_is_named(tmp_path, monkeypatch, capsy
     assert "track: no road" in capsys.readouterr().out
     with pytest.raises(UsageError, match="--only foo is not one of gridworld"):
         run_all.main(folder=tmp_path, only=("track", "foo"), frozen=frozen)
-
-
-@pytest.mark.full
-def test_the_latents_bench_asks_every_model_on_every_set(tmp_path, monkeypatch, capsys):
-    asked = []
-
-    def work(one: dict[str, Any]) -> dict[str, Any]:
-        asked.append(one)
-        right = 0.98 if one["model"] == "vae" and one["beta"] < 1 else 0.5
-        found = {"all": (1 + right) / 2, "controversial": right + (one["seed"] - 1002) / 1000}
-        if one["model"] == "vae":
-            found |= {"active": 8 * (right > 0.6), "units": 8, "kl": 5.0, "collapsed": right < 0.6}
-            found |= {f"context_{size}": right for size in vpl.CONTEXTS}
-        return found
-
-    monkeypatch.setattr(vpl, "work", work)
-    vpl.main(folder=tmp_path, figures=tmp_path / "docs")
-    # five seeds of four models on three sets, and five that collapse
-    assert len(asked) == 65 and {one["seed"] for one in asked} == set(range(1000, 1005))
-    assert len(lines(tmp_path / "vpl.csv")) == 65
-    assert (tmp_path / "docs" / "vpl.svg").exists()
-    asked.clear()
-    monkeypatch.setattr(vpl, "SIZES", {"two-users": (10, 1)})
-    vpl.main(quick=True, folder=tmp_path / "quick")
-    assert [(one["model"], one["seed"]) for one in asked] == [
-        *((kind, 1000) for kind in model.KINDS), ("vae", 1000)
-    ]  # fmt: skip
-    out = capsys.readouterr().out
-    assert "controversial" in out and "collapsed" in out

@@ -33,7 +33,6 @@ from szpo_simulators.compare import (
     methods,
     presets,
     shared_setup,
-    show,
     summary,
 )
 from szpo_simulators.compare.cell_process import run_cell
@@ -41,7 +40,6 @@ from szpo_simulators.compare.cell_store import Cell, CellStore
 from szpo_simulators.panels import heldout
 from szpo_simulators.panels import panel as panels
 from szpo_simulators.panels.heldout import Measurement
-from szpo_simulators.study import Study
 from tests.support import yard_run
 from tests.support.pairs import new_ledger
 
@@ -271,19 +269,6 @@ def test_over_optimisation_is_seen_only_where_both_intervals_say_so():
     assert summary.find_over_optimisation([[row(1, 0.1)]]) is None
 
 
-@pytest.mark.full
-def test_the_table_goes_on_where_a_method_stopped(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "220")
-    preset = presets.find_preset("tiny")
-    body = show.show_results(Study("compare", tmp_path), preset, RECORDS)
-    out = capsys.readouterr().out
-    assert "dpo batch, seed 1: stopped at 100 votes: dpo: loss is nan at step 3" in out
-    assert "0.200 ± 1.271" in out and "0.200, 1 stopped" in out
-    assert json.loads((tmp_path / "compare-tiny.json").read_text())["rows"] == body["rows"]
-    for part in ("votes", "costs", "kl"):
-        assert (tmp_path / f"compare-tiny-{part}.svg").stat().st_size > 5000
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -451,16 +436,6 @@ def test_after_a_kill_the_cell_is_free_and_the_rest_stays(store, tmp_path):
     assert cell_store.run_cells(QUIET, store, CELLS) == []
     assert [store.read(cell)["gain"] for cell in CELLS] == [0, 0, 1, 1, 2, 2]
     assert [read_started(store).count(cell.name) for cell in CELLS[:2]] == [1, 2]
-
-
-def test_other_settings_are_another_cell_and_the_rest_is_guessed_from_what_finished_took(store):
-    spec = CELLS[0].spec
-    assert CELLS[0].name == Cell(dict(reversed(spec.items()))).name
-    assert CELLS[0].name != Cell({**spec, "votes": 1}).name
-    assert cell_store.guess_seconds(store, CELLS) == {cell.name: 10.0 for cell in CELLS}
-    cell_store.run_cells(QUIET, store, CELLS[:1])
-    # It took 4 where 10 were guessed: its kind takes 4, the others 4/10 of their guess.
-    assert cell_store.guess_seconds(store, CELLS) == {cell.name: 4.0 for cell in CELLS[1:]}
 
 
 SETS = (

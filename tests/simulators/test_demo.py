@@ -17,7 +17,6 @@ from szpo.policies import text_guards
 from szpo.reports import html_report
 from szpo.reports.model_card import Weights, model_card
 from szpo_simulators import demo
-from szpo_simulators.bench import demo as bench
 from tests.support import folder_run
 
 
@@ -69,21 +68,6 @@ def test_show_and_model_card_have_the_guards(demo_run, capsys):
         assert f"{guard['name']}: {guard['value']:+.2f} ({guard['limit']})" in shown
         assert f"| {guard['name']} | {guard['value']:+.2f} | {guard['limit']} |" in card
         assert guard["name"] not in first  # those are other weights
-
-
-def test_a_seed_is_run_once_for_each_setting(tmp_path: Path, monkeypatch: Any) -> None:
-    asked = []
-
-    def measure(config: Any, path: Path, *, say: Any) -> dict[str, Any]:
-        asked.append((config.run.votes, config.panel.reward))
-        return {"gain": 1.0, "machine": {"load": 0.0, "matrix_seconds": 0.1}}
-
-    monkeypatch.setattr(bench, "measure_run", measure)
-    monkeypatch.setattr(bench, "COLUMNS", {"gain": "gain"})
-    for sets in ((), (), ("run.votes=8",)):
-        found = bench.main([0], ["regex:a/b"], tmp_path, sets, "tiny")
-    assert found["regex:a/b"]["mean"] == 1.0
-    assert [reward for _, reward in asked] == ["regex:a/b"] * 2 and asked[1][0] == 8
 
 
 def test_a_lost_topic_alone_does_not_fail_the_demo() -> None:

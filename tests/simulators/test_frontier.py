@@ -1,8 +1,6 @@
 """The frontier of gain against KL: plans, cells that resume, figures that follow from rows."""
 
-import json
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +14,7 @@ from szpo_simulators.compare import frontier_plan as plan
 from szpo_simulators.compare import frontier_summary as summary
 from szpo_simulators.compare.cell_store import CellStore
 from szpo_simulators.panels import heldout
-from szpo_simulators.study import Study, write_record
+from szpo_simulators.study import write_record
 
 METHOD = 'method = "regression"'
 
@@ -204,40 +202,3 @@ def test_comparisons_are_paired_by_seed(quick):
     assert [difference[n] for n in ("mean", "low", "high")] == pytest.approx([0.125, 0.05, 0.2])
     assert at_kl["mean_ours"] == pytest.approx(0.15)  # where it was measured
     assert at_kl["mean_theirs"] == pytest.approx(0.15)  # half-way between .1 and .2
-
-
-def test_a_run_that_never_reaches_the_kl_is_left_out_and_closes_the_comparison(quick):
-    (asked,) = (c for c in quick.comparisons if c.kl is not None)  # at half a nat
-    two = replace(quick, groups=tuple(replace(g, seeds=(0, 1)) for g in quick.groups))
-    two = replace(two, comparisons=(asked,))
-    reached = [row(0, 1.0, 0.2, 1.0), row(1, 1.0, 0.3, 1.0)]
-    near = [row(0, 1.0, 0.1, 1.0), row(1, 1.0, 0.1, 0.4)]
-    (line,) = summary.judge_comparisons(two, {asked.ours: reached, asked.theirs: near})
-    assert (line["seeds"], line["of"], line["met"]) == (1, 2, True)
-    assert line["difference"]["mean"] == pytest.approx(0.05)  # half of .2 less half of .1
-    (line,) = summary.judge_comparisons(two, {asked.ours: reached, asked.theirs: near[:1]})
-    assert (line["seeds"], line["met"]) == (1, None)  # its second seed is not finished
-
-
-@pytest.mark.full
-def test_what_is_finished_is_shown_at_any_time(quick, ran, tmp_path):
-    empty = Study("frontier", tmp_path / "none")
-    assert command.show_finished(empty, quick, CellStore(tmp_path / "none")) == {"lines": []}
-    body = command.show_finished(Study("frontier", ran.folder), quick, ran)
-    lines = {(line["group"], line["checkpoint"]): line for line in body["lines"]}
-    assert lines["sentiment-regression", 16]["seeds"] == 1
-    assert lines["sentiment-regression", 16]["of"] == 2
-    assert lines["sentiment-regression", 16]["low"] is None  # one seed has no interval
-    assert "unfinished: hostile-regression has 0 of 1 seeds" in body["unfinished"]
-    rows = [json.loads(line) for line in (ran.folder / "rows.jsonl").read_text().splitlines()]
-    assert {"votes", "gain", "kl", "guards", "answers_read", "settings", "commit"} <= set(rows[0])
-    assert (ran.folder / "frontier.svg").exists()
-
-
-def test_an_interval_is_the_same_whenever_it_is_drawn_and_one_seed_has_none():
-    values = [0.1, 0.4, 0.2, 0.3]
-    found = summary.bootstrap(values)
-    assert found["mean"] == pytest.approx(0.25)
-    assert 0.1 < found["low"] < 0.25 < found["high"] < 0.4
-    assert summary.bootstrap(values) == found
-    assert summary.bootstrap(values[:1])["low"] is None

@@ -236,18 +236,6 @@ def test_sides_are_symmetric_and_shares_are_a_law(gap, name, beta, tie, lapse, o
         assert other == pytest.approx(shares[[1, 0, 2]], abs=1e-12)
 
 
-def test_arrays_of_comparisons_equal_one_at_a_time_and_picks_follow_the_shares():
-    rater = Rater(beta=1.5, tie=0.3, lapse=0.05, side_bias=0.2)
-    gaps = np.linspace(-2, 2, 12).reshape(3, 4)
-    on_a = np.arange(12).reshape(3, 4) % 2 == 0
-    whole = law(rater, gaps, on_a)
-    assert whole.shape == (3, 4, 3)
-    for index in np.ndindex(3, 4):
-        assert (law(rater, gaps[index], on_a[index]) == whole[index]).all()
-    shares = np.array([0.5, 0.3, 0.2])
-    assert pick(shares, [0.0, 0.49, 0.5, 0.79, 0.81, 0.999]).tolist() == [0, 0, 1, 1, 2, 2]
-
-
 def judged(key: bytes, side: str = "A") -> str:
     rows = (Row(Prompt.user("?"), Answer("sea"), Answer("land")),)
     judge = SimulatedJudge(lambda c: 0.4, Rater(beta=1.0, tie=0.5, item_spread=1.0))

@@ -78,42 +78,8 @@ def test_the_bench_counts_runs_that_show_a_taste_and_runs_of_chance_votes():
     assert json.dumps(chance)  # as a cell is stored
 
 
-def test_the_sparse_prior_gains_more_than_ridge_where_one_feature_is_liked():
-    world = make_world(components=2)
-    for pairs in surrogate.PAIRS:
-        spec = {"taste": "third", "pairs": pairs, "seeds": 4}
-        row = surrogate.compare_priors(world, {"third": world.reward}, spec)
-        assert row["sparse"] > row["ridge"] > row["scores"]  # the scores are of other features
-        assert abs(row["scores"]) < 0.2
-
-
-def test_a_taste_outside_the_leading_scores_is_gained_by_features_alone():
-    world = make_world(components=2)
-    spec = {"taste": "third", "seeds": 4}
-    row = surrogate.compare_coordinates(world, {"third": world.reward}, spec)
-    assert row["features 120"] > 1.0 > abs(10 * row["scores 120"])
-    assert row["ahead"] == pytest.approx(row["features 120"] - row["scores 120"])
-    assert (row["said"], row["mostly"]) == (4, "more f2 (4)")
-
-
 def test_a_move_gains_what_weighted_answers_gain():
     world, z = make_world(), np.array([0.0, 0.0, 1.5])
     assert world.mean_gain(z) == pytest.approx(1.5, abs=0.1)  # of a normal feature, tilted
     assert world.mean_gain(np.zeros(3)) == pytest.approx(0.0, abs=1e-12)
     assert world.gain(z) == pytest.approx(1.0, abs=0.02)
-
-
-def test_the_bench_finds_what_is_said_right_of_one_entry_and_wrong_of_none():
-    world = make_world()
-    of_one = surrogate.collect_said(world, {"kind": "one entry", "seeds": 4})["said"]
-    assert of_one
-    assert np.mean([right for _, _, right in of_one]) > 0.8
-    of_none = surrogate.collect_said(world, {"kind": "no entry", "seeds": 4})["said"]
-    assert not any(right for _, _, right in of_none)
-
-
-def test_what_is_said_is_tabulated_by_votes_and_by_how_likely_it_was_said_to_be():
-    said = [[40, 0.6, True], [40, 0.7, False], [40, 0.95, True], [32, 0.99, True]]
-    rows = surrogate.tabulate_said([{"said": said[:2]}, {"said": said[2:]}])
-    found = [(row["votes"], round(row["said"], 2), row["claims"], row["right"]) for row in rows]
-    assert found == [(32, 0.99, 1, 1.0), (40, 0.65, 2, 0.5), (40, 0.95, 1, 1.0)]

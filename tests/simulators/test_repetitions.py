@@ -17,9 +17,8 @@ from szpo_simulators.worlds.cartpole import CartPole, Network
 from szpo_simulators.worlds.curves import trace_walks
 from szpo_simulators.worlds.gridworld import DENSE, Courier, GridWorld
 from szpo_simulators.worlds.oracle import LinkPanel
-from szpo_simulators.worlds.tables import sum_by_index
 from szpo_simulators.worlds.track import TRUTH
-from szpo_simulators.worlds.world import draws, uniforms
+from szpo_simulators.worlds.world import uniforms
 
 WORLD = GridWorld(size=3, horizon=5)
 
@@ -52,20 +51,6 @@ def test_the_courier_delivers_what_a_walk_read_by_hand_says_and_by_memory_more_t
     assert world.landing[done + 8, right] == 8  # standing there delivers nothing again
     world = Courier()
     assert world.value(theta(world, 50)).max() < world.optimum() == pytest.approx(10.277, abs=1e-3)
-
-
-@pytest.mark.parametrize("kind", ["cells", "moves", "steps", "states"])
-def test_every_move_has_one_place_and_rewards_add_up_to_the_feature_times_the_weights(kind):
-    world = Courier(horizon=9)
-    made = walks.walk(world, theta(world), draws(world, [1, 2, 3], 0, 0, 20))
-    place, size = walks.feature_indices(kind, world, made)
-    assert place.shape == (3, 20, 9) and place.min() >= 0 and place.max() < size
-    w = np.random.default_rng(0).normal(size=(3, size))
-    total = rlhf.reward_of(kind, world, w)(made).sum(-1)
-    assert total == pytest.approx(np.einsum("snf,sf->sn", sum_by_index(place, size), w))
-    if kind == "states":  # with the whole state the true return is one of the rewards
-        truth = rlhf.reward_of(kind, world, np.tile(world.arrival, (3, 1)))(made).sum(-1)
-        assert truth == pytest.approx(made.returns)
 
 
 def test_a_reward_by_cell_followed_to_the_end_delivers_less_than_the_start():

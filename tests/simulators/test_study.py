@@ -27,7 +27,6 @@ from szpo_simulators.panels.simulate import command, simulate
 from szpo_simulators.study import (
     REPORTED,
     Study,
-    draw_curve,
     format_interval,
     interval,
     seed_range,
@@ -86,32 +85,6 @@ def test_settings_are_chosen_on_seeds_that_are_not_reported(study):
     assert final == {"rule": "known", "alpha": 3.0, "seeds": seed_range(5)}
     assert min(final["seeds"]) > 3
     assert row["mean"] == REPORTED + 2 and (row["chosen"], row["edge"]) == ({"alpha": 3.0}, "")
-
-
-def test_a_choice_at_the_edge_of_its_grid_says_so(study):
-    def score(one):
-        return {"values": [one["alpha"] if one["alpha"] < 9 else float("nan")]}
-
-    def edge(*tried):
-        grid = [{"alpha": a} for a in tried]
-        return study.tune("x", [{}], score, [grid], trials=1, repetitions=1)[0]["edge"]
-
-    assert [edge(1.0, 3.0), edge(3.0, 1.0, 2.0), edge(1.0)] == ["highest", "highest", ""]
-    assert [edge(3.0, 10.0), edge(10.0, 2.0, 1.0)] == ["lowest", ""]
-
-
-@pytest.mark.full
-def test_figures_are_the_same_bytes_every_time(study, tmp_path):
-    rows = [interval([1.0, 2.0]), interval([2.0, 3.0])]
-    times = []
-    for _ in range(2):
-        with study.figure("line") as axes:
-            draw_curve(axes, [1, 2], rows, "known")
-            axes.legend()
-        times.append({path.name: path.read_bytes() for path in study.folder.iterdir()})
-    assert times[0] == times[1] and sorted(times[0]) == ["line.png", "line.svg"]
-    assert (tmp_path / "docs" / "line.svg").read_bytes() == times[0]["line.svg"]
-    assert b"dc:date" not in times[0]["line.svg"]
 
 
 def test_csv_has_a_row_each_and_no_lists_and_intervals_are_students(study):

@@ -136,14 +136,6 @@ def back_and_forth(track: Track) -> Floats:
     return theta.ravel()
 
 
-def test_walks_tell_both_features():
-    theta = TRUTH.theta0 + np.random.default_rng(0).normal(size=(2, TRUTH.dim))
-    u = draws(TRUTH, [1, 2], 0, 0, 200)
-    for world, name in ((TRUTH, 0), (PROXY, 1)):
-        walks = world.walks(theta, u)
-        assert np.allclose(world.move_features(walks.states)[..., name], walks.rewards)
-
-
 def test_going_straight_and_back_and_forth():
     """Slip .05 leaves each move's mean at .95 of what was chosen: straight on 24 · .95 cells."""
     there_and_back = back_and_forth(PROXY)

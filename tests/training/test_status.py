@@ -165,24 +165,6 @@ def test_a_limit_by_date_is_seen_when_its_time_comes(ledger):
     assert round_status(ledger).state == "paused"
 
 
-def test_the_usual_wait_is_the_median_of_the_last_five(run):
-    plan, ledger = run
-    lengths = iter([100, 7, 8, 9, 1000, 6, 5])
-    panel = Panel(ledger)
-    policy = QuadraticPolicy(plan)
-    rollout = policy.rollout
-
-    def slow(*arguments, **named):
-        ledger.clock.now += next(lengths) * 1_000_000
-        return rollout(*arguments, **named)
-
-    policy.rollout = slow
-    assert round_status(ledger).usual_wait_s is None
-    go(plan, ledger, policy, LedgerEvaluator(panel.service), wait=panel.wait, until_step=7)
-    # The first is no wait between rounds; of the other six the last five are 8, 9, 1000, 6, 5.
-    assert 8 < round_status(ledger).usual_wait_s < 8.5
-
-
 def test_the_version_changes_with_what_is_seen_and_with_nothing_else(ledger):
     status = StatusReader(ledger)
     ask(ledger, n=4, m=1)
@@ -212,45 +194,6 @@ def test_it_sees_what_other_processes_write(ledger):
             assert theirs.read() == ours.read()
             service.cast(VoteRequest(service.assign(ann).id, "A", idem=KEY(i)))
         assert theirs.read().votes_in == 3
-
-
-STEPS = 24
-
-
-def work_by_step(tmp_path, name, limits, **changes):
-    """SQLite's instructions for each step of a run, and its ledger's path."""
-    settings, ledger, policy = start(tmp_path, name, rule="known", **changes)
-    budget.set_limits(ledger, "ann", limits)
-    done, found = [0], []
-
-    def worked():
-        done[0] += 1
-
-    def on_step(_):
-        found.append(done[0])
-        done[0] = 0
-
-    panel = panel_of(ledger, judge=ValueJudge(skips=0.1))
-    ledger._conn.set_progress_handler(worked, 1)
-    go(settings, ledger, policy, panel, until_step=STEPS, on_step=on_step)
-    ledger._conn.set_progress_handler(None, 1)
-    ledger.close()
-    return found
-
-
-@pytest.mark.full
-def test_a_limit_of_hours_costs_a_late_step_no_more_than_an_early_one(tmp_path):
-    free = work_by_step(tmp_path, "free.db", Limits())
-    held = work_by_step(tmp_path, "held.db", Limits(person_hours=1e6))
-    cost = [after - before for after, before in zip(held, free, strict=True)]
-    early, late = cost[4:8], cost[-4:]
-    assert sum(late) < 1.5 * sum(early)
-    with Ledger.open(tmp_path / "held.db") as ledger:
-        read = sum(fact.words_read for fact in results.read(ledger).table)
-        hours = read / budget.WORDS_PER_MINUTE / 60
-        assert read and hours == budget.Reading().hours(ledger)
-        budget.set_limits(ledger, "ann", Limits(person_hours=hours / 2))
-        assert status.round_status(ledger).paused_by == "limit"
 
 
 def test_what_was_read_is_added_up_while_steps_open_close_and_fall_out(tmp_path):
