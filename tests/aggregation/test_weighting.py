@@ -13,7 +13,7 @@ from scipy.stats import binom
 
 from szpo.aggregation import low_effort, rationality, registry, weighting
 from szpo.aggregation.low_effort import Conduct, Flag, Usual, at_random, flags
-from szpo.aggregation.weighting import HOSTILE_Z, MINUS, PLUS, TIE, History, VotesByVoter
+from szpo.aggregation.weighting import HOSTILE_Z, MINUS, PLUS, TIE, History
 from szpo.analysis import voter_report
 from szpo.cli.app import call
 from szpo.errors import UsageError
@@ -92,16 +92,6 @@ def test_wrong_answers_to_known_questions_cost_weight_and_right_ones_win_none():
     hostile = past(np.random.default_rng(4), [0.5] * 5 + [-0.5], steps=60)
     found = weighting.skill(replace(hostile, gold=right)).weights[5]
     assert found == pytest.approx(weighting.skill(hostile).weights[5], abs=1e-6)
-
-
-def test_newcomers_join_and_old_rows_leave():
-    first = weighting.remember(History.empty(2), 0, make_votes([[[PLUS, 0]], [[0, MINUS]]]))
-    other = VotesByVoter(("aa",), np.array([[[TIE, TIE]]], np.int8), np.array([[False, True]]))
-    both = weighting.remember(first, 1, other)
-    assert both.voters == ("a", "aa", "b")
-    assert both.verdicts[:, 0].tolist() == [[PLUS, 0], [0, 0], [0, MINUS]]
-    assert both.verdicts[:, 1].tolist() == [[0, 0], [TIE, 0], [0, 0]]  # identical ones say nothing
-    assert weighting.remember(both, 2, other, rows=2).steps.tolist() == [1, 2]
 
 
 # ---- what would turn a step round ----

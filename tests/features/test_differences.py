@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from szpo.errors import UsageError
 from szpo.features.dictionary import BY_NAME, ENTRIES
 from szpo.features.differences import difference, differences, scale
 
@@ -64,20 +62,3 @@ def test_values_by_hand():
     assert found == (round(4096 / 6), -round(2 * 4096 / 3), 0)
     assert difference([(1, 2)], [(0, 1)], 1, 4096 * 4096) == 0  # a half goes to the even integer
     assert difference([(3, 2)], [(0, 1)], 1, 4096 * 4096) == 2
-
-
-@pytest.mark.parametrize(
-    ("given", "says"),
-    [
-        ((["a"], [], ["?"], SCALES), "1 plus, 0 minus, 1 prompts"),
-        (([], [], [], SCALES), "at least one"),
-        ((["a"], ["b"], ["?"], [1]), "1 scales for"),
-        ((["a"], ["b"], ["?"], [-1] * len(ENTRIES)), "a scale of -1"),
-    ],
-)
-def test_what_does_not_fit_is_one_line(given, says):
-    with pytest.raises(UsageError, match=says):
-        differences(*given)  # type: ignore[arg-type]
-    for spread in (-1.0, float("nan"), float("inf")):
-        with pytest.raises(UsageError, match="spread of a feature"):
-            scale(spread)

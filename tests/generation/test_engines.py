@@ -186,21 +186,6 @@ def test_the_canary_compares_members_that_share_a_prompt_and_takes_none_for_anot
         watch.judge()
 
 
-@pytest.mark.parametrize(
-    ("prompts", "members", "draws", "words"),
-    [
-        ([[5]], [0, 1], 2, "1 prompts but 2 members"), ([[5]], [3], 2, "0 … 2"),
-        ([[5]], [0], 3, "uniforms"), ([[]], [0], 2, "no tokens"),
-    ],
-)  # fmt: skip
-def test_arguments_that_do_not_fit_are_named(prompts, members, draws, words):
-    model, sites, deltas = adapted("llama")
-    engine, sampling = FlatEngine(AdaptedModel(model, sites)), Sampling(max_new_tokens=2)
-    with pytest.raises(UsageError, match=words):
-        engine.generate(prompts, members, deltas, sampling, np.zeros((1, draws)))
-    assert engine.generate([], [], deltas, sampling, np.zeros((0, 2))).tokens == ()
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A model of random weights: nearly all that it writes is cut off."""

@@ -159,14 +159,6 @@ def test_best_of_n_chooses_from_the_pool(quick, ran):
     assert by["fitted direction", 2]["votes"] == 16
 
 
-def test_the_expected_best_is_the_mean_over_all_choices():
-    """Of rewards 3, 1, 2 with keys 0, 1, 2 the pairs' choices are 1, 2 and 2."""
-    rewards, keys = np.array([[3.0, 1.0, 2.0]]), np.array([[0.0, 1.0, 2.0]])
-    assert cell_process.expected_best(rewards, keys, 1) == pytest.approx(2.0)
-    assert cell_process.expected_best(rewards, keys, 2) == pytest.approx(5 / 3)
-    assert cell_process.expected_best(rewards, rewards, 3) == pytest.approx(3.0)
-
-
 def test_targets_are_open_until_every_seed_is_there_and_then_met_or_missed(quick):
     group = quick.groups[0]  # two seeds; at 16 votes: gain 0, KL 4 and 5, three guards on one
     half = [row(0, 0.5, 0.1, 1.0), row(1, 0.5, 0.1, 1.0)]

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from szpo.errors import UsageError
 from szpo.optim import optimizer, parameters
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
@@ -168,18 +167,3 @@ def test_company_and_blocks_change_nothing_and_budgets_are_counted():
     found = repetitions.train(WORLD, chosen, [1], 1)
     # 2 directions × 4 comparisons × 3 votes; a vote reads 2 × 5 walks.
     assert (found.votes, found.answers) == (24, 240)
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"warmup": 2}, "a warm-up is not simulated"),
-        ({}, "needs alpha"),
-        ({"rule": "regression"}, "needs alpha"),
-        ({"alpha": 0.5, "weighting": "skill"}, "weighting skill is not simulated"),
-    ],
-)
-def test_settings_that_no_world_can_run_are_refused(changes, words):
-    chosen = repetitions.settings_for(WORLD, **changes)
-    with pytest.raises(UsageError, match=words):
-        repetitions.train(WORLD, chosen, [1], 1)

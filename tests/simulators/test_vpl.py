@@ -121,20 +121,6 @@ def test_the_same_seed_gives_the_same_model(two):
     assert one == again != other
 
 
-def test_sets_are_what_their_ceilings_need():
-    points = vpl.two_users(4000, 3)
-    gap = points.chosen - points.rejected
-    sign = 1 - 2 * points.user
-    assert (gap[:, 0] + sign * gap[:, 1] > 0).all()
-    disagree = gap[:, 0] - sign * gap[:, 1] < 0  # the other user would choose the other
-    assert (disagree == points.controversial).all()
-    for made in (vpl.pets(2000, 3), vpl.two_attributes(2000, 3)):
-        assert made.controversial.mean() == pytest.approx(0.5, abs=0.04)
-        assert set(made.user.tolist()) == {0, 1}
-        assert made.user.mean() == pytest.approx(0.5, abs=0.04)
-    assert abs(points.controversial.mean() - 0.5) < 0.03
-
-
 def test_hashed_words_are_the_same_on_every_machine():
     row = np.array(hash_words("The sea, the sea.", 8))
     # the ×2, sea ×2, "the sea" ×2, "sea the" ×1, each at its place with its sign

@@ -174,26 +174,6 @@ def test_ppo_on_checkpoints_drives_back_and_forth_and_on_progress_round_the_trac
     assert (TRUTH.value(honest) > 0.95 * TRUTH.optimum()).all()
 
 
-@pytest.mark.parametrize(
-    ("world", "changes", "words"),
-    [
-        (DENSE, {"size": 1}, "size"),
-        (DENSE, {"slip": 1.5}, "slip"),
-        (DENSE, {"rewards": (1.0,)}, "rewards"),
-        *(
-            (TRUTH, {field: value}, words)
-            for field, value, words in [
-                ("lines", 5, "divide"), ("lines", 12, "two cells"), ("slip", 1.5, "slip"),
-                ("seen", "speed", "seen"), ("start", (1.0, 0.0, 0.0), "chances"),
-            ]
-        ),
-    ],
-)  # fmt: skip
-def test_what_is_no_world_is_refused(world, changes, words):
-    with pytest.raises(UsageError, match=words):
-        replace(world, **changes)
-
-
 PROMPTS = Yard().prompts()
 
 

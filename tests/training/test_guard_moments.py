@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from szpo.errors import UsageError
 from szpo.ledger.theta import recommended_digest
 from szpo.optim.rules.guard_geometry import Moments, predict
 from szpo.policies import own_prompt
@@ -15,11 +14,11 @@ from szpo.policies.text_guards import TOPIC, Guard
 from szpo.reports import html_report
 from szpo.reports.model_card import LAST
 from szpo.training import guard_moments, held_out
-from szpo.training.guard_moments import StartReading, load_or_read, measure_figures, read_start
+from szpo.training.guard_moments import load_or_read, measure_figures, read_start
 from szpo.training.guards import Bands
 from szpo.training.held_out import HeldOut
 from tests.support.policies import SHORT_PROMPTS as PROMPTS
-from tests.support.policies import full, policy_of, small
+from tests.support.policies import policy_of, small
 from tests.support.quadratic import new_ledger, settings_of
 from tests.support.tiny_models import loaded
 
@@ -60,18 +59,6 @@ def test_few_prompts_have_no_margin(policy):
     few = PROMPTS[: own_prompt.FEWEST_PROMPTS - 1]
     found = measure_figures(policy, few, policy.sample(few, 1, seed=0), seed=0)
     assert found.shape == (2, 3) and np.isnan(found[:, 2]).all()
-
-
-def test_moments_are_in_units_of_the_scale():
-    scores = np.array([[0.0], [1], [3], [100], [100], [104]])
-    found = StartReading(scores, np.ones((6, 3)), np.repeat([0, 1], 3))
-    np.testing.assert_allclose(found.moments(2.0).scores, 4 * found.moments().scores)
-
-
-def test_coordinates_without_a_basis_are_refused():
-    base = loaded("llama")
-    with pytest.raises(UsageError, match="scores need coordinates z"):
-        read_start(policy_of(base, full(base, 2, "B")), PROMPTS[:3], 1, seed=0)
 
 
 NAMES = [field.name for field in dataclasses.fields(Bands)]
