@@ -109,8 +109,8 @@ def test_a_file_of_votes_becomes_one_table(tmp_path):
     assert [row["fit"] for row in rows] == [WORDS, DICTIONARY, LIKELY]
     assert rows[0]["votes"] == [15, 30, 60] and rows[0]["seeds"][0] == REPORTED
     table = next(tmp_path.glob("*/preferences.csv")).read_text().splitlines()
-    assert table[0] == "regressors,15 votes,30 votes,60 votes"
-    assert table[1].startswith(f"{WORDS},100% +0.")
+    assert table[0] == "regressors / votes,15,30,60"
+    assert table[1].startswith(f"{WORDS},100% +.")
 
 
 def test_what_cannot_be_split_or_has_nothing_to_compare_with_is_refused(tmp_path):

@@ -185,8 +185,8 @@ def tabulate(row: Mapping[str, Any], above: Floats) -> dict[str, str]:
         found = bootstrap(np.subtract(nats, less).tolist(), row["asked"])
         half = (found["high"] - found["low"]) / 2
         share = sum(right) / sum(row["asked"])
-        cells[f"{votes} votes"] = f"{share:.0%} {found['mean']:+.3f}±{half:.3f}"
-    return {"regressors": row["fit"], **cells}
+        cells[str(votes)] = f"{share:.0%} {found['mean']:+.3f}±{half:.3f}".replace("0.", ".")
+    return {"regressors / votes": row["fit"], **cells}
 
 
 def read_features(pairs: Sequence[Pair]) -> Judged:
