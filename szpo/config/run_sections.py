@@ -88,6 +88,19 @@ class Panel(Section):
         "in reward); default: fitted so that two panelists agree on 70 % of "
         "comparisons.",
     )
+    verdict: Literal["rows", "batch"] | None = Field(
+        None,
+        description="rows: a verdict on each pair of answers; batch: one verdict on two sets of "
+        "optimizer.rows answers, as in the published algorithms; default: rows under regression "
+        "if optimizer.rows is not set, otherwise batch.",
+    )
+    sheet: int | None = Field(
+        None,
+        ge=1,
+        le=32,
+        description="Rows that a panelist sees at once, if verdicts are on rows; default: as many "
+        "as take about a minute to read, at most 8.",
+    )
     inside: bool = Field(
         True,
         description="true: a simulated panel or judge votes inside the run's process; "

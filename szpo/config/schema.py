@@ -49,6 +49,8 @@ WORDS_PER_TOKEN = 0.75
 """For English, with the tokenizers of small models."""
 SCORED: Final = ("score", "features")
 """Kinds of coordinates that are made from scores of base answers."""
+SHEET_WORDS: Final = 300
+"""Words of answers on a sheet, about 75 seconds of reading."""
 KL_SAMPLES: Final = 96
 """Answers per pass that measures KL; passes repeat until the scale is known."""
 RUBRIC_VERSION = 1
@@ -101,7 +103,9 @@ class Optimizer(Section):
         "regression, otherwise 8.",
     )
     votes: Count = Field(1, description="M: panelists (votes) per comparison.")
-    rows: Count = Field(8, description="D: prompts shown side by side in one comparison.")
+    rows: Count = Field(
+        8, description="D: prompts of a comparison if panel.verdict is batch; otherwise 1."
+    )
     kl_radius: Positive = Field(
         1.62,
         le=1e6,
@@ -209,9 +213,23 @@ class Config(Section):
             for setting, key in names.items()
             if own and key in own.defaults and setting not in given.model_fields_set
         }
-        object.__setattr__(self, "optimizer", given.model_copy(update=usual))
         self._rule = name
+        if self._judges_rows(given):
+            usual["rows"] = 1
+        object.__setattr__(self, "optimizer", given.model_copy(update=usual))
         self._make_settings(ONE_COORDINATE, 1.0)
+
+    def _judges_rows(self, given: Optimizer) -> bool:
+        """Whether each verdict is on a single row."""
+        chosen, batches = self.panel.verdict, "rows" in given.model_fields_set
+        if chosen is None:
+            return self._rule == FIRST_RULE and not batches
+        if chosen == "rows" and batches and given.rows != 1:
+            raise ValueError(
+                f"optimizer.rows {given.rows} belongs to batches, and panel.verdict is rows; "
+                "leave one of them out"
+            )
+        return chosen == "rows"
 
     def _suits_first_rule(self) -> bool:
         """Whether the subspace is small, and no setting is one that `FIRST_RULE` ignores."""
@@ -370,6 +388,13 @@ class Config(Section):
         """Number of coordinates d of a subspace: as set, or from the votes (see `choose_dim`)."""
         chosen = self.subspace.dim
         return choose_dim(self.steps * self.votes_per_step) if chosen == "auto" else chosen
+
+    @property
+    def sheet(self) -> int:
+        """Rows that a panelist sees at once: as set, or a minute's reading; 1 for batches."""
+        if self.optimizer.rows > 1:
+            return 1
+        return self.panel.sheet or max(1, min(8, round(SHEET_WORDS / self.words_per_vote)))
 
     @property
     def words_per_vote(self) -> float:

@@ -24,7 +24,9 @@ CHAINED: Final[Mapping[str, tuple[str, ...]]] = {
         "rows_sha256",
     ),
     "answers": ("comparison", "i", "prompt", "plus", "minus", "plus_end", "minus_end"),
-    "assignments": ("assignment", "comparison", "panelist", "plus_side", "prompt_order"),
+    "assignments": (
+        "assignment", "comparison", "panelist", "plus_side", "prompt_order", "sheet",
+    ),
     "votes": (
         "vote", "assignment", "revision", "choice", "skip_reason", "rubric_version", "dwell_ms",
         "details", "late", "idem", "payload_sha256", "received_us",

@@ -93,6 +93,7 @@ CREATE TABLE assignments (
   panelist     TEXT NOT NULL REFERENCES panelists,
   plus_side    TEXT NOT NULL CHECK (plus_side IN ('A', 'B')),
   prompt_order TEXT NOT NULL,
+  sheet        TEXT,              -- rows that one panelist sees at once; NULL: a batch alone
   served_us    INTEGER NOT NULL,
   expires_us   INTEGER NOT NULL,
   released_us  INTEGER,
@@ -243,5 +244,5 @@ CREATE TRIGGER epoch_only_grows BEFORE UPDATE OF epoch ON controller WHEN NEW.ep
 CREATE TRIGGER assignments_no_delete BEFORE DELETE ON assignments
   BEGIN SELECT RAISE(ABORT, 'assignments is append-only'); END;
 CREATE TRIGGER assignments_no_update BEFORE UPDATE OF
-    assignment, comparison, panelist, plus_side, prompt_order ON assignments
+    assignment, comparison, panelist, plus_side, prompt_order, sheet ON assignments
   BEGIN SELECT RAISE(ABORT, 'assignments is append-only'); END;

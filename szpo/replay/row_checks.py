@@ -123,17 +123,15 @@ def _check_comparison(comparison: Comparison, head: Record) -> None:
 
 
 def _check_rule_met(ledger: Ledger, row: Record, train: Sequence[Comparison]) -> None:
-    """Check that each comparison with a difference has M votes, which closed the step."""
-    have: dict[str, int] = {}
-    for vote in counting.counted(ledger, row["step"]):
-        have[vote.comparison] = have.get(vote.comparison, 0) + 1
+    """Check that no comparison with a difference lacks a vote, which closed the step."""
+    votes = counting.StepVotes(ledger, row["step"])
     for comparison in train:
-        if not comparison.identical and have.get(comparison.id, 0) != row["m"]:
+        if not comparison.identical and (lack := votes.missing_at(comparison.id)):
             raise Broken(
                 "steps",
                 row["step"],
                 f"was closed by its rule, yet comparison {comparison.id} has "
-                f"{have.get(comparison.id, 0)} of {row['m']} votes",
+                f"{row['m'] - lack} of {row['m']} votes",
             )
 
 

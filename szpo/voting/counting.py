@@ -14,7 +14,7 @@ from szpo.voting.sides import balance_of, quotas
 
 _VOTE: Final = (
     "SELECT v.vote, v.assignment, v.revision, v.choice, v.received_us, a.comparison, a.panelist, "
-    "a.plus_side, c.k, c.n"
+    "a.plus_side, c.k, c.n, v.skip_reason"
 )
 _BY_STEP: Final = (
     "comparisons c CROSS JOIN assignments a USING (comparison) "
@@ -27,7 +27,11 @@ _BY_VOTE: Final = (
     "LEFT JOIN comparisons c ON c.rowid = d.rowid"
 )
 """Joins that begin at rows of votes. An index only locates the other rows, which are then read."""
+HARMFUL: Final = "harmful"
+"""The reason of a skip after which nobody is shown this row again, and no vote on it counts."""
 _ASTRAY: Final = "(a.assignment IS NOT v.assignment OR c.comparison IS NOT a.comparison)"
+UNLIMITED: Final = 2**20
+"""More votes than a comparison ever has."""
 _PLUS_ON_A: Final = {"Aplus": 1, "Bminus": 1, "Bplus": -1, "Aminus": -1}
 
 
@@ -102,7 +106,7 @@ class StepVotes:
         Left out are votes beyond `steps.last_vote`, late votes, and votes that an amendment up to
         `steps.last_amendment` excludes.
         """
-        return tuple(vote for number, _, vote in self._latest.values() if number not in self._out)
+        return tuple(each.vote for each in self._latest.values() if each.number not in self._out)
 
     @property
     def counted(self) -> tuple[Vote, ...]:
@@ -113,6 +117,8 @@ class StepVotes:
         exactly half of the votes, whoever skipped, came late or had a spare seat. Panelists are
         ordered by their first answer, so that a revision never decides which votes count. A skip
         keeps no place in this order, so nobody can skip early and answer later ahead of others.
+        Of single rows (D = 1) a skip takes its place: the row is asked once less. After a skip
+        as `HARMFUL` no vote on the row counts.
         """
         if self._counted is None:
             self._counted = tuple(vote for _, vote in self._walk_counted())
@@ -130,7 +136,7 @@ class StepVotes:
 
     def ids(self) -> tuple[set[int], set[int]]:
         """The ids of the votes that stand, and of those that count."""
-        standing = {number for number, _, _ in self._latest.values()} - self._out
+        standing = {each.number for each in self._latest.values()} - self._out
         return standing, {number for number, _ in self._walk_counted()}
 
     def tally(self, K: int, N: int, votes: Iterable[Vote] | None = None) -> Tally:
@@ -159,6 +165,8 @@ class StepVotes:
         self._out: set[int] = set()
         """Excluded votes."""
         self._room: dict[tuple[str, str], int] = {}
+        self._rows = False
+        """The comparisons are single rows."""
         self._have: dict[tuple[str, str], int] = {}
         self._lack = 0
         self._counted = None
@@ -170,6 +178,7 @@ class StepVotes:
         if not self._room:  # stored as a whole before anybody votes, and never changed
             asked = comparisons_asked(ledger, self.step)
             self._room = quotas(ledger.root_seed, asked, row["m"], balance_of(ledger))
+            self._rows = row["d"] == 1
             self._lack = sum(self._room.values())
         last = ledger.query(
             "SELECT (SELECT coalesce(max(vote), 0) FROM votes) AS vote, "
@@ -212,9 +221,16 @@ class StepVotes:
 
     def _count(self, cast: Cast, by: int) -> None:
         """Count an answer on its side of plus (``by`` 1) or remove it (−1); update ``_lack``."""
-        side = cast.vote.comparison, cast.plus_side
+        if cast.harmful and self._rows:
+            for letter in "AB":
+                self._add_to(cast, letter, by * UNLIMITED)
+        elif self._rows or not cast.skipped:
+            self._add_to(cast, cast.plus_side, by)
+
+    def _add_to(self, cast: Cast, letter: str, by: int) -> None:
+        side = cast.vote.comparison, letter
         room = self._room.get(side, 0)
-        if cast.skipped or cast.number in self._out or not room:
+        if cast.number in self._out or not room:
             return
         before = self._have.get(side, 0)
         self._have[side] = before + by
@@ -228,11 +244,16 @@ class StepVotes:
     def _walk_counted(self) -> Iterator[tuple[int, Vote]]:
         """Yield counted votes with their ids: the first on each side, as many as are planned."""
         room = dict(self._room)
-        for cast in self._latest.values():  # in order of first answers since a skip
+        standing = [each for each in self._latest.values() if each.number not in self._out]
+        for cast in standing if self._rows else ():
+            if cast.harmful:
+                room |= dict.fromkeys(((cast.vote.comparison, letter) for letter in "AB"), 0)
+        for cast in standing:  # in order of first answers since a skip
             side = cast.vote.comparison, cast.plus_side
-            if not cast.skipped and cast.number not in self._out and room.get(side, 0):
+            if (self._rows or not cast.skipped) and room.get(side, 0):
                 room[side] -= 1
-                yield cast.number, cast.vote
+                if not cast.skipped:
+                    yield cast.number, cast.vote
 
 
 class Cast(NamedTuple):
@@ -241,6 +262,7 @@ class Cast(NamedTuple):
     number: int
     plus_side: str
     vote: Vote
+    harmful: bool
 
     @property
     def skipped(self) -> bool:
@@ -277,7 +299,9 @@ def _replace_last(latest: dict[str, Cast], row: Record) -> tuple[Cast, Cast | No
 
     Seats stay in the order of first answers; a seat that had skipped goes to the end.
     """
-    cast, before = Cast(row["vote"], row["plus_side"], _vote(row)), latest.get(row["assignment"])
+    harmful = row["choice"] == "skip" and row["skip_reason"] == HARMFUL
+    cast = Cast(row["vote"], row["plus_side"], _vote(row), harmful)
+    before = latest.get(row["assignment"])
     if before is not None and before.skipped:
         del latest[row["assignment"]]
     latest[row["assignment"]] = cast

@@ -30,13 +30,15 @@ _OF_STEP: Final = (
 )
 _NEW: Final = f"""
 SELECT a.assignment, a.comparison, a.panelist, a.plus_side AS side, a.served_us, a.expires_us,
-  NULL AS vote, NULL AS choice, a.rowid AS number, NULL AS event, NULL AS moved
+  a.sheet, NULL AS vote, NULL AS choice, NULL AS reason,
+  a.rowid AS number, NULL AS event, NULL AS moved
 FROM assignments a CROSS JOIN comparisons c USING (comparison)
 WHERE a.rowid > coalesce(:seat, (SELECT min(a.rowid) - 1 {_OF_STEP}))
   AND c.run = :run AND c.step = :step AND c.kind = 'train'
-UNION ALL SELECT assignment, NULL, NULL, NULL, NULL, NULL, vote, choice, vote, NULL, NULL
+UNION ALL SELECT assignment, NULL, NULL, NULL, NULL, NULL, NULL, vote, choice, skip_reason,
+  vote, NULL, NULL
 FROM votes WHERE vote > coalesce(:vote, (SELECT min(v.vote) - 1 {_OF_STEP})) AND late = 0
-UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
   (SELECT max(amendment) FROM amendments), max(event),
   max(kind IN ({", ".join(f"'{kind}'" for kind in seats.MOVING_EVENTS)}))
 FROM events WHERE event > coalesce(:event, (SELECT max(event) FROM events) - 1)
@@ -56,8 +58,11 @@ class Seat:
     side: seats.Letter
     served_us: int
     expires_us: int
+    sheet: str | None = None
     vote: int | None = None
     choice: str | None = None
+    reason: str | None = None
+    """Why the panelist skipped."""
 
     def is_held(self, now: int) -> bool:
         """Whether the seat has not expired at ``now``, µs.
@@ -80,6 +85,8 @@ class ComparisonSeats:
 
     head: Record
     planned: tuple[seats.Letter, ...]
+    is_row: bool = False
+    """It is a single row (D = 1), of which a skip takes up a seat."""
     holders: dict[str, Seat] = field(default_factory=dict)
     standing: dict[seats.Letter, int] = field(
         default_factory=partial(dict[seats.Letter, int], A=0, B=0)
@@ -95,7 +102,12 @@ class ComparisonSeats:
         for seat in self.holders.values():
             if seat.vote is None:
                 self.waiting.append(seat)
-            elif seat.choice != "skip" and seat.vote not in without:
+            elif seat.vote in without:
+                continue
+            elif self.is_row and seat.choice == "skip" and seat.reason == counting.HARMFUL:
+                for side in seats.LETTERS:
+                    self.standing[side] += counting.UNLIMITED
+            elif self.is_row or seat.choice != "skip":
                 self.standing[seat.side] += 1
 
     def lack(self, side: seats.Letter) -> int:
@@ -174,7 +186,8 @@ class SeatCounts:
         balance = balance_of(ledger)
         sides = planned_sides(ledger.root_seed, asked, self.m, balance)
         self.comparisons: dict[str, ComparisonSeats] = {
-            head["comparison"]: ComparisonSeats(head, sides[head["comparison"]]) for head in asked
+            head["comparison"]: ComparisonSeats(head, sides[head["comparison"]], self.d == 1)
+            for head in asked
         }
         self.catch_up(ledger)
 
@@ -228,6 +241,7 @@ class SeatCounts:
                 self._seen["vote"] = number
                 if (answered := self.seats.get(row["assignment"])) is not None:
                     answered.vote, answered.choice = number, row["choice"]
+                    answered.reason = row["reason"]
                     touched.add(answered.comparison)
             elif row["assignment"] is None:
                 self._seen["event"] = event or self._seen["event"]

@@ -20,7 +20,7 @@ from szpo.voting import calibration, casting, finals, panelists, seat_counts, se
 from szpo.voting.casting import Receipt, VoteRequest
 from szpo.voting.counting import StepVotes
 from szpo.voting.panelists import PanelistKind
-from szpo.voting.seat_counts import ComparisonSeats, RunNow, SeatCounts
+from szpo.voting.seat_counts import ComparisonSeats, RunNow, Seat, SeatCounts
 
 T = TypeVar("T")
 SeatKind = Literal["round", "calibration", "final"]
@@ -99,19 +99,68 @@ class VoteService:
             counts = self._fresh_counts()
             if counts is None or self.look().paused:
                 return None
-            now = self.clock()
             for seat in counts.by_panelist.get(panelist, ()):
-                at = counts.comparisons[seat.comparison]
-                if seat.vote is None and at.may_hold(seat, now, self.spare):
+                if seat.vote is None and self._may_hold(counts, seat):
                     return self.serve_again(seat.assignment, tab)
-            best: tuple[ComparisonSeats, seats.Letter] | None = None
-            fewest = 2**31
-            for at in counts.in_order_of(self.ledger, panelist):
-                if panelist in at.holders or (in_use := at.in_use(now)) >= fewest:
-                    continue
-                if (side := at.free_side(now, self.spare, self.spare_after_us)) is not None:
-                    best, fewest = (at, side), in_use
+            best = self._choose(counts, panelist)
             return best and self._serve(best[0].head, counts.d, best[1], panelist, tab)
+
+    def sheet(self, panelist: str, rows: int, *, tab: str | None = None) -> tuple[Assignment, ...]:
+        """Serve a sheet of the open step: up to ``rows`` comparisons that are shown at once.
+
+        A sheet of which some seat is held unanswered is served again, with the seats that the
+        panelist has answered. Rows that were given to somebody else meanwhile are left out. A new
+        sheet has plus on side A in half of its rows, as far as the step's plan of sides allows.
+        Empty while nothing is left, or while the run is paused.
+        """
+        with self.ledger.transaction("votes"):
+            self._kind(panelist)
+            counts = self._fresh_counts()
+            if counts is None or self.look().paused:
+                return ()
+            own = counts.by_panelist.get(panelist, [])
+            held = {s.sheet for s in own if s.vote is None and self._may_hold(counts, s)}
+            if held:
+                name = next(s.sheet for s in reversed(own) if s.sheet in held)
+                found = []
+                for seat in own:
+                    if seat.sheet == name and seat.vote is not None:
+                        found.append(seats.find(self.ledger, seat.assignment))
+                    elif seat.sheet == name and self._may_hold(counts, seat):
+                        found.append(self.serve_again(seat.assignment, tab))
+                return tuple(each for each in found if each is not None)
+            name, made = secrets.token_hex(8), list[Assignment]()
+            while len(made) < rows:
+                on_a = sum(seat.plus_side == "A" for seat in made)
+                scarce: seats.Letter = "A" if 2 * on_a < len(made) else "B"
+                at = self._choose(counts, panelist, scarce if 2 * on_a != len(made) else None)
+                if at is None:
+                    break
+                made.append(self._serve(at[0].head, counts.d, at[1], panelist, tab, name))
+                counts = self._fresh_counts() or counts
+            return tuple(made)
+
+    def _may_hold(self, counts: SeatCounts, seat: Seat) -> bool:
+        return counts.comparisons[seat.comparison].may_hold(seat, self.clock(), self.spare)
+
+    def _choose(
+        self, counts: SeatCounts, panelist: str, scarce: seats.Letter | None = None
+    ) -> tuple[ComparisonSeats, seats.Letter] | None:
+        """A comparison with room that this panelist has not been shown, and its side of plus.
+
+        It has the fewest seats in use, of those first one with plus on the ``scarce`` side.
+        """
+        now = self.clock()
+        best: tuple[ComparisonSeats, seats.Letter] | None = None
+        fewest = (2**31, False)
+        for at in counts.in_order_of(self.ledger, panelist):
+            if panelist in at.holders or (at.in_use(now), False) >= fewest:
+                continue
+            if (side := at.free_side(now, self.spare, self.spare_after_us)) is not None:
+                rank = at.in_use(now), scarce is not None and side != scarce
+                if rank < fewest:
+                    best, fewest = (at, side), rank
+        return best
 
     def assign_to(
         self, comparison: str, panelist: str, *, tab: str | None = None
@@ -308,7 +357,13 @@ class VoteService:
         return self._serve(head, head["d"], side, panelist, tab)
 
     def _serve(
-        self, head: Record, d: int, side: str, panelist: str, tab: str | None
+        self,
+        head: Record,
+        d: int,
+        side: str,
+        panelist: str,
+        tab: str | None,
+        sheet: str | None = None,
     ) -> Assignment:
         now, root = self.clock(), self.ledger.root_seed
         person = self._kind(panelist) == "person"
@@ -321,6 +376,7 @@ class VoteService:
             "served_us": now,
             "expires_us": now + self.seat_ttl_us,
             "tab": tab,
+            "sheet": sheet,
         }
         self.ledger.append("assignments", row)
         return seats.assignment(row)

@@ -19,7 +19,7 @@ from tests.support.cases import case
 
 def test_defaults_are_the_documented_ones() -> None:
     o = Config().optimizer
-    assert (o.directions, o.comparisons, o.votes, o.rows) == (8, 1, 1, 8)
+    assert (o.directions, o.comparisons, o.votes, o.rows) == (8, 1, 1, 1)
     assert (o.kl_radius, o.kl_step, o.pairing) == (4.5, 0.03, "antithetic")
     assert (o.rule, Config().rule) == ("auto", "regression")
     assert Config().generation.max_new_tokens == 24
