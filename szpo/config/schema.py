@@ -333,7 +333,9 @@ class Config(Section):
             if (value := getattr(o, name)) is not None:
                 changes[name] = value
         if features is not None and rule and rule.two_points:
-            changes |= {"features": features, "asking_noise": NOISE}
+            changes["features"] = features
+            if o.rows > 1:  # otherwise no policy is perturbed
+                changes["asking_noise"] = NOISE
         return defaults(
             self.run.root_seed, layout, rule=self.rule, pairing=o.pairing, K=o.directions,
             N=o.comparisons, M=o.votes, D=o.rows, mu=o.mu, alpha=o.alpha, link=o.link,

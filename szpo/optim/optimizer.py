@@ -106,6 +106,9 @@ def query(
     space = settings.space
     pairs = []
     grids = asked.grids if asked is not None and asked.grids else (None,) * settings.K
+    if settings.picks_pairs:  # nothing is perturbed
+        still = Shift(step, 0, 0, 0.0)
+        return Query(step, ((still, still),) * settings.K, mu, alpha, asked)
     for k, grid in enumerate(grids):  # θ′ = θ + μ v_k; v_k by (seed, step, k), or on record
         radius = float(parameters.round_coef(mu * parameters.factor(space, step, k, grid)))
         minus = (
@@ -219,6 +222,12 @@ def describe_settings(settings: Settings) -> Sequence[str]:
     if not rule.two_points:
         return how, _describe_step(s, mu)
     budget = "none" if s.kl_budget is None else f"{s.kl_budget:g} nats"
+    if s.picks_pairs:
+        return (
+            f"rule {s.rule}, verdicts on rows, weighting {s.weighting}, seed {s.root_seed}",
+            f"a step: {s.K * s.N} rows, each a pair of the policy's own answers, chosen for what "
+            f"a verdict says; KL budget {budget}",
+        )
     return (
         how,
         f"a step: K × N × M = {s.K} × {s.N} × {s.M} votes (directions × batches × evaluators), "

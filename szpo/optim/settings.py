@@ -97,6 +97,11 @@ class Settings:
         return self.asking_noise is not None and self.asking_noise < 1
 
     @property
+    def picks_pairs(self) -> bool:
+        """Rows are pairs of the policy's own answers, since votes are fitted on their texts."""
+        return self.features is not None and self.D == 1
+
+    @property
     def distance(self) -> int:
         """Distance of a comparison's two policies in units of μ: antithetic 2, forward 1."""
         return 2 if self.pairing == "antithetic" else 1

@@ -116,9 +116,8 @@ def describe(found: Sequence[Teachable], rows: int) -> dict[str, str]:
     if seldom:
         seldom.sort(key=lambda pair: -pair[1])
         names = [f"{each.words} ({100 * alike:.0f} %)" for each, alike in seldom]
-        lines["seldom shown"] = (
-            f"{_list(names)}: so often two sets of {rows} answers do not differ in it"
-        )
+        shown = "two answers" if rows == 1 else f"two sets of {rows} answers"
+        lines["seldom shown"] = f"{_list(names)}: so often {shown} do not differ in it"
     return lines
 
 

@@ -10,15 +10,15 @@ from szpo.ledger import canonical, run_spec
 from szpo.ledger.database import Ledger, Record
 from szpo.replay.findings import Broken, Examination
 from szpo.types import Comparison
-from szpo.voting import counting, panelists, seats
-from szpo.voting.steps import stored
+from szpo.voting import counting, panelists, seats, step_inputs
+from szpo.voting.steps import asked_pairing, stored
 
 
 def check_plans(look: Examination) -> None:
     """Compare the plan of every step with the optimizer's settings in the spec."""
     settings = run_spec.recorded_settings(look.ledger)
     wanted = {
-        "pairing": settings.pairing,
+        "pairing": asked_pairing(settings),
         "n": settings.N,
         "d": settings.D,
         "m": settings.M,
@@ -108,10 +108,24 @@ def _check_step(ledger: Ledger, row: Record) -> None:
         if len(comparison.rows) != row["d"]:
             rows = len(comparison.rows)
             raise Broken("comparisons", comparison.id, f"has {rows} rows, D is {row['d']}")
+    if row["pairing"] == "pool" and train:
+        _check_candidates(ledger, row["step"], train)
     if row["closed_by"] == "auto" and not all(c.identical for c in train):
         raise Broken("steps", row["step"], "closed by itself, yet there was something to ask")
     if row["closed_by"] == "rule":
         _check_rule_met(ledger, row, train)
+
+
+def _check_candidates(ledger: Ledger, step: int, train: Sequence[Comparison]) -> None:
+    """Check that each shown answer was a recorded candidate of its row."""
+    pool = step_inputs.body_of(ledger, "generated", step).get("pool")
+    candidates = pool.get("candidates") if isinstance(pool, dict) else None
+    if not isinstance(candidates, list) or len(candidates) != len(train):
+        raise Broken("steps", step, "its candidates are not recorded for each row")
+    for comparison, digests in zip(train, candidates, strict=True):
+        texts = [each.text for row in comparison.rows for each in (row.plus, row.minus)]
+        if not set(map(step_inputs.text_digest, texts)) <= {*digests}:
+            raise Broken("comparisons", comparison.id, "shows a text that was no candidate")
 
 
 def _check_comparison(comparison: Comparison, head: Record) -> None:

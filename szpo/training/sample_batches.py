@@ -18,7 +18,7 @@ from szpo.optim.rules.registry import rule_of
 from szpo.optim.rules.rule import StepInputs
 from szpo.optim.settings import Settings
 from szpo.policies.protocol import Halving
-from szpo.training import guards, perturb_policy
+from szpo.training import answer_pool, guards, perturb_policy
 from szpo.training.position import Position
 from szpo.training.services import Services
 from szpo.training.step_report import Stopwatch, flatten
@@ -27,7 +27,7 @@ from szpo.voting import shown_features, step_inputs, step_plan, steps
 
 
 def generate(run: Services, at: Position, step: int, watch: Stopwatch, *, then_open: bool) -> None:
-    """Let the perturbed policies answer the step's prompts, and store the comparisons.
+    """Let the policies answer the step's prompts, and store the comparisons.
 
     Raises:
         UsageError: the number of prompts is not the step's.
@@ -35,23 +35,29 @@ def generate(run: Services, at: Position, step: int, watch: Stopwatch, *, then_o
         IntegrityError: the policy's weights are not those from which the step was planned.
     """
     ledger, settings = run.ledger, run.settings
-    query = step_plan.recorded_query(ledger, settings, step, run.row(step)["mu"])
     prompts = _prompts(run, step)
-    shifts = [shift for pair in query.shifts for shift in pair]
-    size = settings.N * settings.D
-    asked = [prompts[shift.k * size : (shift.k + 1) * size] for shift in shifts]
-    key = seeds.derive(settings.root_seed, "rollout", step=step)
-    batches, seconds = watch.time(
-        "generation_s", lambda: run.policy.rollout(asked, shifts, seed=seeds.as_seed(key))
-    )
+    if settings.picks_pairs:
+        (comparisons, pool), seconds = watch.time(
+            "generation_s", lambda: answer_pool.draw(run, at, step, prompts)
+        )
+    else:
+        pool = {}
+        query = step_plan.recorded_query(ledger, settings, step, run.row(step)["mu"])
+        shifts = [shift for pair in query.shifts for shift in pair]
+        size = settings.N * settings.D
+        asked = [prompts[shift.k * size : (shift.k + 1) * size] for shift in shifts]
+        key = seeds.derive(settings.root_seed, "rollout", step=step)
+        batches, seconds = watch.time(
+            "generation_s", lambda: run.policy.rollout(asked, shifts, seed=seeds.as_seed(key))
+        )
+        comparisons = compare(settings, step, asked, batches)
     failpoint("cp3")
-    comparisons = compare(settings, step, asked, batches)
     figures = {**guards.figures(comparisons), "generation_s": seconds}
     if isinstance(run.policy, Halving) and run.policy.halved_rows is not None:
         figures["batch_rows"] = run.policy.halved_rows  # the batch's shape changes last bits
     inputs = step_inputs.note(_measure(run, at, comparisons))
     head = run.policy.digest()
-    notes = {**figures, **inputs}
+    notes = {**figures, **inputs, **pool}
     ahead = perturb_policy.plan_ahead(run, at, step + 1) if then_open else None
     with ledger.transaction("controller"):
         steps.store(ledger, run.epoch, step, comparisons, head, notes, then_open=then_open)

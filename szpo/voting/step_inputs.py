@@ -15,6 +15,7 @@ import numpy as np
 
 from szpo.errors import IntegrityError, UsageError
 from szpo.features import own
+from szpo.ledger import canonical
 from szpo.ledger.database import Ledger
 from szpo.optim.rules.guard_geometry import Moments
 from szpo.optim.rules.measured_kl import KlMeasurement
@@ -40,6 +41,11 @@ def note(inputs: StepInputs) -> dict[str, Any]:
     }
     given = {name: value for name, value in found.items() if value is not None}
     return {"inputs": given} if given else {}
+
+
+def text_digest(text: str) -> str:
+    """The first 16 hex digits of a text's SHA-256, as the record names a candidate."""
+    return canonical.sha256(text)[:16]
 
 
 def read(ledger: Ledger, settings: Settings, step: int) -> StepInputs:

@@ -50,12 +50,17 @@ def record_plan(
             "INSERT INTO steps (run, step, epoch, pairing, mu, n, d, m, k, head_sha256, state) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'planned')",
             (
-                ledger.run, query.step, epoch, settings.pairing, float(query.mu), settings.N,
-                settings.D, settings.M, settings.K, centre_sha256,
+                ledger.run, query.step, epoch, asked_pairing(settings), float(query.mu),
+                settings.N, settings.D, settings.M, settings.K, centre_sha256,
             ),
         )  # fmt: skip
         if query.asked is not None:
             ledger.record_event("asked", "controller", step_plan.note(query.step, query.asked))
+
+
+def asked_pairing(settings: Settings) -> str:
+    """What the two answers of a row are of, as `steps.pairing` records it."""
+    return "pool" if settings.picks_pairs else settings.pairing
 
 
 def begin(ledger: Ledger, epoch: int, step: int) -> None:

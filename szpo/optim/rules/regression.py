@@ -30,6 +30,7 @@ from szpo.optim.rules.all_votes import (
     add_votes,
     fit_votes,
     learn_weights,
+    regressors_of_step,
     starting_votes,
     sum_by_voter,
 )
@@ -131,13 +132,16 @@ def move(
         length > step, move_of_centre * (step / np.where(length > 0, length, 1.0)), move_of_centre
     )
     moved, centre = _move_in_fp32(record.centre, move_of_centre)
-    x = at.displacements(settings.distance)
-    spread = np.einsum("...ki,...ij,...kj->...k", x, found.covariance, x)
+    w, covariance, x = found.w, found.covariance, at.displacements(settings.distance)
+    if settings.picks_pairs and named is not None:  # mean of the N rows in the place of k
+        w, covariance = named.w, named.covariance
+        x = regressors_of_step(settings, at).mean(-2)
+    spread = np.einsum("...ki,...ij,...kj->...k", x, covariance, x)
     return Move(
         replace(record, recommended=recommended, centre=centre),
         vector=vector,
         centre=moved,
-        delta=np.einsum("...ki,...i->...k", x, found.w),
+        delta=np.einsum("...ki,...i->...k", x, w),
         stderr=np.sqrt(spread),
         posterior=found,
     )

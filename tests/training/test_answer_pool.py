@@ -1,0 +1,123 @@
+"""Rounds of pairs that are chosen among the policy's own answers."""
+
+from dataclasses import replace
+
+import pytest
+
+from szpo.failpoints import InjectedError, arm
+from szpo.optim import named_features, pair_choice
+from szpo.replay import replay, verification
+from szpo.training import answer_pool, position
+from szpo.types import Answer, Comparison
+from szpo.voting import counting
+from szpo.voting.casting import VoteRequest
+from szpo.voting.service import VoteService
+from tests.support import named_run
+from tests.support.named_run import MarkedPolicy
+from tests.support.quadratic import (
+    ValueJudge,
+    go,
+    history,
+    open_step,
+    panel_of,
+)
+from tests.support.tampering import change_event, failure_of, rewrite
+
+pytestmark = pytest.mark.full
+ROWS = {"D": 1, "asking_noise": None}
+
+
+class LikesExclamations(ValueJudge):
+    def gap(self, comparison):
+        (row,) = comparison.rows
+        return row.plus.text.count("!") - row.minus.text.count("!")
+
+
+def drive(settings, ledger, policy=None, **how):
+    own = policy or MarkedPolicy(settings)
+    return go(settings, ledger, own, panel_of(ledger, judge=LikesExclamations()), **how)
+
+
+def pools(ledger):
+    return [event["body"]["pool"] for event in ledger.events("generated")]
+
+
+def test_chosen_pairs_teach_the_taste_and_the_record_says_why_they_were_shown(tmp_path):
+    settings, ledger = named_run.start(tmp_path, **ROWS)
+    with ledger:
+        policy = MarkedPolicy(settings)
+        drive(settings, ledger, policy, until_step=24)
+        found = replay.replay_state(ledger, settings).carried.named
+        top = named_features.claims(found, settings.features)[0]
+        assert (top.feature, top.more) == ("exclamations", True) and top.chance > 0.6
+        assert [row["pairing"] for row in ledger.steps()] == ["pool"] * 24
+        every = pools(ledger)
+        assert [pool["after"] for pool in every] == list(range(24))
+        assert all(len(row) == answer_pool.ANSWERS for p in every for row in p["candidates"])
+        assert verification.verify(ledger).ok
+        at = position.resume(ledger, settings, policy)
+        assert at.state.carried.votes.x.shape == (96, settings.features.columns)
+
+
+def test_a_verdict_on_a_chosen_pair_is_worth_more_than_on_one_drawn_by_chance(
+    tmp_path, monkeypatch
+):
+    worth = []
+    for chance in (pair_choice.BY_CHANCE, 1):
+        monkeypatch.setattr(pair_choice, "BY_CHANCE", chance)
+        settings, ledger = named_run.start(tmp_path, f"{chance}.db", **ROWS)
+        with ledger:
+            drive(settings, ledger, until_step=6)
+            worth.append(sum(sum(pool["worth"]) for pool in pools(ledger)))
+    assert worth[0] > 1.2 * worth[1]
+
+
+def test_the_same_seed_shows_the_same_pairs_and_a_killed_round_is_drawn_again(tmp_path):
+    found = []
+    for name, seed in (("a.db", 7), ("b.db", 7), ("c.db", 8)):
+        settings, ledger = named_run.start(tmp_path, name, root_seed=seed, **ROWS)
+        with ledger:
+            if name == "b.db":
+                with arm("cp4:raise"), pytest.raises(InjectedError):
+                    drive(settings, ledger, until_step=3)
+            drive(settings, ledger, until_step=3)
+            found.append((history(ledger), pools(ledger)))
+    assert found[0] == found[1]
+    assert found[0][1] != found[2][1]
+
+
+def test_an_answer_that_was_no_candidate_does_not_verify(tmp_path):
+    settings, ledger = named_run.start(tmp_path, **ROWS)
+    with ledger:
+        drive(settings, ledger, until_step=2)
+
+    def spoil(body):
+        body["pool"]["candidates"][1] = ["0" * 16] * answer_pool.ANSWERS
+
+    change_event(tmp_path / "run.db", "generated", 0, spoil)
+    rewrite(tmp_path / "run.db")
+    assert "was no candidate" in str(failure_of(tmp_path / "run.db"))
+
+
+def test_texts_reported_as_harmful_are_no_candidates_again(tmp_path):
+    settings, ledger = named_run.start(tmp_path, **ROWS)
+    with ledger:
+        drive(settings, ledger, until_step=1)
+        asked = Comparison("c" * 32, 1, 0, 0, ledger.comparisons(0)[0].rows)
+        open_step(ledger, replace(settings, K=1), [asked])
+        service = VoteService(ledger)
+        (seat,) = service.sheet(service.enroll("person", "ada"), 8)
+        service.cast(VoteRequest(seat.id, "skip", "k" * 16, skip_reason=counting.HARMFUL))
+        row = asked.rows[0]
+        assert answer_pool.withdrawn(ledger) == {row.plus.text, row.minus.text}
+
+
+def test_about_equally_long_answers_come_first_while_there_are_any():
+    short, long, longer, other = (
+        Answer(" ".join(["word"] * n) + mark)
+        for n, mark in ((5, ""), (20, ""), (22, ""), (5, "!"))
+    )
+    even = answer_pool._pairs([short, long, longer, other], even=True)
+    assert even == [(short, other), (long, longer)]
+    assert answer_pool._pairs([short, long], even=True) == [(short, long)]
+    assert len(answer_pool._pairs([short, long, longer, other], even=False)) == 6
