@@ -8,6 +8,7 @@ from typing import Any
 
 from szpo.ledger import canonical, run_spec
 from szpo.ledger.database import Ledger, Record
+from szpo.optim.rules.registry import rule_of
 from szpo.replay.findings import Broken, Examination
 from szpo.types import Comparison
 from szpo.voting import counting, panelists, seats, step_inputs
@@ -153,7 +154,8 @@ def check_step_events(look: Examination) -> None:
     """Compare the rows of steps, which can be changed, with their chained events."""
     ledger = look.ledger
     events: dict[str, dict[int, list[Mapping[str, Any]]]] = {}
-    for kind in ("generated", "close", "step"):
+    two_points = rule_of(run_spec.recorded_settings(ledger).rule).two_points
+    for kind in ("generated", "regressors", "close", "step"):
         events[kind] = {}
         for event in ledger.events(kind):
             events[kind].setdefault(event["body"]["step"], []).append(event["body"])
@@ -163,6 +165,8 @@ def check_step_events(look: Examination) -> None:
             "generated": stored(ledger, number),
             "close": by not in (None, "rule"),
             "step": state == "applied",
+            "regressors": two_points
+            and (state == "applied" or bool(events["regressors"].get(number))),
         }
         for kind, is_wanted in wanted.items():
             found = len(events[kind].get(number, ()))

@@ -14,6 +14,7 @@ from szpo.ledger import run_spec
 from szpo.training import (
     ask_evaluators,
     budget,
+    measure_inputs,
     perturb_policy,
     position,
     sample_batches,
@@ -57,6 +58,7 @@ def _do_step(run: Services, at: Position) -> Position | Outcome:
     if (paused := outcome_if_paused(run, at)) is not None:
         return paused
     ask_evaluators.submit(run, step, comparisons, watch)
+    measure_inputs.record(run, at, step, comparisons)
     # A step planned under lag 1 keeps its head, even if the run continues without lag.
     ahead = run.lag or run.ledger.step(step + 1) is not None
     if ahead and perturb_policy.plan(run, at, step + 1):

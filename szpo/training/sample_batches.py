@@ -8,22 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from szpo import seeds
 from szpo.data.text_files import clean_answer, clean_prompt
 from szpo.errors import RunError, UsageError
 from szpo.failpoints import failpoint
 from szpo.optim.rules.registry import rule_of
-from szpo.optim.rules.rule import StepInputs
 from szpo.optim.settings import Settings
 from szpo.policies.protocol import Halving
 from szpo.training import answer_pool, guards, perturb_policy
 from szpo.training.position import Position
 from szpo.training.services import Services
 from szpo.training.step_report import Stopwatch, flatten
-from szpo.types import Batch, Comparison, Floats, Prompt, Row
-from szpo.voting import shown_features, step_inputs, step_plan, steps
+from szpo.types import Batch, Comparison, Prompt, Row
+from szpo.voting import step_plan, steps
 
 
 def generate(run: Services, at: Position, step: int, watch: Stopwatch, *, then_open: bool) -> None:
@@ -55,9 +52,10 @@ def generate(run: Services, at: Position, step: int, watch: Stopwatch, *, then_o
     figures = {**guards.figures(comparisons), "generation_s": seconds}
     if isinstance(run.policy, Halving) and run.policy.halved_rows is not None:
         figures["batch_rows"] = run.policy.halved_rows  # the batch's shape changes last bits
-    inputs = step_inputs.note(_measure(run, at, comparisons))
     head = run.policy.digest()
-    notes = {**figures, **inputs, **pool}
+    notes = {**figures, **pool}
+    if rule_of(settings.rule).two_points:
+        notes["centre"] = flatten(run.policy.theta(), settings.layout).tolist()
     ahead = perturb_policy.plan_ahead(run, at, step + 1) if then_open else None
     with ledger.transaction("controller"):
         steps.store(ledger, run.epoch, step, comparisons, head, notes, then_open=then_open)
@@ -109,36 +107,3 @@ def _prompts(run: Services, step: int) -> tuple[Prompt, ...]:
     if len(prompts) != needed:
         raise UsageError(f"step {step}: {len(prompts)} prompts given, K·N·D = {needed} are needed")
     return prompts
-
-
-def _measure(run: Services, at: Position, comparisons: Sequence[Comparison]) -> StepInputs:
-    """A step's inputs besides its votes, measured on the answers that will be judged."""
-    settings = run.settings
-    if not rule_of(settings.rule).two_points:
-        return StepInputs()
-    scores = None
-    if settings.score_share:
-        scores = _scores(run, comparisons, "score_share needs", "optimizer.score_share to 0")
-    named, features, ratings = settings.features, None, dict[str, tuple[int, ...]]()
-    if named is not None:
-        who, instead = "coordinates of named features need", "subspace.kind to score or random"
-        scores = _scores(run, comparisons, who, instead)[..., : named.components]
-        entries = shown_features.entries_of(named) if run.entries is None else run.entries
-        shown_features.demand(named, entries)
-        features = shown_features.differences_of(named, comparisons, entries)
-        ratings = shown_features.ratings_of(comparisons, entries)
-    moments = None
-    if settings.guarded and at.state.carried.moments is None and run.moments is not None:
-        moments = run.moments()
-    centre = flatten(run.policy.theta(), settings.layout)
-    return StepInputs(scores, centre, moments, features, ratings)
-
-
-def _scores(run: Services, comparisons: Sequence[Comparison], who: str, instead: str) -> Floats:
-    """Scores (K, N, d) of the shown texts; ``who`` needs them, ``instead`` names the way out."""
-    settings, scores = run.settings, getattr(run.policy, "score_features", None)
-    if scores is None:
-        raise UsageError(
-            f"{who} the scores of the shown texts, which this policy does not give; set {instead}"
-        )
-    return np.asarray(scores(comparisons).reshape(settings.K, settings.N, settings.dim))

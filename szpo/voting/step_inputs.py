@@ -1,14 +1,16 @@
 """The recorded inputs of a step besides its votes.
 
-The inputs of the fit are in the event "generated", which joins the hash chain before anybody
-votes. The KL measured at the point that the votes proposed is in the event "step". Replay and
-verify recompute from these numbers, without model or file; they cannot prove that the model gave
-them. Groups of features that are set aside have events of their own (`szpo.voting.set_aside`).
+The inputs of the fit are in the event "regressors", which joins the hash chain before the fit. The
+centre that answered is in the event "generated", and the KL measured at the point that the votes
+proposed in the event "step". Replay and verify recompute from these numbers, without model or
+file; they cannot prove that the model gave them. Groups of features that are set aside have events
+of their own (`szpo.voting.set_aside`).
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -22,25 +24,29 @@ from szpo.optim.rules.measured_kl import KlMeasurement
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.rules.rule import StepInputs
 from szpo.optim.settings import Settings
-from szpo.types import Floats
+from szpo.types import Floats, Ints
 from szpo.voting import set_aside
 
 DIGITS: Final = 6
 """Decimals of recorded scores."""
 
 
-def note(inputs: StepInputs) -> dict[str, Any]:
-    """The inputs of a step as a part of the event "generated"; empty where there are none."""
-    scores = inputs.scores
+def note(
+    step: int,
+    scores: Floats | None,
+    moments: Moments | None,
+    differences: Ints | None,
+    ratings: Mapping[str, Sequence[int]],
+) -> dict[str, Any]:
+    """The body of the event "regressors" of a step; see `StepInputs` for the arguments."""
     found = {
-        "centre": None if inputs.centre is None else inputs.centre.tolist(),
         "scores": None if scores is None else np.round(scores, DIGITS).tolist(),
-        "moments": None if inputs.moments is None else inputs.moments.to_json(),
-        "features": None if inputs.text_differences is None else inputs.text_differences.tolist(),
-        "ratings": {name: list(values) for name, values in inputs.ratings.items()} or None,
+        "moments": None if moments is None else moments.to_json(),
+        "features": None if differences is None else differences.tolist(),
+        "ratings": {name: list(values) for name, values in ratings.items()} or None,
     }
     given = {name: value for name, value in found.items() if value is not None}
-    return {"inputs": given} if given else {}
+    return {"step": step, **given}
 
 
 def text_digest(text: str) -> str:
@@ -52,9 +58,10 @@ def read(ledger: Ledger, settings: Settings, step: int) -> StepInputs:
     """Read the recorded inputs of a step."""
     if not rule_of(settings.rule).two_points:
         return StepInputs()
-    noted = body_of(ledger, "generated", step).get("inputs")
-    if not isinstance(noted, dict):
-        raise IntegrityError(f'step {step}: its event "generated" has no inputs of the fit')
+    noted = body_of(ledger, "regressors", step)
+    if not noted:
+        raise IntegrityError(f'step {step}: it has no event "regressors"')
+    noted["centre"] = body_of(ledger, "generated", step).get("centre")
     centre = _array(step, noted, "centre", (settings.dim,))
     named, shape = settings.features, (settings.K, settings.N)
     scored = settings.dim if named is None else named.components
@@ -70,7 +77,7 @@ def read(ledger: Ledger, settings: Settings, step: int) -> StepInputs:
         "features": named is not None and features is None,
     }
     if missing := [name for name, is_missing in wanted.items() if is_missing]:
-        raise IntegrityError(f'step {step}: its event "generated" has no {missing[0]}')
+        raise IntegrityError(f"step {step}: its inputs of the fit have no {missing[0]}")
     whole = None if features is None else features.astype(np.int64)
     moments = _moments(step, noted, settings.dim)
     reach = _reach(ledger, step)

@@ -106,8 +106,8 @@ def test_a_run_records_what_the_judge_said_and_needs_it_for_nothing_but_new_answ
         assert set(inputs.ratings[FEATURE]) <= {1, 2, 3, 4, 5}
         assert len(inputs.ratings[FEATURE]) == len(shown)
         assert inputs.text_differences[..., named.names.index(FEATURE)].any()
-        event = next(e for e in ledger.events("generated") if e["body"])
-    values = event["body"]["inputs"]["ratings"][FEATURE]
+        event = next(e for e in ledger.events("regressors") if e["body"])
+    values = event["body"]["ratings"][FEATURE]
     values[0] += 1
     forge(run, "UPDATE events SET body = ? WHERE event = ?",
           (json.dumps(event["body"]), event["event"]))  # fmt: skip

@@ -131,11 +131,11 @@ def test_what_can_be_taught_is_told_before_and_after(finished, capsys):
 
 def test_changed_features_are_found_even_where_every_hash_was_made_anew(finished, tmp_path):
     def change(body):
-        row = body["inputs"]["features"][0][0]
+        row = body["features"][0][0]
         row[next(i for i, value in enumerate(row) if value)] += 1
 
     path = shutil.copy(finished, tmp_path / "folder.db")
-    number = change_event(path, "generated", 1, change)
+    number = change_event(path, "regressors", 1, change)
     assert failure_of(path).row == str(number)  # by the chain
     rewrite(path)
     assert failure_of(path).problem == "features are not those of its texts"

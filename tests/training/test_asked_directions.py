@@ -43,8 +43,8 @@ def test_directions_stand_in_the_record_before_their_answers(tmp_path):
         policy = Noting(settings)
         named_run.drive(settings, ledger, policy)
         kinds = [event["kind"] for event in ledger.events()]
-        order = [kind for kind in kinds if kind in ("asked", "generated", "step")]
-        assert order == ["asked", "generated", "step"] * 4
+        order = [kind for kind in kinds if kind in ("asked", "generated", "regressors", "step")]
+        assert order == ["asked", "generated", "regressors", "step"] * 4
         asked = bodies(ledger)
         assert [body["asked_after"] for body in asked] == [0, 1, 2, 3]
         assert asked[0]["ways"] == asked[0]["directions"] == []

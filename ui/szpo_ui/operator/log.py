@@ -15,7 +15,8 @@ from szpo_ui.operator import controls
 EVENTS: Final = 80
 """Events shown, newest first."""
 HIDDEN_EVENTS: Final = (
-    "rows", "asked", "generated", "step", "consent", "measured", "sample check", "second",
+    "rows", "asked", "generated", "regressors", "step", "consent", "measured", "sample check",
+    "second",
 )  # fmt: skip
 """Kinds of events that the log omits, since other lines report them or they are private."""
 
