@@ -38,14 +38,14 @@ def worth(x: Floats, found: SparseFit | None, prior: SparsePrior) -> Ints:
     deviations = x * (WIDTH / prior.scale)
     before = np.interp(deviations * deviations, variances, means) @ prior.features()
     if found is None:
-        return np.rint(UNITS * (np.log(2) - before)).astype(np.int64)
+        return _rounded(np.log(2) - before)
     kept = [each for each in found.kept if each.chance > LEAST_CHANCE]
     chances = np.array([each.chance for each in kept])
     rest = max(0.0, 1 - float(chances.sum()))
     logits = [x[:, list(each.support)] @ each.w for each in kept]
     each = special.expit(np.stack(logits, axis=1)) if kept else np.zeros((len(x), 0))
     whole = _entropy(each @ chances + rest / 2)
-    return np.rint(UNITS * (whole - _entropy(each) @ chances - rest * before)).astype(np.int64)
+    return _rounded(whole - _entropy(each) @ chances - rest * before)
 
 
 def choose(root_seed: int, step: int, row: int, worths: Ints) -> int:
@@ -54,6 +54,10 @@ def choose(root_seed: int, step: int, row: int, worths: Ints) -> int:
     if seeds.integer(key, 0, BY_CHANCE) == 0:
         return seeds.integer(key, 1, len(worths))
     return int(worths.argmax())
+
+
+def _rounded(nats: Floats) -> Ints:
+    return np.asarray(np.rint(UNITS * nats), dtype=np.int64)
 
 
 def _entropy(p: Floats) -> Floats:

@@ -36,7 +36,7 @@ EVEN: Final = 0.15
 
 def draw(
     run: Services, at: Position, step: int, prompts: Sequence[Prompt]
-) -> tuple[list[Comparison], dict[str, Any]]:
+) -> tuple[tuple[Comparison, ...], dict[str, Any]]:
     """The rows of a step, one for each prompt, and what the record keeps of their choice."""
     settings, named = run.settings, run.settings.features
     assert named is not None
@@ -62,7 +62,7 @@ def draw(
         rows.append(Comparison(key.hex(), step, k, n, (Row(prompt, plus, minus),)))
         noted["candidates"].append([step_inputs.text_digest(each.text) for each in pool])
         noted["worth"].append(int(worths[chosen]))
-    return rows, {"pool": {**noted, "after": at.state.step}}
+    return tuple(rows), {"pool": {**noted, "after": at.state.step}}
 
 
 def withdrawn(ledger: Ledger) -> set[str]:

@@ -92,5 +92,5 @@ def test_answers_for_people_are_finished_and_their_law_is_the_sampled_one():
     assert (g.temperature, g.max_new_tokens, g.stop) == (0.5, 128, ["\n\n"])
     assert (g.top_p, g.top_k) == (1.0, 0)
     assert config.panel.poor_samples == "refuse"
-    # At most 2 rows of 2 answers of 128 tokens, .75 words each: 384 words.
-    assert config.words_per_vote == 384
+    # A row has at most 2 answers of 128 tokens, .75 words each; a sheet about 300 words.
+    assert (config.words_per_vote, config.sheet) == (192, 2)

@@ -416,6 +416,9 @@ def test_a_shift_goes_along_its_own_grid_with_the_radius_of_the_law():
 
 
 def test_directions_follow_the_votes_in_coordinates_of_named_features_alone():
-    layout, config = (("z", (4,)),), settings_file.load(sets=["subspace.kind=features"])
+    layout, config = (
+        (("z", (4,)),),
+        settings_file.load(sets=["subspace.kind=features", "optimizer.rows=8"]),
+    )
     assert config.optimizer_settings(layout, 1.0, AXES).asking_noise == NOISE
     assert config.optimizer_settings(layout, 1.0).asking_noise is None

@@ -275,7 +275,7 @@ def test_what_came_between_the_look_and_the_lock_is_counted_again(tmp_path):
 
 @pytest.mark.parametrize("m", [1, 2, 3])
 def test_a_reader_that_follows_a_step_says_what_one_says_that_begins_anew(tmp_path, m):
-    settings, ledger, policy = start(tmp_path, N=5, D=1, M=m)
+    settings, ledger, policy = start(tmp_path, N=5, D=2, M=m)
     service, script = VoteService(ledger), []
     readers = []
 
