@@ -156,13 +156,10 @@ def open_seats(
         now = ledger.step(row["step"])
         if now is None or now["state"] != "open":
             return []
-        have = {c.id: 0 for c in asked}
-        for vote in service.counted(row["step"]):
-            if vote.comparison in have:  # the step may have others
-                have[vote.comparison] += 1
-        short = [c for c in asked if have[c.id] < m]
+        left = dict(zip(asked, service.missing(row["step"], [c.id for c in asked]), strict=True))
+        short = [comparison for comparison in asked if left[comparison]]
         for comparison in short:
-            lack = m - have[comparison.id]
+            lack = left[comparison]
             first = (comparison.k * row["n"] + comparison.n) * m
             for panelist in seat_order(ledger.root_seed, comparison.step, first, ids):
                 seat = service.assign_to(comparison.id, panelist) if lack else None
@@ -172,7 +169,7 @@ def open_seats(
     if complete and short and not seats:
         raise NobodyLeftError(
             f"step {short[0].step}: comparison k={short[0].k} n={short[0].n} has "
-            f"{have[short[0].id]} of {m} votes and everybody has been asked; let others vote "
+            f"{m - left[short[0]]} of {m} votes and everybody has been asked; let others vote "
             "(szpo judge, szpo simulate), or close the round on the operator's page (szpo serve)"
         )
     return seats

@@ -7,7 +7,7 @@ constraint and an aggregate over rows make a vote count once, whatever the clien
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from typing import Final, Literal, TypeVar
 
@@ -327,11 +327,20 @@ class VoteService:
     def counted(self, step: int) -> tuple[Vote, ...]:
         """The votes of a step that count, as they stand now (see `StepVotes.counted`)."""
         with self.ledger.alone:
-            if self._votes is None or self._votes.step != step:
-                self._votes = StepVotes(self.ledger, step)
-            return self._votes.look().counted
+            return self._read(step).counted
+
+    def missing(self, step: int, comparisons: Iterable[str]) -> list[int]:
+        """How many votes each of these comparisons of a step still needs."""
+        with self.ledger.alone:
+            votes = self._read(step)
+            return [votes.missing_at(comparison) for comparison in comparisons]
 
     # ---- the inside ----
+
+    def _read(self, step: int) -> StepVotes:
+        if self._votes is None or self._votes.step != step:
+            self._votes = StepVotes(self.ledger, step)
+        return self._votes.look()
 
     def _kind(self, panelist: str) -> str:
         if panelist not in self._kinds:

@@ -4,10 +4,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from szpo.evaluators.panel_evaluator import PanelEvaluator
 from szpo.voting import counting
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import SEAT_TTL_US, VoteService
 from tests.support.open_round import open_run
+from tests.support.quadratic import ValueJudge
 
 
 @pytest.fixture
@@ -121,3 +123,11 @@ def test_whatever_is_answered_no_row_counts_twice_and_a_fresh_reader_agrees(
         assert fresh.counted == counted
         skipped = {v.comparison for v in fresh.standing if v.verdict == "skip"}
         assert fresh.missing == 12 - len(counted) - len(skipped)
+
+
+def test_a_simulated_panelist_who_skips_a_row_ends_it(tmp_path):
+    with open_run(tmp_path, n=6, m=1, rows=1) as ledger:
+        service = VoteService(ledger)
+        PanelEvaluator(service, [ValueJudge(skips=0.5)] * 2).submit(ledger.comparisons(0))
+        votes = counting.StepVotes(ledger, 0)
+        assert votes.missing == 0 and 0 < len(votes.counted) < 6
