@@ -45,6 +45,7 @@ GROUPS: Final = {
         ("run", "run", "Tune a model from votes; --plan estimates the cost first."),
         ("not-about", "run", "Keep the model from following a feature of the answers."),
         ("serve", "", "Serve a run to its panel: voting page, operator's page, model."),
+        ("vote", "vote", "Vote in this terminal: begin a run for one person, or join one."),
         ("invite", "", "Make, list and revoke panelists' and operators' links and codes."),
         ("simulate", "", "Answer a run's open comparisons with a simulated panel."),
         ("judge", "judge", "Answer a run's open comparisons with a language model."),

@@ -29,6 +29,7 @@ from szpo.config.schema import Config
 from szpo.errors import EngineError, UsageError
 from szpo.evaluators import hidden_reward
 from szpo.evaluators.hidden_reward import Score
+from szpo.ledger.creation import NO_BASE
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim.named_features import groups_of
@@ -406,7 +407,8 @@ def _say_who_votes(ledger: Ledger, parts: RunParts, *, stay: bool) -> None:
     if parts.panel is None:
         if not stay:  # szpo serve uses ``stay`` and has the pages
             console.complain(
-                f"people vote in this run through its pages: szpo serve {ledger.path}"
+                f"people vote in this run through its pages (szpo serve {ledger.path}) or in a "
+                f"terminal (szpo vote {ledger.path})"
             )
     elif not parts.config.panel.inside:
         console.complain(
@@ -449,11 +451,9 @@ def _conclude(
     ledger: Ledger, parts: RunParts, outcome: step_report.Outcome, *, as_json: bool
 ) -> None:
     """Print how the run ended, what the votes taught, and what to do next."""
-    helped, lesson = improvement.read(ledger), taught.read(ledger)
-    found = taught.last_findings(ledger)
     if as_json:
-        noted = inspect.findings_of(ledger, found, lesson)
-        result = {**asdict(outcome), "improvement": helped.as_dict(), **noted}
+        noted = inspect.findings_of(ledger, taught.last_findings(ledger), taught.read(ledger))
+        result = {**asdict(outcome), "improvement": improvement.read(ledger).as_dict(), **noted}
         console.emit({"run": ledger.run, "path": str(ledger.path), **result})
         return
     total = results.read(ledger, open_round=False)
@@ -466,18 +466,23 @@ def _conclude(
         if parts.config.panel.kind == "people":
             way = "szpo serve", "its operator's page starts and resumes the run"
         console.say(f"  {way[0]} {ledger.path}  # {way[1]}")
-    if not outcome.steps:
-        return
-    console.say(helped.sentence)
+    if outcome.steps:
+        say_result(ledger)
+
+
+def say_result(ledger: Ledger) -> None:
+    """Print whether a run helped, what its votes taught, and the commands that come next."""
+    console.say(improvement.read(ledger).sentence)
     if (measured := held_out.read(ledger)) is not None and measured.guards:
         console.say(f"guards on held-out prompts: {measured.verdict}")
+    lesson = taught.read(ledger)
     if lesson is not None:
         console.say(str(lesson))
+    found = taught.last_findings(ledger)
     for text in (taught.describe_prior(ledger), taught.describe_hold(found)):
         if text:
             console.say(text)
-    more = taught.more_votes(ledger, lesson)
-    _next(ledger, language=parts.base is not None, more=more)
+    _say_next(ledger, measured, taught.more_votes(ledger, lesson))
 
 
 def warn_of_drift(config: Config, kl: float | None) -> str | None:
@@ -510,8 +515,8 @@ def _note(ledger: Ledger, report: step_report.StepReport, score: Score | None) -
     return ", ".join(parts)
 
 
-def _next(ledger: Ledger, *, language: bool, more: str) -> None:
-    path = ledger.path
+def _say_next(ledger: Ledger, measured: held_out.HeldOut | None, more: str) -> None:
+    path, language = ledger.path, ledger.row["base_sha256"] != NO_BASE
     texts = {
         "sample": "the base and the tuned model answer side by side",
         "export": "the adapter, for PeftModel.from_pretrained",
@@ -522,7 +527,7 @@ def _next(ledger: Ledger, *, language: bool, more: str) -> None:
     }
     if find_doubt(ledger):
         del texts["export"]
-    if (measured := held_out.read(ledger)) is not None and measured.failure:
+    if measured is not None and measured.failure:
         texts["export --scale 0.5"] = "weights half as far from the start; their guards, measured"
     for command, what in {**(texts if language else {}), **every}.items():
         console.say(f"  szpo {command} {path}  # {what}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -11,6 +13,9 @@ from szpo.cli import console
 from szpo.errors import StorageError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.runs import setup_progress
+
+if TYPE_CHECKING:
+    from szpo.config.schema import Config
 
 FOLDER = typer.Option(Path("runs"), "--folder", help="Folder of the runs.")
 TRUST = typer.Option(
@@ -52,6 +57,26 @@ def find(run: str | None, folder: Path) -> Path:
     close = difflib.get_close_matches(run, [path.stem for path in known], n=1)
     hint = f'did you mean "{close[0]}"?' if close else "list them with: szpo runs"
     raise UsageError(f"no run {run} (looked for that file and for {named}); {hint}")
+
+
+def find_target(
+    run: str | None, folder: Path, preset: str | None, sets: Sequence[str]
+) -> tuple[Path, Config | None]:
+    """A run's file, and the settings if the run is new; ``run`` may be a settings file."""
+    is_file = bool(run) and str(run).endswith(".toml")
+    if not (is_file or preset or sets):
+        return find(run, folder), None
+    if run and not is_file:
+        raise UsageError(f"run {run} keeps its settings; leave out --preset and --set")
+    from szpo.config import settings_file
+    from szpo.runs import assemble
+
+    config = settings_file.load(
+        Path(str(run)) if is_file else None,
+        preset_name=preset,
+        sets=[*sets, f"run.folder={folder}"],
+    )
+    return assemble.new_path(config), config
 
 
 def look(path: Path) -> Ledger:

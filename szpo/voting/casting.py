@@ -152,7 +152,7 @@ def read_seat(ledger: Ledger, assignment: str, panelist: str | None = None) -> l
     """
     found = ledger.query(
         "SELECT a.*, c.kind, c.step, c.expected, s.state, v.vote, v.revision, v.choice, v.late, "
-        "v.received_us, v.idem, v.payload_sha256, v.details "
+        "v.received_us, v.idem, v.payload_sha256, v.details, v.skip_reason "
         "FROM assignments a JOIN comparisons c USING (comparison) "
         "LEFT JOIN steps s ON s.run = c.run AND s.step = c.step "
         "LEFT JOIN votes v ON v.assignment = a.assignment WHERE a.assignment = ? "

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 from szpo import seeds
 from szpo.errors import UsageError
+from szpo.ledger.canonical import canonical, sha256
 from szpo.ledger.database import Ledger
 
 PanelistKind = Literal["person", "simulated", "judge"]
@@ -39,3 +41,18 @@ def enroll(ledger: Ledger, kind: PanelistKind, pseudonym: str, at_us: int) -> st
             "INSERT INTO panelists VALUES (?, ?, ?, ?)", (panelist, kind, pseudonym, at_us)
         )
         return panelist
+
+
+def has_agreed(ledger: Ledger, panelist: str) -> bool:
+    """Whether a person has agreed to take part."""
+    sql = "SELECT 1 FROM events WHERE kind = 'consent' AND actor = ?"
+    return bool(ledger.query(sql, (panelist,)))
+
+
+def record_consent(ledger: Ledger, panelist: str, wording: Sequence[str], own: str | None) -> None:
+    """Record once that a person agreed, with hashes of the wording and of the operator's text."""
+    if not has_agreed(ledger, panelist):
+        body = {"panelist": panelist, "text": sha256(canonical(list(wording)))}
+        if own is not None:
+            body["own"] = sha256(canonical(own))
+        ledger.record_event("consent", panelist, body)

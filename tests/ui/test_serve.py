@@ -21,6 +21,7 @@ import httpx
 import pytest
 
 from szpo.cli.app import call
+from szpo.cli.child_process import Keeper, record_end
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
@@ -29,7 +30,6 @@ from szpo.voting import lease
 from szpo_ui import app, serve
 from szpo_ui.web import address, credentials
 from szpo_ui.web.address import SiteAddress
-from szpo_ui.web.child_process import Keeper, record_end
 from szpo_ui.web.sentences import ENGLISH
 from tests.support import yard_run
 from tests.support.browser import CALL, panel_call, served_run, violations
@@ -153,7 +153,7 @@ def test_a_child_that_dies_is_started_again_with_longer_waits_soon_where_it_had_
 def test_a_child_follows_a_parent_that_is_killed():
     code = (
         "import sys, time\n"
-        "from szpo_ui.web.child_process import start\n"
+        "from szpo.cli.child_process import start\n"
         "sleep = 'import time; print(1, flush=True); time.sleep(600)'\n"
         "print(start([sys.executable, '-c', sleep]).pid, flush=True)\n"
         "time.sleep(600)"

@@ -30,8 +30,17 @@ import uvicorn
 from starlette.requests import Request
 from starlette.responses import Response
 
+from szpo.cli.child_process import (
+    SZPO,
+    Keeper,
+    beginner,
+    controller,
+    failed,
+    record_end,
+    start,
+)
 from szpo.config import sentences
-from szpo.errors import ResourceError, SzpoError, UsageError
+from szpo.errors import UsageError
 from szpo.runs import setup_progress
 from szpo_ui.headers import COMMON, OWN_POLICY
 from szpo_ui.web.address import (
@@ -44,7 +53,6 @@ from szpo_ui.web.address import (
     say,
     site_address,
 )
-from szpo_ui.web.child_process import SZPO, Keeper, controller, record_end, start
 from szpo_ui.web.markup import entrance
 from szpo_ui.web.sentences import ENGLISH, of_record
 from szpo_ui.web.server import configure
@@ -203,26 +211,16 @@ def _serve(chosen: ServeOptions, listener: socket.socket, address: SiteAddress) 
 def _find_target(chosen: ServeOptions) -> tuple[ServeOptions, Path, Config | None]:
     """The options with all settings, the run's file, and the settings if the run is new."""
     from szpo.cli import run_paths
-    from szpo.config import settings_file
-    from szpo.runs import assemble
 
     if chosen.demo:
         if chosen.run or chosen.preset:
             raise UsageError("--demo makes its own run; leave out the run and --preset")
         own = (*DEMO_SETS, _free_name(chosen.folder), *chosen.sets)
         chosen = replace(chosen, preset="people", sets=own)
-    is_file = bool(chosen.run) and str(chosen.run).endswith(".toml")
-    if not (is_file or chosen.preset or chosen.sets):
-        return chosen, run_paths.find(chosen.run, chosen.folder), None
-    if chosen.run and not is_file:
-        raise UsageError(f"run {chosen.run} keeps its settings; leave out --preset and --set")
-    config = settings_file.load(
-        Path(str(chosen.run)) if is_file else None,
-        preset_name=chosen.preset,
-        sets=[*chosen.sets, f"run.folder={chosen.folder}"],
-    )
-    chosen = replace(chosen, features=tuple(config.features.add))
-    return chosen, assemble.new_path(config), config
+    path, config = run_paths.find_target(chosen.run, chosen.folder, chosen.preset, chosen.sets)
+    if config is not None:
+        chosen = replace(chosen, features=tuple(config.features.add))
+    return chosen, path, config
 
 
 def _free_name(folder: Path) -> str:
@@ -234,14 +232,10 @@ def _free_name(folder: Path) -> str:
 
 def _begin(chosen: ServeOptions, path: Path) -> subprocess.Popen[Any]:
     """Start the process that sets up the run and then drives it; the web loads no model."""
-    words = [chosen.run] if chosen.run else []
-    words += ["--preset", chosen.preset] if chosen.preset else []
-    for each in [*chosen.sets, f"run.folder={path.parent}"]:
-        words += ["--set", each]
     say(f"setting up {path.stem}")
-    held = [] if chosen.at_once or chosen.demo else ["--hold"]
-    accepted = ["--accept-samples"] if chosen.accept_samples else []
-    return start([*SZPO, "run", *words, "--stay", *held, *accepted])
+    how = ["--stay", *([] if chosen.at_once or chosen.demo else ["--hold"])]
+    how += ["--accept-samples"] if chosen.accept_samples else []
+    return start(beginner(chosen.run, chosen.preset, chosen.sets, path.parent, *how))
 
 
 def _wait_for(path: Path, child: subprocess.Popen[Any]) -> None:
@@ -249,9 +243,7 @@ def _wait_for(path: Path, child: subprocess.Popen[Any]) -> None:
     while not path.exists():
         if child.poll() is not None:
             code = child.returncode
-            failed = SzpoError(f"the run could not be set up (exit code {code}); see above")
-            failed.exit_code = code if code > 0 else ResourceError.exit_code  # killed
-            raise failed
+            raise failed(code, f"the run could not be set up (exit code {code}); see above")
         time.sleep(0.2)
 
 
@@ -260,7 +252,7 @@ def _keepers(
 ) -> list[Keeper]:
     keepers = []
     if not chosen.no_controller:
-        words = controller(path, chosen.features)
+        words = controller(path, chosen.features, "--stay")
         on_end = partial(record_end, path)
         keepers.append(Keeper("controller", words, say=say, on_end=on_end, first=child))
     if chosen.demo:

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import Final, Literal
 
 from szpo.errors import UsageError
-from szpo.ledger.canonical import canonical, sha256
-from szpo.voting import second_seats
+from szpo.voting import panelists, second_seats
 from szpo.voting.casting import VoteConflictError
 from szpo.voting.service import SeatKind
 from szpo_ui.panel import own_seats, screens
@@ -97,15 +96,10 @@ _CLOSED: Final = {"train": "closed", "final": "final_closed"}
 
 def _agree(site: Site, panelist: str) -> None:
     """Record that a panelist agreed, with a hash of the wording they saw."""
-    if not own_seats.read(site, panelist, None)[0]["agreed"]:
-        wording = site.sentences.consent(site.config.panel.second_share > 0)
-        if open_link.standing(site.ledger, panelist, site.status.read()) is not None:
-            wording = [*wording, site.sentences.page["study_consent"]]
-        digest = sha256(canonical(wording))
-        body = {"panelist": panelist, "text": digest}
-        if site.config.panel.consent is not None:
-            body["own"] = sha256(canonical(site.config.panel.consent))
-        site.ledger.record_event("consent", panelist, body)
+    wording = site.sentences.consent(site.config.panel.second_share > 0)
+    if open_link.standing(site.ledger, panelist, site.status.read()) is not None:
+        wording = [*wording, site.sentences.page["study_consent"]]
+    panelists.record_consent(site.ledger, panelist, wording, site.config.panel.consent)
 
 
 def _take(site: Site, panelist: str, action: Action) -> None:

@@ -1,4 +1,4 @@
-"""Run a child process beside the web server: start it, restart it, shut it down."""
+"""Run the model in a child process: start it, restart it, shut it down."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from szpo.errors import SzpoError
+from szpo.errors import ResourceError, SzpoError
 
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 """Seconds before a restart, doubled after each restart of a child that ends quickly."""
@@ -25,10 +25,27 @@ SZPO: Final = (sys.executable, "-m", "szpo")
 """The first words of szpo's own commands."""
 
 
-def controller(run: Path, features: Iterable[str]) -> list[str]:
+def controller(run: Path, features: Iterable[str], *how: str) -> list[str]:
     """The command that drives a run, with the user's own features that the run may use."""
     own = [word for each in dict.fromkeys(features) for word in ("--feature", each)]
-    return [*SZPO, "run", "--resume", str(run), "--stay", *own]
+    return [*SZPO, "run", "--resume", str(run), *how, *own]
+
+
+def beginner(
+    file: str | None, preset: str | None, sets: Iterable[str], folder: Path, *how: str
+) -> list[str]:
+    """The command that sets up a new run and then drives it; its parent loads no model."""
+    words = [file] if file else []
+    words += ["--preset", preset] if preset else []
+    words += [word for each in sets for word in ("--set", each)]
+    return [*SZPO, "run", *words, "--folder", str(folder), *how]
+
+
+def failed(code: int, why: str) -> SzpoError:
+    """The error of a parent whose child failed, with the child's exit code."""
+    error = SzpoError(why)
+    error.exit_code = code if code > 0 else ResourceError.exit_code  # killed
+    return error
 
 
 def record_end(run: Path, code: int, again_s: float) -> None:
@@ -39,14 +56,29 @@ def record_end(run: Path, code: int, again_s: float) -> None:
         ledger.record_event("controller ended", "serve", {"code": code, "again_in_s": again_s})
 
 
-def start(command: Sequence[str]) -> subprocess.Popen[Any]:
+def start(command: Sequence[str], *, heard: bool = False) -> subprocess.Popen[Any]:
     """Start a child outside the terminal's process group, so that Ctrl-C reaches the parent only.
 
     The parent must end the child. If the parent is killed, Linux sends the child a SIGTERM.
+    If it is ``heard``, what it prints comes by the pipe of its ``stdout``.
     """
     if sys.platform == "linux":
         command = [sys.executable, "-c", _FOLLOW, *command]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    out, errors = (subprocess.PIPE, subprocess.STDOUT) if heard else (None, None)
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=out, stderr=errors, start_new_session=True
+    )
+
+
+def end(child: subprocess.Popen[Any], grace: float = GRACE) -> None:
+    """End a child: SIGTERM, ``grace`` seconds for its last commit, then SIGKILL."""
+    if child.poll() is None:
+        child.terminate()
+        try:
+            child.wait(grace)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
 
 
 _FOLLOW: Final = """
@@ -97,17 +129,12 @@ class Keeper:
         self._thread.start()
 
     def close(self, grace: float = GRACE) -> None:
-        """End the child: SIGTERM, ``grace`` seconds for its last commit, then SIGKILL."""
+        """End the child as `end` does, and do not start it again."""
         self._ending.set()
         with self._lock:
             child = self._child
-        if child is not None and child.poll() is None:
-            child.terminate()
-            try:
-                child.wait(grace)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
+        if child is not None:
+            end(child, grace)
         self.join()
 
     def join(self) -> None:

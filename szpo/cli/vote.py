@@ -1,0 +1,432 @@
+"""``szpo vote``: one person votes on a run's sheets in a terminal, without a server.
+
+A process beside this one holds the model, unless one elsewhere drives the run. Each verdict is
+stored when it is given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import secrets
+import shlex
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+import typer
+
+from szpo.cli import child_process, console, run, run_paths, terminal
+from szpo.config import sentences
+from szpo.config.run_sections import Panel
+from szpo.config.schema import RUBRIC_VERSION, Config
+from szpo.errors import LeaseError, UsageError
+from szpo.ledger.database import Ledger
+from szpo.ledger.run_spec import recorded_config
+from szpo.runs import known_addresses, sample_check, setup_progress
+from szpo.training.budget import WORDS_PER_MINUTE
+from szpo.training.status import RUNNING, RoundStatus, StatusReader
+from szpo.types import Assignment, Choice, Comparison
+from szpo.voting import casting, counting, lease, panelists
+from szpo.voting.casting import VoteConflictError, VoteRequest
+from szpo.voting.pauses import describe_pause
+from szpo.voting.service import VoteService
+
+PRESET: Final = "people"
+ALONE: Final = "terminal"
+"""The usual pseudonym."""
+LOOK_S: Final = 0.25
+"""Seconds between two looks at the run while the person waits."""
+ENOUGH_TIMES: Final = 5
+"""Fewest verdicts from which a person's own pace is known."""
+VERDICTS: Final[dict[str, tuple[Choice, str | None]]] = {
+    "left": ("A", None), "a": ("A", None), "right": ("B", None), "b": ("B", None),
+    "down": ("tie", None), "s": ("tie", None), "?": ("skip", None),
+    "h": ("skip", counting.HARMFUL),
+}  # fmt: skip
+"""Choice and reason of a skip, by key."""
+BACK: Final = ("up", "u")
+HELP: Final = (
+    "left or a: A is better; right or b: B; down or s: about the same; ?: can't judge; "
+    "h: harmful, nobody is shown it again; up or u: back one row; q: leave"
+)
+SHORT_HELP: Final = "a ← A   b → B   s ↓ same   ? can't judge   h harmful   u ↑ back   q leave"
+
+
+def vote(
+    name: str | None = typer.Argument(
+        None, metavar="RUN",
+        help="Name or file of a run, or a settings file; without it, the newest run, or a new "
+        "one where there is none.",
+    ),
+    preset: str | None = typer.Option(
+        None, "--preset", help=f"Begin a run from a preset; default: {PRESET}."
+    ),
+    sets: list[str] = run.SETS,
+    pseudonym: str = typer.Option(
+        ALONE, "--as", help="Pseudonym under which your votes are stored."
+    ),
+    accept_samples: bool = typer.Option(
+        False, "--accept-samples", help="Open the run even if its sample answers are poor."
+    ),
+    features: list[str] = typer.Option(
+        [], "--feature", help="A recorded run's own features, given again; see szpo run."
+    ),
+    trust: list[str] = run_paths.TRUST,
+    folder: Path = run_paths.FOLDER,
+) -> int:  # fmt: skip
+    """Vote in this terminal: begin a run, or join one; the model runs beside."""
+    known_addresses.trust(trust)
+    if name is None and preset is None and (sets or not run_paths.files(folder)):
+        preset = PRESET
+    path, config = run_paths.find_target(name, folder, preset, sets)
+    accepted = ["--accept-samples"] if accept_samples else []
+    if config is not None:
+        _require_people(path, config)
+        features = config.features.add
+    with contextlib.ExitStack() as stack:
+        keys = stack.enter_context(terminal.Keys())
+        model = _Model()
+        stack.callback(model.close)
+        if config is not None:
+            model.start(child_process.beginner(name, preset, sets, folder, *accepted))
+            if not _set_up(path, model, keys):
+                return 0
+        ledger = stack.enter_context(Ledger.open(path))
+        config = recorded_config(ledger)
+        if config is None:
+            raise UsageError(f"{path.name} was not made by szpo run; vote in your own program")
+        _require_people(path, config)
+        if accept_samples:
+            sample_check.accept(ledger, "szpo vote --accept-samples")
+        words = ["szpo", "vote", str(path)]
+        words += ["--as", pseudonym] if pseudonym != ALONE else []
+        words += [word for each in features for word in ("--feature", each)]
+        again = shlex.join(words)
+        console.set_resumable(again)
+        drive = child_process.controller(path, features, *accepted)
+        return _Sitting(ledger, config, pseudonym, keys, model, drive, again).go()
+
+
+def _require_people(path: Path, config: Config) -> None:
+    if config.panel.kind != "people":
+        raise UsageError(
+            f"{path.stem}: its panel is {config.panel.kind}, not people; begin a run of your own: "
+            "szpo vote --set run.name=mine"
+        )
+
+
+class _Model:
+    """The process that drives the run, if this command started one, and what it prints."""
+
+    def __init__(self) -> None:
+        self.child: subprocess.Popen[bytes] | None = None
+        self.lines: list[str] = []
+        """Lines that nobody has taken yet."""
+        self.error = ""
+        """Its last refusal."""
+
+    def start(self, command: Sequence[str]) -> None:
+        self.child = child_process.start(command, heard=True)
+        self._listener = threading.Thread(target=self._listen, args=[self.child], daemon=True)
+        self._listener.start()
+
+    def _listen(self, child: subprocess.Popen[bytes]) -> None:
+        assert child.stdout is not None
+        with child.stdout as out:
+            for line in out:
+                text = line.decode(errors="replace").rstrip()
+                self.lines.append(text)
+                if text.startswith("error: "):
+                    self.error = text.removeprefix("error: ")
+
+    def ended(self) -> int | None:
+        """Its exit code once it has ended and all that it printed was heard."""
+        code = None if self.child is None else self.child.poll()
+        if code is not None:
+            self._listener.join()
+        return code
+
+    def close(self) -> None:
+        if self.child is not None:
+            child_process.end(self.child)
+            self._listener.join()
+
+
+def _set_up(path: Path, model: _Model, keys: terminal.Keys) -> bool:
+    """Wait until the run's file stands; False if the person leaves."""
+    console.say(f"setting up {path.stem}")
+    with terminal.waiting(console.console) as tell:
+        while not path.exists():
+            if (code := model.ended()) is not None:
+                why = model.error or f"exit code {code}"
+                raise child_process.failed(code, f"the run could not be set up: {why}")
+            stages = setup_progress.read(path)
+            tell(f"set-up: {stages[-1]}" if stages else "set-up")
+            if keys.pause(LOOK_S):
+                console.say("left before the run began")
+                return False
+    return True
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A row that was put to the person, or several that are judged together."""
+
+    seat: Assignment
+    comparison: Comparison
+    place: str
+    """Its place in the sheet, in words."""
+    given: tuple[Choice, str | None] | None
+    """The verdict that stands."""
+
+
+class _Sitting:
+    """One person's sitting at a run."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        config: Config,
+        pseudonym: str,
+        keys: terminal.Keys,
+        model: _Model,
+        drive: Sequence[str],
+        again: str,
+    ):
+        self.ledger, self.config, self.keys, self.model = ledger, config, keys, model
+        self.drive, self.again = drive, again
+        self.service = VoteService(ledger, rubric_version=RUBRIC_VERSION)
+        self.me = self.service.enroll("person", pseudonym)
+        self.pseudonym, self.tab = pseudonym, secrets.token_hex(8)
+        self.status = StatusReader(ledger, self.service.look)
+        recorded = ledger.spec.get("sentences") or sentences.ENGLISH
+        self.sentences: dict[str, Any] = sentences.complete(recorded)[0]
+        self.asked: list[_Asked] = []
+
+    def go(self) -> int:
+        """Ask until the run ends or the person leaves; returns the exit code."""
+        self._is_driven()  # the model loads while the person reads
+        if not self._agree():
+            return self._leave()
+        while True:
+            if not (sheet := self._wait()):
+                return self._leave() if sheet is None else self._conclude()
+            if not self._ask(sheet):
+                return self._leave()
+
+    # ---- consent ----
+
+    def _agree(self) -> bool:
+        """Say what is recorded, and ask before the first row; False if the person leaves."""
+        if panelists.has_agreed(self.ledger, self.me):
+            return True
+        page, panel = self.sentences["page"], self.config.panel
+        wording = [*page["consent"], *([page["consent_second"]] if panel.second_share else [])]
+        asked = panel.question
+        if self.config.optimizer.rows == 1 and asked == Panel.model_fields["question"].default:
+            asked = "Which answer is better?"
+        console.say(f"{asked} {panel.guideline}")
+        for name, text in (
+            ("fact_who", panel.operator_name), ("fact_contact", panel.contact),
+            ("fact_pay", panel.pay), ("fact_privacy", panel.privacy_url),
+        ):  # fmt: skip
+            if text:
+                console.say(f"{page[name]}: {text}")
+        for text in (*wording, panel.consent):
+            if text:
+                console.say(text.replace("{name}", self.pseudonym))
+        key = None
+        while key not in ("", "y"):
+            console.say(f"Enter: {page['agree_start'].lower()}; {terminal.LEAVE}: leave")
+            key = self.keys.read()
+            if key == terminal.LEAVE:
+                return False
+        panelists.record_consent(self.ledger, self.me, wording, panel.consent)
+        return True
+
+    # ---- waiting ----
+
+    def _wait(self) -> tuple[Assignment, ...] | None:
+        """The next sheet, as soon as there is one; () at the run's end, None to leave."""
+        with terminal.waiting(console.console) as tell:
+            while True:
+                status = self.status.read()
+                if status.state == "open":
+                    sheet = self.service.sheet(self.me, self.config.sheet, tab=self.tab)
+                    if sheet:
+                        return sheet
+                if not self._is_driven():
+                    return ()
+                while self.model.lines:
+                    if (line := self.model.lines.pop(0)).startswith("warning: "):
+                        console.complain(line)
+                tell(self._describe(status))
+                if self.keys.pause(LOOK_S):
+                    return None
+
+    def _is_driven(self) -> bool:
+        """Whether the run goes on, here or elsewhere; starts the model where nobody else does."""
+        code, status = self.model.ended(), self.status.read()
+        if self.model.child is not None and code is None:
+            return True
+        if code is not None and code != LeaseError.exit_code:
+            if code == 0 or status.paused_by is not None:
+                return False
+            why = self.model.error or f"the model's process ended with code {code}"
+            raise child_process.failed(
+                code, f"{why}; your verdicts are stored, go on with: {self.again}"
+            )
+        if status.state == "finished":
+            return False
+        held = lease.controller(self.ledger)
+        if not lease.is_driven(held["lease"], held["expires_us"], self.ledger.clock()):
+            self.model.start(self.drive)
+        return True
+
+    def _describe(self, status: RoundStatus) -> str:
+        if status.state == "finished":
+            return "measuring on prompts set aside"
+        if status.paused_by is not None:
+            return f"paused by {describe_pause(status.paused_by, status.pause_reason or '')}"
+        return RUNNING[status.state]
+
+    # ---- asking ----
+
+    def _ask(self, sheet: Sequence[Assignment]) -> bool:
+        """Ask the rows of a sheet; False if the person leaves."""
+        self.asked = [row for row in self.asked if row.given is not None]
+        first = len(self.asked)
+        self.asked += self._read(sheet)
+        at = self._next(first)
+        while at < len(self.asked):
+            row = self.asked[at]
+            self._show(row)
+            began, key = time.monotonic(), self.keys.read()
+            while key not in VERDICTS and key not in (*BACK, terminal.LEAVE):
+                console.say(HELP)
+                key = self.keys.read()
+            if key == terminal.LEAVE:
+                return False
+            if key in BACK:
+                if not at:
+                    console.say("this is the first row")
+                at = max(0, at - 1)
+                continue
+            if VERDICTS[key] != row.given and not self._cast(row, key, began):
+                return True
+            at = self._next(at)
+        return True
+
+    def _read(self, sheet: Sequence[Assignment]) -> list[_Asked]:
+        found, sheets = [], self._count_sheets()
+        for number, seat in enumerate(sheet, 1):
+            comparison = self.ledger.comparison(seat.comparison)
+            assert comparison is not None, seat.comparison
+            last = casting.read_seat(self.ledger, seat.id)[-1]
+            given = None
+            if last["vote"] is not None:  # in an earlier sitting
+                self.service.take(seat.id, self.tab)
+                given = last["choice"], last["skip_reason"]
+            row = f"row {number} of {len(sheet)}, " if len(sheet) > 1 else ""
+            found.append(_Asked(seat, comparison, f"{row}sheet {sheets}", given))
+        return found
+
+    def _next(self, at: int) -> int:
+        """The index of the first row from ``at`` on without a verdict."""
+        while at < len(self.asked) and self.asked[at].given is not None:
+            at += 1
+        return at
+
+    def _show(self, row: _Asked) -> None:
+        out = console.console
+        out.print(f"\n{row.place}{self._left()}", style="dim", markup=False)
+        terminal.show(row.comparison, row.seat, self.sentences, out)
+        if row.given is not None:
+            choice, reason = row.given
+            said = reason if reason == counting.HARMFUL else self.sentences["choices"][choice]
+            console.say(f"your verdict so far: {said}")
+        out.print(SHORT_HELP, style="dim", markup=False)
+
+    def _left(self) -> str:
+        """How many sheets this person has in all, and how many minutes are left, in words."""
+        status, size = self.status.read(), self.config.sheet
+        known = self.ledger.query(
+            "SELECT (SELECT coalesce(sum(n_votes), 0) FROM updates) AS done, count(DISTINCT "
+            "panelist) AS others FROM votes JOIN assignments USING (assignment) "
+            "WHERE panelist <> ?",
+            (self.me,),
+        )[0]
+        planned = status.rounds * self.config.votes_per_step
+        left = max(0, planned - known["done"] - status.votes_in) / (known["others"] + 1)
+        here = sum(row.given is None for row in self.asked)
+        sheets = self._count_sheets() + math.ceil(max(0.0, left - here) / size)
+        minutes = max(1, round(left * self._seconds() / 60))
+        return f" of about {sheets}, about {minutes} minute{'s' * (minutes != 1)} left"
+
+    def _count_sheets(self) -> int:
+        sql = "SELECT count(DISTINCT sheet) AS n FROM assignments WHERE panelist = ?"
+        return int(self.ledger.query(sql, (self.me,))[0]["n"])
+
+    def _seconds(self) -> float:
+        """Seconds that a row takes this person: as measured, or at the usual speed of reading."""
+        times = self.ledger.query(
+            "SELECT dwell_ms FROM votes JOIN assignments USING (assignment) "
+            "WHERE panelist = ? AND revision = 0 AND dwell_ms IS NOT NULL", (self.me,),
+        )  # fmt: skip
+        if len(times) >= ENOUGH_TIMES:
+            return float(median(row["dwell_ms"] for row in times)) / 1000
+        rows = [row for each in self.asked for row in each.comparison.rows if not row.identical]
+        texts = [text for row in rows for text in (row.prompt.text, row.plus.text, row.minus.text)]
+        words = sum(len(text.split()) for text in texts)
+        return 60 * words / WORDS_PER_MINUTE / len(self.asked)
+
+    def _cast(self, row: _Asked, key: str, began: float) -> bool:
+        """Store a verdict; False if it came too late, so that the sheet is over."""
+        choice, reason = VERDICTS[key]
+        spent = round(1000 * (time.monotonic() - began))
+        request = VoteRequest(
+            row.seat.id, choice, secrets.token_hex(16), reason, spent, tab=self.tab,
+            panelist=self.me,
+        )  # fmt: skip
+        notices = self.sentences["notices"]
+        try:
+            receipt = self.service.cast(request)
+        except VoteConflictError as refusal:
+            if refusal.code == "stale_tab":
+                raise UsageError(
+                    f"{self.pseudonym} votes elsewhere by now; here: szpo vote --as ANOTHER"
+                ) from None
+            console.say(notices["often" if refusal.code == "changed_often" else "closed"])
+            return True
+        row.given = VERDICTS[key]
+        if receipt.late:
+            console.say(notices["late"])
+        return not receipt.late
+
+    # ---- the end ----
+
+    def _leave(self) -> int:
+        given = self.ledger.query(
+            "SELECT count(DISTINCT assignment) AS n FROM votes JOIN assignments "
+            "USING (assignment) WHERE panelist = ?", (self.me,),
+        )[0]["n"]  # fmt: skip
+        console.say(f"{given} verdicts of yours are stored. Continue with: {self.again}")
+        return 0
+
+    def _conclude(self) -> int:
+        """Say how the run ended, what its votes taught, and what to do next."""
+        status = self.status.read()
+        if status.paused_by is not None and status.state != "finished":
+            how = describe_pause(status.paused_by, status.pause_reason or "")
+            then = " --accept-samples" if status.paused_by == sample_check.PAUSED_BY else ""
+            console.say(f"paused by {how}\n  {self.again}{then}  # continues from there")
+            return 1
+        console.say(status.state if status.state == "finished" else "stopped")
+        run.say_result(self.ledger)
+        return 0

@@ -1,0 +1,206 @@
+"""szpo vote: a person's sheets in a terminal, driven here by a pipe or a pseudo-terminal."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+
+from szpo import seeds
+from szpo.cli import console, terminal
+from szpo.cli.app import call
+from szpo.ledger.canonical import canonical, sha256
+from szpo.ledger.database import Ledger
+from szpo.replay import verification
+from szpo.voting import counting, lease
+from tests.support import yard_run
+
+pytest_plugins = ["tests.support.browser"]
+ROWS = "optimizer.comparisons=8", "optimizer.rows=1", "optimizer.votes=1", "panel.sheet=8"
+
+
+@pytest.fixture
+def type_in(monkeypatch, capsys):
+    """Answer a run through a pipe; returns the exit code, and what the person saw."""
+
+    def vote(keys, *words):
+        monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{key}\n" for key in keys)))
+        capsys.readouterr()
+        return call(["vote", *map(str, words)]), "".join(capsys.readouterr())
+
+    return vote
+
+
+@pytest.fixture
+def driven(staged):
+    """A run with an open round of eight rows, which somebody else drives."""
+    stage = staged(sets=ROWS)
+    with lease.hold(stage.ledger):
+        yield stage
+
+
+def given(ledger):
+    return ledger.query(
+        "SELECT assignment, sheet, plus_side, revision, choice, skip_reason FROM votes "
+        "JOIN assignments USING (assignment) ORDER BY vote"
+    )
+
+
+# ---- sheets ----
+
+
+def test_who_leaves_after_five_of_eight_has_given_five_and_finds_the_same_sheet(driven, type_in):
+    path = driven.ledger.path
+    code, seen = type_in(["", "a", "right", "x", "S", "?", "h"], path)
+    assert code == 0 and "row 6 of 8, sheet 1 of about " in seen
+    assert seen.count("left or a: A is better; right or b: B;") == 1  # x is none of the keys
+    assert f"5 verdicts of yours are stored. Continue with: szpo vote {path}" in seen
+    five = given(driven.ledger)
+    assert [(row["choice"], row["skip_reason"]) for row in five] == [
+        ("A", None), ("B", None), ("tie", None), ("skip", None), ("skip", counting.HARMFUL),
+    ]  # fmt: skip
+    code, seen = type_in(["u", "b", "left", "q"], path)
+    assert [re.findall(r"row (\d) of 8", seen), code] == [["6", "5", "6", "7"], 0]
+    assert "Enter: agree" not in seen and "your verdict so far: harmful" in seen
+    more = given(driven.ledger)[5:]
+    assert [(row["choice"], row["revision"]) for row in more] == [("B", 1), ("A", 0)]
+    assert more[0]["assignment"] == five[4]["assignment"]
+    assert len({row["sheet"] for row in given(driven.ledger)}) == 1
+
+
+def test_nobody_agrees_silently_and_the_record_has_the_wording(driven, type_in):
+    code, seen = type_in(["a", "q"], driven.ledger.path)
+    assert code == 0 and "row 1" not in seen and not list(driven.ledger.events("consent"))
+    type_in(["y", "q"], driven.ledger.path, "--as", "Ada")
+    (event,) = driven.ledger.events("consent")
+    told = driven.site.sentences.consent(second=False)
+    assert event["body"]["text"] == sha256(canonical(told))
+    assert all(text.replace("{name}", "Ada") in seen.replace("terminal", "Ada") for text in told)
+
+
+@pytest.mark.parametrize("columns", [99, 100])
+def test_a_models_text_has_no_effect_on_the_terminal(staged, type_in, monkeypatch, columns):
+    evil = "\x1b]0;title\x07\x1b[2Jgone \u202eback\u2066 \x9b31m [bold]loud[/bold] [/] :smile:"
+    stage = staged(text=lambda step, i, side: f"{evil} {side}", sets=ROWS)
+    monkeypatch.setattr(console.console, "_width", columns)
+    with lease.hold(stage.ledger):
+        _, seen = type_in(["y", "q"], stage.ledger.path)
+    assert not set("\x1b\x07\x9b\u202e\u2066") & set(seen)
+    assert "[bold]loud[/bold]" in seen and ":smile:" in seen
+    assert any("─ A ─" in line and "─ B ─" in line for line in seen.splitlines()) == (
+        columns == 100
+    )
+
+
+def test_sides_are_those_of_the_seats_and_no_policy_is_named(staged, type_in):
+    stage = staged(
+        text=lambda step, i, side: {"plus": "amber", "minus": "cobalt"}[side], sets=ROWS
+    )
+    with lease.hold(stage.ledger):
+        _, seen = type_in(["y", *"aaaaaaa", "q"], stage.ledger.path)
+    shown = ["A" if word == "amber" else "B" for word in re.findall("amber|cobalt", seen)[::2]]
+    assert shown[:7] == [row["plus_side"] for row in given(stage.ledger)]
+    assert set(shown) == {"A", "B"} and not re.search("plus|minus|base|tuned|θ", seen)
+
+
+def test_a_run_of_simulated_raters_is_not_voted_in(tmp_path, capsys):
+    path = yard_run.finished(tmp_path)
+    assert call(["vote", str(path)]) == 2
+    assert "its panel is bt70, not people" in capsys.readouterr().err
+
+
+# ---- keys ----
+
+
+def test_keys_of_a_terminal_come_one_by_one_and_no_sequence_is_taken_for_a_verdict(monkeypatch):
+    ours, theirs = pty.openpty()
+    with open(theirs, encoding="utf-8") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        before = termios.tcgetattr(theirs)
+        with terminal.Keys() as keys:
+            os.write(ours, b"\x1b[D\x1bOC\x1b[1;5B\x1b[3~A\r?\x1b")
+            found = [keys.read() for _ in range(8)]
+            assert found == ["left", "right", "?key", "?key", "a", "", "?", "?key"]
+            os.write(ours, b"ab")
+            assert [keys.pause(0.2), keys.pause(0.2), keys.pause(0)] == [False] * 3
+            os.write(ours, b"q")
+            assert keys.pause(5)
+        assert termios.tcgetattr(theirs) == before
+    os.close(ours)
+
+
+# ---- whole runs ----
+
+
+def begin(folder: Path, *sets: str) -> list[str]:
+    every = (
+        *yard_run.SETS, f"prompts.path={yard_run.prompts(folder)}", "optimizer.rows=1",
+        "run.votes=16", "run.name=mine", "panel.sheet=8", "panel.poor_samples=open", *sets,
+    )  # fmt: skip
+    return [
+        *(word for each in every for word in ("--set", each)),
+        "--folder",
+        str(folder / "runs"),
+    ]
+
+
+@pytest.mark.full
+def test_a_pipe_begins_a_run_and_votes_to_its_end(tmp_path, type_in):
+    code, seen = type_in(["y", *"ab" * 20], *begin(tmp_path))
+    assert code == 0, seen
+    path = tmp_path / "runs" / "mine.db"
+    assert re.search(r"\nfinished\n.*\n\d+ votes: no taste shown", seen)
+    assert f"szpo verify {path}" in seen
+    with Ledger.open(path) as ledger:
+        assert verification.verify(ledger).ok
+        (person,) = ledger.query("SELECT kind, pseudonym FROM panelists")
+        assert person == {"kind": "person", "pseudonym": "terminal"}
+        assert lease.controller(ledger)["lease"] is None, "the model's process gave it back"
+    code, seen = type_in([], "mine", "--folder", path.parent)
+    assert code == 0 and "finished" in seen
+
+
+@pytest.mark.full
+def test_a_model_that_cannot_load_ends_it_with_one_line(staged, type_in):
+    path = staged(begun=False, sets=ROWS).ledger.path  # of a model that nobody can load
+    code, seen = type_in(["y"], path)
+    then = f"; your verdicts are stored, go on with: szpo vote {path}"
+    assert code == 5 and seen.count("error: ") == 1  # its record names no model's weights
+    assert re.fullmatch(rf"error: .*{re.escape(then)}", seen.splitlines()[-1])
+
+
+@pytest.mark.full
+@pytest.mark.timeout(600)
+def test_no_verdict_is_lost_when_it_is_killed_in_the_middle_of_a_sheet(tmp_path):
+    """The next row on screen is the acknowledgement of the verdict before."""
+    path, kills, acked = tmp_path / "runs" / "mine.db", 3, 0
+    draws = seeds.uniform(seeds.derive(3, "kills"), kills)
+    words = begin(tmp_path, "run.votes=64")
+    for kill in range(kills + 1):
+        with subprocess.Popen(
+            [sys.executable, "-m", "szpo", "vote", *words],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        ) as child:  # fmt: skip
+            assert child.stdin is not None and child.stdout is not None
+            if not kill:
+                print("y", file=child.stdin, flush=True)
+            for _ in range(1 + int(7 * draws[kill]) if kill < kills else 1):
+                assert any(line.startswith("row ") for line in child.stdout)
+                print("a", file=child.stdin, flush=True)
+                acked += 1
+            assert any(line.startswith("row ") for line in child.stdout)
+            print("b", file=child.stdin, flush=True)  # in flight: it may be stored or not
+            child.kill()
+        words = [str(path)]
+        with Ledger.open(path) as ledger:
+            votes = given(ledger)
+            assert [row["choice"] for row in votes].count("A") == acked
+            assert len({row["assignment"] for row in votes}) == len(votes) <= acked + kill + 1
+            assert verification.verify(ledger).ok
