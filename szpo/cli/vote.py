@@ -416,7 +416,7 @@ class _Sitting:
             "SELECT count(DISTINCT assignment) AS n FROM votes JOIN assignments "
             "USING (assignment) WHERE panelist = ?", (self.me,),
         )[0]["n"]  # fmt: skip
-        console.say(f"{given} verdicts of yours are stored. Continue with: {self.again}")
+        console.say(f"your verdicts stored: {given}. Continue with: {self.again}")
         return 0
 
     def _conclude(self) -> int:

@@ -61,7 +61,7 @@ def test_who_leaves_after_five_of_eight_has_given_five_and_finds_the_same_sheet(
     code, seen = type_in(["", "a", "right", "x", "S", "?", "h"], path)
     assert code == 0 and "row 6 of 8, sheet 1 of about " in seen
     assert seen.count("left or a: A is better; right or b: B;") == 1  # x is none of the keys
-    assert f"5 verdicts of yours are stored. Continue with: szpo vote {path}" in seen
+    assert f"your verdicts stored: 5. Continue with: szpo vote {path}" in seen
     five = given(driven.ledger)
     assert [(row["choice"], row["skip_reason"]) for row in five] == [
         ("A", None), ("B", None), ("tie", None), ("skip", None), ("skip", counting.HARMFUL),
