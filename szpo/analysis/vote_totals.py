@@ -165,6 +165,8 @@ def total_votes(votes: Iterable[VoteRow]) -> VoteTotals:
             totals.same_policy[vote.choice] += 1
         elif _answered(vote) and vote.kind == "repeat" and vote.repeats is not None:
             again.append(replace(vote, notes={}))
+        if vote.counted and vote.repeats is not None:
+            again.append(replace(vote, notes={}))
     if again:
         _add_repeats(totals, votes, again)
     return totals
@@ -198,14 +200,17 @@ def _add_training(totals: VoteTotals, vote: VoteRow) -> None:
 
 
 def _add_repeats(totals: VoteTotals, votes: Iterable[VoteRow], again: Sequence[VoteRow]) -> None:
-    wanted = {(vote.repeats, vote.panelist) for vote in again}
-    first = {
-        (vote.comparison, vote.panelist): vote.verdict
-        for vote in votes
-        if vote.kind != "repeat" and (vote.comparison, vote.panelist) in wanted and _answered(vote)
-    }
+    """Compare answers with the first ones: of one panelist as repeats, of two as second votes."""
+    wanted = {vote.repeats for vote in again}
+    first: dict[str, dict[str, str]] = {}
+    for vote in votes:
+        if vote.kind != "repeat" and vote.comparison in wanted and _answered(vote):
+            first.setdefault(vote.comparison, {})[vote.panelist] = vote.verdict
     for vote in again:
-        before = first.get((str(vote.repeats), vote.panelist))
-        if before is not None:
+        source = str(vote.repeats)
+        before = first.get(source, {})
+        if vote.panelist in before:
             totals.voters[vote.panelist].repeats += 1
-            totals.voters[vote.panelist].repeats_same += vote.verdict == before
+            totals.voters[vote.panelist].repeats_same += vote.verdict == before[vote.panelist]
+        elif vote.kind == "train" and before:
+            totals.second.setdefault(source, Counter())[vote.verdict] += 1

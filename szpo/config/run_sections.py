@@ -101,6 +101,14 @@ class Panel(Section):
         description="Rows that a panelist sees at once, if verdicts are on rows; default: as many "
         "as take about a minute to read, at most 8.",
     )
+    repeats: float = Field(
+        0.1,
+        ge=0,
+        le=0.5,
+        allow_inf_nan=False,
+        description="Share of the chosen rows that show an earlier row again, sides swapped, to "
+        "measure how far verdicts agree; both verdicts count.",
+    )
     inside: bool = Field(
         True,
         description="true: a simulated panel or judge votes inside the run's process; "

@@ -124,6 +124,11 @@ def _check_candidates(ledger: Ledger, step: int, train: Sequence[Comparison]) ->
     if not isinstance(candidates, list) or len(candidates) != len(train):
         raise Broken("steps", step, "its candidates are not recorded for each row")
     for comparison, digests in zip(train, candidates, strict=True):
+        if comparison.repeats is not None:
+            before = ledger.comparison(comparison.repeats)
+            if before is None or before.rows != comparison.rows:
+                raise Broken("comparisons", comparison.id, "is not the row that it repeats")
+            continue
         texts = [each.text for row in comparison.rows for each in (row.plus, row.minus)]
         if not set(map(step_inputs.text_digest, texts)) <= {*digests}:
             raise Broken("comparisons", comparison.id, "shows a text that was no candidate")

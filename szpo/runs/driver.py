@@ -56,6 +56,7 @@ def prepare(ledger: Ledger, parts: RunParts, say: Say = lambda line: None) -> Se
         measured_kl=measure_kl(parts) if parts.base or config.guards.kl is not None else None,
         entries=parts.entries,
         moments=_moments(parts),
+        repeats=config.panel.repeats,
         evens=people,
     )
 

@@ -27,6 +27,7 @@ from szpo.training.position import Position
 from szpo.training.services import Services
 from szpo.types import FEATURE_GRID, Answer, Comparison, Floats, Prompt, Row
 from szpo.voting import counting, shown_features, step_inputs
+from szpo.voting.sides import side_in_step
 
 ANSWERS: Final = 8
 """Candidates for each row."""
@@ -47,22 +48,60 @@ def draw(
     entries = shown_features.entries_of(named) if run.entries is None else run.entries
     prior, found = named_features.prior_of(named, settings.D), at.state.carried.named
     hidden, even = withdrawn(run.ledger), run.evens and not length_matters(named, found)
+    earlier = repeatable(run.ledger) if run.repeats and settings.M == 1 else []
     rows: list[Comparison] = []
     noted: dict[str, list[Any]] = {"candidates": [], "worth": []}
     for i, (prompt, answers) in enumerate(zip(prompts, pools, strict=True)):
+        k, n = divmod(i, settings.N)
+        key = seeds.derive(settings.root_seed, "comparison", step=step, k=k, name=str(n))
+        rank = sum(not row.identical for row in rows)
+        side = side_in_step(settings.root_seed, step, rank)
+        again = _draw_repeat(run, earlier, step, i, side)
+        if again is not None:
+            rows.append(Comparison(key.hex(), step, k, n, again.rows, repeats=again.id))
+            noted["candidates"].append([])
+            noted["worth"].append(None)
+            continue
         pool = [clean_answer(each) for each in answers]
         pairs = _pairs([each for each in pool if each.text not in hidden] or pool, even=even)
         x = _differences(named, entries, prompt, pairs)
         worths = pair_choice.worth(x, found, prior)
         chosen = pair_choice.choose(settings.root_seed, step, i, worths)
-        key = seeds.derive(settings.root_seed, "comparison", step=step, k=i, name="0")
         plus, minus = pairs[chosen] if seeds.integer(key, 0, 2) else pairs[chosen][::-1]
-        k, n = divmod(i, settings.N)
-        key = seeds.derive(settings.root_seed, "comparison", step=step, k=k, name=str(n))
         rows.append(Comparison(key.hex(), step, k, n, (Row(prompt, plus, minus),)))
         noted["candidates"].append([step_inputs.text_digest(each.text) for each in pool])
         noted["worth"].append(int(worths[chosen]))
     return tuple(rows), {"pool": {**noted, "after": at.state.step}}
+
+
+def repeatable(ledger: Ledger) -> list[tuple[str, str]]:
+    """Rows of finished rounds that nobody was shown again: comparison and side of plus, in order.
+
+    Each has a verdict, is no repeat itself, and nobody reported it as harmful.
+    """
+    found = ledger.query(
+        "SELECT c.comparison, a.plus_side FROM steps s JOIN comparisons c USING (run, step) "
+        "JOIN assignments a USING (comparison) JOIN votes v ON v.assignment = a.assignment "
+        "WHERE s.run = ? AND s.state = 'applied' AND c.kind = 'train' AND c.repeats IS NULL "
+        "AND c.comparison NOT IN (SELECT repeats FROM comparisons WHERE repeats IS NOT NULL) "
+        "AND v.vote <= s.last_vote GROUP BY c.comparison "
+        "HAVING sum(v.choice <> 'skip') AND NOT sum(v.skip_reason IS ?) ORDER BY c.step, c.k, c.n",
+        (ledger.run, counting.HARMFUL),
+    )
+    return [(row["comparison"], row["plus_side"]) for row in found]
+
+
+def _draw_repeat(
+    run: Services, earlier: list[tuple[str, str]], step: int, row: int, side: str
+) -> Comparison | None:
+    """An earlier row to show again, with sides swapped, removed from ``earlier``; often None."""
+    key = seeds.derive(run.settings.root_seed, "repeat", step=step, k=row)
+    swapped = [each for each in earlier if each[1] != side]
+    if not swapped or float(seeds.uniform(key, 1)[0]) >= run.repeats:
+        return None
+    chosen = swapped[seeds.integer(key, 1, len(swapped))]
+    earlier.remove(chosen)
+    return run.ledger.comparison(chosen[0])
 
 
 def withdrawn(ledger: Ledger) -> set[str]:

@@ -95,6 +95,8 @@ class Services:
     """Moments of the start's answers, from which rules with two points predict guards."""
     timer: Callable[[], float] = seconds
     """Seconds that do not jump with the system clock: for deadlines and durations in reports."""
+    repeats: float = 0.0
+    """Share of the rows that show an earlier row again, where rows are chosen."""
     evens: bool = False
     """Pairs of about equally long answers come first, while votes are not about length."""
     lease: Lease | None = None

@@ -148,16 +148,18 @@ class VoteService:
     ) -> tuple[ComparisonSeats, seats.Letter] | None:
         """A comparison with room that this panelist has not been shown, and its side of plus.
 
-        It has the fewest seats in use, of those first one with plus on the ``scarce`` side.
+        It has the fewest seats in use, of those first one with plus on the ``scarce`` side. A
+        repeat of a row that the panelist has judged comes last.
         """
         now = self.clock()
         best: tuple[ComparisonSeats, seats.Letter] | None = None
-        fewest = (2**31, False)
+        fewest = (True, 2**31, False)
         for at in counts.in_order_of(self.ledger, panelist):
-            if panelist in at.holders or (at.in_use(now), False) >= fewest:
+            own = at.head["judged_by"] == panelist
+            if panelist in at.holders or (own, at.in_use(now), False) >= fewest:
                 continue
             if (side := at.free_side(now, self.spare, self.spare_after_us)) is not None:
-                rank = at.in_use(now), scarce is not None and side != scarce
+                rank = own, at.in_use(now), scarce is not None and side != scarce
                 if rank < fewest:
                     best, fewest = (at, side), rank
         return best

@@ -57,19 +57,24 @@ def less_used_side(used: Iterable[str], root_seed: int, comparison: str, panelis
     return "A" if a < b else "B"
 
 
+def side_in_step(root_seed: int, step: int, rank: int, k: int = 0) -> Letter:
+    """The side of plus that gets one more vote where M is odd; sides alternate over the ranks.
+
+    ``rank``: how many comparisons that are asked come before, in the step or in direction ``k``.
+    """
+    first = seeds.integer(seeds.derive(root_seed, "sides", step=step, k=k), 0, 2)
+    return LETTERS[(first + rank) % 2]
+
+
 def _odd_sides(
     root_seed: int, asked: Iterable[Record], balance: Balance
 ) -> Iterator[tuple[Record, str]]:
     """Yield each comparison with the side that gets one more where M is odd; sides alternate."""
     ranks: dict[int, int] = {}
-    first: dict[int, str] = {}
     for head in asked:
         k = head["k"] if balance == "direction" else 0
         rank = ranks[k] = ranks.get(k, -1) + 1
-        if k not in first:
-            key = seeds.derive(root_seed, "sides", step=head["step"], k=k)
-            first[k] = "AB"[seeds.integer(key, 0, 2)]
-        yield head, first[k] if rank % 2 == 0 else {"A": "B", "B": "A"}[first[k]]
+        yield head, side_in_step(root_seed, head["step"], rank, k)
 
 
 def _arrange(root_seed: int, step: int, k: int, n: int, m: int, odd: str) -> tuple[Letter, ...]:

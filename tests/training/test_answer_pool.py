@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from szpo.analysis import agreement, evidence
 from szpo.failpoints import InjectedError, arm
 from szpo.optim import named_features, pair_choice
 from szpo.replay import replay, verification
@@ -121,3 +122,48 @@ def test_about_equally_long_answers_come_first_while_there_are_any():
     assert even == [(short, other), (long, longer)]
     assert answer_pool._pairs([short, long], even=True) == [(short, long)]
     assert len(answer_pool._pairs([short, long, longer, other], even=False)) == 6
+
+
+def test_some_rows_come_again_with_sides_swapped_and_both_verdicts_count(tmp_path):
+    settings, ledger = named_run.start(tmp_path, **ROWS)
+    with ledger:
+        drive(settings, ledger, until_step=20, repeats=0.4)
+        again = ledger.query(
+            "SELECT c.comparison, c.repeats, c.step, o.step AS before, a.plus_side, "
+            "b.plus_side AS side, a.panelist, b.panelist AS other FROM comparisons c "
+            "JOIN comparisons o ON o.comparison = c.repeats "
+            "JOIN assignments a ON a.comparison = c.comparison "
+            "JOIN assignments b ON b.comparison = o.comparison"
+        )
+        assert 10 < len(again) < 50 and len({row["repeats"] for row in again}) == len(again)
+        assert all(row["before"] < row["step"] for row in again)
+        assert all(row["plus_side"] != row["side"] for row in again)
+        for row in again:
+            assert ledger.comparison(row["comparison"]).rows == (
+                ledger.comparison(row["repeats"]).rows
+            )
+        state = replay.replay_state(ledger, settings)
+        assert state.votes == 80 and len(state.carried.votes.x) == 80
+        assert verification.verify(ledger).ok
+        found = evidence.read(ledger)
+        alike = agreement.agreement(found)["same"]
+        own = sum(voter.repeats for voter in found.totals.voters.values())
+        assert own == sum(row["panelist"] == row["other"] for row in again)
+        assert 0 < alike.of <= len(again) - own
+
+
+def test_a_panelist_is_shown_other_rows_before_one_that_they_have_judged(tmp_path):
+    settings, ledger = named_run.start(tmp_path, **ROWS)
+    with ledger:
+        drive(settings, ledger, until_step=1)
+        before = ledger.comparisons(0)
+        (first,) = ledger.query(
+            "SELECT panelist FROM assignments WHERE comparison = ?", (before[0].id,)
+        )
+        rows = [
+            replace(before[0], id="d" * 32, step=1, k=0, repeats=before[0].id),
+            *(replace(each, id=f"{each.k}" * 32, step=1) for each in before[1:]),
+        ]
+        open_step(ledger, settings, rows)
+        sheet = VoteService(ledger).sheet(first["panelist"], 8)
+        assert [seat.comparison for seat in sheet].index("d" * 32) == 3
