@@ -1,8 +1,9 @@
-"""A run's recorded votes as pairs: batch verdicts row by row, and notes on single rows.
+"""A run's recorded votes as pairs: verdicts on rows, notes on rows, and batch verdicts row by row.
 
-The verdict on a comparison is the majority of its counted votes. Each row with different answers
-becomes a pair marked ``batch``, weaker evidence than a vote of its own. A row with panelists'
-notes becomes a pair marked ``note`` instead, or none if the notes are balanced.
+The verdict on a comparison is the majority of its counted votes. That on a single row (D = 1) is
+a pair marked ``pair``. Of a batch, each row with different answers becomes a pair marked
+``batch``, weaker evidence than a vote of its own. A row with panelists' notes becomes a pair
+marked ``note`` instead, or none if the notes are balanced.
 """
 
 from __future__ import annotations
@@ -13,28 +14,33 @@ from collections.abc import Iterator, Mapping
 
 from szpo.baselines.asking import pair_of
 from szpo.baselines.costs import Meter
-from szpo.data.pairs import Pair, Preferences
+from szpo.data.pairs import Pair, Preferences, Source
 from szpo.ledger.database import Ledger
 from szpo.types import Comparison, Verdict, Vote
 from szpo.voting import counting
 
 
-def read_pairs(ledger: Ledger, meter: Meter | None = None) -> Preferences:
+def read_pairs(
+    ledger: Ledger, meter: Meter | None = None, *, rows_of_batches: bool = True
+) -> Preferences:
     """Read the pairs of closed steps from their counted votes, in the order of the steps.
 
-    Votes and answers read are added to the meter, as the run counted them.
+    Votes and answers read are added to the meter, as the run counted them. Without
+    ``rows_of_batches``, rows that nobody judged singly are left out, and their votes are counted.
     """
     pairs: list[Pair] = []
-    ties = comparisons = 0
+    ties = comparisons = unused = 0
     meter = meter or Meter()
     notes = _notes(ledger)
     for comparison, votes in _voted(ledger):
         meter.charge_votes([(r.plus, r.minus) for r in comparison.rows], votes=len(votes))
         found = _make_pairs(comparison, votes, notes)
-        pairs += found
         ties += not found
         comparisons += 1
-    return Preferences(tuple(pairs), ties, comparisons)
+        kept = [pair for pair in found if rows_of_batches or pair.source != "batch"]
+        unused += len(votes) if len(kept) < len(found) else 0
+        pairs += kept
+    return Preferences(tuple(pairs), ties, comparisons, unused=unused)
 
 
 def _voted(ledger: Ledger) -> Iterator[tuple[Comparison, list[Vote]]]:
@@ -60,11 +66,12 @@ def _make_pairs(
         for i, value in notes.get((vote.comparison, vote.panelist, vote.revision), {}).items():
             own[i].append(value)
     found = []
+    whole: Source = "pair" if len(comparison.rows) == 1 else "batch"
     for i, row in enumerate(comparison.rows):
-        if i in own:
+        if i in own and whole == "batch":
             pair = pair_of(row, _verdict(sum(own[i])), source="note", votes=len(own[i]))
         else:
-            pair = pair_of(row, _verdict(lead), source="batch", votes=len(votes))
+            pair = pair_of(row, _verdict(lead), source=whole, votes=len(votes))
         found += [] if pair is None else [pair]
     return found
 

@@ -36,6 +36,11 @@ def pairs(
         help=f"Format of a file: {', '.join(preference_files.FORMATS)}; default: sheet where "
         "people filled in a choice, else trl.",
     ),
+    rows_of_batches: bool = typer.Option(
+        False,
+        "--rows-of-batches",
+        help="Also copy a run's verdict on a batch to each row, which nobody judged singly.",
+    ),
     first: int | None = FIRST,
     skip_bad: bool = SKIP_BAD,
     folder: Path = run_paths.FOLDER,
@@ -50,20 +55,29 @@ def pairs(
         what = "records"
     else:
         with run_paths.look(run_paths.find(source, folder)) as ledger:
-            found = ledger_pairs.read_pairs(ledger)
+            found = ledger_pairs.read_pairs(ledger, rows_of_batches=rows_of_batches)
         what = "comparisons"
+    more = (
+        f"{found.unused} votes on batches, whose rows nobody judged singly, are left out; "
+        "--rows-of-batches copies each verdict to the rows"
+    )
     if out is not None:
         if not found.pairs:
-            raise UsageError(f"{source}: no pair in it, only {found.ties} ties; nothing written")
+            why = f"; {more}" * (found.unused > 0)
+            raise UsageError(
+                f"{source}: no pair in it, only {found.ties} ties; nothing written{why}"
+            )
         preference_files.write(out, found.pairs)
     if not as_json:
         name_bad(found)
+        if found.unused:
+            console.complain(more)
     left_out = f", {len(found.bad)} left out" if found.bad else ""
     wrote = "" if out is None else f"; wrote {out}"
     console.answer(
         as_json,
         {what: found.records, "pairs": len(found.pairs), "ties": found.ties, "bad": found.bad,
-         "file": out and str(out)},
+         "unused_votes": found.unused, "file": out and str(out)},
         f"{found.records} {what}: {len(found.pairs)} pairs, {found.ties} ties{left_out}{wrote}",
     )  # fmt: skip
 

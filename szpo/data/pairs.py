@@ -39,6 +39,8 @@ class Preferences:
     """Number of records read from a file, or of comparisons of a run with votes."""
     bad: tuple[str, ...] = ()
     """For each record of a file that was left out: its line and why."""
+    unused: int = 0
+    """Votes on batches with rows that were left out, since nobody judged them singly."""
 
 
 def order_by_rank(ranks: Sequence[float]) -> tuple[tuple[int, int], ...]:

@@ -135,13 +135,13 @@ MEANING: Final = """\
 | `run`, `step`, `k`, `n` | the run; the step, the direction and the comparison of a direction |
 | `comparison`, `kind` | the comparison; `train`, or what else it was asked for |
 | `vote`, `revision` | the number of the vote; 0, or how often the answer was changed before |
-| `plus_side` | the side, A or B, on which the batch *plus* was shown |
+| `plus_side` | the side, A or B, on which *plus* was shown |
 | `choice`, `verdict` | A, B, tie or skip, as given; the same as plus, minus, tie or skip |
 | `counted`, `late` | an update used it; it came after its round |
 | `skip_reason` | why nobody could judge |
 | `dwell_ms` | time on the page, milliseconds |
 | `prompts` | the prompts, each a list of turns (`role`, `content`) |
-| `plus`, `minus` | the answers of the two policies, one a prompt |
+| `plus`, `minus` | the answers compared, one a prompt |
 """
 
 
@@ -226,14 +226,18 @@ def _card(ledger: Ledger, people: People, count: int, licence: str | None) -> st
     extra = "| `panelist` | a pseudonym: votes of one panelist have one |\n" * people.pseudonyms
     extra += "| `notes` | rows on which the panelist noted a better side |\n" * people.notes
     voters = visible(describe_voters(ledger, total))
+    what = "They compare batches of answers of two policies to the same\nprompts"
+    limit = "A vote is about a whole batch. It is no preference on any single prompt of it."
+    if ledger.spec.get("optimizer", {}).get("D") == 1:
+        what = "Each compares two answers to one prompt"
+        limit = "A counted vote for a side is a preference between its two answers."
     return f"""---
 {as_yaml(front)}
 ---
 
 # Votes of {visible(total.name)}
 
-{count} votes from {voters}. They compare batches of answers of two policies to the same
-prompts; szpo tuned a policy on them. The head of the run's ledger was `{total.head}`.
+{count} votes from {voters}. {what}; szpo tuned a policy on them. The head of the run's ledger was `{total.head}`.
 
 ```python
 from datasets import load_dataset
@@ -244,7 +248,7 @@ votes = load_dataset("path/to/this/folder", split="train")
 {MEANING}{extra}
 ## Limits
 
-A vote is about a whole batch. It is no preference on any single prompt of it. The votes of a round
+{limit} The votes of a round
 or of a final comparison that is still open are left out. Contacts, pay and times of day are not in
 here{"" if people.pseudonyms else ", nor is who cast which vote"}. Written by szpo {__version__}.
 """

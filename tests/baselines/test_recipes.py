@@ -29,10 +29,12 @@ from szpo.errors import RunError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.models.loading import encode
 from szpo.types import Prompt, Row, Verdict
-from szpo.voting import steps
+from szpo.voting import counting, steps
+from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support.baseline_actors import pairs, tiny_actor
 from tests.support.cases import case
+from tests.support.open_round import ROW, open_run
 from tests.support.pairs import new_ledger, vote
 
 FIELDS = [
@@ -184,6 +186,38 @@ def test_a_note_goes_before_the_verdict_on_the_batch(ledger):
         ("Cold.", "Warm.", "note", 2),  # c0, row 2: noted as a tie, so no pair
         ("Warm.", "Cold.", "batch", 2),  # c1, row 2: the notes cancel
     ]
+
+
+def test_rows_that_nobody_judged_singly_are_left_out_where_they_are_not_asked_for(ledger):
+    vote(ledger, "ann", "c0", "plus", {0: "minus"})
+    vote(ledger, "ben", "c0", "plus")
+    vote(ledger, "ann", "c1", "tie")
+    close(ledger)
+    found = read_pairs(ledger, rows_of_batches=False)
+    assert words(found) == [("Cold.", "Warm.", "note", 1)]
+    assert (found.records, found.ties, found.unused) == (2, 1, 2)
+
+
+def test_verdicts_on_rows_are_pairs_and_no_other_row_is(tmp_path):
+    with open_run(tmp_path, n=7, m=1, rows=1) as ledger:
+        service = VoteService(ledger)
+        first, second, *others = service.sheet(service.enroll("person", "ada"), 6)
+        same, unjudged, harmful, changed = others  # and the seventh is shown to nobody
+        said = [(first, "A"), (second, "B"), (same, "tie"), (unjudged, "skip"), (changed, "A")]
+        for i, (seat, choice) in enumerate([*said, (changed, "B")]):
+            service.cast(VoteRequest(seat.id, choice, f"key-{i}-0123456789"))
+        hide = {"skip_reason": counting.HARMFUL}
+        service.cast(VoteRequest(harmful.id, "skip", "key-7-0123456789", **hide))
+        found = close(ledger)
+        wins = {
+            seat.comparison: ROW.plus if seat.plus_side == choice else ROW.minus
+            for seat, choice in ((first, "A"), (second, "B"), (changed, "B"))
+        }
+        assert [(p.chosen, p.source, p.votes) for p in found.pairs] == [
+            (wins[name], "pair", 1) for name in sorted(wins)
+        ]
+        assert (found.records, found.ties) == (4, 1)
+        assert read_pairs(ledger, rows_of_batches=False) == found
 
 
 def test_pairs_go_out_in_trls_format_and_come_back(ledger, tmp_path):

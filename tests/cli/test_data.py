@@ -96,7 +96,11 @@ def test_pairs_of_a_run_are_those_of_its_ledger(tmp_path, capsys):
         recorded = ledger_pairs.read_pairs(ledger)
     out = tmp_path / "pairs.jsonl"
     arguments = ["pairs", path.stem, "--folder", str(path.parent), "--out", str(out)]
-    assert app.call(arguments) == 0
+    assert app.call(arguments) == 2 and not out.exists()  # its votes are on batches of two rows
+    told = capsys.readouterr().err
+    votes = sum(pair.votes for pair in recorded.pairs) // 2
+    assert f"; {votes} votes on batches, whose rows nobody judged singly, are left out" in told
+    assert app.call([*arguments, "--rows-of-batches"]) == 0
     count, ties = len(recorded.pairs), recorded.ties
     reported = f"{recorded.records} comparisons: {count} pairs, {ties} ties; wrote {out}\n"
     assert capsys.readouterr().out == reported

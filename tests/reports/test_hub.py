@@ -87,3 +87,9 @@ def test_votes_of_an_open_round_leave_the_record_by_no_file(tmp_path):
             assert write_votes(ledger, tmp_path / f"closed.{form}") == 1
         (row,) = (tmp_path / "closed/data/votes.jsonl").read_text().splitlines()
         assert "panelist" not in json.loads(row)
+        assert "about a whole batch" in (tmp_path / "closed/README.md").read_text()
+    (tmp_path / "rows").mkdir()
+    with open_run(tmp_path / "rows", n=4, m=1, rows=1) as ledger:
+        write_dataset(ledger, tmp_path / "pairs")
+        card = (tmp_path / "pairs/README.md").read_text()
+        assert "two answers to one prompt" in card and "batch" not in card
