@@ -237,7 +237,8 @@ def _card(ledger: Ledger, people: People, count: int, licence: str | None) -> st
 
 # Votes of {visible(total.name)}
 
-{count} votes from {voters}. {what}; szpo tuned a policy on them. The head of the run's ledger was `{total.head}`.
+{count} votes from {voters}. {what}; szpo tuned a policy on them.
+The head of the run's ledger was `{total.head}`.
 
 ```python
 from datasets import load_dataset
