@@ -37,6 +37,15 @@ Grid: TypeAlias = tuple[int, ...]
 """A direction (d,) that does not come from the seed: 16-bit integers in units of 1/256."""
 
 
+def sides(rows: int) -> str:
+    """What a vote on so many rows compares, in words.
+
+    >>> sides(1), sides(8)
+    ('two answers', 'two sets of 8 answers')
+    """
+    return "two answers" if rows == 1 else f"two sets of {rows} answers"
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """A conversation up to and including the turn to answer.

@@ -161,7 +161,8 @@ def _headings(ledger: Ledger) -> dict[int, tuple[float, ...]]:
     """The cosine of each direction of a step with the path of the ten steps before, by step.
 
     Directions and path are fixed before the step's votes, and the sign of a direction is drawn
-    without regard to the path. So it is a fair question whether the votes follow the path.
+    without regard to the path. So it is a fair question whether the votes follow the path. Rows
+    that are pairs of the policy's own answers have no direction.
     """
     if "space" not in ledger.spec or "rule" not in ledger.spec.get("optimizer", {}):
         return {}
@@ -180,7 +181,7 @@ def _headings(ledger: Ledger) -> dict[int, tuple[float, ...]]:
     for row in ledger.steps():
         behind = sum(step < row["step"] for step in steps)
         path = places[behind] - places[max(0, behind - WINDOW)]
-        if behind and np.linalg.norm(path) > 0:
+        if behind and row["pairing"] != "pool" and np.linalg.norm(path) > 0:
             query = step_plan.recorded_query(ledger, settings, row["step"], row["mu"])
             grid, _ = perturbations(settings, query, None).directions()
             found[row["step"]] = tuple(_cosine(v, path) for v in grid)

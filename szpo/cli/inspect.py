@@ -122,9 +122,12 @@ def show(
                 for f in total.table[-steps:]
             ],
         )  # fmt: skip
+        own = total.table[-1].pairing == "pool"
+        sides = "the first and the second answer of a row" if own else "θ + μv and θ − μv"
+        over = "rows" if own else "directions"
         console.say(
-            "plus, minus: votes for θ + μv and θ − μv; Δ̂: how far the step's fit prefers plus, "
-            "logits, mean over its directions; turned by: the smallest share of voters who could "
+            f"plus, minus: votes for {sides}; Δ̂: how far the step's fit prefers plus, "
+            f"logits, mean over its {over}; turned by: the smallest share of voters who could "
             "have reversed the step by voting against it"
         )
 

@@ -392,6 +392,13 @@ class Config(Section):
         return choose_dim(self.steps * self.votes_per_step) if chosen == "auto" else chosen
 
     @property
+    def picks_pairs(self) -> bool:
+        """Whether rows are pairs of the policy's own answers; see `Settings.picks_pairs`."""
+        rule = RULES.get(self.rule)
+        fits_texts = rule is not None and rule.two_points and self.coordinates == "features"
+        return fits_texts and self.optimizer.rows == 1
+
+    @property
     def sheet(self) -> int:
         """Rows that a panelist sees at once: as set, or a minute's reading; 1 for batches."""
         if self.optimizer.rows > 1:

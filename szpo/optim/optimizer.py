@@ -225,15 +225,31 @@ def describe_settings(settings: Settings) -> Sequence[str]:
     if s.picks_pairs:
         return (
             f"rule {s.rule}, verdicts on rows, weighting {s.weighting}, seed {s.root_seed}",
-            f"a step: {s.K * s.N} rows, each a pair of the policy's own answers, chosen for what "
-            f"a verdict says; KL budget {budget}",
+            f"a step: {step_votes(s.K, s.N, s.M, s.D, own=True)}; KL budget {budget}",
         )
     return (
         how,
-        f"a step: K × N × M = {s.K} × {s.N} × {s.M} votes (directions × batches × evaluators), "
-        f"D = {s.D} answers a batch",
+        f"a step: {step_votes(s.K, s.N, s.M, s.D)}",
         f"perturbation radius mu {mu:.4g} (KL {s.kl_radius:g} nats), KL budget {budget}",
     )
+
+
+def step_votes(K: int, N: int, M: int, D: int, *, own: bool = False) -> str:
+    """The votes of a step, in words; ``own``: rows are pairs of the policy's own answers.
+
+    >>> step_votes(8, 1, 1, 8)
+    'K × N × M = 8 × 1 × 1 votes (directions × batches × evaluators), D = 8 answers a batch'
+    >>> step_votes(1, 8, 5, 1)
+    'K × N × M = 1 × 8 × 5 votes (directions × rows × evaluators), each on two answers to a prompt'
+    """
+    if own:
+        return (
+            f"{K * N} × {M} votes (rows × evaluators), each on two of the policy's own answers to "
+            "a prompt, chosen for what a verdict says"
+        )
+    unit = "rows" if D == 1 else "batches"
+    about = "each on two answers to a prompt" if D == 1 else f"D = {D} answers a batch"
+    return f"K × N × M = {K} × {N} × {M} votes (directions × {unit} × evaluators), {about}"
 
 
 def _describe_step(s: Settings, mu: float) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from szpo.features import dictionary, own
 from szpo.optim.rules.regression import BUDGET
+from szpo.types import sides
 from szpo.visible_text import visible
 
 SHARE: Final = (0.03, 0.5)
@@ -116,8 +117,7 @@ def describe(found: Sequence[Teachable], rows: int) -> dict[str, str]:
     if seldom:
         seldom.sort(key=lambda pair: -pair[1])
         names = [f"{each.words} ({100 * alike:.0f} %)" for each, alike in seldom]
-        shown = "two answers" if rows == 1 else f"two sets of {rows} answers"
-        lines["seldom shown"] = f"{_list(names)}: so often {shown} do not differ in it"
+        lines["seldom shown"] = f"{_list(names)}: so often {sides(rows)} do not differ in it"
     return lines
 
 

@@ -30,6 +30,7 @@ from szpo.reports import charts
 from szpo.reports.charts import Series, estimate_series, line_chart, standalone
 from szpo.training import budget, held_out, results
 from szpo.training.results import Run, StepRow
+from szpo.types import sides
 from szpo.visible_text import visible
 from szpo.voting import counting
 
@@ -65,7 +66,7 @@ def render(
         open_round: show the votes of a round that is still open.
     """
     total, helped = results.read(ledger, open_round=open_round), improvement.read(ledger)
-    facts = total.table
+    facts, rows = total.table, ledger.spec.get("config", {}).get("optimizer", {}).get("rows", 1)
     lesson, found = taught.read(ledger), taught.last_findings(ledger)
     environment = Environment(
         loader=PackageLoader("szpo", "reports/templates"),
@@ -88,7 +89,8 @@ def render(
         lesson=None if lesson is None else visible(str(lesson)),
         teachable=teachable.of_spec(ledger.spec),
         ruler=teachable.ruler(ledger.spec.get("space", {}).get("report", {})),
-        rows=ledger.spec.get("config", {}).get("optimizer", {}).get("rows", 1),
+        rows=rows,
+        sides=sides(rows),
         lesson_chart=Markup("" if lesson is None else charts.draw_lesson(lesson)),
         more=taught.more_votes(ledger, lesson) if found is not None else "",
         figures=list(_figures(ledger, facts, helped, score, score_name)),
@@ -163,15 +165,16 @@ def _figures(
     score_name: str,
 ) -> Iterator[dict[str, str]]:
     voted = [f for f in facts if f.votes]
-    yield _figure(
-        "Can votes tell the two sides apart?",
-        "win rate of a step's better side, estimated over ten steps from agreement between "
-        "comparisons; one half is chance. It does not show progress",
-        [_separation(voted)],
-        "win rate",
-        reference=0.5,
-        bounds=(0.5, 1),
-    )
+    if not any(f.pairing == "pool" for f in voted):  # its sides are of one policy
+        yield _figure(
+            "Can votes tell the two sides apart?",
+            "win rate of a step's better side, estimated over ten steps from agreement between "
+            "comparisons; one half is chance. It does not show progress",
+            [_separation(voted)],
+            "win rate",
+            reference=0.5,
+            bounds=(0.5, 1),
+        )
     yield _figure(
         "Value difference Δ̂",
         "estimated from a step's votes, in units of the link, with its 95 % interval",
@@ -275,13 +278,14 @@ def _samples(ledger: Ledger, facts: Sequence[StepRow]) -> Iterator[dict[str, Any
         tally = Counter(vote.verdict for vote in votes if vote.comparison == comparison.id)
         plus, minus = tally["plus"], tally["minus"]
         parts = [f"{n} for {names[side]}" for side, n in tally.items()]
+        of = f"one of {len(comparison.rows)} rows; " if len(comparison.rows) > 1 else ""
         yield {
             "step": step,
             "prompt": visible(row.prompt.text),
             "plus": visible(row.plus.text),
             "minus": visible(row.minus.text),
             "won": None if plus == minus else "plus" if plus > minus else "minus",
-            "votes": f"one of {len(comparison.rows)} rows; votes: {', '.join(parts)}",
+            "votes": f"{of}votes: {', '.join(parts)}",
         }
 
 

@@ -22,7 +22,7 @@ from szpo.reports.html_report import when
 from szpo.training import budget, held_out, results
 from szpo.training.held_out import HeldOut
 from szpo.training.results import Run, StepRow
-from szpo.types import Theta
+from szpo.types import Theta, sides
 from szpo.visible_text import visible
 from szpo.voting import set_aside
 
@@ -260,8 +260,9 @@ def _data(
             f"SHA-256 of the prompts `{prompts.get('sha256', '?')}`"
         )
     if folded and asked:
+        each = sides(1) if asked["D"] == 1 else f"{asked['D']} prompts"
         lines.append(
-            f"in a step {asked['K']} × {asked['N']} comparisons of {asked['D']} prompts each, "
+            f"in a step {asked['K']} × {asked['N']} comparisons of {each} each, "
             f"shown to {asked['M']} of {total.panelists} panelists"
         )
     plus, minus = sum(f.plus for f in folded), sum(f.minus for f in folded)

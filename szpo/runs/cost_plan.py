@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from szpo.config.schema import KL_SAMPLES, SCORED, Config
 from szpo.intervals import Z
-from szpo.optim.optimizer import equations
+from szpo.optim.optimizer import equations, step_votes
 from szpo.optim.rules.registry import RULES
-from szpo.training import budget
+from szpo.training import answer_pool, budget
 
 SHARPNESS_ANSWERS = 384
 """Base answers to which the β of a simulated panel is fitted."""
@@ -80,7 +80,8 @@ def estimate(
     asked = e.prompts if heldout is None else min(e.prompts, heldout)
     measured = asked * (2 * e.samples + e.along)
     # A gradient pass costs about as much as sampling the answer.
-    answers = 2 * (rows + setup + points) + measured
+    made = config.steps * step_answers(config)
+    answers = made + 2 * (setup + points) + measured
     tokens = answers * config.generation.max_new_tokens
     read, read_minutes = budget.most_read(config, votes)
     minutes = None if answer_seconds is None else answers * answer_seconds / 60
@@ -91,7 +92,7 @@ def estimate(
         votes=votes,
         answers_to_read=read,
         person_hours=read_minutes / 60,
-        answers_to_generate=2 * rows,
+        answers_to_generate=made,
         setup_answers=setup,
         heldout=asked,
         heldout_answers=measured,
@@ -105,19 +106,25 @@ def estimate(
     )
 
 
+def step_answers(config: Config) -> int:
+    """Most answers that are generated for a step's comparisons."""
+    o = config.optimizer
+    for_each = answer_pool.ANSWERS if config.picks_pairs else 2 * o.rows
+    return o.directions * o.comparisons * for_each
+
+
 def describe(plan: CostPlan, config: Config) -> Iterator[tuple[str, str]]:
     """Describe the plan as pairs of a name and a sentence."""
     o = config.optimizer
-    yield (
-        "steps",
-        f"{plan.steps}, each of K × N × M = {o.directions} × {o.comparisons} × {o.votes} votes "
-        f"(directions × batches × evaluators), D = {o.rows} answers a batch",
-    )
+    votes = step_votes(o.directions, o.comparisons, o.votes, o.rows, own=config.picks_pairs)
+    yield "steps", f"{plan.steps}, each of {votes}"
     if not RULES[config.rule].two_points:
         yield "a step", equations(config.optimizer_settings((("z", (1,)),), 1.0))
     kind = config.panel.kind
     people = "" if kind in ("people", "judge") else "simulated "
-    yield "votes", f"{plan.votes} from {config.panel.size} {people}panelists ({kind})"
+    sheets = f", on about {math.ceil(plan.votes / config.sheet)} sheets of {config.sheet} rows"
+    on = sheets if kind == "people" and config.sheet > 1 else ""
+    yield "votes", f"{plan.votes} from {config.panel.size} {people}panelists ({kind}){on}"
     yield (
         "reading",
         ("nobody's; people would read " if people else "")

@@ -15,7 +15,7 @@ from szpo.config.engine import RAY_ROWS, VLLM_ROWS
 from szpo.config.schema import Config
 from szpo.errors import SzpoError, UsageError
 from szpo.ledger.database import Ledger
-from szpo.runs import known_addresses
+from szpo.runs import cost_plan, known_addresses
 from szpo.runs.machine_check import Check
 from szpo.voting import lease, pauses
 
@@ -174,7 +174,7 @@ def examine(config: Config, prompt: str = "Write a sentence.") -> Iterator[Check
 
     Workers or servers answer a chunk each, twice; the second time is the measured one.
     """
-    engine, o = config.engine, config.optimizer
+    engine = config.engine
     if engine.is_local:
         yield Check("engine", "ok", f"{engine.kind}: the run's own process holds the model")
         return
@@ -184,7 +184,7 @@ def examine(config: Config, prompt: str = "Write a sentence.") -> Iterator[Check
     except SzpoError as error:
         yield Check("engine", "fail", str(error))
         return
-    rows = 2 * o.directions * o.comparisons * o.rows
+    rows = cost_plan.step_answers(config)
     chunks = math.ceil(rows / found.rows)
     seconds = math.ceil(chunks / found.places) * found.seconds
     step = (

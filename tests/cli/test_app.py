@@ -286,6 +286,28 @@ def test_plan_costs_nothing_and_is_arithmetic(tmp_path, capsys):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("sets", "answers", "steps", "votes"),
+    [
+        (["panel.sheet=5"], 8, "8 × 1 votes (rows × evaluators), each on two of the policy's own ",
+         ", on about 32 sheets of 5 rows"),
+        (["panel.sheet=1"], 8, "8 × 1 votes (rows × evaluators)", ""),
+        (["subspace.kind=score", "panel.sheet=4"], 2, "(directions × rows × evaluators), each on "
+         "two answers to a prompt", ", on about 40 sheets of 4 rows"),
+        (["panel.verdict=batch"], 16, "(directions × batches × evaluators), D = 8 answers a batch",
+         ""),
+    ],
+)  # fmt: skip
+def test_the_plan_says_what_a_vote_is_about(sets, answers, steps, votes):
+    """Of 160 votes, eight a step; ``answers`` are written for each: eight candidates or 2 D."""
+    config = settings_file.load(sets=["panel.kind=people", "run.votes=160", *sets])
+    found = cost_plan.estimate(config)
+    assert found.answers_to_generate == 160 * answers
+    told = dict(cost_plan.describe(found, config))
+    assert told["steps"].startswith("20, each of ") and steps in told["steps"]
+    assert told["votes"] == f"160 from 5 panelists (people){votes}"
+
+
 def test_the_plan_multiplies_what_an_answer_took():
     config = settings_file.load(preset_name="tiny")
     found = cost_plan.estimate(config, answer_seconds=0.3)

@@ -110,6 +110,7 @@ def read_state(site: Site) -> dict[str, Any]:
         "votes_needed": math.ceil(status.votes_needed * quorum - 1e-9),
         "held_out": held_out.read(ledger),
         "aside": set_aside.in_force(ledger),
+        "chosen": config.picks_pairs,
     }
 
 
@@ -160,6 +161,8 @@ def _last_end(ledger: Ledger) -> str | None:
 def _before(site: Site) -> dict[str, Any]:
     """The page's content before the first round; ``minutes`` is the reading time of a vote.
 
+    ``rows`` are those of a comparison; ``at_once``: how many comparisons are on a sheet.
+
     ``sheet`` shows the first comparison if it exists (``real``), else `EXAMPLE`.
     """
     ledger, config = site.ledger, site.config
@@ -175,6 +178,8 @@ def _before(site: Site) -> dict[str, Any]:
         "minutes": minutes,
         "person_hours": hours,
         "votes": votes,
+        "rows": config.optimizer.rows,
+        "at_once": config.sheet,
     }
 
 
