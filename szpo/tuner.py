@@ -422,6 +422,7 @@ def _make_config(
     by_hand = {"panel": BY_HAND, "run": {"lag": 0}} if kind == PEOPLE else {}
     for each in (own, by_hand, changes):
         settings_file.merge(tree, each)
+    tree["panel"].setdefault("verdict", "batch")  # functions are given lists of answers
     if kind == FUNCTION:
         tree["panel"].setdefault("size", tree.get("optimizer", {}).get("votes", 1))
     return settings_file.check(tree, where="Tuner")
