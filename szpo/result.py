@@ -19,7 +19,7 @@ from szpo.types import Assignment, Comparison
 
 @dataclass(frozen=True, slots=True)
 class TextPair:
-    """Two batches of answers to the same prompts, to be judged as wholes.
+    """Two answers to a prompt, or two batches to the same prompts, to be judged as wholes.
 
     Rows with equal answers are left out, and the sides are drawn for each pair, as on the panel's
     page. ``print(pair)`` shows the pair as text; notebooks show a table.

@@ -38,7 +38,7 @@ class Point:
     votes: int
     wins: Share | None
     """Share of pairs that the tuned policy won against the base, a tie as half. Pairs are answers
-    to one prompt, compared by reward, or batches, compared by the voting function."""
+    to one prompt, compared by reward, or rows or batches, compared by the voting function."""
     reward: float | None
     """Mean reward of the panel."""
     tokens: float
@@ -47,8 +47,8 @@ class Point:
     """KL to the start, nats per answer."""
     texts: tuple[tuple[str, str], ...]
     """Prompts and first answers."""
-    batches: bool = False
-    """The pairs are batches that a voting function compared."""
+    by_function: bool = False
+    """A voting function compared the pairs."""
     even: float = 0.0
     """Share of the pairs that are ties."""
 
@@ -178,9 +178,10 @@ def read(ledger: Ledger) -> Improvement:
                 return found(tuned, judged, trained, lack="")
             return found(None, "", trained, lack=f"{judged} were judged; it takes {FEWEST}")
     if end is not None and end.wins is not None:
-        several = "es" if end.batches else "s"
-        count = f"{end.wins.of} {'batch' if end.batches else 'prompt'}"
-        by = "the function that votes" if end.batches else "the reward of the panel"
+        whole = end.by_function and ledger.spec.get("optimizer", {}).get("D") != 1
+        several = "es" if whole else "s"
+        count = f"{end.wins.of} {'batch' if whole else 'prompt'}"
+        by = "the function that votes" if end.by_function else "the reward of the panel"
         what = f"pairs on {count}{several if end.wins.of > 1 else ''} by {by}"
         if end.even >= MANY_EVEN:
             what += f" ({100 * end.even:.0f} % are even)"
@@ -207,7 +208,7 @@ def _point(body: Mapping[str, Any], base: Any) -> Point:
         tokens=body["tokens"],
         kl=body["kl"],
         texts=tuple((prompt, answer) for prompt, answer in body["texts"]),
-        batches=body.get("wins") is not None,
+        by_function=body.get("wins") is not None,
     )
 
 
