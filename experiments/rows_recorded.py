@@ -4,13 +4,15 @@
     python experiments/rows_recorded.py run FOLDER --part criterion   # which pairs; seeds 0-59
     python experiments/rows_recorded.py run FOLDER --part report      # seeds 1000-1059
     python experiments/rows_recorded.py run FOLDER --part nothing     # votes without information
+    python experiments/rows_recorded.py run FOLDER --part hours --tokens 128    # long answers; 256
     python experiments/rows_recorded.py tables FOLDER                 # tables/rows-*.csv
 
-SmolLM2 answers sixty training prompts 32 times (temperature 1, 24 tokens). Votes are about forty
-of them; the fitted score is held against the taste on the other twenty, within prompts. A
-simulated panelist is Bradley–Terry; β is such that two votes on a random pair (or two batches) of
-the start's answers that differ in the taste agree with the stated probability. Reading counts
-every answer of a shown pair, equal pairs included; equal texts are not shown. Nothing here runs a
+SmolLM2 answers sixty training prompts 32 times (temperature 1, 24 tokens), and 16 times at length
+(temperature .7, 256 tokens, of which the first 128 are the other length). Votes are about forty of
+them; the fitted score is held against the taste on the other twenty, within prompts. A simulated
+panelist is Bradley–Terry; β is such that two votes on a random pair (or two batches) of the
+start's answers that differ in the taste agree with the stated probability. Reading counts every
+answer of a shown pair, equal pairs included; equal texts are not shown. Nothing here runs a
 policy: a side that is perturbed draws among the recorded answers with its log-probability, linear
 in the coordinates.
 """
@@ -37,17 +39,25 @@ from scipy import special
 from scipy.sparse import csgraph
 
 from szpo.features import dictionary
-from szpo.optim import named_features, parameters, posterior_directions, sample_directions
+from szpo.optim import (
+    named_features,
+    pair_choice,
+    parameters,
+    posterior_directions,
+    sample_directions,
+)
 from szpo.optim.parameters import Space
 from szpo.optim.sparse_prior import SparsePrior
 from szpo.optim.sparse_regression import SparseFit, fit_sparse
 from szpo.optim.vote_regression import Votes
 from szpo.seeds import derive, generator
+from szpo.training.budget import WORDS_PER_MINUTE
 from szpo.types import FEATURE_GRID, Answer, Floats, Ints
 from szpo_simulators.panels import tastes, text_rewards
 from szpo_simulators.panels.asked import feature_values
 
-PROMPTS, VOTED, EACH = 60, 40, 32
+PROMPTS, VOTED, EACH, EACH_LONG = 60, 40, 32, 16
+LENGTHS: Final = (24, 128, 256)
 SEED: Final = 90_000
 CORE: Final = {
     "sentiment": "sentiment",
@@ -57,6 +67,8 @@ CORE: Final = {
 }
 LOOKS: Final = (64, 128, 160, 256, 320, 480, 640)
 """Answers read at which a run is looked at."""
+VERDICTS: Final = (30, 60, 120)
+"""Verdicts at which a run on long answers is looked at."""
 GATE: Final = math.log(9.0)
 RADIUS, STEP, NATS = 1.8, 1.2, 2.7
 """Half the distance of two sides, the centre's longest step, KL of the recommended point."""
@@ -83,6 +95,8 @@ class Arm:
     groups: str = "own"
     """own: correlations and scales of 256 base answers; shipped: those of the shipped set-up."""
     lapse: float = 0.0
+    size: int = 8
+    """Answers a side of a batch."""
     pool: int = 8
     """Unused answers of a prompt among whose pairs is chosen."""
     sheet: int = 8
@@ -92,8 +106,9 @@ class Arm:
 
 @dataclass
 class World:
-    """The recorded answers, ordered by prompt."""
+    """The recorded answers, equally many to each prompt, ordered by prompt."""
 
+    tokens: int
     named: Any
     texts: list[str]
     scores: Floats
@@ -104,8 +119,15 @@ class World:
     kinds: dict[str, str]
     other: Floats
     words: Floats
+    asked_words: Floats
+    """Words of each answer's prompt."""
     ids: Ints
     betas: dict[tuple[Any, ...], float] = field(default_factory=dict)
+
+    @property
+    def each(self) -> int:
+        """Answers to a prompt."""
+        return len(self.texts) // PROMPTS
 
 
 WORLD: World
@@ -113,16 +135,23 @@ WORLD: World
 
 def within(values: Floats) -> Floats:
     """Values (N, ...) minus their prompts' means."""
-    by_prompt = values.reshape(-1, EACH, *values.shape[1:])
+    by_prompt = values.reshape(PROMPTS, -1, *values.shape[1:])
     return (by_prompt - by_prompt.mean(1, keepdims=True)).reshape(values.shape)
 
 
-def load(folder: Path) -> World:
-    """Read what `draw` wrote and score it by every taste."""
+def load(folder: Path, tokens: int = 24) -> World:
+    """Read what `draw` wrote and score it by every taste; only short answers have states."""
     named, prompts = pickle.loads((folder / "named.pkl").read_bytes())
-    with np.load(folder / "answers.npz", allow_pickle=False) as stored:
-        texts, scores = stored["texts"].tolist(), stored["scores"]
-    asked, answers = [p for p in prompts for _ in range(EACH)], [Answer(t) for t in texts]
+    if tokens == LENGTHS[0]:
+        with np.load(folder / "answers.npz", allow_pickle=False) as stored:
+            texts, scores = stored["texts"].tolist(), stored["scores"]
+        hidden = np.load(folder / "hidden.npy")
+    else:
+        with np.load(folder / "long.npz", allow_pickle=False) as stored:
+            texts = stored["texts"][:, LENGTHS.index(tokens) - 1].tolist()
+        scores = hidden = np.zeros((len(texts), 1))
+    asked = [prompt for prompt in prompts for _ in range(len(texts) // PROMPTS)]
+    answers = [Answer(text) for text in texts]
     entries = [dictionary.BY_NAME[name] for name in named.names]
     values = feature_values(entries, ((p.text, t) for p, t in zip(asked, texts, strict=True)))
     specs = CORE | {name: f"taste:{name}" for name in tastes.TASTES}
@@ -130,13 +159,14 @@ def load(folder: Path) -> World:
     closed = np.array([float(text.rstrip()[-1:] in '.!?"') for text in texts])
     other = sum(within(each) / max(within(each).std(), 1e-9) for each in (words, closed))
     return World(
-        named, texts, scores, np.load(folder / "hidden.npy"),
+        tokens, named, texts, scores, hidden,
         np.asarray(values, dtype=np.float64) * FEATURE_GRID,
         np.array(named.scales, dtype=np.float64),
         {name: np.asarray(text_rewards.scores(text_rewards.parse(spec), asked, answers))
          for name, spec in specs.items()},
         dict.fromkeys(CORE, "core") | {name: kind for name, (kind, _) in tastes.TASTES.items()},
-        np.asarray(other), words, np.unique(texts, return_inverse=True)[1],
+        np.asarray(other), words, np.array([float(len(p.text.split())) for p in asked]),
+        np.unique(texts, return_inverse=True)[1],
     )  # fmt: skip
 
 
@@ -148,12 +178,12 @@ def regressors(arm: Arm, rng: np.random.Generator) -> tuple[Floats, int, SparseP
 
     They are functions of 256 base answers that the seed draws, eight to each of 32 prompts.
     """
-    raw, shipped = WORLD.features, WORLD.scales
+    raw, shipped, each = WORLD.features, WORLD.scales, WORLD.each
     if arm.groups == "shipped":
         scales, groups = shipped, np.array(WORLD.named.groups)
     else:
         chosen = rng.choice(VOTED, 32, replace=False)
-        at = [p * EACH + rng.choice(EACH, 8, replace=False) for p in chosen]
+        at = [p * each + rng.choice(each, 8, replace=False) for p in chosen]
         x = raw[np.concatenate(at)].reshape(32, 8, -1)
         x = (x - x.mean(1, keepdims=True)).reshape(256, -1)
         square = (x * x).sum(0) / 224
@@ -172,7 +202,7 @@ def regressors(arm: Arm, rng: np.random.Generator) -> tuple[Floats, int, SparseP
         parts.append(WORLD.hidden)
     R, k = np.concatenate(parts, axis=1), raw.shape[1]
     groups = np.concatenate([groups, -np.ones(R.shape[1] - k)]).astype(np.int64)
-    rows = 1 if arm.verdict == "rows" else 8
+    rows = 1 if arm.verdict == "rows" else arm.size
     return R, k, SparsePrior(groups, np.full(R.shape[1], math.sqrt(2 / rows)))
 
 
@@ -192,18 +222,19 @@ def fit_beta(gap: Floats, agreement: float) -> float:
 
 def beta_of(arm: Arm, name: str, reward: Floats, seed: int = 12345) -> float:
     """β for this reward on random pairs, or batches, of the start's answers."""
-    key = (name, arm.verdict, arm.agreement)
+    rows, each = 1 if arm.verdict == "rows" else arm.size, WORLD.each
+    key = (name, rows, arm.agreement)
     if key not in WORLD.betas:
         rng, n = np.random.default_rng(seed), 6000
         gap = np.zeros(n)
-        for _ in range(1 if arm.verdict == "rows" else 8):
-            p, i = rng.integers(0, VOTED, n), rng.integers(0, EACH, n)
-            if arm.verdict == "rows":
-                j = (i + 1 + rng.integers(0, EACH - 1, n)) % EACH
+        for _ in range(rows):
+            p, i = rng.integers(0, VOTED, n), rng.integers(0, each, n)
+            if rows == 1:
+                j = (i + 1 + rng.integers(0, each - 1, n)) % each
             else:
-                j = rng.integers(0, EACH, n)
-            gap += reward[p * EACH + i] - reward[p * EACH + j]
-        WORLD.betas[key] = fit_beta(gap / (1 if arm.verdict == "rows" else 8), arm.agreement)
+                j = rng.integers(0, each, n)
+            gap += reward[p * each + i] - reward[p * each + j]
+        WORLD.betas[key] = fit_beta(gap / rows, arm.agreement)
     return WORLD.betas[key]
 
 
@@ -291,44 +322,28 @@ WEIGHTS = WEIGHTS / WEIGHTS.sum()
 
 def entropy(p: Floats) -> Floats:
     """Entropy of a verdict, nats."""
-    p = np.clip(p, 1e-12, 1 - 1e-12)
-    return np.asarray(-(p * np.log(p) + (1 - p) * np.log(1 - p)))
+    return np.asarray(special.entr(p) + special.entr(1 - p))
 
 
-VARIANCES = np.concatenate([[0], np.geomspace(1e-3, 400, 200)])
-MEAN_ENTROPY = np.array(
-    [(entropy(special.expit(np.sqrt(v) * NODES)) * WEIGHTS).sum() for v in VARIANCES]
-)
-"""Mean entropy of a verdict whose logit is N(0, v)."""
-
-
-def worth(arm: Arm, x: Floats, found: SparseFit | None, prior: SparsePrior, k: int) -> Floats:
+def worth(arm: Arm, x: Floats, found: SparseFit | None, prior: SparsePrior, k: int) -> Ints:
     """What showing each candidate pair, regressors x (C, p), is worth by the arm's criterion."""
-    chances, deviation = prior.features(), 2.0 / prior.scale
-    before = np.interp((x * deviation) ** 2, VARIANCES, MEAN_ENTROPY) @ chances
+    if arm.choice == "kept" or (found is None and arm.choice != "var"):
+        return pair_choice.worth(x, found, prior)
     if found is None:
-        if arm.choice == "var":
-            return np.asarray((x * x * deviation**2 * chances).sum(1))
-        return np.asarray(math.log(2) - before)
-    logit = x @ found.w
-    if arm.choice in ("var", "mi"):
-        spread = np.einsum("ip,pq,iq->i", x, found.covariance, x)
-        if arm.choice == "var":
-            return np.asarray(spread)
-        p = special.expit(logit[:, None] + np.sqrt(np.maximum(spread, 0))[:, None] * NODES)
-        return np.asarray(entropy(p @ WEIGHTS) - entropy(p) @ WEIGHTS)
-    kept = [each for each in found.kept if each.chance > 1e-4]
-    chance = np.array([each.chance for each in kept])
-    rest = max(0.0, 1 - chance.sum())
-    p = special.expit(
-        np.stack(
-            [x[:, list(e.support)] @ e.w if e.support else np.zeros(len(x)) for e in kept], axis=1
-        )
-    )
-    mixed = entropy(p @ chance + rest * 0.5)
-    if arm.choice == "tie":
-        return np.asarray(mixed - 1e-9 * np.abs(logit) - (np.abs(x[:, :k]).sum(1) == 0))
-    return np.asarray(mixed - entropy(p) @ chance - rest * before)
+        nats = (x * x * (pair_choice.WIDTH / prior.scale) ** 2 * prior.features()).sum(1)
+    elif arm.choice == "tie":
+        kept = [each for each in found.kept if each.chance > pair_choice.LEAST_CHANCE]
+        chance = np.array([each.chance for each in kept])
+        p = special.expit(np.stack([x[:, list(e.support)] @ e.w for e in kept], axis=1))
+        nats = entropy(p @ chance + max(0.0, 1 - chance.sum()) / 2)
+        nats = nats - 1e-9 * np.abs(x @ found.w) - (np.abs(x[:, :k]).sum(1) == 0)
+    else:
+        nats = np.einsum("ip,pq,iq->i", x, found.covariance, x)
+        if arm.choice == "mi":
+            spread = np.sqrt(np.maximum(nats, 0))[:, None] * NODES
+            p = special.expit((x @ found.w)[:, None] + spread)
+            nats = entropy(p @ WEIGHTS) - entropy(p) @ WEIGHTS
+    return np.asarray(np.rint(pair_choice.UNITS * nats), dtype=np.int64)
 
 
 # ---- a run ----
@@ -337,7 +352,7 @@ def worth(arm: Arm, x: Floats, found: SparseFit | None, prior: SparsePrior, k: i
 def run(
     arm: Arm, taste: str | None, seed: int, voter: Voter | None = None
 ) -> list[dict[str, Any]]:
-    """One run: what the fit knows after each number of answers read."""
+    """One run: what the fit knows after each number of answers read, or of verdicts if long."""
     rng = np.random.default_rng([seed, 7])
     R, k, prior = regressors(arm, rng)
     reward = np.zeros(len(R)) if taste is None else WORLD.rewards[taste]
@@ -346,40 +361,46 @@ def run(
     dim = WORLD.scores.shape[1]
     space = Space(seed, (("z", (dim,)),), sample_directions.Law("orthonormal"))
     centre, order = np.zeros(dim), rng.permutation(VOTED)
-    read = step = asked = equal = 0
+    read = step = asked = equal = words = 0
+    answers = 2 if arm.verdict == "rows" else 2 * arm.size
+    due_at = LOOKS if WORLD.tokens == LENGTHS[0] else [n * answers for n in VERDICTS]
     looks = []
-    while read < LOOKS[-1]:
+    while read < due_at[-1]:
         if arm.verdict == "batch":
             a, b = _batches(arm, space, found, k, step, centre, rng)
             x, gap = R[a].mean(1) - R[b].mean(1), reward[a].mean(1) - reward[b].mean(1)
             beta = 0.0 if taste is None else beta_of(arm, taste, reward)
             up = (rng.random(len(gap)) < special.expit(beta * gap)).astype(float)
-            down, read = 1 - up, read + 32
+            down, read = 1 - up, read + 2 * answers
+            if arm.equal == "same0":
+                up[gap == 0] = down[gap == 0] = 0
         else:
             prompts = [int(order[(asked + i) % VOTED]) for i in range(arm.sheet)]
             asked += arm.sheet
             a, b = _rows(arm, space, prompts, used, R, found, prior, k, step, centre, rng)
-            x, read = R[a] - R[b], read + 2 * arm.sheet
+            x, gap, read = R[a] - R[b], reward[a] - reward[b], read + answers * arm.sheet
             if voter is not None:
                 up, down = voter(a, b, rng)
             else:
                 assert taste is not None
                 up, down = vote(arm, taste, a, b, rng)
-            equal += int((reward[a] == reward[b]).sum())
+        equal += int((gap == 0).sum())
+        words += int((WORLD.words[a] + WORLD.words[b] + WORLD.asked_words[a]).sum())
         votes = Votes(
             np.concatenate([votes.x, x]), np.append(votes.up, up), np.append(votes.down, down)
         )
         step += 1
         wanted = arm.choice != "random" or arm.source == "perturbed" or step % 4 == 0
-        due = read in LOOKS or (wanted and (read <= 320 or step % 2 == 0))
+        due = read in due_at or (wanted and (read <= 320 or step % 2 == 0))
         if due and (votes.up + votes.down).sum() > 0:
             found = fit_sparse(votes, prior)
             largest = max(largest, found.log_factor)
             if arm.source == "perturbed":
                 centre = centre + _toward(found, k, largest, centre)
-        if read in LOOKS:
+        if read in due_at:
             looks.append(
-                {"read": read, "open": bool(largest >= GATE), "equal": equal,
+                {"read": read, "verdicts": read // answers, "words": words, "equal": equal,
+                 "open": bool(largest >= GATE),
                  "corr": _correlation(R, k, found, reward),
                  "said": [] if found is None or largest < GATE else _claims(found, prior, k)}
             )  # fmt: skip
@@ -390,11 +411,12 @@ def _batches(
     arm: Arm, space: Space, found: SparseFit | None, k: int, step: int, centre: Floats,
     rng: np.random.Generator,
 ) -> tuple[Ints, Ints]:  # fmt: skip
-    """Two comparisons of two sets of eight answers."""
-    v = _directions(space, found, k, step, 2)
-    sides = np.stack([v, -v], 1) * RADIUS + centre if arm.source == "perturbed" else None
-    pairs = np.zeros((2, 2, space.dim)) if sides is None else sides
-    drawn = [_draw(pair, rng.choice(VOTED, 8, replace=False), rng) for pair in pairs]
+    """Two comparisons of two sets of answers."""
+    pairs = np.zeros((2, 2, space.dim))
+    if arm.source == "perturbed":
+        v = _directions(space, found, k, step, 2)
+        pairs = np.stack([v, -v], 1) * RADIUS + centre
+    drawn = [_draw(pair, rng.choice(VOTED, arm.size, replace=False), rng) for pair in pairs]
     return np.array([a for a, _ in drawn]), np.array([b for _, b in drawn])
 
 
@@ -404,7 +426,7 @@ def _rows(
     rng: np.random.Generator,
 ) -> tuple[Ints, Ints]:  # fmt: skip
     """A sheet: one pair to each prompt, chosen among candidates."""
-    perturbed, shown = arm.source == "perturbed", []
+    perturbed, each, shown = arm.source == "perturbed", WORLD.each, []
     if perturbed:
         v = _directions(space, found, k, step, 1)[0]
         sides = centre + RADIUS * np.stack([v, -v])
@@ -412,10 +434,10 @@ def _rows(
         if perturbed:
             many = 1 if arm.choice == "random" else 4
             drawn = [_draw(sides, np.array([q]), rng) for _ in range(many)]
-            a = np.repeat([each[0][0] for each in drawn], many)
-            b = np.tile([each[1][0] for each in drawn], many)
+            a = np.repeat([pair[0][0] for pair in drawn], many)
+            b = np.tile([pair[1][0] for pair in drawn], many)
         else:
-            free = np.flatnonzero(~used[q * EACH : (q + 1) * EACH]) + q * EACH
+            free = np.flatnonzero(~used[q * each : (q + 1) * each]) + q * each
             if len(free) < 2:
                 continue
             size = min(len(free), 2 if arm.choice == "random" else arm.pool)
@@ -427,7 +449,7 @@ def _rows(
         if not len(a):
             continue
         if len(a) > 1 and arm.choice != "random" and rng.random() >= arm.chance:
-            at = int(np.round(worth(arm, R[a] - R[b], found, prior, k) * 2**20).argmax())
+            at = int(worth(arm, R[a] - R[b], found, prior, k).argmax())
         else:
             at = int(rng.integers(len(a)))
         pair = (a[at], b[at])
@@ -441,12 +463,12 @@ def _rows(
 
 def _draw(sides: Floats, prompts: Ints, rng: np.random.Generator) -> tuple[Ints, Ints]:
     """One answer of each side to each prompt."""
-    found = []
+    found, each = [], WORLD.each
     for z in sides:
-        tilts = [WORLD.scores[q * EACH : (q + 1) * EACH] @ z for q in prompts]
+        tilts = [WORLD.scores[q * each : (q + 1) * each] @ z for q in prompts]
         found.append(
             [
-                q * EACH + int((t + rng.gumbel(size=EACH)).argmax())
+                q * each + int((t + rng.gumbel(size=each)).argmax())
                 for q, t in zip(prompts, tilts, strict=True)
             ]
         )
@@ -486,8 +508,8 @@ def _correlation(R: Floats, k: int, found: SparseFit | None, reward: Floats) -> 
     """Correlation of the fitted score with the taste within prompts, on prompts without votes."""
     if found is None:
         return 0.0
-    other = slice(VOTED * EACH, None)
-    score, truth = within(R[other, :k] @ found.w[:k]), within(reward[other])
+    other = slice(VOTED * WORLD.each, None)
+    score, truth = within(R[:, :k] @ found.w[:k])[other], within(reward)[other]
     if min(score.std(), truth.std()) < 1e-9:
         return 0.0
     return round(float(np.corrcoef(score, truth)[0, 1]), 4)
@@ -533,7 +555,8 @@ def do(job: Job) -> dict[str, Any]:
     looks = run(job.arm, taste, job.seed, voter)
     if job.made:
         del WORLD.rewards[str(taste)]
-    return asdict(job) | {"kind": WORLD.kinds.get(str(taste)), "looks": looks, "right": right}
+    kind = WORLD.kinds.get(str(taste))
+    return asdict(job) | {"tokens": WORLD.tokens, "kind": kind, "looks": looks, "right": right}
 
 
 def _make_taste(kind: str, seed: int) -> tuple[str, list[list[Any]]]:
@@ -554,7 +577,10 @@ NOTHING: Final = (
     "coins", "all A", "all B", "alternating", "key pattern", "first impression", "sticky coin",
     "every second as before", "the longer one",
 )  # fmt: skip
-TODAY: Final = Arm("batch", "perturbed", groups="shipped", dense="scores")
+TODAY: Final = Arm("batch", "perturbed", equal="coin", groups="shipped", dense="scores")
+
+
+PARTS: Final = ("criterion", "report", "nothing", "hours")
 
 
 def jobs_of(part: str, choice: str) -> list[Job]:
@@ -582,6 +608,16 @@ def jobs_of(part: str, choice: str) -> list[Job]:
             for arm in arms
             for taste in every
         ]
+    if part == "hours":
+        rows, batch = Arm(choice=choice, sheet=2), Arm("batch", size=2)
+        return [
+            Job(replace(arm, agreement=agreement), taste, 1000 + s)
+            for agreement in (0.7, 0.62)
+            for names in (list(CORE), list(tastes.TASTES))
+            for s in range(60)
+            for arm in (rows, batch, replace(rows, choice="random"))
+            for taste in names
+        ]
     jobs = [Job(chosen, None, s, voter=kind) for s in range(200) for kind in NOTHING]
     jobs += [Job(chosen, t, s, voter="one honest of five") for s in range(50) for t in CORE]
     made = ("one entry", "two entries", "no entry")
@@ -602,7 +638,7 @@ def sweep(jobs: Iterable[Job], out: Path, processes: int, seconds: float) -> Non
 def draw(folder: Path, device: str) -> None:
     """Let SmolLM2 answer; keep texts, scores in the shipped coordinates, and hidden states."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from szpo import cache
     from szpo_simulators.bench import default_model
@@ -612,8 +648,9 @@ def draw(folder: Path, device: str) -> None:
     policy, named, train = default_model.prepare(sets, print)
     order = generator(derive(SEED, "surrogate prompts")).permutation(len(train))
     prompts = [train[i] for i in order[:PROMPTS]]
+    weights = next(cache.cache_dir().glob("smollm2-*"))
     model = AutoModelForCausalLM.from_pretrained(
-        next(cache.cache_dir().glob("smollm2-*")),
+        weights,
         dtype=torch.bfloat16 if device == "cuda" else torch.float32,
     ).to(device)
     texts, scores, hidden = [], [], []
@@ -634,6 +671,25 @@ def draw(folder: Path, device: str) -> None:
     np.save(folder / "hidden.npy", (components / components.std(0)).astype(np.float32))
     np.savez(folder / "answers.npz", texts=np.array(texts), scores=np.concatenate(scores))
     (folder / "named.pkl").write_bytes(pickle.dumps((named, prompts)))
+    tokenizer, long = AutoTokenizer.from_pretrained(weights, padding_side="left"), []
+    torch.manual_seed(0)
+    for first in range(0, PROMPTS, 15):
+        turns = [
+            [{"role": "user", "content": prompt.text}]
+            for prompt in prompts[first : first + 15]
+            for _ in range(EACH_LONG)
+        ]
+        asked = tokenizer.apply_chat_template(
+            turns, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
+        ).to(device)
+        tokens = model.generate(
+            **asked, max_new_tokens=LENGTHS[-1], do_sample=True, temperature=0.7, top_k=0
+        )[:, asked.input_ids.shape[1] :]
+        long += [
+            [tokenizer.decode(row[:n], skip_special_tokens=True) for n in LENGTHS[1:]]
+            for row in tokens
+        ]
+    np.savez(folder / "long.npz", texts=np.array(long))
 
 
 # ---- tables ----
@@ -647,9 +703,10 @@ def label(arm: dict[str, Any]) -> str:
 
 
 def tables(folder: Path, out: Path, head: Sequence[str]) -> None:
-    """Write the CSV files from all lines that the parts left in the folder."""
+    """Write the CSV files that the lines fill which the parts left in the folder."""
     rows = [json.loads(line) for path in sorted(folder.glob("*.jsonl")) for line in path.open()]
     learned, nothing, said = defaultdict(list), defaultdict(list), defaultdict(list)
+    hours = defaultdict(list)
     for row in rows:
         arm = label(row["arm"])
         if row["made"]:
@@ -668,6 +725,11 @@ def tables(folder: Path, out: Path, head: Sequence[str]) -> None:
         part = "criterion" if row["seed"] < 1000 else "report"
         for look in row["looks"]:
             seen = look["corr"] if look["open"] else 0.0
+            if row["tokens"] > LENGTHS[0]:
+                at = row["tokens"], taste, arm, look["verdicts"]
+                same = look["equal"] / look["verdicts"]
+                hours[at].append((look["open"], seen, same, look["words"]))
+                continue
             learned[part, taste, arm, look["read"]].append((look["open"], seen))
     for part in ("criterion", "report"):
         found = [
@@ -683,6 +745,17 @@ def tables(folder: Path, out: Path, head: Sequence[str]) -> None:
         ]
         heads = ["taste", "way", "answers read", "runs", "gate open", "correlation, 0 if shut"]
         _write(out / f"rows-{part}.csv", head, heads, found)
+    found = []
+    for key, each in sorted(hours.items()):
+        mean = np.mean(np.array(each, dtype=np.float64), axis=0)
+        shares = [f"{share:.3f}" for share in mean[:3]]
+        read_h = mean[3] / WORDS_PER_MINUTE / 60
+        found.append([*key, len(each), *shares, round(mean[3]), f"{read_h:.2f}"])
+    heads = [
+        "tokens", "taste", "way", "verdicts", "runs", "gate open", "correlation, 0 if shut",
+        "without difference", "words read", "hours",
+    ]  # fmt: skip
+    _write(out / "rows-hours.csv", head, heads, found)
     found = [
         [kind, len(each), *(f"{np.mean([e[i] for e in each]):.3f}" for i in (0, 1))]
         for kind, each in sorted(nothing.items())
@@ -697,6 +770,8 @@ def tables(folder: Path, out: Path, head: Sequence[str]) -> None:
 
 
 def _write(path: Path, head: Sequence[str], heads: list[str], rows: list[list[Any]]) -> None:
+    if not rows:
+        return
     with path.open("w", encoding="utf-8", newline="") as file:
         file.writelines(f"# {line}\n" for line in head)
         csv.writer(file, lineterminator="\n").writerows([heads, *rows])
@@ -712,7 +787,8 @@ def main() -> None:
     parser.add_argument("do", choices=("draw", "run", "tables"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--part", choices=("criterion", "report", "nothing"), default="report")
+    parser.add_argument("--part", choices=PARTS, default="report")
+    parser.add_argument("--tokens", type=int, choices=LENGTHS, default=24)
     parser.add_argument("--choice", choices=CHOICES, default="kept")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--seconds", type=float, default=math.inf)
@@ -721,8 +797,8 @@ def main() -> None:
     if given.do == "draw":
         draw(given.folder, given.device)
     elif given.do == "run":
-        WORLD = load(given.folder)
-        out = given.folder / f"{given.part}.jsonl"
+        WORLD = load(given.folder, given.tokens)
+        out = given.folder / f"{given.part}-{given.tokens}.jsonl"
         sweep(jobs_of(given.part, given.choice), out, given.processes, given.seconds)
     else:
         tables(given.folder, Path(__file__).parent / "tables", given.head)
