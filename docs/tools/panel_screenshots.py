@@ -22,13 +22,14 @@ from tests.support import browser, panel_states
 
 SCREENS = ROOT / "docs" / "screens"
 WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 780}
-BOTH = {"welcome", "vote", "chosen", "waiting", "closed", "finished"}
+BOTH = {"welcome", "vote", "chosen", "waiting", "closed", "finished", "sheet-chosen"}
 """States that are also taken in dark colours, and on a phone."""
 SETTLE_MS = 400
 
 
 def picture(page: Any, name: str) -> None:
     """Store what the page shows, with 128 colours."""
+    page.mouse.move(0, 0)
     page.wait_for_timeout(SETTLE_MS)
     shot = Image.open(io.BytesIO(page.screenshot(animations="disabled"))).convert("RGB")
     small = shot.quantize(128, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
@@ -37,13 +38,20 @@ def picture(page: Any, name: str) -> None:
 
 
 def main(wanted: set[str]) -> None:
-    """Walk once; take each state, and some of them in other colours and sizes."""
+    """Walk through a run of batches and one of rows, and take their states."""
     SCREENS.mkdir(exist_ok=True)
+    walked = panel_states.walk, panel_states.walk_rows
+    for walk, sets in zip(walked, (panel_states.SETS, panel_states.ROWS), strict=True):
+        take(walk, sets, wanted)
+
+
+def take(walk: Any, sets: tuple[str, ...], wanted: set[str]) -> None:
+    """Walk once; take each state, and some of them in other colours and sizes."""
     with (
         tempfile.TemporaryDirectory() as folder,
         sync_playwright() as playwright,
         browser.served_run(
-            Path(folder) / "run.db", ("panelist",), text=panel_states.text, sets=panel_states.SETS
+            Path(folder) / "run.db", ("panelist",), text=panel_states.text, sets=sets
         ) as stage,
     ):
         chromium = playwright.chromium.launch(
@@ -55,7 +63,7 @@ def main(wanted: set[str]) -> None:
                 chromium, stage, "panelist", name, viewport=WIDE, locale="en-GB"
             )
 
-        for name, page in panel_states.walk(stage, context):
+        for name, page in walk(stage, context):
             if wanted and name not in wanted:
                 continue
             picture(page, name)

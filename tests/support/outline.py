@@ -1,5 +1,6 @@
 """HTML as an outline."""
 
+import dataclasses
 from html.parser import HTMLParser
 
 from szpo.config.run_sections import Panel
@@ -7,12 +8,13 @@ from szpo.training.status import RoundStatus
 from szpo.types import Answer, Assignment, Comparison, Prompt, Row
 from szpo_ui.panel import render
 from szpo_ui.panel.comparison_view import sheet
-from szpo_ui.panel.screens import Progress, Screen
+from szpo_ui.panel.screens import Facts, Progress, Screen
 from szpo_ui.web.open_link import Standing
 from szpo_ui.web.sentences import ENGLISH
 
 ASKED = Panel(question="Which <b>set</b>?", guideline="Be & stay fair.", guideline_full="")
 READING = {"vote", "closed", "calib", "final"}
+FACTS = Facts(Progress(40, 240), people=6, vote_s=9.0, sheet=8, before=3)
 VOID = {"input", "meta", "br", "img", "link", "hr"}
 
 
@@ -40,11 +42,16 @@ ROWS = (
 def shown(plus_side="A", order=(1, 2, 0), rows=ROWS):
     comparison = Comparison("secret-comparison", 13, 0, 1, rows)
     seat = Assignment("seat-1", "secret-comparison", "secret-panelist", plus_side, order, 0)
-    return sheet(comparison, seat)
+    return sheet([(comparison, seat)])
 
 
 def screen(state, **changes):
     given = {"state": state, "name": "P-01", "status": status(), "key": "open.13", "step": 13}
+    if state == "sheet":
+        rows = [shown(rows=ROWS[:1], order=(0,)), shown("B", (0,), ROWS[1:2])]
+        pairs = tuple(pair for each in rows for pair in each.pairs)
+        given |= {"sheet": dataclasses.replace(rows[0], pairs=pairs), "verdicts": {"seat-1": "A"}}
+        given |= {"seat": "seat-1", "undo": "seat-0", "rows": True, "facts": FACTS}
     if state in READING:
         given |= {"sheet": shown(), "seat": "seat-1", "lease_s": 600.0}
     if state == "closed":

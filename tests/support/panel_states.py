@@ -53,6 +53,17 @@ OTHER = (
     "The rain drummed softly on the bus shelter while everyone pretended to look at the clock.",
 )
 SETS = ("optimizer.rows=6", "run.steps=30", "run.votes=120")
+ROWS = (
+    "optimizer.rows=1", "optimizer.comparisons=19", "optimizer.votes=1", "panel.sheet=8",
+    "run.votes=160",
+)  # fmt: skip
+"""A run that asks about rows, eight at once: two sheets a round, as three pairs are equal."""
+
+
+PHONE = {
+    "viewport": {"width": 360, "height": 740}, "device_scale_factor": 2,
+    "has_touch": True, "is_mobile": True,
+}  # fmt: skip
 
 
 def text(step: int, i: int, side: str) -> Answer:
@@ -116,7 +127,11 @@ CALLS = re.compile(r"/component_server/$|/api/status\?")
 def sends_vote(message: Any) -> bool:
     """Whether a request, or a response's request, sends a vote."""
     sent = getattr(message, "request", message).post_data or ""
-    return '"do":"vote"' in sent
+    return '"do":"vote"' in sent or GIVE in sent
+
+
+GIVE = '"fn_name":"give"'
+"""In requests that send a verdict on a row."""
 
 
 def hold(page: Any, *what: str) -> list[Any]:
@@ -313,11 +328,73 @@ def walk(stage: Stage, context: Callable[..., Any]) -> Iterator[tuple[str, Any]]
         yield "final", page
 
 
+def saved(page: Any) -> None:
+    """Wait until every verdict given on the sheet is stored."""
+    page.wait_for_function(
+        "[...document.querySelectorAll('.sz-row')].every(row => "
+        "!row.dataset.verdict || row.hasAttribute('data-saved'))"
+    )
+
+
+def walk_rows(stage: Stage, context: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
+    """Go through the states of a run that asks about rows, with the panelist P-01."""
+    page = visit(context("P-01"), stage)
+    yield "rows-welcome", page
+    page.click("[data-do=agree]")
+    with prompts():
+        stage.advance()
+    page.clock.fast_forward(4_000)
+    until(page, "sheet")
+    yield "sheet", page
+    page.keyboard.press("?")
+    page.wait_for_selector("dialog[open]")
+    yield "sheet-help", page
+    page.keyboard.press("Escape")
+    page.keyboard.press("ArrowLeft")
+    saved(page)
+    yield "sheet-chosen", page
+    for key in ("h", "ArrowDown"):
+        page.keyboard.press(key)
+    saved(page)
+    yield "sheet-judged", page
+    held = hold(page, GIVE)
+    page.keyboard.press("ArrowRight")
+    wait_held(page, held, 1)
+    held[0].abort()
+    page.wait_for_selector("#szpo-root[data-problem=not-saved]")
+    yield "sheet-unsaved", page
+    page.unroute(CALLS)
+    page.clock.fast_forward(4_000)
+    for _ in range(4):
+        page.keyboard.press("s")
+    saved(page)
+    yield "sheet-done", page
+    page.keyboard.press("Enter")
+    page.wait_for_selector("[data-do=undo]")
+    yield "sheet-next", page
+    page.keyboard.press("u")
+    until(page, "sheet", revises="1")
+    yield "sheet-undo", page
+    page.keyboard.press("Enter")
+    page.wait_for_selector("[data-do=undo]")
+    while page.locator(".sz-row[data-verdict='']").count():
+        page.keyboard.press("ArrowDown")
+    saved(page)
+    page.keyboard.press("Enter")
+    until(page, "waiting")
+    yield "rows-waiting", page
+    with prompts():
+        stage.advance()
+    page.clock.fast_forward(4_000)
+    until(page, "sheet")
+    yield "sheet-news", page
+
+
 @pytest.fixture
 def ann(stage, panelist):
     """A page of P-01, who has agreed, with round 1 open."""
     agree(stage, "P-01", "P-02")
     stage.advance()
     page = visit(panelist("P-01"), stage)
-    until(page, "vote")
+    page.wait_for_selector("#szpo-root:is([data-state=vote], [data-state=sheet])")
     return page

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import playwright.sync_api as playwright
 import pytest
 
 from szpo.analysis import evidence, improvement, overview
@@ -21,7 +22,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import recommended_digests
 from szpo.replay import verification
 from szpo.runs import sample_check
-from tests.support.panel_states import answered
+from tests.support.panel_states import sends_vote
 from tests.support.served import Served, words
 from tests.support.waiting import until
 
@@ -56,35 +57,22 @@ def invited(browser: Any, run: Path, capsys: pytest.CaptureFixture[str]) -> list
     return pages
 
 
-def vote_if_ready(page: Any, choice: str) -> bool:
-    """Choose on the comparison that is on screen, or confirm once the page lets; True for a vote.
+def vote_if_ready(page: Any, key: str) -> bool:
+    """Judge the row that has the focus, or go on after the last one; True for a verdict.
 
-    It waits for no reading time, so that panelists read at the same time.
+    A round may close under whoever has a seat that is not needed, in the moment of the key.
     """
-    root = page.locator("#szpo-root")
-    if root.get_attribute("data-state") != "vote":
+    if page.get_attribute("#szpo-root", "data-state") != "sheet":
         return False
-    if not page.locator(".sz-choice[aria-pressed=true]").count():
-        for _ in range(page.locator(".pair:not([data-same])").count()):
-            page.keyboard.press("j")
-        page.keyboard.press(choice)
-        return False
-    if page.locator("#sz-confirm").is_disabled():
-        return False
-    with answered(page):
+    if not page.locator(".sz-row[data-verdict='']").count():
         page.keyboard.press("Enter")
+        return False
+    try:
+        with page.expect_response(sends_vote, timeout=5_000):
+            page.keyboard.press(key)
+    except playwright.TimeoutError:
+        return False
     return True
-
-
-def leave_if_closed(page: Any) -> None:
-    """Go on from a comparison whose round closed while it was being read, as its button says.
-
-    With three people and two votes to a comparison one may hold a seat that is not needed: whoever
-    reads is not moved, so without this the page would stay there to the end.
-    """
-    if page.get_attribute("#szpo-root", "data-state") == "closed":
-        page.click("[data-do=go]")
-        page.wait_for_selector("#szpo-root:not([data-state=closed])")
 
 
 def vote_until(condition: Callable[[], bool], pages: Sequence[Any], seconds: float = 300) -> int:
@@ -94,9 +82,10 @@ def vote_until(condition: Callable[[], bool], pages: Sequence[Any], seconds: flo
         states = [page.get_attribute("#szpo-root", "data-state") for page in pages]
         assert time.monotonic() < ends, f"the run stands still: {states}"
         for number, page in enumerate(pages):
-            leave_if_closed(page)
             # A, tie, B: three tastes, so that rounds are not unanimous.
-            cast += vote_if_ready(page, ("ArrowLeft", "2", "ArrowRight")[(number + cast) % 3])
+            cast += vote_if_ready(
+                page, ("ArrowLeft", "ArrowDown", "ArrowRight")[(number + cast) % 3]
+            )
             assert page.get_attribute("#szpo-root", "data-state") not in ("error", "offline")
         pages[0].wait_for_timeout(100)
     return cast

@@ -152,7 +152,8 @@ def test_differences_are_marked_in_what_a_reader_sees():
 def shown(plus, minus, *, ends=("stop", "stop"), earlier=(), side="A"):
     asked = Prompt((*earlier, ("user", "Why?")))
     row = Row(asked, Answer(plus, ends[0]), Answer(minus, ends[1]))
-    return sheet(Comparison("c", 0, 0, 0, (row,)), Assignment("s", "c", "p", side, (0,), 0))
+    seat = Assignment("s", "c", "p", side, (0,), 0)
+    return sheet([(Comparison("c", 0, 0, 0, (row,)), seat)])
 
 
 def test_half_a_character_at_the_cut_is_not_shown():

@@ -17,7 +17,6 @@ from szpo_ui.panel import component, own_seats, render, screens
 from szpo_ui.panel.actions import Action, act
 from szpo_ui.web import open_link
 from szpo_ui.web.ballots import At, Ballot, poll
-from szpo_ui.web.sentences import ENGLISH
 from szpo_ui.web.site import Presence
 from tests.support.browser import StillClock
 from tests.support.panel_states import final_comparison
@@ -89,7 +88,7 @@ def answer_all(*people, liked=None, **ballot):
 
 
 def html_of(at, stage):
-    return " ".join(render.page(at, render.rubric(stage.site.config.panel, ENGLISH)).split())
+    return " ".join(render.page(at, stage.site.rubric).split())
 
 
 # ---- coming in ----

@@ -56,19 +56,23 @@ def test_every_state_says_the_given_sentences_and_none_of_its_own():
 
 def test_the_codes_that_python_shows_and_stores_have_sentences():
     assert set(ENGLISH.choices) == set(get_args(Choice))
-    assert set(ENGLISH.shortcuts) == set(KEYS)
+    assert set(ENGLISH.shortcuts) == {name for keys in KEYS.values() for name in keys}
     for code in (*actions._REFUSALS.values(), *actions._CLOSED.values()):
         assert code in ENGLISH.notices
     used = set(re.findall(r"\bT\.(\w+)", component.script(ENGLISH)))
     assert used <= set(component.spoken(ENGLISH)) and len(used) > 20
 
 
-def test_the_default_rubric_is_of_the_sentences_and_an_operators_own_is_not():
-    assert render.rubric(Panel(), ENGLISH) == Panel()
-    mixed = render.rubric(Panel(question="Which is kinder?"), QUOTED)
+def test_the_default_rubric_is_of_the_sentences_and_an_operators_own_is_not(staged):
+    assert staged("batches").site.rubric == Panel(kind="people")
+    rows = staged("rows", sets=["optimizer.rows=1", "panel.question=Which is kinder?"])
+    mixed = spoken_by(rows, QUOTED).rubric
     assert mixed.question == "Which is kinder?"
     assert mixed.guideline == QUOTED.page["guideline_default"]
-    assert mixed.guideline_full == QUOTED.page["guideline_full_default"]
+    assert mixed.guideline_full == QUOTED.page["guideline_full_default_rows"]
+    assert spoken_by(staged("own", sets=["optimizer.rows=1"]), ENGLISH).rubric.question == (
+        "Which answer is better?"
+    )
 
 
 def spoken_by(stage, own: Sentences):

@@ -66,6 +66,8 @@ KINDS: Final = {
 }  # fmt: skip
 SIDES: Final = {"final": ("tuned", "base"), "gold": ("true answers", "spoiled answers")}
 """The names of plus and minus in kinds of comparisons that have names for them."""
+MOST_HARMFUL: Final = 8
+"""Links to votes that call a row harmful, newest first."""
 MOST_VOTES: Final = 20
 """Votes on a page of their list."""
 
@@ -170,6 +172,7 @@ def page(site: Site) -> str:
             most_minutes=controls.MOST_MINUTES,
             few=MIN_VOTES,
             least=improvement.FEWEST,
+            most_harmful=MOST_HARMFUL,
         )
     )
 
@@ -198,14 +201,14 @@ def render_reply(reply: Reply, base: str = "", *, ok: bool = True) -> Markup:
 
 def preview(site: Site, found: dict[str, Any]) -> str:
     """The panelist's page as a separate HTML document; empty once the first round has opened."""
-    before, panel = found["before"], site.config.panel
+    before = found["before"]
     if before is None:
         return ""
     screen = Screen(
-        state="vote", name="P-00", status=found["status"], key="", seat="preview",
-        paper=lambda: before["sheet"], step=0,
+        state="sheet" if site.asks_rows else "vote", name="P-00", status=found["status"], key="",
+        seat="preview", paper=lambda: before["sheet"], step=0, rows=site.asks_rows,
     )  # fmt: skip
-    body = render.page(screen, render.rubric(panel, site.sentences), site.sentences)
+    body = render.page(screen, site.rubric, site.sentences)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Preview</title>'
         f"<style>{style('panel', 'formatted')}</style></head><body>{body}</body></html>"

@@ -20,6 +20,7 @@ from szpo.reports.model_card import find_doubt
 from szpo.training import budget, held_out
 from szpo.types import Answer, Assignment, Comparison, Prompt, Row
 from szpo.voting import lease, pauses, second_seats, set_aside, steps
+from szpo.voting.counting import HARMFUL
 from szpo_ui.operator import controls, log
 from szpo_ui.panel.comparison_view import sheet
 from szpo_ui.web import credentials
@@ -111,6 +112,7 @@ def read_state(site: Site) -> dict[str, Any]:
         "held_out": held_out.read(ledger),
         "aside": set_aside.in_force(ledger),
         "chosen": config.picks_pairs,
+        "harmful": _harmful(ledger) if site.asks_rows else [],
     }
 
 
@@ -139,6 +141,16 @@ def _figures(site: Site, live: bool) -> dict[str, Any]:
         site.figures.clear()
         site.figures[key] = found
     return found
+
+
+def _harmful(ledger: Ledger) -> list[int]:
+    """The votes that call a row harmful, the newest first; not those that were changed."""
+    rows = ledger.query(
+        "SELECT vote FROM votes v WHERE skip_reason = ? AND revision = (SELECT max(revision) "
+        "FROM votes WHERE assignment = v.assignment) ORDER BY vote DESC",
+        (HARMFUL,),
+    )
+    return [row["vote"] for row in rows]
 
 
 def _last_event(ledger: Ledger) -> int:
@@ -173,7 +185,7 @@ def _before(site: Site) -> dict[str, Any]:
     minutes = controls.reading_minutes(site)
     hours = votes * minutes / 60
     return {
-        "sheet": sheet(shown, Assignment("preview", shown.id, "preview", "A", order, 0)),
+        "sheet": sheet([(shown, Assignment("preview", shown.id, "preview", "A", order, 0))]),
         "real": first is not None,
         "minutes": minutes,
         "person_hours": hours,

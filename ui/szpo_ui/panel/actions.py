@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from szpo.errors import UsageError
+from szpo.ledger.database import Record
 from szpo.voting import panelists, second_seats
 from szpo.voting.casting import VoteConflictError
 from szpo.voting.service import SeatKind
@@ -89,6 +90,27 @@ def _vote(site: Site, panelist: str, name: str, action: Action, page: PageState)
         return dataclasses.replace(screen, notice=notice)
 
 
+def give(site: Site, panelist: str, ballot: Ballot) -> dict[str, Any]:
+    """Store a verdict on a row of a sheet, in the caller's transaction.
+
+    Returns ``choice``, which stands now, and ``notice``, why it is not the one given or is late;
+    ``elsewhere``: the sheet is open in another tab.
+    """
+    seat, stored = cast(site, panelist, ballot)
+    if not isinstance(stored, VoteConflictError):
+        late = stored.late and not second_seats.is_second(site.ledger, ballot.assignment)
+        return {
+            "choice": stored.choice,
+            "notice": site.sentences.notices["late"] if late else None,
+        }
+    code = _REFUSALS.get(stored.code) or _CLOSED.get(seat["kind"], "once")
+    return {
+        "choice": None if stored.stored is None else stored.stored.choice,
+        "notice": site.sentences.notices[code],
+        "elsewhere": stored.code == "stale_tab",
+    }
+
+
 _REFUSALS: Final = {"changed_often": "often", "key_reused": "reused"}
 _CLOSED: Final = {"train": "closed", "final": "final_closed"}
 """Notices for a refused answer, by the refusal's code, else by the comparison's kind."""
@@ -104,13 +126,21 @@ def _agree(site: Site, panelist: str) -> None:
 
 def _take(site: Site, panelist: str, action: Action) -> None:
     """Move a seat to this tab: only the tab that holds a seat may change its vote."""
-    row = own_seats.seat_row(site, panelist, action.seat or "")
-    if row is not None and row["tab"] != action.tab:
-        site.service.take(row["assignment"], action.tab)
+    for row in _seats(site, panelist, action.seat):
+        if row["tab"] != action.tab:
+            site.service.take(row["assignment"], action.tab)
 
 
 def _release(site: Site, panelist: str, seat: str | None) -> None:
-    """Release an unanswered seat of this panelist."""
+    """Release an unanswered seat of this panelist, and those on its sheet."""
+    for row in _seats(site, panelist, seat):
+        if row["choice"] is None:
+            site.service.release(row["assignment"])
+
+
+def _seats(site: Site, panelist: str, seat: str | None) -> list[Record]:
+    """This panelist's seats that are shown together with this one."""
     row = own_seats.seat_row(site, panelist, seat) if seat else None
-    if row is not None and row["choice"] is None:
-        site.service.release(row["assignment"])
+    if row is None:
+        return []
+    return own_seats.on_sheet(row, own_seats.read(site, panelist, row["step"])[1])

@@ -1,4 +1,4 @@
-"""A comparison as one panelist sees it, with its order, sides and difference marks; pure.
+"""What one panelist sees at once, with its order, sides and difference marks; pure.
 
 The objects here know only sides A and B. Which policy a letter stands for is recorded with the
 seat in the ledger.
@@ -7,6 +7,7 @@ seat in the ledger.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -37,6 +38,7 @@ class Text:
 class Pair:
     """A prompt and its two answers; ``row`` is its index in the comparison, before shuffling."""
 
+    seat: str
     row: int
     prompt: str
     earlier: tuple[tuple[str, Text], ...]
@@ -50,7 +52,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """All that a comparison shows: pairs that differ, pairs that do not, reading time."""
+    """A comparison, or several of one row: pairs that differ, pairs that do not, reading time."""
 
     pairs: tuple[Pair, ...]
     same: tuple[Pair, ...]
@@ -64,11 +66,14 @@ class Sheet:
     """Some text is shown as formatted Markdown."""
 
 
-def sheet(comparison: Comparison, seat: Assignment) -> Sheet:
-    """The comparison with the order of prompts and the sides that the seat recorded."""
-    rows = [(i, comparison.rows[i]) for i in seat.prompt_order]
-    pairs = [_pair(i, row.prompt, *seat.sides(row)) for i, row in rows]
-    words = to_read(comparison)
+def sheet(shown: Sequence[tuple[Comparison, Assignment]]) -> Sheet:
+    """The comparisons with the order of prompts and the sides that their seats recorded."""
+    pairs = [
+        _pair(seat.id, i, row.prompt, *seat.sides(row))
+        for comparison, seat in shown
+        for i, row in ((i, comparison.rows[i]) for i in seat.prompt_order)
+    ]
+    words = sum(to_read(comparison) for comparison, _ in shown)
     return Sheet(
         pairs=tuple(pair for pair in pairs if not pair.same),
         same=tuple(pair for pair in pairs if pair.same),
@@ -83,7 +88,7 @@ def sheet(comparison: Comparison, seat: Assignment) -> Sheet:
     )
 
 
-def _pair(row: int, prompt: Prompt, a: Answer, b: Answer) -> Pair:
+def _pair(seat: str, row: int, prompt: Prompt, a: Answer, b: Answer) -> Pair:
     written = [whole(each.text, cut=each.end == "length") for each in (a, b)]
     formatted = markdown.pair(*written) or (None, None)
     left, right = (
@@ -91,6 +96,7 @@ def _pair(row: int, prompt: Prompt, a: Answer, b: Answer) -> Pair:
         for each, pieces, html in zip((a, b), compare(*written), formatted, strict=True)
     )
     return Pair(
+        seat=seat,
         row=row,
         prompt=prompt.text,
         earlier=tuple(_turn(role, text) for role, text in prompt.turns[:-1]),

@@ -22,16 +22,16 @@ from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from szpo.errors import SzpoError, UsageError
-from szpo_ui.panel import render
+from szpo_ui.panel import actions, render
 from szpo_ui.panel.actions import Action, act
 from szpo_ui.web import credentials, login
-from szpo_ui.web.ballots import At, extend, lease_s, poll
+from szpo_ui.web.ballots import At, Ballot, extend, lease_s, poll
 from szpo_ui.web.markup import head, static
 from szpo_ui.web.sentences import Sentences
 from szpo_ui.web.site import Site, open_site
 
 LOG: Final = logging.getLogger("szpo.panel")
-SCRIPTS: Final = ("kit", "server", "screen", "choice", "reading", "controls")
+SCRIPTS: Final = ("kit", "server", "screen", "choice", "reading", "sheet", "controls")
 """The files of the script, in order; the last one starts it."""
 
 Who = Callable[[Any], tuple[str, str]]
@@ -82,7 +82,7 @@ def blocks(site: Site) -> gr.Blocks:
 def component(site: Site, who: Who) -> gr.HTML:
     """The component for a site; ``who`` raises if the sender of a request may not vote."""
     shown = site.sentences
-    asked = render.rubric(site.config.panel, shown)
+    asked = site.rubric
 
     async def do(data: Any, request: gr.Request) -> str:
         panelist, name = who(request)
@@ -97,6 +97,15 @@ def component(site: Site, who: Who) -> gr.HTML:
             return await run_in_threadpool(render.page, screen, asked, shown)
         except Exception as error:
             return render.failure(_log_error(error), shown)
+
+    async def give(data: Any, request: gr.Request) -> dict[str, Any]:
+        panelist, _ = who(request)
+        try:
+            ballot = Ballot.model_validate(data)
+            return await site.writer.do(partial(actions.give, site, panelist, ballot))
+        except Exception as error:
+            refused = isinstance(error, UsageError | ValidationError)
+            return {"error": _log_error(error), "refused": refused}
 
     def glance(data: Any, request: gr.Request) -> dict[str, Any] | None:
         panelist, at = who(request)[0], _at(data)
@@ -120,7 +129,7 @@ def component(site: Site, who: Who) -> gr.HTML:
         apply_default_css=False,
         head=head("panel", "formatted", viewport=", viewport-fit=cover"),
         js_on_load=script(shown),
-        server_functions=[do, glance, hold, gone],
+        server_functions=[do, give, glance, hold, gone],
     )
     made.props["component"] = made._id  # for the beacon that a closing page sends
     return made
@@ -145,7 +154,7 @@ def _log_error(error: Exception) -> str:
 
 def spoken(sentences: Sentences) -> dict[str, Any]:
     """The sentences of the script."""
-    shared = ("seen", "unseen", "show_all", "show_less", "confirm", "loading")
+    shared = ("seen", "unseen", "show_all", "show_less", "confirm", "loading", "harmful")
     return {
         **sentences.live,
         **{name: sentences.page[name] for name in shared},

@@ -17,13 +17,14 @@ _OWN: Final = f"""
 SELECT own.*, seat.* FROM (
   SELECT (SELECT coalesce(sum(n_votes), 0) FROM updates) AS done,
     coalesce(sum(v.choice <> 'skip' AND v.late = 0), 0) AS given,
-    coalesce(sum({SPENT_S}), 0) AS spent_s,
+    coalesce(sum({SPENT_S}), 0) AS spent_s, count(DISTINCT a.sheet) AS sheets,
     EXISTS (SELECT 1 FROM events WHERE kind = 'consent' AND actor = :panelist) AS agreed
   FROM assignments a JOIN comparisons c USING (comparison)
   JOIN votes v ON v.assignment = a.assignment AND v.revision = 0
   WHERE a.panelist = :panelist AND c.kind = 'train'
 ) own LEFT JOIN (
-  SELECT a.*, a.rowid AS number, c.kind, c.step, c.expected, v.choice, v.details, v.received_us
+  SELECT a.*, a.rowid AS number, c.kind, c.step, c.expected, v.choice, v.skip_reason, v.details,
+    v.received_us
   FROM comparisons c CROSS JOIN assignments a ON a.comparison = c.comparison
   LEFT JOIN votes v ON v.assignment = a.assignment AND v.revision =
     (SELECT max(revision) FROM votes WHERE assignment = a.assignment)
@@ -42,6 +43,12 @@ def seat_row(site: Site, panelist: str, seat: str) -> Record | None:
     """A seat of this panelist with its latest answer; None if it is not theirs."""
     found = casting.read_seat(site.ledger, seat, panelist)
     return found[-1] if found else None
+
+
+def on_sheet(row: Record, seats: Sequence[Record]) -> list[Record]:
+    """The seats that were shown at once with this one; a comparison of batches is alone."""
+    together = [each for each in seats if row["sheet"] and each["sheet"] == row["sheet"]]
+    return together or [row]
 
 
 def find_held(site: Site, panelist: str, seats: Sequence[Record]) -> Record | None:

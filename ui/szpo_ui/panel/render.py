@@ -23,26 +23,8 @@ MOST_DOTS: Final = 12
 """Up to this number of votes, each is drawn as a dot."""
 
 
-DEFAULTS: Final = {
-    "question": "question", "guideline": "guideline_default",
-    "guideline_full": "guideline_full_default",
-}  # fmt: skip
-"""Settings that the operator may leave at their default, each with the page's sentence for it."""
-
-
-def rubric(panel: Panel, sentences: Sentences) -> Panel:
-    """The settings, with a default question and default guidelines from the sentences."""
-    default = Panel()
-    shown = {
-        name: sentences.page[code]
-        for name, code in DEFAULTS.items()
-        if getattr(panel, name) == getattr(default, name)
-    }
-    return panel.model_copy(update=shown)
-
-
 def page(screen: Screen, asked: Panel, sentences: Sentences = ENGLISH) -> str:
-    """The whole screen as one HTML text; ``asked`` is the panel's `rubric`."""
+    """The whole screen as one HTML text; ``asked`` is `Site.rubric`."""
     template = _environment(sentences).get_template("panel/page.html")
     return template.render(s=screen, rubric=asked)
 
@@ -84,7 +66,10 @@ def _environment(sentences: Sentences) -> Environment:
             "say": partial(say, sentences),
             "t": SimpleNamespace(**sentences.page),  # t.clear of a dict would be a method
             "sentences": sentences,
-            "shortcuts": [(keys, sentences.shortcuts[name]) for name, keys in KEYS.items()],
+            "shortcuts": {
+                kind: [(keys, sentences.shortcuts[name]) for name, keys in found.items()]
+                for kind, found in KEYS.items()
+            },
             "most_dots": MOST_DOTS,
         },
     )

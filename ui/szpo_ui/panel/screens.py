@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
@@ -19,7 +19,7 @@ from szpo.training.budget import WORDS_PER_MINUTE
 from szpo.training.status import RoundStatus, redact_for_panelists
 from szpo.types import Assignment, Choice
 from szpo.voting import finals, second_seats
-from szpo.voting.counting import StepVotes
+from szpo.voting.counting import HARMFUL, StepVotes
 from szpo.voting.seats import assignment
 from szpo_ui.panel import own_seats
 from szpo_ui.panel.comparison_view import Sheet, sheet
@@ -30,7 +30,7 @@ from szpo_ui.web.site import Site
 
 State = Literal[
     "welcome", "idle", "vote", "closed", "waiting", "calib", "final", "paused", "break",
-    "other-tab", "finished", "complete", "error",
+    "other-tab", "finished", "complete", "error", "sheet",
 ]  # fmt: skip
 Mode = Literal["", "break", "revise"]
 
@@ -70,6 +70,14 @@ class Screen:
     """The number of this comparison among the panelist's in this round, from 1."""
     chosen: Choice | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
+    rows: bool = False
+    """The run asks about single rows, several at once on the screen ``sheet``."""
+    sheet: str = ""
+    """The id of a sheet of rows; it stays the same when the page is drawn again."""
+    verdicts: Mapping[str, str] = field(default_factory=dict)
+    """What this panelist said of a sheet's rows so far: A, tie, B, skip or harmful, by seat."""
+    undo: str | None = None
+    """The last row that this panelist judged on an earlier sheet of the open round: its seat."""
     revises: bool = False
     second: bool = False
     """The seat is a second seat, which belongs to no round (`szpo.voting.second_seats`)."""
@@ -86,9 +94,10 @@ class Screen:
     progress: Progress | None = None
     """How far this panelist and the run are; on screens of voting and waiting and the last one."""
     news: dict[str, Any] | None = None
-    """The effect of the last round's votes (`read_last_round`); on the waiting screen."""
+    """The effect of the last round's votes (`read_last_round`); on the waiting screen, and on the
+    first sheet of a round."""
     facts: Facts | None = None
-    """How much work the run asks for; on the welcome screen."""
+    """How much work the run asks for; on the welcome screen and on sheets of rows."""
     calibration: bool = False
     """The waiting screen may offer calibration."""
     finals_left: int = 0
@@ -112,7 +121,7 @@ def look(site: Site, panelist: str, name: str, page: PageState) -> Screen:
     viewer = _Viewer(site, panelist, name, page, status, own, seats, study)
     held = own_seats.find_held(site, panelist, seats)
     if not own["agreed"]:
-        return viewer.make_screen("welcome", facts=read_facts(site, viewer.progress()))
+        return viewer.make_screen("welcome", facts=viewer.facts())
     if held is not None and is_elsewhere(site, held, page.tab):
         return viewer.make_screen("other-tab")
     if page.mode == "break":
@@ -121,16 +130,20 @@ def look(site: Site, panelist: str, name: str, page: PageState) -> Screen:
     if held is not None and held["kind"] != "train":
         if held["tab"] != page.tab:  # the seat's tab is closed, so this one may answer
             site.service.take(held["assignment"], page.tab)
-        return viewer.make_reading_screen(EXTRA[held["kind"]], held)
+        return viewer.make_extra_screen(held)
     if page.mode != "revise" and study is not None and study.finished:
-        if held is not None:
-            site.service.release(held["assignment"])
+        for row in [] if held is None else own_seats.on_sheet(held, seats):
+            if row["choice"] is None:
+                site.service.release(row["assignment"])
         return viewer.make_screen("complete")
     if status.state == "paused":  # a run that has not started yet is paused too
         began = status.step or status.opened_us is not None
         return viewer.make_screen("paused" if began else "idle")
     open_ = status.step if status.state == "open" else None
-    if shown is not None and shown["kind"] == "train":
+    if site.asks_rows:
+        if (sheet := viewer.make_sheet_screen(held, shown, open_)) is not None:
+            return sheet
+    elif shown is not None and shown["kind"] == "train":
         if shown["choice"] is None and shown["step"] != open_:
             return viewer.make_reading_screen(
                 "closed", shown, closed=_closing(site, shown["step"])
@@ -138,6 +151,8 @@ def look(site: Site, panelist: str, name: str, page: PageState) -> Screen:
         if page.mode == "revise" and shown["choice"] and shown["step"] == open_:
             return viewer.make_reading_screen("vote", shown, revises=True, mode="revise")
     if status.state == "open":
+        if site.asks_rows:
+            return viewer.make_second_screen() or viewer.make_waiting_screen(change=True)
         if held is not None and held["tab"] == page.tab:  # the seat's lease is not renewed
             return viewer.make_reading_screen("vote", held)
         if (seat := site.service.assign(panelist, tab=page.tab)) is not None:
@@ -173,8 +188,8 @@ def take_over(site: Site, panelist: str, tab: str) -> None:
     """Move the panelist's held seat to this tab, without renewing its lease."""
     _, seats = own_seats.read(site, panelist, site.status.read().step)
     held = own_seats.find_held(site, panelist, seats)
-    if held is not None:
-        site.service.take(held["assignment"], tab)
+    for row in [] if held is None else own_seats.on_sheet(held, seats):
+        site.service.take(row["assignment"], tab)
 
 
 @dataclass(frozen=True)
@@ -209,6 +224,12 @@ class _Viewer:
         planned = status.rounds * self.site.config.votes_per_step
         return Progress(done, max(planned, done), self.own["given"], self.own["spent_s"])
 
+    def facts(self, *, begun: bool = False) -> Facts:
+        """What the run still asks of this panelist; ``begun``: of the sheet they judged some."""
+        study, sheets = self.study, int(self.own.get("sheets") or 0)
+        asked = None if study is None else max(0, study.needed - study.votes)
+        return read_facts(self.site, self.progress(), asked=asked, before=sheets - begun)
+
     def make_screen(self, state: State, **what: Any) -> Screen:
         what.setdefault("step", self.status.step)
         return Screen(
@@ -217,6 +238,7 @@ class _Viewer:
             status=redact_for_panelists(self.status),
             key=key(self.status, elsewhere=state == "other-tab"),
             study=self.study,
+            rows=self.site.asks_rows,
             **what,
         )
 
@@ -237,7 +259,7 @@ class _Viewer:
         return self.make_screen(
             state,
             seat=seat.id,
-            paper=partial(sheet, comparison, seat),
+            paper=partial(sheet, [(comparison, seat)]),
             step=row["step"] if row["kind"] == "train" else status.step,
             number=1 + (before.index(seat.id) if seat.id in before else len(before)),
             chosen=answered,
@@ -249,6 +271,63 @@ class _Viewer:
             **what,
         )
 
+    def make_sheet_screen(
+        self, held: Record | None, shown: Record | None, open_: int | None
+    ) -> Screen | None:
+        """A sheet of rows: the one they change, the one they hold, or a new one; None without."""
+        service, tab = self.site.service, self.page.tab
+        own = [row for row in self.seats if row["kind"] == "train"]
+        if open_ is None:
+            return None
+        if self.page.mode == "revise" and shown and shown["choice"] and shown["step"] == open_:
+            rows = [row for row in own_seats.on_sheet(shown, own) if row["choice"]]
+            return self._draw_sheet(rows, shown, revises=True, mode="revise")
+        if held is not None and held["step"] == open_ and held["tab"] == tab:
+            now = self.site.ledger.clock()  # the seats' leases are not renewed
+            rows = [
+                row
+                for row in own_seats.on_sheet(held, own)
+                if row["choice"] or (row["released_us"] is None and row["expires_us"] > now)
+            ]
+            return self._draw_sheet(rows, held)
+        most, study = self.site.config.sheet, self.study
+        if study is not None:
+            most = min(most, study.needed - study.votes)
+        served = {seat.id for seat in service.sheet(self.panelist, most, tab=tab)}
+        if not served:
+            return None
+        _, seats = own_seats.read(self.site, self.panelist, open_)
+        rows = [row for row in seats if row["assignment"] in served]
+        left = shown is not None and shown["step"] != open_ and shown["choice"] is None
+        return self._draw_sheet(
+            rows, next(row for row in rows if not row["choice"]), notice="left" if left else None
+        )
+
+    def _draw_sheet(self, rows: Sequence[Record], at: Record, **what: Any) -> Screen:
+        """The screen of a sheet's seats, beginning ``at`` one of them."""
+        site, shown = self.site, []
+        for row in rows:
+            comparison = site.comparison(row["comparison"])
+            assert comparison is not None, row["comparison"]
+            shown.append((comparison, assignment(row)))
+        waits = [row["expires_us"] for row in rows if not row["choice"]]
+        given = self.votes(self.status.step)
+        before = [row for row in given if row["sheet"] != at["sheet"]]
+        again = what.get("revises") or what.get("second")
+        return self.make_screen(
+            "sheet",
+            seat=at["assignment"],
+            sheet=at["sheet"] or at["assignment"],
+            paper=partial(sheet, shown),
+            verdicts={row["assignment"]: _verdict(row) for row in rows if row["choice"]},
+            undo=before[-1]["assignment"] if before and not again else None,
+            progress=self.progress(),
+            facts=self.facts(begun=len(waits) < len(rows)),
+            news=None if given or again else read_last_round(site.ledger),
+            lease_s=lease_s(site, min(waits)) if waits else None,
+            **what,
+        )
+
     def make_second_screen(self) -> Screen | None:
         """A comparison that somebody else answered, if this panelist gets one; may seat them."""
         share = self.site.config.panel.second_share
@@ -256,8 +335,14 @@ class _Viewer:
             self.site.service, self.panelist, share, tab=self.page.tab
         ):
             found = own_seats.find_second(self.site, self.panelist)
-            return None if found is None else self.make_reading_screen("vote", found)
+            return None if found is None else self.make_extra_screen(found)
         return None
+
+    def make_extra_screen(self, row: Record) -> Screen:
+        """The screen of a seat outside the open round; a second person's row is a sheet of one."""
+        if self.site.asks_rows and row["kind"] == "second":
+            return self._draw_sheet([row], row, second=True)
+        return self.make_reading_screen(EXTRA[row["kind"]], row)
 
     def make_waiting_screen(self, *, change: bool) -> Screen:
         last = self.status.step or 0  # the panelist may have voted in the round before
@@ -275,11 +360,25 @@ class _Viewer:
                     "seat": row["assignment"],
                     "number": i,
                     "choice": row["choice"],
+                    "rows": row["rows"],
                     "at_us": row["received_us"],
                 }
-                for i, row in enumerate(given, 1)
+                for i, row in enumerate(_by_sheet(given), 1)
             ),
         )
+
+
+def _verdict(row: Record) -> str:
+    return HARMFUL if row["skip_reason"] == HARMFUL else str(row["choice"])
+
+
+def _by_sheet(given: Sequence[Record]) -> list[Record]:
+    """The last seat of each sheet, with its number of ``rows``; batches each for itself."""
+    found: dict[str, Record] = {}
+    for row in given:
+        name = row["sheet"] or row["assignment"]
+        found[name] = {**row, "rows": 1 + (found[name]["rows"] if name in found else 0)}
+    return list(found.values())
 
 
 def _closing(site: Site, step: int) -> dict[str, int]:
@@ -332,11 +431,28 @@ class Facts:
     """Seconds per comparison: the measured median, or the longest that the settings allow."""
     measured: bool = False
     """`vote_s` was measured."""
+    sheet: int = 1
+    """Rows that a sheet has."""
+    before: int = 0
+    """Earlier sheets on which this panelist has judged a row."""
+    asked: int | None = None
+    """Votes that a study still asks of this panelist; None outside a study."""
 
     @property
     def share(self) -> int:
         """This panelist's share of the votes that are left, if all people vote equally often."""
+        if self.asked is not None:
+            return self.asked
         return math.ceil(self.progress.left / max(1, self.people))
+
+    @property
+    def sheets(self) -> int:
+        """About how many sheets this panelist is shown, earlier ones included.
+
+        >>> Facts(Progress(30, 60), 1, 5.0, sheet=8, before=4).sheets
+        8
+        """
+        return self.before + max(1, math.ceil(self.share / self.sheet))
 
     @property
     def share_s(self) -> float:
@@ -354,13 +470,14 @@ SELECT {own_seats.SPENT_S} AS spent_s
 FROM assignments a JOIN comparisons c USING (comparison) JOIN panelists p USING (panelist)
 JOIN votes v ON v.assignment = a.assignment AND v.revision = 0
 WHERE c.kind = 'train' AND p.kind = 'person' AND v.choice <> 'skip'
+ORDER BY v.vote DESC LIMIT 500
 """
 ENOUGH_TIMES: Final = 10
 """The fewest votes of people from which their median time is shown."""
 
 
-def read_facts(site: Site, progress: Progress) -> Facts:
-    """Collect the welcome screen's figures."""
+def read_facts(site: Site, progress: Progress, *, asked: int | None, before: int) -> Facts:
+    """Collect the figures of what the run still asks."""
     people = site.ledger.query("SELECT count(*) AS n FROM panelists WHERE kind = 'person'")
     times = [row["spent_s"] for row in site.ledger.query(_TIMES)]
     measured = len(times) >= ENOUGH_TIMES
@@ -370,6 +487,9 @@ def read_facts(site: Site, progress: Progress) -> Facts:
         people=int(people[0]["n"]),
         vote_s=median(times) if measured else longest,
         measured=measured,
+        sheet=site.config.sheet,
+        before=before,
+        asked=asked,
     )
 
 

@@ -1,7 +1,7 @@
 """The JSON API for panels with a front end of their own; docs/serve.md has examples.
 
-It has the status, assignments, votes, and releasing or extending a seat. It never says which
-policy is on which side, and it treats another panelist's seat like one that does not exist.
+It has the status, assignments, sheets of rows, votes, and releasing or extending a seat. It never
+says which policy is on which side, and treats somebody else's seat like one that does not exist.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from szpo.errors import StorageError, SzpoError, UsageError
-from szpo.types import Assignment, Comparison
-from szpo.voting.casting import Receipt, VoteConflictError
+from szpo.types import Assignment, Comparison, Row
+from szpo.voting.casting import Receipt, VoteConflictError, read_seat
 from szpo.voting.service import SeatKind
 from szpo_ui.web import ballots, login
 from szpo_ui.web.ballots import At, Ballot
@@ -34,6 +34,12 @@ class AssignmentRequest(Body):
 
     tab: Tab
     of: SeatKind = "round"
+
+
+class SheetRequest(Body):
+    """The body of POST /api/sheet."""
+
+    tab: Tab
 
 
 class SeatRequest(Body):
@@ -71,6 +77,28 @@ def routes(site: Site) -> list[Route]:
         seat, comparison = found
         return JSONResponse(_describe(site, asked, comparison, seat))
 
+    def lay(asked: SheetRequest, panelist: str) -> list[dict[str, Any]]:
+        rows = []
+        for seat in site.service.sheet(panelist, site.config.sheet, tab=asked.tab):
+            last = read_seat(site.ledger, seat.id)[-1]
+            comparison = site.comparison(seat.comparison)
+            assert comparison is not None, seat.comparison
+            row = {"assignment": seat.id, "expires_us": seat.expires_us, "choice": last["choice"]}
+            rows.append(row | _texts(seat, comparison.rows[0]))
+        return rows
+
+    async def sheet(request: Request) -> Response:
+        who = login.identity(request, "panelist")
+        asked = await read(SheetRequest, request)
+        if not site.asks_rows:
+            return refuse(409, "batches", "this run asks about batches: use /api/assignment")
+        rows = await site.writer.do(partial(lay, asked, str(who.panelist)))
+        if not rows:
+            return Response(status_code=204)
+        rubric = site.rubric
+        asks = {"question": rubric.question, "guideline": rubric.guideline}
+        return JSONResponse({**asks, "rows": rows})
+
     async def vote(request: Request) -> Response:
         who = login.identity(request, "panelist")
         if wait := votes.take(str(who.panelist)):
@@ -100,6 +128,7 @@ def routes(site: Site) -> list[Route]:
     return [
         Route("/api/votes", vote, methods=["POST"]),
         Route("/api/assignment", assignment, methods=["POST"]),
+        Route("/api/sheet", sheet, methods=["POST"]),
         Route("/api/status", status, methods=["GET"]),
         Route("/api/extend", extend, methods=["POST"]),
         Route("/api/release", release, methods=["POST"]),
@@ -144,19 +173,7 @@ def _describe(
     site: Site, asked: AssignmentRequest, comparison: Comparison, seat: Assignment
 ) -> dict[str, Any]:
     """The comparison as its panelist sees it: rows in the seat's order, answers as A and B."""
-    rows = []
-    for row in (comparison.rows[i] for i in seat.prompt_order):
-        a, b = seat.sides(row)
-        rows.append(
-            {
-                "prompt": row.prompt.text,
-                "a": a.text,
-                "b": b.text,
-                "a_cut": a.end == "length",
-                "b_cut": b.end == "length",
-                "identical": row.identical,
-            }
-        )
+    rows = [comparison.rows[i] for i in seat.prompt_order]
     return {
         "assignment": seat.id,
         "of": asked.of,
@@ -164,7 +181,19 @@ def _describe(
         "question": site.config.panel.question,
         "guideline": site.config.panel.guideline,
         "expires_us": seat.expires_us,
-        "rows": rows,
+        "rows": [{**_texts(seat, row), "identical": row.identical} for row in rows],
+    }
+
+
+def _texts(seat: Assignment, row: Row) -> dict[str, Any]:
+    """A row as its panelist sees it."""
+    a, b = seat.sides(row)
+    return {
+        "prompt": row.prompt.text,
+        "a": a.text,
+        "b": b.text,
+        "a_cut": a.end == "length",
+        "b_cut": b.end == "length",
     }
 
 

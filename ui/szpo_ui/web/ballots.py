@@ -94,15 +94,23 @@ def cast(site: Site, panelist: str, ballot: Ballot) -> tuple[Record, Receipt | V
 
 
 def extend(site: Site, panelist: str, seat: str, tab: str | None = None) -> int | None:
-    """Hold a seat for another full term; returns its end, or None if others may have the seat.
+    """Hold a seat, and those on its sheet, for another full term.
 
-    With a ``tab``, only an unanswered seat of that tab (or of none) is extended.
+    Returns the seat's end, or None if others may have the seat. With a ``tab``, only an
+    unanswered seat of that tab (or of none) is extended.
     """
     rows = casting.read_seat(site.ledger, seat, panelist)
     if not rows:
         raise UsageError("extend: there is no such comparison for this panelist")
     if tab and (rows[-1]["choice"] or rows[-1]["tab"] not in (None, tab)):
         return None
+    if (sheet := rows[-1]["sheet"]) is not None:
+        for row in site.ledger.query(
+            "SELECT a.assignment FROM assignments a LEFT JOIN votes v USING (assignment) "
+            "WHERE a.panelist = ? AND a.sheet = ? AND v.vote IS NULL AND a.assignment <> ?",
+            (panelist, sheet, seat),
+        ):
+            site.service.extend(row["assignment"])
     return site.service.extend(seat)
 
 

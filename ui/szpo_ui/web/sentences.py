@@ -11,13 +11,22 @@ from szpo.config import sentences
 if TYPE_CHECKING:  # it loads NumPy, which would delay a run's first page
     from szpo.types import Choice
 
-KEYS: Final[Mapping[str, tuple[str, ...]]] = {
-    "A": ("←", "1"), "tie": ("2", "0"), "B": ("→", "3"), "confirm": ("Enter",),
-    "clear": ("Esc",), "step": ("J", "K"), "note": ("Q", "W", "E"), "marks": ("D",),
-    "view": ("F",), "skip": ("S",), "change": ("U",), "guideline": ("I",), "break": ("P",),
-    "help": ("?",),
+_EVERYWHERE: Final = {
+    "marks": ("D",), "view": ("F",), "guideline": ("I",), "break": ("P",), "help": ("?",)
 }  # fmt: skip
-"""The keys of each shortcut."""
+KEYS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+    "batch": {
+        "A": ("←", "1"), "tie": ("2", "0"), "B": ("→", "3"), "confirm": ("Enter",),
+        "clear": ("Esc",), "step": ("J", "K"), "note": ("Q", "W", "E"), "skip": ("S",),
+        "change": ("U",), **_EVERYWHERE,
+    },
+    "rows": {
+        "A": ("←", "1"), "tie": ("↓", "2"), "B": ("→", "3"), "back": ("↑", "K"),
+        "forward": ("J",), "send": ("Enter",), "skip": ("S",), "harmful": ("H",), "undo": ("U",),
+        **_EVERYWHERE,
+    },
+}  # fmt: skip
+"""The keys of each shortcut, by what a verdict is on."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

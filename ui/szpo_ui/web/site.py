@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
+from szpo.config.run_sections import Panel
 from szpo.config.schema import RUBRIC_VERSION, Config
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
@@ -33,6 +34,11 @@ someone who left; only the votes needed are counted."""
 TAB_S: Final = 90.0
 """A tab that sent nothing for this many seconds no longer blocks other tabs."""
 
+DEFAULTS: Final = {
+    "question": "question", "guideline": "guideline_default",
+    "guideline_full": "guideline_full_default",
+}  # fmt: skip
+"""Settings that the operator may leave at their default, each with the page's sentence for it."""
 TEXTS: Final = 256
 """How many comparisons are cached."""
 
@@ -78,6 +84,22 @@ class Site:
     """The tabs of panelists."""
     figures: dict[object, dict[str, Any]] = field(default_factory=dict)
     """A cache of the operator's figures, which take a good part of a second to compute."""
+
+    @property
+    def asks_rows(self) -> bool:
+        """The run asks about single rows, so a panelist sees a sheet of them."""
+        return self.config.optimizer.rows == 1
+
+    @property
+    def rubric(self) -> Panel:
+        """The settings, with a default question and default guidelines from the sentences."""
+        default, given, kind = Panel(), self.config.panel, "_rows" if self.asks_rows else ""
+        shown = {
+            name: self.sentences.page.get(f"{code}{kind}", self.sentences.page[code])
+            for name, code in DEFAULTS.items()
+            if getattr(given, name) == getattr(default, name)
+        }
+        return given.model_copy(update=shown)
 
 
 def open_site(path: str | Path, *, secure: bool = False) -> Site:

@@ -31,7 +31,7 @@ const unseen = () => pairs().filter((pair) => !draft.seen.includes(pair.dataset.
 
 function update() {
   const page = root();
-  if (!page || !draft || !$("#sz-verdict")) return;
+  if (!page || !draft || !$("#sz-confirm")) return;
   const saving = page.dataset.state === "saving", problem = page.dataset.problem === "not-saved";
   for (const button of $$(".sz-choice")) {
     button.setAttribute("aria-pressed", String(button.dataset.choice === draft.choice));
@@ -79,11 +79,13 @@ function note(pair, value) {
 function ballot(choice, reason = null, report = false) {
   return { assignment: draft.seat, choice, idem: key(16), skip_reason: reason,
     dwell_ms: Math.round(dwell()),
-    details: { notes: { ...draft.notes }, seen: draft.seen.length,
-      marks: document.documentElement.dataset.szMarks === "on",
-      device: matchMedia("(min-width: 700px)").matches ? "wide" : "stacked",
-      view: $("#sz-formatted") ? document.documentElement.dataset.szView : null,
+    details: { notes: { ...draft.notes }, seen: draft.seen.length, ...manner(),
       report: report || null } };
+}
+function manner() { // how the texts were shown
+  return { marks: document.documentElement.dataset.szMarks === "on",
+    device: matchMedia("(min-width: 700px)").matches ? "wide" : "stacked",
+    view: $("#sz-formatted") ? document.documentElement.dataset.szView : null };
 }
 function cast(made) {
   draft.pending = draft.pending || made; // a retry sends the same ballot

@@ -33,13 +33,17 @@ const DO = {
     cast(made);
   },
   revise: (button) => act("revise", { seat: button.dataset.of }),
+  undo: (button) => afterSaving(() => act("revise", { seat: button.dataset.of })),
+  next: finish,
+  unhide: (button) => button.closest(".sz-row").toggleAttribute("data-shown"),
   retry: () => { if (lost) send(lost); else act("look"); },
 };
 
 function clicked(event) {
-  const button = event.target.closest?.("[data-do], [data-choice]");
+  const button = event.target.closest?.("[data-do], [data-choice], [data-judge]");
   if (button && !button.disabled && root()?.contains(button)) {
-    if (button.dataset.choice) choose(button.dataset.choice);
+    if (button.dataset.judge) judge(button.closest(".sz-row"), button.dataset.judge);
+    else if (button.dataset.choice) choose(button.dataset.choice);
     else if (DO[button.dataset.do]) DO[button.dataset.do](button);
     else act(button.dataset.do);
   }
@@ -47,6 +51,11 @@ function clicked(event) {
   if (dialog.tagName === "DIALOG" && dialog.id !== "sz-login") dialog.close();
   const skip = event.target.closest?.(".sz-skip");
   if (skip) { event.preventDefault(); $("#sz-verdict").focus(); }
+  // Whoever has just selected a part of an answer, to copy it, has not chosen this answer.
+  const option = event.target.closest?.(".sz-option"), selection = getSelection();
+  if (option && !selection.isCollapsed && selection.containsNode(option, true)) {
+    event.preventDefault();
+  }
   // After a click, the note loses the focus, so that the shortcuts work again.
   if (event.detail > 0 && event.target.matches?.(".sz-note input")) event.target.blur();
 }
@@ -74,6 +83,8 @@ function changed(event) {
     $("#sz-skip-send").disabled = false;
   } else if (target.matches(".sz-note input")) {
     note(target.closest(".sz-pair"), target.value);
+  } else if (target.matches(".sz-option input")) {
+    touched(target.closest(".sz-row"), target.value);
   }
 }
 async function permit() {
@@ -118,12 +129,19 @@ const KEYS = {
   "?": () => press("[data-do=help]"),
 };
 function typed(event) {
+  const target = event.target, sheet = root()?.dataset.state === "sheet";
+  const arrow = sheet && event.key.startsWith("Arrow");
+  if (event.repeat && arrow) event.preventDefault(); // a radio button would move the choice
   if (event.repeat || event.ctrlKey || event.altKey || event.metaKey || event.isComposing) return;
-  const target = event.target;
   // After a dialog closes, the focus is still on one of its fields, but nobody types there.
   const field = target.closest?.("input, textarea, select, [contenteditable]");
-  if (field && !field.closest("dialog:not([open])")) return;
+  if (field && !field.closest("dialog:not([open])")
+    && !(sheet && field.matches("[type=radio], [type=checkbox]"))) return;
   if ($("dialog[open]")) return;
+  if (event.key === "Enter" && sheet) {
+    if (!target.closest?.("button, a, summary") && press("#sz-next")) event.preventDefault();
+    return;
+  }
   if (event.key === "Enter") {
     const control = target.closest?.("button, a, summary, label");
     const chosen = control?.matches(".sz-choice[aria-pressed=true]");
@@ -131,9 +149,10 @@ function typed(event) {
     return;
   }
   if (event.shiftKey && event.key !== "?") return;
-  if (!prefs.keys && event.key !== "Escape") return;
+  if (!prefs.keys && event.key !== "Escape" && !arrow) return;
   const name = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-  if (Object.hasOwn(KEYS, name) && KEYS[name]()) event.preventDefault();
+  const keys = sheet ? { ...KEYS, ...ROW_KEYS } : KEYS;
+  if (Object.hasOwn(keys, name) && keys[name]()) event.preventDefault();
 }
 
 function seen() { // the tab was shown or hidden
@@ -144,10 +163,11 @@ function seen() { // the tab was shown or hidden
 const ROUTE = `${(window.gradio_config?.root || location.href).replace(/\/$/, "")}/gradio_api/component_server/`;
 function leave() {
   if (draft) { draft.dwell = dwell(); draft.top = scrollY; since = now(); keep(); }
-  const called = { component_id: props.component, fn_name: "gone", session_hash: "all",
-    data: { tab } };
-  if (tab) navigator.sendBeacon?.(ROUTE, new Blob([JSON.stringify(called)], {
+  const call = (name, data) => navigator.sendBeacon?.(ROUTE, new Blob([JSON.stringify(
+    { component_id: props.component, fn_name: name, session_hash: "all", data })], {
     type: "application/json" })); // a request by `server` would end with the page
+  for (const ballot of outbox) call("give", { ...ballot, tab });
+  if (tab) call("gone", { tab });
 }
 
 document.addEventListener("click", clicked);
@@ -164,6 +184,7 @@ document.addEventListener("visibilitychange", seen);
 for (const kind of ["pointerdown", "keydown", "wheel", "touchmove", "mousemove"]) {
   document.addEventListener(kind, alive, { passive: true });
 }
+document.addEventListener("focusin", ({ target }) => { here = target.closest(".sz-row") || here; });
 addEventListener("pagehide", leave);
 addEventListener("scroll", inView, { passive: true });
 addEventListener("resize", () => { watch(); fold(); });

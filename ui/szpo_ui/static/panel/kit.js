@@ -1,7 +1,7 @@
 /* Small tools of the panelist's page, and its data in the browser. The component provides the
    sentences `T`, `element`, `props` and `server`, which calls Python. */
 
-const READING = new Set(["vote", "closed", "calib", "final", "saving"]);
+const READING = new Set(["vote", "closed", "calib", "final", "saving", "sheet"]);
 const SIZES = [16, 17, 19, 21, 24];
 
 const $ = (selector, from = document) => from.querySelector(selector);
@@ -41,7 +41,7 @@ function clockTime(iso) { // in the reader's own format, if the page is in one o
 /* ---- stored data: preferences per panelist, a draft per seat ---- */
 
 let prefs = { keys: true, marks: true, view: "formatted", size: 1, notify: false };
-let draft = null; // {seat, choice, notes, seen, dwell, pending}
+let draft = null; // {seat, choice, notes, seen, dwell, pending}; of a sheet: {seat, dwell}
 const shelf = (seat) => `szpo.draft.${seat}`;
 
 function keep() { if (draft) write(sessionStorage, shelf(draft.seat), draft); }

@@ -30,11 +30,11 @@ function voted(request) {
 
 let before = { state: "", seat: "", step: "" };
 function paint() {
-  const page = root(), { state, seat, step } = page.dataset;
+  const page = root(), { state, step } = page.dataset, seat = page.dataset.sheet || page.dataset.seat;
   document.documentElement.lang = page.lang;
   prefs = { ...prefs, ...read(localStorage, `szpo.prefs.${page.dataset.name}`) };
   document.documentElement.style.setProperty("--sz-size", `${SIZES[prefs.size]}px`);
-  if (seat) pickUp(page); else draft = null;
+  if (seat) pickUp(page, seat); else draft = null;
   const marks = page.dataset.marks === "off" ? false : prefs.marks;
   if (seat !== before.seat || !seat) mark(marks);
   view(prefs.view);
@@ -52,17 +52,21 @@ function paint() {
   watch();
   fold();
   update();
+  here = null;
+  if (state === "sheet") lay(page);
   usual(page);
   offerBreak(page);
   const moved = state !== before.state || seat !== before.seat;
   if (moved && before.state) arrive(page);
   else if (moved) { title(page); scrollTo({ top: draft?.top || 0, behavior: "instant" }); }
   before = { state, seat, step };
-  if (state !== "error") write(sessionStorage, "szpo.at", { seat, mode: page.dataset.mode });
+  if (state !== "error") {
+    write(sessionStorage, "szpo.at", { seat: page.dataset.seat, mode: page.dataset.mode });
+  }
 }
 
-function pickUp(page) {
-  const { seat, chosen } = page.dataset;
+function pickUp(page, seat) {
+  const { chosen } = page.dataset;
   if (draft && draft.seat === seat) {
     page.dataset.problem = draft.pending ? "not-saved" : "";
     return;
@@ -80,13 +84,14 @@ function pickUp(page) {
 
 function arrive(page) {
   $$("dialog[open]").forEach((dialog) => dialog.close());
-  const head = $("#sz-h1");
+  const head = here || $("#sz-h1");
   if (head) { head.focus({ preventScroll: true }); scrollTo({ top: 0, behavior: "instant" }); }
+  if (here) turn(here);
   title(page);
   if (page.dataset.state === "vote" && page.dataset.step !== "") {
     say(fill(T.said_round, { round: Number(page.dataset.step) + 1, number: page.dataset.number,
       differ: page.dataset.rows }));
-  }
+  } else if (here) say(fill(T.said_sheet, { rows: rows().length }));
 }
 function title(page) {
   const { state, step } = page.dataset;

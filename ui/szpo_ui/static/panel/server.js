@@ -79,6 +79,7 @@ async function poll() {
     if (live.lease_s !== null && leaseEnds !== null) leaseEnds = now() + 1000 * live.lease_s;
     back();
     next();
+    flush();
     heard();
   } else gone();
   polling = false;
