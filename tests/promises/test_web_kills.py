@@ -1,4 +1,4 @@
-"""The whole web process killed and started again while people vote through it."""
+"""The whole web process killed and started again while people judge rows of a sheet through it."""
 
 from __future__ import annotations
 
@@ -46,8 +46,9 @@ class Voter:
                 self.token = answer["token"]
             for _ in range(times):
                 if self.open is None:
-                    code, seat = self.post(url, "/api/assignment", {"tab": "t"})
-                    assert code == 200, seat
+                    code, sheet = self.post(url, "/api/sheet", {"tab": "t"})
+                    assert code == 200, sheet
+                    seat = next(row for row in sheet["rows"] if row["choice"] is None)
                     self.open = {
                         "assignment": seat["assignment"], "choice": "AB"[self.sent % 2],
                         "idem": f"{self.name}:{self.sent:012}", "tab": "t",
