@@ -230,7 +230,7 @@ class _Sitting:
         wording = [*page["consent"], *([page["consent_second"]] if panel.second_share else [])]
         asked = panel.question
         if self.config.optimizer.rows == 1 and asked == Panel.model_fields["question"].default:
-            asked = "Which answer is better?"
+            asked = page["question_rows"]
         console.say(f"{asked} {panel.guideline}")
         for name, text in (
             ("fact_who", panel.operator_name), ("fact_contact", panel.contact),
