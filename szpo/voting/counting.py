@@ -39,8 +39,6 @@ def comparisons_asked(ledger: Ledger, step: int) -> list[Record]:
     """The comparisons of a step whose batches differ, in order of (k, n); only these are asked."""
     found = ledger.query(
         "SELECT c.comparison, c.kind, c.step, c.k, c.n, c.identical, s.k * s.n AS places, "
-        "(SELECT a.panelist FROM assignments a JOIN votes v USING (assignment) "
-        "WHERE a.comparison = c.repeats AND v.choice <> 'skip' LIMIT 1) AS judged_by, "
         "s.state IN ('open', 'closed', 'applied') AS opened FROM steps s "
         "LEFT JOIN comparisons i ON i.run = s.run AND i.step = s.step AND i.kind = 'train' "
         "LEFT JOIN comparisons c ON c.rowid = i.rowid "

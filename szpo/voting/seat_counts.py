@@ -189,6 +189,16 @@ class SeatCounts:
             head["comparison"]: ComparisonSeats(head, sides[head["comparison"]], self.d == 1)
             for head in asked
         }
+        self.judged_by: dict[str, str] = {
+            row["comparison"]: row["panelist"]
+            for row in ledger.query(
+                "SELECT c.comparison, a.panelist FROM comparisons c "
+                "JOIN assignments a ON a.comparison = c.repeats JOIN votes v USING (assignment) "
+                "WHERE c.run = ? AND c.step = ? AND c.kind = 'train' AND v.choice <> 'skip'",
+                (ledger.run, self.step),
+            )
+        }
+        """Who judged the row that a comparison repeats."""
         self.catch_up(ledger)
 
     def in_order_of(self, ledger: Ledger, panelist: str) -> list[ComparisonSeats]:

@@ -155,7 +155,7 @@ class VoteService:
         best: tuple[ComparisonSeats, seats.Letter] | None = None
         fewest = (True, 2**31, False)
         for at in counts.in_order_of(self.ledger, panelist):
-            own = at.head["judged_by"] == panelist
+            own = counts.judged_by.get(at.head["comparison"]) == panelist
             if panelist in at.holders or (own, at.in_use(now), False) >= fewest:
                 continue
             if (side := at.free_side(now, self.spare, self.spare_after_us)) is not None:

@@ -259,5 +259,5 @@ def test_inputs_of_the_wrong_shape_are_refused(run):
     other = settings_of(**{**PLAIN, "score_share": 0.5})
     with pytest.raises(IntegrityError, match=r"step 3.*have no scores"):
         step_inputs.read(ledger, other, 3)
-    with pytest.raises(IntegrityError, match=r"step 9.*has no inputs"):
+    with pytest.raises(IntegrityError, match=r"step 9.*has no event"):
         step_inputs.read(ledger, settings, 9)
