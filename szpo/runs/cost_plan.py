@@ -63,7 +63,7 @@ def estimate(
 
     >>> plan = estimate(Config())
     >>> plan.steps, plan.votes, plan.answers_to_read
-    (30, 240, 3840)
+    (30, 240, 480)
     """
     o = config.optimizer
     votes = config.steps * config.votes_per_step

@@ -106,8 +106,8 @@ def restore(config: Config, ledger: Ledger, wanted: Mapping[str, Any] | None) ->
     for name in wanted:
         if name not in names:
             raise UsageError(
-                f"engine.{name} stays as the run began with it, since answers depend on it; only "
-                f"{' and '.join(f'engine.{each}' for each in names)} can change"
+                f"engine.{name} stays as the run began with it, since answers depend on it; "
+                f"{', '.join(f'engine.{each}' for each in names)} can change"
             )
     moved = [event["body"] for event in ledger.events(ENGINE_CHANGED)]
     changes = {**(moved[-1] if moved else {}), **wanted}

@@ -38,7 +38,7 @@ from szpo.voting.service import VoteService
 from szpo_ui.web import credentials
 from tests.support.quadratic import Clock, new_ledger, settings_of
 
-SETTINGS = settings_of(N=2, D=1, M=2, rule="sign")
+SETTINGS = settings_of(N=2, D=2, M=2, rule="sign")
 M, N = SETTINGS.M, SETTINGS.N
 TTL_US = 60_000_000
 NAMES = ("ann", "bob", "cy", "dee")
@@ -82,7 +82,7 @@ class File:
         steps.begin(self.ledger, held.epoch, step)
 
     def generate(self, held, step):
-        rows = (Row(Prompt.user("?"), Answer("+"), Answer("-")),)
+        rows = (Row(Prompt.user("?"), Answer("+"), Answer("-")),) * 2
         asked = [Comparison(f"{step}-{n}", step, 0, n, rows) for n in range(N)]
         head = theta_digest(self.ledger)
         steps.store(self.ledger, held.epoch, step, asked, head, then_open=True)
@@ -460,7 +460,7 @@ class Run(RuleBasedStateMachine):
     @invariant()
     def i2_a_plan_is_what_the_seed_and_the_settings_give(self):
         for row in self.store.rows("steps"):
-            assert (row["n"], row["d"], row["m"], row["k"]) == (N, 1, M, SETTINGS.K)
+            assert (row["n"], row["d"], row["m"], row["k"]) == (N, SETTINGS.D, M, SETTINGS.K)
             done = sum(state == "applied" for state in self.steps[: row["step"]])
             assert row["head_sha256"] == self.heads[done]
 
