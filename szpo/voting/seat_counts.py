@@ -189,7 +189,12 @@ class SeatCounts:
             head["comparison"]: ComparisonSeats(head, sides[head["comparison"]], self.d == 1)
             for head in asked
         }
-        self.judged_by: dict[str, str] = {
+        self.judged_by: dict[str, str] = self._judges(ledger) if self.d == 1 else {}
+        """Who judged the row that a comparison repeats."""
+        self.catch_up(ledger)
+
+    def _judges(self, ledger: Ledger) -> dict[str, str]:
+        return {
             row["comparison"]: row["panelist"]
             for row in ledger.query(
                 "SELECT c.comparison, a.panelist FROM comparisons c "
@@ -198,8 +203,6 @@ class SeatCounts:
                 (ledger.run, self.step),
             )
         }
-        """Who judged the row that a comparison repeats."""
-        self.catch_up(ledger)
 
     def in_order_of(self, ledger: Ledger, panelist: str) -> list[ComparisonSeats]:
         """The comparisons in the panelist's own random order."""

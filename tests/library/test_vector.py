@@ -54,7 +54,7 @@ def errors_after(votes: int, wrong: float, **options: Any) -> list[float]:
     return found
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_the_default_does_not_circle_and_bears_wrong_votes():
     assert np.median(errors_after(60, 0.0)) <= 0.1
     circles = {"kl_step": 0.06, "alpha_decay": 0.5, "decay_horizon": 30.0}  # the former default

@@ -90,7 +90,7 @@ def long_pairs(count, letters, words):
         yield " ".join(a), " ".join(word[::-1] if i % 2 else word for i, word in enumerate(a))
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_what_is_stored_is_bounded_in_bytes():
     # Enough pairs that what other threads of this process allocate meanwhile does not count.
     each = kept_after(long_pairs(48, MOST_LETTERS, MOST_WORDS)) / 48
