@@ -63,7 +63,8 @@ def draw(
             noted["worth"].append(None)
             continue
         pool = [clean_answer(each) for each in answers]
-        pairs = _pairs([each for each in pool if each.text not in hidden] or pool, even=even)
+        fit = [each for each in pool if each.text not in hidden]
+        pairs = _pairs(fit or pool[:1], even=even)  # two equal answers are shown to nobody
         x = _differences(named, entries, prompt, pairs)
         worths = pair_choice.worth(x, found, prior)
         chosen = pair_choice.choose(settings.root_seed, step, i, worths)

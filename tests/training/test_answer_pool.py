@@ -115,6 +115,19 @@ def test_texts_reported_as_harmful_are_no_candidates_again(tmp_path):
         assert answer_pool.withdrawn(ledger) == {row.plus.text, row.minus.text}
 
 
+def test_where_every_candidate_was_reported_nobody_is_shown_any(tmp_path, monkeypatch):
+    class Everything(set):
+        def __contains__(self, text):
+            return True
+
+    monkeypatch.setattr(answer_pool, "withdrawn", lambda ledger: Everything())
+    settings, ledger = named_run.start(tmp_path, **ROWS)
+    with ledger:
+        drive(settings, ledger, until_step=1)
+        assert all(each.identical for each in ledger.comparisons(0))
+        assert not ledger.query("SELECT * FROM assignments")
+
+
 def test_about_equally_long_answers_come_first_while_there_are_any():
     short, long, longer, other = (
         Answer(" ".join(["word"] * n) + mark)
