@@ -161,6 +161,7 @@ def final_seat(page: Any) -> str | None:
     return str(reply.json()["assignment"]) if reply.status == 200 else None
 
 
+@pytest.mark.slow
 def test_a_run_of_people_from_its_settings_file_to_the_report(chromium, tmp_path, capsys, request):
     """It is set up, looked at, started, voted on, paused and resumed on the operator's page; the
     report's first sentence says whether it helped."""
