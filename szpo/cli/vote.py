@@ -23,7 +23,6 @@ import typer
 
 from szpo.cli import child_process, console, run, run_paths, terminal
 from szpo.config import sentences
-from szpo.config.run_sections import Panel
 from szpo.config.schema import RUBRIC_VERSION, Config
 from szpo.errors import LeaseError, UsageError
 from szpo.ledger.database import Ledger
@@ -226,12 +225,10 @@ class _Sitting:
         """Say what is recorded, and ask before the first row; False if the person leaves."""
         if panelists.has_agreed(self.ledger, self.me):
             return True
-        page, panel = self.sentences["page"], self.config.panel
-        wording = [*page["consent"], *([page["consent_second"]] if panel.second_share else [])]
-        asked = panel.question
-        if self.config.optimizer.rows == 1 and asked == Panel.model_fields["question"].default:
-            asked = page["question_rows"]
-        console.say(f"{asked} {panel.guideline}")
+        page, rows = self.sentences["page"], self.config.asks_rows
+        panel = sentences.rubric(self.config.panel, page, rows=rows)
+        wording = sentences.consent(page, second=panel.second_share > 0)
+        console.say(f"{panel.question} {panel.guideline}")
         for name, text in (
             ("fact_who", panel.operator_name), ("fact_contact", panel.contact),
             ("fact_pay", panel.pay), ("fact_privacy", panel.privacy_url),

@@ -392,16 +392,21 @@ class Config(Section):
         return choose_dim(self.steps * self.votes_per_step) if chosen == "auto" else chosen
 
     @property
+    def asks_rows(self) -> bool:
+        """Whether each verdict is on a single row, so that a panelist sees a sheet of them."""
+        return self.optimizer.rows == 1
+
+    @property
     def picks_pairs(self) -> bool:
         """Whether rows are pairs of the policy's own answers; see `Settings.picks_pairs`."""
         rule = RULES.get(self.rule)
         fits_texts = rule is not None and rule.two_points and self.coordinates == "features"
-        return fits_texts and self.optimizer.rows == 1
+        return fits_texts and self.asks_rows
 
     @property
     def sheet(self) -> int:
         """Rows that a panelist sees at once: as set, or a minute's reading; 1 for batches."""
-        if self.optimizer.rows > 1:
+        if not self.asks_rows:
             return 1
         return self.panel.sheet or max(1, min(8, round(SHEET_WORDS / self.words_per_vote)))
 

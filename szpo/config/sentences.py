@@ -8,18 +8,26 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from string import Formatter
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from szpo.errors import UsageError
+
+if TYPE_CHECKING:  # it takes a while, and a page before the run needs `ENGLISH` at once
+    from szpo.config.run_sections import Panel
 
 FILE: Final = resources.files("szpo.config") / "en.toml"
 """The file with szpo's own sentences, which a translator copies."""
 ENGLISH: Final[dict[str, Any]] = tomllib.loads(FILE.read_text(encoding="utf-8"))
 LANG: Final = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
+DEFAULTS: Final = {
+    "question": "question", "guideline": "guideline_default",
+    "guideline_full": "guideline_full_default",
+}  # fmt: skip
+"""Settings that the operator may leave at their default, each with the page's sentence for it."""
 MOST_NAMED: Final = 5
 """Most sentences that a refusal names."""
 
@@ -46,6 +54,22 @@ def read(path: Path) -> dict[str, Any]:
         english = _ENGLISH[wrong[0]]
         raise UsageError(f"{told}: {wrong[0]} has other blanks than {english!r}; keep these")
     return found
+
+
+def rubric(panel: Panel, page: Mapping[str, Any], *, rows: bool) -> Panel:
+    """The settings, with a default question and default guidelines from the page's sentences."""
+    default, kind = type(panel)(), "_rows" if rows else ""
+    shown = {
+        name: page.get(f"{code}{kind}", page[code])
+        for name, code in DEFAULTS.items()
+        if getattr(panel, name) == getattr(default, name)
+    }
+    return panel.model_copy(update=shown)
+
+
+def consent(page: Mapping[str, Any], *, second: bool) -> list[str]:
+    """The text of consent; ``second``: some comparisons are shown to a second person."""
+    return [*page["consent"], *([page["consent_second"]] if second else [])]
 
 
 def complete(recorded: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

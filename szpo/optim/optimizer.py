@@ -103,12 +103,12 @@ def query(
     """
     if not (mu > 0 and math.isfinite(mu)):
         raise RunError(f"step {step}: the perturbation radius mu is {mu}; nothing was generated")
-    space = settings.space
-    pairs = []
-    grids = asked.grids if asked is not None and asked.grids else (None,) * settings.K
     if settings.picks_pairs:  # nothing is perturbed
         still = Shift(step, 0, 0, 0.0)
         return Query(step, ((still, still),) * settings.K, mu, alpha, asked)
+    space = settings.space
+    pairs = []
+    grids = asked.grids if asked is not None and asked.grids else (None,) * settings.K
     for k, grid in enumerate(grids):  # θ′ = θ + μ v_k; v_k by (seed, step, k), or on record
         radius = float(parameters.round_coef(mu * parameters.factor(space, step, k, grid)))
         minus = (

@@ -26,7 +26,7 @@ from szpo.policies.protocol import draw_answers
 from szpo.training.position import Position
 from szpo.training.services import Services
 from szpo.types import FEATURE_GRID, Answer, Comparison, Floats, Prompt, Row
-from szpo.voting import counting, shown_features, step_inputs
+from szpo.voting import counting, step_inputs
 from szpo.voting.sides import side_in_step
 
 ANSWERS: Final = 8
@@ -45,7 +45,6 @@ def draw(
     pools = draw_answers(run.policy, prompts, ANSWERS, seed=seeds.as_seed(key))
     if [len(pool) for pool in pools] != [ANSWERS] * len(prompts):
         raise RunError(f"step {step}: the policy left prompts unanswered")
-    entries = shown_features.entries_of(named) if run.entries is None else run.entries
     prior, found = named_features.prior_of(named, settings.D), at.state.carried.named
     hidden, even = withdrawn(run.ledger), run.evens and not length_matters(named, found)
     earlier = repeatable(run.ledger) if run.repeats and settings.M == 1 else []
@@ -65,7 +64,7 @@ def draw(
         pool = [clean_answer(each) for each in answers]
         fit = [each for each in pool if each.text not in hidden]
         pairs = _pairs(fit or pool[:1], even=even)  # two equal answers are shown to nobody
-        x = _differences(named, entries, prompt, pairs)
+        x = _differences(named, run.counted_features, prompt, pairs)
         worths = pair_choice.worth(x, found, prior)
         chosen = pair_choice.choose(settings.root_seed, step, i, worths)
         plus, minus = pairs[chosen] if seeds.integer(key, 0, 2) else pairs[chosen][::-1]

@@ -11,6 +11,7 @@ import numpy as np
 
 from szpo.errors import UsageError
 from szpo.optim.rules.registry import rule_of
+from szpo.optim.rules.rule import StepInputs
 from szpo.training.position import Position
 from szpo.training.services import Services
 from szpo.types import Comparison, Floats
@@ -29,16 +30,16 @@ def record(run: Services, at: Position, step: int, comparisons: Sequence[Compari
     if named is not None:
         who, instead = "coordinates of named features need", "subspace.kind to score or random"
         scores = _scores(run, comparisons, who, instead)[..., : named.components]
-        entries = shown_features.entries_of(named) if run.entries is None else run.entries
+        entries = run.counted_features
         shown_features.demand(named, entries)
         differences = shown_features.differences_of(named, comparisons, entries)
         ratings = shown_features.ratings_of(comparisons, entries)
     if settings.guarded and at.state.carried.moments is None and run.moments is not None:
         moments = run.moments()
-    body = step_inputs.note(step, scores, moments, differences, ratings)
+    inputs = StepInputs(scores, None, moments, differences, ratings)
     with ledger.transaction("controller"):
         lease.check(ledger, run.epoch)
-        ledger.record_event("regressors", "controller", body)
+        ledger.record_event("regressors", "controller", step_inputs.note(step, inputs))
 
 
 def _scores(run: Services, comparisons: Sequence[Comparison], who: str, instead: str) -> Floats:

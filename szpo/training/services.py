@@ -20,6 +20,7 @@ from szpo.training import budget
 from szpo.training.guards import Bands
 from szpo.training.step_report import StepReport
 from szpo.types import Prompt, Theta
+from szpo.voting import shown_features
 from szpo.voting.lease import Lease
 
 if TYPE_CHECKING:
@@ -112,6 +113,14 @@ class Services:
     def settings(self) -> Settings:
         """The optimizer's settings, as recorded in the ledger."""
         return recorded_settings(self.ledger)
+
+    @cached_property
+    def counted_features(self) -> Mapping[str, Entry]:
+        """What counts the run's named features; empty without them."""
+        named = self.settings.features
+        if self.entries is not None or named is None:
+            return self.entries or {}
+        return shown_features.entries_of(named)
 
     @cached_property
     def reading(self) -> budget.Reading:

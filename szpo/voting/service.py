@@ -131,9 +131,8 @@ class VoteService:
                 return tuple(each for each in found if each is not None)
             name, made = secrets.token_hex(8), list[Assignment]()
             while len(made) < rows:
-                on_a = sum(seat.plus_side == "A" for seat in made)
-                scarce: seats.Letter = "A" if 2 * on_a < len(made) else "B"
-                at = self._choose(counts, panelist, scarce if 2 * on_a != len(made) else None)
+                more = sum(1 if seat.plus_side == "A" else -1 for seat in made)
+                at = self._choose(counts, panelist, "B" if more > 0 else "A" if more else None)
                 if at is None:
                     break
                 made.append(self._serve(at[0].head, counts.d, at[1], panelist, tab, name))
@@ -156,10 +155,10 @@ class VoteService:
         fewest = (True, 2**31, False)
         for at in counts.in_order_of(self.ledger, panelist):
             own = counts.judged_by.get(at.head["comparison"]) == panelist
-            if panelist in at.holders or (own, at.in_use(now), False) >= fewest:
+            if panelist in at.holders or (own, in_use := at.in_use(now), False) >= fewest:
                 continue
             if (side := at.free_side(now, self.spare, self.spare_after_us)) is not None:
-                rank = own, at.in_use(now), scarce is not None and side != scarce
+                rank = own, in_use, scarce is not None and side != scarce
                 if rank < fewest:
                     best, fewest = (at, side), rank
         return best

@@ -10,7 +10,6 @@ of their own (`szpo.voting.set_aside`).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -24,26 +23,21 @@ from szpo.optim.rules.measured_kl import KlMeasurement
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.rules.rule import StepInputs
 from szpo.optim.settings import Settings
-from szpo.types import Floats, Ints
+from szpo.types import Floats
 from szpo.voting import set_aside
 
 DIGITS: Final = 6
 """Decimals of recorded scores."""
 
 
-def note(
-    step: int,
-    scores: Floats | None,
-    moments: Moments | None,
-    differences: Ints | None,
-    ratings: Mapping[str, Sequence[int]],
-) -> dict[str, Any]:
-    """The body of the event "regressors" of a step; see `StepInputs` for the arguments."""
+def note(step: int, inputs: StepInputs) -> dict[str, Any]:
+    """The body of the event "regressors" of a step; the centre is in the event "generated"."""
+    scores = inputs.scores
     found = {
         "scores": None if scores is None else np.round(scores, DIGITS).tolist(),
-        "moments": None if moments is None else moments.to_json(),
-        "features": None if differences is None else differences.tolist(),
-        "ratings": {name: list(values) for name, values in ratings.items()} or None,
+        "moments": None if inputs.moments is None else inputs.moments.to_json(),
+        "features": None if inputs.text_differences is None else inputs.text_differences.tolist(),
+        "ratings": {name: list(values) for name, values in inputs.ratings.items()} or None,
     }
     given = {name: value for name, value in found.items() if value is not None}
     return {"step": step, **given}

@@ -201,12 +201,12 @@ def render_reply(reply: Reply, base: str = "", *, ok: bool = True) -> Markup:
 
 def preview(site: Site, found: dict[str, Any]) -> str:
     """The panelist's page as a separate HTML document; empty once the first round has opened."""
-    before = found["before"]
+    before, rows = found["before"], site.config.asks_rows
     if before is None:
         return ""
     screen = Screen(
-        state="sheet" if site.asks_rows else "vote", name="P-00", status=found["status"], key="",
-        seat="preview", paper=lambda: before["sheet"], step=0, rows=site.asks_rows,
+        state="sheet" if rows else "vote", name="P-00", status=found["status"], key="",
+        seat="preview", paper=lambda: before["sheet"], step=0, rows=rows,
     )  # fmt: skip
     body = render.page(screen, site.rubric, site.sentences)
     return (

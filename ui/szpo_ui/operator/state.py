@@ -112,7 +112,7 @@ def read_state(site: Site) -> dict[str, Any]:
         "held_out": held_out.read(ledger),
         "aside": set_aside.in_force(ledger),
         "chosen": config.picks_pairs,
-        "harmful": _harmful(ledger) if site.asks_rows else [],
+        "harmful": _harmful(ledger) if site.config.asks_rows else [],
     }
 
 

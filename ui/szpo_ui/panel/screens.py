@@ -140,7 +140,7 @@ def look(site: Site, panelist: str, name: str, page: PageState) -> Screen:
         began = status.step or status.opened_us is not None
         return viewer.make_screen("paused" if began else "idle")
     open_ = status.step if status.state == "open" else None
-    if site.asks_rows:
+    if site.config.asks_rows:
         if (sheet := viewer.make_sheet_screen(held, shown, open_)) is not None:
             return sheet
     elif shown is not None and shown["kind"] == "train":
@@ -151,7 +151,7 @@ def look(site: Site, panelist: str, name: str, page: PageState) -> Screen:
         if page.mode == "revise" and shown["choice"] and shown["step"] == open_:
             return viewer.make_reading_screen("vote", shown, revises=True, mode="revise")
     if status.state == "open":
-        if site.asks_rows:
+        if site.config.asks_rows:
             return viewer.make_second_screen() or viewer.make_waiting_screen(change=True)
         if held is not None and held["tab"] == page.tab:  # the seat's lease is not renewed
             return viewer.make_reading_screen("vote", held)
@@ -238,7 +238,7 @@ class _Viewer:
             status=redact_for_panelists(self.status),
             key=key(self.status, elsewhere=state == "other-tab"),
             study=self.study,
-            rows=self.site.asks_rows,
+            rows=self.site.config.asks_rows,
             **what,
         )
 
@@ -340,7 +340,7 @@ class _Viewer:
 
     def make_extra_screen(self, row: Record) -> Screen:
         """The screen of a seat outside the open round; a second person's row is a sheet of one."""
-        if self.site.asks_rows and row["kind"] == "second":
+        if self.site.config.asks_rows and row["kind"] == "second":
             return self._draw_sheet([row], row, second=True)
         return self.make_reading_screen(EXTRA[row["kind"]], row)
 

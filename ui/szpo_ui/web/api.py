@@ -90,7 +90,7 @@ def routes(site: Site) -> list[Route]:
     async def sheet(request: Request) -> Response:
         who = login.identity(request, "panelist")
         asked = await read(SheetRequest, request)
-        if not site.asks_rows:
+        if not site.config.asks_rows:
             return refuse(409, "batches", "this run asks about batches: use /api/assignment")
         rows = await site.writer.do(partial(lay, asked, str(who.panelist)))
         if not rows:

@@ -52,7 +52,7 @@ class Sentences:
 
     def consent(self, second: bool) -> list[str]:
         """The text of consent; ``second``: some comparisons are shown to a second person."""
-        return [*self.page["consent"], *([self.page["consent_second"]] if second else [])]
+        return sentences.consent(self.page, second=second)
 
     def roughly(self, seconds: float) -> str:
         """An estimated duration, rounded, in words.

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
+from szpo.config import sentences
 from szpo.config.run_sections import Panel
 from szpo.config.schema import RUBRIC_VERSION, Config
 from szpo.errors import UsageError
@@ -34,11 +35,6 @@ someone who left; only the votes needed are counted."""
 TAB_S: Final = 90.0
 """A tab that sent nothing for this many seconds no longer blocks other tabs."""
 
-DEFAULTS: Final = {
-    "question": "question", "guideline": "guideline_default",
-    "guideline_full": "guideline_full_default",
-}  # fmt: skip
-"""Settings that the operator may leave at their default, each with the page's sentence for it."""
 TEXTS: Final = 256
 """How many comparisons are cached."""
 
@@ -86,20 +82,10 @@ class Site:
     """A cache of the operator's figures, which take a good part of a second to compute."""
 
     @property
-    def asks_rows(self) -> bool:
-        """The run asks about single rows, so a panelist sees a sheet of them."""
-        return self.config.optimizer.rows == 1
-
-    @property
     def rubric(self) -> Panel:
         """The settings, with a default question and default guidelines from the sentences."""
-        default, given, kind = Panel(), self.config.panel, "_rows" if self.asks_rows else ""
-        shown = {
-            name: self.sentences.page.get(f"{code}{kind}", self.sentences.page[code])
-            for name, code in DEFAULTS.items()
-            if getattr(given, name) == getattr(default, name)
-        }
-        return given.model_copy(update=shown)
+        config = self.config
+        return sentences.rubric(config.panel, self.sentences.page, rows=config.asks_rows)
 
 
 def open_site(path: str | Path, *, secure: bool = False) -> Site:
