@@ -11,7 +11,7 @@ from szpo_ui.panel import actions, markdown, own_seats, render
 from szpo_ui.panel.actions import Action, act
 from szpo_ui.panel.screens import Facts, Progress
 from szpo_ui.web.ballots import Ballot, extend
-from tests.support.browser import MINUS, PLUS
+from tests.support.browser import CALL, MINUS, PLUS, panel_call
 from tests.support.cases import case
 from tests.support.operator_page import text as text_of
 from tests.support.outline import Outline, html, row, shown
@@ -337,6 +337,22 @@ def test_the_api_serves_a_sheet_blind_and_again_with_what_was_said(stage):
         stolen = other.post("/api/votes", json={**sent, "tab": "t1"})
         assert stolen.status_code == 404
     assert votes(stage) == [("tie", 0)]
+
+
+@of_rows
+def test_a_closing_page_hands_over_what_it_kept_in_the_order_in_which_it_was_said(stage):
+    stage.advance()
+    with stage.client("panelist", "P-01") as client:
+        row = client.post("/api/sheet", json={"tab": TAB}).json()["rows"][0]["assignment"]
+        said = [
+            {"assignment": row, "choice": choice, "idem": choice * 16, "tab": TAB}
+            for choice in ("B", "A")
+        ]
+        kept = [said[0], "no ballot", {**said[0], "assignment": "0" * 32}, said[1], *said]
+        for ballots in (kept, None, 7):
+            call = panel_call(client, "gone", tab=TAB, ballots=ballots)
+            assert client.post(CALL, json=call).status_code == 200
+    assert votes(stage) == [("B", 0), ("A", 1)]
 
 
 def test_a_run_of_batches_has_no_sheets(stage):

@@ -31,6 +31,8 @@ from szpo_ui.web.sentences import Sentences
 from szpo_ui.web.site import Site, open_site
 
 LOG: Final = logging.getLogger("szpo.panel")
+MOST_KEPT: Final = 100
+"""The most verdicts that a closing page may hand over, which it could not send before."""
 SCRIPTS: Final = ("kit", "server", "screen", "choice", "reading", "sheet", "controls")
 """The files of the script, in order; the last one starts it."""
 
@@ -118,9 +120,12 @@ def component(site: Site, who: Who) -> gr.HTML:
                 until = extend(site, panelist, at.seat, at.tab)
         return None if until is None else lease_s(site, until)
 
-    def gone(data: Any, request: gr.Request) -> None:
-        panelist, at = who(request)[0], _at(data)
-        if at is not None:
+    async def gone(data: Any, request: gr.Request) -> None:
+        panelist, left = who(request)[0], dict(data) if isinstance(data, dict) else {}
+        ballots = left.pop("ballots", None)
+        for each in ballots[:MOST_KEPT] if isinstance(ballots, list) else ():
+            await give(each, request)  # in order, since a later one may change an earlier one
+        if (at := _at(left)) is not None:
             site.tabs.forget(panelist, at.tab)
 
     made = gr.HTML(

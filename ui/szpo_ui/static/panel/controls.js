@@ -163,11 +163,11 @@ function seen() { // the tab was shown or hidden
 const ROUTE = `${(window.gradio_config?.root || location.href).replace(/\/$/, "")}/gradio_api/component_server/`;
 function leave() {
   if (draft) { draft.dwell = dwell(); draft.top = scrollY; since = now(); keep(); }
-  const call = (name, data) => navigator.sendBeacon?.(ROUTE, new Blob([JSON.stringify(
-    { component_id: props.component, fn_name: name, session_hash: "all", data })], {
+  if (!tab) return;
+  const data = { tab, ballots: outbox.map((ballot) => ({ ...ballot, tab })) };
+  navigator.sendBeacon?.(ROUTE, new Blob([JSON.stringify(
+    { component_id: props.component, fn_name: "gone", session_hash: "all", data })], {
     type: "application/json" })); // a request by `server` would end with the page
-  for (const ballot of outbox) call("give", { ...ballot, tab });
-  if (tab) call("gone", { tab });
 }
 
 document.addEventListener("click", clicked);
