@@ -1,5 +1,6 @@
 """Which screen a panelist is on: from the ledger and the service alone, no browser."""
 
+import asyncio
 import dataclasses
 import json
 import threading
@@ -381,7 +382,8 @@ def test_the_poller_hears_of_votes_and_of_nothing_secret(stage, panel):
     Person(stage, "ben").vote("A")
     assert panel.glance({"tab": TAB}, None)["votes_in"] == 1
     for wrong in (None, [], {}, {"tab": 5}, {"tab": "short"}, {"tab": TAB, "x": 1}):
-        assert panel.glance(wrong, None) is panel.hold(wrong, None) is panel.gone(wrong, None)
+        assert panel.glance(wrong, None) is panel.hold(wrong, None) is None
+        assert asyncio.run(panel.gone(wrong, None)) is None
 
 
 def test_only_the_holder_and_their_tab_keep_a_seat(stage, panel):
