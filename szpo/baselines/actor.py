@@ -96,9 +96,9 @@ class Actor(LoraPolicy):
         draws = seeds.uniform(seeds.derive(seed, "complete rows"), len(rows) * width)
         deltas = self.deltas([self.theta()])
         with without_adapters(self.loaded.model):
-            return self.engine.generate(
+            return self.local.generate(
                 rows, [0] * len(rows), deltas, sampling, draws.reshape(len(rows), width)
-            ).tokens
+            )
 
     def theta(self) -> Theta:
         """A and B at the current weights, fp32; read-only."""

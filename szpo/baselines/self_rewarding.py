@@ -277,7 +277,7 @@ def _describe(actor: Actor, data: TrainingData, how: Recipe, seed: int) -> dict[
     made = {
         "base": [actor.loaded.sha256, actor.loaded.dtype, actor.loaded.quantization],
         "sites": [asdict(site) for site in actor.sites],
-        "sampling": asdict(actor.sampling),
+        "sampling": actor.sampling.facts(),
         "M0": actor.digest(),
         "prompts": _sha256([prompt.turns for prompt in data.prompts]),
         "examples": _sha256(examples) if examples else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import typer
@@ -45,7 +45,12 @@ def grow(
     language_model.check_files(config)
     run_paths.fresh(out)
     plain = language_model.load_plain(config, console.complain)
-    actor = Actor(plain.loaded, plain.sites, plain.start, sampling=plain.sampling)
+    actor = Actor(
+        plain.loaded,
+        plain.sites,
+        plain.start,
+        sampling=replace(plain.sampling, whole_sentences=False),
+    )
 
     def ask(requests: Sequence[Prompt], number: int) -> list[Answer]:
         key = seeds.as_seed(seeds.derive(seed, "invented answers", step=number))

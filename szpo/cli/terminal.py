@@ -16,6 +16,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from szpo.generation.whole_sentences import is_cut
 from szpo.types import Answer, Assignment, Comparison
 from szpo.visible_text import visible
 
@@ -75,7 +76,7 @@ def show(
 
 
 def _text(answer: Answer, signs: Mapping[str, str]) -> RenderableType:
-    cut = answer.end == "length"
+    cut = is_cut(answer)
     written = Text(visible(answer.text.rstrip("\ufffd") if cut else answer.text))
     if cut or not answer.text.strip():
         written.append(f" … ({signs['cut']})" if cut else f"({signs['empty']})", "dim")

@@ -31,6 +31,7 @@ from szpo.cluster.vllm_trusted_model import (
 )
 from szpo.errors import IntegrityError, RunError, StorageError
 from szpo.generation.sampling import Sampling
+from szpo.generation.whole_sentences import cut_rows
 from szpo.models.lora_sites import Site
 from szpo.policies.requests import AnswerRequest, Tokens
 
@@ -197,8 +198,9 @@ class VllmAnswerer:
                 for row, answer in zip(rows.tolist(), reply.answers, strict=True):
                     if i not in faults:
                         found[row] = answer.tokens
-            if not faults:
-                return tuple(found)
+            if not faults:  # checked as the servers gave them
+                whole = request.sampling.whole_sentences
+                return cut_rows(self._trusted.local.adapted, found) if whole else tuple(found)
             self.refused += len(faults)
             _report("; ".join(dict.fromkeys(faults.values())), last=tries == ASKED_AGAIN)
             todo = [todo[i] for i in faults]

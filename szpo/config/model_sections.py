@@ -163,6 +163,9 @@ class Generation(Section):
     stop: list[Annotated[str, Field(min_length=1)]] = Field(
         [], max_length=16, description="Texts that end an answer."
     )
+    whole_sentences: bool = Field(
+        False, description="End an answer that is too long after its last full sentence."
+    )
     common_random_numbers: bool = Field(
         True, description="Sample both batches of a comparison with the same random numbers."
     )

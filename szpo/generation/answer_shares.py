@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Final
 
 from szpo import metrics
+from szpo.generation.whole_sentences import is_cut
 from szpo.intervals import Share, share
 from szpo.types import Answer
 
@@ -37,7 +38,7 @@ class AnswerShares:
     """Shares of answers that nobody can judge, each with its 95 % interval."""
 
     cut: Share
-    """Ended by the token limit."""
+    """Ended by the token limit in the middle of a sentence."""
     repeated: Share
     """Repeat themselves; see `repeats`."""
     empty: Share
@@ -77,7 +78,7 @@ def measure(answers: Sequence[Answer], margins: Sequence[float] | None = None) -
         known = [margin for margin in margins if not math.isnan(margin)]
         off = share(sum(margin < 0 for margin in known), len(known))
     return AnswerShares(
-        cut=share(sum(answer.end == "length" for answer in answers), count),
+        cut=share(sum(map(is_cut, answers)), count),
         repeated=share(sum(repeats(answer.text) for answer in answers), count),
         empty=share(sum(not answer.text.strip() for answer in answers), count),
         off_topic=off,

@@ -8,7 +8,8 @@ noise per vocabulary entry is needed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,8 @@ class Sampling:
     """Sampling settings of a run; the defaults draw from the model's own distribution.
 
     ``temperature`` 0 takes the likeliest token; ``top_k`` 0 and ``top_p`` 1 mean no such cut.
-    ``stop`` are texts that end an answer and are cut off, besides the model's end tokens.
+    ``stop`` are texts that end an answer and are cut off, besides the model's end tokens. With
+    ``whole_sentences`` an answer ends at its last full sentence.
     """
 
     temperature: float = 1.0
@@ -36,6 +38,7 @@ class Sampling:
     top_k: int = 0
     max_new_tokens: int = 24
     stop: tuple[str, ...] = ()
+    whole_sentences: bool = False
 
     def __post_init__(self) -> None:
         if not (0 <= self.temperature < float("inf")):
@@ -46,6 +49,10 @@ class Sampling:
             raise UsageError(f"top_k is {self.top_k}; it must be 0 (off) or more")
         if self.max_new_tokens < 1:
             raise UsageError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
+
+    def facts(self) -> dict[str, Any]:
+        """The settings as part of a key; ``whole_sentences`` is named only where it is on."""
+        return {n: v for n, v in asdict(self).items() if n != "whole_sentences" or v}
 
 
 def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:

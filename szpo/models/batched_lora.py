@@ -54,6 +54,8 @@ class AdaptedModel:
     sites: tuple[Site, ...] = ()
     stop_tokens: tuple[int, ...] = ()
     """Tokens that end an answer."""
+    tokenizer: Any = None
+    """Needed where answers are cut to whole sentences."""
 
 
 @dataclass(frozen=True, slots=True)

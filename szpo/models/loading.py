@@ -91,7 +91,7 @@ class Loaded:
 
     def adapt(self, sites: tuple[Site, ...] = ()) -> AdaptedModel:
         """The model with the LoRA sites ``sites`` and its own stop tokens, for an engine."""
-        return AdaptedModel(self.model, sites, stop_tokens(self))
+        return AdaptedModel(self.model, sites, stop_tokens(self), self.tokenizer)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from szpo.config.model_sections import Adapter as AdapterSettings
 from szpo.errors import IntegrityError
 from szpo.generation.engine import Engine, total_logprobs
 from szpo.generation.engine_choice import engine_for
+from szpo.generation.sampling import Sampling
+from szpo.generation.whole_sentences import cut_rows
 from szpo.models import adapter_files, loading, logprobs, lora_sites, scores
 from szpo.models.batched_lora import AdaptedModel, Deltas, find_sites
 from szpo.models.loading import Loaded, ModelFacts
@@ -92,14 +94,28 @@ class LocalAnswerer:
 
     def answer_chunk(self, request: AnswerRequest) -> Tokens:
         """Answer all rows of a request in one generation call."""
-        return self.engine.generate(
+        return self.generate(
             request.row_prompts(),
             request.members(),
             None if request.base and self.plain_start else self.deltas(self.members(request)),
             request.sampling,
             request.uniforms(),
             canary=request.canary,
-        ).tokens
+        )
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        members: Sequence[int],
+        deltas: Deltas | None,
+        sampling: Sampling,
+        uniforms: Floats,
+        *,
+        canary: bool = False,
+    ) -> Tokens:
+        """`Engine.generate` with answers cut as the sampling says."""
+        made = self.engine.generate(prompts, members, deltas, sampling, uniforms, canary=canary)
+        return cut_rows(self.adapted, made.tokens) if sampling.whole_sentences else made.tokens
 
     def read(self, request: ReadRequest) -> Reading:
         """See `Answerer.read`."""

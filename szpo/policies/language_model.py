@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -258,7 +258,7 @@ def _stored_answers(config: Config, model: Model, prompts: Sequence[Prompt]) -> 
 def answers_name(config: Config, model: Model, prompts: Sequence[Prompt]) -> str:
     """The file name of a base's answers: a digest of everything that they depend on."""
     named: list[Any] = [*model]
-    named += [asdict(sampling_of(config)), [p.turns for p in prompts]]
+    named += [sampling_of(config).facts(), [p.turns for p in prompts]]
     named += [] if config.engine.rows is None else [config.engine.rows]
     return f"{hashlib.sha256(json.dumps(named).encode()).hexdigest()}.json"
 

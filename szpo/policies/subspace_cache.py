@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, astuple, replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
@@ -140,7 +140,9 @@ def _with_origin(subspace: Subspace, origin: Origin) -> Subspace:
 def sampling_of(config: Config) -> Sampling:
     """How the answers of a run with these settings are sampled."""
     g = config.generation
-    return Sampling(g.temperature, g.top_p, g.top_k, g.max_new_tokens, tuple(g.stop))
+    return Sampling(
+        g.temperature, g.top_p, g.top_k, g.max_new_tokens, tuple(g.stop), g.whole_sentences
+    )
 
 
 def setup_key(
@@ -177,7 +179,7 @@ def setup_key(
         # Whitened coordinates do not depend on the radius; the others are scaled to it.
         "kl_radius": None if kind in SCORED else config.optimizer.kl_radius,
         # Scores and KL depend on the temperature, not on top-p, top-k and stop texts.
-        "sampling": asdict(replace(sampling_of(config), top_p=1.0, top_k=0, stop=())),
+        "sampling": replace(sampling_of(config), top_p=1.0, top_k=0, stop=()).facts(),
         "prompts": [p.turns for p in prompts],
     }
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -127,7 +127,7 @@ def _file_name(
     # Without several end tokens None keeps the names of stored and shipped files.
     named = [
         1, loaded.sha256, dtype or loaded.dtype, loaded.quantization, policy.subspace.basis_sha256,
-        asdict(policy.sampling), ends if len(ends) > 1 else None,
+        policy.sampling.facts(), ends if len(ends) > 1 else None,
         [prompt.turns for prompt in prompts], samples,
     ]  # fmt: skip
     return f"{hashlib.sha256(json.dumps(named).encode()).hexdigest()}.npz"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from szpo import metrics
 from szpo.config.run_sections import Guards
 from szpo.errors import UsageError
+from szpo.generation.whole_sentences import is_cut
 from szpo.types import Answer, Comparison
 
 Band = tuple[float, float]
@@ -97,6 +98,6 @@ def figures(comparisons: Sequence[Comparison]) -> dict[str, float]:
         "repetition": sum(metrics.repetition(a.text) for a in both) / max(len(both), 1),
         "identical": sum(row.identical for row in rows) / max(len(rows), 1),
         "identical_comparisons": float(sum(c.identical for c in comparisons)),
-        "truncated": sum(answer.end == "length" for answer in both) / max(len(both), 1),
+        "truncated": sum(map(is_cut, both)) / max(len(both), 1),
         "tokens": float(sum(answer.tokens for answer in both)),
     }

@@ -17,6 +17,7 @@ from szpo.cluster.schedule import Bounds
 from szpo.config.engine import Engine
 from szpo.config.model_sections import Adapter
 from szpo.errors import IntegrityError, ResourceError, RunError, UsageError
+from szpo.generation import whole_sentences
 from szpo.generation.sampling import Sampling
 from szpo.judges import pair_scorer
 from szpo.judges.backends import Question
@@ -127,6 +128,20 @@ def test_measuring_and_guards_by_workers_give_the_same_numbers(here, there):
     for wanted in ("local", "engine", "held"):
         with pytest.raises(UsageError, match="is held by workers, not by this process"):
             getattr(other, wanted)
+
+
+def test_workers_and_their_run_cut_answers_at_the_same_token(here, there, monkeypatch):
+    """The model of tests writes no marks: here a sentence ends after the first word."""
+    one, other = policies(here, here, there)
+    long = one.sample_tokens(PROMPTS, seed=2)
+    monkeypatch.setattr(
+        whole_sentences, "sentence_ends", lambda text, **_: [len(text.split()[0])] if text else []
+    )
+    for policy in (one, other):
+        policy.sampling = replace(SHORT, whole_sentences=True)
+    short = other.sample_tokens(PROMPTS, seed=2)
+    assert short == one.sample_tokens(PROMPTS, seed=2)
+    assert {len(row) for row, was in zip(short, long, strict=True) if len(was) == 6} >= {1}
 
 
 def test_judges_by_workers_reply_the_same(here, there, model, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import re
 import socket
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from szpo.cluster.vllm_replica import Replica, Retry
 from szpo.config import settings_file
 from szpo.config.engine import Engine
 from szpo.errors import IntegrityError, RunError, UsageError
+from szpo.generation import whole_sentences
 from szpo.generation.sampling import Sampling
 from szpo.models import loading
 from szpo.optim import parameters, sample_directions
@@ -151,6 +153,19 @@ def test_keys_and_addresses_that_cannot_be_used(url, key, settings, words, monke
 
 
 # ---- the contract ----
+
+
+def test_answers_are_cut_once_the_servers_have_been_checked(policy, server, wanted, monkeypatch):
+    """The model of tests writes no marks: here a sentence ends after the first word."""
+    monkeypatch.setattr(whole_sentences, "sentence_ends", lambda text, **_: [len(text.split()[0])])
+    monkeypatch.setattr(policy, "sampling", replace(policy.sampling, whole_sentences=True))
+    with served(policy, server.url, each_row=True) as answers:
+        found = rollout(policy)
+        assert answers.rescored >= 2 * len(PROMPTS) and not answers.refused
+    for short, long in zip(itertools.chain(*found), itertools.chain(*wanted), strict=True):
+        assert short == (
+            long if long.end == "stop" else replace(long, text=long.text.split()[0], tokens=1)
+        )
 
 
 def test_names_come_once_adapters_wait_and_every_row_has_its_seed(

@@ -89,7 +89,7 @@ def file_name(
     ends = loading.stop_tokens(loaded)
     # Without several end tokens None keeps the names of existing files.
     named = [
-        1, loaded.sha256, dtype or loaded.dtype, loaded.quantization, asdict(policy.sampling),
+        1, loaded.sha256, dtype or loaded.dtype, loaded.quantization, policy.sampling.facts(),
         ends if len(ends) > 1 else None, [prompt.turns for prompt in prompts], SAMPLES, compared,
     ]  # fmt: skip
     return f"{hashlib.sha256(json.dumps(named).encode()).hexdigest()}.json"

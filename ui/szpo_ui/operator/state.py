@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from szpo.analysis import evidence, improvement, overview, taught
 from szpo.evaluators.panel_factory import PEOPLE
+from szpo.generation.whole_sentences import is_cut
 from szpo.ledger import orders
 from szpo.ledger.canonical import canonical, sha256
 from szpo.ledger.database import Ledger
@@ -199,7 +200,7 @@ def columns(samples: Order) -> tuple[Sequence[str], list[tuple[str, list[tuple[s
     """(prompts, [(column's name, [(text, whether it was cut)])]) of an order of samples."""
     result = samples.result or {}
     named = [
-        (str(c["name"]), [(str(text), end == "length") for text, end in c["answers"]])
+        (str(c["name"]), [(str(text), is_cut(Answer(text, end))) for text, end in c["answers"]])
         for c in result.get("columns", [])
     ]
     return result.get("prompts", []), named

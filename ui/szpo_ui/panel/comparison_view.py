@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from szpo.generation.whole_sentences import is_cut
 from szpo.training.budget import WORDS_PER_MINUTE
 from szpo.types import Answer, Assignment, Comparison, Prompt
 from szpo_ui.panel import markdown
@@ -89,10 +90,10 @@ def sheet(shown: Sequence[tuple[Comparison, Assignment]]) -> Sheet:
 
 
 def _pair(seat: str, row: int, prompt: Prompt, a: Answer, b: Answer) -> Pair:
-    written = [whole(each.text, cut=each.end == "length") for each in (a, b)]
+    written = [whole(each.text, cut=is_cut(each)) for each in (a, b)]
     formatted = markdown.pair(*written) or (None, None)
     left, right = (
-        Text(pieces, each.end == "length", html)
+        Text(pieces, is_cut(each), html)
         for each, pieces, html in zip((a, b), compare(*written), formatted, strict=True)
     )
     return Pair(

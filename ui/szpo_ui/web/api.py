@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from szpo.errors import StorageError, SzpoError, UsageError
+from szpo.generation.whole_sentences import is_cut
 from szpo.types import Assignment, Comparison, Row
 from szpo.voting.casting import Receipt, VoteConflictError, read_seat
 from szpo.voting.service import SeatKind
@@ -192,8 +193,8 @@ def _texts(seat: Assignment, row: Row) -> dict[str, Any]:
         "prompt": row.prompt.text,
         "a": a.text,
         "b": b.text,
-        "a_cut": a.end == "length",
-        "b_cut": b.end == "length",
+        "a_cut": is_cut(a),
+        "b_cut": is_cut(b),
     }
 
 
