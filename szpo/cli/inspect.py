@@ -14,11 +14,13 @@ import typer
 from szpo import files
 from szpo.analysis import improvement, taught
 from szpo.cli import console, run_paths
+from szpo.cli.taste import load as load_taste
 from szpo.errors import SzpoError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.optim.rules.findings import Findings
 from szpo.policies import teachable
 from szpo.reports import html_report as page
+from szpo.taste import Taste
 from szpo.training import budget, held_out, results
 from szpo.types import Answer, Prompt
 
@@ -178,6 +180,12 @@ def sample(
         help="Instead, write so many answers of the tuned policy to each prompt for szpo rank.",
     ),
     out: Path | None = typer.Option(None, "--out", help="With --completions: the .jsonl file."),
+    best_of: int = typer.Option(
+        1, "--best-of", min=1, max=64, help="Show the best of so many tuned answers by a taste."
+    ),
+    liked: str | None = typer.Option(
+        None, "--taste", help="With --best-of: a taste.json or a run; default: this run's taste."
+    ),
     seed: int = typer.Option(0, "--seed", min=0, help="Seed of the answers."),
     folder: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,
@@ -185,18 +193,30 @@ def sample(
     """Let the base and the tuned policy answer the same prompts with the same random numbers."""
     if (completions is None) != (out is None) or (out is not None and out.suffix != ".jsonl"):
         raise UsageError("--completions N goes with --out FILE.jsonl; give both or neither")
+    if liked is not None and best_of < 2:
+        raise UsageError("--taste goes with --best-of N; give both")
+    if best_of > 1 and (samples > 1 or completions is not None):
+        raise UsageError("--best-of shows one answer a prompt; leave out --samples, --completions")
     from szpo.runs import assemble, run_prompts
 
     if any(not text.strip() for text in prompt):
         raise UsageError("--prompt is empty; give a question")
-    with run_paths.look(run_paths.find(run, folder)) as ledger:
+    path = run_paths.find(run, folder)
+    judge = load_taste(liked or str(path), folder) if best_of > 1 else None
+    with run_paths.look(path) as ledger:
         own = run_prompts.own_prompts(ledger, prompt)  # refused before the model is loaded
         parts = assemble.reopen(ledger, panel=False, say=console.complain)
         policy = parts.language
         asked = list(own or parts.prompts.heldout[:prompts])
         if not asked:
             raise UsageError("this run has no held-out prompts here; ask your own with --prompt")
-        tuned = policy.sample(asked, completions or samples, seed=seed)
+        drawn = max(completions or samples, best_of)
+        tuned = policy.sample(asked, drawn, seed=seed)
+        if judge is not None:
+            tuned = [
+                [_best(judge, prompt, answers)]
+                for prompt, answers in zip(asked, tuned, strict=True)
+            ]
         if out is not None:
             _write_completions(out, asked, tuned, as_json)
             return
@@ -218,6 +238,12 @@ def sample(
             for text in entry[side]:
                 console.say(f"  {side:>5}  {' '.join(text.split())}")
         console.say()
+
+
+def _best(judge: Taste, prompt: Prompt, answers: Sequence[Answer]) -> Answer:
+    """The answer that the taste scores highest; the first of equal ones."""
+    texts = [answer.text for answer in answers]
+    return answers[int(judge.score([prompt.text] * len(texts), texts).argmax())]
 
 
 def _write_completions(

@@ -134,6 +134,10 @@ GIVE = '"fn_name":"give"'
 """In requests that send a verdict on a row."""
 
 
+PASSED: list[str] = []
+"""Requests that `hold` let through, for `wait_held` to show."""
+
+
 def hold(page: Any, *what: str) -> list[Any]:
     """Hold requests with one of these texts in URL or body; their routes are added to the list."""
     held: list[Any] = []
@@ -143,6 +147,7 @@ def hold(page: Any, *what: str) -> list[Any]:
         if any(each in sent for each in what):
             held.append(route)
         else:
+            PASSED.append(sent[:300])
             route.continue_()
 
     page.route(CALLS, handle)
@@ -172,7 +177,12 @@ def wait_held(page: Any, held: Sequence[Any], count: int) -> None:
             return
         page.wait_for_timeout(10)
         page.clock.run_for(10)  # the page's timers may be stopped together with its clock
-    raise AssertionError(f"{len(held)} of {count} requests were sent")
+    at = page.evaluate(
+        "[{...document.querySelector('#szpo-root').dataset}, document.activeElement.outerHTML]"
+    )
+    raise AssertionError(
+        f"{len(held)} of {count} requests were sent; the page is {at}, let through: {PASSED[-5:]}"
+    )
 
 
 def others_vote(stage: Stage, *names: str) -> None:

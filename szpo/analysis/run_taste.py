@@ -1,0 +1,122 @@
+"""The taste of a run's votes: from its fit on named features, and bounded by what was shown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from szpo import taste
+from szpo.analysis import taught, vote_rows
+from szpo.errors import RunError, UsageError
+from szpo.features.dictionary import Entry, ratios
+from szpo.ledger.database import Ledger
+from szpo.ledger.run_spec import recorded_settings
+from szpo.optim.named_features import NamedFeatures
+from szpo.optim.rules import findings
+from szpo.optim.rules.all_votes import AllVotes, fit_named
+from szpo.optim.sparse_regression import SparseFit
+from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED
+from szpo.replay import replay
+from szpo.taste import Explanation, Feature, Taste
+from szpo.types import FEATURE_GRID, Comparison
+from szpo.voting import shown_features
+
+LEAST: Final = 1 / FEATURE_GRID
+"""Explanations below this probability are left out."""
+
+
+def read(ledger: Ledger, given: Sequence[str] = ()) -> Taste:
+    """The taste of a run's votes up to its last step; needs no model.
+
+    ``given``: the user's own features that are code, anew.
+
+    Raises:
+        UsageError: its coordinates have no names, or nobody has voted.
+        RunError: its votes show no taste that has a name.
+    """
+    settings, where = recorded_settings(ledger), ledger.path.name
+    named = settings.features
+    if named is None:
+        raise UsageError(
+            f"{where}: a taste is of named features, and its coordinates have none; szpo show "
+            "says what its texts show"
+        )
+    carried = replay.replay_state(ledger, settings).carried
+    found = findings.find(settings, carried)
+    if not found.shown:
+        raise RunError(
+            f"{where}: its votes show no taste yet (odds of {math.exp(found.factor):.3g} of "
+            f"{BAYES_FACTOR_NEEDED:g}); let its panel vote more"
+        )
+    if found.unnamed + found.chance >= taught.LIKELY:
+        raise RunError(
+            f"{where}: its votes show a taste that is not named yet; add a feature that names it "
+            "(features.add)"
+        )
+    cast = vote_rows.read_judged(ledger)
+    entries = shown_features.entries_of(named, given)
+    claims = tuple(
+        (taught.phrase(each.group or each.feature, each.more), round(FEATURE_GRID * each.chance))
+        for each in found.taught or ()
+        if each.chance >= taste.LIKELY
+    )
+    people = {row["pseudonym"] for row in ledger.query(
+        "SELECT pseudonym FROM panelists WHERE kind = 'person'")}  # fmt: skip
+    fit = carried.named or fit_named(settings, carried.votes, carried.aside)
+    features, explanations = _explain(named, fit, carried, cast.comparisons, entries)
+    names = {each.name for each in features}
+    return Taste(
+        features, explanations, claims, named.dictionary,
+        tuple(each for each in named.own if each[0] in names),
+        verdicts=len(cast.y), people=len(people.intersection(cast.panelist)),
+    )  # fmt: skip
+
+
+def _explain(
+    named: NamedFeatures,
+    fit: SparseFit,
+    carried: AllVotes,
+    comparisons: Sequence[Comparison],
+    entries: dict[str, Entry],
+) -> tuple[tuple[Feature, ...], tuple[Explanation, ...]]:
+    """The features that explanations are about, and these; the rest together is no weight."""
+    weighed: list[tuple[float, dict[int, int]]] = []
+    for kept in fit.kept:
+        if kept.chance < LEAST:
+            continue
+        weights = {
+            i: round(FEATURE_GRID * float(w))
+            for i, w in zip(kept.support, kept.w, strict=True)
+            if i < len(named.names) and i not in carried.aside
+        }
+        weighed.append((kept.chance, {i: w for i, w in weights.items() if w}))
+    used = sorted({i for _, weights in weighed for i in weights})
+    place = {i: p for p, i in enumerate(used)}
+    about = [(chance, weights) for chance, weights in weighed if weights]
+    explanations = [
+        Explanation(
+            max(1, round(FEATURE_GRID * chance)), tuple((place[i], w) for i, w in weights.items())
+        )
+        for chance, weights in about[: taste.MOST_EXPLANATIONS - 1]
+    ]
+    rest = FEATURE_GRID - sum(each.chance for each in explanations)
+    if rest > 0:
+        explanations.append(Explanation(rest, ()))
+    texts = {(row.prompt.text, side.text) for each in comparisons for row in each.rows
+             if not row.identical for side in (row.plus, row.minus)}  # fmt: skip
+    shown_features.demand(named, entries)
+    counted = [entries[named.names[i]] for i in used]
+    values = np.array([
+        [taste.in_spreads(ratio, named.scales[i])
+         for ratio, i in zip(ratios(*pair, counted), used, strict=True)]
+        for pair in sorted(texts)
+    ]).reshape(len(texts), len(used))  # fmt: skip
+    features = tuple(
+        Feature(named.names[i], named.scales[i], *taste.bounds(column.tolist()),
+                round(float(column.mean())))
+        for i, column in zip(used, values.T, strict=True)
+    )  # fmt: skip
+    return features, tuple(explanations)

@@ -1,0 +1,164 @@
+"""Commands of a taste: show and save what a run's votes like, and score texts by it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from szpo import files
+from szpo.cli import console, run_paths
+from szpo.data import preference_files, text_files
+from szpo.errors import UsageError
+from szpo.taste import MOST_BYTES, Taste
+from szpo.types import FEATURE_GRID
+
+TASTE = typer.Option(..., "--taste", help="A taste on file (taste.json), or the name of a run.")
+FEATURE = typer.Option(
+    [],
+    "--feature",
+    help="A feature of your own that is code, as the run has it; a file never runs code.",
+)
+
+
+def taste(
+    run: str | None = run_paths.RUN,
+    out: Path | None = typer.Option(None, "--out", help="Write the taste to this .json file."),
+    as_prompt: bool = typer.Option(
+        False, "--as-prompt", help="Print what is liked as one instruction for a system turn."
+    ),
+    yes: bool = typer.Option(
+        False, "--yes", help="Write it though it describes one or two people."
+    ),
+    feature: list[str] = FEATURE,
+    folder: Path = run_paths.FOLDER,
+    as_json: bool = console.AS_JSON,
+) -> None:
+    """Show what a run's votes like, and save it as a file that scores any text."""
+    if out is not None and out.suffix != ".json":
+        raise UsageError(f"--out {out}: a taste is written as .json")
+    from szpo.analysis import run_taste
+
+    with run_paths.look(run_paths.find(run, folder)) as ledger:
+        found = run_taste.read(ledger, feature)
+    if out is not None:
+        _ask(found, yes)
+        with files.write_whole(out) as draft, draft.open("x", encoding="utf-8") as file:
+            file.write(json.dumps(found.to_json(), ensure_ascii=False, indent=1) + "\n")
+    if as_json:
+        console.emit({**found.to_json(), "words": found.words, "sha256": found.sha256,
+                      "instruction": found.instruction()})  # fmt: skip
+        return
+    if as_prompt:
+        console.say(found.instruction())
+        return
+    who = f"{found.people} people" if found.people != 1 else "one person"
+    console.say(
+        f"{found.verdicts} verdicts of {who if found.people else 'programs'}: {found.words}"
+    )
+    console.say()
+    console.table(
+        ("feature", "weight", "counts from", "to", "usual"),
+        [
+            (
+                each.name,
+                weight,
+                *(value / FEATURE_GRID for value in (each.low, each.high, each.mean)),
+            )
+            for each, weight in zip(found.features, _weights(found), strict=True)
+        ],
+    )
+    console.say(
+        "weight: logits for one spread more of the feature, expected over all explanations"
+    )
+    console.say("the others are in spreads; beyond these values a text counts no further")
+    if out is not None:
+        console.say(f"wrote {out}; szpo score FILE --taste {out} scores texts by it")
+    elif found.people in (1, 2):
+        console.say(_describes(found))
+
+
+def score(
+    file: Path = typer.Argument(..., help="Prompts with answers (.jsonl, as for TRL's SFT)."),
+    liked: str = TASTE,
+    out: Path | None = typer.Option(None, "--out", help="Write the records with scores: .jsonl."),
+    feature: list[str] = FEATURE,
+    folder: Path = run_paths.FOLDER,
+    as_json: bool = console.AS_JSON,
+) -> None:
+    """Score answers by a taste: higher is liked more, 0 is a usual text of those voted on."""
+    if out is not None and out.suffix != ".jsonl":
+        raise UsageError(f"--out {out}: scores are written as .jsonl")
+    found = load(liked, folder, feature)
+    examples = preference_files.read_examples(file)
+    prompts = [prompt.text for prompt, _ in examples]
+    texts = [answer.text for _, answer in examples]
+    scores = [round(float(each), 4) for each in found.score(prompts, texts, given=feature)]
+    records = [
+        {"prompt": prompt, "completion": text, "score": value}
+        for prompt, text, value in zip(prompts, texts, scores, strict=True)
+    ]
+    if out is not None:
+        with files.write_whole(out) as draft, draft.open("x", encoding="utf-8") as written:
+            written.writelines(json.dumps(each, ensure_ascii=False) + "\n" for each in records)
+    if as_json:
+        console.emit(records)
+        return
+    console.say(f"{len(records)} answers by: {found.words}")
+    if out is not None:
+        console.say(f"wrote {out}")
+        return
+    for value, text in sorted(zip(scores, texts, strict=True), reverse=True):
+        console.say(f"{value:+8.3f}  {' '.join(text.split())}")
+
+
+def load(text: str, folder: Path, given: Sequence[str] = ()) -> Taste:
+    """The taste on file or of a run.
+
+    Raises:
+        UsageError: there is none, or its features cannot be counted here.
+    """
+    path = Path(text)
+    if path.suffix != ".json":
+        from szpo.analysis import run_taste
+
+        with run_paths.look(run_paths.find(text, folder)) as ledger:
+            return run_taste.read(ledger, given)
+    size, _ = text_files.inspect_file(path, "taste")
+    if size > MOST_BYTES:
+        raise UsageError(f"{path}: {size:,} bytes; a taste has at most {MOST_BYTES:,}")
+    body = text_files.parse_json(text_files.decode(path.read_bytes(), str(path)))
+    if isinstance(body, text_files.Unreadable):
+        raise UsageError(f"{path}: it is not JSON ({body.reason})")
+    try:
+        found = Taste.from_json(body)
+        found.entries(given)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+    return found
+
+
+def _ask(found: Taste, yes: bool) -> None:
+    """Ask before a file describes single persons."""
+    if found.people in (1, 2) and not yes:
+        if not sys.stdin.isatty():
+            raise UsageError(f"{_describes(found)}; then add --yes")
+        console.complain(_describes(found))
+        typer.confirm("Write it?", abort=True, err=True)
+
+
+def _describes(found: Taste) -> str:
+    who = "one person" if found.people == 1 else "two people"
+    return f"this taste describes {who}: show or pass it on only if they agree"
+
+
+def _weights(found: Taste) -> list[float]:
+    whole = sum(each.chance for each in found.explanations)
+    sums = [0.0] * len(found.features)
+    for each in found.explanations:
+        for place, weight in each.weights:
+            sums[place] += each.chance / whole * weight / FEATURE_GRID
+    return sums

@@ -1,0 +1,271 @@
+"""A taste: what votes say people like, as a value that scores any text without model or run.
+
+The votes of a run on named features give explanations w with probabilities p. An answer y to a
+prompt x is scored by how far it differs from what the start answers there,
+
+    s_e = w_eᵀ (φ(y) − mean φ of the start's answers to x),
+
+and *cautiously*: the mean of s_e over the explanations less their standard deviation, so that
+what the explanations do not agree on is not sought. It is *bounded*: each feature counts only
+within the values that were shown to those who voted. All numbers are integers, so that a taste on
+file is the same everywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from szpo.errors import UsageError
+from szpo.features import dictionary, differences, own
+from szpo.features.dictionary import Entry
+from szpo.types import FEATURE_GRID, Floats
+
+FORMAT: Final = 1
+MOST_EXPLANATIONS: Final = 64
+MOST_BYTES: Final = 2**18
+"""Largest file that is read."""
+LARGEST: Final = 2**40
+"""Of any number in a taste."""
+SHARED: Final = 3
+"""Bounds are never narrower than what so many shown texts had; from so many people on, a taste is
+not one of single persons."""
+LIKELY: Final = 0.5
+"""Probability from which a claim belongs to the words of a taste."""
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """A feature that the taste is about; all numbers but the scale in 2⁻¹² spreads."""
+
+    name: str
+    scale: int
+    """Its spread at the start, in units of 2⁻¹²."""
+    low: int
+    high: int
+    """It counts within these values."""
+    mean: int
+    """Its mean over the shown texts: what an answer is compared with where the start's answers to
+    the same prompt are not at hand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What the votes may be about; no weights: nothing that has a name."""
+
+    chance: int
+    """Its probability, in units of 2⁻¹²."""
+    weights: tuple[tuple[int, int], ...]
+    """Place of a feature, and logits for one spread more of it, in units of 2⁻¹²."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taste:
+    """What votes say people like; see the module."""
+
+    features: tuple[Feature, ...]
+    explanations: tuple[Explanation, ...]
+    claims: tuple[tuple[str, int], ...]
+    """What is liked, in words, each with its probability in units of 2⁻¹²."""
+    dictionary: str
+    """Digest of the dictionary that counts the features."""
+    own: tuple[tuple[str, ...], ...] = ()
+    """The user's own features among them, as in `szpo.features.own.Description`."""
+    verdicts: int = 0
+    people: int = 0
+    """Number of persons among those who gave them; the others are programs."""
+
+    def __post_init__(self) -> None:
+        names = [each.name for each in self.features]
+        if not names or len({*names}) != len(names):
+            raise UsageError("taste: its features must have different names")
+        if not 0 < len(self.explanations) <= MOST_EXPLANATIONS:
+            raise UsageError(f"taste: it must have 1 to {MOST_EXPLANATIONS} explanations")
+        if any(f.scale < 1 or f.low > f.high for f in self.features):
+            raise UsageError("taste: a feature's scale must be above 0 and its bounds in order")
+        if any(e.chance < 1 for e in self.explanations):
+            raise UsageError("taste: every explanation needs a probability above 0")
+        places = [place for e in self.explanations for place, _ in e.weights]
+        if not all(0 <= place < len(names) for place in places):
+            raise UsageError("taste: an explanation names a feature that is not there")
+        numbers = [n for f in self.features for n in (f.scale, f.low, f.high, f.mean)]
+        numbers += [weight for e in self.explanations for _, weight in e.weights]
+        numbers += [chance for _, chance in self.claims] + [self.verdicts, self.people]
+        if any(type(n) is not int or abs(n) > LARGEST for n in numbers):
+            raise UsageError("taste: its numbers must be integers of at most 2^40")
+
+    @property
+    def words(self) -> str:
+        """What is liked, with probabilities.
+
+        >>> made = Taste((Feature("commas", 1, 0, 1, 0),), (Explanation(4096, ((0, -1),)),),
+        ...              (("fewer commas", 4000),), "")
+        >>> made.words
+        'fewer commas (98 %)'
+        """
+        likely = [(said, chance / FEATURE_GRID) for said, chance in self.claims]
+        return ", ".join(f"{said} ({100 * chance:.0f} %)" for said, chance in likely)
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the canonical JSON form."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+    def instruction(self) -> str:
+        """What is liked as one instruction for a system turn."""
+        return f"Write answers like these: {'; '.join(said for said, _ in self.claims)}."
+
+    def entries(self, given: Sequence[str] = ()) -> tuple[Entry, ...]:
+        """What counts its features here; ``given``: the user's own ones that are code, anew.
+
+        Raises:
+            UsageError: another dictionary, or a feature of the user's own that is not given.
+        """
+        mine = own.again(self.own, given)
+        users = {name for name, *_ in self.own}
+        known = dictionary.BY_NAME if dictionary.counts_alike(self.dictionary) else {}
+        found = [mine.get(f.name) if f.name in users else known.get(f.name) for f in self.features]
+        counted = [entry for entry in found if entry is not None]
+        for feature, entry in zip(self.features, found, strict=True):
+            if entry is None and feature.name in users:
+                raise UsageError(
+                    f"taste: its feature {feature.name!r} is the user's own, and a file never "
+                    f"runs code; give it again: --feature {feature.name!r}"
+                )
+            if entry is None:
+                raise UsageError(
+                    "taste: its features are of another version of the dictionary; use the szpo "
+                    "that made it"
+                )
+        return tuple(counted)
+
+    def values(
+        self, prompts: Sequence[str], answers: Sequence[str], given: Sequence[str] = ()
+    ) -> Floats:
+        """The features of answers (n, features), bounded, in spreads."""
+        entries = self.entries(given)
+        rows = [dictionary.ratios(*pair, entries) for pair in zip(prompts, answers, strict=True)]
+        spreads = np.array([[_spreads(r, f) for r, f in zip(row, self.features, strict=True)]
+                            for row in rows]).reshape(len(rows), len(self.features))  # fmt: skip
+        low, high = (np.array([getattr(f, end) for f in self.features]) for end in ("low", "high"))
+        return np.asarray(np.clip(spreads, low, high) / FEATURE_GRID)
+
+    def starts(
+        self, prompts: Sequence[str], answers: Sequence[str], given: Sequence[str] = ()
+    ) -> dict[str, Floats]:
+        """The mean features (features,) of the start's answers to each prompt; see `score`."""
+        values, asked = self.values(prompts, answers, given), np.array(prompts, dtype=object)
+        return {prompt: values[asked == prompt].mean(0) for prompt in dict.fromkeys(prompts)}
+
+    def score(
+        self,
+        prompts: Sequence[str],
+        answers: Sequence[str],
+        *,
+        starts: Mapping[str, Floats] | None = None,
+        caution: float = 1.0,
+        given: Sequence[str] = (),
+    ) -> Floats:
+        """Scores of answers (n,), logits: mean less ``caution`` deviations of the explanations.
+
+        Args:
+            prompts: The prompt of each answer.
+            answers: Their texts.
+            starts: What `Taste.starts` gave for the start's answers; prompts without any are
+                compared with the mean of the texts that were voted on.
+            caution: 0: the mean alone.
+            given: The user's own features that are code, anew.
+        """
+        usual = np.array([each.mean for each in self.features]) / FEATURE_GRID
+        known = starts or {}
+        centres = np.array([known.get(prompt, usual) for prompt in prompts])
+        moved = self.values(prompts, answers, given) - centres.reshape(-1, len(usual))
+        weights = np.zeros((len(self.features), len(self.explanations)))
+        for e, explanation in enumerate(self.explanations):
+            for place, weight in explanation.weights:
+                weights[place, e] = weight / FEATURE_GRID
+        chances = np.array([each.chance for each in self.explanations], dtype=np.float64)
+        chances /= chances.sum()
+        each = moved @ weights
+        mean = each @ chances
+        variance = ((each - mean[:, None]) ** 2) @ chances
+        return np.asarray(mean - caution * np.sqrt(variance))
+
+    def __call__(
+        self, prompts: Sequence[Any], completions: Sequence[Any], **_: object
+    ) -> list[float]:
+        """The scores as a reward function of TRL's trainers; texts or lists of messages."""
+        found = self.score([*map(_last, prompts)], [*map(_last, completions)])
+        return [float(each) for each in found]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values: data only; see `from_json`."""
+        return {"szpo_taste": FORMAT, **json.loads(json.dumps(asdict(self)))}
+
+    @classmethod
+    def from_json(cls, body: Any) -> Taste:
+        """The taste from JSON values.
+
+        Raises:
+            UsageError: they are none.
+        """
+        if not isinstance(body, Mapping) or body.get("szpo_taste") != FORMAT:
+            raise UsageError(f"it is no taste of szpo in format {FORMAT}; szpo taste writes them")
+        try:
+            return cls(
+                tuple(Feature(**each) for each in body["features"]),
+                tuple(
+                    Explanation(
+                        _whole(each["chance"]),
+                        tuple(
+                            (_whole(place), _whole(weight)) for place, weight in each["weights"]
+                        ),
+                    )
+                    for each in body["explanations"]
+                ),
+                tuple((str(said), _whole(chance)) for said, chance in body["claims"]),
+                str(body["dictionary"]),
+                tuple(tuple(map(str, each)) for each in body["own"]),
+                _whole(body["verdicts"]),
+                _whole(body["people"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"the taste is damaged ({error})") from None
+
+
+def bounds(values: Sequence[int]) -> tuple[int, int]:
+    """The 2nd and 98th percentile of shown values, or wider: all that `SHARED` texts had.
+
+    >>> bounds([0] * 97 + [5] * 3), bounds([0] * 98 + [5] * 2), bounds([1, 2])
+    ((0, 5), (0, 0), (1, 2))
+    """
+    ordered = sorted(values)
+    low, high = (ordered[round(share * (len(ordered) - 1))] for share in (0.02, 0.98))
+    found, counts = np.unique(ordered, return_counts=True)
+    shared = found[counts >= SHARED].tolist()
+    return min([low, *shared]), max([high, *shared])
+
+
+def in_spreads(ratio: tuple[int, int], scale: int) -> int:
+    """A feature's value in units of 2⁻¹² of its spread, exact and rounded once."""
+    return differences.difference([ratio], [(0, 1)], 1, scale)
+
+
+def _spreads(ratio: tuple[int, int], feature: Feature) -> int:
+    return in_spreads(ratio, feature.scale)
+
+
+def _last(text: Any) -> str:
+    """The text, or that of the last message."""
+    return str(text if isinstance(text, str) else text[-1]["content"])
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise ValueError(f"{value!r} is no integer")
+    return value

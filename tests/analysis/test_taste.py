@@ -1,0 +1,149 @@
+"""A taste: read from a run without its model, cautious, bounded, the same on file and off it."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from szpo.analysis import run_taste
+from szpo.cli.app import call
+from szpo.errors import RunError, UsageError
+from szpo.features import dictionary
+from szpo.taste import Explanation, Feature, Taste
+from szpo.types import FEATURE_GRID
+from tests.support import named_run
+
+ONE = FEATURE_GRID  # 1, on the grid
+COMMAS = Feature("commas", scale=ONE // 10, low=-ONE, high=2 * ONE, mean=0)
+QUESTIONS = Feature("questions", scale=ONE, low=0, high=ONE, mean=ONE // 2)
+
+
+def made(*explanations: Explanation, people: int = 3) -> Taste:
+    return Taste(
+        (COMMAS, QUESTIONS), explanations, (("fewer commas", ONE * 9 // 10),),
+        dictionary.digest(), verdicts=40, people=people,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Sixteen steps, in coordinates that all have names, of a panel that likes fewer commas."""
+    named = replace(named_run.features(), components=0)
+    settings, ledger = named_run.start(tmp_path_factory.mktemp("runs"), features=named)
+    named_run.drive(settings, ledger, until_step=16)
+    yield ledger
+    ledger.close()
+
+
+def test_the_score_is_the_mean_over_explanations_less_their_deviation():
+    # Weights per spread: −2 at 3/4, none at 1/4. One comma in ten words is 1/10, one spread.
+    taste = made(Explanation(3, ((0, -2 * ONE),)), Explanation(1, ()))
+    text = "one, two three four five six seven eight nine ten"
+    logit = -2 * 4096 / 409 / 10  # the scale is rounded to 409 of 4096
+    mean, deviation = 0.75 * logit, math.sqrt(0.75 * 0.25) * abs(logit)
+    assert taste.score(["?"], [text])[0] == pytest.approx(mean - deviation, abs=1e-3)
+    assert taste.score(["?"], [text], caution=0)[0] == pytest.approx(mean, abs=1e-3)
+
+
+def test_values_count_within_their_bounds_and_against_the_starts_answers():
+    taste = made(Explanation(1, ((1, ONE),)))
+    prompts, answers = ["a"] * 3, ["no", "one?", "three???"]
+    assert taste.score(prompts, answers).tolist() == [-0.5, 0.5, 0.5]
+    starts = taste.starts(["a", "a"], ["no", "one?"]) | taste.starts(["b"], ["one?"])
+    found = taste.score([*prompts, "b", "c"], [*answers, "no", "no"], starts=starts)
+    assert found.tolist() == [-0.5, 0.5, 0.5, -1.0, -0.5]
+
+
+def test_trls_trainers_can_call_it_with_texts_and_messages():
+    taste = made(Explanation(1, ((1, ONE),)))
+    texts = taste(prompts=["a"], completions=["one?"], step=3)
+    messages = taste(
+        prompts=[[{"role": "user", "content": "a"}]],
+        completions=[[{"role": "assistant", "content": "one?"}]],
+    )
+    assert texts == messages == [0.5]
+
+
+def test_a_run_says_what_its_votes_like_without_its_model(run):
+    found = run_taste.read(run)
+    assert found.words.startswith("fewer commas (")
+    assert found.instruction().startswith("Write answers like these: fewer commas")
+    assert (found.verdicts, found.people) == (64, 0)
+    few, many = found.score(["?", "?"], ["Well, it is", "Well, it is, you, see"])
+    assert few > many
+    assert sum(each.chance for each in found.explanations) == pytest.approx(ONE, abs=2)
+    assert run_taste.read(run) == found
+
+
+def test_bounds_cover_what_was_shown_and_no_more(run):
+    feature = next(f for f in run_taste.read(run).features if f.name == "commas")
+    rows = [row for step in range(16) for c in run.comparisons(step) for row in c.rows]
+    texts = {side.text for row in rows if not row.identical for side in (row.plus, row.minus)}
+    shown = [dictionary.ratios("", text, [dictionary.BY_NAME["commas"]])[0] for text in texts]
+    values = np.array([ONE * a / b for a, b in shown]) * ONE / feature.scale
+    assert values.min() - 1 <= feature.low < feature.high <= values.max() + 1
+
+
+def test_a_file_is_data_only_and_says_what_is_wrong_with_it(tmp_path, capsys):
+    taste = made(Explanation(1, ((1, ONE),)))
+    body = json.loads(json.dumps(taste.to_json()))
+    assert Taste.from_json(body) == taste
+    assert Taste.from_json(body).sha256 == taste.sha256
+    assert taste.sha256 != replace(taste, verdicts=41).sha256
+    wrong = [
+        ({"szpo_taste": 2}, "no taste of szpo"),
+        ({"verdicts": 1.5}, "no integer"),
+        ({"explanations": [{"chance": 1, "weights": [[2, 1]]}]}, "a feature that is not there"),
+        ({"explanations": []}, "explanations"),
+        ({"features": [{"name": "commas"}]}, "damaged"),
+        ({"dictionary": "other"}, "another version of the dictionary"),
+        ({"own": [["questions", "function", "", "", "x"]]}, "never runs code"),
+    ]
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text(
+        '{"prompt": "a", "completion": "one?"}\n{"prompt": "a", "completion": "no"}\n'
+    )
+    file = tmp_path / "taste.json"
+    for change, says in wrong:
+        file.write_text(json.dumps({**body, **change}))
+        assert call(["score", str(texts), "--taste", str(file)]) == 2
+        assert says in capsys.readouterr().err
+    file.write_text(json.dumps(body))
+    assert call(["score", str(texts), "--taste", str(file)]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == [
+        "+0.500",
+        "-0.500",
+    ]
+
+
+def test_it_is_saved_only_once_shown_and_of_few_people_only_when_they_agree(
+    tmp_path, run, monkeypatch, capsys
+):
+    out = tmp_path / "taste.json"
+    assert call(["taste", str(run.path), "--out", str(out)]) == 0
+    assert Taste.from_json(json.loads(out.read_text())) == run_taste.read(run)
+    assert "64 verdicts of programs: fewer commas" in capsys.readouterr().out
+    alone = replace(run_taste.read(run), people=1)
+    monkeypatch.setattr(run_taste, "read", lambda *_: alone)
+    second = tmp_path / "second.json"
+    assert call(["taste", str(run.path), "--out", str(second)]) == 2
+    assert "describes one person" in capsys.readouterr().err
+    assert not second.exists()
+    assert call(["taste", str(run.path), "--out", str(second), "--yes"]) == 0
+    monkeypatch.undo()
+    settings, ledger = named_run.start(tmp_path, "short.db")
+    named_run.drive(settings, ledger, until_step=1)
+    with pytest.raises(RunError, match="show no taste yet"):
+        run_taste.read(ledger)
+    ledger.close()
+
+
+def test_a_run_without_names_has_no_taste_to_save(tmp_path):
+    from tests.support import quadratic
+
+    _, ledger, *_ = quadratic.start(tmp_path)
+    with pytest.raises(UsageError, match="named features"):
+        run_taste.read(ledger)
+    ledger.close()
