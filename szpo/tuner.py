@@ -73,8 +73,9 @@ class Tuner:
     Args:
         model: smollm2, tiny, a folder, or a hub id, as ``model.name`` in a settings file.
         prompts: a list of texts, the path of a prompt file, or None for the prompts that ship.
-        better: ``better(prompts, a, b)`` with lists of texts returns "a", "b", "tie", the
-            probability that a is better, or None to abstain.
+        better: ``better(prompt, a, b)`` returns "a", "b", "tie", the probability that a is
+            better, or None to abstain. Where ``optimizer.rows`` is set above 1, verdicts are on
+            batches, and it gets lists of texts: ``better(prompts, a, b)``.
         votes: the run ends when this many are counted; None: 240, or as ``settings`` say.
         ledger: file of the run, such as runs/mine.db; None: a temporary file.
         settings: values by dotted name, such as {"optimizer.rows": 4, "run.seed": 1}, and
@@ -157,7 +158,8 @@ class Tuner:
                     budget.add_votes(record, "szpo.Tuner.resume", more_votes)
                 parts = replace(parts, config=with_budget(parts.config, record))
             if better is not None:
-                parts = replace(parts, panel=FunctionPanel(better, parts.config.panel.size))
+                asked = FunctionPanel(better, parts.config.panel.size, parts.config.asks_rows)
+                parts = replace(parts, panel=asked)
         except BaseException:
             record.close()
             raise
@@ -422,7 +424,6 @@ def _make_config(
     by_hand = {"panel": BY_HAND, "run": {"lag": 0}} if kind == PEOPLE else {}
     for each in (own, by_hand, changes):
         settings_file.merge(tree, each)
-    tree["panel"].setdefault("verdict", "batch")  # functions are given lists of answers
     if kind == FUNCTION:
         tree["panel"].setdefault("size", tree.get("optimizer", {}).get("votes", 1))
     return settings_file.check(tree, where="Tuner")

@@ -1,4 +1,4 @@
-"""A panel whose votes come from a plain Python function of two batches."""
+"""A panel whose votes come from a plain Python function of two answers, or of two batches."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from szpo.voting.service import VoteService
 
 FUNCTION: Final = "function"
 """The ``panel.kind`` of runs in which a Python function votes."""
-Better: TypeAlias = Callable[[list[str], list[str], list[str]], str | float | None]
-"""``better(prompts, a, b)`` gets the prompts' last turns and the answers of both batches.
+Better: TypeAlias = Callable[[Any, Any, Any], str | float | None]
+"""``better(prompt, a, b)`` gets a prompt's last turn and two answers to it, as texts. Where
+verdicts are on batches it is ``better(prompts, a, b)`` and gets lists of these.
 
 It returns "a", "b" or "tie", or the probability from 0 to 1 that a is better, or None or "skip" to
 abstain. With a probability, the vote is drawn by the run's own random numbers.
@@ -40,6 +41,8 @@ class FunctionJudge:
     """A panelist that asks the function."""
 
     better: Better
+    rows: bool = False
+    """It is asked about two answers, not about two batches."""
 
     def judge(
         self, comparison: Comparison, *, panelist: str, plus_side: Letter, key: bytes
@@ -48,13 +51,18 @@ class FunctionJudge:
         plus = [row.plus.text for row in comparison.rows]
         minus = [row.minus.text for row in comparison.rows]
         a, b = (plus, minus) if plus_side == "A" else (minus, plus)
-        return read_choice(self.better([row.prompt.text for row in comparison.rows], a, b), key)
+        prompts = [row.prompt.text for row in comparison.rows]
+        return read_choice(_ask(self.better, self.rows, prompts, a, b), key)
 
 
 def check_function(better: object) -> None:
     """Check that ``better`` can be called; None means no function."""
     if better is not None and not callable(better):
-        raise UsageError(f"better: {better!r} is no function; give better(prompts, a, b)")
+        raise UsageError(f"better: {better!r} is no function; give better(prompt, a, b)")
+
+
+def _ask(better: Better, rows: bool, prompts: list[str], a: list[str], b: list[str]) -> object:
+    return better(prompts[0], a[0], b[0]) if rows else better(prompts, a, b)
 
 
 def read_share(answer: object) -> float | None:
@@ -132,13 +140,15 @@ class FunctionPanel:
     better: Better | None = None
     """The function; None where the run is only read."""
     size: int = 1
+    rows: bool = False
+    """It is asked about two answers, not about two batches."""
 
     @property
     def judges(self) -> tuple[FunctionJudge, ...]:
         """One per panelist."""
         if self.better is None:
             raise UsageError(NO_FUNCTION)
-        return (FunctionJudge(self.better),) * self.size
+        return (FunctionJudge(self.better, self.rows),) * self.size
 
     def compare(
         self,
@@ -160,7 +170,7 @@ class FunctionPanel:
             return 0.5
         asked = [prompt.text for prompt in prompts]
         shown = (first, second) if side == "A" else (second, first)
-        share = read_share(self.better(asked, *shown))
+        share = read_share(_ask(self.better, self.rows, asked, *shown))
         if share is None:
             return 0.5
         return share if side == "A" else 1 - share
@@ -186,7 +196,7 @@ class FunctionPanel:
         self, config: Config, start: Any, recorded: Mapping[str, Any] | None = None
     ) -> FunctionPanel:
         """The panel of these settings; without a function it can be described, but not asked."""
-        return FunctionPanel(self.better, config.panel.size)
+        return FunctionPanel(self.better, config.panel.size, config.asks_rows)
 
     def __str__(self) -> str:
         return f"panel: the function {self.spec['function']}, {self.size} panelists"

@@ -311,6 +311,20 @@ def test_sides_and_equal_batches_of_a_measurement():
         ask(FunctionPanel(None), "A", "x", "y")
 
 
+def test_it_is_asked_about_two_answers_where_verdicts_are_on_rows(model):
+    asked = []
+
+    def better(prompt, a, b):
+        asked.append((prompt, a, b))
+        return "a" if len(a) < len(b) else "b"
+
+    settings = {key: value for key, value in SMALL.items() if key != "optimizer.rows"}
+    with szpo.Tuner(model, PROMPTS, better, votes=4, settings=settings) as tuner:
+        assert tuner.run().votes == 4
+    assert {prompt for prompt, _, _ in asked} <= {*PROMPTS}
+    assert all(isinstance(text, str) for each in asked for text in each)
+
+
 def test_an_answer_that_is_no_vote_is_refused(model):
     answers = lambda p, a, b: "left"  # noqa: E731
     with (
