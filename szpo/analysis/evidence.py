@@ -184,7 +184,10 @@ def _headings(ledger: Ledger) -> dict[int, tuple[float, ...]]:
         if behind and row["pairing"] != "pool" and np.linalg.norm(path) > 0:
             query = step_plan.recorded_query(ledger, settings, row["step"], row["mu"])
             grid, _ = perturbations(settings, query, None).directions()
-            found[row["step"]] = tuple(_cosine(v, path) for v in grid)
+            found[row["step"]] = tuple(
+                _cosine(v, path) if settings.perturbs(row["step"], k) else 0.0
+                for k, v in enumerate(grid)
+            )
     return found
 
 

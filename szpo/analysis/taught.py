@@ -8,6 +8,7 @@ come from each step's findings (`szpo.optim.rules.findings`), otherwise from the
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
@@ -78,15 +79,16 @@ class Lesson:
         return {**asdict(self), "text": str(self)}
 
 
-def phrase(feature: str, more: bool) -> str:
-    """More or less of a feature, in plain words.
+def phrase(feature: str, more: bool, *, coordinate: bool = False) -> str:
+    """More or less of a feature, or of a named coordinate, in plain words.
 
-    >>> phrase("commas", False)
-    'fewer commas'
+    >>> phrase("commas", False), phrase("positive in tone", True, coordinate=True)
+    ('fewer commas', 'more positive in tone')
     """
     entry = dictionary.BY_NAME.get(feature)
     if entry is None:
-        return f"{'more' if more else 'less'} of {own.split(feature)[0]}"
+        of = feature if coordinate else f"of {own.split(feature)[0]}"
+        return f"{'more' if more else 'less'} {of}"
     return entry.more if more else entry.fewer
 
 
@@ -96,29 +98,53 @@ def words(found: Findings) -> str:
         return ""
     likely = [each for each in found.taught if each.chance >= LIKELY]
     if not found.shown:
-        return ", ".join(_group(each) for each in likely)
+        return ", ".join(_group(each, found) for each in likely)
+    if not likely and found.mix and found.unnamed >= LIKELY:
+        leading = sorted(found.mix, key=lambda each: -abs(each[1]))[:DRAWN]
+        parts = ", ".join(_describe_nats(name, nats > 0, nats) for name, nats in leading)
+        return f"a little of many ({_percent(found.unnamed)}): {parts}"
     if not likely and found.unnamed + found.chance >= LIKELY:
         return (
             "a taste that no named feature explains "
             f"({_percent(found.unnamed + found.chance)} for none)"
         )
-    return _describe_claims(found.taught)
+    return _describe_claims(found.taught, found)
 
 
-def _describe_claims(every: Sequence[Claim]) -> str:
+def _describe_claims(every: Sequence[Claim], found: Findings | None = None) -> str:
     """A shown taste in words: its likely claims, or the leading ones where none is likely."""
-    if likely := ", ".join(_describe_claim(each) for each in every if each.chance >= LIKELY):
-        return likely
-    some = " or ".join(_describe_claim(each) for each in every[:2] if each.chance >= LISTED)
+    likely = [_describe_claim(each, found) for each in every if each.chance >= LIKELY]
+    if likely:
+        return ", ".join(likely)
+    some = " or ".join(_describe_claim(each, found) for each in every[:2] if each.chance >= LISTED)
     return f"not clear yet: {some}" if some else "a taste, not clear yet which"
 
 
-def _group(claim: Claim) -> str:
-    return phrase(claim.group or claim.feature, claim.more)
+def _group(claim: Claim, found: Findings | None = None) -> str:
+    name = claim.group or claim.feature
+    return phrase(name, claim.more, coordinate=found is not None and name in dict(found.mix))
 
 
-def _describe_claim(claim: Claim) -> str:
-    """The group with its probability, then its likeliest feature where that is likely in it."""
+def _describe_nats(name: str, more: bool, nats: float, chance: str = "") -> str:
+    """A named coordinate's part of the recommended point, in a sense, with its probability."""
+    held = max(0.0, nats if more else -nats)
+    return f"{phrase(name, more, coordinate=True)} ({held:.1f} nats{chance})"
+
+
+def _describe_claim(claim: Claim, found: Findings | None) -> str:
+    """The group with its probability, then its likeliest feature where that is likely in it.
+
+    A named coordinate is said with its nats, and what none of them carries with what would.
+    """
+    mix = {} if found is None else dict(found.mix)
+    if claim.group in mix:
+        chance = f", {_percent(claim.chance)}"
+        return _describe_nats(claim.group, claim.more, mix[claim.group], chance)
+    if found is not None and claim.group in found.lacking:
+        return (
+            f"{_group(claim)} ({_percent(claim.chance)}), which no adapter here carries: "
+            f"szpo adapters make --of {shlex.quote(claim.feature)} makes one that does"
+        )
     very = ""
     if claim.group not in ("", claim.feature) and claim.share >= LIKELY:
         very = (
@@ -222,7 +248,7 @@ def more_votes(ledger: Ledger, lesson: Lesson | None) -> str:
 
 
 def _lines(known: Sequence[tuple[int, Findings]]) -> tuple[Line, ...]:
-    every = [{_group(c): c.chance for c in found.taught or ()} for _, found in known]
+    every = [{_group(c, found): c.chance for c in found.taught or ()} for _, found in known]
     leading = [name for name, chance in every[-1].items() if chance >= LISTED][:DRAWN]
     at = tuple(votes for votes, _ in known)
     return tuple(Line(name, at, tuple(c.get(name, 0.0) for c in every)) for name in leading)

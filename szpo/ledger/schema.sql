@@ -28,7 +28,7 @@ CREATE TABLE steps (
   run            TEXT NOT NULL REFERENCES runs,
   step           INTEGER NOT NULL CHECK (step >= 0),
   epoch          INTEGER NOT NULL CHECK (epoch >= 1),
-  pairing        TEXT NOT NULL CHECK (pairing IN ('antithetic', 'forward', 'pool')),
+  pairing        TEXT NOT NULL CHECK (pairing IN ('antithetic', 'forward', 'pool', 'mixed')),
   mu             REAL NOT NULL CHECK (mu > 0),
   n              INTEGER NOT NULL CHECK (n > 0),
   d              INTEGER NOT NULL CHECK (d > 0),

@@ -1,10 +1,12 @@
 """Named features as a rule uses them: votes are fitted on the differences of the shown texts.
 
 The regressors of a vote are the recorded differences of named features between the shown texts,
-and the texts' scores along the leading coordinates. The prior is that of
+and the texts' scores along the leading coordinates. Where the coordinates have names, as adapters
+have, the distance of the two policies along each takes the place of scores. The prior is that of
 `szpo.optim.sparse_prior`. A weight on a feature is a direction: the feature's natural gradient in
-the run's coordinates, held in `NamedFeatures.map`. So a posterior of the weights is also a
-posterior of the gradient, and radius, ball, guards and steps work as with any other fit.
+the run's coordinates, held in `NamedFeatures.map`; a weight on a named coordinate is the direction
+in which that one alone moves. So a posterior of the weights is also a posterior of the gradient,
+and radius, ball, guards and steps work as with any other fit.
 """
 
 from __future__ import annotations
@@ -27,6 +29,10 @@ from szpo.types import FEATURE_GRID, Floats, Ints
 OWN: Final = 0.5
 """Prior probability that a feature which votes are about is one of the user's own, if there are
 own features: a user has a reason to name a feature."""
+FEW: Final = (0.4, 0.25, 0.15, 0.2)
+"""`SparsePrior.few` of named coordinates: one, two, three, or all of them a little."""
+CARRIED: Final = 0.3
+"""A coordinate carries a feature if a unit along it moves the feature by this many spreads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,24 +53,33 @@ class NamedFeatures:
     """Digest of the dictionary that the features come from."""
     own: tuple[tuple[str, ...], ...] = ()
     """The user's own features: name, kind, package, version and digest of the source of each."""
+    coordinates: tuple[str, ...] = ()
+    """Names of the run's coordinates, as of adapters; empty where they have none."""
+    axes: tuple[tuple[int, ...], ...] = ()
+    """(coordinates, d): the unit vector along which each of them alone moves, in units of 2⁻¹²."""
 
     def __post_init__(self) -> None:
-        k, dims = len(self.names), {len(row) for row in self.map}
-        if not k or not k == len(self.groups) == len(self.scales) == len(self.map):
+        k, dims = len(self.names), {len(row) for row in (*self.map, *self.axes)}
+        if not k == len(self.groups) == len(self.scales) == len(self.map) or not dims:
             raise UsageError("features: names, groups, scales and map must have one length")
+        if len(self.coordinates) != len(self.axes) or (self.axes and self.components):
+            raise UsageError("features: each named coordinate needs an axis, and none a component")
         if len(dims) != 1 or not 0 <= self.components <= min(dims):
             raise UsageError("features: every row of the map has one value for each coordinate")
         if any(len(each) != 5 for each in self.own):
             raise UsageError("features: each of the user's own needs five facts")
-        texts = [*self.names, self.dictionary, *itertools.chain(*self.own)]
+        texts = [*self.names, self.dictionary, *itertools.chain(*self.own), *self.coordinates]
         if not all(isinstance(text, str) for text in texts):
             raise UsageError("features: names and the facts of the user's own must be texts")
-        numbers = [*self.scales, self.components, *itertools.chain(*self.map)]
+        rows = itertools.chain(*self.map, *self.axes)
+        numbers = [*self.scales, self.components, *rows]
         if not all(isinstance(number, int) and abs(number) < 2**53 for number in numbers):
             raise UsageError("features: scales, components and map must be integers below 2^53")
+        if not all(any(axis) for axis in self.axes):
+            raise UsageError("features: a named coordinate moves nothing")
         if {*self.groups} != {*range(len({*self.groups}))}:
             raise UsageError("features: groups must be numbered from 0 without gaps")
-        if min(self.scales) <= 0:
+        if min(self.scales, default=1) <= 0:
             raise UsageError("features: the scales must be positive")
 
     @classmethod
@@ -78,17 +93,19 @@ class NamedFeatures:
             body["components"],
             body["dictionary"],
             tuple(tuple(each) for each in body["own"]),
+            tuple(body.get("coordinates", ())),
+            tuple(tuple(axis) for axis in body.get("axes", ())),
         )
 
     @property
     def dim(self) -> int:
         """Number of coordinates d."""
-        return len(self.map[0])
+        return len((self.map or self.axes)[0])
 
     @property
     def columns(self) -> int:
-        """Number of regressors p of a vote: the features, then the scores along the components."""
-        return len(self.names) + self.components
+        """Number of regressors p of a vote: features, then components or named coordinates."""
+        return len(self.names) + (len(self.coordinates) or self.components)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,96 +121,196 @@ class Claim:
     share: float
     """The part of ``chance`` that belongs to ``feature`` itself."""
     group: str = ""
-    """The feature that the group is named after; empty in old records."""
+    """The feature or coordinate that the group is named after; empty in old records."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Regressors that mean one thing: near features, or a named coordinate and what it carries."""
+
+    name: str
+    members: tuple[int, ...]
+    """Their columns, in rising order."""
+    senses: tuple[int, ...]
+    """+1 for a member that is more where the name is more, −1 for the opposite."""
+    coordinate: int | None = None
+    """The number of the named coordinate in the group; None without one."""
 
 
 def members(features: NamedFeatures, name: str) -> tuple[int, ...]:
-    """Indices of the features in the group of the feature with this name.
+    """Columns of the group of the feature or coordinate with this name.
 
     Raises:
         UsageError: there is no such feature.
     """
-    if name not in features.names:
-        near = difflib.get_close_matches(name, features.names, n=1)
+    columns = names_of(features)
+    if name not in columns:
+        near = difflib.get_close_matches(name, columns, n=1)
         hint = f'did you mean "{near[0]}"?' if near else "szpo features --list has them"
         raise UsageError(f"{name!r} is no feature that this run's coordinates move; {hint}")
-    group = features.groups[features.names.index(name)]
-    return tuple(i for i, each in enumerate(features.groups) if each == group)
+    return group_of(features, len(columns) - 1 - columns[::-1].index(name)).members
+
+
+def names_of(features: NamedFeatures) -> tuple[str, ...]:
+    """The name of each feature, then of each named coordinate."""
+    return (*features.names, *features.coordinates)
+
+
+def group_of(features: NamedFeatures, column: int) -> Group:
+    """The group that a regressor is in."""
+    return next(group for group in groups(features) if column in group.members)
 
 
 def groups_of(features: NamedFeatures) -> dict[str, tuple[str, ...]]:
-    """The features of each group, by the feature that the group is named after."""
-    called = (features.names[i] for i in group_heads(features))
-    return {name: tuple(features.names[i] for i in members(features, name)) for name in called}
+    """The names in each group, by the name of the group."""
+    names = names_of(features)
+    every = groups(features)
+    return {each.name: tuple(dict.fromkeys(names[i] for i in each.members)) for each in every}
+
+
+@lru_cache(maxsize=8)
+def groups(features: NamedFeatures) -> tuple[Group, ...]:
+    """The groups of features, in order, each with the coordinate that carries it; then the others.
+
+    A coordinate carries the group of the feature that it moves most, if no other coordinate moves
+    that feature more. It gives the group its name.
+    """
+    count, own = len(features.names), np.array(features.groups, dtype=np.int64)
+    moved = response(features)
+    carried: dict[int, tuple[int, int]] = {}
+    for j in range(len(features.coordinates) if count else 0):
+        most = int(np.abs(moved[:, j]).argmax())
+        size = abs(moved[most, j])
+        if size >= CARRIED and int(np.abs(moved[most]).argmax()) == j:
+            known = carried.get(int(own[most]))
+            if known is None or abs(moved[known]) < size:
+                carried[int(own[most])] = (most, j)
+    found = []
+    for group, head in enumerate(group_heads(features)):
+        inside = np.flatnonzero(own == group).tolist()
+        if group not in carried:
+            found.append(Group(features.names[head], tuple(inside), (1,) * len(inside)))
+            continue
+        j = carried[group][1]
+        senses = [-1 if moved[i, j] < 0 else 1 for i in inside]
+        name = features.coordinates[j]
+        found.append(Group(name, (*inside, count + j), (*senses, 1), j))
+    alone = [j for j in range(len(features.coordinates)) if j not in {g.coordinate for g in found}]
+    found += [Group(features.coordinates[j], (count + j,), (1,), j) for j in alone]
+    return tuple(found)
 
 
 @lru_cache(maxsize=8)
 def group_heads(features: NamedFeatures) -> tuple[int, ...]:
-    """For each group the feature with the longest natural gradient: the group's name."""
+    """For each group of features the one with the longest natural gradient: the group's name."""
+    if not features.names:
+        return ()
     lengths = np.linalg.norm(np.array(features.map, dtype=np.float64), axis=1)
     groups = np.array(features.groups)
     every = (np.flatnonzero(groups == group) for group in range(groups.max() + 1))
     return tuple(int(own[np.argmax(lengths[own])]) for own in every)
 
 
+@lru_cache(maxsize=8)
+def response(features: NamedFeatures) -> Floats:
+    """(features, coordinates): spreads by which a unit along a named coordinate moves each."""
+    gradients = np.array(features.map, dtype=np.float64).reshape(-1, features.dim)
+    return np.asarray(gradients @ axes(features).T / FEATURE_GRID)
+
+
+def axes(features: NamedFeatures) -> Floats:
+    """(coordinates, d): the unit vector along which each named coordinate moves."""
+    return np.array(features.axes, dtype=np.float64).reshape(-1, features.dim) / FEATURE_GRID
+
+
 def claims(found: SparseFit, features: NamedFeatures, least: float = 0.02) -> tuple[Claim, ...]:
     """What the votes are about, the likeliest first, without claims below probability ``least``.
 
-    The two senses of a group, more and less, are two claims and are never added up.
+    The two senses of a group, more and less, are two claims and are never added up. A coordinate
+    and the features that it carries are added up, so that they are said once.
     """
-    groups, called = np.array(features.groups), group_heads(features)
-    listed = []
-    for more, chances in ((True, found.more), (False, found.less)):
-        own = chances[: len(groups)]
-        sums = np.bincount(groups, own)
-        for group in np.flatnonzero(sums >= least):
-            near = np.flatnonzero(groups == group)
-            best = int(near[np.argmax(own[near])])
-            share = float(own[best] / sums[group])
-            name = features.names[called[group]]
-            listed.append(Claim(features.names[best], more, float(sums[group]), share, name))
+    names, listed = names_of(features), []
+    for group in groups(features):
+        for more in (True, False):
+            own = [
+                float((found.more if more == (sense > 0) else found.less)[i])
+                for i, sense in zip(group.members, group.senses, strict=True)
+            ]
+            whole = sum(own)
+            if whole < least:
+                continue
+            best = len(own) - 1 if group.coordinate is not None else int(np.argmax(own))
+            name = names[group.members[best]]
+            listed.append(Claim(name, more, whole, own[best] / whole, group.name))
     return tuple(sorted(listed, key=lambda each: (-each.chance, each.feature, each.more)))
+
+
+def nats_along(features: NamedFeatures, z: Floats) -> tuple[float, ...]:
+    """Nats along each named coordinate alone, negative against its name, of a whitened point (d,).
+
+    The parts add up to the point; their nats do not add up where coordinates overlap.
+    """
+    parts = np.linalg.lstsq(axes(features).T, z)[0]
+    return tuple((parts * np.abs(parts) / 2).tolist())
 
 
 @lru_cache(maxsize=8)
 def directions(features: NamedFeatures) -> Floats:
     """(d, p): for each regressor, the direction in coordinates that a weight on it means."""
-    gradients = np.array(features.map, dtype=np.float64).T / FEATURE_GRID
-    return np.concatenate([gradients, np.eye(features.dim)[:, : features.components]], axis=1)
+    gradients = np.array(features.map, dtype=np.float64).reshape(-1, features.dim).T / FEATURE_GRID
+    own = np.eye(features.dim)[:, : features.components]
+    return np.concatenate([gradients, axes(features).T if features.axes else own], axis=1)
 
 
 @lru_cache(maxsize=8)
 def projection_without(features: NamedFeatures, aside: tuple[int, ...]) -> Floats:
-    """(d, d): maps a direction to the nearest one, by KL, that changes no feature in ``aside``.
+    """(d, d): maps a direction to the nearest one, by KL, that changes nothing in ``aside``.
 
-    To first order around the start: the projection orthogonal to the features' natural gradients.
+    To first order around the start: the projection orthogonal to the features' natural gradients,
+    and to the directions of named coordinates.
     """
-    gradients = np.array([features.map[i] for i in aside], dtype=np.float64) / FEATURE_GRID
+    rows = (*features.map, *features.axes)
+    gradients = np.array([rows[i] for i in aside], dtype=np.float64) / FEATURE_GRID
     _, sizes, axes = np.linalg.svd(gradients, full_matrices=False)
     axes = axes[sizes > 1e-9 * sizes[0]]
     return np.asarray(np.eye(features.dim) - axes.T @ axes)
 
 
 @lru_cache(maxsize=8)
-def prior_of(features: NamedFeatures, rows: int) -> SparsePrior:
+def prior_of(features: NamedFeatures, rows: int, apart: float = 1.0) -> SparsePrior:
     """The prior of the weights, for comparisons of ``rows`` answers a side.
 
     Groups are equally likely, and the user's own features together as likely as all others.
+    ``apart``: r.m.s. distance of two compared policies along a named coordinate.
     """
-    groups = np.array([*features.groups, *[-1] * features.components])
+    more = features.columns - len(features.names)
+    groups = np.array([*features.groups, *[-1] * more], dtype=np.int64)
     scale = np.full(features.columns, np.sqrt(2 / rows))
-    equal, own = SparsePrior(groups, scale), {name for name, *_ in features.own}
+    few = FEW if features.coordinates else None
+    if few is not None:
+        scale[len(features.names) :] = apart
+    equal, own = SparsePrior(groups, scale, few=few), {name for name, *_ in features.own}
     if not own or own.issuperset(features.names):
         return equal
-    mine = np.array([name in own for name in features.names] + [False] * features.components)
-    given = equal.features()
+    mine = np.array([name in own for name in features.names] + [False] * more)
+    given = equal.features() * (groups >= 0)
     share = np.where(mine, OWN / given[mine].sum(), (1 - OWN) / given[~mine].sum())
-    return SparsePrior(groups, scale, given * share)
+    return SparsePrior(groups, scale, given * share, few=few)
 
 
-def regressors(differences: Ints, scores: Floats) -> Floats:
-    """Join recorded integer differences (..., k) and scores (..., components) to x (..., p)."""
-    return np.concatenate([differences / FEATURE_GRID, scores], axis=-1)
+def along(features: NamedFeatures, apart: Floats) -> Floats:
+    """Distances (..., p − k) of policies that lie ``apart`` (..., d) along named coordinates.
+
+    They are 0 for score components, which are of texts.
+    """
+    if features.axes:
+        return np.asarray(apart @ axes(features).T)
+    return np.zeros((*apart.shape[:-1], features.components))
+
+
+def regressors(differences: Ints, along: Floats) -> Floats:
+    """Join recorded integer differences (..., k) and what is along coordinates to x (..., p)."""
+    return np.concatenate([differences / FEATURE_GRID, along], axis=-1)
 
 
 def in_coordinates(
@@ -204,7 +321,7 @@ def in_coordinates(
     Args:
         found: The posterior of the weights.
         features: The run's features, with their directions.
-        aside: Features whose predicted change is held at 0.
+        aside: Regressors whose predicted change is held at 0.
     """
     A = directions(features)
     if aside:

@@ -103,13 +103,13 @@ def query(
     """
     if not (mu > 0 and math.isfinite(mu)):
         raise RunError(f"step {step}: the perturbation radius mu is {mu}; nothing was generated")
-    if settings.picks_pairs:  # nothing is perturbed
-        still = Shift(step, 0, 0, 0.0)
-        return Query(step, ((still, still),) * settings.K, mu, alpha, asked)
     space = settings.space
     pairs = []
     grids = asked.grids if asked is not None and asked.grids else (None,) * settings.K
     for k, grid in enumerate(grids):  # θ′ = θ + μ v_k; v_k by (seed, step, k), or on record
+        if not settings.perturbs(step, k):
+            pairs.append((Shift(step, k, 0, 0.0),) * 2)
+            continue
         radius = float(parameters.round_coef(mu * parameters.factor(space, step, k, grid)))
         minus = (
             Shift(step, k, -1, radius, grid)
@@ -222,11 +222,13 @@ def describe_settings(settings: Settings) -> Sequence[str]:
     if not rule.two_points:
         return how, _describe_step(s, mu)
     budget = "none" if s.kl_budget is None else f"{s.kl_budget:g} nats"
-    if s.picks_pairs:
+    if s.own_share == 1:
         return (
             f"rule {s.rule}, verdicts on rows, weighting {s.weighting}, seed {s.root_seed}",
             f"a step: {step_votes(s.K, s.N, s.M, s.D, own=True)}; KL budget {budget}",
         )
+    if s.own_share:
+        how += "; every other row is a pair of the policy's own answers"
     return (
         how,
         f"a step: {step_votes(s.K, s.N, s.M, s.D)}",

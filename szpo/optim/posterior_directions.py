@@ -40,19 +40,20 @@ def explanations_of(
     """The explanations of the votes, as weights on regressors; empty while the votes say nothing.
 
     A feature is chosen in proportion to its probability, then one of its explanations in
-    proportion to theirs. The score components together count as one feature. No direction is
-    drawn along the features ``aside``.
+    proportion to theirs. A named coordinate counts as a feature does; all coordinates together
+    count as one. No direction is drawn along the features ``aside``.
     """
     followed = np.ones(features.columns)
     followed[list(aside)] = 0.0
     count = len(features.names)
+    every = tuple(range(count, features.columns))
     listed, share = [], np.zeros(0)
     for each in found.kept:
         w = each.w * followed[list(each.support)]
         if each.chance >= SMALLEST_PROBABILITY and np.abs(w).max(initial=0.0) >= SMALLEST_COEF:
-            members = {min(at, count) for at in each.support if followed[at]}
+            members = 1 if each.support == every else sum(followed[at] for at in each.support)
             listed.append((each, w))
-            share = np.append(share, each.chance * len(members))
+            share = np.append(share, each.chance * members)
     chances = np.rint(CHANCE_UNITS * share / max(share.sum(), SMALLEST_PROBABILITY)).astype(
         np.int64
     )
@@ -109,8 +110,9 @@ def _in_coordinates(features: NamedFeatures, way: Explanation) -> Ints:
     """The explanation's direction (d,) in the run's coordinates, up to its length; exact."""
     count, found = len(features.names), np.zeros(features.dim, dtype=np.int64)
     for at, weight in zip(way.regressors, way.weights, strict=True):
-        if at < count:
-            found += weight * np.array(features.map[at], dtype=np.int64)
+        if at < count or features.axes:
+            row = features.map[at] if at < count else features.axes[at - count]
+            found += weight * np.array(row, dtype=np.int64)
         else:
             found[at - count] += weight * FEATURE_GRID
     return found

@@ -98,8 +98,19 @@ class Settings:
 
     @property
     def picks_pairs(self) -> bool:
-        """Rows are pairs of the policy's own answers, since votes are fitted on their texts."""
+        """Rows are chosen pairs of answers, since votes are fitted on their texts."""
         return self.features is not None and self.D == 1
+
+    @property
+    def own_share(self) -> float:
+        """Share of the comparisons that are pairs of the policy's own answers."""
+        if self.features is None or not self.picks_pairs:
+            return 0.0
+        return 0.5 if self.features.coordinates else 1.0
+
+    def perturbs(self, step: int, k: int) -> bool:
+        """Whether direction k of a step compares perturbed policies: all, none, or every other."""
+        return self.own_share == 0 or (self.own_share < 1 and (step + k) % 2 == 0)
 
     @property
     def distance(self) -> int:

@@ -1,4 +1,4 @@
-"""The prior of named features: one or two of them matter.
+"""The prior of named features and coordinates: one or two features matter, or a few coordinates.
 
 Every number is fixed at the set-up. Nothing depends on the votes, nor on the directions asked so
 far, which earlier votes decided. Therefore the Bayes factor against "nothing matters" is a
@@ -7,7 +7,9 @@ martingale where votes are chance.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from scipy.sparse import csgraph
@@ -15,23 +17,27 @@ from scipy.sparse import csgraph
 from szpo.errors import UsageError
 from szpo.types import Floats, Ints
 
+COORDINATES: Final = 0.5
+"""Probability that votes are about coordinates with names, given that they are about anything."""
+
 Support = tuple[int, ...]
-"""Features that have a coefficient, in rising order; empty where nothing matters."""
+"""Regressors that have a coefficient, in rising order; empty where nothing matters."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SparsePrior:
     """A mixture over supports of k features, each at several widths.
 
-    A support is no feature, one, two of different groups, or the dense block (coordinates without
-    a name). A width is the prior spread of the logit that all coefficients of a support give
-    together.
+    A support is no feature, one, two of different groups, or the dense block of coordinates. Where
+    coordinates have names, it may also be one, two or three of these. A width is the prior spread
+    of the logit that all coefficients of a support give together.
     """
 
     groups: Ints
-    """(k,): the group of each feature, from 0; −1 for the coordinates of the dense block."""
+    """(k,): the group of each feature, from 0; −1 for coordinates: the dense block."""
     scale: Floats
-    """(k,): r.m.s. of x between two batches of the start: √(2/rows), in units of the spread."""
+    """(k,): r.m.s. of x between two batches of the start: √(2/rows), in units of the spread; of a
+    named coordinate, between the two policies of a comparison."""
     chances: Floats | None = None
     """(k,): relative probability of each feature, given that one feature matters; entries of the
     dense block do not count. None: equally likely groups of equally likely features."""
@@ -43,6 +49,10 @@ class SparsePrior:
     """Relative probabilities, where anything matters, of one feature, two, and the dense block."""
     side: float = 0.5
     """Standard deviation of the side's coefficient, in logits."""
+    few: tuple[float, float, float, float] | None = None
+    """Where coordinates have names: relative probabilities of one, two, three or all of them,
+    given that they matter and no feature does, which has probability `COORDINATES`. None: without
+    names."""
 
     def __post_init__(self) -> None:
         sizes = np.array([*np.ravel(self.scale), *self.widths, self.side])
@@ -50,7 +60,9 @@ class SparsePrior:
             raise UsageError("prior of the features: one group and one scale for each feature")
         if not self.widths or not (np.isfinite(sizes) & (sizes > 0)).all():
             raise UsageError("prior of the features: scales, widths and deviations must be > 0")
-        if not 0 < self.signal < 1 or min(self.kinds) < 0 or not sum(self.kinds):
+        few = self.few or (1.0,)
+        kinds_fit = min(*self.kinds, *few) >= 0 < min(sum(self.kinds), few[0])
+        if not 0 < self.signal < 1 or not kinds_fit:
             raise UsageError("prior of the features: `signal` and kinds are probabilities")
         named = self.groups >= 0
         groups = np.unique(self.groups[named])
@@ -64,10 +76,17 @@ class SparsePrior:
 
     @property
     def block(self) -> Support:
-        """The features of the dense block."""
+        """The regressors of the dense block."""
         return tuple(np.flatnonzero(self.groups < 0).tolist())
 
     def features(self) -> Floats:
+        """Probability of each regressor (k,), if one matters; 0 in a block without names."""
+        chances = (1 - self._share) * self._of_features()
+        if self._share:
+            chances[self.groups < 0] = self._share / len(self.block)
+        return chances
+
+    def _of_features(self) -> Floats:
         """Probability of each feature (k,), if one feature matters; 0 in the dense block."""
         named = self.groups >= 0
         chances = np.zeros(len(self.groups))
@@ -75,21 +94,46 @@ class SparsePrior:
         chances[named] = 1 / np.bincount(own)[own] if self.chances is None else self.chances[named]
         return np.asarray(chances / max(chances.sum(), 1e-300))
 
+    @property
+    def _share(self) -> float:
+        """Probability that coordinates with names matter, given that anything matters."""
+        if self.few is None or not self.block:
+            return 0.0
+        return COORDINATES if (self.groups >= 0).any() else 1.0
+
+    def _of_coordinates(self) -> Floats:
+        """Probability of one, two, three and all of the coordinates with names (4,)."""
+        size = len(self.block)
+        if self.few is None or not size:
+            return np.zeros(4)
+        few = np.array(self.few) * (True, size > 1, size > 2, size > 3)
+        return np.asarray(self._share * few / few.sum())
+
     def log_chances(self) -> tuple[Floats, float]:
-        """Log probability of each single feature and pair (k, k), and of the dense block.
+        """Log probability of each single regressor and pair (k, k), and of the dense block.
 
         All are given that anything matters. Singles are on the diagonal; each pair appears twice.
         """
-        chances = self.features()
+        chances, block = self._of_features(), list(self.block)
         pairs = chances[:, None] * chances * (self.groups[:, None] != self.groups)
-        kinds = np.array(self.kinds) * (chances.any(), pairs.any(), len(self.block) > 0)
-        one, two, dense = kinds / max(kinds.sum(), 1e-300)
+        nameless = len(block) > 0 and self.few is None
+        kinds = np.array(self.kinds) * (chances.any(), pairs.any(), nameless)
+        one, two, dense = (1 - self._share) * kinds / max(kinds.sum(), 1e-300)
         table = two * pairs / max(pairs.sum() / 2, 1e-300) + one * np.diag(chances)
+        single, pair, _, every = self._of_coordinates()
+        if self._share:
+            table[np.ix_(block, block)] = pair / max(math.comb(len(block), 2), 1)
+            table[block, block] = single / len(block)
         with np.errstate(divide="ignore"):
-            return np.log(table), float(np.log(dense))
+            return np.log(table), float(np.log(dense + every))
+
+    def log_triple(self) -> float:
+        """Log probability of each three coordinates with names, given that anything matters."""
+        chance = self._of_coordinates()[2]
+        return math.log(chance / math.comb(len(self.block), 3)) if chance else -math.inf
 
     def precision(self, support: Support, width: float) -> Floats:
-        """Prior precision of a support's coefficients (features,), in (units of x per logit)²."""
+        """Prior precision of a support's coefficients, in (units of x per logit)²."""
         return np.asarray(len(support) * (self.scale[list(support)] / width) ** 2)
 
 

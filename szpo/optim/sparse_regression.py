@@ -1,15 +1,17 @@
-"""Bayesian logistic regression of votes on named features of which one or two matter.
+"""Bayesian logistic regression of votes on named features and coordinates of which few matter.
 
 A comparison of two batches has the regressors x = φ(plus) − φ(minus) of the texts that were shown,
-and P(plus) = σ(xᵀw + b·s) as in `szpo.optim.vote_regression`. The posterior is a mixture over
-supports (`szpo.optim.sparse_prior`), each weighted by its Laplace evidence, so it names the
-features that the votes are about. All supports are screened (`screen`), the likeliest are refitted
+then the distance of its two policies along coordinates, and P(plus) = σ(xᵀw + b·s) as in
+`szpo.optim.vote_regression`. The posterior is a mixture over supports
+(`szpo.optim.sparse_prior`), each weighted by its Laplace evidence, so it names what the votes are
+about. All supports are screened (`screen`), the likeliest are refitted
 (George and McCulloch, "Approaches for Bayesian variable selection", Statistica Sinica 7, 1997).
 The Bayes factor of all supports against none may be looked at after every step, as there.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,10 +24,11 @@ from szpo.aggregation.laplace import Approximation, Rows
 from szpo.errors import UsageError
 from szpo.optim.sparse_prior import SparsePrior, Support
 from szpo.optim.vote_regression import Votes
-from szpo.types import Floats
+from szpo.types import Floats, Ints
 
 REFITS = 32
-"""Number of supports that are fitted exactly, besides nothing and the dense block."""
+"""Number of supports that are fitted exactly, besides nothing and the dense block, and as many
+triples."""
 _ROUNDING = 2.0**20
 """Evidence is rounded to 2⁻²⁰ nats before it is compared, so no order depends on a last bit."""
 
@@ -82,12 +85,18 @@ def fit_sparse(votes: Votes, prior: SparsePrior, aside: Sequence[int] = ()) -> S
     """
     rows = _rows(votes, prior)
     nothing = _refit(rows, prior, [()])
-    found = screen(rows, prior, rows.design[:, len(prior.groups) :] @ nothing[0].coef[0])
+    logits = rows.design[:, len(prior.groups) :] @ nothing[0].coef[0]
+    found = screen(rows, prior, logits)
     supports = _likeliest(found, prior)
     exact = _refit(rows, prior, supports)
     found.insert(supports, exact)
     dense = _refit(rows, prior, [prior.block]) if prior.block else []
-    return _summarise(prior, found, nothing, dense, supports, exact, list(aside))
+    triples = screen_triples(rows, prior, logits, found)
+    leading = triples.likeliest()
+    exact3 = _refit(rows, prior, leading)
+    triples.insert(leading, exact3)
+    fits = _Fits(nothing, dense, supports, exact, triples, leading, exact3)
+    return _summarise(prior, found, fits, list(aside))
 
 
 def _rows(votes: Votes, prior: SparsePrior) -> Rows:
@@ -143,34 +152,52 @@ def _likeliest(found: Screen, prior: SparsePrior) -> list[Support]:
     return [pair[:1] if pair[0] == pair[1] else pair for pair in pairs]
 
 
-def _summarise(
-    prior: SparsePrior,
-    found: Screen,
-    nothing: list[Approximation],
-    dense: list[Approximation],
-    supports: list[Support],
-    exact: list[Approximation],
-    aside: list[int],
-) -> SparseFit:
-    """The posterior over all supports; exact fits are already inserted in the screen.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Fits:
+    """Exact fits, one for each width, with supports as the leading axis."""
 
-    A support that has only features aside counts as no signal.
+    nothing: list[Approximation]
+    dense: list[Approximation]
+    """Of the dense block; empty without one."""
+    supports: list[Support]
+    exact: list[Approximation]
+    """Of ``supports``: singles and pairs, in the order of their evidence."""
+    triples: Triples
+    leading: list[Support]
+    exact3: list[Approximation]
+    """Of ``leading``: the likeliest triples."""
+
+
+def _summarise(prior: SparsePrior, found: Screen, fits: _Fits, aside: list[int]) -> SparseFit:
+    """The posterior over all supports; exact fits are already inserted in the screens.
+
+    A support that has only regressors aside counts as no signal.
     """
-    k, log_signal = len(prior.groups), math.log(prior.signal)
+    k, log_signal, triples = len(prior.groups), math.log(prior.signal), fits.triples
     log_chances, log_dense = prior.log_chances()
-    joint = found.evidence + log_chances - math.log(len(prior.widths))
-    without = null = _evidence(nothing)[0, 0]
-    signal, beside = prior.signal, -math.inf
+    log_triple, log_widths = prior.log_triple(), math.log(len(prior.widths))
+    joint = found.evidence + log_chances - log_widths
+    joint3 = triples.evidence + log_triple - log_widths
+    without = null = _evidence(fits.nothing)[0, 0]
+    signal, beside, dense = prior.signal, -math.inf, fits.dense
     if aside:
         rest = np.zeros((k, k), dtype=bool)
         rest[np.ix_(aside, aside)] = True
-        beside = special.logsumexp(joint[:, rest & np.triu(np.ones_like(rest))])
-        share = float(np.exp(log_chances[rest & np.triu(np.ones_like(rest))]).sum())
+        rest3 = np.isin(triples.at, aside).all(1)
+        upper = rest & np.triu(np.ones_like(rest))
+        beside = special.logsumexp([*joint[:, upper].ravel(), *joint3[:, rest3].ravel()])
+        share = float(np.exp(log_chances[upper]).sum()) + rest3.sum() * math.exp(log_triple)
+        if dense and {*prior.block} <= {*aside}:
+            beside = np.logaddexp(beside, _over_widths(_evidence(dense))[0] + log_dense)
+            share, dense = share + math.exp(log_dense), []
         joint = np.where(rest, -np.inf, joint)
+        joint3 = np.where(rest3, -np.inf, joint3)
         null = np.logaddexp(log_signal + beside, math.log(1 - signal) + without)
         signal *= 1 - share
         null -= math.log(1 - signal)
     total = special.logsumexp(joint[:, *np.triu_indices(k)])
+    if joint3.size:
+        total = np.logaddexp(total, special.logsumexp(joint3))
     if dense:
         total = np.logaddexp(total, _over_widths(_evidence(dense))[0] + log_dense)
     log_factor = float(_round(total - math.log(signal / prior.signal) - null))
@@ -180,6 +207,9 @@ def _summarise(
     w = (chances * mean).sum((0, 2))
     second = (chances * (found.covariance + mean * mean.swapaxes(1, 2))).sum(0)
     second[range(k), range(k)] = (chances * (found.variance + mean**2)).sum((0, 2))
+    above = special.ndtr(mean / np.sqrt(found.variance))
+    more, less = (chances * above).sum((0, 2)), (chances * (1 - above)).sum((0, 2))
+    triples.add_to(np.exp(joint3 - total), w, second, more, less)
     at, share = np.array(prior.block, dtype=np.int64), 0.0
     for each in dense:
         weight = math.exp(each.evidence[0] + log_dense - math.log(len(dense)) - total)
@@ -189,23 +219,24 @@ def _summarise(
         share += weight
     followed = np.ones(k)
     followed[aside] = 0.0
-    above = special.ndtr(mean / np.sqrt(found.variance))
 
     w[aside] = second[aside] = second[:, aside] = 0.0
     whole = float(np.logaddexp(log_signal + total, math.log(1 - prior.signal) + without))
     whole = float(np.logaddexp(whole, log_signal + beside))
-    named = [log_signal + log_chances[each[0], each[-1]] for each in supports]
-    kept = _keep([()], nothing, [math.log(1 - prior.signal)], whole)
-    kept += _keep(supports, exact, named, whole)
-    if dense:
-        kept += _keep([prior.block], dense, [log_signal + log_dense], whole)
+    named = [log_signal + log_chances[each[0], each[-1]] for each in fits.supports]
+    kept = _keep([()], fits.nothing, [math.log(1 - prior.signal)], whole)
+    kept += _keep(fits.supports, fits.exact, named, whole)
+    of_three = [log_signal + log_triple] * len(fits.leading)
+    kept += _keep(fits.leading, fits.exact3, of_three, whole)
+    if fits.dense:
+        kept += _keep([prior.block], fits.dense, [log_signal + log_dense], whole)
     return SparseFit(
         w=w,
         covariance=second - np.outer(w, w),
         signal=signal,
         log_factor=log_factor,
-        less=signal * followed * np.minimum((chances * (1 - above)).sum((0, 2)), 1.0),
-        more=signal * followed * np.minimum((chances * above).sum((0, 2)), 1.0),
+        less=signal * followed * np.minimum(less, 1.0),
+        more=signal * followed * np.minimum(more, 1.0),
         dense=signal * share,
         kept=tuple(sorted(kept, key=lambda each: (-each.evidence, each.support))),
     )
@@ -283,6 +314,8 @@ class Screen:
         ``found`` has one fit for each width. Supports are the leading axis; the coefficients of a
         support's features come first.
         """
+        if not supports:
+            return
         i, j = (np.array([each[end] for each in supports], dtype=np.int64) for end in (0, -1))
         at, last = np.arange(len(supports)), 1 * (i != j)
         for t, each in enumerate(found):
@@ -346,6 +379,28 @@ def _expand(
     k = len(prior.groups)
     x = rows.design[:, :k]
     own = np.ascontiguousarray(x[:, part].T)  # (A, R)
+    level, toward, curvature = _around(rows, prior, nothing, part)
+    slope, bend, mixed = toward @ x, curvature @ (x * x), (curvature * own) @ x
+    if rows.design.shape[1] == k:
+        return level, slope, bend, mixed
+    certain, pull, cross = _side_at(rows, prior, toward, curvature)
+    with_own = np.einsum("ar,ar,r->a", curvature, own, rows.design[:, k])
+    return (
+        level + pull**2 * certain / 2 - np.log(certain * prior.side**2) / 2,
+        slope - cross * pull[:, None],
+        bend - cross**2 / certain[:, None],
+        mixed - cross * (with_own / certain)[:, None],
+    )
+
+
+def _around(
+    rows: Rows, prior: SparsePrior, nothing: Floats, part: slice | Ints
+) -> tuple[Floats, Floats, Floats]:
+    """The log-likelihood near each anchor's mode: level (A,), slopes and curvatures (A, R).
+
+    Level and slopes are those of the parabola at w = 0; slopes and curvatures are per logit.
+    """
+    own = np.ascontiguousarray(rows.design[:, part].T)
     precision = (prior.scale[part] / np.median(prior.widths)) ** 2
     furthest = _LONGEST / np.maximum(np.abs(own).max(1, initial=0.0), 1e-300)
     w = np.zeros(len(own))
@@ -359,20 +414,17 @@ def _expand(
     toward = residual + curvature * logits
     level = laplace.log_likelihood(rows, logits).sum(1)
     level -= np.einsum("ar,ar->a", residual + toward, logits) / 2
-    slope, bend, mixed = toward @ x, curvature @ (x * x), (curvature * own) @ x
-    if rows.design.shape[1] == k:
-        return level, slope, bend, mixed
+    return level, toward, curvature
+
+
+def _side_at(
+    rows: Rows, prior: SparsePrior, toward: Floats, curvature: Floats
+) -> tuple[Floats, Floats, Floats]:
+    """The side's precision (A,), mean (A,) and second derivatives with each feature (A, k)."""
+    k = len(prior.groups)
     side = rows.design[:, k]
     certain = curvature @ side**2 + prior.side**-2
-    pull = toward @ side / certain
-    cross = (curvature * side) @ x
-    with_own = np.einsum("ar,ar,r->a", curvature, own, side)
-    return (
-        level + pull**2 * certain / 2 - np.log(certain * prior.side**2) / 2,
-        slope - cross * pull[:, None],
-        bend - cross**2 / certain[:, None],
-        mixed - cross * (with_own / certain)[:, None],
-    )
+    return certain, toward @ side / certain, (curvature * side) @ rows.design[:, :k]
 
 
 def _derivatives(rows: Rows, logits: Floats) -> tuple[Floats, Floats]:
@@ -380,3 +432,82 @@ def _derivatives(rows: Rows, logits: Floats) -> tuple[Floats, Floats]:
     rate = special.expit(logits)
     expected = rows.total * rate
     return rows.up - expected, expected * (1 - rate)
+
+
+# ---- three named coordinates ----
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Triples:
+    """All supports of three named coordinates at T widths, predicted as in `Screen`."""
+
+    at: Ints
+    """(n, 3): the coordinates' regressors, in rising order."""
+    evidence: Floats
+    """(T, n): log marginal likelihood."""
+    mean: Floats
+    """(T, n, 3)."""
+    covariance: Floats
+    """(T, n, 3, 3)."""
+
+    def likeliest(self) -> list[Support]:
+        """The `REFITS` likeliest in order; ties go to the lower numbers."""
+        order = np.argsort(-_round(_over_widths(self.evidence)), kind="stable")[:REFITS]
+        return [tuple(each) for each in self.at[order].tolist()]
+
+    def insert(self, supports: Sequence[Support], found: list[Approximation]) -> None:
+        """Replace the predictions for some triples by exact fits, one for each width."""
+        place = {tuple(each): n for n, each in enumerate(self.at.tolist())}
+        which = [place[each] for each in supports]
+        for t, each in enumerate(found if which else ()):
+            self.evidence[t, which] = each.evidence
+            self.mean[t, which] = each.coef[:, :3]
+            self.covariance[t, which] = each.covariance()[:, :3, :3]
+
+    def add_to(
+        self, chances: Floats, w: Floats, second: Floats, more: Floats, less: Floats
+    ) -> None:
+        """Add the triples' part, of probability ``chances`` (T, n), to moments and to senses."""
+        moment = self.covariance + self.mean[..., :, None] * self.mean[..., None, :]
+        variance = np.diagonal(self.covariance, axis1=-2, axis2=-1)
+        above = chances[..., None] * special.ndtr(self.mean / np.sqrt(variance))
+        np.add.at(w, self.at, np.einsum("tn,tni->ni", chances, self.mean))
+        pairs = self.at[:, :, None], self.at[:, None, :]
+        np.add.at(second, pairs, np.einsum("tn,tnij->nij", chances, moment))
+        np.add.at(more, self.at, above.sum(0))
+        np.add.at(less, self.at, (chances[..., None] - above).sum(0))
+
+
+def screen_triples(rows: Rows, prior: SparsePrior, nothing: Floats, found: Screen) -> Triples:
+    """Predict the evidence of all supports of three named coordinates.
+
+    A triple uses the parabola around that coordinate of the three which explains most alone.
+    ``nothing`` is as in `screen`, which made ``found``.
+    """
+    block = np.array(prior.block if prior.log_triple() > -math.inf else (), dtype=np.int64)
+    which = np.array(list(itertools.combinations(range(len(block)), 3)), dtype=np.int64)
+    which = which.reshape(-1, 3)
+    at, widths = block[which], np.array(prior.widths)
+    if not len(at):
+        none = np.zeros((len(widths), 0, 3, 3))
+        return Triples(at, none[..., 0, 0], none[..., 0], none)
+    x = rows.design[:, block]
+    level, toward, curvature = _around(rows, prior, nothing, block)
+    slope, bend = toward @ x, (curvature[:, None] * x.T) @ x
+    if rows.design.shape[1] > len(prior.groups):
+        certain, pull, every = _side_at(rows, prior, toward, curvature)
+        cross = every[:, block]
+        level += pull**2 * certain / 2 - np.log(certain * prior.side**2) / 2
+        slope -= cross * pull[:, None]
+        bend -= cross[:, :, None] * cross[:, None] / certain[:, None, None]
+    alone = _round(found.evidence[:, block, block].max(0))
+    best = np.take_along_axis(which, alone[which].argmax(1)[:, None], 1)
+    own_slope = slope[best, which]
+    own_bend = bend[best[..., None], which[:, :, None], which[:, None]]
+    precision = 3 * (prior.scale[at] / widths[:, None, None]) ** 2
+    total = own_bend + precision[..., None] * np.eye(3)
+    covariance = np.linalg.inv(total)
+    mean = np.einsum("tnij,nj->tni", covariance, own_slope)
+    evidence = level[best[:, 0]] + (mean * own_slope).sum(-1) / 2
+    evidence += (np.log(precision).sum(-1) - np.linalg.slogdet(total)[1]) / 2
+    return Triples(at, evidence, mean, covariance)

@@ -109,7 +109,7 @@ def _check_step(ledger: Ledger, row: Record) -> None:
         if len(comparison.rows) != row["d"]:
             rows = len(comparison.rows)
             raise Broken("comparisons", comparison.id, f"has {rows} rows, D is {row['d']}")
-    if row["pairing"] == "pool" and train:
+    if row["pairing"] in ("pool", "mixed") and train:
         _check_candidates(ledger, row["step"], train)
     if row["closed_by"] == "auto" and not all(c.identical for c in train):
         raise Broken("steps", row["step"], "closed by itself, yet there was something to ask")

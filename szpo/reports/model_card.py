@@ -118,6 +118,9 @@ def model_card(ledger: Ledger, weights: Weights = LAST, names: Names = UNNAMED) 
         )
     if weights.scale != 1:
         made += f"| scaled | coordinates times {weights.scale:g}, from the run's start |\n"
+    found = taught.last_findings(ledger)
+    if step is None and group is None and found is not None and found.shown and found.mix:
+        made += f"| taught | {visible(taught.words(found))} |\n"
     digest = weights.digest(ledger)
     guards = _guards(weights.measured(ledger, digest))
     against = find_doubt(ledger, weights)

@@ -1,14 +1,17 @@
-"""Rows of a round: pairs of the policy's own answers, chosen for what a verdict on them says.
+"""Rows of a round: pairs of answers, chosen for what a verdict on them says.
 
 Each prompt gets a pool of answers of the policy as it is; no perturbation is needed, since votes
-are fitted on the texts. Choice reads the votes of closed rounds only. The round's event
-"generated" has digests of all candidates and the worth of each chosen pair.
+are fitted on the texts. Where the run's coordinates have names, every other row has a pool of each
+perturbed policy instead, and shows an answer of either. Choice reads the votes of closed rounds
+only. The round's event "generated" has digests of all candidates and the worth of each chosen
+pair.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -21,16 +24,18 @@ from szpo.features.own import Judged
 from szpo.ledger.database import Ledger
 from szpo.optim import named_features, pair_choice
 from szpo.optim.named_features import NamedFeatures
+from szpo.optim.rules import all_votes
+from szpo.optim.rules.rule import perturbations
 from szpo.optim.sparse_regression import SparseFit
 from szpo.policies.protocol import draw_answers
 from szpo.training.position import Position
 from szpo.training.services import Services
-from szpo.types import FEATURE_GRID, Answer, Comparison, Floats, Prompt, Row
-from szpo.voting import counting, step_inputs
+from szpo.types import FEATURE_GRID, Answer, Comparison, Floats, Prompt, Query, Row
+from szpo.voting import counting, step_inputs, step_plan
 from szpo.voting.sides import side_in_step
 
 ANSWERS: Final = 8
-"""Candidates for each row."""
+"""Candidates for each row; half of them of either policy where two are compared."""
 EVEN: Final = 0.15
 """Two answers are about equally long if their numbers of words differ by at most this share."""
 
@@ -41,46 +46,88 @@ def draw(
     """The rows of a step, one for each prompt, and what the record keeps of their choice."""
     settings, named = run.settings, run.settings.features
     assert named is not None
-    key = seeds.derive(settings.root_seed, "rollout", step=step)
-    pools = draw_answers(run.policy, prompts, ANSWERS, seed=seeds.as_seed(key))
-    if [len(pool) for pool in pools] != [ANSWERS] * len(prompts):
+    query = step_plan.recorded_query(run.ledger, settings, step, run.row(step)["mu"])
+    pools = _sample(run, query, prompts)
+    if not all(sum(map(len, pool)) == ANSWERS for pool in pools):
         raise RunError(f"step {step}: the policy left prompts unanswered")
-    prior, found = named_features.prior_of(named, settings.D), at.state.carried.named
+    prior, found = all_votes.named_prior(settings), at.state.carried.named
+    apart = named_features.along(
+        named, perturbations(settings, query, None).displacements(settings.distance)
+    )
     hidden, even = withdrawn(run.ledger), run.evens and not length_matters(named, found)
     earlier = repeatable(run.ledger) if run.repeats and settings.M == 1 else []
+    earlier = [each for each in earlier if not settings.perturbs(each.step, each.k)]
     rows: list[Comparison] = []
     noted: dict[str, list[Any]] = {"candidates": [], "worth": []}
-    for i, (prompt, answers) in enumerate(zip(prompts, pools, strict=True)):
+    for i, (prompt, drawn) in enumerate(zip(prompts, pools, strict=True)):
         k, n = divmod(i, settings.N)
         key = seeds.derive(settings.root_seed, "comparison", step=step, k=k, name=str(n))
         rank = sum(not row.identical for row in rows)
         side = side_in_step(settings.root_seed, step, rank)
-        again = _draw_repeat(run, earlier, step, i, side)
+        own = not settings.perturbs(step, k)
+        again = _draw_repeat(run, earlier, step, i, side) if own else None
         if again is not None:
             rows.append(Comparison(key.hex(), step, k, n, again.rows, repeats=again.id))
             noted["candidates"].append([])
             noted["worth"].append(None)
             continue
-        pool = [clean_answer(each) for each in answers]
-        fit = [each for each in pool if each.text not in hidden]
-        pairs = _pairs(fit or pool[:1], even=even)  # two equal answers are shown to nobody
+        pool = [[clean_answer(each) for each in answers] for answers in drawn]
+        fit = [[each for each in answers if each.text not in hidden] for answers in pool]
+        pairs = _pairs(fit if all(fit) else [pool[0][:1]], even=even)
         x = _differences(named, run.counted_features, prompt, pairs)
+        x[:, len(named.names) :] = apart[k]
         worths = pair_choice.worth(x, found, prior)
         chosen = pair_choice.choose(settings.root_seed, step, i, worths)
-        plus, minus = pairs[chosen] if seeds.integer(key, 0, 2) else pairs[chosen][::-1]
+        as_drawn = not own or seeds.integer(key, 0, 2)
+        plus, minus = pairs[chosen] if as_drawn else pairs[chosen][::-1]
         rows.append(Comparison(key.hex(), step, k, n, (Row(prompt, plus, minus),)))
-        noted["candidates"].append([step_inputs.text_digest(each.text) for each in pool])
+        texts = [each.text for answers in pool for each in answers]
+        noted["candidates"].append([step_inputs.text_digest(text) for text in texts])
         noted["worth"].append(int(worths[chosen]))
     return tuple(rows), {"pool": {**noted, "after": at.state.step}}
 
 
-def repeatable(ledger: Ledger) -> list[tuple[str, str]]:
-    """Rows of finished rounds that nobody was shown again: comparison and side of plus, in order.
+def _sample(
+    run: Services, query: Query, prompts: Sequence[Prompt]
+) -> list[tuple[Sequence[Answer], ...]]:
+    """Candidates for each prompt: of the policy as it is, or of plus, then of minus."""
+    settings = run.settings
+    key = seeds.derive(settings.root_seed, "rollout", step=query.step)
+    if settings.own_share == 1:
+        drawn = draw_answers(run.policy, prompts, ANSWERS, seed=seeds.as_seed(key))
+        return [(pool,) for pool in drawn]
+    shifts = [shift for pair in query.shifts for shift in dict.fromkeys(pair)]
+    each = [ANSWERS // len({*query.shifts[shift.k]}) for shift in shifts]
+    asked = [
+        list(prompts[shift.k * settings.N : (shift.k + 1) * settings.N]) * times
+        for shift, times in zip(shifts, each, strict=True)
+    ]
+    batches = run.policy.rollout(asked, shifts, seed=seeds.as_seed(key))
+    pools: list[tuple[Sequence[Answer], ...]] = [()] * len(prompts)
+    for shift, batch in zip(shifts, batches, strict=True):
+        for n in range(settings.N):
+            pools[shift.k * settings.N + n] += (batch[n :: settings.N],)
+    return pools
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A row of a finished round that may be shown again."""
+
+    comparison: str
+    plus_side: str
+    step: int
+    k: int
+
+
+def repeatable(ledger: Ledger) -> list[Shown]:
+    """Rows of finished rounds that nobody was shown again, in order.
 
     Each has a verdict, is no repeat itself, and nobody reported it as harmful.
     """
     found = ledger.query(
-        "SELECT c.comparison, a.plus_side FROM steps s JOIN comparisons c USING (run, step) "
+        "SELECT c.comparison, a.plus_side, c.step, c.k FROM steps s "
+        "JOIN comparisons c USING (run, step) "
         "JOIN assignments a USING (comparison) JOIN votes v ON v.assignment = a.assignment "
         "WHERE s.run = ? AND s.state = 'applied' AND c.kind = 'train' AND c.repeats IS NULL "
         "AND c.comparison NOT IN (SELECT repeats FROM comparisons WHERE repeats IS NOT NULL) "
@@ -88,20 +135,21 @@ def repeatable(ledger: Ledger) -> list[tuple[str, str]]:
         "HAVING sum(v.choice <> 'skip') AND NOT sum(v.skip_reason IS ?) ORDER BY c.step, c.k, c.n",
         (ledger.run, counting.HARMFUL),
     )
-    return [(row["comparison"], row["plus_side"]) for row in found]
+    return [Shown(**row) for row in found]
 
 
 def _draw_repeat(
-    run: Services, earlier: list[tuple[str, str]], step: int, row: int, side: str
+    run: Services, earlier: list[Shown], step: int, row: int, side: str
 ) -> Comparison | None:
     """An earlier row to show again, with sides swapped, removed from ``earlier``; often None."""
     key = seeds.derive(run.settings.root_seed, "repeat", step=step, k=row)
-    swapped = [each for each in earlier if each[1] != side]
-    if not swapped or float(seeds.uniform(key, 1)[0]) >= run.repeats:
+    swapped = [each for each in earlier if each.plus_side != side]
+    rate = run.repeats / run.settings.own_share  # of all rows
+    if not swapped or float(seeds.uniform(key, 1)[0]) >= rate:
         return None
     chosen = swapped[seeds.integer(key, 1, len(swapped))]
     earlier.remove(chosen)
-    return run.ledger.comparison(chosen[0])
+    return run.ledger.comparison(chosen.comparison)
 
 
 def withdrawn(ledger: Ledger) -> set[str]:
@@ -122,14 +170,19 @@ def length_matters(named: NamedFeatures, found: SparseFit | None) -> bool:
     return bool(found.more[near].sum() + found.less[near].sum() > 0.5)
 
 
-def _pairs(pool: Sequence[Answer], *, even: bool) -> list[tuple[Answer, Answer]]:
-    """The pairs with different texts; with ``even`` only those about equally long, if any are."""
-    pairs = [pair for pair in itertools.combinations(pool, 2) if pair[0].text != pair[1].text]
+def _pairs(pool: Sequence[Sequence[Answer]], *, even: bool) -> list[tuple[Answer, Answer]]:
+    """The pairs with different texts, within one pool or of an answer from each of two.
+
+    With ``even`` only those about equally long, if any are. Without any pair two equal answers,
+    which are shown to nobody.
+    """
+    every = itertools.combinations(pool[0], 2) if len(pool) == 1 else itertools.product(*pool)
+    pairs = [(a, b) for a, b in every if a.text != b.text]
     if even:
         sizes = [[max(1, len(each.text.split())) for each in pair] for pair in pairs]
         near = [max(size) <= (1 + EVEN) * min(size) for size in sizes]
         pairs = [pair for pair, is_near in zip(pairs, near, strict=True) if is_near] or pairs
-    return pairs or [(pool[0], pool[-1])]
+    return pairs or [(pool[0][0], pool[-1][-1] if len(pool) == 1 else pool[0][0])]
 
 
 def _differences(
@@ -138,7 +191,7 @@ def _differences(
     prompt: Prompt,
     pairs: Sequence[tuple[Answer, Answer]],
 ) -> Floats:
-    """Regressors (pairs, p) of each pair; those that a judge rates, and scores, stay 0."""
+    """Regressors (pairs, p) of the texts; those that a judge rates, and other ones, stay 0."""
     counted = {n: each for n, each in entries.items() if not isinstance(each, Judged)}
     at = [named.names.index(name) for name in counted]
     scales = np.array([named.scales[i] for i in at]) / FEATURE_GRID

@@ -49,6 +49,11 @@ def check_perturbation(ledger: Ledger, step: int) -> None:
     )[0]
     row = ledger.step(step)
     if first >= 0 and found["n"] and not found["differing"] and row is not None:
+        if row["pairing"] == "pool":
+            raise RunError(
+                f"steps {first}–{step}: all answers to each prompt are equal; raise "
+                "generation.temperature, or take prompts that leave a choice"
+            )
         raise RunError(
             f"steps {first}–{step}: plus and minus gave equal answers in every row at mu = "
             f"{row['mu']:.3g}; the perturbation does not reach the model, or is far too small"

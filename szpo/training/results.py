@@ -276,7 +276,7 @@ def _count(ledger: Ledger) -> Iterator[StepRow]:
         votes = StepVotes(ledger, row.step)
         verdicts = Counter(vote.verdict for vote in votes.counted)
         answers, words = budget.count_read(ledger, votes)
-        pairs, agreeing = (0, 0) if row.pairing == "pool" else agreement(votes.counted)
+        pairs, agreeing = (0, 0) if row.pairing in ("pool", "mixed") else agreement(votes.counted)
         yield replace(
             row, votes=len(votes.counted), plus=verdicts["plus"], minus=verdicts["minus"],
             ties=verdicts["tie"], skips=sum(vote.verdict == "skip" for vote in votes.standing),

@@ -13,7 +13,7 @@ from typing import Final
 
 from szpo.errors import IntegrityError, UsageError
 from szpo.ledger.database import Ledger
-from szpo.optim.named_features import NamedFeatures, group_heads, groups_of, members
+from szpo.optim.named_features import NamedFeatures, group_of, groups, groups_of, members
 
 EVENT: Final = "not about"
 OVER: Final = ("closed", "applied")
@@ -57,7 +57,7 @@ def in_force(ledger: Ledger, step: int | None = None) -> dict[str, SetAside]:
 
 
 def read(ledger: Ledger, features: NamedFeatures, step: int) -> tuple[int, ...]:
-    """The indices of the features that a step does not follow, in rising order."""
+    """The regressors that a step does not follow, in rising order."""
     held = in_force(ledger, step)
     done = ledger.query(
         "SELECT min(event) AS event FROM events WHERE kind = 'step' "
@@ -88,14 +88,13 @@ def order_not_about(
 ) -> SetAside:
     """Record an order that sets the group of a feature aside, or its withdrawal; return it."""
     features = require_names(features)
-    own = members(features, name)
-    group = features.names[group_heads(features)[features.groups[own[0]]]]
+    group = group_of(features, members(features, name)[0]).name
     with ledger.transaction(by):
         held = in_force(ledger)
         if (group in held) == on:
             state = "left out already" if on else "not left out"
             raise UsageError(f"not about: {group} is {state}")
-        if on and len(held) + 1 == len(set(features.groups)):
+        if on and len(held) + 1 == len(groups(features)):
             raise UsageError(
                 "not about: this is the last group; one must be left for the model to follow"
             )

@@ -61,14 +61,15 @@ def read(ledger: Ledger, settings: Settings, step: int) -> StepInputs:
     scored = settings.dim if named is None else named.components
     scores = _array(step, noted, "scores", (*shape, scored))
     features = None
-    if named is not None:
+    if named is not None and named.names:
         features = _array(step, noted, "features", (*shape, len(named.names)))
         if features is not None and (features != np.rint(features)).any():
             raise IntegrityError(f"step {step}: the recorded features are not whole numbers")
     wanted = {
         "centre": centre is None,
-        "scores": bool(settings.score_share or named is not None) and scores is None,
-        "features": named is not None and features is None,
+        "scores": scores is None
+        and bool(settings.score_share or (named is not None and not named.coordinates)),
+        "features": named is not None and bool(named.names) and features is None,
     }
     if missing := [name for name, is_missing in wanted.items() if is_missing]:
         raise IntegrityError(f"step {step}: its inputs of the fit have no {missing[0]}")

@@ -59,8 +59,11 @@ def record_plan(
 
 
 def asked_pairing(settings: Settings) -> str:
-    """What the two answers of a row are of, as `steps.pairing` records it."""
-    return "pool" if settings.picks_pairs else settings.pairing
+    """What the two answers of a row are of, as `steps.pairing` records it.
+
+    "pool": the policy as it is; "mixed": that, and every other direction as the settings say.
+    """
+    return {0.0: settings.pairing, 1.0: "pool"}.get(settings.own_share, "mixed")
 
 
 def begin(ledger: Ledger, epoch: int, step: int) -> None:

@@ -39,7 +39,7 @@ def read(ledger: Ledger) -> Lesson:
     return found
 
 
-def words(*claims: Claim, factor: float = math.log(20), **more: float) -> str:
+def words(*claims: Claim, factor: float = math.log(20), **more: Any) -> str:
     return taught.words(Findings(factor, taught=claims, **more))
 
 
@@ -61,6 +61,26 @@ def test_what_is_not_clear_or_has_no_name_is_said_to_be_so() -> None:
     other = Claim("length", False, 0.25, 1.0, "length")
     assert words(I, other) == 'not clear yet: says "I" more (30 %) or shorter (25 %)'
     assert words(Claim("i", True, 0.05, 1.0)) == "a taste, not clear yet which"
+
+
+def test_named_coordinates_are_said_with_nats_and_what_none_carries_with_what_would() -> None:
+    mix = (("positive in tone", 1.42), ("commas", -0.61), ("reader", 0.2))
+    tone = Claim("positive in tone", True, 0.99, 0.6, "positive in tone")
+    fewer = Claim("commas", False, 0.93, 0.2, "commas")
+    assert words(tone, fewer, mix=mix) == (
+        "more positive in tone (1.4 nats, 99 %), fewer commas (0.6 nats, 93 %)"
+    )
+    assert words(replace(tone, more=False), mix=mix) == "less positive in tone (0.0 nats, 99 %)"
+    asked = Claim("questions", True, 0.9, 1.0, "questions")
+    assert words(asked, mix=mix, lacking=("questions",)) == (
+        "more questions (90 %), which no adapter here carries: szpo adapters make --of questions "
+        "makes one that does"
+    )
+    assert words(asked, mix=mix) == "more questions (90 %)"  # several adapters do together
+    assert words(mix=mix, unnamed=0.8) == (
+        "a little of many (80 %): more positive in tone (1.4 nats), fewer commas (0.6 nats), "
+        "more reader (0.2 nats)"
+    )
 
 
 def test_a_rule_that_does_not_fit_all_votes_teaches_nothing_without_texts(ledger: Ledger) -> None:

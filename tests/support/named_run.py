@@ -39,6 +39,14 @@ def features() -> NamedFeatures:
     )
 
 
+def with_names() -> NamedFeatures:
+    """The same features where each coordinate has a name, as that of an adapter."""
+    k = len(MARKS)
+    axes = tuple(map(tuple, (FEATURE_GRID * np.eye(k, dtype=int)).tolist()))
+    names = tuple(f"more {mark}" for mark in MARKS)
+    return replace(features(), components=0, coordinates=names, axes=axes)
+
+
 class MarkedPolicy(QuadraticPolicy):
     """A policy whose answers have more of the marks whose coordinates are larger."""
 

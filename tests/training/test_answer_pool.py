@@ -133,10 +133,10 @@ def test_about_equally_long_answers_come_first_while_there_are_any():
         Answer(" ".join(["word"] * n) + mark)
         for n, mark in ((5, ""), (20, ""), (22, ""), (5, "!"))
     )
-    even = answer_pool._pairs([short, long, longer, other], even=True)
+    even = answer_pool._pairs([[short, long, longer, other]], even=True)
     assert even == [(short, other), (long, longer)]
-    assert answer_pool._pairs([short, long], even=True) == [(short, long)]
-    assert len(answer_pool._pairs([short, long, longer, other], even=False)) == 6
+    assert answer_pool._pairs([[short, long]], even=True) == [(short, long)]
+    assert len(answer_pool._pairs([[short, long, longer, other]], even=False)) == 6
 
 
 def test_some_rows_come_again_with_sides_swapped_and_both_verdicts_count(tmp_path):

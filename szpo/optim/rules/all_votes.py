@@ -16,6 +16,8 @@ from szpo.optim.rules.guard_geometry import Moments
 from szpo.optim.rules.measured_kl import KlMeasurement
 from szpo.optim.rules.rule import Perturbations
 from szpo.optim.settings import Settings
+from szpo.optim.sparse_prior import SparsePrior
+from szpo.optim.step_size import base_mu
 from szpo.optim.vote_regression import Fit, Prior, Votes, fit
 from szpo.optim.weighted_votes import WeightedVotes
 from szpo.types import Floats
@@ -186,16 +188,23 @@ def _posterior(settings: Settings, votes: Votes) -> tuple[Floats, Floats]:
 def regressors_of_step(settings: Settings, at: Perturbations) -> Floats:
     """The regressors of each comparison (..., K, N, p): z⁺ − z⁻, mixed with its texts' scores.
 
-    With named features: their differences, and the scores along the components.
+    With named features: their differences, and the scores along the components, or z⁺ − z⁻ along
+    each named coordinate.
     """
     named = settings.features
-    if named is not None:
+    if named is not None and not named.coordinates:
         if at.inputs.text_differences is None or at.inputs.scores is None:
             raise UsageError(f"step {at.step}: the features of its texts are not recorded")
         scores = at.inputs.scores[..., : named.components]
         return named_features.regressors(at.inputs.text_differences, scores)
     share, x = settings.score_share or 0.0, at.displacements(settings.distance)
     x = np.repeat(x[..., None, :], settings.N, axis=-2)
+    if named is not None:
+        texts = at.inputs.text_differences
+        if texts is None and named.names:
+            raise UsageError(f"step {at.step}: the features of its texts are not recorded")
+        texts = np.zeros((*x.shape[:-1], 0), dtype=np.int64) if texts is None else texts
+        return named_features.regressors(texts, named_features.along(named, x))
     if not share or at.inputs.scores is None:
         return x
     return np.asarray((1 - share) * x + share * at.inputs.scores)
@@ -219,9 +228,14 @@ def fit_named(
     settings: Settings, votes: Votes, aside: tuple[int, ...] = ()
 ) -> sparse_regression.SparseFit:
     """The posterior of the weights on a run's named features; ``aside`` are not followed."""
+    return sparse_regression.fit_sparse(votes, named_prior(settings), aside)
+
+
+def named_prior(settings: Settings) -> SparsePrior:
+    """The prior of the weights on a run's named features and coordinates."""
     assert settings.features is not None
-    believed = named_features.prior_of(settings.features, settings.D)
-    return sparse_regression.fit_sparse(votes, believed, aside)
+    apart = settings.distance * base_mu(settings)
+    return named_features.prior_of(settings.features, settings.D, apart)
 
 
 def prior(settings: Settings) -> Prior:

@@ -7,14 +7,16 @@ what the rule carries, so anybody can recompute it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from szpo.optim import vote_regression
-from szpo.optim.named_features import Claim, claims, group_heads
+from szpo.optim import named_features, vote_regression
+from szpo.optim.named_features import CARRIED, Claim, NamedFeatures, claims
 from szpo.optim.rules.all_votes import AllVotes, fit_named, fit_votes
+from szpo.optim.rules.regression import whitened_unit
 from szpo.optim.settings import Settings
+from szpo.types import FEATURE_GRID
 
 OPEN: Final = 0.2
 """If the probability that no feature explains the votes is below this, more votes may show one.
@@ -43,6 +45,11 @@ class Findings:
     """Probability that nothing explains the votes."""
     aside: tuple[str, ...] = ()
     """Groups of features that the operator ordered not to follow."""
+    mix: tuple[tuple[str, float], ...] = ()
+    """The named coordinates at the recommended point: name, and nats along it alone, negative
+    against its name."""
+    lacking: tuple[str, ...] = ()
+    """Claimed groups that no direction in the named coordinates moves by much."""
 
     @property
     def shown(self) -> bool:
@@ -56,7 +63,8 @@ class Findings:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON for the record."""
-        return asdict(self)
+        own = ("mix", "lacking") if not self.mix else ()
+        return {name: value for name, value in asdict(self).items() if name not in own}
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Findings:
@@ -64,7 +72,8 @@ class Findings:
         taught = body["taught"]
         named = None if taught is None else tuple(Claim(**each) for each in taught)
         factor = -math.inf if body["factor"] is None else body["factor"]
-        lists = {name: tuple(body[name]) for name in ("broken", "aside")}
+        lists = {name: tuple(body.get(name, ())) for name in ("broken", "aside", "lacking")}
+        lists["mix"] = tuple((name, nats) for name, nats in body.get("mix", ()))
         return cls(**{**body, **lists, "taught": named, "factor": factor})
 
 
@@ -78,9 +87,26 @@ def find(settings: Settings, record: AllVotes) -> Findings:
             chance=1 - float(fitted.signal),
         )  # fmt: skip
     found = record.named or fit_named(settings, record.votes, record.aside)
-    heads = group_heads(features)
-    names = dict.fromkeys(features.names[heads[features.groups[i]]] for i in record.aside)
+    said = claims(found, features)
+    names = dict.fromkeys(named_features.group_of(features, i).name for i in record.aside)
+    mix = named_features.nats_along(features, record.recommended / whitened_unit(settings))
     return Findings(
-        factor, held.share, held.broken, found.side, taught=claims(found, features),
+        factor, held.share, held.broken, found.side, taught=said,
         unnamed=found.dense, chance=1 - found.signal, aside=tuple(names),
+        mix=tuple(zip(features.coordinates, mix, strict=True)),
+        lacking=_lacking(features, said),
     )  # fmt: skip
+
+
+def _lacking(features: NamedFeatures, said: Sequence[Claim]) -> tuple[str, ...]:
+    """Groups whose leading feature moves by less than `CARRIED` in any direction of length 1."""
+    if not features.coordinates:
+        return ()
+    groups = {each.name: each for each in named_features.groups(features)}
+    lacking = []
+    for claim in said:
+        group = groups[claim.group]
+        if group.coordinate is None:
+            most = max(math.hypot(*features.map[i]) for i in group.members)
+            lacking += [claim.group] * (most < CARRIED * FEATURE_GRID)
+    return tuple(dict.fromkeys(lacking))
