@@ -231,12 +231,18 @@ class LoraPolicy:
         """
         if not prompts or samples < 1:
             raise UsageError("kl: needs at least one prompt and one sample")
-        rows = self.sample_tokens(prompts, samples, seed=seed)
+        return self.kl_of(prompts, self.sample_tokens(prompts, samples, seed=seed))
+
+    def kl_of(
+        self, prompts: Sequence[Prompt], rows: Sequence[tuple[int, ...]]
+    ) -> tuple[float, float]:
+        """`kl` from answers that were already drawn at θ, as many to each prompt in turn."""
+        samples = len(rows) // len(prompts)
         ids = [self.encode(prompt) for prompt in prompts]
         request = ReadRequest(
             "kl",
             tuple(ids[i // samples] for i in range(len(rows))),
-            rows,
+            tuple(rows),
             (self.theta(),),
             (0,) * len(rows),
             temperature=self.sampling.temperature or 1.0,

@@ -1,0 +1,1 @@
+"""Improve a policy on a score of its own answers, without votes."""

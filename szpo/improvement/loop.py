@@ -1,0 +1,319 @@
+"""Improve a policy on a score: steps of bounded measured KL, guards, return to the best policy.
+
+A step draws answers, lets a way propose a direction, and goes as far along it as costs
+``step_nats`` by the answers' own score functions. What it really costs is measured: the KL of the
+new policy to the start, on prompts that no step learns from. In distances r = √(2·KL) a step of
+length ℓ may add at most 1.25·ℓ; where it adds more, or leaves the budget, it is halved. On the
+same prompts stand the guards of fluency, variety and length, and the score by which the best
+policy is chosen; the guard of the topic takes too long for every step, and is the caller's.
+
+All random numbers follow from one seed, so a resumed improvement ends like an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from szpo import cache, seeds
+from szpo.errors import IntegrityError, UsageError
+from szpo.files import replace_whole
+from szpo.improvement.ways import Score, Task, Way, require_all_weights
+from szpo.optim import parameters
+from szpo.policies import text_guards
+from szpo.policies.feature_basis import PARTS
+from szpo.policies.lora_policy import LoraPolicy
+from szpo.policies.protocol import moved
+from szpo.policies.text_guards import Guard, TextFigures
+from szpo.types import Floats, Layout, Prompt, Theta
+
+SLACK: Final = 1.25
+"""Most that a step may add to √(2·KL), in lengths of the step."""
+MOST_HALVED: Final = 4
+"""After so many halvings a step is given up."""
+SPENT: Final = 0.9
+"""Share of the KL budget at which it counts as spent."""
+FEWEST_CHECKED: Final = 3
+"""Fewest prompts to measure on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How far to go, and in which steps."""
+
+    nats: float = 3.0
+    """KL budget: most nats an answer from the start."""
+    step_nats: float = 0.1
+    """Predicted cost of a step by itself, in nats."""
+    answers: int = 96
+    """Answers drawn for a step."""
+    samples: int = 4
+    """How many of them answer the same prompt."""
+    steps: int = 40
+    """Most steps."""
+    patience: int = 4
+    """Steps without a new best score after which it stops."""
+    checked: int = 32
+    """Prompts split off for measuring; at most a third of all."""
+    each: int = 2
+    """Measured answers to each of them."""
+    parts: int = PARTS
+    """As in `Task.parts`."""
+    waived: tuple[str, ...] = ()
+    """Names of guards that are measured but not heeded: those that the score is about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A policy as measured on the prompts that were split off."""
+
+    score: float
+    """Mean score."""
+    nats: float
+    """KL to the start, nats an answer."""
+    stderr: float
+    """Of the KL, over prompts."""
+    figures: TextFigures
+    answers: int
+    """How many answers this was measured on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step as it was tried last."""
+
+    seed: int
+    drawn: float
+    """Mean score of the answers that the direction comes from."""
+    answers: int
+    """Answers drawn in this step, the measured ones included."""
+    predicted: float
+    """What it was predicted to cost by itself, nats."""
+    halved: int
+    checked: Checked
+    guards: tuple[Guard, ...]
+    kept: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Improved:
+    """Where an improvement is, or where it ended."""
+
+    seed: int
+    theta: Theta
+    """The best policy so far."""
+    last: Theta
+    """Where the next step begins."""
+    base: Checked
+    """The start that KL and guards refer to."""
+    begun: Checked
+    """The policy that the first step began from."""
+    best: int = 0
+    """The step that led to ``theta``; 0: none was better than where it began."""
+    steps: tuple[Step, ...] = ()
+    stopped: str = ""
+    """Why it ended; empty while it goes on."""
+
+    @property
+    def checked(self) -> Checked:
+        """The best policy as measured."""
+        return self.steps[self.best - 1].checked if self.best else self.begun
+
+    @property
+    def answers(self) -> int:
+        """Answers drawn in all steps."""
+        return sum(step.answers for step in self.steps)
+
+
+def improve(
+    policy: LoraPolicy,
+    score: Score,
+    prompts: Sequence[Prompt],
+    way: Way,
+    plan: Plan = Plan(),
+    *,
+    seed: int,
+    since: Improved | None = None,
+    report: Callable[[Improved], object] = lambda state: None,
+) -> Improved:
+    """Move a policy so that its own answers score higher; nobody is asked.
+
+    Args:
+        policy: All B of an adapter as coordinates; begins where it is, and ends there too.
+        score: What an answer is worth; more is better.
+        prompts: At least six; a third or less of them is only measured on.
+        way: Finds the directions.
+        plan: How far, and in which steps.
+        seed: Of all draws.
+        since: Goes on from this state of an improvement with the same arguments.
+        report: Called with the state at the beginning and after each step.
+    """
+    require_all_weights(policy)
+    taught, aside = split_prompts(prompts, plan.checked, seed)
+
+    def check(theta: Theta, *, base: bool = False) -> Checked:
+        with moved(policy, theta):
+            return measure(policy, score, aside, plan.each, seed=seed, base=base)
+
+    state = since
+    if state is None:
+        here = {name: np.array(value) for name, value in policy.theta().items()}
+        base = check(policy.start(), base=True)
+        still = parameters.digest(here, policy.layout) == parameters.digest(
+            policy.start(), policy.layout
+        )
+        state = Improved(seed, here, here, base, base if still else check(here))
+    report(state)
+    while not state.stopped:
+        state = _take_step(policy, score, way, plan, state, taught, check)
+        report(state)
+    return state
+
+
+def split_prompts(
+    prompts: Sequence[Prompt], most: int, seed: int
+) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
+    """Split prompts into those that steps learn from and at most ``most``, a third, to measure on.
+
+    >>> [len(part) for part in split_prompts([Prompt.user(str(i)) for i in range(9)], 32, 0)]
+    [6, 3]
+    """
+    unique = tuple(dict.fromkeys(prompts))
+    count = min(most, len(unique) // 3)
+    if count < min(most, FEWEST_CHECKED - 1):
+        raise UsageError(f"improving needs 6 different prompts or more; got {len(unique)}")
+    order = seeds.permutation(seeds.derive(seed, "improve prompts"), len(unique)).tolist()
+    return tuple(unique[i] for i in order[count:]), tuple(unique[i] for i in order[:count])
+
+
+def measure(
+    policy: LoraPolicy, score: Score, prompts: Sequence[Prompt], each: int, *,
+    seed: int, base: bool = False,
+) -> Checked:  # fmt: skip
+    """Score, KL and text figures of ``each`` answers to these prompts; ``base``: of the start."""
+    rows = policy.sample_tokens(prompts, each, seed=seed, base=base)
+    nats, stderr = (0.0, 0.0) if base else policy.kl_of(prompts, rows)
+    answers = [policy.answer(row) for row in rows]
+    asked = [prompt for prompt in prompts for _ in range(each)]
+    grouped = [answers[i : i + each] for i in range(0, len(answers), each)]
+    return Checked(
+        float(np.mean(score(asked, answers))), nats, stderr,
+        text_guards.measure(policy, prompts, grouped, seed=seed, topic=False), len(answers),
+    )  # fmt: skip
+
+
+def _take_step(
+    policy: LoraPolicy,
+    score: Score,
+    way: Way,
+    plan: Plan,
+    state: Improved,
+    taught: Sequence[Prompt],
+    check: Callable[[Theta], Checked],
+) -> Improved:
+    number = len(state.steps) + 1
+    if number > plan.steps:
+        return replace(state, stopped=f"{plan.steps} steps were taken")
+    root = seeds.child_seed(state.seed, number, "improve step")
+    many = min(max(1, plan.answers // plan.samples), len(taught))
+    order = seeds.endless_order(
+        len(taught), many, lambda lap: seeds.derive(state.seed, "improve order", step=lap),
+        first=(number - 1) * many,
+    )  # fmt: skip
+    task = Task(score, tuple(taught[i] for i in order), plan.samples, root, plan.parts)
+    with moved(policy, state.last):
+        found = way.propose(policy, task)
+    if found is None or not found.nats > 0:
+        return replace(state, stopped="no answer scores more than another to the same prompt")
+
+    before = state.steps[-1].checked if state.steps else state.begun
+    far, budget = math.sqrt(2 * before.nats), math.sqrt(2 * plan.nats)
+    length = min(math.sqrt(2 * plan.step_nats), budget - far)
+    most = min(far + SLACK * length, budget)
+    answers, halved = found.answers, 0
+    while True:
+        factor = length / math.sqrt(2 * found.nats)
+        theta = _add(state.last, policy.layout, found.direction, factor)
+        after = check(theta)
+        answers += after.answers
+        fits = math.sqrt(2 * max(after.nats, 0.0)) <= most
+        if fits or halved == MOST_HALVED:
+            break
+        length, halved = length / 2, halved + 1
+    held = text_guards.guards(state.base.figures, after.figures)
+    failed = [g.name for g in held if not g.ok and g.name not in plan.waived]
+    kept = fits and not failed
+    step = Step(root, found.score, answers, length * length / 2, halved, after, held, kept)
+    state = replace(state, steps=(*state.steps, step))
+    if not fits:
+        return replace(state, stopped="no step stays within the KL that it may cost")
+    if failed:
+        return replace(state, stopped=f"guard: {failed[0]}")
+    best = state.best
+    if after.score > state.checked.score:
+        state, best = replace(state, theta=theta, best=number), number
+    state = replace(state, last=theta)
+    if after.nats >= SPENT * plan.nats:
+        return replace(state, stopped=f"{after.nats:.1f} of {plan.nats:g} nats are spent")
+    if number - best >= plan.patience:
+        return replace(state, stopped="the score no longer rises")
+    return state
+
+
+def _add(theta: Theta, layout: Layout, direction: Floats, factor: float) -> Theta:
+    """θ + factor · direction, rounded once."""
+    cuts = np.cumsum([theta[name].size for name, _ in layout])[:-1]
+    parts = np.split(direction, cuts)
+    return {
+        name: (theta[name] + factor * part.reshape(shape)).astype(np.float32)
+        for (name, shape), part in zip(layout, parts, strict=True)
+    }
+
+
+# ---- the state as a file ----
+
+
+def save(state: Improved, path: Path) -> None:
+    """Write a state to one ``.npz`` file, atomically."""
+    facts = asdict(replace(state, theta={}, last={}))
+    arrays: dict[str, Any] = {f"theta/{name}": value for name, value in state.theta.items()}
+    arrays |= {f"last/{name}": value for name, value in state.last.items()}
+    with replace_whole(path) as draft, draft.open("wb") as file:
+        np.savez(file, **arrays, facts=np.array(json.dumps(facts)))
+
+
+def load(path: Path) -> Improved:
+    """Read what `save` wrote."""
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            facts = json.loads(str(file["facts"]))
+            tensors = {name: file[name] for name in file.files if name != "facts"}
+        steps = tuple(
+            Step(**{
+                **each, "checked": _checked(each["checked"]),
+                "guards": tuple(Guard(**guard) for guard in each["guards"]),
+            })
+            for each in facts["steps"]
+        )  # fmt: skip
+        ends = {"base": _checked(facts["base"]), "begun": _checked(facts["begun"])}
+        thetas = {
+            part: {
+                name.removeprefix(f"{part}/"): value
+                for name, value in tensors.items()
+                if name.startswith(f"{part}/")
+            }
+            for part in ("theta", "last")
+        }
+        return Improved(**{**facts, **ends, **thetas, "steps": steps})
+    except cache.UNREADABLE as error:
+        raise IntegrityError(f"{path} is no state of an improvement ({error})") from None
+
+
+def _checked(facts: dict[str, Any]) -> Checked:
+    return Checked(**{**facts, "figures": TextFigures(**facts["figures"])})

@@ -1,0 +1,205 @@
+"""Improving on a score: what a step costs, when it stops, and that it ends alike when resumed."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from szpo.data.prompts import load_shipped
+from szpo.errors import IntegrityError, UsageError
+from szpo.generation.sampling import Sampling
+from szpo.improvement import loop
+from szpo.improvement.loop import Improved, Plan, improve
+from szpo.improvement.ways import (
+    NaturalGradient,
+    PolicyGradient,
+    Proposal,
+    Task,
+    cost,
+    draw,
+    read_scores,
+)
+from szpo.models import loading
+from szpo.models.tiny import MOODS
+from szpo.optim import parameters
+from szpo.policies.lora_policy import LoraPolicy
+from szpo.policies.text_guards import FLUENCY, LENGTH, NAMES
+from szpo.types import Answer, Floats, Prompt, Theta
+from tests.support.policies import full, policy_of, small
+from tests.support.tiny_models import loaded
+
+ASKED = [prompt for prompt in load_shipped().train[:12]]
+PLAN = Plan(nats=1.0, step_nats=0.15, answers=64, samples=8, checked=4, each=8, waived=NAMES)
+
+
+GOOD = {word for words in MOODS["good"].values() for word in words}
+
+
+def cheer(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
+    """Number of words in good mood."""
+    return np.array([float(sum(w.strip(".") in GOOD for w in a.text.split())) for a in answers])
+
+
+def alike(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
+    return np.ones(len(answers))
+
+
+@pytest.fixture(scope="module")
+def policy() -> LoraPolicy:
+    base = loading.load("tiny", dtype="fp32")
+    return policy_of(base, full(base), sampling=Sampling(max_new_tokens=12))
+
+
+@pytest.fixture(scope="module")
+def done(policy) -> list[Improved]:
+    """The states of one improvement, the last one ended."""
+    states: list[Improved] = []
+    improve(policy, cheer, ASKED, NaturalGradient(), PLAN, seed=3, report=states.append)
+    return states
+
+
+def digest(policy: LoraPolicy, state: Improved) -> str:
+    return parameters.digest(state.theta, policy.layout)
+
+
+def test_a_score_rises_by_steps_whose_measured_kl_is_bounded(policy, done):
+    end = done[-1]
+    assert end.checked.score > end.base.score + 0.1
+    far = 0.0
+    for step in end.steps:
+        assert step.kept
+        near = math.sqrt(2 * step.checked.nats)
+        assert near - far <= loop.SLACK * math.sqrt(2 * PLAN.step_nats) + 1e-9
+        far = near
+    assert 0 < end.checked.nats <= PLAN.nats
+    assert policy.theta().keys() == policy.start().keys()
+    assert all(not value.any() for value in policy.theta().values())  # it ends where it was
+
+
+def test_what_a_step_costs_is_foretold_by_other_answers(policy):
+    """½ dᵀ F d of score functions that the direction was not fitted to, against the model's KL."""
+    task = Task(cheer, tuple(ASKED), 16, seed=1)
+    found = NaturalGradient().propose(policy, task)
+    told = cost(draw(policy, replace(task, samples=48, seed=2)).scores, found.direction)
+    for nats in (0.05, 0.2):
+        factor = math.sqrt(nats / told)
+        theta = loop._add(policy.start(), policy.layout, found.direction, factor)
+        assert measured_kl(policy, theta) == pytest.approx(nats, rel=0.3)
+    assert found.nats < told  # its own answers make it look cheaper
+
+
+def measured_kl(policy: LoraPolicy, theta: Theta) -> float:
+    fresh = policy_of(policy.loaded, policy.subspace, sampling=policy.sampling)
+    fresh.move_to(theta)
+    return fresh.kl(ASKED, seed=8, samples=32)[0]
+
+
+@pytest.mark.parametrize("way", [PolicyGradient(), PolicyGradient(math.inf), NaturalGradient()])
+def test_the_same_seed_gives_the_same_weights(policy, way):
+    plan = replace(PLAN, steps=2)
+    first, again, other = (
+        improve(policy, cheer, ASKED, way, plan, seed=seed) for seed in (3, 3, 4)
+    )
+    assert digest(policy, first) == digest(policy, again) and first.steps == again.steps
+    assert digest(policy, first) != digest(policy, other)
+
+
+def test_an_improvement_resumed_from_a_file_ends_like_an_uninterrupted_one(policy, done, tmp_path):
+    assert len(done) > 3
+    loop.save(done[1], tmp_path / "state.npz")
+    since = loop.load(tmp_path / "state.npz")
+    assert (since.steps, since.base) == (done[1].steps, done[1].base)
+    end = improve(policy, cheer, ASKED, NaturalGradient(), PLAN, seed=3, since=since)
+    assert digest(policy, end) == digest(policy, done[-1])
+    assert (end.steps, end.stopped) == (done[-1].steps, done[-1].stopped)
+    (tmp_path / "state.npz").write_bytes(b"no state")
+    with pytest.raises(IntegrityError, match="no state of an improvement"):
+        loop.load(tmp_path / "state.npz")
+
+
+def test_a_score_that_cannot_rise_stops_at_once(policy):
+    end = improve(policy, alike, ASKED, PolicyGradient(), PLAN, seed=0)
+    assert end.steps == ()
+    assert end.stopped == "no answer scores more than another to the same prompt"
+    assert digest(policy, end) == parameters.digest(policy.start(), policy.layout)
+
+
+class Away:
+    """A way that only moves: its direction is drawn, and its cost believed to be ``nats``."""
+
+    def __init__(self, nats: float):
+        self.nats = nats
+
+    def propose(self, policy: LoraPolicy, task: Task) -> Proposal:
+        direction = np.random.default_rng(task.seed % 2**32).normal(size=policy.dim)
+        return Proposal(direction, self.nats, 0.0, 0)
+
+
+def test_a_score_that_does_not_rise_ends_after_some_patience(policy):
+    plan = replace(PLAN, nats=50.0, patience=3)
+    end = improve(policy, lambda p, a: -cheer(p, a) * 0, ASKED, Away(1e3), plan, seed=0)
+    assert (len(end.steps), end.best, end.stopped) == (3, 0, "the score no longer rises")
+
+
+def test_a_step_that_costs_more_than_predicted_is_halved_and_then_given_up(policy):
+    costly = improve(policy, cheer, ASKED, Away(1e-3), replace(PLAN, steps=1), seed=0)
+    (step,) = costly.steps
+    assert step.halved == loop.MOST_HALVED and not step.kept
+    assert costly.stopped == "no step stays within the KL that it may cost"
+    assert digest(policy, costly) == parameters.digest(policy.start(), policy.layout)
+
+
+def test_a_guard_returns_to_the_last_good_policy(policy):
+    """A score on short answers breaks the guard of length; the policy before that step is kept."""
+
+    def short(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
+        return np.array([-float(answer.tokens) for answer in answers])
+
+    heeded = replace(PLAN, nats=20.0, step_nats=0.3, waived=tuple({*NAMES} - {LENGTH}))
+    end = improve(policy, short, ASKED, NaturalGradient(), heeded, seed=1)
+    assert end.stopped == f"guard: {LENGTH}"
+    last = end.steps[-1]
+    assert not last.kept and all(step.kept for step in end.steps[:-1])
+    assert end.best < len(end.steps)
+    assert last.checked.score > end.checked.score  # it would have scored more
+    assert FLUENCY in heeded.waived
+
+
+def test_an_improvement_goes_on_from_where_the_policy_is(policy, done):
+    """KL and guards stay those to the start, and the budget counts what was spent before."""
+    policy.move_to(done[-1].theta)
+    try:
+        more = improve(
+            policy, cheer, ASKED, NaturalGradient(),
+            replace(PLAN, nats=1.6), seed=9,
+        )  # fmt: skip
+    finally:
+        policy.move_to(policy.start())
+    assert more.base.nats == 0 < more.begun.nats == pytest.approx(done[-1].checked.nats, rel=0.5)
+    assert more.base.score == pytest.approx(done[-1].base.score, abs=0.1)
+    assert more.checked.nats <= 1.6
+
+
+def test_scores_of_parts_add_up_to_the_answer_at_any_coordinates(policy, done):
+    rows = policy.sample_tokens(ASKED[:3], seed=2)
+    whole = read_scores(policy, done[-1].theta, ASKED[:3], rows)
+    parts = read_scores(policy, done[-1].theta, ASKED[:3], rows, (2, 5))
+    assert parts.shape == (3, 3, policy.dim)
+    np.testing.assert_allclose(parts.sum(1), whole[:, 0], atol=1e-4)
+    elsewhere = read_scores(policy, policy.start(), ASKED[:3], rows)
+    assert not np.allclose(elsewhere, whole, atol=1e-3)
+
+
+def test_what_cannot_be_improved_is_refused():
+    base = loaded("llama")
+    for unfit, message in (
+        (policy_of(base, small(base)), "every B of an adapter"),
+        (policy_of(base, full(base, train="AB")), "adapter.train to B"),
+        (policy_of(base, full(base), sampling=Sampling(temperature=0)), "temperature 0"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            improve(unfit, cheer, ASKED, NaturalGradient(), PLAN, seed=0)
+    with pytest.raises(UsageError, match="6 different prompts"):
+        improve(policy_of(base, full(base)), cheer, ASKED[:5], NaturalGradient(), seed=0)
