@@ -40,7 +40,7 @@ def agreement(evidence: Evidence) -> dict[str, Share | Estimate]:
     left, right = (sum(voter.choices.count(side) for voter in voters) for side in (b"A", b"B"))
     return {
         "same": within(totals),
-        "across": across(totals),
+        "across": across(totals, [step.step for step in evidence.steps if step.perturbed]),
         "alpha": alpha(totals.groups().values()),
         "gold": share(sum(v.gold_right for v in voters), sum(v.gold for v in voters)),
         "repeat": share(sum(v.repeats_same for v in voters), sum(v.repeats for v in voters)),
@@ -220,10 +220,11 @@ def _share_of_pairs(agreeing: int, pairs: int, disjoint: int) -> Share:
 def _agree_with_rest(evidence: Evidence) -> dict[str, Share]:
     """Each panelist's agreement with the majority of the others.
 
-    The others are those on the same comparison where comparisons have several votes, else those
-    on the same direction. A vote is left out where they are split, or nobody else chose a side.
+    The others are those on the same comparison where comparisons have several votes, or directions
+    no policies of their own, else those on the same direction. A vote is left out where they are
+    split, or nobody else chose a side.
     """
-    several = any(step.m > 1 for step in evidence.steps)
+    several = any(step.m > 1 or not step.perturbed for step in evidence.steps)
     groups: dict[object, array[int]] = defaultdict(lambda: array("q"))
     for (direction, comparison), part in evidence.totals.comparisons.items():
         groups[comparison if several else direction] += part.decided

@@ -17,7 +17,7 @@ from szpo.evaluators import hidden_reward
 from szpo.intervals import Share, share
 from szpo.ledger.database import Ledger
 from szpo.optim.rules.findings import Findings
-from szpo.policies.teachable import CHANGE
+from szpo.policies.teachable import advise
 
 MIN_VOTES: Final = 80
 """With fewer votes nobody can say that they follow no named feature.
@@ -37,7 +37,7 @@ USUAL: Final = "length,readability,politeness,sentiment,questions,repetition,ove
 
 def describe(
     *, votes: int, asked: int, same: int, undecided: bool, alike: Share, foretold: Share,
-    clearer: str,
+    clearer: str, rows: int = 8,
 ) -> str:  # fmt: skip
     """The first cause that holds, in a sentence with advice.
 
@@ -50,8 +50,9 @@ def describe(
         foretold: share of votes that named features predict from the others; empty where named
             features are the coordinates.
         clearer: advice on asking the voters more clearly; empty where they read no words.
+        rows: prompts in a comparison.
     """
-    if equal := _describe_equal(same, asked):
+    if equal := _describe_equal(same, asked, rows):
         return equal
     if votes < MIN_VOTES or undecided:
         return f"the votes are too few (a clear taste takes 40 to {MIN_VOTES}): continue voting"
@@ -75,11 +76,11 @@ def describe(
     )
 
 
-def _describe_equal(same: int, asked: int) -> str:
+def _describe_equal(same: int, asked: int, rows: int) -> str:
     """That half of the questions show no difference; empty where that is not known."""
     if asked < SURE or 2 * same < asked:
         return ""
-    return f"{same} of {asked} questions show no difference: {CHANGE}"
+    return f"{same} of {asked} questions show no difference: {advise(rows)}"
 
 
 @dataclass(slots=True)
@@ -101,7 +102,8 @@ class Watch:
         if asked < self._next:
             return ""
         self._next = 2 * asked
-        if found := _describe_equal(_count_same(self.ledger, votes, automatic, ties), asked):
+        same = _count_same(self.ledger, votes, automatic, ties)
+        if found := _describe_equal(same, asked, _rows(self.ledger)):
             self._next = 0
         return found
 
@@ -117,6 +119,7 @@ def read(ledger: Ledger, found: Findings) -> tuple[str, bool]:
     unknown = found.taught is None and not found.undecided
     look = unknown and votes >= MIN_VOTES and alike.of < PAIRS
     same = _count_same(ledger, cast, automatic, ties)
+    rows = _rows(ledger)
     words = describe(
         votes=votes,
         asked=asked,
@@ -125,8 +128,14 @@ def read(ledger: Ledger, found: Findings) -> tuple[str, bool]:
         alike=alike,
         foretold=_predicted(ledger) if look else share(0, 0),
         clearer=_ask_more_clearly(ledger.spec.get("config", {})),
+        rows=rows,
     )
-    return words, not _describe_equal(same, asked)
+    return words, not _describe_equal(same, asked, rows)
+
+
+def _rows(ledger: Ledger) -> int:
+    """Prompts in a comparison."""
+    return int(ledger.spec.get("optimizer", {}).get("D", 1))
 
 
 def count_earlier(ledger: Ledger) -> int:

@@ -229,7 +229,8 @@ def _along(
 
 def _better_side(evidence: Evidence, steps: Collection[int]) -> Share:
     """From the agreement a of votes on different comparisons: p = ½(1 + √(2a − 1))."""
-    a = agreement.across(evidence.totals, steps)
+    perturbed = {step.step for step in evidence.steps if step.perturbed}
+    a = agreement.across(evidence.totals, perturbed.intersection(steps))
     if not a.of:
         return share(0, 0)
     value, low, high = (better_side(2 * x - 1) for x in (a.value or 0.0, a.low, a.high))

@@ -124,7 +124,7 @@ def show(
                 for f in total.table[-steps:]
             ],
         )  # fmt: skip
-        own = total.table[-1].pairing == "pool"
+        own = not total.table[-1].perturbed
         sides = "the first and the second answer of a row" if own else "θ + μv and θ − μv"
         over = "rows" if own else "directions"
         console.say(

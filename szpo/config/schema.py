@@ -334,7 +334,7 @@ class Config(Section):
                 changes[name] = value
         if features is not None and rule and rule.two_points:
             changes["features"] = features
-            if o.rows > 1:  # otherwise no policy is perturbed
+            if o.rows > 1 or features.coordinates:  # otherwise no policy is perturbed
                 changes["asking_noise"] = NOISE
         return defaults(
             self.run.root_seed, layout, rule=self.rule, pairing=o.pairing, K=o.directions,

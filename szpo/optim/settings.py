@@ -99,7 +99,7 @@ class Settings:
     @property
     def picks_pairs(self) -> bool:
         """Rows are chosen pairs of answers, since votes are fitted on their texts."""
-        return self.features is not None and self.D == 1
+        return self.features is not None and self.D == 1 and bool(self.features.names)
 
     @property
     def own_share(self) -> float:

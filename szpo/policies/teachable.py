@@ -25,10 +25,10 @@ HARD: Final = 8.0
 """What costs more nats cannot be taught: in the default budget .03 grows to .28 at most."""
 TOLD: Final = 8
 """Largest number of features that a line names."""
-CHANGE: Final = (
-    "take prompts whose answers differ in what you want, or more rows in a vote (optimizer.rows)"
-)
-"""Advice where comparisons show no difference."""
+PROMPTS: Final = "take prompts whose answers differ in what you want"
+"""Advice where rows show no difference."""
+CHANGE: Final = f"{PROMPTS}, or more rows in a vote (optimizer.rows)"
+"""The same where verdicts are on batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,16 +142,22 @@ def describe_ruler(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def foretell(panel: Mapping[str, Any] | None) -> tuple[bool, str]:
+def advise(rows: int) -> str:
+    """What to change where comparisons of ``rows`` prompts show no difference."""
+    return CHANGE if rows > 1 else PROMPTS
+
+
+def foretell(panel: Mapping[str, Any] | None, rows: int) -> tuple[bool, str]:
     """Whether at least half of a simulated panel's comparisons show no difference, and a sentence.
 
-    ``panel`` is its ``spec``. The sentence is empty if the share is unknown or below .5 %.
+    ``panel`` is its ``spec``, ``rows`` the number of prompts in a comparison. The sentence is
+    empty if the share is unknown or below .5 %.
     """
     share = ((panel or {}).get("calibration") or {}).get("zero_share") or 0.0
     if share < 0.005:
         return False, ""
     text = f"{100 * share:.0f} % of comparisons of base answers show this panel no difference"
-    return share >= 0.5, f"{text}: {CHANGE}" if share >= 0.5 else text
+    return share >= 0.5, f"{text}: {advise(rows)}" if share >= 0.5 else text
 
 
 def _words(name: str) -> str:

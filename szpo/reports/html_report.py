@@ -165,7 +165,7 @@ def _figures(
     score_name: str,
 ) -> Iterator[dict[str, str]]:
     voted = [f for f in facts if f.votes]
-    if not any(f.pairing in ("pool", "mixed") for f in voted):  # its sides are of one policy
+    if all(f.perturbed for f in voted):  # else its sides are of one policy
         yield _figure(
             "Can votes tell the two sides apart?",
             "win rate of a step's better side, estimated over ten steps from agreement between "

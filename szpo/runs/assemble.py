@@ -268,7 +268,7 @@ def _with_new_panel(parts: RunParts, found: CheckedConfig, say: Say) -> RunParts
     start = replace(_starting_policy(parts), answers=partial(_base_answers, parts))
     panel = found.panel_factory.build(parts.config, start)
     say(str(panel))
-    half, equal = teachable.foretell(panel.spec)
+    half, equal = teachable.foretell(panel.spec, parts.config.optimizer.rows)
     if equal:
         say(f"{'warning' if half else 'questions'}: {equal}")
     return replace(parts, panel=panel)
@@ -292,7 +292,7 @@ def warn_of_equal_answers(checked: CheckedConfig) -> tuple[bool, str]:
         return nothing
     start = StartingPolicy(answers=lambda: (asked, found), logprob=_require_model)
     try:
-        return teachable.foretell(factory.build(config, start).spec)
+        return teachable.foretell(factory.build(config, start).spec, config.optimizer.rows)
     except _ModelNeededError:
         return nothing
 

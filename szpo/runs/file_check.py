@@ -132,14 +132,17 @@ def _times(ledger: Ledger) -> Iterator[Check]:
         yield Check("times", "warn", f"{text} (counting does not depend on it)")
 
 
+def _rows(ledger: Ledger) -> int:
+    return int(ledger.spec.get("config", {}).get("optimizer", {}).get("rows", 1))
+
+
 def _teachable(ledger: Ledger) -> Iterator[Check]:
-    rows = ledger.spec.get("config", {}).get("optimizer", {}).get("rows", 1)
-    for what, text in teachable.describe(teachable.of_spec(ledger.spec), rows).items():
+    for what, text in teachable.describe(teachable.of_spec(ledger.spec), _rows(ledger)).items():
         yield Check(what, "ok", text)
 
 
 def _questions(ledger: Ledger) -> Iterator[Check]:
-    return check_questions(teachable.foretell(ledger.spec.get("panel")))
+    return check_questions(teachable.foretell(ledger.spec.get("panel"), _rows(ledger)))
 
 
 def check_questions(foretold: tuple[bool, str]) -> Iterator[Check]:

@@ -80,6 +80,11 @@ class StepRow:
     """Smallest share of voters that would have reversed the step by always voting against it."""
 
     @property
+    def perturbed(self) -> bool:
+        """Each direction has two policies, so that votes on its comparisons are alike."""
+        return self.pairing not in ("pool", "mixed")
+
+    @property
     def win_rate(self) -> float | None:
         """Share of votes for plus, with a tie as half a vote; None without votes."""
         return (self.plus + self.ties / 2) / self.votes if self.votes else None
@@ -276,7 +281,7 @@ def _count(ledger: Ledger) -> Iterator[StepRow]:
         votes = StepVotes(ledger, row.step)
         verdicts = Counter(vote.verdict for vote in votes.counted)
         answers, words = budget.count_read(ledger, votes)
-        pairs, agreeing = (0, 0) if row.pairing in ("pool", "mixed") else agreement(votes.counted)
+        pairs, agreeing = agreement(votes.counted) if row.perturbed else (0, 0)
         yield replace(
             row, votes=len(votes.counted), plus=verdicts["plus"], minus=verdicts["minus"],
             ties=verdicts["tie"], skips=sum(vote.verdict == "skip" for vote in votes.standing),

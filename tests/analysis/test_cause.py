@@ -178,9 +178,12 @@ def test_equal_questions_are_told_before_votes_are_spent() -> None:
         (0.509, True, f"51 % {said}: {teachable.CHANGE}"), (0.12, False, f"12 % {said}"),
         (0.0, False, ""),
     ):  # fmt: skip
-        assert teachable.foretell({"calibration": {"zero_share": zero}}) == (half, told)
+        assert teachable.foretell({"calibration": {"zero_share": zero}}, 8) == (half, told)
     for unknown in (None, {}, {"calibration": None}):
-        assert teachable.foretell(unknown) == (False, "")
+        assert teachable.foretell(unknown, 8) == (False, "")
+    # Where verdicts are on rows there is no more to show in one.
+    _, told = teachable.foretell({"calibration": {"zero_share": 0.6}}, 1)
+    assert told.endswith("differ in what you want") and "optimizer.rows" not in told
 
 
 def test_equal_questions_are_warned_of_once_while_running(tmp_path: Path) -> None:

@@ -221,6 +221,15 @@ def test_the_dense_block_takes_what_no_feature_explains():
     assert np.abs(found.w[:12]).max() < 0.01
 
 
+def test_a_dense_block_alone_is_fitted():
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(80, 3))
+    up = rng.random(80) < special.expit(x @ [1.0, -1.0, 0.0])
+    found = fit_sparse(cast(x, up), SparsePrior(np.full(3, -1), np.ones(3)))
+    assert found.dense == pytest.approx(found.signal) and found.dense > 0.9
+    assert found.w == pytest.approx([1.0, -1.0, 0.0], abs=0.5)
+
+
 def test_groups_are_equally_likely_unless_features_are_given_chances():
     groups = np.array([0, 0, 1, 2, 3, -1])
     equal = SparsePrior(groups, np.ones(6)).features()

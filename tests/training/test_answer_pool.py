@@ -167,6 +167,15 @@ def test_some_rows_come_again_with_sides_swapped_and_both_verdicts_count(tmp_pat
         assert 0 < alike.of <= len(again) - own
 
 
+def test_rows_of_one_direction_are_not_of_two_policies_and_agree_about_nothing(tmp_path):
+    settings, ledger = named_run.start(tmp_path, **ROWS, N=2)
+    with ledger:
+        drive(settings, ledger, until_step=4)
+        found = evidence.read(ledger)
+        assert agreement.agreement(found)["across"].of == 0
+        assert all(row["rest"].of == 0 for row in agreement.panelists(found))
+
+
 def test_a_panelist_is_shown_other_rows_before_one_that_they_have_judged(tmp_path):
     settings, ledger = named_run.start(tmp_path, **ROWS)
     with ledger:
