@@ -85,8 +85,7 @@ class Actor(LoraPolicy):
         engine: Engine | None = None,
     ) -> Actor:
         """An actor with the sites, rank and start of a run in this subspace; A is trained too."""
-        start = {**subspace.fixed, **subspace.start}
-        return cls(loaded, subspace.sites, start, sampling=sampling, engine=engine)
+        return cls(loaded, subspace.sites, subspace.factors(), sampling=sampling, engine=engine)
 
     def complete(self, rows: Sequence[Sequence[int]], *, seed: int) -> tuple[tuple[int, ...], ...]:
         """Sample a continuation of each row of tokens, including an end token."""

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from szpo.cluster.vllm_messages import RowAnswer
 from szpo.errors import UsageError
-from szpo.models import adapter_files
+from szpo.models import adapter_files, peft_format
 from szpo.models.loading import DTYPES
 from szpo.models.lora_sites import Site
 from szpo.models.peft_format import SERVER_RANKS
@@ -81,13 +81,8 @@ def trusted_factors(member: CastMember, sites: Sequence[Site]) -> Theta:
 
 def save_member(path: Path, member: CastMember, sites: Sequence[Site], *, base: str) -> None:
     """Write a new folder of PEFT files with one rank for all weights and a scale of 1."""
-    rank = max(site.rank for site in sites)
-    padded: dict[str, NDArray[np.float32]] = {}
-    for site in sites:
-        missing = rank - site.rank
-        padded[site.a] = np.pad(member.factors[site.a], ((0, missing), (0, 0)))
-        padded[site.b] = np.pad(member.factors[site.b], ((0, 0), (0, missing)))
-    plain = tuple(replace(site, rank=rank, scale=1.0) for site in sites)
+    padded, one_rank = peft_format.pad(member.factors, sites)
+    plain = tuple(replace(site, scale=1.0) for site in one_rank)
     adapter_files.save_adapter(path, padded, plain, base=base)
 
 
@@ -130,18 +125,15 @@ class TrustedModel:
 
     def members(self, request: AnswerRequest) -> list[CastMember]:
         """The members of a request, rounded as servers round them."""
-        subspace = self.local.subspace
-        still = {**subspace.fixed, **subspace.start}
-        return [
-            cast_member({**still, **subspace.weights(theta)}, self.sites, self.dtype)
-            for theta in self.local.members(request)
-        ]
+        factors = map(self.local.subspace.factors, self.local.members(request))
+        return [cast_member(each, self.sites, self.dtype) for each in factors]
 
     def logprobs(self, rows: Sequence[Judged]) -> list[Floats]:
         """Log-probability of each token of each row under its member, nats, temperature 1."""
         members = list({row.member.sha256: row.member for row in rows}.values())
         number = {member.sha256: i for i, member in enumerate(members)}
-        moving = self.local.subspace.start
+        subspace = self.local.subspace
+        moving = subspace.start or {site.b for site in self.sites}
         thetas = [trusted_factors(member, self.sites) for member in members]
         moved = [{n: v for n, v in theta.items() if n in moving} for theta in thetas]
         return self.local.engine.logprobs(

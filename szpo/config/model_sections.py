@@ -61,24 +61,31 @@ class Adapter(Section):
 class Subspace(Section):
     """The subspace: the directions in which the votes may move the adapter."""
 
-    kind: Literal["auto", "score", "features", "random", "full"] = Field(
+    kind: Literal["auto", "score", "features", "adapters", "random", "full"] = Field(
         "auto",
         description="score: principal directions of the policy's own log-probability gradient; "
         "features: dim of those, then directions that change named features of the texts (both "
-        "need a local model); random: random orthonormal ones; full: every weight; auto: "
-        "features under the rule regression, but score with optimizer.score_share or fewer than "
+        "need a local model); adapters: the weights of the given adapters; random: random "
+        "orthonormal ones; full: every weight; auto: adapters where some are given, else features "
+        "under the rule regression, but score with optimizer.score_share or fewer than "
         "256 samples, and under other rules.",
+    )
+    adapters: list[Annotated[str, Field(min_length=1)]] = Field(
+        default_factory=list,
+        max_length=32,
+        description="The adapters of kind adapters, 2 to 32 LoRAs of this model: PEFT folders, "
+        "hub ids with their revision (owner/name@revision), or the folder of a set.",
     )
     dim: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
         8,
-        description='Number of coordinates d (not used by full), or "auto": as many as the run\'s '
-        "votes can tell apart.",
+        description="Number of coordinates d (not used by full and adapters), or "
+        '"auto": as many as the run\'s votes can tell apart.',
     )
     samples: Annotated[int, Field(ge=8, le=100_000)] | None = Field(
         None,
         description="Base answers read during set-up; they cost no votes. Default: 1,024 for "
-        "features, otherwise 384. The coordinates shipped for szpo's own prompts were made from "
-        "4,096.",
+        "features, 256 for adapters, otherwise 384. The coordinates shipped for szpo's own "
+        "prompts were made from 4,096.",
     )
     redraws: int = Field(
         3,

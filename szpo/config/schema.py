@@ -47,7 +47,9 @@ from szpo.types import Layout, Pairing
 
 WORDS_PER_TOKEN = 0.75
 """For English, with the tokenizers of small models."""
-SCORED: Final = ("score", "features")
+NAMED: Final = ("features", "adapters")
+"""Kinds of coordinates that say how named features of the texts respond to them."""
+SCORED: Final = ("score", *NAMED)
 """Kinds of coordinates that are made from scores of base answers."""
 SHEET_WORDS: Final = 300
 """Words of answers on a sheet, about 75 seconds of reading."""
@@ -57,9 +59,13 @@ RUBRIC_VERSION = 1
 """Version of the wording of question, guideline and choices; stored with each vote."""
 ONE_COORDINATE: Final[Layout] = (("z", (1,)),)
 """The smallest layout, for checks before the coordinates are known."""
-Coordinates: TypeAlias = Literal["score", "features", "random", "full"]
+Coordinates: TypeAlias = Literal["score", "features", "adapters", "random", "full"]
 FEATURE_SAMPLES: Final = 1024
 """Base answers of the set-up for coordinates of kind features."""
+ADAPTER_SAMPLES: Final = 256
+"""Base answers of the set-up for adapters as coordinates."""
+ADAPTER_RADIUS: Final = 2.0
+"""Nats of a side from the centre for adapters as coordinates, which carry far."""
 FEWEST_SAMPLES: Final = 256
 """With fewer base answers, auto does not choose features, since they are too inexact."""
 SAMPLES: Final = 384
@@ -110,7 +116,7 @@ class Optimizer(Section):
         1.62,
         le=1e6,
         description="κ: KL of each side from the centre, in nats; it sets μ = √(2κ/d); default: "
-        f"{RADIUS:g} under regression, otherwise 1.62.",
+        f"{ADAPTER_RADIUS:g} for adapters, {RADIUS:g} under regression, otherwise 1.62.",
     )
     kl_step: Positive = Field(
         0.03, le=1e6, description="κ_step: KL of one expected step, nats; sets the step size."
@@ -213,6 +219,8 @@ class Config(Section):
             for setting, key in names.items()
             if own and key in own.defaults and setting not in given.model_fields_set
         }
+        if self.coordinates == "adapters" and "kl_radius" not in given.model_fields_set:
+            usual["kl_radius"] = ADAPTER_RADIUS
         self._rule = name
         if self._judges_rows(given):
             usual["rows"] = 1
@@ -268,7 +276,13 @@ class Config(Section):
                 f"subspace.samples {self.samples} is too few for subspace.dim {self.dim}; "
                 f"give at least {4 * self.dim}"
             )
-        if (self.features.add or self.features.drop) and kind != "features":
+        if (kind == "adapters") != bool(self.subspace.adapters):
+            raise ValueError(
+                'subspace.adapters goes with subspace.kind "adapters": give both'
+                if self.subspace.adapters
+                else 'subspace.kind "adapters" needs subspace.adapters: LoRAs of this model'
+            )
+        if (self.features.add or self.features.drop) and kind not in NAMED:
             raise ValueError(
                 'features.add and features.drop go with subspace.kind "features", here it is '
                 f'"{kind}"; set it, and subspace.samples to {FEWEST_SAMPLES} or more'
@@ -369,12 +383,14 @@ class Config(Section):
     def coordinates(self) -> Coordinates:
         """The kind of the subspace, with auto resolved.
 
-        auto is features under `FIRST_RULE` if no other setting excludes them and the set-up has at
-        least `FEWEST_SAMPLES` answers; else score.
+        auto is adapters if some are given; features under `FIRST_RULE` if no other setting
+        excludes them and the set-up has at least `FEWEST_SAMPLES` answers; else score.
         """
         chosen, o, samples = self.subspace.kind, self.optimizer, self.subspace.samples
         if chosen != "auto":
             return chosen
+        if self.subspace.adapters:
+            return "adapters"
         usual = self.rule == FIRST_RULE and self.adapter.train == "B" and not o.score_share
         enough = samples is None or samples >= FEWEST_SAMPLES
         return "features" if usual and enough else "score"
@@ -382,12 +398,17 @@ class Config(Section):
     @property
     def samples(self) -> int:
         """Base answers of the set-up: as set, or by default for the kind of coordinates."""
-        usual = FEATURE_SAMPLES if self.coordinates == "features" else SAMPLES
-        return self.subspace.samples or usual
+        usual = {"features": FEATURE_SAMPLES, "adapters": ADAPTER_SAMPLES}
+        return self.subspace.samples or usual.get(self.coordinates, SAMPLES)
 
     @property
     def dim(self) -> int:
-        """Number of coordinates d of a subspace: as set, or from the votes (see `choose_dim`)."""
+        """Number of coordinates d of a subspace: as set, or from the votes (see `choose_dim`).
+
+        For adapters the number of entries; a set among them has more.
+        """
+        if self.coordinates == "adapters":
+            return max(2, len(self.subspace.adapters))
         chosen = self.subspace.dim
         return choose_dim(self.steps * self.votes_per_step) if chosen == "auto" else chosen
 
@@ -400,7 +421,7 @@ class Config(Section):
     def picks_pairs(self) -> bool:
         """Whether rows are pairs of the policy's own answers; see `Settings.picks_pairs`."""
         rule = RULES.get(self.rule)
-        fits_texts = rule is not None and rule.two_points and self.coordinates == "features"
+        fits_texts = rule is not None and rule.two_points and self.coordinates in NAMED
         return fits_texts and self.asks_rows
 
     @property

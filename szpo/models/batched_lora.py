@@ -64,15 +64,19 @@ class Deltas:
 
     ``B[name]`` is (members, out, r); ``A[name]`` is (r, in) when members share it, otherwise
     (members, r, in). Tensors may require gradients.
+
+    With ``gains`` all members share A (r, in) and B (1, out, r), and ``gains[name]`` (members, r)
+    scales the entries of A x.
     """
 
     A: Mapping[str, Tensor]
     B: Mapping[str, Tensor]
+    gains: Mapping[str, Tensor] | None = None
 
     @property
     def members(self) -> int:
         """How many different policies the deltas hold."""
-        return next(iter(self.B.values())).shape[0]
+        return next(iter((self.gains or self.B).values())).shape[0]
 
 
 def find_sites(model: nn.Module, config: Any) -> tuple[Site, ...]:
@@ -153,9 +157,16 @@ class Attachment:
         self._factors: dict[str, tuple[Tensor, Tensor]] = {}
         self._up: dict[str, Tensor] = {}  # scale · Bᵀ of all members, (members·rank, out)
         self._down: dict[str, tuple[Tensor, int, bool]] = {}  # Aᵀ, rank, whole
+        self._gains = deltas.gains
+        self._gains_of_rows: dict[str, Tensor] = {}
         siblings: dict[tuple[str, int, bool], list[str]] = {}
         for site in sites:
-            A, B = deltas.A[site.name], deltas.B[site.name] * site.scale
+            A, B = deltas.A[site.name], deltas.B[site.name]
+            if self._gains is not None:  # views: nothing is held a second time
+                self._down[site.name] = (A.t(), site.rank, True)
+                self._up[site.name] = (B[0] if site.scale == 1 else B[0] * site.scale).t()
+                continue
+            B = B * site.scale
             self._factors[site.name] = (A, B)
             self._up[site.name] = B.permute(0, 2, 1).reshape(-1, B.shape[1]).contiguous()
             whole = A.dim() == 3 or self._members * site.rank <= MAX_STACKED_ROWS
@@ -195,9 +206,10 @@ class Attachment:
         """
         rows = rows.to(self._device)
         self._rows = rows
-        self._masks, self._last_product = {}, None
+        self._masks, self._last_product, self._gains_of_rows = {}, None, {}
         self._row_is_member = (
-            self._members > 1
+            self._gains is None
+            and self._members > 1
             and rows.shape == (self._members, 1)
             and bool((rows[:, 0] == torch.arange(self._members, device=self._device)).all())
         )
@@ -211,7 +223,14 @@ class Attachment:
         return self._masks[ranks]
 
     def _project_down(self, name: str, x: Tensor) -> Tensor:
-        """A x of a site for all members, zero but for each row's own: (…, members·rank)."""
+        """A x of a site for all members, zero but for each row's own: (…, members·rank).
+
+        With gains, A x (…, rank) with each row's own gains.
+        """
+        if self._gains is not None:
+            if name not in self._gains_of_rows:
+                self._gains_of_rows[name] = self._gains[name][self._rows]
+            return (x.to(torch.float32) @ self._down[name][0]) * self._gains_of_rows[name]
         shared = self._shared[name]
         last = self._last_product
         if last is None or last[0] is not x or last[1] is not shared:

@@ -37,7 +37,8 @@ DTYPES: dict[str, torch.dtype] = {
 }
 QUANTIZATIONS = ("nf4", "fp4")
 NAMED = ("smollm2", "tiny")
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
@@ -197,7 +198,7 @@ def locate(name: str, *, weights: bool = True) -> Path:
             f"model {name!r} not found (looked in {path.absolute()}); "
             f"give {', '.join(NAMED)}, a local folder, or a hub id such as owner/name"
         )
-    return _refuse_adapter(name, _download(name, weights))
+    return _refuse_adapter(name, download(name, weights=weights))
 
 
 def _refuse_adapter(name: str, folder: Path) -> Path:
@@ -229,18 +230,27 @@ def token_counter(name: str) -> Callable[[str], int]:
     return lambda text: len(tokenizer.encode(text))
 
 
-def _download(hub_id: str, weights: bool) -> Path:
+def download(
+    hub_id: str, *, weights: bool = True, revision: str | None = None, what: str = "model"
+) -> Path:
+    """The folder to which the hub's files of a model or adapter are downloaded.
+
+    Without ``weights`` only the small ones are.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     wanted = ["*.json", "*.txt", "*.model", "*.jinja", *(["*.safetensors"] if weights else [])]
+    wanted += ["README.md"] if what == "adapter" else []
     endpoint = outgoing.hub_endpoint()
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=wanted, endpoint=endpoint))
+        return Path(
+            snapshot_download(hub_id, revision=revision, allow_patterns=wanted, endpoint=endpoint)
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "no answer"
         raise UsageError(
-            f"model {hub_id}: not a local folder, and the hub did not give it ({reason}); "
+            f"{what} {hub_id}: not a local folder, and the hub did not give it ({reason}); "
             "check the id and the network, or give a local folder"
         ) from None
 
@@ -287,10 +297,13 @@ def describe_failure(folder: Path, error: Exception) -> str:
     return f"{folder}: transformers cannot load it: {reason}"
 
 
-def read_adapter(path: Path) -> Adapter:
-    """Read a PEFT LoRA adapter from its folder, checked like a model."""
+def read_adapter(path: Path, *, patterns: bool = False) -> Adapter:
+    """Read a PEFT LoRA adapter from its folder, checked like a model.
+
+    With ``patterns`` its layers may have different ranks and alphas.
+    """
     files = weight_files.safetensors_in(path, what="adapter")
-    described = path / "adapter_config.json"
+    described = path / ADAPTER_CONFIG
     if not described.is_file():
         raise UsageError(f"adapter {path}: no adapter_config.json there; give a PEFT LoRA folder")
     try:
@@ -299,7 +312,8 @@ def read_adapter(path: Path) -> Adapter:
         raise UsageError(f"{described} is not JSON ({error})") from None
     kind = config.get("peft_type") if isinstance(config, dict) else None
     if kind != "LORA":
-        raise UsageError(f"adapter {path} is of type {kind}; a starting adapter must be LORA")
+        what = "it" if patterns else "a starting adapter"
+        raise UsageError(f"adapter {path} is of type {kind}; {what} must be LORA")
     tensors = {
         name: tensor.to(torch.float32).numpy()
         for file in files
@@ -307,29 +321,37 @@ def read_adapter(path: Path) -> Adapter:
     }
     others = sorted(name for name in tensors if not re.fullmatch(r".+\.lora_[AB]\.weight", name))
     fields = beyond_plain(config)
-    fields += [field for field in ("rank_pattern", "alpha_pattern") if config.get(field)]
+    limit, remedy = "", "leave it out, or train a plain one"
+    if not patterns:
+        fields += [field for field in ("rank_pattern", "alpha_pattern") if config.get(field)]
+        limit = " of one rank and alpha"
+        remedy = "merge it into its base (merge_and_unload of PEFT), and give that as model.name"
     if others or fields:
         beside = [f"tensors {weight_files.list_first(others)}"] if others else []
+        if patterns:  # which initialisation it is matters
+            fields = [f"{field} {config[field]}" for field in fields]
         beside += [f"options {', '.join(fields)}"] if fields else []
         raise UsageError(
-            f"adapter {path} is more than a plain LoRA of one rank and alpha: "
-            f"{'; '.join(beside)}; merge it into its base (merge_and_unload of PEFT), and give "
-            "that as model.name"
+            f"adapter {path} is more than a plain LoRA{limit}: {'; '.join(beside)}; {remedy}"
         )
     return Adapter(path, config, dict(sorted(tensors.items())), weight_files.digest(files))
 
 
 def tell_base(adapter: Adapter, name: str, folder: Path) -> None:
     """Warn if an adapter names another base than the model ``name`` in ``folder``."""
+    if away := other_base(adapter, name, folder):
+        logging.getLogger("szpo").warning(f"{away}; on other weights it is another policy")
+
+
+def other_base(adapter: Adapter, name: str, folder: Path) -> str:
+    """Say that an adapter names another base than the model ``name`` in ``folder``; or empty."""
     named = str(adapter.config.get("base_model_name_or_path") or "")
     revision = adapter.config.get("revision") or "main"
     known = revision == "main" or folder.name.startswith(revision)
-    if named and not (known and _is_base(named, name, folder)):
-        wanted, given = (named, name) if known else (f"{named} at revision {revision}", folder)
-        logging.getLogger("szpo").warning(
-            f"adapter {adapter.path} is for {wanted}, and the model is {given}; on other weights "
-            "it is another policy"
-        )
+    if not named or (known and _is_base(named, name, folder)):
+        return ""
+    wanted, given = (named, name) if known else (f"{named} at revision {revision}", folder)
+    return f"adapter {adapter.path} is for {wanted}, and the model is {given}"
 
 
 def _is_base(named: str, name: str, folder: Path) -> bool:

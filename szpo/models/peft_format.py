@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from szpo.models.lora_sites import Site
 from szpo.models.tokenizer_files import hub_name
@@ -45,6 +47,18 @@ def peft_files(
         "adapter_config.json": _json(peft_config(sites, base=base, conv1d=conv1d)),
         "adapter_model.safetensors": save(tensors, metadata={"format": "pt"}),
     }
+
+
+def pad(
+    factors: Theta, sites: Sequence[Site]
+) -> tuple[dict[str, NDArray[np.float32]], list[Site]]:
+    """Factors and sites of the same policy with one rank: zeros are added where it is lower."""
+    rank, padded = max(site.rank for site in sites), {}
+    for site in sites:
+        missing = rank - site.rank
+        padded[site.a] = np.pad(factors[site.a], ((0, missing), (0, 0)))
+        padded[site.b] = np.pad(factors[site.b], ((0, 0), (0, missing)))
+    return padded, [replace(site, rank=rank) for site in sites]
 
 
 def peft_config(sites: Sequence[Site], *, base: str, conv1d: bool = False) -> dict[str, Any]:

@@ -210,7 +210,7 @@ def digest(files: Sequence[Path]) -> str:
     return _digest(tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats))
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=64)
 def _digest(files: tuple[tuple[Path, int, int], ...]) -> str:
     where: dict[str, Path] = {}
     for path, _, _ in files:

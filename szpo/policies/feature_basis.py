@@ -161,7 +161,7 @@ def assign_credit(values: Floats, begun: Floats, groups: Ints, decay: float) -> 
         groups: The prompt of each answer (n,).
         decay: λ for one part.
     """
-    phi, moving = _standardise(values, groups)[::2]
+    phi, moving = standardise(values, groups)[::2]
     known = ~np.isnan(begun).any((0, 1))
     credit = np.zeros((len(values), len(begun) + 1, values.shape[1]))
     later, after = phi, np.zeros_like(phi)
@@ -196,7 +196,7 @@ def find_coordinates(
         ridge: Ridge on the Fisher matrix, as a share of its trace.
     """
     S = centre(scores, groups)
-    phi, spread, moving = _standardise(features, groups)
+    phi, spread, moving = standardise(features, groups)
     kernel = Fisher(S, ridge)
     G = kernel.natural(halves.sum(0) / len(S))
     P = kernel.leading(components)
@@ -218,7 +218,7 @@ def find_coordinates(
     )
 
 
-def _standardise(values: Floats, groups: Ints) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+def standardise(values: Floats, groups: Ints) -> tuple[Floats, Floats, NDArray[np.bool_]]:
     """Values (n, k) centred within prompts, in spreads; the spreads; which spreads are above 0."""
     phi = centre(values, groups)
     spread = phi.std(0)

@@ -7,7 +7,9 @@ for one with a judge's model. The classes here work in this process, and workers
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -23,6 +25,7 @@ from szpo.generation.whole_sentences import cut_rows
 from szpo.models import adapter_files, loading, logprobs, lora_sites, scores
 from szpo.models.batched_lora import AdaptedModel, Deltas, find_sites
 from szpo.models.loading import Loaded, ModelFacts
+from szpo.models.logit_moves import logit_moves
 from szpo.models.logprobs import Sample
 from szpo.models.lora_sites import Site
 from szpo.models.scores import ScoredLaw
@@ -79,7 +82,7 @@ class LocalAnswerer:
         self.engine = engine
         self.adapted = model
         self.chunk_rows = chunk_rows
-        self.plain_start = is_zero({**subspace.fixed, **subspace.start}, subspace.sites)
+        self.plain_start = is_zero(subspace.factors(), subspace.sites)
         """True if the start is the base model itself."""
 
     def answer(self, request: AnswerRequest) -> Tokens:
@@ -138,6 +141,13 @@ class LocalAnswerer:
         deltas = self._start_deltas() if request.start else self.deltas(request.thetas)
         if request.what == "totals":
             return {VALUES: self._totals(request, deltas)}
+        if request.what == "moves":
+            assert deltas is not None  # `moves` always names members
+            found = logit_moves(
+                self.adapted, deltas, samples,
+                reference=self._start_deltas(), temperature=request.temperature,
+            )  # fmt: skip
+            return {VALUES: found}
         owner = request.owner or (0,) * len(samples)
         if request.what == "kl":
             assert deltas is not None  # `kl` always names members
@@ -179,9 +189,7 @@ class LocalAnswerer:
         self, request: ReadRequest
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         samples = [Sample(p, a) for p, a in zip(request.prompts, request.answers, strict=True)]
-        where = {**self.subspace.fixed, **self.subspace.start}
-        if request.thetas:
-            where |= self.subspace.weights(request.thetas[0])
+        where = self.subspace.factors(request.thetas[0] if request.thetas else None)
         return scores.iterate_scores(self.adapted, where, samples, _law_of(request))
 
     def members(self, request: AnswerRequest) -> list[Theta]:
@@ -194,9 +202,22 @@ class LocalAnswerer:
         """LoRA deltas of members at these coordinates, on the model's device; None for none."""
         if not thetas:
             return None
+        sites, device = self.subspace.sites, self.adapted.model.device
+        if self.subspace.blocks is not None:
+            gains = [self.subspace.blocks.gains(theta["z"]) for theta in thetas]
+            stacked = {s.name: np.stack([each[s.name] for each in gains]) for s in sites}
+            held = {name: torch.from_numpy(each).to(device) for name, each in stacked.items()}
+            return replace(self._blocks, gains=held)
         members = [self.subspace.weights(theta) for theta in thetas]
-        still = {**self.subspace.fixed, **self.subspace.start}
-        return stack(self.subspace.sites, still, members, self.adapted.model.device)
+        return stack(sites, self.subspace.factors(), members, device)
+
+    @functools.cached_property
+    def _blocks(self) -> Deltas:
+        """The adapters' factors, once on the model's device."""
+        fixed, sites = self.subspace.fixed, self.subspace.sites
+        device = self.adapted.model.device
+        held = {name: torch.from_numpy(value).to(device) for name, value in fixed.items()}
+        return Deltas({s.name: held[s.a] for s in sites}, {s.name: held[s.b][None] for s in sites})
 
     def _start_deltas(self) -> Deltas | None:
         """The deltas of the starting policy; None where it is the base model itself."""
@@ -209,7 +230,7 @@ def _law_of(request: ReadRequest) -> ScoredLaw:
 
 def start_of(subspace: Subspace) -> Theta:
     """The master coordinates of a run's start: zeros in a subspace, else the starting factors."""
-    if subspace.basis:
+    if subspace.in_z:
         return parameters.zeros(subspace.layout)
     return {name: np.array(value, np.float32) for name, value in subspace.start.items()}
 
@@ -351,7 +372,7 @@ def chosen_lora(
 
 def require_fit(model: Any, subspace: Subspace) -> None:
     """Refuse tensors whose shapes do not fit the model's layers."""
-    held = {**subspace.fixed, **subspace.start}
+    held = {**subspace.fixed, **subspace.start}  # of the shapes of all factors
     for site in subspace.sites:
         for name, shape in _shapes(model, site).items():
             if held[name].shape != shape:

@@ -46,7 +46,7 @@ def kl_ratios(
     """
     found = {}
     for radius in radii:
-        members = [subspace.weights({"z": (radius * u).astype(np.float32)}) for u in units]
+        members = [subspace.in_whole(radius * u) for u in units]
         kl = probe.kl(members, rows, f"{name} {radius}")
         if not np.isfinite(kl).all() or kl.mean() <= 0:
             raise RunError(
@@ -148,9 +148,7 @@ def draw_ruler(probe: Probe, subspace: Subspace) -> list[tuple[float, tuple[int,
     All answers share their random numbers. Nats are |z|²/2, close to the KL by Monte Carlo.
     """
     first = np.eye(subspace.dim)[0]
-    thetas = tuple(
-        subspace.weights({"z": (math.sqrt(2 * nats) * first).astype(np.float32)}) for nats in RULER
-    )
+    thetas = tuple(subspace.in_whole(math.sqrt(2 * nats) * first) for nats in RULER)
     key = seeds.derive(probe.root_seed, "setup", name="ruler")
     table = np.array([(0, member, 0, 0) for member in range(len(RULER))], np.int64)
     request = AnswerRequest({}, (), probe.prompts, (key,), table, probe.sampling, thetas=thetas)

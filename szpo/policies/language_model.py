@@ -26,13 +26,13 @@ from szpo.generation.sampling import Sampling
 from szpo.ledger.database import Ledger
 from szpo.ledger.rows import THETA0
 from szpo.ledger.theta import stored_tensors
-from szpo.models import adapter_files, context, devices, loading, weight_files
+from szpo.models import adapter_files, adapter_sources, context, devices, loading, weight_files
 from szpo.models.batched_lora import find_sites
 from szpo.models.loading import Described, Loaded, ModelFacts
 from szpo.models.lora_sites import Site
 from szpo.optim import sample_directions
 from szpo.optim.settings import Settings
-from szpo.policies import subspace_cache, subspace_setup
+from szpo.policies import adapter_blocks, subspace_cache, subspace_setup
 from szpo.policies.hosts import Host, LocalHost, chosen_lora
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.probe import Progress
@@ -72,6 +72,10 @@ def check_files(config: Config) -> None:
     m = config.model
     if m.adapter is not None:
         loading.read_adapter(Path(m.adapter))
+    if config.coordinates == "adapters":
+        base = loading.locate(m.name, weights=False)
+        for place in adapter_sources.find(config.subspace.adapters):
+            adapter_sources.read(place, m.name, base)
     if config.engine.kind == "ray":
         loading.locate(m.name, weights=False)
         return
@@ -123,9 +127,16 @@ def prepare(
             say(f"warning: {small}")
     if loaded.adapter is not None:
         say("adapter.rank, targets and layers are those of the starting adapter")
-    sites, conv1d = host.places(config.adapter, _start_config(loaded))
-
-    make = partial(set_up, config, host, sites, prompts, progress)
+    if config.coordinates == "adapters":
+        stacked = adapter_blocks.gather(config, host, say)
+        sites, conv1d, start = stacked.sites, stacked.conv1d, stacked.factors
+        make = partial(
+            subspace_setup.choose_subspace,
+            host, sites, prompts, config, start, stacked.blocks, progress,
+        )  # fmt: skip
+    else:
+        sites, conv1d = host.places(config.adapter, _start_config(loaded))
+        make = partial(set_up, config, host, sites, prompts, progress)
     if loaded.adapter is not None:  # the key does not cover its tensors
         subspace = make()
     else:
@@ -149,7 +160,7 @@ def set_up(
 ) -> Subspace:
     """Choose and scale the coordinates of a run with these settings, ignoring stored ones."""
     start = _start(host.facts, sites)
-    return subspace_setup.choose_subspace(host, sites, prompts, config, start, progress)
+    return subspace_setup.choose_subspace(host, sites, prompts, config, start, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -221,7 +232,7 @@ def record(base: Base) -> tuple[dict[str, Any], dict[str, Any]]:
         },
     }
     tensors = dict(space.tensors())
-    if not space.basis:
+    if not space.in_z:
         tensors |= {f"{THETA0}{name}": value for name, value in space.start.items()}
     return facts, tensors
 

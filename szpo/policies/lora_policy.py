@@ -314,8 +314,7 @@ class LoraPolicy:
 
     def factors(self, theta: Theta | None = None) -> dict[str, np.ndarray[Any, Any]]:
         """All LoRA factors at θ (default: the current θ), by ``site.a`` and ``site.b``, fp32."""
-        moved = self.subspace.weights(self.theta() if theta is None else theta)
-        return {**self.subspace.fixed, **self.subspace.start, **moved}
+        return self.subspace.factors(self.theta() if theta is None else theta)
 
     def deltas(self, thetas: Sequence[Theta]) -> Deltas | None:
         """LoRA deltas of members at these coordinates, on the model's device; None for none."""
@@ -346,6 +345,8 @@ def whitened_scores(
 ) -> Floats:
     """Scores in the coordinates z: ∇_z log π(answer | prompt) = Pᵀ ∇_B log π, at the start.
 
+    For adapters as coordinates they are differences (`szpo.models.logit_moves`), not gradients.
+
     They hold away from the start only where log-probabilities are linear in the coordinates.
 
     Args:
@@ -357,7 +358,7 @@ def whitened_scores(
     Returns:
         (texts, d).
     """
-    if not subspace.basis:
+    if not subspace.in_z:
         raise UsageError(
             "scores need coordinates z; with subspace.kind full every weight is a coordinate: "
             "set subspace.kind to score"
@@ -366,7 +367,11 @@ def whitened_scores(
         raise UsageError("temperature 0 has no score; set generation.temperature above 0")
     if not texts:
         return np.zeros((0, subspace.dim))
-    basis = np.concatenate([v.reshape(-1, subspace.dim) for v in subspace.basis.values()])
     prompts, answers = zip(*texts, strict=True)
+    if subspace.blocks is not None:
+        members = tuple({"z": row} for row in np.eye(subspace.dim, dtype=np.float32))
+        asked = ReadRequest("moves", prompts, answers, members, temperature=temperature)
+        return answerer.read(asked)[VALUES][:, 0]
+    basis = np.concatenate([v.reshape(-1, subspace.dim) for v in subspace.basis.values()])
     request = ReadRequest("scores", prompts, answers, start=True, temperature=temperature)
     return np.asarray(answerer.read(request)[VALUES].astype(np.float64) @ basis)

@@ -18,7 +18,7 @@ from szpo.models.logprobs import Sample
 from szpo.policies.hosts import Answerer, start_of
 from szpo.policies.requests import VALUES, AnswerRequest, Reading, ReadRequest, What
 from szpo.policies.subspaces import Subspace
-from szpo.types import Theta
+from szpo.types import Floats, Theta
 
 ROWS = 96
 """Answers generated at once; more take memory for keys and values, and gain little."""
@@ -116,6 +116,17 @@ class Probe:
         request = replace(self._at_start("scores", samples), cuts=cuts)
         rows = self.answerer.read(request)[VALUES]
         return rows.reshape(len(samples), 1 + len(cuts), -1)
+
+    def read_moves(self, samples: Sequence[Sample], members: Sequence[Theta]) -> Floats:
+        """Scores and Fisher matrices of answers along members (answers, 1 + members, members)."""
+        found, done = [], 0
+        for first in range(0, len(samples), self.at_once):
+            self.progress("moves of the adapters", done, len(samples))
+            part = samples[first : first + self.at_once]
+            request = replace(self._at_start("moves", part), start=False, thetas=tuple(members))
+            found.append(self.answerer.read(request)[VALUES])
+            done += len(part)
+        return np.concatenate(found)
 
     def _at_start(self, what: What, samples: Sequence[Sample]) -> ReadRequest:
         return ReadRequest(

@@ -24,10 +24,13 @@ Message: TypeAlias = dict[str, Any]
 Tokens: TypeAlias = tuple[tuple[int, ...], ...]
 THETA = "theta/"
 OWN = "own/"
-What: TypeAlias = Literal["logprobs", "totals", "kl", "scores", "inputs", "odds", "features"]
+What: TypeAlias = Literal[
+    "logprobs", "totals", "kl", "scores", "moves", "inputs", "odds", "features"
+]
 """``logprobs``: log-probability of each answer token, nats. ``totals``: of each whole answer.
 ``kl``: KL of member to start per answer, nats. ``scores``: gradients of log π(answer) in every B,
 at the start or at the one member; several rows per answer if it is cut or tokens are redrawn.
+``moves``: scores of each answer along the members, and its Fisher matrix in them.
 ``inputs``: an A for each site, from the layers' inputs. ``odds``: log-probability of each answer
 token as the next token, nats. ``features``: mean and last hidden state of each answer."""
 Reading: TypeAlias = Mapping[str, NDArray[Any]]
@@ -187,13 +190,13 @@ class ReadRequest:
         ]
 
     def _pick(self, rows: Sequence[int]) -> Self:
-        used = sorted({self.owner[row] for row in rows}) if self.thetas else []
+        used = sorted({self.owner[row] for row in rows}) if self.thetas and self.owner else []
         number = {member: i for i, member in enumerate(used)}
         return replace(
             self,
             prompts=tuple(self.prompts[row] for row in rows),
             answers=tuple(self.answers[row] for row in rows),
-            thetas=tuple(self.thetas[member] for member in used),
+            thetas=tuple(self.thetas[member] for member in used) if used else self.thetas,
             owner=tuple(number[self.owner[row]] for row in rows) if used else (),
         )
 

@@ -66,33 +66,39 @@ def scale_by_kl(
 ) -> tuple[Subspace, float, dict[str, Any]]:
     """Scale a whitened basis (D, d) so that measured KL is |z|²/2: subspace, factor, report."""
     raw = replace(whole, basis=split_basis(whole.start, basis))
-    measured = _measure_ratios(probe, raw)
+    correction, report = kl_correction(probe, raw)
+    scaled = replace(raw, basis=split_basis(whole.start, basis * correction))
+    return scaled, correction, report
+
+
+def kl_correction(
+    probe: Probe, raw: Subspace, radii: Sequence[float] = KL_RADII
+) -> tuple[float, dict[str, Any]]:
+    """The factor on whitened coordinates with which measured KL is |z|²/2, and a report."""
+    measured = _measure_ratios(probe, raw, radii)
     ratios = {radius: float(values.mean()) for radius, values in measured.items()}
     correction = math.exp(-0.5 * sum(map(math.log, ratios.values())) / len(ratios))
-    scaled = replace(raw, basis=split_basis(whole.start, basis * correction))
-    return (
-        scaled,
-        correction,
-        {
-            "raw_kl_ratio": {str(r): v for r, v in ratios.items()},
-            "raw_kl_ratio_stderr": {
-                str(r): float(v.std(ddof=1) / math.sqrt(v.size)) for r, v in measured.items()
-            },
+    return correction, {
+        "raw_kl_ratio": {str(r): v for r, v in ratios.items()},
+        "raw_kl_ratio_stderr": {
+            str(r): float(v.std(ddof=1) / math.sqrt(v.size)) for r, v in measured.items()
         },
-    )
+    }
 
 
-def _measure_ratios(probe: Probe, subspace: Subspace) -> dict[float, Floats]:
+def _measure_ratios(
+    probe: Probe, subspace: Subspace, radii: Sequence[float]
+) -> dict[float, Floats]:
     """Measure `kl_ratios` along new directions until their mean has `KL_PRECISION`.
 
     One pass is enough for most models; if KL varies much between answers, it takes more.
     """
-    rows = max(1, KL_SAMPLES // (len(KL_RADII) * KL_DIRECTIONS))
-    found: dict[float, list[Floats]] = {radius: [] for radius in KL_RADII}
+    rows = max(1, KL_SAMPLES // (len(radii) * KL_DIRECTIONS))
+    found: dict[float, list[Floats]] = {radius: [] for radius in radii}
     for i in range(KL_PASSES):
         probe.progress("KL scale", i, KL_PASSES)
         units = unit_directions(probe.root_seed, KL_DIRECTIONS, subspace.dim, f"kl {i}")
-        ratios = kl_ratios(probe, subspace, units, KL_RADII, rows, f"kl {i}")
+        ratios = kl_ratios(probe, subspace, units, radii, rows, f"kl {i}")
         for radius, values in ratios.items():
             found[radius].append(values)
         both = np.mean([np.concatenate(parts).mean(1) for parts in found.values()], axis=0)

@@ -25,7 +25,7 @@ from szpo.errors import ResourceError, UsageError
 from szpo.features import dictionary, own
 from szpo.files import replace_whole
 from szpo.generation.sampling import Sampling
-from szpo.models import devices, loading, weight_files
+from szpo.models import adapter_sources, devices, loading, weight_files
 from szpo.models.lora_sites import Site
 from szpo.policies.subspaces import Subspace
 from szpo.types import Prompt
@@ -175,6 +175,7 @@ def setup_key(
             "setup_seed": space.setup_seed,
             **(NAMED | {"dictionary": dictionary.digest()} if named else {}),
             **_own_features(config),
+            **_adapters(config),
         },
         # Whitened coordinates do not depend on the radius; the others are scaled to it.
         "kl_radius": None if kind in SCORED else config.optimizer.kl_radius,
@@ -197,6 +198,16 @@ def _own_features(config: Config) -> dict[str, Any]:
         )
         found["judge"] = [config.judge.model_dump(mode="json", include=RATES), digest]
     return found
+
+
+def _adapters(config: Config) -> dict[str, Any]:
+    """The adapters whose weights are the coordinates; empty for other kinds."""
+    if config.coordinates != "adapters":
+        return {}
+    return {
+        "adapters": adapter_sources.identify(config.subspace.adapters),
+        "dictionary": dictionary.digest(),
+    }
 
 
 def look_up(config: Config, prompts: Sequence[Prompt]) -> Subspace | None:

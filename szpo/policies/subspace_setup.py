@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from szpo.config.schema import SCORED, Config
+from szpo.config.schema import NAMED, SCORED, Config
 from szpo.errors import UsageError
 from szpo.evaluators.panel_factory import find_rate
 from szpo.models import loading
@@ -16,13 +16,14 @@ from szpo.models.logprobs import Sample
 from szpo.models.lora_sites import Site
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
+from szpo.policies.adapter_metric import adapter_subspace
 from szpo.policies.feature_basis import ANSWERS_EACH, feature_subspace
 from szpo.policies.hosts import Host
 from szpo.policies.kl_calibration import draw_ruler, full_subspace, random_subspace
 from szpo.policies.probe import ROWS, Probe, Progress
 from szpo.policies.score_basis import score_subspace
 from szpo.policies.subspace_cache import sampling_of
-from szpo.policies.subspaces import Subspace
+from szpo.policies.subspaces import Blocks, Subspace
 from szpo.types import Prompt, Theta
 
 WORKERS_ROWS = 4096
@@ -37,6 +38,7 @@ def choose_subspace(
     prompts: Sequence[Prompt],
     config: Config,
     start: Theta | None = None,
+    blocks: Blocks | None = None,
     progress: Progress = lambda what, done, of: None,
 ) -> Subspace:
     """Choose and scale the coordinates of a run; no vote is asked for and no reward is seen.
@@ -48,13 +50,14 @@ def choose_subspace(
         config: The settings: the kind of subspace, and how it is found.
         start: A and B by ``site.a`` and ``site.b``, such as a starting adapter's; None: the run
             starts at the base model, with A from each layer's inputs.
+        blocks: Adapters whose weights are the coordinates; ``start`` then holds their factors.
         progress: Called with (what, done, of).
     """
     began = time.monotonic()
     kind, seed, sampling = config.coordinates, config.subspace.setup_seed, sampling_of(config)
     if not prompts:
         raise UsageError("the set-up needs prompts; give those the run trains on")
-    rate = find_rate(config, host) if kind == "features" else None
+    rate = find_rate(config, host) if kind in NAMED else None
     tokens = tuple(loading.encode(host.facts.tokenizer, p) for p in prompts)
     zero = {s.b: np.zeros((s.outputs, s.rank), np.float32) for s in sites}
     # Where B is 0 the answers are those of the base model, whatever A is.
@@ -65,23 +68,29 @@ def choose_subspace(
     def probe_at(weights: Theta) -> Probe:
         moving = {name: weights[name] for name in names}
         fixed = {n: v for n, v in weights.items() if n not in moving}
-        whole = Subspace(kind, sites, fixed, moving, {})
+        return probe_in(Subspace(kind, sites, fixed, moving, {}))
+
+    def probe_in(whole: Subspace) -> Probe:
         space = Space(seed, whole.layout, Law())
         answerer = host.at(whole, space)
         rows = ROWS if host.chunk_rows is None else WORKERS_ROWS
         law = replace(sampling, top_p=1.0, top_k=0)  # as scores and KL have it
         return Probe(answerer, whole, tokens, law, seed, progress, rows)
 
-    probe = probe_at({**blank, **zero} if start is None else start)
-    size = sum(v.size for v in probe.whole.start.values())
-    if config.dim > size and kind != "full":
+    if blocks is not None and start is not None:
+        probe = probe_in(Subspace(kind, sites, start, {}, {}, blocks=blocks))
+        size = sum(v.size for v in start.values())
+    else:
+        probe = probe_at({**blank, **zero} if start is None else start)
+        size = sum(v.size for v in probe.whole.start.values())
+    if config.dim > size and kind not in ("full", "adapters"):
         raise UsageError(
             f"subspace.dim {config.dim} is more than the {size} weights of the chosen layers; "
             "lower it, or choose more adapter.layers"
         )
     base: list[Sample] = []
     if kind in SCORED:
-        each = ANSWERS_EACH if kind == "features" else 1
+        each = ANSWERS_EACH if kind in NAMED else 1
         base = probe.start_samples(config.samples, each)
     elif start is None:
         base = probe.start_samples(INPUT_SAMPLES)
@@ -97,6 +106,8 @@ def choose_subspace(
         found = score_subspace(probe, whole, config, base)
     elif kind == "features":
         found = feature_subspace(probe, whole, config, base, prompts, text_of, rate)
+    elif kind == "adapters":
+        found = adapter_subspace(probe, whole, config, base, prompts, text_of, rate)
     elif kind == "random":
         found = random_subspace(probe, whole, config)
     else:
@@ -107,7 +118,7 @@ def choose_subspace(
         "weights": size, "samples": len(base), "seconds": round(time.monotonic() - began, 1),
         **found.report,
     }  # fmt: skip
-    if found.basis:
+    if found.in_z:
         ruler = [[nats, text_of(tokens)] for nats, tokens in draw_ruler(probe, found)]
         report["ruler"] = {"prompt": prompts[0].text, "answers": ruler}
     return replace(found, report=report)

@@ -1,4 +1,4 @@
-"""The coordinates of a run: all adapter weights, random ones, score components or features.
+"""The coordinates of a run: all weights, random ones, score components, features or adapters.
 
 ``score`` (natural directions without votes): let s = ∇_B log π(y | x) be the score of an answer
 that the starting policy drew, F = E[s sᵀ] its Fisher matrix. The leading eigenvectors Q of F's
@@ -10,7 +10,8 @@ whitening, and Monte-Carlo KL one scale c: P = c · Q C^{-1/2}, so that near the
 ``random`` takes random orthonormal directions of the same weights, and only the scale is measured;
 it needs no gradient. ``full`` takes every weight as a coordinate, with a radius instead of a
 basis. ``features`` takes the leading score components, then the natural gradients of named
-features of the texts (`szpo.policies.feature_basis`). Votes and rewards are not used.
+features of the texts (`szpo.policies.feature_basis`). ``adapters`` takes the weights of given
+adapters, whitened alike (`szpo.policies.adapter_metric`). Votes and rewards are not used.
 """
 
 from __future__ import annotations
@@ -21,17 +22,19 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self, TypeAlias, get_args
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from szpo.models.lora_sites import Site
 from szpo.optim import parameters, sparse_prior
 from szpo.optim.named_features import NamedFeatures
 from szpo.types import FEATURE_GRID, Floats, Layout, Theta
 
-Kind: TypeAlias = Literal["full", "random", "score", "features"]
+Kind: TypeAlias = Literal["full", "random", "score", "features", "adapters"]
 KINDS = get_args(Kind)
 FEATURE_MAP = "features/map"
 """Name of the map's tensor in files and in the ledger."""
+MIXING, OWNER = "mixing", ".owner"
+"""Name of T, and end of the names of a site's owners, among stored tensors."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,22 +54,31 @@ class FeatureMap:
     own: tuple[tuple[str, ...], ...] = ()
     """The user's own features, as in `NamedFeatures.own`."""
 
-    def named(self) -> NamedFeatures:
-        """The features that ever differ, as a rule uses them, with near-equal ones in groups."""
+    def named(
+        self, coordinates: tuple[str, ...] = (), axes: Floats | None = None
+    ) -> NamedFeatures:
+        """The features that ever differ, as a rule uses them, with near-equal ones in groups.
+
+        ``coordinates`` are the coordinates' names; along ``axes`` (names, d) each alone moves.
+        """
         moving = [i for i, scale in enumerate(self.scales) if scale > 0 and self.map[:, i].any()]
         gradients = np.rint(self.map[:, moving].astype(np.float64) * FEATURE_GRID).astype(np.int64)
         names = [self.names[i] for i in moving]
         own = tuple(each for each in self.own if each[0] in names)
         classes = np.array([name in {each[0] for each in own} for name in names])
         metric = gradients.T.astype(np.float64) @ gradients
+        groups = sparse_prior.group_features(metric, classes).tolist() if names else ()
+        units = () if axes is None else np.rint(axes * FEATURE_GRID).astype(np.int64).tolist()
         return NamedFeatures(
             tuple(names),
-            tuple(sparse_prior.group_features(metric, classes).tolist()),
+            tuple(groups),
             tuple(self.scales[i] for i in moving),
             tuple(map(tuple, gradients.T.tolist())),
             self.components,
             self.dictionary,
             own,
+            coordinates,
+            tuple(map(tuple, units)),
         )
 
     def facts(self) -> dict[str, Any]:
@@ -104,13 +116,48 @@ class FeatureMap:
         return cls(tuple(facts["names"]), tuple(facts["scales"]), map, *rest)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Blocks:
+    """Named adapters, of which each scales its own entries of the stacked factors."""
+
+    names: tuple[str, ...]
+    """(k,): one for each coordinate."""
+    sources: tuple[Mapping[str, Any], ...]
+    """(k,): where each adapter comes from, as plain JSON."""
+    owners: Mapping[str, NDArray[np.int64]]
+    """(r,) by name of the site: the adapter of each entry of A x; −1: its weight is always 1."""
+    mixing: NDArray[np.float32]
+    """T (k, k): the adapters' weights are w = T z."""
+
+    def __post_init__(self) -> None:
+        k, owners = len(self.names), np.concatenate([*self.owners.values(), np.array([-1])])
+        if len({*self.names}) != k or len(self.sources) != k:
+            raise ValueError("adapters: names are not distinct, or not as many as sources")
+        if self.mixing.shape != (k, k) or not np.isfinite(self.mixing).all():
+            raise ValueError("adapters: the mixing matrix has another shape, or is not finite")
+        if owners.min() < -1 or owners.max() >= k:
+            raise ValueError("adapters: an entry of the factors belongs to none")
+
+    def weights(self, z: ArrayLike) -> NDArray[np.float32]:
+        """The adapters' weights w = T z (k,), the same on every machine."""
+        zero = {"w": np.zeros(len(self.names), np.float32)}
+        return parameters.materialise(zero, {"w": self.mixing}, z)["w"]
+
+    def gains(self, z: ArrayLike) -> dict[str, NDArray[np.float32]]:
+        """The factor of each entry of A x (r,), by name of the site."""
+        weights = np.append(self.weights(z), np.float32(1.0))  # the last one is that of owner −1
+        return {site: weights[owner] for site, owner in self.owners.items()}
+
+
 @dataclass(frozen=True)
 class Subspace:
     """Fixed geometry of a run's coordinates; all arrays are fp32.
 
     ``fixed`` holds the factors that never move, ``start`` the values of the moving ones at z = 0,
     ``basis`` one array (*shape, d) per name of ``start`` (empty for ``full``). The policy at z has
-    the factors ``fixed`` and ``start + basis·z`` (`szpo.optim.parameters.materialise`).
+    the factors ``fixed`` and ``start + basis·z`` (`szpo.optim.parameters.materialise`). With
+    ``blocks``, ``fixed`` holds the adapters' factors side by side, and the policy at z scales
+    their entries (`Blocks.gains`).
     """
 
     kind: Kind
@@ -122,10 +169,23 @@ class Subspace:
     """In μ = scale · √(2κ/d); 1 where the basis itself is scaled."""
     report: Mapping[str, Any] = field(default_factory=dict)
     features: FeatureMap | None = None
+    blocks: Blocks | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the coordinates; empty where they have none."""
+        return () if self.blocks is None else self.blocks.names
+
+    @property
+    def in_z(self) -> bool:
+        """Whether the master coordinates are one vector z, not the moving tensors themselves."""
+        return bool(self.basis) or self.blocks is not None
 
     @property
     def dim(self) -> int:
         """Number of coordinates d."""
+        if self.blocks is not None:
+            return len(self.blocks.names)
         if self.basis:
             return int(next(iter(self.basis.values())).shape[-1])
         return sum(int(value.size) for value in self.start.values())
@@ -133,14 +193,23 @@ class Subspace:
     @property
     def layout(self) -> Layout:
         """Layout of the master coordinates: one vector z, or every moving tensor."""
-        if self.basis:
+        if self.in_z:
             return (("z", (self.dim,)),)
         return tuple((name, value.shape) for name, value in self.start.items())
 
     @property
     def basis_sha256(self) -> str | None:
-        """Digest of the basis; None for ``full``."""
-        return parameters.basis_sha256(self.basis) if self.basis else None
+        """Digest of the basis, or of adapters with their mixing; None for ``full``."""
+        basis = self._stored_basis()
+        return parameters.basis_sha256(basis) if basis else None
+
+    def named(self) -> NamedFeatures | None:
+        """Features and names of the coordinates as a rule uses them; None without features."""
+        if self.features is None or self.blocks is None:
+            return None if self.features is None else self.features.named()
+        alone = np.linalg.inv(self.blocks.mixing.astype(np.float64)).T
+        unit = alone / np.linalg.norm(alone, axis=1, keepdims=True)
+        return self.features.named(self.names, unit)
 
     def mu(self, kl_radius: float) -> float:
         """Radius μ at which one side costs ``kl_radius`` (κ, nats): scale · √(2κ/d)."""
@@ -148,14 +217,38 @@ class Subspace:
 
     def weights(self, theta: Theta) -> Theta:
         """The moving factors at master coordinates θ: {"z": …}, or the tensors themselves."""
+        if self.blocks is not None:
+            gains = self.blocks.gains(theta["z"])
+            return {s.b: self.fixed[s.b] * gains[s.name] for s in self.sites}
         return parameters.materialise(self.start, self.basis, theta["z"]) if self.basis else theta
+
+    def factors(self, theta: Theta | None = None) -> dict[str, NDArray[np.float32]]:
+        """All LoRA factors at θ (default: the start), by ``site.a`` and ``site.b``."""
+        if theta is None and self.blocks is not None:
+            theta = parameters.zeros(self.layout)
+        moved = {} if theta is None else self.weights(theta)
+        return {**self.fixed, **self.start, **moved}
+
+    def in_whole(self, z: ArrayLike) -> Theta:
+        """The policy at z in the coordinates of the subspace from which this one was made."""
+        here = np.asarray(z, np.float32)
+        return {"z": self.blocks.weights(here)} if self.blocks else self.weights({"z": here})
+
+    def _stored_basis(self) -> Mapping[str, NDArray[np.float32]]:
+        """The tensors that the digest covers."""
+        if self.blocks is None:
+            return self.basis
+        owners = self.blocks.owners.items()
+        named = {f"{site}{OWNER}": each.astype(np.float32) for site, each in owners}
+        return {**self.fixed, **named, MIXING: self.blocks.mixing}
 
     def tensors(self) -> dict[str, NDArray[np.float32]]:
         """Everything replay needs besides the base model, by name, for the ledger."""
+        fixed = {} if self.blocks else self.fixed  # adapters are part of the stored basis
         return {
-            **{f"fixed/{name}": value for name, value in self.fixed.items()},
+            **{f"fixed/{name}": value for name, value in fixed.items()},
             **{f"start/{name}": value for name, value in self.start.items()},
-            **{f"basis/{name}": value for name, value in self.basis.items()},
+            **{f"basis/{name}": value for name, value in self._stored_basis().items()},
             **({} if self.features is None else {FEATURE_MAP: self.features.map}),
         }
 
@@ -167,6 +260,7 @@ class Subspace:
             "sites": [asdict(site) for site in self.sites],
             "report": dict(self.report),
             **({} if self.features is None else {"features": self.features.facts()}),
+            **({"names": [*self.names], "sources": [*self.blocks.sources]} if self.blocks else {}),
         }
 
     @classmethod
@@ -183,6 +277,13 @@ class Subspace:
                 parts[part][tensor] = np.asarray(value, np.float32)
         sites = tuple(Site(**site) for site in facts["sites"])
         wanted = [name for site in sites for name in (site.a, site.b)]
+        blocks = None
+        if "names" in facts:
+            stored = parts["basis"]
+            owners = {s.name: stored[f"{s.name}{OWNER}"].astype(np.int64) for s in sites}
+            sources = tuple(facts["sources"])
+            blocks = Blocks(tuple(facts["names"]), sources, owners, stored[MIXING])
+            parts = {"fixed": {n: stored[n] for n in wanted}, "start": {}, "basis": {}}
         for name in wanted:
             if name not in parts["fixed"] and name not in parts["start"]:
                 raise ValueError(f"tensor {name} is missing")
@@ -196,6 +297,7 @@ class Subspace:
             float(facts["scale"]),
             facts.get("report", {}),
             features,
+            blocks,
         )
 
 

@@ -8,17 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from szpo.errors import RunError, UsageError
 from szpo.failpoints import failpoint
 from szpo.files import write_whole
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import stored_tensors
-from szpo.models import tokenizer_files
-from szpo.models.lora_sites import Site
-from szpo.models.peft_format import SERVER_RANKS, peft_files
-from szpo.optim import parameters
+from szpo.models import peft_format, tokenizer_files
+from szpo.models.peft_format import SERVER_RANKS
+from szpo.policies.subspaces import Subspace
 from szpo.reports.model_card import LAST, UNNAMED, Names, Weights, find_doubt, model_card
 
 FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
@@ -45,16 +42,11 @@ def fold_adapter_files(
     space: Mapping[str, Any] | None = ledger.spec.get("space")
     if space is None or "sites" not in space:
         return None
-    parts: dict[str, dict[str, Any]] = {"fixed": {}, "start": {}, "basis": {}}
-    for name, value in stored_tensors(ledger).items():
-        kind, _, rest = name.partition("/")
-        if kind in parts:
-            parts[kind][rest] = value.astype(np.float32)
-    theta, basis = weights.theta(ledger), parts["basis"]
-    moved = parameters.materialise(parts["start"], basis, theta["z"]) if basis else theta
-    return peft_files(
-        {**parts["fixed"], **parts["start"], **moved},
-        [Site(**site) for site in space["sites"]],
+    subspace = Subspace.from_facts(space, stored_tensors(ledger))
+    factors, sites = peft_format.pad(subspace.factors(weights.theta(ledger)), subspace.sites)
+    return peft_format.peft_files(
+        factors,
+        sites,
         base=base or ledger.spec["base"]["name"],
         conv1d=bool(space.get("conv1d", False)),
     )

@@ -207,7 +207,7 @@ def build(
         progress("choosing the coordinates", 0, 0)
         base = language_model.prepare(config, host, prompts.train, say, progress)
         space = base.subspace
-        named = None if space.features is None else space.features.named()
+        named = space.named()
         if space.features is not None:
             can = teachable.read(space.features.names, space.report)
             for what, text in teachable.describe(can, config.optimizer.rows).items():

@@ -64,7 +64,7 @@ def prepare(ledger: Ledger, parts: RunParts, say: Say = lambda line: None) -> Se
 def _moments(parts: RunParts) -> Callable[[], Moments] | None:
     """Moments of the start's answers, read at the first call; None where there are no scores."""
     settings, base = parts.settings, parts.base
-    if not settings.guarded or base is None or not base.subspace.basis:
+    if not settings.guarded or base is None or not base.subspace.in_z:
         return None
 
     @functools.cache

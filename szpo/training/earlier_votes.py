@@ -80,7 +80,7 @@ def foretell(config: Config, space: Subspace | None, identity: Mapping[str, Any]
         with Ledger.open(_path(config), readonly=True) as ledger:
             _require_equal(ledger, config, None, identity)
         return f"votes of {_path(config).name} count in full, if the coordinates are the same"
-    named = None if space.features is None else space.features.named()
+    named = space.named()
     settings = config.optimizer_settings(space.layout, space.scale, named)
     return describe(take(config, settings, {**identity, "basis_sha256": space.basis_sha256})[1])
 

@@ -1,0 +1,149 @@
+"""The adapters whose weights are a run's coordinates: found, read and refused by name.
+
+An entry of ``subspace.adapters`` is a PEFT LoRA folder, a hub id with its revision, or a set: a
+folder with ``set.json``, which names the adapters in it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from szpo.errors import UsageError
+from szpo.models import loading, weight_files
+from szpo.models.loading import Adapter
+
+SET: Final = "set.json"
+"""File that makes a folder a set: {"adapters": [{"name", "folder"}, …], "base_sha256": …}."""
+FEWEST, MOST = 2, 32
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one adapter lies, and what is said of it there."""
+
+    name: str
+    """The coordinate's name."""
+    folder: Path
+    source: str
+    """The entry of the settings."""
+    revision: str | None = None
+    base_sha256: str | None = None
+    """Digest of the weights on which a set was made."""
+
+
+def find(entries: Sequence[str]) -> tuple[Place, ...]:
+    """The adapters of these entries, with sets expanded; hub ids are downloaded.
+
+    Raises:
+        UsageError: An entry is not found, the number is out of range, or a name occurs twice.
+    """
+    places = [place for entry in entries for place in _expand(entry)]
+    if not FEWEST <= len(places) <= MOST:
+        raise UsageError(
+            f"subspace.adapters: {len(places)} adapter{'s' * (len(places) != 1)}; give {FEWEST} "
+            f"to {MOST}"
+        )
+    names = [place.name for place in places]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(
+            f"subspace.adapters: {weight_files.list_first(twice)} occurs twice; names are those "
+            f"of a set, or the folders' last parts: rename a folder"
+        )
+    return tuple(places)
+
+
+def _expand(entry: str) -> list[Place]:
+    folder, revision = _locate(entry)
+    listed = folder / SET
+    if not listed.is_file():
+        name = entry.partition("@")[0] if revision else str(folder.absolute())
+        return [Place(Path(name).name, folder, entry, revision)]
+    try:
+        found = json.loads(listed.read_text(encoding="utf-8"))
+        made, named = found.get("base_sha256"), found["adapters"]
+        return [
+            Place(str(each["name"]), folder / str(each["folder"]), entry, revision, made)
+            for each in named
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{listed} is no list of adapters ({error!r})") from None
+
+
+def _locate(entry: str) -> tuple[Path, str | None]:
+    path = Path(entry).expanduser()
+    if path.is_dir():
+        return path, None
+    hub_id, _, revision = entry.partition("@")
+    if not loading.is_hub_id(hub_id):
+        raise UsageError(
+            f"subspace.adapters: {entry!r} not found (looked in {path.absolute()}); give a PEFT "
+            "folder, a set's folder, or a hub id with its revision, such as owner/name@revision"
+        )
+    if not revision:
+        raise UsageError(
+            f"subspace.adapters: {entry} needs its revision: {entry}@COMMIT; an adapter that "
+            "changes would be another coordinate"
+        )
+    return loading.download(hub_id, revision=revision, what="adapter"), revision
+
+
+def read(place: Place, base: str, folder: Path) -> tuple[Adapter, dict[str, Any]]:
+    """One adapter, and its facts as they are recorded; ``base`` is the run's model in ``folder``.
+
+    Raises:
+        UsageError: It is more than a plain LoRA, or made for another model or tokenizer.
+    """
+    adapter = loading.read_adapter(place.folder, patterns=True)
+    if away := loading.other_base(adapter, base, folder):
+        raise UsageError(f"{away}; its factors mean nothing there: give adapters of one base")
+    mine, theirs = _words(folder), _words(place.folder)
+    if mine and theirs and mine != theirs:
+        raise UsageError(
+            f"adapter {place.folder} has another tokenizer than {base}; give adapters of one base"
+        )
+    return adapter, {
+        "name": place.name,
+        "source": place.source,
+        "revision": place.revision,
+        "sha256": adapter.sha256,
+        "base": adapter.config.get("base_model_name_or_path"),
+        "base_sha256": place.base_sha256,
+        "license": _licence(place.folder),
+    }
+
+
+def identify(entries: Sequence[str]) -> list[list[str]]:
+    """What tells adapters apart, as plain JSON: name, digest of tensors, settings of each."""
+    found = []
+    for place in find(entries):
+        sha256 = weight_files.digest(weight_files.safetensors_in(place.folder, what="adapter"))
+        described = place.folder / loading.ADAPTER_CONFIG
+        settings = described.read_text(encoding="utf-8") if described.is_file() else ""
+        found.append([place.name, sha256, settings])
+    return found
+
+
+def _words(folder: Path) -> Any:
+    """The words of a folder's tokenizer and their numbers; None without such a file."""
+    try:
+        found = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        added = sorted((each["id"], each["content"]) for each in found.get("added_tokens", ()))
+        return found["model"]["vocab"], added
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _licence(folder: Path) -> str | None:
+    """The licence that the folder's model card names."""
+    try:
+        card = (folder / "README.md").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
+    head = re.match(r"---\n(.*?\n)---", card, re.DOTALL)
+    named = head and re.search(r"^license:[ \t]*(\S+)", head[1], re.MULTILINE)
+    return named[1].strip("\"'") if named else None

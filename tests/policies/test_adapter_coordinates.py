@@ -1,0 +1,306 @@
+"""Adapters as coordinates: one stack of factors, a weight for each adapter, a white metric."""
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from szpo.errors import UsageError
+from szpo.generation.sampling import Sampling
+from szpo.models import adapter_sources, loading
+from szpo.models.batched_lora import attach_deltas
+from szpo.models.logit_moves import logit_moves
+from szpo.models.logprobs import Sample
+from szpo.optim.parameters import Space
+from szpo.optim.sample_directions import Law
+from szpo.policies import adapter_blocks, adapter_metric, kl_calibration, subspace_setup
+from szpo.policies.hosts import LocalHost, start_of
+from szpo.policies.lora_policy import LoraPolicy
+from szpo.policies.subspaces import Subspace
+from szpo.types import FEATURE_GRID, Prompt, Shift
+from tests.support import lora_folders, tiny_models
+from tests.support.policies import setup_of
+
+SHORT = Sampling(max_new_tokens=6)
+ASKED = [Prompt.user(f"w{7 + 3 * i} w{9 + i}") for i in range(32)]
+IDS = torch.tensor([[7, 8, 9, 200, 31], [60, 61, 62, 63, 5]])
+WEIGHTS = np.float32([0.7, -1.3, 2.1])
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return lora_folders.write_shapes(tmp_path_factory.mktemp("adapters"))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_models.loaded("llama", Path())
+
+
+def config_of(folders, **options):
+    return setup_of("adapters", SHORT, adapters=folders, **options)
+
+
+def gathered(model, folders):
+    return adapter_blocks.gather(config_of(folders), LocalHost(model), lambda line: None)
+
+
+def unmixed(model, folders):
+    found = gathered(model, folders)
+    return Subspace("adapters", found.sites, found.factors, {}, {}, blocks=found.blocks)
+
+
+@pytest.fixture(scope="module")
+def space(model, folders):
+    found = gathered(model, folders)
+    return subspace_setup.choose_subspace(
+        LocalHost(model), found.sites, ASKED, config_of(folders), found.factors, found.blocks
+    )
+
+
+def logits(model, subspace, thetas, rows):
+    answerer = LocalHost(model).at(subspace, Space(0, subspace.layout, Law()))
+    deltas = answerer.deltas(thetas)
+    with torch.no_grad(), attach_deltas(model.model, subspace.sites, deltas, rows):
+        return model.model(IDS).logits
+
+
+def test_a_mix_of_three_shapes_is_what_peft_computes(model, folders, tmp_path):
+    subspace = unmixed(model, folders)
+    assert subspace.names == ("wide", "low", "stable")
+    ranks = {site.name.split(".", 1)[1]: site.rank for site in subspace.sites}
+    assert ranks["layers.3.mlp.down_proj"] == 4 + 3 and ranks["layers.0.self_attn.o_proj"] == 3
+    with torch.no_grad():
+        mixed = lora_folders.mixed(folders, WEIGHTS)(IDS).logits
+        plain = model.model(IDS).logits
+    rows = torch.tensor([[0], [1]])
+    found = logits(model, subspace, [{"z": WEIGHTS}, {"z": np.zeros(3, np.float32)}], rows)
+    assert (mixed[0] - plain[0]).abs().max() > 0.3
+    torch.testing.assert_close(found[0], mixed[0], atol=3e-5, rtol=1e-5)
+    assert torch.equal(found[1], plain[1])  # all weights 0: the base model
+    # The same weights multiplied into B, as files and servers have them.
+    policy = LoraPolicy(model, subspace, root_seed=0)
+    policy.save_adapter(tmp_path, theta={"z": WEIGHTS})
+    with torch.no_grad():
+        written = tiny_models.with_adapter(tiny_models.build("llama"), tmp_path)(IDS).logits
+    torch.testing.assert_close(written, mixed, atol=3e-5, rtol=1e-5)
+
+
+def test_two_like_adapters_are_pefts_own_cat_and_linear(model, tmp_path):
+    lora = {"r": 2, "lora_alpha": 3, "target_modules": ["q_proj", "down_proj"]}
+    folders = [str(lora_folders.write(tmp_path / name, i, **lora)) for i, name in enumerate("ab")]
+    peft = tiny_models.with_adapter(tiny_models.build("llama"), folders[0])
+    peft.load_adapter(folders[1], adapter_name="b")
+    weights = [0.8, 0.6]
+    peft.add_weighted_adapter(["default", "b"], weights, "mix", combination_type="cat")
+    peft.set_adapter("mix")
+    theta = {"z": np.float32(weights)}
+    found = logits(model, unmixed(model, folders), [theta], torch.zeros(1, 1, dtype=torch.long))
+    with torch.no_grad():
+        torch.testing.assert_close(found, peft(IDS).logits, atol=3e-5, rtol=1e-5)
+
+
+def test_factors_are_held_once_whatever_the_members(model, folders):
+    subspace = unmixed(model, folders)
+    answerer = LocalHost(model).at(subspace, Space(0, subspace.layout, Law()))
+    one, many = (answerer.deltas([{"z": WEIGHTS}] * n) for n in (1, 16))
+    for site in subspace.sites:
+        assert many.A[site.name].data_ptr() == one.A[site.name].data_ptr()
+        assert many.B[site.name].data_ptr() == subspace.fixed[site.b].ctypes.data
+        assert many.gains[site.name].shape == (16, site.rank)
+    with attach_deltas(model.model, subspace.sites, many) as attachment:
+        for site in subspace.sites:
+            assert attachment._up[site.name].data_ptr() == subspace.fixed[site.b].ctypes.data
+
+
+def test_engines_answer_each_row_with_its_own_mix(model, folders):
+    """A batch of members gives the tokens that each gives alone."""
+    subspace = unmixed(model, folders)
+    policy = LoraPolicy(model, subspace, root_seed=3, sampling=Sampling(max_new_tokens=12))
+    shifts = [Shift(0, k, sign, 1.5) for k in range(3) for sign in (1, -1)]
+    asked = [ASKED[:3]] * len(shifts)
+    together = policy.rollout(asked, shifts, seed=4)
+    alone = [policy.rollout([ASKED[:3]], [shift], seed=4)[0] for shift in shifts]
+    assert together == alone and len({*map(tuple, together)}) > 3
+
+
+def test_moves_are_derivatives_of_log_probability_and_the_fisher_matrix(model, folders):
+    subspace = unmixed(model, folders)
+    answerer = LocalHost(model).at(subspace, Space(0, subspace.layout, Law()))
+    sample, at = Sample((7, 8, 9), (200, 31, 40)), torch.tensor([[7, 8, 9, 200, 31, 40]])
+    step = 1e-2
+    thetas = adapter_metric.one_at_a_time(np.full(3, step))
+
+    def law(z):
+        rows = answerer.deltas([{"z": z}])
+        with torch.no_grad(), attach_deltas(model.model, subspace.sites, rows):
+            return model.model(at).logits[0, 2:5].double().log_softmax(-1)
+
+    (found,) = logit_moves(answerer.adapted, answerer.deltas(thetas), [sample])
+    start, targets = law(np.zeros(3, np.float32)), torch.tensor([200, 31, 40])
+    for j, theta in enumerate(thetas):
+        slope = (law(theta["z"]) - law(-theta["z"])) / 2
+        score = slope.gather(-1, targets[:, None]).sum()
+        assert found[0, j] == pytest.approx(float(score), rel=0.05, abs=2e-4)
+        own = (start.exp() * slope**2).sum()
+        assert found[1 + j, j] == pytest.approx(float(own), rel=0.05)
+    np.testing.assert_allclose(found[1:], found[1:].T, rtol=1e-4)
+
+
+def test_coordinates_are_white_and_near_their_own_adapters(model, space):
+    """KL is |z|²/2 over the lengths that are used, and at a side's length in all directions.
+
+    This model's KL grows more slowly than |z|²; each ratio alone is some 20 % off.
+    """
+    answerer = LocalHost(model).at(space, Space(0, space.layout, Law()))
+    probe = subspace_setup.Probe(
+        answerer, space, tuple(loading.encode(model.tokenizer, p) for p in ASKED), SHORT, 77
+    )
+    own = np.concatenate([np.eye(3), -np.eye(3)])
+    units = np.concatenate([own, kl_calibration.unit_directions(99, 18, space.dim, "test")])
+    ratios = []
+    for radius in (1.0, 2.0):
+        members = [{"z": (radius * u).astype(np.float32)} for u in units]
+        ratios.append(probe.kl(members, 32, f"test {radius}").mean(1) / (radius**2 / 2))
+    each = np.array(ratios)
+    assert np.sqrt(each.mean(1).prod()) == pytest.approx(1, abs=0.12)
+    assert each[1] / each[1].mean() == pytest.approx(np.ones(len(units)), abs=0.35)
+    scaled = space.blocks.mixing / np.array(space.report["steps"])[:, None]
+    assert (np.abs(scaled) <= 0.5 * scaled.diagonal()).sum() == 6  # nearest to its own adapter
+
+
+def test_the_record_gives_back_coordinates_digest_and_factors(space):
+    again = Subspace.from_facts(json.loads(json.dumps(space.facts())), space.tensors())
+    assert again.names == space.names and again.basis_sha256 == space.basis_sha256
+    theta = {"z": np.float32([1, -2, 0.5])}
+    for name, value in space.factors(theta).items():
+        assert np.array_equal(again.factors(theta)[name], value)
+    turned = replace(space, blocks=replace(space.blocks, mixing=space.blocks.mixing.T.copy()))
+    other = {site: np.where(own == 0, 1, own) for site, own in space.blocks.owners.items()}
+    owned = replace(space, blocks=replace(space.blocks, owners=other))
+    digests = {each.basis_sha256 for each in (space, turned, owned)}
+    assert len(digests) == 3
+    assert again.layout == (("z", (3,)),) and not start_of(again)["z"].any()
+
+
+def test_rules_see_each_adapters_name_and_the_direction_in_which_it_alone_moves(space):
+    named = space.named()
+    assert named.coordinates == space.names and named.components == 0
+    axes = np.array(named.axes) / FEATURE_GRID
+    moved = axes @ space.blocks.mixing.T.astype(float)
+    off = moved / moved.diagonal()[:, None] - np.eye(3)
+    assert (moved.diagonal() > 0).all() and np.abs(off).max() < 0.01
+    assert np.linalg.norm(axes, axis=1) == pytest.approx(np.ones(3), abs=1e-3)
+
+
+def test_a_starting_adapter_is_a_block_of_weight_one(folders):
+    base = tiny_models.loaded("llama", Path())
+    own = adapter_sources.read(adapter_sources.find(folders)[0], "llama", base.folder)[0]
+    begun = replace(base, adapter=replace(own, path=own.path))
+    found = gathered(begun, folders[1:])
+    subspace = Subspace("adapters", found.sites, found.factors, {}, {}, blocks=found.blocks)
+    weights = np.float32([-1.3, 2.1])
+    with torch.no_grad():
+        mixed = lora_folders.mixed(folders, [1.0, *weights])(IDS).logits
+    rows = torch.zeros(1, 1, dtype=torch.long)
+    torch.testing.assert_close(
+        logits(base, subspace, [{"z": weights}], rows), mixed, atol=3e-5, rtol=1e-5
+    )
+
+
+def test_responses_are_covariances_shrunk_by_their_error():
+    """φ = 2 s + noise: a spread of √(5 · 7/8) around the mean of a prompt's eight answers."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(500), 8)
+    s = rng.normal(size=(4000, 2))
+    shift = rng.normal(size=500)[groups] * 5  # prompts differ; they are not the policy's doing
+    values = np.column_stack([2 * s[:, 0] + rng.normal(size=4000) + shift, rng.normal(size=4000)])
+    found, errors = adapter_metric.response(s, values, groups)
+    assert found[0, 0] == pytest.approx(2 / (5 * 7 / 8) ** 0.5, rel=0.03)
+    assert (np.abs(found[1]) < 0.04).all() and errors == pytest.approx(4000**-0.5, rel=0.5)
+
+
+BAD = {
+    "DoRA": ({"use_dora": True}, "use_dora"),
+    "bias": ({"bias": "all"}, "bias"),
+    "saved modules": ({"modules_to_save": ["lm_head"]}, "modules_to_save|lm_head"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_more_than_a_plain_lora_is_refused_by_name(model, folders, tmp_path, kind):
+    more, named = BAD[kind]
+    bad = lora_folders.write(tmp_path / "bad", r=1, target_modules=["q_proj"], **more)
+    with pytest.raises(UsageError, match=named):
+        gathered(model, [folders[0], str(bad)])
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora", "corda", "loftq"])
+def test_initialisations_that_change_the_base_are_refused(model, folders, tmp_path, init):
+    bad = lora_folders.write(tmp_path / "bad", r=1, target_modules=["q_proj"])
+    settings = json.loads((bad / "adapter_config.json").read_text())
+    settings["init_lora_weights"] = init
+    (bad / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(UsageError, match=f"init_lora_weights {init}"):
+        gathered(model, [folders[0], str(bad)])
+
+
+def test_what_does_not_fit_is_refused_in_one_line(model, folders, tmp_path, monkeypatch):
+    one = partial(lora_folders.write, r=1, target_modules=["q_proj"])
+    gather = partial(gathered, model)
+    with pytest.raises(UsageError, match="occurs twice"):
+        gather([folders[0], folders[0]])
+    with pytest.raises(UsageError, match="2 to 32"):
+        gather([folders[0]])
+    with pytest.raises(UsageError, match="needs its revision: owner/name@COMMIT"):
+        gather([folders[0], "owner/name"])
+    other = one(tmp_path / "wider", model=tiny_models.build("llama", hidden=64))
+    with pytest.raises(UsageError, match=r"is \(1, 64\)"):
+        gather([folders[0], str(other)])
+    named = one(tmp_path / "named")
+    settings = json.loads((named / "adapter_config.json").read_text())
+    settings["base_model_name_or_path"] = "other/base"
+    (named / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(UsageError, match="is for other/base, and the model is llama"):
+        gather([folders[0], str(named)])
+    high = [str(one(tmp_path / f"high{i}", r=300)) for i in range(2)]
+    with pytest.raises(UsageError, match=r"add up to 600, more than 512 .*high0 300, high1 300"):
+        gather(high)
+    monkeypatch.setattr(adapter_blocks, "MOST_BYTES", 2000)
+    with pytest.raises(UsageError, match="MB that a run records"):
+        gather(folders)
+
+
+def test_an_adapter_that_changes_nothing_is_refused(model, folders, tmp_path):
+    idle = str(lora_folders.write(tmp_path / "idle", size=0.0, r=1, target_modules=["q_proj"]))
+    found = gathered(model, [folders[0], idle])
+    with pytest.raises(UsageError, match='"idle" changes nothing'):
+        subspace_setup.choose_subspace(
+            LocalHost(model), found.sites, ASKED, config_of([folders[0], idle]), found.factors,
+            found.blocks,
+        )  # fmt: skip
+
+
+def test_a_set_gives_its_own_names_and_tells_of_other_weights(model, folders, tmp_path):
+    lora_folders.write(tmp_path / "set" / "tone", r=1, target_modules=["q_proj"])
+    lora_folders.write(tmp_path / "set" / "commas", 1, r=1, target_modules=["q_proj"])
+    listed = {
+        "adapters": [
+            {"name": "positive in tone", "folder": "tone"}, {"name": "commas", "folder": "commas"}
+        ],
+        "base_sha256": "f" * 64,
+    }  # fmt: skip
+    (tmp_path / "set" / "set.json").write_text(json.dumps(listed))
+    card = "---\nbase_model: x\nlicense: mit\n---\n# Tone\n"
+    (tmp_path / "set" / "tone" / "README.md").write_text(card)
+    said: list[str] = []
+    config = config_of([str(tmp_path / "set"), folders[0]])
+    found = adapter_blocks.gather(config, LocalHost(model), said.append)
+    assert found.blocks.names == ("positive in tone", "commas", "wide")
+    assert found.blocks.sources[0]["license"] == "mit"
+    assert said[0] == 'warning: adapter "positive in tone" was made on other weights of llama'
+    assert len(said) == 2
