@@ -72,6 +72,7 @@ GROUPS: Final = {
         ("rank", "data", "Write Label Studio tasks for ranking several answers."),
         ("select", "data", "Choose the pairs of a pool whose answers teach most."),
         ("prompts", "prompts", "Let the model invent prompts like your own: szpo prompts grow."),
+        ("adapters", "adapters", "Make adapters for features or rewards: szpo adapters make."),
         ("baseline", "baseline", "Train by a gradient method on the same votes."),
         ("scorer", "judge", "Train a small pair scorer from votes or pairs."),
         ("bench", "machine", "Run a benchmark that is installed, or list them."),

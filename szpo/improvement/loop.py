@@ -239,7 +239,7 @@ def _take_step(
     answers, halved = found.answers, 0
     while True:
         factor = length / math.sqrt(2 * found.nats)
-        theta = _add(state.last, policy.layout, found.direction, factor)
+        theta = add(state.last, policy.layout, found.direction, factor)
         after = check(theta)
         answers += after.answers
         fits = math.sqrt(2 * max(after.nats, 0.0)) <= most
@@ -266,7 +266,7 @@ def _take_step(
     return state
 
 
-def _add(theta: Theta, layout: Layout, direction: Floats, factor: float) -> Theta:
+def add(theta: Theta, layout: Layout, direction: Floats, factor: float) -> Theta:
     """θ + factor · direction, rounded once."""
     cuts = np.cumsum([theta[name].size for name, _ in layout])[:-1]
     parts = np.split(direction, cuts)

@@ -19,8 +19,9 @@ from szpo.types import Theta
 
 
 def save_adapter(
-    path: Path, factors: Theta, sites: tuple[Site, ...], *, base: str, conv1d: bool = False
-) -> None:
+    path: Path, factors: Theta, sites: tuple[Site, ...], *, base: str, conv1d: bool = False,
+    half: bool = False,
+) -> None:  # fmt: skip
     """Write a folder that ``PeftModel.from_pretrained`` loads.
 
     Args:
@@ -29,11 +30,12 @@ def save_adapter(
         sites: What they adapt.
         base: Name of the base model, for the record.
         conv1d: The adapted layers are GPT-2's transposed ``Conv1D``.
+        half: Write fp16, for factors that it holds exactly.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
         for name, content in peft_format.peft_files(
-            factors, sites, base=base, conv1d=conv1d
+            factors, sites, base=base, conv1d=conv1d, half=half
         ).items():
             (path / name).write_bytes(content)
     except OSError as error:

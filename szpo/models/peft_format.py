@@ -24,7 +24,7 @@ SERVER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
 def peft_files(
-    factors: Theta, sites: Sequence[Site], *, base: str, conv1d: bool = False
+    factors: Theta, sites: Sequence[Site], *, base: str, conv1d: bool = False, half: bool = False
 ) -> dict[str, bytes]:
     """The files of a folder that ``PeftModel.from_pretrained`` loads, by name.
 
@@ -33,12 +33,13 @@ def peft_files(
         sites: What they adapt.
         base: Name of the base model, for the record.
         conv1d: The adapted layers are GPT-2's transposed ``Conv1D``.
+        half: Write fp16, for factors that it holds exactly.
     """
     from safetensors.numpy import save
 
     tensors = {
         f"base_model.model.{site.name}.lora_{letter}.weight": np.ascontiguousarray(
-            factors[name], dtype=np.float32
+            factors[name], dtype=np.float16 if half else np.float32
         )
         for site in sites
         for name, letter in ((site.a, "A"), (site.b, "B"))

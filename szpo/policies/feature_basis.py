@@ -112,7 +112,7 @@ def feature_subspace(
     for part, cut in enumerate(cuts):  # none where an answer is one token
         begun[part][:, so_far] = values_at(cut, [entries[i] for i in so_far])
     credit = assign_credit(values, begun, groups, DECAY**step)
-    scores, halves = _read_scores(probe, base, cuts, credit, groups)
+    scores, halves = read_credited(probe, base, cuts, credit, groups)
     found = find_coordinates(scores, values, groups, halves, components=config.dim)
     seconds = time.monotonic() - began
     scaled, correction, kl = scale_by_kl(probe, whole, config, found.basis)
@@ -137,10 +137,21 @@ def feature_subspace(
     )  # fmt: skip
 
 
-def _read_scores(
+def read_credited(
     probe: Probe, base: Sequence[Sample], cuts: tuple[int, ...], credit: Floats, groups: Ints
 ) -> tuple[NDArray[np.float32], Floats]:
-    """Scores of whole answers (n, D), and Σ s_p A_p over each half of the prompts (2, D, k)."""
+    """Read the scores of the start's answers, part by part.
+
+    Args:
+        probe: The starting policy.
+        base: Its answers.
+        cuts: Tokens at which the parts after the first begin.
+        credit: A_p (n, parts, k), as by `assign_credit`.
+        groups: The prompt of each answer (n,).
+
+    Returns:
+        Scores of whole answers (n, D), and Σ s_p A_p over each half of the prompts (2, D, k).
+    """
     half, whole, halves = halve(groups), [], 0.0
     for first in range(0, len(base), BLOCK):
         here = slice(first, first + BLOCK)

@@ -85,7 +85,7 @@ def test_what_a_step_costs_is_foretold_by_other_answers(policy):
     told = cost(draw(policy, replace(task, samples=48, seed=2)).scores, found.direction)
     for nats in (0.05, 0.2):
         factor = math.sqrt(nats / told)
-        theta = loop._add(policy.start(), policy.layout, found.direction, factor)
+        theta = loop.add(policy.start(), policy.layout, found.direction, factor)
         assert measured_kl(policy, theta) == pytest.approx(nats, rel=0.3)
     assert found.nats < told  # its own answers make it look cheaper
 

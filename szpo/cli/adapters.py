@@ -1,0 +1,166 @@
+"""Commands about sets of adapters: make one adapter for each of some features or rewards."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from szpo import cache, memory
+from szpo.cli import console
+from szpo.cli.run import PRESET, SETS
+from szpo.config import settings_file
+from szpo.config.schema import Config
+from szpo.errors import RunError, UsageError
+from szpo.runs import setup_progress
+
+TELL_EVERY_S: Final = 5.0
+"""Seconds between lines on the progress, where no bar is drawn."""
+SAMPLING: Final = {"temperature": "0.7", "max_new_tokens": "48", "whole_sentences": "true"}
+"""Generation settings of a set, where neither preset nor --set names others."""
+
+adapters = typer.Typer(no_args_is_help=True, add_completion=False, help="Make sets of adapters.")
+adapters.callback()(lambda: None)  # makes it a group, with one command
+
+
+@adapters.command()
+def make(
+    folder: Path | None = typer.Argument(
+        None, help="Folder of the set; default: one for this model in szpo's cache."
+    ),
+    of: list[str] = typer.Option(
+        [],
+        "--of",
+        help='What an adapter is for: a feature of szpo features --list ("fewer commas", '
+        "sentiment), fluency, or a reward as panel.reward takes it; NAME = FEATURE names it; "
+        "may be repeated. Default: sixteen usual ones.",
+    ),
+    model: str | None = typer.Option(None, "--model", help="As --set model.name=MODEL."),
+    nats: float = typer.Option(3.0, "--nats", help="How far each may go from the base, in nats."),
+    answers: int = typer.Option(
+        4096, "--answers", min=64, help="Answers of the base that all of them begin from."
+    ),
+    seed: int = typer.Option(0, "--seed", min=0, help="Seed of all draws."),
+    preset: str | None = PRESET,
+    sets: list[str] = SETS,
+    as_json: bool = console.AS_JSON,
+) -> None:
+    """Train one LoRA adapter for each named feature or reward, without votes.
+
+    An interrupted command goes on where it was; adapters that are there are not made again.
+    """
+    from szpo.data import prompts as prompt_files
+    from szpo.improvement import adapter_set, aims
+    from szpo.policies import language_model
+    from szpo.runs import run_device, run_prompts
+
+    if not 0.05 <= nats <= 20:
+        raise UsageError(f"--nats {nats:g}: give 0.05 to 20; 1.5 to 3 can be seen and stay fluent")
+    config = _settings(preset, [*([f"model.name={model}"] if model else []), *sets])
+    tiny = config.model.name == "tiny"
+    wanted = aims.read(of or (aims.USUAL_TINY if tiny else aims.USUAL))
+    language_model.check_files(config)
+    config = run_device.choose(config)
+    chosen = run_prompts.fit(config, prompt_files.load_configured(config.prompts)).train
+    making = adapter_set.Making(nats=nats, answers=answers, seed=seed)
+    adapter_set.split_prompts(chosen, seed)  # refused before the model is loaded
+    began = time.monotonic()
+    rows: list[tuple[Any, Mapping[str, Any]]] = []
+    with _show_progress(as_json) as progress:
+        progress("loading the model", 0, 0)
+        host = language_model.load_host(config, adapter=False)
+        target = folder or cache.cache_dir() / "adapters" / host.facts.sha256[:16]
+        maker = adapter_set.SetMaker(host, config, chosen, wanted, making, target, progress)
+        maker.read_set()
+        with adapter_set.holding(target):
+            for aim, entry in maker.make():
+                rows.append((aim, entry))
+                if why := entry.get("why"):
+                    console.warn(f"no adapter {aim.name}: {why}")
+    made = [entry for _, entry in rows if "folder" in entry]
+    if not made:
+        raise RunError("no adapter could be made; the lines above say why")
+    minutes, peak = (time.monotonic() - began) / 60, memory.peak_bytes() / 2**30
+    if as_json:
+        console.emit({"folder": str(target), "minutes": minutes, "peak_gib": peak,
+                      "adapters": made})  # fmt: skip
+        return
+    _show(made)
+    scored = sum(entry["answers"] for entry in made) + answers
+    console.say(
+        f"{len(made)} adapters in {target}: {minutes:.1f} minutes, peak {peak:.2f} GiB, some "
+        f"{scored:,} scored answers, none read by anybody"
+    )
+
+
+def _settings(preset: str | None, sets: list[str]) -> Config:
+    """The settings, with `SAMPLING` where they do not say how to generate."""
+    given = settings_file.load(None, preset_name=preset, sets=sets)
+    said = given.generation.model_fields_set
+    own = [f"generation.{name}={value}" for name, value in SAMPLING.items() if name not in said]
+    config = settings_file.load(None, preset_name=preset, sets=[*own, *sets])
+    if config.model.adapter is not None:
+        raise UsageError("a set's adapters begin at the base model; leave out model.adapter")
+    if config.adapter.train != "B":
+        raise UsageError("a set's adapters share their A; leave out adapter.train")
+    if not config.engine.is_local:
+        raise UsageError("adapters are made in this process; set engine.kind to local")
+    return config
+
+
+def _show(made: list[Mapping[str, Any]]) -> None:
+    """Print what each adapter reaches, and what else it moves by a fifth of a spread or more."""
+    console.table(
+        ("adapter", "before", "after", "nats", "way", "guards", "seconds"),
+        [
+            (
+                entry["name"], round(entry["before"], 3), round(entry["after"], 3),
+                round(entry["nats"], 2), entry["way"],
+                ", ".join(g["name"].split()[0] for g in entry["guards"] if not g["ok"]) or "hold",
+                round(entry["seconds"]),
+            )
+            for entry in made
+        ],
+    )  # fmt: skip
+    console.say("\nwhat else they move, in spreads of the base's answers:")
+    for entry in made:
+        far = sorted(entry["others"].items(), key=lambda each: -abs(each[1]))
+        named = ", ".join(f"{name} {gap:+.1f}" for name, gap in far if abs(gap) >= 0.2)
+        console.say(f"  {entry['name']}: {named or 'nothing by .2 or more'}")
+
+
+@contextlib.contextmanager
+def _show_progress(as_json: bool) -> Iterator[setup_progress.Progress]:
+    """Show the stage on stderr: a bar, or a line at least every `TELL_EVERY_S`."""
+    live = console.errors.is_terminal and not as_json
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn(),
+        console=console.errors, disable=not live, transient=True,
+    )  # fmt: skip
+    task, over = bar.add_task("", total=None), threading.Event()
+    stage = setup_progress.Stage("", 0, 0)
+
+    def report(name: str, done: int, of: int) -> None:
+        nonlocal stage
+        stage = setup_progress.Stage(name, done, of)
+        bar.update(task, description=str(stage), completed=done, total=of or None)
+
+    def tell() -> None:
+        began = time.monotonic()
+        while not over.wait(TELL_EVERY_S):
+            console.complain(f"{stage} ({time.monotonic() - began:.0f} s)")
+
+    teller = threading.Thread(target=tell, daemon=True)
+    with bar:
+        if not live and not as_json:
+            teller.start()
+        try:
+            yield report
+        finally:
+            over.set()

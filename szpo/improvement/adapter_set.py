@@ -1,0 +1,496 @@
+"""Make a set of LoRA adapters of one base: one for each named feature or reward.
+
+All share their A and a few thousand answers of the start. From these each aim gets its natural
+gradient: a straight line, scaled to the wished nats. From a third of that way `improve` goes on
+with fresh answers. Of the two ends the one that scores more on prompts that neither saw is kept,
+nearer to the start if a guard fails. It is rounded to fp16 before it is judged, as its file is.
+
+The prompts are the training ones of the settings, never their held-out ones: a part is answered to
+learn from, a part to measure on, and a part only at the end, for what ``set.json`` says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from szpo import cache, seeds
+from szpo.config.schema import Config
+from szpo.errors import RunError, StorageError, UsageError
+from szpo.files import private, replace_whole
+from szpo.improvement import aims as named
+from szpo.improvement import loop
+from szpo.improvement.aims import Aim
+from szpo.improvement.loop import Plan
+from szpo.improvement.ways import PolicyGradient, Way
+from szpo.locks import try_lock
+from szpo.models import adapter_files, loading
+from szpo.models.lora_sites import Site
+from szpo.optim.parameters import Space
+from szpo.optim.sample_directions import Law
+from szpo.policies import own_prompt, text_guards
+from szpo.policies.feature_basis import (
+    ANSWERS_EACH,
+    DECAY,
+    PARTS,
+    RIDGE,
+    Fisher,
+    alike,
+    assign_credit,
+    centre,
+    read_credited,
+)
+from szpo.policies.hosts import Host
+from szpo.policies.lora_policy import LoraPolicy
+from szpo.policies.probe import ROWS, Probe, Progress
+from szpo.policies.protocol import moved
+from szpo.policies.subspace_cache import sampling_of
+from szpo.policies.subspace_setup import INPUT_SAMPLES
+from szpo.policies.subspaces import Subspace
+from szpo.policies.text_guards import Guard, TextFigures
+from szpo.types import Answer, Floats, Prompt, Theta
+
+SET: Final = "set.json"
+VERSION: Final = 1
+"""Part of each adapter's key; increase it when adapters are made in another way."""
+JUDGED: Final = 32
+"""Most prompts on which the made adapters are judged; a quarter of all at most."""
+TOPIC: Final = 20
+"""How many of them the guard of the topic reads, one answer to each."""
+NEARER: Final = 2
+"""How often the nats of an adapter are halved where a guard fails."""
+JUDGED_EACH: Final = 2
+"""Answers to each of them."""
+BEGIN: Final = 1 / 3
+"""Share of the nats that are gone along the straight line before the loop."""
+TRIES: Final = 6
+"""Passes to find the length at which a direction costs the wished nats."""
+WAY: Final[Way] = PolicyGradient()
+
+
+@dataclass(frozen=True)
+class Making:
+    """How a set is made."""
+
+    nats: float = 3.0
+    answers: int = 4096
+    """Answers of the start that all adapters share; fewer are less exact."""
+    plan: Plan = field(
+        default_factory=lambda: Plan(step_nats=0.3, steps=10, patience=3, checked=24, each=1)
+    )
+    """Of the loop; its nats are those above."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The prompts of a set: to learn from, and to judge by at the end."""
+
+    taught: tuple[Prompt, ...]
+    judged: tuple[Prompt, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Digest of both."""
+        text = json.dumps([[p.turns for p in part] for part in (self.taught, self.judged)])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """What all adapters of a set share: their A, and what the start's answers say."""
+
+    whole: Subspace
+    directions: Floats
+    """(D, aims): natural gradients at the start; 0 where no answer differs."""
+    bounds: tuple[tuple[float, float], ...]
+    """The range in which each aim's values count."""
+    spread: Floats
+    """(aims,): standard deviations within prompts."""
+    same: Floats
+    """(aims,): share of pairs of answers to one prompt with equal values."""
+
+
+@dataclass(frozen=True, eq=False)
+class End:
+    """A candidate for an adapter, judged on prompts that it has not seen."""
+
+    way: str
+    theta: Theta
+    nats: float
+    values: Floats
+    """(aims,): mean of each aim."""
+    figures: TextFigures
+    first: tuple[tuple[Answer], ...]
+    """Its first answer to each prompt."""
+    guards: tuple[Guard, ...]
+    answers: int = 0
+    """Answers drawn to find it."""
+
+    def failed(self, aim: Aim) -> int:
+        """How many guards that bind this aim do not hold."""
+        return sum(not guard.ok and guard.name not in aim.waived for guard in self.guards)
+
+
+def split_prompts(prompts: Sequence[Prompt], seed: int) -> Prompts:
+    """Split training prompts; the same seed and prompts split alike."""
+    unique = tuple(dict.fromkeys(prompts))
+    if len(unique) < 12:
+        raise UsageError(f"a set takes 12 different training prompts or more; got {len(unique)}")
+    order = seeds.permutation(seeds.derive(seed, "adapter prompts"), len(unique)).tolist()
+    count = min(JUDGED, len(unique) // 4)
+    chosen = [unique[i] for i in order]
+    return Prompts(tuple(chosen[count:]), tuple(chosen[:count]))
+
+
+class SetMaker:
+    """Makes the adapters of one set, one after the other, in one folder."""
+
+    def __init__(
+        self, host: Host, config: Config, prompts: Sequence[Prompt], aims: Sequence[Aim],
+        making: Making, folder: Path, progress: Progress = lambda what, done, of: None,
+    ):  # fmt: skip
+        """``folder`` is created, or has adapters of the same base; see `holding`."""
+        self.host, self.config, self.aims, self.making = host, config, tuple(aims), making
+        self.prompts = split_prompts(prompts, making.seed)
+        self.sampling = sampling_of(config)
+        self.sites, self.conv1d = host.places(config.adapter, None)
+        self.folder, self.progress = folder, progress
+        self.plan = replace(making.plan, nats=making.nats)
+
+    # ---- what is made already ----
+
+    def key(self, aim: Aim) -> str:
+        """Digest of everything that an adapter depends on."""
+        facts = self.host.facts
+        named = [
+            VERSION, facts.sha256, facts.dtype, facts.quantization,
+            self.config.adapter.model_dump(mode="json"), self.sampling.facts(),
+            self.prompts.sha256, aim.feature, aim.sign, asdict(self.making),
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
+
+    def read_set(self) -> dict[str, Any]:
+        """What ``set.json`` says; a new one without it.
+
+        Raises:
+            UsageError: The folder belongs to another model, or to something else.
+        """
+        file, facts = self.folder / SET, self.host.facts
+        if not file.is_file():
+            if self.folder.is_dir() and any(e.name[0] != "." for e in self.folder.iterdir()):
+                raise UsageError(f"{self.folder} holds something else; name a new folder")
+            return {
+                "base": facts.name, "base_sha256": facts.sha256, "adapters": [],
+                "sampling": self.sampling.facts(), "seed": self.making.seed,
+                "prompts_sha256": self.prompts.sha256,
+            }  # fmt: skip
+        try:
+            found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            base, made = found["base_sha256"], found["adapters"]
+            for each in made:
+                each["name"], each["folder"], each["key"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"{file} is no list of adapters ({error!r})") from None
+        if base != facts.sha256:
+            raise UsageError(
+                f"{self.folder} has adapters of {found.get('base')}, other weights than "
+                f"{facts.name}; name another folder"
+            )
+        return found
+
+    def make(self) -> Iterator[tuple[Aim, dict[str, Any]]]:
+        """Make what is missing; yields each aim with its entry, or with ``why`` it has none."""
+        document = self.read_set()
+        keys = {aim.name: self.key(aim) for aim in self.aims}
+        kept = {
+            each["name"]: each for each in document["adapters"]
+            if each["key"] == keys.get(each["name"]) and self._is_there(each)
+        }  # fmt: skip
+        self.folder.mkdir(parents=True, exist_ok=True)
+        ground: Ground | None = None
+        for place, aim in enumerate(self.aims):
+            entry = kept.get(aim.name)
+            if entry is None:
+                if ground is None:
+                    ground = self._find_ground()
+                    policy = self._policy(ground.whole)
+                    base = self._judge("start", policy, policy.start(), None)
+                    base = self._read_topic(policy, base, None)
+                self.progress(aim.name, place, len(self.aims))
+                entry = self._make_one(place, aim, policy, ground, base)
+                if entry.get("folder"):
+                    kept[aim.name] = entry
+                    document["adapters"] = [kept[a.name] for a in self.aims if a.name in kept]
+                    self._write(document)
+            yield aim, entry
+        self._write({
+            **document, "adapters": [kept[a.name] for a in self.aims if a.name in kept],
+            "sampling": self.sampling.facts(), "seed": self.making.seed,
+            "prompts_sha256": self.prompts.sha256,
+        })  # fmt: skip
+        with contextlib.suppress(OSError):
+            self._ground_file.unlink()
+
+    def _is_there(self, entry: Mapping[str, Any]) -> bool:
+        return (self.folder / str(entry["folder"]) / "adapter_model.safetensors").is_file()
+
+    def _write(self, document: Mapping[str, Any]) -> None:
+        try:
+            with replace_whole(self.folder / SET) as draft:
+                draft.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise StorageError(f"{self.folder} cannot be written ({error.strerror})") from None
+
+    # ---- what all share ----
+
+    @property
+    def _ground_file(self) -> Path:
+        keys = "".join(self.key(aim) for aim in self.aims)
+        return self.folder / f".start-{hashlib.sha256(keys.encode()).hexdigest()[:16]}.npz"
+
+    def _policy(self, whole: Subspace) -> LoraPolicy:
+        return LoraPolicy(
+            self.host.facts, whole, root_seed=self.making.seed, sampling=self.sampling,
+            host=self.host,
+        )  # fmt: skip
+
+    def _find_ground(self) -> Ground:
+        """Read the shared part that an interrupted making left, or make it."""
+        found = cache.read_stored(self._ground_file, self._read_ground)
+        if found is None:
+            found = self._make_ground()
+            a: dict[str, Any] = {f"A/{name}": v for name, v in found.whole.fixed.items()}
+            with replace_whole(self._ground_file) as draft, draft.open("wb") as file:
+                np.savez(
+                    file, **a, directions=found.directions, bounds=np.array(found.bounds),
+                    spread=found.spread, same=found.same,
+                )  # fmt: skip
+        return found
+
+    def _read_ground(self, path: Path) -> Ground:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            A = {n.removeprefix("A/"): file[n] for n in file.files if n.startswith("A/")}
+            bounds = tuple((float(low), float(high)) for low, high in file["bounds"])
+            return Ground(
+                _whole(self.sites, A), file["directions"], bounds, file["spread"], file["same"]
+            )
+
+    def _make_ground(self) -> Ground:
+        prompts = self.prompts.taught
+        tokens = tuple(loading.encode(self.host.facts.tokenizer, p) for p in prompts)
+        law = replace(self.sampling, top_p=1.0, top_k=0)
+
+        def probe_at(whole: Subspace) -> Probe:
+            answerer = self.host.at(whole, Space(self.making.seed, whole.layout, Law()))
+            return Probe(answerer, whole, tokens, law, self.making.seed, self.progress, ROWS)
+
+        blank = {s.a: np.zeros((s.rank, s.inputs), np.float32) for s in self.sites}
+        probe = probe_at(_whole(self.sites, blank))
+        base = probe.start_samples(self.making.answers, ANSWERS_EACH)
+        read = probe.read_inputs(base[:INPUT_SAMPLES])
+        whole = _whole(self.sites, {name: _short(read[name]) for name in blank})
+        probe = probe_at(whole)
+
+        groups = np.array([sample.group for sample in base])
+        asked = [prompts[sample.group] for sample in base]
+
+        def answers(cut: int | None = None) -> list[Answer]:
+            stop = self.sampling.stop
+            return [loading.answer_of(self.host.facts, s.answer[:cut], stop) for s in base]
+
+        self.progress("counting features", 0, 0)
+        policy = self._policy(whole)
+        values = named.count(self.aims, asked, answers())
+        for place, aim in enumerate(self.aims):
+            if aim.entry is None:
+                values[:, place] = named.score_of(aim, policy)(asked, answers())
+        bounds = tuple(named.bounds_of(column) for column in values.T)
+        low, high = np.array(bounds).T
+        values = np.clip(values, low, high)
+        step = -(-max(len(s.answer) for s in base) // PARTS)
+        cuts = tuple(range(step, max(len(s.answer) for s in base), step))
+        begun = np.stack(
+            [np.clip(named.count(self.aims, asked, answers(cut)), low, high) for cut in cuts]
+        ) if cuts else np.zeros((0, *values.shape))  # fmt: skip
+        credit = assign_credit(values, begun, groups, DECAY**step)
+        self.progress("scores", 0, 0)
+        scores, halves = read_credited(probe, base, cuts, credit, groups)
+        kernel = Fisher(centre(scores, groups), RIDGE)
+        directions = kernel.natural(halves.sum(0) / len(scores))
+        moving = values.std(0) > 0
+        return Ground(
+            whole, np.where(moving, directions, 0.0), bounds, centre(values, groups).std(0),
+            alike(values, groups),
+        )  # fmt: skip
+
+    # ---- one adapter ----
+
+    def _make_one(
+        self, place: int, aim: Aim, policy: LoraPolicy, ground: Ground, base: End
+    ) -> dict[str, Any]:
+        began = time.monotonic()
+        if not ground.directions[:, place].any():
+            return {"name": aim.name, "why": "all answers of the start are alike in it"}
+        low, high = ground.bounds[place]
+        score = named.bounded(named.score_of(aim, policy), low, high)
+        seed = seeds.child_seed(self.making.seed, place, f"adapter {aim.feature} {aim.sign}")
+        ends = []
+        line, drawn = self._scale(policy, ground.directions[:, place], self.making.nats, seed)
+        ends.append(self._judge("line", policy, line, base, drawn))
+        plan = self.plan if aim.entry is not None else replace(self.plan, parts=1)
+
+        def tell(state: loop.Improved) -> None:
+            loop.save(state, state_file)
+            self.progress(f"{aim.name}: step {len(state.steps)}", place, len(self.aims))
+
+        state_file = self.folder / f".{aim.slug}-{self.key(aim)[:16]}.npz"
+        since = cache.read_stored(state_file, loop.load) if state_file.is_file() else None
+        with moved(policy, _shrink(line, BEGIN)):
+            found = loop.improve(
+                policy, score, self.prompts.taught, WAY, replace(plan, waived=aim.waived),
+                seed=seed, since=since, report=tell,
+            )  # fmt: skip
+        ends.append(self._judge("steps", policy, found.theta, base, found.answers))
+        tried = sum(end.answers for end in ends)
+        best = max(ends, key=lambda end: end.values[place])
+        best = self._read_topic(policy, best, base)
+        for _ in range(NEARER):
+            if not best.failed(aim):
+                break
+            best = self._judge(best.way, policy, _shrink(best.theta, 0.5), base)
+            best, tried = self._read_topic(policy, best, base), tried + best.answers
+        if not best.values[place] > base.values[place]:
+            state_file.unlink(missing_ok=True)
+            return {"name": aim.name, "why": "neither way scores more than the start"}
+        entry = {
+            "name": aim.name, "folder": aim.slug, "feature": aim.feature, "more": aim.sign > 0,
+            "nats": round(best.nats, 3), "before": float(base.values[place] * aim.sign),
+            "after": float(best.values[place] * aim.sign),
+            "spread": float(ground.spread[place]),
+            "others": {
+                other.name: round(float(gap), 3)
+                for other, gap in zip(self.aims, _gaps(best, base, ground), strict=True)
+                if other is not aim and math.isfinite(gap)
+            },
+            "way": best.way, "stopped": found.stopped,
+            "ends": {e.way: [round(e.nats, 3), float(e.values[place] * aim.sign)] for e in ends},
+            "guards": [asdict(guard) for guard in best.guards],
+            "seconds": round(time.monotonic() - began, 1),
+            "answers": tried, "key": self.key(aim),
+        }  # fmt: skip
+        self._save(aim, policy, best.theta)
+        state_file.unlink(missing_ok=True)
+        return entry
+
+    def _scale(
+        self, policy: LoraPolicy, direction: Floats, nats: float, seed: int
+    ) -> tuple[Theta, int]:
+        """The direction at the length where it costs nine tenths of the nats or a little more."""
+        asked = self.prompts.taught[: self.plan.checked]
+        size = float(np.linalg.norm(direction))
+        length, tried = 1.0, list[tuple[float, float]]()
+        for i in range(TRIES):
+            self.progress("length of the line", i, TRIES)
+            theta = loop.add(policy.start(), policy.layout, direction / size, length)
+            with moved(policy, theta):
+                found = policy.kl(asked, seed=seed)[0]
+            tried.append((found, length))
+            if 0.9 * nats <= found <= nats:
+                break
+            ratio = math.sqrt(0.95 * nats / max(found, 1e-6))
+            length *= min(max(ratio, 1 / 8), 8.0)
+        within = [pair for pair in tried if pair[0] <= nats]
+        if not within:
+            raise RunError(f"no length of a direction stays within {nats:g} nats")
+        theta = loop.add(policy.start(), policy.layout, direction / size, max(within)[1])
+        return theta, len(tried) * len(asked)
+
+    def _judge(
+        self, way: str, policy: LoraPolicy, theta: Theta, base: End | None, drawn: int = 0
+    ) -> End:
+        """Measure a candidate, as its file will have it, on the judging prompts."""
+        self.progress(f"judging: {way}", 0, 0)
+        theta = {name: _short(value) for name, value in theta.items()}
+        asked, seed = self.prompts.judged, self.making.seed
+        with moved(policy, theta):
+            rows = policy.sample_tokens(asked, JUDGED_EACH, seed=seed, base=base is None)
+            nats = 0.0 if base is None else policy.kl_of(asked, rows)[0]
+        answers = [policy.answer(row) for row in rows]
+        each = [prompt for prompt in asked for _ in range(JUDGED_EACH)]
+        values = named.count(self.aims, each, answers)
+        for place, aim in enumerate(self.aims):
+            if aim.entry is None:
+                values[:, place] = named.score_of(aim, policy)(each, answers)
+        grouped = [answers[i : i + JUDGED_EACH] for i in range(0, len(answers), JUDGED_EACH)]
+        figures = text_guards.measure(policy, asked, grouped, seed=seed, topic=False)
+        guards = text_guards.guards(figures if base is None else base.figures, figures)
+        first = tuple((answer,) for answer in answers[::JUDGED_EACH])
+        return End(way, theta, nats, values.mean(0), figures, first, guards, drawn + len(rows))
+
+    def _read_topic(self, policy: LoraPolicy, end: End, base: End | None) -> End:
+        """The candidate with the guard of the topic."""
+        self.progress("reading: topic", 0, 0)
+        asked = self.prompts.judged[:TOPIC]
+        margin = own_prompt.measure_margin(policy, asked, end.first[:TOPIC], seed=self.making.seed)
+        others = 0 if margin is None else min(own_prompt.OTHERS, len(asked) - 1)
+        figures = replace(end.figures, margin=margin, others=others)
+        held = text_guards.guards(figures if base is None else base.figures, figures)
+        return replace(end, figures=figures, guards=held)
+
+    def _save(self, aim: Aim, policy: LoraPolicy, theta: Theta) -> None:
+        target = self.folder / aim.slug
+        draft = self.folder / f".{aim.slug}.new"
+        shutil.rmtree(draft, ignore_errors=True)
+        adapter_files.save_adapter(
+            draft, policy.factors(theta), self.sites, base=self.host.facts.name,
+            conv1d=self.conv1d, half=True,
+        )  # fmt: skip
+        shutil.rmtree(target, ignore_errors=True)
+        draft.rename(target)
+
+
+@contextlib.contextmanager
+def holding(folder: Path) -> Iterator[None]:
+    """Hold a set's folder, so that only one process makes adapters there."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        file = open(folder.with_name(f".{folder.name}.lock"), "ab", opener=private)  # noqa: SIM115
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be written ({error.strerror})") from None
+    with file:
+        if not try_lock(file.fileno()):
+            raise UsageError(f"another process is making adapters in {folder}")
+        yield
+
+
+def _whole(sites: tuple[Site, ...], A: Theta) -> Subspace:
+    """All B of these sites as coordinates, at 0."""
+    zero = {s.b: np.zeros((s.outputs, s.rank), np.float32) for s in sites}
+    return Subspace("full", sites, dict(A), zero, {})
+
+
+def _shrink(theta: Theta, share: float) -> Theta:
+    """The B at about this share of their nats."""
+    return {name: value * np.float32(math.sqrt(share)) for name, value in theta.items()}
+
+
+def _short(values: Any) -> Any:
+    """Rounded as the files have it."""
+    return np.asarray(values).astype(np.float16).astype(np.float32)
+
+
+def _gaps(end: End, base: End, ground: Ground) -> Floats:
+    """How far each aim moved, in spreads of the start; nan where none differed there."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray((end.values - base.values) / ground.spread)

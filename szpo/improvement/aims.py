@@ -1,0 +1,160 @@
+"""What an adapter of a set is for: a feature in one sense, fluency, or a reward."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from szpo import plugins
+from szpo.errors import UsageError
+from szpo.features import dictionary, own
+from szpo.features.dictionary import BY_NAME, ENTRIES, Entry
+from szpo.improvement.ways import Score
+from szpo.policies.lora_policy import LoraPolicy
+from szpo.policies.text_guards import LENGTH
+from szpo.types import Answer, Floats, Prompt
+
+FLUENCY: Final = "fluency"
+"""The start's mean log-probability a token; no entry of the dictionary is that."""
+USUAL: Final = (
+    "positive tone = sentiment", "first person = i", "reader = you", "questions", "exclamations",
+    "commas", "shorter", "longer", "easy words = fewer long words", "contractions", "hedges",
+    "past tense = past", "concreteness = less abstract", "lists = bullets", "politeness", FLUENCY,
+)  # fmt: skip
+"""The usual set for English. The dictionary counts no concreteness: abstract nouns are nearest."""
+USUAL_TINY: Final = (
+    "positive tone = sentiment", "first person = i", "we", "it", "adverbs", "intensifiers", "past",
+    FLUENCY,
+)  # fmt: skip
+SENSES: Final = {"more": 1, "less": -1, "fewer": -1}
+LENGTHS: Final = frozenset({"length", "characters", "sentences", "lines", "bullets", "paragraphs"})
+"""Entries that are about length themselves, so that its guard does not bind them."""
+MOST: Final = 32
+FREQUENT: Final = 3
+"""A value counts in full where so many answers of the start reach it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Aim:
+    """A name, and what is to rise under it."""
+
+    name: str
+    feature: str
+    """Name of an entry, `FLUENCY`, or a reward as panel.reward takes it."""
+    sign: int = 1
+    """−1: the entry is to fall."""
+    entry: Entry | None = None
+
+    @property
+    def slug(self) -> str:
+        """A name for its folder.
+
+        >>> Aim('says "I"', "i").slug
+        'says-i'
+        """
+        return re.sub(r"[^\w]+", "-", self.name.casefold()).strip("-") or "adapter"
+
+    @property
+    def waived(self) -> tuple[str, ...]:
+        """The guards that do not bind it."""
+        return (LENGTH,) if self.feature in LENGTHS else ()
+
+
+def read(texts: Sequence[str]) -> tuple[Aim, ...]:
+    """The aims of ``--of``; all of them are checked before anything is made.
+
+    >>> [(a.name, a.feature, a.sign) for a in read(["fewer commas", "kind = politeness"])]
+    [('fewer commas', 'commas', -1), ('kind', 'politeness', 1)]
+    """
+    found = tuple(map(_read, texts))
+    if not 1 <= len(found) <= MOST:
+        raise UsageError(f"--of: {len(found)} adapters; give 1 to {MOST}")
+    slugs = [each.slug for each in found]
+    for each in found:
+        if slugs.count(each.slug) > 1:
+            raise UsageError(f"--of: {each.name!r} is named twice; write NAME = FEATURE for one")
+    return found
+
+
+def _read(text: str) -> Aim:
+    name, form = (part.strip() for part in own.split(text))
+    if form == FLUENCY:
+        return Aim(name, FLUENCY)
+    for entry in ENTRIES:
+        for phrase, sign in ((entry.more, 1), (entry.fewer, -1)):
+            short = (phrase.removeprefix("more "), phrase.removesuffix(" more"))
+            if form == phrase or (sign > 0 and form in short):
+                return Aim(name, entry.name, sign, entry)
+    sense, _, rest = form.partition(" ")
+    sign, plain = (SENSES[sense], rest.strip()) if sense in SENSES and rest else (1, form)
+    if plain in BY_NAME:
+        return Aim(name, plain, sign, BY_NAME[plain])
+    if "parse" in plugins.names("szpo.rewards"):
+        try:
+            _parse(form, None)
+        except UsageError as error:
+            raise UsageError(f"--of {text!r}: {_missing(form)}; as a reward: {error}") from None
+        return Aim(name, form)
+    raise UsageError(f"--of {text!r}: {_missing(form)}")
+
+
+def _missing(form: str) -> str:
+    known = {text: text for e in ENTRIES for text in (e.name, e.more, e.fewer)}
+    close = difflib.get_close_matches(form, known, n=2, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+    return f"no feature of the dictionary is called so ({hint}szpo features --list)"
+
+
+def _parse(text: str, logprob: Any) -> Any:
+    return plugins.load("szpo.rewards", "parse", "reader of rewards")(text, logprob=logprob)
+
+
+def count(aims: Sequence[Aim], prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
+    """Values (answers, aims) of the aims that the dictionary counts; nan for the others."""
+    found = np.full((len(answers), len(aims)), np.nan)
+    places = [i for i, aim in enumerate(aims) if aim.entry is not None]
+    entries = [aim.entry for aim in aims if aim.entry is not None]
+    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        ratios = dictionary.ratios(prompt.text, answer.text, entries)
+        found[row, places] = [top / bottom for top, bottom in ratios]
+    return found * [aim.sign for aim in aims]
+
+
+def score_of(aim: Aim, policy: LoraPolicy) -> Score:
+    """The aim as a function of prompts and answers."""
+    if aim.entry is not None:
+        return lambda prompts, answers: count([aim], prompts, answers)[:, 0]
+
+    def fluency(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
+        return np.nan_to_num(policy.logprob_base(prompts, answers))
+
+    if aim.feature == FLUENCY:
+        return fluency
+    reward = _parse(aim.feature, policy.logprob_base)
+
+    def score(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
+        pairs = zip(prompts, answers, strict=True)
+        return np.array([float(reward.score(p, a)) for p, a in pairs])
+
+    return score
+
+
+def bounds_of(values: Floats) -> tuple[float, float]:
+    """The range within which values count: what at least `FREQUENT` of the start's had.
+
+    >>> bounds_of(np.array([0.0, 0, 0, 1, 1, 1, 2, 40]))
+    (0.0, 1.0)
+    """
+    ordered = np.sort(values)
+    place = min(FREQUENT, len(ordered)) - 1
+    return float(ordered[place]), float(ordered[-1 - place])
+
+
+def bounded(score: Score, low: float, high: float) -> Score:
+    """The score, cut to a range, so that it cannot be driven where no text of the start was."""
+    return lambda prompts, answers: np.clip(score(prompts, answers), low, high)

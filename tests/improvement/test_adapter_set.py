@@ -1,0 +1,182 @@
+"""A set of adapters: what is written, what is made again, what PEFT reads, and what is refused."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from szpo.cli import app
+from szpo.config import settings_file
+from szpo.config.schema import Config
+from szpo.data.prompts import load_shipped
+from szpo.errors import UsageError
+from szpo.improvement import adapter_set, aims
+from szpo.improvement.adapter_set import SET, Making, SetMaker
+from szpo.improvement.loop import Plan
+from szpo.models import loading
+from szpo.models.batched_lora import attach_deltas
+from szpo.policies.hosts import LocalHost
+from szpo.policies.lora_policy import LoraPolicy
+from tests.support.tiny_models import with_adapter
+
+PLAN = Plan(step_nats=0.3, answers=32, samples=4, steps=2, patience=2, checked=6, each=1)
+MAKING = Making(nats=1.0, answers=128, plan=PLAN)
+OF = ("cheerful = sentiment", 'says "it" less')
+TINY = ["generation.max_new_tokens=12", "model.name=tiny", "model.dtype=fp32"]
+
+
+@pytest.fixture(scope="module")
+def host() -> LocalHost:
+    return LocalHost(loading.load("tiny", dtype="fp32"))
+
+
+def settings() -> Config:
+    return settings_file.load(None, sets=["generation.temperature=0.7", *TINY])
+
+
+def maker(host: LocalHost, folder: Path, of: Sequence[str] = OF, **options: Any) -> SetMaker:
+    prompts = load_shipped().train[:32]
+    return SetMaker(host, settings(), prompts, aims.read(of), MAKING, folder, **options)
+
+
+@pytest.fixture(scope="module")
+def made(host, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("sets") / "set"
+    list(maker(host, folder).make())
+    return folder
+
+
+def listed(folder: Path) -> list[dict[str, Any]]:
+    document = json.loads((folder / SET).read_text(encoding="utf-8"))
+    return [{**each, "seconds": 0} for each in document["adapters"]]
+
+
+def test_each_adapter_moves_its_own_aim_within_its_nats(made):
+    cheerful, other = listed(made)
+    assert [cheerful["folder"], other["folder"]] == ["cheerful", "says-it-less"]
+    assert cheerful["after"] > cheerful["before"] + 0.1
+    assert (other["feature"], other["more"]) == ("it", False) and other["after"] < other["before"]
+    for each in (cheerful, other):
+        assert 0 < each["nats"] < 1.5 * MAKING.nats
+        assert set(each["others"]) == {"cheerful", 'says "it" less'} - {each["name"]}
+        assert len(each["guards"]) >= 3  # the base hardly knows its own prompts
+    assert sorted(path.name for path in made.iterdir()) == ["cheerful", "says-it-less", SET]
+    document = json.loads((made / SET).read_text(encoding="utf-8"))
+    assert document["base"] == "tiny" and len(document["base_sha256"]) == 64
+    assert document["sampling"]["temperature"] == 0.7
+
+
+def test_peft_reads_an_adapter_with_equal_logits(made, host):
+    folder = made / "cheerful"
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 4_000  # half precision
+    ids = torch.tensor([[1, 8, 9, 20, 31, 30]])
+    model = with_adapter(AutoModelForCausalLM.from_pretrained(host.facts.folder), folder)
+    whole = maker(host, made)._find_ground().whole
+    policy = LoraPolicy(host.facts, whole, root_seed=0, host=host)
+    adapter = loading.read_adapter(folder)
+    theta = {
+        site.b: adapter.tensors[f"base_model.model.{site.name}.lora_B.weight"]
+        for site in whole.sites
+    }
+    assert any(value.any() for value in theta.values())
+    with (
+        torch.no_grad(),
+        attach_deltas(host.facts.model, whole.sites, policy.deltas([theta])) as rows,
+    ):
+        rows.members = [0]
+        mine = host.facts.model(ids).logits
+        torch.testing.assert_close(model(ids).logits, mine, rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_made_is_not_made_again_and_another_aim_joins_it(made, host, monkeypatch):
+    before = {path: path.read_bytes() for path in made.rglob("*.safetensors")}
+    monkeypatch.setattr(SetMaker, "_make_ground", None)
+    assert [entry["name"] for _, entry in maker(host, made).make()] == ["cheerful", OF[1]]
+    assert {path: path.read_bytes() for path in made.rglob("*.safetensors")} == before
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("at", ["scores", "cheerful: step 1", "judging: steps"])
+def test_a_making_that_was_killed_ends_like_an_uninterrupted_one(made, host, tmp_path, at):
+    def progress(stage: str, done: int, of: int) -> None:
+        if stage == at:
+            raise Killed
+
+    folder = tmp_path / "set"
+    with pytest.raises(Killed):
+        list(maker(host, folder, progress=progress).make())
+    list(maker(host, folder).make())
+    assert listed(folder) == listed(made)
+    for path in made.rglob("*.safetensors"):
+        assert (folder / path.relative_to(made)).read_bytes() == path.read_bytes()
+
+
+def test_a_folder_of_other_weights_or_other_things_is_refused(made, host, tmp_path):
+    other = LocalHost(replace(host.facts, sha256="1" * 64))
+    with pytest.raises(UsageError, match="adapters of tiny, other weights"):
+        maker(other, made).read_set()
+    (tmp_path / "letter.txt").write_text("mine")
+    with pytest.raises(UsageError, match="holds something else"):
+        maker(host, tmp_path).read_set()
+    (tmp_path / SET).write_text("[]")
+    with pytest.raises(UsageError, match="no list of adapters"):
+        maker(host, tmp_path).read_set()
+    second = adapter_set.holding(made)
+    with adapter_set.holding(made), pytest.raises(UsageError, match="another process"):
+        second.__enter__()
+
+
+def test_aims_are_features_in_a_sense_fluency_or_rewards():
+    found = aims.read(["more commas", "x = less questions", "fluency", "keyword:sea+sun"])
+    assert [(aim.name, aim.feature, aim.sign) for aim in found] == [
+        ("more commas", "commas", 1), ("x", "questions", -1), ("fluency", "fluency", 1),
+        ("keyword:sea+sun", "keyword:sea+sun", 1),
+    ]  # fmt: skip
+    assert len(aims.read(aims.USUAL)) == 16 and len(aims.read(aims.USUAL_TINY)) == 8
+    every = [aim.feature for aim in aims.read(aims.USUAL)]
+    assert every[:3] == ["sentiment", "i", "you"] and every[-1] == "fluency"
+
+
+def test_values_count_within_what_the_starts_answers_had():
+    values = np.array([0.0] * 20 + [1.0] * 5 + [2.0, 2.0, 9.0])
+    assert aims.bounds_of(values) == (0.0, 2.0)
+    score = aims.bounded(lambda prompts, answers: np.array([5.0, 1.0, -1.0]), 0.0, 2.0)
+    assert score([], []).tolist() == [2.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--of", "comas"], "no feature of the dictionary is called so (did you mean 'commas'"),
+        (["--of", "commas", "--of", "commas"], "'commas' is named twice; write NAME = FEATURE"),
+        (["--nats", "0"], "--nats 0: give 0.05 to 20"),
+        (["--set", "adapter.train=AB", "--set", "subspace.kind=full"], "leave out adapter.train"),
+        (["--set", "model.adapter=there"], "leave out model.adapter"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(arguments, message, capsys, tmp_path):
+    code = app.call(["adapters", "make", str(tmp_path / "set"), "--model", "tiny", *arguments])
+    lines = capsys.readouterr().err.splitlines()
+    assert code == 2 and len(lines) == 1 and message in lines[0]
+    assert not (tmp_path / "set").exists()
+
+
+def test_the_command_makes_a_set_and_tells_what_it_reaches(tmp_path, capsys):
+    folder = tmp_path / "set"
+    few = ["--answers", "128", "--nats", "1", "--of", "cheerful = sentiment"]
+    sets = [word for text in TINY for word in ("--set", text)]
+    assert app.call(["adapters", "make", str(folder), *few, *sets]) == 0
+    out = capsys.readouterr().out
+    assert "cheerful" in out and "1 adapters in" in out and "peak" in out
+    assert app.call(["adapters", "make", str(folder), *few, *sets, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [each["name"] for each in document["adapters"]] == ["cheerful"]
