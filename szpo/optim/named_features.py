@@ -172,18 +172,25 @@ def groups_of(features: NamedFeatures) -> dict[str, tuple[str, ...]]:
 def groups(features: NamedFeatures) -> tuple[Group, ...]:
     """The groups of features, in order, each with the coordinate that carries it; then the others.
 
-    A coordinate carries the group of the feature that it moves most, if no other coordinate moves
-    that feature more. It gives the group its name.
+    A coordinate carries the group of the feature of its own name, or else of the one that it moves
+    most, if no other coordinate moves that feature more. It gives the group its name.
     """
     count, own = len(features.names), np.array(features.groups, dtype=np.int64)
     moved = response(features)
+    by_name = {name: i for i, name in enumerate(features.names)}
     carried: dict[int, tuple[int, int]] = {}
+    for j, name in enumerate(features.coordinates):
+        if name in by_name:
+            carried[int(own[by_name[name]])] = (by_name[name], j)
+    called = {j for _, j in carried.values()}
     for j in range(len(features.coordinates) if count else 0):
+        if j in called:
+            continue
         most = int(np.abs(moved[:, j]).argmax())
         size = abs(moved[most, j])
         if size >= CARRIED and int(np.abs(moved[most]).argmax()) == j:
             known = carried.get(int(own[most]))
-            if known is None or abs(moved[known]) < size:
+            if known is None or (known[1] not in called and abs(moved[known]) < size):
                 carried[int(own[most])] = (most, j)
     found = []
     for group, head in enumerate(group_heads(features)):
@@ -192,8 +199,8 @@ def groups(features: NamedFeatures) -> tuple[Group, ...]:
             found.append(Group(features.names[head], tuple(inside), (1,) * len(inside)))
             continue
         j = carried[group][1]
-        senses = [-1 if moved[i, j] < 0 else 1 for i in inside]
         name = features.coordinates[j]
+        senses = [-1 if moved[i, j] < 0 and features.names[i] != name else 1 for i in inside]
         found.append(Group(name, (*inside, count + j), (*senses, 1), j))
     alone = [j for j in range(len(features.coordinates)) if j not in {g.coordinate for g in found}]
     found += [Group(features.coordinates[j], (count + j,), (1,), j) for j in alone]
