@@ -419,10 +419,15 @@ class Config(Section):
 
     @property
     def picks_pairs(self) -> bool:
-        """Whether rows are pairs of the policy's own answers; see `Settings.picks_pairs`."""
+        """Whether rows are chosen pairs of answers; see `Settings.picks_pairs`."""
         rule = RULES.get(self.rule)
         fits_texts = rule is not None and rule.two_points and self.coordinates in NAMED
         return fits_texts and self.asks_rows
+
+    @property
+    def shows_own(self) -> bool:
+        """Whether all rows are pairs of the policy's own answers; see `Settings.own_share`."""
+        return self.picks_pairs and self.coordinates == "features"
 
     @property
     def sheet(self) -> int:

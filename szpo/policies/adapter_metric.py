@@ -25,6 +25,7 @@ from szpo.config.schema import Config
 from szpo.errors import UsageError
 from szpo.features import dictionary, differences, own
 from szpo.models.logprobs import Sample
+from szpo.optim.sparse_prior import group_features
 from szpo.policies.feature_basis import alike, centre, standardise
 from szpo.policies.probe import Probe
 from szpo.policies.score_basis import kl_correction
@@ -132,17 +133,20 @@ def _respond(
     values = np.array([[top / bottom for top, bottom in ratios] for ratios in each])
     groups = np.array([sample.group for sample in base])
     found, errors = response(scores, values, groups)
-    spread = standardise(values, groups)[1]
+    phi, spread, _ = standardise(values, groups)
     scales = tuple(differences.scale(each) for each in spread)
     names, digest = tuple(each.name for each in entries), dictionary.digest()
     added = tuple(astuple(each) for each in described)
+    classes = np.array([name in {each[0] for each in added} for name in names])
+    alike_in_texts = tuple(group_features(phi.T @ phi, classes).tolist())
     facts = {
         "response_stderr": float(f"{np.median(errors):.3g}"),
         "reach": np.round(np.minimum((found**2).sum(0), 1.0), 4).tolist(),
         "skew": [0.0] * len(entries),
         "same": np.round(alike(values, groups), 4).tolist(),
     }
-    return FeatureMap(names, scales, found.astype(np.float32), 0, digest, added), facts
+    found = found.astype(np.float32)
+    return FeatureMap(names, scales, found, 0, digest, added, alike_in_texts), facts
 
 
 def response(scores: Floats, values: Floats, groups: Ints) -> tuple[Floats, Floats]:

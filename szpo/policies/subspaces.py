@@ -53,6 +53,8 @@ class FeatureMap:
     """Digest of the dictionary that the features come from."""
     own: tuple[tuple[str, ...], ...] = ()
     """The user's own features, as in `NamedFeatures.own`."""
+    groups: tuple[int, ...] | None = None
+    """(k,): group of each feature by its texts; None: features that move the policy alike."""
 
     def named(
         self, coordinates: tuple[str, ...] = (), axes: Floats | None = None
@@ -61,13 +63,18 @@ class FeatureMap:
 
         ``coordinates`` are the coordinates' names; along ``axes`` (names, d) each alone moves.
         """
-        moving = [i for i, scale in enumerate(self.scales) if scale > 0 and self.map[:, i].any()]
+        differing = [i for i, scale in enumerate(self.scales) if scale > 0]
+        # What no coordinate with a name moves may still explain votes.
+        moving = [i for i in differing if coordinates or self.map[:, i].any()]
         gradients = np.rint(self.map[:, moving].astype(np.float64) * FEATURE_GRID).astype(np.int64)
         names = [self.names[i] for i in moving]
         own = tuple(each for each in self.own if each[0] in names)
         classes = np.array([name in {each[0] for each in own} for name in names])
-        metric = gradients.T.astype(np.float64) @ gradients
-        groups = sparse_prior.group_features(metric, classes).tolist() if names else ()
+        if self.groups is not None:
+            groups = np.unique([self.groups[i] for i in moving], return_inverse=True)[1].tolist()
+        else:
+            metric = gradients.T.astype(np.float64) @ gradients
+            groups = sparse_prior.group_features(metric, classes).tolist() if names else []
         units = () if axes is None else np.rint(axes * FEATURE_GRID).astype(np.int64).tolist()
         return NamedFeatures(
             tuple(names),
@@ -89,6 +96,7 @@ class FeatureMap:
             "components": self.components,
             "dictionary": self.dictionary,
             **({"own": [list(each) for each in self.own]} if self.own else {}),
+            **({} if self.groups is None else {"groups": list(self.groups)}),
         }
 
     @classmethod
@@ -112,7 +120,10 @@ class FeatureMap:
         if not (np.abs(map.astype(np.float64)) < 2**40).all():  # nan is not less
             raise ValueError("the map of features is not finite")
         own = tuple(tuple(each) for each in facts.get("own", ()))
-        rest = facts["components"], facts["dictionary"], own
+        groups = None if "groups" not in facts else tuple(int(each) for each in facts["groups"])
+        if groups is not None and len(groups) != len(names):
+            raise ValueError("groups of features are of another number")
+        rest = facts["components"], facts["dictionary"], own, groups
         return cls(tuple(facts["names"]), tuple(facts["scales"]), map, *rest)
 
 

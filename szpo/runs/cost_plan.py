@@ -116,7 +116,7 @@ def step_answers(config: Config) -> int:
 def describe(plan: CostPlan, config: Config) -> Iterator[tuple[str, str]]:
     """Describe the plan as pairs of a name and a sentence."""
     o = config.optimizer
-    votes = step_votes(o.directions, o.comparisons, o.votes, o.rows, own=config.picks_pairs)
+    votes = step_votes(o.directions, o.comparisons, o.votes, o.rows, own=config.shows_own)
     yield "steps", f"{plan.steps}, each of {votes}"
     if not RULES[config.rule].two_points:
         yield "a step", equations(config.optimizer_settings((("z", (1,)),), 1.0))

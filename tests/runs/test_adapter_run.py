@@ -18,6 +18,7 @@ from tests.support import folder_run, lora_folders, tiny_models
 
 RULES = {
     "regression": [],
+    "rows": ["optimizer.rows=1"],
     "known": ["optimizer.rule=known", "run.votes=8"],
     "sign": ["optimizer.rule=sign", "run.votes=8"],
 }
@@ -37,7 +38,11 @@ def test_the_record_alone_verifies_and_gives_the_mix_as_one_adapter(run, tmp_pat
         space = ledger.spec["space"]
         theta = replay.fold(ledger)
         factors = Subspace.from_facts(space, stored_tensors(ledger)).factors(theta)
+        asked = {row["pairing"] for row in ledger.steps()}
+        named = ledger.spec["optimizer"]["features"]
     assert space["kind"] == "adapters" and space["names"] == ["wide", "low", "stable"]
+    assert asked == {"mixed" if ledger.spec["optimizer"]["D"] == 1 else "antithetic"}
+    assert named is None or named["coordinates"] == space["names"]
     assert space["layout"] == [["z", [3]]] and theta["z"].any()
     assert (
         call(["export", str(run), "--out", str(tmp_path / "whole"), "--merged", "--anyway"]) == 0
