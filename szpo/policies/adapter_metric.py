@@ -145,8 +145,8 @@ def _respond(
         "skew": [0.0] * len(entries),
         "same": np.round(alike(values, groups), 4).tolist(),
     }
-    found = found.astype(np.float32)
-    return FeatureMap(names, scales, found, 0, digest, added, alike_in_texts), facts
+    moved = found.astype(np.float32)
+    return FeatureMap(names, scales, moved, 0, digest, added, alike_in_texts), facts
 
 
 def response(scores: Floats, values: Floats, groups: Ints) -> tuple[Floats, Floats]:
