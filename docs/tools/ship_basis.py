@@ -1,9 +1,9 @@
 """Make the coordinates that ship with szpo: smollm2, its prompts, more answers than usual.
 
 Run: make basis, or python docs/tools/ship_basis.py NAME for those of one name: "default", what
-a run gets without a word; "score", its score components; "people", those of the preset. It takes
-some 20 minutes of processor time each. Run it again after every change of how a set-up is made
-(`szpo.policies.subspace_cache.VERSION`), of the presets' sampling, of the shipped prompts or, for
+a run gets without a word; "score", its score components. It takes some 20 minutes of processor
+time each. Run it again after every change of how a set-up is made
+(`szpo.policies.subspace_cache.VERSION`), of the default sampling, of the shipped prompts or, for
 the first, of the dictionary. Answers are to prompts for training; no vote and no reward is seen.
 What it shows of nats ("what nats look like") goes to experiments/tables/ruler.csv by hand.
 """
@@ -36,13 +36,8 @@ from szpo.runs import assemble
 from szpo.training import guard_moments
 from szpo_simulators.panels import base_level
 
-MOST, FEWER = subspace_cache.SHIPPED_SAMPLES
-MADE: Final = {
-    "default": (None, "features", MOST),
-    "score": (None, "score", MOST),
-    "people": ("people", "score", FEWER),
-}
-"""Preset, kind and base answers by name; answers of the last are five times as long."""
+MADE: Final = {"default": "features", "score": "score"}
+"""Kind of coordinates by name."""
 CHECKED = 4
 """Answers of which the index has tokens and coordinates, for a test to make again."""
 NOTED = 8
@@ -67,13 +62,11 @@ def check(config: Config, loaded: loading.Loaded, subspace: Subspace) -> dict[st
 
 def make(name: str) -> None:
     """Make the files of a name and their lines in the indices; its former files are deleted."""
-    preset, kind, samples = MADE[name]
     config = settings_file.load(
-        preset_name=preset,
         sets=[
             "model.name=smollm2",
-            f"subspace.kind={kind}",
-            f"subspace.samples={samples}",
+            f"subspace.kind={MADE[name]}",
+            f"subspace.samples={subspace_cache.SHIPPED_SAMPLES}",
             "subspace.redraws=0",
         ],
     )

@@ -15,13 +15,19 @@ import numpy as np
 
 from szpo import metrics
 from szpo.analysis import evidence
+from szpo.errors import UsageError
 from szpo.intervals import Share
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
+from szpo.optim.parameters import NO_COORDINATES
 from szpo.training import results
 from szpo.types import Floats
 from szpo.voting import finals
 
+STILL: Final = (
+    "nothing moves in this run: it explains its votes; to move a model by them, begin a run with "
+    "coordinates (subspace.kind)"
+)
 PLACE: Final = "on held-out prompts"
 MANY_EVEN: Final = 0.25
 """From this share of ties on it is reported, since ties hold the win rate near one half."""
@@ -84,6 +90,8 @@ class Improvement:
     @property
     def sentence(self) -> str:
         """A sentence for people on whether the run helped."""
+        if self.lack == STILL:
+            return self.lack
         if self.share is None or self.share.value is None:
             at = f" ({self.nats})" if self.nats else ""
             return f"not known whether it is better than the base{at}: {self.lack}"
@@ -152,6 +160,8 @@ class Improvement:
 
 def read(ledger: Ledger) -> Improvement:
     """Read a run's measurements and its final comparison, and judge the improvement."""
+    if ledger.layout == NO_COORDINATES:
+        return Improvement(None, "", 0, None, (), STILL)
     # Of a repeated measurement the last counts; each is compared with the base's.
     bodies = {event["body"]["steps"]: event["body"] for event in ledger.events("measured")}
     base = bodies.get(0, {}).get("rewards")
@@ -195,6 +205,12 @@ def read(ledger: Ledger) -> Improvement:
     else:
         lack = "nobody has compared them yet; order a final comparison"
     return found(None, "", votes, lack=lack)
+
+
+def require_moving(ledger: Ledger) -> None:
+    """Refuse to write weights of a run that has no coordinates."""
+    if ledger.layout == NO_COORDINATES:
+        raise UsageError(f"{ledger.path.stem}: {STILL}")
 
 
 def _point(body: Mapping[str, Any], base: Any) -> Point:

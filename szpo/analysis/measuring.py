@@ -87,11 +87,11 @@ class Measuring:
 
 
 def prepare(ledger: Ledger, parts: RunParts, score: Score | None, say: Say) -> Measuring | None:
-    """The measurements that ``[evaluation]`` asks for; None where no prompts are held out."""
+    """What ``[evaluation]`` asks for; None without held-out prompts, or if nothing moves."""
     config: Config = parts.config
     e, steps = config.evaluation, config.steps
     asked = tuple(clean_prompt(prompt) for prompt in parts.prompts.heldout[: e.prompts])
-    if not asked:
+    if not asked or parts.settings.idle:
         return None
     along = {round(i * steps / (e.along + 1)) for i in range(1, e.along + 1)} - {0, steps}
     function = parts.panel if isinstance(parts.panel, FunctionPanel) else None

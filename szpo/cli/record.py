@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from szpo.analysis import improvement
 from szpo.analysis.cause import USUAL
 from szpo.cli import console, run_paths
 from szpo.cli.features import members_of
@@ -246,6 +247,7 @@ def export(
                     "can load; name it on the hub by --base USER/NAME"
                 )
             if with_adapter:
+                improvement.require_moving(ledger)
                 suffix = "" if cluster is None else f"-{cluster}"
                 suffix += "" if scale == 1 else f"-scaled-{scale:g}"
                 kind = "merged" if merged else "adapter"

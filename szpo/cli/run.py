@@ -33,6 +33,7 @@ from szpo.ledger.creation import NO_BASE
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim.named_features import groups_of
+from szpo.optim.parameters import NO_COORDINATES
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.rules.regression import BUDGET
 from szpo.policies import teachable
@@ -295,7 +296,8 @@ def _create(
                 pauses.pause(ledger, "operator", "the first round waits for its start")
             stack.pop_all()
     reads = parts.settings.guarded and parts.base is not None
-    more = "; the first step reads base answers for the guards as well" if reads else ""
+    why = "features that votes may be about" if parts.settings.idle else "guards as well"
+    more = f"; the first step reads base answers for the {why}" if reads else ""
     console.complain(f"run {path.stem} in {path}{more}")
     return ledger, parts
 
@@ -516,7 +518,8 @@ def _note(ledger: Ledger, report: step_report.StepReport, score: Score | None) -
 
 
 def _say_next(ledger: Ledger, measured: held_out.HeldOut | None, more: str) -> None:
-    path, language = ledger.path, ledger.row["base_sha256"] != NO_BASE
+    path, moves = ledger.path, ledger.layout != NO_COORDINATES
+    moves = moves and ledger.row["base_sha256"] != NO_BASE
     texts = {
         "sample": "the base and the tuned model answer side by side",
         "export": "the adapter, for PeftModel.from_pretrained",
@@ -529,7 +532,7 @@ def _say_next(ledger: Ledger, measured: held_out.HeldOut | None, more: str) -> N
         del texts["export"]
     if measured is not None and measured.failure:
         texts["export --scale 0.5"] = "weights half as far from the start; their guards, measured"
-    for command, what in {**(texts if language else {}), **every}.items():
+    for command, what in {**(texts if moves else {}), **every}.items():
         console.say(f"  szpo {command} {path}  # {what}")
     if more:
         console.say(f"  {more}  # the same run goes on")

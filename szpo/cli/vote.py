@@ -27,6 +27,7 @@ from szpo.config.schema import RUBRIC_VERSION, Config
 from szpo.errors import LeaseError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_config
+from szpo.optim.parameters import NO_COORDINATES
 from szpo.runs import known_addresses, sample_check, setup_progress
 from szpo.training.budget import WORDS_PER_MINUTE
 from szpo.training.status import RUNNING, RoundStatus, StatusReader
@@ -227,7 +228,9 @@ class _Sitting:
             return True
         page, rows = self.sentences["page"], self.config.asks_rows
         panel = sentences.rubric(self.config.panel, page, rows=rows)
-        wording = sentences.consent(page, second=panel.second_share > 0)
+        wording = sentences.consent(
+            page, moves=self.ledger.layout != NO_COORDINATES, second=panel.second_share > 0
+        )
         console.say(f"{panel.question} {panel.guideline}")
         for name, text in (
             ("fact_who", panel.operator_name), ("fact_contact", panel.contact),

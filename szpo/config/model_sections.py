@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from szpo.config.section import Positive, Section
 from szpo.features.own import is_judged
@@ -61,14 +61,17 @@ class Adapter(Section):
 class Subspace(Section):
     """The subspace: the directions in which the votes may move the adapter."""
 
-    kind: Literal["auto", "score", "features", "adapters", "random", "full"] = Field(
+    kind: Annotated[
+        Literal["auto", "score", "features", "adapters", "random", "full", "none"],
+        BeforeValidator(lambda given: "none" if given is None else given),  # --set kind=none
+    ] = Field(
         "auto",
         description="score: principal directions of the policy's own log-probability gradient; "
         "features: dim of those, then directions that change named features of the texts (both "
         "need a local model); adapters: the weights of the given adapters; random: random "
-        "orthonormal ones; full: every weight; auto: adapters where some are given, else features "
-        "under the rule regression, but score with optimizer.score_share or fewer than "
-        "256 samples, and under other rules.",
+        "orthonormal ones; full: every weight; none: votes on rows are explained, and nothing "
+        "moves; auto: adapters where some are given, else features under the rule regression, "
+        "but score with optimizer.score_share or fewer than 256 samples, and under other rules.",
     )
     adapters: list[Annotated[str, Field(min_length=1)]] = Field(
         default_factory=list,

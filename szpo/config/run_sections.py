@@ -170,7 +170,7 @@ class Panel(Section):
     poor_samples: Literal["refuse", "open"] = Field(
         "refuse",
         description="If too many of 20 sample answers are cut off, repeated, empty or off topic: "
-        "refuse keeps the first round closed until the operator opens it; open starts anyway. "
+        "refuse pauses the run until the operator lets it go on; open goes on anyway. "
         "Both are recorded.",
     )
     second_share: float = Field(

@@ -59,7 +59,7 @@ RUBRIC_VERSION = 1
 """Version of the wording of question, guideline and choices; stored with each vote."""
 ONE_COORDINATE: Final[Layout] = (("z", (1,)),)
 """The smallest layout, for checks before the coordinates are known."""
-Coordinates: TypeAlias = Literal["score", "features", "adapters", "random", "full"]
+Coordinates: TypeAlias = Literal["score", "features", "adapters", "random", "full", "none"]
 FEATURE_SAMPLES: Final = 1024
 """Base answers of the set-up for coordinates of kind features."""
 ADAPTER_SAMPLES: Final = 256
@@ -282,10 +282,16 @@ class Config(Section):
                 if self.subspace.adapters
                 else 'subspace.kind "adapters" needs subspace.adapters: LoRAs of this model'
             )
-        if (self.features.add or self.features.drop) and kind not in NAMED:
+        named = kind in NAMED or (kind == "none" and not self.features.add)
+        if (self.features.add or self.features.drop) and not named:
             raise ValueError(
                 'features.add and features.drop go with subspace.kind "features", here it is '
                 f'"{kind}"; set it, and subspace.samples to {FEWEST_SAMPLES} or more'
+            )
+        if kind == "none" and not (self.picks_pairs and self.engine.is_local):
+            raise ValueError(
+                'subspace.kind "none" explains verdicts on rows: it goes with optimizer.rule '
+                'regression, panel.verdict rows and a model in this process (engine.kind "local")'
             )
         if self.adapter.train == "AB" and kind != "full":
             raise ValueError(
@@ -421,8 +427,8 @@ class Config(Section):
     def picks_pairs(self) -> bool:
         """Whether rows are chosen pairs of answers; see `Settings.picks_pairs`."""
         rule = RULES.get(self.rule)
-        fits_texts = rule is not None and rule.two_points and self.coordinates in NAMED
-        return fits_texts and self.asks_rows
+        fits_texts = self.coordinates in (*NAMED, "none")
+        return rule is not None and rule.two_points and fits_texts and self.asks_rows
 
     @property
     def shows_own(self) -> bool:

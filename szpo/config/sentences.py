@@ -67,9 +67,13 @@ def rubric(panel: Panel, page: Mapping[str, Any], *, rows: bool) -> Panel:
     return panel.model_copy(update=shown)
 
 
-def consent(page: Mapping[str, Any], *, second: bool) -> list[str]:
-    """The text of consent; ``second``: some comparisons are shown to a second person."""
-    return [*page["consent"], *([page["consent_second"]] if second else [])]
+def consent(page: Mapping[str, Any], *, moves: bool, second: bool) -> list[str]:
+    """The text of consent.
+
+    ``moves``: votes change the model; ``second``: some comparisons are shown to a second person.
+    """
+    first = page["consent_moves"] if moves else page["consent_still"]
+    return [first, *page["consent"], *([page["consent_second"]] if second else [])]
 
 
 def complete(recorded: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from szpo.config import rule_plugins, settings_file
 from szpo.config.schema import Config
-from szpo.errors import IntegrityError, MissingPluginError
+from szpo.errors import IntegrityError, MissingPluginError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.optim.checked_settings import settings_from_json
+from szpo.optim.named_features import NamedFeatures
 from szpo.optim.settings import Settings
 
+FEATURES: Final = "features"
+"""Kind of the event with the named features of a run without coordinates."""
 BUDGET: Final = "budget"
 """Kind of the event that raises a run's votes and steps above those in its spec."""
 
 
 def recorded_settings(ledger: Ledger) -> Settings:
     """The optimizer's settings as the run's spec records them.
+
+    A run without coordinates draws its features behind its first rounds (the event `FEATURES`).
 
     Raises:
         IntegrityError: the spec has none, or they disagree with the run's seed or layout.
@@ -32,7 +38,14 @@ def recorded_settings(ledger: Ledger) -> Settings:
         raise IntegrityError(
             f"{ledger.path.name}: the optimizer's seed or layout is not that of the run"
         )
-    return found
+    drawn = list(ledger.events(FEATURES)) if found.idle else []
+    try:
+        named = NamedFeatures.from_json(drawn[0]["body"]) if drawn else None
+        return found if named is None else replace(found, features=named)
+    except (KeyError, TypeError, UsageError) as error:
+        raise IntegrityError(
+            f"{ledger.path.name}: its features cannot be read ({error})"
+        ) from None
 
 
 def require_rule(ledger: Ledger) -> None:

@@ -48,10 +48,13 @@ def worth(x: Floats, found: SparseFit | None, prior: SparsePrior) -> Ints:
     return _rounded(whole - _entropy(each) @ chances - rest * before)
 
 
-def choose(root_seed: int, step: int, row: int, worths: Ints) -> int:
-    """The index of the pair to show in a row of a step; the first of equal ones, or by chance."""
+def choose(root_seed: int, step: int, row: int, worths: Ints, *, known: bool = True) -> int:
+    """The index of the pair to show in a row of a step; the first of equal ones, or by chance.
+
+    Without ``known`` features of the texts chance alone decides.
+    """
     key = seeds.derive(root_seed, "pair", step=step, k=row)
-    if seeds.integer(key, 0, BY_CHANCE) == 0:
+    if not known or seeds.integer(key, 0, BY_CHANCE) == 0:
         return seeds.integer(key, 1, len(worths))
     return int(worths.argmax())
 

@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -70,6 +71,10 @@ def check_layout(layout: Layout) -> None:
     for name, shape in layout:
         if any(size < 1 for size in shape):
             raise UsageError(f"layout: tensor {name} has the empty shape {shape}")
+
+
+NO_COORDINATES: Final[Layout] = (("none", (1,)),)
+"""The layout of a run in which nothing moves: one coordinate that stays at 0."""
 
 
 def layout_dim(layout: Layout) -> int:

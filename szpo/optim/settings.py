@@ -14,7 +14,7 @@ from szpo.aggregation import links
 from szpo.aggregation.registry import WEIGHTINGS
 from szpo.errors import UsageError
 from szpo.optim.named_features import NamedFeatures
-from szpo.optim.parameters import Space, layout_dim
+from szpo.optim.parameters import NO_COORDINATES, Space, layout_dim
 from szpo.optim.sample_directions import Law
 from szpo.types import Layout, Pairing
 
@@ -99,14 +99,20 @@ class Settings:
     @property
     def picks_pairs(self) -> bool:
         """Rows are chosen pairs of answers, since votes are fitted on their texts."""
-        return self.features is not None and self.D == 1 and bool(self.features.names)
+        named = self.features is not None and bool(self.features.names)
+        return self.D == 1 and (named or self.idle)
+
+    @property
+    def idle(self) -> bool:
+        """The run has no coordinates: votes are explained, and nothing moves."""
+        return self.layout == NO_COORDINATES
 
     @property
     def own_share(self) -> float:
         """Share of the comparisons that are pairs of the policy's own answers."""
-        if self.features is None or not self.picks_pairs:
+        if not self.picks_pairs:
             return 0.0
-        return 0.5 if self.features.coordinates else 1.0
+        return 0.5 if self.features is not None and self.features.coordinates else 1.0
 
     def perturbs(self, step: int, k: int) -> bool:
         """Whether direction k of a step compares perturbed policies: all, none, or every other."""

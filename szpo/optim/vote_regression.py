@@ -154,7 +154,7 @@ def direction(fit: Fit, log_factor: Floats | None = None, unproven: float | None
     """
     trace = np.trace(fit.covariance, axis1=-2, axis2=-1)
     square = (fit.w**2).sum(-1)
-    certainty = np.sqrt(square / (square + trace))
+    certainty = np.sqrt(square / np.maximum(square + trace, 1e-300))
     factor = fit.log_factor if log_factor is None else np.maximum(fit.log_factor, log_factor)
     length = np.sqrt(certainty)
     short = UNPROVEN_SHARE * length if unproven is None else np.minimum(length, unproven)

@@ -45,7 +45,7 @@ from szpo.types import Floats, Theta
 
 EMPTY_SUBSPACE = Subspace("full", (), {}, {}, {})
 """The subspace of a model without an adapter: it has nothing to move."""
-NO_SPACE = Space(0, (("none", (1,)),), Law())
+NO_SPACE = Space(0, parameters.NO_COORDINATES, Law())
 
 
 class Answerer(Protocol):
@@ -150,7 +150,8 @@ class LocalAnswerer:
             return {VALUES: found}
         owner = request.owner or (0,) * len(samples)
         if request.what == "kl":
-            assert deltas is not None  # `kl` always names members
+            if deltas is None:  # no weight can have moved
+                return {VALUES: np.zeros(len(samples))}
             found = logprobs.kl_of_members(
                 self.adapted, deltas, samples, owner,
                 reference=self._start_deltas(), temperature=request.temperature,
@@ -200,7 +201,7 @@ class LocalAnswerer:
 
     def deltas(self, thetas: Sequence[Theta]) -> Deltas | None:
         """LoRA deltas of members at these coordinates, on the model's device; None for none."""
-        if not thetas:
+        if not (thetas and self.subspace.sites):
             return None
         sites, device = self.subspace.sites, self.adapted.model.device
         if self.subspace.blocks is not None:

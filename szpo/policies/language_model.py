@@ -127,6 +127,12 @@ def prepare(
             say(f"warning: {small}")
     if loaded.adapter is not None:
         say("adapter.rank, targets and layers are those of the starting adapter")
+    if config.coordinates == "none":
+        say("no coordinates: votes are explained, and the model does not move")
+        if loaded.adapter is None:
+            return Base(host, Subspace("none", (), {}, {}, {}))
+        sites, conv1d = host.places(config.adapter, _start_config(loaded))
+        return Base(host, Subspace("none", sites, _start(loaded, sites) or {}, {}, {}), conv1d)
     if config.coordinates == "adapters":
         stacked = adapter_blocks.gather(config, host, say)
         sites, conv1d, start = stacked.sites, stacked.conv1d, stacked.factors

@@ -34,7 +34,7 @@ VERSION = 2
 """Increase it with every change to the set-up, so that older files are not read again."""
 SHIPPED = Path(__file__).parents[1] / "data" / "bases"
 """Folder of the files that ship; ``index.json`` there has the digest of each file."""
-SHIPPED_SAMPLES: Final = (4096, 1024)
+SHIPPED_SAMPLES: Final = 4096
 """Base answers of the files that ship, without redraws; settings may ask for fewer."""
 SHIPPED_DTYPE: Final = "bf16"
 """Dtype of the weights with which shipped files were made; they serve a model in any dtype.
@@ -99,13 +99,12 @@ def find(key: Mapping[str, Any]) -> Subspace | None:
     asked = key.get("subspace", {})
     sha256, _, quantization = key.get("base", (None, None, None))
     base = [sha256, SHIPPED_DTYPE, quantization]
-    for samples in SHIPPED_SAMPLES:
-        if samples >= asked.get("samples", 0):
-            there = {**asked, "samples": samples, "redraws": 0}
-            name = file_name({**key, "base": base, "subspace": there})
-            shipped = cache.read_shipped(SHIPPED / name, read, "the coordinates are")
-            if shipped is not None:
-                return _with_origin(shipped, "shipped")
+    if asked.get("samples", 0) <= SHIPPED_SAMPLES:
+        there = {**asked, "samples": SHIPPED_SAMPLES, "redraws": 0}
+        name = file_name({**key, "base": base, "subspace": there})
+        shipped = cache.read_shipped(SHIPPED / name, read, "the coordinates are")
+        if shipped is not None:
+            return _with_origin(shipped, "shipped")
     stored = cache.read_stored(cached_path(key), read)
     return None if stored is None else _with_origin(stored, "cache")
 
@@ -217,12 +216,13 @@ def look_up(config: Config, prompts: Sequence[Prompt]) -> Subspace | None:
 
 
 def key_here(config: Config, prompts: Sequence[Prompt]) -> dict[str, Any] | None:
-    """The key of a run's set-up before its model is loaded; None if no set-up can be stored.
+    """The key of a run's set-up before its model is loaded; None if none can be stored.
 
     Reads the weights once for their digest. Without the model on this machine, or with a starting
     adapter, no basis is stored.
     """
-    model = None if config.model.adapter is not None else identify_model(config)
+    unmade = config.model.adapter is not None or config.coordinates == "none"
+    model = None if unmade else identify_model(config)
     return None if model is None else setup_key(config, *model, prompts)
 
 
@@ -263,6 +263,8 @@ def describe(report: Mapping[str, Any]) -> str:
 
 def describe_plan(config: Config, found: Subspace | None) -> str:
     """Say what a run's set-up will be, in one sentence."""
+    if config.coordinates == "none":
+        return "none: this run explains votes, and the model does not move"
     if found is not None:
         return f"basis {describe(found.report)}; nothing is measured again"
     if config.model.adapter is not None:

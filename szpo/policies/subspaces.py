@@ -11,7 +11,8 @@ whitening, and Monte-Carlo KL one scale c: P = c · Q C^{-1/2}, so that near the
 it needs no gradient. ``full`` takes every weight as a coordinate, with a radius instead of a
 basis. ``features`` takes the leading score components, then the natural gradients of named
 features of the texts (`szpo.policies.feature_basis`). ``adapters`` takes the weights of given
-adapters, whitened alike (`szpo.policies.adapter_metric`). Votes and rewards are not used.
+adapters, whitened alike (`szpo.policies.adapter_metric`). ``none`` has one coordinate that moves
+nothing. Votes and rewards are not used.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from szpo.optim import parameters, sparse_prior
 from szpo.optim.named_features import NamedFeatures
 from szpo.types import FEATURE_GRID, Floats, Layout, Theta
 
-Kind: TypeAlias = Literal["full", "random", "score", "features", "adapters"]
+Kind: TypeAlias = Literal["full", "random", "score", "features", "adapters", "none"]
 KINDS = get_args(Kind)
 FEATURE_MAP = "features/map"
 """Name of the map's tensor in files and in the ledger."""
@@ -190,7 +191,7 @@ class Subspace:
     @property
     def in_z(self) -> bool:
         """Whether the master coordinates are one vector z, not the moving tensors themselves."""
-        return bool(self.basis) or self.blocks is not None
+        return bool(self.basis) or self.blocks is not None or self.kind == "none"
 
     @property
     def dim(self) -> int:
@@ -199,11 +200,15 @@ class Subspace:
             return len(self.blocks.names)
         if self.basis:
             return int(next(iter(self.basis.values())).shape[-1])
+        if self.kind == "none":
+            return 1
         return sum(int(value.size) for value in self.start.values())
 
     @property
     def layout(self) -> Layout:
         """Layout of the master coordinates: one vector z, or every moving tensor."""
+        if self.kind == "none":
+            return parameters.NO_COORDINATES
         if self.in_z:
             return (("z", (self.dim,)),)
         return tuple((name, value.shape) for name, value in self.start.items())
@@ -231,6 +236,8 @@ class Subspace:
         if self.blocks is not None:
             gains = self.blocks.gains(theta["z"])
             return {s.b: self.fixed[s.b] * gains[s.name] for s in self.sites}
+        if self.kind == "none":
+            return {}
         return parameters.materialise(self.start, self.basis, theta["z"]) if self.basis else theta
 
     def factors(self, theta: Theta | None = None) -> dict[str, NDArray[np.float32]]:

@@ -155,9 +155,25 @@ def _check_rule_met(ledger: Ledger, row: Record, train: Sequence[Comparison]) ->
             )
 
 
+def _check_features(ledger: Ledger) -> None:
+    """Check that a run without coordinates drew its features once, before its first fit."""
+    if not run_spec.recorded_settings(ledger).idle:
+        return
+    order = [
+        row["kind"]
+        for row in ledger.query(
+            "SELECT kind FROM events WHERE kind IN (?, 'regressors') ORDER BY event",
+            (run_spec.FEATURES,),
+        )
+    ]
+    if run_spec.FEATURES in order[1:] or (order and order[0] != run_spec.FEATURES):
+        raise Broken("events", run_spec.FEATURES, "are not recorded once, before the first fit")
+
+
 def check_step_events(look: Examination) -> None:
     """Compare the rows of steps, which can be changed, with their chained events."""
     ledger = look.ledger
+    _check_features(ledger)
     events: dict[str, dict[int, list[Mapping[str, Any]]]] = {}
     two_points = rule_of(run_spec.recorded_settings(ledger).rule).two_points
     for kind in ("generated", "regressors", "close", "step"):

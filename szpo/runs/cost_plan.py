@@ -14,7 +14,7 @@ from szpo.config.schema import KL_SAMPLES, SCORED, Config
 from szpo.intervals import Z
 from szpo.optim.optimizer import equations, step_votes
 from szpo.optim.rules.registry import RULES
-from szpo.training import answer_pool, budget
+from szpo.training import answer_pool, budget, start_features
 
 SHARPNESS_ANSWERS = 384
 """Base answers to which the β of a simulated panel is fitted."""
@@ -68,7 +68,8 @@ def estimate(
     o = config.optimizer
     votes = config.steps * config.votes_per_step
     rows = config.steps * o.directions * o.comparisons * o.rows
-    setup = 0 if basis_is_stored else KL_SAMPLES
+    still = config.coordinates == "none"
+    setup = 0 if basis_is_stored else start_features.ANSWERS if still else KL_SAMPLES
     setup += config.samples if config.coordinates in SCORED and setup else 0
     predicts = config.coordinates in SCORED and RULES[config.rule].two_points
     points = config.steps * KL_PROMPTS if predicts else 0
@@ -78,6 +79,7 @@ def estimate(
         setup += SHARPNESS_ANSWERS
     e = config.evaluation
     asked = e.prompts if heldout is None else min(e.prompts, heldout)
+    asked = 0 if still else asked
     measured = asked * (2 * e.samples + e.along)
     # A gradient pass costs about as much as sampling the answer.
     made = config.steps * step_answers(config)

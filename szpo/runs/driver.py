@@ -14,32 +14,40 @@ from szpo import seeds
 from szpo.data.text_files import clean_prompt
 from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.evaluators.protocol import Evaluator
+from szpo.features import dictionary, own
 from szpo.ledger.database import Ledger
+from szpo.optim.named_features import NamedFeatures
 from szpo.optim.rules.guard_geometry import Moments
 from szpo.policies.protocol import moved
 from szpo.runs import assemble, sample_check, samples
 from szpo.runs.assemble import RunParts
 from szpo.runs.cost_plan import KL_PROMPTS
-from szpo.training import guards, services
+from szpo.training import guards, services, start_features
 from szpo.training.services import Services
 from szpo.types import Row, Say, Theta
-from szpo.voting import calibration
+from szpo.voting import calibration, lease
 from szpo.voting.service import VoteService
 
 
 def prepare(ledger: Ledger, parts: RunParts, say: Say = lambda line: None) -> Services:
     """Make what the loop needs to run until the settings' votes or steps are used up.
 
-    For people, sample answers are checked first, which may pause the run and reports through
-    ``say``; then the A/A comparisons are made.
+    For people, sample answers are checked behind the first sheet, which may pause the run and
+    reports through ``say``; a run that waits for its operator is checked before. A/A comparisons
+    are made then, too.
     """
     config = parts.config
     assemble.require_counted(parts)
     people = config.panel.kind == "people"
-    if people:
-        sample_check.check_once(ledger, parts, say)
-        if config.panel.calibration:
-            make(ledger, parts)
+
+    def behind() -> None:
+        if people:
+            sample_check.check_once(ledger, parts, say)
+            if config.panel.calibration:
+                make(ledger, parts)
+
+    if lease.controller(ledger)["paused_by"] is not None:
+        behind()
     minutes = config.panel.deadline_minutes
     return Services(
         ledger,
@@ -56,6 +64,8 @@ def prepare(ledger: Ledger, parts: RunParts, say: Say = lambda line: None) -> Se
         measured_kl=measure_kl(parts) if parts.base or config.guards.kl is not None else None,
         entries=parts.entries,
         moments=_moments(parts),
+        behind=behind,
+        features=_features(parts),
         repeats=config.panel.repeats,
         evens=people,
     )
@@ -64,7 +74,7 @@ def prepare(ledger: Ledger, parts: RunParts, say: Say = lambda line: None) -> Se
 def _moments(parts: RunParts) -> Callable[[], Moments] | None:
     """Moments of the start's answers, read at the first call; None where there are no scores."""
     settings, base = parts.settings, parts.base
-    if not settings.guarded or base is None or not base.subspace.in_z:
+    if not settings.guarded or settings.idle or base is None or not base.subspace.in_z:
         return None
 
     @functools.cache
@@ -75,6 +85,15 @@ def _moments(parts: RunParts) -> Callable[[], Moments] | None:
         return found.moments(settings.scale, apart=settings.features is not None)
 
     return read
+
+
+def _features(parts: RunParts) -> Callable[[], NamedFeatures] | None:
+    """Reads the features of a run without coordinates; None where the coordinates have them."""
+    if not parts.settings.idle:
+        return None
+    pool, drop = parts.prompts.train, parts.config.features.drop
+    entries, _ = own.choose((), drop, dictionary.holding([prompt.text for prompt in pool]))
+    return lambda: start_features.draw(parts.policy, pool, parts.settings.root_seed, entries)
 
 
 def evaluator(ledger: Ledger, parts: RunParts) -> Evaluator:

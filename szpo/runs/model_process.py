@@ -15,7 +15,7 @@ from szpo.ledger import orders
 from szpo.ledger.database import Ledger, Record
 from szpo.ledger.orders import Order
 from szpo.ledger.run_spec import BUDGET
-from szpo.runs import samples
+from szpo.runs import sample_check, samples
 from szpo.runs.assemble import RunParts
 from szpo.training.step_report import Outcome
 from szpo.types import Say
@@ -104,7 +104,7 @@ def _how_to_resume(ledger: Ledger) -> str:
     """How a paused run is resumed, as text after "standing by"; "" where it is not paused."""
     if lease.controller(ledger)["paused_by"] is None:
         return ""
-    button = "Resume" if steps.has_opened(ledger) else "Start the run"
+    button = "Start the run" if sample_check.awaits_start(ledger) else "Resume"
     return f' until somebody presses "{button}" on the operator\'s page'
 
 

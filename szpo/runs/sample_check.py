@@ -1,8 +1,9 @@
-"""A check of sample answers before people vote; a run with too many useless ones is paused.
+"""A check of sample answers while people read the first ones; it pauses a run of useless ones.
 
-Before its first round a run for people draws `SAMPLES` answers to its own prompts, counts those
-that nobody can judge, and records both. Shares beyond `szpo.generation.answer_shares.BOUNDS` pause
-the run; the operator may still open it, which is recorded.
+Behind its first sheet, or before it while the run waits for its operator, a run for people draws
+`SAMPLES` answers to its own prompts, counts those that nobody can judge, and records both. Shares
+beyond `szpo.generation.answer_shares.BOUNDS` pause the run; the operator may still go on, which is
+recorded.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class SampleCheck:
 
     @property
     def refusal(self) -> str:
-        """Why the first round stays closed; "" where it may open."""
+        """Why the run is paused; "" where it goes on."""
         beyond = self.shares.beyond()
         if not beyond or self.accepted is not None:
             return ""
@@ -74,9 +75,9 @@ class SampleCheck:
 def check_once(ledger: Ledger, parts: RunParts, say: Say) -> None:
     """Draw, show and record the samples of a run for people, once; pause it if they are refused.
 
-    Nothing is drawn once its first round has begun. ``panel.poor_samples = "open"`` never pauses.
+    Nothing is drawn once its first round is over. ``panel.poor_samples = "open"`` never pauses.
     """
-    if steps.has_opened(ledger):
+    if ledger.last_applied() is not None:
         return
     found = read(ledger)
     if found is None:
@@ -93,6 +94,11 @@ def check_once(ledger: Ledger, parts: RunParts, say: Say) -> None:
     elif lease.controller(ledger)["paused_by"] != PAUSED_BY:
         say(f"{found.refusal}; {ADVICE}, or {HOW_TO_OPEN}")
         pauses.pause(ledger, PAUSED_BY, found.refusal)
+
+
+def awaits_start(ledger: Ledger) -> bool:
+    """Whether the operator's start is awaited: no round has opened, or the check paused it."""
+    return not steps.has_opened(ledger) or lease.controller(ledger)["paused_by"] == PAUSED_BY
 
 
 def accept(ledger: Ledger, by: str) -> None:

@@ -76,6 +76,8 @@ def fulfil_final(ledger: Ledger, order: Order, parts: RunParts) -> None:
     the two sides draw independent random numbers: the figure says how often an answer of one is
     preferred to an answer of the other, each drawn as a user would get it.
     """
+    if parts.settings.idle:
+        raise UsageError("final comparison: nothing moves in this run; the two sides are the same")
     last = ledger.last_applied()
     if last is None:
         raise UsageError("final comparison: no step is applied yet; the two sides are the same")

@@ -36,6 +36,8 @@ from szpo.voting.sides import side_in_step
 
 ANSWERS: Final = 8
 """Candidates for each row; half of them of either policy where two are compared."""
+FEWER: Final = 4
+"""Candidates for each row while no features are known, so that the first sheet is soon there."""
 EVEN: Final = 0.15
 """Two answers are about equally long if their numbers of words differ by at most this share."""
 
@@ -45,15 +47,12 @@ def draw(
 ) -> tuple[tuple[Comparison, ...], dict[str, Any]]:
     """The rows of a step, one for each prompt, and what the record keeps of their choice."""
     settings, named = run.settings, run.settings.features
-    assert named is not None
     query = step_plan.recorded_query(run.ledger, settings, step, run.row(step)["mu"])
-    pools = _sample(run, query, prompts)
-    if not all(sum(map(len, pool)) == ANSWERS for pool in pools):
+    each = FEWER if named is None else ANSWERS
+    pools = _sample(run, query, prompts, each)
+    if not all(sum(map(len, pool)) == each for pool in pools):
         raise RunError(f"step {step}: the policy left prompts unanswered")
-    prior, found = all_votes.named_prior(settings), at.state.carried.named
-    apart = named_features.along(
-        named, perturbations(settings, query, None).displacements(settings.distance)
-    )
+    found = at.state.carried.named
     hidden, even = withdrawn(run.ledger), run.evens and not length_matters(named, found)
     earlier = repeatable(run.ledger) if run.repeats and settings.M == 1 else []
     earlier = [each for each in earlier if not settings.perturbs(each.step, each.k)]
@@ -74,10 +73,14 @@ def draw(
         pool = [[clean_answer(each) for each in answers] for answers in drawn]
         fit = [[each for each in answers if each.text not in hidden] for answers in pool]
         pairs = _pairs(fit if all(fit) else [pool[0][:1]], even=even)
-        x = _differences(named, run.counted_features, prompt, pairs)
-        x[:, len(named.names) :] = apart[k]
-        worths = pair_choice.worth(x, found, prior)
-        chosen = pair_choice.choose(settings.root_seed, step, i, worths)
+        worths = np.zeros(len(pairs), dtype=np.int64)
+        if named is not None:
+            x = _differences(named, run.counted_features, prompt, pairs)
+            moved = perturbations(settings, query, None).displacements(settings.distance)
+            x[:, len(named.names) :] = named_features.along(named, moved)[k]
+            worths = pair_choice.worth(x, found, all_votes.named_prior(settings))
+        known = named is not None
+        chosen = pair_choice.choose(settings.root_seed, step, i, worths, known=known)
         as_drawn = not own or seeds.integer(key, 0, 2)
         plus, minus = pairs[chosen] if as_drawn else pairs[chosen][::-1]
         rows.append(Comparison(key.hex(), step, k, n, (Row(prompt, plus, minus),)))
@@ -88,16 +91,16 @@ def draw(
 
 
 def _sample(
-    run: Services, query: Query, prompts: Sequence[Prompt]
+    run: Services, query: Query, prompts: Sequence[Prompt], count: int
 ) -> list[tuple[Sequence[Answer], ...]]:
     """Candidates for each prompt: of the policy as it is, or of plus, then of minus."""
     settings = run.settings
     key = seeds.derive(settings.root_seed, "rollout", step=query.step)
     if settings.own_share == 1:
-        drawn = draw_answers(run.policy, prompts, ANSWERS, seed=seeds.as_seed(key))
+        drawn = draw_answers(run.policy, prompts, count, seed=seeds.as_seed(key))
         return [(pool,) for pool in drawn]
     shifts = [shift for pair in query.shifts for shift in dict.fromkeys(pair)]
-    each = [ANSWERS // len({*query.shifts[shift.k]}) for shift in shifts]
+    each = [count // len({*query.shifts[shift.k]}) for shift in shifts]
     asked = [
         list(prompts[shift.k * settings.N : (shift.k + 1) * settings.N]) * times
         for shift, times in zip(shifts, each, strict=True)
@@ -162,9 +165,9 @@ def withdrawn(ledger: Ledger) -> set[str]:
     return {row[side] for row in found for side in ("plus", "minus")}
 
 
-def length_matters(named: NamedFeatures, found: SparseFit | None) -> bool:
+def length_matters(named: NamedFeatures | None, found: SparseFit | None) -> bool:
     """Whether the votes so far are more likely than not about the number of words."""
-    if found is None or "length" not in named.names:
+    if named is None or found is None or "length" not in named.names:
         return False
     near = list(named_features.members(named, "length"))
     return bool(found.more[near].sum() + found.less[near].sum() > 0.5)

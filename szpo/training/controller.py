@@ -18,6 +18,7 @@ from szpo.training import (
     perturb_policy,
     position,
     sample_batches,
+    start_features,
     update_policy,
 )
 from szpo.training.ask_evaluators import outcome_if_paused
@@ -58,11 +59,18 @@ def _do_step(run: Services, at: Position) -> Position | Outcome:
     if (paused := outcome_if_paused(run, at)) is not None:
         return paused
     ask_evaluators.submit(run, step, comparisons, watch)
-    measure_inputs.record(run, at, step, comparisons)
+    if step == 0:
+        run.behind()
+        if (paused := outcome_if_paused(run, at)) is not None:
+            return paused
+    if run.settings.features is not None or not run.settings.idle:
+        measure_inputs.record(run, at, step, comparisons)
     # A step planned under lag 1 keeps its head, even if the run continues without lag.
     ahead = run.lag or run.ledger.step(step + 1) is not None
     if ahead and perturb_policy.plan(run, at, step + 1):
         sample_batches.generate(run, at, step + 1, watch, then_open=False)
+    at = start_features.begin(run, at)
+    measure_inputs.record(run, at, step, comparisons)
     if (paused := ask_evaluators.wait(run, at, comparisons, votes, watch, clock)) is not None:
         return paused
 

@@ -29,7 +29,9 @@ def record(run: Services, at: Position, step: int, comparisons: Sequence[Compari
         scores = _scores(run, comparisons, "score_share needs", "optimizer.score_share to 0")
     if named is not None and not named.coordinates:
         who, instead = "coordinates of named features need", "subspace.kind to score or random"
-        scores = _scores(run, comparisons, who, instead)[..., : named.components]
+        scores = np.zeros((settings.K, settings.N, 0))
+        if named.components:
+            scores = _scores(run, comparisons, who, instead)[..., : named.components]
     if named is not None and named.names:
         entries = run.counted_features
         shown_features.demand(named, entries)

@@ -14,6 +14,7 @@ from szpo.evaluators.protocol import Evaluator
 from szpo.features.dictionary import Entry
 from szpo.ledger.database import Ledger, Record
 from szpo.ledger.run_spec import recorded_settings
+from szpo.optim.named_features import NamedFeatures
 from szpo.optim.rules.guard_geometry import Moments
 from szpo.optim.settings import Settings
 from szpo.training import budget
@@ -92,6 +93,10 @@ class Services:
     and for reports where the estimate is too rough; None where it cannot be measured."""
     entries: Mapping[str, Entry] | None = None
     """Counts the run's named features; None without them, or to look them up."""
+    behind: Callable[[], None] = lambda: None
+    """Called in the first step once its answers stand, while people read them."""
+    features: Callable[[], NamedFeatures] | None = None
+    """Reads the start's answers for the features of a run without coordinates."""
     moments: Callable[[], Moments] | None = None
     """Moments of the start's answers, from which rules with two points predict guards."""
     timer: Callable[[], float] = seconds
@@ -102,6 +107,7 @@ class Services:
     """Pairs of about equally long answers come first, while votes are not about length."""
     lease: Lease | None = None
     """A lease that the caller holds; None: the run takes its own and gives it back."""
+    _known: list[Settings] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.until_step is None and self.votes_budget is None:
@@ -109,10 +115,12 @@ class Services:
         if self.lag not in (0, 1):
             raise UsageError(f"run: lag is {self.lag}; it is 0 or 1")
 
-    @cached_property
+    @property
     def settings(self) -> Settings:
         """The optimizer's settings, as recorded in the ledger."""
-        return recorded_settings(self.ledger)
+        if not self._known or (self._known[-1].idle and self._known[-1].features is None):
+            self._known.append(recorded_settings(self.ledger))
+        return self._known[-1]
 
     @cached_property
     def counted_features(self) -> Mapping[str, Entry]:

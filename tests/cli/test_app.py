@@ -278,7 +278,8 @@ def test_plan_costs_nothing_and_is_arithmetic(tmp_path, capsys):
         shown.split()
     )
     assert shown.splitlines()[-1].startswith("next: szpo run --set model.name=tabular ")
-    assert call(["run", "--preset", "people", *arguments[1:], "--plan"]) == 0
+    scored = ["--set", "subspace.kind=score"]
+    assert call(["run", "--preset", "people", *scored, *arguments[1:], "--plan"]) == 0
     folder = tmp_path / "runs"
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("next: szpo serve --preset people --set ")

@@ -230,19 +230,19 @@ def test_bad_samples_close_a_run_until_somebody_opens_it(tmp_path, model, capsys
         assert found.shares.cut.hits > 10 and found.shares.off_topic is not None
         assert {each.margin is None for each in found.samples} == {False}
         assert "cut off, bound 50%" in found.refusal
-        assert paused_by(ledger) == sample_check.PAUSED_BY and not opened(ledger)
+        assert paused_by(ledger) == sample_check.PAUSED_BY and opened(ledger)  # behind the sheet
 
-    # Going on is not enough: nothing is drawn again, and the round stays closed.
+    # Going on is not enough: nothing is drawn again, and the run stays paused.
     assert call(["run", "--resume", str(path)]) == 1
     assert "sample (" not in capsys.readouterr().err
     with Ledger.open(path) as ledger:
         assert len(list(ledger.events(sample_check.DRAWN_EVENT))) == 1
-        assert paused_by(ledger) == sample_check.PAUSED_BY and not opened(ledger)
+        assert paused_by(ledger) == sample_check.PAUSED_BY
 
         # Nor is an operator's start, unless the box is ticked.
         site = of_ledger(ledger)
         shown = page.page(site)
-        assert "The first round stays closed" in shown and shown.count('op-sample"') == 20
+        assert "The run is paused:" in shown and shown.count('op-sample"') == 20
         with pytest.raises(UsageError, match=r"people could not judge .* tick the box"):
             controls.act(site, "Olga", Command(do="start"))
         assert paused_by(ledger) == sample_check.PAUSED_BY

@@ -82,14 +82,8 @@ def test_the_default_run_and_the_demo_need_no_set_up(loaded, tmp_path, monkeypat
         config = settings_file.load(preset_name="demo", sets=["model.device=cpu", *sets])
         base = language_model.prepare(config, LocalHost(loaded), PROMPTS, lines.append)
         assert base.subspace.report["origin"] == "shipped"
-    for sets in ([], ["optimizer.rows=4"]):
-        panel = settings_file.load(
-            preset_name="people", sets=["model.name=smollm2", "model.device=cpu", *sets]
-        )
-        base = language_model.prepare(panel, LocalHost(loaded), PROMPTS, lines.append)
-        assert base.subspace.report["origin"] == "shipped"
     shared = [line for line in lines if line.startswith("subspace")]
-    assert len(shared) == 5
+    assert len(shared) == 3
     assert all(line.endswith("basis shared, it ships with szpo") for line in shared)
     assert not (tmp_path / "setups").exists()
 
@@ -111,7 +105,7 @@ def test_a_reading_of_the_start_ships_as_well(loaded, tmp_path, monkeypatch):
     name = guard_moments._file_name(policy, PROMPTS[:64], 4, subspace_cache.SHIPPED_DTYPE)
     assert name in {file.name for file in guard_moments.SHIPPED.iterdir()}
     index = json.loads((guard_moments.SHIPPED / "index.json").read_text("utf-8"))
-    assert {facts["preset"] for facts in index.values()} == {"score", "people", "default"}
+    assert {facts["preset"] for facts in index.values()} == {"score", "default"}
 
 
 @pytest.mark.full
@@ -184,7 +178,7 @@ def test_what_ships_of_features_is_what_a_run_uses(shipped):
 @pytest.mark.slow
 def test_a_set_up_of_today_finds_the_same_span_of_the_scores(loaded):
     """As ``make basis`` does it."""
-    samples = subspace_cache.SHIPPED_SAMPLES[0]
+    samples = subspace_cache.SHIPPED_SAMPLES
     sets = ["subspace.kind=score", f"subspace.samples={samples}", "subspace.redraws=0"]
     config = settings_file.load(sets=sets)
     stored = find(loaded, config)

@@ -183,7 +183,8 @@ def make(
         sets=[
             "model.name=fixed", "optimizer.rule=known", "optimizer.directions=1",
             "optimizer.comparisons=2", "optimizer.rows=3", "optimizer.votes=2",
-            "run.votes=400", f"run.seed={seed}", f"run.lag={lag}", "panel.second_share=0", *sets,
+            "run.votes=400", "subspace.kind=score", f"run.seed={seed}", f"run.lag={lag}",
+            "panel.second_share=0", *sets,
         ],
     )  # fmt: skip
     chosen = config.optimizer

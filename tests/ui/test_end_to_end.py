@@ -161,6 +161,7 @@ def test_a_run_of_people_from_its_settings_file_to_the_report(chromium, tmp_path
     report's first sentence says whether it helped."""
     rounds, folder = 3, tmp_path / "runs"
     people = (*SHAPE, *TINY, "optimizer.rows=1", "panel.sheet=1", "panel.poor_samples=open",
+              "subspace.kind=score", "subspace.samples=128",
               "evaluation.prompts=2", f"run.steps={rounds}", "run.name=mine")  # fmt: skip
     settings = str(tmp_path / "people.toml")
     assert call(["init", settings, "--preset", "people", *words(people)]) == 0

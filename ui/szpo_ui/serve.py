@@ -287,11 +287,12 @@ def _print_links(chosen: ServeOptions, ledger: Ledger, address: SiteAddress) -> 
 
 def _describe_first_thing(ledger: Ledger) -> str:
     """The operator's first step, which depends on whether the run is paused."""
-    from szpo.voting import lease, steps
+    from szpo.runs import sample_check
+    from szpo.voting import lease
 
     if lease.controller(ledger)["paused_by"] is None:
         return "open the operator's link and see how the run stands"
-    if steps.has_opened(ledger):
+    if not sample_check.awaits_start(ledger):
         return 'the run is paused; open the operator\'s link and press "Resume"'
     return 'open the operator\'s link, read the sample answers, and press "Start the run"'
 

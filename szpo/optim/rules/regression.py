@@ -278,6 +278,8 @@ def flip_share(
     """
     if done.posterior is None or votes.history is None or not len(votes.weights):
         return None
+    if settings.idle:  # nothing is recommended
+        return None
     record, found, weights = done.carried, done.posterior, votes.weights
     every, best = record.votes, record.recommended
     verdicts = votes.history.verdicts.reshape(len(weights), -1)

@@ -18,9 +18,10 @@ from szpo.ledger.canonical import canonical, sha256
 from szpo.ledger.database import Ledger
 from szpo.ledger.orders import Order
 from szpo.reports.model_card import find_doubt
+from szpo.runs import sample_check
 from szpo.training import budget, held_out
 from szpo.types import Answer, Assignment, Comparison, Prompt, Row
-from szpo.voting import lease, pauses, second_seats, set_aside, steps
+from szpo.voting import lease, pauses, second_seats, set_aside
 from szpo.voting.counting import HARMFUL
 from szpo_ui.operator import controls, log
 from szpo_ui.panel.comparison_view import sheet
@@ -106,7 +107,7 @@ def read_state(site: Site) -> dict[str, Any]:
         ),
         "blind": config.panel.kind == PEOPLE and status.state != "finished",
         "samples": drawn[-1] if drawn else None,
-        "before": _before(site) if not steps.has_opened(ledger) else None,
+        "before": _before(site) if sample_check.awaits_start(ledger) else None,
         "question": config.panel.question,
         "guideline": config.panel.guideline,
         "votes_needed": math.ceil(status.votes_needed * quorum - 1e-9),

@@ -118,7 +118,7 @@ _CLOSED: Final = {"train": "closed", "final": "final_closed"}
 
 def _agree(site: Site, panelist: str) -> None:
     """Record that a panelist agreed, with a hash of the wording they saw."""
-    wording = site.sentences.consent(site.config.panel.second_share > 0)
+    wording = site.sentences.consent(site.moves, site.config.panel.second_share > 0)
     if open_link.standing(site.ledger, panelist, site.status.read()) is not None:
         wording = [*wording, site.sentences.page["study_consent"]]
     panelists.record_consent(site.ledger, panelist, wording, site.config.panel.consent)

@@ -98,6 +98,8 @@ class Screen:
     first sheet of a round."""
     facts: Facts | None = None
     """How much work the run asks for; on the welcome screen and on sheets of rows."""
+    moves: bool = True
+    """Votes change the model; on the welcome screen."""
     calibration: bool = False
     """The waiting screen may offer calibration."""
     finals_left: int = 0
@@ -121,7 +123,7 @@ def look(site: Site, panelist: str, name: str, page: PageState) -> Screen:
     viewer = _Viewer(site, panelist, name, page, status, own, seats, study)
     held = own_seats.find_held(site, panelist, seats)
     if not own["agreed"]:
-        return viewer.make_screen("welcome", facts=viewer.facts())
+        return viewer.make_screen("welcome", facts=viewer.facts(), moves=site.moves)
     if held is not None and is_elsewhere(site, held, page.tab):
         return viewer.make_screen("other-tab")
     if page.mode == "break":

@@ -15,6 +15,7 @@ from szpo.config.schema import RUBRIC_VERSION, Config
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_config
+from szpo.optim.parameters import NO_COORDINATES
 from szpo.training.budget import WORDS_PER_MINUTE
 from szpo.training.status import StatusReader
 from szpo.types import Comparison
@@ -80,6 +81,11 @@ class Site:
     """The tabs of panelists."""
     figures: dict[object, dict[str, Any]] = field(default_factory=dict)
     """A cache of the operator's figures, which take a good part of a second to compute."""
+
+    @property
+    def moves(self) -> bool:
+        """Votes change the model; else they are only explained."""
+        return self.ledger.layout != NO_COORDINATES
 
     @property
     def rubric(self) -> Panel:

@@ -1,0 +1,174 @@
+"""Runs without coordinates: features read behind the first sheet, and votes that are explained."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from szpo import seeds
+from szpo.cli.app import call
+from szpo.config import settings_file
+from szpo.errors import UsageError
+from szpo.failpoints import InjectedError, arm
+from szpo.features.dictionary import BY_NAME
+from szpo.ledger.database import Ledger
+from szpo.ledger.run_spec import FEATURES, recorded_settings
+from szpo.optim import named_features
+from szpo.optim.checked_settings import defaults
+from szpo.optim.parameters import NO_COORDINATES
+from szpo.optim.settings import Settings
+from szpo.replay import replay, verification
+from szpo.training import answer_pool, start_features
+from szpo.types import FEATURE_GRID, Answer, Prompt
+from tests.support import folder_run
+from tests.support.named_run import MARKS
+from tests.support.quadratic import QuadraticPolicy, ValueJudge, go, history, new_ledger, panel_of
+from tests.support.tampering import failure_of, forge, rewrite
+
+ENTRIES = [BY_NAME[name] for name in MARKS]
+PROMPTS = [Prompt.user(f"Question {i}?") for i in range(40)]
+
+
+class Still(QuadraticPolicy):
+    """Answers with marks in random numbers, whatever the weights are."""
+
+    def rollout(self, prompts: Any, shifts: Any, *, seed: int) -> Any:
+        assert all(shift.sign == 0 for shift in shifts), "nothing may be perturbed"
+        batches = []
+        for asked, shift in zip(prompts, shifts, strict=True):
+            key = seeds.derive(seed, "marks", k=shift.k)
+            counts = (4 * seeds.uniform(key, len(asked) * len(MARKS))).astype(int)
+            batches.append(tuple(
+                Answer("Well" + "".join(m * n for m, n in zip(MARKS.values(), row, strict=True)))
+                for row in counts.reshape(len(asked), -1)
+            ))  # fmt: skip
+        return batches
+
+
+class LikesExclamations(ValueJudge):
+    def gap(self, comparison: Any) -> float:
+        (row,) = comparison.rows
+        return float(row.plus.text.count("!") - row.minus.text.count("!"))
+
+
+class LikesCommas(LikesExclamations):
+    def gap(self, comparison: Any) -> float:
+        (row,) = comparison.rows
+        return float(row.plus.text.count(",") - row.minus.text.count(","))
+
+
+def begin(folder: Path, name: str = "run.db") -> tuple[Settings, Ledger]:
+    settings = defaults(7, NO_COORDINATES, rule="regression", K=4, N=1, D=1)
+    return settings, new_ledger(folder / name, settings)
+
+
+def drive(settings: Settings, ledger: Ledger, judge: Any = None, **how: Any) -> Still:
+    policy = Still(settings)
+    panel = panel_of(ledger, judge=judge or LikesExclamations())
+    drawn = lambda: start_features.draw(policy, PROMPTS, settings.root_seed, ENTRIES)  # noqa: E731
+    go(settings, ledger, policy, panel, features=drawn, **{"until_step": 12, **how})
+    return policy
+
+
+def body_of(ledger: Ledger) -> Any:
+    (event,) = ledger.events(FEATURES)
+    return event["body"]
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_votes_are_explained_and_nothing_moves(tmp_path, lag):
+    settings, ledger = begin(tmp_path)
+    with ledger:
+        policy = drive(settings, ledger, lag=lag)
+        found = replay.replay_state(ledger, recorded_settings(ledger)).carried.named
+        named = recorded_settings(ledger).features
+        assert named is not None and set(named.names) == {*MARKS}
+        top = named_features.claims(found, named)[0]
+        assert (top.feature, top.more) == ("exclamations", True) and top.chance > 0.9
+        assert policy.theta_now["none"].tolist() == [0.0]
+        assert len({theta for _, _, theta in history(ledger)}) == 1
+        # The sheets before the features are known show pairs by chance, of fewer candidates.
+        sizes = [{*map(len, e["body"]["pool"]["candidates"])} for e in ledger.events("generated")]
+        first = 1 + lag
+        assert sizes == [{answer_pool.FEWER}] * first + [{answer_pool.ANSWERS}] * (
+            len(sizes) - first
+        )
+        assert verification.verify(ledger).ok
+
+
+def test_features_follow_from_the_seed_alone_also_after_a_kill(tmp_path):
+    found = []
+    for name, judge, cut in (
+        ("a.db", LikesExclamations(), ""), ("b.db", LikesCommas(), ""),
+        ("c.db", LikesExclamations(), "cp9:raise"), ("d.db", LikesExclamations(), "cp3:raise"),
+    ):  # fmt: skip
+        settings, ledger = begin(tmp_path, name)
+        with ledger:
+            if cut:  # before the first update, and before the first sheet
+                with arm(cut), pytest.raises(InjectedError):
+                    drive(settings, ledger, judge, lag=1)
+            drive(settings, ledger, judge, lag=1)
+            found.append((body_of(ledger), history(ledger)))
+    bodies, votes = zip(*found, strict=True)
+    assert bodies[0] == bodies[1] == bodies[2] == bodies[3]
+    assert votes[0] == votes[2] == votes[3] != votes[1]
+
+
+def test_features_that_come_twice_or_late_do_not_verify(tmp_path):
+    settings, ledger = begin(tmp_path)
+    with ledger:
+        drive(settings, ledger, until_step=2)
+        event = ledger.query("SELECT event FROM events WHERE kind = ?", (FEATURES,))[0]["event"]
+        last = ledger.query("SELECT max(event) AS n FROM events")[0]["n"]
+    assert forge(tmp_path / "run.db", "UPDATE events SET event = -1 WHERE event = ?", (event,))
+    forge(tmp_path / "run.db", "UPDATE events SET event = event - 1 WHERE event > ?", (event,))
+    forge(tmp_path / "run.db", "UPDATE events SET event = ? WHERE event = -1", (last,))
+    rewrite(tmp_path / "run.db")
+    assert "before the first fit" in str(failure_of(tmp_path / "run.db"))
+
+
+def test_groups_scales_and_what_is_left_out():
+    """Twins correlate; the shipped spread of a feature counts as 64 answers beside the 128."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(32, 4))
+    values = np.stack([x, 2 * x + 1, rng.normal(size=x.shape), 0 * x, 0 * x + 3], axis=-1)
+    usual = {"rare": round(0.5 * FEATURE_GRID), "other": FEATURE_GRID}
+    found = start_features.read(values, ["one", "twin", "other", "rare", "never"], usual)
+    assert found.names == ("one", "twin", "other", "rare") and found.groups == (0, 0, 1, 2)
+    off = values[..., 2] - values[..., 2].mean(1, keepdims=True)
+    square = (off**2).sum() / (32 * 3)
+    wanted = np.sqrt([(128 * square + 64) / 192, 64 * 0.25 / 192])
+    assert np.array(found.scales[2:]) / FEATURE_GRID == pytest.approx(wanted, abs=1e-3)
+    assert (found.components, found.dim) == (0, 1)
+
+
+def test_shipped_spreads_are_those_of_the_dictionary():
+    assert {*start_features.shipped_scales()} == {*BY_NAME}
+
+
+def test_a_model_is_asked_without_set_up_and_has_nothing_to_export(tmp_path, capsys):
+    path = folder_run.make(
+        tmp_path, "subspace.kind=none", "optimizer.rows=1", "panel.verdict=rows", "run.votes=8"
+    )
+    assert "nothing moves in this run" in capsys.readouterr().out
+    assert call(["verify", str(path)]) == 0
+    assert call(["export", str(path), "--out", str(tmp_path / "adapter")]) == 2
+    assert not (tmp_path / "adapter").exists()
+    capsys.readouterr()
+    assert call(["show", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["improvement"]["verdict"] == "unknown"
+    for sets in (["optimizer.rows=8"], ["optimizer.rule=sign"], ["features.add=['regex:a']"]):
+        with pytest.raises(UsageError, match=r"subspace\.kind|features\.add"):
+            settings_file.load(sets=["subspace.kind=none", *sets])
+    people = settings_file.load(preset_name="people")
+    assert people.picks_pairs and replace(recorded(path), features=None).picks_pairs
+
+
+def recorded(path: Path) -> Settings:
+    with Ledger.open(path, readonly=True) as ledger:
+        return recorded_settings(ledger)
