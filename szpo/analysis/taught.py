@@ -82,10 +82,16 @@ class Lesson:
 def phrase(feature: str, more: bool, *, coordinate: bool = False) -> str:
     """More or less of a feature, or of a named coordinate, in plain words.
 
-    >>> phrase("commas", False), phrase("positive in tone", True, coordinate=True)
-    ('fewer commas', 'more positive in tone')
+    A coordinate may also be called by what there is more or less of, as "shorter".
+
+    >>> phrase("commas", False), phrase("first person", True, coordinate=True)
+    ('fewer commas', 'more first person')
     """
     entry = dictionary.BY_NAME.get(feature)
+    if entry is None and coordinate:
+        for each in dictionary.ENTRIES:
+            if feature in (each.more, each.fewer):
+                return each.more if more == (feature == each.more) else each.fewer
     if entry is None:
         of = feature if coordinate else f"of {own.split(feature)[0]}"
         return f"{'more' if more else 'less'} {of}"

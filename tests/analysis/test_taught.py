@@ -71,6 +71,8 @@ def test_named_coordinates_are_said_with_nats_and_what_none_carries_with_what_wo
         "more positive in tone (1.4 nats, 99 %), fewer commas (0.6 nats, 93 %)"
     )
     assert words(replace(tone, more=False), mix=mix) == "less positive in tone (0.0 nats, 99 %)"
+    assert taught.phrase("shorter", True, coordinate=True) == "shorter"
+    assert taught.phrase("shorter", False, coordinate=True) == "longer"
     asked = Claim("questions", True, 0.9, 1.0, "questions")
     assert words(asked, mix=mix, lacking=("questions",)) == (
         "more questions (90 %), which no adapter here carries: szpo adapters make --of questions "
