@@ -18,7 +18,7 @@ Choice: TypeAlias = Literal["A", "B", "tie", "skip"]
 Verdict: TypeAlias = Literal["plus", "minus", "tie", "skip"]
 DECIDED: Final[tuple[Verdict, ...]] = ("plus", "minus")
 """Verdicts that prefer a side."""
-Kind: TypeAlias = Literal["train", "gold", "aa", "repeat", "final"]
+Kind: TypeAlias = Literal["train", "gold", "aa", "final"]
 Pairing: TypeAlias = Literal["antithetic", "forward"]
 
 Say: TypeAlias = Callable[[str], None]

@@ -17,10 +17,8 @@ from szpo.aggregation.low_effort import Conduct, Usual, flags, longest_run, soon
 from szpo.analysis.evidence import Evidence
 from szpo.analysis.vote_totals import Direction, VoterTotals, VoteTotals
 from szpo.intervals import Estimate, Share, Z, quantile, share
-from szpo.ledger.database import Ledger
 from szpo.training.budget import WORDS_PER_MINUTE
 from szpo.types import DECIDED
-from szpo.voting import counting, second_seats
 
 MIN_VOTES = 30
 """With this many votes, the panel's own share is the one expected of an honest panelist."""
@@ -194,18 +192,6 @@ def across(totals: VoteTotals, steps: Collection[int] | None = None) -> Share:
         pairs += _count_pairs([sum(whole)]) - _count_pairs(sizes)
         disjoint += min(sum(whole) // 2, sum(whole) - max(sizes))
     return _share_of_pairs(agreeing, pairs, disjoint)
-
-
-def second_opinions(ledger: Ledger) -> Share:
-    """The share of pairs, a second seat's answer and a vote of the round, that chose one side."""
-    hits = pairs = 0
-    for step, votes in second_seats.votes(ledger).items():
-        first = Counter((v.comparison, v.verdict) for v in counting.counted(ledger, step))
-        for vote in votes:
-            if vote.verdict in DECIDED:
-                hits += first[vote.comparison, vote.verdict]
-                pairs += first[vote.comparison, "plus"] + first[vote.comparison, "minus"]
-    return share(hits, pairs)
 
 
 def _count_pairs(counts: Iterable[int]) -> int:

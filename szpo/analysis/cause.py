@@ -71,8 +71,8 @@ def describe(
             "subspace.kind, subspace.dim)"
         )
     return (
-        "the voters disagree, or want what these coordinates do not carry: second votes on a "
-        "comparison tell which (panel.second_share)"
+        "the voters disagree, or want what these coordinates do not carry: several votes on a "
+        "comparison tell which (optimizer.votes)"
     )
 
 

@@ -16,13 +16,12 @@ import numpy as np
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger, Record
 from szpo.types import Comparison, Floats, Ints, Kind
-from szpo.voting import counting, second_seats
+from szpo.voting import counting
 
-_APART: Final[tuple[Kind, ...]] = ("gold", "aa", "repeat", "final")
+_APART: Final[tuple[Kind, ...]] = ("gold", "aa", "final")
 """Kinds of comparisons that belong to no step."""
 _STANDING: Final = 1
 _COUNTED: Final = 2
-_SECOND: Final = 4
 _VOTES: Final = (
     "SELECT v.*, a.comparison, a.plus_side, a.served_us, c.kind, c.step, c.k, c.n, c.expected, "
     "c.repeats, p.pseudonym FROM votes v CROSS JOIN assignments a USING (assignment) "
@@ -69,8 +68,6 @@ class VoteRow:
     """Cast sooner than a quarter of the reading time."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """Row number → A, tie or B: a panelist's own notes."""
-    second: bool = False
-    """From a second seat (`szpo.voting.second_seats`), and not excluded."""
 
     @property
     def seconds(self) -> float:
@@ -115,7 +112,7 @@ class VoteRows:
             served_us=row["served_us"], received_us=row["received_us"],
             words=prompt + plus + minus, words_plus=plus, words_minus=minus,
             fast=details.get("fast") is True,
-            notes=_notes(details.get("notes")), second=bool(marks & _SECOND),
+            notes=_notes(details.get("notes")),
         )  # fmt: skip
 
 
@@ -130,10 +127,6 @@ def _mark_votes(ledger: Ledger, last: int) -> bytearray:
             for vote in found:
                 if vote <= last:  # else cast since then
                     marks[vote] |= mark
-    without = counting.excluded_votes(ledger)
-    for vote in second_seats.vote_ids(ledger):
-        if vote <= last and vote not in without:
-            marks[vote] |= _SECOND
     return marks
 
 

@@ -53,7 +53,7 @@ class VoterTotals:
 
     def add(self, vote: VoteRow) -> None:
         """Add the panelist's next vote."""
-        self.late += vote.late and not vote.second
+        self.late += vote.late
         if vote.counted:
             self.choices += vote.choice[:1].encode()
             self.seconds.append(vote.seconds)
@@ -85,7 +85,7 @@ class VoteTotals:
     comparisons: dict[tuple[Direction, str], ComparisonTotals] = field(default_factory=dict)
     """In order of their first counted votes."""
     second: dict[str, Counter[str]] = field(default_factory=dict)
-    """Verdicts from second seats by comparison, skips left out; they are counted in no round."""
+    """Counted verdicts of others on rows that came again, by the row's first comparison."""
     first_us: array[int] = field(default_factory=_integers)
     """When each first answer to a training comparison came, µs since 1970."""
     fast: int = 0
@@ -116,7 +116,7 @@ class VoteTotals:
         return found
 
     def groups(self) -> dict[str, Counter[str]]:
-        """Verdicts by comparison: the counted ones, and those from second seats."""
+        """Verdicts by comparison; those on a row that came again stand with its first ones."""
         found: dict[str, Counter[str]] = defaultdict(Counter)
         for comparison, counts in self.second.items():
             found[comparison].update(counts)
@@ -153,18 +153,12 @@ def total_votes(votes: Iterable[VoteRow]) -> VoteTotals:
         totals.voters[vote.panelist].add(vote)
         if vote.counted:
             _add_counted(totals, vote)
-        if vote.second:
-            totals.trainers.add(vote.panelist)
-            if vote.choice != "skip":
-                totals.second.setdefault(vote.comparison, Counter())[vote.verdict] += 1
-        elif vote.kind == "train":
+        if vote.kind == "train":
             _add_training(totals, vote)
         elif vote.standing and vote.kind == "final":
             totals.final.append(replace(vote, notes={}))
         elif _answered(vote) and vote.kind == "aa":
             totals.same_policy[vote.choice] += 1
-        elif _answered(vote) and vote.kind == "repeat" and vote.repeats is not None:
-            again.append(replace(vote, notes={}))
         if vote.counted and vote.repeats is not None:
             again.append(replace(vote, notes={}))
     if again:
@@ -204,7 +198,7 @@ def _add_repeats(totals: VoteTotals, votes: Iterable[VoteRow], again: Sequence[V
     wanted = {vote.repeats for vote in again}
     first: dict[str, dict[str, str]] = {}
     for vote in votes:
-        if vote.kind != "repeat" and vote.comparison in wanted and _answered(vote):
+        if vote.comparison in wanted and _answered(vote):
             first.setdefault(vote.comparison, {})[vote.panelist] = vote.verdict
     for vote in again:
         source = str(vote.repeats)
@@ -212,5 +206,5 @@ def _add_repeats(totals: VoteTotals, votes: Iterable[VoteRow], again: Sequence[V
         if vote.panelist in before:
             totals.voters[vote.panelist].repeats += 1
             totals.voters[vote.panelist].repeats_same += vote.verdict == before[vote.panelist]
-        elif vote.kind == "train" and before:
+        elif before:
             totals.second.setdefault(source, Counter())[vote.verdict] += 1

@@ -228,9 +228,7 @@ class _Sitting:
             return True
         page, rows = self.sentences["page"], self.config.asks_rows
         panel = sentences.rubric(self.config.panel, page, rows=rows)
-        wording = sentences.consent(
-            page, moves=self.ledger.layout != NO_COORDINATES, second=panel.second_share > 0
-        )
+        wording = sentences.consent(page, moves=self.ledger.layout != NO_COORDINATES)
         console.say(f"{panel.question} {panel.guideline}")
         for name, text in (
             ("fact_who", panel.operator_name), ("fact_contact", panel.contact),

@@ -173,14 +173,6 @@ class Panel(Section):
         "refuse pauses the run until the operator lets it go on; open goes on anyway. "
         "Both are recorded.",
     )
-    second_share: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        allow_inf_nan=False,
-        description="Share of the comparisons shown to a second person who would otherwise wait, "
-        "to measure how far people agree; these answers do not count in updates.",
-    )
     deadline_minutes: Positive | None = Field(
         None,
         le=525_600,

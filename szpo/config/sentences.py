@@ -67,13 +67,9 @@ def rubric(panel: Panel, page: Mapping[str, Any], *, rows: bool) -> Panel:
     return panel.model_copy(update=shown)
 
 
-def consent(page: Mapping[str, Any], *, moves: bool, second: bool) -> list[str]:
-    """The text of consent.
-
-    ``moves``: votes change the model; ``second``: some comparisons are shown to a second person.
-    """
-    first = page["consent_moves"] if moves else page["consent_still"]
-    return [first, *page["consent"], *([page["consent_second"]] if second else [])]
+def consent(page: Mapping[str, Any], *, moves: bool) -> list[str]:
+    """The text of consent; ``moves``: votes change the model."""
+    return [page["consent_moves"] if moves else page["consent_still"], *page["consent"]]
 
 
 def complete(recorded: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -120,8 +120,8 @@ def parse_assignment(text: str) -> dict[str, Any]:
 
     >>> parse_assignment("seed=3"), parse_assignment("panel.kind=people")
     ({'run': {'seed': 3}}, {'panel': {'kind': 'people'}})
-    >>> parse_assignment("panel.second_share=.2")
-    {'panel': {'second_share': 0.2}}
+    >>> parse_assignment("panel.repeats=.2")
+    {'panel': {'repeats': 0.2}}
     """
     key, equals, value = text.partition("=")
     key = key.strip()

@@ -96,7 +96,6 @@ def render(
         figures=list(_figures(ledger, facts, helped, score, score_name)),
         samples=list(_samples(ledger, facts)),
         panelists=list(_panelists(ledger, live=open_round)),
-        second=agreement.second_opinions(ledger),
         facts=facts,
         verification=verification,
         settings=_flatten_spec(ledger.spec),

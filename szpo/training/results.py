@@ -20,7 +20,7 @@ from szpo.ledger.theta import recommended_digest
 from szpo.training import budget
 from szpo.training.status import round_status, run_state
 from szpo.types import Vote
-from szpo.voting import lease, second_seats
+from szpo.voting import lease
 from szpo.voting.counting import StepVotes
 
 
@@ -231,10 +231,7 @@ def read(ledger: Ledger, *, open_round: bool = True) -> Run:
     config = ledger.spec.get("config", {})
     run, panel = config.get("run", {}), config.get("panel", {})
     most = read_budget(ledger).get("votes", run.get("votes"))
-    late = ledger.query(
-        "SELECT count(*) AS n FROM votes WHERE late = 1 "
-        f"AND assignment NOT IN {second_seats.SEATS}"
-    )[0]["n"]
+    late = ledger.query("SELECT count(*) AS n FROM votes WHERE late = 1")[0]["n"]
     people = ledger.query("SELECT count(*) AS n FROM panelists")[0]["n"]
     last, total = ledger.last_event(), sum(row.votes for row in table)
     wins = sum((row.win_rate or 0) * row.votes for row in table)

@@ -1,15 +1,14 @@
 """Calibration, which measures how reliable panelists are; no update counts it.
 
-*Gold* shows a batch of stored answers beside a spoiled copy of it, so the better side is known. A
-*repeat* shows a panelist an earlier comparison with the sides swapped. *A/A* shows two samples of
-one policy, which `szpo.runs.driver` draws and `store_comparisons` stores. `choose` picks a
-comparison for a panelist, and makes gold and repeats. `results` counts the answers to gold.
+*Gold* shows a batch of stored answers beside a spoiled copy of it, so the better side is known.
+*A/A* shows two samples of one policy, which `szpo.runs.driver` draws and `store_comparisons`
+stores. `choose` picks a comparison for a panelist, and makes gold. `results` counts the answers to
+gold.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final, Literal
 
 from szpo import seeds
@@ -19,13 +18,11 @@ from szpo.voting import counting
 from szpo.voting.seats import Letter
 from szpo.voting.sides import less_used_side
 
-Kind = Literal["gold", "repeat", "aa"]
-KINDS: Final[tuple[Kind, ...]] = ("gold", "repeat", "aa")
+Kind = Literal["gold", "aa"]
+KINDS: Final[tuple[Kind, ...]] = ("gold", "aa")
 """Kinds of calibration; an earlier kind is chosen where a panelist answered equally many."""
 GOLD_ROWS: Final = 4
 """The most rows in a gold comparison, to keep it short."""
-MIN_REPEAT_GAP: Final = 4
-"""Training comparisons that a panelist must answer before an earlier one is repeated."""
 SOURCES: Final = 200
 """Gold is made from at most this many comparisons: the latest ones of finished steps."""
 FEW_WORDS: Final = 4
@@ -51,15 +48,13 @@ def choose(ledger: Ledger, panelist: str) -> tuple[str, Letter] | None:
     """Choose a comparison for a waiting panelist, and the side of plus; None while there is none.
 
     The kind that the panelist has answered least often comes first. No comparison is shown to a
-    panelist twice. Gold and repeats are stored when they are first shown, so call this inside a
-    transaction.
+    panelist twice. Gold is stored when it is first shown, so call this inside a transaction.
     """
     mine = _read_seats(ledger, panelist)
     answered = [seat["kind"] for seat in mine if seat["choice"] is not None]
     for kind in sorted(KINDS, key=answered.count):
-        found = {"gold": _choose_gold, "repeat": _choose_repeat, "aa": _choose_aa}[kind](
-            ledger, panelist, mine
-        )
+        find = _choose_gold if kind == "gold" else _choose_aa
+        found = find(ledger, panelist, mine)
         if found is not None:
             return found
     return None
@@ -178,29 +173,6 @@ def _choose_gold(ledger: Ledger, panelist: str, mine: list[Record]) -> tuple[str
     return None
 
 
-def _choose_repeat(ledger: Ledger, panelist: str, mine: list[Record]) -> tuple[str, Letter] | None:
-    shown = {seat["comparison"] for seat in mine}
-    train = [
-        seat for seat in mine if seat["kind"] == "train" and not seat["late"] and seat["choice"]
-    ]
-    finished = _finished_steps(ledger)
-    found = []
-    for seat in train[: max(0, len(train) - MIN_REPEAT_GAP)]:
-        key = seeds.derive(ledger.root_seed, "repeat", name=seat["comparison"]).hex()
-        if seat["choice"] != "skip" and seat["step"] in finished and key not in shown:
-            found.append((key, seat))
-    if not found:
-        return None
-    key, seat = min(found, key=lambda each: each[0])
-    source = ledger.comparison(seat["comparison"])
-    assert source is not None
-    again = replace(
-        source, id=key, step=-1, k=0, n=0, kind="repeat", repeats=source.id, expected=None
-    )
-    _store(ledger, again)
-    return key, "B" if seat["plus_side"] == "A" else "A"
-
-
 def _choose_aa(ledger: Ledger, panelist: str, mine: list[Record]) -> tuple[str, Letter] | None:
     shown = {seat["comparison"] for seat in mine}
     for row in ledger.query(
@@ -212,11 +184,6 @@ def _choose_aa(ledger: Ledger, panelist: str, mine: list[Record]) -> tuple[str, 
             chosen = row["comparison"]
             return chosen, _balance_side(ledger, panelist, mine, "aa", chosen)
     return None
-
-
-def _finished_steps(ledger: Ledger) -> set[int]:
-    """Steps whose counted votes no longer change."""
-    return {r["step"] for r in ledger.steps() if r["state"] in ("closed", "applied")}
 
 
 def _store(ledger: Ledger, comparison: Comparison) -> None:

@@ -183,7 +183,7 @@ class VoteService:
     def calibration(self, panelist: str, *, tab: str | None = None) -> Assignment | None:
         """Serve a waiting panelist a comparison that no update counts; None if none is left.
 
-        It is gold, a repeat or A/A: see `szpo.voting.calibration`. A seat that is held is served
+        It is gold or A/A: see `szpo.voting.calibration`. A seat that is held is served
         again. One that was given back or expired is not, since a second reading measures
         something else. While the run is paused nothing new is shown.
         """

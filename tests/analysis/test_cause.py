@@ -145,7 +145,7 @@ def test_nothing_advises_a_clearer_question_where_nobody_read_one() -> None:
     assert "disagree" in said and "question (" not in said
     named = describe(120, 120, 0, share(0, 0), share(86, 120), "")
     assert "the voters agree (72 % can be foretold)" in named
-    assert "second votes" in describe(120, 120, 0, share(0, 0), share(60, 120), ASK)
+    assert "several votes" in describe(120, 120, 0, share(0, 0), share(60, 120), ASK)
 
 
 @pytest.mark.parametrize(

@@ -101,15 +101,15 @@ def test_gold_repeats_and_sides():
     ]
     skipped = ballot(7, "skip", kind="gold", expected="plus", counted=False)
     first = ballot(8, "plus", comparison="x")
-    again = ballot(9, "minus", kind="repeat", repeats="x", counted=False, comparison="x2")
-    other = ballot(10, "plus", kind="repeat", repeats="x", counted=False, panelist="P-02")
+    again = ballot(9, "minus", repeats="x", comparison="x2")
+    other = ballot(10, "plus", repeats="x", comparison="x3", panelist="P-02")
     rows = agreement.panelists(page([*gold, skipped, first, again, other]))
     ada, bob = rows
     assert (ada["gold"].hits, ada["gold"].of) == (3, 6)
     # Wilson's upper limit of 3 of 6 is .81; at ½ a likelihood ratio of (.5/.95)³(.5/.05)³ = 146.
     assert [flag.code for flag in ada["flags"]] == ["gold", "random"]
     assert (ada["repeat"].hits, ada["repeat"].of) == (0, 1)
-    assert bob["repeat"].of == 0  # somebody who never saw it first cannot repeat it
+    assert bob["repeat"].of == 0  # somebody else's verdict says how far people agree
 
 
 def test_flags_speak_of_sides_speed_skips_and_runs_but_never_of_a_program():

@@ -80,7 +80,7 @@ def test_nobody_agrees_silently_and_the_record_has_the_wording(driven, type_in):
     assert code == 0 and "row 1" not in seen and not list(driven.ledger.events("consent"))
     type_in(["y", "q"], driven.ledger.path, "--as", "Ada")
     (event,) = driven.ledger.events("consent")
-    told = driven.site.sentences.consent(True, second=False)
+    told = driven.site.sentences.consent(moves=True)
     assert event["body"]["text"] == sha256(canonical(told))
     assert all(text.replace("{name}", "Ada") in seen.replace("terminal", "Ada") for text in told)
 

@@ -184,7 +184,7 @@ def make(
             "model.name=fixed", "optimizer.rule=known", "optimizer.directions=1",
             "optimizer.comparisons=2", "optimizer.rows=3", "optimizer.votes=2",
             "run.votes=400", "subspace.kind=score", f"run.seed={seed}", f"run.lag={lag}",
-            "panel.second_share=0", *sets,
+            *sets,
         ],
     )  # fmt: skip
     chosen = config.optimizer

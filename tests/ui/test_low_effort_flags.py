@@ -16,7 +16,8 @@ from tests.support.overview import page as numbers
 
 def known(right: int, of: int, kind: str = "gold") -> list[VoteRow]:
     """Answers to known questions, or to comparisons shown a second time, so many right."""
-    again = {"kind": kind, "counted": False, "step": None, "expected": "plus"}
+    gold = {"kind": "gold", "counted": False, "step": None, "expected": "plus"}
+    again = gold if kind == "gold" else {"step": 1}
     first = [ballot(100 + i, "plus", comparison=f"x{i}", choice="A") for i in range(of)]
     made = [
         ballot(i, "plus" if i < right else "minus", repeats=f"x{i}", comparison=f"y{i}", **again)

@@ -407,36 +407,6 @@ def test_what_others_have_only_just_been_given_is_not_asked_of_one_more(staged):
     assert cas.do("look").state == "vote"  # whoever has had the time to read it may have left
 
 
-def test_who_would_wait_is_shown_what_others_answered_and_can_leave_it_for_a_new_round(staged):
-    stage = staged(sets=["panel.second_share=1", "optimizer.votes=1"])
-    stage.site.service.spare = 0
-    ann = Person(stage, "ann")
-    answer_all(ann)
-    stage.advance()
-    ann.do("look")
-    while ann.at.state == "vote":  # she has what the second round asks; ben would wait
-        ann.vote("A", key=f"ann-{ann.at.seat}"[:40])
-    counted = stage.ledger.votes(1)
-    ben = Person(stage, "ben", tab=OTHER)
-    at = ben.at
-    assert (at.state, at.second, at.revises) == ("vote", True, False)
-    shown = html_of(at, stage)
-    assert "Round 2" not in shown and "votes in" not in shown
-    assert "Somebody has judged this one before." in shown
-    assert ben.do("open").seat == at.seat  # a reload keeps it
-    assert ben.vote("B", key="second").notice is None
-    assert at.seat in {vote["assignment"] for vote in stage.ledger.votes(0)}
-    assert stage.ledger.votes(1) == counted
-    assert ben.at.second and ben.at.seat != at.seat and ben.at.progress.given == 0
-    stage.advance()  # a third round opens while ben reads
-    reading = ben.do("look")
-    assert reading.seat == ben.at.seat and reading.second and reading.fresh
-    assert "Round 3 is ready." in html_of(reading, stage)
-    left = ben.do("leave")
-    assert left.state == "vote" and not left.second and left.step == 2
-    assert verification.verify(stage.ledger).ok
-
-
 def test_who_finishes_reads_of_final_comparisons_what_is_done_left_or_waited_for(
     staged, monkeypatch
 ):

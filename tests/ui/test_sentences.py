@@ -85,7 +85,7 @@ def test_consent_hashes_the_wording_that_was_shown(staged):
     panelist = site.service.enroll("person", "P-01")
     actions.act(site, panelist, "P-01", actions.Action(do="agree", tab="tab-0001"))
     (event,) = site.ledger.events("consent")
-    told = sha256(canonical(QUOTED.consent(True, second=False)))
+    told = sha256(canonical(QUOTED.consent(moves=True)))
     assert event["body"] == {"panelist": panelist, "text": told}
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from szpo.voting.counting import HARMFUL, missing
 from szpo_ui.operator import page as operator_page
-from szpo_ui.panel import actions, markdown, own_seats, render
+from szpo_ui.panel import actions, markdown, own_seats
 from szpo_ui.panel.actions import Action, act
 from szpo_ui.panel.screens import Facts, Progress
 from szpo_ui.web.ballots import Ballot, extend
@@ -250,22 +250,6 @@ def test_a_sheet_moves_rests_and_stays_as_a_whole(ada):
     bob = stage.site.service.enroll("person", "bob")
     assert len(stage.site.service.sheet(bob, 32)) == 11
     assert do("back", OTHER).state == "waiting"  # bob has the others
-
-
-def test_a_second_person_is_shown_a_single_row_and_may_leave_it_for_a_round(staged):
-    stage = staged(sets=[*ROWS, "panel.second_share=1"])
-    others(stage, "P-01")
-    stage.advance()
-    others(stage, "P-01")  # the second round too; ben would wait
-    ben = stage.site.service.enroll("person", "ben")
-    stage.ledger.record_event("consent", ben, {"panelist": ben})
-    at = act(stage.site, ben, "ben", Action(do="open", tab=TAB))
-    assert (at.state, at.second, len(at.paper().pairs), at.undo) == ("sheet", True, 1, None)
-    shown_now = " ".join(render.page(at, stage.site.rubric).split())
-    assert "Somebody has judged this one before." in shown_now and "Sheet 1" not in shown_now
-    assert give(stage, ben, at.seat) == {"choice": "A", "notice": None}
-    after = act(stage.site, ben, "ben", Action(do="go", tab=TAB, seat=at.seat))
-    assert after.second and after.seat != at.seat
 
 
 def test_sheets_are_counted_with_what_is_left_for_this_panelist():

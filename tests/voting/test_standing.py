@@ -48,7 +48,7 @@ def test_the_last_answer_in_time_that_is_not_excluded_stands(ledger, service):
     service.amend(cast[4], "reinstate", "a test", "op")
     assert cast[4] in standing_verdicts()
     assert cast[4] not in standing_verdicts(last_amendment=first)
-    assert counting.standing_votes(ledger, "gold", "repeat") == ()
+    assert counting.standing_votes(ledger, "gold") == ()
 
 
 def place_final(ledger, count=4, equal=()):

@@ -9,14 +9,12 @@ from typing import Any, Final, NamedTuple
 from szpo.ledger import run_spec
 from szpo.ledger.database import Ledger
 from szpo.voting import set_aside
-from szpo.voting.second_seats import SEATS as _SECOND_SEATS
 from szpo_ui.operator import controls
 
 EVENTS: Final = 80
 """Events shown, newest first."""
 HIDDEN_EVENTS: Final = (
     "rows", "asked", "generated", "regressors", "step", "consent", "measured", "sample check",
-    "second",
 )  # fmt: skip
 """Kinds of events that the log omits, since other lines report them or they are private."""
 
@@ -50,7 +48,7 @@ def _votes(ledger: Ledger) -> Iterator[Line]:
     """One entry per vote: who voted and when, never the answer."""
     for row in ledger.query(
         "SELECT v.received_us, v.revision, v.choice = 'skip' AS skip, v.late, p.pseudonym, "
-        f"c.step, c.kind, v.assignment IN {_SECOND_SEATS} AS second FROM votes v "
+        "c.step, c.kind FROM votes v "
         "JOIN assignments a USING (assignment) JOIN panelists p USING (panelist) "
         "JOIN comparisons c USING (comparison) ORDER BY v.vote DESC LIMIT ?",
         (EVENTS,),
@@ -63,7 +61,7 @@ def _describe_vote(row: Mapping[str, Any]) -> str:
         return f"answered a {_KINDS[row['kind']]}"
     where = f"in round {row['step'] + 1}"
     if row["late"]:
-        return f"voted {where} {'as a second person' if row['second'] else 'after it had closed'}"
+        return f"voted {where} after it had closed"
     if row["revision"]:
         return f"changed a vote {where}"
     return f"{'could not judge' if row['skip'] else 'voted'} {where}"
@@ -71,7 +69,7 @@ def _describe_vote(row: Mapping[str, Any]) -> str:
 
 _KINDS: Final = {
     "gold": "calibration comparison", "aa": "calibration comparison",
-    "repeat": "calibration comparison", "final": "blind final comparison",
+    "final": "blind final comparison",
 }  # fmt: skip
 _CLOSED: Final = {
     "rule": "all votes in", "deadline": "deadline", "auto": "nothing to compare",

@@ -62,7 +62,7 @@ ACCESS: Final = {
     "invited": "invited", "active": "away", "revoked": "revoked", "expired": "expired"
 }  # fmt: skip
 KINDS: Final = {
-    "gold": "known answer", "aa": "A/A", "repeat": "repeated", "final": "final comparison",
+    "gold": "known answer", "aa": "A/A", "final": "final comparison",
 }  # fmt: skip
 SIDES: Final = {"final": ("tuned", "base"), "gold": ("true answers", "spoiled answers")}
 """The names of plus and minus in kinds of comparisons that have names for them."""

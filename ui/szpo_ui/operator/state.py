@@ -21,7 +21,7 @@ from szpo.reports.model_card import find_doubt
 from szpo.runs import sample_check
 from szpo.training import budget, held_out
 from szpo.types import Answer, Assignment, Comparison, Prompt, Row
-from szpo.voting import lease, pauses, second_seats, set_aside
+from szpo.voting import lease, pauses, set_aside
 from szpo.voting.counting import HARMFUL
 from szpo_ui.operator import controls, log
 from szpo_ui.panel.comparison_view import sheet
@@ -71,7 +71,7 @@ def read_state(site: Site) -> dict[str, Any]:
     ledger, config = site.ledger, site.config
     live, now, status = controls.is_live(ledger), site.ledger.clock(), site.status.read()
     figures = _figures(site, live)
-    cast, second, _ = count(ledger, figures["cast"])
+    cast, _ = count(ledger, figures["cast"])
     placed, quorum = orders.orders(ledger), controls.quorum(site)
     drawn = [o for o in placed if o.kind == "samples" and o.result is not None and not o.error]
     listed = {each.name: each for each in credentials.list_people(ledger)}
@@ -83,7 +83,6 @@ def read_state(site: Site) -> dict[str, Any]:
             "online": name in listed and now - (listed[name].seen_us or 0) < ONLINE_US,
             "excluded": name in out,
             "cast": cast[name],
-            "second": second[name],
         }
         for row in figures["page"]["panelists"]
     ]
@@ -207,27 +206,24 @@ def columns(samples: Order) -> tuple[Sequence[str], list[tuple[str, list[tuple[s
     return result.get("prompts", []), named
 
 
-VotesCast = tuple[Counter[str], Counter[str], int]
-"""Training comparisons that each panelist answered; those answered as a second person, which no
-round counts; and the id of the last vote read."""
+VotesCast = tuple[Counter[str], int]
+"""Training comparisons that each panelist answered, and the id of the last vote read."""
 _CAST: Final = (
-    f"SELECT p.pseudonym, count(*) AS n, sum(v.assignment IN {second_seats.SEATS}) AS second "
-    "FROM votes v CROSS JOIN assignments a "
+    "SELECT p.pseudonym, count(*) AS n FROM votes v CROSS JOIN assignments a "
     "USING (assignment) CROSS JOIN comparisons c USING (comparison) CROSS JOIN panelists p "
     "USING (panelist) WHERE v.vote > ? AND v.vote <= ? AND v.revision = 0 "
     "AND c.kind = 'train' GROUP BY p.pseudonym"
 )
-"""By pseudonym: comparisons answered, and those as a second person; (after, until) by vote id."""
+"""By pseudonym: comparisons answered; (after, until) by vote id."""
 
 
-def count(ledger: Ledger, before: VotesCast = (Counter(), Counter(), 0)) -> VotesCast:
+def count(ledger: Ledger, before: VotesCast = (Counter(), 0)) -> VotesCast:
     """The votes cast until now, by pseudonym; those counted in ``before`` are not read again.
 
     Each comparison counts once, even if its answer was changed. Skips and late votes count too.
     """
-    cast, second, since = before[0].copy(), before[1].copy(), before[2]
+    cast, since = before[0].copy(), before[1]
     last = ledger.query("SELECT coalesce(max(vote), 0) AS vote FROM votes")[0]["vote"]
     for row in ledger.query(_CAST, (since, last)):
         cast[row["pseudonym"]] += row["n"]
-        second[row["pseudonym"]] += row["second"]
-    return cast, second, last
+    return cast, last

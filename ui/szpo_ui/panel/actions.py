@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 from szpo.errors import UsageError
 from szpo.ledger.database import Record
-from szpo.voting import panelists, second_seats
+from szpo.voting import panelists
 from szpo.voting.casting import VoteConflictError
 from szpo.voting.service import SeatKind
 from szpo_ui.panel import own_seats, screens
@@ -81,11 +81,7 @@ def _vote(site: Site, panelist: str, name: str, action: Action, page: PageState)
             notice = "skipped"
         if isinstance(stored, VoteConflictError):
             notice = _REFUSALS.get(stored.code) or _CLOSED.get(kind, "once")
-        elif (
-            kind == "train"
-            and stored.late
-            and not second_seats.is_second(site.ledger, ballot.assignment)
-        ):
+        elif kind == "train" and stored.late:
             notice = "late"
         return dataclasses.replace(screen, notice=notice)
 
@@ -98,10 +94,9 @@ def give(site: Site, panelist: str, ballot: Ballot) -> dict[str, Any]:
     """
     seat, stored = cast(site, panelist, ballot)
     if not isinstance(stored, VoteConflictError):
-        late = stored.late and not second_seats.is_second(site.ledger, ballot.assignment)
         return {
             "choice": stored.choice,
-            "notice": site.sentences.notices["late"] if late else None,
+            "notice": site.sentences.notices["late"] if stored.late else None,
         }
     code = _REFUSALS.get(stored.code) or _CLOSED.get(seat["kind"], "once")
     return {
@@ -118,7 +113,7 @@ _CLOSED: Final = {"train": "closed", "final": "final_closed"}
 
 def _agree(site: Site, panelist: str) -> None:
     """Record that a panelist agreed, with a hash of the wording they saw."""
-    wording = site.sentences.consent(site.moves, site.config.panel.second_share > 0)
+    wording = site.sentences.consent(site.moves)
     if open_link.standing(site.ledger, panelist, site.status.read()) is not None:
         wording = [*wording, site.sentences.page["study_consent"]]
     panelists.record_consent(site.ledger, panelist, wording, site.config.panel.consent)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from szpo.ledger.database import Record
-from szpo.voting import casting, second_seats
+from szpo.voting import casting
 from szpo_ui.web.site import Site
 
 SPENT_S: Final = (
@@ -52,20 +52,11 @@ def on_sheet(row: Record, seats: Sequence[Record]) -> list[Record]:
 
 
 def find_held(site: Site, panelist: str, seats: Sequence[Record]) -> Record | None:
-    """The unanswered seat they hold: first one outside training, then a round's, then a second."""
+    """The unanswered seat they hold: first one outside training, then a round's."""
     now = site.ledger.clock()
     held = (
         row
         for row in seats
         if row["choice"] is None and row["released_us"] is None and row["expires_us"] > now
     )
-    found = min(held, key=lambda row: row["kind"] == "train", default=None)
-    second = found is None and site.config.panel.second_share
-    return find_second(site, panelist) if second else found
-
-
-def find_second(site: Site, panelist: str) -> Record | None:
-    """The second seat that the panelist holds, with the kind ``second``."""
-    seat = second_seats.find_held(site.ledger, panelist, site.ledger.clock())
-    row = None if seat is None else seat_row(site, panelist, seat)
-    return None if row is None else {**row, "kind": "second"}
+    return min(held, key=lambda row: row["kind"] == "train", default=None)

@@ -18,7 +18,7 @@ from szpo.ledger.database import Ledger, Record
 from szpo.training.budget import WORDS_PER_MINUTE
 from szpo.training.status import RoundStatus, redact_for_panelists
 from szpo.types import Assignment, Choice
-from szpo.voting import finals, second_seats
+from szpo.voting import finals
 from szpo.voting.counting import HARMFUL, StepVotes
 from szpo.voting.seats import assignment
 from szpo_ui.panel import own_seats
@@ -35,7 +35,7 @@ State = Literal[
 Mode = Literal["", "break", "revise"]
 
 EXTRA: Final[Mapping[str, State]] = {
-    "gold": "calib", "aa": "calib", "repeat": "calib", "final": "final", "second": "vote",
+    "gold": "calib", "aa": "calib", "final": "final",
 }  # fmt: skip
 """The screens of comparisons outside training, by kind of comparison."""
 
@@ -79,8 +79,6 @@ class Screen:
     undo: str | None = None
     """The last row that this panelist judged on an earlier sheet of the open round: its seat."""
     revises: bool = False
-    second: bool = False
-    """The seat is a second seat, which belongs to no round (`szpo.voting.second_seats`)."""
     answered: tuple[dict[str, Any], ...] = ()
     """The panelist's own answers of this round: seat, number, choice and time."""
     may_change: bool = False
@@ -89,8 +87,7 @@ class Screen:
     """When the round closed whose comparison the panelist was still reading, its votes, and the
     votes it needed."""
     fresh: bool = False
-    """The panelist has not voted in the open round yet; for a second seat, the round must also
-    have opened while they read."""
+    """The panelist has not voted in the open round yet."""
     progress: Progress | None = None
     """How far this panelist and the run are; on screens of voting and waiting and the last one."""
     news: dict[str, Any] | None = None
@@ -154,12 +151,12 @@ def look(site: Site, panelist: str, name: str, page: PageState) -> Screen:
             return viewer.make_reading_screen("vote", shown, revises=True, mode="revise")
     if status.state == "open":
         if site.config.asks_rows:
-            return viewer.make_second_screen() or viewer.make_waiting_screen(change=True)
+            return viewer.make_waiting_screen(change=True)
         if held is not None and held["tab"] == page.tab:  # the seat's lease is not renewed
             return viewer.make_reading_screen("vote", held)
         if (seat := site.service.assign(panelist, tab=page.tab)) is not None:
             return viewer.make_reading_screen("vote", {"kind": "train", "step": open_}, seat)
-        return viewer.make_second_screen() or viewer.make_waiting_screen(change=True)
+        return viewer.make_waiting_screen(change=True)
     if status.state == "finished":
         left = _count_finals(site, panelist)
         return viewer.make_screen(
@@ -175,7 +172,7 @@ def look(site: Site, panelist: str, name: str, page: PageState) -> Screen:
         )
     if status.state == "none":
         return viewer.make_screen("idle")
-    return viewer.make_second_screen() or viewer.make_waiting_screen(change=False)
+    return viewer.make_waiting_screen(change=False)
 
 
 def elsewhere(site: Site, panelist: str, name: str) -> Screen:
@@ -249,13 +246,11 @@ class _Viewer:
     ) -> Screen:
         """The screen of a seat from its row; ``seat`` is given if it was just reserved."""
         seat, status, site = seat or assignment(row), self.status, self.site
-        comparison, second = site.comparison(seat.comparison), row["kind"] == "second"
+        comparison = site.comparison(seat.comparison)
         assert comparison is not None, seat.comparison
         given = self.votes(row["step"]) if row["kind"] == "train" else []
         before = [each["assignment"] for each in given]
         fresh = status.state == "open" and not self.votes(status.step)
-        if second:
-            fresh = fresh and (status.opened_us or 0) > row["served_us"]
         answered = row.get("choice")
         notes = json.loads(row.get("details") or "{}").get("notes")
         return self.make_screen(
@@ -265,7 +260,6 @@ class _Viewer:
             step=row["step"] if row["kind"] == "train" else status.step,
             number=1 + (before.index(seat.id) if seat.id in before else len(before)),
             chosen=answered,
-            second=second,
             notes=notes if isinstance(notes, dict) else {},
             fresh=fresh,
             progress=self.progress(),
@@ -315,7 +309,7 @@ class _Viewer:
         waits = [row["expires_us"] for row in rows if not row["choice"]]
         given = self.votes(self.status.step)
         before = [row for row in given if row["sheet"] != at["sheet"]]
-        again = what.get("revises") or what.get("second")
+        again = what.get("revises")
         return self.make_screen(
             "sheet",
             seat=at["assignment"],
@@ -330,20 +324,8 @@ class _Viewer:
             **what,
         )
 
-    def make_second_screen(self) -> Screen | None:
-        """A comparison that somebody else answered, if this panelist gets one; may seat them."""
-        share = self.site.config.panel.second_share
-        if share and second_seats.serve(
-            self.site.service, self.panelist, share, tab=self.page.tab
-        ):
-            found = own_seats.find_second(self.site, self.panelist)
-            return None if found is None else self.make_extra_screen(found)
-        return None
-
     def make_extra_screen(self, row: Record) -> Screen:
-        """The screen of a seat outside the open round; a second person's row is a sheet of one."""
-        if self.site.config.asks_rows and row["kind"] == "second":
-            return self._draw_sheet([row], row, second=True)
+        """The screen of a seat outside the open round."""
         return self.make_reading_screen(EXTRA[row["kind"]], row)
 
     def make_waiting_screen(self, *, change: bool) -> Screen:

@@ -50,9 +50,9 @@ class Sentences:
     entrance: Mapping[str, Any]
     """Sentences of the pages before the panel: login, a study's open link, a run's set-up."""
 
-    def consent(self, moves: bool, second: bool) -> list[str]:
+    def consent(self, moves: bool) -> list[str]:
         """The text of consent; see `szpo.config.sentences.consent`."""
-        return sentences.consent(self.page, moves=moves, second=second)
+        return sentences.consent(self.page, moves=moves)
 
     def roughly(self, seconds: float) -> str:
         """An estimated duration, rounded, in words.
