@@ -59,7 +59,7 @@ def read(ledger: Ledger, given: Sequence[str] = ()) -> Taste:
     cast = vote_rows.read_judged(ledger)
     entries = shown_features.entries_of(named, given)
     claims = tuple(
-        (taught.phrase(each.group or each.feature, each.more), round(FEATURE_GRID * each.chance))
+        (taught.phrase_claim(each, found), round(FEATURE_GRID * each.chance))
         for each in found.taught or ()
         if each.chance >= taste.LIKELY
     )
@@ -67,6 +67,12 @@ def read(ledger: Ledger, given: Sequence[str] = ()) -> Taste:
         "SELECT pseudonym FROM panelists WHERE kind = 'person'")}  # fmt: skip
     fit = carried.named or fit_named(settings, carried.votes, carried.aside)
     features, explanations = _explain(named, fit, carried, cast.comparisons, entries)
+    by_texts = sum(each.chance for each in explanations if each.weights) / FEATURE_GRID
+    if named.coordinates and by_texts < taught.LIKELY:
+        raise RunError(
+            f"{where}: its votes follow the adapters themselves, {taught.words(found)}, more than "
+            "any feature of the texts; add a feature that counts it (features.add)"
+        )
     names = {each.name for each in features}
     return Taste(
         features, explanations, claims, named.dictionary,

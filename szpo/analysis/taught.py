@@ -104,7 +104,7 @@ def words(found: Findings) -> str:
         return ""
     likely = [each for each in found.taught if each.chance >= LIKELY]
     if not found.shown:
-        return ", ".join(_group(each, found) for each in likely)
+        return ", ".join(phrase_claim(each, found) for each in likely)
     if not likely and found.mix and found.unnamed >= LIKELY:
         leading = sorted(found.mix, key=lambda each: -abs(each[1]))[:DRAWN]
         parts = ", ".join(_describe_nats(name, nats > 0, nats) for name, nats in leading)
@@ -126,7 +126,8 @@ def _describe_claims(every: Sequence[Claim], found: Findings | None = None) -> s
     return f"not clear yet: {some}" if some else "a taste, not clear yet which"
 
 
-def _group(claim: Claim, found: Findings | None = None) -> str:
+def phrase_claim(claim: Claim, found: Findings | None = None) -> str:
+    """The group of a claim and its sense in plain words, without figures."""
     name = claim.group or claim.feature
     return phrase(name, claim.more, coordinate=found is not None and name in dict(found.mix))
 
@@ -148,7 +149,7 @@ def _describe_claim(claim: Claim, found: Findings | None) -> str:
         return _describe_nats(claim.group, claim.more, mix[claim.group], chance)
     if found is not None and claim.group in found.lacking:
         return (
-            f"{_group(claim)} ({_percent(claim.chance)}), which no adapter here carries: "
+            f"{phrase_claim(claim)} ({_percent(claim.chance)}), which no adapter here carries: "
             f"szpo adapters make --of {shlex.quote(claim.feature)} makes one that does"
         )
     very = ""
@@ -157,7 +158,7 @@ def _describe_claim(claim: Claim, found: Findings | None) -> str:
             f", most likely {phrase(claim.feature, claim.more)} "
             f"({_percent(claim.chance * claim.share)})"
         )
-    return f"{_group(claim)} ({_percent(claim.chance)}){very}"
+    return f"{phrase_claim(claim)} ({_percent(claim.chance)}){very}"
 
 
 def _percent(share: float) -> str:
@@ -254,7 +255,7 @@ def more_votes(ledger: Ledger, lesson: Lesson | None) -> str:
 
 
 def _lines(known: Sequence[tuple[int, Findings]]) -> tuple[Line, ...]:
-    every = [{_group(c, found): c.chance for c in found.taught or ()} for _, found in known]
+    every = [{phrase_claim(c, found): c.chance for c in found.taught or ()} for _, found in known]
     leading = [name for name, chance in every[-1].items() if chance >= LISTED][:DRAWN]
     at = tuple(votes for votes, _ in known)
     return tuple(Line(name, at, tuple(c.get(name, 0.0) for c in every)) for name in leading)

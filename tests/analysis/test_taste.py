@@ -140,6 +140,19 @@ def test_it_is_saved_only_once_shown_and_of_few_people_only_when_they_agree(
     ledger.close()
 
 
+def test_what_only_coordinates_explain_cannot_be_read_in_texts(tmp_path, monkeypatch):
+    settings, ledger = named_run.start(
+        tmp_path, features=named_run.with_names(), D=3, kl_radius=2.0
+    )
+    named_run.drive(settings, ledger, until_step=16)
+    with ledger:
+        assert dict(run_taste.read(ledger).claims)["fewer commas"] > 0.5 * FEATURE_GRID
+        unseen = (), (Explanation(FEATURE_GRID, ()),)
+        monkeypatch.setattr(run_taste, "_explain", lambda *_: unseen)
+        with pytest.raises(RunError, match="follow the adapters themselves, fewer commas"):
+            run_taste.read(ledger)
+
+
 def test_a_run_without_names_has_no_taste_to_save(tmp_path):
     from tests.support import quadratic
 
