@@ -17,13 +17,12 @@ expanded into its units at that layer.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from szpo.errors import RunError
 from szpo.generation.flat_attention import (
@@ -34,8 +33,7 @@ from szpo.generation.flat_attention import (
     attend_with,
     expand_at,
 )
-from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
-from szpo.models.lora_sites import Site
+from szpo.models.batched_lora import AdaptedModel, Deltas, adapted_layers, attach_deltas
 
 SHORTEST_SAVING = 256
 """Tokens that a common prefix must save to get its own forward pass."""
@@ -91,17 +89,6 @@ def common_prefix(sequences: Sequence[tuple[int, ...]]) -> int:
     limit = min(len(s) for s in sequences) - 1
     first = sequences[0]
     return next((i for i in range(limit) if any(s[i] != first[i] for s in sequences)), limit)
-
-
-def adapted_layers(model: nn.Module, sites: tuple[Site, ...]) -> list[nn.Module]:
-    """The decoder layers from the first adapted one on; empty if no layer is below it."""
-    depths = [site.depth for site in sites if site.depth is not None]
-    if not sites or len(depths) < len(sites) or min(depths) == 0:
-        return []
-    first = next(site for site in sites if site.depth == min(depths))
-    stack = re.match(r"(.*?)\.\d+\.", first.name)
-    layers = model.get_submodule(stack.group(1)) if stack else None
-    return list(layers)[min(depths) :] if isinstance(layers, nn.ModuleList) else []
 
 
 @dataclass

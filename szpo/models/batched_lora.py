@@ -120,6 +120,17 @@ def find_sites(model: nn.Module, config: Any) -> tuple[Site, ...]:
     return tuple(found)
 
 
+def adapted_layers(model: nn.Module, sites: tuple[Site, ...]) -> list[nn.Module]:
+    """The decoder layers from the first adapted one on; empty if no layer is below it."""
+    depths = [site.depth for site in sites if site.depth is not None]
+    if not sites or len(depths) < len(sites) or min(depths) == 0:
+        return []
+    first = next(site for site in sites if site.depth == min(depths))
+    stack = re.match(r"(.*?)\.\d+\.", first.name)
+    layers = model.get_submodule(stack.group(1)) if stack else None
+    return list(layers)[min(depths) :] if isinstance(layers, nn.ModuleList) else []
+
+
 def beyond_plain(settings: Mapping[str, Any]) -> list[str]:
     """The settings of a LoRA that make it more than ``scale · B A x`` on linear layers."""
     found = [name for name in PLAIN_LORA_ONLY if settings.get(name)]

@@ -3,19 +3,23 @@
 Let x_j be the change of the logits over temperature that member j makes at a token, and p the
 reference's distribution there. To first order in the members' weights, an answer's score along
 member j, the growth of its log-probability, is Σ_t x_j(y_t) − E_p x_j, and its Fisher matrix is
-Σ_t cov_p(x_j, x_k). Both need one forward pass for each member and one for the reference.
+Σ_t cov_p(x_j, x_k). Both need one forward pass for each member and one for the reference; the
+layers below the first adapted one are computed once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
+from szpo.models.batched_lora import AdaptedModel, Deltas, adapted_layers, attach_deltas
 from szpo.models.logprobs import (
     KL_LOGITS,
     Batch,
@@ -73,9 +77,9 @@ def logit_moves(
     def measure(part: NDArray[np.int64]) -> Floats:
         found = np.zeros((len(part), 1 + count, count))
         for batch in batches([samples[i] for i in part], device=model.device, **bounds):
-            with attach_deltas(model, sites, reference):
+            with attach_deltas(model, sites, reference), _keep_below(model, adapted) as below:
                 still = read(batch)
-            with attach_deltas(model, sites, deltas) as attachment:
+            with attach_deltas(model, sites, deltas) as attachment, _skip(below):
                 moved = []
                 for owner in owners:
                     assert attachment is not None
@@ -94,3 +98,46 @@ def logit_moves(
 
     with torch.inference_mode():
         return split_halved(measure, np.arange(len(samples)))
+
+
+@dataclass
+class _Below:
+    """The layers below the first adapted one, and what the last of them gave."""
+
+    layers: list[nn.Module]
+    output: Any = None
+
+
+@contextmanager
+def _keep_below(model: Any, adapted: AdaptedModel) -> Iterator[_Below]:
+    """Keep what the layers below the first adapted one give for the rows of this block."""
+    upper = adapted_layers(model, adapted.sites)
+    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
+    whole = next((list(m) for m in lists if upper and any(each is upper[0] for each in m)), [])
+    below = _Below(whole[: len(whole) - len(upper)])
+
+    def keep(_module: nn.Module, _inputs: Any, out: Any) -> None:
+        below.output = out
+
+    handle = below.layers[-1].register_forward_hook(keep) if below.layers else None
+    try:
+        yield below
+    finally:
+        if handle is not None:
+            handle.remove()
+
+
+@contextmanager
+def _skip(below: _Below) -> Iterator[None]:
+    """Let these layers give what was kept, without computing it again."""
+    before = [layer.__dict__.get("forward") for layer in below.layers]
+    for layer in below.layers:
+        layer.forward = lambda *_inputs, **_more: below.output
+    try:
+        yield
+    finally:
+        for layer, own in zip(below.layers, before, strict=True):
+            if own is None:
+                del layer.forward
+            else:
+                layer.forward = own

@@ -11,9 +11,8 @@ import torch
 
 from szpo.errors import UsageError
 from szpo.generation.sampling import Sampling
-from szpo.models import adapter_sources, loading
-from szpo.models.batched_lora import attach_deltas
-from szpo.models.logit_moves import logit_moves
+from szpo.models import adapter_sources, loading, logit_moves
+from szpo.models.batched_lora import AdaptedModel, attach_deltas
 from szpo.models.logprobs import Sample
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
@@ -22,7 +21,7 @@ from szpo.policies.hosts import LocalHost, stack, start_of
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.subspaces import Subspace
 from szpo.types import FEATURE_GRID, Prompt, Shift
-from tests.support import lora_folders, tiny_models
+from tests.support import adapted_models, lora_folders, tiny_models
 from tests.support.policies import setup_of
 
 SHORT = Sampling(max_new_tokens=6)
@@ -163,7 +162,7 @@ def test_moves_are_derivatives_of_log_probability_and_the_fisher_matrix(model, f
         with torch.no_grad(), attach_deltas(model.model, subspace.sites, rows):
             return model.model(at).logits[0, 2:5].double().log_softmax(-1)
 
-    (found,) = logit_moves(answerer.adapted, answerer.deltas(thetas), [sample])
+    (found,) = logit_moves.logit_moves(answerer.adapted, answerer.deltas(thetas), [sample])
     start, targets = law(np.zeros(3, np.float32)), torch.tensor([200, 31, 40])
     for j, theta in enumerate(thetas):
         slope = (law(theta["z"]) - law(-theta["z"])) / 2
@@ -172,6 +171,23 @@ def test_moves_are_derivatives_of_log_probability_and_the_fisher_matrix(model, f
         own = (start.exp() * slope**2).sum()
         assert found[1 + j, j] == pytest.approx(float(own), rel=0.05)
     np.testing.assert_allclose(found[1:], found[1:].T, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "mistral"])
+def test_layers_below_the_first_adapter_are_computed_once_with_the_same_result(name, monkeypatch):
+    found, sites, deltas = adapted_models.adapted(name, layers=[2, 3], members=2)
+    whole = AdaptedModel(found, sites)
+    samples = [Sample((7, 8, 9 + i), tuple(range(20, 23 + i))) for i in range(5)]
+    saved = logit_moves.logit_moves(whole, deltas, samples)
+    calls: list[int] = []
+    layer = next(m for n, m in found.named_modules() if n.endswith(("layers.1.mlp", "h.1.mlp")))
+    handle = layer.register_forward_hook(lambda *_: calls.append(1))
+    assert np.array_equal(logit_moves.logit_moves(whole, deltas, samples), saved)
+    once = len(calls)
+    monkeypatch.setattr(logit_moves, "adapted_layers", lambda *_: [])
+    assert np.array_equal(logit_moves.logit_moves(whole, deltas, samples), saved)
+    handle.remove()
+    assert len(calls) - once - 1 == 3 * (once - 1)  # one call sees what the head is
 
 
 def test_coordinates_are_white_and_near_their_own_adapters(model, space):
@@ -290,6 +306,13 @@ def test_what_does_not_fit_is_refused_in_one_line(model, folders, tmp_path, monk
     (named / "adapter_config.json").write_text(json.dumps(settings))
     with pytest.raises(UsageError, match="is for other/base, and the model is llama"):
         gather([folders[0], str(named)])
+    worded = one(tmp_path / "worded")
+    (tmp_path / "base").mkdir()
+    for folder, vocabulary in ((worded, {"a": 0, "b": 1}), (tmp_path / "base", {"b": 0, "a": 1})):
+        words = {"model": {"vocab": vocabulary}, "added_tokens": []}
+        (folder / "tokenizer.json").write_text(json.dumps(words))
+    with pytest.raises(UsageError, match="another tokenizer than llama"):
+        gathered(replace(model, folder=tmp_path / "base"), [folders[0], str(worded)])
     high = [str(one(tmp_path / f"high{i}", r=300)) for i in range(2)]
     with pytest.raises(UsageError, match=r"add up to 600, more than 512 .*high0 300, high1 300"):
         gather(high)
