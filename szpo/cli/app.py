@@ -6,6 +6,7 @@ application), and benchmarks at ``szpo.benches``.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
@@ -21,7 +22,7 @@ from szpo import __version__
 from szpo.cli import commands, console
 from szpo.outgoing import hide_keys
 
-INTERRUPTED, TERMINATED = 130, 143
+INTERRUPTED = 130
 TWICE_S = 5.0
 """A second interrupt within this time (seconds) of the last one is ignored."""
 
@@ -51,12 +52,15 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code; an error is one line on stderr.
 
     Exit codes: 0 done, 1 the run failed its own check, 2 usage, 3 lease, 4 storage, 5 integrity,
-    6 resources, 130 and 143 on an interrupt or a termination signal.
+    6 resources, 129, 130 and 143 on a closed terminal, an interrupt or a termination signal.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # Windows pipes have few letters; none is worth
             stream.reconfigure(errors="replace")  # a crash
     signal.signal(signal.SIGTERM, _raise_terminated)
+    # Not on Windows, and ignored under nohup.
+    if (hangup := getattr(signal, "SIGHUP", None)) and signal.getsignal(hangup) == signal.SIG_DFL:
+        signal.signal(hangup, _raise_terminated)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a script's background
         signal.signal(signal.SIGINT, _Interrupts())
     try:
@@ -85,9 +89,10 @@ def call(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         console.report_stop("an interrupt")
         return INTERRUPTED
-    except console.Terminated:
-        console.report_stop("SIGTERM")
-        return TERMINATED
+    except console.Terminated as stop:
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            console.report_stop(signal.Signals(stop.number).name)
+        return 128 + stop.number
     except SystemExit as stop:  # from argparse, in a benchmark or another package's command
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BaseException as error:
@@ -115,5 +120,5 @@ class _Interrupts:
             raise KeyboardInterrupt
 
 
-def _raise_terminated(_signal: int, _frame: object) -> NoReturn:
-    raise console.Terminated
+def _raise_terminated(number: int, _frame: object) -> NoReturn:
+    raise console.Terminated(number)

@@ -40,7 +40,10 @@ _run: dict[str, str | None] = {}
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived; as with KeyboardInterrupt, ``except Exception`` does not catch it."""
+    """A signal ended it; as with KeyboardInterrupt, ``except Exception`` does not catch it."""
+
+    def __init__(self, number: int):
+        self.number = number
 
 
 def say(text: str = "") -> None:

@@ -147,7 +147,8 @@ else:
         try:
             yield
         finally:
-            termios.tcsetattr(number, termios.TCSADRAIN, before)
+            with contextlib.suppress(termios.error):  # the terminal may be gone
+                termios.tcsetattr(number, termios.TCSANOW, before)
 
     def _key(seconds: float | None) -> str | None:
         key = _byte(seconds)

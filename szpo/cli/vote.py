@@ -30,7 +30,7 @@ from szpo.ledger.run_spec import recorded_config
 from szpo.optim.parameters import NO_COORDINATES
 from szpo.runs import known_addresses, sample_check, setup_progress
 from szpo.training.budget import WORDS_PER_MINUTE
-from szpo.training.status import RUNNING, RoundStatus, StatusReader
+from szpo.training.status import LIMIT, RUNNING, RoundStatus, StatusReader
 from szpo.types import Assignment, Choice, Comparison
 from szpo.voting import casting, counting, lease, panelists
 from szpo.voting.casting import VoteConflictError, VoteRequest
@@ -420,11 +420,14 @@ class _Sitting:
     def _conclude(self) -> int:
         """Say how the run ended, what its votes taught, and what to do next."""
         status = self.status.read()
-        if status.paused_by is not None and status.state != "finished":
+        ended = status.state if status.state == "finished" else "stopped"
+        if status.paused_by == LIMIT and ended == "stopped":
+            ended = f"stopped: {status.pause_reason}"
+        elif status.paused_by is not None and ended == "stopped":
             how = describe_pause(status.paused_by, status.pause_reason or "")
             then = " --accept-samples" if status.paused_by == sample_check.PAUSED_BY else ""
             console.say(f"paused by {how}\n  {self.again}{then}  # continues from there")
             return 1
-        console.say(status.state if status.state == "finished" else "stopped")
+        console.say(ended)
         run.say_result(self.ledger)
         return 0

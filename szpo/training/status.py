@@ -24,6 +24,8 @@ from szpo.voting.service import VoteService
 
 State = Literal["none", "generating", "open", "closed", "paused", "finished"]
 RunState = Literal["running", "paused", "stopped", "finished"]
+LIMIT: Final = "limit"
+"""Who pauses a run that an operator's limit keeps from its next round."""
 FRESH_US: Final = 5_000_000
 """Final states of a step."""
 ROUNDS_OF_WAIT: Final = 5
@@ -178,7 +180,7 @@ def _find_limit(
     reason = budget.reason_to_stop(
         ledger, step=step, votes=_votes(ledger), per_step=per_step, reading=reading
     )
-    return (None, None) if reason is None else ("limit", reason)
+    return (None, None) if reason is None else (LIMIT, reason)
 
 
 def _votes(ledger: Ledger) -> int:

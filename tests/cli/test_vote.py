@@ -6,6 +6,7 @@ import io
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import termios
@@ -19,6 +20,7 @@ from szpo.cli.app import call
 from szpo.ledger.canonical import canonical, sha256
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
+from szpo.training import budget
 from szpo.voting import counting, lease
 from tests.support import yard_run
 
@@ -139,6 +141,23 @@ def test_keys_of_a_terminal_come_one_by_one_and_no_sequence_is_taken_for_a_verdi
 # ---- whole runs ----
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_signal_leaves_the_terminal_as_it_was(driven, number):
+    keyboard, seen = pty.openpty()
+    before = termios.tcgetattr(seen)
+    words = [sys.executable, "-m", "szpo", "vote", str(driven.ledger.path)]
+    with subprocess.Popen(words, stdin=seen, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert any(line.startswith("Enter: agree") for line in child.stdout)
+        assert not termios.tcgetattr(seen)[3] & termios.ECHO
+        child.send_signal(number)
+        assert child.wait(60) == 128 + number
+    assert termios.tcgetattr(seen) == before
+    os.close(keyboard)
+    os.close(seen)
+
+
 def begin(folder: Path, *sets: str) -> list[str]:
     every = (
         *yard_run.SETS, f"prompts.path={yard_run.prompts(folder)}", "optimizer.rows=1",
@@ -165,6 +184,14 @@ def test_a_pipe_begins_a_run_and_votes_to_its_end(tmp_path, type_in):
         assert lease.controller(ledger)["lease"] is None, "the model's process gave it back"
     code, seen = type_in([], "mine", "--folder", path.parent)
     assert code == 0 and "finished" in seen
+    with Ledger.open(path) as ledger:  # an operator's limit ends it before the added votes
+        budget.add_votes(ledger, "Olga", 16)
+        budget.set_limits(ledger, "Olga", budget.Limits(votes=16))
+    code, seen = type_in([], "mine", "--folder", path.parent)
+    assert (
+        "\nstopped: asked to stop at 16 votes: 14 are spent, a step takes 8\n" in seen
+        and code == 0
+    ), seen
 
 
 @pytest.mark.full
