@@ -188,10 +188,8 @@ def test_a_pipe_begins_a_run_and_votes_to_its_end(tmp_path, type_in):
         budget.add_votes(ledger, "Olga", 16)
         budget.set_limits(ledger, "Olga", budget.Limits(votes=16))
     code, seen = type_in([], "mine", "--folder", path.parent)
-    assert (
-        "\nstopped: asked to stop at 16 votes: 14 are spent, a step takes 8\n" in seen
-        and code == 0
-    ), seen
+    said = r"\nstopped: asked to stop at 16 votes: \d+ are spent, a step takes 8\n"
+    assert re.search(said, seen) and code == 0, seen
 
 
 @pytest.mark.full
