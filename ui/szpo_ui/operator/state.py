@@ -105,6 +105,7 @@ def read_state(site: Site) -> dict[str, Any]:
             o.kind == "final" and o.closed_us is None and not o.error for o in placed
         ),
         "blind": config.panel.kind == PEOPLE and status.state != "finished",
+        "moves": site.moves,
         "samples": drawn[-1] if drawn else None,
         "before": _before(site) if sample_check.awaits_start(ledger) else None,
         "question": config.panel.question,
