@@ -132,6 +132,18 @@ def test_a_mix_by_hand_costs_what_it_says_and_is_measured(known, tmp_path, capsy
     assert code == 0 and list(again["weights"].values()) == pytest.approx([*weights.values()])
 
 
+def test_settings_that_do_not_go_with_adapters_are_refused(capsys):
+    def refused(*sets):
+        assert call(["run", "--plan", *(word for each in sets for word in ("--set", each))]) == 2
+        return capsys.readouterr().err
+
+    some = 'subspace.adapters=["a","b"]'
+    assert "needs subspace.adapters" in refused("subspace.kind=adapters")
+    assert 'here it is "random"' in refused(some, "subspace.kind=random")
+    assert '"adapters" moves B only' in refused(some, "adapter.train=AB")
+    assert "'a' not found" in refused(some, "model.name=tiny")
+
+
 def test_a_run_killed_in_a_step_goes_on_as_if_it_had_not_been(known, tmp_path):
     place = known.parent.parent
     adapters = json.dumps([str(place / "adapters" / name) for name in lora_folders.SHAPES])
