@@ -17,16 +17,15 @@ from szpo import metrics
 from szpo.analysis import evidence
 from szpo.errors import UsageError
 from szpo.intervals import Share
-from szpo.ledger import orders
+from szpo.ledger import adopted, orders
 from szpo.ledger.database import Ledger
-from szpo.optim.parameters import NO_COORDINATES
 from szpo.training import results
 from szpo.types import Floats
 from szpo.voting import finals
 
 STILL: Final = (
-    "nothing moves in this run: it explains its votes; to move a model by them, begin a run with "
-    "coordinates (subspace.kind)"
+    "nothing has moved: this run explains its votes; szpo improve moves the model by them, or a "
+    "run with coordinates (subspace.kind)"
 )
 PLACE: Final = "on held-out prompts"
 MANY_EVEN: Final = 0.25
@@ -160,7 +159,7 @@ class Improvement:
 
 def read(ledger: Ledger) -> Improvement:
     """Read a run's measurements and its final comparison, and judge the improvement."""
-    if ledger.layout == NO_COORDINATES:
+    if adopted.is_still(ledger):
         return Improvement(None, "", 0, None, (), STILL)
     # Of a repeated measurement the last counts; each is compared with the base's.
     bodies = {event["body"]["steps"]: event["body"] for event in ledger.events("measured")}
@@ -209,7 +208,7 @@ def read(ledger: Ledger) -> Improvement:
 
 def require_moving(ledger: Ledger) -> None:
     """Refuse to write weights of a run that has no coordinates."""
-    if ledger.layout == NO_COORDINATES:
+    if adopted.is_still(ledger):
         raise UsageError(f"{ledger.path.stem}: {STILL}")
 
 

@@ -19,7 +19,7 @@ from szpo.data.text_files import clean_answer, clean_prompt
 from szpo.errors import IntegrityError, LeaseError, ResourceError, StorageError, SzpoError
 from szpo.evaluators.function_panel import FunctionPanel
 from szpo.evaluators.hidden_reward import Score
-from szpo.ledger import orders
+from szpo.ledger import adopted, orders
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import BUDGET
 from szpo.policies import text_guards
@@ -91,7 +91,7 @@ def prepare(ledger: Ledger, parts: RunParts, score: Score | None, say: Say) -> M
     config: Config = parts.config
     e, steps = config.evaluation, config.steps
     asked = tuple(clean_prompt(prompt) for prompt in parts.prompts.heldout[: e.prompts])
-    if not asked or parts.settings.idle:
+    if not asked or (config.improve.nats is None and adopted.is_still(ledger)):
         return None
     along = {round(i * steps / (e.along + 1)) for i in range(1, e.along + 1)} - {0, steps}
     function = parts.panel if isinstance(parts.panel, FunctionPanel) else None
@@ -123,11 +123,22 @@ def after(m: Measuring | None, outcome: step_report.Outcome) -> None:
         orders.place_order(m.ledger, "final", "szpo run")
 
 
+def after_improving(m: Measuring | None, steps: int, votes: int) -> None:
+    """Measure weights that the run has just adopted; its last measurement is of others."""
+    if m is not None:
+        _attempt(m, lambda: _measure_end(m, steps, votes))
+
+
 def _is_compared(ledger: Ledger) -> bool:
-    """Whether a final comparison was ordered, and no step from added votes has come since."""
+    """Whether the weights as they are were ordered to be compared.
+
+    They are others after a step from added votes, and where improved ones were adopted.
+    """
     placed = orders.orders(ledger, "final")
-    sql = "SELECT DISTINCT kind FROM events WHERE event > ? AND kind IN ('step', ?)"
-    return bool(placed) and len(ledger.query(sql, (placed[-1].id, BUDGET))) < 2
+    sql = "SELECT DISTINCT kind FROM events WHERE event > ? AND kind IN ('step', ?, ?)"
+    since = ledger.query(sql, (placed[-1].id, BUDGET, adopted.KIND)) if placed else []
+    kinds = {row["kind"] for row in since}
+    return bool(placed) and adopted.KIND not in kinds and len(kinds) < 2
 
 
 def _attempt(m: Measuring, measure: Callable[[], None]) -> None:

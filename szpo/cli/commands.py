@@ -43,6 +43,11 @@ GROUPS: Final = {
     ),
     "Run": (
         ("run", "run", "Tune a model from votes; --plan estimates the cost first."),
+        (
+            "improve",
+            "improve",
+            "Improve a run's policy on the taste of its votes; nobody is asked.",
+        ),
         ("not-about", "run", "Keep the model from following a feature of the answers."),
         ("serve", "", "Serve a run to its panel: voting page, operator's page, model."),
         ("vote", "vote", "Vote in this terminal: begin a run for one person, or join one."),
@@ -54,7 +59,6 @@ GROUPS: Final = {
         ("runs", "inspect", "List the runs of a folder, newest first."),
         ("show", "inspect", "Show a run's totals and last steps; --voters: voters' weights."),
         ("sample", "inspect", "Let the base and the tuned policy answer the same prompts."),
-        ("answer", "answer", "Answer prompts with a mix of adapters, in nats of each."),
         ("report", "inspect", "Write one HTML page: curves, samples, votes, verification."),
         ("compare", "", "Compare runs by their files, or methods by what they cost."),
         ("taste", "taste", "Show what a run's votes like; save it as a file that scores texts."),

@@ -29,11 +29,11 @@ from szpo.config.schema import Config
 from szpo.errors import EngineError, UsageError
 from szpo.evaluators import hidden_reward
 from szpo.evaluators.hidden_reward import Score
+from szpo.ledger import adopted
 from szpo.ledger.creation import NO_BASE
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim.named_features import groups_of
-from szpo.optim.parameters import NO_COORDINATES
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.rules.regression import BUDGET
 from szpo.policies import teachable
@@ -518,7 +518,7 @@ def _note(ledger: Ledger, report: step_report.StepReport, score: Score | None) -
 
 
 def _say_next(ledger: Ledger, measured: held_out.HeldOut | None, more: str) -> None:
-    path, moves = ledger.path, ledger.layout != NO_COORDINATES
+    path, moves = ledger.path, not adopted.is_still(ledger)
     moves = moves and ledger.row["base_sha256"] != NO_BASE
     texts = {
         "sample": "the base and the tuned model answer side by side",

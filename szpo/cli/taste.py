@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import typer
 
@@ -13,9 +14,11 @@ from szpo import files
 from szpo.cli import console, run_paths
 from szpo.data import preference_files, text_files
 from szpo.errors import UsageError
-from szpo.taste import MOST_BYTES, Taste
+from szpo.taste import MOST_BYTES, Feature, Taste
 from szpo.types import FEATURE_GRID
 
+LISTED: Final = 0.01
+"""Features with smaller weights, in logits, are only counted."""
 TASTE = typer.Option(..., "--taste", help="A taste on file (taste.json), or the name of a run.")
 FEATURE = typer.Option(
     [],
@@ -60,17 +63,17 @@ def taste(
         f"{found.verdicts} verdicts of {who if found.people else 'programs'}: {found.words}"
     )
     console.say()
+    every = list(zip(found.features, _weights(found), strict=True))
+    listed = [(each, weight) for each, weight in every if abs(weight) >= LISTED]
     console.table(
         ("feature", "weight", "counts from", "to", "usual"),
         [
-            (
-                each.name,
-                weight,
-                *(value / FEATURE_GRID for value in (each.low, each.high, each.mean)),
-            )
-            for each, weight in zip(found.features, _weights(found), strict=True)
+            (each.name, *(round(value, 3) for value in (weight, *_in_spreads(each))))
+            for each, weight in sorted(listed, key=lambda row: -abs(row[1]))
         ],
     )
+    if left := len(every) - len(listed):
+        console.say(f"and {left} more below {LISTED:g}")
     console.say(
         "weight: logits for one spread more of the feature, expected over all explanations"
     )
@@ -139,6 +142,11 @@ def load(text: str, folder: Path, given: Sequence[str] = ()) -> Taste:
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
     return found
+
+
+def _in_spreads(feature: Feature) -> tuple[float, float, float]:
+    low, high, mean = (value / FEATURE_GRID for value in (feature.low, feature.high, feature.mean))
+    return low, high, mean
 
 
 def _ask(found: Taste, yes: bool) -> None:

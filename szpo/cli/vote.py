@@ -420,7 +420,7 @@ class _Sitting:
     def _conclude(self) -> int:
         """Say how the run ended, what its votes taught, and what to do next."""
         status = self.status.read()
-        ended = status.state if status.state == "finished" else "stopped"
+        ended: str = status.state if status.state == "finished" else "stopped"
         if status.paused_by == LIMIT and ended == "stopped":
             ended = f"stopped: {status.pause_reason}"
         elif status.paused_by is not None and ended == "stopped":

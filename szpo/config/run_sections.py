@@ -217,6 +217,16 @@ class Guards(Section):
         return self
 
 
+class Improve(Section):
+    """Improving the policy on the taste that its votes show; it costs no votes."""
+
+    nats: Positive | None = Field(
+        None,
+        description="When the votes are spent, improve the policy on their taste up to this KL to "
+        "its start, nats per answer; default: not then, szpo improve can do it later.",
+    )
+
+
 class Evaluation(Section):
     """Measurements on held-out prompts before, during and after the run; they cost no votes."""
 

@@ -31,6 +31,7 @@ from szpo.config.model_sections import (
 from szpo.config.run_sections import (
     Evaluation,
     Guards,
+    Improve,
     Panel,
     Run,
 )
@@ -190,6 +191,7 @@ class Config(Section):
     generation: Generation = Generation()
     engine: Engine = Engine()
     guards: Guards = Guards()
+    improve: Improve = Improve()
     evaluation: Evaluation = Evaluation()
 
     _rule: str = PrivateAttr(OTHER_RULE)
@@ -278,7 +280,7 @@ class Config(Section):
             )
         if (kind == "adapters") != bool(self.subspace.adapters):
             raise ValueError(
-                f'subspace.adapters goes with subspace.kind "adapters", here it is "{kind}"'
+                'subspace.adapters goes with subspace.kind "adapters": give both'
                 if self.subspace.adapters
                 else 'subspace.kind "adapters" needs subspace.adapters: LoRAs of this model'
             )

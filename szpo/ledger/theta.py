@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from szpo.ledger import adopted
 from szpo.ledger.database import Ledger
 from szpo.ledger.rows import THETA0, array
 from szpo.optim import parameters
@@ -41,7 +42,8 @@ def theta_digest(ledger: Ledger) -> str:
 
 def recommended_digest(ledger: Ledger) -> str:
     """theta_sha256 of the recommended point after the last applied step: what a run exports."""
-    return _last_digest(ledger, "ASC")
+    found = adopted.read(ledger)
+    return _last_digest(ledger, "ASC") if found is None else found.sha256
 
 
 def theta_digests(ledger: Ledger) -> list[str]:
@@ -50,7 +52,19 @@ def theta_digests(ledger: Ledger) -> list[str]:
 
 
 def recommended_digests(ledger: Ledger) -> list[str]:
-    """theta_sha256 of the recommended point before the first step and after each applied one."""
+    """theta_sha256 of the recommended point before the first step and after each applied one.
+
+    From the step after which weights were adopted on it is theirs.
+    """
+    found = updated_digests(ledger)
+    for event in ledger.events(adopted.KIND):
+        steps, digest = event["body"]["steps"], event["body"]["theta_sha256"]
+        found[steps:] = [digest] * (len(found) - steps)
+    return found
+
+
+def updated_digests(ledger: Ledger) -> list[str]:
+    """theta_sha256 of the point that updates lead to, also where adopted weights replace it."""
     return _digests(ledger, "min")
 
 

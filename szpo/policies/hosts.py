@@ -41,7 +41,7 @@ from szpo.policies.requests import (
     join_readings,
 )
 from szpo.policies.subspaces import Subspace
-from szpo.types import Floats, Theta
+from szpo.types import Floats, Shift, Theta
 
 EMPTY_SUBSPACE = Subspace("full", (), {}, {}, {})
 """The subspace of a model without an adapter: it has nothing to move."""
@@ -197,14 +197,25 @@ class LocalAnswerer:
         """The master coordinates of each member."""
         if request.thetas:
             return list(request.thetas)
-        return [parameters.shift(self.space, request.theta, shift) for shift in request.shifts]
+        at = request.theta
+        if not (self.subspace.in_z and self.subspace.is_whole(at)):
+            return [parameters.shift(self.space, at, shift) for shift in request.shifts]
+        return [self._around(at, shift) for shift in request.shifts]
+
+    def _around(self, at: Theta, shift: Shift) -> Theta:
+        """Adopted weights, or these perturbed along the coordinates."""
+        if not shift.sign:
+            return at
+        here = parameters.zeros(self.space.layout)
+        return self.subspace.around(at, parameters.shift(self.space, here, shift)["z"])
 
     def deltas(self, thetas: Sequence[Theta]) -> Deltas | None:
         """LoRA deltas of members at these coordinates, on the model's device; None for none."""
         if not (thetas and self.subspace.sites):
             return None
         sites, device = self.subspace.sites, self.adapted.model.device
-        if self.subspace.blocks is not None:
+        whole = any(map(self.subspace.is_whole, thetas))
+        if self.subspace.blocks is not None and not whole:
             gains = [self.subspace.blocks.gains(theta["z"]) for theta in thetas]
             stacked = {s.name: np.stack([each[s.name] for each in gains]) for s in sites}
             held = {name: torch.from_numpy(each).to(device) for name, each in stacked.items()}

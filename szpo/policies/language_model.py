@@ -25,14 +25,13 @@ from szpo.generation.engine_choice import engine_for
 from szpo.generation.sampling import Sampling
 from szpo.ledger.database import Ledger
 from szpo.ledger.rows import THETA0
-from szpo.ledger.theta import stored_tensors
 from szpo.models import adapter_files, adapter_sources, context, devices, loading, weight_files
 from szpo.models.batched_lora import find_sites
 from szpo.models.loading import Described, Loaded, ModelFacts
 from szpo.models.lora_sites import Site
 from szpo.optim import sample_directions
 from szpo.optim.settings import Settings
-from szpo.policies import adapter_blocks, subspace_cache, subspace_setup
+from szpo.policies import adapter_blocks, recorded_subspace, subspace_cache, subspace_setup
 from szpo.policies.hosts import Host, LocalHost, chosen_lora
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.probe import Progress
@@ -133,10 +132,8 @@ def prepare(
             return Base(host, Subspace("none", (), {}, {}, {}))
         sites, conv1d = host.places(config.adapter, _start_config(loaded))
         return Base(host, Subspace("none", sites, _start(loaded, sites) or {}, {}, {}), conv1d)
-    sources: tuple[Mapping[str, Any], ...] = ()
     if config.coordinates == "adapters":
         stacked = adapter_blocks.gather(config, host, say)
-        sources = stacked.blocks.sources
         sites, conv1d, start = stacked.sites, stacked.conv1d, stacked.factors
         make = partial(
             subspace_setup.choose_subspace,
@@ -150,8 +147,6 @@ def prepare(
     else:
         key = subspace_cache.setup_key(config, loaded.sha256, loaded.dtype, prompts)
         subspace = subspace_cache.load_or_make(key, make, sites=sites)
-    if subspace.blocks is not None:  # stored ones may have lain elsewhere
-        subspace = replace(subspace, blocks=replace(subspace.blocks, sources=sources))
     radius = config.optimizer.kl_radius
     report = {**subspace.report, "kl_radius": radius, "mu": subspace.mu(radius)}
     say(
@@ -206,7 +201,7 @@ def restore(host: Host, ledger: Ledger) -> Base:
     )
     space: Mapping[str, Any] = ledger.spec["space"]
     try:
-        subspace = Subspace.from_facts(space, stored_tensors(ledger))
+        subspace = recorded_subspace.read(ledger)
     except (KeyError, TypeError, ValueError) as error:
         raise IntegrityError(
             f"{ledger.path.name}: the coordinates on record are damaged ({error}); restore a "

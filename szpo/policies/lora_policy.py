@@ -90,9 +90,10 @@ class LoraPolicy:
         return self._theta
 
     def move_to(self, theta: Theta) -> None:
-        """Move the policy to θ, for example one recomputed from a ledger."""
-        parameters.check_theta(theta, self.layout)
-        self._theta = {name: np.array(theta[name]) for name, _ in self.layout}
+        """Move the policy to θ, or to every moving factor, as recomputed from a ledger."""
+        layout = self._layout_of(theta)
+        parameters.check_theta(theta, layout)
+        self._theta = {name: np.array(theta[name]) for name, _ in layout}
 
     def apply(self, update: Update) -> None:
         """θ ← θ + coef · v(step, k), or θ ← θ + vector, on the fp32 master coordinates."""
@@ -100,7 +101,14 @@ class LoraPolicy:
 
     def digest(self) -> str:
         """SHA-256 of θ in canonical form."""
-        return parameters.digest(self.theta(), self.layout, self._basis_sha256)
+        if (layout := self._layout_of(self._theta)) is not self.layout:
+            return parameters.digest(self._theta, layout)
+        return parameters.digest(self._theta, layout, self._basis_sha256)
+
+    def _layout_of(self, theta: Theta) -> Layout:
+        """That of the coordinates z, or of every moving factor where θ is these."""
+        adopted = self.subspace.in_z and self.subspace.is_whole(theta)
+        return self.subspace.whole_layout if adopted else self.layout
 
     @property
     def held(self) -> Loaded:

@@ -32,6 +32,22 @@ INPUT_SAMPLES = 64
 """Number of answers whose layer inputs give A."""
 
 
+def read_factors(
+    host: Host, sites: tuple[Site, ...], prompts: Sequence[Prompt], config: Config
+) -> Theta:
+    """A of each site from its layer's inputs while the base answers, and B = 0."""
+    zero = {s.b: np.zeros((s.outputs, s.rank), np.float32) for s in sites}
+    blank = {s.a: np.zeros((s.rank, s.inputs), np.float32) for s in sites}
+    whole, seed = Subspace("full", sites, blank, zero, {}), config.subspace.setup_seed
+    probe = Probe(
+        host.at(whole, Space(seed, whole.layout, Law())), whole,
+        tuple(loading.encode(host.facts.tokenizer, p) for p in prompts),
+        replace(sampling_of(config), top_p=1.0, top_k=0), seed, lambda what, done, of: None,
+        ROWS if host.chunk_rows is None else WORKERS_ROWS,
+    )  # fmt: skip
+    return {**probe.read_inputs(probe.start_samples(INPUT_SAMPLES)), **zero}
+
+
 def choose_subspace(
     host: Host,
     sites: tuple[Site, ...],

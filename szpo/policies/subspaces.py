@@ -17,7 +17,6 @@ nothing. Votes and rewards are not used.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -26,7 +25,6 @@ from typing import Any, Literal, Self, TypeAlias, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from szpo.errors import UsageError
 from szpo.models.lora_sites import Site
 from szpo.optim import parameters, sparse_prior
 from szpo.optim.named_features import NamedFeatures
@@ -162,31 +160,6 @@ class Blocks:
         weights = np.append(self.weights(z), np.float32(1.0))  # the last one is that of owner −1
         return {site: weights[owner] for site, owner in self.owners.items()}
 
-    @property
-    def axes(self) -> Floats:
-        """The unit vectors in z along which each adapter alone moves, (k, k)."""
-        alone = np.linalg.inv(self.mixing.astype(np.float64)).T
-        return np.asarray(alone / np.linalg.norm(alone, axis=1, keepdims=True))
-
-    def point(self, nats: Mapping[str, float]) -> NDArray[np.float32]:
-        """The point z (k,) at which each named adapter alone costs so many nats.
-
-        Below 0 its weight is negative.
-        """
-        z = np.zeros(len(self.names))
-        for name, amount in nats.items():
-            if name not in self.names:
-                near = difflib.get_close_matches(name, self.names, n=1)
-                hint = (
-                    f'did you mean "{near[0]}"' if near else f"there are: {', '.join(self.names)}"
-                )
-                raise UsageError(f'no adapter is called "{name}"; {hint}')
-            z += (
-                math.copysign(math.sqrt(2 * abs(amount)), amount)
-                * self.axes[self.names.index(name)]
-            )
-        return z.astype(np.float32)
-
 
 @dataclass(frozen=True)
 class Subspace:
@@ -250,7 +223,9 @@ class Subspace:
         """Features and names of the coordinates as a rule uses them; None without features."""
         if self.features is None or self.blocks is None:
             return None if self.features is None else self.features.named()
-        return self.features.named(self.names, self.blocks.axes)
+        alone = np.linalg.inv(self.blocks.mixing.astype(np.float64)).T
+        unit = alone / np.linalg.norm(alone, axis=1, keepdims=True)
+        return self.features.named(self.names, unit)
 
     def mu(self, kl_radius: float) -> float:
         """Radius μ at which one side costs ``kl_radius`` (κ, nats): scale · √(2κ/d)."""
@@ -258,12 +233,32 @@ class Subspace:
 
     def weights(self, theta: Theta) -> Theta:
         """The moving factors at master coordinates θ: {"z": …}, or the tensors themselves."""
+        if self.is_whole(theta):
+            return theta
         if self.blocks is not None:
             gains = self.blocks.gains(theta["z"])
             return {s.b: self.fixed[s.b] * gains[s.name] for s in self.sites}
         if self.kind == "none":
             return {}
-        return parameters.materialise(self.start, self.basis, theta["z"]) if self.basis else theta
+        return parameters.materialise(self.start, self.basis, theta["z"])
+
+    def around(self, at: Theta, z: ArrayLike) -> Theta:
+        """Every moving factor where ``at`` is that of z = 0, as around adopted weights."""
+        if self.blocks is None:
+            return parameters.materialise(at, self.basis, z)
+        here, there = self.blocks.gains(np.zeros(self.dim)), self.blocks.gains(z)
+        return {
+            s.b: at[s.b] + self.fixed[s.b] * (there[s.name] - here[s.name]) for s in self.sites
+        }
+
+    @property
+    def whole_layout(self) -> Layout:
+        """Layout of every B, in place of z."""
+        return tuple((s.b, (s.outputs, s.rank)) for s in self.sites)
+
+    def is_whole(self, theta: Theta) -> bool:
+        """Whether a point is given by every moving factor, not by coordinates z."""
+        return not self.in_z or {*theta} != {name for name, _ in self.layout}
 
     def factors(self, theta: Theta | None = None) -> dict[str, NDArray[np.float32]]:
         """All LoRA factors at θ (default: the start), by ``site.a`` and ``site.b``."""

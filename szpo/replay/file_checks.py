@@ -13,7 +13,7 @@ import sqlite3
 import numpy as np
 
 from szpo.errors import SzpoError
-from szpo.ledger import canonical, witness
+from szpo.ledger import adopted, canonical, witness
 from szpo.ledger.canonical import sha256
 from szpo.ledger.database import Ledger, Record
 from szpo.ledger.rows import BASIS
@@ -159,6 +159,17 @@ def check_header(look: Examination) -> None:
     digest = parameters.basis_sha256(basis) if basis else None
     if digest != row["basis_sha256"]:
         raise Broken("runs", ledger.run, "basis_sha256 is not the hash of the stored basis")
+
+
+def check_adopted(look: Examination) -> None:
+    """Compare adopted weights with their digests, and note that nothing computes them again."""
+    for event in look.ledger.events(adopted.KIND):
+        steps = event["body"]["steps"]
+        adopted.tensors(look.ledger, event["body"])
+        look.notes.append(
+            f"weights adopted after {steps} steps are recorded, not recomputed: they were "
+            "improved on the taste of the votes before"
+        )
 
 
 def check_budget(look: Examination) -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from szpo.errors import IntegrityError, UsageError
+from szpo.ledger import adopted
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.ledger.theta import starting_theta
@@ -62,6 +63,15 @@ def apply_recorded(
 
 
 def fold(ledger: Ledger, until: int | None = None) -> Theta:
+    """The weights that a run recommends after the steps < ``until`` (None: after all).
+
+    That is `fold_updates`, or, once the run has adopted weights (`szpo.ledger.adopted`), these.
+    """
+    theta, found = fold_updates(ledger, until), adopted.read(ledger, until)
+    return theta if found is None else found.theta
+
+
+def fold_updates(ledger: Ledger, until: int | None = None) -> Theta:
     """The recommended θ after the steps < ``until`` (None: after all), exact on any machine."""
     settings = recorded_settings(ledger)
     last = ledger.last_applied()

@@ -148,6 +148,7 @@ CHECKS: Final[tuple[Callable[[Examination], None], ...]] = (
     file_checks.check_rows,
     file_checks.check_pages,  # after check_rows, which names a row and not just the file
     file_checks.check_header,
+    file_checks.check_adopted,
     file_checks.check_budget,
     row_checks.check_plans,
     row_checks.check_seats,

@@ -11,11 +11,11 @@ from typing import Any, Final
 from szpo.errors import RunError, UsageError
 from szpo.failpoints import failpoint
 from szpo.files import write_whole
+from szpo.ledger import adopted
 from szpo.ledger.database import Ledger
-from szpo.ledger.theta import stored_tensors
 from szpo.models import peft_format, tokenizer_files
 from szpo.models.peft_format import SERVER_RANKS
-from szpo.policies.subspaces import Subspace
+from szpo.policies import recorded_subspace
 from szpo.reports.model_card import LAST, UNNAMED, Names, Weights, find_doubt, model_card
 
 FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
@@ -42,18 +42,13 @@ def fold_adapter_files(
     space: Mapping[str, Any] | None = ledger.spec.get("space")
     if space is None or "sites" not in space:
         return None
-    subspace = Subspace.from_facts(space, stored_tensors(ledger))
-    whole = subspace.factors(weights.theta(ledger)), subspace.sites
-    factors, sites = (
-        peft_format.pad(*whole)
-        if weights.rank is None
-        else peft_format.truncate(*whole, weights.rank)
-    )
+    subspace, improved = recorded_subspace.read(ledger), adopted.read(ledger)
+    factors, sites = peft_format.pad(subspace.factors(weights.theta(ledger)), subspace.sites)
     return peft_format.peft_files(
         factors,
         sites,
         base=base or ledger.spec["base"]["name"],
-        conv1d=bool(space.get("conv1d", False)),
+        conv1d=bool(space.get("conv1d") or (improved and improved.body.get("conv1d"))),
     )
 
 

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from szpo import __version__
 from szpo.analysis import improvement, taught
+from szpo.ledger import adopted
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import (
     recommended_digest,
     recommended_digests,
     starting_theta,
-    stored_tensors,
 )
 from szpo.models.peft_format import HUB_NAMES
 from szpo.models.tokenizer_files import hub_name
 from szpo.optim import parameters
-from szpo.policies.subspaces import Subspace
+from szpo.policies import recorded_subspace
 from szpo.replay import replay
 from szpo.reports.html_report import when
 from szpo.training import budget, held_out, results
@@ -66,24 +66,27 @@ class Weights:
     """Their KL to the run's start, nats, if it was measured for this export."""
     heldout: HeldOut | None = None
     """Their guards, if they were measured for this export."""
-    rank: int | None = None
-    """Rank to which the adapter is cut; None: none."""
-    cut: float = 0.0
-    """KL from the whole adapter to the cut one, nats, measured for this export."""
 
     def theta(self, ledger: Ledger) -> Theta:
         """The coordinates, computed from the recorded updates."""
         theta = replay.fold(ledger, self.step) if self.group is None else self.group.theta
         if self.scale == 1:
             return theta
-        return parameters.between(starting_theta(ledger), theta, self.scale)
+        start = starting_theta(ledger)
+        if not _in_coordinates(ledger, theta):
+            space = recorded_subspace.read(ledger)
+            start = {name: space.factors()[name] for name in theta}
+        return parameters.between(start, theta, self.scale)
 
     def digest(self, ledger: Ledger) -> str:
         """Their theta_sha256; the recorded one for weights after a step."""
         if self.group is None and self.scale == 1:
             ends = recommended_digests(ledger)
             return ends[-1 if self.step is None else min(self.step, len(ends) - 1)]
-        return parameters.digest(self.theta(ledger), ledger.layout, ledger.basis_sha256)
+        theta = self.theta(ledger)
+        if not _in_coordinates(ledger, theta):
+            return adopted.digest(theta)
+        return parameters.digest(theta, ledger.layout, ledger.basis_sha256)
 
     def measured(self, ledger: Ledger, digest: str) -> HeldOut | None:
         """The measurements on held-out prompts of these weights, which have this digest."""
@@ -91,6 +94,11 @@ class Weights:
             return self.heldout
         found = held_out.read(ledger)
         return found if found is not None and found.theta_sha256 == digest else None
+
+
+def _in_coordinates(ledger: Ledger, theta: Theta) -> bool:
+    """Whether θ is in the run's coordinates; else it is every moving factor, as adopted."""
+    return {*theta} == {name for name, _ in ledger.layout}
 
 
 LAST: Final = Weights()
@@ -131,11 +139,6 @@ def model_card(ledger: Ledger, weights: Weights = LAST, names: Names = UNNAMED) 
     found = taught.last_findings(ledger)
     if step is None and group is None and found is not None and found.shown and found.mix:
         made += f"| taught | {visible(taught.words(found))} |\n"
-    if weights.rank is not None:
-        made += (
-            f"| rank | cut to {weights.rank} by singular values: {weights.cut:.3f} nats from the "
-            "whole adapter, measured |\n"
-        )
     digest = weights.digest(ledger)
     guards = _guards(weights.measured(ledger, digest))
     against = find_doubt(ledger, weights)
@@ -177,7 +180,7 @@ fitted, and no gradient of the judgement was taken.
 ## Data and votes
 
 {_data(ledger, folded, total, names, weights)}
-{_mixed(ledger, weights)}{result}{guards}{_loading(total.model, known)}
+{result}{guards}{_loading(total.model, known)}
 {_verifying(total, weights)}
 ## Limits
 
@@ -300,36 +303,6 @@ def _data(
     elif (kl := results.kl_after(ledger, len(folded))) is not None:
         lines.append(f"KL to the run's start ≈ {kl:.1f} nats, as the run noted it")
     return "".join(f"- {line}\n" for line in lines)
-
-
-def _mixed(ledger: Ledger, weights: Weights) -> str:
-    """The adapters of which this is a mix, with their licences, as a section; "" without any."""
-    sources = ledger.spec.get("space", {}).get("sources", ())
-    if not sources:
-        return ""
-    blocks = Subspace.from_facts(ledger.spec["space"], stored_tensors(ledger)).blocks
-    assert blocks is not None
-    rows = [
-        f"| {visible(each['name'])} | {weight:+.3g} | {_source(each)} | "
-        f"{visible(each.get('license') or 'not named')} | `{each['sha256'][:16]}` |"
-        for each, weight in zip(
-            sources, blocks.weights(weights.theta(ledger)["z"]).tolist(), strict=True
-        )
-    ]
-    table = "\n".join(rows)
-    return f"""## Adapters that it mixes
-
-| adapter | weight | from | licence | SHA-256 |
-|---|---|---|---|---|
-{table}
-
-"""
-
-
-def _source(facts: Mapping[str, Any]) -> str:
-    """Where an adapter is from; of a folder only the last part, since a card may be published."""
-    place = str(facts["source"])
-    return f"`{visible(place if facts.get('revision') else Path(place).name)}`"
 
 
 def _held_out(ledger: Ledger, steps: int) -> tuple[str, Mapping[str, Any] | None]:

@@ -30,11 +30,12 @@ from szpo.evaluators.panel_factory import (
 )
 from szpo.features import own
 from szpo.features.dictionary import Entry
+from szpo.ledger import adopted
 from szpo.ledger.connection import check_place
 from szpo.ledger.creation import NO_BASE, NewRun, draw_seed
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_config, recorded_settings
-from szpo.ledger.theta import recommended_digests, theta_digests
+from szpo.ledger.theta import theta_digests, updated_digests
 from szpo.optim.checked_settings import settings_to_json
 from szpo.optim.optimizer import describe_settings
 from szpo.optim.settings import Settings
@@ -425,12 +426,14 @@ def _at_head(ledger: Ledger, parts: RunParts, until: int | None, *, panel: bool)
     applied = replay.apply_recorded(
         ledger, parts.settings, parts.policy, until, "centre" if driven else "recommended"
     )
-    heads = theta_digests(ledger) if driven else recommended_digests(ledger)
+    heads = theta_digests(ledger) if driven else updated_digests(ledger)
     if parts.policy.digest() != heads[applied]:
         raise IntegrityError(
             f"{ledger.path.name}: {applied} recorded updates give other weights than recorded; "
             "find the row with: szpo verify"
         )
+    if not driven and (found := adopted.read(ledger, until)) is not None:
+        parts.language.move_to(found.theta)
     factory = load_factory(parts.config.panel.kind) if panel else None
     if factory is None:
         return parts

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from szpo import seeds
 from szpo.data.text_files import clean_answer, clean_prompt
 from szpo.errors import LeaseError, UsageError
-from szpo.ledger import orders
+from szpo.ledger import adopted, orders
 from szpo.ledger.database import Ledger
 from szpo.ledger.orders import Order
 from szpo.ledger.theta import recommended_digest, theta_digest
@@ -76,7 +76,7 @@ def fulfil_final(ledger: Ledger, order: Order, parts: RunParts) -> None:
     the two sides draw independent random numbers: the figure says how often an answer of one is
     preferred to an answer of the other, each drawn as a user would get it.
     """
-    if parts.settings.idle:
+    if adopted.is_still(ledger):
         raise UsageError("final comparison: nothing moves in this run; the two sides are the same")
     last = ledger.last_applied()
     if last is None:

@@ -9,6 +9,7 @@ pair.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,13 +22,14 @@ from szpo.data.text_files import clean_answer
 from szpo.errors import RunError
 from szpo.features.dictionary import Entry, ratios
 from szpo.features.own import Judged
+from szpo.ledger import adopted
 from szpo.ledger.database import Ledger
 from szpo.optim import named_features, pair_choice
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.rules import all_votes
 from szpo.optim.rules.rule import perturbations
 from szpo.optim.sparse_regression import SparseFit
-from szpo.policies.protocol import draw_answers
+from szpo.policies.protocol import draw_answers, moved
 from szpo.training.position import Position
 from szpo.training.services import Services
 from szpo.types import FEATURE_GRID, Answer, Comparison, Floats, Prompt, Query, Row
@@ -48,8 +50,9 @@ def draw(
     """The rows of a step, one for each prompt, and what the record keeps of their choice."""
     settings, named = run.settings, run.settings.features
     query = step_plan.recorded_query(run.ledger, settings, step, run.row(step)["mu"])
-    each = FEWER if named is None else ANSWERS
-    pools = _sample(run, query, prompts, each)
+    each, improved = FEWER if named is None else ANSWERS, adopted.read(run.ledger)
+    with contextlib.nullcontext() if improved is None else moved(run.policy, improved.theta):
+        pools = _sample(run, query, prompts, each)
     if not all(sum(map(len, pool)) == each for pool in pools):
         raise RunError(f"step {step}: the policy left prompts unanswered")
     found = at.state.carried.named
@@ -76,8 +79,8 @@ def draw(
         worths = np.zeros(len(pairs), dtype=np.int64)
         if named is not None:
             x = _differences(named, run.counted_features, prompt, pairs)
-            moved = perturbations(settings, query, None).displacements(settings.distance)
-            x[:, len(named.names) :] = named_features.along(named, moved)[k]
+            apart = perturbations(settings, query, None).displacements(settings.distance)
+            x[:, len(named.names) :] = named_features.along(named, apart)[k]
             worths = pair_choice.worth(x, found, all_votes.named_prior(settings))
         known = named is not None
         chosen = pair_choice.choose(settings.root_seed, step, i, worths, known=known)
@@ -87,7 +90,8 @@ def draw(
         texts = [each.text for answers in pool for each in answers]
         noted["candidates"].append([step_inputs.text_digest(text) for text in texts])
         noted["worth"].append(int(worths[chosen]))
-    return tuple(rows), {"pool": {**noted, "after": at.state.step}}
+    by = {} if improved is None else {"policy": improved.sha256}
+    return tuple(rows), {"pool": {**noted, "after": at.state.step, **by}}
 
 
 def _sample(

@@ -61,7 +61,7 @@ def resume(ledger: Ledger, settings: Settings, policy: Policy) -> Position:
     total = ledger.query("SELECT coalesce(sum(n_votes), 0) AS total FROM updates")[0]["total"]
     read = sum(event["body"].get("answers_read", 0) for event in ledger.events("step"))
     centre = {name: np.array(value) for name, value in policy.theta().items()}
-    theta = replay.fold(ledger) if rule_of(settings.rule).two_points else centre
+    theta = replay.fold_updates(ledger) if rule_of(settings.rule).two_points else centre
     at = Position(state, theta, centre, heads[-1], round(total), read)
     check_weights(ledger, policy, at, "taking the run up")
     return at

@@ -1,0 +1,82 @@
+"""The command that improves a run's policy on the taste of its votes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from szpo.analysis import improvement, measuring
+from szpo.cli import console, run_paths
+from szpo.cli.taste import FEATURE
+from szpo.errors import RunError, UsageError
+from szpo.evaluators import hidden_reward
+from szpo.improvement.loop import Improved
+from szpo.ledger.database import Ledger
+from szpo.optim.rules.regression import BUDGET
+from szpo.training import results
+from szpo.voting import lease
+
+
+def improve(
+    run: str | None = run_paths.RUN,
+    nats: float = typer.Option(BUDGET, "--nats", help="Most KL to the run's start, an answer."),
+    feature: list[str] = FEATURE,
+    folder: Path = run_paths.FOLDER,
+    as_json: bool = console.AS_JSON,
+) -> None:
+    """Improve a run's policy on the taste of its votes, by its own answers alone."""
+    if not 0 < nats < float("inf"):
+        raise UsageError(f"--nats {nats:g}: give a number above 0")
+    from szpo.cache import quiet
+    from szpo.runs import assemble
+    from szpo.runs.improve import describe, describe_step, improve_run
+
+    path = run_paths.find(run, folder)
+    with Ledger.open(path) as ledger, lease.hold(ledger):
+        with quiet():
+            parts = assemble.reopen(ledger, panel=False, say=console.complain, features=feature)
+        with console.errors.status("improving: answers of the start") as status:
+
+            def report(state: Improved) -> None:
+                line = describe_step(state)
+                status.update(f"improving: {line}")
+                if not console.errors.is_terminal and not as_json:
+                    console.complain(line)
+
+            helped = ""
+            state = improve_run(ledger, parts, nats=nats, given=feature, report=report)
+            if state.best:
+                status.update("measuring on held-out prompts")
+                score = hidden_reward.find_reward(ledger)
+                found = measuring.prepare(ledger, parts, score, console.complain)
+                total = results.read(ledger)
+                measuring.after_improving(found, total.steps, total.votes)
+                helped = improvement.read(ledger).sentence
+    if as_json:
+        console.emit(summary(state))
+    else:
+        console.say(describe(state))
+        if state.best:
+            console.say(helped)
+    if not state.best:
+        raise RunError(
+            f"{path.name}: nothing was adopted, its policy is as it was: {state.stopped}"
+        )
+
+
+def summary(state: Improved) -> dict[str, object]:
+    """The result for ``--json``."""
+    return {
+        "adopted": bool(state.best),
+        "score_start": state.base.score,
+        "score_begun": state.begun.score,
+        "score": state.checked.score,
+        "nats": state.checked.nats,
+        "nats_stderr": state.checked.stderr,
+        "steps": [
+            {"score": s.checked.score, "nats": s.checked.nats, "kept": s.kept} for s in state.steps
+        ],
+        "answers": state.answers,
+        "stopped": state.stopped,
+    }

@@ -1,0 +1,231 @@
+"""Improve a run's policy on the taste of its votes; nobody is asked.
+
+It begins at the run's recommended point, or part of the way there where that has spent more than
+half of the budget, moves every factor of the adapter by
+`szpo.improvement.loop`, and adopts the best policy found: its weights join the record
+(`szpo.ledger.adopted`). Prompts for measuring are split off from the training prompts; held-out
+ones are never read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from typing import Final
+
+import numpy as np
+
+from szpo import seeds
+from szpo.analysis import run_taste
+from szpo.errors import RunError, UsageError
+from szpo.features.dictionary import BY_NAME
+from szpo.improvement.loop import SPENT, Improved, Plan, improve, measure, split_prompts
+from szpo.improvement.ways import NaturalGradient
+from szpo.ledger import adopted
+from szpo.ledger.database import Ledger
+from szpo.ledger.theta import theta_digests
+from szpo.optim import parameters
+from szpo.policies import recorded_subspace
+from szpo.policies.lora_policy import LoraPolicy
+from szpo.policies.protocol import moved
+from szpo.policies.subspaces import Subspace
+from szpo.policies.text_guards import LENGTH, VARIETY
+from szpo.replay import replay
+from szpo.runs.assemble import RunParts
+from szpo.taste import Taste
+from szpo.training.step_report import Outcome
+from szpo.types import Answer, Floats, Prompt, Say
+
+FIRST_NATS: Final = 0.5
+"""How much further a policy may go before its cautious score has risen above the start's."""
+MIXED: Final = 0.5
+"""It begins at most this share of the budget away from the start, towards where the run is."""
+START_ANSWERS: Final = 4
+"""Answers of the start to each prompt, with which answers of the improved policy are compared."""
+ABOUT: Final = {
+    "length": LENGTH, "sentences": LENGTH, "layout": LENGTH, "variety": VARIETY,
+}  # fmt: skip
+"""Guards that are not heeded where the taste is about features of a group."""
+
+
+def improve_run(
+    ledger: Ledger,
+    parts: RunParts,
+    *,
+    nats: float,
+    given: Sequence[str] = (),
+    report: Callable[[Improved], object] = lambda state: None,
+) -> Improved:
+    """Improve the run's policy on the taste of its votes, and adopt what scores higher.
+
+    Args:
+        ledger: The run, opened for writing, with its lease held.
+        parts: Its parts; the policy is where it was afterwards.
+        nats: Most KL to the run's start, nats an answer. Half a nat until the cautious score has
+            risen.
+        given: The user's own features that are code, anew.
+        report: Called with the state at the beginning and after each step.
+
+    Raises:
+        RunError: the votes show no taste that has a name.
+        UsageError: another run than one of a language model whose B move.
+    """
+    taste = run_taste.read(ledger, given)
+    policy, steps = parts.language, len(theta_digests(ledger)) - 1
+    if parts.config.adapter.train != "B":
+        raise UsageError("improving moves every B of an adapter; set adapter.train to B")
+    seed = seeds.as_seed(seeds.derive(ledger.root_seed, "improve", step=steps))
+    begun, conv1d = policy.subspace, False
+    if not begun.sites:
+        policy.subspace, conv1d = _with_sites(parts)
+    whole = _whole(parts)
+    try:
+        factors = policy.subspace.factors(replay.fold(ledger))
+        now = {name: factors[name] for name, _ in whole.layout}
+        asked, way = parts.prompts.train, NaturalGradient()
+        score = scorer(taste, whole, asked, seed, given)
+        plan = Plan(nats=nats, waived=_waived(taste))
+        aside = split_prompts(asked, plan.checked, seed)[1]
+        with moved(whole, now):
+            before = measure(whole, score, aside, plan.each, seed=seed)
+        share = math.sqrt(min(1.0, MIXED * nats / max(before.nats, 1e-9)))
+        whole.move_to(parameters.between(whole.start(), now, share))
+        plan = replace(plan, nats=min(nats, before.nats * share * share + FIRST_NATS))
+        state = improve(whole, score, asked, way, plan, seed=seed, report=report)
+        last = state.steps[-1] if state.steps else None
+        spent = last is not None and last.kept and last.checked.nats >= SPENT * plan.nats
+        if spent and nats > plan.nats and state.checked.score > state.base.score:
+            state = replace(state, stopped="")
+            plan = replace(plan, nats=nats)
+            state = improve(whole, score, asked, way, plan, seed=seed, since=state, report=report)
+    except BaseException:
+        policy.subspace = begun
+        raise
+    finally:
+        assert parts.base is not None
+        policy.answerer = parts.base.host.at(policy.subspace, policy.space, run=True)
+    if state.best and before.nats <= nats and before.score >= state.checked.score:
+        kept = f"where it began, it scores {before.score:+.2f} at {before.nats:.1f} nats"
+        state = replace(state, best=0, stopped=kept)
+    if state.best:
+        body, others = _describe(state, taste, steps, nats), None
+        if "sites" in ledger.spec["space"] and not ledger.spec["space"]["sites"]:
+            facts, others = recorded_subspace.describe(policy.subspace)
+            body |= {**facts, "conv1d": conv1d}
+        adopted.append(ledger, state.theta, body, others)
+    return state
+
+
+def at_end(ledger: Ledger, parts: RunParts, outcome: Outcome, say: Say) -> None:
+    """Improve a run whose votes are spent, once, where ``improve.nats`` says so."""
+    nats = parts.config.improve.nats
+    last = adopted.read(ledger)
+    if nats is None or outcome.status != "finished":
+        return
+    if last is not None and last.body["steps"] == outcome.steps:
+        return
+    try:
+        state = improve_run(
+            ledger, parts, nats=nats, given=parts.config.features.add,
+            report=lambda state: say(f"improving: {describe_step(state)}"),
+        )  # fmt: skip
+        say(describe(state))
+    except (RunError, UsageError) as error:
+        say(f"not improved: {error}")
+
+
+def describe_step(state: Improved) -> str:
+    """Where an improvement is, in a line."""
+    if not state.steps:
+        return f"the taste scores the start's answers {state.base.score:+.2f}"
+    step = state.steps[-1]
+    said = f"step {len(state.steps)}: {step.checked.score:+.2f} at {step.checked.nats:.2f} nats"
+    return said if step.kept else f"{said}, not kept"
+
+
+def describe(state: Improved) -> str:
+    """What came of an improvement."""
+    end = f"{len(state.steps)} steps, {state.answers:,} own answers; it stopped: {state.stopped}"
+    if not state.best:
+        return f"no step scored higher than where it began; {end}"
+    failed = [guard.name for guard in state.steps[state.best - 1].guards if not guard.ok]
+    guards = f"; changed with the taste: {', '.join(failed)}" if failed else "; guards hold"
+    return (
+        f"adopted: the taste's cautious score rose from {state.base.score:+.2f} to "
+        f"{state.checked.score:+.2f} logits at {state.checked.nats:.1f} nats{guards} ({end})"
+    )
+
+
+def scorer(
+    taste: Taste,
+    policy: LoraPolicy,
+    prompts: Sequence[Prompt],
+    seed: int,
+    given: Sequence[str] = (),
+) -> Callable[[Sequence[Prompt], Sequence[Answer]], Floats]:
+    """The taste's cautious score of answers, against what the start answers to their prompts."""
+    asked = list(dict.fromkeys(prompts))
+    drawn = policy.sample(asked, START_ANSWERS, seed=seed, base=True)
+    pairs = [(p.text, a.text) for p, row in zip(asked, drawn, strict=True) for a in row]
+    texts = [a for a, _ in pairs], [b for _, b in pairs]
+    starts = taste.starts(*texts, given=given)
+
+    def score(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
+        texts = [answer.text for answer in answers]
+        return taste.score([p.text for p in prompts], texts, starts=starts, given=given)
+
+    return score
+
+
+def _with_sites(parts: RunParts) -> tuple[Subspace, bool]:
+    """The layers that a run without coordinates would adapt, with their A and B = 0."""
+    from szpo.policies import subspace_setup
+
+    assert parts.base is not None
+    host, asked = parts.base.host, parts.prompts.train
+    sites, conv1d = host.places(parts.config.adapter, None)
+    factors = subspace_setup.read_factors(host, sites, asked, parts.config)
+    return recorded_subspace.without_coordinates(sites, factors), conv1d
+
+
+def _whole(parts: RunParts) -> LoraPolicy:
+    """The run's policy with every B as a coordinate, measured against the same start."""
+    assert parts.base is not None
+    held = parts.language.subspace
+    still = held.factors()
+    moving = {site.b: np.array(still[site.b]) for site in held.sites}
+    fixed = {name: value for name, value in still.items() if name not in moving}
+    return LoraPolicy(
+        parts.base.loaded,
+        Subspace("full", held.sites, fixed, moving, {}),
+        root_seed=parts.settings.root_seed,
+        sampling=parts.language.sampling,
+        crn=parts.language.crn,
+        host=parts.base.host,
+    )
+
+
+def _waived(taste: Taste) -> tuple[str, ...]:
+    groups = {BY_NAME[each.name].group for each in taste.features if each.name in BY_NAME}
+    return tuple(dict.fromkeys(ABOUT[group] for group in sorted(groups & {*ABOUT})))
+
+
+def _describe(state: Improved, taste: Taste, steps: int, nats: float) -> dict[str, object]:
+    best = state.checked
+    guards = state.steps[state.best - 1].guards
+    return {
+        "steps": steps,
+        "taste": taste.to_json(),
+        "taste_sha256": taste.sha256,
+        "way": "natural gradient",
+        "seed": state.seed,
+        "nats_allowed": nats,
+        "nats": best.nats,
+        "nats_stderr": best.stderr,
+        "score_before": state.base.score,
+        "score": best.score,
+        "answers": state.answers,
+        "guards": [asdict(guard) for guard in guards],
+        "stopped": state.stopped,
+    }

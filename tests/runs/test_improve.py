@@ -1,0 +1,124 @@
+"""A run's policy improved on the taste of its votes: adopted, exported, gone on with, verified."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from szpo.cli.app import call
+from szpo.errors import IntegrityError
+from szpo.ledger import adopted
+from szpo.ledger.database import Ledger
+from szpo.ledger.theta import recommended_digest, recommended_digests, updated_digests
+from szpo.replay import replay, verification
+from szpo.runs import assemble, samples
+from tests.support.tampering import forge
+
+pytestmark = pytest.mark.full
+SETS = {
+    "panel.verdict": "rows", "panel.beta": 30, "run.votes": 80, "subspace.kind": "features",
+    "subspace.samples": 384, "evaluation.prompts": 8, "evaluation.samples": 2,
+    "evaluation.along": 0,
+}  # fmt: skip
+
+
+def run(folder, name, **changes):
+    sets = {**SETS, "run.name": name, "run.folder": str(folder), **changes}
+    line = [word for key, value in sets.items() for word in ("--set", f"{key}={value}")]
+    assert call(["run", "--preset", "tiny", *line]) in (0, 1)
+    return folder / f"{name}.db"
+
+
+@pytest.fixture(scope="module")
+def voted(tmp_path_factory):
+    """Eighty verdicts of a tiny model's answers that are nearly always for the cheerful one."""
+    return run(tmp_path_factory.mktemp("voted"), "voted")
+
+
+@pytest.fixture(scope="module")
+def once(voted):
+    path = voted.with_name("once.db")
+    shutil.copy(voted, path)
+    assert call(["improve", str(path), "--nats", "2.5"]) == 0
+    return path
+
+
+@pytest.fixture
+def improved(once, tmp_path):
+    return Path(shutil.copy(once, tmp_path / "one.db"))
+
+
+def test_it_adopts_what_the_taste_scores_higher_within_the_budget_and_says_so(
+    improved, voted, tmp_path
+):
+    with Ledger.open(improved) as ledger:
+        found = adopted.read(ledger)
+        assert found.body["score"] > found.body["score_before"] and found.body["nats"] <= 2.5
+        assert found.sha256 == recommended_digest(ledger) == recommended_digests(ledger)[-1]
+        assert recommended_digests(ledger)[:-1] == updated_digests(ledger)[:-1]
+        assert {**replay.fold(ledger)}.keys() == {**found.theta}.keys()
+        report = verification.verify(ledger)
+        assert report.ok and "recorded, not recomputed" in report.note
+    again = tmp_path / "again.db"
+    shutil.copy(voted, again)
+    assert call(["improve", str(again), "--nats", "2.5"]) == 0
+    with Ledger.open(again) as ledger:
+        assert adopted.read(ledger).sha256 == found.sha256
+
+
+def test_it_is_what_is_exported_and_sampled_and_the_base_stays_the_base(improved, tmp_path):
+    assert call(["export", str(improved), "--out", str(tmp_path / "out"), "--anyway"]) == 0
+    files = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    with Ledger.open(improved) as ledger:
+        theta = adopted.read(ledger).theta
+        for name, values in theta.items():
+            np.testing.assert_array_equal(files[f"base_model.model.{name}.weight"], values)
+        parts = assemble.reopen(ledger, panel=False, say=lambda line: None)
+        asked, policy = parts.prompts.heldout[:4], parts.language
+        assert policy.digest() == adopted.read(ledger).sha256
+        base = policy.sample(asked, seed=5, base=True)
+        first, _ = samples.sample_answers(ledger, parts, asked, until=0, seed=5)
+        assert [row[0].text for row in base] == [answer.text for answer in first]
+        assert policy.sample(asked, seed=5) != base
+
+
+def test_later_rounds_ask_about_the_adopted_policy(improved):
+    assert call(["run", "--resume", str(improved), "--votes", "+8"]) in (0, 1)
+    with Ledger.open(improved) as ledger:
+        by = [event["body"]["pool"].get("policy") for event in ledger.events("generated")]
+        assert by == [None] * 10 + [adopted.read(ledger).sha256]
+        assert verification.verify(ledger).ok
+
+
+def test_other_weights_than_the_recorded_ones_are_refused(improved, tmp_path):
+    with Ledger.open(improved) as ledger:
+        name = next(iter(adopted.read(ledger).theta))
+    sql = "UPDATE tensors SET bytes = zeroblob(length(bytes)) WHERE name LIKE ?"
+    forge(improved, sql, (f"improved/0/{name}",))
+    with Ledger.open(improved, readonly=True) as ledger:
+        assert not verification.verify(ledger).ok
+        with pytest.raises(IntegrityError, match="not the recorded ones"):
+            replay.fold(ledger)
+
+
+def test_a_run_without_coordinates_improves_by_itself_when_its_votes_are_spent(tmp_path, capsys):
+    path = run(tmp_path, "alone", **{"improve.nats": 1.0, "subspace.kind": "none"})
+    assert "adopted: the taste's cautious score rose" in capsys.readouterr().err
+    with Ledger.open(path) as ledger:
+        found = adopted.read(ledger)
+        (end,) = [e["body"] for e in ledger.events("measured") if e["body"]["steps"]]
+        assert found.body["steps"] == 10 and end["kl"] > 0
+        assert verification.verify(ledger).ok
+    assert call(["export", str(path), "--out", str(tmp_path / "out"), "--anyway"]) == 0
+    files = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert {f"base_model.model.{name}.weight" for name in found.theta} < files.keys()
+
+
+def test_without_a_taste_nothing_is_adopted(tmp_path, capsys):
+    path = run(tmp_path, "short", **{"run.votes": 8})
+    assert call(["improve", str(path)]) == 1
+    assert "show no taste yet" in capsys.readouterr().err
+    with Ledger.open(path, readonly=True) as ledger:
+        assert adopted.read(ledger) is None
