@@ -35,6 +35,7 @@ from szpo.improvement.loop import Plan
 from szpo.improvement.ways import PolicyGradient, Way
 from szpo.locks import try_lock
 from szpo.models import adapter_files, loading
+from szpo.models.adapter_sources import SET
 from szpo.models.lora_sites import Site
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
@@ -60,7 +61,6 @@ from szpo.policies.subspaces import Subspace
 from szpo.policies.text_guards import Guard, TextFigures
 from szpo.types import Answer, Floats, Prompt, Theta
 
-SET: Final = "set.json"
 VERSION: Final = 1
 """Part of each adapter's key; increase it when adapters are made in another way."""
 JUDGED: Final = 32

@@ -17,9 +17,10 @@ from szpo.config.schema import Config
 from szpo.data.prompts import load_shipped
 from szpo.errors import UsageError
 from szpo.improvement import adapter_set, aims
-from szpo.improvement.adapter_set import SET, Making, SetMaker
+from szpo.improvement.adapter_set import Making, SetMaker
 from szpo.improvement.loop import Plan
 from szpo.models import loading
+from szpo.models.adapter_sources import SET
 from szpo.models.batched_lora import attach_deltas
 from szpo.policies.hosts import LocalHost
 from szpo.policies.lora_policy import LoraPolicy
