@@ -59,6 +59,7 @@ GROUPS: Final = {
         ("runs", "inspect", "List the runs of a folder, newest first."),
         ("show", "inspect", "Show a run's totals and last steps; --voters: voters' weights."),
         ("sample", "inspect", "Let the base and the tuned policy answer the same prompts."),
+        ("answer", "answer", "Answer prompts with a mix of adapters, in nats of each."),
         ("report", "inspect", "Write one HTML page: curves, samples, votes, verification."),
         ("compare", "", "Compare runs by their files, or methods by what they cost."),
         ("taste", "taste", "Show what a run's votes like; save it as a file that scores texts."),

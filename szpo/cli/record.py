@@ -180,6 +180,9 @@ def export(
         "--scale",
         help="Factor on the weights' way from the start, above 0, at most 1; measured anew.",
     ),
+    rank: int | None = typer.Option(
+        None, "--rank", min=1, help="Cut the adapter to this rank (SVD); its error is measured."
+    ),
     merged: bool = typer.Option(
         False, "--merged", help="Write the whole base model with the adapter merged in instead."
     ),
@@ -205,7 +208,8 @@ def export(
     Weights that fail a guard or cannot be told from the base are written only with --anyway;
     without it the exit code is 1. Those that were not measured are written with a warning. The
     adapter's folder also gets a model card and the base's tokenizer with its chat template.
-    --scale and --cluster load the model and measure KL and guards of what is written. Votes are
+    --scale and --cluster load the model and measure KL and guards of what is written, --rank the
+    KL from the whole adapter to the cut one. Votes are
     written as JSONL, CSV or an SQLite table, or as a folder for datasets. What is pushed is
     written to a temporary folder unless --out or --dataset names one.
     """
@@ -226,9 +230,13 @@ def export(
         raise UsageError(
             f"--scale {scale:g}: give a factor above 0, at most 1; 0 would be where the run began"
         )
-    if scale != 1 and not with_adapter:
-        raise UsageError("--scale: no adapter is written; leave out --votes, or add --out FOLDER")
+    if (scale != 1 or rank) and not with_adapter:
+        idle = ["--scale" if scale != 1 else "--rank"]
+        raise UsageError(
+            f"{idle[0]}: no adapter is written; leave out --votes, or add --out FOLDER"
+        )
     others = {"--votes": votes, "--dataset": dataset, "--push": push, "--push-votes": push_votes}
+    others |= {"--rank": rank}
     if merged and (idle := [name for name, value in others.items() if value is not None]):
         raise UsageError(f"--merged writes a whole model to a folder; leave out {', '.join(idle)}")
     path = run_paths.find(run, folder)
@@ -250,9 +258,11 @@ def export(
                 improvement.require_moving(ledger)
                 suffix = "" if cluster is None else f"-{cluster}"
                 suffix += "" if scale == 1 else f"-scaled-{scale:g}"
+                suffix += "" if rank is None else f"-rank-{rank}"
                 kind = "merged" if merged else "adapter"
                 beside = path.with_name(f"{path.stem}-{kind}{suffix}")
                 weights = _make_weights(ledger, step, scale, cluster, chosen or USUAL)
+                weights = weights if rank is None else _cut(ledger, weights, rank)
                 documents.append(
                     _write_merged(ledger, out or beside, weights, anyway=anyway)
                     if merged
@@ -339,9 +349,10 @@ def _write_merged(ledger: Ledger, out: Path, weights: Weights, *, anyway: bool) 
 
 def _measured(weights: Weights) -> dict[str, Any]:
     """What was measured of weights for this export; empty if nothing was."""
+    cut = {} if weights.rank is None else {"rank": weights.rank, "cut": weights.cut}
     if weights.heldout is None:
-        return {}
-    return {"kl": weights.kl, "guards": [asdict(guard) for guard in weights.heldout.guards]}
+        return cut
+    return {**cut, "kl": weights.kl, "guards": [asdict(guard) for guard in weights.heldout.guards]}
 
 
 def _reopen(ledger: Ledger) -> RunParts:
@@ -373,6 +384,15 @@ def _make_weights(
     for guard in found.guards:
         console.complain(guard.line())
     return replace(weights, kl=kl, heldout=found)
+
+
+def _cut(ledger: Ledger, weights: Weights, rank: int) -> Weights:
+    """The same weights cut to a rank, with the error measured on the run's model."""
+    from szpo.runs import other_weights
+
+    cut = other_weights.measure_cut(_reopen(ledger), weights.theta(ledger), rank)
+    console.complain(f"measured: rank {rank} is {cut:.3f} nats from the whole adapter")
+    return replace(weights, rank=rank, cut=cut)
 
 
 @contextlib.contextmanager

@@ -280,7 +280,7 @@ class Config(Section):
             )
         if (kind == "adapters") != bool(self.subspace.adapters):
             raise ValueError(
-                'subspace.adapters goes with subspace.kind "adapters": give both'
+                f'subspace.adapters goes with subspace.kind "adapters", here it is "{kind}"'
                 if self.subspace.adapters
                 else 'subspace.kind "adapters" needs subspace.adapters: LoRAs of this model'
             )

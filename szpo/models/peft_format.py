@@ -51,15 +51,31 @@ def peft_files(
 
 
 def pad(
-    factors: Theta, sites: Sequence[Site]
+    factors: Theta, sites: Sequence[Site], rank: int | None = None
 ) -> tuple[dict[str, NDArray[np.float32]], list[Site]]:
-    """Factors and sites of the same policy with one rank: zeros are added where it is lower."""
-    rank, padded = max(site.rank for site in sites), {}
+    """Factors and sites of the same policy with one rank, by default the largest: with zeros."""
+    rank, padded = rank or max(site.rank for site in sites), {}
     for site in sites:
         missing = rank - site.rank
         padded[site.a] = np.pad(factors[site.a], ((0, missing), (0, 0)))
         padded[site.b] = np.pad(factors[site.b], ((0, 0), (0, missing)))
     return padded, [replace(site, rank=rank) for site in sites]
+
+
+def truncate(
+    factors: Theta, sites: Sequence[Site], rank: int
+) -> tuple[dict[str, NDArray[np.float32]], list[Site]]:
+    """The nearest factors of this rank, by singular values of scale · B A; scales are 1."""
+    found = {}
+    for site in sites:
+        left, up = np.linalg.qr(site.scale * factors[site.b].astype(np.float64))
+        right, down = np.linalg.qr(factors[site.a].astype(np.float64).T)
+        u, values, v = np.linalg.svd(up @ down.T)
+        root = np.sqrt(values[:rank])
+        found[site.b] = ((left @ u[:, : len(root)]) * root).astype(np.float32)
+        found[site.a] = (root[:, None] * (v[: len(root)] @ right.T)).astype(np.float32)
+    low = [replace(site, rank=len(found[site.a]), scale=1.0) for site in sites]
+    return pad(found, low)
 
 
 def peft_config(sites: Sequence[Site], *, base: str, conv1d: bool = False) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def gather(config: Config, host: Host, say: Say) -> Stacked:
         conv1d = conv1d or transposed
         parts.append(Part(place.name, len(sources), sites, adapter_files.factors(adapter, sites)))
         sources.append(facts)
-        if facts["base_sha256"] not in (None, loaded.sha256):
+        if loaded.sha256 and facts["base_sha256"] not in (None, loaded.sha256):
             say(f'warning: adapter "{place.name}" was made on other weights of {loaded.name}')
     return stack(parts, sources, conv1d)
 

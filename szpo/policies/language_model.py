@@ -132,8 +132,10 @@ def prepare(
             return Base(host, Subspace("none", (), {}, {}, {}))
         sites, conv1d = host.places(config.adapter, _start_config(loaded))
         return Base(host, Subspace("none", sites, _start(loaded, sites) or {}, {}, {}), conv1d)
+    sources: tuple[Mapping[str, Any], ...] = ()
     if config.coordinates == "adapters":
         stacked = adapter_blocks.gather(config, host, say)
+        sources = stacked.blocks.sources
         sites, conv1d, start = stacked.sites, stacked.conv1d, stacked.factors
         make = partial(
             subspace_setup.choose_subspace,
@@ -147,6 +149,8 @@ def prepare(
     else:
         key = subspace_cache.setup_key(config, loaded.sha256, loaded.dtype, prompts)
         subspace = subspace_cache.load_or_make(key, make, sites=sites)
+    if subspace.blocks is not None:  # stored ones may have lain elsewhere
+        subspace = replace(subspace, blocks=replace(subspace.blocks, sources=sources))
     radius = config.optimizer.kl_radius
     report = {**subspace.report, "kl_radius": radius, "mu": subspace.mu(radius)}
     say(

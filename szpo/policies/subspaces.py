@@ -17,6 +17,7 @@ nothing. Votes and rewards are not used.
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -25,6 +26,7 @@ from typing import Any, Literal, Self, TypeAlias, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from szpo.errors import UsageError
 from szpo.models.lora_sites import Site
 from szpo.optim import parameters, sparse_prior
 from szpo.optim.named_features import NamedFeatures
@@ -160,6 +162,31 @@ class Blocks:
         weights = np.append(self.weights(z), np.float32(1.0))  # the last one is that of owner −1
         return {site: weights[owner] for site, owner in self.owners.items()}
 
+    @property
+    def axes(self) -> Floats:
+        """The unit vectors in z along which each adapter alone moves, (k, k)."""
+        alone = np.linalg.inv(self.mixing.astype(np.float64)).T
+        return np.asarray(alone / np.linalg.norm(alone, axis=1, keepdims=True))
+
+    def point(self, nats: Mapping[str, float]) -> NDArray[np.float32]:
+        """The point z (k,) at which each named adapter alone costs so many nats.
+
+        Below 0 its weight is negative.
+        """
+        z = np.zeros(len(self.names))
+        for name, amount in nats.items():
+            if name not in self.names:
+                near = difflib.get_close_matches(name, self.names, n=1)
+                hint = (
+                    f'did you mean "{near[0]}"' if near else f"there are: {', '.join(self.names)}"
+                )
+                raise UsageError(f'no adapter is called "{name}"; {hint}')
+            z += (
+                math.copysign(math.sqrt(2 * abs(amount)), amount)
+                * self.axes[self.names.index(name)]
+            )
+        return z.astype(np.float32)
+
 
 @dataclass(frozen=True)
 class Subspace:
@@ -223,9 +250,7 @@ class Subspace:
         """Features and names of the coordinates as a rule uses them; None without features."""
         if self.features is None or self.blocks is None:
             return None if self.features is None else self.features.named()
-        alone = np.linalg.inv(self.blocks.mixing.astype(np.float64)).T
-        unit = alone / np.linalg.norm(alone, axis=1, keepdims=True)
-        return self.features.named(self.names, unit)
+        return self.features.named(self.names, self.blocks.axes)
 
     def mu(self, kl_radius: float) -> float:
         """Radius μ at which one side costs ``kl_radius`` (κ, nats): scale · √(2κ/d)."""

@@ -43,7 +43,12 @@ def fold_adapter_files(
     if space is None or "sites" not in space:
         return None
     subspace, improved = recorded_subspace.read(ledger), adopted.read(ledger)
-    factors, sites = peft_format.pad(subspace.factors(weights.theta(ledger)), subspace.sites)
+    whole = subspace.factors(weights.theta(ledger)), subspace.sites
+    factors, sites = (
+        peft_format.pad(*whole)
+        if weights.rank is None
+        else peft_format.truncate(*whole, weights.rank)
+    )
     return peft_format.peft_files(
         factors,
         sites,

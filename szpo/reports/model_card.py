@@ -66,6 +66,10 @@ class Weights:
     """Their KL to the run's start, nats, if it was measured for this export."""
     heldout: HeldOut | None = None
     """Their guards, if they were measured for this export."""
+    rank: int | None = None
+    """Rank to which the adapter is cut; None: none."""
+    cut: float = 0.0
+    """KL from the whole adapter to the cut one, nats, measured for this export."""
 
     def theta(self, ledger: Ledger) -> Theta:
         """The coordinates, computed from the recorded updates."""
@@ -139,6 +143,11 @@ def model_card(ledger: Ledger, weights: Weights = LAST, names: Names = UNNAMED) 
     found = taught.last_findings(ledger)
     if step is None and group is None and found is not None and found.shown and found.mix:
         made += f"| taught | {visible(taught.words(found))} |\n"
+    if weights.rank is not None:
+        made += (
+            f"| rank | cut to {weights.rank} by singular values: {weights.cut:.3f} nats from the "
+            "whole adapter, measured |\n"
+        )
     digest = weights.digest(ledger)
     guards = _guards(weights.measured(ledger, digest))
     against = find_doubt(ledger, weights)
@@ -180,7 +189,7 @@ fitted, and no gradient of the judgement was taken.
 ## Data and votes
 
 {_data(ledger, folded, total, names, weights)}
-{result}{guards}{_loading(total.model, known)}
+{_mixed(ledger, weights)}{result}{guards}{_loading(total.model, known)}
 {_verifying(total, weights)}
 ## Limits
 
@@ -303,6 +312,35 @@ def _data(
     elif (kl := results.kl_after(ledger, len(folded))) is not None:
         lines.append(f"KL to the run's start ≈ {kl:.1f} nats, as the run noted it")
     return "".join(f"- {line}\n" for line in lines)
+
+
+def _mixed(ledger: Ledger, weights: Weights) -> str:
+    """The adapters of which this is a mix, with their licences, as a section; "" without any."""
+    sources = ledger.spec.get("space", {}).get("sources", ())
+    if not sources:
+        return ""
+    blocks, theta = recorded_subspace.read(ledger).blocks, weights.theta(ledger)
+    mixed = blocks.weights(theta["z"]).tolist() if blocks and "z" in theta else None
+    given = ["improved further"] * len(sources) if mixed is None else [f"{w:+.3g}" for w in mixed]
+    rows = [
+        f"| {visible(each['name'])} | {weight} | {_source(each)} | "
+        f"{visible(each.get('license') or 'not named')} | `{each['sha256'][:16]}` |"
+        for each, weight in zip(sources, given, strict=True)
+    ]
+    table = "\n".join(rows)
+    return f"""## Adapters that it mixes
+
+| adapter | weight | from | licence | SHA-256 |
+|---|---|---|---|---|
+{table}
+
+"""
+
+
+def _source(facts: Mapping[str, Any]) -> str:
+    """Where an adapter is from; of a folder only the last part, since a card may be published."""
+    place = str(facts["source"])
+    return f"`{visible(place if facts.get('revision') else Path(place).name)}`"
 
 
 def _held_out(ledger: Ledger, steps: int) -> tuple[str, Mapping[str, Any] | None]:

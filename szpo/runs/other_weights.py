@@ -8,12 +8,17 @@ the ledger.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
+
+import numpy as np
 
 from szpo import seeds
 from szpo.ledger.database import Ledger
+from szpo.models import logprobs, peft_format
+from szpo.models.logprobs import Sample
 from szpo.policies import text_guards
+from szpo.policies.hosts import stack
 from szpo.policies.protocol import moved
 from szpo.replay import replay
 from szpo.runs import driver
@@ -57,6 +62,28 @@ def fit_group(
     kl = driver.measure_kl(parts)
     theta, votes = replay.fold_votes(ledger, voters, measure_moved(parts.settings, kl))
     return Group(number, features, tuple(members), round(votes), theta)
+
+
+def measure_cut(parts: RunParts, theta: Theta, rank: int) -> float:
+    """KL from the adapter at θ to the same cut to a rank, nats per answer, on held-out prompts."""
+    policy, seed = parts.language, parts.settings.root_seed
+    asked = list((parts.prompts.heldout or parts.prompts.train)[: parts.config.evaluation.prompts])
+    whole, sites = peft_format.pad(policy.factors(theta), policy.subspace.sites)
+    few, low = peft_format.truncate(whole, sites, rank)
+    few, _ = peft_format.pad(few, low, sites[0].rank)
+    # The sites' own scales are multiplied into the cut factors, so into the whole ones too.
+    plain = tuple(replace(site, scale=1.0) for site in sites)
+    whole |= {site.b: whole[site.b] * np.float32(site.scale) for site in sites}
+    with moved(policy, theta):
+        rows = policy.sample_tokens(asked, SAMPLES, seed=seed)
+    ids = [policy.encode(prompt) for prompt in asked]
+    samples = [Sample(ids[i // SAMPLES], row) for i, row in enumerate(rows)]
+    device = policy.held.device
+    found = logprobs.kl_of_members(
+        policy.held.adapt(plain), stack(plain, whole, [{}], device), samples, [0] * len(samples),
+        reference=stack(plain, few, [{}], device), temperature=policy.sampling.temperature or 1.0,
+    )  # fmt: skip
+    return float(found.mean())
 
 
 def measure(parts: RunParts, theta: Theta, *, fitted: bool = False) -> tuple[float, HeldOut]:

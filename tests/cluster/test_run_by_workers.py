@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from szpo.ledger.theta import theta_digests
 from szpo.replay import verification
 from szpo.runs import run_device, run_engine
 from szpo.voting import lease
-from tests.support import folder_run, near_workers
+from tests.support import folder_run, lora_folders, near_workers
 
 ROWS = [
     "engine.chunk_rows=8", "guards.kl=40", "subspace.samples=16",
@@ -73,6 +74,20 @@ def test_a_run_by_workers_is_the_run_made_here(tmp_path, model, hosts, monkeypat
         changes = [event["body"] for event in ledger.events(run_engine.ENGINE_CHANGED)]
     assert changes == [{**moved, "insecure_hosts": []}]
     assert read(paths[0]) == read(paths[1])
+
+
+def test_workers_mix_adapters_as_one_machine_does(tmp_path, model, hosts, monkeypatch):
+    """They get the factors once, then coordinates: the digests of a run made here."""
+    adapters = lora_folders.write_shapes(tmp_path / "adapters")
+    kind = [f"subspace.adapters={json.dumps(adapters)}", "optimizer.rule=known"]
+    paths = []
+    for number, sets in enumerate((ROWS, RAY)):
+        place = tmp_path / str(number)
+        place.mkdir()
+        monkeypatch.setenv("SZPO_CACHE", str(place))
+        paths.append(folder_run.make(place, *sets, *kind, model_folder=model))
+    assert read(paths[0]) == read(paths[1])
+    assert {"places", "read", "rows"} == set(hosts[0].transport.tasks)
 
 
 def test_workers_are_let_go_when_a_run_ends_by_an_error(tmp_path, model, hosts, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import re
 import socket
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ from szpo.optim import parameters, sample_directions
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.runs import run_engine
 from szpo.types import Batch, Shift
-from tests.support import folder_run
+from tests.support import folder_run, lora_folders
 from tests.support.policies import SHORT_PROMPTS, small
 from tests.support.vllm_server import Faults, VllmServer
 from tests.support.waiting import until
@@ -351,6 +352,20 @@ def test_members_that_the_cast_makes_one_are_refused(policy, server):
 
 
 # ---- a whole run ----
+
+
+def test_a_server_gets_mixes_of_adapters_with_their_weights_multiplied_in(
+    model, tmp_path, monkeypatch
+):
+    """A whole run whose every row is rescored here: the server's policies are this process's."""
+    monkeypatch.setattr("szpo.cluster.vllm_replica.Retry.pause_s", lambda *_: 0.001)
+    one = VllmServer(model)
+    adapters = lora_folders.write_shapes(tmp_path / "adapters")
+    sets = ["engine.kind=vllm", f'engine.replicas=["{one.url}"]', "optimizer.rule=known",
+            f"subspace.adapters={json.dumps(adapters)}"]  # fmt: skip
+    path = folder_run.make(tmp_path, *sets, model_folder=model)
+    one.close()
+    assert call(["verify", str(path)]) == 0
 
 
 def test_a_run_by_a_server_ends_verifies_and_tells_nobody_the_key(

@@ -17,7 +17,7 @@ from szpo.models.logprobs import Sample
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
 from szpo.policies import adapter_blocks, adapter_metric, kl_calibration, subspace_setup
-from szpo.policies.hosts import LocalHost, start_of
+from szpo.policies.hosts import LocalHost, stack, start_of
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.subspaces import Subspace
 from szpo.types import FEATURE_GRID, Prompt, Shift
@@ -114,6 +114,29 @@ def test_factors_are_held_once_whatever_the_members(model, folders):
     with attach_deltas(model.model, subspace.sites, many) as attachment:
         for site in subspace.sites:
             assert attachment._up[site.name].data_ptr() == subspace.fixed[site.b].ctypes.data
+
+
+@pytest.mark.full
+def test_four_bits_mix_as_full_factors_do(tmp_path):
+    """The entries' gains on a 4-bit base give what each member's own scaled B gives."""
+    base = tiny_models.quantised(tmp_path / "base", "nf4")
+    lora = {"r": 3, "target_modules": ["q_proj", "down_proj"]}
+    folders = []
+    for i, name in enumerate("ab"):
+        wide = tiny_models.build("llama", hidden=64)
+        folders.append(str(lora_folders.write(tmp_path / name, i, model=wide, **lora)))
+    loaded = replace(tiny_models.loaded("llama", Path()), model=base, quantization="nf4")
+    subspace = unmixed(loaded, folders)
+    members = [{"z": np.float32(each)} for each in ([1.5, -0.5], [0, 2])]
+    rows = torch.tensor([[0], [1]])
+    found = logits(loaded, subspace, members, rows)
+    whole = [subspace.weights(each) for each in members]
+    deltas = stack(subspace.sites, subspace.fixed, whole)
+    with torch.no_grad(), attach_deltas(base, subspace.sites, deltas, rows):
+        expected = base(IDS).logits
+    scale = float(expected.abs().max())
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-3 * scale)
+    assert float((found[0] - found[1]).abs().max()) > 0.05 * scale
 
 
 def test_engines_answer_each_row_with_its_own_mix(model, folders):

@@ -1,7 +1,11 @@
 """A run whose coordinates are adapters, through the command line: record, verify, files."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -62,6 +66,98 @@ def test_the_record_alone_verifies_and_gives_the_mix_as_one_adapter(run, tmp_pat
         mixed = tiny_models.with_adapter(tiny_models.build("llama"), tmp_path / "out")(ids).logits
         whole = AutoModelForCausalLM.from_pretrained(tmp_path / "whole", dtype=torch.float32)
         torch.testing.assert_close(whole(ids).logits, mixed, atol=1e-4, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory):
+    """A finished run of the rule ``known``, with its model and its adapters."""
+    place = tmp_path_factory.mktemp("known")
+    card = "---\nlicense: mit\n---\n"
+    adapters = lora_folders.write_shapes(place / "adapters")
+    (place / "adapters" / "wide" / "README.md").write_text(card)
+    return folder_run.make(place, f"subspace.adapters={json.dumps(adapters)}", *RULES["known"])
+
+
+def test_a_cut_adapter_tells_its_distance_and_the_card_names_sources(known, tmp_path, capsys):
+    def export(name, *more):
+        line = ["export", str(known), "--out", str(tmp_path / name), "--anyway", "--json", *more]
+        assert call(line) == 0
+        return json.loads(capsys.readouterr().out)
+
+    whole, one, all_of_it = export("whole"), export("one", "--rank=1"), export("all", "--rank=7")
+    assert "cut" not in whole and one["cut"] > 10 * max(all_of_it["cut"], 1e-6) >= 0
+    assert json.loads((tmp_path / "one" / "adapter_config.json").read_text())["r"] == 1
+    name = "base_model.model.model.layers.3.mlp.down_proj.lora_{}.weight".format
+    before, after, cut = (
+        load_file(tmp_path / each / "adapter_model.safetensors")
+        for each in ("whole", "all", "one")
+    )
+    product = before[name("B")] @ before[name("A")]
+    torch.testing.assert_close(after[name("B")] @ after[name("A")], product, atol=1e-6, rtol=1e-4)
+    nearest = torch.linalg.svdvals(product)[1:].square().sum().sqrt()
+    error = torch.linalg.norm(cut[name("B")] @ cut[name("A")] - product)
+    assert float(error) == pytest.approx(float(nearest), rel=1e-3)
+    text = (tmp_path / "one" / "README.md").read_text()
+    assert "| rank | cut to 1 by singular values" in text
+    rows = [line for line in text.splitlines() if line.startswith(("| wide", "| low", "| stable"))]
+    assert len(rows) == 3 and "| `wide` | mit |" in rows[0] and "| not named |" in rows[1]
+
+
+def test_a_mix_by_hand_costs_what_it_says_and_is_measured(known, tmp_path, capsys):
+    def mix(text, *more):
+        code = call(["answer", *more, "--mix", text, "--json"])
+        return code, capsys.readouterr()
+
+    code, found = mix("wide=.5, stable=-.5", str(known), "-p", "w30 w31")
+    document = json.loads(found.out)
+    assert code == 0 and 0.2 < document["kl"] < 3
+    weights = document["weights"]
+    assert weights["wide"] > 0 > weights["stable"] and abs(weights["low"]) < 1e-4
+    (row,) = document["answers"]
+    assert row["prompt"] == "w30 w31" and row["start"] != row["mix"]
+    code, found = mix("wider=1", str(known))
+    assert code == 2 and 'no adapter is called "wider"; did you mean "wide"' in found.err
+    code, found = mix("wide", str(known))
+    assert code == 2 and "is not NAME=NATS" in found.err
+    # The same from a set alone: its metric is measured, here from the run's own prompts.
+    place = known.parent.parent
+    names = [{"name": f"{name} one", "folder": name} for name in lora_folders.SHAPES]
+    (place / "adapters" / "set.json").write_text(json.dumps({"adapters": names}))
+    sets = [f"model.name={place / 'llama'}", "model.dtype=fp32",
+            f"prompts.path={place / 'prompts.txt'}",
+            "generation.max_new_tokens=8", "subspace.samples=32", "subspace.dim=4"]  # fmt: skip
+    more = [word for each in sets for word in ("--set", each)]
+    code, found = mix("wide one=.5, stable one=-.5", str(place / "adapters"), *more)
+    again = json.loads(found.out)
+    assert code == 0 and list(again["weights"].values()) == pytest.approx([*weights.values()])
+
+
+def test_settings_that_do_not_go_with_adapters_are_refused(capsys):
+    def refused(*sets):
+        assert call(["run", "--plan", *(word for each in sets for word in ("--set", each))]) == 2
+        return capsys.readouterr().err
+
+    some = 'subspace.adapters=["a","b"]'
+    assert "needs subspace.adapters" in refused("subspace.kind=adapters")
+    assert 'here it is "random"' in refused(some, "subspace.kind=random")
+    assert '"adapters" moves B only' in refused(some, "adapter.train=AB")
+    assert "'a' not found" in refused(some, "model.name=tiny")
+
+
+def test_a_run_killed_in_a_step_goes_on_as_if_it_had_not_been(known, tmp_path):
+    place = known.parent.parent
+    adapters = json.dumps([str(place / "adapters" / name) for name in lora_folders.SHAPES])
+    sets = [f"subspace.adapters={adapters}", *RULES["known"]]
+    line = folder_run.arguments(tmp_path, *sets, model_folder=place / "llama")
+    environment = {**os.environ, "SZPO_FAILPOINT": "cp10:kill@6"}
+    done = subprocess.run([sys.executable, "-m", "szpo", *line], env=environment, check=False)
+    assert done.returncode == -signal.SIGKILL
+    path = tmp_path / "runs" / "folder.db"
+    with Ledger.open(path, readonly=True) as ledger:
+        assert len(theta_digests(ledger)) == 2
+    assert call(["run", "--resume", str(path)]) == 0
+    with Ledger.open(known, readonly=True) as one, Ledger.open(path, readonly=True) as two:
+        assert theta_digests(two) == theta_digests(one) and len(theta_digests(one)) == 3
 
 
 def test_a_resumed_run_goes_on_without_the_adapters_files(tmp_path):
