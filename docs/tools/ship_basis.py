@@ -2,9 +2,11 @@
 
 Run: make basis, or python docs/tools/ship_basis.py NAME for those of one name: "default", what
 a run gets without a word; "score", its score components. It takes some 20 minutes of processor
-time each. Run it again after every change of how a set-up is made
-(`szpo.policies.subspace_cache.VERSION`), of the default sampling, of the shipped prompts or, for
-the first, of the dictionary. Answers are to prompts for training; no vote and no reward is seen.
+time each. "adapters", only by its name, makes the usual set of adapters and the coordinates that
+mix them: some two hours of processor time, and it goes on after an interruption. Run it again
+after every change of how a set-up is made (`szpo.policies.subspace_cache.VERSION`), of the default
+sampling, of the shipped prompts or, for the first, of the dictionary. Answers are to prompts for
+training; no vote is seen, and no reward but by "adapters".
 What it shows of nats ("what nats look like") goes to experiments/tables/ruler.csv by hand.
 """
 
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -20,6 +23,7 @@ from typing import Any, Final
 import numpy as np
 
 from szpo import cache
+from szpo.cli import adapters, app
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.data.prompts import load_shipped
@@ -38,6 +42,9 @@ from szpo_simulators.panels import base_level
 
 MADE: Final = {"default": "features", "score": "score"}
 """Kind of coordinates by name."""
+ROOT: Final = Path(__file__).parents[2]
+ADAPTERS: Final = Path("szpo/data/adapters/smollm2")
+"""Folder of the set of adapters that ships."""
 CHECKED = 4
 """Answers of which the index has tokens and coordinates, for a test to make again."""
 NOTED = 8
@@ -102,6 +109,29 @@ def make(name: str) -> None:
         _note(level, {"preset": name})
 
 
+def make_adapters() -> None:
+    """Make the set of adapters that ships, and the coordinates w = T z of its weights."""
+    os.chdir(ROOT)  # the record names the set's folder, which is another one elsewhere
+    fixed = {"model.name": "smollm2", "model.dtype": subspace_cache.SHIPPED_DTYPE}
+    fixed |= {f"generation.{name}": value for name, value in adapters.SAMPLING.items()}
+    chosen = [f"{name}={value}" for name, value in fixed.items()]
+    words = [word for text in chosen for word in ("--set", text)]
+    if app.call(["adapters", "make", str(ADAPTERS), *words]):
+        raise SystemExit(1)
+    mixed = [f'subspace.adapters=["{ADAPTERS}"]', "subspace.redraws=0"]
+    config = settings_file.load(sets=[*chosen, *mixed])
+    host = language_model.load_host(config, adapter=False)
+    prompts = load_shipped().train
+    made = language_model.prepare(config, host, prompts, print).subspace
+    key = subspace_cache.setup_key(config, host.facts.sha256, host.facts.dtype, prompts)
+    file = subspace_cache.SHIPPED / subspace_cache.file_name(key)
+    _clear(file.parent, "adapters")
+    subspace_cache.write(made, file)
+    _note(file, {"preset": "adapters", "model": config.model.name})
+    size = sum(each.stat().st_size for each in (file, *ADAPTERS.rglob("*")) if each.is_file())
+    print(f"{size / 1e6:.2f} MB in all; at most 1 MB ships")
+
+
 def _clear(folder: Path, cleared: str) -> None:
     """Delete what shipped under a name."""
     folder.mkdir(exist_ok=True)
@@ -124,4 +154,4 @@ def _note(file: Path, facts: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     for each in sys.argv[1:] or MADE:
-        make(each)
+        make_adapters() if each == "adapters" else make(each)

@@ -53,7 +53,8 @@ def make(
 ) -> None:
     """Train one LoRA adapter for each named feature or reward, without votes.
 
-    An interrupted command goes on where it was; adapters that are there are not made again.
+    An interrupted command goes on where it was. Adapters that are there are not made again, and
+    others in the folder stay in the set.
     """
     from szpo.data import prompts as prompt_files
     from szpo.improvement import adapter_set, aims

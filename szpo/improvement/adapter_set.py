@@ -2,8 +2,9 @@
 
 All share their A and a few thousand answers of the start. From these each aim gets its natural
 gradient: a straight line, scaled to the wished nats. From a third of that way `improve` goes on
-with fresh answers. Of the two ends the one that scores more on prompts that neither saw is kept,
-nearer to the start if a guard fails. It is rounded to fp16 before it is judged, as its file is.
+with fresh answers. Of the ends whose guards hold, the one that scores more on prompts that neither
+saw is kept; if a guard fails at both, nearer to the start. All are rounded to fp16 before they are
+judged, as the files are.
 
 The prompts are the training ones of the settings, never their held-out ones: a part is answered to
 learn from, a part to measure on, and a part only at the end, for what ``set.json`` says.
@@ -213,16 +214,16 @@ class SetMaker:
         """Make what is missing; yields each aim with its entry, or with ``why`` it has none."""
         document = self.read_set()
         keys = {aim.name: self.key(aim) for aim in self.aims}
-        kept = {
-            each["name"]: each for each in document["adapters"]
-            if each["key"] == keys.get(each["name"]) and self._is_there(each)
-        }  # fmt: skip
-        self.folder.mkdir(parents=True, exist_ok=True)
+        there = [each for each in document["adapters"] if self._is_there(each)]
+        kept = {e["name"]: e for e in there if e["key"] == keys.get(e["name"])}
+        slugs = {aim.slug for aim in self.aims}
+        others = [e for e in there if e["name"] not in keys and e["folder"] not in slugs]
         ground: Ground | None = None
         for place, aim in enumerate(self.aims):
             entry = kept.get(aim.name)
             if entry is None:
                 if ground is None:
+                    self.folder.mkdir(parents=True, exist_ok=True)
                     ground = self._find_ground()
                     policy = self._policy(ground.whole)
                     base = self._judge("start", policy, policy.start(), None)
@@ -231,14 +232,9 @@ class SetMaker:
                 entry = self._make_one(place, aim, policy, ground, base)
                 if entry.get("folder"):
                     kept[aim.name] = entry
-                    document["adapters"] = [kept[a.name] for a in self.aims if a.name in kept]
-                    self._write(document)
+                    listed = [kept[each.name] for each in self.aims if each.name in kept]
+                    self._write({**document, "adapters": [*others, *listed]})
             yield aim, entry
-        self._write({
-            **document, "adapters": [kept[a.name] for a in self.aims if a.name in kept],
-            "sampling": self.sampling.facts(), "seed": self.making.seed,
-            "prompts_sha256": self.prompts.sha256,
-        })  # fmt: skip
         with contextlib.suppress(OSError):
             self._ground_file.unlink()
 
@@ -363,7 +359,7 @@ class SetMaker:
             )  # fmt: skip
         ends.append(self._judge("steps", policy, found.theta, base, found.answers))
         tried = sum(end.answers for end in ends)
-        best = max(ends, key=lambda end: end.values[place])
+        best = max(ends, key=lambda end: (not end.failed(aim), end.values[place]))
         best = self._read_topic(policy, best, base)
         for _ in range(NEARER):
             if not best.failed(aim):
@@ -463,15 +459,17 @@ class SetMaker:
 @contextlib.contextmanager
 def holding(folder: Path) -> Iterator[None]:
     """Hold a set's folder, so that only one process makes adapters there."""
+    place = folder.absolute().with_name(f".{folder.name}.lock")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        file = open(folder.with_name(f".{folder.name}.lock"), "ab", opener=private)  # noqa: SIM115
+        place.parent.mkdir(parents=True, exist_ok=True)
+        file = open(place, "ab", opener=private)  # noqa: SIM115
     except OSError as error:
         raise StorageError(f"{folder} cannot be written ({error.strerror})") from None
     with file:
         if not try_lock(file.fileno()):
             raise UsageError(f"another process is making adapters in {folder}")
         yield
+        place.unlink(missing_ok=True)
 
 
 def _whole(sites: tuple[Site, ...], A: Theta) -> Subspace:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from szpo import cache
-from szpo.config.schema import KL_SAMPLES, SCORED, Config
+from szpo.config.schema import ADAPTER_SAMPLES, KL_SAMPLES, SCORED, Config
 from szpo.errors import ResourceError, UsageError
 from szpo.features import dictionary, own
 from szpo.files import replace_whole
@@ -35,7 +35,8 @@ VERSION = 2
 SHIPPED = Path(__file__).parents[1] / "data" / "bases"
 """Folder of the files that ship; ``index.json`` there has the digest of each file."""
 SHIPPED_SAMPLES: Final = 4096
-"""Base answers of the files that ship, without redraws; settings may ask for fewer."""
+"""Base answers of the files that ship, without redraws; settings may ask for fewer. Adapters have
+`ADAPTER_SAMPLES`."""
 SHIPPED_DTYPE: Final = "bf16"
 """Dtype of the weights with which shipped files were made; they serve a model in any dtype.
 
@@ -99,8 +100,9 @@ def find(key: Mapping[str, Any]) -> Subspace | None:
     asked = key.get("subspace", {})
     sha256, _, quantization = key.get("base", (None, None, None))
     base = [sha256, SHIPPED_DTYPE, quantization]
-    if asked.get("samples", 0) <= SHIPPED_SAMPLES:
-        there = {**asked, "samples": SHIPPED_SAMPLES, "redraws": 0}
+    most = ADAPTER_SAMPLES if asked.get("kind") == "adapters" else SHIPPED_SAMPLES
+    if asked.get("samples", 0) <= most:
+        there = {**asked, "samples": most, "redraws": 0}
         name = file_name({**key, "base": base, "subspace": there})
         shipped = cache.read_shipped(SHIPPED / name, read, "the coordinates are")
         if shipped is not None:

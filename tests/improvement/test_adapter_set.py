@@ -1,6 +1,7 @@
 """A set of adapters: what is written, what is made again, what PEFT reads, and what is refused."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -95,11 +96,19 @@ def test_peft_reads_an_adapter_with_equal_logits(made, host):
         torch.testing.assert_close(model(ids).logits, mine, rtol=1e-5, atol=1e-5)
 
 
-def test_what_is_made_is_not_made_again_and_another_aim_joins_it(made, host, monkeypatch):
+def test_what_is_made_is_not_made_again_and_another_aim_joins_it(
+    made, host, monkeypatch, tmp_path
+):
     before = {path: path.read_bytes() for path in made.rglob("*.safetensors")}
-    monkeypatch.setattr(SetMaker, "_make_ground", None)
-    assert [entry["name"] for _, entry in maker(host, made).make()] == ["cheerful", OF[1]]
+    with monkeypatch.context() as patched:
+        patched.setattr(SetMaker, "_make_ground", None)
+        assert [entry["name"] for _, entry in maker(host, made).make()] == ["cheerful", OF[1]]
     assert {path: path.read_bytes() for path in made.rglob("*.safetensors")} == before
+    joined = tmp_path / "set"
+    shutil.copytree(made, joined)
+    ((_, more),) = maker(host, joined, ["past"]).make()
+    assert [each["name"] for each in listed(joined)] == ["cheerful", OF[1], "past"]
+    assert listed(joined)[:2] == listed(made) and more["others"] == {}
 
 
 class Killed(BaseException):
