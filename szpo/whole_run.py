@@ -12,9 +12,10 @@ from typing import Final
 
 from szpo.analysis import measuring
 from szpo.evaluators.hidden_reward import Score
+from szpo.improvement import improve_run
 from szpo.ledger.database import Ledger
 from szpo.runs import callbacks as calls
-from szpo.runs import driver, improve, model_process, trackers
+from szpo.runs import driver, model_process, trackers
 from szpo.runs.assemble import RunParts
 from szpo.runs.callbacks import Callback
 from szpo.training import controller
@@ -71,7 +72,7 @@ def drive(
                     replace(loop, on_step=on_step, wait=desk.do_one_turn, lease=held)
                 )
                 note(outcome)
-            improve.at_end(ledger, parts, outcome, say)
+            improve_run.at_end(ledger, parts, outcome, say)
             measuring.after(measures, outcome)
             if not stay:
                 model_process.fulfil(ledger, parts, say)

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from szpo.config import settings_file
 from szpo.config.schema import Config
+from szpo.optim.rules.regression import BUDGET
 from szpo.policies import text_guards
 from szpo.training import step_report
 from szpo.visible_text import visible
@@ -40,6 +41,9 @@ def demo(
         help="What the simulated panel likes: no comma, fewer questions, keyword:sea+sun, "
         "regex:^Once, length:12, …",
     ),
+    improve: bool = typer.Option(
+        False, "--improve", help="Then improve the model on the taste that the votes showed."
+    ),
     preset: str = typer.Option("demo", "--preset", help="Settings to start from."),
     sets: list[str] = typer.Option(
         [], "--set", help="Change one setting: section.key=value; may be repeated."
@@ -54,6 +58,7 @@ def demo(
     The exit code is 1 if a guard of fluency, variety or length failed, else 0.
     """
     sets = [f"run.seed={seed}", f"panel.reward={asked.find(taste)}", *sets]
+    sets += [f"improve.nats={BUDGET:g}"] if improve else []
     config = settings_file.load(preset_name=preset, sets=sets)
     path = find_free_path(folder, f"demo-{config.run.root_seed}")
     found = run_demo(config, path, quiet=as_json)

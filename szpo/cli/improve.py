@@ -29,8 +29,8 @@ def improve(
     if not 0 < nats < float("inf"):
         raise UsageError(f"--nats {nats:g}: give a number above 0")
     from szpo.cache import quiet
+    from szpo.improvement.improve_run import describe, describe_step, improve_run
     from szpo.runs import assemble
-    from szpo.runs.improve import describe, describe_step, improve_run
 
     path = run_paths.find(run, folder)
     with Ledger.open(path) as ledger, lease.hold(ledger):

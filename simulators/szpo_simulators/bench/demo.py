@@ -19,6 +19,7 @@ from szpo.analysis import measuring, taught
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.errors import UsageError
+from szpo.improvement import improve_run
 from szpo.ledger.database import Ledger
 from szpo.policies import text_guards
 from szpo.replay import replay
@@ -84,6 +85,7 @@ def _measure(
 
     with assemble.create_ledger(parts, path) as ledger:
         outcome = controller.run(replace(driver.prepare(ledger, parts), on_step=note))
+        improve_run.at_end(ledger, parts, outcome, say)
         policy.move_to(replay.fold(ledger))  # the recommended point; a rule may ask at another
     tuned = time.monotonic()
     say(f"measuring the tuned model on {len(held)} held-out prompts, {samples} answers to each")
