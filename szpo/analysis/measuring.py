@@ -23,7 +23,7 @@ from szpo.ledger import adopted, orders
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import BUDGET
 from szpo.policies import text_guards
-from szpo.policies.protocol import BaseScorer, draw_answers
+from szpo.policies.protocol import BaseScorer, draw_answers, likeliest
 from szpo.runs.assemble import RunParts
 from szpo.runs.samples import policy_at
 from szpo.training import held_out, step_report
@@ -52,7 +52,7 @@ class Measured:
     kl: float | None
     """KL to the start, nats per answer; None where it was not measured."""
     texts: Sequence[tuple[str, str]]
-    """Prompts and first answers."""
+    """Prompts and answers: a language model's likeliest, else the first drawn, as judged."""
     wins: Sequence[Sequence[float]] | None = None
     """(batches, samples): the share of the voting function's vote that the tuned batch gets."""
 
@@ -156,15 +156,16 @@ def _measure_start(m: Measuring) -> None:
         return
     policy: Any = m.parts.policy
     if m.ledger.last_applied() is None:
-        _record(m, 0, 0, draw_answers(policy, m.prompts, m.samples, seed=_seed(m)))
+        _record(m, 0, 0, policy, draw_answers(policy, m.prompts, m.samples, seed=_seed(m)))
     elif _is_language_model(m):  # which can still answer as the base
-        _record(m, 0, 0, policy.sample(m.prompts, m.samples, seed=_seed(m), base=True))
+        drawn = policy.sample(m.prompts, m.samples, seed=_seed(m), base=True)
+        _record(m, 0, 0, policy, drawn, base=True)
 
 
 def _measure(m: Measuring, steps: int, votes: int) -> None:
     _measure_start(m)
     with policy_at(m.ledger, m.parts, None) as policy:  # at the recommended point
-        _record(m, steps, votes, draw_answers(policy, m.prompts, 1, seed=_seed(m)))
+        _record(m, steps, votes, policy, draw_answers(policy, m.prompts, 1, seed=_seed(m)))
 
 
 def _measure_end(m: Measuring, steps: int, votes: int) -> None:
@@ -174,10 +175,10 @@ def _measure_end(m: Measuring, steps: int, votes: int) -> None:
         policy: Any = found
         drawn = draw_answers(policy, m.prompts, m.samples, seed=_seed(m))
         if not _is_language_model(m):
-            _record(m, steps, votes, drawn)
+            _record(m, steps, votes, policy, drawn)
             return
         kl = policy.kl(m.prompts, seed=_seed(m))
-        _record(m, steps, votes, drawn, kl[0])
+        _record(m, steps, votes, policy, drawn, kl[0])
         few = text_guards.READ_AGAIN
         base = policy.sample(m.prompts, few, seed=_seed(m), base=True)
         was, now = (
@@ -219,16 +220,23 @@ def _record(
     m: Measuring,
     steps: int,
     votes: int,
+    policy: Any,
     drawn: Sequence[Sequence[Answer]],
     kl: float | None = None,
+    *,
+    base: bool = False,
 ) -> None:
+    """Record what a policy's answers measure; ``base``: they are its start's."""
     rows = [[clean_answer(answer) for answer in row] for row in drawn]
     score, every = m.score, [answer for row in rows for answer in row]
     rewards = None
     if score is not None:
         pairs = zip(m.prompts, rows, strict=True)
         rewards = [[float(score(prompt, answer)) for answer in row] for prompt, row in pairs]
-    texts = [(prompt.text, row[0].text) for prompt, row in zip(m.prompts, rows, strict=True)]
+    asked, first = m.prompts[:TEXTS], [row[0] for row in rows[:TEXTS]]
+    # What a function has judged is on record as it was judged.
+    shown = first if m.function else likeliest(policy, asked, first, base=base)
+    texts = [(p.text, clean_answer(a).text) for p, a in zip(asked, shown, strict=True)]
     tokens = sum(answer.tokens for answer in every) / len(every)
     wins = _compare(m, m.function, rows) if steps and m.function is not None else None
     record(m.ledger, "run", Measured(steps, votes, rewards, tokens, kl, texts, wins))

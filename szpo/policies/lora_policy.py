@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from szpo.policies.hosts import Answerer, Host, LocalAnswerer, LocalHost, start_
 from szpo.policies.requests import VALUES, AnswerRequest, ReadRequest
 from szpo.policies.subspaces import Subspace
 from szpo.types import Answer, Batch, Comparison, Floats, Layout, Prompt, Shift, Theta, Update
+
+SPOKEN: Final = 64
+"""Tokens in which an answer that people read before and after tuning has a full sentence."""
 
 
 class LoraPolicy:
@@ -202,10 +205,32 @@ class LoraPolicy:
         answers = [self.answer(row) for row in rows]
         return [answers[i : i + samples] for i in range(0, len(answers), samples)]
 
+    def likeliest(self, prompts: Sequence[Prompt], *, base: bool = False) -> list[Answer]:
+        """The likeliest answer to each prompt at θ, up to its last full sentence, for readers.
+
+        It has `SPOKEN` tokens at least, if the model reads so many.
+        """
+        own, most = self.sampling, self._reader.most
+        longest = max(map(len, self.encode_all(prompts)), default=0)
+        room = SPOKEN if most is None else min(SPOKEN, most - longest)
+        tokens = max(own.max_new_tokens, room)
+        greedy = Sampling(0.0, max_new_tokens=tokens, stop=own.stop, whole_sentences=True)
+        rows = self.sample_tokens(prompts, seed=0, base=base, sampling=greedy)
+        return [self.answer(row) for row in rows]
+
     def sample_tokens(
-        self, prompts: Sequence[Prompt], samples: int = 1, *, seed: int, base: bool = False
+        self,
+        prompts: Sequence[Prompt],
+        samples: int = 1,
+        *,
+        seed: int,
+        base: bool = False,
+        sampling: Sampling | None = None,
     ) -> tuple[tuple[int, ...], ...]:
-        """The tokens of `sample`, including end tokens; answers to one prompt are consecutive."""
+        """The tokens of `sample`, including end tokens; answers to one prompt are consecutive.
+
+        ``sampling``: how they are drawn, if not as the run's.
+        """
         ids = self.encode_all(prompts)
         number = {prompt: i for i, prompt in enumerate(dict.fromkeys(ids))}
         table = [
@@ -219,7 +244,7 @@ class LoraPolicy:
             tuple(number),
             (seeds.derive(seed, "sample prompts"),),
             np.array(table, np.int64).reshape(-1, 4),
-            self.sampling,
+            sampling or self.sampling,
             base=base,
         )
         return self.answerer.answer(request)

@@ -74,6 +74,18 @@ def draw_answers(
     return [list(answers) for answers in zip(*drawn, strict=True)]
 
 
+def likeliest(
+    policy: Policy, prompts: Sequence[Prompt], drawn: Sequence[Answer], *, base: bool = False
+) -> list[Answer]:
+    """What people read of a policy before and after tuning: greedy answers of a language model.
+
+    ``drawn``: answers to these prompts, for any other policy; ``base``: its start answers.
+    """
+    if isinstance(policy, Speaker):
+        return policy.likeliest(prompts, base=base)
+    return list(drawn)
+
+
 @contextmanager
 def moved(policy: Any, theta: Theta) -> Iterator[None]:
     """Move a policy that has `move_to` to θ inside the block, and back afterwards."""
@@ -83,6 +95,14 @@ def moved(policy: Any, theta: Theta) -> Iterator[None]:
         yield
     finally:
         policy.move_to(before)
+
+
+@runtime_checkable
+class Speaker(Protocol):
+    """A policy that gives its likeliest answers, as a language model does."""
+
+    def likeliest(self, prompts: Sequence[Prompt], *, base: bool = False) -> list[Answer]:
+        """The likeliest answer to each prompt, or the start's with ``base``."""
 
 
 @runtime_checkable

@@ -17,7 +17,7 @@ from szpo.ledger import adopted, orders
 from szpo.ledger.database import Ledger
 from szpo.ledger.orders import Order
 from szpo.ledger.theta import recommended_digest, theta_digest
-from szpo.policies.protocol import Policy, draw_answers, moved
+from szpo.policies.protocol import Policy, Speaker, draw_answers, moved
 from szpo.replay import replay
 from szpo.runs.assemble import RunParts
 from szpo.seeds import as_seed
@@ -47,6 +47,18 @@ def sample_answers(
         return tuple(clean_answer(row[0]) for row in drawn), policy.digest()
 
 
+def typical_answers(
+    ledger: Ledger, parts: RunParts, prompts: Sequence[Prompt], *, until: int | None, seed: int
+) -> tuple[tuple[Answer, ...], str]:
+    """As `sample_answers`, but the likeliest answers of a language model, whole for readers."""
+    asked = [clean_prompt(prompt) for prompt in prompts]
+    with policy_at(ledger, parts, until) as policy:
+        if isinstance(policy, Speaker):
+            found = policy.likeliest(asked)
+            return tuple(map(clean_answer, found)), policy.digest()
+    return sample_answers(ledger, parts, prompts, until=until, seed=seed)
+
+
 def fulfil(ledger: Ledger, order: Order, parts: RunParts) -> None:
     """Sample the base, the policy after the order's step, and the current one on the same prompts.
 
@@ -62,7 +74,7 @@ def fulfil(ledger: Ledger, order: Order, parts: RunParts) -> None:
     wanted.append(("current", last, None))
     columns = []
     for name, at, until in wanted:
-        given, digest = sample_answers(ledger, parts, asked, until=until, seed=seed)
+        given, digest = typical_answers(ledger, parts, asked, until=until, seed=seed)
         column: dict[str, Any] = {"name": name, "step": at, "theta_sha256": digest}
         columns.append({**column, "answers": [[answer.text, answer.end] for answer in given]})
     body = {"prompts": [clean_prompt(prompt).text for prompt in asked], "columns": columns}

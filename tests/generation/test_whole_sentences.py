@@ -149,3 +149,12 @@ def test_only_the_setting_itself_changes_the_names_of_stored_files():
     assert keys[0]["sampling"].keys() == {
         "temperature", "top_p", "top_k", "max_new_tokens", "stop"
     }  # fmt: skip
+
+
+def test_what_is_read_before_and_after_is_greedy_and_whole_and_leaves_the_run_as_it_was(tiny):
+    policy = policy_of(tiny, sampling=Sampling(max_new_tokens=4))
+    drawn = policy.sample_tokens(PROMPTS, 2, seed=1)
+    read = policy.likeliest(PROMPTS, base=True)
+    assert read == policy.likeliest(PROMPTS) == policy.likeliest(PROMPTS)  # it has not moved
+    assert not any(map(is_cut, read)) and max(answer.tokens for answer in read) > 4
+    assert policy.sample_tokens(PROMPTS, 2, seed=1) == drawn

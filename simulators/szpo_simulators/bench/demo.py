@@ -90,14 +90,16 @@ def _measure(
     tuned = time.monotonic()
     say(f"measuring the tuned model on {len(held)} held-out prompts, {samples} answers to each")
     after = heldout.measure(policy, held, liked.score, samples=samples, seed=base_level.SEED)
+    shown = held[: measuring.TEXTS]
+    spoken = policy.likeliest(shown, base=True), policy.likeliest(shown)
     done = time.monotonic()
     mean, low, high = heldout.gain(before, after, seed=config.run.root_seed)
     guards, gap = text_guards.guards(before, after), text_guards.topic_gap(before, after)
     with Ledger.open(path) as ledger:
         rows = make_evaluation_rows(before, after, config.panel.reward, (mean, low, high))
         found = held_out.HeldOut(tuple(rows), guards, gap, policy.digest())
-        for ended, at in ((0, before), (outcome.steps, after)):
-            first = [(p.text, texts[0]) for p, texts in zip(held, at.texts, strict=True)]
+        for ended, at, said in zip((0, outcome.steps), (before, after), spoken, strict=True):
+            first = [(p.text, answer.text) for p, answer in zip(shown, said, strict=True)]
             rewards: list[list[float]] = at.rewards[:, :samples].tolist()
             votes = outcome.votes if ended else 0
             part = measuring.Measured(ended, votes, rewards, at.tokens, at.kl, first)
@@ -128,8 +130,8 @@ def _measure(
         "nearest": str(near) if near is not None else "",
         "taught": "" if lesson is None else str(lesson),
         "texts": [
-            {"prompt": p.text, "before": b[0], "after": a[0]}
-            for p, b, a in list(zip(held, before.texts, after.texts, strict=True))[:3]
+            {"prompt": p.text, "before": b.text, "after": a.text}
+            for p, b, a in list(zip(shown, *spoken, strict=True))[:3]
         ],
         "seconds": {
             "setup": ready - began,
