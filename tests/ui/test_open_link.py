@@ -200,7 +200,7 @@ def test_a_participant_comes_agrees_votes_and_is_shown_the_code(tmp_path, chromi
         welcome = page.inner_text("#szpo-root")
         assert "You are asked for 1 comparisons." in welcome
         # The run's own figures, 400 comparisons and 16 hours, are none of a participant's.
-        assert "400" not in welcome and "about 2 minutes in all" in welcome
+        assert "400" not in welcome and "about 75 seconds in all" in welcome
         assert violations(page) == []
         page.get_by_role("button", name="Agree and start").click()
         page.locator('#szpo-root[data-state="vote"]').wait_for()
