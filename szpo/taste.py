@@ -126,23 +126,20 @@ class Taste:
         Raises:
             UsageError: another dictionary, or a feature of the user's own that is not given.
         """
-        mine = own.again(self.own, given)
-        users = {name for name, *_ in self.own}
-        known = dictionary.BY_NAME if dictionary.counts_alike(self.dictionary) else {}
-        found = [mine.get(f.name) if f.name in users else known.get(f.name) for f in self.features]
-        counted = [entry for entry in found if entry is not None]
-        for feature, entry in zip(self.features, found, strict=True):
-            if entry is None and feature.name in users:
-                raise UsageError(
-                    f"taste: its feature {feature.name!r} is the user's own, and a file never "
-                    f"runs code; give it again: --feature {feature.name!r}"
-                )
-            if entry is None:
-                raise UsageError(
-                    "taste: its features are of another version of the dictionary; use the szpo "
-                    "that made it"
-                )
-        return tuple(counted)
+        names = [feature.name for feature in self.features]
+        found = own.countable(names, self.own, self.dictionary, given)
+        missing = next((name for name in names if name not in found), None)
+        if missing in {name for name, *_ in self.own}:
+            raise UsageError(
+                f"taste: its feature {missing!r} is the user's own, and a file never runs code; "
+                f"give it again: --feature {missing!r}"
+            )
+        if missing is not None:
+            raise UsageError(
+                "taste: its features are of another version of the dictionary; use the szpo that "
+                "made it"
+            )
+        return tuple(found.values())
 
     def values(
         self, prompts: Sequence[str], answers: Sequence[str], given: Sequence[str] = ()
@@ -150,8 +147,9 @@ class Taste:
         """The features of answers (n, features), bounded, in spreads."""
         entries = self.entries(given)
         rows = [dictionary.ratios(*pair, entries) for pair in zip(prompts, answers, strict=True)]
-        spreads = np.array([[_spreads(r, f) for r, f in zip(row, self.features, strict=True)]
-                            for row in rows]).reshape(len(rows), len(self.features))  # fmt: skip
+        scales = [feature.scale for feature in self.features]
+        spreads = np.array([[*map(in_spreads, row, scales)] for row in rows])
+        spreads = spreads.reshape(len(rows), len(scales))
         low, high = (np.array([getattr(f, end) for f in self.features]) for end in ("low", "high"))
         return np.asarray(np.clip(spreads, low, high) / FEATURE_GRID)
 
@@ -254,10 +252,6 @@ def bounds(values: Sequence[int]) -> tuple[int, int]:
 def in_spreads(ratio: tuple[int, int], scale: int) -> int:
     """A feature's value in units of 2⁻¹² of its spread, exact and rounded once."""
     return differences.difference([ratio], [(0, 1)], 1, scale)
-
-
-def _spreads(ratio: tuple[int, int], feature: Feature) -> int:
-    return in_spreads(ratio, feature.scale)
 
 
 def _last(text: Any) -> str:

@@ -116,8 +116,7 @@ def _explain(
     shown_features.demand(named, entries)
     counted = [entries[named.names[i]] for i in used]
     values = np.array([
-        [taste.in_spreads(ratio, named.scales[i])
-         for ratio, i in zip(ratios(*pair, counted), used, strict=True)]
+        [*map(taste.in_spreads, ratios(*pair, counted), [named.scales[i] for i in used])]
         for pair in sorted(texts)
     ]).reshape(len(texts), len(used))  # fmt: skip
     features = tuple(

@@ -22,7 +22,15 @@ from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from szpo import plugins
 from szpo.errors import UsageError
-from szpo.features.dictionary import BY_NAME, ENTRIES, GROUPS, Count, Entry, Ratio
+from szpo.features.dictionary import (
+    BY_NAME,
+    ENTRIES,
+    GROUPS,
+    Count,
+    Entry,
+    Ratio,
+    counts_alike,
+)
 from szpo.features.patterns import compile_pattern
 from szpo.features.reading import Reading, words
 from szpo.types import Answer, Prompt
@@ -221,6 +229,29 @@ def again(
                 "with what the run began with"
             )
     return found
+
+
+def countable(
+    names: Iterable[str],
+    recorded: Sequence[Sequence[str]],
+    counted_by: str,
+    given: Sequence[str] = (),
+    rate: Rate | None = None,
+) -> dict[str, Entry]:
+    """The recorded features that can be counted here, the dictionary's and own ones, in order.
+
+    Args:
+        names: the features' names.
+        recorded: descriptions of the own ones among them, as `again` takes them.
+        counted_by: digest of the dictionary that counted the others.
+        given: what the user wrote in this process.
+        rate: asks the run's judge.
+    """
+    users = {name for name, *_ in recorded}
+    found = again(recorded, given, rate)
+    if counts_alike(counted_by):
+        found |= {name: entry for name, entry in BY_NAME.items() if name not in users}
+    return {name: found[name] for name in names if name in found}
 
 
 def can_recompute(recorded: Description, mine: Description) -> bool:

@@ -37,9 +37,6 @@ from szpo.improvement.ways import PolicyGradient, Way
 from szpo.locks import try_lock
 from szpo.models import adapter_files, loading
 from szpo.models.adapter_sources import SET
-from szpo.models.lora_sites import Site
-from szpo.optim.parameters import Space
-from szpo.optim.sample_directions import Law
 from szpo.policies import own_prompt, text_guards
 from szpo.policies.feature_basis import (
     ANSWERS_EACH,
@@ -54,11 +51,11 @@ from szpo.policies.feature_basis import (
 )
 from szpo.policies.hosts import Host
 from szpo.policies.lora_policy import LoraPolicy
-from szpo.policies.probe import ROWS, Probe, Progress
+from szpo.policies.probe import Probe, Progress
 from szpo.policies.protocol import moved
 from szpo.policies.subspace_cache import sampling_of
-from szpo.policies.subspace_setup import INPUT_SAMPLES
-from szpo.policies.subspaces import Subspace
+from szpo.policies.subspace_setup import INPUT_SAMPLES, probe_of
+from szpo.policies.subspaces import Subspace, every_b
 from szpo.policies.text_guards import Guard, TextFigures
 from szpo.types import Answer, Floats, Prompt, Theta
 
@@ -279,23 +276,20 @@ class SetMaker:
             A = {n.removeprefix("A/"): file[n] for n in file.files if n.startswith("A/")}
             bounds = tuple((float(low), float(high)) for low, high in file["bounds"])
             return Ground(
-                _whole(self.sites, A), file["directions"], bounds, file["spread"], file["same"]
+                every_b(self.sites, A), file["directions"], bounds, file["spread"], file["same"]
             )
 
     def _make_ground(self) -> Ground:
         prompts = self.prompts.taught
-        tokens = tuple(loading.encode(self.host.facts.tokenizer, p) for p in prompts)
-        law = replace(self.sampling, top_p=1.0, top_k=0)
 
         def probe_at(whole: Subspace) -> Probe:
-            answerer = self.host.at(whole, Space(self.making.seed, whole.layout, Law()))
-            return Probe(answerer, whole, tokens, law, self.making.seed, self.progress, ROWS)
+            seed = self.making.seed
+            return probe_of(self.host, whole, prompts, self.sampling, seed, self.progress)
 
-        blank = {s.a: np.zeros((s.rank, s.inputs), np.float32) for s in self.sites}
-        probe = probe_at(_whole(self.sites, blank))
+        probe = probe_at(every_b(self.sites, {}))
         base = probe.start_samples(self.making.answers, ANSWERS_EACH)
         read = probe.read_inputs(base[:INPUT_SAMPLES])
-        whole = _whole(self.sites, {name: _short(read[name]) for name in blank})
+        whole = every_b(self.sites, {site.a: _short(read[site.a]) for site in self.sites})
         probe = probe_at(whole)
 
         groups = np.array([sample.group for sample in base])
@@ -470,12 +464,6 @@ def holding(folder: Path) -> Iterator[None]:
             raise UsageError(f"another process is making adapters in {folder}")
         yield
         place.unlink(missing_ok=True)
-
-
-def _whole(sites: tuple[Site, ...], A: Theta) -> Subspace:
-    """All B of these sites as coordinates, at 0."""
-    zero = {s.b: np.zeros((s.outputs, s.rank), np.float32) for s in sites}
-    return Subspace("full", sites, dict(A), zero, {})
 
 
 def _shrink(theta: Theta, share: float) -> Theta:

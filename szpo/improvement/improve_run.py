@@ -1,10 +1,9 @@
 """Improve a run's policy on the taste of its votes; nobody is asked.
 
 It begins at the run's recommended point, or part of the way there where that has spent more than
-half of the budget, moves every factor of the adapter by
-`szpo.improvement.loop`, and adopts the best policy found: its weights join the record
-(`szpo.ledger.adopted`). Prompts for measuring are split off from the training prompts; held-out
-ones are never read.
+half of the budget, moves every B of the adapter by `szpo.improvement.loop`, and adopts the best
+policy found: its weights join the record (`szpo.ledger.adopted`). Prompts for measuring are split
+off from the training prompts; held-out ones are never read.
 """
 
 from __future__ import annotations
@@ -13,8 +12,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Final
-
-import numpy as np
 
 from szpo import seeds
 from szpo.analysis import run_taste
@@ -29,7 +26,7 @@ from szpo.optim import parameters
 from szpo.policies import recorded_subspace
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.protocol import moved
-from szpo.policies.subspaces import Subspace
+from szpo.policies.subspaces import Subspace, every_b
 from szpo.policies.text_guards import LENGTH, VARIETY
 from szpo.replay import replay
 from szpo.runs.assemble import RunParts
@@ -76,7 +73,8 @@ def improve_run(
     if parts.config.adapter.train != "B":
         raise UsageError("improving moves every B of an adapter; set adapter.train to B")
     seed = seeds.as_seed(seeds.derive(ledger.root_seed, "improve", step=steps))
-    begun, conv1d = policy.subspace, False
+    begun, earlier = policy.subspace, adopted.last(ledger)
+    conv1d = bool(earlier and earlier.get("conv1d"))
     if not begun.sites:
         policy.subspace, conv1d = _with_sites(parts)
     whole = _whole(parts)
@@ -110,7 +108,7 @@ def improve_run(
         state = replace(state, best=0, stopped=kept)
     if state.best:
         body, others = _describe(state, taste, steps, nats), None
-        if "sites" in ledger.spec["space"] and not ledger.spec["space"]["sites"]:
+        if not ledger.spec["space"]["sites"]:
             facts, others = recorded_subspace.describe(policy.subspace)
             body |= {**facts, "conv1d": conv1d}
         adopted.append(ledger, state.theta, body, others)
@@ -120,10 +118,10 @@ def improve_run(
 def at_end(ledger: Ledger, parts: RunParts, outcome: Outcome, say: Say) -> None:
     """Improve a run whose votes are spent, once, where ``improve.nats`` says so."""
     nats = parts.config.improve.nats
-    last = adopted.read(ledger)
     if nats is None or outcome.status != "finished":
         return
-    if last is not None and last.body["steps"] == outcome.steps:
+    last = adopted.last(ledger)
+    if last is not None and last["steps"] == outcome.steps:
         return
     try:
         state = improve_run(
@@ -193,12 +191,9 @@ def _whole(parts: RunParts) -> LoraPolicy:
     """The run's policy with every B as a coordinate, measured against the same start."""
     assert parts.base is not None
     held = parts.language.subspace
-    still = held.factors()
-    moving = {site.b: np.array(still[site.b]) for site in held.sites}
-    fixed = {name: value for name, value in still.items() if name not in moving}
     return LoraPolicy(
         parts.base.loaded,
-        Subspace("full", held.sites, fixed, moving, {}),
+        every_b(held.sites, held.factors()),
         root_seed=parts.settings.root_seed,
         sampling=parts.language.sampling,
         crn=parts.language.crn,

@@ -74,15 +74,21 @@ def read(ledger: Ledger, until: int | None = None) -> Adopted | None:
     Raises:
         IntegrityError: they are not the recorded ones.
     """
-    found = None
-    for event in ledger.events(KIND):
-        if until is None or event["body"]["steps"] <= until:
-            found = event["body"]
+    found = last(ledger, until)
     if found is None:
         return None
     stored = tensors(ledger, found)
     theta = {name: stored[name] for name in found["moving"]}
     return Adopted(theta, stored, found["theta_sha256"], found)
+
+
+def last(ledger: Ledger, until: int | None = None) -> Mapping[str, Any] | None:
+    """The body of the event that `read` reads, without its tensors."""
+    found = None
+    for event in ledger.events(KIND):
+        if until is None or event["body"]["steps"] <= until:
+            found = event["body"]
+    return found
 
 
 def tensors(ledger: Ledger, body: Mapping[str, Any]) -> Theta:
@@ -109,7 +115,7 @@ def tensors(ledger: Ledger, body: Mapping[str, Any]) -> Theta:
 
 def is_still(ledger: Ledger) -> bool:
     """Whether nothing can have moved: the run has no coordinates, and adopted no weights."""
-    return ledger.layout == parameters.NO_COORDINATES and next(ledger.events(KIND), None) is None
+    return ledger.layout == parameters.NO_COORDINATES and last(ledger) is None
 
 
 def digest(theta: Theta) -> str:

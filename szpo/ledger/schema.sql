@@ -55,7 +55,7 @@ CREATE TABLE comparisons (
   run         TEXT NOT NULL REFERENCES runs,
   step        INTEGER,                    -- NULL outside training (gold, final)
   kind        TEXT NOT NULL CHECK (kind IN
-                ('train', 'gold', 'aa', 'repeat', 'final')),
+                ('train', 'gold', 'aa', 'final')),
   k           INTEGER,
   n           INTEGER,
   repeats     TEXT REFERENCES comparisons,

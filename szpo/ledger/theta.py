@@ -42,8 +42,8 @@ def theta_digest(ledger: Ledger) -> str:
 
 def recommended_digest(ledger: Ledger) -> str:
     """theta_sha256 of the recommended point after the last applied step: what a run exports."""
-    found = adopted.read(ledger)
-    return _last_digest(ledger, "ASC") if found is None else found.sha256
+    found = adopted.last(ledger)
+    return _last_digest(ledger, "ASC") if found is None else str(found["theta_sha256"])
 
 
 def theta_digests(ledger: Ledger) -> list[str]:

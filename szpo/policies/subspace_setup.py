@@ -11,6 +11,7 @@ import numpy as np
 from szpo.config.schema import NAMED, SCORED, Config
 from szpo.errors import UsageError
 from szpo.evaluators.panel_factory import find_rate
+from szpo.generation.sampling import Sampling
 from szpo.models import loading
 from szpo.models.logprobs import Sample
 from szpo.models.lora_sites import Site
@@ -23,7 +24,7 @@ from szpo.policies.kl_calibration import draw_ruler, full_subspace, random_subsp
 from szpo.policies.probe import ROWS, Probe, Progress
 from szpo.policies.score_basis import score_subspace
 from szpo.policies.subspace_cache import sampling_of
-from szpo.policies.subspaces import Blocks, Subspace
+from szpo.policies.subspaces import Blocks, Subspace, every_b
 from szpo.types import Prompt, Theta
 
 WORKERS_ROWS = 4096
@@ -36,16 +37,25 @@ def read_factors(
     host: Host, sites: tuple[Site, ...], prompts: Sequence[Prompt], config: Config
 ) -> Theta:
     """A of each site from its layer's inputs while the base answers, and B = 0."""
-    zero = {s.b: np.zeros((s.outputs, s.rank), np.float32) for s in sites}
-    blank = {s.a: np.zeros((s.rank, s.inputs), np.float32) for s in sites}
-    whole, seed = Subspace("full", sites, blank, zero, {}), config.subspace.setup_seed
-    probe = Probe(
-        host.at(whole, Space(seed, whole.layout, Law())), whole,
-        tuple(loading.encode(host.facts.tokenizer, p) for p in prompts),
-        replace(sampling_of(config), top_p=1.0, top_k=0), seed, lambda what, done, of: None,
-        ROWS if host.chunk_rows is None else WORKERS_ROWS,
-    )  # fmt: skip
-    return {**probe.read_inputs(probe.start_samples(INPUT_SAMPLES)), **zero}
+    whole, seed = every_b(sites, {}), config.subspace.setup_seed
+    probe = probe_of(host, whole, prompts, sampling_of(config), seed)
+    return {**whole.start, **probe.read_inputs(probe.start_samples(INPUT_SAMPLES))}
+
+
+def probe_of(
+    host: Host,
+    whole: Subspace,
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    seed: int,
+    progress: Progress = lambda what, done, of: None,
+) -> Probe:
+    """A probe of the start in these coordinates, by the law that scores and KL are of."""
+    answerer = host.at(whole, Space(seed, whole.layout, Law()))
+    tokens = tuple(loading.encode(host.facts.tokenizer, p) for p in prompts)
+    law = replace(sampling, top_p=1.0, top_k=0)
+    rows = ROWS if host.chunk_rows is None else WORKERS_ROWS
+    return Probe(answerer, whole, tokens, law, seed, progress, rows)
 
 
 def choose_subspace(
@@ -74,7 +84,6 @@ def choose_subspace(
     if not prompts:
         raise UsageError("the set-up needs prompts; give those the run trains on")
     rate = find_rate(config, host) if kind in NAMED else None
-    tokens = tuple(loading.encode(host.facts.tokenizer, p) for p in prompts)
     zero = {s.b: np.zeros((s.outputs, s.rank), np.float32) for s in sites}
     # Where B is 0 the answers are those of the base model, whatever A is.
     blank = {s.a: np.zeros((s.rank, s.inputs), np.float32) for s in sites}
@@ -87,11 +96,7 @@ def choose_subspace(
         return probe_in(Subspace(kind, sites, fixed, moving, {}))
 
     def probe_in(whole: Subspace) -> Probe:
-        space = Space(seed, whole.layout, Law())
-        answerer = host.at(whole, space)
-        rows = ROWS if host.chunk_rows is None else WORKERS_ROWS
-        law = replace(sampling, top_p=1.0, top_k=0)  # as scores and KL have it
-        return Probe(answerer, whole, tokens, law, seed, progress, rows)
+        return probe_of(host, whole, prompts, sampling, seed, progress)
 
     if blocks is not None and start is not None:
         probe = probe_in(Subspace(kind, sites, start, {}, {}, blocks=blocks))

@@ -364,6 +364,16 @@ class Subspace:
         )
 
 
+def every_b(sites: tuple[Site, ...], factors: Theta) -> Subspace:
+    """Every B of these sites as coordinates; their start and the A are as in ``factors``.
+
+    A factor that is not there is 0.
+    """
+    fixed = {s.a: factors.get(s.a, np.zeros((s.rank, s.inputs), np.float32)) for s in sites}
+    start = {s.b: factors.get(s.b, np.zeros((s.outputs, s.rank), np.float32)) for s in sites}
+    return Subspace("full", sites, fixed, start, {})
+
+
 def split_basis(start: Theta, matrix: Floats) -> dict[str, NDArray[np.float32]]:
     """Split columns over all moving weights (D, d) into one fp32 array (*shape, d) per tensor."""
     parts, at = {}, 0

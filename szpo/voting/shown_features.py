@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from szpo.errors import UsageError
-from szpo.features import dictionary, differences, own
+from szpo.features import differences, own
 from szpo.features.dictionary import Entry, read_answer
 from szpo.features.own import Judged, Pair
 from szpo.ledger.database import Ledger
@@ -35,12 +35,10 @@ def entries_of(
         rate: Asks the run's judge.
         rated: Features with recorded ratings of a judge, by name.
     """
-    same = dictionary.counts_alike(features.dictionary)
-    rebuilt = {**own.again(features.own, given, rate), **(rated or {})}
-    users = {name for name, *_ in features.own}
-    known = dictionary.BY_NAME if same else {}
-    counted = {**{n: known[n] for n in features.names if n in known and n not in users}, **rebuilt}
-    return {name: counted[name] for name in features.names if name in counted}
+    names = features.names
+    counted = own.countable(names, features.own, features.dictionary, given, rate)
+    counted |= rated or {}
+    return {name: counted[name] for name in names if name in counted}
 
 
 def demand(features: NamedFeatures, entries: Collection[str]) -> None:

@@ -1,5 +1,6 @@
 """A run's policy improved on the taste of its votes: adopted, exported, gone on with, verified."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from szpo.analysis import run_taste
 from szpo.cli.app import call
 from szpo.errors import IntegrityError
 from szpo.ledger import adopted
@@ -82,6 +84,20 @@ def test_it_is_what_is_exported_and_sampled_and_the_base_stays_the_base(improved
         first, _ = samples.sample_answers(ledger, parts, asked, until=0, seed=5)
         assert [row[0].text for row in base] == [answer.text for answer in first]
         assert policy.sample(asked, seed=5) != base
+
+
+def test_the_best_of_several_answers_is_the_one_that_the_taste_scores_highest(improved, capsys):
+    def answers(*more):
+        capsys.readouterr()
+        assert call(["sample", str(improved), "--prompts", "2", "--json", *more]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    every, best = answers("-n", "4"), answers("--best-of", "4")
+    with Ledger.open(improved, readonly=True) as ledger:
+        taste = run_taste.read(ledger)
+    for row, one in zip(every, best, strict=True):
+        scores = taste.score([row["prompt"]] * 4, row["tuned"])
+        assert one["tuned"] == [row["tuned"][int(scores.argmax())]]
 
 
 def test_later_rounds_ask_about_the_adopted_policy(improved):
