@@ -80,7 +80,7 @@ def make(name: str) -> None:
     loaded = loading.load(config.model.name, dtype=subspace_cache.SHIPPED_DTYPE, device="cpu")
     prompts = load_shipped().train
     host = LocalHost(loaded)
-    sites = host.places(config.adapter, None).sites
+    sites, _ = host.places(config.adapter, None)
     made = language_model.set_up(config, host, sites, prompts)
     key = subspace_cache.setup_key(config, loaded.sha256, loaded.dtype, prompts)
     facts = {"preset": name, "model": config.model.name, **check(config, loaded, made)}

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from szpo.errors import UsageError
+from szpo_simulators.panels import sealed_one
 from szpo_simulators.panels.text_features import Scored
 
 Taste: TypeAlias = Callable[[str, str], float]
@@ -275,8 +276,9 @@ TASTES: Final[dict[str, tuple[str, Taste]]] = {
 
 
 def reward(argument: str | None) -> Scored:
-    """The taste of this name as a reward."""
-    if argument not in TASTES:
-        raise UsageError(f"needs a taste, as in taste:few commas; there are {', '.join(TASTES)}")
-    _, taste = TASTES[argument]
+    """The taste of this name as a reward; those of `sealed_one` have names as well."""
+    known = TASTES | sealed_one.TASTES
+    if argument not in known:
+        raise UsageError(f"needs a taste, as in taste:few commas; there are {', '.join(known)}")
+    _, taste = known[argument]
     return Scored(f"taste:{argument}", lambda prompt, answer: taste(prompt.text, answer.text))
