@@ -12,7 +12,7 @@ from typing import Any, Final
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from szpo import cache, memory
+from szpo import memory
 from szpo.cli import console
 from szpo.cli.run import PRESET, SETS
 from szpo.config import settings_file
@@ -58,6 +58,7 @@ def make(
     """
     from szpo.data import prompts as prompt_files
     from szpo.improvement import adapter_set, aims
+    from szpo.models import adapter_sources
     from szpo.policies import language_model
     from szpo.runs import run_device, run_prompts
 
@@ -76,7 +77,7 @@ def make(
     with _show_progress(as_json) as progress:
         progress("loading the model", 0, 0)
         host = language_model.load_host(config, adapter=False)
-        target = folder or cache.cache_dir() / "adapters" / host.facts.sha256[:16]
+        target = folder or adapter_sources.made_here(host.facts.sha256)
         maker = adapter_set.SetMaker(host, config, chosen, wanted, making, target, progress)
         maker.read_set()
         with adapter_set.holding(target):

@@ -70,14 +70,16 @@ class Subspace(Section):
         "features: dim of those, then directions that change named features of the texts (both "
         "need a local model); adapters: the weights of the given adapters; random: random "
         "orthonormal ones; full: every weight; none: votes on rows are explained, and nothing "
-        "moves; auto: adapters where some are given, else features under the rule regression, "
-        "but score with optimizer.score_share or fewer than 256 samples, and under other rules.",
+        "moves; auto: given adapters; else score under other rules than regression, with "
+        "optimizer.score_share or fewer than 256 samples; else those of a set for the model, or "
+        "without one features.",
     )
     adapters: list[Annotated[str, Field(min_length=1)]] = Field(
         default_factory=list,
         max_length=32,
         description="The adapters of kind adapters, 2 to 32 LoRAs of this model: PEFT folders, "
-        "hub ids with their revision (owner/name@revision), or the folder of a set.",
+        "hub ids with their revision (owner/name@revision), or a set: its folder, or the name of "
+        "one that ships.",
     )
     dim: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
         8,

@@ -10,7 +10,7 @@ work with them. `szpo.config.settings_file` reads files, presets and ``--set``;
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
 from pydantic import Field, PrivateAttr, model_validator
@@ -391,7 +391,8 @@ class Config(Section):
     def coordinates(self) -> Coordinates:
         """The kind of the subspace, with auto resolved.
 
-        auto is adapters if some are given; features under `FIRST_RULE` if no other setting
+        auto is adapters if some are given or `szpo.policies.subspace_cache.take_set` found a set
+        for the model; features under `FIRST_RULE` if no other setting
         excludes them and the set-up has at least `FEWEST_SAMPLES` answers; else score.
         """
         chosen, o, samples = self.subspace.kind, self.optimizer, self.subspace.samples
@@ -402,6 +403,20 @@ class Config(Section):
         usual = self.rule == FIRST_RULE and self.adapter.train == "B" and not o.score_share
         enough = samples is None or samples >= FEWEST_SAMPLES
         return "features" if usual and enough else "score"
+
+    @property
+    def may_take_adapters(self) -> bool:
+        """Whether auto is adapters if their model has a set, as no setting shapes features."""
+        plain = self.subspace.dim == Subspace().dim and self.adapter == Adapter()
+        return self.subspace.kind == "auto" and self.coordinates == "features" and plain
+
+    def in_adapters(self, entries: Sequence[str]) -> Self:
+        """These settings with the weights of adapters as coordinates, and their own radius."""
+        tree = self.model_dump(exclude_unset=True)
+        tree.setdefault("subspace", {})["adapters"] = [*entries]
+        if self.optimizer.kl_radius == RADIUS:
+            tree.get("optimizer", {}).pop("kl_radius", None)
+        return self.model_validate(tree)
 
     @property
     def samples(self) -> int:

@@ -36,7 +36,7 @@ from szpo.improvement.loop import Plan
 from szpo.improvement.ways import PolicyGradient, Way
 from szpo.locks import try_lock
 from szpo.models import adapter_files, loading
-from szpo.models.adapter_sources import SET
+from szpo.models.adapter_sources import SET, UNFINISHED
 from szpo.policies import own_prompt, text_guards
 from szpo.policies.feature_basis import (
     ANSWERS_EACH,
@@ -250,7 +250,7 @@ class SetMaker:
     @property
     def _ground_file(self) -> Path:
         keys = "".join(self.key(aim) for aim in self.aims)
-        return self.folder / f".start-{hashlib.sha256(keys.encode()).hexdigest()[:16]}.npz"
+        return self.folder / f"{UNFINISHED}{hashlib.sha256(keys.encode()).hexdigest()[:16]}.npz"
 
     def _policy(self, whole: Subspace) -> LoraPolicy:
         return LoraPolicy(

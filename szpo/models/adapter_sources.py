@@ -1,11 +1,12 @@
 """The adapters whose weights are a run's coordinates: found, read and refused by name.
 
 An entry of ``subspace.adapters`` is a PEFT LoRA folder, a hub id with its revision, or a set: a
-folder with ``set.json``, which names the adapters in it.
+folder with ``set.json``, which names the adapters in it, or the name of a set that ships.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from szpo import cache
 from szpo.errors import UsageError
 from szpo.models import loading, weight_files
 from szpo.models.loading import Adapter
@@ -20,6 +22,10 @@ from szpo.models.loading import Adapter
 SET: Final = "set.json"
 """File that makes a folder a set: {"adapters": [{"name", "folder"}, …], "base_sha256": …}."""
 FEWEST, MOST = 2, 32
+SHIPPED: Final = Path(__file__).parents[1] / "data" / "adapters"
+"""Folder of the sets that ship, each in a folder of its model's name."""
+UNFINISHED: Final = ".start-"
+"""How a file begins that lies in a set's folder until the set is whole."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,39 @@ class Place:
     revision: str | None = None
     base_sha256: str | None = None
     """Digest of the weights on which a set was made."""
+
+
+def shipped(name: str) -> Path | None:
+    """The folder of the set that ships under this name, if there is one."""
+    plain = name == Path(name).name
+    return SHIPPED / name if plain and (SHIPPED / name / SET).is_file() else None
+
+
+def made_here(sha256: str) -> Path:
+    """The folder in the cache of this model's set, which need not be there."""
+    return cache.cache_dir() / "adapters" / sha256[:16]
+
+
+def any_set() -> bool:
+    """Whether any model has a set, shipped or in the cache."""
+    places = (SHIPPED, cache.cache_dir() / "adapters")
+    return any(True for place in places for _ in place.glob(f"*/{SET}"))
+
+
+def find_set(sha256: str) -> str | None:
+    """The entry for the set of the model with these weights: one that ships, else the cache's.
+
+    The shipped one comes first, so that a run is the same on each machine. A set that is still
+    being made is none.
+    """
+    here = made_here(sha256)
+    for folder in (*sorted(SHIPPED.glob("*/")), here):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            found = json.loads((folder / SET).read_text(encoding="utf-8"))
+            whole = folder.parent == SHIPPED or not any(folder.glob(f"{UNFINISHED}*"))
+            if found["base_sha256"] == sha256 and len(found["adapters"]) >= FEWEST and whole:
+                return str(folder) if folder == here else folder.name
+    return None
 
 
 def find(entries: Sequence[str]) -> tuple[Place, ...]:
@@ -75,7 +114,7 @@ def _expand(entry: str) -> list[Place]:
 
 
 def _locate(entry: str) -> tuple[Path, str | None]:
-    path = Path(entry).expanduser()
+    path = shipped(entry) or Path(entry).expanduser()
     if path.is_dir():
         return path, None
     hub_id, _, revision = entry.partition("@")

@@ -46,6 +46,8 @@ NAMED: Final = {"rounded": "fp16", "credit": "by parts"}
 """How coordinates of named features are made; part of their key."""
 RATES: Final = {"kind", "model", "base_url", "ask", "temperature", "max_tokens"}
 """Settings of a judge on which its ratings depend."""
+MAKING: Final = 30_000
+"""Answers that a usual set of adapters takes, roughly."""
 Origin: TypeAlias = Literal["made", "cache", "shipped"]
 """Whether a basis was made for this run, or shared: from the cache, or from the package."""
 
@@ -209,6 +211,27 @@ def _adapters(config: Config) -> dict[str, Any]:
         "adapters": adapter_sources.identify(config.subspace.adapters),
         "dictionary": dictionary.digest(),
     }
+
+
+def take_set(config: Config) -> tuple[Config, str]:
+    """The settings in the set of adapters for their model, where auto takes one; a line to say.
+
+    Without a set for these weights the settings stay, and the line says what one would take.
+    """
+    if not config.may_take_adapters:
+        return config, ""
+    if adapter_sources.any_set():
+        model = identify_model(config)
+        entry = None if model is None else adapter_sources.find_set(model[0])
+        if entry is not None:
+            name = json.dumps(entry)
+            return config.in_adapters([entry]), (
+                f"adapters: the set {name} is for this model; subspace.kind=features leaves it out"
+            )
+    return config, (
+        f"adapters: none for this model; szpo adapters make --model {config.model.name} makes "
+        f"sixteen, from some {MAKING:,} of its answers that nobody reads"
+    )
 
 
 def look_up(config: Config, prompts: Sequence[Prompt]) -> Subspace | None:

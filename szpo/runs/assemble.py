@@ -169,9 +169,10 @@ def check(config: Config, panel: PanelFactory | None = None) -> CheckedConfig:
     if policy_factory is None:
         if config.subspace.kind != "full":  # refused now, not after the set-up
             config.optimizer_settings((("z", (config.dim,)),), 1.0)
-        from szpo.policies import language_model
+        from szpo.policies import language_model, subspace_cache
 
-        config = run_device.choose(config)
+        config, said = subspace_cache.take_set(run_device.choose(config))
+        notes = (*notes, said) if said else notes
         language_model.check_files(config)
         prompts = run_prompts.fit(config, prompts)
     check_rate(config, (*prompts.train, *prompts.heldout))

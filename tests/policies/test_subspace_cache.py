@@ -11,6 +11,7 @@ import pytest
 from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.ledger.database import Ledger
+from szpo.models import adapter_sources
 from szpo.models.lora_sites import Site
 from szpo.policies import subspace_cache
 from szpo.policies.subspaces import FeatureMap, Subspace
@@ -146,6 +147,50 @@ def test_a_shipped_file_with_another_digest_is_not_used(space, shipped, caplog):
     found = subspace_cache.load_or_make(asking(384), lambda: space)
     assert found.report["origin"] == "made" and found.basis_sha256 == space.basis_sha256
     assert "is not the file that ships with szpo; the coordinates are made anew" in caplog.text
+
+
+# --- sets of adapters ----------------------------------------------------------------------------
+
+
+def write_set(folder, sha256, adapters=2):
+    folder.mkdir(parents=True)
+    rows = [{"name": f"a{i}", "folder": f"a{i}"} for i in range(adapters)]
+    (folder / "set.json").write_text(json.dumps({"base_sha256": sha256, "adapters": rows}))
+
+
+def test_auto_takes_the_set_of_the_model_s_weights(tmp_path, cache, monkeypatch):
+    digest = "5e7" * 20
+    monkeypatch.setattr(adapter_sources, "SHIPPED", tmp_path / "sets")
+    monkeypatch.setattr(subspace_cache, "identify_model", lambda config: (digest, "fp32"))
+
+    def take(*sets):
+        return subspace_cache.take_set(settings_file.load(sets=sets))
+
+    plain, line = take()
+    assert plain.coordinates == "features" and "szpo adapters make --model smollm2" in line
+    mine = cache.parent / "adapters" / digest[:16]
+    write_set(mine, digest)
+    write_set(tmp_path / "sets" / "other", "f00")
+    unfinished = mine / ".start-0.npz"
+    unfinished.touch()
+    assert take()[0] == plain
+    unfinished.unlink()
+    found, line = take()
+    assert found.coordinates == "adapters" and found.subspace.adapters == [str(mine)]
+    assert (plain.optimizer.kl_radius, found.optimizer.kl_radius) == (4.5, 2.0)
+    assert found.asks_rows == plain.asks_rows and found.rule == plain.rule
+    assert str(mine) in line and "subspace.kind=features" in line
+    write_set(tmp_path / "sets" / "shipped", digest)
+    assert take()[0].subspace.adapters == ["shipped"]
+    places = adapter_sources.find(["shipped"])
+    assert [each.folder.parent for each in places] == [tmp_path / "sets" / "shipped"] * 2
+    wide = take("optimizer.kl_radius=1", "panel.verdict=batch")[0]
+    assert wide.optimizer.kl_radius == 1 and not wide.asks_rows
+    for own in (
+        "subspace.kind=features", "subspace.dim=24", "adapter.rank=2", "optimizer.rule=known",
+        "subspace.kind=none", "subspace.samples=128", "optimizer.score_share=.5",
+    ):  # fmt: skip
+        assert take(own) == (settings_file.load(sets=[own]), "")
 
 
 # --- what a key holds ----------------------------------------------------------------------------
