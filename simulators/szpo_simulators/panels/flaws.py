@@ -47,6 +47,9 @@ class Flaws:
     noise: str = _flaw("gumbel", "noise on values: gumbel (logistic votes) or gaussian (probit)")
     types: float = _flaw(0.0, "share of those who judge that has the other taste")
     other: str = _flaw("", "what that taste likes, a reward; also the ring's target")
+    equal: str = _flaw(
+        "", "votes where the taste shows no difference: a coin, same, or form (length and fluency)"
+    )
     hostile: int = _flaw(0, "members who prefer the worse batch")
     lazy: int = _flaw(0, "members who always answer A")
     random: int = _flaw(0, "members who answer at random")
@@ -62,6 +65,9 @@ FLAWS: Final[Mapping[str, str]] = {f.name: f.metadata["meaning"] for f in fields
 """Names of the flaws, with their meaning."""
 RING_SHARPNESS: Final = 10.0
 """Factor of a ring's β over the panel's."""
+EQUAL: Final = ("", "coin", "same", "form")
+"""Values of ``equal``. The first is a coin too, but agreement is fitted to pairs that differ;
+with the others it is fitted over all pairs shown that are given to a side."""
 CERTAIN: Final = 50.0
 """Side bias of lazy members, in logits: large enough that they always answer A."""
 
@@ -133,6 +139,8 @@ def _check(name: str, flaws: Flaws) -> None:
         raise UsageError(f"{where} sharp must be above 0, and spread 0 or more")
     if flaws.noise not in ("gumbel", "gaussian"):
         raise UsageError(f"{where} noise={flaws.noise!r} is neither gumbel nor gaussian")
+    if flaws.equal not in EQUAL:
+        raise UsageError(f"{where} equal={flaws.equal!r} is none of coin, same and form")
     if not 0 <= flaws.types <= 1:
         raise UsageError(f"{where} types must be a share, from 0 to 1")
     if (flaws.types or flaws.turn) and not flaws.other:

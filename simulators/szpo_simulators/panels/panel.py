@@ -16,11 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import exp
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from szpo.aggregation.links import link
 from szpo.config.schema import Config
@@ -31,7 +32,7 @@ from szpo.seeds import derive, uniform
 from szpo.types import Answer, Comparison, Floats, Prompt
 from szpo.voting.service import VoteService
 from szpo_simulators.panels import flaws, mtbench
-from szpo_simulators.panels.raters import Rater, SimulatedJudge
+from szpo_simulators.panels.raters import ZERO, Rater, SimulatedJudge
 from szpo_simulators.panels.text_rewards import (
     Reward,
     difference,
@@ -43,10 +44,10 @@ from szpo_simulators.panels.text_rewards import (
 PANELS: Final = tuple(flaws.PRESETS)
 MAX_TOLD: Final = 60
 """Longest text of a reward in a sentence, in characters; the record has the whole text."""
+FORM: Final = ("feature:length", "fluency")
+"""Rewards whose sum, each in spreads of the base's answers, decides under ``equal=form``."""
 PAIRS = 16_384
 """Pairs of batches drawn to fit β, and drawn again to measure the resulting agreement."""
-ZERO = 1e-12
-"""Differences up to this size are rounding errors of equal means and count as zero."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +62,22 @@ class Calibration:
     """The measure that β was fitted to, a name of `MEASURES`."""
     reached: float | None = None
     """Value of that measure on fresh pairs; None if the measure is the agreement."""
+    shown: bool = False
+    """Fitted to all pairs shown, also those that do not differ."""
 
     @property
     def spec(self) -> dict[str, Any]:
-        """The calibration as JSON values; `fitted` and `reached` are left out for agreement."""
+        """The calibration as JSON values, without what is as usual."""
         values = asdict(self)
-        return values if self.reached is not None else {k: values[k] for k in list(values)[:3]}
+        left = ["fitted", "reached"] * (self.reached is None) + ["shown"] * (not self.shown)
+        return {name: value for name, value in values.items() if name not in left}
 
     def __str__(self) -> str:
         more = "" if self.reached is None else f", {self.fitted} {self.reached:.3f}"
+        pairs = "all pairs shown" if self.shown else "pairs that differ"
         return (
             f"sharpness beta {self.beta:.3g}, at which two panelists agree on "
-            f"{self.agreement:.1%} of pairs that differ{more}"
+            f"{self.agreement:.1%} of {pairs}{more}"
         )
 
 
@@ -154,6 +159,7 @@ def calibrate(
     *,
     measure: str = "agreement",
     rater: Rater | None = None,
+    among: Callable[[bytes], NDArray[np.bool_]] | None = None,
 ) -> Calibration:
     """The β at which a measure reaches its target on comparisons whose batches differ.
 
@@ -164,6 +170,7 @@ def calibrate(
         target: value of the measure over non-zero differences, in (½, 1).
         measure: a name of `MEASURES`.
         rater: the rater whose β is fitted: its link, and for ``wins`` its ties and lapses.
+        among: which comparisons count, by the key that draws them; None: those that differ.
     """
     rewards = np.asarray(rewards, dtype=np.float64)
     if rewards.ndim != 2 or rewards.shape[1] < 2 or D < 1:
@@ -172,16 +179,24 @@ def calibrate(
         raise UsageError("calibration: panel.reward is not finite for a base answer; give another")
     if not 0.5 < target < 1:
         raise UsageError(f"calibration: target {target:g} must be between 0.5 and 1")
-    drawn = batch_gaps(rewards, D, derive(seed, "calibration"))
-    gaps = drawn[drawn != 0]
-    if not len(gaps):
+
+    def draw(purpose: str) -> tuple[Floats, Floats]:
+        key = derive(seed, purpose)
+        every = batch_gaps(rewards, D, key)
+        return every, every[every != 0 if among is None else among(key)]
+
+    drawn, gaps = draw("calibration")
+    if not gaps.any():
         raise UsageError("calibration: base answers never differ in this reward; give another")
     scale = float(np.sqrt(np.mean(gaps**2)))
     base, measured = rater or Rater(), MEASURES[measure]
     # The measure rises with β from ½ at 0: bisect log β.
     low, high = np.log(1e-6 / scale), np.log(1e6 / scale)
     if measured(replace(base, beta=exp(high)), gaps) < target:
-        raise UsageError(f"calibration: no beta brings {measure} to {target:.0%} for this panel")
+        even = f", as {np.mean(gaps == 0):.0%} of its pairs do not differ" * (not gaps.all())
+        raise UsageError(
+            f"calibration: no beta brings {measure} to {target:.0%} for this panel{even}"
+        )
     for _ in range(60):
         middle = (low + high) / 2
         if measured(replace(base, beta=exp(middle)), gaps) < target:
@@ -189,16 +204,16 @@ def calibrate(
         else:
             high = middle
     beta = float(f"{exp((low + high) / 2):.6g}")  # short enough to print, store and retype
-    fresh = batch_gaps(rewards, D, derive(seed, "calibration check"))
-    fresh = fresh[fresh != 0]
+    _, fresh = draw("calibration check")
     shown = fresh if len(fresh) else gaps
     final = replace(base, beta=beta)
     return Calibration(
         beta=beta,
         agreement=agreement(final, shown),
-        zero_share=1 - len(gaps) / len(drawn),
+        zero_share=1 - np.count_nonzero(drawn) / len(drawn),
         fitted=measure,
         reached=None if measure == "agreement" else measured(final, shown),
+        shown=among is not None,
     )
 
 
@@ -214,6 +229,8 @@ class SimulatedPanel:
     calibration: Calibration | None = None
     other: str = ""
     """The reward of members with the other taste; "" for none."""
+    equal: str = ""
+    """What decides where the reward shows no difference: a coin if "", "same", or a reward."""
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -225,6 +242,7 @@ class SimulatedPanel:
             "raters": [asdict(rater) for rater in self.raters],
             "calibration": self.calibration.spec if self.calibration else None,
             **({"other": self.other} if self.other else {}),
+            **({"equal": self.equal} if self.equal else {}),
         }
 
     def evaluator(self, service: VoteService) -> PanelEvaluator:
@@ -246,6 +264,7 @@ def build(
     size: int = 5,
     rows: int = 8,
     beta: float | None = None,
+    equal: str = "",
     start: StartingPolicy | None = None,
 ) -> SimulatedPanel:
     """Build a panel by name; β is fitted to the base policy's answers unless it is given.
@@ -256,6 +275,7 @@ def build(
         size: P, the number of members.
         rows: D of the run, at which β is fitted.
         beta: the preset's β from an earlier calibration with the same base, reward and D.
+        equal: `SimulatedPanel.equal` on record.
         start: its answers are used to fit β if ``beta`` is None; its log-probabilities are used
             by rewards with ``fluency``.
     """
@@ -263,27 +283,70 @@ def build(
     preset, chosen = flaws.read(name)
     liked = parse(reward, logprob=start.logprob)
     fitted = None
-    if beta is None:
+    equal = equal or ("same" if chosen.equal == "same" else "")
+    if beta is None or (chosen.equal == "form" and not equal):
         if start.answers is None:
-            raise UsageError(f"panel {name}: give beta, or a start with answers to fit it to")
+            what = "give beta, or" if beta is None else "equal=form needs"
+            raise UsageError(f"panel {name}: {what} a start with answers to fit it to")
         prompts, drawn = start.answers()
+        values = matrix(liked, prompts, drawn)
         measure, target = TARGETS.get(preset, ("agreement", 0.70))
-        fitted = calibrate(
-            matrix(liked, prompts, drawn), rows, 0, target, measure=measure,
+        fit = partial(
+            calibrate, D=rows, seed=0, target=target, measure=measure,
             rater=flaws.members(preset, 1.0, chosen.odd + 1)[0],
         )  # fmt: skip
-        beta = fitted.beta
+        if beta is None:
+            differ = _texts_differ(drawn, rows) if chosen.equal == "coin" else None
+            fitted = fit(values, among=differ)
+            beta = fitted.beta
+        if chosen.equal == "form":
+            parts = [matrix(parse(term, logprob=start.logprob), prompts, drawn) for term in FORM]
+            spreads = [max(float((part - part.mean(1)[:, None]).std()), ZERO) for part in parts]
+            form = np.sum([part / size for part, size in zip(parts, spreads, strict=True)], axis=0)
+
+            def alike(key: bytes) -> NDArray[np.bool_]:
+                apart = batch_gaps(form, rows, key) != 0
+                found = apart & (batch_gaps(values, rows, key) == 0)
+                return np.asarray(found if found.any() else apart)
+
+            strength = fit(form, among=alike).beta / beta
+            weights = [
+                np.format_float_positional(strength / size, 6, fractional=False)
+                for size in spreads
+            ]
+            equal = "+".join(f"{w}*{term}" for w, term in zip(weights, FORM, strict=True))
     raters = flaws.members(name, beta, size)
     other = parse(chosen.other, logprob=start.logprob) if chosen.other else None
-    return SimulatedPanel(
-        name, reward, raters, rows, judges(liked, raters, other), fitted, chosen.other
-    )
+    made = judges(liked, raters, other, _form(equal, start.logprob), same=equal == "same")
+    return SimulatedPanel(name, reward, raters, rows, made, fitted, chosen.other, equal)
+
+
+def _texts_differ(
+    drawn: Sequence[Sequence[Answer]], rows: int
+) -> Callable[[bytes], NDArray[np.bool_]]:
+    """Which comparisons have different texts, so that they are shown."""
+    texts = np.array([[answer.text for answer in row] for row in drawn], dtype=object)
+    place = np.unique(texts.astype(str), return_inverse=True)[1].reshape(texts.shape)
+    number = uniform(derive(0, "texts"), texts.size)[place]
+    return lambda key: np.asarray(batch_gaps(number, rows, key) != 0)
+
+
+def _form(equal: str, logprob: Logprob | None) -> Reward | None:
+    return None if equal in ("", "same") else parse(equal, logprob=logprob)
 
 
 def judges(
-    reward: Reward, raters: Sequence[Rater], other: Reward | None = None
+    reward: Reward,
+    raters: Sequence[Rater],
+    other: Reward | None = None,
+    form: Reward | None = None,
+    *,
+    same: bool = False,
 ) -> tuple[SimulatedJudge, ...]:
-    """Make one judge per rater; they share the computed reward differences."""
+    """Make one judge per rater; they share the computed reward differences.
+
+    Where the reward shows no difference, ``form`` takes its place, or the answer is ``same``.
+    """
 
     @lru_cache(maxsize=1024)
     def gap(comparison: Comparison) -> float:
@@ -293,8 +356,15 @@ def judges(
     def second(comparison: Comparison) -> float:
         return 0.0 if other is None else difference(other, comparison)
 
+    @lru_cache(maxsize=1024)
+    def third(comparison: Comparison) -> float:
+        return 0.0 if form is None else difference(form, comparison)
+
     longer = lru_cache(maxsize=1024)(words_difference)
-    return tuple(SimulatedJudge(gap, rater, second, longer) for rater in raters)
+    instead = None if form is None else third
+    return tuple(
+        SimulatedJudge(gap, rater, second, longer, form=instead, same=same) for rater in raters
+    )
 
 
 def from_spec(spec: Mapping[str, Any], *, logprob: Logprob | None = None) -> SimulatedPanel:
@@ -303,13 +373,14 @@ def from_spec(spec: Mapping[str, Any], *, logprob: Logprob | None = None) -> Sim
         raters = tuple(Rater(**rater) for rater in spec["raters"])
         name, reward, rows = str(spec["panel"]), str(spec["reward"]), int(spec["rows"])
         fitted = Calibration(**spec["calibration"]) if spec.get("calibration") else None
-        other = str(spec.get("other", ""))
+        other, equal = (str(spec.get(key, "")) for key in ("other", "equal"))
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"this run has no simulated panel on record ({error})") from error
     liked, second = (parse(text, logprob=logprob) if text else None for text in (reward, other))
     if liked is None:
         raise UsageError("this run has no simulated panel on record (its reward is empty)")
-    return SimulatedPanel(name, reward, raters, rows, judges(liked, raters, second), fitted, other)
+    made = judges(liked, raters, second, _form(equal, logprob), same=equal == "same")
+    return SimulatedPanel(name, reward, raters, rows, made, fitted, other, equal)
 
 
 @dataclass(frozen=True)
@@ -344,6 +415,7 @@ class Maker:
             size=config.panel.size,
             rows=config.optimizer.rows,
             beta=sharpness(config, recorded),
+            equal=str((recorded or {}).get("equal", "")),
             start=start,
         )
 

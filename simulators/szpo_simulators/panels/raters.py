@@ -31,6 +31,8 @@ from szpo.errors import RunError, UsageError
 from szpo.seeds import derive, uniform
 from szpo.types import Choice, Comparison, Floats
 
+ZERO = 1e-12
+"""Differences up to this size are rounding errors of equal means and count as zero."""
 _STEEPEST = 50.0
 """Log of the largest factor that drift may put on β; beyond it all answers are certain."""
 
@@ -167,6 +169,7 @@ class SimulatedJudge:
     """A rater who answers comparisons: the `Judge` of an in-process panel.
 
     Differences: ``gap`` of the panel's reward, ``other`` of its other reward, ``longer`` of words.
+    Where the reward shows none, ``form`` takes its place, or the answer is ``same``.
     """
 
     gap: Difference
@@ -175,6 +178,8 @@ class SimulatedJudge:
     longer: Difference | None = None
     given: int = 0
     """Votes given before the step."""
+    form: Difference | None = None
+    same: bool = False
 
     @property
     def tires(self) -> bool:
@@ -200,6 +205,9 @@ class SimulatedJudge:
             gap = (1 - now.taste) * gap + now.taste * self.other(comparison)
         if now.verbosity and self.longer is not None:
             longer = self.longer(comparison)
+        alike = abs(gap) <= ZERO
+        if alike and self.form is not None:
+            gap = self.form(comparison)
         effects = item_effects(comparison.id)
         answers: tuple[Choice, ...] = ("A", "B", "tie")
         if now.ring:  # computed as if plus were on A, so that all members choose the same batch
@@ -207,4 +215,6 @@ class SimulatedJudge:
             agreed = answers[int(pick(law(now, gap, True, effects, longer), u))]
             return agreed if plus_side == "A" else _SWAPPED.get(agreed, agreed)
         shares = law(now, gap, plus_side == "A", effects, longer)
+        if alike and self.same and now.beta:  # but for those who never look
+            shares = (1 - now.lapse) * np.array([0.0, 0.0, 1.0]) + now.lapse / 3
         return answers[int(pick(shares, uniform(key, 1)[0]))]

@@ -38,7 +38,7 @@ def panel_of(ledger: Ledger, *, logprob: Logprob | None = None) -> SimulatedPane
             f"{ledger.path.name} has no simulated panel on record; name one with --panel bt70 "
             "--reward sentiment --beta 10"
         )
-    if logprob is None and "fluency" in str(recorded.get("reward")):
+    if logprob is None and "fluency" in f"{recorded.get('reward')} {recorded.get('equal')}":
         logprob = _base_logprob(ledger)
     return from_spec(recorded, logprob=logprob)
 
