@@ -25,6 +25,7 @@ from szpo.baselines.costs import Shared, Trained
 from szpo.baselines.recipes import Count, Group, Positive, Weight, recipe
 from szpo.baselines.validation import catch_divergence, describe_drift, require_plain
 from szpo.errors import RunError, UsageError
+from szpo.models.loading import held_control_words
 from szpo.seeds import as_seed
 from szpo.types import Prompt
 
@@ -173,6 +174,11 @@ def _sampling_class(kind: Any, actor: Actor, seed: int, method: str) -> Any:
 
 def _turns(actor: Actor, prompt: Prompt) -> Any:
     """A prompt in TRL's form, with the same tokens as from `szpo.models.loading.encode`."""
+    if words := held_control_words(actor.loaded.tokenizer, prompt):
+        raise UsageError(
+            f"{prompt.text[:40]!r} contains {words[0]}, which TRL would read as a control token; "
+            "leave that prompt out for this method"
+        )
     if getattr(actor.loaded.tokenizer, "chat_template", None):
         return [{"role": role, "content": text} for role, text in prompt.turns]
     return "\n\n".join(text for _, text in prompt.turns)

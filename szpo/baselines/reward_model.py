@@ -31,7 +31,7 @@ from szpo.data.pairs import Pair, Preferences
 from szpo.errors import StorageError, UsageError
 from szpo.models import adapter_files
 from szpo.models.batched_lora import Deltas, attach_deltas, find_sites
-from szpo.models.loading import Loaded, encode
+from szpo.models.loading import Loaded, encode, tokenize
 from szpo.models.lora_sites import Site
 from szpo.policies.hosts import stack
 from szpo.policies.language_model import random_start
@@ -223,8 +223,7 @@ def reward_tokens(loaded: Loaded, prompt: Prompt, answer: Answer) -> list[int]:
     The sequence classifiers of transformers find the end of a text by the padding token, which
     many tokenizers share with the end token.
     """
-    text = loaded.tokenizer(answer.text, add_special_tokens=False)["input_ids"]
-    return [*encode(loaded.tokenizer, prompt), *text]
+    return [*encode(loaded.tokenizer, prompt), *tokenize(loaded.tokenizer, answer.text)]
 
 
 def pad_token(loaded: Loaded) -> int:

@@ -1,8 +1,8 @@
 """Prompts: szpo's own, or a user's from CSV, JSONL, JSON or lines of text.
 
 A prompt file may come from anywhere: it is read with limits, never executed or decompressed, and
-errors name the file and line. Harmless oddities (duplicates, direction marks, lone surrogates)
-give a warning.
+errors name the file and line. Harmless oddities (duplicates, direction marks, control words,
+lone surrogates) give a warning.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from szpo.config.model_sections import Prompts
 
 Split: TypeAlias = Literal["train", "heldout"]
+Turns: TypeAlias = tuple[tuple[str, str], ...]
 
 LINE_LIMIT = 65_536
 """Most bytes of a line, and most characters of a text."""
@@ -36,6 +37,9 @@ FILE_LIMIT = 64 * 2**20
 ROLES = ("system", "user", "assistant")
 KEYS = ("messages", "text", "prompt")
 """Keys of a record, or columns, for the prompt; the first one that exists is used."""
+SYSTEM_KEYS = ("system", "system_prompt")
+UNREAD = ("history", "input", "images", "tools")
+"""Keys of a record under which other projects keep parts of a prompt."""
 SEPARATORS = (",", ";", "\t", "|")
 """Column separators of CSV files; spreadsheet programs of some countries write ;."""
 SUFFIXES = (".jsonl", ".csv", ".json", ".txt")
@@ -272,17 +276,15 @@ def _find_separator(header: str, wanted: Collection[str]) -> str:
 def _record(value: Any, where: str, names: Sequence[str]) -> _Record | None:
     """Read one value as a record; None for an empty text. Other mistakes raise UsageError."""
     split: Split | None = None
-    system: str | None = None
+    given: Mapping[str, Any] = {}
     if isinstance(value, dict):
         split = _split_name(value.get("split"), where)
-        system = value.get("system")
-        if system is not None and not isinstance(system, str):
-            raise UsageError(f"{where}: system must be text")
         found = [key for key in names if key in value]
         if not found:
             keys = text_files.list_keys(value)
             needs = "text, prompt or messages" if tuple(names) == KEYS else " or ".join(names)
             raise UsageError(f"{where}: needs {needs} (found: {keys})")
+        given = {key: each for key, each in value.items() if key != found[0]}
         value = value[found[0]]
     if isinstance(value, str):
         if not value.strip():
@@ -292,8 +294,7 @@ def _record(value: Any, where: str, names: Sequence[str]) -> _Record | None:
         turns = conversation(value, where)
     else:
         raise UsageError(f"{where}: a prompt must be text or a list of messages")
-    if system and turns[0][0] != "system":
-        turns = (("system", system), *turns)
+    turns = add_system(turns, given, where)
     for _, text in turns:
         if "\0" in text:
             raise UsageError(f"{where}: holds a NUL character; remove it")
@@ -302,7 +303,30 @@ def _record(value: Any, where: str, names: Sequence[str]) -> _Record | None:
     return _Record(Prompt(turns), split, where)
 
 
-def conversation(messages: list[Any], where: str) -> tuple[tuple[str, str], ...]:
+def add_system(turns: Turns, record: Mapping[str, Any], where: str) -> Turns:
+    """The turns of a record with its system prompt in front, if one stands beside them.
+
+    Raises:
+        UsageError: It is no text, not that of the turns, or the record has other parts of its
+            prompt that are not read.
+    """
+    for key in UNREAD:
+        if record.get(key):
+            raise UsageError(
+                f"{where}: {key} is not read; write all turns into the prompt, as messages"
+            )
+    key = next((key for key in SYSTEM_KEYS if record.get(key)), SYSTEM_KEYS[0])
+    system, own = record.get(key), turns[0][1] if turns and turns[0][0] == "system" else None
+    if system is not None and not isinstance(system, str):
+        raise UsageError(f"{where}: {key} must be text")
+    if not system or not system.strip() or system == own:
+        return turns
+    if own is not None:
+        raise UsageError(f"{where}: {key} is not the system prompt of the messages; keep one")
+    return (("system", system), *turns)
+
+
+def conversation(messages: list[Any], where: str) -> Turns:
     """Read the turns of a list of messages ({"role", "content"}), the last one from the user."""
     turns: list[tuple[str, str]] = []
     for index, message in enumerate(messages, start=1):
@@ -363,9 +387,11 @@ def _oddities(prompts: tuple[Prompt, ...]) -> tuple[str, ...]:
     texts = ["".join(text for _, text in prompt.turns) for prompt in prompts]
     marked = sum(bool(_BIDI.search(text)) for text in texts)
     broken = sum(bool(_SURROGATE.search(text)) for text in texts)
+    control = sum(any(w in text for w in text_files.CONTROL_WORDS) for text in texts)
     found = (
         (copies, "duplicate prompts (used as they are)"),
         (marked, "prompts with text-direction marks (used as they are)"),
+        (control, "prompts with control words of chat models, such as <|im_end|> (kept as text)"),
         (broken, "prompts with broken characters (each replaced by \ufffd)"),
     )
     return tuple(f"{count} {what}" for count, what in found if count)

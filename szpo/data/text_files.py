@@ -8,11 +8,19 @@ import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
 from szpo.errors import UsageError
 from szpo.ledger import canonical
 from szpo.types import Answer, Prompt
+
+CONTROL_WORDS: Final = (
+    "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|start_header_id|>",
+    "<|end_header_id|>", "<|begin_of_text|>", "<start_of_turn>", "<end_of_turn>", "<bos>", "<eos>",
+    "<s>", "</s>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<|user|>", "<|assistant|>",
+    "<|system|>", "<|end|>",
+)  # fmt: skip
+"""Control words of common chat models, for where no tokenizer is at hand."""
 
 
 def inspect_file(path: Path, what: str) -> tuple[int, bytes]:

@@ -18,9 +18,10 @@ from urllib.parse import urlsplit
 
 from szpo import outgoing, seeds
 from szpo.config.judge import Judge
+from szpo.data.text_files import CONTROL_WORDS
 from szpo.errors import UsageError
 from szpo.judges.backends import JudgeError, Question, Reply
-from szpo.judges.prompting import RESERVED, Labels
+from szpo.judges.prompting import Labels
 from szpo.outgoing import JUDGE_KEY
 from szpo.plugins import how_to_install
 
@@ -48,7 +49,7 @@ class Endpoint:
     settings: Judge
     client: OpenAI = field(repr=False)
     key: str = field(repr=False)
-    reserved: Sequence[str] = RESERVED
+    reserved: Sequence[str] = CONTROL_WORDS
 
     @property
     def name(self) -> str:

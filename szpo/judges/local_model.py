@@ -81,8 +81,7 @@ class Local:
     def fork(self, labels: Labels) -> tuple[tuple[int, ...], int, int]:
         """The tokens that begin a reply under either label, and the first token of each after."""
         one, other = (
-            self.facts.tokenizer(f"{REPLY_START} {label}", add_special_tokens=False)["input_ids"]
-            for label in labels
+            loading.tokenize(self.facts.tokenizer, f"{REPLY_START} {label}") for label in labels
         )
         for at, (a, b) in enumerate(zip(one, other, strict=False)):
             if a != b:

@@ -108,10 +108,7 @@ def features(
     """Mean and last of each answer's final hidden states, (n, 2 · hidden) in fp64."""
     end = loading.end_token(facts) or 0
     asked = tuple(loading.encode(facts.tokenizer, prompt) for prompt in prompts)
-    spoken = tuple(
-        (*facts.tokenizer(answer.text, add_special_tokens=False)["input_ids"], end)
-        for answer in answers
-    )
+    spoken = tuple((*loading.tokenize(facts.tokenizer, each.text), end) for each in answers)
     found = reader.read(ReadRequest("features", asked, spoken))[VALUES]
     return torch.from_numpy(np.array(found))
 

@@ -12,7 +12,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -383,22 +385,70 @@ def fetch(name: str = "smollm2", *, say: Callable[[str], None] = print) -> Path:
 def encode(tokenizer: Any, prompt: Prompt) -> tuple[int, ...]:
     """Turn a prompt into tokens, through the model's chat template where it has one.
 
-    A model without a template reads the turns as plain paragraphs.
+    A model without a template reads the turns as plain paragraphs. Control words in the turns are
+    text; only the template writes control tokens.
     """
-    turns = [{"role": role, "content": text} for role, text in prompt.turns]
     if getattr(tokenizer, "chat_template", None):
-        try:
-            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # templates are programs and may raise anything
-            raise UsageError(f"the model's chat template refuses the prompt: {error}") from None
-        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = _through_template(tokenizer, prompt)
     else:
-        text = "\n\n".join(turn["content"] for turn in turns)
-        ids = tokenizer(text, verbose=False)["input_ids"]
+        text = "\n\n".join(words for _, words in prompt.turns)
+        ids = tokenize(tokenizer, text, add_special_tokens=True)
     if not ids:
         first = tokenizer.bos_token_id
         ids = [tokenizer.eos_token_id if first is None else first]
-    return tuple(int(i) for i in ids)
+    return tuple(ids)
+
+
+def _through_template(tokenizer: Any, prompt: Prompt) -> list[int]:
+    held = held_control_words(tokenizer, prompt)
+    whole = "".join(text for _, text in prompt.turns)
+    unused = (mark for i in count() if (mark := f"\ufdd0{i}\ufdd1") not in whole)
+    marks = dict(zip(unused, held, strict=False))
+    turns = [{"role": role, "content": text} for role, text in prompt.turns]
+    for mark, word in marks.items():
+        for turn in turns:
+            turn["content"] = turn["content"].replace(word, mark)
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # templates are programs and may raise anything
+        raise UsageError(f"the model's chat template refuses the prompt: {error}") from None
+    parts = re.split(f"({'|'.join(marks)})", text) if marks else [text]
+    return [
+        token
+        for part in parts
+        if part
+        for token in tokenize(tokenizer, marks.get(part, part), control=part not in marks)
+    ]
+
+
+def held_control_words(tokenizer: Any, prompt: Prompt) -> list[str]:
+    """The model's control words, such as the end of a turn, that a prompt's texts contain."""
+    return [w for w in _control_words(tokenizer) if any(w in text for _, text in prompt.turns)]
+
+
+@lru_cache(maxsize=16)
+def _control_words(tokenizer: Any) -> tuple[str, ...]:
+    """The tokenizer's control words, the longest first, since one may begin another."""
+    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return tuple(
+        sorted({*added, *tokenizer.all_special_tokens} - {""}, key=lambda w: (-len(w), w))
+    )
+
+
+_TOKENIZING = Lock()
+"""Tokenizers keep a call's options in themselves, and judges ask in several threads."""
+
+
+def tokenize(
+    tokenizer: Any, text: str, *, add_special_tokens: bool = False, control: bool = False
+) -> list[int]:
+    """The tokens of a text; only with ``control`` are control words in it control tokens."""
+    with _TOKENIZING:
+        ids: list[int] = tokenizer(
+            text, add_special_tokens=add_special_tokens, split_special_tokens=not control,
+            verbose=False,
+        )["input_ids"]  # fmt: skip
+    return ids
 
 
 def stop_tokens(loaded: ModelFacts) -> tuple[int, ...]:
@@ -440,7 +490,7 @@ def _end_of_turn(tokenizer: Any, template: str, stops: tuple[int, ...]) -> int |
         before, _, after = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(_SPOKEN)
     except Exception:  # templates are programs and may raise anything
         return None
-    ids = tokenizer(after, add_special_tokens=False)["input_ids"] if before else ()
+    ids = tokenize(tokenizer, after, control=True) if before else ()
     return next((int(token) for token in ids if token in stops), None)
 
 
@@ -460,6 +510,6 @@ def answer_of(loaded: ModelFacts, tokens: Sequence[int], stops: Sequence[str] = 
 
 def answer_tokens(loaded: ModelFacts, answer: Answer) -> list[int]:
     """An answer's tokens; the end token belongs to it where the answer ended itself."""
-    ids = list(loaded.tokenizer(answer.text, add_special_tokens=False)["input_ids"])
+    ids = tokenize(loaded.tokenizer, answer.text)
     end = end_token(loaded) if answer.end_token is None else answer.end_token
     return ids if answer.end != "stop" or end is None else [*ids, end]

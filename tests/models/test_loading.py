@@ -5,7 +5,7 @@ import re
 import shutil
 import struct
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import MixtralConfig, MixtralForCausalLM
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerFast
 
 from szpo import cache
 from szpo.config import settings_file
@@ -713,3 +714,42 @@ def test_gradients_of_padded_rows_are_finite_on_a_gpu():
     for length in range(40, 56):
         samples = [Sample(tuple(range(n)), tuple(range(300, 316))) for n in (20, length)]
         assert score_vectors(AdaptedModel(model, sites), start, samples).any()  # refuses NaN
+
+
+@lru_cache
+def chatty(template: bool = True) -> Any:
+    """Byte-level tokens, and control words of which one begins another."""
+    signs = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(models.BPE({sign: i for i, sign in enumerate(signs)}, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    made = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>", bos_token="<end>ed")
+    made.add_special_tokens({"additional_special_tokens": ["<system>", "<user>", "<go>"]})
+    turn = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}<end>{% endfor %}<go>"
+    made.chat_template = turn if template else None
+    return made
+
+
+@given(
+    st.lists(st.sampled_from(["<end>", "<end>ed", "<system>", "Hi", " ", "<", "\ufdd00\ufdd1"]))
+)
+def test_control_words_of_a_text_stay_text(parts):
+    """Only the template's are control tokens, and all texts come back."""
+    text, words = "".join(parts), chatty()
+    ids = loading.encode(words, Prompt.user(text, "Be <end> brief"))
+    control = {words.convert_tokens_to_ids(w): w for w in words.all_special_tokens}
+    written = [control[i] for i in ids if i in control]
+    assert written == ["<system>", "<end>", "<user>", "<end>", "<go>"]
+    shown = words.decode(ids, clean_up_tokenization_spaces=False)
+    assert shown == f"<system>Be <end> brief<end><user>{text}<end><go>"
+    plain = loading.encode(chatty(template=False), Prompt.user("a" + text))
+    assert not control.keys() & set(plain)
+    assert not control.keys() & set(loading.tokenize(words, text))
+    assert words.decode(loading.tokenize(words, text)) == text
+
+
+def test_texts_without_control_words_have_the_tokens_of_the_whole_template():
+    words, prompt = chatty(), Prompt.user("Say <b> twice.")
+    turns = [{"role": "user", "content": prompt.text}]
+    whole = words.apply_chat_template(turns, add_generation_prompt=True)["input_ids"]
+    assert loading.encode(words, prompt) == tuple(whole)
