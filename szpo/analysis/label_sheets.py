@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from szpo.analysis.rounds import Question, Reply, prompt_of
-from szpo.data import label_studio, preference_files, sheets, spreadsheets, text_files
+from szpo.data import label_studio, preference_files, sheets, spreadsheets, text_files, trl
 from szpo.errors import UsageError
 from szpo.files import replace_whole
 
 HEAD = ("id", "prompt", "a", "b", "choice", "by", "gain")
+"""Columns of a sheet; `trl.MESSAGES` is added where a prompt has several turns."""
 
 
 def write(questions: Sequence[Question], path: Path) -> None:
@@ -27,7 +28,12 @@ def write(questions: Sequence[Question], path: Path) -> None:
         text = "".join(json.dumps(_row(q), ensure_ascii=False) + "\n" for q in questions)
     elif kind == ".csv":
         file = io.StringIO(newline="")
-        spreadsheets.write(file, HEAD, map(_row, questions))
+        rows = [_row(q) for q in questions]
+        names = [*HEAD, *[trl.MESSAGES] * any(trl.MESSAGES in row for row in rows)]
+        for row in rows:
+            turns = row.get(trl.MESSAGES)
+            row[trl.MESSAGES] = json.dumps(turns, ensure_ascii=False) if turns else ""
+        spreadsheets.write(file, names, rows)
         text = file.getvalue()
     elif kind == ".json":
         text = json.dumps([_task(q) for q in questions], ensure_ascii=False, indent=1)
@@ -59,7 +65,12 @@ def _row(question: Question) -> dict[str, Any]:
         "choice": "",
         "by": "",
         "gain": round(question.gain, 6),
+        **({trl.MESSAGES: _turns(question)} if len(question.prompt) > 1 else {}),
     }
+
+
+def _turns(question: Question) -> list[dict[str, str]]:
+    return [{"role": role, "content": text} for role, text in question.prompt]
 
 
 def _task(question: Question) -> dict[str, Any]:
@@ -67,9 +78,8 @@ def _task(question: Question) -> dict[str, Any]:
         {"id": side, "title": f"Answer {side.upper()}", "body": text}
         for side, text in (("a", question.a), ("b", question.b))
     ]
-    turns = [{"role": role, "content": text} for role, text in question.prompt]
     data = {"pair": question.id, "prompt": prompt_of(question).text, "items": items}
-    return {"data": {**data, "messages": turns}}
+    return {"data": {**data, "messages": _turns(question)}}
 
 
 def _read_rankings(record: dict[str, Any], where: str) -> Iterator[Reply]:
@@ -77,6 +87,8 @@ def _read_rankings(record: dict[str, Any], where: str) -> Iterator[Reply]:
     if not isinstance(data.get("pair"), str):
         raise UsageError(f"{where}: data has no pair; is this an export of szpo select's tasks?")
     for number, annotation in enumerate(annotations if isinstance(annotations, list) else [], 1):
+        if isinstance(annotation, dict) and annotation.get("result") == []:  # nobody answered
+            continue
         found = label_studio.read_pairs({**record, "annotations": [annotation]}, where)
         by = str(annotation.get("completed_by", number))
         for pair in found.pairs:

@@ -20,8 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from szpo.analysis.features import Feature
-from szpo.data import preference_files, text_files
-from szpo.data.prompts import conversation
+from szpo.data import preference_files, text_files, trl
 from szpo.errors import UsageError
 from szpo.ledger.canonical import utf8
 from szpo.metrics import words
@@ -185,7 +184,7 @@ def _pairs(record: Any, where: str) -> Iterator[Pair]:
     if isinstance(record.get("data"), dict):
         yield from _task(record, where)
         return
-    prompt = _prompt(record.get("prompt"), where)
+    prompt = trl.read_prompt(record, where)
     a, b = _text(record, "a", where), _text(record, "b", where)
     given = record.get("id")
     pair_id = digest(prompt, a, b) if given in (None, "") else utf8(str(given))
@@ -198,7 +197,7 @@ def _task(record: dict[str, Any], where: str) -> Iterator[Pair]:
     items = data.get("items")
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise UsageError(f"{where}: data needs items, a list of id, title and body")
-    prompt = _prompt(data.get("messages") or data.get("prompt"), where)
+    prompt = trl.read_prompt(data, where)
     for first, second in combinations(items, 2):
         a, b = _text(first, "body", where), _text(second, "body", where)
         if record.get("id") is None:
@@ -206,15 +205,6 @@ def _task(record: dict[str, Any], where: str) -> Iterator[Pair]:
         else:
             name = utf8(f"{record['id']}/{first.get('id')}/{second.get('id')}")
         yield Pair(name, prompt, a, b)
-
-
-def _prompt(value: Any, where: str) -> Prompt:
-    if isinstance(value, str) and value.strip():
-        return Prompt.user(utf8(value))
-    if isinstance(value, list):
-        turns = conversation(value, where)
-        return Prompt(tuple((role, utf8(text)) for role, text in turns))
-    raise UsageError(f"{where}: needs prompt, a text or a list of messages")
 
 
 def _text(record: dict[str, Any], name: str, where: str) -> str:

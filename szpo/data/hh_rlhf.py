@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from szpo.data.pairs import Preferences, get_text, make_pair, make_prompt
+from szpo.data.pairs import Preferences, get_text, make_pair, make_prompt, require_text
 from szpo.errors import UsageError
 
 TAG = "\n\nAssistant:"
@@ -63,5 +63,14 @@ def read_pairs(record: dict[str, Any], where: str) -> Preferences:
     if not rejected.startswith(prompt):
         split(rejected, f"{where}: rejected")  # raises if the tag is missing
         raise UsageError(f"{where}: chosen and rejected do not share the prompt before the answer")
-    worse = rejected[len(prompt) :]
-    return make_pair(make_prompt(parse_turns(prompt, where)), better.strip(), worse.strip())
+    answers = [
+        _answer(better, f"{where}: chosen"),
+        _answer(rejected[len(prompt) :], f"{where}: rejected"),
+    ]
+    return make_pair(make_prompt(parse_turns(prompt, where), record, where), *answers)
+
+
+def _answer(text: str, where: str) -> str:
+    if _TURN.search(text):
+        raise UsageError(f"{where} goes on with Human's turn after the last answer; end it there")
+    return require_text(text.strip(), f"{where}: the last answer")

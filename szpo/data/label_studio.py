@@ -1,4 +1,4 @@
-"""Label Studio's ranker: write its labelling page and tasks, read its rankings.
+"""Label Studio: write a ranker's page and tasks; read rankings and choices between two answers.
 
 People order the answers to a prompt by dragging; an order of n answers gives n(n − 1)/2 pairs.
 Tasks contain everything that reading them back needs, in any order.
@@ -7,16 +7,18 @@ Tasks contain everything that reading them back needs, in any order.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from szpo import seeds
-from szpo.data.pairs import Pair, Preferences, make_pairs, make_prompt, require_text
-from szpo.data.prompts import conversation
+from szpo.data import text_files, trl
+from szpo.data.pairs import Preferences, make_pairs, require_text
 from szpo.errors import UsageError
 from szpo.types import Prompt
 
 RANK, CHOICES = "rank", "response_choices"
 """Names of the ranker and its list in the template."""
+PAIRWISE: Final = (("answer1", "answer2"), ("text1", "text2"), ("a", "b"), ("left", "right"))
+"""Names under which tasks for Label Studio's own pairwise templates have their two texts."""
 
 TEMPLATE = f"""<View>
   <Style>
@@ -57,32 +59,66 @@ def make_task(prompt: Prompt, answers: Sequence[str], *, key: bytes) -> dict[str
 
 
 def read_pairs(record: dict[str, Any], where: str) -> Preferences:
-    """Read the pairs of one exported task, from every ranking that was not cancelled."""
-    data, annotations = record.get("data"), record.get("annotations")
+    """Read the pairs of one exported task, from every annotation that was not cancelled.
+
+    An annotation ranks the items, or selects one of two texts (the pairwise template). The task is
+    one of a JSON export, or of JSON_MIN, where it is an annotation itself. An unreadable
+    annotation beside readable ones is named in `Preferences.bad`.
+    """
+    whole = "data" in record
+    data = record["data"] if whole else record
+    annotations = record.get("annotations") if whole else [record]
     if not isinstance(data, dict) or not isinstance(annotations, list):
         raise UsageError(f"{where}: needs data and annotations; export the project as JSON")
-    texts = _items(data, where)
-    prompt = _prompt(data, where)
-    pairs: list[Pair] = []
-    ties = 0
+    prompt = trl.read_prompt(data, where)
+    orders: list[list[str]] = []
+    bad: list[str] = []
     for number, annotation in enumerate(annotations, start=1):
-        place = f"{where}: annotation {number}"
-        if not isinstance(annotation, dict):
-            raise UsageError(f"{place} must be an object")
-        if annotation.get("was_cancelled"):
+        place = f"{where}: annotation {number}" if whole else where
+        if isinstance(annotation, dict) and annotation.get("was_cancelled"):
             continue
-        order = _order(annotation, texts, place)
-        one = make_pairs(prompt, [texts[name] for name in order], range(len(order)), "ranking")
-        pairs += one.pairs
-        ties += one.ties
-    return Preferences(tuple(pairs), ties)
+        try:
+            orders.append(_ordered_texts(annotation, data, place))
+        except UsageError as error:
+            bad.append(str(error))
+    if bad and not orders:
+        raise UsageError(bad[0])
+    found = [make_pairs(prompt, texts, range(len(texts)), "ranking") for texts in orders]
+    pairs = tuple(pair for each in found for pair in each.pairs)
+    return Preferences(pairs, sum(each.ties for each in found), bad=tuple(bad))
 
 
-def _prompt(data: dict[str, Any], where: str) -> Prompt:
-    """The turns that `make_task` wrote; a task of another tool has only the text."""
-    if isinstance(data.get("messages"), list):
-        return make_prompt(conversation(data["messages"], where))
-    return make_prompt((("user", require_text(data.get("prompt"), f"{where}: prompt")),))
+def _ordered_texts(annotation: Any, data: dict[str, Any], where: str) -> list[str]:
+    """The answers of an annotated task, best first."""
+    if not isinstance(annotation, dict):
+        raise UsageError(f"{where} must be an object")
+    results = annotation.get("result", list(annotation.values()))  # of JSON_MIN: under tags' names
+    flat = [part for value in _listed(results) for part in _listed(value)]
+    values = [part.get("value", part) for part in flat if isinstance(part, dict)]
+    found = [v for v in values if isinstance(v, dict) and ("ranker" in v or "selected" in v)]
+    if len(found) != 1:
+        raise UsageError(f"{where}: {len(found)} rankings or choices; there must be one")
+    if "ranker" in found[0]:
+        texts = _items(data, where)
+        return [texts[name] for name in _order(found[0]["ranker"], texts, where)]
+    two = _two_texts(data, where)
+    side = found[0]["selected"]
+    if side not in ("left", "right"):
+        raise UsageError(f"{where}: selected is {side!r}; it must be left or right")
+    return two if side == "left" else two[::-1]
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _two_texts(data: dict[str, Any], where: str) -> list[str]:
+    """The left and the right text of a task for the pairwise template."""
+    for names in PAIRWISE:
+        if all(name in data for name in names):
+            return [require_text(data[name], f"{where}: {name}") for name in names]
+    wanted = " or ".join(" and ".join(names) for names in PAIRWISE)
+    raise UsageError(f"{where}: needs {wanted} (found: {text_files.list_keys(data)})")
 
 
 def _items(data: dict[str, Any], where: str) -> dict[str, str]:
@@ -102,18 +138,8 @@ def _items(data: dict[str, Any], where: str) -> dict[str, str]:
     return texts
 
 
-def _order(annotation: dict[str, Any], texts: dict[str, str], where: str) -> list[str]:
+def _order(rank: Any, texts: dict[str, str], where: str) -> list[str]:
     """The ids of a ranking, best first; they are a list, or the only list in an object."""
-    results = annotation.get("result")
-    ranks = [
-        part["value"]["ranker"]
-        for part in (results if isinstance(results, list) else [])
-        if isinstance(part, dict) and part.get("type") == "ranker"
-        if isinstance(part.get("value"), dict) and "ranker" in part["value"]
-    ]
-    if len(ranks) != 1:
-        raise UsageError(f"{where}: {len(ranks)} rankings; there must be one")
-    rank = ranks[0]
     if isinstance(rank, dict):
         if len(rank) != 1:
             raise UsageError(f"{where}: sorted into {len(rank)} buckets; only a single order fits")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from szpo.data import text_files
+from szpo.data.prompts import Turns, add_system
 from szpo.errors import UsageError
 from szpo.types import Answer, Prompt
 
@@ -88,25 +89,30 @@ def make_pair(
     return Preferences((Pair(prompt, better, worse, source, votes),))
 
 
-def make_prompt(turns: Sequence[tuple[str, str]]) -> Prompt:
-    """Make a prompt from turns (role, text), cleaned for UTF-8."""
-    return text_files.clean_prompt(Prompt(tuple(turns)))
+def make_prompt(turns: Turns, record: Mapping[str, Any], where: str) -> Prompt:
+    """Make a prompt from turns (role, text) and the record's system prompt, cleaned for UTF-8."""
+    return text_files.clean_prompt(Prompt(add_system(turns, record, where)))
 
 
-def get_text(record: dict[str, object], key: str, where: str) -> str:
-    """Return the text under ``key`` of a record."""
+def get_text(record: dict[str, object], key: str, where: str, *, blank: bool = False) -> str:
+    """Return the text under ``key`` of a record; ``blank``: it may be empty."""
     value = record.get(key)
     if value is None:
         raise UsageError(f"{where}: needs {key} (found: {text_files.list_keys(record)})")
-    return require_text(value, f"{where}: {key}")
+    return require_text(value, f"{where}: {key}", blank=blank)
 
 
-def require_text(value: object, where: str) -> str:
-    """Return a value that must be text without NUL; ``where`` ends with its name."""
+def require_text(value: object, where: str, *, blank: bool = False) -> str:
+    """Return a value that must be text without NUL; ``where`` ends with its name.
+
+    Only with ``blank`` it may be empty or white.
+    """
     if not isinstance(value, str):
         raise UsageError(f"{where} must be text (got {type(value).__name__})")
     if "\0" in value:
         raise UsageError(f"{where} holds a NUL character; remove it")
+    if not blank and not value.strip():
+        raise UsageError(f"{where} is empty")
     return value
 
 

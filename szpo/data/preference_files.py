@@ -74,8 +74,10 @@ def read(
         try:
             one = FORMATS[kind](text_files.require_object(value, where), where)
         except UsageError as error:
-            bad[where.removeprefix(str(path)).lstrip(": ")] = str(error)
+            bad[_place(where, path)] = str(error)
             continue
+        for number, why in enumerate(one.bad):
+            bad[f"{_place(where, path)}{', again' * number}"] = why
         pairs += one.pairs
         ties += one.ties
     if bad and not skip_bad:
@@ -83,6 +85,10 @@ def read(
     if not count:
         raise UsageError(f"{path} holds no records")
     return Preferences(tuple(pairs), ties, count, tuple(bad.values()))
+
+
+def _place(where: str, path: Path | str) -> str:
+    return where.removeprefix(str(path)).lstrip(": ")
 
 
 def find_format(path: Path) -> str:

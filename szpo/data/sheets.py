@@ -1,5 +1,7 @@
 """Sheets of questions filled in by people: id, prompt, a, b, choice (A, B, tie, skip), by.
 
+Where a prompt has several turns, they are also given as messages.
+
 `szpo select` writes them as .csv or .jsonl. Unanswered and skipped questions give neither a pair
 nor a tie.
 """
@@ -11,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from szpo.data import spreadsheets, text_files
-from szpo.data.pairs import Preferences, get_text, make_pair, make_prompt
+from szpo.data import spreadsheets, text_files, trl
+from szpo.data.pairs import Preferences, get_text, make_pair
 from szpo.errors import UsageError
 
 CHOICES: Final = {"a": "A", "b": "B", "tie": "tie", "skip": "skip"}
@@ -22,7 +24,8 @@ COLUMN: Final = "choice"
 
 def read_pairs(record: dict[str, Any], where: str) -> Preferences:
     """Read the pair of an answered question; the choice tie and equal texts are ties."""
-    prompt, a, b = (get_text(record, name, where) for name in ("prompt", "a", "b"))
+    a, b = (get_text(record, name, where) for name in ("a", "b"))
+    prompt = trl.read_prompt(record, where)
     given = read_choice(record) if COLUMN in record else get_text(record, COLUMN, where)
     if given in ("", "skip"):
         return Preferences(())
@@ -31,7 +34,7 @@ def read_pairs(record: dict[str, Any], where: str) -> Preferences:
     if given not in ("A", "B"):
         raise UsageError(f"{where}: choice {given!r} is unknown; give A, B, tie or skip")
     chosen, rejected = (a, b) if given == "A" else (b, a)
-    return make_pair(make_prompt((("user", prompt),)), chosen, rejected, "pair")
+    return make_pair(prompt, chosen, rejected, "pair")
 
 
 def read_choice(record: dict[str, Any]) -> str:

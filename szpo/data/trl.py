@@ -7,8 +7,9 @@ prompt.
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
+from szpo.data import text_files
 from szpo.data.pairs import (
     End,
     Pair,
@@ -19,12 +20,13 @@ from szpo.data.pairs import (
     make_prompt,
     require_text,
 )
-from szpo.data.prompts import conversation
+from szpo.data.prompts import Turns, conversation
 from szpo.data.text_files import clean_answer
 from szpo.errors import UsageError
 from szpo.types import Answer, Prompt
 
-Turns = tuple[tuple[str, str], ...]
+MESSAGES: Final = "messages"
+"""Key or column of all turns of a prompt, where it is more than one text."""
 
 
 def to_record(pair: Pair) -> dict[str, Any]:
@@ -59,7 +61,9 @@ def read_pairs(record: dict[str, Any], where: str) -> Preferences:
     if not before:
         raise UsageError(f"{where}: no prompt; give one as prompt or before both answers")
     ends = _end(record, "chosen"), _end(record, "rejected")
-    return make_pair(make_prompt(before), chosen, rejected, *_evidence(record, where), ends)
+    return make_pair(
+        make_prompt(before, record, where), chosen, rejected, *_evidence(record, where), ends
+    )
 
 
 def read_example(record: dict[str, Any], where: str) -> tuple[Prompt, Answer]:
@@ -71,19 +75,33 @@ def read_example(record: dict[str, Any], where: str) -> tuple[Prompt, Answer]:
     >>> read_example({"prompt": "Hello?", "completion": "Hi."}, "line 1")[1].text
     'Hi.'
     """
-    key = "messages" if "messages" in record else "completion"
+    key = MESSAGES if MESSAGES in record else "completion"
     given = _given(record, where)
     before, words = _answer(record, key, where, given)
     if not before:
         raise UsageError(f"{where}: no prompt; give one as prompt or before the answer")
-    return make_prompt(before), clean_answer(Answer(words))
+    return make_prompt(before, record, where), clean_answer(Answer(words))
+
+
+def read_prompt(record: dict[str, Any], where: str) -> Prompt:
+    """Read a record's prompt: its messages, a list or that as JSON, else what it has as prompt."""
+    given = record.get(MESSAGES)
+    if isinstance(given, str) and given:
+        given = text_files.parse_json(given)
+    turns = given or record.get("prompt")
+    if turns is None:
+        raise UsageError(
+            f"{where}: needs prompt, a text or a list of messages "
+            f"(found: {text_files.list_keys(record)})"
+        )
+    return make_prompt(
+        read_turns(turns, f"{where}: {MESSAGES if given else 'prompt'}"), record, where
+    )
 
 
 def read_turns(value: Any, where: str) -> Turns:
     """Read the turns of a prompt from a text or a list of messages."""
     if isinstance(value, str):
-        if not value.strip():
-            raise UsageError(f"{where} is empty")
         return (("user", require_text(value, where)),)
     if isinstance(value, list):
         return conversation(value, where)
@@ -100,16 +118,17 @@ def _answer(
     record: dict[str, Any], key: str, where: str, prompt: Turns | None
 ) -> tuple[Turns, str]:
     """An answer's prompt and text; an answer without a prompt of its own has the record's."""
-    value = record.get(key)
+    value, blank = record.get(key), f"{key}_end" in record  # a model's answer may be empty
     if not isinstance(value, list):
-        return prompt or (), get_text(record, key, where)
+        return prompt or (), get_text(record, key, where, blank=blank)
     place = f"{where}: {key}"
     last = value[-1] if value else None
     if not isinstance(last, dict) or last.get("role") != "assistant":
         raise UsageError(f"{place}: the last message must come from the assistant")
-    words = get_text(last, "content", place)
+    words = get_text(last, "content", place, blank=blank)
     before = conversation(value[:-1], place) if len(value) > 1 else (prompt or ())
-    if prompt and before != prompt:
+    rest = before[1:] if before and before[0][0] == "system" else before
+    if prompt and prompt not in (before, rest):
         raise UsageError(f"{place}: the messages before the answer are not the record's prompt")
     return before, words
 

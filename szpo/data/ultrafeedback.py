@@ -43,7 +43,7 @@ def read_prompt(record: dict[str, Any], where: str) -> Any:
     key = "prompt" if "prompt" in record else "instruction"
     if record.get(key) is None:
         raise UsageError(f"{where}: needs prompt or instruction")
-    return make_prompt(trl.read_turns(record[key], f"{where}: {key}"))
+    return make_prompt(trl.read_turns(record[key], f"{where}: {key}"), record, where)
 
 
 def list_completions(record: dict[str, Any], where: str) -> list[tuple[str, Any]]:

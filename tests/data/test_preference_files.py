@@ -14,7 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from szpo import seeds
-from szpo.data import hh_rlhf, label_studio, preference_files, spreadsheets, trl, ultrafeedback
+from szpo.analysis import label_sheets, pool, rounds
+from szpo.data import (
+    hh_rlhf,
+    label_studio,
+    preference_files,
+    sheets,
+    spreadsheets,
+    trl,
+    ultrafeedback,
+)
 from szpo.data.pairs import Pair, order_by_rank
 from szpo.errors import StorageError, UsageError
 from szpo.types import Answer, Prompt
@@ -383,3 +392,141 @@ def test_a_table_comes_back_cell_by_cell(texts):
     rows = list(csv.DictReader(io.StringIO(file.getvalue(), newline="")))
     assert [spreadsheets.unguard(row["text"]) for row in rows] == texts
     assert {row["number"] for row in rows} == {"-1"}  # a number is no text
+
+
+# ---- what other people's files have beside the pair ----
+
+SYSTEM = (("system", "Be brief."), ("user", "Hello?"))
+BRIEF = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello?"}]
+SAYS = [[*BRIEF, {"role": "assistant", "content": text}] for text in ("Hi.", "No.")]
+TEXTS = {"chosen": "Hi.", "rejected": "No."}
+ITEMS = {
+    "items": [{"id": "0", "title": "1", "body": "Hi."}, {"id": "1", "title": "2", "body": "No."}]
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "record"),
+    [
+        ("trl", {"system": "Be brief.", "prompt": "Hello?", **TEXTS}),
+        ("trl", {"system_prompt": "Be brief.", "prompt": "Hello?", **TEXTS}),
+        ("trl", {"system": "Be brief.", "prompt": BRIEF, **TEXTS}),
+        ("trl", {"prompt": "Hello?", "chosen": SAYS[0], "rejected": SAYS[1]}),
+        ("ultrafeedback", {"system": "Be brief.", **ULTRA}),
+        ("hh", {"system": "Be brief.", **HH}),
+        (
+            "sheet",
+            {"system": "Be brief.", "prompt": "Hello?", "a": "No.", "b": "Hi.", "choice": "b"},
+        ),
+        (
+            "sheet",
+            {
+                "messages": json.dumps(BRIEF),
+                "prompt": "Hello?",
+                "a": "Hi.",
+                "b": "No.",
+                "choice": "A",
+            },
+        ),
+        (
+            "label-studio",
+            export_of({"data": {"system": "Be brief.", "prompt": "Hello?", **ITEMS}}, ["0", "1"]),
+        ),
+    ],
+    ids=str,
+)
+def test_a_system_prompt_stays_whatever_it_stands_in(kind, record):
+    (pair,) = preference_files.FORMATS[kind](record, "here").pairs
+    assert (pair.prompt.turns, pair.chosen.text, pair.rejected.text) == (SYSTEM, "Hi.", "No.")
+
+
+def test_other_readers_keep_a_system_prompt_as_well(tmp_path):
+    records = [{"system": "Be brief.", "prompt": "Hello?", **rest} for rest in (
+        TEXTS, {"completions": ["Hi.", "No."]}, {"completion": "Hi."}, {"a": "Hi.", "b": "No."},
+    )]  # fmt: skip
+    groups = list(preference_files.read_groups(file(tmp_path, records[:2], "g.jsonl")))
+    assert groups == [(Prompt(SYSTEM), ("Hi.", "No."))] * 2
+    assert preference_files.read_examples(file(tmp_path, records[2:3], "e.jsonl")) == (
+        (Prompt(SYSTEM), Answer("Hi.")),
+    )
+    (asked,) = pool.read(file(tmp_path, records[3:], "p.jsonl"))
+    assert asked.prompt.turns == SYSTEM
+    question = rounds.Question("q", "k", 1, SYSTEM, "Hi.", "No.", (), 0.0)
+    plain = rounds.Question("r", "l", 1, (("user", "Hello?"),), "Hi.", "No.", (), 0.0)
+    for name in ("s.csv", "s.jsonl"):
+        label_sheets.write([question, plain], tmp_path / name)
+        for turns, (where, record) in zip(
+            (SYSTEM, SYSTEM[1:]), preference_files.read_records(tmp_path / name), strict=True
+        ):
+            (pair,) = sheets.read_pairs(record | {"choice": "A"}, where).pairs
+            assert pair.prompt.turns == turns
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ({"system": 3}, "system must be text"),
+        (
+            {"system": "Be long.", "prompt": BRIEF},
+            "system is not the system prompt of the messages",
+        ),
+        ({"history": [["a", "b"]]}, "history is not read; write all turns into the prompt"),
+        ({"input": "2 + 2"}, "input is not read"),
+        ({"chosen": ""}, "v:7: chosen is empty"),
+        ({"rejected": " \n "}, "v:7: rejected is empty"),
+    ],
+)
+def test_parts_of_a_record_are_not_dropped_in_silence(record, words):
+    with pytest.raises(UsageError, match=re.escape(words)):
+        trl.read_pairs({"prompt": "Hello?", **TEXTS, **record}, "v:7")
+
+
+def test_empty_answers_are_named_in_every_format(tmp_path):
+    for kind, record in (
+        ("hh", {"chosen": ASKED + " ", "rejected": ASKED + " No."}),
+        ("ultrafeedback", {"prompt": "?", "completions": [{"text": "", "score": 1}, RATED]}),
+        ("sheet", {"prompt": "?", "a": "\t", "b": "b", "choice": "A"}),
+        ("label-studio", {"data": {"prompt": "?", "a": "", "b": "b"}, "annotations": [
+            {"result": [{"type": "pairwise", "value": {"selected": "left"}}]}]}),
+    ):  # fmt: skip
+        with case(kind), pytest.raises(UsageError, match=r"^v:7: .* is empty$"):
+            preference_files.FORMATS[kind](record, "v:7")
+    ours = {"prompt": "?", "chosen": "", "chosen_end": "stop", "rejected": "b"}  # a model's own
+    assert texts(trl.read_pairs(ours, "here")) == [("", "b")]
+
+
+def test_a_transcript_that_ends_with_the_humans_turn_is_named():
+    for key in ("chosen", "rejected"):
+        record = HH | {key: HH[key] + "\n\nHuman: ok"}
+        with pytest.raises(UsageError, match=f"^v:7: {key} goes on with Human's turn"):
+            hh_rlhf.read_pairs(record, "v:7")
+
+
+def picked(side):
+    return {"result": [{"type": "pairwise", "from_name": "pw", "value": {"selected": side}}]}
+
+
+def test_label_studios_own_templates_and_exports_are_read(tmp_path):
+    two = {"prompt": "Which?", "answer1": "x", "answer2": "y"}
+    found = label_studio.read_pairs(
+        {"data": two, "annotations": [picked("right"), picked("left")]}, "here"
+    )
+    assert texts(found) == [("y", "x"), ("x", "y")]
+    least = {"id": 1, **two, "pw": [{"selected": "right"}], "annotator": 1, "lead_time": 2.5}
+    ranked = {"id": 2, **TWO["data"], "rank": [{"ranker": {"response_choices": ["1", "0"]}}]}
+    path = file(tmp_path, [json.dumps([least, ranked])], "min.json")
+    assert texts(preference_files.read(path, "label-studio")) == [("y", "x"), ("y", "x")]
+    with pytest.raises(UsageError, match=r"1: needs answer1 and .*found: prompt, z"):
+        label_studio.read_pairs(
+            {"data": {"prompt": "?", "z": 1}, "annotations": [picked("left")]}, "v:7"
+        )
+
+
+def test_one_empty_annotation_loses_only_itself(tmp_path):
+    record = export_of(TWO, ["0", "1"])
+    record["annotations"] += [{"result": []}, {"was_cancelled": True}, *record["annotations"]]
+    path = file(tmp_path, [json.dumps([record])], "export.json")
+    assert "record 1: annotation 2: 0 rankings or choices" in refusal(path, "label-studio")
+    found = preference_files.read(path, "label-studio", skip_bad=True)
+    assert texts(found) == [("x", "y")] * 2
+    assert len(found.bad) == 1 and "annotation 2" in found.bad[0]
