@@ -116,6 +116,14 @@ class Taste:
         """Digest of the canonical JSON form."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
+    @property
+    def describes(self) -> str:
+        """A sentence on the single persons whom it describes; empty: it is of programs or many."""
+        if not 0 < self.people < SHARED:
+            return ""
+        who = "one person" if self.people == 1 else "two people"
+        return f"this taste describes {who}: show or pass it on only if they agree"
+
     def instruction(self) -> str:
         """What is liked as one instruction for a system turn."""
         return f"Write answers like these: {'; '.join(said for said, _ in self.claims)}."

@@ -1,4 +1,4 @@
-"""Commands about sets of adapters: make one adapter for each of some features or rewards."""
+"""Commands about sets of adapters: make one adapter for each of some features, or of a taste."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from szpo import memory
-from szpo.cli import console
+from szpo.cli import console, run_paths
+from szpo.cli import taste as tastes
 from szpo.cli.run import PRESET, SETS
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.errors import RunError, UsageError
+from szpo.features import own
 from szpo.runs import setup_progress
 
 TELL_EVERY_S: Final = 5.0
@@ -41,6 +43,13 @@ def make(
         "sentiment), fluency, or a reward as panel.reward takes it; NAME = FEATURE names it; "
         "may be repeated. Default: sixteen usual ones.",
     ),
+    taste: list[str] = typer.Option(
+        [],
+        "--taste",
+        help="What an adapter is for: a taste on file (taste.json), or the name of a run; NAME = "
+        "FILE names it; may be repeated.",
+    ),
+    yes: bool = tastes.YES,
     model: str | None = typer.Option(None, "--model", help="As --set model.name=MODEL."),
     nats: float = typer.Option(3.0, "--nats", help="How far each may go from the base, in nats."),
     answers: int = typer.Option(
@@ -49,9 +58,11 @@ def make(
     seed: int = typer.Option(0, "--seed", min=0, help="Seed of all draws."),
     preset: str | None = PRESET,
     sets: list[str] = SETS,
+    feature: list[str] = tastes.FEATURE,
+    runs: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,
 ) -> None:
-    """Train one LoRA adapter for each named feature or reward, without votes.
+    """Train one LoRA adapter for each named feature, reward or taste, without further votes.
 
     An interrupted command goes on where it was. Adapters that are there are not made again, and
     others in the folder stay in the set.
@@ -66,12 +77,18 @@ def make(
         raise UsageError(f"--nats {nats:g}: give 0.05 to 20; 1.5 to 3 can be seen and stay fluent")
     config = _settings(preset, [*([f"model.name={model}"] if model else []), *sets])
     tiny = config.model.name == "tiny"
-    wanted = aims.read(of or (aims.USUAL_TINY if tiny else aims.USUAL))
+    liked = {text: tastes.load(own.split(text)[1], runs, feature) for text in taste}
+    usual = () if liked else aims.USUAL_TINY if tiny else aims.USUAL
+    wanted = aims.read(
+        of or usual, [aims.of_taste(text, found, feature) for text, found in liked.items()]
+    )
     language_model.check_files(config)
     config = run_device.choose(config)
     chosen = run_prompts.fit(config, prompt_files.load_configured(config.prompts)).train
     making = adapter_set.Making(nats=nats, answers=answers, seed=seed)
     adapter_set.split_prompts(chosen, seed)  # refused before the model is loaded
+    for found in liked.values():
+        tastes.ask(found, yes)
     began = time.monotonic()
     rows: list[tuple[Any, Mapping[str, Any]]] = []
     with _show_progress(as_json) as progress:

@@ -25,6 +25,7 @@ FEATURE = typer.Option(
     "--feature",
     help="A feature of your own that is code, as the run has it; a file never runs code.",
 )
+YES = typer.Option(False, "--yes", help="Write it though it describes one or two people.")
 
 
 def taste(
@@ -33,9 +34,7 @@ def taste(
     as_prompt: bool = typer.Option(
         False, "--as-prompt", help="Print what is liked as one instruction for a system turn."
     ),
-    yes: bool = typer.Option(
-        False, "--yes", help="Write it though it describes one or two people."
-    ),
+    yes: bool = YES,
     feature: list[str] = FEATURE,
     folder: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,
@@ -47,8 +46,9 @@ def taste(
 
     with run_paths.look(run_paths.find(run, folder)) as ledger:
         found = run_taste.read(ledger, feature)
+    if out is not None or as_prompt or as_json:
+        ask(found, yes)
     if out is not None:
-        _ask(found, yes)
         with files.write_whole(out) as draft, draft.open("x", encoding="utf-8") as file:
             file.write(json.dumps(found.to_json(), ensure_ascii=False, indent=1) + "\n")
     if as_json:
@@ -80,8 +80,8 @@ def taste(
     console.say("the others are in spreads; beyond these values a text counts no further")
     if out is not None:
         console.say(f"wrote {out}; szpo score FILE --taste {out} scores texts by it")
-    elif found.people in (1, 2):
-        console.say(_describes(found))
+    elif found.describes:
+        console.say(found.describes)
 
 
 def score(
@@ -149,18 +149,13 @@ def _in_spreads(feature: Feature) -> tuple[float, float, float]:
     return low, high, mean
 
 
-def _ask(found: Taste, yes: bool) -> None:
-    """Ask before a file describes single persons."""
-    if found.people in (1, 2) and not yes:
+def ask(found: Taste, yes: bool) -> None:
+    """Ask before what can be passed on describes single persons."""
+    if found.describes and not yes:
         if not sys.stdin.isatty():
-            raise UsageError(f"{_describes(found)}; then add --yes")
-        console.complain(_describes(found))
+            raise UsageError(f"{found.describes}; then add --yes")
+        console.complain(found.describes)
         typer.confirm("Write it?", abort=True, err=True)
-
-
-def _describes(found: Taste) -> str:
-    who = "one person" if found.people == 1 else "two people"
-    return f"this taste describes {who}: show or pass it on only if they agree"
 
 
 def _weights(found: Taste) -> list[float]:

@@ -42,6 +42,8 @@ FORMS: Final = (
 )
 JUDGE: Final = "judge"
 GROUP: Final = "own"
+QUICK: Final = frozenset({"keyword", "regex"})
+"""Kinds that cost next to nothing on any text."""
 LARGEST: Final = 2**32
 """Of a function's numbers, so that differences in units of 2⁻²⁴ fit 64 bits."""
 Pair: TypeAlias = tuple[str, str]
@@ -196,7 +198,7 @@ def choose(
 
 def cheap(entries: Sequence[Entry], described: Sequence[Description]) -> list[int]:
     """Places of entries that cost next to nothing on any text: not of judges, nor of functions."""
-    dear = {each.name for each in described if each.kind not in ("keyword", "regex")}
+    dear = {each.name for each in described if each.kind not in QUICK}
     return [i for i, each in enumerate(entries) if each.name not in dear]
 
 

@@ -1,4 +1,4 @@
-"""Make a set of LoRA adapters of one base: one for each named feature or reward.
+"""Make a set of LoRA adapters of one base: one for each named feature, reward or taste.
 
 All share their A and a few thousand answers of the start. From these each aim gets its natural
 gradient: a straight line, scaled to the wished nats. From a third of that way `improve` goes on
@@ -301,17 +301,15 @@ class SetMaker:
 
         self.progress("counting features", 0, 0)
         policy = self._policy(whole)
-        values = named.count(self.aims, asked, answers())
-        for place, aim in enumerate(self.aims):
-            if aim.entry is None:
-                values[:, place] = named.score_of(aim, policy)(asked, answers())
-        bounds = tuple(named.bounds_of(column) for column in values.T)
+        values = named.values_of(self.aims, policy, asked, answers())
+        bounds = tuple(map(named.bounds_of, self.aims, values.T))
         low, high = np.array(bounds).T
         values = np.clip(values, low, high)
         step = -(-max(len(s.answer) for s in base) // PARTS)
         cuts = tuple(range(step, max(len(s.answer) for s in base), step))
         begun = np.stack(
-            [np.clip(named.count(self.aims, asked, answers(cut)), low, high) for cut in cuts]
+            [np.clip(named.count(self.aims, asked, answers(cut), parts=True), low, high)
+             for cut in cuts]
         ) if cuts else np.zeros((0, *values.shape))  # fmt: skip
         credit = assign_credit(values, begun, groups, DECAY**step)
         self.progress("scores", 0, 0)
@@ -338,7 +336,7 @@ class SetMaker:
         ends = []
         line, drawn = self._scale(policy, ground.directions[:, place], self.making.nats, seed)
         ends.append(self._judge("line", policy, line, base, drawn))
-        plan = self.plan if aim.entry is not None else replace(self.plan, parts=1)
+        plan = self.plan if aim.counts_parts else replace(self.plan, parts=1)
 
         def tell(state: loop.Improved) -> None:
             loop.save(state, state_file)
@@ -379,6 +377,9 @@ class SetMaker:
             "seconds": round(time.monotonic() - began, 1),
             "answers": tried, "key": self.key(aim),
         }  # fmt: skip
+        if aim.taste is not None:
+            entry |= {"words": aim.taste.words, "verdicts": aim.taste.verdicts,
+                      "people": aim.taste.people}  # fmt: skip
         self._save(aim, policy, best.theta)
         state_file.unlink(missing_ok=True)
         return entry
@@ -418,10 +419,7 @@ class SetMaker:
             nats = 0.0 if base is None else policy.kl_of(asked, rows)[0]
         answers = [policy.answer(row) for row in rows]
         each = [prompt for prompt in asked for _ in range(JUDGED_EACH)]
-        values = named.count(self.aims, each, answers)
-        for place, aim in enumerate(self.aims):
-            if aim.entry is None:
-                values[:, place] = named.score_of(aim, policy)(each, answers)
+        values = named.values_of(self.aims, policy, each, answers)
         grouped = [answers[i : i + JUDGED_EACH] for i in range(0, len(answers), JUDGED_EACH)]
         figures = text_guards.measure(policy, asked, grouped, seed=seed, topic=False)
         guards = text_guards.guards(figures if base is None else base.figures, figures)

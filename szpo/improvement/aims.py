@@ -1,11 +1,13 @@
-"""What an adapter of a set is for: a feature in one sense, fluency, or a reward."""
+"""What an adapter of a set is for: a feature in one sense, fluency, a reward, or a taste."""
 
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -16,7 +18,8 @@ from szpo.features import dictionary, own
 from szpo.features.dictionary import BY_NAME, ENTRIES, Entry
 from szpo.improvement.ways import Score
 from szpo.policies.lora_policy import LoraPolicy
-from szpo.policies.text_guards import LENGTH
+from szpo.policies.text_guards import LENGTH, VARIETY
+from szpo.taste import Taste
 from szpo.types import Answer, Floats, Prompt
 
 FLUENCY: Final = "fluency"
@@ -34,6 +37,10 @@ USUAL_TINY: Final = (
 SENSES: Final = {"more": 1, "less": -1, "fewer": -1}
 LENGTHS: Final = frozenset({"length", "characters", "sentences", "lines", "bullets", "paragraphs"})
 """Entries that are about length themselves, so that its guard does not bind them."""
+ABOUT: Final = {
+    "length": LENGTH, "sentences": LENGTH, "layout": LENGTH, "variety": VARIETY,
+}  # fmt: skip
+"""Guards that do not bind a taste about features of a group."""
 MOST: Final = 32
 FREQUENT: Final = 3
 """A value counts in full where so many answers of the start reach it."""
@@ -45,10 +52,13 @@ class Aim:
 
     name: str
     feature: str
-    """Name of an entry, `FLUENCY`, or a reward as panel.reward takes it."""
+    """Name of an entry, `FLUENCY`, a reward as panel.reward takes it, or a taste's digest."""
     sign: int = 1
     """−1: the entry is to fall."""
     entry: Entry | None = None
+    taste: Taste | None = None
+    given: tuple[str, ...] = ()
+    """The user's own features of the taste that are code, anew."""
 
     @property
     def slug(self) -> str:
@@ -62,16 +72,48 @@ class Aim:
     @property
     def waived(self) -> tuple[str, ...]:
         """The guards that do not bind it."""
+        if self.taste is not None:
+            return waived_by(self.taste)
         return (LENGTH,) if self.feature in LENGTHS else ()
 
+    @property
+    def counts_parts(self) -> bool:
+        """Whether beginnings of answers can be scored too, so that parts get credit."""
+        if self.taste is not None:
+            return {kind for _, kind, *_ in self.taste.own} <= own.QUICK
+        return self.entry is not None
 
-def read(texts: Sequence[str]) -> tuple[Aim, ...]:
-    """The aims of ``--of``; all of them are checked before anything is made.
+
+def waived_by(taste: Taste) -> tuple[str, ...]:
+    """The guards that do not bind what is moved on a taste: those that it is about."""
+    groups = {BY_NAME[each.name].group for each in taste.features if each.name in BY_NAME}
+    return tuple(dict.fromkeys(ABOUT[group] for group in sorted(groups & {*ABOUT})))
+
+
+def of_taste(text: str, taste: Taste, given: Sequence[str] = ()) -> Aim:
+    """The aim that a taste's cautious score is to rise; ``text``: its file, or ``NAME = FILE``.
+
+    Raises:
+        UsageError: a judge rates one of its features, so texts alone cannot be scored.
+    """
+    name, file = own.split(text)
+    for each in taste.features:
+        if own.is_judged(each.name):
+            raise UsageError(
+                f"--taste {text}: a judge rates its feature {each.name!r}, and adapters are made "
+                "without one"
+            )
+    called = Path(file).stem if name == file else name
+    return Aim(called, f"taste {taste.sha256}", taste=taste, given=tuple(given))
+
+
+def read(texts: Sequence[str], tastes: Sequence[Aim] = ()) -> tuple[Aim, ...]:
+    """The aims of ``--of``, and of tastes; all of them are checked before anything is made.
 
     >>> [(a.name, a.feature, a.sign) for a in read(["fewer commas", "kind = politeness"])]
     [('fewer commas', 'commas', -1), ('kind', 'politeness', 1)]
     """
-    found = tuple(map(_read, texts))
+    found = (*map(_read, texts), *tastes)
     if not 1 <= len(found) <= MOST:
         raise UsageError(f"--of: {len(found)} adapters; give 1 to {MOST}")
     slugs = [each.slug for each in found]
@@ -114,20 +156,44 @@ def _parse(text: str, logprob: Any) -> Any:
     return plugins.load("szpo.rewards", "parse", "reader of rewards")(text, logprob=logprob)
 
 
-def count(aims: Sequence[Aim], prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
-    """Values (answers, aims) of the aims that the dictionary counts; nan for the others."""
+def count(
+    aims: Sequence[Aim],
+    prompts: Sequence[Prompt],
+    answers: Sequence[Answer],
+    *,
+    parts: bool = False,
+) -> Floats:
+    """Values (answers, aims) of the aims that texts alone decide; nan for the others.
+
+    ``parts``: the texts are beginnings of answers, so only for aims that count these.
+    """
     found = np.full((len(answers), len(aims)), np.nan)
     places = [i for i, aim in enumerate(aims) if aim.entry is not None]
     entries = [aim.entry for aim in aims if aim.entry is not None]
     for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
         ratios = dictionary.ratios(prompt.text, answer.text, entries)
         found[row, places] = [top / bottom for top, bottom in ratios]
+    texts = [prompt.text for prompt in prompts], [answer.text for answer in answers]
+    for place, aim in enumerate(aims):
+        if aim.taste is not None and (aim.counts_parts or not parts):
+            found[:, place] = aim.taste.score(*texts, given=aim.given)
     return found * [aim.sign for aim in aims]
+
+
+def values_of(
+    aims: Sequence[Aim], policy: LoraPolicy, prompts: Sequence[Prompt], answers: Sequence[Answer]
+) -> Floats:
+    """Values (answers, aims) of all aims."""
+    found = count(aims, prompts, answers)
+    for place, aim in enumerate(aims):
+        if aim.entry is None and aim.taste is None:
+            found[:, place] = score_of(aim, policy)(prompts, answers)
+    return found
 
 
 def score_of(aim: Aim, policy: LoraPolicy) -> Score:
     """The aim as a function of prompts and answers."""
-    if aim.entry is not None:
+    if aim.entry is not None or aim.taste is not None:
         return lambda prompts, answers: count([aim], prompts, answers)[:, 0]
 
     def fluency(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
@@ -144,12 +210,16 @@ def score_of(aim: Aim, policy: LoraPolicy) -> Score:
     return score
 
 
-def bounds_of(values: Floats) -> tuple[float, float]:
+def bounds_of(aim: Aim, values: Floats) -> tuple[float, float]:
     """The range within which values count: what at least `FREQUENT` of the start's had.
 
-    >>> bounds_of(np.array([0.0, 0, 0, 1, 1, 1, 2, 40]))
+    A taste's features have bounds of their own, from what voters saw.
+
+    >>> bounds_of(Aim("", "commas"), np.array([0.0, 0, 0, 1, 1, 1, 2, 40]))
     (0.0, 1.0)
     """
+    if aim.taste is not None:
+        return -math.inf, math.inf
     ordered = np.sort(values)
     place = min(FREQUENT, len(ordered)) - 1
     return float(ordered[place]), float(ordered[-1 - place])

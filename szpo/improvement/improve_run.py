@@ -16,7 +16,7 @@ from typing import Final
 from szpo import seeds
 from szpo.analysis import run_taste
 from szpo.errors import RunError, UsageError
-from szpo.features.dictionary import BY_NAME
+from szpo.improvement.aims import waived_by
 from szpo.improvement.loop import SPENT, Improved, Plan, improve, measure, split_prompts
 from szpo.improvement.ways import NaturalGradient
 from szpo.ledger import adopted
@@ -27,7 +27,6 @@ from szpo.policies import recorded_subspace
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.protocol import moved
 from szpo.policies.subspaces import Subspace, every_b
-from szpo.policies.text_guards import LENGTH, VARIETY
 from szpo.replay import replay
 from szpo.runs.assemble import RunParts
 from szpo.taste import Taste
@@ -40,10 +39,6 @@ MIXED: Final = 0.5
 """It begins at most this share of the budget away from the start, towards where the run is."""
 START_ANSWERS: Final = 4
 """Answers of the start to each prompt, with which answers of the improved policy are compared."""
-ABOUT: Final = {
-    "length": LENGTH, "sentences": LENGTH, "layout": LENGTH, "variety": VARIETY,
-}  # fmt: skip
-"""Guards that are not heeded where the taste is about features of a group."""
 
 
 def improve_run(
@@ -83,7 +78,7 @@ def improve_run(
         now = {name: factors[name] for name, _ in whole.layout}
         asked, way = parts.prompts.train, NaturalGradient()
         score = scorer(taste, whole, asked, seed, given)
-        plan = Plan(nats=nats, waived=_waived(taste))
+        plan = Plan(nats=nats, waived=waived_by(taste))
         aside = split_prompts(asked, plan.checked, seed)[1]
         with moved(whole, now):
             before = measure(whole, score, aside, plan.each, seed=seed)
@@ -199,11 +194,6 @@ def _whole(parts: RunParts) -> LoraPolicy:
         crn=parts.language.crn,
         host=parts.base.host,
     )
-
-
-def _waived(taste: Taste) -> tuple[str, ...]:
-    groups = {BY_NAME[each.name].group for each in taste.features if each.name in BY_NAME}
-    return tuple(dict.fromkeys(ABOUT[group] for group in sorted(groups & {*ABOUT})))
 
 
 def _describe(state: Improved, taste: Taste, steps: int, nats: float) -> dict[str, object]:

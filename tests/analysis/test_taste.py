@@ -128,10 +128,11 @@ def test_it_is_saved_only_once_shown_and_of_few_people_only_when_they_agree(
     alone = replace(run_taste.read(run), people=1)
     monkeypatch.setattr(run_taste, "read", lambda *_: alone)
     second = tmp_path / "second.json"
-    assert call(["taste", str(run.path), "--out", str(second)]) == 2
-    assert "describes one person" in capsys.readouterr().err
-    assert not second.exists()
-    assert call(["taste", str(run.path), "--out", str(second), "--yes"]) == 0
+    for door in (["--as-prompt"], ["--json"], ["--out", str(second)]):
+        assert call(["taste", str(run.path), *door]) == 2
+        shown = capsys.readouterr()
+        assert "describes one person" in shown.err and not shown.out and not second.exists()
+        assert call(["taste", str(run.path), *door, "--yes"]) == 0 and capsys.readouterr().out
     monkeypatch.undo()
     settings, ledger = named_run.start(tmp_path, "short.db")
     named_run.drive(settings, ledger, until_step=1)

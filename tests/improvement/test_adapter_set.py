@@ -17,6 +17,8 @@ from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.data.prompts import load_shipped
 from szpo.errors import UsageError
+from szpo.features import dictionary
+from szpo.features.own import build
 from szpo.improvement import adapter_set, aims
 from szpo.improvement.adapter_set import Making, SetMaker
 from szpo.improvement.loop import Plan
@@ -25,6 +27,8 @@ from szpo.models.adapter_sources import SET
 from szpo.models.batched_lora import attach_deltas
 from szpo.policies.hosts import LocalHost
 from szpo.policies.lora_policy import LoraPolicy
+from szpo.taste import Explanation, Feature, Taste
+from szpo.types import FEATURE_GRID, Answer, Prompt
 from tests.support.tiny_models import with_adapter
 
 PLAN = Plan(step_nats=0.3, answers=32, samples=4, steps=2, patience=2, checked=6, each=1)
@@ -158,7 +162,7 @@ def test_aims_are_features_in_a_sense_fluency_or_rewards():
 
 def test_values_count_within_what_the_starts_answers_had():
     values = np.array([0.0] * 20 + [1.0] * 5 + [2.0, 2.0, 9.0])
-    assert aims.bounds_of(values) == (0.0, 2.0)
+    assert aims.bounds_of(aims.Aim("", "commas"), values) == (0.0, 2.0)
     score = aims.bounded(lambda prompts, answers: np.array([5.0, 1.0, -1.0]), 0.0, 2.0)
     assert score([], []).tolist() == [2.0, 1.0, 0.0]
 
@@ -180,13 +184,48 @@ def test_bad_input_is_refused_in_one_line(arguments, message, capsys, tmp_path):
     assert not (tmp_path / "set").exists()
 
 
+LIKED = Taste(
+    (Feature("sentiment", FEATURE_GRID // 10, -FEATURE_GRID, 3 * FEATURE_GRID, 0),
+     Feature("it", FEATURE_GRID // 20, 0, FEATURE_GRID, 0)),
+    (Explanation(3, ((0, FEATURE_GRID),)), Explanation(1, ((0, FEATURE_GRID), (1, -800)))),
+    (("more positive in tone", FEATURE_GRID),), dictionary.digest(), verdicts=40, people=2,
+)  # fmt: skip
+
+
+def test_a_taste_counts_by_parts_within_its_own_bounds_unless_a_function_counts():
+    aim = aims.of_taste("runs/panel.json", LIKED)
+    assert (aim.name, aim.feature, aim.counts_parts) == ("panel", f"taste {LIKED.sha256}", True)
+    assert aims.bounds_of(aim, np.zeros(8)) == (-np.inf, np.inf)
+    prompts, answers = [Prompt.user("How was it?")] * 2, [Answer("Lovely!"), Answer("It was")]
+    every = [aims.Aim("x", "it", -1, dictionary.BY_NAME["it"]), aim]
+    found = aims.count(every, prompts, answers, parts=True)
+    assert found[:, 1].tolist() == LIKED.score(["How was it?"] * 2, ["Lovely!", "It was"]).tolist()
+    text = "tests.support.own_feature:starts"
+    _, own = build(text)
+    coded = replace(LIKED, features=(*LIKED.features, Feature(text, 1, 0, 1, 0)),
+                    own=(tuple(vars(own).values()),))  # fmt: skip
+    costly = aims.of_taste("x = panel.json", coded, [text])
+    assert costly.name == "x" and not costly.counts_parts
+    assert np.isnan(aims.count([costly], prompts, answers, parts=True)).all()
+    assert np.isfinite(aims.count([costly], prompts, answers)).all()
+    rated = replace(LIKED, features=(Feature("judge: kind", 1, 0, 1, 0),), explanations=(
+        Explanation(1, ((0, 1),)),))  # fmt: skip
+    with pytest.raises(UsageError, match="a judge rates its feature 'judge: kind'"):
+        aims.of_taste("panel.json", rated)
+
+
 def test_the_command_makes_a_set_and_tells_what_it_reaches(tmp_path, capsys):
-    folder = tmp_path / "set"
-    few = ["--answers", "128", "--nats", "1", "--of", "cheerful = sentiment"]
+    folder, file = tmp_path / "set", tmp_path / "taste.json"
+    file.write_text(json.dumps(LIKED.to_json()))
+    few = ["--answers", "128", "--nats", "1", "--taste", str(file)]
     sets = [word for text in TINY for word in ("--set", text)]
-    assert app.call(["adapters", "make", str(folder), *few, *sets]) == 0
+    assert app.call(["adapters", "make", str(folder), *few, *sets]) == 2
+    assert "this taste describes two people" in capsys.readouterr().err
+    assert not folder.exists()
+    assert app.call(["adapters", "make", str(folder), *few, *sets, "--yes"]) == 0
     out = capsys.readouterr().out
-    assert "cheerful" in out and "1 adapters in" in out and "peak" in out
-    assert app.call(["adapters", "make", str(folder), *few, *sets, "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
-    assert [each["name"] for each in document["adapters"]] == ["cheerful"]
+    assert "taste" in out and "1 adapters in" in out and "peak" in out
+    assert app.call(["adapters", "make", str(folder), *few, *sets, "--yes", "--json"]) == 0
+    (liked,) = json.loads(capsys.readouterr().out)["adapters"]
+    assert liked["after"] > liked["before"] + 0.1
+    assert (liked["name"], liked["people"], liked["nats"] < 1.5) == ("taste", 2, True)
