@@ -41,7 +41,7 @@ def root(
     version: bool = typer.Option(False, "--version", help="Print the version and exit."),
     debug: bool = typer.Option(False, "--debug", help="Show tracebacks."),
 ) -> None:
-    """Tune a language model's LoRA adapter from pairwise votes, without a reward model."""
+    """Tune a language model's LoRA adapter from pairwise votes, without a neural reward model."""
     del debug  # read in call(), so it may stand before or after the command's name
     if version:
         typer.echo(f"szpo {__version__}")

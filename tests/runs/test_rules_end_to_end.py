@@ -67,6 +67,7 @@ def test_the_algorithm_as_published_runs_is_killed_resumed_and_verified(tmp_path
         settings = recorded_settings(ledger)
         assert (settings.rule, settings.pairing, settings.law) == (rule, "forward", Law())
         assert (settings.K, settings.N, settings.M, settings.warmup) == (1, 8, 5, 0)
+        assert settings.smoothing == "trim"  # also where only its sign counts
         names = [name for name, _ in settings.layout]  # A and B of each adapted module
         assert settings.dim > 100 and {name[-1] for name in names} == {"A", "B"}, names
         report = verification.verify(ledger)
