@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from szpo.baselines import group_rl
+from szpo.baselines import group_rl, trainer
 from szpo.errors import RunError, UsageError
+from szpo.features import dictionary, own
 from szpo.generation.sampling import Sampling
-from szpo.types import Answer, Prompt
+from szpo.taste import Explanation, Feature, Taste
+from szpo.types import FEATURE_GRID, Answer, Prompt
 from tests.support.baseline_actors import (
     DIARY,
+    LIKED,
     PROMPTS,
     diary_actor,
     mean_mood,
@@ -21,6 +27,7 @@ from tests.support.baseline_actors import (
     move,
     tiny_actor,
 )
+from tests.support.tiny_models import build, tokenizer
 
 METHODS: dict[str, Any] = {"grpo": group_rl.Grpo, "rloo": group_rl.Rloo}
 
@@ -102,3 +109,36 @@ def test_bad_rewards_and_no_prompts_are_one_line():
     with pytest.raises(UsageError, match="grpo: no prompts"):
         group_rl.train(actor, [], cheerful, recipe, seed=0)
     assert actor.digest() == before
+
+
+LIKES = own.build("keyword:" + "+".join(LIKED))[1]
+TASTE = Taste(
+    (Feature(LIKES.name, 80, 0, 8 * FEATURE_GRID, 0),), (Explanation(1, ((0, FEATURE_GRID),)),),
+    (("more of these words", FEATURE_GRID),), dictionary.digest(), (tuple(vars(LIKES).values()),),
+    verdicts=80, people=3,
+)  # fmt: skip
+
+
+@pytest.mark.full
+def test_a_panels_taste_teaches_another_model_by_the_lines_of_the_page(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "taught.md").read_text("utf-8")
+    (lines,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    model = build("mistral")
+    model.requires_grad_(True).save_pretrained(tmp_path / "model")
+    tokenizer().save_pretrained(tmp_path / "model")
+    (tmp_path / "taste.json").write_text(json.dumps(TASTE.to_json()))
+    asked = [json.dumps({"prompt": prompt.text}) for prompt in PROMPTS]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(asked))
+    for theirs, mine in (
+        ("owner/model", "model"), ("steps=40", "steps=10"), ("48, 0.7, 1e-3", "6, 1, 3e-2"),
+        ("generations=8", "generations=8, logging_steps=1, use_cpu=True, disable_tqdm=True"),
+    ):  # fmt: skip
+        assert theirs in lines
+        lines = lines.replace(theirs, mine)
+    monkeypatch.chdir(tmp_path)
+    with trainer.isolate():
+        found: dict[str, Any] = {}
+        exec(lines, found)
+    rewards = [each["reward"] for each in found["trainer"].state.log_history if "reward" in each]
+    assert len(rewards) == 10 and sum(rewards[-2:]) / 2 > rewards[0] + 0.6
+    assert (tmp_path / "mine" / "adapter_model.safetensors").is_file()
