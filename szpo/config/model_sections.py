@@ -109,7 +109,7 @@ class Subspace(Section):
 
 
 class Features(Section):
-    """Your own named features, for subspace.kind features (docs/features.md)."""
+    """Your own named features, for subspace.kind features, adapters or none: docs/features.md."""
 
     add: list[str] = Field(
         default_factory=list,

@@ -284,8 +284,7 @@ class Config(Section):
                 if self.subspace.adapters
                 else 'subspace.kind "adapters" needs subspace.adapters: LoRAs of this model'
             )
-        named = kind in NAMED or (kind == "none" and not self.features.add)
-        if (self.features.add or self.features.drop) and not named:
+        if (self.features.add or self.features.drop) and kind not in (*NAMED, "none"):
             raise ValueError(
                 'features.add and features.drop go with subspace.kind "features", here it is '
                 f'"{kind}"; set it, and subspace.samples to {FEWEST_SAMPLES} or more'

@@ -138,6 +138,11 @@ def is_judged(name: str) -> bool:
     return split(name)[1].startswith(f"{JUDGE}:")
 
 
+def needs_giving(name: str) -> bool:
+    """It is code, or a pattern, and must be given in each process: a record never runs code."""
+    return not (is_judged(name) or split(name)[1].startswith("keyword:"))
+
+
 def judged(name: str, known: dict[Pair, int], rate: Rate | None = None) -> Judged:
     """The feature of this name; ratings that are known need no judge."""
 

@@ -6,7 +6,7 @@ resuming, sampling and exporting never repeat it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from szpo.evaluators.panel_factory import (
 )
 from szpo.features import own
 from szpo.features.dictionary import Entry
+from szpo.features.own import Rate
 from szpo.ledger import adopted
 from szpo.ledger.connection import check_place
 from szpo.ledger.creation import NO_BASE, NewRun, draw_seed
@@ -75,6 +76,10 @@ class RunParts:
     """What the record says of the run whose votes count as this new run's; None without one."""
     entries: Mapping[str, Entry] | None = None
     """The functions that count the run's named features; None where it has none."""
+    given: Sequence[str] = ()
+    """The user's own features that were given in this process."""
+    rate: Rate | None = None
+    """Asks the run's judge for features that are still to be drawn; None where none is rated."""
     maker: run_engine.PolicyFactory | None = None
     """Builds another package's policy again; None for a language model."""
 
@@ -200,6 +205,7 @@ def build(
         policy = policy_factory(root_seed=config.run.root_seed)
         settings = config.optimizer_settings(policy.layout, 1.0)
         parts = RunParts(config, settings, policy, prompts, maker=policy_factory)
+        parts = replace(parts, given=tuple(config.features.add))
         return _with_new_panel(parts, found, say)
     from szpo.policies import language_model
 
@@ -218,13 +224,12 @@ def build(
             say(line)
         settings = config.optimizer_settings(space.layout, space.scale, named)
         policy = language_model.make_policy(config, base, settings)
-        parts = RunParts(config, settings, policy, prompts, base=base)
-        parts = replace(parts, entries=_count(settings, config.features.add, config, host))
+        given = tuple(config.features.add)
+        rate = find_rate(config, host)
+        parts = RunParts(config, settings, policy, prompts, base=base, given=given, rate=rate)
+        parts = replace(parts, entries=_count(settings, given, rate))
         if named is not None and (still := set(config.features.add).difference(named.names)):
-            say(
-                f"warning: features.add: {', '.join(sorted(still))} is (nearly) the same in all "
-                f"{space.report.get('samples', 0)} base answers, so that votes cannot be about it"
-            )
+            say(warn_of_still(still, space.report.get("samples", 0)))
         if config.optimizer.prior is not None:
             from szpo.training import earlier_votes
 
@@ -242,24 +247,28 @@ def build(
         return _with_new_panel(parts, found, say)
 
 
-def _count(
-    settings: Settings, given: Sequence[str], config: Config | None = None, host: Any = None
-) -> dict[str, Entry] | None:
-    """The functions that count a run's named features; ``given`` are the user's own features.
+def warn_of_still(names: Collection[str], answers: int) -> str:
+    """Say that these own features do not differ in so many base answers."""
+    return (
+        f"warning: features.add: {', '.join(sorted(names))} is (nearly) the same in all "
+        f"{answers} base answers, so that votes cannot be about it"
+    )
 
-    With ``config`` and the model's host, features that a judge rates are included.
-    """
+
+def _count(
+    settings: Settings, given: Sequence[str], rate: Rate | None = None
+) -> dict[str, Entry] | None:
+    """The functions that count a run's named features; ``given`` are the user's own features."""
     named = settings.features
-    if named is None:
-        return None
-    rate = None if config is None else find_rate(config, host)
-    return shown_features.entries_of(named, given, rate)
+    return None if named is None else shown_features.entries_of(named, given, rate)
 
 
 def require_counted(parts: RunParts) -> None:
     """Refuse to drive a run if one of its features cannot be counted here."""
     if parts.settings.features is not None:
         shown_features.demand(parts.settings.features, parts.entries or {})
+    elif parts.settings.idle:
+        shown_features.demand_given(parts.config.features.add, parts.given)
 
 
 def _with_new_panel(parts: RunParts, found: CheckedConfig, say: Say) -> RunParts:
@@ -405,6 +414,7 @@ def reopen(
     if policy_factory is not None:
         policy = policy_factory(root_seed=config.run.root_seed)
         parts = RunParts(config, settings, policy, prompts, maker=policy_factory)
+        parts = replace(parts, given=tuple(features))
         return _at_head(ledger, parts, until, panel=panel)
     from szpo.policies import language_model
 
@@ -415,9 +425,11 @@ def reopen(
             run_device.require_same(ledger, host.facts, wanted=device)
         base = language_model.restore(host, ledger)
         policy = language_model.make_policy(config, base, settings)
-        if panel and config.features.judged:
-            entries = _count(settings, features, config, host)
+        rate = find_rate(config, host) if panel else None
+        if rate is not None:
+            entries = _count(settings, features, rate)
         parts = RunParts(config, settings, policy, prompts, base=base, entries=entries)
+        parts = replace(parts, given=tuple(features), rate=rate)
         return _at_head(ledger, parts, until, panel=panel)
 
 

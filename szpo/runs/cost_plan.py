@@ -102,7 +102,8 @@ def estimate(
         tokens=tokens,
         generation_minutes=minutes,
         disk_mib=disk / 2**20,
-        ratings=2 * rows + (0 if basis_is_stored else config.samples)
+        ratings=2 * rows
+        + (0 if basis_is_stored else start_features.ANSWERS if still else config.samples)
         if config.features.judged
         else 0,
     )

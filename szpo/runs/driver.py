@@ -7,14 +7,16 @@ comparisons are made once, and never move the policy.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
+from functools import cache, partial
+from typing import TypeAlias
 
 from szpo import seeds
 from szpo.data.text_files import clean_prompt
 from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.evaluators.protocol import Evaluator
 from szpo.features import dictionary, own
+from szpo.features.dictionary import Entry
 from szpo.ledger.database import Ledger
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.rules.guard_geometry import Moments
@@ -27,6 +29,9 @@ from szpo.training.services import Services
 from szpo.types import Row, Say, Theta
 from szpo.voting import calibration, lease
 from szpo.voting.service import VoteService
+
+Chosen: TypeAlias = tuple[tuple[Entry, ...], tuple[own.Description, ...]]
+"""Entries that may become a run's features, and what to record of the user's own among them."""
 
 
 def prepare(ledger: Ledger, parts: RunParts, say: Say = lambda line: None) -> Services:
@@ -49,6 +54,7 @@ def prepare(ledger: Ledger, parts: RunParts, say: Say = lambda line: None) -> Se
     if lease.controller(ledger)["paused_by"] is not None:
         behind()
     minutes = config.panel.deadline_minutes
+    chosen = _choose_features(parts)
     return Services(
         ledger,
         parts.policy,
@@ -62,10 +68,10 @@ def prepare(ledger: Ledger, parts: RunParts, say: Say = lambda line: None) -> Se
         quorum=config.panel.quorum,
         kl=_quadratic_kl(parts),
         measured_kl=measure_kl(parts) if parts.base or config.guards.kl is not None else None,
-        entries=parts.entries,
+        entries=parts.entries if chosen is None else {each.name: each for each in chosen[0]},
         moments=_moments(parts),
         behind=behind,
-        features=_features(parts),
+        features=None if chosen is None else partial(_draw_features, parts, chosen, say),
         repeats=config.panel.repeats,
         evens=people,
     )
@@ -77,7 +83,7 @@ def _moments(parts: RunParts) -> Callable[[], Moments] | None:
     if not settings.guarded or settings.idle or base is None or not base.subspace.in_z:
         return None
 
-    @functools.cache
+    @cache
     def read() -> Moments:
         from szpo.training import guard_moments
 
@@ -87,13 +93,23 @@ def _moments(parts: RunParts) -> Callable[[], Moments] | None:
     return read
 
 
-def _features(parts: RunParts) -> Callable[[], NamedFeatures] | None:
-    """Reads the features of a run without coordinates; None where the coordinates have them."""
-    if not parts.settings.idle:
+def _choose_features(parts: RunParts) -> Chosen | None:
+    """What a run without coordinates draws its features from; None where they are known."""
+    if not parts.settings.idle or parts.settings.features is not None:
         return None
-    pool, drop = parts.prompts.train, parts.config.features.drop
-    entries, _ = own.choose((), drop, dictionary.holding([prompt.text for prompt in pool]))
-    return lambda: start_features.draw(parts.policy, pool, parts.settings.root_seed, entries)
+    features = parts.config.features
+    holding = dictionary.holding([prompt.text for prompt in parts.prompts.train])
+    return own.choose(features.add, features.drop, holding, parts.rate)
+
+
+def _draw_features(parts: RunParts, chosen: Chosen, say: Say) -> NamedFeatures:
+    """Read the features of a run without coordinates; say which of the user's own never differ."""
+    found = start_features.draw(
+        parts.policy, parts.prompts.train, parts.settings.root_seed, *chosen
+    )
+    if still := {each.name for each in chosen[1]}.difference(found.names):
+        say(assemble.warn_of_still(still, start_features.ANSWERS))
+    return found
 
 
 def evaluator(ledger: Ledger, parts: RunParts) -> Evaluator:

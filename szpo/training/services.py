@@ -92,7 +92,7 @@ class Services:
     """The same KL measured on answers: for a guard, for rules that keep a point within a budget,
     and for reports where the estimate is too rough; None where it cannot be measured."""
     entries: Mapping[str, Entry] | None = None
-    """Counts the run's named features; None without them, or to look them up."""
+    """Counts the run's named features, and maybe others; None without them, or to look them up."""
     behind: Callable[[], None] = lambda: None
     """Called in the first step once its answers stand, while people read them."""
     features: Callable[[], NamedFeatures] | None = None
@@ -126,9 +126,10 @@ class Services:
     def counted_features(self) -> Mapping[str, Entry]:
         """What counts the run's named features; empty without them."""
         named = self.settings.features
-        if self.entries is not None or named is None:
-            return self.entries or {}
-        return shown_features.entries_of(named)
+        if self.entries is None:
+            return {} if named is None else shown_features.entries_of(named)
+        names = self.entries if named is None else named.names
+        return {name: self.entries[name] for name in names if name in self.entries}
 
     @cached_property
     def reading(self) -> budget.Reading:

@@ -7,10 +7,11 @@ before the first fit and never change, so that the Bayes factor holds whenever s
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, replace
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -19,8 +20,9 @@ import numpy as np
 
 from szpo import seeds
 from szpo.data.text_files import clean_answer, clean_prompt
-from szpo.features import dictionary, differences
+from szpo.features import dictionary, differences, own
 from szpo.features.dictionary import Entry
+from szpo.features.own import Description
 from szpo.ledger.run_spec import FEATURES
 from szpo.optim import optimizer, sparse_prior
 from szpo.optim.named_features import NamedFeatures
@@ -52,7 +54,11 @@ def begin(run: Services, at: Position) -> Position:
 
 
 def draw(
-    policy: Policy, prompts: Sequence[Prompt], root_seed: int, entries: Sequence[Entry]
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    root_seed: int,
+    entries: Sequence[Entry],
+    described: Sequence[Description] = (),
 ) -> NamedFeatures:
     """Draw the start's answers, and read from them which features differ, how far and which alike.
 
@@ -61,26 +67,35 @@ def draw(
         prompts: The training prompts.
         root_seed: The run's seed.
         entries: The features that may explain votes.
+        described: What is recorded of the user's own among them.
     """
     key = seeds.derive(root_seed, "features")
     order = seeds.permutation(key, len(prompts))[: ANSWERS // EACH]
     asked = [clean_prompt(prompts[i]) for i in order]
     each = math.ceil(ANSWERS / len(asked))
     drawn = draw_answers(policy, asked, each, seed=seeds.as_seed(key))
-    values = np.array([
-        [[a / b for a, b in dictionary.ratios(prompt.text, clean_answer(answer).text, entries)]
-         for answer in row]
+    pairs = [
+        [(prompt.text, clean_answer(answer).text) for answer in row]
         for prompt, row in zip(asked, drawn, strict=True)
+    ]
+    own.rate_ahead(entries, [*itertools.chain(*pairs)])
+    values = np.array([
+        [[a / b for a, b in dictionary.ratios(*pair, entries)] for pair in row] for row in pairs
     ])  # fmt: skip
-    return read(values, [entry.name for entry in entries], shipped_scales())
+    return read(values, [entry.name for entry in entries], shipped_scales(), described)
 
 
-def read(values: Floats, names: Sequence[str], usual: Mapping[str, int]) -> NamedFeatures:
+def read(
+    values: Floats,
+    names: Sequence[str],
+    usual: Mapping[str, int],
+    described: Sequence[Description] = (),
+) -> NamedFeatures:
     """The features by their values (prompts, answers, k) on the start's answers.
 
-    Two are of one group if their correlation within prompts is above .8. A feature's scale is its
-    spread within prompts, shrunk towards the ``usual`` one (2⁻¹² units, by name); a feature
-    without either is left out.
+    Two are of one group if their correlation within prompts is above .8, and both or neither are
+    the user's own. A feature's scale is its spread within prompts, shrunk towards the ``usual``
+    one (2⁻¹² units, by name); a feature without either is left out.
     """
     off = values - values.mean(1, keepdims=True)
     freedom = max(1, values.shape[0] * (values.shape[1] - 1))
@@ -91,13 +106,17 @@ def read(values: Floats, names: Sequence[str], usual: Mapping[str, int]) -> Name
     scales = [differences.scale(each) for each in spread.tolist()]
     kept = [i for i, scale in enumerate(scales) if scale > 0]
     flat = off.reshape(count, -1)[:, kept]
+    mine = {each.name for each in described}
+    classes = np.array([names[i] in mine for i in kept])
+    near = sparse_prior.group_features(flat.T @ flat + 1e-12 * np.eye(len(kept)), classes)
     return NamedFeatures(
         tuple(names[i] for i in kept),
-        tuple(sparse_prior.group_features(flat.T @ flat + 1e-12 * np.eye(len(kept))).tolist()),
+        tuple(near.tolist()),
         tuple(scales[i] for i in kept),
         ((0,),) * len(kept),  # the one coordinate moves nothing
         0,
         dictionary.digest(),
+        tuple(astuple(each) for each in described if each.name in {names[i] for i in kept}),
     )
 
 

@@ -16,7 +16,7 @@ from szpo.features import differences, own
 from szpo.features.dictionary import Entry, read_answer
 from szpo.features.own import Judged, Pair
 from szpo.ledger.database import Ledger
-from szpo.ledger.run_spec import recorded_settings
+from szpo.ledger.run_spec import recorded_config, recorded_settings
 from szpo.optim.named_features import NamedFeatures
 from szpo.types import Comparison, Ints
 
@@ -51,10 +51,20 @@ def demand(features: NamedFeatures, entries: Collection[str]) -> None:
             "szpo that began it"
         )
     if missing:
-        raise UsageError(
-            "the run counts features of your own, and a record never runs code; give them again: "
-            f"add{as_options(missing)} to the command (Tuner.resume(..., features=[...]))"
-        )
+        raise _give_again(missing)
+
+
+def demand_given(names: Collection[str], given: Collection[str] = ()) -> None:
+    """Refuse to go on unless each of these features, if it must be given again, was given."""
+    if missing := [name for name in names if own.needs_giving(name) and name not in given]:
+        raise _give_again(missing)
+
+
+def _give_again(missing: Collection[str]) -> UsageError:
+    return UsageError(
+        "the run counts features of your own, and a record never runs code; give them again: "
+        f"add{as_options(missing)} to the command (Tuner.resume(..., features=[...]))"
+    )
 
 
 def as_options(names: Collection[str]) -> str:
@@ -66,9 +76,17 @@ def to_give_again(ledger: Ledger) -> list[str]:
     """The user's own features that must be given again for the run to go on, by name."""
     named = recorded_settings(ledger).features
     if named is None:
-        return []
+        return [name for name in not_drawn(ledger) if own.needs_giving(name)]
     counted = _countable(named)
     return [name for name, *_ in named.own if name not in counted]
+
+
+def not_drawn(ledger: Ledger) -> tuple[str, ...]:
+    """The user's own features that a run without coordinates is still to draw."""
+    settings, config = recorded_settings(ledger), recorded_config(ledger)
+    if settings.features is not None or not settings.idle or config is None:
+        return ()
+    return tuple(config.features.add)
 
 
 def require_given(ledger: Ledger, given: Sequence[str]) -> None:
@@ -76,6 +94,8 @@ def require_given(ledger: Ledger, given: Sequence[str]) -> None:
     named = recorded_settings(ledger).features
     if named is not None:
         demand(named, _countable(named, given))
+    else:
+        demand_given(not_drawn(ledger), given)
 
 
 def _countable(features: NamedFeatures, given: Sequence[str] = ()) -> set[str]:

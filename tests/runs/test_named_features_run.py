@@ -4,7 +4,7 @@ import json
 import re
 import shlex
 import shutil
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +16,7 @@ from szpo.analysis import taught
 from szpo.cli.app import call
 from szpo.config.schema import Config
 from szpo.errors import UsageError
+from szpo.failpoints import arm
 from szpo.features import dictionary, own
 from szpo.features.own import choose
 from szpo.ledger.database import Ledger
@@ -221,6 +222,60 @@ def _inside(config: Config) -> Config:
 
 
 OWN = ("keyword:w20+w22", "regex:w[0-9]2", "tests.support.own_feature:starts")
+
+
+def test_a_run_without_coordinates_counts_own_features_and_runs_none_from_its_record(
+    tmp_path, monkeypatch, capsys
+):
+    """Cut before the features are drawn, then after; code must be given anew, words need not."""
+    code = tmp_path / "counted_here.py"
+    code.write_text("def starts(prompt, answer):\n    return int(answer[:1] == prompt[:1])\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    model, mine = folder_run.model(tmp_path), (*OWN[:2], "counted_here:starts")
+    sets = (
+        f"features.add={json.dumps([*mine, 'keyword:zebra'])}", "subspace.kind=none",
+        "optimizer.rows=1", "panel.verdict=rows", "run.votes=8", "panel.reward=keyword:w20,w22",
+    )  # fmt: skip
+    run = tmp_path / "runs" / "folder.db"
+    with arm("cp3:raise"):
+        assert call(folder_run.arguments(tmp_path, *sets, model_folder=model)) not in (0, 2)
+    again = [word for name in mine[1:] for word in ("--feature", name)]
+
+    def refuse(*_):
+        raise AssertionError("the record was run")
+
+    def needs_features() -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(own, "importlib", SimpleNamespace(import_module=refuse))
+            patched.setattr(own, "compile_pattern", refuse)
+            for more in ([], ["--votes", "+8"]):
+                assert call(["run", "--resume", str(run), *more]) == 2
+                assert "a record never runs code; give them again" in _line(capsys)
+            assert call(["verify", str(run)]) == 0
+            with Ledger.open(run) as ledger:
+                words = shlex.split(budget.describe_more(ledger))
+        assert words[words.index("--feature") :] == again
+
+    needs_features()
+    assert call(["run", "--resume", str(run), *again]) == 0
+    assert "keyword:zebra is (nearly) the same in all 256 base answers" in _line(capsys)
+    with Ledger.open(run) as ledger:
+        settings = recorded_settings(ledger)
+        named = settings.features
+        assert named is not None and "keyword:zebra" not in named.names
+        assert named.own == tuple(map(astuple, choose(mine)[1]))
+        assert all(each[-1] for each in named.own), "digests"
+        entries = shown_features.entries_of(named, mine)
+        assert list(entries) == list(named.names)
+        found = shown_features.differences_of(named, ledger.comparisons(1), entries)
+        inputs = step_inputs.read(ledger, settings, 1)
+        np.testing.assert_array_equal(inputs.text_differences, found)
+        assert found[..., [named.names.index(name) for name in mine]].any()
+    needs_features()
+    assert f"values of {mine[1]}, {mine[2]} are recorded, not recomputed" in _line(capsys)
+    code.write_text(code.read_text() + "# changed\n")
+    assert call(["run", "--resume", str(run), "--votes", "+8", *again]) == 2
+    assert "its code, version or judge is not the recorded one" in _line(capsys)
 
 
 def test_the_users_own_features_are_recorded_as_data_and_never_run_from_the_record(

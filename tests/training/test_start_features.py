@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import astuple, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import numpy as np
 import pytest
 
 from szpo import seeds
+from szpo.analysis import run_taste
 from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.errors import UsageError
 from szpo.failpoints import InjectedError, arm
 from szpo.features.dictionary import BY_NAME
+from szpo.features.own import Description, choose
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import FEATURES, recorded_settings
 from szpo.optim import named_features
@@ -119,6 +122,30 @@ def test_features_follow_from_the_seed_alone_also_after_a_kill(tmp_path):
     assert votes[0] == votes[2] == votes[3] != votes[1]
 
 
+def test_own_features_are_drawn_with_the_others_and_belong_to_the_taste(tmp_path):
+    loud = "loud = regex:!"
+    entries, described = choose([loud, "keyword:zebra"], entries=ENTRIES)
+    settings, ledger = begin(tmp_path)
+    with ledger:
+        policy = Still(settings)
+        draw = partial(
+            start_features.draw, policy, PROMPTS, settings.root_seed, entries, described
+        )
+        go(
+            settings, ledger, policy, panel_of(ledger, judge=LikesExclamations()), until_step=12,
+            features=draw, entries={each.name: each for each in entries},
+        )  # fmt: skip
+        named = recorded_settings(ledger).features
+        assert named is not None and named.names[-1] == loud
+        assert named.own == (astuple(described[0]),)  # no answer has a zebra
+        assert verification.verify(ledger).ok
+        made = run_taste.read(ledger, [loud])
+        assert made.own == named.own and made.claims[0][0] == "more of loud"
+        assert made.score(["?"] * 2, ["Well!!", "Well"], given=[loud])[0] > 0
+        with pytest.raises(UsageError, match="give them again"):
+            run_taste.read(ledger)
+
+
 def test_features_that_come_twice_or_late_do_not_verify(tmp_path):
     settings, ledger = begin(tmp_path)
     with ledger:
@@ -145,6 +172,10 @@ def test_groups_scales_and_what_is_left_out():
     wanted = np.sqrt([(128 * square + 64) / 192, 64 * 0.25 / 192])
     assert np.array(found.scales[2:]) / FEATURE_GRID == pytest.approx(wanted, abs=1e-3)
     assert (found.components, found.dim) == (0, 1)
+    mine = start_features.read(
+        values, ["one", "twin", "other", "rare", "never"], usual, [Description("twin", "regex")]
+    )
+    assert mine.groups == (0, 1, 2, 3) and mine.own == (("twin", "regex", "", "", ""),)
 
 
 def test_shipped_spreads_are_those_of_the_dictionary():
@@ -162,8 +193,8 @@ def test_a_model_is_asked_without_set_up_and_has_nothing_to_export(tmp_path, cap
     capsys.readouterr()
     assert call(["show", str(path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["improvement"]["verdict"] == "unknown"
-    for sets in (["optimizer.rows=8"], ["optimizer.rule=sign"], ["features.add=['regex:a']"]):
-        with pytest.raises(UsageError, match=r"subspace\.kind|features\.add"):
+    for sets in (["optimizer.rows=8"], ["optimizer.rule=sign"]):
+        with pytest.raises(UsageError, match=r"subspace\.kind"):
             settings_file.load(sets=["subspace.kind=none", *sets])
     people = settings_file.load(preset_name="people")
     assert people.picks_pairs and replace(recorded(path), features=None).picks_pairs
