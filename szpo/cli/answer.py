@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from szpo import plugins
 from szpo.cli import console, run_paths
 from szpo.config import settings_file
 from szpo.errors import UsageError
 
 if TYPE_CHECKING:
-    from szpo.policies.lora_policy import LoraPolicy
-    from szpo.types import Prompt
-
-PROMPTS = 8
-"""Prompts on which the mix's own KL is measured."""
+    from szpo.runs.mixes import Mixer
 
 
 def answer(
     run: str | None = typer.Argument(
-        None, help="Name or file of a run in adapters, or a set's folder; default: newest run."
+        None,
+        help="Name or file of a run in adapters, a set's folder, or the name of a set that ships; "
+        "default: newest run.",
     ),
-    mix: str = typer.Option(
-        ..., "--mix", help='Nats of each adapter, such as "positive in tone=1.2, commas=-.5".'
+    mix: str | None = typer.Option(
+        None, "--mix", help='Nats of each adapter, such as "positive in tone=1.2, commas=-.5".'
     ),
     prompt: list[str] = typer.Option([], "--prompt", "-p", help="Ask this; may be repeated."),
     prompts: int = typer.Option(
         3, "--prompts", min=1, help="How many held-out prompts, without --prompt."
     ),
+    page: bool = typer.Option(
+        False, "--page", help="Mix on a page instead: sliders, two mixes side by side."
+    ),
+    port: int = typer.Option(7862, "--port", help="Port of the page; 0: a free one."),
     sets: list[str] = typer.Option(
         [], "--set", help="With a set: section.key=value, such as model.name; may be repeated."
     ),
@@ -42,31 +48,25 @@ def answer(
     A number says how many nats that adapter alone would cost, a negative one against its name. The
     whole mix's KL to the start is measured and told.
     """
-    wanted = read_mix(mix)
-    if any(not text.strip() for text in prompt):
-        raise UsageError("--prompt is empty; give a question")
-    is_set = run is not None and Path(run).expanduser().is_dir()
-    if sets and not is_set:
-        raise UsageError("--set goes with a set's folder; a run keeps its settings")
-    policy, known, own = (
-        _of_set(str(run), sets, prompt) if is_set else _of_run(run, folder, prompt)
-    )
-    asked = own or known[:prompts]
-    blocks = policy.subspace.blocks
-    if blocks is None:
-        raise UsageError("this run's coordinates have no names to mix; see subspace.adapters")
-    if not asked:
-        raise UsageError("there are no held-out prompts here; ask your own with --prompt")
-    policy.move_to({"z": blocks.point(wanted)})
-    before = policy.sample(asked, seed=seed, base=True)
-    after = policy.sample(asked, seed=seed)
-    kl, error = policy.kl(known[:PROMPTS] or asked, seed=seed)
-    weights = blocks.weights(policy.theta()["z"])
+    if mix is None and not page:
+        raise UsageError('give --mix "NAME=NATS, …", or --page for sliders')
+    wanted = {} if mix is None else read_mix(mix)
+    with _open(run, folder, sets) as mixer:
+        own = mixer.encode(prompt)
+        if page:
+            plugins.load("szpo.pages", "mix", "page")(mixer, wanted, prompt, folder, port)
+            return
+        asked = own or mixer.heldout[:prompts]
+        if not asked:
+            raise UsageError("there are no held-out prompts here; ask your own with --prompt")
+        weights = mixer.move_to(wanted)
+        before = mixer.answer(asked, seed=seed, base=True)
+        after = mixer.answer(asked, seed=seed)
+        kl, error = mixer.kl(asked, seed=seed)
     document: dict[str, Any] = {
-        "mix": wanted, "kl": kl, "kl_stderr": error,
-        "weights": dict(zip(blocks.names, weights.tolist(), strict=True)),
+        "mix": wanted, "kl": kl, "kl_stderr": error, "weights": weights,
         "answers": [
-            {"prompt": each.text, "start": one[0].text, "mix": two[0].text}
+            {"prompt": each.text, "start": one.text, "mix": two.text}
             for each, one, two in zip(asked, before, after, strict=True)
         ],
     }  # fmt: skip
@@ -99,33 +99,26 @@ def read_mix(text: str) -> dict[str, float]:
     return found
 
 
-def _of_run(
-    run: str | None, folder: Path, texts: list[str]
-) -> tuple[LoraPolicy, list[Prompt], list[Prompt]]:
-    """The run's policy, its held-out prompts, and the given ones."""
-    from szpo.runs import assemble, run_prompts
+@contextmanager
+def _open(run: str | None, folder: Path, sets: list[str]) -> Iterator[Mixer]:
+    """The mixer of a run, or of a set under the sampling that it was made for."""
+    from szpo.models import adapter_sources
+    from szpo.runs import mixes
 
+    place = None if run is None else adapter_sources.shipped(run) or Path(run).expanduser()
+    if place is not None and place.is_dir():
+        own = [
+            f"subspace.adapters={json.dumps([run])}",
+            *_sampling(adapter_sources.read_set(place)),
+        ]
+        yield mixes.of_set(settings_file.load(sets=[*own, *sets]), console.complain)
+        return
+    if sets:
+        raise UsageError("--set goes with a set's folder; a run keeps its settings")
     with run_paths.look(run_paths.find(run, folder)) as ledger:
-        own = run_prompts.own_prompts(ledger, texts)
-        parts = assemble.reopen(ledger, panel=False, say=console.complain)
-        return parts.language, [*parts.prompts.heldout], [*own]
+        yield mixes.of_run(ledger, console.complain)
 
 
-def _of_set(
-    place: str, sets: list[str], texts: list[str]
-) -> tuple[LoraPolicy, list[Prompt], list[Prompt]]:
-    """The policy at the start in the adapters of a set; their metric is measured or stored."""
-    from szpo.data.prompts import PromptSet
-    from szpo.policies import language_model
-    from szpo.runs import assemble, run_engine, run_prompts
-    from szpo.types import Prompt
-
-    config = settings_file.load(sets=[f'subspace.adapters=["{place}"]', *sets])
-    found = assemble.check(config)
-    asked = tuple(Prompt.user(text, config.prompts.system) for text in texts)
-    own = run_prompts.fit(found.config, PromptSet(asked, ())).train if texts else ()
-    host = run_engine.load_host(found.config, adapter=True, driven=False)
-    base = language_model.prepare(found.config, host, found.prompts.train, console.complain)
-    settings = found.config.optimizer_settings(base.subspace.layout, base.subspace.scale)
-    policy = language_model.make_policy(found.config, base, settings)
-    return policy, [*found.prompts.heldout], [*own]
+def _sampling(document: Mapping[str, Any]) -> list[str]:
+    named = document.get("sampling", {})
+    return [f"generation.{name}={json.dumps(value)}" for name, value in named.items()]

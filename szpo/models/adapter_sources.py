@@ -67,12 +67,26 @@ def find_set(sha256: str) -> str | None:
     """
     here = made_here(sha256)
     for folder in (*sorted(SHIPPED.glob("*/")), here):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            found = json.loads((folder / SET).read_text(encoding="utf-8"))
-            whole = folder.parent == SHIPPED or not any(folder.glob(f"{UNFINISHED}*"))
-            if found["base_sha256"] == sha256 and len(found["adapters"]) >= FEWEST and whole:
+        with contextlib.suppress(UsageError):
+            found = read_set(folder)
+            whole = not any(folder.glob(f"{UNFINISHED}*"))
+            if found.get("base_sha256") == sha256 and len(found["adapters"]) >= FEWEST and whole:
                 return str(folder) if folder == here else folder.name
     return None
+
+
+def read_set(folder: Path) -> dict[str, Any]:
+    """The document of a set's folder; empty where no set lies there."""
+    listed = folder / SET
+    if not listed.is_file():
+        return {}
+    try:
+        found: dict[str, Any] = json.loads(listed.read_text(encoding="utf-8"))
+        for each in found["adapters"]:
+            each["name"], each["folder"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{listed} is no list of adapters ({error!r})") from None
+    return found
 
 
 def find(entries: Sequence[str]) -> tuple[Place, ...]:
@@ -98,19 +112,15 @@ def find(entries: Sequence[str]) -> tuple[Place, ...]:
 
 def _expand(entry: str) -> list[Place]:
     folder, revision = _locate(entry)
-    listed = folder / SET
-    if not listed.is_file():
+    document = read_set(folder)
+    if not document:
         name = entry.partition("@")[0] if revision else str(folder.absolute())
         return [Place(Path(name).name, folder, entry, revision)]
-    try:
-        found = json.loads(listed.read_text(encoding="utf-8"))
-        made, named = found.get("base_sha256"), found["adapters"]
-        return [
-            Place(str(each["name"]), folder / str(each["folder"]), entry, revision, made)
-            for each in named
-        ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{listed} is no list of adapters ({error!r})") from None
+    made = document.get("base_sha256")
+    return [
+        Place(str(each["name"]), folder / str(each["folder"]), entry, revision, made)
+        for each in document["adapters"]
+    ]
 
 
 def _locate(entry: str) -> tuple[Path, str | None]:

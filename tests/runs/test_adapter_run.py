@@ -18,6 +18,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import stored_tensors, theta_digests
 from szpo.policies.subspaces import Subspace
 from szpo.replay import replay
+from szpo.runs import mixes
 from tests.support import folder_run, lora_folders, tiny_models
 
 RULES = {
@@ -119,6 +120,13 @@ def test_a_mix_by_hand_costs_what_it_says_and_is_measured(known, tmp_path, capsy
     assert code == 2 and 'no adapter is called "wider"; did you mean "wide"' in found.err
     code, found = mix("wide", str(known))
     assert code == 2 and "is not NAME=NATS" in found.err
+    with Ledger.open(known, readonly=True) as ledger:
+        mixer = mixes.of_run(ledger, lambda line: None)
+        made, other = (mixer.save({"wide": nats}, tmp_path) for nats in (-0.5, 0.5))
+    assert made != other == mixer.save({"wide": 0.5}, tmp_path) == tmp_path / other.name
+    held = load_file(other / "adapter_model.safetensors")
+    for name, value in mixer.policy.factors().items():
+        assert np.array_equal(held[f"base_model.model.{name}.weight"].numpy(), value)
     # The same from a set alone: its metric is measured, here from the run's own prompts.
     place = known.parent.parent
     names = [{"name": f"{name} one", "folder": name} for name in lora_folders.SHAPES]
