@@ -61,12 +61,17 @@ def read(ledger: Ledger, given: Sequence[str] = ()) -> Taste:
     claims = tuple(
         (taught.phrase_claim(each, found), round(FEATURE_GRID * each.chance))
         for each in found.taught or ()
-        if each.chance >= taste.LIKELY
+        if each.chance >= taste.LIKELY and each.group not in found.aside
     )
     people = {row["pseudonym"] for row in ledger.query(
         "SELECT pseudonym FROM panelists WHERE kind = 'person'")}  # fmt: skip
     fit = carried.named or fit_named(settings, carried.votes, carried.aside)
     features, explanations = _explain(named, fit, carried, cast.comparisons, entries)
+    if not features and found.aside:
+        raise RunError(
+            f"{where}: its votes show no taste besides {', '.join(found.aside)}, which an order "
+            "leaves out (szpo not-about --take-back)"
+        )
     by_texts = sum(each.chance for each in explanations if each.weights) / FEATURE_GRID
     if named.coordinates and by_texts < taught.LIKELY:
         raise RunError(

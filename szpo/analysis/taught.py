@@ -16,14 +16,19 @@ from typing import Any, Final
 from szpo.analysis import cause, text_taste
 from szpo.features import dictionary, own
 from szpo.ledger.database import Ledger
-from szpo.optim.named_features import Claim
+from szpo.ledger.run_spec import recorded_config, recorded_settings
+from szpo.optim.named_features import Claim, groups_of
 from szpo.optim.rules.findings import Findings
 from szpo.training import budget
+from szpo.training.status import round_status
+from szpo.voting import set_aside
 
 LIKELY: Final = 0.5
 """Probability from which a claim is stated."""
 LISTED: Final = 0.1
 """Probability from which a claim is drawn, and is mentioned where no claim is likely."""
+LENGTH: Final = "length"
+"""The feature that is often liked without being meant."""
 DRAWN: Final = 5
 """The most groups in a chart."""
 FIGURES: Final = {"logprob": "log-probability", "tokens": "length", "margin": "topic"}
@@ -243,6 +248,33 @@ def describe_prior(ledger: Ledger) -> str:
     """Which votes of another run count, in one line; empty without any."""
     prior = ledger.spec.get("prior")
     return "" if prior is None else f"{prior['full']:,} votes of {prior['file']} count in full"
+
+
+def ask_about_length(ledger: Ledger, found: Findings | None) -> str:
+    """Where people's votes are about length: whether to go on, or how to leave it out; else "".
+
+    Length is often liked without being meant. Nothing is asked once an order leaves it out.
+    """
+    config = recorded_config(ledger)
+    if config is None or config.panel.kind != "people" or found is None or not found.shown:
+        return ""
+    named = recorded_settings(ledger).features
+    every = {} if named is None else groups_of(named)
+    group = next((name for name, own in every.items() if LENGTH in own), None)
+    said = [
+        f"{phrase(LENGTH, each.more)}, {_percent(each.chance)}"
+        for each in found.taught or ()
+        if each.group == group and each.chance >= LIKELY
+    ]
+    if not said or group in set_aside.in_force(ledger):
+        return ""
+    first = ""
+    if round_status(ledger).state == "finished":
+        first = f"give more votes ({budget.describe_more(ledger)}) and "
+    return (
+        f"the votes are about length ({'; '.join(said)}): if that is what you mean, go on; "
+        f"if not, {first}leave it out: szpo not-about {ledger.path} {shlex.quote(str(group))}"
+    )
 
 
 def more_votes(ledger: Ledger, lesson: Lesson | None) -> str:

@@ -481,7 +481,8 @@ def say_result(ledger: Ledger) -> None:
     if lesson is not None:
         console.say(str(lesson))
     found = taught.last_findings(ledger)
-    for text in (taught.describe_prior(ledger), taught.describe_hold(found)):
+    asks = taught.ask_about_length(ledger, found)
+    for text in (taught.describe_prior(ledger), taught.describe_hold(found), asks):
         if text:
             console.say(text)
     _say_next(ledger, measured, taught.more_votes(ledger, lesson))

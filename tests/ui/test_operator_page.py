@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
+from html import unescape
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 import pytest
 
+from szpo.analysis import taught
 from szpo.errors import StorageError, UsageError
 from szpo.intervals import Estimate
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
+from szpo.optim.named_features import Claim, NamedFeatures
 from szpo.reports import charts
 from szpo.training import budget
 from szpo.voting import lease, pauses
@@ -25,7 +30,7 @@ from szpo_ui.operator.controls import Command
 from szpo_ui.web import credentials, security
 from tests.support.browser import OPERATE, Stage, cast, page_call, play
 from tests.support.cases import case
-from tests.support.operator_page import answer_samples, measure, text
+from tests.support.operator_page import answer_samples, measure, teach, text
 from tests.support.outline import Outline
 from tests.support.panel_states import final_comparison
 from tests.support.xss_corpus import PAYLOADS
@@ -133,6 +138,28 @@ def test_an_operator_orders_what_votes_are_not_about_in_a_run_of_named_features(
     assert "followed again" in do(voted, "not-about", name="commas").text
     lines = [line.text for line in state.read_state(voted.site)["log"]]
     assert "ordered from round 3 on: votes are not about commas" in lines
+
+
+def test_a_taste_of_length_asks_whether_it_is_meant_until_it_is_left_out(
+    voted, spent, monkeypatch
+):
+    own = NamedFeatures(
+        ("characters", "length", "i"), (0, 0, 1), (1,) * 3, ((2,), (1,), (1,)), 0, ""
+    )
+    for module in (controls, operator_page, taught):
+        monkeypatch.setattr(module, "recorded_settings", lambda _: SimpleNamespace(features=own))
+    asks = "the votes are about length (longer, 93 %): if that is what you mean, go on; if not, "
+    claims = [Claim("characters", True, 0.93, 0.8, "characters")]
+    for made, how in ((voted, ""), (spent, 'give more votes ("More votes" on the operator')):
+        teach(made.ledger, 16, [replace(claims[0], chance=0.4)])
+        assert "about length" not in text(operator_page.page(made.site))
+        teach(made.ledger, 32, claims)
+        said = taught.ask_about_length(made.ledger, taught.last_findings(made.ledger))
+        assert said.startswith(asks + how)
+        assert said.endswith(f"leave it out: szpo not-about {made.ledger.path} characters")
+    assert asks in unescape(text(operator_page.page(voted.site)))
+    do(voted, "not-about", name="length", on=True)
+    assert "about length (" not in text(operator_page.page(voted.site))
 
 
 # ---- who may call it ----
