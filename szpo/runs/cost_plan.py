@@ -109,6 +109,22 @@ def estimate(
     )
 
 
+def _describe_questions(votes: int, config: Config) -> str:
+    """How much a judge is asked for so many votes, and what it reads and writes at most."""
+    rows, judge = config.optimizer.rows, config.judge
+    shown = 1 if judge.batches == "rows" else rows
+    alone = judge.ask == "grades"
+    questions = 2 * votes * rows // shown
+    read = questions * (1 if alone else 2) * shown * config.generation.max_new_tokens
+    wrote = questions * (1 if judge.ask == "soft" else judge.max_tokens)
+    what = "one row" if shown == 1 else f"{shown} rows"
+    return (
+        f"{questions:,} questions to {judge.model}, each about {what}, "
+        f"{'one side alone' if alone else 'in one of the two orders'}: besides instructions and "
+        f"prompts at most {read:,} tokens to read, {wrote:,} to write"
+    )
+
+
 def step_answers(config: Config) -> int:
     """Most answers that are generated for a step's comparisons."""
     o = config.optimizer
@@ -135,8 +151,7 @@ def describe(plan: CostPlan, config: Config) -> Iterator[tuple[str, str]]:
         f"at {budget.WORDS_PER_MINUTE} words a minute",
     )
     if config.panel.kind == "judge" and config.judge.kind != "scorer":
-        per_vote = 2 * (o.rows if config.judge.batches == "rows" else 1)
-        yield "judge", f"{plan.votes * per_vote:,} questions to {config.judge.model}"
+        yield "judge", _describe_questions(plan.votes, config)
     if judged := config.features.judged:
         where = f" at {config.judge.base_url}" if config.judge.kind == "endpoint" else ""
         each = f" for each of {len(judged)} features" if len(judged) > 1 else ""

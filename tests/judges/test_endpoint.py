@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import re
 import socket
 import threading
 from dataclasses import replace
@@ -19,6 +20,7 @@ from szpo.judges.judge_evaluator import tokens
 from szpo.judges.llm_judge import LanguageJudge
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
+from szpo.runs import cost_plan
 from szpo.training import controller, step_report
 from szpo.types import Prompt
 from szpo.voting import counting, lease
@@ -239,6 +241,40 @@ def test_a_judge_runs_a_whole_run_and_its_votes_verify(tmp_path, capfd):
 
 
 @pytest.mark.full
+def test_a_judge_is_asked_about_single_rows_as_often_as_the_plan_said(tmp_path, capfd):
+    sets = ("panel.verdict=rows", "optimizer.rows=1", "run.votes=8", "judge.concurrency=1")
+    with StubEndpoint("longer") as stub:
+        assert call([*arguments(tmp_path, stub, *sets), "--plan"]) == 0
+        assert not stub.requests
+        told = " ".join(capfd.readouterr().err.split())
+        assert call(arguments(tmp_path, stub, *sets)) == 0
+        texts = [each["messages"][-1]["content"] for each in stub.requests]
+    assert (
+        f"{len(texts)} questions to smollm2, each about one row, in one of the two orders: "
+        "besides instructions and prompts at most 768 tokens to read, 4,096 to write"
+    ) in told
+    assert len(texts) == 16  # 8 rows; of 2 answers of 24 tokens, and a reply of 256
+    assert all("Request 1:" in text and "Request 2" not in text for text in texts)
+    first = [re.findall(r"^Answer of (.) to request 1:\n(.*)", text, re.M) for text in texts]
+    orders = [[shown for _, shown in each] for each in first]
+    assert orders[::2] == [each[::-1] for each in orders[1::2]]
+
+
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        (["judge.ask=grades"], "480 questions to smollm2, each about 8 rows, one side alone: "
+         "besides instructions and prompts at most 92,160 tokens to read, 122,880 to write"),
+        (["judge.batches=rows", "judge.ask=soft"], "3,840 questions to smollm2, each about one"),
+    ],
+)  # fmt: skip
+def test_the_plan_of_batches_says_what_a_judge_reads(sets, words):
+    config = settings_file.load(
+        sets=["panel.kind=judge", "panel.verdict=batch", "optimizer.rows=8", *sets]
+    )
+    assert words in dict(cost_plan.describe(cost_plan.estimate(config), config))["judge"]
+
+
 def test_a_run_stops_with_one_line_keeps_its_votes_and_is_resumed(tmp_path, capfd):
     broken = True
 
