@@ -1,6 +1,7 @@
 """The frontier of gain against KL: plans, cells that resume, figures that follow from rows."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.training import results as of_ledger
 from szpo_simulators.compare import frontier as command
+from szpo_simulators.compare import frontier_base as base
 from szpo_simulators.compare import frontier_cell as cell_process
 from szpo_simulators.compare import frontier_plan as plan
 from szpo_simulators.compare import frontier_summary as summary
@@ -118,6 +120,9 @@ def test_a_cell_is_measured_where_its_ledger_recommends(quick, ran):
     assert np.mean(found["rows"][1]["by_prompt"]) == pytest.approx(found["rows"][1]["gain"])
     with Ledger.open(next(ran.folder.glob("ledgers/*.db")), readonly=True) as ledger:
         facts = of_ledger.read(ledger).table
+        beta = ledger.spec["config"]["panel"]["beta"]
+    one = plan.cell(quick, quick.groups[0], 0).spec  # its panel is that of batches of eight
+    assert beta == base.load(one, ran.folder)[1]["batch"] != base.load(one, ran.folder)[1]["pair"]
     assert found["rows"][1]["answers_read"] == sum(fact.answers_read for fact in facts)
     assert len(list((ran.folder / "base").iterdir())) == 1
 
@@ -174,6 +179,21 @@ def test_targets_are_open_until_every_seed_is_there_and_then_met_or_missed(quick
         "lowest gain": ("met", "-0.100 (2 seeds)"),
         "first 3 guards hold": ("met", "1 (2 seeds)"),
     }
+
+
+def test_a_gain_up_to_some_nats_is_that_where_a_seed_passes_them(quick):
+    """Seed 0 passes 3 nats half-way from .1 at 2 to .3 at 4 nats; seed 1 never does."""
+    target = plan.Target(votes=16, gain=0.2, kl=3.0, up_to=3.0)
+    group = replace(quick.groups[0], targets=(target,))
+    rows = [
+        row(0, 0.5, 0.1, 2.0),
+        row(1, 0.5, 0.1, 1.0),
+        row(0, 1.0, 0.3, 4.0),
+        row(1, 1.0, 0.4, 2.5),
+    ]
+    asked = replace(quick, groups=(group,))
+    gain, kl = summary.judge_targets(asked, {group.label: rows})
+    assert (gain["found"], kl["found"]) == ("+0.300 (2 seeds)", "2.75 (2 seeds)")
 
 
 def test_comparisons_are_paired_by_seed(quick):

@@ -63,7 +63,9 @@ def ledger_path(folder: Path, name: str) -> Path:
 def run_votes(spec: Mapping[str, Any], folder: Path, name: str, report: Report) -> dict[str, Any]:
     """Drive the run and measure it; returns its rows, largest KL and the cost of its set-up."""
     began = time.process_time()
-    yardstick, _ = base.load(spec, folder)
+    yardstick, beta = base.load(spec, folder)
+    if "panel_on" in spec:
+        spec = {**spec, "sets": [*spec["sets"], f"panel.beta={beta[spec['panel_on']]!r}"]}
     path = ledger_path(folder, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     tokens = load_config(spec).generation.max_new_tokens

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from szpo.errors import UsageError
 from szpo_simulators.compare.cell_store import Cell
@@ -39,6 +39,8 @@ class Target:
     """(n, seeds): the first n guards hold on at least this number of seeds."""
     furthest: Sequence[float] | None = None
     """(nats, seeds): at most this number of seeds ever exceed this KL."""
+    up_to: float | None = None
+    """A seed that has passed this KL by then counts with its gain there."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,8 @@ class Frontier:
     comparisons: tuple[Comparison, ...] = ()
     base_answers: int = 0
     """Answers of the base to each prompt against which gains are measured; 0: ``answers``."""
+    panel_on: Literal["", "batch", "pair"] = ""
+    """What one panel for all runs is fitted on, pairs of the start; "": what each run asks."""
 
     def group(self, label: str) -> Group:
         """The group with this label."""
@@ -148,6 +152,8 @@ def read(path: Path) -> Frontier:
             for entry in _pairs(entry, groups)
         )
         plan = Frontier(**body, groups=groups, comparisons=comparisons)
+        if plan.panel_on not in ("", "batch", "pair"):
+            raise ValueError(f"panel_on is {plan.panel_on!r}; give batch or pair")
     except KeyError as error:
         raise UsageError(f"frontier: {path}: the key {error} is missing") from None
     except (TypeError, ValueError) as error:
@@ -226,6 +232,8 @@ def cell(plan: Frontier, group: Group, seed: int) -> Cell:
         "setup": setup, "votes": group.votes, "at": list(group.at),
         "heldout": list(group.heldout or plan.heldout), "answers": plan.answers,
     }  # fmt: skip
+    if group.method in RULES and plan.panel_on:
+        spec["panel_on"] = plan.panel_on
     if group.method in RIVALS:
         spec |= {"ask": "pair", "settings": dict(group.settings), "points": group.points}
     if group.of is not None:

@@ -185,9 +185,22 @@ def judge_targets(plan: Frontier, rows: Rows) -> list[dict[str, str]]:
         }
         for group in plan.groups
         for target in group.targets
-        if (found := checkpoint(rows[group.label], group, target.votes))
+        if (found := _reached(rows[group.label], group, target))
         for what, asked, value, met in _judge(target, found, len(group.seeds))
     ]  # fmt: skip
+
+
+def _reached(rows: Sequence[Mapping[str, Any]], group: Group, target: Target) -> list[Any]:
+    """The rows of a target's checkpoint; one beyond ``up_to`` with the gain and KL there."""
+    found = checkpoint(rows, group, target.votes)
+    if target.up_to is None:
+        return found
+    for i, row in enumerate(found):
+        course = [r for r in rows if r["seed"] == row["seed"] and r["share"] <= row["share"]]
+        gain = gain_at_kl(course, target.up_to)
+        if gain is not None:
+            found[i] = {**row, "gain": gain, "kl": target.up_to}
+    return found
 
 
 def _judge(
