@@ -1,11 +1,16 @@
-"""Write the measured tables of the pages from the CSV files of experiments/tables.
+"""Write the measured tables of the pages from the CSV files of experiments/cells and tables.
 
     python docs/tools/page_tables.py [--check]
 
 A table is on its page between ``<!-- table NAME -->`` and ``<!-- end -->`` and is written with its
-heading from ``NAME.csv``; the text around it is written by hand. The first lines of a file say
-which command, commit and machine made it, and when. ``--check`` writes nothing and ends with 1 if
-a page does not have the tables of the files.
+heading; the text around it is written by hand. Those of `MADE` are worked out from one row a cell
+(a method, a seed, a number of votes), the others stand in ``tables/NAME.csv`` as they are. The
+first lines of a file say which command, commit and machine made it, and when. ``--check`` writes
+nothing and ends with 1 if a page does not have the tables of the files.
+
+Gains on SmolLM2 count from eighty answers of the base to each prompt: cells hold those from the
+five that each was measured beside, ``cells/base.csv`` what lies between. Brackets are a 95 %
+interval (bootstrap of seeds and prompts), parentheses the range of fewer than `FEW` seeds.
 """
 
 from __future__ import annotations
@@ -13,26 +18,322 @@ from __future__ import annotations
 import csv
 import re
 import sys
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
+from statistics import mean
+
+import numpy as np
+
+from szpo.types import Floats
+from szpo_simulators.compare.frontier_summary import bootstrap
+from szpo_simulators.study import format_interval, interval
 
 DOCS = Path(__file__).parents[1]
-TABLES = DOCS.parent / "experiments" / "tables"
+EXPERIMENTS = DOCS.parent / "experiments"
 MARKED = re.compile(r"<!-- table (\S+) -->\n.*?<!-- end -->", re.DOTALL)
 HEAD = ("# command: ", "# commit: ", "# machine: ", "# date: ")
+FEW = 5
+FIVE = "gain by prompt, from five base answers"
+CALLED = {
+    "more-length-12": "twelve words",
+    "more-readability": "Flesch, hundredths",
+    "more-word-length": "letters a word",
+    "question": "question, 80 votes",
+}
+"""Tastes of the frozen plan of named features, by what their gain counts."""
+WAYS = {
+    "64": "64 tokens",
+    "lag": "lag 1",
+    "shipped": "the set-up that ships",
+    "two": "two prompts",
+}
+"""What differs from the first part of that plan: how is asked, or the set-up."""
+BESIDE = {
+    "classes-named": "named",
+    "classes-near": "near",
+    "classes-parts": "parts",
+    "classes-absent": "absent",
+    "dropped": "own entries dropped",
+    "reading": "four prompts, 64 votes",
+}
+"""Parts of that plan that ran on score components too."""
+METHODS = {
+    "known, as published": ("sentiment-known", "short-known"),
+    "sign, as published": ("sentiment-sign", "short-sign"),
+    "SZPO, regression": ("sentiment-regression",),
+    "SZPO, regression on named features": ("features-regression",),
+    "iterative DPO": ("sentiment-iterative-dpo",),
+    "DPO": ("sentiment-dpo",),
+    "reward model + PPO": ("sentiment-rm+ppo",),
+}
+"""Groups of the other frozen plans."""
+SHOWN = (
+    "sentiment-regression", "null-regression", "sentiment-iterative-dpo", "sentiment-dpo",
+    "sentiment-rm+ppo",
+)  # fmt: skip
+"""Groups of which the appendix shows every checkpoint."""
+Table = tuple[Sequence[str], list[list[str]]]
+"""The heading's cells, and rows of cells."""
+Cells = Sequence[Mapping[str, str]]
 
 
-def read(name: str) -> list[list[str]]:
+def read(name: str, folder: str = "tables") -> list[list[str]]:
     """The heading and the rows of a file; ends the program if its first lines do not say all."""
-    lines = (TABLES / f"{name}.csv").read_text(encoding="utf-8").splitlines()
+    lines = (EXPERIMENTS / folder / f"{name}.csv").read_text(encoding="utf-8").splitlines()
     for line, start in zip(lines, HEAD, strict=False):
         if not line.startswith(start):
-            sys.exit(f"experiments/tables/{name}.csv: begin it with the lines {' '.join(HEAD)}")
+            sys.exit(f"experiments/{folder}/{name}.csv: begin it with the lines {' '.join(HEAD)}")
     return list(csv.reader(lines[len(HEAD) :]))
+
+
+@cache
+def read_cells(name: str) -> Cells:
+    heading, *rows = read(name, "cells")
+    return [dict(zip(heading, row, strict=True)) for row in rows]
+
+
+def by_prompt(text: str) -> Floats:
+    return np.array(text.split(), float)
+
+
+@cache
+def offset(reward: str, tokens: str) -> Floats:
+    """By prompt, the mean of five answers of the base less that of eighty."""
+    found = {(row["reward"], row["tokens"]): row for row in read_cells("base")}[reward, tokens]
+    return by_prompt(found["mean of five by prompt"]) - by_prompt(
+        found["mean of eighty by prompt"]
+    )
+
+
+def gains(cells: Cells) -> Floats:
+    """The gains of cells (seeds, prompts), from eighty answers of the base."""
+    return np.array(
+        [by_prompt(cell[FIVE]) + offset(cell["reward"], cell["tokens"]) for cell in cells]
+    )
+
+
+def around(values: Floats, digits: int) -> str:
+    """Mean of values (seeds, prompts) with their interval, or with the range of few seeds."""
+    found, seeds = bootstrap(values), values.mean(1)
+    text = f"{found['mean']:+.{digits}f}"
+    if len(values) >= FEW:
+        return f"{text} [{found['low']:+.{digits}f}, {found['high']:+.{digits}f}]"
+    spread = f" ({seeds.min():+.{digits}f} to {seeds.max():+.{digits}f})"
+    return text + spread * (len(values) > 1)
+
+
+def held(cells: Cells, guards: int) -> int:
+    return sum("0" not in cell["guards"][:guards] for cell in cells)
+
+
+def kl(cells: Cells) -> list[float]:
+    return [float(cell["kl"]) for cell in cells]
+
+
+def groups_of(plan: str) -> dict[str, list[Mapping[str, str]]]:
+    """The cells of a frozen plan by group, in the file's order."""
+    found: dict[str, list[Mapping[str, str]]] = {}
+    for cell in read_cells("frontier"):
+        if cell["plan"] == plan:
+            found.setdefault(cell["group"], []).append(cell)
+    return found
+
+
+def checkpoints(group: str) -> list[list[Mapping[str, str]]]:
+    """The cells of a group by checkpoint; matched by their order, since ties use up no votes."""
+    seeds: dict[str, list[Mapping[str, str]]] = {}
+    for cell in groups_of("frontier")[group]:
+        seeds.setdefault(cell["seed"], []).append(cell)
+    most = max(map(len, seeds.values()))
+    return [[each[i] for each in seeds.values() if len(each) > i] for i in range(most)]
+
+
+def forty() -> Table:
+    """Named tastes after forty votes; *asked* is the frozen plan's target."""
+    plan = tomllib.loads((EXPERIMENTS / "frozen" / "features.toml").read_text(encoding="utf-8"))
+    asked = {
+        group["name"]: f"{group['targets'][0]['gain']:+.2f}"
+        for group in plan["group"]
+        if "gain" in group.get("targets", [{}])[0]
+    }
+    rows = [
+        [
+            CALLED.get(group, group.removeprefix("more-").replace("-", " ")),
+            asked.get(group, ""),
+            around(gains(cells), 2),
+            ", ".join(f"{gain:+.2f}" for gain in gains(cells).mean(1)),
+            f"{mean(kl(cells)):.1f}",
+            f"{held(cells, 4)} of {len(cells)}",
+        ]
+        for group, cells in groups_of("features").items()
+        if group.partition("-")[0] not in (*WAYS, "scores", "classes", "dropped", "reading")
+    ]
+    return ("taste", "asked", "mean gain", "each seed", "mean KL", "all four guards hold"), rows
+
+
+def ways() -> Table:
+    """The same tastes asked in another way, beside the same seeds of the table above."""
+    found, rows = groups_of("features"), []
+    for group, cells in found.items():
+        way, _, taste = group.partition("-")
+        if way in WAYS:
+            taste = taste.replace("tokens", "sentiment")
+            seeds = {cell["seed"] for cell in cells}
+            plain = [cell for cell in found[taste] if cell["seed"] in seeds]
+            each = ", ".join(f"{gain:+.2f}" for gain in gains(cells).mean(1))
+            of = (f"{gains(plain).mean():+.2f}", f"{gains(cells).mean():+.2f}", each)
+            rows.append([WAYS[way], taste.replace("-", " "), *of, f"{mean(kl(cells)):.1f}"])
+    return ("changed", "taste", "unchanged", "mean gain", "each seed", "mean KL"), rows
+
+
+def pair_up(group: str) -> tuple[Cells, Cells]:
+    """The cells of a group on named features and on score components, of the seeds in both."""
+    found = groups_of("features")
+    ours, theirs = found[group], found[f"scores-{group}"]
+    both = {cell["seed"] for cell in ours} & {cell["seed"] for cell in theirs}
+    one, other = ([cell for cell in of if cell["seed"] in both] for of in (ours, theirs))
+    return one, other
+
+
+def beside() -> Table:
+    """Gain and KL on named features and, in parentheses, on score components."""
+    rows: dict[str, list[str]] = {start: [] for start in BESIDE}
+    for group in groups_of("features"):
+        for start in BESIDE:
+            if group.startswith(f"{start}-"):
+                said = [f"{gains(of).mean():+.2f}/{mean(kl(of)):.1f}" for of in pair_up(group)]
+                taste = group.removeprefix(f"{start}-").replace("-", " ")
+                rows[start].append(f"{taste} {said[0]} ({said[1]})")
+    heading = ("tastes", "gain/nats on named features (on score components)")
+    return heading, [[BESIDE[start], "; ".join(each)] for start, each in rows.items()]
+
+
+def groups() -> Table:
+    """The frozen plan's groups at each of their checkpoints."""
+    rows = []
+    for group in SHOWN:
+        for cells in checkpoints(group):
+            answers = round(mean(float(cell["answers read"]) for cell in cells))
+            nats = f"{mean(kl(cells)):.2f} ({max(kl(cells)):.2f})"
+            guards = f"{held(cells, 3)}, {held(cells, 4)}"
+            rows.append(
+                [group, f"{answers:,}", str(len(cells)), around(gains(cells), 3), nats, guards]
+            )
+    return ("group", "answers read", "seeds", "gain", "KL (largest)", "guards"), rows
+
+
+def published_smollm2() -> Table:
+    """Every method after 240 batch votes, the published rules also after 2,400."""
+    rows = []
+    for votes in (240, 2400):
+        for title, labels in METHODS.items():
+            at, goes_on = [checkpoints(label) for label in labels], len(labels) == 2
+            if votes == 240:
+                cells = [cell for each in at for cell in each[0 if goes_on else -1]]
+            else:
+                cells = at[0][1] if goes_on else []
+            if cells:
+                row = row_of_rule(title, votes, cells, gains(cells))
+                rows.append([*row, f"{np.mean([by_prompt(cell[FIVE]) for cell in cells]):+.3f}"])
+    heading = ("method", "votes", "answers read", "seeds", "gain", "KL", "guards", "paired")
+    return heading, rows
+
+
+def row_of_rule(title: str, votes: int, cells: Cells, values: Floats) -> list[str]:
+    """A row of several seeds; guards are fluency, variety and length."""
+    return [
+        title,
+        f"{votes:,}",
+        f"{mean(float(cell['answers read']) for cell in cells):,.0f}",
+        str(len(cells)),
+        around(values, 3),
+        f"{mean(kl(cells)):.1f}",
+        f"{held(cells, 3)} of {len(cells)}",
+    ]
+
+
+def published() -> Table:
+    """The published rules and each departure from them, on the tiny model."""
+    found: dict[tuple[str, str], list[Mapping[str, str]]] = {}
+    for cell in read_cells("published"):
+        found.setdefault((cell["method"], cell["point"]), []).append(cell)
+    rows = []
+    for (title, point), cells in found.items():
+        values = np.array([by_prompt(cell["gain by prompt"]) for cell in cells])
+        rows.append(row_of_rule(title, (240, 2400)[int(point) - 1], cells, values))
+    return ("method", "votes", "answers read", "seeds", "gain", "KL", "guards"), rows
+
+
+def compared(name: str) -> Table:
+    """A comparison of methods, from the gains of its seeds; its other columns as stored."""
+    rows = []
+    for cell in read_cells(name):
+        method, ask, each, stopped, *rest = cell.values()
+        gain = format_interval(interval(by_prompt(each).tolist()), 3)
+        lost = f", {stopped} stopped" if stopped != "0" else ""
+        rows.append([method, ask, gain + lost, *rest])
+    heading = [*read_cells(name)[0]]
+    return [*heading[:2], "gain", *heading[4:]], rows
+
+
+def classes() -> Table:
+    """Gains by class of tastes, and in how many runs something was named."""
+    columns = {"features 40": "40 votes", "scores 40": "on scores",
+               "features 120": "120 votes", "scores 120": "on scores"}  # fmt: skip
+    rows = []
+    for kind in dict.fromkeys(row["class"] for row in read_cells("classes")):
+        each = [row for row in read_cells("classes") if row["class"] == kind]
+        said, runs = (sum(int(row[name]) for row in each) for name in ("said", "seeds"))
+        means = [f"{mean(float(row[name]) for row in each):+.2f}" for name in columns]
+        rows.append([kind, *means, f"{said} of {runs}"])
+    return ("class of tastes", *columns.values(), "name something"), rows
+
+
+def differences() -> Table:
+    """Gain of one arm less that of another on the same seeds and prompts, with the KL of both."""
+    ours, rows = checkpoints("sentiment-regression"), []
+    for title in ("iterative DPO", "DPO", "reward model + PPO"):
+        theirs = checkpoints(METHODS[title][0])
+        each = [apart(*two) for two in zip(ours, (theirs[0], theirs[1], theirs[3]), strict=True)]
+        rows.append([f"regression less {title}", str(len(theirs[0])), "; ".join(each)])
+    each = []
+    for group in groups_of("features"):
+        if group.startswith("dropped-"):
+            named, scores = pair_up(group)
+            each.append(
+                f"{group.removeprefix('dropped-').replace('-', ' ')} {apart(scores, named)}"
+            )
+    rows.append(["scores less named features, own entries dropped", "3", "; ".join(each)])
+    return ("what", "seeds", "difference of gains (nats of each)"), rows
+
+
+def apart(ours: Cells, theirs: Cells) -> str:
+    """The difference of two arms on the seeds that both have, and the KL of each."""
+    both = {cell["seed"] for cell in ours} & {cell["seed"] for cell in theirs}
+    one, other = (
+        sorted((cell for cell in cells if cell["seed"] in both), key=lambda cell: cell["seed"])
+        for cells in (ours, theirs)
+    )
+    nats = f"({mean(kl(one)):.1f}, {mean(kl(other)):.1f})"
+    return f"{around(gains(one) - gains(other), 2)} {nats}"
+
+
+MADE: Mapping[str, Callable[[], Table]] = {
+    "forty": forty, "ways": ways, "beside": beside, "groups": groups, "published": published,
+    "published-smollm2": published_smollm2, "tiny": partial(compared, "tiny"),
+    "smollm2": partial(compared, "smollm2"), "classes": classes, "differences": differences,
+}  # fmt: skip
+"""Tables that are worked out from cells."""
 
 
 def table(mark: re.Match[str]) -> str:
     """A table with its marks, in place of what is between them."""
-    heading, *rows = read(mark[1])
+    if mark[1] in MADE:
+        heading, rows = MADE[mark[1]]()
+    else:
+        heading, *rows = read(mark[1])
     lines = [f" {' | '.join(heading)} ", "|".join("---" for _ in heading)]
     lines += [f" {' | '.join(row)} " for row in rows]
     shown = "".join(f"|{line}|\n" for line in lines)
@@ -40,8 +341,9 @@ def table(mark: re.Match[str]) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    for file in TABLES.glob("*.csv"):
-        read(file.stem)
+    for folder in ("tables", "cells"):
+        for file in (EXPERIMENTS / folder).glob("*.csv"):
+            read(file.stem, folder)
     old = []
     for page in sorted(DOCS.glob("*.md")):
         text = page.read_text(encoding="utf-8")

@@ -68,16 +68,21 @@ def _count_from(offset: Floats | None, row: Mapping[str, Any]) -> dict[str, Any]
     }  # fmt: skip
 
 
-def bootstrap(values: Sequence[float], over: Sequence[float] | None = None) -> dict[str, Any]:
+def bootstrap(
+    values: Sequence[float] | Floats, over: Sequence[float] | None = None
+) -> dict[str, Any]:
     """Mean over seeds with its 95 % bootstrap interval; with ``over`` the ratio of two means.
 
-    Whole seeds are resampled, so that ratios and differences stay paired. One seed has no
-    interval. The upper end of a ratio may be ∞ if the mean of ``over`` may be 0 or less.
+    Whole seeds are resampled, so that ratios and differences stay paired; of values (seeds,
+    prompts) the prompts too, alike for every seed. One seed has no interval. The upper end of a
+    ratio may be ∞ if the mean of ``over`` may be 0 or less.
 
     >>> bootstrap([1.0, 1.0])["low"], bootstrap([2.0, 4.0], [1.0, 2.0])["mean"]
     (1.0, 2.0)
     >>> bootstrap([2.0, 4.0, 3.0], [0.1, -0.1, 0.2])["high"]
     inf
+    >>> bootstrap(np.array([[0.0, 2.0], [0.0, 2.0]]))["low"]  # seeds agree, prompts differ
+    0.0
     """
     x = np.asarray(values, float)
     y = np.ones_like(x) if over is None else np.asarray(over, float)
@@ -85,8 +90,12 @@ def bootstrap(values: Sequence[float], over: Sequence[float] | None = None) -> d
     if len(x) < 2:
         return {**found, "low": None, "high": None}
     random = generator(derive(0, "bootstrap"))
-    index = random.integers(len(x), size=(DRAWS, len(x)))
-    above, below = x[index].mean(1), y[index].mean(1)
+    if x.ndim == 2:
+        seeds, prompts = (random.multinomial(n, np.full(n, 1 / n), DRAWS) / n for n in x.shape)
+        above, below = ((seeds @ x) * prompts).sum(1), np.ones(DRAWS)
+    else:
+        index = random.integers(len(x), size=(DRAWS, len(x)))
+        above, below = x[index].mean(1), y[index].mean(1)
     with np.errstate(divide="ignore", invalid="ignore"):
         drawn = np.where(below > 0, above / below, np.where(above > 0, np.inf, np.nan))
     # No interpolation between a number and ∞.
@@ -142,7 +151,9 @@ def _summarise(group: Group, votes: int, found: Sequence[Mapping[str, Any]]) -> 
     unseen = [row["gain_unseen"] for row in found if row["gain_unseen"] is not None]
     return {
         "part": group.part, "group": group.label, "checkpoint": votes,
-        "seeds": len(found), "of": len(group.seeds), **bootstrap(gains),
+        "seeds": len(found), "of": len(group.seeds),
+        **bootstrap(gains if any("by_prompt" not in row for row in found) else
+                    np.array([row["by_prompt"] for row in found])),
         "lowest": min(gains),
         "few": float(np.mean([row.get("gain_few", row["gain"]) for row in found])),
         "unseen": float(np.mean(unseen)) if unseen else None,
