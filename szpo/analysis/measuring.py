@@ -16,7 +16,14 @@ from szpo import seeds
 from szpo.analysis.improvement import mean_reward
 from szpo.config.schema import Config
 from szpo.data.text_files import clean_answer, clean_prompt
-from szpo.errors import IntegrityError, LeaseError, ResourceError, StorageError, SzpoError
+from szpo.errors import (
+    IntegrityError,
+    LeaseError,
+    ResourceError,
+    StorageError,
+    SzpoError,
+    UsageError,
+)
 from szpo.evaluators.function_panel import FunctionPanel
 from szpo.evaluators.hidden_reward import Score
 from szpo.ledger import adopted, orders
@@ -186,6 +193,7 @@ def _measure_end(m: Measuring, steps: int, votes: int) -> None:
             for rows in (base, [row[:few] for row in drawn])
         )
         digest = policy.digest()
+        kept = _measure_right(m, policy)
     done = _measurements(m)
     first, last = (mean_reward(done[i]["rewards"]) for i in (0, steps))
     values = [
@@ -201,7 +209,16 @@ def _measure_end(m: Measuring, steps: int, votes: int) -> None:
         if a is not None and b is not None
     )
     guards, gap = text_guards.guards(was, now), text_guards.topic_gap(was, now)
-    held_out.record(m.ledger, "szpo run", HeldOut(rows, guards, gap, digest))
+    found = HeldOut((*rows, *kept[0]), (*guards, *kept[1]), gap, digest)
+    held_out.record(m.ledger, "szpo run", found)
+
+
+def _measure_right(m: Measuring, policy: Any) -> tuple[Any, Any]:
+    try:
+        return held_out.measure_right(policy, m.parts.config.guards.keep)
+    except UsageError as error:  # the file is gone or changed since the run began
+        m.say(f"warning: right answers were not counted: {error}")
+        return (), ()
 
 
 def _measurements(m: Measuring) -> dict[int, Any]:

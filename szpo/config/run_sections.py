@@ -207,6 +207,12 @@ class Guards(Section):
         allow_inf_nan=False,
         description="Highest share of repeated word pairs within answers.",
     )
+    keep: str | None = Field(
+        None,
+        min_length=1,
+        description="File of questions with right answers (.jsonl, as for TRL's SFT): how many "
+        "greedy answers have these before and after; improving stops before it loses a tenth.",
+    )
 
     @model_validator(mode="after")
     def _band_is_open(self) -> Self:

@@ -23,13 +23,14 @@ from szpo.ledger import adopted
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
 from szpo.optim import parameters
-from szpo.policies import recorded_subspace
+from szpo.policies import recorded_subspace, text_guards
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.protocol import moved
 from szpo.policies.subspaces import Subspace, every_b
 from szpo.replay import replay
 from szpo.runs.assemble import RunParts
 from szpo.taste import Taste
+from szpo.training import held_out
 from szpo.training.step_report import Outcome
 from szpo.types import Answer, Floats, Prompt, Say
 
@@ -78,6 +79,7 @@ def improve_run(
         now = {name: factors[name] for name, _ in whole.layout}
         asked, way = parts.prompts.train, NaturalGradient()
         score = scorer(taste, whole, asked, seed, given)
+        keep = text_guards.keeper(whole, held_out.read_questions(parts.config.guards.keep))
         plan = Plan(nats=nats, waived=waived_by(taste))
         aside = split_prompts(asked, plan.checked, seed)[1]
         with moved(whole, now):
@@ -85,13 +87,15 @@ def improve_run(
         share = math.sqrt(min(1.0, MIXED * nats / max(before.nats, 1e-9)))
         whole.move_to(parameters.between(whole.start(), now, share))
         plan = replace(plan, nats=min(nats, before.nats * share * share + FIRST_NATS))
-        state = improve(whole, score, asked, way, plan, seed=seed, report=report)
+        state = improve(whole, score, asked, way, plan, seed=seed, report=report, keep=keep)
         last = state.steps[-1] if state.steps else None
         spent = last is not None and last.kept and last.checked.nats >= SPENT * plan.nats
         if spent and nats > plan.nats and state.checked.score > state.base.score:
             state = replace(state, stopped="")
             plan = replace(plan, nats=nats)
-            state = improve(whole, score, asked, way, plan, seed=seed, since=state, report=report)
+            state = improve(
+                whole, score, asked, way, plan, seed=seed, since=state, report=report, keep=keep
+            )
     except BaseException:
         policy.subspace = begun
         raise

@@ -141,6 +141,7 @@ def improve(
     seed: int,
     since: Improved | None = None,
     report: Callable[[Improved], object] = lambda state: None,
+    keep: Callable[[], tuple[Guard, ...]] = tuple,
 ) -> Improved:
     """Move a policy so that its own answers score higher; nobody is asked.
 
@@ -153,6 +154,7 @@ def improve(
         seed: Of all draws.
         since: Goes on from this state of an improvement with the same arguments.
         report: Called with the state at the beginning and after each step.
+        keep: More guards, of the policy where it is when called.
     """
     require_all_weights(policy)
     taught, aside = split_prompts(prompts, plan.checked, seed)
@@ -171,7 +173,7 @@ def improve(
         state = Improved(seed, here, here, base, base if still else check(here))
     report(state)
     while not state.stopped:
-        state = _take_step(policy, score, way, plan, state, taught, check)
+        state = _take_step(policy, score, way, plan, state, taught, check, keep)
         report(state)
     return state
 
@@ -216,6 +218,7 @@ def _take_step(
     state: Improved,
     taught: Sequence[Prompt],
     check: Callable[[Theta], Checked],
+    keep: Callable[[], tuple[Guard, ...]],
 ) -> Improved:
     number = len(state.steps) + 1
     if number > plan.steps:
@@ -246,7 +249,8 @@ def _take_step(
         if fits or halved == MOST_HALVED:
             break
         length, halved = length / 2, halved + 1
-    held = text_guards.guards(state.base.figures, after.figures)
+    with moved(policy, theta):
+        held = (*text_guards.guards(state.base.figures, after.figures), *(keep() if fits else ()))
     failed = [g.name for g in held if not g.ok and g.name not in plan.waived]
     kept = fits and not failed
     step = Step(root, found.score, answers, length * length / 2, halved, after, held, kept)

@@ -1,12 +1,14 @@
 """The guards of a tuned policy: properties that tuning must keep, measured on held-out prompts.
 
-Fluency, variety, length and topic, each against the base on the same prompts and random numbers.
-Votes and rewards are not used. `szpo.training.guards` has the bands that pause a run.
+Fluency, variety, length and topic, each against the base on the same prompts and random numbers;
+and, where the user gave questions with right answers, how many greedy answers have these. Votes
+and rewards are not used. `szpo.training.guards` has the bands that pause a run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +16,7 @@ import numpy as np
 from szpo.metrics import distinct_n
 from szpo.policies import own_prompt
 from szpo.policies.own_prompt import FEWEST_PROMPTS, OTHERS, PromptReader
-from szpo.policies.protocol import BaseScorer
+from szpo.policies.protocol import BaseScorer, Speaker
 from szpo.types import Answer, Prompt
 
 READ_AGAIN = 2
@@ -25,6 +27,10 @@ VARIETY = "distinct-2 against the base"
 LENGTH = "length against the base"
 TOPIC = "margin of the own prompt against the base"
 NAMES = (FLUENCY, VARIETY, LENGTH, TOPIC)
+RIGHT = "right answers to the questions of guards.keep"
+_WORD = re.compile(r"[^\W_]+")
+MOST_LOST = 0.1
+"""Share of the questions right at the start that may become wrong; one may always."""
 
 
 @dataclass(frozen=True)
@@ -126,3 +132,44 @@ def topic_gap(before: TextFigures, after: TextFigures) -> str | None:
             f"(its margin is {before.margin:.2f} nats)"
         )
     return None
+
+
+def is_right(answer: str, right: str) -> bool:
+    """Whether the words of the right answer stand in the answer, one behind the other.
+
+    >>> is_right("It is Mont Blanc, I think.", "mont blanc"), is_right("Parisian", "Paris")
+    (True, False)
+    """
+    said, wanted = (" ".join(_WORD.findall(text.casefold())) for text in (answer, right))
+    return f" {wanted} " in f" {said} "
+
+
+def count_right(
+    policy: Speaker, questions: Sequence[tuple[Prompt, Answer]], *, base: bool = False
+) -> int:
+    """How many greedy answers are right, of a policy or, with ``base``, of its start."""
+    said = policy.likeliest([prompt for prompt, _ in questions], base=base)
+    pairs = zip(said, questions, strict=True)
+    return sum(is_right(answer.text, right.text) for answer, (_, right) in pairs)
+
+
+def keep_right(before: int, after: int) -> Guard:
+    """The guard of the right answers.
+
+    >>> [keep_right(before, after).ok for before, after in ((20, 18), (20, 17), (3, 2), (0, 0))]
+    [True, False, True, True]
+    """
+    most = max(1, int(MOST_LOST * before))
+    return Guard(
+        RIGHT, float(after - before), f"loses at most {most} of {before}", before - after <= most
+    )
+
+
+def keeper(
+    policy: Speaker, questions: Sequence[tuple[Prompt, Answer]]
+) -> Callable[[], tuple[Guard, ...]]:
+    """The guard of right answers, of the policy where it is when called; () without questions."""
+    if not questions:
+        return tuple
+    before = count_right(policy, questions, base=True)
+    return lambda: (keep_right(before, count_right(policy, questions)),)

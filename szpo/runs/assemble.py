@@ -45,6 +45,7 @@ from szpo.policies.protocol import BaseScorer, Policy, draw_answers
 from szpo.replay import replay
 from szpo.runs import known_addresses, machine_check, run_device, run_engine, run_prompts, trackers
 from szpo.runs.setup_progress import Progress, unseen
+from szpo.training import held_out
 from szpo.types import Answer, Prompt, Say
 from szpo.voting import shown_features
 
@@ -167,6 +168,8 @@ def check(config: Config, panel: PanelFactory | None = None) -> CheckedConfig:
         config = config.model_copy(update={"run": config.run.model_copy(update={"seed": seed})})
         notes = (DRAWN,) if _asks_people(config) else ()
     policy_factory = run_engine.find_factory(config)
+    if held_out.read_questions(config.guards.keep) and policy_factory is not None:
+        raise UsageError("guards.keep asks a language model; leave it out with other policies")
     if config.optimizer.prior is not None:
         from szpo.training import earlier_votes
 

@@ -23,6 +23,7 @@ from szpo.policies.protocol import moved
 from szpo.replay import replay
 from szpo.runs import driver
 from szpo.runs.assemble import RunParts
+from szpo.training import held_out
 from szpo.training.held_out import HeldOut
 from szpo.training.update_policy import measure_moved
 from szpo.types import Theta
@@ -105,5 +106,6 @@ def measure(parts: RunParts, theta: Theta, *, fitted: bool = False) -> tuple[flo
         drawn = policy.sample(asked, samples, seed=seed)
         after = text_guards.measure(policy, asked, drawn, seed=seed)
         kl, _ = policy.kl(asked, seed=seed)
+        rows, kept = held_out.measure_right(policy, parts.config.guards.keep)
     guards, gap = text_guards.guards(before, after), text_guards.topic_gap(before, after)
-    return kl, HeldOut((), guards, gap)
+    return kl, HeldOut(rows, (*guards, *kept), gap)

@@ -6,8 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from szpo.data import preference_files
 from szpo.ledger.database import Ledger
+from szpo.policies import text_guards
+from szpo.policies.protocol import Speaker
 from szpo.policies.text_guards import Guard
+from szpo.types import Answer, Prompt
 
 KEYS = ("name", "before", "after", "change")
 
@@ -34,6 +38,24 @@ class HeldOut:
         """Which guards fail, in words; "" if none does."""
         failed = [guard.name for guard in self.guards if not guard.ok]
         return f"{len(failed)} of {len(self.guards)} fail: {'; '.join(failed)}" if failed else ""
+
+
+def read_questions(file: str | None) -> tuple[tuple[Prompt, Answer], ...]:
+    """The questions of ``guards.keep`` with their right answers; none without a file."""
+    return () if file is None else preference_files.read_examples(file)
+
+
+def measure_right(
+    policy: Speaker, file: str | None
+) -> tuple[tuple[Mapping[str, str], ...], tuple[Guard, ...]]:
+    """Right answers of a policy's start and of the policy as it is: a row, and its guard."""
+    questions = read_questions(file)
+    if not questions:
+        return (), ()
+    before, after = (text_guards.count_right(policy, questions, base=b) for b in (True, False))
+    name = f"right answers to {len(questions)} questions"
+    texts = (name, str(before), str(after), f"{after - before:+d}")
+    return (dict(zip(KEYS, texts, strict=True)),), (text_guards.keep_right(before, after),)
 
 
 def record(ledger: Ledger, by: str, found: HeldOut) -> None:

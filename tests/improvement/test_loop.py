@@ -24,6 +24,7 @@ from szpo.improvement.ways import (
 from szpo.models import loading
 from szpo.models.tiny import MOODS
 from szpo.optim import parameters
+from szpo.policies import text_guards
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.text_guards import FLUENCY, LENGTH, NAMES
 from szpo.types import Answer, Floats, Prompt, Theta
@@ -76,6 +77,23 @@ def test_a_score_rises_by_steps_whose_measured_kl_is_bounded(policy, done):
     assert 0 < end.checked.nats <= PLAN.nats
     assert policy.theta().keys() == policy.start().keys()
     assert all(not value.any() for value in policy.theta().values())  # it ends where it was
+
+
+def test_a_guard_of_the_users_ends_it_at_the_last_policy_that_held(policy, done):
+    asked = [(ASKED[0], Answer("no such word")), (ASKED[1], policy.likeliest(ASKED[1:2])[0])]
+    assert text_guards.count_right(policy, asked, base=True) == 1
+    held = iter([True, False])
+    seen = []
+
+    def keep():
+        seen.append(float(max(abs(value).max() for value in policy.theta().values())))
+        return (text_guards.Guard(text_guards.RIGHT, 0.0, "loses at most 1 of 1", next(held)),)
+
+    end = improve(policy, cheer, ASKED, NaturalGradient(), PLAN, seed=3, keep=keep)
+    assert min(seen) > 0  # asked where the step leads
+    assert end.stopped == f"guard: {text_guards.RIGHT}" and [s.kept for s in end.steps] == [1, 0]
+    assert digest(policy, end) == digest(policy, done[1])
+    assert text_guards.keeper(policy, asked)()[0].value == 0
 
 
 def test_what_a_step_costs_is_foretold_by_other_answers(policy):

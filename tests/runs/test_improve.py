@@ -14,11 +14,14 @@ from szpo.errors import IntegrityError
 from szpo.ledger import adopted
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import recommended_digest, recommended_digests, updated_digests
+from szpo.policies import text_guards
 from szpo.replay import replay, verification
 from szpo.runs import assemble, samples
+from szpo.training import held_out
 from tests.support.tampering import forge
 
 pytestmark = pytest.mark.full
+ASKED = [f"How was the {word}?" for word in ("rain", "soup", "garden", "letter")]
 SETS = {
     "panel.verdict": "rows", "panel.beta": 30, "run.votes": 80, "subspace.kind": "features",
     "subspace.samples": 384, "evaluation.prompts": 8, "evaluation.samples": 2,
@@ -120,12 +123,20 @@ def test_other_weights_than_the_recorded_ones_are_refused(improved, tmp_path):
 
 
 def test_a_run_without_coordinates_improves_by_itself_when_its_votes_are_spent(tmp_path, capsys):
-    path = run(tmp_path, "alone", **{"improve.nats": 1.0, "subspace.kind": "none"})
+    (tmp_path / "asked.jsonl").write_text(
+        "".join(json.dumps({"prompt": q, "completion": "was"}) + "\n" for q in ASKED)
+    )
+    keep = {"guards.keep": str(tmp_path / "asked.jsonl")}
+    path = run(tmp_path, "alone", **{"improve.nats": 1.0, "subspace.kind": "none", **keep})
     assert "adopted: the taste's cautious score rose" in capsys.readouterr().err
     with Ledger.open(path) as ledger:
         found = adopted.read(ledger)
         (end,) = [e["body"] for e in ledger.events("measured") if e["body"]["steps"]]
         assert found.body["steps"] == 10 and end["kl"] > 0
+        kept, (*_, row) = found.body["guards"][-1], held_out.read(ledger).rows
+        assert row["name"] == "right answers to 4 questions" and 0 < int(row["before"]) <= 4
+        assert kept["name"] == held_out.read(ledger).guards[-1].name == text_guards.RIGHT
+        assert kept["limit"] == f"loses at most 1 of {row['before']}" and kept["ok"]
         assert verification.verify(ledger).ok
     assert call(["export", str(path), "--out", str(tmp_path / "out"), "--anyway"]) == 0
     files = load_file(tmp_path / "out" / "adapter_model.safetensors")

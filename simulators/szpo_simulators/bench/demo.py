@@ -92,11 +92,14 @@ def _measure(
     after = heldout.measure(policy, held, liked.score, samples=samples, seed=base_level.SEED)
     shown = held[: measuring.TEXTS]
     spoken = policy.likeliest(shown, base=True), policy.likeliest(shown)
+    kept = held_out.measure_right(policy, config.guards.keep)
     done = time.monotonic()
     mean, low, high = heldout.gain(before, after, seed=config.run.root_seed)
-    guards, gap = text_guards.guards(before, after), text_guards.topic_gap(before, after)
+    guards = (*text_guards.guards(before, after), *kept[1])
+    gap = text_guards.topic_gap(before, after)
     with Ledger.open(path) as ledger:
         rows = make_evaluation_rows(before, after, config.panel.reward, (mean, low, high))
+        rows += map(dict, kept[0])
         found = held_out.HeldOut(tuple(rows), guards, gap, policy.digest())
         for ended, at, said in zip((0, outcome.steps), (before, after), spoken, strict=True):
             first = [(p.text, answer.text) for p, answer in zip(shown, said, strict=True)]
