@@ -63,6 +63,12 @@ class VotesByVoter:
         """Counts (..., K, N), weighted; a vote of negative weight counts for the other side."""
         return Tally(*sum_votes(self.verdicts, weights), self.identical)
 
+    def alone(self) -> VotesByVoter:
+        """The same votes with each comparison as a direction of its own: (..., P, K·N, 1)."""
+        *lead, k, n = self.verdicts.shape
+        identical = self.identical.reshape(*self.identical.shape[:-2], k * n, 1)
+        return replace(self, verdicts=self.verdicts.reshape(*lead, k * n, 1), identical=identical)
+
 
 Lead = Callable[[VotesByVoter], Floats]
 """The signed lead of plus on each direction (K,), as a function of a step's votes."""

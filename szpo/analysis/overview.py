@@ -30,7 +30,7 @@ from szpo.intervals import (
     rescale,
     share,
 )
-from szpo.training.budget import WORDS_PER_MINUTE
+from szpo.training.budget import WORDS_PER_MINUTE, planned_rounds
 from szpo.training.guards import Bands
 from szpo.training.results import StepRow
 from szpo.voting import finals
@@ -80,12 +80,24 @@ def _progress(evidence: Evidence) -> dict[str, Any]:
     applied = len(done)
     spent = sum(votes for step, votes in counted.items() if step in done)
     by_votes = [n for n in (run.budget, run.limit_votes) if n is not None]
-    ends = [n for n in (run.planned_steps, run.limit_steps) if n is not None]
-    ends += [applied + max(0, n - spent) // run.votes_per_step for n in by_votes]
+    sizes = [
+        step.k * step.n * step.m // run.votes_per_step
+        for step in steps
+        if step.state in ("open", "closed", "applied")
+    ]
+    full = sum(sizes[:applied])
+    bases = [] if run.planned_steps is None else [run.planned_steps]
+    bases += [full + max(0, n - spent) // run.votes_per_step for n in by_votes]
+    ends = [planned_rounds(base, sizes) for base in bases]
+    ends += [] if run.limit_steps is None else [run.limit_steps]
     planned = max(applied, min(ends)) if ends else None
     at_hand = [step for step in steps if step.state != "applied"]
     # Votes of the rounds still to be answered, less those that the open one has already.
-    left = None if planned is None else (planned - applied) * run.votes_per_step
+    left = None
+    if planned is not None:
+        more = (planned - len(sizes)) * (sizes[-1] if sizes else 1) + sum(sizes[applied:])
+        left = min([more, *(base - full for base in bases)]) * run.votes_per_step
+        left = max(0, left)
     if left is not None and at_hand:
         left = max(0, left - counted[at_hand[0].step] - len(run.hidden_us))
     return {

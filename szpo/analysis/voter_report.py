@@ -51,14 +51,15 @@ class Voter:
 def read_history(ledger: Ledger) -> History:
     """Every voter's verdicts in the applied steps, as the weightings read them."""
     settings = run_spec.recorded_settings(ledger)
-    found = History.empty(settings.N)
+    alone = settings.picks_pairs  # its rounds differ in N, and no two rows are of one direction
+    found = History.empty(1 if alone else settings.N)
     for row in ledger.steps():
         if row["state"] != "applied":
             continue
         step = counting.StepVotes(ledger, row["step"])
-        counts = step.tally(settings.K, settings.N)
+        counts = step.tally(row["k"], row["n"])
         by_voter = read_votes_by_voter(ledger, settings, step.step, step.counted, counts)
-        found = weighting.remember(found, step.step, by_voter)
+        found = weighting.remember(found, step.step, by_voter.alone() if alone else by_voter)
     return found
 
 

@@ -360,8 +360,9 @@ class _Sitting:
             "WHERE panelist <> ?",
             (self.me,),
         )[0]
-        planned = status.rounds * self.config.votes_per_step
-        left = max(0, planned - known["done"] - status.votes_in) / (known["others"] + 1)
+        left = max(0, status.votes_planned - known["done"] - status.votes_in) / (
+            known["others"] + 1
+        )
         here = sum(row.given is None for row in self.asked)
         sheets = self._count_sheets() + math.ceil(max(0.0, left - here) / size)
         minutes = max(1, round(left * self._seconds() / 60))

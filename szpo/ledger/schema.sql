@@ -222,8 +222,10 @@ CREATE TRIGGER steps_gapless BEFORE INSERT ON steps
   WHEN NEW.step <> (SELECT coalesce(max(step) + 1, 0) FROM steps WHERE run = NEW.run)
   BEGIN SELECT RAISE(ABORT, 'steps leave no gap'); END;
 CREATE TRIGGER steps_plan_is_fixed BEFORE UPDATE OF
-    run, step, pairing, mu, n, d, m, k, head_sha256 ON steps
+    run, step, pairing, mu, d, m, k, head_sha256 ON steps
   BEGIN SELECT RAISE(ABORT, 'the plan of a step is fixed'); END;
+CREATE TRIGGER steps_size_is_fixed BEFORE UPDATE OF n ON steps WHEN OLD.state <> 'planned'
+  BEGIN SELECT RAISE(ABORT, 'the size of a step is fixed'); END;
 CREATE TRIGGER steps_close_is_fixed BEFORE UPDATE OF
     opened_us, closed_us, closed_by, last_vote, last_amendment ON steps
   WHEN OLD.state IN ('closed', 'applied')

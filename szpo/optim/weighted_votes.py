@@ -23,6 +23,8 @@ class HistoryUse:
 
     rows: int = 0
     """Number of past directions that the rule needs."""
+    alone: bool = False
+    """Each comparison is a direction of its own, since steps differ in N."""
     weights: Callable[[History], Floats] | None = None
     """How the rule weighs voters (..., P); None: as `Settings.weighting` says."""
 
@@ -58,11 +60,11 @@ def weigh(
         if settings.weighting != "equal":
             raise UsageError(f"tell: weighting {settings.weighting} needs to know who voted how")
         return WeightedVotes(tally, history=history)
-    past = weighting.add_voters(history or History.empty(settings.N), by_voter.voters)
-    by_voter = weighting.align(by_voter, past.voters)
-    weights = np.ones(len(past.voters))
     use = use or HistoryUse()
-    rows = use.rows
+    start = history or History.empty(1 if use.alone else settings.N)
+    past = weighting.add_voters(start, by_voter.voters)
+    by_voter = weighting.align(by_voter, past.voters)
+    weights, rows = np.ones(len(past.voters)), use.rows
     if settings.weighting in LEARNED:
         learn = use.weights or functools.partial(learn_weights, settings.weighting)
         weights = learn(past)
@@ -70,7 +72,8 @@ def weigh(
         tally = replace(by_voter.tally(weights), cast=cast, side=tally.side)
         rows = max(rows, weighting.ROWS)
     if rows:
-        history = weighting.remember(past, step, by_voter, rows)
+        kept = by_voter.alone() if use.alone else by_voter
+        history = weighting.remember(past, step, kept, rows)
     return WeightedVotes(tally, None, by_voter, weights, history)
 
 

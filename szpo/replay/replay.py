@@ -130,6 +130,8 @@ def tell_step(
         voters: Also report who voted; with equal weights only ``info`` depends on it.
     """
     ledger, step, cast = votes.ledger, votes.step, votes.counted if counted is None else counted
+    settings = step_plan.settings_of(ledger, settings, step)
+    state = replace(state, settings=replace(state.settings, N=settings.N))
     tally = votes.tally(settings.K, settings.N, cast)
     state, updates, info = optimizer.tell(
         state,

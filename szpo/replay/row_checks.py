@@ -19,13 +19,11 @@ def check_plans(look: Examination) -> None:
     """Compare the plan of every step with the optimizer's settings in the spec."""
     settings = run_spec.recorded_settings(look.ledger)
     wanted = {
-        "pairing": asked_pairing(settings),
-        "n": settings.N,
-        "d": settings.D,
-        "m": settings.M,
-        "k": settings.K,
-    }
+        "pairing": asked_pairing(settings), "d": settings.D, "m": settings.M, "k": settings.K,
+    }  # fmt: skip
     for row in look.ledger.steps():
+        if row["n"] != settings.N and (not settings.picks_pairs or row["n"] % settings.N):
+            raise Broken("steps", row["step"], f"n is {row['n']}, the run has {settings.N}")
         for name, value in wanted.items():
             if row[name] != value:
                 raise Broken("steps", row["step"], f"{name} is {row[name]}, the run has {value}")

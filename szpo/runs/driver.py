@@ -73,6 +73,7 @@ def prepare(ledger: Ledger, parts: RunParts, say: Say = lambda line: None) -> Se
         behind=behind,
         features=None if chosen is None else partial(_draw_features, parts, chosen, say),
         repeats=config.panel.repeats,
+        sheet=config.sheet if people and config.picks_pairs else None,
         evens=people,
     )
 

@@ -28,6 +28,7 @@ from szpo.optim import named_features, pair_choice
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.rules import all_votes
 from szpo.optim.rules.rule import perturbations
+from szpo.optim.settings import Settings
 from szpo.optim.sparse_regression import SparseFit
 from szpo.policies.protocol import draw_answers, moved
 from szpo.training.position import Position
@@ -48,11 +49,12 @@ def draw(
     run: Services, at: Position, step: int, prompts: Sequence[Prompt]
 ) -> tuple[tuple[Comparison, ...], dict[str, Any]]:
     """The rows of a step, one for each prompt, and what the record keeps of their choice."""
-    settings, named = run.settings, run.settings.features
+    settings = step_plan.settings_of(run.ledger, run.settings, step)
+    named = settings.features
     query = step_plan.recorded_query(run.ledger, settings, step, run.row(step)["mu"])
     each, improved = FEWER if named is None else ANSWERS, adopted.read(run.ledger)
     with contextlib.nullcontext() if improved is None else moved(run.policy, improved.theta):
-        pools = _sample(run, query, prompts, each)
+        pools = _sample(run, settings, query, prompts, each)
     if not all(sum(map(len, pool)) == each for pool in pools):
         raise RunError(f"step {step}: the policy left prompts unanswered")
     found = at.state.carried.named
@@ -95,10 +97,9 @@ def draw(
 
 
 def _sample(
-    run: Services, query: Query, prompts: Sequence[Prompt], count: int
+    run: Services, settings: Settings, query: Query, prompts: Sequence[Prompt], count: int
 ) -> list[tuple[Sequence[Answer], ...]]:
     """Candidates for each prompt: of the policy as it is, or of plus, then of minus."""
-    settings = run.settings
     key = seeds.derive(settings.root_seed, "rollout", step=query.step)
     if settings.own_share == 1:
         drawn = draw_answers(run.policy, prompts, count, seed=seeds.as_seed(key))

@@ -7,6 +7,7 @@ The run's own budget (`run.votes`, `run.steps`) applies too; `add_votes` raises 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -14,8 +15,9 @@ from typing import Final
 from szpo.config.schema import Config
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
-from szpo.ledger.run_spec import BUDGET, recorded_config, with_budget
-from szpo.voting import lease, pauses, shown_features
+from szpo.ledger.run_spec import BUDGET, read_budget, recorded_config, with_budget
+from szpo.optim.settings import Settings
+from szpo.voting import lease, panelists, pauses, shown_features
 from szpo.voting.counting import StepVotes
 
 WORDS_PER_MINUTE = 238
@@ -41,6 +43,8 @@ class Limits:
                 raise UsageError(f"limit {name} is {value}; give a number of at least 0")
 
 
+MOST_SHEETS: Final = 8
+"""Most sheets of a round, however many panelists are present."""
 USUAL_VOTES_ADDED: Final = 40
 """Default number of votes that are offered on top of a run's budget."""
 MAX_VOTES_ADDED: Final = 1_000_000
@@ -129,6 +133,46 @@ def reason_to_stop(
     if found.person_hours is not None and (hours := reading.hours(ledger)) >= found.person_hours:
         return f"asked to stop at {found.person_hours:g} person-hours: reading took {hours:.2f}"
     return None
+
+
+def comparisons_of_round(
+    ledger: Ledger, settings: Settings, sheet: int | None, most: int | None, votes: int
+) -> int:
+    """N of the next round: each panelist who is present gets a sheet, as far as votes are left.
+
+    Args:
+        ledger: The run.
+        settings: Its settings; N of a round is a multiple of theirs.
+        sheet: Rows of a sheet; None: rounds keep the settings' N.
+        most: The votes of the run; None: it ends after a number of rounds, which keep their N.
+        votes: Votes counted in finished rounds.
+    """
+    most = read_budget(ledger).get("votes", most)
+    if sheet is None or most is None:
+        return settings.N
+    people = ledger.query("SELECT panelist FROM panelists WHERE kind = 'person'")
+    present = panelists.find_present(ledger, ledger.clock()) & {row["panelist"] for row in people}
+    each = settings.K * settings.N * settings.M
+    wanted = math.ceil(min(len(present), MOST_SHEETS) * sheet / each)
+    asked: int = ledger.query(
+        "SELECT coalesce(sum(k * n * m), 0) AS votes FROM steps "
+        "WHERE run = ? AND state IN ('open', 'closed')", (ledger.run,),
+    )[0]["votes"]  # fmt: skip
+    return settings.N * max(1, min(wanted, (most - votes - asked) // each))
+
+
+def planned_rounds(base: int, sizes: Sequence[int]) -> int:
+    """The rounds of a run in all, if those to come are as large as the last.
+
+    Args:
+        base: Rounds of the settings' size that the run's budget pays for.
+        sizes: The rounds so far, in units of that size.
+
+    >>> planned_rounds(20, []), planned_rounds(20, [1, 3, 4]), planned_rounds(1, [1, 1])
+    (20, 6, 2)
+    """
+    left = max(0, base - sum(sizes))
+    return len(sizes) + math.ceil(left / (sizes[-1] if sizes else 1))
 
 
 class Reading:

@@ -29,7 +29,7 @@ def record(run: Services, at: Position, step: int, comparisons: Sequence[Compari
         scores = _scores(run, comparisons, "score_share needs", "optimizer.score_share to 0")
     if named is not None and not named.coordinates:
         who, instead = "coordinates of named features need", "subspace.kind to score or random"
-        scores = np.zeros((settings.K, settings.N, 0))
+        scores = np.zeros((settings.K, len(comparisons) // settings.K, 0))
         if named.components:
             scores = _scores(run, comparisons, who, instead)[..., : named.components]
     if named is not None and named.names:
@@ -52,4 +52,4 @@ def _scores(run: Services, comparisons: Sequence[Comparison], who: str, instead:
         raise UsageError(
             f"{who} the scores of the shown texts, which this policy does not give; set {instead}"
         )
-    return np.asarray(scores(comparisons).reshape(settings.K, settings.N, settings.dim))
+    return np.asarray(scores(comparisons).reshape(settings.K, -1, settings.dim))

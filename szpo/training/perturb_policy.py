@@ -10,6 +10,7 @@ from szpo.errors import RunError
 from szpo.failpoints import failpoint
 from szpo.ledger.database import Ledger
 from szpo.optim import optimizer
+from szpo.training import budget
 from szpo.training.position import Position
 from szpo.training.services import Services
 from szpo.types import Query
@@ -32,9 +33,10 @@ def plan(run: Services, at: Position, step: int) -> bool:
         return False
     failpoint("cp1")
     query = optimizer.ask(at.state, step) if row is None else None
+    n = budget.comparisons_of_round(ledger, run.settings, run.sheet, run.votes_budget, at.votes)
     with ledger.transaction("controller"):
         record_plan(run, at, query)
-        steps.begin(ledger, epoch, step)
+        steps.begin(ledger, epoch, step, n)
     failpoint("cp2")
     return True
 

@@ -101,9 +101,13 @@ def open_stored(run: Services, at: Position, step: int) -> None:
 
 
 def _prompts(run: Services, step: int) -> tuple[Prompt, ...]:
-    settings = run.settings
-    prompts = tuple(clean_prompt(prompt) for prompt in run.prompts(step))
-    needed = settings.K * settings.N * settings.D
-    if len(prompts) != needed:
-        raise UsageError(f"step {step}: {len(prompts)} prompts given, K·N·D = {needed} are needed")
-    return prompts
+    """The step's prompts: those of as many steps of the settings' N as it is large."""
+    settings, n = run.settings, run.row(step)["n"]
+    sql = "SELECT coalesce(sum(n), 0) AS n FROM steps WHERE run = ? AND step < ?"
+    before = run.ledger.query(sql, (run.ledger.run, step))[0]["n"]
+    numbers = range(before // settings.N, (before + n) // settings.N)
+    given = [prompt for number in numbers for prompt in run.prompts(number)]
+    needed = settings.K * n * settings.D
+    if len(given) != needed:
+        raise UsageError(f"step {step}: {len(given)} prompts given, K·N·D = {needed} are needed")
+    return tuple(map(clean_prompt, given))

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 
 Prompts = Callable[[int], Sequence[Prompt]]
-"""Maps a step to its K·N·D prompts; `prompt_order` makes one from a list."""
+"""Maps a step to its K·N·D prompts; `prompt_order` makes one from a list.
+
+A step of r · N comparisons takes the prompts of r steps."""
 
 
 def prompt_order(pool: Sequence[Prompt], settings: Settings) -> Prompts:
@@ -103,6 +105,8 @@ class Services:
     """Seconds that do not jump with the system clock: for deadlines and durations in reports."""
     repeats: float = 0.0
     """Share of the rows that show an earlier row again, where rows are chosen."""
+    sheet: int | None = None
+    """Rows of a sheet, where a round has one for each panelist present; None: rounds keep N."""
     evens: bool = False
     """Pairs of about equally long answers come first, while votes are not about length."""
     lease: Lease | None = None

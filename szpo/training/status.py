@@ -6,7 +6,7 @@ Nothing here reveals how anybody voted, or which policy is on which side.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from statistics import median
@@ -42,6 +42,8 @@ class RoundStatus:
     step: int | None
     rounds: int
     """Planned number of rounds; without a plan, the number of rounds so far."""
+    votes_planned: int
+    """Planned number of votes; without a plan, those of the rounds so far."""
     state: State
     votes_in: int
     votes_needed: int
@@ -134,14 +136,19 @@ def _status(
     state, step = _state(ledger, config, rows, shown)
     by, reason = flags["paused_by"], flags["pause_reason"]
     if by is None and shown is None and state != "finished":
-        by, reason = _find_limit(ledger, config, len(rows) - len(live), reading)
+        by, reason = _find_limit(ledger, config, len(rows) - len(live), live, reading)
     minutes = None if config is None or by is not None else config.panel.deadline_minutes
     is_open = shown is not None and shown["state"] == "open"
+    # A round that is only prepared may never open.
+    begun = [row for row in rows if row["state"] == "applied" or row is shown]
+    base = 0 if config is None else config.steps
+    usual = 1 if config is None else config.optimizer.comparisons
     found = RoundStatus(
         step=step,
-        # A round that is only prepared may never open.
-        rounds=max(
-            0 if config is None else config.steps, len(rows) - len(live) + (shown is not None)
+        rounds=budget.planned_rounds(base, [row["n"] // usual for row in begun]),
+        votes_planned=max(
+            0 if config is None else base * config.votes_per_step,
+            sum(row["k"] * row["n"] * row["m"] for row in begun),
         ),
         state="paused" if by is not None and state != "finished" else state,
         votes_in=0 if run.seats is None else run.seats.votes_in,
@@ -173,10 +180,15 @@ def _state(
 
 
 def _find_limit(
-    ledger: Ledger, config: Config | None, step: int, reading: budget.Reading
+    ledger: Ledger,
+    config: Config | None,
+    step: int,
+    live: Sequence[Record],
+    reading: budget.Reading,
 ) -> tuple[str | None, str | None]:
     """("limit", reason) if a person's limit prevents the next step from opening, else Nones."""
     per_step = 1 if config is None else config.votes_per_step
+    per_step = sum(row["k"] * row["n"] * row["m"] for row in live) or per_step
     reason = budget.reason_to_stop(
         ledger, step=step, votes=_votes(ledger), per_step=per_step, reading=reading
     )

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Protocol
 
 from szpo import seeds
 from szpo.intervals import Share, share
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.ledger.orders import Order
-from szpo.voting import calibration, seats
+from szpo.voting import calibration, panelists, seats
 from szpo.voting.seats import LETTERS, Letter
-
-PRESENT_US: Final = 15 * 60_000_000
-"""A panelist is present if they used a session, or were served a seat, within this time, µs."""
 
 
 class FinalVote(Protocol):
@@ -182,12 +179,6 @@ def _must_wait(
     tuners = calibration.find_tuners(ledger)
     if panelist not in tuners:
         return False
-    since = now - PRESENT_US
-    present = ledger.query(
-        "SELECT panelist FROM credentials WHERE credential >= 'session:' "
-        "AND credential < 'session;' AND panelist IS NOT NULL AND revoked_us IS NULL "
-        "AND created_us > ? AND ? UNION SELECT panelist FROM assignments WHERE served_us > ?",
-        (since, (order.done_us or 0) > since, since),
-    )
-    others = {row["panelist"] for row in present} - tuners
+    is_new = (order.done_us or 0) > now - panelists.PRESENT_US
+    others = panelists.find_present(ledger, now, sessions=is_new) - tuners
     return any(other not in place.shown for other in others for place in places)

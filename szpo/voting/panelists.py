@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 from szpo import seeds
 from szpo.errors import UsageError
@@ -12,6 +12,8 @@ from szpo.ledger.canonical import canonical, sha256
 from szpo.ledger.database import Ledger
 
 PanelistKind = Literal["person", "simulated", "judge"]
+PRESENT_US: Final = 15 * 60_000_000
+"""A panelist is present if they began a session, or were served a seat, within this time, µs."""
 
 
 def panelist_id(root_seed: int, kind: str, pseudonym: str) -> str:
@@ -41,6 +43,17 @@ def enroll(ledger: Ledger, kind: PanelistKind, pseudonym: str, at_us: int) -> st
             "INSERT INTO panelists VALUES (?, ?, ?, ?)", (panelist, kind, pseudonym, at_us)
         )
         return panelist
+
+
+def find_present(ledger: Ledger, now: int, *, sessions: bool = True) -> set[str]:
+    """The ids of the panelists who are present at ``now``; without ``sessions`` by seats alone."""
+    found = ledger.query(
+        "SELECT panelist FROM credentials WHERE credential >= 'session:' "
+        "AND credential < 'session;' AND panelist IS NOT NULL AND revoked_us IS NULL "
+        "AND created_us > ? AND ? UNION SELECT panelist FROM assignments WHERE served_us > ?",
+        (now - PRESENT_US, sessions, now - PRESENT_US),
+    )
+    return {row["panelist"] for row in found}
 
 
 def has_agreed(ledger: Ledger, panelist: str) -> bool:

@@ -24,7 +24,7 @@ from szpo.optim.rules.registry import rule_of
 from szpo.optim.rules.rule import StepInputs
 from szpo.optim.settings import Settings
 from szpo.types import Floats
-from szpo.voting import set_aside
+from szpo.voting import set_aside, step_plan
 
 DIGITS: Final = 6
 """Decimals of recorded scores."""
@@ -57,7 +57,8 @@ def read(ledger: Ledger, settings: Settings, step: int) -> StepInputs:
         raise IntegrityError(f'step {step}: it has no event "regressors"')
     noted["centre"] = body_of(ledger, "generated", step).get("centre")
     centre = _array(step, noted, "centre", (settings.dim,))
-    named, shape = settings.features, (settings.K, settings.N)
+    named = settings.features
+    shape = settings.K, step_plan.settings_of(ledger, settings, step).N
     scored = settings.dim if named is None else named.components
     scores = _array(step, noted, "scores", (*shape, scored))
     features = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from szpo.errors import IntegrityError
@@ -47,6 +48,12 @@ def read(ledger: Ledger, settings: Settings, step: int) -> Asked | None:
 def recorded_query(ledger: Ledger, settings: Settings, step: int, mu: float) -> Query:
     """The optimizer's query in a planned step, at the perturbation radius ``mu``."""
     return optimizer.query(settings, step, mu, asked=read(ledger, settings, step))
+
+
+def settings_of(ledger: Ledger, settings: Settings, step: int) -> Settings:
+    """The settings with the N of a planned step, which has more rows while more people vote."""
+    row = ledger.step(step)
+    return settings if row is None or row["n"] == settings.N else replace(settings, N=row["n"])
 
 
 def _asked(body: dict[str, Any], settings: Settings) -> Asked:

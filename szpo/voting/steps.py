@@ -66,10 +66,19 @@ def asked_pairing(settings: Settings) -> str:
     return {0.0: settings.pairing, 1.0: "pool"}.get(settings.own_share, "mixed")
 
 
-def begin(ledger: Ledger, epoch: int, step: int) -> None:
-    """Begin generating a step's answers; after a crash, begin again."""
+def begin(ledger: Ledger, epoch: int, step: int, n: int | None = None) -> None:
+    """Begin generating a step's answers; after a crash, begin again.
+
+    ``n``: the step's N, unless it was begun before; None: as planned.
+    """
     with ledger.transaction("controller"):
         lease.check(ledger, epoch)
+        if n is not None:
+            ledger.execute(
+                "UPDATE steps SET n = ?, epoch = ? WHERE run = ? AND step = ? "
+                "AND state = 'planned'",
+                (n, epoch, ledger.run, step),
+            )
         _move(ledger, epoch, step, "generating")
 
 

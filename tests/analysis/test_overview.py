@@ -426,3 +426,9 @@ def test_even_pairs_are_told_since_they_hold_the_share_near_a_half(tmp_path: Pat
         body = {**measured, "steps": 2, "rewards": [[2, 2], [2, 2]]}
         ledger.record_event("measured", "controller", body)
         assert "even" not in improvement.read(ledger).sentence
+
+
+def test_rounds_with_several_sheets_use_up_the_votes_sooner():
+    """Of ten rounds of two votes four are given and three open; what is left makes one more."""
+    found = overview.overview(page([], [step(0), step(1, n=6), step(2, n=6, state="open")]))
+    assert found["progress"] == {"applied": 2, "planned": 4, "votes": 0, "votes_left": 12}

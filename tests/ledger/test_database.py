@@ -205,13 +205,16 @@ def test_a_step_only_goes_forward(run):
     for state in ("open", "applied"):
         with pytest.raises(IntegrityError, match="only goes forward"):
             steps._move(run, epoch, 0, state)
-    steps.begin(run, epoch, 0)
-    steps.begin(run, epoch, 0)  # again, after a crash
+    steps.begin(run, epoch, 0, n=3)
+    steps.begin(run, epoch, 0, n=4)  # again, after a crash
+    assert run.step(0)["n"] == 3
     steps.open_step(run, epoch, 0)
     with pytest.raises(IntegrityError, match="only goes forward"):
         steps.begin(run, epoch, 0)
     with pytest.raises(IntegrityError, match="plan of a step is fixed"):
         run.execute("UPDATE steps SET mu = 3")
+    with pytest.raises(IntegrityError, match="size of a step is fixed"):
+        run.execute("UPDATE steps SET n = 4")
     assert steps.close(run, 0, steps.Closing("deadline", epoch=epoch))
     with pytest.raises(IntegrityError, match="stays as it was closed"):
         run.execute("UPDATE steps SET last_vote = 9")

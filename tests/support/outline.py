@@ -20,9 +20,9 @@ VOID = {"input", "meta", "br", "img", "link", "hr"}
 
 def status(**changes):
     given = {
-        "step": 13, "rounds": 30, "state": "open", "votes_in": 5, "votes_needed": 8,
-        "opened_us": 0, "deadline_us": None, "paused_by": None, "pause_reason": None,
-        "usual_wait_s": 50.0, "generated": False, "version": "v1",
+        "step": 13, "rounds": 30, "votes_planned": 240, "state": "open", "votes_in": 5,
+        "votes_needed": 8, "opened_us": 0, "deadline_us": None, "paused_by": None,
+        "pause_reason": None, "usual_wait_s": 50.0, "generated": False, "version": "v1",
     }  # fmt: skip
     return RoundStatus(**{**given, **changes})
 

@@ -11,7 +11,7 @@ from szpo.types import Comparison, Vote
 from szpo.voting import counting, finals, steps
 from szpo.voting import service as vote_service
 from szpo.voting.casting import VoteConflictError, VoteRequest
-from szpo.voting.finals import PRESENT_US
+from szpo.voting.panelists import PRESENT_US
 from szpo.voting.service import VoteService
 from szpo_ui.web import credentials
 from tests.support.asking import KEY, seat_and_vote

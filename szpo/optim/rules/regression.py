@@ -335,8 +335,9 @@ RULE = Rule(
     init=init,
     alpha=lambda settings, record, step: None,
     past=lambda settings, record: HistoryUse(
-        record.votes.up.shape[-1] // settings.N + settings.K,
-        functools.partial(learn_weights, settings, record),
+        record.votes.up.shape[-1] + settings.K * settings.N,
+        alone=True,
+        weights=functools.partial(learn_weights, settings, record),
     ),
     move=move,
     figures=figures,

@@ -220,8 +220,9 @@ class _Viewer:
             done += len(StepVotes(self.site.ledger, status.step).counted)
         else:
             done += status.votes_in
-        planned = status.rounds * self.site.config.votes_per_step
-        return Progress(done, max(planned, done), self.own["given"], self.own["spent_s"])
+        return Progress(
+            done, max(status.votes_planned, done), self.own["given"], self.own["spent_s"]
+        )
 
     def facts(self, *, begun: bool = False) -> Facts:
         """What the run still asks of this panelist; ``begun``: of the sheet they judged some."""

@@ -1,0 +1,87 @@
+"""A round has a sheet for each panelist who is present; the record says how large it is."""
+
+import pytest
+
+from szpo.replay import replay, verification
+from szpo.training import budget
+from szpo.voting import panelists
+from tests.support import named_run
+from tests.support.named_run import MarkedPolicy
+from tests.support.quadratic import ValueJudge, go, panel_of, prompts_of
+from tests.support.tampering import failure_of, forge
+
+SHEET = 6
+PEOPLE = [2, 3, 0, 20]
+"""How many persons are present in each round; the last number also holds afterwards."""
+
+
+class LikesExclamations(ValueJudge):
+    def gap(self, comparison):
+        (row,) = comparison.rows
+        return row.plus.text.count("!") - row.minus.text.count("!")
+
+
+def start(folder, name="run.db", **changes):
+    plain = {"D": 1, "asking_noise": None, "features": named_run.with_names()}
+    return named_run.start(folder, name, **{**plain, **changes})
+
+
+def come(ledger, count):
+    """So many persons begin a session now; all others are gone."""
+    ledger.execute("UPDATE credentials SET revoked_us = 1")
+    now = ledger.clock()
+    for number in range(count):
+        who, name = (
+            panelists.enroll(ledger, "person", f"p{number}", now),
+            f"session:{now}-{number}",
+        )
+        row = (name, who, "panelist", name, now, None, None)
+        ledger.execute("INSERT INTO credentials VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+
+def drive(settings, ledger):
+    """A run of 60 votes with lag 1, each round voted on while `PEOPLE` are there."""
+
+    def arrive(report=None):
+        come(ledger, PEOPLE[min(0 if report is None else report.step + 1, len(PEOPLE) - 1)])
+
+    panel = panel_of(ledger, judge=LikesExclamations())
+    go(settings, ledger, MarkedPolicy(settings), panel, behind=arrive, on_step=arrive,
+       until_step=None, votes_budget=60, sheet=SHEET, lag=1)  # fmt: skip
+
+
+@pytest.mark.full
+def test_rounds_follow_the_panel_and_replay_sees_what_was_recorded(tmp_path):
+    settings, ledger = start(tmp_path, weighting="skill")  # learns from rounds of all sizes
+    with ledger:
+        drive(settings, ledger)
+        # Of K = 4 rows each: nobody was there yet, then 2, 3 and 0 persons, then what is left.
+        assert [row["n"] for row in ledger.steps()] == [1, 3, 5, 1, 5, 1]
+        assert ledger.steps()[-1]["state"] == "generating"  # prepared, and never opened
+        asked = [c.rows[0].prompt for step in range(5) for c in ledger.comparisons(step)]
+        order = prompts_of(settings)
+        assert asked == [prompt for number in range(15) for prompt in order(number)]
+        state = replay.replay_state(ledger, settings)
+        assert state.votes == len(state.carried.votes.up) == 60
+        assert verification.verify(ledger).ok
+    forge(ledger.path, "UPDATE steps SET n = 2 WHERE step = 3")
+    assert failure_of(ledger.path).table == "steps"
+
+
+def test_a_round_has_at_most_eight_sheets_and_no_more_rows_than_votes_are_left(tmp_path):
+    settings, ledger = start(tmp_path, M=2)
+    with ledger:
+        come(ledger, 20)
+
+        def size(most, votes=0, sheet=SHEET):
+            return budget.comparisons_of_round(ledger, settings, sheet, most, votes)
+
+        assert size(1000) == 8 * SHEET // (4 * 2)
+        assert size(60, 20) == 5 and size(60, 59) == 1
+        assert (
+            size(None) == size(1000, sheet=None) == 1
+        )  # it ends by rounds; its panel is no person
+        come(ledger, 3)
+        assert size(1000) == 3
+        ledger.clock.now += panelists.PRESENT_US
+        assert size(1000) == 1
