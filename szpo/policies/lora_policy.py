@@ -194,14 +194,15 @@ class LoraPolicy:
         return [tuple(answers[a:b]) for a, b in itertools.pairwise(cuts)]
 
     def sample(
-        self, prompts: Sequence[Prompt], samples: int = 1, *, seed: int, base: bool = False
-    ) -> list[list[Answer]]:
+        self, prompts: Sequence[Prompt], samples: int = 1, *, seed: int, base: bool = False,
+        places: Sequence[int] | None = None,
+    ) -> list[list[Answer]]:  # fmt: skip
         """``samples`` answers to each prompt at θ, or at the start with ``base``.
 
-        The random numbers depend only on seed, prompt index and sample, so calls with the same
-        arguments compare two policies under common random numbers.
+        The random numbers depend only on seed, the prompt's place (by default its index) and
+        sample, so calls with the same arguments compare two policies under common random numbers.
         """
-        rows = self.sample_tokens(prompts, samples, seed=seed, base=base)
+        rows = self.sample_tokens(prompts, samples, seed=seed, base=base, places=places)
         answers = [self.answer(row) for row in rows]
         return [answers[i : i + samples] for i in range(0, len(answers), samples)]
 
@@ -226,6 +227,7 @@ class LoraPolicy:
         seed: int,
         base: bool = False,
         sampling: Sampling | None = None,
+        places: Sequence[int] | None = None,
     ) -> tuple[tuple[int, ...], ...]:
         """The tokens of `sample`, including end tokens; answers to one prompt are consecutive.
 
@@ -234,8 +236,8 @@ class LoraPolicy:
         ids = self.encode_all(prompts)
         number = {prompt: i for i, prompt in enumerate(dict.fromkeys(ids))}
         table = [
-            (number[prompt], 0, 0, i * samples + j)
-            for i, prompt in enumerate(ids)
+            (number[prompt], 0, 0, place * samples + j)
+            for place, prompt in zip(places or range(len(ids)), ids, strict=True)
             for j in range(samples)
         ]
         request = AnswerRequest(

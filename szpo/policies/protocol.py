@@ -54,21 +54,28 @@ class Sampler(Protocol):
     """A policy that can also draw several answers to each prompt in one call."""
 
     def sample(
-        self, prompts: Sequence[Prompt], samples: int = 1, *, seed: int
-    ) -> list[list[Answer]]:
-        """``samples`` answers to each prompt at θ."""
+        self, prompts: Sequence[Prompt], samples: int = 1, *, seed: int,
+        places: Sequence[int] | None = None,
+    ) -> list[list[Answer]]:  # fmt: skip
+        """``samples`` answers to each prompt at θ.
+
+        ``places``: the prompts' places among those that random numbers are drawn for, where some
+        are left out; None: 0, 1, …
+        """
 
 
 def draw_answers(
-    policy: Policy, prompts: Sequence[Prompt], samples: int, *, seed: int
-) -> list[list[Answer]]:
+    policy: Policy, prompts: Sequence[Prompt], samples: int, *, seed: int,
+    places: Sequence[int] | None = None,
+) -> list[list[Answer]]:  # fmt: skip
     """``samples`` answers to each prompt by the unperturbed policy.
 
     The same seed gives the same random numbers at any θ. A policy that is no `Sampler` is called
-    once per sample, with the seeds ``seed``, ``seed`` + 1, …
+    once per sample, with the seeds ``seed``, ``seed`` + 1, …, and does not regard ``places``.
     """
     if isinstance(policy, Sampler):
-        return policy.sample(prompts, samples, seed=seed)
+        how = {} if places is None else {"places": places}
+        return policy.sample(prompts, samples, seed=seed, **how)
     still = [Shift(0, 0, 0, 0.0)]
     drawn = [policy.rollout([prompts], still, seed=seed + i)[0] for i in range(samples)]
     return [list(answers) for answers in zip(*drawn, strict=True)]

@@ -35,6 +35,7 @@ from szpo.training.position import Position
 from szpo.training.services import Services
 from szpo.types import FEATURE_GRID, Answer, Comparison, Floats, Prompt, Query, Row
 from szpo.voting import counting, step_inputs, step_plan
+from szpo.voting.seats import LETTERS
 from szpo.voting.sides import side_in_step
 
 ANSWERS: Final = 8
@@ -53,14 +54,16 @@ def draw(
     named = settings.features
     query = step_plan.recorded_query(run.ledger, settings, step, run.row(step)["mu"])
     each, improved = FEWER if named is None else ANSWERS, adopted.read(run.ledger)
+    earlier = repeatable(run.ledger) if run.repeats and settings.M == 1 else []
+    earlier = [shown for shown in earlier if not settings.perturbs(shown.step, shown.k)]
+    again = _places_of_repeats(run, settings, earlier, step)
+    new = [i for i in range(len(prompts)) if i not in again]
     with contextlib.nullcontext() if improved is None else moved(run.policy, improved.theta):
-        pools = _sample(run, settings, query, prompts, each)
-    if not all(sum(map(len, pool)) == each for pool in pools):
+        pools = _sample(run, settings, query, prompts, each, new)
+    if not all(sum(map(len, pools[i])) == each for i in new):
         raise RunError(f"step {step}: the policy left prompts unanswered")
     found = at.state.carried.named
     hidden, even = withdrawn(run.ledger), run.evens and not length_matters(named, found)
-    earlier = repeatable(run.ledger) if run.repeats and settings.M == 1 else []
-    earlier = [each for each in earlier if not settings.perturbs(each.step, each.k)]
     rows: list[Comparison] = []
     noted: dict[str, list[Any]] = {"candidates": [], "worth": []}
     for i, (prompt, drawn) in enumerate(zip(prompts, pools, strict=True)):
@@ -69,9 +72,9 @@ def draw(
         rank = sum(not row.identical for row in rows)
         side = side_in_step(settings.root_seed, step, rank)
         own = not settings.perturbs(step, k)
-        again = _draw_repeat(run, earlier, step, i, side) if own else None
-        if again is not None:
-            rows.append(Comparison(key.hex(), step, k, n, again.rows, repeats=again.id))
+        if i in again:
+            shown = _draw_repeat(run, earlier, again[i], side)
+            rows.append(Comparison(key.hex(), step, k, n, shown.rows, repeats=shown.id))
             noted["candidates"].append([])
             noted["worth"].append(None)
             continue
@@ -97,24 +100,29 @@ def draw(
 
 
 def _sample(
-    run: Services, settings: Settings, query: Query, prompts: Sequence[Prompt], count: int
-) -> list[tuple[Sequence[Answer], ...]]:
-    """Candidates for each prompt: of the policy as it is, or of plus, then of minus."""
+    run: Services, settings: Settings, query: Query, prompts: Sequence[Prompt], count: int,
+    new: Sequence[int],
+) -> list[tuple[Sequence[Answer], ...]]:  # fmt: skip
+    """Candidates for each ``new`` prompt: of the policy as it is, or of plus, then of minus."""
+    pools: list[tuple[Sequence[Answer], ...]] = [()] * len(prompts)
     key = seeds.derive(settings.root_seed, "rollout", step=query.step)
     if settings.own_share == 1:
-        drawn = draw_answers(run.policy, prompts, count, seed=seeds.as_seed(key))
-        return [(pool,) for pool in drawn]
-    shifts = [shift for pair in query.shifts for shift in dict.fromkeys(pair)]
-    each = [count // len({*query.shifts[shift.k]}) for shift in shifts]
-    asked = [
-        list(prompts[shift.k * settings.N : (shift.k + 1) * settings.N]) * times
-        for shift, times in zip(shifts, each, strict=True)
+        asked, seed = [prompts[i] for i in new], seeds.as_seed(key)
+        places = None if len(new) == len(prompts) else new
+        drawn = draw_answers(run.policy, asked, count, seed=seed, places=places) if new else []
+        for i, pool in zip(new, drawn, strict=True):
+            pools[i] = (pool,)
+        return pools
+    of = {k: [i for i in new if i // settings.N == k] for k in range(settings.K)}
+    shifts = [s for pair in query.shifts for s in dict.fromkeys(pair) if of[s.k]]
+    times = [count // len({*query.shifts[shift.k]}) for shift in shifts]
+    lists = [
+        [prompts[i] for i in of[shift.k]] * each for shift, each in zip(shifts, times, strict=True)
     ]
-    batches = run.policy.rollout(asked, shifts, seed=seeds.as_seed(key))
-    pools: list[tuple[Sequence[Answer], ...]] = [()] * len(prompts)
+    batches = run.policy.rollout(lists, shifts, seed=seeds.as_seed(key))
     for shift, batch in zip(shifts, batches, strict=True):
-        for n in range(settings.N):
-            pools[shift.k * settings.N + n] += (batch[n :: settings.N],)
+        for at, i in enumerate(of[shift.k]):
+            pools[i] += (batch[at :: len(of[shift.k])],)
     return pools
 
 
@@ -146,18 +154,31 @@ def repeatable(ledger: Ledger) -> list[Shown]:
     return [Shown(**row) for row in found]
 
 
-def _draw_repeat(
-    run: Services, earlier: list[Shown], step: int, row: int, side: str
-) -> Comparison | None:
-    """An earlier row to show again, with sides swapped, removed from ``earlier``; often None."""
-    key = seeds.derive(run.settings.root_seed, "repeat", step=step, k=row)
+def _places_of_repeats(
+    run: Services, settings: Settings, earlier: Sequence[Shown], step: int
+) -> dict[int, bytes]:
+    """The rows that show an earlier one again, with their keys; no answers are drawn for them.
+
+    There are no more than ``earlier`` has rows with plus on either side, as sides are swapped.
+    """
+    most = min(sum(each.plus_side == side for each in earlier) for side in LETTERS)
+    rate, found = run.repeats / settings.own_share, dict[int, bytes]()  # of all rows
+    for i in range(settings.K * settings.N):
+        key = seeds.derive(settings.root_seed, "repeat", step=step, k=i)
+        own = not settings.perturbs(step, i // settings.N)
+        if own and len(found) < most and float(seeds.uniform(key, 1)[0]) < rate:
+            found[i] = key
+    return found
+
+
+def _draw_repeat(run: Services, earlier: list[Shown], key: bytes, side: str) -> Comparison:
+    """An earlier row to show again, with sides swapped, removed from ``earlier``."""
     swapped = [each for each in earlier if each.plus_side != side]
-    rate = run.repeats / run.settings.own_share  # of all rows
-    if not swapped or float(seeds.uniform(key, 1)[0]) >= rate:
-        return None
     chosen = swapped[seeds.integer(key, 1, len(swapped))]
     earlier.remove(chosen)
-    return run.ledger.comparison(chosen.comparison)
+    found = run.ledger.comparison(chosen.comparison)
+    assert found is not None, chosen.comparison
+    return found
 
 
 def withdrawn(ledger: Ledger) -> set[str]:

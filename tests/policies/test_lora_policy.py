@@ -61,6 +61,7 @@ def test_samples_are_named_by_prompt_and_number():
     assert [len(row) for row in found] == [3, 3, 3]
     assert len({answer.text for answer in found[0]}) > 1
     assert policy.sample(PROMPTS[:2], 3, seed=4) == found[:2]
+    assert policy.sample(PROMPTS[1:], 3, seed=4, places=range(1, len(PROMPTS))) == found[1:]
     # At the start, tuned and base are the same policy and draw the same numbers.
     fresh = policy_of(policy.loaded, policy.subspace)
     assert fresh.sample(PROMPTS, 3, seed=4) == policy.sample(PROMPTS, 3, seed=4, base=True)

@@ -224,7 +224,10 @@ def test_kl_is_the_mean_log_ratio_of_walks():
 
 
 def test_walks_tell_how_they_ended_and_what_they_are_worth():
-    answers = [a for row in TabularPolicy(0).sample(PROMPTS, 40, seed=0) for a in row]
+    drawn = TabularPolicy(0).sample(PROMPTS, 40, seed=0)
+    later = range(1, len(PROMPTS))
+    assert TabularPolicy(0).sample(PROMPTS[1:], 40, seed=0, places=later) == drawn[1:]
+    answers = [a for row in drawn for a in row]
     ends = {a.text.partition(".")[2].strip() for a in answers}
     assert ends == {WELL, PIT, ""}
     for answer in answers:

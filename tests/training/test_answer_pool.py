@@ -142,7 +142,12 @@ def test_about_equally_long_answers_come_first_while_there_are_any():
 def test_some_rows_come_again_with_sides_swapped_and_both_verdicts_count(tmp_path):
     settings, ledger = named_run.start(tmp_path, **ROWS)
     with ledger:
-        drive(settings, ledger, until_step=20, repeats=0.4)
+        policy, drawn = MarkedPolicy(settings), []
+        plain = policy.rollout
+        policy.rollout = lambda prompts, shifts, *, seed: (
+            drawn.extend(map(len, prompts)) or plain(prompts, shifts, seed=seed)
+        )
+        drive(settings, ledger, policy, until_step=20, repeats=0.4)
         again = ledger.query(
             "SELECT c.comparison, c.repeats, c.step, o.step AS before, a.plus_side, "
             "b.plus_side AS side, a.panelist, b.panelist AS other FROM comparisons c "
@@ -152,6 +157,7 @@ def test_some_rows_come_again_with_sides_swapped_and_both_verdicts_count(tmp_pat
         )
         assert 10 < len(again) < 50 and len({row["repeats"] for row in again}) == len(again)
         assert all(row["before"] < row["step"] for row in again)
+        assert sum(drawn) == answer_pool.ANSWERS * (80 - len(again))  # none for what comes again
         assert all(row["plus_side"] != row["side"] for row in again)
         for row in again:
             assert ledger.comparison(row["comparison"]).rows == (

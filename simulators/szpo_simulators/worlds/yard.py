@@ -177,11 +177,16 @@ class TabularPolicy(WorldPolicy):
         """Exact expected reward at the current θ."""
         return self.yard.value(self._theta["logits"].astype(np.float64))
 
-    def sample(self, prompts: Sequence[Prompt], samples: int, *, seed: int) -> list[list[Answer]]:
-        """Several walks per prompt at the current θ."""
-        asked = [prompt for prompt in prompts for _ in range(samples)]
+    def sample(
+        self, prompts: Sequence[Prompt], samples: int, *, seed: int,
+        places: Sequence[int] | None = None,
+    ) -> list[list[Answer]]:  # fmt: skip
+        """Several walks per prompt at the current θ; walks at ``places`` left out are dropped."""
+        at = dict(zip(places or range(len(prompts)), prompts, strict=True))
+        every = [at.get(i, prompts[0]) for i in range(max(at, default=-1) + 1)]
+        asked = [prompt for prompt in every for _ in range(samples)]
         batch = self.walk(self._theta, asked, derive(seed, "sample"))
-        return [list(batch[i * samples : (i + 1) * samples]) for i in range(len(prompts))]
+        return [list(batch[i * samples : (i + 1) * samples]) for i in at]
 
     def kl(self, prompts: Sequence[Prompt], *, seed: int, samples: int = 1) -> tuple[float, float]:
         """Exact KL of whole walks to the starting policy, and its standard error 0."""
