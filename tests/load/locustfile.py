@@ -1,11 +1,11 @@
 """``make load``: a whole panel votes at once; is every acknowledged vote in the ledger, once?
 
-``szpo serve --no-controller`` runs in its own process, with a run made for it. One panelist in
-four votes on the page, all of them within one second out of ten, while their pages poll; the
-others vote by the API, after five seconds of reading. Every fifth time the connection is lost,
-before the server's acknowledgement or with it, and the same vote is sent again. The last lines
-say what was lost or stored twice, the slow percentiles and the server's memory; if a promise is
-broken, the exit code is 1.
+``szpo serve --no-controller`` runs in its own process, with a run made for it: sheets of eight
+rows. One panelist in four judges rows on the page, all of them within one second out of ten, while
+their pages poll; the others by the API, after five seconds of reading a row. Every fifth time the
+connection is lost, before the server's acknowledgement or with it, and the same vote is sent
+again. The last lines say what was lost or stored twice, the slow percentiles and the server's
+memory; if a promise is broken, the exit code is 1.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from tests.support.browser import CALL, make, page_call
 from tests.support.served import Served
 from tests.support.voting import lost_and_doubled
 
-COMPARISONS, ROWS = 64, 4
-PAGE, API = "vote on the page", "vote by the API"
+COMPARISONS, SHEET = 64, 8
+PAGE, API = "verdict on the page", "verdict by the API"
 LIMITS_MS = ((PAGE, 0.95, 500), (API, 0.99, 500))
 """Within how many milliseconds which share of votes is to be acknowledged."""
 MEMORY_MIB = 500
@@ -51,14 +51,14 @@ server: list[Served] = []
 
 
 def answer(step: int, i: int, side: str) -> str:
-    return f"Sixty words or so stand here, number {i}, {side}. " * 7
+    return f"Twenty words or so stand here, number {i}, {side}. " * 2
 
 
 @events.init.add_listener
 def begin(environment: Any, **_: Any) -> None:
     people = environment.parsed_options.num_users or 1
     sets = (
-        f"optimizer.comparisons={COMPARISONS}", f"optimizer.rows={ROWS}",
+        f"optimizer.comparisons={COMPARISONS}", "optimizer.rows=1", f"panel.sheet={SHEET}",
         f"optimizer.votes={people}", f"run.votes={COMPARISONS * people}",
     )  # fmt: skip
     stage = make(run, text=answer, sets=sets)
@@ -128,7 +128,7 @@ class Panelist(FastHttpUser):
 
 
 class AtThePage(Panelist):
-    """Confirms in the same second as all others, while the page polls."""
+    """Judges a row in the same second as all others, while the page polls."""
 
     def wait_time(self) -> float:
         return BURSTS_S - time.time() % BURSTS_S + self.drawn.random()
@@ -136,7 +136,7 @@ class AtThePage(Panelist):
     def on_start(self) -> None:
         super().on_start()
         self.call = page_call(self, "/panel", "do", None)
-        self.seat = self.seat_of(self.post(CALL, self.doing(do="agree")))
+        self.sheet = self.seats_of(self.post(CALL, self.doing(do="agree")))
         self.polling = gevent.spawn(self.poll)
 
     def on_stop(self) -> None:
@@ -148,10 +148,10 @@ class AtThePage(Panelist):
     def doing(self, **action: Any) -> Any:
         return {**self.call, "data": {"tab": TAB, **action}}
 
-    def seat_of(self, reply: Any) -> str:
-        found = re.search(rb'data-seat=\\"([^"\\]+)', reply.content)
-        assert found is not None, "the page shows no comparison"
-        return found[1].decode()
+    def seats_of(self, reply: Any) -> list[str]:
+        found = re.findall(rb'data-seat=\\"([^"\\]+)', reply.content)
+        assert found, "the page shows no sheet"
+        return [seat.decode() for seat in dict.fromkeys(found)]
 
     def poll(self) -> None:
         gevent.sleep(POLL_S * self.drawn.random())
@@ -164,18 +164,17 @@ class AtThePage(Panelist):
 
     @task
     def confirm(self) -> None:
-        seat, key = self.seat, self.key()
-        ballot = {
-            "assignment": seat, "choice": "A", "idem": key, "tab": TAB,
-            "dwell_ms": 60_000, "details": {"seen": ROWS},
-        }  # fmt: skip
-        reply = self.vote(CALL, self.doing(do="vote", seat=seat, ballot=ballot), PAGE, key)
-        self.seat = self.seat_of(reply)
+        if not self.sheet:
+            self.sheet = self.seats_of(self.post(CALL, self.doing(do="go"), "next sheet"))
+        seat, key = self.sheet.pop(0), self.key()
+        ballot = {"assignment": seat, "choice": "A", "idem": key, "tab": TAB, "dwell_ms": 8000}
+        reply = self.vote(CALL, {**self.call, "fn_name": "give", "data": ballot}, PAGE, key)
+        assert reply.json()["choice"] == "A", reply.content
         acknowledged[seat] = key
 
 
 class ByTheApi(Panelist):
-    """Takes a comparison, reads it and votes."""
+    """Takes a sheet, and reads and judges its rows."""
 
     weight = 3
     wait_time = between(4.5, 5.5)
@@ -185,12 +184,15 @@ class ByTheApi(Panelist):
         self.take()
 
     def take(self) -> None:
-        self.seat = self.post("/api/assignment", {"tab": TAB}).json()["assignment"]
+        rows = self.post("/api/sheet", {"tab": TAB}).json()["rows"]
+        self.sheet = [row["assignment"] for row in rows if row["choice"] is None]
 
     @task
     def judge(self) -> None:
-        key = self.key()
-        body = {"assignment": self.seat, "choice": "B", "idem": key, "tab": TAB}
-        if self.vote("/api/votes", body, API, key).status_code == 200:
-            acknowledged[self.seat] = key
+        if not self.sheet:
             self.take()
+        seat, key = self.sheet[0], self.key()
+        body = {"assignment": seat, "choice": "B", "idem": key, "tab": TAB}
+        if self.vote("/api/votes", body, API, key).status_code == 200:
+            acknowledged[seat] = key
+            self.sheet.pop(0)
