@@ -16,13 +16,13 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.rules import findings
-from szpo.optim.rules.all_votes import AllVotes, fit_named
+from szpo.optim.rules.all_votes import AllVotes, fit_named, refit
 from szpo.optim.sparse_regression import SparseFit
 from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED
 from szpo.replay import replay
 from szpo.taste import Explanation, Feature, Taste
 from szpo.types import FEATURE_GRID, Comparison
-from szpo.voting import shown_features
+from szpo.voting import shown_features, withdrawals
 
 LEAST: Final = 1 / FEATURE_GRID
 """Explanations below this probability are left out."""
@@ -45,6 +45,7 @@ def read(ledger: Ledger, given: Sequence[str] = ()) -> Taste:
             "says what its texts show"
         )
     carried = replay.replay_state(ledger, settings).carried
+    carried = refit(settings, carried, withdrawals.read_now(ledger, settings))
     found = findings.find(settings, carried)
     if not found.shown:
         raise RunError(

@@ -16,7 +16,7 @@ import numpy as np
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger, Record
 from szpo.types import Comparison, Floats, Ints, Kind
-from szpo.voting import counting
+from szpo.voting import counting, withdrawals
 
 _APART: Final[tuple[Kind, ...]] = ("gold", "aa", "final")
 """Kinds of comparisons that belong to no step."""
@@ -174,16 +174,26 @@ class Judged:
 def read_judged(ledger: Ledger) -> Judged:
     """The counted votes of every closed round, in order of step, direction and comparison.
 
+    Without those that were withdrawn since.
+
     Raises:
         UsageError: there are none.
     """
     names = {row["panelist"]: row["pseudonym"] for row in ledger.query("SELECT * FROM panelists")}
+    held = withdrawals.withdrawals(ledger)
     shown: list[Comparison] = []
     which, y, panelist = [], [], []
     for step in ledger.steps():
         if step["state"] not in ("closed", "applied"):
             continue
-        votes = sorted(counting.counted(ledger, step["step"]), key=lambda vote: (vote.k, vote.n))
+        votes = sorted(
+            (
+                vote
+                for vote in counting.counted(ledger, step["step"])
+                if not any(each.holds(vote, step["step"]) for each in held)
+            ),
+            key=lambda vote: (vote.k, vote.n),
+        )
         voted = {vote.comparison for vote in votes}
         first = len(shown)
         shown += [c for c in ledger.comparisons(step["step"]) if c.id in voted]

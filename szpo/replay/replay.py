@@ -20,7 +20,7 @@ from szpo.optim.rules.rule import StepInputs
 from szpo.optim.settings import Settings
 from szpo.optim.state import State
 from szpo.types import Floats, Info, Tally, Theta, Update, Vote
-from szpo.voting import step_inputs, step_plan
+from szpo.voting import step_inputs, step_plan, withdrawals
 from szpo.voting.counting import StepVotes
 from szpo.voting.votes_by_voter import read_votes_by_voter
 
@@ -178,17 +178,22 @@ def retell(
     valid for fewer voters; then ``measure`` measures the last point.
     """
     state, same, last = optimizer.init(settings), True, ledger.last_applied()
+    out = withdrawals.withdrawals(ledger) if voters is not None else ()
     for row in ledger.steps():
         step = row["step"]
         if row["state"] != "applied":
             break
         found = StepVotes(ledger, step)
-        votes = tuple(v for v in found.counted if voters is None or v.panelist in voters)
+        votes = tuple(
+            v for v in found.counted
+            if voters is None
+            or (v.panelist in voters and not any(each.holds(v, step) for each in out))
+        )  # fmt: skip
         same = same and len(votes) == len(found.counted)
         inputs = step_inputs.read(ledger, settings, step)
         _, state, updates, _ = tell_step(
             settings, state, found, row["mu"], votes,
-            inputs=inputs if same else replace(inputs, reach=None),
+            inputs=inputs if same else replace(inputs, reach=None, withdrawn=()),
             measure=None if same or step != last else measure,
         )  # fmt: skip
         yield state, updates

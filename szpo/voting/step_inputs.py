@@ -4,7 +4,8 @@ The inputs of the fit are in the event "regressors", which joins the hash chain 
 centre that answered is in the event "generated", and the KL measured at the point that the votes
 proposed in the event "step". Replay and verify recompute from these numbers, without model or
 file; they cannot prove that the model gave them. Groups of features that are set aside have events
-of their own (`szpo.voting.set_aside`).
+of their own (`szpo.voting.set_aside`), and so have withdrawn verdicts
+(`szpo.voting.withdrawals`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from szpo.optim.rules.registry import rule_of
 from szpo.optim.rules.rule import StepInputs
 from szpo.optim.settings import Settings
 from szpo.types import Floats
-from szpo.voting import set_aside, step_plan
+from szpo.voting import set_aside, step_plan, withdrawals
 
 DIGITS: Final = 6
 """Decimals of recorded scores."""
@@ -78,7 +79,10 @@ def read(ledger: Ledger, settings: Settings, step: int) -> StepInputs:
     moments = _moments(step, noted, settings.dim)
     reach = _reach(ledger, step)
     aside = () if named is None else set_aside.read(ledger, named, step)
-    return StepInputs(scores, centre, moments, whole, _ratings(step, noted), aside, reach)
+    withdrawn = withdrawals.read(ledger, settings, step)
+    return StepInputs(
+        scores, centre, moments, whole, _ratings(step, noted), aside, reach, withdrawn
+    )
 
 
 def body_of(ledger: Ledger, kind: str, step: int) -> dict[str, Any]:

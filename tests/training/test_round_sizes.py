@@ -1,10 +1,12 @@
 """A round has a sheet for each panelist who is present; the record says how large it is."""
 
+import numpy as np
 import pytest
 
+from szpo.optim.rules.all_votes import refit
 from szpo.replay import replay, verification
 from szpo.training import budget
-from szpo.voting import panelists
+from szpo.voting import panelists, withdrawals
 from tests.support import named_run
 from tests.support.named_run import MarkedPolicy
 from tests.support.quadratic import ValueJudge, go, panel_of, prompts_of
@@ -66,6 +68,23 @@ def test_rounds_follow_the_panel_and_replay_sees_what_was_recorded(tmp_path):
         assert verification.verify(ledger).ok
     forge(ledger.path, "UPDATE steps SET n = 2 WHERE step = 3")
     assert failure_of(ledger.path).table == "steps"
+
+
+@pytest.mark.full
+def test_withdrawn_votes_are_taken_out_of_rounds_of_all_sizes(tmp_path):
+    settings, ledger = start(tmp_path)
+    with ledger:
+        drive(settings, ledger)
+        withdrawals.withdraw(ledger, "operator", "panel-1", settings)
+        carried = replay.replay_state(ledger, settings).carried
+        left = refit(settings, carried, withdrawals.read_now(ledger, settings)).votes
+        others = [row["panelist"] for row in ledger.query(
+            "SELECT panelist FROM panelists WHERE pseudonym <> 'panel-1'")]  # fmt: skip
+        *_, (alone, _) = replay.retell(ledger, settings, voters=others)
+        for side in ("up", "down", "plus_on_a"):
+            found = getattr(left, side)
+            np.testing.assert_array_equal(found, getattr(alone.carried.votes, side))
+        assert 0 < (left.up + left.down).sum() < (carried.votes.up + carried.votes.down).sum()
 
 
 def test_a_round_has_at_most_eight_sheets_and_no_more_rows_than_votes_are_left(tmp_path):

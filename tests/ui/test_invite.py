@@ -166,6 +166,8 @@ def test_an_erasure_waits_for_a_reader_that_ends(run, told):
         (("--revoke", "nobody"), "nobody was invited as 'nobody'"),
         (("--url", "panel.example"), "--url panel.example: give"),
         (("--erase", "nobody"), "nobody was invited as 'nobody'"),
+        (("--erase", "nobody", "--with-votes"), "nobody is called 'nobody'"),
+        (("--with-votes",), "--with-votes goes with --erase NAME"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(run, capsys, words, message):

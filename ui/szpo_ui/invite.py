@@ -11,6 +11,8 @@ import typer
 from szpo.cli import console, run_paths
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
+from szpo.ledger.run_spec import recorded_settings
+from szpo.voting import withdrawals
 from szpo_ui.web import credential_rows, credentials, open_link
 from szpo_ui.web.address import link, read_address
 from szpo_ui.web.credential_rows import Role
@@ -64,6 +66,9 @@ def invite(
         None, "--erase", metavar="NAME",
         help="Delete a person's contact and credentials, not the votes.",
     ),
+    with_votes: bool = typer.Option(
+        False, "--with-votes", help="With --erase: no fit from now on has the votes either.",
+    ),
     wait: float = typer.Option(
         credentials.ERASE_WAIT_S, "--wait",
         help="Seconds that --erase waits for programs that read the run.",
@@ -82,6 +87,8 @@ def invite(
         raise UsageError("--list, --revoke and --erase do one thing each; give one of them")
     if places and any((name, contact, count, listing, revoke, erase, kind == "operator")):
         raise UsageError("--open makes a link for people whom nobody knows yet; give it alone")
+    if with_votes and erase is None:
+        raise UsageError("--with-votes goes with --erase NAME")
     if not 0 <= wait <= LONGEST_WAIT_S:
         raise UsageError(f"--wait {wait:g}: give 0 to {LONGEST_WAIT_S:,} seconds")
     if url and not url.startswith(("http://", "https://")):
@@ -99,13 +106,7 @@ def invite(
             console.answer(as_json, {"revoked": ended}, text)
             return 0
         if erase is not None:
-            credentials.erase(ledger, erase, "szpo invite", wait_s=wait)
-            console.answer(
-                as_json,
-                {"erased": erase},
-                f"{erase}: contact and credentials erased; the votes stay under the "
-                f"pseudonym, and {credentials.copies(ledger)}",
-            )
+            _erase(ledger, erase, with_votes=with_votes, wait=wait, as_json=as_json)
             return 0
         if places is not None:
             token = open_link.make(ledger, places, votes, completion, days)
@@ -133,6 +134,17 @@ def invite(
     console.say("Neither can be shown again: only their hashes are kept.")
     console.say("next: send each person their link, which lets them in by itself.")
     return 0
+
+
+def _erase(ledger: Ledger, name: str, *, with_votes: bool, wait: float, as_json: bool) -> None:
+    learned = None
+    if with_votes:
+        learned = withdrawals.withdraw(ledger, "szpo invite", name, recorded_settings(ledger))
+    if learned is None or credential_rows.all_of(ledger, name):
+        credentials.erase(ledger, name, "szpo invite", wait_s=wait)
+    left = "the votes stay under the pseudonym" if learned is None else str(learned)
+    said = f"{name}: contact and credentials erased; {left}, and {credentials.copies(ledger)}"
+    console.answer(as_json, {"erased": name, "learned": learned and asdict(learned)}, said)
 
 
 def _find_site(path: Path, url: str | None) -> str:

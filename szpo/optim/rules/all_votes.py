@@ -14,7 +14,7 @@ from szpo.errors import UsageError
 from szpo.optim import named_features, sparse_regression
 from szpo.optim.rules.guard_geometry import Moments
 from szpo.optim.rules.measured_kl import KlMeasurement
-from szpo.optim.rules.rule import Perturbations
+from szpo.optim.rules.rule import Perturbations, Recounted
 from szpo.optim.settings import Settings
 from szpo.optim.sparse_prior import SparsePrior
 from szpo.optim.step_size import base_mu
@@ -54,6 +54,8 @@ class AllVotes:
     """What the guards allowed at the last step."""
     aside: tuple[int, ...] = ()
     """Named features that are not followed."""
+    withdrawn: tuple[Recounted, ...] = ()
+    """Rows whose votes are others than when they were added."""
     named: sparse_regression.SparseFit | None = None
     """The newest step's fit on named features; None without them."""
     reach: KlMeasurement | None = None
@@ -125,7 +127,34 @@ def add_votes(
     moments = record.moments
     if settings.guarded and moments is None:
         moments = at.inputs.moments
-    return replace(record, votes=both, moments=moments)
+    return take_back(replace(record, votes=both, moments=moments), at.inputs.withdrawn)
+
+
+def take_back(record: AllVotes, rows: tuple[Recounted, ...]) -> AllVotes:
+    """The record with these rows' votes as they are without withdrawn ones.
+
+    What a fit with the withdrawn votes has found is forgotten; ``named`` is still that fit's.
+    """
+    if rows == record.withdrawn:
+        return record
+    up, down = record.votes.up.copy(), record.votes.down.copy()
+    side = None if record.votes.plus_on_a is None else record.votes.plus_on_a.copy()
+    for row, plus, minus, on_a in rows:
+        up[..., row], down[..., row] = plus, minus
+        if side is not None:
+            side[..., row] = on_a
+    votes = replace(record.votes, up=up, down=down, plus_on_a=side)
+    none = np.full_like(record.log_factor, -np.inf)
+    return replace(record, votes=votes, withdrawn=rows, log_factor=none)
+
+
+def refit(settings: Settings, record: AllVotes, rows: tuple[Recounted, ...]) -> AllVotes:
+    """The record of a run on named features, fitted to its votes without withdrawn ones."""
+    left = take_back(record, rows)
+    if left is record:
+        return record
+    found = fit_named(settings, left.votes, left.aside)
+    return replace(left, named=found, log_factor=np.asarray(found.log_factor))
 
 
 def sum_by_voter(verdicts: NDArray[np.int8], weights: Floats) -> tuple[Floats, Floats]:

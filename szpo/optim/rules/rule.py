@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,6 +21,10 @@ from szpo.optim.settings import Settings
 from szpo.optim.vote_regression import Fit
 from szpo.optim.weighted_votes import HistoryUse, WeightedVotes
 from szpo.types import Explanation, Floats, Ints, Query
+
+Recounted: TypeAlias = tuple[int, float, float, float]
+"""A comparison's place in order of (step, k, n), its votes for plus and for minus, each tie as
+half, and the side of plus (`szpo.types.Tally.side`)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,6 +46,8 @@ class StepInputs:
     votes."""
     reach: KlMeasurement | None = None
     """The KL measurement of the point that the votes proposed, as recorded with the step."""
+    withdrawn: tuple[Recounted, ...] = ()
+    """Comparisons of earlier steps whose votes are others now, since some were withdrawn."""
 
 
 @dataclass(frozen=True, slots=True)

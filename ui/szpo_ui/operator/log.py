@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from szpo.ledger import run_spec
 from szpo.ledger.database import Ledger
-from szpo.voting import set_aside
+from szpo.voting import set_aside, withdrawals
 from szpo_ui.operator import controls
 
 EVENTS: Final = 80
@@ -117,6 +117,8 @@ def _describe_event(kind: str, text: str, names: Mapping[str, str]) -> str:
             return f"revoked the access of {who}"
         case "erase":
             return f"erased what was personal of {who}"
+        case withdrawals.EVENT:
+            return f"withdrew the votes of {who} before round {round_}: no later fit has them"
         case controls.EXCLUDE:
             return f"excluded {who} from now on{reason}"
         case controls.LIVE:

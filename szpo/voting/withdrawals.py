@@ -1,0 +1,163 @@
+"""Withdrawn verdicts: a panelist's votes leave the fit; steps that were taken stay as recorded.
+
+An event names the panelist and the first step for which it holds: the first that still takes
+votes. In the same transaction every vote of theirs is amended as excluded, so open rounds lose
+them at once. A rule that fits all votes at each step (`regression`) reads the earlier steps' votes
+without theirs from then on. Run, replay and verify read this with each step's inputs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from szpo.errors import IntegrityError, UsageError
+from szpo.ledger import adopted
+from szpo.ledger.database import Ledger
+from szpo.optim.rules.registry import rule_of
+from szpo.optim.rules.rule import Recounted
+from szpo.optim.settings import Settings
+from szpo.types import Vote
+from szpo.voting import casting, counting, set_aside, step_plan
+
+EVENT: Final = "withdrawn"
+REASON: Final = "withdrawn by the panelist"
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """Verdicts of one panelist that are withdrawn."""
+
+    panelist: str
+    step: int
+    """The first step for which it holds; it is about votes on earlier ones."""
+    event: int
+
+    def holds(self, vote: Vote, step: int) -> bool:
+        """Whether it is about this vote on a step."""
+        return vote.panelist == self.panelist and step < self.step
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What had learned from verdicts before they were withdrawn."""
+
+    votes: int
+    steps: tuple[int, ...]
+    """Applied steps whose fit they were in."""
+    improved: tuple[str, ...]
+    """Digests of adopted weights that were improved on them."""
+
+    def __str__(self) -> str:
+        """The sentences for whoever withdrew them."""
+        if not self.steps:
+            return f"{self.votes} votes withdrawn; nothing had learned from them"
+        first = f"{self.votes} votes withdrawn: no fit from now on has them"
+        learned = [f"the policy from round {self.steps[0] + 1} on"]
+        learned += [f"improved weights {each[:12]}" for each in self.improved]
+        return (
+            f"{first}; {' and '.join(learned)} had learned from them, and so had files written "
+            "since: adapters, tastes and adapters of these, scorers, pairs, reports, copies; szpo "
+            "cannot call files back"
+        )
+
+
+def withdraw(ledger: Ledger, by: str, name: str, settings: Settings) -> Learned:
+    """Withdraw the verdicts of the panelist with this pseudonym; say what had learned from them.
+
+    Raises:
+        UsageError: nobody is called so, or the run weighs voters by each other's votes.
+    """
+    if settings.weighting != "equal":
+        raise UsageError(
+            "withdraw: this run weighs voters by each other's votes (optimizer.weighting), so "
+            "none can be taken out of the fit; begin a new run without them"
+        )
+    with ledger.transaction(by):
+        found = ledger.query("SELECT panelist FROM panelists WHERE pseudonym = ?", (name,))
+        if not found:
+            raise UsageError(f"withdraw: nobody is called {name!r}")
+        panelist = found[0]["panelist"]
+        learned = find_learned(ledger, panelist)
+        out = counting.excluded_votes(ledger)
+        cast = ledger.query(
+            "SELECT v.vote FROM votes v JOIN assignments a USING (assignment) "
+            "WHERE a.panelist = ? ORDER BY v.vote",
+            (panelist,),
+        )
+        new = [row["vote"] for row in cast if row["vote"] not in out]
+        if not new:
+            raise UsageError(f"withdraw: {name} has no votes, or they are withdrawn already")
+        over = [row["step"] for row in ledger.steps() if row["state"] in set_aside.OVER]
+        ledger.record_event(EVENT, by, {"panelist": panelist, "step": max(over, default=-1) + 1})
+        for vote in new:
+            casting.amend(ledger, vote, "exclude", REASON, by, ledger.clock())
+    return learned
+
+
+def find_learned(ledger: Ledger, panelist: str) -> Learned:
+    """What has learned from a panelist's verdicts."""
+    applied = [row["step"] for row in ledger.steps() if row["state"] == "applied"]
+    each = {step: len(_of(ledger, panelist, step)) for step in applied}
+    steps = tuple(step for step in applied if each[step])
+    bodies = (event["body"] for event in ledger.events(adopted.KIND))
+    improved = [body["theta_sha256"] for body in bodies if steps and body["steps"] > steps[0]]
+    votes = ledger.query(
+        "SELECT count(*) AS votes FROM votes v JOIN assignments a USING (assignment) "
+        "WHERE a.panelist = ?",
+        (panelist,),
+    )[0]["votes"]
+    return Learned(votes, steps, tuple(improved))
+
+
+def _of(ledger: Ledger, panelist: str, step: int) -> list[Vote]:
+    return [vote for vote in counting.counted(ledger, step) if vote.panelist == panelist]
+
+
+def withdrawals(ledger: Ledger) -> tuple[Withdrawal, ...]:
+    """All withdrawals of a run, the earliest first."""
+    rows = ledger.query("SELECT event, body FROM events WHERE kind = ? ORDER BY event", (EVENT,))
+    found = ((row["event"], json.loads(row["body"])) for row in rows)
+    return tuple(Withdrawal(body["panelist"], body["step"], event) for event, body in found)
+
+
+def read(ledger: Ledger, settings: Settings, step: int) -> tuple[Recounted, ...]:
+    """The rows of earlier steps that a step's fit reads anew, without withdrawn verdicts."""
+    held = [each for each in withdrawals(ledger) if each.step <= step]
+    if not held or not rule_of(settings.rule).two_points:
+        return ()
+    done = ledger.query(
+        "SELECT min(event) AS event FROM events WHERE kind = 'step' "
+        "AND json_extract(body, '$.step') = ?",
+        (step,),
+    )[0]["event"]
+    if late := [each for each in held if done is not None and each.event > done]:
+        raise IntegrityError(f'event {late[0].event}: "{EVENT}" names a step that was over')
+    return tuple(_recount(ledger, settings, step, held))
+
+
+def read_now(ledger: Ledger, settings: Settings) -> tuple[Recounted, ...]:
+    """As `read`, of all applied steps by all withdrawals so far."""
+    held, last = list(withdrawals(ledger)), ledger.last_applied()
+    return () if not held or last is None else tuple(_recount(ledger, settings, last + 1, held))
+
+
+def _recount(
+    ledger: Ledger, settings: Settings, until: int, held: Sequence[Withdrawal]
+) -> Iterator[Recounted]:
+    """The rows of the steps < ``until`` that have withdrawn votes, as they count without these."""
+    first = len(settings.earlier_votes or ())
+    for step in range(until):
+        here, votes = (
+            step_plan.settings_of(ledger, settings, step),
+            counting.StepVotes(ledger, step),
+        )
+        out = [v for v in votes.counted if any(each.holds(v, step) for each in held)]
+        tally = votes.tally(here.K, here.N, [v for v in votes.counted if v not in out])
+        for k, n in sorted({(vote.k, vote.n) for vote in out}):
+            up, down = (side[k, n] + tally.tie[k, n] / 2 for side in (tally.plus, tally.minus))
+            side = 0.0 if tally.side is None else tally.side[k, n]
+            yield first + k * here.N + n, float(up), float(down), float(side)
+        first += here.K * here.N

@@ -1,0 +1,86 @@
+"""Withdrawn verdicts: no later fit has them, and what was recorded stays and verifies."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from szpo.analysis import run_taste, vote_rows
+from szpo.cli.app import call
+from szpo.errors import UsageError
+from szpo.evaluators.panel_evaluator import PanelEvaluator
+from szpo.ledger import adopted
+from szpo.replay import replay, verification
+from szpo.voting import counting, withdrawals
+from szpo.voting.service import VoteService
+from tests.support import named_run
+from tests.support.named_run import CommaJudge, MarkedPolicy
+from tests.support.quadratic import go, history
+
+WHO, FIRST = "panel-2", 12
+
+
+class Liker(CommaJudge):
+    """Prefers more commas."""
+
+    def gap(self, comparison):
+        return -super().gap(comparison)
+
+
+def drive(settings, ledger, until_step):
+    judges = [CommaJudge(), CommaJudge(), Liker(), CommaJudge(), CommaJudge()]
+    panel = PanelEvaluator(VoteService(ledger), judges)
+    go(settings, ledger, MarkedPolicy(settings), panel, until_step=until_step)
+
+
+def test_no_fit_from_then_on_has_withdrawn_votes_and_taken_steps_stay(tmp_path, capsys):
+    named = replace(named_run.features(), components=0)
+    settings, ledger = named_run.start(tmp_path, features=named, M=2)
+    with ledger:
+        drive(settings, ledger, FIRST)
+        rounds = history(ledger)
+        people = {row["pseudonym"]: row["panelist"] for row in ledger.query(
+            "SELECT * FROM panelists")}  # fmt: skip
+        hers = [vote for step in range(FIRST) for vote in counting.counted(ledger, step)
+                if vote.panelist == people[WHO]]  # fmt: skip
+        others, taste = {*people.values()} - {people[WHO]}, run_taste.read(ledger)
+        erase = ["invite", str(ledger.path), "--erase", WHO, "--with-votes"]
+        assert call(erase) == 0
+        told = capsys.readouterr().out
+        assert f"{len(hers)} votes withdrawn: no fit from now on has them; the policy from" in told
+        assert "round 1 on had learned from them" in told and "cannot call files back" in told
+        assert call(erase) == 2
+        with pytest.raises(UsageError, match="no votes, or they are withdrawn already"):
+            withdrawals.withdraw(ledger, "szpo invite", WHO, settings)
+
+        after = run_taste.read(ledger)  # before another step
+        assert after.verdicts == taste.verdicts - len(hers)
+        assert WHO not in vote_rows.read_judged(ledger).panelist
+        assert history(ledger) == rounds and verification.verify(ledger).ok
+
+        drive(settings, ledger, FIRST + 2)
+        assert history(ledger)[:FIRST] == rounds and verification.verify(ledger).ok
+        carried = replay.replay_state(ledger, settings).carried
+        *_, (alone, _) = replay.retell(ledger, settings, voters=others)
+        early = slice(0, FIRST * settings.K * settings.N)  # she may vote again, if she likes
+        for side in ("up", "down", "plus_on_a"):
+            np.testing.assert_array_equal(
+                getattr(carried.votes, side)[early], getattr(alone.carried.votes, side)[early]
+            )
+        adopted.append(ledger, replay.fold(ledger), {"steps": FIRST})
+        learned = withdrawals.find_learned(ledger, people[WHO])
+        assert learned.steps[:FIRST] == tuple(range(FIRST))
+        assert learned.improved == (adopted.last(ledger)["theta_sha256"],)
+        total = carried.votes.up[early].sum() + carried.votes.down[early].sum()
+        assert total == FIRST * settings.K * settings.N * settings.M - len(hers)
+
+
+def test_a_withdrawal_is_of_somebody_with_votes_where_all_weigh_alike(tmp_path):
+    settings, ledger = named_run.start(tmp_path)
+    with ledger:
+        with pytest.raises(UsageError, match="nobody is called 'Zoe'"):
+            withdrawals.withdraw(ledger, "szpo invite", "Zoe", settings)
+        with pytest.raises(UsageError, match="weighs voters by each other's votes"):
+            withdrawals.withdraw(
+                ledger, "szpo invite", "Zoe", replace(settings, weighting="skill")
+            )
