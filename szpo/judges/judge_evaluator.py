@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,13 +13,16 @@ from typing import Final, TypeAlias
 from szpo.errors import RunError, UsageError
 from szpo.evaluators import panel_evaluator
 from szpo.evaluators.protocol import NobodyLeftError
-from szpo.judges.llm_judge import Opinion, Opinionated
+from szpo.judges.llm_judge import UNREADABLE, Opinion, Opinionated, shorten
 from szpo.ledger.database import Ledger
 from szpo.types import Assignment, Comparison
+from szpo.visible_text import visible
 from szpo.voting import steps
 from szpo.voting.casting import VoteConflictError, VoteRequest
 from szpo.voting.service import VoteService
 
+TOLD_AFTER: Final = 10
+"""Comparisons after which it is said how many of a judge's replies had no verdict."""
 Seat: TypeAlias = tuple[Comparison, str, Assignment]
 
 
@@ -46,6 +50,7 @@ class JudgeEvaluator:
         self.concurrency: Final = concurrency
         self.complete: Final = complete
         self._panel: dict[str, Opinionated] = {}
+        self._asked, self._unread = 0, list[str]()
 
     def submit(self, comparisons: Sequence[Comparison]) -> None:
         """Judge these comparisons; those that all judges skip are left out of the step.
@@ -101,7 +106,20 @@ class JudgeEvaluator:
                     self.service.release(seat)
             raise failed
 
+    def _tell_unread(self, opinion: Opinion) -> None:
+        """After the first `TOLD_AFTER` comparisons warn of replies without a verdict."""
+        self._asked += 1
+        if UNREADABLE in str(opinion.details.get("error", "")):
+            texts = [shorten(reply["text"]) for reply in opinion.details["replies"]]
+            self._unread.append(texts[-1])
+        if self._asked == TOLD_AFTER and self._unread:
+            logging.getLogger("szpo").warning(
+                f"judge: {UNREADABLE} to {len(self._unread)} of the first {TOLD_AFTER} "
+                f"comparisons; one ends: {visible(self._unread[0])!r}"
+            )
+
     def _cast(self, seat: Seat, opinion: Opinion) -> None:
+        self._tell_unread(opinion)
         comparison, panelist, assignment = seat
         # Another process of this judge was faster, or the step closed: keep the stored vote.
         with contextlib.suppress(VoteConflictError):

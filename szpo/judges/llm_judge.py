@@ -22,7 +22,9 @@ RETRIES = 2
 """How often a question is repeated after an unreadable reply."""
 REPLY_CHARACTERS: Final = 2000
 """Of each reply, this many characters from its end are kept in the vote's details."""
-UNREADABLE: Final = "no verdict in the last line"
+SHOWN_CHARACTERS: Final = 80
+"""Of a reply in a message."""
+UNREADABLE: Final = "no clear verdict in the reply"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,11 +183,11 @@ class LanguageJudge:
                     replace(reply, odds=None, failure="a log-probability is not finite")
                 )
             return ParsedReply(reply, reply.odds[0] - reply.odds[1])
-        if not reply.ended:  # the last line may be cut
-            return ParsedReply(reply)
+        whole = reply.ended
+        text = reply.text if whole else reply.text.rpartition("\n")[0]  # the last line is cut
         if self.settings.ask == "grades":
-            return ParsedReply(reply, prompting.read_grade(reply.text))
-        return ParsedReply(reply, prompting.read_verdict(reply.text, self.labels))
+            return ParsedReply(reply, prompting.read_grade(text, whole=whole))
+        return ParsedReply(reply, prompting.read_verdict(text, self.labels, whole=whole))
 
     def _resolve_failure(self, reply: Reply, details: Mapping[str, Any]) -> Opinion:
         wrong = reply.failure or UNREADABLE
@@ -196,10 +198,17 @@ class LanguageJudge:
             return Opinion("skip", shown, f"judge: {wrong}")
         if self.settings.on_error == "tie":
             return Opinion("tie", shown)
+        if reply.text and reply.failure is None:
+            wrong += f" (one: {shorten(reply.text)!r})"
         raise JudgeError(
             f"judge {self.backend.name}: {wrong}; all votes cast are stored. Correct it and "
             "resume, or answer this step by: szpo judge RUN --once --set judge.on_error=skip"
         )
+
+
+def shorten(text: str) -> str:
+    """The end of a reply, for a message of one line."""
+    return " ".join(text.split())[-SHOWN_CHARACTERS:]
 
 
 Sides: TypeAlias = tuple[Choice, Choice]

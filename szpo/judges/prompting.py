@@ -1,8 +1,8 @@
-"""The questions to a judge, and the parsing of its replies: quoted answers, a strict last line.
+"""The questions to a judge, and the parsing of its replies: quoted answers, one clear verdict.
 
 Answers come from a policy that is rewarded for winning, so they may imitate the question, give
 orders or name a verdict. Every line of an answer is quoted with a bar, whatever separates the
-lines; control tokens of the judge's model are broken up; only its own last line counts.
+lines; control tokens of the judge's model are broken up; in a reply, quoted lines do not count.
 """
 
 from __future__ import annotations
@@ -13,18 +13,39 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from string import Template
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, TypeVar
 
 from szpo.data.text_files import CONTROL_WORDS
 from szpo.types import Prompt, Row
 
+MOST_READ: Final = 8000
+"""Characters of a reply, from its end, in which a verdict is looked for."""
 Labels: TypeAlias = tuple[str, str]
 """Names of the two sets, in the order in which they are shown."""
 Preferred: TypeAlias = Literal["first", "second", "tie"]
+_Option = TypeVar("_Option")
 
 LETTERS: Final[Labels] = ("A", "B")
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1b\x7f\ud800-\udfff]")
-_MARK = r"[*_`\[\](). ]*"
+_MARKS = r"[\s*_`#\[\](){}<>\"'“”]*"
+_BEGIN = rf"(?:^-?|(?<=[.!?;,])){_MARKS}(?:(?:my|the|so|thus|final|overall)\b,?\s+){{0,3}}"
+_IS = (
+    rf"(?:{_MARKS}(?:[:=>]|\b(?:is|goes to)\b)|{_MARKS}\n){_MARKS}"
+    r"(?:the\s+)?(?:(?:set|answers?)\s+)?"
+)
+_END = (
+    rf"{_MARKS}(?:$|[.,](?!\d|\s*(?:or|and)\b)|[;:!]|\s[—–-]+\s(?!\d)"
+    r"|\s*\b(?:is better|wins|because|since)\b)"
+)
+_VERDICT = (
+    r"(?:verdict|answer|winner|choice|decision|preference|judge?ment|conclusion|better(?: set)?)"
+)
+_TIE = r"(?:a )?(?:tie|tied|draw|neither)\b"
+_PREFERS = r"\b(?:prefer|choose|pick|favou?r|go with|vote for)\s+(?:the\s+)?(?:set\s+)?{}"
+_BETTER = r"\b{}\s+(?:wins\b|is\s+(?:\w+\s+){{0,2}}(?:better|best|winner|preferable)\b)"
+_ALONE = rf"{_MARKS}(?:it(?: i|')s )?(?:set )?(?:%s)[.!]?{_MARKS}[.!]?"
+_ALIEN = re.compile(r"[|>]|```\w*$")
+_UNSURE = re.compile(r"\b(?:not|neither|cannot|if|whether|unless)\b|n['’]t\b", re.I)
 
 
 def quote(text: str, reserved: Sequence[str] = CONTROL_WORDS) -> str:
@@ -92,32 +113,64 @@ def ask_grade(
     return _fill_template(template, parts, given.criterion, again)
 
 
-def read_verdict(text: str, labels: Labels = LETTERS) -> Preferred | None:
-    r"""The verdict in a reply's last line that is not empty; None where there is none.
+def read_verdict(text: str, labels: Labels = LETTERS, *, whole: bool = True) -> Preferred | None:
+    r"""The verdict of a reply; None where there is none, or where two contradict.
 
-    >>> read_verdict("Both try.\n**Verdict: B**"), read_verdict("Verdict: A\nOr so.")
-    ('second', None)
+    It is what the reply states as its verdict, answer or choice, anywhere but in a quotation; else
+    what its last line prefers or names. ``whole``: the reply was not cut.
+
+    >>> read_verdict("Both try.\n**Verdict: B**"), read_verdict("Answer: A, which is shorter.")
+    ('second', 'first')
+    >>> read_verdict("Verdict: A or B"), read_verdict("Verdict: A\nVerdict: B")
+    (None, None)
     """
-    options: tuple[tuple[Preferred, str], ...]
-    options = ("first", labels[0]), ("second", labels[1]), ("tie", "tie")
-    for place, label in options:
-        if re.fullmatch(
-            rf"{_MARK}verdict{_MARK}:{_MARK}{re.escape(label)}{_MARK}", _last(text), re.I
-        ):
-            return place
-    return None
+    first, second = (rf"{re.escape(label)}\b" for label in labels)
+    options: dict[Preferred, str] = {"first": first, "second": second, "tie": _TIE}
+    found = _stated(text, _VERDICT, options, whole)
+    last = _own_lines(text)[-1:] if whole and not found else []
+    if last and not _UNSURE.search(last[0]):  # letters as written: "a" may be a word
+        found = {
+            place
+            for place, label in options.items()
+            if re.search(_PREFERS.format(label), last[0])
+            or re.search(_BETTER.format(label), last[0])
+        }
+    return found.pop() if len(found) == 1 else None
 
 
-def read_grade(text: str) -> int | None:
-    r"""The grade, 1 to 5, in a reply's last line that is not empty; None where there is none.
+def read_grade(text: str, *, whole: bool = True) -> int | None:
+    r"""The grade of a reply, 1 to 5, found as in `read_verdict`.
 
     >>> read_grade("Useful.\nGrade: 4"), read_grade("Grade: 4.5"), read_grade("Grade: 6")
     (4, None, None)
     """
-    found = re.fullmatch(
-        rf"{_MARK}grade{_MARK}:{_MARK}([1-5])(?:\s*/\s*5)?[*_`\]) ]*\.?", _last(text), re.I
-    )
-    return int(found[1]) if found else None
+    options = {n: rf"{n}(?![\w/])|{n}(?:\s*/\s*|\s+out\s+of\s+)5\b" for n in range(1, 6)}
+    found = _stated(text, r"(?:grade|rating|score)", options, whole)
+    return found.pop() if len(found) == 1 else None
+
+
+def _stated(text: str, key: str, options: Mapping[_Option, str], whole: bool) -> set[_Option]:
+    """What the reply states under the key; else what its last line is."""
+    lines = _own_lines(text)
+    own, how = "\n".join(lines), re.IGNORECASE | re.MULTILINE
+    found = {
+        value
+        for value, form in options.items()
+        if re.search(rf"{_BEGIN}{key}{_IS}(?:{form}){_END}", own, how)
+    }
+    if found or not whole or not lines:
+        return found
+    return {
+        value for value, form in options.items() if re.fullmatch(_ALONE % form, lines[-1], re.I)
+    }
+
+
+def _own_lines(text: str) -> list[str]:
+    """The last lines with a word that are no quotations, fences or ends of tags."""
+    lines = (re.sub(r"</\w+>", "", line).strip() for line in text[-MOST_READ:].splitlines())
+    return [
+        each for each in lines if re.search(r"\w", each) and not re.match(r"[|>]|```\w*$", each)
+    ]
 
 
 def rows_of(rows: Sequence[Row], first: Literal["plus", "minus"]) -> list[tuple[Prompt, str, str]]:
@@ -152,8 +205,3 @@ def _fill_template(
 @cache
 def _template(name: str) -> str:
     return files("szpo").joinpath("judges", "templates", f"{name}.txt").read_text(encoding="utf-8")
-
-
-def _last(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1].strip() if lines else ""

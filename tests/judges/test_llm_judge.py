@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import time
 from importlib.resources import files
 
 import pytest
@@ -13,6 +14,7 @@ from szpo import seeds
 from szpo.evaluators.checks import check_judge
 from szpo.judges import prompting
 from szpo.judges.backends import JudgeError, Reply
+from szpo.judges.judge_evaluator import JudgeEvaluator
 from szpo.judges.llm_judge import majority, probability
 from szpo.ledger import canonical
 from szpo.types import Prompt
@@ -166,7 +168,7 @@ def test_an_unreadable_reply_is_asked_again_and_reported_so():
 def test_nonsense_is_counted_as_configured(on_error):
     found = opinion(judge(lambda text: "Purple.", on_error=on_error))
     assert found.choice == on_error
-    assert found.details["error"] == "no verdict in the last line, asked 3 times"
+    assert found.details["error"] == "no clear verdict in the reply, asked 3 times"
     assert found.details["replies"][0]["text"] == "Purple."
     assert found.details["tokens"] == [42, 12], "every try is paid"
     assert (found.reason is None) == (on_error == "tie")
@@ -179,8 +181,10 @@ def test_nonsense_is_counted_as_configured(on_error):
 
 
 def test_a_reply_that_was_cut_is_no_verdict_and_a_dead_end_is_not_asked_again():
-    with pytest.raises(JudgeError, match="no verdict"):
+    with pytest.raises(JudgeError, match="no clear verdict"):
         opinion(judge(lambda text: Reply("Verdict: A", ended=False)))
+    cut = judge(lambda text: Reply("Verdict: A\nVerd", ended=False))
+    assert opinion(cut).choice == "tie"  # a whole line of it: A in both orders
     dead = judge(lambda text: Reply(failure="no connection", final=True))
     with pytest.raises(JudgeError, match="scripted: no connection; all votes cast are stored"):
         opinion(dead)
@@ -233,20 +237,38 @@ def test_an_answer_that_imitates_the_frame_or_a_placeholder_stays_a_quotation():
     assert "| $first ${rows} $criterion" in asked("$first ${rows} $criterion", "no")
 
 
-def test_a_verdict_is_the_last_line_and_nothing_else_under_other_names_too():
-    cases = {
-        "Verdict: A": "first",
-        "because.\n\n  **Verdict: B.** \n\n": "second",
-        "verdict: [[TIE]]": "tie",
-        "Verdict: B\nVerdict: A": "first",  # the last line counts
-        **dict.fromkeys(
-            ("Verdict: A\nThough B is good as well.", "Verdict: A or B", "Verdict: Alpha",
-             "Verdict: C", "My verdict: A", "A", "")
-        ),
-    }  # fmt: skip
-    for text, place in cases.items():
-        with case(text, place):
-            assert prompting.read_verdict(text) == place
+SEEN = {
+    "first": (
+        "Verdict: A", "My verdict: A", "A", "a.", "Verdict: A\nThough B is good as well.",
+        "**Verdict:** A", "Verdict: A, since B rambles.", "Verdict: A is better.",
+        "Verdict: A - B is too long.", "## Verdict\n\nA", "The better set is A.",
+        "I went through both.\nI prefer set A.", "Set A is the better one.", "The winner is A!",
+        "On the first B is better. On the whole A is close.\nAnswer: A",
+        'It said "Verdict: B", which I ignore.\nVerdict: A',
+        "They wrote:\n| Verdict: B\nVerdict: A",
+    ),
+    "second": (
+        "because.\n\n  **Verdict: B.** \n\n", "Answer: B.", "verdict: b", "### Verdict: B",
+        "```\nVerdict: B\n```", '```json\n{"verdict": "B", "reason": "A is longer"}\n```',
+        '{"reason": "short", "verdict": "B"}', "<verdict>B</verdict>", "Verdict: <B>", "[[B]]",
+        "Final answer: B", "Both are fine. My choice is B.", "> Verdict: A\nVerdict: B", "B wins.",
+    ),
+    "tie": ("verdict: [[TIE]]", "It's a tie.", "Verdict: a draw", "Verdict: tie\nNeither is it."),
+    None: (
+        "", "Dunno.", "Verdict: A or B", "Verdict: A, or B", "Verdict: A/B", "Verdict: Alpha",
+        "Verdict: C", "Verdict: B\nVerdict: A", "Verdict: A\nAnswer: B", "Verdict: not A",
+        "Verdict: A?", "They wrote:\n| Verdict: A", "I cannot say whether A is better.",
+        "A is better here, but B is better there.", "Answer A: short.", "Verdict: A-ish",
+        "I prefer a short one.", "A says so.\nB does not.",
+    ),
+}  # fmt: skip
+
+
+def test_a_verdict_is_read_where_a_reader_sees_one_and_not_where_two_contradict():
+    for place, texts in SEEN.items():
+        for text in texts:
+            with case(text, place):
+                assert prompting.read_verdict(text) == place
     names = ("Assistant 1", "Assistant 2")
     assert prompting.read_verdict("Verdict: assistant 2", names) == "second"
     assert prompting.read_verdict("Verdict: A", names) is None
@@ -254,10 +276,38 @@ def test_a_verdict_is_the_last_line_and_nothing_else_under_other_names_too():
     assert "Answer of Assistant 2 to request 1:\n| no" in text and "Verdict: Assistant 1" in text
 
 
+@pytest.mark.parametrize("piece", ["{", "*", ". ", "- ", "verdict: ", ", the ", "`\n"])
+def test_no_reply_takes_long_to_read(piece):
+    began = time.process_time()
+    assert prompting.read_verdict(piece * 9000) is None
+    assert time.process_time() - began < 2
+
+
+@given(st.sampled_from(SEEN["first"]), st.sampled_from(SEEN["second"]), st.booleans())
+def test_two_stated_verdicts_give_none_in_either_order(one, other, swap):
+    stated = [text for text in (one, other) if re.search("(verdict|answer):", text, re.I)]
+    first, second = (other, one) if swap else (one, other)
+    found = prompting.read_verdict(f"{first}\n\n{second}")
+    assert found is None or len(stated) < 2 or "```" in first + second
+
+
+def test_replies_without_a_verdict_are_told_of_after_the_first_ten(caplog):
+    panel = JudgeEvaluator(None, [judge(lambda text: "")])
+    clear = opinion(judge(lambda text: "Verdict: A"))
+    unclear = opinion(judge(lambda text: "Hard to say.\x1b[2K", on_error="skip"))
+    for number in range(12):
+        panel._tell_unread(unclear if number in (3, 8, 11) else clear)
+        assert len(caplog.messages) == (number >= 9)
+    assert "to 2 of the first 10 comparisons; one ends: 'Hard to say." in caplog.text
+    assert "\x1b" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("text", "grade"),
     [("Grade: 1", 1), ("so.\n**Grade: 5/5**", 5), ("Grade: 0", None), ("Grade: 10", None),
-     ("Grade: 4.5", None), ("Grade: four", None), ("Grade: 4\nThat is high.", None)],
+     ("Grade: 4.5", None), ("Grade: four", None), ("Grade: 4\nThat is high.", 4), ("4", 4),
+     ("Rating: 4 out of 5.", 4), ("Grade: 4\nGrade: 2", None), ("Grade: 4 - 5", None),
+     ("Grade: -3", None), ("Grade: 4/10", None), ("<grade>2</grade>", 2), ('{"grade": 3}', 3)],
 )  # fmt: skip
 def test_a_grade_is_a_whole_number_from_one_to_five(text, grade):
     assert prompting.read_grade(text) == grade

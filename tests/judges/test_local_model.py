@@ -105,7 +105,7 @@ def test_a_local_judge_keeps_the_contract_and_says_when_it_cannot_be_read(tiny, 
     monkeypatch.setattr(llm_judge, "RETRIES", 0)  # what is asked again is longer than it reads
     soft = Judge(ask="soft", conflict="debias")
     check_judge(LanguageJudge(local(tiny), soft, "better"))
-    with pytest.raises(JudgeError, match="judge tiny: no verdict in the last line"):
+    with pytest.raises(JudgeError, match="judge tiny: no clear verdict in the reply"):
         check_judge(LanguageJudge(local(tiny, max_tokens=8), Judge(), "better"))
 
 
