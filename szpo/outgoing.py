@@ -10,6 +10,7 @@ import ipaddress
 import json
 import os
 import socket
+import ssl
 from collections.abc import Collection
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -91,6 +92,30 @@ def require_private(url: str, what: str, way_out: str) -> None:
         )
 
 
+def api_base(url: str) -> str:
+    """A server's base address, of which people also give what stands behind it.
+
+    >>> api_base("http://judge:80/v1/chat/completions"), api_base("http://judge:80/v1/")
+    ('http://judge:80/v1', 'http://judge:80/v1')
+    """
+    return _without(url, "/models", "/completions", "/chat")
+
+
+def server_root(url: str) -> str:
+    """The address under which a server has ``/v1`` and ``/health``; see `api_base`.
+
+    >>> server_root("http://judge:80/v1/"), server_root("http://judge:80")
+    ('http://judge:80', 'http://judge:80')
+    """
+    return _without(api_base(url), "/health", "/v1")
+
+
+def _without(url: str, *ends: str) -> str:
+    for end in ends:
+        url = url.rstrip("/").removesuffix(end)
+    return url.rstrip("/")
+
+
 def without_password(url: str) -> str:
     """An address without the user name and password in it.
 
@@ -104,6 +129,10 @@ def without_password(url: str) -> str:
 # ---- proxies ----
 
 
+PROXIES: Final = ("all_proxy", "http_proxy", "https_proxy", "no_proxy")
+"""Environment variables that name proxies, in lower or upper case."""
+
+
 def client_options(url: str, key: str) -> dict[str, Any]:
     """Arguments of an httpx client for an address: none, or those that switch proxies off.
 
@@ -111,7 +140,25 @@ def client_options(url: str, key: str) -> dict[str, Any]:
     """
     where = urlsplit(url)
     direct = is_here(where.hostname or "") or (where.scheme == "http" and key)
-    return {"mounts": dict.fromkeys(("all://", "http://", "https://"))} if direct else {}
+    return {"trust_env": False, "verify": ssl.create_default_context()} if direct else {}
+
+
+def blame_proxies(error: BaseException) -> str:
+    """Say in one line that a client cannot use the environment's proxies; empty if it is not that.
+
+    Libraries read the variables when a client is made, or when they are imported.
+    """
+    named = sorted(name for name in os.environ if name.lower() in PROXIES and os.environ[name])
+    about = "socks" in str(error).lower() or "proxy" in str(error).lower()
+    known = type(error).__name__ == "InvalidURL" or (
+        isinstance(error, ImportError | ValueError) and about
+    )
+    if not named or not known:
+        return ""
+    return (
+        f"the proxies in {', '.join(named)} cannot be used ({' '.join(str(error).split())}); "
+        "correct the variables, or unset them"
+    )
 
 
 def avoid_proxies(url: str = "") -> bool:

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from szpo.errors import SzpoError
-from szpo.outgoing import hide_keys
+from szpo.outgoing import blame_proxies, hide_keys
 from szpo.visible_text import visible
 
 console = Console(highlight=False, soft_wrap=True, emoji=False)
@@ -136,6 +136,9 @@ def fail(error: BaseException) -> int:
             "again"
         )
         return 4
+    if why := blame_proxies(error):
+        complain(f"error: {why}")
+        return 2
     complain(
         f"error: unexpected {type(error).__name__}: {error}; this is a fault of szpo: "
         "run again with --debug and report what it prints"

@@ -90,7 +90,9 @@ def unreachable(engine: Engine) -> str | None:
         try:
             # Else httpx would use proxies and passwords from the environment.
             with httpx.Client(trust_env=False, timeout=REACH_S) as client:
-                code = client.get(f"{url.rstrip('/')}/health", headers=headers).status_code
+                code = client.get(
+                    f"{outgoing.server_root(url)}/health", headers=headers
+                ).status_code
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             kind = type(error).__name__
             return f"engine.replicas: {url} cannot be reached ({kind}); start the server there"
@@ -158,7 +160,9 @@ def _replicas(engine: Engine, client: Any, **more: Any) -> list[Any]:
     from szpo.cluster.vllm_replica import Replica
 
     key = os.environ.get(ENGINE_KEY, "")
-    return [Replica(url.rstrip("/"), client, key, **more) for url in engine.replicas or []]
+    return [
+        Replica(outgoing.server_root(url), client, key, **more) for url in engine.replicas or []
+    ]
 
 
 def canary_request(subspace: Subspace) -> AnswerRequest:

@@ -7,7 +7,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from szpo.config.section import Count, OneOf, Positive, Section
-from szpo.outgoing import ENGINE_KEY
+from szpo.outgoing import ENGINE_KEY, server_root
 
 RAY_ROWS = 32
 """Default of `Engine.chunk_rows` for Ray's workers."""
@@ -80,7 +80,7 @@ class Engine(Section):
         if self.kind == "vllm":
             if self.replicas is None:
                 raise ValueError('replicas is missing; kind "vllm" needs the address of a server')
-            if len({address.rstrip("/") for address in self.replicas}) < len(self.replicas):
+            if len(set(map(server_root, self.replicas))) < len(self.replicas):
                 raise ValueError("replicas has an address twice; name each server once")
         return self
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,15 +25,20 @@ from szpo.judges.backends import JudgeError, Question, Reply
 from szpo.judges.prompting import Labels
 from szpo.outgoing import JUDGE_KEY
 from szpo.plugins import how_to_install
+from szpo.visible_text import visible
 
 if TYPE_CHECKING:
     from openai import OpenAI
 
 FINAL_STATUS: Final = {
-    401: "refuses the key", 403: "forbids it", 404: "does not know the model",
+    401: "refuses the key", 402: "wants to be paid", 403: "forbids it",
+    404: "does not know the model", 429: "has no quota left for the key",
     **dict.fromkeys((301, 302, 303, 307, 308), "sends questions on to another address"),
 }  # fmt: skip
-"""HTTP status codes that a retry cannot fix, in words."""
+"""HTTP status codes that a retry cannot fix, in words; 429 only where a quota is used up."""
+RETRIED: Final = (408, 409, 429)
+"""Status codes below 500 after which OpenAI's client tries again."""
+_QUOTA: Final = re.compile("quota|billing|credit|balance", re.I)
 ATTEMPTS = 4
 """Tries at an endpoint that is busy (HTTP 429), broken or slow; OpenAI's client waits between."""
 TOP_LOGPROBS: Final = 20
@@ -94,16 +100,19 @@ class Endpoint:
         except openai.APITimeoutError:
             return self._gave_up(f"no answer within {self.settings.timeout_s:g} s")
         except openai.APIStatusError as error:
-            if (why := FINAL_STATUS.get(error.status_code)) is not None:
+            code, words = error.status_code, self._words(error)
+            why = FINAL_STATUS.get(code)
+            if why is not None and (code != 429 or _QUOTA.search(words)):
+                path = urlsplit(self.settings.base_url or "").path.strip("/")
                 raise JudgeError(
-                    f"judge {self.name}: {self.settings.base_url} {why} "
-                    f"(HTTP {error.status_code}); check judge.model, judge.base_url and "
+                    f"judge {self.name}: {self.settings.base_url} {why} (HTTP {code}"
+                    f"{': ' * bool(words)}{words}); check judge.model, judge.base_url"
+                    f"{', which often ends in /v1,' * (code == 404 and path != 'v1')} and "
                     f"${JUDGE_KEY}"
                 ) from None
-            if error.status_code in (400, 422):  # only the server knows what is wrong
-                message = " ".join(outgoing.hide_keys(str(error.message), self.key).split())[:200]
-                return Reply(failure=f"HTTP {error.status_code} ({message})", final=True)
-            return self._gave_up(f"HTTP {error.status_code}")
+            if code < 500 and code not in RETRIED:
+                return Reply(failure=f"HTTP {code} ({words})", final=True)
+            return self._gave_up(f"HTTP {code}", words)
         except openai.APIConnectionError:
             return self._gave_up("no connection")
         except (openai.OpenAIError, ValueError, TypeError, AttributeError, RecursionError):
@@ -120,9 +129,17 @@ class Endpoint:
             tokens_out=_count(getattr(spent, "completion_tokens", 0)),
         )
 
-    def _gave_up(self, why: str) -> Reply:
-        """A final failure; the client has retried by itself where that could help."""
-        return Reply(failure=f"{why}, tried {ATTEMPTS} times", final=True)
+    def _gave_up(self, why: str, words: str = "") -> Reply:
+        """A final failure; the client has retried by itself."""
+        more = f" ({words})" if words else ""
+        return Reply(failure=f"{why}, tried {ATTEMPTS} times{more}", final=True)
+
+    def _words(self, error: Any) -> str:
+        """The server's own words, in one line and without keys."""
+        body = error.body
+        said = body.get("message") if isinstance(body, dict) else body
+        text = visible(outgoing.hide_keys(str(said or ""), self.key))
+        return " ".join(text.split())[:200]
 
     @staticmethod
     def _text(choice: Any) -> Reply:
@@ -138,7 +155,7 @@ def connect(settings: Judge) -> Endpoint:
         import openai
     except ModuleNotFoundError:
         raise UsageError(f"an endpoint judge needs openai: {how_to_install('judge')}") from None
-    url = settings.base_url or ""
+    url = outgoing.api_base(settings.base_url or "")
     where, key = urlsplit(url), outgoing.read_key(JUDGE_KEY, url, "judge", settings.insecure_hosts)
     if not key and where.scheme == "https" and not outgoing.is_here(where.hostname or ""):
         raise UsageError(
@@ -178,6 +195,8 @@ def _bounded_client(timeout_s: float, **options: Any) -> Any:
                 if time.monotonic() > end:
                     raise http.ReadTimeout("the reply takes too long", request=request)
         kept = {k: v for k, v in reply.headers.items() if k != "content-encoding"}
+        if reply.status_code == 429 and _QUOTA.search(content.decode(errors="replace")):
+            kept["x-should-retry"] = "false"  # which OpenAI's client heeds
         return http.Response(
             reply.status_code, headers=kept, content=bytes(content), request=request
         )

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 
+from szpo import outgoing
 from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.config.judge import Judge
@@ -77,8 +78,8 @@ def test_a_judge_that_prefers_the_longer_answer_is_understood(ask):
 @pytest.mark.parametrize(
     ("script", "words"),
     [
-        ("nonsense", "no verdict in the last line"),
-        ("cut", "no verdict in the last line"),
+        ("nonsense", "no clear verdict in the reply"),
+        ("cut", "no clear verdict in the reply"),
         ("no-choices", "the reply has no readable choice"),
         ("no-text", "the reply has no text"),
         ("other-json", "the reply has no readable choice"),
@@ -161,6 +162,56 @@ def test_what_no_second_try_mends_always_stops(code, words, monkeypatch):
     with StubEndpoint(code) as stub, pytest.raises(JudgeError, match=words):
         asked(stub, on_error="tie")
     assert len(stub.requests) == 1
+
+
+WORDS = {"error": {"message": f"You exceeded your quota,\n pay {KEY}\x1b[2K", "code": "quota"}}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "stops", "words"),
+    [
+        (402, WORDS, True, "wants to be paid (HTTP 402: You exceeded your quota, pay [key]"),
+        (429, WORDS, True, "has no quota left for the key (HTTP 429: You exceeded"),
+        (429, {"detail": "slow down"}, False, "HTTP 429, tried 3 times"),
+        (413, {"error": {"message": "too long"}}, False, "HTTP 413 (too long)"),
+        (503, {"error": "loading"}, False, "HTTP 503, tried 3 times (loading)"),
+    ],
+)
+def test_a_server_is_quoted_and_asked_again_only_where_that_may_help(
+    status, body, stops, words, monkeypatch
+):
+    monkeypatch.setattr(endpoint, "ATTEMPTS", 3)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    reply = StubReply(body, status, {"retry-after-ms": "1"})
+    with StubEndpoint(lambda request, before: reply) as stub:
+        if stops:
+            with pytest.raises(JudgeError) as caught:
+                asked(stub, on_error="tie")
+            said = str(caught.value)
+        else:
+            said = asked(stub, on_error="tie").details["error"]
+    assert words in said and "\n" not in said and "\x1b" not in said
+    assert len(stub.requests) == (3 if "tried" in words else 1)
+
+
+@pytest.mark.parametrize("end", ["/", "/chat/completions", "/chat/completions/", "/models"])
+def test_an_address_may_be_written_with_what_stands_behind_it(end):
+    with StubEndpoint("longer") as stub:
+        chosen = Judge(kind="endpoint", base_url=stub.url + end)
+        made = LanguageJudge(endpoint.connect(chosen), chosen, "better")
+        assert made.opinion(PAIR, panelist="p", plus_side="A", key=bytes(16)).choice == "A"
+    root = "http://127.0.0.1:1"
+    assert {outgoing.server_root(root + more) for more in ("", "/", "/v1", "/v1/", "/health")} == {
+        root
+    }
+
+
+def test_an_address_without_v1_is_told_of():
+    with StubEndpoint("404") as stub:
+        chosen = Judge(kind="endpoint", base_url=stub.url.removesuffix("/v1"), on_error="tie")
+        made = LanguageJudge(endpoint.connect(chosen), chosen, "better")
+        with pytest.raises(JudgeError, match="which often ends in /v1"):
+            made.opinion(PAIR, panelist="p", plus_side="A", key=bytes(16))
 
 
 def test_a_judge_that_sends_questions_on_is_refused(monkeypatch):
@@ -286,7 +337,10 @@ def test_a_run_stops_with_one_line_keeps_its_votes_and_is_resumed(tmp_path, capf
     with StubEndpoint(script) as stub:
         assert call(arguments(tmp_path, stub, "judge.concurrency=1")) == 1
         err = capfd.readouterr().err
-        assert "error: judge smollm2: HTTP 500, tried 1 times; all votes cast are stored" in err
+        assert (
+            "error: judge smollm2: HTTP 500, tried 1 times (stub 500); all votes cast are stored"
+            in err
+        )
         assert "Traceback" not in err
         path = tmp_path / "runs" / "yard.db"
         with Ledger.open(path, readonly=True) as ledger:
@@ -312,14 +366,16 @@ def test_a_run_goes_on_without_what_was_skipped(tmp_path, capfd):
         steps = ledger.steps()
         assert [row["state"] for row in steps] == ["applied", "applied"]
         (event, *_) = [e["body"] for e in ledger.events("close")]
-        assert "skipped by every judge: 2 × judge: no verdict" in event["reason"]
+        assert "skipped by every judge: 2 × judge: no clear verdict" in event["reason"]
         assert len(counting.counted(ledger, 0)) == 2
         assert verification.verify(ledger).ok
     # Nothing at all was judged: going on would make steps for ever.
     capfd.readouterr()
     with StubEndpoint("nonsense") as stub:
         assert call(arguments(tmp_path / "b", stub, *sets)) == 1
-    assert "step 0: no comparison was judged (4 × judge: no verdict" in capfd.readouterr().err
+    assert (
+        "step 0: no comparison was judged (4 × judge: no clear verdict" in capfd.readouterr().err
+    )
 
 
 def test_a_judge_visits_a_run_for_people_and_leaves_them_their_seats(tmp_path, capfd):

@@ -9,11 +9,12 @@ import sys
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import huggingface_hub
 import pytest
 
 from szpo import outgoing
-from szpo.cli import app, commands
+from szpo.cli import app, commands, console
 from szpo.cluster import vllm_engine
 from szpo.config.engine import Engine
 from szpo.config.judge import Judge
@@ -94,6 +95,25 @@ def test_a_judge_elsewhere_is_reached_by_a_proxy_unless_it_would_see_the_key(pro
     judged(f"{ELSEWHERE}/v1", timeout_s=5)
     assert [seen.path for seen in proxied[1:]] == [f"{ELSEWHERE}/v1/chat/completions"]
     assert KEY not in str(proxied)
+
+
+BROKEN = {"ALL_PROXY": "socks5://127.0.0.1:9", "HTTPS_PROXY": "ftp://x", "NO_PROXY": "[::1]"}
+
+
+@pytest.mark.parametrize("variable", BROKEN)
+def test_proxies_that_cannot_be_used_are_one_line_and_none_of_this_machines_business(
+    variable, monkeypatch, capfd
+):
+    monkeypatch.delenv("no_proxy")
+    monkeypatch.setenv(variable, BROKEN[variable])
+    with StubEndpoint("longer") as stub:
+        assert judged(stub.url).choice == "A"
+    with pytest.raises((ImportError, ValueError, httpx.InvalidURL)) as caught:
+        httpx.Client()  # as a judge elsewhere, the hub's library and Gradio make one
+    assert console.fail(caught.value) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert f"the proxies in {variable} cannot be used" in line
+    assert not outgoing.blame_proxies(ValueError("too many values"))
 
 
 def refuse_elsewhere(self: socket.socket, address: Any) -> None:
