@@ -5,13 +5,20 @@ from __future__ import annotations
 import re
 from typing import Final
 
+FILLERS: Final = "\u115f\u1160\u2800\u3164\uffa0"
+"""Letters and a pattern that are drawn as nothing: of Hangul, and of Braille."""
+_LATIN: Final = "\x00-\u024f"
 HIDDEN: Final = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028\u2029\u202a-\u202e"
-    "\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f"
+    "\u2028\u2029\u202a-\u202e\u2060-\u206f\ufe00-\ufe0d\ufeff\ufff9-\ufffb"
+    f"\U0001d173-\U0001d17a\U000e0000-\U000e0fff{FILLERS}]"
+    f"|(?<![^{_LATIN}])[\u200c\u200d](?![^{_LATIN}])"
 )
-"""Control characters (except tab and line feed), directional marks, and zero-width characters.
+"""Characters that nobody sees: controls (except tab and line feed), directional marks, zero-width
+characters, fillers, variation selectors.
 
-Joiners (U+200C, U+200D) stay, since some scripts and emoji need them.
+Joiners (U+200C, U+200D) stay beside letters of scripts that need them and in emoji, as do the
+selectors U+FE0E and U+FE0F.
 """
 
 
@@ -20,5 +27,7 @@ def visible(text: str) -> str:
 
     >>> visible("left\u202eright\x1b[2K\r\n")
     'left⟨202E⟩right⟨001B⟩[2K\n'
+    >>> visible("a\u3164b\u200dc")
+    'a⟨3164⟩b⟨200D⟩c'
     """
     return HIDDEN.sub(lambda found: f"⟨{ord(found[0]):04X}⟩", text.replace("\r\n", "\n"))

@@ -6,17 +6,16 @@ a limit, and errors name the lines of records that cannot be used.
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from szpo import files
-from szpo.data import hh_rlhf, label_studio, sheets, text_files, trl, ultrafeedback
+from szpo.data import hh_rlhf, label_studio, sheets, spreadsheets, text_files, trl, ultrafeedback
 from szpo.data.pairs import Pair, Preferences
+from szpo.data.text_files import Limits
 from szpo.errors import UsageError
 from szpo.types import Answer, Prompt
 
@@ -27,7 +26,7 @@ LINE_LIMIT = 2**20
 FILE_LIMIT = 2**30
 """Most bytes of a file, unpacked."""
 ARRAY_LIMIT = 64 * 2**20
-"""Most bytes of a .json file, which is read at once."""
+"""Most bytes of a file that is read at once, since it has not one record on each line."""
 SHOWN_BAD = 5
 """Most bad records that a message names; the others are counted."""
 
@@ -106,49 +105,20 @@ def find_format(path: Path) -> str:
 def read_records(path: Path, *, ours: bool = True) -> Iterator[tuple[str, Any]]:
     """Yield each record's place in the file and its value; `text_files.Unreadable` if not JSON.
 
-    A .csv is a sheet that szpo wrote (``ours``), or another table; see `sheets.read_csv`.
+    A .csv is a sheet that szpo wrote (``ours``), or another table; see `spreadsheets.read`.
     """
-    if path.suffix.lower() == ".csv":
-        yield from sheets.read_csv(path, LINE_LIMIT, ours=ours)
-        return
-    size, head = text_files.inspect_file(path, "preference file")
-    packed = head.startswith(b"\x1f\x8b")
+    text_files.inspect_file(path, "preference file")
+    limits = Limits(LINE_LIMIT, FILE_LIMIT, ARRAY_LIMIT)
     names = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
-    if names[-1:] == [".json"]:
-        if packed or size > ARRAY_LIMIT:
+    match names[-1:]:
+        case [".csv"]:
+            yield from spreadsheets.read(path, sheets.COLUMNS, limits, ours=ours)
+        case [".json" | ".jsonl"]:
+            yield from text_files.read_json(path, limits)
+        case _:
             raise UsageError(
-                f"{path}: a .json file may have {ARRAY_LIMIT:,} bytes, unpacked; use .jsonl"
+                f"{path}: preferences are read from .jsonl, .jsonl.gz, .json and .csv files"
             )
-        yield from _array(path)
-    elif names[-1:] == [".jsonl"]:
-        with path.open("rb") as raw, gzip.open(raw) if packed else nullcontext(raw) as file:
-            yield from _lines(file, path)
-    else:
-        raise UsageError(
-            f"{path}: preferences are read from .jsonl, .jsonl.gz, .json and .csv files"
-        )
-
-
-def _lines(file: Any, path: Path) -> Iterator[tuple[str, Any]]:
-    try:
-        for number, line in text_files.read_lines(file, path, LINE_LIMIT):
-            if file.tell() > FILE_LIMIT:
-                raise UsageError(f"{path}: over {FILE_LIMIT:,} bytes at line {number}; split it")
-            if line.strip():
-                yield f"{path}:{number}", text_files.parse_json(line)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UsageError(f"{path} cannot be unpacked ({error}); fetch it again") from None
-
-
-def _array(path: Path) -> Iterator[tuple[str, Any]]:
-    value = text_files.parse_json(text_files.decode(path.read_bytes(), str(path)))
-    if isinstance(value, text_files.Unreadable):
-        where = f"{path}:{value.line}" if value.line else str(path)
-        raise UsageError(f"{where}: not valid JSON ({value.reason})")
-    if not isinstance(value, list):
-        raise UsageError(f"{path} must be a list of records")
-    for number, item in enumerate(value, start=1):
-        yield f"{path}: record {number}", item
 
 
 def _describe_bad(bad: dict[str, str]) -> str:

@@ -7,8 +7,6 @@ lone surrogates) give a warning.
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import json
 import re
 from collections import Counter
@@ -20,9 +18,11 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from szpo.data import text_files
+from szpo.data import spreadsheets, text_files
+from szpo.data.text_files import Limits
 from szpo.errors import UsageError
 from szpo.types import Prompt
+from szpo.visible_text import HIDDEN
 
 if TYPE_CHECKING:
     from szpo.config.model_sections import Prompts
@@ -40,13 +40,9 @@ KEYS = ("messages", "text", "prompt")
 SYSTEM_KEYS = ("system", "system_prompt")
 UNREAD = ("history", "input", "images", "tools")
 """Keys of a record under which other projects keep parts of a prompt."""
-SEPARATORS = (",", ";", "\t", "|")
-"""Column separators of CSV files; spreadsheet programs of some countries write ;."""
 SUFFIXES = (".jsonl", ".csv", ".json", ".txt")
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz",
                b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf": "7z"}  # fmt: skip
-_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-_BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -113,7 +109,7 @@ def load(path: str | Path, *, heldout: float = 0.25, column: str | None = None) 
     A record is a string, an object with ``text`` or ``prompt`` (and optionally ``system`` and
     ``split``), an object with ``messages``, or a list of messages ({"role", "content"}, the last
     one from the user). A CSV file has a header with a ``text`` or ``prompt`` column; its separator
-    is the one of `SEPARATORS` that splits its header. ``column`` names another column, or key of
+    is found; see `szpo.data.spreadsheets.read`. ``column`` names another column, or key of
     an object, that holds the prompt.
 
     If no record has a split, the share ``heldout`` in [0, 1) is held out by the hash of the text,
@@ -132,9 +128,7 @@ def load(path: str | Path, *, heldout: float = 0.25, column: str | None = None) 
         case ".csv":
             names = [name.strip().lower() for name in names if name != "messages"]
             values = _csv(path, names)
-        case ".jsonl":
-            values = _jsonl(path)
-        case ".json":
+        case ".jsonl" | ".json":
             values = _json(path)
         case _:
             if column is not None:
@@ -187,90 +181,36 @@ def _check_file(path: Path) -> None:
         raise UsageError(f"{path} is {size:,} bytes; limit {limit:,}. Split it or use .jsonl")
 
 
+def _limits() -> Limits:
+    return Limits(LINE_LIMIT, FILE_LIMIT, FILE_LIMIT // 8)
+
+
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    with path.open("rb") as file:
+    with text_files.open_text(path, _limits()) as file:
         yield from text_files.read_lines(file, path, LINE_LIMIT)
 
 
-def _jsonl(path: Path) -> Iterator[tuple[str, Any]]:
+def _json(path: Path) -> Iterator[tuple[str, Any]]:
     bad: list[str] = []
-    for number, line in _lines(path):
-        if not line.strip():
-            continue
-        value = text_files.parse_json(line)
+    for where, value in text_files.read_json(path, _limits()):
         if isinstance(value, text_files.Unreadable):
-            bad.append(f"{path}:{number}: not valid JSON ({value.reason})")
+            bad.append(f"{where}: not valid JSON ({value.reason})")
         elif not bad:
-            yield f"{path}:{number}", value
+            yield where, value
     if bad:
         others = f"; {len(bad) - 1} more such lines" if len(bad) > 1 else ""
         raise UsageError(f"{bad[0]}{others}")
 
 
-def _json(path: Path) -> Iterator[tuple[str, Any]]:
-    text = text_files.decode(path.read_bytes(), str(path))
-    if not text.strip():
-        return
-    value = text_files.parse_json(text)
-    if isinstance(value, text_files.Unreadable):
-        where = f"{path}:{value.line}" if value.line else str(path)
-        raise UsageError(f"{where}: not valid JSON ({value.reason})")
-    listed = value if isinstance(value, list) else []
-    is_chat = listed and all(isinstance(item, dict) and "role" in item for item in listed)
-    if isinstance(value, list) and not is_chat:  # a list of prompts, not a chat
-        for number, item in enumerate(value, start=1):
-            yield f"{path}: entry {number}", item
-    else:
-        yield str(path), value
-
-
 def _csv(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    position = 0
-
-    def lines() -> Iterator[str]:
-        nonlocal position
-        for number, line in _lines(path):
-            position = number
-            yield line
-
-    first = next(_lines(path), (0, ""))[1]
-    mark = _find_separator(first, wanted)
-    rows = csv.reader(lines(), strict=True, delimiter=mark)
-    try:
-        header = [name.strip().lower() for name in next(rows, [])]
-        if not header:
-            return
-        if not set(wanted) & set(header):
+    known = (*wanted, "split", *SYSTEM_KEYS, *UNREAD)
+    for where, row in spreadsheets.read(path, known, _limits()):
+        if not set(wanted) & set(row):
             raise UsageError(
-                f"{path}:1: no column named {' or '.join(wanted)} (found: {', '.join(header)}); "
+                f"{path}:1: no column named {' or '.join(wanted)} (found: {', '.join(row)}); "
                 "name the one that holds the prompts in prompts.column"
             )
-        for row in rows:
-            if not any(cell.strip() for cell in row):
-                continue
-            if len(row) != len(header):
-                raise UsageError(
-                    f"{path}:{position}: {len(row)} cells under {len(header)} column names; "
-                    f"put texts with {_NAMES[mark]} in double quotes"
-                )
-            value = {name: cell for name, cell in zip(header, row, strict=True) if cell.strip()}
-            yield f"{path}:{position}", value
-    except csv.Error as error:
-        raise UsageError(f"{path}:{position}: not valid CSV ({error})") from error
-
-
-def _find_separator(header: str, wanted: Collection[str]) -> str:
-    """The separator that gives a header a wanted column; else the most frequent one in it.
-
-    >>> _find_separator("prompt;topic", ["prompt"])
-    ';'
-    """
-    for mark in SEPARATORS:
-        with contextlib.suppress(csv.Error):
-            cells = next(csv.reader([header], strict=True, delimiter=mark), [])
-            if any(cell.strip().lower() in wanted for cell in cells):
-                return mark
-    return max(SEPARATORS, key=header.count)
+        yield where, {name: cell for name, cell in row.items() if cell.strip()}
 
 
 def _record(value: Any, where: str, names: Sequence[str]) -> _Record | None:
@@ -385,12 +325,12 @@ def _clean(prompt: Prompt) -> Prompt:
 def _oddities(prompts: tuple[Prompt, ...]) -> tuple[str, ...]:
     copies = sum(count - 1 for count in Counter(prompts).values())
     texts = ["".join(text for _, text in prompt.turns) for prompt in prompts]
-    marked = sum(bool(_BIDI.search(text)) for text in texts)
+    marked = sum(bool(HIDDEN.search(text)) for text in texts)
     broken = sum(bool(_SURROGATE.search(text)) for text in texts)
     control = sum(any(w in text for w in text_files.CONTROL_WORDS) for text in texts)
     found = (
         (copies, "duplicate prompts (used as they are)"),
-        (marked, "prompts with text-direction marks (used as they are)"),
+        (marked, "prompts with characters that nobody sees (used as they are)"),
         (control, "prompts with control words of chat models, such as <|im_end|> (kept as text)"),
         (broken, "prompts with broken characters (each replaced by \ufffd)"),
     )

@@ -8,18 +8,22 @@ nor a tie.
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
 
-from szpo.data import spreadsheets, text_files, trl
+from szpo.data import trl
 from szpo.data.pairs import Preferences, get_text, make_pair
+from szpo.data.prompts import SYSTEM_KEYS
 from szpo.errors import UsageError
 
 CHOICES: Final = {"a": "A", "b": "B", "tie": "tie", "skip": "skip"}
 """Choices by what people may write, in lower case."""
 COLUMN: Final = "choice"
+COLUMNS: Final = (
+    "id", "prompt", "a", "b", COLUMN, "by", "gain", trl.MESSAGES, *SYSTEM_KEYS,
+    "chosen", "rejected", "completion", "instruction", "chosen_end", "rejected_end", "source",
+    "votes",
+)  # fmt: skip
+"""Columns of tables of pairs."""
 
 
 def read_pairs(record: dict[str, Any], where: str) -> Preferences:
@@ -41,33 +45,3 @@ def read_choice(record: dict[str, Any]) -> str:
     """A record's choice as szpo writes it; "" if nobody answered."""
     given = str(record.get(COLUMN) or "").strip()
     return CHOICES.get(given.lower(), given)
-
-
-def read_csv(path: Path, limit: int, *, ours: bool = True) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each row's place in the file, and its cells.
-
-    Args:
-        path: The table.
-        limit: Most bytes of a line.
-        ours: szpo wrote the sheet: cells are unguarded. The rows of another table must be as long
-            as its header.
-    """
-    text_files.inspect_file(path, "sheet" if ours else "pool")
-    with path.open("rb") as file:
-        texts = (text for _, text in text_files.read_lines(file, path, limit))
-        reader = csv.DictReader(texts, strict=True)
-        try:
-            for cells in reader:
-                where = f"{path}:{reader.line_num}"
-                if ours:
-                    cells = {
-                        name: spreadsheets.unguard(cell) if isinstance(cell, str) else cell
-                        for name, cell in cells.items()
-                    }
-                elif None in cells or None in cells.values():
-                    raise UsageError(
-                        f"{where}: not as many cells as the header; quote texts with commas"
-                    )
-                yield where, cells
-        except csv.Error as error:
-            raise UsageError(f"{path}:{reader.line_num}: {error}") from error

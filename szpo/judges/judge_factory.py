@@ -77,6 +77,7 @@ class Ratings:
 
 MAX_BYTES = 4_000_000
 """Largest file of principles or references, bytes."""
+_LIMITS = text_files.Limits(MAX_BYTES, MAX_BYTES, MAX_BYTES)
 
 
 @dataclass(frozen=True)
@@ -234,14 +235,17 @@ def _files(settings: Judge) -> tuple[tuple[str, ...], Mapping[str, str]]:
     """Read principles and references."""
     principles: tuple[str, ...] = ()
     if settings.principles is not None:
-        lines = _lines(settings.principles, "judge.principles")
-        principles = tuple(text.strip() for _, text in lines if not text.startswith("#"))
+        path = _small(settings.principles, "judge.principles")
+        with text_files.open_text(path, _LIMITS) as file:
+            lines = [text.strip() for _, text in text_files.read_lines(file, path, MAX_BYTES)]
+        principles = tuple(text for text in lines if text and not text.startswith("#"))
         if not principles:
             raise UsageError(f"{settings.principles}: no principle; write one on each line")
     references: dict[str, str] = {}
     if settings.references is not None:
-        for where, text in _lines(settings.references, "judge.references"):
-            record = text_files.require_object(text_files.parse_json(text), where)
+        path = _small(settings.references, "judge.references")
+        for where, value in text_files.read_json(path, _LIMITS):
+            record = text_files.require_object(value, where)
             prompt, reference = record.get("prompt"), record.get("reference")
             if not all(isinstance(each, str) and each for each in (prompt, reference)):
                 raise UsageError(f'{where}: give {{"prompt": "…", "reference": "…"}}')
@@ -251,14 +255,11 @@ def _files(settings: Judge) -> tuple[tuple[str, ...], Mapping[str, str]]:
     return principles, references
 
 
-def _lines(path: str, key: str) -> list[tuple[str, str]]:
-    """The lines of a file that are not empty, as (path:line, text)."""
+def _small(path: str, key: str) -> Path:
     size, _ = text_files.inspect_file(Path(path), key)
     if size > MAX_BYTES:
         raise UsageError(f"{key} {path} is {size:,} bytes; {MAX_BYTES:,} are allowed")
-    with Path(path).open("rb") as file:
-        lines = list(text_files.read_lines(file, path, MAX_BYTES))
-    return [(f"{path}:{number}", text) for number, text in lines if text.strip()]
+    return Path(path)
 
 
 def _sha256(references: Mapping[str, str]) -> str:

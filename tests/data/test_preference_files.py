@@ -19,6 +19,7 @@ from szpo.data import (
     hh_rlhf,
     label_studio,
     preference_files,
+    prompts,
     sheets,
     spreadsheets,
     trl,
@@ -278,7 +279,7 @@ def test_files_that_cannot_be_read_say_why(tmp_path, monkeypatch):
     assert "not a regular file" in refusal(tmp_path)
     assert "are read from .jsonl" in refusal(file(tmp_path, [good], "a.parquet"))
     assert "holds no records" in refusal(file(tmp_path, ["\n"]))
-    assert "must be a list of records" in refusal(file(tmp_path, ["{}"], "a.json"))
+    assert "a.json:1: needs chosen" in refusal(file(tmp_path, ["{}"], "a.json"))
     assert "not valid JSON" in refusal(file(tmp_path, ["[1,"], "a.json"))
     assert "none of trl, hh" in refusal(file(tmp_path, [good]), "csv")
     assert "first must be at least 1" in refusal(file(tmp_path, [good]), first=0)
@@ -530,3 +531,84 @@ def test_one_empty_annotation_loses_only_itself(tmp_path):
     found = preference_files.read(path, "label-studio", skip_bad=True)
     assert texts(found) == [("x", "y")] * 2
     assert len(found.bad) == 1 and "annotation 2" in found.bad[0]
+
+
+# ---- one reader for JSON, one for tables ----
+
+GOOD = [{"prompt": f"Say {n}.", "chosen": "Hi.", "rejected": "No."} for n in range(3)]
+JSON_FORMS = {
+    "lines": "\n".join(map(json.dumps, GOOD)),
+    "lines, a list each at no place": "\n\n".join(map(json.dumps, GOOD)) + "\n",
+    "list on a line": json.dumps(GOOD),
+    "list over lines": json.dumps(GOOD, indent=2),
+    "list of a line each": "[\n" + ",\n".join(map(json.dumps, GOOD)) + "\n]",
+    "objects over lines": "\n".join(json.dumps(each, indent=2) for each in GOOD),
+}
+
+
+@pytest.mark.parametrize("form", JSON_FORMS)
+@pytest.mark.parametrize("name", ["v.json", "v.jsonl", "v.jsonl.gz", "v.json.gz"])
+@pytest.mark.parametrize("encode", ["utf-8", "utf-8-sig", "utf-16", "CR"])
+def test_json_is_read_in_every_form_under_either_name(tmp_path, form, name, encode):
+    text = JSON_FORMS[form].replace("\n", "\r") if encode == "CR" else JSON_FORMS[form]
+    body = text.encode("utf-8" if encode == "CR" else encode)
+    (tmp_path / name).write_bytes(gzip.compress(body) if name.endswith("gz") else body)
+    found = preference_files.read(tmp_path / name)
+    assert [pair.prompt.text for pair in found.pairs] == ["Say 0.", "Say 1.", "Say 2."]
+    if not name.endswith("gz"):
+        assert len(prompts.load(tmp_path / name, heldout=0).train) == 3
+
+
+def test_one_object_and_a_broken_first_line_are_what_they_are(tmp_path, monkeypatch):
+    one = file(tmp_path, [json.dumps(GOOD[0], indent=1)])
+    assert len(preference_files.read(one).pairs) == 1
+    bad = file(tmp_path, ['{"prompt": \n', *GOOD], "bad.jsonl")
+    assert refusal(bad).startswith(f"{bad}:1: not valid JSON")
+    assert len(preference_files.read(bad, skip_bad=True).pairs) == 3
+    monkeypatch.setattr(preference_files, "ARRAY_LIMIT", 100)
+    assert "not one record on each line" in refusal(
+        file(tmp_path, [json.dumps(GOOD, indent=1)], "v.json")
+    )
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_tables_are_read_whatever_separates_them(tmp_path, mark, end, encoding):
+    rows = [
+        ["ID", " Prompt ", "A", "B", "Choice", "By"],
+        ["1", "Größe, bitte;", "x", "y\nz", "b", ""],
+    ]
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter=mark, lineterminator=end, quoting=csv.QUOTE_ALL).writerows(rows)
+    body = text.getvalue().replace("\n", end) if end == "\r" else text.getvalue()
+    path = tmp_path / "t.csv"
+    path.write_bytes(body.encode(encoding))
+    (pair,) = preference_files.read(path).pairs
+    assert (pair.prompt.text, pair.chosen.text, pair.rejected.text) == (
+        "Größe, bitte;",
+        "y\nz",
+        "x",
+    )
+    (asked,) = pool.read(path)
+    assert (asked.id, asked.a, asked.b) == ("1", "x", "y\nz")
+    (reply,) = label_sheets.read(path)
+    assert (reply.id, reply.choice) == ("1", "B")
+    assert [each.text for each in prompts.load(path, heldout=0).train] == ["Größe, bitte;"]
+
+
+def test_tables_that_cannot_be_read_say_which_columns_they_have(tmp_path):
+    def refused(content, read=preference_files.read):
+        (tmp_path / "t.csv").write_text(content, encoding="utf-8")
+        with pytest.raises(UsageError) as caught:
+            read(tmp_path / "t.csv")
+        return str(caught.value)
+
+    assert "needs chosen (found: Frage, Antwort)" in refused("Frage;Antwort\na;b\n")
+    assert "t.csv:1: two columns are named prompt" in refused(
+        "prompt;Prompt;a;b;choice\n1;2;3;4;A\n"
+    )
+    assert "t.csv:2: 3 cells under 5 column" in refused(
+        "id,prompt,a,b,choice\n1,2,3\n", lambda path: list(pool.read(path))
+    )
+    assert "t.csv:2: 6 cells under 5 column" in refused("id,prompt,a,b,choice\n1,2,3,4,A,6\n")

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from szpo.types import Answer, Assignment, Comparison, Prompt, Row
+from szpo.visible_text import HIDDEN, visible
 from szpo_ui.panel import markdown
 from szpo_ui.panel.comparison_view import sheet
 from szpo_ui.panel.markdown import ATTRIBUTES, CLASSES, TAGS
@@ -92,9 +93,7 @@ def test_whatever_is_written_nothing_gets_through_and_nothing_is_lost(text):
     text = re.sub("[\ud800-\udfff]", "\ufffd", text)  # no browser shows half a pair
     # Hidden characters are shown by signs, and numbers of lists by the browser.
     drawn = re.sub("[0-9]", "", without_signs(Outline(made).text))
-    hidden = re.sub("[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028\u2029"
-                    "\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f0-9]",
-                    "", text)  # fmt: skip
+    hidden = re.sub("[0-9]", "", HIDDEN.sub("", text))
     marks = (*string.punctuation, "\u2400", "\u2421")
     assert count(drawn, marks) == count(hidden, marks)
 
@@ -210,10 +209,26 @@ def test_no_text_at_all_makes_an_element_of_its_own(a, b):
         assert hidden <= {"\n", "\t"}
 
 
+UNSEEN = "\u3164\u115f\u2800\uffa0\u034f\u180b\ufe01\U000e0100\U000e01ef\U0001d173"
+NEEDED = ("👩\u200d🔬", "❤\ufe0f", "1\ufe0f\u20e3", "می\u200cخواهم", "PDF\u200cها", "क्\u200dष")
+
+
+def test_texts_that_differ_in_what_nobody_sees_differ_on_the_page():
+    for char in UNSEEN:
+        with case(char):
+            assert f"⟨{ord(char):04X}⟩" in prose(f"to{char}day")
+            assert f"⟨{ord(char):04X}⟩" in visible(f"to{char}day")
+    for char in "\u200c\u200d":
+        assert visible(f"to{char}day {char}") == f"to⟨{ord(char):04X}⟩day ⟨{ord(char):04X}⟩"
+    for text in NEEDED:
+        with case(text):
+            assert visible(text) == text == Outline(prose(text)).text
+
+
 @given(st.text(alphabet=st.characters(exclude_categories=("Cs",)), max_size=60))
 def test_visible_text_comes_through_unchanged(text):
     def seen(shown):
-        kept = [c for c in shown if unicodedata.category(c) not in ("Cc", "Cf")]
+        kept = [c for c in HIDDEN.sub("", shown) if unicodedata.category(c) not in ("Cc", "Cf")]
         return without_signs("".join(kept))
 
     assert seen(Outline(prose(text)).text) == seen(visible_signs(text))
