@@ -28,9 +28,14 @@ def cache_dir() -> Path:
     $SZPO_CACHE, else szpo in $XDG_CACHE_HOME where that is absolute, else ~/.cache/szpo.
     """
     if chosen := os.environ.get("SZPO_CACHE"):
-        return Path(chosen).expanduser()
+        return files.expand(chosen)
     shared = Path(os.environ.get("XDG_CACHE_HOME", ""))  # XDG: ignore relative paths
-    return (shared if shared.is_absolute() else Path.home() / ".cache") / "szpo"
+    if not shared.is_absolute() and not (shared := files.expand("~/.cache")).is_absolute():
+        raise ResourceError(
+            "this user has no home folder, where models are kept; set SZPO_CACHE to a folder that "
+            "can be written"
+        )
+    return shared / "szpo"
 
 
 T = TypeVar("T")

@@ -122,3 +122,8 @@ def _rename(draft: Path, path: Path) -> None:
         # exFAT and some mounts have no hard links: create the name, then replace it.
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         os.replace(draft, path)
+
+
+def expand(path: str | Path) -> Path:
+    """The path with ~ replaced by a home folder, where there is one."""
+    return Path(os.path.expanduser(path))

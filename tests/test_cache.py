@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from szpo import cache
+from szpo import cache, files
+from szpo.errors import ResourceError, UsageError
+from szpo.models import loading
 
 
 @pytest.mark.parametrize(
@@ -35,3 +37,20 @@ def test_what_is_kept_is_whole_and_a_cache_that_cannot_be_written_keeps_nothing(
     cache.keep(tmp_path / "new" / "kept" / "below a file", lambda draft: draft.write_text("x"))
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["kept"]
     assert (tmp_path / "new" / "kept").read_text() == "whole"
+
+
+def test_without_a_home_the_cache_is_asked_for(monkeypatch):
+    for name in ("HOME", "SZPO_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def unknown(uid):
+        raise KeyError(uid)
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    with pytest.raises(ResourceError, match=r"no home folder.* set SZPO_CACHE to a folder"):
+        cache.cache_dir()
+    assert files.expand("~/x") == Path("~/x")
+    with pytest.raises(UsageError, match="not found"):
+        loading.locate("~nobody-at-all/model")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache")
+    assert cache.cache_dir() == Path("/var/cache/szpo")

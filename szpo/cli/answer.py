@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from szpo import plugins
+from szpo import files, plugins
 from szpo.cli import console, run_paths
 from szpo.config import settings_file
 from szpo.errors import UsageError
@@ -105,7 +105,7 @@ def _open(run: str | None, folder: Path, sets: list[str]) -> Iterator[Mixer]:
     from szpo.models import adapter_sources
     from szpo.runs import mixes
 
-    place = None if run is None else adapter_sources.shipped(run) or Path(run).expanduser()
+    place = None if run is None else adapter_sources.shipped(run) or files.expand(run)
     if place is not None and place.is_dir():
         own = [
             f"subspace.adapters={json.dumps([run])}",

@@ -244,6 +244,8 @@ def _show_plan(checked: CheckedConfig, *, as_json: bool) -> None:
                       "prior": prior})  # fmt: skip
         return
     lines = dict(cost_plan.describe(costs, config))
+    if seconds is not None and (busy := machine_check.describe_load()):
+        lines["generation"] += f" {busy}"
     if setup is not None:
         lines |= {"set-up": setup, **teachable.describe(can, config.optimizer.rows)}
     if equal:

@@ -19,9 +19,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from szpo import files
 from szpo.cluster.schedule import KNOWN_ERRORS, Answered, Event, Lost, Ready, Refused
 from szpo.cluster.worker import setup_id
 from szpo.config.engine import Engine
@@ -181,7 +181,7 @@ def _describe_token() -> str:
 
 def _has_token() -> bool:
     named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    return bool(named) or (Path.home() / ".ray" / "auth_token").is_file()
+    return bool(named) or files.expand("~/.ray/auth_token").is_file()
 
 
 @dataclass

@@ -148,6 +148,7 @@ class RemoteHost:
         from szpo.models import context
 
         known = context.describe(name, dtype=self.facts.dtype, device=str(self.facts.device))
+        known.tokenizer.szpo_day = self.facts.tokenizer.szpo_day
         self._judge = name
         self._change()
         self.dispatcher.wait_for_workers(self._engine.workers)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from szpo import files
 from szpo.errors import IntegrityError
 from szpo.policies.requests import Message
 
@@ -49,7 +50,7 @@ def setup_message(
         "device": facts.device.type,
         "threads": threads,
     }
-    beside = {} if judge is None else {"judge": _own_place(judge, Path(judge).expanduser())}
+    beside = {} if judge is None else {"judge": _own_place(judge, files.expand(judge))}
     if coordinates is None:
         return {"head": json.dumps(head), **beside}
     subspace, space = coordinates.subspace, coordinates.space
@@ -64,7 +65,7 @@ def setup_message(
 
 def _own_place(name: str, folder: Path) -> str:
     """A folder's absolute path; other names are resolved on the worker's machine."""
-    return str(folder.absolute()) if Path(name).expanduser().is_dir() else name
+    return str(folder.absolute()) if files.expand(name).is_dir() else name
 
 
 def setup_id(setup: Message) -> str:

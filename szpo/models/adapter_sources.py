@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from szpo import cache
+from szpo import cache, files
 from szpo.errors import UsageError
 from szpo.models import loading, weight_files
 from szpo.models.loading import Adapter
@@ -124,7 +124,7 @@ def _expand(entry: str) -> list[Place]:
 
 
 def _locate(entry: str) -> tuple[Path, str | None]:
-    path = shipped(entry) or Path(entry).expanduser()
+    path = shipped(entry) or files.expand(entry)
     if path.is_dir():
         return path, None
     hub_id, _, revision = entry.partition("@")

@@ -98,6 +98,8 @@ def describe(
         )
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(loading.describe_failure(folder, error)) from None
+    rows = config.get_text_config().vocab_size
+    loading.require_rows(tokenizer, rows, folder)
     return Described(
         tokenizer, config, generation, name, folder, dtype, quantization, start,
         torch.device(device),

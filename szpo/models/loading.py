@@ -11,6 +11,7 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
@@ -22,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoTokenizer, BitsAndBytesConfig
 
-from szpo import cache, outgoing
+from szpo import cache, files, outgoing
 from szpo.errors import ResourceError, UsageError
 from szpo.models import devices, four_bit, peft_format, smollm2, weight_files
 from szpo.models.batched_lora import AdaptedModel, beyond_plain
@@ -190,7 +191,7 @@ def locate(name: str, *, weights: bool = True) -> Path:
         from szpo.models import tiny
 
         return tiny.folder()
-    path = Path(name).expanduser()
+    path = files.expand(name)
     if path.is_dir():
         return _refuse_adapter(name, path)
     if path.is_file():
@@ -221,7 +222,7 @@ def _refuse_adapter(name: str, folder: Path) -> Path:
 
 def is_hub_id(name: str) -> bool:
     """Whether a model is looked for on the hub: it is owner/name, and no folder here."""
-    here = name in NAMED or Path(name).expanduser().exists()
+    here = name in NAMED or files.expand(name).exists()
     plain = re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith((".", "/", "~"))
     return bool(plain) and not here
 
@@ -267,7 +268,9 @@ def _load_folder(folder: Path, options: dict[str, Any]) -> tuple[Any, Any]:
         ) from None
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise UsageError(describe_failure(folder, error)) from error
-    return model, load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder)
+    require_rows(tokenizer, model.get_input_embeddings().weight.shape[0], folder)
+    return model, tokenizer
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -284,7 +287,40 @@ def load_tokenizer(folder: Path) -> Any:
         raise UsageError(f"{describe_failure(folder, error)} (its tokenizer)") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.szpo_day = today()  # what chat templates write, also past midnight
     return tokenizer
+
+
+def today() -> date:
+    """Today's date in UTC."""
+    return datetime.now(UTC).date()
+
+
+_NOW = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
+
+
+def writes_date(tokenizer: Any) -> bool:
+    """Whether the chat template writes today's date."""
+    return _NOW.search(str(getattr(tokenizer, "chat_template", None))) is not None
+
+
+def require_rows(tokenizer: Any, rows: int, folder: Path) -> None:
+    """Refuse a tokenizer some of whose tokens have no row among the model's ``rows`` embeddings.
+
+    Control tokens that no chat template writes, such as those for images, may lack one: no text
+    becomes them.
+    """
+    template = str(getattr(tokenizer, "chat_template", None))
+    idle = {w for w in _control_words(tokenizer) if w not in template}
+    idle -= {str(tokenizer.eos_token), str(tokenizer.bos_token), str(tokenizer.pad_token)}
+    words = tokenizer.get_vocab()
+    without = sorted(word for word, i in words.items() if i >= rows and word not in idle)
+    if without:
+        raise UsageError(
+            f"{folder}: its tokenizer has {max(words.values()) + 1:,} tokens, the model {rows:,} "
+            f"rows: {weight_files.list_first(without)} without one; resize the model's embeddings "
+            "(resize_token_embeddings), or take the tokenizer that belongs to it"
+        )
 
 
 def describe_failure(folder: Path, error: Exception) -> str:
@@ -304,7 +340,7 @@ def read_adapter(path: Path, *, patterns: bool = False) -> Adapter:
 
     With ``patterns`` its layers may have different ranks and alphas.
     """
-    files = weight_files.safetensors_in(path, what="adapter")
+    parts = weight_files.safetensors_in(path, what="adapter")
     described = path / ADAPTER_CONFIG
     if not described.is_file():
         raise UsageError(f"adapter {path}: no adapter_config.json there; give a PEFT LoRA folder")
@@ -318,7 +354,7 @@ def read_adapter(path: Path, *, patterns: bool = False) -> Adapter:
         raise UsageError(f"adapter {path} is of type {kind}; {what} must be LORA")
     tensors = {
         name: tensor.to(torch.float32).numpy()
-        for file in files
+        for file in parts
         for name, tensor in weight_files.read(file).items()
     }
     others = sorted(name for name in tensors if not re.fullmatch(r".+\.lora_[AB]\.weight", name))
@@ -336,7 +372,7 @@ def read_adapter(path: Path, *, patterns: bool = False) -> Adapter:
         raise UsageError(
             f"adapter {path} is more than a plain LoRA{limit}: {'; '.join(beside)}; {remedy}"
         )
-    return Adapter(path, config, dict(sorted(tensors.items())), weight_files.digest(files))
+    return Adapter(path, config, dict(sorted(tensors.items())), weight_files.digest(parts))
 
 
 def tell_base(adapter: Adapter, name: str, folder: Path) -> None:
@@ -359,7 +395,7 @@ def other_base(adapter: Adapter, name: str, folder: Path) -> str:
 def _is_base(named: str, name: str, folder: Path) -> bool:
     """Paths of other machines are compared by their last part, which copies keep."""
     its, mine = (peft_format.base_name(each) for each in (named, name))
-    path = Path(its).expanduser()
+    path = files.expand(its)
     if its.casefold() == mine.casefold() or (path.is_dir() and path.samefile(folder)):
         return True
     if path.is_dir() or (is_hub_id(its) and is_hub_id(mine)):
@@ -408,8 +444,13 @@ def _through_template(tokenizer: Any, prompt: Prompt) -> list[int]:
     for mark, word in marks.items():
         for turn in turns:
             turn["content"] = turn["content"].replace(word, mark)
+    template = tokenizer.chat_template
+    if writes_date(tokenizer):
+        template = _NOW.sub(lambda now: repr(tokenizer.szpo_day.strftime(now[2])), str(template))
     try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        text = tokenizer.apply_chat_template(
+            turns, chat_template=template, tokenize=False, add_generation_prompt=True
+        )
     except Exception as error:  # templates are programs and may raise anything
         raise UsageError(f"the model's chat template refuses the prompt: {error}") from None
     parts = re.split(f"({'|'.join(marks)})", text) if marks else [text]

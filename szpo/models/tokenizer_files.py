@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from szpo import cache
+from szpo import cache, files
 
 NAMES: Final = (
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
@@ -45,7 +45,7 @@ def hub_name(base: str) -> str | None:
 
 def _candidates(base: str) -> Iterator[Path]:
     """Files named in `NAMES` that are where this base model is looked for."""
-    folders = [Path(base).expanduser()]
+    folders = [files.expand(base)]
     if base in ("smollm2", "tiny"):
         folders = sorted(cache.cache_dir().glob(f"{base}-*"), reverse=True)
     for folder in folders:

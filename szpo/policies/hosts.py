@@ -348,6 +348,7 @@ class LocalHost:
         loaded = self._loaded
         if (loaded.name, loaded.quantization) != (name, None):
             other = loading.load(name, dtype=loaded.dtype, device=str(loaded.device))
+            other.tokenizer.szpo_day = loaded.tokenizer.szpo_day
             host = LocalHost(other, chunk_rows=self.chunk_rows)
             return host.beside(name)
         if () not in self._engines:

@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
+from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -118,6 +119,9 @@ def prepare(
     """
     loaded = host.facts
     say(f"model {loaded.name}, {loaded.quantization or loaded.dtype} on {loaded.device}")
+    if loading.writes_date(loaded.tokenizer):
+        day = loaded.tokenizer.szpo_day
+        say(f"the chat template writes today's date: it stays {day} in this run")
     if config.panel.kind == "people":
         free_gib = psutil.virtual_memory().available / 2**30
         if small := model_table.hint(
@@ -203,6 +207,8 @@ def restore(host: Host, ledger: Ledger) -> Base:
     weight_files.require_same(
         ledger.row["base_sha256"], loaded.sha256, what=f"model {loaded.name}"
     )
+    begun = datetime.fromtimestamp(ledger.row["created_us"] / 1e6, UTC).date().isoformat()
+    loaded.tokenizer.szpo_day = date.fromisoformat(ledger.spec["base"].get("day", begun))
     space: Mapping[str, Any] = ledger.spec["space"]
     try:
         subspace = recorded_subspace.read(ledger)
@@ -240,6 +246,8 @@ def record(base: Base) -> tuple[dict[str, Any], dict[str, Any]]:
             "hardware": loaded.hardware,
         },
     }
+    if loading.writes_date(loaded.tokenizer):
+        facts["base"]["day"] = loaded.tokenizer.szpo_day.isoformat()
     tensors = dict(space.tensors())
     if not space.in_z:
         tensors |= {f"{THETA0}{name}": value for name, value in space.start.items()}

@@ -212,6 +212,8 @@ def build(
         return _with_new_panel(parts, found, say)
     from szpo.policies import language_model
 
+    if busy := machine_check.leave_busy_cores():
+        say(busy)
     progress("loading the model", 0, 0)
     host = run_engine.load_host(config, adapter=True, driven=True)
     with run_engine.closed_on_error(host):
@@ -422,6 +424,8 @@ def reopen(
     from szpo.policies import language_model
 
     config = run_device.restore(config, ledger, wanted=device, driven=panel, say=say)
+    if busy := machine_check.leave_busy_cores():
+        say(busy)
     host = run_engine.load_host(config, adapter=False, driven=panel)
     with run_engine.closed_on_error(host):
         if panel:

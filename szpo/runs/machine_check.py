@@ -11,11 +11,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import psutil
 
 from szpo.config.schema import Config
 from szpo.ledger import connection
@@ -26,6 +28,10 @@ PACKAGES = ("numpy", "scipy", "torch", "transformers", "peft", "bitsandbytes", "
 
 TIMED_ANSWERS = 16
 """Answers timed at once; a step's batches are larger, so its answers are a bit faster."""
+
+
+LOOK_S = 0.3
+"""Time for which other processes' use of the cores is watched, s."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ def measure_answer_seconds(config: Config, prompts: Sequence[Prompt]) -> float:
     from szpo.models import loading
     from szpo.policies import language_model
 
+    leave_busy_cores()
     plain = language_model.load_plain(config, lambda text: None)
     engine = engine_for(plain.loaded.adapt(plain.sites))
     asked = [prompts[i % len(prompts)] for i in range(TIMED_ANSWERS)]
@@ -71,6 +78,35 @@ def measure_answer_seconds(config: Config, prompts: Sequence[Prompt]) -> float:
         engine.generate(rows[:count], [0] * count, None, plain.sampling, draws[:count])
         seconds = time.monotonic() - began
     return seconds / TIMED_ANSWERS
+
+
+@cache
+def leave_busy_cores() -> str:
+    """Let torch compute on as many threads as cores are free; says so, or is empty if all are.
+
+    Threads that wait for a busy core slow all others down many times. ``OMP_NUM_THREADS`` decides
+    where it is set. Answers differ in their last bits with the number of threads.
+    """
+    import torch
+
+    if "OMP_NUM_THREADS" in os.environ:
+        return ""
+    cores, before = os.cpu_count() or 1, torch.get_num_threads()
+    busy = psutil.cpu_percent(LOOK_S) / 100 * cores
+    threads = min(before, max(1, round(cores - busy)))
+    if threads == before:
+        return ""
+    torch.set_num_threads(threads)
+    return (
+        f"other work keeps {busy:.1f} of {cores} cores busy: computing on {threads} "
+        f"thread{'s' * (threads > 1)} (set OMP_NUM_THREADS to choose)"
+    )
+
+
+def describe_load() -> str:
+    """The load under which something was measured, if it was a busy one; else empty."""
+    load, cores = load_average(), os.cpu_count() or 1
+    return f"at load {load:.1f} on {cores} cores: faster on a free machine" * (load > cores)
 
 
 def load_average() -> float:

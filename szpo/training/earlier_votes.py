@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from szpo import files
 from szpo.config.schema import Config
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
@@ -92,7 +93,7 @@ def describe(facts: Mapping[str, Any]) -> str:
 
 
 def _path(config: Config) -> Path:
-    return Path(str(config.optimizer.prior)).expanduser()
+    return files.expand(str(config.optimizer.prior))
 
 
 def _require_equal(

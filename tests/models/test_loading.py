@@ -5,6 +5,7 @@ import re
 import shutil
 import struct
 from collections.abc import Callable
+from datetime import date
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from szpo.data import prompts
 from szpo.errors import IntegrityError, UsageError
 from szpo.generation.engine_choice import engine_for
 from szpo.generation.sampling import Sampling
+from szpo.ledger.database import Ledger
 from szpo.models import adapter_files, context, devices, loading, smollm2, tiny, weight_files
 from szpo.models.batched_lora import AdaptedModel, find_sites
 from szpo.models.four_bit import allow_gradients
@@ -33,6 +35,7 @@ from szpo.models.logprobs import Sample
 from szpo.models.lora_sites import lora_config
 from szpo.policies import language_model
 from szpo.policies.language_model import random_start
+from szpo.runs import assemble
 from szpo.types import Prompt
 from tests.support import folder_run, tiny_models
 from tests.support.scoring import score_vectors
@@ -753,3 +756,39 @@ def test_texts_without_control_words_have_the_tokens_of_the_whole_template():
     turns = [{"role": "user", "content": prompt.text}]
     whole = words.apply_chat_template(turns, add_generation_prompt=True)["input_ids"]
     assert loading.encode(words, prompt) == tuple(whole)
+
+
+def test_a_tokenizer_with_tokens_that_have_no_row_is_refused(saved):
+    words = tokenizer()
+    words.add_tokens(
+        ["<|picture|>"], special_tokens=True
+    )  # as Gemma 3 has one: no text becomes it
+    words.save_pretrained(saved)
+    assert loading.load(str(saved)).tokenizer.get_vocab()["<|picture|>"] == 320
+    context.describe(str(saved), dtype="fp32")
+    words.add_tokens(["w320", "w321"])
+    words.save_pretrained(saved)
+    for look in (partial(loading.load, dtype="fp32"), partial(context.describe, dtype="fp32")):
+        with pytest.raises(UsageError, match="323 tokens, the model 320 rows: w320, w321 without"):
+            look(str(saved))
+
+
+@pytest.mark.full
+def test_a_template_that_writes_the_date_writes_that_of_the_runs_start(
+    tmp_path, monkeypatch, capfd
+):
+    folder = folder_run.model(tmp_path)
+    words = tokenizer()
+    words.chat_template = "{{ strftime_now('%d-%m') }} " + tiny_models.TEMPLATE
+    words.save_pretrained(folder)
+    monkeypatch.setattr(loading, "today", lambda: date(2026, 3, 4))
+    path = folder_run.make(tmp_path, model_folder=folder)
+    assert "writes today's date: it stays 2026-03-04 in this run" in capfd.readouterr().err
+    monkeypatch.setattr(loading, "today", lambda: date(2027, 5, 6))
+    seen = []
+    monkeypatch.setattr(loading, "tokenize", lambda _, text, **how: seen.append(text) or [5])
+    with Ledger.open(path, readonly=True) as ledger:
+        assert ledger.spec["base"]["day"] == "2026-03-04"
+        parts = assemble.reopen(ledger, panel=False, say=lambda text: None)
+    parts.language.encode(Prompt.user("w7"))
+    assert seen == ["04-03 <user> w7 <assistant> "]

@@ -151,3 +151,31 @@ def test_the_command_looks_at_the_run_it_is_given(path, capsys):
     assert {"sqlite", "lease", "log", "permissions"} <= names
     capsys.readouterr()
     assert call(["doctor", "absent", "--folder", str(path.parent)]) == 2
+
+
+@pytest.mark.parametrize(
+    ("share", "threads", "words"),
+    [
+        (3, 4, ""),
+        (12, 4, ""),
+        (30, 3, "1.2 of 4 cores"),
+        (60, 2, "2.4 of 4"),
+        (100, 1, "1 thread "),
+    ],
+)
+def test_threads_follow_what_is_free(share, threads, words, monkeypatch):
+    monkeypatch.setattr(machine_check.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(machine_check.psutil, "cpu_percent", lambda seconds: share)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 4)
+    chosen = [4]
+    monkeypatch.setattr("torch.set_num_threads", chosen.append)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    look = machine_check.leave_busy_cores.__wrapped__
+    assert look() == "" and chosen == [4]  # the user has chosen
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    said = look()
+    assert words in said and bool(said) == bool(words) and chosen[-1] == threads
+    monkeypatch.setattr(machine_check, "load_average", lambda: 5.1)
+    assert machine_check.describe_load() == "at load 5.1 on 4 cores: faster on a free machine"
+    monkeypatch.setattr(machine_check, "load_average", lambda: float("nan"))
+    assert machine_check.describe_load() == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 import torch
@@ -100,6 +101,7 @@ def tokenizer(chat: bool = True) -> Any:
     )  # fmt: skip
     if chat:
         made.chat_template = TEMPLATE
+    made.szpo_day = date(2026, 1, 2)
     return made
 
 
