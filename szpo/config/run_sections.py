@@ -231,6 +231,12 @@ class Improve(Section):
         description="When the votes are spent, improve the policy on their taste up to this KL to "
         "its start, nats per answer; default: not then, szpo improve can do it later.",
     )
+    way: Literal["auto", "policy", "natural", "zeroth"] = Field(
+        "auto",
+        description="policy: policy gradient; natural: natural gradient; zeroth: by pairs of "
+        "perturbed policies, without gradients, and szpo verify computes the weights again; auto: "
+        "zeroth with workers, servers or 4-bit weights, else natural.",
+    )
 
 
 class Evaluation(Section):

@@ -1,9 +1,10 @@
 """Improve a run's policy on the taste of its votes; nobody is asked.
 
 It begins at the run's recommended point, or part of the way there where that has spent more than
-half of the budget, moves every B of the adapter by `szpo.improvement.loop`, and adopts the best
-policy found: its weights join the record (`szpo.ledger.adopted`). Prompts for measuring are split
-off from the training prompts; held-out ones are never read.
+half of the budget, moves every B of the adapter by `szpo.improvement.loop` (without gradients the
+adapters' weights, where these are the run's coordinates), and adopts the best policy found: its
+weights join the record (`szpo.ledger.adopted`). Prompts for measuring are split off from the
+training prompts; held-out ones are never read.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from szpo.analysis import run_taste
 from szpo.errors import RunError, UsageError
 from szpo.improvement.aims import waived_by
 from szpo.improvement.loop import SPENT, Improved, Plan, improve, measure, split_prompts
-from szpo.improvement.ways import NaturalGradient
+from szpo.improvement.ways import NaturalGradient, PolicyGradient, Way, ZerothOrder
 from szpo.ledger import adopted
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
 from szpo.optim import parameters
+from szpo.optim.sample_directions import Law
 from szpo.policies import recorded_subspace, text_guards
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.protocol import moved
@@ -40,6 +42,10 @@ MIXED: Final = 0.5
 """It begins at most this share of the budget away from the start, towards where the run is."""
 START_ANSWERS: Final = 4
 """Answers of the start to each prompt, with which answers of the improved policy are compared."""
+WAYS: Final[dict[str, Callable[[], Way]]] = {
+    "policy": PolicyGradient, "natural": NaturalGradient, "zeroth": ZerothOrder,
+}  # fmt: skip
+"""By their name in ``improve.way``."""
 
 
 def improve_run(
@@ -48,6 +54,7 @@ def improve_run(
     *,
     nats: float,
     given: Sequence[str] = (),
+    way: str | None = None,
     report: Callable[[Improved], object] = lambda state: None,
 ) -> Improved:
     """Improve the run's policy on the taste of its votes, and adopt what scores higher.
@@ -58,6 +65,7 @@ def improve_run(
         nats: Most KL to the run's start, nats an answer. Half a nat until the cautious score has
             risen.
         given: The user's own features that are code, anew.
+        way: One of `WAYS`; None: as the run's settings say.
         report: Called with the state at the beginning and after each step.
 
     Raises:
@@ -73,11 +81,10 @@ def improve_run(
     conv1d = bool(earlier and earlier.get("conv1d"))
     if not begun.sites:
         policy.subspace, conv1d = _with_sites(parts)
-    whole = _whole(parts)
+    way, asked = way or choose_way(parts), parts.prompts.train
     try:
-        factors = policy.subspace.factors(replay.fold(ledger))
-        now = {name: factors[name] for name, _ in whole.layout}
-        asked, way = parts.prompts.train, NaturalGradient()
+        whole, by = _mover(parts, way, seed), WAYS[way]()
+        now, start = replay.improved_from(ledger, policy.subspace)
         score = scorer(taste, whole, asked, seed, given)
         keep = text_guards.keeper(whole, held_out.read_questions(parts.config.guards.keep))
         plan = Plan(nats=nats, waived=waived_by(taste))
@@ -85,16 +92,17 @@ def improve_run(
         with moved(whole, now):
             before = measure(whole, score, aside, plan.each, seed=seed)
         share = math.sqrt(min(1.0, MIXED * nats / max(before.nats, 1e-9)))
-        whole.move_to(parameters.between(whole.start(), now, share))
+        begin = parameters.between(start, now, share)
+        whole.move_to(begin)
         plan = replace(plan, nats=min(nats, before.nats * share * share + FIRST_NATS))
-        state = improve(whole, score, asked, way, plan, seed=seed, report=report, keep=keep)
+        state = improve(whole, score, asked, by, plan, seed=seed, report=report, keep=keep)
         last = state.steps[-1] if state.steps else None
         spent = last is not None and last.kept and last.checked.nats >= SPENT * plan.nats
         if spent and nats > plan.nats and state.checked.score > state.base.score:
             state = replace(state, stopped="")
             plan = replace(plan, nats=nats)
             state = improve(
-                whole, score, asked, way, plan, seed=seed, since=state, report=report, keep=keep
+                whole, score, asked, by, plan, seed=seed, since=state, report=report, keep=keep
             )
     except BaseException:
         policy.subspace = begun
@@ -107,6 +115,12 @@ def improve_run(
         state = replace(state, best=0, stopped=kept)
     if state.best:
         body, others = _describe(state, taste, steps, nats), None
+        body |= {"way": way, "began_sha256": adopted.digest(begin)}
+        if way == "zeroth":
+            body["moves"] = {
+                "law": asdict(whole.space.law), "in_z": whole.subspace.in_z, "share": share,
+                "coefs": [step.coefs for step in state.steps[: state.best]],
+            }  # fmt: skip
         if not ledger.spec["space"]["sites"]:
             facts, others = recorded_subspace.describe(policy.subspace)
             body |= {**facts, "conv1d": conv1d}
@@ -186,18 +200,41 @@ def _with_sites(parts: RunParts) -> tuple[Subspace, bool]:
     return recorded_subspace.without_coordinates(sites, factors), conv1d
 
 
-def _whole(parts: RunParts) -> LoraPolicy:
-    """The run's policy with every B as a coordinate, measured against the same start."""
+def choose_way(parts: RunParts) -> str:
+    """The way of the run's settings; without gradients where the engine is there to generate."""
+    chosen, config = parts.config.improve.way, parts.config
+    if chosen != "auto":
+        return chosen
+    generates = config.engine.kind != "local" or config.model.quantization is not None
+    return "zeroth" if generates else "natural"
+
+
+def _mover(parts: RunParts, way: str, seed: int) -> LoraPolicy:
+    """The run's policy in the coordinates of a way, measured against the same start."""
     assert parts.base is not None
-    held = parts.language.subspace
+    base, held, sampling, law = parts.base, parts.language.subspace, parts.language.sampling, Law()
+    if held.blocks is not None and way == "zeroth":
+        where, law = held, Law("orthonormal")
+    else:
+        where = every_b(held.sites, held.factors())
+        if way == "zeroth":
+            where = _scaled(parts, where)
     return LoraPolicy(
-        parts.base.loaded,
-        every_b(held.sites, held.factors()),
-        root_seed=parts.settings.root_seed,
-        sampling=parts.language.sampling,
-        crn=parts.language.crn,
-        host=parts.base.host,
+        base.loaded, where, root_seed=seed, law=law, sampling=sampling, host=base.host
     )
+
+
+def _scaled(parts: RunParts, whole: Subspace) -> Subspace:
+    """Every B with a scale by which KL is told as far as a step goes."""
+    from szpo.policies import kl_calibration, subspace_setup
+
+    assert parts.base is not None
+    config, asked = parts.config, parts.prompts.train
+    near = config.optimizer.model_copy(update={"kl_radius": Plan().step_nats})
+    config = config.model_copy(update={"optimizer": near})
+    seed, sampling = config.subspace.setup_seed, parts.language.sampling
+    probe = subspace_setup.probe_of(parts.base.host, whole, asked, sampling, seed)
+    return kl_calibration.full_subspace(probe, whole, config)
 
 
 def _describe(state: Improved, taste: Taste, steps: int, nats: float) -> dict[str, object]:
@@ -207,7 +244,6 @@ def _describe(state: Improved, taste: Taste, steps: int, nats: float) -> dict[st
         "steps": steps,
         "taste": taste.to_json(),
         "taste_sha256": taste.sha256,
-        "way": "natural gradient",
         "seed": state.seed,
         "nats_allowed": nats,
         "nats": best.nats,

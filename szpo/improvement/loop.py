@@ -1,7 +1,7 @@
 """Improve a policy on a score: steps of bounded measured KL, guards, return to the best policy.
 
 A step draws answers, lets a way propose a direction, and goes as far along it as costs
-``step_nats`` by the answers' own score functions. What it really costs is measured: the KL of the
+``step_nats`` by the way's own estimate. What it really costs is measured: the KL of the
 new policy to the start, on prompts that no step learns from. In distances r = √(2·KL) a step of
 length ℓ may add at most 1.25·ℓ; where it adds more, or leaves the budget, it is halved. On the
 same prompts stand the guards of fluency, variety and length, and the score by which the best
@@ -24,7 +24,7 @@ import numpy as np
 from szpo import cache, seeds
 from szpo.errors import IntegrityError, UsageError
 from szpo.files import replace_whole
-from szpo.improvement.ways import Score, Task, Way, require_all_weights
+from szpo.improvement.ways import Score, Task, Way
 from szpo.optim import parameters
 from szpo.policies import text_guards
 from szpo.policies.feature_basis import PARTS
@@ -99,6 +99,8 @@ class Step:
     checked: Checked
     guards: tuple[Guard, ...]
     kept: bool
+    coefs: tuple[float, ...] = ()
+    """Of the directions that the policy draws at this step, where the way moved along these."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +109,7 @@ class Improved:
 
     seed: int
     theta: Theta
-    """The best policy so far."""
+    """The best policy so far: every moving factor."""
     last: Theta
     """Where the next step begins."""
     base: Checked
@@ -146,7 +148,7 @@ def improve(
     """Move a policy so that its own answers score higher; nobody is asked.
 
     Args:
-        policy: All B of an adapter as coordinates; begins where it is, and ends there too.
+        policy: In coordinates of the way's; begins where it is, and ends there too.
         score: What an answer is worth; more is better.
         prompts: At least six; a third or less of them is only measured on.
         way: Finds the directions.
@@ -156,7 +158,6 @@ def improve(
         report: Called with the state at the beginning and after each step.
         keep: More guards, of the policy where it is when called.
     """
-    require_all_weights(policy)
     taught, aside = split_prompts(prompts, plan.checked, seed)
 
     def check(theta: Theta, *, base: bool = False) -> Checked:
@@ -165,11 +166,9 @@ def improve(
 
     state = since
     if state is None:
-        here = {name: np.array(value) for name, value in policy.theta().items()}
-        base = check(policy.start(), base=True)
-        still = parameters.digest(here, policy.layout) == parameters.digest(
-            policy.start(), policy.layout
-        )
+        here, start = map(policy.subspace.weights, (policy.theta(), policy.start()))
+        base = check(start, base=True)
+        still = all((here[name] == value).all() for name, value in start.items())
         state = Improved(seed, here, here, base, base if still else check(here))
     report(state)
     while not state.stopped:
@@ -229,11 +228,12 @@ def _take_step(
         len(taught), many, lambda lap: seeds.derive(state.seed, "improve order", step=lap),
         first=(number - 1) * many,
     )  # fmt: skip
-    task = Task(score, tuple(taught[i] for i in order), plan.samples, root, plan.parts)
+    task = Task(score, tuple(taught[i] for i in order), plan.samples, root, number, plan.parts)
     with moved(policy, state.last):
         found = way.propose(policy, task)
     if found is None or not found.nats > 0:
         return replace(state, stopped="no answer scores more than another to the same prompt")
+    coefs: tuple[float, ...] = ()
 
     before = state.steps[-1].checked if state.steps else state.begun
     far, budget = math.sqrt(2 * before.nats), math.sqrt(2 * plan.nats)
@@ -242,7 +242,11 @@ def _take_step(
     answers, halved = found.answers, 0
     while True:
         factor = length / math.sqrt(2 * found.nats)
-        theta = add(state.last, policy.layout, found.direction, factor)
+        if found.seeded:
+            coefs = tuple(parameters.round_coef(factor * found.direction).tolist())
+            theta: Theta = policy.subspace.follow(policy.space, state.last, number, coefs)
+        else:
+            theta = add(state.last, policy.layout, found.direction, factor)
         after = check(theta)
         answers += after.answers
         fits = math.sqrt(2 * max(after.nats, 0.0)) <= most
@@ -253,7 +257,7 @@ def _take_step(
         held = (*text_guards.guards(state.base.figures, after.figures), *(keep() if fits else ()))
     failed = [g.name for g in held if not g.ok and g.name not in plan.waived]
     kept = fits and not failed
-    step = Step(root, found.score, answers, length * length / 2, halved, after, held, kept)
+    step = Step(root, found.score, answers, length * length / 2, halved, after, held, kept, coefs)
     state = replace(state, steps=(*state.steps, step))
     if not fits:
         return replace(state, stopped="no step stays within the KL that it may cost")
@@ -302,6 +306,7 @@ def load(path: Path) -> Improved:
             Step(**{
                 **each, "checked": _checked(each["checked"]),
                 "guards": tuple(Guard(**guard) for guard in each["guards"]),
+                "coefs": tuple(each["coefs"]),
             })
             for each in facts["steps"]
         )  # fmt: skip

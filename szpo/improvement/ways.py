@@ -6,6 +6,10 @@ times (n − 1)/n). E[s r] is the policy gradient (Williams 1992, REINFORCE); F�
 F = E[s sᵀ] is the natural one (Kakade 2001, A natural policy gradient). Either way the same
 answers tell what a step d costs: KL ≈ ½ dᵀ F d nats an answer.
 
+Without gradients: pairs of policies θ ± μv along seeded directions v answer the same prompts, and
+the difference of what they score, or of votes drawn from it, moves θ along v by the rules of
+`szpo.optim`. A step is then a seed and numbers, and anybody can compute its weights again.
+
 Credit: an answer's s is the sum over its parts, and each part is given what the text's score grew
 by from there on (`szpo.policies.feature_basis.assign_credit`), which leaves out most of the noise.
 """
@@ -13,16 +17,19 @@ by from there on (`szpo.policies.feature_basis.assign_credit`), which leaves out
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 
+from szpo import seeds
+from szpo.aggregation import links
 from szpo.errors import UsageError
+from szpo.optim import checked_settings, optimizer, parameters
 from szpo.policies.feature_basis import DECAY, PARTS, Fisher, assign_credit, centre
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.requests import VALUES, ReadRequest, Tokens
-from szpo.types import Answer, Floats, Prompt, Theta
+from szpo.types import Answer, Floats, Prompt, Tally, Theta
 
 Score: TypeAlias = Callable[[Sequence[Prompt], Sequence[Answer]], Floats]
 """What each answer to its prompt is worth, (answers,)."""
@@ -38,6 +45,8 @@ class Task:
     samples: int
     """Number of answers to each."""
     seed: int
+    step: int = 0
+    """Number of this step, for directions that come from the policy's seed."""
     parts: int = PARTS
     """Most parts of an answer with credit of their own; 1: the score reads whole texts only."""
 
@@ -54,6 +63,8 @@ class Proposal:
     """Mean score of the answers that were drawn for it."""
     answers: int
     """How many these were."""
+    seeded: bool = False
+    """``direction`` has (K,) coefficients of directions that the policy draws at this step."""
 
 
 class Way(Protocol):
@@ -77,6 +88,7 @@ class Drawn:
 
 def draw(policy: LoraPolicy, task: Task) -> Drawn | None:
     """Draw and read the answers of a policy gradient; None where none scores more than another."""
+    require_all_weights(policy)
     rows = policy.sample_tokens(task.prompts, task.samples, seed=task.seed)
     asked = [prompt for prompt in task.prompts for _ in range(task.samples)]
     groups = np.repeat(np.arange(len(task.prompts)), task.samples)
@@ -127,7 +139,7 @@ def cost(scores: Floats, direction: Floats) -> float:
 def require_all_weights(policy: LoraPolicy) -> None:
     """Refuse a policy whose coordinates are not all B of its adapter, at a temperature above 0."""
     if [name for name, _ in policy.layout] != [site.b for site in policy.subspace.sites]:
-        raise UsageError("improving moves every B of an adapter: set subspace.kind to full, and "
+        raise UsageError("a gradient moves every B of an adapter: set subspace.kind to full, and "
                          "adapter.train to B")  # fmt: skip
     if policy.sampling.temperature == 0:
         raise UsageError("temperature 0 has no policy gradient; set generation.temperature")
@@ -169,3 +181,56 @@ class NaturalGradient:
 def _propose(drawn: Drawn, direction: Floats) -> Proposal:
     nats = cost(drawn.scores, direction)
     return Proposal(direction, nats, drawn.mean, len(drawn.scores))
+
+
+@dataclass(frozen=True, slots=True)
+class ZerothOrder:
+    """Way (c): along seeded directions, by what the policies perturbed along them score."""
+
+    votes: Literal["known", "sign"] | None = None
+    """Rule of the votes that are drawn from the scores, by Bradley and Terry's law; None: their
+    limit, the difference of mean scores."""
+    rows: int = 4
+    """N: pairs of answers for each direction."""
+    voters: int = 1
+    """M: votes on each pair."""
+    nats: float = 0.5
+    """κ: how far a perturbed policy is from the present one; KL should be quadratic so far."""
+
+    def propose(self, policy: LoraPolicy, task: Task) -> Proposal | None:
+        """See `Way.propose`; the number of directions is what the task's answers allow."""
+        count = max(1, len(task.prompts) * task.samples // (2 * self.rows))
+        space, scale = policy.space, policy.subspace.scale
+        shape = (count, self.rows)
+        mu = policy.subspace.mu(self.nats)
+        settings = checked_settings.defaults(
+            space.root_seed, space.layout, rule=self.votes or "known", law=space.law, K=count,
+            N=self.rows, M=self.voters, D=1, mu=mu, alpha=mu * mu,
+        )  # fmt: skip
+        state = replace(optimizer.init(settings), step=task.step)
+        query = optimizer.ask(state)
+        shifts = [shift for pair in query.shifts for shift in pair]
+        order = np.arange(count * self.rows).reshape(shape) % len(task.prompts)
+        asked = [tuple(task.prompts[i] for i in order[n // 2]) for n in range(len(shifts))]
+        drawn = policy.rollout(asked, shifts, seed=task.seed)
+        flat = [prompt for row in asked for prompt in row]
+        scores = np.asarray(task.score(flat, [answer for row in drawn for answer in row]))
+        plus, minus = np.moveaxis(scores.reshape(count, 2, self.rows), 1, 0)
+        worth = plus - minus
+        if not worth.any():
+            return None
+        none = np.zeros(shape)
+        if self.votes is None:
+            delta, tally = worth.mean(1), Tally(none, none, none, worth == 0)
+        else:
+            key = seeds.derive(task.seed, "improve votes")
+            u = seeds.uniform(key, worth.size * self.voters).reshape(*shape, -1)
+            wins = (u < links.link("logistic").prob(worth)[..., None]).sum(-1).astype(np.float64)
+            delta, tally = None, Tally(wins, self.voters - wins, none, none > 0)
+        _, updates, _ = optimizer.tell(state, query, tally, delta=delta)
+        coefs = np.array([update.coef for update in updates])
+        along = sum(
+            coef * parameters.direction_vector(space, task.step, k) for k, coef in enumerate(coefs)
+        )
+        cost = float(np.sum(np.square(along))) / (2 * scale * scale)
+        return Proposal(coefs, cost, float(scores.mean()), scores.size, seeded=True)

@@ -1,4 +1,4 @@
-"""Weights that a run adopted after improving on a taste: tensors of the record, not recomputed.
+"""Weights that a run adopted after improving on a taste: tensors of the record.
 
 They are every moving factor of the adapter. A run's recommended point is θ in its coordinates
 until it has adopted weights, and these from then on.
@@ -6,6 +6,7 @@ until it has adopted weights, and these from then on.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -68,13 +69,15 @@ def append(
         )
 
 
-def read(ledger: Ledger, until: int | None = None) -> Adopted | None:
+def read(ledger: Ledger, until: int | None = None, number: int | None = None) -> Adopted | None:
     """The weights that were last adopted after at most ``until`` steps; None: none were.
+
+    ``number``: only the first so many adoptions are looked at.
 
     Raises:
         IntegrityError: they are not the recorded ones.
     """
-    found = last(ledger, until)
+    found = last(ledger, until, number)
     if found is None:
         return None
     stored = tensors(ledger, found)
@@ -82,10 +85,12 @@ def read(ledger: Ledger, until: int | None = None) -> Adopted | None:
     return Adopted(theta, stored, found["theta_sha256"], found)
 
 
-def last(ledger: Ledger, until: int | None = None) -> Mapping[str, Any] | None:
+def last(
+    ledger: Ledger, until: int | None = None, number: int | None = None
+) -> Mapping[str, Any] | None:
     """The body of the event that `read` reads, without its tensors."""
     found = None
-    for event in ledger.events(KIND):
+    for event in itertools.islice(ledger.events(KIND), number):
         if until is None or event["body"]["steps"] <= until:
             found = event["body"]
     return found

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self, TypeAlias, get_args
 
@@ -30,7 +30,8 @@ from szpo.errors import UsageError
 from szpo.models.lora_sites import Site
 from szpo.optim import parameters, sparse_prior
 from szpo.optim.named_features import NamedFeatures
-from szpo.types import FEATURE_GRID, Floats, Layout, Theta
+from szpo.optim.parameters import Space
+from szpo.types import FEATURE_GRID, Floats, Layout, Theta, Update
 
 Kind: TypeAlias = Literal["full", "random", "score", "features", "adapters", "none"]
 KINDS = get_args(Kind)
@@ -275,6 +276,18 @@ class Subspace:
         return {
             s.b: at[s.b] + self.fixed[s.b] * (there[s.name] - here[s.name]) for s in self.sites
         }
+
+    def follow(
+        self, space: Space, at: Theta, step: int, coefs: Sequence[float]
+    ) -> dict[str, NDArray[np.float32]]:
+        """Every moving factor, moved from ``at`` by a coefficient for each direction v(step, k).
+
+        ``space`` draws the directions in these coordinates. The same on every machine.
+        """
+        here: Theta = parameters.zeros(space.layout) if self.in_z else at
+        for k, coef in enumerate(coefs):
+            here = parameters.apply_update(space, here, Update(step, k, coef=coef))
+        return {**(self.around(at, here["z"]) if self.in_z else here)}
 
     @property
     def whole_layout(self) -> Layout:

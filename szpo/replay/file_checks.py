@@ -9,6 +9,8 @@ import contextlib
 import json
 import re
 import sqlite3
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +23,11 @@ from szpo.ledger.run_spec import BUDGET, describe_budget
 from szpo.ledger.schema import schema
 from szpo.ledger.theta import stored_tensors
 from szpo.optim import parameters
+from szpo.optim.parameters import Space
+from szpo.optim.sample_directions import Law
+from szpo.replay import replay
 from szpo.replay.findings import Broken, Examination, Failure
+from szpo.types import Theta
 
 LITESTREAM = {"_litestream_lock", "_litestream_seq"}
 """Tables that Litestream adds to a file that it copies; szpo never reads them."""
@@ -162,14 +168,35 @@ def check_header(look: Examination) -> None:
 
 
 def check_adopted(look: Examination) -> None:
-    """Compare adopted weights with their digests, and note that nothing computes them again."""
+    """Compare adopted weights with their digests, and compute again those moved along seeds."""
     for event in look.ledger.events(adopted.KIND):
-        steps = event["body"]["steps"]
-        adopted.tensors(look.ledger, event["body"])
-        look.notes.append(
-            f"weights adopted after {steps} steps are recorded, not recomputed: they were "
-            "improved on the taste of the votes before"
-        )
+        body, steps = event["body"], event["body"]["steps"]
+        adopted.tensors(look.ledger, body)
+        if "moves" not in body:
+            look.notes.append(
+                f"weights adopted after {steps} steps are recorded, not recomputed: they were "
+                "improved on the taste of the votes before, by gradients of the model"
+            )
+        elif look.deep:
+            if _follow_moves(look.ledger, body) != body["theta_sha256"]:
+                problem = "its weights are not what its seed and coefficients add up to"
+                raise Broken("events", event["event"], problem)
+            look.notes.append(f"weights adopted after {steps} steps are recomputed, exactly")
+
+
+def _follow_moves(ledger: Ledger, body: Mapping[str, Any]) -> str:
+    """The digest of weights that were moved along directions drawn by an improvement's seed."""
+    from szpo.policies import recorded_subspace
+    from szpo.policies.subspaces import every_b
+
+    held, moves = recorded_subspace.read(ledger), body["moves"]
+    now, start = replay.improved_from(ledger, held, body["steps"], body["number"])
+    where = held if moves["in_z"] else every_b(held.sites, held.factors())
+    space = Space(body["seed"], where.layout, Law(**moves["law"]))
+    theta: Theta = parameters.between(start, now, moves["share"])
+    for number, coefs in enumerate(moves["coefs"], start=1):
+        theta = where.follow(space, theta, number, coefs)
+    return adopted.digest(theta)
 
 
 def check_budget(look: Examination) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from szpo.errors import IntegrityError, UsageError
 from szpo.ledger import adopted
@@ -23,6 +23,9 @@ from szpo.types import Floats, Info, Tally, Theta, Update, Vote
 from szpo.voting import step_inputs, step_plan, withdrawals
 from szpo.voting.counting import StepVotes
 from szpo.voting.votes_by_voter import read_votes_by_voter
+
+if TYPE_CHECKING:
+    from szpo.policies.subspaces import Subspace
 
 
 def read_applied_updates(
@@ -69,6 +72,24 @@ def fold(ledger: Ledger, until: int | None = None) -> Theta:
     """
     theta, found = fold_updates(ledger, until), adopted.read(ledger, until)
     return theta if found is None else found.theta
+
+
+def improved_from(
+    ledger: Ledger, subspace: Subspace, until: int | None = None, number: int | None = None
+) -> tuple[Theta, Theta]:
+    """Every moving factor where an improvement begins from, and at the run's start.
+
+    Args:
+        ledger: The run.
+        subspace: Its coordinates, with the sites of adopted weights.
+        until: How many steps were applied then; None: all.
+        number: How many improvements were adopted then; None: all.
+    """
+    found = adopted.read(ledger, until, number)
+    theta = fold_updates(ledger, until) if found is None else found.theta
+    now, start = subspace.factors(theta), subspace.factors()
+    names = [site.b for site in subspace.sites]
+    return {name: now[name] for name in names}, {name: start[name] for name in names}
 
 
 def fold_updates(ledger: Ledger, until: int | None = None) -> Theta:

@@ -148,7 +148,6 @@ CHECKS: Final[tuple[Callable[[Examination], None], ...]] = (
     file_checks.check_rows,
     file_checks.check_pages,  # after check_rows, which names a row and not just the file
     file_checks.check_header,
-    file_checks.check_adopted,
     file_checks.check_budget,
     row_checks.check_plans,
     row_checks.check_seats,
@@ -156,6 +155,7 @@ CHECKS: Final[tuple[Callable[[Examination], None], ...]] = (
     row_checks.check_comparisons,
     row_checks.check_step_events,
     check_updates,
+    file_checks.check_adopted,  # from weights that are checked
     file_checks.check_end,
 )
 """All checks in order; each raises `Broken` at the first row that disagrees."""

@@ -17,6 +17,7 @@ from szpo.improvement.ways import (
     PolicyGradient,
     Proposal,
     Task,
+    ZerothOrder,
     cost,
     draw,
     read_scores,
@@ -24,10 +25,13 @@ from szpo.improvement.ways import (
 from szpo.models import loading
 from szpo.models.tiny import MOODS
 from szpo.optim import parameters
+from szpo.optim.parameters import Space
+from szpo.optim.sample_directions import Law
 from szpo.policies import text_guards
 from szpo.policies.lora_policy import LoraPolicy
+from szpo.policies.subspaces import Subspace
 from szpo.policies.text_guards import FLUENCY, LENGTH, NAMES
-from szpo.types import Answer, Floats, Prompt, Theta
+from szpo.types import Answer, Floats, Prompt, Shift, Theta
 from tests.support.policies import full, policy_of, small
 from tests.support.tiny_models import loaded
 
@@ -114,14 +118,39 @@ def measured_kl(policy: LoraPolicy, theta: Theta) -> float:
     return fresh.kl(ASKED, seed=8, samples=32)[0]
 
 
-@pytest.mark.parametrize("way", [PolicyGradient(), PolicyGradient(math.inf), NaturalGradient()])
+ALONG = ZerothOrder(nats=0.1)
+
+
+@pytest.mark.parametrize(
+    "way", [PolicyGradient(), PolicyGradient(math.inf), NaturalGradient(), ALONG]
+)
 def test_the_same_seed_gives_the_same_weights(policy, way):
     plan = replace(PLAN, steps=2)
     first, again, other = (
         improve(policy, cheer, ASKED, way, plan, seed=seed) for seed in (3, 3, 4)
     )
     assert digest(policy, first) == digest(policy, again) and first.steps == again.steps
-    assert digest(policy, first) != digest(policy, other)
+    assert first.last.keys() == other.last.keys()
+    assert any((first.last[name] != other.last[name]).any() for name in first.last)
+
+
+def test_a_step_without_gradients_is_a_seed_and_coefficients(policy, tmp_path):
+    """Nothing but these is needed to compute its weights, to the last bit; one changed is seen."""
+    end = improve(policy, cheer, ASKED, ALONG, replace(PLAN, steps=2), seed=3)
+    loop.save(end, tmp_path / "state.npz")
+    kept = [step.coefs for step in loop.load(tmp_path / "state.npz").steps]
+
+    def weights(steps) -> str:
+        theta = policy.start()
+        for number, coefs in enumerate(steps, start=1):
+            theta = policy.subspace.follow(policy.space, theta, number, coefs)
+        return parameters.digest(theta, policy.layout)
+
+    assert weights(kept) == parameters.digest(end.last, policy.layout)
+    place = int(np.argmax(np.abs(kept[0])))
+    one = float(parameters.round_coef(kept[0][place] * (1 + 2**-12)))
+    other = (*kept[0][:place], one, *kept[0][place + 1 :])
+    assert weights([other, *kept[1:]]) != weights(kept)
 
 
 def test_an_improvement_resumed_from_a_file_ends_like_an_uninterrupted_one(policy, done, tmp_path):
@@ -142,6 +171,61 @@ def test_a_score_that_cannot_rise_stops_at_once(policy):
     assert end.steps == ()
     assert end.stopped == "no answer scores more than another to the same prompt"
     assert digest(policy, end) == parameters.digest(policy.start(), policy.layout)
+
+
+class Slope:
+    """A policy whose answers are numbers: a slope along four coordinates, and noise."""
+
+    def __init__(self, noise: float):
+        names = {"b": np.zeros((4, 1), np.float32)}
+        basis = {"b": np.eye(4, dtype=np.float32)[:, None, :]}
+        self.subspace = Subspace("features", (), {}, names, basis)
+        self.space = Space(7, self.subspace.layout, Law("orthonormal"))
+        self.noise, self.slope = noise, np.array([1.0, -0.5, 0.0, 0.25])
+
+    def rollout(self, prompts, shifts, *, seed) -> list[tuple[Answer, ...]]:
+        rng = np.random.default_rng(seed)
+
+        def value(shift: Shift) -> float:
+            along = parameters.direction_vector(self.space, shift.step, shift.k)
+            return float(self.slope @ (shift.sign * shift.radius * along))
+
+        return [
+            tuple(Answer(repr(value(s) + self.noise * rng.normal())) for _ in row)
+            for row, s in zip(prompts, shifts, strict=True)
+        ]
+
+
+def number(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
+    return np.array([float(answer.text) for answer in answers])
+
+
+def along(policy: Slope, found: Proposal, step: int) -> Floats:
+    vectors = [parameters.direction_vector(policy.space, step, k) for k in range(8)]
+    return found.direction @ np.array(vectors)
+
+
+def test_perturbed_policies_find_the_slope_and_tell_what_a_step_along_it_costs():
+    policy, task = Slope(noise=0.2), Task(number, tuple(ASKED[:8]), 8, seed=1, step=3)
+    found = ZerothOrder().propose(policy, task)
+    z = along(policy, found, 3)
+    assert found.seeded and found.answers == 64 and found.direction.shape == (8,)
+    assert z @ policy.slope > 0.95 * np.linalg.norm(z) * np.linalg.norm(policy.slope)
+    assert found.nats == pytest.approx(z @ z / 2)
+    assert ZerothOrder().propose(policy, replace(task, score=alike)) is None
+
+
+@pytest.mark.parametrize("rule", ["known", "sign"])
+def test_many_votes_drawn_from_scores_say_what_the_scores_say(rule):
+    policy, task = Slope(noise=0.2), Task(number, tuple(ASKED[:8]), 8, seed=1, step=3)
+    limit = ZerothOrder().propose(policy, task).direction
+    voted = ZerothOrder(rule, voters=20_000).propose(policy, task).direction
+    few = ZerothOrder(rule, voters=1).propose(policy, task).direction
+    large = np.abs(limit) > 0.1 * np.abs(limit).max()
+    assert (np.sign(voted) == np.sign(limit))[large].all()
+    if rule == "known":
+        np.testing.assert_allclose(voted, limit, atol=0.05 * np.abs(limit).max())
+        assert np.abs(few - limit).max() > np.abs(voted - limit).max()
 
 
 class Away:

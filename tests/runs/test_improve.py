@@ -11,13 +11,17 @@ from safetensors.numpy import load_file
 from szpo.analysis import run_taste
 from szpo.cli.app import call
 from szpo.errors import IntegrityError
+from szpo.improvement import improve_run, ways
 from szpo.ledger import adopted
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import recommended_digest, recommended_digests, updated_digests
+from szpo.optim import parameters
 from szpo.policies import text_guards
+from szpo.policies.feature_basis import Fisher
 from szpo.replay import replay, verification
 from szpo.runs import assemble, samples
 from szpo.training import held_out
+from szpo.voting import lease
 from tests.support.tampering import forge
 
 pytestmark = pytest.mark.full
@@ -120,6 +124,37 @@ def test_other_weights_than_the_recorded_ones_are_refused(improved, tmp_path):
         assert not verification.verify(ledger).ok
         with pytest.raises(IntegrityError, match="not the recorded ones"):
             replay.fold(ledger)
+
+
+def test_weights_moved_without_gradients_are_computed_again_and_a_changed_coefficient_is_found(
+    voted, tmp_path, monkeypatch
+):
+    """The natural gradient, written in directions of the seed, so that a few answers suffice."""
+
+    class Written:
+        def propose(self, policy, task):
+            drawn = ways.draw(policy, task)
+            wanted = Fisher(drawn.scores, 0.03).natural(drawn.gradient[:, None])[:, 0]
+            space, count = policy.space, 2 * policy.dim
+            rows = [parameters.direction_vector(space, task.step, k) for k in range(count)]
+            coefs = np.linalg.lstsq(np.transpose(rows), wanted, rcond=None)[0]
+            return ways.Proposal(coefs, ways.cost(drawn.scores, wanted), drawn.mean, 96, True)
+
+    monkeypatch.setitem(improve_run.WAYS, "zeroth", Written)
+    path = Path(shutil.copy(voted, tmp_path / "along.db"))
+    with Ledger.open(path) as ledger, lease.hold(ledger):
+        parts = assemble.reopen(ledger, panel=False, say=lambda line: None)
+        state = improve_run.improve_run(ledger, parts, nats=2.5, way="zeroth")
+        assert state.best, state.stopped
+        found = adopted.read(ledger)
+        report = verification.verify(ledger)
+        assert report.ok and "are recomputed, exactly" in report.note
+        (one, *others), *steps = found.body["moves"]["coefs"]
+        other = [[float(parameters.round_coef(one * (1 + 2**-12))), *others], *steps]
+        moves = {**found.body["moves"], "coefs": other}
+        adopted.append(ledger, found.theta, {**found.body, "moves": moves})
+        report = verification.verify(ledger)
+        assert not report.ok and "not what its seed and coefficients add up to" in str(report)
 
 
 def test_a_run_without_coordinates_improves_by_itself_when_its_votes_are_spent(tmp_path, capsys):
