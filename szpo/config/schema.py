@@ -308,6 +308,12 @@ class Config(Section):
                 f"settings: optimizer.{names[0]} plays no part in the rule {rule.name}; "
                 "leave it out"
             )
+        mine = next((n for n, v in Adapter() if v != getattr(self.adapter, n)), None)
+        if self.coordinates == "adapters" and mine is not None:
+            raise UsageError(
+                f"settings: adapter.{mine} plays no part where subspace.adapters are the "
+                "coordinates, which have their own; leave it out"
+            )
 
     def _list_changed(self, names: Iterable[str]) -> list[str]:
         """List those of the optimizer's settings that differ from their defaults."""

@@ -14,6 +14,7 @@ from szpo.optim.checked_settings import defaults, settings_from_json, settings_t
 from szpo.optim.named_features import FEW, NamedFeatures
 from szpo.optim.posterior_directions import NOISE, draw_direction
 from szpo.optim.rules import all_votes, findings
+from szpo.optim.rules.measured_kl import KlMeasurement, Reading
 from szpo.optim.rules.rule import StepInputs, perturbations
 from szpo.optim.settings import Settings
 from szpo.optim.sparse_prior import SparsePrior
@@ -206,6 +207,10 @@ def test_a_taste_that_no_feature_shows_is_learned_from_moves_alone():
     top = findings.find(settings, state.carried)
     assert (top.taught[0].feature, top.taught[0].more) == ("c", True) and top.shown
     assert dict(top.mix)["c"] > 1.0 and abs(dict(top.mix)["a"]) < 0.3
+    # Measured at half of the whole way: .9 nats where |z|²/2 is 1.9; .1 is added to both.
+    reach = KlMeasurement(3.0, (Reading(128, 0.9, 1.9),), 128)
+    measured = findings.find(settings, replace(state.carried, reach=reach))
+    assert dict(measured.mix)["c"] == pytest.approx(dict(top.mix)["c"] / 2)
 
 
 def test_every_other_row_is_of_the_policys_own_answers_and_says_nothing_of_moves():

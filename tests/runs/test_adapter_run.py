@@ -150,6 +150,7 @@ def test_settings_that_do_not_go_with_adapters_are_refused(capsys):
     assert 'here it is "random"' in refused(some, "subspace.kind=random")
     assert '"adapters" moves B only' in refused(some, "adapter.train=AB")
     assert "'a' not found" in refused(some, "model.name=tiny")
+    assert "adapter.rank plays no part where" in refused(some, "adapter.rank=2")
 
 
 def test_a_run_killed_in_a_step_goes_on_as_if_it_had_not_been(known, tmp_path):

@@ -47,7 +47,7 @@ class Findings:
     """Groups of features that the operator ordered not to follow."""
     mix: tuple[tuple[str, float], ...] = ()
     """The named coordinates at the recommended point: name, and nats along it alone, negative
-    against its name."""
+    against its name, by the KL that was measured near the point."""
     lacking: tuple[str, ...] = ()
     """Claimed groups that no direction in the named coordinates moves by much."""
 
@@ -89,7 +89,8 @@ def find(settings: Settings, record: AllVotes) -> Findings:
     found = record.named or fit_named(settings, record.votes, record.aside)
     said = claims(found, features)
     names = dict.fromkeys(named_features.group_of(features, i).name for i in record.aside)
-    mix = named_features.nats_along(features, record.recommended / whitened_unit(settings))
+    along = named_features.nats_along(features, record.recommended / whitened_unit(settings))
+    mix = [record.kl_scale * nats for nats in along]
     return Findings(
         factor, held.share, held.broken, found.side, taught=said,
         unnamed=found.dense, chance=1 - found.signal, aside=tuple(names),
