@@ -38,7 +38,7 @@ class Votes:
     """The evidence: one row per comparison.
 
     Axes before the rows are repetitions. ``up`` and ``down`` are votes for plus and for minus,
-    times the weights of their voters; a tie is half a vote for each.
+    times the weights of their voters; a tie is half a vote for each, or none.
     """
 
     x: Floats

@@ -286,5 +286,8 @@ def test_a_vote_is_about_a_mixture_of_the_direction_and_the_shown_texts():
 def test_a_tie_is_half_of_each_side_and_a_negative_weight_votes_for_the_other():
     """Voters weigh 2, .5 and −1; the first comparison has no tie, the second has two."""
     cast = np.array([[[PLUS, TIE]], [[MINUS, TIE]], [[PLUS, MINUS]]], np.int8)
-    up, down = all_votes.sum_by_voter(cast, np.array([2.0, 0.5, -1.0]))
+    weights = np.array([2.0, 0.5, -1.0])
+    up, down = all_votes.sum_by_voter(cast, weights, 0.5)
     assert up.tolist() == [2, 1.25 + 1] and down.tolist() == [0.5 + 1, 1.25]
+    up, down = all_votes.sum_by_voter(cast, weights, 0.0)
+    assert up.tolist() == [2, 1] and down.tolist() == [1.5, 0]

@@ -65,6 +65,16 @@ class LikesCommas(LikesExclamations):
         return float(row.plus.text.count(",") - row.minus.text.count(","))
 
 
+class SeesNone(LikesExclamations):
+    """Says "same" where both have as many, or always."""
+
+    def judge(self, comparison: Any, *, panelist: str, plus_side: Any, key: bytes) -> Any:
+        (row,) = comparison.rows
+        same = row.plus.text.count("!") == row.minus.text.count("!")
+        said = super().judge(comparison, panelist=panelist, plus_side=plus_side, key=key)
+        return "tie" if same or comparison.step < 2 else said
+
+
 def begin(folder: Path, name: str = "run.db") -> tuple[Settings, Ledger]:
     settings = defaults(7, NO_COORDINATES, rule="regression", K=4, N=1, D=1)
     return settings, new_ledger(folder / name, settings)
@@ -101,6 +111,21 @@ def test_votes_are_explained_and_nothing_moves(tmp_path, lag):
         assert sizes == [{answer_pool.FEWER}] * first + [{answer_pool.ANSWERS}] * (
             len(sizes) - first
         )
+        assert verification.verify(ledger).ok
+
+
+def test_rows_that_look_the_same_are_no_evidence(tmp_path):
+    settings, ledger = begin(tmp_path)
+    with ledger:
+        drive(settings, ledger, SeesNone(), until_step=2)
+        carried = replay.replay_state(ledger, recorded_settings(ledger)).carried
+        assert carried.votes.up.tolist() == carried.votes.down.tolist() == [0.0] * 8
+        assert carried.log_factor == pytest.approx(0, abs=1e-9)
+        drive(settings, ledger, SeesNone(), until_step=6)
+        votes = replay.replay_state(ledger, recorded_settings(ledger)).carried.votes
+        sided = ledger.query("SELECT count(*) AS n FROM votes WHERE choice <> 'tie'")[0]["n"]
+        assert {*(votes.up + votes.down).tolist()} == {0.0, 1.0}
+        assert (votes.up + votes.down).sum() == sided < len(votes.up) - 8
         assert verification.verify(ledger).ok
 
 

@@ -96,8 +96,8 @@ def add_votes(
 ) -> AllVotes:
     """Add a step's votes to the record, and what was measured while its answers were made."""
     tally = votes.tally
-    live = ~tally.identical
-    up, down = (np.where(live, side + tally.tie / 2, 0.0) for side in (tally.plus, tally.minus))
+    live, half = ~tally.identical, tie_share(settings) * tally.tie
+    up, down = (np.where(live, side + half, 0.0) for side in (tally.plus, tally.minus))
     x, old = regressors_of_step(settings, at), record.votes
     lead, rows = x.shape[:-3], x.shape[-3] * x.shape[-2]
 
@@ -117,7 +117,7 @@ def add_votes(
         side,
     )
     if settings.weighting != "equal" and votes.history is not None:
-        up, down = sum_by_voter(votes.history.verdicts, votes.weights)
+        up, down = sum_by_voter(votes.history.verdicts, votes.weights, tie_share(settings))
         both = replace(both, up=up, down=down)  # today's weights on all votes
     if (
         at.inputs.aside != record.aside
@@ -157,13 +157,24 @@ def refit(settings: Settings, record: AllVotes, rows: tuple[Recounted, ...]) -> 
     return replace(left, named=found, log_factor=np.asarray(found.log_factor))
 
 
-def sum_by_voter(verdicts: NDArray[np.int8], weights: Floats) -> tuple[Floats, Floats]:
+def tie_share(settings: Settings) -> float:
+    """What a tie counts for either side: half a vote, but nothing where rows are fitted on texts.
+
+    There it mostly says that the two texts do not differ in what is liked, which is no evidence
+    that what they differ in is not liked (experiments/LOG.md, 2026-11-26).
+    """
+    return 0.0 if settings.picks_pairs else 0.5
+
+
+def sum_by_voter(
+    verdicts: NDArray[np.int8], weights: Floats, share: float
+) -> tuple[Floats, Floats]:
     """Votes for plus and for minus of each comparison (..., R) from verdicts (..., P, R/N, N).
 
-    A tie is half a vote for each; a negative weight counts for the other side.
+    A tie counts ``share`` for each side; a negative weight counts for the other side.
     """
     plus, minus, tie = weighting.sum_votes(verdicts, weights)
-    both = plus + tie / 2, minus + tie / 2
+    both = plus + share * tie, minus + share * tie
     up, down = (side.reshape(*side.shape[:-2], -1) for side in both)
     return up, down
 
@@ -188,7 +199,7 @@ def learn_weights(settings: Settings, record: AllVotes, history: History) -> Flo
     every = np.broadcast_to(x[..., None, :, :], (*lead, people, *x.shape[-2:]))
     for _ in range(2):
         others = weights[..., None, :] * (1 - np.eye(people))
-        up, down = sum_by_voter(verdicts[..., None, :, :, :], others)
+        up, down = sum_by_voter(verdicts[..., None, :, :, :], others, tie_share(settings))
         votes = Votes(every, up, down)
         mean, variance = _predict(settings, votes)
         weights = registry.LEARNED[settings.weighting](latest, View(mean, variance))

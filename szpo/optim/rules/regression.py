@@ -33,6 +33,7 @@ from szpo.optim.rules.all_votes import (
     regressors_of_step,
     starting_votes,
     sum_by_voter,
+    tie_share,
 )
 from szpo.optim.rules.measured_kl import AIMED_SHARE, SHARE_PARTS, Reading
 from szpo.optim.rules.rule import Move, Perturbations, Rule, check_finite
@@ -273,8 +274,9 @@ def flip_share(
     """Smallest share of voters whose switched votes would reverse the recommendation: w·z* ≤ 0.
 
     A switched voter votes against z* in all their votes of the run. Voters whose switch moves ŵ
-    most are switched first (to first order: by Σx a vote, by half of that a tie), and everything
-    is refitted. None where no voter is known yet, 1 where even all voters do not reverse it.
+    most are switched first (to first order: by Σx a vote, for a tie by half of that or nothing),
+    and everything is refitted. None where no voter is known yet, 1 where even all voters do not
+    reverse it.
     """
     if done.posterior is None or votes.history is None or not len(votes.weights):
         return None
@@ -288,8 +290,8 @@ def flip_share(
     x = every.x[own:]
     loser = -np.sign(x @ along)
     against = np.where(weights[:, None] < 0, -loser, loser).astype(np.int8)
-    given = verdicts != 0
-    moved = np.where(verdicts == weighting.TIE, 0.5, verdicts != against) * given
+    given, share = verdicts != 0, tie_share(settings)
+    moved = np.where(verdicts == weighting.TIE, share, verdicts != against) * given
     pull = found.covariance @ best
     if settings.features is not None:
         pull = directions(settings.features).T @ pull
@@ -306,7 +308,7 @@ def flip_share(
         up, down = (
             np.concatenate([before[:own], now])
             for before, now in zip(
-                (every.up, every.down), sum_by_voter(cast[..., None], weights), strict=True
+                (every.up, every.down), sum_by_voter(cast[..., None], weights, share), strict=True
             )
         )
         again = replace(record, votes=replace(every, up=up, down=down))
