@@ -152,7 +152,9 @@ def final_seat(page: Any) -> str:
     By the API, which asks for no reading time; `test_serve.py` does the same without a browser.
     """
     asked = {"tab": "t", "of": "final"}
-    reply = until(lambda: (r := page.request.post("/api/assignment", data=asked)).ok and r)
+    reply = until(
+        lambda: (r := page.request.post("/api/assignment", data=asked)).status == 200 and r
+    )
     return str(reply.json()["assignment"])
 
 
