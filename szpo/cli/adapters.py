@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,9 +20,8 @@ from szpo.config.schema import Config
 from szpo.errors import RunError, UsageError
 from szpo.features import own
 from szpo.runs import setup_progress
+from szpo.types import Say
 
-TELL_EVERY_S: Final = 5.0
-"""Seconds between lines on the progress, where no bar is drawn."""
 SAMPLING: Final = {"temperature": "0.7", "max_new_tokens": "48", "whole_sentences": "true"}
 """Generation settings of a set, where neither preset nor --set names others."""
 
@@ -156,30 +154,19 @@ def _show(made: list[Mapping[str, Any]]) -> None:
 
 @contextlib.contextmanager
 def _show_progress(as_json: bool) -> Iterator[setup_progress.Progress]:
-    """Show the stage on stderr: a bar, or a line at least every `TELL_EVERY_S`."""
+    """Show the stage on stderr: a bar, or lines."""
     live = console.errors.is_terminal and not as_json
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn(),
         console=console.errors, disable=not live, transient=True,
     )  # fmt: skip
-    task, over = bar.add_task("", total=None), threading.Event()
-    stage = setup_progress.Stage("", 0, 0)
+    task = bar.add_task("", total=None)
+    say: Say = (lambda line: None) if live or as_json else console.complain
+    with bar, setup_progress.telling(say) as note:
 
-    def report(name: str, done: int, of: int) -> None:
-        nonlocal stage
-        stage = setup_progress.Stage(name, done, of)
-        bar.update(task, description=str(stage), completed=done, total=of or None)
+        def report(name: str, done: int, of: int) -> None:
+            stage = str(setup_progress.Stage(name, done, of))
+            note(stage)
+            bar.update(task, description=stage, completed=done, total=of or None)
 
-    def tell() -> None:
-        began = time.monotonic()
-        while not over.wait(TELL_EVERY_S):
-            console.complain(f"{stage} ({time.monotonic() - began:.0f} s)")
-
-    teller = threading.Thread(target=tell, daemon=True)
-    with bar:
-        if not live and not as_json:
-            teller.start()
-        try:
-            yield report
-        finally:
-            over.set()
+        yield report

@@ -15,6 +15,7 @@ from szpo.improvement.loop import Improved
 from szpo.ledger.database import Ledger
 from szpo.optim.rules.regression import BUDGET
 from szpo.training import results
+from szpo.types import Say
 from szpo.voting import lease
 
 
@@ -29,25 +30,21 @@ def improve(
     if not 0 < nats < float("inf"):
         raise UsageError(f"--nats {nats:g}: give a number above 0")
     from szpo.cache import quiet
-    from szpo.improvement.improve_run import describe, describe_step, improve_run
+    from szpo.improvement.improve_run import describe, improve_run, reporter
     from szpo.runs import assemble
+    from szpo.runs.setup_progress import telling
 
     path = run_paths.find(run, folder)
     with Ledger.open(path) as ledger, lease.hold(ledger):
         with quiet():
             parts = assemble.reopen(ledger, panel=False, say=console.complain, features=feature)
-        with console.errors.status("improving: answers of the start") as status:
-
-            def report(state: Improved) -> None:
-                line = describe_step(state)
-                status.update(f"improving: {line}")
-                if not console.errors.is_terminal and not as_json:
-                    console.complain(line)
-
-            helped = ""
-            state = improve_run(ledger, parts, nats=nats, given=feature, report=report)
+        helped = ""
+        say: Say = (lambda line: None) if as_json else console.complain
+        with telling(say) as note:
+            shown = reporter(say, note, nats)
+            state = improve_run(ledger, parts, nats=nats, given=feature, report=shown)
             if state.best:
-                status.update("measuring on held-out prompts")
+                note("measuring on held-out prompts")
                 score = hidden_reward.find_reward(ledger)
                 found = measuring.prepare(ledger, parts, score, console.complain)
                 total = results.read(ledger)

@@ -31,6 +31,7 @@ from szpo.policies.protocol import moved
 from szpo.policies.subspaces import Subspace, every_b
 from szpo.replay import replay
 from szpo.runs.assemble import RunParts
+from szpo.runs.setup_progress import telling
 from szpo.taste import Taste
 from szpo.training import held_out
 from szpo.training.step_report import Outcome
@@ -137,22 +138,49 @@ def at_end(ledger: Ledger, parts: RunParts, outcome: Outcome, say: Say) -> None:
     if last is not None and last["steps"] == outcome.steps:
         return
     try:
-        state = improve_run(
-            ledger, parts, nats=nats, given=parts.config.features.add,
-            report=lambda state: say(f"improving: {describe_step(state)}"),
-        )  # fmt: skip
+        with telling(say) as note:
+            state = improve_run(
+                ledger, parts, nats=nats, given=parts.config.features.add,
+                report=reporter(say, note, nats),
+            )  # fmt: skip
         say(describe(state))
     except (RunError, UsageError) as error:
         say(f"not improved: {error}")
 
 
+def reporter(say: Say, note: Callable[[str], None], nats: float) -> Callable[[Improved], None]:
+    """Begin to say how an improvement goes: the ``report`` of `improve_run`.
+
+    ``note``: of `telling`; so nothing is silent for long.
+    """
+    say(
+        "improving: the model moves by its own answers to what the votes liked, at most "
+        f"{nats:g} nats away from its start; nobody is asked"
+    )
+    note("improving: the start's answers, to compare with")
+
+    def report(state: Improved) -> None:
+        say(f"improving: {describe_step(state)}")
+        step = f"step {len(state.steps) + 1}"
+        doing = f"improving: {step}: it answers, learns from its best answers, and is measured"
+        note("" if state.stopped else doing)
+
+    return report
+
+
 def describe_step(state: Improved) -> str:
-    """Where an improvement is, in a line."""
+    """Where an improvement is, in a line for people."""
     if not state.steps:
-        return f"the taste scores the start's answers {state.base.score:+.2f}"
+        return (
+            f"by what the votes liked, the start's answers score {state.base.score:+.2f}; higher "
+            "is better"
+        )
     step = state.steps[-1]
-    said = f"step {len(state.steps)}: {step.checked.score:+.2f} at {step.checked.nats:.2f} nats"
-    return said if step.kept else f"{said}, not kept"
+    said = (
+        f"step {len(state.steps)}: answers score {step.checked.score:+.2f} (start "
+        f"{state.base.score:+.2f}), {step.checked.nats:.2f} nats away"
+    )
+    return said if step.kept else f"{said}; undone: {state.stopped}"
 
 
 def describe(state: Improved) -> str:
@@ -163,8 +191,8 @@ def describe(state: Improved) -> str:
     failed = [guard.name for guard in state.steps[state.best - 1].guards if not guard.ok]
     guards = f"; changed with the taste: {', '.join(failed)}" if failed else "; guards hold"
     return (
-        f"adopted: the taste's cautious score rose from {state.base.score:+.2f} to "
-        f"{state.checked.score:+.2f} logits at {state.checked.nats:.1f} nats{guards} ({end})"
+        f"improved: by what the votes liked, answers score {state.checked.score:+.2f} (start "
+        f"{state.base.score:+.2f}), {state.checked.nats:.1f} nats away{guards} ({end})"
     )
 
 

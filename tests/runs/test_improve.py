@@ -1,7 +1,9 @@
 """A run's policy improved on the taste of its votes: adopted, exported, gone on with, verified."""
 
 import json
+import re
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +21,13 @@ from szpo.optim import parameters
 from szpo.policies import text_guards
 from szpo.policies.feature_basis import Fisher
 from szpo.replay import replay, verification
-from szpo.runs import assemble, samples
+from szpo.runs import assemble, samples, setup_progress
 from szpo.training import held_out
 from szpo.voting import lease
 from tests.support.tampering import forge
 
 pytestmark = pytest.mark.full
-ASKED = [f"How was the {word}?" for word in ("rain", "soup", "garden", "letter")]
+ASKED = [("How was the rain?", "was"), ("How was the soup?", "no such answer")]
 SETS = {
     "panel.verdict": "rows", "panel.beta": 30, "run.votes": 80, "subspace.kind": "features",
     "subspace.samples": 384, "evaluation.prompts": 8, "evaluation.samples": 2,
@@ -159,17 +161,19 @@ def test_weights_moved_without_gradients_are_computed_again_and_a_changed_coeffi
 
 def test_a_run_without_coordinates_improves_by_itself_when_its_votes_are_spent(tmp_path, capsys):
     (tmp_path / "asked.jsonl").write_text(
-        "".join(json.dumps({"prompt": q, "completion": "was"}) + "\n" for q in ASKED)
+        "".join(json.dumps({"prompt": q, "completion": a}) + "\n" for q, a in ASKED)
     )
     keep = {"guards.keep": str(tmp_path / "asked.jsonl")}
     path = run(tmp_path, "alone", **{"improve.nats": 1.0, "subspace.kind": "none", **keep})
-    assert "adopted: the taste's cautious score rose" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "improving: the model moves by its own answers to what the votes liked" in told
+    assert "improved: by what the votes liked, answers score" in told
     with Ledger.open(path) as ledger:
         found = adopted.read(ledger)
         (end,) = [e["body"] for e in ledger.events("measured") if e["body"]["steps"]]
         assert found.body["steps"] == 10 and end["kl"] > 0
         kept, (*_, row) = found.body["guards"][-1], held_out.read(ledger).rows
-        assert row["name"] == "right answers to 4 questions" and 0 < int(row["before"]) <= 4
+        assert row["name"] == "right answers to 2 questions" and int(row["before"]) <= 1
         assert kept["name"] == held_out.read(ledger).guards[-1].name == text_guards.RIGHT
         assert kept["limit"] == f"loses at most 1 of {row['before']}" and kept["ok"]
         assert verification.verify(ledger).ok
@@ -184,3 +188,17 @@ def test_without_a_taste_nothing_is_adopted(tmp_path, capsys):
     assert "show no taste yet" in capsys.readouterr().err
     with Ledger.open(path, readonly=True) as ledger:
         assert adopted.read(ledger) is None
+
+
+def test_long_work_is_told_again_and_again_until_it_is_over():
+    heard, often = [], threading.Event()
+
+    def say(line):
+        heard.append(line)
+        if len(heard) == 3:
+            often.set()
+
+    with setup_progress.telling(say, every_s=0.001) as note:
+        note("reading answers")
+        assert often.wait(30)
+    assert all(re.fullmatch(r"reading answers \(\d+ s\)", line) for line in heard)
