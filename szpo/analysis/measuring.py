@@ -209,8 +209,8 @@ def _measure_end(m: Measuring, steps: int, votes: int) -> None:
         if a is not None and b is not None
     )
     guards, gap = text_guards.guards(was, now), text_guards.topic_gap(was, now)
-    found = HeldOut((*rows, *kept[0]), (*guards, *kept[1]), gap, digest)
-    held_out.record(m.ledger, "szpo run", found)
+    rows, guards = (*rows, *kept[0]), (*guards, *kept[1])
+    held_out.record(m.ledger, "szpo run", HeldOut(rows, guards, gap, digest))
 
 
 def _measure_right(m: Measuring, policy: Any) -> tuple[Any, Any]:

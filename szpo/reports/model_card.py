@@ -25,6 +25,7 @@ from szpo.optim import parameters
 from szpo.policies import recorded_subspace
 from szpo.replay import replay
 from szpo.reports.html_report import when
+from szpo.taste import Taste
 from szpo.training import budget, held_out, results
 from szpo.training.held_out import HeldOut
 from szpo.training.results import Run, StepRow
@@ -149,6 +150,9 @@ def model_card(ledger: Ledger, weights: Weights = LAST, names: Names = UNNAMED) 
             "whole adapter, measured |\n"
         )
     digest = weights.digest(ledger)
+    improved, again = _improved(ledger, digest)
+    made += improved
+    does = "recomputes the weights from them" if again else "compares the weights with the record"
     guards = _guards(weights.measured(ledger, digest))
     against = find_doubt(ledger, weights)
     doubt = f"\n> **Exported anyway:** {against}.\n" if against else ""
@@ -190,7 +194,7 @@ fitted, and no gradient of the judgement was taken.
 
 {_data(ledger, folded, total, names, weights)}
 {_mixed(ledger, weights)}{result}{guards}{_loading(total.model, known)}
-{_verifying(total, weights)}
+{_verifying(total, weights, again)}
 ## Limits
 
 It was moved towards what this panel preferred, on its prompts, at {
@@ -198,8 +202,24 @@ It was moved towards what this panel preferred, on its prompts, at {
     } new tokens and temperature {config.get("generation", {}).get("temperature", "?")}; {
         beyond
     } was measured here. `szpo report` on the run's ledger shows
-every vote, and `szpo verify` recomputes the weights from them.
+every vote, and `szpo verify` {does}.
 {licence}"""
+
+
+def _improved(ledger: Ledger, digest: str) -> tuple[str, bool]:
+    """The row on what weights of this digest were improved on, and whether verify recomputes them.
+
+    "" where they were not improved.
+    """
+    for event in ledger.events(adopted.KIND):
+        if event["body"]["theta_sha256"] == digest:
+            liked = Taste.from_json(event["body"]["taste"])
+            few = f"; {liked.describes}" if liked.describes else ""
+            again = "moves" in event["body"]
+            how = "recomputed by szpo verify" if again else "recorded, not recomputed"
+            row = f"by its own answers on what {liked.verdicts} verdicts liked; {how}{few}"
+            return f"| improved | {row} |\n", again
+    return "", True
 
 
 def find_doubt(ledger: Ledger, weights: Weights = LAST) -> str:
@@ -413,7 +433,7 @@ Without PEFT's class, `model.load_adapter("path/to/this/folder")` of transformer
 {served}"""
 
 
-def _verifying(total: Run, weights: Weights) -> str:
+def _verifying(total: Run, weights: Weights, again: bool) -> str:
     """How to verify that the votes give these weights, as a section."""
     step = "" if weights.step is None else f" --step {weights.step}"
     scale = "" if weights.scale == 1 else f" --scale {weights.scale:g}"
@@ -433,9 +453,10 @@ The first checks every hash, and that the ledger goes on from the one behind thi
 writes the digest above into its card.
 """
     until = "" if weights.step is None else f" --until {weights.step}"
+    does = "recompute these weights from the votes" if again else "check these weights"
     return f"""## Verify it
 
-With the run's ledger (`RUN.db`) anybody can recompute these weights from the votes:
+With the run's ledger (`RUN.db`) anybody can {does}:
 
 ```
 szpo verify RUN.db --head {total.head}{until}

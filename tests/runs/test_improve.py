@@ -82,6 +82,8 @@ def test_it_adopts_what_the_taste_scores_higher_within_the_budget_and_says_so(
 def test_it_is_what_is_exported_and_sampled_and_the_base_stays_the_base(improved, tmp_path):
     assert call(["export", str(improved), "--out", str(tmp_path / "out"), "--anyway"]) == 0
     files = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert "on what 80 verdicts liked; recorded, not recomputed |" in card
     with Ledger.open(improved) as ledger:
         theta = adopted.read(ledger).theta
         for name, values in theta.items():
