@@ -4,6 +4,7 @@
     python experiments/rows_recorded.py run FOLDER --part criterion   # which pairs; seeds 0-59
     python experiments/rows_recorded.py run FOLDER --part report      # seeds 1000-1059
     python experiments/rows_recorded.py run FOLDER --part nothing     # votes without information
+    python experiments/rows_recorded.py run FOLDER --part dense       # what no entry names
     python experiments/rows_recorded.py run FOLDER --part hours --tokens 128    # long answers; 256
     python experiments/rows_recorded.py tables FOLDER                 # tables/rows-*.csv
 
@@ -27,7 +28,7 @@ import math
 import os
 import pickle
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import Pool
@@ -57,6 +58,13 @@ from szpo_simulators.panels import tastes, text_rewards
 from szpo_simulators.panels.asked import feature_values
 
 PROMPTS, VOTED, EACH, EACH_LONG = 60, 40, 32, 16
+DROPPED: Final = {
+    "sentiment": ("sentiment", "positive-words", "negative-words"),
+    "no comma": ("comma", "commas"),
+    "first person": ("i", "starts-i"),
+    "reader": ("you",),
+}
+"""The entries that part D of frozen/features.toml leaves out."""
 LENGTHS: Final = (24, 128, 256)
 SEED: Final = 90_000
 CORE: Final = {
@@ -100,6 +108,8 @@ class Arm:
     pool: int = 8
     """Unused answers of a prompt among whose pairs is chosen."""
     sheet: int = 8
+    drop: bool = False
+    """The entries that name the taste are left out (`DROPPED`)."""
     chance: float = 0.125
     """Share of rows that are drawn by chance whatever the choice."""
 
@@ -173,14 +183,18 @@ def load(folder: Path, tokens: int = 24) -> World:
 # ---- what explains votes ----
 
 
-def regressors(arm: Arm, rng: np.random.Generator) -> tuple[Floats, int, SparsePrior]:
+def regressors(
+    arm: Arm, rng: np.random.Generator, taste: str | None = None
+) -> tuple[Floats, int, SparsePrior]:
     """Regressors (N, p) of the answers, the number of named ones, and the prior.
 
     They are functions of 256 base answers that the seed draws, eight to each of 32 prompts.
     """
-    raw, shipped, each = WORLD.features, WORLD.scales, WORLD.each
+    left_out = DROPPED[str(taste)] if arm.drop else ()
+    stays = np.array([name not in left_out for name in WORLD.named.names])
+    raw, shipped, each = WORLD.features[:, stays], WORLD.scales[stays], WORLD.each
     if arm.groups == "shipped":
-        scales, groups = shipped, np.array(WORLD.named.groups)
+        scales, groups = shipped, np.array(WORLD.named.groups)[stays]
     else:
         chosen = rng.choice(VOTED, 32, replace=False)
         at = [p * each + rng.choice(each, 8, replace=False) for p in chosen]
@@ -354,7 +368,7 @@ def run(
 ) -> list[dict[str, Any]]:
     """One run: what the fit knows after each number of answers read, or of verdicts if long."""
     rng = np.random.default_rng([seed, 7])
-    R, k, prior = regressors(arm, rng)
+    R, k, prior = regressors(arm, rng, taste)
     reward = np.zeros(len(R)) if taste is None else WORLD.rewards[taste]
     votes, found, largest = Votes.empty(R.shape[1]), None, -math.inf
     used = np.zeros(len(R), dtype=bool)
@@ -402,7 +416,9 @@ def run(
                 {"read": read, "verdicts": read // answers, "words": words, "equal": equal,
                  "open": bool(largest >= GATE),
                  "corr": _correlation(R, k, found, reward),
-                 "said": [] if found is None or largest < GATE else _claims(found, prior, k)}
+                 "whole": _correlation(R, R.shape[1], found, reward),
+                 "said": [] if found is None or largest < GATE or arm.drop
+                 else _claims(found, prior, k)}
             )  # fmt: skip
     return looks
 
@@ -580,7 +596,7 @@ NOTHING: Final = (
 TODAY: Final = Arm("batch", "perturbed", equal="coin", groups="shipped", dense="scores")
 
 
-PARTS: Final = ("criterion", "report", "nothing", "hours")
+PARTS: Final = ("criterion", "report", "dense", "nothing", "hours")
 
 
 def jobs_of(part: str, choice: str) -> list[Job]:
@@ -607,6 +623,14 @@ def jobs_of(part: str, choice: str) -> list[Job]:
             for s in range(seeds)
             for arm in arms
             for taste in every
+        ]
+    if part == "dense":
+        absent = [(name, False) for name, (kind, _) in tastes.TASTES.items() if kind == "absent"]
+        return [
+            Job(replace(chosen, dense=dense, drop=drop), taste, 1000 + s)
+            for s in range(60)
+            for taste, drop in (*absent, *((name, True) for name in CORE))
+            for dense in ("none", "scores", "hidden", "both")
         ]
     if part == "hours":
         rows, batch = Arm(choice=choice, sheet=2), Arm("batch", size=2)
@@ -704,7 +728,10 @@ def label(arm: dict[str, Any]) -> str:
 
 def tables(folder: Path, out: Path, head: Sequence[str]) -> None:
     """Write the CSV files that the lines fill which the parts left in the folder."""
-    rows = [json.loads(line) for path in sorted(folder.glob("*.jsonl")) for line in path.open()]
+    paths = sorted(folder.glob("*.jsonl"))
+    _table_dense([path for path in paths if path.stem.startswith("dense")], out, head)
+    paths = [path for path in paths if not path.stem.startswith("dense")]
+    rows = [json.loads(line) for path in paths for line in path.open()]
     learned, nothing, said = defaultdict(list), defaultdict(list), defaultdict(list)
     hours = defaultdict(list)
     for row in rows:
@@ -767,6 +794,29 @@ def tables(folder: Path, out: Path, head: Sequence[str]) -> None:
         for (read, band), each in sorted(said.items())
     ]
     _write(out / "rows-said.csv", head, ["answers read", "said", "claims", "right"], found)
+
+
+def _table_dense(paths: Sequence[Path], out: Path, head: Sequence[str]) -> None:
+    """Dense parts on the same tastes and seeds: only those that were run with every one count."""
+    rows = [json.loads(line) for path in paths for line in path.open()]
+    made = Counter((row["taste"], row["seed"]) for row in rows)
+    found = defaultdict(list)
+    for row in rows:
+        if made[row["taste"], row["seed"]] == 4:
+            kind = "four dropped" if row["arm"]["drop"] else "five absent"
+            for at in row["looks"]:
+                here = at["open"], at["corr"], at["whole"], at["whole"] * at["open"]
+                for name in (kind, row["taste"]):
+                    found[name, row["arm"]["dense"], at["read"]].append(here)
+    lines = [
+        [*key, len(each), *(f"{mean:.3f}" for mean in np.mean(each, axis=0))]
+        for key, each in sorted(found.items())
+    ]
+    heads = [
+        "taste", "dense part", "answers read", "runs", "gate open", "correlation of named part",
+        "of the whole score", "of the whole score, 0 if shut",
+    ]  # fmt: skip
+    _write(out / "rows-dense.csv", head, heads, lines)
 
 
 def _write(path: Path, head: Sequence[str], heads: list[str], rows: list[list[Any]]) -> None:
