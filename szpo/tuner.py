@@ -24,6 +24,7 @@ from szpo.analysis import taught
 from szpo.analysis.taught import Lesson
 from szpo.config import settings_file
 from szpo.config.schema import RUBRIC_VERSION, Config
+from szpo.data.prompts import SUFFIXES
 from szpo.errors import StorageError, UsageError
 from szpo.evaluators import hidden_reward
 from szpo.evaluators.function_panel import (
@@ -235,7 +236,7 @@ class Tuner:
             self._seats[voter] = seat, pair
             return pair
 
-    def tell(self, vote: Literal["a", "b", "tie", "skip"], voter: str = "me") -> None:
+    def tell(self, vote: Literal["a", "b", "tie", "skip"] | bool, voter: str = "me") -> None:
         """Take a voter's answer to the pair of `ask`; the last vote of a step moves the model.
 
         Raises:
@@ -246,9 +247,12 @@ class Tuner:
             if voter not in self._seats:
                 raise UsageError(f"tell: {voter} was asked nothing; call ask() first")
             word = vote.strip().lower() if isinstance(vote, str) else vote
+            if isinstance(word, bool):
+                word = "a" if word else "b"
             if word not in CHOICES:
                 raise UsageError(
-                    f'tell: the vote {vote!r} is unknown; give "a", "b", "tie", or "skip"'
+                    f'tell: the vote {vote!r} is unknown; give "a" or True, "b" or False, "tie", '
+                    'or "skip"'
                 )
             seat, _ = self._seats.pop(voter)
             service.cast(VoteRequest(seat.id, CHOICES[word], secrets.token_hex(16)))
@@ -447,7 +451,10 @@ def _find_prompts(prompts: Sequence[str] | str | Path, place: Path) -> Path:
         StorageError: the file exists with other prompts, or cannot be written.
     """
     if isinstance(prompts, (str, os.PathLike)):
-        return Path(prompts)
+        if not (path := Path(prompts)).exists() and path.suffix.lower() not in SUFFIXES:
+            text = str(prompts)[:80]
+            raise UsageError(f"Tuner: no file {text!r}; give a prompt as a list: [{text!r}]")
+        return path
     texts, file = list(prompts), place.with_name(f"{place.stem}-prompts.jsonl")
     bad = [text for text in texts if not isinstance(text, str) or not text.strip()]
     if bad or not texts:

@@ -12,7 +12,7 @@ import json
 import math
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import index
 from pathlib import Path
@@ -101,7 +101,11 @@ def make_space(
     }
     given = {name: size for name, size in sizes.items() if size is not None}
     if not given:
-        raise UsageError("Optimizer: the number of coordinates is missing; give dim=3, or a start")
+        each = "; these bounds hold for every one" if box is not None else ""
+        raise UsageError(
+            f"Optimizer: the number of coordinates is missing{each}; give dim=3, a start, or "
+            "bounds=[(low, high), …] with a pair for each"
+        )
     if len(set(given.values())) > 1:
         listed = ", ".join(f"{name} has {size}" for name, size in given.items())
         raise UsageError(f"Optimizer: numbers of coordinates differ: {listed}")
@@ -183,6 +187,16 @@ class Pair(NamedTuple):
 
     a: Floats
     b: Floats
+
+
+class Told(NamedTuple):
+    """A pair with its vote and weight, and the best point (d,) after the votes of its step."""
+
+    a: Floats
+    b: Floats
+    vote: VectorVote
+    weight: float
+    best: Floats
 
 
 class Optimizer:
@@ -283,7 +297,8 @@ class Optimizer:
         The last vote moves the centre; the result does not depend on the order.
 
         Args:
-            vote: "a", "b", "tie", the share of votes for a (0 to 1), or None (no answer).
+            vote: "a" or True, "b" or False, "tie", the share of votes for a (0 to 1), or None (no
+                answer).
             weight: how many votes it counts as, 0 or more; one number, or one for each pair. More
                 equal votes mean a larger difference: under `known` a vote for a moves twice as far
                 with weight 4 as with weight 1 (ln 9 to ln 3), a share of .75 moves 1.7 times as
@@ -311,6 +326,26 @@ class Optimizer:
                 self._take([told[i] for i in range(len(told))])
             else:
                 self._told = told
+
+    def run(
+        self, better: Callable[[Floats, Floats], VectorVote], pairs: int, *, tries: int = 3
+    ) -> Floats:
+        """Ask ``better(a, b)`` about so many pairs, and return the best point.
+
+        What it returns is told. If that is no vote, such as a typo at ``input``, the pair is asked
+        again; after so many ``tries`` the error is raised.
+        """
+        for _ in range(pairs):
+            pair = self.ask()
+            for left in reversed(range(tries)):
+                try:
+                    self.tell(better(*pair))
+                    break
+                except UsageError as error:
+                    if not left:
+                        raise
+                    print(error)
+        return self.best
 
     def _find(self, pair: Pair) -> int:
         for i, each in enumerate(self._pending):
@@ -400,6 +435,24 @@ class Optimizer:
                 stacklevel=2,
             )
         return self._space.to_vector(self._recommended["z"])
+
+    @property
+    def history(self) -> list[Told]:
+        """Every pair that has its vote, in order, with the point that was best after its step.
+
+        It is worked out anew from seed and votes.
+        """
+        with _ONE_AT_A_TIME:
+            past, found = list(self._past), type(self).__new__(type(self))
+        found._begin(self._space, self._first)
+        told: list[Told] = []
+        for cast in past:
+            found._ask(len(cast), single=False)
+            pairs = found._pending
+            found._take(cast)
+            best = found._space.to_vector(found._recommended["z"])
+            told += [Told(*pair, *each, best) for pair, each in zip(pairs, cast, strict=True)]
+        return told
 
     @property
     def dim(self) -> int:
@@ -572,7 +625,10 @@ def _shrinking(dim: int) -> dict[str, Any]:
 VectorVote: TypeAlias = Literal["a", "b", "tie"] | float | None
 """The better point; the share of votes for a, in [0, 1]; or None for no answer."""
 WORDS: Final[Mapping[str, VectorVote]] = {"a": "a", "b": "b", "tie": "tie"}
-HINT: Final = 'give "a", "b", "tie", a share of votes for a from 0 to 1, or None'
+HINT: Final = (
+    'give "a", "b", "tie", True or False (a is better or not), a share of votes for a from 0 '
+    "to 1, or None"
+)
 
 
 class CastVote(NamedTuple):
@@ -643,6 +699,8 @@ def _check(vote: Any, weight: Any) -> CastVote:
         return CastVote(None, float(weight))
     if isinstance(vote, str) and (word := vote.strip().lower()) in WORDS:
         return CastVote(WORDS[word], float(weight))
+    if isinstance(vote, (bool, np.bool_)):
+        return CastVote("a" if vote else "b", float(weight))
     if not _is_number(vote):
         raise UsageError(f"tell: the vote {vote!r} is unknown; {HINT}")
     if not 0 <= float(vote) <= 1:  # also refuses nan

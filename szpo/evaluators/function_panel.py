@@ -70,14 +70,14 @@ def read_share(answer: object) -> float | None:
 
     None if the function abstains.
 
-    >>> [read_share(each) for each in ("a", "tie", 0.75, "B", "skip")]
-    [1.0, 0.5, 0.75, 0.0, None]
+    >>> [read_share(each) for each in ("a", "tie", 0.75, "B", "skip", True)]
+    [1.0, 0.5, 0.75, 0.0, None, 1.0]
     """
     if answer is None or (isinstance(answer, str) and answer.strip().lower() == "skip"):
         return None
     if isinstance(answer, str) and (word := answer.strip().lower()) in SHARES:
         return SHARES[word]
-    if isinstance(answer, (bool, str)) or not hasattr(answer, "__float__"):
+    if isinstance(answer, str) or not hasattr(answer, "__float__"):
         raise _refuse(answer)
     share = float(answer)
     if not (math.isfinite(share) and 0 <= share <= 1):
@@ -101,8 +101,8 @@ def read_choice(answer: object, key: bytes) -> Choice:
 
 def _refuse(answer: object) -> UsageError:
     return UsageError(
-        f'better: the function returned {answer!r}; return "a", "b", "tie", the probability that '
-        "a is better (0 to 1), or None to abstain"
+        f'better: the function returned {answer!r}; return "a" or True, "b" or False, "tie", the '
+        "probability that a is better (0 to 1), or None to abstain"
     )
 
 

@@ -49,8 +49,8 @@ def defaults(
     unknown = sorted(set(changes) - set(known))
     if unknown:
         near = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.8)
-        hint = f'; did you mean "{near[0]}"?' if near else ""
-        raise SettingsError(f"{', '.join(unknown)} unknown to the optimizer{hint}")
+        hint = f'did you mean "{near[0]}"?' if near else f"it knows {', '.join(sorted(known))}"
+        raise SettingsError(f"{', '.join(unknown)} unknown to the optimizer; {hint}")
     return check(Settings(root_seed, layout, rule=chosen.name, **{**base, **changes}))
 
 

@@ -332,7 +332,7 @@ def test_an_answer_that_is_no_vote_is_refused(model):
         pytest.raises(UsageError, match="the function returned 'left'; return \"a\""),
     ):
         tuner.run()
-    for bad in (True, 2, float("nan"), "c", []):
+    for bad in (2, float("nan"), "c", []):
         with pytest.raises(UsageError, match="better: the function returned"):
             read_choice(bad, bytes(16))
     drawn = [read_choice(0.8, bytes([i] * 16)) for i in range(200)]
@@ -375,3 +375,8 @@ def test_a_ledger_that_exists_is_not_overwritten(tuned, model):
     assert tuned.path.stat().st_size == before
     lines = tuned.path.with_name("mine-prompts.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == [{"text": text} for text in PROMPTS]
+
+
+def test_a_prompt_in_place_of_a_list_is_told_from_a_file(tmp_path):
+    with pytest.raises(UsageError, match=r"no file 'Say hello'; .* as a list: \['Say hello'\]"):
+        szpo.Tuner("tiny", "Say hello", ledger=tmp_path / "x.db")

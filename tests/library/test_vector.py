@@ -331,7 +331,8 @@ def test_bad_arguments_are_refused_in_one_line():
         ({"dim": 2, "scale": math.nan}, "scale nan is not finite"),
         ({"dim": 2, "start": "ab"}, "start 'ab' is not made of numbers"),
         ({"dim": 2, "bounds": (1, 0)}, "low must be below high"),
-        ({"bounds": (0, 1)}, "number of coordinates is missing"),
+        ({"bounds": (0, 1)}, "these bounds hold for every one; give dim=3"),
+        ({"dim": 2, "lr": 0.1}, "lr unknown to the optimizer; it knows D, K, "),
         ({"start": [5.0], "bounds": [(0, 1)]}, "outside its bounds"),
         ({"dim": 2, "seed": -1}, "seed: -1 is out of range"),
         ({"dim": 2, "rule": "best"}, "rule 'best' is unknown; choose known"),
@@ -352,7 +353,7 @@ def test_bad_arguments_are_refused_in_one_line():
         ("c", 1.0, "the vote 'c' is unknown; give \"a\""),
         (1.5, 1.0, "from 0 to 1"),
         (math.nan, 1.0, "from 0 to 1"),
-        (True, 1.0, "the vote True is unknown"),
+        ([True], 1.0, "not a list"),
         (["a"], 1.0, "not a list"),
         ("a", -1.0, "0 or more"),
         ("a", "x", "is no number"),
@@ -385,3 +386,39 @@ def test_one_answer_of_several_threads_is_counted():
             assert szpo.Optimizer.from_dict(opt.to_dict()).votes == 1
     finally:
         sys.setswitchinterval(before)
+
+
+def test_true_and_false_say_whether_a_is_better():
+    one, other = szpo.Optimizer(dim=2, seed=3), szpo.Optimizer(dim=2, seed=3)
+    for n in range(6):
+        one.ask(), other.ask()
+        one.tell((n % 2 == 0) if n < 3 else np.bool_(n % 2 == 0))
+        other.tell("a" if n % 2 == 0 else "b")
+    assert one.digest() == other.digest()
+
+
+def test_the_history_has_every_pair_in_order_also_of_a_loaded_state(tmp_path):
+    opt, asked = szpo.Optimizer(dim=2, seed=5), []
+    for votes in (["a"], ["b", None, 0.25], ["tie", "a"]):
+        asked += opt.ask(len(votes))
+        opt.tell(votes, weight=[2.0] * len(votes))
+    opt.save(tmp_path / "state.json")
+    for each in (opt, szpo.Optimizer.load(tmp_path / "state.json")):
+        found = each.history
+        assert [(tuple(t.a), tuple(t.b)) for t in found] == [
+            (tuple(p.a), tuple(p.b)) for p in asked
+        ]
+        assert [t.vote for t in found] == ["a", "b", None, 0.25, "tie", "a"]
+        assert {t.weight for t in found} == {2.0} and (found[-1].best == opt.best).all()
+    assert szpo.Optimizer(dim=2).history == []
+
+
+def test_run_asks_again_after_a_typo_and_not_for_ever(capsys):
+    typed = iter(["x", "a", "b", "", "tie"])
+    opt = szpo.Optimizer(dim=2, seed=5)
+    best = opt.run(lambda a, b: next(typed), pairs=3)
+    assert [t.vote for t in opt.history] == ["a", "b", "tie"] and (best == opt.best).all()
+    assert capsys.readouterr().out.count('give "a", "b", "tie", True or False') == 2
+    with pytest.raises(UsageError, match="the vote 'maybe' is unknown"):
+        opt.run(lambda a, b: "maybe", pairs=1)
+    assert opt.steps == 3 and len(opt.waiting) == 1
