@@ -131,7 +131,7 @@ def _items(data: dict[str, Any], where: str) -> dict[str, str]:
         if not isinstance(item, dict) or "id" not in item:
             raise UsageError(f"{where}: an item has no id")
         texts[str(item["id"])] = require_text(
-            item.get("body"), f"{where}: item {item['id']}: body"
+            item.get("body"), f"{where}: item {item['id']}: body", blank=True
         )
     if len(texts) < len(listed):
         raise UsageError(f"{where}: two items have the same id")

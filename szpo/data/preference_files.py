@@ -56,6 +56,7 @@ def read(
     Raises:
         UsageError: the file or one of its records cannot be used, or there is no such format.
     """
+    guessed = kind is None
     if kind is None:
         first_one = next((record for _, record in read_records(Path(path))), None)
         kind = "sheet" if isinstance(first_one, dict) and sheets.COLUMN in first_one else "trl"
@@ -80,7 +81,7 @@ def read(
         pairs += one.pairs
         ties += one.ties
     if bad and not skip_bad:
-        raise UsageError(_describe_bad(bad))
+        raise UsageError(_describe_bad(bad) + (_other_format(Path(path), kind) if guessed else ""))
     if not count:
         raise UsageError(f"{path} holds no records")
     return Preferences(tuple(pairs), ties, count, tuple(bad.values()))
@@ -119,6 +120,14 @@ def read_records(path: Path, *, ours: bool = True) -> Iterator[tuple[str, Any]]:
             raise UsageError(
                 f"{path}: preferences are read from .jsonl, .jsonl.gz, .json and .csv files"
             )
+
+
+def _other_format(path: Path, kind: str) -> str:
+    """Say which other format a file's first record has; empty if it has none."""
+    with suppress(UsageError):
+        if (found := find_format(path)) != kind:
+            return f"; its records are of the format {found}: --from {found}"
+    return ""
 
 
 def _describe_bad(bad: dict[str, str]) -> str:

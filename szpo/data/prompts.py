@@ -330,7 +330,7 @@ def _oddities(prompts: tuple[Prompt, ...]) -> tuple[str, ...]:
     control = sum(any(w in text for w in text_files.CONTROL_WORDS) for text in texts)
     found = (
         (copies, "duplicate prompts (used as they are)"),
-        (marked, "prompts with characters that nobody sees (used as they are)"),
+        (marked, "prompts with direction marks or other hidden characters (used as they are)"),
         (control, "prompts with control words of chat models, such as <|im_end|> (kept as text)"),
         (broken, "prompts with broken characters (each replaced by \ufffd)"),
     )

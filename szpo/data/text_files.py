@@ -67,7 +67,8 @@ def open_text(path: Path, limits: Limits) -> Iterator[IO[bytes]]:
         with path.open("rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
-            with gzip.open(raw) if packed else nullcontext(raw) as file:
+            with gzip.open(raw) if packed else nullcontext(raw) as opened:
+                file: Any = opened
                 head = file.read(_PEEK)
                 file.seek(0)
                 wide = head.startswith((b"\xff\xfe", b"\xfe\xff"))
@@ -196,7 +197,8 @@ def _parse_all(text: str) -> list[Any] | Unreadable:
             found.append(value)
         return found
 
-    return _parse(text, values)
+    found: list[Any] | Unreadable = _parse(text, values)
+    return found
 
 
 def _parse(text: str, read: Callable[[str], Any]) -> Any:

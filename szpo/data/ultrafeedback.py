@@ -34,7 +34,8 @@ def read_pairs(record: dict[str, Any], where: str) -> Preferences:
 
 def read_candidates(record: dict[str, Any], where: str) -> tuple[Any, list[str]]:
     """Read the prompt and texts of a record with unrated completions."""
-    texts = [_words(item, place) for place, item in list_completions(record, where)]
+    listed = list_completions(record, where)
+    texts = [_words(item, place, blank=True) for place, item in listed]  # a model's may be empty
     return read_prompt(record, where), texts
 
 
@@ -54,12 +55,12 @@ def list_completions(record: dict[str, Any], where: str) -> list[tuple[str, Any]
     return [(f"{where}: completion {i}", item) for i, item in enumerate(listed, start=1)]
 
 
-def _words(item: Any, where: str) -> str:
+def _words(item: Any, where: str, *, blank: bool = False) -> str:
     if isinstance(item, str):
-        return require_text(item, where)
+        return require_text(item, where, blank=blank)
     for key in TEXTS if isinstance(item, dict) else ():
         if key in item:
-            return require_text(item[key], f"{where}: {key}")
+            return require_text(item[key], f"{where}: {key}", blank=blank)
     raise UsageError(f"{where} needs its text under {', '.join(TEXTS)}")
 
 

@@ -523,6 +523,17 @@ def test_label_studios_own_templates_and_exports_are_read(tmp_path):
         )
 
 
+def test_a_format_that_must_be_named_is_told(tmp_path):
+    for kind, record in (
+        ("hh", HH),
+        ("ultrafeedback", ULTRA),
+        ("label-studio", export_of(TWO, ["0", "1"])),
+    ):
+        assert refusal(file(tmp_path, [record])).endswith(f"of the format {kind}: --from {kind}")
+    assert "--from" not in refusal(file(tmp_path, [{"x": 1}]))
+    assert "--from" not in refusal(file(tmp_path, [HH]), "trl")
+
+
 def test_one_empty_annotation_loses_only_itself(tmp_path):
     record = export_of(TWO, ["0", "1"])
     record["annotations"] += [{"result": []}, {"was_cancelled": True}, *record["annotations"]]

@@ -87,10 +87,13 @@ def test_the_better_answer_of_a_task_is_certain_and_whoever_knows_it_is_right_in
 def test_one_that_talks_nonsense_and_one_that_is_broken_are_reported():
     found = examine("nonsense", "truth")
     assert found["unreadable"][0] == 1.0 and found["consistency"] is None
-    assert found["errors"] == ["no verdict in the last line, asked 3 times"]
+    assert found["errors"] == ["no clear verdict in the reply, asked 3 times"]
     assert found["tokens"] == [4 * 2 * 3 * 100, 4 * 2 * 3 * 10], "all tries are paid"
     found = examine("500", "truth", count=2)
-    assert (found["unreadable"][0], found["errors"]) == (1.0, ["HTTP 500, tried 4 times"])
+    assert (found["unreadable"][0], found["errors"]) == (
+        1.0,
+        ["HTTP 500, tried 4 times (stub 500)"],
+    )
 
 
 def test_likings_for_length_and_for_own_texts_show_and_none_for_names():
