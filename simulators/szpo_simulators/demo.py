@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from szpo.cli import console as to_user
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.optim.rules.regression import BUDGET
@@ -61,6 +62,11 @@ def demo(
     sets += [f"improve.nats={BUDGET:g}"] if improve else []
     config = settings_file.load(preset_name=preset, sets=sets)
     path = find_free_path(folder, f"demo-{config.run.root_seed}")
+    if (before := path.with_name(f"demo-{config.run.root_seed}.db")) != path:
+        to_user.complain(
+            f"{before} is an earlier demo (it goes on with: szpo run --resume {before}); this one "
+            f"is {path.stem}"
+        )
     found = run_demo(config, path, quiet=as_json)
     if as_json:
         print(json.dumps(found, indent=1))
@@ -110,6 +116,7 @@ def run_demo(config: Config, path: Path, *, quiet: bool) -> dict[str, Any]:
     task = bar.add_task("votes", total=total, note="", visible=False)
 
     def on_step(step: step_report.StepReport) -> None:
+        to_user.set_resumable(f"szpo run --resume {path}")
         note = f"{step.length:.0f} tokens an answer"
         bar.update(task, completed=step.total_votes, note=note, visible=True)
         if not console.is_terminal:
