@@ -21,7 +21,7 @@ from szpo.runs.callbacks import Callback
 from szpo.training import controller
 from szpo.training.step_report import Outcome, StepReport
 from szpo.types import Say
-from szpo.voting import lease
+from szpo.voting import lease, policy_checks
 
 POLL_S: Final = 0.5
 """Seconds between two checks for votes and orders while a run waits."""
@@ -56,6 +56,8 @@ def drive(
     def on_step(report: StepReport) -> None:
         for each in every:
             each.after_step(report)
+        if back := policy_checks.why_back(ledger, report.step + 1):
+            say(back)
         measuring.after_step(measures, report)
         model_process.fulfil(ledger, parts, say)
 

@@ -21,7 +21,7 @@ from szpo.ledger import adopted, orders
 from szpo.ledger.database import Ledger
 from szpo.training import results
 from szpo.types import Floats
-from szpo.voting import finals
+from szpo.voting import finals, policy_checks
 
 STILL: Final = (
     "nothing has moved: this run explains its votes; szpo improve moves the model by them, or a "
@@ -76,6 +76,8 @@ class Improvement:
     """Why there is no share; "" where there is one."""
     kl_measured: bool = True
     """``kl`` was measured on held-out prompts; else it is the last step's figure."""
+    at_start: bool = False
+    """The run is where it began, and ``lack`` says why."""
 
     @property
     def verdict(self) -> str:
@@ -89,7 +91,7 @@ class Improvement:
     @property
     def sentence(self) -> str:
         """A sentence for people on whether the run helped."""
-        if self.lack == STILL:
+        if self.at_start:
             return self.lack
         if self.share is None or self.share.value is None:
             at = f" ({self.nats})" if self.nats else ""
@@ -159,8 +161,8 @@ class Improvement:
 
 def read(ledger: Ledger) -> Improvement:
     """Read a run's measurements and its final comparison, and judge the improvement."""
-    if adopted.is_still(ledger):
-        return Improvement(None, "", 0, None, (), STILL)
+    if (still := why_at_start(ledger)) is not None:
+        return Improvement(None, "", 0, None, (), still, at_start=True)
     # Of a repeated measurement the last counts; each is compared with the base's.
     bodies = {event["body"]["steps"]: event["body"] for event in ledger.events("measured")}
     base = bodies.get(0, {}).get("rewards")
@@ -206,10 +208,15 @@ def read(ledger: Ledger) -> Improvement:
     return found(None, "", votes, lack=lack)
 
 
+def why_at_start(ledger: Ledger) -> str | None:
+    """Why the run recommends the weights that it began with; None where it does not."""
+    return policy_checks.why_back(ledger) or (STILL if adopted.is_still(ledger) else None)
+
+
 def require_moving(ledger: Ledger) -> None:
-    """Refuse to write weights of a run that has no coordinates."""
-    if adopted.is_still(ledger):
-        raise UsageError(f"{ledger.path.stem}: {STILL}")
+    """Refuse to write weights of a run that is where it began."""
+    if (still := why_at_start(ledger)) is not None:
+        raise UsageError(f"{ledger.path.stem}: {still}")
 
 
 def _point(body: Mapping[str, Any], base: Any) -> Point:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -28,10 +29,11 @@ LEAST: Final = 1 / FEATURE_GRID
 """Explanations below this probability are left out."""
 
 
-def read(ledger: Ledger, given: Sequence[str] = ()) -> Taste:
+def read(ledger: Ledger, given: Sequence[str] = (), *, present: bool = False) -> Taste:
     """The taste of a run's votes up to its last step; needs no model.
 
-    ``given``: the user's own features that are code, anew.
+    ``given``: the user's own features that are code, anew. ``present``: the fit as it is now must
+    show a taste, not only one before.
 
     Raises:
         UsageError: its coordinates have no names, or nobody has voted.
@@ -47,6 +49,9 @@ def read(ledger: Ledger, given: Sequence[str] = ()) -> Taste:
     carried = replay.replay_state(ledger, settings).carried
     carried = refit(settings, carried, withdrawals.read_now(ledger, settings))
     found = findings.find(settings, carried)
+    fit = carried.named or fit_named(settings, carried.votes, carried.aside)
+    if present:
+        found = replace(found, factor=fit.log_factor)
     if not found.shown:
         raise RunError(
             f"{where}: its votes show no taste yet (odds of {math.exp(found.factor):.3g} of "
@@ -66,7 +71,6 @@ def read(ledger: Ledger, given: Sequence[str] = ()) -> Taste:
     )
     people = {row["pseudonym"] for row in ledger.query(
         "SELECT pseudonym FROM panelists WHERE kind = 'person'")}  # fmt: skip
-    fit = carried.named or fit_named(settings, carried.votes, carried.aside)
     features, explanations = _explain(named, fit, carried, cast.comparisons, entries)
     if not features and found.aside:
         raise RunError(

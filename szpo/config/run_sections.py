@@ -237,6 +237,14 @@ class Improve(Section):
         "perturbed policies, without gradients, and szpo verify computes the weights again; auto: "
         "zeroth with workers, servers or 4-bit weights, else natural.",
     )
+    checks: float = Field(
+        0.25,
+        ge=0,
+        le=0.5,
+        allow_inf_nan=False,
+        description="Share of the rows that compare an answer of the improved policy with one of "
+        "its start, on prompts that it did not learn from; it goes back where the start wins.",
+    )
 
 
 class Evaluation(Section):

@@ -3,8 +3,8 @@
 It begins at the run's recommended point, or part of the way there where that has spent more than
 half of the budget, moves every B of the adapter by `szpo.improvement.loop` (without gradients the
 adapters' weights, where these are the run's coordinates), and adopts the best policy found: its
-weights join the record (`szpo.ledger.adopted`). Prompts for measuring are split off from the
-training prompts; held-out ones are never read.
+weights join the record (`szpo.ledger.adopted`). Prompts for measuring, and those of check rows, are
+split off from the training prompts; held-out ones are never read.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from szpo.runs.assemble import RunParts
 from szpo.runs.setup_progress import telling
 from szpo.taste import Taste
 from szpo.training import held_out
+from szpo.training.services import set_aside
 from szpo.training.step_report import Outcome
 from szpo.types import Answer, Floats, Prompt, Say
 
@@ -70,19 +71,21 @@ def improve_run(
         report: Called with the state at the beginning and after each step.
 
     Raises:
-        RunError: the votes show no taste that has a name.
+        RunError: the votes show no taste that has a name; after a return to the start, those now.
         UsageError: another run than one of a language model whose B move.
     """
-    taste = run_taste.read(ledger, given)
+    earlier = adopted.last(ledger)
+    back = earlier is not None and adopted.went_back(earlier)
+    taste = run_taste.read(ledger, given, present=back)
     policy, steps = parts.language, len(theta_digests(ledger)) - 1
     if parts.config.adapter.train != "B":
         raise UsageError("improving moves every B of an adapter; set adapter.train to B")
     seed = seeds.as_seed(seeds.derive(ledger.root_seed, "improve", step=steps))
-    begun, earlier = policy.subspace, adopted.last(ledger)
-    conv1d = bool(earlier and earlier.get("conv1d"))
+    begun = policy.subspace
+    conv1d = any(body.get("conv1d") for body in adopted.bodies(ledger))
     if not begun.sites:
         policy.subspace, conv1d = _with_sites(parts)
-    way, asked = way or choose_way(parts), parts.prompts.train
+    way, asked = way or choose_way(parts), set_aside(parts.prompts.train, ledger.root_seed)[0]
     try:
         whole, by = _mover(parts, way, seed), WAYS[way]()
         now, start = replay.improved_from(ledger, policy.subspace)

@@ -1,12 +1,13 @@
 """Weights that a run adopted after improving on a taste: tensors of the record.
 
 They are every moving factor of the adapter. A run's recommended point is θ in its coordinates
-until it has adopted weights, and these from then on.
+until it has adopted weights, and these from then on. A return (`szpo.voting.policy_checks`) ends
+that: the start is recommended, until weights are adopted again.
 """
 
 from __future__ import annotations
 
-import itertools
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,6 +21,8 @@ from szpo.optim import parameters
 from szpo.types import Theta
 
 KIND: Final = "improved"
+RETURN: Final = "returned"
+"""Kind of the event by which the policy goes back to its start."""
 PREFIX: Final = "improved/"
 """Of the tensors' names; their number and the factor's name follow."""
 
@@ -70,7 +73,7 @@ def append(
 
 
 def read(ledger: Ledger, until: int | None = None, number: int | None = None) -> Adopted | None:
-    """The weights that were last adopted after at most ``until`` steps; None: none were.
+    """The weights that were last adopted after at most ``until`` steps; None: none are in force.
 
     ``number``: only the first so many adoptions are looked at.
 
@@ -78,7 +81,7 @@ def read(ledger: Ledger, until: int | None = None, number: int | None = None) ->
         IntegrityError: they are not the recorded ones.
     """
     found = last(ledger, until, number)
-    if found is None:
+    if found is None or went_back(found):
         return None
     stored = tensors(ledger, found)
     theta = {name: stored[name] for name in found["moving"]}
@@ -88,12 +91,25 @@ def read(ledger: Ledger, until: int | None = None, number: int | None = None) ->
 def last(
     ledger: Ledger, until: int | None = None, number: int | None = None
 ) -> Mapping[str, Any] | None:
-    """The body of the event that `read` reads, without its tensors."""
+    """The body of the event in force: of an adoption, or of a return; arguments as in `read`."""
     found = None
-    for event in itertools.islice(ledger.events(KIND), number):
-        if until is None or event["body"]["steps"] <= until:
-            found = event["body"]
+    for body in bodies(ledger):
+        if number is not None and body.get("number") == number:
+            break
+        if until is None or body["steps"] <= until:
+            found = body
     return found
+
+
+def bodies(ledger: Ledger) -> list[Mapping[str, Any]]:
+    """The bodies of all adoptions and returns, in order."""
+    sql = "SELECT body FROM events WHERE kind IN (?, ?) ORDER BY event"
+    return [json.loads(row["body"]) for row in ledger.query(sql, (KIND, RETURN))]
+
+
+def went_back(body: Mapping[str, Any]) -> bool:
+    """Whether an event with this body is a return to the start."""
+    return "tensors" not in body
 
 
 def tensors(ledger: Ledger, body: Mapping[str, Any]) -> Theta:
@@ -119,8 +135,10 @@ def tensors(ledger: Ledger, body: Mapping[str, Any]) -> Theta:
 
 
 def is_still(ledger: Ledger) -> bool:
-    """Whether nothing can have moved: the run has no coordinates, and adopted no weights."""
-    return ledger.layout == parameters.NO_COORDINATES and last(ledger) is None
+    """Whether nothing has moved: the run has no coordinates, and no adopted weights in force."""
+    found = last(ledger)
+    still = found is None or went_back(found)
+    return ledger.layout == parameters.NO_COORDINATES and still
 
 
 def digest(theta: Theta) -> str:

@@ -54,11 +54,11 @@ def theta_digests(ledger: Ledger) -> list[str]:
 def recommended_digests(ledger: Ledger) -> list[str]:
     """theta_sha256 of the recommended point before the first step and after each applied one.
 
-    From the step after which weights were adopted on it is theirs.
+    From the step after which weights were adopted on it is theirs, and after a return the start's.
     """
     found = updated_digests(ledger)
-    for event in ledger.events(adopted.KIND):
-        steps, digest = event["body"]["steps"], event["body"]["theta_sha256"]
+    for body in adopted.bodies(ledger):
+        steps, digest = body["steps"], body["theta_sha256"]
         found[steps:] = [digest] * (len(found) - steps)
     return found
 

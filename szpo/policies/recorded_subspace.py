@@ -25,14 +25,15 @@ def read(ledger: Ledger) -> Subspace:
         KeyError, TypeError, ValueError: the record is damaged.
     """
     found = Subspace.from_facts(ledger.spec["space"], stored_tensors(ledger))
-    last = adopted.read(ledger)
-    if last is None or found.sites:
+    made = [body for body in adopted.bodies(ledger) if not adopted.went_back(body)]
+    if not made or found.sites:
         return found
+    stored = adopted.tensors(ledger, made[-1])
     return without_coordinates(
-        tuple(Site(**site) for site in last.body["sites"]),
+        tuple(Site(**site) for site in made[-1]["sites"]),
         {
             name.removeprefix(FIXED): values
-            for name, values in last.stored.items()
+            for name, values in stored.items()
             if name.startswith(FIXED)
         },
     )

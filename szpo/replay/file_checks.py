@@ -28,6 +28,7 @@ from szpo.optim.sample_directions import Law
 from szpo.replay import replay
 from szpo.replay.findings import Broken, Examination, Failure
 from szpo.types import Theta
+from szpo.voting import policy_checks
 
 LITESTREAM = {"_litestream_lock", "_litestream_seq"}
 """Tables that Litestream adds to a file that it copies; szpo never reads them."""
@@ -197,6 +198,18 @@ def _follow_moves(ledger: Ledger, body: Mapping[str, Any]) -> str:
     for number, coefs in enumerate(moves["coefs"], start=1):
         theta = where.follow(space, theta, number, coefs)
     return adopted.digest(theta)
+
+
+def check_returns(look: Examination) -> None:
+    """Check that the policy went back to its start where the verdicts on check rows say so."""
+    due = None
+    for steps, found, body in policy_checks.walk(look.ledger):
+        if body != due:
+            raise Broken("events", adopted.RETURN, "does not fit the verdicts on check rows")
+        against = body is None and found.against
+        due = policy_checks.describe(look.ledger, steps, found) if against else None
+    if due is not None:
+        raise Broken("events", adopted.RETURN, "is missing, and the verdicts on check rows ask it")
 
 
 def check_budget(look: Examination) -> None:

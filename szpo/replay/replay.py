@@ -65,13 +65,17 @@ def apply_recorded(
     return applied
 
 
-def fold(ledger: Ledger, until: int | None = None) -> Theta:
+def fold(ledger: Ledger, until: int | None = None, number: int | None = None) -> Theta:
     """The weights that a run recommends after the steps < ``until`` (None: after all).
 
-    That is `fold_updates`, or, once the run has adopted weights (`szpo.ledger.adopted`), these.
+    That is `fold_updates`, or, once the run has adopted weights (`szpo.ledger.adopted`), these,
+    and after a return the start. ``number``: only the first so many adoptions are looked at.
     """
-    theta, found = fold_updates(ledger, until), adopted.read(ledger, until)
-    return theta if found is None else found.theta
+    theta, found = fold_updates(ledger, until), adopted.last(ledger, until, number)
+    if found is None:
+        return theta
+    weights = adopted.read(ledger, until, number)
+    return starting_theta(ledger) if weights is None else weights.theta
 
 
 def improved_from(
@@ -85,9 +89,7 @@ def improved_from(
         until: How many steps were applied then; None: all.
         number: How many improvements were adopted then; None: all.
     """
-    found = adopted.read(ledger, until, number)
-    theta = fold_updates(ledger, until) if found is None else found.theta
-    now, start = subspace.factors(theta), subspace.factors()
+    now, start = subspace.factors(fold(ledger, until, number)), subspace.factors()
     names = [site.b for site in subspace.sites]
     return {name: now[name] for name in names}, {name: start[name] for name in names}
 

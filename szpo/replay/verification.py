@@ -154,6 +154,7 @@ CHECKS: Final[tuple[Callable[[Examination], None], ...]] = (
     row_checks.check_votes,
     row_checks.check_comparisons,
     row_checks.check_step_events,
+    file_checks.check_returns,
     check_updates,
     file_checks.check_adopted,  # from weights that are checked
     file_checks.check_end,

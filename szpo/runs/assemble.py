@@ -452,8 +452,8 @@ def _at_head(ledger: Ledger, parts: RunParts, until: int | None, *, panel: bool)
             f"{ledger.path.name}: {applied} recorded updates give other weights than recorded; "
             "find the row with: szpo verify"
         )
-    if not driven and (found := adopted.read(ledger, until)) is not None:
-        parts.language.move_to(found.theta)
+    if not driven and adopted.last(ledger, until) is not None:
+        parts.language.move_to(replay.fold(ledger, until))
     factory = load_factory(parts.config.panel.kind) if panel else None
     if factory is None:
         return parts

@@ -74,6 +74,8 @@ def prepare(ledger: Ledger, parts: RunParts, say: Say = lambda line: None) -> Se
         features=None if chosen is None else partial(_draw_features, parts, chosen, say),
         repeats=config.panel.repeats,
         sheet=config.sheet if people and config.picks_pairs else None,
+        checks=config.improve.checks,
+        aside=services.set_aside(parts.prompts.train, ledger.root_seed)[1],
         evens=people,
     )
 

@@ -5,11 +5,14 @@ are fitted on the texts. Where the run's coordinates have names, every other row
 perturbed policy instead, and shows an answer of either. Choice reads the votes of closed rounds
 only. The round's event "generated" has digests of all candidates and the worth of each chosen
 pair.
+
+Once the run has adopted weights, half of a pool is of these and half of the start. A share of the
+rows then checks them: the first answer of each to a prompt that no improvement learns from, drawn
+and not chosen. The event names these rows; nobody who votes is told.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,12 +21,13 @@ from typing import Any, Final
 import numpy as np
 
 from szpo import seeds
-from szpo.data.text_files import clean_answer
+from szpo.data.text_files import clean_answer, clean_prompt
 from szpo.errors import RunError
 from szpo.features.dictionary import Entry, ratios
 from szpo.features.own import Judged
 from szpo.ledger import adopted
 from szpo.ledger.database import Ledger
+from szpo.ledger.theta import starting_theta
 from szpo.optim import named_features, pair_choice
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.rules import all_votes
@@ -33,7 +37,7 @@ from szpo.optim.sparse_regression import SparseFit
 from szpo.policies.protocol import draw_answers, moved
 from szpo.training.position import Position
 from szpo.training.services import Services
-from szpo.types import FEATURE_GRID, Answer, Comparison, Floats, Prompt, Query, Row
+from szpo.types import FEATURE_GRID, Answer, Comparison, Floats, Prompt, Query, Row, Theta
 from szpo.voting import counting, step_inputs, step_plan
 from szpo.voting.seats import LETTERS
 from szpo.voting.sides import side_in_step
@@ -56,10 +60,12 @@ def draw(
     each, improved = FEWER if named is None else ANSWERS, adopted.read(run.ledger)
     earlier = repeatable(run.ledger) if run.repeats and settings.M == 1 else []
     earlier = [shown for shown in earlier if not settings.perturbs(shown.step, shown.k)]
+    checks = set() if improved is None else _places_of_checks(run, settings, step)
     again = _places_of_repeats(run, settings, earlier, step)
+    again = {i: key for i, key in again.items() if i not in checks}
     new = [i for i in range(len(prompts)) if i not in again]
-    with contextlib.nullcontext() if improved is None else moved(run.policy, improved.theta):
-        pools = _sample(run, settings, query, prompts, each, new)
+    prompts = [_prompt_aside(run, step, i) if i in checks else p for i, p in enumerate(prompts)]
+    pools = _sample(run, settings, query, prompts, each, new, improved and improved.theta)
     if not all(sum(map(len, pools[i])) == each for i in new):
         raise RunError(f"step {step}: the policy left prompts unanswered")
     found = at.state.carried.named
@@ -80,7 +86,11 @@ def draw(
             continue
         pool = [[clean_answer(each) for each in answers] for answers in drawn]
         fit = [[each for each in answers if each.text not in hidden] for answers in pool]
-        pairs = _pairs(fit if all(fit) else [pool[0][:1]], even=even)
+        if i in checks:
+            fit = [answers[:1] for answers in fit]
+        elif own:
+            fit = [list(itertools.chain(*fit))]
+        pairs = _pairs(fit if all(fit) else [pool[0][:1]], even=even and i not in checks)
         worths = np.zeros(len(pairs), dtype=np.int64)
         if named is not None:
             x = _differences(named, run.counted_features, prompt, pairs)
@@ -89,33 +99,74 @@ def draw(
             worths = pair_choice.worth(x, found, all_votes.named_prior(settings))
         known = named is not None
         chosen = pair_choice.choose(settings.root_seed, step, i, worths, known=known)
-        as_drawn = not own or seeds.integer(key, 0, 2)
+        as_drawn = not own or i in checks or seeds.integer(key, 0, 2)
         plus, minus = pairs[chosen] if as_drawn else pairs[chosen][::-1]
         rows.append(Comparison(key.hex(), step, k, n, (Row(prompt, plus, minus),)))
         texts = [each.text for answers in pool for each in answers]
         noted["candidates"].append([step_inputs.text_digest(text) for text in texts])
         noted["worth"].append(int(worths[chosen]))
-    by = {} if improved is None else {"policy": improved.sha256}
+    by = {}
+    if improved is not None:
+        by = {"policy": improved.sha256, "checks": [rows[i].id for i in sorted(checks)]}
     return tuple(rows), {"pool": {**noted, "after": at.state.step, **by}}
+
+
+def _places_of_checks(run: Services, settings: Settings, step: int) -> set[int]:
+    """The rows of a step that check the adopted weights."""
+    rate, places = run.checks / settings.own_share, range(settings.K * settings.N)  # of all rows
+    own = (i for i in places if not settings.perturbs(step, i // settings.N))
+    found = {i for i in own if seeds.uniform(_check_key(run, step, i), 1)[0] < rate}
+    return found if run.aside else set()
+
+
+def _prompt_aside(run: Services, step: int, row: int) -> Prompt:
+    return clean_prompt(run.aside[seeds.integer(_check_key(run, step, row), 1, len(run.aside))])
+
+
+def _check_key(run: Services, step: int, row: int) -> bytes:
+    return seeds.derive(run.settings.root_seed, "check", step=step, k=row)
 
 
 def _sample(
     run: Services, settings: Settings, query: Query, prompts: Sequence[Prompt], count: int,
-    new: Sequence[int],
+    new: Sequence[int], improved: Theta | None,
 ) -> list[tuple[Sequence[Answer], ...]]:  # fmt: skip
-    """Candidates for each ``new`` prompt: of the policy as it is, or of plus, then of minus."""
+    """Candidates for each ``new`` prompt: of the policy as it is, or of plus, then of minus.
+
+    Where weights were adopted, rows of their own answers have as many of the start behind them.
+    """
+    if improved is None:
+        return _sample_here(run, settings, query, prompts, count, new, count)
+    half = count // 2
+    with moved(run.policy, improved):
+        pools = _sample_here(run, settings, query, prompts, count, new, half)
+    own = [i for i in new if not settings.perturbs(query.step, i // settings.N)]
+    key = seeds.derive(settings.root_seed, "start answers", step=query.step)
+    with moved(run.policy, starting_theta(run.ledger)):
+        asked = [prompts[i] for i in own]
+        drawn = draw_answers(run.policy, asked, half, seed=seeds.as_seed(key)) if own else []
+    for i, answers in zip(own, drawn, strict=True):
+        pools[i] += (answers,)
+    return pools
+
+
+def _sample_here(
+    run: Services, settings: Settings, query: Query, prompts: Sequence[Prompt], count: int,
+    new: Sequence[int], own: int,
+) -> list[tuple[Sequence[Answer], ...]]:  # fmt: skip
+    """``own`` answers of the policy where it is, or ``count`` of two perturbed ones."""
     pools: list[tuple[Sequence[Answer], ...]] = [()] * len(prompts)
     key = seeds.derive(settings.root_seed, "rollout", step=query.step)
     if settings.own_share == 1:
         asked, seed = [prompts[i] for i in new], seeds.as_seed(key)
         places = None if len(new) == len(prompts) else new
-        drawn = draw_answers(run.policy, asked, count, seed=seed, places=places) if new else []
+        drawn = draw_answers(run.policy, asked, own, seed=seed, places=places) if new else []
         for i, pool in zip(new, drawn, strict=True):
             pools[i] = (pool,)
         return pools
     of = {k: [i for i in new if i // settings.N == k] for k in range(settings.K)}
     shifts = [s for pair in query.shifts for s in dict.fromkeys(pair) if of[s.k]]
-    times = [count // len({*query.shifts[shift.k]}) for shift in shifts]
+    times = [own if len({*query.shifts[shift.k]}) == 1 else count // 2 for shift in shifts]
     lists = [
         [prompts[i] for i in of[shift.k]] * each for shift, each in zip(shifts, times, strict=True)
     ]

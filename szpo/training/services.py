@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from szpo import seeds
 from szpo.errors import IntegrityError, UsageError
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from szpo.policies.protocol import Policy
 
 
+ASIDE: Final = 32
+"""Most training prompts that are set aside to check improved weights on."""
+DIVISIBLE: Final = 8
+"""With fewer training prompts none is."""
 Prompts = Callable[[int], Sequence[Prompt]]
 """Maps a step to its K·N·D prompts; `prompt_order` makes one from a list.
 
@@ -50,6 +54,20 @@ def prompt_order(pool: Sequence[Prompt], settings: Settings) -> Prompts:
         return tuple(prompts[i] for i in order)
 
     return of
+
+
+def set_aside(
+    pool: Sequence[Prompt], root_seed: int
+) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
+    """Training prompts that improving may use, and a quarter, at most `ASIDE`, to check it on.
+
+    >>> [len(part) for part in set_aside([Prompt.user(str(i)) for i in range(9)], 0)]
+    [7, 2]
+    """
+    prompts = tuple(dict.fromkeys(pool))
+    order = seeds.permutation(seeds.derive(root_seed, "set aside"), len(prompts)).tolist()
+    count = min(ASIDE, len(prompts) // 4 if len(prompts) >= DIVISIBLE else 0)
+    return tuple(prompts[i] for i in order[count:]), tuple(prompts[i] for i in order[:count])
 
 
 def seconds() -> float:
@@ -107,6 +125,10 @@ class Services:
     """Share of the rows that show an earlier row again, where rows are chosen."""
     sheet: int | None = None
     """Rows of a sheet, where a round has one for each panelist present; None: rounds keep N."""
+    checks: float = 0.0
+    """Share of the rows that compare adopted weights with the start, where rows are chosen."""
+    aside: Sequence[Prompt] = ()
+    """The prompts of these rows, as from `set_aside`."""
     evens: bool = False
     """Pairs of about equally long answers come first, while votes are not about length."""
     lease: Lease | None = None

@@ -25,7 +25,7 @@ from szpo.training.position import Position, check_weights
 from szpo.training.services import Services
 from szpo.training.step_report import StepReport, Stopwatch, answers_read, flatten, plain
 from szpo.types import Comparison, Floats, Info, Tally, Theta, Update
-from szpo.voting import pauses, step_inputs, steps
+from szpo.voting import pauses, policy_checks, step_inputs, steps
 from szpo.voting.counting import StepVotes
 
 QUADRATIC_UP_TO: Final = 0.5
@@ -118,6 +118,7 @@ def apply(
             centre_sha256=new.after.centre_sha256,
             notes=plain({**notes, "seconds": None, **watch.seconds()}),
         )
+        policy_checks.return_if_due(ledger, report.step + 1)
         if (broken := bands.broken(figures)) is not None:
             pauses.pause(ledger, f"guard {broken[0]}", f"after step {report.step}: {broken[1]}")
     # From here on the step is done; everything below follows from the ledger.

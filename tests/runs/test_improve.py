@@ -23,7 +23,8 @@ from szpo.policies.feature_basis import Fisher
 from szpo.replay import replay, verification
 from szpo.runs import assemble, samples, setup_progress
 from szpo.training import held_out
-from szpo.voting import lease
+from szpo.voting import lease, policy_checks
+from szpo.voting.policy_checks import Checks
 from tests.support.tampering import forge
 
 pytestmark = pytest.mark.full
@@ -117,6 +118,25 @@ def test_later_rounds_ask_about_the_adopted_policy(improved):
         by = [event["body"]["pool"].get("policy") for event in ledger.events("generated")]
         assert by == [None] * 10 + [adopted.read(ledger).sha256]
         assert verification.verify(ledger).ok
+
+
+def test_after_a_return_the_start_is_what_is_asked_about_and_nothing_is_exported(
+    improved, tmp_path, capsys
+):
+    with Ledger.open(improved) as ledger:
+        with ledger.transaction("controller"):
+            back = policy_checks.describe(ledger, 10, Checks(1, 9, 2))
+            ledger.record_event(adopted.RETURN, "controller", back)
+        parts = assemble.reopen(ledger, panel=False, say=lambda line: None)
+        assert parts.language.digest() == recommended_digest(ledger) == updated_digests(ledger)[0]
+        assert not any(value.any() for value in replay.fold(ledger).values())
+        report = verification.verify(ledger)
+        assert "does not fit the verdicts on check rows" in str(report.failure)
+    assert call(["export", str(improved), "--out", str(tmp_path / "out"), "--anyway"]) == 2
+    assert "start's answer in 9 of 10 check rows" in capsys.readouterr().err
+    assert call(["improve", str(improved), "--nats", "0.5"]) == 0  # its votes still show a taste
+    with Ledger.open(improved, readonly=True) as ledger:
+        assert adopted.read(ledger).body["nats"] <= 0.5
 
 
 def test_other_weights_than_the_recorded_ones_are_refused(improved, tmp_path):

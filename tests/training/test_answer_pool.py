@@ -2,16 +2,21 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from szpo.analysis import agreement, evidence
+from szpo.analysis import agreement, evidence, improvement
 from szpo.failpoints import InjectedError, arm
+from szpo.ledger import adopted
+from szpo.ledger.theta import recommended_digests
 from szpo.optim import named_features, pair_choice
+from szpo.optim.posterior_directions import NOISE
 from szpo.replay import replay, verification
 from szpo.training import answer_pool, position
-from szpo.types import Answer, Comparison
-from szpo.voting import counting
+from szpo.types import Answer, Comparison, Prompt
+from szpo.voting import counting, policy_checks
 from szpo.voting.casting import VoteRequest
+from szpo.voting.policy_checks import NEEDED, factor_against
 from szpo.voting.service import VoteService
 from tests.support import named_run
 from tests.support.named_run import MarkedPolicy
@@ -171,6 +176,91 @@ def test_some_rows_come_again_with_sides_swapped_and_both_verdicts_count(tmp_pat
         own = sum(voter.repeats for voter in found.totals.voters.values())
         assert own == sum(row["panelist"] == row["other"] for row in again)
         assert 0 < alike.of <= len(again) - own
+
+
+class MovingMarks(MarkedPolicy):
+    def move_to(self, theta):
+        self.theta_now = {name: np.array(value) for name, value in theta.items()}
+
+
+NAMED = {"features": named_run.with_names(), "kl_radius": 2.0, "asking_noise": NOISE}
+
+
+@pytest.mark.parametrize("changes", [{}, NAMED])
+def test_check_rows_compare_the_adopted_weights_with_the_start_on_prompts_apart(tmp_path, changes):
+    settings, ledger = named_run.start(tmp_path, **{**ROWS, **changes})
+    aside = tuple(Prompt.user(f"set aside {i}") for i in range(3))
+    with ledger:
+        policy = MovingMarks(settings)
+        drive(settings, ledger, policy, until_step=2, checks=0.25, aside=aside)
+        more = {"z": np.ones(5, dtype=np.float32)}  # of every mark
+        adopted.append(ledger, more, {"steps": 2})
+        drive(settings, ledger, policy, until_step=22, checks=0.25, aside=aside)
+        every, by = pools(ledger), adopted.read(ledger).sha256
+        assert [pool.get("policy") for pool in every] == [None] * 2 + [by] * 20
+        ids = {each for pool in every[2:] for each in pool["checks"]}
+        rows = [each for step in range(22) for each in ledger.comparisons(step)]
+        checks = [each for each in rows if each.id in ids]
+        assert len(checks) == len(ids) and 8 < len(checks) < 32  # of 80 rows, 20 ± 3 · 3.9
+        assert {each.rows[0].prompt for each in checks} == {*aside}
+        assert {each.rows[0].prompt for each in rows if each.id not in ids}.isdisjoint(aside)
+        assert not any(settings.perturbs(each.step, each.k) for each in checks)
+        longer = [len(c.rows[0].plus.text) - len(c.rows[0].minus.text) for c in checks]
+        assert np.mean(longer) > 3  # plus is of the adopted weights, wherever it is shown
+        assert len(replay.replay_state(ledger, settings).carried.votes.x) == 88
+        assert verification.verify(ledger).ok
+        spoilt = [*every[2]["checks"], "none"]
+    change_event(
+        tmp_path / "run.db", "generated", 2, lambda body: body["pool"].update(checks=spoilt)
+    )
+    rewrite(tmp_path / "run.db")
+    assert "notes a check" in str(failure_of(tmp_path / "run.db"))
+
+
+class LikesFew(ValueJudge):
+    """Prefers the answer with fewer marks."""
+
+    def gap(self, comparison):
+        (row,) = comparison.rows
+        return len(row.minus.text) - len(row.plus.text)
+
+
+def test_where_the_panel_prefers_the_start_the_policy_goes_back_to_it(tmp_path):
+    found = []
+    for name in ("a.db", "killed.db"):
+        settings, ledger = named_run.start(tmp_path, name, **ROWS)
+        panel = panel_of(ledger, judge=LikesFew())
+
+        def drive(until, settings=settings, ledger=ledger, panel=panel):
+            how = {"checks": 0.4, "aside": (Prompt.user("set aside"),)}
+            go(settings, ledger, MovingMarks(settings), panel, until_step=until, **how)
+
+        with ledger:
+            drive(2)
+            adopted.append(ledger, {"z": 2 * np.ones(5, np.float32)}, {"steps": 2})
+            if name == "killed.db":
+                for step in range(3, 12):
+                    with arm("cp10:raise"), pytest.raises(InjectedError):
+                        drive(step)
+                    drive(step)
+            drive(12)
+            (back,) = [event["body"] for event in ledger.events(adopted.RETURN)]
+            steps, (new, start) = back["steps"], (back["new"], back["start"])
+            assert 3 <= steps < 12 and start >= 5
+            assert factor_against(new, start) >= NEEDED
+            assert adopted.read(ledger) is None and adopted.read(ledger, steps - 1) is not None
+            assert not any(replay.fold(ledger)["z"]) and any(replay.fold(ledger, steps - 1)["z"])
+            ends = recommended_digests(ledger)
+            assert {*ends[steps:]} == {ends[0]} != {ends[steps - 1]}
+            assert not any("policy" in pool for pool in pools(ledger)[steps:])
+            assert improvement.read(ledger).sentence == policy_checks.why_back(ledger)
+            assert verification.verify(ledger).ok
+            found.append((history(ledger), back))
+    assert found[0] == found[1]
+    spoil = {"checks": []}
+    change_event(tmp_path / "a.db", "generated", 2, lambda body: body["pool"].update(spoil))
+    rewrite(tmp_path / "a.db")
+    assert "does not fit the verdicts on check rows" in str(failure_of(tmp_path / "a.db"))
 
 
 def test_rows_of_one_direction_are_not_of_two_policies_and_agree_about_nothing(tmp_path):

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from szpo.ledger import run_spec
+from szpo.ledger import adopted, run_spec
 from szpo.ledger.database import Ledger
 from szpo.voting import set_aside, withdrawals
 from szpo_ui.operator import controls
@@ -123,6 +123,10 @@ def _describe_event(kind: str, text: str, names: Mapping[str, str]) -> str:
             return f"excluded {who} from now on{reason}"
         case controls.LIVE:
             return f"turned the view of open votes {'on' if body.get('on') else 'off'}"
+        case adopted.KIND:
+            return "adopted an improved policy"
+        case adopted.RETURN:
+            return "went back to the start: check rows preferred it"
         case "order":
             return f"ordered {_ORDERS.get(body.get('kind', ''), 'something')}"
         case "done":

@@ -1,0 +1,66 @@
+"""When verdicts on check rows are reason enough to go back to the start."""
+
+from fractions import Fraction
+from math import comb
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import special
+
+from szpo.voting.policy_checks import NEEDED, Checks, factor_against
+
+COUNTS = st.integers(0, 60)
+
+
+@pytest.mark.parametrize(
+    ("new", "start", "factor"),
+    [
+        (0, 0, Fraction(1)),
+        (1, 0, Fraction(1, 2)),  # 2 ∫ 2p dp over p < 1/2
+        (0, 1, Fraction(3, 2)),
+        (0, 4, Fraction(31, 5)),  # with a = 0: (2^(n+1) - 1) / (n + 1)
+        (0, 5, Fraction(21, 2)),
+        (5, 0, Fraction(1, 6)),  # with b = 0: 1 / (n + 1)
+        (2, 2, Fraction(16, 30)),  # equal counts: 4^a · 2 B(a+1, a+1) / 2 · 2
+    ],
+)
+def test_the_factor_has_these_values_in_closed_form(new, start, factor):
+    assert factor_against(new, start) == factor
+
+
+@given(COUNTS, COUNTS)
+def test_it_is_the_incomplete_beta_integral(new, start):
+    """2ⁿ · 2 · B(½; a + 1, b + 1) over uniform p below one half."""
+    whole = special.betainc(new + 1, start + 1, 0.5) * special.beta(new + 1, start + 1)
+    assert float(factor_against(new, start)) == pytest.approx(2.0 ** (new + start + 1) * whole)
+
+
+@given(COUNTS, COUNTS)
+def test_each_verdict_for_the_start_raises_it_and_each_for_the_new_lowers_it(new, start):
+    here = factor_against(new, start)
+    assert factor_against(new, start + 1) > here > factor_against(new + 1, start)
+    # Under a coin the expected factor after one more verdict is the present one.
+    assert (factor_against(new, start + 1) + factor_against(new + 1, start)) / 2 == here
+
+
+@given(st.integers(1, 40))
+def test_a_coin_returns_the_policy_in_at_most_one_of_nine_runs_however_often_it_is_looked_at(n):
+    """The chance that n fair verdicts ever reach the bound, by counting paths."""
+    alive, stopped = {0: Fraction(1)}, Fraction(0)
+    for i in range(1, n + 1):
+        ahead: dict[int, Fraction] = {}
+        for new, chance in alive.items():
+            for more in (0, 1):
+                ahead[new + more] = ahead.get(new + more, Fraction(0)) + chance / 2
+        stopped += sum(c for new, c in ahead.items() if Checks(new, i - new).against)
+        alive = {new: c for new, c in ahead.items() if not Checks(new, i - new).against}
+    assert stopped <= 1 / Fraction(NEEDED)
+    assert sum(alive.values()) + stopped == 1
+
+
+def test_same_says_nothing_and_five_in_a_row_for_the_start_are_enough():
+    assert Checks(0, 5, 0).against and Checks(0, 5, 9).factor == Checks(0, 5).factor
+    assert not Checks(0, 4).against and not Checks(1, 6).against
+    assert factor_against(1, 6) == Fraction(sum(comb(8, j) for j in range(2, 9)), 8 * 7)
+    assert "the start's answer in 11 of 13 check rows (odds of 1" in Checks(2, 11).sentence()
