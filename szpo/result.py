@@ -101,10 +101,12 @@ class Result(Outcome):
         return self.improvement.share
 
     def __str__(self) -> str:
-        found = [f"{self.status}: {self.reason}", self.improvement.sentence]
+        helped = self.improvement
+        found = [f"{self.status}: {self.reason}", helped.sentence]
         found += [guard.line() for guard in self.guards]
         found += [] if self.taught is None else [str(self.taught)]
         found += [f"for more votes: {self.more_votes}"] if self.more_votes else []
+        found += [] if helped.last is None else [helped.last.line]
         return "\n".join(found)
 
 

@@ -163,7 +163,7 @@ def describe(found: dict[str, Any], path: Path) -> list[str]:
     failed = [guard["name"] for guard in found["guards"] if not guard["ok"]]
     if failed:
         lines += ["", f"guard failed: {'; '.join(failed)}"]
-    return [*lines, "", *filter(None, (found["nearest"], found["taught"]))]
+    return [*lines, "", *filter(None, (found["nearest"], found["taught"], found["last_pairs"]))]
 
 
 def _format_level(found: dict[str, Any], when: str) -> str:

@@ -7,14 +7,15 @@ panel or a voting function. Without any of these, the sentence says that it is n
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Final
 
 import numpy as np
 
 from szpo import metrics
-from szpo.analysis import evidence
+from szpo.analysis import evidence, last_pairs
+from szpo.analysis.last_pairs import LastPairs
 from szpo.errors import UsageError
 from szpo.intervals import Share
 from szpo.ledger import adopted, orders
@@ -76,6 +77,8 @@ class Improvement:
     """Why there is no share; "" where there is one."""
     kl_measured: bool = True
     """``kl`` was measured on held-out prompts; else it is the last step's figure."""
+    last: LastPairs | None = None
+    """Verdicts on pairs that no fit has seen, about what would be exported."""
     at_start: bool = False
     """The run is where it began, and ``lack`` says why."""
 
@@ -149,6 +152,7 @@ class Improvement:
             "sentence": self.sentence,
             "share": None if s is None else s.value,
             "interval": None if s is None else [s.low, s.high],
+            "last_pairs": None if self.last is None else asdict(self.last),
             "points": [
                 {"steps": p.steps, "votes": p.votes, "reward": p.reward,
                  "share": None if p.wins is None else p.wins.value,
@@ -161,6 +165,10 @@ class Improvement:
 
 def read(ledger: Ledger) -> Improvement:
     """Read a run's measurements and its final comparison, and judge the improvement."""
+    return replace(_read(ledger), last=last_pairs.read(ledger))
+
+
+def _read(ledger: Ledger) -> Improvement:
     if (still := why_at_start(ledger)) is not None:
         return Improvement(None, "", 0, None, (), still, at_start=True)
     # Of a repeated measurement the last counts; each is compared with the base's.

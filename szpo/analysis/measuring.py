@@ -7,12 +7,14 @@ single answers. A voting function compares batches with the base's, as it does i
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Final
 
 from szpo import seeds
+from szpo.analysis import last_pairs
 from szpo.analysis.improvement import mean_reward
 from szpo.config.schema import Config
 from szpo.data.text_files import clean_answer, clean_prompt
@@ -26,17 +28,20 @@ from szpo.errors import (
 )
 from szpo.evaluators.function_panel import FunctionPanel
 from szpo.evaluators.hidden_reward import Score
+from szpo.evaluators.protocol import Judge
 from szpo.ledger import adopted, orders
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import BUDGET
 from szpo.policies import text_guards
 from szpo.policies.protocol import BaseScorer, draw_answers, likeliest
 from szpo.runs.assemble import RunParts
-from szpo.runs.samples import policy_at
+from szpo.runs.samples import draw_pairs, policy_at
 from szpo.training import held_out, step_report
 from szpo.training.held_out import HeldOut
 from szpo.training.step_report import StepReport
-from szpo.types import Answer, Prompt
+from szpo.types import Answer, Comparison, Prompt
+from szpo.voting.counting import verdict
+from szpo.voting.finals import PAIRS, planned_sides
 
 KIND: Final = "measured"
 TEXTS: Final = 6
@@ -126,8 +131,9 @@ def after(m: Measuring | None, outcome: step_report.Outcome) -> None:
         return
     if outcome.steps not in _measurements(m):
         _attempt(m, lambda: _measure_end(m, outcome.steps, outcome.votes))
-    if m.people and not _is_compared(m.ledger):
-        orders.place_order(m.ledger, "final", "szpo run")
+    if m.people and not (_is_compared(m.ledger) or adopted.is_still(m.ledger)):
+        body = {"comparisons": PAIRS} if m.parts.settings.D == 1 else {}
+        orders.place_order(m.ledger, "final", "szpo run", body)
 
 
 def after_improving(m: Measuring | None, steps: int, votes: int) -> None:
@@ -142,10 +148,11 @@ def _is_compared(ledger: Ledger) -> bool:
     They are others after a step from added votes, and where improved ones were adopted.
     """
     placed = orders.orders(ledger, "final")
-    sql = "SELECT DISTINCT kind FROM events WHERE event > ? AND kind IN ('step', ?, ?)"
-    since = ledger.query(sql, (placed[-1].id, BUDGET, adopted.KIND)) if placed else []
+    sql = "SELECT DISTINCT kind FROM events WHERE event > ? AND kind IN ('step', ?, ?, ?)"
+    replaced = {adopted.KIND, adopted.RETURN}
+    since = ledger.query(sql, (placed[-1].id, BUDGET, *sorted(replaced))) if placed else []
     kinds = {row["kind"] for row in since}
-    return bool(placed) and adopted.KIND not in kinds and len(kinds) < 2
+    return bool(placed) and not kinds & replaced and len(kinds) < 2
 
 
 def _attempt(m: Measuring, measure: Callable[[], None]) -> None:
@@ -178,6 +185,7 @@ def _measure(m: Measuring, steps: int, votes: int) -> None:
 def _measure_end(m: Measuring, steps: int, votes: int) -> None:
     """Measure with all samples; for a language model also the KL and the guards."""
     _measure_start(m)
+    judge_last_pairs(m.ledger, m.parts, m.score)
     with policy_at(m.ledger, m.parts, None) as found:
         policy: Any = found
         drawn = draw_answers(policy, m.prompts, m.samples, seed=_seed(m))
@@ -219,6 +227,33 @@ def _measure_right(m: Measuring, policy: Any) -> tuple[Any, Any]:
     except UsageError as error:  # the file is gone or changed since the run began
         m.say(f"warning: right answers were not counted: {error}")
         return (), ()
+
+
+def judge_last_pairs(ledger: Ledger, parts: RunParts, score: Score | None) -> None:
+    """Let a simulated panel judge pairs of the policy and its start, for `last_pairs.read`.
+
+    ``score``: its reward. Nothing is done without one, or where verdicts are on batches.
+    """
+    judges: Sequence[Judge] = getattr(parts.panel, "judges", ())
+    if score is None or not judges or parts.settings.D > 1 or adopted.is_still(ledger):
+        return
+    rows, digest, _ = draw_pairs(ledger, parts, last_pairs.KIND, 0, PAIRS)
+    asked = [row for row in rows if not row.identical]
+    sides = planned_sides(ledger.root_seed, 0, max(1, len(asked)), 0)
+    cast, gaps = Counter[str](), []
+    for i, (row, side) in enumerate(zip(asked, sides, strict=False)):
+        key, who = seeds.derive(ledger.root_seed, last_pairs.KIND, k=i), i % len(judges)
+        shown = Comparison(key.hex(), -1, 0, i, (row,), kind="final")
+        choice = judges[who].judge(shown, panelist=f"panel-{who}", plus_side=side, key=key)
+        cast[verdict(choice, side)] += 1
+        gaps.append(score(row.prompt, row.plus) - score(row.prompt, row.minus))
+    new, start = cast["plus"], cast["minus"]
+    body = {
+        "theta_sha256": digest, "pairs": len(rows), "new": new, "start": start,
+        "same": len(rows) - new - start,
+        "true": [sum(gap > 0 for gap in gaps), sum(gap != 0 for gap in gaps)],
+    }  # fmt: skip
+    ledger.record_event(last_pairs.KIND, "run", body)
 
 
 def _measurements(m: Measuring) -> dict[int, Any]:

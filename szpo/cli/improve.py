@@ -46,10 +46,13 @@ def improve(
             if state.best:
                 note("measuring on held-out prompts")
                 score = hidden_reward.find_reward(ledger)
+                if score is not None:
+                    parts = assemble.with_recorded_panel(ledger, parts)
                 found = measuring.prepare(ledger, parts, score, console.complain)
                 total = results.read(ledger)
                 measuring.after_improving(found, total.steps, total.votes)
-                helped = improvement.read(ledger).sentence
+                read = improvement.read(ledger)
+                helped = read.sentence if read.last is None else read.last.line
     if as_json:
         console.emit(summary(state))
     else:

@@ -84,6 +84,7 @@ def show(
             "state": total.state,
             "result": helped.sentence,
             **({"": helped.bar} if helped.bar else {}),
+            **({"last": helped.last.line} if helped.last else {}),
             "model": total.model,
             "panel": f"{total.panel}, {total.panelists} "
             f"panelist{'s' * (total.panelists != 1)}{total.fit}",

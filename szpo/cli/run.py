@@ -476,7 +476,8 @@ def _conclude(
 
 def say_result(ledger: Ledger) -> None:
     """Print whether a run helped, what its votes taught, and the commands that come next."""
-    console.say(improvement.read(ledger).sentence)
+    helped = improvement.read(ledger)
+    console.say(helped.sentence)
     if (measured := held_out.read(ledger)) is not None and measured.guards:
         console.say(f"guards on held-out prompts: {measured.verdict}")
     lesson = taught.read(ledger)
@@ -487,6 +488,8 @@ def say_result(ledger: Ledger) -> None:
     for text in (taught.describe_prior(ledger), taught.describe_hold(found), asks):
         if text:
             console.say(text)
+    if helped.last is not None:
+        console.say(helped.last.line)
     _say_next(ledger, measured, taught.more_votes(ledger, lesson))
 
 

@@ -3,7 +3,7 @@
 It begins at the run's recommended point, or part of the way there where that has spent more than
 half of the budget, moves every B of the adapter by `szpo.improvement.loop` (without gradients the
 adapters' weights, where these are the run's coordinates), and adopts the best policy found: its
-weights join the record (`szpo.ledger.adopted`). Prompts for measuring, and those of check rows, are
+weights join the record (`szpo.ledger.adopted`). Prompts for measuring and those of check rows are
 split off from the training prompts; held-out ones are never read.
 """
 

@@ -121,7 +121,8 @@ def _check_candidates(ledger: Ledger, step: int, train: Sequence[Comparison]) ->
     candidates = pool.get("candidates") if isinstance(pool, dict) else None
     if not isinstance(candidates, list) or len(candidates) != len(train):
         raise Broken("steps", step, "its candidates are not recorded for each row")
-    noted, rows = pool.get("checks", []), [each.id for each in train]
+    noted = pool.get("checks", []) if isinstance(pool, dict) else None
+    rows = [each.id for each in train]
     if not isinstance(noted, list) or any(each not in rows for each in noted):
         raise Broken("steps", step, "notes a check that is none of its rows")
     for comparison, digests in zip(train, candidates, strict=True):

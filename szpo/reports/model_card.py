@@ -369,10 +369,10 @@ def _held_out(ledger: Ledger, steps: int) -> tuple[str, Mapping[str, Any] | None
     measured = [point.steps for point in found.points]
     if found.share is None or found.share.value is None or (measured and measured[-1] != steps):
         return "", None
-    share = found.share
+    share, last = found.share, "" if found.last is None else f" Last, {found.last.line}."
     text = f"""## Held-out prompts
 
-{found.sentence[0].upper()}{found.sentence[1:]}.
+{found.sentence[0].upper()}{found.sentence[1:]}.{last}
 
 | tuned against base | share won | 95 % interval |
 |---|---|---|

@@ -454,7 +454,12 @@ def _at_head(ledger: Ledger, parts: RunParts, until: int | None, *, panel: bool)
         )
     if not driven and adopted.last(ledger, until) is not None:
         parts.language.move_to(replay.fold(ledger, until))
-    factory = load_factory(parts.config.panel.kind) if panel else None
+    return with_recorded_panel(ledger, parts) if panel else parts
+
+
+def with_recorded_panel(ledger: Ledger, parts: RunParts) -> RunParts:
+    """The parts with the recorded panel; as they are where people vote."""
+    factory = load_factory(parts.config.panel.kind)
     if factory is None:
         return parts
     start = _starting_policy(parts)

@@ -15,6 +15,7 @@ from szpo.intervals import Z
 from szpo.optim.optimizer import equations, step_votes
 from szpo.optim.rules.registry import RULES
 from szpo.training import answer_pool, budget, start_features
+from szpo.voting.finals import PAIRS
 
 SHARPNESS_ANSWERS = 384
 """Base answers to which the β of a simulated panel is fitted."""
@@ -75,12 +76,13 @@ def estimate(
     points = config.steps * KL_PROMPTS if predicts else 0
     if predicts and config.optimizer.guarded is not False and not basis_is_stored:
         setup += GUARD_ANSWERS
-    if config.panel.kind not in ("people", "judge", "function") and config.panel.beta is None:
-        setup += SHARPNESS_ANSWERS
+    simulated = config.panel.kind not in ("people", "judge", "function")
+    setup += SHARPNESS_ANSWERS if simulated and config.panel.beta is None else 0
     e = config.evaluation
     asked = e.prompts if heldout is None else min(e.prompts, heldout)
     asked = 0 if still else asked
     measured = asked * (2 * e.samples + e.along)
+    measured += 2 * PAIRS if asked and simulated and o.rows == 1 else 0
     # A gradient pass costs about as much as sampling the answer.
     made = config.steps * step_answers(config)
     answers = made + 2 * (setup + points) + measured

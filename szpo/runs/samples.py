@@ -16,7 +16,7 @@ from szpo.errors import LeaseError, UsageError
 from szpo.ledger import adopted, orders
 from szpo.ledger.database import Ledger
 from szpo.ledger.orders import Order
-from szpo.ledger.theta import recommended_digest, theta_digest
+from szpo.ledger.theta import recommended_digest, theta_digest, updated_digests
 from szpo.policies.protocol import Policy, Speaker, draw_answers, moved
 from szpo.replay import replay
 from szpo.runs.assemble import RunParts
@@ -98,13 +98,7 @@ def fulfil_final(ledger: Ledger, order: Order, parts: RunParts) -> None:
     place = [o.id for o in orders.orders(ledger, "final")].index(order.id)
     count = order.body.get("comparisons", COMPARISONS)
     rows = min(parts.settings.D, len(parts.prompts.heldout))
-    asked = draw_prompts(ledger, "final prompts", place, parts.prompts.heldout, count * rows)
-    sides = []
-    for side, until in (("tuned", None), ("base", 0)):
-        seed = as_seed(seeds.derive(ledger.root_seed, "final", k=place, name=side))
-        sides.append(sample_answers(ledger, parts, asked, until=until, seed=seed))
-    (tuned, tuned_sha256), (base, base_sha256) = sides
-    pairs = [Row(*each) for each in zip(asked, tuned, base, strict=True)]
+    pairs, tuned_sha256, base_sha256 = draw_pairs(ledger, parts, "final", place, count * rows)
     made = cut(ledger, "final", pairs, rows, place)
     notes = {
         "rows": rows,
@@ -113,6 +107,20 @@ def fulfil_final(ledger: Ledger, order: Order, parts: RunParts) -> None:
         "base_sha256": base_sha256,
     }
     orders.settle(ledger, order, notes, made)
+
+
+def draw_pairs(
+    ledger: Ledger, parts: RunParts, name: str, place: int, count: int
+) -> tuple[list[Row], str, str]:
+    """Pairs of the policy as it is (plus) and the start, on held-out prompts; both digests."""
+    asked = draw_prompts(ledger, f"{name} prompts", place, parts.prompts.heldout, count)
+    sides = []
+    for side, until in (("tuned", None), ("base", 0)):
+        seed = as_seed(seeds.derive(ledger.root_seed, name, k=place, name=side))
+        sides.append(sample_answers(ledger, parts, asked, until=until, seed=seed))
+    (tuned, tuned_sha256), (base, base_sha256) = sides
+    pairs = [Row(*each) for each in zip(asked, tuned, base, strict=True)]
+    return pairs, tuned_sha256, base_sha256
 
 
 def cut(
@@ -147,7 +155,9 @@ def policy_at(ledger: Ledger, parts: RunParts, until: int | None) -> Iterator[Po
     They are the weights recommended then; ``until`` None: after all steps.
     """
     policy: Any = parts.policy
-    if until is None and policy.digest() != theta_digest(ledger):
+    points = [theta_digest(ledger), updated_digests(ledger)[-1]]
+    points += [body["theta_sha256"] for body in adopted.bodies(ledger)]
+    if until is None and policy.digest() not in points:
         # Its answers would be taken for those of the new weights.
         raise LeaseError(
             f"{ledger.path.name}: another controller has moved this run on; this one stops"

@@ -65,7 +65,8 @@ def draw(
     again = {i: key for i, key in again.items() if i not in checks}
     new = [i for i in range(len(prompts)) if i not in again]
     prompts = [_prompt_aside(run, step, i) if i in checks else p for i, p in enumerate(prompts)]
-    pools = _sample(run, settings, query, prompts, each, new, improved and improved.theta)
+    theta = None if improved is None else improved.theta
+    pools = _sample(run, settings, query, prompts, each, new, theta)
     if not all(sum(map(len, pools[i])) == each for i in new):
         raise RunError(f"step {step}: the policy left prompts unanswered")
     found = at.state.carried.named

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from szpo import seeds
 from szpo.intervals import Share, share
@@ -18,6 +18,9 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.orders import Order
 from szpo.voting import calibration, panelists, seats
 from szpo.voting.seats import LETTERS, Letter
+
+PAIRS: Final = 64
+"""Pairs on which a run's last line rests, where verdicts are on pairs."""
 
 
 class FinalVote(Protocol):

@@ -136,6 +136,31 @@ def test_a_final_comparison_says_nothing_of_weights_that_moved_since(tuned):
     assert helped.lack.startswith("it was compared after step 2, and votes have moved it since")
 
 
+def test_the_last_line_is_about_the_weights_that_would_be_exported(tmp_path):
+    settings, ledger, policy = start(tmp_path, D=1)
+    with ledger:
+        go(settings, ledger, policy, until_step=3)
+        source = parts_of(settings, policy, PromptSet(TRAIN, HELDOUT))
+        order, found = made(ledger, source, 8)
+        VoteService(ledger).enroll("person", "both")
+        seat_and_vote(ledger, ledger.comparisons(0)[0], "both", ["A"])
+        choices = ["A", "A", "A", "B", "tie", "A"]
+        for comparison, choice in zip(found, choices, strict=False):
+            seat_and_vote(ledger, comparison, "new", [choice])
+        for comparison in found[:2]:
+            seat_and_vote(ledger, comparison, "both", ["B"])
+        assert improvement.read(ledger).last is None  # while it is open
+        orders.close(ledger, order.id, "op")
+        last = improvement.read(ledger).last
+        assert (last.pairs, last.new, last.start, last.same) == (8, 4, 3, 1)
+        assert last.line == (
+            "of 8 pairs the new answer was preferred in 57 % [25, 84], 1 the same; "
+            "80 % [38, 96] by those who had not voted before; 16 answers read for this"
+        )
+        go(settings, ledger, policy, until_step=9)
+        assert improvement.read(ledger).last is None
+
+
 def test_final_votes_are_counted_by_side_and_by_who_tuned(tuned):
     ledger, source = tuned
     order, found = made(ledger, source)

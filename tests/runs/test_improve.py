@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from szpo.analysis import run_taste
+from szpo.analysis import improvement, last_pairs, run_taste
 from szpo.cli.app import call
 from szpo.errors import IntegrityError
 from szpo.improvement import improve_run, ways
@@ -24,6 +24,7 @@ from szpo.replay import replay, verification
 from szpo.runs import assemble, samples, setup_progress
 from szpo.training import held_out
 from szpo.voting import lease, policy_checks
+from szpo.voting.finals import PAIRS
 from szpo.voting.policy_checks import Checks
 from tests.support.tampering import forge
 
@@ -78,6 +79,18 @@ def test_it_adopts_what_the_taste_scores_higher_within_the_budget_and_says_so(
     assert call(["improve", str(again), "--nats", "2.5"]) == 0
     with Ledger.open(again) as ledger:
         assert adopted.read(ledger).sha256 == found.sha256
+
+
+def test_the_last_line_says_what_the_panel_prefers_of_what_is_exported(improved, voted, capsys):
+    with Ledger.open(voted, readonly=True) as before, Ledger.open(improved) as ledger:
+        first, last = (improvement.read(each).last for each in (before, ledger))
+        digests = [event["body"]["theta_sha256"] for event in ledger.events(last_pairs.KIND)]
+        assert digests == [recommended_digest(before), recommended_digest(ledger)]
+    assert first.pairs == last.pairs == PAIRS == last.new + last.start + last.same
+    assert last.simulated and last.preferred.value > max(0.5, first.preferred.value)
+    assert last.true.value > 0.5
+    assert call(["show", str(improved)]) == 0
+    assert last.line in " ".join(capsys.readouterr().out.split())
 
 
 def test_it_is_what_is_exported_and_sampled_and_the_base_stays_the_base(improved, tmp_path):

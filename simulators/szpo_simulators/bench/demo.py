@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from szpo.analysis import measuring, taught
+from szpo.analysis import last_pairs, measuring, taught
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.errors import UsageError
@@ -86,6 +86,7 @@ def _measure(
     with assemble.create_ledger(parts, path) as ledger:
         outcome = controller.run(replace(driver.prepare(ledger, parts), on_step=note))
         improve_run.at_end(ledger, parts, outcome, say)
+        measuring.judge_last_pairs(ledger, parts, liked.score)
         policy.move_to(replay.fold(ledger))  # the recommended point; a rule may ask at another
     tuned = time.monotonic()
     say(f"measuring the tuned model on {len(held)} held-out prompts, {samples} answers to each")
@@ -108,7 +109,7 @@ def _measure(
             part = measuring.Measured(ended, votes, rewards, at.tokens, at.kl, first)
             measuring.record(ledger, "szpo demo", part)
         held_out.record(ledger, "szpo demo", found)
-        lesson = taught.read(ledger)
+        lesson, last = taught.read(ledger), last_pairs.read(ledger)
     levels = {name: interval(at.rewards.mean(1).tolist())
               for name, at in (("before", before), ("after", after))}  # fmt: skip
     near = asked.find_nearest(held, before.texts, before.rewards)
@@ -132,6 +133,7 @@ def _measure(
         "setup": {} if parts.base is None else dict(parts.base.subspace.report),
         "nearest": str(near) if near is not None else "",
         "taught": "" if lesson is None else str(lesson),
+        "last_pairs": "" if last is None else last.line,
         "texts": [
             {"prompt": p.text, "before": b.text, "after": a.text}
             for p, b, a in list(zip(shown, *spoken, strict=True))[:3]

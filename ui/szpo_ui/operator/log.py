@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
+from szpo.analysis import last_pairs
 from szpo.ledger import adopted, run_spec
 from szpo.ledger.database import Ledger
 from szpo.voting import set_aside, withdrawals
@@ -15,6 +16,7 @@ EVENTS: Final = 80
 """Events shown, newest first."""
 HIDDEN_EVENTS: Final = (
     "rows", "asked", "generated", "regressors", "step", "consent", "measured", "sample check",
+    last_pairs.KIND,
 )  # fmt: skip
 """Kinds of events that the log omits, since other lines report them or they are private."""
 
