@@ -24,7 +24,12 @@ from szpo.baselines.actor import Actor, Peft
 from szpo.baselines.asking import Ask, Survey, ask_round
 from szpo.baselines.costs import OnStep, Shared, Trained, ignore_step
 from szpo.baselines.recipes import Count, Dropout, Positive, recipe
-from szpo.baselines.validation import catch_divergence, require_pairs
+from szpo.baselines.validation import (
+    catch_divergence,
+    describe_still,
+    join_remarks,
+    require_pairs,
+)
 from szpo.data.pairs import Pair, Preferences
 from szpo.errors import UsageError
 from szpo.types import Prompt
@@ -44,6 +49,8 @@ class Recipe(trainer.Recipe):
     TRL's default learning rate is 1e-6 for full weights, and it advises ten times that for LoRA. A
     LoRA of low rank trained for few steps needs more (docs/baselines.md).
     """
+
+    learning_rate: Positive = 1e-2
 
     beta: Positive = 0.1
     """As in the paper's experiments; TRL's default."""
@@ -92,8 +99,9 @@ def train(
     """
     require_pairs(data, METHOD)
     listener = trainer.Listener.begin(METHOD, shared)
-    learned = _fit(actor, data.pairs, recipe or Recipe(), shared["seed"], listener)
-    return listener.finish(learned, len(data.pairs), data.ties)
+    recipe = recipe or Recipe()
+    learned = _fit(actor, data.pairs, recipe, shared["seed"], listener)
+    return _remark(listener.finish(learned, len(data.pairs), data.ties), recipe)
 
 
 def iterative(
@@ -132,7 +140,13 @@ def iterative(
         meter.report(on_step, i + 1, plan.rounds, {**last, **figures})
     if not listener.log:
         require_pairs(Preferences((), ties), "iterative-dpo")
-    return replace(listener.finish(learned, len(pairs), ties), pairs=found)
+    done = listener.finish(learned, len(pairs), ties)
+    return replace(_remark(done, plan.recipe), pairs=found)
+
+
+def _remark(done: Trained, recipe: Recipe) -> Trained:
+    still = describe_still(done.log, recipe.beta)
+    return replace(done, remark=join_remarks(done.remark, still))
 
 
 def _fit(

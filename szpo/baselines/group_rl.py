@@ -23,7 +23,13 @@ from szpo.baselines.actor import Actor
 from szpo.baselines.asking import Score, draw_order
 from szpo.baselines.costs import Shared, Trained
 from szpo.baselines.recipes import Count, Group, Positive, Weight, recipe
-from szpo.baselines.validation import catch_divergence, describe_drift, require_plain
+from szpo.baselines.validation import (
+    catch_divergence,
+    describe_drift,
+    describe_still,
+    join_remarks,
+    require_plain,
+)
 from szpo.errors import RunError, UsageError
 from szpo.models.loading import held_control_words
 from szpo.seeds import as_seed
@@ -31,7 +37,7 @@ from szpo.types import Prompt
 
 NOTHING_DIFFERED: Final = (
     "no two answers to a prompt ever differed in reward, so nothing was learned; take another "
-    "score, or more answers to each prompt"
+    "--score, or more answers to each prompt (--recipe samples=16)"
 )
 
 
@@ -46,8 +52,9 @@ class Recipe:
     """Answers to each prompt, which form a group."""
     passes: Count = 1
     """Forward passes in a step; more passes need less memory."""
-    learning_rate: Positive = 1e-3
-    """TRL's 1e-6 is for full weights; a LoRA of low rank trained for few steps needs more."""
+    learning_rate: Positive = 1e-2
+    """TRL's 1e-6 is for full weights. On the tiny model 20 steps of GRPO at 1e-3 end 4e-5 nats a
+    token from the start of a LoRA of rank 1, at 1e-2 .02."""
     beta: Weight = 0.05
     """Weight of the KL penalty, in units of the reward per nat."""
 
@@ -135,7 +142,8 @@ def train(
     library = _sampling_class(kind, actor, seed, method), config
     trainer.train(library, actor, rows, arguments, listener, seed=seed, reward_funcs=reward)
     log = tuple(listener.log)
-    remark = describe_drift(log) if any(differ) else NOTHING_DIFFERED
+    moved = join_remarks(describe_drift(log), describe_still(log))
+    remark = moved if any(differ) else NOTHING_DIFFERED
     return Trained(meter.cost(), log, remark=remark)
 
 

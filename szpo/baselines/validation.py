@@ -17,6 +17,8 @@ Row = TypeVar("Row")
 
 NOISE_NATS = 3.0
 """Above this KL to the start, nats per token, a policy's answers may be noise."""
+STILL_NATS = 1e-3
+"""Below this KL to the start a policy has learned next to nothing."""
 RISE = 1.5
 """A loss that ends above this many times its first value gives a remark."""
 
@@ -114,6 +116,30 @@ def describe_drift(log: Sequence[Mapping[str, float]]) -> str:
     return (
         f"{end:.1f} nats per token from the start at the end: its answers may be noise; look at "
         "them, lower the learning rate or raise beta"
+    )
+
+
+def describe_still(log: Sequence[Mapping[str, float]], beta: float | None = None) -> str:
+    """A remark if a policy ends where it began, else "".
+
+    By TRL's ``kl`` per token; with DPO's β by r²/2, near the KL, of the largest mean log-ratio r
+    to the reference. One step says nothing: its figures are from before it.
+
+    >>> describe_still([{"kl": 0.0}, {"kl": 4e-5}]).partition(";")[0]
+    'it ends within 0.001 nats of its start, so next to nothing was learned'
+    >>> describe_still([{"kl": 0.0}] * 2 + [{"kl": 0.02}]), describe_still([{"kl": 0.0}])
+    ('', '')
+    """
+    if beta is None:
+        nats = abs(_end(log, "kl"))
+    else:
+        sides = [abs(_end(log, f"rewards/{name}")) for name in ("chosen", "rejected", "margins")]
+        nats = (max(sides) / beta) ** 2 / 2
+    if len(log) < 2 or nats >= STILL_NATS:
+        return ""
+    return (
+        f"it ends within {STILL_NATS:g} nats of its start, so next to nothing was learned; raise "
+        "learning_rate or steps (--recipe)"
     )
 
 

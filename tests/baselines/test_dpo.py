@@ -106,10 +106,12 @@ def test_the_reference_is_the_start_or_the_present():
 
 
 def test_it_learns_what_is_preferred_and_twice_the_same():
-    recipe = dpo.Recipe(steps=20, batch=16, learning_rate=1e-2)
+    recipe = dpo.Recipe(steps=20, batch=16)  # at the default rate
     actor, again = diary_actor(), diary_actor()
     before, data = mean_mood(actor), diary_pairs(actor)
-    log = dpo.train(actor, Preferences(data), recipe, seed=3).log
+    done = dpo.train(actor, Preferences(data), recipe, seed=3)
+    log = done.log
+    assert done.remark == ""
     losses = [figures["loss"] for figures in log]
     assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:2])
     assert mean_mood(actor) > before + 0.3
@@ -118,6 +120,12 @@ def test_it_learns_what_is_preferred_and_twice_the_same():
     dpo.train(again, Preferences(data), recipe, seed=3)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert again.digest() == actor.digest()
+
+
+def test_a_policy_that_ends_where_it_began_is_remarked_on():
+    recipe = dpo.Recipe(steps=2, learning_rate=1e-6)
+    done = dpo.train(tiny_actor(), Preferences(pairs()[:4]), recipe, seed=0)
+    assert "raise learning_rate or steps (--recipe)" in done.remark
 
 
 @pytest.mark.parametrize(

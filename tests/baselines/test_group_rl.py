@@ -73,7 +73,7 @@ def test_an_advantage_is_that_of_a_group_of_four(method, size, monkeypatch):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_it_learns_a_verifiers_taste(method):
-    recipe = METHODS[method](steps=7, prompts=8, samples=8, learning_rate=1e-2)
+    recipe = METHODS[method](steps=7, prompts=8, samples=8)  # at the default rate
     actor = diary_actor()
     before = mean_mood(actor)
     done = group_rl.train(actor, DIARY, cheerful, recipe, seed=3)
@@ -82,6 +82,7 @@ def test_it_learns_a_verifiers_taste(method):
     assert done.cost.votes == done.cost.answers_read == 0
     assert 7 * 64 <= done.cost.tokens_generated <= 7 * 64 * 12
     assert done.log[-1]["kl"] > done.log[0]["kl"] == pytest.approx(0.0, abs=1e-6)
+    assert done.remark == ""
 
 
 @pytest.mark.parametrize("method", METHODS)

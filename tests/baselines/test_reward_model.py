@@ -139,7 +139,7 @@ def test_the_end_of_a_loss_is_the_mean_of_its_last_tenth():
 
 
 @pytest.mark.parametrize("kind", [group_rl.Grpo, group_rl.Rloo])
-def test_a_policy_far_from_its_start_is_remarked_on(kind):
+def test_a_policy_far_from_its_start_or_still_there_is_remarked_on(kind):
     def after(rate: float) -> Any:
         how = kind(steps=5, prompts=4, samples=4, learning_rate=rate)
         return group_rl.train(diary_actor(), DIARY, length, how, seed=1)
@@ -147,4 +147,4 @@ def test_a_policy_far_from_its_start_is_remarked_on(kind):
     trained = after(1.0)
     assert trained.log[-1]["kl"] > validation.NOISE_NATS
     assert "nats per token from the start at the end" in trained.remark
-    assert after(1e-3).remark == ""
+    assert after(1e-6).remark.endswith("raise learning_rate or steps (--recipe)")
