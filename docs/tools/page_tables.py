@@ -163,14 +163,14 @@ def forty() -> Table:
             CALLED.get(group, group.removeprefix("more-").replace("-", " ")),
             asked.get(group, ""),
             around(gains(cells), 2),
-            ", ".join(f"{gain:+.2f}" for gain in gains(cells).mean(1)),
+            f"{gains(cells).mean(1).min():+.2f}, {gains(cells).mean(1).max():+.2f}",
             f"{mean(kl(cells)):.1f}",
             f"{held(cells, 4)} of {len(cells)}",
         ]
         for group, cells in groups_of("features").items()
         if group.partition("-")[0] not in (*WAYS, "scores", "classes", "dropped", "reading")
     ]
-    return ("taste", "asked", "mean gain", "each seed", "mean KL", "all four guards hold"), rows
+    return ("taste", "asked", "mean gain", "least, most", "mean KL", "all four guards hold"), rows
 
 
 def ways() -> Table:
@@ -211,17 +211,17 @@ def beside() -> Table:
 
 
 def groups() -> Table:
-    """The frozen plan's groups at each of their checkpoints."""
+    """The frozen plan's groups, a line in a cell for each of their checkpoints."""
     rows = []
     for group in SHOWN:
+        lines = []
         for cells in checkpoints(group):
             answers = round(mean(float(cell["answers read"]) for cell in cells))
-            nats = f"{mean(kl(cells)):.2f} ({max(kl(cells)):.2f})"
-            guards = f"{held(cells, 3)}, {held(cells, 4)}"
-            rows.append(
-                [group, f"{answers:,}", str(len(cells)), around(gains(cells), 3), nats, guards]
-            )
-    return ("group", "answers read", "seeds", "gain", "KL (largest)", "guards"), rows
+            nats = f"{mean(kl(cells)):.1f} ({max(kl(cells)):.1f})"
+            guards = f"{held(cells, 3)}/{held(cells, 4)}"
+            lines.append(f"{answers:,}: {around(gains(cells), 3)}, {nats}, {guards}")
+        rows.append([group, str(len(checkpoints(group)[0])), "<br>".join(lines)])
+    return ("group", "seeds", "answers read: gain, KL (largest), guards"), rows
 
 
 def published_smollm2() -> Table:
@@ -256,14 +256,17 @@ def row_of_rule(title: str, votes: int, cells: Cells, values: Floats) -> list[st
 
 def published() -> Table:
     """The published rules and each departure from them, on the tiny model."""
-    found: dict[tuple[str, str], list[Mapping[str, str]]] = {}
+    found: dict[str, dict[str, list[Mapping[str, str]]]] = {}
     for cell in read_cells("published"):
-        found.setdefault((cell["method"], cell["point"]), []).append(cell)
+        found.setdefault(cell["method"], {}).setdefault(cell["point"], []).append(cell)
     rows = []
-    for (title, point), cells in found.items():
-        values = np.array([by_prompt(cell["gain by prompt"]) for cell in cells])
-        rows.append(row_of_rule(title, (240, 2400)[int(point) - 1], cells, values))
-    return ("method", "votes", "answers read", "seeds", "gain", "KL", "guards"), rows
+    for title, points in found.items():
+        said = []
+        for cells in points.values():
+            values = np.array([by_prompt(cell["gain by prompt"]) for cell in cells])
+            said.append(f"{around(values, 3)}, {mean(kl(cells)):.1f}, {held(cells, 3)}")
+        rows.append([title, str(len(points["1"])), *said])
+    return ("method", "seeds", "240 votes: gain, KL, guards", "2,400 votes"), rows
 
 
 def compared(name: str) -> Table:
@@ -271,7 +274,7 @@ def compared(name: str) -> Table:
     rows = []
     for cell in read_cells(name):
         method, ask, each, stopped, *rest = cell.values()
-        gain = format_interval(interval(by_prompt(each).tolist()), 3)
+        gain = format_interval(interval(by_prompt(each).tolist()), 3).replace(" ", "")
         lost = f", {stopped} stopped" if stopped != "0" else ""
         rows.append([method, ask, gain + lost, *rest])
     heading = [*read_cells(name)[0]]
