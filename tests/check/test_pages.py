@@ -112,7 +112,8 @@ def test_commands_of_pages_exist_with_their_options(capsys):
             wrong.append(f"{page}: there is no szpo {command}")
             continue
         options = [word.split("=")[0] for word in words if re.match(r"-{1,2}[a-z]", word)]
-        shown = help_of(command) if options and command != "bench" else ""
+        further = words[:1] if command in ("adapters", "prompts") else ()
+        shown = help_of(command, *further) if options and command != "bench" else ""
         wrong += [
             f"{page}: szpo {command} has no {word}"
             for word in options
