@@ -23,6 +23,8 @@ from szpo.types import Theta
 KIND: Final = "improved"
 RETURN: Final = "returned"
 """Kind of the event by which the policy goes back to its start."""
+WITHDRAWN: Final = "withdrawn"
+"""Key of a return's body: the panelist whose withdrawn verdicts the weights had learned from."""
 PREFIX: Final = "improved/"
 """Of the tensors' names; their number and the factor's name follow."""
 

@@ -28,7 +28,7 @@ from szpo.optim.sample_directions import Law
 from szpo.replay import replay
 from szpo.replay.findings import Broken, Examination, Failure
 from szpo.types import Theta
-from szpo.voting import policy_checks
+from szpo.voting import policy_checks, withdrawals
 
 LITESTREAM = {"_litestream_lock", "_litestream_seq"}
 """Tables that Litestream adds to a file that it copies; szpo never reads them."""
@@ -204,7 +204,11 @@ def check_returns(look: Examination) -> None:
     """Check that the policy went back to its start where the verdicts on check rows say so."""
     due = None
     for steps, found, body in policy_checks.walk(look.ledger):
-        if body != due:
+        if due is None and body is not None and adopted.WITHDRAWN in body:
+            out = {each.panelist for each in withdrawals.withdrawals(look.ledger)}
+            if body[adopted.WITHDRAWN] not in out:
+                raise Broken("events", adopted.RETURN, "names nobody who withdrew verdicts")
+        elif body != due:
             raise Broken("events", adopted.RETURN, "does not fit the verdicts on check rows")
         against = body is None and found.against
         due = policy_checks.describe(look.ledger, steps, found) if against else None

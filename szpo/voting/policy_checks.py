@@ -124,6 +124,11 @@ def why_back(ledger: Ledger, steps: int | None = None) -> str | None:
     last = adopted.last(ledger)
     if last is None or not adopted.went_back(last) or steps not in (None, last["steps"]):
         return None
+    if adopted.WITHDRAWN in last:
+        return (
+            "its improved weights had learned from verdicts that were withdrawn, so the policy "
+            "went back to the start"
+        )
     return Checks(last["new"], last["start"], last["same"]).sentence()
 
 

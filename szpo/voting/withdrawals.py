@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from szpo.errors import IntegrityError, UsageError
-from szpo.ledger import adopted
+from szpo.ledger import adopted, theta
 from szpo.ledger.database import Ledger
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.rules.rule import Recounted
@@ -49,6 +49,8 @@ class Learned:
     """Applied steps whose fit they were in."""
     improved: tuple[str, ...]
     """Digests of adopted weights that were improved on them."""
+    removed: bool = False
+    """Weights that had learned from them are no longer in force."""
 
     def __str__(self) -> str:
         """The sentences for whoever withdrew them."""
@@ -57,6 +59,8 @@ class Learned:
         first = f"{self.votes} votes withdrawn: no fit from now on has them"
         learned = [f"the policy from round {self.steps[0] + 1} on"]
         learned += [f"improved weights {each[:12]}" for each in self.improved]
+        if self.removed:
+            first += ", and the policy is at its start again; the record keeps its numbers"
         return (
             f"{first}; {' and '.join(learned)} had learned from them, and so had files written "
             "since: adapters, tastes and adapters of these, scorers, pairs, reports, copies; szpo "
@@ -64,8 +68,12 @@ class Learned:
         )
 
 
-def withdraw(ledger: Ledger, by: str, name: str, settings: Settings) -> Learned:
+def withdraw(
+    ledger: Ledger, by: str, name: str, settings: Settings, *, weights: bool = False
+) -> Learned:
     """Withdraw the verdicts of the panelist with this pseudonym; say what had learned from them.
+
+    ``weights``: improved weights that had learned from them are put out of force.
 
     Raises:
         UsageError: nobody is called so, or the run weighs voters by each other's votes.
@@ -94,6 +102,12 @@ def withdraw(ledger: Ledger, by: str, name: str, settings: Settings) -> Learned:
         ledger.record_event(EVENT, by, {"panelist": panelist, "step": max(over, default=-1) + 1})
         for vote in new:
             casting.amend(ledger, vote, "exclude", REASON, by, ledger.clock())
+        last = adopted.last(ledger)
+        if weights and last is not None and last["theta_sha256"] in learned.improved:
+            digests = theta.theta_digests(ledger)
+            body = {"steps": len(digests) - 1, adopted.WITHDRAWN: panelist}
+            ledger.record_event(adopted.RETURN, by, {**body, "theta_sha256": digests[0]})
+            return replace(learned, removed=True)
     return learned
 
 

@@ -152,6 +152,19 @@ def test_after_a_return_the_start_is_what_is_asked_about_and_nothing_is_exported
         assert adopted.read(ledger).body["nats"] <= 0.5
 
 
+def test_weights_that_had_learned_from_withdrawn_verdicts_go_out_of_force(improved, capsys):
+    with Ledger.open(improved, readonly=True) as ledger:
+        name = ledger.query("SELECT pseudonym FROM panelists ORDER BY pseudonym")[0]["pseudonym"]
+        digest = adopted.read(ledger).sha256
+    assert call(["invite", str(improved), "--erase", name, "--with-votes", "--with-weights"]) == 0
+    told = capsys.readouterr().out
+    assert f"improved weights {digest[:12]} had learned" in told and "at its start again" in told
+    with Ledger.open(improved, readonly=True) as ledger:
+        assert adopted.read(ledger) is None and verification.verify(ledger).ok
+        assert recommended_digest(ledger) == updated_digests(ledger)[0]
+        assert "verdicts that were withdrawn" in policy_checks.why_back(ledger)
+
+
 def test_other_weights_than_the_recorded_ones_are_refused(improved, tmp_path):
     with Ledger.open(improved) as ledger:
         name = next(iter(adopted.read(ledger).theta))

@@ -168,6 +168,7 @@ def test_an_erasure_waits_for_a_reader_that_ends(run, told):
         (("--erase", "nobody"), "nobody was invited as 'nobody'"),
         (("--erase", "nobody", "--with-votes"), "nobody is called 'nobody'"),
         (("--with-votes",), "--with-votes goes with --erase NAME"),
+        (("--erase", "nobody", "--with-weights"), "--with-weights goes with --with-votes"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(run, capsys, words, message):

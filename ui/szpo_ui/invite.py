@@ -69,6 +69,10 @@ def invite(
     with_votes: bool = typer.Option(
         False, "--with-votes", help="With --erase: no fit from now on has the votes either.",
     ),
+    with_weights: bool = typer.Option(
+        False, "--with-weights",
+        help="With --with-votes: put improved weights that had learned from them out of force.",
+    ),
     wait: float = typer.Option(
         credentials.ERASE_WAIT_S, "--wait",
         help="Seconds that --erase waits for programs that read the run.",
@@ -89,6 +93,8 @@ def invite(
         raise UsageError("--open makes a link for people whom nobody knows yet; give it alone")
     if with_votes and erase is None:
         raise UsageError("--with-votes goes with --erase NAME")
+    if with_weights and not with_votes:
+        raise UsageError("--with-weights goes with --with-votes")
     if not 0 <= wait <= LONGEST_WAIT_S:
         raise UsageError(f"--wait {wait:g}: give 0 to {LONGEST_WAIT_S:,} seconds")
     if url and not url.startswith(("http://", "https://")):
@@ -106,7 +112,7 @@ def invite(
             console.answer(as_json, {"revoked": ended}, text)
             return 0
         if erase is not None:
-            _erase(ledger, erase, with_votes=with_votes, wait=wait, as_json=as_json)
+            _erase(ledger, erase, with_votes, with_weights, wait=wait, as_json=as_json)
             return 0
         if places is not None:
             token = open_link.make(ledger, places, votes, completion, days)
@@ -136,10 +142,13 @@ def invite(
     return 0
 
 
-def _erase(ledger: Ledger, name: str, *, with_votes: bool, wait: float, as_json: bool) -> None:
+def _erase(
+    ledger: Ledger, name: str, votes: bool, weights: bool, *, wait: float, as_json: bool
+) -> None:
     learned = None
-    if with_votes:
-        learned = withdrawals.withdraw(ledger, "szpo invite", name, recorded_settings(ledger))
+    if votes:
+        settings = recorded_settings(ledger)
+        learned = withdrawals.withdraw(ledger, "szpo invite", name, settings, weights=weights)
     if learned is None or credential_rows.all_of(ledger, name):
         credentials.erase(ledger, name, "szpo invite", wait_s=wait)
     left = "the votes stay under the pseudonym" if learned is None else str(learned)

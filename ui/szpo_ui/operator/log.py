@@ -128,7 +128,9 @@ def _describe_event(kind: str, text: str, names: Mapping[str, str]) -> str:
         case adopted.KIND:
             return "adopted an improved policy"
         case adopted.RETURN:
-            return "went back to the start: check rows preferred it"
+            out = adopted.WITHDRAWN in body
+            why = "votes it had learned from were withdrawn" if out else "check rows preferred it"
+            return f"went back to the start: {why}"
         case "order":
             return f"ordered {_ORDERS.get(body.get('kind', ''), 'something')}"
         case "done":
