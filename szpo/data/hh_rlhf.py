@@ -63,11 +63,12 @@ def read_pairs(record: dict[str, Any], where: str) -> Preferences:
     if not rejected.startswith(prompt):
         split(rejected, f"{where}: rejected")  # raises if the tag is missing
         raise UsageError(f"{where}: chosen and rejected do not share the prompt before the answer")
-    answers = [
+    worse = rejected[len(prompt) :]
+    return make_pair(
+        make_prompt(parse_turns(prompt, where), record, where),
         _answer(better, f"{where}: chosen"),
-        _answer(rejected[len(prompt) :], f"{where}: rejected"),
-    ]
-    return make_pair(make_prompt(parse_turns(prompt, where), record, where), *answers)
+        _answer(worse, f"{where}: rejected"),
+    )
 
 
 def _answer(text: str, where: str) -> str:
