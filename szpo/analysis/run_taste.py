@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from szpo import taste
 from szpo.analysis import taught, vote_rows
 from szpo.errors import RunError, UsageError
 from szpo.features.dictionary import Entry, ratios
+from szpo.ledger import adopted
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim.named_features import NamedFeatures
@@ -21,6 +22,7 @@ from szpo.optim.rules.all_votes import AllVotes, fit_named, refit
 from szpo.optim.sparse_regression import SparseFit
 from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED
 from szpo.replay import replay
+from szpo.replay.findings import Broken, Examination
 from szpo.taste import Explanation, Feature, Taste
 from szpo.types import FEATURE_GRID, Comparison
 from szpo.voting import shown_features, withdrawals
@@ -29,11 +31,17 @@ LEAST: Final = 1 / FEATURE_GRID
 """Explanations below this probability are left out."""
 
 
-def read(ledger: Ledger, given: Sequence[str] = (), *, present: bool = False) -> Taste:
+def read(
+    ledger: Ledger,
+    given: Sequence[str] = (),
+    *,
+    present: bool = False,
+    before: int = 2**62,
+) -> Taste:
     """The taste of a run's votes up to its last step; needs no model.
 
     ``given``: the user's own features that are code, anew. ``present``: the fit as it is now must
-    show a taste, not only one before.
+    show a taste, not only one before. ``before``: by what was on record before this event.
 
     Raises:
         UsageError: its coordinates have no names, or nobody has voted.
@@ -46,8 +54,10 @@ def read(ledger: Ledger, given: Sequence[str] = (), *, present: bool = False) ->
             f"{where}: a taste is of named features, and its coordinates have none; szpo show "
             "says what its texts show"
         )
-    carried = replay.replay_state(ledger, settings).carried
-    carried = refit(settings, carried, withdrawals.read_now(ledger, settings))
+    sql = "SELECT count(*) AS steps FROM events WHERE kind = 'step' AND event < ?"
+    until = ledger.query(sql, (before,))[0]["steps"]
+    carried = replay.replay_state(ledger, settings, until).carried
+    carried = refit(settings, carried, withdrawals.read_at(ledger, settings, until, before))
     found = findings.find(settings, carried)
     fit = carried.named or fit_named(settings, carried.votes, carried.aside)
     if present:
@@ -62,7 +72,7 @@ def read(ledger: Ledger, given: Sequence[str] = (), *, present: bool = False) ->
             f"{where}: its votes show a taste that is not named yet; add a feature that names it "
             "(features.add)"
         )
-    cast = vote_rows.read_judged(ledger)
+    cast = vote_rows.read_judged(ledger, until, before)
     entries = shown_features.entries_of(named, given)
     claims = tuple(
         (taught.phrase_claim(each, found), round(FEATURE_GRID * each.chance))
@@ -89,6 +99,42 @@ def read(ledger: Ledger, given: Sequence[str] = (), *, present: bool = False) ->
         tuple(each for each in named.own if each[0] in names),
         verdicts=len(cast.y), people=len(people.intersection(cast.panelist)),
     )  # fmt: skip
+
+
+def check_recorded(look: Examination) -> None:
+    """Compute again the taste that each improvement was on, from the votes before it."""
+    for event in look.ledger.events(adopted.KIND) if look.deep else ():
+        body, when = event["body"], f"the taste after {event['body']['steps']} steps"
+        try:
+            recorded = Taste.from_json(body["taste"])
+            if recorded.sha256 != body["taste_sha256"]:
+                raise Broken("events", event["event"], "taste_sha256 is not that of its taste")
+            recorded.entries()
+        except UsageError as error:
+            look.notes.append(f"{when} is recorded, not recomputed ({error})")
+            continue
+        try:
+            mine = read(look.ledger, before=event["event"])
+        except RunError as error:
+            raise Broken("events", event["event"], f"its taste is not there: {error}") from None
+        if not _is_near(recorded.to_json(), mine.to_json()):
+            raise Broken("events", event["event"], "its taste is not what the votes before give")
+        look.notes.append(f"{when} is recomputed from the votes")
+
+
+def _is_near(recorded: Any, mine: Any) -> bool:
+    """Whether two tastes as JSON differ only by rounding: by one unit in any integer."""
+    if isinstance(recorded, dict) and isinstance(mine, dict):
+        counts = ("verdicts", "people")
+        return recorded.keys() == mine.keys() and all(
+            value == mine[name] if name in counts else _is_near(value, mine[name])
+            for name, value in recorded.items()
+        )
+    if isinstance(recorded, list) and isinstance(mine, list):
+        return len(recorded) == len(mine) and all(map(_is_near, recorded, mine))
+    if isinstance(recorded, int) and isinstance(mine, int):
+        return abs(recorded - mine) <= 1
+    return bool(recorded == mine)
 
 
 def _explain(

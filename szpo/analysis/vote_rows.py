@@ -171,19 +171,20 @@ class Judged:
     """(n,) pseudonyms."""
 
 
-def read_judged(ledger: Ledger) -> Judged:
+def read_judged(ledger: Ledger, until: int | None = None, before: int = 2**62) -> Judged:
     """The counted votes of every closed round, in order of step, direction and comparison.
 
-    Without those that were withdrawn since.
+    Without those that were withdrawn since. ``until``: of the first so many rounds; ``before``:
+    by what was withdrawn before this event.
 
     Raises:
         UsageError: there are none.
     """
     names = {row["panelist"]: row["pseudonym"] for row in ledger.query("SELECT * FROM panelists")}
-    held = withdrawals.withdrawals(ledger)
+    held = withdrawals.withdrawals(ledger, before)
     shown: list[Comparison] = []
     which, y, panelist = [], [], []
-    for step in ledger.steps():
+    for step in ledger.steps()[:until]:
         if step["state"] not in ("closed", "applied"):
             continue
         votes = sorted(

@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from szpo import files
-from szpo.analysis import improvement, taught
+from szpo.analysis import improvement, run_taste, taught
 from szpo.cli import console, run_paths
 from szpo.cli.taste import load as load_taste
 from szpo.errors import SzpoError, UsageError
@@ -280,7 +280,8 @@ def report(
         if svg is not None:
             target, text = svg, page.picture(ledger, score=score, score_name=name)
         else:
-            found = verification.verify(ledger) if verify else None
+            also = [run_taste.check_recorded]
+            found = verification.verify(ledger, also=also) if verify else None
             text = page.render(ledger, score=score, score_name=name, verification=found)
     target.write_text(text, encoding="utf-8")
     console.answer(as_json, {"report": str(target)}, f"wrote {target}; open it in a browser")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from szpo.analysis import improvement
+from szpo.analysis import improvement, run_taste
 from szpo.analysis.cause import USUAL
 from szpo.cli import console, run_paths
 from szpo.cli.features import members_of
@@ -53,7 +53,9 @@ def verify(
     with Ledger.open(run_paths.find(run, folder), readonly=True) as ledger:
         if head is not None:
             _require_head(ledger, head)
-        found = verification.verify(ledger, deep=not quick, head=head)
+        found = verification.verify(
+            ledger, deep=not quick, head=head, also=[run_taste.check_recorded]
+        )
         weights = _digest_before(ledger, found, until) if found.ok else {}
     if as_json:
         document = {"ok": found.ok, "verdict": str(found), "details": found.lines}

@@ -5,6 +5,7 @@ It needs only NumPy and the file: no model, no torch. `verify` recomputes every 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -121,10 +122,10 @@ def fold_updates(ledger: Ledger, until: int | None = None) -> Theta:
     return theta
 
 
-def replay_state(ledger: Ledger, settings: Settings) -> State:
-    """Recompute the optimizer's state after all applied steps from the recorded votes."""
+def replay_state(ledger: Ledger, settings: Settings, until: int | None = None) -> State:
+    """Recompute the optimizer's state after ``until`` steps (None: all) from recorded votes."""
     state = optimizer.init(settings)
-    for after, _ in retell(ledger, settings):
+    for after, _ in itertools.islice(retell(ledger, settings), until):
         state = after
     return state
 

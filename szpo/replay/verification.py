@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
 
 from szpo.errors import MissingPluginError, StorageError, SzpoError
 from szpo.features import own
@@ -20,24 +20,29 @@ from szpo.replay.findings import Broken, Examination, Failure, Promise, Report, 
 from szpo.replay.recompute import Recomputation, Weights
 from szpo.voting import counting, shown_features
 
+Check: TypeAlias = Callable[[Examination], None]
 
-def verify(ledger: Ledger, *, deep: bool = True, head: str | None = None) -> Report:
+
+def verify(
+    ledger: Ledger, *, deep: bool = True, head: str | None = None, also: Sequence[Check] = ()
+) -> Report:
     """Check a whole ledger; ``deep`` also recomputes every update and all weights.
 
     ``head`` is the hash of an event that was once the last, noted elsewhere: a chain that was
     rewritten as a whole agrees with itself, but not with that hash.
+    ``also``: checks from outside of this package.
 
     >>> Failure("votes", "3", "differs from what was recorded")
     Failure(table='votes', row='3', problem='differs from what was recorded')
     """
     # One snapshot: else votes cast meanwhile would look as if added by hand.
     with ledger.snapshot(), contextlib.closing(sqlite3.connect("")) as hashes:  # on disk
-        return _examine(Examination(ledger, hashes, deep, head))
+        return _examine(Examination(ledger, hashes, deep, head), also)
 
 
-def _examine(look: Examination) -> Report:
+def _examine(look: Examination, also: Sequence[Check]) -> Report:
     try:
-        for check in CHECKS:
+        for check in (*CHECKS, *also):
             check(look)
     except Broken as found:
         return look.report(found.failure)
@@ -141,7 +146,7 @@ def _check_figures(step: int, body: Mapping[str, Any], row: Record, counted: int
             raise Broken("events", f"step {step}", f"{name} is {body[name]}, recorded {value}")
 
 
-CHECKS: Final[tuple[Callable[[Examination], None], ...]] = (
+CHECKS: Final[tuple[Check, ...]] = (
     file_checks.check_schema,
     file_checks.check_chain,
     file_checks.check_head,

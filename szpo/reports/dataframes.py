@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from szpo.analysis import improvement
+from szpo.analysis import improvement, run_taste
 from szpo.ledger.database import Ledger
 from szpo.replay import replay, verification
 from szpo.replay.findings import Report
@@ -99,7 +99,7 @@ class Tables:
 
     def verify(self, *, deep: bool = True) -> Report:
         """Verify the ledger, as `szpo verify` does."""
-        return verification.verify(self.ledger, deep=deep)
+        return verification.verify(self.ledger, deep=deep, also=[run_taste.check_recorded])
 
     def _repr_html_(self) -> str:
 

@@ -130,9 +130,10 @@ def _of(ledger: Ledger, panelist: str, step: int) -> list[Vote]:
     return [vote for vote in counting.counted(ledger, step) if vote.panelist == panelist]
 
 
-def withdrawals(ledger: Ledger) -> tuple[Withdrawal, ...]:
-    """All withdrawals of a run, the earliest first."""
-    rows = ledger.query("SELECT event, body FROM events WHERE kind = ? ORDER BY event", (EVENT,))
+def withdrawals(ledger: Ledger, before: int = 2**62) -> tuple[Withdrawal, ...]:
+    """All withdrawals of a run, the earliest first; ``before``: those before this event."""
+    sql = "SELECT event, body FROM events WHERE kind = ? AND event < ? ORDER BY event"
+    rows = ledger.query(sql, (EVENT, before))
     found = ((row["event"], json.loads(row["body"])) for row in rows)
     return tuple(Withdrawal(body["panelist"], body["step"], event) for event, body in found)
 
@@ -152,10 +153,10 @@ def read(ledger: Ledger, settings: Settings, step: int) -> tuple[Recounted, ...]
     return tuple(_recount(ledger, settings, step, held))
 
 
-def read_now(ledger: Ledger, settings: Settings) -> tuple[Recounted, ...]:
-    """As `read`, of all applied steps by all withdrawals so far."""
-    held, last = list(withdrawals(ledger)), ledger.last_applied()
-    return () if not held or last is None else tuple(_recount(ledger, settings, last + 1, held))
+def read_at(ledger: Ledger, settings: Settings, until: int, before: int) -> tuple[Recounted, ...]:
+    """As `read`, of the steps < ``until`` by all withdrawals before this event."""
+    held = withdrawals(ledger, before)
+    return tuple(_recount(ledger, settings, until, held)) if held else ()
 
 
 def _recount(

@@ -77,7 +77,8 @@ def test_withdrawn_votes_are_taken_out_of_rounds_of_all_sizes(tmp_path):
         drive(settings, ledger)
         withdrawals.withdraw(ledger, "operator", "panel-1", settings)
         carried = replay.replay_state(ledger, settings).carried
-        left = refit(settings, carried, withdrawals.read_now(ledger, settings)).votes
+        out = withdrawals.read_at(ledger, settings, ledger.last_applied() + 1, 2**62)
+        left = refit(settings, carried, out).votes
         others = [row["panelist"] for row in ledger.query(
             "SELECT panelist FROM panelists WHERE pseudonym <> 'panel-1'")]  # fmt: skip
         *_, (alone, _) = replay.retell(ledger, settings, voters=others)
