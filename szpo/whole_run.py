@@ -58,6 +58,7 @@ def drive(
             each.after_step(report)
         if back := policy_checks.why_back(ledger, report.step + 1):
             say(back)
+        improve_run.after_step(ledger, parts, say)
         measuring.after_step(measures, report)
         model_process.fulfil(ledger, parts, say)
 
@@ -68,6 +69,7 @@ def drive(
         desk = model_process.LeaseHolder(ledger, parts, held, wait, say)
         while True:
             measuring.before(measures)
+            improve_run.after_step(ledger, parts, say)  # one that was interrupted
             with calls.calling(every, facts) as note:
                 loop = driver.prepare(ledger, parts, say)
                 outcome = controller.run(

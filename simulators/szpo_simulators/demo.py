@@ -59,7 +59,7 @@ def demo(
     The exit code is 1 if a guard of fluency, variety or length failed, else 0.
     """
     sets = [f"run.seed={seed}", f"panel.reward={asked.find(taste)}", *sets]
-    sets += [f"improve.nats={BUDGET:g}"] if improve else []
+    sets += [f"improve.nats={BUDGET:g}", "improve.when=end"] if improve else []
     config = settings_file.load(preset_name=preset, sets=sets)
     path = find_free_path(folder, f"demo-{config.run.root_seed}")
     if (before := path.with_name(f"demo-{config.run.root_seed}.db")) != path:

@@ -209,6 +209,17 @@ def last_findings(ledger: Ledger) -> Findings | None:
     return None if found is None else Findings.from_json(json.loads(found))
 
 
+def shown_from(ledger: Ledger) -> tuple[int, ...]:
+    """Counted votes after the step in which they first showed a taste, and after later ones."""
+    rows = ledger.query(
+        "SELECT json_extract(body, '$.total_votes') AS votes, "
+        "json_extract(body, '$.extra.findings') AS found FROM events WHERE kind = 'step' "
+        "ORDER BY event"
+    )
+    shown = [row["found"] and Findings.from_json(json.loads(row["found"])).shown for row in rows]
+    return tuple(row["votes"] for row in rows[shown.index(True) :]) if True in shown else ()
+
+
 def note(extra: Mapping[str, Any], votes: int) -> str:
     """A few words for the line of a step; empty where there is nothing to say."""
     if not votes or (body := extra.get("findings")) is None:

@@ -231,6 +231,11 @@ class Improve(Section):
         description="When the votes are spent, improve the policy on their taste up to this KL to "
         "its start, nats per answer; default: not then, szpo improve can do it later.",
     )
+    when: Literal["doubling", "end"] = Field(
+        "doubling",
+        description="doubling: where no people vote, also after the round in which the votes show "
+        "a taste, and at each doubling of them; end: only when the votes are spent.",
+    )
     way: Literal["auto", "policy", "natural", "zeroth"] = Field(
         "auto",
         description="policy: policy gradient; natural: natural gradient; zeroth: by pairs of "

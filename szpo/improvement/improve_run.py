@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from typing import Final
 
 from szpo import seeds
-from szpo.analysis import run_taste
+from szpo.analysis import run_taste, taught
 from szpo.errors import RunError, UsageError
 from szpo.improvement.aims import waived_by
 from szpo.improvement.loop import SPENT, Improved, Plan, improve, measure, split_prompts
@@ -132,13 +132,42 @@ def improve_run(
     return state
 
 
+def is_due(ledger: Ledger) -> bool:
+    """Whether a taste first showed in the last step, or its votes passed a doubling since then.
+
+    >>> [_passes(64, votes) for votes in ([64], [64, 120], [64, 120, 128], [64, 300])]
+    [True, False, True, True]
+    """
+    votes = taught.shown_from(ledger)
+    return bool(votes) and _passes(votes[0], votes)
+
+
+def _passes(first: float, votes: Sequence[float]) -> bool:
+    doublings = [math.floor(math.log2(each / first)) for each in votes]
+    return len(doublings) == 1 or doublings[-1] > doublings[-2]
+
+
+def after_step(ledger: Ledger, parts: RunParts, say: Say) -> None:
+    """Improve a run on which no people vote, where `is_due` says so; once, also if resumed."""
+    if _in_rounds(parts) and is_due(ledger):
+        _improve(ledger, parts, len(theta_digests(ledger)) - 1, say)
+
+
+def _in_rounds(parts: RunParts) -> bool:
+    config = parts.config
+    asked = config.improve.nats is not None and config.improve.when == "doubling"
+    return asked and config.panel.kind != "people"
+
+
 def at_end(ledger: Ledger, parts: RunParts, outcome: Outcome, say: Say) -> None:
     """Improve a run whose votes are spent, once, where ``improve.nats`` says so."""
-    nats = parts.config.improve.nats
-    if nats is None or outcome.status != "finished":
-        return
-    last = adopted.last(ledger)
-    if last is not None and last["steps"] == outcome.steps:
+    if outcome.status == "finished" and not (_in_rounds(parts) and is_due(ledger)):
+        _improve(ledger, parts, outcome.steps, say)
+
+
+def _improve(ledger: Ledger, parts: RunParts, steps: int, say: Say) -> None:
+    nats, last = parts.config.improve.nats, adopted.last(ledger)
+    if nats is None or (last is not None and last["steps"] == steps):
         return
     try:
         with telling(say) as note:

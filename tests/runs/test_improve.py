@@ -1,6 +1,9 @@
 """A run's policy improved on the taste of its votes: adopted, exported, gone on with, verified."""
 
+import contextlib
+import copy
 import json
+import math
 import re
 import shutil
 import threading
@@ -22,6 +25,7 @@ from szpo.policies import text_guards
 from szpo.policies.feature_basis import Fisher
 from szpo.replay import replay, verification
 from szpo.runs import assemble, samples, setup_progress
+from szpo.taste import Taste
 from szpo.training import held_out
 from szpo.voting import lease, policy_checks
 from szpo.voting.finals import PAIRS
@@ -207,27 +211,58 @@ def test_weights_moved_without_gradients_are_computed_again_and_a_changed_coeffi
         assert not report.ok and "not what its seed and coefficients add up to" in str(report)
 
 
-def test_a_run_without_coordinates_improves_by_itself_when_its_votes_are_spent(tmp_path, capsys):
+def test_a_run_improves_at_each_doubling_and_goes_on_where_it_was_killed(
+    tmp_path, capsys, monkeypatch
+):
+    """Killed while it adopts, in a run without coordinates; then resumed."""
     (tmp_path / "asked.jsonl").write_text(
         "".join(json.dumps({"prompt": q, "completion": a}) + "\n" for q, a in ASKED)
     )
     keep = {"guards.keep": str(tmp_path / "asked.jsonl")}
-    path = run(tmp_path, "alone", **{"improve.nats": 1.0, "subspace.kind": "none", **keep})
-    told = capsys.readouterr().err
-    assert "improving: the model moves by its own answers to what the votes liked" in told
-    assert "improved: by what the votes liked, answers score" in told
+    append, made = adopted.append, []
+
+    def adopt(*given):
+        made.append(given)
+        if len(made) == 1:
+            raise KeyboardInterrupt
+        append(*given)
+
+    monkeypatch.setattr(adopted, "append", adopt)
+    path = tmp_path / "alone.db"
+    with contextlib.suppress(KeyboardInterrupt, AssertionError):
+        run(tmp_path, "alone", **{"improve.nats": 2.0, "subspace.kind": "none", **keep})
     with Ledger.open(path) as ledger:
-        found = adopted.read(ledger)
+        applied, due = ledger.last_applied() + 1, improve_run.is_due(ledger)
+        assert due and adopted.last(ledger) is None and len(made) == 1
+    capsys.readouterr()
+    assert call(["run", "--resume", str(path)]) in (0, 1)
+    told = capsys.readouterr().err
+    rounds = told.count("improving: the model moves by its own answers to what the votes liked")
+    assert rounds == 2 + int(math.log2(10 / applied))  # the last one at the end
+    assert "improved: by what the votes liked, answers score" in told
+    again = [body for _, _, body, _ in made[:2]]
+    assert again[0] == again[1] and again[0]["steps"] == applied
+    with Ledger.open(path) as ledger:
+        bodies = [event["body"] for event in ledger.events(adopted.KIND)]
         (end,) = [e["body"] for e in ledger.events("measured") if e["body"]["steps"]]
-        assert found.body["steps"] == 10 and end["kl"] > 0
-        kept, (*_, row) = found.body["guards"][-1], held_out.read(ledger).rows
+        assert end["kl"] > 0
+        kept, (*_, row) = bodies[-1]["guards"][-1], held_out.read(ledger).rows
         assert row["name"] == "right answers to 2 questions" and int(row["before"]) <= 1
         assert kept["name"] == held_out.read(ledger).guards[-1].name == text_guards.RIGHT
         assert kept["limit"] == f"loses at most 1 of {row['before']}" and kept["ok"]
-        assert verification.verify(ledger).ok
+        report = verification.verify(ledger, also=[run_taste.check_recorded])
+        assert report.ok and report.note.count("is recomputed from the votes") == len(bodies)
+        taste = copy.deepcopy(bodies[-1]["taste"])
+        taste["explanations"][0]["chance"] += 2
+        other = {"taste": taste, "taste_sha256": Taste.from_json(taste).sha256}
+        append(ledger, adopted.read(ledger).theta, {**bodies[-1], **other}, made[-1][3])
+        report = verification.verify(ledger, also=[run_taste.check_recorded])
+        assert "its taste is not what the votes before give" in str(report)
     assert call(["export", str(path), "--out", str(tmp_path / "out"), "--anyway"]) == 0
     files = load_file(tmp_path / "out" / "adapter_model.safetensors")
-    assert {f"base_model.model.{name}.weight" for name in found.theta} < files.keys()
+    names = {f"base_model.model.{name}.weight" for name in bodies[-1]["moving"]}
+    assert names < files.keys()
+    assert "recorded, not recomputed" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_without_a_taste_nothing_is_adopted(tmp_path, capsys):
