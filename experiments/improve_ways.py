@@ -5,11 +5,11 @@
 
 For each taste and seed one run of a simulated panel (``szpo run``), whose votes give the taste.
 Each way then improves a copy of it in a process of its own, up to 3.3 nats. Each line of
-``cells.jsonl`` has a cell: for every kept step the measured KL, the gain of the panel's true
-reward on held-out prompts, answers drawn and processor seconds so far; and the largest
-memory of the process before and while it improved. Printed: for each way the mean over cells of
-the gain at the last step within 1, 2 and 3 nats, and what it took to get there. A cell that is
-there already is not made again.
+``cells.jsonl`` has a cell: where it began, and for every kept step, the measured KL, the gain of
+the panel's true reward on held-out prompts, answers drawn and processor seconds so far; and the
+largest memory of the process before and while it improved. Printed: for each way the mean over
+cells of the gain at the last step within 1, 2 and 3 nats, and what it took to get there. A cell
+that is there already is not made again.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -105,10 +106,12 @@ def improve_cell(run: Path, way: str, answers: int) -> dict[str, Any]:
         drawn: Any = rule
         improve_run.WAYS[way] = lambda: ZerothOrder(drawn, voters=int(voters))
     setattr(improve_run, "Plan", partial(Plan, answers=answers))  # noqa: B010
-    copy = run.with_name(f"{run.stem}-{way.replace(' ', '-')}.db")
-    shutil.copy(run, copy)
     states: list[tuple[Improved, float]] = []
-    with Ledger.open(copy) as ledger, lease.hold(ledger):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Ledger.open(Path(shutil.copy(run, folder))) as ledger,
+        lease.hold(ledger),
+    ):
         parts = assemble.reopen(ledger, panel=False, say=lambda line: None)
         score, policy = hidden_reward.find_reward(ledger), parts.language
         assert score is not None
@@ -125,18 +128,17 @@ def improve_cell(run: Path, way: str, answers: int) -> dict[str, Any]:
             pairs = [(p, a) for p, row in zip(asked, drawn, strict=True) for a in row]
             return float(np.mean([score(*pair) for pair in pairs]))
 
-        start, steps, seen = reward(base=True), [], 0
+        start, steps, seen = reward(base=True), [], -1
         for state, seconds in states:
-            if len(state.steps) == seen or not state.steps[-1].kept:
+            if len(state.steps) == seen or (state.steps and not state.steps[-1].kept):
                 continue
-            seen, last = len(state.steps), state.steps[-1].checked
+            seen, last = len(state.steps), state.steps[-1].checked if state.steps else state.begun
             with moved(policy, state.last):
                 gain = reward() - start
             steps.append({
                 "nats": last.nats, "score": last.score, "gain": gain, "answers": state.answers,
                 "seconds": seconds,
             })  # fmt: skip
-    copy.unlink()
     end = states[-1][0]
     return {"steps": steps, "start": start, "stopped": end.stopped, "mb": [before, after]}
 

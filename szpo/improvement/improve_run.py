@@ -16,6 +16,7 @@ from typing import Final
 
 from szpo import seeds
 from szpo.analysis import run_taste, taught
+from szpo.config.schema import Config
 from szpo.errors import RunError, UsageError
 from szpo.improvement.aims import waived_by
 from szpo.improvement.loop import SPENT, Improved, Plan, improve, measure, split_prompts
@@ -85,7 +86,10 @@ def improve_run(
     conv1d = any(body.get("conv1d") for body in adopted.bodies(ledger))
     if not begun.sites:
         policy.subspace, conv1d = _with_sites(parts)
-    way, asked = way or choose_way(parts), set_aside(parts.prompts.train, ledger.root_seed)[0]
+    way, asked = (
+        way or choose_way(parts.config),
+        set_aside(parts.prompts.train, ledger.root_seed)[0],
+    )
     try:
         whole, by = _mover(parts, way, seed), WAYS[way]()
         now, start = replay.improved_from(ledger, policy.subspace)
@@ -260,11 +264,10 @@ def _with_sites(parts: RunParts) -> tuple[Subspace, bool]:
     return recorded_subspace.without_coordinates(sites, factors), conv1d
 
 
-def choose_way(parts: RunParts) -> str:
-    """The way of the run's settings; without gradients where the engine is there to generate."""
-    chosen, config = parts.config.improve.way, parts.config
-    if chosen != "auto":
-        return chosen
+def choose_way(config: Config) -> str:
+    """The way of a run's settings; without gradients where the engine is there to generate."""
+    if config.improve.way != "auto":
+        return config.improve.way
     generates = config.engine.kind != "local" or config.model.quantization is not None
     return "zeroth" if generates else "natural"
 

@@ -7,10 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from szpo.config import settings_file
 from szpo.data.prompts import load_shipped
 from szpo.errors import IntegrityError, UsageError
 from szpo.generation.sampling import Sampling
 from szpo.improvement import loop
+from szpo.improvement.improve_run import choose_way
 from szpo.improvement.loop import Improved, Plan, improve
 from szpo.improvement.ways import (
     NaturalGradient,
@@ -226,6 +228,20 @@ def test_many_votes_drawn_from_scores_say_what_the_scores_say(rule):
     if rule == "known":
         np.testing.assert_allclose(voted, limit, atol=0.05 * np.abs(limit).max())
         assert np.abs(few - limit).max() > np.abs(voted - limit).max()
+
+
+@pytest.mark.parametrize(
+    ("changes", "way"),
+    [
+        ({}, "natural"),
+        ({"engine": {"kind": "ray"}}, "zeroth"),
+        ({"engine": {"kind": "vllm", "replicas": ["http://localhost:1"]}}, "zeroth"),
+        ({"model": {"quantization": "nf4"}}, "zeroth"),
+        ({"model": {"quantization": "nf4"}, "improve": {"way": "policy"}}, "policy"),
+    ],
+)
+def test_no_gradient_is_asked_of_an_engine_that_only_generates(changes, way):
+    assert choose_way(settings_file.check(changes)) == way
 
 
 class Away:
