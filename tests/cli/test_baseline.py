@@ -280,7 +280,8 @@ def test_examples_are_read_in_trls_formats(line, tmp_path):
         ('{"prompt": "Hello?"}', "needs completion"),
         ('{"completion": "Hi."}', "no prompt"),
         ('{"messages": [{"role": "user", "content": "Hello?"}]}', "from the assistant"),
-        ("[]", "must be an object"),
+        ("[3]", "must be an object"),
+        ("[]", "holds no records"),
         ("", "holds no records"),
     ],
 )
