@@ -74,7 +74,7 @@ def test_bad_settings_say_what_is_wrong():
         ({"alpha": 0.1}, "leave alpha out"),
         ({"link": "probit"}, "regression knows the logistic link only"),
         ({"rule": "known", "alpha": 0.1, "warmup": 5}, "set warmup = 0"),
-        ({"speed": 3}, "speed unknown to the optimizer$"),
+        ({"speed": 3}, "speed unknown to the optimizer; it knows D, K, M, N, alpha, "),
         ({"kl_radiuss": 1}, 'did you mean "kl_radius"'),
         ({"kl_budget": 0.0}, "kl_budget is 0.0; it must be a positive number"),
         ({"kl_budget": math.inf}, "kl_budget is inf"),
