@@ -30,9 +30,10 @@ from szpo.intervals import (
     rescale,
     share,
 )
-from szpo.training.budget import WORDS_PER_MINUTE, planned_rounds
+from szpo.training.budget import WORDS_PER_MINUTE
 from szpo.training.guards import Bands
 from szpo.training.results import StepRow
+from szpo.training.status import planned_rounds
 from szpo.voting import finals
 
 HOUR_US = 3_600_000_000

@@ -7,7 +7,6 @@ The run's own budget (`run.votes`, `run.steps`) applies too; `add_votes` raises 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -159,20 +158,6 @@ def comparisons_of_round(
         "WHERE run = ? AND state IN ('open', 'closed')", (ledger.run,),
     )[0]["votes"]  # fmt: skip
     return settings.N * max(1, min(wanted, (most - votes - asked) // each))
-
-
-def planned_rounds(base: int, sizes: Sequence[int]) -> int:
-    """The rounds of a run in all, if those to come are as large as the last.
-
-    Args:
-        base: Rounds of the settings' size that the run's budget pays for.
-        sizes: The rounds so far, in units of that size.
-
-    >>> planned_rounds(20, []), planned_rounds(20, [1, 3, 4]), planned_rounds(1, [1, 1])
-    (20, 6, 2)
-    """
-    left = max(0, base - sum(sizes))
-    return len(sizes) + math.ceil(left / (sizes[-1] if sizes else 1))
 
 
 class Reading:

@@ -6,6 +6,7 @@ Nothing here reveals how anybody voted, or which policy is on which side.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -124,6 +125,20 @@ def redact_for_panelists(status: RoundStatus) -> RoundStatus:
     return replace(status, paused_by="guard", pause_reason=None)
 
 
+def planned_rounds(base: int, sizes: Sequence[int]) -> int:
+    """The rounds of a run in all, if those to come are as large as the last.
+
+    Args:
+        base: Rounds of the settings' size that the run's budget pays for.
+        sizes: The rounds so far, in units of that size.
+
+    >>> planned_rounds(20, []), planned_rounds(20, [1, 3, 4]), planned_rounds(1, [1, 1])
+    (20, 6, 2)
+    """
+    left = max(0, base - sum(sizes))
+    return len(sizes) + math.ceil(left / (sizes[-1] if sizes else 1))
+
+
 def _status(
     ledger: Ledger, config: Config | None, reading: budget.Reading, run: RunNow
 ) -> RoundStatus:
@@ -145,7 +160,7 @@ def _status(
     usual = 1 if config is None else config.optimizer.comparisons
     found = RoundStatus(
         step=step,
-        rounds=budget.planned_rounds(base, [row["n"] // usual for row in begun]),
+        rounds=planned_rounds(base, [row["n"] // usual for row in begun]),
         votes_planned=max(
             0 if config is None else base * config.votes_per_step,
             sum(row["k"] * row["n"] * row["m"] for row in begun),

@@ -147,7 +147,11 @@ def test_a_signal_leaves_the_terminal_as_it_was(driven, number):
     keyboard, seen = pty.openpty()
     before = termios.tcgetattr(seen)
     words = [sys.executable, "-m", "szpo", "vote", str(driven.ledger.path)]
-    with subprocess.Popen(words, stdin=seen, stdout=subprocess.PIPE, text=True) as child:
+    # Under nohup the test itself ignores the signal, and its children would with it.
+    with subprocess.Popen(
+        words, stdin=seen, stdout=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    ) as child:  # fmt: skip
         assert child.stdout is not None
         assert any(line.startswith("Enter: agree") for line in child.stdout)
         assert not termios.tcgetattr(seen)[3] & termios.ECHO
