@@ -35,7 +35,7 @@ from szpo.improvement.aims import Aim
 from szpo.improvement.loop import Plan
 from szpo.improvement.ways import PolicyGradient, Way
 from szpo.locks import try_lock
-from szpo.models import adapter_files, loading
+from szpo.models import adapter_files, adapter_sources, loading
 from szpo.models.adapter_sources import SET, UNFINISHED
 from szpo.policies import own_prompt, text_guards
 from szpo.policies.feature_basis import (
@@ -184,8 +184,8 @@ class SetMaker:
         Raises:
             UsageError: The folder belongs to another model, or to something else.
         """
-        file, facts = self.folder / SET, self.host.facts
-        if not file.is_file():
+        found, facts = adapter_sources.read_set(self.folder), self.host.facts
+        if not found:
             if self.folder.is_dir() and any(e.name[0] != "." for e in self.folder.iterdir()):
                 raise UsageError(f"{self.folder} holds something else; name a new folder")
             return {
@@ -194,12 +194,11 @@ class SetMaker:
                 "prompts_sha256": self.prompts.sha256,
             }  # fmt: skip
         try:
-            found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-            base, made = found["base_sha256"], found["adapters"]
-            for each in made:
-                each["name"], each["folder"], each["key"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{file} is no list of adapters ({error!r})") from None
+            base = found["base_sha256"]
+            for each in found["adapters"]:
+                each["key"]
+        except KeyError as error:
+            raise UsageError(f"{self.folder / SET} is no list of adapters ({error!r})") from None
         if base != facts.sha256:
             raise UsageError(
                 f"{self.folder} has adapters of {found.get('base')}, other weights than "

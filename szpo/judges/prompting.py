@@ -168,9 +168,7 @@ def _stated(text: str, key: str, options: Mapping[_Option, str], whole: bool) ->
 def _own_lines(text: str) -> list[str]:
     """The last lines with a word that are no quotations, fences or ends of tags."""
     lines = (re.sub(r"</\w+>", "", line).strip() for line in text[-MOST_READ:].splitlines())
-    return [
-        each for each in lines if re.search(r"\w", each) and not re.match(r"[|>]|```\w*$", each)
-    ]
+    return [each for each in lines if re.search(r"\w", each) and not _ALIEN.match(each)]
 
 
 def rows_of(rows: Sequence[Row], first: Literal["plus", "minus"]) -> list[tuple[Prompt, str, str]]:

@@ -28,8 +28,6 @@ PACKAGES = ("numpy", "scipy", "torch", "transformers", "peft", "bitsandbytes", "
 
 TIMED_ANSWERS = 16
 """Answers timed at once; a step's batches are larger, so its answers are a bit faster."""
-
-
 LOOK_S = 0.3
 """Time for which other processes' use of the cores is watched, s."""
 

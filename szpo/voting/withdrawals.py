@@ -16,6 +16,7 @@ from typing import Final
 from szpo.errors import IntegrityError, UsageError
 from szpo.ledger import adopted, theta
 from szpo.ledger.database import Ledger
+from szpo.optim.rules.all_votes import count_sides
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.rules.rule import Recounted
 from szpo.optim.settings import Settings
@@ -165,14 +166,12 @@ def _recount(
     """The rows of the steps < ``until`` that have withdrawn votes, as they count without these."""
     first = len(settings.earlier_votes or ())
     for step in range(until):
-        here, votes = (
-            step_plan.settings_of(ledger, settings, step),
-            counting.StepVotes(ledger, step),
-        )
+        here = step_plan.settings_of(ledger, settings, step)
+        votes = counting.StepVotes(ledger, step)
         out = [v for v in votes.counted if any(each.holds(v, step) for each in held)]
         tally = votes.tally(here.K, here.N, [v for v in votes.counted if v not in out])
+        up, down = count_sides(here, tally)
         for k, n in sorted({(vote.k, vote.n) for vote in out}):
-            up, down = (side[k, n] + tally.tie[k, n] / 2 for side in (tally.plus, tally.minus))
             side = 0.0 if tally.side is None else tally.side[k, n]
-            yield first + k * here.N + n, float(up), float(down), float(side)
+            yield first + k * here.N + n, float(up[k, n]), float(down[k, n]), float(side)
         first += here.K * here.N

@@ -105,3 +105,26 @@ def test_a_round_has_at_most_eight_sheets_and_no_more_rows_than_votes_are_left(t
         assert size(1000) == 3
         ledger.clock.now += panelists.PRESENT_US
         assert size(1000) == 1
+
+
+class CallsSomeTheSame(LikesExclamations):
+    def judge(self, comparison, **seat):
+        same = int(comparison.id[:2], 16) % 3 == 0
+        return "tie" if same else super().judge(comparison, **seat)
+
+
+def test_a_row_from_which_a_vote_is_withdrawn_counts_same_as_every_row_does(tmp_path):
+    settings, ledger = start(tmp_path, M=2)
+    with ledger:
+        panel = panel_of(ledger, judge=CallsSomeTheSame())
+        go(settings, ledger, MarkedPolicy(settings), panel, until_step=4)
+        withdrawals.withdraw(ledger, "operator", "panel-1", settings)
+        rows = withdrawals.read_at(ledger, settings, 4, 2**62)
+        left = refit(settings, replay.replay_state(ledger, settings).carried, rows).votes
+        one = [sum(row[1:3]) for row in rows]  # votes of whoever else judged the row
+        assert set(one) == {0.0, 1.0}, "same counts nothing where rows are fitted on texts"
+        others = [row["panelist"] for row in ledger.query(
+            "SELECT panelist FROM panelists WHERE pseudonym <> 'panel-1'")]  # fmt: skip
+        *_, (alone, _) = replay.retell(ledger, settings, voters=others)
+        np.testing.assert_array_equal(left.up, alone.carried.votes.up)
+        np.testing.assert_array_equal(left.down, alone.carried.votes.down)

@@ -20,7 +20,7 @@ from szpo.optim.sparse_prior import SparsePrior
 from szpo.optim.step_size import base_mu
 from szpo.optim.vote_regression import Fit, Prior, Votes, fit
 from szpo.optim.weighted_votes import WeightedVotes
-from szpo.types import Floats
+from szpo.types import Floats, Tally
 
 EARLIER_COUNTS: Final = 3
 """How many numbers precede the regressors in a row of `Settings.earlier_votes`."""
@@ -96,8 +96,7 @@ def add_votes(
 ) -> AllVotes:
     """Add a step's votes to the record, and what was measured while its answers were made."""
     tally = votes.tally
-    live, half = ~tally.identical, tie_share(settings) * tally.tie
-    up, down = (np.where(live, side + half, 0.0) for side in (tally.plus, tally.minus))
+    up, down = count_sides(settings, tally)
     x, old = regressors_of_step(settings, at), record.votes
     lead, rows = x.shape[:-3], x.shape[-3] * x.shape[-2]
 
@@ -164,6 +163,12 @@ def tie_share(settings: Settings) -> float:
     that what they differ in is not liked (experiments/LOG.md, 2026-11-26).
     """
     return 0.0 if settings.picks_pairs else 0.5
+
+
+def count_sides(settings: Settings, tally: Tally) -> tuple[Floats, Floats]:
+    """Votes for plus and for minus of each comparison (..., K, N); none where texts are equal."""
+    live, half = ~tally.identical, tie_share(settings) * tally.tie
+    return np.where(live, tally.plus + half, 0.0), np.where(live, tally.minus + half, 0.0)
 
 
 def sum_by_voter(

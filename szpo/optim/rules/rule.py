@@ -23,8 +23,8 @@ from szpo.optim.weighted_votes import HistoryUse, WeightedVotes
 from szpo.types import Explanation, Floats, Ints, Query
 
 Recounted: TypeAlias = tuple[int, float, float, float]
-"""A comparison's place in order of (step, k, n), its votes for plus and for minus, each tie as
-half, and the side of plus (`szpo.types.Tally.side`)."""
+"""A comparison's place in order of (step, k, n), its votes for plus and for minus as the rule
+counts them, and the side of plus (`szpo.types.Tally.side`)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
