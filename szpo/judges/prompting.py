@@ -38,12 +38,12 @@ _END = (
     r"|\s*\b(?:is better|wins|because|since)\b)"
 )
 _VERDICT = (
-    r"(?:verdict|answer|winner|choice|decision|preference|judge?ment|conclusion|better(?: set)?)"
+    r"(?:verdict|answer|winner|choice|decision|preference|judge?ment|conclusion|better(?: set| answer)?)"
 )
 _TIE = r"(?:a )?(?:tie|tied|draw|neither)\b"
-_PREFERS = r"\b(?:prefer|choose|pick|favou?r|go with|vote for)\s+(?:the\s+)?(?:set\s+)?{}"
+_PREFERS = r"\b(?:prefer|choose|pick|favou?r|go with|vote for)\s+(?:the\s+)?(?:(?:set|answer)\s+)?{}"
 _BETTER = r"\b{}\s+(?:wins\b|is\s+(?:\w+\s+){{0,2}}(?:better|best|winner|preferable)\b)"
-_ALONE = rf"{_MARKS}(?:it(?: i|')s )?(?:set )?(?:%s)[.!]?{_MARKS}[.!]?"
+_ALONE = rf"{_MARKS}(?:it(?: i|')s )?(?:(?:set|answer) )?(?:%s)[.!]?{_MARKS}[.!]?"
 _ALIEN = re.compile(r"[|>]|```\w*$")
 _UNSURE = re.compile(r"\b(?:not|neither|cannot|if|whether|unless)\b|n['’]t\b", re.I)
 
@@ -81,7 +81,7 @@ def ask_verdict(
     labels: Labels = LETTERS,
     again: bool = False,
 ) -> Prompt:
-    """Write two sets of answers as one question for the better set.
+    """Write two answers, or two sets of answers, as one question for the better one.
 
     Each pair is (request, answer first, answer second); with ``again`` the question adds that the
     last reply could not be read.
@@ -91,7 +91,10 @@ def ask_verdict(
         parts.append(_request(i, prompt, given))
         for label, answer in zip(labels, answers, strict=True):
             parts.append(f"Answer of {label} to request {i}:\n{quote(answer, given.reserved)}\n")
-    names = {"first": labels[0], "second": labels[1]}
+    asked = ("two answers to the same request", "answer is better")
+    if len(pairs) > 1:
+        asked = "two sets of answers to the same requests", "set is better, taken as a whole"
+    names = {"first": labels[0], "second": labels[1], "what": asked[0], "which": asked[1]}
     return _fill_template(template, parts, given.criterion, again, **names)
 
 

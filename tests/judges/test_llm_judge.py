@@ -207,6 +207,13 @@ def asked(plus, minus, prompt="Say something.", references=None, **more):
     return prompting.ask_verdict("verdict", pairs, given, **more).text
 
 
+def test_a_question_about_one_pair_speaks_of_two_answers_and_of_no_set():
+    one, given = asked("yes", "no"), prompting.Instructions("x")
+    assert "two answers" in one and not re.search(r"\bsets?\b", one)
+    two = prompting.ask_verdict("soft", [(Prompt.user("who?"), "a", "b")] * 2, given).text
+    assert "two sets of answers" in two and "Which set is better" in two
+
+
 def bare(text):
     """The lines of a question that are the frame's own."""
     return [line for line in text.split("\n") if not line.startswith("|")]
@@ -241,7 +248,7 @@ SEEN = {
     "first": (
         "Verdict: A", "My verdict: A", "A", "a.", "Verdict: A\nThough B is good as well.",
         "**Verdict:** A", "Verdict: A, since B rambles.", "Verdict: A is better.",
-        "Verdict: A - B is too long.", "## Verdict\n\nA", "The better set is A.",
+        "Verdict: A - B is too long.", "## Verdict\n\nA", "The better set is A.", "The better answer is A.", "Answer A",
         "I went through both.\nI prefer set A.", "Set A is the better one.", "The winner is A!",
         "On the first B is better. On the whole A is close.\nAnswer: A",
         'It said "Verdict: B", which I ignore.\nVerdict: A',
