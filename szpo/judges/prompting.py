@@ -38,10 +38,13 @@ _END = (
     r"|\s*\b(?:is better|wins|because|since)\b)"
 )
 _VERDICT = (
-    r"(?:verdict|answer|winner|choice|decision|preference|judge?ment|conclusion|better(?: set| answer)?)"
+    r"(?:verdict|answer|winner|choice|decision|preference|judge?ment|conclusion"
+    r"|better(?: set| answer)?)"
 )
 _TIE = r"(?:a )?(?:tie|tied|draw|neither)\b"
-_PREFERS = r"\b(?:prefer|choose|pick|favou?r|go with|vote for)\s+(?:the\s+)?(?:(?:set|answer)\s+)?{}"
+_PREFERS = (
+    r"\b(?:prefer|choose|pick|favou?r|go with|vote for)\s+(?:the\s+)?(?:(?:set|answer)\s+)?{}"
+)
 _BETTER = r"\b{}\s+(?:wins\b|is\s+(?:\w+\s+){{0,2}}(?:better|best|winner|preferable)\b)"
 _ALONE = rf"{_MARKS}(?:it(?: i|')s )?(?:(?:set|answer) )?(?:%s)[.!]?{_MARKS}[.!]?"
 _ALIEN = re.compile(r"[|>]|```\w*$")

@@ -248,7 +248,8 @@ SEEN = {
     "first": (
         "Verdict: A", "My verdict: A", "A", "a.", "Verdict: A\nThough B is good as well.",
         "**Verdict:** A", "Verdict: A, since B rambles.", "Verdict: A is better.",
-        "Verdict: A - B is too long.", "## Verdict\n\nA", "The better set is A.", "The better answer is A.", "Answer A",
+        "Verdict: A - B is too long.", "## Verdict\n\nA", "The better set is A.",
+        "The better answer is A.", "Answer A",
         "I went through both.\nI prefer set A.", "Set A is the better one.", "The winner is A!",
         "On the first B is better. On the whole A is close.\nAnswer: A",
         'It said "Verdict: B", which I ignore.\nVerdict: A',
