@@ -311,7 +311,6 @@ class SetMaker:
              for cut in cuts]
         ) if cuts else np.zeros((0, *values.shape))  # fmt: skip
         credit = assign_credit(values, begun, groups, DECAY**step)
-        self.progress("scores", 0, 0)
         scores, halves = read_credited(probe, base, cuts, credit, groups)
         kernel = Fisher(centre(scores, groups), RIDGE)
         directions = kernel.natural(halves.sum(0) / len(scores))

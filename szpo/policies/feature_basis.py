@@ -154,6 +154,7 @@ def read_credited(
     """
     half, whole, halves = halve(groups), [], 0.0
     for first in range(0, len(base), BLOCK):
+        probe.progress("scores", first, len(base))
         here = slice(first, first + BLOCK)
         parts = probe.read_parts(base[here], cuts)
         whole.append(parts.sum(1))
