@@ -17,6 +17,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
@@ -86,18 +87,23 @@ class Taste:
             raise UsageError("taste: its features must have different names")
         if not 0 < len(self.explanations) <= MOST_EXPLANATIONS:
             raise UsageError(f"taste: it must have 1 to {MOST_EXPLANATIONS} explanations")
+        numbers = [n for f in self.features for n in (f.scale, f.low, f.high, f.mean)]
+        numbers += [n for e in self.explanations for n in (e.chance, *chain(*e.weights))]
+        numbers += [chance for _, chance in self.claims] + [self.verdicts, self.people]
+        if any(type(n) is not int or abs(n) > LARGEST for n in numbers):
+            raise UsageError("taste: its numbers must be integers of at most 2^40")
         if any(f.scale < 1 or f.low > f.high for f in self.features):
             raise UsageError("taste: a feature's scale must be above 0 and its bounds in order")
         if any(e.chance < 1 for e in self.explanations):
             raise UsageError("taste: every explanation needs a probability above 0")
-        places = [place for e in self.explanations for place, _ in e.weights]
-        if not all(0 <= place < len(names) for place in places):
-            raise UsageError("taste: an explanation names a feature that is not there")
-        numbers = [n for f in self.features for n in (f.scale, f.low, f.high, f.mean)]
-        numbers += [weight for e in self.explanations for _, weight in e.weights]
-        numbers += [chance for _, chance in self.claims] + [self.verdicts, self.people]
-        if any(type(n) is not int or abs(n) > LARGEST for n in numbers):
-            raise UsageError("taste: its numbers must be integers of at most 2^40")
+        for explanation in self.explanations:
+            places = [place for place, _ in explanation.weights]
+            if not all(0 <= place < len(names) for place in places):
+                raise UsageError("taste: an explanation names a feature that is not there")
+            if len({*places}) != len(places):
+                raise UsageError("taste: an explanation names a feature twice")
+        if any(len(each) != 5 for each in self.own):
+            raise UsageError("taste: each of the user's own features needs five facts")
 
     @property
     def words(self) -> str:
@@ -224,7 +230,9 @@ class Taste:
             raise UsageError(f"it is no taste of szpo in format {FORMAT}; szpo taste writes them")
         try:
             return cls(
-                tuple(Feature(**each) for each in body["features"]),
+                tuple(
+                    Feature(**{**each, "name": _text(each["name"])}) for each in body["features"]
+                ),
                 tuple(
                     Explanation(
                         _whole(each["chance"]),
@@ -234,9 +242,9 @@ class Taste:
                     )
                     for each in body["explanations"]
                 ),
-                tuple((str(said), _whole(chance)) for said, chance in body["claims"]),
-                str(body["dictionary"]),
-                tuple(tuple(map(str, each)) for each in body["own"]),
+                tuple((_text(said), _whole(chance)) for said, chance in body["claims"]),
+                _text(body["dictionary"]),
+                tuple(tuple(map(_text, each)) for each in body["own"]),
                 _whole(body["verdicts"]),
                 _whole(body["people"]),
             )
@@ -269,5 +277,12 @@ def _last(text: Any) -> str:
 
 def _whole(value: Any) -> int:
     if type(value) is not int:
-        raise ValueError(f"{value!r} is no integer")
+        raise ValueError(f"{value!r:.60} is no integer")
+    return value
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise ValueError(f"{value!r:.60} is no text")
+    value.encode()  # no lone surrogate, which nothing could print
     return value

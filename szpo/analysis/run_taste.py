@@ -105,10 +105,16 @@ def check_recorded(look: Examination) -> None:
     """Compute again the taste that each improvement was on, from the votes before it."""
     for event in look.ledger.events(adopted.KIND) if look.deep else ():
         body, when = event["body"], f"the taste after {event['body']['steps']} steps"
+        named = recorded_settings(look.ledger).features
         try:
             recorded = Taste.from_json(body["taste"])
-            if recorded.sha256 != body["taste_sha256"]:
-                raise Broken("events", event["event"], "taste_sha256 is not that of its taste")
+        except UsageError as error:
+            raise Broken("events", event["event"], str(error)) from None
+        if recorded.sha256 != body["taste_sha256"]:
+            raise Broken("events", event["event"], "taste_sha256 is not that of its taste")
+        if named is None or not _is_of(recorded, named):
+            raise Broken("events", event["event"], "its taste is of features that the run lacks")
+        try:
             recorded.entries()
         except UsageError as error:
             look.notes.append(f"{when} is recorded, not recomputed ({error})")
@@ -117,9 +123,24 @@ def check_recorded(look: Examination) -> None:
             mine = read(look.ledger, before=event["event"])
         except RunError as error:
             raise Broken("events", event["event"], f"its taste is not there: {error}") from None
-        if not _is_near(recorded.to_json(), mine.to_json()):
+        same = _places(recorded) == _places(mine)
+        if not same or not _is_near(recorded.to_json(), mine.to_json()):
             raise Broken("events", event["event"], "its taste is not what the votes before give")
         look.notes.append(f"{when} is recomputed from the votes")
+
+
+def _is_of(found: Taste, named: NamedFeatures) -> bool:
+    names = {each.name for each in found.features}
+    return (
+        found.dictionary == named.dictionary
+        and names <= {*named.names}
+        and found.own == tuple(each for each in named.own if each[0] in names)
+    )
+
+
+def _places(found: Taste) -> list[list[int]]:
+    """The features that each explanation is about, which no rounding makes others."""
+    return [[place for place, _ in each.weights] for each in found.explanations]
 
 
 def _is_near(recorded: Any, mine: Any) -> bool:

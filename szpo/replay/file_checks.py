@@ -172,6 +172,9 @@ def check_adopted(look: Examination) -> None:
     """Compare adopted weights with their digests, and compute again those moved along seeds."""
     for event in look.ledger.events(adopted.KIND):
         body, steps = event["body"], event["body"]["steps"]
+        sql = "SELECT count(*) AS steps FROM events WHERE kind = 'step' AND event < ?"
+        if steps != look.ledger.query(sql, (event["event"],))[0]["steps"]:
+            raise Broken("events", event["event"], f"{steps} steps are not those before it")
         adopted.tensors(look.ledger, body)
         if "moves" not in body:
             look.notes.append(

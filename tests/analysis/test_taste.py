@@ -1,8 +1,14 @@
 """A taste: read from a run without its model, cautious, bounded, the same on file and off it."""
 
+import contextlib
+import functools
+import hashlib
 import json
 import math
+import shutil
+import sqlite3
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +17,10 @@ from szpo.analysis import run_taste
 from szpo.cli.app import call
 from szpo.errors import RunError, UsageError
 from szpo.features import dictionary
+from szpo.ledger import adopted
+from szpo.ledger.database import Ledger
+from szpo.replay import file_checks, replay
+from szpo.replay.findings import Broken, Examination
 from szpo.taste import Explanation, Feature, Taste
 from szpo.types import FEATURE_GRID
 from tests.support import named_run
@@ -100,6 +110,12 @@ def test_a_file_is_data_only_and_says_what_is_wrong_with_it(tmp_path, capsys):
         ({"features": [{"name": "commas"}]}, "damaged"),
         ({"dictionary": "other"}, "another version of the dictionary"),
         ({"own": [["questions", "function", "", "", "x"]]}, "never runs code"),
+        ({"own": [["keyword:sea"]]}, "five facts"),
+        ({"own": [[]]}, "five facts"),
+        ({"explanations": [{"chance": 10**400, "weights": []}]}, "at most 2^40"),
+        ({"explanations": [{"chance": 1, "weights": [[0, 1], [0, -1]]}]}, "a feature twice"),
+        ({"features": [{**body["features"][0], "name": None}]}, "no text"),
+        ({"claims": [["\ud800", 1]]}, "damaged"),
     ]
     texts = tmp_path / "texts.jsonl"
     texts.write_text(
@@ -116,6 +132,56 @@ def test_a_file_is_data_only_and_says_what_is_wrong_with_it(tmp_path, capsys):
         "+0.500",
         "-0.500",
     ]
+
+
+def changed(body: dict[str, Any], *places: Any, by: Any) -> dict[str, Any]:
+    """A copy of a JSON body in which the value at these keys is ``by`` of it."""
+    made = json.loads(json.dumps(body))
+    *way, last = places
+    inner = functools.reduce(lambda found, key: found[key], way, made)
+    inner[last] = by(inner[last])
+    return made
+
+
+def test_an_improvement_whose_taste_the_votes_do_not_give_does_not_verify(
+    run, tmp_path, monkeypatch
+):
+    taste = run_taste.read(run).to_json()
+    weights = ("explanations", 0, "weights")
+    assert taste["explanations"][0]["weights"][1][0] == 4
+    assert len(taste["explanations"][1]["weights"]) == 1
+    others = [
+        changed(taste, *weights, 1, 0, by=lambda place: place - 1),  # of the next feature
+        changed(taste, *weights, 0, 1, by=lambda weight: weight + 2),
+        changed(taste, "claims", 0, 0, by=lambda said: "kinder"),
+        changed(taste, "dictionary", by=lambda digest: "another"),
+        changed(taste, "own", by=lambda own: [["colons", "function", "", "", ""]]),
+        changed(taste, "features", 3, "name", by=lambda name: "no such feature"),
+        changed(taste, "features", by=lambda features: []),
+        taste,  # of other votes: said to come before one of the rounds
+    ]
+    near = changed(taste, *weights, 0, 1, by=lambda weight: weight + 1)  # another's rounding
+    run.checkpoint_log()
+    found = run_taste.read(run)
+    monkeypatch.setattr(run_taste, "read", lambda ledger, before: found)
+    held = []
+    for number, other in enumerate([near, *others]):
+        path = tmp_path / f"{number}.db"
+        shutil.copy(run.path, path)
+        sha256 = hashlib.sha256(json.dumps(other, sort_keys=True).encode()).hexdigest()
+        with Ledger.open(path) as ledger, contextlib.closing(sqlite3.connect("")) as hashes:
+            steps = 15 if other is taste else 16
+            body = {"steps": steps, "taste": other, "taste_sha256": sha256}
+            adopted.append(ledger, replay.fold(ledger), body)
+            look = Examination(ledger, hashes)
+            try:
+                file_checks.check_adopted(look)
+                run_taste.check_recorded(look)
+            except Broken as broken:
+                assert broken.failure.table == "events"
+            else:
+                held.append(number)
+    assert held == [0]
 
 
 def test_it_is_saved_only_once_shown_and_of_few_people_only_when_they_agree(
