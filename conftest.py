@@ -30,8 +30,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The time of an example depends more on the machine's load than on the code.
-hypothesis.settings.register_profile("few", deadline=None, max_examples=25)
-hypothesis.settings.register_profile("full", deadline=None)
+hypothesis.settings.register_profile("few", deadline=None, max_examples=20)
+hypothesis.settings.register_profile("full", deadline=None, max_examples=50)
 hypothesis.settings.register_profile("many", deadline=None, max_examples=400)
 
 collect_ignore = ["tests/load"]  # Locust runs it, in an environment that has Locust

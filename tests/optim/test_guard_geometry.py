@@ -67,14 +67,14 @@ def test_without_noise_slope_and_curvature_are_found_through_the_levels_of_promp
 
 
 def test_intervals_cover_what_happens():
-    """In 300 worlds with normal noise and no curvature; cov(u) is estimated too, so not exact."""
-    z, hits, trials = np.array([1.0, 0.5, -1.0, 0.0, 0.5]), np.zeros(3), 300
+    """In 120 worlds with normal noise and no curvature; cov(u) is estimated too, so not exact."""
+    z, hits, trials = np.array([1.0, 0.5, -1.0, 0.0, 0.5]), np.zeros(3), 120
     for seed in range(trials):
         moments, slopes, _ = world(seed, 300)
         truth = z @ slopes / [1.0, moments.levels[1], moments.levels[2]]
         hits += [p.low <= t <= p.high for p, t in zip(predict(moments, z), truth, strict=True)]
-    # Binomial(300, .95) lies in 272 … 296 with a chance of .999.
-    assert (hits >= 272).all() and (hits <= 297).all(), hits / trials
+    # Binomial(120, .95) is at least 106 with a chance of .999.
+    assert (hits >= 106).all() and (hits < trials).any(), hits / trials
 
 
 @pytest.mark.full
@@ -124,7 +124,7 @@ def test_too_few_answers_are_refused_with_the_number_it_takes():
 
 def test_many_coordinates_one_by_one_from_few_answers():
     """100 whitened coordinates, 256 answers: as a set-up of named features has them."""
-    d, hits, off, trials = 100, np.zeros(3), np.zeros((2, 3)), 60
+    d, hits, off, trials = 100, np.zeros(3), np.zeros((2, 3)), 24
     for seed in range(trials):
         rng = np.random.default_rng(seed)
         u, slopes = rng.normal(size=(256, d)), 0.1 * rng.normal(size=(d, 3))

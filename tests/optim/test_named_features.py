@@ -246,14 +246,6 @@ def test_an_order_taken_back_leaves_no_trace_but_the_gate():
     assert back.aside == () and back.log_factor <= plain.log_factor
 
 
-def test_chance_votes_pass_the_gate_as_seldom_besides_a_feature_that_is_left_out():
-    # Votes are about one feature alone, which is left out: a Bayes factor of 9 for more than that
-    # is passed with probability 1/9 at most (Ville); of 16 runs, 6 or more have 4 in 1000.
-    settings = settings_of()
-    runs = [walk(settings, 4, 200 + seed, aside=lambda step: (WANTED,)) for seed in range(16)]
-    assert sum(run.carried.log_factor >= np.log(9) for run in runs) <= 5
-
-
 def test_the_users_own_features_are_together_as_likely_as_all_others():
     own = replace(table(), own=(("f0", "keyword", "", "", "a"), ("f1", "regex", "", "", "b")))
     assert NamedFeatures.from_json(settings_to_json(settings_of(own))["features"]) == own
@@ -262,16 +254,6 @@ def test_the_users_own_features_are_together_as_likely_as_all_others():
     np.testing.assert_allclose(chances[2:], 1 / 2 / (COUNT - 2))
     with pytest.raises(UsageError, match="five facts"):
         replace(own, own=(("f0",),))
-
-
-def test_a_step_is_fitted_once_for_its_move_and_its_words(monkeypatch):
-    settings, calls = settings_of(), []
-    fitted = all_votes.fit_named
-    monkeypatch.setattr(all_votes, "fit_named", lambda *a: calls.append(a) or fitted(*a))
-    monkeypatch.setattr(findings, "fit_named", all_votes.fit_named)
-    state = walk(settings, 1, seed=0)
-    findings.find(settings, state.carried)
-    assert len(calls) == 1
 
 
 # ---- directions drawn from what votes may be about ----

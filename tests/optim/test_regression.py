@@ -1,5 +1,6 @@
 """The rule `regression`: what it recommends, where it asks, what it refuses."""
 
+import functools
 import math
 from dataclasses import replace
 
@@ -197,6 +198,7 @@ def test_flip_share_is_the_share_of_voters_whose_switch_turns_it():
     assert alone.flip_share is None
 
 
+@functools.cache
 def panel_of(weighting, hostile, steps, seed=0):
     """The last report of a run in which five voters take turns, one vote a direction."""
     settings = settings_of(weighting=weighting)

@@ -60,9 +60,9 @@ def enumerate_supports(votes, prior):
 
 
 def test_what_is_screened_is_what_all_exact_fits_say(monkeypatch):
-    """In 200 problems the best of 66 supports is among the ten that are fitted exactly."""
+    """In 60 problems the best of 66 supports is among the ten that are fitted exactly."""
     monkeypatch.setattr(sparse_regression, "REFITS", 10)
-    for seed in range(200):
+    for seed in range(60):
         votes, prior = problem(seed)
         found, every = fit_sparse(votes, prior), enumerate_supports(votes, prior)
         best = max(every, key=every.__getitem__)
@@ -131,7 +131,7 @@ def test_names_are_right_as_often_as_they_claim():
     table = np.exp(prior.log_chances()[0])
     i, j = np.triu_indices(12)
     claims, truths = [], []
-    for _ in range(160):
+    for _ in range(100):
         w = np.zeros(12)
         if rng.random() < prior.signal:
             at = rng.choice(len(i), p=table[i, j])
@@ -219,15 +219,6 @@ def test_the_dense_block_takes_what_no_feature_explains():
     assert found.dense > 0.99 and found.kept[0].support == tuple(range(12, 20))
     assert found.w[12:] == pytest.approx(0.5, abs=0.3)
     assert np.abs(found.w[:12]).max() < 0.01
-
-
-def test_a_dense_block_alone_is_fitted():
-    rng = np.random.default_rng(1)
-    x = rng.normal(size=(80, 3))
-    up = rng.random(80) < special.expit(x @ [1.0, -1.0, 0.0])
-    found = fit_sparse(cast(x, up), SparsePrior(np.full(3, -1), np.ones(3)))
-    assert found.dense == pytest.approx(found.signal) and found.dense > 0.9
-    assert found.w == pytest.approx([1.0, -1.0, 0.0], abs=0.5)
 
 
 def test_groups_are_equally_likely_unless_features_are_given_chances():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import integrate, optimize, special, stats
+from scipy import integrate, special, stats
 
 from szpo.aggregation import laplace
 from szpo.errors import UsageError
@@ -68,24 +68,6 @@ def test_mean_spread_and_evidence_agree_with_quadrature(dim, width):
     np.testing.assert_allclose(np.sqrt(np.diag(found.covariance)), spread, rtol=0.1)
     exact = special.logsumexp(log) + 24 * math.log(2)
     assert found.log_factor == pytest.approx(exact, abs=0.06 * dim)
-
-
-def test_the_mode_is_the_penalized_maximum_likelihood_estimate():
-    votes = votes_of(1, [0.5, 0, 0, 0.2, 0, 0], 40)
-    found = fit(votes, one_width(6, 0.8))
-    precision = (2 * RADIUS) ** 2 / 0.8  # 1/τ² with τ²|x|² = .8
-
-    def loss(coef):
-        eta = votes.x @ coef[:6] + coef[6] * votes.plus_on_a
-        return (
-            -special.log_expit((2 * votes.up - 1) * eta).sum()
-            + 0.5 * precision * coef[:6] @ coef[:6]
-            + 0.5 * coef[6] ** 2 / 0.25
-        )
-
-    best = optimize.minimize(loss, np.zeros(7), method="BFGS", options={"gtol": 1e-10}).x
-    np.testing.assert_allclose(found.w, best[:6], atol=1e-6)
-    assert found.side_coefficient == pytest.approx(best[6], abs=1e-6)
 
 
 def test_halved_steps_converge_where_whole_ones_diverge():
@@ -218,25 +200,6 @@ def test_the_bayes_factor_is_a_fair_bet():
     factor = np.exp(fit(votes_of(9, np.zeros(2), 24, lead=(400,)), Prior.flat(2)).log_factor)
     assert factor.mean() == pytest.approx(1.0, abs=4 * factor.std() / 20 + 0.05)
     assert (factor > 20).mean() < 0.05
-
-
-def test_a_fit_costs_few_passes_over_the_votes(monkeypatch):
-    """Passes of R·p² products: what a fit of 10⁵ votes at d = 64 spends its second on.
-
-    Newton from 0 takes some seven; every further width starts where the last one ended and needs
-    but the Hessian at its own mode, or one more. Hopeless ones need none.
-    """
-    votes = votes_of(7, np.linspace(-0.3, 0.3, 16), 4000)
-    passes = []
-    whole = laplace._information
-
-    def counting(x, curvature):
-        passes.append(x.shape)
-        return whole(x, curvature)
-
-    monkeypatch.setattr(laplace, "_information", counting)
-    fit(votes, Prior.blocks(16))
-    assert len([shape for shape in passes if shape == (4000, 17)]) <= 16
 
 
 def test_neither_where_newton_starts_nor_what_is_not_fitted_matters(monkeypatch):
