@@ -24,7 +24,7 @@ MIN_VOTES: Final = 80
 
 Of 60 simulated runs on sixty features, this many look as if they followed none after 40 and after
 80 votes: 53 and 54 where votes are random, 35 and 18 where the taste is half as clear as usual,
-5 and 0 where it is usual (tests/analysis/test_taught.py)."""
+5 and 0 where it is usual (tests/analysis/test_cause.py)."""
 PAIRS: Final = 40
 """With this many pairs of votes on one comparison, their agreement decides."""
 ALIKE: Final = 0.6

@@ -44,21 +44,6 @@ def test_bias_table():
             assert round(math.hypot(float(mean) - x, float(sd)), 2) == pytest.approx(rmse)
 
 
-@pytest.mark.parametrize(("rate", "off"), [(0.5, 5e-4), (0.99, 0.02), (0.9998, 0.2)])
-def test_of_many_votes_the_expectation_is_that_of_one_vote_less(rate, off):
-    """The delta method takes over where sums end; off: relative, at the seam."""
-    exact, quick = (e.moments(rate, votes) for votes in (e.EXACT_BELOW - 1, e.EXACT_BELOW))
-    assert quick[1] == pytest.approx(exact[1], rel=off)
-    assert quick[0] == pytest.approx(exact[0], abs=off)
-
-
-@pytest.mark.parametrize(("votes", "gain"), [(1, 8.0), (2, 8.0), (3, 6.3), (5, 3.3), (10, 1.26)])
-def test_slope_of_the_published_trim_at_zero(votes, gain):
-    h, trim = 1e-4, e.inversion("trim", trim=16.0)
-    up, down = (float(e.moments(LOGISTIC.prob(x), votes, trim)[0]) for x in (h, -h))
-    assert (up - down) / (2 * h) == pytest.approx(gain, abs=0.06)
-
-
 @given(st.integers(0, 200), st.integers(1, 100))
 def test_haldane_is_rounded_once(doubled, votes):
     doubled = min(doubled, 2 * votes)

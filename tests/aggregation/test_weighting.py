@@ -446,17 +446,6 @@ def test_few_votes_leave_the_prior_and_many_turn_two_hostile_of_seven_round():
     assert np.abs(weights - 1).mean() < 0.25
 
 
-def test_weights_learned_from_a_hundred_votes_save_what_equal_ones_cannot():
-    beta = np.exp(0.7 * np.random.default_rng(5).normal(size=(40, 20)))
-
-    def merit(weights):
-        """What votes say at small signal, by these weights of voters."""
-        return (weights * beta).sum(-1) ** 2 / (weights**2).sum(-1)
-
-    gained = merit(rationality_weights(draw_history(beta, 100, seed=6))) / merit(np.ones(20))
-    assert 1.2 < gained.mean() < (merit(beta) / merit(np.ones(20))).mean()
-
-
 # ---- rationality ----
 
 

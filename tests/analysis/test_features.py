@@ -224,18 +224,6 @@ def test_one_panelist_has_no_clusters():
         told(0 * x, y, np.arange(12) % 2)
 
 
-def test_expectation_maximisation_never_falls(monkeypatch):
-    from szpo.analysis import taste_clusters as module
-
-    x, y, who = panel(6, opposed, 8, 20)
-    bounds = []
-    for rounds in (1, 2, 4, 8, 30):
-        monkeypatch.setattr(module, "ROUNDS", rounds)
-        monkeypatch.setattr(module, "STARTS", 1)
-        bounds.append(fit_mixture(x, y, who, 8, 2, seeds.derive(0, "t")).bound)
-    assert np.diff(bounds).min() >= -1e-9, "sums of logarithms round in the last places"
-
-
 def test_one_taste_is_the_ridge_fit():
     from szpo.aggregation.bradley_terry import newton
 

@@ -14,7 +14,6 @@ from szpo import intervals
 from szpo.analysis import agreement, evidence, improvement, measuring, overview
 from szpo.analysis.improvement import Improvement
 from szpo.analysis.vote_rows import VoteRow
-from szpo.cli.app import call
 from szpo.intervals import Share, log_odds, quantile, rate, share
 from szpo.ledger import orders, run_spec
 from szpo.ledger.database import Ledger
@@ -230,14 +229,6 @@ def test_programs_do_not_make_people_look_fast():
         assert (median.value, median.n) == expected
 
 
-def test_cost_is_told_from_words_before_five_votes():
-    found = overview.overview(page([ballot(1, "plus", dwell_ms=1)]))["cost"]
-    assert not found["measured"]
-    assert found["seconds_per_vote"].value == 60.0  # 238 words
-    planned = overview.overview(page([]))["cost"]
-    assert planned["seconds_per_vote"].value == 120.0  # 476
-
-
 def test_votes_left_follow_the_tightest_limit():
     votes = [ballot(1, "plus"), ballot(2, "plus")]
     assert overview.overview(page(votes, budget=8))["progress"]["planned"] == 4
@@ -368,16 +359,6 @@ def test_measuring_moves_nothing(yard, tmp_path):
     assert len(measured(other)) == 2
     with Ledger.open(yard, readonly=True) as one, Ledger.open(other, readonly=True) as two:
         assert theta_digests(one) == theta_digests(two)
-
-
-@pytest.mark.full
-def test_a_killed_run_is_measured_once_at_each_place(tmp_path):
-    line = yard_run.arguments(tmp_path, "run.name=yard", "run.votes=48", "run.steps=3")
-    assert call(line) == 0
-    path = tmp_path / "runs" / "yard.db"
-    before = measured(path)
-    assert call(["run", "--resume", str(path)]) == 0
-    assert measured(path) == before
 
 
 @pytest.mark.parametrize(

@@ -257,33 +257,6 @@ def test_votes_reported_at_once_give_the_bits_of_one_by_one(how, monkeypatch):
     assert again.to_dict() == opt.to_dict()
 
 
-def test_a_vote_costs_the_same_after_twenty_and_after_two_thousand():
-    opt, told = szpo.Optimizer(dim=3), 0
-
-    def cost(votes):
-        """Calls, of Python and of C, and bytes taken at most, of the vote after so many."""
-        nonlocal told
-        for _ in range(told, votes):
-            opt.ask()
-            opt.tell("a")
-        opt.ask()
-        calls = []
-        tracemalloc.start()
-        sys.setprofile(lambda frame, event, arg: calls.append(event))
-        try:
-            opt.tell("b")
-        finally:
-            sys.setprofile(None)
-            peak = tracemalloc.get_traced_memory()[1]
-            tracemalloc.stop()
-        told = votes + 1
-        return sum(event in ("call", "c_call") for event in calls), peak
-
-    few, many = cost(20), cost(2_000)
-    assert few[0] == many[0] > 100
-    assert many[1] < 1.5 * few[1]
-
-
 def test_what_is_no_saved_state_or_was_changed_is_refused(tmp_path):
     saved = tune(szpo.Optimizer(dim=2), 5).to_dict()
     saved["votes"][2][0][0] = "tie"

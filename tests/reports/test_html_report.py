@@ -20,7 +20,6 @@ from szpo.training import results, services
 from szpo.types import Prompt
 from tests.support import yard_run
 from tests.support.outline import Outline
-from tests.support.overview import step
 from tests.support.quadratic import QuadraticPolicy, go, new_ledger, settings_of
 
 HOSTILE = '<script>alert(1)</script>" onload="x \u202egnihton [bold] {{ 7*7 }}'
@@ -107,15 +106,6 @@ def test_picture_is_a_file_of_its_own(yard, tmp_path):
     text = out.read_text(encoding="utf-8")
     assert text.startswith('<svg xmlns="http://www.w3.org/2000/svg"')
     assert "walk of the answers shown, over the votes spent" in text
-
-
-def test_separation_is_unbiased_under_a_known_rate():
-    """Votes of one direction that agree with probability p each agree pairwise p² + (1 − p)²."""
-    for p in (0.5, 0.65, 0.85, 1.0):
-        pairs = 10**6
-        agreeing = round(pairs * (p**2 + (1 - p) ** 2))
-        one = step(0, pairs=pairs, agreeing=agreeing)
-        assert results.separation([one]) == pytest.approx(p, abs=2e-3)
 
 
 def test_a_chart_places_its_values_and_survives_constant_and_missing_ones():

