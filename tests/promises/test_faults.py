@@ -5,7 +5,6 @@ import os
 import resource
 import signal
 import sqlite3
-import subprocess
 import sys
 from pathlib import Path
 
@@ -35,7 +34,6 @@ from tests.support.quadratic import (
     settings_of,
 )
 
-ROOT = Path(__file__).parents[2]
 SETTINGS = settings_of(N=1, D=1, M=2)
 
 
@@ -104,7 +102,7 @@ def harmed(path, expected, harm, *arguments):
 
 
 class Fault:
-    """Counts a ledger's writing statements; the chosen one is killed, refused, or lacks space."""
+    """Counts a ledger's writing statements; the chosen one is killed, or lacks space."""
 
     def __init__(self, action, at):
         self.action, self.at, self.seen = action, at, 0
@@ -115,8 +113,7 @@ class Fault:
             return
         if self.action == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        words = {"full": "database or disk is full", "broken": "disk I/O error"}
-        raise StorageError(f"{words[self.action]}; nothing was stored")
+        raise StorageError("database or disk is full; nothing was stored")
 
 
 def attempt(path, number, action, stride):
@@ -131,9 +128,7 @@ def attempt(path, number, action, stride):
 
 
 @pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(
-    ("action", "code"), [("kill", children.KILLED), ("full", 4), ("broken", 4)]
-)
+@pytest.mark.parametrize(("action", "code"), [("kill", children.KILLED), ("full", 4)])
 def test_any_one_write_may_be_the_last_or_be_refused(path, expected, action, code, stride):
     """Every ``stride``-th write in turn; after each another process goes on as the same run."""
     ends = list(harmed(path, expected, attempt, action, stride))
@@ -161,57 +156,6 @@ def limited(path, number):
 def test_a_file_that_may_not_grow_harms_nothing(path, expected):
     ends = list(harmed(path, expected, limited))
     assert set(ends) == {4} and len(ends) >= 3
-
-
-TMPFS = """
-set -e
-mount -t tmpfs -o size=2m,mode=700 tmpfs "$1"
-"$2" -c "import sys; sys.path.insert(0, '$3')
-from tests.promises import test_faults; test_faults.full('$1')"
-"""
-
-
-def full(folder):
-    """In a file system of 2 MB: answer until it is full, make room, go on; nothing is lost."""
-    path = Path(folder) / "run.db"
-    new_ledger(path, SETTINGS).close()
-    ballast = Path(folder) / "ballast"
-    ballast.write_bytes(b"x" * 1_200_000)
-    with Ledger.open(path) as ledger:
-        service, acked = VoteService(ledger), []
-        for i in range(100_000):
-            try:
-                service.enroll("person", f"p{i}")
-            except StorageError as error:
-                refusal = str(error)
-                break
-            acked.append(f"p{i}")
-        ballast.unlink()
-        service.enroll("person", "after")
-        live(ledger)
-        assert [row["pseudonym"] for row in service.panelists()][: len(acked)] == acked
-        report = verification.verify(ledger)
-        assert report.ok, str(report)
-    print(f"full after {len(acked)}: {refusal}")
-
-
-def test_a_small_file_system_that_is_full(tmp_path):
-    """In a name space of its own; where that is not permitted the limit above stands for it."""
-    place = tmp_path / "small"
-    place.mkdir()
-    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", TMPFS, "sh"]
-    probe = subprocess.run(
-        [*command[:3], "mount", "-t", "tmpfs", "tmpfs", str(place)], capture_output=True
-    )
-    if probe.returncode:
-        print("mounting is not permitted here: a full disk is tested by RLIMIT_FSIZE alone")
-        return
-    done = subprocess.run(
-        [*command, str(place), sys.executable, str(ROOT)], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "full after" in done.stdout
-    assert "database or disk is full; nothing was stored" in done.stdout
 
 
 def test_a_read_only_file_is_read_and_refuses_writes_in_words(path):
@@ -320,7 +264,7 @@ def asleep(path, name):
             sys.exit(error.exit_code)
 
 
-@pytest.mark.parametrize("name", ["cp1", "cp2", "cp3", "cp8", "cp9", "cp11", "cp12"])
+@pytest.mark.parametrize("name", ["cp1", "cp3", "cp9", "cp12"])
 def test_a_controller_that_slept_through_its_lease_writes_nothing(path, expected, name):
     """SIGSTOP beyond the lease, another takes over and ends the run, SIGCONT: exit 3."""
     child = suspended(path, name)
@@ -354,7 +298,7 @@ def test_a_controller_that_slept_answers_no_order_by_old_weights(path, expected,
         assert not late.query("SELECT 1 FROM comparisons WHERE kind = 'final'")
 
 
-@pytest.mark.parametrize("name", ["cp4", "cp5", "cp7", "cp10"])
+@pytest.mark.parametrize("name", ["cp5", "cp10"])
 def test_a_controller_asleep_within_a_write_locks_the_file_until_it_is_killed(
     path, expected, name
 ):

@@ -38,8 +38,7 @@ def test_a_runs_files_and_folder_are_its_owners(tmp_path):
 @pytest.mark.spine
 def test_no_secret_stands_in_a_file_a_log_or_an_output(tmp_path, capfd, caplog):
     """Link, code, session and a person's address: in no output; the secrets in no file at all."""
-    path = yard_run.make(tmp_path, "run.votes=8", "run.name=yard")
-    message = []
+    path, message = yard_run.finished(tmp_path), []
     with caplog.at_level(logging.DEBUG), Ledger.open(path) as ledger:
         given = credentials.invite(ledger, "panelist", "P-01", contact="Ann Secretive")
         session, _ = credentials.redeem(ledger, given.token)
@@ -77,7 +76,7 @@ def test_no_secret_stands_in_a_file_a_log_or_an_output(tmp_path, capfd, caplog):
 @pytest.mark.spine
 def test_the_record_tells_of_an_erasure_only_with_it(tmp_path, monkeypatch):
     """A process that dies at any write of an erasure leaves all of it undone, or none."""
-    path = yard_run.make(tmp_path, "run.votes=8")
+    path = yard_run.finished(tmp_path)
     with Ledger.open(path) as ledger:
         credentials.invite(ledger, "panelist", "Ann", contact="Secretive Person")
         reported, at = [], 0
