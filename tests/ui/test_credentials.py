@@ -334,8 +334,3 @@ def test_a_link_is_redeemed_once_however_many_try(ledger):
 
     with ThreadPoolExecutor(8) as threads:
         assert sorted(threads.map(attempt, range(8))) == ["P-01", *["used"] * 7]
-
-
-def test_nobody_unknown_is_erased(ledger):
-    with pytest.raises(UsageError, match="nobody was invited as 'P-01'"):
-        credentials.erase(ledger, "P-01", "op")

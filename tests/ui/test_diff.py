@@ -1,6 +1,5 @@
 """Difference marks: lossless, symmetric, off where they would not help, bounded in time."""
 
-import random
 import re
 import tracemalloc
 
@@ -9,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from szpo_ui.web import diff
-from szpo_ui.web.diff import MOST_LETTERS, MOST_WORDS, SIMILAR, compare
+from szpo_ui.web.diff import MOST_WORDS, SIMILAR, compare
 
 TEXTS = st.text(alphabet="ab c.\n,ü漢字'’\u202e\x00", max_size=60)
 
@@ -79,22 +78,6 @@ def kept_after(pairs):
     finally:
         tracemalloc.stop()
         diff._compare_words.cache_clear()
-
-
-def long_pairs(count, letters, words):
-    """Pairs that differ in each second word, of so many letters and words a side."""
-    drawn = random.Random(1)
-    size = letters // words - 1
-    for _ in range(count):
-        a = [f"{drawn.getrandbits(4 * size):0{size}x}" for _ in range(words)]
-        yield " ".join(a), " ".join(word[::-1] if i % 2 else word for i, word in enumerate(a))
-
-
-@pytest.mark.slow
-def test_what_is_stored_is_bounded_in_bytes():
-    # Enough pairs that what other threads of this process allocate meanwhile does not count.
-    each = kept_after(long_pairs(48, MOST_LETTERS, MOST_WORDS)) / 48
-    assert diff._compare_words.cache_info().maxsize * each < 2**26
 
 
 def test_of_answers_that_are_not_compared_nothing_is_stored():

@@ -30,7 +30,7 @@ from szpo_ui.operator.controls import Command
 from szpo_ui.web import credentials, security
 from tests.support.browser import OPERATE, Stage, cast, page_call, play
 from tests.support.cases import case
-from tests.support.operator_page import answer_samples, measure, teach, text
+from tests.support.operator_page import answer_samples, teach, text
 from tests.support.outline import Outline
 from tests.support.panel_states import final_comparison
 from tests.support.xss_corpus import PAYLOADS
@@ -99,22 +99,6 @@ def test_a_final_comparison_is_reported_once_it_is_closed_or_by_a_switch_in_the_
 
 
 # ---- what it says ----
-
-
-def test_each_text_stands_once_and_the_machines_words_in_details_alone(voted):
-    order = orders.place_order(voted.ledger, "samples", "Olga", {"prompts": 1})
-    answer_samples(voted, order, ["well?"], ["yes"])
-    measure(voted, (0, 0.1), (2, 0.9))
-    page = operator_page.page(voted.site)
-    assert page.count("Before and after") == 1
-    assert [page.count(f">{prompt}</h3>") for prompt in ("held-out 0?", "well?")] == [1, 1]
-    seen = re.sub(r"<details.*?</details>", " ", page, flags=re.DOTALL)
-    seen = text(
-        re.sub(r'<(?:ol class="op-log".*?</ol|title.*?</title)>', " ", seen, flags=re.DOTALL)
-    )
-    assert "Same answer on both sides" in seen
-    assert not re.search(r"\b(plus|minus|directions?|log-odds|path)\b|[θΔ]", seen, re.IGNORECASE)
-    assert "Plus over minus" in page
 
 
 def test_votes_for_going_on_are_drawn_as_shares_over_votes(voted):

@@ -155,17 +155,6 @@ def test_command_writes_pictures_and_names_what_it_cannot_write(tmp_path, capsys
 ANSWERS = ((1.5, 0.5), (0.5, 1.8), (-0.6, 1.2))
 
 
-def test_without_answers_the_posterior_is_the_prior():
-    shown = scene([])
-    # ½ log det(2πe·1.5²·I) = log(2πe) + 2 log 1.5 = 3.6488; 120 particles tell it to some .1.
-    (only,) = shown.rounds
-    assert only.gaussian == pytest.approx(3.6488, abs=0.15)
-    assert shown.log_likelihood == 0.0
-    assert shown.log_density.shape == (CELLS, CELLS)
-    middle = CELLS // 2
-    assert np.unravel_index(shown.log_density.argmax(), (CELLS, CELLS)) == (middle, middle)
-
-
 def test_the_map_has_the_posterior_where_the_page_draws_it():
     # One answer δ = (0, 2): weights with a large second coordinate are likelier, and these are
     # drawn at the top; nothing is known of the first, so the map is its own mirror image.

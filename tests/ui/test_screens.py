@@ -169,14 +169,6 @@ def moved(staged):
 DAY = 86_400
 
 
-def test_a_clock_that_was_set_back_makes_no_vote_fast(moved):
-    ann = Person(moved, "ann")
-    moved.clock.forward(300 - DAY)  # five minutes of reading, and a day back
-    ann.vote("A", dwell_ms=240_000)
-    (vote,) = moved.ledger.votes()
-    assert json.loads(vote["details"])["fast"] is False
-
-
 @pytest.mark.parametrize("moves", [(300 - DAY, DAY), (300, -DAY), (1, DAY), (DAY, 1 - DAY)])
 def test_a_retry_is_known_though_the_clock_moved_in_between(moved, moves):
     ann = Person(moved, "ann")
@@ -354,17 +346,6 @@ def test_counts_do_not_move_a_reader_but_a_pause_does(stage, ann):
 # ---- what the algorithm needs of the screen ----
 
 
-def test_rows_that_are_equal_are_grouped_and_cost_no_reading(staged):
-    def text(step, i, side):
-        return "the same" if i % 3 == 0 else f"{side} {i} words"
-
-    stage = staged(text=text)
-    ann = Person(stage, "ann")
-    shown = ann.at.paper()
-    assert len(shown.same) == 1 and len(shown.pairs) == 2
-    assert shown.words == 2 * (2 + 3 + 3)  # "Question 7?", and three words a side
-
-
 # ---- the functions that the page calls besides ----
 
 
@@ -489,14 +470,3 @@ def test_who_comes_later_reads_the_median_time_that_people_took(staged):
     late = Person(stage, "late", agreed=False).at
     assert (late.facts.measured, late.facts.vote_s) == (True, 30)
     assert "about 30 seconds for each, as people took so far" in html_of(late, stage)
-
-
-def test_comparisons_of_a_round_follow_one_another_then_comes_waiting(stage, ann):
-    first, before = ann.at, len(list(stage.ledger.events()))
-    assert (first.state, first.step, first.number) == ("vote", 0, 1)
-    second = ann.vote("A")
-    assert (second.state, second.number) == ("vote", 2) and second.seat != first.seat
-    assert len(list(stage.ledger.events())) == before + 1, "vote and seat share a commit"
-    waiting = ann.vote("tie", key=1)
-    assert waiting.state == "waiting" and waiting.may_change
-    assert [(a["number"], a["choice"]) for a in waiting.answered] == [(1, "A"), (2, "tie")]

@@ -11,7 +11,6 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from gradio.state_holder import SessionState
 from starlette.datastructures import Headers
 
 from szpo_ui import app
@@ -210,20 +209,6 @@ def test_a_call_that_the_page_does_not_have_is_refused_without_a_traceback(
     assert panelist.get("/api/status").status_code == 200
 
 
-def test_gradio_makes_one_session_for_all_calls(panelist, monkeypatch):
-    """One for each call took a fifth of what a vote takes in the event loop, and Gradio would keep
-    what each of 10,000 sessions sent last, 60 kB at a time."""
-    made: list[Any] = []
-    plain = SessionState.__init__
-    monkeypatch.setattr(
-        SessionState, "__init__", lambda self, blocks: (made.append(self), plain(self, blocks))[1]
-    )
-    call = {**panel_call(panelist, "do", do="look"), "component_id": 99}  # as before a restart
-    for name in ("s1", "s2", None):
-        assert panelist.post(CALL, json={**call, "session_hash": name}).status_code == 200
-    assert len(made) <= 1
-
-
 HOSTILE = (
     '"{}"'.format("y" * 60_000), "[" * 800 + "]" * 800, "-1e999", "1" * 4_000, '"\\ud800"', "null",
     '{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}', '"\\u0000"',
@@ -305,13 +290,6 @@ def test_sources_keep_the_rules_that_gradio_makes_easy_to_break_and_ask_no_other
         assert not re.search(r"\beval\(|new Function|document\.write|insertAdjacentHTML", text), (
             path
         )
-
-
-def test_no_page_has_an_event_of_gradio(panelist, operator):
-    for client, place in ((panelist, "/panel"), (operator, "/operate")):
-        config = client.get(f"{place}/config").json()
-        assert not config["dependencies"]
-        assert config.get("connect_heartbeat") in (None, False)
 
 
 def test_behind_a_tls_proxy_people_log_in_and_vote_and_plain_pages_do_not(staged):
@@ -405,10 +383,3 @@ def test_a_body_is_refused_by_its_length_or_its_pace_and_a_connection_that_ended
     for length in (str(security.BODY_LIMIT + 1), "-1", "many"):
         assert status("POST", unread, content_length=length) == 413
     assert [status("POST", each) for each in (gone, endless, silent)] == [400, 413, 408]
-
-
-def test_votes_wait_in_no_thread():
-    waits = security._may_wait_in_a_thread
-    assert not any(waits(path, changes=True) for path in ("/api/votes", "/api/assignment"))
-    assert waits("/operate-api/pause", changes=True) and waits("/api/status", changes=False)
-    assert not waits("/static/login.css", changes=False)

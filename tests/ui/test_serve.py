@@ -21,7 +21,7 @@ import httpx
 import pytest
 
 from szpo.cli.app import call
-from szpo.cli.child_process import Keeper, record_end
+from szpo.cli.child_process import Keeper
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
@@ -174,13 +174,6 @@ def test_a_child_follows_a_parent_that_is_killed():
 
     until(gone, 20)
     parent.stdout.close()
-
-
-def test_the_controllers_end_is_on_record(run):
-    record_end(run, 3, 4.0)
-    with Ledger.open(run) as ledger:
-        (event,) = ledger.events("controller ended")
-        assert (event["actor"], event["body"]) == ("serve", {"code": 3, "again_in_s": 4.0})
 
 
 # ---- the whole command ----

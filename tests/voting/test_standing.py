@@ -4,9 +4,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
 from szpo.evaluators.panel_evaluator import LedgerEvaluator
+from szpo.intervals import share
 from szpo.ledger import orders
 from szpo.replay import verification
-from szpo.types import Comparison
+from szpo.types import Comparison, Vote
 from szpo.voting import counting, finals, steps
 from szpo.voting import service as vote_service
 from szpo.voting.casting import VoteConflictError, VoteRequest
@@ -218,6 +219,12 @@ def test_a_simulated_panelist_has_a_seat_of_its_own_at_every_comparison(ledger, 
     assert len({seat.id for seat in seats}) == 5
     assert len({seat.prompt_order for seat in seats}) > 1
     assert verification.verify(ledger).ok
+
+
+def test_those_who_voted_in_training_are_counted_apart():
+    votes = [Vote("c", "ann", 0, 0, "plus", "A"), Vote("c", "ben", 0, 0, "minus", "B")]
+    found = finals.results(votes, {"ben"})
+    assert (found.tuned, found.untuned) == (share(1, 2), share(1, 1))
 
 
 def voted(service, people, each):
