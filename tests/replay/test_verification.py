@@ -369,7 +369,7 @@ def test_no_flipped_bit_of_an_index_changes_which_votes_count(waiting, table):
         whole = StepVotes(ledger, 0).counted
         ledger.checkpoint_log()
     seen, refused = 0, 0
-    for _ in flips(waiting, table, 3):
+    for _ in flips(waiting, table, 7):
         seen += 1
         try:
             with Ledger.open(waiting) as ledger:

@@ -29,7 +29,7 @@ RULES = {
 }
 
 
-@pytest.fixture(params=RULES)
+@pytest.fixture(params=["regression", "rows"])
 def run(request, tmp_path):
     adapters = lora_folders.write_shapes(tmp_path / "adapters")
     sets = [f"subspace.adapters={json.dumps(adapters)}", *RULES[request.param]]

@@ -189,18 +189,6 @@ def test_final_votes_are_counted_by_side_and_by_who_tuned(tuned):
     assert overview.overview(evidence.read(ledger))["improving"]["final"] == shown
 
 
-def test_panelists_who_tuned_stand_apart(tuned):
-    ledger, source = tuned
-    VoteService(ledger).enroll("person", "both")
-    (comparison,) = ledger.comparisons(0)[:1]
-    seat_and_vote(ledger, comparison, "both", ["A"])
-    _, found = made(ledger, source)
-    seat_and_vote(ledger, found[0], "both", ["A"])
-    seat_and_vote(ledger, found[0], "fresh", ["B"])
-    result = count_votes(ledger)
-    assert (result.tuned, result.untuned) == (intervals.share(1, 2), intervals.share(0, 1))
-
-
 def test_what_a_final_lacks_is_named(tuned, tmp_path):
     ledger, source = tuned
     number = orders.place_order(ledger, "final", "op")

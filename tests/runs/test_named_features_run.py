@@ -15,7 +15,6 @@ import szpo
 from szpo.analysis import taught
 from szpo.cli.app import call
 from szpo.config.schema import Config
-from szpo.errors import UsageError
 from szpo.failpoints import arm
 from szpo.features import dictionary, own
 from szpo.features.own import choose
@@ -276,53 +275,6 @@ def test_a_run_without_coordinates_counts_own_features_and_runs_none_from_its_re
     code.write_text(code.read_text() + "# changed\n")
     assert call(["run", "--resume", str(run), "--votes", "+8", *again]) == 2
     assert "its code, version or judge is not the recorded one" in _line(capsys)
-
-
-def test_the_users_own_features_are_recorded_as_data_and_never_run_from_the_record(
-    tmp_path, monkeypatch, capsys
-):
-    model = folder_run.model(tmp_path)
-    sets = (f"features.add={json.dumps(OWN)}", 'features.drop=["group:length", "numbers"]')
-    assert call(arguments(tmp_path, model, *sets, "run.votes=8")) == 0
-    run = tmp_path / "runs" / "folder.db"
-    with Ledger.open(run) as ledger:
-        named = recorded_settings(ledger).features
-        assert named is not None and set(OWN) <= set(named.names)
-        assert not {"length", "characters", "numbers"} & set(named.names)
-        assert [fields[:2] for fields in named.own] == [
-            (OWN[0], "keyword"), (OWN[1], "regex"), (OWN[2], "function"),
-        ]  # fmt: skip
-        inputs = step_inputs.read(ledger, recorded_settings(ledger), 0)
-        entries = shown_features.entries_of(named, OWN)
-        mine = shown_features.differences_of(named, ledger.comparisons(0), entries)
-        np.testing.assert_array_equal(inputs.text_differences, mine)
-        assert mine[..., [named.names.index(name) for name in OWN]].any()
-        recorded = {each.name for each in choose(OWN)[0]} - {*OWN[1:]}
-        assert set(shown_features.entries_of(named)) == recorded & set(named.names)
-
-    def refuse(*_):
-        raise AssertionError("the record was run")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(own, "importlib", SimpleNamespace(import_module=refuse))
-        patched.setattr(own, "compile_pattern", refuse)
-        assert call(["verify", str(run)]) == 0
-        assert f"values of {OWN[1]}, {OWN[2]} are recorded, not recomputed" in _line(capsys)
-        for command in ("show", "report", "features"):
-            assert call([command, str(run)]) == 0, command
-        capsys.readouterr()
-        for more in ([], ["--votes", "+8"]):
-            assert call(["run", "--resume", str(run), *more]) == 2
-            line = _line(capsys)
-            assert "a record never runs code; give them again" in line and "added" not in line
-    with Ledger.open(run) as ledger:
-        with pytest.raises(UsageError, match="give them again"):
-            shown_features.require_given(ledger, ())
-        shown_features.require_given(ledger, OWN[1:])
-        words = shlex.split(budget.describe_more(ledger))
-    again = [word for name in OWN[1:] for word in ("--feature", name)]
-    assert words[words.index("--feature") :] == again, "the printed command is one that goes on"
-    assert call(["run", "--resume", str(run), *again]) == 0
 
 
 def _line(capsys: pytest.CaptureFixture[str]) -> str:

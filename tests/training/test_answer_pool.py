@@ -120,19 +120,6 @@ def test_texts_reported_as_harmful_are_no_candidates_again(tmp_path):
         assert answer_pool.withdrawn(ledger) == {row.plus.text, row.minus.text}
 
 
-def test_where_every_candidate_was_reported_nobody_is_shown_any(tmp_path, monkeypatch):
-    class Everything(set):
-        def __contains__(self, text):
-            return True
-
-    monkeypatch.setattr(answer_pool, "withdrawn", lambda ledger: Everything())
-    settings, ledger = named_run.start(tmp_path, **ROWS)
-    with ledger:
-        drive(settings, ledger, until_step=1)
-        assert all(each.identical for each in ledger.comparisons(0))
-        assert not ledger.query("SELECT * FROM assignments")
-
-
 def test_about_equally_long_answers_come_first_while_there_are_any():
     short, long, longer, other = (
         Answer(" ".join(["word"] * n) + mark)
@@ -260,15 +247,6 @@ def test_where_the_panel_prefers_the_start_the_policy_goes_back_to_it(tmp_path):
     change_event(tmp_path / "a.db", "generated", 2, lambda body: body["pool"].update(spoil))
     rewrite(tmp_path / "a.db")
     assert "does not fit the verdicts on check rows" in str(failure_of(tmp_path / "a.db"))
-
-
-def test_rows_of_one_direction_are_not_of_two_policies_and_agree_about_nothing(tmp_path):
-    settings, ledger = named_run.start(tmp_path, **ROWS, N=2)
-    with ledger:
-        drive(settings, ledger, until_step=4)
-        found = evidence.read(ledger)
-        assert agreement.agreement(found)["across"].of == 0
-        assert all(row["rest"].of == 0 for row in agreement.panelists(found))
 
 
 def test_a_panelist_is_shown_other_rows_before_one_that_they_have_judged(tmp_path):

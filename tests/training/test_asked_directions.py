@@ -77,13 +77,23 @@ def test_the_same_seed_asks_the_same_and_another_seed_not(tmp_path):
     assert found[0][1][2]["directions"] != found[2][1][2]["directions"]
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """By lag: history and plans of the run that nothing disturbs."""
+    found = {}
+    for lag in (0, 1):
+        settings, whole = named_run.start(tmp_path_factory.mktemp("whole"))
+        with whole:
+            named_run.drive(settings, whole, lag=lag)
+            found[lag] = history(whole), bodies(whole)
+    return found
+
+
 @pytest.mark.parametrize("lag", [0, 1])
 @pytest.mark.parametrize("place", ["cp2:raise@3", "cp3:raise@3", "cp9:raise@2"])
-def test_a_run_killed_between_plan_and_answers_goes_on_as_planned(tmp_path, place, lag):
-    settings, whole = named_run.start(tmp_path, "whole.db")
-    with whole:
-        named_run.drive(settings, whole, lag=lag)
-        wanted = history(whole), bodies(whole)
+def test_a_run_killed_between_plan_and_answers_goes_on_as_planned(
+    tmp_path, undisturbed, place, lag
+):
     settings, ledger = named_run.start(tmp_path, "killed.db")
     with ledger:
         policy = MarkedPolicy(settings)
@@ -91,7 +101,7 @@ def test_a_run_killed_between_plan_and_answers_goes_on_as_planned(tmp_path, plac
             named_run.drive(settings, ledger, policy, lag=lag)
         before = bodies(ledger)
         named_run.drive(settings, ledger, lag=lag)
-        assert (history(ledger), bodies(ledger)) == wanted
+        assert (history(ledger), bodies(ledger)) == undisturbed[lag]
         assert bodies(ledger)[: len(before)] == before
         assert verification.verify(ledger).ok
 
