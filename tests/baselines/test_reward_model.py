@@ -33,9 +33,8 @@ FAST = Recipe(steps=12, batch=8, learning_rate=3e-2, targets=("q_proj", "down_pr
 GOOD, BAD = Answer(f"{LIKED[3]} {LIKED[9]}"), Answer("w210 w215")
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_equal_rewards_cost_ln_2_and_the_base_model_comes_out_unchanged(name):
-    base = loaded(name)
+def test_equal_rewards_cost_ln_2_and_the_base_model_comes_out_unchanged():
+    base = loaded("llama")
     types = [type(module) for module in base.model.modules()]
     recipe = Recipe(steps=1, batch=4, rank=2)
     model, trained = reward_model.train(base, Preferences(pairs()[:4]), recipe, seed=0)
@@ -68,17 +67,6 @@ def test_what_it_says_is_what_was_trained_whatever_else_is_in_the_batch():
     assert seen[0] - seen[1] == pytest.approx(trained.log[1]["margin"], abs=1e-5)
     assert model([pair.prompt], [pair.chosen])[0] != pytest.approx(seen[0], abs=1e-4)
     assert again([pair.prompt], [pair.chosen])[0] == pytest.approx(seen[0], abs=1e-5)
-
-
-def test_it_is_the_same_beside_an_actor_in_training():
-    actor = tiny_actor()
-    model, _ = reward_model.train(actor.loaded, Preferences(pairs()[:4]), FAST, seed=2)
-    before = model(PROMPTS[:2], [GOOD, BAD])
-    with actor.training() as peft:
-        for parameter in peft.parameters():
-            if parameter.requires_grad:
-                parameter.data += 0.5
-        assert model(PROMPTS[:2], [GOOD, BAD]) == before
 
 
 def test_it_comes_back_from_disk_and_knows_its_base_and_its_tensors(tmp_path):
@@ -119,12 +107,11 @@ def test_the_same_seed_gives_the_same_weights_which_have_moved(method):
 
 
 @pytest.mark.parametrize("method", TRAIN)
-@pytest.mark.parametrize("steps", [1, 4])
-def test_a_rate_without_measure_is_one_line_even_after_the_last_step(method, steps):
+def test_a_rate_without_measure_is_one_line_even_after_the_last_step(method):
     actor = tiny_actor()
     before = actor.digest()
     with pytest.raises(RunError) as caught:
-        TRAIN[method](actor, math.inf, steps)
+        TRAIN[method](actor, math.inf, 1)
     message = str(caught.value)
     assert message.startswith(f"{method}: ") and "\n" not in message
     assert "training diverged; lower the learning rate" in message
@@ -138,10 +125,9 @@ def test_the_end_of_a_loss_is_the_mean_of_its_last_tenth():
     assert validation.describe_rise([{"loss": 0.7}] * 19 + [{"loss": 1.3}]) == ""
 
 
-@pytest.mark.parametrize("kind", [group_rl.Grpo, group_rl.Rloo])
-def test_a_policy_far_from_its_start_or_still_there_is_remarked_on(kind):
+def test_a_policy_far_from_its_start_or_still_there_is_remarked_on():
     def after(rate: float) -> Any:
-        how = kind(steps=5, prompts=4, samples=4, learning_rate=rate)
+        how = group_rl.Grpo(steps=5, prompts=4, samples=4, learning_rate=rate)
         return group_rl.train(diary_actor(), DIARY, length, how, seed=1)
 
     trained = after(1.0)

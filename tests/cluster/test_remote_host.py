@@ -16,7 +16,7 @@ from szpo.cluster import remote, worker
 from szpo.cluster.schedule import Bounds
 from szpo.config.engine import Engine
 from szpo.config.model_sections import Adapter
-from szpo.errors import IntegrityError, ResourceError, RunError, UsageError
+from szpo.errors import IntegrityError, ResourceError, UsageError
 from szpo.generation import whole_sentences
 from szpo.generation.sampling import Sampling
 from szpo.judges import pair_scorer
@@ -163,15 +163,6 @@ def test_judges_by_workers_reply_the_same(here, there, model, tmp_path):
     assert torch.equal(*read)
     with pytest.raises(UsageError, match="not found"):
         there.beside(str(tmp_path / "nowhere"))
-
-
-def test_a_policy_goes_on_answering_when_a_judge_is_loaded_beside_it(here, there, tmp_path):
-    local, remote_policy = policies(here, here, there)
-    there.beside(str(folder_run.model(tmp_path, "gpt2")))
-    assert remote_policy.sample(PROMPTS[:2], seed=0) == local.sample(PROMPTS[:2], seed=0)
-    with pytest.raises(RunError, match="canary"):  # an error of the request is the run's
-        same = [Shift(0, k, 1, 2.0**-60) for k in (0, 1)]
-        remote_policy.rollout([PROMPTS[:2]] * 2, same, seed=4)
 
 
 def test_requests_in_coordinates_that_were_left_are_refused(here, there):

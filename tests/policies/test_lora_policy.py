@@ -273,7 +273,7 @@ def test_margins_are_read_at_the_start_wherever_the_policy_stands():
     assert abs(wanted - bare[0]) > 1e-3
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_smollm2_tells_its_own_answers_from_swapped_ones():
     """With every answer handed to the next prompt the margin turns round."""
     sampling = Sampling(max_new_tokens=16)

@@ -8,8 +8,6 @@ from math import exp, sqrt
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy.special import ndtr, ndtri
 
 from szpo.errors import UsageError
@@ -217,12 +215,6 @@ def test_noise_on_values_makes_the_votes_of_its_link(noise, expected):
     assert law(rater, 0.8)[0] == pytest.approx(expected, abs=5e-6)
     by_hand = ndtr(0.8 / sqrt(2)) if noise == "gaussian" else 1 / (1 + exp(-0.8))
     assert law(rater, 0.8)[0] == pytest.approx(by_hand, abs=1e-12)
-
-
-@given(st.floats(-800, 800), st.floats(1e-6, 30), st.floats(0, 1))
-def test_shares_are_shares_however_large_the_difference(x, eta, lapse):
-    shares = law(Rater(threshold=eta, lapse=lapse), x)
-    assert shares.min() >= 0 and shares.sum() == pytest.approx(1)
 
 
 LINE = "bt70+fatigue=9+spread=.5+side=.4+lapse=.1+ring=1+types=.5+other=-1*walk+turn=20"

@@ -45,7 +45,7 @@ def drawn_agreement(rewards: Floats, D: int, rater: Rater, seed: int) -> float:
     return float(np.mean(one == other))
 
 
-@pytest.mark.parametrize("D", [1, 4, 8, 16, 100])
+@pytest.mark.parametrize("D", [1, 8, 100])
 def test_two_raters_agree_on_seventy_percent(D):
     rewards = base_rewards()
     fitted = calibrate(rewards, D, seed=0)
@@ -68,20 +68,6 @@ def test_seventy_percent_with_the_truth_is_less_than_seventy_percent_with_each_o
     assert right.mean() == pytest.approx(0.70, abs=0.01)
     assert panel.labels(Rater(beta=two.beta), gaps) == pytest.approx(0.78, abs=0.01)
     assert "labels 0.698" in str(one) and panel.Calibration(**one.spec) == one
-
-
-def test_beta_in_the_normal_case_by_hand():
-    # Gaps of two batches of D unit-variance rows are N(0, 2/D); with s = β √(2/D) and
-    # x ~ N(0, s²), agreement is ½ + ½ E tanh²(x/2), which is .70 at s = 2.031 (quadrature).
-    x, w = np.polynomial.hermite_e.hermegauss(51)
-    assert 0.5 + 0.5 * np.sum(w * np.tanh(2.031 * x / 2) ** 2) / w.sum() == pytest.approx(
-        0.70, abs=0.001
-    )
-    rewards = ndtri(uniform(derive(5, "normal"), 200 * 40)).reshape(200, 40)
-    for D in (2, 8):
-        assert calibrate(rewards, D, seed=0).beta == pytest.approx(
-            2.031 / np.sqrt(2 / D), rel=0.04
-        )
 
 
 @pytest.mark.full
@@ -288,18 +274,3 @@ def test_the_panel_itself_votes_with_these_statistics():
     people = {row["statistic"]: row["all votes"] for row in COMMITTED["table"]}
     # 7,256 items, mostly of one or two votes: a standard error of up to .011 for unanimity.
     assert found == pytest.approx(people, abs=0.03)
-
-
-@pytest.mark.full
-def test_beta_of_close_gives_the_better_batch_its_fifty_five_percent():
-    """Agreement and ties then come out by themselves, near those of close chatbots."""
-    u = ndtri(uniform(derive(5, "normal"), 200 * 40).reshape(200, 40))
-    rater = members("close", 1.0, 1)[0]
-    target = COMMITTED["close"]["favourite"]
-    fitted = panel.calibrate(u, 8, 0, target, measure="wins", rater=rater)
-    assert fitted.reached == pytest.approx(0.55, abs=0.004)
-    gaps = fitted.beta * panel.batch_gaps(u, 8, derive(9, "questions"), 200)
-    shares, weight = mtbench.shares(rater, gaps), mtbench.nodes()[1]
-    agreement, _, tie, _ = (row["votes"] for row in COMMITTED["close"]["table"])
-    assert float((weight @ (shares**2).sum(-1)).mean()) == pytest.approx(agreement, abs=0.03)
-    assert float((weight @ shares[..., 2]).mean()) == pytest.approx(tie, abs=0.03)

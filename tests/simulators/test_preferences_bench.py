@@ -49,15 +49,6 @@ def test_a_taste_for_one_feature_is_foretold_by_the_dictionary_and_not_by_the_nu
     assert abs(score(make_votes(0.0), DICTIONARY, 120)[1]) < 0.02
 
 
-def test_where_the_number_of_words_is_likely_fewer_votes_about_it_are_needed():
-    judged = make_votes(0.7, length=2)
-    found = [score(judged, fit, 15)[1] for fit in (DICTIONARY, LIKELY, WORDS)]
-    assert found[0] + 0.01 < found[1] < found[2]
-    x, prior = judged.regressors(next(p for p in PRIORS if p["words"] == 0.9))
-    assert prior.features().sum() == pytest.approx(1) and prior.features()[2] == 0.9
-    assert x.shape == judged.named.shape
-
-
 def test_votes_about_nothing_but_which_answer_it_is_foretell_no_other_prompt():
     """Each answer has a quality that no regressor carries, and stands in four pairs.
 
