@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +23,15 @@ console = Console(highlight=False, soft_wrap=True, emoji=False)
 errors = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 AS_JSON = typer.Option(False, "--json", help="Print one JSON document instead of a table.")
+
+
+class _Visible(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(hide_keys(super().format(record)))
+
+
+if logging.lastResort is not None:  # warnings quote files and servers, which may send escapes
+    logging.lastResort.setFormatter(_Visible())
 
 
 def set_resumable(command: str | None) -> None:

@@ -40,7 +40,7 @@ def waiting(to: Console) -> Iterator[Callable[[str], None]]:
         def tell(what: str) -> None:
             nonlocal told
             now = time.monotonic()
-            text = Text(f"{what}, {now - began:.0f} s")
+            text = Text(visible(f"{what}, {now - began:.0f} s"))
             if line is not None:
                 line.update(text)
             elif now >= told + SILENT_S:

@@ -119,7 +119,7 @@ class Endpoint:
             return Reply(failure="the reply is not a chat completion")
         try:
             reply = read(found.choices[0])
-        except (IndexError, KeyError, TypeError, ValueError, AttributeError):
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
             reply = Reply(failure="the reply has no readable choice")
         spent = getattr(found, "usage", None)
         return replace(

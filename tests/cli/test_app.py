@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
 import re
 import signal
@@ -13,9 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from szpo import plugins
-from szpo.cli import console
+from szpo.cli import console, terminal
 from szpo.cli.app import call
 from szpo.cli.machine import call_with_options
 from szpo.config import settings_file
@@ -421,6 +424,14 @@ def test_a_text_of_a_record_is_shown_and_not_obeyed(capsys):
     console.pairs({text: text})
     console.emit({text: text})
     out, err = capsys.readouterr()
+    for moves in (False, True):  # where lines move, rich writes sequences of its own
+        seen = io.StringIO()
+        with terminal.waiting(Console(file=seen, force_terminal=moves, width=200)) as tell:
+            tell(text)
+        assert "verified" in seen.getvalue() and not {*"\x9b\u202e"} & {*seen.getvalue()}
+    assert logging.lastResort is not None
+    warned = logging.lastResort.format(logging.makeLogRecord({"msg": text}))
+    assert "verified" in warned and not {*"\x1b\x9b\u202e"} & {*warned}
     marked = text.replace("\x1b", "⟨001B⟩").replace("\x9b", "⟨009B⟩").replace("\u202e", "⟨202E⟩")
     assert err == f"{marked}\n"
     shown, document = out.split("{")

@@ -239,10 +239,18 @@ def test_a_refused_request_says_why_and_nobody_there_is_reported():
     assert (reply.failure, reply.final) == ("no connection, tried 1 times", True)
 
 
-def test_odds_need_both_names_among_the_likeliest():
-    with StubEndpoint(lambda request, before: completion("A", odds=(-0.1,))) as stub:
+@pytest.mark.parametrize(
+    ("odds", "says"),
+    [
+        ((-0.1,), "B is not among the 1 likeliest first tokens"),
+        ((10**400, -1), "the reply has no readable choice"),
+        ((float("inf"), -1), "a log-probability is not finite"),
+    ],
+)
+def test_odds_need_both_names_among_the_likeliest_and_numbers(odds, says):
+    with StubEndpoint(lambda request, before: completion("A", odds=odds)) as stub:
         found = asked(stub, ask="soft", on_error="tie")
-    assert found.details["error"].startswith("B is not among the 1 likeliest first tokens")
+    assert found.details["error"].startswith(says)
 
 
 @pytest.mark.parametrize(
