@@ -83,8 +83,10 @@ def read_set(folder: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(listed.read_text(encoding="utf-8"))
         for each in found["adapters"]:
-            each["name"], each["folder"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            each["name"]
+            if not (folder / each["folder"]).resolve().is_relative_to(folder.resolve()):
+                raise ValueError(f"{each['folder']} lies outside of it")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(f"{listed} is no list of adapters ({error!r})") from None
     return found
 

@@ -30,6 +30,7 @@ PLAIN_LORA_ONLY = (
     "layer_replication",
     "arrow_config",
     "use_qalora",
+    "megatron_config",
     "use_bdlora",
     "alora_invocation_tokens",
     "kasa_config",

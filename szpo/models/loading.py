@@ -6,10 +6,11 @@ Safetensors only, never remote code. `szpo.models.smollm2` has the embedded defa
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import lru_cache
@@ -372,7 +373,54 @@ def read_adapter(path: Path, *, patterns: bool = False) -> Adapter:
         raise UsageError(
             f"adapter {path} is more than a plain LoRA{limit}: {'; '.join(beside)}; {remedy}"
         )
-    return Adapter(path, config, dict(sorted(tensors.items())), weight_files.digest(parts))
+    return Adapter(
+        path, _plain(path, config, tensors), dict(sorted(tensors.items())),
+        weight_files.digest(parts),
+    )  # fmt: skip
+
+
+def _plain(
+    path: Path, config: dict[str, Any], tensors: Mapping[str, NDArray[np.float32]]
+) -> dict[str, Any]:
+    """The settings as PEFT may read them: no expression without end, no rank that fills memory.
+
+    An expression for the adapted layers is replaced by their names, which the tensors have.
+    """
+    patterns = [config.get(f"{each}_pattern") or {} for each in ("rank", "alpha")]
+    keys = [*itertools.chain(*patterns), *_texts(config.get("layers_pattern"))]
+    keys += _texts(config.get("exclude_modules"))
+    if odd := [key for key in keys if not re.fullmatch(r"\^?(?:\w|\\?\.)+\$?", str(key))]:
+        raise UsageError(
+            f"adapter {path} tells its layers by expressions ({odd[0]!r:.60}), which are not "
+            "read; save it with the layers' names"
+        )
+    most = max((64, *(each.shape[0] for name, each in tensors.items() if ".lora_A." in name)))
+    if (
+        not all(isinstance(each, dict) for each in patterns)
+        or not all(_is_number(r, most, int) for r in (config.get("r", 8), *patterns[0].values()))
+        or not all(
+            _is_number(alpha, 2.0**53, (int, float))
+            for alpha in (config.get("lora_alpha", 8), *patterns[1].values())
+        )
+    ):
+        raise UsageError(
+            f"adapter {path}: a rank or alpha in its {ADAPTER_CONFIG} is not that of its tensors; "
+            "fetch or copy the adapter again"
+        )
+    if isinstance(config.get("target_modules"), str):
+        names = {
+            re.sub(r"^base_model\.model\.|\.lora_[AB]\.weight$", "", each) for each in tensors
+        }
+        return {**config, "target_modules": sorted(names)}
+    return config
+
+
+def _is_number(value: Any, most: float, kind: Any) -> bool:
+    return isinstance(value, kind) and abs(value) <= most
+
+
+def _texts(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list) else [] if value is None else [value]
 
 
 def tell_base(adapter: Adapter, name: str, folder: Path) -> None:

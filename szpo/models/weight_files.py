@@ -38,7 +38,7 @@ def safetensors_in(folder: Path, *, what: str = "model") -> tuple[Path, ...]:
         raise UsageError(
             f"{what} folder {folder} not found; give a folder with config.json and *.safetensors"
         )
-    files = tuple(sorted(folder.glob("*.safetensors")))
+    files = tuple(sorted(p for p in folder.glob("*.safetensors") if p.is_file()))
     if files:
         return files
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)

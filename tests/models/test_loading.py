@@ -1,6 +1,7 @@
 """Base models from disk: what is loaded, how it is recognised again, and what is refused."""
 
 import json
+import math
 import re
 import shutil
 import struct
@@ -379,6 +380,37 @@ def test_an_adapter_that_is_more_than_plain_lora_is_refused_by_name(tmp_path, op
     trained(tmp_path, **options)
     with pytest.raises(UsageError, match=words):
         loading.read_adapter(tmp_path)
+
+
+ENDLESS = r"(\w*)*!"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"rank_pattern": {ENDLESS: 2}}, "by expressions"),
+        ({"alpha_pattern": {ENDLESS: 2}}, "by expressions"),
+        ({"layers_pattern": [ENDLESS], "layers_to_transform": [0]}, "by expressions"),
+        ({"exclude_modules": ENDLESS}, "by expressions"),
+        ({"r": 10**9}, "a rank or alpha"),
+        ({"rank_pattern": {"q_proj": 10**9}}, "a rank or alpha"),
+        ({"lora_alpha": math.nan}, "a rank or alpha"),
+        ({"lora_alpha": "2"}, "a rank or alpha"),
+        ({"megatron_config": {"a": 1}, "megatron_core": "antigravity"}, "megatron_config"),
+    ],
+)
+def test_settings_of_an_adapter_neither_hang_nor_fill_memory(tmp_path, settings, words):
+    described = trained(tmp_path) / "adapter_config.json"
+    written = json.loads(described.read_text())
+    described.write_text(json.dumps({**written, **settings}))
+    with pytest.raises(UsageError, match=words):
+        loading.read_adapter(tmp_path, patterns=True)
+    described.write_text(json.dumps({**written, "target_modules": ENDLESS}))
+    found = loading.read_adapter(tmp_path, patterns=True).config
+    model = build("llama")
+    assert {site.name for site in find_sites(model, LoraConfig.from_peft_type(**found))} == {
+        site.name for site in find_sites(model, LoraConfig.from_peft_type(**written))
+    }
 
 
 def test_what_stands_beside_the_factors_of_an_adapter_is_refused_by_name(tmp_path):

@@ -340,7 +340,16 @@ def test_a_set_gives_its_own_names_and_tells_of_other_weights(model, folders, tm
         ],
         "base_sha256": "f" * 64,
     }  # fmt: skip
-    (tmp_path / "set" / "set.json").write_text(json.dumps(listed))
+    listing = tmp_path / "set" / "set.json"
+    for away in ("../elsewhere", "/etc", "tone/../../elsewhere"):
+        outside = [{"name": "tone", "folder": away}, listed["adapters"][1]]
+        listing.write_text(json.dumps({"adapters": outside}))
+        with pytest.raises(UsageError, match="lies outside of it"):
+            adapter_sources.find([str(tmp_path / "set")])
+    listing.write_text("[" * 100_000)
+    with pytest.raises(UsageError, match="is no list of adapters"):
+        adapter_sources.find([str(tmp_path / "set")])
+    listing.write_text(json.dumps(listed))
     card = "---\nbase_model: x\nlicense: mit\n---\n# Tone\n"
     (tmp_path / "set" / "tone" / "README.md").write_text(card)
     said: list[str] = []
