@@ -34,6 +34,7 @@ POINTS: Final = {
     "cp13": "half of an export is written",
     "cp14": "an export is written whole, it does not have its name",
     "cp15": "something is committed, the witness beside the file does not have it",
+    "cp16": "improved weights are inserted, the event that adopts them is not",
 }
 """All failpoints, with what has been done there and what has not."""
 

@@ -38,6 +38,7 @@ from szpo.training import held_out
 from szpo.training.services import set_aside
 from szpo.training.step_report import Outcome
 from szpo.types import Answer, Floats, Prompt, Say
+from szpo.voting import lease, policy_checks, withdrawals
 
 FIRST_NATS: Final = 0.5
 """How much further a policy may go before its cautious score has risen above the start's."""
@@ -72,9 +73,12 @@ def improve_run(
         report: Called with the state at the beginning and after each step.
 
     Raises:
-        RunError: the votes show no taste that has a name; after a return to the start, those now.
+        RunError: the votes show no taste that has a name; after a return to the start, those now;
+            or some of them were withdrawn meanwhile.
+        LeaseError: another controller has taken the run over.
         UsageError: another run than one of a language model whose B move.
     """
+    epoch, withdrawn = lease.controller(ledger)["epoch"], withdrawals.withdrawals(ledger)
     earlier = adopted.last(ledger)
     back = earlier is not None and adopted.went_back(earlier)
     taste = run_taste.read(ledger, given, present=back)
@@ -132,7 +136,7 @@ def improve_run(
         if not ledger.spec["space"]["sites"]:
             facts, others = recorded_subspace.describe(policy.subspace)
             body |= {**facts, "conv1d": conv1d}
-        adopted.append(ledger, state.theta, body, others)
+        policy_checks.adopt(ledger, epoch, withdrawn, state.theta, body, others)
     return state
 
 

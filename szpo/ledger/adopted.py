@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from szpo.errors import IntegrityError
+from szpo.failpoints import failpoint
 from szpo.ledger import rows
 from szpo.ledger.database import Ledger
 from szpo.optim import parameters
@@ -60,6 +61,7 @@ def append(
             made = rows.tensor(f"{PREFIX}{number}/{name}", values)
             ledger.append("tensors", made)
             hashes[name] = made["sha256"]
+        failpoint("cp16")
         sha256 = digest(theta)
         ledger.record_event(
             KIND,

@@ -11,18 +11,54 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import comb
 from typing import Any, Final
 
-from szpo.ledger import adopted, theta
+from szpo.errors import RunError
+from szpo.ledger import adopted
+from szpo.ledger import theta as recorded
 from szpo.ledger.database import Ledger
 from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED as NEEDED
-from szpo.voting import counting
+from szpo.types import Theta
+from szpo.voting import counting, lease, withdrawals
+from szpo.voting.withdrawals import Withdrawal
 
 RETURN: Final = adopted.RETURN
+
+
+def adopt(
+    ledger: Ledger,
+    epoch: int,
+    withdrawn: Sequence[Withdrawal],
+    theta: Theta,
+    body: Mapping[str, Any],
+    others: Theta | None = None,
+) -> None:
+    """Record improved weights as in `adopted.append`, if the run and their votes stand as then.
+
+    Args:
+        ledger: The run.
+        epoch: The controller's when the votes were read.
+        withdrawn: The withdrawals by then.
+        theta: Every moving factor.
+        body: What the event says of them.
+        others: Tensors to record beside them.
+
+    Raises:
+        LeaseError: another controller has taken the run over.
+        RunError: verdicts were withdrawn meanwhile.
+    """
+    with ledger.transaction("controller"):
+        lease.check(ledger, epoch)
+        if withdrawals.withdrawals(ledger) != tuple(withdrawn):
+            raise RunError(
+                "verdicts were withdrawn meanwhile, and what had learned from them is not "
+                "adopted; improve again"
+            )
+        adopted.append(ledger, theta, body, others)
 
 
 def factor_against(new: int, start: int) -> Fraction:
@@ -115,7 +151,7 @@ def describe(ledger: Ledger, steps: int, found: Checks) -> dict[str, Any]:
         "new": found.new,
         "start": found.start,
         "same": found.same,
-        "theta_sha256": theta.theta_digests(ledger)[0],
+        "theta_sha256": recorded.theta_digests(ledger)[0],
     }
 
 

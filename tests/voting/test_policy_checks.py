@@ -8,7 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special
 
+from szpo.errors import LeaseError, RunError
+from szpo.ledger import adopted
+from szpo.replay import replay, verification
+from szpo.voting import lease, policy_checks, withdrawals
 from szpo.voting.policy_checks import NEEDED, Checks, factor_against
+from tests.support import named_run
 
 COUNTS = st.integers(0, 60)
 
@@ -64,3 +69,22 @@ def test_same_says_nothing_and_five_in_a_row_for_the_start_are_enough():
     assert not Checks(0, 4).against and not Checks(1, 6).against
     assert factor_against(1, 6) == Fraction(sum(comb(8, j) for j in range(2, 9)), 8 * 7)
     assert "the start's answer in 11 of 13 check rows (odds of 1" in Checks(2, 11).sentence()
+
+
+def test_weights_are_adopted_only_while_the_run_is_held_and_their_verdicts_stand(tmp_path):
+    settings, ledger = named_run.start(tmp_path)
+    with ledger:
+        named_run.drive(settings, ledger, until_step=1)
+        epoch, theta = lease.acquire(ledger, "one:1:x").epoch, replay.fold(ledger)
+        policy_checks.adopt(ledger, epoch, (), theta, {"steps": 1})
+        name = ledger.query("SELECT pseudonym FROM panelists ORDER BY pseudonym")[0]["pseudonym"]
+        withdrawals.withdraw(ledger, "szpo invite", name, settings)
+        with pytest.raises(RunError, match="verdicts were withdrawn meanwhile"):
+            policy_checks.adopt(ledger, epoch, (), theta, {"steps": 1})
+        ledger.execute("UPDATE controller SET expires_us = 0")  # as after an hour asleep
+        lease.acquire(ledger, "two:1:x")
+        with pytest.raises(LeaseError, match="another controller has taken this run over"):
+            policy_checks.adopt(
+                ledger, epoch, withdrawals.withdrawals(ledger), theta, {"steps": 1}
+            )
+        assert len(adopted.bodies(ledger)) == 1 and verification.verify(ledger).ok
