@@ -3,6 +3,7 @@
 import json
 import re
 
+import httpx
 import pytest
 
 from szpo.voting.counting import HARMFUL, missing
@@ -10,6 +11,7 @@ from szpo_ui.operator import page as operator_page
 from szpo_ui.panel import actions, markdown, own_seats
 from szpo_ui.panel.actions import Action, act
 from szpo_ui.panel.screens import Facts, Progress
+from szpo_ui.web import open_link
 from szpo_ui.web.ballots import Ballot, extend
 from tests.support.browser import CALL, MINUS, PLUS, panel_call
 from tests.support.cases import case
@@ -325,6 +327,22 @@ def test_the_api_serves_a_sheet_blind_and_again_with_what_was_said(stage):
             answer = client.post("/api/votes", json={**each, "choice": "A", "tab": "t1"})
             assert answer.status_code == 200
     assert votes(stage) == [("tie", 0)] + [("A", 0)] * 7
+
+
+@of_rows
+def test_whoever_comes_by_an_open_link_gives_as_many_verdicts_as_it_asks_for(stage):
+    stage.advance()
+    token = open_link.make(stage.ledger, 2, 3, None, 1.0)
+    secret, _ = open_link.arrive(stage.ledger, token, "")
+    headers = {"Authorization": f"Bearer {secret}"}
+    with httpx.Client(base_url=stage.url, headers=headers, timeout=30) as client:
+        rows = client.post("/api/sheet", json={"tab": "t1"}).json()["rows"]
+        assert len(rows) == 3
+        for row in rows:
+            given = {"assignment": row["assignment"], "choice": "A", "idem": row["assignment"]}
+            assert client.post("/api/votes", json={**given, "tab": "t1"}).status_code == 200
+        for door in ("sheet", "assignment"):
+            assert client.post(f"/api/{door}", json={"tab": "t1"}).status_code == 204
 
 
 @of_rows

@@ -20,7 +20,7 @@ from szpo.generation.whole_sentences import is_cut
 from szpo.types import Assignment, Comparison, Row
 from szpo.voting.casting import Receipt, VoteConflictError, read_seat
 from szpo.voting.service import SeatKind
-from szpo_ui.web import ballots, login
+from szpo_ui.web import ballots, login, open_link
 from szpo_ui.web.ballots import At, Ballot
 from szpo_ui.web.rate import Buckets
 from szpo_ui.web.requests import Body, Seat, Tab, if_changed, read, refuse
@@ -53,7 +53,15 @@ def routes(site: Site) -> list[Route]:
     """The routes under /api/, without FastAPI, whose validation they do not need."""
     votes = Buckets(site.ledger.clock, rate=VOTES_PER_SECOND, burst=VOTES_AT_ONCE)
 
+    def most(panelist: str) -> int:
+        """How many rows a sheet may have: of an open link's visitor, what is still asked."""
+        standing = open_link.standing(site.ledger, panelist, site.status.read())
+        left = site.config.sheet if standing is None else standing.needed - standing.votes
+        return max(0, min(site.config.sheet, left))
+
     def choose(asked: AssignmentRequest, panelist: str) -> tuple[Assignment, Comparison] | None:
+        if asked.of == "round" and not most(panelist):
+            return None
         seat = site.service.ask(asked.of, panelist, tab=asked.tab)
         comparison = None if seat is None else site.comparison(seat.comparison)
         return None if seat is None or comparison is None else (seat, comparison)
@@ -80,7 +88,8 @@ def routes(site: Site) -> list[Route]:
 
     def lay(asked: SheetRequest, panelist: str) -> list[dict[str, Any]]:
         rows = []
-        for seat in site.service.sheet(panelist, site.config.sheet, tab=asked.tab):
+        allowed = most(panelist)
+        for seat in site.service.sheet(panelist, allowed, tab=asked.tab) if allowed else ():
             last = read_seat(site.ledger, seat.id)[-1]
             comparison = site.comparison(seat.comparison)
             assert comparison is not None, seat.comparison
