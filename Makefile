@@ -10,7 +10,7 @@ MUTMUT := $(VENV)/.mutants-installed
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve-demo check test test-full test-all load mutants test-gpu audit docs serve-docs basis lint lint-deploy release-check format install browser screenshots clean
+.PHONY: help demo serve-demo check test test-full test-all load mutants test-gpu audit licences docs serve-docs basis lint lint-deploy release-check format install browser screenshots clean
 
 help:  ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +78,9 @@ test-gpu: $(STAMP)  ## what needs an accelerator
 
 audit: $(STAMP)  ## ask the advisory database for holes of the installed libraries
 	$(BIN)/python tests/support/audit.py
+
+licences: $(STAMP)  ## list the licences of the libraries in the container
+	$(BIN)/python tests/support/licences.py
 
 screenshots: $(STAMP) browser  ## draw every state of the panel into docs/screens
 	$(BIN)/python docs/tools/panel_screenshots.py

@@ -1,0 +1,54 @@
+"""Lists the licence of every library that szpo and its extras of the container install.
+
+Run: python tests/support/licences.py. The exit code is 1 if a library names none, or one that
+binds what is distributed with it.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from importlib import metadata
+from importlib.metadata import Distribution
+
+from packaging.requirements import Requirement
+
+EXTRAS = ("ui", "judge", "http")
+BINDING = re.compile(r"\b(?:AGPL|GPL|SSPL|Affero)|GNU General", re.IGNORECASE)
+
+
+def needed(name: str, extras: tuple[str, ...], found: dict[str, Distribution]) -> None:
+    """Add a library and, in turn, what it requires here, to ``found``."""
+    for text in metadata.requires(name) or ():
+        asked = Requirement(text)
+        if asked.marker and not any(asked.marker.evaluate({"extra": e}) for e in ("", *extras)):
+            continue
+        key = re.sub(r"[-_.]+", "-", asked.name).lower()
+        if key not in found:
+            found[key] = metadata.distribution(asked.name)
+            needed(asked.name, tuple(asked.extras), found)
+
+
+def licence(library: Distribution) -> str:
+    """What its metadata says: the expression, else the classifiers, else the first line."""
+    facts = library.metadata
+    if expression := facts.get("License-Expression"):
+        return expression
+    listed = [c.rpartition(" :: ")[2] for c in facts.get_all("Classifier") or () if "License" in c]
+    return " / ".join(listed) or (facts.get("License") or "none named").strip().splitlines()[0]
+
+
+def main() -> int:
+    """Print the list and the verdict."""
+    found: dict[str, Distribution] = {}
+    needed("szpo", EXTRAS, found)
+    rows = {name: licence(library) for name, library in sorted(found.items())}
+    for name, said in rows.items():
+        print(f"{name} {found[name].version}: {said}")
+    odd = [name for name, said in rows.items() if said == "none named" or BINDING.search(said)]
+    print(f"{len(rows)} libraries; to look at: {', '.join(odd) or 'none'}")
+    return int(bool(odd))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
