@@ -83,7 +83,8 @@ def read_set(folder: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(listed.read_text(encoding="utf-8"))
         for each in found["adapters"]:
-            each["name"]
+            if not str.isprintable(each["name"]):
+                raise ValueError(f"{each['name']!r:.60} is no name in one line")
             if not (folder / each["folder"]).resolve().is_relative_to(folder.resolve()):
                 raise ValueError(f"{each['folder']} lies outside of it")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -405,8 +405,13 @@ def test_settings_of_an_adapter_neither_hang_nor_fill_memory(tmp_path, settings,
     described.write_text(json.dumps({**written, **settings}))
     with pytest.raises(UsageError, match=words):
         loading.read_adapter(tmp_path, patterns=True)
+
+
+def test_layers_named_by_an_expression_are_those_that_the_tensors_name(tmp_path):
+    described = trained(tmp_path) / "adapter_config.json"
+    written = json.loads(described.read_text())
     described.write_text(json.dumps({**written, "target_modules": ENDLESS}))
-    found = loading.read_adapter(tmp_path, patterns=True).config
+    found = loading.read_adapter(tmp_path).config
     model = build("llama")
     assert {site.name for site in find_sites(model, LoraConfig.from_peft_type(**found))} == {
         site.name for site in find_sites(model, LoraConfig.from_peft_type(**written))

@@ -346,6 +346,11 @@ def test_a_set_gives_its_own_names_and_tells_of_other_weights(model, folders, tm
         listing.write_text(json.dumps({"adapters": outside}))
         with pytest.raises(UsageError, match="lies outside of it"):
             adapter_sources.find([str(tmp_path / "set")])
+    for name in ("tone\n\n# Verified", "tone\u202e", 7):
+        odd = [{"name": name, "folder": "tone"}, listed["adapters"][1]]
+        listing.write_text(json.dumps({"adapters": odd}))
+        with pytest.raises(UsageError, match="is no list of adapters"):
+            adapter_sources.find([str(tmp_path / "set")])
     listing.write_text("[" * 100_000)
     with pytest.raises(UsageError, match="is no list of adapters"):
         adapter_sources.find([str(tmp_path / "set")])
