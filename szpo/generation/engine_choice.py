@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from szpo.cache import quiet
 from szpo.errors import RunError
 from szpo.generation.engine import Engine
 from szpo.generation.flat_attention import attend_with, use_flat_attention
@@ -30,7 +31,8 @@ def engine_for(adapted: AdaptedModel) -> Engine:
     """
     engine = FlatEngine(adapted)
     try:
-        agrees = _agrees(engine)
+        with quiet():  # transformers warns of models without AttentionInterface
+            agrees = _agrees(engine)
     except (RuntimeError, IndexError, TypeError, ValueError, AttributeError, RunError):
         agrees = False
     return engine if agrees else GenerateEngine(adapted)

@@ -61,6 +61,9 @@ def flat_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
     layer = int(module.layer_idx)  # type: ignore[arg-type]
+    kinds = getattr(getattr(module, "config", None), "layer_types", None) or {}
+    if sliding_window is None and layer < len(kinds) and kinds[layer] != "full_attention":
+        raise RunError(f"flat attention does not know layers of {kinds[layer]}")
     return _attends.get().attend(layer, q, k, v, scale, sliding_window)[None], None
 
 

@@ -497,8 +497,9 @@ def _through_template(tokenizer: Any, prompt: Prompt) -> list[int]:
         template = _NOW.sub(lambda now: repr(tokenizer.szpo_day.strftime(now[2])), str(template))
     try:
         text = tokenizer.apply_chat_template(
-            turns, chat_template=template, tokenize=False, add_generation_prompt=True
-        )
+            turns, chat_template=template, tokenize=False, add_generation_prompt=True,
+            enable_thinking=False,  # thoughts would fill what people read
+        )  # fmt: skip
     except Exception as error:  # templates are programs and may raise anything
         raise UsageError(f"the model's chat template refuses the prompt: {error}") from None
     parts = re.split(f"({'|'.join(marks)})", text) if marks else [text]

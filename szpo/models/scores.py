@@ -268,8 +268,8 @@ def _record(
             with torch.no_grad():
                 seen.read[name] = inputs[0].to(torch.float32) @ A[name].T
             # The graph begins at the first site; nothing below it is differentiated.
-            seen.outputs[name] = out = out if out.requires_grad else out.detach().requires_grad_()
-            return out
+            seen.outputs[name] = out if out.requires_grad else out.detach().requires_grad_()
+            return seen.outputs[name].clone()  # some models (Falcon) add to it in place
 
         return hook
 

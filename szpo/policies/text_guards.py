@@ -38,7 +38,7 @@ class TextFigures:
     """Figures of a policy's answers to the held-out prompts."""
 
     logprob: float
-    """Mean log-probability per token under the base model, nats."""
+    """Mean log-probability per token under the base model, nats; 0 where no answer has a token."""
     distinct2: float
     """Different pairs of words over all pairs, in [0, 1]."""
     tokens: float
@@ -89,7 +89,7 @@ def measure(
     if topic and isinstance(policy, PromptReader):
         margin = own_prompt.measure_margin(policy, prompts, few, seed=seed)
     return TextFigures(
-        logprob=float(np.nanmean(logprob)),
+        logprob=0.0 if np.isnan(logprob).all() else float(np.nanmean(logprob)),
         distinct2=distinct_n([answer.text for answer in flat], 2),
         tokens=float(np.mean([answer.tokens for answer in flat])),
         margin=margin,
