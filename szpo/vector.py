@@ -21,17 +21,18 @@ from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, overload
 import numpy as np
 from numpy.typing import ArrayLike
 
-from szpo import __version__, seeds
+from szpo import __version__, named_parameters, seeds
 from szpo.errors import IntegrityError, StorageError, UsageError
 from szpo.files import replace_whole
 from szpo.ledger.canonical import sha256
+from szpo.named_parameters import Parameter
 from szpo.optim import optimizer, parameters
 from szpo.optim.checked_settings import defaults, settings_from_json, settings_to_json
 from szpo.optim.rules.registry import has_two_points
 from szpo.optim.settings import Settings, SettingsError
 from szpo.types import Floats, Info, Query, Tally
 
-Bounds: TypeAlias = Sequence[float] | Sequence[Sequence[float]] | Floats
+Bounds: TypeAlias = Sequence[float] | Sequence[Sequence[float]] | Floats | Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,6 +45,8 @@ class VectorSpace:
     """(d,), positive."""
     box: Floats | None = None
     """(d, 2): low and high bound of each coordinate; None without bounds."""
+    parameters: tuple[Parameter, ...] = ()
+    """Named parameters that the coordinates stand for, in order; empty without names."""
 
     @property
     def dim(self) -> int:
@@ -65,10 +68,24 @@ class VectorSpace:
         inside: Floats = np.clip(low + np.minimum(turn, 2 * width - turn), low, high)
         return inside
 
+    def to_point(self, z: ArrayLike) -> Any:
+        """What the user gets of a point z (d,): a vector (d,), or the values of the parameters."""
+        x = self.to_vector(z)
+        return named_parameters.values(self.parameters, x) if self.parameters else x
+
     def to_json(self) -> dict[str, Any]:
-        """The space as plain JSON values; `make_space` makes an equal space from them."""
+        """The space as plain JSON values; `from_json` makes an equal space from them."""
         bounds = None if self.box is None else self.box.tolist()
-        return {"start": self.start.tolist(), "scale": self.scale.tolist(), "bounds": bounds}
+        space = {"start": self.start.tolist(), "scale": self.scale.tolist(), "bounds": bounds}
+        named = [each.to_json() for each in self.parameters]
+        return {**space, "parameters": named} if named else space
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> Self:
+        """The space of `to_json`."""
+        space = make_space(None, saved["start"], saved["scale"], saved["bounds"])
+        named = tuple(map(Parameter.from_json, saved.get("parameters", ())))
+        return cls(space.start, space.scale, space.box, named)
 
 
 def make_space(
@@ -88,6 +105,13 @@ def make_space(
     >>> make_space(None, None, None, [(0, 8), (-1, 1)]).to_json()["start"]
     [4.0, 0.0]
     """
+    if isinstance(bounds, Mapping):
+        if dim is not None or scale is not None:
+            raise UsageError("Optimizer: leave out dim and scale, which named bounds determine")
+        named = named_parameters.read(bounds)
+        first = named_parameters.start(named, {} if start is None else start)
+        plain = make_space(None, first, None, named_parameters.box(named))
+        return VectorSpace(plain.start, plain.scale, plain.box, named)
     if dim is not None and ((whole := _whole(dim)) is None or whole < 1):
         raise UsageError(f"Optimizer: dim is {dim!r}; give a whole number from 1 up")
     first = None if start is None else _numbers("start", start)
@@ -183,20 +207,20 @@ _ONE_AT_A_TIME: Final = threading.RLock()
 
 
 class Pair(NamedTuple):
-    """Two points to compare, each (d,) in the caller's coordinates; also the handle of `tell`."""
+    """Two points to compare, each (d,) or a dictionary of named values; the handle of `tell`."""
 
-    a: Floats
-    b: Floats
+    a: Any
+    b: Any
 
 
 class Told(NamedTuple):
-    """A pair with its vote and weight, and the best point (d,) after the votes of its step."""
+    """A pair with its vote and weight, and the best point after the votes of its step."""
 
-    a: Floats
-    b: Floats
+    a: Any
+    b: Any
     vote: VectorVote
     weight: float
-    best: Floats
+    best: Any
 
 
 class Optimizer:
@@ -213,7 +237,9 @@ class Optimizer:
         scale: typical distance of a shown point from the centre in a coordinate, one number or
             (d,); by default 1, or a quarter of the bounds' width. Choose it as large as your
             uncertainty about the start.
-        bounds: (low, high) for every coordinate, or (d, 2); points are mirrored at them.
+        bounds: (low, high) for every coordinate, or (d, 2); points are mirrored at them. Or named
+            parameters: {"rate": (1e-5, 0.1, "log"), "layers": (1, 4, int), "kind": ["a", "b"]};
+            then points are such dictionaries, and ``start`` may name some of their values.
         seed: 0 to 2⁶³ − 1.
         options: ``rule`` and further settings of `szpo.optim.settings.Settings`, such as ``link``
             or ``kl_step``.
@@ -327,9 +353,7 @@ class Optimizer:
             else:
                 self._told = told
 
-    def run(
-        self, better: Callable[[Floats, Floats], VectorVote], pairs: int, *, tries: int = 3
-    ) -> Floats:
+    def run(self, better: Callable[[Any, Any], VectorVote], pairs: int, *, tries: int = 3) -> Any:
         """Ask ``better(a, b)`` about so many pairs, and return the best point.
 
         What it returns is told. If that is no vote, such as a typo at ``input``, the pair is asked
@@ -348,8 +372,9 @@ class Optimizer:
         return self.best
 
     def _find(self, pair: Pair) -> int:
-        for i, each in enumerate(self._pending):
-            if i not in self._told and all(map(np.array_equal, pair, each)):
+        open_ = [i for i in range(len(self._pending)) if i not in self._told]
+        for i in sorted(open_, key=lambda i: self._pending[i] is not pair):
+            if all(map(np.array_equal, pair, self._pending[i])):
                 return i
         raise UsageError("tell: this pair awaits no vote: it has one, or was not asked here")
 
@@ -394,7 +419,7 @@ class Optimizer:
         pairs = []
         for shifts, turned in zip(query.shifts, self._flipped, strict=True):
             plus, minus = (
-                self._space.to_vector(
+                self._space.to_point(
                     parameters.shift(self._state.settings.space, self._centre, each)["z"]
                 )
                 for each in shifts
@@ -423,8 +448,8 @@ class Optimizer:
             return tuple(p for i, p in enumerate(self._pending) if i not in self._told)
 
     @property
-    def best(self) -> Floats:
-        """The point (d,) that the votes so far recommend; the start before any vote.
+    def best(self) -> Any:
+        """The point that the votes so far recommend; the start before any vote.
 
         A rule with two points gives a warning: its recommended point may move without end.
         """
@@ -434,7 +459,7 @@ class Optimizer:
                 f"for a point to be found take rule={RULE!r}",
                 stacklevel=2,
             )
-        return self._space.to_vector(self._recommended["z"])
+        return self._space.to_point(self._recommended["z"])
 
     @property
     def history(self) -> list[Told]:
@@ -450,7 +475,7 @@ class Optimizer:
             found._ask(len(cast), single=False)
             pairs = found._pending
             found._take(cast)
-            best = found._space.to_vector(found._recommended["z"])
+            best = found._space.to_point(found._recommended["z"])
             told += [Told(*pair, *each, best) for pair, each in zip(pairs, cast, strict=True)]
         return told
 
@@ -520,10 +545,9 @@ class Optimizer:
                     f"Optimizer: this szpo reads format {FORMAT}, the saved state is of format "
                     f"{form}; szpo 0.2 (commit 2ba99d16) reads formats up to 3"
                 )
-            space = saved["space"]
-            own = make_space(None, space["start"], space["scale"], space["bounds"])
             found = cls.__new__(cls)
-            found._begin(own, settings_from_json(saved["settings"]))
+            space = VectorSpace.from_json(saved["space"])
+            found._begin(space, settings_from_json(saved["settings"]))
             found._take_again([tuple(itertools.starmap(_check, step)) for step in saved["votes"]])
             if saved["waiting"] is not None:
                 count, single = saved["waiting"]

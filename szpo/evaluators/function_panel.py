@@ -28,6 +28,8 @@ abstain. With a probability, the vote is drawn by the run's own random numbers.
 """
 SHARES: Final[Mapping[str, float]] = {"a": 1.0, "tie": 0.5, "b": 0.0}
 """The words that a function may return, with the share of the vote that goes to batch a."""
+TRIES: Final = 3
+"""How often a function is asked that returns a text which is no vote."""
 MAX_EMPTY_STEPS: Final = 3
 """A run ends after this many steps in a row without any vote."""
 NO_FUNCTION: Final = (
@@ -62,7 +64,18 @@ def check_function(better: object) -> None:
 
 
 def _ask(better: Better, rows: bool, prompts: list[str], a: list[str], b: list[str]) -> object:
-    return better(prompts[0], a[0], b[0]) if rows else better(prompts, a, b)
+    """What the function returns; asked again after a text that is no vote, a typo."""
+    for left in reversed(range(TRIES)):
+        answer = better(prompts[0], a[0], b[0]) if rows else better(prompts, a, b)
+        try:
+            read_share(answer)
+        except UsageError as error:
+            if not left or not isinstance(answer, str):
+                raise
+            print(error)
+        else:
+            break
+    return answer
 
 
 def read_share(answer: object) -> float | None:

@@ -325,7 +325,13 @@ def test_it_is_asked_about_two_answers_where_verdicts_are_on_rows(model):
     assert all(isinstance(text, str) for each in asked for text in each)
 
 
-def test_an_answer_that_is_no_vote_is_refused(model):
+def test_an_answer_that_is_no_vote_is_asked_for_again_and_then_refused(model):
+    said = iter(["B ?", "b", 2, "a"])
+    judge = FunctionPanel(lambda p, a, b: next(said))
+    prompts, texts = [Prompt.user("p")], ([Answer("one")], [Answer("two")])
+    assert judge.compare(prompts, *texts, side="A") == 0.0
+    with pytest.raises(UsageError, match="returned 2"):  # no typo: a program's fault
+        judge.compare(prompts, *texts, side="A")
     answers = lambda p, a, b: "left"  # noqa: E731
     with (
         szpo.Tuner(model, PROMPTS, answers, votes=2, settings=SMALL) as tuner,
