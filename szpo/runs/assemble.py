@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
@@ -31,6 +30,7 @@ from szpo.evaluators.panel_factory import (
 from szpo.features import own
 from szpo.features.dictionary import Entry
 from szpo.features.own import Rate
+from szpo.generation import answer_shares
 from szpo.ledger import adopted
 from szpo.ledger.connection import check_place
 from szpo.ledger.creation import NO_BASE, NewRun, draw_seed
@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 
 SHARPNESS_PROMPTS, SHARPNESS_SAMPLES = 96, 4
 """Prompts, and base answers to each, to which a simulated panel's sharpness is fitted."""
+FEW: Final = 20
+"""Prompts whose answers are looked at where no panel is fitted to base answers."""
 DRAWN: Final = (
     "run.seed: drawn and recorded, so that no voter can work out sides (set it to repeat)"
 )
@@ -281,13 +283,28 @@ def _with_new_panel(parts: RunParts, found: CheckedConfig, say: Say) -> RunParts
         say(line)
     if found.panel_factory is None:
         return parts
-    start = replace(_starting_policy(parts), answers=partial(_base_answers, parts))
-    panel = found.panel_factory.build(parts.config, start)
+    drawn: list[tuple[Sequence[Prompt], list[list[Answer]]]] = []
+
+    def draw() -> tuple[Sequence[Prompt], list[list[Answer]]]:
+        drawn.append(_base_answers(parts))
+        return drawn[-1]
+
+    panel = found.panel_factory.build(parts.config, replace(_starting_policy(parts), answers=draw))
     say(str(panel))
+    if parts.base is not None:
+        asked, rows = drawn[-1] if drawn else _few_answers(parts)
+        if wrong := answer_shares.warn([prompt.text for prompt in asked], rows):
+            say(f"warning: {wrong}")
     half, equal = teachable.foretell(panel.spec, parts.config.optimizer.rows)
     if equal:
         say(f"{'warning' if half else 'questions'}: {equal}")
     return replace(parts, panel=panel)
+
+
+def _few_answers(parts: RunParts) -> tuple[Sequence[Prompt], list[list[Answer]]]:
+    """One answer of the base to each of a few prompts, where no panel is fitted to answers."""
+    asked = parts.prompts.train[:FEW]
+    return asked, draw_answers(parts.policy, asked, 1, seed=0)
 
 
 def warn_of_equal_answers(checked: CheckedConfig) -> tuple[bool, str]:

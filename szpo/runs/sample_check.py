@@ -120,6 +120,7 @@ def read(ledger: Ledger) -> SampleCheck | None:
     shares = answer_shares.measure(
         [each.answer for each in found],
         [math.nan if s.margin is None else s.margin for s in found] if measured else None,
+        [each.prompt for each in found],
     )
     accepted = [event["actor"] for event in ledger.events(ACCEPTED)]
     return SampleCheck(found, shares, accepted[0] if accepted else None)

@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from szpo.errors import RunError, UsageError
 from szpo.generation import answer_shares
 from szpo.generation.answer_shares import BOUNDS, NAMES, repeats
+from szpo.generation.languages import find_language
 from szpo.generation.sampling import Sampling, draw, probabilities, row_key
 from szpo.types import Answer, Shift
 
@@ -136,3 +138,43 @@ def test_the_order_of_answers_does_not_matter_and_shares_are_shares(texts):
 def test_an_answer_that_fits_another_prompt_better_is_off_topic():
     found = answer_shares.measure([Answer("Yes.")] * 4, [-1.0, -0.1, 2.0, math.nan]).off_topic
     assert found is not None and (found.hits, found.of) == (2, 3)
+
+
+GERMAN = ["Wie war der Tag?", "Erzähl mir von der Reise."]
+
+
+def test_what_is_wrong_with_base_answers_is_said_with_what_mends_it():
+    said, fine = Answer("The day was long and I liked it."), Answer("Der Tag war lang und schön.")
+    assert answer_shares.warn(GERMAN, [[fine], [fine]]) == ""
+    foreign = answer_shares.warn(GERMAN, [[said], [said]])
+    assert foreign == (
+        "of the base answers 2 of 2 in another language than their prompt: take a model that "
+        "writes the prompts' language (model.name)"
+    )
+    assert "4 of 4 equal to another answer: raise generation.temperature" in answer_shares.warn(
+        GERMAN, [[fine, fine], [fine, fine]]
+    )
+    cut = replace(fine, end="length", text="Der Tag war")
+    assert "2 of 2 cut off: raise generation.max_new_tokens" in answer_shares.warn(
+        GERMAN, [[cut], [cut]]
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("Que penses-tu de la pluie dans la ville ?", "French"),
+        ("¿Qué es lo que te gusta de los domingos?", "Spanish"),
+        ("Cosa pensi della pioggia e del mare?", "Italian"),
+        ("O que você acha do mar e da chuva?", "Portuguese"),
+        ("Wat vind je van het weer en de zee?", "Dutch"),
+        ("雨の日について書いてください", "Japanese"),
+        ("写一个关于雨的故事", "Chinese"),
+        ("Расскажи о дожде", "Cyrillic"),
+        ("w20 w21 w22", None),
+        ("12 + 30 = 42", None),
+        ("", None),
+    ],
+)
+def test_languages_are_told_apart(text, language):
+    assert find_language(text) == language
