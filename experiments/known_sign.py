@@ -28,7 +28,6 @@ seed answer in one batch, and no ledger is written.
 
 from __future__ import annotations
 
-import csv
 import functools
 import itertools
 import json
@@ -51,10 +50,12 @@ from szpo.optim.state import State
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.requests import VALUES, AnswerRequest, ReadRequest
 from szpo.runs import assemble
-from szpo.seeds import derive, generator
+from szpo.seeds import derive
 from szpo.types import Answer, Floats, Prompt, Query, Tally, Theta
+from szpo_simulators.compare.summary import bootstrap
 from szpo_simulators.panels import panel as panels
 from szpo_simulators.panels import text_rewards
+from szpo_simulators.study import write_csv
 
 TASTES: Final = {"sentiment": "sentiment", "first person": r"regex:\b(I|my|me|I'm)\b"}
 ARMS: Final = {"rows, N = 8": (8, 1), "batches, N = 1": (1, 8), "batches, N = 2": (2, 8)}
@@ -298,37 +299,31 @@ def read(folder: Path, part: str) -> list[dict[str, Any]]:
 
 def interval(values: Sequence[float]) -> str:
     """The mean and its 95 % bootstrap interval."""
-    found = np.array(values)
-    picks = generator(derive(0, "bootstrap")).integers(len(found), size=(10_000, len(found)))
-    low, high = np.quantile(found[picks].mean(1), (0.025, 0.975))
-    return f"{found.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
+    found = bootstrap(values)
+    return f"{found['mean']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]"
 
 
 def table(folder: Path, head: Sequence[str]) -> None:
     """Write the table; ``head``: its first lines (commit, machine, date)."""
     rows = read(folder, "report")
-    with (TABLES / "known-sign.csv").open("w", encoding="utf-8", newline="") as file:
-        file.writelines(f"# {line}\n" for line in head)
-        out = csv.writer(file, lineterminator="\n")
-        out.writerow(
-            ["taste", "rule", "asks", "answers read", "votes", "seeds", "kl_radius, kl_step",
-             "gain", "win rate", "KL", "rows ahead by"]
-        )  # fmt: skip
-        for taste, look, rule, arm in itertools.product(TASTES, LOOKS, RULES, ARMS):
-            same = [r for r in rows if (r["taste"], r["look"]) == (taste, look)]
-            of: dict[tuple[str, str], list[dict[str, Any]]] = {}
-            for row in same:
+    lines = []
+    for taste, look, rule, arm in itertools.product(TASTES, LOOKS, RULES, ARMS):
+        of: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for row in rows:
+            if (row["taste"], row["look"]) == (taste, look):
                 of.setdefault((row["rule"], row["arm"]), []).append(row)
-            here = of["known" if (rule, arm) == SAME else rule, arm]
-            first = of[rule, next(iter(ARMS))]
-            ahead = [a["gain"] - b["gain"] for a, b in zip(first, here, strict=True)]
-            mean = {name: np.mean([r[name] for r in here]) for name in ("votes", "win_rate", "kl")}
-            out.writerow(
-                [taste, rule, arm, f"{look:,}", f"{mean['votes']:.0f}", len(here),
-                 f"{here[0]['kl_radius']:g}, {here[0]['kl_step']:g}",
-                 interval([r["gain"] for r in here]), f"{mean['win_rate']:.3f}",
-                 f"{mean['kl']:.1f}", interval(ahead) if any(ahead) else ""]
-            )  # fmt: skip
+        here = of["known" if (rule, arm) == SAME else rule, arm]
+        first = of[rule, next(iter(ARMS))]
+        ahead = [a["gain"] - b["gain"] for a, b in zip(first, here, strict=True)]
+        mean = {name: np.mean([r[name] for r in here]) for name in ("votes", "win_rate", "kl")}
+        lines.append(
+            {"taste": taste, "rule": rule, "asks": arm, "answers read": f"{look:,}",
+             "votes": f"{mean['votes']:.0f}", "seeds": len(here),
+             "kl_radius, kl_step": f"{here[0]['kl_radius']:g}, {here[0]['kl_step']:g}",
+             "gain": interval([r["gain"] for r in here]), "win rate": f"{mean['win_rate']:.3f}",
+             "KL": f"{mean['kl']:.1f}", "rows ahead by": interval(ahead) if any(ahead) else ""}
+        )  # fmt: skip
+    write_csv(TABLES / "known-sign.csv", lines, head)
 
 
 def main() -> None:

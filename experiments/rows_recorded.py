@@ -21,7 +21,6 @@ in the coordinates.
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
 import json
 import math
@@ -56,6 +55,7 @@ from szpo.training.budget import WORDS_PER_MINUTE
 from szpo.types import FEATURE_GRID, Answer, Floats, Ints
 from szpo_simulators.panels import tastes, text_rewards
 from szpo_simulators.panels.asked import feature_values
+from szpo_simulators.study import write_csv
 
 PROMPTS, VOTED, EACH, EACH_LONG = 60, 40, 32, 16
 DROPPED: Final = {
@@ -820,11 +820,8 @@ def _table_dense(paths: Sequence[Path], out: Path, head: Sequence[str]) -> None:
 
 
 def _write(path: Path, head: Sequence[str], heads: list[str], rows: list[list[Any]]) -> None:
-    if not rows:
-        return
-    with path.open("w", encoding="utf-8", newline="") as file:
-        file.writelines(f"# {line}\n" for line in head)
-        csv.writer(file, lineterminator="\n").writerows([heads, *rows])
+    if rows:
+        write_csv(path, [dict(zip(heads, row, strict=True)) for row in rows], head)
 
 
 HEAD: Final = ["command: ", "commit: ", "machine: ", "date: "]

@@ -27,7 +27,7 @@ from statistics import mean
 import numpy as np
 
 from szpo.types import Floats
-from szpo_simulators.compare.frontier_summary import bootstrap
+from szpo_simulators.compare.summary import bootstrap
 from szpo_simulators.study import format_interval, interval
 
 DOCS = Path(__file__).parents[1]

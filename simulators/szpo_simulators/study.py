@@ -8,7 +8,6 @@ full settings can share a folder.
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import math
 import os
@@ -16,8 +15,9 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -31,10 +31,8 @@ from rich.progress import Progress
 from rich.table import Table
 from scipy.stats import t
 
-from szpo.errors import RunError
-from szpo.files import replace_whole
-from szpo.locks import try_lock
 from szpo.runs.machine_check import load_average, matrix_seconds
+from szpo_simulators.store import Spec, hash_spec, make_once, read_record, write_record
 
 TABLE_WIDTH = 140
 
@@ -75,7 +73,6 @@ OPTIONS = """Args:
 """
 """The options of every bench, for its help on the command line."""
 
-Spec = Mapping[str, Any]
 Work = Callable[[Spec], Mapping[str, Any]]
 """From the spec of a cell to its result: both plain JSON values."""
 
@@ -89,41 +86,21 @@ def seed_range(count: int, first: int = REPORTED) -> list[int]:
     return list(range(first, first + count))
 
 
-def hash_spec(spec: Spec) -> str:
-    """The hash under which a cell is stored."""
-    text = json.dumps(spec, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], head: Sequence[str] = ()) -> None:
+    """Write rows under the names of their fields, below ``head`` as lines of comment.
 
-
-def write_record(path: Path, asked: Spec, found: Mapping[str, Any]) -> None:
-    """Write a cell's spec and result, completely or not at all."""
-    with replace_whole(path) as draft:
-        text = json.dumps({"asked": dict(asked), "found": dict(found)})
-        draft.write_text(text, encoding="utf-8")
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """Read what `write_record` wrote.
-
-    Raises:
-        FileNotFoundError: the cell is not finished.
-        RunError: the file exists but cannot be read.
+    A field that is a mapping is written as JSON.
     """
-    try:
-        body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return {"asked": {**body["asked"]}, "found": {**body["found"]}}
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path} cannot be read ({error}); delete it to compute it anew") from None
-
-
-@contextmanager
-def claim(lock: Path) -> Iterator[IO[str] | None]:
-    """Hold a file's lock until the block or the process ends; None if another process has it."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a", encoding="utf-8") as file:
-        yield file if try_lock(file.fileno()) else None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    heads = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", encoding="utf-8", newline="") as file:
+        file.writelines(f"# {line}\n" for line in head)
+        writer = csv.DictWriter(file, fieldnames=heads, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(
+            {k: json.dumps(v) if isinstance(v, Mapping) else v for k, v in row.items()}
+            for row in rows
+        )
 
 
 def interval(values: Sequence[float]) -> dict[str, float]:
@@ -201,18 +178,14 @@ class Study:
 
         Raise ``version`` when ``work`` computes something else: older results are then ignored.
         """
-        folder = self.folder / "cells"
-        folder.mkdir(parents=True, exist_ok=True)
         found = []
         with Progress(console=self.console, transient=True) as progress:
             bar = progress.add_task(f"{self.name}: {label}", total=len(specs))
             for one in specs:
-                file = (
-                    folder / f"{hash_spec({'bench': self.name, 'version': version, **one})}.json"
-                )
-                if not file.exists():
-                    write_record(file, one, work(one))
-                found.append({**one, **read_record(file)["found"]})
+                key = hash_spec({"bench": self.name, "version": version, **one})
+                path = self.folder / "cells" / f"{key}.json"
+                make_once(path, self.folder, partial(_compute, path, one, work))
+                found.append({**one, **read_record(path)["found"]})
                 progress.advance(bar)
         return found
 
@@ -277,16 +250,8 @@ class Study:
             {name: v for name, v in row.items() if not isinstance(v, (list, tuple))}
             for row in rows
         ]
-        heads = list(dict.fromkeys(name for row in plain for name in row))
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{part}.csv"
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=heads)
-            writer.writeheader()
-            writer.writerows(
-                {k: json.dumps(v) if isinstance(v, Mapping) else v for k, v in row.items()}
-                for row in plain
-            )
+        write_csv(path, plain)
         return path
 
     @contextmanager
@@ -319,6 +284,10 @@ class Study:
             text = json.dumps(body, indent=1)
             (self.folder / f"{part}.json").write_text(text, encoding="utf-8")
         self.console.print(f"tables and figures: {escape(str(self.folder))}; {describe_machine()}")
+
+
+def _compute(path: Path, spec: Spec, work: Work) -> None:
+    write_record(path, spec, work(spec))
 
 
 def bench(name: str) -> Callable[[Callable[[Study], Any]], Callable[..., Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -47,10 +47,14 @@ class RemoteAnswerer:
         dispatcher: Dispatcher[Message, Message],
         chunk_rows: int,
         label: Mapping[str, str] | None = None,
-        stop_tokens: Sequence[int] = (),
+        wrote: Callable[[Tokens], None] = lambda answers: None,
     ):
-        """``label`` is added to every request: which model to ask, or the coordinates' id."""
-        self.stop_tokens = tuple(stop_tokens)
+        """Answer through a dispatcher.
+
+        ``label`` is added to every request: which model to ask, or the coordinates' id. ``wrote``
+        is called with new answers.
+        """
+        self._wrote = wrote
         self.dispatcher = dispatcher
         self._chunk_rows = chunk_rows
         self._label = dict(label or {})
@@ -63,6 +67,7 @@ class RemoteAnswerer:
         for (rows, _), reply in zip(chunks, replies, strict=True):
             for row, tokens in zip(rows.tolist(), array_to_tokens(reply["tokens"]), strict=True):
                 found[row] = tokens
+        self._wrote(tuple(found))
         return tuple(found)
 
     def read(self, request: ReadRequest) -> Reading:
@@ -111,6 +116,7 @@ class RemoteHost:
         """
         self._engine, self.facts = engine, facts
         self.chunk_rows = engine.rows or RAY_ROWS
+        self.written = 0
         self._judge: str | None = None
         self._coordinates: Coordinates | None = None
         self._expected = worker.expect(facts, None)
@@ -161,9 +167,14 @@ class RemoteHost:
 
     def _answers(self, label: Mapping[str, str]) -> RemoteAnswerer:
         from szpo.models import loading
+        from szpo.policies.hosts import count_written
 
         stop = loading.stop_tokens(self.facts)
-        return RemoteAnswerer(self.dispatcher, self.chunk_rows, label, stop)
+
+        def count(answers: Tokens) -> None:
+            self.written += count_written(answers, stop)
+
+        return RemoteAnswerer(self.dispatcher, self.chunk_rows, label, count)
 
     def _setup(self) -> Message:
         return worker.setup_message(

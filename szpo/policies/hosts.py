@@ -74,14 +74,19 @@ class LocalAnswerer:
 
     def __init__(
         self, subspace: Subspace, space: Space, engine: Engine, model: AdaptedModel,
-        *, chunk_rows: int | None = None,
+        *, chunk_rows: int | None = None, wrote: Callable[[int], None] = lambda tokens: None,
     ):  # fmt: skip
-        """``chunk_rows``: rows answered at once, as on workers; None: all rows."""
+        """Answer at one model.
+
+        ``chunk_rows``: rows answered at once, as on workers; None: all rows. ``wrote`` is called
+        with the number of tokens of new answers, end tokens not counted.
+        """
         self.subspace = subspace
         self.space = space
         self.engine = engine
         self.adapted = model
         self.chunk_rows = chunk_rows
+        self._wrote = wrote
         self.plain_start = is_zero(subspace.factors(), subspace.sites)
         """True if the start is the base model itself."""
 
@@ -118,6 +123,7 @@ class LocalAnswerer:
     ) -> Tokens:
         """`Engine.generate` with answers cut as the sampling says."""
         made = self.engine.generate(prompts, members, deltas, sampling, uniforms, canary=canary)
+        self._wrote(count_written(made.tokens, self.adapted.stop_tokens))
         return cut_rows(self.adapted, made.tokens) if sampling.whole_sentences else made.tokens
 
     def read(self, request: ReadRequest) -> Reading:
@@ -236,6 +242,15 @@ class LocalAnswerer:
         return None if self.plain_start else self.deltas([start_of(self.subspace)])
 
 
+def count_written(answers: Tokens, stop: Sequence[int]) -> int:
+    """Number of tokens in answers, without end tokens.
+
+    >>> count_written(((5, 6, 1), (7,)), stop=(1,))
+    3
+    """
+    return sum(token not in stop for answer in answers for token in answer)
+
+
 def _law_of(request: ReadRequest) -> ScoredLaw:
     return ScoredLaw(request.temperature, request.redraws, request.seed, request.cuts)
 
@@ -276,6 +291,9 @@ def stack(
 
 class Host(Protocol):
     """Holds the base model, and a judge's model beside it."""
+
+    written: int
+    """Tokens of all answers that it wrote so far, without end tokens; a server's not counted."""
 
     @property
     def facts(self) -> ModelFacts:
@@ -318,6 +336,7 @@ class LocalHost:
         """``engine``: an engine for the sites of the first `at`; ``make`` makes the others."""
         self._loaded = loaded
         self.chunk_rows = chunk_rows
+        self.written = 0
         self._given = engine
         self._make = make
         self._engines: dict[tuple[Site, ...], Engine] = {}
@@ -361,7 +380,12 @@ class LocalHost:
     def _answerer(self, subspace: Subspace, space: Space) -> LocalAnswerer:
         adapted = self._loaded.adapt(subspace.sites)
         engine = self._engines[subspace.sites]
-        return self.kind(subspace, space, engine, adapted, chunk_rows=self.chunk_rows)
+        return self.kind(
+            subspace, space, engine, adapted, chunk_rows=self.chunk_rows, wrote=self._count
+        )
+
+    def _count(self, tokens: int) -> None:
+        self.written += tokens
 
 
 def chosen_lora(

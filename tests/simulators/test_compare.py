@@ -1,15 +1,18 @@
-"""Comparisons of methods: the same setup for all, costs as promised, honest summaries."""
+"""Comparisons of methods: plans, one setup for all, cells that resume, figures that follow."""
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import io
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -25,29 +28,41 @@ from szpo.errors import RunError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.training import results as of_ledger
 from szpo.types import Answer, Prompt, Row
-from szpo_simulators.compare import (
-    cell_store,
-    checkpoints,
-    command,
-    machine_meter,
-    methods,
-    presets,
-    shared_setup,
-    summary,
-)
-from szpo_simulators.compare.cell_process import run_cell
-from szpo_simulators.compare.cell_store import Cell, CellStore
+from szpo_simulators import store as stores
+from szpo_simulators.compare import cells, checkpoints, command, frontier, methods, start, summary
+from szpo_simulators.compare import plan as plans
 from szpo_simulators.panels import heldout
 from szpo_simulators.panels import panel as panels
 from szpo_simulators.panels.heldout import Measurement
+from szpo_simulators.store import Cell, Store, write_record
 from tests.support import yard_run
 from tests.support.pairs import new_ledger
 
 compare_command = partial(command.command, standalone_mode=False)
 
 QUIET = Console(quiet=True)
+METHOD = 'method = "regression"'
 PROMPTS = tuple(Prompt.user(f"Question {i}?") for i in range(4))
-START = {"base": "base-both-0-x", "beta": {"batch": 9.0, "pair": 3.0}}
+
+
+@pytest.fixture(scope="module")
+def quick():
+    return plans.read(plans.find("quick"))
+
+
+@pytest.fixture(scope="module")
+def ran(quick, tmp_path_factory):
+    """The folder of the quick plan with the first run of szpo and best-of-n finished."""
+    store, groups = Store(tmp_path_factory.mktemp("plan")), (quick.groups[0], quick.groups[3])
+    for group in groups:
+        one = plans.cell(quick, group, 0)
+        shares = []
+        found = cells.run_cell(one.spec, store.folder, one.name, shares.append)
+        assert shares == sorted(shares) and 0 < shares[-1] <= 1
+        store.record_path(one).parent.mkdir(exist_ok=True)
+        more = {"commit": None, "elapsed": 1.0}
+        write_record(store.record_path(one), one.spec, {**found, **more})
+    return store
 
 
 class Says:
@@ -66,7 +81,7 @@ def ask_votes(*answers, votes, rows):
     """Ask a panel that is nearly always right about how often the answer says good."""
     meter = Meter()
     of = [panels.build("bt70", reward="keyword:good", size=5, rows=n, beta=1e6) for n in (2, 1)]
-    ask = JudgesAsk(*(panel.judges for panel in of), shared_setup.alternate_sides)
+    ask = JudgesAsk(*(panel.judges for panel in of), start.alternate_sides)
     survey = Survey(PROMPTS, ask, votes, rows, 0, purpose="compare")
     found = ask_round(survey, Says(*answers), meter)
     return found, meter
@@ -102,7 +117,7 @@ def test_the_panel_answers_in_turn_and_sees_either_side_equally_often():
             seen.append((panelist, plus_side, key))
             return "A"
 
-    ask = JudgesAsk(panel.judges, (Judge(),) * 5, shared_setup.alternate_sides)
+    ask = JudgesAsk(panel.judges, (Judge(),) * 5, start.alternate_sides)
     question = (Row(PROMPTS[0], Answer("a"), Answer("b")),)
     verdicts = ask([question] * 20, True, b"1")
     assert verdicts.count("plus") == verdicts.count("minus") == 10
@@ -112,25 +127,31 @@ def test_the_panel_answers_in_turn_and_sees_either_side_equally_often():
     assert len({key for _, _, key in seen}) == 20
 
 
-@pytest.mark.parametrize("name", list(presets.PRESETS))
+@pytest.mark.parametrize("name", ["tiny", "published", "smollm2"])
 def test_all_methods_share_one_setup(name):
     """Model, prompts, panel, budget and yardstick are those of everybody; none has more trials."""
-    preset = presets.find_preset(name)
-    cells = command.order_cells(preset, presets.select_methods(preset), preset.seeds, START)
-    own = {"method", "ask", "seed", "settings", "points"}
-    shared = [{k: v for k, v in cell.spec.items() if k not in own} for cell in cells]
+    plan = plans.read(plans.find(name))
+    found = plans.cells(plan)
+    own = {"kind", "method", "ask", "seed", "setup", "settings", "sets", "points", "panel_on"}
+    shared = [{k: v for k, v in cell.spec.items() if k not in own} for cell in found]
     assert all(each == shared[0] for each in shared)
-    assert len({cell.name for cell in cells}) == len(cells)
-    for method in preset.methods:
-        tried = presets.METHODS[method]
-        assert preset.reported_settings(tried) in preset.trials_of(tried)
-        untuned = {"rm+ppo-free", *presets.LADDER} - {"szpo"}
-        assert len(preset.trials_of(tried)) <= 4 == len(tried.trials) or method in untuned
-        for seed in preset.seeds:
-            ours = [c for c in cells if (c.kind[0], c.spec["seed"]) == (method, seed)]
-            asks = preset.asks.get(method, tried.asks)
-            assert sorted(c.spec["ask"] for c in ours) == sorted(asks)
-    assert not set(preset.tuning) & set(preset.seeds)
+    assert len({cell.name for cell in found}) == len(found)
+    assert all(cell.spec["panel_on"] == cell.spec["ask"] for cell in found)
+    trials = [group for group in plan.groups if group.part == "T"]
+    for method in {group.method for group in trials}:
+        tried = [group for group in trials if group.method == method]
+        assert len(tried) <= 4
+        chosen = [([*group.sets], group.settings) for group in tried]
+        reported = [g for g in plan.groups if g.method == method and g not in trials]
+        assert all(([*g.sets], g.settings) in chosen for g in reported if "free" not in g.name)
+    assert not {s for g in trials for s in g.seeds} & {cell.spec["seed"] for cell in found}
+    spec = found[0].spec
+    config = start.load_config(spec)
+    asked = cells._asking({**spec, "ask": "pair", "panel_on": "pair"}, {"pair": 2.5})
+    pairs = start.load_config({**spec, "sets": [*spec["sets"], *asked]})
+    assert pairs.run.votes == 8 * plan.groups[0].votes and pairs.panel.beta == 2.5
+    assert pairs.optimizer.rows == 1
+    assert pairs.optimizer.comparisons == 8 * config.optimizer.comparisons
 
 
 def measured(rewards):
@@ -157,129 +178,78 @@ class Parrot:
         return 1.5, 0.25
 
 
-def test_points_lie_at_even_shares_and_the_start_costs_nothing():
-    start = measured(np.full((4, 2), 0.1))
-    yardstick = checkpoints.Yardstick(PROMPTS, 2, 0, lambda p, a: len(a.text) / 10, start)
+def test_points_lie_at_shares_and_a_learned_reward_stands_beside():
+    base = measured(np.full((4, 2), 0.1))
+    yardstick = checkpoints.Yardstick(PROMPTS, 2, 0, lambda p, a: len(a.text) / 10, base)
     course = checkpoints.Checkpoints(
-        yardstick, machine_meter.MachineMeter(), 2, proxy=lambda p, answers: [7.0] * len(answers)
+        yardstick, checkpoints.even_shares(2), proxy=lambda p, answers: [7.0] * len(answers)
     )
-    course.record_start()
-    course.record_start({"votes": 8, "answers_read": 64, "tokens": 9})
     for share, text in ((0.25, "x"), (0.5, "xxxx"), (0.75, "y"), (1.0, "xxxxxxxx")):
         course.record(Parrot(text), share, {"votes": 8, "answers_read": 64, "tokens": 10})
-    assert [row["share"] for row in course.rows] == [0.0, 0.0, 0.5, 1.0]
-    assert [row["votes"] for row in course.rows] == [0, 8, 8, 8]
+    assert [row["share"] for row in course.rows] == [0.5, 1.0]
     # Rewards .1 at the start, .4 and .8 then: every answer beats every one of the base's.
-    assert [row["win_rate"] for row in course.rows] == [0.5, 0.5, 1.0, 1.0]
-    assert [row["gain"] for row in course.rows] == pytest.approx([0, 0, 0.3, 0.7])
-    assert [row["proxy"] for row in course.rows] == [None, None, 7.0, 7.0]
+    assert [row["win_rate"] for row in course.rows] == [1.0, 1.0]
+    assert [row["gain"] for row in course.rows] == pytest.approx([0.3, 0.7])
+    assert [row["proxy"] for row in course.rows] == [7.0, 7.0]
     assert course.rows[-1]["kl"] == 1.5 and len(course.rows[-1]["guards"]) == 3
+    assert course.rows[-1]["peak_bytes"] > 0 and course.rows[-1]["votes"] == 8
 
 
-def test_votes_asked_before_the_first_step_are_not_earned_back_by_a_line():
-    """Who asks for 100 votes and then trains to +.3 needed all hundred, and in the second round
-    two hundred. A policy that moves with every few votes was at +.15 half-way.
+def row(seed, share, gain, kl=1.0, ok=(True,) * 4, proxy=None):
+    guards = [{"name": "", "value": 1.0, "limit": "", "ok": held} for held in ok]
+    return {
+        "seed": seed, "share": share, "gain": gain, "kl": kl, "guards": guards, "proxy": proxy,
+        "cpu_seconds": 1.0, "gain_unseen": gain, "votes": 240 * share, "furthest": kl,
+        "answers_read": 3840 * share, "logprob": -2.0, "win_rate": 0.5 + gain, "stopped": None,
+        "setup_seconds": 2.0,
+    }  # fmt: skip
+
+
+def test_votes_asked_before_the_first_step_are_not_earned_back_by_a_line(quick):
+    """Who asks for 120 votes and then trains to +.3 needed all 240 of both rounds. A policy that
+    moves with every few votes was at +.15 between its checkpoints. Half the runs are no median.
     """
-    rows = [row(0, 0.0), row(100, 0.1), row(200, 0.3)]
-
-    def cost_to_target(method, by):
-        return summary.find_where(
-            summary.rows_by_cost(cell(method, 0, *rows), by), "gain", 0.15, by
-        )
-
-    assert cost_to_target("iterative-dpo", "votes") == 200
-    assert cost_to_target("iterative-dpo", "answers_read") == 3200
-    assert cost_to_target("szpo", "votes") == pytest.approx(125)
-    stairs = summary.mean_curve([cell("rm+ppo", 0, *rows)], "votes")
-    assert stairs["x"] == [0, 100, 100, 200, 200]
-    assert [one["mean"] for one in stairs["rows"]] == [0, 0, 0.1, 0.1, 0.3]
-    assert summary.mean_curve([cell("rm+ppo", 0, *rows)], "tokens")["x"] == [1000.0] * 3
-
-
-def row(votes, gain, proxy=None, share=1.0):
-    return {
-        "share": share, "votes": votes, "answers_read": 16 * votes, "tokens": 1000.0,
-        "seconds": 2.0, "cpu_seconds": 1.0, "peak_bytes": 300 * 2**20, "reward": 0.1 + gain,
-        "gain": gain, "interval": [gain - 0.1, gain + 0.1], "kl": 1.0, "kl_stderr": 0.1,
-        "length": 9.0, "logprob": -2.0, "distinct2": 0.5, "guards": [{"ok": gain < 0.25}],
-        "proxy": proxy, "figures": {}, "win_rate": 0.5 + gain, "margin": None,
-    }  # fmt: skip
-
-
-def cell(method, seed, *rows, stopped=None, ask="batch"):
-    return {
-        "asked": {"method": method, "ask": ask, "seed": seed}, "course": list(rows),
-        "stopped": stopped, "bytes": {"peak": 300 * 2**20, "before": 200 * 2**20},
-    }  # fmt: skip
-
-
-RECORDS = {
-    ("szpo", "batch"): [
-        cell("szpo", 0, row(0, 0.0), row(100, 0.3)),
-        cell("szpo", 1, row(0, 0.0), row(100, 0.1)),
-    ],
-    ("dpo", "batch"): [
-        cell("dpo", 0, row(0, 0.0), row(100, 0.0), row(100, 0.2)),
-        cell("dpo", 1, row(0, 0.0), row(100, 0.0), stopped="dpo: loss is nan at step 3: training "
-             "diverged; lower the learning rate"),
-    ],
-}  # fmt: skip
-
-
-def test_rows_say_gains_costs_and_who_stopped():
-    ours, theirs = summary.summarise(RECORDS, {"szpo": "SZPO", "dpo": "DPO"})
-    assert ours["mean"] == pytest.approx(0.2) and ours["n"] == 2
-    # Differences of .2 around their mean: s.e. .1, t(.975, 1) = 12.706.
-    assert ours["high"] - ours["mean"] == pytest.approx(1.2706, abs=1e-4)
-    assert ours["votes_to_target"] == [50.0, None] and ours["median_votes_to_target"] is None
-    assert ours["guards_held"] == 1 and ours["added_bytes"] == 100 * 2**20
-    assert theirs["seeds"] == [0] and theirs["stopped"][0]["votes"] == 100
-    # Who stopped did not get there: one of two is no median.
-    assert theirs["answers_read_to_target"] == [1600.0, None]
-    assert theirs["median_answers_read_to_target"] is None
-    assert summary.differences([ours, theirs]) == []  # they share one seed
-
-
-def test_differences_are_gains_beyond_ours_and_seeds_count_once():
-    cells = {
-        key: [cell(key[0], seed, row(9, gain)) for seed, gain in enumerate(gains)]
-        for key, gains in {("szpo", "batch"): (0.1, 0.2), ("dpo", "pair"): (0.3, 0.3)}.items()
-    }
-    cells[("dpo", "pair")] = [
-        {**one, "reward_model_agrees": [0.5, 0.7]} for one in cells["dpo", "pair"]
-    ]
-    rows = summary.summarise(cells, {"szpo": "SZPO", "dpo": "DPO"})
-    (apart,) = summary.differences(rows)
-    assert (apart["method"], apart["n"]) == ("dpo", 2) and apart["mean"] == pytest.approx(0.15)
-    assert rows[1]["win_rate"] == pytest.approx(0.8) and rows[1]["agreement"] == pytest.approx(0.6)
-    assert "agreement" not in rows[0]
+    rows = [row(0, 0.5, 0.1), row(0, 1.0, 0.3)]
+    ours, theirs = quick.group("sentiment-regression"), quick.group("sentiment-iterative-dpo")
+    assert summary.cost_to_target(theirs, rows, "votes") == 240
+    assert summary.cost_to_target(theirs, rows, "answers_read") == 3840
+    assert summary.cost_to_target(ours, rows, "votes") == pytest.approx(150)
+    assert summary.cost_to_target(ours, rows[:1], "votes") is None
+    each = {group.label: [] for group in quick.groups}
+    each[ours.label] = [*rows, row(1, 0.5, 0.0), row(1, 1.0, 0.1)]
+    (costs,) = summary.spent(quick, each, summary.summarise(quick, each))
+    assert costs["votes_to_target"] == [pytest.approx(150), None]
+    assert costs["median_votes_to_target"] is None and costs["optimised"] is None
+    assert (costs["mean"], costs["seeds"]) == (pytest.approx(0.2), 2)
+    assert (costs["setup_seconds"], costs["win_rate"]) == (2.0, pytest.approx(0.7))
 
 
 def test_over_optimisation_is_seen_only_where_both_intervals_say_so():
     def runs(ends):
         return [
-            [row(9, 0.1, 1.0, 0.25), row(9, 0.4, 2.0, 0.5), row(9, end, 3.0 + end, 1.0)]
+            [row(0, 0.25, 0.1, proxy=1.0), row(0, 0.5, 0.4, proxy=2.0),
+             row(0, 1.0, end, proxy=3.0 + end)]
             for end in ends
-        ]
+        ]  # fmt: skip
 
     found = summary.find_over_optimisation(runs([0.1, 0.11, 0.12]))
     assert found["seen"] and found["at"] == 0.5 and found["true"][0] == pytest.approx(-0.29)
     assert not summary.find_over_optimisation(runs([0.1, 0.39, 0.36]))["seen"]
     assert not summary.find_over_optimisation(runs([0.5, 0.5, 0.5]))["seen"]  # highest at the end
-    assert summary.find_over_optimisation([[row(1, 0.1)]]) is None
+    assert summary.find_over_optimisation([[row(0, 1.0, 0.1)]]) is None
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("", "give --preset tiny, published or smollm2, or two runs"),
-        ("--preset huge", 'no preset "huge"'),
-        ("--preset smollm2 --methods simpo", 'has no method "simpo"'),
-        ("--preset tiny --asks all", "--asks all"),
-        ("one --preset tiny", "a preset or runs, not both"),
-        ("--preset tiny --seeds 0", "chosen on seed 0"),
-        ("--preset tiny --tune --asks pair", "--tune has seeds of its own"),
-        ("--preset tiny --collect", "nothing is finished in .*; leave out --collect"),
+        ("", "give --preset tiny, published or smollm2, a --plan, or two runs"),
+        ("--preset huge", 'no preset "huge"; there are: published, quick, smollm2, tiny'),
+        ("--preset smollm2 --only simpo", "no part simpo; there are A, T, "),
+        ("one --preset tiny", "a preset, a plan or runs, not several"),
+        ("--preset tiny --seeds 0", "no cell is left"),
+        ("--preset tiny --seeds one", "seeds 'one'; write them as"),
+        ("--preset quick --jobs 0", "--jobs 0; give 1 or more"),
+        ("--plan none.toml", "none.toml cannot be read"),
     ],
 )
 def test_wrong_words_get_a_line(tmp_path, words, message):
@@ -287,17 +257,16 @@ def test_wrong_words_get_a_line(tmp_path, words, message):
         compare_command([*words.split(), "--folder", str(tmp_path)])
 
 
-def test_a_missing_extra_is_named_before_anything_starts(tmp_path, monkeypatch):
+def test_a_missing_extra_is_named_before_anything_starts(tmp_path, monkeypatch, capsys):
     there = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *some: None if name == "trl" else there(name)
     )
-    # Telling what is finished needs no trainer.
-    for words, message in (
-        ("--methods dpo", r"dpo need trl: .*\.\[baselines\].*, or"), ("--collect", "finished in"),
-    ):  # fmt: skip
-        with pytest.raises(UsageError, match=message):
-            compare_command(["--preset", "tiny", *words.split(), "--folder", str(tmp_path)])
+    words = ["--preset", "tiny", "--folder", str(tmp_path)]
+    with pytest.raises(UsageError, match=r"dpo, grpo, .* need trl: .*\.\[baselines\].*, or"):
+        compare_command(words)
+    assert compare_command([*words, "--show"]) == 0  # telling what is finished needs no trainer
+    assert "nothing is finished in" in capsys.readouterr().out
     assert not (tmp_path / "cells").exists()
 
 
@@ -358,7 +327,7 @@ def test_a_learned_reward_is_scaled_within_prompts_and_in_spreads():
 
 
 CELLS = [
-    Cell({"method": method, "ask": "batch", "seed": seed}, 10.0)
+    Cell({"method": method, "seed": seed}, method, 10.0)
     for seed in range(3)
     for method in ("a", "b")
 ]
@@ -385,7 +354,7 @@ def store(tmp_path, monkeypatch):
     script = tmp_path / "child.py"
     script.write_text(CHILD)
     monkeypatch.setenv("STARTED", str(tmp_path / "started"))
-    return CellStore(tmp_path / "kept", (sys.executable, str(script)))
+    return Store(tmp_path / "kept", (sys.executable, str(script)))
 
 
 def read_started(store):
@@ -395,7 +364,7 @@ def read_started(store):
 def test_two_at_once_share_the_cells_and_do_each_once(store):
     """Both return only when all is done, also what the other was at."""
     with ThreadPoolExecutor(2) as pool:
-        both = [pool.submit(cell_store.run_cells, QUIET, store, CELLS) for _ in range(2)]
+        both = [pool.submit(stores.run_cells, QUIET, store, CELLS) for _ in range(2)]
         assert [each.result() for each in both] == [[], []]
     assert sorted(read_started(store)) == sorted(cell.name for cell in CELLS)
     assert [store.read(cell)["gain"] for cell in CELLS] == [0, 0, 1, 1, 2, 2]
@@ -405,13 +374,13 @@ def test_two_at_once_share_the_cells_and_do_each_once(store):
 def test_a_cell_that_fails_is_named_in_a_line_and_the_others_go_on(store, monkeypatch):
     monkeypatch.setenv("BREAKS", "a")
     console = Console(record=True, file=io.StringIO(), width=200)
-    failures = cell_store.run_cells(console, store, CELLS)
+    failures = stores.run_cells(console, store, CELLS)
     assert len(failures) == 3 and all("no such wonder" in line for line in failures)
     assert [store.read(cell) is None for cell in CELLS] == [True, False] * 3
     said = [line for line in console.export_text().splitlines() if CELLS[1].name in line]
     assert [line.split()[2] for line in said] == ["50%,", "done,"]
     monkeypatch.delenv("BREAKS")
-    assert cell_store.run_cells(QUIET, store, CELLS) == []
+    assert stores.run_cells(QUIET, store, CELLS) == []
     assert len(read_started(store)) == 3 + 3 + 3  # those that were done are not done again
 
 
@@ -420,81 +389,45 @@ def test_after_a_kill_the_cell_is_free_and_the_rest_stays(store, tmp_path):
     os.mkfifo(fifo)
     code = (
         "import pathlib; from rich.console import Console; "
-        "from szpo_simulators.compare.cell_store import Cell, CellStore, run_cells; "
-        f"store = CellStore(pathlib.Path({str(store.folder)!r}), {tuple(store.command)!r}); "
-        f"run_cells(Console(), store, [Cell(s) for s in {[dict(c.spec) for c in CELLS]!r}])"
+        "from szpo_simulators.store import Cell, Store, run_cells; "
+        f"store = Store(pathlib.Path({str(store.folder)!r}), {tuple(store.command)!r}); "
+        f"specs = {[dict(c.spec) for c in CELLS]!r}; "
+        "run_cells(Console(), store, [Cell(s, s['method']) for s in specs])"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True,
         env={**os.environ, "WAITS": "b", "FIFO": str(fifo)},
     ) as running:  # fmt: skip
         assert any(" 75%" in line for line in running.stdout)
-        with store.claim(CELLS[1]) as lock:
+        with stores.claim(store.lock_path(CELLS[1])) as lock:
             assert lock is None  # somebody is at it
         os.killpg(running.pid, signal.SIGKILL)
     assert store.read(CELLS[0]) is not None and store.read(CELLS[1]) is None
-    assert cell_store.run_cells(QUIET, store, CELLS) == []
+    assert stores.run_cells(QUIET, store, CELLS) == []
     assert [store.read(cell)["gain"] for cell in CELLS] == [0, 0, 1, 1, 2, 2]
     assert [read_started(store).count(cell.name) for cell in CELLS[:2]] == [1, 2]
 
 
-SETS = (
-    "optimizer.comparisons=2", "generation.max_new_tokens=6", "subspace.dim=4",
-    "subspace.samples=16",
-)  # fmt: skip
-PRESET = presets.Preset(
-    "small", "tiny", ("szpo", "iterative-dpo"), (3,), {}, votes=4, D=2, prompts=4, samples=2,
-    points=2, sets=SETS,
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def base():
-    found = run_cell(
-        {**command.make_shared_spec(PRESET), "method": "base", "ask": "both", "seed": 0}
-    )
-    beta = {name: fitted["beta"] for name, fitted in found["panel"].items()}
-    return found["measurement"], {"base": "x", "beta": beta}
-
-
-def run(base, method, ask, **settings):
-    start, setup = base
-    cell = command.make_cell(PRESET, presets.METHODS[method], ask, 3, setup, settings)
-    return run_cell(cell.spec, start)
-
-
 @pytest.mark.full
-@pytest.mark.parametrize(("ask", "votes", "rows"), [("batch", 4, 2), ("pair", 8, 1)])
-def test_szpo_is_charged_for_every_vote_and_every_token(base, ask, votes, rows):
-    """Two steps of two comparisons of two rows, or of four comparisons of one: as many answers."""
-    found = run(base, "szpo", ask, rule="known")
-    last = found["course"][-1]
-    assert 0 < last["votes"] <= votes and last["answers_read"] <= 2 * rows * last["votes"]
-    # Two steps with 2 · 2 · 2 answers of at most six tokens, and the set-up before them.
-    assert 0 < last["tokens"] - found["setup"]["tokens"] <= 2 * 8 * 6
-    assert found["setup"]["tokens"] > 16  # its sixteen answers, and those that measure KL
-    assert [row["share"] for row in found["course"]] == [0.0, 0.5, 1.0]
-    assert found["stopped"] is None and found["bytes"]["peak"] > 0
-
-
-@pytest.mark.full
-def test_what_cannot_go_on_is_a_result_with_one_line(base, monkeypatch):
+def test_what_cannot_go_on_is_a_result_with_one_line(quick, ran, monkeypatch):
     """A panel that always ties teaches nothing; a rate without measure diverges."""
+    group = plans.Group("X", "none", "dpo", (3,), 4, ask="batch", settings={"batch": 4})
+    spec = plans.cell(quick, group, 3).spec
 
     def tie(questions, single, key):
         return ["tie"] * len(questions)
 
-    monkeypatch.setattr(methods.shared_setup, "build_ask", lambda spec: tie)
-    found = run(base, "dpo", "batch", batch=4)
+    monkeypatch.setattr(start, "build_ask", lambda spec, beta: tie)
+    found = cells.run_cell(spec, ran.folder, "ties", lambda share: None)
     assert found["stopped"].startswith("dpo: no pair to learn from: all 4 answers were ties")
-    assert found["course"][-1]["votes"] == 4
+    assert found["rows"] == []
     monkeypatch.undo()
 
     def diverges(*some, **more):
         require_finite({"loss": float("nan")}, "dpo", 2)
 
     monkeypatch.setitem(methods.RUNNERS, "dpo", methods.make_offline(diverges, "dpo"))
-    found = run(base, "dpo", "batch")
+    found = cells.run_cell(spec, ran.folder, "diverges", lambda share: None)
     assert "loss is nan at step 2: training diverged" in found["stopped"]
 
 
@@ -533,3 +466,200 @@ def test_gains_are_paired_by_prompt_and_their_interval_covers_and_repeats():
     assert hits >= 178
     pair = measured(np.zeros((64, 1))), measured(rng.normal(size=(64, 1)))
     assert heldout.gain(*pair, seed=5) == heldout.gain(*pair, seed=5)
+
+
+@pytest.mark.parametrize(
+    ("here", "change", "says"),
+    [
+        ('name = "hostile"', 'name = "sentiment"', "two groups are called sentiment-regression"),
+        (METHOD, 'method = "ppo"', "ppo is no method"),
+        (METHOD, f'{METHOD}\nask = "both"', "ask is 'both'"),
+        (METHOD, f"{METHOD}\nspeed = 3", "speed"),
+        (METHOD, f'{METHOD}\nof = "x"', "give `of`, a group's label, for best-of-n"),
+        (METHOD, "method = ", "is not TOML"),
+    ],
+)
+def test_a_plan_that_is_none_is_refused(here, change, says, tmp_path):
+    path = tmp_path / "plan.toml"
+    path.write_text(plans.find("quick").read_text("utf-8").replace(here, change, 1))
+    with pytest.raises(UsageError, match=says):
+        plans.read(path)
+
+
+def test_a_group_stands_for_several_rewards_and_a_star_for_their_comparisons(tmp_path):
+    path = tmp_path / "plan.toml"
+    group = """
+[[group]]
+part = "X"
+name = "{}"
+method = "regression"
+seeds = "0"
+votes = 8
+at = [8]
+rewards = {{ few = "taste:few commas", slow = "taste:slow" }}
+"""
+    pair = """
+[[comparison]]
+ours = "ours-*-regression"
+theirs = "theirs-*-regression"
+votes = 8
+"""
+    groups = group.format("ours") + group.format("theirs")
+    path.write_text(plans.find("quick").read_text("utf-8") + groups + pair, encoding="utf-8")
+    found = plans.read(path)
+    assert found.group("ours-slow-regression").reward == "taste:slow"
+    assert [(each.ours, each.theirs) for each in found.comparisons[-2:]] == [
+        (f"ours-{name}-regression", f"theirs-{name}-regression") for name in ("few", "slow")
+    ]
+
+
+def test_parts_and_seeds_choose_cells(quick, tmp_path):
+    assert [c.label for c in plans.cells(quick, ["B"])] == ["hostile-regression"]
+    assert [c.spec["seed"] for c in plans.cells(quick, ["A"], [1])] == [1]
+    best_of = plans.cell(quick, quick.groups[3], 0).spec
+    for make, words in (
+        (lambda: plans.cells(quick, ["Z"]), "no part Z"),
+        (lambda: plans.cells(quick, ["B"], [7]), "no cell is left"),
+        (lambda: plans.read_seeds("2000-x"), "2000-x"),
+        (lambda: cells.run_best_of(best_of, tmp_path, print), "let its cell end first"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            make()
+
+
+@pytest.mark.full
+def test_a_cell_is_measured_where_its_ledger_recommends(quick, ran):
+    """Rows at 8 and 16 votes, from the ledger's steps of 4; the base is measured once."""
+    found = ran.read(plans.cell(quick, quick.groups[0], 0))
+    assert [r["votes"] for r in found["rows"]] == [8, 16]
+    assert [r["steps"] for r in found["rows"]] == [2, 4]
+    assert found["resumed"] is False and found["setup"]["cpu_seconds"] > 0
+    assert 0 < found["rows"][0]["cpu_seconds"] < found["rows"][1]["cpu_seconds"]
+    assert len(found["rows"][0]["by_prompt"]) == 8
+    assert np.mean(found["rows"][1]["by_prompt"]) == pytest.approx(found["rows"][1]["gain"])
+    with Ledger.open(next(ran.folder.glob("ledgers/*.db")), readonly=True) as ledger:
+        facts = of_ledger.read(ledger).table
+        beta = ledger.spec["config"]["panel"]["beta"]
+    one = plans.cell(quick, quick.groups[0], 0).spec  # its panel is that of batches of eight
+    fitted = start.load(one, ran.folder)[1]
+    assert beta == fitted["batch"] != fitted["pair"]
+    assert found["rows"][1]["answers_read"] == sum(fact.answers_read for fact in facts)
+    assert len(list((ran.folder / "base").iterdir())) == 1
+
+
+@pytest.mark.full
+def test_a_run_is_charged_for_what_its_host_wrote_apart_from_its_setup(quick, ran):
+    found = ran.read(plans.cell(quick, quick.groups[0], 0))
+    first, last = found["rows"]
+    assert last["answers_read"] / 2 < first["tokens"] < last["tokens"]
+    assert 0 < first["seconds"] < last["seconds"] and first["peak_bytes"] > 0
+    # Its 64 answers, and those that measure KL, unless it was made before.
+    assert found["setup"]["origin"] != "made" or found["setup"]["tokens"] > 64
+
+
+@pytest.mark.full
+def test_what_is_finished_is_shown_under_either_name(quick, ran, capsys):
+    found = frontier.main(quick=True, show=True, folder=ran.folder, only=["A"])
+    assert [line["checkpoint"] for line in found["lines"][:2]] == [8, 16]
+    assert found["unfinished"] == ["unfinished: sentiment-regression has 1 of 2 seeds"]
+    words = ["--preset", "quick", "--show", "--only", "A", "--json", "--folder", str(ran.folder)]
+    capsys.readouterr()
+    assert compare_command(words) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["lines"] == found["lines"] and again["failed"] == []
+    with (ran.folder / "cells.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [each["votes"] for each in rows[:2]] == ["8", "16"]
+    gains = np.array(rows[1]["by_prompt"].split(), float)
+    assert gains.mean() == pytest.approx(float(rows[1]["gain"]), abs=1e-5)
+    for name in ("frontier.svg", "frontier.json", "compare-quick.svg", "frontier-costs.csv"):
+        assert (ran.folder / name).stat().st_size > 0
+
+
+@pytest.mark.full
+def test_a_killed_cell_goes_on_and_measures_only_what_is_left(quick, ran, monkeypatch):
+    """The ledger is whole and one of two rows is there: nothing is voted on or measured again."""
+    one = plans.cell(quick, quick.groups[0], 0)
+    path = cells.ledger_path(ran.folder, one.name)
+    with Ledger.open(path, readonly=True) as ledger:
+        head = of_ledger.read(ledger).head
+    first = ran.read(one)["rows"]
+    (ran.folder / "rows" / one.name / "16.json").unlink()
+    measured = []
+    measure = heldout.measure
+
+    def counting(*some, **more):
+        measured.append(1)
+        return measure(*some, **more)
+
+    monkeypatch.setattr(heldout, "measure", counting)
+    again = cells.run_cell(one.spec, ran.folder, one.name, lambda share: None)
+    assert again["resumed"] is True and len(measured) == 1
+    figures = ("votes", "gain", "kl", "logprob", "margin", "by_prompt")
+    assert [[r[f] for f in figures] for r in again["rows"]] == [
+        [r[f] for f in figures] for r in first
+    ]
+    with Ledger.open(path, readonly=True) as ledger:
+        assert of_ledger.read(ledger).head == head
+
+
+def test_best_of_n_chooses_from_the_pool(quick, ran):
+    rows = ran.read(plans.cell(quick, quick.groups[3], 0))["rows"]
+    by = {(r["by"], r["n"]): r for r in rows}
+    for n in (2, 4):
+        assert by["true reward", n]["gain"] >= by["fitted direction", n]["gain"]
+        assert by["true reward", n]["kl"] == pytest.approx(math.log(n) - (n - 1) / n)
+    assert by["true reward", 4]["gain"] > by["true reward", 2]["gain"] > 0
+    assert by["fitted direction", 2]["votes"] == 16
+
+
+def test_targets_are_open_until_every_seed_is_there_and_then_met_or_missed(quick):
+    group = quick.groups[0]  # two seeds; at 16 votes: gain 0, KL 4 and 5, three guards on one
+    half = [row(0, 0.5, 0.1, 1.0), row(1, 0.5, 0.1, 1.0)]
+    short = {group.label: [*half, row(0, 1.0, 0.2, 3.0)]}
+    assert {v[""] for v in summary.judge_targets(quick, short)} == {"open"}
+    ok, failed = (True,) * 4, (True, False, True, True)
+    whole = {group.label: [*half, row(0, 1.0, 0.2, 3.0, ok), row(1, 1.0, -0.1, 5.5, failed)]}
+    found = {v["what"]: (v[""], v["found"]) for v in summary.judge_targets(quick, whole)}
+    assert found == {
+        "mean gain": ("met", "+0.050 (2 seeds)"),
+        "mean KL": ("missed", "4.25 (2 seeds)"),
+        "largest KL": ("missed", "5.50 (2 seeds)"),
+        "lowest gain": ("met", "-0.100 (2 seeds)"),
+        "first 3 guards hold": ("met", "1 (2 seeds)"),
+    }
+
+
+def test_a_gain_up_to_some_nats_is_that_where_a_seed_passes_them(quick):
+    """Seed 0 passes 3 nats half-way from .1 at 2 to .3 at 4 nats; seed 1 never does."""
+    target = plans.Target(votes=16, gain=0.2, kl=3.0, up_to=3.0)
+    group = replace(quick.groups[0], targets=(target,))
+    rows = [
+        row(0, 0.5, 0.1, 2.0),
+        row(1, 0.5, 0.1, 1.0),
+        row(0, 1.0, 0.3, 4.0),
+        row(1, 1.0, 0.4, 2.5),
+    ]
+    asked = replace(quick, groups=(group,))
+    gain, kl = summary.judge_targets(asked, {group.label: rows})
+    assert (gain["found"], kl["found"]) == ("+0.300 (2 seeds)", "2.75 (2 seeds)")
+
+
+def test_comparisons_are_paired_by_seed(quick):
+    """Ours .30 and .10 against .10 and .05 on shared seeds: ratio .4/.15, difference .125; at
+    half a nat .1 · .5/1 and so on, interpolated from the start.
+    """
+    ours, theirs = quick.comparisons[0].ours, quick.comparisons[0].theirs
+    rows = {
+        ours: [row(0, 0.5, 0.15, 0.5), row(1, 0.5, 0.0, 0.5), row(0, 1.0, 0.3, 1.0),
+               row(1, 1.0, 0.1, 1.0)],
+        theirs: [row(0, 1.0, 0.1, 1.0), row(1, 1.0, 0.05, 1.0), row(7, 1.0, 9.0, 1.0)],
+        "sentiment-iterative-dpo": [row(0, 0.5, 0.1, 0.25), row(0, 1.0, 0.2, 0.75)],
+    }  # fmt: skip
+    at_votes, at_kl = summary.judge_comparisons(quick, rows)
+    assert at_votes["seeds"] == 2 and at_votes["met"] is True
+    assert at_votes["ratio"]["mean"] == pytest.approx(8 / 3)
+    difference = at_votes["difference"]  # its interval: the worse and the better seed
+    assert [difference[n] for n in ("mean", "low", "high")] == pytest.approx([0.125, 0.05, 0.2])
+    assert at_kl["mean_ours"] == pytest.approx(0.15)  # where it was measured
+    assert at_kl["mean_theirs"] == pytest.approx(0.15)  # half-way between .1 and .2

@@ -26,7 +26,8 @@ from szpo.replay import replay
 from szpo.runs import assemble, driver
 from szpo.training import controller, held_out, step_report
 from szpo_simulators.panels import asked, base_level, heldout, text_rewards
-from szpo_simulators.study import Spec, Study, hash_spec, interval, measure_machine, number
+from szpo_simulators.store import Spec, hash_spec
+from szpo_simulators.study import Study, interval, measure_machine, number
 
 Say = Callable[[str], None]
 SEEDS = (0, 1, 2, 3, 4, 5)

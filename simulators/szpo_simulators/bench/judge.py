@@ -24,7 +24,8 @@ from szpo.policies.hosts import LocalHost
 from szpo.types import Answer, Comparison, Prompt, Row
 from szpo_simulators.bench.stub_endpoint import StubEndpoint
 from szpo_simulators.panels.verifiers import verifier
-from szpo_simulators.study import Spec, Study, describe_machine, format_cells
+from szpo_simulators.store import Spec
+from szpo_simulators.study import Study, describe_machine, format_cells
 
 Change = Callable[[str], str]
 FORMS: Final[tuple[tuple[str, str, Change, Change], ...]] = (

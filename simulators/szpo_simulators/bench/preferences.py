@@ -30,9 +30,10 @@ from szpo.optim.vote_regression import Votes
 from szpo.seeds import derive, generator
 from szpo.types import Floats, Ints
 from szpo_simulators.bench import default_model
-from szpo_simulators.compare.frontier_summary import bootstrap
+from szpo_simulators.compare.summary import bootstrap
 from szpo_simulators.panels.asked import feature_values
-from szpo_simulators.study import REPORTED, Spec, Study
+from szpo_simulators.store import Spec
+from szpo_simulators.study import REPORTED, Study
 
 LENGTH: Final = "length"
 WORDS, DICTIONARY, LIKELY, SCORES = FITS = (

@@ -39,7 +39,8 @@ from szpo.types import FEATURE_GRID, Answer, Floats, Grid, Ints, Prompt
 from szpo_simulators.bench import default_model
 from szpo_simulators.panels import tastes, text_rewards
 from szpo_simulators.panels.asked import feature_values
-from szpo_simulators.study import Spec, Study, bench
+from szpo_simulators.store import Spec
+from szpo_simulators.study import Study, bench
 
 
 @dataclass(frozen=True, slots=True, eq=False)

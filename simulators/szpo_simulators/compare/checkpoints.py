@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 
-from szpo import metrics
+from szpo import memory, metrics
 from szpo.policies import text_guards
 from szpo.types import Answer, Prompt
 from szpo_simulators.panels import heldout
 
-if TYPE_CHECKING:
-    from szpo_simulators.compare.machine_meter import MachineMeter
-
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+PEAK_ONLY: Final = "5"
+"""Writing this to `CLEAR` resets the peak of resident memory to the current value."""
 Proxy = Callable[[Sequence[Prompt], Sequence[Answer]], Sequence[float]]
 """A learned reward: one number per answer."""
 
 
 @dataclass(frozen=True)
 class Yardstick:
-    """How every cell of a comparison is measured: the same prompts, samples and random numbers."""
+    """How every cell of a plan is measured: the same prompts, samples and random numbers."""
 
     prompts: tuple[Prompt, ...]
     samples: int
@@ -31,132 +34,43 @@ class Yardstick:
     base: heldout.Measurement
     """Measurement of the model before any vote."""
 
-    def measure(
-        self, policy: heldout.Measurable, score: Callable[[Prompt, Answer], float] | None = None
-    ) -> heldout.Measurement:
-        """The measurement of a policy, by the yardstick's score or another."""
-        return heldout.measure(
-            policy, self.prompts, score or self.score, samples=self.samples, seed=self.seed
-        )
+    def row(
+        self, policy: heldout.Measurable, share: float, cost: Mapping[str, Any],
+        proxy: Proxy | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
+        """A checkpoint as plain JSON: reward, gain with its interval over prompts, guards, cost.
 
-
-@dataclass
-class Checkpoints:
-    """The rows of one run, in order: one at its start, then one at each checkpoint."""
-
-    yardstick: Yardstick
-    machine: MachineMeter
-    points: int | Sequence[float]
-    """Checkpoints after the start: their number, at even shares of the run, or their shares."""
-    report: Callable[[float], None] = lambda share: None
-    """Called with the finished share of the run, in [0, 1]."""
-    proxy: Proxy | None = None
-    """A learned reward that is measured beside the true one; None until one is trained."""
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    measured: int = 0
-
-    def record_start(self, cost: Mapping[str, float] | None = None) -> None:
-        """Add a row for the model before any update, without measuring it again.
-
-        Args:
-            cost: Votes, answers_read and tokens so far, for a method that collects votes before
-                its first update; None: nothing was spent.
+        ``by_prompt`` is the gain on each held-out prompt. ``win_rate`` is the share of pairs (an
+        answer of the policy, one of the base model to the same prompt; all pairs of samples) in
+        which the policy's reward is higher; ties count a half. ``proxy`` is the mean of a learned
+        reward.
         """
-        total = NO_COST if cost is None else self._add_machine_cost(cost)
-        self.rows.append(make_row(self.yardstick, self.yardstick.base, 0.0, total))
-
-    def is_due(self, share: float) -> bool:
-        """Whether this share of the run, in [0, 1], reaches the next checkpoint."""
-        if isinstance(self.points, int):
-            return share >= (self.measured + 1) / self.points - 1e-9
-        return self.measured < len(self.points) and share >= self.points[self.measured] - 1e-9
-
-    def record(
-        self,
-        policy: heldout.Measurable,
-        share: float,
-        cost: Mapping[str, float],
-        figures: Mapping[str, float] | None = None,
-    ) -> None:
-        """Measure the policy if a checkpoint is due; the method is not charged for measuring.
-
-        Args:
-            policy: The current policy.
-            share: Finished share of the run, in [0, 1].
-            cost: Votes, answers_read and tokens so far.
-            figures: The method's own figures of its last step.
-        """
-        total = self._add_machine_cost(cost)
-        with self.machine.aside():
-            if self.is_due(share):
-                self.rows.append(self._measure(policy, share, total, figures))
-                self.measured += 1
-            self.report(share)
-
-    def _add_machine_cost(self, cost: Mapping[str, float]) -> dict[str, float]:
-        wall, cpu = self.machine.seconds()
-        peak = self.machine.peak()
-        return {**cost, "seconds": wall, "cpu_seconds": cpu, "peak_bytes": peak}
-
-    def _measure(
-        self,
-        policy: heldout.Measurable,
-        share: float,
-        cost: Mapping[str, float],
-        figures: Mapping[str, float] | None,
-    ) -> dict[str, Any]:
         seen: list[tuple[Prompt, Answer]] = []
 
         def score(prompt: Prompt, answer: Answer) -> float:
             seen.append((prompt, answer))
-            return self.yardstick.score(prompt, answer)
+            return self.score(prompt, answer)
 
-        found = self.yardstick.measure(policy, score)
-        row = make_row(self.yardstick, found, share, cost, figures)
-        if self.proxy is not None:
-            values = self.proxy([p for p, _ in seen], [a for _, a in seen])
-            row["proxy"] = float(np.mean(values))
-        return row
-
-
-NO_COST: Mapping[str, float] = {
-    "votes": 0, "answers_read": 0, "tokens": 0, "seconds": 0.0, "cpu_seconds": 0.0,
-    "peak_bytes": 0,
-}  # fmt: skip
-
-
-def make_row(
-    yardstick: Yardstick,
-    found: heldout.Measurement,
-    share: float,
-    cost: Mapping[str, float],
-    figures: Mapping[str, float] | None = None,
-) -> dict[str, Any]:
-    """A checkpoint as plain JSON: reward, gain with its interval over prompts, guards, cost.
-
-    ``by_prompt`` is the gain on each held-out prompt.
-    ``win_rate`` is the share of pairs (an answer of the policy, one of the base model to the same
-    prompt; all pairs of samples) in which the policy's reward is higher; ties count a half.
-    """
-    mean, low, high = heldout.gain(yardstick.base, found, seed=yardstick.seed)
-    return {
-        "share": share,
-        **cost,
-        "reward": float(found.rewards.mean()),
-        "gain": mean,
-        "interval": [low, high],
-        "by_prompt": (found.rewards.mean(1) - yardstick.base.rewards.mean(1)).tolist(),
-        "win_rate": metrics.win_rate(metrics.versus(found.rewards, yardstick.base.rewards)).value,
-        "kl": found.kl,
-        "kl_stderr": found.kl_stderr,
-        "length": found.tokens,
-        "logprob": found.logprob,
-        "distinct2": found.distinct2,
-        "margin": found.margin,
-        "guards": [asdict(guard) for guard in text_guards.guards(yardstick.base, found)],
-        "proxy": None,
-        "figures": {name: float(value) for name, value in (figures or {}).items()},
-    }
+        found = heldout.measure(policy, self.prompts, score, samples=self.samples, seed=self.seed)
+        mean, low, high = heldout.gain(self.base, found, seed=self.seed)
+        learned = None if proxy is None else proxy([p for p, _ in seen], [a for _, a in seen])
+        return {
+            "share": share,
+            **cost,
+            "reward": float(found.rewards.mean()),
+            "gain": mean,
+            "interval": [low, high],
+            "by_prompt": (found.rewards.mean(1) - self.base.rewards.mean(1)).tolist(),
+            "win_rate": metrics.win_rate(metrics.versus(found.rewards, self.base.rewards)).value,
+            "kl": found.kl,
+            "kl_stderr": found.kl_stderr,
+            "length": found.tokens,
+            "logprob": found.logprob,
+            "distinct2": found.distinct2,
+            "margin": found.margin,
+            "guards": [asdict(guard) for guard in text_guards.guards(self.base, found)],
+            "proxy": None if learned is None else float(np.mean(learned)),
+        }
 
 
 def measurement_to_json(found: heldout.Measurement) -> dict[str, Any]:
@@ -168,3 +82,114 @@ def measurement_from_json(body: Mapping[str, Any]) -> heldout.Measurement:
     """The measurement that `measurement_to_json` wrote."""
     texts = tuple(tuple(row) for row in body["texts"])
     return heldout.Measurement(**{**body, "rewards": np.array(body["rewards"]), "texts": texts})
+
+
+@dataclass
+class Checkpoints:
+    """The rows of one run, in order, one at each checkpoint."""
+
+    yardstick: Yardstick
+    shares: Sequence[float]
+    """Shares of the run at which it is measured, ascending."""
+    report: Callable[[float], None] = lambda share: None
+    """Called with the finished share of the run, in [0, 1]."""
+    proxy: Proxy | None = None
+    """A learned reward that is measured beside the true one; None until one is trained."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Begin to count what the machine spends."""
+        self.machine = MachineMeter()
+
+    def record(self, policy: Any, share: float, cost: Mapping[str, float]) -> None:
+        """Measure the policy if a checkpoint is due; the method is not charged for measuring.
+
+        Args:
+            policy: The current policy.
+            share: Finished share of the run, in [0, 1].
+            cost: Votes, answers_read and tokens so far.
+        """
+        total = {**cost, **self.machine.cost()}
+        with self.machine.aside():
+            due = len(self.rows) < len(self.shares)
+            if due and share >= self.shares[len(self.rows)] - 1e-9:
+                self.rows.append(self.yardstick.row(policy, share, total, self.proxy))
+            self.report(share)
+
+
+def even_shares(points: int | Sequence[float]) -> list[float]:
+    """The shares of ``points``: the shares themselves, or the number of even ones.
+
+    >>> even_shares(2), even_shares([0.1, 1.0])
+    ([0.5, 1.0], [0.1, 1.0])
+    """
+    if isinstance(points, int):
+        return [(i + 1) / points for i in range(points)]
+    return list(points)
+
+
+class MachineMeter:
+    """Seconds, processor seconds and memory of this process since the meter was created.
+
+    A cell has its own process, so everything in that process is counted, but for `aside`.
+    """
+
+    def __init__(self) -> None:
+        self.before = _read_status("VmRSS:")
+        """Resident memory in bytes."""
+        self._began = self._now()
+        self._apart = (0.0, 0.0)
+        self._peak = 0
+        self._exact = _reset_peak()
+
+    @staticmethod
+    def _now() -> tuple[float, float]:
+        return time.monotonic(), time.process_time()
+
+    def cost(self) -> dict[str, float]:
+        """Seconds, cpu_seconds, peak_bytes and added_bytes, without what was spent in `aside`.
+
+        If the system cannot reset the peak, it is that of the whole process.
+        """
+        now = self._now()
+        wall, cpu = (now[i] - self._began[i] - self._apart[i] for i in (0, 1))
+        peak = max(_read_status("VmHWM:"), self._peak if self._exact else memory.peak_bytes())
+        return {
+            "seconds": wall, "cpu_seconds": cpu, "peak_bytes": peak,
+            "added_bytes": peak - self.before,
+        }  # fmt: skip
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Charge nothing within the block."""
+        since = self._now()
+        self._peak = max(self._peak, _read_status("VmHWM:"))
+        try:
+            yield
+        finally:
+            if self._exact:
+                _reset_peak()
+            now = self._now()
+            self._apart = (
+                self._apart[0] + now[0] - since[0],
+                self._apart[1] + now[1] - since[1],
+            )
+
+
+def _read_status(name: str) -> int:
+    """A field of the process in bytes; the peak if the system does not report it."""
+    try:
+        lines = STATUS.read_text().splitlines()
+    except OSError:
+        return memory.peak_bytes()
+    found = [line.split()[1] for line in lines if line.startswith(name)]
+    return int(found[0]) * 1024 if found else memory.peak_bytes()
+
+
+def _reset_peak() -> bool:
+    """Reset the peak of resident memory; returns whether the system can do so."""
+    try:
+        CLEAR.write_text(PEAK_ONLY)
+    except OSError:
+        return False
+    return True

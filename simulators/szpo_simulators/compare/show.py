@@ -1,210 +1,211 @@
-"""Print and draw a comparison: table, differences, JSON and figures."""
+"""Print and draw what is finished of a plan: tables, JSON, a CSV row for each cell, a figure."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from matplotlib.lines import Line2D
+import numpy as np
 
 from szpo.training.step_report import plain
+from szpo.types import Floats
 from szpo_simulators.compare import summary
-from szpo_simulators.compare.presets import METHODS, Preset
-from szpo_simulators.compare.summary import Records
+from szpo_simulators.compare.plan import BEST_OF, Plan
+from szpo_simulators.store import Store
 from szpo_simulators.study import (
     COLOURS,
     MARKS,
     Study,
     describe_machine,
-    draw_curve,
-    format_interval,
     number,
 )
 
-MORE: Final = (*COLOURS, "#666666", "#882255")
-SHAPES: Final = (*MARKS, "<", ">")
-DASHES: Final[Mapping[str, Any]] = {"batch": "-", "pair": "--"}
+SHADES: Final = (*COLOURS, "#888888", "#882255", "#999933")
+DRAWN: Final[Mapping[str, str]] = {"sentiment-": "", "second-": "second round, "}
+"""Prefixes of the labels of groups that are drawn, and what replaces each in the legend."""
 AXES: Final[Mapping[str, str]] = {
-    "votes": "votes",
+    "kl": "KL to the start, nats per answer (root scale)",
     "answers_read": "answers read",
-    "tokens": "tokens generated",
-    "cpu_seconds": "processor seconds",
-    "peak_bytes": "peak memory, MiB",
+    "cpu_seconds": "processor seconds (log scale)",
 }
 MIB: Final = 2**20
-POINTS: Final = 5
-"""Largest number of seeds for which each seed is drawn as a point."""
 
 
-def show_results(study: Study, preset: Preset, records: Records) -> dict[str, Any]:
-    """Print the tables and write CSV, figures and JSON; returns the content of the JSON file."""
-    rows = summary.summarise(records, {name: METHODS[name].title for name in preset.methods})
-    study.table(
-        f"{preset.name}: {preset.reward}, {preset.panel}, {preset.votes} batch votes of "
-        f"{preset.D} rows; pair: {preset.D} pair votes for each",
-        rows, GAINED,
-    )  # fmt: skip
-    study.table("what it took", rows, SPENT, f"compare-{preset.name}")
-    for row in rows:
-        for one in row["stopped"]:
-            study.console.print(
-                f"{row['method']} {row['ask']}, seed {one['seed']}: stopped at "
-                f"{one['votes']:.0f} votes: {one['why']}", markup=False,
-            )  # fmt: skip
-    apart = summary.differences(rows)
+def show_finished(study: Study, plan: Plan, store: Store, wanted: set[str]) -> dict[str, Any]:
+    """Print the tables; write JSON, ``cells.csv`` and the figure, named after the study.
+
+    Args:
+        study: Prints and writes.
+        plan: The plan.
+        store: The finished cells.
+        wanted: Labels of the groups whose missing seeds are named.
+
+    Returns:
+        The content of the JSON file.
+    """
+    rows = summary.read_rows(plan, store)
+    lines = summary.summarise(plan, rows)
+    if not lines:
+        study.console.print(f"nothing is finished in {study.folder}", markup=False)
+        return {"lines": []}
+    study.csv("cells", [_flatten(row) for each in rows.values() for row in each])
+    study.table("gain against KL and votes; 95 % bootstrap intervals over seeds", lines, TABLE)
+    costs = summary.spent(plan, rows, lines)
+    study.table("what it took", costs, SPENT, f"{study.name}-costs")
+    verdicts = summary.judge_targets(plan, rows)
+    if verdicts:
+        study.table("what was asked", verdicts, {name: name for name in verdicts[0]})
+    apart = summary.judge_comparisons(plan, rows)
     if apart:
-        study.table(
-            "final gain of each other less that of szpo (batch), paired by seed", apart,
-            {"method": "method", "ask": "ask", "seeds": "n", "difference": number("mean", "+.3f"),
-             "95 %": lambda row: f"[{row['low']:+.3f}, {row['high']:+.3f}]"},
-        )  # fmt: skip
-    draw_figures(study, preset, records)
-    tables = {"rows": rows, "differences": apart}
-    body: dict[str, Any] = plain({"preset": preset.name, **tables, "machine": describe_machine()})
-    study.end(f"compare-{preset.name}", body)
+        study.table("paired by seed", apart, PAIRED)
+    done = {label: {row["seed"] for row in each} for label, each in rows.items()}
+    missing = [
+        f"unfinished: {group.label} has {len(done[group.label])} of {len(group.seeds)} seeds"
+        for group in plan.groups
+        if group.label in wanted and len(done[group.label]) < len(group.seeds)
+    ]
+    stopped = {f"stopped: {row['cell']}: {row['stopped']}"
+               for each in rows.values() for row in each if row["stopped"]}  # fmt: skip
+    for line in (*missing, *sorted(stopped)):
+        study.console.print(line, markup=False)
+    _draw(study, plan, lines)
+    tables = {"lines": lines, "costs": costs, "targets": verdicts, "comparisons": apart}
+    body: dict[str, Any] = plain(
+        {**tables, "unfinished": missing, "stopped": sorted(stopped),
+         "machine": describe_machine()}
+    )  # fmt: skip
+    study.end(study.name, body)
     return body
 
 
-def _format_gain(row: Mapping[str, Any]) -> str:
-    if "mean" not in row:
-        return "stopped"
-    lost = f", {len(row['stopped'])} stopped" if row["stopped"] else ""
-    return f"{format_interval(row, 3)}{lost}"
+def _flatten(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of ``cells.csv``: guards as digits, the gain on each prompt as one text."""
+    by_prompt = " ".join(f"{gain:.5f}" for gain in row.get("by_prompt", ()))
+    guards = "".join(str(int(guard["ok"])) for guard in row.get("guards", ()))
+    return {**row, "guards": guards, "by_prompt": by_prompt}
 
 
-def _format_target(by: str) -> Any:
+def _interval(found: Mapping[str, Any], form: str = "+.3f") -> str:
+    if found["low"] is None:
+        return format(found["mean"], form)
+    if found["high"] == math.inf:  # a ratio whose divisor may be 0
+        return f"{found['mean']:{form}} [{found['low']:.2f} or more]"
+    return f"{found['mean']:{form}} [{found['low']:.2f}, {found['high']:.2f}]"
+
+
+def _seeds(row: Mapping[str, Any]) -> str:
+    return f"{row['seeds']}/{row['of']}"
+
+
+def _to_target(by: str) -> Any:
     def text(row: Mapping[str, Any]) -> str:
-        found = row.get(f"{by}_to_target")
-        if found is None:
-            return "–"
-        value = row[f"median_{by}_to_target"]
-        reached = sum(one is not None for one in found)
-        return f"{'–' if value is None else f'{value:.0f}'} ({reached}/{len(found)})"
+        each, median = row[f"{by}_to_target"], row[f"median_{by}_to_target"]
+        reached = sum(one is not None for one in each)
+        return f"{'–' if median is None else f'{median:.0f}'} ({reached}/{len(each)})"
 
     return text
 
 
-def _format_over_optimisation(row: Mapping[str, Any]) -> str:
-    found = row.get("optimised")
+def _over_optimised(row: Mapping[str, Any]) -> str:
+    found = row["optimised"]
     if not found or "true" not in found:
         return ""
     mark = "over-optimised" if found["seen"] else "open"
     return f"{found['true'][0]:+.2f} / {found['learned'][0]:+.2f} {mark}"
 
 
-NAMES: Final[Mapping[str, Any]] = {"method": "method", "ask": "ask"}
-GAINED: Final[Mapping[str, Any]] = {
-    **NAMES,
-    "seeds": lambda row: len(row["seeds"]),
-    "gain": _format_gain,
+TABLE: Final[Mapping[str, Any]] = {
+    "group": "group",
+    "votes": "checkpoint",
+    "seeds": _seeds,
+    "read": number("answers_read", ".0f"),
+    "gain": _interval,
+    "few": number("few", "+.3f"),
+    "lowest": number("lowest", "+.3f"),
+    "unseen": number("unseen", "+.3f"),
     "wins": number("win_rate", ".0%"),
-    "KL": number("kl", ".1f"),
-    "guards": lambda row: f"{row['guards_held']}/{row['n']}" if "n" in row else "–",
-    f"votes to +{summary.TARGET:g}": _format_target("votes"),
-    "labels": number("agreement", ".0%"),
-    "true / learned after its best": _format_over_optimisation,
+    "KL": number("kl", ".2f"),
+    "most": number("kl_most", ".2f"),
+    "3 g.": number("first_three", ".0f"),
+    "4 g.": number("all_four", ".0f"),
+    "topic": number("topic", ".2f"),
+    "cpu s": number("cpu_seconds", ".0f"),
 }
 SPENT: Final[Mapping[str, Any]] = {
-    **NAMES,
+    "group": "group",
     "votes": number("votes", ".0f"),
     "read": number("answers_read", ".0f"),
-    f"read to +{summary.TARGET:g}": _format_target("answers_read"),
+    f"votes to +{summary.REACHED:g}": _to_target("votes"),
+    f"read to +{summary.REACHED:g}": _to_target("answers_read"),
     "tokens, k": number("tokens", ".0f", 1000),
     "cpu s": number("cpu_seconds", ".0f"),
     "s": number("seconds", ".0f"),
+    "set-up": number("setup_seconds", ".0f"),
     "peak MiB": number("peak_bytes", ".0f", MIB),
     "added": number("added_bytes", ".0f", MIB),
     "length": number("length", ".1f"),
-    "margin": number("margin", ".1f"),
+    "labels": number("agreement", ".0%"),
+    "true / learned after its best": _over_optimised,
+}
+PAIRED: Final[Mapping[str, Any]] = {
+    "ours": "ours",
+    "theirs": "theirs",
+    "where": "where",
+    "seeds": _seeds,
+    "gains": lambda row: f"{row['mean_ours']:+.3f}, {row['mean_theirs']:+.3f}",
+    "difference": lambda row: _interval(row["difference"]),
+    "ratio": lambda row: _interval(row["ratio"], ".2f"),
+    "asked": lambda row: "ahead or level" if row["asked"] is None else f"{row['asked']:g} times",
+    "": lambda row: summary.format_verdict(row["met"]),
 }
 
 
-def draw_figures(study: Study, preset: Preset, records: Records) -> None:
-    """Draw gain by votes and answers read, by tokens, seconds and memory, and by KL; proxies."""
-    drawn = {key: cells for key, cells in records.items()
-             if any(not cell["stopped"] for cell in cells)}  # fmt: skip
-    if not drawn:
-        return
-    for part, by in (("votes", ("votes", "answers_read")),
-                     ("costs", ("tokens", "cpu_seconds", "peak_bytes"))):  # fmt: skip
-        with study.figure(f"compare-{preset.name}-{part}", columns=len(by), height=4.4) as axes:
-            for here, cost in zip(axes, by, strict=True):
-                for key, cells in drawn.items():
-                    _draw_line(here, preset, key, cells, cost)
-                here.set(xlabel=AXES[cost], xscale="linear" if cost == "peak_bytes" else "log")
-            axes[0].set_ylabel(f"gain in held-out {preset.reward}")
-            _draw_legend(axes[0], preset, drawn)
-    with study.figure(f"compare-{preset.name}-kl", columns=3, height=4.4) as axes:
-        for key, cells in drawn.items():
-            _draw_line(axes[0], preset, key, cells, "kl")
-        axes[0].set(xlabel="KL to the start, nats per answer",
-                    ylabel=f"gain in held-out {preset.reward}")  # fmt: skip
-        for at, value, label in (
-            (axes[1], "gain", "true gain, held out"),
-            (axes[2], "proxy", "learned reward, held out, in spreads"),
-        ):
-            for key, cells in drawn.items():
-                _draw_learned(at, preset, key, cells, value)
-            at.set(xlabel="share of the training with a learned reward", ylabel=label)
-        _draw_legend(axes[0], preset, drawn)
-
-
-def _style(preset: Preset, key: summary.MethodKey) -> dict[str, Any]:
-    method, ask = key
-    i = preset.methods.index(method)
-    return {
-        "color": MORE[i % len(MORE)], "marker": SHAPES[i % len(SHAPES)], "linestyle": DASHES[ask]
-    }  # fmt: skip
-
-
-def _draw_line(
-    axes: Any, preset: Preset, key: summary.MethodKey, cells: Sequence[Mapping[str, Any]], by: str
-) -> None:
-    """Draw the mean run with its interval or, for few seeds, each seed's end as a point."""
-    scale = MIB if by == "peak_bytes" else 1.0
-    found = summary.mean_curve(cells, by)
-    style = _style(preset, key)
-    runs = [cell["course"] for cell in cells if not cell["stopped"]]
-    points = [(x / scale, row) for x, row in zip(found["x"], found["rows"], strict=True)
-              if x > 0 or by == "kl"]  # fmt: skip
-    xs, rows = [x for x, _ in points], [row for _, row in points]
-    if by == "peak_bytes":
-        xs, rows = xs[-1:], rows[-1:]
-    if len(runs) <= POINTS:
-        ends = [run[-1] for run in runs]
-        x, gains = [end[by] / scale for end in ends], [end["gain"] for end in ends]
-        axes.plot(x, gains, ms=4, alpha=0.55, **{**style, "linestyle": ""})
-        axes.plot(xs, [row["mean"] for row in rows], **style)
-    else:
-        draw_curve(axes, xs, rows, "", markevery=[-1], **style)
-
-
-def _draw_learned(
-    axes: Any,
-    preset: Preset,
-    key: summary.MethodKey,
-    cells: Sequence[Mapping[str, Any]],
-    value: str,
-) -> None:
-    """Draw the true or the learned reward during the training of a method with a reward model."""
-    runs = [
-        [row for row in cell["course"] if row["proxy"] is not None]
-        for cell in cells
-        if not cell["stopped"]
+def _draw(study: Study, plan: Plan, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Draw gain against KL and against costs, one line per group of `DRAWN`."""
+    curves: dict[str, list[Mapping[str, Any]]] = {
+        name + group.label.removeprefix(first): [
+            line for line in lines if line["group"] == group.label
+        ]
+        for first, name in DRAWN.items()
+        for group in plan.groups
+        if group.label.startswith(first) and group.method != BEST_OF
+    }
+    best = [line for line in lines if line["group"].startswith("best of")]
+    ends = max((line["checkpoint"] for line in best), default=0)
+    curves["best of n, true reward"] = [line for line in best if "true" in line["group"]]
+    curves["best of n, fitted direction"] = [
+        line for line in best if "fitted" in line["group"] and line["checkpoint"] == ends
     ]
-    if not runs or min(map(len, runs)) < 2 or not summary.follows_one(cells):
-        return
-    found = summary.mean_curve([{"course": run, "stopped": None} for run in runs], "share", value)
-    draw_curve(axes, found["x"], found["rows"], "", markevery=[-1], **_style(preset, key))
+    with study.figure(study.name, columns=len(AXES), height=4.4) as axes:
+        for i, (label, found) in enumerate(item for item in curves.items() if item[1]):
+            style = {"color": SHADES[i % len(SHADES)], "marker": MARKS[i % len(MARKS)]}
+            # Nobody reads best-of-n's pool, which is drawn after the votes.
+            known_by = ["kl"] if label.startswith("best") else AXES
+            for at, by in zip(axes, known_by, strict=False):
+                known = [line for line in found if line.get(by) is not None]
+                nothing = [0] if by != "cpu_seconds" else []  # the axis is logarithmic
+                x, y = ([*nothing, *(line[name] for line in known)] for name in (by, "mean"))
+                at.plot(x, y, label=label, **style)
+                for line in known:
+                    if line["low"] is not None:
+                        at.vlines(line[by], line["low"], line["high"], style["color"], lw=0.9)
+        # A small step's gain grows as the root of its KL, and the methods' KL differs 100-fold.
+        axes[0].set_xscale("function", functions=(_root, _square))
+        nats = [0, *(2**i for i in range(6))]
+        axes[0].set_xticks(nats, [str(n) for n in nats])
+        axes[2].set_xscale("log")
+        for at, name in zip(axes, AXES.values(), strict=True):
+            at.set(xlabel=name)
+        axes[0].set_ylabel("gain in held-out reward")
+        handles, labels = axes[0].get_legend_handles_labels()
+        axes[0].figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7.5)
 
 
-def _draw_legend(axes: Any, preset: Preset, drawn: Records) -> None:
-    methods = [name for name in preset.methods if any(key[0] == name for key in drawn)]
-    handles = [Line2D([], [], label=METHODS[name].title, **_style(preset, (name, "batch")))
-               for name in methods]  # fmt: skip
-    ask_titles = {"batch": "batch votes", "pair": f"{preset.D} pair votes for each"}
-    handles += [
-        Line2D([], [], color="#666666", linestyle=DASHES[ask], label=ask_titles[ask])
-        for ask in DASHES if any(key[1] == ask for key in drawn)
-    ]  # fmt: skip
-    axes.figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=7.5)
+def _root(x: Floats) -> Floats:
+    """Signed square root, since an estimate of KL may lie below 0."""
+    return np.sign(x) * np.sqrt(np.abs(x))
+
+
+def _square(x: Floats) -> Floats:
+    return x * np.abs(x)

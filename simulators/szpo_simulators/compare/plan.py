@@ -1,4 +1,4 @@
-"""The plan of a frontier: frozen settings from a TOML file, and the cells made from them."""
+"""Plans: settings from a TOML file, frozen before the first cell runs, and the cells they make."""
 
 from __future__ import annotations
 
@@ -9,16 +9,23 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from szpo.errors import UsageError
-from szpo_simulators.compare.cell_store import Cell
-from szpo_simulators.study import hash_spec
+from szpo_simulators.compare.checkpoints import even_shares
+from szpo_simulators.store import Cell
 
 VERSION: Final = 1
 """Raise this number when cells do or measure something else: older records are then ignored."""
+SHIPPED: Final = Path(__file__).parent / "plans"
+"""Plans by name, as `szpo compare --preset` takes them."""
 RULES: Final = ("regression", "known", "sign")
 """Methods that are runs of szpo under the rule of that name."""
 BEST_OF: Final = "best-of-n"
-RIVALS: Final = ("iterative-dpo", "dpo", "rm+ppo")
-"""Gradient methods, whose votes are on single pairs."""
+GRADIENT: Final = ("iterative-dpo", "dpo", "simpo", "rm+ppo", "grpo", "rloo")
+KINDS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(RULES, "votes"), BEST_OF: "best of n", **dict.fromkeys(GRADIENT, "gradient"),
+}  # fmt: skip
+"""What a cell of each method is: a run of szpo with a ledger, a choice, a training."""
+Asking = Literal["batch", "pair"]
+"""batch: each vote is on two batches of D answers; pair: D votes on single pairs instead."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +60,13 @@ class Group:
     method: str
     seeds: tuple[int, ...]
     votes: int
-    """Batch votes; a rival gets D pair votes for each."""
+    """Batch votes; who asks about single pairs gets D pair votes for each."""
+    ask: Asking | None = None
+    """None: gradient methods ask about pairs, all others about batches."""
     at: Sequence[int] = ()
-    """Numbers of votes at which a run of szpo is measured."""
+    """Numbers of votes at which a run of szpo is measured; empty: as ``points`` says."""
+    points: int | Sequence[float] = 4
+    """Checkpoints: their number, at even shares of the run, or their shares."""
     reward: str = "sentiment"
     panel: str = "bt70"
     setups: int | None = None
@@ -65,8 +76,6 @@ class Group:
     sets: Sequence[str] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings of a gradient method; ``n`` and ``pool`` of best-of-n."""
-    points: int = 4
-    """Checkpoints of a gradient method, at even shares of its votes."""
     of: str | None = None
     """The group whose runs give best-of-n its fitted directions."""
     seconds: float = 0.0
@@ -77,6 +86,11 @@ class Group:
     def label(self) -> str:
         """Readable name, unique in a plan."""
         return f"{self.name}-{self.method}"
+
+    @property
+    def checkpoints(self) -> Sequence[int]:
+        """Numbers of batch votes at which the group is measured."""
+        return self.at or [round(self.votes * share) for share in even_shares(self.points)]
 
 
 @dataclass(frozen=True)
@@ -101,7 +115,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Frontier:
+class Plan:
     """Everything that is frozen before the first cell runs."""
 
     run: str
@@ -111,27 +125,39 @@ class Frontier:
     """Settings of each rule."""
     heldout: Sequence[int]
     """Held-out prompts (from, to) that measure."""
-    unseen: int
-    """Index of the first held-out prompt that was not used while settings were chosen."""
     answers: int
     """Answers to each prompt at each checkpoint."""
-    setups: int
     groups: tuple[Group, ...]
+    setups: int | None = None
+    """Number of set-ups that the seeds share; None: each seed has its own."""
+    unseen: int = 0
+    """Index of the first held-out prompt that was not used while settings were chosen."""
+    only: Sequence[str] = ()
+    """Parts that run unless others are asked for; empty: all."""
     comparisons: tuple[Comparison, ...] = ()
     base_answers: int = 0
     """Answers of the base to each prompt against which gains are measured; 0: ``answers``."""
-    panel_on: Literal["", "batch", "pair"] = ""
-    """What one panel for all runs is fitted on, pairs of the start; "": what each run asks."""
+    panel_on: Literal["", "batch", "pair", "ask"] = ""
+    """What one panel for all runs is fitted on, pairs of the start; "ask": what the group asks;
+    "": what each run asks, by its own settings."""
 
     def group(self, label: str) -> Group:
         """The group with this label."""
         for group in self.groups:
             if group.label == label:
                 return group
-        raise UsageError(f"frontier: no group {label}; see the plan's [[group]] entries")
+        raise UsageError(f"compare: no group {label}; see the plan's [[group]] entries")
 
 
-def read(path: Path) -> Frontier:
+def find(name: str) -> Path:
+    """The shipped plan with this name."""
+    names = sorted(path.stem for path in SHIPPED.glob("*.toml"))
+    if name not in names:
+        raise UsageError(f'compare: no preset "{name}"; there are: {", ".join(names)}')
+    return SHIPPED / f"{name}.toml"
+
+
+def read(path: Path) -> Plan:
     """Read a plan.
 
     Raises:
@@ -140,10 +166,10 @@ def read(path: Path) -> Frontier:
     try:
         body = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        why = f"{path} cannot be read ({error.strerror}); give another --plan, or --quick"
-        raise UsageError(f"frontier: {why}") from None
+        why = f"{path} cannot be read ({error.strerror}); give another --plan"
+        raise UsageError(f"compare: {why}") from None
     except ValueError as error:
-        raise UsageError(f"frontier: {path} is not TOML: {error}") from None
+        raise UsageError(f"compare: {path} is not TOML: {error}") from None
     try:
         groups = tuple(_group(each) for entry in body.pop("group") for each in _each(entry))
         comparisons = tuple(
@@ -151,16 +177,16 @@ def read(path: Path) -> Frontier:
             for entry in body.pop("comparison", ())
             for entry in _pairs(entry, groups)
         )
-        plan = Frontier(**body, groups=groups, comparisons=comparisons)
-        if plan.panel_on not in ("", "batch", "pair"):
-            raise ValueError(f"panel_on is {plan.panel_on!r}; give batch or pair")
+        plan = Plan(**body, groups=groups, comparisons=comparisons)
+        if plan.panel_on not in ("", "batch", "pair", "ask"):
+            raise ValueError(f"panel_on is {plan.panel_on!r}; give batch, pair or ask")
     except KeyError as error:
-        raise UsageError(f"frontier: {path}: the key {error} is missing") from None
+        raise UsageError(f"compare: {path}: the key {error} is missing") from None
     except (TypeError, ValueError) as error:
-        raise UsageError(f"frontier: {path}: {error}") from None
+        raise UsageError(f"compare: {path}: {error}") from None
     labels = [group.label for group in groups]
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
-        raise UsageError(f"frontier: {path}: two groups are called {twice[0]}")
+        raise UsageError(f"compare: {path}: two groups are called {twice[0]}")
     compared = [name for c in comparisons for name in (c.ours, c.theirs)]
     for label in (*compared, *(group.of for group in groups if group.of is not None)):
         plan.group(label)
@@ -168,14 +194,22 @@ def read(path: Path) -> Frontier:
 
 
 def _each(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One entry for each of a group's ``rewards``, with the reward's name after the group's."""
-    alone = {key: value for key, value in entry.items() if key != "rewards"}
-    if "rewards" not in entry:
-        return [alone]
+    """One entry for each of a group's ``rewards``, ``asks`` and ``trials``.
+
+    What distinguishes an entry follows the group's name; a trial adds its ``settings`` and
+    ``sets`` to the group's.
+    """
+    alone = {k: v for k, v in entry.items() if k not in ("rewards", "asks", "trials")}
+    variants: list[tuple[str, dict[str, Any]]] = [
+        *((name, {"reward": reward}) for name, reward in entry.get("rewards", {}).items()),
+        *((ask, {"ask": ask}) for ask in entry.get("asks", ())),
+        *((str(i), {"settings": {**entry.get("settings", {}), **trial.get("settings", {})},
+                    "sets": [*entry.get("sets", ()), *trial.get("sets", ())]})
+          for i, trial in enumerate(entry.get("trials", ()))),
+    ]  # fmt: skip
     return [
-        {**alone, "name": f"{entry['name']}-{name}", "reward": reward}
-        for name, reward in entry["rewards"].items()
-    ]
+        {**alone, "name": f"{entry['name']}-{name}", **changed} for name, changed in variants
+    ] or [alone]
 
 
 def _pairs(entry: Mapping[str, Any], groups: Sequence[Group]) -> list[dict[str, Any]]:
@@ -188,16 +222,17 @@ def _pairs(entry: Mapping[str, Any], groups: Sequence[Group]) -> list[dict[str, 
     return [
         {**entry, **{side: entry[side].replace("*", name) for side in ("ours", "theirs")}}
         for name in names
+        if entry["ours"].replace("*", name) != entry["theirs"].replace("*", name)
     ]
 
 
 def _group(entry: Mapping[str, Any]) -> Group:
     targets = [Target(**one) for one in entry.get("targets", ())]
     found = Group(**{**entry, "targets": targets, "seeds": read_seeds(entry["seeds"])})
-    if found.method not in (*RULES, *RIVALS, BEST_OF):
-        raise ValueError(f"{found.label}: {found.method} is no method of this bench")
-    if found.method in RULES and not found.at:
-        raise ValueError(f"{found.label}: give `at`, the votes after which it is measured")
+    if found.method not in KINDS:
+        raise ValueError(f"{found.label}: {found.method} is no method; give one of {[*KINDS]}")
+    if found.ask not in (None, "batch", "pair"):
+        raise ValueError(f"{found.label}: ask is {found.ask!r}; give batch or pair")
     if (found.method == BEST_OF) != (found.of is not None):
         raise ValueError(f"{found.label}: give `of`, a group's label, for {BEST_OF} only")
     return found
@@ -213,49 +248,44 @@ def read_seeds(text: str) -> tuple[int, ...]:
     for part in text.replace(" ", "").split(","):
         first, _, last = part.partition("-")
         if not first.isdecimal() or (last and not last.isdecimal()):
-            raise UsageError(f"frontier: seeds {text!r}; write them as 2000-2004 or 2000,2003")
+            raise UsageError(f"compare: seeds {text!r}; write them as 2000-2004 or 2000,2003")
         found += range(int(first), int(last or first) + 1)
     return tuple(dict.fromkeys(found))
 
 
-def cell(plan: Frontier, group: Group, seed: int) -> Cell:
+def cell(plan: Plan, group: Group, seed: int) -> Cell:
     """The cell of a group with a seed; its spec has everything that the cell depends on."""
+    kind = KINDS[group.method]
+    ask = group.ask or ("pair" if kind == "gradient" else "batch")
     count = plan.setups if group.setups is None else group.setups
-    setup = 1 + seed % count if count else 0
-    sets = [*plan.sets, *plan.rules.get(group.method, ())]
-    if group.method in RULES:
-        sets.append(f"run.votes={group.votes}")
+    setup = seed if count is None else 1 + seed % count if count else 0
     spec: dict[str, Any] = {
-        "version": VERSION, "method": group.method, "ask": "batch", "seed": seed,
+        "version": VERSION, "kind": kind, "method": group.method, "ask": ask, "seed": seed,
         "run": plan.run, "reward": group.reward, "panel": group.panel, "D": 8,
-        "sets": [*sets, *group.sets, f"subspace.setup_seed={setup}"],
-        "setup": setup, "votes": group.votes, "at": list(group.at),
+        "panel_on": ask if plan.panel_on == "ask" else plan.panel_on,
+        "sets": [*plan.sets, *plan.rules.get(group.method, ()), *group.sets,
+                 f"subspace.setup_seed={setup}"],
+        "setup": setup, "votes": group.votes, "at": list(group.at), "points": group.points,
         "heldout": list(group.heldout or plan.heldout), "answers": plan.answers,
+        "settings": dict(group.settings),
     }  # fmt: skip
-    if group.method in RULES and plan.panel_on:
-        spec["panel_on"] = plan.panel_on
-    if group.method in RIVALS:
-        spec |= {"ask": "pair", "settings": dict(group.settings), "points": group.points}
     if group.of is not None:
-        source = cell(plan, plan.group(group.of), seed)
-        spec |= {"of": source.name, "settings": dict(group.settings)}
-    own = {key: value for key, value in spec.items() if key not in ("seed", "setup", "of")}
-    own["sets"] = [one for one in own["sets"] if not one.startswith("subspace.setup_seed")]
-    spec["settings_hash"] = hash_spec(own)[:10]
-    return Cell(spec, group.seconds, group.label)
+        spec["of"] = cell(plan, plan.group(group.of), seed).name
+    return Cell(spec, group.label, group.seconds)
 
 
-def cells(plan: Frontier, parts: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Cell]:
+def cells(plan: Plan, parts: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Cell]:
     """The cells of these parts, or of groups of these labels, in the plan's order.
 
     Args:
         plan: The frozen plan.
-        parts: Letters of parts or labels of groups; empty: all.
+        parts: Letters of parts or labels of groups; empty: the plan's ``only``.
         seeds: Seeds to include; empty: all.
     """
     known = {group.part for group in plan.groups} | {group.label for group in plan.groups}
     if wrong := [part for part in parts if part not in known]:
-        raise UsageError(f"frontier: no part {wrong[0]}; there are {', '.join(sorted(known))}")
+        raise UsageError(f"compare: no part {wrong[0]}; there are {', '.join(sorted(known))}")
+    parts = parts or plan.only
     found = [
         cell(plan, group, seed)
         for group in plan.groups
@@ -264,5 +294,5 @@ def cells(plan: Frontier, parts: Sequence[str] = (), seeds: Sequence[int] = ()) 
         if not seeds or seed in seeds
     ]
     if not found:
-        raise UsageError("frontier: no cell is left; widen --only or --seeds")
+        raise UsageError("compare: no cell is left; widen --only or --seeds")
     return found

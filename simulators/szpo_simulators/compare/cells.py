@@ -1,4 +1,8 @@
-"""Cells of a frontier: runs of szpo, gradient methods on single pairs, the best of n answers.
+"""Run one cell in its own process: ``python -m szpo_simulators.compare.cells RECORD``.
+
+The spec is read as JSON from stdin, the finished share is printed to stdout, and the record is
+written completely or not at all. A method that cannot continue (it diverged, or had nothing to
+learn from) is a result; a mistake in the spec is an error and leaves no record.
 
 A run of szpo is driven to its end and then measured at checkpoints; a killed one continues where
 its ledger ends. The measured policy is read back from the ledger: the parameters that the run
@@ -10,8 +14,10 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +25,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from szpo.errors import IntegrityError, RunError, StorageError, UsageError
+from szpo.errors import IntegrityError, RunError, StorageError, SzpoError, UsageError
 from szpo.files import replace_whole
 from szpo.ledger.database import Ledger
 from szpo.policies import subspace_cache
@@ -29,30 +35,36 @@ from szpo.runs.assemble import RunParts
 from szpo.training import controller, results
 from szpo.training.step_report import StepReport
 from szpo.types import Floats
-from szpo_simulators.compare import frontier_base as base
-from szpo_simulators.compare import frontier_plan as plan
-from szpo_simulators.compare import methods, shared_setup
-from szpo_simulators.compare.checkpoints import Checkpoints, Yardstick, make_row
-from szpo_simulators.compare.machine_meter import MachineMeter
-from szpo_simulators.compare.shared_setup import MEASURING, load_config
+from szpo_simulators.compare import methods, start
+from szpo_simulators.compare.checkpoints import (
+    Checkpoints,
+    MachineMeter,
+    Yardstick,
+    even_shares,
+)
+from szpo_simulators.compare.start import MEASURING, load_config
 from szpo_simulators.panels import text_rewards
+from szpo_simulators.store import Spec, claim, write_record
+from szpo_simulators.study import measure_machine
 
 DRIVING: Final = 0.8
 """Share of a cell's progress that stands for its votes; the rest stands for measuring."""
 Report = Callable[[float], None]
 
 
-def run_cell(spec: Mapping[str, Any], folder: Path, name: str, report: Report) -> dict[str, Any]:
+def run_cell(spec: Spec, folder: Path, name: str, report: Report) -> dict[str, Any]:
     """Run a cell and return its rows and other results as plain JSON values.
 
     Raises:
         SzpoError: the cell cannot be run, or needs another cell first.
     """
-    if spec["method"] in plan.RULES:
-        return run_votes(spec, folder, name, report)
-    if spec["method"] == plan.BEST_OF:
-        return run_best_of(spec, folder, report)
-    return run_gradient(spec, folder, report)
+    match spec["kind"]:
+        case "votes":
+            return run_votes(spec, folder, name, report)
+        case "best of n":
+            return run_best_of(spec, folder, report)
+        case _:
+            return run_gradient(spec, folder, report)
 
 
 def ledger_path(folder: Path, name: str) -> Path:
@@ -60,47 +72,64 @@ def ledger_path(folder: Path, name: str) -> Path:
     return folder / "ledgers" / f"{name}.db"
 
 
-def run_votes(spec: Mapping[str, Any], folder: Path, name: str, report: Report) -> dict[str, Any]:
+def run_votes(spec: Spec, folder: Path, name: str, report: Report) -> dict[str, Any]:
     """Drive the run and measure it; returns its rows, largest KL and the cost of its set-up."""
-    began = time.process_time()
-    yardstick, beta = base.load(spec, folder)
-    if "panel_on" in spec:
-        spec = {**spec, "sets": [*spec["sets"], f"panel.beta={beta[spec['panel_on']]!r}"]}
+    yardstick, beta = start.load(spec, folder)
+    machine = MachineMeter()
+    spec = {**spec, "sets": [*spec["sets"], *_asking(spec, beta)]}
+    config = load_config(spec)
     path = ledger_path(folder, name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tokens = load_config(spec).generation.max_new_tokens
-    lock = folder / "locks" / f"setup-{tokens}-{spec['setup']}.lock"
-    with base.alone(lock), _shared_setup_file(spec, folder / "setups"):
+    lock = folder / "locks" / f"setup-{config.generation.max_new_tokens}-{spec['setup']}.lock"
+    with claim(lock, wait=True), _shared_setup_file(spec, folder / "setups"):
         # This makes the set-up or finds it in the cache.
         ledger, parts, resumed = _open(spec, path)
-    set_up = time.process_time() - began
-    spent: dict[int, float] = {}
+    language = {} if parts.base is None else dict(parts.base.subspace.report)
+
+    host = None if parts.base is None else parts.base.host
+
+    def spend() -> dict[str, Any]:
+        return {**machine.cost(), "tokens": None if host is None else host.written}
+
+    set_up, spent = spend(), dict[int, dict[str, Any]]()
 
     def note(step: StepReport) -> None:
-        spent[step.step + 1] = time.process_time() - began - set_up
-        report(DRIVING * min(1.0, step.total_votes / spec["votes"]))
+        now = spend()
+        for item in ("seconds", "cpu_seconds", "tokens"):
+            now[item] = None if now[item] is None else now[item] - set_up[item]
+        spent[step.step + 1] = now
+        report(DRIVING * min(1.0, step.total_votes / config.run.votes))
 
     with closing(parts), ledger:
         outcome = controller.run(replace(driver.prepare(ledger, parts), on_step=note))
         if outcome.status == "paused":
             raise RunError(f"{path} paused: {outcome}")
-        rows = _measure(spec, ledger, parts, yardstick, folder / "rows" / name)
         facts = results.read(ledger).table
+        rows = _measure(spec, ledger, parts, yardstick, folder / "rows" / name)
         stood = [f.kl for f in facts if f.kl is not None]
+    unknown = dict.fromkeys(set_up)
     for row in rows:
-        row["cpu_seconds"] = None if resumed else spent.get(row["steps"])
-        row["seconds"] = None
-    language = {} if parts.base is None else dict(parts.base.subspace.report)
+        row |= unknown if resumed else spent.get(row["steps"], unknown)
     return {
-        "rows": rows, "resumed": resumed, "furthest": max(stood, default=None),
-        "setup": {"cpu_seconds": set_up, **{k: language.get(k) for k in ("origin", "seconds")}},
+        "rows": rows, "stopped": None, "resumed": resumed, "furthest": max(stood, default=None),
+        "setup": {**set_up, "origin": language.get("origin")},
     }  # fmt: skip
 
 
+def _asking(spec: Spec, beta: Mapping[str, float]) -> list[str]:
+    """The settings of the plan's way of asking and of its panel."""
+    config, sets = load_config(spec), [f"run.votes={spec['votes']}"]
+    if spec["ask"] == "pair":
+        each = config.optimizer.comparisons * spec["D"]
+        sets = [f"run.votes={spec['votes'] * spec['D']}", f"optimizer.comparisons={each}",
+                "optimizer.rows=1"]  # fmt: skip
+    return sets + [f"panel.beta={beta[on]!r}" for on in [spec["panel_on"]] if on]
+
+
 @contextmanager
-def _shared_setup_file(spec: Mapping[str, Any], folder: Path) -> Iterator[None]:
+def _shared_setup_file(spec: Spec, folder: Path) -> Iterator[None]:
     """Copy a cell's set-up from the folder or to it, since each machine makes a different one."""
-    key = subspace_cache.key_here(load_config(spec), shared_setup.load_prompts(spec).train)
+    key = subspace_cache.key_here(load_config(spec), start.load_prompts(spec).train)
     if key is None:
         yield
         return
@@ -118,7 +147,7 @@ def _copy_new(there: Path, here: Path) -> None:
             shutil.copyfile(there, draft)
 
 
-def _open(spec: Mapping[str, Any], path: Path) -> tuple[Ledger, RunParts, bool]:
+def _open(spec: Spec, path: Path) -> tuple[Ledger, RunParts, bool]:
     """(ledger, parts, whether resumed): the run continued, or a new one if the file is broken."""
     if path.exists():
         try:
@@ -133,54 +162,58 @@ def _open(spec: Mapping[str, Any], path: Path) -> tuple[Ledger, RunParts, bool]:
     return assemble.create_ledger(parts, path), parts, False
 
 
-def steps_of(ledger: Ledger, votes: int) -> tuple[int, int, int]:
-    """(steps, votes, answers read) at the last applied step with at most ``votes`` in total."""
-    steps = counted = read = 0
+def steps_of(
+    ledger: Ledger, votes: float = math.inf, steps: float = math.inf
+) -> tuple[int, int, int]:
+    """(steps, votes, answers read) of the applied steps, with at most these votes and steps."""
+    applied = counted = read = 0
     for fact in results.read(ledger).table:
-        if fact.state != "applied" or counted + fact.votes > votes:
+        if fact.state != "applied" or counted + fact.votes > votes or applied >= steps:
             break
-        steps, counted, read = fact.step + 1, counted + fact.votes, read + fact.answers_read
-    return steps, counted, read
+        applied, counted, read = fact.step + 1, counted + fact.votes, read + fact.answers_read
+    return applied, counted, read
 
 
 def _measure(
-    spec: Mapping[str, Any], ledger: Ledger, parts: RunParts, yardstick: Yardstick, folder: Path
+    spec: Spec, ledger: Ledger, parts: RunParts, yardstick: Yardstick, folder: Path
 ) -> list[dict[str, Any]]:
     """A row for each checkpoint; rows measured before the cell was killed are read back."""
     rows: list[dict[str, Any]] = []
     folder.mkdir(parents=True, exist_ok=True)
-    for votes in spec["at"]:
-        file = folder / f"{votes}.json"
+    whole = parts.config.run.votes // parts.config.votes_per_step
+    shares = even_shares(spec["points"])
+    places = [(votes / spec["votes"], {"votes": votes}) for votes in spec["at"]] or [
+        (share, {"steps": math.ceil(share * whole - 1e-9)}) for share in shares
+    ]
+    for share, end in places:
+        file = folder / f"{next(iter(end.values()))}.json"
         if not file.exists():
-            steps, counted, read = steps_of(ledger, votes)
+            steps, counted, read = steps_of(ledger, **end)
             with samples.policy_at(ledger, parts, steps) as policy:
                 moved: Any = policy
-                found = yardstick.measure(moved)
-            cost = {"votes": counted, "answers_read": read}
-            row = {**make_row(yardstick, found, votes / spec["votes"], cost), "steps": steps}
+                row = yardstick.row(moved, share, {"votes": counted, "answers_read": read})
             with replace_whole(file) as draft:
-                draft.write_text(json.dumps(row), encoding="utf-8")
+                draft.write_text(json.dumps({**row, "steps": steps}), encoding="utf-8")
         rows.append(json.loads(file.read_text(encoding="utf-8")))
     return rows
 
 
-def run_gradient(spec: Mapping[str, Any], folder: Path, report: Report) -> dict[str, Any]:
-    """Run a gradient method on single pairs, measured at even shares of its training.
+def run_gradient(spec: Spec, folder: Path, report: Report) -> dict[str, Any]:
+    """Run a gradient method, measured at shares of its training.
 
     DPO asks once and passes through its pairs once. So at a share of its training it has learned
     from that share of the pairs, and is charged for that share only.
     """
-    yardstick, beta = base.load(spec, folder)
-    checkpoints = Checkpoints(yardstick, MachineMeter(), spec["points"], report=report)
-    stopped, _ = methods.run({**spec, "beta": beta}, checkpoints)
-    rows = [row for row in checkpoints.rows if row["share"] > 0]
+    yardstick, beta = start.load(spec, folder)
+    course = Checkpoints(yardstick, even_shares(spec["points"]), report)
+    found = methods.run(methods.Training(spec, beta, course))
     if spec["method"] == "dpo":
-        for row in rows:
+        for row in course.rows:
             row |= {name: row[name] * row["share"] for name in ("votes", "answers_read")}
-    return {"rows": rows, "stopped": stopped}
+    return {"rows": course.rows, **found}
 
 
-def run_best_of(spec: Mapping[str, Any], folder: Path, report: Report) -> dict[str, Any]:
+def run_best_of(spec: Spec, folder: Path, report: Report) -> dict[str, Any]:
     """The best of n answers of the base by the true reward, and by a run's fitted direction.
 
     Each prompt has one pool of answers for all n. The expected reward of the best of n is exact
@@ -188,8 +221,8 @@ def run_best_of(spec: Mapping[str, Any], folder: Path, report: Report) -> dict[s
     """
     path = ledger_path(folder, spec["of"])
     if not path.exists():
-        raise UsageError(f"frontier: best-of-n needs the run {path}; let its cell end first")
-    yardstick, _ = base.load(spec, folder)
+        raise UsageError(f"compare: best-of-n needs the run {path}; let its cell end first")
+    yardstick, _ = start.load(spec, folder)
     size = spec["settings"]["pool"]
     with (
         Ledger.open(path, readonly=True) as ledger,
@@ -249,3 +282,41 @@ def expected_best(rewards: Floats, keys: Floats, n: int) -> float:
     weights = np.array([math.comb(i, n - 1) for i in range(size)]) / math.comb(size, n)
     ordered = np.take_along_axis(rewards, np.argsort(keys, axis=1, kind="stable"), axis=1)
     return float((ordered @ weights).mean())
+
+
+def spent_since(wall: float, cpu: float) -> dict[str, Any]:
+    """Seconds since these two clock readings, the machine, and this checkout's commit or None."""
+    here = str(Path(__file__).parent)
+    command = ["git", "-C", here, "rev-parse", "--short=10", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        commit = done.stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = None
+    return {
+        "elapsed": time.monotonic() - wall,
+        "cpu_seconds": time.process_time() - cpu,
+        "commit": commit,
+        "machine": measure_machine(),
+    }
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the cell on stdin, write its record to the given path; returns the exit code."""
+    spec, path = json.loads(sys.stdin.read()), Path(arguments[0])
+    began = time.monotonic(), time.process_time()
+
+    def report(share: float) -> None:
+        print(f"{share:.4f}", flush=True)
+
+    try:
+        found = run_cell(spec, path.parents[1], path.stem, report)
+    except SzpoError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    write_record(path, spec, {**found, **spent_since(*began)})
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,191 @@
+"""The start of a plan's cells: the model before any vote, measured once; panels fitted to it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from szpo import seeds
+from szpo.baselines.actor import Actor
+from szpo.baselines.asking import JudgesAsk
+from szpo.config import settings_file
+from szpo.config.schema import Config
+from szpo.data.prompts import PromptSet, load_configured
+from szpo.errors import UsageError
+from szpo.policies import language_model
+from szpo.runs.assemble import SHARPNESS_PROMPTS, SHARPNESS_SAMPLES
+from szpo.types import Answer, Floats, Prompt
+from szpo.voting.seats import Letter
+from szpo_simulators.compare.checkpoints import (
+    Yardstick,
+    measurement_from_json,
+    measurement_to_json,
+)
+from szpo_simulators.panels import heldout, text_rewards
+from szpo_simulators.panels import panel as panels
+from szpo_simulators.store import Spec, hash_spec, make_once, read_record, write_record
+
+MEASURING: Final = 0
+"""Seed of the held-out random numbers; all cells use it, so that policies are paired."""
+MANY_AT_ONCE: Final = 10
+"""Answers to each prompt in one call of `draw_many`."""
+
+
+def load_config(spec: Spec) -> Config:
+    """The run's configuration: every method starts from its model, LoRA sites and prompts.
+
+    Each seed has its own set-up, and coordinates are score components, unless the cell names
+    others.
+    """
+    sets = [f"run.seed={spec['seed']}", f"subspace.setup_seed={spec['seed']}",
+            f"panel.reward={spec['reward']}", f"panel.kind={spec['panel']}",
+            "subspace.kind=score",
+            *spec["sets"]]  # fmt: skip
+    return settings_file.load(preset_name=spec["run"], sets=sets)
+
+
+def load_actor(spec: Spec) -> Actor:
+    """A cell's model for a gradient method, with its own LoRA on the sites that szpo moves."""
+    config = load_config(spec)
+    model = language_model.load_plain(config, say=lambda text: None)
+    return Actor(
+        model.loaded, model.sites, model.start, sampling=model.sampling, seed=config.run.root_seed
+    )
+
+
+def load_prompts(spec: Spec) -> PromptSet:
+    """The prompts of all cells: training prompts and held-out prompts."""
+    found = load_configured(load_config(spec).prompts)
+    if not found.heldout:
+        raise UsageError("compare: no prompts are held out to measure on; raise prompts.heldout")
+    return found
+
+
+def heldout_prompts(spec: Spec) -> tuple[Prompt, ...]:
+    """The held-out prompts on which a cell is measured."""
+    return load_prompts(spec).heldout[slice(*spec["heldout"])]
+
+
+def load(spec: Spec, folder: Path) -> tuple[Yardstick, dict[str, float]]:
+    """The cell's yardstick with the start, read or measured now, and β by way of asking.
+
+    All rewards use the same texts of the start: each reward scores them again.
+    """
+    path = _path_of_texts(spec, folder)
+    make_once(path, folder, lambda: write_record(path, _key(spec), _measure(spec)))
+    body = read_record(path)["found"]
+    asked, reward = heldout_prompts(spec), text_rewards.parse(spec["reward"])
+    found = measurement_from_json(body["measurement"])
+    measured = replace(found, rewards=_score(reward, asked, found.texts))
+    train = load_prompts(spec).train[:SHARPNESS_PROMPTS]
+    values = _score(reward, train, body["calibration"])
+    beta = {
+        name: panels.calibrate(values, rows, 0).beta
+        for name, rows in (("batch", spec["D"]), ("pair", 1))
+    }
+    return Yardstick(asked, spec["answers"], MEASURING, reward.score, measured), beta
+
+
+def _measure(spec: Spec) -> dict[str, Any]:
+    policy, train = load_actor(spec), load_prompts(spec).train
+    drawn = policy.sample(train[:SHARPNESS_PROMPTS], SHARPNESS_SAMPLES, seed=0)
+    found = heldout.measure(
+        policy, heldout_prompts(spec), lambda *_: 0.0, samples=spec["answers"], seed=MEASURING,
+        moved=False,
+    )  # fmt: skip
+    return {
+        "measurement": measurement_to_json(found),
+        "calibration": [[answer.text for answer in row] for row in drawn],
+    }
+
+
+def build_ask(spec: Spec, beta: Mapping[str, float]) -> JudgesAsk:
+    """The simulated panel, fitted to batches of D rows and to single pairs."""
+    size = load_config(spec).panel.size
+    of_batches, of_pairs = (
+        panels.build(spec["panel"], reward=spec["reward"], size=size, rows=rows, beta=beta[name])
+        for name, rows in (("batch", spec["D"]), ("pair", 1))
+    )
+    return JudgesAsk(of_batches.judges, of_pairs.judges, alternate_sides)
+
+
+def alternate_sides(key: bytes, questions: int, judges: int) -> list[tuple[bytes, Letter]]:
+    """A key and the side of plus for each question; sides alternate for each member.
+
+    Members answer in turn and see plus equally often on each side, as in a run of szpo.
+    """
+    found: list[tuple[bytes, Letter]] = []
+    for n in range(questions):
+        lap = n // judges
+        # Else, with an even number of members, each would always see plus on the same side.
+        side: Letter = "B" if (n + lap * (judges % 2 == 0)) % 2 else "A"
+        found.append((seeds.derive(0, "asked", k=n, name=key.hex()), side))
+    return found
+
+
+def draw_many(spec: Spec, folder: Path, count: int) -> None:
+    """Draw ``count`` answers of the start to each prompt of `heldout_prompts`, unless stored."""
+    path = _path_of_many(spec, folder, count)
+
+    def make() -> None:
+        asked, policy = heldout_prompts(spec), load_actor(spec)
+        calls = math.ceil(count / MANY_AT_ONCE)
+        parts = [policy.sample(asked, MANY_AT_ONCE, seed=1 + i) for i in range(calls)]
+        texts = [
+            [answer.text for part in parts for answer in part[i]][:count]
+            for i in range(len(asked))
+        ]
+        asked_of = {**_key(spec), "answers": count}
+        write_record(path, asked_of, {"measurement": {"texts": texts}})
+
+    make_once(path, folder, make)
+
+
+def offset(spec: Spec, folder: Path, count: int) -> Floats | None:
+    """Correction to add to a cell's gain on each prompt, (prompts,); None if not known.
+
+    Every cell is compared with the same few answers of the start. Their sampling error is shared
+    by all gains, and no interval over seeds covers it. The correction is the mean reward of those
+    few answers minus that of ``count`` other answers.
+    """
+    many, few = _path_of_many(spec, folder, count), _path_of_texts(spec, folder)
+    if not count or not many.exists() or not few.exists():
+        return None
+    asked = heldout_prompts(spec)
+    return _mean_rewards(few, asked, spec["reward"]) - _mean_rewards(many, asked, spec["reward"])
+
+
+@lru_cache
+def _mean_rewards(path: Path, prompts: tuple[Prompt, ...], reward: str) -> Floats:
+    texts = read_record(path)["found"]["measurement"]["texts"]
+    return np.asarray(_score(text_rewards.parse(reward), prompts, texts).mean(1))
+
+
+def _score(reward: Any, prompts: Sequence[Prompt], texts: Any) -> Any:
+    answers = [[Answer(text) for text in row] for row in texts]
+    return text_rewards.matrix(reward, prompts, answers)
+
+
+def _path_of_texts(spec: Spec, folder: Path) -> Path:
+    return folder / "base" / f"{hash_spec(_key(spec))[:16]}.json"
+
+
+def _path_of_many(spec: Spec, folder: Path, count: int) -> Path:
+    few = _path_of_texts(spec, folder)
+    return few.with_name(f"{few.stem}-{count}.json")
+
+
+def _key(spec: Spec) -> dict[str, Any]:
+    config = load_config(spec)
+    return {
+        "model": config.model.model_dump(mode="json"),
+        "prompts": config.prompts.model_dump(mode="json"),
+        "generation": config.generation.model_dump(mode="json"),
+        **{name: spec[name] for name in ("version", "heldout", "answers")},
+    }
