@@ -66,14 +66,6 @@ class Usual:
     rest: float = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Flag:
-    """A flag: its code and its sentence."""
-
-    code: str
-    text: str
-
-
 def soonest_ms(words: int) -> float:
     """The shortest time, in ms, in which somebody can look at a text of this many words.
 
@@ -92,8 +84,8 @@ def longest_run(sides: Sequence[str]) -> int:
     return max((len(list(run)) for side, run in groupby(sides) if side in ("A", "B")), default=0)
 
 
-def flags(conduct: Conduct, usual: Usual | None = None) -> tuple[Flag, ...]:
-    """The flags of a panelist, in a fixed order; most panelists have none.
+def flags(conduct: Conduct, usual: Usual | None = None) -> tuple[tuple[str, str], ...]:
+    """The flags of a panelist, code and sentence, in a fixed order; most panelists have none.
 
     ``usual``: the panel's shares, measured over all its members.
     """
@@ -101,34 +93,34 @@ def flags(conduct: Conduct, usual: Usual | None = None) -> tuple[Flag, ...]:
     found = []
     hits, of = c.fast
     if hits >= 3 and hits > of / 10:
-        found.append(Flag("fast", f"{hits:.0f} of {of:.0f} answers sooner than texts can be read"))
+        found.append(("fast", f"{hits:.0f} of {of:.0f} answers sooner than texts can be read"))
     hits, of = c.skim
     if of >= 6 and hits > of / 2:
         found.append(
-            Flag(
+            (
                 "skim",
                 f"{hits:.0f} of {of:.0f} answers in less than a quarter of the reading time",
             )
         )
     hits, of = c.left
     if of and 2 * special.bdtr(min(hits, of - hits), of, 0.5) < 0.001:
-        found.append(Flag("side", f"chose the left side in {hits:.0f} of {of:.0f} answers"))
+        found.append(("side", f"chose the left side in {hits:.0f} of {of:.0f} answers"))
     if c.run > max(12, math.log2(max(of, 1)) + 8):  # longer records have longer runs by chance
-        found.append(Flag("run", f"chose the same side {c.run} times in a row"))
+        found.append(("run", f"chose the same side {c.run} times in a row"))
     hits, of = c.gold
     if of >= 6 and wilson(hits, of)[1] < 0.85:
-        found.append(Flag("gold", f"{hits:.0f} of {of:.0f} known answers right"))
+        found.append(("gold", f"{hits:.0f} of {of:.0f} known answers right"))
     hits, of = c.repeat
     if of >= 5 and wilson(hits, of)[1] < 0.6:
-        found.append(Flag("repeat", f"the same answer in {hits:.0f} of {of:.0f} repeats"))
+        found.append(("repeat", f"the same answer in {hits:.0f} of {of:.0f} repeats"))
     hits, of = c.rest
     if of >= 30 and wilson(hits, of)[1] < 0.45:
-        found.append(Flag("rest", f"with the others in {hits:.0f} of {of:.0f} answers"))
+        found.append(("rest", f"with the others in {hits:.0f} of {of:.0f} answers"))
     hits, of = c.skips
     if of >= 12 and hits > of / 4:
-        found.append(Flag("skips", f"could not judge {hits:.0f} of {of:.0f}"))
+        found.append(("skips", f"could not judge {hits:.0f} of {of:.0f}"))
     if (ratio := at_random(c, usual)) > RANDOM_LOG_RATIO:
-        found.append(Flag("random", f"{math.exp(min(ratio, 20)):.0f} to 1 for answers at random"))
+        found.append(("random", f"{math.exp(min(ratio, 20)):.0f} to 1 for answers at random"))
     return tuple(found)
 
 

@@ -16,7 +16,6 @@ of the answers to those before it (BatchBALD, Kirsch et al. 2019).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -28,25 +27,13 @@ from szpo.errors import UsageError
 from szpo.types import Floats, Ints
 
 By: TypeAlias = Literal["bald", "entropy"]
+_Joint: TypeAlias = tuple[Floats, Floats]
+"""The c joint answers so far: the particles' weights (c, m) given each, each one's odds (c,)."""
 RULES: tuple[By, ...] = ("bald", "entropy")
 EXACT = 6
 """All 2^k answers are enumerated up to this number k of questions; further ones are sampled."""
 SHORTLIST = 1000
 """The greedy choice is among at least this many questions, those with the largest gain alone."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Batch:
-    """Chosen questions in the order of choice.
-
-    ``index`` (M,) into the candidates; ``gain`` (M,): the gain of each, given those before it, in
-    nats. ``certain``: no candidate outside the shortlist could have been chosen instead (known
-    for ``bald`` only, whose gains can only fall as the batch grows).
-    """
-
-    index: Ints
-    gain: Floats
-    certain: bool
 
 
 def gains(x: Floats, delta: Floats, rule: By = "bald") -> Floats:
@@ -67,12 +54,16 @@ def select(
     key: bytes,
     rule: By = "bald",
     beyond: float = -np.inf,
-) -> Batch:
+) -> tuple[Ints, Floats, bool]:
     """Greedily choose ``count`` of the questions δ (n, d) to ask together, or all that there are.
 
     Particles x (m, d). ``key`` draws the joint answers of long batches. Rows of δ that are 0 carry
-    no information and are never chosen. ``beyond``: for `Batch.certain`, the largest gain of any
-    question in a stream that the caller has dropped.
+    no information and are never chosen. ``beyond``: the largest gain of any question in a stream
+    that the caller has dropped.
+
+    Returns the chosen, in order, as indices (M,); the gain of each, given those before it, in
+    nats; and whether no question outside the shortlist could have been chosen instead (known for
+    ``bald`` only, whose gains can only fall as the batch grows).
     """
     alone = gains(x, delta, rule)
     usable = delta.any(1)
@@ -94,49 +85,40 @@ def select(
         left[best] = False
         joint = _join_answer(joint, p[best], len(chosen), key)
     certain = rule == "bald" and all(gain >= beyond for gain in found)
-    return Batch(short[np.array(chosen, dtype=np.int64)], np.array(found), certain)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Joint:
-    """The c possible joint answers to the questions chosen so far.
-
-    ``weight`` (c, m): the particles' weights given each; ``odds`` (c,): each one's probability.
-    """
-
-    weight: Floats
-    odds: Floats
+    return short[np.array(chosen, dtype=np.int64)], np.array(found), certain
 
 
 def _no_answers(x: Floats) -> _Joint:
-    return _Joint(np.full((1, len(x)), 1 / len(x)), np.ones(1))
+    return np.full((1, len(x)), 1 / len(x)), np.ones(1)
 
 
 def _join_answer(joint: _Joint, p: Floats, chosen: int, key: bytes) -> _Joint:
     """Add the answer to one more question, p (m,): both answers, or one sampled per row."""
-    yes = joint.weight @ p
+    before, odds = joint
+    yes = before @ p
     if chosen <= EXACT:
-        weight = np.concatenate([joint.weight * p, joint.weight * (1 - p)])
-        odds = np.concatenate([joint.odds * yes, joint.odds * (1 - yes)])
+        weight = np.concatenate([before * p, before * (1 - p)])
+        odds = np.concatenate([odds * yes, odds * (1 - yes)])
     else:
         u = seeds.uniform(key, len(yes), chosen * len(yes))
-        weight, odds = joint.weight * np.where((u < yes)[:, None], p, 1 - p), joint.odds
+        weight = before * np.where((u < yes)[:, None], p, 1 - p)
     total = weight.sum(1, keepdims=True)
-    return _Joint(weight / np.where(total > 0, total, 1.0), odds)
+    return weight / np.where(total > 0, total, 1.0), odds
 
 
 def _gain(s: Floats, p: Floats, joint: _Joint, rule: By) -> Floats:
     """The gain of questions after the answers so far, for s and p = σ(s) (n, m), (n,)."""
+    weight, chances = joint
     if rule == "bald":  # H(answer | so far) − mean H(answer | w)
-        after = np.clip(p @ joint.weight.T, 0.0, 1.0)
-        return np.asarray(_binary(after) @ joint.odds - _binary(p) @ (joint.odds @ joint.weight))
+        after = np.clip(p @ weight.T, 0.0, 1.0)
+        return np.asarray(_binary(after) @ chances - _binary(p) @ (chances @ weight))
     # E ½ log Var(s | so far) − E ½ log Var(s | so far, answer)
-    before = _log_variance(s, np.ones_like(s), joint.weight)[1]
+    before = _log_variance(s, np.ones_like(s), weight)[1]
     after = np.zeros_like(before)
     for chance in (p, 1 - p):
-        odds, log = _log_variance(s, chance, joint.weight)
+        odds, log = _log_variance(s, chance, weight)
         after += odds * log
-    return np.asarray(0.5 * (before - after) @ joint.odds)
+    return np.asarray(0.5 * (before - after) @ chances)
 
 
 def _log_variance(s: Floats, chance: Floats, weight: Floats) -> tuple[Floats, Floats]:

@@ -179,9 +179,9 @@ def within(totals: VoteTotals) -> Share:
 def across(totals: VoteTotals, steps: Collection[int] | None = None) -> Share:
     """As `within`, for votes of one direction on different comparisons (of some steps)."""
     directions: dict[Direction, list[Counter[str]]] = defaultdict(list)
-    for (direction, _), part in totals.comparisons.items():
-        if part.decided and (steps is None or direction[0] in steps):
-            directions[direction].append(part.counts)
+    for (direction, _), (counts, decided) in totals.comparisons.items():
+        if decided and (steps is None or direction[0] in steps):
+            directions[direction].append(counts)
     agreeing = pairs = disjoint = 0
     for parts in directions.values():
         whole = [sum(counts[verdict] for counts in parts) for verdict in DECIDED]
@@ -212,8 +212,8 @@ def _agree_with_rest(evidence: Evidence) -> dict[str, Share]:
     """
     several = any(step.m > 1 or not step.perturbed for step in evidence.steps)
     groups: dict[object, array[int]] = defaultdict(lambda: array("q"))
-    for (direction, comparison), part in evidence.totals.comparisons.items():
-        groups[comparison if several else direction] += part.decided
+    for (direction, comparison), (_, decided) in evidence.totals.comparisons.items():
+        groups[comparison if several else direction] += decided
     names = list(evidence.totals.voters)
     hits: Counter[str] = Counter()
     asked: Counter[str] = Counter()

@@ -212,16 +212,18 @@ def _choose(
     if not best:
         return (), True
     delta = np.stack([one[3] for one in best])
-    batch = acquisition.select(cloud, delta, count, key=key, rule=plan.rule, beyond=beyond)
+    index, gains, certain = acquisition.select(
+        cloud, delta, count, key=key, rule=plan.rule, beyond=beyond
+    )
     found = tuple(
         Question(
             pair.id, pair.key, number, pair.prompt.turns, pair.a, pair.b,
             tuple(delta[i].tolist()), float(gain),
         )
-        for i, gain in zip(batch.index.tolist(), batch.gain, strict=True)
+        for i, gain in zip(index.tolist(), gains, strict=True)
         for pair in (best[i][2],)
     )  # fmt: skip
-    return found, batch.certain
+    return found, certain
 
 
 def _drop_copies(

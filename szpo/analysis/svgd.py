@@ -48,20 +48,6 @@ class Particles:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sampler:
-    """The initial law x = m₀ + σ₀·ξ, ξ ~ N(0, I): mean m₀ (d,) and standard deviations σ₀ (d,)."""
-
-    mean: Floats
-    sd: Floats
-
-    def draw(self, count: int, key: bytes) -> Particles:
-        """Draw ``count`` particles by the key, with their log-densities."""
-        xi = normals(key, (count, len(self.mean)))
-        log_q = -0.5 * (xi * xi).sum(1) - np.log(self.sd).sum() - 0.5 * xi.shape[1] * _LOG_2PI
-        return Particles(self.mean + self.sd * xi, log_q)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Whitened:
     """A target in z, with x = centre + root·z: centre (d,), root (d, d) lower triangular."""
 
@@ -92,6 +78,13 @@ class Whitened:
         return Particles(self.x(particles.x), log_q)
 
 
+def draw(mean: Floats, sd: Floats, count: int, key: bytes) -> Particles:
+    """Draw from the initial law x = m₀ + σ₀·ξ, ξ ~ N(0, I); ``mean`` and ``sd`` are (d,)."""
+    xi = normals(key, (count, len(mean)))
+    log_q = -0.5 * (xi * xi).sum(1) - np.log(sd).sum() - 0.5 * xi.shape[1] * _LOG_2PI
+    return Particles(mean + sd * xi, log_q)
+
+
 def whiten(target: BradleyTerry) -> Whitened:
     """The posterior in units of its Laplace approximation: near N(0, I) with enough answers."""
     mode, covariance = target.laplace()
@@ -99,8 +92,10 @@ def whiten(target: BradleyTerry) -> Whitened:
     return Whitened(target, mode, root)
 
 
-def train(target: Target, *, key: bytes, steps: int, start: Sampler | None = None) -> Sampler:
-    """The initial sampler with the largest ELBO, E_q[log p] + Σ log σ₀, by Adam on (m₀, log σ₀).
+def train(
+    target: Target, *, key: bytes, steps: int, start: tuple[Floats, Floats] | None = None
+) -> tuple[Floats, Floats]:
+    """The law (m₀, σ₀) with the largest ELBO, E_q[log p] + Σ log σ₀, by Adam on (m₀, log σ₀).
 
     Reparameterised: ∂m₀ = E s(x), ∂log σ₀ = E s(x)·σ₀ξ + 1, over `DRAWS` fixed pairs ±ξ (so the
     same key gives the same sampler). Adam is algorithm 1 of Kingma & Ba (2015). ``start``: where
@@ -111,7 +106,7 @@ def train(target: Target, *, key: bytes, steps: int, start: Sampler | None = Non
     xi = np.concatenate([half, -half]) / np.sqrt((half * half).mean(0))
     here = np.zeros(2 * d)
     if start is not None:
-        here = np.concatenate([start.mean, np.log(start.sd)])
+        here = np.concatenate([start[0], np.log(start[1])])
     first, second = np.zeros(2 * d), np.zeros(2 * d)
     for number in range(steps):
         mean, sd = here[:d], np.exp(here[d:])
@@ -122,7 +117,7 @@ def train(target: Target, *, key: bytes, steps: int, start: Sampler | None = Non
         second = 0.999 * second + 0.001 * gradient**2
         size = np.sqrt(second / (1 - 0.999 ** (number + 1))) + 1e-8
         here = here + RATE * (1 - number / steps) * first / (1 - 0.9 ** (number + 1)) / size
-    return Sampler(here[:d], np.exp(here[d:]))
+    return here[:d], np.exp(here[d:])
 
 
 def step(target: Target, particles: Particles, epsilon: float = 0.3) -> Particles:
@@ -155,7 +150,7 @@ def run(
 def spread(target: BradleyTerry, *, key: bytes, count: int, steps: int) -> Particles:
     """Draw particles from a Bradley–Terry posterior: train a sampler, then run SVGD, whitened."""
     view = whiten(target)
-    start = train(view, key=key, steps=50).draw(count, key)
+    start = draw(*train(view, key=key, steps=50), count, key)
     return view.back(run(view, start, steps=steps)[-1])
 
 

@@ -68,22 +68,15 @@ class VoterTotals:
 
 
 @dataclass(slots=True)
-class ComparisonTotals:
-    """The counted votes of one training comparison."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    """By verdict: plus, minus, tie."""
-    decided: array[int] = field(default_factory=_integers)
-    """For each vote for a side: the panelist's number i for plus, −1 − i for minus."""
-
-
-@dataclass(slots=True)
 class VoteTotals:
     """All votes of a run."""
 
     voters: dict[str, VoterTotals] = field(default_factory=dict)
-    comparisons: dict[tuple[Direction, str], ComparisonTotals] = field(default_factory=dict)
-    """In order of their first counted votes."""
+    comparisons: dict[tuple[Direction, str], tuple[Counter[str], array[int]]] = field(
+        default_factory=dict
+    )
+    """In order of their first counted votes: the verdicts plus, minus and tie, and for each vote
+    for a side the panelist's number i for plus, −1 − i for minus."""
     second: dict[str, Counter[str]] = field(default_factory=dict)
     """Counted verdicts of others on rows that came again, by the row's first comparison."""
     first_us: array[int] = field(default_factory=_integers)
@@ -104,15 +97,15 @@ class VoteTotals:
     def steps(self) -> Counter[int | None]:
         """Counted votes by step."""
         found: Counter[int | None] = Counter()
-        for ((step, _), _), part in self.comparisons.items():
-            found[step] += part.counts.total()
+        for ((step, _), _), (counts, _) in self.comparisons.items():
+            found[step] += counts.total()
         return found
 
     def directions(self) -> dict[int | None, dict[int | None, Counter[str]]]:
         """Counted verdicts by step and direction k."""
         found: dict[int | None, dict[int | None, Counter[str]]] = {}
-        for ((step, k), _), part in self.comparisons.items():
-            found.setdefault(step, defaultdict(Counter))[k].update(part.counts)
+        for ((step, k), _), (counts, _) in self.comparisons.items():
+            found.setdefault(step, defaultdict(Counter))[k].update(counts)
         return found
 
     def groups(self) -> dict[str, Counter[str]]:
@@ -120,8 +113,8 @@ class VoteTotals:
         found: dict[str, Counter[str]] = defaultdict(Counter)
         for comparison, counts in self.second.items():
             found[comparison].update(counts)
-        for (_, comparison), part in self.comparisons.items():
-            found[comparison].update(part.counts)
+        for (_, comparison), (counts, _) in self.comparisons.items():
+            found[comparison].update(counts)
         return found
 
     def seconds(self, names: Iterable[str]) -> Sequence[float]:
@@ -173,14 +166,14 @@ def _answered(vote: VoteRow) -> bool:
 def _add_counted(totals: VoteTotals, vote: VoteRow) -> None:
     place = (vote.step, vote.k), vote.comparison
     if place not in totals.comparisons:
-        totals.comparisons[place] = ComparisonTotals()
-    part = totals.comparisons[place]
-    part.counts[vote.verdict] += 1
+        totals.comparisons[place] = (Counter(), _integers())
+    counts, decided = totals.comparisons[place]
+    counts[vote.verdict] += 1
     totals.fast += vote.fast
     if vote.verdict not in DECIDED:
         return
     number, plus = totals.voters[vote.panelist].number, vote.verdict == "plus"
-    part.decided.append(number if plus else -1 - number)
+    decided.append(number if plus else -1 - number)
     if vote.words_plus and vote.words_minus:
         totals.length_logs.append(math.log(vote.words_plus / vote.words_minus))
         totals.length_signs.append(1.0 if plus else -1.0)

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import Any, TypeAlias, Unpack
 
 import numpy as np
 import torch
@@ -104,6 +104,10 @@ class Learner:
     how: Recipe
 
 
+Rollout: TypeAlias = tuple["Part", Tensor, Tensor, Tensor, Tensor]
+"""A part with its old log-probabilities, values, advantages and returns, one per token."""
+
+
 @dataclass(frozen=True)
 class Part:
     """Answers that pass through the model together.
@@ -120,17 +124,6 @@ class Part:
         """Answer and position of each token, for arrays (answers, tokens)."""
         row, column = self.batch.mask.cpu().numpy().nonzero()
         return self.rows[row], column
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """A part with its old log-probabilities, values, advantages and returns, one per token."""
-
-    part: Part
-    logp: Tensor
-    value: Tensor
-    advantage: Tensor
-    returns: Tensor
 
 
 def train(
@@ -256,11 +249,11 @@ def _rollouts(
     advantage, returns = standardise(ahead, there), ahead + value
 
     def one(part: Part) -> Rollout:
-        known = (
+        old, worth, gained, back = (
             torch.from_numpy(values[part.places]).to(learner.model.device, torch.float32)
             for values in (logp, value, advantage, returns)
         )
-        return Rollout(part, *known)
+        return part, old, worth, gained, back
 
     figures = {
         "reward": float(reward.mean()),
@@ -289,14 +282,14 @@ def _improve(
 
 def _update(learner: Learner, group: Sequence[Rollout]) -> dict[str, float]:
     """Compute the gradients of a minibatch, and its figures."""
-    how, count = learner.how, sum(len(one.logp) for one in group)
+    how, count = learner.how, sum(len(old) for _, old, *_ in group)
     learner.optimizer.zero_grad()
     found = dict.fromkeys(("policy_loss", "value_loss", "clipped", "ratio_gap"), 0.0)
-    for one in group:
-        logp, value = token_values(learner, one.part.batch)
-        loss, ratio, clipped = policy_loss(logp, one.logp, one.advantage, clip=how.clip)
-        critic = value_loss(value, one.value, one.returns, clip=how.value_clip)
-        share = len(one.logp) / count
+    for part, old, worth, advantage, returns in group:
+        logp, value = token_values(learner, part.batch)
+        loss, ratio, clipped = policy_loss(logp, old, advantage, clip=how.clip)
+        critic = value_loss(value, worth, returns, clip=how.value_clip)
+        share = len(old) / count
         (share * (loss + critic)).backward()  # type: ignore[no-untyped-call]
         found["policy_loss"] += share * loss.item()
         found["value_loss"] += share * critic.item()

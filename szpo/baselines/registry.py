@@ -107,8 +107,9 @@ def run(
             how = replace(how, rows=None if inputs.rows == 1 else inputs.rows)
         trained = dpo.iterative(actor, inputs.prompts, inputs.ask, how, **shared)
     elif method == "self-rewarding":
-        data = self_rewarding.TrainingData(inputs.prompts, inputs.examples)
-        trained = self_rewarding.train(actor, data, how, folder=folder, **shared)
+        trained = self_rewarding.train(
+            actor, inputs.prompts, inputs.examples, how, folder=folder, **shared
+        )
     elif method == "sft":
         trained = sft.train(actor, inputs.examples, how, **shared)
     elif method in SCORED:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -68,23 +68,13 @@ class Recipe:
     """Settings for fitting M1 to examples."""
 
 
-@dataclass(frozen=True)
-class TrainingData:
-    """The data of a training."""
-
-    prompts: Sequence[Prompt]
-    """Prompts to answer, some in each round, in a seeded order."""
-    examples: Sequence[tuple[Prompt, Answer]] = ()
-    """Prompts with good answers, for M1."""
-    judge: Judge | None = None
-    """The judge; None: the current model."""
-
-
 def train(
     actor: Actor,
-    data: TrainingData,
+    prompts: Sequence[Prompt],
+    examples: Sequence[tuple[Prompt, Answer]] = (),
     recipe: Recipe | None = None,
     *,
+    judge: Judge | None = None,
     folder: Path,
     seed: int,
     on_step: OnStep = ignore_step,
@@ -93,33 +83,35 @@ def train(
 
     Args:
         actor: an actor at M0.
-        data: prompts, examples, and who judges.
+        prompts: prompts to answer, some in each round, in a seeded order.
+        examples: prompts with good answers, for M1.
         recipe: settings.
+        judge: who judges; None: the current model.
         folder: folder of the models; complete ones in it are not made again.
         seed: root seed of all draws.
         on_step: called after each model, also one that was already there.
     """
     how = recipe or Recipe()
-    if not data.prompts:
+    if not prompts:
         raise UsageError(f"{METHOD}: no prompts to answer")
-    if data.judge is None:
+    if judge is None:
         room = actor.sampling.max_new_tokens
-        require_room(context.reader_of(actor.loaded), data.prompts, room, how)
-    settings = _describe(actor, data, how, seed)
+        require_room(context.reader_of(actor.loaded), prompts, room, how)
+    settings = _describe(actor, prompts, examples, judge, how, seed)
     meter, log = Meter(), []
     for stage in range(how.models + 1):
         model = folder / f"M{stage}"
         if model.is_dir():
             record = _load(actor, model, settings)
         else:
-            record = _make(actor, data, how, stage, model, settings)
+            record = _make(actor, prompts, examples, judge, how, stage, model, settings)
         meter.tokens_generated += record["tokens_generated"]
         meter.seconds += record["seconds"]
         log.append({"model": float(stage), **record["figures"]})
         meter.report(on_step, stage, how.models, log[-1])
-    pairs = sum(int(figures.get("pairs", 0)) for figures in log)
+    found = sum(int(figures.get("pairs", 0)) for figures in log)
     ties = sum(int(figures.get("ties", 0)) for figures in log)
-    return Trained(meter.cost(), tuple(log), pairs, ties)
+    return Trained(meter.cost(), tuple(log), found, ties)
 
 
 def require_room(reader: Reader, prompts: Sequence[Prompt], new: int, how: Recipe) -> None:
@@ -144,7 +136,7 @@ def judge_candidates(
     seed: int,
     judge: Judge | None = None,
     meter: Meter,
-) -> Round:
+) -> list[Judged]:
     """Draw candidates of the current actor, judged by itself or by ``judge``; trains nothing."""
     plain = actor.sampling
     answers = _speaker(actor, how, plain.max_new_tokens).sample(
@@ -162,12 +154,10 @@ def judge_candidates(
     judgements = ask(requests, how.judgements, as_seed(key))
     meter.charge_tokens([answer for row in judgements for answer in row])
     texts = (tuple(answer.text for answer in row) for row in judgements)
-    return Round(
-        tuple(
-            Judged(prompt, tuple(row), tuple(islice(texts, how.candidates)))
-            for prompt, row in zip(prompts, answers, strict=True)
-        )
-    )
+    return [
+        Judged(prompt, tuple(row), tuple(islice(texts, how.candidates)))
+        for prompt, row in zip(prompts, answers, strict=True)
+    ]
 
 
 def _speaker(actor: Actor, how: Recipe, tokens: int) -> Actor:
@@ -182,7 +172,9 @@ def _speaker(actor: Actor, how: Recipe, tokens: int) -> Actor:
 
 def _make(
     actor: Actor,
-    data: TrainingData,
+    prompts: Sequence[Prompt],
+    examples: Sequence[tuple[Prompt, Answer]],
+    judge: Judge | None,
     how: Recipe,
     stage: int,
     folder: Path,
@@ -191,19 +183,20 @@ def _make(
     """Make a model from the previous one, and its folder; returns the record."""
     seed = settings["seed"]
     own = as_seed(seeds.derive(seed, "self-rewarding", step=stage))
-    meter, figures, found = Meter(), dict[str, float](), None
-    if stage == 1 and data.examples:
-        fitted = sft.train(actor, data.examples, how.fit, seed=own, meter=meter)
+    meter, figures, judged = Meter(), dict[str, float](), None
+    if stage == 1 and examples:
+        fitted = sft.train(actor, examples, how.fit, seed=own, meter=meter)
         figures = {"examples": float(fitted.pairs), "loss": float(fitted.log[-1]["loss"])}
     elif stage > 1:
         with meter:
             first = (stage - 2) * how.prompts
-            order = asking.draw_order(len(data.prompts), how.prompts, seed, first=first)
-            prompts = [data.prompts[i] for i in order]
-            found = judge_candidates(actor, prompts, how, seed=own, judge=data.judge, meter=meter)
-        _require_pairs(found, stage)
-        fitted = dpo.train(actor, Preferences(found.pairs), how.dpo, seed=own, meter=meter)
-        figures = {**found.figures, "loss": float(fitted.log[-1]["loss"])}
+            order = asking.draw_order(len(prompts), how.prompts, seed, first=first)
+            asked = [prompts[i] for i in order]
+            judged = judge_candidates(actor, asked, how, seed=own, judge=judge, meter=meter)
+        figures = count(judged)
+        _require_pairs(figures, stage)
+        fitted = dpo.train(actor, Preferences(pairs(judged)), how.dpo, seed=own, meter=meter)
+        figures = {**figures, "loss": float(fitted.log[-1]["loss"])}
     cost = meter.cost()
     record = {
         "settings": settings,
@@ -212,33 +205,35 @@ def _make(
         "seconds": cost.seconds,
         "theta_sha256": actor.digest(),
     }
-    _write(actor, folder, record, found)
+    _write(actor, folder, record, judged)
     return record
 
 
-def _require_pairs(found: Round, stage: int) -> None:
-    if not found.pairs:
-        share = found.figures["parsed"]
+def _require_pairs(found: Mapping[str, float], stage: int) -> None:
+    if not found["pairs"]:
+        share = found["parsed"]
         why = (
             "no judgement had a score; the judge must be a model that follows instructions"
             if not share
-            else f"all {len(found.judged)} prompts were ties; draw more prompts or candidates"
+            else f"all {found['ties']:.0f} prompts were ties; draw more prompts or candidates"
         )
         raise RunError(
             f"{METHOD}: no pair for M{stage}: {share:.0%} of "
-            f"{found.figures['judgements']:.0f} judgements had a score, and {why}"
+            f"{found['judgements']:.0f} judgements had a score, and {why}"
         )
 
 
-def _write(actor: Actor, folder: Path, record: dict[str, Any], found: Round | None) -> None:
+def _write(
+    actor: Actor, folder: Path, record: dict[str, Any], judged: list[Judged] | None
+) -> None:
     """Write the folder of a model, completely or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with files.write_whole(folder) as draft:
         actor.save_adapter(draft)
-        if found is not None:
-            preference_files.write(draft / "pairs.jsonl", found.pairs)
+        if judged is not None:
+            preference_files.write(draft / "pairs.jsonl", pairs(judged))
             with (draft / "judged.jsonl").open("x", encoding="utf-8") as file:
-                for one in found.judged:
+                for one in judged:
                     line = {
                         "prompt": [list(turn) for turn in one.prompt.turns],
                         "completions": [answer.text for answer in one.answers],
@@ -271,17 +266,24 @@ def _load(actor: Actor, folder: Path, settings: dict[str, Any]) -> dict[str, Any
     return record
 
 
-def _describe(actor: Actor, data: TrainingData, how: Recipe, seed: int) -> dict[str, Any]:
+def _describe(
+    actor: Actor,
+    prompts: Sequence[Prompt],
+    examples: Sequence[tuple[Prompt, Answer]],
+    judge: Judge | None,
+    how: Recipe,
+    seed: int,
+) -> dict[str, Any]:
     """The settings that all models of a folder share, as JSON; ``models`` is not one of them."""
-    examples = [[prompt.turns, answer.text, answer.end] for prompt, answer in data.examples]
+    shown = [[prompt.turns, answer.text, answer.end] for prompt, answer in examples]
     made = {
         "base": [actor.loaded.sha256, actor.loaded.dtype, actor.loaded.quantization],
         "sites": [asdict(site) for site in actor.sites],
         "sampling": actor.sampling.facts(),
         "M0": actor.digest(),
-        "prompts": _sha256([prompt.turns for prompt in data.prompts]),
-        "examples": _sha256(examples) if examples else None,
-        "judge": "the model itself" if data.judge is None else "given",
+        "prompts": _sha256([prompt.turns for prompt in prompts]),
+        "examples": _sha256(shown) if shown else None,
+        "judge": "the model itself" if judge is None else "given",
         "recipe": {k: v for k, v in asdict(how).items() if k != "models"},
         "seed": seed,
     }
@@ -391,26 +393,20 @@ class Judged:
         return None if best.text == worst.text else Pair(self.prompt, best, worst, "judge")
 
 
-@dataclass(frozen=True)
-class Round:
-    """The judged candidates of all prompts of a round."""
+def pairs(judged: Sequence[Judged]) -> tuple[Pair, ...]:
+    """One pair for each prompt whose candidates differ in points."""
+    return tuple(one.pair for one in judged if one.pair is not None)
 
-    judged: tuple[Judged, ...]
 
-    @property
-    def pairs(self) -> tuple[Pair, ...]:
-        """One pair for each prompt whose candidates differ in points."""
-        return tuple(one.pair for one in self.judged if one.pair is not None)
-
-    @property
-    def figures(self) -> dict[str, float]:
-        """Counts, the share of judgements with a score, and the mean score."""
-        texts = [text for one in self.judged for own in one.judgements for text in own]
-        read = [value for value in map(score, texts) if value is not None]
-        return {
-            "judgements": float(len(texts)),
-            "parsed": len(read) / len(texts) if texts else 0.0,
-            "points": sum(read) / len(read) if read else 0.0,
-            "pairs": float(len(self.pairs)),
-            "ties": float(len(self.judged) - len(self.pairs)),
-        }
+def count(judged: Sequence[Judged]) -> dict[str, float]:
+    """Counts, the share of judgements with a score, and the mean score."""
+    texts = [text for one in judged for own in one.judgements for text in own]
+    read = [value for value in map(score, texts) if value is not None]
+    found = len(pairs(judged))
+    return {
+        "judgements": float(len(texts)),
+        "parsed": len(read) / len(texts) if texts else 0.0,
+        "points": sum(read) / len(read) if read else 0.0,
+        "pairs": float(found),
+        "ties": float(len(judged) - found),
+    }

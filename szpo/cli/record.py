@@ -130,16 +130,17 @@ def backup(
 def _recover(path: Path, out: Path | None, *, as_json: bool) -> int:
     if out is None:
         raise UsageError("--recover goes with --out, the new file for what can be read")
-    found = copies.recover(path, out)
+    rows, lost, report = copies.recover(path, out)
     document = {
         "file": str(out),
-        "rows": found.rows,
-        "lost": {table: list(keys) for table, keys in found.lost.items()},
-        "ok": found.report.ok,
-        "verdict": str(found.report),
+        "rows": rows,
+        "lost": {table: list(keys) for table, keys in lost.items()},
+        "ok": report.ok,
+        "verdict": str(report),
     }
-    console.answer(as_json, document, f"wrote {out}", *found.lines)
-    return 0 if found.report.ok else IntegrityError.exit_code
+    lines = *copies.list_recovered(rows, lost), str(report)
+    console.answer(as_json, document, f"wrote {out}", *lines)
+    return 0 if report.ok else IntegrityError.exit_code
 
 
 def export(

@@ -83,7 +83,7 @@ def look(path: Path) -> Ledger:
     """Open a run's file for reading, and warn if acknowledged events are missing from it."""
     ledger = Ledger.open(path, readonly=True)
     try:
-        if lacks := ledger.check_end().problem:
+        if lacks := ledger.check_end()[0]:
             console.warn(f"{path}: {lacks}; see: szpo verify {path}")
     except BaseException:
         ledger.close()

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from szpo.cluster.schedule import Bounds, Dispatcher
 from szpo.cluster.vllm_messages import Decoding, Row, RowAnswer, row_seed
-from szpo.cluster.vllm_transport import ChunkReply, Look, ServedChunk, VllmTransport
+from szpo.cluster.vllm_replica import Shown
+from szpo.cluster.vllm_transport import ChunkReply, ServedChunk, VllmTransport
 from szpo.cluster.vllm_trusted_model import (
     CastMember,
     Judged,
@@ -106,11 +107,11 @@ class Canary:
         rows += [Row(minus, self._prompt, seed) for seed in range(1, SEEDS + 1)]
         return ServedChunk(tuple(rows), dict(adapters), self._decoding)
 
-    def check(self, look: Look) -> str | None:
+    def check(self, shown: Shown, reply: ChunkReply) -> str | None:
         """What is wrong with the server; None if nothing."""
-        if look.shown.caches_prefixes:
+        if shown.caches_prefixes:
             return "it caches prefixes; start it with --no-enable-prefix-caching"
-        answers, pairs = look.reply.answers, 2 * SEEDS
+        answers, pairs = reply.answers, 2 * SEEDS
         (apart, other) = self._trusted.deviations(
             [
                 [Judged(self._prompt, answer, member) for answer in part]

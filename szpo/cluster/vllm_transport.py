@@ -45,14 +45,6 @@ class ChunkReply:
     answers: tuple[RowAnswer, ...]
 
 
-@dataclass(frozen=True)
-class Look:
-    """What a server reports before it gets rows, with its answers to a canary chunk."""
-
-    shown: Shown
-    reply: ChunkReply
-
-
 @dataclass
 class _Seat:
     """A server's place; the lock lets one task at a time talk to the server."""
@@ -70,7 +62,7 @@ class VllmTransport:
         self,
         replicas: Sequence[Replica],
         canary: Callable[[], ServedChunk],
-        check: Callable[[Look], str | None],
+        check: Callable[[Shown, ChunkReply], str | None],
         remove: Callable[[Sequence[str]], None],
         *,
         return_s: float = RETURN_S,
@@ -80,7 +72,8 @@ class VllmTransport:
         Args:
             replicas: The servers.
             canary: Makes a canary chunk whose adapters have new names.
-            check: Returns what is wrong with a server's `Look`, or None.
+            check: Returns what is wrong with a server, from what it reports and its answers to
+                the canary chunk, before it gets rows; None if nothing.
             remove: Removes the files of adapters that no server needs any more.
             return_s: See `RETURN_S`.
         """
@@ -88,7 +81,9 @@ class VllmTransport:
         self._canary, self._check, self._remove = canary, check, remove
         self._return_s = return_s
         self._versions: dict[str, str] = {}
-        self._news: queue.Queue[Event[ChunkReply] | Look | Exception] = queue.Queue()
+        self._news: queue.Queue[Event[ChunkReply] | tuple[Shown, ChunkReply] | Exception] = (
+            queue.Queue()
+        )
         self._loop = asyncio.new_event_loop()
         thread = threading.Thread(target=_turn, args=(self._loop,), name="szpo-vllm", daemon=True)
         thread.start()
@@ -126,24 +121,27 @@ class VllmTransport:
         """Unload adapters from every server once its rows are done; then remove their files."""
         self._run(self._retire(names))
 
-    def _read(self, item: Event[ChunkReply] | Look | Exception) -> Event[ChunkReply]:
+    def _read(
+        self, item: Event[ChunkReply] | tuple[Shown, ChunkReply] | Exception
+    ) -> Event[ChunkReply]:
         if isinstance(item, Exception):
             self._news.put(item)  # that server gets no more rows: the next poll raises it again
             raise item
         if isinstance(item, Lost):
             self._admit(item.worker, self._return_s)
-        if not isinstance(item, Look):
+        if not isinstance(item, tuple):
             return item
-        worker = item.reply.worker
+        shown, reply = item
+        worker = reply.worker
         where = self.address(worker)
-        self._versions.setdefault(worker, item.shown.version)
+        self._versions.setdefault(worker, shown.version)
         for other, theirs in self._versions.items():
-            if theirs != item.shown.version:
+            if theirs != shown.version:
                 raise IntegrityError(
-                    f"{where} is vLLM {item.shown.version}, {self.address(other)} is {theirs}; "
+                    f"{where} is vLLM {shown.version}, {self.address(other)} is {theirs}; "
                     "start all replicas from one version"
                 )
-        wrong = self._check(item)
+        wrong = self._check(shown, reply)
         if wrong is not None:
             raise IntegrityError(f"{where} is not the run's: {wrong}")
         return Ready(worker)
@@ -178,7 +176,7 @@ class VllmTransport:
                     reply = await self._rows(worker, chunk)
                     for name in adapters:
                         await seat.replica.unregister(name)
-                self._news.put(Look(shown, reply))
+                self._news.put((shown, reply))
                 return
             except GoneError:
                 wait_s = min(2 * max(wait_s, self._return_s), retry.longest_s)

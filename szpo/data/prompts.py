@@ -80,14 +80,6 @@ class PromptSet:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Record:
-    prompt: Prompt
-    split: Split | None
-    where: str
-    """The file, and the line if it has lines."""
-
-
 def load_shipped() -> PromptSet:
     """Load szpo's own 256 everyday requests: 160 to train on, 96 held out.
 
@@ -138,12 +130,12 @@ def load(path: str | Path, *, heldout: float = 0.25, column: str | None = None) 
     records = [record for record in read if record is not None]
     if not records:
         raise UsageError(f"no prompts in {path}; write at least one, for example one per line")
-    train, held, warnings = _split(records, heldout)
+    train, held, warnings = _split([(prompt, split) for prompt, split, _ in records], heldout)
     if not train:
         raise UsageError(f"{path}: every prompt is held out; mark some with split = train")
     places: dict[Prompt, str] = {}
-    for record in records:
-        places.setdefault(_clean(record.prompt), record.where)
+    for prompt, _, where in records:
+        places.setdefault(_clean(prompt), where)
     return PromptSet(
         tuple(map(_clean, train)),
         tuple(map(_clean, held)),
@@ -213,8 +205,10 @@ def _csv(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, dict[str, s
         yield where, {name: cell for name, cell in row.items() if cell.strip()}
 
 
-def _record(value: Any, where: str, names: Sequence[str]) -> _Record | None:
-    """Read one value as a record; None for an empty text. Other mistakes raise UsageError."""
+def _record(
+    value: Any, where: str, names: Sequence[str]
+) -> tuple[Prompt, Split | None, str] | None:
+    """Read one value as prompt, split and place; None for an empty text."""
     split: Split | None = None
     given: Mapping[str, Any] = {}
     if isinstance(value, dict):
@@ -240,7 +234,7 @@ def _record(value: Any, where: str, names: Sequence[str]) -> _Record | None:
             raise UsageError(f"{where}: holds a NUL character; remove it")
         if len(text) > LINE_LIMIT:
             raise UsageError(f"{where}: a text of {len(text):,} characters; limit {LINE_LIMIT:,}")
-    return _Record(Prompt(turns), split, where)
+    return Prompt(turns), split, where
 
 
 def add_system(turns: Turns, record: Mapping[str, Any], where: str) -> Turns:
@@ -298,19 +292,19 @@ def _split_name(value: Any, where: str) -> Split | None:
 
 
 def _split(
-    records: list[_Record], share: float
+    records: list[tuple[Prompt, Split | None]], share: float
 ) -> tuple[list[Prompt], list[Prompt], tuple[str, ...]]:
-    if any(record.split for record in records):
-        train = [record.prompt for record in records if record.split != "heldout"]
-        return train, [record.prompt for record in records if record.split == "heldout"], ()
-    distinct = sorted({record.prompt for record in records}, key=_hash)
+    if any(split for _, split in records):
+        train = [prompt for prompt, split in records if split != "heldout"]
+        return train, [prompt for prompt, split in records if split == "heldout"], ()
+    distinct = sorted({prompt for prompt, _ in records}, key=_hash)
     aside = set(distinct[: ceil(share * len(distinct))])
     warnings: tuple[str, ...] = ()
     if share and len(distinct) < 2:
         aside = set()
         warnings = ("only one prompt: none is held out, so nothing is measured; write more",)
-    train = [record.prompt for record in records if record.prompt not in aside]
-    return train, [record.prompt for record in records if record.prompt in aside], warnings
+    train = [prompt for prompt, _ in records if prompt not in aside]
+    return train, [prompt for prompt, _ in records if prompt in aside], warnings
 
 
 def _hash(prompt: Prompt) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from szpo.errors import RunError
 from szpo.judges.prompting import Labels
@@ -38,6 +38,9 @@ class Reply:
     """No retry will help: all tries were used, or it can never work."""
     tokens_in: int = 0
     tokens_out: int = 0
+    value: Any = None
+    """What the judge read in it: a preference, a grade, or log p(first)/p(second) of the names;
+    None: unreadable."""
 
 
 class Backend(Protocol):

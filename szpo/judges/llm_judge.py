@@ -46,15 +46,6 @@ class Opinionated(Protocol):
         """As `szpo.evaluators.protocol.Judge.judge`, with the reasons."""
 
 
-@dataclass(frozen=True, slots=True)
-class ParsedReply:
-    """A reply and what was read in it."""
-
-    reply: Reply
-    value: Any = None
-    """A preference, a grade, or log p(first)/p(second) of the two names; None: unreadable."""
-
-
 @dataclass(frozen=True)
 class LanguageJudge:
     """Asks a language model about both orders and makes one vote of the replies.
@@ -92,13 +83,13 @@ class LanguageJudge:
             "ask": self.settings.ask,
             "replies": [_raw(each) for each in read],
             "tokens": [
-                sum(r.reply.tokens_in for r in read),
-                sum(r.reply.tokens_out for r in read),
+                sum(r.tokens_in for r in read),
+                sum(r.tokens_out for r in read),
             ],
         }
         if at is not None:
             details["principle"] = at
-        failed = next((r.reply for r in read if r.value is None), None)
+        failed = next((r for r in read if r.value is None), None)
         if failed is not None:
             return self._resolve_failure(failed, details)
         found = [_part(self.settings.ask, *read[i : i + 2]) for i in range(0, len(read), 2)]
@@ -116,14 +107,14 @@ class LanguageJudge:
 
     def _ask(
         self, parts: Sequence[Sequence[Row]], criterion: str, plus_side: Letter, key: bytes
-    ) -> list[ParsedReply]:
+    ) -> list[Reply]:
         """Two replies for each part: A first and B first, or the grades of A and of B."""
         orders: tuple[Literal["plus", "minus"], ...]
         orders = ("plus", "minus") if plus_side == "A" else ("minus", "plus")
         makers = [self._maker(rows, first, criterion) for rows in parts for first in orders]
         return self._ask_all(makers, key)
 
-    def rate(self, shown: Sequence[tuple[Prompt, str]]) -> list[ParsedReply]:
+    def rate(self, shown: Sequence[tuple[Prompt, str]]) -> list[Reply]:
         """How far the criterion holds of each answer by itself: a grade, or the odds of yes."""
         given = prompting.Instructions(self.criterion, {}, self.backend.reserved)
         kind: Literal["soft_rating", "rating"]
@@ -137,12 +128,12 @@ class LanguageJudge:
         found = self._ask_all([maker(one) for one in shown], key)
         for each in found:
             if each.value is None:
-                self._resolve_failure(each.reply, {})
+                self._resolve_failure(each, {})
         return found
 
-    def _ask_all(self, makers: Sequence[Maker], key: bytes) -> list[ParsedReply]:
+    def _ask_all(self, makers: Sequence[Maker], key: bytes) -> list[Reply]:
         """The replies to all questions; those that cannot be read are asked again."""
-        found: list[ParsedReply] = [ParsedReply(Reply())] * len(makers)
+        found = [Reply()] * len(makers)
         waiting = list(range(len(makers)))
         for attempt in range(RETRIES + 1):
             questions = [
@@ -155,8 +146,8 @@ class LanguageJudge:
                 else self.backend.write(questions)
             )
             for i, reply in zip(waiting, replies, strict=True):
-                found[i] = self._read(_add_cost(reply, found[i].reply))
-            waiting = [i for i in waiting if found[i].value is None and not found[i].reply.final]
+                found[i] = self._read(_add_cost(reply, found[i]))
+            waiting = [i for i in waiting if found[i].value is None and not found[i].final]
             if not waiting:
                 break
         return found
@@ -174,20 +165,18 @@ class LanguageJudge:
             template, shown, given, labels=self.labels, again=again
         )
 
-    def _read(self, reply: Reply) -> ParsedReply:
+    def _read(self, reply: Reply) -> Reply:
         if reply.failure is not None:
-            return ParsedReply(reply)
+            return reply
         if reply.odds is not None:
             if not all(map(math.isfinite, reply.odds)):
-                return ParsedReply(
-                    replace(reply, odds=None, failure="a log-probability is not finite")
-                )
-            return ParsedReply(reply, reply.odds[0] - reply.odds[1])
+                return replace(reply, odds=None, failure="a log-probability is not finite")
+            return replace(reply, value=reply.odds[0] - reply.odds[1])
         whole = reply.ended
         text = reply.text if whole else reply.text.rpartition("\n")[0]  # the last line is cut
         if self.settings.ask == "grades":
-            return ParsedReply(reply, prompting.read_grade(text, whole=whole))
-        return ParsedReply(reply, prompting.read_verdict(text, self.labels, whole=whole))
+            return replace(reply, value=prompting.read_grade(text, whole=whole))
+        return replace(reply, value=prompting.read_verdict(text, self.labels, whole=whole))
 
     def _resolve_failure(self, reply: Reply, details: Mapping[str, Any]) -> Opinion:
         wrong = reply.failure or UNREADABLE
@@ -245,7 +234,7 @@ def probability(logit: float) -> float:
     return 1 / (1 + math.exp(-logit))
 
 
-def _part(ask: str, one: ParsedReply, other: ParsedReply) -> tuple[Sides, float | None]:
+def _part(ask: str, one: Reply, other: Reply) -> tuple[Sides, float | None]:
     """The answers of two replies as sides on screen, and the mean of their logits.
 
     A bias b for the first position adds to both: l₁ = Δ + b, l₂ = −Δ + b, so (l₁ − l₂)/2 = Δ.
@@ -266,8 +255,7 @@ def by_sign(value: float) -> Choice:
     return "tie" if value == 0 else "A" if value > 0 else "B"
 
 
-def _raw(read: ParsedReply) -> dict[str, Any]:
-    reply = read.reply
+def _raw(reply: Reply) -> dict[str, Any]:
     if reply.odds is not None:
         return {"odds": list(reply.odds)}
     return {"text": reply.text[-REPLY_CHARACTERS:]} | (

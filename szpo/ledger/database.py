@@ -217,8 +217,8 @@ class Ledger:
         """
         self._head = self._last
 
-    def check_end(self) -> witness.EndCheck:
-        """Compare the end of the record with the witness beside the file.
+    def check_end(self) -> tuple[str, str]:
+        """Compare the end of the record with the witness beside it; see `witness.compare`.
 
         Uses the witness as it was when the file was opened, or when the last snapshot began.
         """

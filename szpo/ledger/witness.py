@@ -44,22 +44,6 @@ class Head:
     sha256: str
 
 
-@dataclass(frozen=True, slots=True)
-class Noted:
-    """The head in a witness, or why there is none."""
-
-    head: Head | None
-    why_none: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class EndCheck:
-    """A record against its witness: events are missing (``problem``), or may be (``note``)."""
-
-    problem: str = ""
-    note: str = ""
-
-
 def beside(path: Path) -> Path:
     """The path of the witness of a ledger's file."""
     return connection.beside(path, "-head")
@@ -125,53 +109,55 @@ def _lock(file: int) -> None:
         time.sleep(0.002)
 
 
-def read(path: Path) -> Noted:
-    """Read the witness; call it before reading the record, which only grows."""
+def read(path: Path) -> Head | str:
+    """The head in a witness, or why there is none; call it before reading the growing record."""
     try:
         with os.fdopen(_open_plain(beside(path), os.O_RDONLY), "rb") as file:
             content = file.read(2 * SLOT)
     except FileNotFoundError:
-        return Noted(None, "there is none")
+        return "there is none"
     except OSError as error:
-        return Noted(None, f"it cannot be read: {error.strerror or error}")
+        return f"it cannot be read: {error.strerror or error}"
     found = [each for each in _parse_slots(content) if each is not None]
     if not found:
-        return Noted(None, "it is damaged")
-    return Noted(max(found, key=lambda each: each.event))
+        return "it is damaged"
+    return max(found, key=attrgetter("event"))
 
 
-def compare(path: Path, noted: Noted, conn: sqlite3.Connection) -> EndCheck:
-    """Compare a witness, read before, with the record that a connection sees."""
+def compare(path: Path, noted: Head | str, conn: sqlite3.Connection) -> tuple[str, str]:
+    """Compare a witness, read before, with the record that a connection sees.
+
+    Returns why events are missing, and why they may be; '' where they are not.
+    """
     name = beside(path).name
-    if noted.head is None:
-        return EndCheck(note=_describe_doubt(f"its witness, {name}: {noted.why_none}"))
+    if isinstance(noted, str):
+        return "", _describe_doubt(f"its witness, {name}: {noted}")
     (run,) = conn.execute("SELECT run FROM runs ORDER BY created_us LIMIT 1").fetchone()
-    if noted.head.run != mark_of(run):
-        return EndCheck(note=_describe_doubt(f"its witness, {name}: it belongs to another run"))
-    event = noted.head.event
+    if noted.run != mark_of(run):
+        return "", _describe_doubt(f"its witness, {name}: it belongs to another run")
+    event = noted.event
     last = conn.execute("SELECT max(event) FROM events").fetchone()[0] or 0
     if last < event:
         missing = f"{event - last} acknowledged event{'s are' if event - last > 1 else ' is'}"
-        return EndCheck(
+        return (
             f"{missing} missing at its end (it ends with event {last}; {name} says {event}): its "
-            "log was cut or damaged, or this is an older copy, or one made while the run went on"
+            "log was cut or damaged, or this is an older copy, or one made while the run went on",
+            "",
         )
     found = conn.execute("SELECT row_sha256 FROM events WHERE event = ?", (event,)).fetchone()
-    if found is not None and found[0] != noted.head.sha256:
-        return EndCheck(
-            f"event {event} is not the one that was acknowledged ({name} has its hash)"
-        )
-    return EndCheck()
+    if found is not None and found[0] != noted.sha256:
+        return f"event {event} is not the one that was acknowledged ({name} has its hash)", ""
+    return "", ""
 
 
 def problem(path: Path) -> str:
     """What is missing from the record, read without changing its log; '' if nothing is."""
     noted = read(path)
-    if noted.head is None:
+    if isinstance(noted, str):
         return ""
     try:
         with closing(connection.connect(path, readonly=True)) as conn:
-            return compare(path, noted, conn).problem
+            return compare(path, noted, conn)[0]
     except sqlite3.Error:  # opening it gives the better message
         return ""
 

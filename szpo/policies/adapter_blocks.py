@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,12 @@ STARTING = -1
 """Owner of the entries whose weight is always 1."""
 
 
+Stacked: TypeAlias = tuple[tuple[Site, ...], dict[str, NDArray[np.float32]], Blocks, bool]
+"""Sites; A and B of all adapters side by side, by ``site.a`` and ``site.b``, with each scale in B;
+their weights, which are the coordinates (T is the identity); whether some layers are GPT-2's
+transposed ``Conv1D``."""
+
+
 @dataclass(frozen=True)
 class Part:
     """One adapter: its sites, with rank and scale, and its factors."""
@@ -38,18 +44,6 @@ class Part:
     owner: int
     sites: tuple[Site, ...]
     factors: Theta
-
-
-@dataclass(frozen=True)
-class Stacked:
-    """All adapters side by side; the weights w are the coordinates (T is the identity)."""
-
-    sites: tuple[Site, ...]
-    factors: dict[str, NDArray[np.float32]]
-    """A and B by ``site.a`` and ``site.b``, each scale multiplied into B."""
-    blocks: Blocks
-    conv1d: bool
-    """Some adapted layers are GPT-2's transposed ``Conv1D``."""
 
 
 def gather(config: Config, host: Host, say: Say) -> Stacked:
@@ -97,7 +91,7 @@ def stack(parts: Sequence[Part], sources: Sequence[dict[str, Any]], conv1d: bool
         owners[name] = np.concatenate([np.full(own.rank, p.owner) for p, own in here])
     names = tuple(part.name for part in parts if part.owner != STARTING)
     blocks = Blocks(names, tuple(sources), owners, np.eye(len(names), dtype=np.float32))
-    return Stacked(tuple(sites.values()), factors, blocks, conv1d)
+    return tuple(sites.values()), factors, blocks, conv1d
 
 
 def _require_shapes(part: Part) -> None:

@@ -138,12 +138,11 @@ def prepare(
         return Base(host, Subspace("none", sites, _start(loaded, sites) or {}, {}, {}), conv1d)
     sources: tuple[Mapping[str, Any], ...] = ()
     if config.coordinates == "adapters":
-        stacked = adapter_blocks.gather(config, host, say)
-        sources = stacked.blocks.sources
-        sites, conv1d, start = stacked.sites, stacked.conv1d, stacked.factors
+        sites, start, blocks, conv1d = adapter_blocks.gather(config, host, say)
+        sources = blocks.sources
         make = partial(
             subspace_setup.choose_subspace,
-            host, sites, prompts, config, start, stacked.blocks, progress,
+            host, sites, prompts, config, start, blocks, progress,
         )  # fmt: skip
     else:
         sites, conv1d = host.places(config.adapter, _start_config(loaded))

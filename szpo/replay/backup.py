@@ -8,7 +8,6 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,26 +25,6 @@ from szpo.replay.verification import verify
 Row = dict[str, Any]
 MAX_LOOKUPS: Final = 100_000
 """Most row ids that are looked up one by one where a scan cannot pass a damaged page."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recovered:
-    """What was recovered from a damaged file, and what is known to be lost."""
-
-    rows: Mapping[str, int]
-    lost: Mapping[str, tuple[str, ...]]
-    """By table: keys of rows that an event recorded, but that are missing or changed."""
-    report: Report
-
-    @property
-    def lines(self) -> tuple[str, ...]:
-        """A report for people: a line for each table, and the verdict on the new file."""
-        lines = []
-        for table, count in self.rows.items():
-            missing = self.lost.get(table, ())
-            shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
-            lines.append(f"{table}: {count} rows" + (f"; lost: {shown}" if missing else ""))
-        return (*lines, str(self.report))
 
 
 def backup(path: Path, out: Path) -> Report:
@@ -74,11 +53,14 @@ def backup(path: Path, out: Path) -> Report:
     return report
 
 
-def recover(path: Path, out: Path) -> Recovered:
+def recover(path: Path, out: Path) -> tuple[dict[str, int], dict[str, tuple[str, ...]], Report]:
     """Write all rows that can still be read into a new file, and list what is lost.
 
     The damaged file is not changed: a copy of it and of its log is read. Rows are copied
-    unchanged; the report of `verify` says whether the new file is a valid run.
+    unchanged.
+
+    Returns by table how many rows were copied, and the keys of rows that an event recorded but
+    that are missing or changed; and the report of `verify` on the new file.
     """
     with (
         tempfile.TemporaryDirectory(dir=out.parent, prefix=".szpo-") as folder,
@@ -100,7 +82,19 @@ def recover(path: Path, out: Path) -> Recovered:
             report = verify(ledger)
         failpoint("cp14")
     counts = {table: len(found) for table, found in rows.items()}
-    return Recovered(counts, _list_lost(rows, _read_acknowledged(path, rows)), report)
+    return counts, _list_lost(rows, _read_acknowledged(path, rows)), report
+
+
+def list_recovered(
+    rows: Mapping[str, int], lost: Mapping[str, tuple[str, ...]]
+) -> tuple[str, ...]:
+    """A line of text for each table of `recover`."""
+    lines = []
+    for table, count in rows.items():
+        missing = lost.get(table, ())
+        shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+        lines.append(f"{table}: {count} rows" + (f"; lost: {shown}" if missing else ""))
+    return tuple(lines)
 
 
 def _tables() -> list[str]:
@@ -194,8 +188,8 @@ def _write(conn: sqlite3.Connection, rows: Mapping[str, list[Row]]) -> None:
 
 def _read_acknowledged(path: Path, rows: Mapping[str, list[Row]]) -> int:
     """The number of the last acknowledged event, from the file's witness; 0 without one."""
-    head, mark = witness.read(path).head, witness.mark_of(rows["runs"][0]["run"])
-    return head.event if head is not None and head.run == mark else 0
+    head, mark = witness.read(path), witness.mark_of(rows["runs"][0]["run"])
+    return head.event if isinstance(head, witness.Head) and head.run == mark else 0
 
 
 def _list_lost(rows: Mapping[str, list[Row]], acknowledged: int) -> dict[str, tuple[str, ...]]:

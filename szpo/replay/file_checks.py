@@ -236,11 +236,11 @@ def check_budget(look: Examination) -> None:
 
 def check_end(look: Examination) -> None:
     """Compare the last event with the file's witness; a note where there is no witness."""
-    found = look.ledger.check_end()
-    if found.problem:
-        raise Broken("events", "head", f"{found.problem}; {witness.remedy(look.ledger.path)}")
-    if found.note:
-        look.notes.append(found.note)
+    problem, doubt = look.ledger.check_end()
+    if problem:
+        raise Broken("events", "head", f"{problem}; {witness.remedy(look.ledger.path)}")
+    if doubt:
+        look.notes.append(doubt)
 
 
 def find_undecodable(ledger: Ledger) -> Failure | None:

@@ -81,12 +81,12 @@ def _pages(ledger: Ledger) -> Iterator[Check]:
 
 
 def _last_record(ledger: Ledger) -> Iterator[Check]:
-    found = ledger.check_end()
-    if found.problem:
-        text = f"{found.problem}; {witness.remedy(ledger.path)}"
+    problem, doubt = ledger.check_end()
+    if problem:
+        text = f"{problem}; {witness.remedy(ledger.path)}"
         yield Check("end", "fail", text)
-    elif found.note:
-        yield Check("end", "ok", found.note)
+    elif doubt:
+        yield Check("end", "ok", doubt)
     else:
         yield Check("end", "ok", "nothing that was acknowledged is missing")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 from szpo import seeds
 from szpo.intervals import Share, share
@@ -21,6 +21,10 @@ from szpo.voting.seats import LETTERS, Letter
 
 PAIRS: Final = 64
 """Pairs on which a run's last line rests, where verdicts are on pairs."""
+
+
+_SeatsAt: TypeAlias = tuple[str, list[str], set[str]]
+"""A comparison, the sides of plus at its answered or held seats, and who was shown it."""
 
 
 class FinalVote(Protocol):
@@ -70,13 +74,13 @@ def choose(ledger: Ledger, panelist: str, now: int) -> tuple[str, Letter] | None
     order, places, left = found[0]
     name = f"final {order.id}/{panelist}"
     walk = seats.panelist_order(ledger.root_seed, None, name, len(places))
-    rank, chosen = min(left, key=lambda each: (len(each[1].sides), walk[each[0]]))
-    a, b = chosen.sides.count("A"), chosen.sides.count("B")
+    rank, (comparison, sides, _) = min(left, key=lambda at: (len(at[1][1]), walk[at[0]]))
+    a, b = sides.count("A"), sides.count("B")
     if a == b:
-        seat, size = len(chosen.sides), len(places)
-        return chosen.comparison, planned_sides(ledger.root_seed, order.id, size, seat)[rank]
+        seat, size = len(sides), len(places)
+        return comparison, planned_sides(ledger.root_seed, order.id, size, seat)[rank]
     # A seat that was given up leaves its side to the next.
-    return chosen.comparison, "A" if a < b else "B"
+    return comparison, "A" if a < b else "B"
 
 
 def count_left(ledger: Ledger, panelist: str, now: int) -> int:
@@ -95,7 +99,7 @@ def _find_left(
     for order in orders.results(ledger, "final"):
         if order.closed_us is None:
             places = _read_seats_at(ledger, order, now)
-            if left := [(i, at) for i, at in enumerate(places) if panelist not in at.shown]:
+            if left := [(i, at) for i, at in enumerate(places) if panelist not in at[2]]:
                 found.append((order, places, left))
     waits = found and _must_wait(ledger, found[0][0], panelist, found[0][1], now)
     return [] if waits else found
@@ -139,15 +143,6 @@ def planned_sides(root_seed: int, order: int, size: int, seat: int) -> list[Lett
     return [LETTERS[(first + int(place) + seat) % 2] for place in seeds.permutation(key, size)]
 
 
-@dataclass(frozen=True, slots=True)
-class _SeatsAt:
-    """The seats at one comparison: sides of plus answered or held, and who was shown it."""
-
-    comparison: str
-    sides: list[str]
-    shown: set[str]
-
-
 def _read_seats_at(ledger: Ledger, order: Order, now: int) -> list[_SeatsAt]:
     """The comparisons of an order that differ in some row, as stored, with their seats."""
     found: dict[str, _SeatsAt] = {}
@@ -162,13 +157,13 @@ def _read_seats_at(ledger: Ledger, order: Order, now: int) -> list[_SeatsAt]:
     ):
         if row["comparison"] not in wanted:
             continue
-        place = found.setdefault(row["comparison"], _SeatsAt(row["comparison"], [], set()))
+        _, sides, shown = found.setdefault(row["comparison"], (row["comparison"], [], set()))
         if row["panelist"] is None:
             continue
-        place.shown.add(row["panelist"])
+        shown.add(row["panelist"])
         held = row["choice"] is None and row["expires_us"] > now
         if held or row["choice"] not in (None, "skip"):
-            place.sides.append(row["plus_side"])
+            sides.append(row["plus_side"])
     return list(found.values())
 
 
@@ -184,4 +179,4 @@ def _must_wait(
         return False
     is_new = (order.done_us or 0) > now - panelists.PRESENT_US
     others = panelists.find_present(ledger, now, sessions=is_new) - tuners
-    return any(other not in place.shown for other in others for place in places)
+    return any(other not in shown for other in others for _, _, shown in places)

@@ -8,19 +8,9 @@ deadline can exclude the time for which the run was paused.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 
 from szpo.ledger.database import Ledger
 from szpo.voting import lease, seats
-
-
-@dataclass(frozen=True, slots=True)
-class PendingPause:
-    """A requested pause that begins once step ``after`` is done."""
-
-    by: str
-    reason: str
-    after: int
 
 
 def pause(ledger: Ledger, by: str, reason: str = "", *, now: bool = True) -> None:
@@ -51,8 +41,8 @@ def describe_pause(by: str, reason: str) -> str:
     return f"{by}: {reason}" if reason else by
 
 
-def find_pending_pause(ledger: Ledger) -> PendingPause | None:
-    """Return the pause that was requested for after a step, if it has not begun; else None."""
+def find_pending_pause(ledger: Ledger) -> tuple[str, str, int] | None:
+    """A pause that was requested and has not begun: by whom, why, and the step before it."""
     found = ledger.query(
         "SELECT kind, actor, body FROM events WHERE kind IN ('pause', 'pause after', 'unpause') "
         "ORDER BY event DESC LIMIT 1"
@@ -60,15 +50,15 @@ def find_pending_pause(ledger: Ledger) -> PendingPause | None:
     if not found or found[0]["kind"] != "pause after":
         return None
     body = json.loads(found[0]["body"])
-    return PendingPause(found[0]["actor"], body["reason"], body["after"])
+    return found[0]["actor"], body["reason"], body["after"]
 
 
 def pause_if_due(ledger: Ledger, step: int) -> None:
     """Begin the pending pause if it was to come after a step before ``step``."""
     with ledger.transaction("controller"):
         pending = find_pending_pause(ledger)
-        if pending is not None and pending.after < step:
-            pause(ledger, pending.by, pending.reason)
+        if pending is not None and pending[2] < step:
+            pause(ledger, *pending[:2])
 
 
 def unpause(ledger: Ledger, by: str) -> None:

@@ -12,7 +12,7 @@ from scipy import special
 from scipy.stats import binom
 
 from szpo.aggregation import low_effort, rationality, registry, weighting
-from szpo.aggregation.low_effort import Conduct, Flag, Usual, at_random, flags
+from szpo.aggregation.low_effort import Conduct, Usual, at_random, flags
 from szpo.aggregation.weighting import HOSTILE_Z, MINUS, PLUS, TIE, History
 from szpo.analysis import voter_report
 from szpo.cli.app import call
@@ -273,9 +273,7 @@ def test_each_sign_has_an_edge():
 def test_a_run_is_longer_by_chance_in_a_longer_record_and_a_flag_says_what_was_counted():
     assert "run" in codes(flags(Conduct(run=15, left=(50, 100))))
     assert "run" not in codes(flags(Conduct(run=15, left=(500, 1000))))
-    assert flags(Conduct(left=(30, 32))) == (
-        Flag("side", "chose the left side in 30 of 32 answers"),
-    )
+    assert flags(Conduct(left=(30, 32))) == (("side", "chose the left side in 30 of 32 answers"),)
     assert flags(Conduct()) == () and at_random(Conduct(rest=(3, 40), repeat=(0, 5))) == 0
 
 

@@ -69,12 +69,12 @@ def test_each_token_learns_from_its_own_answer():
     assert [len(group) for group in rollouts] == [1, 1, 1]
     seen: list[int] = []
     for group in rollouts:
-        for lesson in group:
-            rows, _ = lesson.part.places
-            assert lesson.returns.tolist() == reward[rows].tolist()
+        for part, *_, returns in group:
+            rows, _ = part.places
+            assert returns.tolist() == reward[rows].tolist()
             seen += rows.tolist()
             # Left of every answer stands its own prompt.
-            for row, ids in zip(lesson.part.rows, lesson.part.batch.ids, strict=True):
+            for row, ids in zip(part.rows, part.batch.ids, strict=True):
                 text = "".join(f" {i}" for i in (*drawn.encode(PROMPTS[row]), *tokens[row]))
                 assert text in "".join(f" {int(i)}" for i in ids)
     assert sorted(seen) == sorted(i for i, row in enumerate(tokens) for _ in row)

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from szpo.baselines import dpo, self_rewarding, sft
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Meter, Moment
-from szpo.baselines.self_rewarding import TrainingData
 from szpo.data import preference_files
 from szpo.errors import RunError, StorageError, UsageError
 from szpo.models.loading import read_adapter
@@ -107,9 +106,9 @@ def test_best_and_worst_are_so_and_ties_give_none(given_points):
 
 def train(folder: Path, *examples: Any, actor: Any = None, how: Any = SMALL, **more: Any) -> Any:
     """Train on `PROMPTS`; ``more``: the judge, and arguments of `self_rewarding.train`."""
-    data = TrainingData(more.pop("prompts", PROMPTS), *examples, judge=more.pop("judge", None))
-    given = {"seed": 3, **more}
-    return self_rewarding.train(actor or tiny_actor(), data, how, folder=folder, **given)
+    given = {"prompts": PROMPTS, "seed": 3, "recipe": how, **more}
+    given |= {"examples": examples[0]} if examples else {}
+    return self_rewarding.train(actor or tiny_actor(), folder=folder, **given)
 
 
 def test_four_models_are_made_and_a_stopped_run_goes_on(tmp_path):

@@ -80,7 +80,7 @@ def one_line(capsys):
 @pytest.mark.parametrize("place", range(0, 20, 3))
 @pytest.mark.parametrize("damage", [cut_log, flip])
 def test_a_damaged_log_is_noticed_wherever_it_is_damaged(run, damage, place):
-    noted = witness.read(run).head.event
+    noted = witness.read(run).event
     damage(run, place)
     with Ledger.open(run, readonly=True) as ledger:
         assert len(ledger.votes()) < VOTES  # SQLite itself says nothing
@@ -98,7 +98,7 @@ def test_a_damaged_log_is_noticed_wherever_it_is_damaged(run, damage, place):
 
 def test_the_whole_record_is_sound(run, capsys):
     with Ledger.open(run) as ledger:
-        assert ledger.check_end() == witness.EndCheck()
+        assert ledger.check_end() == ("", "")
         assert len(ledger.votes()) == VOTES
         assert verification.verify(ledger).ok
     assert call(["verify", str(run)]) == 0
@@ -107,7 +107,7 @@ def test_the_whole_record_is_sound(run, capsys):
 
 @pytest.mark.full
 def test_every_command_tells_it_in_one_line(run, tmp_path, capsys):
-    missing = witness.read(run).head.event - short(run)
+    missing = witness.read(run).event - short(run)
     lacks = f"{missing} acknowledged events are missing at its end"
     assert call(["verify", str(run)]) == 5
     assert (
@@ -129,10 +129,10 @@ def test_every_command_tells_it_in_one_line(run, tmp_path, capsys):
 
 def test_recover_lists_what_is_missing_and_its_file_goes_on(run, tmp_path):
     last = short(run)
-    noted = witness.read(run).head.event
-    found = backup.recover(run, tmp_path / "new.db")
-    assert found.report.ok
-    assert found.lost == {"events": tuple(str(n) for n in range(last + 1, noted + 1))}
+    noted = witness.read(run).event
+    _, lost_rows, report = backup.recover(run, tmp_path / "new.db")
+    assert report.ok
+    assert lost_rows == {"events": tuple(str(n) for n in range(last + 1, noted + 1))}
     with Ledger.open(tmp_path / "new.db") as ledger:
         ledger.record_event("note", "test", {})
         assert verification.verify(ledger).note == ""
@@ -162,7 +162,7 @@ def test_the_witness_of_another_run_says_nothing(run, tmp_path):
     with Ledger.open(run) as ledger:
         assert "another run" in ledger.check_end().note
         ledger.record_event("note", "test", {})
-    assert witness.read(run).head.run == witness.mark_of("run-1")
+    assert witness.read(run).run == witness.mark_of("run-1")
 
 
 def test_a_new_run_of_an_old_name_starts_with_nothing_noted(run, tmp_path):
@@ -205,18 +205,18 @@ def test_a_run_behind_a_link_has_one_log_and_one_witness(run, tmp_path):
         ledger.record_event("note", "test", {})
         last = list(ledger.events())[-1]["event"]
         assert connection.log_bytes(link) == connection.log_bytes(run) > 0
-        assert witness.read(run).head.event == witness.read(link).head.event == last
+        assert witness.read(run).event == witness.read(link).event == last
         ledger.empty_log(wait_s=5.0)
     assert [each.name for each in link.parent.iterdir()] == ["other.db"]
 
 
 def test_a_write_of_the_witness_that_was_torn_leaves_the_head_before_it(run):
-    noted = witness.read(run).head.event
+    noted = witness.read(run).event
     content = bytearray(witness.beside(run).read_bytes())
     at = content.index(f" {noted:012} ".encode())
     content[at + 20 : at + 40] = b"\0" * 20
     witness.beside(run).write_bytes(content)
-    assert witness.read(run).head.event == noted - 1
+    assert witness.read(run).event == noted - 1
     with Ledger.open(run) as ledger:
         assert verification.verify(ledger).ok
 
@@ -224,7 +224,7 @@ def test_a_write_of_the_witness_that_was_torn_leaves_the_head_before_it(run):
 def test_a_record_that_was_written_anew_is_found_while_its_witness_stands(run, capsys):
     with Ledger.open(run) as ledger:
         ledger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        noted = witness.read(run).head
+        noted = witness.read(run)
     witness.forget(run)
     witness.attest(run, "run-1", {"event": noted.event, "row_sha256": "0" * 64})
     assert call(["verify", str(run)]) == 5
@@ -260,14 +260,14 @@ def test_a_witness_that_another_program_keeps_locked_stops_no_vote(run, monkeypa
         assert "run.db-head cannot be written (locked by another program)" in caplog.text
         fcntl.flock(file, fcntl.LOCK_UN)
         ledger.record_event("note", "test", {})
-    assert witness.read(run).head.event == last + 1
+    assert witness.read(run).event == last + 1
 
 
 def test_a_head_never_goes_back(tmp_path):
     path = tmp_path / "run.db"
     for event in (5, 3, 6, 6, 2):
         witness.attest(path, "r", {"event": event, "row_sha256": f"{event:064}"})
-    head = witness.read(path).head
+    head = witness.read(path)
     assert (head.event, head.sha256) == (6, f"{6:064}")
 
 
@@ -284,7 +284,7 @@ def test_processes_that_write_at_once_leave_the_last_head(run):
     assert [door.exitcode for door in doors] == [0] * 3
     with Ledger.open(run, readonly=True) as ledger:
         last = list(ledger.events())[-1]
-    head = witness.read(run).head
+    head = witness.read(run)
     assert (head.event, head.sha256) == (last["event"], last["row_sha256"])
 
 
@@ -302,15 +302,15 @@ def test_a_kill_between_commit_and_witness_harms_neither_the_run_nor_a_copy(tmp_
         for suffix in ("", "-wal", "-head"):
             shutil.copy(f"{path}{suffix}", copy.parent)
         last = list(web.events())[-1]["event"]
-        assert witness.read(path).head.event == last - 1  # longer than its witness
+        assert witness.read(path).event == last - 1  # longer than its witness
         assert verification.verify(web).ok and len(web.votes()) == 8
         # The client had no answer and asks again: now it is acknowledged, so now it is attested.
         voting.post(VoteService(web), seats, 0, 7)
         assert len(web.votes()) == 8
-        assert witness.read(path).head.event == last
+        assert witness.read(path).event == last
     with Ledger.open(copy) as ledger:
         assert len(ledger.votes()) == 8 and verification.verify(ledger).ok
-        assert witness.read(copy).head.event == ledger.last_event()["event"] == last
+        assert witness.read(copy).event == ledger.last_event()["event"] == last
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(("", "-wal", "-head"))))

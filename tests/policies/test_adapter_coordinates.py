@@ -49,15 +49,15 @@ def gathered(model, folders):
 
 
 def unmixed(model, folders):
-    found = gathered(model, folders)
-    return Subspace("adapters", found.sites, found.factors, {}, {}, blocks=found.blocks)
+    sites, factors, blocks, _ = gathered(model, folders)
+    return Subspace("adapters", sites, factors, {}, {}, blocks=blocks)
 
 
 @pytest.fixture(scope="module")
 def space(model, folders):
-    found = gathered(model, folders)
+    sites, factors, blocks, _ = gathered(model, folders)
     return subspace_setup.choose_subspace(
-        LocalHost(model), found.sites, ASKED, config_of(folders), found.factors, found.blocks
+        LocalHost(model), sites, ASKED, config_of(folders), factors, blocks
     )
 
 
@@ -240,8 +240,8 @@ def test_a_starting_adapter_is_a_block_of_weight_one(folders):
     base = tiny_models.loaded("llama", Path())
     own = adapter_sources.read(adapter_sources.find(folders)[0], "llama", base.folder)[0]
     begun = replace(base, adapter=replace(own, path=own.path))
-    found = gathered(begun, folders[1:])
-    subspace = Subspace("adapters", found.sites, found.factors, {}, {}, blocks=found.blocks)
+    sites, factors, blocks, _ = gathered(begun, folders[1:])
+    subspace = Subspace("adapters", sites, factors, {}, {}, blocks=blocks)
     weights = np.float32([-1.3, 2.1])
     with torch.no_grad():
         mixed = lora_folders.mixed(folders, [1.0, *weights])(IDS).logits
@@ -323,11 +323,11 @@ def test_what_does_not_fit_is_refused_in_one_line(model, folders, tmp_path, monk
 
 def test_an_adapter_that_changes_nothing_is_refused(model, folders, tmp_path):
     idle = str(lora_folders.write(tmp_path / "idle", size=0.0, r=1, target_modules=["q_proj"]))
-    found = gathered(model, [folders[0], idle])
+    sites, factors, blocks, _ = gathered(model, [folders[0], idle])
     with pytest.raises(UsageError, match='"idle" changes nothing'):
         subspace_setup.choose_subspace(
-            LocalHost(model), found.sites, ASKED, config_of([folders[0], idle]), found.factors,
-            found.blocks,
+            LocalHost(model), sites, ASKED, config_of([folders[0], idle]), factors,
+            blocks,
         )  # fmt: skip
 
 
@@ -359,8 +359,8 @@ def test_a_set_gives_its_own_names_and_tells_of_other_weights(model, folders, tm
     (tmp_path / "set" / "tone" / "README.md").write_text(card)
     said: list[str] = []
     config = config_of([str(tmp_path / "set"), folders[0]])
-    found = adapter_blocks.gather(config, LocalHost(model), said.append)
-    assert found.blocks.names == ("positive in tone", "commas", "wide")
-    assert found.blocks.sources[0]["license"] == "mit"
+    _, _, blocks, _ = adapter_blocks.gather(config, LocalHost(model), said.append)
+    assert blocks.names == ("positive in tone", "commas", "wide")
+    assert blocks.sources[0]["license"] == "mit"
     assert said[0] == 'warning: adapter "positive in tone" was made on other weights of llama'
     assert len(said) == 2

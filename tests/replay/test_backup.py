@@ -152,15 +152,15 @@ def test_what_cannot_be_read_is_named_and_the_rest_stands(run, tmp_path, table, 
     size, root = pages_of(run, table)
     content[(root - 1) * size : root * size] = b"\xff" * size
     run.write_bytes(content)
-    found = backup.recover(run, tmp_path / "new.db")
-    assert not found.report.ok and run.read_bytes() == content
+    rows, lost_rows, report = backup.recover(run, tmp_path / "new.db")
+    assert not report.ok and run.read_bytes() == content
     for other, count in whole.items():
         if other == table:
-            assert found.rows[other] < count
+            assert rows[other] < count
             if table != "events":  # only they know what there was
-                assert len(found.lost[other]) == count - found.rows[other]
+                assert len(lost_rows[other]) == count - rows[other]
         else:
-            assert found.rows[other] == count, other
+            assert rows[other] == count, other
     assert (tmp_path / "new.db").stat().st_mode & 0o777 == 0o600
 
 
@@ -180,10 +180,11 @@ def test_rows_between_damaged_pages_are_looked_up_one_by_one(tmp_path):
     for page in hurt:
         content[page * size : (page + 1) * size] = b"\xff" * size
     path.write_bytes(content)
-    found = backup.recover(path, tmp_path / "new.db")
-    lost = sum(map(len, found.lost.values()))
-    assert 0 < lost < 120, found.lines  # two pages' worth, of 1,200 rows
-    assert any("lost: " in line for line in found.lines)
+    rows, lost_rows, _report = backup.recover(path, tmp_path / "new.db")
+    lost = sum(map(len, lost_rows.values()))
+    lines = backup.list_recovered(rows, lost_rows)
+    assert 0 < lost < 120, lines  # two pages' worth, of 1,200 rows
+    assert any("lost: " in line for line in lines)
 
 
 def test_a_file_without_a_readable_beginning_is_refused(run, tmp_path):
@@ -203,16 +204,16 @@ def test_a_file_without_a_readable_beginning_is_refused(run, tmp_path):
 )
 def test_a_value_that_no_run_writes_is_lost_and_named(run, tmp_path, sql, lost):
     forge(run, sql)
-    found = backup.recover(run, tmp_path / "new.db")
-    assert list(found.lost.values()) == [lost] and not found.report.ok
+    _rows, lost_rows, report = backup.recover(run, tmp_path / "new.db")
+    assert list(lost_rows.values()) == [lost] and not report.ok
 
 
 def test_the_log_belongs_to_what_is_recovered(run, tmp_path):
     with Ledger.open(run) as ledger:
         ledger.record_event("note", "test", {"late": 1})
         assert connection.log_bytes(run)
-        found = backup.recover(run, tmp_path / "new.db")
-        assert found.report.head == verification.verify(ledger).head
+        _rows, _lost_rows, report = backup.recover(run, tmp_path / "new.db")
+        assert report.head == verification.verify(ledger).head
 
 
 BESIDE = Path(sys.executable).with_name("litestream")
@@ -249,8 +250,8 @@ def test_its_tables_disturb_no_command(tmp_path, capsys):
         ledger.record_event("note", "test", {})  # and the run goes on
         now = verification.verify(ledger).head
         assert backup.backup(path, copy).head == now != head
-    found = backup.recover(path, saved)
-    assert found.report.head == now and not found.lost
+    _rows, lost_rows, report = backup.recover(path, saved)
+    assert report.head == now and not lost_rows
     for made, tables in ((copy, 2), (saved, 0)):  # a recovered file has the run's tables alone
         conn = sqlite3.connect(made)
         sql = "SELECT count(*) FROM sqlite_master WHERE name LIKE '\\_litestream%' ESCAPE '\\'"

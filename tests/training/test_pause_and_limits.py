@@ -103,7 +103,7 @@ def test_a_pause_after_the_step_outlives_a_kill_and_can_be_withdrawn(tmp_path):
     people = Slow(ledger, killed)
     with pytest.raises(KeyboardInterrupt):
         go(settings, ledger, policy, people.evaluator, wait=people.wait)
-    assert pauses.find_pending_pause(ledger) == pauses.PendingPause("ann", "evening", 0)
+    assert pauses.find_pending_pause(ledger) == ("ann", "evening", 0)
     assert lease.controller(ledger)["paused_by"] is None  # people go on voting
     ledger, policy = reopened(ledger, settings)
     pauses.unpause(ledger, "ann")

@@ -123,20 +123,18 @@ def _trace_particles(answers: _Answers) -> tuple[svgd.Particles, ...]:
     First draws of the sampler on its way from prior to trained, then SVGD from the last draw.
     """
     target = _posterior(np.array(answers).reshape(-1, 2))
-    prior, key = svgd.Sampler(np.zeros(2), np.full(2, TAU)), derive(0, "scene")
-    trained = svgd.train(target, key=key, steps=TRAINING, start=prior)
+    key, broad = derive(0, "scene"), np.full(2, TAU)
+    mean, sd = svgd.train(target, key=key, steps=TRAINING, start=(np.zeros(2), broad))
     shares = np.linspace(0, 1, DRAWN)
-    drawn = [_between(prior, trained, share).draw(PARTICLES, key) for share in shares]
+    drawn = [
+        svgd.draw(share * mean, broad ** (1 - share) * sd**share, PARTICLES, key)
+        for share in shares
+    ]
     view = svgd.whiten(target)
     wide = float(np.log(np.diag(view.root)).sum())
     start = svgd.Particles(view.z(drawn[-1].x), drawn[-1].log_q + wide)
     moved = svgd.run(view, start, steps=STEPS, every=EVERY)
     return (*drawn[:-1], *map(view.back, moved))
-
-
-def _between(one: svgd.Sampler, other: svgd.Sampler, share: float) -> svgd.Sampler:
-    sd = one.sd ** (1 - share) * other.sd**share
-    return svgd.Sampler((1 - share) * one.mean + share * other.mean, sd)
 
 
 @lru_cache(maxsize=1024)
