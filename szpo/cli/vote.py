@@ -230,12 +230,8 @@ class _Sitting:
         panel = sentences.rubric(self.config.panel, page, rows=rows)
         wording = sentences.consent(page, moves=self.ledger.layout != NO_COORDINATES)
         console.say(f"{panel.question} {panel.guideline}")
-        for name, text in (
-            ("fact_who", panel.operator_name), ("fact_contact", panel.contact),
-            ("fact_pay", panel.pay), ("fact_privacy", panel.privacy_url),
-        ):  # fmt: skip
-            if text:
-                console.say(f"{page[name]}: {text}")
+        if panel.privacy_url:
+            console.say(f"{page['fact_privacy']}: {panel.privacy_url}")
         for text in (*wording, panel.consent):
             if text:
                 console.say(text.replace("{name}", self.pseudonym))

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from szpo.config.section import Positive, Section
+from szpo.config.section import Section
 from szpo.outgoing import JUDGE_KEY
 
 
@@ -34,15 +34,11 @@ class Judge(Section):
         description="whole: all rows in one question, as people see them; rows: one question per "
         "row, and the majority decides (rows times the cost).",
     )
-    conflict: Literal["tie", "debias"] = Field(
+    decide: Literal["tie", "debias", "draw"] = Field(
         "tie",
-        description="If the two orders of the sides give different verdicts: tie, or, with ask "
-        "soft, debias: the mean of their logits, in which position bias cancels.",
-    )
-    draw: bool = Field(
-        False,
-        description="With ask soft or kind scorer: draw the vote with the probability found, "
-        "instead of taking the more probable side.",
+        description="tie: the side that both orders of the sides name, otherwise a tie; with ask "
+        "soft, debias: the mean of the orders' logits, in which position bias cancels; with ask "
+        "soft or kind scorer, draw: a vote drawn with the probability found.",
     )
     principles: str | None = Field(
         None,
@@ -78,7 +74,6 @@ class Judge(Section):
     insecure_hosts: list[str] = Field(
         [], description="The endpoint's host, if the key may go to another machine unencrypted."
     )
-    timeout_s: Positive = Field(60.0, le=3600, description="Longest wait for one reply, seconds.")
     concurrency: int = Field(
         4, ge=1, le=256, description="Comparisons that an endpoint judges in parallel."
     )
@@ -86,17 +81,18 @@ class Judge(Section):
     @property
     def same_each_time(self) -> bool:
         """Whether the judge always gives the same answer, so that a second vote adds nothing."""
-        return not (self.draw or self.principles or (self.temperature and self.ask != "soft"))
+        free = self.temperature and self.ask != "soft"
+        return not (self.decide == "draw" or self.principles or free)
 
     @model_validator(mode="after")
     def _settings_fit_the_kind(self) -> Self:
         if self.kind == "endpoint" and self.base_url is None:
             raise ValueError('base_url is missing; kind "endpoint" needs it')
         soft = self.ask == "soft" or self.kind == "scorer"
-        if self.draw and not soft:
-            raise ValueError('draw needs a probability: set ask to "soft", or kind to "scorer"')
-        if self.conflict == "debias" and self.ask != "soft":
-            raise ValueError('conflict "debias" needs log-probabilities: set ask to "soft"')
+        if self.decide == "draw" and not soft:
+            raise ValueError('decide "draw" needs a probability: ask "soft", or kind "scorer"')
+        if self.decide == "debias" and self.ask != "soft":
+            raise ValueError('decide "debias" needs log-probabilities: set ask to "soft"')
         if self.kind == "scorer" and (self.principles or self.references):
             raise ValueError('kind "scorer" reads no principles and no references; leave them out')
         return self

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Final, Literal, Self
+from typing import Final, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from szpo.config.section import Count, Positive, Section
 
@@ -101,14 +101,6 @@ class Panel(Section):
         description="Rows that a panelist sees at once, if verdicts are on rows; default: as many "
         "as take about a minute to read, at most 8.",
     )
-    repeats: float = Field(
-        0.1,
-        ge=0,
-        le=0.5,
-        allow_inf_nan=False,
-        description="Share of the chosen rows that show an earlier row again, sides swapped, to "
-        "measure how far verdicts agree; both verdicts count.",
-    )
     inside: bool = Field(
         True,
         description="true: a simulated panel or judge votes inside the run's process; "
@@ -139,22 +131,6 @@ class Panel(Section):
         description="File with the sentences of the panelist's screen in another language: a "
         "translated copy of szpo/config/en.toml. The run records what it says.",
     )
-    operator_name: str | None = Field(
-        None,
-        min_length=1,
-        max_length=200,
-        description="Who runs this study, shown to people before they begin. This setting and "
-        "those below it, up to consent, are shown only if set.",
-    )
-    contact: str | None = Field(
-        None,
-        min_length=1,
-        max_length=200,
-        description="Whom people can ask, such as an e-mail address or a phone number.",
-    )
-    pay: str | None = Field(
-        None, min_length=1, max_length=300, description="What people are paid, in your own words."
-    )
     privacy_url: str | None = Field(
         None,
         max_length=500,
@@ -165,7 +141,8 @@ class Panel(Section):
         None,
         min_length=1,
         max_length=20_000,
-        description="Your own consent text, shown below szpo's points before people agree.",
+        description="Your own text, shown below szpo's points before people agree: who runs this "
+        "study, whom to ask, what people are paid, what they agree to.",
     )
     poor_samples: Literal["refuse", "open"] = Field(
         "refuse",
@@ -198,8 +175,9 @@ class Guards(Section):
     """Limits: a run whose answers pass one pauses; default: no limits."""
 
     kl: Positive | None = Field(None, description="Highest KL to the base, nats per answer.")
-    min_length: Positive | None = Field(None, description="Lowest mean answer length, tokens.")
-    max_length: Positive | None = Field(None, description="Highest mean answer length, tokens.")
+    length: list[float] | None = Field(
+        None, description="Lowest and highest mean answer length, tokens, such as [5, 60]."
+    )
     repetition: float | None = Field(
         None,
         gt=0,
@@ -214,13 +192,12 @@ class Guards(Section):
         "greedy answers have these before and after; improving stops before it loses a tenth.",
     )
 
-    @model_validator(mode="after")
-    def _band_is_open(self) -> Self:
-        if self.min_length and self.max_length and self.min_length >= self.max_length:
-            raise ValueError(
-                f"min_length {self.min_length:g} must be below max_length {self.max_length:g}"
-            )
-        return self
+    @field_validator("length")
+    @classmethod
+    def _length_is_a_band(cls, length: list[float] | None) -> list[float] | None:
+        if length is not None and not (len(length) == 2 and 0 <= length[0] < length[1]):
+            raise ValueError(f"{length} must be two lengths, the lower one first, as in [5, 60]")
+        return length
 
 
 class Improve(Section):

@@ -260,7 +260,7 @@ class Config(Section):
             raise ValueError(
                 f"optimizer.votes {self.optimizer.votes} would count one opinion several times: "
                 "this judge answers the same whenever it is asked; set optimizer.votes to 1, or "
-                "judge.principles, judge.temperature or judge.draw"
+                "judge.principles, judge.temperature or judge.decide"
             )
         if self.run.votes is None and self.run.steps is None:
             raise ValueError(

@@ -41,6 +41,8 @@ RETRIED: Final = (408, 409, 429)
 _QUOTA: Final = re.compile("quota|billing|credit|balance", re.I)
 ATTEMPTS = 4
 """Tries at an endpoint that is busy (HTTP 429), broken or slow; OpenAI's client waits between."""
+TIMEOUT_S = 60.0
+"""Longest wait for one reply, seconds."""
 TOP_LOGPROBS: Final = 20
 """Likeliest first tokens asked for; the two names must be among them."""
 REPLY_BYTES: Final = 2**22
@@ -98,7 +100,7 @@ class Endpoint:
                 model=self.name, messages=messages, temperature=self.settings.temperature, **more
             )
         except openai.APITimeoutError:
-            return self._gave_up(f"no answer within {self.settings.timeout_s:g} s")
+            return self._gave_up(f"no answer within {TIMEOUT_S:g} s")
         except openai.APIStatusError as error:
             code, words = error.status_code, self._words(error)
             why = FINAL_STATUS.get(code)
@@ -163,11 +165,11 @@ def connect(settings: Judge) -> Endpoint:
             "it needs none)"
         )
     client = openai.OpenAI(
-        http_client=_bounded_client(settings.timeout_s, **outgoing.client_options(url, key)),
+        http_client=_bounded_client(**outgoing.client_options(url, key)),
         default_headers={"Accept-Encoding": "identity"},
         base_url=url,
         api_key=key or _NO_KEY,
-        timeout=settings.timeout_s,
+        timeout=TIMEOUT_S,
         max_retries=ATTEMPTS - 1,
         # Else the client takes these from the environment and sends them to this server.
         organization="",
@@ -176,16 +178,16 @@ def connect(settings: Judge) -> Endpoint:
     return Endpoint(settings, client, key or _NO_KEY)
 
 
-def _bounded_client(timeout_s: float, **options: Any) -> Any:
-    """A client that reads at most `REPLY_BYTES`, for at most ``timeout_s``, uncompressed."""
+def _bounded_client(**options: Any) -> Any:
+    """A client that reads at most `REPLY_BYTES`, for at most `TIMEOUT_S`, uncompressed."""
     import openai
 
-    client: Any = openai.DefaultHttpxClient(timeout=timeout_s, follow_redirects=False, **options)
+    client: Any = openai.DefaultHttpxClient(timeout=TIMEOUT_S, follow_redirects=False, **options)
     http = import_module(type(client).__mro__[1].__module__.partition(".")[0])  # httpx or httpx2
     plain = client.send
 
     def send(request: Any, **given: Any) -> Any:
-        end, content = time.monotonic() + timeout_s, bytearray()
+        end, content = time.monotonic() + TIMEOUT_S, bytearray()
         reply = plain(request, **{**given, "stream": True})
         with contextlib.closing(reply):
             for part in reply.iter_raw():

@@ -98,10 +98,10 @@ class LanguageJudge:
         if logits:
             mean = math.fsum(logits) / len(logits)
             details["p"] = p = probability(mean)  # of A on screen; a bias for a position cancels
-            if self.settings.draw:
+            if self.settings.decide == "draw":
                 drawn = seeds.uniform(_derive_key(key, "draw"), 1)[0] < p
                 return Opinion("A" if drawn else "B", details)
-            if self.settings.conflict == "debias":
+            if self.settings.decide == "debias":
                 return Opinion(by_sign(mean), details)
         return Opinion(majority([combine_orders(pair) for pair, _ in found]), details)
 

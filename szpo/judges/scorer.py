@@ -54,7 +54,7 @@ class ScorerJudge:
         s = s if plus_side == "A" else -s
         p = probability(s)
         details = {"judge": Path(self.settings.model).name, "score": s, "p": p}
-        if self.settings.draw:
+        if self.settings.decide == "draw":
             return Opinion("A" if seeds.uniform(key, 1)[0] < p else "B", details)
         return Opinion(by_sign(s), details)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, partial
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from szpo import seeds
 from szpo.data.text_files import clean_prompt
@@ -30,6 +30,8 @@ from szpo.types import Row, Say, Theta
 from szpo.voting import calibration, lease
 from szpo.voting.service import VoteService
 
+REPEATS: Final = 0.1
+"""Share of the chosen rows that show an earlier row again, to measure how far verdicts agree."""
 Chosen: TypeAlias = tuple[tuple[Entry, ...], tuple[own.Description, ...]]
 """Entries that may become a run's features, and what to record of the user's own among them."""
 
@@ -72,7 +74,7 @@ def prepare(ledger: Ledger, parts: RunParts, say: Say = lambda line: None) -> Se
         moments=_moments(parts),
         behind=behind,
         features=None if chosen is None else partial(_draw_features, parts, chosen, say),
-        repeats=config.panel.repeats,
+        repeats=REPEATS,
         sheet=config.sheet if people and config.picks_pairs else None,
         checks=config.improve.checks,
         aside=services.set_aside(parts.prompts.train, ledger.root_seed)[1],

@@ -67,12 +67,9 @@ class Bands:
 
 def bands(chosen: Guards) -> Bands:
     """The bands of a run's settings."""
-    length = None
-    if chosen.min_length is not None or chosen.max_length is not None:
-        length = (chosen.min_length or 0.0, chosen.max_length or math.inf)
     return Bands(
         kl=None if chosen.kl is None else (-math.inf, chosen.kl),
-        length=length,
+        length=None if chosen.length is None else (chosen.length[0], chosen.length[1]),
         repetition=None if chosen.repetition is None else (0.0, chosen.repetition),
     )
 

@@ -177,7 +177,7 @@ def test_refusals_say_what_is_wrong_and_how_many_mistakes_there_are() -> None:
         (["question="], 'panel.question must be text that is not empty (got "")'),
         (["question=" + "x" * 201], "panel.question must be text of 200 characters or fewer"),
         (["judge.kind=scorer", "references=a"], 'judge.kind "scorer" reads no principles'),
-        (["min_length=9", "max_length=3"], "min_length 9 must be below max_length 3"),
+        (["guards.length=[9, 3]"], "guards.length: [9.0, 3.0] must be two lengths, the lower one"),
     ]
     for sets, words in cases:
         with case(sets, words), pytest.raises(UsageError, match=re.escape(words)):
@@ -219,7 +219,7 @@ def test_auto_takes_as_many_coordinates_as_the_votes_can_tell_apart():
     [
         ("panel.privacy_url=javascript:alert(1)", "panel.privacy_url must be an address with"),
         ('panel.privacy_url="https://a.org/\\"onclick"', "and without spaces and quotes"),
-        ("panel.contact=", "panel.contact must be text"),
+        ("panel.consent=", "panel.consent must be text"),
     ],
 )
 def test_what_people_are_told_is_checked(given: str, wrong: str) -> None:

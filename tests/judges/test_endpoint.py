@@ -89,13 +89,13 @@ def test_a_judge_that_prefers_the_longer_answer_is_understood(ask):
         ("silent", "no answer within 0.1 s"),
     ],
 )
-def test_every_fault_has_a_name_and_is_counted_as_configured(script, words):
+def test_every_fault_has_a_name_and_is_counted_as_configured(script, words, monkeypatch):
+    monkeypatch.setattr(endpoint, "TIMEOUT_S", PATIENCE_S[script == "silent"])
     with StubEndpoint(script) as stub:
-        patience = PATIENCE_S[script == "silent"]
-        found = asked(stub, on_error="skip", timeout_s=patience)
+        found = asked(stub, on_error="skip")
         assert found.choice == "skip" and found.details["error"].startswith(words)
         with pytest.raises(JudgeError, match=words) as caught:
-            asked(stub, timeout_s=patience)
+            asked(stub)
     assert "\n" not in str(caught.value)
 
 
@@ -123,7 +123,7 @@ def test_a_reply_is_never_unpacked():
     assert stub.headers[0]["accept-encoding"] == "identity"
 
 
-def test_a_reply_that_goes_on_and_on_is_given_up():
+def test_a_reply_that_goes_on_and_on_is_given_up(monkeypatch):
     """A byte now and then: no single wait is long, all of them together are."""
     line, stop = socket.create_server(("127.0.0.1", 0)), threading.Event()
 
@@ -139,7 +139,8 @@ def test_a_reply_that_goes_on_and_on_is_given_up():
     dripping = threading.Thread(target=drip, daemon=True)
     dripping.start()
     url = f"http://127.0.0.1:{line.getsockname()[1]}/v1"
-    chosen = Judge(kind="endpoint", base_url=url, timeout_s=0.5)
+    chosen = Judge(kind="endpoint", base_url=url)
+    monkeypatch.setattr(endpoint, "TIMEOUT_S", 0.5)
     (reply,) = endpoint.connect(chosen).write([Question(Prompt.user("?"), bytes(16))])
     assert (reply.failure, reply.final) == ("no answer within 0.5 s, tried 1 times", True)
     stop.set()

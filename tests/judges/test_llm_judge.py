@@ -57,7 +57,7 @@ def test_a_judge_that_reads_gets_one_vote_of_two_orders_and_who_always_says_a_on
 def test_judges_keep_the_public_contract():
     for made in (
         judge(prefers("tea")),
-        judge(lambda text: Reply(odds=(-1.0, -2.0)), ask="soft", draw=True),
+        judge(lambda text: Reply(odds=(-1.0, -2.0)), ask="soft", decide="draw"),
         judge(prefers("tea"), principles=("warm", "cold")),
     ):
         check_judge(made)
@@ -79,7 +79,7 @@ def odds(gap, liking):
 @given(gap=st.floats(-30, 30), liking=st.floats(-30, 30), side=st.sampled_from("AB"))
 def test_a_liking_for_a_place_cancels_in_the_mean_of_both_logits(gap, liking, side):
     # l_AB = gap + liking, l_BA = -gap + liking: (l_AB - l_BA) / 2 = gap, whatever the liking.
-    found = opinion(judge(odds(gap, liking), ask="soft", conflict="debias"), side=side)
+    found = opinion(judge(odds(gap, liking), ask="soft", decide="debias"), side=side)
     of_a = gap if side == "A" else -gap
     assert math.isclose(found.details["p"], 1 / (1 + math.exp(-of_a)), rel_tol=1e-9)
     if abs(gap) > 1e-9:
@@ -96,7 +96,7 @@ def test_soft_targets_are_the_two_probabilities_alone():
 
 
 def test_votes_can_be_drawn_with_the_probability():
-    made = judge(odds(0.8, 2.0), ask="soft", draw=True)
+    made = judge(odds(0.8, 2.0), ask="soft", decide="draw")
     share = sum(opinion(made, key=key).choice == "A" for key in KEYS) / len(KEYS)
     # σ(.8) = .68997; 3 standard errors at 200 draws are .098.
     assert abs(share - 0.68997) < 0.098
@@ -127,7 +127,7 @@ def test_the_mean_logit_of_the_rows_decides_where_the_liking_is_cancelled():
         return Reply(odds=((gap if first else -gap) + 5.0, 0.0))
 
     which = comparison(("good big", "big"), ("good small", "small"), ("good small x", "small x"))
-    made = judge(reply, ask="soft", batches="rows", conflict="debias")
+    made = judge(reply, ask="soft", batches="rows", decide="debias")
     # (3 - 1 - 1) / 3 = 1/3: more rows are against A, the evidence is for it.
     assert opinion(made, which).choice == "A"
     assert math.isclose(opinion(made, which).details["p"], probability(1 / 3))

@@ -103,7 +103,7 @@ def test_no_answer_holds_a_control_token(tiny, parts):
 
 def test_a_local_judge_keeps_the_contract_and_says_when_it_cannot_be_read(tiny, monkeypatch):
     monkeypatch.setattr(llm_judge, "RETRIES", 0)  # what is asked again is longer than it reads
-    soft = Judge(ask="soft", conflict="debias")
+    soft = Judge(ask="soft", decide="debias")
     check_judge(LanguageJudge(local(tiny), soft, "better"))
     with pytest.raises(JudgeError, match="judge tiny: no clear verdict in the reply"):
         check_judge(LanguageJudge(local(tiny, max_tokens=8), Judge(), "better"))
@@ -113,7 +113,7 @@ def test_a_local_judge_keeps_the_contract_and_says_when_it_cannot_be_read(tiny, 
 def test_a_model_judges_a_run_of_itself_and_a_resume_wants_the_same_one(tmp_path):
     """With the run's own model as judge it is loaded once; another model is refused afterwards."""
     folder = folder_run.model(tmp_path, words="AB")
-    sets = ["panel.kind=judge", f"judge.model={folder}", "judge.ask=soft", "judge.conflict=debias"]
+    sets = ["panel.kind=judge", f"judge.model={folder}", "judge.ask=soft", "judge.decide=debias"]
     path = folder_run.make(tmp_path, *sets, model_folder=folder)
     with Ledger.open(path) as ledger:
         parts = assemble.reopen(ledger, say=lambda text: None)
@@ -134,7 +134,7 @@ def test_the_panel_counts_an_opinion_once():
 
     assert (members(), members(temperature=0.7)) == (1, 5)
     with pytest.raises(UsageError, match="its tokenizer cannot tell A from B"):
-        members(ask="soft", draw=True)
+        members(ask="soft", decide="draw")
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_callbacks_are_given_facts_steps_and_the_outcome_and_no_text(tuned):
     assert (facts.name, facts.settings["optimizer.rows"]) == ("mine", 2)
     assert facts.settings["model.name"] == "llama"  # the folder's name, not its path
     assert not any(name.startswith("prompts.") for name in facts.settings)
-    private = {"operator_name", "contact", "consent", "guideline", "question", "pay", "reward"}
+    private = {"consent", "guideline", "question", "reward"}
     assert private.isdisjoint(name.partition(".")[2] for name in facts.settings)
 
 

@@ -86,13 +86,14 @@ def test_a_judge_on_this_machine_is_asked_past_every_proxy(name, proxied):
 
 
 def test_a_judge_elsewhere_is_reached_by_a_proxy_unless_it_would_see_the_key(proxied, monkeypatch):
+    monkeypatch.setattr(endpoint, "TIMEOUT_S", 5)
     monkeypatch.setattr(socket.socket, "connect", refuse_elsewhere)
-    judged(f"{ELSEWHERE}/v1", insecure_hosts=["192.0.2.7"], timeout_s=1)
+    judged(f"{ELSEWHERE}/v1", insecure_hosts=["192.0.2.7"])
     assert proxied == []
-    judged("https://192.0.2.7/v1", timeout_s=5)
+    judged("https://192.0.2.7/v1")
     assert [seen.method for seen in proxied] == ["CONNECT"]
     monkeypatch.delenv("OPENAI_API_KEY")
-    judged(f"{ELSEWHERE}/v1", timeout_s=5)
+    judged(f"{ELSEWHERE}/v1")
     assert [seen.path for seen in proxied[1:]] == [f"{ELSEWHERE}/v1/chat/completions"]
     assert KEY not in str(proxied)
 

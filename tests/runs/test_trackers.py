@@ -201,8 +201,8 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch):
 def test_settings_with_texts_contacts_or_addresses_are_not_sent():
     config = settings_file.load(
         sets=[
-            f"panel.contact={SECRET}", f"panel.guideline={SECRET}", f"prompts.system={SECRET}",
-            f"panel.consent={SECRET}", "panel.kind=people",
+            f"panel.guideline={SECRET}", f"prompts.system={SECRET}", f"panel.consent={SECRET}",
+            "panel.kind=people",
             "judge.base_url=https://example.org/secret",
             "prompts.path=/home/ann/prompts.csv", "model.name=/home/ann/model",
             f'generation.stop=["{SECRET}"]',

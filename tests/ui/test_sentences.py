@@ -161,8 +161,8 @@ def test_the_welcome_page_says_what_decides_whether_people_stay():
         "welcome",
         facts=Facts(Progress(40, 240), people=6, vote_s=95.0),
         asked=Panel(
-            operator_name="Lab <L>", contact="lab@example.org", pay="12 EUR an hour",
-            privacy_url="https://example.org/privacy?a=1&b=2", consent="My own <b>terms</b>.",
+            privacy_url="https://example.org/privacy?a=1&b=2",
+            consent="Lab <L>, lab@example.org: 12 EUR an hour.\nMy own <b>terms</b>.",
         ),
     )  # fmt: skip
     reported = re.sub(r"\s+", " ", Outline(made).text)
