@@ -144,18 +144,10 @@ def _alone(x: Floats, y: Floats) -> Share:
     return share(int(((x > 0) == (y > 0.5))[decided].sum()), int(decided.sum()))
 
 
-@dataclass(frozen=True, slots=True)
-class Own:
-    """One panelist's weights (p,), shrunk towards the panel's, with 95 % intervals."""
-
-    votes: int
-    weights: Floats
-    low: Floats
-    high: Floats
-
-
-def fit_panelists(votes: FeatureVotes, panel: Taste) -> dict[str, Own]:
-    """Fit every panelist's weights, by name, shrunk towards the panel's.
+def fit_panelists(
+    votes: FeatureVotes, panel: Taste
+) -> dict[str, tuple[int, Floats, Floats, Floats]]:
+    """Every panelist's votes, weights and their ends, by name, shrunk towards the panel's.
 
     The prior of each weight has the panel's as its mean and a standard deviation of one logit, so
     that few votes change little. Intervals are by Laplace's approximation.
@@ -168,5 +160,5 @@ def fit_panelists(votes: FeatureVotes, panel: Taste) -> dict[str, Own]:
         fit = newton(z[mine], votes.y[mine], 1.0, centre=panel.weights[moves])
         half = Z * np.sqrt(np.diagonal(np.linalg.inv(fit.information)))
         weights, width = _spread_out(fit.weights, moves), _spread_out(half, moves)
-        found[name] = Own(int(mine.sum()), weights, weights - width, weights + width)
+        found[name] = int(mine.sum()), weights, weights - width, weights + width
     return found

@@ -11,11 +11,12 @@ import typer
 from szpo.aggregation.bradley_terry import RIDGE, Ties
 from szpo.analysis import features as named
 from szpo.analysis.cause import USUAL
-from szpo.analysis.feature_weights import Own, Taste, fit_panelists, fit_taste, read_votes
+from szpo.analysis.feature_weights import Taste, fit_panelists, fit_taste, read_votes
 from szpo.cli import console, run_paths
 from szpo.errors import RunError, UsageError
 from szpo.intervals import Share
 from szpo.ledger.database import Ledger
+from szpo.types import Floats
 
 if TYPE_CHECKING:
     from szpo.analysis.taste_clusters import Clusters
@@ -60,7 +61,10 @@ def features(
             "features": [
                 {**row, "deviation": float(scale), "more_won": _share(alone)}
                 for row, scale, alone in zip(
-                    _weights(names, found), found.scale, found.alone, strict=True
+                    _weights(names, found.weights, found.low, found.high),
+                    found.scale,
+                    found.alone,
+                    strict=True,
                 )
             ],
             **{key: getattr(found, key) for key in ("votes", "ties", "panelists", "separable")},
@@ -71,8 +75,8 @@ def features(
         }
         if each:
             document["by_panelist"] = {
-                who: {"votes": one.votes, "features": _weights(names, one)}
-                for who, one in panelists.items()
+                who: {"votes": count, "features": _weights(names, *own)}
+                for who, (count, *own) in panelists.items()
             }
         console.emit(document)
         return
@@ -81,10 +85,7 @@ def features(
         console.say()
         console.table(
             ("panelist", "votes", *names),
-            [
-                (who, one.votes, *map(_format_weight, one.weights, one.low, one.high))
-                for who, one in panelists.items()
-            ],
+            [(who, count, *map(_format_weight, *own)) for who, (count, *own) in panelists.items()],
         )
         console.say("pulled towards the panel's weights, by a prior of one logit around them")
 
@@ -256,12 +257,12 @@ def _show(names: Sequence[str], found: Taste) -> None:
         )
 
 
-def _weights(names: Sequence[str], found: Taste | Own) -> list[dict[str, Any]]:
+def _weights(
+    names: Sequence[str], weights: Floats, lows: Floats, highs: Floats
+) -> list[dict[str, Any]]:
     return [
         {"feature": name, "weight": float(weight), "low": float(low), "high": float(high)}
-        for name, weight, low, high in zip(
-            names, found.weights, found.low, found.high, strict=True
-        )
+        for name, weight, low, high in zip(names, weights, lows, highs, strict=True)
     ]
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, TypeAlias
 
@@ -39,13 +38,9 @@ _CAPITAL: Final = {small: chr(large) for large, small in SMALL.items() if large 
 _is_letter: Final = lru_cache(maxsize=4096)(re.compile(f"[^{NO_LETTER}]|_").match)
 
 
-@dataclass
-class _Closed:
-    """States reachable without a character, at one kind of place."""
-
-    states: tuple[int, ...]
-    accepts: bool
-    after: dict[str, frozenset[int]] = field(default_factory=dict)
+_Closed: TypeAlias = tuple[tuple[int, ...], bool, dict[str, frozenset[int]]]
+"""States reachable without a character at one kind of place, whether a match may end there, and
+the states after each character seen so far."""
 
 
 class Pattern:
@@ -69,20 +64,21 @@ class Pattern:
     def _match(self, text: str, at: int) -> int:
         states, longest = self._start, 0
         for here in range(at, min(at + LONGEST_MATCH, len(text)) + 1):
-            closed = self._close(states, self._place(text, here) if self._placed else "")
-            if closed.accepts:
+            place = self._place(text, here) if self._placed else ""
+            reached, accepts, after = self._close(states, place)
+            if accepts:
                 longest = here - at
-            if not closed.states or here == len(text):
+            if not reached or here == len(text):
                 break
             character = text[here]
-            if character not in closed.after:
-                closed.after[character] = frozenset(
+            if character not in after:
+                after[character] = frozenset(
                     to
-                    for state in closed.states
+                    for state in reached
                     for test, to in self._moves[state]
                     if callable(test) and test(character)
                 )
-            states = closed.after[character]
+            states = after[character]
         return longest
 
     def _place(self, text: str, here: int) -> str:
@@ -107,7 +103,7 @@ class Pattern:
                         seen.add(to)
                         waiting.append(to)
             moving = (s for s in sorted(seen) if any(callable(t) for t, _ in self._moves[s]))
-            self._known[key] = _Closed(tuple(moving), self._end in seen)
+            self._known[key] = (tuple(moving), self._end in seen, {})
         return self._known[key]
 
 

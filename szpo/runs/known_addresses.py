@@ -12,7 +12,7 @@ import logging
 import os
 import shlex
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Final, TypeAlias
 
 from szpo.cache import cache_dir
 from szpo.config.schema import Config
@@ -24,26 +24,23 @@ TRUST_VARIABLE: Final = "SZPO_TRUST"
 """Environment variable with addresses, separated by spaces."""
 
 
-class Call(NamedTuple):
-    """An address and the environment variable whose secret is sent there."""
-
-    address: str
-    variable: str
+Call: TypeAlias = tuple[str, str]
+"""An address and the environment variable whose secret is sent there."""
 
 
 def calls_of_judge(config: Config) -> Iterator[Call]:
     """The address that a judge with these settings calls, if any."""
     if config.judge.base_url is not None:
-        yield Call(config.judge.base_url, JUDGE_KEY)
+        yield config.judge.base_url, JUDGE_KEY
 
 
 def calls_of_run(config: Config) -> Iterator[Call]:
     """The addresses that a run with these settings calls: judge and workers."""
     yield from calls_of_judge(config)
     for url in config.engine.replicas or ():
-        yield Call(url, ENGINE_KEY)
+        yield url, ENGINE_KEY
     if config.engine.address is not None:
-        yield Call(config.engine.address, "RAY_AUTH_TOKEN")
+        yield config.engine.address, "RAY_AUTH_TOKEN"
 
 
 def trust(addresses: Sequence[str]) -> None:
@@ -98,5 +95,5 @@ def _read() -> set[Call]:
             address, variable = json.loads(line)
         except (ValueError, TypeError):
             continue
-        found.add(Call(str(address), str(variable)))
+        found.add((str(address), str(variable)))
     return found

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -26,7 +25,7 @@ from szpo.errors import RunError
 from szpo.features.dictionary import Entry, ratios
 from szpo.features.own import Judged
 from szpo.ledger import adopted
-from szpo.ledger.database import Ledger
+from szpo.ledger.database import Ledger, Record
 from szpo.ledger.theta import starting_theta
 from szpo.optim import named_features, pair_choice
 from szpo.optim.named_features import NamedFeatures
@@ -59,7 +58,7 @@ def draw(
     query = step_plan.recorded_query(run.ledger, settings, step, run.row(step)["mu"])
     each, improved = FEWER if named is None else ANSWERS, adopted.read(run.ledger)
     earlier = repeatable(run.ledger) if run.repeats and settings.M == 1 else []
-    earlier = [shown for shown in earlier if not settings.perturbs(shown.step, shown.k)]
+    earlier = [shown for shown in earlier if not settings.perturbs(shown["step"], shown["k"])]
     checks = set() if improved is None else _places_of_checks(run, settings, step)
     again = _places_of_repeats(run, settings, earlier, step)
     again = {i: key for i, key in again.items() if i not in checks}
@@ -178,22 +177,12 @@ def _sample_here(
     return pools
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """A row of a finished round that may be shown again."""
-
-    comparison: str
-    plus_side: str
-    step: int
-    k: int
-
-
-def repeatable(ledger: Ledger) -> list[Shown]:
-    """Rows of finished rounds that nobody was shown again, in order.
+def repeatable(ledger: Ledger) -> list[Record]:
+    """Rows of finished rounds that nobody was shown again, in order: comparison, side, step, k.
 
     Each has a verdict, is no repeat itself, and nobody reported it as harmful.
     """
-    found = ledger.query(
+    return ledger.query(
         "SELECT c.comparison, a.plus_side, c.step, c.k FROM steps s "
         "JOIN comparisons c USING (run, step) "
         "JOIN assignments a USING (comparison) JOIN votes v ON v.assignment = a.assignment "
@@ -203,17 +192,16 @@ def repeatable(ledger: Ledger) -> list[Shown]:
         "HAVING sum(v.choice <> 'skip') AND NOT sum(v.skip_reason IS ?) ORDER BY c.step, c.k, c.n",
         (ledger.run, counting.HARMFUL),
     )
-    return [Shown(**row) for row in found]
 
 
 def _places_of_repeats(
-    run: Services, settings: Settings, earlier: Sequence[Shown], step: int
+    run: Services, settings: Settings, earlier: Sequence[Record], step: int
 ) -> dict[int, bytes]:
     """The rows that show an earlier one again, with their keys; no answers are drawn for them.
 
     There are no more than ``earlier`` has rows with plus on either side, as sides are swapped.
     """
-    most = min(sum(each.plus_side == side for each in earlier) for side in LETTERS)
+    most = min(sum(each["plus_side"] == side for each in earlier) for side in LETTERS)
     rate, found = run.repeats / settings.own_share, dict[int, bytes]()  # of all rows
     for i in range(settings.K * settings.N):
         key = seeds.derive(settings.root_seed, "repeat", step=step, k=i)
@@ -223,13 +211,13 @@ def _places_of_repeats(
     return found
 
 
-def _draw_repeat(run: Services, earlier: list[Shown], key: bytes, side: str) -> Comparison:
+def _draw_repeat(run: Services, earlier: list[Record], key: bytes, side: str) -> Comparison:
     """An earlier row to show again, with sides swapped, removed from ``earlier``."""
-    swapped = [each for each in earlier if each.plus_side != side]
+    swapped = [each for each in earlier if each["plus_side"] != side]
     chosen = swapped[seeds.integer(key, 1, len(swapped))]
     earlier.remove(chosen)
-    found = run.ledger.comparison(chosen.comparison)
-    assert found is not None, chosen.comparison
+    found = run.ledger.comparison(chosen["comparison"])
+    assert found is not None, chosen
     return found
 
 

@@ -243,7 +243,7 @@ def test_answers_to_known_questions_up_to_a_close_enter_the_weights_after_it(tmp
 
 
 def codes(found):
-    return [flag.code for flag in found]
+    return [code for code, _ in found]
 
 
 def test_each_sign_has_an_edge():

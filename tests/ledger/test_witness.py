@@ -160,7 +160,7 @@ def test_the_witness_of_another_run_says_nothing(run, tmp_path):
     witness.forget(run)
     witness.attest(run, "another", {"event": 10**6, "row_sha256": "0" * 64})
     with Ledger.open(run) as ledger:
-        assert "another run" in ledger.check_end().note
+        assert "another run" in ledger.check_end()[1]
         ledger.record_event("note", "test", {})
     assert witness.read(run).run == witness.mark_of("run-1")
 
@@ -246,7 +246,7 @@ def test_what_is_no_file_is_neither_waited_for_nor_written_to(run, tmp_path, kin
             place.symlink_to(victim)
     with Ledger.open(run) as ledger:
         ledger.record_event("note", "test", {})
-        assert "it cannot be read: " in ledger.check_end().note
+        assert "it cannot be read: " in ledger.check_end()[1]
     assert "run.db-head cannot be written (" in caplog.text
     assert [victim.read_text()] == ["mine"] if kind == "a link" else not victim.exists()
 
@@ -327,7 +327,7 @@ def test_a_plain_copy_made_while_somebody_votes_is_whole_or_says_what_it_lacks(t
             voting.post(service, seats, 0, number)
         log, head = order.index("-wal"), order.index("-head")
         with Ledger.open(copy, readonly=True) as found:
-            lacking = found.check_end().problem
+            lacking = found.check_end()[0]
             votes = len(found.votes())
             assert votes == 5 + log  # each vote is a commit, and none is in the file yet
             assert ("missing at its end" in lacking) == (head > log)

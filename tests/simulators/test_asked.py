@@ -36,11 +36,15 @@ def test_every_taste_by_its_own_name_and_fewer_is_the_other_sign_of_more() -> No
 def test_the_nearest_entry_is_the_taste_where_it_is_one_and_is_said_not_to_be_elsewhere() -> None:
     none = np.array([[float("," not in text) for text in row] for row in TEXTS])
     found = asked.find_nearest(PROMPTS, TEXTS, none)
-    assert found is not None and found.correlation == pytest.approx(1)
-    assert str(found) == ("this taste is an entry of the dictionary: more answers without a comma")
+    assert found is not None and found[1] == pytest.approx(1)
+    assert asked.describe_nearest(*found) == (
+        "this taste is an entry of the dictionary: more answers without a comma"
+    )
     odd = np.array([[0.0, 1.0, 0.3], [0.2, 0.0, 0.9]])
     other = asked.find_nearest(PROMPTS, TEXTS, odd)
-    assert other is not None and other.correlation < asked.SAME
-    assert str(other).startswith("no entry of the dictionary is this taste; the nearest is ")
+    assert other is not None and other[1] < asked.SAME
+    assert asked.describe_nearest(*other).startswith(
+        "no entry of the dictionary is this taste; the nearest is "
+    )
     # A level of a prompt is no taste: it cannot be learned from votes on the same prompts.
     assert asked.find_nearest(PROMPTS, TEXTS, np.array([[1.0] * 3, [5.0] * 3])) is None

@@ -182,7 +182,7 @@ def test_particles_move_from_the_prior_to_the_posterior_a_round_for_each_answer(
     np.testing.assert_allclose(shown.mean, shown.frames[-1].mean(0))
     assert len(shown.rounds) == len(ANSWERS) + 1
     for kind in ("gaussian", "neighbours"):
-        values = [getattr(each, kind) for each in shown.rounds]
+        values = [each[kind] for each in shown.rounds]
         assert values == sorted(values, reverse=True)
     # A longer list begins with the rounds of the shorter one: the same particles, the same seed.
     assert scene(ANSWERS[:2]).rounds == shown.rounds[:3]

@@ -132,7 +132,7 @@ def _measure(
         "answers_read": reports[-1].total_answers_read if reports else 0,
         "panel": str(parts.panel),
         "setup": {} if parts.base is None else dict(parts.base.subspace.report),
-        "nearest": str(near) if near is not None else "",
+        "nearest": asked.describe_nearest(*near) if near else "",
         "taught": "" if lesson is None else str(lesson),
         "last_pairs": "" if last is None else last.line,
         "texts": [

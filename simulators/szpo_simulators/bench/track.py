@@ -195,12 +195,12 @@ def fit_weights(
     seed: they do not depend on ``eyes``, and fewer votes are the first ones of more votes.
     """
     theta = np.tile(track.theta0, (len(root_seeds), 1))
-    walks = track.walks(theta, draws(track, root_seeds, 0, 0, 2 * votes, "pairs"))
+    states, _, rewards = track.walks(theta, draws(track, root_seeds, 0, 0, 2 * votes, "pairs"))
     pairs = (len(root_seeds), votes, 2)
-    gap = np.diff(walks.rewards.sum(-1).reshape(pairs))[..., 0]
+    gap = np.diff(rewards.sum(-1).reshape(pairs))[..., 0]
     won = oracle.votes(panel.chance(gap), oracle.coins(root_seeds, 0, (votes, 1))[0])
     visible = [FEATURES.index(name) for name in eyes]
-    seen = track.move_features(walks.states).sum(2)[..., visible].reshape(*pairs, len(visible))
+    seen = track.move_features(states).sum(2)[..., visible].reshape(*pairs, len(visible))
     x = seen[:, :, 1] - seen[:, :, 0]
     spread = x.std(1) + 1e-12  # so that the ridge is equally strong for laps and counts
     found = np.zeros((len(root_seeds), len(FEATURES)))
@@ -218,10 +218,10 @@ def train_ppo(
 
     def sample(theta: Floats, batch: int) -> tuple[Ints, Floats]:
         u = draws(track, root_seeds, batch, 0, how.walks, "practice")
-        walks = track.walks(theta, u)
-        cells = walks.states[:, :, :-1].astype(np.int64)
-        rewards = np.einsum("snhf,sf->snh", track.move_features(walks.states), w)
-        return cells * len(MOVES) + walks.actions, rewards
+        states, actions, _ = track.walks(theta, u)
+        cells = states[:, :, :-1].astype(np.int64)
+        rewards = np.einsum("snhf,sf->snh", track.move_features(states), w)
+        return cells * len(MOVES) + actions, rewards
 
     theta = np.tile(track.theta0, (len(root_seeds), 1))
     return ppo.iterate(theta, sample, how, moves=len(MOVES))

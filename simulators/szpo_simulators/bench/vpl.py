@@ -151,12 +151,12 @@ def work(spec: Spec) -> dict[str, Any]:
     train, test = make(spec["n"], spec["seed"], "train"), make(TESTED, spec["seed"], "test")
     recipe = Recipe(kind=spec["model"], epochs=spec["epochs"], beta=spec["beta"])
     fitted = fit(train, recipe, spec["seed"])
-    whole = scores(fitted, test)
+    every, controversial = scores(fitted, test)
     found: dict[str, Any] = {
-        "all": whole.everything.value,
-        "controversial": whole.controversial.value,
+        "all": every.value,
+        "controversial": controversial.value,
         "pairs": len(test),
-        "controversial_pairs": int(whole.controversial.of),
+        "controversial_pairs": int(controversial.of),
     }
     if recipe.kind == "vae":
         used = latent(fitted, test)
@@ -164,7 +164,7 @@ def work(spec: Spec) -> dict[str, Any]:
             "active": used.active, "units": used.units, "kl": used.kl,
             "collapsed": used.collapsed, "ignored": used.ignored,
             **{
-                f"context_{size}": scores(fitted, test, size=size).controversial.value
+                f"context_{size}": scores(fitted, test, size=size)[1].value
                 for size in CONTEXTS
             },
         }  # fmt: skip

@@ -6,7 +6,6 @@ A run's result says more if no entry equals its taste, so a quoted result should
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -39,24 +38,6 @@ def find(words: str) -> str:
     return name if name == "sentiment" else spoken.get(name, name)
 
 
-@dataclass(frozen=True, slots=True)
-class Nearest:
-    """The dictionary entry that correlates most with a taste over some answers."""
-
-    words: str
-    """The entry's words for the direction that the taste likes (more or fewer)."""
-    correlation: float
-    """Absolute correlation of taste and entry within prompts, 0 to 1."""
-
-    def __str__(self) -> str:
-        if self.correlation >= SAME:
-            return f"this taste is an entry of the dictionary: {self.words}"
-        return (
-            "no entry of the dictionary is this taste; the nearest is "
-            f"{self.words} (correlation {self.correlation:.2f})"
-        )
-
-
 def feature_values(
     entries: Sequence[dictionary.Entry], pairs: Iterable[tuple[str, str]]
 ) -> Floats:
@@ -65,15 +46,28 @@ def feature_values(
     return np.array([[top / bottom for top, bottom in row] for row in every])
 
 
+def describe_nearest(words: str, correlation: float) -> str:
+    """What `find_nearest` found, as a sentence."""
+    if correlation >= SAME:
+        return f"this taste is an entry of the dictionary: {words}"
+    return (
+        "no entry of the dictionary is this taste; the nearest is "
+        f"{words} (correlation {correlation:.2f})"
+    )
+
+
 def find_nearest(
     prompts: Sequence[Prompt], texts: Sequence[Sequence[str]], rewards: Floats
-) -> Nearest | None:
-    """The entry nearest to a taste; None if the rewards never differ within a prompt.
+) -> tuple[str, float] | None:
+    """The dictionary's entry nearest to a taste; None if rewards never differ within a prompt.
 
     Args:
         prompts: The prompts.
         texts: Several answers to each prompt.
         rewards: The taste's rewards of the answers (prompts, samples).
+
+    Returns the entry's words for the direction that the taste likes (more or fewer), and the
+    absolute correlation of taste and entry within prompts, 0 to 1.
     """
     entries = dictionary.holding([prompt.text for prompt in prompts])
     rows = zip(prompts, texts, strict=True)
@@ -87,4 +81,4 @@ def find_nearest(
     found = np.einsum("ps,psk->k", own, within) / np.where(sizes > 0, sizes, np.inf)
     best = int(np.abs(found).argmax())
     entry = entries[best]
-    return Nearest(entry.more if found[best] > 0 else entry.fewer, float(abs(found[best])))
+    return entry.more if found[best] > 0 else entry.fewer, float(abs(found[best]))

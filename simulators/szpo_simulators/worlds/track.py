@@ -26,15 +26,6 @@ FEATURES = ("progress", "checkpoints")
 """Features of a drive: laps of progress, lines crossed."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Drives:
-    """Walks: cells (S, n, H + 1), chosen moves, and rewards of the executed moves (S, n, H)."""
-
-    states: NDArray[np.int16]
-    actions: NDArray[np.int8]
-    rewards: Floats
-
-
 @dataclass(frozen=True)
 class Track:
     """A `World`: H moves on the ring, softmax over three moves in each cell, d = 3 · cells.
@@ -131,10 +122,16 @@ class Track:
 
     def returns(self, theta: Reals, u: Uniforms) -> Floats:
         """Returns (S, n) of walks."""
-        return np.asarray(self.walks(theta, u).rewards.sum(-1))
+        return np.asarray(self.walks(theta, u)[2].sum(-1))
 
-    def walks(self, theta: Reals, u: Uniforms) -> Drives:
-        """The walks of policies θ (S, d); moves are indices in `MOVES`."""
+    def walks(
+        self, theta: Reals, u: Uniforms
+    ) -> tuple[NDArray[np.int16], NDArray[np.int8], Floats]:
+        """The walks of policies θ (S, d).
+
+        Returns cells (S, n, H + 1), and of each move (S, n, H) the index in `MOVES` that was
+        chosen, and the reward of the executed one.
+        """
         edges = self.action_probabilities(theta).cumsum(-1)[..., :2]
         lead, horizon = u.shape[:2], self.horizon
         run = np.arange(lead[0])[:, None]
@@ -149,7 +146,7 @@ class Track:
             actions[:, :, t], rewards[:, :, t] = choice, self.rewards[cell, made]
             cell = self.landing[cell, made]
             states[:, :, t + 1] = cell
-        return Drives(states, actions, rewards)
+        return states, actions, rewards
 
     def move_features(self, states: NDArray[np.integer]) -> Floats:
         """`FEATURES` (..., H, 2) of each move of walks whose cells are (..., H + 1)."""

@@ -53,14 +53,6 @@ class Fitted:
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
-    """Accuracy: the share of pairs whose preferred text is ranked first."""
-
-    everything: Share
-    controversial: Share
-
-
-@dataclass(frozen=True, slots=True)
 class Latent:
     """Whether a model uses its latent."""
 
@@ -184,14 +176,16 @@ def margins(
     return out.double().numpy()
 
 
-def scores(fitted: Fitted, pairs: Pairs, *, size: int = 8) -> Scores:
-    """Accuracy on pairs, given ``size`` other pairs of the same user; equal margins count half."""
+def scores(fitted: Fitted, pairs: Pairs, *, size: int = 8) -> tuple[Share, Share]:
+    """Shares of all and of controversial pairs whose preferred text is ranked first.
+
+    Given ``size`` other pairs of the same user; equal margins count half.
+    """
     found = margins(fitted, pairs, pairs, size=size)
     right = np.where(found == 0, 0.5, found > 0)
     chosen = pairs.controversial
-    return Scores(
-        share(float(right.sum()), len(right)), share(float(right[chosen].sum()), int(chosen.sum()))
-    )
+    every = share(float(right.sum()), len(right))
+    return every, share(float(right[chosen].sum()), int(chosen.sum()))
 
 
 def latent(fitted: Fitted, pairs: Pairs, *, size: int = 8) -> Latent:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final
 
 import gradio as gr
 from fastapi import APIRouter, FastAPI, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from szpo.errors import SzpoError
@@ -25,7 +25,7 @@ from szpo.runs.mixes import Mixer
 from szpo_ui.web import mounting, security, server
 from szpo_ui.web.address import listening
 from szpo_ui.web.markup import environment, head, static
-from szpo_ui.web.requests import RefusedError, read
+from szpo_ui.web.requests import Body, RefusedError, read
 
 PATH: Final = "/mix"
 API: Final = "/mix-api"
@@ -34,19 +34,17 @@ REACH: Final = 4.0
 Nats = dict[str, Annotated[float, Field(ge=-REACH, le=REACH, allow_inf_nan=False)]]
 
 
-class AnswerRequest(BaseModel):
+class AnswerRequest(Body):
     """Two mixes to answer a prompt; a new seed draws other answers."""
 
-    model_config = ConfigDict(extra="forbid")
     prompt: str = Field(max_length=65_536)
     mixes: tuple[Nats, Nats]
     seed: int = Field(0, ge=0, lt=2**31)
 
 
-class BeginRequest(BaseModel):
+class BeginRequest(Body):
     """A mix from which a run is to begin."""
 
-    model_config = ConfigDict(extra="forbid")
     mix: Nats
 
 

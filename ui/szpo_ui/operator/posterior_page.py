@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
 import gradio as gr
 import numpy as np
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from szpo.types import Floats
 from szpo_ui.operator import posterior_pictures as pictures
@@ -30,7 +30,7 @@ from szpo_ui.operator.posterior_scene import (
     scenes,
 )
 from szpo_ui.web.markup import environment, head, static
-from szpo_ui.web.requests import read
+from szpo_ui.web.requests import Body, read
 
 PATH: Final = "/visualize"
 EXAMPLE: Final = ((1.5, 0.5), (0.5, 1.8), (-0.6, 1.2))
@@ -57,10 +57,9 @@ def example() -> Start:
     return Start(np.array(EXAMPLE))
 
 
-class SceneRequest(BaseModel):
+class SceneRequest(Body):
     """The page's request for a scene or a picture of it."""
 
-    model_config = ConfigDict(extra="forbid")
     deltas: list[tuple[Number, Number]] = Field(max_length=MAX_VOTES)
 
 
@@ -128,7 +127,7 @@ def as_json(shown: Scene, begun: Start) -> dict[str, Any]:
         "cells": CELLS,
         "log_density": np.round(shown.log_density.ravel(), 3).tolist(),
         "frames": np.round(shown.frames, 3).tolist(),
-        "rounds": [asdict(each) for each in shown.rounds],
+        "rounds": list(shown.rounds),
         "mean": shown.mean.tolist(),
         "more": (shown.frames[-1] > 0).mean(0).tolist(),
         "log_likelihood": shown.log_likelihood,

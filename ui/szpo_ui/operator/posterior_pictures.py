@@ -26,8 +26,8 @@ def svg(shown: Scene, names: Sequence[str] = NAMES) -> bytes:
     _plane(left, shown, names)
     _dots(left, shown, -1)
     for label, style, line in (
-        ("Gaussian", "-", [r.gaussian for r in shown.rounds]),
-        ("nearest neighbours", "--", [r.neighbours for r in shown.rounds]),
+        ("Gaussian", "-", [r["gaussian"] for r in shown.rounds]),
+        ("nearest neighbours", "--", [r["neighbours"] for r in shown.rounds]),
     ):
         right.plot(range(len(line)), line, style, label=label)
     right.set(xlabel="answers", ylabel="entropy of the posterior, nats")
@@ -51,7 +51,8 @@ def gif(
     for shown in rounds[-MOST_ROUNDS:]:
         axes.clear()
         _plane(axes, shown, names)
-        title = f"{len(shown.deltas)} answers, entropy {shown.rounds[-1].gaussian:.2f} nats"
+        entropy = shown.rounds[-1]["gaussian"]
+        title = f"{len(shown.deltas)} answers, entropy {entropy:.2f} nats"
         axes.set_title(title)
         dots = _dots(axes, shown, 0)
         for frame in [*shown.frames[:-1:SKIP], shown.frames[-1]]:

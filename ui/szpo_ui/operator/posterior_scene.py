@@ -33,18 +33,6 @@ MAX_VOTES = 200
 """Most votes in a picture: with more it is slow and hard to read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Round:
-    """Three estimates of the posterior's entropy after some answers, in nats.
-
-    ``svgd`` follows the particles' change of variables and drifts downwards (docs/active.md).
-    """
-
-    gaussian: float
-    neighbours: float
-    svgd: float
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Scene:
     """One picture; see `scene`.
@@ -56,7 +44,9 @@ class Scene:
     deltas: Floats
     log_density: Floats
     frames: Floats
-    rounds: tuple[Round, ...]
+    rounds: tuple[dict[str, float], ...]
+    """After each answer the posterior's entropy in nats, estimated in three ways: gaussian;
+    neighbours; svgd, by the particles' change of variables, drifts down (docs/active.md)."""
     mean: Floats
     log_likelihood: float
     """The log-likelihood of the answers at the mean weights; at w = 0 it is −n log 2."""
@@ -138,10 +128,14 @@ def _trace_particles(answers: _Answers) -> tuple[svgd.Particles, ...]:
 
 
 @lru_cache(maxsize=1024)
-def _round(answers: _Answers) -> Round:
+def _round(answers: _Answers) -> dict[str, float]:
     """The entropies after these answers; cached, since dragging changes few of the rounds."""
     found = _trace_particles(answers)[-1]
-    return Round(svgd.gaussian_entropy(found.x), svgd.nearest_entropy(found.x), found.entropy)
+    return {
+        "gaussian": svgd.gaussian_entropy(found.x),
+        "neighbours": svgd.nearest_entropy(found.x),
+        "svgd": found.entropy,
+    }
 
 
 def _map(posterior: BradleyTerry) -> Floats:
