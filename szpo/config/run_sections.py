@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, field_validator
 
@@ -175,7 +175,7 @@ class Guards(Section):
     """Limits: a run whose answers pass one pauses; default: no limits."""
 
     kl: Positive | None = Field(None, description="Highest KL to the base, nats per answer.")
-    length: list[float] | None = Field(
+    length: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = Field(
         None, description="Lowest and highest mean answer length, tokens, such as [5, 60]."
     )
     repetition: float | None = Field(
@@ -195,7 +195,7 @@ class Guards(Section):
     @field_validator("length")
     @classmethod
     def _length_is_a_band(cls, length: list[float] | None) -> list[float] | None:
-        if length is not None and not (len(length) == 2 and 0 <= length[0] < length[1]):
+        if length is not None and not (len(length) == 2 and length[0] < length[1]):
             raise ValueError(f"{length} must be two lengths, the lower one first, as in [5, 60]")
         return length
 

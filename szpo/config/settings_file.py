@@ -223,7 +223,8 @@ def _requirement(loc: Sequence[Any], kind: str, context: Mapping[str, Any]) -> s
         if choice.get("type") == "boolean":
             return "true or false"
         if choice.get("type") == "array":
-            return f'{word}a list such as ["text"]'
+            example = "[5, 60]" if choice["items"].get("type") == "number" else '["text"]'
+            return f"{word}a list such as {example}"
     return "text"
 
 

@@ -177,6 +177,7 @@ def test_refusals_say_what_is_wrong_and_how_many_mistakes_there_are() -> None:
         (["question="], 'panel.question must be text that is not empty (got "")'),
         (["question=" + "x" * 201], "panel.question must be text of 200 characters or fewer"),
         (["judge.kind=scorer", "references=a"], 'judge.kind "scorer" reads no principles'),
+        (["guards.length=5"], "guards.length must be a list such as [5, 60] (got 5)"),
         (["guards.length=[9, 3]"], "guards.length: [9.0, 3.0] must be two lengths, the lower one"),
     ]
     for sets, words in cases:

@@ -236,7 +236,7 @@ def test_limits_that_are_no_limits_are_refused():
 
 
 def test_guards_of_the_settings_are_bands_with_both_ends():
-    found = guards.bands(Guards(kl=2.0, min_length=3, max_length=50, repetition=0.5))
+    found = guards.bands(Guards(kl=2.0, length=[3, 50], repetition=0.5))
     assert found.kl == (-math.inf, 2.0)
     assert (found.length, found.repetition) == ((3, 50), (0, 0.5))
-    assert guards.bands(Guards(max_length=50)).outside({"length": 51.0}) == ("length",)
+    assert guards.bands(Guards(length=[0, 50])).outside({"length": 51.0}) == ("length",)
