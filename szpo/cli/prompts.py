@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import typer
@@ -57,18 +57,19 @@ def grow(
         return [answer for (answer,) in actor.sample(requests, 1, seed=key)]
 
     own = [prompt.text for prompt in (*read.train, *read.heldout)]
-    found = invented_prompts.invent(own, count, ask, seed=seed)
-    if not found.texts:
+    texts, counts = invented_prompts.invent(own, count, ask, seed=seed)
+    asked, copies, unreadable = counts.values()
+    if not texts:
         raise RunError(
-            f"{source}: none of {found.asked} answers is a new prompt: {found.copies} near "
-            f"copies, {found.unreadable} unreadable or cut; take a model that follows instructions"
+            f"{source}: none of {asked} answers is a new prompt: {copies} near "
+            f"copies, {unreadable} unreadable or cut; take a model that follows instructions"
         )
     with files.write_whole(out) as draft:
-        draft.write_text("".join(f"{text}\n" for text in found.texts), encoding="utf-8")
+        draft.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
     console.answer(
         as_json,
-        asdict(found) | {"texts": len(found.texts), "file": str(out)},
-        f"wrote {len(found.texts)} prompts to {out}, from {found.asked} answers: {found.copies} "
-        f"near copies and {found.unreadable} unreadable or cut ones left out",
+        {"texts": len(texts), **counts, "file": str(out)},
+        f"wrote {len(texts)} prompts to {out}, from {asked} answers: {copies} "
+        f"near copies and {unreadable} unreadable or cut ones left out",
         "read them, and add those that you want to your own",
     )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from szpo import seeds
@@ -25,18 +24,6 @@ _MARKS: Final = re.compile(r"^(\d+[.)]|[-*•]|prompt:|request:)\s*", re.IGNOREC
 
 Ask: TypeAlias = Callable[[Sequence[Prompt], int], Sequence[Answer]]
 """A function of requests and the round's number that returns one answer to each request."""
-
-
-@dataclass(frozen=True, slots=True)
-class Invented:
-    """The invented prompts, and what became of the other answers."""
-
-    texts: tuple[str, ...]
-    asked: int
-    copies: int
-    """Left out: near copies of the user's prompts or of each other."""
-    unreadable: int
-    """Left out: empty, cut at the limit, of one word, or too long."""
 
 
 def request(examples: Sequence[str]) -> Prompt:
@@ -80,7 +67,9 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(re.findall(r"\w+", text.lower()))
 
 
-def invent(own: Sequence[str], count: int, ask: Ask, *, seed: int) -> Invented:
+def invent(
+    own: Sequence[str], count: int, ask: Ask, *, seed: int
+) -> tuple[list[str], dict[str, int]]:
     """Ask for up to ``count`` prompts like one's own that are not near copies.
 
     Args:
@@ -88,6 +77,9 @@ def invent(own: Sequence[str], count: int, ask: Ask, *, seed: int) -> Invented:
         count: Most prompts to return.
         ask: Lets the model answer.
         seed: Root seed of the draws of examples.
+
+    Returns the prompts, and how many answers were asked for and left out: near copies of the
+    user's prompts or of each other; unreadable ones (empty, cut, of one word, or too long).
     """
     found: list[str] = []
     asked = copies = unreadable = 0
@@ -106,4 +98,4 @@ def invent(own: Sequence[str], count: int, ask: Ask, *, seed: int) -> Invented:
                 copies += 1
             elif len(found) < count:
                 found.append(text)
-    return Invented(tuple(found), asked, copies, unreadable)
+    return found, {"asked": asked, "copies": copies, "unreadable": unreadable}

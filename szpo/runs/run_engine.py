@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from szpo import plugins
 from szpo.config import settings_file
@@ -180,35 +180,26 @@ def examine(config: Config, prompt: str = "Write a sentence.") -> Iterator[Check
         return
     ask = _ask_servers if engine.kind == "vllm" else _ask_workers
     try:
-        found = ask(config, prompt)
+        what, size, places, chunk_s, chunk_bytes = ask(config, prompt)
     except SzpoError as error:
         yield Check("engine", "fail", str(error))
         return
     rows = cost_plan.step_answers(config)
-    chunks = math.ceil(rows / found.rows)
-    seconds = math.ceil(chunks / found.places) * found.seconds
+    chunks = math.ceil(rows / size)
+    seconds = math.ceil(chunks / places) * chunk_s
     step = (
-        f"{rows} rows in {chunks} chunks of {found.rows}, about {seconds:.1f} s "
-        f"({found.seconds:.2f} s a chunk, measured with the base model)"
+        f"{rows} rows in {chunks} chunks of {size}, about {seconds:.1f} s "
+        f"({chunk_s:.2f} s a chunk, measured with the base model)"
     )
-    if found.chunk_bytes:
-        step += f" and {chunks * found.chunk_bytes / 1024:.0f} KiB beside the prompts"
-    yield Check("engine", "ok", found.what)
+    if chunk_bytes:
+        step += f" and {chunks * chunk_bytes / 1024:.0f} KiB beside the prompts"
+    yield Check("engine", "ok", what)
     yield Check("a step there", "ok", step)
 
 
-class _Measured(NamedTuple):
-    """What an engine that answered is, and how fast."""
-
-    what: str
-    rows: int
-    """In a chunk."""
-    places: int
-    """Number of workers or servers."""
-    seconds: float
-    """Time in which all of them answer a chunk each, in parallel."""
-    chunk_bytes: int = 0
-    """Bytes sent and received for a chunk; 0 where not known."""
+_Measured: TypeAlias = tuple[str, int, int, float, int]
+"""What an engine is, the rows of a chunk, its workers or servers, the seconds in which all of them
+answer a chunk each, and the bytes sent and received for one (0: not known)."""
 
 
 def _ask_servers(config: Config, prompt: str) -> _Measured:
@@ -231,10 +222,10 @@ def _ask_servers(config: Config, prompt: str) -> _Measured:
     seconds, version = vllm_engine.measure_chunk(
         engine, _encode(config, facts, prompt), decoding, size
     )
-    return _Measured(
+    return (
         f"vLLM {version} at {', '.join(urls)}; model, adapters and seeds are looked at when a run "
         "begins",
-        size, len(urls), seconds,
+        size, len(urls), seconds, 0,
     )  # fmt: skip
 
 
@@ -260,7 +251,7 @@ def _ask_workers(config: Config, prompt: str) -> _Measured:
     (_, first), *_ = request.split(size)
     sent = requests.message_bytes(first.to_message())
     where = engine.address or "a cluster of its own on 127.0.0.1"
-    return _Measured(
+    return (
         f"{engine.workers} workers at {where}: {facts.name}, {facts.dtype} on "
         f"{facts.hardware or facts.device}, equal models and versions",
         size, engine.workers, seconds,

@@ -166,12 +166,17 @@ def test_invented_prompts_are_new_and_asked_for_again_where_some_are_missing():
         texts = said if number == 0 else [f"Draw {number} boats"]
         return [Answer(texts[i % len(texts)]) for i in range(len(requests))]
 
-    found = invented_prompts.invent(OWN, 3, ask, seed=0)
-    assert found.texts == ("Name a fish.", "Draw 1 boats", "Draw 2 boats")
-    assert rounds == [6, 4, 2] and found.asked == 12
-    assert (found.copies, found.unreadable) == (3 + 3 + 1, 2)  # twice the street, and its like
-    few = invented_prompts.invent(OWN, 9, lambda asked, n: [Answer(OWN[0])] * len(asked), seed=0)
-    assert few.texts == () and few.asked == few.copies == 4 * 18
+    texts, counts = invented_prompts.invent(OWN, 3, ask, seed=0)
+    assert texts == ["Name a fish.", "Draw 1 boats", "Draw 2 boats"] and rounds == [6, 4, 2]
+    assert counts == {
+        "asked": 12,
+        "copies": 3 + 3 + 1,
+        "unreadable": 2,
+    }  # twice the street, and its like
+    none, few = invented_prompts.invent(
+        OWN, 9, lambda asked, n: [Answer(OWN[0])] * len(asked), seed=0
+    )
+    assert none == [] and few["asked"] == few["copies"] == 4 * 18
 
 
 def shown(request: Prompt) -> list[str]:
