@@ -110,8 +110,8 @@ class VoteService:
 
         A sheet of which some seat is held unanswered is served again, with the seats that the
         panelist has answered. Rows that were given to somebody else meanwhile are left out. A new
-        sheet has plus on side A in half of its rows, as far as the step's plan of sides allows.
-        Empty while nothing is left, or while the run is paused.
+        sheet has plus on side A in half of its rows, in an order that is drawn, as far as the
+        step's plan of sides allows. Empty while nothing is left, or while the run is paused.
         """
         with self.ledger.transaction("votes"):
             self._kind(panelist)
@@ -130,9 +130,11 @@ class VoteService:
                         found.append(self.serve_again(seat.assignment, tab))
                 return tuple(each for each in found if each is not None)
             name, made = secrets.token_hex(8), list[Assignment]()
-            while len(made) < rows:
-                more = sum(1 if seat.plus_side == "A" else -1 for seat in made)
-                at = self._choose(counts, panelist, "B" if more > 0 else "A" if more else None)
+            on_a = (rows + secrets.randbelow(2)) // 2
+            while len(made) < rows:  # an order drawn, so that no side tells the next one
+                lack = on_a - sum(seat.plus_side == "A" for seat in made)
+                wanted: seats.Letter = "A" if secrets.randbelow(rows - len(made)) < lack else "B"
+                at = self._choose(counts, panelist, wanted)
                 if at is None:
                     break
                 made.append(self._serve(at[0].head, counts.d, at[1], panelist, tab, name))

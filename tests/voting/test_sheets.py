@@ -1,5 +1,7 @@
 """Sheets: single rows that a panelist sees at once, each with a verdict of its own."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -47,6 +49,17 @@ def test_a_sheet_has_plus_on_a_in_half_of_its_rows_and_is_served_again(rows):
     again = service.sheet(ada, 8)
     assert not {seat.comparison for seat in again} & {seat.comparison for seat in sheet}
     assert [v.choice for v in service.counted(0)].count("B") == 1
+
+
+def test_the_side_of_one_row_does_not_tell_that_of_the_next(tmp_path):
+    """Of four A and four B in drawn order, 4/7 of the neighbours differ."""
+    differ = []
+    with open_run(tmp_path, n=200, m=1, rows=1) as ledger:
+        service = VoteService(ledger)
+        for number in range(25):
+            sides = [s.plus_side for s in service.sheet(service.enroll("person", f"p{number}"), 8)]
+            differ += [a != b for a, b in pairwise(sides)]
+    assert len(differ) == 175 and 0.4 < sum(differ) / 175 < 0.75
 
 
 def test_who_leaves_after_five_of_eight_has_given_five_and_another_gets_the_three(rows):
