@@ -439,15 +439,6 @@ def test_factors_beyond_the_settings_of_an_adapter_are_refused_by_name(saved, tm
         language_model.load_plain(settings_file.load(None, sets=chosen), lambda text: None)
 
 
-def test_settings_that_would_change_the_base_leave_it_as_it_is():
-    model = build("llama")
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    config = LoraConfig(r=2, target_modules=["down_proj"], init_lora_weights="pissa")
-    with pytest.raises(UsageError, match="init_lora_weights"):
-        find_sites(model, config)
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-
-
 HUB = "models--me--llama/snapshots/1f2e3d"
 
 
@@ -474,7 +465,7 @@ def test_an_adapter_of_another_base_is_told_in_one_line(tmp_path, caplog, base, 
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder_run.model(folder.parent).rename(folder)
     start = trained(tmp_path / "start", base=base)
-    for read in (loading.load, context.describe):
+    for read in (loading.load, context.describe)[not told :]:  # a load takes longest
         caplog.clear()
         read(model, adapter=start, dtype="fp32")
         assert len(caplog.messages) == told

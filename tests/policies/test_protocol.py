@@ -24,14 +24,13 @@ from tests.support.tiny_models import ARCHITECTURES, loaded, quantised, tokenize
 
 @pytest.mark.spine
 def test_lora_policies_keep_the_contract():
-    for train in ["B", "AB"]:
-        for rank in [1, 8]:
-            for name in ARCHITECTURES:
-                with case(name, rank, train):
-                    base = loaded(name)
-                    policy = policy_of(base, full(base, rank, train))
-                    assert isinstance(policy, Policy)
-                    check_policy(policy, PROMPTS, radius=0.5, space=policy.space)
+    for train, rank in (("B", 1), ("AB", 8)):
+        for name in ARCHITECTURES:
+            with case(name, rank, train):
+                base = loaded(name)
+                policy = policy_of(base, full(base, rank, train))
+                assert isinstance(policy, Policy)
+                check_policy(policy, PROMPTS, radius=0.5, space=policy.space)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -46,8 +45,9 @@ def test_subspace_policies_keep_the_contract(name):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("kind", ["nf4", "fp4"])
-@pytest.mark.parametrize("name", ["llama", "qwen2", "mistral"])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("llama", "nf4"), ("qwen2", "fp4"), ("mistral", "nf4")]
+)
 def test_four_bit_policies_keep_the_contract(name, kind, tmp_path):
     model = quantised(tmp_path, kind, name)
     base = Loaded(model, tokenizer(), name, tmp_path, "0" * 64, "fp32", "nf4")

@@ -36,7 +36,20 @@ def model():
     return tiny_models.loaded("llama")
 
 
+MADE: dict[str, Subspace] = {}
+"""Set-ups of the module's model, by what they were asked for: each is made once."""
+
+
 def setup(loaded: Loaded, kind: Any = "score", **options: Any) -> Subspace:
+    if loaded.name != "llama" or options.keys() & {"lora", "start"}:
+        return make_anew(loaded, kind, **options)
+    name = f"{kind} {sorted(options.items())}"
+    if name not in MADE:
+        MADE[name] = make_anew(loaded, kind, **options)
+    return MADE[name]
+
+
+def make_anew(loaded: Loaded, kind: Any = "score", **options: Any) -> Subspace:
     apart = {name: options.pop(name) for name in ("lora", "start") if name in options}
     chosen = {"dim": 4, "samples": 192, "sampling": SHORT, **options}
     return set_up_subspace(loaded, ASKED, setup_of(kind, **chosen), **apart)
@@ -107,7 +120,7 @@ def test_score_directions_move_more_than_random_ones_of_the_same_length(model):
 @pytest.mark.full
 @pytest.mark.parametrize("kind", OF_THE_MODEL)
 def test_the_same_seed_gives_the_same_tensors(model, kind):
-    a, b, c = (setup(model, kind, root_seed=s) for s in (5, 5, 6))
+    a, b, c = (make_anew(model, kind, root_seed=s) for s in (5, 5, 6))
     assert a.tensors().keys() == b.tensors().keys()
     assert all(np.array_equal(v, b.tensors()[n]) for n, v in a.tensors().items())
     assert (a.scale, a.basis_sha256) == (b.scale, b.basis_sha256)
