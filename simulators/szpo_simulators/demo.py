@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from szpo.analysis import taught
 from szpo.cli import console as to_user
 from szpo.config import settings_file
 from szpo.config.schema import Config
@@ -163,7 +164,16 @@ def describe(found: dict[str, Any], path: Path) -> list[str]:
     failed = [guard["name"] for guard in found["guards"] if not guard["ok"]]
     if failed:
         lines += ["", f"guard failed: {'; '.join(failed)}"]
-    return [*lines, "", *filter(None, (found["nearest"], found["taught"], found["last_pairs"]))]
+    taste = _describe_taste(found["nearest"], found["taught"], path)
+    return [*lines, "", *filter(None, (*taste, found["last_pairs"]))]
+
+
+def _describe_taste(nearest: str, lesson: str, path: Path) -> tuple[str, str]:
+    """The entry nearest to the taste, and what the votes taught, which must not deny it."""
+    if nearest.startswith(asked.IS_ENTRY) and taught.UNEXPLAINED in lesson:
+        more = f"szpo run --resume {path} --votes +40"
+        return nearest, f"not found yet: the votes show a taste, not which; more votes: {more}"
+    return nearest, lesson
 
 
 def _format_level(found: dict[str, Any], when: str) -> str:

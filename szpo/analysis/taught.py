@@ -27,6 +27,7 @@ LIKELY: Final = 0.5
 """Probability from which a claim is stated."""
 LISTED: Final = 0.1
 """Probability from which a claim is drawn, and is mentioned where no claim is likely."""
+UNEXPLAINED: Final = "a taste that no named feature explains"
 LENGTH: Final = "length"
 """The feature that is often liked without being meant."""
 DRAWN: Final = 5
@@ -115,10 +116,7 @@ def words(found: Findings) -> str:
         parts = ", ".join(_describe_nats(name, nats > 0, nats) for name, nats in leading)
         return f"a little of many ({_percent(found.unnamed)}): {parts}"
     if not likely and found.unnamed + found.chance >= LIKELY:
-        return (
-            "a taste that no named feature explains "
-            f"({_percent(found.unnamed + found.chance)} for none)"
-        )
+        return f"{UNEXPLAINED} ({_percent(found.unnamed + found.chance)} for none)"
     return _describe_claims(found.taught, found)
 
 

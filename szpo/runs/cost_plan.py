@@ -176,6 +176,8 @@ def describe(plan: CostPlan, config: Config) -> Iterator[tuple[str, str]]:
         yield (
             "measuring",
             f"on {plan.heldout} held-out prompt{'s' * (plan.heldout > 1)}: the share won "
-            f"to ± {widest:.0f} points or less",
+            f"to ± {widest:.0f} points or less"
+            + "; 100 held-out prompts make it ± 10"
+            * (plan.heldout < 50),
         )
     yield "disk", f"about {plan.disk_mib:.1f} MiB in {config.run.folder}"

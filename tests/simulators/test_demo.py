@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from szpo.analysis import taught
 from szpo.cli.app import call
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
@@ -17,6 +18,7 @@ from szpo.policies import text_guards
 from szpo.reports import html_report
 from szpo.reports.model_card import Weights, model_card
 from szpo_simulators import demo
+from szpo_simulators.panels import asked
 from tests.support import folder_run
 
 
@@ -74,6 +76,15 @@ def test_a_lost_topic_alone_does_not_fail_the_demo() -> None:
     for lost, code in ((None, 0), (0, 1), (1, 1), (2, 1), (3, 0)):
         guards = [{"name": name, "ok": i != lost} for i, name in enumerate(text_guards.NAMES)]
         assert demo.find_exit_code(guards) == code
+
+
+def test_the_last_lines_never_deny_each_other() -> None:
+    entry, path = f"{asked.IS_ENTRY}: more positive in tone", Path("demo-0.db")
+    unexplained = f"40 votes: {taught.UNEXPLAINED} (95 % for none)"
+    told = demo._describe_taste(entry, unexplained, path)
+    assert told[0] == entry and told[1].startswith("not found yet") and str(path) in told[1]
+    for nearest, lesson in ((entry, "40 votes: fewer commas"), ("no entry", unexplained)):
+        assert demo._describe_taste(nearest, lesson, path) == (nearest, lesson)
 
 
 def test_a_second_demo_takes_another_file_and_one_for_people_is_refused(

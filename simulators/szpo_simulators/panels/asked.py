@@ -17,6 +17,7 @@ from szpo_simulators.panels.verifiers import PLAIN
 
 SAME: Final = 0.99
 """Correlation over base answers from which a taste counts as equal to an entry."""
+IS_ENTRY: Final = "this taste is an entry of the dictionary"
 
 
 def find(words: str) -> str:
@@ -49,7 +50,7 @@ def feature_values(
 def describe_nearest(words: str, correlation: float) -> str:
     """What `find_nearest` found, as a sentence."""
     if correlation >= SAME:
-        return f"this taste is an entry of the dictionary: {words}"
+        return f"{IS_ENTRY}: {words}"
     return (
         "no entry of the dictionary is this taste; the nearest is "
         f"{words} (correlation {correlation:.2f})"
