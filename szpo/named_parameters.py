@@ -67,8 +67,8 @@ class Parameter:
     @classmethod
     def from_json(cls, saved: Sequence[Any]) -> Self:
         """The parameter of `to_json`."""
-        *fields, options = saved
-        return cls(*fields, options=tuple(options))
+        name, low, high, log, whole, options = saved
+        return cls(name, low, high, log, whole, tuple(options))
 
     @property
     def box(self) -> list[tuple[float, float]]:
