@@ -298,14 +298,16 @@ def test_a_double_click_is_one_vote(stage, ann):
 
 
 def test_a_reload_keeps_the_draft_and_a_second_tab_takes_over_on_request(stage, ann):
-    ann.keyboard.press("j")
-    ann.keyboard.press("q")
+    for key in ("q", "j", "e"):  # the first row, though none had the focus, then the second
+        ann.keyboard.press(key)
+    noted = ann.locator(".sz-note input:checked").evaluate_all("all => all.map((x) => x.value)")
+    assert noted == ["A", "B"]
     ann.keyboard.press("ArrowRight")
     answers = ann.locator(".sz-text").all_inner_texts()
     ann.reload()
     until(ann, "vote")
     assert ann.get_attribute("[data-choice=B]", "aria-pressed") == "true"
-    assert ann.locator(".sz-note input:checked").count() == 1
+    assert ann.locator(".sz-note input:checked").count() == 2
 
     others = [visit(ann.context, stage) for _ in range(7)]  # eight tabs, one browser
     assert {page.get_attribute("#szpo-root", "data-state") for page in others} == {"other-tab"}

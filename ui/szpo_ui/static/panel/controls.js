@@ -102,8 +102,10 @@ const press = (selector) => {
   return true;
 };
 const noted = (value) => {
+  if (!draft) return false;
+  if (!current()) step(1); // the first row is meant, and J then goes to the second
   const pair = current();
-  if (!pair || !draft) return false;
+  if (!pair) return false;
   $(`input[value=${value}]`, pair).click();
   return true;
 };
