@@ -1,13 +1,13 @@
-"""The benches, made small: cells, budgets, goals, tables and figures, what ends them."""
+"""The benches, made small: cells, budgets, goals, tables and figures."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from szpo.errors import RunError, UsageError
+from szpo.errors import UsageError
 from szpo.judges.backends import Reply
-from szpo_simulators.bench import contest, gridworld, run_all
+from szpo_simulators.bench import contest, gridworld
 from szpo_simulators.bench import judge as bench
 from szpo_simulators.bench.judge import FORMS, tasks
 from szpo_simulators.panels.verifiers import verifier
@@ -119,30 +119,3 @@ def test_the_published_steps_climb_the_dense_grid(tmp_path):
     assert known["votes"][-1] == sign["votes"][-1] == 9600
     assert len(known["values"]) == len(sign["values"]) == 10
     assert known["mean"] >= 6.0 and sign["mean"] >= 5.6
-
-
-def test_all_benches_run_and_a_failing_one_is_named(tmp_path, monkeypatch, capsys):
-    called = []
-
-    def load(group, name, what):
-        def main(*, quick, folder, figures, frozen=None):
-            called.append((name, quick, folder.name, figures, frozen))
-            if name == "track":
-                raise UsageError("no road")
-
-        return main
-
-    monkeypatch.setattr(run_all, "load", load)
-    frozen = tmp_path / "frozen.toml"
-    with pytest.raises(RunError, match="not run: track"):
-        run_all.main(quick=True, folder=tmp_path, figures=tmp_path, frozen=frozen)
-    assert called == [(name, True, name, tmp_path, None) for name in run_all.NAMES]
-    frozen.touch()
-    run_all.main(folder=tmp_path, only=("cartpole", "gridworld"), frozen=frozen)
-    assert called[-2:] == [
-        ("gridworld", False, "gridworld", None, None),
-        ("gridworld", False, "gridworld-claim", None, frozen),
-    ]
-    assert "track: no road" in capsys.readouterr().out
-    with pytest.raises(UsageError, match="--only foo is not one of gridworld"):
-        run_all.main(folder=tmp_path, only=("track", "foo"), frozen=frozen)

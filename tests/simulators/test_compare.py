@@ -29,7 +29,7 @@ from szpo.ledger.database import Ledger
 from szpo.training import results as of_ledger
 from szpo.types import Answer, Prompt, Row
 from szpo_simulators import store as stores
-from szpo_simulators.compare import cells, checkpoints, command, frontier, methods, start, summary
+from szpo_simulators.compare import cells, checkpoints, command, methods, start, summary
 from szpo_simulators.compare import plan as plans
 from szpo_simulators.panels import heldout
 from szpo_simulators.panels import panel as panels
@@ -559,7 +559,7 @@ def test_a_run_is_charged_for_what_its_host_wrote_apart_from_its_setup(quick, ra
 
 @pytest.mark.full
 def test_what_is_finished_is_shown_under_either_name(quick, ran, capsys):
-    found = frontier.main(quick=True, show=True, folder=ran.folder, only=["A"])
+    found = command.frontier(quick=True, show=True, folder=ran.folder, only=["A"])
     assert [line["checkpoint"] for line in found["lines"][:2]] == [8, 16]
     assert found["unfinished"] == ["unfinished: sentiment-regression has 1 of 2 seeds"]
     words = ["--preset", "quick", "--show", "--only", "A", "--json", "--folder", str(ran.folder)]
