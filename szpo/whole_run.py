@@ -5,14 +5,15 @@ The command line and the library both drive runs with `drive`.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from szpo.analysis import measuring
 from szpo.evaluators.hidden_reward import Score
-from szpo.improvement import improve_run
+from szpo.improvement.rounds import Improving
 from szpo.ledger.database import Ledger
 from szpo.runs import callbacks as calls
 from szpo.runs import driver, model_process, trackers
@@ -58,25 +59,28 @@ def drive(
             each.after_step(report)
         if back := policy_checks.why_back(ledger, report.step + 1):
             say(back)
-        improve_run.after_step(ledger, parts, say)
+        improving.look()
         measuring.after_step(measures, report)
         model_process.fulfil(ledger, parts, say)
 
-    def wait() -> None:
-        time.sleep(POLL_S)
-
-    with lease.hold(ledger) as held:
+    with lease.hold(ledger) as held, closing(Improving(ledger, parts, say)) as improving:
+        wait = partial(improving.wait, POLL_S)
         desk = model_process.LeaseHolder(ledger, parts, held, wait, say)
+
+        def turn() -> bool:
+            desk.do_one_turn()
+            return not stay or desk.is_settled()
+
         while True:
             measuring.before(measures)
-            improve_run.after_step(ledger, parts, say)  # one that was interrupted
+            improving.look()
             with calls.calling(every, facts) as note:
                 loop = driver.prepare(ledger, parts, say)
                 outcome = controller.run(
                     replace(loop, on_step=on_step, wait=desk.do_one_turn, lease=held)
                 )
                 note(outcome)
-            improve_run.at_end(ledger, parts, outcome, say)
+            improving.at_end(outcome, turn)
             measuring.after(measures, outcome)
             if not stay:
                 model_process.fulfil(ledger, parts, say)

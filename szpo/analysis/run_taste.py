@@ -104,7 +104,8 @@ def read(
 def check_recorded(look: Examination) -> None:
     """Compute again the taste that each improvement was on, from the votes before it."""
     for event in look.ledger.events(adopted.KIND) if look.deep else ():
-        body, when = event["body"], f"the taste after {event['body']['steps']} steps"
+        body, begun = event["body"], event["body"]["begun"]
+        when = f"the taste after {begun['steps']} steps"
         named = recorded_settings(look.ledger).features
         try:
             recorded = Taste.from_json(body["taste"])
@@ -120,7 +121,7 @@ def check_recorded(look: Examination) -> None:
             look.notes.append(f"{when} is recorded, not recomputed ({error})")
             continue
         try:
-            mine = read(look.ledger, before=event["event"])
+            mine = read(look.ledger, before=begun["event"])
         except RunError as error:
             raise Broken("events", event["event"], f"its taste is not there: {error}") from None
         same = _places(recorded) == _places(mine)

@@ -30,7 +30,8 @@ def improve(
     if not 0 < nats < float("inf"):
         raise UsageError(f"--nats {nats:g}: give a number above 0")
     from szpo.cache import quiet
-    from szpo.improvement.improve_run import describe, improve_run, reporter
+    from szpo.improvement.improve_run import improve_run
+    from szpo.improvement.rounds import describe, reporter
     from szpo.runs import assemble
     from szpo.runs.setup_progress import telling
 

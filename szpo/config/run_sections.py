@@ -210,8 +210,8 @@ class Improve(Section):
     )
     when: Literal["doubling", "end"] = Field(
         "doubling",
-        description="doubling: where no people vote, also after the round in which the votes show "
-        "a taste, and at each doubling of them; end: only when the votes are spent.",
+        description="doubling: also after the round in which the votes show a taste, and at each "
+        "doubling of them, beside people while they read; end: only when the votes are spent.",
     )
     way: Literal["auto", "policy", "natural", "zeroth"] = Field(
         "auto",

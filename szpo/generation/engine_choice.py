@@ -57,9 +57,9 @@ def _agrees(engine: FlatEngine) -> bool:
     rows = [prompt for prompt in prompts for _ in range(2)]
     layout = plan_prefill(rows, members)
     with torch.inference_mode():
-        with use_flat_attention(model):
+        with use_flat_attention(model) as pause:
             batch = PrefillBatch(engine.adapted, deltas, layout, engine.max_tokens)
-            cache, first = batch.fill(range(len(rows)), 1, None)
+            cache, first = batch.fill(range(len(rows)), 1, None, pause)
             owner = torch.tensor([layout.member(row) for row in range(len(rows))])
             new = torch.full((len(rows),), 5 % count, device=model.device)
             with attend_with(cache), attach_deltas(model, sites, deltas, owner[None]):

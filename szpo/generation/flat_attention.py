@@ -11,7 +11,7 @@ prompts are computed once; `szpo.generation.prefill` shows units, prefixes and l
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from szpo import turns
 from szpo.errors import RunError
 
 NAME = "szpo_flat"
@@ -71,12 +72,24 @@ AttentionInterface.register(NAME, flat_attention)
 
 
 @contextmanager
-def use_flat_attention(model: Any) -> Iterator[None]:
-    """Let ``model`` attend through `flat_attention` inside the block."""
+def use_flat_attention(model: Any) -> Iterator[Callable[[], None]]:
+    """Let ``model`` attend through `flat_attention` inside the block.
+
+    Yields a pause point (`szpo.turns`), at which the model attends as before.
+    """
     before = model.config._attn_implementation
+
+    def pause() -> None:
+        if turns.is_over():
+            model.set_attn_implementation(before)
+            try:
+                turns.pause()
+            finally:
+                model.set_attn_implementation(NAME)
+
     model.set_attn_implementation(NAME)
     try:
-        yield
+        yield pause
     finally:
         model.set_attn_implementation(before)
 

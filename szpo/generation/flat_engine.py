@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,15 +59,15 @@ class FlatEngine:
                 self.max_rows = self.halved_rows = size
             tokens: list[tuple[int, ...]] = [()] * len(prompts)
             watch = Canary() if canary else None
-            with torch.inference_mode(), use_flat_attention(self.adapted.model):
+            with torch.inference_mode(), use_flat_attention(self.adapted.model) as pause:
                 batch = PrefillBatch(self.adapted, deltas, layout, self.max_tokens)
                 for begin in range(0, len(prompts), self.max_rows):
                     rows = range(begin, min(begin + self.max_rows, len(prompts)))
-                    cache, logits = batch.fill(rows, sampling.max_new_tokens, watch)
+                    cache, logits = batch.fill(rows, sampling.max_new_tokens, watch, pause)
                     order = [layout.order[row] for row in rows]
                     draws = place_uniforms(uniforms[order], logits.device)
                     owner = torch.tensor([layout.member(r) for r in rows], device=logits.device)
-                    made = self._decode(owner, deltas, cache, logits, sampling, draws)
+                    made = self._decode(owner, deltas, cache, logits, sampling, draws, pause)
                     for row, new in zip(order, made, strict=True):
                         tokens[row] = new
             if watch is not None:
@@ -85,6 +85,7 @@ class FlatEngine:
         logits: Tensor,
         sampling: Sampling,
         draws: Tensor,
+        pause: Callable[[], None],
     ) -> list[tuple[int, ...]]:
         """Draw tokens and feed them back; finished rows are dropped once they are a quarter.
 
@@ -95,6 +96,7 @@ class FlatEngine:
             logits: Logits after each prompt, (rows, words).
             sampling: How tokens are drawn.
             draws: Uniform numbers, (rows, new tokens).
+            pause: Called between two passes of the model.
 
         Returns:
             The new tokens of each row, including an end token.
@@ -106,6 +108,7 @@ class FlatEngine:
         going = torch.ones(len(members), dtype=torch.bool, device=device)
         with attach_deltas(model, self.adapted.sites, deltas, members[None]) as attachment:
             for t in range(sampling.max_new_tokens):
+                pause()
                 new = draw(logits, draws[live, t], sampling)
                 made[live, t] = torch.where(going, new, -1)
                 going = going & ~torch.isin(new, stop)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from szpo import turns
 from szpo.generation.engine import Generated, check_rows, padded_logprobs
 from szpo.generation.prefill import Canary, plan_prefill
 from szpo.generation.sampling import Sampling, draw, place_uniforms
@@ -167,6 +168,7 @@ class _Chooser(LogitsProcessor):
         self._uniforms, self._width, self._sampling = uniforms, width, sampling
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        turns.pause()
         t = input_ids.shape[1] - self._width
         if t == 0:
             self.first = scores.clone()

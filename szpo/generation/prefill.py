@@ -17,7 +17,7 @@ expanded into its units at that layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -146,14 +146,20 @@ class PrefillBatch:
             pairs = [(0, member) for member in self._members]
             self._run([plan.sequences[0][: plan.prefix]], pairs, save, Prefixes())
 
-    def fill(self, rows: range, new: int, canary: Canary | None) -> tuple[RowCache, Tensor]:
-        """A cache with the rows' prompts and room for ``new`` tokens, and the prompts' logits."""
+    def fill(
+        self, rows: range, new: int, canary: Canary | None, pause: Callable[[], None]
+    ) -> tuple[RowCache, Tensor]:
+        """A cache with the rows' prompts and room for ``new`` tokens, and the prompts' logits.
+
+        ``pause`` is called before each pass of the model.
+        """
         plan = self._plan
         units = [plan.unit_of_row[row] for row in rows]
         lengths = torch.tensor([len(plan.sequences[plan.units[unit][0]]) for unit in units])
         cache = RowCache(lengths.to(self._adapted.model.device), int(lengths.max()) + new)
         parts = []
         for chunk in self._chunks(range(units[0], units[-1] + 1)):
+            pause()
             local = torch.tensor([unit - chunk.start for unit in units if unit in chunk])
             at = units.index(chunk.start)
             pairs = [plan.units[unit] for unit in chunk]

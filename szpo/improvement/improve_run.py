@@ -10,14 +10,14 @@ split off from the training prompts; held-out ones are never read.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
 
-from szpo import seeds
-from szpo.analysis import run_taste, taught
+from szpo import seeds, turns
+from szpo.analysis import run_taste
 from szpo.config.schema import Config
-from szpo.errors import RunError, UsageError
+from szpo.errors import UsageError
 from szpo.improvement.aims import waived_by
 from szpo.improvement.loop import SPENT, Improved, Plan, improve, measure, split_prompts
 from szpo.improvement.ways import NaturalGradient, PolicyGradient, Way, ZerothOrder
@@ -32,12 +32,10 @@ from szpo.policies.protocol import moved
 from szpo.policies.subspaces import Subspace, every_b
 from szpo.replay import replay
 from szpo.runs.assemble import RunParts
-from szpo.runs.setup_progress import telling
 from szpo.taste import Taste
 from szpo.training import held_out
 from szpo.training.services import set_aside
-from szpo.training.step_report import Outcome
-from szpo.types import Answer, Floats, Prompt, Say
+from szpo.types import Answer, Floats, Prompt
 from szpo.voting import lease, policy_checks, withdrawals
 
 FIRST_NATS: Final = 0.5
@@ -52,6 +50,43 @@ WAYS: Final[dict[str, Callable[[], Way]]] = {
 """By their name in ``improve.way``."""
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What an improvement begins from: a run as it is on record before an event."""
+
+    event: int
+    steps: int
+    """Steps applied by then."""
+    adopted: int
+    """How many improvements were adopted by then."""
+    back: bool
+    """The policy had gone back to its start."""
+    epoch: int
+    """The controller's."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What came of an improvement, before a run adopts it."""
+
+    state: Improved
+    body: Mapping[str, Any]
+    """Of the event that adopts it."""
+    sites: tuple[Subspace, bool] | None
+    """The layers that a run without coordinates adapts from then on, as from `_with_sites`."""
+
+
+def begin(ledger: Ledger, event: int | None = None) -> Begun:
+    """What an improvement begins from that begins now, or began when ``event`` was the next."""
+    sql = "SELECT max(event) + 1 AS next FROM events"
+    event = event or ledger.query(sql)[0]["next"]
+    sql = "SELECT count(*) AS n FROM events WHERE kind = ? AND event < ?"
+    steps, made = (ledger.query(sql, (kind, event))[0]["n"] for kind in ("step", adopted.KIND))
+    last = adopted.last(ledger)
+    back, epoch = last is not None and adopted.went_back(last), lease.controller(ledger)["epoch"]
+    return Begun(event, steps, made, back, epoch)
+
+
 def improve_run(
     ledger: Ledger,
     parts: RunParts,
@@ -63,40 +98,56 @@ def improve_run(
 ) -> Improved:
     """Improve the run's policy on the taste of its votes, and adopt what scores higher.
 
+    The run's lease is held; for arguments and errors see `search` and `adopt`.
+    """
+    begun = begin(ledger)
+    found = search(ledger, parts, begun, nats=nats, given=given, way=way, report=report)
+    adopt(ledger, parts, begun, found)
+    return found.state
+
+
+def search(
+    ledger: Ledger,
+    parts: RunParts,
+    begun: Begun,
+    *,
+    nats: float,
+    given: Sequence[str] = (),
+    way: str | None = None,
+    since: Improved | None = None,
+    report: Callable[[Improved], object] = lambda state: None,
+) -> Found:
+    """Look for a policy that scores higher on the taste of a run's votes; it writes nothing.
+
     Args:
-        ledger: The run, opened for writing, with its lease held.
+        ledger: The run.
         parts: Its parts; the policy is where it was afterwards.
+        begun: What it begins from; what the run has recorded since makes no difference.
         nats: Most KL to the run's start, nats an answer. Half a nat until the cautious score has
             risen.
         given: The user's own features that are code, anew.
         way: One of `WAYS`; None: as the run's settings say.
+        since: Goes on from this state, which an earlier call reported.
         report: Called with the state at the beginning and after each step.
 
     Raises:
-        RunError: the votes show no taste that has a name; after a return to the start, those now;
-            or some of them were withdrawn meanwhile.
-        LeaseError: another controller has taken the run over.
+        RunError: the votes show no taste that has a name; after a return to the start, those now.
         UsageError: another run than one of a language model whose B move.
     """
-    epoch, withdrawn = lease.controller(ledger)["epoch"], withdrawals.withdrawals(ledger)
-    earlier = adopted.last(ledger)
-    back = earlier is not None and adopted.went_back(earlier)
-    taste = run_taste.read(ledger, given, present=back)
-    policy, steps = parts.language, len(theta_digests(ledger)) - 1
+    taste = run_taste.read(ledger, given, present=begun.back, before=begun.event)
+    policy = parts.language
     if parts.config.adapter.train != "B":
         raise UsageError("improving moves every B of an adapter; set adapter.train to B")
-    seed = seeds.as_seed(seeds.derive(ledger.root_seed, "improve", step=steps))
-    begun = policy.subspace
-    conv1d = any(body.get("conv1d") for body in adopted.bodies(ledger))
-    if not begun.sites:
-        policy.subspace, conv1d = _with_sites(parts)
+    seed = seeds.as_seed(seeds.derive(ledger.root_seed, "improve", step=begun.steps))
+    sites = None if policy.subspace.sites else _with_sites(parts)
+    held = policy.subspace if sites is None else sites[0]
     way, asked = (
         way or choose_way(parts.config),
         set_aside(parts.prompts.train, ledger.root_seed)[0],
     )
     try:
-        whole, by = _mover(parts, way, seed), WAYS[way]()
-        now, start = replay.improved_from(ledger, policy.subspace)
+        whole, by = _mover(parts, held, way, seed), WAYS[way]()
+        now, start = replay.improved_from(ledger, held, begun.steps, begun.adopted)
         score = scorer(taste, whole, asked, seed, given)
         keep = text_guards.keeper(whole, held_out.read_questions(parts.config.guards.keep))
         plan = Plan(nats=nats, waived=waived_by(taste))
@@ -104,136 +155,67 @@ def improve_run(
         with moved(whole, now):
             before = measure(whole, score, aside, plan.each, seed=seed)
         share = math.sqrt(min(1.0, MIXED * nats / max(before.nats, 1e-9)))
-        begin = parameters.between(start, now, share)
-        whole.move_to(begin)
-        plan = replace(plan, nats=min(nats, before.nats * share * share + FIRST_NATS))
-        state = improve(whole, score, asked, by, plan, seed=seed, report=report, keep=keep)
-        last = state.steps[-1] if state.steps else None
-        spent = last is not None and last.kept and last.checked.nats >= SPENT * plan.nats
-        if spent and nats > plan.nats and state.checked.score > state.base.score:
-            state = replace(state, stopped="")
-            plan = replace(plan, nats=nats)
-            state = improve(
-                whole, score, asked, by, plan, seed=seed, since=state, report=report, keep=keep
+        first = parameters.between(start, now, share)
+        whole.move_to(first)
+        near = min(nats, before.nats * share * share + FIRST_NATS)
+
+        def go(plan: Plan, since: Improved | None) -> Improved:
+            return improve(
+                whole, score, asked, by, plan, seed=seed, since=since, report=report, keep=keep
             )
-    except BaseException:
-        policy.subspace = begun
-        raise
+
+        def spends(state: Improved) -> list[bool]:
+            return [each.kept and each.checked.nats >= SPENT * near for each in state.steps]
+
+        state = since
+        if state is None or not any(spends(state)):
+            state = go(replace(plan, nats=near), state)
+        spent = spends(state)
+        if any(spent) and nats > near:
+            ends = spent.index(True) + 1 == len(spent) and bool(state.stopped)
+            if ends and state.checked.score > state.base.score:
+                state = replace(state, stopped="")
+            if not state.stopped:
+                state = go(plan, state)
     finally:
         assert parts.base is not None
         policy.answerer = parts.base.host.at(policy.subspace, policy.space, run=True)
     if state.best and before.nats <= nats and before.score >= state.checked.score:
         kept = f"where it began, it scores {before.score:+.2f} at {before.nats:.1f} nats"
         state = replace(state, best=0, stopped=kept)
-    if state.best:
-        body, others = _describe(state, taste, steps, nats), None
-        body |= {"way": way, "began_sha256": adopted.digest(begin)}
-        if way == "zeroth":
-            body["moves"] = {
-                "law": asdict(whole.space.law), "in_z": whole.subspace.in_z, "share": share,
-                "coefs": [step.coefs for step in state.steps[: state.best]],
-            }  # fmt: skip
-        if not ledger.spec["space"]["sites"]:
-            facts, others = recorded_subspace.describe(policy.subspace)
-            body |= {**facts, "conv1d": conv1d}
-        policy_checks.adopt(ledger, epoch, withdrawn, state.theta, body, others)
-    return state
+    body = _describe(state, taste, nats) if state.best else {}
+    body |= {"way": way, "began_sha256": adopted.digest(first)}
+    body["begun"] = {"steps": begun.steps, "event": begun.event}
+    if way == "zeroth":
+        body["moves"] = {
+            "law": asdict(whole.space.law), "in_z": whole.subspace.in_z, "share": share,
+            "coefs": [step.coefs for step in state.steps[: state.best]],
+        }  # fmt: skip
+    return Found(state, body, sites)
 
 
-def is_due(ledger: Ledger) -> bool:
-    """Whether a taste first showed in the last step, or its votes passed a doubling since then.
+def adopt(ledger: Ledger, parts: RunParts, begun: Begun, found: Found) -> None:
+    """Let a run adopt what an improvement found, if it scored higher than where it began.
 
-    >>> [_passes(64, votes) for votes in ([64], [64, 120], [64, 120, 128], [64, 300])]
-    [True, False, True, True]
+    Raises:
+        LeaseError: another controller has taken the run over.
+        RunError: verdicts were withdrawn meanwhile.
     """
-    votes = taught.shown_from(ledger)
-    return bool(votes) and _passes(votes[0], votes)
-
-
-def _passes(first: float, votes: Sequence[float]) -> bool:
-    doublings = [math.floor(math.log2(each / first)) for each in votes]
-    return len(doublings) == 1 or doublings[-1] > doublings[-2]
-
-
-def after_step(ledger: Ledger, parts: RunParts, say: Say) -> None:
-    """Improve a run on which no people vote, where `is_due` says so; once, also if resumed."""
-    if _in_rounds(parts) and is_due(ledger):
-        _improve(ledger, parts, len(theta_digests(ledger)) - 1, say)
-
-
-def _in_rounds(parts: RunParts) -> bool:
-    config = parts.config
-    asked = config.improve.nats is not None and config.improve.when == "doubling"
-    return asked and config.panel.kind != "people"
-
-
-def at_end(ledger: Ledger, parts: RunParts, outcome: Outcome, say: Say) -> None:
-    """Improve a run whose votes are spent, once, where ``improve.nats`` says so."""
-    if outcome.status == "finished" and not (_in_rounds(parts) and is_due(ledger)):
-        _improve(ledger, parts, outcome.steps, say)
-
-
-def _improve(ledger: Ledger, parts: RunParts, steps: int, say: Say) -> None:
-    nats, last = parts.config.improve.nats, adopted.last(ledger)
-    if nats is None or (last is not None and last["steps"] == steps):
+    if not found.state.best:
         return
-    try:
-        with telling(say) as note:
-            state = improve_run(
-                ledger, parts, nats=nats, given=parts.config.features.add,
-                report=reporter(say, note, nats),
-            )  # fmt: skip
-        say(describe(state))
-    except (RunError, UsageError) as error:
-        say(f"not improved: {error}")
-
-
-def reporter(say: Say, note: Callable[[str], None], nats: float) -> Callable[[Improved], None]:
-    """Begin to say how an improvement goes: the ``report`` of `improve_run`.
-
-    ``note``: of `telling`; so nothing is silent for long.
-    """
-    say(
-        "improving: the model moves by its own answers to what the votes liked, at most "
-        f"{nats:g} nats away from its start; nobody is asked"
-    )
-    note("improving: the start's answers, to compare with")
-
-    def report(state: Improved) -> None:
-        say(f"improving: {describe_step(state)}")
-        step = f"step {len(state.steps) + 1}"
-        doing = f"improving: {step}: it answers, learns from its best answers, and is measured"
-        note("" if state.stopped else doing)
-
-    return report
-
-
-def describe_step(state: Improved) -> str:
-    """Where an improvement is, in a line for people."""
-    if not state.steps:
-        return (
-            f"by what the votes liked, the start's answers score {state.base.score:+.2f}; higher "
-            "is better"
-        )
-    step = state.steps[-1]
-    said = (
-        f"step {len(state.steps)}: answers score {step.checked.score:+.2f} (start "
-        f"{state.base.score:+.2f}), {step.checked.nats:.2f} nats away"
-    )
-    return said if step.kept else f"{said}; undone: {state.stopped}"
-
-
-def describe(state: Improved) -> str:
-    """What came of an improvement."""
-    end = f"{len(state.steps)} steps, {state.answers:,} own answers; it stopped: {state.stopped}"
-    if not state.best:
-        return f"no step scored higher than where it began; {end}"
-    failed = [guard.name for guard in state.steps[state.best - 1].guards if not guard.ok]
-    guards = f"; changed with the taste: {', '.join(failed)}" if failed else "; guards hold"
-    return (
-        f"improved: by what the votes liked, answers score {state.checked.score:+.2f} (start "
-        f"{state.base.score:+.2f}), {state.checked.nats:.1f} nats away{guards} ({end})"
-    )
+    body, others, policy = dict(found.body), None, parts.language
+    body["steps"] = len(theta_digests(ledger)) - 1
+    if not ledger.spec["space"]["sites"]:
+        earlier = any(each.get("conv1d") for each in adopted.bodies(ledger))
+        held, conv1d = found.sites or (policy.subspace, earlier)
+        facts, others = recorded_subspace.describe(held)
+        body |= {**facts, "conv1d": conv1d}
+    out = withdrawals.withdrawals(ledger, begun.event)
+    policy_checks.adopt(ledger, begun.epoch, out, found.state.theta, body, others)
+    if found.sites is not None:
+        assert parts.base is not None
+        policy.subspace = found.sites[0]
+        policy.answerer = parts.base.host.at(policy.subspace, policy.space, run=True)
 
 
 def scorer(
@@ -251,6 +233,7 @@ def scorer(
     starts = taste.starts(*texts, given=given)
 
     def score(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
+        turns.pause()
         texts = [answer.text for answer in answers]
         return taste.score([p.text for p in prompts], texts, starts=starts, given=given)
 
@@ -276,10 +259,10 @@ def choose_way(config: Config) -> str:
     return "zeroth" if generates else "natural"
 
 
-def _mover(parts: RunParts, way: str, seed: int) -> LoraPolicy:
+def _mover(parts: RunParts, held: Subspace, way: str, seed: int) -> LoraPolicy:
     """The run's policy in the coordinates of a way, measured against the same start."""
     assert parts.base is not None
-    base, held, sampling, law = parts.base, parts.language.subspace, parts.language.sampling, Law()
+    base, sampling, law = parts.base, parts.language.sampling, Law()
     if held.blocks is not None and way == "zeroth":
         where, law = held, Law("orthonormal")
     else:
@@ -304,11 +287,10 @@ def _scaled(parts: RunParts, whole: Subspace) -> Subspace:
     return kl_calibration.full_subspace(probe, whole, config)
 
 
-def _describe(state: Improved, taste: Taste, steps: int, nats: float) -> dict[str, object]:
+def _describe(state: Improved, taste: Taste, nats: float) -> dict[str, Any]:
     best = state.checked
     guards = state.steps[state.best - 1].guards
     return {
-        "steps": steps,
         "taste": taste.to_json(),
         "taste_sha256": taste.sha256,
         "seed": state.seed,

@@ -287,20 +287,21 @@ def add(theta: Theta, layout: Layout, direction: Floats, factor: float) -> Theta
 # ---- the state as a file ----
 
 
-def save(state: Improved, path: Path) -> None:
-    """Write a state to one ``.npz`` file, atomically."""
-    facts = asdict(replace(state, theta={}, last={}))
+def save(state: Improved, path: Path, origin: tuple[str, int]) -> None:
+    """Write a state to one ``.npz`` file, atomically; ``origin``: the run, and when it began."""
+    facts = asdict(replace(state, theta={}, last={})) | {"origin": origin}
     arrays: dict[str, Any] = {f"theta/{name}": value for name, value in state.theta.items()}
     arrays |= {f"last/{name}": value for name, value in state.last.items()}
     with replace_whole(path) as draft, draft.open("wb") as file:
         np.savez(file, **arrays, facts=np.array(json.dumps(facts)))
 
 
-def load(path: Path) -> Improved:
-    """Read what `save` wrote."""
+def load(path: Path) -> tuple[Improved, tuple[str, int]]:
+    """Read what `save` wrote: the state and its origin."""
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             facts = json.loads(str(file["facts"]))
+            run, event = facts.pop("origin")
             tensors = {name: file[name] for name in file.files if name != "facts"}
         steps = tuple(
             Step(**{
@@ -319,7 +320,7 @@ def load(path: Path) -> Improved:
             }
             for part in ("theta", "last")
         }
-        return Improved(**{**facts, **ends, **thetas, "steps": steps})
+        return Improved(**{**facts, **ends, **thetas, "steps": steps}), (run, event)
     except cache.UNREADABLE as error:
         raise IntegrityError(f"{path} is no state of an improvement ({error})") from None
 

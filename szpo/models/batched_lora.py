@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from szpo import turns
 from szpo.errors import UsageError
 from szpo.models.lora_sites import Site
 
@@ -299,7 +300,7 @@ class Attachment:
 def attach_deltas(
     model: nn.Module, sites: tuple[Site, ...], deltas: Deltas | None, rows: Tensor | None = None
 ) -> Iterator[Attachment | None]:
-    """Add the deltas to every forward pass of ``model`` inside the block.
+    """Add the deltas to every forward pass of ``model`` by this thread inside the block.
 
     ``rows`` gives each row its member (see `Attachment.assign`); None means member 0 everywhere.
     With ``deltas`` None the model stays the base model. Differentiable with respect to A and B:
@@ -315,7 +316,9 @@ def attach_deltas(
     attachment = Attachment(sites, deltas)
     attachment.assign(torch.zeros(1, 1, dtype=torch.long) if rows is None else rows)
     handles = [
-        model.get_submodule(site.name).register_forward_hook(attachment.hook(site.name))
+        model.get_submodule(site.name).register_forward_hook(
+            turns.only_here(attachment.hook(site.name))
+        )
         for site in sites
     ]
     try:

@@ -14,6 +14,7 @@ from scipy import linalg
 from scipy.sparse.linalg import ArpackError, eigsh
 from torch import nn
 
+from szpo import turns
 from szpo.errors import RunError
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
 from szpo.models.smaller_batches import split_halved
@@ -69,7 +70,10 @@ def batches(
     tokens: int = TOKENS,
     logits: int = LOGITS,
 ) -> Iterator[Batch]:
-    """Samples in batches of similar length, bounded in tokens and in logits."""
+    """Samples in batches of similar length, bounded in tokens and in logits.
+
+    Before each of them is a pause point (`szpo.turns`).
+    """
     order = sorted(range(len(samples)), key=lambda i: len(samples[i].prompt + samples[i].answer))
     start = 0
     while start < len(order):
@@ -81,6 +85,7 @@ def batches(
             if len(rows) * length > tokens or len(rows) * (width + 1) * vocab > logits:
                 break
             end += 1
+        turns.pause()
         yield _pad(samples, tuple(order[start:end]), device)
         start = end
 
@@ -219,7 +224,8 @@ def input_directions(
         return hook
 
     handles = [
-        model.get_submodule(s.name).register_forward_pre_hook(hook_of(s.name)) for s in sites
+        model.get_submodule(s.name).register_forward_pre_hook(turns.only_here(hook_of(s.name)))
+        for s in sites
     ]
     count = 0
     try:

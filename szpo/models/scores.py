@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from szpo import seeds
+from szpo import seeds, turns
 from szpo.errors import RunError
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
 from szpo.models.four_bit import allow_gradients
@@ -105,6 +105,7 @@ def iterate_scores(
     every = [b.index for b in batches(samples, device=device, vocab=1, tokens=bound)]
     with allow_gradients(adapted.model):
         for index in every:
+            turns.pause()
             part = np.array(index)
             scores = split_halved(lambda rows: reader.read(samples, rows), part)
             if not np.isfinite(scores).all():

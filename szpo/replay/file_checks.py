@@ -171,10 +171,11 @@ def check_header(look: Examination) -> None:
 def check_adopted(look: Examination) -> None:
     """Compare adopted weights with their digests, and compute again those moved along seeds."""
     for event in look.ledger.events(adopted.KIND):
-        body, steps = event["body"], event["body"]["steps"]
+        body, begun = event["body"], event["body"]["begun"]
         sql = "SELECT count(*) AS steps FROM events WHERE kind = 'step' AND event < ?"
-        if steps != look.ledger.query(sql, (event["event"],))[0]["steps"]:
-            raise Broken("events", event["event"], f"{steps} steps are not those before it")
+        for steps, at in ((begun["steps"], begun["event"]), (body["steps"], event["event"])):
+            if at > event["event"] or steps != look.ledger.query(sql, (at,))[0]["steps"]:
+                raise Broken("events", event["event"], f"{steps} steps are not those before it")
         adopted.tensors(look.ledger, body)
         if "moves" not in body:
             look.notes.append(
@@ -194,7 +195,7 @@ def _follow_moves(ledger: Ledger, body: Mapping[str, Any]) -> str:
     from szpo.policies.subspaces import every_b
 
     held, moves = recorded_subspace.read(ledger), body["moves"]
-    now, start = replay.improved_from(ledger, held, body["steps"], body["number"])
+    now, start = replay.improved_from(ledger, held, body["begun"]["steps"], body["number"])
     where = held if moves["in_z"] else every_b(held.sites, held.factors())
     space = Space(body["seed"], where.layout, Law(**moves["law"]))
     theta: Theta = parameters.between(start, now, moves["share"])

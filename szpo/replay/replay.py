@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from szpo import turns
 from szpo.errors import IntegrityError, UsageError
 from szpo.ledger import adopted
 from szpo.ledger.database import Ledger
@@ -207,6 +208,7 @@ def retell(
         step = row["step"]
         if row["state"] != "applied":
             break
+        turns.pause()
         found = StepVotes(ledger, step)
         votes = tuple(
             v for v in found.counted

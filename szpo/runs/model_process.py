@@ -95,9 +95,13 @@ class LeaseHolder:
             self._reported = outcome
             then = _how_to_resume(self._ledger)
             self._say(f"{outcome.status}: {outcome.reason}; standing by{then}")
-        while (now := _changes(self._ledger)) == self._seen:
+        while self.is_settled():
             self.do_one_turn()
-        self._seen = now
+        self._seen = _changes(self._ledger)
+
+    def is_settled(self) -> bool:
+        """Whether nothing has happened since that may let the run continue."""
+        return _changes(self._ledger) == self._seen
 
 
 def _how_to_resume(ledger: Ledger) -> str:

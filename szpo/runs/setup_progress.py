@@ -25,6 +25,8 @@ Progress = Callable[[str, int, int], None]
 """A function of (stage, parts done, parts in all); 0 where parts are not counted."""
 
 SUFFIX: Final = "-setup"
+IMPROVING: Final = "-improving"
+"""The suffix while a run improves between its rounds (`szpo.improvement.rounds`)."""
 MOST_BYTES: Final = 4096
 TELL_EVERY_S: Final = 5.0
 """Longest silence of a long piece of work, where no bar is drawn."""
@@ -80,12 +82,12 @@ def unseen(stage: str, done: int, of: int) -> None:
 
 
 @contextlib.contextmanager
-def writing(run: Path) -> Iterator[Progress]:
+def writing(run: Path, suffix: str = SUFFIX) -> Iterator[Progress]:
     """Yield the function that writes the stages of a set-up; ``run`` is the run's future file.
 
     If the small file cannot be written, the set-up goes on without it.
     """
-    place, stages = _file_of(run), dict[str, tuple[int, int]]()
+    place, stages = _file_of(run, suffix), dict[str, tuple[int, int]]()
     with contextlib.ExitStack() as stack:
         file = None
         with contextlib.suppress(OSError):
@@ -106,9 +108,9 @@ def writing(run: Path) -> Iterator[Progress]:
         yield report
 
 
-def read(run: Path) -> tuple[Stage, ...] | None:
+def read(run: Path, suffix: str = SUFFIX) -> tuple[Stage, ...] | None:
     """The stages begun so far, the last one still going on; None if nobody sets this run up."""
-    with contextlib.suppress(OSError), _file_of(run).open("rb") as file:
+    with contextlib.suppress(OSError), _file_of(run, suffix).open("rb") as file:
         if try_lock(file.fileno(), shared=True):  # left by a process that was killed
             return None
         with contextlib.suppress(ValueError):  # read in the middle of a write
@@ -131,5 +133,5 @@ def at_work(folder: Path) -> list[Path]:
     return sorted(run for run in found if read(run) is not None)
 
 
-def _file_of(run: Path) -> Path:
-    return run.with_name(f"{run.name}{SUFFIX}")
+def _file_of(run: Path, suffix: str) -> Path:
+    return run.with_name(f"{run.name}{suffix}")

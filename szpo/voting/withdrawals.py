@@ -118,7 +118,8 @@ def find_learned(ledger: Ledger, panelist: str) -> Learned:
     each = {step: len(_of(ledger, panelist, step)) for step in applied}
     steps = tuple(step for step in applied if each[step])
     bodies = (event["body"] for event in ledger.events(adopted.KIND))
-    improved = [body["theta_sha256"] for body in bodies if steps and body["steps"] > steps[0]]
+    last = ((body["theta_sha256"], body["begun"]["steps"]) for body in bodies)
+    improved = [sha256 for sha256, until in last if steps and until > steps[0]]
     votes = ledger.query(
         "SELECT count(*) AS votes FROM votes v JOIN assignments a USING (assignment) "
         "WHERE a.panelist = ?",

@@ -171,7 +171,9 @@ def test_an_improvement_whose_taste_the_votes_do_not_give_does_not_verify(
         sha256 = hashlib.sha256(json.dumps(other, sort_keys=True).encode()).hexdigest()
         with Ledger.open(path) as ledger, contextlib.closing(sqlite3.connect("")) as hashes:
             steps = 15 if other is taste else 16
+            last = ledger.last_event()["event"]
             body = {"steps": steps, "taste": other, "taste_sha256": sha256}
+            body["begun"] = {"steps": 16, "event": last + 1}
             adopted.append(ledger, replay.fold(ledger), body)
             look = Examination(ledger, hashes)
             try:

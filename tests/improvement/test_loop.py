@@ -1,5 +1,6 @@
 """Improving on a score: what a step costs, when it stops, and that it ends alike when resumed."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from szpo import turns
 from szpo.config import settings_file
 from szpo.data.prompts import load_shipped
 from szpo.errors import IntegrityError, UsageError
@@ -139,8 +141,8 @@ def test_the_same_seed_gives_the_same_weights(policy, way):
 def test_a_step_without_gradients_is_a_seed_and_coefficients(policy, tmp_path):
     """Nothing but these is needed to compute its weights, to the last bit; one changed is seen."""
     end = improve(policy, cheer, ASKED, ALONG, replace(PLAN, steps=2), seed=3)
-    loop.save(end, tmp_path / "state.npz")
-    kept = [step.coefs for step in loop.load(tmp_path / "state.npz").steps]
+    loop.save(end, tmp_path / "state.npz", ("run", 9))
+    kept = [step.coefs for step in loop.load(tmp_path / "state.npz")[0].steps]
 
     def weights(steps) -> str:
         theta = policy.start()
@@ -157,8 +159,9 @@ def test_a_step_without_gradients_is_a_seed_and_coefficients(policy, tmp_path):
 
 def test_an_improvement_resumed_from_a_file_ends_like_an_uninterrupted_one(policy, done, tmp_path):
     assert len(done) > 3
-    loop.save(done[1], tmp_path / "state.npz")
-    since = loop.load(tmp_path / "state.npz")
+    loop.save(done[1], tmp_path / "state.npz", ("run", 9))
+    since, origin = loop.load(tmp_path / "state.npz")
+    assert origin == ("run", 9)
     assert (since.steps, since.base) == (done[1].steps, done[1].base)
     end = improve(policy, cheer, ASKED, NaturalGradient(), PLAN, seed=3, since=since)
     assert digest(policy, end) == digest(policy, done[-1])
@@ -166,6 +169,49 @@ def test_an_improvement_resumed_from_a_file_ends_like_an_uninterrupted_one(polic
     (tmp_path / "state.npz").write_bytes(b"no state")
     with pytest.raises(IntegrityError, match="no state of an improvement"):
         loop.load(tmp_path / "state.npz")
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_wherever_it_pauses_while_others_use_the_model_it_ends_alike(policy, done, seed):
+    """At each pause its model answers, reads and scores in another place, and that undisturbed."""
+    rng, pauses, points = np.random.default_rng(seed), 0, itertools.count()
+    other = policy_of(policy.loaded, policy.subspace, sampling=policy.sampling)
+    other.move_to(done[-1].theta)
+    rows, asked = other.sample_tokens(ASKED[:3], 2, seed=1), [p for p in ASKED[:3] for _ in "ab"]
+    uses = [
+        lambda: rows == other.sample_tokens(ASKED[:3], 2, seed=1),
+        lambda: other.kl(ASKED[:3], seed=2),
+        lambda: read_scores(other, other.theta(), asked, rows).sum(),
+        lambda: tuple(other.logprob_base(ASKED[:1], [Answer("so it was")])),
+    ]
+    alone = [use() for use in uses]
+
+    def work() -> Improved:
+        return improve(policy, cheer, ASKED, NaturalGradient(), PLAN, seed=3)
+
+    slices = turns.Turns(work, clock=lambda: float(next(points)))
+    while (end := slices.move(float(rng.integers(1, 16)))) is None:
+        which, pauses = pauses % len(uses), pauses + 1
+        assert uses[which]() == alone[which]
+    assert pauses > 20
+    assert digest(policy, end) == digest(policy, done[-1])
+    assert (end.steps, end.stopped) == (done[-1].steps, done[-1].stopped)
+
+
+def test_work_that_is_stopped_leaves_the_model_as_it_was(policy):
+    def work() -> Improved:
+        return improve(policy, cheer, ASKED, NaturalGradient(), PLAN, seed=3)
+
+    before = policy.sample_tokens(ASKED[:2], seed=1)
+    slices = turns.Turns(work, clock=lambda: 0.0)
+    for _ in range(9):  # in the midst of the first answers
+        assert slices.move(0) is None
+    slices.stop()
+    assert not any(value.any() for value in policy.theta().values())
+    assert policy.sample_tokens(ASKED[:2], seed=1) == before
+    assert turns.Turns(lambda: turns.is_over(), clock=lambda: 0.0).move(1) is False
+    with pytest.raises(ZeroDivisionError):
+        turns.Turns(lambda: 1 // 0).move(1)
 
 
 def test_a_score_that_cannot_rise_stops_at_once(policy):

@@ -20,6 +20,7 @@ from szpo.replay import verification
 from szpo.reports import votes
 from szpo.voting import lease
 from tests.support import children
+from tests.support.named_run import adoption
 from tests.support.quadratic import (
     LAYOUT,
     WIDE,
@@ -92,7 +93,7 @@ def live(path, seed, until=3):
         panel = panel_of(ledger, 8, judge=ValueJudge(skips=0.2))
         go(settings, ledger, QuadraticPolicy(settings), panel, until_step=until, lag=lag)
         if adopted.last(ledger) is None:
-            adopted.append(ledger, starting_theta(ledger), {"steps": until})
+            adopted.append(ledger, starting_theta(ledger), adoption(ledger, until))
         if not (out := path.with_suffix(".jsonl")).exists():
             votes.write_votes(ledger, out)
 

@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from szpo import whole_run
 from szpo.analysis import improvement, last_pairs, run_taste
 from szpo.cli.app import call
+from szpo.config import settings_file
 from szpo.errors import IntegrityError
-from szpo.improvement import improve_run, ways
+from szpo.evaluators.panel_evaluator import PanelEvaluator
+from szpo.improvement import improve_run, loop, rounds, ways
 from szpo.ledger import adopted
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import recommended_digest, recommended_digests, updated_digests
@@ -28,8 +31,11 @@ from szpo.runs import assemble, samples, setup_progress
 from szpo.taste import Taste
 from szpo.training import held_out
 from szpo.voting import lease, policy_checks
+from szpo.voting.casting import VoteRequest
 from szpo.voting.finals import PAIRS
 from szpo.voting.policy_checks import Checks
+from szpo.voting.service import VoteService
+from szpo_simulators.panels.panel import build
 from tests.support.tampering import forge
 
 pytestmark = pytest.mark.full
@@ -232,13 +238,13 @@ def test_a_run_improves_at_each_doubling_and_goes_on_where_it_was_killed(
     with contextlib.suppress(KeyboardInterrupt, AssertionError):
         run(tmp_path, "alone", **{"improve.nats": 2.0, "subspace.kind": "none", **keep})
     with Ledger.open(path) as ledger:
-        applied, due = ledger.last_applied() + 1, improve_run.is_due(ledger)
-        assert due and adopted.last(ledger) is None and len(made) == 1
+        applied, due = ledger.last_applied() + 1, rounds.last_due(ledger)
+        assert due == applied and adopted.last(ledger) is None and len(made) == 1
     capsys.readouterr()
     assert call(["run", "--resume", str(path)]) in (0, 1)
     told = capsys.readouterr().err
-    rounds = told.count("improving: the model moves by its own answers to what the votes liked")
-    assert rounds == 2 + int(math.log2(10 / applied))  # the last one at the end
+    begun = told.count("improving: the model moves by its own answers to what the votes liked")
+    assert begun == 2 + int(math.log2(10 / applied))  # the last one at the end
     assert "improved: by what the votes liked, answers score" in told
     again = [body for _, _, body, _ in made[:2]]
     assert again[0] == again[1] and again[0]["steps"] == applied
@@ -264,6 +270,109 @@ def test_a_run_improves_at_each_doubling_and_goes_on_where_it_was_killed(
     names = {f"base_model.model.{name}.weight" for name in bodies[-1]["moving"]}
     assert names < files.keys()
     assert "recorded, not recomputed" in (tmp_path / "out" / "README.md").read_text()
+
+
+class Leave(BaseException):
+    """Ends a run amid a wait for votes."""
+
+
+PEOPLE = {
+    "panel.kind": "people", "panel.poor_samples": "open", "panel.calibration": "false",
+    "panel.verdict": "rows", "subspace.kind": "none", "run.votes": 400, "improve.nats": 1.0,
+    "run.name": "read", "run.seed": 0,
+}  # fmt: skip
+
+
+def drive_people(path, monkeypatch, act, say=lambda line: None):
+    """Drive a run for people; ``act`` is what happens while it waits for them."""
+    move = rounds.Improving.wait
+    with Ledger.open(path) as ledger:
+        parts = assemble.reopen(ledger, say=lambda line: None)
+        judges = build("bt70", reward="sentiment", size=5, beta=30.0).judges
+        panel = PanelEvaluator(VoteService(ledger), judges)
+
+        def vote():
+            (step,) = [row["step"] for row in ledger.steps() if row["state"] == "open"]
+            panel.submit(ledger.comparisons(step))
+
+        def wait(self, seconds):
+            act(ledger, self, vote, lambda most: move(self, most))
+
+        with monkeypatch.context() as patch, contextlib.suppress(Leave):
+            patch.setattr(rounds.Improving, "wait", wait)
+            whole_run.drive(ledger, parts, measured=False, say=say)
+        return adopted.last(ledger)
+
+
+def test_while_people_vote_it_improves_in_turns_and_ends_as_if_it_had_not_been_interrupted(
+    tmp_path, monkeypatch
+):
+    """Rounds open and close meanwhile, it is killed, and others ask for sheets amid its turns."""
+    config = settings_file.load(
+        preset_name="tiny", sets=[f"{k}={v}" for k, v in PEOPLE.items()] + [
+            f"run.folder={tmp_path / 'begun'}"]
+    )  # fmt: skip
+    path = assemble.new_path(config)
+    assemble.create_ledger(assemble.build(config, say=lambda line: None), path).close()
+
+    def begin(ledger, improving, vote, move):
+        if improving.at_work:
+            raise Leave
+        vote()
+
+    assert drive_people(path, monkeypatch, begin) is None
+    for each in ("alone", "beside"):
+        shutil.copytree(path.parent, tmp_path / each)
+
+    def alone(ledger, improving, vote, move):
+        if adopted.last(ledger):
+            raise Leave
+        move(math.inf)
+        vote()
+
+    whole = drive_people(tmp_path / "alone" / path.name, monkeypatch, alone)
+    place, killed = tmp_path / "beside" / path.name, tmp_path / "killed"
+    state, waits, opened, served = rounds.state_of(place), [], set(), []
+
+    def beside(ledger, improving, vote, move):
+        if adopted.last(ledger):
+            raise Leave
+        waits.append(improving.at_work)
+        if improving.at_work:
+            opened.update(row["step"] for row in ledger.steps() if row["state"] == "open")
+        far = len(loop.load(state)[0].steps) if state.exists() else 0
+        if far == 1 and not killed.exists():
+            assert setup_progress.read(place, setup_progress.IMPROVING)[-1].done == 1
+            shutil.copytree(place.parent, killed)  # what a kill leaves
+        if not improving.at_work or (len(waits) % 60 == 0 and len(opened) < 3):
+            vote()
+        move(0)
+
+    def ask(line):
+        """A page asks in the middle of a turn, and a person votes."""
+        if threading.current_thread() is not threading.main_thread() and len(served) < 2:
+            with Ledger.open(place) as other:
+                service = VoteService(other)
+                for seat in service.sheet(service.enroll("person", "ann"), 2):
+                    request = VoteRequest(seat.id, "tie", f"ann-{len(served)}-{seat.id}")
+                    served.append(service.cast(request))
+
+    found = drive_people(place, monkeypatch, beside, ask)
+    assert len(opened) == 3 and served and sum(waits) > 100
+    with Ledger.open(killed / path.name) as ledger:
+        row = lease.controller(ledger)
+        lease.release(ledger, lease.Lease(row["lease"], row["epoch"], 0))
+    assert len(loop.load(rounds.state_of(killed / path.name))[0].steps) == 1
+    resumed = drive_people(killed / path.name, monkeypatch, alone)
+    for each in (found, resumed):
+        same = ("theta_sha256", "began_sha256", "taste_sha256", "seed", "nats", "guards", "score")
+        assert [each[name] for name in same] == [whole[name] for name in same]
+        assert each["begun"]["steps"] == whole["begun"]["steps"]
+    assert found["steps"] > found["begun"]["steps"]
+    assert not state.exists() and setup_progress.read(place, setup_progress.IMPROVING) is None
+    with Ledger.open(place) as ledger:
+        report = verification.verify(ledger, also=[run_taste.check_recorded])
+        assert report.ok and "is recomputed from the votes" in report.note
 
 
 def test_without_a_taste_nothing_is_adopted(tmp_path, capsys):

@@ -103,3 +103,8 @@ def drive(settings: Settings, ledger: Ledger, policy: Any = None, **how: Any) ->
     """Drive the run, by default for four steps with a policy at its start."""
     own = policy or MarkedPolicy(settings)
     return go(settings, ledger, own, panel_of(ledger, judge=CommaJudge()), **how)
+
+
+def adoption(ledger, steps):
+    """The body of an adoption of weights that were improved after the steps so far."""
+    return {"steps": steps, "begun": {"steps": steps, "event": ledger.last_event()["event"] + 1}}

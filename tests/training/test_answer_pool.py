@@ -181,7 +181,7 @@ def test_check_rows_compare_the_adopted_weights_with_the_start_on_prompts_apart(
         policy = MovingMarks(settings)
         drive(settings, ledger, policy, until_step=2, checks=0.25, aside=aside)
         more = {"z": np.ones(5, dtype=np.float32)}  # of every mark
-        adopted.append(ledger, more, {"steps": 2})
+        adopted.append(ledger, more, named_run.adoption(ledger, 2))
         drive(settings, ledger, policy, until_step=12, checks=0.25, aside=aside)
         every, by = pools(ledger), adopted.read(ledger).sha256
         assert [pool.get("policy") for pool in every] == [None] * 2 + [by] * 10
@@ -224,7 +224,8 @@ def test_where_the_panel_prefers_the_start_the_policy_goes_back_to_it(tmp_path):
 
         with ledger:
             drive(2)
-            adopted.append(ledger, {"z": 2 * np.ones(5, np.float32)}, {"steps": 2})
+            more = {"z": 2 * np.ones(5, np.float32)}
+            adopted.append(ledger, more, named_run.adoption(ledger, 2))
             if name == "killed.db":
                 drive(steps - 1)
                 with arm("cp10:raise"), pytest.raises(InjectedError):

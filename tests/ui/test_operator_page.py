@@ -22,6 +22,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
 from szpo.optim.named_features import Claim, NamedFeatures
 from szpo.reports import charts
+from szpo.runs import setup_progress
 from szpo.training import budget
 from szpo.voting import lease, pauses
 from szpo_ui.operator import controls, state
@@ -167,7 +168,7 @@ def test_a_call_pauses_for_an_operator_alone_and_the_report_is_a_file(stage):
 
 
 @pytest.mark.full
-def test_the_version_moves_with_the_record_only(stage):
+def test_the_version_moves_with_the_record_and_an_improvement_only(stage):
     with stage.client("operator", "Olga") as client:
         first = client.get("/operate-api/status")
         same = client.get("/operate-api/status", headers={"If-None-Match": first.headers["etag"]})
@@ -176,6 +177,13 @@ def test_the_version_moves_with_the_record_only(stage):
         other = client.get("/operate-api/status", headers={"If-None-Match": first.headers["etag"]})
         assert other.status_code == 200
         assert other.json() != first.json()
+    before = state.version(stage.site)
+    with setup_progress.writing(stage.ledger.path, setup_progress.IMPROVING) as tell:
+        tell("improving", 3, 40)
+        assert state.version(stage.site) != before
+        told = "improving on what the votes liked: 3 of at most 40 steps"
+        assert told in operator_page.page(stage.site)
+    assert state.version(stage.site) == before
 
 
 NOT_OURS = (

@@ -76,15 +76,14 @@ def test_weights_are_adopted_only_while_the_run_is_held_and_their_verdicts_stand
     with ledger:
         named_run.drive(settings, ledger, until_step=1)
         epoch, theta = lease.acquire(ledger, "one:1:x").epoch, replay.fold(ledger)
-        policy_checks.adopt(ledger, epoch, (), theta, {"steps": 1})
+        body = named_run.adoption(ledger, 1)
+        policy_checks.adopt(ledger, epoch, (), theta, body)
         name = ledger.query("SELECT pseudonym FROM panelists ORDER BY pseudonym")[0]["pseudonym"]
         withdrawals.withdraw(ledger, "szpo invite", name, settings)
         with pytest.raises(RunError, match="verdicts were withdrawn meanwhile"):
-            policy_checks.adopt(ledger, epoch, (), theta, {"steps": 1})
+            policy_checks.adopt(ledger, epoch, (), theta, body)
         ledger.execute("UPDATE controller SET expires_us = 0")  # as after an hour asleep
         lease.acquire(ledger, "two:1:x")
         with pytest.raises(LeaseError, match="another controller has taken this run over"):
-            policy_checks.adopt(
-                ledger, epoch, withdrawals.withdrawals(ledger), theta, {"steps": 1}
-            )
+            policy_checks.adopt(ledger, epoch, withdrawals.withdrawals(ledger), theta, body)
         assert len(adopted.bodies(ledger)) == 1 and verification.verify(ledger).ok

@@ -67,7 +67,7 @@ def test_no_fit_from_then_on_has_withdrawn_votes_and_taken_steps_stay(tmp_path, 
             np.testing.assert_array_equal(
                 getattr(carried.votes, side)[early], getattr(alone.carried.votes, side)[early]
             )
-        adopted.append(ledger, replay.fold(ledger), {"steps": FIRST})
+        adopted.append(ledger, replay.fold(ledger), named_run.adoption(ledger, FIRST))
         learned = withdrawals.find_learned(ledger, people[WHO])
         assert learned.steps[:FIRST] == tuple(range(FIRST))
         assert learned.improved == (adopted.last(ledger)["theta_sha256"],)

@@ -19,7 +19,7 @@ from szpo.analysis import last_pairs, measuring, taught
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.errors import UsageError
-from szpo.improvement import improve_run
+from szpo.improvement.rounds import Improving
 from szpo.ledger.database import Ledger
 from szpo.policies import text_guards
 from szpo.replay import replay
@@ -86,7 +86,8 @@ def _measure(
 
     with assemble.create_ledger(parts, path) as ledger:
         outcome = controller.run(replace(driver.prepare(ledger, parts), on_step=note))
-        improve_run.at_end(ledger, parts, outcome, say)
+        with closing(Improving(ledger, parts, say)) as improving:
+            improving.at_end(outcome, lambda: True)
         measuring.judge_last_pairs(ledger, parts, liked.score)
         policy.move_to(replay.fold(ledger))  # the recommended point; a rule may ask at another
     tuned = time.monotonic()

@@ -18,7 +18,7 @@ from szpo.ledger.canonical import canonical, sha256
 from szpo.ledger.database import Ledger
 from szpo.ledger.orders import Order
 from szpo.reports.model_card import find_doubt
-from szpo.runs import sample_check
+from szpo.runs import sample_check, setup_progress
 from szpo.training import budget, held_out
 from szpo.types import Answer, Assignment, Comparison, Prompt, Row
 from szpo.voting import lease, pauses, set_aside
@@ -50,7 +50,8 @@ ONLINE_US: Final = 150_000_000
 
 def version(site: Site) -> str:
     """A key that changes when anything on the page changes, except for elapsed time."""
-    seen = site.status.read().version, _last_event(site.ledger), driven(site.ledger)
+    ledger = site.ledger
+    seen = site.status.read().version, _last_event(ledger), driven(ledger), _improving(ledger)
     return sha256(canonical(list(seen)))[:16]
 
 
@@ -65,8 +66,8 @@ def read_state(site: Site) -> dict[str, Any]:
 
     ``page`` is `szpo.analysis.overview`, ``status`` that of the round. ``controller`` says whether
     a controller drives the run, ``ended`` how the last one ended. ``waiting`` are the invited
-    operators. With ``votes_needed`` votes an operator may close the open round. ``blind``: the run
-    will order a final comparison at its end.
+    operators. ``improving`` says how far an improvement is. With ``votes_needed`` votes an
+    operator may close the open round. ``blind``: the run will order a final comparison at its end.
     """
     ledger, config = site.ledger, site.config
     live, now, status = controls.is_live(ledger), site.ledger.clock(), site.status.read()
@@ -92,6 +93,7 @@ def read_state(site: Site) -> dict[str, Any]:
         "name": ledger.path.stem,
         "status": status,
         "controller": driven(ledger),
+        "improving": _improving(ledger),
         "ended": _last_end(ledger),
         "people": people,
         "waiting": [each for each in listed.values() if each.role == "operator"],
@@ -158,6 +160,13 @@ def _harmful(ledger: Ledger) -> list[int]:
 
 def _last_event(ledger: Ledger) -> int:
     return int(ledger.query("SELECT max(event) AS event FROM events")[0]["event"])
+
+
+def _improving(ledger: Ledger) -> str | None:
+    stages = setup_progress.read(ledger.path, setup_progress.IMPROVING)
+    if not stages:
+        return None
+    return f"{stages[-1].done} of at most {stages[-1].of} steps"
 
 
 def _last_end(ledger: Ledger) -> str | None:
