@@ -109,8 +109,8 @@ def make_space(
         if dim is not None or scale is not None:
             raise UsageError("Optimizer: leave out dim and scale, which named bounds determine")
         named = named_parameters.read(bounds)
-        first = named_parameters.start(named, {} if start is None else start)
-        plain = make_space(None, first, None, named_parameters.box(named))
+        begun = named_parameters.start(named, {} if start is None else start)
+        plain = make_space(None, begun, None, named_parameters.box(named))
         return VectorSpace(plain.start, plain.scale, plain.box, named)
     if dim is not None and ((whole := _whole(dim)) is None or whole < 1):
         raise UsageError(f"Optimizer: dim is {dim!r}; give a whole number from 1 up")

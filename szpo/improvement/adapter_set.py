@@ -337,15 +337,15 @@ class SetMaker:
         plan = self.plan if aim.counts_parts else replace(self.plan, parts=1)
 
         def tell(state: loop.Improved) -> None:
-            loop.save(state, state_file)
+            loop.save(state, state_file, (aim.name, 0))
             self.progress(f"{aim.name}: step {len(state.steps)}", place, len(self.aims))
 
         state_file = self.folder / f".{aim.slug}-{self.key(aim)[:16]}.npz"
-        since = cache.read_stored(state_file, loop.load) if state_file.is_file() else None
+        kept = cache.read_stored(state_file, loop.load) if state_file.is_file() else None
         with moved(policy, _shrink(line, BEGIN)):
             found = loop.improve(
                 policy, score, self.prompts.taught, WAY, replace(plan, waived=aim.waived),
-                seed=seed, since=since, report=tell,
+                seed=seed, since=kept and kept[0], report=tell,
             )  # fmt: skip
         ends.append(self._judge("steps", policy, found.theta, base, found.answers))
         tried = sum(end.answers for end in ends)

@@ -98,7 +98,7 @@ def run_votes(spec: Spec, folder: Path, name: str, report: Report) -> dict[str, 
         for item in ("seconds", "cpu_seconds", "tokens"):
             now[item] = None if now[item] is None else now[item] - set_up[item]
         spent[step.step + 1] = now
-        report(DRIVING * min(1.0, step.total_votes / config.run.votes))
+        report(DRIVING * min(1.0, step.total_votes / (config.run.votes or math.inf)))
 
     with closing(parts), ledger:
         outcome = controller.run(replace(driver.prepare(ledger, parts), on_step=note))
@@ -180,7 +180,7 @@ def _measure(
     """A row for each checkpoint; rows measured before the cell was killed are read back."""
     rows: list[dict[str, Any]] = []
     folder.mkdir(parents=True, exist_ok=True)
-    whole = parts.config.run.votes // parts.config.votes_per_step
+    whole = (parts.config.run.votes or spec["votes"]) // parts.config.votes_per_step
     shares = even_shares(spec["points"])
     places = [(votes / spec["votes"], {"votes": votes}) for votes in spec["at"]] or [
         (share, {"steps": math.ceil(share * whole - 1e-9)}) for share in shares
