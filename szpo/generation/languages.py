@@ -70,14 +70,18 @@ def _script(letter: str) -> str:
 def in_another(prompts: Sequence[str], answers: Sequence[str]) -> tuple[int, int]:
     """How many answers are in another language than their prompt, and of how many both are known.
 
-    A prompt that is too short to tell is taken to be in the language of all prompts together.
+    A prompt that is too short to tell is taken to be in the language of all prompts together, if
+    its letters can be of that language.
 
     >>> in_another(["Wie war der Tag?", "Regen"], ["It was the best", "Er ist der beste"])
     (1, 2)
+    >>> in_another(["Why?", "今日は雨です"], ["It is the rain", "雨です"])
+    (0, 1)
     """
     every = find_language(" ".join(prompts))
+    latin = None if every in SCRIPTS.values() else every
     pairs = [
-        (find_language(prompt) or every, find_language(answer))
+        (find_language(prompt) or (latin if prompt.isascii() else every), find_language(answer))
         for prompt, answer in zip(prompts, answers, strict=True)
     ]
     known = [asked != said for asked, said in pairs if asked and said]
