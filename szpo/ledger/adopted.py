@@ -131,7 +131,8 @@ def tensors(ledger: Ledger, body: Mapping[str, Any]) -> Theta:
         if stored and rows.tensor("", rows.array(stored[0]))["sha256"] == sha256:
             found[name] = rows.array(stored[0]).astype(np.float32)
     moving = {name: found[name] for name in body["moving"] if name in found}
-    if {*found} != {*body["tensors"]} or digest(moving) != body["theta_sha256"]:
+    sound = {*found} == {*body["tensors"]} and all(np.isfinite(v).all() for v in moving.values())
+    if not sound or digest(moving) != body["theta_sha256"]:
         raise IntegrityError(
             f"{ledger.path.name}: its adopted weights are not the recorded ones; restore a copy"
         )

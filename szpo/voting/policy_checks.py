@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import comb
@@ -22,7 +22,7 @@ from szpo.ledger import adopted
 from szpo.ledger import theta as recorded
 from szpo.ledger.database import Ledger
 from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED as NEEDED
-from szpo.types import Theta
+from szpo.types import Theta, Vote
 from szpo.voting import counting, lease, withdrawals
 from szpo.voting.withdrawals import Withdrawal
 
@@ -106,24 +106,32 @@ def walk(ledger: Ledger) -> Iterator[tuple[int, Checks, Mapping[str, Any] | None
     """Yield the number of steps and the checks after each round since weights were first adopted.
 
     With them comes None, or the body of a return's event, and the checks are those before it.
+    Verdicts that were withdrawn count no longer from the next round on.
     """
-    steps, found, waiting = 0, Checks(), dict[int, list[str]]()
+    steps, votes, waiting = 0, list[tuple[int, Vote]](), dict[int, list[str]]()
     for row in ledger.query(
-        "SELECT kind, body, json_extract(body, '$.step') AS step, "
+        "SELECT event, kind, body, json_extract(body, '$.step') AS step, "
         "json_extract(body, '$.pool.checks') AS checks FROM events "
-        "WHERE kind IN ('generated', 'step', ?) "
+        "WHERE kind IN ('generated', 'step', ?, ?) "
         "AND event > (SELECT min(event) FROM events WHERE kind = ?) ORDER BY event",
-        (RETURN, adopted.KIND),
+        (RETURN, withdrawals.EVENT, adopted.KIND),
     ):
         if row["kind"] == "generated":
             waiting[row["step"]] = json.loads(row["checks"] or "[]")
         elif row["kind"] == "step":
-            steps = row["step"] + 1
-            found = _add(ledger, found, row["step"], waiting.pop(row["step"], ()))
-            yield steps, found, None
+            step, ids = row["step"], waiting.pop(row["step"], ())
+            steps = step + 1
+            if ids:
+                cast = counting.counted(ledger, step)
+                votes += [(step, vote) for vote in cast if vote.comparison in ids]
+            yield steps, _count(votes), None
+        elif row["kind"] == RETURN:
+            yield steps, _count(votes), json.loads(row["body"])
+            votes, waiting = [], {}
         else:
-            yield steps, found, json.loads(row["body"])
-            found, waiting = Checks(), {}
+            body = json.loads(row["body"])
+            out = Withdrawal(body["panelist"], body["step"], row["event"])
+            votes = [(step, vote) for step, vote in votes if not out.holds(vote, step)]
 
 
 def read(ledger: Ledger) -> Checks:
@@ -168,9 +176,6 @@ def why_back(ledger: Ledger, steps: int | None = None) -> str | None:
     return Checks(last["new"], last["start"], last["same"]).sentence()
 
 
-def _add(ledger: Ledger, found: Checks, step: int, ids: Collection[str]) -> Checks:
-    if not ids:
-        return found
-    votes = counting.counted(ledger, step)
-    more = Counter(vote.verdict for vote in votes if vote.comparison in ids)
-    return Checks(found.new + more["plus"], found.start + more["minus"], found.same + more["tie"])
+def _count(votes: Sequence[tuple[int, Vote]]) -> Checks:
+    more = Counter(vote.verdict for _, vote in votes)
+    return Checks(more["plus"], more["minus"], more["tie"])

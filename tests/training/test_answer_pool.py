@@ -14,7 +14,7 @@ from szpo.optim.posterior_directions import NOISE
 from szpo.replay import replay, verification
 from szpo.training import answer_pool, position
 from szpo.types import Answer, Comparison, Prompt
-from szpo.voting import counting, policy_checks
+from szpo.voting import counting, policy_checks, withdrawals
 from szpo.voting.casting import VoteRequest
 from szpo.voting.policy_checks import NEEDED, factor_against
 from szpo.voting.service import VoteService
@@ -195,6 +195,17 @@ def test_check_rows_compare_the_adopted_weights_with_the_start_on_prompts_apart(
         longer = [len(c.rows[0].plus.text) - len(c.rows[0].minus.text) for c in checks]
         assert np.mean(longer) > 3  # plus is of the adopted weights, wherever it is shown
         assert len(replay.replay_state(ledger, settings).carried.votes.x) == 48
+        cast = [vote for step in range(12) for vote in counting.counted(ledger, step)]
+        who = next(vote.panelist for vote in cast if vote.comparison in ids)
+        hers = sum(vote.panelist == who and vote.comparison in ids for vote in cast)
+        (found,) = ledger.query("SELECT pseudonym FROM panelists WHERE panelist = ?", (who,))
+        before = policy_checks.read(ledger)
+        withdrawals.withdraw(ledger, "szpo invite", found["pseudonym"], settings)
+        drive(settings, ledger, policy, until_step=13, checks=0.0, aside=aside)
+        after = policy_checks.read(ledger)
+        assert (
+            before.new + before.start + before.same - hers == after.new + after.start + after.same
+        )
         assert verification.verify(ledger).ok
         spoilt = [*every[2]["checks"], "none"]
     change_event(
