@@ -2,9 +2,9 @@
 
 All share their A and a few thousand answers of the start. From these each aim gets its natural
 gradient: a straight line, scaled to the wished nats. From a third of that way `improve` goes on
-with fresh answers. Of the ends whose guards hold, the one that scores more on prompts that neither
-saw is kept; if a guard fails at both, nearer to the start. All are rounded to fp16 before they are
-judged, as the files are.
+with fresh answers, for the first aims and while that gains more at equal nats. Of the ends whose
+guards hold, the one that scores more on prompts that neither saw is kept; if a guard fails at
+both, nearer to the start. All are rounded to fp16 before they are judged, as the files are.
 
 The prompts are the training ones of the settings, never their held-out ones: a part is answered to
 learn from, a part to measure on, and a part only at the end, for what ``set.json`` says.
@@ -71,6 +71,11 @@ JUDGED_EACH: Final = 2
 """Answers to each of them."""
 BEGIN: Final = 1 / 3
 """Share of the nats that are gone along the straight line before the loop."""
+BOTH: Final = 5
+"""Adapters of a set that are made in both ways. Afterwards steps, which take two thirds of the
+time, are taken only where a guard fails on the line, or while they are worth it."""
+WORTH: Final = 1.1
+"""Gain by steps over that of the line, at equal √nats and on average, from which they are."""
 TRIES: Final = 6
 """Passes to find the length at which a direction costs the wished nats."""
 WAY: Final[Way] = PolicyGradient()
@@ -225,7 +230,8 @@ class SetMaker:
                     base = self._judge("start", policy, policy.start(), None)
                     base = self._read_topic(policy, base, None)
                 self.progress(aim.name, place, len(self.aims))
-                entry = self._make_one(place, aim, policy, ground, base)
+                both = steps_are_worth_it(list(kept.values()))
+                entry = self._make_one(place, aim, policy, ground, base, both)
                 if entry.get("folder"):
                     kept[aim.name] = entry
                     listed = [kept[each.name] for each in self.aims if each.name in kept]
@@ -323,31 +329,20 @@ class SetMaker:
     # ---- one adapter ----
 
     def _make_one(
-        self, place: int, aim: Aim, policy: LoraPolicy, ground: Ground, base: End
+        self, place: int, aim: Aim, policy: LoraPolicy, ground: Ground, base: End, both: bool
     ) -> dict[str, Any]:
         began = time.monotonic()
         if not ground.directions[:, place].any():
             return {"name": aim.name, "why": "all answers of the start are alike in it"}
-        low, high = ground.bounds[place]
-        score = named.bounded(named.score_of(aim, policy), low, high)
-        seed = seeds.child_seed(self.making.seed, place, f"adapter {aim.feature} {aim.sign}")
-        ends = []
+        seed = self._seed_of(place, aim)
         line, drawn = self._scale(policy, ground.directions[:, place], self.making.nats, seed)
-        ends.append(self._judge("line", policy, line, base, drawn))
-        plan = self.plan if aim.counts_parts else replace(self.plan, parts=1)
-
-        def tell(state: loop.Improved) -> None:
-            loop.save(state, state_file, (aim.name, 0))
-            self.progress(f"{aim.name}: step {len(state.steps)}", place, len(self.aims))
-
+        ends = [self._judge("line", policy, line, base, drawn)]
         state_file = self.folder / f".{aim.slug}-{self.key(aim)[:16]}.npz"
-        kept = cache.read_stored(state_file, loop.load) if state_file.is_file() else None
-        with moved(policy, _shrink(line, BEGIN)):
-            found = loop.improve(
-                policy, score, self.prompts.taught, WAY, replace(plan, waived=aim.waived),
-                seed=seed, since=kept and kept[0], report=tell,
-            )  # fmt: skip
-        ends.append(self._judge("steps", policy, found.theta, base, found.answers))
+        stopped = ""
+        if both or ends[0].failed(aim):
+            found = self._take_steps(place, aim, policy, ground, line, state_file)
+            ends.append(self._judge("steps", policy, found.theta, base, found.answers))
+            stopped = found.stopped
         tried = sum(end.answers for end in ends)
         best = max(ends, key=lambda end: (not end.failed(aim), end.values[place]))
         best = self._read_topic(policy, best, base)
@@ -369,7 +364,7 @@ class SetMaker:
                 for other, gap in zip(self.aims, _gaps(best, base, ground), strict=True)
                 if other is not aim and math.isfinite(gap)
             },
-            "way": best.way, "stopped": found.stopped,
+            "way": best.way, "stopped": stopped,
             "ends": {e.way: [round(e.nats, 3), float(e.values[place] * aim.sign)] for e in ends},
             "guards": [asdict(guard) for guard in best.guards],
             "seconds": round(time.monotonic() - began, 1),
@@ -381,6 +376,27 @@ class SetMaker:
         self._save(aim, policy, best.theta)
         state_file.unlink(missing_ok=True)
         return entry
+
+    def _seed_of(self, place: int, aim: Aim) -> int:
+        return seeds.child_seed(self.making.seed, place, f"adapter {aim.feature} {aim.sign}")
+
+    def _take_steps(
+        self, place: int, aim: Aim, policy: LoraPolicy, ground: Ground, line: Theta, file: Path
+    ) -> loop.Improved:
+        """Improve from a third of the line's nats; ``file`` keeps an interrupted state."""
+        score = named.bounded(named.score_of(aim, policy), *ground.bounds[place])
+        plan = self.plan if aim.counts_parts else replace(self.plan, parts=1)
+
+        def tell(state: loop.Improved) -> None:
+            loop.save(state, file, (aim.name, 0))
+            self.progress(f"{aim.name}: step {len(state.steps)}", place, len(self.aims))
+
+        kept = cache.read_stored(file, loop.load) if file.is_file() else None
+        with moved(policy, _shrink(line, BEGIN)):
+            return loop.improve(
+                policy, score, self.prompts.taught, WAY, replace(plan, waived=aim.waived),
+                seed=self._seed_of(place, aim), since=kept and kept[0], report=tell,
+            )  # fmt: skip
 
     def _scale(
         self, policy: LoraPolicy, direction: Floats, nats: float, seed: int
@@ -444,6 +460,27 @@ class SetMaker:
         )  # fmt: skip
         shutil.rmtree(target, ignore_errors=True)
         draft.rename(target)
+
+
+def steps_are_worth_it(entries: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the next adapter is made by steps too, after these entries of ``set.json``.
+
+    >>> entry = {"before": 0.1, "more": True, "ends": {"line": [2.0, 0.3], "steps": [2.0, 0.4]}}
+    >>> steps_are_worth_it([entry] * 5)
+    True
+    >>> entry["ends"]["steps"] = [4.0, 0.4]
+    >>> [steps_are_worth_it([entry] * n) for n in (4, 5)]
+    [True, False]
+    """
+
+    def gain(entry: Mapping[str, Any], way: str) -> float:
+        nats, value = entry["ends"][way]
+        rise = (value - entry["before"]) * (1 if entry["more"] else -1)
+        return max(float(rise), 1e-9) / math.sqrt(max(nats, 1e-9))
+
+    compared = [each for each in entries if "steps" in each["ends"]]
+    ratios = [math.log(gain(each, "steps") / gain(each, "line")) for each in compared]
+    return len(ratios) < BOTH or math.exp(sum(ratios) / len(ratios)) > WORTH
 
 
 @contextlib.contextmanager

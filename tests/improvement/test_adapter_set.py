@@ -115,6 +115,22 @@ def test_what_is_made_is_not_made_again_and_another_aim_joins_it(
     assert listed(joined)[:2] == listed(made) and more["others"] == {}
 
 
+@pytest.mark.parametrize(("steps", "ways"), [(2.0, {"line", "steps"}), (0.5, {"line"})])
+def test_steps_go_on_only_while_they_are_worth_it(
+    made, host, tmp_path, monkeypatch, steps, ways
+):  # fmt: skip
+    monkeypatch.setattr(adapter_set, "BOTH", 1)
+    monkeypatch.setattr(adapter_set.End, "failed", lambda end, aim: 0)
+    shutil.copytree(made, tmp_path / "set")
+    document = json.loads((made / SET).read_text(encoding="utf-8"))
+    first, before = document["adapters"][0], document["adapters"][0]["before"]
+    ends = {"line": [1.0, before + 0.1], "steps": [1.0, before + 0.1 * steps]}
+    document["adapters"] = [{**first, "ends": ends}]
+    (tmp_path / "set" / SET).write_text(json.dumps(document), encoding="utf-8")
+    _, (_, second) = maker(host, tmp_path / "set").make()
+    assert set(second["ends"]) == ways
+
+
 class Killed(BaseException):
     pass
 

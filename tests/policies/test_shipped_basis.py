@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from szpo import cache
+from szpo.cli import adapters
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.data.prompts import load_shipped
 from szpo.features import dictionary
-from szpo.models import loading
+from szpo.models import adapter_sources, loading
 from szpo.optim.parameters import Space
 from szpo.optim.rules import guard_geometry
 from szpo.optim.sample_directions import Law
@@ -144,6 +145,23 @@ def test_files_are_small_and_all_in_the_index():
     files = {file.name for file in subspace_cache.SHIPPED.glob("*.npz")}
     assert files == set(index)
     assert sum((subspace_cache.SHIPPED / name).stat().st_size for name in files) <= MOST_BYTES
+
+
+def test_the_set_of_adapters_is_small_and_mixed_under_its_own_sampling():
+    folder = adapter_sources.shipped("smollm2")
+    document = adapter_sources.read_set(folder)
+    names = [each["name"] for each in document["adapters"]]
+    assert "positive tone" in names and len(names) == len({*names}) >= 12
+    index = json.loads((subspace_cache.SHIPPED / "index.json").read_text("utf-8"))
+    (mixed,) = (name for name, facts in index.items() if facts["preset"] == "adapters")
+    files = [subspace_cache.SHIPPED / mixed, *(f for f in folder.rglob("*") if f.is_file())]
+    assert sum(file.stat().st_size for file in files) <= 1_000_000
+    assert [*subspace_cache.read(files[0]).blocks.names] == names
+    own = [f"generation.{name}={value}" for name, value in adapters.SAMPLING.items()]
+    config = settings_file.load(sets=own).in_adapters(["smollm2"])
+    assert subspace_cache.sampling_of(config).facts() == document["sampling"] | {"stop": ()}
+    key = subspace_cache.setup_key(config, document["base_sha256"], "bf16", PROMPTS)
+    assert subspace_cache.find(key).report["origin"] == "shipped"
 
 
 @pytest.mark.full

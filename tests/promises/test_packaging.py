@@ -54,6 +54,7 @@ def test_wheel_holds_three_packages_and_their_files(wheel):
         "ledger/schema.sql",
         "data/prompts.jsonl",
         "data/bases/index.json",
+        "data/adapters/smollm2/set.json",
         "config/presets/demo.toml",
         "reports/templates/report.html",
         "judges/templates/verdict.txt",
