@@ -33,7 +33,7 @@ from szpo.improvement import aims as named
 from szpo.improvement import loop
 from szpo.improvement.aims import Aim
 from szpo.improvement.loop import Plan
-from szpo.improvement.ways import PolicyGradient, Way
+from szpo.improvement.ways import PolicyGradient, Score, Way
 from szpo.locks import try_lock
 from szpo.models import adapter_files, adapter_sources, loading
 from szpo.models.adapter_sources import SET, UNFINISHED
@@ -334,13 +334,15 @@ class SetMaker:
         began = time.monotonic()
         if not ground.directions[:, place].any():
             return {"name": aim.name, "why": "all answers of the start are alike in it"}
-        seed = self._seed_of(place, aim)
+        seed = seeds.child_seed(self.making.seed, place, f"adapter {aim.feature} {aim.sign}")
         line, drawn = self._scale(policy, ground.directions[:, place], self.making.nats, seed)
         ends = [self._judge("line", policy, line, base, drawn)]
         state_file = self.folder / f".{aim.slug}-{self.key(aim)[:16]}.npz"
         stopped = ""
         if both or ends[0].failed(aim):
-            found = self._take_steps(place, aim, policy, ground, line, state_file)
+            score = named.bounded(named.score_of(aim, policy), *ground.bounds[place])
+            begin = _shrink(line, BEGIN)
+            found = self._take_steps(place, aim, policy, score, begin, seed, state_file)
             ends.append(self._judge("steps", policy, found.theta, base, found.answers))
             stopped = found.stopped
         tried = sum(end.answers for end in ends)
@@ -377,14 +379,11 @@ class SetMaker:
         state_file.unlink(missing_ok=True)
         return entry
 
-    def _seed_of(self, place: int, aim: Aim) -> int:
-        return seeds.child_seed(self.making.seed, place, f"adapter {aim.feature} {aim.sign}")
-
     def _take_steps(
-        self, place: int, aim: Aim, policy: LoraPolicy, ground: Ground, line: Theta, file: Path
-    ) -> loop.Improved:
-        """Improve from a third of the line's nats; ``file`` keeps an interrupted state."""
-        score = named.bounded(named.score_of(aim, policy), *ground.bounds[place])
+        self, place: int, aim: Aim, policy: LoraPolicy, score: Score, begin: Theta, seed: int,
+        file: Path,
+    ) -> loop.Improved:  # fmt: skip
+        """Improve on the score from these B; ``file`` keeps the state of an interrupted one."""
         plan = self.plan if aim.counts_parts else replace(self.plan, parts=1)
 
         def tell(state: loop.Improved) -> None:
@@ -392,10 +391,10 @@ class SetMaker:
             self.progress(f"{aim.name}: step {len(state.steps)}", place, len(self.aims))
 
         kept = cache.read_stored(file, loop.load) if file.is_file() else None
-        with moved(policy, _shrink(line, BEGIN)):
+        with moved(policy, begin):
             return loop.improve(
                 policy, score, self.prompts.taught, WAY, replace(plan, waived=aim.waived),
-                seed=self._seed_of(place, aim), since=kept and kept[0], report=tell,
+                seed=seed, since=kept and kept[0], report=tell,
             )  # fmt: skip
 
     def _scale(

@@ -141,10 +141,8 @@ def search(
     seed = seeds.as_seed(seeds.derive(ledger.root_seed, "improve", step=begun.steps))
     sites = None if policy.subspace.sites else _with_sites(parts)
     held = policy.subspace if sites is None else sites[0]
-    way, asked = (
-        way or choose_way(parts.config),
-        set_aside(parts.prompts.train, ledger.root_seed)[0],
-    )
+    way = way or choose_way(parts.config)
+    asked = set_aside(parts.prompts.train, ledger.root_seed)[0]
     try:
         whole, by = _mover(parts, held, way, seed), WAYS[way]()
         now, start = replay.improved_from(ledger, held, begun.steps, begun.adopted)

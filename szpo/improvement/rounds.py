@@ -78,14 +78,16 @@ class Improving:
 
     def wait(self, seconds: float) -> None:
         """Let an improvement move for so long; sleep where none does, or the run is paused."""
-        paused = lease.controller(self._ledger)["paused_by"] is not None
-        if self._turns is None or not self.at_work or paused:
+        if self._turns is None or not self.at_work or self._is_paused():
             time.sleep(seconds)
             return
         with self._saying_why_not():
             self._found = self._turns.move(seconds)
             if self._found is not None:
                 self._told.close()
+
+    def _is_paused(self) -> bool:
+        return lease.controller(self._ledger)["paused_by"] is not None
 
     def at_end(self, outcome: Outcome, turn: Callable[[], bool]) -> None:
         """Improve a run whose votes are spent, once.

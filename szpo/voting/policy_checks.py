@@ -108,6 +108,7 @@ def walk(ledger: Ledger) -> Iterator[tuple[int, Checks, Mapping[str, Any] | None
     With them comes None, or the body of a return's event, and the checks are those before it.
     Verdicts that were withdrawn count no longer from the next round on.
     """
+    out = {each.event: each for each in withdrawals.withdrawals(ledger)}
     steps, votes, waiting = 0, list[tuple[int, Vote]](), dict[int, list[str]]()
     for row in ledger.query(
         "SELECT event, kind, body, json_extract(body, '$.step') AS step, "
@@ -129,9 +130,8 @@ def walk(ledger: Ledger) -> Iterator[tuple[int, Checks, Mapping[str, Any] | None
             yield steps, _count(votes), json.loads(row["body"])
             votes, waiting = [], {}
         else:
-            body = json.loads(row["body"])
-            out = Withdrawal(body["panelist"], body["step"], row["event"])
-            votes = [(step, vote) for step, vote in votes if not out.holds(vote, step)]
+            left = out[row["event"]]
+            votes = [(step, vote) for step, vote in votes if not left.holds(vote, step)]
 
 
 def read(ledger: Ledger) -> Checks:
