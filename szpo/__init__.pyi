@@ -5,9 +5,9 @@ from .result import Sample as Sample
 from .result import TextPair as TextPair
 from .runs.callbacks import Callback as Callback
 from .runs.callbacks import RunFacts as RunFacts
-from .training.step_report import StepReport as StepReport
 from .tuner import Tuner as Tuner
 from .vector import Optimizer as Optimizer
 from .vector import Pair as Pair
+from .voting.step_report import StepReport as StepReport
 
 __version__: str

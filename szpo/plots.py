@@ -17,8 +17,7 @@ from szpo.ledger.database import Ledger
 from szpo.reports import charts
 from szpo.reports.charts import Series, estimate_series
 from szpo.reports.dataframes import Tables
-from szpo.training import results
-from szpo.training.results import StepRow
+from szpo.voting.step_report import StepReport, read_steps
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,7 +49,7 @@ def estimates(run: GivenRun, ax: Axes | None = None) -> Axes:
 
     Bars are 95 % intervals.
     """
-    series = estimate_series((row.step, row.estimate, row.stderr) for row in _read(run))
+    series = estimate_series((row.step, *row.estimate) for row in _read(run))
     axes = _draw(series, ax, ("step", "units of the link", "Value difference Δ̂"))
     axes.axhline(0.0, color="grey", linestyle="--", linewidth=1)
     return axes
@@ -95,9 +94,9 @@ def _draw(series: Series, ax: Axes | None, texts: tuple[str, str, str]) -> Axes:
     return ax
 
 
-def _read(run: GivenRun) -> tuple[StepRow, ...]:
+def _read(run: GivenRun) -> tuple[StepReport, ...]:
     with _ledger(run) as ledger:
-        return results.read_steps(ledger)
+        return read_steps(ledger)
 
 
 @contextlib.contextmanager

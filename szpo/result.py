@@ -13,8 +13,8 @@ from szpo.intervals import Share
 from szpo.ledger.database import Ledger
 from szpo.policies.text_guards import Guard
 from szpo.training import held_out
-from szpo.training.step_report import Outcome
 from szpo.types import Assignment, Comparison
+from szpo.voting.step_report import Outcome
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,11 +41,11 @@ from szpo.runs import assemble, driver, run_prompts, samples, trackers
 from szpo.runs.assemble import RunParts
 from szpo.runs.callbacks import Callback, GivenCallback, as_callback, read_facts
 from szpo.training import budget, controller
-from szpo.training.step_report import Outcome, StepReport
 from szpo.types import Assignment, Choice
 from szpo.voting import lease
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
+from szpo.voting.step_report import Outcome, StepReport
 
 if TYPE_CHECKING:
     from szpo.reports.dataframes import Tables

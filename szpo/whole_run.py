@@ -20,9 +20,9 @@ from szpo.runs import driver, model_process, trackers
 from szpo.runs.assemble import RunParts
 from szpo.runs.callbacks import Callback
 from szpo.training import controller
-from szpo.training.step_report import Outcome, StepReport
 from szpo.types import Say
 from szpo.voting import lease, policy_checks
+from szpo.voting.step_report import Outcome, StepReport
 
 POLL_S: Final = 0.5
 """Seconds between two checks for votes and orders while a run waits."""

@@ -21,8 +21,8 @@ from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.optim.rules.regression import BUDGET
 from szpo.policies import text_guards
-from szpo.training import step_report
 from szpo.visible_text import visible
+from szpo.voting import step_report
 from szpo_simulators.bench.demo import measure_run
 from szpo_simulators.panels import asked
 

@@ -24,12 +24,11 @@ from szpo.ledger.theta import starting_theta
 from szpo.optim import parameters
 from szpo.optim.rules.rule import perturbations
 from szpo.replay import replay
-from szpo.training import budget, guards, results
+from szpo.training import budget, guards
 from szpo.training.guards import Bands
-from szpo.training.results import StepRow
-from szpo.training.step_report import flatten
 from szpo.types import Floats
 from szpo.voting import pauses, step_plan
+from szpo.voting.step_report import StepReport, flatten, read_steps
 
 WINDOW: Final = 10
 """Steps over which votes are pooled."""
@@ -65,7 +64,7 @@ class Evidence:
     """All rows that the dashboard's numbers are computed from."""
 
     run: RunFacts
-    steps: tuple[StepRow, ...]
+    steps: tuple[StepReport, ...]
     votes: Iterable[VoteRow]
     """In order; each iteration begins anew, and may read the ledger again."""
     panelists: Mapping[str, str]
@@ -91,7 +90,7 @@ def read(ledger: Ledger, *, live: bool = False) -> Evidence:
         run=_run(ledger, hidden),
         steps=tuple(
             replace(row, headings=headings.get(row.step, ()), distinct=distinct.get(row.step))
-            for row in results.read_steps(ledger)
+            for row in read_steps(ledger)
         ),
         votes=VoteRows(ledger, without=hidden),
         panelists={p["pseudonym"]: p["kind"] for p in people},

@@ -36,12 +36,13 @@ from szpo.policies import text_guards
 from szpo.policies.protocol import BaseScorer, draw_answers, likeliest
 from szpo.runs.assemble import RunParts
 from szpo.runs.samples import draw_pairs, policy_at
-from szpo.training import held_out, step_report
+from szpo.training import held_out
 from szpo.training.held_out import HeldOut
-from szpo.training.step_report import StepReport
 from szpo.types import Answer, Comparison, Prompt
+from szpo.voting import step_report
 from szpo.voting.counting import verdict
 from szpo.voting.finals import PAIRS, planned_sides
+from szpo.voting.step_report import StepReport
 
 KIND: Final = "measured"
 TEXTS: Final = 6

@@ -32,9 +32,9 @@ from szpo.intervals import (
 )
 from szpo.training.budget import WORDS_PER_MINUTE
 from szpo.training.guards import Bands
-from szpo.training.results import StepRow
 from szpo.training.status import planned_rounds
 from szpo.voting import finals
+from szpo.voting.step_report import StepReport
 
 HOUR_US = 3_600_000_000
 ENOUGH_TIMED = 5
@@ -132,7 +132,8 @@ def _speed(evidence: Evidence) -> dict[str, Any]:
     links = {
         "votes": quantile([_running(run, s.opened_us, s.closed_us) / 1e6 for s in steps
                            if s.opened_us is not None and s.closed_us is not None], 0.5),
-        "answers": quantile([s.generation_s for s in steps if s.generation_s is not None], 0.5),
+        "answers": quantile([s.figures["generation_s"] for s in steps
+                             if "generation_s" in s.figures], 0.5),
         "update": quantile([(s.applied_us - s.closed_us) / 1e6 for s in steps
                             if s.applied_us is not None and s.closed_us is not None], 0.5),
     }  # fmt: skip
@@ -264,7 +265,7 @@ def _length(totals: VoteTotals) -> dict[str, Estimate]:
     return {"ratio": rescale(preferred, math.exp), "correlation": correlation(logs, signs)}
 
 
-def _health(step: StepRow, bands: Bands) -> dict[str, Any]:
+def _health(step: StepReport, bands: Bands) -> dict[str, Any]:
     """Figures of a step's answers and weights, and those ``broken``: outside their guard band."""
     names = ("kl", "length", "norm", "identical", "repetition", "distinct")
     figures = {name: getattr(step, name) for name in names}

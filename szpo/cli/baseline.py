@@ -381,7 +381,7 @@ def baseline(
 ) -> None:
     """Train by a gradient method on the same votes; save a PEFT adapter (docs/baselines.md)."""
     from szpo.baselines import registry
-    from szpo.training.step_report import plain
+    from szpo.voting.step_report import plain
 
     changed: dict[str, Any] = dict(_setting(text) for text in recipe)
     args = Arguments(

@@ -119,8 +119,8 @@ def show(
             ("step", "state", "votes", "plus", "minus", "ties", "Δ̂", "± s.e.", "turned by"),
             [
                 (
-                    f.step, f.state, f.votes, f.plus, f.minus, f.ties, f.estimate, f.stderr,
-                    f.turned_by,
+                    f.step, f.state, f.votes, f.plus, f.minus, f.ties, *f.estimate,
+                    f.flip_share,
                 )
                 for f in total.table[-steps:]
             ],

@@ -40,8 +40,8 @@ from szpo.policies import teachable
 from szpo.reports.model_card import find_doubt
 from szpo.runs import cost_plan, known_addresses, machine_check, sample_check, setup_progress
 from szpo.runs.callbacks import EachStep
-from szpo.training import budget, held_out, results, status, step_report
-from szpo.voting import lease, pauses, set_aside, shown_features
+from szpo.training import budget, held_out, results, status
+from szpo.voting import lease, pauses, set_aside, shown_features, step_report
 
 if TYPE_CHECKING:
     from szpo.runs.assemble import CheckedConfig, RunParts
@@ -432,12 +432,12 @@ def _show_steps(
         TimeRemainingColumn(), console=console.errors, disable=not live, transient=True,
     )  # fmt: skip
     warned: list[str] = []
-    watch, reading = cause.Watch(ledger), budget.Reading()
+    watch = cause.Watch(ledger)
     with bars as bar:
         task = bar.add_task("votes", total=config.votes_per_step * config.steps, note="")
 
         def show(report: step_report.StepReport) -> None:
-            read = budget.describe_read(*reading.so_far(ledger))
+            read = budget.describe_read(*budget.read_so_far(ledger))
             note = f"{read}, {_note(ledger, report, score)}"
             bar.update(task, completed=report.total_votes, note=note)
             if not live and not as_json:

@@ -31,10 +31,10 @@ from szpo.ledger.theta import theta_digests
 from szpo.runs import setup_progress
 from szpo.runs.assemble import RunParts
 from szpo.runs.setup_progress import IMPROVING, telling
-from szpo.training.step_report import Outcome
 from szpo.turns import Turns
 from szpo.types import Say
 from szpo.voting import lease, set_aside, withdrawals
+from szpo.voting.step_report import Outcome
 
 ENDED_BY: Final = (adopted.KIND, adopted.RETURN, withdrawals.EVENT, set_aside.EVENT)
 """Kinds of events after which what an improvement began from no longer holds."""

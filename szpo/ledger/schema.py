@@ -11,9 +11,9 @@ from szpo.errors import IntegrityError, StorageError, UsageError
 from szpo.ledger import canonical
 
 APPLICATION_ID: Final = 0x535A504F
-SCHEMA_VERSION: Final = 2
-READ_BY: Final = "szpo 0.2 (commit 2ba99d16)"
-"""The last version that reads the schemas before this one."""
+SCHEMA_VERSION: Final = 3
+READ_BY: Final = {1: "szpo 0.2 (commit 2ba99d16)", 2: "commit e7b93123"}
+"""The last version that reads each earlier schema."""
 
 
 def schema() -> str:
@@ -53,6 +53,6 @@ def check_version(path: Path, conn: sqlite3.Connection) -> None:
         raise IntegrityError(f"{path}: schema {version}, which no szpo wrote; restore a copy")
     if version < SCHEMA_VERSION:
         raise UsageError(
-            f"{path} was made by szpo 0.2 or earlier; install {READ_BY} to read it, or begin a "
-            "new run from the adapter that it exports (model.adapter)"
+            f"{path} was made by an earlier szpo; install {READ_BY[version]} to read it, or begin "
+            "a new run from the adapter that it exports (model.adapter)"
         )

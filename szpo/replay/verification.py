@@ -18,7 +18,9 @@ from szpo.ledger.theta import theta_digests
 from szpo.replay import file_checks, row_checks
 from szpo.replay.findings import Broken, Examination, Failure, Promise, Report, StepCheck
 from szpo.replay.recompute import Recomputation, Weights
-from szpo.voting import counting, shown_features
+from szpo.voting import shown_features
+from szpo.voting.counting import StepVotes
+from szpo.voting.step_report import count
 
 Check: TypeAlias = Callable[[Examination], None]
 
@@ -99,8 +101,8 @@ def check_updates(look: Examination) -> None:
             recomputation.check_radius(step)
             recomputation.check_directions(step, after)
         if step["state"] == "applied":
-            counted = counting.counted(ledger, number)
-            digest = canonical.votes_sha256(counted)
+            votes = StepVotes(ledger, number)
+            digest = canonical.votes_sha256(votes.counted)
             for row in rows:
                 key = canonical.row_key("updates", row)
                 if row["votes_sha256"] != digest:
@@ -112,9 +114,10 @@ def check_updates(look: Examination) -> None:
                 promise = recomputation.check(step, rows)
             if weights is not None:
                 weights.check(rows)
-            _check_figures(number, bodies[number], rows[0], len(counted))
+            counts = count(votes, ledger.comparisons(number), step["pairing"])
+            _check_figures(number, bodies[number], rows[0], counts)
             done += 1
-            look.steps.append(StepCheck(number, promise, len(counted)))
+            look.steps.append(StepCheck(number, promise, counts["votes"]))
     for number in rows_of:
         raise Broken("steps", number, "is missing, yet it has updates")
 
@@ -134,10 +137,12 @@ def _read_updates(ledger: Ledger) -> dict[int, list[Record]]:
     return rows_of
 
 
-def _check_figures(step: int, body: Mapping[str, Any], row: Record, counted: int) -> None:
-    """Compare an applied step's event with its first row's digests and its number of votes."""
+def _check_figures(
+    step: int, body: Mapping[str, Any], row: Record, counts: Mapping[str, int]
+) -> None:
+    """Compare an applied step's event with its first row's digests and its counts of votes."""
     wanted = {
-        "votes": counted,
+        **counts,
         "votes_sha256": row["votes_sha256"],
         "theta_sha256": row["theta_sha256"],
     }

@@ -29,10 +29,11 @@ from szpo.replay.findings import Report
 from szpo.reports import charts
 from szpo.reports.charts import Series, estimate_series, line_chart, standalone
 from szpo.training import budget, held_out, results
-from szpo.training.results import Run, StepRow
+from szpo.training.results import Run
 from szpo.types import sides
 from szpo.visible_text import visible
 from szpo.voting import counting
+from szpo.voting.step_report import StepReport
 
 NOTES = {
     "kl measured": "measured on held-out prompts; its last point is the adapter's",
@@ -158,7 +159,7 @@ def _cards(total: Run) -> list[tuple[str, str]]:
 
 def _figures(
     ledger: Ledger,
-    facts: Sequence[StepRow],
+    facts: Sequence[StepReport],
     helped: Improvement,
     score: Score | None,
     score_name: str,
@@ -177,7 +178,7 @@ def _figures(
     yield _figure(
         "Value difference Δ̂",
         "estimated from a step's votes, in units of the link, with its 95 % interval",
-        [estimate_series((f.step, f.estimate, f.stderr) for f in facts)],
+        [estimate_series((f.step, *f.estimate) for f in facts)],
         "units of the link",
         reference=0.0,
     )
@@ -234,7 +235,7 @@ def _figure(
     return {"title": title, "note": note, "svg": Markup(svg)}  # line_chart escapes every text
 
 
-def _separation(voted: Sequence[StepRow]) -> Series:
+def _separation(voted: Sequence[StepReport]) -> Series:
     """Win rate of the better side over the last ten steps with votes."""
     xs, ys = [], []
     for i in range(len(voted)):
@@ -246,7 +247,7 @@ def _separation(voted: Sequence[StepRow]) -> Series:
 
 
 def _rewards(
-    ledger: Ledger, facts: Sequence[StepRow], score: Score, *, by_votes: bool = False
+    ledger: Ledger, facts: Sequence[StepReport], score: Score, *, by_votes: bool = False
 ) -> Series:
     """Mean reward per step; its interval is over prompts, each with its two answers' mean."""
     points, spent = [], 0
@@ -261,7 +262,7 @@ def _rewards(
     return Series.of("reward", points)
 
 
-def _samples(ledger: Ledger, facts: Sequence[StepRow]) -> Iterator[dict[str, Any]]:
+def _samples(ledger: Ledger, facts: Sequence[StepReport]) -> Iterator[dict[str, Any]]:
     """Rows that were shown in up to `SAMPLES` steps, spread over the run."""
     answered = [f for f in facts if f.votes]
     if not answered:

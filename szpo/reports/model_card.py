@@ -28,10 +28,11 @@ from szpo.reports.html_report import when
 from szpo.taste import Taste
 from szpo.training import budget, held_out, results
 from szpo.training.held_out import HeldOut
-from szpo.training.results import Run, StepRow
+from szpo.training.results import Run
 from szpo.types import Theta, sides
 from szpo.visible_text import visible
 from szpo.voting import set_aside
+from szpo.voting.step_report import StepReport
 
 if TYPE_CHECKING:
     from szpo.runs.other_weights import Group
@@ -298,7 +299,7 @@ def describe_voters(ledger: Ledger, total: Run) -> str:
 
 
 def _data(
-    ledger: Ledger, folded: Sequence[StepRow], total: Run, names: Names, weights: Weights
+    ledger: Ledger, folded: Sequence[StepReport], total: Run, names: Names, weights: Weights
 ) -> str:
     """Prompts, comparisons, votes and KL, as lines of a list."""
     prompts = ledger.spec.get("prompts", {})

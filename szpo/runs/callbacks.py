@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
 from szpo.ledger.database import Ledger
-from szpo.training.step_report import Outcome, StepReport
+from szpo.voting.step_report import Outcome, StepReport
 
 Value: TypeAlias = str | int | float | bool | None
 

@@ -17,11 +17,11 @@ from szpo.ledger.orders import Order
 from szpo.ledger.run_spec import BUDGET
 from szpo.runs import sample_check, samples
 from szpo.runs.assemble import RunParts
-from szpo.training.step_report import Outcome
 from szpo.types import Say
 from szpo.voting import lease, steps
 from szpo.voting.counting import StepVotes
 from szpo.voting.lease import Lease
+from szpo.voting.step_report import Outcome
 
 _FULFIL: Final = {
     "final": samples.fulfil_final,

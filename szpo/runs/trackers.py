@@ -19,8 +19,8 @@ from typing import Any, Final
 from szpo import outgoing, plugins
 from szpo.errors import UsageError
 from szpo.runs.callbacks import Callback, RunFacts
-from szpo.training.step_report import Outcome, StepReport
 from szpo.types import Say
+from szpo.voting.step_report import Outcome, StepReport
 
 GROUP: Final = "szpo.trackers"
 PROJECT: Final = "szpo"

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from szpo.ledger.database import Clock, Record
 from szpo.training.position import Position
 from szpo.training.services import Services
-from szpo.training.step_report import Outcome, Stopwatch
 from szpo.types import Comparison
 from szpo.voting import lease, pauses, steps
 from szpo.voting.counting import StepVotes
+from szpo.voting.step_report import Outcome, Stopwatch
 from szpo.voting.steps import Closing
 
 

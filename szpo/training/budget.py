@@ -17,7 +17,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import BUDGET, read_budget, recorded_config, with_budget
 from szpo.optim.settings import Settings
 from szpo.voting import lease, panelists, pauses, shown_features
-from szpo.voting.counting import StepVotes
+from szpo.voting.step_report import read_steps
 
 WORDS_PER_MINUTE = 238
 """Silent reading speed of adults in English prose; used to compute minutes of reading."""
@@ -113,15 +113,12 @@ def read_limits(ledger: Ledger) -> Limits:
     return Limits(step=lease.controller(ledger)["stop_at"], **rest)
 
 
-def reason_to_stop(
-    ledger: Ledger, *, step: int, votes: int, per_step: int, reading: Reading | None = None
-) -> str | None:
+def reason_to_stop(ledger: Ledger, *, step: int, votes: int, per_step: int) -> str | None:
     """Why ``step`` must not be opened; None if no limit forbids it.
 
-    ``votes`` are counted so far, and the step needs ``per_step`` more. A caller that asks
-    repeatedly passes its own `Reading`, so that finished steps are read once.
+    ``votes`` are counted so far, and the step needs ``per_step`` more.
     """
-    found, reading = read_limits(ledger), reading or Reading()
+    found = read_limits(ledger)
     if found.step is not None and step >= found.step:
         return f"asked to stop before step {found.step}"
     if found.votes is not None and votes + per_step > found.votes:
@@ -129,8 +126,9 @@ def reason_to_stop(
     if found.at_us is not None and ledger.clock() >= found.at_us:
         when = datetime.fromtimestamp(found.at_us / 1e6, UTC)
         return f"asked to stop at {when:%Y-%m-%d %H:%M} UTC"
-    if found.person_hours is not None and (hours := reading.hours(ledger)) >= found.person_hours:
-        return f"asked to stop at {found.person_hours:g} person-hours: reading took {hours:.2f}"
+    most = found.person_hours
+    if most is not None and (hours := read_so_far(ledger)[1] / 60) >= most:
+        return f"asked to stop at {most:g} person-hours: reading took {hours:.2f}"
     return None
 
 
@@ -160,27 +158,18 @@ def comparisons_of_round(
     return settings.N * max(1, min(wanted, (most - votes - asked) // each))
 
 
-class Reading:
-    """Counts what voters have read; a step whose votes are fixed is counted once."""
-
-    def __init__(self) -> None:
-        self._fixed: dict[int, tuple[int, int]] = {}
-
-    def so_far(self, ledger: Ledger) -> tuple[int, float]:
-        """The answers of the voted comparisons, and minutes to read them at 238 words a minute."""
-        answers = words = 0
-        for row in ledger.query("SELECT step, last_vote FROM steps ORDER BY step"):
-            read = self._fixed.get(row["step"])
-            if read is None:
-                read = count_read(ledger, StepVotes(ledger, row["step"]))
-                if row["last_vote"] is not None:
-                    self._fixed[row["step"]] = read
-            answers, words = answers + read[0], words + read[1]
-        return answers, words / WORDS_PER_MINUTE
-
-    def hours(self, ledger: Ledger) -> float:
-        """`so_far` in hours."""
-        return self.so_far(ledger)[1] / 60
+def read_so_far(ledger: Ledger) -> tuple[int, float]:
+    """The answers of the voted comparisons, and minutes to read them at 238 words a minute."""
+    with ledger.snapshot():  # so no step is applied between the two
+        done = ledger.query(
+            "SELECT total(json_extract(body, '$.answers_read')) AS answers, "
+            "total(json_extract(body, '$.words_read')) AS words FROM events WHERE kind = 'step'"
+        )[0]
+        live = ledger.query("SELECT step FROM steps WHERE state IN ('open', 'closed')")
+        steps = [step for row in live for step in read_steps(ledger, row["step"])]
+    words = done["words"] + sum(step.words_read for step in steps)
+    answers = int(done["answers"]) + sum(step.answers_read for step in steps)
+    return answers, words / WORDS_PER_MINUTE
 
 
 def most_read(config: Config, votes: int) -> tuple[int, float]:
@@ -199,19 +188,3 @@ def describe_read(answers: int, minutes: float) -> str:
     if minutes >= 120:
         takes = f"{minutes / 60:.1f} hours"
     return f"{answers:,} answers, {takes} of reading"
-
-
-def count_read(ledger: Ledger, votes: StepVotes) -> tuple[int, int]:
-    """Count the answers and words in the rows shown for a step's votes, skips included."""
-    shown: dict[str, tuple[int, int]] = {}
-    for row in ledger.query(
-        "SELECT comparison, a.plus, a.minus FROM comparisons c JOIN answers a USING (comparison) "
-        "WHERE c.run = ? AND c.step = ? AND c.kind = 'train' AND a.plus <> a.minus",
-        (ledger.run, votes.step),
-    ):
-        answers, words = shown.get(row["comparison"], (0, 0))
-        words += len(row["plus"].split()) + len(row["minus"].split())
-        shown[row["comparison"]] = answers + 2, words
-    skips = (vote for vote in votes.standing if vote.verdict == "skip")
-    read = [shown.get(vote.comparison, (0, 0)) for vote in (*votes.counted, *skips)]
-    return sum(answers for answers, _ in read), sum(words for _, words in read)

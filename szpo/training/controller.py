@@ -24,9 +24,9 @@ from szpo.training import (
 from szpo.training.ask_evaluators import outcome_if_paused
 from szpo.training.position import Position
 from szpo.training.services import Services
-from szpo.training.step_report import Outcome, Stopwatch
 from szpo.voting import lease, pauses
 from szpo.voting.counting import StepVotes
+from szpo.voting.step_report import Outcome, Stopwatch, read_steps
 
 
 def run(services: Services) -> Outcome:
@@ -74,10 +74,10 @@ def _do_step(run: Services, at: Position) -> Position | Outcome:
     if (paused := ask_evaluators.wait(run, at, comparisons, votes, watch, clock)) is not None:
         return paused
 
-    pending = update_policy.tell(run, at, votes.look(), comparisons)
-    report = update_policy.describe(run, at, pending, votes, comparisons)
-    after = update_policy.apply(run, at, pending, report, watch)
-    run.on_step(replace(report, seconds=watch.seconds()))
+    pending = update_policy.tell(run, at, votes.look())
+    noted = update_policy.describe(run, at, pending, votes, comparisons)
+    after = update_policy.apply(run, at, pending, noted, watch)
+    run.on_step(*read_steps(run.ledger, step))
     return after
 
 
@@ -90,9 +90,7 @@ def _outcome_if_done(run: Services, at: Position) -> Outcome | None:
     n = run.settings.N if row is None else row["n"]
     per_step = run.settings.K * n * run.settings.M
     if row is None or row["state"] not in ("open", "closed"):  # an open step is always finished
-        limit = budget.reason_to_stop(
-            run.ledger, step=at.step, votes=at.votes, per_step=per_step, reading=run.reading
-        )
+        limit = budget.reason_to_stop(run.ledger, step=at.step, votes=at.votes, per_step=per_step)
         if limit is not None:
             return _outcome(at, "stopped", limit)
     ends = run_spec.read_budget(run.ledger)

@@ -34,7 +34,6 @@ class Position:
     """SHA-256 of the centre in canonical form."""
     votes: int
     """Counted votes so far."""
-    answers_read: int
 
     @property
     def step(self) -> int:
@@ -59,10 +58,9 @@ def resume(ledger: Ledger, settings: Settings, policy: Policy) -> Position:
     # The same weights may occur twice (a warm-up moves nothing); any of the places is right.
     replay.apply_recorded(ledger, settings, policy, point="centre", done=heads.index(found))
     total = ledger.query("SELECT coalesce(sum(n_votes), 0) AS total FROM updates")[0]["total"]
-    read = sum(event["body"].get("answers_read", 0) for event in ledger.events("step"))
     centre = {name: np.array(value) for name, value in policy.theta().items()}
     theta = replay.fold_updates(ledger) if rule_of(settings.rule).two_points else centre
-    at = Position(state, theta, centre, heads[-1], round(total), read)
+    at = Position(state, theta, centre, heads[-1], round(total))
     check_weights(ledger, policy, at, "taking the run up")
     return at
 

@@ -18,9 +18,9 @@ from szpo.policies.protocol import Halving
 from szpo.training import answer_pool, guards, perturb_policy
 from szpo.training.position import Position
 from szpo.training.services import Services
-from szpo.training.step_report import Stopwatch, flatten
 from szpo.types import Batch, Comparison, Prompt, Row
 from szpo.voting import step_plan, steps
+from szpo.voting.step_report import Stopwatch, flatten
 
 
 def generate(run: Services, at: Position, step: int, watch: Stopwatch, *, then_open: bool) -> None:

@@ -17,12 +17,11 @@ from szpo.ledger.run_spec import recorded_settings
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.rules.guard_geometry import Moments
 from szpo.optim.settings import Settings
-from szpo.training import budget
 from szpo.training.guards import Bands
-from szpo.training.step_report import StepReport
 from szpo.types import Prompt, Theta
 from szpo.voting import shown_features
 from szpo.voting.lease import Lease
+from szpo.voting.step_report import StepReport
 
 if TYPE_CHECKING:
     from szpo.policies.protocol import Policy
@@ -156,11 +155,6 @@ class Services:
             return {} if named is None else shown_features.entries_of(named)
         names = self.entries if named is None else named.names
         return {name: self.entries[name] for name in names if name in self.entries}
-
-    @cached_property
-    def reading(self) -> budget.Reading:
-        """Counts what voters have read; finished steps are counted once."""
-        return budget.Reading()
 
     @property
     def epoch(self) -> int:

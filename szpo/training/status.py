@@ -71,7 +71,6 @@ class StatusReader:
         self._config: Final = recorded_config(ledger)
         self._run: RunNow | None = None
         self._at_us = 0
-        self._reading = budget.Reading()
         self._status: RoundStatus
 
     def read(self) -> RoundStatus:
@@ -82,9 +81,7 @@ class StatusReader:
         with self._ledger.alone:
             run, at_us, last = self._look(), self._ledger.clock(), self._run
             if last is not run or not 0 <= at_us - self._at_us < FRESH_US:
-                if last is not None and last.marks[2] != run.marks[2]:  # something was undone
-                    self._reading = budget.Reading()
-                self._status = _status(self._ledger, self._config, self._reading, run)
+                self._status = _status(self._ledger, self._config, run)
                 self._run, self._at_us = run, at_us
             return self._status
 
@@ -139,9 +136,7 @@ def planned_rounds(base: int, sizes: Sequence[int]) -> int:
     return len(sizes) + math.ceil(left / (sizes[-1] if sizes else 1))
 
 
-def _status(
-    ledger: Ledger, config: Config | None, reading: budget.Reading, run: RunNow
-) -> RoundStatus:
+def _status(ledger: Ledger, config: Config | None, run: RunNow) -> RoundStatus:
     flags, rows = run.rows[0], [row for row in run.rows if row["step"] is not None]
     live = [row for row in rows if row["state"] != "applied"]
     shown = next((row for row in live if row["state"] in ("open", "closed")), None)
@@ -151,7 +146,7 @@ def _status(
     state, step = _state(ledger, config, rows, shown)
     by, reason = flags["paused_by"], flags["pause_reason"]
     if by is None and shown is None and state != "finished":
-        by, reason = _find_limit(ledger, config, len(rows) - len(live), live, reading)
+        by, reason = _find_limit(ledger, config, len(rows) - len(live), live)
     minutes = None if config is None or by is not None else config.panel.deadline_minutes
     is_open = shown is not None and shown["state"] == "open"
     # A round that is only prepared may never open.
@@ -195,18 +190,12 @@ def _state(
 
 
 def _find_limit(
-    ledger: Ledger,
-    config: Config | None,
-    step: int,
-    live: Sequence[Record],
-    reading: budget.Reading,
+    ledger: Ledger, config: Config | None, step: int, live: Sequence[Record]
 ) -> tuple[str | None, str | None]:
     """("limit", reason) if a person's limit prevents the next step from opening, else Nones."""
     per_step = 1 if config is None else config.votes_per_step
     per_step = sum(row["k"] * row["n"] * row["m"] for row in live) or per_step
-    reason = budget.reason_to_stop(
-        ledger, step=step, votes=_votes(ledger), per_step=per_step, reading=reading
-    )
+    reason = budget.reason_to_stop(ledger, step=step, votes=_votes(ledger), per_step=per_step)
     return (None, None) if reason is None else (LIMIT, reason)
 
 

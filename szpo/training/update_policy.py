@@ -5,7 +5,7 @@ The rule computes α ĝ (`szpo.optim.rules`), `szpo.optim.parameters.apply_updat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -13,20 +13,18 @@ import numpy as np
 
 from szpo.failpoints import failpoint
 from szpo.ledger import canonical
-from szpo.ledger.database import Ledger
 from szpo.optim import optimizer, parameters
 from szpo.optim.rules import findings
 from szpo.optim.rules.measured_kl import KlMeasurement
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.settings import Settings
 from szpo.replay import replay
-from szpo.training import guards
 from szpo.training.position import Position, check_weights
 from szpo.training.services import Services
-from szpo.training.step_report import StepReport, Stopwatch, answers_read, flatten, plain
 from szpo.types import Comparison, Floats, Info, Tally, Theta, Update
 from szpo.voting import pauses, policy_checks, step_inputs, steps
 from szpo.voting.counting import StepVotes
+from szpo.voting.step_report import Stopwatch, count, figures_of, flatten, plain
 
 QUADRATIC_UP_TO: Final = 0.5
 """Nats up to which |z|²/2 is used as KL; beyond, measured KL has been three times as large."""
@@ -50,9 +48,7 @@ class PendingStep:
     """The KL measurement of the recommended point; None if this step made none."""
 
 
-def tell(
-    run: Services, at: Position, votes: StepVotes, comparisons: Sequence[Comparison]
-) -> PendingStep:
+def tell(run: Services, at: Position, votes: StepVotes) -> PendingStep:
     """Hand the counted votes of a closed step to the optimizer."""
     ledger, settings = run.ledger, run.settings
     measure = measure_moved(settings, run.measured_kl)
@@ -73,9 +69,7 @@ def tell(
         theta, digest = move(at.theta, optimizer.added_updates(settings, updates))
         reach = state.carried.reach
         reach = None if reach is at.state.carried.reach else reach  # not an earlier step's
-    spent = at.votes + len(votes.counted)
-    read = at.answers_read + answers_read(votes.standing, comparisons)
-    after = Position(state, theta, centre, head, spent, read)
+    after = Position(state, theta, centre, head, at.votes + len(votes.counted))
     return PendingStep(tally, after, updates, added, info, digest, reach)
 
 
@@ -94,17 +88,15 @@ def measure_moved(
 
 
 def apply(
-    run: Services, at: Position, new: PendingStep, report: StepReport, watch: Stopwatch
+    run: Services, at: Position, new: PendingStep, noted: Mapping[str, Any], watch: Stopwatch
 ) -> Position:
     """Commit a step's update to the ledger, then move the policy.
 
     A figure outside its band pauses the run in the same transaction.
     """
     ledger, bands = run.ledger, run.bands
-    figures = asdict(report)
-    notes = {**figures, **report.figures, "figures": None}
-    if strange := bands.not_finite(figures):  # JSON has no NaN: null is "unknown"
-        notes["not_finite"] = strange
+    # JSON has no NaN: null is "unknown".
+    strange = {"not_finite": names} if (names := bands.not_finite(noted)) else {}
     with ledger.transaction("controller"):  # a guard's pause is never lost to a crash
         steps.apply(
             ledger,
@@ -113,20 +105,20 @@ def apply(
             rule=run.settings.rule,
             info=new.info,
             tally=new.tally,
-            votes_sha256=report.votes_sha256,
+            votes_sha256=noted["votes_sha256"],
             theta_sha256=new.theta_sha256,
             centre_sha256=new.after.centre_sha256,
-            notes=plain({**notes, "seconds": None, **watch.seconds()}),
+            notes=plain({**noted, **strange, **watch.seconds()}),
         )
-        policy_checks.return_if_due(ledger, report.step + 1)
-        if (broken := bands.broken(figures)) is not None:
-            pauses.pause(ledger, f"guard {broken[0]}", f"after step {report.step}: {broken[1]}")
+        policy_checks.return_if_due(ledger, at.step + 1)
+        if (broken := bands.broken(noted)) is not None:
+            pauses.pause(ledger, f"guard {broken[0]}", f"after step {at.step}: {broken[1]}")
     # From here on the step is done; everything below follows from the ledger.
     failpoint("cp11")
     for update in new.added:
         run.policy.apply(update)
     failpoint("cp12")
-    check_weights(ledger, run.policy, new.after, f"after step {report.step}")
+    check_weights(ledger, run.policy, new.after, f"after step {at.step}")
     return new.after
 
 
@@ -136,48 +128,34 @@ def describe(
     new: PendingStep,
     votes: StepVotes,
     comparisons: Sequence[Comparison],
-) -> StepReport:
-    """The report of a step that will be applied next; its ``seconds`` are filled in later."""
-    row, counted, info = run.row(votes.step), votes.counted, new.info
+) -> dict[str, Any]:
+    """The figures of a step that will be applied next, as `step_report.read_steps` reads them."""
+    row, info = run.row(votes.step), new.info
     before, after = (flatten(p.theta, run.settings.layout) for p in (at, new.after))
-    figures = _figures(run.ledger, votes.step, comparisons)
     more: dict[str, Any] = {}
     if rule_of(run.settings.rule).two_points:
         more["findings"] = findings.find(run.settings, new.after.state.carried).to_json()
     kl, measured = _kl(run, new)
     if measured:
         more["kl_measured"] = True
-    return StepReport(
-        step=votes.step,
-        delta=info.delta,
-        stderr=tuple(steps.finite(value) for value in info.stderr),
-        win_rate=info.win_rate,
-        votes=len(counted),
-        ties=sum(vote.verdict == "tie" for vote in counted),
-        skips=sum(vote.verdict == "skip" for vote in votes.standing),
-        automatic_ties=sum(c.identical for c in comparisons),
-        answers_read=new.after.answers_read - at.answers_read,
-        total_votes=new.after.votes,
-        total_answers_read=new.after.answers_read,
-        kl=kl,
-        length=figures["length"],
-        repetition=figures["repetition"],
-        identical=figures["identical"],
-        norm=float(np.linalg.norm(after)),
-        moved=float(np.linalg.norm(after - before)),
-        mu=row["mu"],
-        alpha=(info.extra or {}).get("alpha"),
-        flip_share=info.flip_share,
-        capped=info.capped,
-        warmup=info.warmup,
-        closed_by=row["closed_by"],
-        theta_sha256=new.theta_sha256,
-        votes_sha256=canonical.votes_sha256(counted),
-        figures=figures,
-        seconds={},
-        extra=plain({**(info.extra or {}), **more}),
-        reach=new.reach,
-    )
+    return {
+        **figures_of(step_inputs.body_of(run.ledger, "generated", votes.step)),
+        **count(votes, comparisons, row["pairing"]),
+        "total_votes": new.after.votes,
+        "delta": info.delta,
+        "stderr": tuple(steps.finite(value) for value in info.stderr),
+        "flip_share": info.flip_share,
+        "alpha": (info.extra or {}).get("alpha"),
+        "capped": info.capped,
+        "warmup": info.warmup,
+        "kl": kl,
+        "norm": float(np.linalg.norm(after)),
+        "moved": float(np.linalg.norm(after - before)),
+        "theta_sha256": new.theta_sha256,
+        "votes_sha256": canonical.votes_sha256(votes.counted),
+        "extra": {**(info.extra or {}), **more},
+        "reach": None if new.reach is None else asdict(new.reach),
+    }
 
 
 def _kl(run: Services, new: PendingStep) -> tuple[float | None, bool]:
@@ -197,15 +175,3 @@ def _kl(run: Services, new: PendingStep) -> tuple[float | None, bool]:
     if run.measured_kl is None or not (far or run.bands.kl is not None):
         return kl, False
     return float(run.measured_kl(new.after.theta)), True
-
-
-def _figures(ledger: Ledger, step: int, comparisons: Sequence[Comparison]) -> dict[str, float]:
-    """The figures recorded with the answers, since texts are stored without token counts."""
-    noted = step_inputs.body_of(ledger, "generated", step)
-    if not noted:
-        return guards.figures(comparisons)
-    return {
-        name: value
-        for name, value in noted.items()
-        if isinstance(value, int | float) and name != "step"
-    }

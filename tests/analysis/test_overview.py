@@ -23,9 +23,9 @@ from szpo.replay import verification
 from szpo.runs import assemble
 from szpo.training import guards
 from szpo.training.guards import Bands
-from szpo.training.step_report import Outcome
 from szpo.voting import pauses
 from szpo.voting.casting import VoteRequest
+from szpo.voting.step_report import Outcome
 from tests.support import yard_run
 from tests.support.browser import cast, make, play
 from tests.support.cases import case

@@ -22,9 +22,9 @@ from szpo.judges.llm_judge import LanguageJudge
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from szpo.runs import cost_plan
-from szpo.training import controller, step_report
+from szpo.training import controller
 from szpo.types import Prompt
-from szpo.voting import counting, lease
+from szpo.voting import counting, lease, step_report
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from szpo_simulators.bench.stub_endpoint import (

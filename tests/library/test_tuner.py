@@ -18,8 +18,8 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
 from szpo.replay import verification
 from szpo.reports.votes import export_votes
-from szpo.training.step_report import Outcome
 from szpo.types import Answer, Prompt
+from szpo.voting.step_report import Outcome
 from tests.support import folder_run
 from tests.support.cases import case
 

@@ -317,8 +317,8 @@ LEDGERS: list[tuple[Callable[[Path], object], list[str], int, str]] = [
     (other_tables, ["show"], 4, "is not a szpo ledger (application_id 0)"),
     (lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
      ["verify"], 5, "damaged"),
-    (forged("PRAGMA user_version = 3"),
-     ["show"], 2, ": schema 3; this szpo reads 2; install a newer"),
+    (forged("PRAGMA user_version = 4"),
+     ["show"], 2, ": schema 4; this szpo reads 3; install a newer"),
     (forged("UPDATE votes SET choice = iif(choice = 'A', 'B', 'A') WHERE vote = 5"),
      ["verify"], 5, "does not verify: votes row 5: "),
     (forged("DELETE FROM updates WHERE step = 1"),
@@ -353,7 +353,7 @@ def test_a_run_of_an_earlier_version_is_refused_at_every_door(yard, refused, tmp
         words = [name, *options, str(path)] if last else [name, str(path), *options]
         with case(door):
             line = refused(2, *words)
-            assert "was made by szpo 0.2 or earlier; install szpo 0.2 (commit 2ba99d16)" in line
+            assert "was made by an earlier szpo; install szpo 0.2 (commit 2ba99d16)" in line
             assert path.read_bytes() == content and not out.exists()
     for opening in (szpo.open, lambda path: szpo.Tuner.resume(path, min)):
         with pytest.raises(UsageError, match=r"install szpo 0\.2"):

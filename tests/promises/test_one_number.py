@@ -10,7 +10,7 @@ from szpo.ledger.database import Ledger
 from szpo.reports.model_card import model_card
 from szpo.result import read_result
 from szpo.training import results
-from szpo.training.step_report import Outcome
+from szpo.voting.step_report import Outcome
 from tests.support import folder_run
 
 SHARE, NATS = re.compile(r"\d+ % \[\d+, \d+\]"), re.compile(r"(?:≈ )?\d+\.\d+ nats")

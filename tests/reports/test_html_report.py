@@ -18,6 +18,7 @@ from szpo.reports import charts, html_report
 from szpo.reports.charts import Series, line_chart, ticks
 from szpo.training import results, services
 from szpo.types import Prompt
+from szpo.voting import step_report
 from tests.support import yard_run
 from tests.support.outline import Outline
 from tests.support.quadratic import QuadraticPolicy, go, new_ledger, settings_of
@@ -137,9 +138,9 @@ def closed():
 @pytest.mark.full
 def test_figures_hold_the_numbers_of_the_steps():
     with Ledger.open(LEDGER, readonly=True) as ledger:
-        rows = results.read_steps(ledger)
+        rows = step_report.read_steps(ledger)
         assert szpo.plots.estimates(ledger).lines[0].get_ydata().tolist() == [
-            row.estimate for row in rows if row.estimate is not None
+            row.estimate[0] for row in rows if row.delta
         ]
     axes = szpo.plots.length(LEDGER)
     assert axes.lines[0].get_xdata().tolist() == [r.step for r in rows if r.length is not None]

@@ -17,16 +17,15 @@ from szpo.errors import UsageError
 from szpo.runs import trackers
 from szpo.runs.callbacks import EachStep, RunFacts, as_callback, read_facts
 from szpo.runs.trackers import read_scalars
-from szpo.training.step_report import Outcome, StepReport
+from szpo.voting.step_report import Outcome, StepReport
 
 FACTS = RunFacts("0123abcd", "mine", {"optimizer.rows": 4, "optimizer.rule": "known"})
 SECRET = "Ann Smith <ann@example.org>"
 STEP = StepReport(
-    step=0, delta=(0.5,), stderr=(0.1,), win_rate=0.75, votes=8, ties=1, skips=0,
-    automatic_ties=0, answers_read=64, total_votes=8, total_answers_read=64, kl=0.25, length=20.5,
-    repetition=0.1, identical=0.0, norm=1.5, moved=0.5, mu=0.6, alpha=None,
-    flip_share=0.4, capped=False, warmup=False, closed_by="rule", theta_sha256="ab",
-    votes_sha256="cd", figures={"length_plus": 21.0}, seconds={"generation_s": 2.5},
+    step=0, state="applied", pairing="antithetic", mu=0.6, k=1, n=8, m=1, votes=8, ties=1, skips=0,
+    answers_read=64, total_votes=8, delta=(0.5,), stderr=(0.1,), kl=0.25, length=20.5,
+    repetition=0.1, identical=0.0, norm=1.5, moved=0.5, flip_share=0.4, theta_sha256="ab",
+    figures={"length_plus": 21.0}, seconds={"generation_s": 2.5},
     extra={"gradient": 3.0, "weights": {SECRET: 1.0}, "note": SECRET},
 )  # fmt: skip
 DONE = Outcome("finished", f"as {SECRET} wanted", 2, 16)

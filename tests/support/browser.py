@@ -32,9 +32,9 @@ from szpo.ledger.run_spec import recorded_settings
 from szpo.optim.checked_settings import defaults, settings_to_json
 from szpo.optim.settings import Settings
 from szpo.training import services
-from szpo.training.step_report import Outcome
 from szpo.types import Answer, Assignment, Batch, Prompt, Shift
 from szpo.voting.casting import Receipt, VoteRequest
+from szpo.voting.step_report import Outcome
 from szpo_ui.web import credentials, login
 from szpo_ui.web.credential_rows import Role
 from szpo_ui.web.server import configure

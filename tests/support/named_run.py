@@ -17,8 +17,8 @@ from szpo.optim.checked_settings import defaults
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.posterior_directions import NOISE
 from szpo.optim.settings import Settings
-from szpo.training.step_report import Outcome
 from szpo.types import FEATURE_GRID, Answer, Batch, Comparison, Floats, Prompt, Shift
+from szpo.voting.step_report import Outcome
 from tests.support.quadratic import QuadraticPolicy, ValueJudge, go, new_ledger, panel_of
 
 MARKS = {"commas": ",", "exclamations": "!", "questions": "?", "colons": ":", "you": " you"}

@@ -9,7 +9,7 @@ from szpo.analysis import evidence
 from szpo.analysis.evidence import Evidence, RunFacts
 from szpo.analysis.vote_rows import VoteRow
 from szpo.training.guards import Bands
-from szpo.training.results import StepRow
+from szpo.voting.step_report import StepReport
 
 S = 1_000_000
 """One second in µs."""
@@ -28,19 +28,19 @@ def ballot(vote: int, verdict: str, **what: object) -> VoteRow:
     return replace(base, **what)  # type: ignore[arg-type]
 
 
-def step(number: int, **what: object) -> StepRow:
+def step(number: int, **what: object) -> StepReport:
     """An applied step of two comparisons with one vote each, open for 100 s, every 150 s."""
     begin = number * 150 * S
-    base = StepRow(
-        step=number, state="applied", pairing="antithetic", mu=1.0, k=1, n=2, m=1, d=3, asked=2,
-        identical_comparisons=0, opened_us=begin, closed_us=begin + 100 * S, closed_by="rule",
-        applied_us=begin + 101 * S, generation_s=49.0,
+    base = StepReport(
+        step=number, state="applied", pairing="antithetic", mu=1.0, k=1, n=2, m=1,
+        opened_us=begin, closed_us=begin + 100 * S, applied_us=begin + 101 * S,
+        figures={"generation_s": 49.0},
     )  # fmt: skip
     return replace(base, **what)  # type: ignore[arg-type]
 
 
 def page(
-    ballots: Sequence[VoteRow], steps: Sequence[StepRow] = (), **what: object
+    ballots: Sequence[VoteRow], steps: Sequence[StepReport] = (), **what: object
 ) -> evidence.Evidence:
     """Evidence of a run of ten steps of two votes."""
     run = RunFacts(

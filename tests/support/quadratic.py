@@ -23,10 +23,10 @@ from szpo.optim.checked_settings import defaults, settings_to_json
 from szpo.optim.parameters import Space
 from szpo.optim.settings import Settings
 from szpo.runs.assemble import RunParts
-from szpo.training import controller, step_report
+from szpo.training import controller
 from szpo.training.services import Services, prompt_order
 from szpo.types import Answer, Batch, Choice, Comparison, Prompt, Query, Shift, Theta, Update
-from szpo.voting import lease, steps
+from szpo.voting import lease, step_report, steps
 from szpo.voting.service import VoteService
 
 LAYOUT = (("z", (4,)),)

@@ -1,5 +1,6 @@
 import itertools
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -261,16 +262,20 @@ def test_a_report_holds_what_every_step_owes(tmp_path):
     for number, report in enumerate(reports):
         rows = [row for row in ledger.update_rows() if row["step"] == number]
         assert report.theta_sha256 == rows[0]["theta_sha256"]
-        assert report.votes_sha256 == rows[0]["votes_sha256"]
         assert report.delta == (rows[0]["estimate"],) and report.stderr == (rows[0]["stderr"],)
         assert report.votes == 8 == rows[0]["n_votes"]
         standing = counting.StepVotes(ledger, number).standing
         assert report.skips == len(standing) - 8
         assert report.answers_read == len(standing) * 2 * 3
         assert report.total_votes == 8 * (number + 1)
-        assert report.total_answers_read == sum(r.answers_read for r in reports[: number + 1])
+        assert report.words_read == 2 * report.answers_read
         assert report.kl == 0.25 and report.length == 2.0 and report.identical == 0.0
-        assert 0 <= report.win_rate <= 1
+        sides = Counter(vote.verdict for vote in counting.counted(ledger, number))
+        assert [sides[name] for name in ("plus", "minus", "tie")] == [
+            report.plus,
+            report.minus,
+            report.ties,
+        ]
         assert set(report.seconds) == {"generation_s", "evaluation_s", "other_s"}
         assert report.seconds["generation_s"] == 1.0  # one tick of the injected timer
     flat = policy.theta()["z"].astype(float)

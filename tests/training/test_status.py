@@ -12,7 +12,7 @@ from szpo.training import budget, results, status
 from szpo.training.budget import Limits
 from szpo.training.status import StatusReader, round_status
 from szpo.types import Vote
-from szpo.voting import pauses, steps
+from szpo.voting import pauses, step_report, steps
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support.asking import KEY, ask, people
@@ -198,15 +198,13 @@ def test_it_sees_what_other_processes_write(ledger):
 
 def test_what_was_read_is_added_up_while_steps_open_close_and_fall_out(tmp_path):
     settings, ledger, policy = start(tmp_path, M=2)
-    reading, seen = budget.Reading(), []
+    seen = []
     panel = panel_of(ledger, panelists=12, judge=ValueJudge(skips=0.2))
 
     def same(_=None):
-        seen.append(reading.hours(ledger))
-        assert seen[-1] == budget.Reading().hours(ledger)
         total = results.read(ledger)
-        assert seen[-1] == total.person_minutes / 60
-        assert reading.so_far(ledger)[0] == total.answers_read
+        seen.append(total.person_minutes)
+        assert budget.read_so_far(ledger) == (total.answers_read, total.person_minutes)
 
     class Watching:
         def submit(self, comparisons):
@@ -243,7 +241,7 @@ def paired(votes):
 @pytest.mark.parametrize(("count", "places"), [(0, 3), (1, 3), (40, 1), (61, 5), (90, 12)])
 def test_agreement_by_counts_is_agreement_by_pairs(count, places):
     votes = votes_of(count, places)
-    assert results.agreement(votes) == paired(votes)
+    assert step_report.agreement(votes) == paired(votes)
 
 
 def test_panelists_are_not_told_which_guard_was_left(ledger):

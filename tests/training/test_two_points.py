@@ -17,8 +17,8 @@ from szpo.optim import parameters
 from szpo.optim.rules.guard_geometry import gather
 from szpo.replay import replay, verification
 from szpo.runs.samples import policy_at
-from szpo.training import position, results
-from szpo.voting import step_inputs
+from szpo.training import position
+from szpo.voting import step_inputs, step_report
 from szpo.voting.sides import planned_sides, quotas
 from tests.support.driving import PLAIN, MovingPolicy, drive, started
 from tests.support.quadratic import (
@@ -76,7 +76,7 @@ def test_a_step_records_the_recommended_point_and_the_centre(run):
     assert [row["head_sha256"] for row in ledger.steps()] == theta_digests(ledger)[:5]
     folded = replay.fold(ledger)
     assert folded["z"].tobytes() == best["z"].tobytes()
-    assert [row.theta_sha256 for row in results.read_steps(ledger)] == found
+    assert [row.theta_sha256 for row in step_report.read_steps(ledger)] == found
     # The centre follows by at most the step of the centre.
     moves = [np.linalg.norm(u.vector) for u in ledger.updates() if u.k == 1]
     assert 0.3 - 1e-6 < max(moves) < 0.3 + 1e-6

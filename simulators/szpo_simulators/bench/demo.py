@@ -24,7 +24,8 @@ from szpo.ledger.database import Ledger
 from szpo.policies import text_guards
 from szpo.replay import replay
 from szpo.runs import assemble, driver
-from szpo.training import controller, held_out, step_report
+from szpo.training import controller, held_out
+from szpo.voting import step_report
 from szpo_simulators.panels import asked, base_level, heldout, text_rewards
 from szpo_simulators.store import Spec, hash_spec
 from szpo_simulators.study import Study, interval, measure_machine, number
@@ -130,7 +131,7 @@ def _measure(
         "topic": gap,
         "kl": [after.kl, after.kl_stderr],
         "votes": reports[-1].total_votes if reports else 0,
-        "answers_read": reports[-1].total_answers_read if reports else 0,
+        "answers_read": sum(report.answers_read for report in reports),
         "panel": str(parts.panel),
         "setup": {} if parts.base is None else dict(parts.base.subspace.report),
         "nearest": asked.describe_nearest(*near) if near else "",

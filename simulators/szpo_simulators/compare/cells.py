@@ -33,8 +33,8 @@ from szpo.replay import replay
 from szpo.runs import assemble, driver, samples
 from szpo.runs.assemble import RunParts
 from szpo.training import controller, results
-from szpo.training.step_report import StepReport
 from szpo.types import Floats
+from szpo.voting.step_report import StepReport
 from szpo_simulators.compare import methods, start
 from szpo_simulators.compare.checkpoints import (
     Checkpoints,

@@ -14,6 +14,7 @@ from szpo.cli import console, run_paths
 from szpo.errors import RunError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.training import results
+from szpo.voting.step_report import StepReport
 from szpo_simulators.panels import text_rewards
 from szpo_simulators.study import COLOURS, Study
 
@@ -122,7 +123,7 @@ def read_run(path: Path) -> dict[str, Any]:
     }
 
 
-def _mean_rewards_shown(ledger: Ledger, facts: Sequence[results.StepRow]) -> list[float | None]:
+def _mean_rewards_shown(ledger: Ledger, facts: Sequence[StepReport]) -> list[float | None]:
     """Mean true reward of each step's answers; None for each step if people vote."""
     panel = ledger.spec.get("config", {}).get("panel", {})
     try:

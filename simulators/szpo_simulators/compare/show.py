@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from szpo.training.step_report import plain
 from szpo.types import Floats
+from szpo.voting.step_report import plain
 from szpo_simulators.compare import summary
 from szpo_simulators.compare.plan import BEST_OF, Plan
 from szpo_simulators.store import Store
