@@ -1,9 +1,10 @@
 """Make the coordinates that ship with szpo: smollm2, its prompts, more answers than usual.
 
-Run: make basis, or python docs/tools/ship_basis.py NAME for those of one name: "default", what
-a run gets without a word; "score", its score components. It takes some 20 minutes of processor
-time each. "adapters", only by its name, makes the usual set of adapters and the coordinates that
-mix them: some two hours of processor time, and it goes on after an interruption. Run it again
+Run: make basis, or python docs/tools/ship_basis.py NAME for those of one name: "default", named
+features; "score", score components. It takes some 20 minutes of processor time each. "adapters",
+only by its name, makes the usual set of adapters and the coordinates that mix them: some two hours
+of processor time, and it goes on after an interruption; then "demo", what the demo reads of its
+start: five minutes. Run it again
 after every change of how a set-up is made (`szpo.policies.subspace_cache.VERSION`), of the default
 sampling, of the shipped prompts or, for the first, of the dictionary. Answers are to prompts for
 training; no vote is seen, and no reward but by "adapters".
@@ -36,7 +37,7 @@ from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.probe import Probe
 from szpo.policies.protocol import draw_answers
 from szpo.policies.subspaces import Subspace
-from szpo.runs import assemble
+from szpo.runs import assemble, run_device
 from szpo.training import guard_moments
 from szpo_simulators.panels import base_level
 
@@ -89,24 +90,51 @@ def make(name: str) -> None:
     subspace_cache.write(made, file)
     _note(file, facts)
     policy = LoraPolicy(loaded, made, root_seed=0, sampling=subspace_cache.sampling_of(config))
+    read_start(name, policy)
+    if name == "default":
+        draw_for_panels(name, config, policy)
+
+
+def make_demo() -> None:
+    """Make what the demo reads of its start, in the adapters that ship."""
+    chosen = settings_file.load(preset_name="demo", sets=["model.device=cpu"])
+    chosen = run_device.choose(chosen)
+    config, told = subspace_cache.take_set(chosen)
+    print(told)
+    host = language_model.load_host(config, adapter=False)
+    base = language_model.prepare(config, host, load_shipped().train, print)
+    assert base.subspace.report["origin"] == "shipped", "first: ship_basis.py adapters"
+    sampling = subspace_cache.sampling_of(config)
+    policy = LoraPolicy(base.loaded, base.subspace, root_seed=0, sampling=sampling, host=host)
+    read_start("demo", policy)
+    draw_for_panels("demo", config, policy)
+    held = load_shipped().heldout[: config.evaluation.prompts]
+    for old in ("default", "demo"):
+        _clear(base_level.SHIPPED, old)
+    compared = config.evaluation.samples
+    level = base_level.SHIPPED / base_level.file_name(policy, held, compared)
+    base_level.to_file(base_level.read(policy, held, compared), level)
+    _note(level, {"preset": "demo"})
+
+
+def read_start(name: str, policy: LoraPolicy) -> None:
+    """Ship the reading of the start from which guards are predicted."""
     _clear(guard_moments.SHIPPED, name)
-    guard_moments.load_or_read(policy, prompts)
+    guard_moments.load_or_read(policy, load_shipped().train)
     newest = max((cache.cache_dir() / "readings").glob("*.npz"), key=lambda p: p.stat().st_mtime)
     _note(Path(shutil.copy(newest, guard_moments.SHIPPED / newest.name)), {"preset": name})
-    if name == "default":
-        asked = prompts[: assemble.SHARPNESS_PROMPTS]
-        drawn = draw_answers(policy, asked, assemble.SHARPNESS_SAMPLES, seed=0)
-        _clear(language_model.SHIPPED, name)
-        model = (loaded.sha256, loaded.dtype, loaded.quantization)
-        answers = language_model.SHIPPED / language_model.answers_name(config, model, asked)
-        language_model.write_answers(drawn, answers)
-        _note(answers, {"preset": name})
-        demo = settings_file.load(preset_name="demo").evaluation
-        held = load_shipped().heldout[: demo.prompts]
-        _clear(base_level.SHIPPED, name)
-        level = base_level.SHIPPED / base_level.file_name(policy, held, demo.samples)
-        base_level.to_file(base_level.read(policy, held, demo.samples), level)
-        _note(level, {"preset": name})
+
+
+def draw_for_panels(name: str, config: Config, policy: LoraPolicy) -> None:
+    """Ship the base's answers to which simulated panels are fitted."""
+    asked = load_shipped().train[: assemble.SHARPNESS_PROMPTS]
+    drawn = draw_answers(policy, asked, assemble.SHARPNESS_SAMPLES, seed=0)
+    _clear(language_model.SHIPPED, name)
+    loaded = policy.loaded
+    model = (loaded.sha256, loaded.dtype, loaded.quantization)
+    answers = language_model.SHIPPED / language_model.answers_name(config, model, asked)
+    language_model.write_answers(drawn, answers)
+    _note(answers, {"preset": name})
 
 
 def make_adapters() -> None:
@@ -154,4 +182,5 @@ def _note(file: Path, facts: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     for each in sys.argv[1:] or MADE:
-        make_adapters() if each == "adapters" else make(each)
+        others = {"adapters": make_adapters, "demo": make_demo}
+        others[each]() if each in others else make(each)

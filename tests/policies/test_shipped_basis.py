@@ -73,14 +73,20 @@ def agreeing_words(drawn: Sequence[Any], recorded: Sequence[Sequence[int]]) -> i
 
 
 @pytest.mark.full
-def test_the_default_run_and_the_demo_need_no_set_up(loaded, tmp_path, monkeypatch):
+def test_runs_on_features_and_the_demo_need_no_set_up(loaded, tmp_path, monkeypatch):
     here = cache.cache_dir()
     monkeypatch.setenv("SZPO_CACHE", str(tmp_path))  # an empty cache but for the model
     for folder in here.glob("smollm2-*"):
         (tmp_path / folder.name).symlink_to(folder)
+    named = ["model.device=cpu", "subspace.kind=features"]
+    demo = settings_file.load(preset_name="demo", sets=["model.device=cpu", "run.seed=3"])
+    asked = [
+        subspace_cache.take_set(demo)[0], settings_file.load(sets=named),
+        settings_file.load(sets=[*named, "subspace.samples=1024"]),  # more answers are no harm
+    ]  # fmt: skip
+    assert asked[0].coordinates == "adapters"
     lines = []
-    for sets in ([], ["run.seed=3"], ["subspace.samples=1024"]):  # more answers are no harm
-        config = settings_file.load(preset_name="demo", sets=["model.device=cpu", *sets])
+    for config in asked:
         base = language_model.prepare(config, LocalHost(loaded), PROMPTS, lines.append)
         assert base.subspace.report["origin"] == "shipped"
     shared = [line for line in lines if line.startswith("subspace")]
@@ -106,7 +112,7 @@ def test_a_reading_of_the_start_ships_as_well(loaded, tmp_path, monkeypatch):
     name = guard_moments._file_name(policy, PROMPTS[:64], 4, subspace_cache.SHIPPED_DTYPE)
     assert name in {file.name for file in guard_moments.SHIPPED.iterdir()}
     index = json.loads((guard_moments.SHIPPED / "index.json").read_text("utf-8"))
-    assert {facts["preset"] for facts in index.values()} == {"score", "default"}
+    assert {facts["preset"] for facts in index.values()} == {"score", "default", "demo"}
 
 
 @pytest.mark.full

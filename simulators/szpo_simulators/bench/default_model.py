@@ -21,12 +21,12 @@ def prepare(
     """The policy at its start, the features in its coordinates, and the training prompts.
 
     Args:
-        sets: Changes to the demo's settings.
+        sets: Changes to the default settings.
         say: Called with lines about progress.
     """
     from szpo.policies import language_model
 
-    config = load(preset_name="demo", sets=sets)
+    config = load(sets=sets)
     train = promptfiles.load_configured(config.prompts).train
     host = language_model.load_host(config, adapter=False)
     base = language_model.prepare(config, host, train, say)
