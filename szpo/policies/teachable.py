@@ -79,8 +79,11 @@ def read(names: Sequence[str], report: Mapping[str, Any]) -> tuple[Teachable, ..
 
     Args:
         names: The names of its features.
-        report: The set-up's report, with ``reach``, ``skew`` and ``same`` of each feature.
+        report: The set-up's report, with ``reach``, ``skew`` and ``same`` of each feature; that of
+            adapters foretells nothing.
     """
+    if report.get("kind") == "adapters":  # an adapter carries further than a response at the start
+        return ()
     rows = zip(names, *(report.get(fact, ()) for fact in ("reach", "skew", "same")), strict=False)
     found = [Teachable(name, _words(name), *rest) for name, *rest in rows]
     return tuple(sorted(found, key=lambda each: -each.reach))

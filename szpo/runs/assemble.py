@@ -223,6 +223,8 @@ def build(
         base = language_model.prepare(config, host, prompts.train, say, progress)
         space = base.subspace
         named = space.named()
+        if space.blocks is not None:
+            say(f"mixed: {', '.join(space.blocks.names)}")
         if space.features is not None:
             can = teachable.read(space.features.names, space.report)
             for what, text in teachable.describe(can, config.optimizer.rows).items():
