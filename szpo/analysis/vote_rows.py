@@ -180,30 +180,24 @@ def read_judged(ledger: Ledger, until: int | None = None, before: int = 2**62) -
     Raises:
         UsageError: there are none.
     """
-    names = {row["panelist"]: row["pseudonym"] for row in ledger.query("SELECT * FROM panelists")}
     held = withdrawals.withdrawals(ledger, before)
-    shown: list[Comparison] = []
-    which, y, panelist = [], [], []
-    for step in ledger.steps()[:until]:
-        if step["state"] not in ("closed", "applied"):
-            continue
-        votes = sorted(
-            (
-                vote
-                for vote in counting.counted(ledger, step["step"])
-                if not any(each.holds(vote, step["step"]) for each in held)
-            ),
-            key=lambda vote: (vote.k, vote.n),
+    rows = [
+        row
+        for row in ledger.query(
+            "SELECT * FROM counted_votes JOIN panelists USING (panelist) WHERE step < ? "
+            "ORDER BY step, k, n, place",
+            (2**62 if until is None else until,),
         )
-        voted = {vote.comparison for vote in votes}
-        first = len(shown)
-        shown += [c for c in ledger.comparisons(step["step"]) if c.id in voted]
-        place = {c.id: first + i for i, c in enumerate(shown[first:])}
-        which += [place[vote.comparison] for vote in votes]
-        y += [WORTH[vote.verdict] for vote in votes]
-        panelist += [names[vote.panelist] for vote in votes]
-    if not y:
+        if not any(each.holds(row["panelist"], row["step"]) for each in held)
+    ]
+    if not rows:
         raise UsageError(
             f"{ledger.path.name} has no votes on a closed round yet; let its panel vote first"
         )
-    return Judged(tuple(shown), np.array(which, dtype=np.int64), np.array(y), tuple(panelist))
+    place = {name: i for i, name in enumerate(dict.fromkeys(row["comparison"] for row in rows))}
+    return Judged(
+        tuple(filter(None, map(ledger.comparison, place))),
+        np.array([place[row["comparison"]] for row in rows], dtype=np.int64),
+        np.array([WORTH[row["verdict"]] for row in rows]),
+        tuple(row["pseudonym"] for row in rows),
+    )

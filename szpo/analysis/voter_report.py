@@ -56,10 +56,11 @@ def read_history(ledger: Ledger) -> History:
     for row in ledger.steps():
         if row["state"] != "applied":
             continue
-        step = counting.StepVotes(ledger, row["step"])
-        counts = step.tally(row["k"], row["n"])
-        by_voter = read_votes_by_voter(ledger, settings, step.step, step.counted, counts)
-        found = weighting.remember(found, step.step, by_voter.alone() if alone else by_voter)
+        step = row["step"]
+        votes = counting.counted(ledger, step)
+        counts = counting.tally(ledger, step, row["k"], row["n"], votes)
+        by_voter = read_votes_by_voter(ledger, settings, step, votes, counts)
+        found = weighting.remember(found, step, by_voter.alone() if alone else by_voter)
     return found
 
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from itertools import groupby
 
 from szpo.baselines.asking import pair_of
 from szpo.baselines.costs import Meter
 from szpo.data.pairs import Pair, Preferences, Source
-from szpo.ledger.database import Ledger
-from szpo.types import Comparison, Verdict, Vote
-from szpo.voting import counting
+from szpo.errors import IntegrityError
+from szpo.ledger.database import Ledger, Record
+from szpo.types import Comparison, Verdict
 
 
 def read_pairs(
@@ -31,10 +31,13 @@ def read_pairs(
     pairs: list[Pair] = []
     ties = comparisons = unused = 0
     meter = meter or Meter()
-    notes = _notes(ledger)
-    for comparison, votes in _voted(ledger):
+    cast = ledger.query("SELECT * FROM counted_votes ORDER BY step, k, n, place")
+    for shown, own in groupby(cast, key=lambda vote: vote["comparison"]):
+        comparison, votes = ledger.comparison(shown), list(own)
+        if comparison is None:
+            raise IntegrityError(f"{ledger.path.name}: comparison {shown} is missing")
         meter.charge_votes([(r.plus, r.minus) for r in comparison.rows], votes=len(votes))
-        found = _make_pairs(comparison, votes, notes)
+        found = _make_pairs(comparison, votes)
         ties += not found
         comparisons += 1
         kept = [pair for pair in found if rows_of_batches or pair.source != "batch"]
@@ -43,27 +46,12 @@ def read_pairs(
     return Preferences(tuple(pairs), ties, comparisons, unused=unused)
 
 
-def _voted(ledger: Ledger) -> Iterator[tuple[Comparison, list[Vote]]]:
-    """Yield comparisons of closed steps that have counted votes, each with its votes."""
-    for step in ledger.steps():
-        if step["state"] not in ("closed", "applied"):
-            continue
-        votes: dict[str, list[Vote]] = defaultdict(list)
-        for vote in counting.counted(ledger, step["step"]):
-            votes[vote.comparison].append(vote)
-        for comparison in ledger.comparisons(step["step"]):
-            if comparison.id in votes:
-                yield comparison, votes[comparison.id]
-
-
-def _make_pairs(
-    comparison: Comparison, votes: list[Vote], notes: Mapping[tuple[str, str, int], dict[int, int]]
-) -> list[Pair]:
+def _make_pairs(comparison: Comparison, votes: list[Record]) -> list[Pair]:
     """The pairs of one comparison."""
-    lead = sum({"plus": 1, "minus": -1}.get(vote.verdict, 0) for vote in votes)
+    lead = sum({"plus": 1, "minus": -1}.get(vote["verdict"], 0) for vote in votes)
     own: dict[int, list[int]] = defaultdict(list)
     for vote in votes:
-        for i, value in notes.get((vote.comparison, vote.panelist, vote.revision), {}).items():
+        for i, value in _notes(vote).items():
             own[i].append(value)
     found = []
     whole: Source = "pair" if len(comparison.rows) == 1 else "batch"
@@ -80,22 +68,17 @@ def _verdict(lead: int) -> Verdict:
     return "plus" if lead > 0 else "minus" if lead < 0 else "tie"
 
 
-def _notes(ledger: Ledger) -> dict[tuple[str, str, int], dict[int, int]]:
-    """Notes by comparison, panelist and revision: row → 1 for plus, −1 for minus, 0 for a tie.
+def _notes(vote: Record) -> dict[int, int]:
+    """The notes of a vote by row: 1 for plus, −1 for minus, 0 for a tie; malformed ones are not.
 
-    A note has the letter that the panelist saw on screen; malformed notes are ignored.
+    A note has the letter that the panelist saw on screen.
     """
-    found: dict[tuple[str, str, int], dict[int, int]] = {}
-    for vote in ledger.votes():
-        details = json.loads(vote["details"]) if vote["details"] else {}
-        given = details.get("notes") if isinstance(details, dict) else None
-        if not isinstance(given, dict):
-            continue
-        plus = vote["plus_side"]
-        values = {"tie": 0, plus: 1, "B" if plus == "A" else "A": -1}
-        found[vote["comparison"], vote["panelist"], vote["revision"]] = {
-            int(i): values[letter]
-            for i, letter in given.items()
-            if i.isdigit() and isinstance(letter, str) and letter in values
-        }
-    return found
+    details = json.loads(vote["details"]) if vote["details"] else {}
+    given = details.get("notes") if isinstance(details, dict) else None
+    plus = vote["plus_side"]
+    values = {"tie": 0, plus: 1, "B" if plus == "A" else "A": -1}
+    return {
+        int(i): values[letter]
+        for i, letter in (given.items() if isinstance(given, dict) else ())
+        if i.isdigit() and isinstance(letter, str) and letter in values
+    }

@@ -42,9 +42,11 @@ CREATE TABLE steps (
   closed_by      TEXT CHECK (closed_by IN ('rule', 'deadline', 'operator', 'auto')),
   last_vote      INTEGER,
   last_amendment INTEGER,
+  counted        TEXT,                    -- ids of the votes that count, JSON
   PRIMARY KEY (run, step),
   CHECK (state NOT IN ('closed', 'applied')
-         OR (closed_by IS NOT NULL AND last_vote IS NOT NULL AND last_amendment IS NOT NULL))
+         OR (closed_by IS NOT NULL AND last_vote IS NOT NULL AND last_amendment IS NOT NULL
+             AND counted IS NOT NULL))
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX one_step_in_preparation ON steps (run)
   WHERE state IN ('planned', 'generating');
@@ -185,6 +187,18 @@ CREATE TABLE contacts (                  -- a person's data: erasable without to
   name     TEXT
 ) STRICT;
 
+-- The votes that count, as the close of their round fixed them, in their order. This is what
+-- updates, reports and fits read; open rounds have none yet.
+CREATE VIEW counted_votes AS
+SELECT s.step, id.key AS place, v.vote, c.k, c.n, c.comparison, v.assignment, a.panelist,
+       a.plus_side, v.choice, v.revision, v.received_us, v.details,
+       CASE v.choice WHEN 'tie' THEN 'tie' WHEN a.plus_side THEN 'plus' ELSE 'minus' END AS verdict
+FROM steps s
+CROSS JOIN json_each(s.counted) id
+CROSS JOIN votes v ON v.vote = id.value
+CROSS JOIN assignments a USING (assignment)
+CROSS JOIN comparisons c USING (comparison);
+
 -- For people and other programs to read: a row for each vote and prompt, open rounds included.
 -- JSON is read by table functions alone, which also work where a schema is not trusted.
 CREATE VIEW readable_votes AS
@@ -227,7 +241,7 @@ CREATE TRIGGER steps_plan_is_fixed BEFORE UPDATE OF
 CREATE TRIGGER steps_size_is_fixed BEFORE UPDATE OF n ON steps WHEN OLD.state <> 'planned'
   BEGIN SELECT RAISE(ABORT, 'the size of a step is fixed'); END;
 CREATE TRIGGER steps_close_is_fixed BEFORE UPDATE OF
-    opened_us, closed_us, closed_by, last_vote, last_amendment ON steps
+    opened_us, closed_us, closed_by, last_vote, last_amendment, counted ON steps
   WHEN OLD.state IN ('closed', 'applied')
   BEGIN SELECT RAISE(ABORT, 'a closed step stays as it was closed'); END;
 CREATE TRIGGER steps_go_forward BEFORE UPDATE OF state ON steps

@@ -22,8 +22,7 @@ from szpo.optim.settings import Settings
 from szpo.replay import replay
 from szpo.replay.findings import Broken, Promise
 from szpo.types import Explanation, Info, Theta, Update
-from szpo.voting import shown_features, step_inputs, step_plan, steps
-from szpo.voting.counting import StepVotes
+from szpo.voting import counting, shown_features, step_inputs, step_plan, steps
 
 TOLERANCE: Final = 1e-9
 """Relative difference that another machine's rounding may make in an inexact estimate."""
@@ -101,8 +100,9 @@ class Recomputation:
         inputs = step_inputs.read(ledger, settings, number)
         self._check_inputs(step, inputs)
         tally, state, updates, info = replay.tell_step(
-            settings, self.state, StepVotes(ledger, number), step["mu"], inputs=inputs
-        )
+            ledger, settings, self.state, step["mu"], counting.counted(ledger, number),
+            inputs=inputs,
+        )  # fmt: skip
         # With lag 1 a step is planned while the one before is open.
         self.known = {self.state.step: self.state, state.step: state}
         self.state = state

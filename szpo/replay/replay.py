@@ -22,8 +22,7 @@ from szpo.optim.rules.rule import StepInputs
 from szpo.optim.settings import Settings
 from szpo.optim.state import State
 from szpo.types import Floats, Info, Tally, Theta, Update, Vote
-from szpo.voting import step_inputs, step_plan, withdrawals
-from szpo.voting.counting import StepVotes
+from szpo.voting import counting, step_inputs, step_plan, withdrawals
 from szpo.voting.votes_by_voter import read_votes_by_voter
 
 if TYPE_CHECKING:
@@ -132,11 +131,11 @@ def replay_state(ledger: Ledger, settings: Settings, until: int | None = None) -
 
 
 def tell_step(
+    ledger: Ledger,
     settings: Settings,
     state: State,
-    votes: StepVotes,
     mu: float,
-    counted: Sequence[Vote] | None = None,
+    votes: Sequence[Vote],
     *,
     inputs: StepInputs | None = None,
     measure: Callable[[Floats], float] | None = None,
@@ -145,24 +144,24 @@ def tell_step(
     """Report a recorded step to the optimizer.
 
     Args:
+        ledger: The run.
         settings: The run's optimizer settings.
         state: The state before the step.
-        votes: The step's votes.
         mu: The step's perturbation radius.
-        counted: The votes to count; None: all counted votes of the step.
+        votes: The votes to count.
         inputs: Inputs of the fit besides votes; None: as recorded.
         measure: KL to the model's start, nats, of a point as moved from θ₀; None: not measured.
         voters: Also report who voted; with equal weights only ``info`` depends on it.
     """
-    ledger, step, cast = votes.ledger, votes.step, votes.counted if counted is None else counted
+    step = state.step
     settings = step_plan.settings_of(ledger, settings, step)
     state = replace(state, settings=replace(state.settings, N=settings.N))
-    tally = votes.tally(settings.K, settings.N, cast)
+    tally = counting.tally(ledger, step, settings.K, settings.N, votes)
     state, updates, info = optimizer.tell(
         state,
         step_plan.recorded_query(ledger, settings, step, mu),
         tally,
-        by_voter=read_votes_by_voter(ledger, settings, step, cast, tally) if voters else None,
+        by_voter=read_votes_by_voter(ledger, settings, step, votes, tally) if voters else None,
         inputs=step_inputs.read(ledger, settings, step) if inputs is None else inputs,
         measure=measure,
     )
@@ -209,16 +208,16 @@ def retell(
         if row["state"] != "applied":
             break
         turns.pause()
-        found = StepVotes(ledger, step)
+        found = counting.counted(ledger, step)
         votes = tuple(
-            v for v in found.counted
+            v for v in found
             if voters is None
-            or (v.panelist in voters and not any(each.holds(v, step) for each in out))
+            or (v.panelist in voters and not any(each.holds(v.panelist, step) for each in out))
         )  # fmt: skip
-        same = same and len(votes) == len(found.counted)
+        same = same and len(votes) == len(found)
         inputs = step_inputs.read(ledger, settings, step)
         _, state, updates, _ = tell_step(
-            settings, state, found, row["mu"], votes,
+            ledger, settings, state, row["mu"], votes,
             inputs=inputs if same else replace(inputs, reach=None, withdrawn=()),
             measure=None if same or step != last else measure,
         )  # fmt: skip

@@ -6,6 +6,7 @@ Reads only the file: no model, no torch, no clock. `CHECKS` lists what is checke
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
@@ -100,8 +101,10 @@ def check_updates(look: Examination) -> None:
         if recomputation is not None:
             recomputation.check_radius(step)
             recomputation.check_directions(step, after)
+        votes = StepVotes(ledger, number)
+        if step["counted"] is not None and json.loads(step["counted"]) != votes.ids()[1]:
+            raise Broken("steps", number, "counted is not the votes that count")
         if step["state"] == "applied":
-            votes = StepVotes(ledger, number)
             digest = canonical.votes_sha256(votes.counted)
             for row in rows:
                 key = canonical.row_key("updates", row)

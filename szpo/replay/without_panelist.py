@@ -113,15 +113,15 @@ def _cosines(ledger: Ledger, panelist: str) -> dict[int, float]:
         if row["state"] != "applied":
             break
         step = row["step"]
-        votes = counting.StepVotes(ledger, step)
-        rest = [vote for vote in votes.counted if vote.panelist != panelist]
+        votes = counting.counted(ledger, step)
+        rest = [vote for vote in votes if vote.panelist != panelist]
         try:
             tell = partial(
-                replay.tell_step, settings, state, votes, row["mu"],
+                replay.tell_step, ledger, settings, state, row["mu"],
                 inputs=step_inputs.read(ledger, settings, step), voters=False,
             )  # fmt: skip
-            _, after, taken, _ = tell()
-            if len(rest) < len(votes.counted):
+            _, after, taken, _ = tell(votes)
+            if len(rest) < len(votes):
                 _, _, other, _ = tell(rest)
                 cosine = _cosine(_sum_updates(settings, taken), _sum_updates(settings, other))
                 if cosine is not None:

@@ -54,7 +54,7 @@ class Tables:
         for row in self.ledger.steps():
             figures = recorded.get(row["step"], {})
             figures = {k: v for k, v in figures.items() if k not in row and k != "row"}
-            del row["run"]
+            del row["run"], row["counted"]
             rows.append({**row, **figures})
         return _frame(rows, STEPS)
 

@@ -53,7 +53,7 @@ def tell(run: Services, at: Position, votes: StepVotes) -> PendingStep:
     ledger, settings = run.ledger, run.settings
     measure = measure_moved(settings, run.measured_kl)
     tally, state, updates, info = replay.tell_step(
-        settings, at.state, votes, run.row(votes.step)["mu"], measure=measure
+        ledger, settings, at.state, run.row(at.step)["mu"], votes.counted, measure=measure
     )
     failpoint("cp9")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
@@ -14,22 +15,10 @@ from szpo.voting.sides import balance_of, quotas
 
 _VOTE: Final = (
     "SELECT v.vote, v.assignment, v.revision, v.choice, v.received_us, a.comparison, a.panelist, "
-    "a.plus_side, c.k, c.n, v.skip_reason"
+    "a.plus_side, c.k, c.n, v.skip_reason FROM "
 )
-_BY_STEP: Final = (
-    "comparisons c CROSS JOIN assignments a USING (comparison) "
-    "CROSS JOIN votes v USING (assignment)"
-)
-_BY_VOTE: Final = (
-    "votes v NOT INDEXED LEFT JOIN assignments s ON s.assignment = v.assignment "
-    "LEFT JOIN assignments a ON a.rowid = s.rowid "
-    "LEFT JOIN comparisons d ON d.comparison = a.comparison "
-    "LEFT JOIN comparisons c ON c.rowid = d.rowid"
-)
-"""Joins that begin at rows of votes. An index only locates the other rows, which are then read."""
 HARMFUL: Final = "harmful"
 """The reason of a skip after which nobody is shown this row again, and no vote on it counts."""
-_ASTRAY: Final = "(a.assignment IS NOT v.assignment OR c.comparison IS NOT a.comparison)"
 UNLIMITED: Final = 2**20
 """More votes than a comparison ever has."""
 _PLUS_ON_A: Final = {"Aplus": 1, "Bminus": 1, "Bplus": -1, "Aminus": -1}
@@ -37,24 +26,10 @@ _PLUS_ON_A: Final = {"Aplus": 1, "Bminus": 1, "Bplus": -1, "Aminus": -1}
 
 def comparisons_asked(ledger: Ledger, step: int) -> list[Record]:
     """The comparisons of a step whose batches differ, in order of (k, n); only these are asked."""
-    found = ledger.query(
-        "SELECT c.comparison, c.kind, c.step, c.k, c.n, c.identical, s.k * s.n AS places, "
-        "s.state IN ('open', 'closed', 'applied') AS opened FROM steps s "
-        "LEFT JOIN comparisons i ON i.run = s.run AND i.step = s.step AND i.kind = 'train' "
-        "LEFT JOIN comparisons c ON c.rowid = i.rowid "
-        "WHERE s.run = ? AND s.step = ? ORDER BY c.k, c.n",
+    return ledger.query(
+        "SELECT comparison, kind, step, k, n, identical FROM comparisons "
+        "WHERE run = ? AND step = ? AND kind = 'train' AND identical = 0 ORDER BY k, n",
         (ledger.run, step),
-    )
-    places = {(row["k"], row["n"]) for row in found if row["step"] == step}
-    if found and found[0]["opened"] and not len(places) == len(found) == found[0]["places"]:
-        raise _damaged(ledger, f"an index leads to {len(places)} comparisons of step {step}")
-    return [row for row in found if row["identical"] == 0]
-
-
-def _damaged(ledger: Ledger, what: str) -> IntegrityError:
-    return IntegrityError(
-        f"{ledger.path.name}: votes cannot be counted, the file is damaged ({what}); "
-        f"see: szpo backup {ledger.path} --recover --out NEW"
     )
 
 
@@ -134,27 +109,10 @@ class StepVotes:
         sides = ((comparison, side) for side in "AB")
         return sum(max(0, self._room.get(s, 0) - self._have.get(s, 0)) for s in sides)
 
-    def ids(self) -> tuple[set[int], set[int]]:
-        """The ids of the votes that stand, and of those that count."""
+    def ids(self) -> tuple[set[int], list[int]]:
+        """The ids of the votes that stand, and of those that count, in order."""
         standing = {each.number for each in self._latest.values()} - self._out
-        return standing, {number for number, _ in self._walk_counted()}
-
-    def tally(self, K: int, N: int, votes: Iterable[Vote] | None = None) -> Tally:
-        """Counts (K, N) of each verdict among the counted votes, or among ``votes`` of them."""
-        counts, side = np.zeros((3, K, N)), np.zeros((K, N))
-        index = {"plus": 0, "minus": 1, "tie": 2}
-        for vote in self.counted if votes is None else votes:
-            counts[index[vote.verdict], vote.k, vote.n] += 1
-            side[vote.k, vote.n] += _PLUS_ON_A.get(vote.choice + vote.verdict, 0)
-        identical = np.zeros((K, N), dtype=np.bool_)
-        for row in self.ledger.query(
-            "SELECT k, n FROM comparisons WHERE run = ? AND step = ? AND kind = 'train' "
-            "AND identical = 1",
-            (self.ledger.run, self.step),
-        ):
-            identical[row["k"], row["n"]] = True
-        side = side / np.maximum(counts[0] + counts[1], 1)
-        return Tally(counts[0], counts[1], counts[2], identical, side=side)
+        return standing, [number for number, _ in self._walk_counted()]
 
     # ---- the reading ----
 
@@ -183,7 +141,7 @@ class StepVotes:
         last = ledger.query(
             "SELECT (SELECT coalesce(max(vote), 0) FROM votes) AS vote, "
             "(SELECT coalesce(max(amendment), 0) FROM amendments) AS amendment"
-        )[0]  # both are row ids, so that no index is trusted
+        )[0]
         if row["last_vote"] is not None:
             last["vote"] = min(last["vote"], row["last_vote"])
             last["amendment"] = min(last["amendment"], row["last_amendment"])
@@ -192,13 +150,11 @@ class StepVotes:
                 before = "SELECT max(last_vote) AS vote FROM steps WHERE run = ? AND step < ?"
                 self._vote = ledger.query(before, (ledger.run, self.step))[0]["vote"] or 0
             for vote in ledger.stream(
-                f"{_VOTE}, {_ASTRAY} AS astray FROM {_BY_VOTE} WHERE v.vote > ? AND v.vote <= ? "
-                f"AND ({_ASTRAY} OR v.late = 0 AND c.run = ? AND c.step = ? AND c.kind = 'train') "
-                "ORDER BY v.vote",
+                f"{_VOTE} votes v CROSS JOIN assignments a USING (assignment) "
+                "CROSS JOIN comparisons c USING (comparison) WHERE v.vote > ? AND v.vote <= ? "
+                "AND v.late = 0 AND c.run = ? AND c.step = ? AND c.kind = 'train' ORDER BY v.vote",
                 (self._vote, last["vote"], ledger.run, self.step),
             ):
-                if vote["astray"]:
-                    raise _damaged(ledger, f"no index leads to the seat of vote {vote['vote']}")
                 self._add(vote)
             self._vote = last["vote"]
         if last["amendment"] > self._amendment:
@@ -285,8 +241,9 @@ def standing_votes(
     latest: dict[str, Cast] = {}
     with ledger.snapshot():
         for row in ledger.stream(
-            f"{_VOTE} FROM {_BY_STEP} WHERE c.kind IN ({marks}) AND v.late = 0 AND v.vote <= ? "
-            "ORDER BY v.vote",
+            f"{_VOTE} comparisons c CROSS JOIN assignments a USING (comparison) "
+            f"CROSS JOIN votes v USING (assignment) WHERE c.kind IN ({marks}) AND v.late = 0 "
+            "AND v.vote <= ? ORDER BY v.vote",
             (*kinds, 2**62 if last_vote is None else last_vote),
         ):
             _replace_last(latest, row)
@@ -309,13 +266,39 @@ def _replace_last(latest: dict[str, Cast], row: Record) -> tuple[Cast, Cast | No
 
 
 def counted(ledger: Ledger, step: int) -> tuple[Vote, ...]:
-    """The votes of a step that count; see `StepVotes.counted`."""
-    return StepVotes(ledger, step).counted
+    """The votes of a step that count, as its close fixed them; see `StepVotes.counted`.
+
+    Before that, those that would count now.
+    """
+    row = ledger.step(step)
+    if row is None or row["counted"] is None:
+        return StepVotes(ledger, step).counted
+    ids = json.loads(row["counted"])
+    found = ledger.query("SELECT * FROM counted_votes WHERE step = ? ORDER BY place", (step,))
+    if [vote["vote"] for vote in found] != ids:
+        raise IntegrityError(
+            f"{ledger.path.name}: votes of step {step} cannot be found, the file is damaged; "
+            f"see: szpo backup {ledger.path} --recover --out NEW"
+        )
+    return tuple(map(_vote, found))
 
 
-def tally(ledger: Ledger, step: int, K: int, N: int) -> Tally:
-    """Counts of a step's counted votes as arrays (K, N)."""
-    return StepVotes(ledger, step).tally(K, N)
+def tally(ledger: Ledger, step: int, K: int, N: int, votes: Iterable[Vote] | None = None) -> Tally:
+    """Counts (K, N) of each verdict among a step's counted votes, or among ``votes`` of them."""
+    counts, side = np.zeros((3, K, N)), np.zeros((K, N))
+    index = {"plus": 0, "minus": 1, "tie": 2}
+    for vote in counted(ledger, step) if votes is None else votes:
+        counts[index[vote.verdict], vote.k, vote.n] += 1
+        side[vote.k, vote.n] += _PLUS_ON_A.get(vote.choice + vote.verdict, 0)
+    identical = np.zeros((K, N), dtype=np.bool_)
+    for row in ledger.query(
+        "SELECT k, n FROM comparisons WHERE run = ? AND step = ? AND kind = 'train' "
+        "AND identical = 1",
+        (ledger.run, step),
+    ):
+        identical[row["k"], row["n"]] = True
+    side = side / np.maximum(counts[0] + counts[1], 1)
+    return Tally(counts[0], counts[1], counts[2], identical, side=side)
 
 
 def missing(ledger: Ledger, step: int) -> int:
@@ -326,8 +309,7 @@ def missing(ledger: Ledger, step: int) -> int:
 def excluded_votes(ledger: Ledger, horizon: int | None = None) -> set[int]:
     """The ids of the votes that their last amendment, up to ``horizon``, excludes."""
     rows = ledger.query(
-        "SELECT vote, action, max(amendment) FROM amendments NOT INDEXED WHERE amendment <= ? "
-        "GROUP BY vote",
+        "SELECT vote, action, max(amendment) FROM amendments WHERE amendment <= ? GROUP BY vote",
         (2**62 if horizon is None else horizon,),
     )
     return {row["vote"] for row in rows if row["action"] == "exclude"}

@@ -131,7 +131,7 @@ def walk(ledger: Ledger) -> Iterator[tuple[int, Checks, Mapping[str, Any] | None
             votes, waiting = [], {}
         else:
             left = out[row["event"]]
-            votes = [(step, vote) for step, vote in votes if not left.holds(vote, step)]
+            votes = [(step, vote) for step, vote in votes if not left.holds(vote.panelist, step)]
 
 
 def read(ledger: Ledger) -> Checks:

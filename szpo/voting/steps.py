@@ -185,9 +185,12 @@ def close(ledger: Ledger, step: int, how: Closing, *, votes: StepVotes | None = 
         )[0]
         ledger.execute(
             "UPDATE steps SET state = 'closed', epoch = ?, closed_us = ?, closed_by = ?, "
-            "last_vote = ?, last_amendment = ? WHERE run = ? AND step = ?",
-            (epoch, ledger.clock(), by, last["vote"], last["amendment"], ledger.run, step),
-        )
+            "last_vote = ?, last_amendment = ?, counted = ? WHERE run = ? AND step = ?",
+            (
+                epoch, ledger.clock(), by, last["vote"], last["amendment"],
+                canonical.canonical(reader().ids()[1]), ledger.run, step,
+            ),
+        )  # fmt: skip
         if by != "rule":
             body = {"step": step, "by": by, "reason": how.reason}
             ledger.record_event("close", how.actor, body)

@@ -20,7 +20,6 @@ from szpo.optim.rules.all_votes import count_sides
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.rules.rule import Recounted
 from szpo.optim.settings import Settings
-from szpo.types import Vote
 from szpo.voting import casting, counting, set_aside, step_plan
 
 EVENT: Final = "withdrawn"
@@ -36,9 +35,9 @@ class Withdrawal:
     """The first step for which it holds; it is about votes on earlier ones."""
     event: int
 
-    def holds(self, vote: Vote, step: int) -> bool:
-        """Whether it is about this vote on a step."""
-        return vote.panelist == self.panelist and step < self.step
+    def holds(self, panelist: str, step: int) -> bool:
+        """Whether it is about a panelist's votes on a step."""
+        return panelist == self.panelist and step < self.step
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +113,11 @@ def withdraw(
 
 def find_learned(ledger: Ledger, panelist: str) -> Learned:
     """What has learned from a panelist's verdicts."""
-    applied = [row["step"] for row in ledger.steps() if row["state"] == "applied"]
-    each = {step: len(_of(ledger, panelist, step)) for step in applied}
-    steps = tuple(step for step in applied if each[step])
+    rows = ledger.query(
+        "SELECT DISTINCT step FROM counted_votes WHERE panelist = ? AND step IN "
+        "(SELECT step FROM steps WHERE state = 'applied') ORDER BY step", (panelist,),
+    )  # fmt: skip
+    steps = tuple(row["step"] for row in rows)
     bodies = (event["body"] for event in ledger.events(adopted.KIND))
     last = ((body["theta_sha256"], body["begun"]["steps"]) for body in bodies)
     improved = [sha256 for sha256, until in last if steps and until > steps[0]]
@@ -126,10 +127,6 @@ def find_learned(ledger: Ledger, panelist: str) -> Learned:
         (panelist,),
     )[0]["votes"]
     return Learned(votes, steps, tuple(improved))
-
-
-def _of(ledger: Ledger, panelist: str, step: int) -> list[Vote]:
-    return [vote for vote in counting.counted(ledger, step) if vote.panelist == panelist]
 
 
 def withdrawals(ledger: Ledger, before: int = 2**62) -> tuple[Withdrawal, ...]:
@@ -168,9 +165,9 @@ def _recount(
     first = len(settings.earlier_votes or ())
     for step in range(until):
         here = step_plan.settings_of(ledger, settings, step)
-        votes = counting.StepVotes(ledger, step)
-        out = [v for v in votes.counted if any(each.holds(v, step) for each in held)]
-        tally = votes.tally(here.K, here.N, [v for v in votes.counted if v not in out])
+        votes = counting.counted(ledger, step)
+        out = [v for v in votes if any(each.holds(v.panelist, step) for each in held)]
+        tally = counting.tally(ledger, step, here.K, here.N, [v for v in votes if v not in out])
         up, down = count_sides(here, tally)
         for k, n in sorted({(vote.k, vote.n) for vote in out}):
             side = 0.0 if tally.side is None else tally.side[k, n]

@@ -200,5 +200,5 @@ CHANGES = {
     "head_sha256": "replace(head_sha256, substr(head_sha256, 1, 1), 'f')",
     "opened_us": "opened_us + 1", "closed_us": "closed_us - 1",
     "closed_by": "'operator'", "last_vote": "last_vote + 1",
-    "last_amendment": "last_amendment + 1",
+    "last_amendment": "last_amendment + 1", "counted": "json_remove(counted, '$[0]')",
 }  # fmt: skip

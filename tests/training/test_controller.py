@@ -203,16 +203,16 @@ def test_an_estimate_that_is_not_finite_moves_nothing(tmp_path, monkeypatch):
     settings, ledger, policy = start(tmp_path, rule="known")
     go(settings, ledger, policy, until_step=1)
     before = theta_digest(ledger)
-    tally = counting.StepVotes.tally
+    tally = counting.tally
 
-    def poisoned(votes, *size):
-        found = tally(votes, *size)
-        if votes.step == 1:
+    def poisoned(ledger, step, *more):
+        found = tally(ledger, step, *more)
+        if step == 1:
             found.plus[0, 0] = math.nan
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(counting.StepVotes, "tally", poisoned)
+        patch.setattr(counting, "tally", poisoned)
         with pytest.raises(RunError, match="step 1"):
             go(settings, ledger, policy)
     assert theta_digest(ledger) == policy.digest() == before

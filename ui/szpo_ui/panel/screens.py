@@ -485,18 +485,13 @@ WITH ended AS (
   SELECT event, json_extract(body, '$.step') AS step, json_extract(body, '$.votes') AS votes,
     json_extract(body, '$.moved') AS moved
   FROM events WHERE kind = 'step' ORDER BY event DESC LIMIT 2
-), cast_votes AS (
-  SELECT c.comparison, a.panelist, v.choice, v.choice = a.plus_side AS plus
-  FROM comparisons c CROSS JOIN assignments a ON a.comparison = c.comparison
-  CROSS JOIN votes v ON v.assignment = a.assignment AND v.revision =
-    (SELECT max(revision) FROM votes WHERE assignment = a.assignment)
-  WHERE c.run = ? AND c.kind = 'train' AND v.late = 0 AND v.choice <> 'skip'
-    AND c.step = (SELECT step FROM ended ORDER BY event DESC LIMIT 1)
+), last AS (
+  SELECT comparison, panelist, verdict FROM counted_votes
+  WHERE step = (SELECT step FROM ended ORDER BY event DESC LIMIT 1)
 ), sides AS (
-  SELECT sum(plus) AS p, sum(NOT plus) AS m FROM cast_votes WHERE choice <> 'tie'
-  GROUP BY comparison
+  SELECT sum(verdict = 'plus') AS p, sum(verdict = 'minus') AS m FROM last GROUP BY comparison
 )
-SELECT step, votes, moved, (SELECT count(DISTINCT panelist) FROM cast_votes) AS people,
+SELECT step, votes, moved, (SELECT count(DISTINCT panelist) FROM last) AS people,
   (SELECT sum(p * (p - 1) + m * (m - 1)) / 2 FROM sides) AS same,
   (SELECT sum((p + m) * (p + m - 1)) / 2 FROM sides) AS pairs
 FROM ended ORDER BY event DESC
@@ -512,7 +507,7 @@ def read_last_round(ledger: Ledger) -> dict[str, Any] | None:
     are 0 if fewer than `PEOPLE` voted. ``moved`` compares the model's step with that of the round
     before: first, still, further or less.
     """
-    rows = ledger.query(_ROUND, (ledger.run,))
+    rows = ledger.query(_ROUND)
     if not rows or not rows[0]["votes"]:
         return None
     last, moved = rows[0], [row["moved"] or 0.0 for row in rows]
