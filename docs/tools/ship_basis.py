@@ -3,8 +3,8 @@
 Run: make basis, or python docs/tools/ship_basis.py NAME for those of one name: "default", named
 features; "score", score components. It takes some 20 minutes of processor time each. "adapters",
 only by its name, makes the usual set of adapters and the coordinates that mix them: some two hours
-of processor time, and it goes on after an interruption; then "demo", what the demo reads of its
-start: five minutes. Run it again
+of processor time, and it goes on after an interruption ("curves": only what each of them costs
+alone, four minutes); then "demo", what the demo reads of its start: five minutes. Run it again
 after every change of how a set-up is made (`szpo.policies.subspace_cache.VERSION`), of the default
 sampling, of the shipped prompts or, for the first, of the dictionary. Answers are to prompts for
 training; no vote is seen, and no reward but by "adapters".
@@ -18,6 +18,8 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,13 +34,16 @@ from szpo.models import loading
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
 from szpo.policies import language_model, lora_policy, subspace_cache
-from szpo.policies.hosts import LocalHost
+from szpo.policies.adapter_metric import measure_curves
+from szpo.policies.hosts import Host, LocalHost
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.probe import Probe
 from szpo.policies.protocol import draw_answers
+from szpo.policies.subspace_setup import probe_of
 from szpo.policies.subspaces import Subspace
 from szpo.runs import assemble, run_device
 from szpo.training import guard_moments
+from szpo.types import Prompt
 from szpo_simulators.panels import base_level
 
 MADE: Final = {"default": "features", "score": "score"}
@@ -137,20 +142,28 @@ def draw_for_panels(name: str, config: Config, policy: LoraPolicy) -> None:
     _note(answers, {"preset": name})
 
 
-def make_adapters() -> None:
+def make_curves() -> None:
+    """Measure again what each adapter that ships costs alone; all else stays as it is."""
+    make_adapters(curves=True)
+
+
+def make_adapters(*, curves: bool = False) -> None:
     """Make the set of adapters that ships, and the coordinates w = T z of its weights."""
     os.chdir(ROOT)  # the record names the set's folder, which is another one elsewhere
     fixed = {"model.name": "smollm2", "model.dtype": subspace_cache.SHIPPED_DTYPE}
     fixed |= {f"generation.{name}": value for name, value in adapters.SAMPLING.items()}
     chosen = [f"{name}={value}" for name, value in fixed.items()]
     words = [word for text in chosen for word in ("--set", text)]
-    if app.call(["adapters", "make", str(ADAPTERS), *words]):
+    if not curves and app.call(["adapters", "make", str(ADAPTERS), *words]):
         raise SystemExit(1)
     mixed = [f'subspace.adapters=["{ADAPTERS}"]', "subspace.redraws=0"]
     config = settings_file.load(sets=[*chosen, *mixed])
     host = language_model.load_host(config, adapter=False)
     prompts = load_shipped().train
-    made = language_model.prepare(config, host, prompts, print).subspace
+    if curves:
+        made = _with_curves(config, host, prompts)
+    else:
+        made = language_model.prepare(config, host, prompts, print).subspace
     key = subspace_cache.setup_key(config, host.facts.sha256, host.facts.dtype, prompts)
     file = subspace_cache.SHIPPED / subspace_cache.file_name(key)
     _clear(file.parent, "adapters")
@@ -158,6 +171,20 @@ def make_adapters() -> None:
     _note(file, {"preset": "adapters", "model": config.model.name})
     size = sum(each.stat().st_size for each in (file, *ADAPTERS.rglob("*")) if each.is_file())
     print(f"{size / 1e6:.2f} MB in all; at most 1 MB ships")
+
+
+def _with_curves(config: Config, host: Host, prompts: Sequence[Prompt]) -> Subspace:
+    index = json.loads((subspace_cache.SHIPPED / "index.json").read_text(encoding="utf-8"))
+    (name,) = (name for name, facts in index.items() if facts["preset"] == "adapters")
+    shipped = subspace_cache.read(subspace_cache.SHIPPED / name)
+    blocks, sampling = shipped.blocks, subspace_cache.sampling_of(config)
+    assert blocks is not None
+    weights = replace(blocks, mixing=np.eye(shipped.dim, dtype=np.float32), curves=())
+    whole = replace(shipped, blocks=weights, features=None, report={})
+    probe = probe_of(host, whole, prompts, sampling, config.subspace.setup_seed)
+    curves, facts = measure_curves(probe, blocks)
+    report = {**shipped.report, **facts}
+    return replace(shipped, blocks=replace(blocks, curves=curves), report=report)
 
 
 def _clear(folder: Path, cleared: str) -> None:
@@ -182,5 +209,5 @@ def _note(file: Path, facts: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     for each in sys.argv[1:] or MADE:
-        others = {"adapters": make_adapters, "demo": make_demo}
+        others = {"adapters": make_adapters, "curves": make_curves, "demo": make_demo}
         others[each]() if each in others else make(each)

@@ -45,8 +45,8 @@ def answer(
 ) -> None:
     """Let the start and a mix of adapters answer the same prompts with the same random numbers.
 
-    A number says how many nats that adapter alone would cost, a negative one against its name. The
-    whole mix's KL to the start is measured and told.
+    A number says how many nats that adapter alone costs, a negative one against its name. They do
+    not add up: the whole mix's KL to the start is measured and told.
     """
     if mix is None and not page:
         raise UsageError('give --mix "NAME=NATS, …", or --page for sliders')

@@ -38,7 +38,7 @@ from szpo.config.run_sections import (
 from szpo.config.section import Count, OneOf, Positive, Section, list_names
 from szpo.errors import UsageError
 from szpo.optim.checked_settings import REGRESSION_UP_TO_DIM, WARMUP, defaults
-from szpo.optim.named_features import NamedFeatures
+from szpo.optim.named_features import NamedFeatures, fitted_on
 from szpo.optim.posterior_directions import NOISE
 from szpo.optim.rules.registry import RULES
 from szpo.optim.rules.regression import BUDGET, RADIUS
@@ -65,6 +65,8 @@ FEATURE_SAMPLES: Final = 1024
 """Base answers of the set-up for coordinates of kind features."""
 ADAPTER_SAMPLES: Final = 256
 """Base answers of the set-up for adapters as coordinates."""
+CURVE_ANSWERS: Final = 8
+"""Answers, each to another prompt, by which each point of an adapter's curve of KL is measured."""
 ADAPTER_RADIUS: Final = 2.0
 """Nats of a side from the centre for adapters as coordinates, which carry far."""
 FEWEST_SAMPLES: Final = 256
@@ -151,8 +153,9 @@ class Optimizer(Section):
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="regression: weight of the shown texts' own scores in a vote's feature; "
-        "default: 0.",
+        description="regression: weight of the shown texts, not of how the two policies differ, "
+        "in what a vote is fitted on: of their scores, by default 0; with adapters of their "
+        "features, 1 or 0, by default both.",
     )
     prior: str | None = Field(
         None,
@@ -250,6 +253,11 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
+        if self.coordinates == "adapters" and self.optimizer.score_share not in (None, 0, 1):
+            raise ValueError(
+                f"optimizer.score_share is {self.optimizer.score_share:g}; with adapters it is 0 "
+                "(how policies differ alone), 1 (texts alone), or left out (both)"
+            )
         if self.panel.kind != "people" and self.optimizer.votes > self.panel.size:
             raise ValueError(
                 f"optimizer.votes {self.optimizer.votes} needs {self.optimizer.votes} panelists; "
@@ -360,6 +368,8 @@ class Config(Section):
             if (value := getattr(o, name)) is not None:
                 changes[name] = value
         if features is not None and rule and rule.two_points:
+            if features.coordinates:
+                features = fitted_on(features, changes.pop("score_share", None))
             changes["features"] = features
             if o.rows > 1 or features.coordinates:  # otherwise no policy is perturbed
                 changes["asking_noise"] = NOISE

@@ -58,7 +58,8 @@ def settings_to_json(settings: Settings) -> dict[str, Any]:
     """The settings as plain JSON values, which `settings_from_json` reads back."""
     plain: dict[str, Any] = _plain(dataclasses.asdict(settings))
     if settings.features is not None and not settings.features.coordinates:
-        del plain["features"]["coordinates"], plain["features"]["axes"]
+        for name in ("coordinates", "axes", "curves"):
+            del plain["features"][name]
     return plain
 
 

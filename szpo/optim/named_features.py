@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
@@ -33,6 +34,12 @@ FEW: Final = (0.4, 0.25, 0.15, 0.2)
 """`SparsePrior.few` of named coordinates: one, two, three, or all of them a little."""
 CARRIED: Final = 0.3
 """A coordinate carries a feature if a unit along it moves the feature by this many spreads."""
+LENGTHS: Final = (1.0, 2.0)
+"""|z| along a named coordinate alone at which its KL is measured; |z|²/2 is .5 and 2 nats."""
+Curve: TypeAlias = Sequence[float]
+"""KL of a named coordinate alone at `LENGTHS`, nats: two numbers against its name, two with it."""
+BY_SQUARE: Final = (0.5, 2.0, 0.5, 2.0)
+"""|z|²/2 nats, where nothing was measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +64,8 @@ class NamedFeatures:
     """Names of the run's coordinates, as of adapters; empty where they have none."""
     axes: tuple[tuple[int, ...], ...] = ()
     """(coordinates, d): the unit vector along which each of them alone moves, in units of 2⁻¹²."""
+    curves: tuple[tuple[int, ...], ...] = ()
+    """(coordinates, 4): the `Curve` of each in units of 2⁻¹² nats, for words; empty: |z|²/2."""
 
     def __post_init__(self) -> None:
         k, dims = len(self.names), {len(row) for row in (*self.map, *self.axes)}
@@ -71,7 +80,11 @@ class NamedFeatures:
         texts = [*self.names, self.dictionary, *itertools.chain(*self.own), *self.coordinates]
         if not all(isinstance(text, str) for text in texts):
             raise UsageError("features: names and the facts of the user's own must be texts")
-        rows = itertools.chain(*self.map, *self.axes)
+        if self.curves and [*map(len, self.curves)] != [4] * len(self.coordinates):
+            raise UsageError("features: a curve of a named coordinate needs four numbers")
+        if min(itertools.chain(*self.curves), default=1) <= 0:
+            raise UsageError("features: the nats of a curve must be positive")
+        rows = itertools.chain(*self.map, *self.axes, *self.curves)
         numbers = [*self.scales, self.components, *rows]
         if not all(isinstance(number, int) and abs(number) < 2**53 for number in numbers):
             raise UsageError("features: scales, components and map must be integers below 2^53")
@@ -95,6 +108,7 @@ class NamedFeatures:
             tuple(tuple(each) for each in body["own"]),
             tuple(body.get("coordinates", ())),
             tuple(tuple(axis) for axis in body.get("axes", ())),
+            tuple(tuple(curve) for curve in body.get("curves", ())),
         )
 
     @property
@@ -135,6 +149,18 @@ class Group:
     """+1 for a member that is more where the name is more, −1 for the opposite."""
     coordinate: int | None = None
     """The number of the named coordinate in the group; None without one."""
+
+
+def fitted_on(features: NamedFeatures, share: float | None) -> NamedFeatures:
+    """Features in named coordinates where votes are fitted on both, or on one alone.
+
+    ``share``: of the texts; 0: how the policies differ alone; 1: the texts alone; None: both.
+    """
+    if share is None or not features.coordinates:
+        return features
+    if share:
+        return replace(features, coordinates=(), axes=(), curves=())
+    return replace(features, names=(), groups=(), scales=(), map=(), own=())
 
 
 def members(features: NamedFeatures, name: str) -> tuple[int, ...]:
@@ -253,12 +279,51 @@ def claims(found: SparseFit, features: NamedFeatures, least: float = 0.02) -> tu
 
 
 def nats_along(features: NamedFeatures, z: Floats) -> tuple[float, ...]:
-    """Nats along each named coordinate alone, negative against its name, of a whitened point (d,).
+    """Nats of each named coordinate alone, negative against its name, of a whitened point (d,).
 
-    The parts add up to the point; their nats do not add up where coordinates overlap.
+    The parts add up to the point; their nats do not add up.
     """
-    parts = np.linalg.lstsq(axes(features).T, z)[0]
-    return tuple((parts * np.abs(parts) / 2).tolist())
+    parts = np.linalg.lstsq(axes(features).T, z)[0].tolist()
+    grid = np.array(features.curves).reshape(-1, 4) / FEATURE_GRID
+    curves = grid.tolist() or [BY_SQUARE] * len(parts)
+    return tuple(nats_at(curve, part) for curve, part in zip(curves, parts, strict=True))
+
+
+def nats_at(curve: Curve, length: float) -> float:
+    """KL at a length |z| along one coordinate alone, both negative against its name.
+
+    As the square up to the first measured length, a power through both from there on.
+
+    >>> [round(nats_at((0.5, 2.0, 0.6, 4.8), length), 2) for length in (-3.0, 0.5, 1.0, 4.0)]
+    [-4.5, 0.15, 0.6, 38.4]
+    """
+    first, second = curve[2:] if length > 0 else curve[:2]
+    power = 2.0 if abs(length) <= LENGTHS[0] else math.log2(second / first)
+    return math.copysign(first * abs(length) ** power, length)
+
+
+def length_at(curve: Curve, nats: float) -> float:
+    """The length at which a coordinate alone costs so many nats: the inverse of `nats_at`.
+
+    >>> [round(length_at((0.5, 2.0, 0.6, 4.8), nats), 2) for nats in (-2.0, 0.6, 4.8)]
+    [-2.0, 1.0, 2.0]
+    """
+    first, second = curve[2:] if nats > 0 else curve[:2]
+    share = abs(nats) / first
+    power = 2.0 if share <= 1 else math.log2(second / first)
+    return math.copysign(share ** (1 / power), nats)
+
+
+def rising(first: float, second: float) -> tuple[float, float]:
+    """Nats measured at `LENGTHS`, which grow at least as the length does; else what is between.
+
+    >>> rising(0.4, 2.0), rising(0.5, 0.4)
+    ((0.4, 2.0), (0.31622776601683794, 0.6324555320336759))
+    """
+    if second >= 2 * first:
+        return first, second
+    between = math.sqrt(first * second / 2)
+    return between, 2 * between
 
 
 @lru_cache(maxsize=8)

@@ -9,6 +9,10 @@ gives c, so that near the start KL(π_z ‖ π_0) ≈ |z|²/2 nats.
 A policy gradient without a gradient: E[s_z φ_f] over the same answers, centred within prompts, is
 how a feature φ_f of the texts grows along each coordinate.
 
+Far from the start KL grows otherwise along each adapter and in each sense, most where the start
+hardly ever does what the adapter does. So it is measured at two lengths in both, for words and for
+mixes by hand; z and T do not depend on it.
+
 Votes and rewards are not used.
 """
 
@@ -21,10 +25,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from szpo.config.schema import Config
-from szpo.errors import UsageError
+from szpo.config.schema import CURVE_ANSWERS, Config
+from szpo.errors import RunError, UsageError
 from szpo.features import dictionary, differences, own
 from szpo.models.logprobs import Sample
+from szpo.optim.named_features import LENGTHS, Curve, rising
 from szpo.optim.sparse_prior import group_features
 from szpo.policies.feature_basis import alike, centre, standardise
 from szpo.policies.probe import Probe
@@ -76,16 +81,34 @@ def adapter_subspace(
     mixed: Blocks = replace(blocks, mixing=(T * correction).astype(np.float32))
     scores = moves[:, 0] @ (mixed.mixing / steps[:, None])
     features, facts = _respond(scores, config, base, prompts, text_of, rate)
+    curves, curve_facts = measure_curves(probe, mixed)
     return replace(
         raw,
-        blocks=mixed,
+        blocks=replace(mixed, curves=curves),
         features=features,
         report={
             "score_seconds": round(seconds, 1), "steps": [float(f"{x:.4g}") for x in steps],
             "nats": [float(f"{x:.4g}") for x in (moves[:, 1:].mean(0).diagonal() / 2 / steps**2)],
-            **kl, "correction": correction, **facts,
+            **kl, "correction": correction, **facts, **curve_facts,
         },
     )  # fmt: skip
+
+
+def measure_curves(probe: Probe, blocks: Blocks) -> tuple[tuple[Curve, ...], dict[str, Any]]:
+    """What each adapter alone costs in both senses, and the facts of measuring it."""
+    began = time.monotonic()
+    steps = [sign * length for sign in (-1, 1) for length in LENGTHS]
+    members = [{"z": blocks.weights(step * axis)} for axis in blocks.axes for step in steps]
+    found = probe.kl(members, CURVE_ANSWERS, "curves", "KL of each adapter alone")
+    if not (np.isfinite(found).all() and (found.mean(1) > 0).all()):
+        raise RunError("the KL of an adapter alone is not a positive number; set model.dtype=fp32")
+    mean, error = found.mean(1), found.std(1, ddof=1) / CURVE_ANSWERS**0.5
+    pairs = [rising(*pair) for pair in mean.reshape(-1, 2).tolist()]
+    curves = [[float(f"{x:.4g}") for x in row] for row in np.reshape(pairs, (-1, 4))]
+    return tuple(map(tuple, curves)), {
+        "curve_seconds": round(time.monotonic() - began, 1),
+        "curve_stderr": float(f"{np.median(error / mean):.3g}"),
+    }
 
 
 def one_at_a_time(steps: Floats) -> tuple[Theta, ...]:

@@ -137,8 +137,12 @@ class Probe:
             temperature=self.sampling.temperature,
         )
 
-    def kl(self, members: Sequence[Theta], rows: int, name: str) -> NDArray[np.float64]:
+    def kl(
+        self, members: Sequence[Theta], rows: int, name: str, stage: str = ""
+    ) -> NDArray[np.float64]:
         """Measure the KL of each member to the start, prompts in turn.
+
+        ``stage`` names this pass in the progress display, if it is to be shown.
 
         Returns:
             (members, rows), nats per completion, each from one answer; ``name`` seeds them.
@@ -147,7 +151,12 @@ class Probe:
         key = seeds.derive(self.root_seed, "setup", name=f"prompts {name}")
         order = seeds.permutation(key, len(self.prompts))
         groups = [int(order[i % len(order)]) for i in range(len(owner))]
-        answers = self.samples(members, owner, groups, name)
+
+        def report_drawn(count: int) -> None:
+            if stage:
+                self.progress(stage, count, len(owner))
+
+        answers = self.samples(members, owner, groups, name, report_drawn)
         request = ReadRequest(
             "kl",
             tuple(sample.prompt for sample in answers),

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from szpo import cache
-from szpo.config.schema import ADAPTER_SAMPLES, KL_SAMPLES, SCORED, Config
+from szpo.config.schema import ADAPTER_SAMPLES, CURVE_ANSWERS, KL_SAMPLES, SCORED, Config
 from szpo.errors import ResourceError, UsageError
 from szpo.features import dictionary, own
 from szpo.files import replace_whole
@@ -210,6 +210,7 @@ def _adapters(config: Config) -> dict[str, Any]:
     return {
         "adapters": adapter_sources.identify(config.subspace.adapters),
         "dictionary": dictionary.digest(),
+        "curves": CURVE_ANSWERS,
     }
 
 

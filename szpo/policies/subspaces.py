@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 from szpo.errors import UsageError
 from szpo.models.lora_sites import Site
 from szpo.optim import parameters, sparse_prior
-from szpo.optim.named_features import NamedFeatures
+from szpo.optim.named_features import BY_SQUARE, Curve, NamedFeatures, length_at
 from szpo.optim.parameters import Space
 from szpo.types import FEATURE_GRID, Floats, Layout, Theta, Update
 
@@ -61,11 +61,15 @@ class FeatureMap:
     """(k,): group of each feature by its texts; None: features that move the policy alike."""
 
     def named(
-        self, coordinates: tuple[str, ...] = (), axes: Floats | None = None
+        self,
+        coordinates: tuple[str, ...] = (),
+        axes: Floats | None = None,
+        curves: Sequence[Curve] = (),
     ) -> NamedFeatures:
         """The features that ever differ, as a rule uses them, with near-equal ones in groups.
 
-        ``coordinates`` are the coordinates' names; along ``axes`` (names, d) each alone moves.
+        ``coordinates`` are the coordinates' names; along ``axes`` (names, d) each alone moves, at
+        the cost of its curve.
         """
         differing = [i for i, scale in enumerate(self.scales) if scale > 0]
         # What no coordinate with a name moves may still explain votes.
@@ -80,6 +84,7 @@ class FeatureMap:
             metric = gradients.T.astype(np.float64) @ gradients
             groups = sparse_prior.group_features(metric, classes).tolist() if names else []
         units = () if axes is None else np.rint(axes * FEATURE_GRID).astype(np.int64).tolist()
+        nats = np.maximum(np.rint(np.reshape(curves, (-1, 4)) * FEATURE_GRID), 1).astype(int)
         return NamedFeatures(
             tuple(names),
             tuple(groups),
@@ -90,6 +95,7 @@ class FeatureMap:
             own,
             coordinates,
             tuple(map(tuple, units)),
+            tuple(map(tuple, nats.tolist())),
         )
 
     def facts(self) -> dict[str, Any]:
@@ -143,11 +149,16 @@ class Blocks:
     """(r,) by name of the site: the adapter of each entry of A x; −1: its weight is always 1."""
     mixing: NDArray[np.float32]
     """T (k, k): the adapters' weights are w = T z."""
+    curves: tuple[Curve, ...] = ()
+    """(k,): what each alone costs, for words and mixes by hand; empty: |z|²/2."""
 
     def __post_init__(self) -> None:
         k, owners = len(self.names), np.concatenate([*self.owners.values(), np.array([-1])])
         if len({*self.names}) != k or len(self.sources) != k:
             raise ValueError("adapters: names are not distinct, or not as many as sources")
+        nats = np.reshape(self.curves or [BY_SQUARE] * k, (k, 4))
+        if not (np.isfinite(nats) & (nats > 0)).all():
+            raise ValueError("adapters: a curve of KL has other than four numbers above 0")
         if self.mixing.shape != (k, k) or not np.isfinite(self.mixing).all():
             raise ValueError("adapters: the mixing matrix has another shape, or is not finite")
         if owners.min() < -1 or owners.max() >= k:
@@ -172,8 +183,9 @@ class Blocks:
     def point(self, nats: Mapping[str, float]) -> NDArray[np.float32]:
         """The point z (k,) at which each named adapter alone costs so many nats.
 
-        Below 0 its weight is negative.
+        Below 0 its weight is negative. What the whole mix costs is another number.
         """
+        curves = dict(zip(self.names, self.curves or [BY_SQUARE] * len(self.names), strict=True))
         z = np.zeros(len(self.names))
         for name, amount in nats.items():
             if name not in self.names:
@@ -182,10 +194,7 @@ class Blocks:
                     f'did you mean "{near[0]}"' if near else f"there are: {', '.join(self.names)}"
                 )
                 raise UsageError(f'no adapter is called "{name}"; {hint}')
-            z += (
-                math.copysign(math.sqrt(2 * abs(amount)), amount)
-                * self.axes[self.names.index(name)]
-            )
+            z += length_at(curves[name], amount) * self.axes[self.names.index(name)]
         return z.astype(np.float32)
 
 
@@ -251,7 +260,7 @@ class Subspace:
         """Features and names of the coordinates as a rule uses them; None without features."""
         if self.features is None or self.blocks is None:
             return None if self.features is None else self.features.named()
-        return self.features.named(self.names, self.blocks.axes)
+        return self.features.named(self.names, self.blocks.axes, self.blocks.curves)
 
     def mu(self, kl_radius: float) -> float:
         """Radius μ at which one side costs ``kl_radius`` (κ, nats): scale · √(2κ/d)."""
@@ -337,6 +346,7 @@ class Subspace:
             "report": dict(self.report),
             **({} if self.features is None else {"features": self.features.facts()}),
             **({"names": [*self.names], "sources": [*self.blocks.sources]} if self.blocks else {}),
+            **({"curves": self.blocks.curves} if self.blocks and self.blocks.curves else {}),
         }
 
     @classmethod
@@ -357,8 +367,8 @@ class Subspace:
         if "names" in facts:
             stored = parts["basis"]
             owners = {s.name: stored[f"{s.name}{OWNER}"].astype(np.int64) for s in sites}
-            sources = tuple(facts["sources"])
-            blocks = Blocks(tuple(facts["names"]), sources, owners, stored[MIXING])
+            sources, curves = tuple(facts["sources"]), tuple(map(tuple, facts.get("curves", ())))
+            blocks = Blocks(tuple(facts["names"]), sources, owners, stored[MIXING], curves)
             parts = {"fixed": {n: stored[n] for n in wanted}, "start": {}, "basis": {}}
         for name in wanted:
             if name not in parts["fixed"] and name not in parts["start"]:

@@ -1,6 +1,7 @@
 """Mixes of adapters by hand, of a run or of a set: what they answer, cost, and are as one adapter.
 
-Nats are of each adapter alone; the KL of a whole mix is measured.
+Nats are of each adapter alone, by its measured curve. They do not add up: the KL of a whole mix is
+measured.
 """
 
 from __future__ import annotations

@@ -3,18 +3,21 @@
 import itertools
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import special
 
+from szpo.config import settings_file
 from szpo.errors import UsageError
 from szpo.optim import named_features, optimizer, pair_choice
 from szpo.optim.checked_settings import defaults, settings_from_json, settings_to_json
-from szpo.optim.named_features import FEW, NamedFeatures
+from szpo.optim.named_features import BY_SQUARE, FEW, NamedFeatures
 from szpo.optim.posterior_directions import NOISE, draw_direction
 from szpo.optim.rules import all_votes, findings
-from szpo.optim.rules.measured_kl import KlMeasurement, Reading
 from szpo.optim.rules.rule import StepInputs, perturbations
 from szpo.optim.settings import Settings
 from szpo.optim.sparse_prior import SparsePrior
@@ -201,16 +204,46 @@ def test_a_taste_goes_along_the_coordinate_that_carries_it_by_moves_and_by_texts
         assert np.mean(cosines) > 0.85
 
 
+def test_votes_of_adapters_can_be_fitted_on_moves_alone_and_on_texts_alone():
+    def made(*sets):
+        own = ['subspace.adapters=["a", "b"]', "panel.verdict=rows", *sets]
+        return settings_file.load(sets=own).optimizer_settings((("z", (DIM,)),), 1.0, table())
+
+    both, moves, texts = made(), *(made(f"optimizer.score_share={share}") for share in (0, 1))
+    assert both.features == table()
+    assert moves.features == table(()) and (moves.features.columns, moves.own_share) == (DIM, 0)
+    assert (texts.features.columns, texts.own_share, both.own_share) == (len(TEXTS), 1, 0.5)
+    assert (texts.features.names, texts.features.map) == (TEXTS, table().map)
+    assert {each.score_share for each in (both, moves, texts)} == {0.0}
+    with pytest.raises(UsageError, match=r"score_share is 0.5; with adapters it is 0"):
+        made("optimizer.score_share=0.5")
+
+
 def test_a_taste_that_no_feature_shows_is_learned_from_moves_alone():
     settings = settings_of()
     state = walk(settings, 16, 1, (0.0, 0.0, 0.0), hidden=1.5)
     top = findings.find(settings, state.carried)
     assert (top.taught[0].feature, top.taught[0].more) == ("c", True) and top.shown
     assert dict(top.mix)["c"] > 1.0 and abs(dict(top.mix)["a"]) < 0.3
-    # Measured at half of the whole way: .9 nats where |z|²/2 is 1.9; .1 is added to both.
-    reach = KlMeasurement(3.0, (Reading(128, 0.9, 1.9),), 128)
-    measured = findings.find(settings, replace(state.carried, reach=reach))
-    assert dict(measured.mix)["c"] == pytest.approx(dict(top.mix)["c"] / 2)
+    # By its curve, from twice |z|²/2 at |z| = 1 to four times at 2, the same weights cost more.
+    dear = replace(table(), curves=((2048, 8192, FEATURE_GRID, 8 * FEATURE_GRID),) * DIM)
+    measured = dict(findings.find(settings_of(dear), state.carried).mix)
+    length = math.sqrt(2 * dict(top.mix)["c"])
+    assert 1 < length < 4 and measured["c"] == pytest.approx(length**3)
+
+
+nats = st.floats(0.01, 20)
+
+
+@given(curve=st.tuples(nats, nats, nats, nats), length=st.floats(-5, 5))
+def test_a_curve_rises_through_what_was_measured_and_can_be_read_both_ways(curve, length):
+    curve = (*named_features.rising(*curve[:2]), *named_features.rising(*curve[2:]))
+    at = partial(named_features.nats_at, curve)
+    assert [at(x) for x in (-1, -2, 1, 2)] == pytest.approx(np.multiply(curve, (-1, -1, 1, 1)))
+    assert named_features.length_at(curve, at(length)) == pytest.approx(length)
+    assert at(length / 2) == pytest.approx(at(length) / 4) if abs(length) <= 1 else True
+    assert at(abs(length) * 1.1) >= 1.09 * at(abs(length)) >= 0 >= at(-abs(length))
+    assert named_features.nats_at(BY_SQUARE, length) == pytest.approx(length * abs(length) / 2)
 
 
 def test_every_other_row_is_of_the_policys_own_answers_and_says_nothing_of_moves():
@@ -285,14 +318,16 @@ def test_a_taste_that_no_coordinate_carries_is_told_and_not_followed_far():
 
 
 def test_settings_without_names_are_written_as_before_and_with_names_read_back():
-    plain = replace(table(), coordinates=(), axes=())
+    measured = replace(table(), curves=((2048, 8192, 1500, 9000),) * DIM)
+    plain = replace(measured, coordinates=(), axes=(), curves=())
     body = settings_to_json(settings_of(plain, asking_noise=None))
-    assert not {"coordinates", "axes"} & {*body["features"]}
-    named = settings_of()
+    assert not {"coordinates", "axes", "curves"} & {*body["features"]}
+    named = settings_of(measured)
     assert settings_from_json(settings_to_json(named)) == named
     for wrong in (
         {"coordinates": ("a",)}, {"components": 1}, {"axes": ((0,) * DIM, *table().axes[1:])},
-        {"axes": (table().axes[0][1:], *table().axes[1:])},
+        {"axes": (table().axes[0][1:], *table().axes[1:])}, {"curves": ((1, 2, 3),) * DIM},
+        {"curves": ((1, 2, 0, 2),) * DIM}, {"curves": ((1, 2, 1, 2),)},
     ):  # fmt: skip
         with pytest.raises(UsageError, match="features: "):
             replace(table(), **wrong)

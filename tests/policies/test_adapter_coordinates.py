@@ -212,9 +212,28 @@ def test_coordinates_are_white_and_near_their_own_adapters(model, space):
     assert (np.abs(scaled) <= 0.5 * scaled.diagonal()).sum() == 6  # nearest to its own adapter
 
 
+def test_each_adapter_alone_costs_what_is_asked_of_it_in_both_senses(model, space):
+    """Measured anew; by |z|²/2 weights are nearly half off here. The digest knows no curve."""
+    answerer = LocalHost(model).at(space, Space(0, space.layout, Law()))
+    tokens = tuple(loading.encode(model.tokenizer, p) for p in ASKED)
+    probe = subspace_setup.Probe(answerer, space, tokens, SHORT, 78)
+    asked = np.array([0.3, 1.0, 3.0])
+
+    def errors(blocks):
+        points = [{name: s * x} for name in space.names for s in (-1, 1) for x in asked]
+        members = [{"z": blocks.point(each)} for each in points]
+        return np.abs(np.log(probe.kl(members, 16, "test").mean(1).reshape(-1, 3) / asked))
+
+    plain = replace(space.blocks, curves=())
+    found, before = errors(space.blocks), errors(plain)
+    assert found.mean() < 0.7 * before.mean() and found[:, 1].max() < 0.3
+    assert replace(space, blocks=plain).basis_sha256 == space.basis_sha256
+
+
 def test_the_record_gives_back_coordinates_digest_and_factors(space):
     again = Subspace.from_facts(json.loads(json.dumps(space.facts())), space.tensors())
     assert again.names == space.names and again.basis_sha256 == space.basis_sha256
+    assert again.blocks.curves == space.blocks.curves and len(space.blocks.curves) == 3
     theta = {"z": np.float32([1, -2, 0.5])}
     for name, value in space.factors(theta).items():
         assert np.array_equal(again.factors(theta)[name], value)

@@ -162,7 +162,8 @@ def test_the_set_of_adapters_is_small_and_mixed_under_its_own_sampling():
     (mixed,) = (name for name, facts in index.items() if facts["preset"] == "adapters")
     files = [subspace_cache.SHIPPED / mixed, *(f for f in folder.rglob("*") if f.is_file())]
     assert sum(file.stat().st_size for file in files) <= 1_000_000
-    assert [*subspace_cache.read(files[0]).blocks.names] == names
+    blocks = subspace_cache.read(files[0]).blocks
+    assert [*blocks.names] == names and len(blocks.curves) == len(names)
     own = [f"generation.{name}={value}" for name, value in adapters.SAMPLING.items()]
     config = settings_file.load(sets=own).in_adapters(["smollm2"])
     assert subspace_cache.sampling_of(config).facts() == document["sampling"] | {"stop": ()}

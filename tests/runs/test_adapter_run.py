@@ -24,12 +24,13 @@ from tests.support import folder_run, lora_folders, tiny_models
 RULES = {
     "regression": [],
     "rows": ["optimizer.rows=1"],
+    "texts": ["optimizer.rows=1", "optimizer.score_share=1"],
     "known": ["optimizer.rule=known", "run.votes=8"],
     "sign": ["optimizer.rule=sign", "run.votes=8"],
 }
 
 
-@pytest.fixture(params=["regression", "rows"])
+@pytest.fixture(params=["regression", "rows", "texts"])
 def run(request, tmp_path):
     adapters = lora_folders.write_shapes(tmp_path / "adapters")
     sets = [f"subspace.adapters={json.dumps(adapters)}", *RULES[request.param]]
@@ -46,8 +47,11 @@ def test_the_record_alone_verifies_and_gives_the_mix_as_one_adapter(run, tmp_pat
         asked = {row["pairing"] for row in ledger.steps()}
         named = ledger.spec["optimizer"]["features"]
     assert space["kind"] == "adapters" and space["names"] == ["wide", "low", "stable"]
-    assert asked == {"mixed" if ledger.spec["optimizer"]["D"] == 1 else "antithetic"}
-    assert named is None or named["coordinates"] == space["names"]
+    if "coordinates" in named:
+        assert asked == {"mixed" if ledger.spec["optimizer"]["D"] == 1 else "antithetic"}
+        assert named["coordinates"] == space["names"] and len(named["curves"]) == 3
+    else:
+        assert asked == {"pool"} and named["names"] and named["components"] == 0
     assert space["layout"] == [["z", [3]]] and theta["z"].any()
     assert (
         call(["export", str(run), "--out", str(tmp_path / "whole"), "--merged", "--anyway"]) == 0

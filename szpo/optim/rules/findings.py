@@ -46,8 +46,8 @@ class Findings:
     aside: tuple[str, ...] = ()
     """Groups of features that the operator ordered not to follow."""
     mix: tuple[tuple[str, float], ...] = ()
-    """The named coordinates at the recommended point: name, and nats along it alone, negative
-    against its name, by the KL that was measured near the point."""
+    """The named coordinates at the recommended point: name, and what it alone costs in nats,
+    negative against its name."""
     lacking: tuple[str, ...] = ()
     """Claimed groups that no direction in the named coordinates moves by much."""
 
@@ -90,11 +90,10 @@ def find(settings: Settings, record: AllVotes) -> Findings:
     said = claims(found, features)
     names = dict.fromkeys(named_features.group_of(features, i).name for i in record.aside)
     along = named_features.nats_along(features, record.recommended / whitened_unit(settings))
-    mix = [record.kl_scale * nats for nats in along]
     return Findings(
         factor, held.share, held.broken, found.side, taught=said,
         unnamed=found.dense, chance=1 - found.signal, aside=tuple(names),
-        mix=tuple(zip(features.coordinates, mix, strict=True)),
+        mix=tuple(zip(features.coordinates, along, strict=True)),
         lacking=_lacking(features, said),
     )  # fmt: skip
 
