@@ -34,6 +34,7 @@ from szpo.evaluators.function_panel import (
     check_function,
 )
 from szpo.evaluators.panel_factory import PEOPLE
+from szpo.improvement.rounds import Improving
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import with_budget
 from szpo.result import Result, Sample, TextPair, make_pair, read_result
@@ -42,7 +43,7 @@ from szpo.runs.assemble import RunParts
 from szpo.runs.callbacks import Callback, GivenCallback, as_callback, read_facts
 from szpo.training import budget, controller
 from szpo.types import Assignment, Choice
-from szpo.voting import lease
+from szpo.voting import lease, policy_checks
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from szpo.voting.step_report import Outcome, StepReport
@@ -175,6 +176,7 @@ class Tuner:
         self._outcome: Outcome | None = None
         self._seats: dict[str, tuple[Assignment, TextPair]] = {}
         self._service: VoteService | None = None
+        self._improving: Improving | None = None
         self._tables: Tables | None = None
         self._reports: list[StepReport] = []
         self._tracked: tuple[Callback, ...] | None = None
@@ -239,6 +241,9 @@ class Tuner:
     def tell(self, vote: Literal["a", "b", "tie", "skip"] | bool, voter: str = "me") -> None:
         """Take a voter's answer to the pair of `ask`; the last vote of a step moves the model.
 
+        Where ``improve.nats`` is set, it also improves the model on the taste of the votes so far,
+        once they show one and at each doubling of them; that takes minutes.
+
         Raises:
             UsageError: no pair was given to this voter, or the vote is unknown.
         """
@@ -278,15 +283,27 @@ class Tuner:
             for each in self._tracked:
                 each.begin(read_facts(self._ledger))
         try:
-            loop = driver.prepare(self._ledger, self._parts, _say)
-            self._outcome = controller.run(replace(loop, on_step=self._report, wait=leave))
+            with lease.hold(self._ledger) as held:
+                if self._improving is None:
+                    self._improving = Improving(self._ledger, self._parts, _say, waits=True)
+                    self._improving.look()
+                loop = driver.prepare(self._ledger, self._parts, _say)
+                outcome = controller.run(
+                    replace(loop, on_step=self._report, wait=leave, lease=held)
+                )
+                self._improving.at_end(outcome, lambda: False)
+            self._outcome = outcome
         except _VoteNeededError:
             self._outcome = None
 
     def _report(self, step: StepReport) -> None:
+        assert self._improving is not None
         self._reports.append(step)
         for each in self._tracked or ():
             each.after_step(step)
+        if back := policy_checks.why_back(self._ledger, step.step + 1):
+            _say(back)
+        self._improving.look()
 
     # ---- what came of it ----
 
@@ -370,6 +387,8 @@ class Tuner:
         for each in self._tracked or ():
             each.end(self._outcome)
         self._tracked = None
+        if self._improving is not None:
+            self._improving.close()
         if self._tables is not None:
             self._tables.close()
         self._parts.close()

@@ -48,12 +48,14 @@ def state_of(run: Path) -> Path:
 class Improving:
     """Improves a run whose settings ask for it; close it where the run is left."""
 
-    def __init__(self, ledger: Ledger, parts: RunParts, say: Say):
+    def __init__(self, ledger: Ledger, parts: RunParts, say: Say, *, waits: bool = False):
+        """``waits``: the run waits for an improvement also where people vote."""
         self._ledger, self._parts, self._say = ledger, parts, say
-        asked, people = parts.config.improve, parts.config.panel.kind == PEOPLE
+        asked = parts.config.improve
+        waits = waits or parts.config.panel.kind != PEOPLE
         self._nats: Final = asked.nats
-        self._beside: Final = people and parts.config.engine.is_local
-        self._along: Final = asked.when == "doubling" and self._beside == people
+        self._beside: Final = not waits and parts.config.engine.is_local
+        self._along: Final = asked.when == "doubling" and (waits or self._beside)
         self._file: Final = state_of(ledger.path)
         self._tried = _applied(ledger) - 1
         """Steps after which it last began; nothing from before is made up for."""

@@ -14,6 +14,7 @@ from szpo.analysis import improvement
 from szpo.cli.app import call
 from szpo.errors import RunError, StorageError, UsageError
 from szpo.evaluators.function_panel import FunctionJudge, FunctionPanel, read_choice
+from szpo.improvement.rounds import Improving
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
 from szpo.replay import verification
@@ -216,8 +217,11 @@ def test_two_people_vote_at_once(model):
 
 
 @pytest.mark.full
-def test_ask_and_tell_by_hand_and_going_on_in_another_process(model, tmp_path):
+def test_ask_and_tell_by_hand_and_going_on_in_another_process(model, tmp_path, monkeypatch):
     """Votes by ``input()`` in a notebook: here from a list."""
+    looks = []  # whether to improve: at the beginning, after each step, and at the end
+    monkeypatch.setattr(Improving, "look", lambda self: looks.append("look"))
+    monkeypatch.setattr(Improving, "at_end", lambda self, outcome, turn: looks.append(outcome))
     place, words = tmp_path / "hand.db", iter(["skip", "a", "b", "tie"])
     settings = {**SMALL, "run.seed": 0}
     with szpo.Tuner(model, PROMPTS[:4], votes=4, ledger=place, settings=settings) as tuner:
@@ -233,6 +237,7 @@ def test_ask_and_tell_by_hand_and_going_on_in_another_process(model, tmp_path):
         tuner.tell("b")
         with pytest.raises(UsageError, match=r"use ask\(\) and tell\(\)"):
             tuner.run()
+    assert looks == ["look"]
     with szpo.Tuner.resume(place) as tuner:
         asked = 0
         while (pair := tuner.ask(voter="ann" if asked % 2 else "me")) is not None:
@@ -241,6 +246,7 @@ def test_ask_and_tell_by_hand_and_going_on_in_another_process(model, tmp_path):
             assert pair.rows
         assert tuner.finished and asked == 4  # a skipped one is answered by the other voter
         assert tuner.tables.votes["choice"].tolist() == ["B", "skip", "A", "B", "tie"]
+        assert looks[1:4] == ["look"] * 3 and {*looks[4:]} == {tuner.outcome}
     with Ledger.open(place, readonly=True) as ledger:
         assert verification.verify(ledger).ok
     with pytest.raises(UsageError, match="its votes come from people; leave out better="):

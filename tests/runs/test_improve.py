@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+import szpo
 from szpo import whole_run
 from szpo.analysis import improvement, last_pairs, run_taste
 from szpo.cli.app import call
@@ -307,7 +308,10 @@ def drive_people(path, monkeypatch, act, say=lambda line: None):
 def test_while_people_vote_it_improves_in_turns_and_ends_as_if_it_had_not_been_interrupted(
     tmp_path, monkeypatch
 ):
-    """Rounds open and close meanwhile, it is killed, and others ask for sheets amid its turns."""
+    """Rounds open and close meanwhile, it is killed, and others ask for sheets amid its turns.
+
+    By hand (`szpo.Tuner.ask`) a run waits for it instead, and ends alike.
+    """
     config = settings_file.load(
         preset_name="tiny", sets=[f"{k}={v}" for k, v in PEOPLE.items()] + [
             f"run.folder={tmp_path / 'begun'}"]
@@ -321,7 +325,7 @@ def test_while_people_vote_it_improves_in_turns_and_ends_as_if_it_had_not_been_i
         vote()
 
     assert drive_people(path, monkeypatch, begin) is None
-    for each in ("alone", "beside"):
+    for each in ("alone", "beside", "hand"):
         shutil.copytree(path.parent, tmp_path / each)
 
     def alone(ledger, improving, vote, move):
@@ -364,7 +368,11 @@ def test_while_people_vote_it_improves_in_turns_and_ends_as_if_it_had_not_been_i
         lease.release(ledger, lease.Lease(row["lease"], row["epoch"], 0))
     assert len(loop.load(rounds.state_of(killed / path.name))[0].steps) == 1
     resumed = drive_people(killed / path.name, monkeypatch, alone)
-    for each in (found, resumed):
+    with szpo.Tuner.resume(tmp_path / "hand" / path.name) as tuner:
+        assert tuner.ask() is not None
+        with Ledger.open(tuner.path, readonly=True) as ledger:
+            hand = adopted.last(ledger)
+    for each in (found, resumed, hand):
         same = ("theta_sha256", "began_sha256", "taste_sha256", "seed", "nats", "guards", "score")
         assert [each[name] for name in same] == [whole[name] for name in same]
         assert each["begun"]["steps"] == whole["begun"]["steps"]
