@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import special
 
 from szpo import seeds
 from szpo.errors import RunError
@@ -141,7 +141,7 @@ def halves(x: Floats, y: Floats, who: Ints, fit: Fit, ties: Ties = "half") -> tu
     """
     p, groups = x.shape[-1], int(who.max()) + 1
     clustered = groups >= MIN_PANELISTS
-    quantile = float(stats.t.ppf(0.975, groups - 1)) if clustered else Z
+    quantile = float(special.stdtrit(groups - 1, 0.975)) if clustered else Z
     covariance = (
         over_panelists(x, y, who, fit, ties)
         if clustered
@@ -200,6 +200,8 @@ def separable(x: Floats, y: Floats) -> bool:
     >>> separable(np.array([[1.0], [2.0]]), np.array([1.0, 0.0]))
     False
     """
+    from scipy import optimize  # late: it loads half of scipy
+
     sided = y != 0.5
     signed = x[sided] * np.sign(y[sided] - 0.5)[:, None]
     n, p = signed.shape

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from szpo import seeds
 from szpo.aggregation.bradley_terry import heterogeneity_p, newton
@@ -214,7 +214,7 @@ def one_direction(z: Floats, y: Floats, who: Ints, found: Mixture) -> bool:
         multiple = max(0.0, float(towards @ fit.weights / (towards @ strongest)))
         rest = fit.weights - multiple * strongest
         freedom = max(1, z.shape[1] - 1)
-        if rest @ fit.information @ rest > stats.chi2.ppf(1 - LEVEL, freedom):
+        if rest @ fit.information @ rest > special.chdtri(freedom, LEVEL):
             return False
     return True
 

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from szpo import memory
 from szpo.cli import console, run_paths
 from szpo.cli import taste as tastes
-from szpo.cli.run import PRESET, SETS
+from szpo.cli.run_paths import PRESET, SETS
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.errors import RunError, UsageError

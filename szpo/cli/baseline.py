@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from szpo import plugins
 from szpo.cli import console, run_paths
 from szpo.cli.data import FIRST, SKIP_BAD, name_bad
-from szpo.cli.run import PRESET, SETS
+from szpo.cli.run_paths import PRESET, SETS
 from szpo.config import settings_file
 from szpo.errors import UsageError
 

@@ -7,22 +7,22 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from szpo import files
-from szpo.analysis import improvement, run_taste, taught
+from szpo.analysis import improvement, taught
 from szpo.cli import console, run_paths
-from szpo.cli.taste import load as load_taste
 from szpo.errors import SzpoError, UsageError
 from szpo.ledger.database import Ledger
-from szpo.optim.rules.findings import Findings
 from szpo.policies import teachable
-from szpo.reports import html_report as page
-from szpo.taste import Taste
 from szpo.training import budget, held_out, results
 from szpo.types import Answer, Prompt
+
+if TYPE_CHECKING:
+    from szpo.optim.rules.findings import Findings
+    from szpo.taste import Taste
 
 
 def runs(folder: Path = run_paths.FOLDER, as_json: bool = console.AS_JSON) -> None:
@@ -198,6 +198,7 @@ def sample(
         raise UsageError("--taste goes with --best-of N; give both")
     if best_of > 1 and (samples > 1 or completions is not None):
         raise UsageError("--best-of shows one answer a prompt; leave out --samples, --completions")
+    from szpo.cli.taste import load as load_taste
     from szpo.runs import assemble, run_prompts
 
     if any(not text.strip() for text in prompt):
@@ -269,8 +270,10 @@ def report(
     as_json: bool = console.AS_JSON,
 ) -> None:
     """Write one self-contained HTML page: settings, curves, samples, votes, verification."""
+    from szpo.analysis import run_taste
     from szpo.evaluators import hidden_reward
     from szpo.replay import verification
+    from szpo.reports import html_report as page
 
     path = run_paths.find(run, folder)
     target = out or path.with_suffix(".html")

@@ -1,4 +1,4 @@
-"""Commands about the machine: doctor, fetch, bench."""
+"""Commands before a run: init, doctor, fetch, bench."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -19,8 +19,23 @@ from szpo.cli import console, run_paths
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.errors import SzpoError, UsageError
-from szpo.runs import file_check, run_engine
-from szpo.runs import machine_check as checks
+
+if TYPE_CHECKING:
+    from szpo.runs import machine_check
+
+
+def init(
+    file: Path = typer.Argument(Path("run.toml"), help="File to write."),
+    preset: str | None = run_paths.PRESET,
+    sets: list[str] = run_paths.SETS,
+    force: bool = typer.Option(False, "--force", help="Overwrite the file."),
+) -> None:
+    """Write a settings file that explains every key."""
+    config = settings_file.load(preset_name=preset, sets=sets)
+    if file.exists() and not force:
+        raise UsageError(f"{file} exists; overwrite it with --force, or give another name")
+    file.write_text(settings_file.to_toml(config), encoding="utf-8")
+    console.say(f"wrote {file}; see what it costs with: szpo run {file} --plan")
 
 
 def doctor(
@@ -35,6 +50,9 @@ def doctor(
 
     With --config also check the engine: what can be reached, and what a step costs there.
     """
+    from szpo.runs import file_check, run_engine
+    from szpo.runs import machine_check as checks
+
     settings = None if config is None else settings_file.load(config)
     found = checks.examine(folder)
     if settings is not None:
@@ -57,9 +75,9 @@ def doctor(
     return 1 if worst else 0
 
 
-def _look_at_questions(settings: Config) -> Iterator[checks.Check]:
+def _look_at_questions(settings: Config) -> Iterator[machine_check.Check]:
     """How many questions would show no difference, if stored answers can tell."""
-    from szpo.runs import assemble
+    from szpo.runs import assemble, file_check
 
     with contextlib.suppress(SzpoError):  # a run reports wrong settings
         found = assemble.warn_of_equal_answers(assemble.check(settings))

@@ -10,7 +10,7 @@ import typer
 
 from szpo import files, seeds
 from szpo.cli import console, run_paths
-from szpo.cli.run import PRESET, SETS
+from szpo.cli.run_paths import PRESET, SETS
 from szpo.errors import RunError, UsageError
 from szpo.types import Answer, Prompt
 

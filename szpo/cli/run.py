@@ -1,4 +1,4 @@
-"""Commands that begin or continue a run: init, run, not-about."""
+"""Commands that begin or continue a run: run, not-about."""
 
 from __future__ import annotations
 
@@ -50,30 +50,12 @@ WARN_AT: Final = 0.7
 """A run warns of drift at this share of its KL limit."""
 TELL_EVERY_S: Final = 30.0
 """Seconds between lines on a set-up's progress, where no bar is drawn."""
-SETS = typer.Option([], "--set", help="Change one setting: section.key=value; may be repeated.")
-PRESET = typer.Option(
-    None, "--preset", help=f"Start from a preset: {', '.join(settings_file.presets())}."
-)
-
-
-def init(
-    file: Path = typer.Argument(Path("run.toml"), help="File to write."),
-    preset: str | None = PRESET,
-    sets: list[str] = SETS,
-    force: bool = typer.Option(False, "--force", help="Overwrite the file."),
-) -> None:
-    """Write a settings file that explains every key."""
-    config = settings_file.load(preset_name=preset, sets=sets)
-    if file.exists() and not force:
-        raise UsageError(f"{file} exists; overwrite it with --force, or give another name")
-    file.write_text(settings_file.to_toml(config), encoding="utf-8")
-    console.say(f"wrote {file}; see what it costs with: szpo run {file} --plan")
 
 
 def run(
     file: Path | None = typer.Argument(None, help="Settings file; see szpo init."),
-    preset: str | None = PRESET,
-    sets: list[str] = SETS,
+    preset: str | None = run_paths.PRESET,
+    sets: list[str] = run_paths.SETS,
     resume: str | None = typer.Option(
         None, "--resume", help="Continue this run (name or file) instead of starting one."
     ),

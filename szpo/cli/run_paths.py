@@ -1,4 +1,4 @@
-"""Find runs by name or file, and check paths before they are written."""
+"""Options of many commands; find runs by name or file, and check paths before they are written."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from szpo.cli import console
+from szpo.config import settings_file
 from szpo.errors import StorageError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.runs import setup_progress
@@ -23,6 +24,10 @@ TRUST = typer.Option(
     "--trust",
     help="Let a run that began elsewhere call this recorded address and send it the secret that "
     "belongs there; may be repeated.",
+)
+SETS = typer.Option([], "--set", help="Change one setting: section.key=value; may be repeated.")
+PRESET = typer.Option(
+    None, "--preset", help=f"Start from a preset: {', '.join(settings_file.presets())}."
 )
 RUN = typer.Argument(None, help="Name or file of a run; without it, the newest one.")
 

@@ -67,7 +67,7 @@ def vote(
     preset: str | None = typer.Option(
         None, "--preset", help=f"Begin a run from a preset; default: {PRESET}."
     ),
-    sets: list[str] = run.SETS,
+    sets: list[str] = run_paths.SETS,
     pseudonym: str = typer.Option(
         ALONE, "--as", help="Pseudonym under which your votes are stored."
     ),

@@ -16,8 +16,6 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from sqlite_utils import Database
-
 from szpo.errors import IntegrityError, SzpoError, UsageError
 from szpo.failpoints import failpoint
 from szpo.ledger import canonical as canonical_form
@@ -83,7 +81,6 @@ class Ledger:
         self.path = path
         self.clock = clock
         self.readonly = readonly
-        self.db = Database(conn)
         self._conn = conn
         self._lock = threading.RLock()
         self.alone: Final[AbstractContextManager[bool]] = self._lock
@@ -270,7 +267,7 @@ class Ledger:
             if os.getpid() != self._pid:
                 raise UsageError(f"{self.path}: opened before a fork; open it again in the child")
             try:
-                return self.db.execute(sql, parameters)
+                return self._conn.execute(sql, parameters)
             except sqlite3.Error as error:
                 translate(self.path, error)
 

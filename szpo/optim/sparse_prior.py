@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from scipy.sparse import csgraph
 
 from szpo.errors import UsageError
 from szpo.types import Floats, Ints
@@ -148,6 +147,8 @@ def group_features(metric: Floats, classes: Ints | None = None, limit: float = 0
     near = metric > limit * np.outer(length, length)
     if classes is not None:
         near &= classes[:, None] == classes
+    from scipy.sparse import csgraph  # late: it loads what most commands do without
+
     found = csgraph.connected_components(near, directed=False)[1]
     _, first, of = np.unique(found, return_index=True, return_inverse=True)
     return np.asarray(np.argsort(np.argsort(first))[of], dtype=np.int64)

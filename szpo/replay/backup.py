@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from sqlite_utils import Database
-
 from szpo.errors import IntegrityError
 from szpo.failpoints import failpoint
 from szpo.ledger import canonical, connection, witness
@@ -99,9 +97,10 @@ def list_recovered(
 
 def _tables() -> list[str]:
     """All tables of the schema; a table comes before those that refer to it."""
-    with contextlib.closing(Database(memory=True)) as fresh:
+    with contextlib.closing(sqlite3.connect(":memory:")) as fresh:
         fresh.executescript(schema())
-        return [name for name in fresh.table_names() if not name.startswith("sqlite_")]
+        found = fresh.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        return [name for (name,) in found if not name.startswith("sqlite_")]
 
 
 def _open_leniently(copy: Path, path: Path) -> sqlite3.Connection:
@@ -172,17 +171,18 @@ def _write(conn: sqlite3.Connection, rows: Mapping[str, list[Row]]) -> None:
     conn.executescript(f"BEGIN IMMEDIATE;\n{schema()}\nCOMMIT;")
     conn.execute("PRAGMA foreign_keys=OFF")
     conn.execute("BEGIN IMMEDIATE")
-    triggers = Database(conn).triggers
-    for trigger in triggers:  # they check new rows, and these are copies
-        conn.execute(f"DROP TRIGGER {trigger.name}")
+    found = conn.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
+    triggers = found.fetchall()
+    for name, _ in triggers:  # they check new rows, and these are copies
+        conn.execute(f"DROP TRIGGER {name}")
     for table, found in rows.items():
         for row in found:
             names, marks = ", ".join(row), ", ".join("?" * len(row))
             # A row that breaks the table's constraints is damaged too, and counts as lost.
             with contextlib.suppress(sqlite3.IntegrityError):
                 conn.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", list(row.values()))
-    for trigger in triggers:
-        conn.execute(trigger.sql)
+    for _, sql in triggers:
+        conn.execute(sql)
     conn.execute("COMMIT")
 
 

@@ -24,7 +24,7 @@ from szpo.ledger import connection
 from szpo.types import Prompt
 
 GIB = 2**30
-PACKAGES = ("numpy", "scipy", "torch", "transformers", "peft", "bitsandbytes", "sqlite-utils")
+PACKAGES = ("numpy", "scipy", "torch", "transformers", "peft", "bitsandbytes")
 
 TIMED_ANSWERS = 16
 """Answers timed at once; a step's batches are larger, so its answers are a bit faster."""
@@ -158,12 +158,7 @@ def _packages(_: Path) -> Iterator[Check]:
         except metadata.PackageNotFoundError:
             yield Check(name, "fail", f"missing; install it with: pip install {name}")
             continue
-        old = name == "sqlite-utils" and int(version.split(".")[0]) < 4
-        yield Check(
-            name,
-            "fail" if old else "ok",
-            version + ("; szpo needs 4: pip install -U sqlite-utils" if old else ""),
-        )
+        yield Check(name, "ok", version)
 
 
 def _sqlite(_: Path) -> Iterator[Check]:

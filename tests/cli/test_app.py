@@ -79,6 +79,35 @@ def test_what_runs_nothing_loads_next_to_nothing(words, heavy, code, said):
     assert done.stdout.splitlines()[-1] == f"{code} []" and said in done.stderr
 
 
+BESIDE_THE_RECORD = (
+    ["init", "made.toml"], ["invite", "RUN"],
+    ["pairs", "RUN", "--rows-of-batches", "--out", "pairs.jsonl"], ["runs"],
+    ["show", "RUN"], ["verify", "RUN"], ["report", "RUN"], ["export", "RUN", "--votes", "v.db"],
+)  # fmt: skip
+"""Commands that need a record at most, the lightest first."""
+LIBRARIES = ["torch", "transformers", "peft", "pandas", "matplotlib", "gradio"]
+LIBRARIES += ["scipy.stats", "scipy.optimize"]
+"""Libraries that take a third of a second or more to load."""
+
+
+def test_commands_that_need_a_record_at_most_load_no_heavy_library(tmp_path):
+    """They took up to 1.8 s of processor time; one process calls them all, so each is named."""
+    path = yard_run.finished(tmp_path)
+    script = (
+        "import json, sys; from szpo.cli.app import call\n"
+        "for words in json.loads(sys.argv[1]):\n"
+        "    code = call(words)\n"
+        "    loaded = [name for name in sys.argv[2:] if name in sys.modules]\n"
+        "    assert code == 0 and not loaded, (words[0], code, loaded)\n"
+        "    first = words[0] in ('init', 'invite', 'pairs')\n"
+        "    assert not first or not {'jinja2', 'scipy.sparse'} & sys.modules.keys(), words[0]\n"
+    )
+    words = [[str(path) if w == "RUN" else w for w in line] for line in BESIDE_THE_RECORD]
+    command = [sys.executable, "-c", script, json.dumps(words), *LIBRARIES]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.spine
 def test_run_spends_its_votes_and_names_what_comes_next(tmp_path, capsys):
     path = yard_run.make(tmp_path)

@@ -158,13 +158,13 @@ def test_whoever_tries_learns_nothing(ledger):
 def test_a_wrong_name_and_a_wrong_code_cost_the_same_look_ups(ledger):
     made = credentials.invite(ledger, "panelist")
     asked = []
-    ledger.db.conn.set_trace_callback(asked.append)
+    ledger._conn.set_trace_callback(asked.append)
     costs = []
     for name, code in (("P-77", "A" * 16), (made.name, "A" * 16), ("P-77", made.code)):
         asked.clear()
         refused(credentials.login, ledger, name, code)
         costs.append(len(asked))
-    ledger.db.conn.set_trace_callback(None)
+    ledger._conn.set_trace_callback(None)
     assert len(set(costs)) == 1
 
 

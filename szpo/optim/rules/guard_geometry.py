@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from szpo.errors import UsageError
 from szpo.optim.rules.measured_kl import SHARE_PARTS
@@ -175,7 +175,7 @@ def predict(moments: Moments, z: Floats, limits: Limits | None = None) -> tuple[
         One prediction for each of `FIGURES` that was measured and whose unit is known (`_units`).
     """
     changes, errors = _changes(moments, np.asarray(z, np.float64)[None])
-    quantile = float(stats.t.ppf(0.975, moments.freedom))
+    quantile = float(special.stdtrit(moments.freedom, 0.975))
     allowed = limits or Limits()
     return tuple(
         Prediction(
