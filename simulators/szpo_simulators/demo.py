@@ -5,7 +5,9 @@ It measures one seed as ``szpo bench demo`` does, and prints the result on one s
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,10 +19,15 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from szpo.analysis import taught
 from szpo.cli import console as to_user
+from szpo.cli import run_paths
+from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.config.schema import Config
+from szpo.errors import SzpoError
+from szpo.ledger.database import Ledger
 from szpo.optim.rules.regression import BUDGET
 from szpo.policies import text_guards
+from szpo.training import status
 from szpo.visible_text import visible
 from szpo.voting import step_report
 from szpo_simulators.bench.demo import measure_run
@@ -63,17 +70,21 @@ def demo(
     sets += [f"improve.nats={BUDGET:g}", "improve.when=end"] if improve else []
     config = settings_file.load(preset_name=preset, sets=sets)
     path = find_free_path(folder, f"demo-{config.run.root_seed}")
-    if (before := path.with_name(f"demo-{config.run.root_seed}.db")) != path:
-        to_user.complain(
-            f"{before} is an earlier demo (it goes on with: szpo run --resume {before}); this one "
-            f"is {path.stem}"
-        )
+    if stopped := find_stopped(path, config):
+        way_on = f"szpo run --resume {stopped}"
+        if not as_json and sys.stdin.isatty():
+            if typer.confirm(f"{stopped} was stopped; go on with it?", default=True, err=True):
+                return call(["run", "--resume", str(stopped)])
+        else:
+            to_user.complain(f"{stopped} was stopped; it goes on with: {way_on}")
+    if path.stem != f"demo-{config.run.root_seed}":
+        to_user.complain(f"there is a demo of this seed already; this one is {path.stem}")
+    to_user.set_resumable(f"szpo run --resume {path}", once=path)
     found = run_demo(config, path, quiet=as_json)
     if as_json:
         print(json.dumps(found, indent=1))
     else:
-        for line in describe(found, path):
-            print(line)
+        to_user.say("\n".join(describe(found, path)))
     return find_exit_code(found["guards"])
 
 
@@ -95,6 +106,19 @@ def find_free_path(folder: Path, name: str) -> Path:
     return path
 
 
+def find_stopped(new: Path, config: Config) -> Path | None:
+    """The last demo of the same seed and taste that was stopped; ``new`` is beside it."""
+    name = f"demo-{config.run.root_seed}"
+    for path in run_paths.files(new.parent):
+        if path.stem != name and not path.stem.startswith(f"{name}-"):
+            continue
+        with contextlib.suppress(SzpoError), Ledger.open(path, readonly=True) as ledger:
+            same = ledger.spec["config"]["panel"]["reward"] == config.panel.reward
+            if same and status.round_status(ledger).state != "finished":
+                return path
+    return None
+
+
 def run_demo(config: Config, path: Path, *, quiet: bool) -> dict[str, Any]:
     """Measure, tune and measure again, with a progress bar on stderr."""
     console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
@@ -114,19 +138,22 @@ def run_demo(config: Config, path: Path, *, quiet: bool) -> dict[str, Any]:
         transient=True,
     )
     total = config.steps * config.votes_per_step
-    task = bar.add_task("votes", total=total, note="", visible=False)
+    task = bar.add_task("votes", total=total, note="set-up")
+
+    def say(text: str) -> None:
+        to_user.doing(text)
+        bar.update(task, note=text if len(text) < WIDTH else "")
+        console.print(text, markup=False)
 
     def on_step(step: step_report.StepReport) -> None:
-        to_user.set_resumable(f"szpo run --resume {path}")
         note = f"{step.length:.0f} tokens an answer"
-        bar.update(task, completed=step.total_votes, note=note, visible=True)
+        to_user.doing(f"step {step.step + 1}")
+        bar.update(task, completed=step.total_votes, note=note)
         if not console.is_terminal:
             console.print(f"step {step.step}: {step.total_votes} of {total} votes, {note}")
 
     with bar:
-        return measure_run(
-            config, path, say=lambda text: console.print(text, markup=False), on_step=on_step
-        )
+        return measure_run(config, path, say=say, on_step=on_step)
 
 
 def describe(found: dict[str, Any], path: Path) -> list[str]:

@@ -54,11 +54,13 @@ def answer(
     with _open(run, folder, sets) as mixer:
         own = mixer.encode(prompt)
         if page:
+            console.doing("")
             plugins.load("szpo.pages", "mix", "page")(mixer, wanted, prompt, folder, port)
             return
         asked = own or mixer.heldout[:prompts]
         if not asked:
             raise UsageError("there are no held-out prompts here; ask your own with --prompt")
+        console.doing(f"writing answers to {len(asked)} prompts, and measuring the mix")
         weights = mixer.move_to(wanted)
         before = mixer.answer(asked, seed=seed, base=True)
         after = mixer.answer(asked, seed=seed)

@@ -10,6 +10,7 @@ import contextlib
 import io
 import math
 import os
+import shlex
 import signal
 import sys
 import time
@@ -23,6 +24,10 @@ from szpo.cli import commands, console
 from szpo.outgoing import hide_keys
 
 INTERRUPTED = 130
+AGAIN = ("demo", "run", "serve", "compare", "simulate", "judge")
+"""Commands that, given again after an interrupt, lose nothing that was counted."""
+WAITING = ("serve", "vote", "simulate", "judge", "visualize")
+"""Commands that wait for people or another process, and may be silent meanwhile."""
 TWICE_S = 5.0
 """A second interrupt within this time (seconds) of the last one is ignored."""
 
@@ -63,8 +68,13 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         signal.signal(hangup, _raise_terminated)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a script's background
         signal.signal(signal.SIGINT, _Interrupts())
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    name = next((word for word in given if not word.startswith("-")), "help")
+    heard = contextlib.ExitStack()
+    if name not in WAITING:
+        heard.enter_context(console.never_silent(f"szpo {name} is at work"))
     try:
-        code = call(arguments)
+        code = call(given)
     except Exception:  # under --debug
         sys.stderr.write(hide_keys(traceback.format_exc()))
         code = 1
@@ -74,6 +84,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    heard.close()
     sys.exit(code)
 
 
@@ -83,6 +94,7 @@ def call(arguments: list[str] | None = None) -> int:
     debug = "--debug" in given or bool(os.environ.get("SZPO_DEBUG"))
     try:
         words = [a for a in given if a != "--debug"] or ["--help"]
+        console.set_resumable(shlex.join(["szpo", *words]) if words[0] in AGAIN else None)
         result: Any = app(args=words, prog_name="szpo", standalone_mode=False)
     except typer.Exit as stop:
         return int(stop.exit_code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from szpo.cli.console import CHILD
 from szpo.errors import ResourceError, SzpoError
 
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
@@ -66,8 +68,9 @@ def start(command: Sequence[str], *, heard: bool = False) -> subprocess.Popen[An
         command = [sys.executable, "-c", _FOLLOW, *command]
     out, errors = (subprocess.PIPE, subprocess.STDOUT) if heard else (None, None)
     return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=out, stderr=errors, start_new_session=True
-    )
+        command, stdin=subprocess.DEVNULL, stdout=out, stderr=errors, start_new_session=True,
+        env={**os.environ, CHILD: "1"},
+    )  # fmt: skip
 
 
 def end(child: subprocess.Popen[Any], grace: float = GRACE) -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import re
+import shutil
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TextIO, cast
 
 import typer
 from rich.cells import cell_len
@@ -34,19 +41,141 @@ if logging.lastResort is not None:  # warnings quote files and servers, which ma
     logging.lastResort.setFormatter(_Visible())
 
 
-def set_resumable(command: str | None) -> None:
-    """Set the command that continues the run after an interrupt, for `report_stop`; None: none."""
-    _run["command"] = command
+def set_resumable(command: str | None, once: Path | None = None) -> None:
+    """Set the command that continues after an interrupt, for `report_stop`; None: none.
+
+    With ``once``, it holds from when that file exists; until then the one before does.
+    """
+    if once is None:
+        _ways_on.clear()
+    _ways_on.append((command, once))
 
 
 def report_stop(how: str) -> None:
-    """Print that a signal ended the command, and how to continue the run."""
-    command = _run.get("command")
-    hint = f"; nothing counted is lost. Continue with: {command}" if command else ""
+    """Print that a signal ended the command, and how to go on; a parent says it for its child."""
+    if how == "SIGTERM" and CHILD in os.environ:
+        return
+    ways = [command for command, once in _ways_on if once is None or once.exists()]
+    hint = f"; nothing counted is lost. Continue with: {ways[-1]}" if ways and ways[-1] else ""
     complain(f"stopped by {how}{hint}")
 
 
-_run: dict[str, str | None] = {}
+_ways_on: list[tuple[str | None, Path | None]] = []
+CHILD: Final = "SZPO_CHILD"
+"""Set in the environment of a process that szpo itself starts and ends."""
+
+
+FIRST_S: Final = 2.0
+"""Longest silence on a terminal, in seconds."""
+LOG_S: Final = 60.0
+"""Longest silence in a log."""
+_ESCAPES: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
+
+
+class Pulse:
+    """Says what is being done where a command would be silent, and for how long.
+
+    On a terminal a line below the last output, which moves each second and goes with the next
+    output; in a log a line a minute. Nothing comes while a line is unfinished, as at a question.
+    """
+
+    def __init__(self, to: TextIO, clock: Callable[[], float] = time.monotonic):
+        """``to`` is where the lines go, and ``clock`` gives seconds."""
+        self._to, self._clock = to, clock
+        self._live: Final = to.isatty() and os.environ.get("TERM") != "dumb"
+        self._lock: Final = threading.RLock()
+        self._doing, self._since, self._heard = "", 0.0, clock()
+        self._shown = self._open = False
+
+    def note(self, doing: str) -> None:
+        """Note the work that begins now; "" is none that somebody waits for."""
+        with self._lock:
+            self._doing, self._since = doing, self._clock()
+
+    def wrap(self, stream: TextIO) -> TextIO:
+        """The stream, whose output this hears."""
+        return cast(TextIO, _Heard(stream, self))
+
+    def write(self, stream: TextIO, text: str) -> int:
+        """Write a command's output."""
+        with self._lock:
+            if self._shown:
+                self._to.write("\r\x1b[K")
+                self._to.flush()
+            written, self._shown, self._heard = stream.write(text), False, self._clock()
+            if bare := _ESCAPES.sub("", text):
+                self._open = not bare.endswith("\n")
+            return written
+
+    def beat(self) -> None:
+        """Say what is being done if nothing was said for long."""
+        with self._lock:
+            now = self._clock()
+            if (
+                not self._doing
+                or self._open
+                or now - self._heard < (FIRST_S if self._live else LOG_S)
+            ):
+                return
+            load, cores = machine_load()
+            busy = f"; the machine is busy: load {load:.1f} on {cores} cores" * (load > cores)
+            line = f"{self._doing} ({now - self._since:.0f} s{busy})"
+            width = shutil.get_terminal_size().columns - 1
+            self._to.write(f"\r{line[:width]}\x1b[K" if self._live else f"{line}\n")
+            self._to.flush()
+            self._shown = self._live
+            if not self._live:
+                self._heard = now
+
+
+class _Heard:
+    def __init__(self, stream: TextIO, pulse: Pulse):
+        self._stream, self._pulse = stream, pulse
+
+    def write(self, text: str) -> int:
+        return self._pulse.write(self._stream, text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def machine_load() -> tuple[float, int]:
+    """The load of the last minute (NaN where the system has none), and the number of cores."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    return load, os.cpu_count() or 1
+
+
+_pulses: list[Pulse] = []
+
+
+def doing(what: str) -> None:
+    """Note the work that begins now, for the line that is shown while nothing else is."""
+    for pulse in _pulses:
+        pulse.note(what)
+
+
+@contextlib.contextmanager
+def never_silent(what: str) -> Iterator[None]:
+    """Let no part of the block be silent for long; see `Pulse`."""
+    pulse, before, over = Pulse(sys.stderr), (sys.stdout, sys.stderr), threading.Event()
+    pulse.note(what)
+
+    def keep() -> None:
+        while not over.wait(0.5):
+            pulse.beat()
+
+    thread = threading.Thread(target=keep, name="szpo-pulse", daemon=True)
+    _pulses.append(pulse)
+    sys.stdout, sys.stderr = map(pulse.wrap, before)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        pulse.write(before[1], "")
+        sys.stdout, sys.stderr = before
+        _pulses.remove(pulse)
 
 
 class Terminated(BaseException):

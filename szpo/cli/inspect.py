@@ -207,12 +207,14 @@ def sample(
     judge = load_taste(liked or str(path), folder) if best_of > 1 else None
     with run_paths.look(path) as ledger:
         own = run_prompts.own_prompts(ledger, prompt)  # refused before the model is loaded
+        console.doing("loading the run's model")
         parts = assemble.reopen(ledger, panel=False, say=console.complain)
         policy = parts.language
         asked = list(own or parts.prompts.heldout[:prompts])
         if not asked:
             raise UsageError("this run has no held-out prompts here; ask your own with --prompt")
         drawn = max(completions or samples, best_of)
+        console.doing(f"writing answers to {len(asked)} prompts")
         tuned = policy.sample(asked, drawn, seed=seed)
         if judge is not None:
             tuned = [
@@ -277,6 +279,7 @@ def report(
 
     path = run_paths.find(run, folder)
     target = out or path.with_suffix(".html")
+    console.doing("reading the record, and computing its updates again")
     with run_paths.look(path) as ledger, ledger.snapshot():
         panel = ledger.spec.get("config", {}).get("panel", {})
         score, name = hidden_reward.find_reward(ledger), str(panel.get("reward", "reward"))

@@ -53,6 +53,7 @@ def verify(
     with Ledger.open(run_paths.find(run, folder), readonly=True) as ledger:
         if head is not None:
             _require_head(ledger, head)
+        console.doing("checking every hash, and computing each update again from its votes")
         found = verification.verify(
             ledger, deep=not quick, head=head, also=[run_taste.check_recorded]
         )
@@ -362,6 +363,7 @@ def _reopen(ledger: Ledger) -> RunParts:
     from szpo.cache import quiet
     from szpo.runs import assemble
 
+    console.doing("loading the run's model")
     with quiet():
         return assemble.reopen(ledger, panel=False, say=console.complain)
 

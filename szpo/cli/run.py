@@ -197,6 +197,7 @@ def _show_plan(checked: CheckedConfig, *, as_json: bool) -> None:
     found = seconds = prior = None
     if checked.policy_factory is None:
         if config.engine.is_local:
+            console.doing(f"timing {machine_check.TIMED_ANSWERS} answers on this machine")
             seconds = machine_check.measure_answer_seconds(config, checked.prompts.train)
         from szpo.policies import subspace_cache
 
@@ -336,6 +337,7 @@ def _drive(
 
     # ``stay`` is for the pages of szpo serve.
     console.set_resumable(f"szpo {'serve' if stay else 'run --resume'} {ledger.path}")
+    console.doing("loading the run's model")
     score, reported = hidden_reward.find_reward(ledger), None
     while True:
         begun = parts is None
@@ -347,6 +349,8 @@ def _drive(
                 if begun:
                     _record_return(ledger, parts, device=device, stay=stay)
                 _say_who_votes(ledger, parts, stay=stay)
+                votes = not stay and parts.panel is not None and parts.config.panel.inside
+                console.doing("the panel votes, and the model moves" if votes else "")
                 with _show_steps(ledger, parts.config, score, as_json=as_json) as show:
                     outcome = whole_run.drive(
                         ledger, parts, (EachStep(show),), score=score, say=console.complain,

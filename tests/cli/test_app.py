@@ -108,6 +108,59 @@ def test_commands_that_need_a_record_at_most_load_no_heavy_library(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+class Screen(io.StringIO):
+    """A stream that is a terminal, or is not."""
+
+    def __init__(self, terminal: bool):
+        super().__init__()
+        self.isatty = lambda: terminal  # type: ignore[method-assign]
+
+
+def test_a_silent_command_says_what_it_does(monkeypatch):
+    """On a terminal after 2 s, then each second, in one place; in a log once a minute."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(console, "machine_load", lambda: (0.5, 2))
+    now = [0.0]
+    screen, log = Screen(terminal=True), Screen(terminal=False)
+    for to, first in ((screen, 2.0), (log, 60.0)):
+        now[0] = 0.0
+        pulse = console.Pulse(to, lambda: now[0])
+        pulse.note("loading the model")
+        for now[0] in (first - 0.1, first, first + 1):
+            pulse.beat()
+        out = pulse.wrap(to)
+        out.write("model tiny\n")
+        out.write("Go on? ")  # a question waits as long as it takes
+        now[0] += 100
+        pulse.beat()
+        out.write("\n")
+        now[0] += 100
+        pulse.note("")  # nobody waits
+        pulse.beat()
+    assert screen.getvalue() == (
+        "\rloading the model (2 s)\x1b[K\rloading the model (3 s)\x1b[K\r\x1b[K"
+        "model tiny\nGo on? \n"
+    )
+    assert log.getvalue() == "loading the model (60 s)\nmodel tiny\nGo on? \n"
+    monkeypatch.setattr(console, "machine_load", lambda: (5.1, 4))
+    pulse.note("measuring")
+    pulse.beat()
+    assert log.getvalue().endswith("measuring (0 s; the machine is busy: load 5.1 on 4 cores)\n")
+
+
+@pytest.mark.parametrize("name", ["demo", "serve", "run", "compare"])
+def test_an_interrupt_before_anything_is_stored_names_the_same_command(name, monkeypatch, capsys):
+    def stop(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("szpo.cli.app.app", stop)
+    assert call([name, "--set", "run.name=a b", "--debug"]) == 130
+    assert capsys.readouterr().err == (
+        "stopped by an interrupt; nothing counted is lost. Continue with: "
+        f"szpo {name} --set 'run.name=a b'\n"
+    )
+
+
 @pytest.mark.spine
 def test_run_spends_its_votes_and_names_what_comes_next(tmp_path, capsys):
     path = yard_run.make(tmp_path)

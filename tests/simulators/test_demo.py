@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from szpo.analysis import taught
 from szpo.cli.app import call
+from szpo.config.schema import Config
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
 from szpo.policies import text_guards
@@ -20,6 +22,7 @@ from szpo.reports.model_card import Weights, model_card
 from szpo_simulators import demo
 from szpo_simulators.panels import asked
 from tests.support import folder_run
+from tests.support.quadratic import new_ledger, settings_of
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +89,39 @@ def test_the_last_lines_never_deny_each_other() -> None:
     assert told[0] == entry and told[1].startswith("not found yet") and str(path) in told[1]
     for nearest, lesson in ((entry, "40 votes: fewer commas"), ("no entry", unexplained)):
         assert demo._describe_taste(nearest, lesson, path) == (nearest, lesson)
+
+
+def test_a_stopped_demo_names_its_way_on_and_the_next_one_offers_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun: list[Path] = []
+
+    def stop(config: Config, path: Path, *, quiet: bool) -> None:
+        begun.append(path)
+        if path.stem == "demo-0":
+            new_ledger(
+                path, settings_of(), spec={"config": config.model_dump(mode="json")}
+            ).close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "run_demo", stop)
+    words = ["demo", "--folder", str(tmp_path)]
+    first, again = tmp_path / "demo-0.db", f"szpo run --resume {tmp_path / 'demo-0.db'}"
+    lost = "stopped by an interrupt; nothing counted is lost. Continue with: "
+    assert call(words) == 130
+    assert capsys.readouterr().err.endswith(f"{lost}{again}\n")
+    assert call(words) == 130  # no terminal, so nobody can be asked
+    told = capsys.readouterr().err
+    assert f"{first} was stopped; it goes on with: {again}" in told
+    assert told.endswith(f"{lost}szpo {' '.join(words)}\n")  # demo-0-2 had not begun
+    assert call([*words, "--taste", "length:6"]) == 130
+    assert "was stopped" not in capsys.readouterr().err, "another taste is another demo"
+    resumed: list[list[str]] = []
+    monkeypatch.setattr(demo, "call", lambda line: resumed.append(line) or 0)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr("typer.confirm", lambda *_, **__: True)
+    assert call(words) == 0 and resumed == [["run", "--resume", str(first)]]
+    assert [path.stem for path in begun] == ["demo-0", "demo-0-2", "demo-0-2"]
 
 
 def test_a_second_demo_takes_another_file_and_one_for_people_is_refused(

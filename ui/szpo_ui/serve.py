@@ -30,6 +30,7 @@ import uvicorn
 from starlette.requests import Request
 from starlette.responses import Response
 
+from szpo.cli import console
 from szpo.cli.child_process import (
     SZPO,
     Keeper,
@@ -171,6 +172,7 @@ def _serve(chosen: ServeOptions, listener: socket.socket, address: SiteAddress) 
             say(f"starting; how far it is: {address.url}")
         chosen, path, config = _find_target(chosen)
         page.run, child = path, None
+        console.set_resumable(f"szpo serve {path}", once=path)
         if config is not None and config.panel.sentences is not None:
             page.sentences = of_record(sentences.read(Path(config.panel.sentences)))
         if config is not None:
