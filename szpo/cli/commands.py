@@ -37,7 +37,7 @@ class Entry:
 GROUPS: Final = {
     "Begin": (
         ("demo", "", "Tune SmolLM2-135M from simulated votes; measure before and after."),
-        ("init", "machine", "Write a settings file that explains every key."),
+        ("init", "machine", "Write a settings file that explains what matters; --all: every key."),
         ("fetch", "machine", "Prepare a model before the first run."),
         ("doctor", "machine", "Check this machine, and a run if one is named."),
     ),

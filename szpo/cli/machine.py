@@ -28,13 +28,14 @@ def init(
     file: Path = typer.Argument(Path("run.toml"), help="File to write."),
     preset: str | None = run_paths.PRESET,
     sets: list[str] = run_paths.SETS,
+    every: bool = typer.Option(False, "--all", help="Write every setting, not only ten."),
     force: bool = typer.Option(False, "--force", help="Overwrite the file."),
 ) -> None:
-    """Write a settings file that explains every key."""
+    """Write a settings file that explains the ten settings that matter; --all: every one."""
     config = settings_file.load(preset_name=preset, sets=sets)
     if file.exists() and not force:
         raise UsageError(f"{file} exists; overwrite it with --force, or give another name")
-    file.write_text(settings_file.to_toml(config), encoding="utf-8")
+    file.write_text(settings_file.to_toml(config, every=every), encoding="utf-8")
     console.say(f"wrote {file}; see what it costs with: szpo run {file} --plan")
 
 

@@ -261,21 +261,42 @@ def merge(tree: dict[str, Any], change: Mapping[str, Any]) -> None:
             tree[section] = values
 
 
-def to_toml(config: Config) -> str:
+MATTER: Final = frozenset({
+    "run.votes", "run.seed", "model.name", "features.add", "panel.kind", "prompts.path",
+    "panel.reward", "panel.question", "generation.max_new_tokens", "generation.temperature",
+})  # fmt: skip
+"""The settings that most own runs change."""
+
+
+def to_toml(config: Config, *, every: bool) -> str:
     """Format the settings as TOML with each key's description above it.
 
-    >>> print(to_toml(Config()).splitlines()[0])
+    Without ``every``, only what `MATTER`s and what is not at its default; both read back the same.
+
+    >>> print(to_toml(Config(), every=False).splitlines()[0])
     # Settings of one szpo run. Start it with: szpo run run.toml
     """
     lines = [
         "# Settings of one szpo run. Start it with: szpo run run.toml",
         "# A # before a key leaves it at its default; remove the # to set it.",
     ]
+    if not every:
+        lines.append("# Every other setting is at its default; szpo init --all writes them too.")
+    usual = Config()
     for section, model in SECTIONS.items():
-        values = getattr(config, section)
+        values, defaults = getattr(config, section), getattr(usual, section)
+        kept = {
+            name: field
+            for name, field in model.model_fields.items()
+            if every
+            or f"{section}.{name}" in MATTER
+            or getattr(values, name) != getattr(defaults, name)
+        }
+        if not kept:
+            continue
         doc = (model.__doc__ or "").strip().splitlines()[0]
         lines += ["", f"# {doc}", f"[{section}]"]
-        for name, field in model.model_fields.items():
+        for name, field in kept.items():
             comment = textwrap.wrap(field.description or "", width=86)
             lines += [f"# {line}" for line in comment]
             value = getattr(values, name)

@@ -224,7 +224,7 @@ def test_the_doctor_looks_at_the_engine_and_prices_a_step(tmp_path, model, hosts
     line = folder_run.arguments(tmp_path, *RAY, model_folder=model)
     config = settings_file.load(sets=[text for text in line if "=" in text])
     file = tmp_path / "run.toml"
-    file.write_text(settings_file.to_toml(config), encoding="utf-8")
+    file.write_text(settings_file.to_toml(config, every=False), encoding="utf-8")
     call(["doctor", "--config", str(file), "--folder", str(tmp_path)])
     found = " ".join(capsys.readouterr().out.split())
     assert "2 workers at a cluster of its own on 127.0.0.1" in found

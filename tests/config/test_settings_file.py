@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.errors import UsageError
@@ -87,8 +88,30 @@ def test_a_step_that_votes_cannot_pay_whole_is_not_begun(votes: int, steps: int)
 @pytest.mark.parametrize("name", sorted(settings_file.presets()))
 def test_presets_are_valid_and_survive_the_written_file(name: str) -> None:
     config = settings_file.load(preset_name=name)
-    written = settings_file.to_toml(config)
-    assert settings_file.check(tomllib.loads(written)) == config
+    long, short = (settings_file.to_toml(config, every=every) for every in (True, False))
+    assert settings_file.check(tomllib.loads(long)) == config
+    assert settings_file.check(tomllib.loads(short)) == config
+    assert len(short) < len(long) / 3
+
+
+def test_init_explains_ten_settings_and_what_was_set_or_all(tmp_path: Path) -> None:
+    def written(*more: str) -> tuple[set[str], str]:
+        file = tmp_path / "run.toml"
+        assert call(["init", str(file), "--force", *more]) == 0
+        text, keys, section = file.read_text(encoding="utf-8"), set(), ""
+        for line in text.splitlines():
+            if line.startswith("["):
+                section = line.strip("[]")
+            elif found := re.match(r"(?:# )?(\w+) =", line):
+                keys.add(f"{section}.{found[1]}")
+        return keys, text
+
+    keys, text = written()
+    assert keys == settings_file.MATTER and len(keys) == 10
+    assert len(text.splitlines()) < 60 and "szpo init --all" in text
+    assert written("--set", "guards.kl=2")[0] == settings_file.MATTER | {"guards.kl"}
+    every = {f"{s}.{k}" for s, m in settings_file.SECTIONS.items() for k in m.model_fields}
+    assert written("--all")[0] == every
 
 
 @pytest.mark.full
@@ -108,7 +131,7 @@ def test_written_settings_read_back_the_same(
         "generation": {"stop": stop},
     }
     config = settings_file.check(tree)
-    assert settings_file.check(tomllib.loads(settings_file.to_toml(config))) == config
+    assert settings_file.check(tomllib.loads(settings_file.to_toml(config, every=True))) == config
 
 
 def test_every_key_has_a_comment() -> None:
