@@ -70,7 +70,7 @@ def _describe_vote(row: Mapping[str, Any]) -> str:
 
 
 _KINDS: Final = {
-    "gold": "calibration comparison", "aa": "calibration comparison",
+    "gold": "comparison with a known answer", "aa": "comparison of the model with itself",
     "final": "blind final comparison",
 }  # fmt: skip
 _CLOSED: Final = {
