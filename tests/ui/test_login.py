@@ -151,6 +151,8 @@ def test_sessions_that_were_left_expired_or_revoked_are_distinguished(stage):
     credentials.revoke(stage.ledger, "P-01", "test")
     answer = httpx.get(f"{stage.url}/api/status", cookies=revoked)
     assert (answer.status_code, answer.json()["error"]) == (403, "revoked")
+    led = httpx.get(f"{stage.url}/panel", cookies=revoked).headers["location"]
+    assert led == "/login?next=/panel&why=revoked", "a bare form would say nothing"
     stage.clock.forward(12 * 3600 + 1)
     answer = httpx.get(f"{stage.url}/api/status", cookies=expired)
     assert (answer.status_code, answer.json()["error"]) == (401, "expired")

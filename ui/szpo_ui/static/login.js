@@ -4,7 +4,8 @@
 const form = document.getElementById("form");
 const said = document.getElementById("said");
 const button = document.getElementById("go");
-const wanted = new URLSearchParams(location.search).get("next");
+const asked = new URLSearchParams(location.search);
+const wanted = asked.get("next");
 
 function say(text) {
   said.textContent = text;
@@ -57,3 +58,4 @@ const token = new URLSearchParams(location.hash.slice(1)).get("t");
 if (location.hash) history.replaceState(null, "", location.pathname + location.search);
 if (token) send("/redeem", { token });
 else form.elements.name.focus();
+if (asked.get("why") === "revoked") say(refusal("revoked"));

@@ -117,13 +117,13 @@ class AccessControl:
 
 
 def _to_login(scope: Scope, path: str, why: Fault) -> Response:
-    """Redirect pages to the login; refuse others with 403 for a revoked session, else 401."""
+    """Redirect pages to the login, which says why; refuse others: 403 if revoked, else 401."""
     if scope["method"] in ("GET", "HEAD") and _is_page(path):
         sent = scope.get("query_string", b"").decode("latin-1")
         if path in FURTHER_PAGES and sent:  # keep the place and choices
             path += f"?{sent}"
-        query = f"?next={quote(path)}" if path != "/" else ""
-        return RedirectResponse(f"/login{query}", 303)
+        query = [f"next={quote(path)}"] * (path != "/") + ["why=revoked"] * (why == "revoked")
+        return RedirectResponse("/login" + "?" * bool(query) + "&".join(query), 303)
     return refuse(403 if why == "revoked" else 401, why, _WHY[why])
 
 

@@ -59,7 +59,8 @@ async function glance() { // the status, "ended" if the session ended, or nothin
     const reply = await fetch(`/api/status?${at}`, { cache: "no-store",
       headers: etag ? { "If-None-Match": etag } : {}, signal: AbortSignal.timeout(POLL_MS) });
     if (reply.status === 304) return { ...live, lease_s: null }; // the lease has not changed
-    if (reply.status === 401 || reply.status === 403) return "ended";
+    if (reply.status === 403) location.reload(); // no login helps: the page says why
+    if (reply.status === 401) return "ended";
     if (!reply.ok) return null;
     const found = await reply.json();
     etag = reply.headers.get("ETag");
