@@ -141,8 +141,10 @@ def run_demo(config: Config, path: Path, *, quiet: bool) -> dict[str, Any]:
     task = bar.add_task("votes", total=total, note="set-up")
 
     def say(text: str) -> None:
-        to_user.doing(text)
-        bar.update(task, note=text if len(text) < WIDTH else "")
+        stage = text.partition(" on ")[0] if text.startswith(("set-up: ", "measuring ")) else ""
+        if stage := "step 0" if text.startswith("held-out ") else stage:
+            to_user.doing(stage)
+            bar.update(task, note=stage)
         console.print(text, markup=False)
 
     def on_step(step: step_report.StepReport) -> None:

@@ -65,7 +65,7 @@ CHILD: Final = "SZPO_CHILD"
 """Set in the environment of a process that szpo itself starts and ends."""
 
 
-FIRST_S: Final = 2.0
+FIRST_S: Final = 1.5
 """Longest silence on a terminal, in seconds."""
 LOG_S: Final = 60.0
 """Longest silence in a log."""
@@ -118,7 +118,7 @@ class Pulse:
             ):
                 return
             load, cores = machine_load()
-            busy = f"; the machine is busy: load {load:.1f} on {cores} cores" * (load > cores)
+            busy = f"; the machine is busy: load {load:.1f}" * (load > cores)
             line = f"{self._doing} ({now - self._since:.0f} s{busy})"
             width = shutil.get_terminal_size().columns - 1
             self._to.write(f"\r{line[:width]}\x1b[K" if self._live else f"{line}\n")

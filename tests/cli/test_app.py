@@ -117,12 +117,12 @@ class Screen(io.StringIO):
 
 
 def test_a_silent_command_says_what_it_does(monkeypatch):
-    """On a terminal after 2 s, then each second, in one place; in a log once a minute."""
+    """On a terminal after 1.5 s, then each second, in one place; in a log once a minute."""
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(console, "machine_load", lambda: (0.5, 2))
     now = [0.0]
     screen, log = Screen(terminal=True), Screen(terminal=False)
-    for to, first in ((screen, 2.0), (log, 60.0)):
+    for to, first in ((screen, 1.5), (log, 60.0)):
         now[0] = 0.0
         pulse = console.Pulse(to, lambda: now[0])
         pulse.note("loading the model")
@@ -138,14 +138,14 @@ def test_a_silent_command_says_what_it_does(monkeypatch):
         pulse.note("")  # nobody waits
         pulse.beat()
     assert screen.getvalue() == (
-        "\rloading the model (2 s)\x1b[K\rloading the model (3 s)\x1b[K\r\x1b[K"
+        "\rloading the model (2 s)\x1b[K\rloading the model (2 s)\x1b[K\r\x1b[K"
         "model tiny\nGo on? \n"
     )
     assert log.getvalue() == "loading the model (60 s)\nmodel tiny\nGo on? \n"
     monkeypatch.setattr(console, "machine_load", lambda: (5.1, 4))
     pulse.note("measuring")
     pulse.beat()
-    assert log.getvalue().endswith("measuring (0 s; the machine is busy: load 5.1 on 4 cores)\n")
+    assert log.getvalue().endswith("measuring (0 s; the machine is busy: load 5.1)\n")
 
 
 @pytest.mark.parametrize("name", ["demo", "serve", "run", "compare"])

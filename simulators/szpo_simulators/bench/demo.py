@@ -76,7 +76,7 @@ def _measure(
     samples = config.evaluation.samples
     ready = time.monotonic()
     before = base_level.load_or_read(policy, held, samples).measurement(held, liked.score)
-    say(f"held-out {config.panel.reward} before: {before.rewards.mean():.3f}; now the votes")
+    say(f"held-out {config.panel.reward} before: {before.rewards.mean():.3f}")
     measured = time.monotonic()
     reports: list[step_report.StepReport] = []
 
