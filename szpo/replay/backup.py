@@ -171,8 +171,8 @@ def _write(conn: sqlite3.Connection, rows: Mapping[str, list[Row]]) -> None:
     conn.executescript(f"BEGIN IMMEDIATE;\n{schema()}\nCOMMIT;")
     conn.execute("PRAGMA foreign_keys=OFF")
     conn.execute("BEGIN IMMEDIATE")
-    found = conn.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
-    triggers = found.fetchall()
+    stored = conn.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
+    triggers = stored.fetchall()
     for name, _ in triggers:  # they check new rows, and these are copies
         conn.execute(f"DROP TRIGGER {name}")
     for table, found in rows.items():

@@ -117,7 +117,12 @@ def test_a_stopped_demo_names_its_way_on_and_the_next_one_offers_it(
     assert call([*words, "--taste", "length:6"]) == 130
     assert "was stopped" not in capsys.readouterr().err, "another taste is another demo"
     resumed: list[list[str]] = []
-    monkeypatch.setattr(demo, "call", lambda line: resumed.append(line) or 0)
+
+    def resume(line: list[str]) -> int:
+        resumed.append(line)
+        return 0
+
+    monkeypatch.setattr(demo, "call", resume)
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     monkeypatch.setattr("typer.confirm", lambda *_, **__: True)
     assert call(words) == 0 and resumed == [["run", "--resume", str(first)]]
