@@ -277,7 +277,8 @@ def _print_links(chosen: ServeOptions, ledger: Ledger, address: SiteAddress) -> 
         say(f"its panel.sentences lack {sentences.name_some(lacking)}, which are in English now")
     if not chosen.demo:
         say(f"next: {_describe_first_thing(ledger)}")
-        say(f"then, in another terminal: szpo invite {ledger.path} --count 3")
+        if not any(each.role == "panelist" for each in credentials.list_people(ledger)):
+            say(f"then, in another terminal: szpo invite {ledger.path} --count 3")
     say(f"operator's link (once): {link(address.url, made.token)}")
     if chosen.demo:
         person = credentials.invite(ledger, "panelist", days=OPERATOR_DAYS)
