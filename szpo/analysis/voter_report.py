@@ -9,13 +9,12 @@ from typing import Final
 import numpy as np
 
 from szpo.aggregation import rationality, registry, weighting
-from szpo.aggregation.weighting import History
+from szpo.aggregation.weighting import History, View
 from szpo.ledger import run_spec
 from szpo.ledger.database import Ledger
-from szpo.optim import weighted_votes
+from szpo.optim.rules import all_votes
 from szpo.optim.rules.registry import rule_of
 from szpo.replay import replay
-from szpo.types import Floats
 from szpo.voting import counting
 from szpo.voting.votes_by_voter import read_votes_by_voter
 
@@ -69,8 +68,11 @@ def voters(ledger: Ledger) -> tuple[Voter, ...]:
     past = read_history(ledger)
     if not past.voters:
         return ()
-    in_use = _weights_in_use(ledger, past)
-    skill, steep = weighting.skill(past), rationality.rationality(past)
+    seen = _views(ledger, past)
+    skill = weighting.skill(*seen["skill"])
+    steep = rationality.rationality(*seen["rationality"])
+    used = {"skill": skill.weights, "rationality": steep.weights}
+    in_use = used.get(run_spec.recorded_settings(ledger).weighting, np.ones(len(past.voters)))
     place = {voter: i for i, voter in enumerate(past.voters)}
     people = ledger.query("SELECT panelist, pseudonym FROM panelists ORDER BY rowid")
     columns = [(row["pseudonym"], place.get(row["panelist"])) for row in people]
@@ -83,23 +85,37 @@ def voters(ledger: Ledger) -> tuple[Voter, ...]:
             rationality=float(steep.weights[i]),
             beta=float(steep.beta[i]),
             beta_interval=(float(steep.low[i]), float(steep.high[i])),
-            z=float(steep.z[i]),
+            z=float(skill.z[i]),
         )
         for name, i in columns
         if i is not None and past.verdicts[i].any()
     )
 
 
-def _weights_in_use(ledger: Ledger, past: History) -> Floats:
+def _views(ledger: Ledger, past: History) -> dict[str, tuple[History, None, View | None]]:
+    """For each weighting: votes, its own prior, and what the others' votes say of each.
+
+    A rule that fits all votes predicts that; else it is the others' votes on the same direction.
+    """
     settings = run_spec.recorded_settings(ledger)
-    if settings.weighting not in registry.LEARNED:
-        return np.ones(len(past.voters))
-    rule = rule_of(settings.rule)
-    if not rule.two_points:
-        return weighted_votes.learn_weights(settings.weighting, past)
-    state = replay.replay_state(ledger, settings)
-    learn = rule.past(settings, state.carried).weights
-    return np.ones(len(past.voters)) if learn is None else learn(past)
+    if not rule_of(settings.rule).two_points or not past.verdicts.size:
+        return dict.fromkeys(registry.LEARNED, (past, None, None))
+    record = replay.replay_state(ledger, settings).carried
+    found = {}
+    for name, weigh in registry.LEARNED.items():
+        latest, view = all_votes.view_of_others(settings, record, past, weigh)
+        found[name] = latest, None, view
+    return found
+
+
+def against(rows: Sequence[Voter]) -> list[str]:
+    """A sentence for each voter whose votes contradict what the others' votes say."""
+    return [
+        f"{row.name} votes against what the others' votes say: z = {row.z:.1f} in {row.votes} "
+        "votes. Ask why; optimizer.weighting = skill turns such votes round"
+        for row in rows
+        if row.z <= -weighting.HOSTILE_Z
+    ]
 
 
 def table(rows: Sequence[Voter]) -> tuple[list[str], list[list[object]]]:

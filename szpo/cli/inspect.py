@@ -148,6 +148,8 @@ def _show_voters(path: Path, *, as_json: bool) -> None:
         return
     console.table(*voter_report.table(found))
     console.say(voter_report.LEGEND)
+    for line in voter_report.against(found):
+        console.say(line)
 
 
 def findings_of(

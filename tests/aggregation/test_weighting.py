@@ -17,6 +17,7 @@ from szpo.aggregation.weighting import HOSTILE_Z, MINUS, PLUS, TIE, History
 from szpo.analysis import voter_report
 from szpo.cli.app import call
 from szpo.errors import UsageError
+from szpo.evaluators.panel_evaluator import PanelEvaluator
 from szpo.optim import optimizer, weighted_votes
 from szpo.optim.checked_settings import defaults
 from szpo.replay import replay, verification
@@ -25,7 +26,7 @@ from szpo.voting import calibration
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from szpo.voting.votes_by_voter import read_votes_by_voter
-from tests.support import yard_run
+from tests.support import named_run, yard_run
 from tests.support.cases import case
 from tests.support.optimizer_state import state_to_json
 from tests.support.quadratic import ValueJudge, go, panel_of, settings_of, start
@@ -483,6 +484,25 @@ def test_the_table_of_voters_counts_votes_and_shows_the_weights_in_use(tmp_path)
     heads, lines = voter_report.table(rows)
     assert len(lines) == 4 and all(len(line) == len(heads) for line in lines)
     assert [line[1] for line in lines] == [row.votes for row in rows]
+
+
+class Against(named_run.CommaJudge):
+    def gap(self, comparison):
+        return -super().gap(comparison)
+
+
+@pytest.mark.full
+def test_a_hostile_voter_is_named_where_each_comparison_has_one_vote(tmp_path):
+    """Nobody else votes on the same direction: the fit of the others' votes tells."""
+    settings, ledger = named_run.start(tmp_path)
+    panel = [*[named_run.CommaJudge()] * 4, Against()]
+    evaluator = PanelEvaluator(VoteService(ledger), panel)
+    go(settings, ledger, named_run.MarkedPolicy(settings), evaluator, until_step=22)
+    *honest, hostile = voter_report.voters(ledger)
+    assert hostile.z < -HOSTILE_Z and min(row.z for row in honest) > 0
+    assert hostile.skill < 0.5 and hostile.in_use == 1
+    (line,) = voter_report.against([*honest, hostile])
+    assert line.startswith("panel-4 votes against what the others' votes say")
 
 
 @pytest.mark.full

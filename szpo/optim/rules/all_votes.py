@@ -185,30 +185,38 @@ def sum_by_voter(
 
 
 def learn_weights(settings: Settings, record: AllVotes, history: History) -> Floats:
-    """One weight per voter (..., P), judged by the posterior of all other voters' votes.
+    """One weight per voter (..., P), judged by the posterior of all other voters' votes."""
+    if not history.verdicts.size:
+        return np.ones((*history.verdicts.shape[:-3], len(history.voters)))
+    weigh = registry.LEARNED[settings.weighting]
+    return weigh(*view_of_others(settings, record, history, weigh))
+
+
+def view_of_others(
+    settings: Settings, record: AllVotes, history: History, weigh: registry.Weighting
+) -> tuple[History, View]:
+    """The latest `weighting.ROWS` comparisons, one a direction, and what others say of each.
 
     With one vote a direction, nobody else voted on it; the fit predicts what the others would have
-    voted. This is done twice, so that a voter who disagrees with everybody has little weight when
-    the others are judged. Only the latest `weighting.ROWS` comparisons count.
+    voted. This is done twice, so that a voter who disagrees with everybody has little weight, as
+    ``weigh`` gives it, when the others are judged.
     """
     verdicts = history.verdicts
     people, lead = len(history.voters), verdicts.shape[:-3]
     shape = (*lead, people, verdicts.shape[-2] * verdicts.shape[-1], 1)
     verdicts = verdicts.reshape(shape)[..., -weighting.ROWS :, :]
     rows = verdicts.shape[-2]
-    weights = np.ones((*lead, people))
-    if not rows or not people:
-        return weights
     latest = replace(history, verdicts=verdicts)
     x = record.votes.x[..., -rows:, :]
     every = np.broadcast_to(x[..., None, :, :], (*lead, people, *x.shape[-2:]))
-    for _ in range(2):
+
+    def view(weights: Floats) -> View:
         others = weights[..., None, :] * (1 - np.eye(people))
         up, down = sum_by_voter(verdicts[..., None, :, :, :], others, tie_share(settings))
-        votes = Votes(every, up, down)
-        mean, variance = _predict(settings, votes)
-        weights = registry.LEARNED[settings.weighting](latest, View(mean, variance))
-    return weights
+        return View(*_predict(settings, Votes(every, up, down)))
+
+    first = view(np.ones((*lead, people)))
+    return latest, view(weigh(latest, first))
 
 
 def _predict(settings: Settings, votes: Votes) -> tuple[Floats, Floats]:
