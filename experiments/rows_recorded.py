@@ -6,6 +6,7 @@
     python experiments/rows_recorded.py run FOLDER --part nothing     # votes without information
     python experiments/rows_recorded.py run FOLDER --part dense       # what no entry names
     python experiments/rows_recorded.py run FOLDER --part hours --tokens 128    # long answers; 256
+    python experiments/rows_recorded.py run FOLDER --part poison      # one dishonest of five
     python experiments/rows_recorded.py tables FOLDER                 # tables/rows-*.csv
 
 SmolLM2 answers sixty training prompts 32 times (temperature 1, 24 tokens), and 16 times at length
@@ -38,6 +39,7 @@ import numpy as np
 from scipy import special
 from scipy.sparse import csgraph
 
+from szpo.aggregation import weighting
 from szpo.features import dictionary
 from szpo.optim import (
     named_features,
@@ -507,16 +509,21 @@ def _directions(space: Space, found: SparseFit | None, k: int, step: int, many: 
     return np.asarray(v / np.linalg.norm(v, axis=1, keepdims=True))
 
 
-def _toward(found: SparseFit, k: int, largest: float, centre: Floats) -> Floats:
-    """The centre's step towards the recommended point."""
+def _target(found: SparseFit, k: int, largest: float) -> Floats:
+    """The recommended point."""
     A = named_features.directions(WORLD.named)
     A = A if len(found.w) == A.shape[1] else A[:, :k]
     w, spread = A @ found.w[: A.shape[1]], A @ found.covariance[: A.shape[1], : A.shape[1]] @ A.T
     square = float(w @ w)
     certain = square / (square + float(np.trace(spread)))
     length = math.sqrt(2 * NATS * math.sqrt(certain))
-    target = w * ((length if largest >= GATE else min(length, 0.5)) / max(math.sqrt(square), 1e-9))
-    way = target - centre
+    length = length if largest >= GATE else min(length, 0.5)
+    return np.asarray(w * (length / max(math.sqrt(square), 1e-9)))
+
+
+def _toward(found: SparseFit, k: int, largest: float, centre: Floats) -> Floats:
+    """The centre's step towards the recommended point."""
+    way = _target(found, k, largest) - centre
     return np.asarray(way * min(1.0, STEP / max(float(np.linalg.norm(way)), 1e-9)))
 
 
@@ -543,6 +550,108 @@ def _claims(found: SparseFit, prior: SparsePrior, k: int) -> list[list[Any]]:
     return sorted(said, key=lambda each: -each[2])
 
 
+# ---- one dishonest of five ----
+
+DISHONEST: Final = (
+    "none", "hostile", "all A", "opposite", "longer", "ten links, one's votes", "ten links"
+)  # fmt: skip
+"""hostile knows the taste and always votes against it; opposite is a panelist like the others of
+the turned taste; longer always takes the longer text. The links are one hostile person's: they
+share one panelist's sheets, or each has as many as a panelist."""
+FITS, WEIGHED = (4, 8, 12, 16, 20, 30, 40), (20, 40)
+"""Sheets of eight after which votes are fitted, and voters weighed."""
+
+
+def dishonest(
+    kind: str, taste: str, a: Ints, b: Ints, rng: np.random.Generator
+) -> tuple[Floats, Floats]:
+    """Verdicts for a, which stands on the left, and for b."""
+    gap = WORLD.rewards[taste][b] - WORLD.rewards[taste][a]
+    if kind == "all A":
+        up = np.ones(len(a))
+    elif kind == "opposite":
+        return vote(Arm(), taste, a, b, rng)[::-1]
+    else:
+        gap = WORLD.words[a] - WORLD.words[b] if kind == "longer" else gap
+        up = np.where(gap == 0, rng.random(len(a)) < 0.5, gap > 0).astype(float)
+    return up, 1 - up
+
+
+def learn(x: Floats, cast: Ints, who: Ints, people: int, prior: SparsePrior) -> weighting.Skill:
+    """What `szpo.optim.rules.all_votes.learn_weights` learns of each voter by `skill`."""
+    verdicts = np.where(who == np.arange(people)[:, None], cast, 0).astype(np.int8)
+    names = tuple(f"{i:02}" for i in range(people))
+    past = weighting.History(names, who, verdicts[..., None], np.zeros((people, 2)))
+    weights = np.ones(people)
+    for _ in range(2):
+        mean, variance = np.zeros((2, people, len(x)))
+        for i in range(people):
+            weight = np.where(who == i, 0.0, weights[who])
+            found = fit_sparse(weighted(x, cast, weight), prior)
+            mean[i] = x @ found.w
+            variance[i] = np.einsum("rp,pq,rq->r", x, found.covariance, x)
+        skill = weighting.skill(past, view=weighting.View(mean, variance))
+        weights = skill.weights
+    return skill
+
+
+def weighted(x: Floats, cast: Ints, weight: Floats) -> Votes:
+    """Votes (R,), 1 or -1 or 0, that count as much as their voters."""
+    return Votes(x, np.maximum(cast * weight, 0.0), np.maximum(-cast * weight, 0.0))
+
+
+def poisoned(kind: str, taste: str, seed: int, weigh: bool) -> dict[str, Any]:
+    """A run of sheets on chosen pairs of the start, by five panelists in turns."""
+    rng, arm = np.random.default_rng([seed, 7]), Arm(choice="kept")
+    R, k, prior = regressors(arm, rng, taste)
+    reward, order = WORLD.rewards[taste], rng.permutation(VOTED)
+    space, centre = Space(seed, (("z", (1,)),), sample_directions.Law("orthonormal")), np.zeros(1)
+    used, x = np.zeros(len(R), dtype=bool), np.zeros((0, R.shape[1]))
+    cast, who, largest, found = np.zeros(0, int), np.zeros(0, int), -math.inf, None
+    people = 14 if "links" in kind else 5
+    skill, seen, first = None, [], None
+    for step in range(40):
+        seat = step % (people if kind == "ten links" else 5)
+        prompts = [int(order[(8 * step + i) % VOTED]) for i in range(8)]
+        a, b = _rows(arm, space, prompts, used, R, found, prior, k, step, centre, rng)
+        honest = seat < 4 or kind == "none"
+        up, down = vote(arm, taste, a, b, rng) if honest else dishonest(kind, taste, a, b, rng)
+        own = np.full(len(a), seat)
+        if kind == "ten links, one's votes" and not honest:
+            own = 4 + (8 * (step // 5) + np.arange(len(a))) % 10
+        x, cast = np.concatenate([x, R[a] - R[b]]), np.append(cast, (up - down).astype(int))
+        who = np.append(who, own)
+        if step + 1 not in FITS:
+            continue
+        if weigh and step + 1 in WEIGHED:
+            skill = learn(x, cast, who, people, prior)
+            seen.append([[int((who == i).sum()), round(float(skill.z[i]), 2)]
+                         for i in range(people)])  # fmt: skip
+        weight = np.ones(people) if skill is None else skill.weights
+        found = fit_sparse(weighted(x, cast, weight[who]), prior)
+        largest = max(largest, found.log_factor)
+        if first is None and largest >= GATE and (said := _claims(found, prior, k)):
+            name, more = said[0][:2]
+            entry = R[:, WORLD.named.names.index(name)] * (1 if more else -1)
+            with_taste = np.corrcoef(within(entry), within(reward))[0, 1]
+            first = [name, more, round(float(with_taste), 3), len(cast)]
+    assert found is not None
+    corr = _correlation(R, k, found, reward) if largest >= GATE else 0.0
+    move = _target(found, k, largest)
+    return {"corr": corr, "first": first, "z": seen, "win": _win_share(move, reward),
+            "move": move.round(3).tolist()}  # fmt: skip
+
+
+def _win_share(z: Floats, reward: Floats) -> float:
+    """How often the policy at z beats the start, on prompts without votes; a tie is half."""
+    total = 0.0
+    for q in range(VOTED, PROMPTS):
+        own = slice(q * WORLD.each, (q + 1) * WORLD.each)
+        sign = np.sign(reward[own][:, None] - reward[own])
+        total += float(special.softmax(WORLD.scores[own] @ z) @ (sign.mean(1) + 1) / 2)
+    return round(total / (PROMPTS - VOTED), 4)
+
+
 # ---- parts ----
 
 
@@ -554,7 +663,7 @@ class Job:
     taste: str | None
     seed: int
     voter: str = ""
-    """Verdicts without information, or "one honest of five"."""
+    """Verdicts without information, "one honest of five", or one of `DISHONEST`."""
     made: str = ""
     """A taste made for calibration: one entry, two entries, no entry."""
 
@@ -562,6 +671,9 @@ class Job:
 def do(job: Job) -> dict[str, Any]:
     """A run with what it was."""
     taste, voter, right = job.taste, None, []
+    if taste is not None and job.voter in DISHONEST:
+        runs = [poisoned(job.voter, str(taste), job.seed, weigh) for weigh in (False, True)]
+        return {"taste": taste, "seed": job.seed, "voter": job.voter, "runs": runs}
     if job.made:
         taste, right = _make_taste(job.made, job.seed)
     if job.voter == "one honest of five":
@@ -596,7 +708,7 @@ NOTHING: Final = (
 TODAY: Final = Arm("batch", "perturbed", equal="coin", groups="shipped", dense="scores")
 
 
-PARTS: Final = ("criterion", "report", "dense", "nothing", "hours")
+PARTS: Final = ("criterion", "report", "dense", "nothing", "hours", "poison")
 
 
 def jobs_of(part: str, choice: str) -> list[Job]:
@@ -624,6 +736,11 @@ def jobs_of(part: str, choice: str) -> list[Job]:
             for arm in arms
             for taste in every
         ]
+    if part == "poison":
+        often = (1, 1, 2, 2, 2, 5, 5)
+        return [Job(chosen, t, 1000 + s, kind) for s in range(50)
+                for kind, n in zip(DISHONEST, often, strict=True) if s % n == 0
+                for t in CORE]  # fmt: skip
     if part == "dense":
         absent = [(name, False) for name, (kind, _) in tastes.TASTES.items() if kind == "absent"]
         return [
@@ -652,8 +769,8 @@ def sweep(jobs: Iterable[Job], out: Path, processes: int, seconds: float) -> Non
     """Make the runs, one JSON line each, until the time is over."""
     begun = time.monotonic()
     with Pool(processes) as pool, out.open("w", encoding="utf-8") as file:
-        for found in pool.imap_unordered(do, jobs, chunksize=2):
-            file.write(json.dumps(found) + "\n")
+        for found in pool.imap_unordered(do, jobs, chunksize=1):
+            print(json.dumps(found), file=file, flush=True)
             if time.monotonic() - begun > seconds:
                 pool.terminate()
                 break
@@ -730,7 +847,8 @@ def tables(folder: Path, out: Path, head: Sequence[str]) -> None:
     """Write the CSV files that the lines fill which the parts left in the folder."""
     paths = sorted(folder.glob("*.jsonl"))
     _table_dense([path for path in paths if path.stem.startswith("dense")], out, head)
-    paths = [path for path in paths if not path.stem.startswith("dense")]
+    _table_poison([path for path in paths if path.stem.startswith("poison")], out, head)
+    paths = [path for path in paths if not path.stem.startswith(("dense", "poison"))]
     rows = [json.loads(line) for path in paths for line in path.open()]
     learned, nothing, said = defaultdict(list), defaultdict(list), defaultdict(list)
     hours = defaultdict(list)
@@ -817,6 +935,35 @@ def _table_dense(paths: Sequence[Path], out: Path, head: Sequence[str]) -> None:
         "of the whole score", "of the whole score, 0 if shut",
     ]  # fmt: skip
     _write(out / "rows-dense.csv", head, heads, lines)
+
+
+def _table_poison(paths: Sequence[Path], out: Path, head: Sequence[str]) -> None:
+    """What one of five moves; a claim is wrong below a correlation of .2 with the taste."""
+    rows = [json.loads(line) for path in paths for line in path.open()]
+    same = {(r["taste"], r["seed"]): r["runs"][0]["move"] for r in rows if r["voter"] == "none"}
+    found, flagged = defaultdict(list), defaultdict(list)
+    for row in rows:
+        start = np.array(same[row["taste"], row["seed"]])
+        for way, run in zip(("equal", "skill"), row["runs"], strict=True):
+            move, first, key = np.array(run["move"]), run["first"], (row["voter"], way)
+            cosine = move @ start / max(np.linalg.norm(move) * np.linalg.norm(start), 1e-9)
+            wrong = first is not None and first[2] < 0.2
+            found[key].append((run["corr"], run["win"], cosine, first is None, wrong))
+            for look, seen in enumerate(run["z"]):
+                for at, (votes, z) in enumerate(seen):
+                    own = row["voter"] == "none" or at < 4
+                    flagged[*key, own, look] += [z <= -weighting.HOSTILE_Z] if votes else []
+    lines = []
+    for key, each in sorted(found.items()):
+        told = [flagged[*key, own, look] for own in (False, True) for look in (0, 1)]
+        shares = [*np.mean(each, axis=0), *(np.mean(hits) if hits else math.nan for hits in told)]
+        lines.append([*key, len(each), *(f"{share:.3f}" for share in shares)])
+    heads = [
+        "one of five", "weighting", "runs", "correlation, 0 if shut", "win share",
+        "cosine with the honest move", "no claim", "first claim wrong", "flagged at 160 verdicts",
+        "flagged at 320", "honest flagged at 160", "honest flagged at 320",
+    ]  # fmt: skip
+    _write(out / "rows-poison.csv", head, heads, lines)
 
 
 def _write(path: Path, head: Sequence[str], heads: list[str], rows: list[list[Any]]) -> None:

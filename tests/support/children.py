@@ -21,6 +21,11 @@ _context.set_forkserver_preload(
 KILLED = -signal.SIGKILL
 
 
+def preload(module: str) -> None:
+    """Let the server import this module, if it has not started, so that no child has to."""
+    _context.set_forkserver_preload([module])
+
+
 def start(function: Callable[..., Any], *arguments: Any) -> BaseProcess:
     """Start a module-level function in a new process."""
     child = _context.Process(target=function, args=arguments)
