@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import sqlite3
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -27,8 +26,6 @@ COLUMNS: Final = (
     "run", "step", "k", "n", "comparison", "kind", "panelist", "panelist_kind", "vote", "revision",
     "plus_side", "choice", "verdict", "counted", "late", "skip_reason", "dwell_ms", "received_us",
 )  # fmt: skip
-WHOLE: Final = ("step", "k", "n", "revision", "counted", "late", "dwell_ms", "received_us")
-"""Columns of whole numbers in an SQLite table, besides its key."""
 HELD: Final = 256
 """Most comparisons whose texts are in memory at a time."""
 
@@ -107,24 +104,18 @@ def write_csv(ledger: Ledger, file: IO[str]) -> int:
 
 def write_table(ledger: Ledger, path: Path) -> int:
     """Write a table ``votes`` with indexes to an empty SQLite file; returns its row count."""
-    rows = export_votes(ledger, texts=True, without=open_comparisons(ledger))
-    first = next(rows, None)
-    if first is None:
-        return 0
-    kinds = {name: "INTEGER" for name in WHOLE} | {"vote": "INTEGER PRIMARY KEY"}
-    columns = ", ".join(f"{name} {kinds.get(name, 'TEXT')}" for name in first)
-    with contextlib.closing(sqlite3.connect(path)) as file, file:
-        file.execute(f"CREATE TABLE votes ({columns})")
-        written = file.executemany(
-            f"INSERT INTO votes VALUES ({', '.join('?' * len(first))})",
-            (
-                [json.dumps(cell) if isinstance(cell, list) else cell for cell in row.values()]
-                for row in itertools.chain([first], rows)
-            ),
-        )
-        for each in ("step, k, n", "comparison", "panelist"):
-            file.execute(f"CREATE INDEX votes_{each.replace(', ', '_')} ON votes ({each})")
-        return written.rowcount
+    from sqlite_utils import Database  # it loads pandas
+
+    with contextlib.closing(Database(path)) as file:
+        votes = file.table("votes")
+        whole = dict.fromkeys(("step", "k", "n", "dwell_ms"), int)  # the first may be null
+        rows = export_votes(ledger, texts=True, without=open_comparisons(ledger))
+        votes.insert_all(rows, pk="vote", columns=whole)
+        if not votes.exists():
+            return 0
+        for columns in (("step", "k", "n"), ("comparison",), ("panelist",)):
+            votes.create_index(columns)
+        return int(votes.count)
 
 
 # ---- for ``datasets`` ----

@@ -24,7 +24,7 @@ from szpo.ledger import connection
 from szpo.types import Prompt
 
 GIB = 2**30
-PACKAGES = ("numpy", "scipy", "torch", "transformers", "peft", "bitsandbytes")
+PACKAGES = ("numpy", "scipy", "torch", "transformers", "peft", "bitsandbytes", "sqlite-utils")
 
 TIMED_ANSWERS = 16
 """Answers timed at once; a step's batches are larger, so its answers are a bit faster."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import sqlite3
 import subprocess
 import sys
 from dataclasses import asdict
@@ -17,6 +16,7 @@ import torch
 from huggingface_hub import DatasetCard, ModelCard
 from peft import PeftModel
 from safetensors.numpy import load_file
+from sqlite_utils import Database
 from transformers import AutoModelForCausalLM
 
 from szpo.cache import quiet
@@ -261,16 +261,13 @@ def test_votes_as_jsonl_csv_and_a_table_of_sqlite_hold_the_same(run, tmp_path):
     assert [row["verdict"] for row in exact] == [row["verdict"] for row in table]
     assert all(row["counted"] is True for row in exact)
     assert len(exact[0]["plus"]) == 2  # JSONL carries the texts of both rows
-    file = sqlite3.connect(tmp_path / "votes.db")
-    file.row_factory = sqlite3.Row
-    rows = [dict(row) for row in file.execute("SELECT * FROM votes")]
+    file = Database(tmp_path / "votes.db")
+    rows = list(file["votes"].rows)
     assert [{**row, "plus": json.loads(row["plus"])} for row in rows] == [
         {**row, "prompts": json.dumps(row["prompts"]), "minus": json.dumps(row["minus"])}
         for row in exact
     ]
-    indexes = file.execute("SELECT name FROM sqlite_master WHERE type = 'index'").fetchall()
-    assert len(indexes) == 3  # the key is the row's own number
-    assert file.execute("SELECT step FROM votes WHERE vote = rowid").fetchall()
+    assert file["votes"].pks == ["vote"] and len(file["votes"].indexes) == 3
     file.close()
 
 
