@@ -150,8 +150,8 @@ def _check_figures(
         "theta_sha256": row["theta_sha256"],
     }
     for name, value in wanted.items():
-        if body[name] != value:
-            raise Broken("events", f"step {step}", f"{name} is {body[name]}, recorded {value}")
+        if (found := body.get(name)) != value:
+            raise Broken("events", f"step {step}", f"{name} is {found}, recorded {value}")
 
 
 CHECKS: Final[tuple[Check, ...]] = (

@@ -32,7 +32,7 @@ from szpo.ledger.theta import theta_digest
 from szpo.optim import optimizer, parameters
 from szpo.replay import replay, verification
 from szpo.types import Answer, Comparison, Prompt, Row
-from szpo.voting import casting, counting, lease, steps
+from szpo.voting import casting, counting, lease, step_report, steps
 from szpo.voting.casting import VoteConflictError, VoteRequest
 from szpo.voting.service import VoteService
 from szpo_ui.web import credentials
@@ -100,6 +100,8 @@ class File:
         for update in updates:
             theta = parameters.apply_update(SETTINGS.space, theta, update)
         counted = counting.counted(ledger, step)
+        votes = counting.StepVotes(ledger, step)
+        counts = step_report.count(votes, ledger.comparisons(step), SETTINGS.pairing)
         digests = {
             "votes_sha256": canonical.votes_sha256(counted),
             "theta_sha256": parameters.digest(theta, ledger.layout),
@@ -112,7 +114,7 @@ class File:
             info=info,
             tally=tally,
             **digests,
-            notes={**digests, "votes": len(counted)},
+            notes={**digests, **counts},
         )
 
     def fold(self):
