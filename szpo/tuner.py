@@ -295,6 +295,11 @@ class Tuner:
             self._outcome = outcome
         except _VoteNeededError:
             self._outcome = None
+        except BaseException:
+            if self._improving is not None:  # the next call goes on from its last stored step
+                self._improving.close()
+                self._improving = None
+            raise
 
     def _report(self, step: StepReport) -> None:
         assert self._improving is not None

@@ -27,7 +27,7 @@ from szpo.errors import SzpoError
 from szpo.ledger.database import Ledger
 from szpo.optim.rules.regression import BUDGET
 from szpo.policies import text_guards
-from szpo.training import status
+from szpo.training import results
 from szpo.visible_text import visible
 from szpo.voting import step_report
 from szpo_simulators.bench.demo import measure_run
@@ -107,14 +107,16 @@ def find_free_path(folder: Path, name: str) -> Path:
 
 
 def find_stopped(new: Path, config: Config) -> Path | None:
-    """The last demo of the same seed and taste that was stopped; ``new`` is beside it."""
-    name = f"demo-{config.run.root_seed}"
+    """The last demo with these settings that was stopped; ``new`` is beside it."""
+    name, asked = f"demo-{config.run.root_seed}", config.model_dump(mode="json")
     for path in run_paths.files(new.parent):
         if path.stem != name and not path.stem.startswith(f"{name}-"):
             continue
         with contextlib.suppress(SzpoError), Ledger.open(path, readonly=True) as ledger:
-            same = ledger.spec["config"]["panel"]["reward"] == config.panel.reward
-            if same and status.round_status(ledger).state != "finished":
+            spec = ledger.spec.get("config", {})
+            same = all(spec.get(each) == asked[each] for each in ("panel", "improve"))
+            same = same and spec["run"].get("votes") == config.run.votes
+            if same and results.run_state_of(ledger).startswith("stopped"):
                 return path
     return None
 

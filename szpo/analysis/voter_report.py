@@ -108,11 +108,13 @@ def _views(ledger: Ledger, past: History) -> dict[str, tuple[History, None, View
     return found
 
 
-def against(rows: Sequence[Voter]) -> list[str]:
+def against(rows: Sequence[Voter], weighting_in_use: str) -> list[str]:
     """A sentence for each voter whose votes contradict what the others' votes say."""
+    skilled = weighting_in_use == "skill"
+    turned = "they are turned round" if skilled else "optimizer.weighting = skill turns them round"
     return [
         f"{row.name} votes against what the others' votes say: z = {row.z:.1f} in {row.votes} "
-        "votes. Ask why; optimizer.weighting = skill turns such votes round"
+        f"votes. Ask why; {turned}"
         for row in rows
         if row.z <= -weighting.HOSTILE_Z
     ]

@@ -107,6 +107,11 @@ class Pulse:
                 self._open = not bare.endswith("\n")
             return written
 
+    def flush(self, stream: TextIO) -> None:
+        """Flush a command's output; nothing is drawn over a pager that makes it wait."""
+        with self._lock:
+            stream.flush()
+
     def beat(self) -> None:
         """Say what is being done if nothing was said for long."""
         with self._lock:
@@ -134,6 +139,9 @@ class _Heard:
 
     def write(self, text: str) -> int:
         return self._pulse.write(self._stream, text)
+
+    def flush(self) -> None:
+        self._pulse.flush(self._stream)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -137,9 +137,11 @@ def show(
 
 def _show_voters(path: Path, *, as_json: bool) -> None:
     from szpo.analysis import voter_report
+    from szpo.ledger import run_spec
 
     with run_paths.look(path) as ledger, ledger.snapshot():
         found = voter_report.voters(ledger)
+        used = run_spec.recorded_settings(ledger).weighting
     if as_json:
         console.emit([asdict(row) for row in found])
         return
@@ -148,7 +150,7 @@ def _show_voters(path: Path, *, as_json: bool) -> None:
         return
     console.table(*voter_report.table(found))
     console.say(voter_report.LEGEND)
-    for line in voter_report.against(found):
+    for line in voter_report.against(found, used):
         console.say(line)
 
 

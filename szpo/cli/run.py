@@ -350,7 +350,7 @@ def _drive(
                     _record_return(ledger, parts, device=device, stay=stay)
                 _say_who_votes(ledger, parts, stay=stay)
                 votes = not stay and parts.panel is not None and parts.config.panel.inside
-                console.doing("the panel votes, and the model moves" if votes else "")
+                console.doing("the run goes on" if votes else "")
                 with _show_steps(ledger, parts.config, score, as_json=as_json) as show:
                     outcome = whole_run.drive(
                         ledger, parts, (EachStep(show),), score=score, say=console.complain,

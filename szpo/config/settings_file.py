@@ -301,7 +301,10 @@ def to_toml(config: Config, *, every: bool) -> str:
             lines += [f"# {line}" for line in comment]
             value = getattr(values, name)
             lines.append(f"# {name} =" if value is None else f"{name} = {_toml(value)}")
-    return "\n".join(lines) + "\n"
+    text = "\n".join(lines) + "\n"
+    if not every and check(tomllib.loads(text)) != config:  # a default depends on another setting
+        return to_toml(config, every=True)
+    return text
 
 
 def _toml(value: object) -> str:

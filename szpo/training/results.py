@@ -98,7 +98,7 @@ class Run:
 
 def read(ledger: Ledger, *, open_round: bool = True) -> Run:
     """The totals of a run and its table of steps, without its open round unless ``open_round``."""
-    state = _state(ledger)
+    state = run_state_of(ledger)
     hidden = set() if open_round else {"open"}
     if state == "finished":  # prepared for after the end
         hidden |= {"planned", "generating"}
@@ -158,10 +158,11 @@ def separation(steps: Iterable[StepReport]) -> float | None:
     return round(better_side(2 * agreeing / pairs - 1), 12) if pairs else None
 
 
-def _state(ledger: Ledger) -> str:
+def run_state_of(ledger: Ledger) -> str:
+    """Whether a run is finished, running, paused or stopped, in words."""
     control = lease.controller(ledger)
     driven = lease.is_driven(control["lease"], control["expires_us"], ledger.clock())
-    state, detail = run_state(round_status(ledger), driven=driven)
-    if state == "stopped" and any(row["state"] != "applied" for row in ledger.steps()):
+    found, detail = run_state(round_status(ledger), driven=driven)
+    if found == "stopped" and any(row["state"] != "applied" for row in ledger.steps()):
         return "stopped within a step"
-    return f"paused {detail}" if state == "paused" else state
+    return f"paused {detail}" if found == "paused" else found

@@ -501,8 +501,9 @@ def test_a_hostile_voter_is_named_where_each_comparison_has_one_vote(tmp_path):
     *honest, hostile = voter_report.voters(ledger)
     assert hostile.z < -HOSTILE_Z and min(row.z for row in honest) > 0
     assert hostile.skill < 0.5 and hostile.in_use == 1
-    (line,) = voter_report.against([*honest, hostile])
+    (line,) = voter_report.against([*honest, hostile], settings.weighting)
     assert line.startswith("panel-4 votes against what the others' votes say")
+    assert line.endswith("optimizer.weighting = skill turns them round")
 
 
 @pytest.mark.full

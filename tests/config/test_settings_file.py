@@ -131,7 +131,17 @@ def test_written_settings_read_back_the_same(
         "generation": {"stop": stop},
     }
     config = settings_file.check(tree)
-    assert settings_file.check(tomllib.loads(settings_file.to_toml(config, every=True))) == config
+    for every in (True, False):
+        text = settings_file.to_toml(config, every=every)
+        assert settings_file.check(tomllib.loads(text)) == config
+
+
+@pytest.mark.parametrize("key", ["comparisons = 1", "rows = 1", "directions = 8"])
+def test_what_is_usual_under_another_rule_is_written(key: str) -> None:
+    """The default of ``regression`` is none of ``known``."""
+    config = settings_file.check(tomllib.loads(f'[optimizer]\nrule = "known"\n{key}'))
+    text = settings_file.to_toml(config, every=False)
+    assert settings_file.check(tomllib.loads(text)) == config
 
 
 def test_every_key_has_a_comment() -> None:
