@@ -1,7 +1,8 @@
-"""Memory used by this process, and memory that is available."""
+"""Memory used by this process, memory that is available, and the load of the machine."""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -45,3 +46,8 @@ def _left_in_container(group: Path = Path("/sys/fs/cgroup")) -> int:
         (int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0
     )
     return max(0, int(limit) - used + dropped)
+
+
+def load_average() -> float:
+    """The load average of the last minute; NaN where the system has none."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")

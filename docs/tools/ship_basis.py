@@ -114,8 +114,7 @@ def make_demo() -> None:
     read_start("demo", policy)
     draw_for_panels("demo", config, policy)
     held = load_shipped().heldout[: config.evaluation.prompts]
-    for old in ("default", "demo"):
-        _clear(base_level.SHIPPED, old)
+    _clear(base_level.SHIPPED, "demo")
     compared = config.evaluation.samples
     level = base_level.SHIPPED / base_level.file_name(policy, held, compared)
     base_level.to_file(base_level.read(policy, held, compared), level)

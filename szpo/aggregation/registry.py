@@ -12,8 +12,7 @@ from szpo.aggregation import rationality, weighting
 from szpo.aggregation.weighting import History, View
 from szpo.types import Floats
 
-Weighting = Callable[[History, View | None], Floats]
-LEARNED: Final[Mapping[str, Weighting]] = {
+LEARNED: Final[Mapping[str, Callable[[History, View | None], Floats]]] = {
     "skill": lambda history, view: weighting.skill(history, view=view).weights,
     "rationality": lambda history, view: rationality.rationality(history, view=view).weights,
 }

@@ -101,11 +101,8 @@ def _views(ledger: Ledger, past: History) -> dict[str, tuple[History, None, View
     if not rule_of(settings.rule).two_points or not past.verdicts.size:
         return dict.fromkeys(registry.LEARNED, (past, None, None))
     record = replay.replay_state(ledger, settings).carried
-    found: dict[str, tuple[History, None, View | None]] = {}
-    for name, weigh in registry.LEARNED.items():
-        latest, view = all_votes.view_of_others(settings, record, past, weigh)
-        found[name] = latest, None, view
-    return found
+    latest, views = all_votes.views_of_others(settings, record, past, registry.LEARNED)
+    return {name: (latest, None, view) for name, view in views.items()}
 
 
 def against(rows: Sequence[Voter], weighting_in_use: str) -> list[str]:

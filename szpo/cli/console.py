@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from szpo import memory
 from szpo.errors import SzpoError
 from szpo.outgoing import blame_proxies, hide_keys
 from szpo.visible_text import visible
@@ -149,8 +150,7 @@ class _Heard:
 
 def machine_load() -> tuple[float, int]:
     """The load of the last minute (NaN where the system has none), and the number of cores."""
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-    return load, os.cpu_count() or 1
+    return memory.load_average(), os.cpu_count() or 1
 
 
 _pulses: list[Pulse] = []

@@ -12,7 +12,7 @@ from szpo.optim.rules.registry import rule_of
 from szpo.replay.findings import Broken, Examination
 from szpo.types import Comparison
 from szpo.voting import counting, panelists, seats, step_inputs
-from szpo.voting.steps import asked_pairing, stored
+from szpo.voting.steps import OWN_PAIRS, asked_pairing, stored
 
 
 def check_plans(look: Examination) -> None:
@@ -107,7 +107,7 @@ def _check_step(ledger: Ledger, row: Record) -> None:
         if len(comparison.rows) != row["d"]:
             rows = len(comparison.rows)
             raise Broken("comparisons", comparison.id, f"has {rows} rows, D is {row['d']}")
-    if row["pairing"] in ("pool", "mixed") and train:
+    if row["pairing"] in OWN_PAIRS and train:
         _check_candidates(ledger, row["step"], train)
     if row["closed_by"] == "auto" and not all(c.identical for c in train):
         raise Broken("steps", row["step"], "closed by itself, yet there was something to ask")

@@ -21,6 +21,7 @@ import psutil
 
 from szpo.config.schema import Config
 from szpo.ledger import connection
+from szpo.memory import load_average
 from szpo.types import Prompt
 
 GIB = 2**30
@@ -105,11 +106,6 @@ def describe_load() -> str:
     """The load under which something was measured, if it was a busy one; else empty."""
     load, cores = load_average(), os.cpu_count() or 1
     return f"at load {load:.1f} on {cores} cores: faster on a free machine" * (load > cores)
-
-
-def load_average() -> float:
-    """The load average of the last minute; NaN where the system has none."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
 
 
 def matrix_seconds(size: int = 1024, repeats: int = 5) -> float:

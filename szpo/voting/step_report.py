@@ -14,6 +14,7 @@ from szpo.ledger.database import Ledger
 from szpo.types import Comparison, Floats, Layout, Theta, Vote
 from szpo.voting import step_inputs
 from szpo.voting.counting import StepVotes
+from szpo.voting.steps import OWN_PAIRS
 
 T = TypeVar("T")
 
@@ -85,7 +86,7 @@ class StepReport:
     @property
     def perturbed(self) -> bool:
         """Each direction has two policies, so that votes on its comparisons are alike."""
-        return self.pairing not in ("pool", "mixed")
+        return self.pairing not in OWN_PAIRS
 
     @property
     def win_rate(self) -> float | None:
@@ -201,7 +202,7 @@ def count(votes: StepVotes, comparisons: Sequence[Comparison], pairing: str) -> 
     shown = {c.id: [row for row in c.rows if not row.identical] for c in comparisons}
     read = [row for vote in (*votes.counted, *skips) for row in shown[vote.comparison]]
     words = (len(answer.text.split()) for row in read for answer in (row.plus, row.minus))
-    pairs, agreeing = (0, 0) if pairing in ("pool", "mixed") else agreement(votes.counted)
+    pairs, agreeing = (0, 0) if pairing in OWN_PAIRS else agreement(votes.counted)
     return {
         "votes": len(votes.counted), "plus": verdicts["plus"], "minus": verdicts["minus"],
         "ties": verdicts["tie"], "skips": len(skips),

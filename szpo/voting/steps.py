@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -56,6 +56,10 @@ def record_plan(
         )  # fmt: skip
         if query.asked is not None:
             ledger.record_event("asked", "controller", step_plan.note(query.step, query.asked))
+
+
+OWN_PAIRS: Final = ("pool", "mixed")
+"""What `steps.pairing` is where some pairs or all are the policy's own, without directions."""
 
 
 def asked_pairing(settings: Settings) -> str:

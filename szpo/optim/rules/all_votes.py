@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -188,18 +189,18 @@ def learn_weights(settings: Settings, record: AllVotes, history: History) -> Flo
     """One weight per voter (..., P), judged by the posterior of all other voters' votes."""
     if not history.verdicts.size:
         return np.ones((*history.verdicts.shape[:-3], len(history.voters)))
-    weigh = registry.LEARNED[settings.weighting]
-    return weigh(*view_of_others(settings, record, history, weigh))
+    latest, views = views_of_others(settings, record, history, [settings.weighting])
+    return registry.LEARNED[settings.weighting](latest, views[settings.weighting])
 
 
-def view_of_others(
-    settings: Settings, record: AllVotes, history: History, weigh: registry.Weighting
-) -> tuple[History, View]:
+def views_of_others(
+    settings: Settings, record: AllVotes, history: History, weightings: Iterable[str]
+) -> tuple[History, dict[str, View]]:
     """The latest `weighting.ROWS` comparisons, one a direction, and what others say of each.
 
     With one vote a direction, nobody else voted on it; the fit predicts what the others would have
     voted. This is done twice, so that a voter who disagrees with everybody has little weight, as
-    ``weigh`` gives it, when the others are judged.
+    the weighting gives it, when the others are judged.
     """
     verdicts = history.verdicts
     people, lead = len(history.voters), verdicts.shape[:-3]
@@ -216,7 +217,7 @@ def view_of_others(
         return View(*_predict(settings, Votes(every, up, down)))
 
     first = view(np.ones((*lead, people)))
-    return latest, view(weigh(latest, first))
+    return latest, {name: view(registry.LEARNED[name](latest, first)) for name in weightings}
 
 
 def _predict(settings: Settings, votes: Votes) -> tuple[Floats, Floats]:
