@@ -451,6 +451,13 @@ class Config(Section):
         return choose_dim(self.steps * self.votes_per_step) if chosen == "auto" else chosen
 
     @property
+    def way(self) -> str:
+        """`improve.way`, with auto resolved: no gradients where the engine only generates."""
+        generates = self.engine.kind != "local" or self.model.quantization is not None
+        usual = "zeroth" if generates else "natural"
+        return usual if self.improve.way == "auto" else self.improve.way
+
+    @property
     def asks_rows(self) -> bool:
         """Whether each verdict is on a single row, so that a panelist sees a sheet of them."""
         return self.optimizer.rows == 1

@@ -16,7 +16,6 @@ from typing import Any, Final
 
 from szpo import seeds, turns
 from szpo.analysis import run_taste
-from szpo.config.schema import Config
 from szpo.errors import UsageError
 from szpo.improvement.aims import waived_by
 from szpo.improvement.loop import SPENT, Improved, Plan, improve, measure, split_prompts
@@ -141,7 +140,7 @@ def search(
     seed = seeds.as_seed(seeds.derive(ledger.root_seed, "improve", step=begun.steps))
     sites = None if policy.subspace.sites else _with_sites(parts)
     held = policy.subspace if sites is None else sites[0]
-    way = way or choose_way(parts.config)
+    way = way or parts.config.way
     asked = set_aside(parts.prompts.train, ledger.root_seed)[0]
     try:
         whole, by = _mover(parts, held, way, seed), WAYS[way]()
@@ -247,14 +246,6 @@ def _with_sites(parts: RunParts) -> tuple[Subspace, bool]:
     sites, conv1d = host.places(parts.config.adapter, None)
     factors = subspace_setup.read_factors(host, sites, asked, parts.config)
     return recorded_subspace.without_coordinates(sites, factors), conv1d
-
-
-def choose_way(config: Config) -> str:
-    """The way of a run's settings; without gradients where the engine is there to generate."""
-    if config.improve.way != "auto":
-        return config.improve.way
-    generates = config.engine.kind != "local" or config.model.quantization is not None
-    return "zeroth" if generates else "natural"
 
 
 def _mover(parts: RunParts, held: Subspace, way: str, seed: int) -> LoraPolicy:

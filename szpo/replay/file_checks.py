@@ -19,7 +19,7 @@ from szpo.ledger import adopted, canonical, witness
 from szpo.ledger.canonical import sha256
 from szpo.ledger.database import Ledger, Record
 from szpo.ledger.rows import BASIS
-from szpo.ledger.run_spec import BUDGET, describe_budget
+from szpo.ledger.run_spec import BUDGET, describe_budget, recorded_config
 from szpo.ledger.schema import schema
 from szpo.ledger.theta import stored_tensors
 from szpo.optim import parameters
@@ -170,6 +170,7 @@ def check_header(look: Examination) -> None:
 
 def check_adopted(look: Examination) -> None:
     """Compare adopted weights with their digests, and compute again those moved along seeds."""
+    settings = recorded_config(look.ledger)
     for event in look.ledger.events(adopted.KIND):
         body, begun = event["body"], event["body"]["begun"]
         sql = "SELECT count(*) AS steps FROM events WHERE kind = 'step' AND event < ?"
@@ -177,6 +178,9 @@ def check_adopted(look: Examination) -> None:
             if at > event["event"] or steps != look.ledger.query(sql, (at,))[0]["steps"]:
                 raise Broken("events", event["event"], f"{steps} steps are not those before it")
         adopted.tensors(look.ledger, body)
+        if "moves" not in body and settings is not None and settings.way == "zeroth":
+            problem = "lacks the seed and coefficients that its way, zeroth, records"
+            raise Broken("events", event["event"], problem)
         if "moves" not in body:
             look.notes.append(
                 f"weights adopted after {steps} steps are recorded, not recomputed: they were "

@@ -14,7 +14,6 @@ from szpo.data.prompts import load_shipped
 from szpo.errors import IntegrityError, UsageError
 from szpo.generation.sampling import Sampling
 from szpo.improvement import loop
-from szpo.improvement.improve_run import choose_way
 from szpo.improvement.loop import Improved, Plan, improve
 from szpo.improvement.ways import (
     NaturalGradient,
@@ -287,7 +286,7 @@ def test_many_votes_drawn_from_scores_say_what_the_scores_say(rule):
     ],
 )
 def test_no_gradient_is_asked_of_an_engine_that_only_generates(changes, way):
-    assert choose_way(settings_file.check(changes)) == way
+    assert settings_file.check(changes).way == way
 
 
 class Away:
