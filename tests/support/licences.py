@@ -1,7 +1,8 @@
 """Lists the licence of every library that szpo and its extras of the container install.
 
-Run: python tests/support/licences.py. The exit code is 1 if a library names none, or one that
-binds what is distributed with it.
+Run: python tests/support/licences.py [BILL]. The exit code is 1 if a library names none, or one
+that binds what is distributed with it. BILL is a file for the list as a bill of materials
+(CycloneDX 1.6, JSON).
 """
 
 from __future__ import annotations
@@ -10,7 +11,13 @@ import re
 import sys
 from importlib import metadata
 from importlib.metadata import Distribution
+from pathlib import Path
 
+from cyclonedx.contrib.license.factories import LicenseFactory
+from cyclonedx.model.bom import Bom
+from cyclonedx.model.component import Component
+from cyclonedx.output.json import JsonV1Dot6
+from packageurl import PackageURL
 from packaging.requirements import Requirement
 
 EXTRAS = ("ui", "judge", "http")
@@ -38,6 +45,19 @@ def licence(library: Distribution) -> str:
     return " / ".join(listed) or (facts.get("License") or "none named").strip().splitlines()[0]
 
 
+def bill(rows: dict[str, str], found: dict[str, Distribution]) -> str:
+    """The list as a bill of materials."""
+    make, made = LicenseFactory(), Bom()
+    for name, said in rows.items():
+        version = found[name].version
+        purl = PackageURL("pypi", name=name, version=version)
+        licences = [make.make_from_string(said)]
+        made.components.add(
+            Component(name=name, version=version, licenses=licences, purl=purl, bom_ref=str(purl))
+        )
+    return JsonV1Dot6(made).output_as_string(indent=2)
+
+
 def main() -> int:
     """Print the list and the verdict."""
     found: dict[str, Distribution] = {}
@@ -45,6 +65,8 @@ def main() -> int:
     rows = {name: licence(library) for name, library in sorted(found.items())}
     for name, said in rows.items():
         print(f"{name} {found[name].version}: {said}")
+    for file in sys.argv[1:]:
+        Path(file).write_text(bill(rows, found))
     odd = [name for name, said in rows.items() if said == "none named" or BINDING.search(said)]
     print(f"{len(rows)} libraries; to look at: {', '.join(odd) or 'none'}")
     return int(bool(odd))
