@@ -1,14 +1,18 @@
-"""Requests that never end or are too long, answers that nobody reads, too many connections.
+"""Requests that never end, answers that nobody reads, too many connections, at both ports.
 
-The server is a process of its own, and the clients are plain sockets. Its bounds are short ones.
+The server is a process of its own, and the clients are plain sockets. The proxy is Caddy with the
+shipped file, its times a tenth of those there.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
+import os
+import re
+import shutil
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,12 +21,12 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 
 from szpo_ui import app
 from szpo_ui.web import server
 from szpo_ui.web.address import listening
 from szpo_ui.web.rate import FEW, RepeatLimit
-from szpo_ui.web.server import Bounds
 from szpo_ui.web.site import open_site
 from tests.support import children
 from tests.support.browser import make
@@ -33,15 +37,16 @@ pytestmark = pytest.mark.full
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 LOGIN = b"POST /login HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 DEADLINE_S = 30.0
-SHORT = Bounds(head_seconds=0.3, unread_seconds=0.3)
+CADDY, CADDYFILE = shutil.which("caddy") or "", Path(__file__).parents[2] / "deploy" / "Caddyfile"
+needs_caddy = pytest.mark.skipif(not CADDY, reason="caddy is not installed")
 
 
-def run(path: Path, bounds: Bounds, ports: Any) -> None:
+def run(path: Path, connections: int, ports: Any) -> None:
     """In a child: serve the real application, and beside it answers that take their time."""
     sys.stderr = path.with_suffix(".log").open("w", buffering=1)  # where the server's log goes
     site = open_site(path)
     application = app.create(site, pages=())
-    free, ended = asyncio.Event(), 0
+    ended = 0
 
     async def both(scope: Any, receive: Any, send: Any) -> None:
         nonlocal ended
@@ -50,30 +55,25 @@ def run(path: Path, bounds: Bounds, ports: Any) -> None:
             await application(scope, receive, send)
             return
         await send({"type": "http.response.start", "status": 200})
-        if path == "/test/long":  # as a stream of events: it begins, and goes on much later
-            await send({"type": "http.response.body", "body": b"begun,", "more_body": True})
-            await free.wait()
-        elif path == "/test/flood":  # more than any buffer holds
+        if path == "/test/flood":  # more than any buffer holds
             for _ in range(1000):
                 part = b"x" * 65_536
                 await send({"type": "http.response.body", "body": part, "more_body": True})
             ended += 1
-        elif path == "/test/free":
-            free.set()
         body = str(ended) if path == "/test/ended" else "done"
         await send({"type": "http.response.body", "body": body.encode()})
 
     with listening("127.0.0.1", 0, insecure=False) as listener:
         ports.send(listener.getsockname()[1])
-        server.answer(both, listener, bounds)
+        uvicorn.Server(server.configure(both, connections)).run(sockets=[listener])
 
 
 @contextlib.contextmanager
-def serving(folder: Path, bounds: Bounds) -> Iterator[int]:
+def serving(folder: Path, connections: int = server.CONNECTIONS) -> Iterator[int]:
     """The port of a server over a run in the folder."""
     make(folder / "run.db").ledger.close()
     here, there = children.pipe()
-    child = children.start(run, folder / "run.db", bounds, there)
+    child = children.start(run, folder / "run.db", connections, there)
     try:
         assert here.poll(120), "the server did not start"
         yield here.recv()
@@ -83,17 +83,32 @@ def serving(folder: Path, bounds: Bounds) -> Iterator[int]:
 
 
 @pytest.fixture(scope="module")
-def port(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("short"), SHORT) as found:
-        yield found
+def bare(tmp_path_factory):
+    """The port of a server, and its log."""
+    folder = tmp_path_factory.mktemp("bare")
+    with serving(folder) as found:
+        yield found, folder / "run.log"
 
 
 @pytest.fixture(scope="module")
-def resting(tmp_path_factory):
-    """The port of a server that ends connections which rest, and its log."""
-    folder = tmp_path_factory.mktemp("resting")
-    with serving(folder, Bounds(head_seconds=5, rest_seconds=0.3)) as found:
-        yield found, folder / "run.log"
+def proxy(bare, tmp_path_factory):
+    """The port of the shipped proxy before the server."""
+    folder = tmp_path_factory.mktemp("proxy")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        own = free.getsockname()[1]
+    text = CADDYFILE.read_text().replace("127.0.0.1:7860", f"127.0.0.1:{bare[0]}")
+    text = re.sub(r"(_header|_body|idle) (\d+)s", r"\1 \g<2>00ms", text).replace("5m", "2s")
+    (folder / "Caddyfile").write_text(text)
+    words = [CADDY, "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")]
+    told = {"SZPO_HOST": f"http://127.0.0.1:{own}", "XDG_CONFIG_HOME": str(folder)}
+    with (folder / "log").open("w") as log:
+        child = subprocess.Popen(words, env={**os.environ, **told}, stderr=log)
+        try:
+            until(lambda: healthy(own))
+            yield own
+        finally:
+            child.terminate()
+            child.wait(DEADLINE_S)
 
 
 @contextlib.contextmanager
@@ -123,126 +138,77 @@ def read_answer(made: socket.socket, end: bytes = b'{"ok":true}') -> bytes:
     return found
 
 
-def wait_beyond_the_limit(port: int) -> None:
-    """Return when a head that began now would have been given up."""
-    with wire(port, HEAD) as other:
-        read_to_end(other)
-
-
 def healthy(port: int) -> bool:
     with contextlib.suppress(httpx.TransportError):
         return httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
     return False
 
 
-# ---- heads that do not end ----
+# ---- what the proxy bears, and a bare port does not ----
 
 
+@needs_caddy
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("half", "answer"),
-    [(b"", b""), *((half, b"HTTP/1.1 408 ") for half in (b"G", HEAD, HEAD + b"X-Long: abc"))],
+    "sent",
+    [
+        b"",
+        b"G",
+        HEAD,
+        HEAD + b"X-Long: abc",
+        HEAD + b"\r\n" + HEAD,
+        LOGIN + b"Content-Length: 50\r\n\r\nx",
+        HEAD + b"Content-Length: 50\r\n\r\nx",
+    ],
 )
-def test_a_head_that_never_ends_is_given_up_in_silence_where_none_began(port, half, answer):
-    with wire(port, half) as made:
-        assert read_to_end(made)[: len(b"HTTP/1.1 408 ")] == answer
-
-
-def test_a_second_head_has_no_more_time_than_the_first(port):
-    with wire(port, HEAD + b"\r\n" + HEAD) as made:
-        found = read_to_end(made)
-    assert found.startswith(b"HTTP/1.1 200 ") and b"HTTP/1.1 408 " in found
-    with wire(port, HEAD + b"\r\n") as made:
-        read_answer(made)
-        made.sendall(b"GET /heal")
-        assert read_to_end(made).startswith(b"HTTP/1.1 408 ")
-
-
-def test_what_drips_in_gets_no_more_time(port):
+def test_what_never_ends_is_given_up_however_it_drips_in(proxy, sent):
     end = time.monotonic() + DEADLINE_S
-    with wire(port, HEAD) as made, contextlib.suppress(ConnectionError):
-        made.settimeout(0.05)
+    with wire(proxy, sent) as made, contextlib.suppress(ConnectionError):
+        made.settimeout(0.2)
         while time.monotonic() < end:
-            made.sendall(b"X: 1\r\n")
             with contextlib.suppress(TimeoutError):
-                made.recv(65_536)
-                return
-        pytest.fail("the server still listens")
+                if not made.recv(65_536):
+                    break
+            if sent not in (b"", b"G"):
+                made.sendall(b"X" if b"Length" in sent else b"X: 1\r\n")
+        else:
+            pytest.fail("the proxy still listens")
+    assert healthy(proxy)
 
 
-# ---- what is not cut ----
-
-
-def test_a_connection_that_rests_between_requests_stays(port):
-    with wire(port, HEAD + b"\r\n") as resting:
-        read_answer(resting)
-        wait_beyond_the_limit(port)
-        resting.sendall(HEAD + b"\r\n")
-        read_answer(resting)
-
-
-def test_an_answer_may_take_its_time(port):
-    with wire(port, HEAD.replace(b"/healthz", b"/test/long") + b"\r\n") as made:
-        read_answer(made, b"begun,\r\n")
-        wait_beyond_the_limit(port)
-        assert httpx.get(f"http://127.0.0.1:{port}/test/free").text == "done"
-        read_answer(made, b"done\r\n0\r\n\r\n")
-
-
-def test_a_body_has_the_applications_time_not_the_heads(port):
-    body = b'{"name": "nobody", "code": "0000-0000-0000-0000"}'
-    with wire(port, LOGIN + b"Content-Length: %d\r\n\r\n" % len(body) + body[:9]) as made:
-        wait_beyond_the_limit(port)
-        made.sendall(body[9:])
-        assert read_answer(made, b"}").startswith(b"HTTP/1.1 401 ")
-
-
-# ---- bodies and answers ----
-
-
-def test_a_body_that_nobody_waits_for_has_an_end_too(port):
-    with wire(port, HEAD + b"Content-Length: 50\r\n\r\nx") as made:
-        assert read_to_end(made).endswith(b'{"ok":true}')
-
-
-def test_after_a_late_body_the_connection_rests_like_any_other(resting):
-    with wire(resting[0], HEAD + b"Content-Length: 2\r\n\r\nx") as made:
-        read_answer(made)
-        made.sendall(b"x")
-        assert read_to_end(made) == b""
-
-
-def test_an_answer_that_nobody_reads_is_given_up(port):
+@needs_caddy
+@pytest.mark.slow
+def test_an_answer_that_nobody_reads_is_given_up(proxy):
     def ended() -> bool:
-        return httpx.get(f"http://127.0.0.1:{port}/test/ended").text == "1"
+        return httpx.get(f"http://127.0.0.1:{proxy}/test/ended").text == "1"
 
-    with wire(port, HEAD.replace(b"/healthz", b"/test/flood") + b"\r\n") as made:
+    with wire(proxy, HEAD.replace(b"/healthz", b"/test/flood") + b"\r\n") as made:
         assert made.recv(1)
         until(ended)
         assert len(read_to_end(made)) < 65_536_000
 
 
-# ---- lengths and numbers ----
+# ---- numbers, at the bare port ----
 
 
-def test_one_client_leaves_connections_to_the_others_all_have_a_bound_and_come_free(tmp_path):
-    with serving(tmp_path, Bounds(connections=8)) as port:
+def test_connections_have_a_bound_and_come_free(tmp_path):
+    with serving(tmp_path, connections=8) as port:
         until(lambda: healthy(port))
         with contextlib.ExitStack() as held:
-            for source, next_one in (("127.0.0.1", "127.0.0.1"), ("127.0.0.9", "127.0.0.10")):
-                for _ in range(4):
-                    read_answer(held.enter_context(wire(port, HEAD + b"\r\n", source)))
-                with wire(port, source=next_one) as further:
-                    assert read_to_end(further).startswith(b"HTTP/1.1 503 ")
+            for _ in range(7):
+                read_answer(held.enter_context(wire(port, HEAD + b"\r\n")))
+            with wire(port, HEAD + b"\r\n") as further:
+                assert read_to_end(further).startswith(b"HTTP/1.1 503 ")
         until(lambda: healthy(port))
 
 
-def test_malformed_requests_do_not_fill_the_log(resting):
+def test_malformed_requests_do_not_fill_the_log(bare):
+    port, log = bare
     upgrade = HEAD + b"Connection: upgrade, close\r\nUpgrade: websocket\r\n\r\n"
-    own, log = resting
     for _ in range(40):
-        with wire(own, b"no request\r\n\r\n") as made:
+        with wire(port, b"no request\r\n\r\n") as made:
             assert b" 400 " in read_to_end(made)
-        with wire(own, upgrade) as made:
+        with wire(port, upgrade) as made:
             assert b" 200 " in read_to_end(made)
     lines = [x for x in log.read_text().splitlines() if "WARNING" in x]
     for text in ("Invalid HTTP request", "Unsupported upgrade", "No supported WebSocket"):
