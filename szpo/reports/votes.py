@@ -208,7 +208,9 @@ def _features(people: People) -> list[dict[str, Any]]:
 
 
 def _card(ledger: Ledger, people: People, count: int, licence: str | None) -> str:
-    from szpo.reports.model_card import as_yaml, describe_voters  # they load a tensor library
+    from huggingface_hub import DatasetCardData
+
+    from szpo.reports.model_card import describe_voters  # it loads a tensor library
 
     total = results.read(ledger)
     kind = ledger.spec.get("config", {}).get("panel", {}).get("kind")
@@ -232,7 +234,7 @@ def _card(ledger: Ledger, people: People, count: int, licence: str | None) -> st
         what = "Each compares two answers to one prompt"
         limit = "A counted vote for a side is a preference between its two answers."
     return f"""---
-{as_yaml(front)}
+{DatasetCardData(**front).to_yaml()}
 ---
 
 # Votes of {visible(total.name)}
