@@ -1,19 +1,16 @@
 """Weight files: which ones may be read, whether they are whole, and what they hold.
 
-Only safetensors are read: pickle formats run code. A file is checked before it is handed to any
-library, so that a damaged one gives a line with numbers instead of a traceback.
+Only safetensors are read: pickle formats run code. A damaged file gives one line.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import logging
 import re
-import struct
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +22,6 @@ from szpo import cache
 from szpo.errors import IntegrityError, UsageError
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-HEADER_LIMIT = 100_000_000
 
 
 def safetensors_in(folder: Path, *, what: str = "model") -> tuple[Path, ...]:
@@ -50,59 +46,31 @@ def safetensors_in(folder: Path, *, what: str = "model") -> tuple[Path, ...]:
     raise UsageError(f"{folder}: no *.safetensors file there; give a folder with {what} weights")
 
 
-def header(path: Path) -> dict[str, Any]:
-    """The header of one safetensors file, its byte ranges checked against the file's length.
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A safetensors file whose header and length its library has checked.
 
-    Returns:
-        Tensor name → {"dtype", "shape", "data_offsets"}, in the order of the bytes.
+    Raises:
+        UsageError: The file is corrupt.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(8)
-        if len(head) < 8:
-            raise _corrupt(path, f"the file has {size} bytes, a header alone needs 8")
-        (length,) = struct.unpack("<Q", head)
-        if length > min(size - 8, HEADER_LIMIT):
-            raise _corrupt(path, f"header says {length} bytes of header, file has {size - 8}")
-        try:
-            table = json.loads(file.read(length))
-        except ValueError as error:
-            raise _corrupt(path, f"its header is not JSON ({error})") from None
-    if not isinstance(table, dict):
-        raise _corrupt(path, "its header is not a table of tensors")
-    table.pop("__metadata__", None)
     try:
-        spans = sorted((*entry["data_offsets"], name) for name, entry in table.items())
-    except (KeyError, TypeError, ValueError):
-        raise _corrupt(path, "a tensor in its header has no byte range") from None
-    end = 0
-    for first, last, name in spans:
-        if first != end or last < first:
-            raise _corrupt(
-                path, f"tensor {name} says bytes {first} to {last}, expected to start at {end}"
-            )
-        end = last
-    if 8 + length + end != size:
-        raise _corrupt(path, f"header says {8 + length + end} bytes, file has {size}")
-    return {name: table[name] for _, _, name in spans}
-
-
-def _corrupt(path: Path, why: str) -> UsageError:
-    return UsageError(f"corrupt safetensors: {path}: {why}; fetch or copy the file again")
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise UsageError(
+            f"corrupt safetensors: {path}: {error}; fetch or copy the file again"
+        ) from None
 
 
 def read(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of one safetensors file, after `header` has checked it.
+    """All tensors of one safetensors file.
 
     Raises:
         UsageError: The file is corrupt or a value is not finite.
     """
-    names = header(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in names}
-    except SafetensorError as error:
-        raise _corrupt(path, str(error)) from None
+    with opened(path) as file:
+        names = file.keys()
+        tensors = {name: file.get_tensor(name) for name in names}
     for name, tensor in tensors.items():
         _require_finite(path, name, tensor)
     return tensors
@@ -212,36 +180,25 @@ def digest(files: Sequence[Path]) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _digest(files: tuple[tuple[Path, int, int], ...]) -> str:
-    where: dict[str, Path] = {}
-    for path, _, _ in files:
-        for name in header(path):
-            if name in where:
-                raise UsageError(
-                    f"tensor {name} is in {where[name]} and in {path}; remove one file"
-                )
-            where[name] = path
+    where: dict[str, tuple[Path, Any]] = {}
     total = hashlib.sha256()
-    for path, names in _runs(sorted(where.items())):
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in names:
-                    tensor = file.get_tensor(name).contiguous()
-                    _require_finite(path, name, tensor)
-                    total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-                    total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-        except SafetensorError as error:
-            raise _corrupt(path, str(error)) from None
+    with ExitStack() as stack:
+        for path, _, _ in files:
+            file = stack.enter_context(opened(path))
+            names = file.keys()
+            for name in names:
+                if name in where:
+                    raise UsageError(
+                        f"tensor {name} is in {where[name][0]} and in {path}; remove one file"
+                    )
+                where[name] = path, file
+        for name in sorted(where):
+            path, file = where[name]
+            tensor = file.get_tensor(name).contiguous()
+            _require_finite(path, name, tensor)
+            total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+            total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
-
-
-def _runs(items: Iterable[tuple[str, Path]]) -> list[tuple[Path, list[str]]]:
-    """Consecutive names of one file together, so that each file is opened few times."""
-    runs: list[tuple[Path, list[str]]] = []
-    for name, path in items:
-        if not runs or runs[-1][0] != path:
-            runs.append((path, []))
-        runs[-1][1].append(name)
-    return runs
 
 
 def _require_finite(path: Path, name: str, tensor: torch.Tensor) -> None:

@@ -156,17 +156,14 @@ def overlapping(data: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda data: data[:-7], "header says [0-9]+ bytes, file has [0-9]+"),
-        (
-            lambda data: struct.pack("<Q", 2**63) + data[8:],
-            "header says 9223372036854775808 bytes of header, file has",
-        ),
-        (lambda data: data[:5], "the file has 5 bytes"),
-        (lambda data: data[:8] + b"@" + data[9:], "its header is not JSON"),
-        (overlapping, "says bytes [0-9]+ to [0-9]+, expected to start at"),
+        (lambda data: data[:-7], "incomplete metadata, file not fully covered"),
+        (lambda data: struct.pack("<Q", 2**63) + data[8:], "header too large"),
+        (lambda data: data[:5], "header too small"),
+        (lambda data: data[:8] + b"@" + data[9:], "invalid JSON in header"),
+        (overlapping, "invalid offset for tensor"),
     ],
 )
-def test_corrupt_safetensors_name_the_numbers(saved, damage, words):
+def test_corrupt_safetensors_are_refused_in_one_line(saved, damage, words):
     path = saved / "model.safetensors"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(UsageError, match=f"corrupt safetensors: .*{words}"):
