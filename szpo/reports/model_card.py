@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 FETCHED = ("smollm2", "tiny")
 """Base models that szpo itself makes in its cache."""
-_TEMPLATE: Final = resources.files("szpo") / "reports/templates/model_card.md"
+_TEMPLATE: Final = resources.files("szpo") / "reports/templates/model_card.md.jinja"
 _HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
 
 
