@@ -27,6 +27,7 @@ import numpy as np
 
 from szpo.errors import IntegrityError, RunError, StorageError, SzpoError, UsageError
 from szpo.files import replace_whole
+from szpo.improvement.rounds import Improving
 from szpo.ledger.database import Ledger
 from szpo.policies import subspace_cache
 from szpo.replay import replay
@@ -34,6 +35,7 @@ from szpo.runs import assemble, driver, samples
 from szpo.runs.assemble import RunParts
 from szpo.training import controller, results
 from szpo.types import Floats
+from szpo.voting import lease
 from szpo.voting.step_report import StepReport
 from szpo_simulators.compare import methods, start
 from szpo_simulators.compare.checkpoints import (
@@ -94,16 +96,21 @@ def run_votes(spec: Spec, folder: Path, name: str, report: Report) -> dict[str, 
     set_up, spent = spend(), dict[int, dict[str, Any]]()
 
     def note(step: StepReport) -> None:
-        now = spend()
-        for item in ("seconds", "cpu_seconds", "tokens"):
-            now[item] = None if now[item] is None else now[item] - set_up[item]
-        spent[step.step + 1] = now
+        improving.look()
+        spent[step.step + 1] = _since(spend(), set_up)
         report(DRIVING * min(1.0, step.total_votes / (config.run.votes or math.inf)))
 
-    with closing(parts), ledger:
-        outcome = controller.run(replace(driver.prepare(ledger, parts), on_step=note))
+    with (
+        closing(parts), ledger, lease.hold(ledger) as held,
+        closing(Improving(ledger, parts, say=lambda line: None)) as improving,
+    ):  # fmt: skip
+        improving.look()
+        loop = replace(driver.prepare(ledger, parts), on_step=note, lease=held)
+        outcome = controller.run(loop)
         if outcome.status == "paused":
             raise RunError(f"{path} paused: {outcome}")
+        improving.at_end(outcome, lambda: True)
+        spent[outcome.steps] = _since(spend(), set_up)
         facts = results.read(ledger).table
         rows = _measure(spec, ledger, parts, yardstick, folder / "rows" / name)
         stood = [f.kl for f in facts if f.kl is not None]
@@ -114,6 +121,12 @@ def run_votes(spec: Spec, folder: Path, name: str, report: Report) -> dict[str, 
         "rows": rows, "stopped": None, "resumed": resumed, "furthest": max(stood, default=None),
         "setup": {**set_up, "origin": language.get("origin")},
     }  # fmt: skip
+
+
+def _since(now: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run has spent since its set-up; peaks of memory stay as they are."""
+    items = ("seconds", "cpu_seconds", "tokens")
+    return now | {each: None if now[each] is None else now[each] - before[each] for each in items}
 
 
 def _asking(spec: Spec, beta: Mapping[str, float]) -> list[str]:
