@@ -36,7 +36,7 @@ from szpo.types import Answer, Assignment, Batch, Prompt, Shift
 from szpo.voting.casting import Receipt, VoteRequest
 from szpo.voting.step_report import Outcome
 from szpo_ui.web import credentials, login
-from szpo_ui.web.credential_rows import Role
+from szpo_ui.web.credentials import Role
 from szpo_ui.web.server import configure
 from szpo_ui.web.site import Site, of_ledger
 from tests.support.quadratic import LAYOUT, QuadraticPolicy, go

@@ -16,8 +16,7 @@ from szpo.reports import votes
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from szpo_ui.web import credentials
-from szpo_ui.web.credential_rows import ALPHABET, plain_code
-from szpo_ui.web.credentials import AccessError
+from szpo_ui.web.credentials import ALPHABET, AccessError, plain_code
 from tests.support.asking import ask
 from tests.support.cases import case
 from tests.support.quadratic import go, new_ledger, settings_of, start

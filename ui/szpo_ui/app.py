@@ -21,14 +21,12 @@ from szpo.errors import SzpoError
 from szpo_ui.operator import posterior_page
 from szpo_ui.operator import visualize as mounts
 from szpo_ui.web import api, login
-from szpo_ui.web.credential_rows import Role
-from szpo_ui.web.credentials import AccessError
-from szpo_ui.web.mounting import bare, call_in_loop, mount
+from szpo_ui.web.credentials import AccessError, Role
+from szpo_ui.web.mounting import LOCAL, bare, call_in_loop, mount
 from szpo_ui.web.requests import refuse
 from szpo_ui.web.security import AccessControl
 from szpo_ui.web.site import HOME_PATHS, POSTERIOR, Site
 
-LOCAL = ("127.0.0.1", "localhost")
 PAGES: dict[Role, str] = {
     "panelist": "szpo_ui.panel.component",
     "operator": "szpo_ui.operator.page",

@@ -13,9 +13,9 @@ from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.voting import withdrawals
-from szpo_ui.web import credential_rows, credentials, open_link
+from szpo_ui.web import credentials, open_link
 from szpo_ui.web.address import link, read_address
-from szpo_ui.web.credential_rows import Role
+from szpo_ui.web.credentials import Role
 
 DEFAULT_SITE = "http://127.0.0.1:7860"
 """The default address of szpo serve, for links if no server runs and no ``--url`` is given."""
@@ -105,7 +105,7 @@ def invite(
             _list(ledger, as_json=as_json)
             return 0
         if revoke is not None:
-            if not credential_rows.all_of(ledger, revoke):
+            if not credentials.of_name(ledger, revoke):
                 raise UsageError(f"revoke: nobody was invited as {revoke!r}; --list shows names")
             ended = credentials.revoke(ledger, revoke, "szpo invite")
             text = f"{revoke}: {ended} credentials revoked"
@@ -149,7 +149,7 @@ def _erase(
     if votes:
         settings = recorded_settings(ledger)
         learned = withdrawals.withdraw(ledger, "szpo invite", name, settings, weights=weights)
-    if learned is None or credential_rows.all_of(ledger, name):
+    if learned is None or credentials.of_name(ledger, name):
         credentials.erase(ledger, name, "szpo invite", wait_s=wait)
     left = "the votes stay under the pseudonym" if learned is None else str(learned)
     said = f"{name}: contact and credentials erased; {left}, and {credentials.copies(ledger)}"

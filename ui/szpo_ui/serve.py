@@ -43,7 +43,6 @@ from szpo.cli.child_process import (
 from szpo.config import sentences
 from szpo.errors import UsageError
 from szpo.runs import setup_progress
-from szpo_ui.headers import COMMON, OWN_POLICY
 from szpo_ui.web.address import (
     OPERATOR,
     OPERATOR_DAYS,
@@ -55,6 +54,7 @@ from szpo_ui.web.address import (
     site_address,
 )
 from szpo_ui.web.markup import entrance
+from szpo_ui.web.requests import COMMON, OWN_POLICY
 from szpo_ui.web.sentences import ENGLISH, of_record
 from szpo_ui.web.server import configure
 

@@ -22,7 +22,7 @@ from szpo.replay.without_panelist import Preview
 from szpo.runs import sample_check
 from szpo.training import budget
 from szpo.training.budget import Limits
-from szpo.voting import pauses, set_aside, steps
+from szpo.voting import pauses, seats, set_aside, steps
 from szpo.voting.counting import StepVotes
 from szpo_ui.web import credentials
 from szpo_ui.web.credentials import Invitation
@@ -287,12 +287,7 @@ def _exclude(site: Site, by: str, command: Command) -> Reply:
         raise UsageError(f"exclude: nobody is called {command.name}")
     body = {"panelist": found[0]["panelist"], "reason": command.reason.strip()}
     with site.ledger.transaction(by):
-        for seat in site.ledger.query(  # so that others get these comparisons at once
-            "SELECT a.assignment FROM assignments a LEFT JOIN votes v USING (assignment) "
-            "WHERE a.panelist = ? AND v.vote IS NULL AND a.expires_us > ?",
-            (body["panelist"], site.ledger.clock()),
-        ):
-            site.service.release(seat["assignment"])
+        seats.give_back(site.ledger, body["panelist"])  # so that others get them at once
         credentials.revoke(site.ledger, command.name, by)
         site.ledger.record_event(EXCLUDE, by, body)
     return Reply(f"{command.name} takes no part from now on. Past rounds stay as they are.")

@@ -12,18 +12,17 @@ import math
 import shlex
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import gradio as gr
 from fastapi import APIRouter, FastAPI, Request
 from pydantic import Field
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from szpo.errors import SzpoError
 from szpo.runs.mixes import Mixer
-from szpo_ui.web import mounting, security, server
-from szpo_ui.web.address import listening
+from szpo_ui.web import mounting, server
 from szpo_ui.web.markup import environment, head, static
 from szpo_ui.web.requests import Body, RefusedError, read
 
@@ -124,16 +123,9 @@ async def _ask(act: Any) -> Any:
 
 def application(mixer: Mixer, mix: Mapping[str, float], prompt: str, folder: Path) -> FastAPI:
     """An application with only this page, at /mix/, for browsers on this machine."""
-    made = mounting.bare()
-    made.include_router(router(Desk(mixer, folder)))
     style = f"{head('mix')}<script>{static('mix.js')}</script>\n"
-    page = blocks(mixer.blocks.names, mix, prompt)
-    mounting.call_in_loop(lambda: mounting.mount(made, page, PATH, head=style))
-    made.add_middleware(security.SameSiteOnly)
-    made.add_middleware(
-        TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"], www_redirect=False
-    )
-    return made
+    page = partial(blocks, mixer.blocks.names, mix, prompt)
+    return mounting.local(page, router(Desk(mixer, folder)), PATH, style)
 
 
 def serve(
@@ -144,8 +136,4 @@ def serve(
     ``prompts``: texts of which the page begins with the first; else with a held-out one.
     """
     asked = next(iter((*prompts, *(each.text for each in mixer.heldout))), "")
-    with listening("127.0.0.1", port, insecure=False) as listener:
-        made = application(mixer, mix, asked, folder)
-        port = listener.getsockname()[1]
-        print(f"open http://127.0.0.1:{port}{PATH}/  (Ctrl-C ends it)", flush=True)
-        server.answer(made, listener)
+    server.show(lambda: application(mixer, mix, asked, folder), PATH, port)

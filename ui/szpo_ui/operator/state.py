@@ -6,7 +6,6 @@ The votes cast by each panelist include the open round: how many is no secret, u
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -72,7 +71,7 @@ def read_state(site: Site) -> dict[str, Any]:
     ledger, config = site.ledger, site.config
     live, now, status = controls.is_live(ledger), site.ledger.clock(), site.status.read()
     figures = _figures(site, live)
-    cast, _ = count(ledger, figures["cast"])
+    cast = {row["pseudonym"]: row["n"] for row in ledger.query(_CAST)}
     placed, quorum = orders.orders(ledger), controls.quorum(site)
     drawn = [o for o in placed if o.kind == "samples" and o.result is not None and not o.error]
     listed = {each.name: each for each in credentials.list_people(ledger)}
@@ -83,7 +82,7 @@ def read_state(site: Site) -> dict[str, Any]:
             "access": listed.get(name := row["name"]),
             "online": name in listed and now - (listed[name].seen_us or 0) < ONLINE_US,
             "excluded": name in out,
-            "cast": cast[name],
+            "cast": cast.get(name, 0),
         }
         for row in figures["page"]["panelists"]
     ]
@@ -121,7 +120,7 @@ def read_state(site: Site) -> dict[str, Any]:
 
 
 def _figures(site: Site, live: bool) -> dict[str, Any]:
-    """The figures and the votes cast, computed after most events and once a minute.
+    """The figures, computed after most events and once a minute.
 
     Reading thousands of votes takes a good part of a second, so hidden votes of an open round do
     not trigger it. The round's status reports their number at once.
@@ -136,7 +135,7 @@ def _figures(site: Site, live: bool) -> dict[str, Any]:
     if found is None:
         rows, last = evidence.read(ledger, live=live), taught.last_findings(ledger)
         found = {
-            "page": overview.overview(rows), "facts": rows.run, "cast": count(ledger),
+            "page": overview.overview(rows), "facts": rows.run,
             "helped": improvement.read(ledger), "lesson": taught.read(ledger),
             "doubt": find_doubt(ledger), "held_back": taught.describe_hold(last),
             "prior": taught.describe_prior(ledger),
@@ -217,24 +216,9 @@ def columns(samples: Order) -> tuple[Sequence[str], list[tuple[str, list[tuple[s
     return result.get("prompts", []), named
 
 
-VotesCast = tuple[Counter[str], int]
-"""Training comparisons that each panelist answered, and the id of the last vote read."""
 _CAST: Final = (
     "SELECT p.pseudonym, count(*) AS n FROM votes v CROSS JOIN assignments a "
     "USING (assignment) CROSS JOIN comparisons c USING (comparison) CROSS JOIN panelists p "
-    "USING (panelist) WHERE v.vote > ? AND v.vote <= ? AND v.revision = 0 "
-    "AND c.kind = 'train' GROUP BY p.pseudonym"
+    "USING (panelist) WHERE v.revision = 0 AND c.kind = 'train' GROUP BY p.pseudonym"
 )
-"""By pseudonym: comparisons answered; (after, until) by vote id."""
-
-
-def count(ledger: Ledger, before: VotesCast = (Counter(), 0)) -> VotesCast:
-    """The votes cast until now, by pseudonym; those counted in ``before`` are not read again.
-
-    Each comparison counts once, even if its answer was changed. Skips and late votes count too.
-    """
-    cast, since = before[0].copy(), before[1]
-    last = ledger.query("SELECT coalesce(max(vote), 0) AS vote FROM votes")[0]["vote"]
-    for row in ledger.query(_CAST, (since, last)):
-        cast[row["pseudonym"]] += row["n"]
-    return cast, last
+"""By pseudonym: comparisons answered, each once, skips and late votes too."""

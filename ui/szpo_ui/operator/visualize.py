@@ -15,7 +15,6 @@ import gradio as gr
 import numpy as np
 import typer
 from fastapi import APIRouter, FastAPI
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from szpo.analysis import features, vote_rows
 from szpo.errors import StorageError, UsageError
@@ -26,8 +25,7 @@ from szpo_ui.operator import posterior_page
 from szpo_ui.operator import posterior_pictures as pictures
 from szpo_ui.operator.posterior_page import Start
 from szpo_ui.operator.posterior_scene import EXTENT, scene, scenes
-from szpo_ui.web import login, mounting, security, server
-from szpo_ui.web.address import listening
+from szpo_ui.web import login, mounting, server
 from szpo_ui.web.site import POSTERIOR, Site
 
 FEATURES: Final = "length,sentiment"
@@ -103,21 +101,12 @@ def of_site(site: Site) -> tuple[gr.Blocks, APIRouter]:
 
 def application(start: Callable[[], Start]) -> FastAPI:
     """An application with only this page, at /visualize/, for browsers on this machine."""
-    made = mounting.bare()
-    made.include_router(posterior_page.router("/visualize-api", start, lambda request: None))
-    mounting.call_in_loop(
-        lambda: mounting.mount(
-            made,
-            posterior_page.blocks("/visualize-api/"),
-            posterior_page.PATH,
-            head=posterior_page.page_head(),
-        )
+    return mounting.local(
+        partial(posterior_page.blocks, "/visualize-api/"),
+        posterior_page.router("/visualize-api", start, lambda request: None),
+        posterior_page.PATH,
+        posterior_page.page_head(),
     )
-    made.add_middleware(security.SameSiteOnly)
-    made.add_middleware(
-        TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"], www_redirect=False
-    )
-    return made
 
 
 command = typer.Typer(add_completion=False)
@@ -156,11 +145,7 @@ def visualize(
         _write(gif, pictures.gif(rounds, begun.names))
     if svg or gif:
         return
-    with listening("127.0.0.1", port, insecure=False) as listener:
-        made = application(lambda: begun)
-        port = listener.getsockname()[1]
-        print(f"open http://127.0.0.1:{port}{posterior_page.PATH}/  (Ctrl-C ends it)", flush=True)
-        server.answer(made, listener)
+    server.show(lambda: application(lambda: begun), posterior_page.PATH, port)
 
 
 def _write(path: Path, content: bytes) -> None:

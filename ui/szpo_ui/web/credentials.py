@@ -2,6 +2,10 @@
 
 Only SHA-256 hashes of random secrets are stored: of 256 bits for a link or a session, of 80 for a
 typed code. Personal data are in the tables ``credentials`` and ``contacts``, never in the record.
+
+A credential's id is kind:name:random. Kinds are ``link``, ``code``, ``session`` and ``open``, a
+link for many people. A redeemed link becomes ``used``; people who came by an open one have a
+``used`` one from the start.
 """
 
 from __future__ import annotations
@@ -9,18 +13,19 @@ from __future__ import annotations
 import hmac
 import re
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
 from szpo.errors import SzpoError, UsageError
-from szpo.ledger.canonical import utf8
+from szpo.ledger.canonical import sha256, utf8
 from szpo.ledger.database import Ledger, Record
 from szpo.ledger.holders import left_drafts
 from szpo.voting import seats
 from szpo.voting.service import VoteService
-from szpo_ui.web import credential_rows
-from szpo_ui.web.credential_rows import Identity, Invited, Role
 
+Role = Literal["panelist", "operator"]
+State = Literal["invited", "active", "revoked", "expired"]
 Reason = Literal["unknown", "expired", "revoked", "used", "full"]
 Fault = Literal["login", "expired", "revoked"]
 """Why a session is not valid: unknown or logged out (login), expired, or revoked."""
@@ -36,6 +41,33 @@ ERASE_WAIT_S: Final = 10.0
 """How long an erasure waits for readers of the file, seconds."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
+ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+"""Thirty-two characters without I, L, O and U (Crockford 2002), which are often misread."""
+
+_MISREAD = str.maketrans({"O": "0", "I": "1", "L": "1", "-": None, " ": None})
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The owner of a credential: a panelist by pseudonym and id, or an operator by name."""
+
+    role: Role
+    name: str
+    panelist: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Invited:
+    """One invited person as the operator sees them; times are µs since 1970."""
+
+    name: str
+    role: Role
+    state: State
+    created_us: int
+    expires_us: int
+    seen_us: int | None
+    """When a session was last used, to the minute; None without a session."""
+    contact: str | None = None
 
 
 class AccessError(SzpoError):
@@ -60,6 +92,21 @@ class Invitation:
     code: str = field(repr=False)
     """The secret to type with the name; it works until it expires or is revoked."""
     expires_us: int
+
+
+def new_code() -> str:
+    """Eighty random bits as sixteen characters in groups of four."""
+    letters = [secrets.choice(ALPHABET) for _ in range(16)]
+    return "-".join("".join(letters[i : i + 4]) for i in range(0, 16, 4))
+
+
+def plain_code(code: str) -> str:
+    """Normalize a typed code: remove dashes and spaces, correct misread letters.
+
+    >>> plain_code("abcd-efgh jkmo-pq1i")
+    'ABCDEFGHJKM0PQ11'
+    """
+    return code.upper().translate(_MISREAD)
 
 
 def invite(
@@ -87,7 +134,7 @@ def invite(
         )
     if contact is not None and role != "panelist":
         raise UsageError("invite: a contact belongs to a panelist; an operator is known by name")
-    token, code = secrets.token_urlsafe(32), credential_rows.new_code()
+    token, code = secrets.token_urlsafe(32), new_code()
     _forget(ledger)
     with ledger.transaction("access"):
         name = name or _next_name(ledger, role)
@@ -96,9 +143,9 @@ def invite(
         now = ledger.clock()
         expires = now + round(days * 86_400e6)
         who = Identity(role, name, panelist)
-        for kind, secret in (("link", token), ("code", credential_rows.plain_code(code))):
-            credential_rows.end(ledger, f"{kind}:{name}")
-            credential_rows.add(ledger, kind, who, secret, now, expires)
+        for kind, secret in (("link", token), ("code", plain_code(code))):
+            _end(ledger, f"{kind}:{name}:")
+            add(ledger, kind, who, secret, now, expires)
         if contact is not None and panelist is not None:
             _set_contact(ledger, panelist, contact)
         ledger.record_event("invite", "access", {"role": role, "panelist": panelist})
@@ -135,27 +182,26 @@ def login(ledger: Ledger, name: str, code: str) -> tuple[str, Identity]:
 
 def begin(ledger: Ledger, row: Record) -> tuple[str, Identity]:
     """Begin a session by a credential that was checked; returns its secret and owner."""
-    now, secret, name = ledger.clock(), secrets.token_urlsafe(32), credential_rows.name_of(row)
-    before = credential_rows.under(ledger, f"session:{name}")
-    before.sort(key=lambda row: row["created_us"], reverse=True)
-    for i, old in enumerate(before):  # so that file and sessions do not pile up
+    now, secret, name = ledger.clock(), secrets.token_urlsafe(32), name_of(row)
+    before = of_name(ledger, name, "session")
+    for i, old in enumerate(reversed(before)):  # so that file and sessions do not pile up
         if old["expires_us"] <= now or i >= MOST_SESSIONS - 1:
             ledger.execute("DELETE FROM credentials WHERE credential = ?", (old["credential"],))
-    expires = min(now + SESSION_US, credential_rows.ends_us(ledger, name))
+    expires = min(now + SESSION_US, _ends_us(ledger, name))
     who = Identity(row["role"], name, row["panelist"])
-    credential_rows.add(ledger, "session", who, secret, now, expires)
+    add(ledger, "session", who, secret, now, expires)
     return secret, who
 
 
 def find_link(ledger: Ledger, token: str, kinds: tuple[str, ...] = ("link", "used")) -> Record:
     """The row of a link that `redeem` would accept, or of an open one; nothing is written."""
-    return _check(ledger, credential_rows.find(ledger, token, kinds), "this link")
+    return _check(ledger, find(ledger, token, kinds), "this link")
 
 
 def find_code(ledger: Ledger, name: str, code: str) -> Record:
     """The row of a code that `login` would accept; nothing is written."""
-    row = credential_rows.find(ledger, credential_rows.plain_code(code), ("code",))
-    known = "" if row is None else credential_rows.name_of(row)
+    row = find(ledger, plain_code(code), ("code",))
+    known = "" if row is None else name_of(row)
     if not hmac.compare_digest(*(utf8(n.strip().casefold()).encode() for n in (known, name))):
         row = None
     return _check(ledger, row, "this pair of name and code")
@@ -173,19 +219,19 @@ def find_session(ledger: Ledger, session: str) -> Identity | Fault:
     Use extends a session to twelve hours from now (written at most once a minute), but not beyond
     its invitation. With a read-only ledger, nothing is extended.
     """
-    row, now = credential_rows.find(ledger, session, ("session",)), ledger.clock()
+    row, now = find(ledger, session, ("session",)), ledger.clock()
     if row is None:
         return "login"
-    name, fault = credential_rows.name_of(row), credential_rows.fault(row, now)
+    name, fault = name_of(row), fault_of(row, now)
     if fault == "revoked":
-        everything = credential_rows.all_of(ledger, name)
-        state = credential_rows.summarize(everything, now).state
+        everything = of_name(ledger, name)
+        state = _summarize(everything, now).state
         return "revoked" if state == "revoked" else "login"
     if fault is not None:
         return fault
     if now - row["created_us"] >= SLIDE_US and not ledger.readonly:
         with ledger.transaction("access"):
-            expires = min(now + SESSION_US, credential_rows.ends_us(ledger, name))
+            expires = min(now + SESSION_US, _ends_us(ledger, name))
             ledger.execute(
                 "UPDATE credentials SET created_us = ?, expires_us = ? "
                 "WHERE credential = ? AND revoked_us IS NULL",
@@ -197,9 +243,9 @@ def find_session(ledger: Ledger, session: str) -> Identity | Fault:
 def logout(ledger: Ledger, session: str) -> None:
     """End a session, unless it has ended already."""
     with ledger.transaction("access"):
-        row = credential_rows.find(ledger, session, ("session",))
+        row = find(ledger, session, ("session",))
         if row is not None:
-            credential_rows.end(ledger, row["credential"])
+            _end(ledger, row["credential"])
 
 
 def revoke(ledger: Ledger, name: str, by: str) -> int:
@@ -208,11 +254,10 @@ def revoke(ledger: Ledger, name: str, by: str) -> int:
     The panelist's unanswered seats are released for others.
     """
     with ledger.transaction(by):
-        rows = credential_rows.all_of(ledger, name)
+        rows = of_name(ledger, name)
         now = ledger.clock()
-        alive = [row for row in rows if credential_rows.opens(row, now)]
-        for row in rows:
-            credential_rows.end(ledger, row["credential"])
+        alive = [row for row in rows if _opens(row, now)]
+        _end(ledger, f":{name}:")
         if rows:
             body = {"role": rows[0]["role"], "panelist": rows[0]["panelist"], "ended": len(alive)}
             ledger.record_event("revoke", by, body)
@@ -226,12 +271,10 @@ def list_people(ledger: Ledger) -> list[Invited]:
     names = {row["panelist"]: row["name"] for row in ledger.query("SELECT * FROM contacts")}
     people: dict[str, list[Record]] = {}
     for row in ledger.query("SELECT * FROM credentials ORDER BY rowid"):
-        if credential_rows.kind(row) not in credential_rows.KINDS:
-            continue
-        people.setdefault(credential_rows.name_of(row), []).append(row)
+        people.setdefault(name_of(row), []).append(row)
     now = ledger.clock()
     return [
-        credential_rows.summarize(people[name], now, names.get(people[name][0]["panelist"]))
+        _summarize(people[name], now, names.get(people[name][0]["panelist"]))
         for name in sorted(people)
     ]
 
@@ -250,7 +293,7 @@ def erase(ledger: Ledger, name: str, by: str, *, wait_s: float = ERASE_WAIT_S) -
     _forget(ledger)
     ledger.checkpoint_log()  # without readers, the log then restarts with the deletion
     with ledger.transaction(by):
-        rows = credential_rows.all_of(ledger, name)
+        rows = of_name(ledger, name)
         if rows:
             _delete(ledger, rows, by)
         begun = bool(rows) or _erased(ledger, name)
@@ -306,8 +349,8 @@ def _set_contact(ledger: Ledger, panelist: str, contact: str) -> None:
 def _check(ledger: Ledger, row: Record | None, what: str) -> Record:
     if row is None:
         raise AccessError("unknown", f"{what} is not known; check it, or ask for a new invitation")
-    fault: Reason | None = credential_rows.fault(row, ledger.clock())
-    if fault is None and credential_rows.kind(row) == "used":
+    fault: Reason | None = fault_of(row, ledger.clock())
+    if fault is None and _kind(row) == "used":
         fault = "used"
     words = {"used": "was used before", "revoked": "was revoked", "expired": "has expired"}
     if fault is not None:
@@ -317,9 +360,7 @@ def _check(ledger: Ledger, row: Record | None, what: str) -> Record:
 
 def _next_name(ledger: Ledger, role: Role) -> str:
     taken = {row["pseudonym"] for row in ledger.query("SELECT pseudonym FROM panelists")}
-    taken |= {
-        credential_rows.name_of(row) for row in ledger.query("SELECT credential FROM credentials")
-    }
+    taken |= {name_of(row) for row in ledger.query("SELECT credential FROM credentials")}
     letter = {"panelist": "P", "operator": "O"}[role]
     number = 1
     while f"{letter}-{number:02}" in taken:
@@ -328,8 +369,102 @@ def _next_name(ledger: Ledger, role: Role) -> str:
 
 
 def _one_role(ledger: Ledger, role: Role, name: str) -> None:
-    others = {row["role"] for row in credential_rows.all_of(ledger, name)} - {role}
+    others = {row["role"] for row in of_name(ledger, name)} - {role}
     enrolled = ledger.query("SELECT 1 FROM panelists WHERE pseudonym = ?", (name,))
     if others or (role == "operator" and enrolled):
         other = "a panelist" if role == "operator" else "an operator"
         raise UsageError(f"invite: {name!r} is the name of {other}; choose another")
+
+
+# ---- rows of the ledger ----
+
+
+def _kind(row: Record) -> str:
+    return str(row["credential"]).split(":")[0]
+
+
+def name_of(row: Record) -> str:
+    """The owner of a credential: a panelist's pseudonym or an operator's name."""
+    return str(row["credential"]).split(":")[1]
+
+
+def of_name(ledger: Ledger, name: str, kind: str = "") -> list[Record]:
+    """The credentials of a name, of one kind or of all, oldest first; no name has a colon."""
+    return ledger.query(
+        "SELECT * FROM credentials WHERE instr(credential, ?) ORDER BY created_us, rowid",
+        (f"{kind}:{name}:",),
+    )
+
+
+def _end(ledger: Ledger, part: str) -> None:
+    """Revoke the credentials whose ids have this part: kind:name:, :name: or a whole id."""
+    ledger.execute(
+        "UPDATE credentials SET revoked_us = ? WHERE revoked_us IS NULL AND instr(credential, ?)",
+        (ledger.clock(), part),
+    )
+
+
+def add(
+    ledger: Ledger, kind: str, who: Identity, secret: str, now_us: int, expires_us: int
+) -> None:
+    """Store the hash of a secret."""
+    credential = f"{kind}:{who.name}:{secrets.token_hex(8)}"
+    ledger.execute(
+        "INSERT INTO credentials VALUES (?, ?, ?, ?, ?, ?, NULL)",
+        (credential, who.panelist, who.role, sha256(secret), now_us, expires_us),
+    )
+
+
+def find(ledger: Ledger, secret: str, kinds: tuple[str, ...]) -> Record | None:
+    """The credential of a secret, looked up by its hash, which no client can choose."""
+    digest = sha256(secret)
+    found = ledger.query("SELECT * FROM credentials WHERE secret_sha256 = ?", (digest,))
+    if not found or _kind(found[0]) not in kinds:
+        return None
+    return found[0] if hmac.compare_digest(found[0]["secret_sha256"], digest) else None
+
+
+def fault_of(row: Record, now: int) -> Literal["expired", "revoked"] | None:
+    """Why a credential is no longer valid; None while it is."""
+    if row["revoked_us"] is not None:
+        return "revoked"
+    return "expired" if row["expires_us"] <= now else None
+
+
+def _ends_us(ledger: Ledger, name: str) -> int:
+    """When the last unrevoked link or code of a name ends; used links count too."""
+    ends = [
+        row["expires_us"]
+        for row in of_name(ledger, name)
+        if _kind(row) != "session" and row["revoked_us"] is None
+    ]
+    return max(ends, default=0)
+
+
+def _opens(row: Record, now: int) -> bool:
+    """Whether the credential still gives access."""
+    return _kind(row) != "used" and fault_of(row, now) is None
+
+
+def _summarize(rows: Sequence[Record], now: int, contact: str | None = None) -> Invited:
+    """Summarize all credentials of one name, of which there must be one."""
+    ways = [row for row in rows if _kind(row) != "session"]
+    sessions = [row for row in rows if _kind(row) == "session"]
+    invited = any(_opens(row, now) for row in ways)
+    state: State
+    if any(_opens(row, now) for row in sessions) or (invited and sessions):
+        state = "active"
+    elif invited:
+        state = "invited"
+    else:
+        last = max(rows, key=lambda row: row["created_us"])
+        state = "revoked" if fault_of(last, now) == "revoked" else "expired"
+    return Invited(
+        name=name_of(rows[0]),
+        role=rows[0]["role"],
+        state=state,
+        created_us=min(row["created_us"] for row in ways or rows),
+        expires_us=max(row["expires_us"] for row in ways or rows),
+        seen_us=max((row["created_us"] for row in sessions), default=None),
+        contact=contact,
+    )

@@ -25,9 +25,8 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from szpo.errors import SzpoError
 from szpo.ledger.canonical import sha256
 from szpo.ledger.database import Ledger
-from szpo_ui.web import credential_rows, credentials, open_link
-from szpo_ui.web.credential_rows import Identity, Role
-from szpo_ui.web.credentials import AccessError, Fault, Reason
+from szpo_ui.web import credentials, open_link
+from szpo_ui.web.credentials import AccessError, Fault, Identity, Reason, Role
 from szpo_ui.web.markup import entrance
 from szpo_ui.web.rate import MOST_KEYS, Buckets, Locks, network
 from szpo_ui.web.requests import Body, read, refuse
@@ -201,8 +200,8 @@ def router(site: Site, sessions: Sessions) -> APIRouter:
     async def _their_own(token: str, request: Request) -> Identity | None:
         """The identity of somebody who opens their own used link again in the same browser."""
         found = await sessions.of(request.headers)
-        row = await sessions.ask(partial(credential_rows.find, secret=token, kinds=("used",)))
-        used = None if row is None else credential_rows.name_of(row)
+        row = await sessions.ask(partial(credentials.find, secret=token, kinds=("used",)))
+        used = None if row is None else credentials.name_of(row)
         return found if isinstance(found, Identity) and found.name == used else None
 
     async def _by_code(request: Request, *, cookie: bool = True) -> Response:
@@ -216,7 +215,7 @@ def router(site: Site, sessions: Sessions) -> APIRouter:
                 retry_after=left,
             )
         find = partial(credentials.find_code, name=given.name, code=given.code)
-        name = credential_rows.name_of(await sessions.ask(find))
+        name = credentials.name_of(await sessions.ask(find))
         locks.right(key)
         if wait := logins.take(name):
             return refuse(429, "too_many", "too many logins; slow down", retry_after=wait)

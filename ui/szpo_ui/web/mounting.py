@@ -7,18 +7,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.staticfiles import StaticFiles
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Mount
 
 from szpo_ui.web.markup import STATIC
 from szpo_ui.web.requests import RefusedError
-from szpo_ui.web.security import NeededRoutesOnly
+from szpo_ui.web.security import NeededRoutesOnly, SameSiteOnly
 
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 """Local fonts, so nothing is fetched from elsewhere."""
+LOCAL = ("127.0.0.1", "localhost")
+"""Host headers that a page on this machine answers."""
 
 
 def bare(**more: Any) -> FastAPI:
@@ -70,6 +73,16 @@ def mount(
         for function in getattr(block, "server_fns", ())
     }
     mounted.app = NeededRoutesOnly(mounted.app, functions)
+
+
+def local(blocks: Callable[[], gr.Blocks], routes: APIRouter, path: str, head: str) -> FastAPI:
+    """An application with only this page, without a login, for browsers on this machine."""
+    made = bare()
+    made.include_router(routes)
+    call_in_loop(lambda: mount(made, blocks(), path, head=head))
+    made.add_middleware(SameSiteOnly)
+    made.add_middleware(TrustedHostMiddleware, allowed_hosts=LOCAL, www_redirect=False)
+    return made
 
 
 def call_in_loop(act: Callable[[], None]) -> None:

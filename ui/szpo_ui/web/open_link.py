@@ -13,8 +13,8 @@ from typing import Any
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.training.status import RoundStatus
-from szpo_ui.web import credential_rows, credentials
-from szpo_ui.web.credential_rows import Identity
+from szpo_ui.web import credentials
+from szpo_ui.web.credentials import Identity
 
 OPENED, JOINED = "open link", "joined"
 """Events: an open link's places, votes and code; a first arrival, whose actor is the panelist."""
@@ -38,7 +38,7 @@ def make(ledger: Ledger, places: int, votes: int, code: str | None, days: float)
             raise UsageError(f"--{option} {number}: give 1 to 100,000")
     token, who, now = secrets.token_urlsafe(32), Identity("panelist", "open", None), ledger.clock()
     with ledger.transaction("access"):
-        credential_rows.add(ledger, "open", who, token, now, now + round(days * 86_400e6))
+        credentials.add(ledger, "open", who, token, now, now + round(days * 86_400e6))
         ledger.record_event(OPENED, "access", {"places": places, "votes": votes, "code": code})
     return token
 
@@ -54,8 +54,8 @@ def arrive(ledger: Ledger, token: str, participant: str) -> tuple[str, Identity]
             (JOINED, contact),
         )
         if known:
-            right = credential_rows.under(ledger, f"used:{known[0]['pseudonym']}")[0]
-            if fault := credential_rows.fault(right, now):
+            right = credentials.of_name(ledger, known[0]["pseudonym"], "used")[0]
+            if fault := credentials.fault_of(right, now):
                 raise credentials.AccessError(fault, f"your access is {fault}")
             return credentials.begin(ledger, right)
         taken = ledger.query("SELECT count(*) AS n FROM events WHERE kind = ?", (JOINED,))

@@ -1,4 +1,4 @@
-"""Strict reading of JSON requests, and uniform responses to errors and to pollers."""
+"""Strict reading of JSON requests, uniform responses to errors and pollers, and their headers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,28 @@ from starlette.responses import JSONResponse, Response
 M = TypeVar("M", bound=BaseModel)
 Tab = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Seat = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+
+
+COMMON = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=(), payment=(), usb=()",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+_LIMITS = (
+    "connect-src 'self'; img-src 'self' data:; font-src 'self' data:; manifest-src 'self'; "
+    "object-src 'none'; frame-ancestors 'none'; form-action 'self'"
+)
+OWN_POLICY = f"default-src 'none'; script-src 'self'; style-src 'self'; base-uri 'none'; {_LIMITS}"
+"""Content-Security-Policy of pages without Gradio."""
+GRADIO_POLICY = (
+    "default-src 'none'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+    f"style-src 'self' 'unsafe-inline'; worker-src 'self' blob:; base-uri 'self'; {_LIMITS}"
+)
+"""The policy of Gradio's pages, which need inline scripts, compile templates and set their base.
+So only escaping keeps model text from running as code; the policy keeps data from leaving."""
 
 
 class Body(BaseModel):

@@ -11,17 +11,14 @@ import json
 from collections.abc import Mapping
 from urllib.parse import quote, urlsplit
 
-from starlette._utils import get_route_path
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from szpo_ui.headers import COMMON, GRADIO_POLICY, OWN_POLICY
 from szpo_ui.web import login
-from szpo_ui.web.credential_rows import Role
-from szpo_ui.web.credentials import Fault
+from szpo_ui.web.credentials import Fault, Role
 from szpo_ui.web.rate import Buckets
-from szpo_ui.web.requests import RefusedError, refuse
+from szpo_ui.web.requests import COMMON, GRADIO_POLICY, OWN_POLICY, RefusedError, refuse
 from szpo_ui.web.site import HOME_PATHS, POSTERIOR, VOTES, Site
 
 HEAD_LIMIT = 16_384
@@ -86,7 +83,7 @@ class AccessControl:
         if scope["type"] != "http":  # Gradio's pages need no web sockets
             await send({"type": "websocket.close", "code": 1008})
             return
-        path = get_route_path(scope)
+        path = scope["path"]
         send = _with_headers(path, send, secure=self.site.secure)
         try:  # the session is looked up after the body, since it may end while that arrives
             receive = await _take_in(scope, receive, self.url, secure=self.site.secure)
@@ -194,7 +191,7 @@ class NeededRoutesOnly:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on the needed routes; answer 404 to others, and 422 to unknown calls."""
-        path = get_route_path(scope)
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
         route = path.removesuffix("/")
         calls = route == _FUNCTION
         if scope["type"] == "http" and not (

@@ -11,11 +11,12 @@ import gc
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import uvicorn
 
+from szpo_ui.web.address import listening
 from szpo_ui.web.rate import limit_repeats
 
 try:
@@ -58,6 +59,14 @@ def configure(
     )
     limit_repeats()  # after uvicorn has set up its loggers
     return config
+
+
+def show(application: Callable[[], Any], path: str, port: int) -> None:
+    """Serve a page to this machine until a signal; 0 is a free port."""
+    with listening("127.0.0.1", port, insecure=False) as listener:
+        made, port = application(), listener.getsockname()[1]
+        print(f"open http://127.0.0.1:{port}{path}/  (Ctrl-C ends it)", flush=True)
+        answer(made, listener)
 
 
 def answer(application: Any, listener: socket.socket, *, proxied: bool = False) -> None:

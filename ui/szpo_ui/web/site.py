@@ -20,7 +20,7 @@ from szpo.training.budget import WORDS_PER_MINUTE
 from szpo.training.status import StatusReader
 from szpo.types import Comparison
 from szpo.voting.service import VoteService
-from szpo_ui.web.credential_rows import Role
+from szpo_ui.web.credentials import Role
 from szpo_ui.web.sentences import ENGLISH, Sentences, of_record
 from szpo_ui.web.writer import Writer
 
