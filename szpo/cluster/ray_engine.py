@@ -1,7 +1,4 @@
-"""Sends messages to workers over Ray: one actor per worker, restarted when it dies.
-
-`szpo.cluster.schedule` retries lost chunks; Ray's own retries are off.
-"""
+"""Workers on a Ray cluster: one actor for each, restarted by Ray when it dies."""
 
 from __future__ import annotations
 
@@ -9,62 +6,44 @@ import contextlib
 import importlib.util
 import json
 import logging
-import math
 import os
 import signal
 import socket
 import sys
 import threading
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from szpo import files
-from szpo.cluster.schedule import KNOWN_ERRORS, Answered, Event, Lost, Ready, Refused
-from szpo.cluster.worker import setup_id
+from szpo.cluster.worker import SETUPS, Identity, Setup, Who, Worker
 from szpo.config.engine import Engine
-from szpo.errors import EngineError, IntegrityError, ResourceError, UsageError
+from szpo.errors import (
+    EngineError,
+    IntegrityError,
+    ResourceError,
+    RunError,
+    SzpoError,
+    UsageError,
+)
 from szpo.outgoing import is_here
 from szpo.plugins import how_to_install
-from szpo.policies.requests import Message, message_bytes
 
+Task: TypeAlias = tuple[Who, Any]
+"""Which model is asked, and the request."""
+Check: TypeAlias = Callable[[Identity], str | None]
+"""Takes what a worker holds; returns what is wrong with it, or None."""
 REACH_S = 5.0
 """How long an address may take to accept a connection."""
-RESTART_S = 0.5
-"""Pause before an actor that died is asked whether it is back."""
 LOADS = 5
 """The run stops after one worker has died this many times in a row while loading the model."""
-NOT_LOADED = "NotLoaded"
-
-
-class _Actor:
-    """A worker in a Ray actor; errors come back as messages."""
-
-    def __init__(self) -> None:
-        self._worker: Any = None
-
-    def load(self, setup: Message) -> Message:
-        """Load the model unless it is loaded already, and report what this worker holds."""
-        try:
-            from szpo.cluster.worker import Worker
-
-            if self._worker is not None and self._worker.holds(setup):
-                self._worker.hold(setup)
-            else:
-                self._worker = Worker(setup)
-            identity = self._worker.identify()
-            return {"identity": identity, "pid": os.getpid(), "setup": setup_id(setup)}
-        except Exception as error:
-            return {"error": type(error).__name__, "text": str(error)}
-
-    def answer(self, message: Message) -> Message:
-        """Answer a chunk."""
-        if self._worker is None:  # the actor died and was restarted while it was idle
-            return {"error": NOT_LOADED, "text": ""}
-        found: Message = self._worker.answer(message)
-        return found
+DEATHS = 3
+"""The run stops once this many workers were lost while they worked on one chunk."""
+LOAD_S, ANSWER_S = 3600.0, 900.0
+"""Longest wait for any worker, while all of them load the model, and while some answer."""
+POLL_S = 0.1
 
 
 def demand(engine: Engine) -> None:
@@ -184,136 +163,151 @@ def _has_token() -> bool:
     return bool(named) or files.expand("~/.ray/auth_token").is_file()
 
 
-@dataclass
-class _Seat:
-    """One worker's place: its actor, and when to ask the actor to load the model."""
+class Workers:
+    """Ray actors that each hold the model.
 
-    actor: Any
-    load_at: float
-    loads: int = 0
-    pid: int | None = None
-    """Process id of the worker, once it is ready."""
+    Ray restarts those that die. Their chunks are given to others at once: Ray's own retries would
+    wait for the same worker, whose machine may not come back.
+    """
 
-
-class RayTransport:
-    """A `szpo.cluster.schedule.Transport` over Ray actors."""
-
-    def __init__(
-        self, engine: Engine, setup: Message, check: Callable[[dict[str, Any]], str | None]
-    ):
-        """``check`` takes a worker's identity and returns what is wrong with it, or None."""
-        self._ray = connect(engine)
+    def __init__(self, engine: Engine, ray: Any = None):
+        """Start the workers; nothing is loaded yet. ``ray``: Ray, once it is connected."""
+        self._ray = connect(engine) if ray is None else ray
         head = self._ray.get_runtime_context().gcs_address
         self._head = HeadWatch(head, lambda: _leave(self._ray, head))
-        self._check = check
-        self._setup, self._setup_id = self._ray.put(setup), setup_id(setup)
-        kind = self._ray.remote(_Actor).options(
+        kind = self._ray.remote(Worker).options(
             num_cpus=engine.cpus, num_gpus=engine.gpus, max_restarts=-1, max_task_retries=0
         )
-        now = time.monotonic()
-        self._seats = {f"w{i}": _Seat(kind.remote(), now) for i in range(engine.workers)}
-        self._asked: dict[Any, tuple[str, str | None]] = {}
-        """For each outstanding call its worker and chunk; chunk None: the worker is loading."""
-        self.sent_bytes = 0
-        """Bytes of all chunks sent so far."""
+        self._actors = {f"w{i}": kind.remote(engine.cpus) for i in range(engine.workers)}
+        self._loading: dict[Any, tuple[str, Check]] = {}
+        """The worker of each call to `Worker.show`, and what checks it."""
+        self._setups: dict[int, Any] = {}
+        """Ray's references to the last setups."""
+        self.pids: dict[str, int] = {}
+        """Each worker's process, when it was last asked."""
 
-    def send(self, worker: str, chunk: str, request: Message) -> None:
-        """See `Transport.send`."""
+    def show(self, setup: Setup, check: Check) -> None:
+        """Wait until each worker holds a setup, so that a faulty one is found early."""
+        held = self._put(setup)
+        for name in self._actors:
+            self._load(name, held, check)
+        while self._loading:
+            self._wait({})
+
+    def gather(self, setup: Setup, tasks: Sequence[Task], check: Check) -> list[Any]:
+        """Have tasks done, by whichever worker is free; results in the order of the tasks.
+
+        ``check`` takes what a worker holds, and returns what is wrong with it, or None.
+        """
+        held, todo = self._put(setup), deque(range(len(tasks)))
+        found: dict[int, Any] = {}
+        working: dict[Any, tuple[str, int]] = {}
+        deaths: Counter[int] = Counter()
+        while len(found) < len(tasks):
+            busy = {name for name, _ in (*self._loading.values(), *working.values())}
+            for name in self._actors:
+                if todo and name not in busy:
+                    chunk = todo.popleft()
+                    working[self.send(name, held, tasks[chunk])] = name, chunk
+            if (done := self._wait(working)) is None:
+                continue
+            name, chunk, reply = done
+            if reply is not None:
+                found[chunk] = _checked(name, reply, check)
+                continue
+            deaths[chunk] += 1
+            if deaths[chunk] >= DEATHS:
+                raise RunError(
+                    f"{DEATHS} workers were lost on one chunk of rows; give workers more memory, "
+                    "or lower engine.chunk_rows"
+                )
+            todo.appendleft(chunk)
+            self._load(name, held, check)
+        return [found[i] for i in range(len(tasks))]
+
+    def send(self, name: str, held: Any, task: Task) -> Any:
+        """Send a worker a task; returns Ray's reference to the reply."""
         with self._head.present():
-            self._asked[self._seats[worker].actor.answer.remote(request)] = (worker, chunk)
-        self.sent_bytes += message_bytes(request)
-
-    def poll(self, seconds: float) -> Sequence[Event[Message]]:
-        """See `Transport.poll`."""
-        if not self._asked:
-            time.sleep(seconds)
-        with self._head.present():
-            self._load_due()
-            if not self._asked:
-                return []
-            calls = list(self._asked)
-            try:
-                done, _ = self._ray.wait(calls, num_returns=len(calls), timeout=0)
-                if not done:
-                    done, _ = self._ray.wait(calls, num_returns=1, timeout=seconds)
-            except (self._ray.exceptions.RaySystemError, ConnectionError) as error:
-                raise EngineError(
-                    f"the Ray cluster is gone ({error}); start a cluster, then resume the run"
-                ) from None
-            return [event for call in done for event in self._take(call)]
-
-    def replace(self, worker: str) -> None:
-        """See `Transport.replace`."""
-        for call in [call for call, (who, _) in self._asked.items() if who == worker]:
-            del self._asked[call]
-        with self._head.present():
-            self._ray.kill(self._seats[worker].actor, no_restart=False)
-        self._seats[worker].load_at = time.monotonic() + RESTART_S
-
-    def change(self, setup: Message) -> None:
-        """Give every worker a new setup after its earlier calls; it then becomes ready again."""
-        self._setup, self._setup_id = self._ray.put(setup), setup_id(setup)
-        for worker, seat in self._seats.items():
-            if math.isinf(seat.load_at):
-                self._load(worker)
+            return self._actors[name].answer.remote(held, *task)
 
     def close(self) -> None:
         """End the workers and stop watching the head; the cluster keeps running."""
-        self._asked.clear()
         self._head.stop()
-        for seat in self._seats.values():
+        for actor in self._actors.values():
             with contextlib.suppress(Exception), self._head.present():  # the cluster may be gone
-                self._ray.kill(seat.actor)
-        self._seats.clear()
+                self._ray.kill(actor)
+        self._actors.clear()
 
-    def _load(self, worker: str) -> None:
-        seat = self._seats[worker]
-        seat.load_at = math.inf
-        self._asked[seat.actor.load.remote(self._setup)] = (worker, None)
+    def _put(self, setup: Setup) -> Any:
+        if setup.number not in self._setups:
+            with self._head.present():
+                self._setups[setup.number] = self._ray.put(setup)
+            if len(self._setups) > SETUPS:
+                del self._setups[next(iter(self._setups))]
+        return self._setups[setup.number]
 
-    def _load_due(self) -> None:
-        loading = {worker for worker, chunk in self._asked.values() if chunk is None}
-        for worker, seat in self._seats.items():
-            if worker not in loading and seat.load_at <= time.monotonic():
-                self._load(worker)
+    def _load(self, name: str, held: Any, check: Check) -> None:
+        with self._head.present():
+            show = self._actors[name].show.options(max_task_retries=LOADS - 1)
+            self._loading[show.remote(held)] = name, check
 
-    def _take(self, call: Any) -> list[Event[Message]]:
-        worker, chunk = self._asked.pop(call)
-        seat = self._seats[worker]
+    def _wait(self, working: dict[Any, tuple[str, int]]) -> tuple[str, int, Any] | None:
+        """A worker's reply to its chunk, None if it has died; or None after a worker's loading."""
+        limit = ANSWER_S if working else LOAD_S
+        end, done = time.monotonic() + limit, []
+        while not done:
+            if time.monotonic() > end:
+                raise EngineError(
+                    f"no worker has answered for {limit:.0f} s; look at the cluster, then resume "
+                    "the run"
+                )
+            with self._head.present():
+                try:
+                    done, _ = self._ray.wait([*working, *self._loading], timeout=POLL_S)
+                except (self._ray.exceptions.RaySystemError, ConnectionError) as error:
+                    raise EngineError(
+                        f"the Ray cluster is gone ({error}); start a cluster, then resume the run"
+                    ) from None
+        if done[0] in working:
+            name, chunk = working.pop(done[0])
+            return name, chunk, self._reply(done[0], name, loading=False)
+        name, check = self._loading.pop(done[0])
+        self.pids[name] = _checked(name, self._reply(done[0], name, loading=True), check)
+        return None
+
+    def _reply(self, call: Any, name: str, *, loading: bool) -> Any:
+        errors = self._ray.exceptions
         try:
-            reply: Message = self._ray.get(call)
-        except self._ray.exceptions.RayActorError as error:
-            back = isinstance(error, self._ray.exceptions.ActorUnavailableError)
-            seat.loads += chunk is None and not back  # an unavailable actor may not be dead
-            if seat.loads >= LOADS:
-                unasked = os.environ.get("RAY_AUTH_MODE") == "token"
-                hint = "; if the cluster asks for no token, set RAY_AUTH_MODE=disabled"
-                raise ResourceError(
-                    f"worker {worker} died {LOADS} times while it loaded the model; give workers "
-                    f"more memory, or fewer workers to a machine{hint if unasked else ''}"
-                ) from None
-            seat.load_at = time.monotonic() + RESTART_S
-            return [Lost(worker)]
-        if chunk is None:
-            if reply.get("setup", self._setup_id) != self._setup_id:
-                return []  # an earlier setup; the worker has been asked to load the current one
-            self._admit(worker, reply)
-            seat.loads, seat.pid = 0, reply["pid"]
-            return [Ready(worker)]
-        if reply.get("error") == NOT_LOADED:
-            seat.load_at = time.monotonic()
-            return [Lost(worker)]
-        if "error" in reply:
-            return [Refused(worker, chunk, reply["error"], reply["text"])]
-        return [Answered(worker, chunk, reply)]
+            with self._head.present():
+                return self._ray.get(call)
+        except errors.RayActorError:
+            if not loading:
+                return None
+            unasked = os.environ.get("RAY_AUTH_MODE") == "token"
+            hint = "; if the cluster asks for no token, set RAY_AUTH_MODE=disabled"
+            raise ResourceError(
+                f"worker {name} died {LOADS} times while it loaded the model; give workers "
+                f"more memory, or fewer workers to a machine{hint if unasked else ''}"
+            ) from None
+        except errors.RayTaskError as error:
+            raise _raised(error.cause, name, loading=loading) from None
 
-    def _admit(self, worker: str, reply: Message) -> None:
-        if "error" in reply:
-            kind = KNOWN_ERRORS.get(reply["error"], ResourceError)
-            raise kind(f"worker {worker} cannot load the model: {reply['text']}")
-        wrong = self._check(reply["identity"])
-        if wrong is not None:
-            raise IntegrityError(f"worker {worker} is not the run's: {wrong}")
+
+def _checked(name: str, reply: tuple[Identity, Any], check: Check) -> Any:
+    held, found = reply
+    if (wrong := check(held)) is not None:
+        raise IntegrityError(f"worker {name} is not the run's: {wrong}")
+    return found
+
+
+def _raised(cause: BaseException, name: str, *, loading: bool) -> SzpoError:
+    """What a worker raised, as the run's own error."""
+    if loading:
+        kind = type(cause) if isinstance(cause, SzpoError) else ResourceError
+        return kind(f"worker {name} cannot load the model: {cause}")
+    if isinstance(cause, SzpoError):
+        return cause
+    return RunError(f"worker {name}: {type(cause).__name__}: {cause}")
 
 
 def _leave(ray: Any, head: str) -> None:

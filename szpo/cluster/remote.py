@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from szpo.cluster import ray_engine, worker
-from szpo.cluster.ray_engine import RayTransport
-from szpo.cluster.schedule import Bounds, Dispatcher
+from szpo.cluster.ray_engine import Check, Task, Workers
+from szpo.cluster.worker import Coordinates, Identity, Places, Setup, Who
 from szpo.config.engine import RAY_ROWS, Engine
 from szpo.errors import UsageError
 from szpo.policies.requests import (
     VALUES,
     AnswerRequest,
-    Message,
     Reading,
     ReadRequest,
     Tokens,
-    array_to_tokens,
     join_readings,
 )
 
 OF_THE_FIRST = ("base_sha256", "hardware", "canary", "judge_sha256")
 """Parts of the first worker's identity that every other worker must equal."""
-
-
-Check: TypeAlias = Callable[[dict[str, Any]], str | None]
-"""Takes a worker's identity; returns what is wrong with it, or None."""
-
-
 SCORED = 16
 """Chunks requested at a time when scores are read."""
 
@@ -44,89 +34,58 @@ class RemoteAnswerer:
 
     def __init__(
         self,
-        dispatcher: Dispatcher[Message, Message],
+        ask: Callable[[list[Task]], list[Any]],
+        who: Who,
         chunk_rows: int,
-        label: Mapping[str, str] | None = None,
-        wrote: Callable[[Tokens], None] = lambda answers: None,
+        wrote: Callable[[Tokens], None],
     ):
-        """Answer through a dispatcher.
-
-        ``label`` is added to every request: which model to ask, or the coordinates' id. ``wrote``
-        is called with new answers.
-        """
-        self._wrote = wrote
-        self.dispatcher = dispatcher
-        self._chunk_rows = chunk_rows
-        self._label = dict(label or {})
+        """``ask`` has tasks done in one setup; ``wrote`` is called with new answers."""
+        self._ask, self._who, self._chunk_rows, self._wrote = ask, who, chunk_rows, wrote
 
     def answer(self, request: AnswerRequest) -> Tokens:
         """See `Answerer.answer`."""
         chunks = request.split(self._chunk_rows)
-        replies = self._gather([chunk.to_message() for _, chunk in chunks])
+        replies = self._gather([chunk for _, chunk in chunks])
         found: list[tuple[int, ...]] = [()] * len(request.rows)
-        for (rows, _), reply in zip(chunks, replies, strict=True):
-            for row, tokens in zip(rows.tolist(), array_to_tokens(reply["tokens"]), strict=True):
+        for (rows, _), answers in zip(chunks, replies, strict=True):
+            for row, tokens in zip(rows.tolist(), answers, strict=True):
                 found[row] = tokens
         self._wrote(tuple(found))
         return tuple(found)
 
     def read(self, request: ReadRequest) -> Reading:
         """See `Answerer.read`."""
-        chunks = request.split(self._chunk_rows)
-        return join_readings(self._gather([chunk.to_message() for chunk in chunks]))
+        return join_readings(self._gather(request.split(self._chunk_rows)))
 
     def read_scores(self, request: ReadRequest) -> Iterator[NDArray[np.float32]]:
         """See `Answerer.read_scores`; `SCORED` chunks at a time, since scores are large."""
         chunks = request.split(self._chunk_rows)
         for first in range(0, len(chunks), SCORED):
-            few = [chunk.to_message() for chunk in chunks[first : first + SCORED]]
-            for reply in self._gather(few):
+            for reply in self._gather(chunks[first : first + SCORED]):
                 yield reply[VALUES]
 
-    def _gather(self, messages: list[Message]) -> list[Message]:
-        return self.dispatcher.gather([{**message, **self._label} for message in messages])
-
-
-@dataclass(frozen=True)
-class Coordinates:
-    """The run's subspace, and the `Space` from which its directions are drawn."""
-
-    subspace: Any
-    space: Any
+    def _gather(self, requests: Sequence[Any]) -> list[Any]:
+        return self._ask([(self._who, request) for request in requests])
 
 
 class RemoteHost:
     """A `szpo.policies.hosts.Host` whose models are held by workers, not by this process."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        facts: Any,
-        connect: Callable[[Message, Check], RayTransport],
-        *,
-        bounds: Bounds | None = None,
-    ):
-        """Start workers and wait until each has shown that it holds the model.
+    def __init__(self, engine: Engine, facts: Any, workers: Workers):
+        """Wait until each worker has shown that it holds the model.
 
         Args:
             engine: The settings of the workers.
             facts: The base model as known without its weights (`szpo.models.context.Described`).
-            connect: Makes the transport from a setup and a check of a worker's identity.
-            bounds: Time limits; None: the defaults of `Bounds`.
+            workers: The workers; closed with the host.
         """
-        self._engine, self.facts = engine, facts
+        self.facts, self.workers = facts, workers
         self.chunk_rows = engine.rows or RAY_ROWS
         self.written = 0
-        self._judge: str | None = None
-        self._coordinates: Coordinates | None = None
+        self._setup = worker.setup_of(facts)
         self._expected = worker.expect(facts, None)
-        self.transport = connect(self._setup(), self._check)
-        same = _same_arrays if worker.exact(facts) else None
-        self.dispatcher: Dispatcher[Message, Message] = Dispatcher(
-            self.transport, time.monotonic, bounds=bounds, same=same
-        )
         try:
-            self.dispatcher.wait_for_workers(engine.workers)
+            workers.show(self._setup, self._check(self._expected))
         except BaseException:
             self.close()
             raise
@@ -135,37 +94,33 @@ class RemoteHost:
 
     def places(self, adapter: Any, config: Mapping[str, Any] | None) -> Any:
         """See `Host.places`."""
-        from szpo.models.lora_sites import Site
-
-        asked = {"adapter": adapter.model_dump(mode="json"), "config": config}
-        (reply,) = self.dispatcher.gather([{"task": "places", "head": json.dumps(asked)}])
-        found = json.loads(reply["head"])
-        return tuple(Site(**site) for site in found["sites"]), found["conv1d"]
+        (found,) = self._ask_in(self._setup, self._expected)([("run", Places(adapter, config))])
+        return found
 
     def at(self, subspace: Any, space: Any, *, run: bool = False) -> RemoteAnswerer:
         """See `Host.at`."""
-        self._coordinates = Coordinates(subspace, space)
-        return self._answers({"space": self._change()})
+        coordinates = Coordinates(subspace, space)
+        setup = worker.setup_of(self.facts, coordinates, self._setup.judge)
+        return self._answers("run", setup, self._expect(coordinates))
 
     def beside(self, name: str) -> tuple[Any, RemoteAnswerer]:
         """See `Host.beside`."""
         if (self.facts.name, self.facts.quantization) == (name, None):
-            return self.facts, self._answers({"model": "base"})
+            return self.facts, self._answers("base", self._setup, self._expected)
         from szpo.models import context
 
         known = context.describe(name, dtype=self.facts.dtype, device=str(self.facts.device))
         known.tokenizer.szpo_day = self.facts.tokenizer.szpo_day
-        self._judge = name
-        self._change()
-        self.dispatcher.wait_for_workers(self._engine.workers)
-        judge = replace(known, sha256=self._expected["judge_sha256"])
-        return judge, self._answers({"model": "judge"})
+        setup, expected = worker.setup_of(self.facts, judge=name), self._expect(None)
+        self._ask_in(setup, expected)([("judge", None)])
+        judge = replace(known, sha256=expected["judge_sha256"])
+        return judge, self._answers("judge", setup, expected)
 
     def close(self) -> None:
         """See `Host.close`: ends the workers; the cluster keeps running."""
-        self.transport.close()
+        self.workers.close()
 
-    def _answers(self, label: Mapping[str, str]) -> RemoteAnswerer:
+    def _answers(self, who: Who, setup: Setup, expected: Identity) -> RemoteAnswerer:
         from szpo.models import loading
         from szpo.policies.hosts import count_written
 
@@ -174,28 +129,27 @@ class RemoteHost:
         def count(answers: Tokens) -> None:
             self.written += count_written(answers, stop)
 
-        return RemoteAnswerer(self.dispatcher, self.chunk_rows, label, count)
+        return RemoteAnswerer(self._ask_in(setup, expected), who, self.chunk_rows, count)
 
-    def _setup(self) -> Message:
-        return worker.setup_message(
-            self.facts, self._coordinates, threads=self._engine.cpus, judge=self._judge
-        )
+    def _ask_in(self, setup: Setup, expected: Identity) -> Callable[[list[Task]], list[Any]]:
+        check = self._check(expected)
+        return lambda tasks: self.workers.gather(setup, tasks, check)
 
-    def _change(self) -> str:
-        """Send the current coordinates and judge to every worker; returns the coordinates' id."""
-        self._expected = worker.expect(self.facts, self._coordinates)
-        setup = self._setup()
-        self.dispatcher.forget_ready()
-        self.transport.change(setup)
-        return worker.coordinates_id(setup)
+    def _expect(self, coordinates: Coordinates | None) -> Identity:
+        known = {"hardware": self.facts.hardware}
+        return worker.expect(self.facts, coordinates) | known
 
-    def _check(self, held: dict[str, Any]) -> str | None:
-        wrong = worker.describe_difference(self._expected, held)
-        if wrong is None:
-            for name in OF_THE_FIRST:
-                if name in held:
-                    self._expected.setdefault(name, held[name])
-        return wrong
+    @staticmethod
+    def _check(expected: Identity) -> Check:
+        def check(held: Identity) -> str | None:
+            wrong = worker.describe_difference(expected, held)
+            if wrong is None:
+                for name in OF_THE_FIRST:
+                    if name in held:
+                        expected.setdefault(name, held[name])
+            return wrong
+
+        return check
 
 
 def start(engine: Engine, facts: Any) -> RemoteHost:
@@ -207,10 +161,4 @@ def start(engine: Engine, facts: Any) -> RemoteHost:
             "compute on the run's kind of device; set engine.gpus to 1 for cuda, else to 0 with "
             "model.device cpu"
         )
-    return RemoteHost(engine, facts, lambda setup, check: RayTransport(engine, setup, check))
-
-
-def _same_arrays(one: Message, other: Message) -> bool:
-    return one.keys() == other.keys() and all(
-        np.array_equal(one[name], other[name]) for name in one
-    )
+    return RemoteHost(engine, facts, Workers(engine))

@@ -1,23 +1,41 @@
-"""The worker: it loads the run's model once, reports what it holds, and answers chunks."""
+"""The worker: it loads the run's model once, and answers requests in any setup that comes along.
+
+Every reply carries what the worker holds, so one that died and was restarted is checked like a new
+one.
+"""
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 import hashlib
+import itertools
 import json
 import os
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
 from szpo import files
-from szpo.errors import IntegrityError
-from szpo.policies.requests import Message
+
+if TYPE_CHECKING:
+    from szpo.config.model_sections import Adapter
+    from szpo.models.loading import ModelFacts
+    from szpo.optim.parameters import Space
+    from szpo.policies.requests import AnswerRequest
+    from szpo.policies.subspaces import Subspace
 
 CANARY_PROMPT, CANARY_TOKENS = 8, 8
 PACKAGES = ("szpo", "numpy", "torch", "transformers")
+Identity: TypeAlias = dict[str, Any]
+"""What must be equal in every worker; see `identity`."""
+Who: TypeAlias = Literal["run", "base", "judge"]
+"""Which model answers: the run's in its coordinates, the same without an adapter, or a judge's."""
+SETUPS = 4
+"""Setups that are kept at a time."""
+_numbers = itertools.count()
 
 
 def set_threads(threads: int) -> None:
@@ -32,35 +50,41 @@ def set_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def setup_message(
-    facts: Any, coordinates: Any = None, *, threads: int, judge: str | None = None
-) -> Message:
-    """What a `Worker` needs to build the run's policy, except the models' weights.
+@dataclass(frozen=True)
+class Coordinates:
+    """The run's subspace, and the `Space` from which its directions are drawn."""
 
-    Args:
-        facts: The base model (`szpo.models.loading.ModelFacts`).
-        coordinates: An object with the run's ``subspace`` and ``space``; None: not known yet.
-        threads: Threads of each worker.
-        judge: Name of a second model that judges; None: there is none.
-    """
-    head: dict[str, Any] = {
-        "model": _own_place(facts.name, facts.folder),
-        "dtype": facts.dtype,
-        "quantization": facts.quantization,
-        "device": facts.device.type,
-        "threads": threads,
-    }
-    beside = {} if judge is None else {"judge": _own_place(judge, files.expand(judge))}
-    if coordinates is None:
-        return {"head": json.dumps(head), **beside}
-    subspace, space = coordinates.subspace, coordinates.space
-    head["space"] = {
-        **dataclasses.replace(subspace, report={}, features=None).facts(),
-        "root_seed": space.root_seed,
-        "law": dataclasses.asdict(space.law),
-    }
-    arrays = dataclasses.replace(subspace, features=None).tensors()
-    return {"head": json.dumps(head), **beside, **arrays}
+    subspace: Subspace
+    space: Space
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker needs to build the run's policy, except the models' weights."""
+
+    model: str
+    dtype: Any
+    quantization: Any
+    device: str
+    coordinates: Coordinates | None = None
+    judge: str | None = None
+    """Name of a second model that judges."""
+    number: int = field(default_factory=lambda: next(_numbers))
+    """No other setup of this process has it."""
+
+
+def setup_of(
+    facts: ModelFacts, coordinates: Coordinates | None = None, judge: str | None = None
+) -> Setup:
+    """The setup of a run's base model, in its coordinates once they are known."""
+    if coordinates is not None:
+        slim = replace(coordinates.subspace, report={}, features=None)
+        coordinates = replace(coordinates, subspace=slim)
+    return Setup(
+        _own_place(facts.name, facts.folder), facts.dtype, facts.quantization,
+        facts.device.type, coordinates,
+        None if judge is None else _own_place(judge, files.expand(judge)),
+    )  # fmt: skip
 
 
 def _own_place(name: str, folder: Path) -> str:
@@ -68,116 +92,78 @@ def _own_place(name: str, folder: Path) -> str:
     return str(folder.absolute()) if files.expand(name).is_dir() else name
 
 
-def setup_id(setup: Message) -> str:
-    """Digest of a setup, 16 hex digits, by which replies to an earlier setup are recognised."""
-    found = hashlib.sha256()
-    for name, value in sorted(setup.items()):
-        data = value.encode() if isinstance(value, str) else np.ascontiguousarray(value).tobytes()
-        found.update(name.encode() + data)
-    return found.hexdigest()[:16]
+@dataclass(frozen=True)
+class Places:
+    """A request for the layers that get an adapter; see `szpo.policies.hosts.Host.places`."""
 
-
-def coordinates_id(setup: Message) -> str:
-    """Digest of a setup's coordinates; a worker with other coordinates refuses a request.
-
-    The judge is left out, so that loading one does not invalidate the policy's requests.
-    """
-    return setup_id({name: value for name, value in setup.items() if name != "judge"})
+    adapter: Adapter
+    config: Any
 
 
 class Worker:
-    """A base model and a run's coordinates, ready to answer."""
+    """A base model, and a run's coordinates in it."""
 
-    def __init__(self, setup: Message):
-        """Load the model that ``setup`` names; takes seconds to minutes."""
-        self._head = json.loads(setup["head"])
-        set_threads(self._head["threads"])
+    def __init__(self, threads: int):
+        """Fix the threads; the model is loaded with the first setup."""
+        set_threads(threads)
+        self._host: Any = None
+        self._held: dict[int, _Held] = {}
+        self._judge: tuple[str, Any, Any] | None = None
+
+    def show(self, setup: Setup) -> tuple[Identity, int]:
+        """Hold a setup; returns what this worker holds then, and its process."""
+        return self._hold(setup).identity, os.getpid()
+
+    def answer(self, setup: Setup, who: Who, request: Any) -> tuple[Identity, Any]:
+        """What this worker holds, and its answer to a request in this setup; None to None."""
+        held = self._hold(setup)
+        if request is None:
+            return held.identity, None
+        if isinstance(request, Places):
+            return held.identity, self._host.places(request.adapter, request.config)
+        from szpo.policies.requests import AnswerRequest
+
+        asked = held.run
+        if who == "base":
+            _, asked = self._host.beside(self._host.facts.name)
+        elif who == "judge" and self._judge is not None:
+            asked = self._judge[2]
+        ask = asked.answer if isinstance(request, AnswerRequest) else asked.read
+        return held.identity, ask(request)
+
+    def _hold(self, setup: Setup) -> _Held:
+        if setup.number in self._held:
+            return self._held[setup.number]
         from szpo.models import loading
         from szpo.policies.hosts import LocalHost
 
-        self._host = LocalHost(
-            loading.load(
-                self._head["model"],
-                dtype=self._head["dtype"],
-                quantization=self._head["quantization"],
-                device=self._head["device"],
-            )
-        )
-        self._judge: tuple[Any, Any] | None = None
-        self._judge_name: str | None = None
-        self._answerer: Any = None
-        self.hold(setup)
-
-    def holds(self, setup: Message) -> bool:
-        """Whether `hold` is enough for this setup, since its base model is already loaded."""
-        head = json.loads(setup["head"])
-        names = ("model", "dtype", "quantization", "device", "threads")
-        return all(head[name] == self._head[name] for name in names)
-
-    def hold(self, setup: Message) -> None:
-        """Switch to another setup's coordinates and judge; the base model stays loaded."""
-        from szpo.optim.parameters import Space
-        from szpo.optim.sample_directions import Law
-        from szpo.policies.subspaces import Subspace
-
-        head = json.loads(setup["head"])
-        self._id = coordinates_id(setup)
-        judge = setup.get("judge")
-        if judge is not None and judge != self._judge_name:
-            self._judge, self._judge_name = self._host.beside(judge), judge
-        self._head = head
-        if "space" not in head:
-            self._answerer = None
-            return
-        named = head["space"]
-        tensors = {
-            key: np.array(value) for key, value in setup.items() if key not in ("head", "judge")
-        }
-        subspace = Subspace.from_facts(named, tensors)
-        space = Space(named["root_seed"], subspace.layout, Law(**named["law"]))
-        self._answerer = self._host.at(subspace, space)
-
-    def identify(self) -> dict[str, Any]:
-        """What this worker holds; see `identity`."""
-        found = identity(self._host.facts, self._answerer)
-        if self._judge is not None:
-            found["judge_sha256"] = self._judge[0].sha256
-        return found
-
-    def answer(self, message: Message) -> Message:
-        """Answer a chunk; an error becomes a message with its class name and text."""
-        try:
-            return self._answer(message)
-        except Exception as error:
-            return {"error": type(error).__name__, "text": str(error)}
-
-    def _answer(self, message: Message) -> Message:
-        from szpo.policies.requests import AnswerRequest, ReadRequest, tokens_to_array
-
-        if message.get("task") == "places":
-            return self._places(json.loads(message["head"]))
-        if message.get("space", self._id) != self._id:
-            raise IntegrityError("a worker was asked in coordinates that it does not hold")
-        answerer = self._answerer
-        if message.get("model") == "base":
-            answerer = self._host.beside(self._host.facts.name)[1]
-        elif message.get("model") == "judge" and self._judge is not None:
-            answerer = self._judge[1]
-        if message.get("task") == "read":
-            return dict(answerer.read(ReadRequest.from_message(message)))
-        tokens = answerer.answer(AnswerRequest.from_message(message))
-        return {"tokens": tokens_to_array(tokens)}
-
-    def _places(self, head: dict[str, Any]) -> Message:
-        from szpo.config.model_sections import Adapter
-
-        adapter = Adapter.model_validate(head["adapter"])
-        sites, conv1d = self._host.places(adapter, head["config"])
-        found = {"sites": [dataclasses.asdict(site) for site in sites], "conv1d": conv1d}
-        return {"head": json.dumps(found)}
+        if self._host is None:
+            how = {"dtype": setup.dtype, "quantization": setup.quantization}
+            self._host = LocalHost(loading.load(setup.model, device=setup.device, **how))
+        run = None
+        if setup.coordinates is not None:
+            own = copy.deepcopy(setup.coordinates)  # Ray's arrays are read-only, torch's are not
+            run = self._host.at(own.subspace, own.space)
+        found = identity(self._host.facts, run)
+        if setup.judge is not None:
+            if self._judge is None or self._judge[0] != setup.judge:
+                self._judge = (setup.judge, *self._host.beside(setup.judge))
+            found["judge_sha256"] = self._judge[1].sha256
+        self._held[setup.number] = _Held(found, run)
+        if len(self._held) > SETUPS:
+            del self._held[next(iter(self._held))]
+        return self._held[setup.number]
 
 
-def identity(facts: Any, answerer: Any) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Held:
+    """What a worker shows of a setup, and its answerer in the coordinates."""
+
+    identity: Identity
+    run: Any
+
+
+def identity(facts: Any, answerer: Any) -> Identity:
     """What must be equal in every worker, as plain JSON.
 
     It adds to `expect`: the digest of the weights, the hardware and, for fp32 on a CPU, the
@@ -194,13 +180,13 @@ def identity(facts: Any, answerer: Any) -> dict[str, Any]:
     return found
 
 
-def expect(facts: Any, coordinates: Any) -> dict[str, Any]:
+def expect(facts: Any, coordinates: Any) -> Identity:
     """The part of `identity` that is known without the model's weights.
 
     Equal digests of two perturbed members' factors show that directions, basis and coordinates
     equal the run's bit for bit.
     """
-    found: dict[str, Any] = {
+    found: Identity = {
         "dtype": facts.dtype,
         "quantization": facts.quantization,
         "device": facts.device.type,
@@ -222,7 +208,7 @@ def expect(facts: Any, coordinates: Any) -> dict[str, Any]:
     return found
 
 
-def _canary(coordinates: Any, prompt: tuple[int, ...]) -> Any:
+def _canary(coordinates: Any, prompt: tuple[int, ...]) -> AnswerRequest:
     """A request to two members, the start plus and minus one direction, with one prompt."""
     from szpo.generation.sampling import Sampling
     from szpo.policies.hosts import start_of
@@ -242,7 +228,7 @@ def exact(facts: Any) -> bool:
     return (facts.dtype, facts.quantization, facts.device.type) == ("fp32", None, "cpu")
 
 
-def describe_difference(mine: dict[str, Any], other: dict[str, Any]) -> str | None:
+def describe_difference(mine: Identity, other: Identity) -> str | None:
     """Describe the first entry in which a worker differs from the run; None if none does."""
     for name, value in mine.items():
         if other.get(name) != value:

@@ -1,15 +1,13 @@
 """Requests to the holder of a model: rows to be answered, or answers to be read.
 
-A request is all that is sent to a worker on another machine: kilobytes of JSON and numpy arrays,
-whatever the model's size. A row's uniform numbers are a slice of its key's stream, so they do not
-depend on the worker.
+A request is all that is sent to a worker on another machine: kilobytes, whatever the model's size.
+A row's uniform numbers are a slice of its key's stream, so they do not depend on the worker.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
@@ -19,11 +17,7 @@ from szpo import seeds
 from szpo.generation.sampling import Sampling
 from szpo.types import Floats, Shift, Theta
 
-Message: TypeAlias = dict[str, Any]
-"""Strings and numpy arrays by name."""
 Tokens: TypeAlias = tuple[tuple[int, ...], ...]
-THETA = "theta/"
-OWN = "own/"
 What: TypeAlias = Literal[
     "logprobs", "totals", "kl", "scores", "moves", "inputs", "odds", "features"
 ]
@@ -107,49 +101,6 @@ class AnswerRequest:
             canary=self.canary and len(members) > 1,
         )
 
-    def to_message(self) -> Message:
-        """Write it as a message."""
-        head = {
-            "shifts": [astuple(shift) for shift in self.shifts],
-            "sampling": asdict(self.sampling),
-            "canary": self.canary,
-            "base": self.base,
-            "own": len(self.thetas),
-        }
-        return {
-            "head": json.dumps(head),
-            **_write_tokens("prompts", self.prompts),
-            "keys": np.frombuffer(b"".join(self.keys), np.uint8),
-            "rows": self.rows.astype(np.int32),
-            **{f"{THETA}{name}": value for name, value in self.theta.items()},
-            **stack_thetas(self.thetas),
-        }
-
-    @classmethod
-    def from_message(cls, message: Mapping[str, Any]) -> Self:
-        """Read what `to_message` wrote."""
-        head = json.loads(message["head"])
-        keys = np.asarray(message["keys"]).tobytes()
-        sampling = head["sampling"]
-        return cls(
-            theta={
-                name.removeprefix(THETA): np.array(value)
-                for name, value in message.items()
-                if name.startswith(THETA)
-            },
-            shifts=tuple(
-                Shift(step, k, sign, radius, None if grid is None else tuple(grid))
-                for step, k, sign, radius, grid in head["shifts"]
-            ),
-            prompts=_read_tokens("prompts", message),
-            keys=tuple(keys[i : i + 16] for i in range(0, len(keys), 16)),
-            rows=np.asarray(message["rows"], np.int64),
-            sampling=Sampling(**{**sampling, "stop": tuple(sampling["stop"])}),
-            canary=head["canary"],
-            base=head["base"],
-            thetas=unstack_thetas(message, head["own"]),
-        )
-
 
 @dataclass(frozen=True)
 class ReadRequest:
@@ -200,36 +151,6 @@ class ReadRequest:
             owner=tuple(number[self.owner[row]] for row in rows) if used else (),
         )
 
-    def to_message(self) -> Message:
-        """Write it as a message."""
-        head = {
-            "what": self.what,
-            "owner": self.owner,
-            "members": len(self.thetas),
-            "start": self.start,
-            "temperature": self.temperature,
-            "redraws": self.redraws,
-            "seed": self.seed,
-            "cuts": self.cuts,
-        }
-        return {
-            "task": "read",
-            "head": json.dumps(head),
-            **stack_thetas(self.thetas),
-            **_write_tokens("prompts", self.prompts),
-            **_write_tokens("answers", self.answers),
-        }
-
-    @classmethod
-    def from_message(cls, message: Mapping[str, Any]) -> Self:
-        """Read what `to_message` wrote."""
-        head = json.loads(message["head"])
-        return cls(
-            head["what"], _read_tokens("prompts", message), _read_tokens("answers", message),
-            unstack_thetas(message, head["members"]), tuple(head["owner"]), head["start"],
-            head["temperature"], head["redraws"], head["seed"], tuple(head["cuts"]),
-        )  # fmt: skip
-
 
 def join_readings(parts: Sequence[Reading]) -> Reading:
     """Join the readings of a request's chunks."""
@@ -238,55 +159,3 @@ def join_readings(parts: Sequence[Reading]) -> Reading:
     if not parts:
         return {VALUES: np.zeros(0)}
     return {VALUES: np.concatenate([part[VALUES] for part in parts])}
-
-
-def _write_tokens(name: str, rows: Tokens) -> Message:
-    """Write rows of tokens as one array and an array of their lengths."""
-    return {
-        name: np.array([token for row in rows for token in row], np.int32),
-        f"{name} lengths": np.array([len(row) for row in rows], np.int32),
-    }
-
-
-def _read_tokens(name: str, message: Mapping[str, Any]) -> Tokens:
-    ends = np.cumsum(message[f"{name} lengths"], dtype=np.int64)
-    parts = np.split(message[name], ends[:-1]) if len(ends) else []
-    return tuple(tuple(part.tolist()) for part in parts)
-
-
-def stack_thetas(thetas: Sequence[Theta]) -> Message:
-    """Write members' coordinates as one array per tensor, (members, *shape)."""
-    names = list(thetas[0]) if thetas else []
-    return {f"{OWN}{name}": np.stack([theta[name] for theta in thetas]) for name in names}
-
-
-def unstack_thetas(message: Mapping[str, Any], count: int) -> tuple[Theta, ...]:
-    """Read what `stack_thetas` wrote for this number of members."""
-    stacked = {
-        name.removeprefix(OWN): value for name, value in message.items() if name.startswith(OWN)
-    }
-    return tuple(
-        {name: np.array(value[i]) for name, value in stacked.items()} for i in range(count)
-    )
-
-
-def tokens_to_array(tokens: Sequence[Sequence[int]]) -> NDArray[np.int32]:
-    """Write rows of tokens as one array (rows, longest), padded with −1."""
-    width = max((len(row) for row in tokens), default=0)
-    found = np.full((len(tokens), width), -1, np.int32)
-    for i, row in enumerate(tokens):
-        found[i, : len(row)] = row
-    return found
-
-
-def array_to_tokens(array: NDArray[np.int32]) -> Tokens:
-    """Read what `tokens_to_array` wrote."""
-    return tuple(tuple(token for token in row if token >= 0) for row in array.tolist())
-
-
-def message_bytes(message: Message) -> int:
-    """Bytes of a message's strings and arrays."""
-    return sum(
-        len(value.encode()) if isinstance(value, str) else int(value.nbytes)
-        for value in message.values()
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -249,13 +250,12 @@ def _ask_workers(config: Config, prompt: str) -> _Measured:
         answers = answerer.answer(request)
         seconds = time.monotonic() - began
     (_, first), *_ = request.split(size)
-    sent = requests.message_bytes(first.to_message())
+    moved = len(pickle.dumps(first)) + len(pickle.dumps(answers[:size]))
     where = engine.address or "a cluster of its own on 127.0.0.1"
     return (
         f"{engine.workers} workers at {where}: {facts.name}, {facts.dtype} on "
         f"{facts.hardware or facts.device}, equal models and versions",
-        size, engine.workers, seconds,
-        sent + requests.tokens_to_array(answers[:size]).nbytes,
+        size, engine.workers, seconds, moved,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from szpo.cli.app import call
 from szpo.cluster import ray_engine, remote
-from szpo.cluster.ray_engine import RayTransport
+from szpo.cluster.ray_engine import Workers
 from szpo.cluster.remote import RemoteHost
 from szpo.config.engine import Engine
 from szpo.errors import EngineError
@@ -91,7 +91,8 @@ class Shared:
     def at(self, subspace: Any, space: Any, *, run: bool = False) -> Any:
         found = self.host.at(subspace, space, run=run)
         # Those that were killed a moment ago as well.
-        self.host.dispatcher.wait_for_workers(WORKERS)
+        while self.host.workers._loading:
+            self.host.workers._wait({})
         return found
 
     def close(self) -> None:
@@ -104,8 +105,8 @@ def test_smoke_a_worker_and_a_node_killed_in_one_step_change_nothing(
     nodes, line, undisturbed, tmp_path, monkeypatch, caplog
 ):
     worker, node = Killer(nodes, node=False), Killer(nodes, node=True)
-    monkeypatch.setattr(RayTransport, "send", ray_nodes.when_sent(2, node))
-    monkeypatch.setattr(RayTransport, "send", ray_nodes.when_sent(3, worker))
+    monkeypatch.setattr(Workers, "send", ray_nodes.when_sent(2, node))
+    monkeypatch.setattr(Workers, "send", ray_nodes.when_sent(3, worker))
     assert call(line) == 0
     assert worker.killed and node.killed
     assert ray_nodes.result(tmp_path / "runs" / "folder.db") == undisturbed
@@ -122,8 +123,8 @@ class Killer:
         self.nodes, self.node = nodes, node
         self.killed: list[str] = []
 
-    def __call__(self, transport: RayTransport, name: str) -> bool:
-        pid = transport._seats[name].pid or 0
+    def __call__(self, workers: Workers, name: str) -> bool:
+        pid = workers.pids[name]
         if self.node:
             where = self.nodes.node_of(pid)
             if where is None:
@@ -148,7 +149,7 @@ def test_a_run_outlives_kill_9_of_a_worker_and_of_a_node(
 ):
     killer = Killer(nodes, node)
     moment = random.Random(seed).randrange(1, CHUNKS - 3)
-    monkeypatch.setattr(RayTransport, "send", ray_nodes.when_sent(moment, killer))
+    monkeypatch.setattr(Workers, "send", ray_nodes.when_sent(moment, killer))
     assert call(line) == 0
     assert killer.killed
     assert ray_nodes.result(tmp_path / "runs" / "folder.db") == undisturbed

@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from szpo.cluster import ray_engine, remote, worker
+from szpo.cluster.worker import Coordinates, Setup
 from szpo.config import settings_file
 from szpo.config.engine import Engine
 from szpo.errors import IntegrityError, RunError, UsageError
@@ -122,8 +123,9 @@ def policy(model):
     return LoraPolicy(base, small(base), root_seed=5, sampling=sampling, host=host)
 
 
-def setup_of(policy: LoraPolicy) -> dict[str, Any]:
-    return worker.setup_message(policy.loaded, policy.local, threads=1)
+def setup_of(policy: LoraPolicy, **changes: Any) -> Setup:
+    here = Coordinates(policy.subspace, policy.space)
+    return worker.setup_of(policy.loaded, replace(here, **changes))
 
 
 def described_of(policy: LoraPolicy) -> Described:
@@ -134,7 +136,7 @@ def test_a_worker_holds_what_the_controller_holds_and_computes_on_its_kind_of_de
     policy, monkeypatch
 ):
     mine = worker.identity(policy.loaded, policy.local)
-    there = worker.Worker(setup_of(policy)).identify()
+    there, _ = worker.Worker(1).show(setup_of(policy))
     assert worker.describe_difference(mine, there) is None
     assert mine["canary"] and mine["factors_sha256"]
     pretend_ray(monkeypatch)
@@ -144,16 +146,14 @@ def test_a_worker_holds_what_the_controller_holds_and_computes_on_its_kind_of_de
 
 def test_another_basis_seed_or_library_is_noticed(policy):
     mine = worker.identity(policy.loaded, policy.local)
-    changed = setup_of(policy)
-    name = next(key for key in changed if key.startswith("basis/"))
-    changed[name] = changed[name].copy()
-    changed[name].view(np.uint32).flat[0] ^= 1  # one bit, the last of one number
-    other = worker.Worker(changed).identify()
-    assert "its basis_sha256 is" in str(worker.describe_difference(mine, other))
-    changed = setup_of(policy)
-    changed["head"] = changed["head"].replace('"root_seed": 5', '"root_seed": 6')
-    other = worker.Worker(changed).identify()
-    assert "its factors_sha256 is" in str(worker.describe_difference(mine, other))
+    basis = {name: value.copy() for name, value in policy.subspace.basis.items()}
+    next(iter(basis.values())).view(np.uint32).flat[0] ^= 1  # the last bit of one number
+    for what, changes in (
+        ("basis", {"subspace": replace(policy.subspace, basis=basis)}),
+        ("factors", {"space": replace(policy.space, root_seed=6)}),
+    ):
+        other, _ = worker.Worker(1).show(setup_of(policy, **changes))
+        assert f"its {what}_sha256 is" in str(worker.describe_difference(mine, other))
     other = {**mine, "versions": {**mine["versions"], "torch": "2.0"}}
     assert 'its versions is {"szpo"' in str(worker.describe_difference(mine, other))
 
@@ -166,7 +166,7 @@ def test_a_worker_takes_its_threads_from_the_run_and_not_from_its_environment(po
     other = {"env_vars": {"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "3"}}
 
     def look(setup: Any) -> Any:
-        found = worker.Worker(setup).identify()
+        found, _ = worker.Worker(1).show(setup)
         return os.environ["OMP_NUM_THREADS"], torch.get_num_threads(), found
 
     asked = ray.remote(look).options(runtime_env=other, num_cpus=0)
@@ -188,60 +188,41 @@ def ray():
     found.shutdown()
 
 
-@contextlib.contextmanager
-def started(policy: LoraPolicy, count: int) -> Iterator[ray_engine.RayTransport]:
-    here = policy.local
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "cpu_count", lambda: 4)
-        engine = Engine(kind="ray", workers=count, chunk_rows=5)
-        host = remote.start(engine, described_of(policy))
-    transport = host.transport
-    assert isinstance(transport, ray_engine.RayTransport)
-    policy.answerer = host.at(policy.subspace, policy.space)
-    try:
-        yield transport
-    finally:
-        policy.answerer = here
-        host.close()
-
-
 @needs_ray
 @quiet
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3])
-def test_any_number_of_workers_answers_what_the_local_engine_answers(policy, ray, count):
+def test_any_number_of_workers_answers_what_the_local_engine_answers(
+    policy, ray, count, monkeypatch
+):
     wanted = policy.rollout(ASKED, SHIFTS, seed=4), policy.sample(PROMPTS, 2, seed=5)
     base = policy.sample(PROMPTS[:2], seed=5, base=True)
     before = signal.getsignal(signal.SIGTERM)
-    with started(policy, count) as transport:
-        assert signal.getsignal(signal.SIGTERM) is before  # Ray's own was taken away again
-        assert wanted == (
-            policy.rollout(ASKED, SHIFTS, seed=4),
-            policy.sample(PROMPTS, 2, seed=5),
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    engine = Engine(kind="ray", workers=count, chunk_rows=5)
+    with contextlib.closing(remote.start(engine, described_of(policy))) as host:
+        there = LoraPolicy(
+            host.facts, policy.subspace, root_seed=5, sampling=policy.sampling, host=host
         )
-        assert transport.sent_bytes < 20_000
-        assert policy.sample(PROMPTS[:2], seed=5, base=True) == base
+        assert signal.getsignal(signal.SIGTERM) is before  # Ray's own was taken away again
+        assert wanted == (there.rollout(ASKED, SHIFTS, seed=4), there.sample(PROMPTS, 2, seed=5))
+        assert there.sample(PROMPTS[:2], seed=5, base=True) == base
         with pytest.raises(RunError, match="canary"):
-            policy.rollout(ASKED[:2], [Shift(0, k, 1, 2.0**-60) for k in (0, 1)], seed=4)
+            there.rollout(ASKED[:2], [Shift(0, k, 1, 2.0**-60) for k in (0, 1)], seed=4)
 
 
 @needs_ray
 @quiet
 def test_a_worker_without_the_model_or_with_another_is_refused(policy, ray, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    engine = Engine(kind="ray")
-    absent = setup_of(policy)
-    absent["head"] = absent["head"].replace(str(policy.loaded.folder), "/not/there")
+    absent = replace(setup_of(policy), model="/not/there")
     for setup, error, words in (
         (absent, UsageError, "worker w0 cannot load the model: model '/not/there' not found"),
         (setup_of(policy), IntegrityError, "worker w0 is not the run's: its dtype is wrong"),
     ):
-        transport = ray_engine.RayTransport(engine, setup, lambda held: "its dtype is wrong")
-        with pytest.raises(error) as raised:
-            for _ in range(600):
-                transport.poll(0.1)
-        transport.close()
-        assert words in str(raised.value)
+        workers = ray_engine.Workers(Engine(kind="ray"))
+        with contextlib.closing(workers), pytest.raises(error, match=re.escape(words)):
+            workers.show(setup, lambda held: "its dtype is wrong")
     with pytest.raises(UsageError, match="need 9 CPUs, the cluster has 3"):
         ray_engine.connect(Engine(kind="ray", workers=9))
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +11,9 @@ import torch
 
 from szpo import seeds
 from szpo.cluster import remote, worker
-from szpo.cluster.schedule import Bounds
 from szpo.config.engine import Engine
 from szpo.config.model_sections import Adapter
-from szpo.errors import IntegrityError, ResourceError, UsageError
+from szpo.errors import IntegrityError, UsageError
 from szpo.generation import whole_sentences
 from szpo.generation.sampling import Sampling
 from szpo.judges import pair_scorer
@@ -99,7 +96,7 @@ def test_a_set_up_by_workers_is_the_one_made_here(here, there, kind):
     assert (one.scale, one.basis_sha256) == (other.scale, other.basis_sha256)
     reports = [{k: v for k, v in s.report.items() if "seconds" not in k} for s in (one, other)]
     assert reports[0] == reports[1]
-    assert "read" in there.transport.tasks and "rows" in there.transport.tasks
+    assert {"ReadRequest", "AnswerRequest"} <= set(there.workers.tasks)
 
 
 def test_measuring_and_guards_by_workers_give_the_same_numbers(here, there):
@@ -164,11 +161,15 @@ def test_judges_by_workers_reply_the_same(here, there, model, tmp_path):
         there.beside(str(tmp_path / "nowhere"))
 
 
-def test_requests_in_coordinates_that_were_left_are_refused(here, there):
-    (policy,) = policies(here, there)
-    there.at(policy.subspace, parameters.Space(6, policy.layout, Law()))
-    with pytest.raises(IntegrityError, match="asked in coordinates that it does not hold"):
-        policy.sample(PROMPTS[:2], seed=0)
+def test_each_request_is_answered_in_its_own_coordinates(here, there):
+    """Also after the workers have gone on to others."""
+    one, other = policies(here, here, there)
+    there.at(other.subspace, parameters.Space(6, other.layout, Law()))
+    shifts = [Shift(0, 0, sign, 0.75) for sign in (1, -1)]
+    third = LoraPolicy(there.facts, other.subspace, root_seed=6, sampling=SHORT, host=there)
+    asked = [PROMPTS[:3]] * 2
+    assert third.rollout(asked, shifts, seed=4) != one.rollout(asked, shifts, seed=4)
+    assert other.rollout(asked, shifts, seed=4) == one.rollout(asked, shifts, seed=4)
 
 
 def test_tensors_of_another_model_are_refused_by_the_worker(here, there):
@@ -176,25 +177,9 @@ def test_tensors_of_another_model_are_refused_by_the_worker(here, there):
     site = good.sites[0]
     wide = {**good.fixed, site.a: np.zeros((1, site.inputs + 1), np.float32)}
     bad = Subspace(good.kind, good.sites, wide, good.start, good.basis)
+    policy = LoraPolicy(there.facts, bad, root_seed=5, sampling=SHORT, host=there)
     with pytest.raises(IntegrityError, match=r"in the run, \(1, .*\) in this model"):
-        there.at(bad, parameters.Space(5, bad.layout, Law()))
-
-
-def test_workers_that_do_not_come_are_not_waited_for_for_ever(model, monkeypatch):
-    class Absent(near_workers.NearWorkers):
-        def _admit(self) -> None:
-            self._events.clear()
-
-    made: list[Absent] = []
-
-    def connect(setup: Any, check: Any) -> Absent:
-        made.append(Absent(setup, check, 1))
-        return made[0]
-
-    facts = context.describe(str(model), dtype="fp32")
-    with pytest.raises(ResourceError, match="0 of 1 workers are ready"):
-        remote.RemoteHost(Engine(kind="ray"), facts, connect, bounds=Bounds(load_s=0.0))
-    assert made[0].closed
+        policy.sample(PROMPTS[:1], seed=0)
 
 
 def test_two_workers_with_different_models_end_the_run(model):
@@ -202,14 +187,14 @@ def test_two_workers_with_different_models_end_the_run(model):
     shown = {**worker.expect(facts, None), "base_sha256": "a" * 64, "hardware": None}
 
     class Different(near_workers.NearWorkers):
-        def _admit(self) -> None:
-            assert self._check(shown) is None
-            raise IntegrityError(str(self._check({**shown, "base_sha256": "b" * 64})))
+        def show(self, setup: Any, check: Any) -> None:
+            assert check(shown) is None
+            raise IntegrityError(str(check({**shown, "base_sha256": "b" * 64})))
 
+    workers = Different(1)
     with pytest.raises(IntegrityError, match=r"its base_sha256 is .bbbb.*the run's is .aaaa"):
-        remote.RemoteHost(
-            Engine(kind="ray"), facts, lambda setup, check: Different(setup, check, 1)
-        )
+        remote.RemoteHost(Engine(kind="ray"), facts, workers)
+    assert workers.closed
 
 
 def test_tokens_that_workers_write_are_counted(here, there):
@@ -220,13 +205,3 @@ def test_tokens_that_workers_write_are_counted(here, there):
         answers = policy.sample(PROMPTS[:3], seed=1)
         counts.append(host.written - before)
     assert counts[0] == counts[1] == sum(answer.tokens for (answer,) in answers) > 0
-
-
-def test_what_crosses_is_read_by_an_allow_list(here, there):
-    """Every message of this file's tests crosses so; one that names anything else does not."""
-    (policy,) = policies(here, there)
-    policy.rollout([PROMPTS[:4]] * 2, [Shift(0, 0, sign, 0.5) for sign in (1, -1)], seed=1)
-    assert "rows" in there.transport.tasks
-    for foreign in (Shift(0, 0, 1, 0.5), Path("/"), print, np.array([print], dtype=object)):
-        with pytest.raises((pickle.UnpicklingError, AssertionError)):
-            near_workers.unpickle(pickle.dumps({"head": foreign}, protocol=5))

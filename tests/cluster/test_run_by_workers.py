@@ -15,6 +15,7 @@ from szpo.config import settings_file
 from szpo.errors import EngineError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
+from szpo.policies.requests import AnswerRequest
 from szpo.replay import verification
 from szpo.runs import run_device, run_engine
 from szpo.voting import lease
@@ -24,6 +25,7 @@ ROWS = [
     "engine.chunk_rows=8", "guards.kl=40", "subspace.samples=16",
     "generation.max_new_tokens=5",
 ]  # fmt: skip
+KINDS = {"Places", "ReadRequest", "AnswerRequest"}
 RAY = ["engine.kind=ray", "engine.workers=2", *ROWS]
 
 
@@ -33,10 +35,7 @@ def hosts(monkeypatch):
     made: list[remote.RemoteHost] = []
 
     def start(engine: Any, facts: Any) -> remote.RemoteHost:
-        def connect(setup: Any, check: Any) -> near_workers.NearWorkers:
-            return near_workers.NearWorkers(setup, check, engine.workers)
-
-        made.append(remote.RemoteHost(engine, facts, connect))
+        made.append(remote.RemoteHost(engine, facts, near_workers.NearWorkers(engine.workers)))
         return made[-1]
 
     monkeypatch.setattr(ray_engine, "demand", lambda engine: None)
@@ -64,12 +63,12 @@ def test_a_run_by_workers_is_the_run_made_here(tmp_path, model, hosts, monkeypat
         paths.append(folder_run.make(place, *sets, model_folder=model))
     assert read(paths[0]) == read(paths[1])
     (host,) = hosts
-    assert isinstance(host.transport, near_workers.NearWorkers)
-    assert host.transport.closed and {"places", "read", "rows"} == set(host.transport.tasks)
+    assert isinstance(host.workers, near_workers.NearWorkers)
+    assert host.workers.closed and set(host.workers.tasks) == KINDS
     moved = {"address": "10.0.0.5:6379", "workers": 1}
     assert resume(paths[1], *(f"engine.{name}={value}" for name, value in moved.items())) == 0
     assert resume(paths[1]) == 0  # from now on the workers are there
-    assert [host._engine.workers for host in hosts] == [2, 1, 1]
+    assert [len(host.workers.workers) for host in hosts] == [2, 1, 1]  # type: ignore[attr-defined]
     with Ledger.open(paths[1], readonly=True) as ledger:
         changes = [event["body"] for event in ledger.events(run_engine.ENGINE_CHANGED)]
     assert changes == [{**moved, "insecure_hosts": []}]
@@ -87,7 +86,7 @@ def test_workers_mix_adapters_as_one_machine_does(tmp_path, model, hosts, monkey
         monkeypatch.setenv("SZPO_CACHE", str(place))
         paths.append(folder_run.make(place, *sets, *kind, model_folder=model))
     assert read(paths[0]) == read(paths[1])
-    assert {"places", "read", "rows"} == set(hosts[0].transport.tasks)
+    assert set(hosts[0].workers.tasks) == KINDS  # type: ignore[attr-defined]
 
 
 def test_workers_are_let_go_when_a_run_ends_by_an_error(tmp_path, model, hosts, monkeypatch):
@@ -102,7 +101,7 @@ def test_workers_are_let_go_when_a_run_ends_by_an_error(tmp_path, model, hosts, 
     assert call(["run", "--resume", str(tmp_path / "runs" / "folder.db")]) == 130
     broken = [*RAY, "panel.kind=judge", f"judge.model={model}", "judge.ask=soft", "run.name=x"]
     assert call(folder_run.arguments(tmp_path, *broken, model_folder=model)) == 2
-    assert len(hosts) == 3 and all(host.transport.closed for host in hosts)  # type: ignore[attr-defined]
+    assert len(hosts) == 3 and all(host.workers.closed for host in hosts)  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +146,7 @@ def test_workers_with_another_gpu_are_refused_at_resume(path, hosts, monkeypatch
     assert call(["run", "--resume", str(path)]) == 2
     message = capsys.readouterr().err
     assert "runs on NVIDIA A100; its workers have None, and answers differ there" in message
-    assert hosts[0].transport.closed  # type: ignore[attr-defined]
+    assert hosts[0].workers.closed  # type: ignore[attr-defined]
     assert call(["run", "--resume", str(path), "--device", "cuda"]) == 2
     assert "--device cuda: the workers of folder.db compute on cpu" in capsys.readouterr().err
 
@@ -173,12 +172,12 @@ def test_who_stays_waits_for_an_engine_that_is_away(tmp_path, model, hosts, monk
     lines = folder_run.arguments(tmp_path, *RAY, model_folder=model)
     file = tmp_path / "runs" / "folder.db"
     seen: list[tuple[str, str]] = []
-    inner, away = near_workers.NearWorkers.send, [3]
+    inner, away = near_workers.NearWorkers.gather, [3]
 
-    def send(self: Any, name: str, chunk: str, request: Any) -> None:
-        if file.exists() and "space" in request and request.get("task") != "read" and away[0]:
+    def gather(self: Any, setup: Any, tasks: Any, check: Any) -> Any:
+        if file.exists() and isinstance(tasks[0][1], AnswerRequest) and away[0]:
             raise EngineError("the Ray cluster is gone (a test)")
-        inner(self, name, chunk, request)
+        return inner(self, setup, tasks, check)
 
     def sleep(seconds: float) -> None:
         assert seconds == run_engine.RETRY_S
@@ -198,7 +197,7 @@ def test_who_stays_waits_for_an_engine_that_is_away(tmp_path, model, hosts, monk
                 raise DoneError
         return next(numbers)
 
-    monkeypatch.setattr(near_workers.NearWorkers, "send", send)
+    monkeypatch.setattr(near_workers.NearWorkers, "gather", gather)
     monkeypatch.setattr("szpo.cli.run.time.sleep", sleep)
     monkeypatch.setattr("szpo.runs.model_process._changes", changes)
     assert call([*lines, "--stay"]) == 1  # the test ends what would stay for ever
@@ -208,14 +207,14 @@ def test_who_stays_waits_for_an_engine_that_is_away(tmp_path, model, hosts, monk
         assert lease.controller(ledger)["paused_by"] is None
         assert len(list(ledger.update_rows())) == 4  # two rows a step
         assert verification.verify(ledger).ok
-    assert all(host.transport.closed for host in hosts)  # type: ignore[attr-defined]
+    assert all(host.workers.closed for host in hosts)  # type: ignore[attr-defined]
 
 
 def test_who_does_not_stay_gets_the_error(tmp_path, model, hosts, monkeypatch, capsys):
-    def send(self: Any, name: str, chunk: str, request: Any) -> None:
+    def gather(*_: Any) -> Any:
         raise EngineError("the Ray cluster is gone (a test)")
 
-    monkeypatch.setattr(near_workers.NearWorkers, "send", send)
+    monkeypatch.setattr(near_workers.NearWorkers, "gather", gather)
     assert call(folder_run.arguments(tmp_path, *RAY, model_folder=model)) == 6
     assert capsys.readouterr().err.strip().endswith("error: the Ray cluster is gone (a test)")
 
@@ -230,7 +229,7 @@ def test_the_doctor_looks_at_the_engine_and_prices_a_step(tmp_path, model, hosts
     assert "2 workers at a cluster of its own on 127.0.0.1" in found
     rows = 2 * config.optimizer.directions * config.optimizer.comparisons * config.optimizer.rows
     assert f"{rows} rows in {rows // 8} chunks of 8, about" in found
-    assert hosts[0].transport.closed  # type: ignore[attr-defined]
+    assert hosts[0].workers.closed  # type: ignore[attr-defined]
 
 
 def test_the_doctor_says_what_is_wrong_with_an_engine(monkeypatch):

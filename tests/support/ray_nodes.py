@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import signal
 import subprocess
@@ -16,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from szpo.cluster.ray_engine import RayTransport
+from szpo.cluster.ray_engine import Workers
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
 from szpo.replay import verification
@@ -121,26 +120,22 @@ def result(path: Path) -> Digests:
         return theta_digests(ledger), [row["votes_sha256"] for row in ledger.update_rows()]
 
 
-def when_sent(number: int, act: Callable[[Any, str], bool]) -> Callable[..., None]:
-    """A `RayTransport.send` that calls ``act`` in the middle of a step.
+def when_sent(number: int, act: Callable[[Workers, str], bool]) -> Callable[..., Any]:
+    """A `Workers.send` that calls ``act`` in the middle of a step.
 
-    It calls ``act(transport, worker)`` after sending the ``number``-th chunk of a step's answers,
-    and after later ones until ``act`` returns true.
+    It calls ``act(workers, name)`` after sending the ``number``-th chunk of a step's answers, and
+    after later ones until ``act`` returns true.
     """
-    inner, count, done = RayTransport.send, 0, False
+    inner, count, done = Workers.send, 0, False
 
-    def send(transport: Any, worker: str, chunk: str, request: Any) -> None:
+    def send(workers: Workers, name: str, held: Any, task: Any) -> Any:
         nonlocal count, done
-        inner(transport, worker, chunk, request)
-        count += is_of_step(request)
-        done = done or (count >= number and is_of_step(request) and act(transport, worker))
+        call, of_step = inner(workers, name, held, task), getattr(task[1], "canary", False)
+        count += of_step
+        done = done or (count >= number and of_step and act(workers, name))
+        return call
 
     return send
-
-
-def is_of_step(request: Any) -> bool:
-    """Whether a request is for a step's answers, not one of the set-up's."""
-    return "task" not in request and bool(json.loads(request["head"])["canary"])
 
 
 CHILD = (
@@ -158,13 +153,12 @@ def control(number: int, victims: list[int], line: list[str]) -> None:
     """
     from szpo.cli.app import main
 
-    def act(transport: Any, worker: str) -> bool:
-        workers = [seat.pid for seat in transport._seats.values() if seat.pid]
-        kill_all([*victims, *workers] if victims else [os.getpid()])
+    def act(workers: Workers, name: str) -> bool:
+        kill_all([*victims, *workers.pids.values()] if victims else [os.getpid()])
         return True
 
     if number:
-        RayTransport.send = when_sent(number, act)  # type: ignore[method-assign]
+        Workers.send = when_sent(number, act)  # type: ignore[method-assign]
     main(line)
 
 
