@@ -12,7 +12,7 @@ LABEL org.opencontainers.image.title="szpo" \
       org.opencontainers.image.licenses="Apache-2.0"
 # Which extras are installed, and where torch comes from: the default index has the build for CUDA,
 # the index of the CPU build makes a much smaller image.
-ARG EXTRAS=ui,judge,http
+ARG EXTRAS=ui,judge
 ARG TORCH_INDEX=""
 ENV PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \

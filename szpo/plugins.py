@@ -17,7 +17,7 @@ EXTRAS = {
     "fastapi": "ui",
     "gymnasium": "worlds",
     "ray": "ray",
-    "httpx": "http",
+    "httpx": "ui",
 }
 """The extra that installs a module which may be missing."""
 

@@ -10,7 +10,6 @@ import itertools
 import logging
 import secrets
 import shutil
-import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,10 +18,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from szpo.cluster.schedule import Bounds, Dispatcher
 from szpo.cluster.vllm_messages import Decoding, Row, RowAnswer, row_seed
-from szpo.cluster.vllm_replica import Shown
-from szpo.cluster.vllm_transport import ChunkReply, ServedChunk, VllmTransport
+from szpo.cluster.vllm_servers import ChunkReply, ServedChunk, Servers, Shown
 from szpo.cluster.vllm_trusted_model import (
     CastMember,
     Judged,
@@ -38,7 +35,6 @@ from szpo.policies.requests import AnswerRequest, Tokens
 
 ASKED_AGAIN = 2
 """How often chunks answered with a wrong adapter are sent again, under new adapter names."""
-BOUNDS = Bounds(patience_s=1200.0, load_s=1200.0)
 
 
 class AdapterFolder:
@@ -154,22 +150,18 @@ class VllmAnswerer:
 
     def __init__(
         self,
-        transport: VllmTransport,
+        servers: Servers,
         folder: AdapterFolder,
         trusted: TrustedModel,
         decoding: Callable[[AnswerRequest], Decoding],
         *,
         chunk_rows: int,
         each_row: bool = False,
-        bounds: Bounds = BOUNDS,
     ):
         """``each_row``: every row is rescored and also checked by itself."""
-        self.transport = transport
+        self._servers = servers
         self._folder, self._trusted, self._decoding = folder, trusted, decoding
         self._chunk_rows, self._each_row = chunk_rows, each_row
-        self._dispatcher: Dispatcher[ServedChunk, ChunkReply] = Dispatcher(
-            transport, time.monotonic, bounds=bounds
-        )
         self.read, self.read_scores = trusted.local.read, trusted.local.read_scores
         self.rescored = 0
         """Rows whose log-probabilities were also computed here."""
@@ -178,7 +170,7 @@ class VllmAnswerer:
 
     def close(self) -> None:
         """Give up the servers and remove all files."""
-        self.transport.close()
+        self._servers.close()
         self._folder.close()
 
     def answer(self, request: AnswerRequest) -> Tokens:
@@ -224,10 +216,7 @@ class VllmAnswerer:
             )
             needed = dict.fromkeys(line.model for line in lines)
             requests.append(ServedChunk(lines, {n: paths[n] for n in needed}, decoding))
-        try:
-            return self._dispatcher.gather(requests)
-        finally:
-            self.transport.retire(list(paths))
+        return self._servers.gather(requests)
 
     def _faults(
         self, asked: _Asked, chunks: Sequence[NDArray[np.int64]], replies: Sequence[ChunkReply]
@@ -254,14 +243,14 @@ class VllmAnswerer:
         if not failing:
             return {}
         # Nothing from a server that failed once is trusted: all rows of its chunks are rescored.
-        servers = {replies[i].worker for i in failing}
+        servers = {replies[i].server for i in failing}
         found = {}
-        for i in (i for i, reply in enumerate(replies) if reply.worker in servers):
+        for i in (i for i, reply in enumerate(replies) if reply.server in servers):
             rows = self._deviations([[row] for row in judged[i]])
             wrong = sum(self._wrong(value) for value in rows)
             if wrong or i in failing:
                 found[i] = (
-                    f"{self.transport.address(replies[i].worker)} answers with other adapters "
+                    f"{replies[i].server} answers with other adapters "
                     f"than it was asked for ({wrong} of {len(rows)} rows of a chunk)"
                 )
         return found

@@ -1,18 +1,18 @@
 """vLLM servers as a run's engine: checks the settings and builds the answerer from its parts.
 
-This is a plain HTTP client; vLLM itself need not be installed here.
+OpenAI's client asks them; vLLM itself need not be installed here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib.util
-import os
 import tempfile
 import time
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -32,10 +32,7 @@ from szpo.policies.requests import AnswerRequest
 from szpo.policies.subspaces import Subspace
 from szpo.types import Shift
 
-REACH_S = 5.0
-"""How long a server may take to accept a connection."""
-READ_S = 900.0
-"""How long a server may take to send the next part of a reply."""
+T = TypeVar("T")
 KAPPA = 1.62
 """Distance of the canary's members from the start, nats: the smallest default radius of the rules,
 where a wrong adapter is hardest to notice."""
@@ -68,8 +65,8 @@ class ServedHost(LocalHost):
 
 def demand(engine: Engine) -> None:
     """Check the settings before a model is loaded."""
-    if importlib.util.find_spec("httpx") is None:
-        raise UsageError(f"engine.kind vllm needs httpx: {how_to_install('http')}")
+    if importlib.util.find_spec("openai") is None:
+        raise UsageError(f"engine.kind vllm needs openai: {how_to_install('judge')}")
     for url in engine.replicas or []:
         outgoing.read_key(ENGINE_KEY, url, "engine", engine.insecure_hosts)
         if engine.adapters is None and not outgoing.is_here(urlsplit(url).hostname or ""):
@@ -82,23 +79,31 @@ def demand(engine: Engine) -> None:
 
 def unreachable(engine: Engine) -> str | None:
     """One line about the first server that is unreachable or unhealthy; None if all are well."""
-    import httpx
+    from szpo.cluster.vllm_servers import GoneError, servers_of
 
-    key = os.environ.get(ENGINE_KEY, "")
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    for url in engine.replicas or []:
-        try:
-            # Else httpx would use proxies and passwords from the environment.
-            with httpx.Client(trust_env=False, timeout=REACH_S) as client:
-                code = client.get(
-                    f"{outgoing.server_root(url)}/health", headers=headers
-                ).status_code
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            kind = type(error).__name__
-            return f"engine.replicas: {url} cannot be reached ({kind}); start the server there"
-        if code != 200:
-            return f"engine.replicas: {url} is not healthy (HTTP {code} at /health); see its log"
-    return None
+    async def ask() -> str | None:
+        for server in servers_of(engine, tries=1):
+            try:
+                await server.health()
+            except GoneError as error:
+                why = str(error).removeprefix(f"{server.url}: ")
+                return (
+                    f"engine.replicas: {server.url} cannot be reached ({why}); start the server "
+                    "there, or see its log"
+                )
+            except UsageError as error:
+                return f"engine.replicas: {error}"
+            finally:
+                await server.close()
+        return None
+
+    return _apart(ask())
+
+
+def _apart(work: Coroutine[Any, Any, T]) -> T:
+    """Run it in a new thread, since the caller's thread may already run an event loop."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
 
 
 def connect(engine: Engine, loaded: Any, local: Any, **options: Any) -> Any:
@@ -108,7 +113,7 @@ def connect(engine: Engine, loaded: Any, local: Any, **options: Any) -> Any:
         engine: The settings.
         loaded: The run's model.
         local: The local answerer at the run's coordinates, which rescores.
-        options: ``each_row`` and ``bounds`` of `VllmAnswerer`; ``retry`` of `Replica`.
+        options: ``each_row`` of `VllmAnswerer`.
     """
     demand(engine)
     if loaded.quantization is not None:
@@ -119,50 +124,27 @@ def connect(engine: Engine, loaded: Any, local: Any, **options: Any) -> Any:
     sites = local.subspace.sites
     rank = vllm_trusted_model.require_rank(sites)
 
-    from szpo.cluster.vllm_answers import BOUNDS, AdapterFolder, Canary, VllmAnswerer
+    from szpo.cluster.vllm_answers import AdapterFolder, Canary, VllmAnswerer
     from szpo.cluster.vllm_messages import Decoding
-    from szpo.cluster.vllm_replica import Retry
-    from szpo.cluster.vllm_transport import VllmTransport
+    from szpo.cluster.vllm_servers import Servers, servers_of
     from szpo.models.logprobs import vocabulary_size
 
     root = Path(engine.adapters or tempfile.gettempdir()).absolute()
     folder = AdapterFolder(root, sites, loaded.name)
     trusted = vllm_trusted_model.TrustedModel(loaded, local, engine.tolerance)
     stop, words = local.adapted.stop_tokens, vocabulary_size(loaded.model)
-    replicas = _replicas(engine, _client(), rank=rank, retry=options.get("retry", Retry()))
     decoding = Decoding(Sampling(), tuple(stop), words)
     plus, minus = trusted.members(canary_request(local.subspace))
     canary = Canary(trusted, (plus, minus), folder.write, decoding)
-    transport = VllmTransport(replicas, canary.chunk, canary.check, folder.remove)
+    found = servers_of(engine, rank=rank)
     return VllmAnswerer(
-        transport,
+        Servers(found, canary.chunk, canary.check, folder.remove),
         folder,
         trusted,
         lambda request: Decoding(request.sampling, tuple(stop), words),
         chunk_rows=engine.rows or VLLM_ROWS,
         each_row=options.get("each_row", False),
-        bounds=options.get("bounds", BOUNDS),
     )
-
-
-def _client() -> Any:
-    import httpx
-
-    return httpx.AsyncClient(
-        timeout=httpx.Timeout(READ_S, connect=REACH_S),
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
-        # Else httpx would use proxies and passwords from the environment.
-        trust_env=False,
-    )
-
-
-def _replicas(engine: Engine, client: Any, **more: Any) -> list[Any]:
-    from szpo.cluster.vllm_replica import Replica
-
-    key = os.environ.get(ENGINE_KEY, "")
-    return [
-        Replica(outgoing.server_root(url), client, key, **more) for url in engine.replicas or []
-    ]
 
 
 def canary_request(subspace: Subspace) -> AnswerRequest:
@@ -183,37 +165,38 @@ def measure_chunk(
 
     All servers answer such a chunk at the same time, twice; the time of the second round counts.
     """
-    # In a new thread, since the caller's thread may already run an event loop.
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, _measure(engine, prompt, decoding, rows)).result()
+    return _apart(_measure(engine, prompt, decoding, rows))
 
 
 async def _measure(
     engine: Engine, prompt: tuple[int, ...], decoding: Any, rows: int
 ) -> tuple[float, str]:
     from szpo.cluster.vllm_messages import Row
-    from szpo.cluster.vllm_replica import GoneError
+    from szpo.cluster.vllm_servers import GoneError, ServedChunk, servers_of
 
-    async with _client() as client:
-        replicas = _replicas(engine, client)
-        try:
-            shown = [await replica.look() for replica in replicas]
-            asked = []
-            for replica, seen in zip(replicas, shown, strict=True):
-                if not seen.models:
-                    raise EngineError(f"{replica.url} serves no model; start it with the run's")
-                asked.append((replica, seen.models[0]))
-            seconds = 0.0
-            for first in (0, rows):  # new seeds, and so new answers, in each round
-                began = time.monotonic()
-                await asyncio.gather(
-                    *(
-                        replica.complete(Row(name, prompt, each), decoding)
-                        for replica, name in asked
-                        for each in range(first, first + rows)
-                    )
+    servers = servers_of(engine)
+    try:
+        shown = [await server.look() for server in servers]
+        for server, seen in zip(servers, shown, strict=True):
+            if not seen.models:
+                raise EngineError(f"{server.url} serves no model; start it with the run's")
+        seconds = 0.0
+        for first in (0, rows):  # new seeds, and so new answers, in each round
+            began = time.monotonic()
+            chunks = [
+                tuple(Row(seen.models[0], prompt, first + i) for i in range(rows))
+                for seen in shown
+            ]
+            await asyncio.gather(
+                *(
+                    server.answer(ServedChunk(chunk, {}, decoding))
+                    for server, chunk in zip(servers, chunks, strict=True)
                 )
-                seconds = time.monotonic() - began
-        except GoneError as error:
-            raise EngineError(str(error)) from None
+            )
+            seconds = time.monotonic() - began
+    except GoneError as error:
+        raise EngineError(str(error)) from None
+    finally:
+        for server in servers:
+            await server.close()
     return seconds, ", ".join(sorted({seen.version for seen in shown}))

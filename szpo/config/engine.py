@@ -27,7 +27,7 @@ class Engine(Section):
     kind: Annotated[str, OneOf(("local", *GOES_WITH), "szpo.engines")] = Field(
         "local",
         description="local: in the run's own process; ray: by Ray workers (extra ray); vllm: by "
-        "vLLM servers over HTTP (extra http); or an engine of another package.",
+        "vLLM servers over HTTP (extra judge); or an engine of another package.",
     )
     address: str | None = Field(
         None,

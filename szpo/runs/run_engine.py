@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -181,7 +180,7 @@ def examine(config: Config, prompt: str = "Write a sentence.") -> Iterator[Check
         return
     ask = _ask_servers if engine.kind == "vllm" else _ask_workers
     try:
-        what, size, places, chunk_s, chunk_bytes = ask(config, prompt)
+        what, size, places, chunk_s = ask(config, prompt)
     except SzpoError as error:
         yield Check("engine", "fail", str(error))
         return
@@ -192,15 +191,13 @@ def examine(config: Config, prompt: str = "Write a sentence.") -> Iterator[Check
         f"{rows} rows in {chunks} chunks of {size}, about {seconds:.1f} s "
         f"({chunk_s:.2f} s a chunk, measured with the base model)"
     )
-    if chunk_bytes:
-        step += f" and {chunks * chunk_bytes / 1024:.0f} KiB beside the prompts"
     yield Check("engine", "ok", what)
     yield Check("a step there", "ok", step)
 
 
-_Measured: TypeAlias = tuple[str, int, int, float, int]
-"""What an engine is, the rows of a chunk, its workers or servers, the seconds in which all of them
-answer a chunk each, and the bytes sent and received for one (0: not known)."""
+_Measured: TypeAlias = tuple[str, int, int, float]
+"""What an engine is, the rows of a chunk, its workers or servers, and the seconds in which all of
+them answer a chunk each."""
 
 
 def _ask_servers(config: Config, prompt: str) -> _Measured:
@@ -226,7 +223,7 @@ def _ask_servers(config: Config, prompt: str) -> _Measured:
     return (
         f"vLLM {version} at {', '.join(urls)}; model, adapters and seeds are looked at when a run "
         "begins",
-        size, len(urls), seconds, 0,
+        size, len(urls), seconds,
     )  # fmt: skip
 
 
@@ -247,15 +244,13 @@ def _ask_workers(config: Config, prompt: str) -> _Measured:
         )  # fmt: skip
         answerer.answer(request)
         began = time.monotonic()
-        answers = answerer.answer(request)
+        answerer.answer(request)
         seconds = time.monotonic() - began
-    (_, first), *_ = request.split(size)
-    moved = len(pickle.dumps(first)) + len(pickle.dumps(answers[:size]))
     where = engine.address or "a cluster of its own on 127.0.0.1"
     return (
         f"{engine.workers} workers at {where}: {facts.name}, {facts.dtype} on "
         f"{facts.hardware or facts.device}, equal models and versions",
-        size, engine.workers, seconds, moved,
+        size, engine.workers, seconds,
     )  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
 import json
@@ -17,10 +16,8 @@ import pytest
 import torch
 
 from szpo.cli.app import call
-from szpo.cluster import vllm_engine, vllm_replica
-from szpo.cluster.schedule import Bounds
+from szpo.cluster import vllm_engine, vllm_servers
 from szpo.cluster.vllm_answers import VllmAnswerer
-from szpo.cluster.vllm_replica import Replica, Retry
 from szpo.config import settings_file
 from szpo.config.engine import Engine
 from szpo.errors import IntegrityError, RunError, UsageError
@@ -41,7 +38,6 @@ KEY = "sk-test-0123456789abcdef"
 PROMPTS = SHORT_PROMPTS[:4]
 SHIFTS = [Shift(2, 0, sign, 0.75) for sign in (1, -1)]
 slow = partial(pytest.param, marks=pytest.mark.slow)
-BOUNDS = Bounds(patience_s=60.0, load_s=60.0)
 COMPLETIONS = "/v1/completions"
 
 
@@ -65,14 +61,18 @@ def server(running):
     return running
 
 
-async def no_pause(seconds: float) -> None:
-    """Others get their turn."""
-    await asyncio.sleep(0.001)
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch):
+    """Neither OpenAI's client nor szpo waits before the next try."""
+    monkeypatch.setattr(
+        "openai._base_client.BaseClient._calculate_retry_timeout", lambda *_: 0.001
+    )
+    monkeypatch.setattr(vllm_servers, "RETURN_S", 0.01)
+    monkeypatch.setattr(vllm_servers, "PATIENCE_S", 60.0)
 
 
 def answers_of(policy: LoraPolicy, urls: list[str], **more: Any) -> VllmAnswerer:
     settings = {key: more.pop(key) for key in list(more) if key in Engine.model_fields}
-    more = {"bounds": BOUNDS, "retry": Retry(sleep=no_pause), **more}
     engine = Engine(kind="vllm", replicas=urls, **{"chunk_rows": 4, **settings})
     found = vllm_engine.connect(engine, policy.loaded, policy.local, **more)
     assert isinstance(found, VllmAnswerer)
@@ -105,7 +105,7 @@ def wanted(policy, running):
 # ---- the doctor ----
 
 
-def test_the_doctor_measures_a_step_on_servers(server, model, monkeypatch):
+def test_the_doctor_measures_a_step_on_servers(server, model):
     """Two chunks on one server take twice as long as one."""
     sets = [f"model.name={model}", "model.dtype=fp32", "engine.kind=vllm", "engine.chunk_rows=2",
             f'engine.replicas=["{server.url}"]', "optimizer.rows=2",
@@ -116,8 +116,6 @@ def test_the_doctor_measures_a_step_on_servers(server, model, monkeypatch):
     found = re.match(r"4 rows in 2 chunks of 2, about (\S+) s \((\S+) s a chunk", step.text)
     assert found is not None, step.text
     assert float(found[1]) == pytest.approx(2 * float(found[2]), abs=0.07)
-    quick = partial(Replica, retry=Retry(sleep=no_pause))
-    monkeypatch.setattr(vllm_replica, "Replica", quick)
     server.faults.reply = lambda path, body, n: "500" if path == COMPLETIONS else None
     (check,) = run_engine.examine(settings_file.load(sets=sets), "w20 w21")
     assert (check.status, check.text) == (
@@ -338,8 +336,7 @@ def test_replicas_of_two_versions_are_refused(policy, server, model):
 def test_several_replicas_share_the_chunks_and_one_takes_over(policy, server, model, wanted):
     other = VllmServer(model)
     with served(policy, server.url, other.url, chunk_rows=2):
-        until(lambda: len(server.requests) >= 24 and len(other.requests) >= 24)
-        assert rollout(policy) == wanted
+        until(lambda: rollout(policy) == wanted and len(other.requests) >= 26)
         other.close()
         assert rollout(policy) == wanted
     assert len([body for body in other.requests if body["max_tokens"] == 6]) >= 2
@@ -359,7 +356,6 @@ def test_a_server_gets_mixes_of_adapters_with_their_weights_multiplied_in(
     model, tmp_path, monkeypatch
 ):
     """A whole run whose every row is rescored here: the server's policies are this process's."""
-    monkeypatch.setattr("szpo.cluster.vllm_replica.Retry.pause_s", lambda *_: 0.001)
     one = VllmServer(model)
     adapters = lora_folders.write_shapes(tmp_path / "adapters")
     sets = ["engine.kind=vllm", f'engine.replicas=["{one.url}"]', "optimizer.rule=known",
@@ -376,7 +372,6 @@ def test_a_run_by_a_server_ends_verifies_and_tells_nobody_the_key(
     monkeypatch.setenv("VLLM_API_KEY", KEY)
     one = VllmServer(model, key=KEY)
     one.faults = Faults(reply=lambda path, body, n: "429" if n % 7 == 0 else None)
-    monkeypatch.setattr("szpo.cluster.vllm_replica.Retry.pause_s", lambda *_: 0.001)
     sets = ["engine.kind=vllm", f'engine.replicas=["{one.url}"]']
     with caplog.at_level("DEBUG"):
         path = folder_run.make(tmp_path, *sets, model_folder=model)

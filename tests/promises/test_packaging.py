@@ -90,7 +90,7 @@ def test_the_wheel_and_its_command_work_outside_the_repository(wheel, tmp_path_f
     assert "szpo_simulators.bench.demo" in "\n".join(said)
 
 
-IN_IMAGE = ("ui", "judge", "http")
+IN_IMAGE = ("ui", "judge")
 
 
 def test_constraints_pin_every_dependency_exactly():

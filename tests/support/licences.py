@@ -20,7 +20,7 @@ from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 from packaging.requirements import Requirement
 
-EXTRAS = ("ui", "judge", "http")
+EXTRAS = ("ui", "judge")
 BINDING = re.compile(r"\b(?:AGPL|GPL|SSPL|Affero)|GNU General", re.IGNORECASE)
 
 

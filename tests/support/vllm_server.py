@@ -103,7 +103,7 @@ class VllmServer:
         self._jobs: queue.Queue[_Job | None] = queue.Queue()
         self._lock, self._pause = threading.Lock(), threading.Event()
         self._counts: dict[str, int] = {}
-        self._in_flight = 0
+        self._in_flight, self._closed = 0, False
         self._load_model()
         self._listening = ExitStack()
         self.url = self._listening.enter_context(serving(self._answer))
@@ -133,6 +133,7 @@ class VllmServer:
         return any(b["model"] == name and b["max_tokens"] == 16 for b in list(self.requests))
 
     def close(self) -> None:
+        self._closed = True
         self._jobs.put(None)
         self._listening.close()
 
@@ -198,8 +199,9 @@ class VllmServer:
                 return _error(404, f"The model `{body['model']}` does not exist.")
             self._in_flight += 1
         job = _Job(body)
-        self._jobs.put(job)
-        job.done.wait()
+        if not self._closed:  # over a connection that is still open
+            self._jobs.put(job)
+            job.done.wait()
         with self._lock:
             self._in_flight -= 1
         if not job.tokens:
