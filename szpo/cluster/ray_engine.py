@@ -254,7 +254,8 @@ class Workers:
     def _wait(self, working: dict[Any, tuple[str, int]]) -> tuple[str, int, Any] | None:
         """A worker's reply to its chunk, None if it has died; or None after a worker's loading."""
         limit = ANSWER_S if working else LOAD_S
-        end, done = time.monotonic() + limit, []
+        end = time.monotonic() + limit
+        done: list[Any] = []
         while not done:
             if time.monotonic() > end:
                 raise EngineError(
