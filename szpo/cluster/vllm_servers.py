@@ -376,11 +376,9 @@ class Servers:
                 for name in chunk.adapters:
                     await server.unregister(name)
             except GoneError as error:
-                if told is None:
-                    logging.getLogger("szpo").warning(
-                        f"{error}; it is asked again until it answers"
-                    )
-                told = error
+                if not told:
+                    logging.getLogger("szpo").warning(f"{error}; it will be asked again")
+                told = True
                 continue
             finally:
                 self._remove(list(chunk.adapters))
