@@ -8,12 +8,23 @@ import httpx
 import pytest
 from starlette.requests import Request
 
+from szpo.ledger.database import Ledger
+from szpo_ui import app
 from szpo_ui.web import credentials, login
 from szpo_ui.web.rate import Buckets, Locks
-from tests.support.browser import StillClock, awaited, in_both_colours, served_run, violations
+from szpo_ui.web.site import of_ledger
+from tests.support.browser import (
+    StillClock,
+    awaited,
+    in_both_colours,
+    serve,
+    served_run,
+    violations,
+)
 
 pytest_plugins = ["tests.support.browser"]
 PAGES = ()
+HOUR_US = 3_600_000_000
 
 
 @pytest.fixture
@@ -156,6 +167,23 @@ def test_sessions_that_were_left_expired_or_revoked_are_distinguished(stage):
     stage.clock.forward(12 * 3600 + 1)
     answer = httpx.get(f"{stage.url}/api/status", cookies=expired)
     assert (answer.status_code, answer.json()["error"]) == (401, "expired")
+
+
+def test_a_revoked_session_ends_at_every_server_of_the_run_whatever_their_clock(stage):
+    cookie = stage.cookie("panelist", "P-01")
+
+    def statuses() -> list[int]:
+        """Those of this server, and of one that begins now, an hour behind."""
+        with (
+            Ledger.open(stage.ledger.path, clock=lambda: stage.clock() - HOUR_US) as ledger,
+            serve(app.create(of_ledger(ledger), pages=())) as other,
+        ):
+            at = stage.url, other
+            return [httpx.get(f"{u}/api/status", cookies=cookie).status_code for u in at]
+
+    assert statuses() == [200, 200]
+    credentials.revoke(stage.ledger, "P-01", "test")
+    assert statuses() == [403, 403]
 
 
 def test_pages_lead_to_the_login_and_everything_else_says_401(client):

@@ -12,7 +12,7 @@ from szpo.voting import panelists
 from szpo.voting.casting import VoteConflictError
 from szpo.voting.service import SeatKind
 from szpo_ui.panel import own_seats, screens
-from szpo_ui.panel.screens import Mode, PageState, Screen
+from szpo_ui.panel.screens import Mode, Screen
 from szpo_ui.web import open_link
 from szpo_ui.web.ballots import At, Ballot, cast
 from szpo_ui.web.site import Site
@@ -33,32 +33,29 @@ class Action(At):
 
 def act(site: Site, panelist: str, name: str, action: Action) -> Screen:
     """Carry out an action, then return the next screen."""
-    next_page = PageState(action.tab)
-    page = dataclasses.replace(next_page, seat=action.seat, mode=action.mode)
+    seat, mode = action.seat, action.mode
     notice: str | None = None
     match action.do:
         case "vote":
-            return _vote(site, panelist, name, action, next_page)
+            return _vote(site, panelist, name, action)
         case "agree":
             _agree(site, panelist)
         case "break" | "leave":
             _release(site, panelist, action.seat)
-            page = dataclasses.replace(next_page, mode="break" if action.do == "break" else "")
+            seat, mode = None, "break" if action.do == "break" else ""
         case "back" | "go" | "keep":
-            page, notice = next_page, "kept" if action.do == "keep" else None
+            seat, mode, notice = None, "", "kept" if action.do == "keep" else None
         case "revise":
-            page = dataclasses.replace(page, mode="revise")
+            mode = "revise"
             _take(site, panelist, action)
         case "use-tab":
             screens.take_over(site, panelist, action.tab)
         case _:
             pass
     kind = _EXTRA.get(action.do)
-    if kind is not None:
-        seat = site.service.ask(kind, panelist, tab=action.tab)
-        if seat is None:
-            notice = "none_left" if kind == "calibration" else "no_final"
-    screen = screens.look(site, panelist, name, page)
+    if kind is not None and site.service.ask(kind, panelist, tab=action.tab) is None:
+        notice = "none_left" if kind == "calibration" else "no_final"
+    screen = screens.look(site, panelist, name, action.tab, seat, mode)
     return dataclasses.replace(screen, notice=notice) if notice else screen
 
 
@@ -66,7 +63,7 @@ _EXTRA: Final[Mapping[Do, SeatKind]] = {"calibrate": "calibration", "final": "fi
 """Actions that ask for a comparison outside training, with the kind of seat."""
 
 
-def _vote(site: Site, panelist: str, name: str, action: Action, page: PageState) -> Screen:
+def _vote(site: Site, panelist: str, name: str, action: Action) -> Screen:
     """Store a vote and find the next screen, in one transaction."""
     ballot = action.ballot
     if ballot is None:
@@ -75,7 +72,7 @@ def _vote(site: Site, panelist: str, name: str, action: Action, page: PageState)
         seat, stored = cast(site, panelist, ballot)
         if isinstance(stored, VoteConflictError) and stored.code == "stale_tab":
             return screens.elsewhere(site, panelist, name)
-        screen, kind = screens.look(site, panelist, name, page), seat["kind"]
+        screen, kind = screens.look(site, panelist, name, action.tab), seat["kind"]
         notice = None if kind == "train" else "thanks"
         if ballot.choice == "skip":
             notice = "skipped"

@@ -40,15 +40,6 @@ EXTRA: Final[Mapping[str, State]] = {
 """The screens of comparisons outside training, by kind of comparison."""
 
 
-@dataclass(frozen=True, slots=True)
-class PageState:
-    """The state of a page: its tab, the seat to show, the panelist's mode."""
-
-    tab: str
-    seat: str | None = None
-    mode: Mode = ""
-
-
 @dataclass(frozen=True)
 class Screen:
     """All that a page shows; never which policy a side is, nor a number of the algorithm."""
@@ -112,25 +103,30 @@ class Screen:
     """The progress of a panelist who came by the open link; None for others."""
 
 
-def look(site: Site, panelist: str, name: str, page: PageState) -> Screen:
-    """The current screen; reserves a seat for the panelist if there is one to give."""
+def look(
+    site: Site, panelist: str, name: str, tab: str, page_seat: str | None = None, mode: Mode = ""
+) -> Screen:
+    """The current screen of a tab; reserves a seat for the panelist if there is one to give.
+
+    ``page_seat`` is the seat that the page shows.
+    """
     status = site.status.read()
     own, seats = own_seats.read(site, panelist, status.step)
     study = open_link.standing(site.ledger, panelist, status)
-    viewer = _Viewer(site, panelist, name, page, status, own, seats, study)
+    viewer = _Viewer(site, panelist, name, tab, mode, status, own, seats, study)
     held = own_seats.find_held(site, panelist, seats)
     if not own["agreed"]:
         return viewer.make_screen("welcome", facts=viewer.facts(), moves=site.moves)
-    if held is not None and is_elsewhere(site, held, page.tab):
+    if held is not None and is_elsewhere(site, held, tab):
         return viewer.make_screen("other-tab")
-    if page.mode == "break":
+    if mode == "break":
         return viewer.make_screen("break", mode="break")
-    shown = own_seats.seat_row(site, panelist, page.seat) if page.seat else None
+    shown = own_seats.seat_row(site, panelist, page_seat) if page_seat else None
     if held is not None and held["kind"] != "train":
-        if held["tab"] != page.tab:  # the seat's tab is closed, so this one may answer
-            site.service.take(held["assignment"], page.tab)
+        if held["tab"] != tab:  # the seat's tab is closed, so this one may answer
+            site.service.take(held["assignment"], tab)
         return viewer.make_extra_screen(held)
-    if page.mode != "revise" and study is not None and study.finished:
+    if mode != "revise" and study is not None and study.finished:
         for row in [] if held is None else own_seats.on_sheet(held, seats):
             if row["choice"] is None:
                 site.service.release(row["assignment"])
@@ -147,14 +143,14 @@ def look(site: Site, panelist: str, name: str, page: PageState) -> Screen:
             return viewer.make_reading_screen(
                 "closed", shown, closed=_closing(site, shown["step"])
             )
-        if page.mode == "revise" and shown["choice"] and shown["step"] == open_:
+        if mode == "revise" and shown["choice"] and shown["step"] == open_:
             return viewer.make_reading_screen("vote", shown, revises=True, mode="revise")
     if status.state == "open":
         if site.config.asks_rows:
             return viewer.make_waiting_screen(change=True)
-        if held is not None and held["tab"] == page.tab:  # the seat's lease is not renewed
+        if held is not None and held["tab"] == tab:  # the seat's lease is not renewed
             return viewer.make_reading_screen("vote", held)
-        if (seat := site.service.assign(panelist, tab=page.tab)) is not None:
+        if (seat := site.service.assign(panelist, tab=tab)) is not None:
             return viewer.make_reading_screen("vote", {"kind": "train", "step": open_}, seat)
         return viewer.make_waiting_screen(change=True)
     if status.state == "finished":
@@ -179,7 +175,7 @@ def elsewhere(site: Site, panelist: str, name: str) -> Screen:
     """The screen of a tab that is not the active one."""
     status = site.status.read()
     study = open_link.standing(site.ledger, panelist, status)
-    viewer = _Viewer(site, panelist, name, PageState(""), status, {}, [], study)
+    viewer = _Viewer(site, panelist, name, "", "", status, {}, [], study)
     return viewer.make_screen("other-tab")
 
 
@@ -198,7 +194,8 @@ class _Viewer:
     site: Site
     panelist: str
     name: str
-    page: PageState
+    tab: str
+    mode: Mode
     status: RoundStatus
     own: Record
     """The panelist's counts, and whether they agreed."""
@@ -272,11 +269,11 @@ class _Viewer:
         self, held: Record | None, shown: Record | None, open_: int | None
     ) -> Screen | None:
         """A sheet of rows: the one they change, the one they hold, or a new one; None without."""
-        service, tab = self.site.service, self.page.tab
+        service, tab = self.site.service, self.tab
         own = [row for row in self.seats if row["kind"] == "train"]
         if open_ is None:
             return None
-        if self.page.mode == "revise" and shown and shown["choice"] and shown["step"] == open_:
+        if self.mode == "revise" and shown and shown["choice"] and shown["step"] == open_:
             rows = [row for row in own_seats.on_sheet(shown, own) if row["choice"]]
             return self._draw_sheet(rows, shown, revises=True, mode="revise")
         if held is not None and held["step"] == open_ and held["tab"] == tab:
