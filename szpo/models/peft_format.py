@@ -1,4 +1,4 @@
-"""A LoRA adapter as PEFT's two files, made from arrays alone: no model, no tensor library.
+"""A LoRA adapter as PEFT's two files, and the tokenizer of its base: no model, no tensor library.
 
 The ledger of a run holds all of its adapter, so the adapter can be written without the model; the
 web process does so for the export.
@@ -7,20 +7,31 @@ web process does so for the export.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from szpo import cache, files
 from szpo.models.lora_sites import Site
-from szpo.models.tokenizer_files import hub_name
 from szpo.types import Theta
 
 HUB_NAMES = {"smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 SERVER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Values that ``--max-lora-rank`` of vLLM takes."""
+TOKENIZER: Final = (
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja",
+    "chat_template.json",
+)  # fmt: skip
+"""Files that transformers saves for a tokenizer."""
+_SNAPSHOT: Final = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
+"""How the hub's cache names the folder of owner/name."""
 
 
 def peft_files(
@@ -114,3 +125,44 @@ def _json(value: dict[str, Any]) -> bytes:
 def _number(alpha: float) -> Any:
     """An alpha as PEFT's settings write it: whole numbers as integers."""
     return int(alpha) if float(alpha).is_integer() else alpha
+
+
+def tokenizer_files(base: str) -> dict[str, bytes]:
+    """The tokenizer and chat template by name; empty where the base is not on this machine.
+
+    No model is loaded, converted or downloaded for it. ``base`` is a model's name as in the
+    settings: smollm2, tiny, a folder or a hub id.
+    """
+    folders = (file.parent for file in _candidates(base))
+    found = (folder / name for folder in islice(folders, 1) for name in TOKENIZER)
+    return {file.name: file.read_bytes() for file in found if file.is_file()}
+
+
+def hub_name(base: str) -> str | None:
+    """The hub id behind a folder of the hub's own cache; None elsewhere.
+
+    >>> hub_name("/home/me/hub/models--HuggingFaceTB--SmolLM2-360M/snapshots/1f2e")
+    'HuggingFaceTB/SmolLM2-360M'
+    """
+    found = [_SNAPSHOT.fullmatch(part) for part in Path(base).parts]
+    return next((f"{match[1]}/{match[2]}" for match in found if match), None)
+
+
+def _candidates(base: str) -> Iterator[Path]:
+    """Files named in `TOKENIZER` that are where this base model is looked for."""
+    folders = [files.expand(base)]
+    if base in ("smollm2", "tiny"):
+        folders = sorted(cache.cache_dir().glob(f"{base}-*"), reverse=True)
+    for folder in folders:
+        yield from (folder / name for name in TOKENIZER if (folder / name).is_file())
+    if "/" in base and not folders[0].exists():
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+
+        for name in TOKENIZER:
+            try:
+                path = try_to_load_from_cache(base, name)
+            except HFValidationError:  # a folder that is gone
+                return
+            if isinstance(path, str):
+                yield Path(path)

@@ -13,7 +13,7 @@ from szpo.failpoints import failpoint
 from szpo.files import write_whole
 from szpo.ledger import adopted
 from szpo.ledger.database import Ledger
-from szpo.models import peft_format, tokenizer_files
+from szpo.models import peft_format
 from szpo.models.peft_format import SERVER_RANKS
 from szpo.policies import recorded_subspace
 from szpo.reports.model_card import LAST, UNNAMED, Names, Weights, find_doubt, model_card
@@ -79,7 +79,7 @@ def write_folder(
         require_sound(ledger, weights)
     with write_whole(target) as draft:
         draft.mkdir()
-        tokenizer = tokenizer_files.read_files(ledger.spec["base"]["name"])
+        tokenizer = peft_format.tokenizer_files(ledger.spec["base"]["name"])
         for file, content in {**tokenizer, **adapter}.items():
             (draft / file).write_bytes(content)
         failpoint("cp13")

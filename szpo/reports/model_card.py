@@ -21,8 +21,7 @@ from szpo.ledger.theta import (
     recommended_digests,
     starting_theta,
 )
-from szpo.models.peft_format import HUB_NAMES
-from szpo.models.tokenizer_files import hub_name
+from szpo.models.peft_format import HUB_NAMES, hub_name
 from szpo.optim import parameters
 from szpo.policies import recorded_subspace
 from szpo.replay import replay
