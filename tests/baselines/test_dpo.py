@@ -238,17 +238,6 @@ def test_simpos_loss_is_that_of_a_hand_calculation():
     assert log[0]["loss"] == pytest.approx(expected, abs=1e-6)
 
 
-def test_simpo_learns_what_is_preferred():
-    recipe = simpo.Recipe(steps=10, batch=16, learning_rate=1e-2)
-    actor = diary_actor()
-    before, data = mean_mood(actor), diary_pairs(actor)
-    losses = [
-        figures["loss"] for figures in simpo.train(actor, Preferences(data), recipe, seed=3).log
-    ]
-    assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.15
-    assert mean_mood(actor) > before + 0.2
-
-
 def test_sides_of_questions_are_drawn_from_their_own_keys():
     """Of 400 fair sides fewer than 150 or more than 250 of one come in 10⁻⁶ of keys."""
     drawn = asking.draw_sides(b"key", 400, judges=1)

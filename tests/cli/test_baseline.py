@@ -15,6 +15,7 @@ import pytest
 
 from szpo.cli.app import call
 from szpo.data import preference_files
+from szpo.errors import UsageError
 from szpo.models import loading
 from szpo.plugins import how_to_install
 from szpo.types import Answer, Prompt
@@ -273,24 +274,16 @@ def test_examples_are_read_in_trls_formats(line, tmp_path):
     assert preference_files.read_examples(path) == ((Prompt.user("Hello?"), Answer("Hi.")),)
 
 
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ('{"prompt": "Hello?"}', "needs completion"),
-        ('{"completion": "Hi."}', "no prompt"),
-        ('{"messages": [{"role": "user", "content": "Hello?"}]}', "from the assistant"),
-        ("[3]", "must be an object"),
-        ("[]", "holds no records"),
-        ("", "holds no records"),
-    ],
-)
-def test_examples_that_are_none_are_one_line(line, words, tmp_path, capsys):
+def test_examples_that_are_none_are_named_with_their_file(tmp_path):
     path = tmp_path / "examples.jsonl"
-    path.write_text(line + "\n")
-    reported = ["baseline", "self-rewarding", "--examples", str(path), *TINY]
-    assert call([*reported, "--out", str(tmp_path / "o")]) == 2
-    (error,) = capsys.readouterr().err.strip().splitlines()  # no model was loaded
-    assert words in error and "examples.jsonl" in error
+    for line, words in (
+        ('{"prompt": "Hello?"}', "needs completion"), ('{"completion": "Hi."}', "no prompt"),
+        ('{"messages": [{"role": "user", "content": "Hello?"}]}', "from the assistant"),
+        ("[3]", "must be an object"), ("[]", "holds no records"), ("", "holds no records"),
+    ):  # fmt: skip
+        path.write_text(line + "\n")
+        with case(line), pytest.raises(UsageError, match=rf"examples\.jsonl.*{words}"):
+            preference_files.read_examples(path)
 
 
 @pytest.mark.full

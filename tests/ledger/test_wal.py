@@ -92,15 +92,6 @@ def test_bytes_that_a_reader_of_the_newest_page_holds_are_not_said_to_be_gone(ru
     run.empty_log(wait_s=0)
 
 
-def test_bytes_are_gone_as_soon_as_a_reader_who_was_waited_for_ends(run, monkeypatch):
-    write(run, 2)
-    with Ledger.open(run.path, readonly=True) as reader:
-        reader.execute("BEGIN")
-        reader.query("SELECT count(*) AS n FROM events")
-        monkeypatch.setattr(checkpoint.time, "sleep", lambda _: reader.execute("COMMIT"))
-        run.empty_log(wait_s=60)
-
-
 def test_a_checkpoint_that_fails_undoes_no_commit(run, monkeypatch, caplog):
     def refuse(path, *, readonly):
         raise sqlite3.OperationalError("disk I/O error")

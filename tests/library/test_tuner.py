@@ -355,6 +355,7 @@ BAD = [
     ({"prompts": []}, "prompts must be texts that are not empty"),
     ({"prompts": ["a", 3]}, "got 3"),
     ({"prompts": "none.csv"}, "none.csv"),
+    ({"prompts": "Say hello"}, r"no file 'Say hello'; .* as a list: \['Say hello'\]"),
     ({"better": "shorter"}, "better: 'shorter' is no function"),
     ({"settings": {"name": "x"}}, r"settings\['name'\]: \"name\" is ambiguous"),
     ({"settings": {"rowz": 2}}, 'unknown key "rowz"; did you mean "rows"'),
@@ -387,8 +388,3 @@ def test_a_ledger_that_exists_is_not_overwritten(tuned, model):
     assert tuned.path.stat().st_size == before
     lines = tuned.path.with_name("mine-prompts.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == [{"text": text} for text in PROMPTS]
-
-
-def test_a_prompt_in_place_of_a_list_is_told_from_a_file(tmp_path):
-    with pytest.raises(UsageError, match=r"no file 'Say hello'; .* as a list: \['Say hello'\]"):
-        szpo.Tuner("tiny", "Say hello", ledger=tmp_path / "x.db")

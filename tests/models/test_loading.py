@@ -39,6 +39,7 @@ from szpo.policies.language_model import random_start
 from szpo.runs import assemble
 from szpo.types import Prompt
 from tests.support import folder_run, tiny_models
+from tests.support.cases import case
 from tests.support.scoring import score_vectors
 from tests.support.tiny_models import build, tokenizer
 
@@ -137,12 +138,6 @@ def test_the_hub_out_of_reach_is_one_line(monkeypatch):
     assert "owner/name: not a local folder, and the hub did not give it (no network)" in message
 
 
-@pytest.mark.parametrize("suffix", [".bin", ".pt", ".pth"])
-def test_pickle_files_are_refused_and_never_read(tmp_path, suffix):
-    (tmp_path / f"model{suffix}").write_bytes(b"anything")
-    assert re.search("pickle files are refused.*save_pretrained", refusal(tmp_path))
-
-
 def overlapping(data: bytes) -> bytes:
     (length,) = struct.unpack("<Q", data[:8])
     table = json.loads(data[8 : 8 + length])
@@ -153,23 +148,6 @@ def overlapping(data: bytes) -> bytes:
     return struct.pack("<Q", len(text)) + text + data[8 + length :]
 
 
-@pytest.mark.parametrize(
-    ("damage", "words"),
-    [
-        (lambda data: data[:-7], "incomplete metadata, file not fully covered"),
-        (lambda data: struct.pack("<Q", 2**63) + data[8:], "header too large"),
-        (lambda data: data[:5], "header too small"),
-        (lambda data: data[:8] + b"@" + data[9:], "invalid JSON in header"),
-        (overlapping, "invalid offset for tensor"),
-    ],
-)
-def test_corrupt_safetensors_are_refused_in_one_line(saved, damage, words):
-    path = saved / "model.safetensors"
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(UsageError, match=f"corrupt safetensors: .*{words}"):
-        loading.load(str(saved))
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_weights_that_are_not_finite_name_tensor_and_count(saved, dtype):
     tensors = {n: t.to(dtype) for n, t in load_file(saved / "model.safetensors").items()}
@@ -178,11 +156,6 @@ def test_weights_that_are_not_finite_name_tensor_and_count(saved, dtype):
     save_file(tensors, saved / "model.safetensors", {"format": "pt"})
     message = refusal(saved)
     assert "tensor model.norm.weight has 3 values that are not finite (of 32)" in message
-
-
-def test_what_transformers_cannot_load_is_one_line(saved):
-    (saved / "config.json").write_text('{"model_type": "no-such-model"}')
-    assert "transformers cannot load it" in refusal(saved)
 
 
 def test_another_base_model_shows_both_digests():
@@ -227,37 +200,56 @@ def deepen(folder: Path) -> None:
     reconfigure(folder, num_hidden_layers=6)
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lack(DOWN), f"lack 1 of the model's tensors: {DOWN}; "),
-        (lack("norm"), "lack 9 of the model's tensors: model.layers.0.input_layernorm.weight, "),
-        (
-            rename,
-            "lack 39 of the model's tensors: lm_head.weight, .* hold 39 that .*: module.lm_head",
-        ),
-        (deepen, "lack 18 of the model's tensors: model.layers.4.input_layernorm.weight, "),
-        (shorten, rf"{DOWN} is \(31, 64\) in its files and \(32, 64\) in the model"),
-    ],
-)
-def test_weights_that_the_files_lack_are_refused_by_name(saved, change, words):
-    """They would be drawn at random, anew by each process."""
-    change(saved)
+def changed(change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
+    """Of a model's folder: its weights are these bytes."""
+    name = "model.safetensors"
+    return lambda folder: (folder / name).write_bytes(change((folder / name).read_bytes()))
+
+
+def no_model(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "no-such-model"}')
+
+
+CORRUPT = "corrupt safetensors: .*"
+
+
+REFUSED: dict[str, Callable[[Path], object]] = {
+    CORRUPT + "incomplete metadata, file not fully covered": changed(lambda data: data[:-7]),
+    CORRUPT + "header too large": changed(lambda data: struct.pack("<Q", 2**63) + data[8:]),
+    CORRUPT + "header too small": changed(lambda data: data[:5]),
+    CORRUPT + "invalid JSON in header": changed(lambda data: data[:8] + b"@" + data[9:]),
+    CORRUPT + "invalid offset for tensor": changed(overlapping),
+    "transformers cannot load it": no_model,
+    f"lack 1 of the model's tensors: {DOWN}; ": lack(DOWN),
+    "lack 9 of the model's tensors: model.layers.0.input_layernorm.weight, ": lack("norm"),
+    "lack 39 of the model's tensors: lm_head.weight, .* hold 39 that .*: module.lm_head": rename,
+    "lack 18 of the model's tensors: model.layers.4.input_layernorm.weight, ": deepen,
+    rf"{DOWN} is \(31, 64\) in its files and \(32, 64\) in the model": shorten,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_files_that_are_no_model_or_not_all_of_it_are_refused_in_a_line(saved, words):
+    """What they lack would be drawn at random, anew by each process."""
+    REFUSED[words](saved)
     message = refusal(saved)
     assert re.search(words, message), message
     assert "report" not in message, "the library's report is hidden"
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
+def test_pickle_files_are_never_read_and_four_bits_refuse_what_is_lacking(wide, tmp_path):
+    whole = Path(wide, "model.safetensors").read_bytes()
+    for change, words in (
         (lack(DOWN), f"lack 1 of the model's tensors: {DOWN}; "),
         (shorten, f"{DOWN} is (63, 128) in its files and (64, 128) in the model"),
-    ],
-)
-def test_weights_that_the_files_lack_are_refused_in_four_bits(wide, change, words):
-    change(Path(wide))
-    assert words in refusal(wide, quantization="nf4")
+    ):
+        Path(wide, "model.safetensors").write_bytes(whole)
+        change(Path(wide))
+        assert words in refusal(wide, quantization="nf4")
+    for suffix in (".bin", ".pt", ".pth"):
+        (folder := tmp_path / suffix[1:]).mkdir()
+        (folder / f"model{suffix}").write_bytes(b"anything")
+        assert re.search("pickle files are refused.*save_pretrained", refusal(folder))
 
 
 def test_an_expert_that_lacks_a_tensor_is_refused_by_name(saved):
@@ -331,19 +323,6 @@ def test_an_adapter_is_read_in_fp32(tmp_path):
     assert found.config["r"] == 1 and len(found.sha256) == 64
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        (None, "no adapter_config.json there"),
-        ({"peft_type": "IA3"}, "is of type IA3; a starting adapter must be LORA"),
-        ([1], "is of type None"),
-    ],
-)
-def test_other_adapters_are_refused(tmp_path, settings, words):
-    with pytest.raises(UsageError, match=words):
-        loading.read_adapter(adapter(tmp_path, settings))
-
-
 def trained(folder: Path, **options: Any) -> Path:
     """An adapter of the tiny Llama as PEFT saves it, its base named by ``base``."""
     model = build("llama")
@@ -357,51 +336,59 @@ def trained(folder: Path, **options: Any) -> Path:
 LM_HEAD = r"base_model\.model\.lm_head\."
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"modules_to_save": ["lm_head"]}, f"tensors {LM_HEAD}weight; options modules_to_save;"),
-        ({"bias": "all"}, "options bias; "),
-        ({"rank_pattern": {"q_proj": 1}}, "options rank_pattern; "),
-        ({"alpha_pattern": {"q_proj": 1}}, "options alpha_pattern; "),
-        (
-            {"use_dora": True},
-            r"tensors .*\.lora_magnitude_vector.* more; options use_dora; ",
-        ),
-        ({"init_lora_weights": "pissa"}, "options init_lora_weights; "),
-        ({"alora_invocation_tokens": [7]}, "options alora_invocation_tokens; "),
-    ],
-)
-def test_an_adapter_that_is_more_than_plain_lora_is_refused_by_name(tmp_path, options, words):
+BESIDE = [
+    ({"modules_to_save": ["lm_head"]}, f"tensors {LM_HEAD}weight; options modules_to_save;"),
+    ({"bias": "all"}, "options bias; "),
+    ({"rank_pattern": {"q_proj": 1}}, "options rank_pattern; "),
+    ({"alpha_pattern": {"q_proj": 1}}, "options alpha_pattern; "),
+    ({"use_dora": True}, r"tensors .*\.lora_magnitude_vector.* more; options use_dora; "),
+    ({"init_lora_weights": "pissa"}, "options init_lora_weights; "),
+    ({"alora_invocation_tokens": [7]}, "options alora_invocation_tokens; "),
+]
+
+
+def test_an_adapter_that_is_more_than_plain_lora_is_refused_by_name(tmp_path):
     """What stands beside the factors would be left out."""
-    trained(tmp_path, **options)
-    with pytest.raises(UsageError, match=words):
-        loading.read_adapter(tmp_path)
+    for number, (options, words) in enumerate(BESIDE):
+        trained(tmp_path / str(number), **options)
+        with case(options), pytest.raises(UsageError, match=words):
+            loading.read_adapter(tmp_path / str(number))
+    file = trained(tmp_path / "more") / "adapter_model.safetensors"
+    embedded = "base_model.model.model.embed_tokens.weight"
+    save_file({**load_file(file), embedded: torch.ones(3, 2)}, file)
+    with pytest.raises(UsageError, match=rf"tensors {embedded}; .*\(merge_and_unload"):
+        loading.read_adapter(tmp_path / "more")
 
 
 ENDLESS = r"(\w*)*!"
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"rank_pattern": {ENDLESS: 2}}, "by expressions"),
-        ({"alpha_pattern": {ENDLESS: 2}}, "by expressions"),
-        ({"layers_pattern": [ENDLESS], "layers_to_transform": [0]}, "by expressions"),
-        ({"exclude_modules": ENDLESS}, "by expressions"),
-        ({"r": 10**9}, "a rank or alpha"),
-        ({"rank_pattern": {"q_proj": 10**9}}, "a rank or alpha"),
-        ({"lora_alpha": math.nan}, "a rank or alpha"),
-        ({"lora_alpha": "2"}, "a rank or alpha"),
-        ({"megatron_config": {"a": 1}, "megatron_core": "antigravity"}, "megatron_config"),
-    ],
-)
-def test_settings_of_an_adapter_neither_hang_nor_fill_memory(tmp_path, settings, words):
+SETTINGS = [
+    ({"rank_pattern": {ENDLESS: 2}}, "by expressions"),
+    ({"alpha_pattern": {ENDLESS: 2}}, "by expressions"),
+    ({"layers_pattern": [ENDLESS], "layers_to_transform": [0]}, "by expressions"),
+    ({"exclude_modules": ENDLESS}, "by expressions"),
+    ({"r": 10**9}, "a rank or alpha"),
+    ({"rank_pattern": {"q_proj": 10**9}}, "a rank or alpha"),
+    ({"lora_alpha": math.nan}, "a rank or alpha"),
+    ({"lora_alpha": "2"}, "a rank or alpha"),
+    ({"megatron_config": {"a": 1}, "megatron_core": "antigravity"}, "megatron_config"),
+]
+
+
+def test_settings_of_an_adapter_are_of_lora_and_neither_hang_nor_fill_memory(tmp_path):
+    for settings, words in (
+        (None, "no adapter_config.json there"), ([1], "is of type None"),
+        ({"peft_type": "IA3"}, "is of type IA3; a starting adapter must be LORA"),
+    ):  # fmt: skip
+        with case(settings), pytest.raises(UsageError, match=words):
+            loading.read_adapter(adapter(tmp_path / "other", settings))
     described = trained(tmp_path) / "adapter_config.json"
     written = json.loads(described.read_text())
-    described.write_text(json.dumps({**written, **settings}))
-    with pytest.raises(UsageError, match=words):
-        loading.read_adapter(tmp_path, patterns=True)
+    for settings, words in SETTINGS:
+        described.write_text(json.dumps({**written, **settings}))
+        with case(settings), pytest.raises(UsageError, match=words):
+            loading.read_adapter(tmp_path, patterns=True)
 
 
 def test_layers_named_by_an_expression_are_those_that_the_tensors_name(tmp_path):
@@ -413,14 +400,6 @@ def test_layers_named_by_an_expression_are_those_that_the_tensors_name(tmp_path)
     assert {site.name for site in find_sites(model, LoraConfig.from_peft_type(**found))} == {
         site.name for site in find_sites(model, LoraConfig.from_peft_type(**written))
     }
-
-
-def test_what_stands_beside_the_factors_of_an_adapter_is_refused_by_name(tmp_path):
-    file = trained(tmp_path) / "adapter_model.safetensors"
-    embedded = "base_model.model.model.embed_tokens.weight"
-    save_file({**load_file(file), embedded: torch.ones(3, 2)}, file)
-    with pytest.raises(UsageError, match=rf"tensors {embedded}; .*\(merge_and_unload"):
-        loading.read_adapter(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -116,22 +116,3 @@ def test_axe_finds_nothing_serious(chromium, address, scheme):
             found[page] = wrong
     context.close()
     assert not found
-
-
-@pytest.mark.parametrize(
-    ("asked", "section"),
-    [
-        ("how many votes", "own-run/#how-many-votes"),
-        ("taste", "hundred-votes/"),
-        ("colour", "hundred-votes/#colours-commas-tone-is-my-taste-in-the-dictionary"),
-        ("color", "hundred-votes/#colours-commas-tone-is-my-taste-in-the-dictionary"),
-    ],
-)
-def test_the_search_finds_the_section_first(chromium, address, asked, section):
-    view = chromium.new_page()
-    view.goto(f"{address}?q={asked}")
-    first = view.locator(".md-search-result__item").first
-    first.wait_for(state="attached", timeout=120_000)
-    links = [each.get_attribute("href") for each in first.locator("a").all()]
-    view.close()
-    assert section in {re.sub(r"\?[^#]*", "", link.removeprefix(address)) for link in links}

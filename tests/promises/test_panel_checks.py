@@ -22,7 +22,7 @@ def mode(path):
 
 @pytest.mark.spine
 def test_a_runs_files_and_folder_are_its_owners(tmp_path):
-    path = yard_run.make(tmp_path, "run.votes=8")
+    path = yard_run.finished(tmp_path)
     assert (mode(path), mode(path.parent)) == (0o600, 0o700)
     with Ledger.open(path) as ledger:
         ledger.record_event("note", "test", {})

@@ -74,11 +74,11 @@ def test_a_changed_state_is_found(path, step, state):
     assert (failure.table, failure.row) == ("steps", str(step))
 
 
-@pytest.mark.parametrize(
-    ("by", "other"),
-    [*itertools.permutations(["operator", "deadline", "auto", "rule"], 2)],
-)
-def test_who_closed_a_step_is_known_by_an_event_alone(tmp_path, by, other):
+WHO = ("operator", "deadline", "auto", "rule")
+
+
+@pytest.mark.parametrize("by", WHO)
+def test_who_closed_a_step_is_known_by_an_event_alone(tmp_path, by):
     path = tmp_path / "run.db"
     settings = settings_of(N=2, rule="sign")
     with new_ledger(path, settings) as ledger:
@@ -101,9 +101,10 @@ def test_who_closed_a_step_is_known_by_an_event_alone(tmp_path, by, other):
         assert ledger.step(0)["closed_by"] == by
         report = verification.verify(ledger)
         assert report.ok, str(report)
-    forge(path, f"UPDATE steps SET closed_by = '{other}'")
-    failure = failure_of(path, deep=False)
-    assert failure is not None and failure.table == "steps"
+    for other in {*WHO} - {by}:
+        forge(path, f"UPDATE steps SET closed_by = '{other}'")
+        failure = failure_of(path, deep=False)
+        assert failure is not None and failure.table == "steps", other
 
 
 def test_a_lagging_run_whose_radius_falls_verifies_and_its_radii_are_checked(tmp_path):

@@ -394,29 +394,20 @@ def misfits(page: Any, width: int, height: int, scale: int, *, root: str, bar: s
             high = node.bounding_box()["height"]
             if kind in ("sticky", "fixed") and high >= 0.35 * height:
                 found.append(f"{bar} takes {high:.0f} of {height}")
-        low = page.evaluate(
-            """root => [...document.querySelectorAll(root + ' button')].filter(n => {
-                 const r = n.getBoundingClientRect();
-                 return n.checkVisibility() && r.width > 0 && r.height < 43.5; })
-               .map(n => n.innerText)""",
+        named = page.evaluate(
+            """root => {
+              const all = what => [...document.querySelectorAll(`${root} ${what}`)].filter(
+                n => n.checkVisibility()).map(n => [n, n.getBoundingClientRect()]);
+              const buttons = all("button"), text = found => found.map(([n]) => n.textContent);
+              return {
+                "low button": text(buttons.filter(([, r]) => r.width > 0 && r.height < 43.5)),
+                cut: text(buttons.filter(([n, r]) => r.width > 1
+                  && (n.scrollWidth > n.clientWidth + 1 || r.right > innerWidth + 1))),
+                small: text(all("svg text").filter(([n, r]) => n.textContent && r.height < 11)),
+              };
+            }""",
             root,
         )
-        cut = page.evaluate(
-            """root => [...document.querySelectorAll(root + ' button')].filter(n => {
-                 const r = n.getBoundingClientRect();
-                 return n.checkVisibility() && r.width > 1
-                   && (n.scrollWidth > n.clientWidth + 1 || r.right > innerWidth + 1); })
-               .map(n => n.innerText)""",
-            root,
-        )
-        small = page.evaluate(
-            """root => [...document.querySelectorAll(root + ' svg text')].filter(n => {
-                 const high = n.getBoundingClientRect().height;
-                 return n.checkVisibility() && n.textContent && high < 11; })
-               .map(n => n.textContent)""",
-            root,
-        )
-        named = {"low button": low, "cut": cut, "small": small}
         return found + [f"{kind}: {text}" for kind, texts in named.items() for text in texts]
 
 
@@ -437,12 +428,17 @@ def violations(
 
     ``rules``: check only these; None: all.
     """
-    from axe_playwright_python.sync_playwright import Axe
+    from axe_playwright_python.base import AXE_SCRIPT
 
+    if not page.evaluate("!!window.axe"):  # once a document: it takes longer than many checks
+        page.evaluate(AXE_SCRIPT)
     options: dict[str, Any] = {"resultTypes": ["violations"]}
     if rules is not None:
         options["runOnly"] = {"type": "rule", "values": list(rules)}
-    found = Axe().run(page, context=within, options=options).response["violations"]
+    found = page.evaluate(
+        "([part, how]) => axe.run(part ?? document, how).then(found => found.violations)",
+        [within, options],
+    )
     return [
         f"{v['id']} ({v['impact']}): {v['help']}; at {v['nodes'][0]['html'][:200]}"
         for v in found

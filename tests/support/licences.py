@@ -18,22 +18,11 @@ from cyclonedx.model.bom import Bom
 from cyclonedx.model.component import Component
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
-from packaging.requirements import Requirement
+
+from tests.support.release_check import closure
 
 EXTRAS = ("ui", "judge")
 BINDING = re.compile(r"\b(?:AGPL|GPL|SSPL|Affero)|GNU General", re.IGNORECASE)
-
-
-def needed(name: str, extras: tuple[str, ...], found: dict[str, Distribution]) -> None:
-    """Add a library and, in turn, what it requires here, to ``found``."""
-    for text in metadata.requires(name) or ():
-        asked = Requirement(text)
-        if asked.marker and not any(asked.marker.evaluate({"extra": e}) for e in ("", *extras)):
-            continue
-        key = re.sub(r"[-_.]+", "-", asked.name).lower()
-        if key not in found:
-            found[key] = metadata.distribution(asked.name)
-            needed(asked.name, tuple(asked.extras), found)
 
 
 def licence(library: Distribution) -> str:
@@ -60,9 +49,9 @@ def bill(rows: dict[str, str], found: dict[str, Distribution]) -> str:
 
 def main() -> int:
     """Print the list and the verdict."""
-    found: dict[str, Distribution] = {}
-    needed("szpo", EXTRAS, found)
-    rows = {name: licence(library) for name, library in sorted(found.items())}
+    asked = sorted(closure([f"szpo[{','.join(EXTRAS)}]"]) - {"szpo"})
+    found = {name: metadata.distribution(name) for name in asked}
+    rows = {name: licence(library) for name, library in found.items()}
     for name, said in rows.items():
         print(f"{name} {found[name].version}: {said}")
     for file in sys.argv[1:]:

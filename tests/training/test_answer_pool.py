@@ -80,33 +80,6 @@ def test_a_verdict_on_a_chosen_pair_is_worth_more_than_on_one_drawn_by_chance(
     assert worth[0] > 1.2 * worth[1]
 
 
-def test_the_same_seed_shows_the_same_pairs_and_a_killed_round_is_drawn_again(tmp_path):
-    found = []
-    for name, seed in (("a.db", 7), ("b.db", 7), ("c.db", 8)):
-        settings, ledger = named_run.start(tmp_path, name, root_seed=seed, **ROWS)
-        with ledger:
-            if name == "b.db":
-                with arm("cp4:raise"), pytest.raises(InjectedError):
-                    drive(settings, ledger, until_step=3)
-            drive(settings, ledger, until_step=3)
-            found.append((history(ledger), pools(ledger)))
-    assert found[0] == found[1]
-    assert found[0][1] != found[2][1]
-
-
-def test_an_answer_that_was_no_candidate_does_not_verify(tmp_path):
-    settings, ledger = named_run.start(tmp_path, **ROWS)
-    with ledger:
-        drive(settings, ledger, until_step=2)
-
-    def spoil(body):
-        body["pool"]["candidates"][1] = ["0" * 16] * answer_pool.ANSWERS
-
-    change_event(tmp_path / "run.db", "generated", 0, spoil)
-    rewrite(tmp_path / "run.db")
-    assert "was no candidate" in str(failure_of(tmp_path / "run.db"))
-
-
 def test_texts_reported_as_harmful_are_no_candidates_again(tmp_path):
     settings, ledger = named_run.start(tmp_path, **ROWS)
     with ledger:

@@ -6,7 +6,6 @@ import pytest
 
 from szpo.analysis import evidence
 from szpo.errors import IntegrityError
-from szpo.failpoints import InjectedError, arm
 from szpo.ledger.database import Ledger
 from szpo.optim import optimizer
 from szpo.replay import recompute, replay, verification, without_panelist
@@ -15,7 +14,6 @@ from szpo.types import Explanation, Shift
 from szpo.voting import step_plan
 from tests.support import named_run
 from tests.support.named_run import MarkedPolicy
-from tests.support.quadratic import history
 from tests.support.tampering import change_event, failure_of, forge, rewrite
 
 pytestmark = pytest.mark.full
@@ -64,46 +62,6 @@ def test_directions_stand_in_the_record_before_their_answers(tmp_path):
         assert any(effect.cosine is not None for effect in found.effects)
         headings = {row.step: row.headings for row in evidence.read(ledger).steps}
         assert len(headings[3]) == settings.K
-
-
-def test_the_same_seed_asks_the_same_and_another_seed_not(tmp_path):
-    found = []
-    for name, seed in (("a.db", 7), ("b.db", 7), ("c.db", 8)):
-        settings, ledger = named_run.start(tmp_path, name, root_seed=seed)
-        with ledger:
-            named_run.drive(settings, ledger, until_step=3)
-            found.append((history(ledger), bodies(ledger)))
-    assert found[0] == found[1]
-    assert found[0][1][2]["directions"] != found[2][1][2]["directions"]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """By lag: history and plans of the run that nothing disturbs."""
-    found = {}
-    for lag in (0, 1):
-        settings, whole = named_run.start(tmp_path_factory.mktemp("whole"))
-        with whole:
-            named_run.drive(settings, whole, lag=lag)
-            found[lag] = history(whole), bodies(whole)
-    return found
-
-
-@pytest.mark.parametrize("lag", [0, 1])
-@pytest.mark.parametrize("place", ["cp2:raise@3", "cp3:raise@3", "cp9:raise@2"])
-def test_a_run_killed_between_plan_and_answers_goes_on_as_planned(
-    tmp_path, undisturbed, place, lag
-):
-    settings, ledger = named_run.start(tmp_path, "killed.db")
-    with ledger:
-        policy = MarkedPolicy(settings)
-        with arm(place), pytest.raises(InjectedError):
-            named_run.drive(settings, ledger, policy, lag=lag)
-        before = bodies(ledger)
-        named_run.drive(settings, ledger, lag=lag)
-        assert (history(ledger), bodies(ledger)) == undisturbed[lag]
-        assert bodies(ledger)[: len(before)] == before
-        assert verification.verify(ledger).ok
 
 
 def test_with_lag_a_step_is_asked_after_one_step_less(tmp_path):

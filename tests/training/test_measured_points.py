@@ -3,18 +3,16 @@
 import numpy as np
 import pytest
 
-from szpo import failpoints
 from szpo.errors import RunError
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
-from szpo.ledger.theta import theta_digests
 from szpo.optim.rules import regression
 from szpo.optim.rules.measured_kl import AIMED_SHARE, SHARE_PARTS, UNMOVED_SHARE
 from szpo.optim.rules.regression import UNPROVEN
 from szpo.replay import replay, verification
 from szpo.voting import step_inputs, step_report
-from tests.support.driving import MovingPolicy, drive, started
-from tests.support.quadratic import Clock, history
+from tests.support.driving import drive, started
+from tests.support.quadratic import Clock
 from tests.support.tampering import change_event, failure_of, rewrite
 
 STEPS = 5
@@ -156,43 +154,6 @@ def test_a_forged_share_or_reading_is_found_even_with_fitting_hashes(run, change
     change_event(ledger.path, "step", step, change)
     rewrite(ledger.path)
     assert words in str(failure_of(ledger.path))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """By lag: history, digests and measurements of the run that nothing disturbs."""
-    found = {}
-    for lag in (0, 1):
-        settings, whole, policy = begin(tmp_path_factory.mktemp("whole"))
-        with whole:
-            drive(settings, whole, policy, until_step=STEPS, lag=lag, measured_kl=kl)
-            reaches = recorded(whole, settings)
-            found[lag] = history(whole), theta_digests(whole), reaches
-            assert max(kl(theta) for theta in points(whole)) <= BUDGET
-            assert any(one and one.share < SHARE_PARTS for one in reaches)
-    return found
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("lag", [0, 1])
-@pytest.mark.parametrize("name", ["cp3", "cp9", "cp10", "cp11"])
-def test_a_killed_run_goes_on_where_it_stood_and_measures_the_same_again(
-    tmp_path, undisturbed, lag, name
-):
-    settings, ledger, _ = begin(tmp_path, "killed.db")
-    with ledger:
-        for at in range(1, 2 * STEPS):
-            try:
-                with failpoints.arm(f"{name}:raise@{at}"):
-                    drive(settings, ledger, MovingPolicy(settings), until_step=STEPS, lag=lag,
-                          measured_kl=kl)  # fmt: skip
-            except failpoints.InjectedError:
-                continue
-        drive(settings, ledger, MovingPolicy(settings), until_step=STEPS, lag=lag, measured_kl=kl)
-        found = history(ledger), theta_digests(ledger), recorded(ledger, settings)
-        assert found == undisturbed[lag]
-        report = verification.verify(ledger)
-        assert report.ok, str(report)
 
 
 def test_a_kl_that_is_no_number_ends_the_run_and_applies_nothing(tmp_path):

@@ -1,14 +1,13 @@
 """What panelists' pages poll: states, counts, versions, and what it costs."""
 
 import itertools
-from dataclasses import replace
 
 import pytest
 
 from szpo.config.schema import Config
 from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.ledger.database import Ledger
-from szpo.training import budget, results, status
+from szpo.training import budget, results
 from szpo.training.budget import Limits
 from szpo.training.status import StatusReader, round_status
 from szpo.types import Vote
@@ -242,11 +241,3 @@ def paired(votes):
 def test_agreement_by_counts_is_agreement_by_pairs(count, places):
     votes = votes_of(count, places)
     assert step_report.agreement(votes) == paired(votes)
-
-
-def test_panelists_are_not_told_which_guard_was_left(ledger):
-    read = replace(round_status(ledger), pause_reason="kl is 3, outside 0 … 2")
-    shown = status.redact_for_panelists(replace(read, paused_by="guard kl"))
-    assert (shown.paused_by, shown.pause_reason) == ("guard", None)
-    person = replace(read, paused_by="Olga", pause_reason="lunch")
-    assert status.redact_for_panelists(person) == person

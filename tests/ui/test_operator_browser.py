@@ -81,7 +81,14 @@ def words(page: Any, heading: str) -> str:
 # ---- looking ----
 
 
-def test_axe_finds_nothing_before_during_paused_and_in_every_dialog(stage, operator):
+def faults(page: Any) -> list[Any]:
+    """What axe finds in both colours, and what fits no width."""
+    page.wait_for_selector(READY)
+    sizes = [(s[0], misfits(page, *s, root="#op-root", bar=".op-top")) for s in SIZES]
+    return [*in_both_colours(page), *(each for each in sizes if each[1])]
+
+
+def test_axe_finds_nothing_and_all_fits_before_during_paused_and_in_every_dialog(stage, operator):
     bad = [["Why?", "It is. It is. It is. It is.", "length", -1.0], ["שלום?", "", "stop", None]]
     stage.ledger.record_event(
         sample_check.DRAWN_EVENT, "run", {"samples": bad * 10, "topic": True}
@@ -90,11 +97,14 @@ def test_axe_finds_nothing_before_during_paused_and_in_every_dialog(stage, opera
     page.goto("/operate/")
     page.wait_for_selector("iframe.op-preview")
     assert page.locator(".op-sample").count() == 20 and page.locator(".op-flag").count() == 3
-    assert in_both_colours(page) == []
+    assert faults(page) == []
     play(stage, 2)
     order = orders.place_order(stage.ledger, "samples", "Olga", {"prompts": 1})
     answer_samples(stage, order, ["well?"], ["yes"], "length")
     pauses.pause(stage.ledger, "Olga", "lunch")
+    page.reload()
+    page.wait_for_selector(f"{READY}[data-state=paused]")
+    assert faults(page) == []
     record(stage.ledger, 8, Findings(math.log(20), share=0.5, broken=("tokens", "margin")))
     page.reload()
     page.wait_for_selector(f"{READY}[data-state=paused]")
@@ -105,35 +115,17 @@ def test_axe_finds_nothing_before_during_paused_and_in_every_dialog(stage, opera
     pauses.unpause(stage.ledger, "Olga")
     page.reload()
     page.wait_for_selector(f"{READY}[data-state=open]")
-    assert in_both_colours(page) == []
+    assert faults(page) == []
     for dialog in page.locator("dialog").all():
+        name = dialog.get_attribute("id")
         dialog.evaluate("node => node.showModal()")
-        assert in_both_colours(page, within="dialog[open]") == [], dialog.get_attribute("id")
-        dialog.evaluate("node => node.close()")
-
-
-def test_it_fits_every_width_and_targets_are_large_enough(stage, operator):
-    page = operator().new_page()
-
-    def wrong(state: str) -> dict[int, list[str]]:
-        page.goto("/operate/")
-        page.wait_for_selector(f"{READY}[data-state={state}]")
-        found = {s[0]: misfits(page, *s, root="#op-root", bar=".op-top") for s in SIZES}
-        return {width: each for width, each in found.items() if each}
-
-    assert wrong("none") == {}  # before the first round, with the panelist's page in its frame
-    play(stage, 2)
-    assert wrong("open") == {}
-    for size in SIZES:
-        with window(page, *size):
-            for dialog in page.locator("dialog").all():
-                dialog.evaluate("node => node.showModal()")
-                box, name = dialog.bounding_box(), dialog.get_attribute("id")
+        assert in_both_colours(page, within="dialog[open]") == [], name
+        for size in SIZES:
+            with window(page, *size):
+                box = dialog.bounding_box()
                 assert box["x"] >= 0 and box["x"] + box["width"] <= size[0], (name, size)
                 assert dialog.evaluate("n => n.scrollWidth <= n.clientWidth"), (name, size)
-                dialog.evaluate("node => node.close()")
-    pauses.pause(stage.ledger, "Olga", "lunch")
-    assert wrong("paused") == {}
+        dialog.evaluate("node => node.close()")
 
 
 def test_on_a_phone_the_header_leaves_the_screen_to_the_page_and_hides_no_control(still):
@@ -261,10 +253,7 @@ def test_what_votes_taught_is_read_and_left_out_by_a_button(named, stage, operat
     assert page.locator(".op-gain polyline").count() == 2
     names = [each.strip() for each in page.locator(".legend li").all_inner_texts()]
     assert names == ["fewer commas", 'says "I" more']
-    assert in_both_colours(page) == []
-    assert {s[0]: misfits(page, *s, root="#op-root", bar=".op-top") for s in SIZES} == {
-        size[0]: [] for size in SIZES
-    }
+    assert faults(page) == []
     dialog = press(page, "Not about…")
     assert in_both_colours(page, within="dialog[open]") == []
     dialog.get_by_label("Not about").select_option("commas")

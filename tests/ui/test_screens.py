@@ -343,9 +343,6 @@ def test_counts_do_not_move_a_reader_but_a_pause_does(stage, ann):
     assert ann.glance()["key"] != before["key"]
 
 
-# ---- what the algorithm needs of the screen ----
-
-
 # ---- the functions that the page calls besides ----
 
 

@@ -325,16 +325,6 @@ def test_a_calibration_belongs_to_the_tab_that_asked_last_and_is_held_while_no_r
     service.cast(VoteRequest(seat.id, "A", idem=KEY(1), tab="two"))
 
 
-def test_the_kind_answered_least_comes_next_and_nothing_twice(ledger, service):
-    ids = people(service, 2)
-    close_step(ledger, service, ids)
-    add_aa(ledger, 3)
-    kinds = answer_all(service, ids[0])
-    assert kinds == ["gold", "aa"] * 3 + ["gold"] * 5
-    assert service.calibration(ids[0]) is None
-    assert len(answer_all(service, ids[1])) == 11  # what one has seen is new to another
-
-
 def test_gold_made_from_what_the_panelist_has_not_seen_comes_first(ledger, service):
     ann, ben, cem = people(service, 3)
     ask(ledger, m=1)
@@ -353,24 +343,10 @@ def test_gold_made_from_what_the_panelist_has_not_seen_comes_first(ledger, servi
     assert first[0] in sources
 
 
-def test_sides_of_gold_and_aa_are_balanced_for_each_panelist(ledger, service):
-    ids = people(service, 2)
-    close_step(ledger, service, ids)
-    add_aa(ledger, 4)
-    answer_all(service, ids[0])
-    found = ledger.query(
-        "SELECT c.kind, sum(a.plus_side = 'A') AS a, count(*) AS n FROM assignments a "
-        "JOIN comparisons c USING (comparison) WHERE a.panelist = ? AND c.kind IN ('gold', 'aa') "
-        "GROUP BY c.kind",
-        (ids[0],),
-    )
-    assert {row["kind"]: (row["a"], row["n"]) for row in found} == {"gold": (4, 8), "aa": (2, 4)}
-
-
 # ---- one that is half read ----
 
 
-def test_what_is_being_read_is_shown_again_and_what_was_given_up_is_not(ledger, service):
+def test_what_is_read_is_shown_again_final_once_answered_and_rests_with_the_run(ledger, service):
     ids = people(service, 2)
     close_step(ledger, service, ids)
     first = service.calibration(ids[0], tab="one")
@@ -386,14 +362,15 @@ def test_what_is_being_read_is_shown_again_and_what_was_given_up_is_not(ledger, 
     assert third.comparison not in (first.comparison, second.comparison)
     # The work of whoever finishes one that expired is stored all the same.
     assert not service.cast(VoteRequest(second.id, "A", idem=KEY(1), tab="two")).late
-
-
-# ---- what becomes of the answers ----
-
-
-def test_a_run_without_calibration_or_at_rest_shows_none(ledger, service):
-    ids = people(service, 2)
-    close_step(ledger, service, ids)
+    seat = service.calibration(ids[0], tab="t")
+    with pytest.raises(VoteConflictError, match="another tab"):
+        service.cast(VoteRequest(seat.id, "A", idem=KEY(0), tab="other"))
+    receipt = service.cast(VoteRequest(seat.id, "A", idem=KEY(1), tab="t"))
+    assert not receipt.late
+    assert service.cast(VoteRequest(seat.id, "A", idem=KEY(1), tab="t")).replayed
+    with pytest.raises(VoteConflictError) as caught:
+        service.cast(VoteRequest(seat.id, "B", idem=KEY(2), tab="t"))
+    assert caught.value.code == "closed" and caught.value.stored.choice == "A"
     off = VoteService(ledger, calibrates=False)
     assert off.calibration(ids[0]) is None
     pauses.pause(ledger, "op", "lunch")
@@ -404,18 +381,7 @@ def test_a_run_without_calibration_or_at_rest_shows_none(ledger, service):
     assert service.calibration(ids[0]).id == seat.id  # what is being read may be finished
 
 
-def test_a_calibration_answer_is_final_at_once(service, ledger):
-    ids = people(service, 2)
-    close_step(ledger, service, ids)
-    seat = service.calibration(ids[0], tab="t")
-    with pytest.raises(VoteConflictError, match="another tab"):
-        service.cast(VoteRequest(seat.id, "A", idem=KEY(0), tab="other"))
-    receipt = service.cast(VoteRequest(seat.id, "A", idem=KEY(1), tab="t"))
-    assert not receipt.late
-    assert service.cast(VoteRequest(seat.id, "A", idem=KEY(1), tab="t")).replayed
-    with pytest.raises(VoteConflictError) as caught:
-        service.cast(VoteRequest(seat.id, "B", idem=KEY(2), tab="t"))
-    assert caught.value.code == "closed" and caught.value.stored.choice == "A"
+# ---- what becomes of the answers ----
 
 
 def test_nothing_outside_training_is_ever_counted(ledger, service):
@@ -448,3 +414,19 @@ def test_shuffling_moves_words_and_loses_none():
     assert len(found) > 15
     assert {tuple(sorted(each.split())) for each in found} == {tuple(sorted(text.split()))}
     assert sorted(calibration.shuffle("猫は好き", bytes(16))) == sorted("猫は好き")
+
+
+def test_the_kind_answered_least_comes_next_nothing_twice_and_sides_are_balanced(ledger, service):
+    ids = people(service, 2)
+    close_step(ledger, service, ids)
+    add_aa(ledger, 4)
+    assert answer_all(service, ids[0]) == ["gold", "aa"] * 4 + ["gold"] * 4
+    assert service.calibration(ids[0]) is None
+    found = ledger.query(
+        "SELECT c.kind, sum(a.plus_side = 'A') AS a, count(*) AS n FROM assignments a "
+        "JOIN comparisons c USING (comparison) WHERE a.panelist = ? AND c.kind IN ('gold', 'aa') "
+        "GROUP BY c.kind",
+        (ids[0],),
+    )
+    assert {row["kind"]: (row["a"], row["n"]) for row in found} == {"gold": (4, 8), "aa": (2, 4)}
+    assert len(answer_all(service, ids[1])) == 12  # what one has seen is new to another
