@@ -7,10 +7,10 @@ from pathlib import Path
 from own_evaluator import Brief
 from own_policy import Hesitant
 
+from szpo.config.optimizer import make_settings, record_settings
 from szpo.evaluators.panel_evaluator import PanelEvaluator
 from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
-from szpo.optim.checked_settings import defaults, settings_to_json
 from szpo.testing import check_judge, check_policy
 from szpo.training.controller import run
 from szpo.training.services import Services, prompt_order
@@ -28,8 +28,8 @@ def main(path):
     prompts = [Prompt.user("Shall we?"), Prompt.user("Is it raining?")]
     check_judge(Brief())
     check_policy(Hesitant(root_seed=1), prompts, radius=0.5)
-    settings = defaults(1, policy.layout, rule="known", N=4, D=2, mu=0.5, alpha=0.2)
-    spec = {"optimizer": settings_to_json(settings)}
+    settings = make_settings(1, policy.layout, rule="known", N=4, D=2, mu=0.5, alpha=0.2)
+    spec = {"optimizer": record_settings(settings)}
     new = NewRun(spec, root_seed=1, layout=policy.layout)
     with Ledger.create(path, new) as ledger:
         panel = PanelEvaluator(VoteService(ledger), [Brief()] * 3)

@@ -143,9 +143,9 @@ class Bench:
     ) -> Cell:
         """A run before its first step."""
         n, d = ARMS[arm]
-        verdict = ["panel.verdict=rows"] if d == 1 else [f"optimizer.rows={d}"]
+        verdict = ["panel.verdict=rows"] if d == 1 else [f"optimizer.D={d}"]
         config = load(
-            self.seed, f"optimizer.rule={rule}", f"optimizer.comparisons={n}",
+            self.seed, f"optimizer.rule={rule}", f"optimizer.N={n}",
             f"optimizer.kl_radius={radius}", f"optimizer.kl_step={kl_step}", *verdict,
         )  # fmt: skip
         settings = config.optimizer_settings(self.subspace.layout, self.subspace.scale)
@@ -181,7 +181,7 @@ class Bench:
             key = derive(self.seed, "rollout", step=step)
             for cell in running:
                 query = optimizer.ask(cell.state)
-                size = cell.settings.N * cell.settings.D
+                size = cell.settings.section.N * cell.settings.section.D
                 prompts = [
                     self.train[i]
                     for i in seeds.endless_order(
@@ -204,7 +204,7 @@ class Bench:
         minus: list[Answer],
     ) -> None:  # fmt: skip
         """One panelist's verdict on each comparison, and the step; looks are noted before it."""
-        n, d, step = cell.settings.N, cell.settings.D, cell.state.step
+        n, d, step = cell.settings.section.N, cell.settings.section.D, cell.state.step
         shape = (1, n, d)
         differ = np.array([a != b for a, b in zip(plus, minus, strict=True)]).reshape(shape)
         gap = self.score(cell.taste, prompts, plus) - self.score(cell.taste, prompts, minus)

@@ -29,8 +29,8 @@ from typing import Final
 import numpy as np
 from scipy import special
 
+from szpo.config.optimizer import make_settings
 from szpo.optim import named_features, optimizer, pair_choice, parameters
-from szpo.optim.checked_settings import defaults
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.posterior_directions import NOISE
 from szpo.optim.rules import all_votes
@@ -102,7 +102,7 @@ def settings_of(world: World, arm: str, rows: int, seed: int) -> Settings:
     """Sixteen rows, or ten sets of eight, a step."""
     K = 16 if rows == 1 else 10
     noise = None if rows == 1 and arm == "texts" else NOISE
-    return defaults(
+    return make_settings(
         seed, (("z", (DIM,)),), rule="regression", K=K, D=rows, kl_radius=2.0, kl_budget=3.0,
         guarded=False, features=world.named(arm), asking_noise=noise,
     )  # fmt: skip
@@ -114,10 +114,10 @@ def ask(world: World, settings: Settings, state: optimizer.State, query: Query) 
     assert named is not None
     apart = perturbations(settings, query, None).displacements(settings.distance) / 2
     prior, gaps = all_votes.named_prior(settings), []
-    for k in range(settings.K):
+    for k in range(settings.section.K):
         plus, minus = (record.centre + sign * apart[k] for sign in (1, -1))
         if not settings.picks_pairs:
-            one, other = (world.answers(z, settings.D).mean(0) for z in (plus, minus))
+            one, other = (world.answers(z, settings.section.D).mean(0) for z in (plus, minus))
             gaps.append(one - other)
             continue
         if settings.perturbs(query.step, k):
@@ -141,13 +141,13 @@ def run(taste: str, arm: str, rows: int, seed: int) -> list[tuple[float, float, 
     settings = settings_of(world, arm, rows, seed)
     state, found = optimizer.init(settings), []
     for look in LOOKS:
-        while (state.step + 1) * settings.K * 2 * rows <= look:
+        while (state.step + 1) * settings.section.K * 2 * rows <= look:
             query = optimizer.ask(state)
             gap = ask(world, settings, state, query)
             up = world.votes(gap, rows)[:, None].astype(float)
             count = len(settings.features.names) if settings.features else 0
             texts = np.rint(gap[:, None, :count] * FEATURE_GRID).astype(np.int64)
-            inputs = StepInputs(np.zeros((settings.K, 1, 0)), None, None, texts)
+            inputs = StepInputs(np.zeros((settings.section.K, 1, 0)), None, None, texts)
             tally = Tally(up, 1 - up, 0 * up, np.zeros(up.shape, dtype=bool))
             state, _, _ = optimizer.tell(state, query, tally, inputs=inputs)
         z = state.carried.recommended
@@ -160,7 +160,7 @@ def run(taste: str, arm: str, rows: int, seed: int) -> list[tuple[float, float, 
 def run_rule(rule: str, rows: int, dim: int, kl_step: float, seed: int) -> Floats:
     """(looks, 2): gain in spreads and nats of a published rule, at each look and 1,920 answers."""
     world, count = World(seed, "a"), 8 // rows
-    settings = defaults(
+    settings = make_settings(
         seed,
         (("z", (dim,)),),
         rule=rule,

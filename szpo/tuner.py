@@ -76,11 +76,11 @@ class Tuner:
         model: smollm2, tiny, a folder, or a hub id, as ``model.name`` in a settings file.
         prompts: a list of texts, the path of a prompt file, or None for the prompts that ship.
         better: ``better(prompt, a, b)`` returns "a", "b", "tie", the probability that a is
-            better, or None to abstain. Where ``optimizer.rows`` is set above 1, verdicts are on
+            better, or None to abstain. Where ``optimizer.D`` is set above 1, verdicts are on
             batches, and it gets lists of texts: ``better(prompts, a, b)``.
         votes: the run ends when this many are counted; None: 240, or as ``settings`` say.
         ledger: file of the run, such as runs/mine.db; None: a temporary file.
-        settings: values by dotted name, such as {"optimizer.rows": 4, "run.seed": 1}, and
+        settings: values by dotted name, such as {"optimizer.D": 4, "run.seed": 1}, and
             {"preset": NAME}; `szpo init` lists them all.
 
     Raises:
@@ -453,7 +453,7 @@ def _make_config(
     for each in (own, by_hand, changes):
         settings_file.merge(tree, each)
     if kind == FUNCTION:
-        tree["panel"].setdefault("size", tree.get("optimizer", {}).get("votes", 1))
+        tree["panel"].setdefault("size", tree.get("optimizer", {}).get("M", 1))
     return settings_file.check(tree, where="Tuner")
 
 

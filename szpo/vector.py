@@ -20,16 +20,18 @@ from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
+from pydantic import Field
 
 from szpo import __version__, named_parameters, seeds
+from szpo.config.optimizer import make_settings, read_settings, record_settings
+from szpo.config.section import Positive, Section, checked
 from szpo.errors import IntegrityError, StorageError, UsageError
 from szpo.files import replace_whole
 from szpo.ledger.canonical import sha256
 from szpo.named_parameters import Parameter
 from szpo.optim import optimizer, parameters
-from szpo.optim.checked_settings import defaults, settings_from_json, settings_to_json
 from szpo.optim.rules.registry import has_two_points
-from szpo.optim.settings import Settings, SettingsError
+from szpo.optim.settings import Settings
 from szpo.types import Floats, Info, Query, Tally
 
 Bounds: TypeAlias = Sequence[float] | Sequence[Sequence[float]] | Floats | Mapping[str, Any]
@@ -187,7 +189,7 @@ def _numbers(name: str, given: Any) -> Floats:
     return found
 
 
-FORMAT: Final = 4
+FORMAT: Final = 5
 """Format of `Optimizer.to_dict`; it moves with what the settings hold."""
 AT_ONCE: Final = 10_000
 """Most pairs that can await votes together."""
@@ -197,7 +199,7 @@ RULE: Final = "known"
 """Default rule: it needed fewest votes on six toy preferences (docs/library.md)."""
 OWN: Final[Mapping[str, Mapping[str, Any]]] = {
     "known": {"warmup": 0},
-    "regression": {"kl_budget": None, "centre_step": 0.3},
+    "regression": {"kl_budget": "off", "centre_step": 0.3},
 }
 """Default settings of each rule."""
 FIXED: Final = ("K", "N", "M", "D", "layout", "root_seed", "scale", "start")
@@ -241,7 +243,7 @@ class Optimizer:
             parameters: {"rate": (1e-5, 0.1, "log"), "layers": (1, 4, int), "kind": ["a", "b"]};
             then points are such dictionaries, and ``start`` may name some of their values.
         seed: 0 to 2⁶³ − 1.
-        options: ``rule`` and further settings of `szpo.optim.settings.Settings`, such as ``link``
+        options: ``rule`` and further settings of `szpo.config.optimizer`, such as ``link``
             or ``kl_step``.
 
     Raises:
@@ -266,7 +268,7 @@ class Optimizer:
         **options: Any,
     ):
         space = make_space(dim, start, scale, bounds)
-        self._begin(space, make_settings(seed, space.dim, options, bounds is not None))
+        self._begin(space, choose_settings(seed, space.dim, options, bounds is not None))
 
     def _begin(self, space: VectorSpace, settings: Settings) -> None:
         self._space = space
@@ -382,7 +384,7 @@ class Optimizer:
         assert self._query is not None  # pairs were asked
         counts = _tally(cast, self._flipped)
         state, updates, info = optimizer.tell(self._state, self._query, counts)
-        settings, two = state.settings, has_two_points(state.settings.rule)
+        settings, two = state.settings, has_two_points(state.settings.section.rule)
         centre, recommended = self._centre, self._recommended
         for update in optimizer.added_updates(settings, updates):
             recommended = parameters.apply_update(settings.space, recommended, update)
@@ -453,9 +455,9 @@ class Optimizer:
 
         A rule with two points gives a warning: its recommended point may move without end.
         """
-        if has_two_points(self._first.rule):
+        if has_two_points(rule := self._first.section.rule):
             warnings.warn(
-                f'rule {self._first.rule} is for "more of this": it goes on past an optimum; '
+                f'rule {rule} is for "more of this": it goes on past an optimum; '
                 f"for a point to be found take rule={RULE!r}",
                 stacklevel=2,
             )
@@ -506,7 +508,7 @@ class Optimizer:
     def __repr__(self) -> str:
         """The optimizer's size, rule and progress in one line."""
         return (
-            f"<szpo.Optimizer: {self.dim} coordinates, rule {self._first.rule}, "
+            f"<szpo.Optimizer: {self.dim} coordinates, rule {self._first.section.rule}, "
             f"{self.votes:g} votes>"
         )
 
@@ -520,7 +522,8 @@ class Optimizer:
                 "format": FORMAT,
                 "szpo": __version__,
                 "space": self._space.to_json(),
-                "settings": settings_to_json(self._first),
+                "seed": self._first.root_seed,
+                "settings": record_settings(self._first),
                 "votes": [[list(each) for each in step] for step in self._past],
                 "waiting": [waiting, self._single] if waiting else None,
                 "told": [[i, *each] for i, each in self._told.items()],
@@ -547,7 +550,8 @@ class Optimizer:
                 )
             found = cls.__new__(cls)
             space = VectorSpace.from_json(saved["space"])
-            found._begin(space, settings_from_json(saved["settings"]))
+            layout = (("z", (space.dim,)),)
+            found._begin(space, read_settings(saved["settings"], saved["seed"], layout))
             found._take_again([tuple(itertools.starmap(_check, step)) for step in saved["votes"]])
             if saved["waiting"] is not None:
                 count, single = saved["waiting"]
@@ -599,7 +603,7 @@ class Optimizer:
         return cls.from_dict(saved)
 
 
-def make_settings(
+def choose_settings(
     seed: int, dim: int, options: Mapping[str, Any], bounded: bool = False
 ) -> Settings:
     """The settings of an optimizer of ``dim`` coordinates: one pair a step, μ = 1.
@@ -628,10 +632,22 @@ def make_settings(
     if bounded and steps:
         steps["mu_decay"] = 0.25
     chosen = {"mu": 1.0, **steps, **OWN.get(rule, {}), **given}
+    falls = {name: chosen.pop(name) for name in Falls.model_fields if name in chosen}
     try:
-        return defaults(root, (("z", (dim,)),), rule=rule, K=1, N=1, M=1, D=1, **chosen)
-    except SettingsError as error:
+        falls = checked(Falls, falls).model_dump()
+        layout = (("z", (dim,)),)
+        return make_settings(root, layout, rule=rule, K=1, N=1, M=1, D=1, **falls, **chosen)
+    except UsageError as error:
         raise UsageError(f"Optimizer: {error}") from None
+
+
+class Falls(Section):
+    """How the sizes of an optimizer change with the step; see `szpo.optim.settings.Settings`."""
+
+    mu_decay: float = Field(0.0, ge=0, le=1)
+    alpha_decay: float = Field(0.0, ge=0, le=1)
+    decay_horizon: Positive = 1.0
+    centre_step: Positive = 1.0
 
 
 def _shrinking(dim: int) -> dict[str, Any]:

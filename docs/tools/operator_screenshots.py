@@ -24,7 +24,7 @@ from szpo_ui import app
 from tests.support.browser import CHROMIUM, FLAGS, Stage, context, make, serve
 
 SETS = (
-    "optimizer.comparisons=5", "optimizer.votes=2", "guards.kl=15", "guards.length=[0, 14]",
+    "optimizer.N=5", "optimizer.M=2", "guards.kl=15", "guards.length=[0, 14]",
 )  # fmt: skip
 
 

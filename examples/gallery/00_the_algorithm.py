@@ -63,8 +63,8 @@ left.legend()
 
 plain = {
     "subspace.kind": "full", "adapter.train": "AB", "optimizer.law": "gaussian",
-    "optimizer.pairing": "forward", "optimizer.rule": "sign", "optimizer.votes": M,
-    "optimizer.rows": D, "optimizer.kl_step": 0.1, "panel.kind": "bt70", "panel.beta": 3.0,
+    "optimizer.pairing": "forward", "optimizer.rule": "sign", "optimizer.M": M,
+    "optimizer.D": D, "optimizer.kl_step": 0.1, "panel.kind": "bt70", "panel.beta": 3.0,
     "panel.reward": "length:5", "evaluation.prompts": 64, "evaluation.samples": 1,
 }  # fmt: skip
 with szpo.Tuner("tiny", votes=1200, ledger="published.db", settings=plain) as tuner:

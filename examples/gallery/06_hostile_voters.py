@@ -32,7 +32,7 @@ def climb(settings, hostile):
     theta, state, N = (
         {"theta": world.theta0.astype(np.float32)},
         optimizer.init(settings),
-        settings.N,
+        settings.section.N,
     )
     for step in range(STEPS):
         query = optimizer.ask(state)
@@ -59,7 +59,7 @@ for label, hostile, weighting in CASES:
         runs.append(list(climb(settings, hostile)))
     mean = np.mean(runs, axis=0)
     half = 2.262 * np.std(runs, axis=0, ddof=1) / np.sqrt(len(SEEDS))
-    votes = settings.N * np.arange(1, STEPS + 1)
+    votes = settings.section.N * np.arange(1, STEPS + 1)
     (curve,) = plt.plot(votes, mean, label=label)
     plt.fill_between(votes, mean - half, mean + half, color=curve.get_color(), alpha=0.15)
     print(f"{label:20} value {mean[-1]:.2f} ± {half[-1]:.2f}")

@@ -20,7 +20,7 @@ def better(prompts, a, b):
 
 settings = {
     "optimizer.rule": "regression",
-    "optimizer.rows": 4,
+    "optimizer.D": 4,
     "generation.max_new_tokens": 24,
     "subspace.samples": 64,
     "evaluation.prompts": 64,

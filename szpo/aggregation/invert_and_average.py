@@ -27,6 +27,8 @@ from szpo.types import Floats, Tally
 
 LOGISTIC = LINKS["logistic"]
 _FIFTY_DIGITS = Context(prec=50)
+TRIM = 4.0
+"""H: the trimmed share is clipped to [σ(−H), σ(H)]."""
 EXACT_BELOW = 2**12
 """From this many votes on, `moments` and `haldane` do not compute with exact tables and sums."""
 
@@ -46,7 +48,7 @@ class Estimate:
     counted: NDArray[np.int64]
 
 
-def inversion(smoothing: str, link: Link = LOGISTIC, *, trim: float = 4.0) -> Inversion:
+def inversion(smoothing: str, link: Link = LOGISTIC, *, trim: float = TRIM) -> Inversion:
     """The per-comparison estimator of that name.
 
     ``haldane``: log((k+½)/(M−k+½)); for other links the inverse at (k+½)/(M+1). ``trim``: the

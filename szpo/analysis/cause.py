@@ -72,7 +72,7 @@ def describe(
         )
     return (
         "the voters disagree, or want what these coordinates do not carry: several votes on a "
-        "comparison tell which (optimizer.votes)"
+        "comparison tell which (optimizer.M)"
     )
 
 

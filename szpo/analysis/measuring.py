@@ -110,7 +110,7 @@ def prepare(ledger: Ledger, parts: RunParts, score: Score | None, say: Say) -> M
     function = parts.panel if isinstance(parts.panel, FunctionPanel) else None
     return Measuring(
         ledger, parts, asked, e.samples, frozenset(along), score,
-        config.panel.kind == "people", say, function, config.optimizer.rows,
+        config.panel.kind == "people", say, function, config.optimizer.D,
     )  # fmt: skip
 
 
@@ -133,7 +133,7 @@ def after(m: Measuring | None, outcome: step_report.Outcome) -> None:
     if outcome.steps not in _measurements(m):
         _attempt(m, lambda: _measure_end(m, outcome.steps, outcome.votes))
     if m.people and not (_is_compared(m.ledger) or adopted.is_still(m.ledger)):
-        body = {"comparisons": PAIRS} if m.parts.settings.D == 1 else {}
+        body = {"comparisons": PAIRS} if m.parts.settings.section.D == 1 else {}
         orders.place_order(m.ledger, "final", "szpo run", body)
 
 
@@ -236,7 +236,7 @@ def judge_last_pairs(ledger: Ledger, parts: RunParts, score: Score | None) -> No
     ``score``: its reward. Nothing is done without one, or where verdicts are on batches.
     """
     judges: Sequence[Judge] = getattr(parts.panel, "judges", ())
-    if score is None or not judges or parts.settings.D > 1 or adopted.is_still(ledger):
+    if score is None or not judges or parts.settings.section.D > 1 or adopted.is_still(ledger):
         return
     rows, digest, _ = draw_pairs(ledger, parts, last_pairs.KIND, 0, PAIRS)
     asked = [row for row in rows if not row.identical]

@@ -51,7 +51,7 @@ def read_history(ledger: Ledger) -> History:
     """Every voter's verdicts in the applied steps, as the weightings read them."""
     settings = run_spec.recorded_settings(ledger)
     alone = settings.picks_pairs  # its rounds differ in N, and no two rows are of one direction
-    found = History.empty(1 if alone else settings.N)
+    found = History.empty(1 if alone else settings.section.N)
     for row in ledger.steps():
         if row["state"] != "applied":
             continue
@@ -72,7 +72,9 @@ def voters(ledger: Ledger) -> tuple[Voter, ...]:
     skill = weighting.skill(*seen["skill"])
     steep = rationality.rationality(*seen["rationality"])
     used = {"skill": skill.weights, "rationality": steep.weights}
-    in_use = used.get(run_spec.recorded_settings(ledger).weighting, np.ones(len(past.voters)))
+    in_use = used.get(
+        run_spec.recorded_settings(ledger).section.weighting, np.ones(len(past.voters))
+    )
     place = {voter: i for i, voter in enumerate(past.voters)}
     people = ledger.query("SELECT panelist, pseudonym FROM panelists ORDER BY rowid")
     columns = [(row["pseudonym"], place.get(row["panelist"])) for row in people]
@@ -98,7 +100,7 @@ def _views(ledger: Ledger, past: History) -> dict[str, tuple[History, None, View
     A rule that fits all votes predicts that; else it is the others' votes on the same direction.
     """
     settings = run_spec.recorded_settings(ledger)
-    if not rule_of(settings.rule).two_points or not past.verdicts.size:
+    if not rule_of(settings.section.rule).two_points or not past.verdicts.size:
         return dict.fromkeys(registry.LEARNED, (past, None, None))
     record = replay.replay_state(ledger, settings).carried
     latest, views = all_votes.views_of_others(settings, record, past, registry.LEARNED)

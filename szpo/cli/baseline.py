@@ -108,9 +108,9 @@ def check(args: Arguments) -> None:
             ("--votes", args.votes is not None, "--fresh", args.fresh),
             ("--rows", args.rows is not None, "--fresh", args.fresh),
         )),
-        (args.fresh and any("rows" in settings_file.parse_assignment(text).get("optimizer", {})
+        (args.fresh and any("D" in settings_file.parse_assignment(text).get("optimizer", {})
                             for text in args.sets),
-         "--fresh asks on --rows; give that in place of --set optimizer.rows"),
+         "--fresh asks on --rows; give that in place of --set optimizer.D"),
     )  # fmt: skip
     for wrong, message in refused:
         if wrong:
@@ -201,7 +201,7 @@ def _load_run(args: Arguments, name: str, folder: Path) -> Inputs:
         return data
 
     ask = JudgesAsk(tuple(parts.panel.judges)) if parts.panel is not None else None
-    return registry.Inputs(actor, tuple(prompts), votes, ask, rows=parts.config.optimizer.rows)
+    return registry.Inputs(actor, tuple(prompts), votes, ask, rows=parts.config.optimizer.D)
 
 
 def _load_fresh(args: Arguments, recipe: Any, seed: int) -> Inputs:
@@ -211,7 +211,7 @@ def _load_fresh(args: Arguments, recipe: Any, seed: int) -> Inputs:
     from szpo.runs import assemble
 
     rows = args.rows or getattr(recipe, "rows", None) or 1
-    config = _load_settings(args, f"optimizer.rows={rows}")
+    config = _load_settings(args, f"optimizer.D={rows}")
     parts = assemble.build(config, say=console.complain)
     if parts.panel is None:
         raise UsageError(

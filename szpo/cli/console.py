@@ -266,7 +266,7 @@ def fail(error: BaseException) -> int:
         complain(f"error: {described()}{hint}")
         return 2
     if isinstance(error, MemoryError):
-        complain("error: out of memory; lower optimizer.rows, or set model.quantization to nf4")
+        complain("error: out of memory; lower optimizer.D, or set model.quantization to nf4")
         return 6
     if isinstance(error, RecursionError) and "JSON" in str(error):
         complain(

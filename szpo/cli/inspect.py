@@ -141,7 +141,7 @@ def _show_voters(path: Path, *, as_json: bool) -> None:
 
     with run_paths.look(path) as ledger, ledger.snapshot():
         found = voter_report.voters(ledger)
-        used = run_spec.recorded_settings(ledger).weighting
+        used = run_spec.recorded_settings(ledger).section.weighting
     if as_json:
         console.emit([asdict(row) for row in found])
         return

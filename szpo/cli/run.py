@@ -230,7 +230,7 @@ def _show_plan(checked: CheckedConfig, *, as_json: bool) -> None:
     if seconds is not None and (busy := machine_check.describe_load()):
         lines["generation"] += f" {busy}"
     if setup is not None:
-        lines |= {"set-up": setup, **teachable.describe(can, config.optimizer.rows)}
+        lines |= {"set-up": setup, **teachable.describe(can, config.optimizer.D)}
     if equal:
         lines["questions"] = equal
     if prior:
@@ -280,7 +280,7 @@ def _create(
             if hold:
                 pauses.pause(ledger, "operator", "the first round waits for its start")
             stack.pop_all()
-    reads = parts.settings.guarded and parts.base is not None
+    reads = parts.settings.section.guarded and parts.base is not None
     why = "features that votes may be about" if parts.settings.idle else "guards as well"
     more = f"; the first step reads base answers for the {why}" if reads else ""
     console.complain(f"run {path.stem} in {path}{more}")
@@ -484,7 +484,7 @@ def warn_of_drift(config: Config, kl: float | None) -> str | None:
 
     ``kl`` is in nats. None if there is no need to warn.
     """
-    if kl is None or rule_of(config.rule).two_points:
+    if kl is None or rule_of(config.optimizer.rule).two_points:
         return None
     limit = BUDGET if config.guards.kl is None else config.guards.kl
     if kl < WARN_AT * limit:

@@ -91,8 +91,8 @@ class Panel(Section):
     verdict: Literal["rows", "batch"] | None = Field(
         None,
         description="rows: a verdict on each pair of answers; batch: one verdict on two sets of "
-        "optimizer.rows answers, as in the published algorithms; default: rows under regression "
-        "if optimizer.rows is not set, otherwise batch.",
+        "optimizer.D answers, as in the published algorithms; default: rows under regression "
+        "if optimizer.D is not set, otherwise batch.",
     )
     sheet: int | None = Field(
         None,

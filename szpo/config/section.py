@@ -1,21 +1,27 @@
-"""Shared by all settings tables: strict validation, bounded numbers, names of a registry."""
+"""Shared by all sections of settings: strict validation, bounded numbers, one line a mistake."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
+    ValidationError,
     ValidatorFunctionWrapHandler,
 )
 from pydantic_core import CoreSchema, core_schema
 
 from szpo import plugins
+from szpo.errors import UsageError
+
+Kind = TypeVar("Kind", bound=BaseModel)
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=4096)]
@@ -25,6 +31,11 @@ class Section(BaseModel):
     """A table of the settings file; unknown keys are refused and values are never converted."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @classmethod
+    def refuse(cls, name: str, place: str) -> str:
+        """Why a key cannot stand here, and what was meant."""
+        return f'unknown key "{name}"{place}{suggest(name, cls.model_fields) or "; leave it out"}'
 
 
 @dataclass(frozen=True)
@@ -60,3 +71,95 @@ def list_names(names: Sequence[str]) -> str:
     'known, sign or regression'
     """
     return " or ".join([", ".join(names[:-1]), names[-1]])
+
+
+def checked(model: type[Kind], values: Mapping[str, Any]) -> Kind:
+    """A section with these values.
+
+    Raises:
+        UsageError: a key is unknown or a value out of range; one line.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(describe(model, error.errors(include_url=False)[0])) from None
+
+
+def describe(model: type[BaseModel], error: Mapping[str, Any], place: str = "") -> str:
+    """Describe a validation error of a section in a line: key, requirement, value.
+
+    ``place``: where its keys are written.
+    """
+    loc, got = [str(part) for part in error["loc"]], error.get("input")
+    if error["type"] == "extra_forbidden" and issubclass(model, Section):
+        return model.refuse(loc[-1], place)
+    if error["type"] == "missing":
+        return f"{loc[0]} is missing"
+    if error["type"] == "value_error":
+        return "".join(f"{part}: " for part in loc[:1]) + str(error["ctx"]["error"])
+    return f"{loc[0]} must be {_requirement(model, loc, error)} (got {_format(got)})"
+
+
+_ADDRESS: Final = "an address with http:// or https:// and without"
+_PATTERNS: Final = {
+    "name": "1 to 64 small letters, digits and hyphens, and begin with a letter or digit",
+    "device": "auto, cpu, mps, xpu, cuda or cuda:N",
+    "replicas": f"{_ADDRESS} user name, ? and #",
+    "base_url": f"{_ADDRESS} user name, ? and #",
+    "privacy_url": f"{_ADDRESS} spaces and quotes",
+}
+"""What a text must be that has a pattern, by the setting's name."""
+
+
+def _requirement(model: type[BaseModel], loc: Sequence[Any], error: Mapping[str, Any]) -> str:
+    """Describe which values a key may have, from its declaration."""
+    kind, context = error["type"], error.get("ctx", {})
+    field = model.model_json_schema()["properties"][str(loc[0])]
+    choices = [field, *field.get("anyOf", [])]
+    options = [json.dumps(v) for c in choices for v in c.get("enum", [])]
+    word = "".join(f"{json.dumps(c['const'])} or " for c in choices if "const" in c)
+    if options and loc[0] == "layers":
+        return '"middle", "all" or a list such as [18, 19]'
+    if options:
+        return "one of " + ", ".join(options)
+    if kind == "string_pattern_mismatch":
+        return _PATTERNS.get(str(loc[0]), f"text that matches {context['pattern']}")
+    if "too_" in kind and len(loc) == 1:
+        noun, of = ("text", "characters") if "string" in kind else ("a list", "entries")
+        most = context.get("max_length")
+        return f"{noun} that is not empty" if most is None else f"{noun} of {most:,} {of} or fewer"
+    for choice in choices:
+        if choice.get("type") in {"integer", "number"}:
+            noun = "a whole number" if choice["type"] == "integer" else "a finite number"
+            return word + noun + " and".join(_bounds(choice))
+        if choice.get("type") == "boolean":
+            return "true or false"
+        if choice.get("type") == "array":
+            example = "[5, 60]" if choice["items"].get("type") == "number" else '["text"]'
+            return f"{word}a list such as {example}"
+    return "text"
+
+
+def _bounds(schema: Mapping[str, Any]) -> list[str]:
+    words = {
+        "exclusiveMinimum": ">",
+        "minimum": ">=",
+        "maximum": "<=",
+        "exclusiveMaximum": "<",
+    }
+    return [f" {sign} {_number(schema[key])}" for key, sign in words.items() if key in schema]
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+def _format(value: object) -> str:
+    text = json.dumps(value) if isinstance(value, str | bool) else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """A hint at the nearest known name; "" if none is near."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f'; did you mean "{close[0]}"?' if close else ""

@@ -6,7 +6,6 @@ In rising precedence: defaults, preset, file, ``--set``.
 from __future__ import annotations
 
 import codecs
-import difflib
 import json
 import re
 import textwrap
@@ -18,15 +17,25 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
+from szpo.config.optimizer import KEYS, TAGS, Optimizer
 from szpo.config.schema import Config
+from szpo.config.section import describe, suggest
 from szpo.errors import UsageError
 
 SIZE_LIMIT = 1_000_000
-SECTIONS: dict[str, type[BaseModel]] = {
-    name: field.annotation
+SECTIONS: dict[str, dict[str, type[BaseModel]]] = {
+    name: KEYS
+    if name == "optimizer"
+    else dict.fromkeys(field.annotation.model_fields, field.annotation)
     for name, field in Config.model_fields.items()
-    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    if isinstance(field.annotation, type) or name == "optimizer"
 }
+"""The keys of each table, each with the section that describes it."""
+
+
+def describe_key(section: str, name: str) -> str:
+    """What a key means, as ``szpo init`` writes it above it."""
+    return SECTIONS[section][name].model_fields[name].description or ""
 
 
 def presets() -> dict[str, str]:
@@ -50,7 +59,7 @@ def preset(name: str) -> dict[str, Any]:
     known = _preset_texts()
     if name not in known:
         raise UsageError(
-            f'no preset "{name}"{_suggest(name, known)}; there are: {", ".join(known)}'
+            f'no preset "{name}"{suggest(name, known)}; there are: {", ".join(known)}'
         )
     return tomllib.loads(known[name])
 
@@ -63,7 +72,7 @@ def load(
     Raises:
         UsageError: A file is missing or unreadable, or a setting is unknown or out of range.
 
-    >>> load(sets=["optimizer.comparisons=4", "reward=length:40"]).panel.reward
+    >>> load(sets=["optimizer.N=4", "reward=length:40"]).panel.reward
     'length:40'
     """
     tree: dict[str, Any] = {}
@@ -149,13 +158,13 @@ def find_key(key: str, said: str) -> tuple[str, str]:
         full = " or ".join(f"{owner}.{key}" for owner in owners)
         raise UsageError(f'{said}: "{key}" is ambiguous; write {full}')
     if not owners:
-        every = {f: s for s, model in SECTIONS.items() for f in model.model_fields}
-        raise UsageError(f'unknown key "{key}"{_suggest(key, every)} (in {said})')
+        every = [name for keys in SECTIONS.values() for name in keys]
+        raise UsageError(f'unknown key "{key}"{suggest(key, every)} (in {said})')
     return owners[0], key
 
 
 def _list_owners(key: str) -> list[str]:
-    return [section for section, model in SECTIONS.items() if key in model.model_fields]
+    return [section for section, keys in SECTIONS.items() if key in keys]
 
 
 def check(tree: Mapping[str, Any], *, where: str = "settings") -> Config:
@@ -164,92 +173,28 @@ def check(tree: Mapping[str, Any], *, where: str = "settings") -> Config:
         return Config.model_validate(tree)
     except ValidationError as error:
         found = error.errors(include_url=False)
-        others = len({each["loc"][:2] for each in found}) - 1  # a key may have several errors
+        found_at = [each["loc"] or ("",) for each in found]
+        # A key may have several errors; the tag of a rule's section is before its key.
+        keys = {(loc[0], loc[2 if loc[0] == "optimizer" else 1 :][:1]) for loc in found_at}
+        others = len(keys) - 1
         more = f" (and {others} more)" if others else ""
         raise UsageError(f"{where}: {_describe(found[0])}{more}") from None
 
 
 def _describe(error: Any) -> str:
     """Describe one validation error in a line: key, requirement, value."""
-    loc = [part for part in error["loc"] if part not in {"constrained-str", "literal"}]
-    key = ".".join(str(part) for part in loc[:2])
-    got, kind, context = error.get("input"), error["type"], error.get("ctx", {})
-    if kind == "extra_forbidden":
-        known = SECTIONS if len(loc) == 1 else SECTIONS[str(loc[0])].model_fields
-        place = f" in [{loc[0]}]" if len(loc) > 1 else ""
-        if owners := [] if place else _list_owners(str(loc[0])):
-            return f'"{loc[0]}" is outside its table; write it below [{"] or [".join(owners)}]'
-        return f'unknown key "{loc[-1]}"{place}{_suggest(str(loc[-1]), known) or "; leave it out"}'
-    if kind == "value_error":
-        prefix = f"{key}: " if len(loc) > 1 else f"{key}." if key else ""
-        return f"{prefix}{context['error']}"
-    if kind == "model_type":
-        return f"{key} must be a table: write [{key}] and its keys below"
-    wants = _requirement(loc, kind, context)
-    return f"{key} must be {wants} (got {_format(got)})"
-
-
-_ADDRESS: Final = "an address with http:// or https:// and without"
-_PATTERNS: Final = {
-    "name": "1 to 64 small letters, digits and hyphens, and begin with a letter or digit",
-    "device": "auto, cpu, mps, xpu, cuda or cuda:N",
-    "replicas": f"{_ADDRESS} user name, ? and #",
-    "base_url": f"{_ADDRESS} user name, ? and #",
-    "privacy_url": f"{_ADDRESS} spaces and quotes",
-}
-"""What a text must be that has a pattern, by the setting's name."""
-
-
-def _requirement(loc: Sequence[Any], kind: str, context: Mapping[str, Any]) -> str:
-    """Describe which values a key may have, from its declaration."""
-    field = SECTIONS[str(loc[0])].model_json_schema()["properties"][str(loc[1])]
-    choices = [field, *field.get("anyOf", [])]
-    options = [json.dumps(v) for c in choices for v in c.get("enum", [])]
-    word = "".join(f"{json.dumps(c['const'])} or " for c in choices if "const" in c)
-    if options and loc[1] == "layers":
-        return '"middle", "all" or a list such as [18, 19]'
-    if options:
-        return "one of " + ", ".join(options)
-    if kind == "string_pattern_mismatch":
-        return _PATTERNS.get(str(loc[1]), f"text that matches {context['pattern']}")
-    if "too_" in kind and len(loc) == 2:
-        noun, of = ("text", "characters") if "string" in kind else ("a list", "entries")
-        most = context.get("max_length")
-        return f"{noun} that is not empty" if most is None else f"{noun} of {most:,} {of} or fewer"
-    for choice in choices:
-        if choice.get("type") in {"integer", "number"}:
-            noun = "a whole number" if choice["type"] == "integer" else "a finite number"
-            return word + noun + " and".join(_bounds(choice))
-        if choice.get("type") == "boolean":
-            return "true or false"
-        if choice.get("type") == "array":
-            example = "[5, 60]" if choice["items"].get("type") == "number" else '["text"]'
-            return f"{word}a list such as {example}"
-    return "text"
-
-
-def _bounds(schema: Mapping[str, Any]) -> list[str]:
-    words = {
-        "exclusiveMinimum": ">",
-        "minimum": ">=",
-        "maximum": "<=",
-        "exclusiveMaximum": "<",
-    }
-    return [f" {sign} {_number(schema[key])}" for key, sign in words.items() if key in schema]
-
-
-def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
-
-
-def _format(value: object) -> str:
-    text = json.dumps(value) if isinstance(value, str | bool) else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _suggest(word: str, known: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f'; did you mean "{close[0]}"?' if close else ""
+    table, *key = error["loc"] or ("",)
+    if error["type"] == "extra_forbidden" and not key:
+        if owners := _list_owners(table):
+            return f'"{table}" is outside its table; write it below [{"] or [".join(owners)}]'
+        return f'unknown key "{table}"{suggest(table, SECTIONS) or "; leave it out"}'
+    if error["type"] == "model_type":
+        return f"{table} must be a table: write [{table}] and its keys below"
+    model = type(getattr(Config(), table)) if table else Config
+    if table == "optimizer" and key:
+        model = TAGS[key.pop(0)]
+    said = describe(model, {**error, "loc": tuple(key)}, f" in [{table}]")
+    return f"{table}.{said}" if table and "unknown key" not in said else said
 
 
 def merge(tree: dict[str, Any], change: Mapping[str, Any]) -> None:
@@ -283,23 +228,25 @@ def to_toml(config: Config, *, every: bool) -> str:
     if not every:
         lines.append("# Every other setting is at its default; szpo init --all writes them too.")
     usual = Config()
-    for section, model in SECTIONS.items():
+    for section in SECTIONS:
         values, defaults = getattr(config, section), getattr(usual, section)
-        kept = {
-            name: field
-            for name, field in model.model_fields.items()
+        if type(values) is not type(defaults):  # another rule's
+            defaults = type(values)(rule=defaults.rule)
+        model = type(values)
+        kept = [
+            name
+            for name in SECTIONS[section]
             if every
             or f"{section}.{name}" in MATTER
-            or getattr(values, name) != getattr(defaults, name)
-        }
+            or (name in model.model_fields and getattr(values, name) != getattr(defaults, name))
+        ]
         if not kept:
             continue
-        doc = (model.__doc__ or "").strip().splitlines()[0]
+        doc = ((Optimizer if section == "optimizer" else model).__doc__ or "").splitlines()[0]
         lines += ["", f"# {doc}", f"[{section}]"]
-        for name, field in kept.items():
-            comment = textwrap.wrap(field.description or "", width=86)
-            lines += [f"# {line}" for line in comment]
-            value = getattr(values, name)
+        for name in kept:
+            lines += [f"# {line}" for line in textwrap.wrap(describe_key(section, name), width=86)]
+            value = getattr(values, name) if name in model.model_fields else None
             lines.append(f"# {name} =" if value is None else f"{name} = {_toml(value)}")
     text = "\n".join(lines) + "\n"
     if not every and check(tomllib.loads(text)) != config:  # a default depends on another setting

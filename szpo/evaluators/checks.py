@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from szpo import seeds
+from szpo.config.optimizer import make_settings, record_settings
 from szpo.errors import RunError
 from szpo.evaluators.protocol import Evaluator, Judge
 from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
-from szpo.optim.checked_settings import defaults, settings_to_json
 from szpo.types import Answer, Comparison, Prompt, Query, Row
 from szpo.voting import casting, counting, steps
 from szpo.voting.seats import LETTERS
@@ -47,11 +47,11 @@ def check_evaluator(
     """
     with tempfile.TemporaryDirectory() as folder:
         layout = (("z", (2,)),)
-        settings = defaults(7, layout, K=1, N=3, D=2)
+        settings = make_settings(7, layout, K=1, N=3, D=2)
         with Ledger.create(
             Path(folder) / "check.db",
             NewRun(
-                {"optimizer": settings_to_json(settings)},
+                {"optimizer": record_settings(settings)},
                 root_seed=7,
                 layout=layout,
             ),

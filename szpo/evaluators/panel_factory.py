@@ -111,7 +111,7 @@ class FunctionFactory:
         found = self.function(
             reward=config.panel.reward,
             size=config.panel.size,
-            rows=config.optimizer.rows,
+            rows=config.optimizer.D,
             seed=0,
             logprob=start.logprob,
             beta=sharpness(config, recorded),

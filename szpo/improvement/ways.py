@@ -24,8 +24,9 @@ import numpy as np
 
 from szpo import seeds
 from szpo.aggregation import links
+from szpo.config.optimizer import make_settings
 from szpo.errors import UsageError
-from szpo.optim import checked_settings, optimizer, parameters
+from szpo.optim import optimizer, parameters
 from szpo.policies.feature_basis import DECAY, PARTS, Fisher, assign_credit, centre
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.requests import VALUES, ReadRequest, Tokens
@@ -203,7 +204,7 @@ class ZerothOrder:
         space, scale = policy.space, policy.subspace.scale
         shape = (count, self.rows)
         mu = policy.subspace.mu(self.nats)
-        settings = checked_settings.defaults(
+        settings = make_settings(
             space.root_seed, space.layout, rule=self.votes or "known", law=space.law, K=count,
             N=self.rows, M=self.voters, D=1, mu=mu, alpha=mu * mu,
         )  # fmt: skip

@@ -279,7 +279,7 @@ def require_room(
     answer has ``generation.max_new_tokens`` tokens.
     """
     judge = config.judge
-    rows = 1 if judge.batches == "rows" else config.optimizer.rows
+    rows = 1 if judge.batches == "rows" else config.optimizer.D
     longest = sorted(set(prompts), key=reader.tokens, reverse=True)
     if not longest:
         return
@@ -294,7 +294,7 @@ def require_room(
             f"{frame + answers + reply:,}: {frame:,} for instructions and {rows} prompts, "
             f"{answers:,} for answers of generation.max_new_tokens, {reply:,} for its reply; "
             + (
-                'lower optimizer.rows, or ask row by row: judge.batches = "rows"'
+                'lower optimizer.D, or ask row by row: judge.batches = "rows"'
                 if rows > 1
                 else "lower generation.max_new_tokens or judge.max_tokens, or shorten prompts"
             )

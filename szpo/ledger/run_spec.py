@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from szpo.config import rule_plugins, settings_file
+from szpo.config.optimizer import read_settings, section_keys
 from szpo.config.schema import Config
 from szpo.errors import IntegrityError, MissingPluginError, UsageError
 from szpo.ledger.database import Ledger
-from szpo.optim.checked_settings import settings_from_json
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.settings import Settings
 
@@ -27,17 +27,13 @@ def recorded_settings(ledger: Ledger) -> Settings:
     A run without coordinates draws its features behind its first rounds (the event `FEATURES`).
 
     Raises:
-        IntegrityError: the spec has none, or they disagree with the run's seed or layout.
+        IntegrityError: the spec has none, or its features cannot be read.
         MissingPluginError: the run's rule comes from a package that is not installed.
     """
     if "optimizer" not in ledger.spec:
         raise IntegrityError(f"{ledger.path.name}: the spec has no optimizer settings")
     require_rule(ledger)
-    found = settings_from_json(ledger.spec["optimizer"])
-    if found.root_seed != ledger.root_seed or found.layout != ledger.layout:
-        raise IntegrityError(
-            f"{ledger.path.name}: the optimizer's seed or layout is not that of the run"
-        )
+    found = read_settings(ledger.spec["optimizer"], ledger.root_seed, ledger.layout)
     drawn = list(ledger.events(FEATURES)) if found.idle else []
     try:
         named = NamedFeatures.from_json(drawn[0]["body"]) if drawn else None
@@ -63,10 +59,17 @@ def require_rule(ledger: Ledger) -> None:
 
 def recorded_config(ledger: Ledger) -> Config | None:
     """The settings given to `szpo run`, with votes added since; None for a run made otherwise."""
-    recorded = ledger.spec.get("config")
-    if recorded is None:
+    if "config" not in ledger.spec:
         return None
-    return with_budget(settings_file.check(recorded, where=ledger.path.name), ledger)
+    found = settings_file.check(recorded_tables(ledger.spec), where=ledger.path.name)
+    return with_budget(found, ledger)
+
+
+def recorded_tables(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The tables of a spec's settings; the optimizer's are recorded with what the set-up found."""
+    if "config" not in spec:
+        return {}
+    return {**spec["config"], "optimizer": section_keys(spec.get("optimizer", {}))}
 
 
 def with_budget(config: Config, ledger: Ledger) -> Config:

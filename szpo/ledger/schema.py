@@ -11,8 +11,8 @@ from szpo.errors import IntegrityError, StorageError, UsageError
 from szpo.ledger import canonical
 
 APPLICATION_ID: Final = 0x535A504F
-SCHEMA_VERSION: Final = 3
-READ_BY: Final = {1: "szpo 0.2 (commit 2ba99d16)", 2: "commit e7b93123"}
+SCHEMA_VERSION: Final = 4
+READ_BY: Final = {1: "szpo 0.2 (commit 2ba99d16)", 2: "commit e7b93123", 3: "commit 425201a3"}
 """The last version that reads each earlier schema."""
 
 

@@ -1,7 +1,7 @@
 -- One file holds one run. Everything but step state, seats' expiry, the controller's lease and
 -- persons' data is append-only by trigger; the hash of each appended row stands in an event.
 PRAGMA application_id = 0x535A504F;   -- 'SZPO'
-PRAGMA user_version = 3;
+PRAGMA user_version = 4;
 
 CREATE TABLE runs (
   run               TEXT PRIMARY KEY CHECK (length(run) BETWEEN 1 AND 64),

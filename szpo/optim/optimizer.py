@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from szpo.aggregation import registry
+from szpo.aggregation.invert_and_average import TRIM
 from szpo.aggregation.weighting import VotesByVoter
 from szpo.errors import RunError, UsageError
 from szpo.optim import parameters
@@ -36,8 +37,8 @@ POINTS: Final[tuple[Point, ...]] = ("recommended", "centre")
 
 
 def init(settings: Settings) -> State:
-    """The state before step 0; make the settings with `szpo.optim.checked_settings`."""
-    carried = rule_of(settings.rule).init(settings, ())
+    """The state before step 0; make the settings with `szpo.config.optimizer`."""
+    carried = rule_of(settings.section.rule).init(settings, ())
     return State(settings, step=0, carried=carried)
 
 
@@ -52,7 +53,7 @@ def ask(state: State, step: int | None = None) -> Query:
         raise UsageError(f"ask: step {wanted} when votes are awaited for step {state.step}")
     settings, asked = state.settings, None
     if settings.asks_posterior:
-        found = rule_of(settings.rule).ways(settings, state.carried)
+        found = rule_of(settings.section.rule).ways(settings, state.carried)
         asked = Asked(state.step, found, draw_grids(settings, wanted, found))
     return query(settings, wanted, mu_at(settings, wanted), alpha_at(state, wanted), asked)
 
@@ -62,7 +63,7 @@ def draw_grids(settings: Settings, step: int, ways: Sequence[Explanation]) -> tu
     named, noise = settings.features, settings.asking_noise
     if named is None or noise is None or not ways:
         return ()
-    each = range(settings.K)
+    each = range(settings.section.K)
     return tuple(draw_direction(settings.space, named, ways, noise, step, k) for k in each)
 
 
@@ -74,9 +75,9 @@ def with_directions(state: State, count: int) -> State:
     Raises:
         UsageError: ``count`` is below 1.
     """
-    if count == state.settings.K:
+    if count == state.settings.section.K:
         return state
-    settings = replace(state.settings, K=count)
+    settings = state.settings.change(K=count)
     carried = state.carried
     if isinstance(carried, along_direction.StepSize):
         carried = along_direction.with_directions(state.settings, carried, count)
@@ -85,7 +86,7 @@ def with_directions(state: State, count: int) -> State:
 
 def alpha_at(state: State, step: int) -> float | None:
     """The step size α at a step; None during a warm-up and for rules without a step size."""
-    return rule_of(state.settings.rule).alpha(state.settings, state.carried, step)
+    return rule_of(state.settings.section.rule).alpha(state.settings, state.carried, step)
 
 
 def query(
@@ -105,7 +106,7 @@ def query(
         raise RunError(f"step {step}: the perturbation radius mu is {mu}; nothing was generated")
     space = settings.space
     pairs = []
-    grids = asked.grids if asked is not None and asked.grids else (None,) * settings.K
+    grids = asked.grids if asked is not None and asked.grids else (None,) * settings.section.K
     for k, grid in enumerate(grids):  # θ′ = θ + μ v_k; v_k by (seed, step, k), or on record
         if not settings.perturbs(step, k):
             pairs.append((Shift(step, k, 0, 0.0),) * 2)
@@ -113,7 +114,7 @@ def query(
         radius = float(parameters.round_coef(mu * parameters.factor(space, step, k, grid)))
         minus = (
             Shift(step, k, -1, radius, grid)
-            if settings.pairing == "antithetic"
+            if settings.section.pairing == "antithetic"
             else Shift(step, k, 0, 0.0)
         )
         pairs.append((Shift(step, k, 1, radius, grid), minus))
@@ -143,7 +144,8 @@ def tell(
         RunError: a count, an estimate or a step is not finite; nothing was applied.
         UsageError: the votes do not belong to the state's step, or have the wrong shape.
     """
-    settings, rule, step = state.settings, rule_of(state.settings.rule), state.step
+    settings, step = state.settings, state.step
+    rule = rule_of(settings.section.rule)
     _check_votes(state, query, tally)
     given = None if delta is None else _check_delta(settings, delta, step)
     votes, wins = totals(tally)
@@ -156,7 +158,7 @@ def tell(
     updates = _updates(settings, step, move)
     extra: dict[str, Any] = {} if at.alpha is None else {"alpha": at.alpha}
     extra |= {"mu": at.mu, **rule.figures(move)}
-    if settings.weighting in registry.LEARNED and weighted.by_voter is not None:
+    if settings.section.weighting in registry.LEARNED and weighted.by_voter is not None:
         voters = weighted.by_voter.voters
         extra["weights"] = dict(zip(voters, weighted.weights.tolist(), strict=True))
     delta_hat, stderr = move.delta, move.stderr
@@ -171,7 +173,7 @@ def tell(
         win_rate=wins / votes if votes else 0.5,
         votes=votes,
         capped=move.capped,
-        warmup=settings.warmup > 0 and at.alpha is None,
+        warmup=bool(settings.section.warmup) and at.alpha is None,
         extra=extra,
         flip_share=rule.flip_share(settings, move, at, weighted),
     )
@@ -187,7 +189,7 @@ def tell_again(
     Returns None where the rule needs its steps one by one, or the layout has several tensors.
     """
     settings, first = state.settings, state.step
-    coefs = rule_of(settings.rule).repeat(settings, state.carried, first, counts)
+    coefs = rule_of(settings.section.rule).repeat(settings, state.carried, first, counts)
     if coefs is None or len(settings.layout) != 1:
         return None
     moved = parameters.apply_coefs(settings.space, theta, first, coefs)
@@ -206,33 +208,28 @@ def added_updates(
     second the centre.
     """
     added = tuple(sorted(updates, key=lambda update: update.k))
-    if not has_two_points(settings.rule):
+    if not has_two_points(settings.section.rule):
         return added
     return tuple(update for update in added if update.k == POINTS.index(point))
 
 
 def describe_settings(settings: Settings) -> Sequence[str]:
     """Describe the settings of a run as lines to print."""
-    s, rule = settings, rule_of(settings.rule)
-    mu = ask(init(s)).mu
-    how = (
-        f"rule {s.rule}, {s.pairing} pairs, link {s.link}, weighting {s.weighting}, seed "
-        f"{s.root_seed}"
-    )
-    if not rule.two_points:
+    s, o, mu = settings, settings.section, ask(init(settings)).mu
+    end = f"weighting {o.weighting}, seed {s.root_seed}"
+    how = f"rule {o.rule}, {o.pairing} pairs, link {o.link}, {end}"
+    if not rule_of(o.rule).two_points:
         return how, _describe_step(s, mu)
     budget = "none" if s.kl_budget is None else f"{s.kl_budget:g} nats"
+    votes = step_votes(o.K, o.N, o.M, o.D, own=s.own_share == 1)
     if s.own_share == 1:
-        return (
-            f"rule {s.rule}, verdicts on rows, weighting {s.weighting}, seed {s.root_seed}",
-            f"a step: {step_votes(s.K, s.N, s.M, s.D, own=True)}; KL budget {budget}",
-        )
+        return f"rule {o.rule}, verdicts on rows, {end}", f"a step: {votes}; KL budget {budget}"
     if s.own_share:
         how += "; every other row is a pair of the policy's own answers"
     return (
         how,
-        f"a step: {step_votes(s.K, s.N, s.M, s.D)}",
-        f"perturbation radius mu {mu:.4g} (KL {s.kl_radius:g} nats), KL budget {budget}",
+        f"a step: {votes}",
+        f"perturbation radius mu {mu:.4g} (KL {o.kl_radius:g} nats), KL budget {budget}",
     )
 
 
@@ -256,24 +253,24 @@ def step_votes(K: int, N: int, M: int, D: int, *, own: bool = False) -> str:
 
 def _describe_step(s: Settings, mu: float) -> str:
     """A step of a rule with one point, in the symbols of the paper."""
-    alpha = alpha_at(init(s), 0)
-    size = f"measured in {s.warmup} steps" if alpha is None else f"{alpha:.4g}"
+    o, alpha = s.section, alpha_at(init(s), 0)
+    size = f"measured in {o.warmup} steps" if alpha is None else f"{alpha:.4g}"
     return (
-        f"a step: {equations(s)}; d = {s.dim}, K = {s.K}, N = {s.N}, M = {s.M}, D = {s.D}, "
-        f"μ = {mu:.4g} (KL {s.kl_radius:g}), α = {size}"
+        f"a step: {equations(s)}; d = {s.dim}, K = {o.K}, N = {o.N}, M = {o.M}, D = {o.D}, "
+        f"μ = {mu:.4g} (KL {o.kl_radius:g}), α = {size}"
     )
 
 
 def equations(s: Settings) -> str:
     """What a step compares and how it moves, in the symbols of the paper."""
-    both = "θ ± μv" if s.pairing == "antithetic" else "θ and θ + μv"
+    both = "θ ± μv" if s.section.pairing == "antithetic" else "θ and θ + μv"
     length = ", |v| = √d" if s.law.scaled else ""
     shares = {
-        "trim": f"k/M trimmed to [σ(−{s.trim:g}), σ({s.trim:g})]",
+        "trim": f"k/M trimmed to [σ(−{TRIM:g}), σ({TRIM:g})]",
         "haldane": "(k + ½)/(M + 1)",
     }
     apart = "μ" if s.distance == 1 else f"({s.distance}μ)"
-    equation = rule_of(s.rule).equation.format(c=apart, p=shares[s.smoothing])
+    equation = rule_of(s.section.rule).equation.format(c=apart, p=shares[s.section.smoothing])
     return f"{both}, v ~ N(0, I){length}" + (f"; {equation}" if equation else "")
 
 
@@ -281,10 +278,10 @@ def _check_votes(state: State, query: Query, tally: Tally) -> None:
     settings = state.settings
     if query.step != state.step:
         raise UsageError(f"tell: votes of step {query.step}; expected those of step {state.step}")
-    if tally.plus.shape != (settings.K, settings.N):
+    shape = settings.section.K, settings.section.N
+    if tally.plus.shape != shape:
         raise UsageError(
-            f"tell: step {query.step} has votes of shape {tally.plus.shape}, "
-            f"expected {(settings.K, settings.N)}"
+            f"tell: step {query.step} has votes of shape {tally.plus.shape}, expected {shape}"
         )
     check_tally(tally, query.step)
 
@@ -309,9 +306,10 @@ def _vector(step: Floats, number: int, k: int) -> Update:
 
 def _check_delta(settings: Settings, delta: ArrayLike, step: int) -> Floats:
     given = np.asarray(delta, dtype=np.float64)
-    if rule_of(settings.rule).two_points:
-        raise UsageError(f"tell: {settings.rule} takes votes, not one estimate per direction")
-    if given.shape != (settings.K,):
-        raise UsageError(f"tell: delta has shape {given.shape}, expected {(settings.K,)}")
+    o = settings.section
+    if rule_of(o.rule).two_points:
+        raise UsageError(f"tell: {o.rule} takes votes, not one estimate per direction")
+    if given.shape != (o.K,):
+        raise UsageError(f"tell: delta has shape {given.shape}, expected {(o.K,)}")
     check_finite(given, step, "value difference")
     return given

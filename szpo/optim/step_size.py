@@ -22,9 +22,9 @@ LEAST_SHARE: Final = 0.01
 
 def base_mu(settings: Settings) -> float:
     """μ at step 0: as set, or scale · √(2κ/d)."""
-    if settings.mu is not None:
-        return float(settings.mu)
-    return settings.scale * math.sqrt(2 * settings.kl_radius / settings.dim)
+    if settings.section.mu is not None:
+        return float(settings.section.mu)
+    return settings.scale * math.sqrt(2 * settings.section.kl_radius / settings.dim)
 
 
 def mu_at(settings: Settings, step: int) -> float:

@@ -57,16 +57,16 @@ def weigh(
     The history keeps the last directions, as many as the weighting and ``use`` need.
     """
     if by_voter is None:
-        if settings.weighting != "equal":
-            raise UsageError(f"tell: weighting {settings.weighting} needs to know who voted how")
+        if (kind := settings.section.weighting) != "equal":
+            raise UsageError(f"tell: weighting {kind} needs to know who voted how")
         return WeightedVotes(tally, history=history)
     use = use or HistoryUse()
-    start = history or History.empty(1 if use.alone else settings.N)
+    start = history or History.empty(1 if use.alone else settings.section.N)
     past = weighting.add_voters(start, by_voter.voters)
     by_voter = weighting.align(by_voter, past.voters)
     weights, rows = np.ones(len(past.voters)), use.rows
-    if settings.weighting in LEARNED:
-        learn = use.weights or functools.partial(learn_weights, settings.weighting)
+    if settings.section.weighting in LEARNED:
+        learn = use.weights or functools.partial(learn_weights, settings.section.weighting)
         weights = learn(past)
         cast = tally.plus + tally.minus + tally.tie
         tally = replace(by_voter.tally(weights), cast=cast, side=tally.side)

@@ -27,7 +27,7 @@ TOLD: Final = 8
 """Largest number of features that a line names."""
 PROMPTS: Final = "take prompts whose answers differ in what you want"
 """Advice where rows show no difference."""
-CHANGE: Final = f"{PROMPTS}, or more rows in a vote (optimizer.rows)"
+CHANGE: Final = f"{PROMPTS}, or more rows in a vote (optimizer.D)"
 """The same where verdicts are on batches."""
 
 

@@ -44,7 +44,7 @@ class Weights:
         """Add an applied step's updates, and compare θ with the digest in each row."""
         recorded = [update_of(row) for row in rows]
         self.theta = self._move(self.theta, recorded, "recommended")
-        two_points = has_two_points(self.settings.rule)
+        two_points = has_two_points(self.settings.section.rule)
         self.centre = self._move(self.centre, recorded, "centre") if two_points else self.theta
         for row in rows:
             at = self.centre if two_points and row["k"] else self.theta
@@ -68,7 +68,7 @@ class Recomputation:
         self.known = {0: self.state}
         """The states from which a step may have been planned, by the number of finished steps."""
         self.exact = is_exact(self.settings)
-        self.two_points = rule_of(self.settings.rule).two_points
+        self.two_points = rule_of(self.settings.section.rule).two_points
 
     def check_radius(self, step: Record) -> None:
         """Check that the step's radius is the one that follows from the run's settings."""
@@ -89,7 +89,7 @@ class Recomputation:
         if known is None or heads[asked.after] != step["head_sha256"]:
             problem = f"asked_after is {asked.after}, which is not the head of its plan"
             raise Broken("events", row, problem)
-        if not _are_near(asked.ways, rule_of(settings.rule).ways(settings, known.carried)):
+        if not _are_near(asked.ways, rule_of(settings.section.rule).ways(settings, known.carried)):
             raise Broken("events", row, "asked ways are not what the votes known then give")
         if asked.grids != optimizer.draw_grids(settings, number, asked.ways):
             raise Broken("events", row, "asked directions are not those drawn by the seed")
@@ -156,8 +156,8 @@ class Recomputation:
 
     def _compare(self, row: Record, mine: Update, stored: Update, info: Info) -> None:
         key = canonical.row_key("updates", row)
-        if row["rule"] != self.settings.rule:
-            raise Broken("updates", key, f"rule is {row['rule']}, the run's {self.settings.rule}")
+        if row["rule"] != (rule := self.settings.section.rule):
+            raise Broken("updates", key, f"rule is {row['rule']}, the run's {rule}")
         for name, values in (("estimate", info.delta), ("stderr", info.stderr)):
             found, value = row[name], steps.of_direction(values, mine.k)
             if found is None or value is None:
@@ -204,7 +204,8 @@ def is_exact(settings: Settings) -> bool:
     True for counting rules, and for `known` with the logistic link and log-ratio smoothing. False
     for rules with a posterior, and for votes of unequal weight.
     """
-    return settings.weighting == "equal" and rule_of(settings.rule).is_exact(settings)
+    o = settings.section
+    return o.weighting == "equal" and rule_of(o.rule).is_exact(settings)
 
 
 def _values(update: Update) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

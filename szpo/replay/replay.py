@@ -155,8 +155,8 @@ def tell_step(
     """
     step = state.step
     settings = step_plan.settings_of(ledger, settings, step)
-    state = replace(state, settings=replace(state.settings, N=settings.N))
-    tally = counting.tally(ledger, step, settings.K, settings.N, votes)
+    state = replace(state, settings=state.settings.change(N=settings.section.N))
+    tally = counting.tally(ledger, step, settings.section.K, settings.section.N, votes)
     state, updates, info = optimizer.tell(
         state,
         step_plan.recorded_query(ledger, settings, step, mu),

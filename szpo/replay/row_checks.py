@@ -18,12 +18,11 @@ from szpo.voting.steps import OWN_PAIRS, asked_pairing, stored
 def check_plans(look: Examination) -> None:
     """Compare the plan of every step with the optimizer's settings in the spec."""
     settings = run_spec.recorded_settings(look.ledger)
-    wanted = {
-        "pairing": asked_pairing(settings), "d": settings.D, "m": settings.M, "k": settings.K,
-    }  # fmt: skip
+    o = settings.section
+    wanted = {"pairing": asked_pairing(settings), "d": o.D, "m": o.M, "k": o.K}
     for row in look.ledger.steps():
-        if row["n"] != settings.N and (not settings.picks_pairs or row["n"] % settings.N):
-            raise Broken("steps", row["step"], f"n is {row['n']}, the run has {settings.N}")
+        if row["n"] != o.N and (not settings.picks_pairs or row["n"] % o.N):
+            raise Broken("steps", row["step"], f"n is {row['n']}, the run has {o.N}")
         for name, value in wanted.items():
             if row[name] != value:
                 raise Broken("steps", row["step"], f"{name} is {row[name]}, the run has {value}")
@@ -177,7 +176,7 @@ def check_step_events(look: Examination) -> None:
     ledger = look.ledger
     _check_features(ledger)
     events: dict[str, dict[int, list[Mapping[str, Any]]]] = {}
-    two_points = rule_of(run_spec.recorded_settings(ledger).rule).two_points
+    two_points = rule_of(run_spec.recorded_settings(ledger).section.rule).two_points
     for kind in ("generated", "regressors", "close", "step"):
         events[kind] = {}
         for event in ledger.events(kind):

@@ -104,9 +104,9 @@ def _cosines(ledger: Ledger, panelist: str) -> dict[int, float]:
         settings = run_spec.recorded_settings(ledger)
     except IntegrityError:
         return {}
-    if settings.space.dim > MAX_COORDINATES or settings.weighting != "equal":
+    if settings.space.dim > MAX_COORDINATES or settings.section.weighting != "equal":
         return {}
-    if settings.rule == "sign":  # its steps only flip
+    if settings.section.rule == "sign":  # its steps only flip
         return {}
     state, found = optimizer.init(settings), {}
     for row in ledger.steps():
@@ -134,7 +134,7 @@ def _cosines(ledger: Ledger, panelist: str) -> dict[int, float]:
 
 def _sum_updates(settings: Settings, updates: Sequence[Update]) -> Floats:
     total = np.zeros(settings.space.dim)
-    if rule_of(settings.rule).two_points:
+    if rule_of(settings.section.rule).two_points:
         updates = updates[:1]  # the recommended point's
     for update in updates:
         if update.vector is not None:

@@ -24,6 +24,7 @@ from szpo.config.schema import Config
 from szpo.evaluators.hidden_reward import Score
 from szpo.intervals import Share, mean
 from szpo.ledger.database import Ledger
+from szpo.ledger.run_spec import recorded_tables
 from szpo.policies import teachable
 from szpo.replay.findings import Report
 from szpo.reports import charts
@@ -67,7 +68,7 @@ def render(
         open_round: show the votes of a round that is still open.
     """
     total, helped = results.read(ledger, open_round=open_round), improvement.read(ledger)
-    facts, rows = total.table, ledger.spec.get("config", {}).get("optimizer", {}).get("rows", 1)
+    facts, rows = total.table, ledger.spec.get("optimizer", {}).get("D", 1)
     lesson, found = taught.read(ledger), taught.last_findings(ledger)
     environment = Environment(
         loader=PackageLoader("szpo", "reports/templates"),
@@ -100,7 +101,7 @@ def render(
         facts=facts,
         verification=verification,
         settings=_flatten_spec(ledger.spec),
-        changed=_list_changes(ledger.spec.get("config", {})),
+        changed=_list_changes(recorded_tables(ledger.spec)),
         words_per_minute=budget.WORDS_PER_MINUTE,
         version=__version__,
     )

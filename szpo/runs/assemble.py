@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 from szpo import __version__, plugins
 from szpo.config import model_table, rule_plugins, sentences
+from szpo.config.optimizer import record_settings
 from szpo.config.schema import Config
 from szpo.data import prompts as promptfiles
 from szpo.data.prompts import PromptSet
@@ -37,7 +38,6 @@ from szpo.ledger.creation import NO_BASE, NewRun, draw_seed
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_config, recorded_settings
 from szpo.ledger.theta import theta_digests, updated_digests
-from szpo.optim.checked_settings import settings_to_json
 from szpo.optim.optimizer import describe_settings
 from szpo.optim.settings import Settings
 from szpo.policies import teachable
@@ -177,8 +177,6 @@ def check(config: Config, panel: PanelFactory | None = None) -> CheckedConfig:
 
         earlier_votes.check(config, language=policy_factory is None)
     if policy_factory is None:
-        if config.subspace.kind != "full":  # refused now, not after the set-up
-            config.optimizer_settings((("z", (config.dim,)),), 1.0)
         from szpo.policies import language_model, subspace_cache
 
         config, said = subspace_cache.take_set(run_device.choose(config))
@@ -227,7 +225,7 @@ def build(
             say(f"mixed: {', '.join(space.blocks.names)}")
         if space.features is not None:
             can = teachable.read(space.features.names, space.report)
-            for what, text in teachable.describe(can, config.optimizer.rows).items():
+            for what, text in teachable.describe(can, config.optimizer.D).items():
                 say(f"{what}: {text}")
         for line in teachable.describe_ruler(space.report):
             say(line)
@@ -297,7 +295,7 @@ def _with_new_panel(parts: RunParts, found: CheckedConfig, say: Say) -> RunParts
         asked, rows = drawn[-1] if drawn else _few_answers(parts)
         if wrong := answer_shares.warn([prompt.text for prompt in asked], rows):
             say(f"warning: {wrong}")
-    half, equal = teachable.foretell(panel.spec, parts.config.optimizer.rows)
+    half, equal = teachable.foretell(panel.spec, parts.config.optimizer.D)
     if equal:
         say(f"{'warning' if half else 'questions'}: {equal}")
     return replace(parts, panel=panel)
@@ -327,7 +325,7 @@ def warn_of_equal_answers(checked: CheckedConfig) -> tuple[bool, str]:
         return nothing
     start = StartingPolicy(answers=lambda: (asked, found), logprob=_require_model)
     try:
-        return teachable.foretell(factory.build(config, start).spec, config.optimizer.rows)
+        return teachable.foretell(factory.build(config, start).spec, config.optimizer.D)
     except _ModelNeededError:
         return nothing
 
@@ -357,8 +355,8 @@ def create_ledger(parts: RunParts, path: Path) -> Ledger:
     spec = {
         "szpo": __version__,
         "versions": machine_check.versions(),
-        "config": config.model_dump(mode="json"),
-        "optimizer": settings_to_json(parts.settings),
+        "config": config.model_dump(mode="json", exclude={"optimizer"}),
+        "optimizer": record_settings(parts.settings),
         "panel": None if parts.panel is None else parts.panel.spec,
         "prompts": {
             "train": len(prompts.train),

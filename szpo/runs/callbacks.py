@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
 from szpo.ledger.database import Ledger
+from szpo.ledger.run_spec import recorded_tables
 from szpo.voting.step_report import Outcome, StepReport
 
 Value: TypeAlias = str | int | float | bool | None
@@ -41,7 +42,7 @@ class RunFacts:
     name: str
     """The name of its file without the ending."""
     settings: Mapping[str, Value] = field(default_factory=dict)
-    """By dotted name, such as ``optimizer.rows``; those of `SHOWN` only."""
+    """By dotted name, such as ``optimizer.D``; those of `SHOWN` only."""
 
 
 @runtime_checkable
@@ -95,7 +96,7 @@ def as_callback(given: GivenCallback) -> Callback:
 
 def read_facts(ledger: Ledger) -> RunFacts:
     """Read the facts that callbacks are given about a run."""
-    config = ledger.spec.get("config", {})
+    config = recorded_tables(ledger.spec)
     shown: dict[str, Value] = {}
     for table, names in SHOWN.items():
         values = config.get(table, {})

@@ -68,11 +68,11 @@ def estimate(
     """
     o = config.optimizer
     votes = config.steps * config.votes_per_step
-    rows = config.steps * o.directions * o.comparisons * o.rows
+    rows = config.steps * o.K * o.N * o.D
     still = config.coordinates == "none"
     setup = 0 if basis_is_stored else start_features.ANSWERS if still else KL_SAMPLES
     setup += config.samples if config.coordinates in SCORED and setup else 0
-    predicts = config.coordinates in SCORED and RULES[config.rule].two_points
+    predicts = config.coordinates in SCORED and RULES[config.optimizer.rule].two_points
     points = config.steps * KL_PROMPTS if predicts else 0
     if predicts and config.optimizer.guarded is not False and not basis_is_stored:
         setup += GUARD_ANSWERS
@@ -82,7 +82,7 @@ def estimate(
     asked = e.prompts if heldout is None else min(e.prompts, heldout)
     asked = 0 if still else asked
     measured = asked * (2 * e.samples + e.along)
-    measured += 2 * PAIRS if asked and simulated and o.rows == 1 else 0
+    measured += 2 * PAIRS if asked and simulated and o.D == 1 else 0
     # A gradient pass costs about as much as sampling the answer.
     made = config.steps * step_answers(config)
     answers = made + 2 * (setup + points) + measured
@@ -113,7 +113,7 @@ def estimate(
 
 def _describe_questions(votes: int, config: Config) -> str:
     """How much a judge is asked for so many votes, and what it reads and writes at most."""
-    rows, judge = config.optimizer.rows, config.judge
+    rows, judge = config.optimizer.D, config.judge
     shown = 1 if judge.batches == "rows" else rows
     alone = judge.ask == "grades"
     questions = 2 * votes * rows // shown
@@ -130,16 +130,16 @@ def _describe_questions(votes: int, config: Config) -> str:
 def step_answers(config: Config) -> int:
     """Most answers that are generated for a step's comparisons."""
     o = config.optimizer
-    for_each = answer_pool.ANSWERS if config.picks_pairs else 2 * o.rows
-    return o.directions * o.comparisons * for_each
+    for_each = answer_pool.ANSWERS if config.picks_pairs else 2 * o.D
+    return o.K * o.N * for_each
 
 
 def describe(plan: CostPlan, config: Config) -> Iterator[tuple[str, str]]:
     """Describe the plan as pairs of a name and a sentence."""
     o = config.optimizer
-    votes = step_votes(o.directions, o.comparisons, o.votes, o.rows, own=config.shows_own)
+    votes = step_votes(o.K, o.N, o.M, o.D, own=config.shows_own)
     yield "steps", f"{plan.steps}, each of {votes}"
-    if not RULES[config.rule].two_points:
+    if not RULES[config.optimizer.rule].two_points:
         yield "a step", equations(config.optimizer_settings((("z", (1,)),), 1.0))
     kind = config.panel.kind
     people = "" if kind in ("people", "judge") else "simulated "

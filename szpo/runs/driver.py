@@ -85,7 +85,7 @@ def prepare(ledger: Ledger, parts: RunParts, say: Say = lambda line: None) -> Se
 def _moments(parts: RunParts) -> Callable[[], Moments] | None:
     """Moments of the start's answers, read at the first call; None where there are no scores."""
     settings, base = parts.settings, parts.base
-    if not settings.guarded or settings.idle or base is None or not base.subspace.in_z:
+    if not settings.section.guarded or settings.idle or base is None or not base.subspace.in_z:
         return None
 
     @cache
@@ -164,7 +164,7 @@ def make(ledger: Ledger, parts: RunParts, count: int = COMPARISONS) -> bool:
     """
     if calibration.has_aa(ledger):
         return False
-    root, pool, D = ledger.root_seed, parts.prompts.train, parts.settings.D
+    root, pool, D = ledger.root_seed, parts.prompts.train, parts.settings.section.D
     key = seeds.derive(root, "aa prompts")  # the same permutation again where the prompts run out
     order = seeds.endless_order(len(pool), count * D, lambda lap: key)
     asked = [pool[i] for i in order]

@@ -133,7 +133,7 @@ def _times(ledger: Ledger) -> Iterator[Check]:
 
 
 def _rows(ledger: Ledger) -> int:
-    return int(ledger.spec.get("config", {}).get("optimizer", {}).get("rows", 1))
+    return int(ledger.spec.get("optimizer", {}).get("D", 1))
 
 
 def _teachable(ledger: Ledger) -> Iterator[Check]:

@@ -14,6 +14,7 @@ from szpo.config import settings_file
 from szpo.config.engine import RAY_ROWS, VLLM_ROWS
 from szpo.config.schema import Config
 from szpo.errors import SzpoError, UsageError
+from szpo.ledger import run_spec
 from szpo.ledger.database import Ledger
 from szpo.runs import cost_plan, known_addresses
 from szpo.runs.machine_check import Check
@@ -88,7 +89,7 @@ def closed_on_error(host: Host) -> Iterator[None]:
 
 def read_settings(ledger: Ledger, wanted: Mapping[str, Any] | None = None) -> Config:
     """The settings of a recorded run that is to be driven; see `restore`."""
-    config = settings_file.check(ledger.spec["config"], where=ledger.path.name)
+    config = settings_file.check(run_spec.recorded_tables(ledger.spec), where=ledger.path.name)
     config = restore(config, ledger, wanted)
     known_addresses.require_trusted(known_addresses.calls_of_run(config), ledger.path.name)
     return config

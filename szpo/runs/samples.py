@@ -97,7 +97,7 @@ def fulfil_final(ledger: Ledger, order: Order, parts: RunParts) -> None:
         raise UsageError("final comparison: this run has no held-out prompts; set prompts.heldout")
     place = [o.id for o in orders.orders(ledger, "final")].index(order.id)
     count = order.body.get("comparisons", COMPARISONS)
-    rows = min(parts.settings.D, len(parts.prompts.heldout))
+    rows = min(parts.settings.section.D, len(parts.prompts.heldout))
     pairs, tuned_sha256, base_sha256 = draw_pairs(ledger, parts, "final", place, count * rows)
     made = cut(ledger, "final", pairs, rows, place)
     notes = {

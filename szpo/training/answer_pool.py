@@ -57,7 +57,7 @@ def draw(
     named = settings.features
     query = step_plan.recorded_query(run.ledger, settings, step, run.row(step)["mu"])
     each, improved = FEWER if named is None else ANSWERS, adopted.read(run.ledger)
-    earlier = repeatable(run.ledger) if run.repeats and settings.M == 1 else []
+    earlier = repeatable(run.ledger) if run.repeats and settings.section.M == 1 else []
     earlier = [shown for shown in earlier if not settings.perturbs(shown["step"], shown["k"])]
     checks = set() if improved is None else _places_of_checks(run, settings, step)
     again = _places_of_repeats(run, settings, earlier, step)
@@ -73,7 +73,7 @@ def draw(
     rows: list[Comparison] = []
     noted: dict[str, list[Any]] = {"candidates": [], "worth": []}
     for i, (prompt, drawn) in enumerate(zip(prompts, pools, strict=True)):
-        k, n = divmod(i, settings.N)
+        k, n = divmod(i, settings.section.N)
         key = seeds.derive(settings.root_seed, "comparison", step=step, k=k, name=str(n))
         rank = sum(not row.identical for row in rows)
         side = side_in_step(settings.root_seed, step, rank)
@@ -113,8 +113,8 @@ def draw(
 
 def _places_of_checks(run: Services, settings: Settings, step: int) -> set[int]:
     """The rows of a step that check the adopted weights."""
-    rate, places = run.checks / settings.own_share, range(settings.K * settings.N)  # of all rows
-    own = (i for i in places if not settings.perturbs(step, i // settings.N))
+    rate, o = run.checks / settings.own_share, settings.section  # of all rows
+    own = (i for i in range(o.K * o.N) if not settings.perturbs(step, i // o.N))
     found = {i for i in own if seeds.uniform(_check_key(run, step, i), 1)[0] < rate}
     return found if run.aside else set()
 
@@ -140,7 +140,7 @@ def _sample(
     half = count // 2
     with moved(run.policy, improved):
         pools = _sample_here(run, settings, query, prompts, count, new, half)
-    own = [i for i in new if not settings.perturbs(query.step, i // settings.N)]
+    own = [i for i in new if not settings.perturbs(query.step, i // settings.section.N)]
     key = seeds.derive(settings.root_seed, "start answers", step=query.step)
     with moved(run.policy, starting_theta(run.ledger)):
         asked = [prompts[i] for i in own]
@@ -164,7 +164,7 @@ def _sample_here(
         for i, pool in zip(new, drawn, strict=True):
             pools[i] = (pool,)
         return pools
-    of = {k: [i for i in new if i // settings.N == k] for k in range(settings.K)}
+    of = {k: [i for i in new if i // settings.section.N == k] for k in range(settings.section.K)}
     shifts = [s for pair in query.shifts for s in dict.fromkeys(pair) if of[s.k]]
     times = [own if len({*query.shifts[shift.k]}) == 1 else count // 2 for shift in shifts]
     lists = [
@@ -203,9 +203,9 @@ def _places_of_repeats(
     """
     most = min(sum(each["plus_side"] == side for each in earlier) for side in LETTERS)
     rate, found = run.repeats / settings.own_share, dict[int, bytes]()  # of all rows
-    for i in range(settings.K * settings.N):
+    for i in range(settings.section.K * settings.section.N):
         key = seeds.derive(settings.root_seed, "repeat", step=step, k=i)
-        own = not settings.perturbs(step, i // settings.N)
+        own = not settings.perturbs(step, i // settings.section.N)
         if own and len(found) < most and float(seeds.uniform(key, 1)[0]) < rate:
             found[i] = key
     return found

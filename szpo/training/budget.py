@@ -146,16 +146,16 @@ def comparisons_of_round(
     """
     most = read_budget(ledger).get("votes", most)
     if sheet is None or most is None:
-        return settings.N
+        return settings.section.N
     people = ledger.query("SELECT panelist FROM panelists WHERE kind = 'person'")
     present = panelists.find_present(ledger, ledger.clock()) & {row["panelist"] for row in people}
-    each = settings.K * settings.N * settings.M
+    each = settings.section.K * settings.section.N * settings.section.M
     wanted = math.ceil(min(len(present), MOST_SHEETS) * sheet / each)
     asked: int = ledger.query(
         "SELECT coalesce(sum(k * n * m), 0) AS votes FROM steps "
         "WHERE run = ? AND state IN ('open', 'closed')", (ledger.run,),
     )[0]["votes"]  # fmt: skip
-    return settings.N * max(1, min(wanted, (most - votes - asked) // each))
+    return settings.section.N * max(1, min(wanted, (most - votes - asked) // each))
 
 
 def read_so_far(ledger: Ledger) -> tuple[int, float]:
@@ -175,7 +175,7 @@ def read_so_far(ledger: Ledger) -> tuple[int, float]:
 def most_read(config: Config, votes: int) -> tuple[int, float]:
     """Most answers that voters read for so many votes, and the minutes that takes."""
     minutes = votes * config.words_per_vote / WORDS_PER_MINUTE
-    return votes * 2 * config.optimizer.rows, minutes
+    return votes * 2 * config.optimizer.D, minutes
 
 
 def describe_read(answers: int, minutes: float) -> str:

@@ -87,8 +87,8 @@ def _do_step(run: Services, at: Position) -> Position | Outcome:
 def _outcome_if_done(run: Services, at: Position) -> Outcome | None:
     """The outcome if an operator's limit or the run's budget ends the run here, else None."""
     row = run.ledger.step(at.step)
-    n = run.settings.N if row is None else row["n"]
-    per_step = run.settings.K * n * run.settings.M
+    n = run.settings.section.N if row is None else row["n"]
+    per_step = run.settings.section.K * n * run.settings.section.M
     if row is None or row["state"] not in ("open", "closed"):  # an open step is always finished
         limit = budget.reason_to_stop(run.ledger, step=at.step, votes=at.votes, per_step=per_step)
         if limit is not None:

@@ -15,18 +15,13 @@ from szpo.config.schema import Config
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
-from szpo.optim.checked_settings import settings_to_json
 from szpo.optim.rules.all_votes import with_earlier_votes
-from szpo.optim.rules.registry import RULES, has_two_points
+from szpo.optim.rules.registry import has_two_points
 from szpo.optim.settings import Settings
 from szpo.policies.subspaces import Subspace
 from szpo.replay import replay
 
 NAME: Final = "optimizer.prior"
-OF_COORDINATES: Final = (
-    "layout", "scale", "mu", "kl_radius", "pairing", "score_share", "features",
-)  # fmt: skip
-"""Settings that must be equal for votes of two runs to mean the same."""
 
 
 def check(config: Config, *, language: bool) -> None:
@@ -36,12 +31,6 @@ def check(config: Config, *, language: bool) -> None:
     """
     if config.optimizer.prior is None:
         return
-    able = [name for name, rule in RULES.items() if rule.two_points]
-    if config.rule not in able:
-        raise UsageError(
-            f"settings: {NAME} belongs to the rule {' or '.join(able)}; set optimizer.rule, or "
-            "leave it out"
-        )
     if not language:
         raise UsageError(
             f"settings: {NAME} needs a language model, which policy {config.model.name} is not; "
@@ -100,20 +89,21 @@ def _require_equal(
     ledger: Ledger, config: Config, settings: Settings | None, identity: Mapping[str, Any]
 ) -> None:
     """Refuse a run that differs; ``settings`` None: the new run's coordinates are unknown."""
-    theirs = settings_to_json(recorded_settings(ledger))
-    mine = theirs if settings is None else settings_to_json(settings)
-    past = ledger.spec.get("config") or {"model": {}, "generation": {}}  # begun by no settings
+    past = recorded_settings(ledger)
+    mine = past if settings is None else settings
+    both = [(s.layout, s.scale, s.score_share, s.features, s.section.mu, s.section.kl_radius,
+             s.section.pairing) for s in (past, mine)]  # fmt: skip
+    then = ledger.spec.get("config") or {"model": {}, "generation": {}}  # begun by no settings
     now = config.model_dump(mode="json")
     model = ledger.row["base_sha256"] == identity["base_sha256"]
     coordinates = settings is None or ledger.row["basis_sha256"] == identity["basis_sha256"]
     same = {
-        "its rule": has_two_points(theirs["rule"]),
-        "its model": model and past["model"].get("adapter") == now["model"]["adapter"],
+        "its rule": has_two_points(past.section.rule),
+        "its model": model and then["model"].get("adapter") == now["model"]["adapter"],
         "its prompts": ledger.spec["prompts"]["sha256"] == identity["prompts"],
-        "the length or the temperature of answers": past["generation"] == now["generation"],
-        "its coordinates": coordinates
-        and all(theirs.get(name) == mine.get(name) for name in OF_COORDINATES),
-        "how its votes weigh": theirs["weighting"] == mine["weighting"] == "equal",
+        "the length or the temperature of answers": then["generation"] == now["generation"],
+        "its coordinates": coordinates and both[0] == both[1],
+        "how its votes weigh": past.section.weighting == mine.section.weighting == "equal",
     }
     if differs := next((what for what, equal in same.items() if not equal), ""):
         raise UsageError(

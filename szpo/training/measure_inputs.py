@@ -21,7 +21,8 @@ from szpo.voting import lease, shown_features, step_inputs
 def record(run: Services, at: Position, step: int, comparisons: Sequence[Comparison]) -> None:
     """Measure the regressors of a step's votes and record them, unless the record has them."""
     ledger, settings = run.ledger, run.settings
-    if not rule_of(settings.rule).two_points or step_inputs.body_of(ledger, "regressors", step):
+    two_points = rule_of(settings.section.rule).two_points
+    if not two_points or step_inputs.body_of(ledger, "regressors", step):
         return
     named, scores, moments = settings.features, None, None
     differences, ratings = None, dict[str, tuple[int, ...]]()
@@ -29,7 +30,7 @@ def record(run: Services, at: Position, step: int, comparisons: Sequence[Compari
         scores = _scores(run, comparisons, "score_share needs", "optimizer.score_share to 0")
     if named is not None and not named.coordinates:
         who, instead = "coordinates of named features need", "subspace.kind to score or random"
-        scores = np.zeros((settings.K, len(comparisons) // settings.K, 0))
+        scores = np.zeros((settings.section.K, len(comparisons) // settings.section.K, 0))
         if named.components:
             scores = _scores(run, comparisons, who, instead)[..., : named.components]
     if named is not None and named.names:
@@ -37,7 +38,7 @@ def record(run: Services, at: Position, step: int, comparisons: Sequence[Compari
         shown_features.demand(named, entries)
         differences = shown_features.differences_of(named, comparisons, entries)
         ratings = shown_features.ratings_of(comparisons, entries)
-    if settings.guarded and at.state.carried.moments is None and run.moments is not None:
+    if settings.section.guarded and at.state.carried.moments is None and run.moments is not None:
         moments = run.moments()
     inputs = StepInputs(scores, None, moments, differences, ratings)
     with ledger.transaction("controller"):
@@ -52,4 +53,4 @@ def _scores(run: Services, comparisons: Sequence[Comparison], who: str, instead:
         raise UsageError(
             f"{who} the scores of the shown texts, which this policy does not give; set {instead}"
         )
-    return np.asarray(scores(comparisons).reshape(settings.K, -1, settings.dim))
+    return np.asarray(scores(comparisons).reshape(settings.section.K, -1, settings.dim))

@@ -59,7 +59,7 @@ def resume(ledger: Ledger, settings: Settings, policy: Policy) -> Position:
     replay.apply_recorded(ledger, settings, policy, point="centre", done=heads.index(found))
     total = ledger.query("SELECT coalesce(sum(n_votes), 0) AS total FROM updates")[0]["total"]
     centre = {name: np.array(value) for name, value in policy.theta().items()}
-    theta = replay.fold_updates(ledger) if rule_of(settings.rule).two_points else centre
+    theta = replay.fold_updates(ledger) if rule_of(settings.section.rule).two_points else centre
     at = Position(state, theta, centre, heads[-1], round(total))
     check_weights(ledger, policy, at, "taking the run up")
     return at

@@ -41,7 +41,7 @@ def generate(run: Services, at: Position, step: int, watch: Stopwatch, *, then_o
         pool = {}
         query = step_plan.recorded_query(ledger, settings, step, run.row(step)["mu"])
         shifts = [shift for pair in query.shifts for shift in pair]
-        size = settings.N * settings.D
+        size = settings.section.N * settings.section.D
         asked = [prompts[shift.k * size : (shift.k + 1) * size] for shift in shifts]
         key = seeds.derive(settings.root_seed, "rollout", step=step)
         batches, seconds = watch.time(
@@ -54,7 +54,7 @@ def generate(run: Services, at: Position, step: int, watch: Stopwatch, *, then_o
         figures["batch_rows"] = run.policy.halved_rows  # the batch's shape changes last bits
     head = run.policy.digest()
     notes = {**figures, **pool}
-    if rule_of(settings.rule).two_points:
+    if rule_of(settings.section.rule).two_points:
         notes["centre"] = flatten(run.policy.theta(), settings.layout).tolist()
     ahead = perturb_policy.plan_ahead(run, at, step + 1) if then_open else None
     with ledger.transaction("controller"):
@@ -77,16 +77,16 @@ def compare(
             f"and was asked {[len(asked) for asked in prompts]}"
         )
     result = []
-    for k in range(settings.K):
+    for k in range(settings.section.K):
         rows = [
             Row(clean_prompt(prompt), clean_answer(plus), clean_answer(minus))
             for prompt, plus, minus in zip(
                 prompts[2 * k], batches[2 * k], batches[2 * k + 1], strict=True
             )
         ]
-        for n in range(settings.N):
+        for n in range(settings.section.N):
             key = seeds.derive(settings.root_seed, "comparison", step=step, k=k, name=str(n))
-            shown = tuple(rows[n * settings.D : (n + 1) * settings.D])
+            shown = tuple(rows[n * settings.section.D : (n + 1) * settings.section.D])
             result.append(Comparison(key.hex(), step, k, n, shown))
     return tuple(result)
 
@@ -105,9 +105,9 @@ def _prompts(run: Services, step: int) -> tuple[Prompt, ...]:
     settings, n = run.settings, run.row(step)["n"]
     sql = "SELECT coalesce(sum(n), 0) AS n FROM steps WHERE run = ? AND step < ?"
     before = run.ledger.query(sql, (run.ledger.run, step))[0]["n"]
-    numbers = range(before // settings.N, (before + n) // settings.N)
+    numbers = range(before // settings.section.N, (before + n) // settings.section.N)
     given = [prompt for number in numbers for prompt in run.prompts(number)]
-    needed = settings.K * n * settings.D
+    needed = settings.section.K * n * settings.section.D
     if len(given) != needed:
         raise UsageError(f"step {step}: {len(given)} prompts given, K·N·D = {needed} are needed")
     return tuple(map(clean_prompt, given))

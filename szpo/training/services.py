@@ -41,7 +41,7 @@ def prompt_order(pool: Sequence[Prompt], settings: Settings) -> Prompts:
     """Training prompts in seeded permutations, one per epoch, with K·N·D prompts a step."""
     if not pool:
         raise UsageError("prompts: the training set is empty; give at least one prompt")
-    prompts, per_step = tuple(pool), settings.K * settings.N * settings.D
+    prompts, per_step = tuple(pool), settings.section.K * settings.section.N * settings.section.D
 
     def of(step: int) -> tuple[Prompt, ...]:
         order = seeds.endless_order(

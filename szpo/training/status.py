@@ -152,7 +152,7 @@ def _status(ledger: Ledger, config: Config | None, run: RunNow) -> RoundStatus:
     # A round that is only prepared may never open.
     begun = [row for row in rows if row["state"] == "applied" or row is shown]
     base = 0 if config is None else config.steps
-    usual = 1 if config is None else config.optimizer.comparisons
+    usual = 1 if config is None else config.optimizer.N
     found = RoundStatus(
         step=step,
         rounds=planned_rounds(base, [row["n"] // usual for row in begun]),

@@ -65,7 +65,7 @@ def tell(run: Services, at: Position, votes: StepVotes) -> PendingStep:
     added = optimizer.added_updates(settings, updates, "centre")
     centre, head = move(at.centre, added)
     theta, digest, reach = centre, head, None
-    if rule_of(settings.rule).two_points:
+    if rule_of(settings.section.rule).two_points:
         theta, digest = move(at.theta, optimizer.added_updates(settings, updates))
         reach = state.carried.reach
         reach = None if reach is at.state.carried.reach else reach  # not an earlier step's
@@ -102,7 +102,7 @@ def apply(
             ledger,
             run.epoch,
             new.updates,
-            rule=run.settings.rule,
+            rule=run.settings.section.rule,
             info=new.info,
             tally=new.tally,
             votes_sha256=noted["votes_sha256"],
@@ -133,7 +133,7 @@ def describe(
     row, info = run.row(votes.step), new.info
     before, after = (flatten(p.theta, run.settings.layout) for p in (at, new.after))
     more: dict[str, Any] = {}
-    if rule_of(run.settings.rule).two_points:
+    if rule_of(run.settings.section.rule).two_points:
         more["findings"] = findings.find(run.settings, new.after.state.carried).to_json()
     kl, measured = _kl(run, new)
     if measured:
@@ -164,7 +164,7 @@ def _kl(run: Services, new: PendingStep) -> tuple[float | None, bool]:
     A rule without a KL budget can go where the quadratic estimate is wrong, so there KL is
     measured. With a budget, the estimate is scaled by the last measurement.
     """
-    two_points = rule_of(run.settings.rule).two_points
+    two_points = rule_of(run.settings.section.rule).two_points
     if new.reach is not None and new.reach.measured is not None:
         return new.reach.measured, True
     if run.kl is None:

@@ -51,7 +51,7 @@ def text_digest(text: str) -> str:
 
 def read(ledger: Ledger, settings: Settings, step: int) -> StepInputs:
     """Read the recorded inputs of a step."""
-    if not rule_of(settings.rule).two_points:
+    if not rule_of(settings.section.rule).two_points:
         return StepInputs()
     noted = body_of(ledger, "regressors", step)
     if not noted:
@@ -59,7 +59,7 @@ def read(ledger: Ledger, settings: Settings, step: int) -> StepInputs:
     noted["centre"] = body_of(ledger, "generated", step).get("centre")
     centre = _array(step, noted, "centre", (settings.dim,))
     named = settings.features
-    shape = settings.K, step_plan.settings_of(ledger, settings, step).N
+    shape = settings.section.K, step_plan.settings_of(ledger, settings, step).section.N
     scored = settings.dim if named is None else named.components
     scores = _array(step, noted, "scores", (*shape, scored))
     features = None

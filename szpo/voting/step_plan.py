@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 from szpo.errors import IntegrityError
@@ -53,7 +52,9 @@ def recorded_query(ledger: Ledger, settings: Settings, step: int, mu: float) -> 
 def settings_of(ledger: Ledger, settings: Settings, step: int) -> Settings:
     """The settings with the N of a planned step, which has more rows while more people vote."""
     row = ledger.step(step)
-    return settings if row is None or row["n"] == settings.N else replace(settings, N=row["n"])
+    return (
+        settings if row is None or row["n"] == settings.section.N else settings.change(N=row["n"])
+    )
 
 
 def _asked(body: dict[str, Any], settings: Settings) -> Asked:
@@ -73,7 +74,7 @@ def _asked(body: dict[str, Any], settings: Settings) -> Asked:
     _integers([way.chance for way in ways], 1, 2 * LIMIT)
     (after,) = _integers([body["asked_after"]], 0, body["step"] + 1)
     grids = tuple(_integers(grid, -LIMIT, LIMIT) for grid in body["directions"])
-    if [len(grid) for grid in grids] != [settings.dim] * (settings.K if ways else 0):
+    if [len(grid) for grid in grids] != [settings.dim] * (settings.section.K if ways else 0):
         raise ValueError("directions are of other coordinates, or of another number")
     return Asked(after, tuple(ways), grids)
 

@@ -44,6 +44,7 @@ def record_plan(
     ledger: Ledger, epoch: int, settings: Settings, query: Query, centre_sha256: str
 ) -> None:
     """Record a step's query, and the digest of the weights it starts from."""
+    o = settings.section
     with ledger.transaction("controller"):
         lease.check(ledger, epoch)
         ledger.execute(
@@ -51,7 +52,7 @@ def record_plan(
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'planned')",
             (
                 ledger.run, query.step, epoch, asked_pairing(settings), float(query.mu),
-                settings.N, settings.D, settings.M, settings.K, centre_sha256,
+                o.N, o.D, o.M, o.K, centre_sha256,
             ),
         )  # fmt: skip
         if query.asked is not None:
@@ -67,7 +68,7 @@ def asked_pairing(settings: Settings) -> str:
 
     "pool": the policy as it is; "mixed": that, and every other direction as the settings say.
     """
-    return {0.0: settings.pairing, 1.0: "pool"}.get(settings.own_share, "mixed")
+    return {0.0: settings.section.pairing, 1.0: "pool"}.get(settings.own_share, "mixed")
 
 
 def begin(ledger: Ledger, epoch: int, step: int, n: int | None = None) -> None:

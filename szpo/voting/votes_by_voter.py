@@ -23,7 +23,7 @@ def read_votes_by_voter(
 
     The weighting ``skill`` needs answers to gold, too: they are read up to the step's close.
     """
-    gold = calibration.results(ledger, step) if settings.weighting == "skill" else {}
+    gold = calibration.results(ledger, step) if settings.section.weighting == "skill" else {}
     voters = tuple(sorted({vote.panelist for vote in votes} | set(gold)))
     column = {voter: i for i, voter in enumerate(voters)}
     verdicts = np.zeros((len(voters), *tally.identical.shape), dtype=np.int8)

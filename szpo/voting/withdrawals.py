@@ -78,7 +78,7 @@ def withdraw(
     Raises:
         UsageError: nobody is called so, or the run weighs voters by each other's votes.
     """
-    if settings.weighting != "equal":
+    if settings.section.weighting != "equal":
         raise UsageError(
             "withdraw: this run weighs voters by each other's votes (optimizer.weighting), so "
             "none can be taken out of the fit; begin a new run without them"
@@ -140,7 +140,7 @@ def withdrawals(ledger: Ledger, before: int = 2**62) -> tuple[Withdrawal, ...]:
 def read(ledger: Ledger, settings: Settings, step: int) -> tuple[Recounted, ...]:
     """The rows of earlier steps that a step's fit reads anew, without withdrawn verdicts."""
     held = [each for each in withdrawals(ledger) if each.step <= step]
-    if not held or not rule_of(settings.rule).two_points:
+    if not held or not rule_of(settings.section.rule).two_points:
         return ()
     done = ledger.query(
         "SELECT min(event) AS event FROM events WHERE kind = 'step' "
@@ -165,11 +165,12 @@ def _recount(
     first = len(settings.earlier_votes or ())
     for step in range(until):
         here = step_plan.settings_of(ledger, settings, step)
+        o = here.section
         votes = counting.counted(ledger, step)
         out = [v for v in votes if any(each.holds(v.panelist, step) for each in held)]
-        tally = counting.tally(ledger, step, here.K, here.N, [v for v in votes if v not in out])
+        tally = counting.tally(ledger, step, o.K, o.N, [v for v in votes if v not in out])
         up, down = count_sides(here, tally)
         for k, n in sorted({(vote.k, vote.n) for vote in out}):
             side = 0.0 if tally.side is None else tally.side[k, n]
-            yield first + k * here.N + n, float(up[k, n]), float(down[k, n]), float(side)
-        first += here.K * here.N
+            yield first + k * o.N + n, float(up[k, n]), float(down[k, n]), float(side)
+        first += o.K * o.N

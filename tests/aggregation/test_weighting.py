@@ -16,10 +16,10 @@ from szpo.aggregation.low_effort import Conduct, Usual, at_random, flags
 from szpo.aggregation.weighting import HOSTILE_Z, MINUS, PLUS, TIE, History
 from szpo.analysis import voter_report
 from szpo.cli.app import call
+from szpo.config.optimizer import make_settings
 from szpo.errors import UsageError
 from szpo.evaluators.panel_evaluator import PanelEvaluator
 from szpo.optim import optimizer, weighted_votes
-from szpo.optim.checked_settings import defaults
 from szpo.replay import replay, verification
 from szpo.types import Tally, Vote
 from szpo.voting import calibration
@@ -140,7 +140,7 @@ def test_the_share_is_the_smallest_over_all_sets_of_voters(seed):
 @pytest.mark.parametrize("kind", registry.WEIGHTINGS)
 @pytest.mark.parametrize(("rule", "alpha"), [("known", {"alpha": 0.1}), ("sign", {})])
 def test_every_rule_reports_a_share_and_a_nearer_vote_a_smaller_one(rule, alpha, kind):
-    settings = defaults(3, (("z", (4,)),), rule=rule, N=7, M=1, weighting=kind, warmup=0, **alpha)
+    settings = make_settings(3, (("z", (4,)),), rule=rule, N=7, M=1, weighting=kind, **alpha)
     state, shares = optimizer.init(settings), []
     for wins in (7, 4):
         verdicts = np.zeros((7, 1, 7), dtype=np.int8)
@@ -153,11 +153,11 @@ def test_every_rule_reports_a_share_and_a_nearer_vote_a_smaller_one(rule, alpha,
 
 
 def test_a_weighting_needs_voters_and_without_them_there_is_no_share():
-    settings = defaults(3, (("z", (4,)),), K=1, N=2)
+    settings = make_settings(3, (("z", (4,)),), K=1, N=2)
     state = optimizer.init(settings)
     tally = make_votes([[[PLUS, MINUS]]]).tally()
     assert optimizer.tell(state, optimizer.ask(state), tally)[2].flip_share is None
-    state = optimizer.init(defaults(1, (("z", (4,)),), rule="known", N=2, weighting="skill"))
+    state = optimizer.init(make_settings(1, (("z", (4,)),), rule="known", N=2, weighting="skill"))
     with pytest.raises(UsageError, match="needs to know who voted how"):
         optimizer.tell(state, optimizer.ask(state), make_votes([[[PLUS, MINUS]]]).tally())
     with pytest.raises(UsageError, match="equal learns no weights"):
@@ -166,7 +166,7 @@ def test_a_weighting_needs_voters_and_without_them_there_is_no_share():
 
 @pytest.mark.parametrize("kind", registry.LEARNED)
 def test_weights_rest_on_earlier_steps_alone(kind):
-    settings = defaults(1, (("z", (4,)),), rule="known", N=4, weighting=kind)
+    settings = make_settings(1, (("z", (4,)),), rule="known", N=4, weighting=kind)
     rng = np.random.default_rng(0)
     state = optimizer.init(settings)
     for _ in range(6):
@@ -501,7 +501,7 @@ def test_a_hostile_voter_is_named_where_each_comparison_has_one_vote(tmp_path):
     *honest, hostile = voter_report.voters(ledger)
     assert hostile.z < -HOSTILE_Z and min(row.z for row in honest) > 0
     assert hostile.skill < 0.5 and hostile.in_use == 1
-    (line,) = voter_report.against([*honest, hostile], settings.weighting)
+    (line,) = voter_report.against([*honest, hostile], settings.section.weighting)
     assert line.startswith("panel-4 votes against what the others' votes say")
     assert line.endswith("optimizer.weighting = skill turns them round")
 

@@ -183,7 +183,7 @@ def test_equal_questions_are_told_before_votes_are_spent() -> None:
         assert teachable.foretell(unknown, 8) == (False, "")
     # Where verdicts are on rows there is no more to show in one.
     _, told = teachable.foretell({"calibration": {"zero_share": 0.6}}, 1)
-    assert told.endswith("differ in what you want") and "optimizer.rows" not in told
+    assert told.endswith("differ in what you want") and "optimizer.D" not in told
 
 
 def test_equal_questions_are_warned_of_once_while_running(tmp_path: Path) -> None:

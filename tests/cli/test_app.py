@@ -350,7 +350,7 @@ def test_the_head_that_show_prints_is_the_one_that_verify_takes(yard, capsys):
 
 @pytest.mark.full
 def test_plan_costs_nothing_and_is_arithmetic(tmp_path, capsys):
-    arguments = yard_run.arguments(tmp_path, "optimizer.votes=2", "run.votes=160")
+    arguments = yard_run.arguments(tmp_path, "optimizer.M=2", "run.votes=160")
     assert call([*arguments, "--plan", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     # 160 votes at K·N·M = 1·8·2 a step; each vote reads 2·D = 6 answers of at most 24 tokens.

@@ -124,7 +124,7 @@ REFUSED = [
     (["dpo", "--fresh", "--from", "hh"], ("--from goes with --pairs",)),
     (["dpo", "--fresh", "--first", "9"], ("--first goes with --pairs",)),
     (["dpo", "--fresh", "--skip-bad"], ("--skip-bad goes with --pairs",)),
-    (["dpo", "--fresh", "--set", "optimizer.rows=4"], ("give that in place of --set",)),
+    (["dpo", "--fresh", "--set", "optimizer.D=4"], ("give that in place of --set",)),
     (
         ["iterative-dpo", "--fresh", "--votes", "20", "--recipe", "questions=5"],
         ("--votes 20 in 5 rounds is 4 questions", "questions=5 differs"),
@@ -196,8 +196,8 @@ def test_ppo_on_a_score_needs_no_extra_and_its_record_is_json_that_every_reader_
 
 @pytest.mark.full
 def test_a_runs_votes_are_learned_from_on_its_own_sites(tmp_path, capsys):
-    small = ["--set", "run.steps=2", "--set", "optimizer.directions=2"]
-    small += ["--set", "optimizer.rows=3", "--set", "panel.beta=8", "--set", "run.name=r"]
+    small = ["--set", "run.steps=2", "--set", "optimizer.K=2"]
+    small += ["--set", "optimizer.D=3", "--set", "panel.beta=8", "--set", "run.name=r"]
     assert call(["run", *TINY, *small, *SETUP, "--folder", str(tmp_path)]) == 0
     capsys.readouterr()
     out = tmp_path / "out"

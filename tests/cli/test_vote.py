@@ -25,7 +25,7 @@ from szpo.voting import counting, lease
 from tests.support import yard_run
 
 pytest_plugins = ["tests.support.browser"]
-ROWS = "optimizer.comparisons=8", "optimizer.rows=1", "optimizer.votes=1", "panel.sheet=8"
+ROWS = "optimizer.N=8", "optimizer.D=1", "optimizer.M=1", "panel.sheet=8"
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_a_signal_leaves_the_terminal_as_it_was(driven):
 
 def begin(folder: Path, *sets: str) -> list[str]:
     every = (
-        *yard_run.SETS, f"prompts.path={yard_run.prompts(folder)}", "optimizer.rows=1",
+        *yard_run.SETS, f"prompts.path={yard_run.prompts(folder)}", "optimizer.D=1",
         "run.votes=16", "run.name=mine", "panel.sheet=8", "panel.poor_samples=open", *sets,
     )  # fmt: skip
     return [

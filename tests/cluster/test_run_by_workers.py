@@ -227,7 +227,7 @@ def test_the_doctor_looks_at_the_engine_and_prices_a_step(tmp_path, model, hosts
     call(["doctor", "--config", str(file), "--folder", str(tmp_path)])
     found = " ".join(capsys.readouterr().out.split())
     assert "2 workers at a cluster of its own on 127.0.0.1" in found
-    rows = 2 * config.optimizer.directions * config.optimizer.comparisons * config.optimizer.rows
+    rows = 2 * config.optimizer.K * config.optimizer.N * config.optimizer.D
     assert f"{rows} rows in {rows // 8} chunks of 8, about" in found
     assert hosts[0].workers.closed  # type: ignore[attr-defined]
 

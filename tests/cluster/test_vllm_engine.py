@@ -108,8 +108,8 @@ def wanted(policy, running):
 def test_the_doctor_measures_a_step_on_servers(server, model):
     """Two chunks on one server take twice as long as one."""
     sets = [f"model.name={model}", "model.dtype=fp32", "engine.kind=vllm", "engine.chunk_rows=2",
-            f'engine.replicas=["{server.url}"]', "optimizer.rows=2",
-            "optimizer.directions=1", "generation.max_new_tokens=4"]  # fmt: skip
+            f'engine.replicas=["{server.url}"]', "optimizer.D=2",
+            "optimizer.K=1", "generation.max_new_tokens=4"]  # fmt: skip
     engine, step = run_engine.examine(settings_file.load(sets=sets), "w20 w21")
     assert (engine.status, step.status) == ("ok", "ok")
     assert engine.text.startswith(f"vLLM {server.version} at {server.url}")

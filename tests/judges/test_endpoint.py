@@ -260,7 +260,7 @@ def test_odds_need_both_names_among_the_likeliest_and_numbers(odds, says):
 def arguments(folder, stub, *sets):
     return yard_run.arguments(
         folder, "run.name=yard", "panel.kind=judge", "judge.kind=endpoint",
-        f"judge.base_url={stub.url}", "optimizer.comparisons=4", *sets,
+        f"judge.base_url={stub.url}", "optimizer.N=4", *sets,
     )  # fmt: skip
 
 
@@ -285,7 +285,7 @@ def test_a_judge_runs_a_whole_run_and_its_votes_verify(tmp_path, capfd):
 
 @pytest.mark.full
 def test_a_judge_is_asked_about_single_rows_as_often_as_the_plan_said(tmp_path, capfd):
-    sets = ("panel.verdict=rows", "optimizer.rows=1", "run.votes=8", "judge.concurrency=1")
+    sets = ("panel.verdict=rows", "optimizer.D=1", "run.votes=8", "judge.concurrency=1")
     with StubEndpoint("longer") as stub:
         assert call([*arguments(tmp_path, stub, *sets), "--plan"]) == 0
         assert not stub.requests
@@ -313,7 +313,7 @@ def test_a_judge_is_asked_about_single_rows_as_often_as_the_plan_said(tmp_path, 
 )  # fmt: skip
 def test_the_plan_of_batches_says_what_a_judge_reads(sets, words):
     config = settings_file.load(
-        sets=["panel.kind=judge", "panel.verdict=batch", "optimizer.rows=8", *sets]
+        sets=["panel.kind=judge", "panel.verdict=batch", "optimizer.D=8", *sets]
     )
     assert words in dict(cost_plan.describe(cost_plan.estimate(config), config))["judge"]
 
@@ -377,7 +377,7 @@ def test_a_judge_visits_a_run_for_people_and_leaves_them_their_seats(tmp_path, c
     with StubEndpoint("longer") as stub:
         line = yard_run.arguments(
             tmp_path, "panel.kind=people", "panel.calibration=false", "panel.poor_samples=open",
-            "optimizer.votes=2", "run.steps=1", "run.votes=none", "optimizer.comparisons=4",
+            "optimizer.M=2", "run.steps=1", "run.votes=none", "optimizer.N=4",
             "run.lag=0", "run.name=mixed", f"run.folder={tmp_path / 'runs'}",
         )  # fmt: skip
         config = settings_file.load(sets=[line[i + 1] for i, w in enumerate(line) if w == "--set"])

@@ -26,7 +26,7 @@ from tests.support.cases import case
 
 matplotlib.use("agg")
 SMALL = {
-    "model.dtype": "fp32", "optimizer.directions": 2, "optimizer.rows": 2,
+    "model.dtype": "fp32", "optimizer.K": 2, "optimizer.D": 2,
     "generation.max_new_tokens": 6, "subspace.dim": 4, "subspace.samples": 16,
     "evaluation.prompts": 1, "evaluation.samples": 1,
     "evaluation.along": 0,
@@ -96,7 +96,7 @@ def test_callbacks_are_given_facts_steps_and_the_outcome_and_no_text(tuned):
     assert steps == tuned.steps == [0, 1, 2, 3]
     assert [each.step for each in tuned.reports] == steps
     assert outcome == tuned.outcome
-    assert (facts.name, facts.settings["optimizer.rows"]) == ("mine", 2)
+    assert (facts.name, facts.settings["optimizer.D"]) == ("mine", 2)
     assert facts.settings["model.name"] == "llama"  # the folder's name, not its path
     assert not any(name.startswith("prompts.") for name in facts.settings)
     private = {"consent", "guideline", "question", "reward"}
@@ -324,7 +324,7 @@ def test_it_is_asked_about_two_answers_where_verdicts_are_on_rows(model):
         asked.append((prompt, a, b))
         return "a" if len(a) < len(b) else "b"
 
-    settings = {key: value for key, value in SMALL.items() if key != "optimizer.rows"}
+    settings = {key: value for key, value in SMALL.items() if key != "optimizer.D"}
     with szpo.Tuner(model, PROMPTS, better, votes=4, settings=settings) as tuner:
         assert tuner.run().votes == 4
     assert {prompt for prompt, _, _ in asked} <= {*PROMPTS}

@@ -317,7 +317,7 @@ def test_what_is_no_saved_state_or_was_changed_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"of format 3; szpo 0\.2 .* reads formats up to 3"):
         szpo.Optimizer.from_dict({**saved, "format": 3})
     with pytest.raises(UsageError, match="not a saved state"):
-        szpo.Optimizer.from_dict({"format": 4})
+        szpo.Optimizer.from_dict({"format": 5})
     (tmp_path / "x.json").write_text("[1]")
     with pytest.raises(UsageError, match="no saved Optimizer"):
         szpo.Optimizer.load(tmp_path / "x.json")
@@ -352,12 +352,13 @@ def test_bad_arguments_are_refused_in_one_line():
         ({"dim": 2, "start": "ab"}, "start 'ab' is not made of numbers"),
         ({"dim": 2, "bounds": (1, 0)}, "low must be below high"),
         ({"bounds": (0, 1)}, "these bounds hold for every one; give dim=3"),
-        ({"dim": 2, "lr": 0.1}, "lr unknown to the optimizer; it knows D, K, "),
+        ({"dim": 2, "lr": 0.1}, 'unknown key "lr"; leave it out'),
         ({"start": [5.0], "bounds": [(0, 1)]}, "outside its bounds"),
         ({"dim": 2, "seed": -1}, "seed: -1 is out of range"),
-        ({"dim": 2, "rule": "best"}, "rule 'best' is unknown; choose known"),
+        ({"dim": 2, "rule": "best"}, 'rule must be one of .*"known"'),
         ({"dim": 2, "N": 4}, "N is not an option"),
-        ({"dim": 2, "speed": 4}, "speed unknown"),
+        ({"dim": 2, "kl_stepp": 4}, 'did you mean "kl_step"'),
+        ({"dim": 2, "mu_decay": 2}, "mu_decay must be a finite number >= 0 and <= 1"),
         ({"dim": 2, "weighting": "skill"}, "weigh votes yourself"),
     ]
     for how, words in cases:

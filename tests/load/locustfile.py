@@ -58,8 +58,8 @@ def answer(step: int, i: int, side: str) -> str:
 def begin(environment: Any, **_: Any) -> None:
     people = environment.parsed_options.num_users or 1
     sets = (
-        f"optimizer.comparisons={COMPARISONS}", "optimizer.rows=1", f"panel.sheet={SHEET}",
-        f"optimizer.votes={people}", f"run.votes={COMPARISONS * people}",
+        f"optimizer.N={COMPARISONS}", "optimizer.D=1", f"panel.sheet={SHEET}",
+        f"optimizer.M={people}", f"run.votes={COMPARISONS * people}",
     )  # fmt: skip
     stage = make(run, text=answer, sets=sets)
     stage.advance()

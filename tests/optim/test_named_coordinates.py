@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from scipy import special
 
 from szpo.config import settings_file
+from szpo.config.optimizer import make_settings, read_settings, record_settings
 from szpo.errors import UsageError
 from szpo.optim import named_features, optimizer, pair_choice
-from szpo.optim.checked_settings import defaults, settings_from_json, settings_to_json
 from szpo.optim.named_features import BY_SQUARE, FEW, NamedFeatures
 from szpo.optim.posterior_directions import NOISE, draw_direction
 from szpo.optim.rules import all_votes, findings
@@ -47,7 +47,7 @@ def table(names: tuple[str, ...] = TEXTS, side: float = 0.1) -> NamedFeatures:
 
 def settings_of(features: NamedFeatures | None = None, **more: object) -> Settings:
     own = table() if features is None else features
-    return defaults(
+    return make_settings(
         3, (("z", (DIM,)),), rule="regression", kl_radius=2.0, guarded=False, features=own,
         **{"D": 1, "asking_noise": NOISE, **more},
     )  # fmt: skip
@@ -64,10 +64,12 @@ def walk(settings: Settings, steps: int, seed: int, taste, hidden: float = 0.0):
     for _ in range(steps):
         query = optimizer.ask(state)
         moves = perturbations(settings, query, None).displacements(settings.distance)
-        luck = rng.standard_normal((settings.K, len(named.names))) * math.sqrt(2 / settings.D)
+        luck = rng.standard_normal((settings.section.K, len(named.names))) * math.sqrt(
+            2 / settings.section.D
+        )
         shown = moves @ gradients + luck
         logits = shown @ np.asarray(taste)[: len(named.names)] + hidden * moves[:, 2]
-        plus = rng.random(settings.K) < special.expit(logits)
+        plus = rng.random(settings.section.K) < special.expit(logits)
         texts = np.rint(shown * FEATURE_GRID).astype(np.int64)[:, None]
         inputs = StepInputs(centre=np.zeros(DIM), text_differences=texts if named.names else None)
         state, _, _ = optimizer.tell(state, query, one_vote(plus), inputs=inputs)
@@ -320,10 +322,10 @@ def test_a_taste_that_no_coordinate_carries_is_told_and_not_followed_far():
 def test_settings_without_names_are_written_as_before_and_with_names_read_back():
     measured = replace(table(), curves=((2048, 8192, 1500, 9000),) * DIM)
     plain = replace(measured, coordinates=(), axes=(), curves=())
-    body = settings_to_json(settings_of(plain, asking_noise=None))
+    body = record_settings(settings_of(plain, asking_noise=None))
     assert not {"coordinates", "axes", "curves"} & {*body["features"]}
     named = settings_of(measured)
-    assert settings_from_json(settings_to_json(named)) == named
+    assert read_settings(record_settings(named), named.root_seed, named.layout) == named
     for wrong in (
         {"coordinates": ("a",)}, {"components": 1}, {"axes": ((0,) * DIM, *table().axes[1:])},
         {"axes": (table().axes[0][1:], *table().axes[1:])}, {"curves": ((1, 2, 3),) * DIM},

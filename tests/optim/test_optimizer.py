@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from szpo.config.optimizer import make_settings, read_settings, record_settings
 from szpo.errors import RunError, UsageError
 from szpo.optim import optimizer, parameters, step_size
-from szpo.optim.checked_settings import defaults, settings_from_json, settings_to_json
 from szpo.optim.parameters import Space, round13
+from szpo.optim.rules import along_direction
 from szpo.optim.sample_directions import Law
-from szpo.optim.settings import Settings
 from szpo.types import Query, Shift, Update
 from tests.support.cases import case
 from tests.support.optimizer_state import state_to_json
@@ -32,7 +32,7 @@ from tests.support.tallies import (
 
 @pytest.mark.parametrize("pairing", ["antithetic", "forward"])
 def test_a_query_shifts_both_ways_or_one(pairing):
-    settings = defaults(5, SMALL, rule="sign", pairing=pairing, K=2, mu=0.3)
+    settings = make_settings(5, SMALL, rule="sign", pairing=pairing, K=2, mu=0.3)
     query = optimizer.ask(optimizer.init(settings))
     for k, (plus, minus) in enumerate(query.shifts):
         factor = parameters.factor(settings.space, 0, k)
@@ -44,19 +44,19 @@ def test_a_query_shifts_both_ways_or_one(pairing):
 
 
 def test_a_step_is_asked_ahead_by_one_and_never_at_no_radius():
-    state = optimizer.init(defaults(1, SMALL, mu=1.0, mu_decay=1.0))
+    state = optimizer.init(make_settings(1, SMALL, mu=1.0, mu_decay=1.0))
     assert optimizer.ask(state).mu == 1.0
     assert (optimizer.ask(state, 1).step, optimizer.ask(state, 1).mu) == (1, 0.5)
     with pytest.raises(UsageError, match="ask: step 2 when votes are awaited for step 0"):
         optimizer.ask(state, 2)
     with pytest.raises(RunError, match="step 3: the perturbation radius mu is 0"):
-        optimizer.query(defaults(1, SMALL), 3, 0.0)
-    settings = defaults(1, (("w", (100,)),), scale=0.01)
+        optimizer.query(make_settings(1, SMALL), 3, 0.0)
+    settings = make_settings(1, (("w", (100,)),), scale=0.01)
     assert step_size.base_mu(settings) == pytest.approx(0.01 * math.sqrt(2 * 1.62 / 100))
 
 
 def one_step(rule, pairing, votes, **changes):
-    settings = defaults(
+    settings = make_settings(
         3, WIDE, rule=rule, pairing=pairing, N=votes.plus.shape[-1], mu=0.5, alpha=0.25, **changes
     )
     return told(settings, votes)
@@ -65,7 +65,7 @@ def one_step(rule, pairing, votes, **changes):
 @pytest.mark.parametrize(("pairing", "distance"), [("antithetic", 2), ("forward", 1)])
 def test_known_moves_by_alpha_delta_over_the_distance(pairing, distance):
     votes = tally([[1, 1, 0]], [[0, 0, 1]])
-    _, updates, info = one_step("known", pairing, votes, law=Law())
+    _, updates, info = one_step("known", pairing, votes, law="gaussian")
     delta = (math.log(3) + math.log(3) - math.log(3)) / 3
     assert info.delta == (delta,)
     assert updates == (Update(0, 0, coef=float(round13(0.25 * delta / (distance * 0.5)))),)
@@ -87,8 +87,8 @@ def test_a_step_as_published_is_what_it_is_by_hand():
         ("known", {"smoothing": "trim"}, 0.0808672, 5300 / 2**16),
         ("sign", {}, 0.07, 4588 / 2**16),
     ):
-        settings = defaults(
-            3, (("w", (20, 10)),), rule=rule, pairing="forward", law=Law(), warmup=0,
+        settings = make_settings(
+            3, (("w", (20, 10)),), rule=rule, pairing="forward", law="gaussian",
             N=8, M=5, mu=0.3, alpha=0.07, **own,
         )  # fmt: skip
         _, updates, _ = told(settings, votes)
@@ -101,38 +101,39 @@ def test_a_step_as_published_is_what_it_is_by_hand():
 
 
 def test_sign_steps_are_constant_averaged_over_directions_and_of_the_laws_length():
-    _, updates, _ = one_step("sign", "antithetic", tally([[1, 1, 0]], [[0, 0, 1]]), law=Law())
+    _, updates, _ = one_step("sign", "antithetic", tally([[1, 1, 0]], [[0, 0, 1]]), law="gaussian")
     assert updates == (Update(0, 0, coef=0.25),)
-    _, updates, _ = one_step("sign", "antithetic", tally([[0, 1]], [[1, 0]]), law=Law())
+    _, updates, _ = one_step("sign", "antithetic", tally([[0, 1]], [[1, 0]]), law="gaussian")
     assert updates == (Update(0, 0, coef=0.0),)
     votes = tally([[1.0], [0.0]], [[0.0], [1.0]])
-    _, updates, _ = one_step("sign", "antithetic", votes, law=Law(), K=2)
+    _, updates, _ = one_step("sign", "antithetic", votes, law="gaussian", K=2)
     assert updates == (Update(0, 0, coef=0.125), Update(0, 1, coef=-0.125))
-    law = Law(normalise=True)
+    law = "normalised"
     _, updates, _ = one_step("sign", "antithetic", tally([[1.0]]), law=law)
-    factor = parameters.factor(Space(3, WIDE, law), 0, 0)
+    factor = parameters.factor(Space(3, WIDE, Law(normalise=True)), 0, 0)
     assert updates[0].coef == float(round13(0.25 * factor))
 
 
 def test_an_estimate_from_elsewhere_replaces_the_votes():
     votes = tally([[1.0, 1.0]])
     for rule, coef in (("known", 0.25 * -2.0), ("sign", -0.25)):
-        settings = defaults(3, WIDE, rule=rule, N=2, mu=0.5, alpha=0.25, law=Law())
+        settings = make_settings(3, WIDE, rule=rule, N=2, mu=0.5, alpha=0.25, law="gaussian")
         state = optimizer.init(settings)
         _, updates, info = optimizer.tell(state, optimizer.ask(state), votes, delta=[-2.0])
         assert updates[0].coef == float(round13(coef))
         assert info.delta == (-2.0,)
-    state = optimizer.init(defaults(3, SMALL, K=1, N=2))
+    state = optimizer.init(make_settings(3, SMALL, K=1, N=2))
     with pytest.raises(UsageError, match="regression takes votes"):
         optimizer.tell(state, optimizer.ask(state), votes, delta=[-2.0])
 
 
-def test_too_large_a_coefficient_is_cut_and_recorded():
+def test_too_large_a_coefficient_is_cut_and_recorded(monkeypatch):
     votes = tally([[1.0]])
-    _, updates, info = one_step("known", "antithetic", votes, law=Law(), coef_cap=0.25)
-    assert (updates[0].coef, info.capped) == (0.125, True)
-    _, updates, info = one_step("known", "antithetic", votes, law=Law())
+    _, updates, info = one_step("known", "antithetic", votes, law="gaussian")
     assert not info.capped
+    monkeypatch.setattr(along_direction, "COEF_CAP", 0.25)
+    _, updates, info = one_step("known", "antithetic", votes, law="gaussian")
+    assert (updates[0].coef, info.capped) == (0.125, True)
 
 
 def test_the_report_counts_votes_and_wins():
@@ -146,7 +147,7 @@ def test_non_finite_votes_name_step_and_source():
         for bad in [math.nan, math.inf]:
             for rule in ["known", "sign", "regression"]:
                 with case(rule, bad, side):
-                    settings = defaults(1, SMALL, rule=rule, K=1, N=2)
+                    settings = make_settings(1, SMALL, rule=rule, K=1, N=2)
                     state = optimizer.init(settings)
                     query = optimizer.ask(state)
                     good = tally([[1.0, 0.0]], [[0.0, 1.0]])
@@ -160,7 +161,7 @@ def test_non_finite_votes_name_step_and_source():
 
 
 def test_votes_and_estimates_that_do_not_fit_are_refused():
-    state = optimizer.init(defaults(1, SMALL, K=1, N=2))
+    state = optimizer.init(make_settings(1, SMALL, K=1, N=2))
     query = optimizer.ask(state)
     with pytest.raises(UsageError, match=r"votes of shape \(1, 3\), expected \(1, 2\)"):
         optimizer.tell(state, query, tally([[1.0, 0.0, 0.0]]))
@@ -170,14 +171,14 @@ def test_votes_and_estimates_that_do_not_fit_are_refused():
         optimizer.tell(state, Query(1, query.shifts, query.mu, None), tally([[1.0, 0.0]]))
     with pytest.raises(UsageError, match="different shapes"):
         optimizer.tell(state, query, replace(tally([[1.0, 0.0]]), minus=np.zeros((1, 1))))
-    state = optimizer.init(defaults(1, SMALL, rule="known", N=1))
+    state = optimizer.init(make_settings(1, SMALL, rule="known", N=1))
     with pytest.raises(RunError, match="step 0: value difference 0 is nan; nothing was applied"):
         optimizer.tell(state, optimizer.ask(state), tally([[1.0]]), delta=[math.nan])
 
 
 @pytest.mark.parametrize("rule", ["known", "sign"])
 def test_identical_comparisons_everywhere_move_nothing(rule):
-    settings = defaults(1, SMALL, rule=rule, N=2)
+    settings = make_settings(1, SMALL, rule=rule, N=2)
     _, updates, info = told(settings, tally([[0.0, 0.0]], identical=[[True, True]]))
     assert not np.any(updates[0].coef)
     assert (info.delta, info.stderr, info.win_rate, info.votes) == ((0.0,), (0.0,), 0.5, 0.0)
@@ -197,7 +198,7 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_state_is_rebuilt_by_telling_again(case):
     rng = np.random.default_rng(1)
-    settings = defaults(6, SMALL, **case)
+    settings = make_settings(6, SMALL, **case)
     state, tallies, mus, rows = optimizer.init(settings), [], [], []
     for _ in range(12):
         query = optimizer.ask(state)
@@ -205,8 +206,8 @@ def test_a_state_is_rebuilt_by_telling_again(case):
         mus.append(query.mu)
         state, updates, _ = optimizer.tell(state, query, tallies[-1])
         rows.append(updates)
-    stored = json.loads(json.dumps(settings_to_json(settings)))
-    again = settings_from_json(stored)
+    stored = json.loads(json.dumps(record_settings(settings)))
+    again = read_settings(stored, settings.root_seed, settings.layout)
     rebuilt = optimizer.init(again)
     for votes, mu, row in zip(tallies, mus, rows, strict=True):
         query = optimizer.ask(rebuilt)
@@ -219,7 +220,7 @@ def test_a_state_is_rebuilt_by_telling_again(case):
 
 @given(st.integers(0, 2**32), st.sampled_from(["known", "sign"]))
 def test_swapping_all_votes_turns_the_step_around(seed, rule):
-    settings = defaults(2, SMALL, rule=rule, N=3, M=2)
+    settings = make_settings(2, SMALL, rule=rule, N=3, M=2)
     rng = np.random.default_rng(seed)
     votes = random_tally(rng, settings)
     _, one, _ = told(settings, votes)
@@ -245,12 +246,14 @@ def unit_directions(law, draws):
 
 def gradients(pairing, law, value, centre, mu, draws):
     """One ĝ per drawn direction, from true value differences, through `coefficients`."""
-    settings = Settings(11, SMALL, law, "known", pairing, N=1, mu=mu, alpha=1.0, coef_cap=1e9)
+    settings = make_settings(11, SMALL, rule="known", pairing=pairing, N=1, mu=mu, alpha=1.0)
     v = unit_directions(law, draws)
     low = centre - mu * v if pairing == "antithetic" else centre
     delta = value(centre + mu * v) - value(low)
     votes = tally(np.ones((draws, 1, 1)))
-    found = coefficients(settings, votes, mu=mu, alpha=1.0, delta=delta[:, None])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(along_direction, "COEF_CAP", 1e9)
+        found = coefficients(settings, votes, mu=mu, alpha=1.0, delta=delta[:, None])
     return found.coef * v
 
 
@@ -271,8 +274,16 @@ def test_votes_give_the_exact_expectation_of_the_gradient(votes, pairing):
     """Every outcome of N = 2 comparisons, weighted by its probability, through `tell`'s sums."""
     mu, settings = (
         0.8,
-        defaults(
-            11, SMALL, rule="known", pairing=pairing, N=2, M=votes, mu=0.8, alpha=1.0, law=Law()
+        make_settings(
+            11,
+            SMALL,
+            rule="known",
+            pairing=pairing,
+            N=2,
+            M=votes,
+            mu=0.8,
+            alpha=1.0,
+            law="gaussian",
         ),
     )
     distance = 2 if pairing == "antithetic" else 1

@@ -178,7 +178,7 @@ def test_auto_takes_the_set_of_the_model_s_weights(tmp_path, cache, monkeypatch)
     found, line = take()
     assert found.coordinates == "adapters" and found.subspace.adapters == [str(mine)]
     assert (plain.optimizer.kl_radius, found.optimizer.kl_radius) == (4.5, 2.0)
-    assert found.asks_rows == plain.asks_rows and found.rule == plain.rule
+    assert found.asks_rows == plain.asks_rows and found.optimizer.rule == plain.optimizer.rule
     assert str(mine) in line and "subspace.kind=features" in line
     write_set(tmp_path / "sets" / "shipped", digest)
     assert take()[0].subspace.adapters == ["shipped"]

@@ -86,7 +86,7 @@ SETTINGS = (
       for name in ("../a", "", "x" * 300, "run-\N{SNAKE}", "/etc/x", "a.b")),
     ("run.name=con", "is reserved by some file systems"),
     ("optimizer.alpha=1e38", "optimizer.alpha 1e+38 is too large"),
-    ("optimizer.votes=8", "optimizer.votes 8 needs 8 panelists; panel.size is 5"),
+    ("optimizer.M=8", "optimizer.M 8 needs 8 panelists; panel.size is 5"),
 )  # fmt: skip
 
 
@@ -295,8 +295,8 @@ LEDGERS: list[tuple[Callable[[Path], object], list[str], int, str]] = [
     (other_tables, ["show"], 4, "is not a szpo ledger (application_id 0)"),
     (lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
      ["verify"], 5, "damaged"),
-    (forged("PRAGMA user_version = 4"),
-     ["show"], 2, ": schema 4; this szpo reads 3; install a newer"),
+    (forged("PRAGMA user_version = 5"),
+     ["show"], 2, ": schema 5; this szpo reads 4; install a newer"),
     (forged("UPDATE votes SET choice = iif(choice = 'A', 'B', 'A') WHERE vote = 5"),
      ["verify"], 5, "does not verify: votes row 5: "),
     (forged("DELETE FROM updates WHERE step = 1"),
@@ -463,7 +463,7 @@ def test_the_installed_command_loads_nothing_before_it_answers_signals():
 
 
 FAULTS = (
-    (MemoryError(), 6, "error: out of memory; lower optimizer.rows"),
+    (MemoryError(), 6, "error: out of memory; lower optimizer.D"),
     (OSError(28, "No space left on device", "a.db"), 4, "error: a.db: No space left on device"),
     (KeyboardInterrupt(), 130, "stopped by an interrupt"),
     (ZeroDivisionError("seven"), 1,

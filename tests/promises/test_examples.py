@@ -54,7 +54,7 @@ def test_installed_under_a_name_szpo_run_finds_them(tmp_path, monkeypatch):
 
     plug(monkeypatch, evaluators=("brief", panel), policies=("hesitant", Hesitant))
     sets = ["model.name=hesitant", "panel.kind=brief", "optimizer.mu=0.5", "run.votes=40",
-            "optimizer.rows=2", "run.name=both"]  # fmt: skip
+            "optimizer.D=2", "run.name=both"]  # fmt: skip
     words = [word for text in sets for word in ("--set", text)]
     assert call(["run", "--folder", str(tmp_path), *words]) == 0
     with Ledger.open(tmp_path / "both.db", readonly=True) as ledger:

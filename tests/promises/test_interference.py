@@ -56,9 +56,9 @@ def test_nobody_is_seated_at_a_step_that_has_closed(tmp_path):
     settings, ledger, policy = start(tmp_path)
     judge = Closing(ledger, skips=1.0)
     go(settings, ledger, policy, panel_of(ledger, judge=judge), until_step=1)
-    assert len(ledger.votes(0)) == settings.N  # one round, none after the close
+    assert len(ledger.votes(0)) == settings.section.N  # one round, none after the close
     panel_of(ledger).submit(ledger.comparisons(0))
-    assert len(ledger.votes(0)) == settings.N
+    assert len(ledger.votes(0)) == settings.section.N
     with pytest.raises(UsageError, match="step 7 does not exist"):
         panel_of(ledger).submit([replace(ledger.comparisons(0)[0], step=7)])
 
@@ -67,7 +67,7 @@ def test_a_warm_up_counts_all_its_votes(tmp_path):
     settings, ledger, policy = start(tmp_path, rule="known", K=2, warmup=2)
     reports = []
     go(settings, ledger, policy, on_step=reports.append)
-    per_step = settings.K * settings.N
+    per_step = settings.section.K * settings.section.N
     totals = ledger.query("SELECT sum(n_votes) AS n FROM updates GROUP BY step ORDER BY step")
     assert [row["n"] for row in totals] == [per_step] * 4
     again = go(settings, ledger, QuadraticPolicy(settings))

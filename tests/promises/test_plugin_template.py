@@ -21,7 +21,7 @@ from szpo.errors import SzpoError
 from szpo.ledger.database import Ledger
 from szpo.optim.rules import registry
 from szpo.optim.rules.known import RULE as KNOWN
-from szpo.optim.settings import SettingsError
+from szpo.optim.settings import UsageError
 from szpo.testing import check_judge
 from szpo.types import Answer, Prompt
 from tests.support import folder_run, yard_run
@@ -113,7 +113,7 @@ def test_what_is_no_rule_is_refused(monkeypatch):
         with pytest.raises(SzpoError, match=r'"odd" is no szpo.optim.rules.rule.Rule'):
             rule_plugins.find("odd")
     other = type(KNOWN)(**{name: getattr(KNOWN, name) for name in KNOWN.__slots__})
-    with pytest.raises(SettingsError, match="'known' is there already"):
+    with pytest.raises(UsageError, match="'known' is there already"):
         registry.add(other)
 
 

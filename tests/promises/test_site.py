@@ -165,7 +165,7 @@ EXAMPLES = [
     for i, code in enumerate(re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
 ]
 SMALL = {
-    "model.dtype": "fp32", "optimizer.directions": 2, "optimizer.rows": 2,
+    "model.dtype": "fp32", "optimizer.K": 2, "optimizer.D": 2,
     "generation.max_new_tokens": 6, "subspace.dim": 4, "subspace.samples": 16,
 }  # fmt: skip
 

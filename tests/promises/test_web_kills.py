@@ -69,9 +69,7 @@ class Voter:
 @pytest.mark.timeout(3600)
 def test_no_vote_is_lost_or_doubled_when_the_web_process_is_killed(tmp_path):
     kills, path = 30, tmp_path / "run.db"
-    stage = make(
-        path, sets=["optimizer.comparisons=400", "run.votes=4000", "optimizer.rows=1"], seed=9
-    )
+    stage = make(path, sets=["optimizer.N=400", "run.votes=4000", "optimizer.D=1"], seed=9)
     stage.advance()
     codes = [credentials.invite(stage.ledger, "panelist", f"P-{i:02}").code for i in range(PEOPLE)]
     stage.ledger.close()

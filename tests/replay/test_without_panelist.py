@@ -39,7 +39,7 @@ def test_leaving_somebody_out_flips_a_step_where_the_majority_does_and_writes_no
     assert [(e.step, e.votes, e.theirs) for e in found.effects] == [(s, 4, 2) for s in range(3)]
     # In step 1 all cancelled; without Bob there is a majority for plus.
     assert found.flipped == (1,)
-    assert run_spec.recorded_settings(stage.ledger).rule == "known"
+    assert run_spec.recorded_settings(stage.ledger).section.rule == "known"
     first, second, third = (e.cosine for e in found.effects)
     # One direction: with two votes for plus fewer the first step goes the same way, shorter.
     assert first == pytest.approx(1, abs=1e-6)

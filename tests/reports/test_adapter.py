@@ -300,7 +300,7 @@ def halves(tmp_path_factory):
     """A run of four panelists: two like many characters, two few."""
     panel = "bt70+sharp=20+types=.5+other=-1*feature:characters"
     sets = (f"panel.kind={panel}", "panel.reward=1*feature:characters", "panel.size=4",
-            "run.votes=96", "optimizer.directions=8")  # fmt: skip
+            "run.votes=96", "optimizer.K=8")  # fmt: skip
     return folder_run.make(tmp_path_factory.mktemp("halves"), *sets)
 
 

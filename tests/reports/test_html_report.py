@@ -28,7 +28,7 @@ HOSTILE = '<script>alert(1)</script>" onload="x \u202egnihton [bold] {{ 7*7 }}'
 
 @pytest.fixture(scope="module")
 def yard(tmp_path_factory):
-    return yard_run.make(tmp_path_factory.mktemp("yard"), "optimizer.votes=2", "run.votes=48")
+    return yard_run.make(tmp_path_factory.mktemp("yard"), "optimizer.M=2", "run.votes=48")
 
 
 def page_of(path: Path) -> str:

@@ -23,8 +23,8 @@ from tests.support import folder_run, lora_folders, tiny_models
 
 RULES = {
     "regression": [],
-    "rows": ["optimizer.rows=1"],
-    "texts": ["optimizer.rows=1", "optimizer.score_share=1"],
+    "rows": ["optimizer.D=1"],
+    "texts": ["optimizer.D=1", "optimizer.score_share=1"],
     "known": ["optimizer.rule=known", "run.votes=8"],
     "sign": ["optimizer.rule=sign", "run.votes=8"],
 }

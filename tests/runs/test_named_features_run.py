@@ -98,7 +98,11 @@ def test_each_step_records_what_its_texts_differ_in_and_all_is_recomputed(finish
             assert inputs.text_differences is not None and inputs.scores is not None
             np.testing.assert_array_equal(inputs.text_differences, mine)
             assert inputs.text_differences.any()
-            assert inputs.scores.shape == (settings.K, settings.N, named.components)
+            assert inputs.scores.shape == (
+                settings.section.K,
+                settings.section.N,
+                named.components,
+            )
         assert verification.verify(ledger).ok
         found = taught.last_findings(ledger)
         assert found is not None and found.taught is not None
@@ -233,7 +237,7 @@ def test_a_run_without_coordinates_counts_own_features_and_runs_none_from_its_re
     model, mine = folder_run.model(tmp_path), (*OWN[:2], "counted_here:starts")
     sets = (
         f"features.add={json.dumps([*mine, 'keyword:zebra'])}", "subspace.kind=none",
-        "optimizer.rows=1", "panel.verdict=rows", "run.votes=8", "panel.reward=keyword:w20,w22",
+        "optimizer.D=1", "panel.verdict=rows", "run.votes=8", "panel.reward=keyword:w20,w22",
     )  # fmt: skip
     run = tmp_path / "runs" / "folder.db"
     with arm("cp3:raise"):

@@ -55,8 +55,8 @@ PUBLISHED = {
 @pytest.mark.parametrize("preset", PUBLISHED)
 def test_the_algorithm_as_published_runs_is_killed_resumed_and_verified(tmp_path, preset, capsys):
     rule, promise, equation = PUBLISHED[preset]
-    own = ("run.votes=120", "optimizer.directions=1", "optimizer.comparisons=8",
-           "optimizer.rows=1", "optimizer.kl_step=2", "optimizer.kl_radius=1")  # fmt: skip
+    own = ("run.votes=120", "optimizer.K=1", "optimizer.N=8",
+           "optimizer.D=1", "optimizer.kl_step=2", "optimizer.kl_radius=1")  # fmt: skip
     line = folder_run.arguments(tmp_path, *own, model_folder=folder_run.model(tmp_path))
     line[1:1] = ["--preset", preset]
     assert children.run(_killed_at, line, "cp11") == children.KILLED
@@ -65,9 +65,18 @@ def test_the_algorithm_as_published_runs_is_killed_resumed_and_verified(tmp_path
     said = capsys.readouterr().err
     with Ledger.open(path) as ledger:
         settings = recorded_settings(ledger)
-        assert (settings.rule, settings.pairing, settings.law) == (rule, "forward", Law())
-        assert (settings.K, settings.N, settings.M, settings.warmup) == (1, 8, 5, 0)
-        assert settings.smoothing == "trim"  # also where only its sign counts
+        assert (settings.section.rule, settings.section.pairing, settings.law) == (
+            rule,
+            "forward",
+            Law(),
+        )
+        assert (
+            settings.section.K,
+            settings.section.N,
+            settings.section.M,
+            settings.section.warmup,
+        ) == (1, 8, 5, 0)
+        assert settings.section.smoothing == "trim"  # also where only its sign counts
         names = [name for name, _ in settings.layout]  # A and B of each adapted module
         assert settings.dim > 100 and {name[-1] for name in names} == {"A", "B"}, names
         report = verification.verify(ledger)
@@ -106,7 +115,7 @@ def test_a_run_without_a_budget_of_its_own_warns_before_it_has_drifted_far(rule,
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tuned")
-    sets = ("optimizer.rule=regression", "optimizer.directions=8", "run.votes=24", *SURE)
+    sets = ("optimizer.rule=regression", "optimizer.K=8", "run.votes=24", *SURE)
     with pytest.MonkeyPatch.context() as patch:  # the centre stays behind what is recommended
         patch.setitem(RULES["regression"].defaults, "centre_step", 0.4)
         return run(folder, *sets)
@@ -115,7 +124,11 @@ def tuned(tmp_path_factory):
 def test_a_regression_measures_kl_where_it_recommends(tuned):
     with Ledger.open(tuned) as ledger:
         settings = recorded_settings(ledger)
-        assert (settings.rule, settings.K, settings.N) == ("regression", 8, 1)
+        assert (settings.section.rule, settings.section.K, settings.section.N) == (
+            "regression",
+            8,
+            1,
+        )
         report = verification.verify(ledger)
         assert report.ok, str(report)
         noted = [step_inputs.read(ledger, settings, step) for step in range(3)]

@@ -19,7 +19,7 @@ from szpo.runs.callbacks import EachStep, RunFacts, as_callback, read_facts
 from szpo.runs.trackers import read_scalars
 from szpo.voting.step_report import Outcome, StepReport
 
-FACTS = RunFacts("0123abcd", "mine", {"optimizer.rows": 4, "optimizer.rule": "known"})
+FACTS = RunFacts("0123abcd", "mine", {"optimizer.D": 4, "optimizer.rule": "known"})
 SECRET = "Ann Smith <ann@example.org>"
 STEP = StepReport(
     step=0, state="applied", pairing="antithetic", mu=0.6, k=1, n=8, m=1, votes=8, ties=1, skips=0,
@@ -88,7 +88,7 @@ def test_mlflow_reads_what_was_written(tmp_path):
     store.close()
     assert runs == [("mine", "FINISHED", "")]  # resumed, it is one run
     assert {("votes/total", 0, 8.0), ("votes/total", 1, 16.0)} <= set(metrics)
-    assert params == {"optimizer.rows": "4", "optimizer.rule": "known"}
+    assert params == {"optimizer.D": "4", "optimizer.rule": "known"}
 
 
 def logged(file: Path) -> Iterator[bytes]:
@@ -127,7 +127,7 @@ def test_wandb_writes_offline_runs(tmp_path):
                 found.setdefault(name, []).append(json.loads(item.value_json))
             if record.HasField("run"):
                 config = {each.key: each.value_json for each in record.run.config.update}
-                assert config.get("optimizer.rows", "4") == "4"
+                assert config.get("optimizer.D", "4") == "4"
                 assert record.run.host == "local"
     assert sorted(found["votes/total"]) == [8, 16] and found["answers/kl"] == [0.25]
 

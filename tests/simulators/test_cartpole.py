@@ -119,8 +119,8 @@ def test_a_run_through_the_ledger_verifies_and_balances_longer(tmp_path):
     ]
     (tmp_path / "starts.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     sets = (
-        "model.name=cartpole panel.reward=balance optimizer.mu=2 optimizer.rows=1 "
-        "optimizer.comparisons=2 run.votes=96 run.seed=2 run.name=pole "
+        "model.name=cartpole panel.reward=balance optimizer.mu=2 optimizer.D=1 "
+        "optimizer.N=2 run.votes=96 run.seed=2 run.name=pole "
         f"prompts.path={tmp_path / 'starts.jsonl'}"
     )
     words = [word for text in sets.split() for word in ("--set", text)]

@@ -150,8 +150,8 @@ def test_all_methods_share_one_setup(name):
     asked = cells._asking({**spec, "ask": "pair", "panel_on": "pair"}, {"pair": 2.5})
     pairs = start.load_config({**spec, "sets": [*spec["sets"], *asked]})
     assert pairs.run.votes == 8 * plan.groups[0].votes and pairs.panel.beta == 2.5
-    assert pairs.optimizer.rows == 1
-    assert pairs.optimizer.comparisons == 8 * config.optimizer.comparisons
+    assert pairs.optimizer.D == 1
+    assert pairs.optimizer.N == 8 * config.optimizer.N
 
 
 def measured(rewards):
@@ -274,7 +274,7 @@ def test_a_missing_extra_is_named_before_anything_starts(tmp_path, monkeypatch, 
 def test_runs_are_compared_by_their_ledgers(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "220")
     one = yard_run.finished(tmp_path / "a")
-    two = yard_run.make(tmp_path / "b", "optimizer.votes=2", "run.votes=48")
+    two = yard_run.make(tmp_path / "b", "optimizer.M=2", "run.votes=48")
     two = two.rename(two.with_name("other.db"))
     capsys.readouterr()
     assert compare_command([str(one), str(two), "--json"]) == 0

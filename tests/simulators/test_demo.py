@@ -29,7 +29,7 @@ from tests.support.quadratic import new_ledger, settings_of
 def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     folder = tmp_path_factory.mktemp("demo")
     words = folder_run.arguments(folder, "evaluation.prompts=4", "evaluation.samples=2",
-                                 "optimizer.directions=4", "optimizer.comparisons=1",
+                                 "optimizer.K=4", "optimizer.N=1",
                                  "panel.verdict=batch", "generation.whole_sentences=false",
                                  model_folder=folder_run.model(folder))  # fmt: skip
     sets = [text for text in words[words.index("--set") + 1 :: 2] if "panel.reward" not in text]

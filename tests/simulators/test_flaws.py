@@ -225,7 +225,7 @@ def test_every_vote_of_a_flawed_panel_can_be_cast_again(tmp_path):
     """From the spec, the comparison, the side, the key, and votes given in earlier steps."""
     path = yard_run.make(
         tmp_path, f"panel.kind={LINE}", "panel.beta=6", "panel.size=5", "run.votes=48",
-        "optimizer.votes=2",
+        "optimizer.M=2",
     )  # fmt: skip
     with Ledger.open(path) as ledger:
         assert verification.verify(ledger).ok

@@ -7,7 +7,6 @@ import pytest
 
 from szpo.optim import optimizer, parameters
 from szpo.optim.parameters import Space
-from szpo.optim.sample_directions import Law
 from szpo.seeds import derive
 from szpo.types import Tally
 from szpo_simulators.bench import contest
@@ -25,11 +24,11 @@ WORLD = GridWorld(size=3, horizon=5)
 def mean_returns(world, space, theta, shift, step, chosen, crn):
     """Mean returns (N,) of the batches of one side: the step's walks, shared by both or not."""
     side = None if crn else "plus" if shift.sign > 0 else "minus"
-    size = chosen.N * chosen.D * world.width
+    size = chosen.section.N * chosen.section.D * world.width
     key = derive(space.root_seed, "world walk", k=shift.k, name=side)
     u = uniforms(key, size, size * step).reshape(1, -1, world.width)
     moved = parameters.shift(space, theta, shift)["theta"]
-    return world.returns(moved[None], u).reshape(chosen.N, chosen.D).mean(1)
+    return world.returns(moved[None], u).reshape(chosen.section.N, chosen.section.D).mean(1)
 
 
 SMALL = GridWorld(size=2, horizon=5)
@@ -103,7 +102,10 @@ RATERS = LinkPanel("cauchit", 1.5)
 def loop_one_by_one(chosen, root_seed, steps, crn, world):
     """The same repetition through ask, rollout, votes, tell and apply."""
     chosen = replace(chosen, root_seed=root_seed)
-    space, shape = Space(root_seed, chosen.layout, chosen.law), (chosen.K, chosen.N, chosen.M)
+    space, shape = (
+        Space(root_seed, chosen.layout, chosen.law),
+        (chosen.section.K, chosen.section.N, chosen.section.M),
+    )
     state, theta = optimizer.init(chosen), {"theta": world.theta0.astype(np.float32)}
     for step in range(steps):
         query = optimizer.ask(state)
@@ -114,7 +116,7 @@ def loop_one_by_one(chosen, root_seed, steps, crn, world):
         )  # fmt: skip
         coins = oracle.coins([root_seed], step, shape)[0, 0]
         plus = (coins < RATERS.chance(up - down)[..., None].astype(np.float32)).sum(-1) * 1.0
-        tally = Tally(plus, chosen.M - plus, 0 * plus, np.zeros(plus.shape, dtype=bool))
+        tally = Tally(plus, chosen.section.M - plus, 0 * plus, np.zeros(plus.shape, dtype=bool))
         state, updates, _ = optimizer.tell(state, query, tally)
         for update in optimizer.added_updates(chosen, updates):
             theta = parameters.apply_update(space, theta, update)
@@ -127,7 +129,7 @@ CASES = {
     "sign, powers of the step": {
         "rule": "sign", "alpha": 0.2, "alpha_decay": 0.5, "mu": 0.8, "mu_decay": 0.25,
     },
-    "sign, plain Gaussian": {"rule": "sign", "alpha": 0.3, "law": Law()},
+    "sign, plain Gaussian": {"rule": "sign", "alpha": 0.3, "law": "gaussian"},
 }  # fmt: skip
 
 

@@ -25,11 +25,11 @@ import pytest
 import uvicorn
 
 from szpo.config import settings_file
+from szpo.config.optimizer import make_settings, record_settings
 from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
-from szpo.optim.checked_settings import defaults, settings_to_json
 from szpo.optim.settings import Settings
 from szpo.training import services
 from szpo.types import Answer, Assignment, Batch, Prompt, Shift
@@ -181,20 +181,20 @@ def make(
     config = settings_file.load(
         preset_name="people",
         sets=[
-            "model.name=fixed", "optimizer.rule=known", "optimizer.directions=1",
-            "optimizer.comparisons=2", "optimizer.rows=3", "optimizer.votes=2",
+            "model.name=fixed", "optimizer.rule=known", "optimizer.K=1",
+            "optimizer.N=2", "optimizer.D=3", "optimizer.M=2",
             "run.votes=400", "subspace.kind=score", f"run.seed={seed}", f"run.lag={lag}",
             *sets,
         ],
     )  # fmt: skip
     chosen = config.optimizer
-    settings = defaults(
-        seed, LAYOUT, rule="known", mu=0.3, N=chosen.comparisons, D=chosen.rows, M=chosen.votes,
+    settings = make_settings(
+        seed, LAYOUT, rule="known", mu=0.3, N=chosen.N, D=chosen.D, M=chosen.M,
         kl_step=chosen.kl_step,
     )  # fmt: skip
     spec = {
         "config": config.model_dump(mode="json"),
-        "optimizer": settings_to_json(settings),
+        "optimizer": record_settings(settings),
         "panel": None,
         "prompts": {"train": 64, "heldout": 0, "sha256": "0" * 64},
         "base": {"name": "fixed"},

@@ -48,8 +48,8 @@ def arguments(folder: Path, *sets: str, model_folder: Path) -> list[str]:
     """``szpo run …`` for the model, with its file in ``folder``/runs."""
     every = [
         f"model.name={model_folder}", "model.dtype=fp32", f"prompts.path={prompts(folder)}",
-        "panel.reward=length:6", "run.votes=8", "optimizer.directions=4",
-        "optimizer.comparisons=1", "optimizer.rows=2",
+        "panel.reward=length:6", "run.votes=8", "optimizer.K=4",
+        "optimizer.N=1", "optimizer.D=2",
         "generation.max_new_tokens=8", "subspace.dim=4", "subspace.samples=32",
         "run.name=folder", "evaluation.prompts=1", "evaluation.samples=1",
         "evaluation.along=0", *sets,

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from szpo import seeds
+from szpo.config.optimizer import make_settings
 from szpo.features import dictionary
 from szpo.ledger.database import Ledger
 from szpo.optim import parameters
-from szpo.optim.checked_settings import defaults
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.posterior_directions import NOISE
 from szpo.optim.settings import Settings
@@ -87,11 +87,9 @@ class CommaJudge(ValueJudge):
 
 
 def settings_of(**changes: Any) -> Settings:
-    plain = defaults(
-        7, (("z", (len(MARKS),)),), rule="regression", features=features(), K=4, N=1, D=3,
-        guarded=None,
-    )  # fmt: skip
-    return replace(plain, **{"asking_noise": NOISE, **changes})
+    usual = {"features": features(), "K": 4, "N": 1, "D": 3, "guarded": False}
+    usual |= {"root_seed": 7, "layout": (("z", (len(MARKS),)),), "asking_noise": NOISE}
+    return make_settings(**{**usual, **changes})
 
 
 def start(folder: Path, name: str = "run.db", **changes: Any) -> tuple[Settings, Ledger]:

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from szpo.optim.checked_settings import settings_to_json
+from szpo.config.optimizer import record_settings
 from szpo.optim.state import State
 
 
 def state_to_json(state: State) -> dict[str, Any]:
     """The state as plain JSON values."""
-    return {**_plain_fields(state), "settings": settings_to_json(state.settings)}
+    return {**_plain_fields(state), "settings": record_settings(state.settings)}
 
 
 def _plain_fields(value: Any) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from szpo.config.optimizer import make_settings
 from szpo.ledger.database import Ledger
-from szpo.optim.checked_settings import defaults
 from szpo.types import Answer, Choice, Comparison, Prompt, Row
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
@@ -25,7 +25,7 @@ ASKED = tuple(Comparison(f"c{n}", 0, 0, n, ROWS) for n in range(2))
 @contextmanager
 def new_ledger(path: Path) -> Iterator[Ledger]:
     """A ledger with one open step of two comparisons with two votes each."""
-    settings = defaults(7, (("z", (2,)),), K=1, N=2, D=3, M=2)
+    settings = make_settings(7, (("z", (2,)),), K=1, N=2, D=3, M=2)
     with quadratic.new_ledger(path, settings) as made:
         made.execute("UPDATE controller SET epoch = 1")
         quadratic.open_step(made, settings, ASKED, mu=1.0, epoch=1)

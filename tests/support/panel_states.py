@@ -52,9 +52,9 @@ OTHER = (
     "It is dangerous to wake them.",
     "The rain drummed softly on the bus shelter while everyone pretended to look at the clock.",
 )
-SETS = ("optimizer.rows=6", "run.steps=30", "run.votes=120")
+SETS = ("optimizer.D=6", "run.steps=30", "run.votes=120")
 ROWS = (
-    "optimizer.rows=1", "optimizer.comparisons=19", "optimizer.votes=1", "panel.sheet=8",
+    "optimizer.D=1", "optimizer.N=19", "optimizer.M=1", "panel.sheet=8",
     "run.votes=160",
 )  # fmt: skip
 """A run that asks about rows, eight at once: two sheets a round, as three pairs are equal."""
@@ -78,7 +78,7 @@ def prompts() -> Iterator[None]:
     turn = [Prompt.user(prompt) for prompt in PROMPTS]
 
     def order(_: Any, settings: Any) -> Callable[[int], list[Prompt]]:
-        count = settings.K * settings.N * settings.D
+        count = settings.section.K * settings.section.N * settings.section.D
         return lambda step: list(itertools.islice(itertools.cycle(turn), count))
 
     with patch.object(services, "prompt_order", order):

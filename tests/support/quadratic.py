@@ -11,6 +11,7 @@ import numpy as np
 from scipy import special
 
 from szpo import seeds
+from szpo.config.optimizer import make_settings, record_settings
 from szpo.config.schema import Config
 from szpo.data.prompts import PromptSet
 from szpo.evaluators.panel_evaluator import PanelEvaluator
@@ -19,7 +20,6 @@ from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
 from szpo.optim import parameters
-from szpo.optim.checked_settings import defaults, settings_to_json
 from szpo.optim.parameters import Space
 from szpo.optim.settings import Settings
 from szpo.runs.assemble import RunParts
@@ -116,7 +116,7 @@ class Clock:
 
 
 def settings_of(layout: Any = LAYOUT, root_seed: int = 11, **changes: Any) -> Settings:
-    return defaults(root_seed, layout, **{"rule": "known", "N": 4, "D": 2, **changes})
+    return make_settings(root_seed, layout, **{"rule": "known", "N": 4, "D": 2, **changes})
 
 
 def new_ledger(
@@ -124,7 +124,7 @@ def new_ledger(
     spec: dict[str, Any] | None = None, **changes: Any,
 ) -> Ledger:  # fmt: skip
     """The ledger of a run before its first step, with further fields of its spec and `NewRun`."""
-    whole = {"szpo": "test", **(spec or {}), "optimizer": settings_to_json(settings)}
+    whole = {"szpo": "test", **(spec or {}), "optimizer": record_settings(settings)}
     made = {
         "root_seed": settings.root_seed, "layout": settings.layout,
         "run": "run-1", **changes,

@@ -3,8 +3,8 @@
 import numpy as np
 from scipy import special
 
+from szpo.config.optimizer import make_settings
 from szpo.optim import optimizer, parameters
-from szpo.optim.checked_settings import defaults
 from szpo.types import Tally
 
 LAYOUT = (("z", (6,)),)
@@ -12,7 +12,7 @@ GRADIENT = np.array([1.0, -0.5, 0.8, 0.0, 0.3, -0.9])
 
 
 def settings_of(**changes):
-    return defaults(3, LAYOUT, **{"rule": "regression", **changes})
+    return make_settings(3, LAYOUT, **{"rule": "regression", **changes})
 
 
 def features(settings, step):
@@ -29,8 +29,11 @@ def vote(settings, state, rng, gradient=GRADIENT, inputs=None):
     """One step with voters who follow the logistic law along a gradient."""
     query = optimizer.ask(state)
     chance = special.expit(features(settings, query.step) @ gradient)
-    plus = (rng.random((settings.K, settings.N, settings.M)) < chance[:, None, None]).sum(-1) * 1.0
-    tally = Tally(plus, settings.M - plus, 0 * plus, plus < 0)
+    plus = (
+        rng.random((settings.section.K, settings.section.N, settings.section.M))
+        < chance[:, None, None]
+    ).sum(-1) * 1.0
+    tally = Tally(plus, settings.section.M - plus, 0 * plus, plus < 0)
     return optimizer.tell(state, query, tally, inputs=inputs)
 
 

@@ -36,9 +36,9 @@ def random_tally(
     rng: np.random.Generator, settings: Settings, lead: tuple[int, ...] = ()
 ) -> Tally:
     """M votes on every comparison, any number of them for plus."""
-    shape = (*lead, settings.K, settings.N)
-    plus = rng.integers(0, settings.M + 1, size=shape).astype(float)
-    return tally(plus, settings.M - plus)
+    shape = (*lead, settings.section.K, settings.section.N)
+    plus = rng.integers(0, settings.section.M + 1, size=shape).astype(float)
+    return tally(plus, settings.section.M - plus)
 
 
 COUNTING = {one.COUNTING.name: one.COUNTING for one in (known, sign)}
@@ -48,13 +48,17 @@ def coefficients(
     settings: Settings, votes: Tally, *, mu: Any, alpha: Any, delta: Any = None
 ) -> along_direction.Coefficients:
     """The coefficients of a counting rule at a radius and a step size."""
-    at = Perturbations(0, mu, alpha, np.zeros(settings.K), lambda: (np.zeros(0), np.zeros(0)))
-    return along_direction.coefficients(COUNTING[settings.rule], settings, at, votes, delta=delta)
+    at = Perturbations(
+        0, mu, alpha, np.zeros(settings.section.K), lambda: (np.zeros(0), np.zeros(0))
+    )
+    return along_direction.coefficients(
+        COUNTING[settings.section.rule], settings, at, votes, delta=delta
+    )
 
 
 def default_alpha(settings: Settings, rms: float | None = None) -> float:
     """The default step size of a counting rule."""
-    return along_direction.default_alpha(COUNTING[settings.rule], settings, rms)
+    return along_direction.default_alpha(COUNTING[settings.section.rule], settings, rms)
 
 
 def told(

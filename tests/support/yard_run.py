@@ -13,7 +13,7 @@ from szpo.cli.app import call
 from szpo_simulators.worlds.yard import Yard
 
 SETS = (
-    "model.name=tabular", "optimizer.mu=0.4", "panel.reward=walk", "optimizer.rows=3",
+    "model.name=tabular", "optimizer.mu=0.4", "panel.reward=walk", "optimizer.D=3",
     "evaluation.samples=1", "evaluation.along=0",
 )  # fmt: skip
 ONCE = TemporaryDirectory(prefix="szpo-tests-")

@@ -85,7 +85,7 @@ def test_texts_reported_as_harmful_are_no_candidates_again(tmp_path):
     with ledger:
         drive(settings, ledger, until_step=1)
         asked = Comparison("c" * 32, 1, 0, 0, ledger.comparisons(0)[0].rows)
-        open_step(ledger, replace(settings, K=1), [asked])
+        open_step(ledger, settings.change(K=1), [asked])
         service = VoteService(ledger)
         (seat,) = service.sheet(service.enroll("person", "ada"), 8)
         service.cast(VoteRequest(seat.id, "skip", "k" * 16, skip_reason=counting.HARMFUL))

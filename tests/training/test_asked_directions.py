@@ -48,7 +48,7 @@ def test_directions_stand_in_the_record_before_their_answers(tmp_path):
         assert asked[0]["ways"] == asked[0]["directions"] == []
         for step, shifts in enumerate(policy.asked):
             grids = [None if s.grid is None else list(s.grid) for s in shifts[::2]]
-            assert grids == (asked[step]["directions"] or [None] * settings.K)
+            assert grids == (asked[step]["directions"] or [None] * settings.section.K)
             query = step_plan.recorded_query(ledger, settings, step, ledger.step(step)["mu"])
             assert tuple(s for pair in query.shifts for s in pair) == shifts
         assert verification.verify(ledger).ok
@@ -61,7 +61,7 @@ def test_directions_stand_in_the_record_before_their_answers(tmp_path):
         found = without_panelist.preview(ledger, "panel-0")
         assert any(effect.cosine is not None for effect in found.effects)
         headings = {row.step: row.headings for row in evidence.read(ledger).steps}
-        assert len(headings[3]) == settings.K
+        assert len(headings[3]) == settings.section.K
 
 
 def test_with_lag_a_step_is_asked_after_one_step_less(tmp_path):

@@ -121,9 +121,9 @@ def test_both_sides_of_a_direction_answer_the_same_prompts(tmp_path, pairing):
             (k, sign) for k in (0, 1) for sign in (1, -1 if pairing == "antithetic" else 0)
         ]
         assert prompts[0] == prompts[1] != prompts[2] == prompts[3]
-        assert len(prompts[0]) == settings.N * settings.D
+        assert len(prompts[0]) == settings.section.N * settings.section.D
     asked = [c.rows[0].prompt for c in ledger.comparisons(0)]
-    assert asked == [calls[0][0][2 * c.k][c.n * settings.D] for c in ledger.comparisons(0)]
+    assert asked == [calls[0][0][2 * c.k][c.n * settings.section.D] for c in ledger.comparisons(0)]
 
 
 def test_limits_prompts_and_answers_that_make_no_sense_are_reported(tmp_path):

@@ -167,7 +167,7 @@ def test_a_kl_that_is_no_number_ends_the_run_and_applies_nothing(tmp_path):
 
 
 def test_without_a_budget_nothing_is_measured(tmp_path):
-    settings, ledger, policy = begin(tmp_path, kl_budget=None)
+    settings, ledger, policy = begin(tmp_path, kl_budget="off")
     with ledger:
         drive(settings, ledger, policy, until_step=2, measured_kl=lambda theta: 1 / 0)
         assert recorded(ledger, settings) == [None, None]

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
+from szpo.config.optimizer import make_settings
 from szpo.optim import parameters
-from szpo.optim.checked_settings import defaults
 from szpo.optim.posterior_directions import NOISE
 from szpo.replay import replay, verification
 from szpo.training import answer_pool
@@ -45,8 +45,8 @@ def test_half_of_the_rows_are_of_perturbed_policies_and_both_kinds_teach(tmp_pat
         drive(settings, ledger, until_step=12, repeats=0.2)
         assert [row["pairing"] for row in ledger.steps()] == ["mixed"] * 12
         state = replay.replay_state(ledger, settings)
-        moved = state.carried.votes.x[:, len(MARKS) :].reshape(12, settings.K, -1)
-        for step, k in itertools.product(range(12), range(settings.K)):
+        moved = state.carried.votes.x[:, len(MARKS) :].reshape(12, settings.section.K, -1)
+        for step, k in itertools.product(range(12), range(settings.section.K)):
             assert moved[step, k].any() == settings.perturbs(step, k) == ((step + k) % 2 == 0)
         rows = [row for step in range(12) for row in ledger.comparisons(step)]
         again = [row for row in rows if row.repeats is not None]
@@ -76,7 +76,7 @@ def test_batches_are_all_of_perturbed_policies(tmp_path, lag):
 @pytest.mark.parametrize("rule", ["known", "sign"])
 def test_published_rules_move_by_a_seed_and_one_coefficient(tmp_path, rule, pairing):
     """K, N, M and D as in the lecture notes; the names change nothing for these rules."""
-    settings = defaults(
+    settings = make_settings(
         7, (("z", (len(MARKS),)),), rule=rule, pairing=pairing, kl_radius=2.0, K=2, N=4, M=3, D=2
     )
     ledger = new_ledger(tmp_path / "run.db", settings)

@@ -15,6 +15,7 @@ from szpo import seeds
 from szpo.analysis import run_taste
 from szpo.cli.app import call
 from szpo.config import settings_file
+from szpo.config.optimizer import make_settings
 from szpo.errors import UsageError
 from szpo.failpoints import InjectedError, arm
 from szpo.features.dictionary import BY_NAME
@@ -22,7 +23,6 @@ from szpo.features.own import Description, choose
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import FEATURES, recorded_settings
 from szpo.optim import named_features
-from szpo.optim.checked_settings import defaults
 from szpo.optim.parameters import NO_COORDINATES
 from szpo.optim.settings import Settings
 from szpo.replay import replay, verification
@@ -76,7 +76,7 @@ class SeesNone(LikesExclamations):
 
 
 def begin(folder: Path, name: str = "run.db") -> tuple[Settings, Ledger]:
-    settings = defaults(7, NO_COORDINATES, rule="regression", K=4, N=1, D=1)
+    settings = make_settings(7, NO_COORDINATES, rule="regression", K=4, N=1, D=1)
     return settings, new_ledger(folder / name, settings)
 
 
@@ -209,7 +209,7 @@ def test_shipped_spreads_are_those_of_the_dictionary():
 
 def test_a_model_is_asked_without_set_up_and_has_nothing_to_export(tmp_path, capsys):
     path = folder_run.make(
-        tmp_path, "subspace.kind=none", "optimizer.rows=1", "panel.verdict=rows", "run.votes=8"
+        tmp_path, "subspace.kind=none", "optimizer.D=1", "panel.verdict=rows", "run.votes=8"
     )
     assert "nothing has moved" in capsys.readouterr().out
     assert call(["verify", str(path)]) == 0
@@ -218,7 +218,7 @@ def test_a_model_is_asked_without_set_up_and_has_nothing_to_export(tmp_path, cap
     capsys.readouterr()
     assert call(["show", str(path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["improvement"]["verdict"] == "unknown"
-    for sets in (["optimizer.rows=8"], ["optimizer.rule=sign"]):
+    for sets in (["optimizer.D=8"], ["optimizer.rule=sign"]):
         with pytest.raises(UsageError, match=r"subspace\.kind"):
             settings_file.load(sets=["subspace.kind=none", *sets])
     people = settings_file.load(preset_name="people")

@@ -216,7 +216,7 @@ def test_what_was_read_is_added_up_while_steps_open_close_and_fall_out(tmp_path)
             panel.poll(step)
 
     go(settings, ledger, policy, Watching(), until_step=3, on_step=same)
-    assert seen == sorted(seen) and len(set(seen)) == 3 * settings.N
+    assert seen == sorted(seen) and len(set(seen)) == 3 * settings.section.N
 
 
 def votes_of(count, places):

@@ -29,7 +29,7 @@ from tests.support.waiting import until
 pytest_plugins = ["tests.support.browser"]
 PEOPLE = 3
 SHAPE = (
-    "optimizer.directions=1", "optimizer.comparisons=2", "optimizer.rows=2", "optimizer.votes=2",
+    "optimizer.K=1", "optimizer.N=2", "optimizer.D=2", "optimizer.M=2",
 )  # fmt: skip
 TINY = (
     "model.name=tiny", "model.dtype=fp32", "subspace.samples=64",
@@ -162,7 +162,7 @@ def test_a_run_of_people_from_its_settings_file_to_the_report(chromium, tmp_path
     """It is set up, looked at, started, voted on, paused and resumed on the operator's page; the
     report's first sentence says whether it helped."""
     rounds, folder = 3, tmp_path / "runs"
-    people = (*SHAPE, *TINY, "optimizer.rows=1", "panel.sheet=1", "panel.poor_samples=open",
+    people = (*SHAPE, *TINY, "optimizer.D=1", "panel.sheet=1", "panel.poor_samples=open",
               "subspace.kind=score", "subspace.samples=128",
               "evaluation.prompts=2", f"run.steps={rounds}", "run.name=mine")  # fmt: skip
     settings = str(tmp_path / "people.toml")

@@ -110,7 +110,7 @@ def hostile(step, i, side):
 
 WITHIN = ("- **so** {}", "# {}", "> *x* {}", "**x**\n```html\n{}\n```", "|a|b|\n|-|-|\n|**x**|{}|")
 ROWS = 2 * len(PAYLOADS) + 1
-SETS = {"text": hostile, "sets": [f"optimizer.rows={ROWS}", "optimizer.comparisons=1"]}
+SETS = {"text": hostile, "sets": [f"optimizer.D={ROWS}", "optimizer.N=1"]}
 
 
 @pytest.mark.parametrize("stage", [SETS], indirect=True)

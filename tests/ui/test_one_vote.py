@@ -20,7 +20,7 @@ MOST = {"functions": 150, "files": 41, "statements": 16}
 """What was measured with nothing in memory: 144, 41 (3 are templates), 16, and a few functions."""
 MOST_OF_A_ROW = {"functions": 75, "files": 21, "statements": 8}
 """The same for a verdict on a row of a sheet: 72, 20, 8."""
-ROWS = ("optimizer.rows=1", "optimizer.comparisons=8", "panel.sheet=8")
+ROWS = ("optimizer.D=1", "optimizer.N=8", "panel.sheet=8")
 
 
 class Walk:

@@ -98,7 +98,7 @@ def test_somebody_elses_contact_is_no_id(stage, arrive):
 
 
 def test_a_code_is_due_after_the_votes_asked_for_and_when_the_run_is_over(staged):
-    sets = "optimizer.comparisons=1", "optimizer.votes=1", "run.votes=1"
+    sets = "optimizer.N=1", "optimizer.M=1", "run.votes=1"
     stage = staged(sets=sets)
     token = open_link.make(stage.ledger, 2, 1, CODE, 30.0)
     first, second = (open_link.arrive(stage.ledger, token, "")[1].panelist for _ in range(2))

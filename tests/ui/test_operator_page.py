@@ -283,7 +283,7 @@ def test_every_vote_is_on_one_page_of_the_list(voted, monkeypatch):
 
 
 def test_the_list_names_who_preferred_what_and_lets_no_text_be_more_than_text(staged):
-    stage = staged(text=lambda step, i, side: f"{PAYLOADS[i]} {side}", sets=["optimizer.rows=4"])
+    stage = staged(text=lambda step, i, side: f"{PAYLOADS[i]} {side}", sets=["optimizer.D=4"])
     service = stage.site.service
     seat = service.assign(stage.panelist("Ada"))
     cast(stage, "Ada", "plus", seat=seat, details={"notes": {"1": "tie"}})
@@ -334,7 +334,7 @@ def test_start_refuses_what_panelists_could_not_judge(staged):
     pauses.pause(stage.ledger, "serve", "waiting for the operator")
     with pytest.raises(UsageError, match="guideline is empty"):
         do(stage, "start")
-    sets = ["generation.max_new_tokens=1000", "optimizer.rows=3"]
+    sets = ["generation.max_new_tokens=1000", "optimizer.D=3"]
     long = staged("b", begun=False, sets=sets)
     pauses.pause(long.ledger, "serve", "waiting for the operator")
     minutes = 2 * 3 * 1000 * 0.75 / 238

@@ -376,7 +376,7 @@ def test_only_the_holder_and_their_tab_keep_a_seat(stage, panel):
 
 
 def test_what_others_have_only_just_been_given_is_not_asked_of_one_more(staged):
-    stage = staged(sets=["optimizer.votes=1"])
+    stage = staged(sets=["optimizer.M=1"])
     waiting = [Person(stage, f"p{i}") for i in range(stage.site.config.votes_per_step)]
     assert {each.at.state for each in waiting} == {"vote"}
     cas = Person(stage, "cas")
@@ -456,7 +456,7 @@ def test_people_read_their_own_share_and_time(staged):
 
 
 def test_who_comes_later_reads_the_median_time_that_people_took(staged):
-    stage = staged(sets=["run.votes=40", "optimizer.comparisons=6"])
+    stage = staged(sets=["run.votes=40", "optimizer.N=6"])
     people = [Person(stage, "ann"), Person(stage, "ben")]
     for number in range(screens.ENOUGH_TIMES):
         late = Person(stage, f"late-{number}", agreed=False).at

@@ -65,12 +65,12 @@ def test_the_codes_that_python_shows_and_stores_have_sentences():
 
 def test_the_default_rubric_is_of_the_sentences_and_an_operators_own_is_not(staged):
     assert staged("batches").site.rubric == Panel(kind="people")
-    rows = staged("rows", sets=["optimizer.rows=1", "panel.question=Which is kinder?"])
+    rows = staged("rows", sets=["optimizer.D=1", "panel.question=Which is kinder?"])
     mixed = spoken_by(rows, QUOTED).rubric
     assert mixed.question == "Which is kinder?"
     assert mixed.guideline == QUOTED.page["guideline_default"]
     assert mixed.guideline_full == QUOTED.page["guideline_full_default_rows"]
-    assert spoken_by(staged("own", sets=["optimizer.rows=1"]), ENGLISH).rubric.question == (
+    assert spoken_by(staged("own", sets=["optimizer.D=1"]), ENGLISH).rubric.question == (
         "Which answer is better?"
     )
 

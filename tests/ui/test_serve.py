@@ -216,7 +216,7 @@ def test_it_serves_without_torch_and_ends_on_a_signal(run, capsys):
 @pytest.mark.full
 def test_a_run_made_and_driven_beside_the_web_survives_a_killed_controller(tmp_path):
     sets = (*yard_run.SETS, f"prompts.path={yard_run.prompts(tmp_path)}", "run.name=yard",
-            "run.seed=0", "run.votes=8", "optimizer.directions=2",
+            "run.seed=0", "run.votes=8", "optimizer.K=2",
             "subspace.kind=score")  # fmt: skip
     line = "--preset", "people", *words(sets), "--folder", str(tmp_path / "runs"), "--at-once"
     with (
@@ -291,7 +291,7 @@ def test_the_demo_asks_one_person_and_lets_colleagues_do_the_rest(tmp_path):
 @pytest.mark.full
 def test_a_burst_at_the_page_loses_and_doubles_nothing(tmp_path):
     people, bursts, acknowledged = 12, 3, {}
-    sets = "optimizer.comparisons=4", f"optimizer.votes={people}"
+    sets = "optimizer.N=4", f"optimizer.M={people}"
     together = Barrier(people)
 
     def confirm(client: httpx.Client) -> None:

@@ -33,7 +33,7 @@ from tests.support.xss_corpus import PAYLOADS
 pytest_plugins = ["tests.support.browser", "tests.support.panel_states"]
 PAGES = ("panelist",)
 ROWS = (
-    "optimizer.rows=1", "optimizer.comparisons=16", "optimizer.votes=1", "panel.sheet=8",
+    "optimizer.D=1", "optimizer.N=16", "optimizer.M=1", "panel.sheet=8",
 )  # fmt: skip
 of_rows = pytest.mark.parametrize("stage", [{"sets": ROWS}], indirect=True)
 HERE = "document.activeElement.dataset.number || document.activeElement.id"

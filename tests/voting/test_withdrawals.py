@@ -62,7 +62,9 @@ def test_no_fit_from_then_on_has_withdrawn_votes_and_taken_steps_stay(tmp_path, 
         assert history(ledger)[:FIRST] == rounds and verification.verify(ledger).ok
         carried = replay.replay_state(ledger, settings).carried
         *_, (alone, _) = replay.retell(ledger, settings, voters=others)
-        early = slice(0, FIRST * settings.K * settings.N)  # she may vote again, if she likes
+        early = slice(
+            0, FIRST * settings.section.K * settings.section.N
+        )  # she may vote again, if she likes
         for side in ("up", "down", "plus_on_a"):
             np.testing.assert_array_equal(
                 getattr(carried.votes, side)[early], getattr(alone.carried.votes, side)[early]
@@ -72,7 +74,9 @@ def test_no_fit_from_then_on_has_withdrawn_votes_and_taken_steps_stay(tmp_path, 
         assert learned.steps[:FIRST] == tuple(range(FIRST))
         assert learned.improved == (adopted.last(ledger)["theta_sha256"],)
         total = carried.votes.up[early].sum() + carried.votes.down[early].sum()
-        assert total == FIRST * settings.K * settings.N * settings.M - len(hers)
+        assert total == FIRST * settings.section.K * settings.section.N * settings.section.M - len(
+            hers
+        )
 
 
 def test_a_withdrawal_is_of_somebody_with_votes_where_all_weigh_alike(tmp_path):
@@ -81,6 +85,4 @@ def test_a_withdrawal_is_of_somebody_with_votes_where_all_weigh_alike(tmp_path):
         with pytest.raises(UsageError, match="nobody is called 'Zoe'"):
             withdrawals.withdraw(ledger, "szpo invite", "Zoe", settings)
         with pytest.raises(UsageError, match="weighs voters by each other's votes"):
-            withdrawals.withdraw(
-                ledger, "szpo invite", "Zoe", replace(settings, weighting="skill")
-            )
+            withdrawals.withdraw(ledger, "szpo invite", "Zoe", settings.change(weighting="skill"))

@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from szpo.ledger.database import Ledger
 
 
-DEMO_SETS = ("run.votes=80", "model.name=smollm2", "optimizer.directions=4")
+DEMO_SETS = ("run.votes=80", "model.name=smollm2", "optimizer.K=4")
 """Changes of ``--demo`` to the preset people: SmolLM2 as the model, shorter rounds."""
 COLLEAGUES = 4
 """Simulated colleagues of the one person in ``--demo``."""

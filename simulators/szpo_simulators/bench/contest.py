@@ -18,7 +18,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from szpo.optim.sample_directions import Law
 from szpo.types import Floats
 from szpo_simulators.study import interval
 from szpo_simulators.worlds import dpo, ppo, repetitions, rlhf, true_reward, walks
@@ -101,9 +100,9 @@ def _szpo(
     rest: Settings,
 ) -> Curve:  # fmt: skip
     plain = rest.pop("plain", False)  # as published: v not normalised, no common random numbers
-    law = {"law": Law()} if plain else {}
+    law = {"law": "gaussian"} if plain else {}
     how = repetitions.settings_for(world, D=D, **law, **rest)
-    steps = budget // (how.K * how.N * how.M)
+    steps = budget // (how.section.K * how.section.N * how.section.M)
     runs = repetitions.train(
         world, how, list(root_seeds), steps, panel=panel, crn=not plain, marks=space_marks(steps)
     )

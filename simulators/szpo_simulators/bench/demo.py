@@ -21,6 +21,7 @@ from szpo.config.schema import Config
 from szpo.errors import UsageError
 from szpo.improvement.rounds import Improving
 from szpo.ledger.database import Ledger
+from szpo.ledger.run_spec import recorded_tables
 from szpo.policies import text_guards
 from szpo.replay import replay
 from szpo.runs import assemble, driver
@@ -120,7 +121,7 @@ def _measure(
         "seed": config.run.root_seed,
         "reward": config.panel.reward,
         "subspace": config.coordinates,
-        "rule": parts.settings.rule,
+        "rule": parts.settings.section.rule,
         "outcome": asdict(outcome),
         "before": float(before.rewards.mean()),
         "after": float(after.rewards.mean()),
@@ -189,7 +190,9 @@ def run_seed(study: Study, spec: Spec) -> dict[str, Any]:
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f"{path.name}*"):  # files of an unfinished run
         left.unlink()
-    found = measure_run(Config.model_validate(spec["config"]), path, say=study.console.print)
+    found = measure_run(
+        Config.model_validate(recorded_tables(spec)), path, say=study.console.print
+    )
     gc.collect()  # models are in reference cycles; without this each seed would leave one
     return found
 

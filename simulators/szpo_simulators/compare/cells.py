@@ -133,9 +133,9 @@ def _asking(spec: Spec, beta: Mapping[str, float]) -> list[str]:
     """The settings of the plan's way of asking and of its panel."""
     config, sets = load_config(spec), [f"run.votes={spec['votes']}"]
     if spec["ask"] == "pair":
-        each = config.optimizer.comparisons * spec["D"]
-        sets = [f"run.votes={spec['votes'] * spec['D']}", f"optimizer.comparisons={each}",
-                "optimizer.rows=1"]  # fmt: skip
+        each = config.optimizer.N * spec["D"]
+        sets = [f"run.votes={spec['votes'] * spec['D']}", f"optimizer.N={each}",
+                "optimizer.D=1"]  # fmt: skip
     return sets + [f"panel.beta={beta[on]!r}" for on in [spec["panel_on"]] if on]
 
 

@@ -413,7 +413,7 @@ class Maker:
             self.name,
             reward=config.panel.reward,
             size=config.panel.size,
-            rows=config.optimizer.rows,
+            rows=config.optimizer.D,
             beta=sharpness(config, recorded),
             equal=str((recorded or {}).get("equal", "")),
             start=start,

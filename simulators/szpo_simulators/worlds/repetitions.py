@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from szpo.config.optimizer import make_settings
 from szpo.errors import UsageError
 from szpo.optim import optimizer, parameters, sample_directions
-from szpo.optim.checked_settings import defaults
 from szpo.optim.parameters import Space, round_coef
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.rules.rule import Perturbations
@@ -65,9 +65,10 @@ def settings_for(world: World, **changes: Any) -> Settings:
 
     Defaults: rule `known`, Gaussian directions with |v| = √d, N = 16, M = D = 1, μ = 1.
     """
-    wanted = {"N": 16, "M": 1, "D": 1, "mu": 1.0, "rule": "known", "warmup": 0}
-    law = sample_directions.Law(normalise=True)
-    return defaults(0, (("theta", (world.dim,)),), **{"law": law, **wanted, **changes})
+    wanted = {"N": 16, "M": 1, "D": 1, "mu": 1.0, "rule": "known", "law": "normalised"}
+    if changes.get("rule", "known") == "known":
+        wanted["warmup"] = 0
+    return make_settings(0, (("theta", (world.dim,)),), **{**wanted, **changes})
 
 
 def train(
@@ -105,8 +106,8 @@ def train(
                 trail.append(run.theta)
         found.append((run.theta, np.stack(values, axis=1), np.stack(trail, axis=1)))
     theta, curve, trails = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    votes = settings.K * settings.N * settings.M
-    return Runs(theta, curve, trails, stops, votes, 2 * settings.D * votes)
+    votes = settings.section.K * settings.section.N * settings.section.M
+    return Runs(theta, curve, trails, stops, votes, 2 * settings.section.D * votes)
 
 
 class Block:
@@ -128,7 +129,7 @@ class Block:
         lead = (len(root_seeds),)
         self.theta = np.tile(world.theta0.astype(np.float32), (*lead, 1))
         self.state = optimizer.init(settings)
-        self.rule = rule_of(settings.rule)
+        self.rule = rule_of(settings.section.rule)
         self.carried = self.rule.init(settings, lead)
         self.draws: dict[tuple[int, str | None], Uniforms] = {}
 
@@ -138,7 +139,7 @@ class Block:
         grid, factor = self._directions(step)
         radius = round_coef(query.mu * factor)
         at = Perturbations(step, query.mu, query.alpha, radius, lambda: (grid, factor))
-        shifts = [self._scale(radius[:, k], grid[:, k]) for k in range(self.settings.K)]
+        shifts = [self._scale(radius[:, k], grid[:, k]) for k in range(self.settings.section.K)]
         gaps = [self._gap(step, k, shift) for k, shift in enumerate(shifts)]
         votes = self._vote(step, np.stack(gaps, axis=1))
         move = self.rule.move(self.settings, self.carried, at, votes)
@@ -165,18 +166,19 @@ class Block:
     def _vote(self, step: int, gap: Floats) -> WeightedVotes:
         """The step's votes, from differences of mean returns (S, K, N)."""
         if step % COINS == 0:
-            shape = (*gap.shape[1:], self.settings.M)
+            shape = (*gap.shape[1:], self.settings.section.M)
             self.coins = oracle.coins(self.root_seeds, step, shape, COINS)
         plus = oracle.votes(self.panel.chance(gap), self.coins[step % COINS])
         nobody = np.zeros(plus.shape, dtype=bool)
-        tally = Tally(plus, self.settings.M - plus, 0 * plus, nobody)
+        tally = Tally(plus, self.settings.section.M - plus, 0 * plus, nobody)
         return weigh(self.settings, None, step, tally, None)
 
     def _directions(self, step: int) -> tuple[Floats, Floats]:
         """Grid values (S, K, d) and their factors (S, K)."""
         settings = self.settings
         make = _cached_direction if settings.dim <= CACHED_DIM else parameters.direction_vector
-        v = np.stack([[make(space, step, k) for k in range(settings.K)] for space in self.spaces])
+        each = range(settings.section.K)
+        v = np.stack([[make(space, step, k) for k in each] for space in self.spaces])
         if not settings.law.scaled:
             return v, np.ones(v.shape[:2])
         squares = ((v * sample_directions.PER_UNIT) ** 2).sum(-1)
@@ -189,12 +191,13 @@ class Block:
     def _gap(self, step: int, k: int, shift: NDArray[np.float32]) -> Floats:
         """Differences of mean returns (S, N) of direction ``k``, plus minus minus."""
         world, settings, runs = self.world, self.settings, len(self.root_seeds)
-        rows = settings.N * settings.D
-        below = self.theta - shift if settings.pairing == "antithetic" else self.theta
+        o = settings.section
+        rows = o.N * o.D
+        below = self.theta - shift if o.pairing == "antithetic" else self.theta
         u = self.draw(step, k, rows, None if self.crn else "plus")
         up = world.returns(self.theta + shift, u)
         down = world.returns(below, u if self.crn else self.draw(step, k, rows, "minus"))
-        both = np.stack([up, down]).reshape(2, runs, settings.N, settings.D).mean(-1)
+        both = np.stack([up, down]).reshape(2, runs, o.N, o.D).mean(-1)
         return np.asarray(both[0] - both[1])
 
 
@@ -206,9 +209,9 @@ def _cached_direction(space: Space, step: int, k: int) -> Floats:
 
 def check(settings: Settings) -> None:
     """Refuse settings that worlds do not simulate."""
-    if settings.warmup:
+    if settings.section.warmup:
         raise UsageError("worlds: a warm-up is not simulated here; set warmup to 0 and give alpha")
-    if settings.weighting != "equal":
-        raise UsageError(f"worlds: weighting {settings.weighting} is not simulated; set equal")
-    if settings.alpha is None:
-        raise UsageError(f"worlds: the rule {settings.rule} needs alpha; give it")
+    if settings.section.weighting != "equal":
+        raise UsageError("worlds: weighting is not simulated here; set it to equal")
+    if settings.section.alpha is None:
+        raise UsageError(f"worlds: the rule {settings.section.rule} needs alpha; give it")

@@ -116,7 +116,7 @@ def add_votes(
         join(old.down, down),
         side,
     )
-    if settings.weighting != "equal" and votes.history is not None:
+    if settings.section.weighting != "equal" and votes.history is not None:
         up, down = sum_by_voter(votes.history.verdicts, votes.weights, tie_share(settings))
         both = replace(both, up=up, down=down)  # today's weights on all votes
     if (
@@ -125,7 +125,7 @@ def add_votes(
         none = np.full_like(record.log_factor, -np.inf)
         record = replace(record, aside=at.inputs.aside, log_factor=none)
     moments = record.moments
-    if settings.guarded and moments is None:
+    if settings.section.guarded and moments is None:
         moments = at.inputs.moments
     return take_back(replace(record, votes=both, moments=moments), at.inputs.withdrawn)
 
@@ -189,8 +189,8 @@ def learn_weights(settings: Settings, record: AllVotes, history: History) -> Flo
     """One weight per voter (..., P), judged by the posterior of all other voters' votes."""
     if not history.verdicts.size:
         return np.ones((*history.verdicts.shape[:-3], len(history.voters)))
-    latest, views = views_of_others(settings, record, history, [settings.weighting])
-    return registry.LEARNED[settings.weighting](latest, views[settings.weighting])
+    latest, views = views_of_others(settings, record, history, [settings.section.weighting])
+    return registry.LEARNED[settings.section.weighting](latest, views[settings.section.weighting])
 
 
 def views_of_others(
@@ -252,7 +252,7 @@ def regressors_of_step(settings: Settings, at: Perturbations) -> Floats:
         scores = at.inputs.scores[..., : named.components]
         return named_features.regressors(at.inputs.text_differences, scores)
     share, x = settings.score_share or 0.0, at.displacements(settings.distance)
-    x = np.repeat(x[..., None, :], settings.N, axis=-2)
+    x = np.repeat(x[..., None, :], settings.section.N, axis=-2)
     if named is not None:
         texts = at.inputs.text_differences
         if texts is None and named.names:
@@ -289,7 +289,7 @@ def named_prior(settings: Settings) -> SparsePrior:
     """The prior of the weights on a run's named features and coordinates."""
     assert settings.features is not None
     apart = settings.distance * base_mu(settings)
-    return named_features.prior_of(settings.features, settings.D, apart)
+    return named_features.prior_of(settings.features, settings.section.D, apart)
 
 
 def prior(settings: Settings) -> Prior:

@@ -12,7 +12,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,6 +25,9 @@ from szpo.optim.settings import Settings
 from szpo.optim.step_size import alpha_share, base_mu, mu_at
 from szpo.optim.weighted_votes import HistoryUse, WeightedVotes
 from szpo.types import Floats, Tally
+
+COEF_CAP: Final = 10.0
+"""The longest step along a direction, in units of μ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,6 @@ def rule(counting: OnePointRule) -> Rule:
     """The `Rule` made of these parts."""
     return Rule(
         name=counting.name,
-        check=lambda settings: None,
         init=functools.partial(init, counting),
         alpha=alpha_at,
         past=lambda settings, step_size: HistoryUse(),
@@ -90,7 +92,7 @@ def rule(counting: OnePointRule) -> Rule:
 
 def init(counting: OnePointRule, settings: Settings, lead: tuple[int, ...] = ()) -> StepSize:
     """The step size; its alpha is None if a warm-up has to measure it."""
-    return StepSize(None if settings.warmup > 0 else default_alpha(counting, settings))
+    return StepSize(None if settings.section.warmup else default_alpha(counting, settings))
 
 
 def alpha_at(settings: Settings, step_size: StepSize, step: int) -> float | None:
@@ -103,9 +105,9 @@ def with_directions(settings: Settings, step_size: StepSize, count: int) -> Step
 
     `default_alpha` grows with √K, since K directions are averaged.
     """
-    if step_size.alpha is None or settings.alpha is not None:
+    if step_size.alpha is None or settings.section.alpha is not None:
         return step_size
-    return replace(step_size, alpha=step_size.alpha * math.sqrt(count / settings.K))
+    return replace(step_size, alpha=step_size.alpha * math.sqrt(count / settings.section.K))
 
 
 def default_alpha(counting: OnePointRule, settings: Settings, rms: float | None = None) -> float:
@@ -115,10 +117,10 @@ def default_alpha(counting: OnePointRule, settings: Settings, rms: float | None 
     it should be μ · √d · √(κ_step/κ) long. ``rms`` is the statistic's root mean square in a
     warm-up; None takes it from the exact distribution of votes at rate ½.
     """
-    if settings.alpha is not None:
-        return float(settings.alpha)
-    mu = base_mu(settings)
-    coef = mu * math.sqrt(settings.kl_step / settings.kl_radius) * math.sqrt(settings.K)
+    o, mu = settings.section, base_mu(settings)
+    if o.alpha is not None:
+        return float(o.alpha)
+    coef = mu * math.sqrt(o.kl_step / o.kl_radius) * math.sqrt(o.K)
     return float(coef * counting.divisor(settings, mu) / (rms or counting.null_rms(settings)))
 
 
@@ -132,7 +134,7 @@ def coefficients(
 ) -> Coefficients:
     """The coefficient of each direction (..., K) from votes (..., K, N); see the module.
 
-    A coefficient beyond ``coef_cap`` · μ is clipped to that. ``delta`` (..., K), such as true
+    A coefficient beyond `COEF_CAP` · μ is clipped to that. ``delta`` (..., K), such as true
     value differences, replaces the estimate.
     """
     found = estimate(settings, tally)
@@ -151,8 +153,9 @@ def _scale(
 ) -> tuple[Floats, NDArray[np.bool_]]:
     size = np.asarray(mu, dtype=np.float64)[..., None]
     rate = np.asarray(alpha, dtype=np.float64)[..., None]
-    coef = rate * measure / counting.divisor(settings, size) / settings.K  # θ ← θ + coef · v
-    limit = settings.coef_cap * size
+    K = settings.section.K
+    coef = rate * measure / counting.divisor(settings, size) / K  # θ ← θ + coef · v
+    limit = COEF_CAP * size
     capped = np.abs(coef) > limit
     return np.where(capped, np.copysign(limit, coef), coef), capped
 
@@ -165,7 +168,7 @@ def repeat(
     ``counts`` (T, K, 3): votes for plus, votes for minus and ties, of one comparison a direction.
     Returns None in a warm-up and for N > 1.
     """
-    if step_size.alpha is None or settings.N != 1:
+    if step_size.alpha is None or settings.section.N != 1:
         return None
     kinds, which = np.unique(counts.reshape(-1, 3), axis=0, return_inverse=True)
     measured = []
@@ -181,10 +184,9 @@ def repeat(
 
 def estimate(settings: Settings, tally: Tally) -> Estimate:
     """Δ̂ and its standard error per direction, with the settings' link and smoothing."""
-    link = links.link(settings.link)
-    return invert_and_average.estimate(
-        tally, invert_and_average.inversion(settings.smoothing, link, trim=settings.trim)
-    )
+    link = links.link(settings.section.link)
+    invert = invert_and_average.inversion(settings.section.smoothing, link)
+    return invert_and_average.estimate(tally, invert)
 
 
 def move(
@@ -246,7 +248,7 @@ def _warm_up(
     squares = (value * value for value in measured.tolist())
     warm = (*step_size.warmup_squares, *squares)
     alpha = None
-    if at.step + 1 >= settings.warmup:
+    if at.step + 1 >= (settings.section.warmup or 0):
         total = 0.0
         for square in warm:
             total += square
@@ -255,7 +257,7 @@ def _warm_up(
         alpha = default_alpha(counting, settings, rms or None)
     return Move(
         replace(step_size, alpha=alpha, warmup_squares=warm),
-        coef=np.zeros(settings.K),
+        coef=np.zeros(settings.section.K),
         delta=found.delta,
         stderr=found.stderr,
     )

@@ -34,10 +34,9 @@ def divisor(settings: Settings, mu: Any) -> Any:
 
 def null_rms(settings: Settings) -> float:
     """Root mean square of a direction's Δ̂ when nobody has a preference."""
-    invert = invert_and_average.inversion(
-        settings.smoothing, links.link(settings.link), trim=settings.trim
-    )
-    return invert_and_average.null_rms(settings.M, invert) / math.sqrt(settings.N)
+    o = settings.section
+    invert = invert_and_average.inversion(o.smoothing, links.link(o.link))
+    return invert_and_average.null_rms(o.M, invert) / math.sqrt(o.N)
 
 
 COUNTING = along_direction.OnePointRule(
@@ -46,7 +45,7 @@ COUNTING = along_direction.OnePointRule(
     statistic=statistic,
     divisor=divisor,
     null_rms=null_rms,
-    is_exact=lambda s: s.link == "logistic" and s.smoothing == "haldane",
+    is_exact=lambda s: s.section.link == "logistic" and s.section.smoothing == "haldane",
     can_warm_up=True,
 )
 RULE = along_direction.rule(COUNTING)

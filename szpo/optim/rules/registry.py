@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
+from szpo.errors import UsageError
 from szpo.optim.rules import known, regression, sign
 from szpo.optim.rules.rule import Rule
-from szpo.optim.settings import SettingsError
 
 _RULES: Final = {rule.name: rule for rule in (known.RULE, sign.RULE, regression.RULE)}
 RULES: Final[Mapping[str, Rule]] = MappingProxyType(_RULES)
@@ -21,7 +21,7 @@ RULES: Final[Mapping[str, Rule]] = MappingProxyType(_RULES)
 def add(rule: Rule) -> None:
     """Add the rule of another package; adding the same rule twice is allowed."""
     if _RULES.setdefault(rule.name, rule) is not rule:
-        raise SettingsError(f"rule {rule.name!r} is there already; give the new one another name")
+        raise UsageError(f"rule {rule.name!r} is there already; give the new one another name")
 
 
 def has_two_points(name: str) -> bool:
@@ -32,5 +32,5 @@ def has_two_points(name: str) -> bool:
 def rule_of(name: str) -> Rule:
     """The rule of that name."""
     if name not in RULES:
-        raise SettingsError(f"rule {name!r} is unknown; choose {', '.join(RULES)}")
+        raise UsageError(f"rule {name!r} is unknown; choose {', '.join(RULES)}")
     return RULES[name]

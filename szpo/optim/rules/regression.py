@@ -24,7 +24,6 @@ from szpo.optim.named_features import directions
 from szpo.optim.posterior_directions import explanations_of
 from szpo.optim.rules import guard_geometry, measured_kl
 from szpo.optim.rules.all_votes import (
-    EARLIER_COUNTS,
     AllVotes,
     GuardLimit,
     add_votes,
@@ -37,8 +36,7 @@ from szpo.optim.rules.all_votes import (
 )
 from szpo.optim.rules.measured_kl import AIMED_SHARE, SHARE_PARTS, Reading
 from szpo.optim.rules.rule import Move, Perturbations, Rule, check_finite
-from szpo.optim.sample_directions import ORTHONORMAL_UP_TO, Law
-from szpo.optim.settings import Settings, SettingsError
+from szpo.optim.settings import Settings
 from szpo.optim.step_size import base_mu
 from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED, Fit, direction
 from szpo.optim.weighted_votes import HistoryUse, WeightedVotes
@@ -50,50 +48,6 @@ UNPROVEN: Final = 0.14
 """How far the recommended point goes while the votes may be chance, nats."""
 RADIUS: Final = 4.5
 """The default `kl_radius`, nats: a vote on a wider comparison says more."""
-
-
-def check(settings: Settings) -> None:
-    """Refuse settings that this rule cannot work with."""
-    s = settings
-    if len(s.layout) != 1 or s.dim > ORTHONORMAL_UP_TO:
-        raise SettingsError(
-            f"regression needs one tensor of at most {ORTHONORMAL_UP_TO} coordinates; choose "
-            "another subspace.kind than full, or another rule"
-        )
-    if s.link != "logistic":
-        raise SettingsError("regression knows the logistic link only; set link = logistic")
-    if s.alpha is not None:
-        raise SettingsError("regression goes as far as kl_budget allows; leave alpha out")
-    _check_own(s)
-
-
-def _check_own(s: Settings) -> None:
-    if not 0 < s.centre_step < math.inf:
-        raise SettingsError(f"centre_step is {s.centre_step}; it must be a positive number")
-    if s.score_share is not None and not 0 <= s.score_share <= 1:
-        raise SettingsError(f"score_share is {s.score_share}; it must be within [0, 1]")
-    if s.features is not None:
-        if s.features.dim != s.dim:
-            raise SettingsError(f"features are of {s.features.dim} coordinates, not {s.dim}")
-        if s.score_share:
-            raise SettingsError("features cannot go with score_share")
-    if s.asking_noise is not None and not (s.features and 0 < s.asking_noise <= 1):
-        raise SettingsError(
-            f"asking_noise is {s.asking_noise}; give a share above 0, at most 1, and only in "
-            "coordinates of named features"
-        )
-    _check_earlier(s)
-
-
-def _check_earlier(s: Settings) -> None:
-    rows = s.earlier_votes
-    if rows is None:
-        return
-    if s.weighting != "equal":
-        raise SettingsError("earlier_votes need equal weighting")
-    width = EARLIER_COUNTS + (s.dim if s.features is None else s.features.columns)
-    if not rows or any(len(row) != width or not all(map(math.isfinite, row)) for row in rows):
-        raise SettingsError(f"earlier_votes must be rows of {width} finite values")
 
 
 def ways(settings: Settings, record: AllVotes) -> tuple[Explanation, ...]:
@@ -153,7 +107,7 @@ def whitened_unit(settings: Settings) -> float:
 
     It follows from the radius of the comparisons, whose KL is ``kl_radius`` by definition.
     """
-    return base_mu(settings) * math.sqrt(settings.dim / (2 * settings.kl_radius))
+    return base_mu(settings) * math.sqrt(settings.dim / (2 * settings.section.kl_radius))
 
 
 def longest_step(settings: Settings) -> float:
@@ -333,11 +287,10 @@ def _move_in_fp32(here: Floats, way: Floats) -> tuple[Floats, Floats]:
 
 RULE = Rule(
     name="regression",
-    check=check,
     init=init,
     alpha=lambda settings, record, step: None,
     past=lambda settings, record: HistoryUse(
-        record.votes.up.shape[-1] + settings.K * settings.N,
+        record.votes.up.shape[-1] + settings.section.K * settings.section.N,
         alone=True,
         weights=functools.partial(learn_weights, settings, record),
     ),
@@ -346,15 +299,5 @@ RULE = Rule(
     flip_share=flip_share,
     is_exact=lambda settings: False,
     ways=ways,
-    defaults={
-        "law": Law("orthonormal"),
-        "K": 8,
-        "N": 1,
-        "kl_budget": BUDGET,
-        "score_share": 0.0,
-        "guarded": True,
-        "kl_radius": RADIUS,
-    },
-    ignores=("kl_step", "smoothing"),
     two_points=True,
 )

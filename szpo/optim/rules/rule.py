@@ -117,7 +117,7 @@ class Move:
     stderr: Floats | None = None
     """Standard error of ``delta`` (..., K)."""
     capped: bool = False
-    """A coefficient was clipped to `Settings.coef_cap`."""
+    """A coefficient was clipped to `along_direction.COEF_CAP`."""
     posterior: Fit | None = None
     """The posterior of the gradient, where the rule has one."""
 
@@ -126,20 +126,18 @@ class Move:
 class Rule:
     """A rule's name, traits and functions.
 
-    ``check`` refuses settings that the rule cannot work with (UsageError). ``init`` makes what is
-    carried before step 0, for leading axes. ``alpha`` is the step size at a step, or None.
-    ``past`` says how past votes by voter are used. ``move`` makes the step from what was carried,
-    the perturbations and the votes. ``figures`` are the rule's own numbers in the
-    step's report. ``flip_share`` is the smallest share of voters that would have reversed the step
-    by always voting against it; None where it is unknown. ``is_exact``: any machine recomputes the
-    update to the last bit. ``defaults`` are the rule's own default settings. ``ways`` gives the
-    explanations of the votes so far, to draw directions from (`Settings.asks_posterior`).
-    ``repeat``: the coefficients of many steps at once, where no step depends on another's votes;
-    see `along_direction.repeat`.
+    ``init`` makes what is carried before step 0, for leading axes. ``alpha`` is the step size at a
+    step, or None. ``past`` says how past votes by voter are used. ``move`` makes the step from
+    what was carried, the perturbations and the votes. ``figures`` are the rule's own numbers in
+    the step's report. ``flip_share`` is the smallest share of voters that would have reversed the
+    step by always voting against it; None where it is unknown. ``is_exact``: any machine
+    recomputes the update to the last bit. ``ways`` gives the explanations of the votes so far, to
+    draw directions from (`Settings.asks_posterior`). ``repeat``: the coefficients of many steps at
+    once, where no step depends on another's votes; see `along_direction.repeat`. What settings a
+    rule has follows from its traits (`szpo.config.optimizer.tag_of`).
     """
 
     name: str
-    check: Callable[[Settings], None]
     init: Callable[[Settings, tuple[int, ...]], Any]
     alpha: Callable[[Settings, Any, int], float | None]
     past: Callable[[Settings, Any], HistoryUse]
@@ -151,12 +149,9 @@ class Rule:
     repeat: Callable[[Settings, Any, int, Floats], Floats | None] = (
         lambda settings, carried, first, counts: None
     )
-    defaults: Mapping[str, Any] = field(default_factory=dict)
     two_points: bool = False
     """The rule keeps all votes, asks around one point, the centre, and recommends another; a step
     moves both. It can use a prior, but not an estimate in place of votes."""
-    ignores: tuple[str, ...] = ()
-    """Settings that the rule does not use."""
     equation: str = ""
     """The rule's step in symbols; see `szpo.optim.rules.along_direction.OnePointRule`."""
     can_warm_up: bool = False

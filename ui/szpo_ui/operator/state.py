@@ -201,7 +201,7 @@ def _before(site: Site) -> dict[str, Any]:
         "minutes": minutes,
         "person_hours": hours,
         "votes": votes,
-        "rows": config.optimizer.rows,
+        "rows": config.optimizer.D,
         "at_once": config.sheet,
     }
 

@@ -1,0 +1,311 @@
+"""The optimizer's settings: a section for each rule, and the door for settings from Python.
+
+`szpo.optim` takes a section as it is. What a run's set-up finds is added by `make_settings`, which
+also settles what depends on the coordinates, and by `read_settings` from a record.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
+
+from pydantic import Field, model_validator
+
+from szpo.aggregation.links import LINKS
+from szpo.aggregation.registry import LEARNED, WEIGHTINGS
+from szpo.config import rule_plugins
+from szpo.config.section import Count, OneOf, Positive, Section, checked, list_names, suggest
+from szpo.errors import UsageError
+from szpo.optim.named_features import NamedFeatures
+from szpo.optim.parameters import layout_dim
+from szpo.optim.rules.registry import RULES
+from szpo.optim.rules.regression import BUDGET, RADIUS
+from szpo.optim.sample_directions import NORMALISE_UP_TO, ORTHONORMAL_UP_TO
+from szpo.optim.settings import LawName, Settings
+from szpo.types import Layout, Pairing
+
+REGRESSION_UP_TO_DIM: Final = 64
+"""Largest number of coordinates for which `regression` is the default rule."""
+WARMUP: Final = 5
+"""Default number of warm-up steps where the step size has to be measured."""
+FIRST_RULE: Final = "regression"
+"""The rule that auto chooses where it can work."""
+OTHER_RULE: Final = "known"
+"""The rule that auto chooses elsewhere."""
+FLOAT32_MAX: Final = 3.4028234663852886e38
+LINK_NAMES: Final = (*LINKS, "linear")
+
+
+class Optimizer(Section):
+    """The zeroth-order optimizer: how comparisons are made and how votes move the model."""
+
+    rule: str = Field(
+        "auto",
+        description=f"How votes move the weights: {list_names(list(RULES))}, or a rule of another "
+        f"package; auto: regression in a subspace of up to {REGRESSION_UP_TO_DIM} coordinates, if "
+        "it has every optimizer setting that you give; otherwise known.",
+    )
+    law: LawName = Field(
+        "auto",
+        description="How directions are drawn: gaussian; normalised: all of one length; "
+        "orthonormal: orthogonal to each other too; auto: orthonormal under regression, "
+        f"otherwise normalised up to {NORMALISE_UP_TO} coordinates and gaussian above.",
+    )
+    pairing: Pairing = Field(
+        "antithetic",
+        description="antithetic: compare θ+μv with θ−μv; forward: with θ, as published.",
+    )
+    K: Count = Field(1, description="Directions per step; default: 8 under regression, else 1.")
+    N: Count = Field(
+        8,
+        description="Comparisons per direction, each on its own prompts; default: 1 under "
+        "regression, else 8.",
+    )
+    M: Count = Field(1, description="Panelists (votes) per comparison.")
+    D: Count = Field(
+        8,
+        description="Prompts of a comparison; default: 1 if panel.verdict is rows, else 8.",
+    )
+    kl_radius: Positive = Field(
+        1.62,
+        le=1e6,
+        description="κ: KL of each side from the centre, in nats; it sets μ = √(2κ/d); default: "
+        f"2 for adapters, {RADIUS:g} under regression, else 1.62.",
+    )
+    mu: Positive | None = Field(
+        None, le=1e6, description="Perturbation radius μ, instead of kl_radius."
+    )
+    weighting: Annotated[str, OneOf(WEIGHTINGS)] = Field(
+        "equal",
+        description="How much each voter counts: equal; or learned from agreement with the other "
+        f"voters: {list_names(list(LEARNED))}.",
+    )
+
+    @classmethod
+    def refuse(cls, name: str, place: str) -> str:
+        """Why a key cannot stand here, and what was meant."""
+        if name in KEYS:
+            rule = cls.model_fields["rule"].default
+            return f"{name} plays no part in the rule {rule}; leave it out"
+        return f'unknown key "{name}"{place}{suggest(name, KEYS) or "; leave it out"}'
+
+
+class AlongDirections(Optimizer):
+    """What rules share that move along each direction by a number."""
+
+    kl_step: Positive = Field(
+        0.03, le=1e6, description="κ_step: KL of one expected step, nats; sets the step size."
+    )
+    alpha: Positive | None = Field(None, description="Step size α, instead of kl_step.")
+    link: Annotated[str, OneOf(LINK_NAMES)] = Field(
+        "logistic", description=f"{list_names(LINK_NAMES)}."
+    )
+    smoothing: Literal["haldane", "trim"] = Field(
+        "haldane", description="How the rule known moves a vote share of 0 or 1 into (0, 1)."
+    )
+
+    kl_budget: ClassVar[float | Literal["off"]] = "off"
+    score_share: ClassVar[float | None] = None
+    prior: ClassVar[str | None] = None
+    guarded: ClassVar[bool] = False
+
+    @model_validator(mode="after")
+    def _step_fits_fp32(self) -> Self:
+        # 2·log(2·4096+1) bounds every Δ̂ that votes can give; the normal table ends at 4.33.
+        if self.alpha is not None and self.alpha * 4.33 * 2 * math.log(8193) > FLOAT32_MAX:
+            raise ValueError(
+                f"alpha {self.alpha:g} is too large: a step would exceed fp32; lower it"
+            )
+        return self
+
+
+class Sign(AlongDirections):
+    """The section of `sign`, and of other rules whose step size is not measured."""
+
+    rule: str = "sign"
+
+    warmup: ClassVar[int | None] = 0
+
+
+class Known(AlongDirections):
+    """The section of `known`, and of other rules whose step size may be measured."""
+
+    rule: str = "known"
+    warmup: Annotated[int, Field(ge=0, le=1000)] | None = Field(
+        None, description="First steps, which only measure; default: 0, or 5 to measure α."
+    )
+
+    @model_validator(mode="after")
+    def _warmup_measures_alpha(self) -> Self:
+        if self.warmup and self.alpha is not None:
+            raise ValueError("warmup only measures an unset alpha; set warmup = 0")
+        return self
+
+
+class Regression(Optimizer):
+    """The section of `regression`, and of other rules that recommend another point."""
+
+    rule: str = "regression"
+    K: Count = 8
+    N: Count = 1
+    kl_radius: Positive = Field(RADIUS, le=1e6)
+    kl_budget: Positive | Literal["off"] = Field(
+        BUDGET,
+        description="regression: highest KL of the recommended point from the start, in nats; "
+        "off: no limit.",
+    )
+    score_share: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="regression: weight of the shown texts, not of how the two policies differ, "
+        "in what a vote is fitted on: of their scores, by default 0; with adapters of their "
+        "features, 1 or 0, by default both.",
+    )
+    prior: str | None = Field(
+        None,
+        min_length=1,
+        description="regression: a run's .db whose votes count in full as this run's own; model, "
+        "prompts and coordinates must be the same.",
+    )
+    guarded: bool = Field(
+        True,
+        description="regression: keep the recommended point where the guards of fluency, length "
+        "and topic are predicted to hold, judging by the base's own answers.",
+    )
+
+    kl_step: ClassVar[float] = 0.03
+    alpha: ClassVar[float | None] = None
+    warmup: ClassVar[int | None] = 0
+    link: ClassVar[str] = "logistic"
+    smoothing: ClassVar[str] = "haldane"
+
+
+TAGS: Final = {"regression": Regression, "known": Known, "sign": Sign}
+"""The sections by the rule of szpo that they belong to."""
+
+
+def tag_of(rule: str) -> str:
+    """The key in `TAGS` of a rule's section; rules of other packages have one of these, too.
+
+    Raises:
+        UsageError: there is no rule of that name.
+    """
+    found = rule_plugins.find(rule) if isinstance(rule, str) else None
+    if found is None:
+        names = ", ".join(f'"{name}"' for name in ("auto", *RULES))
+        raise UsageError(f"rule must be one of {names} (got {json.dumps(rule)})")
+    if found.two_points:
+        return "regression"
+    return "known" if found.can_warm_up else "sign"
+
+
+KEYS: Final = {
+    name: model
+    for model in (Optimizer, Known, Regression)
+    for name, field in model.model_fields.items()
+    if field.description
+}
+"""Every key of ``[optimizer]``, with a section that describes it."""
+FACTS: Final = tuple(field.name for field in fields(Settings))[1:]
+"""What `Settings` hold besides the section."""
+
+
+def make_settings(
+    root_seed: int, layout: Layout, *, rule: str | None = None, **changes: Any
+) -> Settings:
+    """Settings in coordinates of this layout; ``changes``: keys of the rule, or `FACTS`.
+
+    The default rule is `regression` for one tensor of d ≤ 64, else `known` with a warm-up.
+
+    Raises:
+        UsageError: a value is unknown or out of range, or the rule cannot work with the layout.
+
+    >>> settings = make_settings(1, (("z", (8,)),))
+    >>> settings.section.rule, settings.section.law, settings.section.N
+    ('regression', 'orthonormal', 1)
+    >>> make_settings(1, (("w", (100, 100)),), rule="sign", N=4).section.law
+    'gaussian'
+    """
+    small = len(layout) == 1 and layout_dim(layout) <= REGRESSION_UP_TO_DIM
+    facts = {name: changes.pop(name) for name in FACTS if name in changes}
+    name = rule or (FIRST_RULE if small else OTHER_RULE)
+    section = checked(TAGS[tag_of(name)], {"rule": name, **changes})
+    return place(section, root_seed, layout, **facts)
+
+
+def place(
+    section: Known | Sign | Regression, root_seed: int, layout: Layout, **facts: Any
+) -> Settings:
+    """The settings of a section in coordinates: law and warm-up are settled for them.
+
+    Raises:
+        UsageError: seed or layout are invalid, or the rule cannot work with the layout.
+    """
+    dim, regression = layout_dim(layout), isinstance(section, Regression)
+    if regression and (len(layout) != 1 or dim > ORTHONORMAL_UP_TO):
+        raise UsageError(
+            f"{section.rule} needs one tensor of at most {ORTHONORMAL_UP_TO} coordinates; choose "
+            "another subspace.kind than full, or another rule"
+        )
+    settled: dict[str, Any] = {}
+    if section.law == "auto":
+        usual = "normalised" if dim <= NORMALISE_UP_TO else "gaussian"
+        settled["law"] = "orthonormal" if regression else usual
+    if section.warmup is None:
+        wide = dim > REGRESSION_UP_TO_DIM and section.alpha is None
+        settled["warmup"] = WARMUP if wide else 0
+    settings = Settings(section.model_copy(update=settled), root_seed, layout, **facts)
+    _ = settings.space  # refuses a bad seed or layout
+    return settings
+
+
+def record_settings(settings: Settings) -> dict[str, Any]:
+    """The settings as plain JSON values, without seed and layout, which the run has itself."""
+    usual = Settings(settings.section, 0, settings.layout)
+    facts = {
+        name: getattr(settings, name)
+        for name in FACTS[2:]
+        if getattr(settings, name) != getattr(usual, name)
+    }
+    if (named := settings.features) is not None:
+        facts["features"] = asdict(named)
+        if not named.coordinates:
+            for name in ("coordinates", "axes", "curves"):
+                del facts["features"][name]
+    return {**settings.section.model_dump(mode="json"), **_plain(facts)}
+
+
+def read_settings(body: Mapping[str, Any], root_seed: int, layout: Layout) -> Settings:
+    """The settings that `record_settings` recorded.
+
+    Raises:
+        UsageError: they cannot be read, or the run's rule is unknown here.
+    """
+    try:
+        facts = {name: body[name] for name in FACTS if name in body}
+        if "earlier_votes" in facts:
+            facts["earlier_votes"] = tuple(tuple(row) for row in facts["earlier_votes"])
+        if "features" in facts:
+            facts["features"] = NamedFeatures.from_json(facts["features"])
+        section = checked(TAGS[tag_of(body["rule"])], section_keys(body))
+        return place(section, root_seed, layout, **facts)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"settings: cannot be read ({error})") from error
+
+
+def section_keys(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Of recorded settings the section's keys."""
+    return {name: value for name, value in body.items() if name not in FACTS}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
