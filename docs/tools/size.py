@@ -107,7 +107,7 @@ def records(path: Path) -> int:
 
 
 def settings(folder: Path) -> int:
-    """Keys of run.toml: annotated fields of the sections; one of two rules of a file counts once."""
+    """Keys of run.toml: fields of the sections; one that several rules have counts once."""
     found = set()
     for path in folder.glob("*.py"):
         for node in tree(path).body:

@@ -13,17 +13,17 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
-from typing import Annotated, Any, Literal, TypeAlias, Unpack
+from typing import Annotated, Any, Literal, Self, TypeAlias, Unpack
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from szpo.baselines import trainer
+from szpo.baselines import recipes, trainer
 from szpo.baselines.actor import Actor, Peft
 from szpo.baselines.asking import Ask, Survey, ask_round
 from szpo.baselines.costs import OnStep, Shared, Trained, ignore_step
-from szpo.baselines.recipes import Count, Dropout, Positive, recipe
+from szpo.baselines.recipes import Count, Dropout, Positive
 from szpo.baselines.validation import (
     catch_divergence,
     describe_still,
@@ -42,7 +42,6 @@ Loss: TypeAlias = Literal[
 """The losses of TRL's DPOTrainer."""
 
 
-@recipe(METHOD)
 class Recipe(trainer.Recipe):
     """Settings of one DPO training; fields without a description are as in TRL.
 
@@ -65,14 +64,14 @@ class Recipe(trainer.Recipe):
     reference: Literal["start", "now"] = "start"
     """π_ref: the actor's start, or its weights when the training (or round) begins."""
 
-    def __post_init__(self) -> None:
-        """Refuse the loss exo_pair without ε."""
+    @model_validator(mode="after")
+    def _exo_pair_smooths(self) -> Self:
         if self.loss == "exo_pair" and not self.label_smoothing:
             raise ValueError("label_smoothing must be above 0 for exo_pair (got 0)")
+        return self
 
 
-@recipe("iterative-dpo")
-class Rounds:
+class Rounds(recipes.Recipe):
     """Settings of iterative DPO: ``rounds`` × ``questions``, with one vote on each question."""
 
     rounds: Count = 5

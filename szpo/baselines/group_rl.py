@@ -13,16 +13,17 @@ for one update, so the probability ratio is 1 and nothing is clipped.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import isfinite
-from typing import Any, Final, Literal, TypeAlias, Unpack
+from typing import Any, Final, Literal, Self, TypeAlias, Unpack
+
+from pydantic import model_validator
 
 from szpo import seeds
-from szpo.baselines import trainer
+from szpo.baselines import recipes, trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.asking import Score, draw_order
 from szpo.baselines.costs import Shared, Trained
-from szpo.baselines.recipes import Count, Group, Positive, Weight, recipe
+from szpo.baselines.recipes import Count, Group, Positive, Weight
 from szpo.baselines.validation import (
     catch_divergence,
     describe_drift,
@@ -41,8 +42,7 @@ NOTHING_DIFFERED: Final = (
 )
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(recipes.Recipe):
     """Settings that both methods have."""
 
     steps: Count = 40
@@ -58,20 +58,20 @@ class Recipe:
     beta: Weight = 0.05
     """Weight of the KL penalty, in units of the reward per nat."""
 
-    def __post_init__(self) -> None:
-        """Refuse numbers of answers that are not divisible by ``passes``."""
+    @model_validator(mode="after")
+    def _answers_divide(self) -> Self:
         if self.prompts * self.samples % self.passes:
             raise ValueError(
                 f"{self.prompts * self.samples} answers of a step do not divide into "
                 f"{self.passes} passes"
             )
+        return self
 
 
 Loss: TypeAlias = Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "vespo"]
 """The losses of TRL's GRPOTrainer that weight each token separately."""
 
 
-@recipe("grpo")
 class Grpo(Recipe):
     """Settings of GRPO; β and the loss are from the paper (TRL's defaults: 0, dapo).
 
@@ -83,7 +83,6 @@ class Grpo(Recipe):
     """The mean over each answer's tokens, then over answers, as in the paper."""
 
 
-@recipe("rloo")
 class Rloo(Recipe):
     """Settings of RLOO: TRL's defaults, except for the learning rate and group size (TRL: 2).
 

@@ -13,18 +13,20 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias, Unpack
+from typing import Any, Self, TypeAlias, Unpack
 
 import numpy as np
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from szpo import seeds
+from szpo.baselines import recipes
 from szpo.baselines.actor import Actor, read, write
 from szpo.baselines.advantages import gae, standardise, token_rewards
 from szpo.baselines.asking import Score, draw_order
 from szpo.baselines.costs import Meter, Shared, Trained, ignore_step
-from szpo.baselines.recipes import Count, Positive, Share, Weight, recipe
+from szpo.baselines.recipes import Count, Positive, Share, Weight
 from szpo.baselines.reward_model import compute_rewards
 from szpo.baselines.validation import (
     NOISE_NATS,
@@ -41,8 +43,7 @@ from szpo.types import Answer, Floats, Ints, Prompt
 METHOD = "ppo"
 
 
-@recipe(METHOD)
-class Recipe:
+class Recipe(recipes.Recipe):
     """Settings of PPO. ε, epochs and λ are those of Schulman et al. 2017."""
 
     steps: Count = 40
@@ -70,13 +71,14 @@ class Recipe:
     kl_limit: Positive = NOISE_NATS
     """A run has diverged and stops above this KL to the start, nats per token, mean of a step."""
 
-    def __post_init__(self) -> None:
-        """Refuse a step with fewer answers than minibatches."""
+    @model_validator(mode="after")
+    def _minibatches_have_answers(self) -> Self:
         if self.prompts * self.samples < self.minibatches:
             raise ValueError(
                 f"{self.minibatches} minibatches of {self.prompts * self.samples} answers; "
                 "draw more answers or make fewer minibatches"
             )
+        return self
 
 
 class Critic(nn.Module):

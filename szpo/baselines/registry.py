@@ -7,7 +7,7 @@ a thin layer around `run`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from szpo.baselines.actor import Actor
 from szpo.baselines.asking import Ask, Score
 from szpo.baselines.costs import Meter, OnStep, Trained
 from szpo.baselines.validation import join_remarks
+from szpo.config.section import Section, checked
 from szpo.data.pairs import Preferences
 from szpo.errors import UsageError
 from szpo.types import Answer, Prompt
@@ -104,7 +105,7 @@ def run(
                 "vote"
             )
         if "rows" not in settings and inputs.rows is not None:
-            how = replace(how, rows=None if inputs.rows == 1 else inputs.rows)
+            how = how.model_copy(update={"rows": None if inputs.rows == 1 else inputs.rows})
         trained = dpo.iterative(actor, inputs.prompts, inputs.ask, how, **shared)
     elif method == "self-rewarding":
         trained = self_rewarding.train(
@@ -152,21 +153,17 @@ def recipe(method: str, settings: Mapping[str, Any]) -> Any:
     if method not in NAMES:
         raise UsageError(f"no method {method!r}; there are: {', '.join(NAMES)}")
     default, inner = RECIPES[method], INNER.get(method)
+    given = {k: None if v in ("none", "None", "null") else v for k, v in settings.items()}
+    nested: Any = None if inner is None else getattr(default, inner)
     own = _plain_fields(default)
-    nested = {} if inner is None else {inner: getattr(default, inner)}
-    known = {*own, *(name for each in nested.values() for name in _plain_fields(each))}
-    given: dict[str, Any] = {}
-    for name, value in settings.items():
+    of_nested = {k: given.pop(k) for k in [*given] if k not in own and k in _plain_fields(nested)}
+    known = [*own, *_plain_fields(nested)]
+    for name in given:
         if name not in known:
-            raise UsageError(
-                f"{method} has no setting {name!r}; it has: {', '.join(sorted(known))}"
-            )
-        given[name] = None if value in ("none", "None", "null") else value
-    outer = {name: value for name, value in given.items() if name in own}
-    rest = {name: value for name, value in given.items() if name not in own}
-    return replace(
-        default, **outer, **{name: replace(each, **rest) for name, each in nested.items()}
-    )
+            raise UsageError(f"{method} has no setting {name!r}; it has: {', '.join(known)}")
+    if inner is not None:
+        given[inner] = checked(type(nested), {**dict(nested), **of_nested}, f"{method}: ")
+    return checked(type(default), {**dict(default), **given}, f"{method}: ")
 
 
 def require_extra(method: str, *, scored: bool) -> None:
@@ -177,7 +174,7 @@ def require_extra(method: str, *, scored: bool) -> None:
 
 def _plain_fields(recipe: Any) -> list[str]:
     """The names of a recipe's fields, without those that hold another recipe."""
-    return [f.name for f in fields(recipe) if not is_dataclass(getattr(recipe, f.name))]
+    return [name for name, value in recipe or () if not isinstance(value, Section)]
 
 
 def _votes(method: str, inputs: Inputs, meter: Meter) -> Preferences:

@@ -25,7 +25,7 @@ from szpo.baselines import actor as actors
 from szpo.baselines import trainer
 from szpo.baselines.asking import Score
 from szpo.baselines.costs import Shared, Trained
-from szpo.baselines.recipes import Count, Epochs, Weight, recipe
+from szpo.baselines.recipes import Count, Epochs, Weight
 from szpo.baselines.validation import drop_too_long, require_pairs
 from szpo.data.pairs import Pair, Preferences
 from szpo.errors import StorageError, UsageError
@@ -42,7 +42,6 @@ ROWS = 64
 """Rows in one forward pass when scoring."""
 
 
-@recipe(METHOD)
 class Recipe(trainer.Recipe):
     """Settings of a reward model's training.
 

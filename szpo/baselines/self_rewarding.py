@@ -18,7 +18,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -26,10 +26,10 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import Field
 
 from szpo import files, seeds
-from szpo.baselines import asking, dpo, sft
+from szpo.baselines import asking, dpo, recipes, sft
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Meter, OnStep, Trained, ignore_step
-from szpo.baselines.recipes import Count, Group, Positive, recipe
+from szpo.baselines.recipes import Count, Group, Positive
 from szpo.data import preference_files
 from szpo.data.pairs import Pair, Preferences
 from szpo.errors import RunError, StorageError, UsageError
@@ -41,14 +41,14 @@ from szpo.seeds import as_seed
 from szpo.types import Answer, Prompt
 
 METHOD = "self-rewarding"
+Dpo: TypeAlias = dpo.Recipe
 RECORD = "record.json"
 
 Judge: TypeAlias = Callable[[Sequence[Prompt], int, int], list[list[Answer]]]
 """(requests, judgements of each, seed) → texts of judgements."""
 
 
-@recipe(METHOD)
-class Recipe:
+class Recipe(recipes.Recipe):
     """Settings; with the paper's numbers where it gives any."""
 
     models: Count = 3
@@ -62,9 +62,9 @@ class Recipe:
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
     judge_tokens: Count = 160
     """Tokens for a judgement of 100 words and its score."""
-    dpo: dpo.Recipe = field(default_factory=lambda: dpo.Recipe(reference="now"))
+    dpo: Dpo = Dpo(reference="now")
     """π_ref of a round is the model at its beginning, as in the paper."""
-    fit: sft.Recipe = field(default_factory=sft.Recipe)
+    fit: sft.Recipe = sft.Recipe()
     """Settings for fitting M1 to examples."""
 
 
@@ -284,7 +284,7 @@ def _describe(
         "prompts": _sha256([prompt.turns for prompt in prompts]),
         "examples": _sha256(shown) if shown else None,
         "judge": "the model itself" if judge is None else "given",
-        "recipe": {k: v for k, v in asdict(how).items() if k != "models"},
+        "recipe": {k: v for k, v in how.model_dump().items() if k != "models"},
         "seed": seed,
     }
     plain: dict[str, Any] = json.loads(json.dumps(made))

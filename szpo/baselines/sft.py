@@ -11,7 +11,7 @@ from typing import Unpack
 from szpo.baselines import trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Shared, Trained
-from szpo.baselines.recipes import Dropout, Positive, recipe
+from szpo.baselines.recipes import Dropout, Positive
 from szpo.baselines.validation import drop_too_long
 from szpo.errors import RunError
 from szpo.models.loading import answer_tokens, encode
@@ -20,7 +20,6 @@ from szpo.types import Answer, Prompt
 METHOD = "sft"
 
 
-@recipe(METHOD)
 class Recipe(trainer.Recipe):
     """Settings of one supervised training."""
 

@@ -12,14 +12,13 @@ from typing import Any, Unpack
 from szpo.baselines import trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Shared, Trained
-from szpo.baselines.recipes import Positive, Weight, recipe
+from szpo.baselines.recipes import Positive, Weight
 from szpo.baselines.validation import require_pairs
 from szpo.data.pairs import Preferences
 
 METHOD = "simpo"
 
 
-@recipe(METHOD)
 class Recipe(trainer.Recipe):
     """Settings of one SimPO training."""
 

@@ -23,6 +23,7 @@ from transformers.training_args import OptimizerNames
 
 from szpo import cache, seeds
 from szpo.baselines import actor as actors
+from szpo.baselines import recipes
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Meter, OnStep, Shared, Trained, ignore_step
 from szpo.baselines.recipes import Count, Epochs, Positive
@@ -110,8 +111,7 @@ def base_arguments(loaded: Loaded, folder: str, seed: int, name: str) -> dict[st
     }
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(recipes.Recipe):
     """Optimizer steps and batches of a TRL trainer, which several recipes share."""
 
     learning_rate: Positive = 1e-3

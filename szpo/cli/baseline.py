@@ -407,7 +407,7 @@ def baseline(
             outcome.rewards.save(target / "reward-model")
     done = outcome.trained
     document = {
-        "method": method, "recipe": asdict(outcome.recipe), "seed": seed,
+        "method": method, "recipe": outcome.recipe.model_dump(), "seed": seed,
         "demonstrations" if method == "sft" else "pairs": done.pairs,
         "ties": done.ties, "steps": len(done.log), "cost": asdict(done.cost),
         "model": stand.actor.loaded.name, "base_sha256": stand.actor.loaded.sha256,

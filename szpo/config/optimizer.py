@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from typing import Annotated, Any, ClassVar, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -185,7 +185,8 @@ class Regression(Optimizer):
     smoothing: ClassVar[str] = "haldane"
 
 
-TAGS: Final = {"regression": Regression, "known": Known, "sign": Sign}
+Of: TypeAlias = Known | Sign | Regression
+TAGS: Final[Mapping[str, type[Of]]] = {"regression": Regression, "known": Known, "sign": Sign}
 """The sections by the rule of szpo that they belong to."""
 
 
@@ -238,9 +239,7 @@ def make_settings(
     return place(section, root_seed, layout, **facts)
 
 
-def place(
-    section: Known | Sign | Regression, root_seed: int, layout: Layout, **facts: Any
-) -> Settings:
+def place(section: Of, root_seed: int, layout: Layout, **facts: Any) -> Settings:
     """The settings of a section in coordinates: law and warm-up are settled for them.
 
     Raises:

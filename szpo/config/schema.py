@@ -92,7 +92,7 @@ class Config(Section):
         Discriminator(
             lambda given: tag_of(given["rule"] if isinstance(given, dict) else given.rule)
         ),
-    ] = Field(default_factory=dict, validate_default=True)  # type: ignore[arg-type]
+    ] = Field(default_factory=dict, validate_default=True)
     judge: Judge = Judge()
     prompts: Prompts = Prompts()
     generation: Generation = Generation()

@@ -73,8 +73,8 @@ def list_names(names: Sequence[str]) -> str:
     return " or ".join([", ".join(names[:-1]), names[-1]])
 
 
-def checked(model: type[Kind], values: Mapping[str, Any]) -> Kind:
-    """A section with these values.
+def checked(model: type[Kind], values: Mapping[str, Any], where: str = "") -> Kind:
+    """A section with these values; ``where`` begins the line about a mistake.
 
     Raises:
         UsageError: a key is unknown or a value out of range; one line.
@@ -82,7 +82,7 @@ def checked(model: type[Kind], values: Mapping[str, Any]) -> Kind:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise UsageError(describe(model, error.errors(include_url=False)[0])) from None
+        raise UsageError(where + describe(model, error.errors(include_url=False)[0])) from None
 
 
 def describe(model: type[BaseModel], error: Mapping[str, Any], place: str = "") -> str:
@@ -114,8 +114,11 @@ _PATTERNS: Final = {
 def _requirement(model: type[BaseModel], loc: Sequence[Any], error: Mapping[str, Any]) -> str:
     """Describe which values a key may have, from its declaration."""
     kind, context = error["type"], error.get("ctx", {})
-    field = model.model_json_schema()["properties"][str(loc[0])]
-    choices = [field, *field.get("anyOf", [])]
+    schema = model.model_json_schema()
+    field = schema["properties"][str(loc[0])]
+    places = [part["$ref"] for part in (field, *field.get("allOf", ())) if "$ref" in part]
+    defined = [schema["$defs"][place.rpartition("/")[2]] for place in places]
+    choices = [field, *field.get("anyOf", []), *defined]
     options = [json.dumps(v) for c in choices for v in c.get("enum", [])]
     word = "".join(f"{json.dumps(c['const'])} or " for c in choices if "const" in c)
     if options and loc[0] == "layers":

@@ -23,12 +23,9 @@ from szpo.config.section import describe, suggest
 from szpo.errors import UsageError
 
 SIZE_LIMIT = 1_000_000
-SECTIONS: dict[str, dict[str, type[BaseModel]]] = {
-    name: KEYS
-    if name == "optimizer"
-    else dict.fromkeys(field.annotation.model_fields, field.annotation)
-    for name, field in Config.model_fields.items()
-    if isinstance(field.annotation, type) or name == "optimizer"
+SECTIONS: dict[str, Mapping[str, type[BaseModel]]] = {
+    name: KEYS if name == "optimizer" else dict.fromkeys(type(each).model_fields, type(each))
+    for name, each in Config()
 }
 """The keys of each table, each with the section that describes it."""
 

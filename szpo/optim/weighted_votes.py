@@ -26,7 +26,7 @@ class HistoryUse:
     alone: bool = False
     """Each comparison is a direction of its own, since steps differ in N."""
     weights: Callable[[History], Floats] | None = None
-    """How the rule weighs voters (..., P); None: as `Settings.weighting` says."""
+    """How the rule weighs voters (..., P); None: as the weighting says."""
 
 
 @dataclass(frozen=True, slots=True)

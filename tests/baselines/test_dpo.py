@@ -167,7 +167,7 @@ class SecondRoundTies:
 @pytest.mark.parametrize("memory", ["all", "round"])
 def test_a_round_of_ties_trains_on_what_came_before(memory):
     seen: list[Moment] = []
-    plan = dpo.Rounds(3, 8, memory=memory, recipe=dpo.Recipe(steps=2))
+    plan = dpo.Rounds(rounds=3, questions=8, memory=memory, recipe=dpo.Recipe(steps=2))
     trained = dpo.iterative(
         tiny_actor(), PROMPTS, SecondRoundTies(), plan, seed=0, on_step=seen.append
     )

@@ -180,7 +180,8 @@ def test_a_judge_that_cannot_judge_is_refused(tmp_path):
 def test_examples_make_the_first_model(tmp_path):
     answers = [Answer("w20 w21", tokens=2)] * len(PROMPTS)
     examples = list(zip(PROMPTS, answers, strict=True))
-    how = replace(SMALL, models=1, fit=sft.Recipe(learning_rate=3e-2, steps=6, batch=6))
+    fit = sft.Recipe(learning_rate=3e-2, steps=6, batch=6)
+    how = SMALL.model_copy(update={"models": 1, "fit": fit})
     fitted = tiny_actor()
 
     def likely() -> float:

@@ -96,7 +96,7 @@ REFUSED = [
     (["dpo"], ("give --run, --pairs or --fresh",)),
     (["dpo", "--fresh", "--pairs", "x"], ("--pairs and --fresh are different votes",)),
     (["dpo", "--fresh", "--score", "sentiment"], ("dpo learns from no score",)),
-    (["grpo", "--recipe", "samples=1", "--fresh"], ("grpo: samples: input should be greater",)),
+    (["grpo", "--recipe", "samples=1", "--fresh"], ("grpo: samples must be a whole number >= 2",)),
     (["dpo", "--recipe", "bet=1", "--fresh"], ("no setting 'bet'; it has:", "beta")),
     (["dpo", "--recipe", "beta=x", "--fresh"], ("dpo: beta:", "number")),
     (["dpo", "--recipe", "beta", "--fresh"], ("--recipe beta: write it as field=value",)),

@@ -1,9 +1,8 @@
 import pytest
 
-from szpo.errors import IntegrityError, UsageError
+from szpo.errors import UsageError
 from szpo.ledger import canonical, orders
-from szpo.ledger.run_spec import recorded_settings
-from tests.support.quadratic import LAYOUT, new_ledger, settings_of, start
+from tests.support.quadratic import start
 
 
 @pytest.fixture
@@ -57,22 +56,6 @@ def test_an_order_of_another_form_is_refused_before_it_is_placed(ledger, kind, b
     with pytest.raises(UsageError, match=says):
         orders.place_order(ledger, kind, "op", body)
     assert orders.orders(ledger) == []
-
-
-def read_back(path, **changes):
-    with new_ledger(path, settings_of(), **changes) as ledger:
-        return recorded_settings(ledger) == settings_of()
-
-
-def test_a_run_of_another_seed_or_layout_is_refused(tmp_path):
-    assert read_back(tmp_path / "own.db")
-    other = {
-        "root_seed": settings_of().root_seed + 1,
-        "layout": (("z", (LAYOUT[0][1][0] + 1,)),),
-    }
-    for name, value in other.items():
-        with pytest.raises(IntegrityError):
-            read_back(tmp_path / f"{name}.db", **{name: value})
 
 
 EVENT = {

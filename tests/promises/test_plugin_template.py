@@ -17,11 +17,10 @@ from szpo import plugins
 from szpo.analysis import features
 from szpo.cli.app import call
 from szpo.config import rule_plugins
-from szpo.errors import SzpoError
+from szpo.errors import SzpoError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.optim.rules import registry
 from szpo.optim.rules.known import RULE as KNOWN
-from szpo.optim.settings import UsageError
 from szpo.testing import check_judge
 from szpo.types import Answer, Prompt
 from tests.support import folder_run, yard_run

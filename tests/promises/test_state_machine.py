@@ -39,7 +39,7 @@ from szpo_ui.web import credentials
 from tests.support.quadratic import Clock, new_ledger, settings_of
 
 SETTINGS = settings_of(N=2, D=2, M=2, rule="sign")
-M, N = SETTINGS.M, SETTINGS.N
+M, N = SETTINGS.section.M, SETTINGS.section.N
 TTL_US = 60_000_000
 NAMES = ("ann", "bob", "cy", "dee")
 TABS = ("tab-1", "tab-2")
@@ -94,14 +94,14 @@ class File:
     def apply(self, held, step):
         ledger = self.ledger
         state, mu = replay.replay_state(ledger, SETTINGS), ledger.step(step)["mu"]
-        tally = counting.tally(ledger, step, SETTINGS.K, N)
+        tally = counting.tally(ledger, step, SETTINGS.section.K, N)
         _, updates, info = optimizer.tell(state, optimizer.query(SETTINGS, step, mu), tally)
         theta = replay.fold(ledger)
         for update in updates:
             theta = parameters.apply_update(SETTINGS.space, theta, update)
         counted = counting.counted(ledger, step)
         votes = counting.StepVotes(ledger, step)
-        counts = step_report.count(votes, ledger.comparisons(step), SETTINGS.pairing)
+        counts = step_report.count(votes, ledger.comparisons(step), SETTINGS.section.pairing)
         digests = {
             "votes_sha256": canonical.votes_sha256(counted),
             "theta_sha256": parameters.digest(theta, ledger.layout),
@@ -110,7 +110,7 @@ class File:
             ledger,
             held.epoch,
             updates,
-            rule=SETTINGS.rule,
+            rule=SETTINGS.section.rule,
             info=info,
             tally=tally,
             **digests,
@@ -462,7 +462,12 @@ class Run(RuleBasedStateMachine):
     @invariant()
     def i2_a_plan_is_what_the_seed_and_the_settings_give(self):
         for row in self.store.rows("steps"):
-            assert (row["n"], row["d"], row["m"], row["k"]) == (N, SETTINGS.D, M, SETTINGS.K)
+            assert (row["n"], row["d"], row["m"], row["k"]) == (
+                N,
+                SETTINGS.section.D,
+                M,
+                SETTINGS.section.K,
+            )
             done = sum(state == "applied" for state in self.steps[: row["step"]])
             assert row["head_sha256"] == self.heads[done]
 

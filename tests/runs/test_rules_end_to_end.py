@@ -1,5 +1,6 @@
 """Rules on a small language model, from the command line to the verified file and the adapter."""
 
+import functools
 import json
 import re
 
@@ -10,7 +11,7 @@ from safetensors.numpy import load_file
 from szpo import failpoints
 from szpo.cli import run as run_command
 from szpo.cli.app import call
-from szpo.config import settings_file
+from szpo.config import optimizer, schema, settings_file
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.ledger.theta import (
@@ -20,7 +21,6 @@ from szpo.ledger.theta import (
     theta_digests,
 )
 from szpo.optim.optimizer import describe_settings
-from szpo.optim.rules.registry import RULES
 from szpo.optim.sample_directions import Law
 from szpo.replay import replay, verification
 from szpo.runs import assemble
@@ -117,7 +117,7 @@ def tuned(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tuned")
     sets = ("optimizer.rule=regression", "optimizer.K=8", "run.votes=24", *SURE)
     with pytest.MonkeyPatch.context() as patch:  # the centre stays behind what is recommended
-        patch.setitem(RULES["regression"].defaults, "centre_step", 0.4)
+        patch.setattr(schema, "place", functools.partial(optimizer.place, centre_step=0.4))
         return run(folder, *sets)
 
 

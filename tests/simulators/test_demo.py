@@ -100,7 +100,7 @@ def test_a_stopped_demo_names_its_way_on_and_the_next_one_offers_it(
         begun.append(path)
         if path.stem == "demo-0":
             new_ledger(
-                path, settings_of(), spec={"config": config.model_dump(mode="json")}
+                path, settings_of(D=1), spec={"config": config.model_dump(mode="json")}
             ).close()
         raise KeyboardInterrupt
 

@@ -122,7 +122,9 @@ def _train(method: str, actor: Actor, rate: float, steps: int, **shared: Any) ->
             how = module.Recipe(steps=steps, learning_rate=rate)
             return module.train(actor, Preferences(pairs()), how, **shared)
         case "iterative-dpo":
-            plan = dpo.Rounds(steps, 4, recipe=dpo.Recipe(steps=1, learning_rate=rate))
+            plan = dpo.Rounds(
+                rounds=steps, questions=4, recipe=dpo.Recipe(steps=1, learning_rate=rate)
+            )
             return dpo.iterative(actor, PROMPTS, lengthy, plan, **shared)
         case "sft":
             examples = [(pair.prompt, pair.chosen) for pair in pairs()]

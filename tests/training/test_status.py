@@ -32,7 +32,7 @@ MINUTE = 60_000_000
 def new_run(path, *, steps=3, votes=None, **panel):
     """A ledger with recorded settings, as from `szpo run`: N 4, M 1, by default three steps."""
     plan = settings_of(N=4, D=2)
-    optimizer = {"rule": "known", "comparisons": 4, "rows": 2}
+    optimizer = {"rule": "known", "N": 4, "D": 2}
     panel = {"kind": "people", **panel}
     config = Config(run={"steps": steps, "votes": votes}, optimizer=optimizer, panel=panel)
     return plan, new_ledger(path, plan, spec={"config": config.model_dump(mode="json")})

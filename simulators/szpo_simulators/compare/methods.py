@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from szpo import seeds
@@ -77,7 +77,7 @@ def run_iterative_dpo(cell: Training) -> dict[str, Any]:
     how = registry.recipe("iterative-dpo", cell.spec["settings"])
     actor = start.load_actor(cell.spec)
     votes, rows = cell.questions
-    rounds = replace(how, rows=rows, questions=votes // how.rounds)
+    rounds = how.model_copy(update={"rows": rows, "questions": votes // how.rounds})
     done = dpo.iterative(
         actor, start.load_prompts(cell.spec).train, start.build_ask(cell.spec, cell.beta), rounds,
         seed=cell.spec["seed"],
