@@ -48,7 +48,7 @@ from szpo.optim import optimizer, parameters
 from szpo.optim.settings import Settings
 from szpo.optim.state import State
 from szpo.policies.lora_policy import LoraPolicy
-from szpo.policies.requests import VALUES, AnswerRequest, ReadRequest
+from szpo.policies.requests import KL, AnswerRequest
 from szpo.runs import assemble
 from szpo.seeds import derive
 from szpo.types import Answer, Floats, Prompt, Query, Tally, Theta
@@ -238,11 +238,8 @@ class Bench:
             thetas = [cell.seen[look][0] for cell, look in some]
             answers = self.answer([(theta, repeated, key, 0) for theta in thetas])
             owner = np.repeat(np.arange(len(some)), len(ids)).tolist()
-            request = ReadRequest(
-                "kl", ids * len(some), self.tokens[::SAMPLES], tuple(thetas), tuple(owner),
-                temperature=1.0,
-            )  # fmt: skip
-            kl = self.policy.answerer.read(request)[VALUES].reshape(len(some), -1).mean(1)
+            request = KL(ids * len(some), self.tokens[::SAMPLES], tuple(thetas), tuple(owner))
+            kl = self.policy.answerer.read(request).reshape(len(some), -1).mean(1)
             for (cell, look), given, nats in zip(some, answers, kl.tolist(), strict=True):
                 was, now = (
                     self.score(cell.taste, repeated, each).reshape(-1, SAMPLES)

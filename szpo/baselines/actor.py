@@ -27,7 +27,7 @@ from szpo.models.loading import Loaded
 from szpo.models.lora_sites import Site
 from szpo.policies.hosts import LocalAnswerer, LocalHost
 from szpo.policies.lora_policy import LoraPolicy
-from szpo.policies.requests import AnswerRequest, Reading, ReadRequest, Tokens
+from szpo.policies.requests import AnswerRequest, R, Texts, Tokens
 from szpo.policies.subspaces import Subspace
 from szpo.types import Theta
 
@@ -141,7 +141,7 @@ class BareAnswerer(LocalAnswerer):
         with without_adapters(self.adapted.model):
             return super().answer_chunk(request)
 
-    def read_chunk(self, request: ReadRequest) -> Reading:
+    def read_chunk(self, request: Texts[R]) -> R:
         """See `LocalAnswerer.read_chunk`."""
         with without_adapters(self.adapted.model):
             return super().read_chunk(request)

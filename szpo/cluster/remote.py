@@ -14,14 +14,7 @@ from szpo.cluster.ray_engine import Check, Task, Workers
 from szpo.cluster.worker import Coordinates, Identity, Places, Setup, Who
 from szpo.config.engine import RAY_ROWS, Engine
 from szpo.errors import UsageError
-from szpo.policies.requests import (
-    VALUES,
-    AnswerRequest,
-    Reading,
-    ReadRequest,
-    Tokens,
-    join_readings,
-)
+from szpo.policies.requests import AnswerRequest, R, Scores, Texts, Tokens, join
 
 OF_THE_FIRST = ("base_sha256", "hardware", "canary", "judge_sha256")
 """Parts of the first worker's identity that every other worker must equal."""
@@ -53,16 +46,16 @@ class RemoteAnswerer:
         self._wrote(tuple(found))
         return tuple(found)
 
-    def read(self, request: ReadRequest) -> Reading:
+    def read(self, request: Texts[R]) -> R:
         """See `Answerer.read`."""
-        return join_readings(self._gather(request.split(self._chunk_rows)))
+        found: R = join(self._gather(request.split(self._chunk_rows)))
+        return found
 
-    def read_scores(self, request: ReadRequest) -> Iterator[NDArray[np.float32]]:
+    def read_scores(self, request: Scores) -> Iterator[NDArray[np.float32]]:
         """See `Answerer.read_scores`; `SCORED` chunks at a time, since scores are large."""
         chunks = request.split(self._chunk_rows)
         for first in range(0, len(chunks), SCORED):
-            for reply in self._gather(chunks[first : first + SCORED]):
-                yield reply[VALUES]
+            yield from self._gather(chunks[first : first + SCORED])
 
     def _gather(self, requests: Sequence[Any]) -> list[Any]:
         return self._ask([(self._who, request) for request in requests])

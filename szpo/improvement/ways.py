@@ -29,7 +29,7 @@ from szpo.errors import UsageError
 from szpo.optim import optimizer, parameters
 from szpo.policies.feature_basis import DECAY, PARTS, Fisher, assign_credit, centre
 from szpo.policies.lora_policy import LoraPolicy
-from szpo.policies.requests import VALUES, ReadRequest, Tokens
+from szpo.policies.requests import Scores, Tokens
 from szpo.types import Answer, Floats, Prompt, Tally, Theta
 
 Score: TypeAlias = Callable[[Sequence[Prompt], Sequence[Answer]], Floats]
@@ -118,17 +118,15 @@ def read_scores(
     rows: Tokens,
     cuts: tuple[int, ...] = (),
 ) -> Floats:
-    """Score functions at θ of answers, (answers, parts, D); see `ReadRequest.cuts`."""
-    request = ReadRequest(
-        "scores",
+    """Score functions at θ of answers, (answers, parts, D); see `Scores.cuts`."""
+    request = Scores(
         tuple(policy.encode(prompt) for prompt in prompts),
         rows,
-        thetas=(theta,),
-        owner=(0,) * len(rows),
+        theta=theta,
         temperature=policy.sampling.temperature,
         cuts=cuts,
     )
-    found = policy.answerer.read(request)[VALUES]
+    found = policy.answerer.read(request)
     return np.asarray(found.reshape(len(rows), 1 + len(cuts), -1), np.float64)
 
 

@@ -14,7 +14,7 @@ from szpo.judges.prompting import Labels
 from szpo.models import context, loading
 from szpo.models.loading import ModelFacts
 from szpo.policies.hosts import Answerer
-from szpo.policies.requests import VALUES, AnswerRequest, ReadRequest
+from szpo.policies.requests import AnswerRequest, Odds
 
 REPLY_START = "Verdict:"
 """The start of a weighed reply; else small models most likely begin with pleasantries."""
@@ -72,8 +72,8 @@ class Local:
         fits = [i for i, reply in enumerate(replies) if reply is None]
         if fits:
             pairs = ((first, second),) * len(fits)
-            request = ReadRequest("odds", tuple(asked[i] for i in fits), pairs)
-            odds = self.answerer.read(request)[VALUES].tolist()
+            request = Odds(tuple(asked[i] for i in fits), pairs)
+            odds = self.answerer.read(request).tolist()
             for i, (one, other) in zip(fits, odds, strict=True):
                 replies[i] = Reply(odds=(one, other), tokens_in=len(asked[i]))
         return [reply for reply in replies if reply is not None]

@@ -29,7 +29,7 @@ from szpo.ledger.database import Ledger
 from szpo.models import loading, weight_files
 from szpo.models.loading import ModelFacts
 from szpo.policies.hosts import Answerer
-from szpo.policies.requests import VALUES, ReadRequest
+from szpo.policies.requests import States
 from szpo.types import Answer, Prompt
 from szpo.voting import counting
 
@@ -109,7 +109,7 @@ def features(
     end = loading.end_token(facts) or 0
     asked = tuple(loading.encode(facts.tokenizer, prompt) for prompt in prompts)
     spoken = tuple((*loading.tokenize(facts.tokenizer, each.text), end) for each in answers)
-    found = reader.read(ReadRequest("features", asked, spoken))[VALUES]
+    found = reader.read(States(asked, spoken))
     return torch.from_numpy(np.array(found))
 
 

@@ -33,12 +33,19 @@ from szpo.optim import parameters
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
 from szpo.policies.requests import (
-    VALUES,
+    KL,
     AnswerRequest,
-    Reading,
-    ReadRequest,
+    Inputs,
+    LogProbs,
+    Moves,
+    Odds,
+    R,
+    Scores,
+    States,
+    Texts,
     Tokens,
-    join_readings,
+    Totals,
+    join,
 )
 from szpo.policies.subspaces import Subspace
 from szpo.types import Floats, Shift, Theta
@@ -54,19 +61,16 @@ class Answerer(Protocol):
     def answer(self, request: AnswerRequest) -> Tokens:
         """The new tokens of each row, in the order of the request, an end token included."""
 
-    def read(self, request: ReadRequest) -> Reading:
-        """The values that the request asks for, in the order of its answers.
+    def read(self, request: Texts[R]) -> R:
+        """What the request asks for, in the order of its answers.
 
         Raises:
             RunError: a score is not finite.
             ResourceError: no worker is there to read.
         """
 
-    def read_scores(self, request: ReadRequest) -> Iterator[NDArray[np.float32]]:
-        """`read` of ``scores`` in blocks (rows, D), so that memory never holds them all.
-
-        Unlike in `read`, the rows come in any order.
-        """
+    def read_scores(self, request: Scores) -> Iterator[NDArray[np.float32]]:
+        """`read` in blocks (rows, D) in any order, so that memory never holds them all."""
 
 
 class LocalAnswerer:
@@ -126,66 +130,70 @@ class LocalAnswerer:
         self._wrote(count_written(made.tokens, self.adapted.stop_tokens))
         return cut_rows(self.adapted, made.tokens) if sampling.whole_sentences else made.tokens
 
-    def read(self, request: ReadRequest) -> Reading:
+    def read(self, request: Texts[R]) -> R:
         """See `Answerer.read`."""
-        if self.chunk_rows is None:
-            return self.read_chunk(request)
-        return join_readings([self.read_chunk(c) for c in request.split(self.chunk_rows)])
+        chunks = [request] if self.chunk_rows is None else request.split(self.chunk_rows)
+        found: R = join([self.read_chunk(chunk) for chunk in chunks])
+        return found
 
-    def read_chunk(self, request: ReadRequest) -> Reading:
+    def read_chunk(self, request: Texts[R]) -> R:
         """Read all answers of a request in this process."""
+        found: Any = self._read(request)
+        return found  # type: ignore[no-any-return]
+
+    def _read(self, request: Texts[Any]) -> Any:
         model, prompts, answers = self.adapted.model, request.prompts, request.answers
         samples = [Sample(p, a, i) for i, (p, a) in enumerate(zip(prompts, answers, strict=True))]
-        if request.what == "inputs":
-            return logprobs.input_directions(self.adapted, samples)
-        if request.what == "odds":
-            return {VALUES: logprobs.label_odds(model, prompts, answers)}
-        if request.what == "features":
-            return {VALUES: logprobs.hidden_features(model, prompts, answers)}
-        if request.what == "scores":
-            return {VALUES: self._ordered_scores(request)}
-        deltas = self._start_deltas() if request.start else self.deltas(request.thetas)
-        if request.what == "totals":
-            return {VALUES: self._totals(request, deltas)}
-        if request.what == "moves":
-            assert deltas is not None  # `moves` always names members
-            found = logit_moves(
-                self.adapted, deltas, samples,
-                reference=self._start_deltas(), temperature=request.temperature,
-            )  # fmt: skip
-            return {VALUES: found}
-        owner = request.owner or (0,) * len(samples)
-        if request.what == "kl":
-            if deltas is None:  # no weight can have moved
-                return {VALUES: np.zeros(len(samples))}
-            found = logprobs.kl_of_members(
-                self.adapted, deltas, samples, owner,
-                reference=self._start_deltas(), temperature=request.temperature,
-            )  # fmt: skip
-            return {VALUES: found}
-        rows = self.engine.logprobs(
-            prompts, answers, owner, deltas, temperature=request.temperature
-        )
-        return {VALUES: np.concatenate([np.zeros(0), *rows])}
+        match request:
+            case Inputs():
+                return logprobs.input_directions(self.adapted, samples)
+            case Odds():
+                return logprobs.label_odds(model, prompts, answers)
+            case States():
+                return logprobs.hidden_features(model, prompts, answers)
+            case Scores():
+                return self._ordered_scores(request)
+            case Totals():
+                return self._totals(request)
+            case LogProbs():
+                own, owner = self._start_deltas(), (0,) * len(samples)
+                rows = self.engine.logprobs(prompts, answers, owner, own)
+                return np.concatenate([np.zeros(0), *rows])
+            case Moves():
+                moves = self.deltas(request.thetas)
+                assert moves is not None  # there are members
+                return logit_moves(
+                    self.adapted, moves, samples,
+                    reference=self._start_deltas(), temperature=request.temperature,
+                )  # fmt: skip
+            case KL():
+                deltas = self.deltas(request.thetas)
+                if deltas is None:  # no weight can have moved
+                    return np.zeros(len(samples))
+                return logprobs.kl_of_members(
+                    self.adapted, deltas, samples, request.owner,
+                    reference=self._start_deltas(), temperature=request.temperature,
+                )  # fmt: skip
+        raise TypeError(f"{type(request).__name__} cannot be read")
 
-    def _totals(self, request: ReadRequest, deltas: Deltas | None) -> Floats:
-        found = np.zeros(len(request.answers))
+    def _totals(self, request: Totals) -> Floats:
+        found, deltas = np.zeros(len(request.answers)), self._start_deltas()
         for prompt in dict.fromkeys(request.prompts):  # each is read once for all its answers
             rows = [i for i, own in enumerate(request.prompts) if own == prompt]
             answers = [request.answers[i] for i in rows]
             found[rows] = total_logprobs(self.adapted, prompt, answers, deltas)
         return found
 
-    def read_scores(self, request: ReadRequest) -> Iterator[NDArray[np.float32]]:
+    def read_scores(self, request: Scores) -> Iterator[NDArray[np.float32]]:
         """See `Answerer.read_scores`."""
         if self.chunk_rows is None:
             for _, found in self._iterate_scores(request):
                 yield found.reshape(-1, found.shape[-1])
             return
         for chunk in request.split(self.chunk_rows):
-            yield self.read_chunk(chunk)[VALUES]
+            yield self.read_chunk(chunk)
 
-    def _ordered_scores(self, request: ReadRequest) -> NDArray[np.float32]:
+    def _ordered_scores(self, request: Scores) -> NDArray[np.float32]:
         law, width = _law_of(request), scores.width_of(self.subspace.sites)
         found = np.empty((len(request.answers), law.rows, width), np.float32)
         for index, some in self._iterate_scores(request):
@@ -193,10 +201,10 @@ class LocalAnswerer:
         return found.reshape(-1, width)
 
     def _iterate_scores(
-        self, request: ReadRequest
+        self, request: Scores
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         samples = [Sample(p, a) for p, a in zip(request.prompts, request.answers, strict=True)]
-        where = self.subspace.factors(request.thetas[0] if request.thetas else None)
+        where = self.subspace.factors(request.theta)
         return scores.iterate_scores(self.adapted, where, samples, _law_of(request))
 
     def members(self, request: AnswerRequest) -> list[Theta]:
@@ -251,7 +259,7 @@ def count_written(answers: Tokens, stop: Sequence[int]) -> int:
     return sum(token not in stop for answer in answers for token in answer)
 
 
-def _law_of(request: ReadRequest) -> ScoredLaw:
+def _law_of(request: Scores) -> ScoredLaw:
     return ScoredLaw(request.temperature, request.redraws, request.seed, request.cuts)
 
 

@@ -26,7 +26,7 @@ from szpo.optim import parameters
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
 from szpo.policies.hosts import Answerer, Host, LocalAnswerer, LocalHost, start_of
-from szpo.policies.requests import VALUES, AnswerRequest, ReadRequest
+from szpo.policies.requests import KL, AnswerRequest, LogProbs, Moves, Scores, Totals
 from szpo.policies.subspaces import Subspace
 from szpo.types import Answer, Batch, Comparison, Floats, Layout, Prompt, Shift, Theta, Update
 
@@ -274,15 +274,14 @@ class LoraPolicy:
         """`kl` from answers that were already drawn at θ, as many to each prompt in turn."""
         samples = len(rows) // len(prompts)
         ids = [self.encode(prompt) for prompt in prompts]
-        request = ReadRequest(
-            "kl",
+        request = KL(
             tuple(ids[i // samples] for i in range(len(rows))),
             tuple(rows),
             (self.theta(),),
             (0,) * len(rows),
             temperature=self.sampling.temperature or 1.0,
         )
-        found = self.answerer.read(request)[VALUES]
+        found = self.answerer.read(request)
         means = found.reshape(len(prompts), samples).mean(axis=1)
         spread = means.std(ddof=1) / math.sqrt(len(means)) if len(means) > 1 else float("nan")
         return float(means.mean()), float(spread)
@@ -295,8 +294,8 @@ class LoraPolicy:
         """
         rows = tuple(tuple(loading.answer_tokens(self.loaded, answer)) for answer in answers)
         asked = tuple(self.encode(prompt) for prompt in prompts)
-        found = self.answerer.read(ReadRequest("logprobs", asked, rows, start=True))
-        logp = np.split(found[VALUES], np.cumsum([len(row) for row in rows])[:-1])
+        found = self.answerer.read(LogProbs(asked, rows))
+        logp = np.split(found, np.cumsum([len(row) for row in rows])[:-1])
         return np.array([v.mean() if len(v) else np.nan for v in logp[: len(rows)]])
 
     def total_logprob_base(self, prompt: Prompt, answers: Sequence[Answer]) -> Floats:
@@ -307,7 +306,7 @@ class LoraPolicy:
         """
         rows = tuple(tuple(loading.answer_tokens(self.loaded, answer)) for answer in answers)
         asked = (self.encode(prompt),) * len(rows)
-        return self.answerer.read(ReadRequest("totals", asked, rows, start=True))[VALUES]
+        return self.answerer.read(Totals(asked, rows))
 
     # ---- scores ----
 
@@ -405,8 +404,8 @@ def whitened_scores(
     prompts, answers = zip(*texts, strict=True)
     if subspace.blocks is not None:
         members = tuple({"z": row} for row in np.eye(subspace.dim, dtype=np.float32))
-        asked = ReadRequest("moves", prompts, answers, members, temperature=temperature)
-        return answerer.read(asked)[VALUES][:, 0]
+        asked = Moves(prompts, answers, members, temperature)
+        return answerer.read(asked)[:, 0]
     basis = np.concatenate([v.reshape(-1, subspace.dim) for v in subspace.basis.values()])
-    request = ReadRequest("scores", prompts, answers, start=True, temperature=temperature)
-    return np.asarray(answerer.read(request)[VALUES].astype(np.float64) @ basis)
+    request = Scores(prompts, answers, temperature=temperature)
+    return np.asarray(answerer.read(request).astype(np.float64) @ basis)

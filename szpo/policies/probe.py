@@ -5,9 +5,9 @@ Votes and rewards are not used. All random numbers are derived from the set-up's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from szpo import seeds
 from szpo.generation.sampling import Sampling
 from szpo.models.logprobs import Sample
 from szpo.policies.hosts import Answerer, start_of
-from szpo.policies.requests import VALUES, AnswerRequest, Reading, ReadRequest, What
+from szpo.policies.requests import KL, AnswerRequest, Inputs, Moves, Scores, Tokens
 from szpo.policies.subspaces import Subspace
 from szpo.types import Floats, Theta
 
@@ -90,9 +90,9 @@ class Probe:
             found += self.samples((), [0] * len(part), part, f"base {first}", report_drawn)
         return found
 
-    def read_inputs(self, samples: Sequence[Sample]) -> Reading:
+    def read_inputs(self, samples: Sequence[Sample]) -> Mapping[str, NDArray[Any]]:
         """An A for each site from the layers' inputs while these answers are read."""
-        return self.answerer.read(self._at_start("inputs", samples))
+        return self.answerer.read(Inputs(*_texts(samples)))
 
     def read_scores(
         self, samples: Sequence[Sample], redraws: int, stage: str = "scores"
@@ -101,11 +101,11 @@ class Probe:
 
         ``stage`` names this pass in the progress display.
         """
-        request = self._at_start("scores", samples)
+        heat = self.sampling.temperature
         done, of = 0, len(samples) * (1 + redraws)
         self.progress(stage, 0, of)
         for rows in self.answerer.read_scores(
-            replace(request, redraws=redraws, seed=self.root_seed)
+            Scores(*_texts(samples), temperature=heat, redraws=redraws, seed=self.root_seed)
         ):
             yield rows
             done += len(rows)
@@ -113,9 +113,8 @@ class Probe:
 
     def read_parts(self, samples: Sequence[Sample], cuts: tuple[int, ...]) -> NDArray[np.float32]:
         """Scores at the start (answers, 1 + cuts, D) of an answer's parts, cut at ``cuts``."""
-        request = replace(self._at_start("scores", samples), cuts=cuts)
-        rows = self.answerer.read(request)[VALUES]
-        return rows.reshape(len(samples), 1 + len(cuts), -1)
+        request = Scores(*_texts(samples), temperature=self.sampling.temperature, cuts=cuts)
+        return self.answerer.read(request).reshape(len(samples), 1 + len(cuts), -1)
 
     def read_moves(self, samples: Sequence[Sample], members: Sequence[Theta]) -> Floats:
         """Scores and Fisher matrices of answers along members (answers, 1 + members, members)."""
@@ -123,19 +122,10 @@ class Probe:
         for first in range(0, len(samples), self.at_once):
             self.progress("moves of the adapters", done, len(samples))
             part = samples[first : first + self.at_once]
-            request = replace(self._at_start("moves", part), start=False, thetas=tuple(members))
-            found.append(self.answerer.read(request)[VALUES])
+            request = Moves(*_texts(part), tuple(members), self.sampling.temperature)
+            found.append(self.answerer.read(request))
             done += len(part)
         return np.concatenate(found)
-
-    def _at_start(self, what: What, samples: Sequence[Sample]) -> ReadRequest:
-        return ReadRequest(
-            what,
-            tuple(sample.prompt for sample in samples),
-            tuple(sample.answer for sample in samples),
-            start=True,
-            temperature=self.sampling.temperature,
-        )
 
     def kl(
         self, members: Sequence[Theta], rows: int, name: str, stage: str = ""
@@ -157,12 +147,9 @@ class Probe:
                 self.progress(stage, count, len(owner))
 
         answers = self.samples(members, owner, groups, name, report_drawn)
-        request = ReadRequest(
-            "kl",
-            tuple(sample.prompt for sample in answers),
-            tuple(sample.answer for sample in answers),
-            tuple(members),
-            tuple(owner),
-            temperature=self.sampling.temperature,
-        )
-        return self.answerer.read(request)[VALUES].reshape(len(members), rows)
+        request = KL(*_texts(answers), tuple(members), tuple(owner), self.sampling.temperature)
+        return self.answerer.read(request).reshape(len(members), rows)
+
+
+def _texts(samples: Sequence[Sample]) -> tuple[Tokens, Tokens]:
+    return tuple(s.prompt for s in samples), tuple(s.answer for s in samples)

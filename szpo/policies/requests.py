@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,19 +18,7 @@ from szpo.generation.sampling import Sampling
 from szpo.types import Floats, Shift, Theta
 
 Tokens: TypeAlias = tuple[tuple[int, ...], ...]
-What: TypeAlias = Literal[
-    "logprobs", "totals", "kl", "scores", "moves", "inputs", "odds", "features"
-]
-"""``logprobs``: log-probability of each answer token, nats. ``totals``: of each whole answer.
-``kl``: KL of member to start per answer, nats. ``scores``: gradients of log π(answer) in every B,
-at the start or at the one member; several rows per answer if it is cut or tokens are redrawn.
-``moves``: scores of each answer along the members, and its Fisher matrix in them.
-``inputs``: an A for each site, from the layers' inputs. ``odds``: log-probability of each answer
-token as the next token, nats. ``features``: mean and last hidden state of each answer."""
-Reading: TypeAlias = Mapping[str, NDArray[Any]]
-"""Arrays by name: "values", with one row per answer (``logprobs``: one value per token, answers
-one after the other), or for ``inputs`` one array per site."""
-VALUES = "values"
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -103,59 +91,106 @@ class AnswerRequest:
 
 
 @dataclass(frozen=True)
-class ReadRequest:
-    """Answers to be read by members of one base model, by its start, or by the base itself."""
+class Texts(Generic[R]):
+    """Answers to be read; the class of a request says what of them, and by which policy."""
 
-    what: What
     prompts: tuple[tuple[int, ...], ...]
     """The prompt of each answer, as tokens."""
     answers: tuple[tuple[int, ...], ...]
-    thetas: tuple[Theta, ...] = ()
-    """The members' master coordinates; without any, see ``start``."""
-    owner: tuple[int, ...] = ()
-    """The member of each answer."""
-    start: bool = False
-    """Without members: the starting policy reads; False: the bare base model does."""
-    temperature: float = 1.0
-    redraws: int = 0
-    """``scores``: samples of the score per answer with redrawn tokens, besides its own."""
-    seed: int = 0
-    """``scores``: seed of the redrawn tokens."""
-    cuts: tuple[int, ...] = ()
-    """``scores``: token positions at which the second and later parts of an answer begin."""
 
     def split(self, size: int) -> list[Self]:
-        """Split the request into chunks of ``size`` answers, in order; ``inputs`` is one chunk.
+        """Split the request into chunks of ``size`` answers, in order."""
+        starts = range(0, len(self.answers), size)
+        return [self._pick(range(i, min(i + size, len(self.answers)))) for i in starts]
 
-        Redrawn tokens have their own seed in every chunk but the first.
-        """
-        if self.what == "inputs":
-            return [self]
-        chunks = [
-            self._pick(range(first, min(first + size, len(self.answers))))
-            for first in range(0, len(self.answers), size)
-        ]
-        return chunks[:1] + [
-            replace(chunk, seed=seeds.child_seed(self.seed, i, "chunk of scores"))
-            for i, chunk in enumerate(chunks[1:], 1)
-        ]
-
-    def _pick(self, rows: Sequence[int]) -> Self:
-        used = sorted({self.owner[row] for row in rows}) if self.thetas and self.owner else []
-        number = {member: i for i, member in enumerate(used)}
+    def _pick(self, rows: Sequence[int], **more: Any) -> Self:
         return replace(
             self,
             prompts=tuple(self.prompts[row] for row in rows),
             answers=tuple(self.answers[row] for row in rows),
-            thetas=tuple(self.thetas[member] for member in used) if used else self.thetas,
-            owner=tuple(number[self.owner[row]] for row in rows) if used else (),
+            **more,
         )
 
 
-def join_readings(parts: Sequence[Reading]) -> Reading:
-    """Join the readings of a request's chunks."""
+class LogProbs(Texts[Floats]):
+    """Log-probability of each token at the start, nats; one answer after the other."""
+
+
+class Totals(Texts[Floats]):
+    """Log-probability of each whole answer at the start, nats, (answers,)."""
+
+
+class Odds(Texts[Floats]):
+    """Log-probability of each answer's tokens as the bare model's next one, nats."""
+
+
+class States(Texts[Floats]):
+    """Mean and last hidden state of each answer in the bare model."""
+
+
+class Inputs(Texts[Mapping[str, NDArray[Any]]]):
+    """An A for each site from its layer's inputs, in one chunk."""
+
+    def split(self, size: int) -> list[Self]:
+        """The request itself."""
+        return [self]
+
+
+@dataclass(frozen=True)
+class KL(Texts[Floats]):
+    """KL of member to start per answer, nats, (answers,)."""
+
+    thetas: tuple[Theta, ...]
+    """The members' master coordinates."""
+    owner: tuple[int, ...]
+    """The member of each answer."""
+    temperature: float = 1.0
+
+    def _pick(self, rows: Sequence[int], **more: Any) -> Self:
+        used = sorted({self.owner[row] for row in rows})
+        number = {member: i for i, member in enumerate(used)}
+        return super()._pick(
+            rows,
+            thetas=tuple(self.thetas[member] for member in used),
+            owner=tuple(number[self.owner[row]] for row in rows),
+        )
+
+
+@dataclass(frozen=True)
+class Moves(Texts[Floats]):
+    """Scores of each answer along members, and its Fisher matrix in them."""
+
+    thetas: tuple[Theta, ...]
+    """The members' master coordinates."""
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Scores(Texts[NDArray[np.float32]]):
+    """Gradients of log π(answer) in every B; several rows for an answer with redraws or cuts."""
+
+    theta: Theta | None = None
+    """Where; None: at the start."""
+    temperature: float = 1.0
+    redraws: int = 0
+    """Samples of the score per answer with redrawn tokens, besides its own."""
+    seed: int = 0
+    """Seed of the redrawn tokens."""
+    cuts: tuple[int, ...] = ()
+    """Token positions at which the second and later parts of an answer begin."""
+
+    def split(self, size: int) -> list[Self]:
+        """See `Texts.split`; redrawn tokens have their own seed in every chunk but the first."""
+        return [
+            chunk if i == 0 else replace(
+                chunk, seed=seeds.child_seed(self.seed, i, "chunk of scores")
+            )
+            for i, chunk in enumerate(super().split(size))
+        ]  # fmt: skip
+
+
+def join(parts: Sequence[Any]) -> Any:
+    """Join what was read of a request's chunks."""
     if len(parts) == 1:
         return parts[0]
-    if not parts:
-        return {VALUES: np.zeros(0)}
-    return {VALUES: np.concatenate([part[VALUES] for part in parts])}
+    return np.concatenate(parts) if parts else np.zeros(0)

@@ -96,7 +96,7 @@ def test_a_set_up_by_workers_is_the_one_made_here(here, there, kind):
     assert (one.scale, one.basis_sha256) == (other.scale, other.basis_sha256)
     reports = [{k: v for k, v in s.report.items() if "seconds" not in k} for s in (one, other)]
     assert reports[0] == reports[1]
-    assert {"ReadRequest", "AnswerRequest"} <= set(there.workers.tasks)
+    assert {"Inputs", "KL", "AnswerRequest"} <= set(there.workers.tasks)
 
 
 def test_measuring_and_guards_by_workers_give_the_same_numbers(here, there):

@@ -25,7 +25,7 @@ ROWS = [
     "engine.chunk_rows=8", "guards.kl=40", "subspace.samples=16",
     "generation.max_new_tokens=5",
 ]  # fmt: skip
-KINDS = {"Places", "ReadRequest", "AnswerRequest"}
+KINDS = {"Places", "KL", "AnswerRequest"}
 RAY = ["engine.kind=ray", "engine.workers=2", *ROWS]
 
 
@@ -64,7 +64,7 @@ def test_a_run_by_workers_is_the_run_made_here(tmp_path, model, hosts, monkeypat
     assert read(paths[0]) == read(paths[1])
     (host,) = hosts
     assert isinstance(host.workers, near_workers.NearWorkers)
-    assert host.workers.closed and set(host.workers.tasks) == KINDS
+    assert host.workers.closed and set(host.workers.tasks) >= KINDS
     moved = {"address": "10.0.0.5:6379", "workers": 1}
     assert resume(paths[1], *(f"engine.{name}={value}" for name, value in moved.items())) == 0
     assert resume(paths[1]) == 0  # from now on the workers are there
@@ -86,7 +86,7 @@ def test_workers_mix_adapters_as_one_machine_does(tmp_path, model, hosts, monkey
         monkeypatch.setenv("SZPO_CACHE", str(place))
         paths.append(folder_run.make(place, *sets, *kind, model_folder=model))
     assert read(paths[0]) == read(paths[1])
-    assert set(hosts[0].workers.tasks) == KINDS  # type: ignore[attr-defined]
+    assert set(hosts[0].workers.tasks) >= KINDS  # type: ignore[attr-defined]
 
 
 def test_workers_are_let_go_when_a_run_ends_by_an_error(tmp_path, model, hosts, monkeypatch):
