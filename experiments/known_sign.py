@@ -169,7 +169,7 @@ class Bench:
             {}, (), tuple(number), tuple(keys), np.array(rows, np.int64), self.policy.sampling,
             thetas=tuple(theta for theta, *_ in asked),
         )  # fmt: skip
-        self.tokens = self.policy.answerer.answer(request)
+        self.tokens = self.policy.backend.answer(request)
         made = iter(self.policy.answer(tokens) for tokens in self.tokens)
         return [list(itertools.islice(made, len(prompts))) for _, prompts, *_ in asked]
 
@@ -239,7 +239,7 @@ class Bench:
             answers = self.answer([(theta, repeated, key, 0) for theta in thetas])
             owner = np.repeat(np.arange(len(some)), len(ids)).tolist()
             request = KL(ids * len(some), self.tokens[::SAMPLES], tuple(thetas), tuple(owner))
-            kl = self.policy.answerer.read(request).reshape(len(some), -1).mean(1)
+            kl = self.policy.backend.read(request).reshape(len(some), -1).mean(1)
             for (cell, look), given, nats in zip(some, answers, kl.tolist(), strict=True):
                 was, now = (
                     self.score(cell.taste, repeated, each).reshape(-1, SAMPLES)

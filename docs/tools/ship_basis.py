@@ -35,7 +35,7 @@ from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
 from szpo.policies import language_model, lora_policy, subspace_cache
 from szpo.policies.adapter_metric import measure_curves
-from szpo.policies.hosts import Host, LocalHost
+from szpo.policies.backend import Backend, LocalBackend
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.probe import Probe
 from szpo.policies.protocol import draw_answers
@@ -61,10 +61,10 @@ def check(config: Config, loaded: loading.Loaded, subspace: Subspace) -> dict[st
     """The first base answers of the set-up, and the whitened scores of each."""
     tokens = tuple(loading.encode(loaded.tokenizer, p) for p in load_shipped().train)
     sampling, seed = subspace_cache.sampling_of(config), config.subspace.setup_seed
-    answerer = LocalHost(loaded).at(subspace, Space(seed, subspace.layout, Law()))
-    drawn = Probe(answerer, subspace, tokens, sampling, seed).start_samples(CHECKED)
+    backend = LocalBackend(loaded).at(subspace, Space(seed, subspace.layout, Law()))
+    drawn = Probe(backend, subspace, tokens, sampling, seed).start_samples(CHECKED)
     found = lora_policy.whitened_scores(
-        answerer, subspace, [(s.prompt, s.answer) for s in drawn],
+        backend, subspace, [(s.prompt, s.answer) for s in drawn],
         temperature=sampling.temperature,
     )  # fmt: skip
     return {
@@ -85,7 +85,7 @@ def make(name: str) -> None:
     )
     loaded = loading.load(config.model.name, dtype=subspace_cache.SHIPPED_DTYPE, device="cpu")
     prompts = load_shipped().train
-    host = LocalHost(loaded)
+    host = LocalBackend(loaded)
     sites, _ = host.places(config.adapter, None)
     made = language_model.set_up(config, host, sites, prompts)
     key = subspace_cache.setup_key(config, loaded.sha256, loaded.dtype, prompts)
@@ -172,7 +172,7 @@ def make_adapters(*, curves: bool = False) -> None:
     print(f"{size / 1e6:.2f} MB in all; at most 1 MB ships")
 
 
-def _with_curves(config: Config, host: Host, prompts: Sequence[Prompt]) -> Subspace:
+def _with_curves(config: Config, host: Backend, prompts: Sequence[Prompt]) -> Subspace:
     index = json.loads((subspace_cache.SHIPPED / "index.json").read_text(encoding="utf-8"))
     (name,) = (name for name, facts in index.items() if facts["preset"] == "adapters")
     shipped = subspace_cache.read(subspace_cache.SHIPPED / name)

@@ -25,7 +25,7 @@ from szpo.models import adapter_files, peft_format
 from szpo.models.four_bit import allow_gradients
 from szpo.models.loading import Loaded
 from szpo.models.lora_sites import Site
-from szpo.policies.hosts import LocalAnswerer, LocalHost
+from szpo.policies.backend import LocalBackend
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.requests import AnswerRequest, R, Texts, Tokens
 from szpo.policies.subspaces import Subspace
@@ -72,7 +72,7 @@ class Actor(LoraPolicy):
             Subspace("full", self.sites, {}, both, {}),
             root_seed=seed,
             sampling=sampling,
-            host=BareHost(loaded, engine=engine),
+            host=BareBackend(loaded, engine=engine),
         )
 
     @classmethod
@@ -133,24 +133,18 @@ class Actor(LoraPolicy):
                 self._peft = None
 
 
-class BareAnswerer(LocalAnswerer):
-    """A `LocalAnswerer` that removes PEFT's layers from the model while it answers or reads."""
+class BareBackend(LocalBackend):
+    """A `LocalBackend` that removes PEFT's layers from the model while it answers or reads."""
 
     def answer_chunk(self, request: AnswerRequest) -> Tokens:
-        """See `LocalAnswerer.answer_chunk`."""
+        """See `LocalBackend.answer_chunk`."""
         with without_adapters(self.adapted.model):
             return super().answer_chunk(request)
 
     def read_chunk(self, request: Texts[R]) -> R:
-        """See `LocalAnswerer.read_chunk`."""
+        """See `LocalBackend.read_chunk`."""
         with without_adapters(self.adapted.model):
             return super().read_chunk(request)
-
-
-class BareHost(LocalHost):
-    """A `LocalHost` that uses `BareAnswerer`."""
-
-    kind = BareAnswerer
 
 
 # --- PEFT around the base model ------------------------------------------------------------------

@@ -33,7 +33,7 @@ from szpo.models import adapter_files
 from szpo.models.batched_lora import Deltas, attach_deltas, find_sites
 from szpo.models.loading import Loaded, encode, tokenize
 from szpo.models.lora_sites import Site
-from szpo.policies.hosts import stack
+from szpo.policies.backend import stack
 from szpo.policies.language_model import random_start
 from szpo.types import Answer, Prompt, Theta
 

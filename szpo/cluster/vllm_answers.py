@@ -145,8 +145,8 @@ class _Asked:
         return Judged(self.request.prompts[prompt], answer, self.members[member])
 
 
-class VllmAnswerer:
-    """An `Answerer` over vLLM servers; this process reads rows and rescores the answers."""
+class ServedAnswers:
+    """Answers rows by vLLM servers; this process rescores the answers."""
 
     def __init__(
         self,
@@ -162,7 +162,6 @@ class VllmAnswerer:
         self._servers = servers
         self._folder, self._trusted, self._decoding = folder, trusted, decoding
         self._chunk_rows, self._each_row = chunk_rows, each_row
-        self.read, self.read_scores = trusted.local.read, trusted.local.read_scores
         self.rescored = 0
         """Rows whose log-probabilities were also computed here."""
         self.refused = 0
@@ -174,7 +173,7 @@ class VllmAnswerer:
         self._folder.close()
 
     def answer(self, request: AnswerRequest) -> Tokens:
-        """See `szpo.policies.hosts.Answerer.answer`."""
+        """See `szpo.policies.backend.Backend.answer`."""
         members = self._trusted.members(request)
         seeds = [row_seed(float(words[0])) for words in request.uniforms()]
         asked = _Asked(request, members, seeds)

@@ -1,4 +1,4 @@
-"""vLLM servers as a run's engine: checks the settings and builds the answerer from its parts.
+"""vLLM servers as a run's engine: checks the settings and puts its parts together.
 
 OpenAI's client asks them; vLLM itself need not be installed here.
 """
@@ -6,13 +6,14 @@ OpenAI's client asks them; vLLM itself need not be installed here.
 from __future__ import annotations
 
 import asyncio
+import copy
 import importlib.util
 import tempfile
 import time
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -27,8 +28,8 @@ from szpo.optim import parameters
 from szpo.optim.parameters import Space
 from szpo.outgoing import ENGINE_KEY
 from szpo.plugins import how_to_install
-from szpo.policies.hosts import LocalHost, start_of
-from szpo.policies.requests import AnswerRequest
+from szpo.policies.backend import LocalBackend, start_of
+from szpo.policies.requests import AnswerRequest, Tokens
 from szpo.policies.subspaces import Subspace
 from szpo.types import Shift
 
@@ -38,29 +39,40 @@ KAPPA = 1.62
 where a wrong adapter is hardest to notice."""
 
 
-class ServedHost(LocalHost):
-    """A `LocalHost` whose run is answered by servers; set-up, reading and rescoring stay local."""
+class VllmBackend(LocalBackend):
+    """A `LocalBackend` whose run is answered by servers; set-up, reading and checks stay local."""
 
     def __init__(self, loaded: Loaded, engine: Engine, *, each_row: bool = False):
         """``engine`` names the servers; ``each_row`` rescores all rows. Nothing is sent yet."""
         super().__init__(loaded)
         self._settings, self._each_row = engine, each_row
-        self._answerer_there: Any = None
+        self._served: list[Any] = []
+        """The servers' answers; shared by all backends of `at`."""
+        self._by_servers = False
 
-    def at(self, subspace: Subspace, space: Space, *, run: bool = False) -> Any:
-        """See `Host.at`; with ``run`` the servers answer."""
-        local = super().at(subspace, space)
-        if not run:
-            return local
-        self.close()
-        self._answerer_there = connect(self._settings, self.facts, local, each_row=self._each_row)
-        return self._answerer_there
+    def at(self, subspace: Subspace, space: Space, *, run: bool = False) -> Self:
+        """See `Backend.at`; with ``run`` the servers answer."""
+        found = super().at(subspace, space)
+        found._by_servers = False
+        if run:
+            self.close()
+            local = copy.copy(found)
+            served = connect(self._settings, self.facts, local, each_row=self._each_row)
+            self._served.append(served)
+            found._by_servers = True
+        return found
+
+    def answer(self, request: AnswerRequest) -> Tokens:
+        """See `Backend.answer`."""
+        if not self._by_servers:
+            return super().answer(request)
+        found: Tokens = self._served[-1].answer(request)
+        return found
 
     def close(self) -> None:
-        """See `Host.close`: gives up the servers and removes all files."""
-        if self._answerer_there is not None:
-            self._answerer_there.close()
-            self._answerer_there = None
+        """See `Backend.close`: gives up the servers and removes all files."""
+        while self._served:
+            self._served.pop().close()
 
 
 def demand(engine: Engine) -> None:
@@ -107,13 +119,13 @@ def _apart(work: Coroutine[Any, Any, T]) -> T:
 
 
 def connect(engine: Engine, loaded: Any, local: Any, **options: Any) -> Any:
-    """The answerer over the settings' servers; this process holds the model to check them.
+    """Answers by the settings' servers; this process holds the model to check them.
 
     Args:
         engine: The settings.
         loaded: The run's model.
-        local: The local answerer at the run's coordinates, which rescores.
-        options: ``each_row`` of `VllmAnswerer`.
+        local: This process's backend at the run's coordinates, which rescores.
+        options: ``each_row`` of `ServedAnswers`.
     """
     demand(engine)
     if loaded.quantization is not None:
@@ -124,7 +136,7 @@ def connect(engine: Engine, loaded: Any, local: Any, **options: Any) -> Any:
     sites = local.subspace.sites
     rank = vllm_trusted_model.require_rank(sites)
 
-    from szpo.cluster.vllm_answers import AdapterFolder, Canary, VllmAnswerer
+    from szpo.cluster.vllm_answers import AdapterFolder, Canary, ServedAnswers
     from szpo.cluster.vllm_messages import Decoding
     from szpo.cluster.vllm_servers import Servers, servers_of
     from szpo.models.logprobs import vocabulary_size
@@ -137,7 +149,7 @@ def connect(engine: Engine, loaded: Any, local: Any, **options: Any) -> Any:
     plus, minus = trusted.members(canary_request(local.subspace))
     canary = Canary(trusted, (plus, minus), folder.write, decoding)
     found = servers_of(engine, rank=rank)
-    return VllmAnswerer(
+    return ServedAnswers(
         Servers(found, canary.chunk, canary.check, folder.remove),
         folder,
         trusted,

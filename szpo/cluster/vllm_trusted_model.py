@@ -32,7 +32,7 @@ from szpo.models import adapter_files, peft_format
 from szpo.models.loading import DTYPES
 from szpo.models.lora_sites import Site
 from szpo.models.peft_format import SERVER_RANKS
-from szpo.policies.hosts import LocalAnswerer, stack
+from szpo.policies.backend import LocalBackend, stack
 from szpo.policies.requests import AnswerRequest
 from szpo.types import Floats, Theta
 
@@ -116,7 +116,7 @@ class Judged:
 class TrustedModel:
     """The run's model in this process, for members as a server rounds them."""
 
-    def __init__(self, loaded: Any, local: LocalAnswerer, tolerance: float | None):
+    def __init__(self, loaded: Any, local: LocalBackend, tolerance: float | None):
         """``tolerance``: mean |difference| per token, nats; None: `TOLERANCE` of the dtype."""
         self.dtype: str = loaded.dtype
         self.tolerance = tolerance or TOLERANCE[self.dtype]

@@ -94,7 +94,7 @@ def _own_place(name: str, folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Places:
-    """A request for the layers that get an adapter; see `szpo.policies.hosts.Host.places`."""
+    """A request for the layers that get an adapter; see `szpo.policies.backend.Backend.places`."""
 
     adapter: Adapter
     config: Any
@@ -108,7 +108,7 @@ class Worker:
         set_threads(threads)
         self._host: Any = None
         self._held: dict[int, _Held] = {}
-        self._judge: tuple[str, Any, Any] | None = None
+        self._judge: tuple[str, Any] | None = None
 
     def show(self, setup: Setup) -> tuple[Identity, int]:
         """Hold a setup; returns what this worker holds then, and its process."""
@@ -125,9 +125,9 @@ class Worker:
 
         asked = held.run
         if who == "base":
-            _, asked = self._host.beside(self._host.facts.name)
+            asked = self._host.beside(self._host.facts.name)
         elif who == "judge" and self._judge is not None:
-            asked = self._judge[2]
+            asked = self._judge[1]
         ask = asked.answer if isinstance(request, AnswerRequest) else asked.read
         return held.identity, ask(request)
 
@@ -135,11 +135,11 @@ class Worker:
         if setup.number in self._held:
             return self._held[setup.number]
         from szpo.models import loading
-        from szpo.policies.hosts import LocalHost
+        from szpo.policies.backend import LocalBackend
 
         if self._host is None:
             how = {"dtype": setup.dtype, "quantization": setup.quantization}
-            self._host = LocalHost(loading.load(setup.model, device=setup.device, **how))
+            self._host = LocalBackend(loading.load(setup.model, device=setup.device, **how))
         run = None
         if setup.coordinates is not None:
             own = copy.deepcopy(setup.coordinates)  # Ray's arrays are read-only, torch's are not
@@ -147,8 +147,8 @@ class Worker:
         found = identity(self._host.facts, run)
         if setup.judge is not None:
             if self._judge is None or self._judge[0] != setup.judge:
-                self._judge = (setup.judge, *self._host.beside(setup.judge))
-            found["judge_sha256"] = self._judge[1].sha256
+                self._judge = setup.judge, self._host.beside(setup.judge)
+            found["judge_sha256"] = self._judge[1].facts.sha256
         self._held[setup.number] = _Held(found, run)
         if len(self._held) > SETUPS:
             del self._held[next(iter(self._held))]
@@ -157,26 +157,26 @@ class Worker:
 
 @dataclass(frozen=True)
 class _Held:
-    """What a worker shows of a setup, and its answerer in the coordinates."""
+    """What a worker shows of a setup, and its backend in the coordinates."""
 
     identity: Identity
     run: Any
 
 
-def identity(facts: Any, answerer: Any) -> Identity:
+def identity(facts: Any, backend: Any) -> Identity:
     """What must be equal in every worker, as plain JSON.
 
     It adds to `expect`: the digest of the weights, the hardware and, for fp32 on a CPU, the
     canary: the answers of two perturbed members to one prompt.
     """
-    found = expect(facts, answerer)
+    found = expect(facts, backend)
     found |= {"base_sha256": facts.sha256, "hardware": facts.hardware}
-    if answerer is not None and exact(facts):
+    if backend is not None and exact(facts):
         from szpo.models.logprobs import vocabulary_size
 
         words = vocabulary_size(facts)
-        request = _canary(answerer, tuple((7 * i + 3) % words for i in range(CANARY_PROMPT)))
-        found["canary"] = [list(row) for row in answerer.answer_chunk(request)]
+        request = _canary(backend, tuple((7 * i + 3) % words for i in range(CANARY_PROMPT)))
+        found["canary"] = [list(row) for row in backend.answer_chunk(request)]
     return found
 
 
@@ -211,7 +211,7 @@ def expect(facts: Any, coordinates: Any) -> Identity:
 def _canary(coordinates: Any, prompt: tuple[int, ...]) -> AnswerRequest:
     """A request to two members, the start plus and minus one direction, with one prompt."""
     from szpo.generation.sampling import Sampling
-    from szpo.policies.hosts import start_of
+    from szpo.policies.backend import start_of
     from szpo.policies.requests import AnswerRequest
     from szpo.types import Shift
 

@@ -42,7 +42,7 @@ class StartingPolicy:
     """Answers to fit the panel to, in a new run; a resumed run has the fit on record."""
     logprob: Logprob | None = None
     host: Any = None
-    """The `szpo.policies.hosts.Host` of a language model; it can load a judge's model too."""
+    """The `szpo.policies.backend.Backend` of a language model; it can load a judge's model too."""
 
 
 class RunPanel(Protocol):
@@ -150,7 +150,7 @@ def load_factory(kind: str) -> PanelFactory | None:
 def find_rate(config: Config, host: Any) -> Rate | None:
     """The function that lets the settings' judge rate answers; None where no feature is rated.
 
-    ``host`` is a `szpo.policies.hosts.Host`, which can load the judge's model.
+    ``host`` is a `szpo.policies.backend.Backend`, which can load the judge's model.
     """
     if not config.features.judged:
         return None

@@ -38,6 +38,7 @@ from szpo.locks import try_lock
 from szpo.models import adapter_files, adapter_sources, loading
 from szpo.models.adapter_sources import SET, UNFINISHED
 from szpo.policies import own_prompt, text_guards
+from szpo.policies.backend import Backend
 from szpo.policies.feature_basis import (
     ANSWERS_EACH,
     DECAY,
@@ -49,7 +50,6 @@ from szpo.policies.feature_basis import (
     centre,
     read_credited,
 )
-from szpo.policies.hosts import Host
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.probe import Probe, Progress
 from szpo.policies.protocol import moved
@@ -160,7 +160,7 @@ class SetMaker:
     """Makes the adapters of one set, one after the other, in one folder."""
 
     def __init__(
-        self, host: Host, config: Config, prompts: Sequence[Prompt], aims: Sequence[Aim],
+        self, host: Backend, config: Config, prompts: Sequence[Prompt], aims: Sequence[Aim],
         making: Making, folder: Path, progress: Progress = lambda what, done, of: None,
     ):  # fmt: skip
         """``folder`` is created, or has adapters of the same base; see `holding`."""

@@ -176,7 +176,7 @@ def search(
                 state = go(plan, state)
     finally:
         assert parts.base is not None
-        policy.answerer = parts.base.host.at(policy.subspace, policy.space, run=True)
+        policy.backend = parts.base.host.at(policy.subspace, policy.space, run=True)
     if state.best and before.nats <= nats and before.score >= state.checked.score:
         kept = f"where it began, it scores {before.score:+.2f} at {before.nats:.1f} nats"
         state = replace(state, best=0, stopped=kept)
@@ -212,7 +212,7 @@ def adopt(ledger: Ledger, parts: RunParts, begun: Begun, found: Found) -> None:
     if found.sites is not None:
         assert parts.base is not None
         policy.subspace = found.sites[0]
-        policy.answerer = parts.base.host.at(policy.subspace, policy.space, run=True)
+        policy.backend = parts.base.host.at(policy.subspace, policy.space, run=True)
 
 
 def scorer(

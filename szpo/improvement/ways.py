@@ -126,7 +126,7 @@ def read_scores(
         temperature=policy.sampling.temperature,
         cuts=cuts,
     )
-    found = policy.answerer.read(request)
+    found = policy.backend.read(request)
     return np.asarray(found.reshape(len(rows), 1 + len(cuts), -1), np.float64)
 
 

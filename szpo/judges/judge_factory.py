@@ -31,8 +31,7 @@ from szpo.types import Prompt
 from szpo.voting.service import VoteService
 
 if TYPE_CHECKING:
-    from szpo.models.loading import ModelFacts
-    from szpo.policies.hosts import Answerer, Host
+    from szpo.policies.backend import Backend as ModelBackend
 
 LABELS: Final = ("yes", "no")
 FINE: Final = 1000
@@ -133,7 +132,7 @@ class Maker:
             reader = context.load_reader(config.judge.model)
             require_room(config, prompts, reader, *_files(config.judge))
 
-    def rate(self, config: Config, host: Host | None) -> Ratings:
+    def rate(self, config: Config, host: ModelBackend | None) -> Ratings:
         """The judge as a rater of single answers, for the user's own features."""
         backend, sha256 = _backend(config, host, LABELS)
         return Ratings(backend, config.judge, sha256 or "")
@@ -190,7 +189,7 @@ def _judge(
     config: Config,
     principles: tuple[str, ...],
     references: Mapping[str, str],
-    host: Host | None,
+    host: ModelBackend | None,
 ) -> tuple[Opinionated, str | None]:
     """Make the judge; also the digest of its weights if they are on this machine."""
     settings = config.judge
@@ -207,27 +206,27 @@ def _judge(
 
 
 def _backend(
-    config: Config, host: Host | None, labels: Labels = LETTERS
+    config: Config, host: ModelBackend | None, labels: Labels = LETTERS
 ) -> tuple[Backend, str | None]:
     settings = config.judge
     if settings.kind == "endpoint":
         return endpoint.connect(settings), None
     from szpo.judges.local_model import Local
 
-    facts, answerer = _beside(config, settings.model, host)
-    found = Local(facts, answerer, settings.temperature, settings.max_tokens)
+    found = Local(_beside(config, settings.model, host), settings.temperature, settings.max_tokens)
     if settings.ask == "soft":
         found.fork(labels)  # refused now, not after the set-up
-    return found, facts.sha256
+    return found, found.facts.sha256
 
 
-def _beside(config: Config, name: str, host: Host | None) -> tuple[ModelFacts, Answerer]:
+def _beside(config: Config, name: str, host: ModelBackend | None) -> ModelBackend:
     """A judge's model, where the run's own model is; without a run, this process loads it."""
     if host is None:
         from szpo.models import loading
-        from szpo.policies.hosts import LocalHost
+        from szpo.policies.backend import LocalBackend
 
-        host = LocalHost(loading.load(name, dtype=config.model.dtype, device=config.model.device))
+        how = {"dtype": config.model.dtype, "device": config.model.device}
+        host = LocalBackend(loading.load(name, **how))
     return host.beside(name)
 
 

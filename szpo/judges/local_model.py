@@ -13,7 +13,7 @@ from szpo.judges.backends import Question, Reply
 from szpo.judges.prompting import Labels
 from szpo.models import context, loading
 from szpo.models.loading import ModelFacts
-from szpo.policies.hosts import Answerer
+from szpo.policies.backend import Backend
 from szpo.policies.requests import AnswerRequest, Odds
 
 REPLY_START = "Verdict:"
@@ -24,11 +24,15 @@ REPLY_START = "Verdict:"
 class Local:
     """Asks a model that this process or its workers hold, all questions of a call at once."""
 
-    facts: ModelFacts
-    answerer: Answerer
+    backend: Backend
     """Answers with that model, without adapters."""
     temperature: float = 0.0
     max_tokens: int = 256
+
+    @property
+    def facts(self) -> ModelFacts:
+        """The model."""
+        return self.backend.facts
 
     @property
     def name(self) -> str:
@@ -54,7 +58,7 @@ class Local:
                 np.array(rows, np.int64), sampling,
             )  # fmt: skip
             stop = frozenset(loading.stop_tokens(self.facts))
-            for i, new in zip(fits, self.answerer.answer(request), strict=True):
+            for i, new in zip(fits, self.backend.answer(request), strict=True):
                 ended = bool(new) and new[-1] in stop
                 text = self.facts.tokenizer.decode(
                     new[: -1 if ended else None],
@@ -73,7 +77,7 @@ class Local:
         if fits:
             pairs = ((first, second),) * len(fits)
             request = Odds(tuple(asked[i] for i in fits), pairs)
-            odds = self.answerer.read(request).tolist()
+            odds = self.backend.read(request).tolist()
             for i, (one, other) in zip(fits, odds, strict=True):
                 replies[i] = Reply(odds=(one, other), tokens_in=len(asked[i]))
         return [reply for reply in replies if reply is not None]

@@ -27,8 +27,7 @@ from szpo.data import preference_files
 from szpo.errors import StorageError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.models import loading, weight_files
-from szpo.models.loading import ModelFacts
-from szpo.policies.hosts import Answerer
+from szpo.policies.backend import Backend
 from szpo.policies.requests import States
 from szpo.types import Answer, Prompt
 from szpo.voting import counting
@@ -102,13 +101,11 @@ def _half(head: Mapping[str, Tensor], one: Tensor, other: Tensor) -> Tensor:
     return one @ head["linear"] + hidden @ head["out"]
 
 
-def features(
-    facts: ModelFacts, reader: Answerer, prompts: Sequence[Prompt], answers: Sequence[Answer]
-) -> Tensor:
+def features(reader: Backend, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Tensor:
     """Mean and last of each answer's final hidden states, (n, 2 · hidden) in fp64."""
-    end = loading.end_token(facts) or 0
-    asked = tuple(loading.encode(facts.tokenizer, prompt) for prompt in prompts)
-    spoken = tuple((*loading.tokenize(facts.tokenizer, each.text), end) for each in answers)
+    end = loading.end_token(reader.facts) or 0
+    asked = tuple(loading.encode(reader.facts.tokenizer, prompt) for prompt in prompts)
+    spoken = tuple((*loading.tokenize(reader.facts.tokenizer, each.text), end) for each in answers)
     found = reader.read(States(asked, spoken))
     return torch.from_numpy(np.array(found))
 
@@ -137,7 +134,7 @@ class PairTensors:
         return int((right & decided).sum()), int(decided.sum())
 
 
-def to_tensors(facts: ModelFacts, reader: Answerer, pairs: Sequence[LabelledPair]) -> PairTensors:
+def to_tensors(reader: Backend, pairs: Sequence[LabelledPair]) -> PairTensors:
     """Features of all answers of these pairs, read by a model."""
     if not pairs:
         raise UsageError(
@@ -146,7 +143,7 @@ def to_tensors(facts: ModelFacts, reader: Answerer, pairs: Sequence[LabelledPair
     rows = [(i, row, 1 / each.rows) for i, each in enumerate(pairs) for row in each.shown]
     prompts = [row[0] for _, row, _ in rows]
     answers = [r[1] for _, r, _ in rows] + [r[2] for _, r, _ in rows]
-    every = features(facts, reader, prompts * 2, answers)
+    every = features(reader, prompts * 2, answers)
     return PairTensors(
         every[: len(rows)],
         every[len(rows) :],

@@ -17,8 +17,8 @@ from szpo.judges import pair_scorer
 from szpo.judges.llm_judge import Opinion, by_sign, probability
 from szpo.judges.pair_scorer import LabelledPair
 from szpo.models import weight_files
-from szpo.models.loading import Loaded, ModelFacts
-from szpo.policies.hosts import Answerer, LocalHost
+from szpo.models.loading import Loaded
+from szpo.policies.backend import Backend, LocalBackend
 from szpo.types import Choice, Comparison
 from szpo.voting.seats import Letter
 
@@ -27,10 +27,8 @@ from szpo.voting.seats import Letter
 class ScorerJudge:
     """Votes for the batch with the higher mean score, or draws the vote with its probability."""
 
-    facts: ModelFacts
-    """The model whose features are read."""
-    answerer: Answerer
-    """Reads the features."""
+    backend: Backend
+    """Holds the model whose features are read."""
     head: Mapping[str, Tensor]
     settings: Judge
     sha256: str
@@ -50,7 +48,7 @@ class ScorerJudge:
             return Opinion("tie")
         shown = tuple((r.prompt, r.plus, r.minus) for r in comparison.rows if not r.identical)
         pair = LabelledPair(shown, 0.5, len(comparison.rows))
-        s = float(pair_scorer.to_tensors(self.facts, self.answerer, [pair]).scores(self.head)[0])
+        s = float(pair_scorer.to_tensors(self.backend, [pair]).scores(self.head)[0])
         s = s if plus_side == "A" else -s
         p = probability(s)
         details = {"judge": Path(self.settings.model).name, "score": s, "p": p}
@@ -59,9 +57,7 @@ class ScorerJudge:
         return Opinion(by_sign(s), details)
 
 
-def load(
-    path: Path, settings: Judge, beside: Callable[[str], tuple[ModelFacts, Answerer]]
-) -> ScorerJudge:
+def load(path: Path, settings: Judge, beside: Callable[[str], Backend]) -> ScorerJudge:
     """Load the scorer of a file; ``beside`` returns the model, by name, whose features it reads.
 
     Raises:
@@ -69,13 +65,13 @@ def load(
         IntegrityError: The model is not the one it was trained on.
     """
     head, trained = pair_scorer.load(path)
-    facts, answerer = beside(str(trained["model"]))
-    if facts.sha256 != trained["model_sha256"]:
+    backend = beside(str(trained["model"]))
+    if backend.facts.sha256 != trained["model_sha256"]:
         raise IntegrityError(
             f"{path} was trained on other weights of {trained['model']} than those here; train "
             "it again with: szpo scorer"
         )
-    return ScorerJudge(facts, answerer, head, settings, weight_files.digest([path]))
+    return ScorerJudge(backend, head, settings, weight_files.digest([path]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +93,10 @@ class Trained:
 def train(loaded: Loaded, taught: Sequence[LabelledPair], *, seed: int = 0) -> Trained:
     """A head for these pairs, measured on those held out by the hash of their prompts."""
     to_learn, held = pair_scorer.split(taught)
-    facts, reader = LocalHost(loaded).beside(loaded.name)
-    head = pair_scorer.train(pair_scorer.to_tensors(facts, reader, to_learn), seed=seed)
+    reader = LocalBackend(loaded).beside(loaded.name)
+    head = pair_scorer.train(pair_scorer.to_tensors(reader, to_learn), seed=seed)
     as_used = {name: tensor.double() for name, tensor in head.items()}
-    measured = pair_scorer.to_tensors(facts, reader, held).accuracy(as_used) if held else (0, 0)
+    measured = pair_scorer.to_tensors(reader, held).accuracy(as_used) if held else (0, 0)
     found = share(*measured)
     return Trained(
         head,

@@ -20,7 +20,7 @@ from szpo.errors import UsageError
 from szpo.models import adapter_files, adapter_sources
 from szpo.models.lora_sites import Site
 from szpo.models.peft_format import SERVER_RANKS
-from szpo.policies.hosts import Host
+from szpo.policies.backend import Backend
 from szpo.policies.subspaces import Blocks
 from szpo.types import Say, Theta
 
@@ -46,7 +46,7 @@ class Part:
     factors: Theta
 
 
-def gather(config: Config, host: Host, say: Say) -> Stacked:
+def gather(config: Config, host: Backend, say: Say) -> Stacked:
     """Read the adapters of the settings, and the starting adapter, for this host's model.
 
     Raises:

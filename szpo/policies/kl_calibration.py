@@ -152,4 +152,4 @@ def draw_ruler(probe: Probe, subspace: Subspace) -> list[tuple[float, tuple[int,
     key = seeds.derive(probe.root_seed, "setup", name="ruler")
     table = np.array([(0, member, 0, 0) for member in range(len(RULER))], np.int64)
     request = AnswerRequest({}, (), probe.prompts, (key,), table, probe.sampling, thetas=thetas)
-    return list(zip(RULER, probe.answerer.answer(request), strict=True))
+    return list(zip(RULER, probe.backend.answer(request), strict=True))

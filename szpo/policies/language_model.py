@@ -33,7 +33,7 @@ from szpo.models.lora_sites import Site
 from szpo.optim import sample_directions
 from szpo.optim.settings import Settings
 from szpo.policies import adapter_blocks, recorded_subspace, subspace_cache, subspace_setup
-from szpo.policies.hosts import Host, LocalHost, chosen_lora
+from szpo.policies.backend import Backend, LocalBackend, chosen_lora
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.probe import Progress
 from szpo.policies.subspace_cache import sampling_of
@@ -52,7 +52,7 @@ Answers: TypeAlias = list[list[Answer]]
 class Base:
     """A base model and the coordinates in which a run moves it."""
 
-    host: Host
+    host: Backend
     """Holds the model."""
     subspace: Subspace
     conv1d: bool = False
@@ -85,14 +85,14 @@ def check_files(config: Config) -> None:
         weight_files.safetensors_in(folder)
 
 
-def load_host(config: Config, *, adapter: bool) -> LocalHost:
+def load_host(config: Config, *, adapter: bool) -> LocalBackend:
     """Load the model of the settings into this process, with or without its starting adapter."""
     loaded = _load(config, adapter=config.model.adapter if adapter else None)
     kind = config.engine.kind
     make = engine_for
     if config.engine.is_local and kind != "local":
         make = plugins.load("szpo.engines", kind, "engine")
-    return LocalHost(loaded, chunk_rows=config.engine.rows, make=make)
+    return LocalBackend(loaded, chunk_rows=config.engine.rows, make=make)
 
 
 def describe(config: Config, *, adapter: bool) -> Described:
@@ -108,7 +108,7 @@ def describe(config: Config, *, adapter: bool) -> Described:
 
 def prepare(
     config: Config,
-    host: Host,
+    host: Backend,
     prompts: Sequence[Prompt],
     say: Say,
     progress: Progress = lambda what, done, of: None,
@@ -165,7 +165,7 @@ def prepare(
 
 def set_up(
     config: Config,
-    host: Host,
+    host: Backend,
     sites: tuple[Site, ...],
     prompts: Sequence[Prompt],
     progress: Progress = lambda what, done, of: None,
@@ -200,7 +200,7 @@ def load_plain(config: Config, say: Say, lora: Any = None) -> Plain:
     return Plain(loaded, sites, start, sampling_of(config))
 
 
-def restore(host: Host, ledger: Ledger) -> Base:
+def restore(host: Backend, ledger: Ledger) -> Base:
     """Read the coordinates of a recorded run, for the model that its ledger names."""
     loaded = host.facts
     weight_files.require_same(

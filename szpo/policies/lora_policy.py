@@ -25,7 +25,7 @@ from szpo.models.loading import Loaded, ModelFacts
 from szpo.optim import parameters
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
-from szpo.policies.hosts import Answerer, Host, LocalAnswerer, LocalHost, start_of
+from szpo.policies.backend import Backend, LocalBackend, start_of
 from szpo.policies.requests import KL, AnswerRequest, LogProbs, Moves, Scores, Totals
 from szpo.policies.subspaces import Subspace
 from szpo.types import Answer, Batch, Comparison, Floats, Layout, Prompt, Shift, Theta, Update
@@ -50,7 +50,7 @@ class LoraPolicy:
         law: Law | None = None,
         sampling: Sampling | None = None,
         crn: bool = True,
-        host: Host | None = None,
+        host: Backend | None = None,
     ):
         """The policy at its start.
 
@@ -67,8 +67,8 @@ class LoraPolicy:
         self.subspace = subspace
         self.sampling, self.crn = sampling or Sampling(), crn
         self.space = Space(root_seed, subspace.layout, law or Law.for_dim(subspace.dim))
-        host = host or LocalHost(self.held)
-        self.answerer: Answerer = host.at(subspace, self.space, run=True)
+        host = host or LocalBackend(self.held)
+        self.backend: Backend = host.at(subspace, self.space, run=True)
         """Answers and reads for this policy; tests replace it."""
         self._reader = context.reader_of(loaded)
         self._basis_sha256 = subspace.basis_sha256
@@ -121,11 +121,11 @@ class LoraPolicy:
         return self.loaded
 
     @property
-    def local(self) -> LocalAnswerer:
-        """The answerer with the model of this process."""
-        if not isinstance(self.answerer, LocalAnswerer):
+    def local(self) -> LocalBackend:
+        """The backend with the model of this process."""
+        if not isinstance(self.backend, LocalBackend):
             raise UsageError(f"model {self.loaded.name} is held by workers, not by this process")
-        return self.answerer
+        return self.backend
 
     @property
     def engine(self) -> Engine:
@@ -135,9 +135,9 @@ class LoraPolicy:
     @property
     def halved_rows(self) -> int | None:
         """Rows of the engine's batches after memory ran out; None if it has not."""
-        if not isinstance(self.answerer, LocalAnswerer):
+        if not isinstance(self.backend, LocalBackend):
             return None
-        return getattr(self.answerer.engine, "halved_rows", None)
+        return getattr(self.backend.engine, "halved_rows", None)
 
     # ---- answers ----
 
@@ -189,7 +189,7 @@ class LoraPolicy:
             self.sampling,
             canary=len(first) > 1,
         )
-        answers = [self.answer(tokens) for tokens in self.answerer.answer(request)]
+        answers = [self.answer(tokens) for tokens in self.backend.answer(request)]
         cuts = np.cumsum([0, *sizes]).tolist()
         return [tuple(answers[a:b]) for a, b in itertools.pairwise(cuts)]
 
@@ -249,7 +249,7 @@ class LoraPolicy:
             sampling or self.sampling,
             base=base,
         )
-        return self.answerer.answer(request)
+        return self.backend.answer(request)
 
     def answer(self, tokens: Sequence[int]) -> Answer:
         """Tokens as a text for people; see `szpo.models.loading.answer_of`."""
@@ -281,7 +281,7 @@ class LoraPolicy:
             (0,) * len(rows),
             temperature=self.sampling.temperature or 1.0,
         )
-        found = self.answerer.read(request)
+        found = self.backend.read(request)
         means = found.reshape(len(prompts), samples).mean(axis=1)
         spread = means.std(ddof=1) / math.sqrt(len(means)) if len(means) > 1 else float("nan")
         return float(means.mean()), float(spread)
@@ -294,7 +294,7 @@ class LoraPolicy:
         """
         rows = tuple(tuple(loading.answer_tokens(self.loaded, answer)) for answer in answers)
         asked = tuple(self.encode(prompt) for prompt in prompts)
-        found = self.answerer.read(LogProbs(asked, rows))
+        found = self.backend.read(LogProbs(asked, rows))
         logp = np.split(found, np.cumsum([len(row) for row in rows])[:-1])
         return np.array([v.mean() if len(v) else np.nan for v in logp[: len(rows)]])
 
@@ -306,7 +306,7 @@ class LoraPolicy:
         """
         rows = tuple(tuple(loading.answer_tokens(self.loaded, answer)) for answer in answers)
         asked = (self.encode(prompt),) * len(rows)
-        return self.answerer.read(Totals(asked, rows))
+        return self.backend.read(Totals(asked, rows))
 
     # ---- scores ----
 
@@ -342,7 +342,7 @@ class LoraPolicy:
     def whitened_scores(self, texts: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> Floats:
         """Scores (texts, d) of prompts with answers at the start; see the function below."""
         temperature = self.sampling.temperature
-        return whitened_scores(self.answerer, self.subspace, texts, temperature=temperature)
+        return whitened_scores(self.backend, self.subspace, texts, temperature=temperature)
 
     # ---- weights ----
 
@@ -371,7 +371,7 @@ class LoraPolicy:
 
 
 def whitened_scores(
-    answerer: Answerer,
+    backend: Backend,
     subspace: Subspace,
     texts: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
     *,
@@ -384,7 +384,7 @@ def whitened_scores(
     They hold away from the start only where log-probabilities are linear in the coordinates.
 
     Args:
-        answerer: Reads in these coordinates.
+        backend: Reads in these coordinates.
         subspace: The run's coordinates z.
         texts: Prompts and answers, as tokens.
         temperature: The temperature at which the answers were sampled.
@@ -405,7 +405,7 @@ def whitened_scores(
     if subspace.blocks is not None:
         members = tuple({"z": row} for row in np.eye(subspace.dim, dtype=np.float32))
         asked = Moves(prompts, answers, members, temperature)
-        return answerer.read(asked)[:, 0]
+        return backend.read(asked)[:, 0]
     basis = np.concatenate([v.reshape(-1, subspace.dim) for v in subspace.basis.values()])
     request = Scores(prompts, answers, temperature=temperature)
-    return np.asarray(answerer.read(request).astype(np.float64) @ basis)
+    return np.asarray(backend.read(request).astype(np.float64) @ basis)

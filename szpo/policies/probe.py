@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from szpo import seeds
 from szpo.generation.sampling import Sampling
 from szpo.models.logprobs import Sample
-from szpo.policies.hosts import Answerer, start_of
+from szpo.policies.backend import Backend, start_of
 from szpo.policies.requests import KL, AnswerRequest, Inputs, Moves, Scores, Tokens
 from szpo.policies.subspaces import Subspace
 from szpo.types import Floats, Theta
@@ -29,7 +29,7 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 class Probe:
     """A model at its starting policy, with the prompts and the sampling of a set-up's passes."""
 
-    answerer: Answerer
+    backend: Backend
     """Answers in the coordinates of ``whole``."""
     whole: Subspace
     """All moving weights at the starting policy."""
@@ -60,7 +60,7 @@ class Probe:
         tokens: list[tuple[int, ...]] = []
         for first in range(0, len(every), self.at_once):
             table = np.array(every[first : first + self.at_once], np.int64)
-            tokens += self.answerer.answer(
+            tokens += self.backend.answer(
                 AnswerRequest(
                     {}, (), self.prompts, (key,), table, self.sampling,
                     base=not members, thetas=thetas,
@@ -92,7 +92,7 @@ class Probe:
 
     def read_inputs(self, samples: Sequence[Sample]) -> Mapping[str, NDArray[Any]]:
         """An A for each site from the layers' inputs while these answers are read."""
-        return self.answerer.read(Inputs(*_texts(samples)))
+        return self.backend.read(Inputs(*_texts(samples)))
 
     def read_scores(
         self, samples: Sequence[Sample], redraws: int, stage: str = "scores"
@@ -104,7 +104,7 @@ class Probe:
         heat = self.sampling.temperature
         done, of = 0, len(samples) * (1 + redraws)
         self.progress(stage, 0, of)
-        for rows in self.answerer.read_scores(
+        for rows in self.backend.read_scores(
             Scores(*_texts(samples), temperature=heat, redraws=redraws, seed=self.root_seed)
         ):
             yield rows
@@ -114,7 +114,7 @@ class Probe:
     def read_parts(self, samples: Sequence[Sample], cuts: tuple[int, ...]) -> NDArray[np.float32]:
         """Scores at the start (answers, 1 + cuts, D) of an answer's parts, cut at ``cuts``."""
         request = Scores(*_texts(samples), temperature=self.sampling.temperature, cuts=cuts)
-        return self.answerer.read(request).reshape(len(samples), 1 + len(cuts), -1)
+        return self.backend.read(request).reshape(len(samples), 1 + len(cuts), -1)
 
     def read_moves(self, samples: Sequence[Sample], members: Sequence[Theta]) -> Floats:
         """Scores and Fisher matrices of answers along members (answers, 1 + members, members)."""
@@ -123,7 +123,7 @@ class Probe:
             self.progress("moves of the adapters", done, len(samples))
             part = samples[first : first + self.at_once]
             request = Moves(*_texts(part), tuple(members), self.sampling.temperature)
-            found.append(self.answerer.read(request))
+            found.append(self.backend.read(request))
             done += len(part)
         return np.concatenate(found)
 
@@ -148,7 +148,7 @@ class Probe:
 
         answers = self.samples(members, owner, groups, name, report_drawn)
         request = KL(*_texts(answers), tuple(members), tuple(owner), self.sampling.temperature)
-        return self.answerer.read(request).reshape(len(members), rows)
+        return self.backend.read(request).reshape(len(members), rows)
 
 
 def _texts(samples: Sequence[Sample]) -> tuple[Tokens, Tokens]:

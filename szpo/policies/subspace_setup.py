@@ -18,8 +18,8 @@ from szpo.models.lora_sites import Site
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
 from szpo.policies.adapter_metric import adapter_subspace
+from szpo.policies.backend import Backend
 from szpo.policies.feature_basis import ANSWERS_EACH, feature_subspace
-from szpo.policies.hosts import Host
 from szpo.policies.kl_calibration import draw_ruler, full_subspace, random_subspace
 from szpo.policies.probe import ROWS, Probe, Progress
 from szpo.policies.score_basis import score_subspace
@@ -34,7 +34,7 @@ INPUT_SAMPLES = 64
 
 
 def read_factors(
-    host: Host, sites: tuple[Site, ...], prompts: Sequence[Prompt], config: Config
+    host: Backend, sites: tuple[Site, ...], prompts: Sequence[Prompt], config: Config
 ) -> Theta:
     """A of each site from its layer's inputs while the base answers, and B = 0."""
     whole, seed = every_b(sites, {}), config.subspace.setup_seed
@@ -43,7 +43,7 @@ def read_factors(
 
 
 def probe_of(
-    host: Host,
+    host: Backend,
     whole: Subspace,
     prompts: Sequence[Prompt],
     sampling: Sampling,
@@ -51,15 +51,15 @@ def probe_of(
     progress: Progress = lambda what, done, of: None,
 ) -> Probe:
     """A probe of the start in these coordinates, by the law that scores and KL are of."""
-    answerer = host.at(whole, Space(seed, whole.layout, Law()))
+    backend = host.at(whole, Space(seed, whole.layout, Law()))
     tokens = tuple(loading.encode(host.facts.tokenizer, p) for p in prompts)
     law = replace(sampling, top_p=1.0, top_k=0)
     rows = ROWS if host.chunk_rows is None else WORKERS_ROWS
-    return Probe(answerer, whole, tokens, law, seed, progress, rows)
+    return Probe(backend, whole, tokens, law, seed, progress, rows)
 
 
 def choose_subspace(
-    host: Host,
+    host: Backend,
     sites: tuple[Site, ...],
     prompts: Sequence[Prompt],
     config: Config,

@@ -18,7 +18,7 @@ from szpo.ledger.database import Ledger
 from szpo.models import logprobs, peft_format
 from szpo.models.logprobs import Sample
 from szpo.policies import text_guards
-from szpo.policies.hosts import stack
+from szpo.policies.backend import stack
 from szpo.policies.protocol import moved
 from szpo.replay import replay
 from szpo.runs import driver

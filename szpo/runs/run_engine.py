@@ -22,7 +22,7 @@ from szpo.voting import lease, pauses
 
 if TYPE_CHECKING:
     from szpo.models.loading import ModelFacts
-    from szpo.policies.hosts import Host
+    from szpo.policies.backend import Backend
     from szpo.policies.protocol import Policy
 
 ENGINE_CHANGED: Final = "engine"
@@ -54,7 +54,7 @@ def find_factory(config: Config) -> PolicyFactory | None:
     return cast("PolicyFactory", plugins.load("szpo.policies", name, "policy"))
 
 
-def load_host(config: Config, *, adapter: bool, driven: bool) -> Host:
+def load_host(config: Config, *, adapter: bool, driven: bool) -> Backend:
     """Load a run's model; if the run is ``driven``, on the workers of its engine.
 
     Args:
@@ -70,15 +70,15 @@ def load_host(config: Config, *, adapter: bool, driven: bool) -> Host:
         return remote.start(config.engine, language_model.describe(config, adapter=adapter))
     host = language_model.load_host(config, adapter=adapter)
     if driven and config.engine.kind == "vllm":
-        from szpo.cluster.vllm_engine import ServedHost
+        from szpo.cluster.vllm_engine import VllmBackend
 
         # People take minutes for a step, so a second to rescore each row does not matter.
-        return ServedHost(host.facts, config.engine, each_row=config.panel.kind == "people")
+        return VllmBackend(host.facts, config.engine, each_row=config.panel.kind == "people")
     return host
 
 
 @contextlib.contextmanager
-def closed_on_error(host: Host) -> Iterator[None]:
+def closed_on_error(host: Backend) -> Iterator[None]:
     """Release the model if the block raises."""
     try:
         yield
@@ -237,15 +237,16 @@ def _ask_workers(config: Config, prompt: str) -> _Measured:
     engine, size = config.engine, config.engine.rows or RAY_ROWS
     host = load_host(run_device.choose(config), adapter=False, driven=True)
     with contextlib.closing(host):
-        facts, answerer = host.beside(host.facts.name)
+        asked = host.beside(host.facts.name)
+        facts = asked.facts
         table = np.array([(0, 0, 0, i) for i in range(size * engine.workers)], np.int64)
         request = requests.AnswerRequest(
             {}, (), (_encode(config, facts, prompt),), (bytes(16),), table,
             replace(subspace_cache.sampling_of(config), stop=()),
         )  # fmt: skip
-        answerer.answer(request)
+        asked.answer(request)
         began = time.monotonic()
-        answerer.answer(request)
+        asked.answer(request)
         seconds = time.monotonic() - began
     where = engine.address or "a cluster of its own on 127.0.0.1"
     return (

@@ -48,10 +48,11 @@ def policy_of(model: Path, dtype: Any) -> LoraPolicy:
 def answered_by_a_server(policy: LoraPolicy, model: Path) -> Iterator[None]:
     server = VllmServer(model, loading.DTYPES[policy.loaded.dtype])
     engine = Engine(kind="vllm", replicas=[server.url], chunk_rows=256)
-    answers = vllm_engine.connect(engine, policy.loaded, policy.local)
-    policy.answerer = answers
+    here, there = policy.backend, vllm_engine.VllmBackend(policy.held, engine)
+    policy.backend = there.at(policy.subspace, policy.space, run=True)
     yield
-    answers.close()
+    policy.backend = here
+    there.close()
     server.close()
 
 

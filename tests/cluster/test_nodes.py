@@ -17,7 +17,7 @@ import pytest
 from szpo.cli.app import call
 from szpo.cluster import ray_engine, remote
 from szpo.cluster.ray_engine import Workers
-from szpo.cluster.remote import RemoteHost
+from szpo.cluster.remote import RayBackend
 from szpo.config.engine import Engine
 from szpo.errors import EngineError
 from tests.support import ray_nodes
@@ -61,7 +61,7 @@ def nodes(surroundings):
 @pytest.fixture(scope="module")
 def hosts():
     """The workers of this file's runs: the first run starts them, later ones go on with them."""
-    found: list[RemoteHost] = []
+    found: list[RayBackend] = []
     yield found
     for host in found:
         host.close()
@@ -82,7 +82,7 @@ def line(nodes, model, tmp_path, hosts, monkeypatch):
 
 
 class Shared:
-    def __init__(self, host: RemoteHost):
+    def __init__(self, host: RayBackend):
         self.host = host
 
     def __getattr__(self, name: str) -> Any:

@@ -24,7 +24,7 @@ from szpo.ledger.database import Ledger
 from szpo.models import context, loading
 from szpo.models.loading import Described
 from szpo.plugins import how_to_install
-from szpo.policies.hosts import LocalHost
+from szpo.policies.backend import LocalBackend
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.types import Shift
 from tests.support import folder_run, ray_nodes
@@ -119,7 +119,7 @@ def test_settings_that_do_not_fit_are_refused():
 def policy(model):
     base = loading.load(str(model), dtype="fp32")
     sampling = Sampling(max_new_tokens=10)
-    host = LocalHost(base, chunk_rows=5)
+    host = LocalBackend(base, chunk_rows=5)
     return LoraPolicy(base, small(base), root_seed=5, sampling=sampling, host=host)
 
 

@@ -23,7 +23,7 @@ from szpo.models import context, loading, weight_files
 from szpo.optim import parameters
 from szpo.optim.sample_directions import Law
 from szpo.policies import subspace_setup
-from szpo.policies.hosts import LocalHost
+from szpo.policies.backend import LocalBackend
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.subspaces import Subspace
 from szpo.types import Answer, Prompt, Shift, Update
@@ -37,7 +37,7 @@ SHORT, BRIEF = Sampling(max_new_tokens=6), Sampling(max_new_tokens=3)
 
 @pytest.fixture(scope="module")
 def here(model):
-    return LocalHost(loading.load(str(model), dtype="fp32"), chunk_rows=ROWS)
+    return LocalBackend(loading.load(str(model), dtype="fp32"), chunk_rows=ROWS)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def there(model):
     return near_workers.host(model, chunk_rows=ROWS)
 
 
-def policies(here: LocalHost, *hosts: Any) -> list[LoraPolicy]:
+def policies(here: LocalBackend, *hosts: Any) -> list[LoraPolicy]:
     """A policy at each host, in coordinates that are chosen here."""
     subspace = small(here.facts)
     return [
@@ -146,7 +146,7 @@ def test_judges_by_workers_reply_the_same(here, there, model, tmp_path):
     questions = [Question(Prompt.user(f"w{i} w9"), seeds.derive(i, "test")) for i in range(7)]
     labels = ("w5", "w6")
     for name in (str(model), str(second)):
-        made = [Local(*host.beside(name), temperature=1.0, max_tokens=6) for host in (here, there)]
+        made = [Local(host.beside(name), temperature=1.0, max_tokens=6) for host in (here, there)]
         assert made[0].facts.sha256 == made[1].facts.sha256
         assert made[0].write(questions) == made[1].write(questions)
         odds = [each.weigh(questions, labels) for each in made]
@@ -154,7 +154,7 @@ def test_judges_by_workers_reply_the_same(here, there, model, tmp_path):
     answers = [Answer(f"w{i}", "stop", 1) for i in range(7)]
     prompts = [question.prompt for question in questions]
     read = [
-        pair_scorer.features(*host.beside(str(second)), prompts, answers) for host in (here, there)
+        pair_scorer.features(host.beside(str(second)), prompts, answers) for host in (here, there)
     ]
     assert torch.equal(*read)
     with pytest.raises(UsageError, match="not found"):
@@ -193,7 +193,7 @@ def test_two_workers_with_different_models_end_the_run(model):
 
     workers = Different(1)
     with pytest.raises(IntegrityError, match=r"its base_sha256 is .bbbb.*the run's is .aaaa"):
-        remote.RemoteHost(Engine(kind="ray"), facts, workers)
+        remote.RayBackend(Engine(kind="ray"), facts, workers)
     assert workers.closed
 
 

@@ -32,10 +32,10 @@ RAY = ["engine.kind=ray", "engine.workers=2", *ROWS]
 @pytest.fixture
 def hosts(monkeypatch):
     """Runs with ``engine.kind = "ray"`` get workers of this process; these are their hosts."""
-    made: list[remote.RemoteHost] = []
+    made: list[remote.RayBackend] = []
 
-    def start(engine: Any, facts: Any) -> remote.RemoteHost:
-        made.append(remote.RemoteHost(engine, facts, near_workers.NearWorkers(engine.workers)))
+    def start(engine: Any, facts: Any) -> remote.RayBackend:
+        made.append(remote.RayBackend(engine, facts, near_workers.NearWorkers(engine.workers)))
         return made[-1]
 
     monkeypatch.setattr(ray_engine, "demand", lambda engine: None)

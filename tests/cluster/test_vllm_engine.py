@@ -17,7 +17,8 @@ import torch
 
 from szpo.cli.app import call
 from szpo.cluster import vllm_engine, vllm_servers
-from szpo.cluster.vllm_answers import VllmAnswerer
+from szpo.cluster.vllm_answers import ServedAnswers
+from szpo.cluster.vllm_engine import VllmBackend
 from szpo.config import settings_file
 from szpo.config.engine import Engine
 from szpo.errors import IntegrityError, RunError, UsageError
@@ -71,23 +72,18 @@ def no_pause(monkeypatch):
     monkeypatch.setattr(vllm_servers, "PATIENCE_S", 60.0)
 
 
-def answers_of(policy: LoraPolicy, urls: list[str], **more: Any) -> VllmAnswerer:
-    settings = {key: more.pop(key) for key in list(more) if key in Engine.model_fields}
-    engine = Engine(kind="vllm", replicas=urls, **{"chunk_rows": 4, **settings})
-    found = vllm_engine.connect(engine, policy.loaded, policy.local, **more)
-    assert isinstance(found, VllmAnswerer)
-    return found
-
-
 @contextlib.contextmanager
-def served(policy: LoraPolicy, *urls: str, **more: Any) -> Iterator[VllmAnswerer]:
-    answers, here = answers_of(policy, list(urls), **more), policy.local
-    policy.answerer = answers
+def served(
+    policy: LoraPolicy, *urls: str, each_row: bool = False, **settings: Any
+) -> Iterator[ServedAnswers]:
+    engine = Engine(kind="vllm", replicas=list(urls), **{"chunk_rows": 4, **settings})
+    here, there = policy.backend, VllmBackend(policy.held, engine, each_row=each_row)
+    policy.backend = there.at(policy.subspace, policy.space, run=True)
     try:
-        yield answers
+        yield there._served[0]
     finally:
-        policy.answerer = here
-        answers.close()
+        policy.backend = here
+        there.close()
 
 
 def rollout(policy: LoraPolicy, seed: int = 4) -> list[Batch]:

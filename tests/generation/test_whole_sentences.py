@@ -17,7 +17,7 @@ from szpo.models.loading import Loaded
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
 from szpo.policies import language_model, subspace_cache
-from szpo.policies.hosts import LocalHost
+from szpo.policies.backend import LocalBackend
 from szpo.policies.probe import Probe
 from szpo.types import Answer, Prompt, Shift
 from tests.support.baseline_actors import tiny_actor
@@ -91,7 +91,7 @@ def test_every_way_to_draw_gives_the_shortened_tokens(tiny):
     space = small(tiny)
     free = replace(WHOLE, whole_sentences=False)
     probe = Probe(
-        LocalHost(tiny).at(space, Space(0, space.layout, Law())), space,
+        LocalBackend(tiny).at(space, Space(0, space.layout, Law())), space,
         tuple(loading.encode(tiny.tokenizer, prompt) for prompt in PROMPTS), free, 0,
     )  # fmt: skip
 
@@ -117,9 +117,9 @@ def test_every_way_to_draw_gives_the_shortened_tokens(tiny):
 def test_scores_and_kl_read_the_tokens_that_were_shown(tiny, monkeypatch):
     policy = policy_of(tiny, sampling=WHOLE)
     read: list[tuple[int, ...]] = []
-    ask = policy.answerer.read
+    ask = policy.backend.read
     monkeypatch.setattr(
-        policy.answerer, "read", lambda request: read.extend(request.answers) or ask(request)
+        policy.backend, "read", lambda request: read.extend(request.answers) or ask(request)
     )
     rows = policy.sample_tokens(PROMPTS, 4, seed=3)
     policy.kl(PROMPTS, seed=3, samples=4)

@@ -25,7 +25,7 @@ from szpo.improvement.loop import Plan
 from szpo.models import loading
 from szpo.models.adapter_sources import SET
 from szpo.models.batched_lora import attach_deltas
-from szpo.policies.hosts import LocalHost
+from szpo.policies.backend import LocalBackend
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.taste import Explanation, Feature, Taste
 from szpo.types import FEATURE_GRID, Answer, Prompt
@@ -38,15 +38,15 @@ TINY = ["generation.max_new_tokens=12", "model.name=tiny", "model.dtype=fp32"]
 
 
 @pytest.fixture(scope="module")
-def host() -> LocalHost:
-    return LocalHost(loading.load("tiny", dtype="fp32"))
+def host() -> LocalBackend:
+    return LocalBackend(loading.load("tiny", dtype="fp32"))
 
 
 def settings() -> Config:
     return settings_file.load(None, sets=["generation.temperature=0.7", *TINY])
 
 
-def maker(host: LocalHost, folder: Path, of: Sequence[str] = OF, **options: Any) -> SetMaker:
+def maker(host: LocalBackend, folder: Path, of: Sequence[str] = OF, **options: Any) -> SetMaker:
     prompts = load_shipped().train[:32]
     return SetMaker(host, settings(), prompts, aims.read(of), MAKING, folder, **options)
 
@@ -151,7 +151,7 @@ def test_a_making_that_was_killed_ends_like_an_uninterrupted_one(made, host, tmp
 
 
 def test_a_folder_of_other_weights_or_other_things_is_refused(made, host, tmp_path):
-    other = LocalHost(replace(host.facts, sha256="1" * 64))
+    other = LocalBackend(replace(host.facts, sha256="1" * 64))
     with pytest.raises(UsageError, match="adapters of tiny, other weights"):
         maker(other, made).read_set()
     (tmp_path / "letter.txt").write_text("mine")

@@ -27,7 +27,7 @@ from szpo.ledger.database import Ledger
 from szpo.models import loading
 from szpo.models import tiny as tiny_model
 from szpo.policies import language_model
-from szpo.policies.hosts import LocalHost
+from szpo.policies.backend import LocalBackend
 from szpo.runs import assemble
 from szpo.types import Answer, Prompt
 from tests.support import folder_run, tiny_models, yard_run
@@ -42,11 +42,11 @@ def tiny():
 
 
 def held(loaded):
-    return LocalHost(loaded).beside(loaded.name)
+    return LocalBackend(loaded).beside(loaded.name)
 
 
 def local(loaded, **options):
-    return Local(*held(loaded), **options)
+    return Local(held(loaded), **options)
 
 
 def asked(*texts):
@@ -126,7 +126,7 @@ def test_a_model_judges_a_run_of_itself_and_a_resume_wants_the_same_one(tmp_path
 
 
 def test_the_panel_counts_an_opinion_once():
-    host = LocalHost(dataclasses.replace(tiny_models.loaded("llama"), name="smollm2"))
+    host = LocalBackend(dataclasses.replace(tiny_models.loaded("llama"), name="smollm2"))
 
     def members(**settings):
         config = settings_file.check({"panel": {"kind": "judge", "size": 5}, "judge": settings})
@@ -259,9 +259,9 @@ def test_the_same_pairs_and_seed_give_the_same_head(tiny):
 def test_features_do_not_depend_on_what_shares_their_batch(tiny):
     prompts = [Prompt.user("Describe the sea."), Prompt.user("How was the rain?")]
     texts = [Answer("The sea was bright."), Answer("")]
-    together = pair_scorer.features(*held(tiny), prompts, texts)
+    together = pair_scorer.features(held(tiny), prompts, texts)
     for i in range(2):
-        alone = pair_scorer.features(*held(tiny), prompts[i : i + 1], texts[i : i + 1])
+        alone = pair_scorer.features(held(tiny), prompts[i : i + 1], texts[i : i + 1])
         assert torch.allclose(alone[0], together[i], atol=1e-4)
     assert together.shape == (2, 128)
 
@@ -271,7 +271,7 @@ def test_ties_pull_towards_zero_and_batches_count_all_rows(tiny):
         (Prompt.user(f"How was day {i}?"), Answer("nice"), Answer("bad")) for i in range(2)
     )
     both = pair_scorer.to_tensors(
-        *held(tiny), [LabelledPair(shown, 0.5, 4), LabelledPair(shown[:1], 0.5, 1)]
+        held(tiny), [LabelledPair(shown, 0.5, 4), LabelledPair(shown[:1], 0.5, 1)]
     )
     head = {k: v.double() for k, v in pair_scorer.train(both).items()}
     assert both.scores(head).abs().max() < 1e-3

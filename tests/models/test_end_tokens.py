@@ -16,7 +16,7 @@ from szpo.judges import pair_scorer
 from szpo.models import loading
 from szpo.models.loading import Loaded
 from szpo.policies import language_model
-from szpo.policies.hosts import LocalHost
+from szpo.policies.backend import LocalBackend
 from szpo.types import Answer, Prompt
 from szpo_simulators.panels import base_level
 from tests.support import tiny_models
@@ -112,8 +112,8 @@ def test_a_pair_scorer_reads_the_end_of_a_turn():
     for ends in ((PAD, END, TURN), (TURN,)):
         model = several(ends=ends)
         model.tokenizer.eos_token = "w319" if ends == (TURN,) else "</s>"
-        facts, reader = LocalHost(model).beside(model.name)
-        found.append(pair_scorer.features(facts, reader, [ASKED], [SAID]).numpy())
+        reader = LocalBackend(model).beside(model.name)
+        found.append(pair_scorer.features(reader, [ASKED], [SAID]).numpy())
     assert np.array_equal(*found)
 
 

@@ -17,7 +17,7 @@ from szpo.models.logprobs import Sample
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
 from szpo.policies import adapter_blocks, adapter_metric, kl_calibration, subspace_setup
-from szpo.policies.hosts import LocalHost, stack, start_of
+from szpo.policies.backend import LocalBackend, stack, start_of
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.subspaces import Subspace
 from szpo.types import FEATURE_GRID, Prompt, Shift
@@ -45,7 +45,7 @@ def config_of(folders, **options):
 
 
 def gathered(model, folders):
-    return adapter_blocks.gather(config_of(folders), LocalHost(model), lambda line: None)
+    return adapter_blocks.gather(config_of(folders), LocalBackend(model), lambda line: None)
 
 
 def unmixed(model, folders):
@@ -57,13 +57,13 @@ def unmixed(model, folders):
 def space(model, folders):
     sites, factors, blocks, _ = gathered(model, folders)
     return subspace_setup.choose_subspace(
-        LocalHost(model), sites, ASKED, config_of(folders), factors, blocks
+        LocalBackend(model), sites, ASKED, config_of(folders), factors, blocks
     )
 
 
 def logits(model, subspace, thetas, rows):
-    answerer = LocalHost(model).at(subspace, Space(0, subspace.layout, Law()))
-    deltas = answerer.deltas(thetas)
+    backend = LocalBackend(model).at(subspace, Space(0, subspace.layout, Law()))
+    deltas = backend.deltas(thetas)
     with torch.no_grad(), attach_deltas(model.model, subspace.sites, deltas, rows):
         return model.model(IDS).logits
 
@@ -105,8 +105,8 @@ def test_two_like_adapters_are_pefts_own_cat_and_linear(model, tmp_path):
 
 def test_factors_are_held_once_whatever_the_members(model, folders):
     subspace = unmixed(model, folders)
-    answerer = LocalHost(model).at(subspace, Space(0, subspace.layout, Law()))
-    one, many = (answerer.deltas([{"z": WEIGHTS}] * n) for n in (1, 16))
+    backend = LocalBackend(model).at(subspace, Space(0, subspace.layout, Law()))
+    one, many = (backend.deltas([{"z": WEIGHTS}] * n) for n in (1, 16))
     for site in subspace.sites:
         assert many.A[site.name].data_ptr() == one.A[site.name].data_ptr()
         assert many.B[site.name].data_ptr() == subspace.fixed[site.b].ctypes.data
@@ -152,17 +152,17 @@ def test_engines_answer_each_row_with_its_own_mix(model, folders):
 
 def test_moves_are_derivatives_of_log_probability_and_the_fisher_matrix(model, folders):
     subspace = unmixed(model, folders)
-    answerer = LocalHost(model).at(subspace, Space(0, subspace.layout, Law()))
+    backend = LocalBackend(model).at(subspace, Space(0, subspace.layout, Law()))
     sample, at = Sample((7, 8, 9), (200, 31, 40)), torch.tensor([[7, 8, 9, 200, 31, 40]])
     step = 1e-2
     thetas = adapter_metric.one_at_a_time(np.full(3, step))
 
     def law(z):
-        rows = answerer.deltas([{"z": z}])
+        rows = backend.deltas([{"z": z}])
         with torch.no_grad(), attach_deltas(model.model, subspace.sites, rows):
             return model.model(at).logits[0, 2:5].double().log_softmax(-1)
 
-    (found,) = logit_moves.logit_moves(answerer.adapted, answerer.deltas(thetas), [sample])
+    (found,) = logit_moves.logit_moves(backend.adapted, backend.deltas(thetas), [sample])
     start, targets = law(np.zeros(3, np.float32)), torch.tensor([200, 31, 40])
     for j, theta in enumerate(thetas):
         slope = (law(theta["z"]) - law(-theta["z"])) / 2
@@ -195,9 +195,9 @@ def test_coordinates_are_white_and_near_their_own_adapters(model, space):
 
     This model's KL grows more slowly than |z|²; each ratio alone is some 20 % off.
     """
-    answerer = LocalHost(model).at(space, Space(0, space.layout, Law()))
+    backend = LocalBackend(model).at(space, Space(0, space.layout, Law()))
     probe = subspace_setup.Probe(
-        answerer, space, tuple(loading.encode(model.tokenizer, p) for p in ASKED), SHORT, 77
+        backend, space, tuple(loading.encode(model.tokenizer, p) for p in ASKED), SHORT, 77
     )
     own = np.concatenate([np.eye(3), -np.eye(3)])
     units = np.concatenate([own, kl_calibration.unit_directions(99, 18, space.dim, "test")])
@@ -214,9 +214,9 @@ def test_coordinates_are_white_and_near_their_own_adapters(model, space):
 
 def test_each_adapter_alone_costs_what_is_asked_of_it_in_both_senses(model, space):
     """Measured anew; by |z|²/2 weights are nearly half off here. The digest knows no curve."""
-    answerer = LocalHost(model).at(space, Space(0, space.layout, Law()))
+    backend = LocalBackend(model).at(space, Space(0, space.layout, Law()))
     tokens = tuple(loading.encode(model.tokenizer, p) for p in ASKED)
-    probe = subspace_setup.Probe(answerer, space, tokens, SHORT, 78)
+    probe = subspace_setup.Probe(backend, space, tokens, SHORT, 78)
     asked = np.array([0.3, 1.0, 3.0])
 
     def errors(blocks):
@@ -345,7 +345,7 @@ def test_an_adapter_that_changes_nothing_is_refused(model, folders, tmp_path):
     sites, factors, blocks, _ = gathered(model, [folders[0], idle])
     with pytest.raises(UsageError, match='"idle" changes nothing'):
         subspace_setup.choose_subspace(
-            LocalHost(model), sites, ASKED, config_of([folders[0], idle]), factors,
+            LocalBackend(model), sites, ASKED, config_of([folders[0], idle]), factors,
             blocks,
         )  # fmt: skip
 
@@ -378,7 +378,7 @@ def test_a_set_gives_its_own_names_and_tells_of_other_weights(model, folders, tm
     (tmp_path / "set" / "tone" / "README.md").write_text(card)
     said: list[str] = []
     config = config_of([str(tmp_path / "set"), folders[0]])
-    _, _, blocks, _ = adapter_blocks.gather(config, LocalHost(model), said.append)
+    _, _, blocks, _ = adapter_blocks.gather(config, LocalBackend(model), said.append)
     assert blocks.names == ("positive in tone", "commas", "wide")
     assert blocks.sources[0]["license"] == "mit"
     assert said[0] == 'warning: adapter "positive in tone" was made on other weights of llama'

@@ -11,8 +11,8 @@ from szpo.models import loading
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
 from szpo.policies import feature_basis, subspace_cache
+from szpo.policies.backend import LocalBackend
 from szpo.policies.feature_basis import Fisher, find_coordinates
-from szpo.policies.hosts import LocalHost
 from szpo.policies.probe import Probe
 from szpo.types import Prompt
 from tests.support import tiny_models
@@ -184,8 +184,8 @@ def test_a_step_along_a_feature_changes_it_and_costs_what_it_should(space):
     way = features.map[:, place] / np.linalg.norm(features.map[:, place])
     ids = tuple(loading.encode(loaded.tokenizer, p) for p in ASKED)
     whole = replace(space, kind="full", basis={})
-    answerer = LocalHost(loaded).at(whole, Space(5, whole.layout, Law()))
-    probe = Probe(answerer, whole, ids, SHORT, 5)
+    backend = LocalBackend(loaded).at(whole, Space(5, whole.layout, Law()))
+    probe = Probe(backend, whole, ids, SHORT, 5)
     kl = probe.kl([space.weights({"z": way.astype(np.float32)})], 384, "test")
     assert kl.mean() == pytest.approx(0.5, abs=0.15)  # |z|²/2
 

@@ -11,7 +11,7 @@ from szpo.generation.sampling import Sampling
 from szpo.models.loading import Loaded
 from szpo.optim import parameters
 from szpo.policies import text_guards
-from szpo.policies.hosts import LocalHost
+from szpo.policies.backend import LocalBackend
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.protocol import Policy, check_policy
 from szpo.policies.subspaces import Subspace
@@ -77,7 +77,7 @@ def test_all_directions_go_through_one_generation_call():
 def test_chunks_answer_what_one_call_answers():
     base = loaded("llama")
     whole = policy_of(base, sampling=Sampling(max_new_tokens=10))
-    parts = policy_of(base, host=LocalHost(base, chunk_rows=5))
+    parts = policy_of(base, host=LocalBackend(base, chunk_rows=5))
     other = (300, -2, 7, 0)  # a direction that the seed does not give
     shifts = [Shift(3, k, sign, 0.5, (None, other)[k]) for k in (0, 1) for sign in (1, -1)]
     many = [Prompt.user(f"w{i} w{i + 1}") for i in range(20, 32)]

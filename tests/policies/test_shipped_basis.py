@@ -20,7 +20,7 @@ from szpo.optim.parameters import Space
 from szpo.optim.rules import guard_geometry
 from szpo.optim.sample_directions import Law
 from szpo.policies import kl_calibration, language_model, subspace_cache
-from szpo.policies.hosts import LocalHost
+from szpo.policies.backend import LocalBackend
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.probe import Probe
 from szpo.policies.subspaces import Subspace
@@ -59,8 +59,8 @@ def flat(space: Subspace) -> np.ndarray:
 
 def probe_of(loaded: loading.Loaded, space: Subspace, seed: int) -> Probe:
     tokens = tuple(loading.encode(loaded.tokenizer, p) for p in PROMPTS)
-    answerer = LocalHost(loaded).at(space, Space(seed, space.layout, Law()))
-    return Probe(answerer, space, tokens, subspace_cache.sampling_of(Config()), seed)
+    backend = LocalBackend(loaded).at(space, Space(seed, space.layout, Law()))
+    return Probe(backend, space, tokens, subspace_cache.sampling_of(Config()), seed)
 
 
 def agreeing_words(drawn: Sequence[Any], recorded: Sequence[Sequence[int]]) -> int:
@@ -87,7 +87,7 @@ def test_runs_on_features_and_the_demo_need_no_set_up(loaded, tmp_path, monkeypa
     assert asked[0].coordinates == "adapters"
     lines = []
     for config in asked:
-        base = language_model.prepare(config, LocalHost(loaded), PROMPTS, lines.append)
+        base = language_model.prepare(config, LocalBackend(loaded), PROMPTS, lines.append)
         assert base.subspace.report["origin"] == "shipped"
     shared = [line for line in lines if line.startswith("subspace")]
     assert len(shared) == 3
@@ -122,7 +122,7 @@ def test_the_base_s_answers_for_panels_and_for_the_demo_ship_as_well(
     monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
     monkeypatch.setattr(base_level, "read", lambda *_: pytest.fail("it ships"))
     demo = settings_file.load(preset_name="demo", sets=["model.device=cpu"])
-    base = language_model.Base(LocalHost(loaded), shipped)
+    base = language_model.Base(LocalBackend(loaded), shipped)
     asked, each = PROMPTS[: assemble.SHARPNESS_PROMPTS], assemble.SHARPNESS_SAMPLES
     drawn = language_model.load_or_draw_answers(
         demo, base, asked, lambda: pytest.fail("they ship")
@@ -208,7 +208,7 @@ def test_a_set_up_of_today_finds_the_same_span_of_the_scores(loaded):
     config = settings_file.load(sets=sets)
     stored = find(loaded, config)
     assert stored.report["origin"] == "shipped"
-    made = language_model.set_up(config, LocalHost(loaded), stored.sites, PROMPTS)
+    made = language_model.set_up(config, LocalBackend(loaded), stored.sites, PROMPTS)
     spans = [np.linalg.qr(flat(space).astype(np.float64))[0] for space in (made, stored)]
     assert np.linalg.svd(spans[0].T @ spans[1])[1].min() > 0.99
 

@@ -18,7 +18,7 @@ from szpo.models.batched_lora import attach_deltas, find_sites
 from szpo.models.loading import Loaded
 from szpo.optim import parameters, sample_directions
 from szpo.policies import kl_calibration, score_basis, subspaces
-from szpo.policies.hosts import LocalHost
+from szpo.policies.backend import LocalBackend
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.probe import Probe
 from szpo.policies.subspaces import Subspace
@@ -57,10 +57,10 @@ def make_anew(loaded: Loaded, kind: Any = "score", **options: Any) -> Subspace:
 
 def probe_of(loaded: Loaded, space: Subspace, ids: Any, sampling: Sampling, key: int) -> Probe:
     whole = replace(space, kind="full", basis={})
-    answerer = LocalHost(loaded).at(
+    backend = LocalBackend(loaded).at(
         whole, parameters.Space(key, whole.layout, sample_directions.Law())
     )
-    return Probe(answerer, whole, ids, sampling, key)
+    return Probe(backend, whole, ids, sampling, key)
 
 
 def mean_kl(loaded: Loaded, space: Subspace, radius: float, rows: int = 12) -> tuple[float, float]:

@@ -48,8 +48,8 @@ def crossed(value: Any) -> Any:
     return pickle.loads(content, buffers=[bytes(part.raw()) for part in parts])
 
 
-def host(folder: Any, *, chunk_rows: int, count: int = 2, **options: Any) -> remote.RemoteHost:
+def host(folder: Any, *, chunk_rows: int, count: int = 2, **options: Any) -> remote.RayBackend:
     """A host of the model in a folder, in fp32, with ``count`` workers in this process."""
     engine = Engine(kind="ray", workers=count, chunk_rows=chunk_rows)
     facts = context.describe(str(folder), dtype="fp32", **options)
-    return remote.RemoteHost(engine, facts, NearWorkers(count))
+    return remote.RayBackend(engine, facts, NearWorkers(count))

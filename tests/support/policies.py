@@ -14,7 +14,7 @@ from szpo.generation.sampling import Sampling
 from szpo.models.batched_lora import find_sites
 from szpo.models.loading import Loaded
 from szpo.models.lora_sites import lora_config
-from szpo.policies.hosts import LocalHost
+from szpo.policies.backend import LocalBackend
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.subspace_setup import choose_subspace
 from szpo.policies.subspaces import Subspace
@@ -49,7 +49,7 @@ def set_up_subspace(
     start: Theta | None = None,
 ) -> Subspace:
     sites = find_sites(loaded.model, lora or lora_config(loaded.model))
-    return choose_subspace(LocalHost(loaded), sites, prompts, config, start)
+    return choose_subspace(LocalBackend(loaded), sites, prompts, config, start)
 
 
 def full(

@@ -20,7 +20,7 @@ from szpo.judges.llm_judge import LanguageJudge, Opinion, Opinionated
 from szpo.judges.local_model import Local
 from szpo.judges.prompting import Labels
 from szpo.models import loading, tiny
-from szpo.policies.hosts import LocalHost
+from szpo.policies.backend import LocalBackend
 from szpo.types import Answer, Comparison, Prompt, Row
 from szpo_simulators.bench.stub_endpoint import StubEndpoint
 from szpo_simulators.panels.verifiers import verifier
@@ -256,7 +256,7 @@ def _examine(judge: Opinionated, spec: Spec) -> Mapping[str, Any]:
                 if isinstance(judge.backend, Local)
                 else replace(judge.backend, settings=judge.settings.model_copy(update=drawn))
             )
-            theirs = Local(*_model(spec["other"]).beside(spec["other"]), 1.0, OWN_TOKENS)
+            theirs = Local(_model(spec["other"]).beside(spec["other"]), 1.0, OWN_TOKENS)
             both = own_and_other(own, theirs, habits)
             found = figures(ask(judge, both)) if both else {}
     return {**found, "seconds": time.monotonic() - began}
@@ -272,8 +272,8 @@ def _judge(sets: tuple[str, ...]) -> Opinionated:
 
 
 @cache
-def _model(name: str) -> LocalHost:
-    return LocalHost(loading.load(name, dtype="fp32"))
+def _model(name: str) -> LocalBackend:
+    return LocalBackend(loading.load(name, dtype="fp32"))
 
 
 def format_share(value: Sequence[float] | None) -> str:

@@ -1,16 +1,16 @@
-"""Hosts hold a run's base model and answer with it, in this process or on workers.
+"""A backend holds a run's base model and answers with it, in this process or elsewhere.
 
-A run asks a `Host` for the layers of an adapter, for an `Answerer` in the run's coordinates, and
-for one with a judge's model. The classes here work in this process, and workers run the same code;
-`szpo.cluster.remote` and `szpo.cluster.vllm_engine` implement the same contract over workers.
+`LocalBackend` works in this process; `szpo.cluster.remote` and `szpo.cluster.vllm_engine` keep the
+same contract over workers, which run the code here, and over servers.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -55,8 +55,37 @@ EMPTY_SUBSPACE = Subspace("full", (), {}, {}, {})
 NO_SPACE = Space(0, parameters.NO_COORDINATES, Law())
 
 
-class Answerer(Protocol):
-    """Answers prompts and reads given answers, in this process or on workers."""
+class Backend(Protocol):
+    """Holds a base model, answers prompts and reads given answers in an adapter's coordinates."""
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What this process knows of the base model."""
+
+    @property
+    def chunk_rows(self) -> int | None:
+        """Rows answered at once; None: all rows of a request."""
+
+    @property
+    def written(self) -> int:
+        """Tokens of all answers so far, without end tokens; a server's are not counted."""
+
+    def places(
+        self, adapter: AdapterSettings, config: Mapping[str, Any] | None
+    ) -> tuple[tuple[Site, ...], bool]:
+        """The layers that get an adapter, and whether some are GPT-2's transposed ``Conv1D``.
+
+        ``config`` is the PEFT config of a starting adapter.
+        """
+
+    def at(self, subspace: Subspace, space: Space, *, run: bool = False) -> Backend:
+        """This backend in these coordinates; requests go to one that has some.
+
+        ``run``: the coordinates are the run's own, no longer those of its set-up.
+        """
+
+    def beside(self, name: str) -> Backend:
+        """A judge's model without adapters; the base itself if it has that name, unquantised."""
 
     def answer(self, request: AnswerRequest) -> Tokens:
         """The new tokens of each row, in the order of the request, an end token included."""
@@ -72,30 +101,78 @@ class Answerer(Protocol):
     def read_scores(self, request: Scores) -> Iterator[NDArray[np.float32]]:
         """`read` in blocks (rows, D) in any order, so that memory never holds them all."""
 
+    def close(self) -> None:
+        """Release the model; may be called twice."""
 
-class LocalAnswerer:
-    """Holds one base model and subspace; every request brings its own coordinates."""
+
+class LocalBackend:
+    """A `Backend` whose models are in this process; each request brings its own coordinates."""
+
+    subspace: Subspace
+    space: Space
+    engine: Engine
+    adapted: AdaptedModel
+    plain_start: bool
+    """True if the start is the base model itself."""
 
     def __init__(
-        self, subspace: Subspace, space: Space, engine: Engine, model: AdaptedModel,
-        *, chunk_rows: int | None = None, wrote: Callable[[int], None] = lambda tokens: None,
+        self, loaded: Loaded, *, chunk_rows: int | None = None, engine: Engine | None = None,
+        make: Callable[[AdaptedModel], Engine] = engine_for,
     ):  # fmt: skip
-        """Answer at one model.
-
-        ``chunk_rows``: rows answered at once, as on workers; None: all rows. ``wrote`` is called
-        with the number of tokens of new answers, end tokens not counted.
-        """
-        self.subspace = subspace
-        self.space = space
-        self.engine = engine
-        self.adapted = model
+        """``engine``: an engine for the sites of the first `at`; ``make`` makes the others."""
+        self._loaded = loaded
         self.chunk_rows = chunk_rows
-        self._wrote = wrote
-        self.plain_start = is_zero(subspace.factors(), subspace.sites)
-        """True if the start is the base model itself."""
+        self._make = make
+        # What all backends of `at` share.
+        self._given = [] if engine is None else [engine]
+        self._engines: dict[tuple[Site, ...], Engine] = {}
+        self._counts = [0]
+
+    @property
+    def facts(self) -> Loaded:
+        """See `Backend.facts`."""
+        return self._loaded
+
+    @property
+    def written(self) -> int:
+        """See `Backend.written`."""
+        return self._counts[0]
+
+    def places(
+        self, adapter: AdapterSettings, config: Mapping[str, Any] | None
+    ) -> tuple[tuple[Site, ...], bool]:
+        """See `Backend.places`."""
+        sites = find_sites(self._loaded.model, chosen_lora(self._loaded.model, adapter, config))
+        return sites, any(adapter_files.is_conv1d(self._loaded.model, site) for site in sites)
+
+    def at(self, subspace: Subspace, space: Space, *, run: bool = False) -> Self:
+        """See `Backend.at`."""
+        require_fit(self._loaded.model, subspace)
+        found = copy.copy(self)
+        found.__dict__.pop("_blocks", None)  # those of other coordinates
+        found.subspace, found.space = subspace, space
+        found.adapted = self._loaded.adapt(subspace.sites)
+        if subspace.sites not in self._engines:
+            given = self._given.pop() if self._given else self._make(found.adapted)
+            self._engines[subspace.sites] = given
+        found.engine = self._engines[subspace.sites]
+        found.plain_start = is_zero(subspace.factors(), subspace.sites)
+        return found
+
+    def beside(self, name: str) -> LocalBackend:
+        """See `Backend.beside`."""
+        loaded = self._loaded
+        if (loaded.name, loaded.quantization) != (name, None):
+            other = loading.load(name, dtype=loaded.dtype, device=str(loaded.device))
+            other.tokenizer.szpo_day = loaded.tokenizer.szpo_day
+            return LocalBackend(other, chunk_rows=self.chunk_rows).beside(name)
+        return self.at(EMPTY_SUBSPACE, NO_SPACE)
+
+    def close(self) -> None:
+        """See `Backend.close`."""
 
     def answer(self, request: AnswerRequest) -> Tokens:
-        """See `Answerer.answer`."""
+        """See `Backend.answer`."""
         if self.chunk_rows is None:
             return self.answer_chunk(request)
         found: list[tuple[int, ...]] = [()] * len(request.rows)
@@ -127,11 +204,11 @@ class LocalAnswerer:
     ) -> Tokens:
         """`Engine.generate` with answers cut as the sampling says."""
         made = self.engine.generate(prompts, members, deltas, sampling, uniforms, canary=canary)
-        self._wrote(count_written(made.tokens, self.adapted.stop_tokens))
+        self._counts[0] += count_written(made.tokens, self.adapted.stop_tokens)
         return cut_rows(self.adapted, made.tokens) if sampling.whole_sentences else made.tokens
 
     def read(self, request: Texts[R]) -> R:
-        """See `Answerer.read`."""
+        """See `Backend.read`."""
         chunks = [request] if self.chunk_rows is None else request.split(self.chunk_rows)
         found: R = join([self.read_chunk(chunk) for chunk in chunks])
         return found
@@ -185,7 +262,7 @@ class LocalAnswerer:
         return found
 
     def read_scores(self, request: Scores) -> Iterator[NDArray[np.float32]]:
-        """See `Answerer.read_scores`."""
+        """See `Backend.read_scores`."""
         if self.chunk_rows is None:
             for _, found in self._iterate_scores(request):
                 yield found.reshape(-1, found.shape[-1])
@@ -295,105 +372,6 @@ def stack(
         for s in sites
     }
     return Deltas(A, {s.name: whole(s.b) for s in sites})
-
-
-class Host(Protocol):
-    """Holds the base model, and a judge's model beside it."""
-
-    written: int
-    """Tokens of all answers that it wrote so far, without end tokens; a server's not counted."""
-
-    @property
-    def facts(self) -> ModelFacts:
-        """What this process knows of the base model."""
-
-    @property
-    def chunk_rows(self) -> int | None:
-        """Rows answered at once; None: all rows of a request."""
-
-    def places(
-        self, adapter: AdapterSettings, config: Mapping[str, Any] | None
-    ) -> tuple[tuple[Site, ...], bool]:
-        """The layers that get an adapter, and whether some are GPT-2's transposed ``Conv1D``.
-
-        ``config`` is the PEFT config of a starting adapter.
-        """
-
-    def at(self, subspace: Subspace, space: Space, *, run: bool = False) -> Answerer:
-        """An answerer in these coordinates; answerers of earlier calls end.
-
-        ``run``: the coordinates are the run's own, no longer those of its set-up.
-        """
-
-    def beside(self, name: str) -> tuple[ModelFacts, Answerer]:
-        """A judge's model without adapters; the base itself if it has that name, unquantised."""
-
-    def close(self) -> None:
-        """Release the model; may be called twice."""
-
-
-class LocalHost:
-    """A `Host` whose models are in this process."""
-
-    kind: ClassVar[type[LocalAnswerer]] = LocalAnswerer
-
-    def __init__(
-        self, loaded: Loaded, *, chunk_rows: int | None = None, engine: Engine | None = None,
-        make: Callable[[AdaptedModel], Engine] = engine_for,
-    ):  # fmt: skip
-        """``engine``: an engine for the sites of the first `at`; ``make`` makes the others."""
-        self._loaded = loaded
-        self.chunk_rows = chunk_rows
-        self.written = 0
-        self._given = engine
-        self._make = make
-        self._engines: dict[tuple[Site, ...], Engine] = {}
-
-    @property
-    def facts(self) -> Loaded:
-        """See `Host.facts`."""
-        return self._loaded
-
-    def places(
-        self, adapter: AdapterSettings, config: Mapping[str, Any] | None
-    ) -> tuple[tuple[Site, ...], bool]:
-        """See `Host.places`."""
-        sites = find_sites(self._loaded.model, chosen_lora(self._loaded.model, adapter, config))
-        return sites, any(adapter_files.is_conv1d(self._loaded.model, site) for site in sites)
-
-    def at(self, subspace: Subspace, space: Space, *, run: bool = False) -> Any:
-        """See `Host.at`."""
-        require_fit(self._loaded.model, subspace)
-        sites = subspace.sites
-        if sites not in self._engines:
-            self._engines[sites] = self._given or self._make(self._loaded.adapt(sites))
-            self._given = None
-        return self._answerer(subspace, space)
-
-    def beside(self, name: str) -> tuple[Loaded, Answerer]:
-        """See `Host.beside`."""
-        loaded = self._loaded
-        if (loaded.name, loaded.quantization) != (name, None):
-            other = loading.load(name, dtype=loaded.dtype, device=str(loaded.device))
-            other.tokenizer.szpo_day = loaded.tokenizer.szpo_day
-            host = LocalHost(other, chunk_rows=self.chunk_rows)
-            return host.beside(name)
-        if () not in self._engines:
-            self._engines[()] = self._make(loaded.adapt())
-        return loaded, self._answerer(EMPTY_SUBSPACE, NO_SPACE)
-
-    def close(self) -> None:
-        """See `Host.close`."""
-
-    def _answerer(self, subspace: Subspace, space: Space) -> LocalAnswerer:
-        adapted = self._loaded.adapt(subspace.sites)
-        engine = self._engines[subspace.sites]
-        return self.kind(
-            subspace, space, engine, adapted, chunk_rows=self.chunk_rows, wrote=self._count
-        )
-
-    def _count(self, tokens: int) -> None:
-        self.written += tokens
 
 
 def chosen_lora(
