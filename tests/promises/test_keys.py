@@ -77,7 +77,7 @@ def judged(url: str, **settings: Any) -> Any:
 # ---- proxies ----
 
 
-@pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "LocalBackend", "0.0.0.0"])
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "LocalHost", "0.0.0.0"])
 def test_a_judge_on_this_machine_is_asked_past_every_proxy(name, proxied):
     with StubEndpoint("longer") as stub:
         found = judged(stub.url.replace("127.0.0.1", name))
@@ -211,7 +211,7 @@ def test_a_key_that_fits_into_no_header_is_refused_in_a_line(key, monkeypatch):
 
 
 def test_names_of_this_machine_are_known(monkeypatch):
-    here = ("localhost", "LocalBackend.", "127.0.0.1", "127.8.9.10", "::1", "0.0.0.0", "::",
+    here = ("localhost", "LocalHost.", "127.0.0.1", "127.8.9.10", "::1", "0.0.0.0", "::",
             "::ffff:127.0.0.1")  # fmt: skip
     assert all(map(outgoing.is_here, here))
     resolved = {"box": ["127.0.1.1"], "a.localhost": ["127.0.0.1", "::1"], "far": ["127.0.0.1"]}
