@@ -229,9 +229,7 @@ class _Sitting:
         page, rows = self.sentences["page"], self.config.asks_rows
         panel = sentences.rubric(self.config.panel, page, rows=rows)
         wording = sentences.consent(page, moves=self.ledger.layout != NO_COORDINATES)
-        console.say(f"{panel.question} {panel.guideline}")
-        if panel.privacy_url:
-            console.say(f"{page['fact_privacy']}: {panel.privacy_url}")
+        console.say(f"{panel.question} {panel.brief}")
         for text in (*wording, panel.consent):
             if text:
                 console.say(text.replace("{name}", self.pseudonym))

@@ -29,11 +29,6 @@ class Judge(Section):
         description="verdict: the judge writes reasons, then A, B or tie; grades: it grades each "
         "side alone, 1 to 5; soft: it writes nothing; the log-probabilities of A and B count.",
     )
-    batches: Literal["whole", "rows"] = Field(
-        "whole",
-        description="whole: all rows in one question, as people see them; rows: one question per "
-        "row, and the majority decides (rows times the cost).",
-    )
     decide: Literal["tie", "debias", "draw"] = Field(
         "tie",
         description="tie: the side that both orders of the sides name, otherwise a tie; with ask "
@@ -73,9 +68,6 @@ class Judge(Section):
     )
     insecure_hosts: list[str] = Field(
         [], description="The endpoint's host, if the key may go to another machine unencrypted."
-    )
-    concurrency: int = Field(
-        4, ge=1, le=256, description="Comparisons that an endpoint judges in parallel."
     )
 
     @property

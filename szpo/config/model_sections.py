@@ -147,14 +147,6 @@ class Prompts(Section):
     system: str | None = Field(
         None, max_length=65_536, description="System prompt put before every conversation."
     )
-    heldout: float = Field(
-        0.25,
-        gt=0,
-        lt=1,
-        allow_inf_nan=False,
-        description="Share of your own prompts held out for measuring, if the file does not mark "
-        "them.",
-    )
     too_long: Literal["refuse", "cut"] = Field(
         "refuse",
         description="What to do with a prompt that is too long for the model, together with "

@@ -113,29 +113,20 @@ class Panel(Section):
         description="The question that people answer; fixed once the run has begun.",
     )
     guideline: str = Field(
-        "Prefer correct, direct and helpful answers; longer is not better by itself.",
-        max_length=300,
-        description="One line of guidance shown beside the question.",
-    )
-    guideline_full: str = Field(
+        "Prefer correct, direct and helpful answers; longer is not better by itself.\n"
         "Read what differs, prompt by prompt, then judge each set as a whole: if you had to keep "
         "one set, which would it be? A single bad answer may weigh more than several that are "
         'slightly better. Choose "About the same" where you could as well toss a coin, and '
         '"Can\'t judge" where you cannot or would rather not read the texts.',
         max_length=20_000,
-        description="The whole guideline, shown on request.",
+        description="Guidance: its first line stands beside the question, and is what a judge is "
+        "told; people see the rest on request.",
     )
     sentences: str | None = Field(
         None,
         min_length=1,
         description="File with the sentences of the panelist's screen in another language: a "
         "translated copy of szpo/config/en.toml. The run records what it says.",
-    )
-    privacy_url: str | None = Field(
-        None,
-        max_length=500,
-        pattern=r"^https?://[^\s\"'<>\\]+$",
-        description="Address of your privacy notice, with https:// or http://.",
     )
     consent: str | None = Field(
         None,
@@ -156,19 +147,21 @@ class Panel(Section):
         description="Close a round this many minutes after it opened, pauses not counted; "
         "default: wait for every vote.",
     )
-    quorum: float | None = Field(
-        None,
-        gt=0,
-        le=1,
-        allow_inf_nan=False,
-        description="Close a round at its deadline only if it has this share of its votes; "
-        "default: close it with the votes it has.",
-    )
     calibration: bool = Field(
         True,
         description="Offer people short comparisons while they wait. These measure how reliable "
         "votes are, and never change the model.",
     )
+
+    @property
+    def brief(self) -> str:
+        """The guideline's first line."""
+        return self.guideline.partition("\n")[0]
+
+    @property
+    def full(self) -> str:
+        """The guideline without its first line."""
+        return self.guideline.partition("\n")[2]
 
 
 class Guards(Section):
@@ -218,14 +211,6 @@ class Improve(Section):
         description="policy: policy gradient; natural: natural gradient; zeroth: by pairs of "
         "perturbed policies, without gradients, and szpo verify computes the weights again; auto: "
         "zeroth with workers, servers or 4-bit weights, else natural.",
-    )
-    checks: float = Field(
-        0.25,
-        ge=0,
-        le=0.5,
-        allow_inf_nan=False,
-        description="Share of the rows that compare an answer of the improved policy with one of "
-        "its start, on prompts that it did not learn from; it goes back where the start wins.",
     )
 
 

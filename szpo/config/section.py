@@ -106,7 +106,6 @@ _PATTERNS: Final = {
     "device": "auto, cpu, mps, xpu, cuda or cuda:N",
     "replicas": f"{_ADDRESS} user name, ? and #",
     "base_url": f"{_ADDRESS} user name, ? and #",
-    "privacy_url": f"{_ADDRESS} spaces and quotes",
 }
 """What a text must be that has a pattern, by the setting's name."""
 

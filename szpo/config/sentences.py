@@ -24,10 +24,9 @@ FILE: Final = resources.files("szpo.config") / "en.toml"
 ENGLISH: Final[dict[str, Any]] = tomllib.loads(FILE.read_text(encoding="utf-8"))
 LANG: Final = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
 DEFAULTS: Final = {
-    "question": "question", "guideline": "guideline_default",
-    "guideline_full": "guideline_full_default",
+    "question": ("question",), "guideline": ("guideline_default", "guideline_full_default"),
 }  # fmt: skip
-"""Settings that the operator may leave at their default, each with the page's sentence for it."""
+"""Settings that the operator may leave at their default, with the page's sentences for them."""
 MOST_NAMED: Final = 5
 """Most sentences that a refusal names."""
 
@@ -60,8 +59,8 @@ def rubric(panel: Panel, page: Mapping[str, Any], *, rows: bool) -> Panel:
     """The settings, with a default question and default guidelines from the page's sentences."""
     default, kind = type(panel)(), "_rows" if rows else ""
     shown = {
-        name: page.get(f"{code}{kind}", page[code])
-        for name, code in DEFAULTS.items()
+        name: "\n".join(page.get(f"{code}{kind}", page[code]) for code in codes)
+        for name, codes in DEFAULTS.items()
         if getattr(panel, name) == getattr(default, name)
     }
     return panel.model_copy(update=shown)

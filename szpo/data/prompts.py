@@ -153,7 +153,7 @@ def load_configured(settings: Prompts, say: Callable[[str], None] | None = None)
     s = settings
     found = load_shipped()
     if s.path is not None:
-        found = load(s.path, heldout=s.heldout, column=s.column)
+        found = load(s.path, column=s.column)
     if say is not None:
         for warning in found.warnings:
             say(f"warning: {warning}")

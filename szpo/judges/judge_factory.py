@@ -38,6 +38,8 @@ FINE: Final = 1000
 """What a rating of p(yes) is multiplied by before it is rounded."""
 MIDDLE: Final = 3
 """The grade of an answer whose rating failed, if ``judge.on_error`` lets the run go on."""
+PARALLEL: Final = 4
+"""Comparisons that an endpoint judges in parallel."""
 AT_ONCE: Final = 32
 """Answers in one batch of a local model."""
 
@@ -70,7 +72,7 @@ class Ratings:
 
         size = 1 if remote else AT_ONCE
         parts = [pairs[at : at + size] for at in range(0, len(pairs), size)]
-        with ThreadPoolExecutor(settings.concurrency if remote else 1) as pool:
+        with ThreadPoolExecutor(PARALLEL if remote else 1) as pool:
             return list(chain(*pool.map(rate, parts)))
 
 
@@ -91,7 +93,7 @@ class JudgePanel:
         self, service: VoteService, *, name: str = "judge", complete: bool = True
     ) -> JudgeEvaluator:
         """The panel as an evaluator that votes through a vote service."""
-        at_once = self.settings.concurrency if self.settings.kind == "endpoint" else 1
+        at_once = PARALLEL if self.settings.kind == "endpoint" else 1
         return JudgeEvaluator(
             service, self.judges, name=name, concurrency=at_once, complete=complete
         )
@@ -99,7 +101,7 @@ class JudgePanel:
     def __str__(self) -> str:
         s = self.settings
         where = f" at {urlsplit(s.base_url or '').hostname}" if s.kind == "endpoint" else ""
-        how = "" if s.kind == "scorer" else f", {s.ask}, {s.batches}, both orders"
+        how = "" if s.kind == "scorer" else f", {s.ask}, both orders"
         return f"judge {s.model} ({s.kind}{where}{how}), {len(self.judges)} in the panel"
 
 
@@ -144,11 +146,12 @@ class Maker:
                 'features.add: a scorer cannot rate single answers; set judge.kind to "local" or '
                 '"endpoint"'
             )
-        one = {"ask": "soft" if config.judge.ask == "soft" else "grades", "batches": "rows"}
+        one = {"ask": "soft" if config.judge.ask == "soft" else "grades"}
         asked = {
             "judge": config.judge.model_copy(
                 update=one | {"principles": None, "references": None}
             ),
+            "optimizer": config.optimizer.model_copy(update={"D": 1}),
             "panel": config.panel.model_copy(
                 update={"guideline": max(config.features.judged, key=len)}
             ),
@@ -167,7 +170,7 @@ class Maker:
         spec: dict[str, Any] = {
             "panel": "judge",
             "judge": settings.model_dump(mode="json"),
-            "criterion": config.panel.guideline,
+            "criterion": config.panel.brief,
             "principles": list(principles),
             "references_sha256": _sha256(references) if references else None,
         }
@@ -201,7 +204,7 @@ def _judge(
         )
         return found, found.sha256
     backend, sha256 = _backend(config, host)
-    made = LanguageJudge(backend, settings, config.panel.guideline, principles, references)
+    made = LanguageJudge(backend, settings, config.panel.brief, principles, references)
     return made, sha256
 
 
@@ -278,7 +281,7 @@ def require_room(
     answer has ``generation.max_new_tokens`` tokens.
     """
     judge = config.judge
-    rows = 1 if judge.batches == "rows" else config.optimizer.D
+    rows = config.optimizer.D
     longest = sorted(set(prompts), key=reader.tokens, reverse=True)
     if not longest:
         return
@@ -293,7 +296,7 @@ def require_room(
             f"{frame + answers + reply:,}: {frame:,} for instructions and {rows} prompts, "
             f"{answers:,} for answers of generation.max_new_tokens, {reply:,} for its reply; "
             + (
-                'lower optimizer.D, or ask row by row: judge.batches = "rows"'
+                'lower optimizer.D, or let it judge row by row: panel.verdict = "rows"'
                 if rows > 1
                 else "lower generation.max_new_tokens or judge.max_tokens, or shorten prompts"
             )
@@ -308,7 +311,7 @@ def _frame(
     references: Mapping[str, str] | None,
 ) -> int:
     """Tokens of the question with empty answers."""
-    criterion = max(principles, key=len, default=config.panel.guideline)
+    criterion = max(principles, key=len, default=config.panel.brief)
     given = prompting.Instructions(criterion, references or {})
     if config.judge.ask == "grades":
         asked = prompting.ask_grade([(prompt, "") for prompt in shown], given, again=True)

@@ -76,8 +76,7 @@ class LanguageJudge:
         at = seeds.integer(key, 0, len(self.principles)) if self.principles else None
         criterion = self.criterion if at is None else self.principles[at]
         rows = [row for row in comparison.rows if not row.identical]
-        parts = [rows] if self.settings.batches == "whole" else [[row] for row in rows]
-        read = self._ask(parts, criterion, plus_side, key)
+        read = self._ask(rows, criterion, plus_side, key)
         details: dict[str, Any] = {
             "judge": self.backend.name,
             "ask": self.settings.ask,
@@ -92,26 +91,24 @@ class LanguageJudge:
         failed = next((r for r in read if r.value is None), None)
         if failed is not None:
             return self._resolve_failure(failed, details)
-        found = [_part(self.settings.ask, *read[i : i + 2]) for i in range(0, len(read), 2)]
-        details["orders"] = [side for side, _ in found]
-        logits = [logit for _, logit in found if logit is not None]
-        if logits:
-            mean = math.fsum(logits) / len(logits)
-            details["p"] = p = probability(mean)  # of A on screen; a bias for a position cancels
+        pair, logit = _part(self.settings.ask, *read)
+        details["orders"] = [pair]
+        if logit is not None:
+            details["p"] = p = probability(logit)  # of A on screen; a bias for a position cancels
             if self.settings.decide == "draw":
                 drawn = seeds.uniform(_derive_key(key, "draw"), 1)[0] < p
                 return Opinion("A" if drawn else "B", details)
             if self.settings.decide == "debias":
-                return Opinion(by_sign(mean), details)
-        return Opinion(majority([combine_orders(pair) for pair, _ in found]), details)
+                return Opinion(by_sign(logit), details)
+        return Opinion(combine_orders(pair), details)
 
     def _ask(
-        self, parts: Sequence[Sequence[Row]], criterion: str, plus_side: Letter, key: bytes
+        self, rows: Sequence[Row], criterion: str, plus_side: Letter, key: bytes
     ) -> list[Reply]:
-        """Two replies for each part: A first and B first, or the grades of A and of B."""
+        """Two replies: A first and B first, or the grades of A and of B."""
         orders: tuple[Literal["plus", "minus"], ...]
         orders = ("plus", "minus") if plus_side == "A" else ("minus", "plus")
-        makers = [self._maker(rows, first, criterion) for rows in parts for first in orders]
+        makers = [self._maker(rows, first, criterion) for first in orders]
         return self._ask_all(makers, key)
 
     def rate(self, shown: Sequence[tuple[Prompt, str]]) -> list[Reply]:
@@ -211,16 +208,6 @@ def combine_orders(orders: Sides) -> Choice:
     ('A', 'tie', 'tie')
     """
     return orders[0] if orders[0] == orders[1] else "tie"
-
-
-def majority(choices: Sequence[Choice]) -> Choice:
-    """The side that more rows prefer; a tie if both have as many.
-
-    >>> majority(["A", "tie", "B", "A"]), majority(["A", "B"])
-    ('A', 'tie')
-    """
-    lead = sum({"A": 1, "B": -1}.get(choice, 0) for choice in choices)
-    return by_sign(lead)
 
 
 def probability(logit: float) -> float:

@@ -113,10 +113,9 @@ def estimate(
 
 def _describe_questions(votes: int, config: Config) -> str:
     """How much a judge is asked for so many votes, and what it reads and writes at most."""
-    rows, judge = config.optimizer.D, config.judge
-    shown = 1 if judge.batches == "rows" else rows
+    shown, judge = config.optimizer.D, config.judge
     alone = judge.ask == "grades"
-    questions = 2 * votes * rows // shown
+    questions = 2 * votes
     read = questions * (1 if alone else 2) * shown * config.generation.max_new_tokens
     wrote = questions * (1 if judge.ask == "soft" else judge.max_tokens)
     what = "one row" if shown == 1 else f"{shown} rows"

@@ -30,6 +30,8 @@ from szpo.types import Row, Say, Theta
 from szpo.voting import calibration, lease
 from szpo.voting.service import VoteService
 
+CHECKS: Final = 0.25
+"""Share of the rows that compare an answer of the improved policy with one of its start."""
 REPEATS: Final = 0.1
 """Share of the chosen rows that show an earlier row again, to measure how far verdicts agree."""
 Chosen: TypeAlias = tuple[tuple[Entry, ...], tuple[own.Description, ...]]
@@ -67,7 +69,6 @@ def prepare(ledger: Ledger, parts: RunParts, say: Say = lambda line: None) -> Se
         bands=guards.bands(config.guards),
         lag=config.run.lag if config.run.lag is not None else int(people),
         deadline_s=None if minutes is None else minutes * 60,
-        quorum=config.panel.quorum,
         kl=_quadratic_kl(parts),
         measured_kl=measure_kl(parts) if parts.base or config.guards.kl is not None else None,
         entries=parts.entries if chosen is None else {each.name: each for each in chosen[0]},
@@ -76,7 +77,7 @@ def prepare(ledger: Ledger, parts: RunParts, say: Say = lambda line: None) -> Se
         features=None if chosen is None else partial(_draw_features, parts, chosen, say),
         repeats=REPEATS,
         sheet=config.sheet if people and config.picks_pairs else None,
-        checks=config.improve.checks,
+        checks=CHECKS,
         aside=services.set_aside(parts.prompts.train, ledger.root_seed)[1],
         evens=people,
     )

@@ -7,8 +7,8 @@ votes or stands by.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
 from szpo.errors import IntegrityError, LeaseError, StorageError, SzpoError
 from szpo.ledger import orders
@@ -18,8 +18,7 @@ from szpo.ledger.run_spec import BUDGET
 from szpo.runs import sample_check, samples
 from szpo.runs.assemble import RunParts
 from szpo.types import Say
-from szpo.voting import lease, steps
-from szpo.voting.counting import StepVotes
+from szpo.voting import lease
 from szpo.voting.lease import Lease
 from szpo.voting.step_report import Outcome
 
@@ -83,7 +82,7 @@ class LeaseHolder:
 
     def _warn_of_delays(self) -> None:
         """Report each reason for a delay of the open step once, when it first holds."""
-        reasons = explain_shortage(self._ledger), explain_delay(self._ledger)
+        reasons = (explain_shortage(self._ledger),)
         found = frozenset(filter(None, reasons))
         for reason in sorted(found - self._warned):
             self._say(f"warning: {reason}")
@@ -118,7 +117,10 @@ def explain_shortage(ledger: Ledger) -> str | None:
     None also for a panel that is not of people: it enrols its panelists itself.
     """
     row = _open_step(ledger)
-    if row is None or _panel_settings(ledger).get("kind", "people") != "people":
+    if (
+        row is None
+        or ledger.spec.get("config", {}).get("panel", {}).get("kind", "people") != "people"
+    ):
         return None
     step, m = row["step"], row["m"]
     panel = ledger.query(
@@ -145,27 +147,6 @@ def explain_shortage(ledger: Ledger) -> str | None:
         f"step {step}: {short} of {len(lost)} comparisons cannot get their {m} votes from the "
         f"{panel} panelists who may vote; invite more people, or close the round by hand"
     )
-
-
-def explain_delay(ledger: Ledger) -> str | None:
-    """Why a step is still open after its deadline; None if no step is."""
-    minutes, quorum = (
-        _panel_settings(ledger).get(name) for name in ("deadline_minutes", "quorum")
-    )
-    row = _open_step(ledger)
-    if row is None or minutes is None or steps.quorate(StepVotes(ledger, row["step"]), quorum):
-        return None
-    if ledger.clock() < steps.deadline_us(ledger, row, minutes * 60):
-        return None
-    return (
-        f"step {row['step']}: its deadline has passed, yet it has less than the quorum of "
-        f"{quorum:.0%} of its votes; it closes once it has them"
-    )
-
-
-def _panel_settings(ledger: Ledger) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = ledger.spec.get("config", {}).get("panel", {})
-    return found
 
 
 def _open_step(ledger: Ledger) -> Record | None:

@@ -94,7 +94,9 @@ def fulfil_final(ledger: Ledger, order: Order, parts: RunParts) -> None:
     if last is None:
         raise UsageError("final comparison: no step is applied yet; the two sides are the same")
     if not parts.prompts.heldout:
-        raise UsageError("final comparison: this run has no held-out prompts; set prompts.heldout")
+        raise UsageError(
+            "final comparison: this run has no held-out prompts; mark some with split = heldout"
+        )
     place = [o.id for o in orders.orders(ledger, "final")].index(order.id)
     count = order.body.get("comparisons", COMPARISONS)
     rows = min(parts.settings.section.D, len(parts.prompts.heldout))

@@ -68,7 +68,7 @@ def _close_if_overdue(run: Services, row: Record, votes: StepVotes, clock: Clock
         clock() < steps.deadline_us(run.ledger, row, seconds)
     ):  # fmt: skip
         return False
-    closing = Closing("deadline", epoch=run.epoch, quorum=run.quorum)
+    closing = Closing("deadline", epoch=run.epoch)
     return steps.close(run.ledger, row["step"], closing, votes=votes)
 
 

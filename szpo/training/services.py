@@ -97,8 +97,6 @@ class Services:
     """1: the answers of step t + 1 come from the weights after t − 1, while t is voted on."""
     deadline_s: float | None = None
     """A step is closed this long after it opened, with the votes it has; pauses do not count."""
-    quorum: float | None = None
-    """Share of its votes that a step needs to be closed by the deadline."""
     bands: Bands = field(default_factory=Bands)
     """Figures of a step outside their bands pause the run."""
     wait: Callable[[], None] = lambda: time.sleep(0.2)

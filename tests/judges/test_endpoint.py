@@ -15,7 +15,7 @@ from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.config.judge import Judge
 from szpo.errors import UsageError
-from szpo.judges import endpoint, llm_judge
+from szpo.judges import endpoint, judge_factory, llm_judge
 from szpo.judges.backends import JudgeError, Question
 from szpo.judges.judge_evaluator import tokens
 from szpo.judges.llm_judge import LanguageJudge
@@ -283,9 +283,15 @@ def test_a_judge_runs_a_whole_run_and_its_votes_verify(tmp_path, capfd):
     assert "judge (smollm2), 1 panelist\n" in capfd.readouterr().out
 
 
+@pytest.fixture
+def one_by_one(monkeypatch):
+    """The endpoint judges one comparison after another."""
+    monkeypatch.setattr(judge_factory, "PARALLEL", 1)
+
+
 @pytest.mark.full
-def test_a_judge_is_asked_about_single_rows_as_often_as_the_plan_said(tmp_path, capfd):
-    sets = ("panel.verdict=rows", "optimizer.D=1", "run.votes=8", "judge.concurrency=1")
+def test_a_judge_is_asked_about_single_rows_as_often_as_the_plan_said(tmp_path, capfd, one_by_one):
+    sets = ("panel.verdict=rows", "optimizer.D=1", "run.votes=8")
     with StubEndpoint("longer") as stub:
         assert call([*arguments(tmp_path, stub, *sets), "--plan"]) == 0
         assert not stub.requests
@@ -308,7 +314,6 @@ def test_a_judge_is_asked_about_single_rows_as_often_as_the_plan_said(tmp_path, 
     [
         (["judge.ask=grades"], "480 questions to smollm2, each about 8 rows, one side alone: "
          "besides instructions and prompts at most 92,160 tokens to read, 122,880 to write"),
-        (["judge.batches=rows", "judge.ask=soft"], "3,840 questions to smollm2, each about one"),
     ],
 )  # fmt: skip
 def test_the_plan_of_batches_says_what_a_judge_reads(sets, words):
@@ -318,7 +323,7 @@ def test_the_plan_of_batches_says_what_a_judge_reads(sets, words):
     assert words in dict(cost_plan.describe(cost_plan.estimate(config), config))["judge"]
 
 
-def test_a_run_stops_with_one_line_keeps_its_votes_and_is_resumed(tmp_path, capfd):
+def test_a_run_stops_with_one_line_keeps_its_votes_and_is_resumed(tmp_path, capfd, one_by_one):
     broken = True
 
     def script(request, before):
@@ -327,7 +332,7 @@ def test_a_run_stops_with_one_line_keeps_its_votes_and_is_resumed(tmp_path, capf
         )
 
     with StubEndpoint(script) as stub:
-        assert call(arguments(tmp_path, stub, "judge.concurrency=1")) == 1
+        assert call(arguments(tmp_path, stub)) == 1
         err = capfd.readouterr().err
         assert (
             "error: judge smollm2: HTTP 500, tried 1 times (stub 500); all votes cast are stored"
@@ -347,11 +352,11 @@ def test_a_run_stops_with_one_line_keeps_its_votes_and_is_resumed(tmp_path, capf
 
 
 @pytest.mark.full
-def test_a_run_goes_on_without_what_was_skipped(tmp_path, capfd):
+def test_a_run_goes_on_without_what_was_skipped(tmp_path, capfd, one_by_one):
     def script(request, before):  # every third question fails
         return SCRIPTS["nonsense" if before % 3 == 2 else "longer"](request, before)
 
-    sets = ("judge.on_error=skip", "judge.concurrency=1", "run.steps=2", "run.votes=none")
+    sets = ("judge.on_error=skip", "run.steps=2", "run.votes=none")
     with StubEndpoint(script) as stub:
         assert call(arguments(tmp_path, stub, *sets)) == 0
     with Ledger.open(tmp_path / "runs" / "yard.db", readonly=True) as ledger:

@@ -15,7 +15,7 @@ from szpo.evaluators.checks import check_judge
 from szpo.judges import prompting
 from szpo.judges.backends import JudgeError, Reply
 from szpo.judges.judge_evaluator import JudgeEvaluator
-from szpo.judges.llm_judge import majority, probability
+from szpo.judges.llm_judge import probability
 from szpo.ledger import canonical
 from szpo.types import Prompt
 from tests.support.cases import case
@@ -100,38 +100,6 @@ def test_votes_can_be_drawn_with_the_probability():
     share = sum(opinion(made, key=key).choice == "A" for key in KEYS) / len(KEYS)
     # σ(.8) = .68997; 3 standard errors at 200 draws are .098.
     assert abs(share - 0.68997) < 0.098
-
-
-# ---- rows ----
-
-
-def test_rows_are_judged_one_by_one_and_counted():
-    which = comparison(("good", "bad"), ("good", "bad"), ("bad", "good"), ("same", "same"))
-    made = judge(prefers("good"), batches="rows")
-    found = opinion(made, which)
-    assert made.backend.calls == [6], "three rows that differ, in both orders, in one call"
-    assert (found.choice, len(found.details["orders"])) == ("A", 3)
-    even = comparison(("good", "bad"), ("bad", "good"))
-    assert opinion(judge(prefers("good"), batches="rows"), even).choice == "tie"
-    whole = judge(prefers("good"))
-    opinion(whole, which)
-    assert whole.backend.calls == [2] and "Request no. 3" not in whole.backend.asked[0]
-
-
-def test_the_mean_logit_of_the_rows_decides_where_the_liking_is_cancelled():
-    gaps = {"big": 3.0, "small": -1.0}
-
-    def reply(text):
-        first, _ = places(text, "good")
-        gap = next(value for word, value in gaps.items() if word in text)
-        return Reply(odds=((gap if first else -gap) + 5.0, 0.0))
-
-    which = comparison(("good big", "big"), ("good small", "small"), ("good small x", "small x"))
-    made = judge(reply, ask="soft", batches="rows", decide="debias")
-    # (3 - 1 - 1) / 3 = 1/3: more rows are against A, the evidence is for it.
-    assert opinion(made, which).choice == "A"
-    assert math.isclose(opinion(made, which).details["p"], probability(1 / 3))
-    assert majority(["A", "B", "B"]) == "B"
 
 
 # ---- grades, principles, references ----

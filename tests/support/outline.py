@@ -12,7 +12,7 @@ from szpo_ui.panel.screens import Facts, Progress, Screen
 from szpo_ui.web.open_link import Standing
 from szpo_ui.web.sentences import ENGLISH
 
-ASKED = Panel(question="Which <b>set</b>?", guideline="Be & stay fair.", guideline_full="")
+ASKED = Panel(question="Which <b>set</b>?", guideline="Be & stay fair.")
 READING = {"vote", "closed", "calib", "final"}
 FACTS = Facts(Progress(40, 240), people=6, vote_s=9.0, sheet=8, before=3)
 VOID = {"input", "meta", "br", "img", "link", "hr"}

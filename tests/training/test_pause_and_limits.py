@@ -12,7 +12,7 @@ from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from szpo.training import budget, guards
 from szpo.training.budget import Limits
-from szpo.voting import counting, lease, pauses, steps
+from szpo.voting import counting, lease, pauses
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support.quadratic import Clock, QuadraticPolicy, go, history, panel_of, start
@@ -167,37 +167,6 @@ def test_a_clock_that_is_set_moves_no_deadline(tmp_path, days):
         deadline_s=7 * 86_400, timer=lambda: passed[0] * 86_400.0,
     )  # fmt: skip
     assert passed == [7] and ledger.step(0)["closed_by"] == "deadline"
-
-
-def test_a_deadline_waits_for_the_quorum(tmp_path):
-    settings, ledger, policy = start(tmp_path, M=2)
-    service, votes_when = VoteService(ledger), []
-
-    def one_vote_and_a_day():
-        votes_when.append(len(counting.counted(ledger, 0)))
-        seat = service.assign(service.enroll("person", "ann"))
-        if seat is not None:
-            service.cast(VoteRequest(seat.id, "A", idem=seat.id))
-        elif len(votes_when) == 7:  # nobody else came: an operator may not close it either
-            assert not steps.close(ledger, 0, steps.Closing("operator", reason="late", quorum=0.6))
-            assert steps.close(ledger, 0, steps.Closing("operator", reason="late", quorum=0.5))
-        ledger.clock.now += 86_400_000_000
-
-    outcome = go(
-        settings, ledger, policy, LedgerEvaluator(service), until_step=1, deadline_s=3600,
-        quorum=0.75, wait=one_vote_and_a_day, timer=ledger.clock.seconds,
-    )  # fmt: skip
-    assert votes_when == [0, 1, 2, 3, 4, 4, 4] and outcome.votes == 4
-    assert ledger.step(0)["closed_by"] == "operator"
-    ledger.close()
-    settings, ledger, policy = start(tmp_path, "met.db", M=2)
-    service, votes_when = VoteService(ledger), []
-    go(
-        settings, ledger, policy, LedgerEvaluator(service), until_step=1, deadline_s=3600,
-        quorum=0.5, wait=one_vote_and_a_day, timer=ledger.clock.seconds,
-    )  # fmt: skip
-    assert votes_when == [0, 1, 2, 3] and ledger.step(0)["closed_by"] == "deadline"
-    assert verification.verify(ledger).ok
 
 
 @pytest.mark.parametrize(

@@ -68,8 +68,8 @@ def test_the_default_rubric_is_of_the_sentences_and_an_operators_own_is_not(stag
     rows = staged("rows", sets=["optimizer.D=1", "panel.question=Which is kinder?"])
     mixed = spoken_by(rows, QUOTED).rubric
     assert mixed.question == "Which is kinder?"
-    assert mixed.guideline == QUOTED.page["guideline_default"]
-    assert mixed.guideline_full == QUOTED.page["guideline_full_default_rows"]
+    assert mixed.brief == QUOTED.page["guideline_default"]
+    assert mixed.full == QUOTED.page["guideline_full_default_rows"]
     assert spoken_by(staged("own", sets=["optimizer.D=1"]), ENGLISH).rubric.question == (
         "Which answer is better?"
     )
@@ -161,7 +161,6 @@ def test_the_welcome_page_says_what_decides_whether_people_stay():
         "welcome",
         facts=Facts(Progress(40, 240), people=6, vote_s=95.0),
         asked=Panel(
-            privacy_url="https://example.org/privacy?a=1&b=2",
             consent="Lab <L>, lab@example.org: 12 EUR an hour.\nMy own <b>terms</b>.",
         ),
     )  # fmt: skip
@@ -170,9 +169,6 @@ def test_the_welcome_page_says_what_decides_whether_people_stay():
     assert "at most about 2 minutes of reading each, about 54 minutes in all" in reported
     for told in ("Lab <L>", "lab@example.org", "12 EUR an hour", "My own <b>terms</b>."):
         assert told in reported
-    (link,) = [attrs for attrs in Outline(made).all("a") if attrs["href"] != "#sz-verdict"]
-    assert link["href"] == "https://example.org/privacy?a=1&b=2"
-    assert link["rel"] == "noopener noreferrer"
 
 
 def test_a_participant_without_a_code_is_asked_for_none_when_the_session_ends():

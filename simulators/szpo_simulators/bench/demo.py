@@ -73,7 +73,7 @@ def _measure(
     liked = text_rewards.parse(config.panel.reward, logprob=policy.logprob_base)
     held = parts.prompts.heldout[: config.evaluation.prompts]
     if not held:
-        raise UsageError("no prompts are held out to measure on; raise prompts.heldout")
+        raise UsageError("no prompts are held out to measure on; mark some with split = heldout")
     samples = config.evaluation.samples
     ready = time.monotonic()
     before = base_level.load_or_read(policy, held, samples).measurement(held, liked.score)

@@ -63,7 +63,9 @@ def load_prompts(spec: Spec) -> PromptSet:
     """The prompts of all cells: training prompts and held-out prompts."""
     found = load_configured(load_config(spec).prompts)
     if not found.heldout:
-        raise UsageError("compare: no prompts are held out to measure on; raise prompts.heldout")
+        raise UsageError(
+            "compare: no prompts are held out to measure on; mark some with split = heldout"
+        )
     return found
 
 

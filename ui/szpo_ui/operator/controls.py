@@ -31,7 +31,7 @@ from szpo_ui.web.site import Site
 
 MOST_MINUTES: Final = 10.0
 """Reading time of a vote above which starting a run needs a typed confirmation."""
-DEFAULT_QUORUM: Final = 0.5
+QUORUM: Final = 0.5
 """Share of a round's votes that an operator needs to close it, if the settings name none."""
 LIVE: Final = "live view"
 EXCLUDE: Final = "exclude from now on"
@@ -90,11 +90,6 @@ def is_live(ledger: Ledger) -> bool:
     """Whether operators see the votes of the open round."""
     found = list(ledger.events(LIVE))[-1:]
     return bool(found) and found[0]["body"].get("on") is True
-
-
-def quorum(site: Site) -> float:
-    """The share of a round's votes that an operator needs to close it."""
-    return site.config.panel.quorum or DEFAULT_QUORUM
 
 
 def list_excluded(ledger: Ledger) -> set[str]:
@@ -168,19 +163,19 @@ def _close(site: Site, by: str, command: Command) -> Reply:
     at_hand = [row["step"] for row in ledger.steps() if row["state"] == "open"]
     if not at_hand:
         raise UsageError("close: no round is open")
-    step, share = at_hand[0], quorum(site)
+    step = at_hand[0]
     if not command.reason.strip():
         raise UsageError("close: give a reason; it stays in the record")
     if not steps.close(
         ledger,
         step,
-        steps.Closing("operator", actor=by, reason=command.reason.strip(), quorum=share),
+        steps.Closing("operator", actor=by, reason=command.reason.strip(), quorum=QUORUM),
     ):
         votes = StepVotes(ledger, step)
         have = len(votes.counted)
         need = have + votes.missing
         raise UsageError(
-            f"close: round {step + 1} has {have} of {need} votes; its quorum is {share:.0%}"
+            f"close: round {step + 1} has {have} of {need} votes; its quorum is {QUORUM:.0%}"
         )
     return Reply(f"Round {step + 1} is closed with the votes it has.")
 

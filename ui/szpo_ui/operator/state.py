@@ -72,7 +72,7 @@ def read_state(site: Site) -> dict[str, Any]:
     live, now, status = controls.is_live(ledger), site.ledger.clock(), site.status.read()
     figures = _figures(site, live)
     cast = {row["pseudonym"]: row["n"] for row in ledger.query(_CAST)}
-    placed, quorum = orders.orders(ledger), controls.quorum(site)
+    placed, quorum = orders.orders(ledger), controls.QUORUM
     drawn = [o for o in placed if o.kind == "samples" and o.result is not None and not o.error]
     listed = {each.name: each for each in credentials.list_people(ledger)}
     out = controls.list_excluded(ledger)
@@ -110,7 +110,7 @@ def read_state(site: Site) -> dict[str, Any]:
         "samples": drawn[-1] if drawn else None,
         "before": _before(site) if sample_check.awaits_start(ledger) else None,
         "question": config.panel.question,
-        "guideline": config.panel.guideline,
+        "guideline": config.panel.brief,
         "votes_needed": math.ceil(status.votes_needed * quorum - 1e-9),
         "held_out": held_out.read(ledger),
         "aside": set_aside.in_force(ledger),

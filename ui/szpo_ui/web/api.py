@@ -106,7 +106,7 @@ def routes(site: Site) -> list[Route]:
         if not rows:
             return Response(status_code=204)
         rubric = site.rubric
-        asks = {"question": rubric.question, "guideline": rubric.guideline}
+        asks = {"question": rubric.question, "guideline": rubric.brief}
         return JSONResponse({**asks, "rows": rows})
 
     async def vote(request: Request) -> Response:
@@ -189,7 +189,7 @@ def _describe(
         "of": asked.of,
         "round": comparison.step + 1 if asked.of == "round" else None,
         "question": site.config.panel.question,
-        "guideline": site.config.panel.guideline,
+        "guideline": site.config.panel.brief,
         "expires_us": seat.expires_us,
         "rows": [{**_texts(seat, row), "identical": row.identical} for row in rows],
     }
