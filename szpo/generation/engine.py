@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,7 +21,17 @@ from numpy.typing import NDArray
 from szpo.errors import UsageError
 from szpo.generation.sampling import Sampling
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
-from szpo.models.logprobs import LOGITS, Sample, answer_logits, batches, vocabulary_size
+from szpo.models.logprobs import (
+    LOGITS,
+    Sample,
+    answer_positions,
+    batches,
+    logit_slices,
+    reads_slices,
+    run_batch,
+    token_logprobs,
+    vocabulary_size,
+)
 from szpo.models.smaller_batches import split_halved
 from szpo.types import Floats
 
@@ -94,7 +105,7 @@ def padded_logprobs(
 
     Log-probabilities are in nats: one array per row, with one value per completion token.
     """
-    model = engine.adapted.model
+    model, sliced = engine.adapted.model, reads_slices(engine.adapted)
     samples = [
         Sample(tuple(p), tuple(c), i)
         for i, (p, c) in enumerate(zip(prompts, completions, strict=True))
@@ -107,9 +118,10 @@ def padded_logprobs(
         for batch in batches(part, device=model.device, vocab=vocabulary_size(model)):
             asked = [part[i].group for i in batch.index]
             owner = torch.tensor([members[row] for row in asked], device=model.device)
+            at, run = answer_positions(batch), partial(run_batch, model, batch)
             with attach_deltas(model, engine.adapted.sites, deltas, owner[:, None]):
-                logp = answer_logits(model, batch, temperature).log_softmax(-1)
-            picked = logp.gather(-1, batch.targets[batch.mask][:, None])[:, 0]
+                slices = logit_slices(model, at, run, temperature, sliced=sliced)
+            picked = token_logprobs(slices, batch.targets[batch.mask])
             parts = np.split(
                 picked.cpu().to(torch.float64).numpy(),
                 np.cumsum([len(completions[row]) for row in asked])[:-1],
@@ -137,7 +149,7 @@ def total_logprobs(
         answers: The tokens of each answer; the result for an answer without tokens is 0.
         deltas: One member, the policy that reads; None: the base model.
     """
-    model = adapted.model
+    model, sliced = adapted.model, reads_slices(adapted)
     vocabulary = vocabulary_size(model)
     found = np.zeros(len(answers))
     order = sorted((i for i, a in enumerate(answers) if len(a)), key=lambda i: len(answers[i]))
@@ -146,7 +158,9 @@ def total_logprobs(
     with torch.inference_mode():
         ids = torch.tensor([list(prompt)], device=model.device)
         with _attach(adapted, deltas, 1):
-            read = model(input_ids=ids, use_cache=True, logits_to_keep=1)
+            # A place, not 1: a view of the last position would make the product copy the head.
+            last = torch.tensor([len(prompt) - 1], device=model.device)
+            read = model(input_ids=ids, use_cache=True, logits_to_keep=last)
         after = read.logits[0, -1].to(torch.float32).log_softmax(-1)
 
         def read_rows(rows: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -156,7 +170,7 @@ def total_logprobs(
                 past = copy.deepcopy(read.past_key_values)
                 past.batch_repeat_interleave(len(few))
                 with _attach(adapted, deltas, len(few)):
-                    total = total + _continue(model, past, len(prompt), few)
+                    total = total + _continue(model, past, len(prompt), few, sliced=sliced)
             values: NDArray[np.float64] = total.cpu().to(torch.float64).numpy()
             return values
 
@@ -179,7 +193,9 @@ def _attach(adapted: AdaptedModel, deltas: Deltas | None, rows: int) -> Any:
     return attach_deltas(adapted.model, adapted.sites, deltas, owner)
 
 
-def _continue(model: Any, past: Any, seen: int, answers: Sequence[Sequence[int]]) -> torch.Tensor:
+def _continue(
+    model: Any, past: Any, seen: int, answers: Sequence[Sequence[int]], *, sliced: bool
+) -> torch.Tensor:
     """Sum of the log-probabilities of all tokens except the first, (answers,)."""
     width = max(map(len, answers))
     ids = torch.zeros(len(answers), width, dtype=torch.long)
@@ -188,15 +204,18 @@ def _continue(model: Any, past: Any, seen: int, answers: Sequence[Sequence[int]]
         ids[row, : len(answer)] = torch.tensor(list(answer))
         mask[row, : seen + len(answer)] = 1
     ids, mask = ids.to(model.device), mask.to(model.device)
-    logits = model(
+    at = mask[:, seen + 1 :].nonzero(as_tuple=True)
+    run = partial(
+        model,
         input_ids=ids[:, :-1],
         attention_mask=mask[:, :-1],
         position_ids=torch.arange(seen, seen + width - 1, device=model.device)[None],
         past_key_values=past,
         use_cache=True,
-    ).logits.to(torch.float32)
-    chosen = logits.gather(-1, ids[:, 1:, None])[..., 0] - logits.logsumexp(-1)
-    return torch.where(mask[:, seen + 1 :].bool(), chosen, 0.0).sum(1)
+    )
+    found = torch.zeros(len(answers), width - 1, device=model.device)
+    found[at] = token_logprobs(logit_slices(model, at, run, sliced=sliced), ids[:, 1:][at])
+    return found.sum(1)
 
 
 def check_rows(

@@ -20,7 +20,7 @@ from szpo.types import Floats, Shift
 
 BLOCK = 256
 """Tokens in a block; the coarse level sums blocks, the fine level searches one block."""
-CHUNK = 32
+CHUNK = 16
 """Rows drawn at once: their probabilities fit in the cache, and memory is reused."""
 
 

@@ -153,8 +153,8 @@ def read(place: Place, base: str, folder: Path) -> tuple[Adapter, dict[str, Any]
     adapter = loading.read_adapter(place.folder, patterns=True)
     if away := loading.other_base(adapter, base, folder):
         raise UsageError(f"{away}; its factors mean nothing there: give adapters of one base")
-    mine, theirs = _words(folder), _words(place.folder)
-    if mine and theirs and mine != theirs:
+    theirs = _words(place.folder)
+    if theirs and (mine := _words(folder)) and mine != theirs:
         raise UsageError(
             f"adapter {place.folder} has another tokenizer than {base}; give adapters of one base"
         )

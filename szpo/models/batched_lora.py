@@ -326,3 +326,46 @@ def attach_deltas(
     finally:
         for handle in handles:
             handle.remove()
+
+
+@dataclass
+class Below:
+    """The layers below the first adapted one, and what the last of them gave."""
+
+    layers: list[nn.Module]
+    output: Any = None
+
+
+@contextmanager
+def keep_below(adapted: AdaptedModel) -> Iterator[Below]:
+    """Keep what the layers below the first adapted one give for the rows of this block."""
+    upper = adapted_layers(adapted.model, adapted.sites)
+    lists = [m for m in adapted.model.modules() if isinstance(m, nn.ModuleList)]
+    whole = next((list(m) for m in lists if upper and any(each is upper[0] for each in m)), [])
+    below = Below(whole[: len(whole) - len(upper)])
+
+    def keep(_module: nn.Module, _inputs: Any, out: Any) -> None:
+        below.output = out
+
+    handle = below.layers[-1].register_forward_hook(keep) if below.layers else None
+    try:
+        yield below
+    finally:
+        if handle is not None:
+            handle.remove()
+
+
+@contextmanager
+def skip(below: Below) -> Iterator[None]:
+    """Let these layers give what was kept, without computing it again."""
+    before = [layer.__dict__.get("forward") for layer in below.layers]
+    for layer in below.layers:
+        layer.forward = lambda *_inputs, **_more: below.output
+    try:
+        yield
+    finally:
+        for layer, own in zip(below.layers, before, strict=True):
+            if own is None:
+                del layer.forward
+            else:
+                layer.forward = own

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from torch import nn
 
 from szpo import turns
 from szpo.errors import RunError
-from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
+from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas, keep_below, skip
 from szpo.models.smaller_batches import split_halved
 from szpo.types import Floats
 
@@ -25,7 +27,11 @@ TOKENS = 4096
 LOGITS = 24_000_000
 """Logits of one pass (values); 4 bytes each, a few copies live at once."""
 KL_LOGITS = 6_000_000
-"""Logits of each of two policies that live at once where their KL is measured."""
+"""Logits that a plain head computes at once."""
+WIDENED = 16
+"""Positions whose logits are widened to fp32 at once: they stay in the processor's cache."""
+_plain: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+"""Models for which `head_is_plain` has been tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +144,9 @@ def run_batch(model: Any, batch: Batch) -> Any:
     )
 
 
-def head_inputs(model: Any, batch: Batch) -> torch.Tensor:
-    """What the head reads where the answers' tokens are predicted, (tokens, hidden)."""
-    at, seen = answer_positions(batch), []
+def head_inputs(model: Any, at: tuple[torch.Tensor, ...], run: Callable[[], Any]) -> torch.Tensor:
+    """What the head reads at some rows and columns while ``run`` runs the model, (n, hidden)."""
+    seen: list[torch.Tensor] = []
 
     def keep(states: torch.Tensor) -> torch.Tensor:
         seen.append(states[at])
@@ -149,8 +155,44 @@ def head_inputs(model: Any, batch: Batch) -> torch.Tensor:
         return seen[0][:1, None]
 
     with _hook_before_head(model, keep):
-        run_batch(model, batch)
+        run()
     return seen[0]
+
+
+def logit_slices(
+    model: Any,
+    at: tuple[torch.Tensor, ...],
+    run: Callable[[], Any],
+    temperature: float = 1.0,
+    *,
+    sliced: bool,
+) -> Iterator[torch.Tensor]:
+    """Logits over temperature at some rows and columns of a pass, `WIDENED` at a time, fp32.
+
+    ``run`` runs the model, once. With ``sliced`` (see `reads_slices`) the head reads a few
+    positions at a time afterwards, so that a pass may have many rows. Slices may be overwritten.
+    """
+    if sliced:
+        states = head_inputs(model, at, run)
+        size = max(1, KL_LOGITS // vocabulary_size(model))
+        several: Iterator[torch.Tensor] = map(
+            model.get_output_embeddings(), torch.split(states, size)
+        )
+    else:
+        with _hook_before_head(model, lambda states: states[at][None]):
+            several = iter((run().logits[0],))
+    parts = (few for logits in several for few in torch.split(logits, WIDENED))
+    return (few.to(torch.float32).div_(temperature) for few in parts)
+
+
+def token_logprobs(slices: Iterable[torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
+    """Log-probability of each of these tokens, nats, by the `logit_slices` that predict them."""
+    found, first = [tokens.new_zeros(0, dtype=torch.float32)], 0
+    for logits in slices:
+        own = tokens[first : first + len(logits), None]
+        found.append(logits.log_softmax(-1).gather(-1, own)[:, 0])
+        first += len(logits)
+    return torch.cat(found)
 
 
 def answer_logits(model: Any, batch: Batch, temperature: float) -> torch.Tensor:
@@ -165,6 +207,15 @@ def answer_logits(model: Any, batch: Batch, temperature: float) -> torch.Tensor:
         logits: torch.Tensor = run_batch(model, batch).logits[0]
     logits = logits.to(torch.float32)
     return logits / temperature if temperature != 1.0 else logits
+
+
+def reads_slices(adapted: AdaptedModel) -> bool:
+    """Whether the head may read a few positions of all rows: it is plain and not adapted."""
+    model = adapted.model
+    if model not in _plain:
+        _plain[model] = head_is_plain(model)
+    head = model.get_output_embeddings()
+    return _plain[model] and all(model.get_submodule(s.name) is not head for s in adapted.sites)
 
 
 def head_is_plain(model: Any) -> bool:
@@ -341,36 +392,21 @@ def kl_of_members(
         temperature: The sampling temperature.
     """
     model, sites = adapted.model, adapted.sites
-    vocab, head = vocabulary_size(model), model.get_output_embeddings()
-    # A plain head reads a few positions at a time, so that a pass may have many rows.
-    sliced = head_is_plain(model) and all(model.get_submodule(s.name) is not head for s in sites)
-    positions = max(1, KL_LOGITS // vocab)
-    bounds = {"vocab": 1} if sliced else {"vocab": vocab, "logits": KL_LOGITS}
-
-    def read(batch: Batch) -> torch.Tensor:
-        if sliced:
-            return head_inputs(model, batch)
-        return answer_logits(model, batch, temperature)
-
-    def logits(states: torch.Tensor) -> torch.Tensor:
-        return head(states).to(torch.float32).div_(temperature) if sliced else states
+    sliced = reads_slices(adapted)
+    bounds = {"vocab": 1} if sliced else {"vocab": vocabulary_size(model), "logits": KL_LOGITS}
 
     def measure(part: NDArray[np.int64]) -> Floats:
         found = np.empty(len(part))
         few = [samples[i] for i in part]
         for batch in batches(few, device=model.device, **bounds):
             rows = torch.tensor([owner[part[i]] for i in batch.index], device=model.device)
-            with attach_deltas(model, sites, deltas, rows[:, None]):
-                moved = read(batch)
-            with attach_deltas(model, sites, reference):
-                still = read(batch)
-            each = [
-                _kl_of_logits(logits(a), logits(b))
-                for a, b in zip(
-                    torch.split(moved, positions), torch.split(still, positions), strict=True
-                )
-            ]
-            found[list(batch.index)] = _per_row(batch, torch.cat(each)).cpu()
+            at, run = answer_positions(batch), partial(run_batch, model, batch)
+            with attach_deltas(model, sites, deltas, rows[:, None]), keep_below(adapted) as below:
+                moved = logit_slices(model, at, run, temperature, sliced=sliced)
+            with attach_deltas(model, sites, reference), skip(below):
+                still = logit_slices(model, at, run, temperature, sliced=sliced)
+            each = torch.cat([*map(_kl_of_logits, moved, still)])
+            found[list(batch.index)] = _per_row(batch, each).cpu()
         return found
 
     with torch.inference_mode():

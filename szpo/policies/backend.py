@@ -240,8 +240,8 @@ class LocalBackend:
                 moves = self.deltas(request.thetas)
                 assert moves is not None  # there are members
                 return logit_moves(
-                    self.adapted, moves, samples,
-                    reference=self._start_deltas(), temperature=request.temperature,
+                    self.adapted, moves, samples, reference=self._start_deltas(),
+                    temperature=request.temperature, fisher=request.fisher,
                 )  # fmt: skip
             case KL():
                 deltas = self.deltas(request.thetas)

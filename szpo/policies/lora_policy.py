@@ -404,7 +404,7 @@ def whitened_scores(
     prompts, answers = zip(*texts, strict=True)
     if subspace.blocks is not None:
         members = tuple({"z": row} for row in np.eye(subspace.dim, dtype=np.float32))
-        asked = Moves(prompts, answers, members, temperature)
+        asked = Moves(prompts, answers, members, temperature, fisher=False)
         return backend.read(asked)[:, 0]
     basis = np.concatenate([v.reshape(-1, subspace.dim) for v in subspace.basis.values()])
     request = Scores(prompts, answers, temperature=temperature)

@@ -163,6 +163,8 @@ class Moves(Texts[Floats]):
     thetas: tuple[Theta, ...]
     """The members' master coordinates."""
     temperature: float = 1.0
+    fisher: bool = True
+    """False: the scores alone, which take less time."""
 
 
 @dataclass(frozen=True)

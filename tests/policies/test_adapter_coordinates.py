@@ -11,7 +11,7 @@ import torch
 
 from szpo.errors import UsageError
 from szpo.generation.sampling import Sampling
-from szpo.models import adapter_sources, loading, logit_moves
+from szpo.models import adapter_sources, batched_lora, loading, logit_moves, logprobs
 from szpo.models.batched_lora import AdaptedModel, attach_deltas
 from szpo.models.logprobs import Sample
 from szpo.optim.parameters import Space
@@ -175,19 +175,28 @@ def test_moves_are_derivatives_of_log_probability_and_the_fisher_matrix(model, f
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "mistral"])
 def test_layers_below_the_first_adapter_are_computed_once_with_the_same_result(name, monkeypatch):
+    """For moves of logits and for KL; scores without the Fisher matrix are the same ones."""
     found, sites, deltas = adapted_models.adapted(name, layers=[2, 3], members=2)
     whole = AdaptedModel(found, sites)
     samples = [Sample((7, 8, 9 + i), tuple(range(20, 23 + i))) for i in range(5)]
-    saved = logit_moves.logit_moves(whole, deltas, samples)
     calls: list[int] = []
+
+    def read():
+        calls.clear()
+        kl = logprobs.kl_of_members(whole, deltas, samples, [0, 1, 0, 1, 0])
+        return [kl, logit_moves.logit_moves(whole, deltas, samples)]
+
+    saved = read()
     layer = next(m for n, m in found.named_modules() if n.endswith(("layers.1.mlp", "h.1.mlp")))
     handle = layer.register_forward_hook(lambda *_: calls.append(1))
-    assert np.array_equal(logit_moves.logit_moves(whole, deltas, samples), saved)
-    once = len(calls)
-    monkeypatch.setattr(logit_moves, "adapted_layers", lambda *_: [])
-    assert np.array_equal(logit_moves.logit_moves(whole, deltas, samples), saved)
+    assert all(map(np.array_equal, read(), saved))
+    assert len(calls) == 2
+    monkeypatch.setattr(batched_lora, "adapted_layers", lambda *_: [])
+    assert all(map(np.array_equal, read(), saved))
+    assert len(calls) == 2 + 3
     handle.remove()
-    assert len(calls) - once - 1 == 3 * (once - 1)  # one call sees what the head is
+    few = logit_moves.logit_moves(whole, deltas, samples, fisher=False)
+    np.testing.assert_allclose(few, saved[1][:, :1], rtol=1e-3, atol=1e-6)
 
 
 def test_coordinates_are_white_and_near_their_own_adapters(model, space):
