@@ -1,0 +1,129 @@
+"""A real vLLM server, killed in mid-run: its log-probabilities are this process's.
+
+``SZPO_VLLM`` is the server's command, as ``…/bin/vllm``; docs/hardware.md says how it gets onto an
+x86 processor with AVX-512.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from szpo.cli.app import call
+from szpo.cluster.vllm_servers import Servers
+from szpo.cluster.vllm_trusted_model import TOLERANCE, TrustedModel
+from szpo.ledger.database import Ledger
+from szpo.models import loading
+from tests.support import folder_run, tiny_models
+from tests.support.waiting import until
+
+COMMAND = os.environ.get("SZPO_VLLM", "")
+VOTES = 16
+START_S = 1200.0
+KILLED = 3
+"""The chunks of rows before which the server is killed."""
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(3600),
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.skipif(shutil.which(COMMAND) is None, reason="SZPO_VLLM names no vLLM server"),
+]
+
+
+class Real:
+    """The server, in a process group of its own."""
+
+    def __init__(self, model: Path, dtype: str, log: Path):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.url, self.log = f"http://127.0.0.1:{port}", log
+        self.line = [
+            COMMAND, "serve", str(model), "--enable-lora", "--max-lora-rank", "16",
+            "--max-loras", "16", "--max-cpu-loras", "64", "--dtype", dtype,
+            "--max-model-len", "512", "--enforce-eager", "--no-enable-prefix-caching",
+            "--host", "127.0.0.1", "--port", str(port),
+        ]  # fmt: skip
+        self.start()
+
+    def start(self) -> None:
+        own = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+               "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_NO_USAGE_STATS": "1",
+               "HF_HUB_OFFLINE": "1"}  # fmt: skip
+        kept = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.line, env={**kept, **own}, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def is_up(self) -> bool:
+        assert self.process.poll() is None, self.log.read_text(errors="replace")[-2000:]
+        try:
+            return bool(urllib.request.urlopen(f"{self.url}/health", timeout=5).status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def tiny(folder: Path) -> tuple[Path, list[str]]:
+    """A Llama of random weights; vLLM's attention on a CPU wants heads of 32 or more."""
+    model = folder / "model"
+    tiny_models.build("llama", hidden=128).save_pretrained(model)
+    tiny_models.tokenizer().save_pretrained(model)
+    return model, folder_run.arguments(folder, model_folder=model)
+
+
+def demo(folder: Path) -> tuple[Path, list[str]]:
+    line = ["run", "--preset", "demo", "--folder", str(folder), "--set", "model.dtype=bf16"]
+    return loading.locate("smollm2"), line
+
+
+@pytest.mark.parametrize(("made", "dtype"), [(tiny, "fp32"), (demo, "bf16")])
+def test_a_run_outlives_its_server_which_answers_as_this_process_would(
+    made, dtype, tmp_path, monkeypatch
+):
+    model, line = made(tmp_path)
+    server = Real(model, {"fp32": "float32", "bf16": "bfloat16"}[dtype], tmp_path / "vllm.log")
+    apart: list[float] = []
+    inner, gather, calls = TrustedModel.deviations, Servers.gather, []
+
+    def deviations(self: Any, groups: Any) -> list[float]:
+        found = inner(self, groups)
+        apart.extend(found)
+        return found
+
+    def kill_once(self: Any, chunks: Any) -> Any:
+        calls.append(len(chunks))
+        if len(calls) == KILLED:
+            server.kill()
+            server.start()
+        return gather(self, chunks)
+
+    monkeypatch.setattr(TrustedModel, "deviations", deviations)
+    monkeypatch.setattr(Servers, "gather", kill_once)
+    sets = [f"run.votes={VOTES}", "engine.kind=vllm", f'engine.replicas=["{server.url}"]']
+    try:
+        until(server.is_up, START_S)
+        assert call([*line, *(word for text in sets for word in ("--set", text))]) == 0
+    finally:
+        server.kill()
+    assert len(calls) > KILLED
+    (path,) = tmp_path.rglob("*.db")
+    assert call(["verify", str(path)]) == 0
+    with Ledger.open(path, readonly=True) as ledger:
+        assert len(ledger.votes()) == VOTES
+    print(f"nats per token: mean {np.mean(apart):.2g}, largest {max(apart):.2g}")
+    assert len(apart) >= VOTES and max(apart) <= TOLERANCE[dtype]
