@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +81,7 @@ def test_one_step_is_that_of_a_hand_calculation(targets):
     expected, gradient = loss_by_hand(actor, data, beta=0.1)
     norm = math.sqrt(sum(float(g.square().sum()) for g in gradient.values()))
     seen: list[Moment] = []
-    recipe = replace(ONE, optimizer="sgd", learning_rate=0.5)
+    recipe = dpo.Recipe(**{**dict(ONE), "optimizer": "sgd", "learning_rate": 0.5})
     dpo.train(actor, Preferences(data), recipe, seed=0, on_step=seen.append)
     assert expected != pytest.approx(math.log(2), abs=1e-3)
     assert seen[0].figures["loss"] == pytest.approx(expected, abs=1e-6)
@@ -98,7 +97,7 @@ def test_the_reference_is_the_start_or_the_present():
     for reference, expected in (("now", math.log(2)), ("start", None)):
         actor = move(tiny_actor())
         hand, _ = loss_by_hand(actor, pairs()[:4], beta=0.1)
-        recipe = replace(ONE, reference=reference)
+        recipe = ONE.model_copy(update={"reference": reference})
         log = dpo.train(actor, Preferences(pairs()[:4]), recipe, seed=0).log
         assert log[0]["loss"] == pytest.approx(expected or hand, abs=1e-6)
 
@@ -137,7 +136,7 @@ def test_iterative_asks_as_often_as_it_says_and_learns_from_pair_votes(
     before = mean_mood(actor)
     seen: list[Moment] = []
     recipe = dpo.Recipe(epochs=epochs, batch=16, learning_rate=1e-2)
-    plan = dpo.Rounds(rounds, questions, rows, recipe=recipe)
+    plan = dpo.Rounds(rounds=rounds, questions=questions, rows=rows, recipe=recipe)
     done = dpo.iterative(actor, DIARY, cheerful, plan, seed=5, on_step=seen.append)
     most = rounds * plan.questions
     assert most - done.cost.votes < 3  # but for identical answers, which nobody is asked about
@@ -180,7 +179,7 @@ def test_a_round_of_ties_trains_on_what_came_before(memory):
 
 
 def test_a_panel_that_always_ties_is_one_line():
-    plan = dpo.Rounds(2, 4)
+    plan = dpo.Rounds(rounds=2, questions=4)
     with pytest.raises(RunError, match=r"all \d+ answers were ties or skips"):
         dpo.iterative(tiny_actor(), PROMPTS, undecided, plan, seed=0)
     for method, name in ((dpo, "dpo"), (simpo, "simpo")):

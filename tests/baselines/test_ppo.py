@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -59,7 +58,7 @@ def test_log_probabilities_are_those_of_the_stored_tokens_at_the_temperature():
 def test_each_token_learns_from_its_own_answer():
     """With β = 0, γ = λ = 1 a token's return is its answer's score, wherever it was padded to."""
     drawn = tiny_actor()
-    how = replace(SHORT, beta=0.0, lam=1.0, minibatches=3)
+    how = SHORT.model_copy(update={"beta": 0.0, "lam": 1.0, "minibatches": 3})
     tokens = [(9,), (30, 41, 2), (7, 8), (5, 6, 7, 8, 2), (3,), (11, 12)]
     reward = np.array([1.0, -2.0, 3.0, 0.5, 7.0, -1.0])
     with drawn.training() as peft:
@@ -83,7 +82,7 @@ def test_each_token_learns_from_its_own_answer():
 
 def test_first_update_of_every_step_has_ratio_one_and_the_start_has_no_penalty():
     moments: list[Moment] = []
-    how = replace(SHORT, minibatches=1, epochs=3, steps=3)
+    how = SHORT.model_copy(update={"minibatches": 1, "epochs": 3, "steps": 3})
     made, draw = tiny_actor(), np.random.default_rng(3)
     start = {name: draw.normal(size=v.shape, scale=0.2) for name, v in made.start().items()}
     actor = Actor(made.loaded, made.sites, start, sampling=made.sampling, seed=1)
@@ -115,7 +114,7 @@ def test_prompts_come_in_permutations():
 def test_a_diverging_run_stops_with_one_line_and_leaves_the_actor_alone(score, rate, words, tiny):
     before = tiny.digest()
     with pytest.raises(RunError) as caught:
-        ppo.train(tiny, PROMPTS, score, replace(SHORT, rate=rate), seed=2)
+        ppo.train(tiny, PROMPTS, score, SHORT.model_copy(update={"rate": rate}), seed=2)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
     assert tiny.digest() == before

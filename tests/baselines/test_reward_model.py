@@ -58,7 +58,7 @@ def test_what_it_says_is_what_was_trained_whatever_else_is_in_the_batch():
     base = loaded("llama")
     one = Recipe(steps=1, batch=1, rank=2, learning_rate=1e-2)
     model, trained = reward_model.train(
-        base, Preferences(pairs()[:1]), replace(one, steps=2), seed=0
+        base, Preferences(pairs()[:1]), one.model_copy(update={"steps": 2}), seed=0
     )
     again, _ = reward_model.train(base, Preferences(pairs()[:1]), one, seed=0)
     pair = pairs()[0]

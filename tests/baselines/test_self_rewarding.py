@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,11 +150,11 @@ def test_four_models_are_made_and_a_stopped_run_goes_on(tmp_path):
 
 
 def test_models_of_other_settings_or_half_a_model_are_refused(tmp_path):
-    one = replace(SMALL, models=1)
+    one = SMALL.model_copy(update={"models": 1})
     train(tmp_path, how=one)
     for change, name in (
         ({"seed": 4}, "seed"), ({"prompts": PROMPTS[1:]}, "prompts"),
-        ({"how": replace(one, candidates=4)}, "recipe"),
+        ({"how": one.model_copy(update={"candidates": 4})}, "recipe"),
     ):  # fmt: skip
         with pytest.raises(UsageError, match=rf"M0 was made with other settings \({name}\)"):
             train(tmp_path, **{"how": one, **change})

@@ -98,7 +98,7 @@ REFUSED = [
     (["dpo", "--fresh", "--score", "sentiment"], ("dpo learns from no score",)),
     (["grpo", "--recipe", "samples=1", "--fresh"], ("grpo: samples must be a whole number >= 2",)),
     (["dpo", "--recipe", "bet=1", "--fresh"], ("no setting 'bet'; it has:", "beta")),
-    (["dpo", "--recipe", "beta=x", "--fresh"], ("dpo: beta:", "number")),
+    (["dpo", "--recipe", "beta=x", "--fresh"], ("dpo: beta must be a finite number > 0",)),
     (["dpo", "--recipe", "beta", "--fresh"], ("--recipe beta: write it as field=value",)),
     (["dpo", "--run", "none-such"], ("no run none-such",)),
     (["dpo", "--pairs", "none-such.jsonl"], ("none-such.jsonl",)),

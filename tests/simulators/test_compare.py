@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -411,7 +410,9 @@ def test_after_a_kill_the_cell_is_free_and_the_rest_stays(store, tmp_path):
 @pytest.mark.full
 def test_what_cannot_go_on_is_a_result_with_one_line(quick, ran, monkeypatch):
     """A panel that always ties teaches nothing; a rate without measure diverges."""
-    group = plans.Group("X", "none", "dpo", (3,), 4, ask="batch", settings={"batch": 4})
+    group = plans.Group(
+        part="X", name="none", method="dpo", seeds="3", votes=4, ask="batch", settings={"batch": 4}
+    )
     spec = plans.cell(quick, group, 3).spec
 
     def tie(questions, single, key):
@@ -473,7 +474,7 @@ def test_gains_are_paired_by_prompt_and_their_interval_covers_and_repeats():
     [
         ('name = "hostile"', 'name = "sentiment"', "two groups are called sentiment-regression"),
         (METHOD, 'method = "ppo"', "ppo is no method"),
-        (METHOD, f'{METHOD}\nask = "both"', "ask is 'both'"),
+        (METHOD, f'{METHOD}\nask = "both"', 'ask must be one of "batch", "pair"'),
         (METHOD, f"{METHOD}\nspeed = 3", "speed"),
         (METHOD, f'{METHOD}\nof = "x"', "give `of`, a group's label, for best-of-n"),
         (METHOD, "method = ", "is not TOML"),
@@ -633,14 +634,14 @@ def test_targets_are_open_until_every_seed_is_there_and_then_met_or_missed(quick
 def test_a_gain_up_to_some_nats_is_that_where_a_seed_passes_them(quick):
     """Seed 0 passes 3 nats half-way from .1 at 2 to .3 at 4 nats; seed 1 never does."""
     target = plans.Target(votes=16, gain=0.2, kl=3.0, up_to=3.0)
-    group = replace(quick.groups[0], targets=(target,))
+    group = quick.groups[0].model_copy(update={"targets": (target,)})
     rows = [
         row(0, 0.5, 0.1, 2.0),
         row(1, 0.5, 0.1, 1.0),
         row(0, 1.0, 0.3, 4.0),
         row(1, 1.0, 0.4, 2.5),
     ]
-    asked = replace(quick, groups=(group,))
+    asked = quick.model_copy(update={"groups": (group,)})
     gain, kl = summary.judge_targets(asked, {group.label: rows})
     assert (gain["found"], kl["found"]) == ("+0.300 (2 seeds)", "2.75 (2 seeds)")
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
+from pydantic import BeforeValidator, model_validator
+
+from szpo.config.section import Section, checked
 from szpo.errors import UsageError
 from szpo_simulators.compare.checkpoints import even_shares
 from szpo_simulators.store import Cell
@@ -28,8 +30,7 @@ Asking = Literal["batch", "pair"]
 """batch: each vote is on two batches of D answers; pair: D votes on single pairs instead."""
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(Section):
     """Bounds on a group's figures at a number of votes; None: no bound."""
 
     votes: int
@@ -44,28 +45,28 @@ class Target:
     """Bound on the lowest gain of any seed."""
     guards: Sequence[int] | None = None
     """(n, seeds): the first n guards hold on at least this number of seeds."""
-    furthest: Sequence[float] | None = None
+    furthest: Sequence[int | float] | None = None
     """(nats, seeds): at most this number of seeds ever exceed this KL."""
     up_to: float | None = None
     """A seed that has passed this KL by then counts with its gain there."""
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(Section):
     """One method on one reward and panel, over seeds."""
 
     part: str
     """Letter of the part of the plan, by which ``--only`` selects groups."""
     name: str
     method: str
-    seeds: tuple[int, ...]
+    seeds: Annotated[tuple[int, ...], BeforeValidator(lambda text: read_seeds(text))]
+    """In the file a text, such as "2000-2003,2007"."""
     votes: int
     """Batch votes; who asks about single pairs gets D pair votes for each."""
     ask: Asking | None = None
     """None: gradient methods ask about pairs, all others about batches."""
     at: Sequence[int] = ()
     """Numbers of votes at which a run of szpo is measured; empty: as ``points`` says."""
-    points: int | Sequence[float] = 4
+    points: int | Sequence[int | float] = 4
     """Checkpoints: their number, at even shares of the run, or their shares."""
     reward: str = "sentiment"
     panel: str = "bt70"
@@ -74,13 +75,21 @@ class Group:
     heldout: Sequence[int] | None = None
     """Held-out prompts (from, to) that measure; None: the plan's. Trials use others."""
     sets: Sequence[str] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = {}
     """Settings of a gradient method; ``n`` and ``pool`` of best-of-n."""
     of: str | None = None
     """The group whose runs give best-of-n its fitted directions."""
     seconds: float = 0.0
     """Expected processor seconds of a cell."""
     targets: Sequence[Target] = ()
+
+    @model_validator(mode="after")
+    def _fits_the_method(self) -> Self:
+        if self.method not in KINDS:
+            raise ValueError(f"{self.label}: {self.method} is no method; give one of {[*KINDS]}")
+        if (self.method == BEST_OF) != (self.of is not None):
+            raise ValueError(f"{self.label}: give `of`, a group's label, for {BEST_OF} only")
+        return self
 
     @property
     def label(self) -> str:
@@ -93,8 +102,7 @@ class Group:
         return self.at or [round(self.votes * share) for share in even_shares(self.points)]
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(Section):
     """Two groups whose gains are compared, paired by seed."""
 
     ours: str
@@ -108,14 +116,14 @@ class Comparison:
     ratio: float | None = None
     """Least ratio of the mean gains, ours over theirs; None: ours must be ahead or level."""
 
-    def __post_init__(self) -> None:
-        """Require either ``votes`` or ``kl``, not both."""
+    @model_validator(mode="after")
+    def _is_at_votes_or_kl(self) -> Self:
         if (self.votes is None) == (self.kl is None):
             raise ValueError(f"{self.ours} with {self.theirs}: give votes or kl")
+        return self
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(Section):
     """Everything that is frozen before the first cell runs."""
 
     run: str
@@ -170,20 +178,15 @@ def read(path: Path) -> Plan:
         raise UsageError(f"compare: {why}") from None
     except ValueError as error:
         raise UsageError(f"compare: {path} is not TOML: {error}") from None
+    said = f"compare: {path}: "
     try:
-        groups = tuple(_group(each) for entry in body.pop("group") for each in _each(entry))
-        comparisons = tuple(
-            Comparison(**entry)
-            for entry in body.pop("comparison", ())
-            for entry in _pairs(entry, groups)
-        )
-        plan = Plan(**body, groups=groups, comparisons=comparisons)
-        if plan.panel_on not in ("", "batch", "pair", "ask"):
-            raise ValueError(f"panel_on is {plan.panel_on!r}; give batch, pair or ask")
+        entries = [each for entry in body.pop("group") for each in _each(entry)]
+        groups = tuple(checked(Group, each, said) for each in entries)
+        pairs = [pair for each in body.pop("comparison", ()) for pair in _pairs(each, groups)]
     except KeyError as error:
-        raise UsageError(f"compare: {path}: the key {error} is missing") from None
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"compare: {path}: {error}") from None
+        raise UsageError(f"{said}the key {error} is missing") from None
+    comparisons = tuple(checked(Comparison, pair, said) for pair in pairs)
+    plan = checked(Plan, {**body, "groups": groups, "comparisons": comparisons}, said)
     labels = [group.label for group in groups]
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise UsageError(f"compare: {path}: two groups are called {twice[0]}")
@@ -224,18 +227,6 @@ def _pairs(entry: Mapping[str, Any], groups: Sequence[Group]) -> list[dict[str, 
         for name in names
         if entry["ours"].replace("*", name) != entry["theirs"].replace("*", name)
     ]
-
-
-def _group(entry: Mapping[str, Any]) -> Group:
-    targets = [Target(**one) for one in entry.get("targets", ())]
-    found = Group(**{**entry, "targets": targets, "seeds": read_seeds(entry["seeds"])})
-    if found.method not in KINDS:
-        raise ValueError(f"{found.label}: {found.method} is no method; give one of {[*KINDS]}")
-    if found.ask not in (None, "batch", "pair"):
-        raise ValueError(f"{found.label}: ask is {found.ask!r}; give batch or pair")
-    if (found.method == BEST_OF) != (found.of is not None):
-        raise ValueError(f"{found.label}: give `of`, a group's label, for {BEST_OF} only")
-    return found
 
 
 def read_seeds(text: str) -> tuple[int, ...]:
