@@ -105,7 +105,7 @@ REFUSED = [
     (["grpo", "--reward", "none-such"], ("none-such holds no reward model",)),
     (["iterative-dpo", "--pairs", "none-such"], ("asks while it trains; give --fresh or",)),
     (["iterative-dpo"], ("asks while it trains; give --fresh or --run",)),
-    (["dpo", "--recipe", "steps=0", "--fresh"], ("dpo: steps: input should be", "(got '0')")),
+    (["dpo", "--recipe", "steps=0", "--fresh"], ('steps must be a whole number >= 1 (got "0")',)),
     (["self-rewarding", "--recipe", "fit=x"], ("no setting 'fit'", "beta", "candidates")),
     (["notebook-dpo", "--fresh"], ("has its own adapter",)),
     (["notebook-dpo", "--run", "r"], ("no run's; give --pairs",)),
