@@ -207,6 +207,7 @@ def test_questions_that_all_tie_unasked_are_told_where_nobody_voted(
     assert told == f"12 of 12 questions show no difference: {teachable.CHANGE}"
 
 
+@pytest.mark.full
 def test_a_run_of_coin_tosses_is_told_at_set_up_while_running_in_the_plan_and_by_the_doctor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -228,6 +228,7 @@ def test_it_is_saved_only_once_shown_and_of_few_people_only_when_they_agree(
     ledger.close()
 
 
+@pytest.mark.full
 def test_what_only_coordinates_explain_cannot_be_read_in_texts(tmp_path, monkeypatch):
     settings, ledger = named_run.start(
         tmp_path, features=named_run.with_names(), D=3, kl_radius=2.0

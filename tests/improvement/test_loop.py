@@ -103,6 +103,7 @@ def test_a_guard_of_the_users_ends_it_at_the_last_policy_that_held(policy, done)
     assert text_guards.keeper(policy, asked)()[0].value == 0
 
 
+@pytest.mark.full
 def test_what_a_step_costs_is_foretold_by_other_answers(policy):
     """½ dᵀ F d of score functions that the direction was not fitted to, against the model's KL."""
     task = Task(cheer, tuple(ASKED), 16, seed=1)
@@ -125,7 +126,12 @@ ALONG = ZerothOrder(nats=0.1)
 
 
 @pytest.mark.parametrize(
-    "way", [PolicyGradient(), PolicyGradient(math.inf), NaturalGradient(), ALONG]
+    "way",
+    [
+        PolicyGradient(),
+        *(pytest.param(w, marks=pytest.mark.full) for w in (PolicyGradient(math.inf), ALONG)),
+        NaturalGradient(),
+    ],
 )
 def test_the_same_seed_gives_the_same_weights(policy, way):
     plan = replace(PLAN, steps=2)
@@ -156,6 +162,7 @@ def test_a_step_without_gradients_is_a_seed_and_coefficients(policy, tmp_path):
     assert weights([other, *kept[1:]]) != weights(kept)
 
 
+@pytest.mark.full
 def test_an_improvement_resumed_from_a_file_ends_like_an_uninterrupted_one(policy, done, tmp_path):
     assert len(done) > 3
     loop.save(done[1], tmp_path / "state.npz", ("run", 9))
@@ -170,6 +177,7 @@ def test_an_improvement_resumed_from_a_file_ends_like_an_uninterrupted_one(polic
         loop.load(tmp_path / "state.npz")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("seed", [0, 1])
 def test_wherever_it_pauses_while_others_use_the_model_it_ends_alike(policy, done, seed):
     """At each pause its model answers, reads and scores in another place, and that undisturbed."""
@@ -314,6 +322,7 @@ def test_a_step_that_costs_more_than_predicted_is_halved_and_then_given_up(polic
     assert digest(policy, costly) == parameters.digest(policy.start(), policy.layout)
 
 
+@pytest.mark.full
 def test_a_guard_returns_to_the_last_good_policy(policy):
     """A score on short answers breaks the guard of length; the policy before that step is kept."""
 

@@ -184,21 +184,34 @@ def test_a_model_without_a_tokenizer_is_refused_in_a_line(refused, tmp_path):
         assert "no tokenizer there (looked for tokenizer.json, tokenizer.model," in message
 
 
-def test_a_model_that_lacks_a_layer_is_refused_wherever_one_is_loaded(refused, folder, tmp_path):
-    base = folder.parent.parent / "llama"
+def test_a_model_that_lacks_a_layer_or_is_an_adapter_is_refused_wherever_one_is_loaded(
+    refused, folder, tmp_path
+):
+    """Nothing is loaded into a base from there, and nothing is looked for on the hub."""
+    base, adapter = folder.parent.parent / "llama", tmp_path / "adapter"
     lacking = Path(shutil.copytree(base, tmp_path / "lacking"))
     without_a_layer(lacking)
-    for line in commands_that_load(lacking, base, tmp_path):
-        with case(*line[:2]):
-            assert refused(2, *line).startswith(f"{lacking}: {LACKS}")
-    whole = (base / "model.safetensors").read_bytes()
+    assert call(["export", str(folder), "--anyway", "--out", str(adapter)]) == 0
+    said = f"{adapter} is an adapter (adapter_config.json, adapter_model.safetensors), not a model"
+    run = folder_run.arguments(tmp_path, model_folder=adapter)
+    for model, words, more in (
+        (lacking, f"{lacking}: {LACKS}", []),
+        (adapter, f"{said}; set model.adapter to its folder", [run, [*run, "--plan"]]),
+    ):
+        for line in (*more, *commands_that_load(model, base, tmp_path)):
+            with case(*line[:2]):
+                assert refused(2, *line).startswith(words)
+    whole, inside = (base / "model.safetensors").read_bytes(), base / "adapter_config.json"
+    merged = ["export", folder, "--merged", "--anyway", "--out", tmp_path / "out"]
     try:
         without_a_layer(base)
-        assert LACKS in refused(
-            2, "export", folder, "--merged", "--anyway", "--out", tmp_path / "out"
-        )
+        assert LACKS in refused(2, *merged)
+        shutil.copy(adapter / inside.name, inside)
+        message = refused(2, *merged)
     finally:
         (base / "model.safetensors").write_bytes(whole)
+        inside.unlink(missing_ok=True)
+    assert message.startswith(f"{base} has an adapter beside the model (adapter_config.json); ")
     assert not [*tmp_path.glob("runs/*"), *tmp_path.glob("out")]
 
 
@@ -210,27 +223,6 @@ def commands_that_load(model: Path, base: Path, folder: Path) -> Iterator[list[s
     yield folder_run.arguments(folder, *judge, model_folder=base)
     yield ["scorer", str(pairs), "--model", str(model), *out]
     yield ["baseline", "dpo", "--pairs", str(pairs), "--set", f"model.name={model}", *out]
-
-
-def test_an_adapter_in_the_place_of_a_model_is_said_to_be_one(refused, folder, tmp_path):
-    """Nothing is loaded into a base from there, and nothing is looked for on the hub."""
-    adapter, base = tmp_path / "adapter", folder.parent.parent / "llama"
-    assert call(["export", str(folder), "--anyway", "--out", str(adapter)]) == 0
-    words = (
-        "is an adapter (adapter_config.json, adapter_model.safetensors), not a model; set model"
-    )
-    run = folder_run.arguments(tmp_path, model_folder=adapter)
-    for line in (run, [*run, "--plan"], *commands_that_load(adapter, base, tmp_path)):
-        with case(*line[:2]):
-            assert refused(2, *line).startswith(f"{adapter} {words}.adapter to its folder")
-    inside = base / "adapter_config.json"
-    try:
-        shutil.copy(adapter / inside.name, inside)
-        message = refused(2, "export", folder, "--merged", "--anyway", "--out", tmp_path / "out")
-    finally:
-        inside.unlink()
-    assert message.startswith(f"{base} has an adapter beside the model (adapter_config.json); ")
-    assert not [*tmp_path.glob("runs/*"), *tmp_path.glob("out")]
 
 
 def test_an_adapter_of_which_szpo_would_leave_out_a_part_is_refused_at_once(

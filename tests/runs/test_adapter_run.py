@@ -1,11 +1,7 @@
 """A run whose coordinates are adapters, through the command line: record, verify, files."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,13 +9,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from szpo import failpoints
 from szpo.cli.app import call
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import stored_tensors, theta_digests
 from szpo.policies.subspaces import Subspace
 from szpo.replay import replay
 from szpo.runs import mixes
-from tests.support import folder_run, lora_folders, tiny_models
+from tests.support import children, folder_run, lora_folders, tiny_models
 
 RULES = {
     "regression": [],
@@ -30,7 +27,9 @@ RULES = {
 }
 
 
-@pytest.fixture(params=["regression", "rows", "texts"])
+@pytest.fixture(
+    params=["regression", *(pytest.param(n, marks=pytest.mark.full) for n in ("rows", "texts"))]
+)
 def run(request, tmp_path):
     adapters = lora_folders.write_shapes(tmp_path / "adapters")
     sets = [f"subspace.adapters={json.dumps(adapters)}", *RULES[request.param]]
@@ -157,14 +156,18 @@ def test_settings_that_do_not_go_with_adapters_are_refused(capsys):
     assert "adapter.rank plays no part where" in refused(some, "adapter.rank=2")
 
 
+def _killed(line):
+    """In a child: the command, killed in its second step."""
+    with failpoints.arm("cp10:kill@6"):
+        call(line)
+
+
 def test_a_run_killed_in_a_step_goes_on_as_if_it_had_not_been(known, tmp_path):
     place = known.parent.parent
     adapters = json.dumps([str(place / "adapters" / name) for name in lora_folders.SHAPES])
     sets = [f"subspace.adapters={adapters}", *RULES["known"]]
     line = folder_run.arguments(tmp_path, *sets, model_folder=place / "llama")
-    environment = {**os.environ, "SZPO_FAILPOINT": "cp10:kill@6"}
-    done = subprocess.run([sys.executable, "-m", "szpo", *line], env=environment, check=False)
-    assert done.returncode == -signal.SIGKILL
+    assert children.run(_killed, line) == children.KILLED
     path = tmp_path / "runs" / "folder.db"
     with Ledger.open(path, readonly=True) as ledger:
         assert len(theta_digests(ledger)) == 2
@@ -173,6 +176,7 @@ def test_a_run_killed_in_a_step_goes_on_as_if_it_had_not_been(known, tmp_path):
         assert theta_digests(two) == theta_digests(one) and len(theta_digests(one)) == 3
 
 
+@pytest.mark.full
 def test_a_resumed_run_goes_on_without_the_adapters_files(tmp_path):
     """Eight votes, then eight more after the files are gone: the digests of sixteen at once."""
     adapters = lora_folders.write_shapes(tmp_path / "adapters")

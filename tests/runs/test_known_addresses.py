@@ -32,6 +32,7 @@ def account(tmp_path, monkeypatch):
     return enter
 
 
+@pytest.mark.full
 def test_a_foreign_record_sends_no_secret_until_its_address_is_named(
     tmp_path, monkeypatch, capfd, account
 ):

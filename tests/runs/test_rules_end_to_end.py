@@ -121,6 +121,7 @@ def tuned(tmp_path_factory):
         return run(folder, *sets)
 
 
+@pytest.mark.full
 def test_a_regression_measures_kl_where_it_recommends(tuned):
     with Ledger.open(tuned) as ledger:
         settings = recorded_settings(ledger)

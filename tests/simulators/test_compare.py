@@ -35,7 +35,7 @@ from szpo_simulators.panels import panel as panels
 from szpo_simulators.panels.heldout import Measurement
 from szpo_simulators.store import Cell, Store, write_record
 from tests.support import yard_run
-from tests.support.pairs import new_ledger
+from tests.support.quadratic import new_ledger, settings_of
 
 compare_command = partial(command.command, standalone_mode=False)
 
@@ -296,8 +296,7 @@ def test_runs_are_compared_by_their_ledgers(tmp_path, monkeypatch, capsys):
     # Without votes both are refused; one of two gets a line beside the table.
     empty = [tmp_path / "b.db", tmp_path / "c.db"]
     for path in empty:
-        with new_ledger(path):
-            pass
+        new_ledger(path, settings_of()).close()
     with pytest.raises(RunError, match="no votes in a closed step of b, c; collect some, or"):
         compare_command([str(path) for path in empty])
     assert compare_command([str(one), str(empty[0])]) == 0
@@ -604,6 +603,7 @@ def test_a_killed_cell_goes_on_and_measures_only_what_is_left(quick, ran, monkey
         assert of_ledger.read(ledger).head == head
 
 
+@pytest.mark.full
 def test_best_of_n_chooses_from_the_pool(quick, ran):
     rows = ran.read(plans.cell(quick, quick.groups[3], 0))["rows"]
     by = {(r["by"], r["n"]): r for r in rows}

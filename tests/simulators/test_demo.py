@@ -51,6 +51,7 @@ def test_it_spends_the_votes_and_keeps_the_run(demo_run: tuple[dict[str, Any], P
     assert call(["verify", str(path)]) == 0
 
 
+@pytest.mark.full
 def test_the_report_shows_the_held_out_table(demo_run: tuple[dict[str, Any], Path]) -> None:
     found, path = demo_run
     with Ledger.open(path, readonly=True) as ledger:
@@ -61,6 +62,7 @@ def test_the_report_shows_the_held_out_table(demo_run: tuple[dict[str, Any], Pat
     assert all(guard["name"] in page for guard in found["guards"])
 
 
+@pytest.mark.full
 def test_show_and_model_card_have_the_guards(demo_run, capsys):
     found, path = demo_run
     assert call(["show", str(path), "--json"]) == 0

@@ -33,6 +33,7 @@ def drive(settings, ledger, until_step):
     go(settings, ledger, MarkedPolicy(settings), panel, until_step=until_step)
 
 
+@pytest.mark.full
 def test_no_fit_from_then_on_has_withdrawn_votes_and_taken_steps_stay(tmp_path, capsys):
     named = replace(named_run.features(), components=0)
     settings, ledger = named_run.start(tmp_path, features=named, M=2)
