@@ -905,6 +905,7 @@ def tables(folder: Path, out: Path, head: Sequence[str]) -> None:
         [kind, len(each), *(f"{np.mean([e[i] for e in each]):.3f}" for i in (0, 1))]
         for kind, each in sorted(nothing.items())
     ]
+    _table_right(folder, rows, out, head)
     heads = ["votes", "runs", "gate open at 640", "something said above 50 % at a look"]
     _write(out / "rows-nothing.csv", head, heads, found)
     found = [
@@ -912,6 +913,37 @@ def tables(folder: Path, out: Path, head: Sequence[str]) -> None:
         for (read, band), each in sorted(said.items())
     ]
     _write(out / "rows-said.csv", head, ["answers read", "said", "claims", "right"], found)
+
+
+def _table_right(
+    folder: Path, rows: Sequence[dict[str, Any]], out: Path, head: Sequence[str]
+) -> None:
+    """Whether what the plain arm says is of the taste, by class and verdicts: one look a run.
+
+    It is if the entry's correlation with the taste within prompts, in the said sense, is .2.
+    """
+    global WORLD
+    plain, found, near = asdict(Arm(choice="kept")), defaultdict(list), {}
+    told = [row for row in rows if row["kind"] and not row["voter"] and row["seed"] >= 1000
+            and all(plain[key] == value for key, value in row["arm"].items())]  # fmt: skip
+    WORLD = load(folder) if told else WORLD
+    for row in told:
+        for look, (name, more, chance) in ((at, c) for at in row["looks"] for c in at["said"]):
+            key = row["taste"], name
+            if key not in near:
+                column = WORLD.features[:, WORLD.named.names.index(name)]
+                both = within(column), within(WORLD.rewards[row["taste"]])
+                near[key] = float(np.corrcoef(*both)[0, 1])
+            band = next(b for b in (0.9, 0.7, 0.5) if chance >= b)
+            kind = "absent" if row["kind"] == "absent" else "named, near or in parts"
+            right = near[key] * (1 if more else -1) >= 0.2
+            found[kind, look["read"] // 2, band].append((chance, right))
+    lines = [
+        [*key[:2], f"above {key[2]}", len(each), *(f"{m:.3f}" for m in np.mean(each, axis=0))]
+        for key, each in sorted(found.items())
+    ]
+    heads = ["tastes", "verdicts", "said", "claims", "said on average", "right"]
+    _write(out / "rows-right.csv", head, heads, lines)
 
 
 def _table_dense(paths: Sequence[Path], out: Path, head: Sequence[str]) -> None:

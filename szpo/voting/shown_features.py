@@ -8,17 +8,28 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
 
 import numpy as np
 
 from szpo.errors import UsageError
 from szpo.features import differences, own
-from szpo.features.dictionary import Entry, read_answer
+from szpo.features.dictionary import Entry, Ratio, read_answer
 from szpo.features.own import Judged, Pair
+from szpo.features.reading import Reading
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_config, recorded_settings
 from szpo.optim.named_features import NamedFeatures
-from szpo.types import Comparison, Ints
+from szpo.types import FEATURE_GRID, Comparison, Ints
+
+SHARE: Final = "share of words"
+"""The unit of entries that are bounded."""
+ENOUGH: Final = 2
+"""Spreads up to which a share of words counts in runs whose coordinates have names.
+
+Their policies lie nats from the start and may say a word in every answer, up to tens of spreads of
+it, where mostly only its presence is meant (experiments/LOG.md, 2026-11-27)."""
 
 
 def entries_of(
@@ -29,6 +40,8 @@ def entries_of(
 ) -> dict[str, Entry]:
     """The features of a run that can be counted here, by name, in the run's order.
 
+    Where its coordinates have names, a share of words above `ENOUGH` spreads counts as so many.
+
     Args:
         features: The run's named features.
         given: The user's own features that were given in this process.
@@ -38,7 +51,19 @@ def entries_of(
     names = features.names
     counted = own.countable(names, features.own, features.dictionary, given, rate)
     counted |= rated or {}
-    return {name: counted[name] for name in names if name in counted}
+    every = {name: counted[name] for name in names if name in counted}
+    if not features.coordinates:
+        return every
+    scale = dict(zip(names, features.scales, strict=True))
+    return {name: _with_bound(entry, scale[name]) for name, entry in every.items()}
+
+
+def _with_bound(entry: Entry, scale: int) -> Entry:
+    def count(reading: Reading) -> Ratio:
+        words, of = entry.count(reading)
+        return min(words * FEATURE_GRID, ENOUGH * scale * of), of * FEATURE_GRID
+
+    return replace(entry, count=count) if entry.unit == SHARE else entry
 
 
 def demand(features: NamedFeatures, entries: Collection[str]) -> None:

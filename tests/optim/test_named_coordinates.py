@@ -14,6 +14,7 @@ from scipy import special
 from szpo.config import settings_file
 from szpo.config.optimizer import make_settings, read_settings, record_settings
 from szpo.errors import UsageError
+from szpo.features import dictionary
 from szpo.optim import named_features, optimizer, pair_choice
 from szpo.optim.named_features import BY_SQUARE, FEW, NamedFeatures
 from szpo.optim.posterior_directions import NOISE, draw_direction
@@ -23,7 +24,8 @@ from szpo.optim.settings import Settings
 from szpo.optim.sparse_prior import SparsePrior
 from szpo.optim.sparse_regression import SparseFit, fit_sparse
 from szpo.optim.vote_regression import Votes
-from szpo.types import FEATURE_GRID, Explanation
+from szpo.types import FEATURE_GRID, Answer, Comparison, Explanation, Prompt, Row
+from szpo.voting import shown_features
 from tests.support.tallies import one_vote
 
 DIM = 5
@@ -246,6 +248,25 @@ def test_a_curve_rises_through_what_was_measured_and_can_be_read_both_ways(curve
     assert at(length / 2) == pytest.approx(at(length) / 4) if abs(length) <= 1 else True
     assert at(abs(length) * 1.1) >= 1.09 * at(abs(length)) >= 0 >= at(-abs(length))
     assert named_features.nats_at(BY_SQUARE, length) == pytest.approx(length * abs(length) / 2)
+
+
+def test_a_word_said_often_enough_says_no_more_where_coordinates_have_names():
+    """One "I" in two words and four in five are both beyond two spreads: they do not differ."""
+    named = replace(
+        table(("i", "commas", "length")), scales=(82, 82, 82), dictionary=dictionary.digest()
+    )
+    often, once, never = "I, I, I, I write", "I write", "We write"
+    spread = 82 / FEATURE_GRID
+    for features, much in ((named, 2.0), (replace(named, coordinates=(), axes=()), None)):
+        entries = shown_features.entries_of(features)
+        rows = [Row(Prompt.user("?"), Answer(a), Answer(b)) for a, b in ((often, never),
+                (often, once), (never, once))]  # fmt: skip
+        shown = [Comparison(f"{k:032x}", 0, k, 0, (row,)) for k, row in enumerate(rows)]
+        x = shown_features.differences_of(features, shown, entries)[:, 0] / FEATURE_GRID
+        by_share = [much or 0.8 / spread, 0.0 if much else 0.3 / spread, -(much or 0.5 / spread)]
+        np.testing.assert_allclose(x[:, 0], by_share, rtol=1e-3)
+        np.testing.assert_allclose(x[:, 1], [0.6 / spread, 0.6 / spread, 0], rtol=1e-3)
+        np.testing.assert_allclose(x[:, 2], [3 / spread, 3 / spread, 0], rtol=1e-3)
 
 
 def test_every_other_row_is_of_the_policys_own_answers_and_says_nothing_of_moves():
