@@ -78,7 +78,7 @@ SETTINGS_FILES = {
 SETTINGS = (
     *((f"optimizer.mu={value}", f"mu must be a finite number > 0 and <= 1e+06 (got {value})")
       for value in ("0", "-1", "nan", "inf", '"0.1"')),
-    *((f"comparisons={value}", f"must be a whole number >= 1 and <= 4,096 (got {value})")
+    *((f"optimizer.N={value}", f"must be a whole number >= 1 and <= 4,096 (got {value})")
       for value in ("0", "2.5", "1000000000")),
     *((f"seed={value}", "run.seed must be a whole number >= 0 and < 9,223,372,036,")
       for value in ("-1", "9223372036854775808", '"text"', "text")),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from szpo.analysis import improvement
 from szpo.cli.app import call
 from szpo.ledger.database import Ledger
@@ -16,6 +18,7 @@ from tests.support import folder_run
 SHARE, NATS = re.compile(r"\d+ % \[\d+, \d+\]"), re.compile(r"(?:≈ )?\d+\.\d+ nats")
 
 
+@pytest.mark.full
 def test_run_show_report_card_and_library_say_the_same_two_figures(tmp_path, capsys):
     path = folder_run.make(tmp_path, "evaluation.prompts=4", "evaluation.samples=2")
     places = {"run": capsys.readouterr().out}
