@@ -52,6 +52,7 @@ class Real:
             COMMAND, "serve", str(model), "--enable-lora", "--max-lora-rank", "16",
             "--max-loras", "16", "--max-cpu-loras", "64", "--dtype", dtype,
             "--max-model-len", "512", "--enforce-eager", "--no-enable-prefix-caching",
+            "--no-enable-chunked-prefill",
             "--host", "127.0.0.1", "--port", str(port),
         ]  # fmt: skip
         self.start()
