@@ -228,8 +228,8 @@ def _beside(config: Config, name: str, host: ModelBackend | None) -> ModelBacken
         from szpo.models import loading
         from szpo.policies.backend import LocalBackend
 
-        how = {"dtype": config.model.dtype, "device": config.model.device}
-        host = LocalBackend(loading.load(name, **how))
+        own = config.model
+        host = LocalBackend(loading.load(name, dtype=own.dtype, device=own.device))
     return host.beside(name)
 
 
