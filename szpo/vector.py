@@ -202,7 +202,10 @@ OWN: Final[Mapping[str, Mapping[str, Any]]] = {
     "regression": {"kl_budget": "off", "centre_step": 0.3},
 }
 """Default settings of each rule."""
-FIXED: Final = ("K", "N", "M", "D", "layout", "root_seed", "scale", "start")
+FIXED: Final = (
+    "K", "N", "M", "D", "layout", "root_seed", "scale", "start",
+    "features", "asking_noise", "earlier_votes", "prior",
+)  # fmt: skip
 """Settings that `ask`, `tell` and the vector determine."""
 _ONE_AT_A_TIME: Final = threading.RLock()
 """One thread at a time asks, tells or saves; a global lock, so that optimizers can be copied."""
@@ -632,6 +635,8 @@ def choose_settings(
     if bounded and steps:
         steps["mu_decay"] = 0.25
     chosen = {"mu": 1.0, **steps, **OWN.get(rule, {}), **given}
+    if "centre_step" in given and not has_two_points(rule):
+        raise UsageError(f"Optimizer: centre_step plays no part in the rule {rule}; leave it out")
     falls = {name: chosen.pop(name) for name in Falls.model_fields if name in chosen}
     try:
         falls = checked(Falls, falls).model_dump()

@@ -12,6 +12,7 @@ from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.errors import StorageError, UsageError
 from szpo.ledger.database import Ledger
+from szpo.ledger.run_spec import recorded_tables
 from szpo.runs import known_addresses
 
 
@@ -107,7 +108,7 @@ def scorer(
 
 def _config(ledger: Ledger, file: Path | None, sets: list[str]) -> Config:
     """The run's settings, with the judge's changed by ``file`` and ``sets``."""
-    recorded: dict[str, Any] = dict(ledger.spec.get("config") or {})
+    recorded = recorded_tables(ledger.spec)
     chosen: dict[str, Any] = dict(recorded.get("judge") or {})
     given: dict[str, Any] = {}
     if file is not None:

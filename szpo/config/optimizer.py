@@ -37,6 +37,8 @@ OTHER_RULE: Final = "known"
 """The rule that auto chooses elsewhere."""
 FLOAT32_MAX: Final = 3.4028234663852886e38
 LINK_NAMES: Final = (*LINKS, "linear")
+RENAMED: Final = {"directions": "K", "comparisons": "N", "votes": "M", "rows": "D"}
+"""What the keys of szpo 0.2 are called."""
 
 
 class Optimizer(Section):
@@ -87,6 +89,8 @@ class Optimizer(Section):
     @classmethod
     def refuse(cls, name: str, place: str) -> str:
         """Why a key cannot stand here, and what was meant."""
+        if name in RENAMED:
+            return f"{name} is called {RENAMED[name]} now: write optimizer.{RENAMED[name]}"
         if name in KEYS:
             rule = cls.model_fields["rule"].default
             return f"{name} plays no part in the rule {rule}; leave it out"
@@ -205,6 +209,12 @@ def tag_of(rule: str) -> str:
     return "known" if found.can_warm_up else "sign"
 
 
+def is_idle(section: type[Of], name: str, value: Any) -> bool:
+    """Whether a key that a rule's section lacks is unset, or says what holds under the rule."""
+    known = name in KEYS and name not in section.model_fields
+    return known and (value is None or value == getattr(section, name))
+
+
 KEYS: Final = {
     name: model
     for model in (Optimizer, Known, Regression)
@@ -235,7 +245,9 @@ def make_settings(
     small = len(layout) == 1 and layout_dim(layout) <= REGRESSION_UP_TO_DIM
     facts = {name: changes.pop(name) for name in FACTS if name in changes}
     name = rule or (FIRST_RULE if small else OTHER_RULE)
-    section = checked(TAGS[tag_of(name)], {"rule": name, **changes})
+    tag = TAGS[tag_of(name)]
+    keys = {key: value for key, value in changes.items() if not is_idle(tag, key, value)}
+    section = checked(tag, {"rule": name, **keys})
     return place(section, root_seed, layout, **facts)
 
 

@@ -28,10 +28,12 @@ from szpo.config.optimizer import (
     FIRST_RULE,
     OTHER_RULE,
     REGRESSION_UP_TO_DIM,
+    TAGS,
     WARMUP,
     Known,
     Regression,
     Sign,
+    is_idle,
     place,
     tag_of,
 )
@@ -46,6 +48,7 @@ from szpo.config.section import Section
 from szpo.errors import UsageError
 from szpo.optim.named_features import NamedFeatures, fitted_on
 from szpo.optim.posterior_directions import NOISE
+from szpo.optim.rules.regression import RADIUS
 from szpo.optim.settings import Settings
 from szpo.types import Layout
 
@@ -105,8 +108,10 @@ class Config(Section):
     @classmethod
     def _settle_rule(cls, given: Any, info: ValidationInfo) -> Any:
         """Choose the rule of auto, and fill in what depends on panel and coordinates."""
-        if not isinstance(given, dict):
+        if isinstance(given, Section):
             return given
+        if not isinstance(given, dict):
+            raise ValueError("must be a table: write [optimizer] and its keys below")
         space, panel = info.data.get("subspace", Subspace()), info.data.get("panel", Panel())
         keys = {"rule": "auto", **given}
         if keys["rule"] == "auto":
@@ -115,9 +120,11 @@ class Config(Section):
             able = all(name in Regression.model_fields or v is None for name, v in given.items())
             keys["rule"] = FIRST_RULE if small and able else OTHER_RULE
         try:
-            regression = tag_of(keys["rule"]) == FIRST_RULE
+            tag = tag_of(keys["rule"])
         except UsageError as error:
             raise ValueError(str(error)) from None
+        regression = tag == FIRST_RULE
+        keys = {name: value for name, value in keys.items() if not is_idle(TAGS[tag], name, value)}
         if panel.verdict == "rows" or (panel.verdict is None and regression):
             keys.setdefault("D", 1)
         if space.adapters:
@@ -275,6 +282,8 @@ class Config(Section):
         """These settings with the weights of adapters as coordinates, and their own radius."""
         tree = self.model_dump(exclude_unset=True)
         tree.setdefault("subspace", {})["adapters"] = [*entries]
+        if self.optimizer.kl_radius == RADIUS:  # as `szpo init --all` writes it
+            tree.get("optimizer", {}).pop("kl_radius", None)
         return self.model_validate(tree)
 
     @property

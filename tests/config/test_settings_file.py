@@ -191,6 +191,8 @@ def test_refusals_say_what_is_wrong_and_how_many_mistakes_there_are() -> None:
         (["panel.kind=judge", "judge.temperature=0", "optimizer.M=2"], "one opinion several"),
         (["optimizer.momentum=0.5"], 'unknown key "momentum" in [optimizer]; leave it out'),
         (["zzz.candidates=8"], 'unknown key "zzz"; leave it out'),
+        (["optimizer.votes=5"], "votes is called M now: write optimizer.M"),
+        (["directions=4"], "optimizer.directions is called optimizer.K now"),
         (["weighting=median"], 'one of "equal", "skill", "rationality" (got "median")'),
         (["top_p=2"], "generation.top_p must be a finite number > 0 and <= 1"),
         (["optimizer.rule=sgin"], 'optimizer.rule must be one of "auto", "known", "sign", '),
@@ -254,3 +256,21 @@ def test_a_key_of_another_rule_is_refused(rule, key):
     sets = [f"optimizer.rule={rule}", *(f"optimizer.{one}" for one in key.split('", "'))]
     with pytest.raises(UsageError, match=r"optimizer\.\w+ plays no part in the rule \w+; leave"):
         settings_file.load(sets=sets)
+
+
+def test_a_key_that_says_what_holds_under_the_rule_anyway_may_stand():
+    """So another rule can be asked of a preset: its idle keys stand, or are taken back."""
+    assert (
+        settings_file.load(sets=["optimizer.rule=sign", "optimizer.warmup=0"]).optimizer.rule
+        == "sign"
+    )
+    idle = ["optimizer.kl_step=none", "optimizer.smoothing=none"]
+    chosen = ["optimizer.rule=regression", "subspace.kind=score", "adapter.train=B", *idle]
+    assert settings_file.load(preset_name="published", sets=chosen).optimizer.rule == "regression"
+    with pytest.raises(UsageError, match="must be a table"):
+        settings_file.check({"optimizer": 3})
+
+
+def test_adapters_keep_their_radius_beside_a_file_of_every_default():
+    every = settings_file.check({"optimizer": {"rule": "regression", "kl_radius": 4.5}})
+    assert every.in_adapters(["smollm2"]).optimizer.kl_radius == 2.0

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,6 +125,19 @@ def test_the_panel_answers_in_turn_and_sees_either_side_equally_often():
     for i in range(5):
         assert sorted(side for who, side, _ in seen if who == f"panel-{i}") == list("AABB")
     assert len({key for _, _, key in seen}) == 20
+
+
+FROZEN = Path(__file__).parents[2] / "experiments" / "frozen"
+
+
+def test_the_settings_of_every_cell_of_every_plan_are_read():
+    files = [*plans.SHIPPED.glob("*.toml"), *FROZEN.glob("*.toml")]
+    read = [plans.read(path) for path in files if "[[group]]" in path.read_text("utf-8")]
+    assert len(read) >= 8
+    for plan in read:
+        asked = {tuple(c.spec["sets"]): c.spec for c in plans.cells(plan) if "sets" in c.spec}
+        for spec in asked.values():
+            start.load_config(spec)
 
 
 @pytest.mark.parametrize("name", ["tiny", "published", "smollm2"])

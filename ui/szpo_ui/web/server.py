@@ -112,4 +112,6 @@ def raise_file_limit(connections: int) -> int:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
             soft = wanted
-    return connections if soft == resource.RLIM_INFINITY else max(1, soft - OPEN_FILES)
+    if soft == resource.RLIM_INFINITY:
+        return connections
+    return max(1, min(connections, soft - OPEN_FILES))
