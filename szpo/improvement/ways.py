@@ -27,6 +27,7 @@ from szpo.aggregation import links
 from szpo.config.optimizer import make_settings
 from szpo.errors import UsageError
 from szpo.optim import optimizer, parameters
+from szpo.optim.settings import name_of
 from szpo.policies.feature_basis import DECAY, PARTS, Fisher, assign_credit, centre
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.requests import Scores, Tokens
@@ -203,8 +204,8 @@ class ZerothOrder:
         shape = (count, self.rows)
         mu = policy.subspace.mu(self.nats)
         settings = make_settings(
-            space.root_seed, space.layout, rule=self.votes or "known", law=space.law, K=count,
-            N=self.rows, M=self.voters, D=1, mu=mu, alpha=mu * mu,
+            space.root_seed, space.layout, rule=self.votes or "known", law=name_of(space.law),
+            K=count, N=self.rows, M=self.voters, D=1, mu=mu, alpha=mu * mu,
         )  # fmt: skip
         state = replace(optimizer.init(settings), step=task.step)
         query = optimizer.ask(state)

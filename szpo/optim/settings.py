@@ -16,12 +16,17 @@ from szpo.optim.parameters import NO_COORDINATES, Space, layout_dim
 from szpo.optim.sample_directions import Law
 from szpo.types import Layout, Pairing
 
-LAWS: Final[Mapping[str, Law]] = {
+LawName: TypeAlias = Literal["auto", "gaussian", "normalised", "orthonormal"]
+LAWS: Final[Mapping[LawName, Law]] = {
     "gaussian": Law(),
     "normalised": Law(normalise=True),
     "orthonormal": Law("orthonormal"),
 }
-LawName: TypeAlias = Literal["auto", "gaussian", "normalised", "orthonormal"]
+
+
+def name_of(law: Law) -> LawName:
+    """The name of a law in settings."""
+    return next(name for name, each in LAWS.items() if each == law)
 
 
 class Section(Protocol):

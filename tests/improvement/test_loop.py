@@ -274,7 +274,7 @@ def test_perturbed_policies_find_the_slope_and_tell_what_a_step_along_it_costs()
 def test_many_votes_drawn_from_scores_say_what_the_scores_say(rule):
     policy, task = Slope(noise=0.2), Task(number, tuple(ASKED[:8]), 8, seed=1, step=3)
     limit = ZerothOrder().propose(policy, task).direction
-    voted = ZerothOrder(rule, voters=20_000).propose(policy, task).direction
+    voted = ZerothOrder(rule, voters=4096).propose(policy, task).direction
     few = ZerothOrder(rule, voters=1).propose(policy, task).direction
     large = np.abs(limit) > 0.1 * np.abs(limit).max()
     assert (np.sign(voted) == np.sign(limit))[large].all()
