@@ -281,7 +281,7 @@ class Workers:
         try:
             with self._head.present():
                 return self._ray.get(call)
-        except errors.RayActorError:
+        except (errors.RayActorError, errors.ObjectLostError, errors.NodeDiedError):
             if not loading:
                 return None
             unasked = os.environ.get("RAY_AUTH_MODE") == "token"

@@ -126,8 +126,8 @@ class Worker:
         asked = held.run
         if who == "base":
             asked = self._host.beside(self._host.facts.name)
-        elif who == "judge" and self._judge is not None:
-            asked = self._judge[1]
+        elif who == "judge":
+            asked = held.judge
         ask = asked.answer if isinstance(request, AnswerRequest) else asked.read
         return held.identity, ask(request)
 
@@ -145,11 +145,13 @@ class Worker:
             own = copy.deepcopy(setup.coordinates)  # Ray's arrays are read-only, torch's are not
             run = self._host.at(own.subspace, own.space)
         found = identity(self._host.facts, run)
+        judge = None
         if setup.judge is not None:
             if self._judge is None or self._judge[0] != setup.judge:
                 self._judge = setup.judge, self._host.beside(setup.judge)
-            found["judge_sha256"] = self._judge[1].facts.sha256
-        self._held[setup.number] = _Held(found, run)
+            judge = self._judge[1]
+            found["judge_sha256"] = judge.facts.sha256
+        self._held[setup.number] = _Held(found, run, judge)
         if len(self._held) > SETUPS:
             del self._held[next(iter(self._held))]
         return self._held[setup.number]
@@ -161,6 +163,7 @@ class _Held:
 
     identity: Identity
     run: Any
+    judge: Any = None
 
 
 def identity(facts: Any, backend: Any) -> Identity:

@@ -30,7 +30,7 @@ class Closing:
     """Who closes a step and why: the rule, a deadline, an operator, or nothing left to ask.
 
     A controller gives its ``epoch``, an operator a ``reason`` instead. ``quorum``: the share of a
-    complete step's votes that a deadline or an operator needs to close the step.
+    complete step's votes that an operator needs to close the step.
     """
 
     by: ClosedBy
@@ -154,7 +154,7 @@ def close(ledger: Ledger, step: int, how: Closing, *, votes: StepVotes | None = 
     """Close a step, which fixes the votes that count; False if it may not close or was closed.
 
     The rule closes a step once every comparison that is asked has M counted votes. An operator
-    and a deadline close it with the votes there are, but not below the quorum. Both conditions
+    and a deadline close it with the votes there are, an operator not below a quorum. Both
     are checked without the lock that voters need, then again in the closing transaction, which
     reads only new rows. ``votes`` is the step's reader, where the caller has one.
     """
@@ -203,10 +203,8 @@ def close(ledger: Ledger, step: int, how: Closing, *, votes: StepVotes | None = 
     return True
 
 
-def quorate(votes: StepVotes, quorum: float | None) -> bool:
-    """Whether the step has this share of the votes that its rule needs; always with None."""
-    if quorum is None:
-        return True
+def quorate(votes: StepVotes, quorum: float) -> bool:
+    """Whether the step has this share of the votes that its rule needs."""
     have = len(votes.counted)
     return have >= quorum * (have + votes.missing) - 1e-9
 

@@ -24,6 +24,10 @@ class DiedError(Exception):
     pass
 
 
+class LostError(Exception):
+    pass
+
+
 class RaisedError(Exception):
     def __init__(self, cause: Exception):
         self.cause = cause
@@ -33,7 +37,11 @@ class Pretend:
     """Ray, with workers that answer ``2 * request`` in any order, or as ``fate`` says."""
 
     exceptions = SimpleNamespace(
-        RayActorError=DiedError, RayTaskError=RaisedError, RaySystemError=OSError
+        RayActorError=DiedError,
+        RayTaskError=RaisedError,
+        RaySystemError=OSError,
+        ObjectLostError=LostError,
+        NodeDiedError=LostError,
     )
 
     def __init__(self, fate: Any = lambda method, request, number: None, seed: int = 0):
@@ -86,7 +94,7 @@ class Pretend:
         fate = self._fate(call)
         if fate == "die":
             self.dead.add(worker)
-            raise DiedError
+            raise LostError if self.random.random() < 0.3 else DiedError
         if isinstance(fate, Exception):
             raise RaisedError(fate)
         held = {"model": "other" if fate == "lie" else "run's"}
