@@ -86,6 +86,16 @@ class Optimizer(Section):
         f"voters: {list_names(list(LEARNED))}.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_idle(cls, given: Any) -> Any:
+        """Leave out keys that the rule lacks where they are unset, or say what holds under it."""
+        if not isinstance(given, dict):
+            return given
+        lacks = KEYS.keys() - cls.model_fields.keys()
+        idle = {name for name in lacks & given.keys() if given[name] in (None, getattr(cls, name))}
+        return {name: value for name, value in given.items() if name not in idle}
+
     @classmethod
     def refuse(cls, name: str, place: str) -> str:
         """Why a key cannot stand here, and what was meant."""
@@ -209,12 +219,6 @@ def tag_of(rule: str) -> str:
     return "known" if found.can_warm_up else "sign"
 
 
-def is_idle(section: type[Of], name: str, value: Any) -> bool:
-    """Whether a key that a rule's section lacks is unset, or says what holds under the rule."""
-    known = name in KEYS and name not in section.model_fields
-    return known and (value is None or value == getattr(section, name))
-
-
 KEYS: Final = {
     name: model
     for model in (Optimizer, Known, Regression)
@@ -245,9 +249,7 @@ def make_settings(
     small = len(layout) == 1 and layout_dim(layout) <= REGRESSION_UP_TO_DIM
     facts = {name: changes.pop(name) for name in FACTS if name in changes}
     name = rule or (FIRST_RULE if small else OTHER_RULE)
-    tag = TAGS[tag_of(name)]
-    keys = {key: value for key, value in changes.items() if not is_idle(tag, key, value)}
-    section = checked(tag, {"rule": name, **keys})
+    section = checked(TAGS[tag_of(name)], {"rule": name, **changes})
     return place(section, root_seed, layout, **facts)
 
 

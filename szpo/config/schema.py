@@ -28,12 +28,10 @@ from szpo.config.optimizer import (
     FIRST_RULE,
     OTHER_RULE,
     REGRESSION_UP_TO_DIM,
-    TAGS,
     WARMUP,
     Known,
     Regression,
     Sign,
-    is_idle,
     place,
     tag_of,
 )
@@ -120,11 +118,9 @@ class Config(Section):
             able = all(name in Regression.model_fields or v is None for name, v in given.items())
             keys["rule"] = FIRST_RULE if small and able else OTHER_RULE
         try:
-            tag = tag_of(keys["rule"])
+            regression = tag_of(keys["rule"]) == FIRST_RULE
         except UsageError as error:
             raise ValueError(str(error)) from None
-        regression = tag == FIRST_RULE
-        keys = {name: value for name, value in keys.items() if not is_idle(TAGS[tag], name, value)}
         if panel.verdict == "rows" or (panel.verdict is None and regression):
             keys.setdefault("D", 1)
         if space.adapters:
