@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
-from szpo import files
+from szpo import files, locks
 from szpo.errors import ResourceError, StorageError
 
 
@@ -109,13 +109,16 @@ def _has_weights(folder: Path) -> bool:
 
 
 def publish(target: Path, write: Callable[[Path], object]) -> Path:
-    """Write a folder atomically; if another process was faster, its equal folder is used."""
+    """Write a folder atomically; while one process writes it, others wait for it."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with files.write_whole(target) as draft:
-            draft.mkdir()
-            write(draft)
-            draft.chmod(0o755)
+        with locks.claim(target.with_name(f".{target.name}.lock"), wait=True):
+            if (target / "config.json").is_file():
+                return target
+            with files.write_whole(target) as draft:
+                draft.mkdir()
+                write(draft)
+                draft.chmod(0o755)
     except OSError as error:
         raise ResourceError(
             f"cannot write the model cache {target.parent} ({error.strerror}); "

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Final
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Final
 
 LOCK_BYTE: Final = 2**40
 """Windows locks bytes, which others then cannot read; so the lock is on a byte past any file."""
@@ -45,3 +49,19 @@ else:
         except BlockingIOError:
             return False
         return True
+
+
+POLL_S: Final = 0.5
+
+
+@contextmanager
+def claim(lock: Path, *, wait: bool = False) -> Iterator[IO[str] | None]:
+    """Hold a file's lock until the block or the process ends.
+
+    None if another process has it, unless ``wait``.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a", encoding="utf-8") as file:
+        while not (held := try_lock(file.fileno())) and wait:
+            time.sleep(POLL_S)
+        yield file if held else None

@@ -23,8 +23,8 @@ from numpy.typing import ArrayLike
 from pydantic import Field
 
 from szpo import __version__, named_parameters, seeds
-from szpo.config.optimizer import make_settings, read_settings, record_settings
-from szpo.config.section import Positive, Section, checked
+from szpo.config.optimizer import KEYS, make_settings, read_settings, record_settings
+from szpo.config.section import Positive, Section, checked, suggest
 from szpo.errors import IntegrityError, StorageError, UsageError
 from szpo.files import replace_whole
 from szpo.ledger.canonical import sha256
@@ -625,12 +625,18 @@ def choose_settings(
             raise UsageError(
                 f"Optimizer: {name} is not an option; help(szpo.Optimizer) names them"
             )
+    known = sorted({"rule", *KEYS, *Falls.model_fields}.difference(FIXED))
+    for name in given:
+        if name not in known:
+            hint = suggest(name, known) or f"; there are {', '.join(known)}"
+            raise UsageError(f'Optimizer: unknown option "{name}"{hint}')
     if given.get("weighting", "equal") != "equal":
         raise UsageError(
             "Optimizer: weighting learns from who voted how, which tell does not know; weigh "
             "votes yourself with tell(vote, weight=...)"
         )
-    rule = given.pop("rule", RULE)
+    rule = RULE if given.get("rule") == "auto" else given.get("rule", RULE)
+    given.pop("rule", None)
     steps = {} if has_two_points(rule) else _shrinking(dim)
     if bounded and steps:
         steps["mu_decay"] = 0.25

@@ -15,11 +15,10 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from szpo.analysis import taught
 from szpo.cli import console as to_user
-from szpo.cli import run_paths
+from szpo.cli import run_paths, terminal
 from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.config.schema import Config
@@ -129,16 +128,7 @@ def run_demo(config: Config, path: Path, *, quiet: bool) -> dict[str, Any]:
         f"demo: model {config.model.name}, {config.run.votes} votes of a simulated panel, "
         f"started at {clock}"
     )
-    bar = Progress(
-        TextColumn("votes {task.completed:.0f}/{task.total:.0f}"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
+    bar = terminal.votes_bar(console, live=not quiet)
     total = config.steps * config.votes_per_step
     task = bar.add_task("votes", total=total, note="set-up")
 

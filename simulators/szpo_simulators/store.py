@@ -12,10 +12,8 @@ import hashlib
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,15 +21,14 @@ from typing import IO, Any, Final
 
 from rich.console import Console
 
+from szpo.cli import console as to_user
 from szpo.errors import RunError
 from szpo.files import replace_whole
-from szpo.locks import try_lock
+from szpo.locks import claim
 
 Spec = Mapping[str, Any]
 """All inputs of a cell as plain JSON values."""
 CHILD: Final = (sys.executable, "-m", "szpo_simulators.compare.cells")
-POLL: Final = 0.5
-"""Seconds between tries of a lock that another process holds."""
 
 
 def hash_spec(spec: Spec) -> str:
@@ -61,19 +58,6 @@ def read_record(path: Path) -> dict[str, Any]:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} cannot be read ({error}); delete it to compute it anew") from None
-
-
-@contextmanager
-def claim(lock: Path, *, wait: bool = False) -> Iterator[IO[str] | None]:
-    """Hold a file's lock until the block or the process ends.
-
-    None if another process has it, unless ``wait``.
-    """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a", encoding="utf-8") as file:
-        while not (held := try_lock(file.fileno())) and wait:
-            time.sleep(POLL)
-        yield file if held else None
 
 
 def make_once(path: Path, folder: Path, make: Callable[[], None]) -> None:
@@ -153,6 +137,8 @@ class Store:
             log.unlink(missing_ok=True)
             return None
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        if lines and lines[-1] == "KeyboardInterrupt":  # Ctrl-C reaches both
+            raise KeyboardInterrupt
         return f"{lines[-1] if lines else f'ended with code {code}'} (log: {log})"
 
 
@@ -186,6 +172,7 @@ def run_cells(console: Console, store: Store, wanted: Sequence[Cell], jobs: int 
             return True
         with claim(store.lock_path(cell), wait=wait) as lock:
             if lock is not None and not store.record_path(cell).exists():
+                to_user.doing(f"computing the cell {cell.name}")
                 problem = store.run(cell, lock, partial(report, cell))
                 if problem is not None:
                     failures.append(f"{cell.name}: {problem}")

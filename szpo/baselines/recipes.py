@@ -6,11 +6,12 @@ Texts are converted to the type of the field, so values may come from a command 
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, ValidationError
 
-from szpo.config.section import Section
+from szpo.config.section import Section, describe
+from szpo.errors import UsageError
 
 Count: TypeAlias = Annotated[int, Field(ge=1)]
 Group: TypeAlias = Annotated[int, Field(ge=2)]
@@ -27,3 +28,11 @@ class Recipe(Section):
     """The settings of a gradient method."""
 
     model_config = ConfigDict(strict=False)
+
+    def __init__(self, **values: Any):
+        """Raises UsageError, one line, if a value is out of range."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            wrong = describe(type(self), error.errors(include_url=False)[0])
+            raise UsageError(wrong) from None

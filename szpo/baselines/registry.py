@@ -26,7 +26,7 @@ from szpo.baselines.actor import Actor
 from szpo.baselines.asking import Ask, Score
 from szpo.baselines.costs import Meter, OnStep, Trained
 from szpo.baselines.validation import join_remarks
-from szpo.config.section import Section, checked
+from szpo.config.section import Section
 from szpo.data.pairs import Preferences
 from szpo.errors import UsageError
 from szpo.types import Answer, Prompt
@@ -161,9 +161,12 @@ def recipe(method: str, settings: Mapping[str, Any]) -> Any:
     for name in given:
         if name not in known:
             raise UsageError(f"{method} has no setting {name!r}; it has: {', '.join(known)}")
-    if inner is not None:
-        given[inner] = checked(type(nested), {**dict(nested), **of_nested}, f"{method}: ")
-    return checked(type(default), {**dict(default), **given}, f"{method}: ")
+    try:
+        if inner is not None:
+            given[inner] = type(nested)(**{**dict(nested), **of_nested})
+        return type(default)(**{**dict(default), **given})
+    except UsageError as error:
+        raise UsageError(f"{method}: {error}") from None
 
 
 def require_extra(method: str, *, scored: bool) -> None:

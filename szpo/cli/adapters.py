@@ -155,7 +155,7 @@ def _show(made: list[Mapping[str, Any]]) -> None:
 @contextlib.contextmanager
 def _show_progress(as_json: bool) -> Iterator[setup_progress.Progress]:
     """Show the stage on stderr: a bar, or lines."""
-    live = console.errors.is_terminal and not as_json
+    live = console.draws() and not as_json
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn(),
         console=console.errors, disable=not live, transient=True,

@@ -24,7 +24,7 @@ from szpo.cli import commands, console
 from szpo.outgoing import hide_keys
 
 INTERRUPTED = 130
-AGAIN = ("demo", "run", "serve", "compare", "simulate", "judge")
+AGAIN = ("demo", "run", "serve", "compare", "simulate", "judge", *console.ANEW)
 """Commands that, given again after an interrupt, lose nothing that was counted."""
 WAITING = ("serve", "vote", "simulate", "judge", "visualize")
 """Commands that wait for people or another process, and may be silent meanwhile."""

@@ -396,6 +396,7 @@ def baseline(
     target = out or Path("baselines") / method
     if method != "self-rewarding":  # it resumes where it stopped
         run_paths.fresh(target)
+    console.doing(f"loading what {method} begins with")
     stand = prepare(args, how, folder, seed)
     with _show_progress(method) as on_step:
         outcome = registry.run(method, stand, changed, folder=target, seed=seed, on_step=on_step)
@@ -461,7 +462,7 @@ def _show_progress(method: str) -> Iterator[OnStep]:
         TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[figures]}"),
         console=console.errors,
     ) as bar:  # fmt: skip
-        task = bar.add_task(method, total=None, figures="")
+        task = bar.add_task(method, total=None, figures="reading votes or writing answers")
 
         def on_step(moment: Moment) -> None:
             names = [n for n in ("loss", "reward", "kl") if n in moment.figures]

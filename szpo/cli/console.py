@@ -57,10 +57,15 @@ def report_stop(how: str) -> None:
     if how == "SIGTERM" and CHILD in os.environ:
         return
     ways = [command for command, once in _ways_on if once is None or once.exists()]
-    hint = f"; nothing counted is lost. Continue with: {ways[-1]}" if ways and ways[-1] else ""
-    complain(f"stopped by {how}{hint}")
+    way = ways[-1] if ways else None
+    verb = "Begin again" if way and way.split()[1] in ANEW else "Continue"
+    complain(
+        f"stopped by {how}" + (f"; nothing counted is lost. {verb} with: {way}" if way else "")
+    )
 
 
+ANEW: Final = ("baseline", "improve")
+"""Commands that keep nothing of what they had done when they were stopped."""
 _ways_on: list[tuple[str | None, Path | None]] = []
 CHILD: Final = "SZPO_CHILD"
 """Set in the environment of a process that szpo itself starts and ends."""
@@ -83,7 +88,9 @@ class Pulse:
     def __init__(self, to: TextIO, clock: Callable[[], float] = time.monotonic):
         """``to`` is where the lines go, and ``clock`` gives seconds."""
         self._to, self._clock = to, clock
-        self._live: Final = to.isatty() and os.environ.get("TERM") != "dumb"
+        self._live: Final = (
+            to.isatty() and os.environ.get("TERM") != "dumb" and CHILD not in os.environ
+        )
         self._lock: Final = threading.RLock()
         self._doing, self._since, self._heard = "", 0.0, clock()
         self._shown = self._open = False
@@ -146,6 +153,11 @@ class _Heard:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def draws() -> bool:
+    """Whether a line of this process may move: on a terminal that no parent writes to as well."""
+    return errors.is_terminal and CHILD not in os.environ
 
 
 def machine_load() -> tuple[float, int]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from szpo.analysis import improvement, measuring
+from szpo.analysis import improvement, measuring, run_taste
 from szpo.cli import console, run_paths
 from szpo.cli.taste import FEATURE
 from szpo.errors import RunError, UsageError
@@ -37,6 +37,8 @@ def improve(
 
     path = run_paths.find(run, folder)
     with Ledger.open(path) as ledger, lease.hold(ledger):
+        run_taste.read(ledger, feature)  # refused before a model is loaded
+        console.doing("loading the run's model")
         with quiet():
             parts = assemble.reopen(ledger, panel=False, say=console.complain, features=feature)
         helped = ""

@@ -13,17 +13,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import typer
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from szpo.analysis import cause, improvement, taught
-from szpo.cli import console, inspect, run_paths
+from szpo.cli import console, inspect, run_paths, terminal
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.errors import EngineError, UsageError
@@ -50,6 +43,8 @@ WARN_AT: Final = 0.7
 """A run warns of drift at this share of its KL limit."""
 TELL_EVERY_S: Final = 30.0
 """Seconds between lines on a set-up's progress, where no bar is drawn."""
+
+MEASURING: Final = "all votes are in; measuring what they changed"
 
 
 def run(
@@ -290,7 +285,7 @@ def _create(
 @contextlib.contextmanager
 def _show_setup(path: Path, *, as_json: bool) -> Iterator[setup_progress.Progress]:
     """Show the stages of a set-up, and write them for the page of szpo serve."""
-    live = console.errors.is_terminal and not as_json
+    live = console.draws() and not as_json
     bars = Progress(
         TextColumn("set-up: {task.description}"), BarColumn(bar_width=24), TimeElapsedColumn(),
         console=console.errors, disable=not live, transient=True,
@@ -351,7 +346,7 @@ def _drive(
                 _say_who_votes(ledger, parts, stay=stay)
                 votes = not stay and parts.panel is not None and parts.config.panel.inside
                 console.doing("the run goes on" if votes else "")
-                with _show_steps(ledger, parts.config, score, as_json=as_json) as show:
+                with _show_steps(ledger, parts.config, score, as_json=as_json, stay=stay) as show:
                     outcome = whole_run.drive(
                         ledger, parts, (EachStep(show),), score=score, say=console.complain,
                         stay=stay,
@@ -408,24 +403,23 @@ def _say_who_votes(ledger: Ledger, parts: RunParts, *, stay: bool) -> None:
 
 @contextlib.contextmanager
 def _show_steps(
-    ledger: Ledger, config: Config, score: Score | None, *, as_json: bool
+    ledger: Ledger, config: Config, score: Score | None, *, as_json: bool, stay: bool
 ) -> Iterator[Callable[[step_report.StepReport], None]]:
     """Show each finished step: in a bar on a terminal, else as a line."""
-    live = console.errors.is_terminal and not as_json
-    bars = Progress(
-        TextColumn("votes {task.completed:.0f}/{task.total:.0f}"), BarColumn(bar_width=24),
-        TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TextColumn("left"),
-        TimeRemainingColumn(), console=console.errors, disable=not live, transient=True,
-    )  # fmt: skip
+    live = console.draws() and not as_json
     warned: list[str] = []
     watch = cause.Watch(ledger)
-    with bars as bar:
-        task = bar.add_task("votes", total=config.votes_per_step * config.steps, note="")
+    with terminal.votes_bar(console.errors, live=live) as bar:
+        total = config.votes_per_step * config.steps
+        task = bar.add_task("votes", total=total, note="")
 
         def show(report: step_report.StepReport) -> None:
             read = budget.describe_read(*budget.read_so_far(ledger))
             note = f"{read}, {_note(ledger, report, score)}"
-            bar.update(task, completed=report.total_votes, note=note)
+            over = report.total_votes >= total and not stay
+            if over:
+                console.doing(MEASURING)
+            bar.update(task, completed=report.total_votes, note=MEASURING if over else note)
             if not live and not as_json:
                 console.complain(f"step {report.step}: {report.total_votes} votes, {note}")
             if equal := watch.look():

@@ -9,10 +9,12 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from typing import Any, Final
 
 from rich.console import Console, RenderableType
 from rich.panel import Panel
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -24,11 +26,37 @@ BESIDE: Final = 100
 """Fewest columns of a terminal in which two answers stand side by side."""
 SILENT_S: Final = 5.0
 """Longest time without a line where no line can move, seconds."""
+BAR: Final = 24
+"""Columns of a bar."""
 ARROWS: Final = {"A": "up", "B": "down", "C": "right", "D": "left"}
 """Keys by the last letter of the sequence that a terminal sends."""
 ESCAPE_S: Final = 0.05
 """Seconds within which the rest of such a sequence follows."""
 LEAVE: Final = "q"
+
+
+class _Now(ProgressColumn):
+    def __init__(self, to: Console):
+        super().__init__()
+        self._to = to
+
+    def render(self, task: Task) -> Text:
+        """The time so far, which goes on when all votes are in; what the rest may take; a note."""
+        text = str(timedelta(seconds=int(task.elapsed or 0)))
+        if not task.finished and (left := task.time_remaining) is not None:
+            text += f" left {timedelta(seconds=int(left))}"
+        shown = Text(f"{text} {task.fields['note']}")
+        shown.truncate(self._to.width - BAR - len(f"votes {task.total}/{task.total}  "),
+                       overflow="ellipsis")  # fmt: skip
+        return shown
+
+
+def votes_bar(to: Console, *, live: bool) -> Progress:
+    """A bar of a run's votes; its task has the field ``note``, what was or is being done."""
+    return Progress(
+        TextColumn("votes {task.completed:.0f}/{task.total:.0f}"), BarColumn(BAR), _Now(to),
+        console=to, disable=not live, transient=True,
+    )  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -134,7 +134,7 @@ def parse_assignment(text: str) -> dict[str, Any]:
     if not equals or not key:
         raise UsageError(f'--set {text}: write it as section.key=value, for example "run.seed=1"')
     section, name = find_key(key, f"--set {text}")
-    if value.strip().lower() == "none":
+    if value.strip().lower() == "none" and (section, name) != ("run", "name"):
         return {section: {name: None}}
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]

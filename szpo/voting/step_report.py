@@ -165,12 +165,13 @@ def read_steps(ledger: Ledger, step: int | None = None) -> tuple[StepReport, ...
     generated, applied = (_bodies(ledger, kind, step) for kind in ("generated", "step"))
     ends = "SELECT step, applied_us FROM updates WHERE ? IS NULL OR step = ? ORDER BY step, k"
     applied_us = {row["step"]: row["applied_us"] for row in ledger.query(ends, (step, step))}
-    found = []
+    found: list[StepReport] = []
     for row in filter(None, rows):
         drawn, done = generated.get(row["step"], {}), applied.get(row["step"], {})
         if row["state"] != "applied":
             votes = StepVotes(ledger, row["step"])
             done = count(votes, ledger.comparisons(row["step"]), row["pairing"])
+            done["total_votes"] = done["votes"] + (found[-1].total_votes if found else 0)
         figures = figures_of(drawn)
         noted = {**row, **figures, **done, "applied_us": applied_us.get(row["step"])}
         given = {name: noted[name] for name in _FIELDS if noted.get(name) is not None}

@@ -65,6 +65,8 @@ def test_fields_of_one_method():
     with pytest.raises(UsageError, match="notebook-dpo: steps must be a whole number >= 1"):
         registry.recipe("notebook-dpo", {"steps": "0"})  # looked at again
     assert notebook_dpo.RECIPE.steps == 50
+    with pytest.raises(UsageError, match=r"^steps must be a whole number >= 1"):
+        dpo.Recipe(steps=0)
 
 
 LONG = Prompt.user(" ".join(f"w{i}" for i in range(20, 80)))

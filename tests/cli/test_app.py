@@ -148,15 +148,16 @@ def test_a_silent_command_says_what_it_does(monkeypatch):
     assert log.getvalue().endswith("measuring (0 s; the machine is busy: load 5.1)\n")
 
 
-@pytest.mark.parametrize("name", ["demo", "serve", "run", "compare"])
+@pytest.mark.parametrize("name", ["demo", "serve", "run", "compare", "improve", "baseline"])
 def test_an_interrupt_before_anything_is_stored_names_the_same_command(name, monkeypatch, capsys):
     def stop(**_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("szpo.cli.app.app", stop)
     assert call([name, "--set", "run.name=a b", "--debug"]) == 130
+    verb = "Begin again" if name in console.ANEW else "Continue"
     assert capsys.readouterr().err == (
-        "stopped by an interrupt; nothing counted is lost. Continue with: "
+        f"stopped by an interrupt; nothing counted is lost. {verb} with: "
         f"szpo {name} --set 'run.name=a b'\n"
     )
 
@@ -520,3 +521,30 @@ def test_a_text_of_a_record_is_shown_and_not_obeyed(capsys):
     assert " ".join(shown.split()).count(marked) == 1 + 2 + 2
     assert json.loads("{" + document) == {text: text}
     assert not set("\x1b\x9b") & set(out + err)
+
+
+def test_only_a_process_that_has_the_terminal_to_itself_draws_on_it(monkeypatch):
+    monkeypatch.setattr(console, "errors", Console(file=io.StringIO(), force_terminal=True))
+    assert console.draws()
+    monkeypatch.setenv(console.CHILD, "1")
+    assert not console.draws()
+
+
+def test_the_bar_of_votes_goes_on_when_all_are_in_and_fits_one_line():
+    now, drawn = 0.0, Console(file=io.StringIO(), width=80, force_terminal=True)
+    bar = terminal.votes_bar(drawn, live=False)
+    bar.get_time = lambda: now
+    task = bar.add_task("votes", total=8, note="x" * 200)
+
+    def line() -> str:
+        with drawn.capture() as shown:
+            drawn.print(bar.get_renderable())
+        return console._ESCAPES.sub("", shown.get())
+
+    for votes in (2, 4):
+        now += 30
+        bar.update(task, completed=votes)
+    assert "0:01:00 left 0:01:00 xxx" in line() and line().count("\n") == 1
+    bar.update(task, completed=8, note="measuring")
+    now = 95.0
+    assert line().rstrip().endswith("0:01:35 measuring")

@@ -162,6 +162,7 @@ def test_set_wins_over_file_and_file_over_preset(tmp_path: Path) -> None:
         ("reward=keyword:sea,sun", "panel", "reward", "keyword:sea,sun"),
         ('generation.stop=["\\n"]', "generation", "stop", ["\n"]),
         ("run.votes=none", "run", "votes", None),
+        ("run.name=none", "run", "name", "none"),
         ("mu = 0.5", "optimizer", "mu", 0.5),
         ("folder=here", "run", "folder", "here"),
     ],

@@ -352,7 +352,7 @@ def test_bad_arguments_are_refused_in_one_line():
         ({"dim": 2, "start": "ab"}, "start 'ab' is not made of numbers"),
         ({"dim": 2, "bounds": (1, 0)}, "low must be below high"),
         ({"bounds": (0, 1)}, "these bounds hold for every one; give dim=3"),
-        ({"dim": 2, "lr": 0.1}, 'unknown key "lr"; leave it out'),
+        ({"dim": 2, "lr": 0.1}, 'unknown option "lr"; there are alpha, .*, rule'),
         ({"start": [5.0], "bounds": [(0, 1)]}, "outside its bounds"),
         ({"dim": 2, "seed": -1}, "seed: -1 is out of range"),
         ({"dim": 2, "rule": "best"}, 'rule must be one of .*"known"'),
@@ -366,6 +366,7 @@ def test_bad_arguments_are_refused_in_one_line():
             with pytest.raises(UsageError, match=words) as caught:
                 szpo.Optimizer(**how)
             assert "\n" not in str(caught.value)
+    assert szpo.Optimizer(dim=2, rule="auto").to_dict() == szpo.Optimizer(dim=2).to_dict()
 
 
 @pytest.mark.parametrize(

