@@ -143,7 +143,7 @@ def connect(engine: Engine, loaded: Any, local: Any, **options: Any) -> Any:
 
     root = Path(engine.adapters or tempfile.gettempdir()).absolute()
     folder = AdapterFolder(root, sites, loaded.name)
-    trusted = vllm_trusted_model.TrustedModel(loaded, local, engine.tolerance)
+    trusted = vllm_trusted_model.TrustedModel(loaded, local)
     stop, words = local.adapted.stop_tokens, vocabulary_size(loaded.model)
     decoding = Decoding(Sampling(), tuple(stop), words)
     plus, minus = trusted.members(canary_request(local.subspace))

@@ -116,10 +116,9 @@ class Judged:
 class TrustedModel:
     """The run's model in this process, for members as a server rounds them."""
 
-    def __init__(self, loaded: Any, local: LocalBackend, tolerance: float | None):
-        """``tolerance``: mean |difference| per token, nats; None: `TOLERANCE` of the dtype."""
+    def __init__(self, loaded: Any, local: LocalBackend):
         self.dtype: str = loaded.dtype
-        self.tolerance = tolerance or TOLERANCE[self.dtype]
+        self.tolerance = TOLERANCE[self.dtype]
         self.sites = local.subspace.sites
         self.local = local
 

@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from szpo.config.section import Count, OneOf, Positive, Section
+from szpo.config.section import Count, OneOf, Section
 from szpo.outgoing import ENGINE_KEY, server_root
 
 RAY_ROWS = 32
@@ -16,7 +16,7 @@ VLLM_ROWS = 128
 Address = Annotated[str, Field(pattern=r"^https?://[^\s@?#/]+(/[^\s@?#]*)?$")]
 GOES_WITH = {
     "ray": ("address", "workers", "gpus", "insecure_hosts"),
-    "vllm": ("replicas", "adapters", "insecure_hosts", "tolerance"),
+    "vllm": ("replicas", "adapters", "insecure_hosts"),
 }
 """By kind of engine: the settings that not every kind has."""
 
@@ -54,11 +54,6 @@ class Engine(Section):
         [],
         description="Hosts of other machines to which the key of vLLM servers, or the token of a "
         "Ray cluster, may go unencrypted.",
-    )
-    tolerance: Positive | None = Field(
-        None,
-        description="Mean difference per token, in nats, above which a vLLM server's "
-        "log-probabilities count as those of another model or adapter; default: by dtype.",
     )
     chunk_rows: Count | None = Field(
         None,
