@@ -22,7 +22,6 @@ from szpo.types import Answer, Prompt, Say
 
 MEASURED = 8
 """Prompts on which a mix's KL is measured."""
-MOST_NATS = 100.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -75,15 +75,6 @@ def find(ledger: Ledger, seat: str) -> Assignment | None:
     return assignment(found[0]) if found else None
 
 
-def find_at(ledger: Ledger, comparison: str, panelist: str) -> str | None:
-    """The id of a panelist's seat at a comparison, or None."""
-    found = ledger.query(
-        "SELECT assignment FROM assignments WHERE comparison = ? AND panelist = ?",
-        (comparison, panelist),
-    )
-    return found[0]["assignment"] if found else None
-
-
 def find_unanswered(
     ledger: Ledger, panelist: str, kinds: Sequence[str], now: int
 ) -> Assignment | None:
