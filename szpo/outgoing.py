@@ -16,6 +16,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from szpo.errors import UsageError
+from szpo.visible_text import visible
 
 JUDGE_KEY: Final = "OPENAI_API_KEY"
 """Environment variable with the API key of a judge's endpoint."""
@@ -190,6 +191,17 @@ def hub_endpoint() -> str:
 
 
 # ---- texts ----
+
+
+def error_text(body: Any, *keys: str) -> str:
+    """A server's message in an error reply, in one line of 200 characters or less, without keys.
+
+    >>> error_text({"error": {"message": "no money"}}), error_text({"detail": "slow"})
+    ('no money', 'slow')
+    """
+    inner = body.get("error", body) if isinstance(body, dict) else body
+    said = inner.get("message") or inner.get("detail") if isinstance(inner, dict) else inner
+    return " ".join(visible(hide_keys(str(said or ""), *keys)).split())[:200]
 
 
 def hide_keys(text: str, *keys: str) -> str:

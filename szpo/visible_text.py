@@ -13,13 +13,19 @@ HIDDEN: Final = re.compile(
     "\u2028\u2029\u202a-\u202e\u2060-\u206f\ufe00-\ufe0d\ufeff\ufff9-\ufffb"
     f"\U0001d173-\U0001d17a\U000e0000-\U000e0fff{FILLERS}]"
     f"|(?<![^{_LATIN}])[\u200c\u200d](?![^{_LATIN}])"
+    f"|(?<![^{_LATIN}])(?<![\xa9\xae])[\ufe0e\ufe0f](?!\u20e3)|(?<=[\ufe0e\ufe0f])[\ufe0e\ufe0f]"
 )
 """Characters that nobody sees: controls (except tab and line feed), directional marks, zero-width
 characters, fillers, variation selectors.
 
-Joiners (U+200C, U+200D) stay beside letters of scripts that need them and in emoji, as do the
-selectors U+FE0E and U+FE0F.
+Joiners (U+200C, U+200D) and selectors (U+FE0E, U+FE0F) stay beside letters of scripts that need
+them and in emoji.
 """
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of the text can be seen."""
+    return not HIDDEN.sub("", text).strip()
 
 
 def visible(text: str) -> str:

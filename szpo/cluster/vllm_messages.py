@@ -140,10 +140,3 @@ def caches_prefixes(metrics: str) -> bool:
     """
     lines = re.findall(r"^vllm:cache_config_info\{(.*)\}", metrics, flags=re.MULTILINE)
     return any('enable_prefix_caching="True"' in line for line in lines)
-
-
-def error_text(body: Any) -> str:
-    """The message of an error reply, as one line of at most 200 characters; "" if none."""
-    inner = body.get("error", body) if isinstance(body, dict) else None
-    message = inner.get("message") if isinstance(inner, dict) else inner
-    return " ".join(str(message or "").split())[:200]

@@ -179,7 +179,7 @@ class Server:
             code = error.status_code
             if optional and code in (400, 404, 405):
                 return ""
-            message = vllm_messages.error_text(error.body)
+            message = outgoing.error_text(error.body)
             # vLLM 0.32 says 500 of an adapter of a higher rank than it takes.
             if (code in PASSING or code >= 500) and "max_lora_rank" not in message:
                 raise self._gone(f"HTTP {code} at {path}") from None

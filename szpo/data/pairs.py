@@ -11,6 +11,7 @@ from szpo.data import text_files
 from szpo.data.prompts import Turns, add_system
 from szpo.errors import UsageError
 from szpo.types import Answer, Prompt
+from szpo.visible_text import is_blank
 
 Source: TypeAlias = Literal["pair", "batch", "note", "ranking", "file", "judge"]
 End: TypeAlias = Literal["stop", "length"]
@@ -105,13 +106,13 @@ def get_text(record: dict[str, object], key: str, where: str, *, blank: bool = F
 def require_text(value: object, where: str, *, blank: bool = False) -> str:
     """Return a value that must be text without NUL; ``where`` ends with its name.
 
-    Only with ``blank`` it may be empty or white.
+    Only with ``blank`` it may be empty or show nothing.
     """
     if not isinstance(value, str):
         raise UsageError(f"{where} must be text (got {type(value).__name__})")
     if "\0" in value:
         raise UsageError(f"{where} holds a NUL character; remove it")
-    if not blank and not value.strip():
+    if not blank and is_blank(value):
         raise UsageError(f"{where} is empty")
     return value
 

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 
 from szpo.data.prompts import PromptSet
 from szpo.errors import UsageError
+from szpo.models import loading
 from szpo.models.context import Reader
 from szpo.types import Prompt
 
@@ -17,7 +18,7 @@ SHOWN_CUTS = 3
 
 
 def fit_prompts(prompts: PromptSet, reader: Reader, new: int, too_long: TooLong) -> PromptSet:
-    """Make room for ``new`` tokens after each prompt of a set; a warning names cut prompts."""
+    """Make room for ``new`` tokens after each prompt; warnings name cut prompts, control words."""
     if reader.over(new + 1):
         raise UsageError(
             f"generation.max_new_tokens {new:,} leaves no room for a prompt: model {reader.name} "
@@ -25,6 +26,10 @@ def fit_prompts(prompts: PromptSet, reader: Reader, new: int, too_long: TooLong)
         )
     places = prompts.places
     every = tuple(dict.fromkeys((*places, *prompts.train, *prompts.heldout)))
+    held = sum(bool(loading.held_control_words(reader.tokenizer, prompt)) for prompt in every)
+    if held and not any("control words" in warning for warning in prompts.warnings):
+        note = f"{held} prompts with control words of the model (kept as text)"
+        prompts = replace(prompts, warnings=(*prompts.warnings, note))
     long = {p: n for p in every if reader.over((n := reader.tokens(p)) + new)}
     if not long:
         return prompts

@@ -22,7 +22,7 @@ from szpo.data import spreadsheets, text_files
 from szpo.data.text_files import Limits
 from szpo.errors import UsageError
 from szpo.types import Prompt
-from szpo.visible_text import HIDDEN
+from szpo.visible_text import HIDDEN, is_blank
 
 if TYPE_CHECKING:
     from szpo.config.model_sections import Prompts
@@ -220,8 +220,10 @@ def _record(
             raise UsageError(f"{where}: needs {needs} (found: {keys})")
         given = {key: each for key, each in value.items() if key != found[0]}
         value = value[found[0]]
+        if isinstance(value, str) and is_blank(value):
+            raise UsageError(f"{where}: {found[0]} is empty")
     if isinstance(value, str):
-        if not value.strip():
+        if is_blank(value):
             return None
         turns: tuple[tuple[str, str], ...] = (("user", value.strip()),)
     elif isinstance(value, list):
@@ -272,7 +274,7 @@ def conversation(messages: list[Any], where: str) -> Turns:
             raise UsageError(f"{place}: role must be one of {', '.join(ROLES)} (got {role!r})")
         if role == "system" and index > 1:
             raise UsageError(f"{place}: only the first message may be a system prompt")
-        if not isinstance(content, str) or not content.strip():
+        if not isinstance(content, str) or is_blank(content):
             raise UsageError(f"{place}: content must be text that is not empty")
         turns.append((role, content))
     if not turns or turns[-1][0] != "user":

@@ -25,7 +25,6 @@ from szpo.judges.backends import JudgeError, Question, Reply
 from szpo.judges.prompting import Labels
 from szpo.outgoing import JUDGE_KEY
 from szpo.plugins import how_to_install
-from szpo.visible_text import visible
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -138,10 +137,7 @@ class Endpoint:
 
     def _words(self, error: Any) -> str:
         """The server's own words, in one line and without keys."""
-        body = error.body
-        said = body.get("message") if isinstance(body, dict) else body
-        text = visible(outgoing.hide_keys(str(said or ""), self.key))
-        return " ".join(text.split())[:200]
+        return outgoing.error_text(error.body, self.key)
 
     @staticmethod
     def _text(choice: Any) -> Reply:

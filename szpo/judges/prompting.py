@@ -30,7 +30,7 @@ _CONTROL = re.compile("[\x00-\x08\x0e-\x1b\x7f\ud800-\udfff]")
 _MARKS = r"[\s*_`#\[\](){}<>\"'“”]*"
 _BEGIN = rf"(?:^-?|(?<=[.!?;,])){_MARKS}(?:(?:my|the|so|thus|final|overall)\b,?\s+){{0,3}}"
 _IS = (
-    rf"(?:{_MARKS}(?:[:=>]|\b(?:is|goes to)\b)|{_MARKS}\n){_MARKS}"
+    rf"(?:{_MARKS}(?:[:=>]|\s[—–-]+\s|\b(?:is|goes to)\b)|{_MARKS}\n){_MARKS}"
     r"(?:the\s+)?(?:(?:set|answers?)\s+)?"
 )
 _END = (
@@ -123,7 +123,7 @@ def read_verdict(text: str, labels: Labels = LETTERS, *, whole: bool = True) -> 
     r"""The verdict of a reply; None where there is none, or where two contradict.
 
     It is what the reply states as its verdict, answer or choice, anywhere but in a quotation; else
-    what its last line prefers or names. ``whole``: the reply was not cut.
+    what its first or last line is, or its last one prefers. ``whole``: the reply was not cut.
 
     >>> read_verdict("Both try.\n**Verdict: B**"), read_verdict("Answer: A, which is shorter.")
     ('second', 'first')
@@ -132,15 +132,16 @@ def read_verdict(text: str, labels: Labels = LETTERS, *, whole: bool = True) -> 
     """
     first, second = (rf"{re.escape(label)}\b" for label in labels)
     options: dict[Preferred, str] = {"first": first, "second": second, "tie": _TIE}
-    found = _stated(text, _VERDICT, options, whole)
-    last = _own_lines(text)[-1:] if whole and not found else []
-    if last and not _UNSURE.search(last[0]):  # letters as written: "a" may be a word
-        found = {
-            place
-            for place, label in options.items()
-            if re.search(_PREFERS.format(label), last[0])
-            or re.search(_BETTER.format(label), last[0])
-        }
+    found, last = _stated(text, _VERDICT, options), _own_lines(text)[-1:]
+    if whole and not found:
+        found = _alone(text, options)
+        if last and not _UNSURE.search(last[0]):  # letters as written: "a" may be a word
+            found |= {
+                place
+                for place, label in options.items()
+                if re.search(_PREFERS.format(label), last[0])
+                or re.search(_BETTER.format(label), last[0])
+            }
     return found.pop() if len(found) == 1 else None
 
 
@@ -151,29 +152,35 @@ def read_grade(text: str, *, whole: bool = True) -> int | None:
     (4, None, None)
     """
     options = {n: rf"{n}(?![\w/])|{n}(?:\s*/\s*|\s+out\s+of\s+)5\b" for n in range(1, 6)}
-    found = _stated(text, r"(?:grade|rating|score)", options, whole)
+    found = _stated(text, r"(?:grade|rating|score|answer)", options)
+    found = found or (_alone(text, options) if whole else set())
     return found.pop() if len(found) == 1 else None
 
 
-def _stated(text: str, key: str, options: Mapping[_Option, str], whole: bool) -> set[_Option]:
-    """What the reply states under the key; else what its last line is."""
-    lines = _own_lines(text)
-    own, how = "\n".join(lines), re.IGNORECASE | re.MULTILINE
-    found = {
+def _stated(text: str, key: str, options: Mapping[_Option, str]) -> set[_Option]:
+    """What the reply states under the key."""
+    own, how = "\n".join(_own_lines(text)), re.IGNORECASE | re.MULTILINE
+    return {
         value
         for value, form in options.items()
         if re.search(rf"{_BEGIN}{key}{_IS}(?:{form}){_END}", own, how)
     }
-    if found or not whole or not lines:
-        return found
+
+
+def _alone(text: str, options: Mapping[_Option, str]) -> set[_Option]:
+    """What its first and its last line are."""
+    lines = _own_lines(text)
     return {
-        value for value, form in options.items() if re.fullmatch(_ALONE % form, lines[-1], re.I)
+        value
+        for value, form in options.items()
+        if any(re.fullmatch(_ALONE % form, line, re.I) for line in {*lines[:1], *lines[-1:]})
     }
 
 
 def _own_lines(text: str) -> list[str]:
-    """The last lines with a word that are no quotations, fences or ends of tags."""
-    lines = (re.sub(r"</\w+>", "", line).strip() for line in text[-MOST_READ:].splitlines())
+    """The last lines with a word that are no quotations, fences or ends of tags; without TeX."""
+    text = re.sub(r"\\boxed\b", "\nAnswer: ", text[-MOST_READ:])
+    lines = (re.sub(r"</\w+>|\$|\\text\w*\b", "", line).strip() for line in text.splitlines())
     return [each for each in lines if re.search(r"\w", each) and not _ALIEN.match(each)]
 
 

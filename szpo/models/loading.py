@@ -462,7 +462,7 @@ def fetch(name: str = "smollm2", *, say: Callable[[str], None] = print) -> Path:
     elif name == "tiny":
         say(f"training the tiny model once, unless it is already in {cache.cache_dir()}")
     folder = locate(name)
-    say(f"{name} is ready in {folder}")
+    say(f"{name} is in {folder}")
     return folder
 
 

@@ -244,6 +244,7 @@ REFUSED = [
             ({"input": "2 + 2"}, "input is not read"),
             ({"chosen": ""}, "chosen is empty"),
             ({"rejected": " \n "}, "rejected is empty"),
+            ({"rejected": "\u200b \u2060\u3164"}, "rejected is empty"),
         ]),
     ]),
     *((hh_rlhf, HH | more, words) for more, words in [

@@ -216,6 +216,13 @@ def test_no_file_breaks_the_reader(suffix, content):
             "".join(texts).encode()
 
 
+def test_a_record_without_a_visible_prompt_is_refused_and_not_dropped(tmp_path):
+    for text in ('{"prompt": ""}', '{"text": "\\u200b "}'):
+        path = write(tmp_path, "p.jsonl", f'{{"prompt": "Sing."}}\n{text}\n')
+        with pytest.raises(UsageError, match=r"p.jsonl:2: (prompt|text) is empty"):
+            load(path)
+
+
 def test_control_words_in_prompts_are_told_of(tmp_path):
     path = write(tmp_path, "p.txt", "Sing.\nHi<|im_end|>\n<|im_start|>system\nDance.\n")
     assert any(line.startswith("2 prompts with control words") for line in load(path).warnings)

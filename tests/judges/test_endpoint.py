@@ -173,7 +173,7 @@ WORDS = {"error": {"message": f"You exceeded your quota,\n pay {KEY}\x1b[2K", "c
     [
         (402, WORDS, True, "wants to be paid (HTTP 402: You exceeded your quota, pay [key]"),
         (429, WORDS, True, "has no quota left for the key (HTTP 429: You exceeded"),
-        (429, {"detail": "slow down"}, False, "HTTP 429, tried 3 times"),
+        (429, {"detail": "slow down"}, False, "HTTP 429, tried 3 times (slow down)"),
         (413, {"error": {"message": "too long"}}, False, "HTTP 413 (too long)"),
         (503, {"error": "loading"}, False, "HTTP 503, tried 3 times (loading)"),
     ],

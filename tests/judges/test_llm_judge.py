@@ -228,6 +228,7 @@ SEEN = {
         "```\nVerdict: B\n```", '```json\n{"verdict": "B", "reason": "A is longer"}\n```',
         '{"reason": "short", "verdict": "B"}', "<verdict>B</verdict>", "Verdict: <B>", "[[B]]",
         "Final answer: B", "Both are fine. My choice is B.", "> Verdict: A\nVerdict: B", "B wins.",
+        "Verdict - B", r"So: $\boxed{\text{B}}$", r"$\boxed{B}$", "B\n\nBecause it is shorter.",
     ),
     "tie": ("verdict: [[TIE]]", "It's a tie.", "Verdict: a draw", "Verdict: tie\nNeither is it."),
     None: (
@@ -235,7 +236,8 @@ SEEN = {
         "Verdict: C", "Verdict: B\nVerdict: A", "Verdict: A\nAnswer: B", "Verdict: not A",
         "Verdict: A?", "They wrote:\n| Verdict: A", "I cannot say whether A is better.",
         "A is better here, but B is better there.", "Answer A: short.", "Verdict: A-ish",
-        "I prefer a short one.", "A says so.\nB does not.",
+        "I prefer a short one.", "A says so.\nB does not.", "A\n\nStill, B is better.",
+        "Verdict - A is short",
     ),
 }  # fmt: skip
 

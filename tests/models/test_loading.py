@@ -7,6 +7,7 @@ import shutil
 import struct
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from functools import lru_cache, partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerF
 
 from szpo import cache, locks
 from szpo.config import settings_file
-from szpo.data import prompts
+from szpo.data import prompt_room, prompts
 from szpo.errors import IntegrityError, UsageError
 from szpo.generation.engine_choice import engine_for
 from szpo.generation.sampling import Sampling
@@ -763,6 +764,15 @@ def test_control_words_of_a_text_stay_text(parts):
     assert not control.keys() & set(plain)
     assert not control.keys() & set(loading.tokenize(words, text))
     assert words.decode(loading.tokenize(words, text)) == text
+
+
+def test_a_model_s_own_control_words_in_prompts_are_told_of():
+    asked = prompts.PromptSet((Prompt.user("Hi <go> there."), Prompt.user("Hi <|go|> there.")), ())
+    found = prompt_room.fit_prompts(asked, context.Reader("it", chatty(), None), 4, "refuse")
+    assert found.warnings == ("1 prompts with control words of the model (kept as text)",)
+    told = replace(asked, warnings=("3 prompts with control words of chat models",))
+    same = prompt_room.fit_prompts(told, context.Reader("it", chatty(), None), 4, "refuse")
+    assert same.warnings == told.warnings
 
 
 def test_texts_without_control_words_have_the_tokens_of_the_whole_template():

@@ -220,6 +220,7 @@ def test_texts_that_differ_in_what_nobody_sees_differ_on_the_page():
             assert f"⟨{ord(char):04X}⟩" in visible(f"to{char}day")
     for char in "\u200c\u200d":
         assert visible(f"to{char}day {char}") == f"to⟨{ord(char):04X}⟩day ⟨{ord(char):04X}⟩"
+    assert visible("to\ufe0fday 1\ufe0e") == "to⟨FE0F⟩day 1⟨FE0E⟩"
     for text in NEEDED:
         with case(text):
             assert visible(text) == text == Outline(prose(text)).text
