@@ -7,6 +7,8 @@
     python experiments/rows_recorded.py run FOLDER --part dense       # what no entry names
     python experiments/rows_recorded.py run FOLDER --part hours --tokens 128    # long answers; 256
     python experiments/rows_recorded.py run FOLDER --part poison      # one dishonest of five
+    python experiments/rows_recorded.py run FOLDER --part say         # a line in words before
+    python experiments/rows_recorded.py run FOLDER --part like        # nearness to one's own texts
     python experiments/rows_recorded.py tables FOLDER                 # tables/rows-*.csv
 
 SmolLM2 answers sixty training prompts 32 times (temperature 1, 24 tokens), and 16 times at length
@@ -40,7 +42,8 @@ from scipy import special
 from scipy.sparse import csgraph
 
 from szpo.aggregation import weighting
-from szpo.features import dictionary
+from szpo.features import dictionary, likeness
+from szpo.features import said as say
 from szpo.optim import (
     named_features,
     pair_choice,
@@ -48,6 +51,7 @@ from szpo.optim import (
     posterior_directions,
     sample_directions,
 )
+from szpo.optim.named_features import NamedFeatures
 from szpo.optim.parameters import Space
 from szpo.optim.sparse_prior import SparsePrior
 from szpo.optim.sparse_regression import SparseFit, fit_sparse
@@ -69,6 +73,7 @@ DROPPED: Final = {
 """The entries that part D of frozen/features.toml leaves out."""
 LENGTHS: Final = (24, 128, 256)
 SEED: Final = 90_000
+VOICES: Final = Path(__file__).parents[1] / "tests" / "features" / "voices"
 CORE: Final = {
     "sentiment": "sentiment",
     "no comma": "verify:no_comma",
@@ -114,6 +119,12 @@ class Arm:
     """The entries that name the taste are left out (`DROPPED`)."""
     chance: float = 0.125
     """Share of rows that are drawn by chance whatever the choice."""
+    say: str = ""
+    """What the person said in words before the first sheet."""
+    like: str = ""
+    """The voice whose texts a feature of nearness learns from."""
+    most: int = 640
+    """Answers read at the end."""
 
 
 @dataclass
@@ -217,9 +228,45 @@ def regressors(
     if arm.dense in ("hidden", "both"):
         parts.append(WORLD.hidden)
     R, k = np.concatenate(parts, axis=1), raw.shape[1]
+    names, own = tuple(np.array(WORLD.named.names)[stays].tolist()), ()
+    if arm.like:
+        weights = likeness.learn(voice(arm.like)[::2], [WORLD.texts[i] for i in np.r_[*at]])
+        near = nearness(weights)
+        own = ((arm.like, "like", "", "", ""),)
+        parts = [near[:, None] / within(near)[np.r_[*at]].std(), *parts]
+        names, groups, k = (arm.like, *names), np.r_[groups.max() + 1, groups], k + 1
+        R = np.concatenate(parts, axis=1)
     groups = np.concatenate([groups, -np.ones(R.shape[1] - k)]).astype(np.int64)
     rows = 1 if arm.verdict == "rows" else arm.size
-    return R, k, SparsePrior(groups, np.full(R.shape[1], math.sqrt(2 / rows)))
+    prior = SparsePrior(groups, np.full(R.shape[1], math.sqrt(2 / rows)))
+    if arm.say or arm.like:
+        named = NamedFeatures(names, tuple(groups.tolist()), (1,) * k, ((0,),) * k, 0, "", own)
+        said = named_features.with_said(named, say.read([arm.say], names).names)
+        prior = named_features.prior_of(said, rows)
+    return R, k, prior
+
+
+def voice(name: str) -> list[str]:
+    """The lines of one of two hand-made voices."""
+    return (VOICES / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+
+
+def nearness(weights: Sequence[int]) -> Floats:
+    """Of each answer (N,)."""
+    return np.array([np.divide(*likeness.score(text, weights)) for text in WORLD.texts])
+
+
+def add_voices() -> None:
+    """Tastes for the voices' odd lines, of which no feature learns: by characters, by entries."""
+    entries = [dictionary.BY_NAME[name] for name in WORLD.named.names]
+    start, spread = WORLD.texts[VOTED * WORLD.each :: 3], WORLD.scales
+    for name in ("aunt", "captain"):
+        lines = voice(name)[1::2]
+        WORLD.rewards[f"{name} by characters"] = nearness(likeness.learn(lines, start))
+        values = feature_values(entries, (("", text) for text in lines))
+        own = np.asarray(values, dtype=np.float64) * FEATURE_GRID
+        off = np.clip((own.mean(0) - WORLD.features.mean(0)) / spread, -1, 1)
+        WORLD.rewards[f"{name} by entries"] = np.clip(WORLD.features / spread, -4, 4) @ off
 
 
 # ---- the simulated panelist ----
@@ -377,11 +424,11 @@ def run(
     dim = WORLD.scores.shape[1]
     space = Space(seed, (("z", (dim,)),), sample_directions.Law("orthonormal"))
     centre, order = np.zeros(dim), rng.permutation(VOTED)
-    read = step = asked = equal = words = 0
+    read = step = asked = equal = words = opened = 0
     answers = 2 if arm.verdict == "rows" else 2 * arm.size
     due_at = LOOKS if WORLD.tokens == LENGTHS[0] else [n * answers for n in VERDICTS]
     looks = []
-    while read < due_at[-1]:
+    while read < min(due_at[-1], arm.most):
         if arm.verdict == "batch":
             a, b = _batches(arm, space, found, k, step, centre, rng)
             x, gap = R[a].mean(1) - R[b].mean(1), reward[a].mean(1) - reward[b].mean(1)
@@ -411,15 +458,16 @@ def run(
         if due and (votes.up + votes.down).sum() > 0:
             found = fit_sparse(votes, prior)
             largest = max(largest, found.log_factor)
+            opened = opened or (largest >= GATE) * read
             if arm.source == "perturbed":
                 centre = centre + _toward(found, k, largest, centre)
         if read in due_at:
             looks.append(
                 {"read": read, "verdicts": read // answers, "words": words, "equal": equal,
-                 "open": bool(largest >= GATE),
+                 "open": bool(largest >= GATE), "opened": opened, "nats": round(largest, 3),
                  "corr": _correlation(R, k, found, reward),
                  "whole": _correlation(R, R.shape[1], found, reward),
-                 "said": [] if found is None or largest < GATE or arm.drop
+                 "said": [] if found is None or largest < GATE or arm.drop or arm.like
                  else _claims(found, prior, k)}
             )  # fmt: skip
     return looks
@@ -708,7 +756,13 @@ NOTHING: Final = (
 TODAY: Final = Arm("batch", "perturbed", equal="coin", groups="shipped", dense="scores")
 
 
-PARTS: Final = ("criterion", "report", "dense", "nothing", "hours", "poison")
+PARTS: Final = ("criterion", "report", "dense", "nothing", "hours", "poison", "say", "like")
+WORDS: Final = {
+    "sentiment": "cheerful", "no comma": "no commas", "first person": "in the first person",
+    "reader": "speak to the reader",
+}  # fmt: skip
+WRONG: Final = "shorter, no lists"
+"""What a person says of each taste in part `say`, and what has to do with none."""
 
 
 def jobs_of(part: str, choice: str) -> list[Job]:
@@ -735,6 +789,24 @@ def jobs_of(part: str, choice: str) -> list[Job]:
             for s in range(seeds)
             for arm in arms
             for taste in every
+        ]
+    if part == "say":
+        told = [
+            Job(replace(chosen, say=line, agreement=agreement, most=320), taste, 1000 + s)
+            for agreement in (0.7, 0.62)
+            for s in range(60)
+            for taste, right in WORDS.items()
+            for line in ("", right, f"{right}, {WRONG}", WRONG)
+        ]
+        said = [replace(chosen, say=line, most=320) for line in ("", WRONG, WORDS["sentiment"])]
+        return told + [Job(arm, None, s, "coins") for s in range(200) for arm in said]
+    if part == "like":
+        return [
+            Job(replace(chosen, like=like, most=320), f"{name} by {what}", 1000 + s)
+            for s in range(30)
+            for what in ("characters", "entries")
+            for name, other in (("aunt", "captain"), ("captain", "aunt"))
+            for like in ("", name, other)
         ]
     if part == "poison":
         often = (1, 1, 2, 2, 2, 5, 5)
@@ -1024,6 +1096,8 @@ def main() -> None:
         draw(given.folder, given.device)
     elif given.do == "run":
         WORLD = load(given.folder, given.tokens)
+        if given.part == "like":
+            add_voices()
         out = given.folder / f"{given.part}-{given.tokens}.jsonl"
         sweep(jobs_of(given.part, given.choice), out, given.processes, given.seconds)
     else:

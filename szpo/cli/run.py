@@ -34,7 +34,7 @@ from szpo.reports.model_card import find_doubt
 from szpo.runs import cost_plan, known_addresses, machine_check, sample_check, setup_progress
 from szpo.runs.callbacks import EachStep
 from szpo.training import budget, held_out, results, status
-from szpo.voting import lease, pauses, set_aside, shown_features, step_report
+from szpo.voting import lease, pauses, remarks, set_aside, shown_features, step_report
 
 if TYPE_CHECKING:
     from szpo.runs.assemble import CheckedConfig, RunParts
@@ -145,7 +145,7 @@ def run(
     console.pairs(dict(cost_plan.describe(costs, config)), to=console.errors)
     ledger, parts = _create(checked, new, as_json=as_json, hold=hold)
     with ledger:
-        own = config.features.add
+        own = config.features.own
         return _drive(ledger, parts, as_json=as_json, stay=stay, features=own)
 
 
@@ -454,8 +454,11 @@ def _conclude(
         say_result(ledger)
 
 
-def say_result(ledger: Ledger) -> None:
-    """Print whether a run helped, what its votes taught, and the commands that come next."""
+def say_result(ledger: Ledger, panelist: str | None = None) -> None:
+    """Print whether a run helped, what its votes taught, and the commands that come next.
+
+    Of what people say decided all lines, or those of one ``panelist``.
+    """
     helped = improvement.read(ledger)
     console.say(helped.sentence)
     if (measured := held_out.read(ledger)) is not None and measured.guards:
@@ -470,6 +473,9 @@ def say_result(ledger: Ledger) -> None:
             console.say(text)
     if helped.last is not None:
         console.say(helped.last.line)
+    for who, line in remarks.read(ledger, panelist):
+        offers = " or ".join(f"--set {shlex.quote(each)}" for each in remarks.offer(line))
+        console.say(f"{who} says that it decided: {line}\n  a later run can ask: {offers}")
     _say_next(ledger, measured, taught.more_votes(ledger, lesson))
 
 

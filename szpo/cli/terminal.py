@@ -133,6 +133,14 @@ class Keys:
             return line.strip().lower() if line else LEAVE
         return (_key(None) or "").lower()
 
+    def line(self) -> str:
+        """A line of text, which the terminal shows while it is typed."""
+        self._modes.close()
+        try:
+            return sys.stdin.readline()
+        finally:
+            self.__enter__()
+
     def pause(self, seconds: float) -> bool:
         """Wait; True if the person pressed `LEAVE` meanwhile. Other keys have no effect."""
         if not self._single:

@@ -32,7 +32,7 @@ from szpo.runs import known_addresses, sample_check, setup_progress
 from szpo.training.budget import WORDS_PER_MINUTE
 from szpo.training.status import LIMIT, RUNNING, RoundStatus, StatusReader
 from szpo.types import Assignment, Choice, Comparison
-from szpo.voting import casting, counting, lease, panelists
+from szpo.voting import casting, counting, lease, panelists, remarks
 from szpo.voting.casting import VoteConflictError, VoteRequest
 from szpo.voting.pauses import describe_pause
 from szpo.voting.service import VoteService
@@ -51,11 +51,14 @@ VERDICTS: Final[dict[str, tuple[Choice, str | None]]] = {
 }  # fmt: skip
 """Choice and reason of a skip, by key."""
 BACK: Final = ("up", "u")
+WHY: Final = "w"
 HELP: Final = (
     "left or a: A is better; right or b: B; down or s: about the same; ?: can't judge; "
-    "h: harmful, nobody is shown it again; up or u: back one row; q: leave"
+    "h: harmful, nobody is shown it again; up or u: back one row; w: say what decided; q: leave"
 )
-SHORT_HELP: Final = "a ← A   b → B   s ↓ same   ? can't judge   h harmful   u ↑ back   q leave"
+SHORT_HELP: Final = (
+    "a ← A   b → B   s ↓ same   ? can't judge   h harmful   u ↑ back   w why   q leave"
+)
 
 
 def vote(
@@ -88,7 +91,7 @@ def vote(
     accepted = ["--accept-samples"] if accept_samples else []
     if config is not None:
         _require_people(path, config)
-        features = config.features.add
+        features = [*config.features.own]
     with contextlib.ExitStack() as stack:
         keys = stack.enter_context(terminal.Keys())
         model = _Model()
@@ -301,7 +304,11 @@ class _Sitting:
             self._show(row)
             began, key = time.monotonic(), self.keys.read()
             while key not in VERDICTS and key not in (*BACK, terminal.LEAVE):
-                console.say(HELP)
+                if key == WHY:
+                    console.say(self.sentences["page"]["decided"])
+                    remarks.record(self.ledger, self.me, self.keys.line())
+                else:
+                    console.say(HELP)
                 key = self.keys.read()
             if key == terminal.LEAVE:
                 return False
@@ -424,5 +431,5 @@ class _Sitting:
             console.say(f"paused by {how}\n  {self.again}{then}  # continues from there")
             return 1
         console.say(ended)
-        run.say_result(self.ledger)
+        run.say_result(self.ledger, self.me)
         return 0

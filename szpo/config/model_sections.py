@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from szpo.config.section import Positive, Section
-from szpo.features.own import is_judged
+from szpo.features.own import is_judged, is_said
+from szpo.features.reading import words
 
 
 class Model(Section):
@@ -111,19 +112,40 @@ class Subspace(Section):
 class Features(Section):
     """Your own named features, for subspace.kind features, adapters or none: docs/features.md."""
 
-    add: list[str] = Field(
+    add: Annotated[
+        list[str], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)
+    ] = Field(
         default_factory=list,
         max_length=100,
         description="Features to count besides the dictionary's: regex:PATTERN, keyword:sea+sun, "
+        "like: FILE (nearness to your own texts, one a line), "
         "judge: WHAT IT RATES (by the judge of [judge]), a plug-in's name or "
         "package.module:function; write NAME = FORM to give it a name. Before any vote, votes "
-        "are as likely to be about one of these as about any of the others.",
+        "are as likely to be about one of these as about any of the others, or as about what a "
+        "line in your words names: say: cheerful, no lists.",
     )
     drop: list[str] = Field(
         default_factory=list,
         max_length=1000,
         description="Features of the dictionary to leave out, by name, or group:NAME.",
     )
+
+    @field_validator("add")
+    @classmethod
+    def _has_words(cls, given: list[str]) -> list[str]:
+        if any(is_said(each) and not words(each.partition(":")[2]) for each in given):
+            raise ValueError("say: needs words, as in say: cheerful, no lists")
+        return given
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The added features."""
+        return tuple(each for each in self.add if not is_said(each))
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """The added lines in a person's words."""
+        return tuple(each.partition(":")[2] for each in self.add if is_said(each))
 
     @property
     def judged(self) -> tuple[str, ...]:

@@ -290,6 +290,8 @@ def record_settings(settings: Settings) -> dict[str, Any]:
         if not named.coordinates:
             for name in ("coordinates", "axes", "curves"):
                 del facts["features"][name]
+        if not named.said:
+            del facts["features"]["said"]
     return {**settings.section.model_dump(mode="json"), **_plain(facts)}
 
 

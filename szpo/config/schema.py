@@ -44,7 +44,8 @@ from szpo.config.run_sections import (
 )
 from szpo.config.section import Section
 from szpo.errors import UsageError
-from szpo.optim.named_features import NamedFeatures, fitted_on
+from szpo.features import said
+from szpo.optim.named_features import NamedFeatures, fitted_on, names_of, with_said
 from szpo.optim.posterior_directions import NOISE
 from szpo.optim.rules.regression import RADIUS
 from szpo.optim.settings import Settings
@@ -187,6 +188,11 @@ class Config(Section):
                 'features.add and features.drop go with subspace.kind "features", here it is '
                 f'"{kind}"; set it, and subspace.samples to {FEWEST_SAMPLES} or more'
             )
+        if self.features.said and not self.regresses:
+            raise ValueError(
+                f"features.add: say: is for votes that are fitted, and the rule {o.rule} fits "
+                "none; leave it out, or set optimizer.rule=regression"
+            )
         if kind == "none" and not (self.picks_pairs and self.engine.is_local):
             raise ValueError(
                 'subspace.kind "none" explains verdicts on rows: it goes with optimizer.rule '
@@ -212,6 +218,12 @@ class Config(Section):
         """Whether the rule fits all votes and recommends another point than it asks around."""
         return isinstance(self.optimizer, Regression)
 
+    def with_said(self, features: NamedFeatures) -> NamedFeatures:
+        """The features, of which some are named in a person's words (`Features.said`)."""
+        if not self.features.said:
+            return features
+        return with_said(features, said.read(self.features.said, names_of(features)).names)
+
     def optimizer_settings(
         self, layout: Layout, scale: float, features: NamedFeatures | None = None
     ) -> Settings:
@@ -224,7 +236,7 @@ class Config(Section):
             # How much votes change along random directions is not known, so α is measured.
             o = o.model_copy(update={"warmup": WARMUP if o.alpha is None else 0})
         if features is not None and self.regresses:
-            facts["features"] = features = fitted_on(features, o.score_share)
+            facts["features"] = features = fitted_on(self.with_said(features), o.score_share)
             if o.D > 1 or features.coordinates:  # otherwise no policy is perturbed
                 facts["asking_noise"] = NOISE
         return place(o, self.run.root_seed, layout, **facts)

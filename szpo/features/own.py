@@ -1,4 +1,4 @@
-"""A user's own features: patterns, keywords, functions, ratings; and entries to leave out.
+"""A user's own features: patterns, keywords, likeness, functions, ratings; entries to leave out.
 
 What a user writes becomes two things that stay apart. A `Description` is data: it is recorded, and
 nothing leads from it back to a function. A callable `Entry` comes only from the text that the user
@@ -14,7 +14,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from importlib import metadata
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from szpo import plugins
 from szpo.errors import UsageError
+from szpo.features import likeness
 from szpo.features.dictionary import (
     BY_NAME,
     ENTRIES,
@@ -35,20 +36,24 @@ from szpo.features.patterns import compile_pattern
 from szpo.features.reading import Reading, words
 from szpo.types import Answer, Prompt
 
-Kind: TypeAlias = Literal["keyword", "regex", "plug-in", "function", "judge"]
+Kind: TypeAlias = Literal["keyword", "regex", "like", "plug-in", "function", "judge"]
 FORMS: Final = (
-    "regex:PATTERN, keyword:sea+sun, judge: WHAT IT RATES, a plug-in's name or "
-    "package.module:function"
+    "regex:PATTERN, keyword:sea+sun, like: FILE, say: WORDS, judge: WHAT IT RATES, a plug-in's "
+    "name or package.module:function"
 )
 JUDGE: Final = "judge"
+LIKE: Final = "like"
+SAY: Final = "say"
 GROUP: Final = "own"
-QUICK: Final = frozenset({"keyword", "regex"})
+QUICK: Final = frozenset({"keyword", "regex", LIKE})
 """Kinds that cost next to nothing on any text."""
 LARGEST: Final = 2**32
 """Of a function's numbers, so that differences in units of 2⁻²⁴ fit 64 bits."""
 Pair: TypeAlias = tuple[str, str]
 """A prompt and an answer, as texts."""
 _NAMED: Final = re.compile(r"([^:=]*[^:=\s])\s*=\s*(.*)", re.DOTALL)
+_DATA: Final = ("keyword:", f"{LIKE}:")
+"""Forms that are rebuilt from a record."""
 _FUNCTION: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -60,8 +65,10 @@ class Description:
     """What the user wrote: its form, or ``NAME = FORM``."""
     kind: Kind
     package: str = ""
-    """The distribution that brings a plug-in or function; empty: none, or not installed as one."""
+    """The distribution that brings a plug-in or function; empty: none, or not installed as one.
+    Of a likeness the SHA-256 of the texts' file."""
     version: str = ""
+    """Of the distribution; of a likeness its weights, once they are learned."""
     source: str = ""
     """SHA-256 of the file that a plug-in or function comes from, or of szpo's that counts."""
 
@@ -89,6 +96,14 @@ class Judged(Entry):
     rate: Rate | None = None
 
 
+@dataclass(frozen=True)
+class Likeness(Entry):
+    """Nearness to texts of one's own, whose weights are learned from the start's answers."""
+
+    weights: list[int]
+    texts: tuple[str, ...] = ()
+
+
 def build(text: str, rate: Rate | None = None) -> tuple[Entry, Description]:
     """The feature that the user wrote, and what to record of it.
 
@@ -109,6 +124,10 @@ def build(text: str, rate: Rate | None = None) -> tuple[Entry, Description]:
             )
         if name == "regex":
             return _entry(text, "matches", regex(argument)), _of(text, "regex", compile_pattern)
+        if name == LIKE:
+            texts, raw = likeness.read_texts(Path(argument.strip()).expanduser())
+            digest = hashlib.sha256(raw).hexdigest()
+            return _likeness(text, [], texts), _of(text, LIKE, likeness.learn, package=digest)
         if name == JUDGE:
             if not argument.strip():
                 raise UsageError("needs what it rates, as in judge: sounds like a friend")
@@ -130,7 +149,8 @@ def split(text: str) -> tuple[str, str]:
     (('tales', 'regex:^Once'), ('regex:a = b', 'regex:a = b'))
     """
     found = _NAMED.fullmatch(text)
-    return (found[1].strip(), found[2]) if found else (text, text)
+    called, form = (found[1].strip(), found[2]) if found else (text, text)
+    return called.removeprefix(f"{LIKE}:").strip(), form
 
 
 def is_judged(name: str) -> bool:
@@ -138,9 +158,14 @@ def is_judged(name: str) -> bool:
     return split(name)[1].startswith(f"{JUDGE}:")
 
 
+def is_said(text: str) -> bool:
+    """It is no feature, but words that name some (`szpo.features.said`)."""
+    return text.startswith(f"{SAY}:")
+
+
 def needs_giving(name: str) -> bool:
     """It is code, or a pattern, and must be given in each process: a record never runs code."""
-    return not (is_judged(name) or split(name)[1].startswith("keyword:"))
+    return not (is_judged(name) or split(name)[1].startswith(_DATA))
 
 
 def judged(name: str, known: dict[Pair, int], rate: Rate | None = None) -> Judged:
@@ -164,6 +189,20 @@ def rate_ahead(entries: Iterable[Entry], pairs: Sequence[Pair]) -> None:
             new = [pair for pair in dict.fromkeys(pairs) if pair not in entry.known]
             what = split(entry.name)[1].partition(":")[2].strip()
             entry.known.update(zip(new, entry.rate(what, new) if new else (), strict=True))
+
+
+def learn(
+    entries: Iterable[Entry], described: Sequence[Description], pairs: Sequence[Pair]
+) -> tuple[Description, ...]:
+    """Have judges rate the start's answers and likenesses learn from them; what to record then."""
+    entries = list(entries)
+    rate_ahead(entries, pairs)
+    learned = {}
+    for entry in entries:
+        if isinstance(entry, Likeness):
+            entry.weights[:] = likeness.learn(entry.texts, [answer for _, answer in pairs])
+            learned[entry.name] = likeness.pack(entry.weights)
+    return tuple(replace(each, version=learned.get(each.name, each.version)) for each in described)
 
 
 def choose(
@@ -212,17 +251,21 @@ def again(
 ) -> dict[str, Entry]:
     """The recorded features that can be counted here, by name.
 
-    Keywords from the record, which are words; what a judge rates where one is asked; what is code
-    only where the user gave it anew.
+    Keywords and likenesses from the record, which are words and weights; what a judge rates where
+    one is asked; what is code only where the user gave it anew.
 
     Args:
         recorded: the descriptions, as their values in order.
         given: what the user wrote in this process.
         rate: asks the run's judge.
     """
-    found = {}
+    found: dict[str, Entry] = {}
     for fields in recorded:
         was = Description(*fields)  # type: ignore[arg-type]  # data, compared below
+        if split(was.name)[1].startswith(f"{LIKE}:"):
+            if was.source == _of(was.name, LIKE, likeness.learn).source:
+                found[was.name] = _likeness(was.name, likeness.unpack(was.version))
+            continue
         rated = rate is not None and is_judged(was.name)
         needed = rated or was.name in given
         if not split(was.name)[1].startswith("keyword:") and not needed:
@@ -306,6 +349,16 @@ def exact(value: Any) -> Ratio:
 def _entry(name: str, unit: str, count: Count) -> Entry:
     called = split(name)[0]
     return Entry(name, GROUP, unit, "any", f"less of {called}", f"more of {called}", count)
+
+
+def _likeness(name: str, weights: list[int], texts: tuple[str, ...] = ()) -> Likeness:
+    def count(reading: Reading) -> Ratio:
+        if not weights:
+            raise UsageError(f"feature {name!r}: only a run has it learned, by features.add")
+        return likeness.score(reading.text, weights)
+
+    made = _entry(name, "how like own texts", count)
+    return Likeness(**vars(made), weights=weights, texts=texts)
 
 
 def _of(

@@ -136,7 +136,7 @@ class Improving:
 
             search = partial(
                 improve_run.search, self._ledger, self._parts, begun, nats=nats,
-                given=self._parts.config.features.add, since=since, report=report,
+                given=self._parts.config.features.own, since=since, report=report,
             )  # fmt: skip
             if self._beside:
                 self._turns = Turns(search)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
@@ -27,9 +27,6 @@ from szpo.optim.sparse_prior import SparsePrior
 from szpo.optim.sparse_regression import SparseFit
 from szpo.types import FEATURE_GRID, Floats, Ints
 
-OWN: Final = 0.5
-"""Prior probability that a feature which votes are about is one of the user's own, if there are
-own features: a user has a reason to name a feature."""
 FEW: Final = (0.4, 0.25, 0.15, 0.2)
 """`SparsePrior.few` of named coordinates: one, two, three, or all of them a little."""
 CARRIED: Final = 0.3
@@ -66,6 +63,8 @@ class NamedFeatures:
     """(coordinates, d): the unit vector along which each of them alone moves, in units of 2⁻¹²."""
     curves: tuple[tuple[int, ...], ...] = ()
     """(coordinates, 4): the `Curve` of each in units of 2⁻¹² nats, for words; empty: |z|²/2."""
+    said: tuple[str, ...] = ()
+    """Features and coordinates that a person named in words before the first vote."""
 
     def __post_init__(self) -> None:
         k, dims = len(self.names), {len(row) for row in (*self.map, *self.axes)}
@@ -77,7 +76,8 @@ class NamedFeatures:
             raise UsageError("features: every row of the map has one value for each coordinate")
         if any(len(each) != 5 for each in self.own):
             raise UsageError("features: each of the user's own needs five facts")
-        texts = [*self.names, self.dictionary, *itertools.chain(*self.own), *self.coordinates]
+        texts = [*self.names, self.dictionary, *itertools.chain(*self.own), *self.coordinates,
+                 *self.said]  # fmt: skip
         if not all(isinstance(text, str) for text in texts):
             raise UsageError("features: names and the facts of the user's own must be texts")
         if self.curves and [*map(len, self.curves)] != [4] * len(self.coordinates):
@@ -109,6 +109,7 @@ class NamedFeatures:
             tuple(body.get("coordinates", ())),
             tuple(tuple(axis) for axis in body.get("axes", ())),
             tuple(tuple(curve) for curve in body.get("curves", ())),
+            tuple(body.get("said", ())),
         )
 
     @property
@@ -233,6 +234,17 @@ def groups(features: NamedFeatures) -> tuple[Group, ...]:
     return tuple(found)
 
 
+def with_said(features: NamedFeatures, names: Collection[str]) -> NamedFeatures:
+    """The features where a person named these: a coordinate, and what it carries, are one."""
+    columns, said = names_of(features), {*names}
+    for each in groups(features):
+        if each.coordinate is not None:
+            coordinate = columns[len(features.names) + each.coordinate]
+            own = {columns[i] for i in each.members}
+            said |= own if coordinate in names else {coordinate} if own & {*names} else set()
+    return replace(features, said=tuple(name for name in dict.fromkeys(columns) if name in said))
+
+
 @lru_cache(maxsize=8)
 def group_heads(features: NamedFeatures) -> tuple[int, ...]:
     """For each group of features the one with the longest natural gradient: the group's name."""
@@ -352,7 +364,9 @@ def projection_without(features: NamedFeatures, aside: tuple[int, ...]) -> Float
 def prior_of(features: NamedFeatures, rows: int, apart: float = 1.0) -> SparsePrior:
     """The prior of the weights, for comparisons of ``rows`` answers a side.
 
-    Groups are equally likely, and the user's own features together as likely as all others.
+    Groups are equally likely, but the user's own features together are as likely as all others,
+    and so are those that were said in words: a person has a reason to name one. Of coordinates
+    with names, those that were said are as likely as all others.
     ``apart``: r.m.s. distance of two compared policies along a named coordinate.
     """
     more = features.columns - len(features.names)
@@ -361,13 +375,14 @@ def prior_of(features: NamedFeatures, rows: int, apart: float = 1.0) -> SparsePr
     few = FEW if features.coordinates else None
     if few is not None:
         scale[len(features.names) :] = apart
-    equal, own = SparsePrior(groups, scale, few=few), {name for name, *_ in features.own}
-    if not own or own.issuperset(features.names):
+    equal = SparsePrior(groups, scale, few=few)
+    own, said = {name for name, *_ in features.own}, {*features.said}
+    if not own | said:
         return equal
-    mine = np.array([name in own for name in features.names] + [False] * more)
-    given = equal.features() * (groups >= 0)
-    share = np.where(mine, OWN / given[mine].sum(), (1 - OWN) / given[~mine].sum())
-    return SparsePrior(groups, scale, given * share, few=few)
+    kinds = [2 if name in own else int(name in said) for name in features.names]
+    kinds += [3 + (name in said) for name in features.coordinates] or [3] * more
+    given = np.where(groups < 0, 1.0, equal.features())
+    return SparsePrior(groups, scale, given / np.bincount(kinds, given)[kinds], few=few)
 
 
 def along(features: NamedFeatures, apart: Floats) -> Floats:

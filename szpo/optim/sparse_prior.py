@@ -7,7 +7,7 @@ martingale where votes are chance.
 
 from __future__ import annotations
 
-import math
+import itertools
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,8 +38,9 @@ class SparsePrior:
     """(k,): r.m.s. of x between two batches of the start: √(2/rows), in units of the spread; of a
     named coordinate, between the two policies of a comparison."""
     chances: Floats | None = None
-    """(k,): relative probability of each feature, given that one feature matters; entries of the
-    dense block do not count. None: equally likely groups of equally likely features."""
+    """(k,): relative probability of each feature, given that one feature matters, and of each
+    coordinate with a name, given that these matter; entries of a block without names do not count.
+    None: equally likely groups of equally likely features, and equally likely coordinates."""
     widths: tuple[float, ...] = (1.0, 2.0, 4.0)
     """Prior standard deviations of such a comparison's logit; all are equally likely."""
     signal: float = 0.65
@@ -70,7 +71,8 @@ class SparsePrior:
         if self.chances is None:
             return
         fits = self.chances.shape == self.groups.shape and (self.chances >= 0).all()
-        if not fits or not 0 < self.chances[named].sum() < np.inf:
+        some = not self._share or self._of_block().sum() > 0
+        if not (fits and some and 0 < self.chances[named].sum() < np.inf):
             raise UsageError("prior of the features: one chance for each feature, some above 0")
 
     @property
@@ -82,8 +84,14 @@ class SparsePrior:
         """Probability of each regressor (k,), if one matters; 0 in a block without names."""
         chances = (1 - self._share) * self._of_features()
         if self._share:
-            chances[self.groups < 0] = self._share / len(self.block)
+            own = self._of_block()
+            chances[self.groups < 0] = self._share * own / own.sum()
         return chances
+
+    def _of_block(self) -> Floats:
+        """Relative probabilities of the coordinates with names, of which all are 1 by default."""
+        block = list(self.block)
+        return np.ones(len(block)) if self.chances is None else self.chances[block]
 
     def _of_features(self) -> Floats:
         """Probability of each feature (k,), if one feature matters; 0 in the dense block."""
@@ -121,15 +129,22 @@ class SparsePrior:
         table = two * pairs / max(pairs.sum() / 2, 1e-300) + one * np.diag(chances)
         single, pair, _, every = self._of_coordinates()
         if self._share:
-            table[np.ix_(block, block)] = pair / max(math.comb(len(block), 2), 1)
-            table[block, block] = single / len(block)
+            own = self._of_block()
+            both = np.triu(np.outer(own, own), 1)
+            table[np.ix_(block, block)] = pair * (both + both.T) / max(both.sum(), 1e-300)
+            table[block, block] = single * own / own.sum()
         with np.errstate(divide="ignore"):
             return np.log(table), float(np.log(dense + every))
 
-    def log_triple(self) -> float:
-        """Log probability of each three coordinates with names, given that anything matters."""
+    def log_triples(self) -> Floats:
+        """Log probability of each three coordinates with names, given that anything matters.
+
+        In the order of `itertools.combinations`; empty where three cannot matter.
+        """
         chance = self._of_coordinates()[2]
-        return math.log(chance / math.comb(len(self.block), 3)) if chance else -math.inf
+        own = np.array([*itertools.combinations(self._of_block() if chance else (), 3)])
+        each = own.reshape(-1, 3).prod(1)
+        return np.asarray(np.log(chance * each / max(each.sum(), 1e-300)))
 
     def precision(self, support: Support, width: float) -> Floats:
         """Prior precision of a support's coefficients, in (units of x per logit)²."""

@@ -92,7 +92,7 @@ def fit_sparse(votes: Votes, prior: SparsePrior, aside: Sequence[int] = ()) -> S
     found.insert(supports, exact)
     dense = _refit(rows, prior, [prior.block]) if prior.block else []
     triples = screen_triples(rows, prior, logits, found)
-    leading = triples.likeliest()
+    leading = triples.likeliest(prior.log_triples())
     exact3 = _refit(rows, prior, leading)
     triples.insert(leading, exact3)
     fits = _Fits(nothing, dense, supports, exact, triples, leading, exact3)
@@ -175,9 +175,9 @@ def _summarise(prior: SparsePrior, found: Screen, fits: _Fits, aside: list[int])
     """
     k, log_signal, triples = len(prior.groups), math.log(prior.signal), fits.triples
     log_chances, log_dense = prior.log_chances()
-    log_triple, log_widths = prior.log_triple(), math.log(len(prior.widths))
+    log_triples, log_widths = prior.log_triples(), math.log(len(prior.widths))
     joint = found.evidence + log_chances - log_widths
-    joint3 = triples.evidence + log_triple - log_widths
+    joint3 = triples.evidence + log_triples - log_widths
     without = null = _evidence(fits.nothing)[0, 0]
     signal, beside, dense = prior.signal, -math.inf, fits.dense
     if aside:
@@ -186,7 +186,7 @@ def _summarise(prior: SparsePrior, found: Screen, fits: _Fits, aside: list[int])
         rest3 = np.isin(triples.at, aside).all(1)
         upper = rest & np.triu(np.ones_like(rest))
         beside = special.logsumexp([*joint[:, upper].ravel(), *joint3[:, rest3].ravel()])
-        share = float(np.exp(log_chances[upper]).sum()) + rest3.sum() * math.exp(log_triple)
+        share = float(np.exp(log_chances[upper]).sum()) + float(np.exp(log_triples[rest3]).sum())
         if dense and {*prior.block} <= {*aside}:
             beside = np.logaddexp(beside, _over_widths(_evidence(dense))[0] + log_dense)
             share, dense = share + math.exp(log_dense), []
@@ -226,7 +226,8 @@ def _summarise(prior: SparsePrior, found: Screen, fits: _Fits, aside: list[int])
     named = [log_signal + log_chances[each[0], each[-1]] for each in fits.supports]
     kept = _keep([()], fits.nothing, [math.log(1 - prior.signal)], whole)
     kept += _keep(fits.supports, fits.exact, named, whole)
-    of_three = [log_signal + log_triple] * len(fits.leading)
+    place = {tuple(each): n for n, each in enumerate(triples.at.tolist())}
+    of_three = [log_signal + log_triples[place[each]] for each in fits.leading]
     kept += _keep(fits.leading, fits.exact3, of_three, whole)
     if fits.dense:
         kept += _keep([prior.block], fits.dense, [log_signal + log_dense], whole)
@@ -450,9 +451,10 @@ class Triples:
     covariance: Floats
     """(T, n, 3, 3)."""
 
-    def likeliest(self) -> list[Support]:
-        """The `REFITS` likeliest in order; ties go to the lower numbers."""
-        order = np.argsort(-_round(_over_widths(self.evidence)), kind="stable")[:REFITS]
+    def likeliest(self, log_chances: Floats) -> list[Support]:
+        """The `REFITS` likeliest by prior and evidence, in order; ties go to the lower numbers."""
+        joint = _over_widths(self.evidence) + log_chances - log_chances.max(initial=-math.inf)
+        order = np.argsort(-_round(joint), kind="stable")[:REFITS]
         return [tuple(each) for each in self.at[order].tolist()]
 
     def insert(self, supports: Sequence[Support], found: list[Approximation]) -> None:
@@ -484,7 +486,7 @@ def screen_triples(rows: Rows, prior: SparsePrior, nothing: Floats, found: Scree
     A triple uses the parabola around that coordinate of the three which explains most alone.
     ``nothing`` is as in `screen`, which made ``found``.
     """
-    block = np.array(prior.block if prior.log_triple() > -math.inf else (), dtype=np.int64)
+    block = np.array(prior.block if prior.log_triples().size else (), dtype=np.int64)
     which = np.array(list(itertools.combinations(range(len(block)), 3)), dtype=np.int64)
     which = which.reshape(-1, 3)
     at, widths = block[which], np.array(prior.widths)

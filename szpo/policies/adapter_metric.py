@@ -149,9 +149,9 @@ def _respond(
 ) -> tuple[FeatureMap, dict[str, Any]]:
     """The features' response to the coordinates, and its facts."""
     holding = dictionary.holding([prompt.text for prompt in prompts])
-    entries, described = own.choose(config.features.add, config.features.drop, holding, rate)
+    entries, described = own.choose(config.features.own, config.features.drop, holding, rate)
     pairs = [(prompts[s.group].text, text_of(s.answer)) for s in base]
-    own.rate_ahead(entries, pairs)
+    described = own.learn(entries, described, pairs)
     each = (dictionary.ratios(*pair, entries) for pair in pairs)
     values = np.array([[top / bottom for top, bottom in ratios] for ratios in each])
     groups = np.array([sample.group for sample in base])

@@ -93,18 +93,21 @@ def feature_subspace(
     """
     began = time.monotonic()
     holding = dictionary.holding([prompt.text for prompt in prompts])
-    entries, described = own.choose(config.features.add, config.features.drop, holding, rate)
+    entries, described = own.choose(config.features.own, config.features.drop, holding, rate)
     groups = np.array([sample.group for sample in base])
     longest = config.generation.max_new_tokens
     step = -(-longest // PARTS)
     cuts = tuple(range(step, longest, step))
 
+    def pairs_at(cut: int | None) -> list[own.Pair]:
+        return [(prompts[s.group].text, text_of(s.answer[:cut])) for s in base]
+
     def values_at(cut: int | None, counted: Sequence[Entry]) -> Floats:
-        pairs = [(prompts[s.group].text, text_of(s.answer[:cut])) for s in base]
-        own.rate_ahead(counted, pairs)
+        pairs = pairs_at(cut)
         each = (dictionary.ratios(*pair, counted) for pair in pairs)
         return np.array([[top / bottom for top, bottom in ratios] for ratios in each])
 
+    described = own.learn(entries, described, pairs_at(None))
     values = values_at(None, entries)
     # A judge, or a user's function, is not asked about unfinished texts.
     so_far = own.cheap(entries, described)

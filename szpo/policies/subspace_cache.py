@@ -190,7 +190,7 @@ def setup_key(
 
 def _own_features(config: Config) -> dict[str, Any]:
     """The features that the user added to the dictionary and dropped; empty without any."""
-    add, drop = config.features.add, config.features.drop
+    add, drop = config.features.own, config.features.drop
     if not add and not drop:
         return {}
     described = own.choose(add, drop)[1]

@@ -28,7 +28,7 @@ from szpo.evaluators.panel_factory import (
     find_rate,
     load_factory,
 )
-from szpo.features import own
+from szpo.features import dictionary, own, said
 from szpo.features.dictionary import Entry
 from szpo.features.own import Rate
 from szpo.generation import answer_shares
@@ -38,6 +38,7 @@ from szpo.ledger.creation import NO_BASE, NewRun, draw_seed
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_config, recorded_settings
 from szpo.ledger.theta import theta_digests, updated_digests
+from szpo.optim.named_features import NamedFeatures, names_of
 from szpo.optim.optimizer import describe_settings
 from szpo.optim.settings import Settings
 from szpo.policies import teachable
@@ -159,7 +160,7 @@ def check(config: Config, panel: PanelFactory | None = None) -> CheckedConfig:
     """
     config.require_used()
     trackers.check(config.run.tracker)
-    own.choose(config.features.add, config.features.drop)
+    own.choose(config.features.own, config.features.drop)
     if config.panel.sentences is not None:
         sentences.read(Path(config.panel.sentences))
     prompts = promptfiles.load_configured(config.prompts)
@@ -179,8 +180,8 @@ def check(config: Config, panel: PanelFactory | None = None) -> CheckedConfig:
     if policy_factory is None:
         from szpo.policies import language_model, subspace_cache
 
-        config, said = subspace_cache.take_set(run_device.choose(config))
-        notes = (*notes, said) if said else notes
+        config, line = subspace_cache.take_set(run_device.choose(config))
+        notes = (*notes, line) if line else notes
         language_model.check_files(config)
         prompts = run_prompts.fit(config, prompts)
     check_rate(config, (*prompts.train, *prompts.heldout))
@@ -208,7 +209,7 @@ def build(
         policy = policy_factory(root_seed=config.run.root_seed)
         settings = config.optimizer_settings(policy.layout, 1.0)
         parts = RunParts(config, settings, policy, prompts, maker=policy_factory)
-        parts = replace(parts, given=tuple(config.features.add))
+        parts = replace(parts, given=tuple(config.features.own))
         return _with_new_panel(parts, found, say)
     from szpo.policies import language_model
 
@@ -221,6 +222,8 @@ def build(
         base = language_model.prepare(config, host, prompts.train, say, progress)
         space = base.subspace
         named = space.named()
+        for line in describe_words(config, named, prompts.train):
+            say(line)
         if space.blocks is not None:
             say(f"mixed: {', '.join(space.blocks.names)}")
         if space.features is not None:
@@ -231,11 +234,11 @@ def build(
             say(line)
         settings = config.optimizer_settings(space.layout, space.scale, named)
         policy = language_model.make_policy(config, base, settings)
-        given = tuple(config.features.add)
+        given = tuple(config.features.own)
         rate = find_rate(config, host)
         parts = RunParts(config, settings, policy, prompts, base=base, given=given, rate=rate)
         parts = replace(parts, entries=_count(settings, given, rate))
-        if named is not None and (still := set(config.features.add).difference(named.names)):
+        if named is not None and (still := set(config.features.own).difference(named.names)):
             say(warn_of_still(still, space.report.get("samples", 0)))
         if config.optimizer.prior is not None:
             from szpo.training import earlier_votes
@@ -252,6 +255,22 @@ def build(
         if found.panel_factory is not None:
             progress("fitting the panel", 0, 0)
         return _with_new_panel(parts, found, say)
+
+
+def describe_words(
+    config: Config, named: NamedFeatures | None, prompts: Sequence[Prompt]
+) -> tuple[str, ...]:
+    """Lines that say what a person's words name; () without words.
+
+    ``named``: the run's features; None where it draws them later.
+    """
+    if not config.features.said:
+        return ()
+    if named is not None:
+        return said.read(config.features.said, names_of(named)).told
+    holding = dictionary.holding([prompt.text for prompt in prompts])
+    kept = own.choose(config.features.own, config.features.drop, holding)[0]
+    return said.read(config.features.said, [each.name for each in kept]).told
 
 
 def warn_of_still(names: Collection[str], answers: int) -> str:
@@ -275,7 +294,7 @@ def require_counted(parts: RunParts) -> None:
     if parts.settings.features is not None:
         shown_features.demand(parts.settings.features, parts.entries or {})
     elif parts.settings.idle:
-        shown_features.demand_given(parts.config.features.add, parts.given)
+        shown_features.demand_given(parts.config.features.own, parts.given)
 
 
 def _with_new_panel(parts: RunParts, found: CheckedConfig, say: Say) -> RunParts:

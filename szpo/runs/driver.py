@@ -105,7 +105,7 @@ def _choose_features(parts: RunParts) -> Chosen | None:
         return None
     features = parts.config.features
     holding = dictionary.holding([prompt.text for prompt in parts.prompts.train])
-    return own.choose(features.add, features.drop, holding, parts.rate)
+    return own.choose(features.own, features.drop, holding, parts.rate)
 
 
 def _draw_features(parts: RunParts, chosen: Chosen, say: Say) -> NamedFeatures:
@@ -115,7 +115,7 @@ def _draw_features(parts: RunParts, chosen: Chosen, say: Say) -> NamedFeatures:
     )
     if still := {each.name for each in chosen[1]}.difference(found.names):
         say(assemble.warn_of_still(still, start_features.ANSWERS))
-    return found
+    return parts.config.with_said(found)
 
 
 def evaluator(ledger: Ledger, parts: RunParts) -> Evaluator:

@@ -78,7 +78,7 @@ def draw(
         [(prompt.text, clean_answer(answer).text) for answer in row]
         for prompt, row in zip(asked, drawn, strict=True)
     ]
-    own.rate_ahead(entries, [*itertools.chain(*pairs)])
+    described = own.learn(entries, described, [*itertools.chain(*pairs)])
     values = np.array([
         [[a / b for a, b in dictionary.ratios(*pair, entries)] for pair in row] for row in pairs
     ])  # fmt: skip

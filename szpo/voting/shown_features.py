@@ -111,7 +111,7 @@ def not_drawn(ledger: Ledger) -> tuple[str, ...]:
     settings, config = recorded_settings(ledger), recorded_config(ledger)
     if settings.features is not None or not settings.idle or config is None:
         return ()
-    return tuple(config.features.add)
+    return tuple(config.features.own)
 
 
 def require_given(ledger: Ledger, given: Sequence[str]) -> None:

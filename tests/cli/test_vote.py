@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 from szpo import seeds
-from szpo.cli import console, terminal
+from szpo.cli import console, run, terminal
 from szpo.cli.app import call
 from szpo.ledger.canonical import canonical, sha256
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from szpo.training import budget
-from szpo.voting import counting, lease
+from szpo.voting import counting, lease, remarks
 from tests.support import yard_run
 
 pytest_plugins = ["tests.support.browser"]
@@ -116,6 +116,20 @@ def test_a_run_of_simulated_raters_is_not_voted_in(tmp_path, capsys):
     path = yard_run.finished(tmp_path)
     assert call(["vote", str(path)]) == 2
     assert "its panel is bt70, not people" in capsys.readouterr().err
+
+
+def test_what_decided_is_one_optional_line_on_the_record(driven, type_in, capsys):
+    line = "  the  warm, funny\x1b ones"
+    code, seen = type_in(["y", "w", line, "a", "w", "", "q"], driven.ledger.path)
+    assert code == 0 and seen.count("What decided?") == 2 and len(given(driven.ledger)) == 1
+    said = "the warm, funny⟨001B⟩ ones"
+    assert list(remarks.read(driven.ledger)) == [("terminal", said)]
+    (event,) = driven.ledger.events(remarks.KIND)
+    assert verification.verify(driven.ledger).ok
+    me = event["actor"]
+    assert list(remarks.read(driven.ledger, me)) and not list(remarks.read(driven.ledger, "x"))
+    run.say_result(driven.ledger, me)
+    assert f"terminal says that it decided: {said}" in capsys.readouterr().out
 
 
 # ---- keys ----

@@ -114,10 +114,22 @@ def test_half_of_the_prior_is_for_coordinates_and_no_support_mixes_them_with_fea
     chances, dense = prior.log_chances()
     upper = np.exp(np.where(np.triu(np.ones_like(chances)), chances, -np.inf))
     assert upper[:3, :3].sum() == pytest.approx(0.5) and not upper[:3, 3:].any()
-    few = upper[3:, 3:].sum() + 10 * math.exp(prior.log_triple()) + math.exp(dense)
+    few = upper[3:, 3:].sum() + 10 * math.exp(prior.log_triples()[0]) + math.exp(dense)
     assert few == pytest.approx(0.5)
     assert np.diag(upper)[3:].sum() == pytest.approx(0.5 * FEW[0])
     assert prior.features() == pytest.approx([1 / 6] * 3 + [0.1] * 5)
+    said = named_features.with_said(table(), [table().coordinates[1]])
+    raised = named_features.prior_of(said, 1, 2.0)
+    assert raised.features()[3:] == pytest.approx([1 / 16, 1 / 4, 1 / 16, 1 / 16, 1 / 16])
+    own, dense = raised.log_chances()
+    single = np.exp(np.diag(own)[3:])
+    assert single == pytest.approx(FEW[0] * raised.features()[3:])
+    assert np.exp(own[4, [3, 5]]) == pytest.approx(FEW[1] / 2 * 4 / (4 * 4 + 6))
+    triples = np.exp(raised.log_triples())
+    assert triples.sum() == pytest.approx(FEW[2] / 2) and triples[0] == pytest.approx(
+        4 * triples[-1]
+    )
+    assert dense == pytest.approx(math.log(FEW[3] / 2))
     assert prior.precision((4,), 2.0) == pytest.approx(1.0)  # a logit of 2 at 2 units apart
 
 

@@ -247,6 +247,12 @@ def test_the_users_own_features_are_together_as_likely_as_all_others():
     np.testing.assert_allclose(chances[2:], 1 / 2 / (COUNT - 2))
     with pytest.raises(UsageError, match="five facts"):
         replace(own, own=(("f0",),))
+    said = named_features.with_said(own, ["f1", "f3", "f2", "no such"])
+    assert said.said == ("f1", "f2", "f3")
+    assert NamedFeatures.from_json(record_settings(settings_of(said))["features"]) == said
+    chances = named_features.prior_of(said, ROWS).features()[:COUNT]
+    np.testing.assert_allclose(chances[:4], 1 / 6)
+    np.testing.assert_allclose(chances[4:], 1 / 3 / (COUNT - 4))
 
 
 # ---- directions drawn from what votes may be about ----

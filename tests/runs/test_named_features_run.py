@@ -14,20 +14,23 @@ import pytest
 import szpo
 from szpo.analysis import taught
 from szpo.cli.app import call
+from szpo.config import settings_file
+from szpo.config.optimizer import record_settings
 from szpo.config.schema import Config
 from szpo.failpoints import arm
-from szpo.features import dictionary, own
+from szpo.features import dictionary, own, said
 from szpo.features.own import choose
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
-from szpo.optim.named_features import directions, members
+from szpo.optim.named_features import NamedFeatures, directions, members
 from szpo.optim.rules import regression
 from szpo.optim.rules.all_votes import fit_votes
+from szpo.policies import subspace_cache
 from szpo.policies.subspaces import FEATURE_MAP
 from szpo.replay import verification
 from szpo.replay.replay import fold, replay_state
 from szpo.reports import html_report, model_card
-from szpo.runs import driver
+from szpo.runs import assemble, driver
 from szpo.training import budget, controller
 from szpo.voting import pauses, set_aside, shown_features, step_inputs
 from tests.support import folder_run
@@ -235,13 +238,17 @@ def test_a_run_without_coordinates_counts_own_features_and_runs_none_from_its_re
     code.write_text("def starts(prompt, answer):\n    return int(answer[:1] == prompt[:1])\n")
     monkeypatch.syspath_prepend(tmp_path)
     model, mine = folder_run.model(tmp_path), (*OWN[:2], "counted_here:starts")
+    texts = tmp_path / "us.txt"
+    texts.write_text("\n".join(f"w20 w{i} w22" for i in range(12)))
+    like, line = f"us = like: {texts}", "say: cheerful, zesty"
     sets = (
-        f"features.add={json.dumps([*mine, 'keyword:zebra'])}", "subspace.kind=none",
+        f"features.add={json.dumps([*mine, 'keyword:zebra', like, line])}", "subspace.kind=none",
         "optimizer.D=1", "panel.verdict=rows", "run.votes=8", "panel.reward=keyword:w20,w22",
     )  # fmt: skip
     run = tmp_path / "runs" / "folder.db"
     with arm("cp3:raise"):
         assert call(folder_run.arguments(tmp_path, *sets, model_folder=model)) not in (0, 2)
+    assert 'say: not understood: "cheerful", "zesty"; szpo' in _line(capsys)  # not English
     again = [word for name in mine[1:] for word in ("--feature", name)]
 
     def refuse(*_):
@@ -266,7 +273,8 @@ def test_a_run_without_coordinates_counts_own_features_and_runs_none_from_its_re
         settings = recorded_settings(ledger)
         named = settings.features
         assert named is not None and "keyword:zebra" not in named.names
-        assert named.own == tuple(map(astuple, choose(mine)[1]))
+        assert named.own[:-1] == tuple(map(astuple, choose(mine)[1]))
+        texts.unlink()
         assert all(each[-1] for each in named.own), "digests"
         entries = shown_features.entries_of(named, mine)
         assert list(entries) == list(named.names)
@@ -286,12 +294,31 @@ def _line(capsys: pytest.CaptureFixture[str]) -> str:
     return " ".join((found.out + found.err).split())
 
 
+def test_words_of_the_settings_are_in_the_recorded_prior_and_change_no_set_up():
+    named = NamedFeatures(("commas", "i"), (0, 1), (1, 1), ((1,), (2,)), 0, "")
+    sets = ["subspace.kind=features", "features.add=say: no commas; zesty"]
+    config, plain = (settings_file.load(sets=sets[:n]) for n in (2, 1))
+    made, without = (
+        each.optimizer_settings((("z", (1,)),), 1.0, named) for each in (config, plain)
+    )
+    assert made.features is not None and made.features.said == ("commas",)
+    assert record_settings(made)["features"]["said"] == ["commas"]
+    assert "said" not in record_settings(without)["features"]
+    told = said.read(["no commas; zesty"], named.names).told
+    assert assemble.describe_words(config, named, ()) == told and len(told) == 2
+    keys = [subspace_cache.setup_key(each, "0", "fp32", ()) for each in (config, plain)]
+    assert keys[0] == keys[1]
+
+
 @pytest.mark.parametrize(
     ("sets", "words"),
     [
         (["features.add=['keyword:sea']"], "go with subspace.kind"),
         (["subspace.kind=features", "features.drop=['comas']"], 'did you mean "comma'),
         (["subspace.kind=features", "features.add=['no-such']"], "it is none of regex:PATTERN"),
+        (["subspace.kind=features", "features.add=say: !"], "say: needs words, as in say: cheer"),
+        (["subspace.kind=features", "rule=sign", "features.add=say: warm"], "the rule sign fits"),
+        (["subspace.kind=features", "features.add=like: no-such.txt"], "no-such.txt cannot be"),
     ],
 )
 def test_features_that_cannot_be_had_are_refused_before_a_model_is_loaded(

@@ -6,6 +6,7 @@ import re
 import httpx
 import pytest
 
+from szpo.voting import remarks
 from szpo.voting.counting import HARMFUL, missing
 from szpo_ui.operator import page as operator_page
 from szpo_ui.panel import actions, markdown, own_seats
@@ -87,10 +88,17 @@ def test_a_sheet_by_keyboard_alone_stores_each_verdict_for_the_right_policy(stag
     assert len(counted) == 6 and missing(stage.ledger, 0) == 8
     assert counted[0].verdict == ("plus" if PLUS in sides[0] else "minus")
     assert (PLUS in sides[0]) != (MINUS in sides[0])
+    ann.click("#sz-decided")
+    ann.keyboard.type("  the <b>kind</b> ones, 1 h s ")  # no key of a verdict
+    assert not list(stage.ledger.events(remarks.KIND))
     ann.keyboard.press("Enter")
     ann.wait_for_selector("[data-do=undo]")
     assert ann.evaluate(HERE) == "1" and verdicts(ann) == [""] * 8
     assert "Sheet 2 of about" in ann.inner_text(".sz-round")
+    told = text_of(operator_page.page(stage.site)).replace("&#34;", '"')
+    assert "P-01 the &lt;b&gt;kind&lt;/b&gt; ones, 1 h s" in told
+    assert 'features.add=["judge: the &lt;b&gt;kind&lt;/b&gt; ones, 1 h s"]' in told
+    assert 'features.add=["keyword:b+kind+ones+1+h+s"]' in told
     ann.keyboard.press("ArrowUp")  # the way back over the first row is undo
     until(ann, "sheet", revises="1")
     assert ann.evaluate(HERE) == "8" and verdicts(ann)[-1] == "B"

@@ -221,7 +221,7 @@ def _find_target(chosen: ServeOptions) -> tuple[ServeOptions, Path, Config | Non
         chosen = replace(chosen, preset="people", sets=own)
     path, config = run_paths.find_target(chosen.run, chosen.folder, chosen.preset, chosen.sets)
     if config is not None:
-        chosen = replace(chosen, features=tuple(config.features.add))
+        chosen = replace(chosen, features=tuple(config.features.own))
     return chosen, path, config
 
 

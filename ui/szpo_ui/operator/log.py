@@ -9,14 +9,14 @@ from typing import Any, Final, NamedTuple
 from szpo.analysis import last_pairs
 from szpo.ledger import adopted, run_spec
 from szpo.ledger.database import Ledger
-from szpo.voting import set_aside, withdrawals
+from szpo.voting import remarks, set_aside, withdrawals
 from szpo_ui.operator import controls
 
 EVENTS: Final = 80
 """Events shown, newest first."""
 HIDDEN_EVENTS: Final = (
     "rows", "asked", "generated", "regressors", "step", "consent", "measured", "sample check",
-    last_pairs.KIND,
+    last_pairs.KIND, remarks.KIND,
 )  # fmt: skip
 """Kinds of events that the log omits, since other lines report them or they are private."""
 

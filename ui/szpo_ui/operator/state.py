@@ -20,7 +20,7 @@ from szpo.reports.model_card import find_doubt
 from szpo.runs import sample_check, setup_progress
 from szpo.training import budget, held_out
 from szpo.types import Answer, Assignment, Comparison, Prompt, Row
-from szpo.voting import lease, pauses, set_aside
+from szpo.voting import lease, pauses, remarks, set_aside
 from szpo.voting.counting import HARMFUL
 from szpo_ui.operator import controls, log
 from szpo_ui.panel.comparison_view import sheet
@@ -43,6 +43,8 @@ EXAMPLE: Final = Comparison(
     ),
 )  # fmt: skip
 """Stands in for the first comparison before its answers are written."""
+REMARKS: Final = 20
+"""Lines of panelists that are shown, the newest."""
 ONLINE_US: Final = 150_000_000
 """A person seen within this time (µs) counts as online; use is recorded once a minute."""
 
@@ -115,6 +117,9 @@ def read_state(site: Site) -> dict[str, Any]:
         "held_out": held_out.read(ledger),
         "aside": set_aside.in_force(ledger),
         "chosen": config.picks_pairs,
+        "remarks": [
+            (*each, remarks.offer(each[1])) for each in [*remarks.read(ledger)][-REMARKS:]
+        ],
         "harmful": _harmful(ledger) if site.config.asks_rows else [],
     }
 

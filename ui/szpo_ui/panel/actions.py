@@ -6,9 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
+from pydantic import Field
+
 from szpo.errors import UsageError
 from szpo.ledger.database import Record
-from szpo.voting import panelists
+from szpo.voting import panelists, remarks
 from szpo.voting.casting import VoteConflictError
 from szpo.voting.service import SeatKind
 from szpo_ui.panel import own_seats, screens
@@ -29,12 +31,16 @@ class Action(At):
     do: Do
     mode: Mode = ""
     ballot: Ballot | None = None
+    decided: str | None = Field(None, max_length=remarks.LONGEST)
+    """What decided on the sheet that the panelist leaves, in their words."""
 
 
 def act(site: Site, panelist: str, name: str, action: Action) -> Screen:
     """Carry out an action, then return the next screen."""
     seat, mode = action.seat, action.mode
     notice: str | None = None
+    if action.decided is not None and panelists.has_agreed(site.ledger, panelist):
+        remarks.record(site.ledger, panelist, action.decided)
     match action.do:
         case "vote":
             return _vote(site, panelist, name, action)

@@ -1,0 +1,46 @@
+"""What decided, in a panelist's words: a line on the record, offered to the operator as a feature.
+
+A line changes no fit of its run, whose features are fixed before its first vote. The operator may
+begin a later run with the feature; only verdicts given from then on can be about it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Final
+
+from szpo.features.reading import words
+from szpo.features.said import is_idle
+from szpo.ledger.database import Ledger
+from szpo.visible_text import visible
+
+KIND: Final = "decided"
+LONGEST: Final = 300
+"""Characters of a line."""
+
+
+def record(ledger: Ledger, panelist: str, text: str) -> None:
+    """Record a line of a panelist; one without a word is not kept."""
+    line = visible(" ".join(text.split()))[:LONGEST]
+    if words(line):
+        ledger.record_event(KIND, panelist, {"text": line})
+
+
+def read(ledger: Ledger, panelist: str | None = None) -> Iterator[tuple[str, str]]:
+    """Pseudonym and line of all panelists, or of one, the earliest first."""
+    names = {row["panelist"]: row["pseudonym"] for row in ledger.query("SELECT * FROM panelists")}
+    for event in ledger.events(KIND):
+        if panelist in (None, event["actor"]):
+            yield str(names.get(event["actor"], event["actor"])), str(event["body"]["text"])
+
+
+def offer(text: str) -> tuple[str, ...]:
+    """The settings that make a line a feature of a later run.
+
+    >>> offer("the warm, funny ones")
+    ('features.add=["keyword:warm+funny+ones"]', 'features.add=["judge: the warm, funny ones"]')
+    """
+    named = "+".join(dict.fromkeys(word for word in words(text) if not is_idle(word)))
+    forms = [*([f"keyword:{named}"] if named else []), f"judge: {text}"]
+    return tuple(f"features.add={json.dumps([form], ensure_ascii=False)}" for form in forms)

@@ -1,0 +1,41 @@
+"""A line in a person's words: what it names, in which words, and what it does not understand."""
+
+from __future__ import annotations
+
+import pytest
+
+from szpo.features import said
+from szpo.features.dictionary import BY_NAME
+
+NAMES = [*BY_NAME, "positive tone", "lists"]
+TONE = ["sentiment", "positive-words", "negative-words"]
+
+
+@pytest.mark.parametrize(
+    ("line", "named", "lost"),
+    [
+        ("cheerful, no lists", {*TONE, "lines", "bullets", "lists"}, []),
+        ("No commas please", {"comma", "commas"}, []),
+        ("in the FIRST person", {"i", "starts-i"}, []),
+        ("step-by-step, and friendlier", {"then", "sentiment", "feeling", "politeness"}, []),
+        ("a positive tone", {"positive tone"}, []),
+        ("zesty; sounds like my grandma", set(), ["zesty", "grandma"]),
+        ("weather, zest", {"weather"}, ["zest"]),
+        ("the", set(), []),
+    ],
+)
+def test_what_words_name(line, named, lost):
+    found = said.read([line], NAMES)
+    assert {*found.names} == named
+    assert list(found.names) == sorted(found.names, key=NAMES.index)
+    unknown = next((told for told in found.told if "not understood" in told), "")
+    assert all(f'"{word}"' in unknown for word in lost) and bool(unknown) == bool(lost)
+    assert len(found.told) == bool(named) + bool(lost)
+
+
+def test_words_mean_only_what_the_run_has():
+    assert said.read(["cheerful"], ["bullets"]).names == ()
+    assert "not understood" in said.read(["cheerful"], ["bullets"]).told[0]
+    assert said._meanings().keys() >= {"cheerful", "to_the_point"}
+    of_sets = {"concreteness", "fluency"}
+    assert {name for each in said._meanings().values() for name in each} <= {*BY_NAME} | of_sets
