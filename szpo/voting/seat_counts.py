@@ -38,14 +38,16 @@ WHERE a.rowid > coalesce(:seat, (SELECT min(a.rowid) - 1 {_OF_STEP}))
 UNION ALL SELECT assignment, NULL, NULL, NULL, NULL, NULL, NULL, vote, choice, skip_reason,
   vote, NULL, NULL
 FROM votes WHERE vote > coalesce(:vote, (SELECT min(v.vote) - 1 {_OF_STEP})) AND late = 0
-UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+UNION ALL SELECT NULL, NULL, NULL, NULL, (SELECT max(rowid) FROM assignments),
+  (SELECT max(vote) FROM votes), NULL, NULL, NULL, NULL,
   (SELECT max(amendment) FROM amendments), max(event),
   max(kind IN ({", ".join(f"'{kind}'" for kind in seats.MOVING_EVENTS)}))
 FROM events WHERE event > coalesce(:event, (SELECT max(event) FROM events) - 1)
 ORDER BY vote, number
 """
-"""The seats, then the answers, that are newer than the last seat, vote and event read. CROSS JOIN
-fixes the order of the tables, so that new rows come first, however large the step is."""
+"""The seats, then the answers, that are newer than the last seat, vote and event of the file when
+this was read before, and these last ones. CROSS JOIN fixes the order of the tables, so that new
+rows come first, however large the step is."""
 
 
 @dataclass(slots=True)
@@ -91,6 +93,8 @@ class ComparisonSeats:
     standing: dict[seats.Letter, int] = field(
         default_factory=partial(dict[seats.Letter, int], A=0, B=0)
     )
+    counted: int = 0
+    """How many of the standing answers count: on each side at most as many as planned."""
     waiting: list[Seat] = field(default_factory=list)
     held: tuple[int, float, dict[seats.Letter, int]] | None = None
     """A cache: counted at and valid until (µs), and the number of seats held on each side."""
@@ -109,6 +113,7 @@ class ComparisonSeats:
                     self.standing[side] += counting.UNLIMITED
             elif self.is_row or seat.choice != "skip":
                 self.standing[seat.side] += 1
+        self.counted = sum(min(self.planned.count(s), self.standing[s]) for s in seats.LETTERS)
 
     def lack(self, side: seats.Letter) -> int:
         """How many answers the side still needs."""
@@ -215,12 +220,8 @@ class SeatCounts:
 
     @property
     def votes_in(self) -> int:
-        """How many answers count so far: on each side at most as many as planned."""
-        return sum(
-            min(each.planned.count(side), each.standing[side])
-            for each in self.comparisons.values()
-            for side in seats.LETTERS
-        )
+        """How many answers count so far."""
+        return sum(each.counted for each in self.comparisons.values())
 
     @property
     def votes_needed(self) -> int:
@@ -251,24 +252,22 @@ class SeatCounts:
         for row in ledger.query(_NEW, self._seen):
             number, event, moved = (row.pop(name) for name in ("number", "event", "moved"))
             if row["vote"] is not None:
-                self._seen["vote"] = number
                 if (answered := self.seats.get(row["assignment"])) is not None:
                     answered.vote, answered.choice = number, row["choice"]
                     answered.reason = row["reason"]
                     touched.add(answered.comparison)
             elif row["assignment"] is None:
-                self._seen["event"] = event or self._seen["event"]
+                last = {"seat": row["served_us"], "vote": row["expires_us"], "event": event}
+                self._seen |= {name: at for name, at in last.items() if at is not None}
                 self.stale |= bool(moved)
                 if number != self._amendment:
                     self._amendment, self._without = number, counting.excluded_votes(ledger)
                     touched |= set(self.comparisons)
-            else:
-                self._seen["seat"] = number
-                if row["comparison"] in self.comparisons:  # two equal batches are shown to nobody
-                    seat = self.seats[row["assignment"]] = Seat(**row)
-                    self.by_panelist.setdefault(seat.panelist, []).append(seat)
-                    self.comparisons[seat.comparison].holders[seat.panelist] = seat
-                    touched.add(seat.comparison)
+            elif row["comparison"] in self.comparisons:  # two equal batches are shown to nobody
+                seat = self.seats[row["assignment"]] = Seat(**row)
+                self.by_panelist.setdefault(seat.panelist, []).append(seat)
+                self.comparisons[seat.comparison].holders[seat.panelist] = seat
+                touched.add(seat.comparison)
         for comparison in touched:
             self.comparisons[comparison].recount(self._without)
 

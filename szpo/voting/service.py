@@ -7,7 +7,7 @@ constraint and an aggregate over rows make a vote count once, whatever the clien
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import nullcontext
 from typing import Final, Literal, TypeVar
 
@@ -129,35 +129,45 @@ class VoteService:
                     elif seat.sheet == name and self._may_hold(counts, seat):
                         found.append(self.serve_again(seat.assignment, tab))
                 return tuple(each for each in found if each is not None)
-            name, made = secrets.token_hex(8), list[Assignment]()
+            chosen: dict[str, tuple[ComparisonSeats, seats.Letter]] = {}
             on_a = (rows + secrets.randbelow(2)) // 2
-            while len(made) < rows:  # an order drawn, so that no side tells the next one
-                lack = on_a - sum(seat.plus_side == "A" for seat in made)
-                wanted: seats.Letter = "A" if secrets.randbelow(rows - len(made)) < lack else "B"
-                at = self._choose(counts, panelist, wanted)
+            while len(chosen) < rows:  # an order drawn, so that no side tells the next one
+                lack = on_a - sum(side == "A" for _, side in chosen.values())
+                wanted: seats.Letter = "A" if secrets.randbelow(rows - len(chosen)) < lack else "B"
+                at = self._choose(counts, panelist, wanted, chosen)
                 if at is None:
                     break
-                made.append(self._serve(at[0].head, counts.d, at[1], panelist, tab, name))
-                counts = self._fresh_counts() or counts
-            return tuple(made)
+                chosen[at[0].head["comparison"]] = at
+            name = secrets.token_hex(8)
+            return tuple(
+                self._serve(at.head, counts.d, side, panelist, tab, name)
+                for at, side in chosen.values()
+            )
 
     def _may_hold(self, counts: SeatCounts, seat: Seat) -> bool:
         return counts.comparisons[seat.comparison].may_hold(seat, self.clock(), self.spare)
 
     def _choose(
-        self, counts: SeatCounts, panelist: str, scarce: seats.Letter | None = None
+        self,
+        counts: SeatCounts,
+        panelist: str,
+        scarce: seats.Letter | None = None,
+        but: Container[str] = (),
     ) -> tuple[ComparisonSeats, seats.Letter] | None:
         """A comparison with room that this panelist has not been shown, and its side of plus.
 
-        It has the fewest seats in use, of those first one with plus on the ``scarce`` side. A
-        repeat of a row that the panelist has judged comes last.
+        It is none of those in ``but``, and has the fewest seats in use, of those first one with
+        plus on the ``scarce`` side. A repeat of a row that the panelist has judged comes last.
         """
         now = self.clock()
         best: tuple[ComparisonSeats, seats.Letter] | None = None
         fewest = (True, 2**31, False)
         for at in counts.in_order_of(self.ledger, panelist):
-            own = counts.judged_by.get(at.head["comparison"]) == panelist
-            if panelist in at.holders or (own, in_use := at.in_use(now), False) >= fewest:
+            comparison = at.head["comparison"]
+            own = counts.judged_by.get(comparison) == panelist
+            if panelist in at.holders or comparison in but:
+                continue
+            if (own, in_use := at.in_use(now), False) >= fewest:
                 continue
             if (side := at.free_side(now, self.spare, self.spare_after_us)) is not None:
                 rank = own, in_use, scarce is not None and side != scarce
@@ -299,14 +309,14 @@ class VoteService:
         version, now = self.rubric_version, self.clock()
         return casting.store(self.ledger, request, rubric_version=version, at_us=now)
 
-    def call_in_one_transaction(self, acts: Sequence[Callable[[], T]]) -> list[T | Exception]:
+    def call_in_one_transaction(self, acts: Iterable[Callable[[], T]]) -> list[T | Exception]:
         """Call all ``acts`` in one transaction; an act that fails undoes only its own writes.
 
         Returns each act's result or exception. When this returns, the rows of the acts that
         succeeded survive a kill of any process.
         """
         results: list[T | Exception] = []
-        alone = len(acts) == 1  # then it needs no savepoint
+        alone = isinstance(acts, Sequence) and len(acts) == 1  # then it needs no savepoint
         with nullcontext() if alone else self.ledger.transaction("votes"):
             for act in acts:
                 try:

@@ -230,7 +230,7 @@ def at_once(writer: Writer, asked: list[Any]) -> list[Any]:
         waiting = [asyncio.create_task(one()) for one in asked]
         await asyncio.sleep(0)
         go.set()
-        await held
+        await asyncio.wait({held})
         return await asyncio.gather(*waiting, return_exceptions=True)
 
     writer.start()
@@ -270,16 +270,27 @@ def test_a_commit_that_fails_acknowledges_nothing(staged, monkeypatch):
     who = quiet.panelist("P-1")
     service, writer = quiet.site.service, Writer(quiet.site.service)
     ballot = casting.VoteRequest(service.assign(who).id, "A", "k" * 16, panelist=who)
-    act, together = partial(service.store, ballot), service.call_in_one_transaction
+    execute = quiet.ledger.execute
 
-    def full(acts):
-        if act in acts:
+    def full(sql, parameters=()):
+        if sql == "COMMIT" and quiet.ledger.votes():
             raise StorageError("the disk is full")
-        return together(acts)
+        return execute(sql, parameters)
 
-    monkeypatch.setattr(service, "call_in_one_transaction", full)
-    (found,) = at_once(writer, [lambda: writer.do(act)])
+    monkeypatch.setattr(quiet.ledger, "execute", full)
+    (found,) = at_once(writer, [lambda: writer.do(partial(service.store, ballot))])
     assert isinstance(found, StorageError) and not quiet.ledger.votes()
+
+
+def test_votes_come_before_all_that_waits(staged):
+    quiet, order = staged(), []
+    writer = Writer(quiet.site.service)
+    names = ["a sheet", "a page", "a vote", "a login", "another vote"]
+    at_once(writer, [
+        lambda name=name: writer.do(partial(order.append, name), first="vote" in name)
+        for name in names
+    ])  # fmt: skip
+    assert order == ["a vote", "another vote", "a sheet", "a page", "a login"]
 
 
 def test_a_panelist_is_not_told_what_a_guard_measured(stage, client):

@@ -43,7 +43,7 @@ def refusal(arrive, *given: str) -> str:
 
 
 def standing(stage, panelist: str | None):
-    return open_link.standing(stage.ledger, panelist or "", stage.site.status.read())
+    return open_link.standing(stage.ledger, panelist or "", stage.site.status)
 
 
 def vote(stage, panelist: str | None) -> None:

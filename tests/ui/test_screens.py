@@ -347,32 +347,35 @@ def test_counts_do_not_move_a_reader_but_a_pause_does(stage, ann):
 
 
 @pytest.fixture
-def panel(stage):
-    """The component as P-01 has it."""
+def ask(stage):
+    """Calls a function of the component as P-01 has it, with the data of a request."""
     person = stage.panelist("P-01")
-    return component.component(stage.site, lambda _: (person, "P-01"))
+    panel = component.component(stage.site, lambda _: (person, "P-01"))
+    stage.site.writer.start()
+    yield lambda name, data: asyncio.run(getattr(panel, name)(data, None))
+    stage.site.writer.close()
 
 
-def test_the_poller_hears_of_votes_and_of_nothing_secret(stage, panel):
-    first = panel.glance({"tab": TAB}, None)
+def test_the_poller_hears_of_votes_and_of_nothing_secret(stage, ask):
+    first = ask("glance", {"tab": TAB})
     known = {field.name for field in dataclasses.fields(RoundStatus)}
     assert set(first) == {*known, "key", "lease_s"}
     Person(stage, "ben").vote("A")
-    assert panel.glance({"tab": TAB}, None)["votes_in"] == 1
+    assert ask("glance", {"tab": TAB})["votes_in"] == 1
     for wrong in (None, [], {}, {"tab": 5}, {"tab": "short"}, {"tab": TAB, "x": 1}):
-        assert panel.glance(wrong, None) is panel.hold(wrong, None) is None
-        assert asyncio.run(panel.gone(wrong, None)) is None
+        assert ask("glance", wrong) is ask("hold", wrong) is None
+        assert ask("gone", wrong) is None
 
 
-def test_only_the_holder_and_their_tab_keep_a_seat(stage, panel):
+def test_only_the_holder_and_their_tab_keep_a_seat(stage, ask):
     ann = Person(stage, "P-01", TAB)
     ben = Person(stage, "ben")
     stage.clock.forward(500)
-    assert panel.hold({"seat": ben.at.seat, "tab": TAB}, None) is None
-    assert panel.hold({"seat": ann.at.seat, "tab": OTHER}, None) is None
+    assert ask("hold", {"seat": ben.at.seat, "tab": TAB}) is None
+    assert ask("hold", {"seat": ann.at.seat, "tab": OTHER}) is None
     assert ann.do("look").lease_s < 110
-    assert panel.hold({"seat": ann.at.seat, "tab": TAB}, None) > 590
-    assert 590 < panel.glance({"seat": ann.at.seat, "tab": TAB}, None)["lease_s"] <= 600
+    assert ask("hold", {"seat": ann.at.seat, "tab": TAB}) > 590
+    assert 590 < ask("glance", {"seat": ann.at.seat, "tab": TAB})["lease_s"] <= 600
 
 
 def test_what_others_have_only_just_been_given_is_not_asked_of_one_more(staged):

@@ -117,7 +117,7 @@ _CLOSED: Final = {"train": "closed", "final": "final_closed"}
 def _agree(site: Site, panelist: str) -> None:
     """Record that a panelist agreed, with a hash of the wording they saw."""
     wording = site.sentences.consent(site.moves)
-    if open_link.standing(site.ledger, panelist, site.status.read()) is not None:
+    if open_link.standing(site.ledger, panelist, site.status) is not None:
         wording = [*wording, site.sentences.page["study_consent"]]
     panelists.record_consent(site.ledger, panelist, wording, site.config.panel.consent)
 

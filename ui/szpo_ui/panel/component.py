@@ -92,10 +92,7 @@ def component(site: Site, who: Who) -> gr.HTML:
             action = Action.model_validate(data)
             site.tabs.note(panelist, action.tab)
             step = partial(act, site, panelist, name, action)
-            # Votes of all people share commits; any other action commits on its own.
-            screen = await (
-                site.writer.do(step) if action.do == "vote" else run_in_threadpool(step)
-            )
+            screen = await site.writer.do(step, first=action.do == "vote")
             return await run_in_threadpool(render.page, screen, asked, shown)
         except Exception as error:
             return render.failure(_log_error(error), shown)
@@ -104,20 +101,21 @@ def component(site: Site, who: Who) -> gr.HTML:
         panelist, _ = who(request)
         try:
             ballot = Ballot.model_validate(data)
-            return await site.writer.do(partial(actions.give, site, panelist, ballot))
+            step = partial(actions.give, site, panelist, ballot)
+            return await site.writer.do(step, first=True)
         except Exception as error:
             refused = isinstance(error, UsageError | ValidationError)
             return {"error": _log_error(error), "refused": refused}
 
-    def glance(data: Any, request: gr.Request) -> dict[str, Any] | None:
+    async def glance(data: Any, request: gr.Request) -> dict[str, Any] | None:
         panelist, at = who(request)[0], _at(data)
-        return None if at is None else poll(site, panelist, at)[0]
+        return None if at is None else (await site.writer.do(partial(poll, site, panelist, at)))[0]
 
-    def hold(data: Any, request: gr.Request) -> float | None:
+    async def hold(data: Any, request: gr.Request) -> float | None:
         panelist, at, until = who(request)[0], _at(data), None
         if at is not None and at.seat is not None:
             with suppress(UsageError):  # somebody else's seat, or no seat
-                until = extend(site, panelist, at.seat, at.tab)
+                until = await site.writer.do(partial(extend, site, panelist, at.seat, at.tab))
         return None if until is None else lease_s(site, until)
 
     async def gone(data: Any, request: gr.Request) -> None:

@@ -112,7 +112,7 @@ def look(
     """
     status = site.status.read()
     own, seats = own_seats.read(site, panelist, status.step)
-    study = open_link.standing(site.ledger, panelist, status)
+    study = open_link.standing(site.ledger, panelist, site.status)
     viewer = _Viewer(site, panelist, name, tab, mode, status, own, seats, study)
     held = own_seats.find_held(site, panelist, seats)
     if not own["agreed"]:
@@ -174,7 +174,7 @@ def look(
 def elsewhere(site: Site, panelist: str, name: str) -> Screen:
     """The screen of a tab that is not the active one."""
     status = site.status.read()
-    study = open_link.standing(site.ledger, panelist, status)
+    study = open_link.standing(site.ledger, panelist, site.status)
     viewer = _Viewer(site, panelist, name, "", "", status, {}, [], study)
     return viewer.make_screen("other-tab")
 

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -55,7 +54,7 @@ def routes(site: Site) -> list[Route]:
 
     def most(panelist: str) -> int:
         """How many rows a sheet may have: of an open link's visitor, what is still asked."""
-        standing = open_link.standing(site.ledger, panelist, site.status.read())
+        standing = open_link.standing(site.ledger, panelist, site.status)
         left = site.config.sheet if standing is None else standing.needed - standing.votes
         return max(0, min(site.config.sheet, left))
 
@@ -115,17 +114,21 @@ def routes(site: Site) -> list[Route]:
             return refuse(429, "too_many", "too many votes; slow down", retry_after=wait)
         given = await read(Ballot, request)
         cast = partial(ballots.cast, site, str(who.panelist), given)
-        _, stored = await site.writer.do(cast)
+        _, stored = await site.writer.do(cast, first=True)
         return _accept(stored) if isinstance(stored, Receipt) else answer_error(stored)
+
+    def give_back(panelist: str, name: str) -> bool:
+        seat = site.service.assignment(name)
+        if seat is None or seat.panelist != panelist:
+            return False
+        site.service.release(name)
+        return True
 
     async def release(request: Request) -> Response:
         who = login.identity(request, "panelist")
         given = await read(SeatRequest, request)
-        seat = await run_in_threadpool(site.service.assignment, given.assignment)
-        if seat is None or seat.panelist != who.panelist:
-            return _no_such()
-        await site.writer.do(partial(site.service.release, given.assignment))
-        return Response(status_code=204)
+        gone = await site.writer.do(partial(give_back, str(who.panelist), given.assignment))
+        return Response(status_code=204) if gone else _no_such()
 
     async def extend(request: Request) -> Response:
         who = login.identity(request, "panelist")

@@ -17,7 +17,6 @@ from typing import Any, Final, TypeVar
 
 from fastapi import APIRouter, HTTPException, Request
 from pydantic import Field
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
@@ -225,19 +224,19 @@ def router(site: Site, sessions: Sessions) -> APIRouter:
     async def _let_in(
         ask: Callable[[], tuple[str, Identity]], request: Request, *, cookie: bool = True
     ) -> Response:
-        secret, found = await run_in_threadpool(ask)
+        secret, found = await site.writer.do(ask)
         if not cookie:
             return JSONResponse({"token": secret, "name": found.name, "role": found.role})
         if old := _token(request.headers, sessions.cookie):  # the new session replaces the old one
-            await run_in_threadpool(credentials.logout, site.ledger, old)
+            await site.writer.do(partial(credentials.logout, site.ledger, old))
         answer = JSONResponse({"go": home_of(found.role), "name": found.name})
         set_session(answer, site, secret)
         return answer
 
     @routes.post("/logout")
-    def logout(request: Request) -> Response:
+    async def logout(request: Request) -> Response:
         if token := _token(request.headers, sessions.cookie):
-            credentials.logout(site.ledger, token)
+            await site.writer.do(partial(credentials.logout, site.ledger, token))
         answer = JSONResponse({"go": "/login"})
         answer.delete_cookie(
             sessions.cookie, path="/", secure=site.secure, httponly=True, samesite="strict"

@@ -12,7 +12,7 @@ from typing import Any
 
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
-from szpo.training.status import RoundStatus
+from szpo.training.status import StatusReader
 from szpo_ui.web import credentials
 from szpo_ui.web.credentials import Identity
 
@@ -67,7 +67,7 @@ def arrive(ledger: Ledger, token: str, participant: str) -> tuple[str, Identity]
         return credentials.redeem(ledger, made.token)
 
 
-def standing(ledger: Ledger, panelist: str, status: RoundStatus) -> Standing | None:
+def standing(ledger: Ledger, panelist: str, status: StatusReader) -> Standing | None:
     """The progress of a panelist; None for one who did not come by an open link."""
     if not ledger.query("SELECT 1 FROM events WHERE kind = ? AND actor = ?", (JOINED, panelist)):
         return None
@@ -78,7 +78,7 @@ def standing(ledger: Ledger, panelist: str, status: RoundStatus) -> Standing | N
         (panelist,),
     )
     terms, votes = _terms(ledger), found[0]["n"]
-    finished = votes >= terms["votes"] or status.state == "finished"
+    finished = votes >= terms["votes"] or status.read().state == "finished"
     return Standing(votes, terms["votes"], finished, terms["code"])
 
 

@@ -149,10 +149,10 @@ class SameSiteOnly:
 
 
 def _may_wait_in_a_thread(path: str, *, changes: bool) -> bool:
-    """Whether the handler may wait for the run's file in a thread; the writer's paths do not."""
-    if path in ("/api/votes", "/api/assignment"):
-        return False
-    return changes or path in ("/api/status", VOTES) or "-api/" in path
+    """Whether the handler may wait for the run's file in a thread: panelists' changes do not."""
+    if changes:
+        return path.startswith("/operate")
+    return path in ("/api/status", VOTES) or "-api/" in path
 
 
 def _with_headers(path: str, send: Send, *, secure: bool = False) -> Send:
