@@ -73,6 +73,7 @@ def withdraw(
 ) -> Learned:
     """Withdraw the verdicts of the panelist with this pseudonym; say what had learned from them.
 
+    Done again, it finishes what lacks, as after a kill.
     ``weights``: improved weights that had learned from them are put out of force.
 
     Raises:
@@ -96,10 +97,12 @@ def withdraw(
             (panelist,),
         )
         new = [row["vote"] for row in cast if row["vote"] not in out]
-        if not new:
-            raise UsageError(f"withdraw: {name} has no votes, or they are withdrawn already")
-        over = [row["step"] for row in ledger.steps() if row["state"] in set_aside.OVER]
-        ledger.record_event(EVENT, by, {"panelist": panelist, "step": max(over, default=-1) + 1})
+        if new:
+            over = [row["step"] for row in ledger.steps() if row["state"] in set_aside.OVER]
+            body = {"panelist": panelist, "step": max(over, default=-1) + 1}
+            ledger.record_event(EVENT, by, body)
+        elif panelist not in (each.panelist for each in withdrawals(ledger)):
+            raise UsageError(f"withdraw: {name} has no votes")
         for vote in new:
             casting.amend(ledger, vote, "exclude", REASON, by, ledger.clock())
         last = adopted.last(ledger)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 
 from szpo.cli.app import call
 from szpo.ledger.database import Ledger
-from szpo.replay import backup
+from szpo.replay import backup, verification
+from szpo.voting import withdrawals
 from szpo_ui.web import credentials
-from szpo_ui.web.credentials import AccessError
+from szpo_ui.web.credentials import AccessError, Identity
 from tests.support import yard_run
 from tests.support.crashing import Crash, Faulty, wrap
 
@@ -89,5 +93,35 @@ def test_the_record_tells_of_an_erasure_only_with_it(tmp_path, monkeypatch):
             assert bool(reported) == (not ledger.query("SELECT 1 FROM credentials"))
         assert at > 4
         ledger.checkpoint_log()  # as the next process does; the bytes go with it
+    for file in path.parent.iterdir():
+        assert b"Secretive" not in file.read_bytes()
+
+
+@pytest.mark.full
+def test_an_erasure_with_votes_that_is_killed_is_whole_and_done_again_finishes(tmp_path):
+    """Killed once something is committed: nobody's votes are withdrawn and their name left."""
+    path = yard_run.finished(tmp_path)
+    with Ledger.open(path) as ledger:
+        (who, name), *_ = (
+            (row["panelist"], row["pseudonym"]) for row in ledger.query("SELECT * FROM panelists")
+        )
+        with ledger.transaction("test"):
+            ledger.execute("INSERT INTO contacts VALUES (?, 'Secretive Person')", (who,))
+            now = ledger.clock()
+            owner = Identity("panelist", name, who)
+            credentials.add(ledger, "code", owner, "x" * 16, now, now + 1)
+        ledger.checkpoint_log()
+    line = ["invite", str(path), "--erase", name, "--with-votes"]
+    killed = subprocess.run(
+        [sys.executable, "-m", "szpo", *line], env={**os.environ, "SZPO_FAILPOINT": "cp15:kill"}
+    )
+    assert killed.returncode == -9
+    with Ledger.open(path) as ledger:
+        assert len(withdrawals.withdrawals(ledger)) == len(list(ledger.events("erase"))) == 1
+        assert not ledger.query("SELECT 1 FROM contacts")
+        assert not ledger.query("SELECT 1 FROM credentials")
+    assert call(line) == 0
+    with Ledger.open(path, readonly=True) as ledger:
+        assert verification.verify(ledger).ok
     for file in path.parent.iterdir():
         assert b"Secretive" not in file.read_bytes()

@@ -13,6 +13,7 @@ from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.voting import withdrawals
+from szpo.voting.withdrawals import Learned
 from szpo_ui.web import credentials, open_link
 from szpo_ui.web.address import link, read_address
 from szpo_ui.web.credentials import Role
@@ -23,6 +24,8 @@ MAX_INVITATIONS = 1_000
 """Most invitations in one call."""
 LONGEST_WAIT_S = 86_400
 """Longest time that ``--erase`` may wait: a day, in seconds."""
+BY = "szpo invite"
+"""Who revokes and erases here, in the record."""
 
 
 command = typer.Typer(add_completion=False)
@@ -107,7 +110,7 @@ def invite(
         if revoke is not None:
             if not credentials.of_name(ledger, revoke):
                 raise UsageError(f"revoke: nobody was invited as {revoke!r}; --list shows names")
-            ended = credentials.revoke(ledger, revoke, "szpo invite")
+            ended = credentials.revoke(ledger, revoke, BY)
             text = f"{revoke}: {ended} credentials revoked"
             console.answer(as_json, {"revoked": ended}, text)
             return 0
@@ -145,12 +148,12 @@ def invite(
 def _erase(
     ledger: Ledger, name: str, votes: bool, weights: bool, *, wait: float, as_json: bool
 ) -> None:
-    learned = None
-    if votes:
-        settings = recorded_settings(ledger)
-        learned = withdrawals.withdraw(ledger, "szpo invite", name, settings, weights=weights)
-    if learned is None or credentials.of_name(ledger, name):
-        credentials.erase(ledger, name, "szpo invite", wait_s=wait)
+    def withdraw() -> Learned:
+        return withdrawals.withdraw(ledger, BY, name, recorded_settings(ledger), weights=weights)
+
+    learned = credentials.erase(
+        ledger, name, BY, wait_s=wait, withdraw=withdraw if votes else None
+    )
     left = "the votes stay under the pseudonym" if learned is None else str(learned)
     said = f"{name}: contact and credentials erased; {left}, and {credentials.copies(ledger)}"
     console.answer(as_json, {"erased": name, "learned": learned and asdict(learned)}, said)

@@ -13,9 +13,9 @@ from __future__ import annotations
 import hmac
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, get_args
+from typing import Final, Literal, TypeVar, get_args
 
 from szpo.errors import SzpoError, UsageError
 from szpo.ledger.canonical import sha256, utf8
@@ -24,6 +24,7 @@ from szpo.ledger.holders import left_drafts
 from szpo.voting import seats
 from szpo.voting.service import VoteService
 
+T = TypeVar("T")
 Role = Literal["panelist", "operator"]
 State = Literal["invited", "active", "revoked", "expired"]
 Reason = Literal["unknown", "expired", "revoked", "used", "full"]
@@ -279,8 +280,17 @@ def list_people(ledger: Ledger) -> list[Invited]:
     ]
 
 
-def erase(ledger: Ledger, name: str, by: str, *, wait_s: float = ERASE_WAIT_S) -> None:
+def erase(
+    ledger: Ledger,
+    name: str,
+    by: str,
+    *,
+    wait_s: float = ERASE_WAIT_S,
+    withdraw: Callable[[], T] | None = None,
+) -> T | None:
     """Delete a person's contact and credentials; the pseudonym and its votes stay in the record.
+
+    ``withdraw`` takes votes out of later fits in the same transaction; its result is returned.
 
     Returns once the bytes are gone from the file and its log. Readers of the file delay this; they
     are waited for at most ``wait_s`` seconds, and another call can finish the erasure. Earlier
@@ -293,15 +303,16 @@ def erase(ledger: Ledger, name: str, by: str, *, wait_s: float = ERASE_WAIT_S) -
     _forget(ledger)
     ledger.checkpoint_log()  # without readers, the log then restarts with the deletion
     with ledger.transaction(by):
-        rows = of_name(ledger, name)
+        learned, rows = withdraw and withdraw(), of_name(ledger, name)
         if rows:
             _delete(ledger, rows, by)
         begun = bool(rows) or _erased(ledger, name)
     operators = (each["body"]["role"] == "operator" for each in ledger.events("erase"))
     if begun or any(operators):  # the record does not name an erased operator
         ledger.empty_log(wait_s)
-    if not begun:
+    if not begun and learned is None:
         raise UsageError(f"erase: nobody was invited as {name!r}, or they were erased before")
+    return learned
 
 
 def copies(ledger: Ledger) -> str:
