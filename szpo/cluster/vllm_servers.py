@@ -254,7 +254,10 @@ class Loop:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="szpo-vllm", daemon=True).start()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="szpo-vllm", daemon=True
+        )
+        self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run it to its end; an error here, such as an interrupt, cancels it."""
@@ -265,9 +268,22 @@ class Loop:
             future.cancel()
             raise
 
-    def close(self) -> None:
-        """End the thread."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
+    def close(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Cancel all that runs, then run ``last`` and end the thread."""
+
+        async def end() -> None:
+            rest = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in rest:
+                task.cancel()
+            await asyncio.gather(*rest, return_exceptions=True)
+            await last()
+
+        try:
+            self.run(end())
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
 
 
 class Servers:
@@ -292,6 +308,8 @@ class Servers:
         self._servers = list(servers)
         self._canary, self._check, self._remove = canary, check, remove
         self._loop = Loop()
+        self._canaries: dict[str, asyncio.Task[tuple[Shown, ChunkReply]]] = {}
+        """What servers were asked before they get rows, by address, and have not answered."""
 
     def gather(self, chunks: Sequence[ServedChunk]) -> list[ChunkReply]:
         """Have all chunks answered, in their order; then their adapters are removed.
@@ -312,8 +330,7 @@ class Servers:
                 await server.close()
 
         with suppress(Exception):  # a connection that is already broken
-            self._loop.run(close())
-        self._loop.close()
+            self._loop.close(close)
 
     async def _gather(self, chunks: Sequence[ServedChunk]) -> list[ChunkReply]:
         todo: asyncio.Queue[int] = asyncio.Queue()
@@ -361,27 +378,27 @@ class Servers:
         return [found[i] for i in range(len(chunks))]
 
     async def _admit(self, server: Server) -> None:
-        """Check a server unless it has been checked, again and again until it answers."""
+        """Check a server unless it has been checked, again and again until it answers.
+
+        A step that ends before a slow server answers leaves the question to the next step.
+        """
         pause, told = 0.0, False
         while server.version is None:
-            await asyncio.sleep(pause)
-            pause = min(max(2 * pause, RETURN_S), LONGEST_S)
-            chunk = self._canary()
+            if (asked := self._canaries.get(server.url)) is None:
+                await asyncio.sleep(pause)
+                pause = min(max(2 * pause, RETURN_S), LONGEST_S)
+                asked = asyncio.create_task(self._ask_canary(server, self._canary()))
+                self._canaries[server.url] = asked
             try:
-                shown = await server.look()
-                for name in server.registered.intersection(shown.adapters):
-                    await server.unregister(name)
-                server.registered.clear()
-                reply = await server.answer(chunk)
-                for name in chunk.adapters:
-                    await server.unregister(name)
+                shown, reply = await asyncio.shield(asked)
             except GoneError as error:
                 if not told:
                     logging.getLogger("szpo").warning(f"{error}; it will be asked again")
                 told = True
                 continue
             finally:
-                self._remove(list(chunk.adapters))
+                if asked.done():
+                    del self._canaries[server.url]
             for other in self._servers:
                 if other.version not in (None, shown.version):
                     raise IntegrityError(
@@ -391,6 +408,20 @@ class Servers:
             if (wrong := self._check(shown, reply)) is not None:
                 raise IntegrityError(f"{server.url} is not the run's: {wrong}")
             server.version = shown.version
+
+    async def _ask_canary(self, server: Server, chunk: ServedChunk) -> tuple[Shown, ChunkReply]:
+        """What a server shows of itself, and answers; the canary's adapters are gone then."""
+        try:
+            shown = await server.look()
+            for name in server.registered.intersection(shown.adapters):
+                await server.unregister(name)
+            server.registered.clear()
+            reply = await server.answer(chunk)
+            for name in chunk.adapters:
+                await server.unregister(name)
+        finally:
+            self._remove(list(chunk.adapters))
+        return shown, reply
 
     async def _retire(self, names: set[str]) -> None:
         async def unload(server: Server) -> None:

@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -336,6 +337,25 @@ def test_several_replicas_share_the_chunks_and_one_takes_over(policy, server, mo
         other.close()
         assert rollout(policy) == wanted
     assert len([body for body in other.requests if body["max_tokens"] == 6]) >= 2
+
+
+def test_a_slow_server_is_asked_once_and_joins_a_later_step(policy, server, model, wanted):
+    other, go = VllmServer(model), threading.Event()
+    other.faults.reply = lambda path, body, n: (
+        None if path != COMPLETIONS or go.wait(60) else "500"
+    )
+    with served(policy, server.url, other.url, chunk_rows=2):
+        for _ in range(3):
+            assert rollout(policy) == wanted
+        go.set()
+        until(lambda: rollout(policy) == wanted and {16, 6} <= lengths(other))
+        assert len([body for body in other.requests if body["max_tokens"] == 16]) == 24
+    other.close()
+
+
+def lengths(server: VllmServer) -> set[int]:
+    """How many tokens a server was asked for: 16 by a canary, 6 by a step."""
+    return {body["max_tokens"] for body in list(server.requests)}
 
 
 @pytest.mark.slow

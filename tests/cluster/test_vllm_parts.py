@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 
 from szpo.cluster import vllm_messages, vllm_trusted_model
 from szpo.cluster.vllm_messages import Decoding, MessageError, Row, read_completion
-from szpo.cluster.vllm_servers import GoneError, Server
+from szpo.cluster.vllm_servers import GoneError, Loop, Server
 from szpo.cluster.vllm_trusted_model import cast_member, save_member, trusted_factors
 from szpo.errors import UsageError
 from szpo.generation.sampling import Sampling
@@ -274,3 +274,20 @@ def test_refused_adapters_say_what_the_server_needs_and_lost_ones_mean_a_restart
     with pytest.raises(GoneError, match="has lost its adapters"):
         played.complete()
     assert played.server.registered == set()
+
+
+def test_a_loop_that_is_closed_has_cancelled_what_still_ran():
+    loop, ended = Loop(), []
+
+    async def endless() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("task")
+
+    async def last() -> None:
+        ended.append("last")
+
+    asyncio.run_coroutine_threadsafe(endless(), loop._loop)
+    loop.close(last)
+    assert ended == ["task", "last"]
