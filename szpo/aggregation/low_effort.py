@@ -24,6 +24,8 @@ Counts = tuple[float, float]
 FAST_MS: Final = 700.0
 WORD_MS: Final = 15.0
 """Nobody reads 4,000 words a minute, or any text in less than 700 ms."""
+LONGER_Z: Final = 3.5
+"""Standard errors from which somebody is said to prefer longer answers more than the others do."""
 RANDOM_LOG_RATIO: Final = math.log(100)
 """Limit of the log-likelihood ratio of answering at random over answering as the panel does.
 
@@ -52,6 +54,8 @@ class Conduct:
     """Answers with the majority of the others on the same direction, where there is one."""
     skips: Counts = (0, 0)
     """Skipped comparisons, of all that were shown and answered."""
+    longer: Counts = (0, 0)
+    """Answers for the longer side, of those for a side where the two differ in length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,8 @@ class Usual:
     gold: float = 0.95
     repeat: float = 0.5
     rest: float = 0.5
+    longer: Counts = (0, 0)
+    """As `Conduct.longer`, of the whole panel, this panelist included."""
 
 
 def soonest_ms(words: int) -> float:
@@ -119,9 +125,23 @@ def flags(conduct: Conduct, usual: Usual | None = None) -> tuple[tuple[str, str]
     hits, of = c.skips
     if of >= 12 and hits > of / 4:
         found.append(("skips", f"could not judge {hits:.0f} of {of:.0f}"))
+    hits, of = c.longer
+    panel = (0, 0) if usual is None else usual.longer
+    rest, others = panel[0] - hits, panel[1] - of
+    if of >= 10 and others >= 20 and _excess(hits, of, rest, others) > LONGER_Z:
+        share = f"{100 * rest / others:.0f} %"
+        text = f"preferred the longer answer in {hits:.0f} of {of:.0f}, the others in {share}"
+        found.append(("longer", text))
     if (ratio := at_random(c, usual)) > RANDOM_LOG_RATIO:
         found.append(("random", f"{math.exp(min(ratio, 20)):.0f} to 1 for answers at random"))
     return tuple(found)
+
+
+def _excess(hits: float, of: float, rest: float, others: float) -> float:
+    """By how many standard errors a share lies above another, were both one share."""
+    share = (hits + rest) / (of + others)
+    error = math.sqrt(share * (1 - share) * (1 / of + 1 / others))
+    return (hits / of - rest / others) / error if error else 0.0
 
 
 def at_random(conduct: Conduct, usual: Usual | None = None) -> float:

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from szpo.aggregation.low_effort import Conduct, Usual, flags, longest_run, soonest_ms
+from szpo.aggregation.low_effort import Conduct, Counts, Usual, flags, longest_run, soonest_ms
 from szpo.analysis.evidence import Evidence
 from szpo.analysis.vote_totals import Direction, VoterTotals, VoteTotals
 from szpo.intervals import Estimate, Share, Z, quantile, share
@@ -102,10 +102,14 @@ def panelists(evidence: Evidence) -> list[dict[str, Any]]:
         _row(name, kind, voters.get(name, none), rest.get(name, share(0, 0)))
         for name, kind in evidence.panelists.items()
     ]
-    people = [row for row in rows if row["kind"] == "person"]
-    usual = _usual(people)
-    for row in people:
-        row["flags"] = flags(_conduct(row, voters.get(row["name"], none)), usual)
+    longer = sum(v.longer for v in voters.values()), sum(v.lengths for v in voters.values())
+    usual = _usual([row for row in rows if row["kind"] == "person"], longer)
+    for row in rows:
+        conduct = _conduct(row, voters.get(row["name"], none))
+        if row["kind"] == "judge":  # a machine hurries and errs otherwise than a person
+            conduct = Conduct(longer=conduct.longer)
+        if row["kind"] != "simulated":
+            row["flags"] = flags(conduct, usual)
     return rows
 
 
@@ -144,19 +148,20 @@ def _conduct(row: dict[str, Any], voter: VoterTotals) -> Conduct:
     return Conduct(
         fast=(soon, len(times)),
         skim=(skim, len(times)),
+        longer=(voter.longer, voter.lengths),
         run=row["run_of_side"],
         **{name: (row[key].hits, row[key].of) for name, key in shares.items()},
     )
 
 
-def _usual(rows: Sequence[dict[str, Any]]) -> Usual:
+def _usual(rows: Sequence[dict[str, Any]], longer: Counts) -> Usual:
     """The panel's own shares, where they rest on at least `MIN_VOTES` votes."""
     found: dict[str, float] = {}
     for name in ("gold", "repeat", "rest"):
         shares = [row[name] for row in rows]
         if (of := sum(share.of for share in shares)) >= MIN_VOTES:
             found[name] = sum(share.hits for share in shares) / of
-    return Usual(**found)
+    return Usual(longer=longer, **found)
 
 
 # ---- pairs of votes ----

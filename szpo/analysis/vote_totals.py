@@ -50,6 +50,10 @@ class VoterTotals:
     repeats: int = 0
     """Comparisons shown again, where the first answer is known."""
     repeats_same: int = 0
+    lengths: int = 0
+    """Training votes for a side where the two sides differ in words."""
+    longer: int = 0
+    """How many of these are for the longer side."""
 
     def add(self, vote: VoteRow) -> None:
         """Add the panelist's next vote."""
@@ -172,8 +176,12 @@ def _add_counted(totals: VoteTotals, vote: VoteRow) -> None:
     totals.fast += vote.fast
     if vote.verdict not in DECIDED:
         return
-    number, plus = totals.voters[vote.panelist].number, vote.verdict == "plus"
-    decided.append(number if plus else -1 - number)
+    voter, plus = totals.voters[vote.panelist], vote.verdict == "plus"
+    decided.append(voter.number if plus else -1 - voter.number)
+    voter.lengths += vote.words_plus != vote.words_minus
+    voter.longer += (
+        vote.words_plus > vote.words_minus if plus else vote.words_plus < vote.words_minus
+    )
     if vote.words_plus and vote.words_minus:
         totals.length_logs.append(math.log(vote.words_plus / vote.words_minus))
         totals.length_signs.append(1.0 if plus else -1.0)

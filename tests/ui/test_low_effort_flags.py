@@ -31,12 +31,24 @@ def contrary() -> list[VoteRow]:
     return [
         ballot(
             3 * i + place, verdict, step=i, comparison=f"c{i}", panelist=name,
-            plus_side="AB"[i % 2], choice="AB"[(i + (verdict == "minus")) % 2],
+            plus_side="AB"[i % 2], choice="AB"[(i + (verdict == "minus")) % 2], words_plus=50,
         )
         for i in range(32)
         for place, (name, verdict) in enumerate(
             [("P-01", "minus"), ("P-02", "plus"), ("P-03", "plus")]
         )
+    ]  # fmt: skip
+
+
+def fond_of_length() -> list[VoteRow]:
+    """Each judges 24 rows; P-01 takes the longer answer in all, the others in half."""
+    return [
+        ballot(
+            3 * i + place, "plus", panelist=f"P-0{place + 1}", plus_side="AB"[i % 2],
+            choice="AB"[i % 2], words_plus=20 if place and i % 4 < 2 else 40, words_minus=30,
+        )
+        for i in range(24)
+        for place in range(3)
     ]  # fmt: skip
 
 
@@ -62,6 +74,7 @@ def turns(count: int, run: int = 0) -> list[VoteRow]:
         ("rest", "with the others in 0 of 32 answers", contrary()),
         ("skips", "could not judge 4 of 12",
          turns(8) + [ballot(50 + i, "skip") for i in range(4)]),
+        ("longer", "the longer answer in 24 of 24, the others in 50 %", fond_of_length()),
         ("random", "to 1 for answers at random", known(1, 4)),
     ],
 )  # fmt: skip
