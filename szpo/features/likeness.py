@@ -26,6 +26,8 @@ READS: Final = 4_000
 FEWEST: Final = 10
 MOST: Final = 2_000
 """Own texts: fewer teach a topic, more take long."""
+BYTES: Final = 2**25
+"""Longest file of own texts."""
 PRIOR: Final = 0.01
 """Prior precision of a weight, of a run's frequency in tenths."""
 LARGEST: Final = 127
@@ -37,8 +39,15 @@ def read_texts(path: Path) -> tuple[tuple[str, ...], bytes]:
     Raises:
         UsageError: the file cannot be read as UTF-8, or has too few texts or too many.
     """
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is not a regular file; give one text a line")
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(BYTES + 1)
+        if len(raw) > BYTES:
+            raise UsageError(
+                f"{path} has more than {BYTES >> 20} MiB; give {MOST:,} texts at most"
+            )
         lines = raw.decode("utf-8-sig").splitlines()
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror or error})") from None

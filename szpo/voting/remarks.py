@@ -18,12 +18,15 @@ from szpo.visible_text import visible
 KIND: Final = "decided"
 LONGEST: Final = 300
 """Characters of a line."""
+MOST: Final = 100
+"""Lines of one panelist; each stays in the record."""
 
 
 def record(ledger: Ledger, panelist: str, text: str) -> None:
-    """Record a line of a panelist; one without a word is not kept."""
+    """Record a line; one without a word, said before, or beyond `MOST` is not kept."""
     line = visible(" ".join(text.split()))[:LONGEST]
-    if words(line):
+    said = [each for _, each in read(ledger, panelist)]
+    if words(line) and line not in said and len(said) < MOST:
         ledger.record_event(KIND, panelist, {"text": line})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import astuple
 from pathlib import Path
 
@@ -68,3 +69,12 @@ def test_a_file_that_teaches_nothing_is_refused_in_one_line(tmp_path, written, w
     with pytest.raises(UsageError) as refused:
         own.build(f"like: {file}")
     assert words in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_file_without_an_end_is_not_read(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="not a regular file"):
+        own.build(f"like: {tmp_path / 'pipe'}")
+    monkeypatch.setattr(likeness, "BYTES", 100)
+    with pytest.raises(UsageError, match="has more than 0 MiB"):
+        own.build(f"like: {VOICES['aunt']}")

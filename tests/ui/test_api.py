@@ -16,6 +16,7 @@ import pytest
 
 from szpo.errors import StorageError
 from szpo.voting import casting, pauses
+from szpo_ui.panel import component
 from szpo_ui.web.writer import Writer
 from tests.support.browser import MINUS, PLUS, StillClock, awaited
 
@@ -291,6 +292,21 @@ def test_votes_come_before_all_that_waits(staged):
         for name in names
     ])  # fmt: skip
     assert order == ["a vote", "another vote", "a sheet", "a page", "a login"]
+
+
+def test_what_a_closing_page_hands_over_waits_its_turn(staged):
+    """Else one page could keep everybody else waiting: a hundred verdicts a request."""
+    quiet, votes = staged(), []
+    who, site = quiet.panelist("P-1"), quiet.site
+    page = component.component(site, lambda _: (who, "P-1"))
+    seat = site.service.assign(who, tab="tab-0001").id
+    ballot = {"assignment": seat, "choice": "A", "idem": "k" * 16, "tab": "tab-0001"}
+    left = {"tab": "tab-0001", "ballots": [ballot]}
+    at_once(site.writer, [
+        lambda: site.writer.do(lambda: votes.append(len(quiet.ledger.votes()))),
+        lambda: page.gone(left, None),
+    ])  # fmt: skip
+    assert votes == [0] and len(quiet.ledger.votes()) == 1
 
 
 def test_a_panelist_is_not_told_what_a_guard_measured(stage, client):

@@ -8,6 +8,7 @@ from hypothesis import given, strategies
 
 from szpo.errors import StorageError, SzpoError, UsageError
 from szpo.replay import verification
+from szpo.voting import remarks
 from szpo.voting.casting import Receipt, VoteConflictError, VoteRequest
 from szpo.voting.service import VoteService
 from tests.support.asking import KEY, ask, people
@@ -170,3 +171,12 @@ def test_a_savepoint_undoes_its_own_part_and_needs_a_transaction(ledger):
     kinds = [event["kind"] for event in ledger.events()]
     assert kinds[-2:] == ["before", "second"] and "first" not in kinds
     assert verification.verify(ledger, deep=False).ok
+
+
+def test_a_panelist_leaves_each_line_once_and_a_hundred_at_most(ledger, service):
+    ann, ben = (service.enroll("person", name) for name in ("ann", "ben"))
+    for line in ["kind words"] * 3 + [f"because of {i} things" for i in range(remarks.MOST + 9)]:
+        remarks.record(ledger, ann, line)
+    remarks.record(ledger, ben, "kind words")
+    found = [line for _, line in remarks.read(ledger, ann)]
+    assert len(found) == len(set(found)) == remarks.MOST and len([*remarks.read(ledger, ben)]) == 1

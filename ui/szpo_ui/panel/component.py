@@ -98,11 +98,14 @@ def component(site: Site, who: Who) -> gr.HTML:
             return render.failure(_log_error(error), shown)
 
     async def give(data: Any, request: gr.Request) -> dict[str, Any]:
+        return await store(data, request, first=True)
+
+    async def store(data: Any, request: gr.Request, *, first: bool) -> dict[str, Any]:
         panelist, _ = who(request)
         try:
             ballot = Ballot.model_validate(data)
             step = partial(actions.give, site, panelist, ballot)
-            return await site.writer.do(step, first=True)
+            return await site.writer.do(step, first=first)
         except Exception as error:
             refused = isinstance(error, UsageError | ValidationError)
             return {"error": _log_error(error), "refused": refused}
@@ -122,7 +125,8 @@ def component(site: Site, who: Who) -> gr.HTML:
         panelist, left = who(request)[0], dict(data) if isinstance(data, dict) else {}
         ballots = left.pop("ballots", None)
         for each in ballots[:MOST_KEPT] if isinstance(ballots, list) else ():
-            await give(each, request)  # in order, since a later one may change an earlier one
+            # In order, since a later one may change an earlier one; nobody waits for the answer.
+            await store(each, request, first=False)
         if (at := _at(left)) is not None:
             site.tabs.forget(panelist, at.tab)
 
