@@ -24,6 +24,13 @@ Pairing: TypeAlias = Literal["antithetic", "forward"]
 Say: TypeAlias = Callable[[str], None]
 """Prints a line for the user."""
 
+
+class Detail(str):
+    """A line of a set-up for who knows the method; ``szpo demo`` shows it with -v only."""
+
+    __slots__ = ()
+
+
 FEATURE_GRID: Final = 4096
 """Features' differences and scales are recorded as integers, in units of 1/4096 of a spread."""
 

@@ -27,6 +27,7 @@ from szpo.ledger.database import Ledger
 from szpo.optim.rules.regression import BUDGET
 from szpo.policies import text_guards
 from szpo.training import results
+from szpo.types import Detail
 from szpo.visible_text import visible
 from szpo.voting import step_report
 from szpo_simulators.bench.demo import measure_run
@@ -57,6 +58,7 @@ def demo(
         [], "--set", help="Change one setting: section.key=value; may be repeated."
     ),
     folder: Path = typer.Option(Path("runs"), "--folder", help="Where the run is stored."),
+    verbose: bool = typer.Option(False, "-v", help="Show every line of the set-up."),
     as_json: bool = typer.Option(
         False, "--json", help="Print one JSON document instead of a table."
     ),
@@ -79,7 +81,7 @@ def demo(
     if path.stem != f"demo-{config.run.root_seed}":
         to_user.complain(f"there is a demo of this seed already; this one is {path.stem}")
     to_user.set_resumable(f"szpo run --resume {path}", once=path)
-    found = run_demo(config, path, quiet=as_json)
+    found = run_demo(config, path, quiet=as_json, verbose=verbose)
     if as_json:
         print(json.dumps(found, indent=1))
     else:
@@ -120,13 +122,15 @@ def find_stopped(new: Path, config: Config) -> Path | None:
     return None
 
 
-def run_demo(config: Config, path: Path, *, quiet: bool) -> dict[str, Any]:
+def run_demo(config: Config, path: Path, *, quiet: bool, verbose: bool = False) -> dict[str, Any]:
     """Measure, tune and measure again, with a progress bar on stderr."""
     console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
     clock = time.strftime("%H:%M")
     console.print(
         f"demo: model {config.model.name}, {config.run.votes} votes of a simulated panel, "
-        f"started at {clock}"
+        f"started at {clock}\n{config.panel.size} simulated raters say which of two answers they "
+        "like better, and szpo is not told why. It learns that from their votes, moves the model, "
+        "and compares its answers before and after. (-v shows every setting.)"
     )
     bar = terminal.votes_bar(console, live=not quiet)
     total = config.steps * config.votes_per_step
@@ -137,7 +141,8 @@ def run_demo(config: Config, path: Path, *, quiet: bool) -> dict[str, Any]:
         if stage := "step 0" if text.startswith("held-out ") else stage:
             to_user.doing(stage)
             bar.update(task, note=stage)
-        console.print(text, markup=False)
+        if verbose or not isinstance(text, Detail):
+            console.print(text, markup=False)
 
     def on_step(step: step_report.StepReport) -> None:
         note = f"{step.length:.0f} tokens an answer"
@@ -191,9 +196,10 @@ def describe(found: dict[str, Any], path: Path) -> list[str]:
 
 def _describe_taste(nearest: str, lesson: str, path: Path) -> tuple[str, str]:
     """The entry nearest to the taste, and what the votes taught, which must not deny it."""
-    if nearest.startswith(asked.IS_ENTRY) and taught.UNEXPLAINED in lesson:
-        more = f"szpo run --resume {path} --votes +40"
-        return nearest, f"not found yet: the votes show a taste, not which; more votes: {more}"
+    vague = taught.UNEXPLAINED in lesson
+    if nearest.startswith(asked.IS_ENTRY) and (vague or any(m in lesson for m in taught.UNNAMED)):
+        why = "the votes show a taste, not which" if vague else lesson
+        return nearest, f"not found yet: {why}; more votes: szpo run --resume {path} --votes +40"
     return nearest, lesson
 
 

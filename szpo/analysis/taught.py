@@ -28,6 +28,8 @@ LIKELY: Final = 0.5
 LISTED: Final = 0.1
 """Probability from which a claim is drawn, and is mentioned where no claim is likely."""
 UNEXPLAINED: Final = "a taste that no named feature explains"
+UNNAMED: Final = (": no taste shown", "not clear yet")
+"""What a lesson holds that names no taste."""
 LENGTH: Final = "length"
 """The feature that is often liked without being meant."""
 DRAWN: Final = 5

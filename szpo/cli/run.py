@@ -125,6 +125,7 @@ def run(
     config = settings_file.load(file, preset_name=preset, sets=sets)
     from szpo.runs import assemble
 
+    console.doing("checking settings, prompts and model")
     checked = assemble.check(config)
     new = None if plan else assemble.new_path(config)
     if new is None:
@@ -197,7 +198,7 @@ def _show_plan(checked: CheckedConfig, *, as_json: bool) -> None:
         from szpo.policies import subspace_cache
 
         found = subspace_cache.look_up(config, checked.prompts.train)
-        setup = subspace_cache.describe_plan(config, found)
+        setup = subspace_cache.describe_plan(config, found, cost_plan.coordinate_answers(config))
         if found is not None and found.features is not None:
             can = teachable.read(found.features.names, found.report)
         if config.optimizer.prior is not None:

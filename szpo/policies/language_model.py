@@ -38,7 +38,7 @@ from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.probe import Progress
 from szpo.policies.subspace_cache import sampling_of
 from szpo.policies.subspaces import Subspace
-from szpo.types import Answer, Prompt, Say, Theta
+from szpo.types import Answer, Detail, Prompt, Say, Theta
 
 SHIPPED = Path(__file__).parents[1] / "data" / "answers"
 """Folder of shipped answers of base models, to which simulated panels are fitted."""
@@ -156,10 +156,8 @@ def prepare(
         subspace = replace(subspace, blocks=replace(subspace.blocks, sources=sources))
     radius = config.optimizer.kl_radius
     report = {**subspace.report, "kl_radius": radius, "mu": subspace.mu(radius)}
-    say(
-        f"subspace {subspace.kind}: {subspace.dim:,} coordinates, {report.get('samples', 0)} "
-        f"base answers; basis {subspace_cache.describe(report)}"
-    )
+    made = f"{report.get('samples', 0)} base answers; basis {subspace_cache.describe(report)}"
+    say(Detail(f"subspace {subspace.kind}: {subspace.dim:,} coordinates, {made}"))
     return Base(host, replace(subspace, report=report), conv1d)
 
 

@@ -287,16 +287,14 @@ def describe(report: Mapping[str, Any]) -> str:
             return seconds
 
 
-def describe_plan(config: Config, found: Subspace | None) -> str:
-    """Say what a run's set-up will be, in one sentence."""
+def describe_plan(config: Config, found: Subspace | None, answers: int) -> str:
+    """Say what a run's set-up will be, in one sentence; ``answers``: those that it needs."""
     if config.coordinates == "none":
         return "none: this run explains votes, and the model does not move"
     if found is not None:
         return f"basis {describe(found.report)}; nothing is measured again"
     if config.model.adapter is not None:
         return "basis will be made, for this run only: a starting adapter has no stored one"
-    answers = KL_SAMPLES
-    answers += config.samples if config.coordinates in SCORED else 0
     return (
         f"basis will be made from some {answers:,} base answers, then shared by all runs with "
         "this model, these prompts, this sampling and subspace.setup_seed"

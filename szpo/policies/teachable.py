@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from textwrap import shorten
 from typing import Any, Final
 
@@ -138,11 +139,17 @@ def ruler(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def describe_ruler(report: Mapping[str, Any]) -> list[str]:
-    """`ruler` as terminal lines under its prompt; texts are cut after 84 characters."""
+    """`ruler` as terminal lines under its prompt; texts are cut after 84 characters.
+
+    Equal neighbours are one line.
+    """
     rows = [(nats, shorten(text, 84, placeholder=" …")) for nats, text in ruler(report)]
-    return [f"what nats look like: {text}" for _, text in rows[:1]] + [
-        f"{nats:>8}  {text}" for nats, text in rows[1:]
-    ]
+    lines = [f"what nats look like: {text}" for _, text in rows[:1]]
+    for text, same in groupby(rows[1:], lambda row: row[1]):
+        first, *more = (nats for nats, _ in same)
+        label = f"{first.partition(' ')[0]} to {more[-1]}" if more else first
+        lines.append(f"{label:>13}  {text}")
+    return lines
 
 
 def advise(rows: int) -> str:

@@ -47,7 +47,7 @@ from szpo.replay import replay
 from szpo.runs import known_addresses, machine_check, run_device, run_engine, run_prompts, trackers
 from szpo.runs.setup_progress import Progress, unseen
 from szpo.training import held_out
-from szpo.types import Answer, Prompt, Say
+from szpo.types import Answer, Detail, Prompt, Say
 from szpo.voting import shown_features
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def check(config: Config, panel: PanelFactory | None = None) -> CheckedConfig:
         from szpo.policies import language_model, subspace_cache
 
         config, line = subspace_cache.take_set(run_device.choose(config))
-        notes = (*notes, line) if line else notes
+        notes = (*notes, Detail(line)) if line else notes
         language_model.check_files(config)
         prompts = run_prompts.fit(config, prompts)
     check_rate(config, (*prompts.train, *prompts.heldout))
@@ -225,11 +225,11 @@ def build(
         for line in describe_words(config, named, prompts.train):
             say(line)
         if space.blocks is not None:
-            say(f"mixed: {', '.join(space.blocks.names)}")
+            say(Detail(f"mixed: {', '.join(space.blocks.names)}"))
         if space.features is not None:
             can = teachable.read(space.features.names, space.report)
             for what, text in teachable.describe(can, config.optimizer.D).items():
-                say(f"{what}: {text}")
+                say(Detail(f"{what}: {text}"))
         for line in teachable.describe_ruler(space.report):
             say(line)
         settings = config.optimizer_settings(space.layout, space.scale, named)
@@ -299,7 +299,7 @@ def require_counted(parts: RunParts) -> None:
 
 def _with_new_panel(parts: RunParts, found: CheckedConfig, say: Say) -> RunParts:
     for line in describe_settings(parts.settings):
-        say(line)
+        say(Detail(line))
     if found.panel_factory is None:
         return parts
     drawn: list[tuple[Sequence[Prompt], list[list[Answer]]]] = []

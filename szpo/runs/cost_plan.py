@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from szpo.config.schema import KL_SAMPLES, SCORED, Config
+from szpo.config.schema import CURVE_ANSWERS, KL_SAMPLES, SCORED, Config
 from szpo.intervals import Z
 from szpo.optim.optimizer import equations, step_votes
 from szpo.optim.rules.registry import RULES
@@ -70,8 +70,8 @@ def estimate(
     votes = config.steps * config.votes_per_step
     rows = config.steps * o.K * o.N * o.D
     still = config.coordinates == "none"
-    setup = 0 if basis_is_stored else start_features.ANSWERS if still else KL_SAMPLES
-    setup += config.samples if config.coordinates in SCORED and setup else 0
+    setup = start_features.ANSWERS if still else coordinate_answers(config)
+    setup = 0 if basis_is_stored else setup
     predicts = config.coordinates in SCORED and RULES[config.optimizer.rule].two_points
     points = config.steps * KL_PROMPTS if predicts else 0
     if predicts and config.optimizer.guarded is not False and not basis_is_stored:
@@ -109,6 +109,16 @@ def estimate(
         if config.features.judged
         else 0,
     )
+
+
+def coordinate_answers(config: Config) -> int:
+    """Base answers from which a run's coordinates are made, where none are stored."""
+    found = KL_SAMPLES + (config.samples if config.coordinates in SCORED else 0)
+    if config.coordinates == "adapters":
+        from szpo.models import adapter_sources  # loads torch
+
+        found += 4 * CURVE_ANSWERS * len(adapter_sources.find(config.subspace.adapters))
+    return found
 
 
 def _describe_questions(votes: int, config: Config) -> str:

@@ -395,6 +395,14 @@ def test_the_plan_says_what_a_vote_is_about(sets, answers, steps, votes):
     assert told["votes"] == f"160 from 5 panelists (people){votes}"
 
 
+def test_the_plan_counts_the_answers_that_each_adapter_s_curve_takes():
+    sets = ['subspace.adapters=["smollm2"]', "subspace.kind=adapters", "generation.temperature=.7"]
+    config = settings_file.load(preset_name="demo", sets=sets)
+    new, stored = (cost_plan.estimate(config, basis_is_stored=on) for on in (False, True))
+    curves = 16 * 4 * 8  # adapters, lengths in both senses, answers
+    assert new.setup_answers - stored.setup_answers == curves + 96 + 256 + 256
+
+
 def test_the_plan_multiplies_what_an_answer_took():
     config = settings_file.load(preset_name="tiny")
     found = cost_plan.estimate(config, answer_seconds=0.3)

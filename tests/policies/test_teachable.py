@@ -38,6 +38,10 @@ def test_what_can_be_taught_is_said_in_words_with_its_ruler():
         ("prompt", "p"), ("0 nats", "left⟨202E⟩right"), ("0.5 nats", "b"), ("1 nat", "c"),
     ]  # fmt: skip
     assert teachable.ruler(REPORT) == []
+    same = [(0, "a"), (1, "b"), (2.5, "b"), (5, "b")]
+    assert teachable.describe_ruler({"ruler": {"prompt": "p", "answers": same}}) == [
+        "what nats look like: p", "       0 nats  a", "  1 to 5 nats  b",
+    ]  # fmt: skip
     assert teachable.describe(teachable.of_spec({"space": {"report": {"kind": "score"}}}), 8) == {}
     assert teachable.of_spec({}) == ()
 

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from szpo.ledger.theta import theta_digests
 from szpo.policies import text_guards
 from szpo.reports import html_report
 from szpo.reports.model_card import Weights, model_card
+from szpo.types import Detail
 from szpo_simulators import demo
 from szpo_simulators.panels import asked
 from tests.support import folder_run
@@ -89,6 +91,10 @@ def test_the_last_lines_never_deny_each_other() -> None:
     unexplained = f"40 votes: {taught.UNEXPLAINED} (95 % for none)"
     told = demo._describe_taste(entry, unexplained, path)
     assert told[0] == entry and told[1].startswith("not found yet") and str(path) in told[1]
+    for vague in ("no taste shown; the votes are too few", "not clear yet: fewer commas (30 %)"):
+        told = demo._describe_taste(entry, f"40 votes: {vague}", path)
+        assert told[0] == entry and told[1].startswith(f"not found yet: 40 votes: {vague}; more")
+        assert told[1].endswith(f"szpo run --resume {path} --votes +40")
     for nearest, lesson in ((entry, "40 votes: fewer commas"), ("no entry", unexplained)):
         assert demo._describe_taste(nearest, lesson, path) == (nearest, lesson)
 
@@ -98,7 +104,7 @@ def test_a_stopped_demo_names_its_way_on_and_the_next_one_offers_it(
 ) -> None:
     begun: list[Path] = []
 
-    def stop(config: Config, path: Path, *, quiet: bool) -> None:
+    def stop(config: Config, path: Path, **_: bool) -> None:
         begun.append(path)
         if path.stem == "demo-0":
             new_ledger(
@@ -138,3 +144,19 @@ def test_a_second_demo_takes_another_file_and_one_for_people_is_refused(
     assert demo.find_free_path(tmp_path, "demo-0") == tmp_path / "demo-0-2.db"
     assert call(["demo", "--preset", "people", "--folder", str(tmp_path)]) == 2
     assert "panel.kind is people; a demo needs bt70" in capsys.readouterr().err
+
+
+def test_what_is_for_who_knows_the_method_is_said_with_v_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure(*_: Any, say: Callable[[str], None], **__: Any) -> dict[str, Any]:
+        say(Detail("rule regression, antithetic pairs"))
+        say("panel bt70: 5 simulated panelists")
+        return {}
+
+    monkeypatch.setattr(demo, "measure_run", measure)
+    for verbose in (False, True):
+        demo.run_demo(Config(), tmp_path / "run.db", quiet=False, verbose=verbose)
+        told = capsys.readouterr().err
+        assert ("rule regression" in told) is verbose and "panel bt70" in told
+        assert "szpo is not told why" in told
