@@ -170,8 +170,8 @@ def describe(found: dict[str, Any], path: Path) -> list[str]:
     if found["topic"] is not None:
         lines.append(f"no topic guard: {found['topic']}")
     for text in found["texts"]:
-        lines += ["", visible(text["prompt"])]
-        lines += [f"  before  {_shorten(text['before'])}", f"  after   {_shorten(text['after'])}"]
+        before, after = _where_they_differ(text["before"], text["after"])
+        lines += ["", visible(text["prompt"]), f"  before  {before}", f"  after   {after}"]
     seconds, machine = found["seconds"], found["machine"]
     lines += [
         "",
@@ -209,6 +209,11 @@ def _format_level(found: dict[str, Any], when: str) -> str:
     return f"{found[when]:.3f}{around}"
 
 
-def _shorten(text: str) -> str:
-    line = visible(" ".join(text.split()))
-    return line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…"
+def _where_they_differ(before: str, after: str) -> list[str]:
+    """Both texts as lines of `WIDTH` letters that show where they first differ."""
+    texts = [visible(" ".join(text.split())) for text in (before, after)]
+    differ = (i for i, (a, b) in enumerate(zip(*texts, strict=False)) if a != b)
+    if (at := next(differ, 0)) > WIDTH // 2:
+        begin = max(0, texts[0].rfind(" ", 0, at - WIDTH // 4))
+        texts = [f"…{text[begin:]}" for text in texts]
+    return [text if len(text) <= WIDTH else f"{text[: WIDTH - 1]}…" for text in texts]
