@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from szpo import memory
-from szpo.cli import console, run_paths
+from szpo.cli import console, run_paths, terminal
 from szpo.cli import taste as tastes
 from szpo.cli.run_paths import PRESET, SETS
 from szpo.config import settings_file
@@ -20,7 +19,6 @@ from szpo.config.schema import Config
 from szpo.errors import RunError, UsageError
 from szpo.features import own
 from szpo.runs import setup_progress
-from szpo.types import Say
 
 SAMPLING: Final = {"temperature": "0.7", "max_new_tokens": "48", "whole_sentences": "true"}
 """Generation settings of a set, where neither preset nor --set names others."""
@@ -156,17 +154,11 @@ def _show(made: list[Mapping[str, Any]]) -> None:
 def _show_progress(as_json: bool) -> Iterator[setup_progress.Progress]:
     """Show the stage on stderr: a bar, or lines."""
     live = console.draws() and not as_json
-    bar = Progress(
-        TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn(),
-        console=console.errors, disable=not live, transient=True,
-    )  # fmt: skip
-    task = bar.add_task("", total=None)
-    say: Say = (lambda line: None) if live or as_json else console.complain
-    with bar, setup_progress.telling(say) as note:
+    with terminal.stages(console.errors, live=live) as show:
 
         def report(name: str, done: int, of: int) -> None:
             stage = str(setup_progress.Stage(name, done, of))
-            note(stage)
-            bar.update(task, description=stage, completed=done, total=of or None)
+            console.doing(stage)
+            show(stage, done, of)
 
         yield report

@@ -33,7 +33,6 @@ def improve(
     from szpo.improvement.improve_run import improve_run
     from szpo.improvement.rounds import describe, reporter
     from szpo.runs import assemble
-    from szpo.runs.setup_progress import telling
 
     path = run_paths.find(run, folder)
     with Ledger.open(path) as ledger, lease.hold(ledger):
@@ -43,19 +42,18 @@ def improve(
             parts = assemble.reopen(ledger, panel=False, say=console.complain, features=feature)
         helped = ""
         say: Say = (lambda line: None) if as_json else console.complain
-        with telling(say) as note:
-            shown = reporter(say, note, nats)
-            state = improve_run(ledger, parts, nats=nats, given=feature, report=shown)
-            if state.best:
-                note("measuring on held-out prompts")
-                score = hidden_reward.find_reward(ledger)
-                if score is not None:
-                    parts = assemble.with_recorded_panel(ledger, parts)
-                found = measuring.prepare(ledger, parts, score, console.complain)
-                total = results.read(ledger)
-                measuring.after_improving(found, total.steps, total.votes)
-                read = improvement.read(ledger)
-                helped = read.sentence if read.last is None else read.last.line
+        shown = reporter(say, nats, console.doing)
+        state = improve_run(ledger, parts, nats=nats, given=feature, report=shown)
+        if state.best:
+            console.doing("measuring on held-out prompts")
+            score = hidden_reward.find_reward(ledger)
+            if score is not None:
+                parts = assemble.with_recorded_panel(ledger, parts)
+            found = measuring.prepare(ledger, parts, score, console.complain)
+            total = results.read(ledger)
+            measuring.after_improving(found, total.steps, total.votes)
+            read = improvement.read(ledger)
+            helped = read.sentence if read.last is None else read.last.line
     if as_json:
         console.emit(summary(state))
     else:

@@ -13,7 +13,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import typer
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from szpo.analysis import cause, improvement, taught
 from szpo.cli import console, inspect, run_paths, terminal
@@ -287,26 +286,21 @@ def _create(
 def _show_setup(path: Path, *, as_json: bool) -> Iterator[setup_progress.Progress]:
     """Show the stages of a set-up, and write them for the page of szpo serve."""
     live = console.draws() and not as_json
-    bars = Progress(
-        TextColumn("set-up: {task.description}"), BarColumn(bar_width=24), TimeElapsedColumn(),
-        console=console.errors, disable=not live, transient=True,
-    )  # fmt: skip
-    tasks: dict[str, TaskID] = {}
-    told = time.monotonic()
-    with setup_progress.writing(path) as write, bars:
+    told, last = time.monotonic(), ""
+    with (
+        setup_progress.writing(path) as write,
+        terminal.stages(console.errors, live=live, of="set-up: ") as show_stage,
+    ):
 
         def report(stage: str, done: int, of: int) -> None:
-            nonlocal told
-            new = stage not in tasks
-            if new:
-                for task in tasks.values():
-                    bars.update(task, visible=False)
-                tasks[stage] = bars.add_task(stage, total=None)
+            nonlocal told, last
+            new = stage != last
             if not live and not as_json and (new or time.monotonic() > told + TELL_EVERY_S):
                 told = time.monotonic()
                 part = stage if new else setup_progress.Stage(stage, done, of)
                 console.complain(f"set-up: {part}")
-            bars.update(tasks[stage], completed=done, total=of or None)
+            last = stage
+            show_stage(stage, done, of)
             write(stage, done, of)
 
         yield report
@@ -412,7 +406,7 @@ def _show_steps(
     watch = cause.Watch(ledger)
     with terminal.votes_bar(console.errors, live=live) as bar:
         total = config.votes_per_step * config.steps
-        task = bar.add_task("votes", total=total, note="")
+        task = bar.add_task("votes", total=total, note="the first step")
 
         def show(report: step_report.StepReport) -> None:
             read = budget.describe_read(*budget.read_so_far(ledger))

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from rich.console import Console, RenderableType
 from rich.panel import Panel
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -57,6 +57,20 @@ def votes_bar(to: Console, *, live: bool) -> Progress:
         TextColumn("votes {task.completed:.0f}/{task.total:.0f}"), BarColumn(BAR), _Now(to),
         console=to, disable=not live, transient=True,
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def stages(to: Console, *, live: bool, of: str = "") -> Iterator[Callable[[str, int, int], None]]:
+    """Yield what shows the stage of a long work in a bar: its name, parts done, parts in all."""
+    bar = Progress(
+        TextColumn(f"{of}{{task.description}}"), BarColumn(BAR), TimeElapsedColumn(),
+        console=to, disable=not live, transient=True,
+    )  # fmt: skip
+    task = bar.add_task("", total=None)
+    with bar:
+        yield lambda stage, done, parts: bar.update(
+            task, description=stage, completed=done, total=parts or None
+        )
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
 from szpo.runs import setup_progress
 from szpo.runs.assemble import RunParts
-from szpo.runs.setup_progress import IMPROVING, telling
+from szpo.runs.setup_progress import IMPROVING
 from szpo.turns import Turns
 from szpo.types import Say
 from szpo.voting import lease, set_aside, withdrawals
@@ -125,9 +125,8 @@ class Improving:
         path = self._ledger.path
         tell = self._told.enter_context(setup_progress.writing(path, IMPROVING))
         tell("improving", 0 if since is None else len(since.steps), Plan().steps)
-        with self._saying_why_not(), ExitStack() as stack:
-            note = (lambda _: None) if self._beside else stack.enter_context(telling(self._say))
-            show = reporter(self._say, note, nats)
+        with self._saying_why_not():
+            show = reporter(self._say, nats)
 
             def report(state: Improved) -> None:
                 loop.save(state, self._file, (self._ledger.run, begun.event))
@@ -215,10 +214,12 @@ def _is_over(ledger: Ledger, begun: Begun) -> bool:
     return bool(later) or begun.event > improve_run.begin(ledger).event
 
 
-def reporter(say: Say, note: Callable[[str], None], nats: float) -> Callable[[Improved], None]:
+def reporter(
+    say: Say, nats: float, note: Callable[[str], object] = lambda doing: None
+) -> Callable[[Improved], None]:
     """Begin to say how an improvement goes: the ``report`` of `improve_run`.
 
-    ``note``: of `telling`; so nothing is silent for long.
+    ``note`` gets what is done now.
     """
     say(
         "improving: the model moves by its own answers to what the votes liked, at most "

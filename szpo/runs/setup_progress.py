@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,6 @@ from typing import Final
 
 from szpo.files import private
 from szpo.locks import try_lock
-from szpo.types import Say
 
 Progress = Callable[[str, int, int], None]
 """A function of (stage, parts done, parts in all); 0 where parts are not counted."""
@@ -28,8 +25,6 @@ SUFFIX: Final = "-setup"
 IMPROVING: Final = "-improving"
 """The suffix while a run improves between its rounds (`szpo.improvement.rounds`)."""
 MOST_BYTES: Final = 4096
-TELL_EVERY_S: Final = 5.0
-"""Longest silence of a long piece of work, where no bar is drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,33 +43,6 @@ class Stage:
         ('base answers, 25 %', 'the model')
         """
         return f"{self.name}, {100 * self.done // self.of} %" if self.of else self.name
-
-
-@contextlib.contextmanager
-def telling(say: Say, every_s: float = TELL_EVERY_S) -> Iterator[Callable[[str], None]]:
-    """Yield what notes the work that begins now; it is said again while it goes on.
-
-    A line ``every_s`` seconds: what is done, and for how many seconds. "" ends that.
-    """
-    over, noted = threading.Event(), ("", 0.0)
-
-    def note(doing: str) -> None:
-        nonlocal noted
-        noted = doing, time.monotonic() if doing != noted[0] else noted[1]
-
-    def tell() -> None:
-        while not over.wait(every_s):
-            doing, since = noted
-            if doing:
-                say(f"{doing} ({time.monotonic() - since:.0f} s)")
-
-    teller = threading.Thread(target=tell, daemon=True)
-    teller.start()
-    try:
-        yield note
-    finally:
-        over.set()
-        teller.join()
 
 
 def unseen(stage: str, done: int, of: int) -> None:

@@ -4,7 +4,6 @@ import contextlib
 import copy
 import json
 import math
-import re
 import shutil
 import threading
 from pathlib import Path
@@ -382,17 +381,3 @@ def test_without_a_taste_nothing_is_adopted(tmp_path, capsys):
     assert "show no taste yet" in capsys.readouterr().err
     with Ledger.open(path, readonly=True) as ledger:
         assert adopted.read(ledger) is None
-
-
-def test_long_work_is_told_again_and_again_until_it_is_over():
-    heard, often = [], threading.Event()
-
-    def say(line):
-        heard.append(line)
-        if len(heard) == 3:
-            often.set()
-
-    with setup_progress.telling(say, every_s=0.001) as note:
-        note("reading answers")
-        assert often.wait(30)
-    assert all(re.fullmatch(r"reading answers \(\d+ s\)", line) for line in heard)
