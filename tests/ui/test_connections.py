@@ -148,7 +148,7 @@ def healthy(port: int) -> bool:
 
 
 @needs_caddy
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(
     "sent",
     [
@@ -177,7 +177,7 @@ def test_what_never_ends_is_given_up_however_it_drips_in(proxy, sent):
 
 
 @needs_caddy
-@pytest.mark.slow
+@pytest.mark.full
 def test_an_answer_that_nobody_reads_is_given_up(proxy):
     def ended() -> bool:
         return httpx.get(f"http://127.0.0.1:{proxy}/test/ended").text == "1"
