@@ -920,7 +920,9 @@ def tables(folder: Path, out: Path, head: Sequence[str]) -> None:
     paths = sorted(folder.glob("*.jsonl"))
     _table_dense([path for path in paths if path.stem.startswith("dense")], out, head)
     _table_poison([path for path in paths if path.stem.startswith("poison")], out, head)
-    paths = [path for path in paths if not path.stem.startswith(("dense", "poison"))]
+    _table_told([path for path in paths if path.stem.startswith(("say", "like"))], out, head)
+    apart = ("dense", "poison", "say", "like")
+    paths = [path for path in paths if not path.stem.startswith(apart)]
     rows = [json.loads(line) for path in paths for line in path.open()]
     learned, nothing, said = defaultdict(list), defaultdict(list), defaultdict(list)
     hours = defaultdict(list)
@@ -1039,6 +1041,25 @@ def _table_dense(paths: Sequence[Path], out: Path, head: Sequence[str]) -> None:
         "of the whole score", "of the whole score, 0 if shut",
     ]  # fmt: skip
     _write(out / "rows-dense.csv", head, heads, lines)
+
+
+def _table_told(paths: Sequence[Path], out: Path, head: Sequence[str]) -> None:
+    """What a line in words, or texts of one's own, do to the verdicts that a gate needs."""
+    found = defaultdict(list)
+    for row in (json.loads(line) for path in paths for line in path.open()):
+        last = row["looks"][-1]
+        gate = (last["opened"] or last["read"] + 16) / 2
+        spare = last["corr"] if last["open"] else 0.0
+        about = row["taste"] or row["voter"]
+        found[about, label(row["arm"])].append((gate, last["open"], spare))
+    lines = [
+        [*key, len(each), *(f"{mean:.3f}" for mean in np.mean(each, axis=0))]
+        for key, each in sorted(found.items())
+    ]
+    heads = [
+        "taste", "way", "runs", "verdicts to the gate", "open at 320", "correlation, 0 if shut",
+    ]  # fmt: skip
+    _write(out / "rows-told.csv", head, heads, lines)
 
 
 def _table_poison(paths: Sequence[Path], out: Path, head: Sequence[str]) -> None:

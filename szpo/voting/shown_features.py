@@ -68,7 +68,7 @@ def _with_bound(entry: Entry, scale: int) -> Entry:
 
 def demand(features: NamedFeatures, entries: Collection[str]) -> None:
     """Refuse to go on unless ``entries`` holds every feature of the run."""
-    users = [name for name, *_ in features.own]
+    users = [name for name, *_ in features.own if own.needs_giving(name) or own.is_judged(name)]
     missing = [name for name in features.names if name not in entries]
     if any(name not in users for name in missing):
         raise UsageError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,8 @@ import pytest
 from szpo.errors import UsageError
 from szpo.features import likeness, own
 from szpo.features.dictionary import read_answer
+from szpo.optim.named_features import NamedFeatures
+from szpo.voting import shown_features
 
 VOICES = {path.stem: path for path in sorted((Path(__file__).parent / "voices").glob("*.txt"))}
 
@@ -46,6 +48,11 @@ def test_a_record_counts_it_without_the_texts(tmp_path):
     assert entry.count(reading)[0] > 0 > found[name].count(read_answer("?", "Wind west."))[0]
     assert not own.needs_giving(name) and own.split(name)[0] == "us"
     assert own.split("like: us.txt") == ("us.txt", "like: us.txt")
+    older = (astuple(replace(recorded[0], source="0" * 64)),)
+    assert own.again(older) == {}
+    run = NamedFeatures((name,), (0,), (1,), ((1,),), 0, "", older)
+    with pytest.raises(UsageError, match="go on with the szpo that began it"):
+        shown_features.demand(run, shown_features.entries_of(run))
     damaged = [*astuple(recorded[0])]
     damaged[3] = damaged[3][:-8]
     with pytest.raises(UsageError, match="not the weights of 512 runs"):
