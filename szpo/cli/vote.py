@@ -259,7 +259,7 @@ class _Sitting:
                 if not self._is_driven():
                     return ()
                 while self.model.lines:
-                    if (line := self.model.lines.pop(0)).startswith("warning: "):
+                    if (line := self.model.lines.pop(0)).startswith(("warning: ", "say: ")):
                         console.complain(line)
                 tell(self._describe(status))
                 if self.keys.pause(LOOK_S):

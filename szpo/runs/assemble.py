@@ -173,6 +173,11 @@ def check(config: Config, panel: PanelFactory | None = None) -> CheckedConfig:
     policy_factory = run_engine.find_factory(config)
     if held_out.read_questions(config.guards.keep) and policy_factory is not None:
         raise UsageError("guards.keep asks a language model; leave it out with other policies")
+    if config.features.add and config.coordinates != "none" and policy_factory is not None:
+        raise UsageError(
+            f"features.add: policy {config.model.name} has no coordinates of named features; set "
+            "subspace.kind=none, or leave it out"
+        )
     if config.optimizer.prior is not None:
         from szpo.training import earlier_votes
 
@@ -210,6 +215,8 @@ def build(
         settings = config.optimizer_settings(policy.layout, 1.0)
         parts = RunParts(config, settings, policy, prompts, maker=policy_factory)
         parts = replace(parts, given=tuple(config.features.own))
+        for line in describe_words(config, None, prompts.train):
+            say(line)
         return _with_new_panel(parts, found, say)
     from szpo.policies import language_model
 
