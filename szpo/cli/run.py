@@ -221,6 +221,8 @@ def _show_plan(checked: CheckedConfig, *, as_json: bool) -> None:
         console.emit({**asdict(costs), **taught, "questions": equal or None,
                       "prior": prior})  # fmt: skip
         return
+    for line in checked.notes:
+        console.complain(line)
     lines = dict(cost_plan.describe(costs, config))
     if seconds is not None and (busy := machine_check.describe_load()):
         lines["generation"] += f" {busy}"

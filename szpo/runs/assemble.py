@@ -145,7 +145,7 @@ class CheckedConfig:
     policy_factory: run_engine.PolicyFactory | None
     """None for a language model."""
     notes: tuple[str, ...] = ()
-    """Lines for the user about values chosen by `check`."""
+    """Lines for the user about values chosen by `check`, and about the prompts."""
 
 
 def _asks_people(config: Config) -> bool:
@@ -189,6 +189,9 @@ def check(config: Config, panel: PanelFactory | None = None) -> CheckedConfig:
         notes = (*notes, Detail(line)) if line else notes
         language_model.check_files(config)
         prompts = run_prompts.fit(config, prompts)
+        line = dictionary.tell_left_out(prompt.text for prompt in prompts.train)
+        notes = (*notes, line) if line else notes
+    notes = (*notes, *(f"warning: {warning}" for warning in prompts.warnings))
     check_rate(config, (*prompts.train, *prompts.heldout))
     if panel_factory is not None:
         panel_factory.check(config, (*prompts.train, *prompts.heldout))
@@ -208,7 +211,7 @@ def build(
     """
     found = checked or check(config)
     config, prompts, policy_factory = found.config, found.prompts, found.policy_factory
-    for line in (*found.notes, *(f"warning: {warning}" for warning in prompts.warnings)):
+    for line in found.notes:
         say(line)
     if policy_factory is not None:
         policy = policy_factory(root_seed=config.run.root_seed)

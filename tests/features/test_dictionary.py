@@ -27,6 +27,7 @@ from szpo.features.dictionary import (
     holding,
     ratios,
     read_answer,
+    tell_left_out,
 )
 from szpo.features.reading import SPACE, split_sentences, words
 
@@ -169,6 +170,9 @@ def test_the_prompt_counts_where_an_entry_is_about_it_and_of_many_emoji_none():
 
 def test_word_lists_stay_out_where_prompts_are_not_english():
     assert holding(["Describe a rainy Monday.", "What is your view on the sea?"]) == ENTRIES
+    assert tell_left_out(["What is your view on the sea?"]) == ""
+    told = tell_left_out(["Warum gehen Menschen gern ans Meer?"])
+    assert "73 features of English words stay out" in told and "about length, characters," in told
     for prompts, languages in (
         (
             ["Beschreibe einen regnerischen Montag.", "Erzähle von einem Garten."],
