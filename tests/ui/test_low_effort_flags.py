@@ -90,5 +90,5 @@ def test_each_flag_has_its_reason(code, message, votes):
 def test_flags_or_nothing_is_shown(run, shown):
     (row,) = agreement.panelists(numbers(turns(12, run=run)))
     table = operator_page._environment().get_template("operate/people.html")
-    page = table.render(b=SimpleNamespace(people=[{**ABSENT, "row": row}]), access={})
+    page = table.render(b=SimpleNamespace(people=[{**ABSENT, "row": row}], remarks=[]), access={})
     assert shown in text(page)
