@@ -119,11 +119,11 @@ class ComparisonSeats:
         """How many answers the side still needs."""
         return max(0, self.planned.count(side) - self.standing[side])
 
-    def count_held(self, now: int, but: str | None = None) -> dict[seats.Letter, int]:
-        """Count held, unanswered seats on each side, leaving out those of the panelist ``but``."""
+    def count_held(self, now: int) -> dict[seats.Letter, int]:
+        """Count held, unanswered seats on each side."""
         counts: dict[seats.Letter, int] = {"A": 0, "B": 0}
         for seat in self.waiting:
-            if seat.is_held(now) and seat.panelist != but:
+            if seat.is_held(now):
                 counts[seat.side] += 1
         return counts
 
@@ -165,7 +165,7 @@ class ComparisonSeats:
         """Whether a seat may be served again: it is held, or its side still lacks an answer."""
         if seat.is_held(now):
             return True
-        held, lack = self.count_held(now, seat.panelist), self.lack(seat.side)
+        held, lack = self.count_held(now), self.lack(seat.side)
         beyond = sum(max(0, held[s] - self.lack(s)) for s in seats.LETTERS if self.lack(s))
         return lack > 0 and (held[seat.side] < lack or beyond < spare)
 
