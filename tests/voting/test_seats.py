@@ -29,8 +29,10 @@ def test_panelists_begin_at_different_comparisons(ledger, service):
     ask(ledger, n=16, m=1)
     shown = [service.assign(panelist).comparison for panelist in people(service, 16)]
     assert len(set(shown)) == 16  # one answer each before anything has two
-    starts = {seats.panelist_order(ledger.root_seed, 0, f"p{i}", 16)[0] for i in range(100)}
-    assert len(starts) > 12
+    orders = [seats.panelist_order(ledger.root_seed, 0, f"p{i}", 16) for i in range(100)]
+    assert len({order[0] for order in orders}) > 12
+    served = service.look().seats.in_order_of(ledger, "p7")
+    assert [at.head["comparison"] for at in served] == [f"c{i}" for i in orders[7]]
 
 
 @pytest.mark.parametrize("spare", [0, 1])
