@@ -73,6 +73,8 @@ CHILD: Final = "SZPO_CHILD"
 
 FIRST_S: Final = 1.5
 """Longest silence on a terminal, in seconds."""
+SILENT_S: Final = 5.0
+"""Longest silence on a terminal where no line may move."""
 LOG_S: Final = 60.0
 """Longest silence in a log."""
 _ESCAPES: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
@@ -82,7 +84,8 @@ class Pulse:
     """Says what is being done where a command would be silent, and for how long.
 
     On a terminal a line below the last output, which moves each second and goes with the next
-    output; in a log a line a minute. Nothing comes while a line is unfinished, as at a question.
+    output; beside a parent's lines a line each five seconds, in a log a line a minute. Nothing
+    comes while a line is unfinished, as at a question.
     """
 
     def __init__(self, to: TextIO, clock: Callable[[], float] = time.monotonic):
@@ -91,6 +94,7 @@ class Pulse:
         self._live: Final = (
             to.isatty() and os.environ.get("TERM") != "dumb" and CHILD not in os.environ
         )
+        self._most: Final = FIRST_S if self._live else SILENT_S if to.isatty() else LOG_S
         self._lock: Final = threading.RLock()
         self._doing, self._since, self._heard = "", 0.0, clock()
         self._shown = self._open = False
@@ -124,11 +128,7 @@ class Pulse:
         """Say what is being done if nothing was said for long."""
         with self._lock:
             now = self._clock()
-            if (
-                not self._doing
-                or self._open
-                or now - self._heard < (FIRST_S if self._live else LOG_S)
-            ):
+            if not self._doing or self._open or now - self._heard < self._most:
                 return
             load, cores = machine_load()
             busy = f"; the machine is busy: load {load:.1f}" * (load > cores)

@@ -18,14 +18,13 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
+from szpo.cli.console import SILENT_S
 from szpo.generation.whole_sentences import is_cut
 from szpo.types import Answer, Assignment, Comparison
 from szpo.visible_text import visible
 
 BESIDE: Final = 100
 """Fewest columns of a terminal in which two answers stand side by side."""
-SILENT_S: Final = 5.0
-"""Longest time without a line where no line can move, seconds."""
 BAR: Final = 24
 """Columns of a bar."""
 ARROWS: Final = {"A": "up", "B": "down", "C": "right", "D": "left"}

@@ -146,6 +146,13 @@ def test_a_silent_command_says_what_it_does(monkeypatch):
     pulse.note("measuring")
     pulse.beat()
     assert log.getvalue().endswith("measuring (0 s; the machine is busy: load 5.1)\n")
+    monkeypatch.setenv(console.CHILD, "1")  # a parent writes to the same terminal
+    now[0], beside = 0.0, Screen(terminal=True)
+    pulse = console.Pulse(beside, lambda: now[0])
+    pulse.note("set-up")
+    for now[0] in (4.9, 5.0, 9.9):
+        pulse.beat()
+    assert beside.getvalue() == "set-up (5 s; the machine is busy: load 5.1)\n"
 
 
 @pytest.mark.parametrize("name", ["demo", "serve", "run", "compare", "improve", "baseline"])
