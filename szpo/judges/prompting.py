@@ -152,7 +152,7 @@ def read_grade(text: str, *, whole: bool = True) -> int | None:
     (4, None, None)
     """
     options = {n: rf"{n}(?![\w/])|{n}(?:\s*/\s*|\s+out\s+of\s+)5\b" for n in range(1, 6)}
-    found = _stated(text, r"(?:grade|rating|score|answer)", options)
+    found = _stated(text, r"(?:grade|rating|score|verdict)", options)
     found = found or (_alone(text, options) if whole else set())
     return found.pop() if len(found) == 1 else None
 
@@ -168,18 +168,18 @@ def _stated(text: str, key: str, options: Mapping[_Option, str]) -> set[_Option]
 
 
 def _alone(text: str, options: Mapping[_Option, str]) -> set[_Option]:
-    """What its first and its last line are."""
-    lines = _own_lines(text)
-    return {
-        value
-        for value, form in options.items()
-        if any(re.fullmatch(_ALONE % form, line, re.I) for line in {*lines[:1], *lines[-1:]})
-    }
+    """What its first or last line is; where lines are different options, they head parts."""
+    lines = [
+        {value for value, form in options.items() if re.fullmatch(_ALONE % form, line, re.I)}
+        for line in _own_lines(text)
+    ]
+    heads = len(set[_Option]().union(*lines)) > 1
+    return set[_Option]().union(*lines[-1:], *([] if heads else lines[:1]))
 
 
 def _own_lines(text: str) -> list[str]:
     """The last lines with a word that are no quotations, fences or ends of tags; without TeX."""
-    text = re.sub(r"\\boxed\b", "\nAnswer: ", text[-MOST_READ:])
+    text = re.sub(r"\\boxed\b", "\nVerdict: ", text[-MOST_READ:])
     lines = (re.sub(r"</\w+>|\$|\\text\w*\b", "", line).strip() for line in text.splitlines())
     return [each for each in lines if re.search(r"\w", each) and not _ALIEN.match(each)]
 

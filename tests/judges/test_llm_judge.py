@@ -229,6 +229,7 @@ SEEN = {
         '{"reason": "short", "verdict": "B"}', "<verdict>B</verdict>", "Verdict: <B>", "[[B]]",
         "Final answer: B", "Both are fine. My choice is B.", "> Verdict: A\nVerdict: B", "B wins.",
         "Verdict - B", r"So: $\boxed{\text{B}}$", r"$\boxed{B}$", "B\n\nBecause it is shorter.",
+        "A\nis long.\nB\nis short.\nI prefer B.",
     ),
     "tie": ("verdict: [[TIE]]", "It's a tie.", "Verdict: a draw", "Verdict: tie\nNeither is it."),
     None: (
@@ -237,7 +238,7 @@ SEEN = {
         "Verdict: A?", "They wrote:\n| Verdict: A", "I cannot say whether A is better.",
         "A is better here, but B is better there.", "Answer A: short.", "Verdict: A-ish",
         "I prefer a short one.", "A says so.\nB does not.", "A\n\nStill, B is better.",
-        "Verdict - A is short",
+        "Verdict - A is short", "**A**\nlong.\n\n**B**\nshort.\n\n**B** is better.",
     ),
 }  # fmt: skip
 
@@ -285,7 +286,8 @@ def test_replies_without_a_verdict_are_told_of_after_the_first_ten(caplog):
     [("Grade: 1", 1), ("so.\n**Grade: 5/5**", 5), ("Grade: 0", None), ("Grade: 10", None),
      ("Grade: 4.5", None), ("Grade: four", None), ("Grade: 4\nThat is high.", 4), ("4", 4),
      ("Rating: 4 out of 5.", 4), ("Grade: 4\nGrade: 2", None), ("Grade: 4 - 5", None),
-     ("Grade: -3", None), ("Grade: 4/10", None), ("<grade>2</grade>", 2), ('{"grade": 3}', 3)],
+     ("Grade: -3", None), ("Grade: 4/10", None), ("<grade>2</grade>", 2), ('{"grade": 3}', 3),
+     (r"$\boxed{4}$", 4), ("The answer is 4, which is right.\nGrade: 5", 5)],
 )  # fmt: skip
 def test_a_grade_is_a_whole_number_from_one_to_five(text, grade):
     assert prompting.read_grade(text) == grade
