@@ -14,6 +14,7 @@ from szpo.features.reading import words
 from szpo.features.said import is_idle
 from szpo.ledger.database import Ledger
 from szpo.visible_text import visible
+from szpo.voting import withdrawals
 
 KIND: Final = "decided"
 LONGEST: Final = 300
@@ -24,18 +25,28 @@ MOST: Final = 100
 
 def record(ledger: Ledger, panelist: str, text: str) -> None:
     """Record a line; one without a word, said before, or beyond `MOST` is not kept."""
-    line = visible(" ".join(text.split()))[:LONGEST]
-    said = [each for _, each in read(ledger, panelist)]
+    line = visible(" ".join(text.encode(errors="replace").decode().split()))[:LONGEST]
+    said = [each["body"]["text"] for each in ledger.events(KIND) if each["actor"] == panelist]
     if words(line) and line not in said and len(said) < MOST:
         ledger.record_event(KIND, panelist, {"text": line})
 
 
-def read(ledger: Ledger, panelist: str | None = None) -> Iterator[tuple[str, str]]:
-    """Pseudonym and line of all panelists, or of one, the earliest first."""
+def read(
+    ledger: Ledger, panelist: str | None = None, *, live: bool = True
+) -> Iterator[tuple[str, str]]:
+    """Pseudonym and line of all panelists, or of one, the earliest first.
+
+    Not of those whose verdicts are withdrawn; without ``live`` not of an open round, whose
+    verdicts a line may tell.
+    """
     names = {row["panelist"]: row["pseudonym"] for row in ledger.query("SELECT * FROM panelists")}
+    out = {each.panelist for each in withdrawals.withdrawals(ledger)}
+    opened = (row["opened_us"] for row in ledger.steps() if row["state"] == "open" and not live)
+    until = min(opened, default=2**63)
     for event in ledger.events(KIND):
-        if panelist in (None, event["actor"]):
-            yield str(names.get(event["actor"], event["actor"])), str(event["body"]["text"])
+        who = event["actor"]
+        if panelist in (None, who) and who not in out and event["at_us"] < until:
+            yield str(names.get(who, who)), str(event["body"]["text"])
 
 
 def offer(text: str) -> tuple[str, ...]:

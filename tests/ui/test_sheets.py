@@ -8,6 +8,7 @@ import pytest
 
 from szpo.voting import remarks
 from szpo.voting.counting import HARMFUL, missing
+from szpo_ui.operator import controls
 from szpo_ui.operator import page as operator_page
 from szpo_ui.panel import actions, markdown, own_seats
 from szpo_ui.panel.actions import Action, act
@@ -95,6 +96,8 @@ def test_a_sheet_by_keyboard_alone_stores_each_verdict_for_the_right_policy(stag
     ann.wait_for_selector("[data-do=undo]")
     assert ann.evaluate(HERE) == "1" and verdicts(ann) == [""] * 8
     assert "Sheet 2 of about" in ann.inner_text(".sz-round")
+    assert "What decided" not in text_of(operator_page.page(stage.site))  # the round is open
+    stage.ledger.record_event(controls.LIVE, "op", {"on": True})
     told = text_of(operator_page.page(stage.site)).replace("&#34;", '"')
     assert "P-01 the &lt;b&gt;kind&lt;/b&gt; ones, 1 h s" in told
     assert 'features.add=["judge: the &lt;b&gt;kind&lt;/b&gt; ones, 1 h s"]' in told

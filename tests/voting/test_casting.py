@@ -8,7 +8,7 @@ from hypothesis import given, strategies
 
 from szpo.errors import StorageError, SzpoError, UsageError
 from szpo.replay import verification
-from szpo.voting import remarks
+from szpo.voting import remarks, withdrawals
 from szpo.voting.casting import Receipt, VoteConflictError, VoteRequest
 from szpo.voting.service import VoteService
 from tests.support.asking import KEY, ask, people
@@ -180,3 +180,7 @@ def test_a_panelist_leaves_each_line_once_and_a_hundred_at_most(ledger, service)
     remarks.record(ledger, ben, "kind words")
     found = [line for _, line in remarks.read(ledger, ann)]
     assert len(found) == len(set(found)) == remarks.MOST and len([*remarks.read(ledger, ben)]) == 1
+    remarks.record(ledger, ben, "half a \ud83d sign")
+    assert [*remarks.read(ledger, ben)][-1] == ("ben", "half a ? sign")
+    ledger.record_event(withdrawals.EVENT, "op", {"panelist": ann, "step": 0})
+    assert {who for who, _ in remarks.read(ledger)} == {"ben"}

@@ -118,7 +118,8 @@ def read_state(site: Site) -> dict[str, Any]:
         "aside": set_aside.in_force(ledger),
         "chosen": config.picks_pairs,
         "remarks": [
-            (*each, remarks.offer(each[1])) for each in [*remarks.read(ledger)][-REMARKS:]
+            (*each, remarks.offer(each[1]))
+            for each in [*remarks.read(ledger, live=live)][-REMARKS:]
         ],
         "harmful": _harmful(ledger) if site.config.asks_rows else [],
     }
