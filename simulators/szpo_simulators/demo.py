@@ -213,7 +213,8 @@ def _where_they_differ(before: str, after: str) -> list[str]:
     """Both texts as lines of `WIDTH` letters that show where they first differ."""
     texts = [visible(" ".join(text.split())) for text in (before, after)]
     differ = (i for i, (a, b) in enumerate(zip(*texts, strict=False)) if a != b)
-    if (at := next(differ, 0)) > WIDTH // 2:
+    shorter = min(map(len, texts)) if texts[0] != texts[1] else 0
+    if (at := next(differ, shorter)) > WIDTH // 2:
         begin = max(0, texts[0].rfind(" ", 0, at - WIDTH // 4))
         texts = [f"…{text[begin:]}" for text in texts]
     return [text if len(text) <= WIDTH else f"{text[: WIDTH - 1]}…" for text in texts]

@@ -160,7 +160,7 @@ def is_judged(name: str) -> bool:
 
 def is_said(text: str) -> bool:
     """It is no feature, but words that name some (`szpo.features.said`)."""
-    return text.startswith(f"{SAY}:")
+    return split(text)[1].startswith(f"{SAY}:")
 
 
 def needs_giving(name: str) -> bool:

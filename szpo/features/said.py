@@ -119,8 +119,8 @@ def read(lines: Sequence[str], names: Sequence[str]) -> Said:
     if meant:
         each = "; ".join(f'"{phrase}" is {", ".join(here)}' for phrase, here in meant.items())
         told.append(f"say: {each}; whether votes are about it, and in which sense, they tell")
-    if lost:
-        each = ", ".join(dict.fromkeys(lost))
+    if lost or not meant:
+        each = ", ".join(dict.fromkeys(lost)) or "all of it"
         told.append(f"say: not understood: {each}; szpo features --list has all")
     return Said(tuple(name for name in dict.fromkeys(names) if name in named), tuple(told))
 

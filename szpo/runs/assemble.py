@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 from szpo import __version__, plugins
 from szpo.config import model_table, rule_plugins, sentences
 from szpo.config.optimizer import record_settings
-from szpo.config.schema import Config
+from szpo.config.schema import NAMED, Config
 from szpo.data import prompts as promptfiles
 from szpo.data.prompts import PromptSet
 from szpo.errors import IntegrityError, StorageError, UsageError
@@ -189,8 +189,9 @@ def check(config: Config, panel: PanelFactory | None = None) -> CheckedConfig:
         notes = (*notes, Detail(line)) if line else notes
         language_model.check_files(config)
         prompts = run_prompts.fit(config, prompts)
-        line = dictionary.tell_left_out(prompt.text for prompt in prompts.train)
-        notes = (*notes, line) if line else notes
+        if config.coordinates in (*NAMED, "none"):
+            line = dictionary.tell_left_out(prompt.text for prompt in prompts.train)
+            notes = (*notes, line) if line else notes
     notes = (*notes, *(f"warning: {warning}" for warning in prompts.warnings))
     check_rate(config, (*prompts.train, *prompts.heldout))
     if panel_factory is not None:

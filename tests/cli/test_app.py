@@ -402,6 +402,14 @@ def test_the_plan_says_what_a_vote_is_about(sets, answers, steps, votes):
     assert told["votes"] == f"160 from 5 panelists (people){votes}"
 
 
+@pytest.mark.parametrize(("kind", "named"), [("features", True), ("score", False)])
+def test_the_plan_says_what_stays_out_of_named_features_alone(tmp_path, capsys, kind, named):
+    (tmp_path / "de.txt").write_text("Warum gehen Menschen gern ans Meer?\n" * 5)
+    sets = "model.name=tiny", f"prompts.path={tmp_path / 'de.txt'}", f"subspace.kind={kind}"
+    assert call(["run", "--plan", *(word for each in sets for word in ("--set", each))]) == 0
+    assert ("do not read as English" in capsys.readouterr().err) == named
+
+
 def test_the_plan_counts_the_answers_that_each_adapter_s_curve_takes():
     sets = ['subspace.adapters=["smollm2"]', "subspace.kind=adapters", "generation.temperature=.7"]
     config = settings_file.load(preset_name="demo", sets=sets)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from szpo.features import said
+from szpo.features import own, said
 from szpo.features.dictionary import BY_NAME
 
 NAMES = [*BY_NAME, "positive tone", "lists"]
@@ -21,7 +21,6 @@ TONE = ["sentiment", "positive-words", "negative-words"]
         ("a positive tone", {"positive tone"}, []),
         ("zesty; sounds like my grandma", set(), ["zesty", "grandma"]),
         ("weather, zest", {"weather"}, ["zest"]),
-        ("the", set(), []),
     ],
 )
 def test_what_words_name(line, named, lost):
@@ -36,6 +35,8 @@ def test_what_words_name(line, named, lost):
 def test_words_mean_only_what_the_run_has():
     assert said.read(["cheerful"], ["bullets"]).names == ()
     assert "not understood" in said.read(["cheerful"], ["bullets"]).told[0]
+    assert "not understood: all of it;" in said.read(["the"], ["bullets"]).told[0]
+    assert own.is_said("mine = say: cheerful") and not own.is_said("regex:say:")
     assert said._meanings().keys() >= {"cheerful", "to_the_point"}
     of_sets = {"concreteness", "fluency"}
     assert {name for each in said._meanings().values() for name in each} <= {*BY_NAME} | of_sets
