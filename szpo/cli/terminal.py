@@ -45,8 +45,8 @@ class _Now(ProgressColumn):
         if not task.finished and (left := task.time_remaining) is not None:
             text += f" left {timedelta(seconds=int(left))}"
         shown = Text(f"{text} {task.fields['note']}")
-        shown.truncate(self._to.width - BAR - len(f"votes {task.total}/{task.total}  "),
-                       overflow="ellipsis")  # fmt: skip
+        room = self._to.width - BAR - len(f"votes {task.total}/{task.total}  ")
+        shown.truncate(max(1, room), overflow="ellipsis")
         return shown
 
 

@@ -568,6 +568,9 @@ def test_the_bar_of_votes_goes_on_when_all_are_in_and_fits_one_line():
         now += 30
         bar.update(task, completed=votes)
     assert "0:01:00 left 0:01:00 xxx" in line() and line().count("\n") == 1
+    drawn.width = 20
+    assert line().count("\n") == 1
+    drawn.width = 80
     bar.update(task, completed=8, note="measuring")
     now = 95.0
     assert line().rstrip().endswith("0:01:35 measuring")
