@@ -96,13 +96,13 @@ def withdraw(
             "WHERE a.panelist = ? ORDER BY v.vote",
             (panelist,),
         )
+        if not cast:
+            raise UsageError(f"withdraw: {name} has no votes")
         new = [row["vote"] for row in cast if row["vote"] not in out]
-        if new:
+        if new or panelist not in (each.panelist for each in withdrawals(ledger)):
             over = [row["step"] for row in ledger.steps() if row["state"] in set_aside.OVER]
             body = {"panelist": panelist, "step": max(over, default=-1) + 1}
             ledger.record_event(EVENT, by, body)
-        elif panelist not in (each.panelist for each in withdrawals(ledger)):
-            raise UsageError(f"withdraw: {name} has no votes")
         for vote in new:
             casting.amend(ledger, vote, "exclude", REASON, by, ledger.clock())
         last = adopted.last(ledger)

@@ -86,3 +86,15 @@ def test_a_withdrawal_is_of_somebody_with_votes_where_all_weigh_alike(tmp_path):
             withdrawals.withdraw(ledger, "szpo invite", "Zoe", settings)
         with pytest.raises(UsageError, match="weighs voters by each other's votes"):
             withdrawals.withdraw(ledger, "szpo invite", "Zoe", settings.change(weighting="skill"))
+        drive(settings, ledger, 1)
+        service = VoteService(ledger)
+        service.enroll("person", "Zoe")
+        with pytest.raises(UsageError, match="Zoe has no votes"):
+            withdrawals.withdraw(ledger, "szpo invite", "Zoe", settings)
+        hers = [row["vote"] for row in ledger.query(
+            "SELECT vote FROM votes JOIN assignments USING (assignment) "
+            "JOIN panelists USING (panelist) WHERE pseudonym = ?", (WHO,))]  # fmt: skip
+        for vote in hers:  # an operator excluded them, which leaves earlier fits as they are
+            service.amend(vote, "exclude", "asked to", "op")
+        assert withdrawals.withdraw(ledger, "szpo invite", WHO, settings).votes == len(hers) > 0
+        assert len(withdrawals.withdrawals(ledger)) == 1
