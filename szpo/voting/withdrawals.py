@@ -97,7 +97,7 @@ def withdraw(
             (panelist,),
         )
         if not cast:
-            raise UsageError(f"withdraw: {name} has no votes")
+            raise UsageError(f"withdraw: {name} has no votes; leave out --with-votes")
         new = [row["vote"] for row in cast if row["vote"] not in out]
         if new or panelist not in (each.panelist for each in withdrawals(ledger)):
             over = [row["step"] for row in ledger.steps() if row["state"] in set_aside.OVER]

@@ -89,7 +89,7 @@ def test_a_withdrawal_is_of_somebody_with_votes_where_all_weigh_alike(tmp_path):
         drive(settings, ledger, 1)
         service = VoteService(ledger)
         service.enroll("person", "Zoe")
-        with pytest.raises(UsageError, match="Zoe has no votes"):
+        with pytest.raises(UsageError, match="Zoe has no votes; leave out --with-votes"):
             withdrawals.withdraw(ledger, "szpo invite", "Zoe", settings)
         hers = [row["vote"] for row in ledger.query(
             "SELECT vote FROM votes JOIN assignments USING (assignment) "
