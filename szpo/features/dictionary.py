@@ -78,18 +78,6 @@ def holding(prompts: Iterable[str]) -> tuple[Entry, ...]:
     return tuple(each for each in ENTRIES if each.languages in kept)
 
 
-def tell_left_out(prompts: Iterable[str]) -> str:
-    """What votes cannot be about where the prompts are not in English; empty where they are."""
-    kept = [each.name for each in holding(prompts)]
-    if not (out := len(ENTRIES) - len(kept)):
-        return ""
-    return (
-        f"the prompts do not read as English: {out} features of English words stay out; votes "
-        f"can be about {', '.join(kept[:4])} and {len(kept) - 4} more (szpo features --list), or "
-        "your own (features.add)"
-    )
-
-
 @cache
 def digest() -> str:
     """SHA-256 over names, sources, word lists and the golden table of values, as hexadecimals."""

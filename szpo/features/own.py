@@ -31,6 +31,7 @@ from szpo.features.dictionary import (
     Entry,
     Ratio,
     counts_alike,
+    holding,
 )
 from szpo.features.patterns import compile_pattern
 from szpo.features.reading import Reading, words
@@ -244,6 +245,18 @@ def cheap(entries: Sequence[Entry], described: Sequence[Description]) -> list[in
     """Places of entries that cost next to nothing on any text: not of judges, nor of functions."""
     dear = {each.name for each in described if each.kind not in QUICK}
     return [i for i, each in enumerate(entries) if each.name not in dear]
+
+
+def tell_left_out(prompts: Iterable[str]) -> str:
+    """What votes cannot be about where the prompts are not in English; empty where they are."""
+    kept = [each.name for each in holding(prompts)]
+    if not (out := len(ENTRIES) - len(kept)):
+        return ""
+    return (
+        f"the prompts do not read as English: {out} features of English words stay out; votes "
+        f"can be about {', '.join(kept[:4])} and {len(kept) - 4} more (szpo features --list), or "
+        "your own (features.add)"
+    )
 
 
 def again(

@@ -190,7 +190,7 @@ def check(config: Config, panel: PanelFactory | None = None) -> CheckedConfig:
         language_model.check_files(config)
         prompts = run_prompts.fit(config, prompts)
         if config.coordinates in (*NAMED, "none"):
-            line = dictionary.tell_left_out(prompt.text for prompt in prompts.train)
+            line = own.tell_left_out(prompt.text for prompt in prompts.train)
             notes = (*notes, line) if line else notes
     notes = (*notes, *(f"warning: {warning}" for warning in prompts.warnings))
     check_rate(config, (*prompts.train, *prompts.heldout))

@@ -27,8 +27,8 @@ from szpo.features.dictionary import (
     holding,
     ratios,
     read_answer,
-    tell_left_out,
 )
+from szpo.features.own import tell_left_out
 from szpo.features.reading import SPACE, split_sentences, words
 
 GOLDEN = json.loads(resources.files("szpo.features").joinpath("golden.json").read_bytes())
