@@ -8,13 +8,13 @@ from own_evaluator import Brief
 from own_policy import Hesitant
 
 from szpo.config.optimizer import make_settings, record_settings
-from szpo.evaluators.panel_evaluator import PanelEvaluator
 from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
+from szpo.runs.controller import run
+from szpo.runs.services import Services, prompt_order
 from szpo.testing import check_judge, check_policy
-from szpo.training.controller import run
-from szpo.training.services import Services, prompt_order
 from szpo.types import Prompt, Shift
+from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.service import VoteService
 
 

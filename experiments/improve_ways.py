@@ -92,14 +92,12 @@ def make_run(given: argparse.Namespace, taste: str, seed: str) -> Path:
 
 def improve_cell(run: Path, way: str, answers: int) -> dict[str, Any]:
     """Improve a copy of a run by one way: its steps as `Step` figures, and memory in MB."""
-    from szpo.evaluators import hidden_reward
     from szpo.improvement import improve_run
-    from szpo.improvement.loop import Improved, Plan
-    from szpo.improvement.ways import ZerothOrder
+    from szpo.improvement.loop import Improved, Plan, ZerothOrder
     from szpo.ledger.database import Ledger
     from szpo.policies.protocol import moved
     from szpo.runs import assemble
-    from szpo.voting import lease
+    from szpo.voting import function_panel, lease
 
     rule, _, voters = way.partition(" ")
     if voters:
@@ -113,7 +111,7 @@ def improve_cell(run: Path, way: str, answers: int) -> dict[str, Any]:
         lease.hold(ledger),
     ):
         parts = assemble.reopen(ledger, panel=False, say=lambda line: None)
-        score, policy = hidden_reward.find_reward(ledger), parts.language
+        score, policy = function_panel.find_reward(ledger), parts.language
         assert score is not None
         before, began = peak(), time.process_time()
         improve_run.improve_run(

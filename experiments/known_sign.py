@@ -41,21 +41,21 @@ from typing import Any, Final
 import numpy as np
 
 from szpo import metrics, seeds
-from szpo.aggregation.links import LINKS
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.optim import optimizer, parameters
+from szpo.optim.links import LINKS
+from szpo.optim.optimizer import State
 from szpo.optim.settings import Settings
-from szpo.optim.state import State
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.requests import KL, AnswerRequest
 from szpo.runs import assemble
 from szpo.seeds import derive
 from szpo.types import Answer, Floats, Prompt, Query, Tally, Theta
-from szpo_simulators.compare.summary import bootstrap
 from szpo_simulators.panels import panel as panels
 from szpo_simulators.panels import text_rewards
 from szpo_simulators.study import write_csv
+from szpo_simulators.summary import bootstrap
 
 TASTES: Final = {"sentiment": "sentiment", "first person": r"regex:\b(I|my|me|I'm)\b"}
 ARMS: Final = {"rows, N = 8": (8, 1), "batches, N = 1": (1, 8), "batches, N = 2": (2, 8)}

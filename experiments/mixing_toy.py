@@ -30,11 +30,10 @@ import numpy as np
 from scipy import special
 
 from szpo.config.optimizer import make_settings
-from szpo.optim import named_features, optimizer, pair_choice, parameters
+from szpo.optim import all_votes, informative, named_features, optimizer, parameters
+from szpo.optim.informative import NOISE
 from szpo.optim.named_features import NamedFeatures
-from szpo.optim.posterior_directions import NOISE
-from szpo.optim.rules import all_votes
-from szpo.optim.rules.rule import StepInputs, perturbations
+from szpo.optim.rule import StepInputs, perturbations
 from szpo.optim.settings import Settings
 from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED
 from szpo.types import FEATURE_GRID, Floats, Query, Tally
@@ -130,8 +129,8 @@ def ask(world: World, settings: Settings, state: optimizer.State, query: Query) 
         x = np.zeros((len(pairs), named.columns))
         x[:, :COUNT] = pairs[:, :COUNT]
         x[:, COUNT:] = named_features.along(named, 2 * apart[k])
-        worth = pair_choice.worth(x, record.named, prior)
-        gaps.append(pairs[pair_choice.choose(settings.root_seed, query.step, k, worth)])
+        worth = informative.worth(x, record.named, prior)
+        gaps.append(pairs[informative.choose_pair(settings.root_seed, query.step, k, worth)])
     return np.array(gaps)
 
 

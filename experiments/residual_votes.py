@@ -50,7 +50,7 @@ from scipy import special
 
 from szpo import seeds
 from szpo.features import dictionary
-from szpo.improvement import improve_run, loop, ways
+from szpo.improvement import improve_run, loop
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim import named_features, parameters
@@ -125,7 +125,7 @@ class World:
         start = policy.start()
         scores = []
         for i in range(0, len(rows), 256):
-            found = ways.read_scores(policy, start, self.prompts[i : i + 256], rows[i : i + 256])
+            found = loop.read_scores(policy, start, self.prompts[i : i + 256], rows[i : i + 256])
             scores.append(found[:, 0])
         S = np.concatenate(scores)
         if policy.subspace.blocks is not None:  # chain rule: weights are linear in z

@@ -41,26 +41,19 @@ import numpy as np
 from scipy import special
 from scipy.sparse import csgraph
 
-from szpo.aggregation import weighting
 from szpo.features import dictionary, likeness
 from szpo.features import said as say
-from szpo.optim import (
-    named_features,
-    pair_choice,
-    parameters,
-    posterior_directions,
-    sample_directions,
-)
+from szpo.optim import informative, named_features, parameters, sample_directions, weighting
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.parameters import Space
 from szpo.optim.sparse_prior import SparsePrior
 from szpo.optim.sparse_regression import SparseFit, fit_sparse
 from szpo.optim.vote_regression import Votes
+from szpo.runs.budget import WORDS_PER_MINUTE
 from szpo.seeds import derive, generator
-from szpo.training.budget import WORDS_PER_MINUTE
 from szpo.types import FEATURE_GRID, Answer, Floats, Ints
 from szpo_simulators.panels import tastes, text_rewards
-from szpo_simulators.panels.asked import feature_values
+from szpo_simulators.panels.text_rewards import feature_values
 from szpo_simulators.study import write_csv
 
 PROMPTS, VOTED, EACH, EACH_LONG = 60, 40, 32, 16
@@ -391,11 +384,11 @@ def entropy(p: Floats) -> Floats:
 def worth(arm: Arm, x: Floats, found: SparseFit | None, prior: SparsePrior, k: int) -> Ints:
     """What showing each candidate pair, regressors x (C, p), is worth by the arm's criterion."""
     if arm.choice == "kept" or (found is None and arm.choice != "var"):
-        return pair_choice.worth(x, found, prior)
+        return informative.worth(x, found, prior)
     if found is None:
-        nats = (x * x * (pair_choice.WIDTH / prior.scale) ** 2 * prior.features()).sum(1)
+        nats = (x * x * (informative.WIDTH / prior.scale) ** 2 * prior.features()).sum(1)
     elif arm.choice == "tie":
-        kept = [each for each in found.kept if each.chance > pair_choice.LEAST_CHANCE]
+        kept = [each for each in found.kept if each.chance > informative.LEAST_CHANCE]
         chance = np.array([each.chance for each in kept])
         p = special.expit(np.stack([x[:, list(e.support)] @ e.w for e in kept], axis=1))
         nats = entropy(p @ chance + max(0.0, 1 - chance.sum()) / 2)
@@ -406,7 +399,7 @@ def worth(arm: Arm, x: Floats, found: SparseFit | None, prior: SparsePrior, k: i
             spread = np.sqrt(np.maximum(nats, 0))[:, None] * NODES
             p = special.expit((x @ found.w)[:, None] + spread)
             nats = entropy(p @ WEIGHTS) - entropy(p) @ WEIGHTS
-    return np.asarray(np.rint(pair_choice.UNITS * nats), dtype=np.int64)
+    return np.asarray(np.rint(informative.UNITS * nats), dtype=np.int64)
 
 
 # ---- a run ----
@@ -546,11 +539,11 @@ def _directions(space: Space, found: SparseFit | None, k: int, step: int, many: 
     grids: list[Any] = [None] * many
     kept = () if found is None else tuple(e for e in found.kept if all(i < k for i in e.support))
     if found is not None and kept:
-        ways = posterior_directions.explanations_of(replace(found, kept=kept), WORLD.named)
+        ways = informative.explanations_of(replace(found, kept=kept), WORLD.named)
         if ways:
-            noise = posterior_directions.NOISE
+            noise = informative.NOISE
             grids = [
-                posterior_directions.draw_direction(space, WORLD.named, ways, noise, step, at)
+                informative.draw_direction(space, WORLD.named, ways, noise, step, at)
                 for at in range(many)
             ]
     v = np.array([parameters.direction_vector(space, step, at, grids[at]) for at in range(many)])
@@ -626,7 +619,7 @@ def dishonest(
 
 
 def learn(x: Floats, cast: Ints, who: Ints, people: int, prior: SparsePrior) -> weighting.Skill:
-    """What `szpo.optim.rules.all_votes.learn_weights` learns of each voter by `skill`."""
+    """What `szpo.optim.all_votes.learn_weights` learns of each voter by `skill`."""
     verdicts = np.where(who == np.arange(people)[:, None], cast, 0).astype(np.int8)
     names = tuple(f"{i:02}" for i in range(people))
     past = weighting.History(names, who, verdicts[..., None], np.zeros((people, 2)))
@@ -854,11 +847,11 @@ def draw(folder: Path, device: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from szpo import cache
-    from szpo_simulators.bench import default_model
+    from szpo_simulators import surrogate
 
     dtype = "bf16" if device == "cuda" else "fp32"
     sets = [f"model.device={device}", f"model.dtype={dtype}"]
-    policy, named, train = default_model.prepare(sets, print)
+    policy, named, train = surrogate.prepare_model(sets, print)
     order = generator(derive(SEED, "surrogate prompts")).permutation(len(train))
     prompts = [train[i] for i in order[:PROMPTS]]
     weights = next(cache.cache_dir().glob("smollm2-*"))

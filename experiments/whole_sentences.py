@@ -11,7 +11,7 @@ from dataclasses import replace
 from szpo.baselines.actor import Actor
 from szpo.config import settings_file
 from szpo.data.prompts import load_shipped
-from szpo.generation.whole_sentences import sentence_ends
+from szpo.models.answer_shares import sentence_ends
 from szpo.policies import language_model
 
 

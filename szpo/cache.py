@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
-from szpo import files, locks
+from szpo import files
 from szpo.errors import ResourceError, StorageError
 
 
@@ -112,7 +112,7 @@ def publish(target: Path, write: Callable[[Path], object]) -> Path:
     """Write a folder atomically; while one process writes it, others wait for it."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with locks.claim(target.with_name(f".{target.name}.lock"), wait=True):
+        with files.claim(target.with_name(f".{target.name}.lock"), wait=True):
             if (target / "config.json").is_file():
                 return target
             with files.write_whole(target) as draft:

@@ -11,13 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from szpo.analysis import improvement
+from szpo.analysis import charts, improvement
+from szpo.analysis.charts import Series, estimate_series
+from szpo.analysis.dataframes import Tables
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
-from szpo.reports import charts
-from szpo.reports.charts import Series, estimate_series
-from szpo.reports.dataframes import Tables
-from szpo.voting.step_report import StepReport, read_steps
+from szpo.voting.step_record import StepReport, read_steps
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,17 +12,16 @@ from functools import partial
 from typing import Final
 
 from szpo.analysis import measuring
-from szpo.evaluators.hidden_reward import Score
-from szpo.improvement.rounds import Improving
+from szpo.improvement.improve_run import Improving
 from szpo.ledger.database import Ledger
 from szpo.runs import callbacks as calls
-from szpo.runs import driver, model_process, trackers
+from szpo.runs import controller, driver
 from szpo.runs.assemble import RunParts
 from szpo.runs.callbacks import Callback
-from szpo.training import controller
 from szpo.types import Say
 from szpo.voting import lease, policy_checks
-from szpo.voting.step_report import Outcome, StepReport
+from szpo.voting.function_panel import Score
+from szpo.voting.step_record import Outcome, StepReport
 
 POLL_S: Final = 0.5
 """Seconds between two checks for votes and orders while a run waits."""
@@ -52,7 +51,7 @@ def drive(
     config = parts.config
     measures = measuring.prepare(ledger, parts, score, say) if measured else None
     facts = calls.read_facts(ledger)
-    every = (*callbacks, *trackers.open_tracker(config.run.tracker, ledger.path.parent, say))
+    every = (*callbacks, *calls.open_tracker(config.run.tracker, ledger.path.parent, say))
 
     def on_step(report: StepReport) -> None:
         for each in every:
@@ -61,11 +60,11 @@ def drive(
             say(back)
         improving.look()
         measuring.after_step(measures, report)
-        model_process.fulfil(ledger, parts, say)
+        driver.fulfil(ledger, parts, say)
 
     with lease.hold(ledger) as held, closing(Improving(ledger, parts, say)) as improving:
         wait = partial(improving.wait, POLL_S)
-        desk = model_process.LeaseHolder(ledger, parts, held, wait, say)
+        desk = driver.LeaseHolder(ledger, parts, held, wait, say)
 
         def turn() -> bool:
             desk.do_one_turn()
@@ -83,6 +82,6 @@ def drive(
             improving.at_end(outcome, turn)
             measuring.after(measures, outcome)
             if not stay:
-                model_process.fulfil(ledger, parts, say)
+                driver.fulfil(ledger, parts, say)
                 return outcome
             desk.stand_by(outcome)

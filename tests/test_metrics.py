@@ -11,8 +11,8 @@ from peft import LoraConfig
 
 from szpo import metrics
 from szpo.errors import UsageError
-from szpo.generation.sampling import Sampling
 from szpo.models import loading
+from szpo.models.sampling import Sampling
 from szpo.types import Floats, Ints, Prompt
 from tests.support.baseline_actors import fresh
 

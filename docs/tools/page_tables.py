@@ -27,8 +27,8 @@ from statistics import mean
 import numpy as np
 
 from szpo.types import Floats
-from szpo_simulators.compare.summary import bootstrap
 from szpo_simulators.study import format_interval, interval
+from szpo_simulators.summary import bootstrap
 
 DOCS = Path(__file__).parents[1]
 EXPERIMENTS = DOCS.parent / "experiments"

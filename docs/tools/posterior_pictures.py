@@ -17,8 +17,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "ui")]
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from szpo_ui.operator import posterior_page
-from szpo_ui.operator import visualize as mounts
+from szpo_ui import visualize as mounts
 from tests.support import browser
 
 SCREENS = ROOT / "docs" / "screens"
@@ -43,7 +42,7 @@ def picture(page: Any, name: str) -> None:
 def main() -> None:
     """Answer a few suggested pairs for weights (1.5, 1), then look."""
     with (
-        browser.serve(mounts.application(posterior_page.example)) as address,
+        browser.serve(mounts.application(mounts.example)) as address,
         sync_playwright() as playwright,
     ):
         chromium = playwright.chromium.launch(

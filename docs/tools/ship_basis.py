@@ -5,7 +5,7 @@ features; "score", score components. It takes some 20 minutes of processor time 
 only by its name, makes the usual set of adapters and the coordinates that mix them: some two hours
 of processor time, and it goes on after an interruption ("curves": only what each of them costs
 alone, four minutes); then "demo", what the demo reads of its start: five minutes. Run it again
-after every change of how a set-up is made (`szpo.policies.subspace_cache.VERSION`), of the default
+after every change of how a set-up is made (`szpo.policies.subspace_setup.VERSION`), of the default
 sampling, of the shipped prompts or, for the first, of the dictionary. Answers are to prompts for
 training; no vote is seen, and no reward but by "adapters".
 What it shows of nats ("what nats look like") goes to experiments/tables/ruler.csv by hand.
@@ -33,18 +33,17 @@ from szpo.data.prompts import load_shipped
 from szpo.models import loading
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
-from szpo.policies import language_model, lora_policy, subspace_cache
-from szpo.policies.adapter_metric import measure_curves
+from szpo.policies import language_model, lora_policy, subspace_setup
+from szpo.policies.adapter_coordinates import measure_curves
 from szpo.policies.backend import Backend, LocalBackend
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.probe import Probe
 from szpo.policies.protocol import draw_answers
 from szpo.policies.subspace_setup import probe_of
 from szpo.policies.subspaces import Subspace
-from szpo.runs import assemble, run_device
-from szpo.training import guard_moments
+from szpo.runs import assemble, guard_moments, run_engine
 from szpo.types import Prompt
-from szpo_simulators.panels import base_level
+from szpo_simulators.panels import heldout
 
 MADE: Final = {"default": "features", "score": "score"}
 """Kind of coordinates by name."""
@@ -60,7 +59,7 @@ NOTED = 8
 def check(config: Config, loaded: loading.Loaded, subspace: Subspace) -> dict[str, Any]:
     """The first base answers of the set-up, and the whitened scores of each."""
     tokens = tuple(loading.encode(loaded.tokenizer, p) for p in load_shipped().train)
-    sampling, seed = subspace_cache.sampling_of(config), config.subspace.setup_seed
+    sampling, seed = subspace_setup.sampling_of(config), config.subspace.setup_seed
     backend = LocalBackend(loaded).at(subspace, Space(seed, subspace.layout, Law()))
     drawn = Probe(backend, subspace, tokens, sampling, seed).start_samples(CHECKED)
     found = lora_policy.whitened_scores(
@@ -79,22 +78,22 @@ def make(name: str) -> None:
         sets=[
             "model.name=smollm2",
             f"subspace.kind={MADE[name]}",
-            f"subspace.samples={subspace_cache.SHIPPED_SAMPLES}",
+            f"subspace.samples={subspace_setup.SHIPPED_SAMPLES}",
             "subspace.redraws=0",
         ],
     )
-    loaded = loading.load(config.model.name, dtype=subspace_cache.SHIPPED_DTYPE, device="cpu")
+    loaded = loading.load(config.model.name, dtype=subspace_setup.SHIPPED_DTYPE, device="cpu")
     prompts = load_shipped().train
     host = LocalBackend(loaded)
     sites, _ = host.places(config.adapter, None)
     made = language_model.set_up(config, host, sites, prompts)
-    key = subspace_cache.setup_key(config, loaded.sha256, loaded.dtype, prompts)
+    key = subspace_setup.setup_key(config, loaded.sha256, loaded.dtype, prompts)
     facts = {"preset": name, "model": config.model.name, **check(config, loaded, made)}
-    file = subspace_cache.SHIPPED / subspace_cache.file_name(key)
+    file = subspace_setup.SHIPPED / subspace_setup.file_name(key)
     _clear(file.parent, name)
-    subspace_cache.write(made, file)
+    subspace_setup.write_subspace(made, file)
     _note(file, facts)
-    policy = LoraPolicy(loaded, made, root_seed=0, sampling=subspace_cache.sampling_of(config))
+    policy = LoraPolicy(loaded, made, root_seed=0, sampling=subspace_setup.sampling_of(config))
     read_start(name, policy)
     if name == "default":
         draw_for_panels(name, config, policy)
@@ -103,21 +102,21 @@ def make(name: str) -> None:
 def make_demo() -> None:
     """Make what the demo reads of its start, in the adapters that ship."""
     chosen = settings_file.load(preset_name="demo", sets=["model.device=cpu"])
-    chosen = run_device.choose(chosen)
-    config, told = subspace_cache.take_set(chosen)
+    chosen = run_engine.choose_device(chosen)
+    config, told = subspace_setup.take_set(chosen)
     print(told)
     host = language_model.load_host(config, adapter=False)
     base = language_model.prepare(config, host, load_shipped().train, print)
     assert base.subspace.report["origin"] == "shipped", "first: ship_basis.py adapters"
-    sampling = subspace_cache.sampling_of(config)
+    sampling = subspace_setup.sampling_of(config)
     policy = LoraPolicy(base.loaded, base.subspace, root_seed=0, sampling=sampling, host=host)
     read_start("demo", policy)
     draw_for_panels("demo", config, policy)
     held = load_shipped().heldout[: config.evaluation.prompts]
-    _clear(base_level.SHIPPED, "demo")
+    _clear(heldout.SHIPPED, "demo")
     compared = config.evaluation.samples
-    level = base_level.SHIPPED / base_level.file_name(policy, held, compared)
-    base_level.to_file(base_level.read(policy, held, compared), level)
+    level = heldout.SHIPPED / heldout.file_name(policy, held, compared)
+    heldout.to_file(heldout.read_base(policy, held, compared), level)
     _note(level, {"preset": "demo"})
 
 
@@ -149,7 +148,7 @@ def make_curves() -> None:
 def make_adapters(*, curves: bool = False) -> None:
     """Make the set of adapters that ships, and the coordinates w = T z of its weights."""
     os.chdir(ROOT)  # the record names the set's folder, which is another one elsewhere
-    fixed = {"model.name": "smollm2", "model.dtype": subspace_cache.SHIPPED_DTYPE}
+    fixed = {"model.name": "smollm2", "model.dtype": subspace_setup.SHIPPED_DTYPE}
     fixed |= {f"generation.{name}": value for name, value in adapters.SAMPLING.items()}
     chosen = [f"{name}={value}" for name, value in fixed.items()]
     words = [word for text in chosen for word in ("--set", text)]
@@ -163,20 +162,20 @@ def make_adapters(*, curves: bool = False) -> None:
         made = _with_curves(config, host, prompts)
     else:
         made = language_model.prepare(config, host, prompts, print).subspace
-    key = subspace_cache.setup_key(config, host.facts.sha256, host.facts.dtype, prompts)
-    file = subspace_cache.SHIPPED / subspace_cache.file_name(key)
+    key = subspace_setup.setup_key(config, host.facts.sha256, host.facts.dtype, prompts)
+    file = subspace_setup.SHIPPED / subspace_setup.file_name(key)
     _clear(file.parent, "adapters")
-    subspace_cache.write(made, file)
+    subspace_setup.write_subspace(made, file)
     _note(file, {"preset": "adapters", "model": config.model.name})
     size = sum(each.stat().st_size for each in (file, *ADAPTERS.rglob("*")) if each.is_file())
     print(f"{size / 1e6:.2f} MB in all; at most 1 MB ships")
 
 
 def _with_curves(config: Config, host: Backend, prompts: Sequence[Prompt]) -> Subspace:
-    index = json.loads((subspace_cache.SHIPPED / "index.json").read_text(encoding="utf-8"))
+    index = json.loads((subspace_setup.SHIPPED / "index.json").read_text(encoding="utf-8"))
     (name,) = (name for name, facts in index.items() if facts["preset"] == "adapters")
-    shipped = subspace_cache.read(subspace_cache.SHIPPED / name)
-    blocks, sampling = shipped.blocks, subspace_cache.sampling_of(config)
+    shipped = subspace_setup.read_subspace(subspace_setup.SHIPPED / name)
+    blocks, sampling = shipped.blocks, subspace_setup.sampling_of(config)
     assert blocks is not None
     weights = replace(blocks, mixing=np.eye(shipped.dim, dtype=np.float32), curves=())
     whole = replace(shipped, blocks=weights, features=None, report={})

@@ -43,7 +43,7 @@ def main(root: Path) -> None:
     print(f"settings keys                 {settings(root / 'szpo' / 'config')}")
     project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
     print(f"benches                       {len(project['entry-points']['szpo.benches'])}")
-    print(f"commands                      {commands(root / 'szpo' / 'cli' / 'commands.py')}")
+    print(f"commands                      {commands(root / 'szpo' / 'cli' / 'app.py')}")
     print(f"words of pages                {words(root)}")
     longest = max(layers, key=length)
     print(f"longest file                  {longest.relative_to(root)} {length(longest)}")

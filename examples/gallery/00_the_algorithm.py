@@ -3,9 +3,9 @@
 SZPO is stochastic zeroth-order policy optimization. Nobody gives a gradient: evaluators only say
 which of two batches of trajectories is better. Each step samples a direction v, asks which of two
 policies is better, aggregates the votes, and updates θ. Under its rules known and sign, szpo does
-the same in `training/perturb_policy.py`, `training/sample_batches.py` and
-`training/ask_evaluators.py`, `aggregation/invert_and_average.py` or `optim/rules/sign.py`, and
-`training/update_policy.py`. Its default, regression, fits all votes at once instead.
+the same in `runs/sample_batches.py`, `runs/controller.py`, `optim/links.py` or
+`optim/sign.py`, and `runs/update_policy.py`. Its default, regression, fits all votes at
+once instead.
 
 Left: a policy that emits points, whose reward is their nearness to a goal in the plane. Right: the
 rule sign on a language model that writes diary entries, in all weights of its LoRA adapter;

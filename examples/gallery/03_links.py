@@ -9,8 +9,7 @@ finite where all votes agree.
 import matplotlib.pyplot as plt
 import numpy as np
 
-from szpo.aggregation.invert_and_average import haldane
-from szpo.aggregation.links import link
+from szpo.optim.links import haldane, link
 
 x = np.linspace(-4, 4, 201)
 figure, (forward, back) = plt.subplots(1, 2, figsize=(8, 3.2))

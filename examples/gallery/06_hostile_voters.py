@@ -10,8 +10,8 @@ from dataclasses import replace
 import matplotlib.pyplot as plt
 import numpy as np
 
-from szpo.aggregation.weighting import MINUS, PLUS, VotesByVoter
 from szpo.optim import optimizer, parameters
+from szpo.optim.weighting import MINUS, PLUS, VotesByVoter
 from szpo_simulators.worlds.gridworld import GridWorld
 from szpo_simulators.worlds.repetitions import settings_for
 from szpo_simulators.worlds.world import draws

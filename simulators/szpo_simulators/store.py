@@ -23,12 +23,11 @@ from rich.console import Console
 
 from szpo.cli import console as to_user
 from szpo.errors import RunError
-from szpo.files import replace_whole
-from szpo.locks import claim
+from szpo.files import claim, replace_whole
 
 Spec = Mapping[str, Any]
 """All inputs of a cell as plain JSON values."""
-CHILD: Final = (sys.executable, "-m", "szpo_simulators.compare.cells")
+CHILD: Final = (sys.executable, "-m", "szpo_simulators.cells")
 
 
 def hash_spec(spec: Spec) -> str:

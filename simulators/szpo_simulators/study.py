@@ -32,7 +32,7 @@ from rich.table import Table
 from scipy.stats import t
 
 from szpo.memory import load_average
-from szpo.runs.machine_check import matrix_seconds
+from szpo.runs.doctor import matrix_seconds
 from szpo_simulators.store import Spec, hash_spec, make_once, read_record, write_record
 
 TABLE_WIDTH = 140

@@ -1,1 +1,1 @@
-"""Analyses of votes: progress, agreement, voters, features, tastes, and questions to ask next."""
+"""Analyses of votes: progress, agreement, tastes, questions; and a run's page and exports."""

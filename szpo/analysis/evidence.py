@@ -15,20 +15,20 @@ from typing import Final
 import numpy as np
 
 from szpo import metrics
-from szpo.analysis.vote_rows import VoteRow, VoteRows
-from szpo.analysis.vote_totals import VoteTotals, total_votes
+from szpo.analysis.vote_rows import VoteRow, VoteRows, VoteTotals, total_votes
 from szpo.config.schema import Config
 from szpo.ledger import canonical, orders, run_spec
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import starting_theta
 from szpo.optim import parameters
-from szpo.optim.rules.rule import perturbations
+from szpo.optim.rule import perturbations
 from szpo.replay import replay
-from szpo.training import budget, guards
-from szpo.training.guards import Bands
+from szpo.runs import budget, guards
+from szpo.runs.guards import Bands
 from szpo.types import Floats
-from szpo.voting import pauses, step_plan
-from szpo.voting.step_report import StepReport, flatten, read_steps
+from szpo.voting import pauses
+from szpo.voting.step_record import StepReport, flatten, read_steps
+from szpo.voting.steps import recorded_query
 
 WINDOW: Final = 10
 """Steps over which votes are pooled."""
@@ -181,7 +181,7 @@ def _headings(ledger: Ledger) -> dict[int, tuple[float, ...]]:
         behind = sum(step < row["step"] for step in steps)
         path = places[behind] - places[max(0, behind - WINDOW)]
         if behind and row["pairing"] != "pool" and np.linalg.norm(path) > 0:
-            query = step_plan.recorded_query(ledger, settings, row["step"], row["mu"])
+            query = recorded_query(ledger, settings, row["step"], row["mu"])
             grid, _ = perturbations(settings, query, None).directions()
             found[row["step"]] = tuple(
                 _cosine(v, path) if settings.perturbs(row["step"], k) else 0.0

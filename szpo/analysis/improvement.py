@@ -1,4 +1,10 @@
-"""Whether a run helped: the tuned policy against the base on held-out prompts, in one sentence.
+"""Whether a run helped: held-out prompts, and the last pairs that no fit has seen.
+
+The exported policy against the start on pairs that no fit has seen: a run's last line. Each pair
+is an answer of either to a held-out prompt, drawn after the policy's last change. People judge
+them in the blind final comparison (`szpo.voting.finals`). A simulated panel judges them in the
+run's process when the end is measured; then an event has the counts, and how many pairs its reward
+decides for the new answer without the panel's noise.
 
 People's votes on the closed blind final comparison come first, then the reward of a simulated
 panel or a voting function. Without any of these, the sentence says that it is not known.
@@ -14,15 +20,94 @@ from typing import Any, Final
 import numpy as np
 
 from szpo import metrics
-from szpo.analysis import evidence, last_pairs
-from szpo.analysis.last_pairs import LastPairs
+from szpo.analysis import evidence
 from szpo.errors import UsageError
-from szpo.intervals import Share
-from szpo.ledger import adopted, orders
+from szpo.intervals import Share, share
+from szpo.ledger import orders, theta
 from szpo.ledger.database import Ledger
-from szpo.training import results
+from szpo.ledger.theta import recommended_digest
+from szpo.runs import status
 from szpo.types import Floats
 from szpo.voting import finals, policy_checks
+
+LAST_PAIRS: Final = "last pairs"
+
+
+@dataclass(frozen=True, slots=True)
+class LastPairs:
+    """Verdicts on pairs of the exported policy's answers and the start's."""
+
+    pairs: int
+    new: int
+    """Verdicts for the exported policy's answer."""
+    start: int
+    same: int
+    simulated: bool = False
+    true: Share | None = None
+    """The share without noise, of the pairs in which a simulated panel's reward differs."""
+    fresh: Share | None = None
+    """The share among people who had not voted before."""
+
+    @property
+    def preferred(self) -> Share:
+        """The share of the verdicts for either that are for the new answer."""
+        return share(self.new, self.new + self.start)
+
+    @property
+    def line(self) -> str:
+        """The result in a sentence.
+
+        >>> LastPairs(64, 42, 17, 5, simulated=True, true=share(45, 60)).line
+        'of 64 pairs the new answer was preferred in 71 % [59, 81] by the simulated panel, 5 the \
+same; without its noise 75 %; 128 answers read for this'
+        """
+        cast = self.new + self.start + self.same
+        of = (
+            f"{self.pairs} pairs"
+            if cast == self.pairs
+            else f"{cast} verdicts on {self.pairs} pairs"
+        )
+        who = " by the simulated panel" if self.simulated else ""
+        text = f"of {of} the new answer was preferred in {_percent(self.preferred)}{who}"
+        text += f", {self.same} the same" if self.same else ""
+        if self.true is not None and self.true.value is not None:
+            text += f"; without its noise {100 * self.true.value:.0f} %"
+        if self.fresh is not None and 0 < self.fresh.of < self.preferred.of:
+            text += f"; {_percent(self.fresh)} by those who had not voted before"
+        return f"{text}; {2 * cast:,} answers read for this"
+
+
+def _percent(found: Share) -> str:
+    if found.value is None:
+        return "none"
+    return f"{100 * found.value:.0f} % [{100 * found.low:.0f}, {100 * found.high:.0f}]"
+
+
+def read_last_pairs(ledger: Ledger) -> LastPairs | None:
+    """The verdicts on pairs of the weights that the run exports now; None where there are none."""
+    digest = recommended_digest(ledger)
+    placed = orders.orders(ledger, "final")
+    alike = [
+        order
+        for order in placed
+        if order.closed_us is not None
+        and order.result
+        and (order.result.get("tuned_sha256"), order.result.get("rows")) == (digest, 1)
+    ]
+    if alike:
+        rows = evidence.read(ledger)
+        counted = finals.results(rows.totals.final, rows.totals.trainers, rows.run.finals)
+        if counted is not None and rows.run.finals[counted.order] == digest:
+            pairs, tuned = sum(len(orders.comparisons(each)) for each in alike), counted.tuned
+            new, start = round(tuned.hits), round(tuned.of - tuned.hits)
+            return LastPairs(pairs, new, start, counted.ties, fresh=counted.untuned)
+    bodies = [event["body"] for event in ledger.events(LAST_PAIRS)]
+    found = next((body for body in reversed(bodies) if body["theta_sha256"] == digest), None)
+    if found is None:
+        return None
+    true = share(*found["true"])
+    return LastPairs(found["pairs"], found["new"], found["start"], found["same"], True, true)
+
 
 STILL: Final = (
     "nothing has moved: this run explains its votes; szpo improve moves the model by them, or a "
@@ -165,7 +250,7 @@ class Improvement:
 
 def read(ledger: Ledger) -> Improvement:
     """Read a run's measurements and its final comparison, and judge the improvement."""
-    return replace(_read(ledger), last=last_pairs.read(ledger))
+    return replace(_read(ledger), last=read_last_pairs(ledger))
 
 
 def _read(ledger: Ledger) -> Improvement:
@@ -179,7 +264,7 @@ def _read(ledger: Ledger) -> Improvement:
     measured = end is not None and end.kl is not None
     kl = end.kl if end is not None else None
     if not measured:
-        kl = results.kl_after(ledger, None if end is None else end.steps)
+        kl = status.kl_after(ledger, None if end is None else end.steps)
     found = partial(Improvement, kl=kl, points=points, kl_measured=measured)
     votes = end.votes if end is not None else 0
     placed, earlier = orders.orders(ledger, "final"), ""
@@ -218,7 +303,7 @@ def _read(ledger: Ledger) -> Improvement:
 
 def why_at_start(ledger: Ledger) -> str | None:
     """Why the run recommends the weights that it began with; None where it does not."""
-    return policy_checks.why_back(ledger) or (STILL if adopted.is_still(ledger) else None)
+    return policy_checks.why_back(ledger) or (STILL if theta.is_still(ledger) else None)
 
 
 def require_moving(ledger: Ledger) -> None:

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from szpo import seeds
-from szpo.analysis import last_pairs
+from szpo.analysis import improvement
 from szpo.analysis.improvement import mean_reward
 from szpo.config.schema import Config
 from szpo.data.text_files import clean_answer, clean_prompt
@@ -26,23 +26,21 @@ from szpo.errors import (
     SzpoError,
     UsageError,
 )
-from szpo.evaluators.function_panel import FunctionPanel
-from szpo.evaluators.hidden_reward import Score
-from szpo.evaluators.protocol import Judge
-from szpo.ledger import adopted, orders
+from szpo.ledger import orders, theta
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import BUDGET
 from szpo.policies import text_guards
 from szpo.policies.protocol import BaseScorer, draw_answers, likeliest
 from szpo.runs.assemble import RunParts
+from szpo.runs.guards import HeldOut, measure_right, record_held_out
 from szpo.runs.samples import draw_pairs, policy_at
-from szpo.training import held_out
-from szpo.training.held_out import HeldOut
 from szpo.types import Answer, Comparison, Prompt
-from szpo.voting import step_report
+from szpo.voting import step_record
 from szpo.voting.counting import verdict
+from szpo.voting.evaluator import Judge
 from szpo.voting.finals import PAIRS, planned_sides
-from szpo.voting.step_report import StepReport
+from szpo.voting.function_panel import FunctionPanel, Score
+from szpo.voting.step_record import StepReport
 
 KIND: Final = "measured"
 TEXTS: Final = 6
@@ -104,7 +102,7 @@ def prepare(ledger: Ledger, parts: RunParts, score: Score | None, say: Say) -> M
     config: Config = parts.config
     e, steps = config.evaluation, config.steps
     asked = tuple(clean_prompt(prompt) for prompt in parts.prompts.heldout[: e.prompts])
-    if not asked or (config.improve.nats is None and adopted.is_still(ledger)):
+    if not asked or (config.improve.nats is None and theta.is_still(ledger)):
         return None
     along = {round(i * steps / (e.along + 1)) for i in range(1, e.along + 1)} - {0, steps}
     function = parts.panel if isinstance(parts.panel, FunctionPanel) else None
@@ -126,13 +124,13 @@ def after_step(m: Measuring | None, report: StepReport) -> None:
         _attempt(m, lambda: _measure(m, report.step + 1, report.total_votes))
 
 
-def after(m: Measuring | None, outcome: step_report.Outcome) -> None:
+def after(m: Measuring | None, outcome: step_record.Outcome) -> None:
     """Measure a run at its end, once; if people vote, order a blind final comparison of it."""
     if m is None or outcome.status == "paused" or not outcome.steps:
         return
     if outcome.steps not in _measurements(m):
         _attempt(m, lambda: _measure_end(m, outcome.steps, outcome.votes))
-    if m.people and not (_is_compared(m.ledger) or adopted.is_still(m.ledger)):
+    if m.people and not (_is_compared(m.ledger) or theta.is_still(m.ledger)):
         body = {"comparisons": PAIRS} if m.parts.settings.section.D == 1 else {}
         orders.place_order(m.ledger, "final", "szpo run", body)
 
@@ -150,7 +148,7 @@ def _is_compared(ledger: Ledger) -> bool:
     """
     placed = orders.orders(ledger, "final")
     sql = "SELECT DISTINCT kind FROM events WHERE event > ? AND kind IN ('step', ?, ?, ?)"
-    replaced = {adopted.KIND, adopted.RETURN}
+    replaced = {theta.ADOPTED, theta.RETURNED}
     since = ledger.query(sql, (placed[-1].id, BUDGET, *sorted(replaced))) if placed else []
     kinds = {row["kind"] for row in since}
     return bool(placed) and not kinds & replaced and len(kinds) < 2
@@ -219,31 +217,31 @@ def _measure_end(m: Measuring, steps: int, votes: int) -> None:
     )
     guards, gap = text_guards.guards(was, now), text_guards.topic_gap(was, now)
     rows, guards = (*rows, *kept[0]), (*guards, *kept[1])
-    held_out.record(m.ledger, "szpo run", HeldOut(rows, guards, gap, digest))
+    record_held_out(m.ledger, "szpo run", HeldOut(rows, guards, gap, digest))
 
 
 def _measure_right(m: Measuring, policy: Any) -> tuple[Any, Any]:
     try:
-        return held_out.measure_right(policy, m.parts.config.guards.keep)
+        return measure_right(policy, m.parts.config.guards.keep)
     except UsageError as error:  # the file is gone or changed since the run began
         m.say(f"warning: right answers were not counted: {error}")
         return (), ()
 
 
 def judge_last_pairs(ledger: Ledger, parts: RunParts, score: Score | None) -> None:
-    """Let a simulated panel judge pairs of the policy and its start, for `last_pairs.read`.
+    """Let a simulated panel judge pairs of the policy and its start; see `LastPairs`.
 
     ``score``: its reward. Nothing is done without one, or where verdicts are on batches.
     """
     judges: Sequence[Judge] = getattr(parts.panel, "judges", ())
-    if score is None or not judges or parts.settings.section.D > 1 or adopted.is_still(ledger):
+    if score is None or not judges or parts.settings.section.D > 1 or theta.is_still(ledger):
         return
-    rows, digest, _ = draw_pairs(ledger, parts, last_pairs.KIND, 0, PAIRS)
+    rows, digest, _ = draw_pairs(ledger, parts, improvement.LAST_PAIRS, 0, PAIRS)
     asked = [row for row in rows if not row.identical]
     sides = planned_sides(ledger.root_seed, 0, max(1, len(asked)), 0)
     cast, gaps = Counter[str](), []
     for i, (row, side) in enumerate(zip(asked, sides, strict=False)):
-        key, who = seeds.derive(ledger.root_seed, last_pairs.KIND, k=i), i % len(judges)
+        key, who = seeds.derive(ledger.root_seed, improvement.LAST_PAIRS, k=i), i % len(judges)
         shown = Comparison(key.hex(), -1, 0, i, (row,), kind="final")
         choice = judges[who].judge(shown, panelist=f"panel-{who}", plus_side=side, key=key)
         cast[verdict(choice, side)] += 1
@@ -254,7 +252,7 @@ def judge_last_pairs(ledger: Ledger, parts: RunParts, score: Score | None) -> No
         "same": len(rows) - new - start,
         "true": [sum(gap > 0 for gap in gaps), sum(gap != 0 for gap in gaps)],
     }  # fmt: skip
-    ledger.record_event(last_pairs.KIND, "run", body)
+    ledger.record_event(improvement.LAST_PAIRS, "run", body)
 
 
 def _measurements(m: Measuring) -> dict[int, Any]:
@@ -319,4 +317,4 @@ def record(ledger: Ledger, by: str, found: Measured) -> None:
     body = {**asdict(found), "texts": [list(pair) for pair in found.texts[:TEXTS]]}
     if found.wins is None:
         del body["wins"]  # as in records from before functions voted
-    ledger.record_event(KIND, by, step_report.plain(body))
+    ledger.record_event(KIND, by, step_record.plain(body))

@@ -16,7 +16,7 @@ from typing import Any
 
 from szpo.analysis import agreement
 from szpo.analysis.evidence import WINDOW, Evidence, RunFacts
-from szpo.analysis.vote_totals import VoteTotals
+from szpo.analysis.vote_rows import VoteTotals
 from szpo.intervals import (
     NOTHING,
     Estimate,
@@ -30,11 +30,11 @@ from szpo.intervals import (
     rescale,
     share,
 )
-from szpo.training.budget import WORDS_PER_MINUTE
-from szpo.training.guards import Bands
-from szpo.training.status import planned_rounds
+from szpo.runs.budget import WORDS_PER_MINUTE
+from szpo.runs.guards import Bands
+from szpo.runs.status import planned_rounds
 from szpo.voting import finals
-from szpo.voting.step_report import StepReport
+from szpo.voting.step_record import StepReport
 
 HOUR_US = 3_600_000_000
 ENOUGH_TIMED = 5

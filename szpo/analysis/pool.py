@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from szpo.analysis.features import Feature
-from szpo.data import preference_files, text_files, trl
+from szpo.data import preference_files, preference_formats, text_files
 from szpo.errors import UsageError
 from szpo.ledger.canonical import utf8
 from szpo.metrics import words
@@ -184,7 +184,7 @@ def _pairs(record: Any, where: str) -> Iterator[Pair]:
     if isinstance(record.get("data"), dict):
         yield from _task(record, where)
         return
-    prompt = trl.read_prompt(record, where)
+    prompt = preference_formats.read_prompt(record, where)
     a, b = _text(record, "a", where), _text(record, "b", where)
     given = record.get("id")
     pair_id = digest(prompt, a, b) if given in (None, "") else utf8(str(given))
@@ -197,7 +197,7 @@ def _task(record: dict[str, Any], where: str) -> Iterator[Pair]:
     items = data.get("items")
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise UsageError(f"{where}: data needs items, a list of id, title and body")
-    prompt = trl.read_prompt(data, where)
+    prompt = preference_formats.read_prompt(data, where)
     for first, second in combinations(items, 2):
         a, b = _text(first, "body", where), _text(second, "body", where)
         if record.get("id") is None:

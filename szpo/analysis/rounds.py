@@ -1,15 +1,20 @@
-"""Rounds of questions from a pool: choose, hand out, take answers back, choose again.
+"""Rounds of questions from a pool: chosen, handed out as sheets, taken back.
 
 Between rounds the state is one JSON file, written before the questions are: after an interruption,
 run the same command again. No question is asked twice, an answer that is read again changes
 nothing, and questions without an answer are handed out again before new ones.
+
+Write questions into files for people to fill in, and read the answers back. .jsonl and .csv hold a
+line per question with an empty ``choice``, which people fill in. .json holds Label Studio tasks
+(ranker of two items), and its export holds the answers.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +22,10 @@ from typing import Any
 import numpy as np
 
 from szpo import seeds
-from szpo.analysis import acquisition, pool, svgd
+from szpo.analysis import pool, posterior
 from szpo.analysis.pool import Differences, Filter, Pair, Seen
 from szpo.analysis.posterior import BradleyTerry
+from szpo.data import label_studio, preference_files, preference_formats, spreadsheets, text_files
 from szpo.errors import UsageError
 from szpo.files import replace_whole
 from szpo.types import Floats, Prompt
@@ -36,7 +42,7 @@ class SelectionSettings:
 
     features: str
     names: tuple[str, ...]
-    rule: acquisition.By = "bald"
+    rule: posterior.By = "bald"
     tau: float = 1.0
     """Prior standard deviation of a weight, in logits per standard deviation of its δ."""
     seed: int = 0
@@ -131,7 +137,7 @@ def advance(
         state = replace(state, scale=_scale(path, differences, state.plan))
     target = state.posterior
     mode, covariance = target.laplace()
-    before = svgd.entropy_of(np.eye(target.dim) * state.plan.tau**2)
+    before = posterior.entropy_of(np.eye(target.dim) * state.plan.tau**2)
     seen, certain = Seen(), True
     fresh: tuple[Question, ...] = ()
     if len(waiting) < count:
@@ -146,7 +152,7 @@ def advance(
         seen=seen,
         certain=certain,
         before=before,
-        now=svgd.entropy_of(covariance),
+        now=posterior.entropy_of(covariance),
         gain=sum(q.gain for q in fresh),
         weights=tuple(
             zip(
@@ -190,8 +196,8 @@ def _choose(
     plan = state.plan
     number = 1 + max((q.round for q in state.questions), default=-1)
     key = seeds.derive(plan.seed, "select", step=number)
-    cloud = svgd.spread(state.posterior, key=key, count=PARTICLES, steps=STEPS).x
-    most = max(acquisition.SHORTLIST, 4 * count)
+    cloud = posterior.spread(state.posterior, key=key, count=PARTICLES, steps=STEPS).x
+    most = max(posterior.SHORTLIST, 4 * count)
     asked = frozenset(name for q in state.questions for name in (q.id, q.key))
     keep = Filter(plan.shortest, plan.longest, asked)
     best: list[tuple[float, int, Pair, Floats]] = []
@@ -200,7 +206,7 @@ def _choose(
         delta = _rescale(differences(part), state)
         flat = ~delta.any(1)
         seen.left_out["no difference in any feature"] += int(flat.sum())
-        gain = acquisition.gains(cloud, delta, plan.rule)
+        gain = posterior.gains(cloud, delta, plan.rule)
         best += [(-float(gain[i]), part[i].row, part[i], delta[i]) for i in np.flatnonzero(~flat)]
         best.sort(key=lambda one: one[:2])
         best = _drop_copies(best, seen)
@@ -212,7 +218,7 @@ def _choose(
     if not best:
         return (), True
     delta = np.stack([one[3] for one in best])
-    index, gains, certain = acquisition.select(
+    index, gains, certain = posterior.select_questions(
         cloud, delta, count, key=key, rule=plan.rule, beyond=beyond
     )
     found = tuple(
@@ -308,3 +314,88 @@ def _question(body: Mapping[str, Any]) -> Question:
 def prompt_of(question: Question) -> Prompt:
     """The question's conversation."""
     return Prompt(question.prompt)
+
+
+HEAD = ("id", "prompt", "a", "b", "choice", "by", "gain")
+"""Columns of a sheet; `preference_formats.MESSAGES` is added where a prompt has several turns."""
+
+
+def write_sheet(questions: Sequence[Question], path: Path) -> None:
+    """Write a round's questions; an older file is replaced only once the new one is complete."""
+    kind = path.suffix.lower()
+    if kind == ".jsonl":
+        text = "".join(json.dumps(_row(q), ensure_ascii=False) + "\n" for q in questions)
+    elif kind == ".csv":
+        file = io.StringIO(newline="")
+        rows = [_row(q) for q in questions]
+        names = [
+            *HEAD,
+            *[preference_formats.MESSAGES]
+            * any(preference_formats.MESSAGES in row for row in rows),
+        ]
+        for row in rows:
+            turns = row.get(preference_formats.MESSAGES)
+            row[preference_formats.MESSAGES] = (
+                json.dumps(turns, ensure_ascii=False) if turns else ""
+            )
+        spreadsheets.write(file, names, rows)
+        text = file.getvalue()
+    elif kind == ".json":
+        text = json.dumps([_task(q) for q in questions], ensure_ascii=False, indent=1)
+    else:
+        raise UsageError(f"{path.name}: questions are written as .jsonl, .csv or .json")
+    with replace_whole(path) as draft:
+        draft.write_text(text, encoding="utf-8", newline="")
+
+
+def read_sheet(path: Path) -> Iterator[Reply]:
+    """Read answers from a filled-in sheet or Label Studio's export; empty choices are skipped."""
+    for where, record in preference_files.read_records(path):
+        text_files.require_object(record, where, "an answer")
+        if isinstance(record.get("data"), dict):
+            yield from _read_rankings(record, where)
+            continue
+        if record.get("id") in (None, ""):
+            raise UsageError(f"{where}: needs id, that of the question")
+        if choice := preference_formats.read_choice(record):
+            yield Reply(str(record["id"]), choice, str(record.get("by") or "").strip())
+
+
+def _row(question: Question) -> dict[str, Any]:
+    return {
+        "id": question.id,
+        "prompt": prompt_of(question).text,
+        "a": question.a,
+        "b": question.b,
+        "choice": "",
+        "by": "",
+        "gain": round(question.gain, 6),
+        **({preference_formats.MESSAGES: _turns(question)} if len(question.prompt) > 1 else {}),
+    }
+
+
+def _turns(question: Question) -> list[dict[str, str]]:
+    return [{"role": role, "content": text} for role, text in question.prompt]
+
+
+def _task(question: Question) -> dict[str, Any]:
+    items = [
+        {"id": side, "title": f"Answer {side.upper()}", "body": text}
+        for side, text in (("a", question.a), ("b", question.b))
+    ]
+    data = {"pair": question.id, "prompt": prompt_of(question).text, "items": items}
+    return {"data": {**data, "messages": _turns(question)}}
+
+
+def _read_rankings(record: dict[str, Any], where: str) -> Iterator[Reply]:
+    data, annotations = record["data"], record.get("annotations")
+    if not isinstance(data.get("pair"), str):
+        raise UsageError(f"{where}: data has no pair; is this an export of szpo select's tasks?")
+    for number, annotation in enumerate(annotations if isinstance(annotations, list) else [], 1):
+        if isinstance(annotation, dict) and annotation.get("result") == []:  # nobody answered
+            continue
+        found = label_studio.read_pairs({**record, "annotations": [annotation]}, where)
+        by = str(annotation.get("completed_by", number))
+        for pair in found.pairs:
+            bodies = {str(item["id"]): item["body"] for item in data["items"]}
+            yield Reply(data["pair"], "A" if pair.chosen.text == bodies.get("a") else "B", by)

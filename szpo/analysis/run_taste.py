@@ -13,16 +13,16 @@ from szpo import taste
 from szpo.analysis import taught, vote_rows
 from szpo.errors import RunError, UsageError
 from szpo.features.dictionary import Entry, ratios
-from szpo.ledger import adopted
+from szpo.ledger import theta
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
+from szpo.optim import regression
+from szpo.optim.all_votes import AllVotes, fit_named, refit
 from szpo.optim.named_features import NamedFeatures
-from szpo.optim.rules import findings
-from szpo.optim.rules.all_votes import AllVotes, fit_named, refit
 from szpo.optim.sparse_regression import SparseFit
 from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED
 from szpo.replay import replay
-from szpo.replay.findings import Broken, Examination
+from szpo.replay.checks import Broken, Examination
 from szpo.taste import Explanation, Feature, Taste
 from szpo.types import FEATURE_GRID, Comparison
 from szpo.voting import shown_features, withdrawals
@@ -58,7 +58,7 @@ def read(
     until = ledger.query(sql, (before,))[0]["steps"]
     carried = replay.replay_state(ledger, settings, until).carried
     carried = refit(settings, carried, withdrawals.read_at(ledger, settings, until, before))
-    found = findings.find(settings, carried)
+    found = regression.findings_of(settings, carried)
     fit = carried.named or fit_named(settings, carried.votes, carried.aside)
     if present:
         found = replace(found, factor=fit.log_factor)
@@ -103,7 +103,7 @@ def read(
 
 def check_recorded(look: Examination) -> None:
     """Compute again the taste that each improvement was on, from the votes before it."""
-    for event in look.ledger.events(adopted.KIND) if look.deep else ():
+    for event in look.ledger.events(theta.ADOPTED) if look.deep else ():
         body, begun = event["body"], event["body"]["begun"]
         when = f"the taste after {begun['steps']} steps"
         named = recorded_settings(look.ledger).features

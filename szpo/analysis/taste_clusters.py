@@ -1,14 +1,14 @@
 """Cluster panelists by taste: how many tastes a panel has, and who has which.
 
 The result is one of five verdicts (`Verdict`). A permutation test says whether panelists differ at
-all (`szpo.aggregation.bradley_terry.heterogeneity_p`). How many tastes there are, and how far
+all (`szpo.analysis.feature_weights.heterogeneity_p`). How many tastes there are, and how far
 panelists agree within and between them, is measured on votes that were left out of the fit, since
 clusters found in votes always seem to agree on those votes.
 
 The model is a mixture of K tastes, one for each panelist. The reward under taste k is r(x, z = k)
 = xᵀw_k. With K values of z the posterior q(z | votes) is computed, not learned by an encoder, so
 the evidence lower bound is tight and expectation–maximisation raises it (Dempster, Laird and
-Rubin, 1977). The encoder of `szpo_simulators.worlds.vpl_model` would need thousands of pairs.
+Rubin, 1977). The encoder of `szpo_simulators.worlds.vpl` would need thousands of pairs.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ import numpy as np
 from scipy import special
 
 from szpo import seeds
-from szpo.aggregation.bradley_terry import heterogeneity_p, newton
-from szpo.analysis.feature_weights import FeatureVotes
+from szpo.analysis.feature_weights import FeatureVotes, heterogeneity_p, newton
 from szpo.errors import UsageError
 from szpo.intervals import Share, share
 from szpo.types import Floats, Ints

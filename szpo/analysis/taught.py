@@ -1,27 +1,298 @@
 """The taste that a run's votes taught, in words and as curves; or why they taught none.
 
+Why votes show no taste: no differences, too few votes, disagreement, or the coordinates. `Watch`
+warns of questions without a difference during the run; `szpo.policies.teachable` warns before it.
+
+Infer a taste from votes and texts alone, for runs whose coordinates have no names. Votes are
+regressed on the differences of the shown texts in the dictionary's features, under the sparse
+prior of `szpo.optim.sparse_prior`, as in a run with named features. The result describes the
+votes. It does not say whether the policy can be moved that way.
+
 Probabilities are given once the votes show a taste. Where the coordinates are named features, they
-come from each step's findings (`szpo.optim.rules.findings`), otherwise from the shown texts
-(`szpo.analysis.text_taste`).
+come from each step's findings (`szpo.optim.regression`), otherwise from the shown texts
+(`szpo.analysis.taught`).
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 
-from szpo.analysis import cause, text_taste
+import numpy as np
+
+from szpo.analysis import agreement, evidence, features, vote_rows
+from szpo.analysis.feature_weights import fit_taste, read_votes
+from szpo.errors import SzpoError, UsageError
 from szpo.features import dictionary, own
+from szpo.intervals import Share, share
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_config, recorded_settings
-from szpo.optim.named_features import Claim, groups_of
-from szpo.optim.rules.findings import Findings
-from szpo.training import budget
-from szpo.training.status import round_status
-from szpo.voting import set_aside
+from szpo.optim import named_features, sparse_regression
+from szpo.optim.named_features import Claim, NamedFeatures, groups_of
+from szpo.optim.regression import Findings
+from szpo.optim.sparse_prior import SparsePrior, group_features
+from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED, Votes
+from szpo.policies.teachable import advise
+from szpo.runs import budget
+from szpo.runs.status import round_status
+from szpo.types import FEATURE_GRID, Comparison, Floats
+from szpo.voting import function_panel, withdrawals
+
+MIN_VOTES: Final = 80
+"""With fewer votes nobody can say that they follow no named feature.
+
+Of 60 simulated runs on sixty features, this many look as if they followed none after 40 and after
+80 votes: 53 and 54 where votes are random, 35 and 18 where the taste is half as clear as usual,
+5 and 0 where it is usual (tests/analysis/test_cause.py)."""
+PAIRS: Final = 40
+"""With this many pairs of votes on one comparison, their agreement decides."""
+ALIKE: Final = 0.6
+"""Share of agreeing pairs from which voters agree: half way from chance to the usual 70 %."""
+SURE: Final = 10
+"""With this many comparisons, the share of those without a difference is reported."""
+USUAL: Final = "length,readability,politeness,sentiment,questions,repetition,overlap"
+"""Features that are tested where the run names none; for English texts."""
+
+
+def describe_cause(
+    *, votes: int, asked: int, same: int, undecided: bool, alike: Share, foretold: Share,
+    clearer: str, rows: int = 8,
+) -> str:  # fmt: skip
+    """The first cause that holds, in a sentence with advice.
+
+    Args:
+        votes: counted votes.
+        asked: comparisons, including those tied without being asked.
+        same: those of them without a difference: ties, equal sides, equal for a simulated panel.
+        undecided: more votes like these would probably show a taste (`Findings.undecided`).
+        alike: share of pairs of votes on one comparison that chose the same side.
+        foretold: share of votes that named features predict from the others; empty where named
+            features are the coordinates.
+        clearer: advice on asking the voters more clearly; empty where they read no words.
+        rows: prompts in a comparison.
+    """
+    if equal := _describe_equal(same, asked, rows):
+        return equal
+    if votes < MIN_VOTES or undecided:
+        return f"the votes are too few (a clear taste takes 40 to {MIN_VOTES}): continue voting"
+    pairs = f"in {alike.hits:.0f} of {alike.of:.0f} pairs two votes on one comparison"
+    known = alike.of >= PAIRS
+    if known and (alike.value or 0.0) < ALIKE:
+        then = clearer or "take another panel"
+        return (
+            f"the voters disagree ({pairs} agree): {then}, or look for several tastes (clusters)"
+        )
+    if known or foretold.low > 0.5:
+        how = pairs if known else f"{100 * (foretold.value or 0):.0f} % can be foretold"
+        return (
+            f"the voters agree ({how}{' agree' * known}), but these coordinates do not carry what "
+            "they want: take prompts that invite it, or other coordinates (features.add, "
+            "subspace.kind, subspace.dim)"
+        )
+    return (
+        "the voters disagree, or want what these coordinates do not carry: several votes on a "
+        "comparison tell which (optimizer.M)"
+    )
+
+
+def _describe_equal(same: int, asked: int, rows: int) -> str:
+    """That half of the questions show no difference; empty where that is not known."""
+    if asked < SURE or 2 * same < asked:
+        return ""
+    return f"{same} of {asked} questions show no difference: {advise(rows)}"
+
+
+@dataclass(slots=True)
+class Watch:
+    """Warns once, while a run goes on, that half of its questions show no difference.
+
+    It looks whenever the number of questions has doubled, so as not to read a long run each step.
+    """
+
+    ledger: Ledger
+    _next: int = field(default=SURE)
+
+    def look(self) -> str:
+        """The warning, if it is due now; else empty."""
+        if not self._next:
+            return ""
+        votes, automatic, ties = _count(self.ledger)
+        asked = votes + automatic
+        if asked < self._next:
+            return ""
+        self._next = 2 * asked
+        same = _count_same(self.ledger, votes, automatic, ties)
+        if found := _describe_equal(same, asked, _rows(self.ledger)):
+            self._next = 0
+        return found
+
+
+def read_cause(ledger: Ledger, found: Findings) -> tuple[str, bool]:
+    """Why a run's votes show no taste, and whether more votes may show one.
+
+    If half of the questions show no difference, more votes show nothing.
+    """
+    cast, automatic, ties = _count(ledger)
+    votes, asked = cast + count_earlier(ledger), cast + automatic
+    alike = agreement.within(evidence.read(ledger).totals)  # with those of second people
+    unknown = found.taught is None and not found.undecided
+    look = unknown and votes >= MIN_VOTES and alike.of < PAIRS
+    same = _count_same(ledger, cast, automatic, ties)
+    rows = _rows(ledger)
+    words = describe_cause(
+        votes=votes,
+        asked=asked,
+        same=same,
+        undecided=found.undecided,
+        alike=alike,
+        foretold=_predicted(ledger) if look else share(0, 0),
+        clearer=_ask_more_clearly(ledger.spec.get("config", {})),
+        rows=rows,
+    )
+    return words, not _describe_equal(same, asked, rows)
+
+
+def _rows(ledger: Ledger) -> int:
+    """Prompts in a comparison."""
+    return int(ledger.spec.get("optimizer", {}).get("D", 1))
+
+
+def count_earlier(ledger: Ledger) -> int:
+    """The number of votes of an earlier run that count in full."""
+    return int((ledger.spec.get("prior") or {}).get("full", 0))
+
+
+def _ask_more_clearly(config: Mapping[str, Any]) -> str:
+    """Advice by kind of panel: people read the question, a judge what counts, others neither."""
+    kind, judge = config.get("panel", {}).get("kind"), config.get("judge") or {}
+    if kind == "people":
+        return "ask a clearer question (panel.question)"
+    if kind != "judge" or judge.get("kind") == "scorer":
+        return ""
+    name = "judge.principles" if judge.get("principles") else "panel.guideline"
+    return f"say more clearly what counts ({name})"
+
+
+def _count(ledger: Ledger) -> tuple[int, int, int]:
+    """Over all steps, the numbers of votes, ties without asking, and ties among the votes."""
+    row = ledger.query(
+        "SELECT max(json_extract(body, '$.total_votes')) AS votes, "
+        "sum(json_extract(body, '$.automatic_ties')) AS same, "
+        "sum(json_extract(body, '$.ties')) AS ties FROM events WHERE kind = 'step'"
+    )[0]
+    return int(row["votes"] or 0), int(row["same"] or 0), int(row["ties"] or 0)
+
+
+def _count_same(ledger: Ledger, votes: int, automatic: int, ties: int) -> int:
+    """Questions without a difference: ties, equal sides, equal for a simulated panel."""
+    return automatic + (max(ties, _without_difference(ledger)) if votes else 0)
+
+
+def _without_difference(ledger: Ledger) -> int:
+    """Counted votes on comparisons whose sides a simulated panel likes equally."""
+    score = function_panel.find_reward(ledger)
+    if score is None:
+        return 0
+    cast = vote_rows.read_judged(ledger)
+    equal = [
+        sum(score(row.prompt, row.plus) - score(row.prompt, row.minus) for row in c.rows) == 0
+        for c in cast.comparisons
+    ]
+    return sum(equal[which] for which in cast.which)
+
+
+def _predicted(ledger: Ledger) -> Share:
+    """The share of votes that `USUAL` features predict from the votes on other comparisons."""
+    try:
+        votes = read_votes(ledger, features.parse(USUAL))
+        return fit_taste(votes, seed=ledger.root_seed).held_out
+    except SzpoError:  # no votes, or no feature differs
+        return share(0, 0)
+
+
+MAX_TEXTS: Final = 2_000
+"""The most texts that are read, from the last comparisons; this takes a few seconds."""
+FEWEST: Final = 5
+"""A feature is used if it differs in at least this many comparisons."""
+COMPONENTS: Final = 8
+"""Number of mixtures of features, for tastes that one or two features do not explain."""
+
+
+def read_text_taste(ledger: Ledger) -> tuple[int, tuple[Claim, ...]] | None:
+    """The number of votes read, and the claims about their taste, the likeliest first.
+
+    None where the Bayes factor for any taste is below the one that a run needs. With random votes
+    it is above in 3 of 255 runs of forty votes.
+    """
+    try:
+        cast = vote_rows.read_judged(ledger)
+    except UsageError:  # no vote on a closed round
+        return None
+    texts = np.cumsum([2 * len(each.rows) for each in cast.comparisons[::-1]])
+    read_back = max(1, int((texts <= MAX_TEXTS).sum()))  # one comparison may have more
+    first = len(cast.comparisons) - read_back
+    newest = cast.which >= first
+    which, y = cast.which[newest] - first, cast.y[newest]
+    names, x = _differences(cast.comparisons[first:])
+    if not names:
+        return None
+    up = np.bincount(which, y, len(x)).astype(np.float64)
+    down = np.bincount(which, 1 - y, len(x)).astype(np.float64)
+    features, mixed, prior = _prior(names, x)
+    design = np.concatenate([x, mixed], axis=1)
+    votes = Votes(design, up, down)
+    found = sparse_regression.fit_sparse(votes, prior)
+    if found.log_factor < math.log(BAYES_FACTOR_NEEDED):
+        return None
+    return len(y), named_features.claims(found, features)
+
+
+def _differences(comparisons: tuple[Comparison, ...]) -> tuple[tuple[str, ...], Floats]:
+    """Features that differ, and each comparison's plus less minus, scaled to mean square 1."""
+    rows = [row for each in comparisons for row in each.rows]
+    entries = dictionary.holding({row.prompt.text for row in rows})
+    held = frozenset(each.name for each in entries)
+    x = np.array(
+        [
+            sum(
+                _values(row.prompt.text, row.plus.text) - _values(row.prompt.text, row.minus.text)
+                for row in each.rows
+            )
+            for each in comparisons
+        ]
+    ).reshape(len(comparisons), -1)
+    known = np.array([each.name in held for each in dictionary.ENTRIES])
+    kept = known & ((x != 0).sum(0) >= FEWEST)
+    names = tuple(each.name for each, keep in zip(dictionary.ENTRIES, kept, strict=True) if keep)
+    return names, x[:, kept] / np.sqrt((x[:, kept] ** 2).mean(0))
+
+
+@lru_cache(maxsize=2 * MAX_TEXTS)
+def _values(prompt: str, answer: str) -> Floats:
+    return np.array([above / below for above, below in dictionary.ratios(prompt, answer)])
+
+
+def _prior(names: tuple[str, ...], x: Floats) -> tuple[NamedFeatures, Floats, SparsePrior]:
+    """Features in groups that differ alike, their leading mixtures, and the prior of both."""
+    groups = group_features(x.T @ x)
+    _, sizes, axes = np.linalg.svd(x, full_matrices=False)
+    axes, sizes = axes[:COMPONENTS], sizes[:COMPONENTS]
+    shares = np.round(FEATURE_GRID * axes.T * sizes / math.sqrt(len(x))).astype(int)
+    features = NamedFeatures(
+        names, tuple(groups.tolist()), (FEATURE_GRID,) * len(names),
+        tuple(map(tuple, shares.tolist())), len(sizes), dictionary.digest(),
+    )  # fmt: skip
+    prior = SparsePrior(
+        np.array([*groups, *[-1] * len(sizes)]),
+        np.array([*np.ones(len(names)), *np.maximum(sizes / math.sqrt(len(x)), 1e-9)]),
+    )
+    return features, x @ axes.T, prior
+
 
 LIKELY: Final = 0.5
 """Probability from which a claim is stated."""
@@ -187,11 +458,11 @@ def read(ledger: Ledger) -> Lesson | None:
         if row["found"] is not None
     ]
     cast, last = known[-1] if known else (0, None)
-    votes, why, more_may = cast + cause.count_earlier(ledger), "", True
+    votes, why, more_may = cast + count_earlier(ledger), "", True
     if last is not None and not last.shown:
-        why, more_may = cause.read(ledger, last)
+        why, more_may = read_cause(ledger, last)
     if last is None or last.taught is None:
-        if said := text_taste.read(ledger):
+        if said := read_text_taste(ledger):
             told = _describe_claims(said[1])
             return Lesson(said[0], told, True, why, more_may, by_texts=True)
         return Lesson(votes, "", False, why, more_may) if why else None
@@ -277,7 +548,7 @@ def ask_about_length(ledger: Ledger, found: Findings | None) -> str:
         for each in found.taught or ()
         if each.group == group and each.chance >= LIKELY
     ]
-    if not said or group in set_aside.in_force(ledger):
+    if not said or group in withdrawals.in_force(ledger):
         return ""
     first = ""
     if round_status(ledger).state == "finished":
@@ -293,7 +564,7 @@ def more_votes(ledger: Ledger, lesson: Lesson | None) -> str:
 
     ``lesson``: the result of `read`.
     """
-    may = not cause.Watch(ledger).look() if lesson is None else lesson.more_may
+    may = not Watch(ledger).look() if lesson is None else lesson.more_may
     return budget.describe_more(ledger) if may else ""
 
 

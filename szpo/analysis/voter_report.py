@@ -8,15 +8,14 @@ from typing import Final
 
 import numpy as np
 
-from szpo.aggregation import rationality, registry, weighting
-from szpo.aggregation.weighting import History, View
 from szpo.ledger import run_spec
 from szpo.ledger.database import Ledger
-from szpo.optim.rules import all_votes
-from szpo.optim.rules.registry import rule_of
+from szpo.optim import all_votes, weighting
+from szpo.optim.rules import rule_of
+from szpo.optim.weighting import History, View
 from szpo.replay import replay
+from szpo.replay.replay import read_votes_by_voter
 from szpo.voting import counting
-from szpo.voting.votes_by_voter import read_votes_by_voter
 
 LEGEND: Final = (
     "weights: 1 is an equal vote; brackets are 95 % intervals. β: sharpness, how steeply votes "
@@ -70,7 +69,7 @@ def voters(ledger: Ledger) -> tuple[Voter, ...]:
         return ()
     seen = _views(ledger, past)
     skill = weighting.skill(*seen["skill"])
-    steep = rationality.rationality(*seen["rationality"])
+    steep = weighting.rationality(*seen["rationality"])
     used = {"skill": skill.weights, "rationality": steep.weights}
     in_use = used.get(
         run_spec.recorded_settings(ledger).section.weighting, np.ones(len(past.voters))
@@ -101,9 +100,9 @@ def _views(ledger: Ledger, past: History) -> dict[str, tuple[History, None, View
     """
     settings = run_spec.recorded_settings(ledger)
     if not rule_of(settings.section.rule).two_points or not past.verdicts.size:
-        return dict.fromkeys(registry.LEARNED, (past, None, None))
+        return dict.fromkeys(weighting.LEARNED, (past, None, None))
     record = replay.replay_state(ledger, settings).carried
-    latest, views = all_votes.views_of_others(settings, record, past, registry.LEARNED)
+    latest, views = all_votes.views_of_others(settings, record, past, weighting.LEARNED)
     return {name: (latest, None, view) for name, view in views.items()}
 
 

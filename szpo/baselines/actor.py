@@ -19,12 +19,12 @@ from torch import nn
 
 from szpo import seeds
 from szpo.errors import UsageError
-from szpo.generation.engine import Engine
-from szpo.generation.sampling import Sampling
-from szpo.models import adapter_files, peft_format
-from szpo.models.four_bit import allow_gradients
+from szpo.models import adapters, lora
+from szpo.models.devices import allow_gradients
+from szpo.models.engine import Engine
 from szpo.models.loading import Loaded
-from szpo.models.lora_sites import Site
+from szpo.models.lora import Site
+from szpo.models.sampling import Sampling
 from szpo.policies.backend import LocalBackend
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.requests import AnswerRequest, R, Texts, Tokens
@@ -166,8 +166,8 @@ def wrap_peft(
     from peft import LoraConfig, get_peft_model
 
     base = loaded.model if model is None else model
-    conv1d = any(adapter_files.is_conv1d(base, site) for site in sites)
-    settings = peft_format.peft_config(sites, base=loaded.name, conv1d=conv1d)
+    conv1d = any(adapters.is_conv1d(base, site) for site in sites)
+    settings = lora.peft_config(sites, base=loaded.name, conv1d=conv1d)
     settings |= {"inference_mode": False, "lora_dropout": dropout, "task_type": task}
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # a tied LM head may be a site

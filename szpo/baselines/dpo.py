@@ -1,14 +1,18 @@
 """DPO (Rafailov et al. 2023) through TRL's DPOTrainer, offline and iterative.
 
-    loss = −log σ(β · [log π(y⁺)/π_ref(y⁺) − log π(y⁻)/π_ref(y⁻)])
+loss = −log σ(β · [log π(y⁺)/π_ref(y⁺) − log π(y⁻)/π_ref(y⁻)])
 
 There is no reward model and no critic. Offline DPO learns from given pairs. Iterative DPO draws
 two answers to each prompt, asks which is better, trains on these pairs, and repeats.
+
+The settings of the RLHF notebook's DPO run, in the names of current libraries. Its base is
+Mistral-7B-Instruct-v0.2 in 4 bits; any other model of szpo can be used. docs/baselines.md lists
+the differences.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -18,18 +22,13 @@ from typing import Annotated, Any, Literal, Self, TypeAlias, Unpack
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
+from transformers.training_args import OptimizerNames
 
-from szpo.baselines import recipes, trainer
+from szpo.baselines import costs, trainer
 from szpo.baselines.actor import Actor, Peft
 from szpo.baselines.asking import Ask, Survey, ask_round
-from szpo.baselines.costs import OnStep, Shared, Trained, ignore_step
-from szpo.baselines.recipes import Count, Dropout, Positive
-from szpo.baselines.validation import (
-    catch_divergence,
-    describe_still,
-    join_remarks,
-    require_pairs,
-)
+from szpo.baselines.costs import Count, Dropout, OnStep, Positive, Shared, Trained, ignore_step
+from szpo.baselines.trainer import catch_divergence, describe_still, join_remarks, require_pairs
 from szpo.data.pairs import Pair, Preferences
 from szpo.errors import UsageError
 from szpo.types import Prompt
@@ -71,7 +70,7 @@ class Recipe(trainer.Recipe):
         return self
 
 
-class Rounds(recipes.Recipe):
+class Rounds(costs.Recipe):
     """Settings of iterative DPO: ``rounds`` × ``questions``, with one vote on each question."""
 
     rounds: Count = 5
@@ -245,3 +244,40 @@ def per_token(logits: Tensor, labels: Tensor) -> SimpleNamespace:
         loss=-chosen.sum() / mask.sum().clamp(min=1), log_probs=chosen, entropy=entropy,
         mean_logits=mean, is_top1=top, label_mask=mask, log_sum_sq_probs=None, aux_loss=None,
     )  # fmt: skip
+
+
+NOTEBOOK_QUANTIZATION = "fp4"
+"""bitsandbytes' default if only ``load_in_4bit`` is set; no double quantisation."""
+NOTEBOOK_DTYPE = "bf16"
+"""Dtype of computations: ``bnb_4bit_compute_dtype``."""
+NOTEBOOK_TARGETS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
+NOTEBOOK_RANK, NOTEBOOK_ALPHA, NOTEBOOK_DROPOUT = 32, 64, 0.05
+
+NOTEBOOK = Recipe(
+    beta=0.1,
+    learning_rate=2e-5,
+    steps=50,
+    batch=1,
+    accumulation=4,
+    schedule="cosine",
+    optimizer=OptimizerNames.PAGED_ADAMW_8BIT,
+    dropout=NOTEBOOK_DROPOUT,
+    disable_dropout=True,
+    max_length=256,
+    prompt_tokens=128,
+)
+
+
+def notebook_lora(**changes: Any) -> Any:
+    """The notebook's ``peft.LoraConfig``: rank 32, α 64, seven targets, no bias."""
+    from peft import LoraConfig
+
+    settings: Mapping[str, Any] = {
+        "r": NOTEBOOK_RANK,
+        "lora_alpha": NOTEBOOK_ALPHA,
+        "lora_dropout": NOTEBOOK_DROPOUT,
+        "bias": "none",
+        "target_modules": list(NOTEBOOK_TARGETS),
+        "task_type": "CAUSAL_LM",
+    }
+    return LoraConfig(**{**settings, **changes})

@@ -19,12 +19,11 @@ from typing import Any, Final, Literal, Self, TypeAlias, Unpack
 from pydantic import model_validator
 
 from szpo import seeds
-from szpo.baselines import recipes, trainer
+from szpo.baselines import costs, trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.asking import Score, draw_order
-from szpo.baselines.costs import Shared, Trained
-from szpo.baselines.recipes import Count, Group, Positive, Weight
-from szpo.baselines.validation import (
+from szpo.baselines.costs import Count, Group, Positive, Shared, Trained, Weight
+from szpo.baselines.trainer import (
     catch_divergence,
     describe_drift,
     describe_still,
@@ -42,7 +41,7 @@ NOTHING_DIFFERED: Final = (
 )
 
 
-class Recipe(recipes.Recipe):
+class Recipe(costs.Recipe):
     """Settings that both methods have."""
 
     steps: Count = 40

@@ -21,14 +21,22 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from szpo import seeds
-from szpo.baselines import recipes
+from szpo.baselines import costs
 from szpo.baselines.actor import Actor, read, write
 from szpo.baselines.advantages import gae, standardise, token_rewards
 from szpo.baselines.asking import Score, draw_order
-from szpo.baselines.costs import Meter, Shared, Trained, ignore_step
-from szpo.baselines.recipes import Count, Positive, Share, Weight
+from szpo.baselines.costs import (
+    Count,
+    Meter,
+    Positive,
+    Share,
+    Shared,
+    Trained,
+    Weight,
+    ignore_step,
+)
 from szpo.baselines.reward_model import compute_rewards
-from szpo.baselines.validation import (
+from szpo.baselines.trainer import (
     NOISE_NATS,
     catch_divergence,
     require_finite,
@@ -43,7 +51,7 @@ from szpo.types import Answer, Floats, Ints, Prompt
 METHOD = "ppo"
 
 
-class Recipe(recipes.Recipe):
+class Recipe(costs.Recipe):
     """Settings of PPO. ε, epochs and λ are those of Schulman et al. 2017."""
 
     steps: Count = 40

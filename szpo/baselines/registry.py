@@ -11,21 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from szpo.baselines import (
-    dpo,
-    group_rl,
-    notebook_dpo,
-    ppo,
-    reward_model,
-    self_rewarding,
-    sft,
-    simpo,
-    trainer,
-)
+from szpo.baselines import dpo, group_rl, ppo, reward_model, self_rewarding, sft, simpo, trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.asking import Ask, Score
 from szpo.baselines.costs import Meter, OnStep, Trained
-from szpo.baselines.validation import join_remarks
+from szpo.baselines.trainer import join_remarks
 from szpo.config.section import Section
 from szpo.data.pairs import Preferences
 from szpo.errors import UsageError
@@ -35,7 +25,7 @@ RECIPES: Mapping[str, Any] = {
     "dpo": dpo.Recipe(), "simpo": simpo.Recipe(), "iterative-dpo": dpo.Rounds(),
     "reward-model": reward_model.Recipe(), "ppo": ppo.Recipe(), "grpo": group_rl.Grpo(),
     "rloo": group_rl.Rloo(), "self-rewarding": self_rewarding.Recipe(),
-    "notebook-dpo": notebook_dpo.RECIPE, "sft": sft.Recipe(),
+    "notebook-dpo": dpo.NOTEBOOK, "sft": sft.Recipe(),
 }  # fmt: skip
 """All methods with their default recipes."""
 NAMES = tuple(RECIPES)

@@ -24,15 +24,14 @@ from torch import Tensor, nn
 from szpo.baselines import actor as actors
 from szpo.baselines import trainer
 from szpo.baselines.asking import Score
-from szpo.baselines.costs import Shared, Trained
-from szpo.baselines.recipes import Count, Epochs, Weight
-from szpo.baselines.validation import drop_too_long, require_pairs
+from szpo.baselines.costs import Count, Epochs, Shared, Trained, Weight
+from szpo.baselines.trainer import drop_too_long, require_pairs
 from szpo.data.pairs import Pair, Preferences
 from szpo.errors import StorageError, UsageError
-from szpo.models import adapter_files
+from szpo.models import adapters
 from szpo.models.batched_lora import Deltas, attach_deltas, find_sites
 from szpo.models.loading import Loaded, encode, tokenize
-from szpo.models.lora_sites import Site
+from szpo.models.lora import Site
 from szpo.policies.backend import stack
 from szpo.policies.language_model import random_start
 from szpo.types import Answer, Prompt, Theta
@@ -106,8 +105,8 @@ class RewardModel:
     def save(self, folder: Path) -> None:
         """Write a folder for `load`: PEFT's two files, the head, and a file of facts."""
         model = self.loaded.model
-        conv1d = any(adapter_files.is_conv1d(model, site) for site in self.sites)
-        adapter_files.save_adapter(
+        conv1d = any(adapters.is_conv1d(model, site) for site in self.sites)
+        adapters.save_adapter(
             folder, self.factors, self.sites, base=self.loaded.name, conv1d=conv1d
         )
         facts = {"base_sha256": self.loaded.sha256, "sites": [asdict(s) for s in self.sites]}
@@ -150,7 +149,7 @@ def load(folder: Path, loaded: Loaded) -> RewardModel:
         raise UsageError(
             f"{folder}: the reward model is not for {loaded.name}; give its own model.name"
         )
-    return RewardModel(loaded, sites, adapter_files.factors(read_adapter(folder), sites), head)
+    return RewardModel(loaded, sites, adapters.factors(read_adapter(folder), sites), head)
 
 
 def train(

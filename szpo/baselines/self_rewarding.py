@@ -26,17 +26,16 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import Field
 
 from szpo import files, seeds
-from szpo.baselines import asking, dpo, recipes, sft
+from szpo.baselines import asking, costs, dpo, sft
 from szpo.baselines.actor import Actor
-from szpo.baselines.costs import Meter, OnStep, Trained, ignore_step
-from szpo.baselines.recipes import Count, Group, Positive
+from szpo.baselines.costs import Count, Group, Meter, OnStep, Positive, Trained, ignore_step
 from szpo.data import preference_files
 from szpo.data.pairs import Pair, Preferences
 from szpo.errors import RunError, StorageError, UsageError
-from szpo.generation.sampling import Sampling
-from szpo.models import adapter_files, context
+from szpo.models import adapters, context
 from szpo.models import loading as bases
 from szpo.models.context import Reader
+from szpo.models.sampling import Sampling
 from szpo.seeds import as_seed
 from szpo.types import Answer, Prompt
 
@@ -48,7 +47,7 @@ Judge: TypeAlias = Callable[[Sequence[Prompt], int, int], list[list[Answer]]]
 """(requests, judgements of each, seed) → texts of judgements."""
 
 
-class Recipe(recipes.Recipe):
+class Recipe(costs.Recipe):
     """Settings; with the paper's numbers where it gives any."""
 
     models: Count = 3
@@ -260,7 +259,7 @@ def _load(actor: Actor, folder: Path, settings: dict[str, Any]) -> dict[str, Any
         raise UsageError(
             f"{folder} was made with other settings ({', '.join(differ)}); choose another folder"
         )
-    actor.move_to(adapter_files.factors(bases.read_adapter(folder), actor.sites))
+    actor.move_to(adapters.factors(bases.read_adapter(folder), actor.sites))
     if actor.digest() != digest:
         raise StorageError(f"{folder}: the adapter is not the recorded one; remove the folder")
     return record

@@ -10,9 +10,8 @@ from typing import Unpack
 
 from szpo.baselines import trainer
 from szpo.baselines.actor import Actor
-from szpo.baselines.costs import Shared, Trained
-from szpo.baselines.recipes import Dropout, Positive
-from szpo.baselines.validation import drop_too_long
+from szpo.baselines.costs import Dropout, Positive, Shared, Trained
+from szpo.baselines.trainer import drop_too_long
 from szpo.errors import RunError
 from szpo.models.loading import answer_tokens, encode
 from szpo.types import Answer, Prompt

@@ -11,9 +11,8 @@ from typing import Any, Unpack
 
 from szpo.baselines import trainer
 from szpo.baselines.actor import Actor
-from szpo.baselines.costs import Shared, Trained
-from szpo.baselines.recipes import Positive, Weight
-from szpo.baselines.validation import require_pairs
+from szpo.baselines.costs import Positive, Shared, Trained, Weight
+from szpo.baselines.trainer import require_pairs
 from szpo.data.pairs import Preferences
 
 METHOD = "simpo"

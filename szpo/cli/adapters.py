@@ -1,16 +1,18 @@
-"""Commands about sets of adapters: make one adapter for each of some features, or of a taste."""
+"""Commands of adapters: make them for features or a taste; answer by a mix of them."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from szpo import memory
+from szpo import files, memory, plugins
 from szpo.cli import console, run_paths, terminal
 from szpo.cli import taste as tastes
 from szpo.cli.run_paths import PRESET, SETS
@@ -19,6 +21,10 @@ from szpo.config.schema import Config
 from szpo.errors import RunError, UsageError
 from szpo.features import own
 from szpo.runs import setup_progress
+
+if TYPE_CHECKING:
+    from szpo.runs.other_weights import Mixer
+
 
 SAMPLING: Final = {"temperature": "0.7", "max_new_tokens": "48", "whole_sentences": "true"}
 """Generation settings of a set, where neither preset nor --set names others."""
@@ -65,9 +71,9 @@ def make(
     """
     from szpo.data import prompts as prompt_files
     from szpo.improvement import adapter_set, aims
-    from szpo.models import adapter_sources
+    from szpo.models import adapters
     from szpo.policies import language_model
-    from szpo.runs import run_device, run_prompts
+    from szpo.runs import run_engine, run_prompts
 
     if not 0.05 <= nats <= 20:
         raise UsageError(f"--nats {nats:g}: give 0.05 to 20; 1.5 to 3 can be seen and stay fluent")
@@ -79,7 +85,7 @@ def make(
         of or usual, [aims.of_taste(text, found, feature) for text, found in liked.items()]
     )
     language_model.check_files(config)
-    config = run_device.choose(config)
+    config = run_engine.choose_device(config)
     chosen = run_prompts.fit(config, prompt_files.load_configured(config.prompts)).train
     making = adapter_set.Making(nats=nats, answers=answers, seed=seed)
     adapter_set.split_prompts(chosen, seed)  # refused before the model is loaded
@@ -90,7 +96,7 @@ def make(
     with _show_progress(as_json) as progress:
         progress("loading the model", 0, 0)
         host = language_model.load_host(config, adapter=False)
-        target = folder or adapter_sources.made_here(host.facts.sha256)
+        target = folder or adapters.made_here(host.facts.sha256)
         maker = adapter_set.SetMaker(host, config, chosen, wanted, making, target, progress)
         maker.read_set()
         with adapter_set.holding(target):
@@ -162,3 +168,110 @@ def _show_progress(as_json: bool) -> Iterator[setup_progress.Progress]:
             show(stage, done, of)
 
         yield report
+
+
+def answer(
+    run: str | None = typer.Argument(
+        None,
+        help="Name or file of a run in adapters, a set's folder, or the name of a set that ships; "
+        "default: newest run.",
+    ),
+    mix: str | None = typer.Option(
+        None, "--mix", help='Nats of each adapter, such as "positive in tone=1.2, commas=-.5".'
+    ),
+    prompt: list[str] = typer.Option([], "--prompt", "-p", help="Ask this; may be repeated."),
+    prompts: int = typer.Option(
+        3, "--prompts", min=1, help="How many held-out prompts, without --prompt."
+    ),
+    page: bool = typer.Option(
+        False, "--page", help="Mix on a page instead: sliders, two mixes side by side."
+    ),
+    port: int = typer.Option(7862, "--port", help="Port of the page; 0: a free one."),
+    sets: list[str] = typer.Option(
+        [], "--set", help="With a set: section.key=value, such as model.name; may be repeated."
+    ),
+    seed: int = typer.Option(0, "--seed", min=0, help="Seed of the answers."),
+    folder: Path = run_paths.FOLDER,
+    as_json: bool = console.AS_JSON,
+) -> None:
+    """Let the start and a mix of adapters answer the same prompts with the same random numbers.
+
+    A number says how many nats that adapter alone costs, a negative one against its name. They do
+    not add up: the whole mix's KL to the start is measured and told.
+    """
+    if mix is None and not page:
+        raise UsageError('give --mix "NAME=NATS, …", or --page for sliders')
+    wanted = {} if mix is None else read_mix(mix)
+    with _open(run, folder, sets) as mixer:
+        own = mixer.encode(prompt)
+        if page:
+            console.doing("")
+            plugins.load("szpo.pages", "mix", "page")(mixer, wanted, prompt, folder, port)
+            return
+        asked = own or mixer.heldout[:prompts]
+        if not asked:
+            raise UsageError("there are no held-out prompts here; ask your own with --prompt")
+        console.doing(f"writing answers to {len(asked)} prompts, and measuring the mix")
+        weights = mixer.move_to(wanted)
+        before = mixer.answer(asked, seed=seed, base=True)
+        after = mixer.answer(asked, seed=seed)
+        kl, error = mixer.kl(asked, seed=seed)
+    document: dict[str, Any] = {
+        "mix": wanted, "kl": kl, "kl_stderr": error, "weights": weights,
+        "answers": [
+            {"prompt": each.text, "start": one.text, "mix": two.text}
+            for each, one, two in zip(asked, before, after, strict=True)
+        ],
+    }  # fmt: skip
+    lines = [f"this mix: {kl:.2f} ± {error:.2f} nats from the start, measured"]
+    for row in document["answers"]:
+        lines += ["", row["prompt"]]
+        lines += [f"  {side:>5}  {' '.join(row[side].split())}" for side in ("start", "mix")]
+    console.answer(as_json, document, *lines)
+
+
+def read_mix(text: str) -> dict[str, float]:
+    """Nats by name from a text such as "positive in tone=1.2, commas=-.5".
+
+    >>> read_mix("positive in tone=1.2, commas=-.5")
+    {'positive in tone': 1.2, 'commas': -0.5}
+    """
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        name, sign, number = part.rpartition("=")
+        try:
+            nats = float(number)
+        except ValueError:
+            nats = float("nan")
+        if not sign or not abs(nats) <= 100 or name.strip() in found:
+            raise UsageError(
+                f"--mix: {part.strip()!r} is not NAME=NATS, each name once, up to 100 nats; write "
+                '"positive in tone=1.2, commas=-.5"'
+            )
+        found[name.strip()] = nats
+    return found
+
+
+@contextmanager
+def _open(run: str | None, folder: Path, sets: list[str]) -> Iterator[Mixer]:
+    """The mixer of a run, or of a set under the sampling that it was made for."""
+    from szpo.models import adapters
+    from szpo.runs import other_weights
+
+    place = None if run is None else adapters.shipped(run) or files.expand(run)
+    if place is not None and place.is_dir():
+        own = [
+            f"subspace.adapters={json.dumps([run])}",
+            *_sampling(adapters.read_set(place)),
+        ]
+        yield other_weights.mixer_of_set(settings_file.load(sets=[*own, *sets]), console.complain)
+        return
+    if sets:
+        raise UsageError("--set goes with a set's folder; a run keeps its settings")
+    with run_paths.look(run_paths.find(run, folder)) as ledger:
+        yield other_weights.mixer_of_run(ledger, console.complain)
+
+
+def _sampling(document: Mapping[str, Any]) -> list[str]:
+    named = document.get("sampling", {})
+    return [f"generation.{name}={json.dumps(value)}" for name, value in named.items()]

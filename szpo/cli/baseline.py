@@ -177,17 +177,16 @@ def prepare(args: Arguments, recipe: Any, folder: Path, seed: int) -> Inputs:
 def _load_run(args: Arguments, name: str, folder: Path) -> Inputs:
     """Load a recorded run: its model at θ₀, its votes, and its panel if the method asks it."""
     from szpo.baselines import registry
-    from szpo.baselines.asking import JudgesAsk
+    from szpo.baselines.asking import JudgesAsk, read_recorded_pairs
     from szpo.baselines.costs import Meter
-    from szpo.baselines.ledger_pairs import read_pairs
-    from szpo.baselines.validation import require_pairs
+    from szpo.baselines.trainer import require_pairs
     from szpo.ledger.database import Ledger
     from szpo.runs import assemble
 
     path = run_paths.find(name, folder)
     with Ledger.open(path) as ledger:
         spent = Meter()
-        data = read_pairs(ledger, spent)
+        data = read_recorded_pairs(ledger, spent)
         if args.reads_votes:
             require_pairs(data, args.method)
         asks = args.method == "iterative-dpo"
@@ -239,9 +238,9 @@ def _actor(parts: RunParts) -> Actor:
 
 def _load_plain(args: Arguments, recipe: Any, seed: int) -> Inputs:
     """Load the settings' model, with the pairs of a file or without votes."""
-    from szpo.baselines import notebook_dpo, registry
+    from szpo.baselines import dpo, registry
     from szpo.baselines.actor import Actor
-    from szpo.baselines.validation import require_pairs
+    from szpo.baselines.trainer import require_pairs
     from szpo.data import preference_files
     from szpo.data.pairs import Preferences
     from szpo.policies import language_model
@@ -258,7 +257,7 @@ def _load_plain(args: Arguments, recipe: Any, seed: int) -> Inputs:
     asked = _choose_prompts(
         args, recipe, config, tuple(dict.fromkeys(p.prompt for p in given.pairs))
     )
-    lora = notebook_dpo.lora() if args.method == "notebook-dpo" else None
+    lora = dpo.notebook_lora() if args.method == "notebook-dpo" else None
     plain = language_model.load_plain(config, console.complain, lora)
     actor = Actor(plain.loaded, plain.sites, plain.start, sampling=plain.sampling, seed=seed)
     return registry.Inputs(actor, asked, None if args.pairs is None else lambda meter: given)
@@ -272,7 +271,7 @@ def _choose_prompts(
     Methods that only read pairs draw no answers, and leave out pairs that are too long.
     """
     from szpo.baselines import registry, self_rewarding
-    from szpo.data import prompt_room, prompts
+    from szpo.data import prompts
     from szpo.models import context
     from szpo.policies import language_model
 
@@ -285,7 +284,7 @@ def _choose_prompts(
     chosen = (
         prompts.PromptSet(unique, ()) if args.pairs else prompts.load_configured(config.prompts)
     )
-    found = prompt_room.fit_prompts(chosen, reader, new, config.prompts.too_long)
+    found = context.fit_prompts(chosen, reader, new, config.prompts.too_long)
     if args.method == "self-rewarding":
         self_rewarding.require_room(reader, found.train, new, recipe)
     for warning in found.warnings:
@@ -297,11 +296,11 @@ def _load_settings(args: Arguments, *more: str) -> Config:
     """Load the given settings; for notebook-dpo they change the notebook's own."""
     own: list[str] = []
     if args.method == "notebook-dpo":
-        from szpo.baselines import notebook_dpo
+        from szpo.baselines import dpo
 
         own = [
-            f"model.quantization={notebook_dpo.QUANTIZATION}",
-            f"model.dtype={notebook_dpo.DTYPE}",
+            f"model.quantization={dpo.NOTEBOOK_QUANTIZATION}",
+            f"model.dtype={dpo.NOTEBOOK_DTYPE}",
         ]
     sets = [*own, *args.sets, *more]
     return settings_file.load(args.file, preset_name=args.preset, sets=sets)
@@ -381,7 +380,7 @@ def baseline(
 ) -> None:
     """Train by a gradient method on the same votes; save a PEFT adapter (docs/baselines.md)."""
     from szpo.baselines import registry
-    from szpo.voting.step_report import plain
+    from szpo.voting.step_record import plain
 
     changed: dict[str, Any] = dict(_setting(text) for text in recipe)
     args = Arguments(

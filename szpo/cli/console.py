@@ -222,7 +222,7 @@ def warn(text: str) -> None:
 
 def emit(document: Any) -> None:
     """Print a JSON document on stdout; numbers that are not finite become null."""
-    from szpo.voting.step_report import plain
+    from szpo.voting.step_record import plain
 
     text = json.dumps(plain(document), ensure_ascii=False, indent=2)
     typer.echo(re.sub("[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text))

@@ -1,25 +1,89 @@
-"""Commands about votes as data: read preference files; write pairs, ranking tasks, questions."""
+"""Commands about data: prompts that a model invents, and votes as pairs, tasks, questions."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from szpo import files, seeds
-from szpo.baselines import ledger_pairs
+from szpo.baselines import asking
 from szpo.cli import console, run_paths
+from szpo.cli.run_paths import PRESET, SETS
 from szpo.data import label_studio, preference_files
 from szpo.data.pairs import Preferences
-from szpo.errors import UsageError
+from szpo.errors import RunError, UsageError
 from szpo.intervals import Z
+from szpo.types import Answer, Prompt
 
 if TYPE_CHECKING:
     from szpo.analysis.pool import Differences
     from szpo.analysis.rounds import Round, SelectionSettings
+
+
+prompts = typer.Typer(no_args_is_help=True, add_completion=False, help="Prepare prompts.")
+prompts.callback()(lambda: None)  # makes it a group, with one command
+
+
+@prompts.command()
+def grow(
+    source: Path = typer.Argument(..., help="Your own prompts, as for prompts.path."),
+    out: Path | None = typer.Option(
+        None, "--out", help="File for the invented prompts, one a line; default: NAME-more.txt."
+    ),
+    count: int = typer.Option(40, "--count", "-n", min=1, help="How many prompts to invent."),
+    seed: int = typer.Option(0, "--seed", min=0, help="Seed of all draws."),
+    preset: str | None = PRESET,
+    sets: list[str] = SETS,
+    as_json: bool = console.AS_JSON,
+) -> None:
+    """Let the model of the settings invent prompts like your own; near copies are left out."""
+    from szpo.baselines.actor import Actor
+    from szpo.config import settings_file
+    from szpo.data import prompts as prompt_files
+    from szpo.policies import language_model
+
+    out = out or source.with_name(f"{source.stem}-more.txt")
+    if out.suffix != ".txt":
+        raise UsageError(f"{out.name}: prompts are written as .txt, a line each")
+    read = prompt_files.load(source, heldout=0.0)
+    config = settings_file.load(None, preset_name=preset, sets=sets)
+    language_model.check_files(config)
+    run_paths.fresh(out)
+    plain = language_model.load_plain(config, console.complain)
+    actor = Actor(
+        plain.loaded,
+        plain.sites,
+        plain.start,
+        sampling=replace(plain.sampling, whole_sentences=False),
+    )
+
+    def ask(requests: Sequence[Prompt], number: int) -> list[Answer]:
+        key = seeds.as_seed(seeds.derive(seed, "invented answers", step=number))
+        return [answer for (answer,) in actor.sample(requests, 1, seed=key)]
+
+    own = [prompt.text for prompt in (*read.train, *read.heldout)]
+    texts, counts = prompt_files.invent(own, count, ask, seed=seed)
+    asked, copies, unreadable = counts.values()
+    if not texts:
+        raise RunError(
+            f"{source}: none of {asked} answers is a new prompt: {copies} near "
+            f"copies, {unreadable} unreadable or cut; take a model that follows instructions"
+        )
+    with files.write_whole(out) as draft:
+        draft.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+    console.answer(
+        as_json,
+        {"texts": len(texts), **counts, "file": str(out)},
+        f"wrote {len(texts)} prompts to {out}, from {asked} answers: {copies} "
+        f"near copies and {unreadable} unreadable or cut ones left out",
+        "read them, and add those that you want to your own",
+    )
+
 
 FIRST = typer.Option(None, "--first", min=1, help="Read only this many records of a file.")
 SKIP_BAD = typer.Option(
@@ -55,7 +119,7 @@ def pairs(
         what = "records"
     else:
         with run_paths.look(run_paths.find(source, folder)) as ledger:
-            found = ledger_pairs.read_pairs(ledger, rows_of_batches=rows_of_batches)
+            found = asking.read_recorded_pairs(ledger, rows_of_batches=rows_of_batches)
         what = "comparisons"
     more = (
         f"{found.unused} votes on batches, whose rows nobody judged singly, are left out; "
@@ -160,7 +224,7 @@ def select(
     Give the answers back with --answers to get the next questions; questions without an answer are
     repeated before new ones.
     """
-    from szpo.analysis import label_sheets, rounds
+    from szpo.analysis import rounds
     from szpo.analysis.posterior import BradleyTerry
 
     if rule not in (None, "bald", "entropy"):
@@ -190,11 +254,11 @@ def select(
     differences, _ = _features(begun.plan.features, pool)
     done = rounds.advance(
         begun, pool, differences, count=count,
-        replies=[] if answers is None else label_sheets.read(answers),
+        replies=[] if answers is None else rounds.read_sheet(answers),
     )  # fmt: skip
     # The state first: if the process dies in between, the same questions are written again.
     rounds.save(done.state, state_path)
-    label_sheets.write(done.out, out)
+    rounds.write_sheet(done.out, out)
     if as_json:
         console.emit(_figures(done, state_path, out))
     else:

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
 import typer
 
-from szpo.aggregation.bradley_terry import RIDGE, Ties
 from szpo.analysis import features as named
-from szpo.analysis.cause import USUAL
-from szpo.analysis.feature_weights import Taste, fit_panelists, fit_taste, read_votes
+from szpo.analysis.feature_weights import RIDGE, Taste, Ties, fit_panelists, fit_taste, read_votes
+from szpo.analysis.taught import USUAL
 from szpo.cli import console, run_paths
 from szpo.errors import RunError, UsageError
 from szpo.intervals import Share

@@ -10,13 +10,12 @@ from szpo.analysis import improvement, measuring, run_taste
 from szpo.cli import console, run_paths
 from szpo.cli.taste import FEATURE
 from szpo.errors import RunError, UsageError
-from szpo.evaluators import hidden_reward
 from szpo.improvement.loop import Improved
 from szpo.ledger.database import Ledger
-from szpo.optim.rules.regression import BUDGET
-from szpo.training import results
+from szpo.optim.regression import BUDGET
+from szpo.runs import status
 from szpo.types import Say
-from szpo.voting import lease
+from szpo.voting import function_panel, lease
 
 
 def improve(
@@ -30,8 +29,7 @@ def improve(
     if not 0 < nats < float("inf"):
         raise UsageError(f"--nats {nats:g}: give a number above 0")
     from szpo.cache import quiet
-    from szpo.improvement.improve_run import improve_run
-    from szpo.improvement.rounds import describe, reporter
+    from szpo.improvement.improve_run import describe_improving, improve_run, reporter
     from szpo.runs import assemble
 
     path = run_paths.find(run, folder)
@@ -46,18 +44,18 @@ def improve(
         state = improve_run(ledger, parts, nats=nats, given=feature, report=shown)
         if state.best:
             console.doing("measuring on held-out prompts")
-            score = hidden_reward.find_reward(ledger)
+            score = function_panel.find_reward(ledger)
             if score is not None:
                 parts = assemble.with_recorded_panel(ledger, parts)
             found = measuring.prepare(ledger, parts, score, console.complain)
-            total = results.read(ledger)
+            total = status.read_results(ledger)
             measuring.after_improving(found, total.steps, total.votes)
             read = improvement.read(ledger)
             helped = read.sentence if read.last is None else read.last.line
     if as_json:
         console.emit(summary(state))
     else:
-        console.say(describe(state))
+        console.say(describe_improving(state))
         if state.best:
             console.say(helped)
     if not state.best:

@@ -17,11 +17,11 @@ from szpo.cli import console, run_paths
 from szpo.errors import SzpoError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.policies import teachable
-from szpo.training import budget, held_out, results
+from szpo.runs import budget, guards, status
 from szpo.types import Answer, Prompt
 
 if TYPE_CHECKING:
-    from szpo.optim.rules.findings import Findings
+    from szpo.optim.regression import Findings
     from szpo.taste import Taste
 
 
@@ -32,7 +32,7 @@ def runs(folder: Path = run_paths.FOLDER, as_json: bool = console.AS_JSON) -> No
         try:
             with run_paths.look(path) as ledger:
                 helped = improvement.read(ledger)
-                total = results.read(ledger).as_dict()
+                total = status.read_results(ledger).as_dict()
                 found.append({**total, "improvement": helped.as_dict(), "heldout": helped.short})
         except SzpoError as error:
             console.warn(str(error) if path.name in str(error) else f"{path.name}: {error}")
@@ -62,8 +62,8 @@ def show(
         _show_voters(run_paths.find(run, folder), as_json=as_json)
         return
     with run_paths.look(run_paths.find(run, folder)) as ledger:
-        total = results.read(ledger)
-        measured = held_out.read(ledger)
+        total = status.read_results(ledger)
+        measured = guards.read_held_out(ledger)
         helped, lesson = improvement.read(ledger), taught.read(ledger)
         found = taught.last_findings(ledger)
         way_on = taught.more_votes(ledger, lesson) if found is not None else ""
@@ -276,17 +276,17 @@ def report(
     as_json: bool = console.AS_JSON,
 ) -> None:
     """Write one self-contained HTML page: settings, curves, samples, votes, verification."""
+    from szpo.analysis import html_report as page
     from szpo.analysis import run_taste
-    from szpo.evaluators import hidden_reward
     from szpo.replay import verification
-    from szpo.reports import html_report as page
+    from szpo.voting import function_panel
 
     path = run_paths.find(run, folder)
     target = out or path.with_suffix(".html")
     console.doing("reading the record, and computing its updates again")
     with run_paths.look(path) as ledger, ledger.snapshot():
         panel = ledger.spec.get("config", {}).get("panel", {})
-        score, name = hidden_reward.find_reward(ledger), str(panel.get("reward", "reward"))
+        score, name = function_panel.find_reward(ledger), str(panel.get("reward", "reward"))
         if svg is not None:
             target, text = svg, page.picture(ledger, score=score, score_name=name)
         else:

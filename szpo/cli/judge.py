@@ -34,11 +34,11 @@ def judge(
     folder: Path = run_paths.FOLDER,
 ) -> None:
     """Answer a run's open comparisons with a judge, in a separate process."""
-    from szpo.evaluators import remote_panel
-    from szpo.evaluators.panel_factory import StartingPolicy
-    from szpo.judges import judge_evaluator
     from szpo.judges import judge_factory as judges
-    from szpo.training.status import round_status
+    from szpo.judges import llm_judge
+    from szpo.runs.status import round_status
+    from szpo.voting import remote_panel
+    from szpo.voting.panel_factory import StartingPolicy
     from szpo.voting.service import VoteService
 
     with Ledger.open(run_paths.find(run, folder)) as ledger:
@@ -68,7 +68,7 @@ def judge(
             leave=leave,
         )
         console.say(f"{cast} votes cast: {why}")
-        for who, (read, written) in judge_evaluator.tokens(ledger).items():
+        for who, (read, written) in llm_judge.tokens(ledger).items():
             console.say(f"  {who}: {read:,} tokens read, {written:,} written so far")
 
 
@@ -85,19 +85,18 @@ def scorer(
     as_json: bool = console.AS_JSON,
 ) -> None:
     """Train a small pair scorer from a run's votes or from a file of pairs."""
-    from szpo.judges import pair_scorer
-    from szpo.judges import scorer as scoring
+    from szpo.judges import pair_scorer as scoring
     from szpo.models import loading
 
     if out.exists():
         raise StorageError(f"{out} exists; give another --out, or remove it first")
     if source.endswith(".jsonl"):
-        taught = pair_scorer.of_file(Path(source))
+        taught = scoring.of_file(Path(source))
     else:
         with run_paths.look(run_paths.find(source, folder)) as ledger:
-            taught = pair_scorer.of_ledger(ledger)
-    trained = scoring.train(loading.load(model, dtype="fp32"), taught, seed=seed)
-    pair_scorer.save(out, trained.head, trained.facts)
+            taught = scoring.of_ledger(ledger)
+    trained = scoring.train_scorer(loading.load(model, dtype="fp32"), taught, seed=seed)
+    scoring.save(out, trained.head, trained.facts)
     console.answer(
         as_json,
         {"path": str(out), **trained.facts},

@@ -21,7 +21,7 @@ from szpo.config.schema import Config
 from szpo.errors import SzpoError, UsageError
 
 if TYPE_CHECKING:
-    from szpo.runs import machine_check
+    from szpo.runs.doctor import Check
 
 
 def init(
@@ -51,15 +51,15 @@ def doctor(
 
     With --config also check the engine: what can be reached, and what a step costs there.
     """
-    from szpo.runs import file_check, run_engine
-    from szpo.runs import machine_check as checks
+    from szpo.runs import doctor as checks
+    from szpo.runs import run_engine
 
     settings = None if config is None else settings_file.load(config)
-    found = checks.examine(folder)
+    found = checks.examine_machine(folder)
     if settings is not None:
-        found += [*run_engine.examine(settings), *_look_at_questions(settings)]
+        found += [*run_engine.examine_engine(settings), *_look_at_questions(settings)]
     if run is not None:
-        found += file_check.examine(run_paths.find(run, folder))
+        found += checks.examine_file(run_paths.find(run, folder))
     worst = any(check.status == "fail" for check in found)
     if as_json:
         console.emit([asdict(check) for check in found])
@@ -76,13 +76,13 @@ def doctor(
     return 1 if worst else 0
 
 
-def _look_at_questions(settings: Config) -> Iterator[machine_check.Check]:
+def _look_at_questions(settings: Config) -> Iterator[Check]:
     """How many questions would show no difference, if stored answers can tell."""
-    from szpo.runs import assemble, file_check
+    from szpo.runs import assemble, doctor
 
     with contextlib.suppress(SzpoError):  # a run reports wrong settings
         found = assemble.warn_of_equal_answers(assemble.check(settings))
-        yield from file_check.check_questions(found)
+        yield from doctor.check_questions(found)
 
 
 def fetch(

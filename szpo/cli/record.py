@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from szpo.analysis import improvement, run_taste
-from szpo.analysis.cause import USUAL
+from szpo.analysis.adapter import check_name, push_to_hub
+from szpo.analysis.model_card import Names, Weights, base_id, find_unknown
+from szpo.analysis.taught import USUAL
+from szpo.analysis.votes import People, write_dataset, write_votes
 from szpo.cli import console, run_paths
 from szpo.cli.features import members_of
 from szpo.errors import IntegrityError, UsageError
@@ -22,10 +25,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import recommended_digests, theta_digests
 from szpo.replay import backup as copies
 from szpo.replay import verification
-from szpo.replay.findings import Report
-from szpo.reports import hub
-from szpo.reports.model_card import Names, Weights, base_id, find_unknown
-from szpo.reports.votes import People, write_dataset, write_votes
+from szpo.replay.checks import Report
 
 if TYPE_CHECKING:
     from szpo.runs.assemble import RunParts
@@ -218,12 +218,12 @@ def export(
     written to a temporary folder unless --out or --dataset names one.
     """
     names = Names(
-        base and hub.check_name(base, "--base"),
+        base and check_name(base, "--base"),
         licence,
-        push_votes and hub.check_name(push_votes, "--push-votes"),
+        push_votes and check_name(push_votes, "--push-votes"),
     )
     if push is not None:
-        hub.check_name(push, "--push")
+        check_name(push, "--push")
     if chosen and cluster is None:
         raise UsageError("--features goes with --cluster; give both or neither")
     others = {"--votes": votes, "--dataset": dataset, "--push-votes": push_votes, "--step": step}
@@ -291,7 +291,7 @@ def _hand_over_votes(
         found = {"dataset": str(out)} if out else {}
         message = f"wrote {count} votes to {out}"
         if names.votes is not None:
-            found["votes_url"] = hub.push(target, names.votes, kind="dataset", public=public)
+            found["votes_url"] = push_to_hub(target, names.votes, kind="dataset", public=public)
             message = f"pushed {count} votes to {found['votes_url']}"
     return {"votes": count, **found, "": message}
 
@@ -307,7 +307,7 @@ def _hand_over_adapter(
     anyway: bool,
 ) -> dict[str, Any]:
     """Write the adapter, and push it if it has a name on the hub."""
-    from szpo.reports import adapter
+    from szpo.analysis import adapter
 
     with _target(out) as target:
         tokenizer = adapter.write_folder(ledger, target, weights, names, anyway=anyway)
@@ -326,7 +326,7 @@ def _hand_over_adapter(
         if out is not None:
             found["adapter"] = str(out)
         if push is not None:
-            found["url"] = hub.push(target, push, kind="model", public=public)
+            found["url"] = push_to_hub(target, push, kind="model", public=public)
             message = f"pushed the adapter to {found['url']}"
         if (group := weights.group) is not None:
             found |= {"votes": group.votes, "panelists": group.members}
@@ -336,8 +336,8 @@ def _hand_over_adapter(
 
 def _write_merged(ledger: Ledger, out: Path, weights: Weights, *, anyway: bool) -> dict[str, Any]:
     """Write the base model with the adapter merged into its weights."""
+    from szpo.analysis import adapter
     from szpo.cache import quiet
-    from szpo.reports import adapter
 
     target = run_paths.fresh(out)
     if not anyway:

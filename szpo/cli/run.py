@@ -14,26 +14,32 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from szpo.analysis import cause, improvement, taught
+from szpo.analysis import improvement, taught
+from szpo.analysis.model_card import find_doubt
 from szpo.cli import console, inspect, run_paths, terminal
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.errors import EngineError, UsageError
-from szpo.evaluators import hidden_reward
-from szpo.evaluators.hidden_reward import Score
-from szpo.ledger import adopted
+from szpo.ledger import theta
 from szpo.ledger.creation import NO_BASE
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim.named_features import groups_of
-from szpo.optim.rules.registry import rule_of
-from szpo.optim.rules.regression import BUDGET
+from szpo.optim.regression import BUDGET
+from szpo.optim.rules import rule_of
 from szpo.policies import teachable
-from szpo.reports.model_card import find_doubt
-from szpo.runs import cost_plan, known_addresses, machine_check, sample_check, setup_progress
+from szpo.runs import budget, doctor, guards, known_addresses, samples, setup_progress, status
 from szpo.runs.callbacks import EachStep
-from szpo.training import budget, held_out, results, status
-from szpo.voting import lease, pauses, remarks, set_aside, shown_features, step_report
+from szpo.voting import (
+    function_panel,
+    lease,
+    pauses,
+    remarks,
+    shown_features,
+    step_record,
+    withdrawals,
+)
+from szpo.voting.function_panel import Score
 
 if TYPE_CHECKING:
     from szpo.runs.assemble import CheckedConfig, RunParts
@@ -98,7 +104,7 @@ def run(
             _add_votes(path, votes, features)
         if accept_samples:
             with Ledger.open(path) as ledger:
-                sample_check.accept(ledger, "szpo run --accept-samples")
+                samples.accept_samples(ledger, "szpo run --accept-samples")
         with Ledger.open(path) as ledger:
             return _drive(
                 ledger, None, as_json=as_json, stay=stay, changes=changes, device=device,
@@ -136,13 +142,13 @@ def run(
     config = checked.config
     stored = False
     if checked.policy_factory is None and config.engine.is_local:
-        from szpo.policies import subspace_cache
+        from szpo.policies import subspace_setup
 
-        stored = subspace_cache.look_up(config, checked.prompts.train) is not None
-    costs = cost_plan.estimate(
+        stored = subspace_setup.look_up(config, checked.prompts.train) is not None
+    costs = budget.estimate_cost(
         config, basis_is_stored=stored, heldout=len(checked.prompts.heldout)
     )
-    console.pairs(dict(cost_plan.describe(costs, config)), to=console.errors)
+    console.pairs(dict(budget.describe_cost(costs, config)), to=console.errors)
     ledger, parts = _create(checked, new, as_json=as_json, hold=hold)
     with ledger:
         own = config.features.own
@@ -169,9 +175,9 @@ def not_about(
             raise UsageError(
                 f"{path.stem} is finished; first add votes: szpo run --resume {path} --votes +40"
             )
-        named = set_aside.require_names(recorded_settings(ledger).features)
+        named = withdrawals.require_names(recorded_settings(ledger).features)
         if feature is None:
-            held = set_aside.in_force(ledger)
+            held = withdrawals.in_force(ledger)
             groups = groups_of(named)
             rows = [(name, ", ".join(own), "left out" if name in held else "")
                     for name, own in groups.items()]  # fmt: skip
@@ -180,7 +186,7 @@ def not_about(
             else:
                 console.table(("group", "features", ""), rows)
             return
-        found = set_aside.order_not_about(
+        found = withdrawals.order_not_about(
             ledger, "szpo not-about", named, feature, on=not take_back
         )
     console.answer(as_json, asdict(found), found.describe(named))
@@ -192,21 +198,21 @@ def _show_plan(checked: CheckedConfig, *, as_json: bool) -> None:
     found = seconds = prior = None
     if checked.policy_factory is None:
         if config.engine.is_local:
-            console.doing(f"timing {machine_check.TIMED_ANSWERS} answers on this machine")
-            seconds = machine_check.measure_answer_seconds(config, checked.prompts.train)
-        from szpo.policies import subspace_cache
+            console.doing(f"timing {doctor.TIMED_ANSWERS} answers on this machine")
+            seconds = doctor.measure_answer_seconds(config, checked.prompts.train)
+        from szpo.policies import subspace_setup
 
-        found = subspace_cache.look_up(config, checked.prompts.train)
-        setup = subspace_cache.describe_plan(config, found, cost_plan.coordinate_answers(config))
+        found = subspace_setup.look_up(config, checked.prompts.train)
+        setup = subspace_setup.describe_plan(config, found, budget.coordinate_answers(config))
         if found is not None and found.features is not None:
             can = teachable.read(found.features.names, found.report)
         if config.optimizer.prior is not None:
-            from szpo.training import earlier_votes
+            from szpo.runs import earlier_votes
 
-            sha256, _ = subspace_cache.identify_model(config) or ("", "")
+            sha256, _ = subspace_setup.identify_model(config) or ("", "")
             identity = {"base_sha256": sha256, "prompts": checked.prompts.sha256}
             prior = earlier_votes.foretell(config, found, identity)
-    costs = cost_plan.estimate(
+    costs = budget.estimate_cost(
         config,
         basis_is_stored=found is not None,
         heldout=len(checked.prompts.heldout),
@@ -223,8 +229,8 @@ def _show_plan(checked: CheckedConfig, *, as_json: bool) -> None:
         return
     for line in checked.notes:
         console.complain(line)
-    lines = dict(cost_plan.describe(costs, config))
-    if seconds is not None and (busy := machine_check.describe_load()):
+    lines = dict(budget.describe_cost(costs, config))
+    if seconds is not None and (busy := doctor.describe_load()):
         lines["generation"] += f" {busy}"
     if setup is not None:
         lines |= {"set-up": setup, **teachable.describe(can, config.optimizer.D)}
@@ -330,7 +336,7 @@ def _drive(
     # ``stay`` is for the pages of szpo serve.
     console.set_resumable(f"szpo {'serve' if stay else 'run --resume'} {ledger.path}")
     console.doing("loading the run's model")
-    score, reported = hidden_reward.find_reward(ledger), None
+    score, reported = function_panel.find_reward(ledger), None
     while True:
         begun = parts is None
         try:
@@ -368,13 +374,13 @@ def _drive(
 
 def _record_return(ledger: Ledger, parts: RunParts, *, device: str | None, stay: bool) -> None:
     """Record where a resumed run is driven, and end its pause unless the operator has to."""
-    from szpo.runs import assemble, run_device, run_engine
+    from szpo.runs import assemble, run_engine
 
     assemble.require_counted(parts)  # before a pause is ended
     if parts.base is not None:
-        run_engine.record_move(ledger, parts.config)
+        run_engine.record_engine_move(ledger, parts.config)
         if device is not None:
-            run_device.record_move(ledger, parts.base.loaded)
+            run_engine.record_device_move(ledger, parts.base.loaded)
     run_engine.note_back(ledger)
     held = lease.controller(ledger)
     # With ``stay`` a paused run waits for its operator; a restart does not unpause it.
@@ -401,16 +407,16 @@ def _say_who_votes(ledger: Ledger, parts: RunParts, *, stay: bool) -> None:
 @contextlib.contextmanager
 def _show_steps(
     ledger: Ledger, config: Config, score: Score | None, *, as_json: bool, stay: bool
-) -> Iterator[Callable[[step_report.StepReport], None]]:
+) -> Iterator[Callable[[step_record.StepReport], None]]:
     """Show each finished step: in a bar on a terminal, else as a line."""
     live = console.draws() and not as_json
     warned: list[str] = []
-    watch = cause.Watch(ledger)
+    watch = taught.Watch(ledger)
     with terminal.votes_bar(console.errors, live=live) as bar:
         total = config.votes_per_step * config.steps
         task = bar.add_task("votes", total=total, note="the first step")
 
-        def show(report: step_report.StepReport) -> None:
+        def show(report: step_record.StepReport) -> None:
             read = budget.describe_read(*budget.read_so_far(ledger))
             note = f"{read}, {_note(ledger, report, score)}"
             over = report.total_votes >= total and not stay
@@ -429,7 +435,7 @@ def _show_steps(
 
 
 def _conclude(
-    ledger: Ledger, parts: RunParts, outcome: step_report.Outcome, *, as_json: bool
+    ledger: Ledger, parts: RunParts, outcome: step_record.Outcome, *, as_json: bool
 ) -> None:
     """Print how the run ended, what the votes taught, and what to do next."""
     if as_json:
@@ -437,7 +443,7 @@ def _conclude(
         result = {**asdict(outcome), "improvement": improvement.read(ledger).as_dict(), **noted}
         console.emit({"run": ledger.run, "path": str(ledger.path), **result})
         return
-    total = results.read(ledger, open_round=False)
+    total = status.read_results(ledger, open_round=False)
     skips, answers = total.skips, total.answers_read
     said = f", {budget.describe_read(answers, total.person_minutes)}" if answers else ""
     said += f", {skips} time{'s' * (skips != 1)} somebody could not judge" if skips else ""
@@ -458,7 +464,7 @@ def say_result(ledger: Ledger, panelist: str | None = None) -> None:
     """
     helped = improvement.read(ledger)
     console.say(helped.sentence)
-    if (measured := held_out.read(ledger)) is not None and measured.guards:
+    if (measured := guards.read_held_out(ledger)) is not None and measured.guards:
         console.say(f"guards on held-out prompts: {measured.verdict}")
     lesson = taught.read(ledger)
     if lesson is not None:
@@ -492,7 +498,7 @@ def warn_of_drift(config: Config, kl: float | None) -> str | None:
     return f"warning: KL is {kl:.1f} nats; at {limit:g} {then}"
 
 
-def _note(ledger: Ledger, report: step_report.StepReport, score: Score | None) -> str:
+def _note(ledger: Ledger, report: step_record.StepReport, score: Score | None) -> str:
     parts = []
     if score is not None:
         rows = [row for c in ledger.comparisons(report.step) for row in c.rows]
@@ -506,8 +512,8 @@ def _note(ledger: Ledger, report: step_report.StepReport, score: Score | None) -
     return ", ".join(parts)
 
 
-def _say_next(ledger: Ledger, measured: held_out.HeldOut | None, more: str) -> None:
-    path, moves = ledger.path, not adopted.is_still(ledger)
+def _say_next(ledger: Ledger, measured: guards.HeldOut | None, more: str) -> None:
+    path, moves = ledger.path, not theta.is_still(ledger)
     moves = moves and ledger.row["base_sha256"] != NO_BASE
     texts = {
         "sample": "the base and the tuned model answer side by side",

@@ -73,7 +73,6 @@ def find_target(
         return find(run, folder), None
     if run and not is_file:
         raise UsageError(f"run {run} keeps its settings; leave out --preset and --set")
-    from szpo.config import settings_file
     from szpo.runs import assemble
 
     config = settings_file.load(

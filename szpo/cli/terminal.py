@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from szpo.cli.console import SILENT_S
-from szpo.generation.whole_sentences import is_cut
+from szpo.models.answer_shares import is_cut
 from szpo.types import Answer, Assignment, Comparison
 from szpo.visible_text import visible
 

@@ -28,11 +28,11 @@ from szpo.errors import LeaseError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_config
 from szpo.optim.parameters import NO_COORDINATES
-from szpo.runs import known_addresses, sample_check, setup_progress
-from szpo.training.budget import WORDS_PER_MINUTE
-from szpo.training.status import LIMIT, RUNNING, RoundStatus, StatusReader
+from szpo.runs import known_addresses, samples, setup_progress
+from szpo.runs.budget import WORDS_PER_MINUTE
+from szpo.runs.status import LIMIT, RUNNING, RoundStatus, StatusReader
 from szpo.types import Assignment, Choice, Comparison
-from szpo.voting import casting, counting, lease, panelists, remarks
+from szpo.voting import casting, counting, lease, remarks, seats
 from szpo.voting.casting import VoteConflictError, VoteRequest
 from szpo.voting.pauses import describe_pause
 from szpo.voting.service import VoteService
@@ -106,7 +106,7 @@ def vote(
             raise UsageError(f"{path.name} was not made by szpo run; vote in your own program")
         _require_people(path, config)
         if accept_samples:
-            sample_check.accept(ledger, "szpo vote --accept-samples")
+            samples.accept_samples(ledger, "szpo vote --accept-samples")
         words = ["szpo", "vote", str(path)]
         words += ["--as", pseudonym] if pseudonym != ALONE else []
         words += [word for each in features for word in ("--feature", each)]
@@ -227,7 +227,7 @@ class _Sitting:
 
     def _agree(self) -> bool:
         """Say what is recorded, and ask before the first row; False if the person leaves."""
-        if panelists.has_agreed(self.ledger, self.me):
+        if seats.has_agreed(self.ledger, self.me):
             return True
         page, rows = self.sentences["page"], self.config.asks_rows
         panel = sentences.rubric(self.config.panel, page, rows=rows)
@@ -242,7 +242,7 @@ class _Sitting:
             key = self.keys.read()
             if key == terminal.LEAVE:
                 return False
-        panelists.record_consent(self.ledger, self.me, wording, panel.consent)
+        seats.record_consent(self.ledger, self.me, wording, panel.consent)
         return True
 
     # ---- waiting ----
@@ -427,7 +427,7 @@ class _Sitting:
             ended = f"stopped: {status.pause_reason}"
         elif status.paused_by is not None and ended == "stopped":
             how = describe_pause(status.paused_by, status.pause_reason or "")
-            then = " --accept-samples" if status.paused_by == sample_check.PAUSED_BY else ""
+            then = " --accept-samples" if status.paused_by == samples.PAUSED_BY else ""
             console.say(f"paused by {how}\n  {self.again}{then}  # continues from there")
             return 1
         console.say(ended)

@@ -1,5 +1,9 @@
 """The optimizer's settings: a section for each rule, and the door for settings from Python.
 
+Rules of other packages, registered at the entry point `szpo.rules`. The optimizer is pure and
+searches no packages. Code that reads settings or a ledger calls `find_rule` first, which registers
+the rule with the optimizer.
+
 `szpo.optim` takes a section as it is. What a run's set-up finds is added by `make_settings`, which
 also settles what depends on the coordinates, and by `read_settings` from a record.
 """
@@ -14,18 +18,39 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
-from szpo.aggregation.links import LINKS
-from szpo.aggregation.registry import LEARNED, WEIGHTINGS
-from szpo.config import rule_plugins
+from szpo import plugins
 from szpo.config.section import Count, OneOf, Positive, Section, checked, list_names, suggest
 from szpo.errors import UsageError
+from szpo.optim import rules
+from szpo.optim.links import LINKS
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.parameters import layout_dim
-from szpo.optim.rules.registry import RULES
-from szpo.optim.rules.regression import BUDGET, RADIUS
+from szpo.optim.regression import BUDGET, RADIUS
+from szpo.optim.rule import Rule
+from szpo.optim.rules import RULES
 from szpo.optim.sample_directions import NORMALISE_UP_TO, ORTHONORMAL_UP_TO
 from szpo.optim.settings import LawName, Settings
+from szpo.optim.weighting import LEARNED, WEIGHTINGS
 from szpo.types import Layout, Pairing
+
+RULE_GROUP: Final = "szpo.rules"
+
+
+def find_rule(name: str) -> Rule | None:
+    """Find a rule by name, and load it if it is another package's; None if there is none."""
+    if name in rules.RULES:
+        return rules.RULES[name]
+    if name not in plugins.names(RULE_GROUP):
+        return None
+    rule: Any = plugins.load(RULE_GROUP, name, "rule")
+    if not isinstance(rule, Rule) or rule.name != name:
+        raise UsageError(
+            f'{RULE_GROUP}: "{name}" is no szpo.optim.rule.Rule of that name; '
+            "correct the package that brings it"
+        )
+    rules.add(rule)
+    return rule
+
 
 REGRESSION_UP_TO_DIM: Final = 64
 """Largest number of coordinates for which `regression` is the default rule."""
@@ -210,7 +235,7 @@ def tag_of(rule: str) -> str:
     Raises:
         UsageError: there is no rule of that name.
     """
-    found = rule_plugins.find(rule) if isinstance(rule, str) else None
+    found = find_rule(rule) if isinstance(rule, str) else None
     if found is None:
         names = ", ".join(f'"{name}"' for name in ("auto", *RULES))
         raise UsageError(f"rule must be one of {names} (got {json.dumps(rule)})")

@@ -1,9 +1,9 @@
 """All settings of a run, with types, bounds and descriptions.
 
-`Config` holds all tables and the rules between them. The tables are in `szpo.config.optimizer`,
-`model_sections`, `run_sections`, `engine` and `judge`. ``szpo init`` writes the descriptions as
-comments. `szpo.config.settings_file` reads files, presets and ``--set``; `szpo.runs.assemble`
-builds a run from a `Config`.
+`Config` holds all tables and the rules between them. The tables are in `szpo.config.optimizer` and
+`szpo.config.tables`. ``szpo init`` writes the descriptions as comments.
+`szpo.config.settings_file` reads files, presets and ``--set``; `szpo.runs.assemble` builds a run
+from a `Config`.
 """
 
 from __future__ import annotations
@@ -14,16 +14,6 @@ from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
-from szpo.config.engine import Engine
-from szpo.config.judge import Judge
-from szpo.config.model_sections import (
-    Adapter,
-    Features,
-    Generation,
-    Model,
-    Prompts,
-    Subspace,
-)
 from szpo.config.optimizer import (
     FIRST_RULE,
     OTHER_RULE,
@@ -35,19 +25,27 @@ from szpo.config.optimizer import (
     place,
     tag_of,
 )
-from szpo.config.run_sections import (
+from szpo.config.section import Section
+from szpo.config.tables import (
+    Adapter,
+    Engine,
     Evaluation,
+    Features,
+    Generation,
     Guards,
     Improve,
+    Judge,
+    Model,
     Panel,
+    Prompts,
     Run,
+    Subspace,
 )
-from szpo.config.section import Section
 from szpo.errors import UsageError
 from szpo.features import said
+from szpo.optim.informative import NOISE
 from szpo.optim.named_features import NamedFeatures, fitted_on, names_of, with_said
-from szpo.optim.posterior_directions import NOISE
-from szpo.optim.rules.regression import RADIUS
+from szpo.optim.regression import RADIUS
 from szpo.optim.settings import Settings
 from szpo.types import Layout
 
@@ -267,7 +265,7 @@ class Config(Section):
     def coordinates(self) -> Coordinates:
         """The kind of the subspace, with auto resolved.
 
-        auto is adapters if some are given or `szpo.policies.subspace_cache.take_set` found a set
+        auto is adapters if some are given or `szpo.policies.subspace_setup.take_set` found a set
         for the model; features under `FIRST_RULE` if no other setting
         excludes them and the set-up has at least `FEWEST_SAMPLES` answers; else score.
         """

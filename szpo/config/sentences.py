@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from szpo.errors import UsageError
 
 if TYPE_CHECKING:  # it takes a while, and a page before the run needs `ENGLISH` at once
-    from szpo.config.run_sections import Panel
+    from szpo.config.tables import Panel
 
 FILE: Final = resources.files("szpo.config") / "en.toml"
 """The file with szpo's own sentences, which a translator copies."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from szpo import seeds
-from szpo.data import text_files, trl
+from szpo.data import preference_formats, text_files
 from szpo.data.pairs import Preferences, make_pairs, require_text
 from szpo.errors import UsageError
 from szpo.types import Prompt
@@ -70,7 +70,7 @@ def read_pairs(record: dict[str, Any], where: str) -> Preferences:
     annotations = record.get("annotations") if whole else [record]
     if not isinstance(data, dict) or not isinstance(annotations, list):
         raise UsageError(f"{where}: needs data and annotations; export the project as JSON")
-    prompt = trl.read_prompt(data, where)
+    prompt = preference_formats.read_prompt(data, where)
     orders: list[list[str]] = []
     bad: list[str] = []
     for number, annotation in enumerate(annotations, start=1):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from szpo import files
-from szpo.data import hh_rlhf, label_studio, sheets, spreadsheets, text_files, trl, ultrafeedback
+from szpo.data import label_studio, preference_formats, spreadsheets, text_files
 from szpo.data.pairs import Pair, Preferences
 from szpo.data.text_files import Limits
 from szpo.errors import UsageError
@@ -32,11 +32,11 @@ SHOWN_BAD = 5
 
 Format: TypeAlias = Callable[[dict[str, Any], str], Preferences]
 FORMATS: dict[str, Format] = {
-    "trl": trl.read_pairs,
-    "hh": hh_rlhf.read_pairs,
-    "ultrafeedback": ultrafeedback.read_pairs,
+    "trl": preference_formats.read_trl,
+    "hh": preference_formats.read_hh_rlhf,
+    "ultrafeedback": preference_formats.read_ultrafeedback,
     "label-studio": label_studio.read_pairs,
-    "sheet": sheets.read_pairs,
+    "sheet": preference_formats.read_sheet,
 }
 DETECTED: Final = ("hh", "trl", "ultrafeedback", "label-studio", "sheet")
 """The formats in the order in which they are tried on the first record."""
@@ -59,7 +59,11 @@ def read(
     guessed = kind is None
     if kind is None:
         first_one = next((record for _, record in read_records(Path(path))), None)
-        kind = "sheet" if isinstance(first_one, dict) and sheets.COLUMN in first_one else "trl"
+        kind = (
+            "sheet"
+            if isinstance(first_one, dict) and preference_formats.COLUMN in first_one
+            else "trl"
+        )
     if kind not in FORMATS:
         raise UsageError(f"format {kind!r} is none of {', '.join(FORMATS)}")
     if first is not None and first < 1:
@@ -113,7 +117,7 @@ def read_records(path: Path, *, ours: bool = True) -> Iterator[tuple[str, Any]]:
     names = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
     match names[-1:]:
         case [".csv"]:
-            yield from spreadsheets.read(path, sheets.COLUMNS, limits, ours=ours)
+            yield from spreadsheets.read(path, preference_formats.COLUMNS, limits, ours=ours)
         case [".json" | ".jsonl"]:
             yield from text_files.read_json(path, limits)
         case _:
@@ -151,7 +155,7 @@ def write(path: Path, pairs: Iterable[Pair]) -> int:
     count = 0
     with files.write_whole(path) as draft, draft.open("x", encoding="utf-8") as file:
         for pair in pairs:
-            file.write(json.dumps(trl.to_record(pair), ensure_ascii=False) + "\n")
+            file.write(json.dumps(preference_formats.to_trl(pair), ensure_ascii=False) + "\n")
             count += 1
     return count
 
@@ -164,9 +168,9 @@ def read_groups(path: Path | str) -> Iterator[tuple[Prompt, tuple[str, ...]]]:
     for where, value in read_records(Path(path)):
         record = text_files.require_object(value, where)
         if "completions" in record:
-            prompt, texts = ultrafeedback.read_candidates(record, where)
+            prompt, texts = preference_formats.read_candidates(record, where)
         else:
-            found = trl.read_pairs(record, where).pairs
+            found = preference_formats.read_trl(record, where).pairs
             if not found:
                 continue
             prompt, texts = found[0].prompt, [found[0].chosen.text, found[0].rejected.text]
@@ -178,7 +182,7 @@ def read_groups(path: Path | str) -> Iterator[tuple[Prompt, tuple[str, ...]]]:
 def read_examples(path: Path | str) -> tuple[tuple[Prompt, Answer], ...]:
     """Read prompts with good answers from a file in TRL's formats for supervised fine-tuning."""
     found = tuple(
-        trl.read_example(text_files.require_object(value, where), where)
+        preference_formats.read_example(text_files.require_object(value, where), where)
         for where, value in read_records(Path(path))
     )
     if not found:

@@ -16,8 +16,8 @@ from typing import Final
 
 import numpy as np
 
-from szpo.aggregation import laplace
 from szpo.errors import UsageError
+from szpo.optim import vote_regression
 from szpo.types import Floats
 
 BUCKETS: Final = 512
@@ -69,7 +69,9 @@ def learn(own: Sequence[str], start: Sequence[str]) -> list[int]:
     total = total * len(x) / 2
     up = np.where(np.arange(len(x)) < len(own), total, 0.0)
     precision = np.diag(np.r_[np.full(BUCKETS, PRIOR), 1e-4])
-    fit = laplace.approximate(laplace.Rows(x, up, total), np.zeros(BUCKETS + 1), precision, None)
+    fit = vote_regression.approximate(
+        vote_regression.Rows(x, up, total), np.zeros(BUCKETS + 1), precision, None
+    )
     found = fit.coef[:-1]
     return [round(each) for each in (LARGEST * found / max(np.abs(found).max(), 1e-300)).tolist()]
 

@@ -28,18 +28,16 @@ import numpy as np
 from szpo import cache, seeds
 from szpo.config.schema import Config
 from szpo.errors import RunError, StorageError, UsageError
-from szpo.files import private, replace_whole
+from szpo.files import private, replace_whole, try_lock
 from szpo.improvement import aims as named
 from szpo.improvement import loop
 from szpo.improvement.aims import Aim
-from szpo.improvement.loop import Plan
-from szpo.improvement.ways import PolicyGradient, Score, Way
-from szpo.locks import try_lock
-from szpo.models import adapter_files, adapter_sources, loading
-from szpo.models.adapter_sources import SET, UNFINISHED
-from szpo.policies import own_prompt, text_guards
+from szpo.improvement.loop import Plan, PolicyGradient, Score, Way
+from szpo.models import adapters, loading
+from szpo.models.adapters import SET, UNFINISHED
+from szpo.policies import text_guards
 from szpo.policies.backend import Backend
-from szpo.policies.feature_basis import (
+from szpo.policies.basis import (
     ANSWERS_EACH,
     DECAY,
     PARTS,
@@ -53,8 +51,7 @@ from szpo.policies.feature_basis import (
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.probe import Probe, Progress
 from szpo.policies.protocol import moved
-from szpo.policies.subspace_cache import sampling_of
-from szpo.policies.subspace_setup import INPUT_SAMPLES, probe_of
+from szpo.policies.subspace_setup import INPUT_SAMPLES, probe_of, sampling_of
 from szpo.policies.subspaces import Subspace, every_b
 from szpo.policies.text_guards import Guard, TextFigures
 from szpo.types import Answer, Floats, Prompt, Theta
@@ -189,7 +186,7 @@ class SetMaker:
         Raises:
             UsageError: The folder belongs to another model, or to something else.
         """
-        found, facts = adapter_sources.read_set(self.folder), self.host.facts
+        found, facts = adapters.read_set(self.folder), self.host.facts
         if not found:
             if self.folder.is_dir() and any(e.name[0] != "." for e in self.folder.iterdir()):
                 raise UsageError(f"{self.folder} holds something else; name a new folder")
@@ -443,8 +440,10 @@ class SetMaker:
         """The candidate with the guard of the topic."""
         self.progress("reading: topic", 0, 0)
         asked = self.prompts.judged[:TOPIC]
-        margin = own_prompt.measure_margin(policy, asked, end.first[:TOPIC], seed=self.making.seed)
-        others = 0 if margin is None else min(own_prompt.OTHERS, len(asked) - 1)
+        margin = text_guards.measure_margin(
+            policy, asked, end.first[:TOPIC], seed=self.making.seed
+        )
+        others = 0 if margin is None else min(text_guards.OTHERS, len(asked) - 1)
         figures = replace(end.figures, margin=margin, others=others)
         held = text_guards.guards(figures if base is None else base.figures, figures)
         return replace(end, figures=figures, guards=held)
@@ -453,7 +452,7 @@ class SetMaker:
         target = self.folder / aim.slug
         draft = self.folder / f".{aim.slug}.new"
         shutil.rmtree(draft, ignore_errors=True)
-        adapter_files.save_adapter(
+        adapters.save_adapter(
             draft, policy.factors(theta), self.sites, base=self.host.facts.name,
             conv1d=self.conv1d, half=True,
         )  # fmt: skip

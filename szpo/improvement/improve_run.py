@@ -1,41 +1,69 @@
-"""Improve a run's policy on the taste of its votes; nobody is asked.
+"""Improve a run's policy on the taste of its votes, after or beside its rounds.
 
 It begins at the run's recommended point, or part of the way there where that has spent more than
 half of the budget, moves every B of the adapter by `szpo.improvement.loop` (without gradients the
 adapters' weights, where these are the run's coordinates), and adopts the best policy found: its
-weights join the record (`szpo.ledger.adopted`). Prompts for measuring and those of check rows are
+weights join the record (`szpo.ledger.theta`). Prompts for measuring and those of check rows are
 split off from the training prompts; held-out ones are never read.
+
+When a run improves on the taste of its votes, beside its rounds of votes. It is due after the step
+in which the votes first show a taste, at each doubling of them, and when they are spent. Where no
+people vote, a run waits for it. Where they do, it moves while the run waits for them, in turns of
+half a second or a pass of the model (`szpo.turns`): it keeps no vote and no sheet waiting. What it
+finds is adopted between two rounds of votes.
+
+After each step its state is written beside the run's file. So a killed process loses at most a
+step, and ends like one that was not killed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from szpo import seeds, turns
-from szpo.analysis import run_taste
-from szpo.errors import UsageError
+from szpo.analysis import run_taste, taught
+from szpo.errors import IntegrityError, LeaseError, RunError, StorageError, UsageError
+from szpo.improvement import loop
 from szpo.improvement.aims import waived_by
-from szpo.improvement.loop import SPENT, Improved, Plan, improve, measure, split_prompts
-from szpo.improvement.ways import NaturalGradient, PolicyGradient, Way, ZerothOrder
-from szpo.ledger import adopted
+from szpo.improvement.loop import (
+    SPENT,
+    Improved,
+    NaturalGradient,
+    Plan,
+    PolicyGradient,
+    Way,
+    ZerothOrder,
+    improve,
+    measure,
+    split_prompts,
+)
+from szpo.ledger import theta
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
 from szpo.optim import parameters
 from szpo.optim.sample_directions import Law
-from szpo.policies import recorded_subspace, text_guards
+from szpo.policies import subspaces, text_guards
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.protocol import moved
 from szpo.policies.subspaces import Subspace, every_b
 from szpo.replay import replay
+from szpo.runs import guards, setup_progress
 from szpo.runs.assemble import RunParts
+from szpo.runs.services import set_aside
+from szpo.runs.setup_progress import IMPROVING
 from szpo.taste import Taste
-from szpo.training import held_out
-from szpo.training.services import set_aside
-from szpo.types import Answer, Floats, Prompt
+from szpo.turns import Turns
+from szpo.types import Answer, Floats, Prompt, Say
 from szpo.voting import lease, policy_checks, withdrawals
+from szpo.voting.panel_factory import PEOPLE
+from szpo.voting.step_record import Outcome
 
 FIRST_NATS: Final = 0.5
 """How much further a policy may go before its cautious score has risen above the start's."""
@@ -80,9 +108,9 @@ def begin(ledger: Ledger, event: int | None = None) -> Begun:
     sql = "SELECT max(event) + 1 AS next FROM events"
     event = event or ledger.query(sql)[0]["next"]
     sql = "SELECT count(*) AS n FROM events WHERE kind = ? AND event < ?"
-    steps, made = (ledger.query(sql, (kind, event))[0]["n"] for kind in ("step", adopted.KIND))
-    last = adopted.last(ledger)
-    back, epoch = last is not None and adopted.went_back(last), lease.controller(ledger)["epoch"]
+    steps, made = (ledger.query(sql, (kind, event))[0]["n"] for kind in ("step", theta.ADOPTED))
+    last = theta.last_adopted(ledger)
+    back, epoch = last is not None and theta.went_back(last), lease.controller(ledger)["epoch"]
     return Begun(event, steps, made, back, epoch)
 
 
@@ -97,15 +125,15 @@ def improve_run(
 ) -> Improved:
     """Improve the run's policy on the taste of its votes, and adopt what scores higher.
 
-    The run's lease is held; for arguments and errors see `search` and `adopt`.
+    The run's lease is held; for arguments and errors see `search_move` and `adopt`.
     """
     begun = begin(ledger)
-    found = search(ledger, parts, begun, nats=nats, given=given, way=way, report=report)
+    found = search_move(ledger, parts, begun, nats=nats, given=given, way=way, report=report)
     adopt(ledger, parts, begun, found)
     return found.state
 
 
-def search(
+def search_move(
     ledger: Ledger,
     parts: RunParts,
     begun: Begun,
@@ -146,7 +174,7 @@ def search(
         whole, by = _mover(parts, held, way, seed), WAYS[way]()
         now, start = replay.improved_from(ledger, held, begun.steps, begun.adopted)
         score = scorer(taste, whole, asked, seed, given)
-        keep = text_guards.keeper(whole, held_out.read_questions(parts.config.guards.keep))
+        keep = text_guards.keeper(whole, guards.read_questions(parts.config.guards.keep))
         plan = Plan(nats=nats, waived=waived_by(taste))
         aside = split_prompts(asked, plan.checked, seed)[1]
         with moved(whole, now):
@@ -181,7 +209,7 @@ def search(
         kept = f"where it began, it scores {before.score:+.2f} at {before.nats:.1f} nats"
         state = replace(state, best=0, stopped=kept)
     body = _describe(state, taste, nats) if state.best else {}
-    body |= {"way": way, "began_sha256": adopted.digest(first)}
+    body |= {"way": way, "began_sha256": theta.adopted_digest(first)}
     body["begun"] = {"steps": begun.steps, "event": begun.event}
     if way == "zeroth":
         body["moves"] = {
@@ -203,9 +231,9 @@ def adopt(ledger: Ledger, parts: RunParts, begun: Begun, found: Found) -> None:
     body, others, policy = dict(found.body), None, parts.language
     body["steps"] = len(theta_digests(ledger)) - 1
     if not ledger.spec["space"]["sites"]:
-        earlier = any(each.get("conv1d") for each in adopted.bodies(ledger))
+        earlier = any(each.get("conv1d") for each in theta.adopted_bodies(ledger))
         held, conv1d = found.sites or (policy.subspace, earlier)
-        facts, others = recorded_subspace.describe(held)
+        facts, others = subspaces.describe_recorded(held)
         body |= {**facts, "conv1d": conv1d}
     out = withdrawals.withdrawals(ledger, begun.event)
     policy_checks.adopt(ledger, begun.epoch, out, found.state.theta, body, others)
@@ -245,7 +273,7 @@ def _with_sites(parts: RunParts) -> tuple[Subspace, bool]:
     host, asked = parts.base.host, parts.prompts.train
     sites, conv1d = host.places(parts.config.adapter, None)
     factors = subspace_setup.read_factors(host, sites, asked, parts.config)
-    return recorded_subspace.without_coordinates(sites, factors), conv1d
+    return subspaces.without_coordinates(sites, factors), conv1d
 
 
 def _mover(parts: RunParts, held: Subspace, way: str, seed: int) -> LoraPolicy:
@@ -265,7 +293,8 @@ def _mover(parts: RunParts, held: Subspace, way: str, seed: int) -> LoraPolicy:
 
 def _scaled(parts: RunParts, whole: Subspace) -> Subspace:
     """Every B with a scale by which KL is told as far as a step goes."""
-    from szpo.policies import kl_calibration, subspace_setup
+    from szpo.policies import subspace_setup
+    from szpo.policies.probe import full_subspace
 
     assert parts.base is not None
     config, asked = parts.config, parts.prompts.train
@@ -273,7 +302,7 @@ def _scaled(parts: RunParts, whole: Subspace) -> Subspace:
     config = config.model_copy(update={"optimizer": near})
     seed, sampling = config.subspace.setup_seed, parts.language.sampling
     probe = subspace_setup.probe_of(parts.base.host, whole, asked, sampling, seed)
-    return kl_calibration.full_subspace(probe, whole, config)
+    return full_subspace(probe, whole, config)
 
 
 def _describe(state: Improved, taste: Taste, nats: float) -> dict[str, Any]:
@@ -292,3 +321,231 @@ def _describe(state: Improved, taste: Taste, nats: float) -> dict[str, Any]:
         "guards": [asdict(guard) for guard in guards],
         "stopped": state.stopped,
     }
+
+
+ENDED_BY: Final = (theta.ADOPTED, theta.RETURNED, withdrawals.EVENT, withdrawals.SET_ASIDE)
+"""Kinds of events after which what an improvement began from no longer holds."""
+
+
+def state_of(run: Path) -> Path:
+    """The file with the state of an improvement that goes on, beside that of its run."""
+    return run.with_name(f"{run.name}-improving.npz")
+
+
+class Improving:
+    """Improves a run whose settings ask for it; close it where the run is left."""
+
+    def __init__(self, ledger: Ledger, parts: RunParts, say: Say, *, waits: bool = False):
+        """``waits``: the run waits for an improvement also where people vote."""
+        self._ledger, self._parts, self._say = ledger, parts, say
+        asked = parts.config.improve
+        waits = waits or parts.config.panel.kind != PEOPLE
+        self._nats: Final = asked.nats
+        self._beside: Final = not waits and parts.config.engine.is_local
+        self._along: Final = asked.when == "doubling" and (waits or self._beside)
+        self._file: Final = state_of(ledger.path)
+        self._tried = _applied(ledger) - 1
+        """Steps after which it last began; nothing from before is made up for."""
+        self._begun: Begun | None = None
+        self._turns: Turns[Found] | None = None
+        self._found: Found | None = None
+        self._told = ExitStack()
+
+    def look(self) -> None:
+        """Between two rounds: adopt what was found, and begin what is due or was interrupted."""
+        if self._nats is None or not self._along:
+            return
+        self._settle()
+        self._resume()
+        if self._begun is None and self._last() < last_due(self._ledger):
+            self._begin(begin(self._ledger))
+
+    @property
+    def at_work(self) -> bool:
+        """Whether an improvement goes on beside the rounds."""
+        return self._turns is not None and self._found is None
+
+    def wait(self, seconds: float) -> None:
+        """Let an improvement move for so long; sleep where none does, or the run is paused."""
+        if self._turns is None or not self.at_work or self._is_paused():
+            time.sleep(seconds)
+            return
+        with self._saying_why_not():
+            self._found = self._turns.move(seconds)
+            if self._found is not None:
+                self._told.close()
+
+    def _is_paused(self) -> bool:
+        return lease.controller(self._ledger)["paused_by"] is not None
+
+    def at_end(self, outcome: Outcome, turn: Callable[[], bool]) -> None:
+        """Improve a run whose votes are spent, once.
+
+        ``turn`` calls `wait`, and says whether the run is still at its end.
+        """
+        if self._nats is None or outcome.status != "finished":
+            return
+        self._settle()
+        self._resume()
+        if self._begun is not None and self._begun.steps < outcome.steps:
+            self._leave()
+        if self._begun is None and self._last() < outcome.steps:
+            self._begin(begin(self._ledger))
+        while self.at_work and turn():
+            pass
+        self._settle()
+
+    def close(self) -> None:
+        """Stop an improvement; the next process goes on with it."""
+        if self._turns is not None:
+            self._turns.stop()
+        self._told.close()
+
+    def _last(self) -> int:
+        """Steps after which it last began, here or on record, or went back to the start."""
+        last = theta.last_adopted(self._ledger)
+        return max(self._tried, 0 if last is None else last.get("begun", last)["steps"])
+
+    def _begin(self, begun: Begun, since: Improved | None = None) -> None:
+        assert self._nats is not None
+        self._tried, self._begun, nats = begun.steps, begun, self._nats
+        path = self._ledger.path
+        tell = self._told.enter_context(setup_progress.writing(path, IMPROVING))
+        tell("improving", 0 if since is None else len(since.steps), Plan().steps)
+        with self._saying_why_not():
+            show = reporter(self._say, nats)
+
+            def report(state: Improved) -> None:
+                loop.save(state, self._file, (self._ledger.run, begun.event))
+                tell("improving", len(state.steps), Plan().steps)
+                show(state)
+
+            search = partial(
+                search_move, self._ledger, self._parts, begun, nats=nats,
+                given=self._parts.config.features.own, since=since, report=report,
+            )  # fmt: skip
+            if self._beside:
+                self._turns = Turns(search)
+                return
+            self._found = search()
+        self._settle()
+
+    def _resume(self) -> None:
+        if self._begun is not None or not self._file.exists():
+            return
+        try:
+            since, (run, event) = loop.load(self._file)
+        except IntegrityError:  # what it held is found again
+            self._leave()
+            return
+        begun = begin(self._ledger, event)
+        if run == self._ledger.run and not _is_over(self._ledger, begun):
+            self._begin(begun, since)
+        else:
+            self._leave()
+
+    def _settle(self) -> None:
+        begun, found = self._begun, self._found
+        if begun is not None and _is_over(self._ledger, begun):
+            self._tried = begun.steps - 1
+            self._leave()
+        elif begun is not None and found is not None:
+            with self._saying_why_not():
+                adopt(self._ledger, self._parts, begun, found)
+                self._leave()
+                self._say(describe_improving(found.state))
+
+    def _leave(self) -> None:
+        self.close()
+        self._begun = self._turns = self._found = None
+        self._file.unlink(missing_ok=True)
+
+    @contextmanager
+    def _saying_why_not(self) -> Iterator[None]:
+        try:
+            yield
+        except (LeaseError, StorageError, IntegrityError):
+            raise
+        except Exception as error:
+            if not (self._beside or isinstance(error, RunError | UsageError)):
+                raise
+            self._leave()  # where people vote, the run goes on
+            self._say(f"not improved: {error}")
+
+
+def last_due(ledger: Ledger) -> int:
+    """The number of steps after which an improvement was last due; 0: never.
+
+    >>> [_passes(64, votes) for votes in ([64], [64, 120], [64, 120, 128], [64, 300])]
+    [True, False, True, True]
+    """
+    votes, applied = taught.shown_from(ledger), _applied(ledger)
+    passed = (back for back in range(len(votes)) if _passes(votes[0], votes[: len(votes) - back]))
+    return applied - next(passed, applied)
+
+
+def _passes(first: float, votes: Sequence[float]) -> bool:
+    doublings = [math.floor(math.log2(each / first)) for each in votes]
+    return len(doublings) == 1 or doublings[-1] > doublings[-2]
+
+
+def _applied(ledger: Ledger) -> int:
+    return len(theta_digests(ledger)) - 1
+
+
+def _is_over(ledger: Ledger, begun: Begun) -> bool:
+    """Whether what an improvement began from no longer holds, or never was in this record."""
+    marks = ", ".join("?" * len(ENDED_BY))
+    sql = f"SELECT count(*) AS n FROM events WHERE event >= ? AND kind IN ({marks})"
+    later = ledger.query(sql, (begun.event, *ENDED_BY))[0]["n"]
+    return bool(later) or begun.event > begin(ledger).event
+
+
+def reporter(
+    say: Say, nats: float, note: Callable[[str], object] = lambda doing: None
+) -> Callable[[Improved], None]:
+    """Begin to say how an improvement goes: the ``report`` of `improve_run`.
+
+    ``note`` gets what is done now.
+    """
+    say(
+        "improving: the model moves by its own answers to what the votes liked, at most "
+        f"{nats:g} nats away from its start; nobody is asked"
+    )
+    note("improving: the start's answers, to compare with")
+
+    def report(state: Improved) -> None:
+        say(f"improving: {describe_step(state)}")
+        step = f"step {len(state.steps) + 1}"
+        doing = f"improving: {step}: it answers, learns from its best answers, and is measured"
+        note("" if state.stopped else doing)
+
+    return report
+
+
+def describe_step(state: Improved) -> str:
+    """Where an improvement is, in a line for people."""
+    if not state.steps:
+        return (
+            f"by what the votes liked, the start's answers score {state.base.score:+.2f}; higher "
+            "is better"
+        )
+    step = state.steps[-1]
+    said = (
+        f"step {len(state.steps)}: answers score {step.checked.score:+.2f} (start "
+        f"{state.base.score:+.2f}), {step.checked.nats:.2f} nats away"
+    )
+    return said if step.kept else f"{said}; undone: {state.stopped}"
+
+
+def describe_improving(state: Improved) -> str:
+    """What came of an improvement."""
+    end = f"{len(state.steps)} steps, {state.answers:,} own answers; it stopped: {state.stopped}"
+    if not state.best:
+        return f"no step scored higher than where it began; {end}"
+    failed = [guard.name for guard in state.steps[state.best - 1].guards if not guard.ok]
+    guards = f"; changed with the taste: {', '.join(failed)}" if failed else "; guards hold"
+    return (
+        f"improved: by what the votes liked, answers score {state.checked.score:+.2f} (start "
+        f"{state.base.score:+.2f}), {state.checked.nats:.1f} nats away{guards} ({end})"
+    )

@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from szpo import outgoing, seeds
-from szpo.config.judge import Judge
+from szpo.config.tables import Judge
 from szpo.data.text_files import CONTROL_WORDS
 from szpo.errors import UsageError
-from szpo.judges.backends import JudgeError, Question, Reply
-from szpo.judges.prompting import Labels
+from szpo.judges.prompting import JudgeError, Labels, Question, Reply
 from szpo.outgoing import JUDGE_KEY
 from szpo.plugins import how_to_install
 

@@ -15,19 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from szpo.config.judge import Judge
 from szpo.config.schema import Config
+from szpo.config.tables import Judge
 from szpo.data import text_files
 from szpo.errors import IntegrityError, UsageError
-from szpo.evaluators.panel_factory import StartingPolicy
 from szpo.features.own import Pair
 from szpo.judges import endpoint, prompting
-from szpo.judges.backends import Backend
-from szpo.judges.judge_evaluator import JudgeEvaluator
-from szpo.judges.llm_judge import LanguageJudge, Opinionated, probability
-from szpo.judges.prompting import LETTERS, Labels
+from szpo.judges.llm_judge import JudgeEvaluator, LanguageJudge, Opinionated, probability
+from szpo.judges.prompting import LETTERS, Backend, Labels
 from szpo.models.context import Reader
 from szpo.types import Prompt
+from szpo.voting.panel_factory import StartingPolicy
 from szpo.voting.service import VoteService
 
 if TYPE_CHECKING:
@@ -197,9 +195,9 @@ def _judge(
     """Make the judge; also the digest of its weights if they are on this machine."""
     settings = config.judge
     if settings.kind == "scorer":
-        from szpo.judges import scorer
+        from szpo.judges import pair_scorer
 
-        found = scorer.load(
+        found = pair_scorer.load_judge(
             Path(settings.model), settings, lambda name: _beside(config, name, host)
         )
         return found, found.sha256

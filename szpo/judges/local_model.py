@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from szpo.errors import UsageError
-from szpo.generation.sampling import Sampling
-from szpo.judges.backends import Question, Reply
-from szpo.judges.prompting import Labels
+from szpo.judges.prompting import Labels, Question, Reply
 from szpo.models import context, loading
 from szpo.models.loading import ModelFacts
+from szpo.models.sampling import Sampling
 from szpo.policies.backend import Backend
 from szpo.policies.requests import AnswerRequest, Odds
 

@@ -1,16 +1,28 @@
-"""Connections to a ledger's file: pragmas, file systems, SQLite's errors translated."""
+"""Connections to a ledger's file: who has it open, and checkpoints of its log.
+
+Checkpoints of the log (WAL) of a ledger's file, made only under the write lock. SQLite up to
+3.51.2 may lose pages when one connection commits while another checkpoints, and a panel's web
+process and the controller write to one file. So no connection checkpoints by itself: whoever has
+just committed calls `Checkpointer.checkpoint`, which takes the write lock first.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import shutil
 import sqlite3
 import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from szpo import files
-from szpo.errors import IntegrityError, LeaseError, StorageError
+from szpo.errors import IntegrityError, LeaseError, StorageError, UsageError
+from szpo.files import drafts
 
 _NETWORK_FILESYSTEMS = (
     "nfs", "cifs", "smb", "afs", "ncp", "9p", "ceph", "lustre", "virtiofs", "fuse.sshfs",
@@ -26,7 +38,7 @@ _PRAGMAS = (
     "PRAGMA trusted_schema=OFF",
     "PRAGMA cell_size_check=ON",
     "PRAGMA mmap_size=0",
-    "PRAGMA wal_autocheckpoint=0",  # see szpo.ledger.checkpoint
+    "PRAGMA wal_autocheckpoint=0",  # see szpo.ledger.connection
     "PRAGMA journal_size_limit=0",  # a log that starts again gives its space back
 )
 
@@ -200,3 +212,171 @@ def translate(path: Path, error: sqlite3.Error) -> NoReturn:
     if isinstance(error, (sqlite3.IntegrityError, sqlite3.ProgrammingError)):
         raise IntegrityError(f"{path.name}: refused by the ledger's rules: {text}") from error
     raise StorageError(f"{path}: {text}; nothing was stored") from error
+
+
+_READ_MARKS = (123, 127)
+"""First and last byte of the -shm file that SQLite locks for readers (see its WAL format)."""
+
+
+def holders(path: Path) -> dict[int, str]:
+    """Other processes that have the file open, with their names; empty without /proc."""
+    found: dict[int, str] = {}
+    target = str(path.resolve())
+    for process in Path("/proc").glob("[0-9]*"):
+        if int(process.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):  # it ended, or belongs to somebody else
+            if any(os.readlink(fd) == target for fd in (process / "fd").iterdir()):
+                found[int(process.name)] = (process / "comm").read_text(encoding="utf-8").strip()
+    return found
+
+
+def readers(path: Path) -> dict[int, str]:
+    """Processes that are reading the file now, with their names; may include this one.
+
+    Where the system does not list locks: all processes that have the file open, if it lists those.
+    """
+    processes = {**holders(path), os.getpid(): "this program itself"}
+    marked: set[int] = set()
+    with contextlib.suppress(OSError, ValueError):
+        shared = beside(path, "-shm").stat().st_ino
+        for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
+            words = line.split()  # 7: POSIX ADVISORY READ process major:minor:inode first last
+            if len(words) != 8 or int(words[5].rpartition(":")[2]) != shared:
+                continue
+            low, high = _READ_MARKS
+            if words[7] != "EOF" and int(words[6]) <= high and int(words[7]) >= low:
+                marked.add(int(words[4]))
+    exact = {process: name for process, name in processes.items() if process in marked}
+    return exact or holders(path)
+
+
+def left_drafts(path: Path) -> list[Path]:
+    """Half-written copies and exports beside a run, abandoned by their process."""
+    return [each for each in drafts(path) if each.is_dir() or not holders(each)]
+
+
+def describe_processes(processes: Mapping[int, str]) -> str:
+    """Processes in words.
+
+    >>> describe_processes({12: "szpo", 14: "python"})
+    'process 12 (szpo), process 14 (python)'
+    """
+    return ", ".join(f"process {number} ({name})" for number, name in processes.items())
+
+
+CHECKPOINT_BYTES: Final = 4 * 2**20
+"""How much the log grows before it is copied into the file, bytes."""
+LOG_ALARM: Final = 256 * 2**20
+"""Size of the log at which a warning is logged: some program has been reading for too long."""
+
+
+class Checkpointer:
+    """Copies the log (WAL) of a ledger's file into the file, and starts the log again."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._seen = 0
+        self._alarm = LOG_ALARM
+
+    def checkpoint(self, writer: sqlite3.Connection, *, always: bool = False) -> bool:
+        """Checkpoint if the log has grown by `CHECKPOINT_BYTES`, or ``always``.
+
+        ``writer`` must be outside a transaction. Does not wait for readers: pages that they still
+        need stay in the log until a later call. Returns whether a checkpoint was tried. Raises
+        nothing, since a failure here does not undo the commit before it.
+        """
+        size = log_bytes(self.path)
+        if size < self._seen:  # the log was restarted
+            self._seen, self._alarm = 0, LOG_ALARM
+        if size < self._seen + CHECKPOINT_BYTES and not always:
+            return False
+        self._seen = size
+        try:
+            self._copy(writer)
+        except sqlite3.Error as error:
+            logging.getLogger("szpo").warning(
+                "%s: its log could not be checkpointed (%s); nothing is lost, it is tried again",
+                self.path,
+                error,
+            )
+        if size >= self._alarm:
+            self._alarm = 2 * size
+            logging.getLogger("szpo").warning(
+                "%s: its log has %d MB, because some program holds it open for reading; find "
+                "it with: szpo doctor %s", self.path, size // 10**6, self.path,
+            )  # fmt: skip
+        return True
+
+    def empty(
+        self, writer: sqlite3.Connection, lock: AbstractContextManager[object], wait_s: float
+    ) -> None:
+        """Remove all old pages from the file and its log as soon as nobody reads them.
+
+        ``lock`` guards ``writer``. It is held only during a try, so that others can write.
+        """
+        end = time.monotonic() + wait_s
+        while True:
+            with lock:
+                if writer.in_transaction:
+                    raise UsageError("empty the log: leave the transaction or snapshot first")
+                if self.restart(writer):
+                    return
+            if time.monotonic() >= end:
+                break
+            time.sleep(0.05)
+        who = describe_processes(readers(self.path)) or "an unidentified program"
+        raise StorageError(
+            f"{self.path}: deleted, but the bytes are still in the file or its log, because a "
+            f"program is reading it: {who}; wait for it or stop it, then repeat this"
+        )
+
+    def restart(self, writer: sqlite3.Connection) -> bool:
+        """Try once to remove all old pages from the log; False if somebody still reads one.
+
+        Copies the whole log into the file and makes an empty commit, at which SQLite restarts and
+        truncates the log. ``writer`` must be outside a transaction.
+        """
+        if not self._copy(writer):
+            return False
+        before = _log_header(self.path)
+        version = writer.execute("PRAGMA user_version").fetchone()[0]
+        writer.execute("BEGIN IMMEDIATE")
+        try:
+            writer.execute(f"PRAGMA user_version = {version}")
+            writer.execute("COMMIT")
+        finally:
+            if writer.in_transaction:
+                writer.execute("ROLLBACK")
+        return _log_header(self.path) != before and _is_of_one_generation(self.path)
+
+    def _copy(self, writer: sqlite3.Connection) -> bool:
+        """Copy the pages that no reader needs, under the write lock; True if none is left."""
+        try:
+            writer.execute("BEGIN IMMEDIATE")
+            other = connect(self.path, readonly=False)
+            try:
+                answer = other.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            finally:
+                other.close()
+        finally:
+            if writer.in_transaction:
+                writer.execute("ROLLBACK")
+        busy, pages, copied = answer
+        return not busy and pages == copied
+
+
+def _log_header(path: Path) -> bytes:
+    """The header of the log; it gets new salts each time the log restarts."""
+    try:
+        with beside(path, "-wal").open("rb") as file:
+            return file.read(32)
+    except OSError:
+        return b""
+
+
+def _is_of_one_generation(path: Path) -> bool:
+    """Whether every page in the log was written since its last restart, by the header's salts."""
+    content = beside(path, "-wal").read_bytes()
+    step = 24 + int.from_bytes(content[8:12], "big")
+    return all(content[at + 8 : at + 16] == content[16:24] for at in range(32, len(content), step))

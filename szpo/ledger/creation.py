@@ -1,4 +1,4 @@
-"""Create the file of a new run, written whole or not at all."""
+"""The tables of a ledger, and the file of a new run, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,19 +8,67 @@ import secrets
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
 from numpy.typing import NDArray
 
 from szpo import files
-from szpo.errors import StorageError, UsageError
-from szpo.ledger import canonical, rows, witness
+from szpo.errors import IntegrityError, StorageError, UsageError
+from szpo.ledger import canonical, witness
 from szpo.ledger.connection import check_place, connect
-from szpo.ledger.schema import schema
 from szpo.optim import parameters
 from szpo.seeds import SEED_LIMIT
 from szpo.types import Layout
+
+APPLICATION_ID: Final = 0x535A504F
+SCHEMA_VERSION: Final = 4
+READ_BY: Final = {1: "szpo 0.2 (commit 2ba99d16)", 2: "commit e7b93123", 3: "commit 425201a3"}
+"""The last version that reads each earlier schema."""
+
+
+def schema() -> str:
+    """The whole DDL: the file schema.sql and the append-only triggers of every chained table."""
+    text = resources.files("szpo").joinpath("ledger", "schema.sql").read_text(encoding="utf-8")
+    guards = []
+    for table in [*canonical.CHAINED, "events"]:
+        if table == "assignments":  # partly mutable: its triggers are in schema.sql
+            continue
+        for action in ("UPDATE", "DELETE"):
+            guards.append(
+                f"CREATE TRIGGER {table}_no_{action.lower()} BEFORE {action} ON {table} "
+                f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END;"
+            )
+    return text + "\n".join(guards)
+
+
+def check_kind(path: Path, conn: sqlite3.Connection) -> None:
+    """Raise StorageError for another program's file, UsageError for another version's.
+
+    A schema number that no szpo ever had raises IntegrityError.
+    """
+    found = conn.execute("PRAGMA application_id").fetchone()[0]
+    if found != APPLICATION_ID:
+        raise StorageError(f"{path} is not a szpo ledger (application_id {found})")
+    check_version(path, conn)
+
+
+def check_version(path: Path, conn: sqlite3.Connection) -> None:
+    """Raise UsageError for a file of another version, naming the one that reads it."""
+    version = conn.execute("PRAGMA user_version").fetchone()[0]
+    if version > SCHEMA_VERSION:
+        raise UsageError(
+            f"{path}: schema {version}; this szpo reads {SCHEMA_VERSION}; install a newer"
+        )
+    if version < 1:
+        raise IntegrityError(f"{path}: schema {version}, which no szpo wrote; restore a copy")
+    if version < SCHEMA_VERSION:
+        raise UsageError(
+            f"{path} was made by an earlier szpo; install {READ_BY[version]} to read it, or begin "
+            "a new run from the adapter that it exports (model.adapter)"
+        )
+
 
 NO_BASE: Final = canonical.sha256("no base model")
 """The base hash of policies that have no base model."""
@@ -36,8 +84,8 @@ class NewRun:
     """What defines a run: recorded when it is created, and never changed.
 
     ``spec`` holds plain JSON values; the layout is added to it under spec["space"]["layout"].
-    ``tensors`` are stored by name (see `szpo.ledger.rows` for the prefixes). ``run`` is the new
-    run's id; None draws one at random.
+    ``tensors`` are stored by name (see `szpo.ledger.canonical` for the prefixes). ``run`` is
+    the new run's id; None draws one at random.
     """
 
     spec: Mapping[str, Any] = field(kw_only=False)
@@ -87,16 +135,16 @@ def write(path: Path, new: NewRun, clock: Callable[[], int]) -> None:
         with contextlib.closing(connect(draft, readonly=False)) as conn:
             conn.executescript(f"BEGIN IMMEDIATE;\n{schema()}\nCOMMIT;")
             conn.execute("BEGIN IMMEDIATE")
-            rows.insert(conn, "runs", run)
+            canonical.insert(conn, "runs", run)
             conn.execute("INSERT INTO controller (run) VALUES (?)", (run["run"],))
             hashes = [["runs", run["run"], canonical.row_sha256("runs", run)]]
             for name, array in sorted(new.tensors.items()):
-                tensor = rows.tensor(name, array)
-                rows.insert(conn, "tensors", tensor)
+                tensor = canonical.tensor_row(name, array)
+                canonical.insert(conn, "tensors", tensor)
                 key = canonical.row_key("tensors", tensor)
                 hashes.append(["tensors", key, canonical.row_sha256("tensors", tensor)])
-            event = rows.event(run, None, clock(), "szpo", "rows", {"rows": hashes})
-            rows.insert(conn, "events", event)
+            event = canonical.event_row(run, None, clock(), "szpo", "rows", {"rows": hashes})
+            canonical.insert(conn, "events", event)
             conn.execute("COMMIT")
 
 

@@ -20,11 +20,8 @@ from szpo.errors import IntegrityError, SzpoError, UsageError
 from szpo.failpoints import failpoint
 from szpo.ledger import canonical as canonical_form
 from szpo.ledger import creation, witness
-from szpo.ledger import rows as ledger_rows
-from szpo.ledger.checkpoint import Checkpointer
-from szpo.ledger.connection import check_place, connect, translate
-from szpo.ledger.creation import NewRun
-from szpo.ledger.schema import check_kind
+from szpo.ledger.connection import Checkpointer, check_place, connect, translate
+from szpo.ledger.creation import NewRun, check_kind
 from szpo.types import Comparison, Layout, Update
 
 
@@ -278,8 +275,13 @@ class Ledger:
         """
         if not self._depth:
             raise UsageError(f"append to {table}: open a transaction first")
-        stored = {column: ledger_rows.plain(table, column, value) for column, value in row.items()}
-        cursor = self.execute(ledger_rows.insert_sql(table, tuple(stored)), list(stored.values()))
+        stored = {
+            column: canonical_form.plain_value(table, column, value)
+            for column, value in row.items()
+        }
+        cursor = self.execute(
+            canonical_form.insert_sql(table, tuple(stored)), list(stored.values())
+        )
         key = canonical_form.KEYS[table][0]
         stored.setdefault(key, cursor.lastrowid)
         whole = {column: stored.get(column) for column in canonical_form.CHAINED[table]}
@@ -293,7 +295,7 @@ class Ledger:
 
         A comparison with a negative step belongs to no step and is counted in none.
         """
-        self.append("comparisons", ledger_rows.comparison_row(self.run, comparison))
+        self.append("comparisons", canonical_form.comparison_row(self.run, comparison))
         for answer in canonical_form.answer_rows(comparison.id, comparison.rows):
             self.append("answers", answer)
 
@@ -305,8 +307,8 @@ class Ledger:
             self._add_event(kind, actor, body)
 
     def _add_event(self, kind: str, actor: str, body: Mapping[str, Any]) -> None:
-        event = ledger_rows.event(self.row, self._last, self.clock(), actor, kind, body)
-        self.execute(ledger_rows.insert_sql("events", tuple(event)), list(event.values()))
+        event = canonical_form.event_row(self.row, self._last, self.clock(), actor, kind, body)
+        self.execute(canonical_form.insert_sql("events", tuple(event)), list(event.values()))
         self._head = self._last = event
 
     def last_event(self) -> Record | None:
@@ -376,7 +378,9 @@ class Ledger:
     def updates(self, until: int | None = None) -> tuple[Update, ...]:
         """Recorded updates in order, those of steps < ``until`` if it is given."""
         end = 2**62 if until is None else until
-        return tuple(ledger_rows.update_of(row) for row in self.update_rows() if row["step"] < end)
+        return tuple(
+            canonical_form.update_of(row) for row in self.update_rows() if row["step"] < end
+        )
 
     def update_rows(self) -> list[Record]:
         """The rows of `updates`, in order."""
@@ -399,13 +403,13 @@ class Ledger:
             (comparison,),
         )
         answers = [row for row in rows if row["i"] is not None]
-        return ledger_rows.comparison_of(rows[0], answers) if rows else None
+        return canonical_form.comparison_of(rows[0], answers) if rows else None
 
     def _comparison(self, head: Record) -> Comparison:
         answers = self.query(
             "SELECT * FROM answers WHERE comparison = ? ORDER BY i", (head["comparison"],)
         )
-        return ledger_rows.comparison_of(head, answers)
+        return canonical_form.comparison_of(head, answers)
 
     def votes(self, step: int | None = None) -> list[Record]:
         """Every stored vote with its comparison, panelist and side; of one step or of all."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from szpo.config import rule_plugins, settings_file
+from szpo.config import optimizer, settings_file
 from szpo.config.optimizer import read_settings, section_keys
 from szpo.config.schema import Config
 from szpo.errors import IntegrityError, MissingPluginError, UsageError
@@ -47,7 +47,7 @@ def recorded_settings(ledger: Ledger) -> Settings:
 def require_rule(ledger: Ledger) -> None:
     """Load the run's rule if it comes from another package."""
     name = ledger.spec["optimizer"].get("rule")
-    if not isinstance(name, str) or rule_plugins.find(name) is not None:
+    if not isinstance(name, str) or optimizer.find_rule(name) is not None:
         return
     origin = ledger.spec.get("plugins", {}).get("rule")
     package = "a package" if origin is None else f"{origin['package']} {origin['version']}"

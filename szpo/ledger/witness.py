@@ -24,9 +24,9 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 
+from szpo.files import try_lock
 from szpo.ledger import connection
 from szpo.ledger.canonical import sha256
-from szpo.locks import try_lock
 
 SLOT: Final = 128
 LOCK_S: Final = 2.0

@@ -1,1 +1,1 @@
-"""Language models: loading, 4-bit, the tiny model, LoRA sites, batched LoRA, adapter files."""
+"""Language models: loading, adapters, scores, and engines, which keep the contract `engine`."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from szpo import turns
 from szpo.errors import UsageError
-from szpo.models.lora_sites import Site
+from szpo.models.lora import Site
 
 PLAIN_LORA_ONLY = (
     "use_dora",

@@ -1,7 +1,7 @@
 """Base models by name: the embedded default, a hub id, a local folder, or the tiny one.
 
-Safetensors only, never remote code. `szpo.models.smollm2` has the embedded default,
-`szpo.models.tiny` the tiny model.
+Safetensors only, never remote code. `szpo.models.named_models` has the embedded default,
+`szpo.models.named_models` the tiny model.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from transformers import AutoTokenizer, BitsAndBytesConfig
 
 from szpo import cache, files, outgoing
 from szpo.errors import ResourceError, UsageError
-from szpo.models import devices, four_bit, peft_format, smollm2, weight_files
+from szpo.models import devices, lora, named_models, weight_files
 from szpo.models.batched_lora import AdaptedModel, beyond_plain
-from szpo.models.devices import Dtype as Dtype
-from szpo.models.lora_sites import Site
+from szpo.models.devices import Dtype
+from szpo.models.lora import Site
 from szpo.types import Answer, Prompt
 
 Quantization: TypeAlias = Literal["nf4", "fp4"]
@@ -174,7 +174,7 @@ def load(
     model.eval()
     model.requires_grad_(False)
     if quantization is not None:
-        four_bit.store_scales(model)
+        devices.store_scales(model)
     return Loaded(model, tokenizer, name, folder, sha256, dtype, quantization, start)
 
 
@@ -187,11 +187,9 @@ def locate(name: str, *, weights: bool = True) -> Path:
         UsageError: No such model, or an adapter is in its place or beside it.
     """
     if name == "smollm2":
-        return smollm2.folder()
+        return named_models.smollm2_folder()
     if name == "tiny":
-        from szpo.models import tiny
-
-        return tiny.folder()
+        return named_models.tiny_folder()
     path = files.expand(name)
     if path.is_dir():
         return _refuse_adapter(name, path)
@@ -442,7 +440,7 @@ def other_base(adapter: Adapter, name: str, folder: Path) -> str:
 
 def _is_base(named: str, name: str, folder: Path) -> bool:
     """Paths of other machines are compared by their last part, which copies keep."""
-    its, mine = (peft_format.base_name(each) for each in (named, name))
+    its, mine = (lora.base_name(each) for each in (named, name))
     path = files.expand(its)
     if its.casefold() == mine.casefold() or (path.is_dir() and path.samefile(folder)):
         return True
@@ -458,7 +456,7 @@ def fetch(name: str = "smollm2", *, say: Callable[[str], None] = print) -> Path:
     it; ``tiny`` is trained on the spot. Other names are located or downloaded.
     """
     if name == "smollm2":
-        smollm2.install(say)
+        named_models.install_smollm2(say)
     elif name == "tiny":
         say(f"training the tiny model once, unless it is already in {cache.cache_dir()}")
     folder = locate(name)

@@ -19,7 +19,7 @@ from torch import nn
 from szpo import turns
 from szpo.errors import RunError
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas, keep_below, skip
-from szpo.models.smaller_batches import split_halved
+from szpo.models.devices import split_halved
 from szpo.types import Floats
 
 TOKENS = 4096

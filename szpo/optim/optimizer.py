@@ -10,26 +10,46 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from szpo.aggregation import registry
-from szpo.aggregation.invert_and_average import TRIM
-from szpo.aggregation.weighting import VotesByVoter
 from szpo.errors import RunError, UsageError
-from szpo.optim import parameters
-from szpo.optim.posterior_directions import draw_direction
-from szpo.optim.rules import along_direction
-from szpo.optim.rules.registry import has_two_points, rule_of
-from szpo.optim.rules.rule import Move, StepInputs, check_finite, perturbations
-from szpo.optim.settings import Settings
-from szpo.optim.state import State
-from szpo.optim.step_size import mu_at
-from szpo.optim.weighted_votes import check_tally, totals, weigh
+from szpo.optim import along_direction, parameters, weighting
+from szpo.optim.informative import draw_direction
+from szpo.optim.links import TRIM
+from szpo.optim.rule import (
+    Move,
+    StepInputs,
+    check_finite,
+    check_tally,
+    perturbations,
+    totals,
+    weigh,
+)
+from szpo.optim.rules import has_two_points, rule_of
+from szpo.optim.settings import Settings, mu_at
+from szpo.optim.weighting import History, VotesByVoter
 from szpo.types import Asked, Explanation, Floats, Grid, Info, Query, Shift, Tally, Theta, Update
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class State:
+    """What the optimizer knows before it gets the votes of ``step``.
+
+    A function of the settings and the recorded votes alone.
+    """
+
+    settings: Settings
+    step: int
+    carried: Any
+    """What the rule carries from step to step; see the rule's file in `szpo.optim.rules`."""
+    votes: float = 0.0
+    history: History | None = None
+    """Past votes by voter, if it is known who cast them."""
+
 
 Point: TypeAlias = Literal["recommended", "centre"]
 POINTS: Final[tuple[Point, ...]] = ("recommended", "centre")
@@ -158,7 +178,7 @@ def tell(
     updates = _updates(settings, step, move)
     extra: dict[str, Any] = {} if at.alpha is None else {"alpha": at.alpha}
     extra |= {"mu": at.mu, **rule.figures(move)}
-    if settings.section.weighting in registry.LEARNED and weighted.by_voter is not None:
+    if settings.section.weighting in weighting.LEARNED and weighted.by_voter is not None:
         voters = weighted.by_voter.voters
         extra["weights"] = dict(zip(voters, weighted.weights.tolist(), strict=True))
     delta_hat, stderr = move.delta, move.stderr

@@ -1,12 +1,20 @@
-"""What the optimizer works with: the settings of its rule, and what a run's set-up found.
+"""What the optimizer works with: settings of its rule, findings of the set-up, sizes of steps.
 
 Everything `szpo.optim.optimizer` does is a function of these and of the recorded votes. The
 section of a rule comes from `szpo.config.optimizer`, which checks it; nothing is checked here.
+
+Radius μ and step size α at a step: their defaults, and how they decay. Unless they are set, μ
+comes from the KL radius κ of one side of a comparison and α from the KL κ_step of one step. Both
+may fall with a power of the step, as step sizes of stochastic approximation do (Robbins & Monro
+1951; Kiefer & Wolfowitz 1952).
 """
 
 # ruff: noqa: D102, N802
 from __future__ import annotations
 
+import decimal
+import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, Protocol, Self, TypeAlias
@@ -33,7 +41,7 @@ class Section(Protocol):
     """The settings of a rule; `szpo.config.optimizer` says what each means.
 
     ``mu`` None: μ = scale · √(2 · kl_radius / d). ``alpha`` None: the value whose expected step is
-    as long as √(2 · kl_step) in whitened units (`szpo.optim.rules.along_direction.default_alpha`).
+    as long as √(2 · kl_step) in whitened units (`szpo.optim.along_direction.default_alpha`).
     """
 
     @property
@@ -82,10 +90,10 @@ class Settings:
 
     ``features``: the named features that votes are regressed on; None: z⁺ − z⁻. ``asking_noise``:
     share of the seed's own direction in the squared length of one drawn from the posterior of
-    named features (`szpo.optim.posterior_directions`); None or 1: directions are the seed's.
+    named features (`szpo.optim.informative`); None or 1: directions are the seed's.
     ``earlier_votes``: votes of another run that count as this run's own
     (`all_votes.with_earlier_votes`). ``mu_decay`` and ``alpha_decay``: the powers by which μ and α
-    fall with the step, in units of ``decay_horizon`` steps (`szpo.optim.step_size.share_left`).
+    fall with the step, in units of ``decay_horizon`` steps (`szpo.optim.settings.share_left`).
     ``centre_step``: the longest step of the centre of a rule with two points, in whitened units.
     """
 
@@ -162,3 +170,40 @@ class Settings:
     def distance(self) -> int:
         """Distance of a comparison's two policies in units of μ: antithetic 2, forward 1."""
         return 2 if self.section.pairing == "antithetic" else 1
+
+
+DECIMAL_DIGITS: Final = 50
+"""Decimal digits of a power, so that every machine rounds it to the same bits."""
+LEAST_SHARE: Final = 0.01
+"""Neither μ nor α falls below this share of its first value."""
+
+
+def base_mu(settings: Settings) -> float:
+    """μ at step 0: as set, or scale · √(2κ/d)."""
+    if settings.section.mu is not None:
+        return float(settings.section.mu)
+    return settings.scale * math.sqrt(2 * settings.section.kl_radius / settings.dim)
+
+
+def mu_at(settings: Settings, step: int) -> float:
+    """μ at a step."""
+    return base_mu(settings) * share_left(settings.mu_decay, step, settings.decay_horizon)
+
+
+def alpha_share(settings: Settings, step: int) -> float:
+    """α at a step as a share of the first α."""
+    return share_left(settings.alpha_decay, step, settings.decay_horizon)
+
+
+@functools.lru_cache(maxsize=64)  # a step asks for the same one several times
+def share_left(decay: float, step: int, horizon: float = 1.0) -> float:
+    """(1 + step/horizon)^−decay, at least `LEAST_SHARE`, rounded once.
+
+    >>> [share_left(0.5, step) for step in (0, 3, 99, 10**6)]
+    [1.0, 0.5, 0.1, 0.01]
+    """
+    if decay == 0:
+        return 1.0
+    with decimal.localcontext(decimal.Context(prec=DECIMAL_DIGITS)):
+        base = 1 + decimal.Decimal(step) / decimal.Decimal(horizon)
+        return max(float(base ** -decimal.Decimal(decay)), LEAST_SHARE)

@@ -19,11 +19,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import special
 
-from szpo.aggregation import laplace
-from szpo.aggregation.laplace import Approximation, Rows
 from szpo.errors import UsageError
+from szpo.optim import vote_regression
 from szpo.optim.sparse_prior import SparsePrior, Support
-from szpo.optim.vote_regression import Votes
+from szpo.optim.vote_regression import Approximation, Rows, Votes
 from szpo.types import Floats, Ints
 
 REFITS = 32
@@ -138,7 +137,7 @@ def _refit(rows: Rows, prior: SparsePrior, supports: list[Support]) -> list[Appr
         start = found[-1] if found else None
         mean = np.zeros(precision.shape)
         matrix = precision[:, :, None] * np.eye(columns)
-        found.append(laplace.approximate(own, mean, matrix, start))
+        found.append(vote_regression.approximate(own, mean, matrix, start))
     return found
 
 
@@ -413,7 +412,7 @@ def _around(
     logits = nothing + w[:, None] * own
     residual, curvature = _derivatives(rows, logits)
     toward = residual + curvature * logits
-    level = laplace.log_likelihood(rows, logits).sum(1)
+    level = vote_regression.log_likelihood(rows, logits).sum(1)
     level -= np.einsum("ar,ar->a", residual + toward, logits) / 2
     return level, toward, curvature
 

@@ -1,7 +1,7 @@
 """A backend holds a run's base model and answers with it, in this process or elsewhere.
 
-`LocalBackend` works in this process; `szpo.cluster.remote` and `szpo.cluster.vllm_engine` keep the
-same contract over workers, which run the code here, and over servers.
+`LocalBackend` works in this process; `szpo.policies.ray_engine` and `szpo.policies.vllm_engine`
+keep the same contract over workers, which run the code here, and over servers.
 """
 
 from __future__ import annotations
@@ -16,19 +16,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from szpo.config.model_sections import Adapter as AdapterSettings
+from szpo.config.tables import Adapter as AdapterSettings
 from szpo.errors import IntegrityError
-from szpo.generation.engine import Engine, total_logprobs
-from szpo.generation.engine_choice import engine_for
-from szpo.generation.sampling import Sampling
-from szpo.generation.whole_sentences import cut_rows
-from szpo.models import adapter_files, loading, logprobs, lora_sites, scores
+from szpo.models import adapters, loading, logprobs, lora, scores
+from szpo.models.answer_shares import cut_rows
 from szpo.models.batched_lora import AdaptedModel, Deltas, find_sites
+from szpo.models.engine import Engine, total_logprobs
+from szpo.models.engines import engine_for
 from szpo.models.loading import Loaded, ModelFacts
-from szpo.models.logit_moves import logit_moves
 from szpo.models.logprobs import Sample
-from szpo.models.lora_sites import Site
-from szpo.models.scores import ScoredLaw
+from szpo.models.lora import Site
+from szpo.models.sampling import Sampling
+from szpo.models.scores import ScoredLaw, logit_moves
 from szpo.optim import parameters
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
@@ -143,7 +142,7 @@ class LocalBackend:
     ) -> tuple[tuple[Site, ...], bool]:
         """See `Backend.places`."""
         sites = find_sites(self._loaded.model, chosen_lora(self._loaded.model, adapter, config))
-        return sites, any(adapter_files.is_conv1d(self._loaded.model, site) for site in sites)
+        return sites, any(adapters.is_conv1d(self._loaded.model, site) for site in sites)
 
     def at(self, subspace: Subspace, space: Space, *, run: bool = False) -> Self:
         """See `Backend.at`."""
@@ -384,7 +383,7 @@ def chosen_lora(
         return LoraConfig.from_peft_type(**config)  # type: ignore[no-untyped-call]
     depth = int(model.config.get_text_config().num_hidden_layers)
     layers = list(range(depth)) if adapter.layers == "all" else adapter.layers
-    chosen = lora_sites.lora_config(
+    chosen = lora.lora_config(
         model,
         targets=adapter.targets,
         layers=None if isinstance(layers, str) else layers,

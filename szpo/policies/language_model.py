@@ -22,21 +22,21 @@ from szpo import cache, plugins, seeds
 from szpo.config import model_table
 from szpo.config.schema import Config
 from szpo.errors import IntegrityError, UsageError
-from szpo.generation.engine_choice import engine_for
-from szpo.generation.sampling import Sampling
+from szpo.ledger.canonical import THETA0
 from szpo.ledger.database import Ledger
-from szpo.ledger.rows import THETA0
-from szpo.models import adapter_files, adapter_sources, context, devices, loading, weight_files
+from szpo.models import adapters, context, devices, loading, weight_files
 from szpo.models.batched_lora import find_sites
+from szpo.models.engines import engine_for
 from szpo.models.loading import Described, Loaded, ModelFacts
-from szpo.models.lora_sites import Site
+from szpo.models.lora import Site
+from szpo.models.sampling import Sampling
 from szpo.optim import sample_directions
 from szpo.optim.settings import Settings
-from szpo.policies import adapter_blocks, recorded_subspace, subspace_cache, subspace_setup
+from szpo.policies import adapter_coordinates, subspace_setup, subspaces
 from szpo.policies.backend import Backend, LocalBackend, chosen_lora
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.probe import Progress
-from szpo.policies.subspace_cache import sampling_of
+from szpo.policies.subspace_setup import sampling_of
 from szpo.policies.subspaces import Subspace
 from szpo.types import Answer, Detail, Prompt, Say, Theta
 
@@ -74,8 +74,8 @@ def check_files(config: Config) -> None:
         loading.read_adapter(Path(m.adapter))
     if config.coordinates == "adapters":
         base = loading.locate(m.name, weights=False)
-        for place in adapter_sources.find(config.subspace.adapters):
-            adapter_sources.read(place, m.name, base)
+        for place in adapters.find(config.subspace.adapters):
+            adapters.read(place, m.name, base)
     if config.engine.kind == "ray":
         loading.locate(m.name, weights=False)
         return
@@ -98,7 +98,7 @@ def load_host(config: Config, *, adapter: bool) -> LocalBackend:
 def describe(config: Config, *, adapter: bool) -> Described:
     """Read the facts of the settings' model without its weights, which workers hold."""
     m = config.model
-    if m.dtype == "auto":  # `szpo.runs.run_device.choose` names one
+    if m.dtype == "auto":  # `szpo.runs.run_engine.choose_device` names one
         raise UsageError("model.dtype auto is chosen on the machine that holds the model")
     return context.describe(
         m.name, dtype=m.dtype, quantization=m.quantization,
@@ -138,7 +138,7 @@ def prepare(
         return Base(host, Subspace("none", sites, _start(loaded, sites) or {}, {}, {}), conv1d)
     sources: tuple[Mapping[str, Any], ...] = ()
     if config.coordinates == "adapters":
-        sites, start, blocks, conv1d = adapter_blocks.gather(config, host, say)
+        sites, start, blocks, conv1d = adapter_coordinates.gather(config, host, say)
         sources = blocks.sources
         make = partial(
             subspace_setup.choose_subspace,
@@ -150,13 +150,15 @@ def prepare(
     if loaded.adapter is not None:  # the key does not cover its tensors
         subspace = make()
     else:
-        key = subspace_cache.setup_key(config, loaded.sha256, loaded.dtype, prompts)
-        subspace = subspace_cache.load_or_make(key, make, sites=sites)
+        key = subspace_setup.setup_key(config, loaded.sha256, loaded.dtype, prompts)
+        subspace = subspace_setup.load_or_make(key, make, sites=sites)
     if subspace.blocks is not None:  # stored ones may have lain elsewhere
         subspace = replace(subspace, blocks=replace(subspace.blocks, sources=sources))
     radius = config.optimizer.kl_radius
     report = {**subspace.report, "kl_radius": radius, "mu": subspace.mu(radius)}
-    made = f"{report.get('samples', 0)} base answers; basis {subspace_cache.describe(report)}"
+    made = (
+        f"{report.get('samples', 0)} base answers; basis {subspace_setup.describe_making(report)}"
+    )
     say(Detail(f"subspace {subspace.kind}: {subspace.dim:,} coordinates, {made}"))
     return Base(host, replace(subspace, report=report), conv1d)
 
@@ -208,7 +210,7 @@ def restore(host: Backend, ledger: Ledger) -> Base:
     loaded.tokenizer.szpo_day = date.fromisoformat(ledger.spec["base"].get("day", begun))
     space: Mapping[str, Any] = ledger.spec["space"]
     try:
-        subspace = recorded_subspace.read(ledger)
+        subspace = subspaces.read_recorded(ledger)
     except (KeyError, TypeError, ValueError) as error:
         raise IntegrityError(
             f"{ledger.path.name}: the coordinates on record are damaged ({error}); restore a "
@@ -271,7 +273,7 @@ def load_or_draw_answers(
 
 def find_answers(config: Config, model: Model, prompts: Sequence[Prompt]) -> Answers | None:
     """The base's answers to these prompts from the package or the cache; None if not stored."""
-    usual = answers_name(config, (model[0], subspace_cache.SHIPPED_DTYPE, model[2]), prompts)
+    usual = answers_name(config, (model[0], subspace_setup.SHIPPED_DTYPE, model[2]), prompts)
     stored = _stored_answers(config, model, prompts)
     return cache.read_either(SHIPPED / usual, stored, read_answers, "the answers of the base are")
 
@@ -316,7 +318,7 @@ def _start_config(loaded: ModelFacts) -> Mapping[str, Any] | None:
 
 def _start(loaded: ModelFacts, sites: tuple[Site, ...]) -> Theta | None:
     """A and B of the starting adapter; None: A will come from the layers' inputs, B is zero."""
-    return None if loaded.adapter is None else adapter_files.factors(loaded.adapter, sites)
+    return None if loaded.adapter is None else adapters.factors(loaded.adapter, sites)
 
 
 def random_start(sites: Sequence[Site], root_seed: int) -> Theta:

@@ -17,11 +17,11 @@ import numpy as np
 
 from szpo import seeds
 from szpo.errors import UsageError
-from szpo.generation.engine import Engine
-from szpo.generation.sampling import Sampling, row_key
-from szpo.models import adapter_files, context, loading
+from szpo.models import adapters, context, loading
 from szpo.models.batched_lora import Deltas
+from szpo.models.engine import Engine
 from szpo.models.loading import Loaded, ModelFacts
+from szpo.models.sampling import Sampling, row_key
 from szpo.optim import parameters
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
@@ -357,17 +357,17 @@ class LoraPolicy:
     def save_adapter(self, path: Path, *, theta: Theta | None = None) -> None:
         """Write the adapter at θ (default: the current θ) in PEFT's format, with equal logits."""
         sites = self.subspace.sites
-        adapter_files.save_adapter(
+        adapters.save_adapter(
             path,
             self.factors(theta),
             sites,
             base=self.loaded.name,
-            conv1d=any(adapter_files.is_conv1d(self.held.model, site) for site in sites),
+            conv1d=any(adapters.is_conv1d(self.held.model, site) for site in sites),
         )
 
     def merge(self, path: Path, *, theta: Theta | None = None) -> None:
         """Write the model with the adapter merged into its weights, and the tokenizer."""
-        adapter_files.save_merged(path, self.held, self.factors(theta), self.subspace.sites)
+        adapters.save_merged(path, self.held, self.factors(theta), self.subspace.sites)
 
 
 def whitened_scores(
@@ -379,7 +379,7 @@ def whitened_scores(
 ) -> Floats:
     """Scores in the coordinates z: ∇_z log π(answer | prompt) = Pᵀ ∇_B log π, at the start.
 
-    For adapters as coordinates they are differences (`szpo.models.logit_moves`), not gradients.
+    For adapters as coordinates they are differences (`szpo.models.scores`), not gradients.
 
     They hold away from the start only where log-probabilities are linear in the coordinates.
 

@@ -1,23 +1,27 @@
-"""Measure a run's starting policy during set-up: its answers, and the KL of members to it.
+"""Measure a run's starting policy during set-up, and scale its coordinates by KL.
 
 Votes and rewards are not used. All random numbers are derived from the set-up's seed.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from szpo import seeds
-from szpo.generation.sampling import Sampling
+from szpo.config.schema import KL_SAMPLES, Config
+from szpo.errors import RunError
 from szpo.models.logprobs import Sample
+from szpo.models.sampling import Sampling
+from szpo.optim import parameters, sample_directions
 from szpo.policies.backend import Backend, start_of
 from szpo.policies.requests import KL, AnswerRequest, Inputs, Moves, Scores, Tokens
-from szpo.policies.subspaces import Subspace
+from szpo.policies.subspaces import Subspace, split_basis
 from szpo.types import Floats, Theta
 
 ROWS = 96
@@ -153,3 +157,140 @@ class Probe:
 
 def _texts(samples: Sequence[Sample]) -> tuple[Tokens, Tokens]:
     return tuple(s.prompt for s in samples), tuple(s.answer for s in samples)
+
+
+KL_DIRECTIONS = 16
+CALIBRATION_PASSES = 6
+RULER = (0.0, 0.5, 1.0, 2.5, 5.0)
+"""KL values, in nats, at which the set-up shows an example answer."""
+
+
+def unit_directions(root_seed: int, count: int, dim: int, name: str = "kl") -> Floats:
+    """Draw random unit vectors (count, dim) from the direction table."""
+    key = seeds.derive(root_seed, "setup directions", name=name)
+    rows = sample_directions.gaussian(key, count * dim).astype(np.float64).reshape(count, dim)
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+
+
+def kl_ratios(
+    probe: Probe,
+    subspace: Subspace,
+    units: Floats,
+    radii: Sequence[float],
+    rows: int,
+    name: str,
+) -> dict[float, Floats]:
+    """Measure KL(π_δ ‖ π_0) over |δ|²/2 by Monte Carlo for δ = radius·unit.
+
+    Returns:
+        For each radius the ratios (directions, rows); ``name`` seeds the answers.
+    """
+    found = {}
+    for radius in radii:
+        members = [subspace.in_whole(radius * u) for u in units]
+        kl = probe.kl(members, rows, f"{name} {radius}")
+        if not np.isfinite(kl).all() or kl.mean() <= 0:
+            raise RunError(
+                f"KL at |δ| = {radius} is {kl.mean()}: the directions do not move the policy; "
+                "choose other adapter.layers, or set model.dtype to fp32"
+            )
+        found[radius] = kl / (0.5 * radius * radius)  # KL ≈ |δ|²/2 where P is whitened
+    return found
+
+
+def random_subspace(probe: Probe, whole: Subspace, config: Config) -> Subspace:
+    """Draw orthonormal directions of the moving weights, scaled to KL ``optimizer.kl_radius``."""
+    dim = config.dim
+    size = sum(v.size for v in whole.start.values())
+    key = seeds.derive(probe.root_seed, "setup directions", name="basis")
+    draws = sample_directions.gaussian(key, size * dim).astype(np.float64).reshape(size, dim)
+    Q, R = np.linalg.qr(draws)
+    Q *= np.sign(np.diag(R))
+    units = unit_directions(probe.root_seed, KL_DIRECTIONS, dim)
+    radius = math.sqrt(2 * config.optimizer.kl_radius)
+    raw = replace(whole, basis=split_basis(whole.start, Q))
+
+    def members(scale: float) -> list[Theta]:
+        return [raw.weights({"z": (scale * radius * u).astype(np.float32)}) for u in units]
+
+    scale, report = calibrate(probe, members, config)
+    return replace(raw, basis=split_basis(whole.start, Q * scale), report=report)
+
+
+def full_subspace(probe: Probe, whole: Subspace, config: Config) -> Subspace:
+    """Take every moving weight as a coordinate, and scale μ to KL ``optimizer.kl_radius``."""
+    space = parameters.Space(
+        seeds.child_seed(probe.root_seed, 0, "kl scale"), whole.layout, sample_directions.Law()
+    )
+    mu = whole.mu(config.optimizer.kl_radius)
+
+    def members(scale: float) -> list[Theta]:
+        found: list[Theta] = []
+        for k in range(KL_DIRECTIONS):
+            v = parameters.direction(space, 0, k)
+            radius = np.float32(mu * scale)
+            found.append({name: whole.start[name] + radius * v[name] for name in v})
+        return found
+
+    scale, report = calibrate(probe, members, config)
+    return replace(whole, scale=scale, report=report)
+
+
+def calibrate(
+    probe: Probe, members: Callable[[float], list[Theta]], config: Config
+) -> tuple[float, dict[str, Any]]:
+    """Find the scale at which the members' mean KL is ``optimizer.kl_radius`` nats per completion.
+
+    The scale is searched by secants of log KL in log scale (KL grows with the square of small
+    scales), on small samples with the same random numbers. A last pass with
+    `KL_SAMPLES` new answers corrects the scale by one more such step.
+
+    Returns:
+        The scale, and its facts for the run's report.
+    """
+    target = config.optimizer.kl_radius
+    scale, power = 1.0, 2.0
+    passes: list[tuple[float, float]] = []
+    for i in range(CALIBRATION_PASSES + 1):
+        last = i == CALIBRATION_PASSES or (
+            bool(passes) and abs(math.log(passes[-1][1] / target)) < 0.25
+        )
+        rows = max(1, KL_SAMPLES // KL_DIRECTIONS) if last else 4
+        probe.progress("KL scale", i, CALIBRATION_PASSES + 1)
+        kl = probe.kl(members(scale), rows, "scale check" if last else "scale").mean(1)
+        mean = float(kl.mean())
+        if not math.isfinite(mean):
+            raise RunError(
+                f"KL is {mean} at scale {scale}: the policy's logits are not finite; set "
+                "model.dtype to fp32"
+            )
+        passes.append((scale, max(mean, 1e-9)))
+        if not last and len(passes) > 1 and passes[-1][0] != passes[-2][0]:
+            rise = math.log(passes[-1][1] / passes[-2][1])
+            power = min(max(rise / math.log(passes[-1][0] / passes[-2][0]), 1.0), 4.0)
+        scale *= min(max((target / passes[-1][1]) ** (1 / power), 1 / 16), 16.0)
+        if last:
+            break
+    if abs(math.log(passes[-1][1] / target)) > 2:
+        raise RunError(
+            f"no scale gives a KL of {target} (reached {passes[-1][1]:.3g}): "
+            "the chosen layers do not move the policy; choose other adapter.layers"
+        )
+    return scale, {
+        "scale": scale,
+        "kl_passes": passes,
+        "kl_stderr": float(kl.std(ddof=1) / math.sqrt(kl.size)),
+    }
+
+
+def draw_ruler(probe: Probe, subspace: Subspace) -> list[tuple[float, tuple[int, ...]]]:
+    """Answer the first prompt at each of `RULER`'s nats along the first coordinate, as tokens.
+
+    All answers share their random numbers. Nats are |z|²/2, close to the KL by Monte Carlo.
+    """
+    first = np.eye(subspace.dim)[0]
+    thetas = tuple(subspace.in_whole(math.sqrt(2 * nats) * first) for nats in RULER)
+    key = seeds.derive(probe.root_seed, "setup", name="ruler")
+    table = np.array([(0, member, 0, 0) for member in range(len(RULER))], np.int64)
+    request = AnswerRequest({}, (), probe.prompts, (key,), table, probe.sampling, thetas=thetas)
+    return list(zip(RULER, probe.backend.answer(request), strict=True))

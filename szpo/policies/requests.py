@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from szpo import seeds
-from szpo.generation.sampling import Sampling
+from szpo.models.sampling import Sampling
 from szpo.types import Floats, Shift, Theta
 
 Tokens: TypeAlias = tuple[tuple[int, ...], ...]

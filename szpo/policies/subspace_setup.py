@@ -1,31 +1,315 @@
-"""Choose and scale the coordinates of a run, before any vote."""
+"""Choose and scale the coordinates of a run, once per model and settings.
+
+Subspaces as files, so that minutes of set-up are spent once per model and settings. A stored
+subspace depends only on its key: the base model, the adapter, the coordinates' settings, the
+sampling, the prompts and the set-up's own seed. The run's seed, panel and rule are not part of the
+key, so runs share one basis. No set-up uses votes or rewards. Files lie in the user's cache; a few
+that are wanted often ship with the package.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, replace
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
-from szpo.config.schema import NAMED, SCORED, Config
-from szpo.errors import UsageError
-from szpo.evaluators.panel_factory import find_rate
-from szpo.generation.sampling import Sampling
-from szpo.models import loading
+from szpo import cache
+from szpo.config.schema import ADAPTER_SAMPLES, CURVE_ANSWERS, KL_SAMPLES, NAMED, SCORED, Config
+from szpo.errors import ResourceError, UsageError
+from szpo.features import dictionary, own
+from szpo.files import replace_whole
+from szpo.models import adapters, devices, loading, weight_files
 from szpo.models.logprobs import Sample
-from szpo.models.lora_sites import Site
+from szpo.models.lora import Site
+from szpo.models.sampling import Sampling
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
-from szpo.policies.adapter_metric import adapter_subspace
+from szpo.policies.adapter_coordinates import adapter_subspace
 from szpo.policies.backend import Backend
-from szpo.policies.feature_basis import ANSWERS_EACH, feature_subspace
-from szpo.policies.kl_calibration import draw_ruler, full_subspace, random_subspace
-from szpo.policies.probe import ROWS, Probe, Progress
-from szpo.policies.score_basis import score_subspace
-from szpo.policies.subspace_cache import sampling_of
+from szpo.policies.basis import ANSWERS_EACH, feature_subspace, score_subspace
+from szpo.policies.probe import ROWS, Probe, Progress, draw_ruler, full_subspace, random_subspace
 from szpo.policies.subspaces import Blocks, Subspace, every_b
 from szpo.types import Prompt, Theta
+from szpo.voting.panel_factory import find_rate
+
+VERSION = 2
+"""Increase it with every change to the set-up, so that older files are not read again."""
+SHIPPED = Path(__file__).parents[1] / "data" / "bases"
+"""Folder of the files that ship; ``index.json`` there has the digest of each file."""
+SHIPPED_SAMPLES: Final = 4096
+"""Base answers of the files that ship, without redraws; settings may ask for fewer. Adapters have
+`ADAPTER_SAMPLES`."""
+SHIPPED_DTYPE: Final = "bf16"
+"""Dtype of the weights with which shipped files were made; they serve a model in any dtype.
+
+Rounding hardly changes the distribution of answers, and so their scores and KL.
+"""
+ROUNDED: Final = {"rounded": "fp16", "credit": "by parts"}
+"""How coordinates of named features are made; part of their key."""
+RATES: Final = {"kind", "model", "base_url", "ask", "temperature", "max_tokens"}
+"""Settings of a judge on which its ratings depend."""
+MAKING: Final = 30_000
+"""Answers that a usual set of adapters takes, roughly."""
+Origin: TypeAlias = Literal["made", "cache", "shipped"]
+"""Whether a basis was made for this run, or shared: from the cache, or from the package."""
+
+
+def write_subspace(subspace: Subspace, path: Path) -> None:
+    """Write a subspace to one ``.npz`` file, atomically."""
+    arrays: dict[str, Any] = {name: shorten(value) for name, value in subspace.tensors().items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replace_whole(path) as draft, draft.open("wb") as file:
+            np.savez(file, **arrays, facts=np.array(json.dumps(subspace.facts())))
+    except OSError as error:
+        raise ResourceError(f"cannot write {path} ({error.strerror or error})") from None
+
+
+def shorten(values: NDArray[np.float32]) -> NDArray[Any]:
+    """The same values in fp16 if it holds them exactly, as for coordinates of features."""
+    with np.errstate(over="ignore"):
+        short = values.astype(np.float16)
+    return short if np.array_equal(short.astype(np.float32), values) else values
+
+
+def read_subspace(path: Path) -> Subspace:
+    """Read the subspace that `write_subspace` wrote."""
+    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        tensors = {name: file[name] for name in file.files if name != "facts"}
+        found = Subspace.from_facts(json.loads(str(file["facts"])), tensors)
+    if found.kind == "features" and found.features is None:
+        raise ValueError("a set-up of named features without them")
+    if not all(np.isfinite(value).all() for value in tensors.values()):
+        raise ValueError("a tensor is not finite")
+    return found
+
+
+def file_name(key: Mapping[str, Any]) -> str:
+    """The file name for a key: a digest of the key and `VERSION`."""
+    text = json.dumps([VERSION, dict(key)], sort_keys=True)
+    return f"{hashlib.sha256(text.encode()).hexdigest()}.npz"
+
+
+def cached_path(key: Mapping[str, Any]) -> Path:
+    """The path in the cache of the set-up with this key."""
+    return cache.cache_dir() / "setups" / file_name(key)
+
+
+def find_subspace(key: Mapping[str, Any]) -> Subspace | None:
+    """Read the subspace of this key from the package or the cache; None if neither has it.
+
+    ``report["origin"]`` says which had it. A shipped file with a wrong digest is not read, and
+    gives a warning; an unreadable file in the cache is deleted.
+    """
+    asked = key.get("subspace", {})
+    sha256, _, quantization = key.get("base", (None, None, None))
+    base = [sha256, SHIPPED_DTYPE, quantization]
+    most = ADAPTER_SAMPLES if asked.get("kind") == "adapters" else SHIPPED_SAMPLES
+    if asked.get("samples", 0) <= most:
+        there = {**asked, "samples": most, "redraws": 0}
+        name = file_name({**key, "base": base, "subspace": there})
+        shipped = cache.read_shipped(SHIPPED / name, read_subspace, "the coordinates are")
+        if shipped is not None:
+            return _with_origin(shipped, "shipped")
+    stored = cache.read_stored(cached_path(key), read_subspace)
+    return None if stored is None else _with_origin(stored, "cache")
+
+
+def load_or_make(
+    key: Mapping[str, Any],
+    make: Callable[[], Subspace],
+    *,
+    sites: tuple[Site, ...] | None = None,
+) -> Subspace:
+    """Read the subspace of this key, or ``make`` it and write it to the cache.
+
+    A subspace that was made for other LoRA ``sites`` is made again. ``report["origin"]`` says
+    where it comes from. A cache that cannot be written is not an error.
+    """
+    found = find_subspace(key)
+    if found is not None and sites in (None, found.sites):
+        return found
+    made = make()
+    with contextlib.suppress(ResourceError):
+        write_subspace(made, cached_path(key))
+    return _with_origin(made, "made")
+
+
+def _with_origin(subspace: Subspace, origin: Origin) -> Subspace:
+    return replace(subspace, report={**subspace.report, "origin": origin})
+
+
+# ---- what a run's settings ask for ----
+
+
+def sampling_of(config: Config) -> Sampling:
+    """How the answers of a run with these settings are sampled."""
+    g = config.generation
+    return Sampling(
+        g.temperature, g.top_p, g.top_k, g.max_new_tokens, tuple(g.stop), g.whole_sentences
+    )
+
+
+def setup_key(
+    config: Config, sha256: str, dtype: str, prompts: Sequence[Prompt]
+) -> dict[str, Any]:
+    """Everything that a set-up depends on, as plain JSON; not the run's own seed.
+
+    Args:
+        config: The settings, of which the device is left out: answers do not depend on it.
+        sha256: Digest of the model's weights.
+        dtype: Dtype of the base weights: fp32, bf16 or fp16.
+        prompts: The training prompts, in order.
+    """
+    quantized, space = config.model.quantization, config.subspace
+    kind = config.coordinates
+    named = kind == "features"
+    return {
+        # Scores of 4-bit models were once cut off at their layers (`szpo.models.devices`);
+        # "whole" since.
+        "base": [sha256, dtype, quantized and f"{quantized} whole"],
+        # Both were settings once; shipped files and those in caches are named by them.
+        "adapter": config.adapter.model_dump(mode="json") | {"alpha": None, "init": "inputs"},
+        # Listed one by one, so that a new setting does not invalidate stored and shipped files.
+        "subspace": {
+            "kind": kind,
+            "dim": config.dim,
+            "samples": config.samples,
+            "redraws": 0 if named else space.redraws,
+            "kl_samples": KL_SAMPLES,
+            "setup_seed": space.setup_seed,
+            **(ROUNDED | {"dictionary": dictionary.digest()} if named else {}),
+            **_own_features(config),
+            **_adapters(config),
+        },
+        # Whitened coordinates do not depend on the radius; the others are scaled to it.
+        "kl_radius": None if kind in SCORED else config.optimizer.kl_radius,
+        # Scores and KL depend on the temperature, not on top-p, top-k and stop texts.
+        "sampling": replace(sampling_of(config), top_p=1.0, top_k=0, stop=()).facts(),
+        "prompts": [p.turns for p in prompts],
+    }
+
+
+def _own_features(config: Config) -> dict[str, Any]:
+    """The features that the user added to the dictionary and dropped; empty without any."""
+    add, drop = config.features.own, config.features.drop
+    if not add and not drop:
+        return {}
+    described = own.choose(add, drop)[1]
+    found = {"own": [astuple(each) for each in described], "drop": drop}
+    if config.features.judged:
+        digest = (
+            identify_model(config, config.judge.model) if config.judge.kind == "local" else None
+        )
+        found["judge"] = [config.judge.model_dump(mode="json", include=RATES), digest]
+    return found
+
+
+def _adapters(config: Config) -> dict[str, Any]:
+    """The adapters whose weights are the coordinates; empty for other kinds."""
+    if config.coordinates != "adapters":
+        return {}
+    return {
+        "adapters": adapters.identify(config.subspace.adapters),
+        "dictionary": dictionary.digest(),
+        "curves": CURVE_ANSWERS,
+    }
+
+
+def take_set(config: Config) -> tuple[Config, str]:
+    """The settings in the set of adapters for their model, where auto takes one; a line to say.
+
+    Without a set for these weights the settings stay, and the line says what one would take.
+    """
+    if not config.may_take_adapters:
+        return config, ""
+    if adapters.any_set():
+        model = identify_model(config)
+        entry = None if model is None else adapters.find_set(model[0])
+        if entry is not None:
+            name = json.dumps(entry)
+            return config.in_adapters([entry]), (
+                f"adapters: the set {name} is for this model; subspace.kind=features leaves it out"
+            )
+    return config, (
+        f"adapters: none for this model; szpo adapters make --model {config.model.name} makes "
+        f"sixteen, from some {MAKING:,} of its answers that nobody reads"
+    )
+
+
+def look_up(config: Config, prompts: Sequence[Prompt]) -> Subspace | None:
+    """Look for the basis of a run before its model is loaded; None if it has to be made."""
+    key = key_here(config, prompts)
+    return None if key is None else find_subspace(key)
+
+
+def key_here(config: Config, prompts: Sequence[Prompt]) -> dict[str, Any] | None:
+    """The key of a run's set-up before its model is loaded; None if none can be stored.
+
+    Reads the weights once for their digest. Without the model on this machine, or with a starting
+    adapter, no basis is stored.
+    """
+    unmade = config.model.adapter is not None or config.coordinates == "none"
+    model = None if unmade else identify_model(config)
+    return None if model is None else setup_key(config, *model, prompts)
+
+
+def identify_model(config: Config, name: str | None = None) -> tuple[str, str] | None:
+    """Digest and dtype of a model before it is loaded; None if it is not on this machine.
+
+    The default of ``name`` is the settings' model.
+    """
+    try:
+        files = weight_files.safetensors_in(
+            loading.locate(name or config.model.name, weights=False)
+        )
+    except UsageError:  # only the hub model's small files are here
+        return None
+    dtype = config.model.dtype  # workers' device need not be on this machine
+    if dtype == "auto":
+        dtype = devices.choose(config.model.device, dtype).dtype
+    return weight_files.digest(files), dtype
+
+
+def describe_making(report: Mapping[str, Any]) -> str:
+    """Say whether a basis was made or is shared, and how long it took on this machine.
+
+    >>> describe({"origin": "made", "seconds": 61.5})
+    'made in 61.5 s'
+    >>> describe({"origin": "cache", "seconds": 61.5})
+    'shared, from the cache (made in 61.5 s)'
+    """
+    seconds = f"made in {report.get('seconds', 0)} s"
+    match report.get("origin", "made"):
+        case "shipped":
+            return "shared, it ships with szpo"
+        case "cache":
+            return f"shared, from the cache ({seconds})"
+        case _:
+            return seconds
+
+
+def describe_plan(config: Config, found: Subspace | None, answers: int) -> str:
+    """Say what a run's set-up will be, in one sentence; ``answers``: those that it needs."""
+    if config.coordinates == "none":
+        return "none: this run explains votes, and the model does not move"
+    if found is not None:
+        return f"basis {describe_making(found.report)}; nothing is measured again"
+    if config.model.adapter is not None:
+        return "basis will be made, for this run only: a starting adapter has no stored one"
+    return (
+        f"basis will be made from some {answers:,} base answers, then shared by all runs with "
+        "this model, these prompts, this sampling and subspace.setup_seed"
+    )
+
 
 WORKERS_ROWS = 4096
 """Answers that workers are asked for at once; they cut them into chunks."""

@@ -10,9 +10,9 @@ whitening, and Monte-Carlo KL one scale c: P = c · Q C^{-1/2}, so that near the
 ``random`` takes random orthonormal directions of the same weights, and only the scale is measured;
 it needs no gradient. ``full`` takes every weight as a coordinate, with a radius instead of a
 basis. ``features`` takes the leading score components, then the natural gradients of named
-features of the texts (`szpo.policies.feature_basis`). ``adapters`` takes the weights of given
-adapters, whitened alike (`szpo.policies.adapter_metric`). ``none`` has one coordinate that moves
-nothing. Votes and rewards are not used.
+features of the texts (`szpo.policies.basis`). ``adapters`` takes the weights of given
+adapters, whitened alike (`szpo.policies.adapter_coordinates`). ``none`` has one coordinate that
+moves nothing. Votes and rewards are not used.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Self, TypeAlias, get_args
+from typing import Any, Final, Literal, Self, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from szpo.errors import UsageError
-from szpo.models.lora_sites import Site
+from szpo.ledger import theta
+from szpo.ledger.database import Ledger
+from szpo.ledger.theta import stored_tensors
+from szpo.models.lora import Site
 from szpo.optim import parameters, sparse_prior
 from szpo.optim.named_features import BY_SQUARE, Curve, NamedFeatures, length_at
 from szpo.optim.parameters import Space
@@ -407,3 +410,40 @@ def split_basis(start: Theta, matrix: Floats) -> dict[str, NDArray[np.float32]]:
         )
         at += value.size
     return parts
+
+
+FIXED: Final = "fixed/"
+"""Prefix of the factors that do not move, among the tensors of adopted weights."""
+
+
+def read_recorded(ledger: Ledger) -> Subspace:
+    """The subspace from the record; a run without coordinates has sites once it has improved.
+
+    Raises:
+        IntegrityError: adopted weights are not the recorded ones.
+        KeyError, TypeError, ValueError: the record is damaged.
+    """
+    found = Subspace.from_facts(ledger.spec["space"], stored_tensors(ledger))
+    made = [body for body in theta.adopted_bodies(ledger) if not theta.went_back(body)]
+    if not made or found.sites:
+        return found
+    stored = theta.adopted_tensors(ledger, made[-1])
+    return without_coordinates(
+        tuple(Site(**site) for site in made[-1]["sites"]),
+        {
+            name.removeprefix(FIXED): values
+            for name, values in stored.items()
+            if name.startswith(FIXED)
+        },
+    )
+
+
+def without_coordinates(sites: tuple[Site, ...], factors: Theta) -> Subspace:
+    """A subspace in which no vote moves anything, over these factors A and B of the start."""
+    return Subspace("none", sites, factors, {}, {})
+
+
+def describe_recorded(subspace: Subspace) -> tuple[dict[str, Any], Theta]:
+    """What `read_recorded` needs where a run began without sites: facts, tensors."""
+    facts: Mapping[str, Any] = {"sites": [asdict(site) for site in subspace.sites]}
+    return dict(facts), {f"{FIXED}{name}": value for name, value in subspace.fixed.items()}

@@ -1,6 +1,6 @@
 """What a model can be taught in coordinates of named features, known before any vote.
 
-The set-up's report (`szpo.policies.feature_basis`) has each feature's reach, the share of its
+The set-up's report (`szpo.policies.basis`) has each feature's reach, the share of its
 variance that the coordinates move. A simulated panel's fit to base answers has its own figures.
 """
 
@@ -14,7 +14,7 @@ from textwrap import shorten
 from typing import Any, Final
 
 from szpo.features import dictionary, own
-from szpo.optim.rules.regression import BUDGET
+from szpo.optim.regression import BUDGET
 from szpo.types import sides
 from szpo.visible_text import visible
 

@@ -14,10 +14,9 @@ from typing import Any, Final
 from szpo.errors import IntegrityError
 from szpo.failpoints import failpoint
 from szpo.ledger import canonical, connection, witness
-from szpo.ledger.creation import new_file
+from szpo.ledger.creation import check_version, new_file, schema
 from szpo.ledger.database import Ledger
-from szpo.ledger.schema import check_version, schema
-from szpo.replay.findings import Report
+from szpo.replay.checks import Report
 from szpo.replay.verification import verify
 
 Row = dict[str, Any]

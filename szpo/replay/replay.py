@@ -1,32 +1,61 @@
-"""Replay a ledger: recompute weights from its updates and the optimizer's state from its votes.
+"""Replay a ledger: weights from updates, the optimizer's state from votes; without a panelist.
 
 It needs only NumPy and the file: no model, no torch. `verify` recomputes every hash and figure.
+
+Preview a run without one panelist: which steps would have moved differently. Nothing is changed:
+past updates stay, and excluding somebody affects only later rounds.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
 
 from szpo import turns
-from szpo.errors import IntegrityError, UsageError
-from szpo.ledger import adopted
+from szpo.errors import IntegrityError, RunError, UsageError
+from szpo.ledger import run_spec
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
-from szpo.ledger.theta import starting_theta
+from szpo.ledger.theta import last_adopted, read_adopted, starting_theta
 from szpo.optim import optimizer, parameters
-from szpo.optim.optimizer import Point
-from szpo.optim.rules.rule import StepInputs
+from szpo.optim.optimizer import Point, State
+from szpo.optim.rule import StepInputs
+from szpo.optim.rules import rule_of
 from szpo.optim.settings import Settings
-from szpo.optim.state import State
+from szpo.optim.weighting import MINUS, PLUS, TIE, VotesByVoter
 from szpo.types import Floats, Info, Tally, Theta, Update, Vote
-from szpo.voting import counting, step_inputs, step_plan, withdrawals
-from szpo.voting.votes_by_voter import read_votes_by_voter
+from szpo.voting import calibration, counting, step_record, steps, withdrawals
 
 if TYPE_CHECKING:
     from szpo.policies.subspaces import Subspace
+
+
+VERDICTS: Final = {"plus": PLUS, "minus": MINUS, "tie": TIE}
+
+
+def read_votes_by_voter(
+    ledger: Ledger, settings: Settings, step: int, votes: Sequence[Vote], tally: Tally
+) -> VotesByVoter:
+    """Arrange the counted ``votes`` of a closed step by voter, in the order of their ids.
+
+    The weighting ``skill`` needs answers to gold, too: they are read up to the step's close.
+    """
+    gold = calibration.results(ledger, step) if settings.section.weighting == "skill" else {}
+    voters = tuple(sorted({vote.panelist for vote in votes} | set(gold)))
+    column = {voter: i for i, voter in enumerate(voters)}
+    verdicts = np.zeros((len(voters), *tally.identical.shape), dtype=np.int8)
+    for vote in votes:
+        verdicts[column[vote.panelist], vote.k, vote.n] = VERDICTS[vote.verdict]
+    answers: Floats | None = None
+    if gold:
+        answers = np.array([gold.get(voter, (0.0, 0.0)) for voter in voters])
+    return VotesByVoter(voters, verdicts, tally.identical, answers)
 
 
 def read_applied_updates(
@@ -69,13 +98,13 @@ def apply_recorded(
 def fold(ledger: Ledger, until: int | None = None, number: int | None = None) -> Theta:
     """The weights that a run recommends after the steps < ``until`` (None: after all).
 
-    That is `fold_updates`, or, once the run has adopted weights (`szpo.ledger.adopted`), these,
+    That is `fold_updates`, or, once the run has adopted weights (`szpo.ledger.theta`), these,
     and after a return the start. ``number``: only the first so many adoptions are looked at.
     """
-    theta, found = fold_updates(ledger, until), adopted.last(ledger, until, number)
+    theta, found = fold_updates(ledger, until), last_adopted(ledger, until, number)
     if found is None:
         return theta
-    weights = adopted.read(ledger, until, number)
+    weights = read_adopted(ledger, until, number)
     return starting_theta(ledger) if weights is None else weights.theta
 
 
@@ -154,15 +183,15 @@ def tell_step(
         voters: Also report who voted; with equal weights only ``info`` depends on it.
     """
     step = state.step
-    settings = step_plan.settings_of(ledger, settings, step)
+    settings = steps.settings_of(ledger, settings, step)
     state = replace(state, settings=state.settings.change(N=settings.section.N))
     tally = counting.tally(ledger, step, settings.section.K, settings.section.N, votes)
     state, updates, info = optimizer.tell(
         state,
-        step_plan.recorded_query(ledger, settings, step, mu),
+        steps.recorded_query(ledger, settings, step, mu),
         tally,
         by_voter=read_votes_by_voter(ledger, settings, step, votes, tally) if voters else None,
-        inputs=step_inputs.read(ledger, settings, step) if inputs is None else inputs,
+        inputs=step_record.read_inputs(ledger, settings, step) if inputs is None else inputs,
         measure=measure,
     )
     return tally, state, tuple(updates), info
@@ -215,10 +244,138 @@ def retell(
             or (v.panelist in voters and not any(each.holds(v.panelist, step) for each in out))
         )  # fmt: skip
         same = same and len(votes) == len(found)
-        inputs = step_inputs.read(ledger, settings, step)
+        inputs = step_record.read_inputs(ledger, settings, step)
         _, state, updates, _ = tell_step(
             ledger, settings, state, row["mu"], votes,
             inputs=inputs if same else replace(inputs, reach=None, withdrawn=()),
             measure=None if same or step != last else measure,
         )  # fmt: skip
         yield state, updates
+
+
+MAX_COORDINATES: Final = 4096
+"""Up to this many coordinates steps are recomputed; above it only votes are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepEffect:
+    """One applied step with and without the panelist's votes."""
+
+    step: int
+    votes: int
+    theirs: int
+    flips: bool
+    """Whether in some direction the majority changes sign, vanishes or appears."""
+    cosine: float | None
+    """Between the step taken and the step without their votes, after the same earlier steps; None
+    if one of the two is zero, or steps are not recomputed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """The effect of leaving out one panelist."""
+
+    name: str
+    votes: int
+    of: int
+    effects: tuple[StepEffect, ...]
+    """The steps in which this panelist voted."""
+
+    @property
+    def flipped(self) -> tuple[int, ...]:
+        """Steps whose majority would be different."""
+        return tuple(effect.step for effect in self.effects if effect.flips)
+
+    @property
+    def turned(self) -> tuple[int, ...]:
+        """Steps that would have moved in an opposing direction (negative cosine)."""
+        return tuple(e.step for e in self.effects if e.cosine is not None and e.cosine < 0)
+
+
+def preview_without(ledger: Ledger, name: str) -> Preview:
+    """The effect of leaving out the counted votes of the panelist with this pseudonym."""
+    found = ledger.query("SELECT panelist FROM panelists WHERE pseudonym = ?", (name,))
+    if not found:
+        raise UsageError(f"panelist {name!r} is not enrolled in this run")
+    panelist = found[0]["panelist"]
+    applied = [row for row in ledger.steps() if row["state"] == "applied"]
+    cosines = _cosines(ledger, panelist)
+    effects, total = [], 0
+    for row in applied:
+        votes = counting.counted(ledger, row["step"])
+        rest = [vote for vote in votes if vote.panelist != panelist]
+        total += len(votes)
+        if len(rest) == len(votes):
+            continue
+        before, after = _leads(votes), _leads(rest)
+        effects.append(
+            StepEffect(
+                step=row["step"],
+                votes=len(votes),
+                theirs=len(votes) - len(rest),
+                flips=any(before[k] != after[k] for k in before),
+                cosine=cosines.get(row["step"]),
+            )
+        )
+    return Preview(name, sum(e.theirs for e in effects), total, tuple(effects))
+
+
+def _leads(votes: Iterable[Vote]) -> dict[int, int]:
+    """Which side leads in each direction: 1 plus, −1 minus, 0 neither."""
+    net: dict[int, int] = defaultdict(int)
+    for vote in votes:
+        net[vote.k] += {"plus": 1, "minus": -1}.get(vote.verdict, 0)
+    return defaultdict(int, {k: (lead > 0) - (lead < 0) for k, lead in net.items()})
+
+
+def _cosines(ledger: Ledger, panelist: str) -> dict[int, float]:
+    """Cosine, per step, between the step taken and the one without the panelist's votes."""
+    try:
+        settings = run_spec.recorded_settings(ledger)
+    except IntegrityError:
+        return {}
+    if settings.space.dim > MAX_COORDINATES or settings.section.weighting != "equal":
+        return {}
+    if settings.section.rule == "sign":  # its steps only flip
+        return {}
+    state, found = optimizer.init(settings), {}
+    for row in ledger.steps():
+        if row["state"] != "applied":
+            break
+        step = row["step"]
+        votes = counting.counted(ledger, step)
+        rest = [vote for vote in votes if vote.panelist != panelist]
+        try:
+            tell = partial(
+                tell_step, ledger, settings, state, row["mu"],
+                inputs=step_record.read_inputs(ledger, settings, step), voters=False,
+            )  # fmt: skip
+            _, after, taken, _ = tell(votes)
+            if len(rest) < len(votes):
+                _, _, other, _ = tell(rest)
+                cosine = _cosine(_sum_updates(settings, taken), _sum_updates(settings, other))
+                if cosine is not None:
+                    found[step] = cosine
+        except (RunError, UsageError):
+            return found
+        state = after
+    return found
+
+
+def _sum_updates(settings: Settings, updates: Sequence[Update]) -> Floats:
+    total = np.zeros(settings.space.dim)
+    if rule_of(settings.section.rule).two_points:
+        updates = updates[:1]  # the recommended point's
+    for update in updates:
+        if update.vector is not None:
+            total += np.asarray(update.vector)
+        elif update.coef:
+            total += update.coef * parameters.direction_vector(
+                settings.space, update.step, update.k
+            )
+    return total
+
+
+def _cosine(a: Floats, b: Floats) -> float | None:
+    size = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return round(float(a @ b) / size, 9) if size else None

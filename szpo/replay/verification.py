@@ -11,17 +11,216 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
+import numpy as np
+
 from szpo.errors import MissingPluginError, StorageError, SzpoError
 from szpo.features import own
 from szpo.ledger import canonical
+from szpo.ledger.canonical import update_of
 from szpo.ledger.database import Ledger, Record
-from szpo.ledger.theta import theta_digests
-from szpo.replay import file_checks, row_checks
-from szpo.replay.findings import Broken, Examination, Failure, Promise, Report, StepCheck
-from szpo.replay.recompute import Recomputation, Weights
-from szpo.voting import shown_features
+from szpo.ledger.run_spec import recorded_settings
+from szpo.ledger.theta import starting_theta, theta_digests
+from szpo.optim import optimizer, parameters, regression, settings
+from szpo.optim.kl_limits import SHARE_PARTS, KlMeasurement
+from szpo.optim.optimizer import Point
+from szpo.optim.rule import StepInputs
+from szpo.optim.rules import has_two_points, rule_of
+from szpo.optim.settings import Settings
+from szpo.replay import checks, replay
+from szpo.replay.checks import Broken, Examination, Failure, Promise, Report, StepCheck
+from szpo.types import Explanation, Info, Theta, Update
+from szpo.voting import counting, shown_features, step_record, steps
 from szpo.voting.counting import StepVotes
-from szpo.voting.step_report import count
+from szpo.voting.step_record import count
+
+TOLERANCE: Final = 1e-9
+"""Relative difference that another machine's rounding may make in an inexact estimate."""
+ROUNDINGS: Final = {"coef": 2.0**-12, "vector": 2.0**-23}
+"""Relative size of one unit in the last recorded place (13 bits; fp32)."""
+
+
+class Weights:
+    """θ, added up step by step from the recorded updates."""
+
+    def __init__(self, ledger: Ledger):
+        self.ledger = ledger
+        self.settings: Settings = recorded_settings(ledger)
+        self.theta: Theta = starting_theta(ledger)
+        self.centre: Theta = self.theta
+        """The point around which the run asks; θ itself unless the rule has two points."""
+
+    def check(self, rows: Sequence[Record]) -> None:
+        """Add an applied step's updates, and compare θ with the digest in each row."""
+        recorded = [update_of(row) for row in rows]
+        self.theta = self._move(self.theta, recorded, "recommended")
+        two_points = has_two_points(self.settings.section.rule)
+        self.centre = self._move(self.centre, recorded, "centre") if two_points else self.theta
+        for row in rows:
+            at = self.centre if two_points and row["k"] else self.theta
+            if row["theta_sha256"] != _digest(self.ledger, at):
+                key = canonical.row_key("updates", row)
+                raise Broken("updates", key, "theta_sha256 is not what the updates add up to")
+
+    def _move(self, theta: Theta, updates: Sequence[Update], point: Point) -> Theta:
+        for update in optimizer.added_updates(self.settings, updates, point):
+            theta = parameters.apply_update(self.settings.space, theta, update)
+        return theta
+
+
+class Recomputation:
+    """The optimizer's state and updates, recomputed step by step from votes."""
+
+    def __init__(self, ledger: Ledger):
+        self.ledger = ledger
+        self.settings: Settings = recorded_settings(ledger)
+        self.state = optimizer.init(self.settings)
+        self.known = {0: self.state}
+        """The states from which a step may have been planned, by the number of finished steps."""
+        self.exact = is_exact(self.settings)
+        self.two_points = rule_of(self.settings.section.rule).two_points
+
+    def check_radius(self, step: Record) -> None:
+        """Check that the step's radius is the one that follows from the run's settings."""
+        wanted = settings.mu_at(self.settings, step["step"])
+        if step["mu"] != wanted:
+            raise Broken("steps", step["step"], f"mu is {step['mu']}, the run gives {wanted}")
+
+    def check_directions(self, step: Record, heads: Mapping[int, str]) -> None:
+        """Check that the step's directions follow from the votes known then and the run's seed.
+
+        ``heads``: digests of the weights by the number of finished steps, up to this step.
+        """
+        settings, number = self.settings, step["step"]
+        asked = steps.read_plan(self.ledger, settings, number)
+        if asked is None:
+            return
+        row, known = f"step {number}", self.known.get(asked.after)
+        if known is None or heads[asked.after] != step["head_sha256"]:
+            problem = f"asked_after is {asked.after}, which is not the head of its plan"
+            raise Broken("events", row, problem)
+        if not _are_near(asked.ways, rule_of(settings.section.rule).ways(settings, known.carried)):
+            raise Broken("events", row, "asked ways are not what the votes known then give")
+        if asked.grids != optimizer.draw_grids(settings, number, asked.ways):
+            raise Broken("events", row, "asked directions are not those drawn by the seed")
+
+    def check(self, step: Record, rows: Sequence[Record]) -> Promise:
+        """Recompute an applied step from its votes and compare each row of its updates."""
+        ledger, settings, number = self.ledger, self.settings, step["step"]
+        inputs = step_record.read_inputs(ledger, settings, number)
+        self._check_inputs(step, inputs)
+        tally, state, updates, info = replay.tell_step(
+            ledger, settings, self.state, step["mu"], counting.counted(ledger, number),
+            inputs=inputs,
+        )  # fmt: skip
+        # With lag 1 a step is planned while the one before is open.
+        self.known = {self.state.step: self.state, state.step: state}
+        self.state = state
+        if inputs.reach is not None:
+            self._check_reach(number, inputs.reach)
+        recorded = [update_of(row) for row in rows]
+        if [u.k for u in updates] != [u.k for u in recorded]:
+            key = canonical.row_key("updates", rows[0])
+            raise Broken("updates", key, "the votes give another number of updates")
+        for row, mine, stored in zip(rows, updates, recorded, strict=True):
+            n_votes = steps.votes_of(tally, mine, whole=len(updates) == 1)
+            if row["n_votes"] != n_votes:
+                key = canonical.row_key("updates", row)
+                raise Broken("updates", key, f"n_votes is {row['n_votes']}, counted {n_votes}")
+            self._compare(row, mine, stored, info)
+        return "exact" if self.exact else "1e-9"
+
+    def _check_inputs(self, step: Record, inputs: StepInputs) -> None:
+        """Check the recorded centre and features against the step's head and texts."""
+        number, layout = step["step"], self.settings.layout
+        if inputs.centre is not None:
+            name, shape = layout[0]
+            centre = {name: inputs.centre.astype(np.float32).reshape(shape)}
+            if _digest(self.ledger, centre) != step["head_sha256"]:
+                raise Broken("events", f"step {number}", "centre is not the head of its step")
+        named = self.settings.features
+        shown = [] if named is None else self.ledger.comparisons(number)
+        rated = shown_features.recorded(shown, inputs.ratings)
+        if named is not None and (entries := shown_features.entries_of(named, rated=rated)):
+            mine = shown_features.differences_of(named, shown, entries)
+            at = [named.names.index(name) for name in entries]
+            if inputs.text_differences is None or (mine != inputs.text_differences[..., at]).any():
+                problem = "features are not those of its texts"
+                raise Broken("events", f"step {number}", problem)
+
+    def _check_reach(self, number: int, reach: KlMeasurement) -> None:
+        """Check that KL was measured towards the proposed point, and that its share follows."""
+        settings, carried = self.settings, self.state.carried
+        if settings.kl_budget is None or not reach.follows:
+            problem = "the share of the way is not the one that its readings of KL give"
+            raise Broken("events", f"step {number}", problem)
+
+        def estimate(share: int) -> float:
+            return regression.quadratic_kl(settings, share / SHARE_PARTS * carried.proposed)
+
+        wanted = [(reach.limit, regression.find_limit(settings, carried))]
+        wanted += [(each.estimate, estimate(each.share)) for each in reach.readings]
+        if not all(_is_near(found, own) for found, own in wanted):
+            problem = "KL is of another point, or budget, than the votes give"
+            raise Broken("events", f"step {number}", problem)
+
+    def _compare(self, row: Record, mine: Update, stored: Update, info: Info) -> None:
+        key = canonical.row_key("updates", row)
+        if row["rule"] != (rule := self.settings.section.rule):
+            raise Broken("updates", key, f"rule is {row['rule']}, the run's {rule}")
+        for name, values in (("estimate", info.delta), ("stderr", info.stderr)):
+            found, value = row[name], steps.of_direction(values, mine.k)
+            if found is None or value is None:
+                if found is not value:
+                    raise Broken("updates", key, f"{name} is {found}, the votes give {value}")
+            elif abs(found - value) > TOLERANCE * max(abs(found), abs(value), 1e-3):
+                raise Broken("updates", key, f"{name} is {found}, the votes give {value}")
+        kind = "coef" if stored.vector is None else "vector"
+        own, given = _values(mine), _values(stored)
+        size = float(np.abs(given).max(initial=0.0))
+        if self.two_points:  # a small move has the rounding of its large end points
+            points = self.state.carried.recommended, self.state.carried.centre
+            size = max(size, 2 * max(float(np.abs(point).max(initial=0.0)) for point in points))
+        slack = 0.0 if self.exact else ROUNDINGS[kind] * size
+        if own.shape != given.shape or np.abs(own - given).max(initial=0.0) > slack:
+            raise Broken("updates", key, f"{kind} is not what the votes give")
+
+
+def _is_near(found: float, own: float) -> bool:
+    """Whether two KL values in nats differ only by rounding."""
+    return abs(found - own) <= 1e-5 * max(own, 1e-3)
+
+
+def _are_near(recorded: Sequence[Explanation], mine: Sequence[Explanation]) -> bool:
+    """Whether chances and weights agree within one unit; a missing one has a chance of 0."""
+    found, own = ({way.regressors: way for way in ways} for ways in (recorded, mine))
+    for at in {*found, *own}:
+        pair = [ways[at] for ways in (found, own) if at in ways]
+        numbers = np.array([(way.chance, *way.weights) for way in pair])
+        if len(pair) == 1:
+            numbers = np.array([[pair[0].chance], [0]])
+        if np.ptp(numbers, axis=0).max() > 1:
+            return False
+    return len(found) == len(recorded)
+
+
+def _digest(ledger: Ledger, theta: Theta) -> str:
+    return parameters.digest(theta, ledger.layout, ledger.basis_sha256)
+
+
+def is_exact(settings: Settings) -> bool:
+    """Whether updates are recomputed to the last bit on any machine.
+
+    True for counting rules, and for `known` with the logistic link and log-ratio smoothing. False
+    for rules with a posterior, and for votes of unequal weight.
+    """
+    o = settings.section
+    return o.weighting == "equal" and rule_of(o.rule).is_exact(settings)
+
+
+def _values(update: Update) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    found = [update.coef or 0.0] if update.vector is None else list(update.vector)
+    return np.asarray(found, dtype=np.float64)
+
 
 Check: TypeAlias = Callable[[Examination], None]
 
@@ -56,7 +255,7 @@ def _examine(look: Examination, also: Sequence[Check]) -> Report:
     except (
         SzpoError, ArithmeticError, LookupError, TypeError, ValueError, sqlite3.Error
     ) as error:  # fmt: skip
-        undecodable = file_checks.find_undecodable(look.ledger)
+        undecodable = checks.find_undecodable(look.ledger)
         return look.report(undecodable or Failure("file", look.ledger.path.name, str(error)))
     return look.report()
 
@@ -155,21 +354,21 @@ def _check_figures(
 
 
 CHECKS: Final[tuple[Check, ...]] = (
-    file_checks.check_schema,
-    file_checks.check_chain,
-    file_checks.check_head,
-    file_checks.check_rows,
-    file_checks.check_pages,  # after check_rows, which names a row and not just the file
-    file_checks.check_header,
-    file_checks.check_budget,
-    row_checks.check_plans,
-    row_checks.check_seats,
-    row_checks.check_votes,
-    row_checks.check_comparisons,
-    row_checks.check_step_events,
-    file_checks.check_returns,
+    checks.check_schema,
+    checks.check_chain,
+    checks.check_head,
+    checks.check_rows,
+    checks.check_pages,  # after check_rows, which names a row and not just the file
+    checks.check_header,
+    checks.check_budget,
+    checks.check_plans,
+    checks.check_seats,
+    checks.check_votes,
+    checks.check_comparisons,
+    checks.check_step_events,
+    checks.check_returns,
     check_updates,
-    file_checks.check_adopted,  # from weights that are checked
-    file_checks.check_end,
+    checks.check_adopted,  # from weights that are checked
+    checks.check_end,
 )
 """All checks in order; each raises `Broken` at the first row that disagrees."""

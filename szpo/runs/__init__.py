@@ -1,1 +1,5 @@
-"""Runs as a whole: set-up, cost plan, driver, trackers, final comparisons."""
+"""Runs as a whole: set-up, driver, the loop, guards, budgets, totals, trackers.
+
+`controller` calls the parts of a step: `sample_batches`, then the evaluators, then
+`update_policy`.
+"""

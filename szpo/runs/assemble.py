@@ -12,14 +12,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 from szpo import __version__, plugins
-from szpo.config import model_table, rule_plugins, sentences
+from szpo.config import model_table, optimizer, sentences
 from szpo.config.optimizer import record_settings
 from szpo.config.schema import NAMED, Config
 from szpo.data import prompts as promptfiles
 from szpo.data.prompts import PromptSet
 from szpo.errors import IntegrityError, StorageError, UsageError
-from szpo.evaluators.function_panel import FUNCTION
-from szpo.evaluators.panel_factory import (
+from szpo.features import dictionary, own, said
+from szpo.features.dictionary import Entry
+from szpo.features.own import Rate
+from szpo.ledger import theta
+from szpo.ledger.connection import check_place
+from szpo.ledger.creation import NO_BASE, NewRun, draw_seed
+from szpo.ledger.database import Ledger
+from szpo.ledger.run_spec import recorded_config, recorded_settings
+from szpo.ledger.theta import theta_digests, updated_digests
+from szpo.models import answer_shares
+from szpo.optim.named_features import NamedFeatures, names_of
+from szpo.optim.optimizer import describe_settings
+from szpo.optim.settings import Settings
+from szpo.policies import teachable
+from szpo.policies.protocol import BaseScorer, Policy, draw_answers
+from szpo.replay import replay
+from szpo.runs import callbacks, doctor, guards, known_addresses, run_engine, run_prompts
+from szpo.runs.setup_progress import Progress, unseen
+from szpo.types import Answer, Detail, Prompt, Say
+from szpo.voting import shown_features
+from szpo.voting.function_panel import FUNCTION
+from szpo.voting.panel_factory import (
     PEOPLE,
     PanelFactory,
     RunPanel,
@@ -28,27 +48,6 @@ from szpo.evaluators.panel_factory import (
     find_rate,
     load_factory,
 )
-from szpo.features import dictionary, own, said
-from szpo.features.dictionary import Entry
-from szpo.features.own import Rate
-from szpo.generation import answer_shares
-from szpo.ledger import adopted
-from szpo.ledger.connection import check_place
-from szpo.ledger.creation import NO_BASE, NewRun, draw_seed
-from szpo.ledger.database import Ledger
-from szpo.ledger.run_spec import recorded_config, recorded_settings
-from szpo.ledger.theta import theta_digests, updated_digests
-from szpo.optim.named_features import NamedFeatures, names_of
-from szpo.optim.optimizer import describe_settings
-from szpo.optim.settings import Settings
-from szpo.policies import teachable
-from szpo.policies.protocol import BaseScorer, Policy, draw_answers
-from szpo.replay import replay
-from szpo.runs import known_addresses, machine_check, run_device, run_engine, run_prompts, trackers
-from szpo.runs.setup_progress import Progress, unseen
-from szpo.training import held_out
-from szpo.types import Answer, Detail, Prompt, Say
-from szpo.voting import shown_features
 
 if TYPE_CHECKING:
     from szpo.policies.language_model import Base
@@ -159,7 +158,7 @@ def check(config: Config, panel: PanelFactory | None = None) -> CheckedConfig:
     ``panel`` builds the panel; None: the factory registered as ``panel.kind``.
     """
     config.require_used()
-    trackers.check(config.run.tracker)
+    callbacks.check_tracker(config.run.tracker)
     own.choose(config.features.own, config.features.drop)
     if config.panel.sentences is not None:
         sentences.read(Path(config.panel.sentences))
@@ -171,7 +170,7 @@ def check(config: Config, panel: PanelFactory | None = None) -> CheckedConfig:
         config = config.model_copy(update={"run": config.run.model_copy(update={"seed": seed})})
         notes = (DRAWN,) if _asks_people(config) else ()
     policy_factory = run_engine.find_factory(config)
-    if held_out.read_questions(config.guards.keep) and policy_factory is not None:
+    if guards.read_questions(config.guards.keep) and policy_factory is not None:
         raise UsageError("guards.keep asks a language model; leave it out with other policies")
     if config.features.add and config.coordinates != "none" and policy_factory is not None:
         raise UsageError(
@@ -179,13 +178,13 @@ def check(config: Config, panel: PanelFactory | None = None) -> CheckedConfig:
             "subspace.kind=none, or leave it out"
         )
     if config.optimizer.prior is not None:
-        from szpo.training import earlier_votes
+        from szpo.runs import earlier_votes
 
         earlier_votes.check(config, language=policy_factory is None)
     if policy_factory is None:
-        from szpo.policies import language_model, subspace_cache
+        from szpo.policies import language_model, subspace_setup
 
-        config, line = subspace_cache.take_set(run_device.choose(config))
+        config, line = subspace_setup.take_set(run_engine.choose_device(config))
         notes = (*notes, Detail(line)) if line else notes
         language_model.check_files(config)
         prompts = run_prompts.fit(config, prompts)
@@ -224,7 +223,7 @@ def build(
         return _with_new_panel(parts, found, say)
     from szpo.policies import language_model
 
-    if busy := machine_check.leave_busy_cores():
+    if busy := doctor.leave_busy_cores():
         say(busy)
     progress("loading the model", 0, 0)
     host = run_engine.load_host(config, adapter=True, driven=True)
@@ -252,7 +251,7 @@ def build(
         if named is not None and (still := set(config.features.own).difference(named.names)):
             say(warn_of_still(still, space.report.get("samples", 0)))
         if config.optimizer.prior is not None:
-            from szpo.training import earlier_votes
+            from szpo.runs import earlier_votes
 
             progress("reading the earlier votes", 0, 0)
             identity = {
@@ -344,9 +343,9 @@ def warn_of_equal_answers(checked: CheckedConfig) -> tuple[bool, str]:
         return nothing
     if checked.policy_factory is not None or config.model.adapter is not None:
         return nothing
-    from szpo.policies import language_model, subspace_cache
+    from szpo.policies import language_model, subspace_setup
 
-    model = subspace_cache.identify_model(config)
+    model = subspace_setup.identify_model(config)
     if model is None:
         return nothing
     asked = checked.prompts.train[:SHARPNESS_PROMPTS]
@@ -384,7 +383,7 @@ def create_ledger(parts: RunParts, path: Path) -> Ledger:
         facts = facts | {"prior": parts.prior}
     spec = {
         "szpo": __version__,
-        "versions": machine_check.versions(),
+        "versions": doctor.versions(),
         "config": config.model_dump(mode="json", exclude={"optimizer"}),
         "optimizer": record_settings(parts.settings),
         "panel": None if parts.panel is None else parts.panel.spec,
@@ -415,7 +414,7 @@ def create_ledger(parts: RunParts, path: Path) -> Ledger:
 
 def _plugin_origins(config: Config) -> dict[str, dict[str, str]]:
     """The packages that provide the run's rule and engine, where these are not szpo's own."""
-    named = {"rule": (rule_plugins.GROUP, config.optimizer.rule),
+    named = {"rule": (optimizer.RULE_GROUP, config.optimizer.rule),
              "engine": ("szpo.engines", config.engine.kind)}  # fmt: skip
     found = {part: plugins.origin(*where) for part, where in named.items()}
     return {part: origin for part, origin in found.items() if origin is not None}
@@ -441,7 +440,7 @@ def reopen(
         panel: The run is to be driven: build its panel and require its prompts.
         say: Called with each line for the user.
         device: Where a language model computes from now on; None: where it did before.
-        engine: Settings of its workers that change from now on; see `run_engine.restore`.
+        engine: Settings of its workers that change from now on; see `run_engine.restore_engine`.
         features: The user's own features, as named here: no code is taken from the record.
 
     Raises:
@@ -452,7 +451,7 @@ def reopen(
     config = recorded_config(ledger)
     if config is None:
         raise UsageError(f"{ledger.path.name} was not made by szpo run; open it from Python")
-    config = run_engine.restore(config, ledger, engine)
+    config = run_engine.restore_engine(config, ledger, engine)
     if panel:
         known_addresses.require_trusted(known_addresses.calls_of_run(config), ledger.path.name)
     settings = recorded_settings(ledger)
@@ -470,13 +469,13 @@ def reopen(
         return _at_head(ledger, parts, until, panel=panel)
     from szpo.policies import language_model
 
-    config = run_device.restore(config, ledger, wanted=device, driven=panel, say=say)
-    if busy := machine_check.leave_busy_cores():
+    config = run_engine.restore_device(config, ledger, wanted=device, driven=panel, say=say)
+    if busy := doctor.leave_busy_cores():
         say(busy)
     host = run_engine.load_host(config, adapter=False, driven=panel)
     with run_engine.closed_on_error(host):
         if panel:
-            run_device.require_same(ledger, host.facts, wanted=device)
+            run_engine.require_same_device(ledger, host.facts, wanted=device)
         base = language_model.restore(host, ledger)
         policy = language_model.make_policy(config, base, settings)
         rate = find_rate(config, host) if panel else None
@@ -499,7 +498,7 @@ def _at_head(ledger: Ledger, parts: RunParts, until: int | None, *, panel: bool)
             f"{ledger.path.name}: {applied} recorded updates give other weights than recorded; "
             "find the row with: szpo verify"
         )
-    if not driven and adopted.last(ledger, until) is not None:
+    if not driven and theta.last_adopted(ledger, until) is not None:
         parts.language.move_to(replay.fold(ledger, until))
     return with_recorded_panel(ledger, parts) if panel else parts
 

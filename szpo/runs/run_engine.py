@@ -1,4 +1,9 @@
-"""Where a run's language model is loaded: in this process, or on the workers of its engine."""
+"""Where a run's language model is loaded: its device, this process, or workers.
+
+A run's model and device: chosen when the run is created, the same when it is resumed. Another kind
+of device computes other last bits, and so other words and votes. Weights do not differ: they
+follow from the recorded updates on any machine (`szpo.replay`).
+"""
 
 from __future__ import annotations
 
@@ -10,20 +15,137 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from szpo import plugins
-from szpo.config import settings_file
-from szpo.config.engine import RAY_ROWS, VLLM_ROWS
+from szpo.config import model_table, settings_file
 from szpo.config.schema import Config
+from szpo.config.tables import RAY_ROWS, VLLM_ROWS
 from szpo.errors import SzpoError, UsageError
 from szpo.ledger import run_spec
 from szpo.ledger.database import Ledger
-from szpo.runs import cost_plan, known_addresses
-from szpo.runs.machine_check import Check
+from szpo.runs import budget, known_addresses
+from szpo.runs.doctor import Check
+from szpo.types import Say
 from szpo.voting import lease, pauses
 
 if TYPE_CHECKING:
     from szpo.models.loading import ModelFacts
     from szpo.policies.backend import Backend
     from szpo.policies.protocol import Policy
+
+
+DEVICE_CHANGED = "device"
+"""Kind of the event that records another device."""
+
+
+def choose_device(config: Config) -> Config:
+    """Replace ``auto`` in the settings by a model, a device and a dtype.
+
+    They are this machine's, or the workers'. Workers compute on a GPU in bf16 if `engine.gpus`
+    gives them one, else on a CPU, assumed to be like this one; their ``auto`` model is smollm2.
+    """
+    from szpo.models import devices
+
+    if config.engine.kind == "ray":
+        from szpo.policies import ray_engine
+
+        ray_engine.demand(config.engine)
+        m, usual = config.model, "cuda" if config.engine.gpus else "cpu"
+        dtype = "bf16" if config.engine.gpus else devices.usual_dtype(usual)
+        return _set(
+            config,
+            name=model_table.SHIPPED.name if m.name == model_table.AUTO else m.name,
+            device=usual if m.device == "auto" else m.device,
+            dtype=dtype if m.dtype == "auto" else m.dtype,
+        )
+    if config.engine.kind == "vllm":
+        from szpo.policies import vllm_engine
+
+        vllm_engine.demand(config.engine)
+    chosen = devices.choose(config.model.device, config.model.dtype)
+    name = config.model.name
+    if name == model_table.AUTO:
+        free = devices.free_bytes(chosen.device) / 2**30
+        if config.engine.kind != "local" or config.model.adapter is not None:
+            free = 0.0  # the servers' model, or the adapter's, is not known here
+        name = model_table.name_auto(
+            name,
+            free,
+            accelerator=chosen.device != "cpu",
+            number_bytes=model_table.NUMBER_BYTES[chosen.dtype],
+        )
+    return _set(config, name=name, device=chosen.device, dtype=chosen.dtype)
+
+
+def restore_device(
+    config: Config, ledger: Ledger, *, wanted: str | None, driven: bool, say: Say
+) -> Config:
+    """The settings with the device on which a recorded run's model computes now.
+
+    Args:
+        config: The run's recorded settings.
+        ledger: The run.
+        wanted: The device that the user chose for the rest of the run, if any.
+        driven: The run is to continue; if it is only read, any device will do.
+        say: Called with a line if another device is used.
+    """
+    from szpo.models import devices
+
+    device, hardware = read_device(ledger)
+    name = ledger.path.name
+    if driven and config.engine.kind == "ray":  # `require_same_device` checks the workers' device
+        usual = "cuda" if config.engine.gpus else "cpu"
+        if wanted not in (None, "auto", usual):
+            raise UsageError(f"--device {wanted}: the workers of {name} compute on {usual}")
+        return _set(config, device=device)
+    if wanted is not None:
+        return _set(config, device=devices.choose(wanted).device)
+    if not devices.is_here(device):
+        if driven:
+            raise UsageError(
+                f"{name} runs on {device}, which is not on this machine (torch finds: "
+                f"{devices.list_found()}), and answers differ elsewhere; resume it there, or "
+                "name one of these with --device"
+            )
+        found = devices.choose().device
+        say(f"{name} runs on {device}, which is not here; its model is loaded on {found}")
+        return _set(config, device=found)
+    here = devices.hardware(device)
+    if driven and hardware is not None and here != hardware:
+        raise UsageError(
+            f"{name} runs on {hardware}; {device} is {here} here, and answers differ there; "
+            f"resume it on {hardware}, or accept that with --device {device}"
+        )
+    return _set(config, device=device)
+
+
+def require_same_device(ledger: Ledger, facts: ModelFacts, *, wanted: str | None) -> None:
+    """Refuse workers with another model of GPU than the run had; see `restore`."""
+    device, hardware = read_device(ledger)
+    if wanted is None and hardware is not None and facts.hardware != hardware:
+        raise UsageError(
+            f"{ledger.path.name} runs on {hardware}; its workers have {facts.hardware}, and "
+            f"answers differ there; resume it on {hardware}, or accept that with --device {device}"
+        )
+
+
+def read_device(ledger: Ledger) -> tuple[str, str | None]:
+    """The device on which a run computed last, and its GPU model if that was recorded."""
+    for event in reversed(list(ledger.events(DEVICE_CHANGED))):
+        return event["body"]["device"], event["body"]["hardware"]
+    base: dict[str, Any] = ledger.spec.get("base") or {}
+    return ledger.spec["config"]["model"]["device"], base.get("hardware")
+
+
+def record_device_move(ledger: Ledger, facts: ModelFacts) -> None:
+    """Record the device that holds the run's model now, if it is another than before."""
+    now = (str(facts.device), facts.hardware)
+    if now != read_device(ledger):
+        body = {"device": now[0], "hardware": now[1]}
+        ledger.record_event(DEVICE_CHANGED, "operator", body)
+
+
+def _set(config: Config, **changes: str) -> Config:
+    return config.model_copy(update={"model": config.model.model_copy(update=changes)})
+
 
 ENGINE_CHANGED: Final = "engine"
 """Event kind: the run's workers changed."""
@@ -65,12 +187,14 @@ def load_host(config: Config, *, adapter: bool, driven: bool) -> Backend:
     from szpo.policies import language_model
 
     if driven and config.engine.kind == "ray":
-        from szpo.cluster import remote
+        from szpo.policies import ray_engine
 
-        return remote.start(config.engine, language_model.describe(config, adapter=adapter))
+        return ray_engine.start_workers(
+            config.engine, language_model.describe(config, adapter=adapter)
+        )
     host = language_model.load_host(config, adapter=adapter)
     if driven and config.engine.kind == "vllm":
-        from szpo.cluster.vllm_engine import VllmBackend
+        from szpo.policies.vllm_engine import VllmBackend
 
         # People take minutes for a step, so a second to rescore each row does not matter.
         return VllmBackend(host.facts, config.engine, each_row=config.panel.kind == "people")
@@ -90,12 +214,12 @@ def closed_on_error(host: Backend) -> Iterator[None]:
 def read_settings(ledger: Ledger, wanted: Mapping[str, Any] | None = None) -> Config:
     """The settings of a recorded run that is to be driven; see `restore`."""
     config = settings_file.check(run_spec.recorded_tables(ledger.spec), where=ledger.path.name)
-    config = restore(config, ledger, wanted)
+    config = restore_engine(config, ledger, wanted)
     known_addresses.require_trusted(known_addresses.calls_of_run(config), ledger.path.name)
     return config
 
 
-def restore(config: Config, ledger: Ledger, wanted: Mapping[str, Any] | None) -> Config:
+def restore_engine(config: Config, ledger: Ledger, wanted: Mapping[str, Any] | None) -> Config:
     """The settings with the run's last engine settings, changed by the ``wanted`` ones."""
     wanted = dict(wanted or {})
     if wanted and config.engine.is_local:
@@ -125,7 +249,7 @@ def _addresses(wanted: Mapping[str, Any]) -> list[str]:
     return [each for each in every if isinstance(each, str)]
 
 
-def record_move(ledger: Ledger, config: Config) -> None:
+def record_engine_move(ledger: Ledger, config: Config) -> None:
     """Record a resumed run's engine settings that may change, if they did."""
     names = CHANGEABLE.get(config.engine.kind) or CHANGEABLE["ray"]
     now = {name: getattr(config.engine, name) for name in names}
@@ -140,12 +264,12 @@ def record_move(ledger: Ledger, config: Config) -> None:
 def is_away(config: Config) -> bool:
     """Whether the settings' workers or servers cannot be reached."""
     if config.engine.kind == "vllm":
-        from szpo.cluster import vllm_engine
+        from szpo.policies import vllm_engine
 
         return vllm_engine.unreachable(config.engine) is not None
     if config.engine.kind != "ray":
         return False
-    from szpo.cluster import ray_engine
+    from szpo.policies import ray_engine
 
     return ray_engine.unreachable(config.engine) is not None
 
@@ -153,7 +277,7 @@ def is_away(config: Config) -> bool:
 def leave(config: Config) -> None:
     """Leave a cluster that is gone, so that this process can join one again."""
     if config.engine.kind == "ray":
-        from szpo.cluster import ray_engine
+        from szpo.policies import ray_engine
 
         ray_engine.leave()
 
@@ -170,7 +294,7 @@ def note_back(ledger: Ledger) -> None:
         pauses.unpause(ledger, ENGINE_CHANGED)
 
 
-def examine(config: Config, prompt: str = "Write a sentence.") -> Iterator[Check]:
+def examine_engine(config: Config, prompt: str = "Write a sentence.") -> Iterator[Check]:
     """Check that the settings' engine can be reached, and measure what a step costs there.
 
     Workers or servers answer a chunk each, twice; the second time is the measured one.
@@ -185,7 +309,7 @@ def examine(config: Config, prompt: str = "Write a sentence.") -> Iterator[Check
     except SzpoError as error:
         yield Check("engine", "fail", str(error))
         return
-    rows = cost_plan.step_answers(config)
+    rows = budget.step_answers(config)
     chunks = math.ceil(rows / size)
     seconds = math.ceil(chunks / places) * chunk_s
     step = (
@@ -202,20 +326,18 @@ them answer a chunk each."""
 
 
 def _ask_servers(config: Config, prompt: str) -> _Measured:
-    from szpo.cluster import vllm_engine
-    from szpo.cluster.vllm_messages import Decoding
     from szpo.models import context, loading
     from szpo.models.logprobs import vocabulary_size
-    from szpo.policies import subspace_cache
-    from szpo.runs import run_device
+    from szpo.policies import subspace_setup, vllm_engine
+    from szpo.policies.vllm_messages import Decoding
 
     engine = config.engine
     vllm_engine.demand(engine)
-    chosen = run_device.choose(config).model
+    chosen = choose_device(config).model
     dtype = "fp32" if chosen.dtype == "auto" else chosen.dtype
     facts = context.describe(chosen.name, dtype=dtype)
     decoding = Decoding(
-        subspace_cache.sampling_of(config), loading.stop_tokens(facts), vocabulary_size(facts)
+        subspace_setup.sampling_of(config), loading.stop_tokens(facts), vocabulary_size(facts)
     )
     size, urls = engine.rows or VLLM_ROWS, engine.replicas or []
     seconds, version = vllm_engine.measure_chunk(
@@ -231,18 +353,17 @@ def _ask_servers(config: Config, prompt: str) -> _Measured:
 def _ask_workers(config: Config, prompt: str) -> _Measured:
     import numpy as np
 
-    from szpo.policies import requests, subspace_cache
-    from szpo.runs import run_device
+    from szpo.policies import requests, subspace_setup
 
     engine, size = config.engine, config.engine.rows or RAY_ROWS
-    host = load_host(run_device.choose(config), adapter=False, driven=True)
+    host = load_host(choose_device(config), adapter=False, driven=True)
     with contextlib.closing(host):
         asked = host.beside(host.facts.name)
         facts = asked.facts
         table = np.array([(0, 0, 0, i) for i in range(size * engine.workers)], np.int64)
         request = requests.AnswerRequest(
             {}, (), (_encode(config, facts, prompt),), (bytes(16),), table,
-            replace(subspace_cache.sampling_of(config), stop=()),
+            replace(subspace_setup.sampling_of(config), stop=()),
         )  # fmt: skip
         asked.answer(request)
         began = time.monotonic()

@@ -46,12 +46,11 @@ def fit(config: Config, prompts: PromptSet) -> PromptSet:
     Raises:
         UsageError: One is too long, and the settings do not cut.
     """
-    from szpo.data import prompt_room
     from szpo.models import context
 
     reader = context.load_reader(config.model.name)
     new, too_long = config.generation.max_new_tokens, config.prompts.too_long
-    return prompt_room.fit_prompts(prompts, reader, new, too_long)
+    return context.fit_prompts(prompts, reader, new, too_long)
 
 
 def own_prompts(ledger: Ledger, texts: Sequence[str]) -> tuple[Prompt, ...]:

@@ -15,15 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from szpo.files import private
-from szpo.locks import try_lock
+from szpo.files import private, try_lock
 
 Progress = Callable[[str, int, int], None]
 """A function of (stage, parts done, parts in all); 0 where parts are not counted."""
 
 SUFFIX: Final = "-setup"
 IMPROVING: Final = "-improving"
-"""The suffix while a run improves between its rounds (`szpo.improvement.rounds`)."""
+"""The suffix while a run improves between its rounds (`szpo.improvement.improve_run`)."""
 MOST_BYTES: Final = 4096
 
 

@@ -15,8 +15,7 @@ from szpo import seeds
 from szpo.ledger.database import Ledger, Record
 from szpo.types import Answer, Comparison, Row
 from szpo.voting import counting
-from szpo.voting.seats import Letter
-from szpo.voting.sides import less_used_side
+from szpo.voting.seats import Letter, less_used_side
 
 Kind = Literal["gold", "aa"]
 KINDS: Final[tuple[Kind, ...]] = ("gold", "aa")

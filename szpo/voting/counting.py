@@ -11,7 +11,7 @@ import numpy as np
 from szpo.errors import IntegrityError
 from szpo.ledger.database import Ledger, Record
 from szpo.types import Choice, Kind, Tally, Verdict, Vote
-from szpo.voting.sides import balance_of, quotas
+from szpo.voting.seats import balance_of, quotas
 
 _VOTE: Final = (
     "SELECT v.vote, v.assignment, v.revision, v.choice, v.received_us, a.comparison, a.panelist, "

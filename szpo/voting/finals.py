@@ -16,7 +16,7 @@ from szpo.intervals import Share, share
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.ledger.orders import Order
-from szpo.voting import calibration, panelists, seats
+from szpo.voting import calibration, seats
 from szpo.voting.seats import LETTERS, Letter
 
 PAIRS: Final = 64
@@ -177,6 +177,6 @@ def _must_wait(
     tuners = calibration.find_tuners(ledger)
     if panelist not in tuners:
         return False
-    is_new = (order.done_us or 0) > now - panelists.PRESENT_US
-    others = panelists.find_present(ledger, now, sessions=is_new) - tuners
+    is_new = (order.done_us or 0) > now - seats.PRESENT_US
+    others = seats.find_present(ledger, now, sessions=is_new) - tuners
     return any(other not in shown for other in others for _, _, shown in places)

@@ -18,7 +18,6 @@ from math import comb
 from typing import Any, Final
 
 from szpo.errors import RunError
-from szpo.ledger import adopted
 from szpo.ledger import theta as recorded
 from szpo.ledger.database import Ledger
 from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED as NEEDED
@@ -26,7 +25,7 @@ from szpo.types import Theta, Vote
 from szpo.voting import counting, lease, withdrawals
 from szpo.voting.withdrawals import Withdrawal
 
-RETURN: Final = adopted.RETURN
+RETURN: Final = recorded.RETURNED
 
 
 def adopt(
@@ -37,7 +36,7 @@ def adopt(
     body: Mapping[str, Any],
     others: Theta | None = None,
 ) -> None:
-    """Record improved weights as in `adopted.append`, if the run and their votes stand as then.
+    """Record improved weights by `append_adopted`, if the run and their votes stand as then.
 
     Args:
         ledger: The run.
@@ -58,7 +57,7 @@ def adopt(
                 "verdicts were withdrawn meanwhile, and what had learned from them is not "
                 "adopted; improve again"
             )
-        adopted.append(ledger, theta, body, others)
+        recorded.append_adopted(ledger, theta, body, others)
 
 
 def factor_against(new: int, start: int) -> Fraction:
@@ -115,7 +114,7 @@ def walk(ledger: Ledger) -> Iterator[tuple[int, Checks, Mapping[str, Any] | None
         "json_extract(body, '$.pool.checks') AS checks FROM events "
         "WHERE kind IN ('generated', 'step', ?, ?) "
         "AND event > (SELECT min(event) FROM events WHERE kind = ?) ORDER BY event",
-        (RETURN, withdrawals.EVENT, adopted.KIND),
+        (RETURN, withdrawals.EVENT, recorded.ADOPTED),
     ):
         if row["kind"] == "generated":
             waiting[row["step"]] = json.loads(row["checks"] or "[]")
@@ -144,8 +143,8 @@ def read(ledger: Ledger) -> Checks:
 
 def return_if_due(ledger: Ledger, steps: int) -> None:
     """Go back to the start where the checks say so; call it in a round's last transaction."""
-    last = adopted.last(ledger)
-    if last is None or adopted.went_back(last):
+    last = recorded.last_adopted(ledger)
+    if last is None or recorded.went_back(last):
         return
     found = read(ledger)
     if found.against:
@@ -165,10 +164,10 @@ def describe(ledger: Ledger, steps: int, found: Checks) -> dict[str, Any]:
 
 def why_back(ledger: Ledger, steps: int | None = None) -> str | None:
     """Why the policy is at its start again; None where it is not, or not since ``steps``."""
-    last = adopted.last(ledger)
-    if last is None or not adopted.went_back(last) or steps not in (None, last["steps"]):
+    last = recorded.last_adopted(ledger)
+    if last is None or not recorded.went_back(last) or steps not in (None, last["steps"]):
         return None
-    if adopted.WITHDRAWN in last:
+    if recorded.WITHDRAWN in last:
         return (
             "its improved weights had learned from verdicts that were withdrawn, so the policy "
             "went back to the start"

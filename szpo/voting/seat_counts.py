@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from szpo.ledger.database import Ledger, Record
 from szpo.voting import counting, seats
-from szpo.voting.sides import balance_of, planned_sides
+from szpo.voting.seats import balance_of, planned_sides
 
 RUN: Final = """
 SELECT s.*, r.paused_by, r.pause_reason,

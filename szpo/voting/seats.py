@@ -1,18 +1,85 @@
-"""Seats at comparisons: their ids and orders, derived from the seed, and their rows.
+"""Seats at comparisons: panelists, their orders, and which policy stands on side A.
 
 A seat is a comparison reserved for a panelist (table `assignments`). `szpo.voting.seat_counts`
 decides which comparison of the open step is served next.
+
+Which policy stands on side A: plus or minus, balanced over a step's votes or drawn. Final
+comparisons are balanced in `szpo.voting.finals`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 from szpo import seeds
-from szpo.ledger.database import Ledger
+from szpo.config import optimizer
+from szpo.errors import UsageError
+from szpo.ledger.canonical import canonical, sha256
+from szpo.ledger.database import Ledger, Record
 from szpo.types import Assignment
+
+PanelistKind = Literal["person", "simulated", "judge"]
+PRESENT_US: Final = 15 * 60_000_000
+"""A panelist is present if they began a session, or were served a seat, within this time, µs."""
+
+
+def panelist_id(root_seed: int, kind: str, pseudonym: str) -> str:
+    """The id of a simulated panelist or a judge, from the seed; ids of persons are random."""
+    return seeds.derive(root_seed, "panelist", name=f"{kind}/{pseudonym}")[:8].hex()
+
+
+def enroll(ledger: Ledger, kind: PanelistKind, pseudonym: str, at_us: int) -> str:
+    """Enroll a panelist at the first call with this pseudonym; return the panelist's id."""
+    if kind not in get_args(PanelistKind):
+        raise UsageError(f"panelist {pseudonym!r}: kind {kind!r} is unknown")
+    if not 1 <= len(pseudonym) <= 64:
+        raise UsageError("panelist: a pseudonym has 1 to 64 characters")
+    with ledger.transaction("votes"):
+        found = ledger.query("SELECT * FROM panelists WHERE pseudonym = ?", (pseudonym,))
+        if found:
+            if found[0]["kind"] != kind:
+                raise UsageError(
+                    f"panelist {pseudonym!r} is enrolled as {found[0]['kind']}; give another name"
+                )
+            return str(found[0]["panelist"])
+        if kind == "person":
+            panelist = secrets.token_hex(8)
+        else:
+            panelist = panelist_id(ledger.root_seed, kind, pseudonym)
+        ledger.execute(
+            "INSERT INTO panelists VALUES (?, ?, ?, ?)", (panelist, kind, pseudonym, at_us)
+        )
+        return panelist
+
+
+def find_present(ledger: Ledger, now: int, *, sessions: bool = True) -> set[str]:
+    """The ids of the panelists who are present at ``now``; without ``sessions`` by seats alone."""
+    found = ledger.query(
+        "SELECT panelist FROM credentials WHERE credential >= 'session:' "
+        "AND credential < 'session;' AND panelist IS NOT NULL AND revoked_us IS NULL "
+        "AND created_us > ? AND ? UNION SELECT panelist FROM assignments WHERE served_us > ?",
+        (now - PRESENT_US, sessions, now - PRESENT_US),
+    )
+    return {row["panelist"] for row in found}
+
+
+def has_agreed(ledger: Ledger, panelist: str) -> bool:
+    """Whether a person has agreed to take part."""
+    sql = "SELECT 1 FROM events WHERE kind = 'consent' AND actor = ?"
+    return bool(ledger.query(sql, (panelist,)))
+
+
+def record_consent(ledger: Ledger, panelist: str, wording: Sequence[str], own: str | None) -> None:
+    """Record once that a person agreed, with hashes of the wording and of the operator's text."""
+    if not has_agreed(ledger, panelist):
+        body = {"panelist": panelist, "text": sha256(canonical(list(wording)))}
+        if own is not None:
+            body["own"] = sha256(canonical(own))
+        ledger.record_event("consent", panelist, body)
+
 
 Letter = Literal["A", "B"]
 LETTERS: Final[tuple[Letter, ...]] = ("A", "B")
@@ -107,3 +174,74 @@ def _seat_key(root_seed: int, purpose: str, head: Mapping[str, Any], panelist: s
         return seeds.derive(root_seed, purpose, name=f"{head['comparison']}/{panelist}")
     name = f"{head['n']}/{panelist}"
     return seeds.derive(root_seed, purpose, step=head["step"], k=head["k"], name=name)
+
+
+Balance: TypeAlias = Literal["direction", "step"]
+"""The comparisons over which plus is on side A in half of the counted votes."""
+
+
+def planned_sides(
+    root_seed: int, asked: Iterable[Record], m: int, balance: Balance = "direction"
+) -> dict[str, tuple[Letter, ...]]:
+    """The M planned sides of plus for each of a step's `comparisons_asked`, by comparison id."""
+    found = {}
+    for head, odd in _odd_sides(root_seed, asked, balance):
+        found[head["comparison"]] = _arrange(root_seed, head["step"], head["k"], head["n"], m, odd)
+    return found
+
+
+def quotas(
+    root_seed: int, asked: Iterable[Record], m: int, balance: Balance = "direction"
+) -> dict[tuple[str, str], int]:
+    """How many votes may count, by (comparison, side of plus), as planned in `planned_sides`."""
+    found = {}
+    for head, odd in _odd_sides(root_seed, asked, balance):
+        for side in "AB":
+            found[head["comparison"], side] = m // 2 + (m % 2 if side == odd else 0)
+    return found
+
+
+def balance_of(ledger: Ledger) -> Balance:
+    """The run's `Balance`: sides are balanced within each direction, or over a whole step.
+
+    A rule that asks about many directions once each can be balanced over a step only.
+    """
+    rule = optimizer.find_rule(ledger.spec.get("optimizer", {}).get("rule", ""))
+    return "step" if rule is not None and rule.two_points else "direction"
+
+
+def less_used_side(used: Iterable[str], root_seed: int, comparison: str, panelist: str) -> Letter:
+    """The side of plus that was used less often, where no plan balances sides; ties are drawn."""
+    sides = list(used)
+    a, b = sides.count("A"), sides.count("B")
+    if a == b:
+        key = seeds.derive(root_seed, "side", name=f"{comparison}/{panelist}")
+        return LETTERS[seeds.integer(key, 0, 2)]
+    return "A" if a < b else "B"
+
+
+def side_in_step(root_seed: int, step: int, rank: int, k: int = 0) -> Letter:
+    """The side of plus that gets one more vote where M is odd; sides alternate over the ranks.
+
+    ``rank``: how many comparisons that are asked come before, in the step or in direction ``k``.
+    """
+    first = seeds.integer(seeds.derive(root_seed, "sides", step=step, k=k), 0, 2)
+    return LETTERS[(first + rank) % 2]
+
+
+def _odd_sides(
+    root_seed: int, asked: Iterable[Record], balance: Balance
+) -> Iterator[tuple[Record, str]]:
+    """Yield each comparison with the side that gets one more where M is odd; sides alternate."""
+    ranks: dict[int, int] = {}
+    for head in asked:
+        k = head["k"] if balance == "direction" else 0
+        rank = ranks[k] = ranks.get(k, -1) + 1
+        yield head, side_in_step(root_seed, head["step"], rank, k)
+
+
+def _arrange(root_seed: int, step: int, k: int, n: int, m: int, odd: str) -> tuple[Letter, ...]:
+    """The sides of M seats in a drawn order; ``odd`` has one more where M is odd."""
+    pool = list("AB" * (m // 2)) + [odd] * (m % 2)
+    order = seeds.permutation(seeds.derive(root_seed, "seats", step=step, k=k, name=str(n)), m)
+    return tuple("A" if pool[i] == "A" else "B" for i in order)

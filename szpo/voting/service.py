@@ -16,11 +16,11 @@ from szpo.failpoints import failpoint
 from szpo.ledger import canonical
 from szpo.ledger.database import Clock, Ledger, Record
 from szpo.types import Assignment, Vote
-from szpo.voting import calibration, casting, finals, panelists, seat_counts, seats
+from szpo.voting import calibration, casting, finals, seat_counts, seats
 from szpo.voting.casting import Receipt, VoteRequest
 from szpo.voting.counting import StepVotes
-from szpo.voting.panelists import PanelistKind
 from szpo.voting.seat_counts import ComparisonSeats, RunNow, Seat, SeatCounts
+from szpo.voting.seats import PanelistKind
 
 T = TypeVar("T")
 SeatKind = Literal["round", "calibration", "final"]
@@ -68,7 +68,7 @@ class VoteService:
 
         Ids of simulated panelists and judges derive from the root seed; persons' are random.
         """
-        return panelists.enroll(self.ledger, kind, pseudonym, self.clock())
+        return seats.enroll(self.ledger, kind, pseudonym, self.clock())
 
     def panelists(self) -> list[Record]:
         """The rows of all panelists, in order of enrolment."""

@@ -1,4 +1,9 @@
-"""Withdrawn verdicts: a panelist's votes leave the fit; steps that were taken stay as recorded.
+"""What leaves the fit: verdicts that are withdrawn, and features set aside.
+
+Orders such as "not about length": groups of features that updates do not follow. An event names
+the group, and the first step for which the order holds: the first that still takes votes. From
+then on the group may explain votes, but updates do not follow it (`szpo.optim.named_features`).
+Run, replay and verify read the orders with each step's inputs.
 
 An event names the panelist and the first step for which it holds: the first that still takes
 votes. In the same transaction every vote of theirs is amended as excluded, so open rounds lose
@@ -14,13 +19,102 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from szpo.errors import IntegrityError, UsageError
-from szpo.ledger import adopted, theta
+from szpo.ledger import theta
 from szpo.ledger.database import Ledger
-from szpo.optim.rules.all_votes import count_sides
-from szpo.optim.rules.registry import rule_of
-from szpo.optim.rules.rule import Recounted
+from szpo.optim.all_votes import count_sides
+from szpo.optim.named_features import NamedFeatures, group_of, groups, groups_of, members
+from szpo.optim.rule import Recounted
+from szpo.optim.rules import rule_of
 from szpo.optim.settings import Settings
-from szpo.voting import casting, counting, set_aside, step_plan
+from szpo.voting import casting, counting, steps
+
+SET_ASIDE: Final = "not about"
+OVER: Final = ("closed", "applied")
+"""States of a step that takes no more votes."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """An order that sets a group aside, or its withdrawal."""
+
+    group: str
+    """The feature that names the group."""
+    step: int
+    """The first step for which it holds."""
+    on: bool
+    """False withdraws it."""
+    by: str
+    event: int
+
+    def describe(self, features: NamedFeatures, what: str = "step", first: int = 0) -> str:
+        """The order's effect in a sentence; ``what`` names a step, ``first`` numbers step 0."""
+        follow = "not followed" if self.on else "followed again"
+        group = ", ".join(groups_of(features)[self.group])
+        return f"{group}: {follow} from the update of {what} {self.step + first} on"
+
+
+def not_about_orders(ledger: Ledger) -> tuple[SetAside, ...]:
+    """All orders of a run, and withdrawals, the earliest first."""
+    found = ledger.query("SELECT event, actor, body FROM events WHERE kind = ?", (SET_ASIDE,))
+    bodies = [(row, json.loads(row["body"])) for row in found]
+    return tuple(
+        SetAside(body["group"], body["step"], body["on"], row["actor"], row["event"])
+        for row, body in bodies
+    )
+
+
+def in_force(ledger: Ledger, step: int | None = None) -> dict[str, SetAside]:
+    """The orders in force in a step, by the group's name; by default those in the newest step."""
+    last = {o.group: o for o in not_about_orders(ledger) if step is None or o.step <= step}
+    return {name: order for name, order in last.items() if order.on}
+
+
+def read_set_aside(ledger: Ledger, features: NamedFeatures, step: int) -> tuple[int, ...]:
+    """The regressors that a step does not follow, in rising order."""
+    held = in_force(ledger, step)
+    done = ledger.query(
+        "SELECT min(event) AS event FROM events WHERE kind = 'step' "
+        "AND json_extract(body, '$.step') = ?",
+        (step,),
+    )[0]["event"]
+    if late := [
+        o for o in not_about_orders(ledger) if o.step <= step and o.event > (done or o.event)
+    ]:
+        raise IntegrityError(f'event {late[0].event}: "{SET_ASIDE}" names a step that was over')
+    try:
+        return tuple(sorted(i for name in held for i in members(features, name)))
+    except UsageError as error:
+        raise IntegrityError(f'"{SET_ASIDE}" in step {step}: {error}') from error
+
+
+def require_names(features: NamedFeatures | None) -> NamedFeatures:
+    """The named features of a run."""
+    if features is None:
+        raise UsageError(
+            "not about: the run's coordinates are not named features (subspace.kind features)"
+        )
+    return features
+
+
+def order_not_about(
+    ledger: Ledger, by: str, features: NamedFeatures | None, name: str, *, on: bool = True
+) -> SetAside:
+    """Record an order that sets the group of a feature aside, or its withdrawal; return it."""
+    features = require_names(features)
+    group = group_of(features, members(features, name)[0]).name
+    with ledger.transaction(by):
+        held = in_force(ledger)
+        if (group in held) == on:
+            state = "left out already" if on else "not left out"
+            raise UsageError(f"not about: {group} is {state}")
+        if on and len(held) + 1 == len(groups(features)):
+            raise UsageError(
+                "not about: this is the last group; one must be left for the model to follow"
+            )
+        step = 1 + max((r["step"] for r in ledger.steps() if r["state"] in OVER), default=-1)
+        ledger.record_event(SET_ASIDE, by, {"group": group, "step": step, "on": on})
+        return not_about_orders(ledger)[-1]
+
 
 EVENT: Final = "withdrawn"
 REASON: Final = "withdrawn by the panelist"
@@ -100,16 +194,16 @@ def withdraw(
             raise UsageError(f"withdraw: {name} has no votes; leave out --with-votes")
         new = [row["vote"] for row in cast if row["vote"] not in out]
         if new or panelist not in (each.panelist for each in withdrawals(ledger)):
-            over = [row["step"] for row in ledger.steps() if row["state"] in set_aside.OVER]
+            over = [row["step"] for row in ledger.steps() if row["state"] in OVER]
             body = {"panelist": panelist, "step": max(over, default=-1) + 1}
             ledger.record_event(EVENT, by, body)
         for vote in new:
             casting.amend(ledger, vote, "exclude", REASON, by, ledger.clock())
-        last = adopted.last(ledger)
+        last = theta.last_adopted(ledger)
         if weights and last is not None and last["theta_sha256"] in learned.improved:
             digests = theta.theta_digests(ledger)
-            body = {"steps": len(digests) - 1, adopted.WITHDRAWN: panelist}
-            ledger.record_event(adopted.RETURN, by, {**body, "theta_sha256": digests[0]})
+            body = {"steps": len(digests) - 1, theta.WITHDRAWN: panelist}
+            ledger.record_event(theta.RETURNED, by, {**body, "theta_sha256": digests[0]})
             return replace(learned, removed=True)
     return learned
 
@@ -121,7 +215,7 @@ def find_learned(ledger: Ledger, panelist: str) -> Learned:
         "(SELECT step FROM steps WHERE state = 'applied') ORDER BY step", (panelist,),
     )  # fmt: skip
     steps = tuple(row["step"] for row in rows)
-    bodies = (event["body"] for event in ledger.events(adopted.KIND))
+    bodies = (event["body"] for event in ledger.events(theta.ADOPTED))
     last = ((body["theta_sha256"], body["begun"]["steps"]) for body in bodies)
     improved = [sha256 for sha256, until in last if steps and until > steps[0]]
     votes = ledger.query(
@@ -167,7 +261,7 @@ def _recount(
     """The rows of the steps < ``until`` that have withdrawn votes, as they count without these."""
     first = len(settings.earlier_votes or ())
     for step in range(until):
-        here = step_plan.settings_of(ledger, settings, step)
+        here = steps.settings_of(ledger, settings, step)
         o = here.section
         votes = counting.counted(ledger, step)
         out = [v for v in votes if any(each.holds(v.panelist, step) for each in held)]

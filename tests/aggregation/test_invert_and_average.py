@@ -11,13 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from szpo import seeds
-from szpo.aggregation import bradley_terry as bt
-from szpo.aggregation import invert_and_average as e
-from szpo.aggregation.links import LINKS, link
-from szpo.analysis import feature_weights
+from szpo.analysis import feature_weights as bt
 from szpo.analysis.feature_weights import FeatureVotes
 from szpo.errors import RunError, UsageError
-from szpo.optim.rules import sign
+from szpo.optim import links as e
+from szpo.optim import sign
+from szpo.optim.links import LINKS, link
 from szpo.types import Floats, Ints, Tally
 from tests.support.cases import case
 from tests.support.tallies import tally
@@ -167,8 +166,7 @@ def test_ties_shift_the_log_odds_by_halves_or_as_davidson_has_it():
     x, y = draw_votes(1, np.array([1.0, -2.0]), 200)
     who, asked = ["ann"] * 200, [str(i) for i in range(200)]
     one, other = (
-        feature_weights.fit_taste(FeatureVotes(x, y, who, asked), seed=0, ties=t)
-        for t in ("half", "davidson")
+        bt.fit_taste(FeatureVotes(x, y, who, asked), seed=0, ties=t) for t in ("half", "davidson")
     )
     assert other.nu is None and other.weights.tolist() == one.weights.tolist()
     with pytest.raises(RunError, match="Davidson's model needs a tie"):
@@ -214,8 +212,8 @@ def test_which_side_is_plus_means_nothing(seed, swapped):
 def test_units_change_nothing_but_the_deviation():
     x, y = draw_votes(4, np.array([1.0, -0.5]), 120)
     who, asked = ["ann"] * 120, [str(i) for i in range(120)]
-    one = feature_weights.fit_taste(FeatureVotes(x, y, who, asked), seed=5)
-    other = feature_weights.fit_taste(FeatureVotes(x * [1000.0, 1.0], y, who, asked), seed=5)
+    one = bt.fit_taste(FeatureVotes(x, y, who, asked), seed=5)
+    other = bt.fit_taste(FeatureVotes(x * [1000.0, 1.0], y, who, asked), seed=5)
     assert other.weights == pytest.approx(one.weights) and other.held_out == one.held_out
     assert other.scale == pytest.approx(one.scale * [1000, 1])
     utility = x @ (one.weights / one.scale)
@@ -318,8 +316,8 @@ def test_a_panelist_with_few_votes_is_near_the_panel():
     who = ["ann"] * 100 + ["ben"] * 100 + ["cho"] * 3
     y[100:200] = 1 - y[100:200]
     votes = FeatureVotes(x, y, who, [str(i) for i in range(203)])
-    panel = feature_weights.fit_taste(votes, seed=1)
-    own = feature_weights.fit_panelists(votes, panel)
+    panel = bt.fit_taste(votes, seed=1)
+    own = bt.fit_panelists(votes, panel)
     low, high = ({who: each[end][0] for who, each in own.items()} for end in (2, 3))
     assert low["ann"] > 0 > high["ben"]
     assert own["cho"][0] == 3 and abs(own["cho"][1][0] - panel.weights[0]) < 1
@@ -328,14 +326,12 @@ def test_a_panelist_with_few_votes_is_near_the_panel():
 
 def test_nothing_differs():
     with pytest.raises(RunError, match="no feature differs"):
-        feature_weights.fit_taste(
-            FeatureVotes(np.zeros((2, 1)), np.ones(2), ["a", "b"], ["1", "2"]), seed=0
-        )
+        bt.fit_taste(FeatureVotes(np.zeros((2, 1)), np.ones(2), ["a", "b"], ["1", "2"]), seed=0)
 
 
 def test_predicting_what_was_left_out_is_no_better_than_chance_on_noise():
     """Votes by a coin: in-sample fits beat it, left-out ones may not."""
     x, y = draw_votes(10, np.zeros(8), 120)
-    found = feature_weights.held_out(x, y, np.arange(120), KEY)
+    found = bt.held_out(x, y, np.arange(120), KEY)
     inside = np.mean(((x @ bt.newton(x, y).weights) > 0) == (y > 0.5))
     assert found.unsure() and inside > found.high

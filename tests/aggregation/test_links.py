@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from szpo.aggregation.links import link
 from szpo.errors import UsageError
+from szpo.optim.links import link
 
 NAMES = ["logistic", "probit", "cauchit", "cloglog", "linear:7"]
 REACH = {"probit": 5 / 6}

@@ -11,21 +11,20 @@ from hypothesis import strategies as st
 from scipy import special
 from scipy.stats import binom
 
-from szpo.aggregation import low_effort, rationality, registry, weighting
-from szpo.aggregation.low_effort import Conduct, Usual, at_random, flags
-from szpo.aggregation.weighting import HOSTILE_Z, MINUS, PLUS, TIE, History
-from szpo.analysis import voter_report
+from szpo.analysis import agreement, voter_report
+from szpo.analysis.agreement import Conduct, Usual, at_random, effort_flags
 from szpo.cli.app import call
 from szpo.config.optimizer import make_settings
 from szpo.errors import UsageError
-from szpo.evaluators.panel_evaluator import PanelEvaluator
-from szpo.optim import optimizer, weighted_votes
+from szpo.optim import optimizer, rule, weighting
+from szpo.optim.weighting import HOSTILE_Z, MINUS, PLUS, TIE, History
 from szpo.replay import replay, verification
+from szpo.replay.replay import read_votes_by_voter
 from szpo.types import Tally, Vote
 from szpo.voting import calibration
 from szpo.voting.casting import VoteRequest
+from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.service import VoteService
-from szpo.voting.votes_by_voter import read_votes_by_voter
 from tests.support import named_run, yard_run
 from tests.support.cases import case
 from tests.support.optimizer_state import state_to_json
@@ -137,7 +136,7 @@ def test_the_share_is_the_smallest_over_all_sets_of_voters(seed):
     assert found == (pytest.approx(next(sizes) / len(voters)) if lead else 0)
 
 
-@pytest.mark.parametrize("kind", registry.WEIGHTINGS)
+@pytest.mark.parametrize("kind", weighting.WEIGHTINGS)
 @pytest.mark.parametrize(("rule", "alpha"), [("known", {"alpha": 0.1}), ("sign", {})])
 def test_every_rule_reports_a_share_and_a_nearer_vote_a_smaller_one(rule, alpha, kind):
     settings = make_settings(3, (("z", (4,)),), rule=rule, N=7, M=1, weighting=kind, **alpha)
@@ -161,10 +160,10 @@ def test_a_weighting_needs_voters_and_without_them_there_is_no_share():
     with pytest.raises(UsageError, match="needs to know who voted how"):
         optimizer.tell(state, optimizer.ask(state), make_votes([[[PLUS, MINUS]]]).tally())
     with pytest.raises(UsageError, match="equal learns no weights"):
-        weighted_votes.learn_weights("equal", History.empty(2))
+        rule.learn_weights("equal", History.empty(2))
 
 
-@pytest.mark.parametrize("kind", registry.LEARNED)
+@pytest.mark.parametrize("kind", weighting.LEARNED)
 def test_weights_rest_on_earlier_steps_alone(kind):
     settings = make_settings(1, (("z", (4,)),), rule="known", N=4, weighting=kind)
     rng = np.random.default_rng(0)
@@ -194,7 +193,7 @@ def mixed_panel(ledger):
 
 
 @pytest.mark.parametrize(("rule", "M"), [("known", 3), ("sign", 1)])
-@pytest.mark.parametrize("kind", registry.LEARNED)
+@pytest.mark.parametrize("kind", weighting.LEARNED)
 def test_a_weighted_run_is_recomputed_from_its_votes(tmp_path, rule, kind, M):
     settings, ledger, policy = start(tmp_path, rule=rule, weighting=kind, M=M)
     go(settings, ledger, policy, mixed_panel(ledger), until_step=8)
@@ -267,15 +266,17 @@ def test_each_sign_has_an_edge():
     ]
     for odd, fine, code in cases:
         with case(odd, fine, code):
-            assert code in codes(flags(odd, None if code == "random" else Usual(gold=0.97)))
-            assert code not in codes(flags(fine, Usual(gold=0.97)))
+            assert code in codes(effort_flags(odd, None if code == "random" else Usual(gold=0.97)))
+            assert code not in codes(effort_flags(fine, Usual(gold=0.97)))
 
 
 def test_a_run_is_longer_by_chance_in_a_longer_record_and_a_flag_says_what_was_counted():
-    assert "run" in codes(flags(Conduct(run=15, left=(50, 100))))
-    assert "run" not in codes(flags(Conduct(run=15, left=(500, 1000))))
-    assert flags(Conduct(left=(30, 32))) == (("side", "chose the left side in 30 of 32 answers"),)
-    assert flags(Conduct()) == () and at_random(Conduct(rest=(3, 40), repeat=(0, 5))) == 0
+    assert "run" in codes(effort_flags(Conduct(run=15, left=(50, 100))))
+    assert "run" not in codes(effort_flags(Conduct(run=15, left=(500, 1000))))
+    assert effort_flags(Conduct(left=(30, 32))) == (
+        ("side", "chose the left side in 30 of 32 answers"),
+    )
+    assert effort_flags(Conduct()) == () and at_random(Conduct(rest=(3, 40), repeat=(0, 5))) == 0
 
 
 @given(st.integers(0, 12), st.integers(0, 20), st.integers(0, 60))
@@ -299,7 +300,7 @@ def test_a_right_answer_never_speaks_for_chance(gold, repeat, rest):
 def test_a_flag_meets_fewer_than_one_honest_panelist_in_a_hundred(name, honest):
     """Exactly, by the binomial distribution, after any number of answers up to eighty."""
     for n in range(1, 81):
-        met = [k for k in range(n + 1) if name in codes(flags(Conduct(**{name: (k, n)})))]
+        met = [k for k in range(n + 1) if name in codes(effort_flags(Conduct(**{name: (k, n)})))]
         assert binom.pmf(met, n, honest).sum() < 0.01, n
 
 
@@ -324,9 +325,9 @@ def conduct_of(kind, votes, gold, draw):
     again = 0 if one else draw.binomial(repeats, same)
     train = votes - gold - repeats
     return Conduct(
-        fast=(int((times < low_effort.soonest_ms(WORDS)).sum()), votes),
+        fast=(int((times < agreement.soonest_ms(WORDS)).sum()), votes),
         left=(int(left.sum()), votes),
-        run=low_effort.longest_run("".join("BA"[int(side)] for side in left)),
+        run=agreement.longest_run("".join("BA"[int(side)] for side in left)),
         gold=(int(draw.binomial(gold, right)), gold),
         repeat=(int(again), repeats),
         rest=(int(draw.binomial(train, agrees)), train),
@@ -350,7 +351,7 @@ def conduct_of(kind, votes, gold, draw):
 )
 def test_of_so_many_votes_this_share_of_panelists_is_flagged(kind, votes, known, low, high):
     draw = np.random.default_rng(KINDS.index(kind))
-    found = [bool(flags(conduct_of(kind, votes, known, draw), USUAL)) for _ in range(1500)]
+    found = [bool(effort_flags(conduct_of(kind, votes, known, draw), USUAL)) for _ in range(1500)]
     assert low <= np.mean(found) <= high
 
 
@@ -384,30 +385,30 @@ def draw_history(beta, each, *, answered="all", seed=0):
 
 
 def rationality_weights(sample):
-    return weighted_votes.learn_weights("rationality", sample)
+    return rule.learn_weights("rationality", sample)
 
 
 # ---- what all of them promise ----
 
 
-@pytest.mark.parametrize("name", registry.LEARNED)
+@pytest.mark.parametrize("name", weighting.LEARNED)
 def test_nothing_known_and_equal_voters_weigh_one(name):
     nobody = weighting.add_voters(History.empty(4), ["b", "a", "c"])
-    assert weighted_votes.learn_weights(name, nobody) == pytest.approx(np.ones(3), rel=1e-12)
+    assert rule.learn_weights(name, nobody) == pytest.approx(np.ones(3), rel=1e-12)
     same = past_of_skill(np.tile(np.where(np.arange(30) % 3 > 0, PLUS, MINUS), (4, 1))[..., None])
-    assert weighted_votes.learn_weights(name, same) == pytest.approx(np.ones(4), rel=1e-9)
+    assert rule.learn_weights(name, same) == pytest.approx(np.ones(4), rel=1e-9)
 
 
-@pytest.mark.parametrize("name", registry.LEARNED)
+@pytest.mark.parametrize("name", weighting.LEARNED)
 @pytest.mark.parametrize("answered", ["all", "one"])
 def test_no_side_no_order_of_voters_and_no_neighbour_matters(answered, name):
     rng = np.random.default_rng(1)
     sample = draw_history(np.exp(rng.normal(size=(3, 5))), 40, answered=answered)
     sample = replace(sample, gold=rng.integers(0, 5, (3, 5, 2)).cumsum(-1).astype(float))
-    weights = weighted_votes.learn_weights(name, sample)
+    weights = rule.learn_weights(name, sample)
 
     def check(changed, expected):
-        found = weighted_votes.learn_weights(name, replace(sample, **changed))
+        found = rule.learn_weights(name, replace(sample, **changed))
         assert found == pytest.approx(expected, rel=1e-9)
 
     order = [3, 1, 4, 0, 2]
@@ -422,7 +423,7 @@ def test_no_side_no_order_of_voters_and_no_neighbour_matters(answered, name):
         check({"verdicts": sample.verdicts[i], "gold": sample.gold[i]}, weights[i])
 
 
-@pytest.mark.parametrize("learn", [weighting.skill, rationality.rationality])
+@pytest.mark.parametrize("learn", [weighting.skill, weighting.rationality])
 @given(st.integers(0, 2**32), st.integers(1, 25))
 def test_negative_only_beyond_three_standard_errors_and_silence_is_not_redistributed(
     learn, seed, rows
@@ -450,7 +451,7 @@ def test_few_votes_leave_the_prior_and_many_turn_two_hostile_of_seven_round():
 
 def test_a_sharp_voter_is_distinguished_from_a_dull_one_and_the_interval_covers():
     beta = np.repeat([[2.0, 1.0, 1.0, 1.0, 0.5, 0.5]], 60, axis=0)
-    found = rationality.rationality(draw_history(beta, 150, seed=8))
+    found = weighting.rationality(draw_history(beta, 150, seed=8))
     mean = found.beta.mean(0)
     assert mean[0] > mean[1:4].max() > mean[4:].max()
     covered = (found.low <= 1.0) & (found.high >= 1.0)  # the middle ones' own value

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from scipy import special
 
-from szpo.analysis import cause, taught
+from szpo.analysis import taught
 from szpo.cli.app import call
 from szpo.intervals import Share, share
-from szpo.optim.rules.findings import Findings
+from szpo.optim.regression import Findings
 from szpo.optim.sparse_prior import SparsePrior
 from szpo.optim.sparse_regression import fit_sparse
 from szpo.optim.vote_regression import Prior, Votes, fit
@@ -52,7 +52,7 @@ def describe(
     votes: int, asked: int, same: int, alike: Share, foretold: Share, clearer: str,
     undecided: bool = False,
 ) -> str:  # fmt: skip
-    return cause.describe(
+    return taught.describe_cause(
         votes=votes, asked=asked, same=same, undecided=undecided, alike=alike, foretold=foretold,
         clearer=clearer,
     )  # fmt: skip
@@ -123,7 +123,7 @@ def looks_unexplained(seed: int, votes: int, strength: float) -> bool:
 def test_from_80_votes_on_a_run_that_looks_unexplained_seldom_has_a_named_taste() -> None:
     # What `MIN_VOTES` says of them, give or take two runs that stand at the limit.
     told = {(0, 40): 53, (0, 80): 54, (1, 40): 35, (1, 80): 18, (2, 40): 5, (2, 80): 0}
-    assert cause.MIN_VOTES == 80
+    assert taught.MIN_VOTES == 80
     for (strength, votes), count in told.items():
         seen = sum(looks_unexplained(seed, votes, strength) for seed in range(SEEDS))
         assert abs(seen - count) <= 2, (strength, votes, seen)
@@ -164,11 +164,11 @@ def test_who_disagrees_is_asked_more_clearly_in_the_words_that_they_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any], then: str
 ) -> None:
     pairs = share(24, 50)
-    monkeypatch.setattr(cause.agreement, "within", lambda _: pairs)
+    monkeypatch.setattr(taught.agreement, "within", lambda _: pairs)
     with new_ledger(tmp_path / "run.db", settings_of()) as ledger:
         teach(ledger, 120, [])
         monkeypatch.setattr(ledger, "spec", {**ledger.spec, "config": config})
-        told, more_may = cause.read(ledger, Findings(0.0, taught=(), chance=0.8))
+        told, more_may = taught.read_cause(ledger, Findings(0.0, taught=(), chance=0.8))
     assert told.startswith("the voters disagree (in 24 of 50") and then in told and more_may
 
 
@@ -188,7 +188,7 @@ def test_equal_questions_are_told_before_votes_are_spent() -> None:
 
 def test_equal_questions_are_warned_of_once_while_running(tmp_path: Path) -> None:
     with new_ledger(tmp_path / "run.db", settings_of()) as ledger:
-        watch, told = cause.Watch(ledger), []
+        watch, told = taught.Watch(ledger), []
         for votes, ties in ((4, 4), (8, 0), (12, 1), (16, 7), (20, 2), (24, 4), (28, 4)):
             teach(ledger, votes, [], ties=ties)
             told.append(watch.look())
@@ -200,10 +200,10 @@ def test_equal_questions_are_warned_of_once_while_running(tmp_path: Path) -> Non
 def test_questions_that_all_tie_unasked_are_told_where_nobody_voted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cause.hidden_reward, "find_reward", lambda _: lambda prompt, answer: 1.0)
+    monkeypatch.setattr(taught.function_panel, "find_reward", lambda _: lambda prompt, answer: 1.0)
     with new_ledger(tmp_path / "run.db", settings_of()) as ledger:
         teach(ledger, 0, [], automatic_ties=12)
-        told = cause.Watch(ledger).look()
+        told = taught.Watch(ledger).look()
     assert told == f"12 of 12 questions show no difference: {teachable.CHANGE}"
 
 

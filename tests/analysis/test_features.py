@@ -225,7 +225,7 @@ def test_one_panelist_has_no_clusters():
 
 
 def test_one_taste_is_the_ridge_fit():
-    from szpo.aggregation.bradley_terry import newton
+    from szpo.analysis.feature_weights import newton
 
     x, y, who = panel(7, opposed, 4, 25)
     found = fit_mixture(x, y, who, 5, 1, seeds.derive(0, "t"))

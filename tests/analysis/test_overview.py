@@ -20,12 +20,11 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
 from szpo.optim import parameters
 from szpo.replay import verification
-from szpo.runs import assemble
-from szpo.training import guards
-from szpo.training.guards import Bands
+from szpo.runs import assemble, guards
+from szpo.runs.guards import Bands
 from szpo.voting import pauses
 from szpo.voting.casting import VoteRequest
-from szpo.voting.step_report import Outcome
+from szpo.voting.step_record import Outcome
 from tests.support import yard_run
 from tests.support.browser import cast, make, play
 from tests.support.cases import case

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from szpo.analysis import acquisition, features, label_sheets, pool, rounds, svgd
+from szpo.analysis import features, pool, posterior, rounds
 from szpo.analysis.pool import Filter, Pair
 from szpo.analysis.posterior import BradleyTerry, orient
 from szpo.analysis.rounds import Reply, SelectionSettings, State
@@ -121,7 +121,7 @@ def test_whoever_dies_before_the_sheet_gets_the_same_questions(some, tmp_path, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(label_sheets, "write", dies)
+        patch.setattr(rounds, "write_sheet", dies)
         assert select(*begin) == 130
     assert not out.exists()
     assert select(*begin) == 0
@@ -143,7 +143,7 @@ def test_who_changes_their_mind_counts_once_and_two_people_twice(some):
     assert done.now < done.before
 
 
-@pytest.mark.parametrize("rule", acquisition.RULES)
+@pytest.mark.parametrize("rule", posterior.RULES)
 def test_a_stream_chooses_as_the_whole_would(some, rule, monkeypatch):
     """Chunks of 7 pairs against one chunk."""
     plan = SelectionSettings("columns:x,y", ("x", "y"), rule=rule)
@@ -194,7 +194,7 @@ def test_label_studio_there_and_back(tmp_path):
     assert select(path, "--features", "length", "--out", out, "--state", place) == 0
     replies_file = tmp_path / "export.json"
     replies_file.write_text(json.dumps(ranked(json.loads(out.read_text()), ["b", "a"])))
-    assert [(r.choice, r.by) for r in label_sheets.read(replies_file)] == [("B", "7")] * 3
+    assert [(r.choice, r.by) for r in rounds.read_sheet(replies_file)] == [("B", "7")] * 3
     assert select(path, "--out", out, "--state", place, "--answers", replies_file) == 0
     mode, _ = rounds.load(place).posterior.laplace()
     assert mode[0] > 0  # B, the longer one, each time
@@ -223,7 +223,7 @@ def test_strange_ids_come_back_as_they_went(tmp_path, suffix):
         fill_in(out, out, lambda row: "A")
     else:
         out.write_text(json.dumps(ranked(json.loads(out.read_text()), ["a", "b"])))
-    assert sorted(r.id for r in label_sheets.read(out)) == sorted(names)
+    assert sorted(r.id for r in rounds.read_sheet(out)) == sorted(names)
     state = ("--state", f"{path}.select.json")
     assert select(path, "--out", tmp_path / "next.jsonl", "--answers", out, *state) == 0
 
@@ -361,7 +361,7 @@ class Gaussian:
 
 
 def normals(name: str, *shape: int) -> Floats:
-    return svgd.normals(derive(7, "test active", name=name), shape)
+    return posterior.normals(derive(7, "test active", name=name), shape)
 
 
 def random_answers(count: int = 12, dim: int = 2) -> BradleyTerry:
@@ -416,17 +416,17 @@ def test_a_state_of_brackets_or_of_other_features_is_none(tmp_path):
 def test_entropy_is_that_of_normal_numbers_and_moves_with_scale():
     """Nearest neighbours and Gaussian: means of 20 draws within ±.05, each within ±.15."""
     draws = normals("entropy", 20, 2000, 2)
-    for estimate in (svgd.nearest_entropy, svgd.gaussian_entropy):
+    for estimate in (posterior.nearest_entropy, posterior.gaussian_entropy):
         found = np.array([estimate(x) for x in draws])
         assert abs(found.mean() - TRUE) < 0.05
         assert np.abs(found - TRUE).max() < 0.15
     x = normals("scale", 300, 3)
-    for estimate in (svgd.nearest_entropy, svgd.gaussian_entropy):
+    for estimate in (posterior.nearest_entropy, posterior.gaussian_entropy):
         assert estimate(5 * x) - estimate(x) == pytest.approx(3 * math.log(5))
     x = np.zeros((50, 2))
     x[:, 0] = np.arange(50)
-    assert svgd.gaussian_entropy(x) == -math.inf
-    assert svgd.nearest_entropy(np.ones((50, 2))) == -math.inf
+    assert posterior.gaussian_entropy(x) == -math.inf
+    assert posterior.nearest_entropy(np.ones((50, 2))) == -math.inf
 
 
 # ---- particles ----
@@ -435,14 +435,14 @@ def test_entropy_is_that_of_normal_numbers_and_moves_with_scale():
 def test_the_trace_is_the_divergence_of_phi():
     """Divergence at xᵢ of φ made by the other particles, by differences."""
     x = normals("trace", 5, 3)
-    h = svgd.bandwidth(x)
+    h = posterior.bandwidth(x)
 
     def phi(at: Floats, others: Floats) -> Floats:
         k = np.exp(-((at - others) ** 2).sum(1) / (2 * h))[:, None]
         return np.asarray((k * -others + k * (at - others) / h).sum(0) / 5)
 
-    before = svgd.Particles(x, np.zeros(5))
-    after = svgd.step(Gaussian(3), before, 0.1)
+    before = posterior.Particles(x, np.zeros(5))
+    after = posterior.step_particles(Gaussian(3), before, 0.1)
     for i in range(5):
         others, divergence = np.delete(x, i, 0), 0.0
         for axis in range(3):
@@ -460,11 +460,11 @@ def test_particles_over_a_posterior_match_it():
     share = special.softmax(target.log_density(grid))
     mean = share @ grid
     covariance = (grid - mean).T @ ((grid - mean) * share[:, None])
-    x = svgd.spread(target, key=derive(1, "p"), count=200, steps=100).x
+    x = posterior.spread(target, key=derive(1, "p"), count=200, steps=100).x
     sd = np.sqrt(np.diag(covariance))
     assert np.abs((x.mean(0) - mean) / sd).max() < 0.15
     assert np.cov(x.T) / np.outer(sd, sd) == pytest.approx(covariance / np.outer(sd, sd), abs=0.25)
-    assert (svgd.spread(target, key=derive(1, "p"), count=200, steps=100).x == x).all()
+    assert (posterior.spread(target, key=derive(1, "p"), count=200, steps=100).x == x).all()
 
 
 # ---- selection ----
@@ -477,27 +477,27 @@ def test_gains_by_hand():
     def h(p: float) -> float:
         return -p * math.log(p) - (1 - p) * math.log(1 - p)
 
-    assert acquisition.gains(x, np.ones((1, 1)))[0] == pytest.approx(
+    assert posterior.gains(x, np.ones((1, 1)))[0] == pytest.approx(
         h(5 / 8) - (h(0.5) + h(0.75)) / 2
     )
     # s = ±1 with p = σ(±1) = .731, .269: either answer has probability ½ and leaves the variance
     # 1 − (.731 − .269)² of s: the gain is −½ log(1 − .4621²).
     x = np.array([[1.0], [-1.0]])
     tilt = math.tanh(0.5)
-    found = acquisition.gains(x, np.ones((1, 1)), "entropy")[0]
+    found = posterior.gains(x, np.ones((1, 1)), "entropy")[0]
     assert found == pytest.approx(-0.5 * math.log(1 - tilt**2))
 
 
-@pytest.mark.parametrize("rule", acquisition.RULES)
+@pytest.mark.parametrize("rule", posterior.RULES)
 def test_gains_do_not_depend_on_the_sides(rule):
     x, delta = normals("x", 50, 3), normals("d", 20, 3)
-    assert acquisition.gains(x, delta, rule) == pytest.approx(acquisition.gains(x, -delta, rule))
+    assert posterior.gains(x, delta, rule) == pytest.approx(posterior.gains(x, -delta, rule))
 
 
 def test_a_batch_adds_up_to_the_joint_information():
     """The sum of gains is I(answers; w), by enumeration of all 2⁴ answers."""
     x, delta = normals("x", 30, 2), 2 * normals("d", 12, 2)
-    index, gain, certain = acquisition.select(x, delta, 4, key=bytes(16))
+    index, gain, certain = posterior.select_questions(x, delta, 4, key=bytes(16))
     p = special.expit(delta[index] @ x.T)
     joint, own = 0.0, 0.0
     for answers in itertools.product((0, 1), repeat=4):
@@ -512,20 +512,22 @@ def test_a_batch_does_not_ask_the_same_twice():
     """Two copies of the best question and a lesser one on another weight: the copy comes last."""
     delta = np.array([[3.0, 0.0], [3.0, 0.0], [0.0, 2.0]])
     x = normals("x", 500, 2)
-    assert acquisition.select(x, delta, 3, key=bytes(16))[0].tolist() == [0, 2, 1]
+    assert posterior.select_questions(x, delta, 3, key=bytes(16))[0].tolist() == [0, 2, 1]
 
 
 def test_the_shortlist_loses_nothing_when_it_says_so(monkeypatch):
     x, delta = normals("x", 60, 2), normals("d", 400, 2)
-    whole, _, _ = acquisition.select(x, delta, 3, key=bytes(16))
-    monkeypatch.setattr(acquisition, "SHORTLIST", 200)
-    short, _, certain = acquisition.select(x, delta, 3, key=bytes(16))
+    whole, _, _ = posterior.select_questions(x, delta, 3, key=bytes(16))
+    monkeypatch.setattr(posterior, "SHORTLIST", 200)
+    short, _, certain = posterior.select_questions(x, delta, 3, key=bytes(16))
     assert certain and (short == whole).all()
-    assert not acquisition.select(x, delta, 3, key=bytes(16), beyond=1.0)[2]
+    assert not posterior.select_questions(x, delta, 3, key=bytes(16), beyond=1.0)[2]
 
 
-@pytest.mark.parametrize("rule", acquisition.RULES)
+@pytest.mark.parametrize("rule", posterior.RULES)
 def test_little_to_choose_from(rule):
     x = normals("x", 20, 2)
     for delta, index in ((np.zeros((0, 2)), []), (np.ones((1, 2)), [0]), (np.zeros((5, 2)), [])):
-        assert acquisition.select(x, delta, 3, key=bytes(16), rule=rule)[0].tolist() == index
+        assert (
+            posterior.select_questions(x, delta, 3, key=bytes(16), rule=rule)[0].tolist() == index
+        )

@@ -19,10 +19,10 @@ from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.errors import RunError, UsageError
 from szpo.features import dictionary
-from szpo.ledger import adopted
+from szpo.ledger import theta
 from szpo.ledger.database import Ledger
-from szpo.replay import file_checks, replay
-from szpo.replay.findings import Broken, Examination
+from szpo.replay import checks, replay
+from szpo.replay.checks import Broken, Examination
 from szpo.taste import Explanation, Feature, Taste
 from szpo.types import FEATURE_GRID
 from tests.support import named_run
@@ -176,10 +176,10 @@ def test_an_improvement_whose_taste_the_votes_do_not_give_does_not_verify(
             last = ledger.last_event()["event"]
             body = {"steps": steps, "taste": other, "taste_sha256": sha256}
             body["begun"] = {"steps": 16, "event": last + 1}
-            adopted.append(ledger, replay.fold(ledger), body)
+            theta.append_adopted(ledger, replay.fold(ledger), body)
             look = Examination(ledger, hashes)
             try:
-                file_checks.check_adopted(look)
+                checks.check_adopted(look)
                 run_taste.check_recorded(look)
             except Broken as broken:
                 assert broken.failure.table == "events"
@@ -195,14 +195,14 @@ def test_weights_without_coefficients_do_not_verify_where_the_settings_say_they_
     path = Path(shutil.copy(run.path, tmp_path / "forged.db"))
     with Ledger.open(path) as ledger, contextlib.closing(sqlite3.connect("")) as hashes:
         body = {**named_run.adoption(ledger, 16), "way": "natural"}
-        adopted.append(ledger, replay.fold(ledger), body)
+        theta.append_adopted(ledger, replay.fold(ledger), body)
         look = Examination(ledger, hashes)
-        file_checks.check_adopted(look)
+        checks.check_adopted(look)
         assert "recorded, not recomputed" in look.notes[0]
         settings = settings_file.check({"improve": {"way": "zeroth"}})
-        monkeypatch.setattr(file_checks, "recorded_config", lambda ledger: settings)
+        monkeypatch.setattr(checks, "recorded_config", lambda ledger: settings)
         with pytest.raises(Broken, match="lacks the seed and coefficients"):
-            file_checks.check_adopted(look)
+            checks.check_adopted(look)
 
 
 def test_it_is_saved_only_once_shown_and_of_few_people_only_when_they_agree(

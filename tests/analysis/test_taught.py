@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from szpo.analysis import cause, taught, text_taste, vote_rows
+from szpo.analysis import html_report, taught, vote_rows
 from szpo.analysis.taught import Lesson
 from szpo.intervals import share
 from szpo.ledger.database import Ledger
 from szpo.optim.named_features import Claim
-from szpo.optim.rules.findings import Findings
+from szpo.optim.regression import Findings
 from szpo.policies import teachable
-from szpo.reports import html_report
 from tests.support.operator_page import record, teach
 from tests.support.quadratic import new_ledger, settings_of
 from tests.support.tasting import Taster, voted
@@ -102,9 +101,9 @@ def test_a_run_without_named_features_says_why_it_taught_nothing(
     assert "too few" in read(ledger).why  # undecided
     record(ledger, 120, Findings(-1.0, chance=0.8))
     assert read(ledger).why.startswith("the voters disagree, or want what these coordinates")
-    monkeypatch.setattr(cause.agreement, "within", lambda _: share(34, 50))
+    monkeypatch.setattr(taught.agreement, "within", lambda _: share(34, 50))
     assert read(ledger).why.startswith("the voters agree (in 34 of 50 pairs")
-    monkeypatch.setattr(text_taste, "read", lambda _: (48, (COMMAS,)))
+    monkeypatch.setattr(taught, "read_text_taste", lambda _: (48, (COMMAS,)))
     said = str(read(ledger))
     assert said.startswith(f"48 votes, by their texts: {words(COMMAS)}; no taste shown in the")
     assert said.endswith("subspace.kind, subspace.dim)")
@@ -191,7 +190,7 @@ def test_votes_by_chance_are_about_nothing(
         for seed in range(45):
             y = np.random.default_rng(seed).integers(0, 2, len(cast.y)).astype(np.float64)
             monkeypatch.setattr(vote_rows, "read_judged", lambda _, y=y: replace(cast, y=y))
-            said += text_taste.read(ledger) is not None
+            said += taught.read_text_taste(ledger) is not None
     assert said <= 5
 
 
@@ -206,7 +205,7 @@ def test_of_many_texts_the_last_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: int, votes: int | None
 ) -> None:
     path = voted(tmp_path, [Taster(0, 8)], 12 if votes else 2)
-    monkeypatch.setattr(text_taste, "MAX_TEXTS", texts)
+    monkeypatch.setattr(taught, "MAX_TEXTS", texts)
     with Ledger.open(path) as ledger:
         found = taught.read(ledger)
     assert (None if found is None else found.votes) == votes

@@ -14,7 +14,7 @@ import torch
 from szpo.baselines import group_rl, trainer
 from szpo.errors import RunError, UsageError
 from szpo.features import dictionary, own
-from szpo.generation.sampling import Sampling
+from szpo.models.sampling import Sampling
 from szpo.taste import Explanation, Feature, Taste
 from szpo.types import FEATURE_GRID, Answer, Prompt
 from tests.support.baseline_actors import (

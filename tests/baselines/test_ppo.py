@@ -17,11 +17,11 @@ from szpo.baselines.actor import Actor
 from szpo.baselines.advantages import gae, returns_to_go, standardise, token_rewards
 from szpo.baselines.costs import Moment
 from szpo.errors import RunError, UsageError
-from szpo.generation.sampling import Sampling
 from szpo.metrics import words
 from szpo.models import loading
-from szpo.models import tiny as tiny_model
+from szpo.models import named_models as tiny_model
 from szpo.models.logprobs import Sample, batches
+from szpo.models.sampling import Sampling
 from szpo.types import Answer, Prompt
 from tests.support.baseline_actors import WORDS, fresh, length, tiny_actor
 

@@ -12,16 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from szpo.baselines import (
-    dpo,
-    notebook_dpo,
-    registry,
-    reward_model,
-    sft,
-    simpo,
-)
+from szpo.baselines import dpo, registry, reward_model, sft, simpo
+from szpo.baselines.asking import read_recorded_pairs
 from szpo.baselines.costs import Meter, Trained
-from szpo.baselines.ledger_pairs import read_pairs
 from szpo.config.optimizer import make_settings
 from szpo.data import preference_files
 from szpo.data.pairs import Pair, Preferences
@@ -64,7 +57,7 @@ def test_fields_of_one_method():
         assert registry.recipe(method, {}) == registry.recipe(method, {})
     with pytest.raises(UsageError, match="notebook-dpo: steps must be a whole number >= 1"):
         registry.recipe("notebook-dpo", {"steps": "0"})  # looked at again
-    assert notebook_dpo.RECIPE.steps == 50
+    assert dpo.NOTEBOOK.steps == 50
     with pytest.raises(UsageError, match=r"^steps must be a whole number >= 1"):
         dpo.Recipe(steps=0)
 
@@ -180,7 +173,7 @@ def ledger(tmp_path):
 
 def close(ledger: Ledger, meter: Meter | None = None) -> Preferences:
     steps.close(ledger, 0, steps.Closing("operator", epoch=1, reason="enough"))
-    return read_pairs(ledger, meter)
+    return read_recorded_pairs(ledger, meter)
 
 
 def words(found: Preferences) -> list[tuple[str, str, str, int]]:
@@ -210,7 +203,7 @@ def test_votes_that_cancel_are_a_tie_excluded_ones_none_and_open_rounds_say_noth
     vote(ledger, "ann", "c1", "plus")
     excluded = ledger.votes(0)[-1]["vote"]
     VoteService(ledger).amend(excluded, "exclude", "by mistake", "ann")
-    assert read_pairs(ledger).pairs == ()
+    assert read_recorded_pairs(ledger).pairs == ()
     found = close(ledger)
     assert (words(found), found.ties, found.records) == ([], 1, 1)
 
@@ -232,7 +225,7 @@ def test_rows_that_nobody_judged_singly_are_left_out_where_they_are_not_asked_fo
     vote(ledger, "ben", "c0", "plus")
     vote(ledger, "ann", "c1", "tie")
     close(ledger)
-    found = read_pairs(ledger, rows_of_batches=False)
+    found = read_recorded_pairs(ledger, rows_of_batches=False)
     assert words(found) == [("Cold.", "Warm.", "note", 1)]
     assert (found.records, found.ties, found.unused) == (2, 1, 2)
 
@@ -256,7 +249,7 @@ def test_verdicts_on_rows_are_pairs_and_no_other_row_is(tmp_path):
             (wins[name], "pair", 1) for name in sorted(wins)
         ]
         assert (found.records, found.ties) == (4, 1)
-        assert read_pairs(ledger, rows_of_batches=False) == found
+        assert read_recorded_pairs(ledger, rows_of_batches=False) == found
 
 
 def test_pairs_go_out_in_trls_format_and_come_back(ledger, tmp_path):

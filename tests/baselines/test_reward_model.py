@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from szpo.baselines import group_rl, reward_model, validation
+from szpo.baselines import group_rl, reward_model, trainer
 from szpo.baselines.reward_model import Recipe
 from szpo.data.pairs import Preferences
 from szpo.errors import RunError, UsageError
@@ -119,10 +119,10 @@ def test_a_rate_without_measure_is_one_line_even_after_the_last_step(method):
 
 
 def test_the_end_of_a_loss_is_the_mean_of_its_last_tenth():
-    assert validation.describe_rise([]) == validation.describe_rise([{"loss": 0.7}]) == ""
+    assert trainer.describe_rise([]) == trainer.describe_rise([{"loss": 0.7}]) == ""
     # One batch of twenty's last two: (.7 + 1.6)/2 = 1.15 > 1.05; then (.7 + 1.3)/2 = 1.
-    assert "from 0.70 to 1.15" in validation.describe_rise([{"loss": 0.7}] * 19 + [{"loss": 1.6}])
-    assert validation.describe_rise([{"loss": 0.7}] * 19 + [{"loss": 1.3}]) == ""
+    assert "from 0.70 to 1.15" in trainer.describe_rise([{"loss": 0.7}] * 19 + [{"loss": 1.6}])
+    assert trainer.describe_rise([{"loss": 0.7}] * 19 + [{"loss": 1.3}]) == ""
 
 
 def test_a_policy_far_from_its_start_or_still_there_is_remarked_on():
@@ -131,6 +131,6 @@ def test_a_policy_far_from_its_start_or_still_there_is_remarked_on():
         return group_rl.train(diary_actor(), DIARY, length, how, seed=1)
 
     trained = after(1.0)
-    assert trained.log[-1]["kl"] > validation.NOISE_NATS
+    assert trained.log[-1]["kl"] > trainer.NOISE_NATS
     assert "nats per token from the start at the end" in trained.remark
     assert after(1e-6).remark.endswith("raise learning_rate or steps (--recipe)")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from szpo.cli import commands
+from szpo.cli import app
 from szpo.cli.app import call
 
 ROOT = Path(__file__).parents[2]
@@ -108,7 +108,7 @@ def test_commands_of_pages_exist_with_their_options(capsys):
         except ValueError:
             words = line.split()
             _, command, *words = words
-        if command not in commands.COMMANDS:
+        if command not in app.COMMANDS:
             wrong.append(f"{page}: there is no szpo {command}")
             continue
         options = [word.split("=")[0] for word in words if re.match(r"-{1,2}[a-z]", word)]
@@ -124,7 +124,7 @@ def test_commands_of_pages_exist_with_their_options(capsys):
 
 def test_every_command_is_on_the_page_of_commands():
     page = TEXTS[DOCS / "commands.md"]
-    assert not [c for c in commands.COMMANDS if not re.search(rf"^szpo {c}\b", page, re.MULTILINE)]
+    assert not [c for c in app.COMMANDS if not re.search(rf"^szpo {c}\b", page, re.MULTILINE)]
 
 
 def test_files_and_targets_that_pages_name_exist():

@@ -27,8 +27,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest, theta_digests
 from szpo.policies.text_guards import Guard
 from szpo.replay import verification
-from szpo.runs import assemble, cost_plan
-from szpo.training import budget, guard_moments, held_out, results
+from szpo.runs import assemble, budget, guard_moments, guards, status
 from szpo.voting import lease
 from tests.support import yard_run
 from tests.support.tampering import forge, rewrite
@@ -174,7 +173,7 @@ def test_run_spends_its_votes_and_names_what_comes_next(tmp_path, capsys):
     path = yard_run.make(tmp_path)
     message = capsys.readouterr()
     with Ledger.open(path, readonly=True) as ledger:
-        total = results.read(ledger)
+        total = status.read_results(ledger)
     read = budget.describe_read(total.answers_read, total.person_minutes)
     assert re.fullmatch(r"1?\d\d answers, \d minutes? of reading", read)  # 24 · 2 · 3 at most
     assert f"finished: 24 of 24 votes spent, a step takes 8; 24 votes, {read}\n" in message.out
@@ -218,7 +217,7 @@ def test_the_end_of_a_run_names_guards_that_fail_on_held_out_prompts(tmp_path, c
     path = yard_run.finished(tmp_path)
     with Ledger.open(path) as ledger:
         fine, bad = Guard("fluency", 0.1, "≤ 1", True), Guard("distinct-2", 0.8, "≥ 0.9", False)
-        held_out.record(ledger, "test", held_out.HeldOut((), (fine, bad)))
+        guards.record_held_out(ledger, "test", guards.HeldOut((), (fine, bad)))
     assert call(["run", "--resume", str(path)]) == 0
     assert "guards on held-out prompts: 1 of 2 fail: distinct-2" in capsys.readouterr().out
 
@@ -395,9 +394,9 @@ def test_plan_costs_nothing_and_is_arithmetic(tmp_path, capsys):
 def test_the_plan_says_what_a_vote_is_about(sets, answers, steps, votes):
     """Of 160 votes, eight a step; ``answers`` are written for each: eight candidates or 2 D."""
     config = settings_file.load(sets=["panel.kind=people", "run.votes=160", *sets])
-    found = cost_plan.estimate(config)
+    found = budget.estimate_cost(config)
     assert found.answers_to_generate == 160 * answers
-    told = dict(cost_plan.describe(found, config))
+    told = dict(budget.describe_cost(found, config))
     assert told["steps"].startswith("20, each of ") and steps in told["steps"]
     assert told["votes"] == f"160 from 5 panelists (people){votes}"
 
@@ -413,24 +412,24 @@ def test_the_plan_says_what_stays_out_of_named_features_alone(tmp_path, capsys, 
 def test_the_plan_counts_the_answers_that_each_adapter_s_curve_takes():
     sets = ['subspace.adapters=["smollm2"]', "subspace.kind=adapters", "generation.temperature=.7"]
     config = settings_file.load(preset_name="demo", sets=sets)
-    new, stored = (cost_plan.estimate(config, basis_is_stored=on) for on in (False, True))
+    new, stored = (budget.estimate_cost(config, basis_is_stored=on) for on in (False, True))
     curves = 16 * 4 * 8  # adapters, lengths in both senses, answers
     assert new.setup_answers - stored.setup_answers == curves + 96 + 256 + 256
 
 
 def test_the_plan_multiplies_what_an_answer_took():
     config = settings_file.load(preset_name="tiny")
-    found = cost_plan.estimate(config, answer_seconds=0.3)
+    found = budget.estimate_cost(config, answer_seconds=0.3)
     # 15 steps of 1·8·8 rows twice; set-up (128 for scores, 96 for KL, 384 for the panel, 256 for
     # predicted guards), and 32 a step for KL, each drawn and read; 16 held-out prompts
     # with 4 answers at both ends and 1 at 3 places between.
     answers = 2 * 15 * (64 + 32) + 2 * (128 + 96 + 384 + 256) + 16 * (2 * 4 + 3)
-    assert cost_plan.GUARD_ANSWERS == guard_moments.ANSWERS
+    assert budget.GUARD_ANSWERS == guard_moments.ANSWERS
     assert found.generation_minutes == pytest.approx(answers * 0.3 / 60)
     assert found.heldout_answers == 176
     for seconds, told in ((0.3, "minutes on this machine"), (3.0, "hours on this machine")):
-        costs = cost_plan.estimate(config, answer_seconds=seconds)
-        assert told in dict(cost_plan.describe(costs, config))["generation"]
+        costs = budget.estimate_cost(config, answer_seconds=seconds)
+        assert told in dict(budget.describe_cost(costs, config))["generation"]
 
 
 def test_init_never_overwrites_unasked(tmp_path, capsys):

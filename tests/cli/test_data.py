@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from szpo.baselines import ledger_pairs
+from szpo.baselines import asking
 from szpo.cli import app
-from szpo.data import invented_prompts, preference_files, prompts
+from szpo.data import preference_files, prompts
 from szpo.data.pairs import Pair
 from szpo.ledger.database import Ledger
 from szpo.types import Answer, Prompt
@@ -93,7 +93,7 @@ def test_pairs_of_a_run_are_those_of_its_ledger(tmp_path, capsys):
     path = folder_run.finished(tmp_path)
     capsys.readouterr()
     with Ledger.open(path, readonly=True) as ledger:
-        recorded = ledger_pairs.read_pairs(ledger)
+        recorded = asking.read_recorded_pairs(ledger)
     out = tmp_path / "pairs.jsonl"
     arguments = ["pairs", path.stem, "--folder", str(path.parent), "--out", str(out)]
     assert app.call(arguments) == 2 and not out.exists()  # its votes are on batches of two rows
@@ -166,16 +166,14 @@ def test_invented_prompts_are_new_and_asked_for_again_where_some_are_missing():
         texts = said if number == 0 else [f"Draw {number} boats"]
         return [Answer(texts[i % len(texts)]) for i in range(len(requests))]
 
-    texts, counts = invented_prompts.invent(OWN, 3, ask, seed=0)
+    texts, counts = prompts.invent(OWN, 3, ask, seed=0)
     assert texts == ["Name a fish.", "Draw 1 boats", "Draw 2 boats"] and rounds == [6, 4, 2]
     assert counts == {
         "asked": 12,
         "copies": 3 + 3 + 1,
         "unreadable": 2,
     }  # twice the street, and its like
-    none, few = invented_prompts.invent(
-        OWN, 9, lambda asked, n: [Answer(OWN[0])] * len(asked), seed=0
-    )
+    none, few = prompts.invent(OWN, 9, lambda asked, n: [Answer(OWN[0])] * len(asked), seed=0)
     assert none == [] and few["asked"] == few["copies"] == 4 * 18
 
 

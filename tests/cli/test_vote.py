@@ -20,7 +20,7 @@ from szpo.cli.app import call
 from szpo.ledger.canonical import canonical, sha256
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
-from szpo.training import budget
+from szpo.runs import budget
 from szpo.voting import counting, lease, remarks
 from tests.support import yard_run
 

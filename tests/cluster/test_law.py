@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from szpo.cluster import vllm_engine, vllm_trusted_model
-from szpo.config.engine import Engine
-from szpo.generation.sampling import Sampling
+from szpo.config.tables import Engine
 from szpo.models import loading
+from szpo.models.sampling import Sampling
 from szpo.optim import parameters
+from szpo.policies import vllm_engine, vllm_trusted_model
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.requests import Tokens
 from szpo.types import Floats, Prompt, Shift

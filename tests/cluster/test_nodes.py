@@ -15,11 +15,10 @@ from typing import Any
 import pytest
 
 from szpo.cli.app import call
-from szpo.cluster import ray_engine, remote
-from szpo.cluster.ray_engine import Workers
-from szpo.cluster.remote import RayBackend
-from szpo.config.engine import Engine
+from szpo.config.tables import Engine
 from szpo.errors import EngineError
+from szpo.policies import ray_engine
+from szpo.policies.ray_engine import RayBackend, Workers
 from tests.support import ray_nodes
 from tests.support.ray_nodes import CHUNKS, Nodes, needs_ray
 
@@ -69,14 +68,14 @@ def hosts():
 
 @pytest.fixture
 def line(nodes, model, tmp_path, hosts, monkeypatch):
-    start = remote.start
+    start = ray_engine.start_workers
 
     def again(engine: Engine, facts: Any) -> Shared:
         if not hosts:
             hosts.append(start(engine, facts))
         return Shared(hosts[0])
 
-    monkeypatch.setattr(remote, "start", again)
+    monkeypatch.setattr(ray_engine, "start_workers", again)
     sets = ray_nodes.remote_sets(nodes.address, WORKERS)
     return ray_nodes.line_of(tmp_path, model, *sets)
 

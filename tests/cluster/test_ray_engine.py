@@ -14,18 +14,18 @@ import numpy as np
 import pytest
 import torch
 
-from szpo.cluster import ray_engine, remote, worker
-from szpo.cluster.worker import Coordinates, Setup
 from szpo.config import settings_file
-from szpo.config.engine import Engine
+from szpo.config.tables import Engine
 from szpo.errors import IntegrityError, RunError, UsageError
-from szpo.generation.sampling import Sampling
 from szpo.ledger.database import Ledger
 from szpo.models import context, loading
 from szpo.models.loading import Described
+from szpo.models.sampling import Sampling
 from szpo.plugins import how_to_install
+from szpo.policies import ray_engine, worker
 from szpo.policies.backend import LocalBackend
 from szpo.policies.lora_policy import LoraPolicy
+from szpo.policies.worker import Coordinates, Setup
 from szpo.types import Shift
 from tests.support import folder_run, ray_nodes
 from tests.support.cases import case
@@ -141,7 +141,7 @@ def test_a_worker_holds_what_the_controller_holds_and_computes_on_its_kind_of_de
     assert mine["canary"] and mine["factors_sha256"]
     pretend_ray(monkeypatch)
     with pytest.raises(UsageError, match=r"engine\.gpus 1 does not go with model\.device cpu"):
-        remote.start(Engine(kind="ray", gpus=1), described_of(policy))
+        ray_engine.start_workers(Engine(kind="ray", gpus=1), described_of(policy))
 
 
 def test_another_basis_seed_or_library_is_noticed(policy):
@@ -200,7 +200,7 @@ def test_any_number_of_workers_answers_what_the_local_engine_answers(
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     engine = Engine(kind="ray", workers=count, chunk_rows=5)
-    with contextlib.closing(remote.start(engine, described_of(policy))) as host:
+    with contextlib.closing(ray_engine.start_workers(engine, described_of(policy))) as host:
         there = LoraPolicy(
             host.facts, policy.subspace, root_seed=5, sampling=policy.sampling, host=host
         )

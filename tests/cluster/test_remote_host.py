@@ -10,19 +10,16 @@ import pytest
 import torch
 
 from szpo import seeds
-from szpo.cluster import remote, worker
-from szpo.config.engine import Engine
-from szpo.config.model_sections import Adapter
+from szpo.config.tables import Adapter, Engine
 from szpo.errors import IntegrityError, UsageError
-from szpo.generation import whole_sentences
-from szpo.generation.sampling import Sampling
 from szpo.judges import pair_scorer
-from szpo.judges.backends import Question
 from szpo.judges.local_model import Local
-from szpo.models import context, loading, weight_files
+from szpo.judges.prompting import Question
+from szpo.models import answer_shares, context, loading, weight_files
+from szpo.models.sampling import Sampling
 from szpo.optim import parameters
 from szpo.optim.sample_directions import Law
-from szpo.policies import subspace_setup
+from szpo.policies import ray_engine, subspace_setup, worker
 from szpo.policies.backend import LocalBackend
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.subspaces import Subspace
@@ -131,7 +128,7 @@ def test_workers_and_their_run_cut_answers_at_the_same_token(here, there, monkey
     one, other = policies(here, here, there)
     long = one.sample_tokens(PROMPTS, seed=2)
     monkeypatch.setattr(
-        whole_sentences, "sentence_ends", lambda text, **_: [len(text.split()[0])] if text else []
+        answer_shares, "sentence_ends", lambda text, **_: [len(text.split()[0])] if text else []
     )
     for policy in (one, other):
         policy.sampling = replace(SHORT, whole_sentences=True)
@@ -193,7 +190,7 @@ def test_two_workers_with_different_models_end_the_run(model):
 
     workers = Different(1)
     with pytest.raises(IntegrityError, match=r"its base_sha256 is .bbbb.*the run's is .aaaa"):
-        remote.RayBackend(Engine(kind="ray"), facts, workers)
+        ray_engine.RayBackend(Engine(kind="ray"), facts, workers)
     assert workers.closed
 
 

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from szpo.cli.app import call
-from szpo.cluster import ray_engine, remote
 from szpo.config import settings_file
 from szpo.errors import EngineError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
+from szpo.policies import ray_engine
 from szpo.policies.requests import AnswerRequest
 from szpo.replay import verification
-from szpo.runs import run_device, run_engine
+from szpo.runs import run_engine
 from szpo.voting import lease
 from tests.support import folder_run, lora_folders, near_workers
 
@@ -32,15 +32,15 @@ RAY = ["engine.kind=ray", "engine.workers=2", *ROWS]
 @pytest.fixture
 def hosts(monkeypatch):
     """Runs with ``engine.kind = "ray"`` get workers of this process; these are their hosts."""
-    made: list[remote.RayBackend] = []
+    made: list[ray_engine.RayBackend] = []
 
-    def start(engine: Any, facts: Any) -> remote.RayBackend:
-        made.append(remote.RayBackend(engine, facts, near_workers.NearWorkers(engine.workers)))
+    def start(engine: Any, facts: Any) -> ray_engine.RayBackend:
+        made.append(ray_engine.RayBackend(engine, facts, near_workers.NearWorkers(engine.workers)))
         return made[-1]
 
     monkeypatch.setattr(ray_engine, "demand", lambda engine: None)
     monkeypatch.setattr(ray_engine, "unreachable", lambda engine: None)
-    monkeypatch.setattr(remote, "start", start)
+    monkeypatch.setattr(ray_engine, "start_workers", start)
     return made
 
 
@@ -90,7 +90,7 @@ def test_workers_mix_adapters_as_one_machine_does(tmp_path, model, hosts, monkey
 
 
 def test_workers_are_let_go_when_a_run_ends_by_an_error(tmp_path, model, hosts, monkeypatch):
-    from szpo.training import sample_batches
+    from szpo.runs import sample_batches
 
     def stop(*given: Any, **named: Any) -> None:
         raise KeyboardInterrupt
@@ -141,7 +141,7 @@ def test_a_local_run_has_no_workers_to_move(tmp_path, model, capsys):
 
 
 def test_workers_with_another_gpu_are_refused_at_resume(path, hosts, monkeypatch, capsys):
-    monkeypatch.setattr(run_device, "read_device", lambda ledger: ("cpu", "NVIDIA A100"))
+    monkeypatch.setattr(run_engine, "read_device", lambda ledger: ("cpu", "NVIDIA A100"))
     capsys.readouterr()
     assert call(["run", "--resume", str(path)]) == 2
     message = capsys.readouterr().err
@@ -199,7 +199,7 @@ def test_who_stays_waits_for_an_engine_that_is_away(tmp_path, model, hosts, monk
 
     monkeypatch.setattr(near_workers.NearWorkers, "gather", gather)
     monkeypatch.setattr("szpo.cli.run.time.sleep", sleep)
-    monkeypatch.setattr("szpo.runs.model_process._changes", changes)
+    monkeypatch.setattr("szpo.runs.driver._changes", changes)
     assert call([*lines, "--stay"]) == 1  # the test ends what would stay for ever
     assert seen == [("engine", run_engine.AWAY)] * 3
     assert capsys.readouterr().err.count("the Ray cluster is gone (a test); waiting for it") == 1
@@ -237,7 +237,7 @@ def test_the_doctor_says_what_is_wrong_with_an_engine(monkeypatch):
         raise UsageError("engine.address 10.0.0.5:6379 cannot be reached (no route)")
 
     monkeypatch.setattr(ray_engine, "demand", refuse)
-    (check,) = run_engine.examine(settings_file.load(sets=["engine.kind=ray"]))
+    (check,) = run_engine.examine_engine(settings_file.load(sets=["engine.kind=ray"]))
     assert check.status == "fail" and check.text.startswith("engine.address 10.0.0.5:6379 cannot")
-    (check,) = run_engine.examine(settings_file.load())
+    (check,) = run_engine.examine_engine(settings_file.load())
     assert check.text == "local: the run's own process holds the model"

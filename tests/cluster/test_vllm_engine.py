@@ -17,17 +17,16 @@ import pytest
 import torch
 
 from szpo.cli.app import call
-from szpo.cluster import vllm_engine, vllm_servers
-from szpo.cluster.vllm_answers import ServedAnswers
-from szpo.cluster.vllm_engine import VllmBackend
 from szpo.config import settings_file
-from szpo.config.engine import Engine
+from szpo.config.tables import Engine
 from szpo.errors import IntegrityError, RunError, UsageError
-from szpo.generation import whole_sentences
-from szpo.generation.sampling import Sampling
-from szpo.models import loading
+from szpo.models import answer_shares, loading
+from szpo.models.sampling import Sampling
 from szpo.optim import parameters, sample_directions
+from szpo.policies import vllm_engine, vllm_servers
 from szpo.policies.lora_policy import LoraPolicy
+from szpo.policies.vllm_answers import ServedAnswers
+from szpo.policies.vllm_engine import VllmBackend
 from szpo.runs import run_engine
 from szpo.types import Batch, Shift
 from tests.support import folder_run, lora_folders
@@ -107,14 +106,14 @@ def test_the_doctor_measures_a_step_on_servers(server, model):
     sets = [f"model.name={model}", "model.dtype=fp32", "engine.kind=vllm", "engine.chunk_rows=2",
             f'engine.replicas=["{server.url}"]', "optimizer.D=2",
             "optimizer.K=1", "generation.max_new_tokens=4"]  # fmt: skip
-    engine, step = run_engine.examine(settings_file.load(sets=sets), "w20 w21")
+    engine, step = run_engine.examine_engine(settings_file.load(sets=sets), "w20 w21")
     assert (engine.status, step.status) == ("ok", "ok")
     assert engine.text.startswith(f"vLLM {server.version} at {server.url}")
     found = re.match(r"4 rows in 2 chunks of 2, about (\S+) s \((\S+) s a chunk", step.text)
     assert found is not None, step.text
     assert float(found[1]) == pytest.approx(2 * float(found[2]), abs=0.07)
     server.faults.reply = lambda path, body, n: "500" if path == COMPLETIONS else None
-    (check,) = run_engine.examine(settings_file.load(sets=sets), "w20 w21")
+    (check,) = run_engine.examine_engine(settings_file.load(sets=sets), "w20 w21")
     assert (check.status, check.text) == (
         "fail", f"{server.url}: HTTP 500 at {COMPLETIONS}, 5 times"
     )  # fmt: skip
@@ -153,7 +152,7 @@ def test_keys_and_addresses_that_cannot_be_used(url, key, settings, words, monke
 
 def test_answers_are_cut_once_the_servers_have_been_checked(policy, server, wanted, monkeypatch):
     """The model of tests writes no marks: here a sentence ends after the first word."""
-    monkeypatch.setattr(whole_sentences, "sentence_ends", lambda text, **_: [len(text.split()[0])])
+    monkeypatch.setattr(answer_shares, "sentence_ends", lambda text, **_: [len(text.split()[0])])
     monkeypatch.setattr(policy, "sampling", replace(policy.sampling, whole_sentences=True))
     with served(policy, server.url, each_row=True) as answers:
         found = rollout(policy)
@@ -247,7 +246,7 @@ def test_a_server_that_goes_on_with_another_adapter_is_refused(policy, server, k
 @pytest.mark.slow
 def test_whoever_failed_once_has_all_its_rows_rescored(policy, server, wanted, monkeypatch):
     """Of each member two rows of 6 tokens are read, and after a failure all 8 of the chunk."""
-    monkeypatch.setattr("szpo.cluster.vllm_trusted_model.TOKENS", 12)
+    monkeypatch.setattr("szpo.policies.vllm_trusted_model.TOKENS", 12)
     with served(policy, server.url, chunk_rows=8) as answers:
         policy.sample(PROMPTS[:1], seed=1)
         before, wrong = answers.rescored, []
@@ -268,7 +267,7 @@ def test_where_people_vote_one_stale_row_of_many_is_noticed(
     policy, server, wanted, monkeypatch, each_row, rescored
 ):
     """The shortest answer, which the first look at each member's longest ones leaves out."""
-    monkeypatch.setattr("szpo.cluster.vllm_trusted_model.TOKENS", 6)
+    monkeypatch.setattr("szpo.policies.vllm_trusted_model.TOKENS", 6)
     with served(policy, server.url, chunk_rows=8, each_row=each_row) as answers:
         policy.sample(PROMPTS[:1], seed=1)
         before, gathered, stale = answers.rescored, answers._gather, []

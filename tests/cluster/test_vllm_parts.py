@@ -17,13 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from szpo.cluster import vllm_messages, vllm_trusted_model
-from szpo.cluster.vllm_messages import Decoding, MessageError, Row, read_completion
-from szpo.cluster.vllm_servers import GoneError, Loop, Server
-from szpo.cluster.vllm_trusted_model import cast_member, save_member, trusted_factors
 from szpo.errors import UsageError
-from szpo.generation.sampling import Sampling
-from szpo.models.lora_sites import Site
+from szpo.models.lora import Site
+from szpo.models.sampling import Sampling
+from szpo.policies import vllm_messages, vllm_trusted_model
+from szpo.policies.vllm_messages import Decoding, MessageError, Row, read_completion
+from szpo.policies.vllm_servers import GoneError, Loop, Server
+from szpo.policies.vllm_trusted_model import cast_member, save_member, trusted_factors
 from tests.support.cases import case
 
 ROW = Row("m-1", (5, 6), 7)

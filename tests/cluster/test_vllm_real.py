@@ -20,10 +20,10 @@ import numpy as np
 import pytest
 
 from szpo.cli.app import call
-from szpo.cluster.vllm_servers import Servers
-from szpo.cluster.vllm_trusted_model import TOLERANCE, TrustedModel
 from szpo.ledger.database import Ledger
 from szpo.models import loading
+from szpo.policies.vllm_servers import Servers
+from szpo.policies.vllm_trusted_model import TOLERANCE, TrustedModel
 from tests.support import folder_run, tiny_models
 from tests.support.waiting import until
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from szpo.cluster import ray_engine
-from szpo.cluster.ray_engine import Workers
-from szpo.cluster.worker import Setup
-from szpo.config.engine import Engine
+from szpo.config.tables import Engine
 from szpo.errors import EngineError, IntegrityError, LogitsError, ResourceError, RunError
+from szpo.policies import ray_engine
+from szpo.policies.ray_engine import Workers
+from szpo.policies.worker import Setup
 
 SETUP = Setup("m", "fp32", None, "cpu")
 

@@ -8,7 +8,7 @@ import pytest
 
 from szpo.config import model_table, settings_file
 from szpo.config.model_table import TABLE
-from szpo.runs import assemble, run_device
+from szpo.runs import assemble, run_engine
 
 HARDWARE = Path(__file__).parents[2] / "docs" / "hardware.md"
 
@@ -76,13 +76,15 @@ def test_auto_is_the_largest_model_that_was_downloaded_whole_and_fits(hub):
 def test_a_run_for_people_has_a_model_before_its_files_are_looked_at(hub):
     config = settings_file.load(preset_name="people", sets=["model.device=cpu"])
     assert config.model.name == "auto" and assemble.default_name(config) == "people"
-    assert run_device.choose(config).model.name == "smollm2"
+    assert run_engine.choose_device(config).model.name == "smollm2"
     download(hub, SMALLER, "model.safetensors")
-    assert run_device.choose(config).model.name == SMALLER
+    assert run_engine.choose_device(config).model.name == SMALLER
     served = config.model_copy(
         update={"model": config.model.model_copy(update={"adapter": "somewhere"})}
     )
-    assert run_device.choose(served).model.name == "smollm2", "as the adapter's base ever was"
+    assert run_engine.choose_device(served).model.name == "smollm2", (
+        "as the adapter's base ever was"
+    )
 
 
 def test_answers_for_people_are_finished_and_their_law_is_the_sampled_one():

@@ -10,7 +10,7 @@ from szpo.cli.app import call
 from szpo.config import sentences
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
-from szpo_ui.web.site import of_ledger
+from szpo_ui.site import of_ledger
 from tests.support import yard_run
 
 TEXT = sentences.FILE.read_text(encoding="utf-8")

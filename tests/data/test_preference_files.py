@@ -13,17 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from szpo import seeds
-from szpo.analysis import label_sheets, pool, rounds
-from szpo.data import (
-    hh_rlhf,
-    label_studio,
-    preference_files,
-    prompts,
-    sheets,
-    spreadsheets,
-    trl,
-    ultrafeedback,
-)
+from szpo.analysis import pool, rounds
+from szpo.data import label_studio, preference_files, preference_formats, prompts, spreadsheets
 from szpo.data.pairs import Pair, order_by_rank
 from szpo.errors import StorageError, UsageError
 from szpo.types import Answer, Prompt
@@ -62,10 +53,13 @@ def test_rankings_of_n_answers_give_n_choose_2_pairs():
 
 
 def test_hh_records_become_pairs_from_the_last_assistant_on(tmp_path):
-    assert hh_rlhf.split("\n\nHuman: a\n\nAssistant: b") == ("\n\nHuman: a\n\nAssistant:", " b")
-    prompt, answer = hh_rlhf.split(CHAT + " No.\n\nReally: no.")
+    assert preference_formats.split_transcript("\n\nHuman: a\n\nAssistant: b") == (
+        "\n\nHuman: a\n\nAssistant:",
+        " b",
+    )
+    prompt, answer = preference_formats.split_transcript(CHAT + " No.\n\nReally: no.")
     assert (prompt, answer) == (CHAT, " No.\n\nReally: no.")
-    assert hh_rlhf.parse_turns(prompt) == TURNS
+    assert preference_formats.parse_turns(prompt) == TURNS
     record = {"chosen": CHAT + " Knock, knock.", "rejected": CHAT + " No."}
     for name in ("train.jsonl", "train.jsonl.gz"):
         found = preference_files.read(file(tmp_path, [record, "\n", record], name), "hh")
@@ -78,7 +72,7 @@ def test_hh_records_become_pairs_from_the_last_assistant_on(tmp_path):
     found = preference_files.read(file(tmp_path, [same]), "hh")
     assert (found.pairs, found.ties) == ((), 1)
     odd = "\n\nHuman: One.\n\nHuman: Two.\n\nAssistant:\n\nHuman: Three.\n\nAssistant:"
-    assert hh_rlhf.parse_turns(odd) == (("user", "One.\n\nTwo.\n\nThree."),)
+    assert preference_formats.parse_turns(odd) == (("user", "One.\n\nTwo.\n\nThree."),)
 
 
 @pytest.mark.parametrize(
@@ -122,16 +116,16 @@ def test_what_is_written_for_trl_reads_the_same(words, source, votes, ends):
     prompt = Prompt((("system", "Be brief."), *(dialogue or [("user", "Hello?")])))
     answers = Answer(words[0], ends[0]), Answer(words[0] + "!", ends[1])
     pair = Pair(prompt, *answers, source, votes)
-    record = json.loads(json.dumps(trl.to_record(pair)))
-    assert trl.read_pairs(record, "here").pairs == (pair,)
+    record = json.loads(json.dumps(preference_formats.to_trl(pair)))
+    assert preference_formats.read_trl(record, "here").pairs == (pair,)
 
 
 def test_an_answer_of_a_file_that_tells_no_end_ended_itself():
     plain = {"prompt": "?", "chosen": "Yes.", "rejected": "No.", "rejected_end": "a friend's"}
-    (pair,) = trl.read_pairs(plain, "here").pairs
+    (pair,) = preference_formats.read_trl(plain, "here").pairs
     assert (pair.chosen.end, pair.rejected.end) == ("stop", "stop")
     ours = {"prompt": "?", "chosen": "", "chosen_end": "stop", "rejected": "b"}  # a model's own
-    assert texts(trl.read_pairs(ours, "here")) == [("", "b")]
+    assert texts(preference_formats.read_trl(ours, "here")) == [("", "b")]
 
 
 @pytest.mark.parametrize(
@@ -152,7 +146,7 @@ def test_all_forms_of_the_preference_format_mean_the_same(record):
         for key, value in record.items()
     }
     wanted = Pair(Prompt.user("Hello?"), Answer("Hi."), Answer("No."), "file")
-    assert trl.read_pairs(full, "here").pairs == (wanted,)
+    assert preference_formats.read_trl(full, "here").pairs == (wanted,)
 
 
 # ---- UltraFeedback ----
@@ -164,7 +158,9 @@ def test_rated_completions_become_all_pairs_that_differ():
         {"response": "No.", "annotations": {"help": {"Rating": "1"}, "truth": {"Rating": "N/A"}}},
         {"response": "Blue.", "score": 4.5, "overall_score": 10},
     ]
-    found = ultrafeedback.read_pairs({"instruction": "A colour.", "completions": rated}, "here")
+    found = preference_formats.read_ultrafeedback(
+        {"instruction": "A colour.", "completions": rated}, "here"
+    )
     assert texts(found) == [("Red.", "No."), ("Blue.", "No.")]  # 4.5, 1 and 4.5
     assert found.ties == 1
     assert {pair.source for pair in found.pairs} == {"ranking"}
@@ -226,7 +222,7 @@ def picked(side):
 
 
 REFUSED = [
-    *((trl, record, words) for record, words in [
+    *(("trl", record, words) for record, words in [
         ({"prompt": "a", "chosen": "b"}, "needs rejected (found: prompt, chosen)"),
         ({"chosen": "b", "rejected": "c"}, "no prompt; give one"),
         ({"prompt": " ", "chosen": "b", "rejected": "c"}, "prompt is empty"),
@@ -247,12 +243,12 @@ REFUSED = [
             ({"rejected": "\u200b \u2060\u3164"}, "rejected is empty"),
         ]),
     ]),
-    *((hh_rlhf, HH | more, words) for more, words in [
+    *(("hh", HH | more, words) for more, words in [
         ({"chosen": ASKED + " "}, "is empty"),
         *(({key: HH[key] + "\n\nHuman: ok"}, f"{key} goes on with Human's turn") for key in HH),
     ]),
-    (sheets, {"prompt": "?", "a": "\t", "b": "b", "choice": "A"}, "is empty"),
-    *((ultrafeedback, {"prompt": "Which?", "completions": given}, words) for given, words in [
+    ("sheet", {"prompt": "?", "a": "\t", "b": "b", "choice": "A"}, "is empty"),
+    *(("ultrafeedback", {"prompt": "Which?", "completions": given}, words) for given, words in [
         ([RATED], "completions must be a list of at least two"),
         ([RATED, {"response": "b"}], "completion 2 has no rating"),
         ([{"response": "a", "score": "nan"}, {"response": "b"}], "completion 1 has no rating"),
@@ -260,16 +256,16 @@ REFUSED = [
         ([3, 4], "completion 1 needs its text"),
         ([{"text": "", "score": 1}, RATED], "is empty"),
     ]),
-    *((label_studio, export_of(TWO, order), f"annotation 1: {words}") for order, words in [
+    *(("label-studio", export_of(TWO, order), f"annotation 1: {words}") for order, words in [
         (["0"], "ranks ['0'], but the items are ['0', '1']"),
         (["0", "0"], "ranks ['0', '0']"),
         ({"good": ["0"], "bad": ["1"]}, "sorted into 2 buckets"),
         ("0", "a ranking must be a list of ids"),
     ]),
-    (label_studio, TWO, "export the project as JSON"),
-    (label_studio, {"data": {"prompt": "?", "a": "", "b": "b"}, "annotations": [picked("left")]},
+    ("label-studio", TWO, "export the project as JSON"),
+    ("label-studio", {"data": {"prompt": "?", "a": "", "b": "b"}, "annotations": [picked("left")]},
      "is empty"),
-    (label_studio, {"data": {"prompt": "?", "z": 1}, "annotations": [picked("left")]},
+    ("label-studio", {"data": {"prompt": "?", "z": 1}, "annotations": [picked("left")]},
      "annotation 1: needs answer1 and "),
 ]  # fmt: skip
 
@@ -277,7 +273,7 @@ REFUSED = [
 def test_records_that_hold_no_preference_are_refused_with_their_place():
     for kind, record, words in REFUSED:
         with case(kind, record), pytest.raises(UsageError, match=f"^v:7: .*{re.escape(words)}"):
-            kind.read_pairs(record, "v:7")
+            preference_files.FORMATS[kind](record, "v:7")
     with pytest.raises(UsageError, match="at least two answers, all different"):
         label_studio.make_task(Prompt.user("Which?"), ["x", "x"], key=bytes(16))
 
@@ -473,11 +469,11 @@ def test_other_readers_keep_a_system_prompt_as_well(tmp_path):
     question = rounds.Question("q", "k", 1, SYSTEM, "Hi.", "No.", (), 0.0)
     plain = rounds.Question("r", "l", 1, (("user", "Hello?"),), "Hi.", "No.", (), 0.0)
     for name in ("s.csv", "s.jsonl"):
-        label_sheets.write([question, plain], tmp_path / name)
+        rounds.write_sheet([question, plain], tmp_path / name)
         for turns, (where, record) in zip(
             (SYSTEM, SYSTEM[1:]), preference_files.read_records(tmp_path / name), strict=True
         ):
-            (pair,) = sheets.read_pairs(record | {"choice": "A"}, where).pairs
+            (pair,) = preference_formats.read_sheet(record | {"choice": "A"}, where).pairs
             assert pair.prompt.turns == turns
 
 
@@ -573,7 +569,7 @@ def test_tables_are_read_whatever_separates_them(tmp_path, mark, end, encoding):
     )
     (asked,) = pool.read(path)
     assert (asked.id, asked.a, asked.b) == ("1", "x", "y\nz")
-    (reply,) = label_sheets.read(path)
+    (reply,) = rounds.read_sheet(path)
     assert (reply.id, reply.choice) == ("1", "B")
     assert [each.text for each in prompts.load(path, heldout=0).train] == ["Größe, bitte;"]
 

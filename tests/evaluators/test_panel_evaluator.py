@@ -6,20 +6,15 @@ import pytest
 from szpo import seeds
 from szpo.config import settings_file
 from szpo.errors import RunError, UsageError
-from szpo.evaluators import panel_evaluator
-from szpo.evaluators.checks import check_evaluator, check_judge
-from szpo.evaluators.function_panel import FunctionJudge
-from szpo.evaluators.panel_evaluator import LedgerEvaluator, PanelEvaluator
-from szpo.evaluators.panel_factory import (
-    StartingPolicy,
-    as_factory,
-    load_factory,
-)
-from szpo.evaluators.remote_panel import OpenComparisons, leave_to_people
 from szpo.ledger.database import Ledger
 from szpo.types import Comparison
-from szpo.voting import counting
+from szpo.voting import counting, panel_evaluator
 from szpo.voting.casting import VoteRequest
+from szpo.voting.evaluator import check_evaluator, check_judge
+from szpo.voting.function_panel import FunctionJudge
+from szpo.voting.panel_evaluator import LedgerEvaluator, PanelEvaluator
+from szpo.voting.panel_factory import StartingPolicy, as_factory, load_factory
+from szpo.voting.remote_panel import OpenComparisons, leave_to_people
 from szpo.voting.service import VoteService
 from tests.support.open_round import ROW, open_run
 from tests.support.plugged import plug

@@ -10,19 +10,18 @@ import torch
 
 from szpo.cli.app import call
 from szpo.errors import RunError, UsageError
-from szpo.generation.engine_choice import check_engine, engine_for
-from szpo.generation.flat_engine import FlatEngine
-from szpo.generation.generate_engine import GenerateEngine
-from szpo.generation.prefill import Canary
-from szpo.generation.sampling import Sampling, draw
 from szpo.ledger.database import Ledger
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
+from szpo.models.engines import FlatEngine, GenerateEngine, check_engine, engine_for
+from szpo.models.flat_attention import Canary
+from szpo.models.sampling import Sampling, draw
 from szpo.replay import verification
-from szpo.runs import model_process, sample_check
+from szpo.runs import driver
+from szpo.runs import samples as sample_check
 from szpo.voting import lease, pauses
-from szpo_ui.operator import controls, page
-from szpo_ui.operator.controls import Command
-from szpo_ui.web.site import of_ledger
+from szpo_ui import operator_controls, operator_page
+from szpo_ui.operator_controls import Command
+from szpo_ui.site import of_ledger
 from tests.support import folder_run
 from tests.support.adapted_models import adapted, questions
 from tests.support.tiny_models import ARCHITECTURES, STOP, WORDS
@@ -197,7 +196,7 @@ def nobody_waits(monkeypatch):
     def turn(desk):
         pauses.pause(desk._ledger, "the test")
 
-    monkeypatch.setattr(model_process.LeaseHolder, "do_one_turn", turn)
+    monkeypatch.setattr(driver.LeaseHolder, "do_one_turn", turn)
 
 
 def begin(folder: Path, model: Path, *sets: str, flags: Sequence[str] = ()) -> Path:
@@ -225,7 +224,7 @@ def test_bad_samples_close_a_run_until_somebody_opens_it(tmp_path, model, capsys
     assert "people could not judge these answers:" in printed.err
     assert "--accept-samples" in printed.err
     with Ledger.open(path) as ledger:
-        found = sample_check.read(ledger)
+        found = sample_check.read_check(ledger)
         assert found is not None and len(found.samples) == sample_check.SAMPLES
         assert found.shares.cut.hits > 10 and found.shares.off_topic is not None
         assert {each.margin is None for each in found.samples} == {False}
@@ -241,16 +240,16 @@ def test_bad_samples_close_a_run_until_somebody_opens_it(tmp_path, model, capsys
 
         # Nor is an operator's start, unless the box is ticked.
         site = of_ledger(ledger)
-        shown = page.page(site)
+        shown = operator_page.page(site)
         assert "The run is paused:" in shown and shown.count('op-sample"') == 20
         with pytest.raises(UsageError, match=r"people could not judge .* tick the box"):
-            controls.act(site, "Olga", Command(do="start"))
+            operator_controls.act(site, "Olga", Command(do="start"))
         assert paused_by(ledger) == sample_check.PAUSED_BY
-        controls.act(site, "Olga", Command(do="start", anyway=True))
+        operator_controls.act(site, "Olga", Command(do="start", anyway=True))
         assert paused_by(ledger) is None
-        accepted = sample_check.read(ledger)
+        accepted = sample_check.read_check(ledger)
         assert accepted is not None and (accepted.accepted, accepted.refusal) == ("Olga", "")
-        assert "Opened all the same by Olga" in page.page(site)
+        assert "Opened all the same by Olga" in operator_page.page(site)
 
     assert call(["run", "--resume", str(path)]) == 1
     with Ledger.open(path) as ledger:
@@ -260,12 +259,12 @@ def test_bad_samples_close_a_run_until_somebody_opens_it(tmp_path, model, capsys
         recent = sample_check.recent_shares(ledger)
         # Two sides, two rows, four comparisons, and the round ahead is written too.
         assert recent is not None and recent.cut.of == 2 * 2 * 4 * 2
-        assert "Answers of the last rounds" in page.page(of_ledger(ledger))
+        assert "Answers of the last rounds" in operator_page.page(of_ledger(ledger))
 
 
 def samples_and_answers(path: Path) -> tuple[Any, list[Any], list[str]]:
     with Ledger.open(path, readonly=True) as ledger:
-        found = sample_check.read(ledger)
+        found = sample_check.read_check(ledger)
         assert opened(ledger)
         answers = ledger.query("SELECT i, plus, minus FROM answers ORDER BY 2, 3")
         accepted = [event["actor"] for event in ledger.events(sample_check.ACCEPTED)]

@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from szpo.errors import RunError, UsageError
-from szpo.generation import answer_shares
-from szpo.generation.answer_shares import BOUNDS, NAMES, repeats
-from szpo.generation.languages import find_language
-from szpo.generation.sampling import Sampling, draw, probabilities, row_key
+from szpo.models import answer_shares
+from szpo.models.answer_shares import BOUNDS, NAMES, find_language, repeats
+from szpo.models.sampling import Sampling, draw, probabilities, row_key
 from szpo.types import Answer, Shift
 
 

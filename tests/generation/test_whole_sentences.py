@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from szpo.config.schema import Config
-from szpo.generation.sampling import Sampling
-from szpo.generation.whole_sentences import cut, is_cut, sentence_ends
 from szpo.models import loading
+from szpo.models.answer_shares import cut, is_cut, sentence_ends
 from szpo.models.loading import Loaded
+from szpo.models.sampling import Sampling
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
-from szpo.policies import language_model, subspace_cache
+from szpo.policies import language_model, subspace_setup
 from szpo.policies.backend import LocalBackend
 from szpo.policies.probe import Probe
 from szpo.types import Answer, Prompt, Shift
@@ -140,10 +140,10 @@ def test_scores_and_kl_read_the_tokens_that_were_shown(tiny, monkeypatch):
 
 def test_only_the_setting_itself_changes_the_names_of_stored_files():
     off, on = Config(), Config.model_validate({"generation": {"whole_sentences": True}})
-    assert "whole_sentences" not in subspace_cache.sampling_of(off).facts()
+    assert "whole_sentences" not in subspace_setup.sampling_of(off).facts()
     model = ("0" * 64, "bf16", None)
     names = [language_model.answers_name(config, model, PROMPTS) for config in (off, on)]
-    keys = [subspace_cache.setup_key(config, "0" * 64, "bf16", PROMPTS) for config in (off, on)]
+    keys = [subspace_setup.setup_key(config, "0" * 64, "bf16", PROMPTS) for config in (off, on)]
     assert names[0] != names[1]
     assert keys[0] != keys[1]
     assert keys[0]["sampling"].keys() == {

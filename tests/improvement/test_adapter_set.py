@@ -23,7 +23,7 @@ from szpo.improvement import adapter_set, aims
 from szpo.improvement.adapter_set import Making, SetMaker
 from szpo.improvement.loop import Plan
 from szpo.models import loading
-from szpo.models.adapter_sources import SET
+from szpo.models.adapters import SET
 from szpo.models.batched_lora import attach_deltas
 from szpo.policies.backend import LocalBackend
 from szpo.policies.lora_policy import LoraPolicy

@@ -12,21 +12,23 @@ from szpo import turns
 from szpo.config import settings_file
 from szpo.data.prompts import load_shipped
 from szpo.errors import IntegrityError, UsageError
-from szpo.generation.sampling import Sampling
 from szpo.improvement import loop
-from szpo.improvement.loop import Improved, Plan, improve
-from szpo.improvement.ways import (
+from szpo.improvement.loop import (
+    Improved,
     NaturalGradient,
+    Plan,
     PolicyGradient,
     Proposal,
     Task,
     ZerothOrder,
     cost,
-    draw,
+    draw_gradient,
+    improve,
     read_scores,
 )
 from szpo.models import loading
-from szpo.models.tiny import MOODS
+from szpo.models.named_models import MOODS
+from szpo.models.sampling import Sampling
 from szpo.optim import parameters
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
@@ -108,7 +110,7 @@ def test_what_a_step_costs_is_foretold_by_other_answers(policy):
     """½ dᵀ F d of score functions that the direction was not fitted to, against the model's KL."""
     task = Task(cheer, tuple(ASKED), 16, seed=1)
     found = NaturalGradient().propose(policy, task)
-    told = cost(draw(policy, replace(task, samples=48, seed=2)).scores, found.direction)
+    told = cost(draw_gradient(policy, replace(task, samples=48, seed=2)).scores, found.direction)
     for nats in (0.05, 0.2):
         factor = math.sqrt(nats / told)
         theta = loop.add(policy.start(), policy.layout, found.direction, factor)

@@ -13,21 +13,19 @@ import pytest
 from szpo import outgoing
 from szpo.cli.app import call
 from szpo.config import settings_file
-from szpo.config.judge import Judge
+from szpo.config.tables import Judge
 from szpo.errors import UsageError
 from szpo.judges import endpoint, judge_factory, llm_judge
-from szpo.judges.backends import JudgeError, Question
-from szpo.judges.judge_evaluator import tokens
-from szpo.judges.llm_judge import LanguageJudge
+from szpo.judges.llm_judge import LanguageJudge, tokens
+from szpo.judges.prompting import JudgeError, Question
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
-from szpo.runs import cost_plan
-from szpo.training import controller
+from szpo.runs import budget, controller
 from szpo.types import Prompt
-from szpo.voting import counting, lease, step_report
+from szpo.voting import counting, lease, step_record
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
-from szpo_simulators.bench.stub_endpoint import (
+from szpo_simulators.stub_endpoint import (
     SCRIPTS,
     StubEndpoint,
     StubReply,
@@ -320,7 +318,7 @@ def test_the_plan_of_batches_says_what_a_judge_reads(sets, words):
     config = settings_file.load(
         sets=["panel.kind=judge", "panel.verdict=batch", "optimizer.D=8", *sets]
     )
-    assert words in dict(cost_plan.describe(cost_plan.estimate(config), config))["judge"]
+    assert words in dict(budget.describe_cost(budget.estimate_cost(config), config))["judge"]
 
 
 def test_a_run_stops_with_one_line_keeps_its_votes_and_is_resumed(tmp_path, capfd, one_by_one):
@@ -400,7 +398,7 @@ def test_a_judge_visits_a_run_for_people_and_leaves_them_their_seats(tmp_path, c
                     service.cast(VoteRequest(seat.id, "A", idem=seat.id))
 
             done = controller.run(replace(driver.prepare(ledger, parts), wait=people))
-            assert isinstance(done, step_report.Outcome) and done.status == "finished"
+            assert isinstance(done, step_record.Outcome) and done.status == "finished"
             kinds = ledger.query(
                 "SELECT p.kind, count(*) AS n FROM votes v JOIN assignments a USING (assignment) "
                 "JOIN panelists p USING (panelist) GROUP BY p.kind ORDER BY p.kind"

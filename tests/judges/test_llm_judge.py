@@ -11,13 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from szpo import seeds
-from szpo.evaluators.checks import check_judge
 from szpo.judges import prompting
-from szpo.judges.backends import JudgeError, Reply
-from szpo.judges.judge_evaluator import JudgeEvaluator
-from szpo.judges.llm_judge import probability
+from szpo.judges.llm_judge import JudgeEvaluator, probability
+from szpo.judges.prompting import JudgeError, Reply
 from szpo.ledger import canonical
 from szpo.types import Prompt
+from szpo.voting.evaluator import check_judge
 from tests.support.cases import case
 from tests.support.judging import comparison, judge, places
 

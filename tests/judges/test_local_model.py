@@ -13,23 +13,23 @@ from hypothesis import strategies as st
 from szpo import seeds
 from szpo.cli.app import call
 from szpo.config import settings_file
-from szpo.config.judge import Judge
+from szpo.config.tables import Judge
 from szpo.data import prompts
 from szpo.errors import IntegrityError, UsageError
-from szpo.evaluators.checks import check_judge
-from szpo.evaluators.panel_factory import StartingPolicy
-from szpo.judges import judge_factory, llm_judge, pair_scorer, prompting, scorer
-from szpo.judges.backends import JudgeError, Question
+from szpo.judges import judge_factory, llm_judge, pair_scorer, prompting
 from szpo.judges.llm_judge import LanguageJudge
 from szpo.judges.local_model import REPLY_START, Local
 from szpo.judges.pair_scorer import LabelledPair
+from szpo.judges.prompting import JudgeError, Question
 from szpo.ledger.database import Ledger
 from szpo.models import loading
-from szpo.models import tiny as tiny_model
+from szpo.models import named_models as tiny_model
 from szpo.policies import language_model
 from szpo.policies.backend import LocalBackend
 from szpo.runs import assemble
 from szpo.types import Answer, Prompt
+from szpo.voting.evaluator import check_judge
+from szpo.voting.panel_factory import StartingPolicy
 from tests.support import folder_run, tiny_models, yard_run
 from tests.support.judging import comparison
 
@@ -188,7 +188,7 @@ def moods(count):
     z says which stands first, half and half.
     """
     good, bad = {}, {}
-    for ask, text in tiny_model.corpus(5, 3000):
+    for ask, text in tiny_model.tiny_corpus(5, 3000):
         (good if is_good(text) else bad).setdefault(ask, []).append(text)
     found = []
     for ask in good:
@@ -201,7 +201,7 @@ def moods(count):
 
 @pytest.fixture(scope="module")
 def trained(tiny):
-    return scorer.train(tiny, moods(300))
+    return pair_scorer.train_scorer(tiny, moods(300))
 
 
 # ---- the loss ----
@@ -251,7 +251,7 @@ def test_it_learns_a_mood_from_pairs_and_knows_it_in_new_requests(trained):
 
 @pytest.mark.full
 def test_the_same_pairs_and_seed_give_the_same_head(tiny):
-    one, again, other = (scorer.train(tiny, moods(40), seed=s).head for s in (0, 0, 1))
+    one, again, other = (pair_scorer.train_scorer(tiny, moods(40), seed=s).head for s in (0, 0, 1))
     assert all(torch.equal(one[name], again[name]) for name in one)
     assert not torch.equal(one["mix"], other["mix"])
 
@@ -287,7 +287,7 @@ def test_a_scorer_is_stored_and_judges_and_a_broken_file_is_refused(tiny, traine
     path = tmp_path / "moods.safetensors"
     config = Judge(kind="scorer", model=str(path))
     pair_scorer.save(path, trained.head, trained.facts)
-    made = scorer.load(path, config, lambda name: held(tiny))
+    made = pair_scorer.load_judge(path, config, lambda name: held(tiny))
     check_judge(made)
     which = comparison(("The sea was lovely.", "The sea was awful."), ("same", "same"))
     for side in ("A", "B"):
@@ -298,7 +298,7 @@ def test_a_scorer_is_stored_and_judges_and_a_broken_file_is_refused(tiny, traine
     assert found.details["score"] == -mirrored.details["score"]
     pair_scorer.save(path, trained.head, {**trained.facts, "model_sha256": "0" * 64})
     with pytest.raises(IntegrityError, match="was trained on other weights of tiny"):
-        scorer.load(path, config, lambda name: held(tiny))
+        pair_scorer.load_judge(path, config, lambda name: held(tiny))
     pair_scorer.save(path, {**trained.head, "bias": trained.head["bias"][:1]}, trained.facts)
     with pytest.raises(UsageError, match="not a pair scorer of this szpo"):
         pair_scorer.load(path)
@@ -346,4 +346,4 @@ def test_a_file_of_pairs_is_read_whatever_its_format(tmp_path, tiny):
     assert found == LabelledPair(((Prompt.user("Hi?"), Answer("Hello."), Answer("No.")),), 1.0, 1)
     file.write_text('{"prompt": "Hi?", "chosen": "x", "rejected": "x"}', encoding="utf-8")
     with pytest.raises(UsageError, match="no pair to learn from"):
-        scorer.train(tiny, pair_scorer.of_file(file))
+        pair_scorer.train_scorer(tiny, pair_scorer.of_file(file))

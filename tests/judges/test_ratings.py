@@ -5,16 +5,16 @@ import json
 import pytest
 
 from szpo.cli.app import call
-from szpo.config.judge import Judge
+from szpo.config.tables import Judge
 from szpo.errors import UsageError
 from szpo.features import dictionary, own
-from szpo.judges.backends import JudgeError, Reply
 from szpo.judges.judge_factory import MIDDLE, Ratings
+from szpo.judges.prompting import JudgeError, Reply
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.replay import verification
-from szpo.voting import shown_features, step_inputs
-from szpo_simulators.bench.stub_endpoint import StubEndpoint, completion
+from szpo.voting import shown_features, step_record
+from szpo_simulators.stub_endpoint import StubEndpoint, completion
 from tests.support import folder_run
 from tests.support.judging import Scripted
 from tests.support.tampering import forge, rewrite
@@ -101,7 +101,7 @@ def test_a_run_records_what_the_judge_said_and_needs_it_for_nothing_but_new_answ
         named = recorded_settings(ledger).features
         assert FEATURE in named.names
         assert [FEATURE, "judge", "stub", "", ""] in [list(each) for each in named.own]
-        inputs = step_inputs.read(ledger, recorded_settings(ledger), 1)
+        inputs = step_record.read_inputs(ledger, recorded_settings(ledger), 1)
         shown = shown_features.pairs_of(ledger.comparisons(1))
         assert set(inputs.ratings[FEATURE]) <= {1, 2, 3, 4, 5}
         assert len(inputs.ratings[FEATURE]) == len(shown)
@@ -126,6 +126,6 @@ def test_a_local_judge_rates_and_a_scorer_does_not(tmp_path, capsys):
     assert call(arguments(tmp_path, model, *sets)) == 0
     with Ledger.open(tmp_path / "runs" / "folder.db") as ledger:
         assert verification.verify(ledger).ok
-        inputs = step_inputs.read(ledger, recorded_settings(ledger), 0)
+        inputs = step_record.read_inputs(ledger, recorded_settings(ledger), 0)
         assert all(0 <= each <= 1000 for each in inputs.ratings[FEATURE])
         assert len(set(inputs.ratings[FEATURE])) > 1

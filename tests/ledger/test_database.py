@@ -11,7 +11,7 @@ import pytest
 
 from szpo import files
 from szpo.errors import IntegrityError, LeaseError, RunError, StorageError, UsageError
-from szpo.ledger import canonical, connection, rows
+from szpo.ledger import canonical, connection
 from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import starting_theta, stored_tensors, theta_digest
@@ -184,7 +184,7 @@ def test_append_needs_a_transaction_finite_numbers_and_marks_what_utf8_cannot_ho
         run.append("tensors", tensor("a"))
     with pytest.raises(RunError, match=r"updates\.coef is nan"), run.transaction():
         run.append("updates", {"coef": float("nan")})
-    assert str(rows.plain("updates", "coef", -0.0)) == "0.0"
+    assert str(canonical.plain_value("updates", "coef", -0.0)) == "0.0"
     with run.transaction():
         run.append("tensors", tensor("half \ud800 pair"))
     assert list(stored_tensors(run)) == ["half ? pair"]

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from szpo.errors import StorageError
-from szpo.ledger import checkpoint, connection
+from szpo.ledger import connection
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from tests.support.quadratic import Clock, new_ledger, settings_of
@@ -16,7 +16,7 @@ from tests.support.quadratic import Clock, new_ledger, settings_of
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "CHECKPOINT_BYTES", 100_000)
+    monkeypatch.setattr(connection, "CHECKPOINT_BYTES", 100_000)
     with new_ledger(tmp_path / "run.db", settings_of()) as found:
         yield found
 
@@ -58,14 +58,14 @@ def test_a_checkpoint_holds_the_write_lock(run, monkeypatch):
         other.close()
         return plain(path, readonly=readonly)
 
-    monkeypatch.setattr(checkpoint, "connect", connect)
+    monkeypatch.setattr(connection, "connect", connect)
     write(run, 10)
     assert refused
 
 
 def test_a_long_reader_only_delays_and_is_warned_of_once_per_doubling(run, monkeypatch, caplog):
-    monkeypatch.setattr(checkpoint, "LOG_ALARM", 400_000)
-    run._checkpointer = checkpoint.Checkpointer(run.path)
+    monkeypatch.setattr(connection, "LOG_ALARM", 400_000)
+    run._checkpointer = connection.Checkpointer(run.path)
     with Ledger.open(run.path, readonly=True) as reader, caplog.at_level(logging.WARNING):
         reader.execute("BEGIN")
         before = reader.query("SELECT count(*) AS n FROM events")
@@ -96,7 +96,7 @@ def test_a_checkpoint_that_fails_undoes_no_commit(run, monkeypatch, caplog):
     def refuse(path, *, readonly):
         raise sqlite3.OperationalError("disk I/O error")
 
-    monkeypatch.setattr(checkpoint, "connect", refuse)
+    monkeypatch.setattr(connection, "connect", refuse)
     with caplog.at_level(logging.WARNING):
         write(run, 10)
     assert "could not be checkpointed (disk I/O error)" in caplog.text

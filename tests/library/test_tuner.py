@@ -11,16 +11,16 @@ import pytest
 import szpo
 from szpo import plugins
 from szpo.analysis import improvement
+from szpo.analysis.votes import export_votes
 from szpo.cli.app import call
 from szpo.errors import RunError, StorageError, UsageError
-from szpo.evaluators.function_panel import FunctionJudge, FunctionPanel, read_choice
-from szpo.improvement.rounds import Improving
+from szpo.improvement.improve_run import Improving
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
 from szpo.replay import verification
-from szpo.reports.votes import export_votes
 from szpo.types import Answer, Prompt
-from szpo.voting.step_report import Outcome
+from szpo.voting.function_panel import FunctionJudge, FunctionPanel, read_choice
+from szpo.voting.step_record import Outcome
 from tests.support import folder_run
 from tests.support.cases import case
 
@@ -143,7 +143,7 @@ def test_samples_and_the_adapter_come_from_the_tuned_model(
     with pytest.raises(StorageError, match="exists; choose another name"):
         tuned.save_adapter(folder, anyway=True)
     assert "not known whether" not in caplog.text
-    monkeypatch.setattr("szpo.reports.adapter.find_doubt", lambda *_, **__: "")
+    monkeypatch.setattr("szpo.analysis.adapter.find_doubt", lambda *_, **__: "")
     tuned.save_adapter(tmp_path / "unmeasured")
     unknown = "not known whether it is better than the base (≈ 0.1 nats): it was not measured"
     assert unknown in caplog.text

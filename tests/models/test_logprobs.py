@@ -10,13 +10,12 @@ import torch
 from peft import LoraConfig
 
 from szpo.errors import ResourceError, RunError
-from szpo.generation.flat_engine import FlatEngine
-from szpo.generation.generate_engine import GenerateEngine
-from szpo.generation.sampling import Sampling
-from szpo.models import logprobs, scores, smaller_batches
+from szpo.models import devices, logprobs, scores
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas, find_sites
+from szpo.models.engines import FlatEngine, GenerateEngine
 from szpo.models.logprobs import Sample
-from szpo.models.lora_sites import Site
+from szpo.models.lora import Site
+from szpo.models.sampling import Sampling
 from szpo.models.scores import ScoredLaw
 from tests.support import tiny_models
 from tests.support.adapted_models import adapted, questions
@@ -198,12 +197,12 @@ def test_other_errors_are_not_caught():
         raise RuntimeError("a shape does not fit")
 
     with pytest.raises(RuntimeError, match="shape"):
-        smaller_batches.retry_halved(broken, 8)
+        devices.retry_halved(broken, 8)
     for error, is_it in (
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
         (RuntimeError("MPS backend out of memory"), True), (ValueError("out of memory"), False),
     ):  # fmt: skip
-        assert smaller_batches.is_out_of_memory(error) == is_it
+        assert devices.is_out_of_memory(error) == is_it
 
 
 def alone(model: torch.nn.Module, sample: Sample, temperature: float) -> torch.Tensor:

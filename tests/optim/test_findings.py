@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from scipy import special
 
-from szpo.optim import optimizer
-from szpo.optim.rules import all_votes, findings
-from szpo.optim.rules.findings import Findings
-from szpo.optim.rules.guard_geometry import gather
-from szpo.optim.rules.rule import StepInputs
+from szpo.optim import all_votes, optimizer, regression
+from szpo.optim.kl_limits import gather_moments
+from szpo.optim.regression import Findings
+from szpo.optim.rule import StepInputs
 from szpo.optim.vote_regression import fit
 from szpo.types import Tally
 from tests.support.regression_walk import GRADIENT, features, settings_of, walk
@@ -24,15 +23,15 @@ def moments(slope=0.5):
     u = rng.normal(size=(400, 6))
     logprob = -2 - slope * u @ GRADIENT / np.linalg.norm(GRADIENT)
     others = 20 + rng.normal(size=(400, 2))
-    return gather(u, np.column_stack([logprob, others]), np.arange(400))
+    return gather_moments(u, np.column_stack([logprob, others]), np.arange(400))
 
 
 def test_it_comes_back_from_the_record_as_it_was():
     settings = settings_of()
     state, _ = walk(settings, 2, seed=1)
-    found = findings.find(settings, state.carried)
+    found = regression.findings_of(settings, state.carried)
     assert Findings.from_json(json.loads(json.dumps(found.to_json()))) == found
-    none = findings.find(settings, optimizer.init(settings).carried)
+    none = regression.findings_of(settings, optimizer.init(settings).carried)
     assert none.factor == -math.inf and not none.shown
     assert Findings.from_json({**none.to_json(), "factor": None}) == none
 
@@ -48,7 +47,7 @@ def test_predicted_guards_hold_the_recommended_point_where_they_hold():
     assert 0.9 < along < 1.1
     assert held.recommended == pytest.approx(held.guard_limit.share * free, abs=1e-6)
     assert held.guard_limit.broken == ("logprob",)
-    found = findings.find(settings, held)
+    found = regression.findings_of(settings, held)
     assert 0 < held.guard_limit.share < 1 and found.share == held.guard_limit.share
     # With a steep slope less than the least move worth making is left: no shrink mends it.
     steep = walk(settings, 12, seed=1, inputs=StepInputs(moments=moments(3.0)))[0].carried
@@ -85,7 +84,7 @@ def test_what_standing_on_a_side_is_worth_is_not_taken_for_taste():
     assert cosines[0] > cosines[1] + 0.2
     carried = runs[0]
     assert carried.votes.plus_on_a.shape == (120,) and set(carried.votes.plus_on_a) == {-1.0, 1.0}
-    found = findings.find(settings_of(), carried)
+    found = regression.findings_of(settings_of(), carried)
     assert 0.7 < found.side < 2.3
     # Tallies without sides, as in the worlds, fit no such term.
     assert walk(settings_of(), 2)[0].carried.votes.plus_on_a is None

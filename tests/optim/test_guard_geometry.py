@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from szpo.errors import UsageError
-from szpo.optim.rules.guard_geometry import (
+from szpo.optim.kl_limits import (
     FIGURES,
-    LEAST_KL,
+    LEAST_KL_PREDICTED,
     SHARE_PARTS,
     Limits,
     Moments,
-    gather,
-    predict,
+    gather_moments,
+    predict_guards,
     shrink_for_guards,
 )
 from szpo.types import Floats
@@ -38,7 +38,7 @@ def world(
     levels = rng.normal(size=(answers // 2, 3)).repeat(2, 0)  # of the prompts
     f = u @ slopes + 0.5 * (u**2).sum(1, keepdims=True) * curvature + [-2.0, 20.0, 20.0] + levels
     f += noise * rng.normal(size=(answers, 3)) * [0.3, 4.0, 8.0]
-    return gather(u, f, np.arange(answers) // 2), slopes, curvature
+    return gather_moments(u, f, np.arange(answers) // 2), slopes, curvature
 
 
 def test_one_coordinate_by_hand():
@@ -47,14 +47,14 @@ def test_one_coordinate_by_hand():
     """
     u = np.array([[1.0], [-1.0]] * 8)
     f = np.hstack([-2 + 0.3 * u, 20 + 2 * u, 10 - 3 * u])
-    found = predict(gather(u, f, [0] * 16), np.array([0.5]))
+    found = predict_guards(gather_moments(u, f, [0] * 16), np.array([0.5]))
     assert [p.name for p in found] == list(FIGURES)
     assert [p.change for p in found] == pytest.approx([0.15, 0.05, -0.15])
     for p in found:
         assert (p.low, p.high) == pytest.approx((p.change, p.change), abs=1e-7)
         assert p.holds
     # The margin falls to .75 of the start's at z = .8333; 213/256 of z = 1 is .83203.
-    assert shrink_for_guards(gather(u, f, [0] * 16), np.array([1.0])) == 213 / 256
+    assert shrink_for_guards(gather_moments(u, f, [0] * 16), np.array([1.0])) == 213 / 256
 
 
 def test_without_noise_slope_and_curvature_are_found_through_the_levels_of_prompts():
@@ -63,7 +63,7 @@ def test_without_noise_slope_and_curvature_are_found_through_the_levels_of_promp
     shift = moments.scores @ z
     wanted = shift @ slopes + 0.5 * shift @ shift * curvature
     wanted[1:] /= moments.levels[1:]
-    assert [p.change for p in predict(moments, z)] == pytest.approx(wanted, abs=1e-9)
+    assert [p.change for p in predict_guards(moments, z)] == pytest.approx(wanted, abs=1e-9)
 
 
 def test_intervals_cover_what_happens():
@@ -72,7 +72,9 @@ def test_intervals_cover_what_happens():
     for seed in range(trials):
         moments, slopes, _ = world(seed, 300)
         truth = z @ slopes / [1.0, moments.levels[1], moments.levels[2]]
-        hits += [p.low <= t <= p.high for p, t in zip(predict(moments, z), truth, strict=True)]
+        hits += [
+            p.low <= t <= p.high for p, t in zip(predict_guards(moments, z), truth, strict=True)
+        ]
     # Binomial(120, .95) is at least 106 with a chance of .999.
     assert (hits >= 106).all() and (hits < trials).any(), hits / trials
 
@@ -86,10 +88,10 @@ def test_the_shrink_is_the_largest_that_holds(seed, size):
     share = shrink_for_guards(moments, z)
     assert 0 <= share <= 1 and (share * SHARE_PARTS).is_integer()
     if share:
-        assert all(p.holds for p in predict(moments, share * z))
+        assert all(p.holds for p in predict_guards(moments, share * z))
     for worse in np.arange(share * SHARE_PARTS + 1, SHARE_PARTS + 1) / SHARE_PARTS:
-        if 0.5 * (worse * size) ** 2 >= LEAST_KL:
-            assert not all(p.holds for p in predict(moments, worse * z))
+        if 0.5 * (worse * size) ** 2 >= LEAST_KL_PREDICTED:
+            assert not all(p.holds for p in predict_guards(moments, worse * z))
     both = shrink_for_guards(moments, np.stack([z, 0.25 * z]))
     assert both.tolist() == [share, float(shrink_for_guards(moments, 0.25 * z))]
 
@@ -98,7 +100,7 @@ def test_no_shrink_mends_a_move_that_breaks_a_guard_at_once():
     """Fluency falls by 4 nats per unit: at |z| = .632 (.2 nats) by 2.5, and .5 is allowed."""
     u = np.random.default_rng(0).normal(size=(64, 1))
     f = np.hstack([-2 - 4 * u, 20 + 0 * u, 10 + 0 * u])
-    moments = gather(u, f, [0] * 64)
+    moments = gather_moments(u, f, [0] * 64)
     assert shrink_for_guards(moments, np.array([3.0])) == 0.0
     assert shrink_for_guards(moments, np.array([-3.0])) == 1.0  # the other way it rises
     assert shrink_for_guards(moments, np.array([3.0]), Limits(drop=1e9)) == 1.0
@@ -108,18 +110,18 @@ def test_no_shrink_mends_a_move_that_breaks_a_guard_at_once():
 def test_a_figure_that_was_not_measured_is_left_out():
     rng = np.random.default_rng(0)
     figures = np.column_stack([rng.normal(size=(40, 2)) + 20, np.full(40, np.nan)])
-    moments = gather(rng.normal(size=(40, D)), figures, np.arange(40))
+    moments = gather_moments(rng.normal(size=(40, D)), figures, np.arange(40))
     text = json.dumps(moments.to_json(), allow_nan=False)
     for each in (moments, Moments.from_json(json.loads(text), D)):
-        assert [p.name for p in predict(each, np.ones(D))] == ["logprob", "tokens"]
+        assert [p.name for p in predict_guards(each, np.ones(D))] == ["logprob", "tokens"]
         assert shrink_for_guards(each, 0.1 * np.ones(D)) == 1.0
     below = replace(moments, levels=np.array([-2.0, 20.0, -1.0]))  # no share of a negative level
-    assert [p.name for p in predict(below, np.ones(D))] == ["logprob", "tokens"]
+    assert [p.name for p in predict_guards(below, np.ones(D))] == ["logprob", "tokens"]
 
 
 def test_too_few_answers_are_refused_with_the_number_it_takes():
     with pytest.raises(UsageError, match=r"from 7 answers to 1 prompts in 5 .* at least 8"):
-        gather(np.zeros((7, D)), np.zeros((7, 3)), [0] * 7)
+        gather_moments(np.zeros((7, D)), np.zeros((7, 3)), [0] * 7)
 
 
 def test_many_coordinates_one_by_one_from_few_answers():
@@ -132,9 +134,9 @@ def test_many_coordinates_one_by_one_from_few_answers():
         z = rng.normal(size=d)
         z *= 2 / np.linalg.norm(z)
         prompts = (np.arange(256) // 4).tolist()
-        apart = gather(u, f, prompts, apart=True)
-        for i, moments in enumerate((apart, gather(u, f, prompts))):
-            found = predict(moments, z)
+        apart = gather_moments(u, f, prompts, apart=True)
+        for i, moments in enumerate((apart, gather_moments(u, f, prompts))):
+            found = predict_guards(moments, z)
             truth = z @ slopes / [1.0, moments.levels[1], moments.levels[2]]
             off[i] += [abs(p.change - t) for p, t in zip(found, truth, strict=True)]
             if i == 0:

@@ -2,14 +2,14 @@
 
 import pytest
 
-from szpo.optim.rules.measured_kl import (
+from szpo.optim.kl_limits import (
     AIMED_SHARE,
     MOST_READINGS,
     SHARE_PARTS,
     KlMeasurement,
     Reading,
-    choose,
-    measure,
+    choose_share,
+    measure_share,
 )
 
 
@@ -33,7 +33,7 @@ def readings(*pairs, whole=2.7):
     ],
 )
 def test_the_share_by_hand(found, wanted):
-    assert choose(3.0, readings(*found)) == wanted
+    assert choose_share(3.0, readings(*found)) == wanted
 
 
 @pytest.mark.parametrize("power", [1.2, 2.0, 2.7, 4.0])
@@ -44,7 +44,7 @@ def test_however_kl_grows_the_recorded_point_is_within_the_budget_and_uses_it(po
             share, whole * (share / SHARE_PARTS) ** power, 2.7 * (share / SHARE_PARTS) ** 2
         )
 
-    found = measure(3.0, read)
+    found = measure_share(3.0, read)
     kl = read(found.share).kl
     assert len(found.readings) <= MOST_READINGS and found.follows
     assert kl <= 3.0 * (1.1 if power < 2 else 1)  # three readings do not end a slow growth

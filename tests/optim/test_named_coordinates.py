@@ -15,11 +15,10 @@ from szpo.config import settings_file
 from szpo.config.optimizer import make_settings, read_settings, record_settings
 from szpo.errors import UsageError
 from szpo.features import dictionary
-from szpo.optim import named_features, optimizer, pair_choice
+from szpo.optim import all_votes, informative, named_features, optimizer, regression
+from szpo.optim.informative import NOISE, draw_direction
 from szpo.optim.named_features import BY_SQUARE, FEW, NamedFeatures
-from szpo.optim.posterior_directions import NOISE, draw_direction
-from szpo.optim.rules import all_votes, findings
-from szpo.optim.rules.rule import StepInputs, perturbations
+from szpo.optim.rule import StepInputs, perturbations
 from szpo.optim.settings import Settings
 from szpo.optim.sparse_prior import SparsePrior
 from szpo.optim.sparse_regression import SparseFit, fit_sparse
@@ -159,7 +158,7 @@ def look_again(seed: int, prior: SparsePrior, x, up) -> tuple[np.ndarray, Sparse
     found = fit_sparse(Votes(x, up, 1 - up), prior) if len(up) else None
     rows = np.random.default_rng((seed, len(up))).normal(size=(4, 6, 8)) * prior.scale
     rows[::2, :, 3:] = 0.0
-    chosen = [each[pair_choice.worth(each, found, prior).argmax()] for each in rows]
+    chosen = [each[informative.worth(each, found, prior).argmax()] for each in rows]
     return np.concatenate([x, chosen]), found
 
 
@@ -238,12 +237,12 @@ def test_votes_of_adapters_can_be_fitted_on_moves_alone_and_on_texts_alone():
 def test_a_taste_that_no_feature_shows_is_learned_from_moves_alone():
     settings = settings_of()
     state = walk(settings, 16, 1, (0.0, 0.0, 0.0), hidden=1.5)
-    top = findings.find(settings, state.carried)
+    top = regression.findings_of(settings, state.carried)
     assert (top.taught[0].feature, top.taught[0].more) == ("c", True) and top.shown
     assert dict(top.mix)["c"] > 1.0 and abs(dict(top.mix)["a"]) < 0.3
     # By its curve, from twice |z|²/2 at |z| = 1 to four times at 2, the same weights cost more.
     dear = replace(table(), curves=((2048, 8192, FEATURE_GRID, 8 * FEATURE_GRID),) * DIM)
-    measured = dict(findings.find(settings_of(dear), state.carried).mix)
+    measured = dict(regression.findings_of(settings_of(dear), state.carried).mix)
     length = math.sqrt(2 * dict(top.mix)["c"])
     assert 1 < length < 4 and measured["c"] == pytest.approx(length**3)
 
@@ -347,9 +346,9 @@ def test_a_coordinate_and_the_feature_that_it_carries_are_said_once_in_the_names
 def test_a_taste_that_no_coordinate_carries_is_told_and_not_followed_far():
     settings = settings_of()
     state = walk(settings, 12, 2, (0.0, 0.0, 3.0))
-    found = findings.find(settings, state.carried)
+    found = regression.findings_of(settings, state.carried)
     assert found.taught[0].feature == "f2" and found.lacking[0] == "f2" and found.shown
-    assert findings.Findings.from_json(found.to_json()) == found
+    assert regression.Findings.from_json(found.to_json()) == found
 
 
 def test_settings_without_names_are_written_as_before_and_with_names_read_back():

@@ -10,20 +10,19 @@ from scipy import special
 from szpo.config import settings_file
 from szpo.config.optimizer import make_settings, record_settings
 from szpo.errors import UsageError
-from szpo.optim import named_features, optimizer, parameters
-from szpo.optim.named_features import NamedFeatures
-from szpo.optim.posterior_directions import (
+from szpo.optim import all_votes, named_features, optimizer, parameters, regression
+from szpo.optim.informative import (
     CHANCE_UNITS,
     LARGEST_WEIGHT,
     NOISE,
     draw_direction,
     explanations_of,
 )
-from szpo.optim.rules import all_votes, findings
-from szpo.optim.rules.rule import StepInputs, perturbations
+from szpo.optim.named_features import NamedFeatures
+from szpo.optim.optimizer import State
+from szpo.optim.rule import StepInputs, perturbations
 from szpo.optim.settings import Settings
 from szpo.optim.sparse_regression import Kept, SparseFit
-from szpo.optim.state import State
 from szpo.types import FEATURE_GRID, Asked, Explanation, Floats, Query, Shift
 from tests.support.tallies import one_vote
 from tests.support.weighted_votes import in_turns
@@ -207,7 +206,7 @@ def test_what_is_left_out_explains_votes_is_not_followed_and_does_not_change():
     assert fit.less[WANTED] == fit.more[WANTED] == fit.w[WANTED] == 0.0
     alone = all_votes.fit_named(settings, held.votes)
     assert fit.kept[0].support == alone.kept[0].support == (WANTED,)  # it still explains them
-    seen = findings.find(settings, held)
+    seen = regression.findings_of(settings, held)
     assert seen.aside == (f"f{WANTED}",) and not seen.shown
 
 
@@ -221,7 +220,7 @@ def test_evidence_besides_what_is_left_out_is_for_what_else_votes_are_about():
         plus = rng.random(settings.section.K) < likes
         inputs = replace(inputs, aside=(WANTED,))
         state, _, _ = optimizer.tell(state, query, one_vote(plus), inputs=inputs)
-    seen = findings.find(settings, state.carried)
+    seen = regression.findings_of(settings, state.carried)
     assert seen.shown and seen.taught is not None
     assert (seen.taught[0].feature, seen.taught[0].more) == (f"f{other}", True)
     gradients = named_features.directions(settings.features)[:, :COUNT]

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from szpo.config.optimizer import make_settings, read_settings, record_settings
 from szpo.errors import RunError, UsageError
-from szpo.optim import optimizer, parameters, step_size
+from szpo.optim import along_direction, optimizer, parameters
 from szpo.optim.parameters import Space, round13
-from szpo.optim.rules import along_direction
 from szpo.optim.sample_directions import Law
+from szpo.optim.settings import base_mu
 from szpo.types import Query, Shift, Update
 from tests.support.cases import case
 from tests.support.optimizer_state import state_to_json
@@ -52,7 +52,7 @@ def test_a_step_is_asked_ahead_by_one_and_never_at_no_radius():
     with pytest.raises(RunError, match="step 3: the perturbation radius mu is 0"):
         optimizer.query(make_settings(1, SMALL), 3, 0.0)
     settings = make_settings(1, (("w", (100,)),), scale=0.01)
-    assert step_size.base_mu(settings) == pytest.approx(0.01 * math.sqrt(2 * 1.62 / 100))
+    assert base_mu(settings) == pytest.approx(0.01 * math.sqrt(2 * 1.62 / 100))
 
 
 def one_step(rule, pairing, votes, **changes):

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from szpo.optim import pair_choice
-from szpo.optim.pair_choice import UNITS
+from szpo.optim import informative
+from szpo.optim.informative import UNITS
 from szpo.optim.sparse_prior import SparsePrior
 from szpo.optim.sparse_regression import Kept, SparseFit, fit_sparse
 from szpo.optim.vote_regression import Votes
@@ -29,7 +29,7 @@ def test_two_explanations_that_disagree_are_told_apart_and_those_that_agree_are_
     # Each is sure of its own verdict: σ(±3). Where they disagree the verdict is worth
     # H(½) − H(σ(3)) = .6931 − .1909 = .5023 nats, where they agree nothing.
     fit = fit_with(Kept((0,), 0.0, 0.5, np.array([3.0])), Kept((1,), 0.0, 0.5, np.array([3.0])))
-    found = pair_choice.worth(np.array([[1.0, -1, 0, 0], [1, 1, 0, 0], [0, 0, 5, 0]]), fit, PRIOR)
+    found = informative.worth(np.array([[1.0, -1, 0, 0], [1, 1, 0, 0], [0, 0, 5, 0]]), fit, PRIOR)
     p = 1 / (1 + math.exp(-3))
     assert found[0] == round(UNITS * (math.log(2) - entropy(p)))
     assert found[1] == found[2] == 0
@@ -37,7 +37,7 @@ def test_two_explanations_that_disagree_are_told_apart_and_those_that_agree_are_
 
 def test_before_any_vote_the_pair_that_differs_most_and_in_most_features_is_worth_most():
     x = np.array([[0.0, 0, 0, 0], [1, 0, 0, 0], [2, 0, 0, 0], [1, 1, 0, 0]])
-    nothing, one, twice, two = pair_choice.worth(x, None, PRIOR)
+    nothing, one, twice, two = informative.worth(x, None, PRIOR)
     assert nothing == 0 < one < twice
     assert two == pytest.approx(2 * one, abs=2)
     # A quarter of the prior is on this feature, its logit N(0, (2/√2)²): by quadrature .2127 nats.
@@ -55,13 +55,15 @@ def test_worth_is_between_nothing_and_a_bit_and_does_not_depend_on_sides(seed):
     up = (rng.random(30) < 0.5).astype(float)
     fit = fit_sparse(Votes(x, up, 1 - up), PRIOR)
     asked = rng.normal(size=(50, 4))
-    found = pair_choice.worth(asked, fit, PRIOR)
+    found = informative.worth(asked, fit, PRIOR)
     assert (found >= -1).all() and (found <= UNITS * math.log(2)).all()
-    assert np.abs(found - pair_choice.worth(-asked, fit, PRIOR)).max() <= 1
+    assert np.abs(found - informative.worth(-asked, fit, PRIOR)).max() <= 1
 
 
 def test_one_row_of_eight_is_drawn_by_chance_and_the_seed_draws_it():
     worths = np.arange(20)
-    chosen = [pair_choice.choose(5, step, row, worths) for step in range(100) for row in range(8)]
+    chosen = [
+        informative.choose_pair(5, step, row, worths) for step in range(100) for row in range(8)
+    ]
     assert sum(each != 19 for each in chosen) == pytest.approx(800 / 8 * 19 / 20, abs=30)
-    assert chosen[:8] == [pair_choice.choose(5, 0, row, worths) for row in range(8)]
+    assert chosen[:8] == [informative.choose_pair(5, 0, row, worths) for row in range(8)]

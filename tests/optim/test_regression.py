@@ -9,16 +9,14 @@ import numpy as np
 import pytest
 from scipy import special
 
-from szpo.aggregation.weighting import MINUS, PLUS, TIE
 from szpo.config import settings_file
 from szpo.config.optimizer import read_settings, record_settings
-from szpo.optim import optimizer, parameters
-from szpo.optim.rules import all_votes, regression
-from szpo.optim.rules.measured_kl import KlMeasurement, Reading
-from szpo.optim.rules.registry import RULES, rule_of
-from szpo.optim.rules.rule import Perturbations, StepInputs
+from szpo.optim import all_votes, optimizer, parameters, regression
+from szpo.optim.kl_limits import KlMeasurement, Reading
+from szpo.optim.rule import Perturbations, StepInputs, WeightedVotes
+from szpo.optim.rules import RULES, rule_of
 from szpo.optim.vote_regression import direction, fit
-from szpo.optim.weighted_votes import WeightedVotes
+from szpo.optim.weighting import MINUS, PLUS, TIE
 from szpo.types import Tally
 from tests.support.regression_walk import GRADIENT, LAYOUT, features, settings_of, vote, walk
 from tests.support.weighted_votes import in_turns, make_votes

@@ -9,8 +9,9 @@ import pytest
 
 from szpo.config.optimizer import make_settings, read_settings, record_settings
 from szpo.errors import UsageError
-from szpo.optim import optimizer, step_size
+from szpo.optim import optimizer
 from szpo.optim.parameters import round13
+from szpo.optim.settings import base_mu, share_left
 from szpo.types import Update
 from tests.support.cases import case
 from tests.support.tallies import (
@@ -31,7 +32,7 @@ def test_defaults_are_those_of_the_design():
     assert (o.K, o.N, o.M, o.D) == (8, 1, 1, 8)
     assert o.kl_radius == 4.5
     assert (small.mu_decay, small.alpha_decay) == (0.0, 0.0)
-    assert step_size.base_mu(small) * math.sqrt(8) == pytest.approx(3.0)
+    assert base_mu(small) * math.sqrt(8) == pytest.approx(3.0)
     wide = make_settings(1, (("w", (40, 5)),))
     assert (wide.section.rule, wide.section.warmup, wide.section.law) == ("known", 5, "gaussian")
     assert make_settings(1, (("w", (200,)),), alpha=0.1).section.warmup == 0
@@ -88,7 +89,7 @@ def test_default_step_has_the_length_of_kl_step(rule, K, N, M):
     rng = np.random.default_rng(0)
     settings = make_settings(1, (("z", (16,)),), rule=rule, K=K, N=N, M=M)
     plus = rng.binomial(M, 0.5, size=(20_000, K, N)).astype(float)
-    alpha, mu = default_alpha(settings), step_size.base_mu(settings)
+    alpha, mu = default_alpha(settings), base_mu(settings)
     found = coefficients(settings, tally(plus, M - plus), mu=mu, alpha=alpha)
     length = math.sqrt((found.coef**2).sum(-1).mean() * settings.dim)
     # With N·M even the sign is now and then an exact tie, which moves nothing.
@@ -111,7 +112,7 @@ def test_warmup_spends_votes_moves_nothing_and_sets_alpha():
         if step < 5:
             assert updates == (Update(step, 0, coef=0.0),)
             squares.append(info.delta[0] ** 2)
-    mu = step_size.base_mu(settings)
+    mu = base_mu(settings)
     wanted = mu * math.sqrt(0.03 / 1.62) / math.sqrt(np.mean(squares))
     assert state.carried.alpha == pytest.approx(wanted * 2 * mu, rel=1e-12)
     assert updates[0].coef != 0.0
@@ -156,15 +157,15 @@ GOLDEN = {
 
 @pytest.mark.parametrize(("decay", "step"), GOLDEN)
 def test_powers_of_the_step_are_the_same_bits_everywhere(decay, step):
-    found = step_size.share_left(decay, step)
+    found = share_left(decay, step)
     assert found.hex() == GOLDEN[decay, step]
     assert found == pytest.approx((1 + step) ** -decay, rel=1e-15)
 
 
 def test_what_falls_ends_at_a_hundredth_and_a_longer_horizon_falls_later():
-    assert step_size.share_left(1.0, 10**9) == 0.01
-    assert step_size.share_left(0.5, 90, 30.0) == 0.5
-    assert step_size.share_left(0.0, 10**9) == 1.0
+    assert share_left(1.0, 10**9) == 0.01
+    assert share_left(0.5, 90, 30.0) == 0.5
+    assert share_left(0.0, 10**9) == 1.0
 
 
 def test_the_radius_and_the_step_size_fall_with_the_step():

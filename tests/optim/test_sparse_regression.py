@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 from scipy import special
 
-from szpo.aggregation import laplace
-from szpo.aggregation.laplace import Rows
 from szpo.errors import UsageError
-from szpo.optim import sparse_regression
+from szpo.optim import sparse_regression, vote_regression
 from szpo.optim.sparse_prior import SparsePrior, group_features
 from szpo.optim.sparse_regression import fit_sparse
-from szpo.optim.vote_regression import Votes
+from szpo.optim.vote_regression import Rows, Votes
 
 
 def cast(x, up, down=None, side=None):
@@ -51,7 +49,9 @@ def enumerate_supports(votes, prior):
     for width in prior.widths:
         precision = (prior.scale / width) ** 2 * np.where(single, 1, 2)[:, None]
         both = np.stack([precision[range(len(i)), i], precision[range(len(i)), j]], -1)
-        found = laplace.approximate(own, np.zeros(both.shape), both[:, :, None] * np.eye(2))
+        found = vote_regression.approximate(
+            own, np.zeros(both.shape), both[:, :, None] * np.eye(2)
+        )
         evidence.append(found.evidence)
     joint = special.logsumexp(evidence, axis=0) - math.log(len(prior.widths)) + table[i, j]
     return {

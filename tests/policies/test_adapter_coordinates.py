@@ -10,15 +10,16 @@ import pytest
 import torch
 
 from szpo.errors import UsageError
-from szpo.generation.sampling import Sampling
-from szpo.models import adapter_sources, batched_lora, loading, logit_moves, logprobs
+from szpo.models import adapters, batched_lora, loading, logprobs, scores
 from szpo.models.batched_lora import AdaptedModel, attach_deltas
 from szpo.models.logprobs import Sample
+from szpo.models.sampling import Sampling
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
-from szpo.policies import adapter_blocks, adapter_metric, kl_calibration, subspace_setup
+from szpo.policies import adapter_coordinates, subspace_setup
 from szpo.policies.backend import LocalBackend, stack, start_of
 from szpo.policies.lora_policy import LoraPolicy
+from szpo.policies.probe import unit_directions
 from szpo.policies.subspaces import Subspace
 from szpo.types import FEATURE_GRID, Prompt, Shift
 from tests.support import adapted_models, lora_folders, tiny_models
@@ -45,7 +46,7 @@ def config_of(folders, **options):
 
 
 def gathered(model, folders):
-    return adapter_blocks.gather(config_of(folders), LocalBackend(model), lambda line: None)
+    return adapter_coordinates.gather(config_of(folders), LocalBackend(model), lambda line: None)
 
 
 def unmixed(model, folders):
@@ -155,14 +156,14 @@ def test_moves_are_derivatives_of_log_probability_and_the_fisher_matrix(model, f
     backend = LocalBackend(model).at(subspace, Space(0, subspace.layout, Law()))
     sample, at = Sample((7, 8, 9), (200, 31, 40)), torch.tensor([[7, 8, 9, 200, 31, 40]])
     step = 1e-2
-    thetas = adapter_metric.one_at_a_time(np.full(3, step))
+    thetas = adapter_coordinates.one_at_a_time(np.full(3, step))
 
     def law(z):
         rows = backend.deltas([{"z": z}])
         with torch.no_grad(), attach_deltas(model.model, subspace.sites, rows):
             return model.model(at).logits[0, 2:5].double().log_softmax(-1)
 
-    (found,) = logit_moves.logit_moves(backend.adapted, backend.deltas(thetas), [sample])
+    (found,) = scores.logit_moves(backend.adapted, backend.deltas(thetas), [sample])
     start, targets = law(np.zeros(3, np.float32)), torch.tensor([200, 31, 40])
     for j, theta in enumerate(thetas):
         slope = (law(theta["z"]) - law(-theta["z"])) / 2
@@ -184,7 +185,7 @@ def test_layers_below_the_first_adapter_are_computed_once_with_the_same_result(n
     def read():
         calls.clear()
         kl = logprobs.kl_of_members(whole, deltas, samples, [0, 1, 0, 1, 0])
-        return [kl, logit_moves.logit_moves(whole, deltas, samples)]
+        return [kl, scores.logit_moves(whole, deltas, samples)]
 
     saved = read()
     layer = next(m for n, m in found.named_modules() if n.endswith(("layers.1.mlp", "h.1.mlp")))
@@ -195,7 +196,7 @@ def test_layers_below_the_first_adapter_are_computed_once_with_the_same_result(n
     assert all(map(np.array_equal, read(), saved))
     assert len(calls) == 2 + 3
     handle.remove()
-    few = logit_moves.logit_moves(whole, deltas, samples, fisher=False)
+    few = scores.logit_moves(whole, deltas, samples, fisher=False)
     np.testing.assert_allclose(few, saved[1][:, :1], rtol=1e-3, atol=1e-6)
 
 
@@ -209,7 +210,7 @@ def test_coordinates_are_white_and_near_their_own_adapters(model, space):
         backend, space, tuple(loading.encode(model.tokenizer, p) for p in ASKED), SHORT, 77
     )
     own = np.concatenate([np.eye(3), -np.eye(3)])
-    units = np.concatenate([own, kl_calibration.unit_directions(99, 18, space.dim, "test")])
+    units = np.concatenate([own, unit_directions(99, 18, space.dim, "test")])
     ratios = []
     for radius in (1.0, 2.0):
         members = [{"z": (radius * u).astype(np.float32)} for u in units]
@@ -266,7 +267,7 @@ def test_rules_see_each_adapters_name_and_the_direction_in_which_it_alone_moves(
 
 def test_a_starting_adapter_is_a_block_of_weight_one(folders):
     base = tiny_models.loaded("llama", Path())
-    own = adapter_sources.read(adapter_sources.find(folders)[0], "llama", base.folder)[0]
+    own = adapters.read(adapters.find(folders)[0], "llama", base.folder)[0]
     begun = replace(base, adapter=replace(own, path=own.path))
     sites, factors, blocks, _ = gathered(begun, folders[1:])
     subspace = Subspace("adapters", sites, factors, {}, {}, blocks=blocks)
@@ -286,7 +287,7 @@ def test_responses_are_covariances_shrunk_by_their_error():
     s = rng.normal(size=(4000, 2))
     shift = rng.normal(size=500)[groups] * 5  # prompts differ; they are not the policy's doing
     values = np.column_stack([2 * s[:, 0] + rng.normal(size=4000) + shift, rng.normal(size=4000)])
-    found, errors = adapter_metric.response(s, values, groups)
+    found, errors = adapter_coordinates.response(s, values, groups)
     assert found[0, 0] == pytest.approx(2 / (5 * 7 / 8) ** 0.5, rel=0.03)
     assert (np.abs(found[1]) < 0.04).all() and errors == pytest.approx(4000**-0.5, rel=0.5)
 
@@ -344,7 +345,7 @@ def test_what_does_not_fit_is_refused_in_one_line(model, folders, tmp_path, monk
     high = [str(one(tmp_path / f"high{i}", r=300)) for i in range(2)]
     with pytest.raises(UsageError, match=r"add up to 600, more than 512 .*high0 300, high1 300"):
         gather(high)
-    monkeypatch.setattr(adapter_blocks, "MOST_BYTES", 2000)
+    monkeypatch.setattr(adapter_coordinates, "MOST_BYTES", 2000)
     with pytest.raises(UsageError, match="MB that a run records"):
         gather(folders)
 
@@ -373,21 +374,21 @@ def test_a_set_gives_its_own_names_and_tells_of_other_weights(model, folders, tm
         outside = [{"name": "tone", "folder": away}, listed["adapters"][1]]
         listing.write_text(json.dumps({"adapters": outside}))
         with pytest.raises(UsageError, match="lies outside of it"):
-            adapter_sources.find([str(tmp_path / "set")])
+            adapters.find([str(tmp_path / "set")])
     for name in ("tone\n\n# Verified", "tone\u202e", 7):
         odd = [{"name": name, "folder": "tone"}, listed["adapters"][1]]
         listing.write_text(json.dumps({"adapters": odd}))
         with pytest.raises(UsageError, match="is no list of adapters"):
-            adapter_sources.find([str(tmp_path / "set")])
+            adapters.find([str(tmp_path / "set")])
     listing.write_text("[" * 100_000)
     with pytest.raises(UsageError, match="is no list of adapters"):
-        adapter_sources.find([str(tmp_path / "set")])
+        adapters.find([str(tmp_path / "set")])
     listing.write_text(json.dumps(listed))
     card = "---\nbase_model: x\nlicense: mit\n---\n# Tone\n"
     (tmp_path / "set" / "tone" / "README.md").write_text(card)
     said: list[str] = []
     config = config_of([str(tmp_path / "set"), folders[0]])
-    _, _, blocks, _ = adapter_blocks.gather(config, LocalBackend(model), said.append)
+    _, _, blocks, _ = adapter_coordinates.gather(config, LocalBackend(model), said.append)
     assert blocks.names == ("positive in tone", "commas", "wide")
     assert blocks.sources[0]["license"] == "mit"
     assert said[0] == 'warning: adapter "positive in tone" was made on other weights of llama'

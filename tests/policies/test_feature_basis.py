@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from szpo.features import dictionary
-from szpo.generation.sampling import Sampling
 from szpo.models import loading
+from szpo.models.sampling import Sampling
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
-from szpo.policies import feature_basis, subspace_cache
+from szpo.policies import basis, subspace_setup
 from szpo.policies.backend import LocalBackend
-from szpo.policies.feature_basis import Fisher, find_coordinates
+from szpo.policies.basis import Fisher, find_coordinates
 from szpo.policies.probe import Probe
 from szpo.types import Prompt
 from tests.support import tiny_models
@@ -37,8 +37,8 @@ def draw(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def halves_of(scores: np.ndarray, features: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Σ s φ of each half of the prompts, φ in spreads: credit of answers in one part."""
     nothing = np.zeros((0, *features.shape))
-    credit = feature_basis.assign_credit(features, nothing, groups, 1.0)[:, 0]
-    half = feature_basis.halve(groups)
+    credit = basis.assign_credit(features, nothing, groups, 1.0)[:, 0]
+    half = basis.halve(groups)
     return np.stack([scores[half == i].T @ credit[half == i] for i in (0, 1)])
 
 
@@ -54,9 +54,9 @@ def found():
 
 def test_coordinates_are_whitened_and_their_map_says_what_features_do(found):
     scores, features, groups = draw()
-    S = feature_basis.centre(scores, groups) @ found.basis
+    S = basis.centre(scores, groups) @ found.basis
     np.testing.assert_allclose(S.T @ S / len(S), np.eye(S.shape[1]), atol=1e-8)
-    phi = feature_basis.centre(features, groups)
+    phi = basis.centre(features, groups)
     change = S.T @ phi / len(S) / np.where(found.spread > 0, found.spread, 1)
     np.testing.assert_allclose(found.map[:, :2], change[:, :2], atol=0.02)
     # Of noise, what the answers show of it by chance is not believed.
@@ -96,11 +96,11 @@ def test_leading_components_come_first():
 
 def test_both_forms_of_the_fisher_matrix_agree():
     scores, features, groups = draw()
-    S = feature_basis.centre(scores[:25], groups[:25])  # fewer answers than weights
+    S = basis.centre(scores[:25], groups[:25])  # fewer answers than weights
     few = Fisher(S, 1e-3)
     assert few.dual
     moment, lam = S.T @ S / len(S), 1e-3 * (S * S).sum(1).mean()
-    slope = S.T @ feature_basis.centre(features[:25], groups[:25]) / len(S)
+    slope = S.T @ basis.centre(features[:25], groups[:25]) / len(S)
     direct = np.linalg.solve(moment + lam * np.eye(WEIGHTS), slope)
     np.testing.assert_allclose(few.natural(slope), direct, atol=1e-9)
     leading = few.leading(3)
@@ -134,7 +134,7 @@ def test_credit_of_what_came_after_has_the_same_mean_and_less_noise():
         scores, final, begun, groups = walk(seed)
         for name, found in errors.items():
             seen = np.full_like(begun, np.nan) if name == "all" else begun
-            credit = feature_basis.assign_credit(final, seen, groups, float(name != "next"))
+            credit = basis.assign_credit(final, seen, groups, float(name != "next"))
             found.append(np.einsum("npd,npk->dk", scores, credit)[:, 0] / len(scores) - truth)
     noise = {name: np.std(each) for name, each in errors.items()}
     assert all(np.abs(np.mean(each, axis=0)).max() < 0.03 for each in errors.values())
@@ -144,7 +144,7 @@ def test_credit_of_what_came_after_has_the_same_mean_and_less_noise():
 
 def test_credit_of_an_answer_adds_up_to_its_difference_from_the_prompts_mean():
     _, final, begun, groups = walk(3, count=40)
-    credit = feature_basis.assign_credit(final, begun, groups, 0.0)[:, :, 0]
+    credit = basis.assign_credit(final, begun, groups, 0.0)[:, :, 0]
     wanted = (final - final.mean(0))[:, 0] / final.std()
     np.testing.assert_allclose(credit.sum(1), wanted, atol=1e-9)
 
@@ -191,8 +191,8 @@ def test_a_step_along_a_feature_changes_it_and_costs_what_it_should(space):
 
 
 def test_stored_coordinates_are_read_again_with_their_features(space, tmp_path):
-    subspace_cache.write(space, tmp_path / "setup.npz")
-    again = subspace_cache.read(tmp_path / "setup.npz")
+    subspace_setup.write_subspace(space, tmp_path / "setup.npz")
+    again = subspace_setup.read_subspace(tmp_path / "setup.npz")
     assert space.features is not None and again.features is not None
     assert again.features.facts() == space.features.facts()
     assert again.features.map.tobytes() == space.features.map.tobytes()

@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from szpo.cache import quiet
-from szpo.config.model_sections import Prompts
+from szpo.config.tables import Prompts
 from szpo.data import prompts as promptfiles
 from szpo.errors import UsageError
-from szpo.generation.sampling import Sampling
-from szpo.models import adapter_files, context, loading
+from szpo.models import adapters, context, loading
 from szpo.models.batched_lora import attach_deltas
 from szpo.models.loading import Loaded
+from szpo.models.sampling import Sampling
 from szpo.optim import parameters
-from szpo.policies import own_prompt
+from szpo.policies import text_guards
 from szpo.policies.lora_policy import LoraPolicy
-from szpo.policies.own_prompt import draw_others, measure_margin
 from szpo.policies.subspaces import Subspace
+from szpo.policies.text_guards import draw_others, measure_margin
 from szpo.types import Answer, Floats, Prompt, Shift, Update
 from tests.support.policies import PROMPTS, full, policy_of, small
 from tests.support.tiny_models import ARCHITECTURES, STOP, build, loaded, with_adapter
@@ -164,7 +164,7 @@ def test_a_quantised_base_is_not_merged_into(tmp_path):
     base = policy.loaded
     four = Loaded(base.model, base.tokenizer, "llama", Path(), "0" * 64, "fp32", "nf4")
     with pytest.raises(UsageError, match="4-bit"):
-        adapter_files.save_merged(tmp_path, four, policy.factors(), policy.subspace.sites)
+        adapters.save_merged(tmp_path, four, policy.factors(), policy.subspace.sites)
 
 
 # ---- θ ----
@@ -222,7 +222,7 @@ def test_margin_is_that_of_the_drawn_prompts_and_of_no_other():
 @given(st.integers(3, 40), st.integers(0, 2**62))
 def test_other_prompts_are_different_and_never_the_own(prompts, seed):
     drawn = draw_others(prompts, seed)
-    assert drawn.shape == (prompts, min(own_prompt.OTHERS, prompts - 1))
+    assert drawn.shape == (prompts, min(text_guards.OTHERS, prompts - 1))
     assert drawn.min() >= 0 and drawn.max() < prompts
     for own, others in enumerate(drawn.tolist()):
         assert own not in others and len(set(others)) == len(others)

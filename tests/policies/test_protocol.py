@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from szpo.errors import RunError
-from szpo.generation.sampling import Sampling
 from szpo.models.loading import Loaded
+from szpo.models.sampling import Sampling
 from szpo.optim import parameters
 from szpo.policies import text_guards
 from szpo.policies.backend import LocalBackend

@@ -15,18 +15,18 @@ from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.data.prompts import load_shipped
 from szpo.features import dictionary
-from szpo.models import adapter_sources, loading
+from szpo.models import adapters as adapter_sources
+from szpo.models import loading
+from szpo.optim import kl_limits
 from szpo.optim.parameters import Space
-from szpo.optim.rules import guard_geometry
 from szpo.optim.sample_directions import Law
-from szpo.policies import kl_calibration, language_model, subspace_cache
+from szpo.policies import language_model, subspace_setup
 from szpo.policies.backend import LocalBackend
 from szpo.policies.lora_policy import LoraPolicy
-from szpo.policies.probe import Probe
+from szpo.policies.probe import RULER, Probe, kl_ratios, unit_directions
 from szpo.policies.subspaces import Subspace
-from szpo.runs import assemble
-from szpo.training import guard_moments
-from szpo_simulators.panels import base_level
+from szpo.runs import assemble, guard_moments
+from szpo_simulators.panels import heldout
 from tests.support.scoring import score_vectors
 
 PROMPTS = load_shipped().train
@@ -49,8 +49,8 @@ def shipped(loaded):
 def find(
     loaded: loading.Loaded, config: Config, prompts: Any = PROMPTS, dtype: str | None = None
 ) -> Subspace | None:
-    key = subspace_cache.setup_key(config, loaded.sha256, dtype or loaded.dtype, prompts)
-    return subspace_cache.find(key)
+    key = subspace_setup.setup_key(config, loaded.sha256, dtype or loaded.dtype, prompts)
+    return subspace_setup.find_subspace(key)
 
 
 def flat(space: Subspace) -> np.ndarray:
@@ -60,7 +60,7 @@ def flat(space: Subspace) -> np.ndarray:
 def probe_of(loaded: loading.Loaded, space: Subspace, seed: int) -> Probe:
     tokens = tuple(loading.encode(loaded.tokenizer, p) for p in PROMPTS)
     backend = LocalBackend(loaded).at(space, Space(seed, space.layout, Law()))
-    return Probe(backend, space, tokens, subspace_cache.sampling_of(Config()), seed)
+    return Probe(backend, space, tokens, subspace_setup.sampling_of(Config()), seed)
 
 
 def agreeing_words(drawn: Sequence[Any], recorded: Sequence[Sequence[int]]) -> int:
@@ -81,7 +81,7 @@ def test_runs_on_features_and_the_demo_need_no_set_up(loaded, tmp_path, monkeypa
     named = ["model.device=cpu", "subspace.kind=features"]
     demo = settings_file.load(preset_name="demo", sets=["model.device=cpu", "run.seed=3"])
     asked = [
-        subspace_cache.take_set(demo)[0], settings_file.load(sets=named),
+        subspace_setup.take_set(demo)[0], settings_file.load(sets=named),
         settings_file.load(sets=[*named, "subspace.samples=1024"]),  # more answers are no harm
     ]  # fmt: skip
     assert asked[0].coordinates == "adapters"
@@ -101,15 +101,15 @@ def test_a_reading_of_the_start_ships_as_well(loaded, tmp_path, monkeypatch):
     shipped = find(loaded, settings_file.load(sets=["subspace.kind=score"]))
     monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
     monkeypatch.setattr(guard_moments, "read_start", lambda *_, **__: pytest.fail("it ships"))
-    sampling = subspace_cache.sampling_of(Config())
+    sampling = subspace_setup.sampling_of(Config())
     policy = LoraPolicy(loaded, shipped, root_seed=9, sampling=sampling)
     found = guard_moments.load_or_read(policy, PROMPTS)
     assert len(found.prompts) >= 250 and found.scores.shape[1] == shipped.dim
     # Whitened: scores of the start's answers have about unit variance along each coordinate.
     assert found.scores.std(0).min() > 0.7 and found.scores.std(0).max() < 1.5
     moments = found.moments()
-    assert [figure.name for figure in guard_geometry.predict(moments, np.zeros(shipped.dim))]
-    name = guard_moments._file_name(policy, PROMPTS[:64], 4, subspace_cache.SHIPPED_DTYPE)
+    assert [figure.name for figure in kl_limits.predict_guards(moments, np.zeros(shipped.dim))]
+    name = guard_moments._file_name(policy, PROMPTS[:64], 4, subspace_setup.SHIPPED_DTYPE)
     assert name in {file.name for file in guard_moments.SHIPPED.iterdir()}
     index = json.loads((guard_moments.SHIPPED / "index.json").read_text("utf-8"))
     assert {facts["preset"] for facts in index.values()} == {"score", "default", "demo"}
@@ -120,7 +120,7 @@ def test_the_base_s_answers_for_panels_and_for_the_demo_ship_as_well(
     loaded, shipped, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
-    monkeypatch.setattr(base_level, "read", lambda *_: pytest.fail("it ships"))
+    monkeypatch.setattr(heldout, "read_base", lambda *_: pytest.fail("it ships"))
     demo = settings_file.load(preset_name="demo", sets=["model.device=cpu"])
     base = language_model.Base(LocalBackend(loaded), shipped)
     asked, each = PROMPTS[: assemble.SHARPNESS_PROMPTS], assemble.SHARPNESS_SAMPLES
@@ -128,29 +128,29 @@ def test_the_base_s_answers_for_panels_and_for_the_demo_ship_as_well(
         demo, base, asked, lambda: pytest.fail("they ship")
     )
     assert [len(row) for row in drawn] == [each] * len(asked)
-    sampling = subspace_cache.sampling_of(demo)
+    sampling = subspace_setup.sampling_of(demo)
     policy = LoraPolicy(loaded, shipped, root_seed=9, sampling=sampling)
     held = load_shipped().heldout[: demo.evaluation.prompts]
-    level = base_level.load_or_read(policy, held, demo.evaluation.samples)
-    assert [len(row) for row in level.answers] == [base_level.SAMPLES] * len(held)
-    for folder in (language_model.SHIPPED, base_level.SHIPPED):
+    level = heldout.load_or_read(policy, held, demo.evaluation.samples)
+    assert [len(row) for row in level.answers] == [heldout.SAMPLES] * len(held)
+    for folder in (language_model.SHIPPED, heldout.SHIPPED):
         index = json.loads((folder / "index.json").read_text("utf-8"))
         assert {file.name for file in folder.glob("*.json")} == {*index, "index.json"}
 
 
 def test_what_ships_has_a_ruler_of_nats():
-    for name in json.loads((subspace_cache.SHIPPED / "index.json").read_text("utf-8")):
-        ruler = subspace_cache.read(subspace_cache.SHIPPED / name).report["ruler"]
+    for name in json.loads((subspace_setup.SHIPPED / "index.json").read_text("utf-8")):
+        ruler = subspace_setup.read_subspace(subspace_setup.SHIPPED / name).report["ruler"]
         assert ruler["prompt"] == PROMPTS[0].text
-        assert [nats for nats, _ in ruler["answers"]] == list(kl_calibration.RULER)
-        assert len({text for _, text in ruler["answers"]}) == len(kl_calibration.RULER)
+        assert [nats for nats, _ in ruler["answers"]] == list(RULER)
+        assert len({text for _, text in ruler["answers"]}) == len(RULER)
 
 
 def test_files_are_small_and_all_in_the_index():
-    index = json.loads((subspace_cache.SHIPPED / "index.json").read_text("utf-8"))
-    files = {file.name for file in subspace_cache.SHIPPED.glob("*.npz")}
+    index = json.loads((subspace_setup.SHIPPED / "index.json").read_text("utf-8"))
+    files = {file.name for file in subspace_setup.SHIPPED.glob("*.npz")}
     assert files == set(index)
-    assert sum((subspace_cache.SHIPPED / name).stat().st_size for name in files) <= MOST_BYTES
+    assert sum((subspace_setup.SHIPPED / name).stat().st_size for name in files) <= MOST_BYTES
 
 
 def test_the_set_of_adapters_is_small_and_mixed_under_its_own_sampling():
@@ -158,24 +158,24 @@ def test_the_set_of_adapters_is_small_and_mixed_under_its_own_sampling():
     document = adapter_sources.read_set(folder)
     names = [each["name"] for each in document["adapters"]]
     assert "positive tone" in names and len(names) == len({*names}) >= 12
-    index = json.loads((subspace_cache.SHIPPED / "index.json").read_text("utf-8"))
+    index = json.loads((subspace_setup.SHIPPED / "index.json").read_text("utf-8"))
     (mixed,) = (name for name, facts in index.items() if facts["preset"] == "adapters")
-    files = [subspace_cache.SHIPPED / mixed, *(f for f in folder.rglob("*") if f.is_file())]
+    files = [subspace_setup.SHIPPED / mixed, *(f for f in folder.rglob("*") if f.is_file())]
     assert sum(file.stat().st_size for file in files) <= 1_000_000
-    blocks = subspace_cache.read(files[0]).blocks
+    blocks = subspace_setup.read_subspace(files[0]).blocks
     assert [*blocks.names] == names and len(blocks.curves) == len(names)
     own = [f"generation.{name}={value}" for name, value in adapters.SAMPLING.items()]
     config = settings_file.load(sets=own).in_adapters(["smollm2"])
-    assert subspace_cache.sampling_of(config).facts() == document["sampling"] | {"stop": ()}
-    key = subspace_cache.setup_key(config, document["base_sha256"], "bf16", PROMPTS)
-    assert subspace_cache.find(key).report["origin"] == "shipped"
+    assert subspace_setup.sampling_of(config).facts() == document["sampling"] | {"stop": ()}
+    key = subspace_setup.setup_key(config, document["base_sha256"], "bf16", PROMPTS)
+    assert subspace_setup.find_subspace(key).report["origin"] == "shipped"
 
 
 @pytest.mark.full
 def test_its_first_answers_and_their_coordinates_are_made_again(shipped):
     """Seeds, prompts, sampling, A, scores and basis, on the first four of its base answers."""
-    loaded = loading.load("smollm2", dtype=subspace_cache.SHIPPED_DTYPE, device="cpu")
-    index = json.loads((subspace_cache.SHIPPED / "index.json").read_text("utf-8"))
+    loaded = loading.load("smollm2", dtype=subspace_setup.SHIPPED_DTYPE, device="cpu")
+    index = json.loads((subspace_setup.SHIPPED / "index.json").read_text("utf-8"))
     (facts,) = (facts for facts in index.values() if facts["preset"] == "default")
     drawn = probe_of(loaded, shipped, seed=0).start_samples(len(facts["answers"]))
     others = probe_of(loaded, shipped, seed=1).start_samples(len(facts["answers"]))
@@ -203,7 +203,7 @@ def test_what_ships_of_features_is_what_a_run_uses(shipped):
 @pytest.mark.slow
 def test_a_set_up_of_today_finds_the_same_span_of_the_scores(loaded):
     """As ``make basis`` does it."""
-    samples = subspace_cache.SHIPPED_SAMPLES
+    samples = subspace_setup.SHIPPED_SAMPLES
     sets = ["subspace.kind=score", f"subspace.samples={samples}", "subspace.redraws=0"]
     config = settings_file.load(sets=sets)
     stored = find(loaded, config)
@@ -217,8 +217,8 @@ def test_a_set_up_of_today_finds_the_same_span_of_the_scores(loaded):
 @pytest.mark.parametrize("kind", ["features", "score"])
 def test_kl_is_half_a_square_along_directions_that_gave_no_scale(loaded, kind):
     shipped = find(loaded, settings_file.load(sets=[f"subspace.kind={kind}"]))
-    units = kl_calibration.unit_directions(5, 16, shipped.dim, "test")
+    units = unit_directions(5, 16, shipped.dim, "test")
     probe = probe_of(loaded, shipped, seed=77)
-    (ratios,) = kl_calibration.kl_ratios(probe, shipped, units, (1.0,), 6, "test").values()
+    (ratios,) = kl_ratios(probe, shipped, units, (1.0,), 6, "test").values()
     error = ratios.std(ddof=1) / ratios.size**0.5
     assert abs(ratios.mean() - 1) < 0.2 + 3 * error

@@ -11,9 +11,9 @@ import pytest
 from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.ledger.database import Ledger
-from szpo.models import adapter_sources
-from szpo.models.lora_sites import Site
-from szpo.policies import subspace_cache
+from szpo.models import adapters
+from szpo.models.lora import Site
+from szpo.policies import subspace_setup
 from szpo.policies.subspaces import FeatureMap, Subspace
 from szpo.types import Prompt
 from tests.support import folder_run
@@ -43,8 +43,8 @@ def cache(tmp_path, monkeypatch):
 
 
 def test_a_file_gives_back_every_bit_and_the_order_of_tensors(space, tmp_path):
-    subspace_cache.write(space, tmp_path / "a.npz")
-    found = subspace_cache.read(tmp_path / "a.npz")
+    subspace_setup.write_subspace(space, tmp_path / "a.npz")
+    found = subspace_setup.read_subspace(tmp_path / "a.npz")
     assert (found.kind, found.sites, found.scale) == (space.kind, space.sites, space.scale)
     assert found.layout == space.layout and list(found.start) == [s.b for s in SITES]
     assert found.basis_sha256 == space.basis_sha256
@@ -59,19 +59,19 @@ def test_numbers_of_fp16_are_stored_in_half_the_room_and_come_back_as_they_were(
         space,
         basis={n: v.astype(np.float16).astype(np.float32) for n, v in space.basis.items()},
     )
-    subspace_cache.write(short, tmp_path / "a.npz")
-    found = subspace_cache.read(tmp_path / "a.npz")
+    subspace_setup.write_subspace(short, tmp_path / "a.npz")
+    found = subspace_setup.read_subspace(tmp_path / "a.npz")
     assert found.basis_sha256 == short.basis_sha256 != space.basis_sha256
     with np.load(tmp_path / "a.npz") as file:
         kinds = {name: file[name].dtype for name in file.files}
     assert {kinds[f"basis/{s.b}"] for s in SITES} == {np.dtype(np.float16)}
     assert {kinds[f"fixed/{s.a}"] for s in SITES} == {np.dtype(np.float32)}
     tiny = np.array([1e-9, 65_537.0], np.float32)  # neither is a number of fp16
-    assert subspace_cache.shorten(tiny) is tiny
+    assert subspace_setup.shorten(tiny) is tiny
 
 
 def made_or_found(key, space, **options):
-    return subspace_cache.load_or_make(key, lambda: space, **options).report["origin"]
+    return subspace_setup.load_or_make(key, lambda: space, **options).report["origin"]
 
 
 def test_a_set_up_is_made_once_per_key_and_anew_for_other_sites_or_of_a_damaged_file(space, cache):
@@ -81,7 +81,7 @@ def test_a_set_up_is_made_once_per_key_and_anew_for_other_sites_or_of_a_damaged_
     assert [made_or_found({"seed": seed}, space) for seed in (1, 1)] == ["made", "cache"]
     other = replace(space, sites=SITES[:1])
     for origin in ("made", "cache"):
-        found = subspace_cache.load_or_make({"seed": 1}, lambda: other, sites=other.sites)
+        found = subspace_setup.load_or_make({"seed": 1}, lambda: other, sites=other.sites)
         assert (found.sites, found.report["origin"]) == (other.sites, origin)
     assert made_or_found({"seed": 2}, space) == "made"
 
@@ -98,15 +98,15 @@ def test_a_file_that_says_what_no_set_up_finds_is_made_anew(space, cache):
     named = replace(space, kind="features", features=good)
     basis = {name: np.full_like(value, np.inf) for name, value in space.basis.items()}
     for bad in [*(replace(named, features=each) for each in wrong), replace(space, basis=basis)]:
-        subspace_cache.write(bad, subspace_cache.cached_path({}))
-        assert subspace_cache.find({}) is None
-    subspace_cache.write(named, subspace_cache.cached_path({}))
-    assert subspace_cache.find({}) is not None
+        subspace_setup.write_subspace(bad, subspace_setup.cached_path({}))
+        assert subspace_setup.find_subspace({}) is None
+    subspace_setup.write_subspace(named, subspace_setup.cached_path({}))
+    assert subspace_setup.find_subspace({}) is not None
 
 
 def test_without_a_cache_folder_it_works_all_the_same(space, cache):
     cache.parent.write_text("a file where the folder would be")
-    found = subspace_cache.load_or_make({}, lambda: space)
+    found = subspace_setup.load_or_make({}, lambda: space)
     assert found.report == {**space.report, "origin": "made"}
     assert os.listdir(cache.parent.parent) == ["cache"]
 
@@ -122,29 +122,29 @@ def asking(samples, name=1, base=("sha256", "bf16", None)):
 def shipped(space, tmp_path, monkeypatch):
     """A folder that ships one file, made of 4,096 answers."""
     folder = tmp_path / "bases"
-    monkeypatch.setattr(subspace_cache, "SHIPPED", folder)
-    file = folder / subspace_cache.file_name(asking(4096))
-    subspace_cache.write(space, file)
+    monkeypatch.setattr(subspace_setup, "SHIPPED", folder)
+    file = folder / subspace_setup.file_name(asking(4096))
+    subspace_setup.write_subspace(space, file)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     (folder / "index.json").write_text(json.dumps({file.name: {"sha256": digest}}))
     return file
 
 
 def test_what_ships_is_neither_made_nor_written_to_the_cache(space, shipped, cache):
-    found = subspace_cache.load_or_make(asking(384), lambda: pytest.fail("it ships"))
+    found = subspace_setup.load_or_make(asking(384), lambda: pytest.fail("it ships"))
     assert found.report["origin"] == "shipped" and found.basis_sha256 == space.basis_sha256
     assert not cache.exists()
-    assert subspace_cache.find(asking(384, name=2)) is None
-    assert subspace_cache.find(asking(4097)) is None  # more answers than it was made of
-    assert subspace_cache.find(asking(384, base=("sha256", "fp32", None))) is not None
-    assert subspace_cache.find(asking(384, base=("sha256", "bf16", "nf4 whole"))) is None
-    assert subspace_cache.find(asking(384, base=("other", "bf16", None))) is None
+    assert subspace_setup.find_subspace(asking(384, name=2)) is None
+    assert subspace_setup.find_subspace(asking(4097)) is None  # more answers than it was made of
+    assert subspace_setup.find_subspace(asking(384, base=("sha256", "fp32", None))) is not None
+    assert subspace_setup.find_subspace(asking(384, base=("sha256", "bf16", "nf4 whole"))) is None
+    assert subspace_setup.find_subspace(asking(384, base=("other", "bf16", None))) is None
 
 
 def test_a_shipped_file_with_another_digest_is_not_used(space, shipped, caplog):
     other = {name: value + 1 for name, value in space.basis.items()}
-    subspace_cache.write(replace(space, basis=other), shipped)
-    found = subspace_cache.load_or_make(asking(384), lambda: space)
+    subspace_setup.write_subspace(replace(space, basis=other), shipped)
+    found = subspace_setup.load_or_make(asking(384), lambda: space)
     assert found.report["origin"] == "made" and found.basis_sha256 == space.basis_sha256
     assert "is not the file that ships with szpo; the coordinates are made anew" in caplog.text
 
@@ -160,11 +160,11 @@ def write_set(folder, sha256, adapters=2):
 
 def test_auto_takes_the_set_of_the_model_s_weights(tmp_path, cache, monkeypatch):
     digest = "5e7" * 20
-    monkeypatch.setattr(adapter_sources, "SHIPPED", tmp_path / "sets")
-    monkeypatch.setattr(subspace_cache, "identify_model", lambda config: (digest, "fp32"))
+    monkeypatch.setattr(adapters, "SHIPPED", tmp_path / "sets")
+    monkeypatch.setattr(subspace_setup, "identify_model", lambda config: (digest, "fp32"))
 
     def take(*sets):
-        return subspace_cache.take_set(settings_file.load(sets=sets))
+        return subspace_setup.take_set(settings_file.load(sets=sets))
 
     plain, line = take()
     assert plain.coordinates == "features" and "szpo adapters make --model smollm2" in line
@@ -182,7 +182,7 @@ def test_auto_takes_the_set_of_the_model_s_weights(tmp_path, cache, monkeypatch)
     assert str(mine) in line and "subspace.kind=features" in line
     write_set(tmp_path / "sets" / "shipped", digest)
     assert take()[0].subspace.adapters == ["shipped"]
-    places = adapter_sources.find(["shipped"])
+    places = adapters.find(["shipped"])
     assert [each.folder.parent for each in places] == [tmp_path / "sets" / "shipped"] * 2
     wide = take("optimizer.kl_radius=1", "panel.verdict=batch")[0]
     assert wide.optimizer.kl_radius == 1 and not wide.asks_rows
@@ -200,7 +200,7 @@ ASKED = [Prompt.user("w7"), Prompt.user("w8")]
 
 def key_of(*sets, sha256="model", dtype="bf16", prompts=ASKED):
     config = settings_file.load(preset_name="tiny", sets=["run.folder=elsewhere", *sets])
-    return subspace_cache.file_name(subspace_cache.setup_key(config, sha256, dtype, prompts))
+    return subspace_setup.file_name(subspace_setup.setup_key(config, sha256, dtype, prompts))
 
 
 @pytest.mark.parametrize(

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from szpo.errors import RunError, UsageError
-from szpo.generation.sampling import Sampling
-from szpo.models import loading, lora_sites
+from szpo.models import loading, lora
 from szpo.models.batched_lora import attach_deltas, find_sites
 from szpo.models.loading import Loaded
+from szpo.models.sampling import Sampling
 from szpo.optim import parameters, sample_directions
-from szpo.policies import kl_calibration, score_basis, subspaces
+from szpo.policies import basis, subspaces
 from szpo.policies.backend import LocalBackend
 from szpo.policies.lora_policy import LoraPolicy
-from szpo.policies.probe import Probe
+from szpo.policies.probe import Probe, unit_directions
 from szpo.policies.subspaces import Subspace
 from szpo.types import Answer, Comparison, Prompt, Row, Update
 from tests.support import tiny_models
@@ -68,7 +68,7 @@ def mean_kl(loaded: Loaded, space: Subspace, radius: float, rows: int = 12) -> t
     ids = tuple(loading.encode(loaded.tokenizer, p) for p in ASKED)
     probe = probe_of(loaded, space, ids, SHORT, 999)
     if space.basis:
-        units = kl_calibration.unit_directions(999, 24, space.dim, "test")
+        units = unit_directions(999, 24, space.dim, "test")
         members = [space.weights({"z": (radius * u).astype(np.float32)}) for u in units]
     else:
         law = sample_directions.Law()
@@ -184,7 +184,7 @@ def test_tensors_hold_all_that_replay_needs(model):
 
 @pytest.mark.full
 def test_a_starting_adapter_is_the_centre(model):
-    config = lora_sites.lora_config(model.model, layers=(1, 2))
+    config = lora.lora_config(model.model, layers=(1, 2))
     rng = np.random.default_rng(0)
     start = {}
     for s in find_sites(model.model, config):
@@ -217,7 +217,7 @@ def test_components_whiten_the_second_half(first, second, dim):
     rng = np.random.default_rng(0)
     first = first + rng.normal(size=first.shape).astype(np.float32)
     second = second + rng.normal(size=second.shape).astype(np.float32)
-    P, moments = score_basis.components([first], [second], dim)
+    P, moments = basis.components([first], [second], dim)
     F = second.T.astype(np.float64) @ second / len(second)
     np.testing.assert_allclose(P.T @ F @ P, np.eye(dim), atol=1e-6)
     assert (moments > 0).all()
@@ -231,10 +231,10 @@ def test_components_of_too_few_scores_are_refused():
     thin = np.zeros((8, 5), np.float32)
     thin[:, 0] = 1
     with pytest.raises(RunError, match="scores span only 1 directions of 2"):
-        score_basis.components([thin], [thin], 2)
+        basis.components([thin], [thin], 2)
     rng = np.random.default_rng(0)
     with pytest.raises(RunError, match="too few base answers to whiten 3 directions"):
-        score_basis.components([rng.normal(size=(9, 5)).astype(np.float32)],
+        basis.components([rng.normal(size=(9, 5)).astype(np.float32)],
                              [rng.normal(size=(2, 5)).astype(np.float32)], 3)  # fmt: skip
 
 
@@ -246,7 +246,7 @@ def test_blocks_give_the_singular_vectors_of_all_rows(rows, size):
     every = (rng.normal(size=(rows, size)) * 0.6 ** np.arange(size)).astype(np.float32)
     right = np.linalg.svd(every.astype(np.float64), full_matrices=False)[2][:3]
     for blocks in ([every], np.array_split(every, 5), list(every[:, None])):
-        found = score_basis.leading_directions(blocks, 3)
+        found = basis.leading_directions(blocks, 3)
         np.testing.assert_allclose(np.abs(found.T @ right.T), np.eye(3), atol=1e-6)
         assert (found[np.abs(found).argmax(0), np.arange(3)] > 0).all()
 
@@ -273,7 +273,7 @@ def test_redraws_sharpen_the_basis_and_cost_no_answer(model):
 
 @given(st.integers(1, 200), st.integers(1, 9))
 def test_middle_layers_exist_and_touch_two_thirds(depth, count):
-    found = lora_sites.middle_layers(depth, count)
+    found = lora.middle_layers(depth, count)
     assert len(found) == min(count, depth)
     assert found[0] >= 0 and found[-1] < depth
     assert list(found) == list(range(found[0], found[0] + len(found)))
@@ -287,16 +287,16 @@ def test_middle_layers_exist_and_touch_two_thirds(depth, count):
 )
 def test_the_default_adapts_the_output_of_the_mlp(name, target):
     model = tiny_models.build(name)
-    sites = find_sites(model, lora_sites.lora_config(model))
+    sites = find_sites(model, lora.lora_config(model))
     assert [s.depth for s in sites] == [0, 1, 2, 3]
     assert all(s.name.endswith(target) and s.rank == 1 and s.scale == 1 for s in sites)
 
 
 def test_what_cannot_be_set_up_is_refused(model):
     for make, words in (
-        (lambda: lora_sites.lora_config(model.model, targets=["query"]),
+        (lambda: lora.lora_config(model.model, targets=["query"]),
          r"adapter.targets: no layer matches 'query'; .*down_proj.*q_proj"),
-        (lambda: lora_sites.lora_config(model.model, layers=[1, 9]),
+        (lambda: lora.lora_config(model.model, layers=[1, 9]),
          r"layers: \[9\] do not exist; this model has 0 to 3"),
         (lambda: setup(model, "random", dim=200), "dim 200 is more than the 128 weights"),
         (lambda: set_up_subspace(model, [], setup_of(dim=4)), "needs prompts"),
@@ -311,7 +311,7 @@ def test_what_cannot_be_set_up_is_refused(model):
     [("random", "no scale gives a KL of"), ("score", "scores span only 0 directions")],
 )
 def test_an_adapter_that_moves_nothing_is_an_error(model, kind, words):
-    config = lora_sites.lora_config(model.model)
+    config = lora.lora_config(model.model)
     dead = {}
     for s in find_sites(model.model, config):
         dead |= {s.a: np.zeros((1, s.inputs), np.float32)}

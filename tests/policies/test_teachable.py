@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from szpo.policies import feature_basis, teachable
+from szpo.policies import basis, teachable
 
 REPORT = {
     "reach": [0.5, 0.2, 0.05, 0.0],
@@ -52,5 +52,5 @@ def _reversed() -> dict[str, list[float]]:
 
 def test_pairs_of_answers_to_one_prompt_are_alike_as_often_as_counted():
     values = np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 2.0], [1.0, 7.0], [1.0, 7.0]])
-    found = feature_basis.alike(values, np.array([0, 0, 0, 1, 1]))
+    found = basis.alike(values, np.array([0, 0, 0, 1, 1]))
     np.testing.assert_allclose(found, [2 / 4, 1 / 4])

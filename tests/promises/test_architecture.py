@@ -22,7 +22,7 @@ PACKAGES = {
 }
 SOURCES = [path for folder in PACKAGES.values() for path in sorted(folder.rglob("*.py"))]
 
-PURE = ("types", "errors", "seeds", "intervals", "metrics", "aggregation", "optim")
+PURE = ("types", "errors", "seeds", "intervals", "metrics", "optim")
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "safetensors", "accelerate"}
 BORROWED = {"szpo.metrics": {"vaderSentiment"}}
 """What single files of the pure core may load beside NumPy and SciPy."""
@@ -32,9 +32,9 @@ IMPURE = {
     "random", "secrets", "socket", "subprocess", "threading", "multiprocessing", "logging",
 }  # fmt: skip
 LIGHT = [
-    "ledger", "ledger.database", "voting.service", "replay.verification", "training.controller",
-    "evaluators.panel_evaluator", "config", "config.settings_file", "optim", "optim.optimizer",
-    "reports.dataframes", "vector", "testing", "cli", "cli.app",
+    "ledger", "ledger.database", "voting.service", "replay.verification", "runs.controller",
+    "voting.panel_evaluator", "config", "config.settings_file", "optim", "optim.optimizer",
+    "analysis.dataframes", "vector", "testing", "cli", "cli.app",
 ]  # fmt: skip
 
 

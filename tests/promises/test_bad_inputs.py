@@ -464,14 +464,14 @@ FAULTS = (
 
 
 def test_what_nobody_expected_has_its_words_and_code(capsys, monkeypatch):
-    from szpo.runs import machine_check
+    from szpo.runs import doctor
 
     for error, code, words in FAULTS:
 
         def broken(folder, error=error):
             raise error
 
-        monkeypatch.setattr(machine_check, "examine", broken)
+        monkeypatch.setattr(doctor, "examine_machine", broken)
         with case(error):
             assert call(["doctor"]) == code
             (line,) = capsys.readouterr().err.splitlines()

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from szpo import failpoints, seeds
+from szpo.analysis import votes
 from szpo.errors import StorageError
 from szpo.failpoints import POINTS, InjectedError, arm
-from szpo.ledger import adopted
+from szpo.ledger import theta
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import starting_theta
 from szpo.replay import verification
-from szpo.reports import votes
 from szpo.voting import lease
 from tests.support import children
 from tests.support.named_run import adoption
@@ -92,8 +92,8 @@ def live(path, seed, until=3):
         ledger.execute("PRAGMA synchronous=OFF")
         panel = panel_of(ledger, 8, judge=ValueJudge(skips=0.2))
         go(settings, ledger, QuadraticPolicy(settings), panel, until_step=until, lag=lag)
-        if adopted.last(ledger) is None:
-            adopted.append(ledger, starting_theta(ledger), adoption(ledger, until))
+        if theta.last_adopted(ledger) is None:
+            theta.append_adopted(ledger, starting_theta(ledger), adoption(ledger, until))
         if not (out := path.with_suffix(".jsonl")).exists():
             votes.write_votes(ledger, out)
 
@@ -116,7 +116,7 @@ def take_up(path, seed, expected):
         assert history(ledger) == expected[0]
         remaining = answers(ledger)
         assert remaining == expected[1] and len(set(remaining)) == len(remaining)
-        assert [body["number"] for body in adopted.bodies(ledger)] == [0]
+        assert [body["number"] for body in theta.adopted_bodies(ledger)] == [0]
         assert Counter(row["state"] for row in ledger.steps())["applied"] == 3
     lines = path.with_suffix(".jsonl").read_text().splitlines()
     assert len(lines) == len(remaining)

@@ -12,11 +12,11 @@ import pytest
 
 from szpo.cli.app import call
 from szpo.config import settings_file
-from szpo.evaluators.checks import check_judge
 from szpo.ledger.database import Ledger
 from szpo.policies.protocol import check_policy
 from szpo.runs import assemble
 from szpo.types import Answer, Prompt
+from szpo.voting.evaluator import check_judge
 from szpo_simulators.panels.panel import SimulatedPanel, bt70
 from tests.support.plugged import plug
 

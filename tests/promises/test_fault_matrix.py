@@ -29,17 +29,16 @@ import pytest
 
 from szpo import failpoints, files, turns
 from szpo.errors import StorageError, SzpoError
-from szpo.evaluators import panel_evaluator
-from szpo.improvement import improve_run, rounds
+from szpo.improvement import improve_run
 from szpo.improvement.improve_run import Begun, Found
 from szpo.improvement.loop import Checked, Improved, Step
-from szpo.ledger import adopted
+from szpo.ledger import theta
 from szpo.ledger.database import Ledger, now_us
 from szpo.policies.text_guards import TextFigures
 from szpo.replay import backup, verification
-from szpo.voting import lease, withdrawals
+from szpo.voting import lease, panel_evaluator, withdrawals
 from szpo.voting.service import VoteService
-from szpo_ui.web import credentials
+from szpo_ui import credentials
 from tests.support import children
 from tests.support.crashing import wrap
 from tests.support.quadratic import (
@@ -63,7 +62,7 @@ PLACES = (*(f"cp{i}" for i in range(1, 13)), "cp14", "cp15", "cp16")
 def search(
     ledger: Ledger, parts: Any, begun: Begun, *, since: Improved | None, report: Any, **how: Any
 ) -> Found:
-    """In the place of `improve_run.search`: three steps that the number of each determines."""
+    """In place of `improve_run.search_move`: three steps that the number of each determines."""
     checked = Checked(0.0, 0.1, 0.01, TextFigures(-1.0, 0.9, 2.0), 8)
     zero = {"layer.lora_B": np.zeros((4, 2), np.float32)}
     state = since or Improved(7, zero, zero, checked, checked)
@@ -107,7 +106,7 @@ def live(
         engine=some(is_local=True),
     )  # fmt: skip
     with (
-        patch.object(improve_run, "search", search), patch.object(files, "flush", flushed),
+        patch.object(improve_run, "search_move", search), patch.object(files, "flush", flushed),
         patch.object(panel_evaluator, "answer", acknowledged),
         Ledger.open(path, clock=clock) as ledger,
     ):  # fmt: skip
@@ -118,7 +117,9 @@ def live(
             policy = QuadraticPolicy(SETTINGS)
             outcome = go(SETTINGS, ledger, policy, panel_of(ledger), until_step=2, lease=held)
             parts: Any = some(config=config, language=None)
-            with contextlib.closing(rounds.Improving(ledger, parts, say=lambda _: None)) as it:
+            with contextlib.closing(
+                improve_run.Improving(ledger, parts, say=lambda _: None)
+            ) as it:
 
                 def turn() -> bool:
                     amid()
@@ -153,12 +154,12 @@ def check(path: Path, expected: Any, *, same: bool = True) -> None:
         assert not missing, f"acknowledged, not there: {missing}"
         seats = [vote["assignment"] for vote in ledger.votes()]
         assert len({*seats}) == len(seats)
-        found = adopted.read(ledger)
+        found = theta.read_adopted(ledger)
         assert found is not None and found.sha256 == expected[1]
-        assert len(adopted.bodies(ledger)) == 1
+        assert len(theta.adopted_bodies(ledger)) == 1
         if same:
             assert history(ledger) == expected[0]
-    assert not rounds.state_of(path).exists()
+    assert not improve_run.state_of(path).exists()
 
 
 # ---- faults ----
@@ -361,7 +362,7 @@ def undisturbed(folder: Path) -> tuple[Any, ...]:
     with patch.dict(failpoints._armed, hits):
         live(path)
     with Ledger.open(path) as ledger:
-        found = adopted.read(ledger)
+        found = theta.read_adopted(ledger)
         assert found is not None
         counts = {name: each.hits for name, each in hits.items()}
         return history(ledger), found.sha256, counts, content

@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 
 from szpo.errors import UsageError
-from szpo.evaluators.panel_evaluator import LedgerEvaluator, PanelEvaluator
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
-from szpo.training.guards import Bands
-from szpo.training.services import prompt_order
+from szpo.runs.guards import Bands
+from szpo.runs.services import prompt_order
 from szpo.types import Prompt
 from szpo.voting import lease, steps
 from szpo.voting.casting import VoteRequest
+from szpo.voting.panel_evaluator import LedgerEvaluator, PanelEvaluator
 from szpo.voting.service import VoteService
 from tests.support.crashing import Crash
 from tests.support.quadratic import (

@@ -14,18 +14,17 @@ import huggingface_hub
 import pytest
 
 from szpo import outgoing
-from szpo.cli import app, commands, console
-from szpo.cluster import vllm_engine
-from szpo.config.engine import Engine
-from szpo.config.judge import Judge
+from szpo.analysis import adapter
+from szpo.cli import app, console
+from szpo.config.tables import Engine, Judge
 from szpo.errors import ResourceError, UsageError
 from szpo.judges import endpoint, llm_judge
 from szpo.judges.llm_judge import LanguageJudge
 from szpo.models import loading
-from szpo.reports import hub
-from szpo.runs import trackers
+from szpo.policies import vllm_engine
+from szpo.runs import callbacks
 from szpo.runs.callbacks import RunFacts
-from szpo_simulators.bench.stub_endpoint import StubEndpoint
+from szpo_simulators.stub_endpoint import StubEndpoint
 from tests.support import hub_server
 from tests.support.http_server import Reply, Request, serving
 from tests.support.judging import comparison
@@ -138,7 +137,7 @@ def test_a_hub_on_this_machine_is_used_past_every_proxy(proxied, monkeypatch, tm
     with hub_server.serve() as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
-        hub.push(tmp_path / "made", "me/votes", kind="dataset")
+        adapter.push_to_hub(tmp_path / "made", "me/votes", kind="dataset")
         with pytest.raises(UsageError, match="the hub did not give it"):
             loading.locate("nobody/nothing-at-all")
         assert f"Bearer {KEY}" in server.tokens
@@ -153,7 +152,7 @@ def test_a_tracker_on_this_machine_is_used_past_every_proxy(monkeypatch, tmp_pat
     monkeypatch.setitem(sys.modules, "wandb", library)
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("NO_PROXY", "example.org")
-    trackers.WandbTracker(tmp_path).begin(FACTS)
+    callbacks.WandbTracker(tmp_path).begin(FACTS)
     first, *_, last = begun[0].split(",")
     assert (first, last) == ("example.org", "127.0.0.5") and os.environ["no_proxy"] == begun[0]
 
@@ -191,11 +190,13 @@ def test_a_key_goes_over_plain_http_only_where_a_setting_names_the_host(monkeypa
     with pytest.raises(UsageError, match=r"engine\.adapters is missing"):
         engine(insecure_hosts=["192.0.2.7"])
     monkeypatch.setenv("HF_ENDPOINT", ELSEWHERE)
-    assert "HF_ENDPOINT" in refused(lambda: hub.push(tmp_path, "me/votes", kind="dataset"))
+    assert "HF_ENDPOINT" in refused(
+        lambda: adapter.push_to_hub(tmp_path, "me/votes", kind="dataset")
+    )
     assert "HF_ENDPOINT" in refused(lambda: loading.locate("nobody/nothing-at-all"))
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setitem(sys.modules, "wandb", fake_wandb(ELSEWHERE))
-    assert "WANDB_BASE_URL" in refused(lambda: trackers.WandbTracker(tmp_path).begin(FACTS))
+    assert "WANDB_BASE_URL" in refused(lambda: callbacks.WandbTracker(tmp_path).begin(FACTS))
 
 
 @pytest.mark.parametrize("key", [f"{KEY}\n", "sk-schlüssel-0123456789"])
@@ -238,8 +239,8 @@ def test_no_error_warning_or_traceback_holds_a_key(monkeypatch, capsys, tmp_path
     library.init = broken
     monkeypatch.setitem(sys.modules, "wandb", library)
     lines: list[str] = []
-    trackers.NeverFatal(trackers.WandbTracker(tmp_path), "wandb", lines.append).begin(FACTS)
-    monkeypatch.setattr(commands.Commands, "main", lambda *_, **given: broken())
+    callbacks.NeverFatal(callbacks.WandbTracker(tmp_path), "wandb", lines.append).begin(FACTS)
+    monkeypatch.setattr(app.Commands, "main", lambda *_, **given: broken())
     for name in ("signal", "pthread_sigmask"):  # children of this process would inherit them
         monkeypatch.setattr(app.signal, name, lambda *_: None)
     for options in ([], ["--debug"]):
@@ -253,5 +254,5 @@ def test_no_error_warning_or_traceback_holds_a_key(monkeypatch, capsys, tmp_path
 def test_a_password_in_the_hubs_address_is_not_printed(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_ENDPOINT", "http://me:secret-word@127.0.0.1:9")
     with pytest.raises(ResourceError, match="cannot be reached") as caught:
-        hub.push(tmp_path, "me/votes", kind="dataset")
+        adapter.push_to_hub(tmp_path, "me/votes", kind="dataset")
     assert "secret-word" not in str(caught.value)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
+from szpo.voting.panel_evaluator import LedgerEvaluator
 from szpo.voting.service import VoteService
 from tests.support.crashing import Crash
 from tests.support.quadratic import (

@@ -9,8 +9,8 @@ import pytest
 
 from szpo.errors import IntegrityError
 from szpo.ledger import canonical, witness
+from szpo.ledger.creation import schema
 from szpo.ledger.database import Ledger
-from szpo.ledger.schema import schema
 from szpo.replay import verification
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService

@@ -7,12 +7,12 @@ import re
 import pytest
 
 from szpo.analysis import improvement
+from szpo.analysis.model_card import model_card
 from szpo.cli.app import call
 from szpo.ledger.database import Ledger
-from szpo.reports.model_card import model_card
-from szpo.result import read_result
-from szpo.training import results
-from szpo.voting.step_report import Outcome
+from szpo.runs import status
+from szpo.tuner import read_result
+from szpo.voting.step_record import Outcome
 from tests.support import folder_run
 
 SHARE, NATS = re.compile(r"\d+ % \[\d+, \d+\]"), re.compile(r"(?:≈ )?\d+\.\d+ nats")
@@ -30,7 +30,7 @@ def test_run_show_report_card_and_library_say_the_same_two_figures(tmp_path, cap
     page = path.with_suffix(".html").read_text(encoding="utf-8")
     places["report"] = re.sub(r"<details.*?</details>", "", page, flags=re.DOTALL)
     with Ledger.open(path, readonly=True) as ledger:
-        helped, noted = improvement.read(ledger), results.kl_after(ledger)
+        helped, noted = improvement.read(ledger), status.kl_after(ledger)
         places["card"] = model_card(ledger)
         places["library"] = str(read_result(Outcome("finished", "", 2, 8), ledger))
     assert helped.kl_measured and noted is not None and noted != helped.kl

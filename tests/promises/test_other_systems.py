@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from szpo import files, locks, memory
+from szpo import files, memory
 from szpo.errors import StorageError
 from szpo.voting import lease
 
@@ -42,11 +42,11 @@ def test_folders_are_published_where_a_rename_takes_no_place(tmp_path, monkeypat
 
 def test_a_lock_keeps_others_away_until_its_file_is_closed(tmp_path):
     with (tmp_path / "lock").open("a") as one, (tmp_path / "lock").open("a") as other:
-        assert locks.try_lock(one.fileno())
-        assert not locks.try_lock(other.fileno())
-        assert not locks.try_lock(other.fileno(), shared=True)
+        assert files.try_lock(one.fileno())
+        assert not files.try_lock(other.fileno())
+        assert not files.try_lock(other.fileno(), shared=True)
         one.close()
-        assert locks.try_lock(other.fileno(), shared=True)
+        assert files.try_lock(other.fileno(), shared=True)
 
 
 def test_peak_memory_is_asked_of_psutil_where_there_is_no_resource(monkeypatch):

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from szpo.cli import commands
+from szpo.cli import app
 from szpo.cli.app import call
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +56,7 @@ def test_wheel_holds_three_packages_and_their_files(wheel):
         "data/bases/index.json",
         "data/adapters/smollm2/set.json",
         "config/presets/demo.toml",
-        "reports/templates/report.html",
+        "analysis/templates/report.html",
         "judges/templates/verdict.txt",
     ):
         assert f"szpo/{data}" in names
@@ -87,7 +87,7 @@ def test_the_wheel_and_its_command_work_outside_the_repository(wheel, tmp_path_f
     assert trained >= 128
     assert "demo" in presets
     assert version == f"szpo {PROJECT['version']}" and (tmp_path / "x.toml").exists()
-    assert "szpo_simulators.bench.demo" in "\n".join(said)
+    assert "szpo_simulators.demo" in "\n".join(said)
 
 
 IN_IMAGE = ("ui", "judge")
@@ -146,7 +146,7 @@ def test_web_and_worker_are_apart_and_only_the_proxy_is_seen():
 @pytest.mark.parametrize("service", ["web", "worker"])
 def test_commands_of_the_services_have_these_options(service, capsys):
     command, *words = COMPOSE["services"][service]["command"]
-    assert command in commands.COMMANDS and call([command, "--help"]) == 0
+    assert command in app.COMMANDS and call([command, "--help"]) == 0
     shown = capsys.readouterr().out
     for word in words:
         assert not word.startswith("--") or re.search(rf"{word}\b", shown), word

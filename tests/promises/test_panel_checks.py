@@ -14,8 +14,8 @@ from szpo.cli.app import call
 from szpo.ledger.database import Ledger
 from szpo.replay import backup, verification
 from szpo.voting import withdrawals
-from szpo_ui.web import credentials
-from szpo_ui.web.credentials import AccessError, Identity
+from szpo_ui import credentials
+from szpo_ui.credentials import AccessError, Identity
 from tests.support import yard_run
 from tests.support.crashing import Crash, Faulty, wrap
 

@@ -16,11 +16,11 @@ from typer import main as typer_main
 from szpo import plugins
 from szpo.analysis import features
 from szpo.cli.app import call
-from szpo.config import rule_plugins
+from szpo.config import optimizer
 from szpo.errors import SzpoError, UsageError
 from szpo.ledger.database import Ledger
-from szpo.optim.rules import registry
-from szpo.optim.rules.known import RULE as KNOWN
+from szpo.optim import rules
+from szpo.optim.known import RULE as KNOWN
 from szpo.testing import check_judge
 from szpo.types import Answer, Prompt
 from tests.support import folder_run, yard_run
@@ -50,7 +50,7 @@ def site(tmp_path_factory):
 def installed(site, monkeypatch):
     monkeypatch.syspath_prepend(str(site))
     yield
-    registry._RULES.pop("cautious", None)
+    rules._RULES.pop("cautious", None)
     for name in [name for name in sys.modules if name.startswith(PACKAGE)]:
         del sys.modules[name]
 
@@ -82,7 +82,7 @@ def test_rule_and_reward_run_and_replay_only_while_they_are_installed(
         }
     capsys.readouterr()
     # As on a machine without the package.
-    registry._RULES.pop("cautious")
+    rules._RULES.pop("cautious")
     sys.path.remove(str(site))
     assert call(["verify", str(path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -109,11 +109,11 @@ def test_engine_evaluator_and_tracker_answer_and_listen(installed, tmp_path):
 def test_what_is_no_rule_is_refused(monkeypatch):
     for found in ("no rule", KNOWN):
         plug(monkeypatch, rules=("odd", found))
-        with pytest.raises(SzpoError, match=r'"odd" is no szpo.optim.rules.rule.Rule'):
-            rule_plugins.find("odd")
+        with pytest.raises(SzpoError, match=r'"odd" is no szpo.optim.rule.Rule'):
+            optimizer.find_rule("odd")
     other = type(KNOWN)(**{name: getattr(KNOWN, name) for name in KNOWN.__slots__})
     with pytest.raises(UsageError, match="'known' is there already"):
-        registry.add(other)
+        rules.add(other)
 
 
 def section(group: str) -> dict[str, Any]:

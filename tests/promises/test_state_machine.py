@@ -32,10 +32,10 @@ from szpo.ledger.theta import theta_digest
 from szpo.optim import optimizer, parameters
 from szpo.replay import replay, verification
 from szpo.types import Answer, Comparison, Prompt, Row
-from szpo.voting import casting, counting, lease, step_report, steps
+from szpo.voting import casting, counting, lease, step_record, steps
 from szpo.voting.casting import VoteConflictError, VoteRequest
 from szpo.voting.service import VoteService
-from szpo_ui.web import credentials
+from szpo_ui import credentials
 from tests.support.quadratic import Clock, new_ledger, settings_of
 
 SETTINGS = settings_of(N=2, D=2, M=2, rule="sign")
@@ -101,7 +101,7 @@ class File:
             theta = parameters.apply_update(SETTINGS.space, theta, update)
         counted = counting.counted(ledger, step)
         votes = counting.StepVotes(ledger, step)
-        counts = step_report.count(votes, ledger.comparisons(step), SETTINGS.section.pairing)
+        counts = step_record.count(votes, ledger.comparisons(step), SETTINGS.section.pairing)
         digests = {
             "votes_sha256": canonical.votes_sha256(counted),
             "theta_sha256": parameters.digest(theta, ledger.layout),

@@ -12,7 +12,7 @@ import pytest
 from szpo import seeds
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
-from szpo_ui.web import credentials
+from szpo_ui import credentials
 from tests.support.browser import make
 from tests.support.served import Served
 

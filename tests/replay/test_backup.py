@@ -16,7 +16,7 @@ from szpo.errors import IntegrityError, StorageError
 from szpo.ledger import canonical, connection
 from szpo.ledger.database import Ledger
 from szpo.replay import backup, verification
-from szpo.runs import file_check
+from szpo.runs import doctor
 from tests.support import children, voting
 from tests.support.quadratic import history
 from tests.support.tampering import forge, small_run
@@ -244,7 +244,7 @@ def test_its_tables_disturb_no_command(tmp_path, capsys):
         head = verification.verify(ledger).head
     add_tables(path)
     assert call(["verify", str(path)]) == 0, capsys.readouterr().err
-    assert "fail" not in {check.status for check in file_check.examine(path)}
+    assert "fail" not in {check.status for check in doctor.examine_file(path)}
     with Ledger.open(path) as ledger:
         assert verification.verify(ledger).head == head  # the chain says nothing of them
         ledger.record_event("note", "test", {})  # and the run goes on

@@ -13,7 +13,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
 from szpo.optim import parameters as optim_parameters
 from szpo.replay import replay, verification
-from szpo.voting import counting, set_aside
+from szpo.voting import counting, withdrawals
 from szpo.voting.service import VoteService
 from tests.support import named_run
 from tests.support.driving import drive, started
@@ -72,7 +72,7 @@ def voted_run(request, tmp_path):
         settings, ledger = named_run.start(tmp_path)
         step = functools.partial(named_run.drive, settings, ledger, MarkedPolicy(settings))
         order = functools.partial(
-            set_aside.order_not_about, ledger, "op", settings.features, "commas"
+            withdrawals.order_not_about, ledger, "op", settings.features, "commas"
         )
     else:
         begin, go_on, changes = KINDS[request.param]

@@ -13,7 +13,7 @@ from szpo.errors import SzpoError
 from szpo.ledger import canonical
 from szpo.ledger.database import Ledger
 from szpo.optim import parameters as optim_parameters
-from szpo.optim import step_size
+from szpo.optim.settings import mu_at
 from szpo.replay import verification
 from szpo.voting import steps
 from szpo.voting.casting import VoteRequest
@@ -114,7 +114,7 @@ def test_a_lagging_run_whose_radius_falls_verifies_and_its_radii_are_checked(tmp
     with new_ledger(path, settings) as ledger:
         drive(ledger, settings, until=4, lag=1)
         radii = [row["mu"] for row in ledger.steps()]
-        assert radii[:4] == [step_size.mu_at(settings, step) for step in range(4)]
+        assert radii[:4] == [mu_at(settings, step) for step in range(4)]
         assert radii[1] < radii[0]
         report = verification.verify(ledger)
         assert report.ok, str(report)

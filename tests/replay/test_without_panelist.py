@@ -4,7 +4,7 @@ import pytest
 
 from szpo.errors import UsageError
 from szpo.ledger import run_spec
-from szpo.replay import without_panelist
+from szpo.replay import replay
 from szpo.voting.casting import VoteRequest
 from tests.support.browser import MovableClock, make
 
@@ -34,7 +34,7 @@ def stage(tmp_path):
 
 
 def test_leaving_somebody_out_flips_a_step_where_the_majority_does_and_writes_nothing(stage):
-    found = without_panelist.preview(stage.ledger, "Bob")
+    found = replay.preview_without(stage.ledger, "Bob")
     assert (found.votes, found.of) == (6, 12)
     assert [(e.step, e.votes, e.theirs) for e in found.effects] == [(s, 4, 2) for s in range(3)]
     # In step 1 all cancelled; without Bob there is a majority for plus.
@@ -47,13 +47,13 @@ def test_leaving_somebody_out_flips_a_step_where_the_majority_does_and_writes_no
     assert third is not None
     assert found.turned == ()
     before = stage.ledger.changes()
-    without_panelist.preview(stage.ledger, "Ada")
+    replay.preview_without(stage.ledger, "Ada")
     assert stage.ledger.changes() == before
 
 
 def test_somebody_who_never_voted_changes_nothing(stage):
     stage.site.service.enroll("person", "Cy")
-    found = without_panelist.preview(stage.ledger, "Cy")
+    found = replay.preview_without(stage.ledger, "Cy")
     assert (found.votes, found.effects, found.flipped) == (0, (), ())
     with pytest.raises(UsageError, match="not enrolled"):
-        without_panelist.preview(stage.ledger, "Dora")
+        replay.preview_without(stage.ledger, "Dora")

@@ -19,6 +19,9 @@ from safetensors.numpy import load_file
 from sqlite_utils import Database
 from transformers import AutoModelForCausalLM
 
+from szpo.analysis.adapter import fold_adapter_files
+from szpo.analysis.model_card import Weights
+from szpo.analysis.votes import write_dataset
 from szpo.cache import quiet
 from szpo.cli.app import call
 from szpo.errors import RunError
@@ -28,9 +31,6 @@ from szpo.optim import parameters
 from szpo.policies import text_guards
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.replay import replay, verification
-from szpo.reports.adapter import fold_adapter_files
-from szpo.reports.model_card import Weights
-from szpo.reports.votes import write_dataset
 from szpo.runs import assemble, other_weights
 from szpo.testing import check_adapter
 from szpo.types import Prompt
@@ -100,7 +100,7 @@ def test_exported_adapter_gives_the_policys_logits(run, adapter):
 def test_the_adapter_needs_no_model(run, adapter, tmp_path):
     out = tmp_path / "adapter"
     code = (
-        "import sys; from pathlib import Path; from szpo.reports import adapter; "
+        "import sys; from pathlib import Path; from szpo.analysis import adapter; "
         "from szpo.ledger.database import Ledger\n"
         "with Ledger.open(sys.argv[1], readonly=True) as ledger:\n"
         "    adapter.write_folder(ledger, Path(sys.argv[2]), anyway=True)\n"

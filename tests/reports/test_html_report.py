@@ -10,15 +10,14 @@ import matplotlib
 import pytest
 
 import szpo
-from szpo.analysis import improvement
+from szpo.analysis import charts, html_report, improvement
+from szpo.analysis.charts import Series, line_chart, ticks
 from szpo.cli.app import call
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
-from szpo.reports import charts, html_report
-from szpo.reports.charts import Series, line_chart, ticks
-from szpo.training import results, services
+from szpo.runs import services, status
 from szpo.types import Prompt
-from szpo.voting import step_report
+from szpo.voting import step_record
 from tests.support import yard_run
 from tests.support.outline import Outline
 from tests.support.quadratic import QuadraticPolicy, go, new_ledger, settings_of
@@ -58,7 +57,9 @@ def test_contents_lead_to_every_section_and_one_kl_is_told(yard, monkeypatch):
         page = html_report.render(ledger)
         (curve,) = [
             figure["svg"]
-            for figure in html_report._figures(ledger, results.read(ledger).table, told, None, "")
+            for figure in html_report._figures(
+                ledger, status.read_results(ledger).table, told, None, ""
+            )
             if figure["title"] == "KL to the base"
         ]
     headings = dict(re.findall(r'<h2 id="(.*?)">(.*?)</h2>', page))
@@ -138,7 +139,7 @@ def closed():
 @pytest.mark.full
 def test_figures_hold_the_numbers_of_the_steps():
     with Ledger.open(LEDGER, readonly=True) as ledger:
-        rows = step_report.read_steps(ledger)
+        rows = step_record.read_steps(ledger)
         assert szpo.plots.estimates(ledger).lines[0].get_ydata().tolist() == [
             row.estimate[0] for row in rows if row.delta
         ]

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from szpo.analysis import adapter
+from szpo.analysis.votes import export_votes, write_dataset, write_votes
 from szpo.errors import ResourceError, SzpoError
-from szpo.reports import hub
-from szpo.reports.votes import export_votes, write_dataset, write_votes
 from szpo.voting import steps
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
@@ -30,15 +30,18 @@ def folder(tmp_path):
 
 
 def test_a_folder_arrives_byte_by_byte_in_a_private_repository(folder, served):
-    assert hub.push(folder, "me/votes", kind="dataset") == f"{served.url}/datasets/me/votes"
+    assert (
+        adapter.push_to_hub(folder, "me/votes", kind="dataset")
+        == f"{served.url}/datasets/me/votes"
+    )
     assert served.files == {"me/votes": hub_server.read_folder(folder)}
     assert served.created["me/votes"]["visibility"] == "private"
     assert served.tokens == {f"Bearer {hub_server.TOKEN}", ""}  # none with the presigned upload
     # Once more, into what is there: a new commit, and no fault.
     (folder / "README.md").write_text("# Another card\n")
-    hub.push(folder, "me/votes", kind="dataset", public=True)
+    adapter.push_to_hub(folder, "me/votes", kind="dataset", public=True)
     assert served.files["me/votes"]["README.md"] == b"# Another card\n"
-    hub.push(folder, "me/open", kind="model", public=True)
+    adapter.push_to_hub(folder, "me/open", kind="model", public=True)
     assert served.created["me/open"]["visibility"] == "public"
 
 
@@ -58,7 +61,7 @@ def test_a_folder_arrives_byte_by_byte_in_a_private_repository(folder, served):
 def test_what_the_hub_refuses_is_one_line_and_a_code(part, status, code, words, folder, served):
     served.fail[part] = status
     with pytest.raises(SzpoError, match=words) as found:
-        hub.push(folder, "me/votes", kind="model")
+        adapter.push_to_hub(folder, "me/votes", kind="model")
     assert found.value.exit_code == code
     assert f"(HTTP {status}); nothing was published" in str(found.value)
     assert "\n" not in str(found.value) and hub_server.TOKEN not in str(found.value)
@@ -69,7 +72,7 @@ def test_a_hub_that_is_not_there_is_one_line(folder, monkeypatch):
     with hub_server.serve() as gone:
         monkeypatch.setenv("HF_ENDPOINT", gone.url)
     with pytest.raises(ResourceError, match=r"cannot be reached .*nothing was published"):
-        hub.push(folder, "me/votes", kind="model")
+        adapter.push_to_hub(folder, "me/votes", kind="model")
 
 
 def test_votes_of_an_open_round_leave_the_record_by_no_file(tmp_path):

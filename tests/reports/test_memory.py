@@ -8,9 +8,8 @@ from typing import TextIO
 
 import pytest
 
-from szpo.analysis import evidence, overview
+from szpo.analysis import evidence, html_report, overview, votes
 from szpo.ledger.database import Ledger
-from szpo.reports import html_report, votes
 from tests.support import many_votes
 
 COMPARISONS, PEOPLE = 10, 40

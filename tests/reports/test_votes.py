@@ -15,11 +15,10 @@ import pytest
 
 import szpo
 from szpo import files, seeds
-from szpo.analysis import evidence, overview
+from szpo.analysis import evidence, html_report, overview
+from szpo.analysis.votes import write_jsonl
 from szpo.cli.app import call
 from szpo.intervals import wilson
-from szpo.reports import html_report
-from szpo.reports.votes import write_jsonl
 from szpo.voting import pauses, steps
 from szpo.voting.casting import VoteRequest
 from tests.support.browser import cast, make
@@ -154,7 +153,7 @@ def test_votes_are_for_their_owner_alone_and_replace_nothing(stage, tmp_path):
 
 
 def test_no_person_is_named(tmp_path):
-    from szpo_ui.web import credentials
+    from szpo_ui import credentials
 
     made = make(tmp_path / "run.db")
     invitation = credentials.invite(made.ledger, "panelist", contact="Ada Lovelace")

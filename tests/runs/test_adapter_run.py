@@ -15,7 +15,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import stored_tensors, theta_digests
 from szpo.policies.subspaces import Subspace
 from szpo.replay import replay
-from szpo.runs import mixes
+from szpo.runs import other_weights
 from tests.support import children, folder_run, lora_folders, tiny_models
 
 RULES = {
@@ -124,7 +124,7 @@ def test_a_mix_by_hand_costs_what_it_says_and_is_measured(known, tmp_path, capsy
     code, found = mix("wide", str(known))
     assert code == 2 and "is not NAME=NATS" in found.err
     with Ledger.open(known, readonly=True) as ledger:
-        mixer = mixes.of_run(ledger, lambda line: None)
+        mixer = other_weights.mixer_of_run(ledger, lambda line: None)
         made, other = (mixer.save({"wide": nats}, tmp_path) for nats in (-0.5, 0.5))
     assert made != other == mixer.save({"wide": 0.5}, tmp_path) == tmp_path / other.name
     held = load_file(other / "adapter_model.safetensors")

@@ -10,15 +10,14 @@ from szpo.analysis import evidence, improvement, overview
 from szpo.config import settings_file
 from szpo.data.prompts import PromptSet
 from szpo.errors import UsageError
-from szpo.evaluators.panel_evaluator import PanelEvaluator
 from szpo.ledger import orders, run_spec
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest, theta_digests
 from szpo.replay import verification
-from szpo.runs import assemble, driver, model_process
+from szpo.runs import assemble, controller, driver
 from szpo.runs.callbacks import read_facts
-from szpo.training import controller
 from szpo.voting import finals
+from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.service import VoteService
 from szpo_simulators.panels.panel import build
 from tests.support import asking, folder_run, yard_run
@@ -43,7 +42,7 @@ def tuned(tmp_path):
 
 def made(ledger, source, count=4):
     number = orders.place_order(ledger, "final", "op", {"comparisons": count})
-    model_process.fulfil(ledger, source, lambda _: None)
+    driver.fulfil(ledger, source, lambda _: None)
     order = orders.get(ledger, number)
     return order, [ledger.comparison(c) for c in orders.comparisons(order)]
 
@@ -193,20 +192,20 @@ def test_what_a_final_lacks_is_named(tuned, tmp_path):
     ledger, source = tuned
     number = orders.place_order(ledger, "final", "op")
     bare = parts_of(source.settings, source.policy, PromptSet(TRAIN, ()))
-    model_process.fulfil(ledger, bare, lambda _: None)
+    driver.fulfil(ledger, bare, lambda _: None)
     order = orders.get(ledger, number)
     assert "no held-out prompts" in order.error
     with pytest.raises(UsageError, match="has no comparisons"):
         orders.close(ledger, order.id, "op")
     number = orders.place_order(ledger, "samples", "op")
-    model_process.fulfil(ledger, replace(source, maker=None), lambda _: None)
+    driver.fulfil(ledger, replace(source, maker=None), lambda _: None)
     assert "no `move_to`" in orders.get(ledger, number).error
 
 
 def test_samples_show_the_base_a_step_and_the_head(tuned):
     ledger, source = tuned
     number = orders.place_order(ledger, "samples", "op", {"prompts": 2, "step": 0})
-    model_process.fulfil(ledger, source, lambda _: None)
+    driver.fulfil(ledger, source, lambda _: None)
     result = orders.get(ledger, number).result
     assert result["prompts"] == [prompt.text for prompt in HELDOUT[:2]]
     columns = {column["name"]: column for column in result["columns"]}

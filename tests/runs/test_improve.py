@@ -14,25 +14,24 @@ from safetensors.numpy import load_file
 
 import szpo
 from szpo import whole_run
-from szpo.analysis import improvement, last_pairs, run_taste
+from szpo.analysis import improvement, run_taste
 from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.errors import IntegrityError
-from szpo.evaluators.panel_evaluator import PanelEvaluator
-from szpo.improvement import improve_run, loop, rounds, ways
-from szpo.ledger import adopted
+from szpo.improvement import improve_run, loop
+from szpo.ledger import theta as adopted
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import recommended_digest, recommended_digests, updated_digests
 from szpo.optim import parameters
 from szpo.policies import text_guards
-from szpo.policies.feature_basis import Fisher
+from szpo.policies.basis import Fisher
 from szpo.replay import replay, verification
-from szpo.runs import assemble, samples, setup_progress
+from szpo.runs import assemble, guards, samples, setup_progress
 from szpo.taste import Taste
-from szpo.training import held_out
 from szpo.voting import lease, policy_checks
 from szpo.voting.casting import VoteRequest
 from szpo.voting.finals import PAIRS
+from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.policy_checks import Checks
 from szpo.voting.service import VoteService
 from szpo_simulators.panels.panel import build
@@ -75,7 +74,7 @@ def improved(once, tmp_path):
 
 def test_it_adopts_what_the_taste_scores_higher_within_the_budget_and_says_so(improved):
     with Ledger.open(improved) as ledger:
-        found = adopted.read(ledger)
+        found = adopted.read_adopted(ledger)
         assert found.body["score"] > found.body["score_before"] and found.body["nats"] <= 2.5
         assert found.sha256 == recommended_digest(ledger) == recommended_digests(ledger)[-1]
         assert recommended_digests(ledger)[:-1] == updated_digests(ledger)[:-1]
@@ -87,7 +86,9 @@ def test_it_adopts_what_the_taste_scores_higher_within_the_budget_and_says_so(im
 def test_the_last_line_says_what_the_panel_prefers_of_what_is_exported(improved, voted, capsys):
     with Ledger.open(voted, readonly=True) as before, Ledger.open(improved) as ledger:
         first, last = (improvement.read(each).last for each in (before, ledger))
-        digests = [event["body"]["theta_sha256"] for event in ledger.events(last_pairs.KIND)]
+        digests = [
+            event["body"]["theta_sha256"] for event in ledger.events(improvement.LAST_PAIRS)
+        ]
         assert digests == [recommended_digest(before), recommended_digest(ledger)]
     assert first.pairs == last.pairs == PAIRS == last.new + last.start + last.same
     assert last.simulated and last.preferred.value > max(0.5, first.preferred.value)
@@ -102,12 +103,12 @@ def test_it_is_what_is_exported_and_sampled_and_the_base_stays_the_base(improved
     card = (tmp_path / "out" / "README.md").read_text("utf-8")
     assert "on what 80 verdicts liked; recorded, not recomputed |" in card
     with Ledger.open(improved) as ledger:
-        theta = adopted.read(ledger).theta
+        theta = adopted.read_adopted(ledger).theta
         for name, values in theta.items():
             np.testing.assert_array_equal(files[f"base_model.model.{name}.weight"], values)
         parts = assemble.reopen(ledger, panel=False, say=lambda line: None)
         asked, policy = parts.prompts.heldout[:4], parts.language
-        assert policy.digest() == adopted.read(ledger).sha256
+        assert policy.digest() == adopted.read_adopted(ledger).sha256
         base = policy.sample(asked, seed=5, base=True)
         first, _ = samples.sample_answers(ledger, parts, asked, until=0, seed=5)
         assert [row[0].text for row in base] == [answer.text for answer in first]
@@ -132,7 +133,7 @@ def test_later_rounds_ask_about_the_adopted_policy(improved):
     assert call(["run", "--resume", str(improved), "--votes", "+8"]) in (0, 1)
     with Ledger.open(improved) as ledger:
         by = [event["body"]["pool"].get("policy") for event in ledger.events("generated")]
-        assert by == [None] * 10 + [adopted.read(ledger).sha256]
+        assert by == [None] * 10 + [adopted.read_adopted(ledger).sha256]
         assert verification.verify(ledger).ok
 
 
@@ -142,7 +143,7 @@ def test_after_a_return_the_start_is_what_is_asked_about_and_nothing_is_exported
     with Ledger.open(improved) as ledger:
         with ledger.transaction("controller"):
             back = policy_checks.describe(ledger, 10, Checks(1, 9, 2))
-            ledger.record_event(adopted.RETURN, "controller", back)
+            ledger.record_event(adopted.RETURNED, "controller", back)
         parts = assemble.reopen(ledger, panel=False, say=lambda line: None)
         assert parts.language.digest() == recommended_digest(ledger) == updated_digests(ledger)[0]
         assert not any(value.any() for value in replay.fold(ledger).values())
@@ -152,25 +153,25 @@ def test_after_a_return_the_start_is_what_is_asked_about_and_nothing_is_exported
     assert "start's answer in 9 of 10 check rows" in capsys.readouterr().err
     assert call(["improve", str(improved), "--nats", "0.5"]) == 0  # its votes still show a taste
     with Ledger.open(improved, readonly=True) as ledger:
-        assert adopted.read(ledger).body["nats"] <= 0.5
+        assert adopted.read_adopted(ledger).body["nats"] <= 0.5
 
 
 def test_weights_that_had_learned_from_withdrawn_verdicts_go_out_of_force(improved, capsys):
     with Ledger.open(improved, readonly=True) as ledger:
         name = ledger.query("SELECT pseudonym FROM panelists ORDER BY pseudonym")[0]["pseudonym"]
-        digest = adopted.read(ledger).sha256
+        digest = adopted.read_adopted(ledger).sha256
     assert call(["invite", str(improved), "--erase", name, "--with-votes", "--with-weights"]) == 0
     told = capsys.readouterr().out
     assert f"improved weights {digest[:12]} had learned" in told and "at its start again" in told
     with Ledger.open(improved, readonly=True) as ledger:
-        assert adopted.read(ledger) is None and verification.verify(ledger).ok
+        assert adopted.read_adopted(ledger) is None and verification.verify(ledger).ok
         assert recommended_digest(ledger) == updated_digests(ledger)[0]
         assert "verdicts that were withdrawn" in policy_checks.why_back(ledger)
 
 
 def test_other_weights_than_the_recorded_ones_are_refused(improved, tmp_path):
     with Ledger.open(improved) as ledger:
-        name = next(iter(adopted.read(ledger).theta))
+        name = next(iter(adopted.read_adopted(ledger).theta))
     sql = "UPDATE tensors SET bytes = zeroblob(length(bytes)) WHERE name LIKE ?"
     forge(improved, sql, (f"improved/0/{name}",))
     with Ledger.open(improved, readonly=True) as ledger:
@@ -186,12 +187,12 @@ def test_weights_moved_without_gradients_are_computed_again_and_a_changed_coeffi
 
     class Written:
         def propose(self, policy, task):
-            drawn = ways.draw(policy, task)
+            drawn = loop.draw_gradient(policy, task)
             wanted = Fisher(drawn.scores, 0.03).natural(drawn.gradient[:, None])[:, 0]
             space, count = policy.space, 2 * policy.dim
             rows = [parameters.direction_vector(space, task.step, k) for k in range(count)]
             coefs = np.linalg.lstsq(np.transpose(rows), wanted, rcond=None)[0]
-            return ways.Proposal(coefs, ways.cost(drawn.scores, wanted), drawn.mean, 96, True)
+            return loop.Proposal(coefs, loop.cost(drawn.scores, wanted), drawn.mean, 96, True)
 
     monkeypatch.setitem(improve_run.WAYS, "zeroth", Written)
     path = Path(shutil.copy(voted, tmp_path / "along.db"))
@@ -199,13 +200,13 @@ def test_weights_moved_without_gradients_are_computed_again_and_a_changed_coeffi
         parts = assemble.reopen(ledger, panel=False, say=lambda line: None)
         state = improve_run.improve_run(ledger, parts, nats=2.5, way="zeroth")
         assert state.best, state.stopped
-        found = adopted.read(ledger)
+        found = adopted.read_adopted(ledger)
         report = verification.verify(ledger)
         assert report.ok and "are recomputed, exactly" in report.note
         (one, *others), *steps = found.body["moves"]["coefs"]
         other = [[float(parameters.round_coef(one * (1 + 2**-12))), *others], *steps]
         moves = {**found.body["moves"], "coefs": other}
-        adopted.append(ledger, found.theta, {**found.body, "moves": moves})
+        adopted.append_adopted(ledger, found.theta, {**found.body, "moves": moves})
         report = verification.verify(ledger)
         assert not report.ok and "not what its seed and coefficients add up to" in str(report)
 
@@ -218,7 +219,7 @@ def test_a_run_improves_at_each_doubling_and_goes_on_where_it_was_killed(
         "".join(json.dumps({"prompt": q, "completion": a}) + "\n" for q, a in ASKED)
     )
     keep = {"guards.keep": str(tmp_path / "asked.jsonl")}
-    append, made = adopted.append, []
+    append, made = adopted.append_adopted, []
 
     def adopt(*given):
         made.append(given)
@@ -226,13 +227,13 @@ def test_a_run_improves_at_each_doubling_and_goes_on_where_it_was_killed(
             raise KeyboardInterrupt
         append(*given)
 
-    monkeypatch.setattr(adopted, "append", adopt)
+    monkeypatch.setattr(adopted, "append_adopted", adopt)
     path = tmp_path / "alone.db"
     with contextlib.suppress(KeyboardInterrupt, AssertionError):
         run(tmp_path, "alone", **{"improve.nats": 2.0, "subspace.kind": "none", **keep})
     with Ledger.open(path) as ledger:
-        applied, due = ledger.last_applied() + 1, rounds.last_due(ledger)
-        assert due == applied and adopted.last(ledger) is None and len(made) == 1
+        applied, due = ledger.last_applied() + 1, improve_run.last_due(ledger)
+        assert due == applied and adopted.last_adopted(ledger) is None and len(made) == 1
     capsys.readouterr()
     assert call(["run", "--resume", str(path)]) in (0, 1)
     told = capsys.readouterr().err
@@ -242,12 +243,12 @@ def test_a_run_improves_at_each_doubling_and_goes_on_where_it_was_killed(
     again = [body for _, _, body, _ in made[:2]]
     assert again[0] == again[1] and again[0]["steps"] == applied
     with Ledger.open(path) as ledger:
-        bodies = [event["body"] for event in ledger.events(adopted.KIND)]
+        bodies = [event["body"] for event in ledger.events(adopted.ADOPTED)]
         (end,) = [e["body"] for e in ledger.events("measured") if e["body"]["steps"]]
         assert end["kl"] > 0
-        kept, (*_, row) = bodies[-1]["guards"][-1], held_out.read(ledger).rows
+        kept, (*_, row) = bodies[-1]["guards"][-1], guards.read_held_out(ledger).rows
         assert row["name"] == "right answers to 2 questions" and int(row["before"]) <= 1
-        assert kept["name"] == held_out.read(ledger).guards[-1].name == text_guards.RIGHT
+        assert kept["name"] == guards.read_held_out(ledger).guards[-1].name == text_guards.RIGHT
         assert kept["limit"] == f"loses at most 1 of {row['before']}" and kept["ok"]
         report = verification.verify(ledger, also=[run_taste.check_recorded])
         assert report.ok and report.note.count("is recomputed from the votes") == len(bodies)
@@ -255,7 +256,7 @@ def test_a_run_improves_at_each_doubling_and_goes_on_where_it_was_killed(
         taste["explanations"][0]["chance"] += 2
         other = {"taste": taste, "taste_sha256": Taste.from_json(taste).sha256}
         other["steps"] = ledger.last_applied() + 1
-        append(ledger, adopted.read(ledger).theta, {**bodies[-1], **other}, made[-1][3])
+        append(ledger, adopted.read_adopted(ledger).theta, {**bodies[-1], **other}, made[-1][3])
         report = verification.verify(ledger, also=[run_taste.check_recorded])
         assert "its taste is not" in str(report)  # there, or what the votes before give
     assert call(["export", str(path), "--out", str(tmp_path / "out"), "--anyway"]) == 0
@@ -278,7 +279,7 @@ PEOPLE = {
 
 def drive_people(path, monkeypatch, act, say=lambda line: None):
     """Drive a run for people; ``act`` is what happens while it waits for them."""
-    move = rounds.Improving.wait
+    move = improve_run.Improving.wait
     with Ledger.open(path) as ledger:
         parts = assemble.reopen(ledger, say=lambda line: None)
         judges = build("bt70", reward="sentiment", size=5, beta=30.0).judges
@@ -292,9 +293,9 @@ def drive_people(path, monkeypatch, act, say=lambda line: None):
             act(ledger, self, vote, lambda most: move(self, most))
 
         with monkeypatch.context() as patch, contextlib.suppress(Leave):
-            patch.setattr(rounds.Improving, "wait", wait)
+            patch.setattr(improve_run.Improving, "wait", wait)
             whole_run.drive(ledger, parts, measured=False, say=say)
-        return adopted.last(ledger)
+        return adopted.last_adopted(ledger)
 
 
 def test_while_people_vote_it_improves_in_turns_and_ends_as_if_it_had_not_been_interrupted(
@@ -321,17 +322,17 @@ def test_while_people_vote_it_improves_in_turns_and_ends_as_if_it_had_not_been_i
         shutil.copytree(path.parent, tmp_path / each)
 
     def alone(ledger, improving, vote, move):
-        if adopted.last(ledger):
+        if adopted.last_adopted(ledger):
             raise Leave
         move(math.inf)
         vote()
 
     whole = drive_people(tmp_path / "alone" / path.name, monkeypatch, alone)
     place, killed = tmp_path / "beside" / path.name, tmp_path / "killed"
-    state, waits, opened, served = rounds.state_of(place), [], set(), []
+    state, waits, opened, served = improve_run.state_of(place), [], set(), []
 
     def beside(ledger, improving, vote, move):
-        if adopted.last(ledger):
+        if adopted.last_adopted(ledger):
             raise Leave
         waits.append(improving.at_work)
         if improving.at_work:
@@ -358,12 +359,12 @@ def test_while_people_vote_it_improves_in_turns_and_ends_as_if_it_had_not_been_i
     with Ledger.open(killed / path.name) as ledger:
         row = lease.controller(ledger)
         lease.release(ledger, lease.Lease(row["lease"], row["epoch"], 0))
-    assert len(loop.load(rounds.state_of(killed / path.name))[0].steps) == 1
+    assert len(loop.load(improve_run.state_of(killed / path.name))[0].steps) == 1
     resumed = drive_people(killed / path.name, monkeypatch, alone)
     with szpo.Tuner.resume(tmp_path / "hand" / path.name) as tuner:
         assert tuner.ask() is not None
         with Ledger.open(tuner.path, readonly=True) as ledger:
-            hand = adopted.last(ledger)
+            hand = adopted.last_adopted(ledger)
     for each in (found, resumed, hand):
         same = ("theta_sha256", "began_sha256", "taste_sha256", "seed", "nats", "guards", "score")
         assert [each[name] for name in same] == [whole[name] for name in same]
@@ -380,4 +381,4 @@ def test_without_a_taste_nothing_is_adopted(tmp_path, capsys):
     assert call(["improve", str(path)]) == 1
     assert "show no taste yet" in capsys.readouterr().err
     with Ledger.open(path, readonly=True) as ledger:
-        assert adopted.read(ledger) is None
+        assert adopted.read_adopted(ledger) is None

@@ -10,9 +10,9 @@ import pytest
 
 from szpo import files
 from szpo.cli.app import call
-from szpo.ledger import checkpoint
+from szpo.ledger import connection
 from szpo.ledger.database import Ledger
-from szpo.runs import file_check, machine_check
+from szpo.runs import doctor
 from szpo.voting import lease
 from tests.support.quadratic import new_ledger, settings_of
 
@@ -26,7 +26,7 @@ def path(tmp_path):
 
 
 def found(path):
-    return {check.name: check for check in file_check.examine(path)}
+    return {check.name: check for check in doctor.examine_file(path)}
 
 
 def test_a_sound_run_has_no_trap(path):
@@ -51,7 +51,7 @@ def test_what_can_be_seen_at_once_is_named(path, monkeypatch):
         ledger.record_event("note", "test", {})
     assert "in the future; a clock was set back" in found(path)["times"].text
     usage = type("Usage", (), {"free": 30 * 2**20})
-    monkeypatch.setattr(file_check.shutil, "disk_usage", lambda place: usage)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: usage)
     assert found(path)["disk"].status == "warn"
 
 
@@ -93,7 +93,7 @@ def test_a_long_log_is_named_with_the_one_who_keeps_it(path, monkeypatch):
         assert child.stdout.readline() == b"reading\n"
         with Ledger.open(path) as ledger:
             ledger.record_event("note", "test", {})
-            monkeypatch.setattr(checkpoint, "LOG_ALARM", 1000)
+            monkeypatch.setattr(connection, "LOG_ALARM", 1000)
             check = found(path)["log"]
     finally:
         child.communicate(b"")
@@ -119,9 +119,9 @@ def test_a_stale_lease_is_named(path):
 @pytest.mark.parametrize(
     ("recorded", "words"),
     [
-        ({"numpy": "1.0", "python": machine_check.versions()["python"]}, "numpy 1.0 → "),
+        ({"numpy": "1.0", "python": doctor.versions()["python"]}, "numpy 1.0 → "),
         ({"a-library": "3"}, "a-library 3 → missing"),
-        (machine_check.versions(), "as recorded ("),
+        (doctor.versions(), "as recorded ("),
     ],
 )
 def test_other_libraries_than_the_runs_are_named(tmp_path, recorded, words):
@@ -164,18 +164,18 @@ def test_the_command_looks_at_the_run_it_is_given(path, capsys):
     ],
 )
 def test_threads_follow_what_is_free(share, threads, words, monkeypatch):
-    monkeypatch.setattr(machine_check.os, "cpu_count", lambda: 4)
-    monkeypatch.setattr(machine_check.psutil, "cpu_percent", lambda seconds: share)
+    monkeypatch.setattr(doctor.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(doctor.psutil, "cpu_percent", lambda seconds: share)
     monkeypatch.setattr("torch.get_num_threads", lambda: 4)
     chosen = [4]
     monkeypatch.setattr("torch.set_num_threads", chosen.append)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    look = machine_check.leave_busy_cores.__wrapped__
+    look = doctor.leave_busy_cores.__wrapped__
     assert look() == "" and chosen == [4]  # the user has chosen
     monkeypatch.delenv("OMP_NUM_THREADS")
     said = look()
     assert words in said and bool(said) == bool(words) and chosen[-1] == threads
-    monkeypatch.setattr(machine_check, "load_average", lambda: 5.1)
-    assert machine_check.describe_load() == "at load 5.1 on 4 cores: faster on a free machine"
-    monkeypatch.setattr(machine_check, "load_average", lambda: float("nan"))
-    assert machine_check.describe_load() == ""
+    monkeypatch.setattr(doctor, "load_average", lambda: 5.1)
+    assert doctor.describe_load() == "at load 5.1 on 4 cores: faster on a free machine"
+    monkeypatch.setattr(doctor, "load_average", lambda: float("nan"))
+    assert doctor.describe_load() == ""

@@ -12,19 +12,18 @@ import pytest
 from szpo.cli.app import call
 from szpo.data.prompts import PromptSet
 from szpo.errors import LeaseError
-from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
 from szpo.optim import optimizer
 from szpo.replay import verification
-from szpo.runs import model_process
-from szpo.training import budget, results
-from szpo.training.budget import Limits
+from szpo.runs import budget, driver, status
+from szpo.runs.budget import Limits
 from szpo.types import Answer, Comparison, Prompt, Row
 from szpo.voting import lease, pauses, steps
+from szpo.voting.panel_evaluator import LedgerEvaluator
 from szpo.voting.service import VoteService
-from szpo_ui.web import credentials
+from szpo_ui import credentials
 from tests.support import yard_run
 from tests.support.quadratic import (
     PROMPTS,
@@ -51,7 +50,7 @@ def life(ledger, policy, settings, act, *, until=2, lag=1, said=None):
 
     say = (said if said is not None else []).append
     with lease.hold(ledger) as held:
-        desk = model_process.LeaseHolder(ledger, parts_of(settings, policy, SHOWN), held, act, say)
+        desk = driver.LeaseHolder(ledger, parts_of(settings, policy, SHOWN), held, act, say)
         while True:
             outcome = go(
                 settings, ledger, policy, LedgerEvaluator(VoteService(ledger)),
@@ -188,8 +187,8 @@ def test_an_order_that_cannot_be_done_says_why_once(tmp_path, kind, body, says):
     orders.place_order(ledger, kind, "op", body)
     said = []
     source = parts_of(settings, policy, SHOWN)
-    assert model_process.fulfil(ledger, source, said.append) == 1
-    assert model_process.fulfil(ledger, source, said.append) == 0
+    assert driver.fulfil(ledger, source, said.append) == 1
+    assert driver.fulfil(ledger, source, said.append) == 0
     (order,) = orders.results(ledger)
     assert says in order.error and says in said[-1]
 
@@ -202,7 +201,7 @@ def test_an_engine_that_fails_an_order_does_not_end_the_run(tmp_path):
         raise MemoryError("no room")
 
     plain, policy.rollout = policy.rollout, out_of_memory
-    model_process.fulfil(ledger, parts_of(settings, policy, SHOWN), lambda _: None)
+    driver.fulfil(ledger, parts_of(settings, policy, SHOWN), lambda _: None)
     assert orders.results(ledger)[0].error == "MemoryError: no room"
     policy.rollout = plain
     with pytest.raises(Leave):
@@ -220,11 +219,11 @@ def test_two_processes_fulfil_an_order_once(tmp_path):
         plain = policy.rollout
 
         def overtaken(*arguments, **options):
-            model_process.fulfil(other, rival, lambda _: None)
+            driver.fulfil(other, rival, lambda _: None)
             return plain(*arguments, **options)
 
         policy.rollout = overtaken
-        model_process.fulfil(ledger, parts_of(settings, policy, SHOWN), lambda _: None)
+        driver.fulfil(ledger, parts_of(settings, policy, SHOWN), lambda _: None)
     assert ledger.query("SELECT count(*) AS n FROM comparisons WHERE kind = 'final'")[0]["n"] == 2
     assert len(list(ledger.events("done"))) == 1
 
@@ -272,11 +271,11 @@ def test_who_was_erased_is_not_waited_for(tmp_path):
     steps.store(ledger, epoch, 0, asked, theta_digest(ledger), then_open=True)
     for name in ("ann", "ben"):
         credentials.invite(ledger, "panelist", name)
-    assert model_process.explain_shortage(ledger) is None
+    assert driver.explain_shortage(ledger) is None
     credentials.erase(ledger, "ben", "op")
-    assert "2 votes from the 1 panelists" in model_process.explain_shortage(ledger)
+    assert "2 votes from the 1 panelists" in driver.explain_shortage(ledger)
     credentials.invite(ledger, "panelist", "ben")  # is back
-    assert model_process.explain_shortage(ledger) is None
+    assert driver.explain_shortage(ledger) is None
 
 
 @contextmanager
@@ -309,7 +308,7 @@ def test_it_stays_when_finished_and_fulfils_orders_until_a_signal(tmp_path):
             orders.place_order(ledger, "samples", "ann")
             until(run, "samples")
             assert lease.controller(ledger)["lease"] is not None
-            assert results.read(ledger).state == "finished", "though its process stands by"
+            assert status.read_results(ledger).state == "finished", "though its process stands by"
         os.kill(run.pid, signal.SIGTERM)
         _, rest = run.communicate()
     assert run.returncode == 143, rest

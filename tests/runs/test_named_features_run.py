@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import szpo
-from szpo.analysis import taught
+from szpo.analysis import html_report, model_card, taught
 from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.config.optimizer import record_settings
@@ -22,17 +22,15 @@ from szpo.features import dictionary, own, said
 from szpo.features.own import choose
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
+from szpo.optim import regression
+from szpo.optim.all_votes import fit_votes
 from szpo.optim.named_features import NamedFeatures, directions, members
-from szpo.optim.rules import regression
-from szpo.optim.rules.all_votes import fit_votes
-from szpo.policies import subspace_cache
+from szpo.policies import subspace_setup
 from szpo.policies.subspaces import FEATURE_MAP
 from szpo.replay import verification
 from szpo.replay.replay import fold, replay_state
-from szpo.reports import html_report, model_card
-from szpo.runs import assemble, driver
-from szpo.training import budget, controller
-from szpo.voting import pauses, set_aside, shown_features, step_inputs
+from szpo.runs import assemble, budget, controller, driver
+from szpo.voting import pauses, shown_features, step_record, withdrawals
 from tests.support import folder_run
 from tests.support.tampering import change_event, failure_of, forge, rewrite
 
@@ -95,7 +93,7 @@ def test_each_step_records_what_its_texts_differ_in_and_all_is_recomputed(finish
         assert named is not None and named.dictionary == dictionary.digest()
         assert set(named.names) <= set(dictionary.BY_NAME)
         for step in range(2):
-            inputs = step_inputs.read(ledger, settings, step)
+            inputs = step_record.read_inputs(ledger, settings, step)
             entries = shown_features.entries_of(named)
             mine = shown_features.differences_of(named, ledger.comparisons(step), entries)
             assert inputs.text_differences is not None and inputs.scores is not None
@@ -201,11 +199,11 @@ def test_an_order_holds_from_the_next_update_in_replay_too_and_stands_on_the_car
     assert call(["not-about", run, name, "--take-back"]) == 2
     assert call(["not-about", run, name]) == 0
     with Ledger.open(run) as ledger:
-        (order,) = set_aside.not_about_orders(ledger)
+        (order,) = withdrawals.not_about_orders(ledger)
         assert (order.step, order.on) == (0, True)
-        own = set_aside.read(ledger, named, 0)
+        own = withdrawals.read_set_aside(ledger, named, 0)
         assert own == members(named, name)
-        assert set_aside.in_force(ledger).keys() == {order.group}
+        assert withdrawals.in_force(ledger).keys() == {order.group}
     with szpo.Tuner.resume(run) as tuner:
         pauses.unpause(tuner._ledger, "test")
         parts = replace(tuner._parts, config=_inside(tuner._parts.config))
@@ -218,7 +216,9 @@ def test_an_order_holds_from_the_next_update_in_replay_too_and_stands_on_the_car
         assert f"besides {order.group}" in str(tuner.taught())
     assert call(["not-about", run, name, "--take-back"]) == 2  # no step is left for it
     with Ledger.open(run) as ledger:
-        ledger.record_event(set_aside.EVENT, "x", {"group": order.group, "step": 1, "on": False})
+        ledger.record_event(
+            withdrawals.SET_ASIDE, "x", {"group": order.group, "step": 1, "on": False}
+        )
         failure = verification.verify(ledger).failure
     assert failure is not None and "names a step that was over" in str(failure)
 
@@ -279,7 +279,7 @@ def test_a_run_without_coordinates_counts_own_features_and_runs_none_from_its_re
         entries = shown_features.entries_of(named, mine)
         assert list(entries) == list(named.names)
         found = shown_features.differences_of(named, ledger.comparisons(1), entries)
-        inputs = step_inputs.read(ledger, settings, 1)
+        inputs = step_record.read_inputs(ledger, settings, 1)
         np.testing.assert_array_equal(inputs.text_differences, found)
         assert found[..., [named.names.index(name) for name in mine]].any()
     needs_features()
@@ -306,7 +306,7 @@ def test_words_of_the_settings_are_in_the_recorded_prior_and_change_no_set_up():
     assert "said" not in record_settings(without)["features"]
     told = said.read(["no commas; zesty"], named.names).told
     assert assemble.describe_words(config, named, ()) == told and len(told) == 2
-    keys = [subspace_cache.setup_key(each, "0", "fp32", ()) for each in (config, plain)]
+    keys = [subspace_setup.setup_key(each, "0", "fp32", ()) for each in (config, plain)]
     assert keys[0] == keys[1]
 
 

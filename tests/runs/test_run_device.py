@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from szpo.cli.app import call
-from szpo.generation.flat_engine import FlatEngine
 from szpo.ledger.database import Ledger
 from szpo.models import devices
+from szpo.models.engines import FlatEngine
 from szpo.replay import verification
-from szpo.runs import assemble, run_device
+from szpo.runs import assemble, run_engine
 from tests.support import folder_run
 
 
@@ -18,7 +18,7 @@ def path(tmp_path):
 
 
 def pretend_it_ran_on(monkeypatch: pytest.MonkeyPatch, device: str, model: str | None) -> None:
-    monkeypatch.setattr(run_device, "read_device", lambda ledger: (device, model))
+    monkeypatch.setattr(run_engine, "read_device", lambda ledger: (device, model))
 
 
 @pytest.mark.full
@@ -27,7 +27,7 @@ def test_auto_is_resolved_when_the_run_is_created(path):
         stored = ledger.spec["config"]["model"]
         assert stored["device"] in ("cpu", "cuda", "mps") and stored["dtype"] == "fp32"
         assert ledger.spec["base"]["hardware"] == devices.hardware(stored["device"])
-        assert run_device.read_device(ledger) == (stored["device"], devices.hardware("cpu"))
+        assert run_engine.read_device(ledger) == (stored["device"], devices.hardware("cpu"))
 
 
 @pytest.mark.full
@@ -51,9 +51,9 @@ def test_who_names_a_device_goes_on_there_and_the_ledger_says_so(path, monkeypat
         pretend_it_ran_on(patch, "cuda:99", "Some GPU")
         assert call(["run", "--resume", str(path), "--device", "cpu"]) == 0
     with Ledger.open(path, readonly=True) as ledger:
-        moves = [event["body"] for event in ledger.events(run_device.DEVICE_CHANGED)]
+        moves = [event["body"] for event in ledger.events(run_engine.DEVICE_CHANGED)]
         assert moves == [{"device": "cpu", "hardware": None}]
-        assert run_device.read_device(ledger) == ("cpu", None)
+        assert run_engine.read_device(ledger) == ("cpu", None)
         assert verification.verify(ledger).ok
     assert call(["run", "--resume", str(path)]) == 0  # from now on it is the run's own
 

@@ -14,10 +14,9 @@ import pytest
 from szpo import plugins
 from szpo.config import settings_file
 from szpo.errors import UsageError
-from szpo.runs import trackers
-from szpo.runs.callbacks import EachStep, RunFacts, as_callback, read_facts
-from szpo.runs.trackers import read_scalars
-from szpo.voting.step_report import Outcome, StepReport
+from szpo.runs import callbacks
+from szpo.runs.callbacks import EachStep, RunFacts, as_callback, read_facts, read_scalars
+from szpo.voting.step_record import Outcome, StepReport
 
 FACTS = RunFacts("0123abcd", "mine", {"optimizer.D": 4, "optimizer.rule": "known"})
 SECRET = "Ann Smith <ann@example.org>"
@@ -45,7 +44,7 @@ def follow(kind: str, folder: Path) -> None:
     lines: list[str] = []
     steps = [STEP, replace(STEP, step=1, total_votes=16, kl=float("nan"))]
     for life in [steps] if kind == "wandb" else [steps[:1], steps[1:]]:
-        (tracker,) = trackers.open_tracker(kind, folder, lines.append)
+        (tracker,) = callbacks.open_tracker(kind, folder, lines.append)
         tracker.begin(FACTS)
         for step in life:
             tracker.after_step(step)
@@ -136,11 +135,11 @@ def test_wandb_sends_only_where_its_own_variable_says_so(tmp_path, monkeypatch):
     begun = []
     library = SimpleNamespace(init=lambda **given: begun.append(given), Settings=dict)
     monkeypatch.setitem(sys.modules, "wandb", library)
-    trackers.WandbTracker(tmp_path).begin(FACTS)
+    callbacks.WandbTracker(tmp_path).begin(FACTS)
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("WANDB_BASE_URL", "https://api.wandb.ai")
     monkeypatch.setenv("WANDB_PROJECT", "mine")
-    trackers.WandbTracker(tmp_path).begin(FACTS)
+    callbacks.WandbTracker(tmp_path).begin(FACTS)
     assert [(one["mode"], one["project"], one["resume"]) for one in begun] == [
         ("offline", "szpo", None), ("online", "mine", "allow")
     ]  # fmt: skip
@@ -158,7 +157,7 @@ def test_a_tracker_that_fails_ends_no_run():
             raise AssertionError("it is called no more")
 
     lines = []
-    tracker = trackers.NeverFatal(Broken(), "mine", lines.append)
+    tracker = callbacks.NeverFatal(Broken(), "mine", lines.append)
     tracker.begin(FACTS)
     tracker.after_step(STEP)
     tracker.after_step(STEP)
@@ -177,24 +176,24 @@ def test_an_own_tracker_is_found_by_its_entry_point(tmp_path, monkeypatch):
 
     entry = SimpleNamespace(name="own", load=lambda: own)
     monkeypatch.setattr(
-        plugins, "entry_points", lambda group: [entry] if group == trackers.GROUP else []
+        plugins, "entry_points", lambda group: [entry] if group == callbacks.GROUP else []
     )
-    trackers.check("own")
-    (tracker,) = trackers.open_tracker("own", tmp_path, print)
+    callbacks.check_tracker("own")
+    (tracker,) = callbacks.open_tracker("own", tmp_path, print)
     tracker.after_step(STEP)
     assert seen == [0]
     entry.load = lambda: lambda place: object()
     with pytest.raises(UsageError, match="it must have begin, after_step and end"):
-        trackers.open_tracker("own", tmp_path, print)
+        callbacks.open_tracker("own", tmp_path, print)
     with pytest.raises(UsageError, match='no tracker "tensorbord"; there are: tensorboard'):
-        trackers.check("tensorbord")
-    assert trackers.open_tracker(None, tmp_path, print) == ()
+        callbacks.check_tracker("tensorbord")
+    assert callbacks.open_tracker(None, tmp_path, print) == ()
 
 
 def test_a_missing_library_is_named_with_its_extra(monkeypatch):
-    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    monkeypatch.setattr(callbacks, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"needs mlflow: pip install -e '\.\[mlflow\]'"):
-        trackers.check("mlflow")
+        callbacks.check_tracker("mlflow")
 
 
 def test_settings_with_texts_contacts_or_addresses_are_not_sent():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from szpo.types import Answer, Prompt
-from szpo_simulators.panels import asked, text_rewards
+from szpo_simulators.panels import text_rewards
 from szpo_simulators.panels.tastes import TASTES
 
 TEXTS = (
@@ -22,29 +22,33 @@ PROMPTS = (Prompt.user("What is rain?"), Prompt.user("How is the sea?"))
     "words", ["sentiment", "no comma", "fewer commas", "more questions", "warm", "length:12"]
 )
 def test_what_a_person_asks_for_is_a_reward(words: str) -> None:
-    liked = text_rewards.parse(asked.find(words))
+    liked = text_rewards.parse(text_rewards.find_asked(words))
     assert math.isfinite(liked.score(PROMPTS[0], Answer(TEXTS[0][0])))
 
 
 def test_every_taste_by_its_own_name_and_fewer_is_the_other_sign_of_more() -> None:
-    assert [asked.find(name) for name in TASTES] == [f"taste:{name}" for name in TASTES]
-    more, fewer = (text_rewards.parse(asked.find(f"{how} commas")) for how in ("more", "fewer"))
+    assert [text_rewards.find_asked(name) for name in TASTES] == [
+        f"taste:{name}" for name in TASTES
+    ]
+    more, fewer = (
+        text_rewards.parse(text_rewards.find_asked(f"{how} commas")) for how in ("more", "fewer")
+    )
     answer = Answer(TEXTS[0][0])
     assert more.score(PROMPTS[0], answer) == -fewer.score(PROMPTS[0], answer) > 0
 
 
 def test_the_nearest_entry_is_the_taste_where_it_is_one_and_is_said_not_to_be_elsewhere() -> None:
     none = np.array([[float("," not in text) for text in row] for row in TEXTS])
-    found = asked.find_nearest(PROMPTS, TEXTS, none)
+    found = text_rewards.find_nearest(PROMPTS, TEXTS, none)
     assert found is not None and found[1] == pytest.approx(1)
-    assert asked.describe_nearest(*found) == (
+    assert text_rewards.describe_nearest(*found) == (
         "this taste is an entry of the dictionary: more answers without a comma"
     )
     odd = np.array([[0.0, 1.0, 0.3], [0.2, 0.0, 0.9]])
-    other = asked.find_nearest(PROMPTS, TEXTS, odd)
-    assert other is not None and other[1] < asked.SAME
-    assert asked.describe_nearest(*other).startswith(
+    other = text_rewards.find_nearest(PROMPTS, TEXTS, odd)
+    assert other is not None and other[1] < text_rewards.SAME
+    assert text_rewards.describe_nearest(*other).startswith(
         "no entry of the dictionary is this taste; the nearest is "
     )
     # A level of a prompt is no taste: it cannot be learned from votes on the same prompts.
-    assert asked.find_nearest(PROMPTS, TEXTS, np.array([[1.0] * 3, [5.0] * 3])) is None
+    assert text_rewards.find_nearest(PROMPTS, TEXTS, np.array([[1.0] * 3, [5.0] * 3])) is None

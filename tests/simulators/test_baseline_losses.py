@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import minimize
 
 from szpo.baselines.advantages import gae, returns_to_go
-from szpo_simulators.worlds import dpo, ppo, rlhf, tables, true_reward
+from szpo_simulators.worlds import gridworld, rivals
 
 MOVES, CELLS = 3, 4
 D = MOVES * CELLS
@@ -19,7 +19,7 @@ def draw():
 def pairs(draw, runs=2, n=30, horizon=6):
     """Differences of counts (S, n, d), shares won (S, n) and logits (S, d)."""
     index = draw.integers(0, D, (2, runs, n, horizon))
-    x = tables.sum_by_index(index[0], D) - tables.sum_by_index(index[1], D)
+    x = gridworld.sum_by_index(index[0], D) - gridworld.sum_by_index(index[1], D)
     return x, draw.random((runs, n)), draw.normal(size=(runs, D))
 
 
@@ -39,16 +39,16 @@ def test_dpo_pulls_along_the_gradient_of_its_loss(draw):
     reference = draw.normal(size=theta.shape)
 
     def loss(t):
-        ratio = tables.log_policy(t, MOVES) - tables.log_policy(reference, MOVES)
+        ratio = gridworld.log_policy(t, MOVES) - gridworld.log_policy(reference, MOVES)
         m = 0.4 * np.einsum("snd,sd->sn", x, ratio)
         return (won * np.logaddexp(0, -m) + (1 - won) * np.logaddexp(0, m)).mean(-1)
 
-    slope = dpo.gradient(theta, reference, x, won, beta=0.4, moves=MOVES)
+    slope = rivals.dpo_gradient(theta, reference, x, won, beta=0.4, moves=MOVES)
     assert slope == pytest.approx(differences(loss, theta), abs=1e-7)
     # One cell, π = (.8, .2), π_ref uniform, plus took move 0, minus move 1: m = ln 4, and
     # 2 (σ(2 ln 4) − 1) = −2/17 of slope on each log-probability, less the mean under π.
     theta, x = np.log([[0.8, 0.2]]), np.array([[[1.0, -1.0]]])
-    one = dpo.gradient(theta, np.zeros((1, 2)), x, np.ones((1, 1)), beta=2.0, moves=2)
+    one = rivals.dpo_gradient(theta, np.zeros((1, 2)), x, np.ones((1, 1)), beta=2.0, moves=2)
     assert one == pytest.approx(np.array([[-2 / 17, 2 / 17]]))
 
 
@@ -59,14 +59,14 @@ def test_the_clipped_gradient_in_a_table_is_that_of_the_objective_over_steps(dra
     advantage = draw.normal(size=index.shape)
 
     def objective(t):
-        log_ratio = tables.log_policy(t, MOVES) - tables.log_policy(old, MOVES)
+        log_ratio = gridworld.log_policy(t, MOVES) - gridworld.log_policy(old, MOVES)
         taken = np.take_along_axis(log_ratio, index.reshape(2, -1), -1).reshape(index.shape)
         ratio = np.exp(taken)
         clipped = np.clip(ratio, 0.8, 1.2) * advantage
         return np.minimum(ratio * advantage, clipped).sum((1, 2)) / 5
 
-    up, down = ppo.sum_advantages(index, advantage, D)
-    slope = ppo.gradient(theta, old, up, down, clip=0.2, moves=MOVES)
+    up, down = rivals.sum_advantages(index, advantage, D)
+    slope = rivals.ppo_gradient(theta, old, up, down, clip=0.2, moves=MOVES)
     assert slope == pytest.approx(differences(objective, theta), abs=1e-7)
 
 
@@ -75,11 +75,11 @@ def test_reinforce_is_the_gradient_of_weighted_log_probability(draw):
     index, advantage = draw.integers(0, D, (2, 9, 5)), draw.normal(size=(2, 9, 5))
 
     def value(t):
-        logs = tables.log_policy(t, MOVES)
+        logs = gridworld.log_policy(t, MOVES)
         taken = np.take_along_axis(logs[:, None, :], index.reshape(2, 1, -1), axis=-1)
         return (taken.reshape(index.shape) * advantage).sum((1, 2)) / 9
 
-    found = true_reward.gradient(theta, index, advantage, moves=MOVES)
+    found = rivals.true_gradient(theta, index, advantage, moves=MOVES)
     assert found == pytest.approx(differences(value, theta), abs=1e-7)
 
 
@@ -96,7 +96,7 @@ def test_advantages_at_both_ends_of_lambda(draw):
 
 def test_the_fit_is_the_minimum_and_finite_for_separable_votes(draw):
     x, won, _ = pairs(draw, n=60)
-    found = rlhf.fit_reward(x, won, 0.05)
+    found = rivals.fit_reward(x, won, 0.05)
     for run in range(2):
 
         def loss(w, run=run):
@@ -106,6 +106,6 @@ def test_the_fit_is_the_minimum_and_finite_for_separable_votes(draw):
         best = minimize(loss, np.zeros(D), method="BFGS", options={"gtol": 1e-8})
         assert found[run] == pytest.approx(best.x, abs=1e-6)
     x = np.ones((1, 20, 1))
-    found = rlhf.fit_reward(x, np.ones((1, 20)), 1e-3)
+    found = rivals.fit_reward(x, np.ones((1, 20)), 1e-3)
     # 0 = −σ(−w) + w/1000: w = 5.24
     assert found[0, 0] == pytest.approx(5.2446, abs=1e-3)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from szpo.errors import UsageError
-from szpo.judges.backends import Reply
-from szpo_simulators.bench import contest, gridworld
-from szpo_simulators.bench import judge as bench
-from szpo_simulators.bench.judge import FORMS, tasks
-from szpo_simulators.panels.verifiers import verifier
+from szpo.judges.prompting import Reply
+from szpo_simulators import gridworld
+from szpo_simulators import judge as bench
+from szpo_simulators.judge import FORMS, tasks
+from szpo_simulators.panels.text_features import verifier
 from szpo_simulators.study import seed_range
 from tests.support.judging import Scripted, judge, places
 
@@ -22,8 +22,8 @@ TINY = {"world": "courier", "budget": 12, "D": 1, "sharpness": 1.0, "seeds": [3,
 def test_a_cell_spends_its_budget_and_reads_2_d_walks_a_vote(name, D):
     fixed, grid = gridworld.GRIDS[name]
     cheap = {"batches": 1} if fixed["method"] == "rm-ppo" else {}
-    asked = {**TINY, **fixed, **contest.combinations(grid)[0], **cheap, "D": D}
-    found = contest.work({**asked, "budget": 48})
+    asked = {**TINY, **fixed, **gridworld.combinations(grid)[0], **cheap, "D": D}
+    found = gridworld.work({**asked, "budget": 48})
     assert found["votes"][-1] == 48 and found["answers"][-1] == 96 * D
     assert len(found["values"]) == 2 and len(found["curve"]) == len(found["votes"])
     assert found["curve"][-1]["mean"] == pytest.approx(np.mean(found["values"]))
@@ -55,7 +55,7 @@ def test_a_difference_is_decided_seed_by_seed():
 def test_a_well_specified_reward_model_needs_few_votes():
     """C10: 1,000 votes and a planner come near the optimum, 7.55 (7.12 in another's count)."""
     asked = {"method": "rm-plan", "world": "dense", "ridge": 0.002, "seeds": seed_range(20)}
-    few, many = (np.mean(contest.work({**asked, "budget": n})["values"]) for n in (100, 1000))
+    few, many = (np.mean(gridworld.work({**asked, "budget": n})["values"]) for n in (100, 1000))
     assert 5.5 < few < many - 0.2 and 6.5 < many < 7.4
 
 

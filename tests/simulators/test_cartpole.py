@@ -13,8 +13,18 @@ from szpo.policies.protocol import check_policy
 from szpo.seeds import derive
 from szpo.types import Answer, Floats, Prompt, Shift, Update
 from szpo_simulators.panels.text_rewards import parse
-from szpo_simulators.worlds.balancing import CartPolePolicy, begin, count_moves, prompts
-from szpo_simulators.worlds.cartpole import HORIZON, NOTEBOOK, CartPole, Network, play, start
+from szpo_simulators.worlds.cartpole import (
+    HORIZON,
+    NOTEBOOK,
+    CartPole,
+    CartPolePolicy,
+    Network,
+    begin,
+    count_moves,
+    play,
+    prompts,
+    start,
+)
 from szpo_simulators.worlds.world import draws, uniforms
 
 KEEN = np.array([0.0, 0.5, 8.0, 10.0, 0.0])

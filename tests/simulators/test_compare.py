@@ -22,15 +22,15 @@ from rich.console import Console
 from szpo.baselines.asking import JudgesAsk, Survey, ask_round
 from szpo.baselines.costs import Meter
 from szpo.baselines.reward_model import scale_reward
-from szpo.baselines.validation import require_finite
+from szpo.baselines.trainer import require_finite
 from szpo.data.pairs import Pair
 from szpo.errors import RunError, UsageError
 from szpo.ledger.database import Ledger
-from szpo.training import results as of_ledger
+from szpo.runs import status as of_ledger
 from szpo.types import Answer, Prompt, Row
+from szpo_simulators import cells, compare, start, summary
+from szpo_simulators import plan as plans
 from szpo_simulators import store as stores
-from szpo_simulators.compare import cells, checkpoints, command, methods, start, summary
-from szpo_simulators.compare import plan as plans
 from szpo_simulators.panels import heldout
 from szpo_simulators.panels import panel as panels
 from szpo_simulators.panels.heldout import Measurement
@@ -38,7 +38,7 @@ from szpo_simulators.store import Cell, Store, write_record
 from tests.support import yard_run
 from tests.support.quadratic import new_ledger, settings_of
 
-compare_command = partial(command.command, standalone_mode=False)
+compare_command = partial(compare.command, standalone_mode=False)
 
 QUIET = Console(quiet=True)
 METHOD = 'method = "regression"'
@@ -193,9 +193,9 @@ class Parrot:
 
 def test_points_lie_at_shares_and_a_learned_reward_stands_beside():
     base = measured(np.full((4, 2), 0.1))
-    yardstick = checkpoints.Yardstick(PROMPTS, 2, 0, lambda p, a: len(a.text) / 10, base)
-    course = checkpoints.Checkpoints(
-        yardstick, checkpoints.even_shares(2), proxy=lambda p, answers: [7.0] * len(answers)
+    yardstick = start.Yardstick(PROMPTS, 2, 0, lambda p, a: len(a.text) / 10, base)
+    course = start.Checkpoints(
+        yardstick, start.even_shares(2), proxy=lambda p, answers: [7.0] * len(answers)
     )
     for share, text in ((0.25, "x"), (0.5, "xxxx"), (0.75, "y"), (1.0, "xxxxxxxx")):
         course.record(Parrot(text), share, {"votes": 8, "answers_read": 64, "tokens": 10})
@@ -294,7 +294,7 @@ def test_runs_are_compared_by_their_ledgers(tmp_path, monkeypatch, capsys):
     first, second = json.loads(capsys.readouterr().out)
     for found, path in ((first, one), (second, two)):
         with Ledger.open(path, readonly=True) as ledger:
-            total = of_ledger.read(ledger)
+            total = of_ledger.read_results(ledger)
         assert (found["votes"], found["answers_read"]) == (total.votes, total.answers_read)
         curve = found["curves"]["better"]
         assert curve[-1][:2] == [total.votes, total.answers_read]
@@ -440,7 +440,7 @@ def test_what_cannot_go_on_is_a_result_with_one_line(quick, ran, monkeypatch):
     def diverges(*some, **more):
         require_finite({"loss": float("nan")}, "dpo", 2)
 
-    monkeypatch.setitem(methods.RUNNERS, "dpo", methods.make_offline(diverges, "dpo"))
+    monkeypatch.setitem(cells.RUNNERS, "dpo", cells.make_offline(diverges, "dpo"))
     found = cells.run_cell(spec, ran.folder, "diverges", lambda share: None)
     assert "loss is nan at step 2: training diverged" in found["stopped"]
 
@@ -456,8 +456,8 @@ def test_measure_scores_every_answer_skips_empty_ones_in_fluency_and_comes_back_
     assert found.logprob == pytest.approx(-(3 + 3 + 2) / 3)
     assert (found.kl, found.kl_stderr, found.tokens) == (1.5, 0.25, 1.5)
     assert (found.margin, found.others) == (None, 0)  # a policy that reads no other prompt
-    stored = json.loads(json.dumps(checkpoints.measurement_to_json(found)))
-    again = checkpoints.measurement_from_json(stored)
+    stored = json.loads(json.dumps(start.measurement_to_json(found)))
+    again = start.measurement_from_json(stored)
     assert np.array_equal(found.rewards, again.rewards)
     assert again.texts == found.texts and again.logprob == found.logprob
 
@@ -553,7 +553,7 @@ def test_a_cell_is_measured_where_its_ledger_recommends(quick, ran):
     assert len(found["rows"][0]["by_prompt"]) == 8
     assert np.mean(found["rows"][1]["by_prompt"]) == pytest.approx(found["rows"][1]["gain"])
     with Ledger.open(next(ran.folder.glob("ledgers/*.db")), readonly=True) as ledger:
-        facts = of_ledger.read(ledger).table
+        facts = of_ledger.read_results(ledger).table
         beta = ledger.spec["config"]["panel"]["beta"]
     one = plans.cell(quick, quick.groups[0], 0).spec  # its panel is that of batches of eight
     fitted = start.load(one, ran.folder)[1]
@@ -574,7 +574,7 @@ def test_a_run_is_charged_for_what_its_host_wrote_apart_from_its_setup(quick, ra
 
 @pytest.mark.full
 def test_what_is_finished_is_shown_under_either_name(quick, ran, capsys):
-    found = command.frontier(quick=True, show=True, folder=ran.folder, only=["A"])
+    found = compare.frontier(quick=True, show=True, folder=ran.folder, only=["A"])
     assert [line["checkpoint"] for line in found["lines"][:2]] == [8, 16]
     assert found["unfinished"] == ["unfinished: sentiment-regression has 1 of 2 seeds"]
     words = ["--preset", "quick", "--show", "--only", "A", "--json", "--folder", str(ran.folder)]
@@ -597,7 +597,7 @@ def test_a_killed_cell_goes_on_and_measures_only_what_is_left(quick, ran, monkey
     one = plans.cell(quick, quick.groups[0], 0)
     path = cells.ledger_path(ran.folder, one.name)
     with Ledger.open(path, readonly=True) as ledger:
-        head = of_ledger.read(ledger).head
+        head = of_ledger.read_results(ledger).head
     first = ran.read(one)["rows"]
     (ran.folder / "rows" / one.name / "16.json").unlink()
     measured = []
@@ -615,7 +615,7 @@ def test_a_killed_cell_goes_on_and_measures_only_what_is_left(quick, ran, monkey
         [r[f] for f in figures] for r in first
     ]
     with Ledger.open(path, readonly=True) as ledger:
-        assert of_ledger.read(ledger).head == head
+        assert of_ledger.read_results(ledger).head == head
 
 
 @pytest.mark.full

@@ -12,17 +12,16 @@ from typing import Any
 
 import pytest
 
-from szpo.analysis import taught
+from szpo.analysis import html_report, taught
+from szpo.analysis.model_card import Weights, model_card
 from szpo.cli.app import call
 from szpo.config.schema import Config
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
 from szpo.policies import text_guards
-from szpo.reports import html_report
-from szpo.reports.model_card import Weights, model_card
 from szpo.types import Detail
 from szpo_simulators import demo
-from szpo_simulators.panels import asked
+from szpo_simulators.panels import text_rewards
 from tests.support import folder_run
 from tests.support.quadratic import new_ledger, settings_of
 
@@ -87,7 +86,7 @@ def test_a_lost_topic_alone_does_not_fail_the_demo() -> None:
 
 
 def test_the_last_lines_never_deny_each_other() -> None:
-    entry, path = f"{asked.IS_ENTRY}: more positive in tone", Path("demo-0.db")
+    entry, path = f"{text_rewards.IS_ENTRY}: more positive in tone", Path("demo-0.db")
     unexplained = f"40 votes: {taught.UNEXPLAINED} (95 % for none)"
     told = demo._describe_taste(entry, unexplained, path)
     assert told[0] == entry and told[1].startswith("not found yet") and str(path) in told[1]

@@ -11,16 +11,15 @@ import pytest
 from scipy.special import ndtr, ndtri
 
 from szpo.errors import UsageError
-from szpo.evaluators import panel_evaluator
-from szpo.evaluators.checks import check_judge
-from szpo.evaluators.panel_factory import StartingPolicy
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from szpo.seeds import derive, uniform
 from szpo.types import Answer, Comparison, Prompt, Row
-from szpo_simulators.panels.flaws import members, read
+from szpo.voting import panel_evaluator
+from szpo.voting.evaluator import check_judge
+from szpo.voting.panel_factory import StartingPolicy
 from szpo_simulators.panels.panel import SimulatedPanel, build, from_spec
-from szpo_simulators.panels.raters import Rater, law
+from szpo_simulators.panels.raters import Rater, law, members, read_flaws
 from szpo_simulators.panels.simulate import panel_of
 from tests.support import yard_run
 from tests.support.cases import case
@@ -117,7 +116,7 @@ def test_a_wrong_line_gets_one_line():
     }
     for line, words in cases.items():
         with case(line), pytest.raises(UsageError, match=rf"\A[^\n]*{words}[^\n]*\Z"):
-            read(line)
+            read_flaws(line)
 
 
 def test_members_come_in_their_order():

@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from scipy.special import ndtri
 
 from szpo.errors import UsageError
-from szpo.evaluators.panel_factory import StartingPolicy
 from szpo.seeds import derive, uniform
 from szpo.types import Answer, Comparison, Floats, Prompt, Row
-from szpo_simulators.panels import mtbench, panel
-from szpo_simulators.panels.flaws import members
+from szpo.voting.panel_factory import StartingPolicy
+from szpo_simulators.panels import panel, raters
 from szpo_simulators.panels.panel import (
     PANELS,
     agreement,
@@ -26,7 +25,7 @@ from szpo_simulators.panels.panel import (
     calibrate,
     from_spec,
 )
-from szpo_simulators.panels.raters import Rater, SimulatedJudge, item_effects, law, pick
+from szpo_simulators.panels.raters import Rater, SimulatedJudge, item_effects, law, members, pick
 
 
 def base_rewards(prompts: int = 64, samples: int = 8) -> Floats:
@@ -244,7 +243,7 @@ def test_item_effects_are_standard_normal_and_shift_x_and_the_tie_rate_of_all_ra
     assert law(rater, 1.0, False, effects) == pytest.approx(expected[[1, 0, 2]])
 
 
-COMMITTED = mtbench.load_committed()
+COMMITTED = raters.load_mtbench()
 
 
 def test_the_panel_itself_votes_with_these_statistics():

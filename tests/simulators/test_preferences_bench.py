@@ -7,8 +7,8 @@ import pytest
 from scipy import special
 
 from szpo.errors import UsageError
-from szpo_simulators.bench import preferences
-from szpo_simulators.bench.preferences import DICTIONARY, LIKELY, PRIORS, SCORES, WORDS, Judged
+from szpo_simulators import preferences
+from szpo_simulators.preferences import DICTIONARY, LIKELY, PRIORS, SCORES, WORDS, Judged
 from szpo_simulators.study import REPORTED
 
 PROMPTS, ANSWERS, K = 120, 5, 6

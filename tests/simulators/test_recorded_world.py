@@ -6,12 +6,12 @@ import math
 import numpy as np
 import pytest
 
+from szpo.optim.informative import NOISE
 from szpo.optim.named_features import NamedFeatures
-from szpo.optim.posterior_directions import NOISE
 from szpo.optim.sparse_prior import SparsePrior
 from szpo.types import FEATURE_GRID
-from szpo_simulators.bench import surrogate
-from szpo_simulators.bench.surrogate import Plan, Recorded, recommend, run
+from szpo_simulators import surrogate
+from szpo_simulators.surrogate import Plan, Recorded, recommend, run
 
 K = 8
 

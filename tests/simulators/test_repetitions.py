@@ -9,14 +9,13 @@ from szpo.optim import optimizer, parameters
 from szpo.optim.parameters import Space
 from szpo.seeds import derive
 from szpo.types import Tally
-from szpo_simulators.bench import contest
-from szpo_simulators.worlds import dpo, oracle, ppo, repetitions, rlhf, true_reward, walks
+from szpo_simulators.gridworld import value
+from szpo_simulators.worlds import repetitions, rivals
 from szpo_simulators.worlds.cartpole import CartPole, Network
-from szpo_simulators.worlds.curves import trace_walks
-from szpo_simulators.worlds.gridworld import DENSE, Courier, GridWorld
-from szpo_simulators.worlds.oracle import LinkPanel
+from szpo_simulators.worlds.gridworld import DENSE, Courier, GridWorld, ask
+from szpo_simulators.worlds.rivals import trace_walks
 from szpo_simulators.worlds.track import TRUTH
-from szpo_simulators.worlds.world import uniforms
+from szpo_simulators.worlds.world import LinkPanel, draw_coins, uniforms
 
 WORLD = GridWorld(size=3, horizon=5)
 
@@ -54,13 +53,15 @@ def test_the_courier_delivers_what_a_walk_read_by_hand_says_and_by_memory_more_t
 def test_a_reward_by_cell_followed_to_the_end_delivers_less_than_the_start():
     """1.86 deliveries before; after PPO on what 1,500 votes taught, it waits at the door."""
     world = Courier()
-    curve = rlhf.train(world, [1, 2], 1500, ppo.Recipe(40), panel=LinkPanel(beta=1.15))
+    curve = rivals.train_rlhf(
+        world, [1, 2], 1500, rivals.PpoRecipe(40), panel=LinkPanel(beta=1.15)
+    )
     assert (curve.values[:, -1] < 0.5).all()
 
 
 def test_same_seeds_give_the_same_curve_in_any_company():
-    both = dpo.train(SMALL, [4, 9], 12, rounds=3, rows=2, panel=LinkPanel())
-    alone = dpo.train(SMALL, [9], 12, rounds=3, rows=2, panel=LinkPanel())
+    both = rivals.train_dpo(SMALL, [4, 9], 12, rounds=3, rows=2, panel=LinkPanel())
+    alone = rivals.train_dpo(SMALL, [9], 12, rounds=3, rows=2, panel=LinkPanel())
     assert both.values[1] == pytest.approx(alone.values[0], abs=1e-12)
     assert both.votes == (4, 8, 12) and both.answers == (16, 32, 48)
 
@@ -68,10 +69,10 @@ def test_same_seeds_give_the_same_curve_in_any_company():
 @pytest.mark.parametrize(
     "train",
     [
-        lambda s: dpo.train(SMALL, s, 400, rounds=20, panel=LinkPanel(beta=3)),
-        lambda s: rlhf.train(SMALL, s, 400, ppo.Recipe(20), panel=LinkPanel()),
-        lambda s: trace_walks(SMALL, true_reward.reinforce(SMALL, s), [60], 32),
-        lambda s: trace_walks(SMALL, true_reward.evolve(SMALL, s), [60], 32),
+        lambda s: rivals.train_dpo(SMALL, s, 400, rounds=20, panel=LinkPanel(beta=3)),
+        lambda s: rivals.train_rlhf(SMALL, s, 400, rivals.PpoRecipe(20), panel=LinkPanel()),
+        lambda s: trace_walks(SMALL, rivals.reinforce(SMALL, s), [60], 32),
+        lambda s: trace_walks(SMALL, rivals.evolve(SMALL, s), [60], 32),
     ],
     ids=["online DPO", "reward model and PPO", "REINFORCE", "evolution strategies"],
 )
@@ -81,15 +82,15 @@ def test_each_climbs_most_of_the_way_on_a_small_grid(train):
 
 
 def test_a_plan_on_the_true_reward_is_the_optimum_and_on_a_reversed_one_the_worst():
-    right = contest.value(DENSE, DENSE.cell_rewards[None])
+    right = value(DENSE, DENSE.cell_rewards[None])
     assert right[0] == pytest.approx(DENSE.optimum())
-    assert contest.value(DENSE, -DENSE.cell_rewards[None])[0] < DENSE.value(np.zeros((1, 100)))[0]
+    assert value(DENSE, -DENSE.cell_rewards[None])[0] < DENSE.value(np.zeros((1, 100)))[0]
 
 
 def test_votes_on_a_well_specified_reward_come_back_as_its_weights():
     theta = np.zeros((2, 16))
-    x, won = walks.ask(SMALL, theta, [1, 2], 0, 8000, kind="cells", rows=1, panel=LinkPanel())
-    w = rlhf.fit_reward(x, won, 1e-6)
+    x, won = ask(SMALL, theta, [1, 2], 0, 8000, kind="cells", rows=1, panel=LinkPanel())
+    w = rivals.fit_reward(x, won, 1e-6)
     # Every walk has as many moves, so rewards are known up to a constant.
     centred = w - w.mean(1, keepdims=True)
     truth = SMALL.cell_rewards - SMALL.cell_rewards.mean()
@@ -114,7 +115,7 @@ def loop_one_by_one(chosen, root_seed, steps, crn, world):
                       for pair in query.shifts])
             for side in (0, 1)
         )  # fmt: skip
-        coins = oracle.coins([root_seed], step, shape)[0, 0]
+        coins = draw_coins([root_seed], step, shape)[0, 0]
         plus = (coins < RATERS.chance(up - down)[..., None].astype(np.float32)).sum(-1) * 1.0
         tally = Tally(plus, chosen.section.M - plus, 0 * plus, np.zeros(plus.shape, dtype=bool))
         state, updates, _ = optimizer.tell(state, query, tally)

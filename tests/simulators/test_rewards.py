@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from szpo.errors import RunError, UsageError
-from szpo.evaluators.hidden_reward import find_reward
 from szpo.features import own
 from szpo.ledger.canonical import answer_rows, row_of
 from szpo.types import Answer, Comparison, Floats, Prompt, Row
+from szpo.voting.function_panel import find_reward
 from szpo_simulators.panels.tastes import TASTES
+from szpo_simulators.panels.text_features import COUNTED, PLAIN, WORDED, verifier
 from szpo_simulators.panels.text_rewards import Fluency, difference, matrix, parse, scores
-from szpo_simulators.panels.verifiers import COUNTED, PLAIN, WORDED, verifier
 from tests.support.cases import case
 from tests.support.judging import comparison
 from tests.support.plugged import plug

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 
 from szpo.errors import RunError, UsageError
-from szpo.evaluators.panel_evaluator import LedgerEvaluator, PanelEvaluator
-from szpo.evaluators.panel_factory import StartingPolicy
-from szpo.evaluators.protocol import Evaluator
-from szpo.evaluators.remote_panel import OpenComparisons
 from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
-from szpo.training.services import prompt_order
+from szpo.runs.services import prompt_order
 from szpo.types import Comparison
 from szpo.voting import lease
 from szpo.voting.casting import VoteRequest
+from szpo.voting.evaluator import Evaluator
+from szpo.voting.panel_evaluator import LedgerEvaluator, PanelEvaluator
+from szpo.voting.panel_factory import StartingPolicy
+from szpo.voting.remote_panel import OpenComparisons
 from szpo.voting.service import VoteService
 from szpo_simulators.panels.panel import SimulatedPanel, build
 from szpo_simulators.panels.simulate import command, simulate

@@ -12,11 +12,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from szpo.errors import UsageError
-from szpo_simulators.bench import vpl
-from szpo_simulators.worlds import vpl_data as data
-from szpo_simulators.worlds.vpl_data import Pairs, contexts, hash_words
-from szpo_simulators.worlds.vpl_fit import Recipe, fit, latent, margins, scores, weight
-from szpo_simulators.worlds.vpl_model import Encoder, beats, divergence
+from szpo_simulators import vpl
+from szpo_simulators.worlds import vpl as data
+from szpo_simulators.worlds.vpl import (
+    Encoder,
+    Pairs,
+    Recipe,
+    beats,
+    contexts,
+    divergence,
+    fit,
+    hash_words,
+    latent,
+    margins,
+    scores,
+    weight,
+)
 
 
 def rows(*values: float) -> torch.Tensor:

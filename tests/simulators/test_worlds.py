@@ -13,13 +13,12 @@ from szpo.errors import RunError, UsageError
 from szpo.optim.parameters import round13
 from szpo.policies.protocol import check_policy
 from szpo.types import Answer, Floats, Prompt, Shift, Update
-from szpo_simulators.bench import track
+from szpo_simulators import track
 from szpo_simulators.panels.text_rewards import matrix, parse
-from szpo_simulators.worlds import oracle, ppo
+from szpo_simulators.worlds import rivals, world
 from szpo_simulators.worlds.gridworld import DENSE, Courier, GridWorld
-from szpo_simulators.worlds.oracle import LinkPanel
 from szpo_simulators.worlds.track import PROXY, TRUTH, Track
-from szpo_simulators.worlds.world import draws
+from szpo_simulators.worlds.world import LinkPanel, draws
 from szpo_simulators.worlds.yard import PIT, WELL, TabularPolicy, Yard, score_walk
 from tests.support.cases import case
 
@@ -88,20 +87,20 @@ def test_vote_frequencies_are_those_of_the_link(name):
         "linear:4": lambda x: min(max(0.5 + x / 8, 0), 1),
     }[name]
     gaps = np.array([-3.0, -0.8, 0.0, 0.5, 2.0])
-    coins = oracle.coins(range(5), 7, (50_000, 4))[0]
+    coins = world.draw_coins(range(5), 7, (50_000, 4))[0]
     chance = np.broadcast_to(LinkPanel(name, beta=0.7).chance(gaps)[:, None], (5, 50_000))
     p = np.array([by_hand(0.7 * gap) for gap in gaps])
-    found = oracle.votes(chance, coins).mean(1) / 4
+    found = world.count_plus(chance, coins).mean(1) / 4
     assert (np.abs(found - p) <= 3.5 * np.sqrt(p * (1 - p) / 200_000)).all()
 
 
 def test_votes_of_a_step_are_the_same_in_any_chunk_and_for_any_number_of_voters():
-    chunk = oracle.coins([1, 2], 10, (3, 5), steps=4)
-    np.testing.assert_array_equal(chunk[2], oracle.coins([1, 2], 12, (3, 5))[0])
-    np.testing.assert_array_equal(chunk[2, 1], oracle.coins([2], 12, (3, 5))[0, 0])
+    chunk = world.draw_coins([1, 2], 10, (3, 5), steps=4)
+    np.testing.assert_array_equal(chunk[2], world.draw_coins([1, 2], 12, (3, 5))[0])
+    np.testing.assert_array_equal(chunk[2, 1], world.draw_coins([2], 12, (3, 5))[0, 0])
     chance = np.full((2, 6), 0.5)
-    coins = oracle.coins([1, 2], 0, (6, 1))[0]
-    assert np.array_equal(oracle.votes(chance, coins), (coins < 0.5).sum(-1))
+    coins = world.draw_coins([1, 2], 0, (6, 1))[0]
+    assert np.array_equal(world.count_plus(chance, coins), (coins < 0.5).sum(-1))
     with pytest.raises(UsageError, match="unknown"):
         LinkPanel("weibull")
 
@@ -161,7 +160,7 @@ def test_a_model_that_sees_all_finds_the_panels_sharpness_and_no_worth_in_lines(
 
 def test_ppo_on_checkpoints_drives_back_and_forth_and_on_progress_round_the_track():
     start = (TRUTH.value(TRUTH.theta0[None])[0], PROXY.value(TRUTH.theta0[None])[0])
-    how = ppo.Recipe(20)
+    how = rivals.PpoRecipe(20)
     counting = track.train_ppo(TRUTH, np.array([[0.0, 1.0]] * 4), SEEDS[:4], how)
     start_theta, *trail = itertools.islice(counting, 21)
     assert (start_theta == TRUTH.theta0).all() and len(trail) == 20

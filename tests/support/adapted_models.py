@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig
 
 from szpo.models.batched_lora import Deltas, find_sites
-from szpo.models.lora_sites import Site
+from szpo.models.lora import Site
 from tests.support.tiny_models import TARGETS, WORDS, build
 
 HEAD = list(range(40, 70))

@@ -12,10 +12,10 @@ from peft import LoraConfig
 from szpo.baselines import dpo, group_rl, ppo, reward_model, sft, simpo
 from szpo.baselines.actor import Actor
 from szpo.data.pairs import Pair, Preferences
-from szpo.generation.sampling import Sampling
 from szpo.models import loading
 from szpo.models.batched_lora import find_sites
-from szpo.models.tiny import ASKS, MOODS, TOPICS
+from szpo.models.named_models import ASKS, MOODS, TOPICS
+from szpo.models.sampling import Sampling
 from szpo.policies.language_model import random_start
 from szpo.types import Answer, Prompt, Row, Verdict
 from tests.support.tiny_models import loaded

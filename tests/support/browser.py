@@ -26,19 +26,19 @@ import uvicorn
 
 from szpo.config import settings_file
 from szpo.config.optimizer import make_settings, record_settings
-from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim.settings import Settings
-from szpo.training import services
+from szpo.runs import services
 from szpo.types import Answer, Assignment, Batch, Prompt, Shift
 from szpo.voting.casting import Receipt, VoteRequest
-from szpo.voting.step_report import Outcome
-from szpo_ui.web import credentials, login
-from szpo_ui.web.credentials import Role
-from szpo_ui.web.server import configure
-from szpo_ui.web.site import Site, of_ledger
+from szpo.voting.panel_evaluator import LedgerEvaluator
+from szpo.voting.step_record import Outcome
+from szpo_ui import credentials, login
+from szpo_ui.credentials import Role
+from szpo_ui.server import configure
+from szpo_ui.site import Site, of_ledger
 from tests.support.quadratic import LAYOUT, QuadraticPolicy, go
 
 CHROMIUM = Path("/usr/bin/chromium")

@@ -12,8 +12,8 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     [
         "szpo.runs.assemble",
-        "szpo.training.controller",
-        "szpo.reports.model_card",
+        "szpo.runs.controller",
+        "szpo.analysis.model_card",
         "szpo.replay.replay",
         "hypothesis",
     ]

@@ -24,12 +24,12 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from szpo.cache import quiet
 from szpo.cli.app import call
-from szpo.generation.engine import total_logprobs
-from szpo.generation.engine_choice import engine_for
-from szpo.generation.sampling import Sampling, draw
 from szpo.models import loading
 from szpo.models.batched_lora import Deltas, attach_deltas, find_sites
-from szpo.models.lora_sites import lora_config
+from szpo.models.engine import total_logprobs
+from szpo.models.engines import engine_for
+from szpo.models.lora import lora_config
+from szpo.models.sampling import Sampling, draw
 from tests.support import folder_run
 from tests.support.tiny_models import with_adapter
 

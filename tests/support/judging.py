@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from szpo.config.judge import Judge
-from szpo.judges.backends import Question, Reply
+from szpo.config.tables import Judge
 from szpo.judges.llm_judge import LanguageJudge
-from szpo.judges.prompting import Labels
+from szpo.judges.prompting import Labels, Question, Reply
 from szpo.types import Answer, Comparison, Prompt, Row
 
 

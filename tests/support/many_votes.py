@@ -13,8 +13,8 @@ from szpo.ledger import canonical
 from szpo.ledger.database import Ledger, Record
 from szpo.types import Comparison
 from szpo.voting import counting, seats
+from szpo.voting.seats import planned_sides
 from szpo.voting.service import VoteService
-from szpo.voting.sides import planned_sides
 from tests.support.quadratic import QuadraticPolicy, go, new_ledger, settings_of
 
 READING_MS = 4000

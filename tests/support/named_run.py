@@ -14,11 +14,11 @@ from szpo.config.optimizer import make_settings
 from szpo.features import dictionary
 from szpo.ledger.database import Ledger
 from szpo.optim import parameters
+from szpo.optim.informative import NOISE
 from szpo.optim.named_features import NamedFeatures
-from szpo.optim.posterior_directions import NOISE
 from szpo.optim.settings import Settings
 from szpo.types import FEATURE_GRID, Answer, Batch, Comparison, Floats, Prompt, Shift
-from szpo.voting.step_report import Outcome
+from szpo.voting.step_record import Outcome
 from tests.support.quadratic import QuadraticPolicy, ValueJudge, go, new_ledger, panel_of
 
 MARKS = {"commas": ",", "exclamations": "!", "questions": "?", "colons": ":", "you": " you"}

@@ -6,11 +6,11 @@ import pickle
 from collections.abc import Sequence
 from typing import Any
 
-from szpo.cluster import remote, worker
-from szpo.cluster.ray_engine import Check, Task, Workers
-from szpo.cluster.worker import Setup
-from szpo.config.engine import Engine
+from szpo.config.tables import Engine
 from szpo.models import context
+from szpo.policies import ray_engine, worker
+from szpo.policies.ray_engine import Check, Task, Workers
+from szpo.policies.worker import Setup
 
 
 class NearWorkers(Workers):
@@ -48,8 +48,8 @@ def crossed(value: Any) -> Any:
     return pickle.loads(content, buffers=[bytes(part.raw()) for part in parts])
 
 
-def host(folder: Any, *, chunk_rows: int, count: int = 2, **options: Any) -> remote.RayBackend:
+def host(folder: Any, *, chunk_rows: int, count: int = 2, **options: Any) -> ray_engine.RayBackend:
     """A host of the model in a folder, in fp32, with ``count`` workers in this process."""
     engine = Engine(kind="ray", workers=count, chunk_rows=chunk_rows)
     facts = context.describe(str(folder), dtype="fp32", **options)
-    return remote.RayBackend(engine, facts, NearWorkers(count))
+    return ray_engine.RayBackend(engine, facts, NearWorkers(count))

@@ -16,7 +16,7 @@ from szpo.analysis import measuring
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.optim.named_features import Claim, NamedFeatures
-from szpo.optim.rules.findings import Findings
+from szpo.optim.regression import Findings
 from tests.support.browser import Stage
 
 
@@ -33,10 +33,13 @@ def measure(stage: Stage, *points: tuple[int, float]) -> None:
 @pytest.fixture
 def named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give runs coordinates of three features in two groups; use it before pages are built."""
-    from szpo_ui.operator import controls, page  # imports Gradio, which takes seconds
+    from szpo_ui import (
+        operator_controls,
+        operator_page,  # imports Gradio, which takes seconds
+    )
 
     own = NamedFeatures(("comma", "commas", "i"), (0, 0, 1), (1, 1, 1), ((1,), (2,), (1,)), 0, "")
-    for module in (controls, page):
+    for module in (operator_controls, operator_page):
         monkeypatch.setattr(module, "recorded_settings", lambda _: SimpleNamespace(features=own))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from szpo.config.optimizer import record_settings
-from szpo.optim.state import State
+from szpo.optim.optimizer import State
 
 
 def state_to_json(state: State) -> dict[str, Any]:

@@ -3,14 +3,14 @@
 import dataclasses
 from html.parser import HTMLParser
 
-from szpo.config.run_sections import Panel
-from szpo.training.status import RoundStatus
+from szpo.config.tables import Panel
+from szpo.runs.status import RoundStatus
 from szpo.types import Answer, Assignment, Comparison, Prompt, Row
-from szpo_ui.panel import render
-from szpo_ui.panel.comparison_view import sheet
-from szpo_ui.panel.screens import Facts, Progress, Screen
-from szpo_ui.web.open_link import Standing
-from szpo_ui.web.sentences import ENGLISH
+from szpo_ui import component
+from szpo_ui.comparison_view import sheet
+from szpo_ui.credentials import Standing
+from szpo_ui.markup import ENGLISH
+from szpo_ui.screens import Facts, Progress, Screen
 
 ASKED = Panel(question="Which <b>set</b>?", guideline="Be & stay fair.")
 READING = {"vote", "closed", "calib", "final"}
@@ -71,8 +71,8 @@ def screen(state, **changes):
 
 def html(state, sentences=ENGLISH, asked=ASKED, **changes):
     if state == "error":
-        return render.failure("0badcafe", sentences)
-    return render.page(screen(state, **changes), asked, sentences)
+        return component.render_failure("0badcafe", sentences)
+    return component.render_page(screen(state, **changes), asked, sentences)
 
 
 class Outline(HTMLParser):

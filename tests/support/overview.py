@@ -8,8 +8,8 @@ from dataclasses import replace
 from szpo.analysis import evidence
 from szpo.analysis.evidence import Evidence, RunFacts
 from szpo.analysis.vote_rows import VoteRow
-from szpo.training.guards import Bands
-from szpo.voting.step_report import StepReport
+from szpo.runs.guards import Bands
+from szpo.voting.step_record import StepReport
 
 S = 1_000_000
 """One second in µs."""

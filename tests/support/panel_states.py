@@ -16,7 +16,7 @@ from unittest.mock import patch
 import pytest
 
 from szpo.ledger import orders
-from szpo.training import services
+from szpo.runs import services
 from szpo.types import Answer, Comparison, Prompt, Row
 from szpo.voting import pauses
 from szpo.voting.casting import VoteRequest
@@ -310,7 +310,7 @@ def walk(stage: Stage, context: Callable[..., Any]) -> Iterator[tuple[str, Any]]
     page.click("[data-do=leave]")
     until(page, "waiting")
 
-    with patch("szpo_ui.panel.screens.look", side_effect=RuntimeError("drill")):
+    with patch("szpo_ui.screens.look", side_effect=RuntimeError("drill")):
         page.click("[data-do=calibrate]")
         until(page, "error")
     yield "error", page

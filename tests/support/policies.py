@@ -10,10 +10,10 @@ from peft import LoraConfig
 
 from szpo.config import settings_file
 from szpo.config.schema import Config
-from szpo.generation.sampling import Sampling
 from szpo.models.batched_lora import find_sites
 from szpo.models.loading import Loaded
-from szpo.models.lora_sites import lora_config
+from szpo.models.lora import lora_config
+from szpo.models.sampling import Sampling
 from szpo.policies.backend import LocalBackend
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.subspace_setup import choose_subspace

@@ -14,19 +14,19 @@ from szpo import seeds
 from szpo.config.optimizer import make_settings, record_settings
 from szpo.config.schema import Config
 from szpo.data.prompts import PromptSet
-from szpo.evaluators.panel_evaluator import PanelEvaluator
-from szpo.evaluators.protocol import Judge
 from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
 from szpo.optim import parameters
 from szpo.optim.parameters import Space
 from szpo.optim.settings import Settings
+from szpo.runs import controller
 from szpo.runs.assemble import RunParts
-from szpo.training import controller
-from szpo.training.services import Services, prompt_order
+from szpo.runs.services import Services, prompt_order
 from szpo.types import Answer, Batch, Choice, Comparison, Prompt, Query, Shift, Theta, Update
-from szpo.voting import lease, step_report, steps
+from szpo.voting import lease, step_record, steps
+from szpo.voting.evaluator import Judge
+from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.service import VoteService
 
 LAYOUT = (("z", (4,)),)
@@ -168,7 +168,7 @@ def start(
 def go(
     settings: Settings, ledger: Ledger, policy: QuadraticPolicy, evaluator: Any = None,
     **arguments: Any,
-) -> step_report.Outcome:  # fmt: skip
+) -> step_record.Outcome:  # fmt: skip
     """Drive the run, by default for four steps; ``arguments``: those of `Services`."""
     how = {"until_step": 4, "prompts": prompts_of(settings), **arguments}
     return controller.run(Services(ledger, policy, evaluator or panel_of(ledger), **how))

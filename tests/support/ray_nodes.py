@@ -15,9 +15,9 @@ from typing import Any
 import psutil
 import pytest
 
-from szpo.cluster.ray_engine import Workers
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
+from szpo.policies.ray_engine import Workers
 from szpo.replay import verification
 from tests.support import folder_run
 

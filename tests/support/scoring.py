@@ -11,7 +11,7 @@ import torch
 from szpo.models import logprobs, scores
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas, find_sites
 from szpo.models.logprobs import Sample
-from szpo.models.lora_sites import Site, lora_config
+from szpo.models.lora import Site, lora_config
 from szpo.types import Theta
 from tests.support import tiny_models
 

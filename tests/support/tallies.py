@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from szpo.optim import optimizer
-from szpo.optim.rules import along_direction, known, sign
-from szpo.optim.rules.rule import Perturbations
+from szpo.optim import along_direction, known, optimizer, sign
+from szpo.optim.optimizer import State
+from szpo.optim.rule import Perturbations
 from szpo.optim.settings import Settings
-from szpo.optim.state import State
 from szpo.types import Info, Tally, Update
 
 SMALL = (("z", (3,)),)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from szpo import seeds
-from szpo.evaluators.panel_evaluator import PanelEvaluator
 from szpo.types import Answer, Batch, Comparison, Prompt, Shift
+from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.service import VoteService
 from tests.support.quadratic import QuadraticPolicy, ValueJudge, go, start
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from szpo.aggregation.weighting import MINUS, PLUS, VotesByVoter
+from szpo.optim.weighting import MINUS, PLUS, VotesByVoter
 
 
 def make_votes(verdicts, gold=None, identical=None):

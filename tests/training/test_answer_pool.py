@@ -7,16 +7,17 @@ import pytest
 
 from szpo.analysis import agreement, evidence, improvement
 from szpo.failpoints import InjectedError, arm
-from szpo.ledger import adopted
+from szpo.ledger import theta
 from szpo.ledger.theta import recommended_digests
-from szpo.optim import named_features, pair_choice
-from szpo.optim.posterior_directions import NOISE
+from szpo.optim import informative, named_features
+from szpo.optim.informative import NOISE
+from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED
 from szpo.replay import replay, verification
-from szpo.training import answer_pool, position
+from szpo.runs import answer_pool, services
 from szpo.types import Answer, Comparison, Prompt
 from szpo.voting import counting, policy_checks, withdrawals
 from szpo.voting.casting import VoteRequest
-from szpo.voting.policy_checks import NEEDED, factor_against
+from szpo.voting.policy_checks import factor_against
 from szpo.voting.service import VoteService
 from tests.support import named_run
 from tests.support.named_run import MarkedPolicy
@@ -61,7 +62,7 @@ def test_chosen_pairs_teach_the_taste_and_the_record_says_why_they_were_shown(tm
         assert [pool["after"] for pool in every] == list(range(24))
         assert all(len(row) == answer_pool.ANSWERS for p in every for row in p["candidates"])
         assert verification.verify(ledger).ok
-        at = position.resume(ledger, settings, policy)
+        at = services.resume(ledger, settings, policy)
         # No side of a row lies along the run's path, so no vote says that it should go on.
         assert not any(row.headings for row in evidence.read(ledger).steps)
         assert at.state.carried.votes.x.shape == (96, settings.features.columns)
@@ -71,8 +72,8 @@ def test_a_verdict_on_a_chosen_pair_is_worth_more_than_on_one_drawn_by_chance(
     tmp_path, monkeypatch
 ):
     worth = []
-    for chance in (pair_choice.BY_CHANCE, 1):
-        monkeypatch.setattr(pair_choice, "BY_CHANCE", chance)
+    for chance in (informative.BY_CHANCE, 1):
+        monkeypatch.setattr(informative, "BY_CHANCE", chance)
         settings, ledger = named_run.start(tmp_path, f"{chance}.db", **ROWS)
         with ledger:
             drive(settings, ledger, until_step=6)
@@ -154,9 +155,9 @@ def test_check_rows_compare_the_adopted_weights_with_the_start_on_prompts_apart(
         policy = MovingMarks(settings)
         drive(settings, ledger, policy, until_step=2, checks=0.25, aside=aside)
         more = {"z": np.ones(5, dtype=np.float32)}  # of every mark
-        adopted.append(ledger, more, named_run.adoption(ledger, 2))
+        theta.append_adopted(ledger, more, named_run.adoption(ledger, 2))
         drive(settings, ledger, policy, until_step=12, checks=0.25, aside=aside)
-        every, by = pools(ledger), adopted.read(ledger).sha256
+        every, by = pools(ledger), theta.read_adopted(ledger).sha256
         assert [pool.get("policy") for pool in every] == [None] * 2 + [by] * 10
         ids = {each for pool in every[2:] for each in pool["checks"]}
         rows = [each for step in range(12) for each in ledger.comparisons(step)]
@@ -209,17 +210,20 @@ def test_where_the_panel_prefers_the_start_the_policy_goes_back_to_it(tmp_path):
         with ledger:
             drive(2)
             more = {"z": 2 * np.ones(5, np.float32)}
-            adopted.append(ledger, more, named_run.adoption(ledger, 2))
+            theta.append_adopted(ledger, more, named_run.adoption(ledger, 2))
             if name == "killed.db":
                 drive(steps - 1)
                 with arm("cp10:raise"), pytest.raises(InjectedError):
                     drive(steps)  # killed in the transaction that returns
             drive(8)
-            (back,) = [event["body"] for event in ledger.events(adopted.RETURN)]
+            (back,) = [event["body"] for event in ledger.events(theta.RETURNED)]
             steps, (new, start) = back["steps"], (back["new"], back["start"])
             assert 3 <= steps < 8 and start >= 5
-            assert factor_against(new, start) >= NEEDED
-            assert adopted.read(ledger) is None and adopted.read(ledger, steps - 1) is not None
+            assert factor_against(new, start) >= BAYES_FACTOR_NEEDED
+            assert (
+                theta.read_adopted(ledger) is None
+                and theta.read_adopted(ledger, steps - 1) is not None
+            )
             assert not any(replay.fold(ledger)["z"]) and any(replay.fold(ledger, steps - 1)["z"])
             ends = recommended_digests(ledger)
             assert {*ends[steps:]} == {ends[0]} != {ends[steps - 1]}

@@ -8,10 +8,10 @@ from szpo.analysis import evidence
 from szpo.errors import IntegrityError
 from szpo.ledger.database import Ledger
 from szpo.optim import optimizer
-from szpo.replay import recompute, replay, verification, without_panelist
-from szpo.training import position
+from szpo.replay import replay, verification
+from szpo.runs import services
 from szpo.types import Explanation, Shift
-from szpo.voting import step_plan
+from szpo.voting import steps
 from tests.support import named_run
 from tests.support.named_run import MarkedPolicy
 from tests.support.tampering import change_event, failure_of, forge, rewrite
@@ -49,16 +49,16 @@ def test_directions_stand_in_the_record_before_their_answers(tmp_path):
         for step, shifts in enumerate(policy.asked):
             grids = [None if s.grid is None else list(s.grid) for s in shifts[::2]]
             assert grids == (asked[step]["directions"] or [None] * settings.section.K)
-            query = step_plan.recorded_query(ledger, settings, step, ledger.step(step)["mu"])
+            query = steps.recorded_query(ledger, settings, step, ledger.step(step)["mu"])
             assert tuple(s for pair in query.shifts for s in pair) == shifts
         assert verification.verify(ledger).ok
         # Nothing of it is where a panelist looks.
         shown = str([ledger.comparisons(step) for step in range(4)])
         assert str(asked[3]["directions"][0])[1:-1] not in shown
         again = replay.replay_state(ledger, settings)
-        at = position.resume(ledger, settings, policy)
+        at = services.resume(ledger, settings, policy)
         assert again.carried.recommended.tobytes() == at.state.carried.recommended.tobytes()
-        found = without_panelist.preview(ledger, "panel-0")
+        found = replay.preview_without(ledger, "panel-0")
         assert any(effect.cosine is not None for effect in found.effects)
         headings = {row.step: row.headings for row in evidence.read(ledger).steps}
         assert len(headings[3]) == settings.section.K
@@ -130,10 +130,10 @@ def test_a_plan_without_its_event_is_refused(tmp_path, finished):
     with Ledger.open(path, readonly=True) as ledger:
         settings = named_run.settings_of()
         with pytest.raises(IntegrityError, match='step 0: it has 0 events "asked", not one'):
-            step_plan.read(ledger, settings, 0)
+            steps.read_plan(ledger, settings, 0)
         plain = named_run.settings_of(asking_noise=None)
-        assert step_plan.read(ledger, plain, 0) is None
-        assert optimizer.query(plain, 1, 0.5) == step_plan.recorded_query(ledger, plain, 1, 0.5)
+        assert steps.read_plan(ledger, plain, 0) is None
+        assert optimizer.query(plain, 1, 0.5) == steps.recorded_query(ledger, plain, 1, 0.5)
 
 
 def test_a_unit_of_rounding_is_not_a_change():
@@ -149,7 +149,7 @@ def test_a_unit_of_rounding_is_not_a_change():
         (mine[1], mine[0], mine[2]),
         (mine[0], Explanation(4999, (1, 2), (-32767, 401)), mine[2]),
     ):
-        assert recompute._are_near(near, mine) and recompute._are_near(mine, near)
+        assert verification._are_near(near, mine) and verification._are_near(mine, near)
     for far in (
         mine[1:],
         (Explanation(60002, (0,), (32767,)), *mine[1:]),
@@ -158,4 +158,4 @@ def test_a_unit_of_rounding_is_not_a_change():
         (mine[0], Explanation(5000, (1, 4), (-32767, 400)), mine[2]),
         (*mine, mine[2]),
     ):
-        assert not recompute._are_near(far, mine)
+        assert not verification._are_near(far, mine)

@@ -9,8 +9,8 @@ from szpo.errors import IntegrityError, LeaseError, RunError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest, theta_digests
 from szpo.replay import replay, verification
-from szpo.training.guards import Bands
-from szpo.training.services import prompt_order
+from szpo.runs.guards import Bands
+from szpo.runs.services import prompt_order
 from szpo.types import Answer
 from szpo.voting import counting, lease, pauses, steps
 from tests.support.quadratic import (

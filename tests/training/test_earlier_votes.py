@@ -5,7 +5,7 @@ import pytest
 from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.errors import StorageError, UsageError
-from szpo.training import earlier_votes
+from szpo.runs import earlier_votes
 
 
 def test_other_policies_take_no_votes():

@@ -7,16 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from szpo.analysis import html_report
+from szpo.analysis.model_card import LAST
 from szpo.ledger.theta import recommended_digest
-from szpo.optim.rules.guard_geometry import Moments, predict
-from szpo.policies import own_prompt
+from szpo.optim.kl_limits import Moments, predict_guards
+from szpo.policies import text_guards
 from szpo.policies.text_guards import TOPIC, Guard
-from szpo.reports import html_report
-from szpo.reports.model_card import LAST
-from szpo.training import guard_moments, held_out
-from szpo.training.guard_moments import load_or_read, measure_figures, read_start
-from szpo.training.guards import Bands
-from szpo.training.held_out import HeldOut
+from szpo.runs import guard_moments
+from szpo.runs.guard_moments import load_or_read, measure_figures, read_start
+from szpo.runs.guards import Bands, HeldOut, read_held_out, record_held_out
 from tests.support.policies import SHORT_PROMPTS as PROMPTS
 from tests.support.policies import policy_of, small
 from tests.support.quadratic import new_ledger, settings_of
@@ -51,12 +50,12 @@ def test_a_reading_is_repeatable_taken_at_the_start_and_stored(policy, tmp_path,
     file.write_bytes(b"broken")
     with pytest.raises(AssertionError, match="second time"):
         load_or_read(policy, PROMPTS)
-    changes = [p.change for p in predict(found, np.zeros(policy.dim))]
+    changes = [p.change for p in predict_guards(found, np.zeros(policy.dim))]
     assert changes and not any(changes)
 
 
 def test_few_prompts_have_no_margin(policy):
-    few = PROMPTS[: own_prompt.FEWEST_PROMPTS - 1]
+    few = PROMPTS[: text_guards.FEWEST_PROMPTS - 1]
     found = measure_figures(policy, few, policy.sample(few, 1, seed=0), seed=0)
     assert found.shape == (2, 3) and np.isnan(found[:, 2]).all()
 
@@ -83,12 +82,12 @@ def test_a_measurement_is_read_back_and_shown(tmp_path):
     with new_ledger(tmp_path / "x.db", settings_of()) as ledger:
         guards = (Guard("length", 1.0, "0.80 to 1.20", True), topic)
         found = HeldOut((ROW,), guards, None, recommended_digest(ledger))
-        assert held_out.read(ledger) is None
-        held_out.record(ledger, "szpo demo", found)
-        assert held_out.read(ledger) == found
+        assert read_held_out(ledger) is None
+        record_held_out(ledger, "szpo demo", found)
+        assert read_held_out(ledger) == found
         page = html_report.render(ledger)
         assert LAST.measured(ledger, LAST.digest(ledger)) == found
-        held_out.record(ledger, "szpo demo", replace(found, theta_sha256="cd" * 32))
+        record_held_out(ledger, "szpo demo", replace(found, theta_sha256="cd" * 32))
         assert LAST.measured(ledger, LAST.digest(ledger)) is None, "they are of other weights"
     assert found.verdict == f"1 of 2 fail: {TOPIC}"
     assert f">Guards: 1 of 2 fail: {TOPIC}</h2>" in page

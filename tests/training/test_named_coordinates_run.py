@@ -7,9 +7,9 @@ import pytest
 
 from szpo.config.optimizer import make_settings
 from szpo.optim import parameters
-from szpo.optim.posterior_directions import NOISE
+from szpo.optim.informative import NOISE
 from szpo.replay import replay, verification
-from szpo.training import answer_pool
+from szpo.runs import answer_pool
 from tests.support import named_run
 from tests.support.named_run import MARKS, MarkedPolicy
 from tests.support.quadratic import ValueJudge, go, new_ledger, panel_of

@@ -4,16 +4,16 @@ import math
 
 import pytest
 
-from szpo.config.schema import Guards
+from szpo.config.tables import Guards
 from szpo.errors import UsageError
-from szpo.evaluators.panel_evaluator import LedgerEvaluator
-from szpo.evaluators.remote_panel import OpenComparisons
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
-from szpo.training import budget, guards
-from szpo.training.budget import Limits
+from szpo.runs import budget, guards
+from szpo.runs.budget import Limits
 from szpo.voting import counting, lease, pauses
 from szpo.voting.casting import VoteRequest
+from szpo.voting.panel_evaluator import LedgerEvaluator
+from szpo.voting.remote_panel import OpenComparisons
 from szpo.voting.service import VoteService
 from tests.support.quadratic import Clock, QuadraticPolicy, go, history, panel_of, start
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from szpo.failpoints import InjectedError, arm
-from szpo.optim.posterior_directions import NOISE
+from szpo.optim.informative import NOISE
 from szpo.replay import verification
-from szpo.training import answer_pool
+from szpo.runs import answer_pool
 from tests.support import driving, named_run
 from tests.support.quadratic import ValueJudge, go, history, panel_of
 from tests.support.tampering import change_event, failure_of, rewrite

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from szpo.optim.rules.all_votes import refit
+from szpo.optim.all_votes import refit
 from szpo.replay import replay, verification
-from szpo.training import budget
-from szpo.voting import panelists, withdrawals
+from szpo.runs import budget
+from szpo.voting import seats, withdrawals
 from tests.support import named_run
 from tests.support.named_run import MarkedPolicy
 from tests.support.quadratic import ValueJudge, go, panel_of, prompts_of
@@ -34,7 +34,7 @@ def come(ledger, count):
     now = ledger.clock()
     for number in range(count):
         who, name = (
-            panelists.enroll(ledger, "person", f"p{number}", now),
+            seats.enroll(ledger, "person", f"p{number}", now),
             f"session:{now}-{number}",
         )
         row = (name, who, "panelist", name, now, None, None)
@@ -103,7 +103,7 @@ def test_a_round_has_at_most_eight_sheets_and_no_more_rows_than_votes_are_left(t
         )  # it ends by rounds; its panel is no person
         come(ledger, 3)
         assert size(1000) == 3
-        ledger.clock.now += panelists.PRESENT_US
+        ledger.clock.now += seats.PRESENT_US
         assert size(1000) == 1
 
 

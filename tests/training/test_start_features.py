@@ -26,7 +26,7 @@ from szpo.optim import named_features
 from szpo.optim.parameters import NO_COORDINATES
 from szpo.optim.settings import Settings
 from szpo.replay import replay, verification
-from szpo.training import answer_pool, start_features
+from szpo.runs import answer_pool, start_features
 from szpo.types import FEATURE_GRID, Answer, Prompt
 from tests.support import folder_run
 from tests.support.named_run import MARKS

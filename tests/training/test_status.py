@@ -5,14 +5,14 @@ import itertools
 import pytest
 
 from szpo.config.schema import Config
-from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.ledger.database import Ledger
-from szpo.training import budget, results
-from szpo.training.budget import Limits
-from szpo.training.status import StatusReader, round_status
+from szpo.runs import budget, status
+from szpo.runs.budget import Limits
+from szpo.runs.status import StatusReader, round_status
 from szpo.types import Vote
-from szpo.voting import pauses, step_report, steps
+from szpo.voting import pauses, step_record, steps
 from szpo.voting.casting import VoteRequest
+from szpo.voting.panel_evaluator import LedgerEvaluator
 from szpo.voting.service import VoteService
 from tests.support.asking import KEY, ask, people
 from tests.support.quadratic import (
@@ -112,7 +112,7 @@ def test_a_round_that_is_only_prepared_does_not_lengthen_the_run(tmp_path):
             wait=panel.wait, until_step=2, lag=1,
         )  # fmt: skip
         assert [row["state"] for row in ledger.steps()] == ["applied", "applied", "generating"]
-        ended = results.read(ledger)
+        ended = status.read_results(ledger)
         assert ended.state == "finished"  # where nothing is generated any more
         assert [row.state for row in ended.table] == ["applied", "applied"]
     assert (found[0], found[-1]) == ((2, 1), (3, 2))
@@ -201,7 +201,7 @@ def test_what_was_read_is_added_up_while_steps_open_close_and_fall_out(tmp_path)
     panel = panel_of(ledger, panelists=12, judge=ValueJudge(skips=0.2))
 
     def same(_=None):
-        total = results.read(ledger)
+        total = status.read_results(ledger)
         seen.append(total.person_minutes)
         assert budget.read_so_far(ledger) == (total.answers_read, total.person_minutes)
         assert not total.table or total.table[-1].total_votes == total.votes
@@ -241,4 +241,4 @@ def paired(votes):
 @pytest.mark.parametrize(("count", "places"), [(0, 3), (1, 3), (40, 1), (61, 5), (90, 12)])
 def test_agreement_by_counts_is_agreement_by_pairs(count, places):
     votes = votes_of(count, places)
-    assert step_report.agreement(votes) == paired(votes)
+    assert step_record.agreement(votes) == paired(votes)

@@ -14,12 +14,12 @@ from szpo.ledger.theta import (
     theta_digests,
 )
 from szpo.optim import parameters
-from szpo.optim.rules.guard_geometry import gather
+from szpo.optim.kl_limits import gather_moments
 from szpo.replay import replay, verification
+from szpo.runs import services
 from szpo.runs.samples import policy_at
-from szpo.training import position
-from szpo.voting import step_inputs, step_report
-from szpo.voting.sides import planned_sides, quotas
+from szpo.voting import step_record
+from szpo.voting.seats import planned_sides, quotas
 from tests.support.driving import PLAIN, MovingPolicy, drive, started
 from tests.support.quadratic import (
     LAYOUT,
@@ -76,7 +76,7 @@ def test_a_step_records_the_recommended_point_and_the_centre(run):
     assert [row["head_sha256"] for row in ledger.steps()] == theta_digests(ledger)[:5]
     folded = replay.fold(ledger)
     assert folded["z"].tobytes() == best["z"].tobytes()
-    assert [row.theta_sha256 for row in step_report.read_steps(ledger)] == found
+    assert [row.theta_sha256 for row in step_record.read_steps(ledger)] == found
     # The centre follows by at most the step of the centre.
     moves = [np.linalg.norm(u.vector) for u in ledger.updates() if u.k == 1]
     assert 0.3 - 1e-6 < max(moves) < 0.3 + 1e-6
@@ -87,7 +87,7 @@ def test_a_step_records_the_recommended_point_and_the_centre(run):
 
 def test_resuming_finds_both_points_and_replay_the_same_state(run):
     settings, ledger, policy = run
-    at = position.resume(ledger, settings, policy)
+    at = services.resume(ledger, settings, policy)
     assert parameters.digest(at.centre, LAYOUT) == at.centre_sha256 == theta_digest(ledger)
     assert parameters.digest(at.theta, LAYOUT) == recommended_digest(ledger)
     assert at.votes == 40
@@ -96,7 +96,7 @@ def test_resuming_finds_both_points_and_replay_the_same_state(run):
     assert state.carried.centre.astype(np.float32).tobytes() == at.centre["z"].tobytes()
     # From scratch as well: a policy at the start is brought to the centre.
     fresh = MovingPolicy(settings)
-    position.resume(ledger, settings, fresh)
+    services.resume(ledger, settings, fresh)
     assert fresh.digest() == theta_digest(ledger)
 
 
@@ -182,7 +182,7 @@ def test_scores_of_the_shown_texts_enter_the_fit(tmp_path):
             drive(settings, ledger, policy, until_step=1)
         policy.score_features = scores
         drive(settings, ledger, policy, until_step=2)
-        found = step_inputs.read(ledger, settings, 1)
+        found = step_record.read_inputs(ledger, settings, 1)
         assert found.scores.shape == (8, 1, 4)
         given = scores(ledger.comparisons(1)).reshape(8, 1, 4)
         assert found.scores == pytest.approx(given, abs=1e-6)
@@ -201,7 +201,7 @@ def moments():
     rng = np.random.default_rng(0)
     u = rng.normal(size=(200, 4))
     figures = np.column_stack([-2 - 0.3 * u.sum(1), 20 + rng.normal(size=(200, 2))])
-    return gather(u, figures, np.arange(200))
+    return gather_moments(u, figures, np.arange(200))
 
 
 @pytest.mark.full
@@ -217,7 +217,7 @@ def test_moments_are_recorded_before_the_fit_and_hold_the_recommended_point(tmp_
     with ledger:
         drive(settings, ledger, policy, until_step=5, lag=lag, moments=measure)
         assert len(seen) == 1
-        noted = [step_inputs.read(ledger, settings, step).moments for step in range(5)]
+        noted = [step_record.read_inputs(ledger, settings, step).moments for step in range(5)]
         assert [one is not None for one in noted] == [True] + [False] * 4
         assert np.array_equal(noted[0].gram, seen[0].gram)
         report = verification.verify(ledger)  # without the hook
@@ -258,6 +258,6 @@ def test_inputs_of_the_wrong_shape_are_refused(run):
     settings, ledger, _ = run
     other = settings_of(**{**PLAIN, "score_share": 0.5})
     with pytest.raises(IntegrityError, match=r"step 3.*have no scores"):
-        step_inputs.read(ledger, other, 3)
+        step_record.read_inputs(ledger, other, 3)
     with pytest.raises(IntegrityError, match=r"step 9.*has no event"):
-        step_inputs.read(ledger, settings, 9)
+        step_record.read_inputs(ledger, settings, 9)

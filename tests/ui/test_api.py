@@ -16,8 +16,8 @@ import pytest
 
 from szpo.errors import StorageError
 from szpo.voting import casting, pauses
-from szpo_ui.panel import component
-from szpo_ui.web.writer import Writer
+from szpo_ui import component
+from szpo_ui.site import Writer
 from tests.support.browser import MINUS, PLUS, StillClock, awaited
 
 pytest_plugins = ["tests.support.browser"]

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 import szpo_ui
 from szpo.errors import UsageError
-from szpo_ui.web import open_link
+from szpo_ui import credentials
 from tests.support.browser import serve
 from tests.support.panel_states import until, visit, vote
 
@@ -21,7 +21,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "vote_in_blocks.py"
 def test_a_run_with_invited_people_is_refused_in_one_line(staged, tmp_path, openly):
     stage = staged("mine", begun=False)
     if openly:
-        open_link.make(stage.ledger, 5, 10, None, 30.0)
+        credentials.make_open_link(stage.ledger, 5, 10, None, 30.0)
     else:
         stage.invitation("panelist", "P-01")
     with pytest.raises(UsageError, match=r"mine has invited people.* szpo serve mine;") as error:

@@ -23,11 +23,10 @@ import httpx
 import pytest
 import uvicorn
 
-from szpo_ui import app
-from szpo_ui.web import server
-from szpo_ui.web.address import listening
-from szpo_ui.web.rate import FEW, RepeatLimit
-from szpo_ui.web.site import open_site
+from szpo_ui import app, server
+from szpo_ui.address import listening
+from szpo_ui.requests import FEW, RepeatLimit
+from szpo_ui.site import open_site
 from tests.support import children
 from tests.support.browser import make
 from tests.support.waiting import until

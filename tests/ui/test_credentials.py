@@ -7,16 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from hypothesis import given, strategies
 
+from szpo.analysis import votes
 from szpo.errors import UsageError
-from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.ledger.canonical import sha256
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
-from szpo.reports import votes
 from szpo.voting.casting import VoteRequest
+from szpo.voting.panel_evaluator import LedgerEvaluator
 from szpo.voting.service import VoteService
-from szpo_ui.web import credentials
-from szpo_ui.web.credentials import ALPHABET, AccessError, plain_code
+from szpo_ui import credentials
+from szpo_ui.credentials import ALPHABET, AccessError, plain_code
 from tests.support.asking import ask
 from tests.support.cases import case
 from tests.support.quadratic import go, new_ledger, settings_of, start

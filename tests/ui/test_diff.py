@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from szpo_ui.web import diff
-from szpo_ui.web.diff import MOST_WORDS, SIMILAR, compare
+from szpo_ui import markup
+from szpo_ui.markup import MOST_WORDS, SIMILAR, compare
 
 TEXTS = st.text(alphabet="ab c.\n,ü漢字'’\u202e\x00", max_size=60)
 
@@ -22,7 +22,7 @@ def marked(found):
 
 
 def words(pieces):
-    found = (word for piece in pieces for word in re.findall(diff._WORDS, piece.text))
+    found = (word for piece in pieces for word in re.findall(markup._WORDS, piece.text))
     return sum(not word.isspace() for word in found)
 
 
@@ -69,7 +69,7 @@ def test_what_would_take_long_is_not_compared():
 
 def kept_after(pairs):
     """Bytes that stay in memory when so many pairs have been compared."""
-    diff._compare_words.cache_clear()
+    markup._compare_words.cache_clear()
     tracemalloc.start()
     try:
         for a, b in pairs:
@@ -77,7 +77,7 @@ def kept_after(pairs):
         return tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
-        diff._compare_words.cache_clear()
+        markup._compare_words.cache_clear()
 
 
 def test_of_answers_that_are_not_compared_nothing_is_stored():

@@ -21,7 +21,7 @@ from szpo.cli.app import call
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import recommended_digests
 from szpo.replay import verification
-from szpo.runs import sample_check
+from szpo.runs import samples
 from tests.support.panel_states import sends_vote
 from tests.support.served import Served, words
 from tests.support.waiting import until
@@ -179,7 +179,7 @@ def test_a_run_of_people_from_its_settings_file_to_the_report(chromium, tmp_path
     # Looked at and started.
     until_it_is("paused")
     assert "The run is held" in operator.inner_text(".op-before")
-    last = operator.locator(".op-before .op-sample").nth(sample_check.SAMPLES - 1)
+    last = operator.locator(".op-before .op-sample").nth(samples.SAMPLES - 1)
     last.wait_for(state="attached")
     operator.click("[data-open=op-start]")
     operator.click("#op-start button[type=submit]")

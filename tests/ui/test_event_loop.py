@@ -15,8 +15,7 @@ import pytest
 from starlette.routing import Mount
 
 from szpo.ledger import connection
-from szpo_ui import app
-from szpo_ui.web import credentials, login
+from szpo_ui import app, credentials, login
 from tests.support.browser import (
     CALL,
     OPERATE,

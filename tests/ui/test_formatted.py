@@ -12,12 +12,10 @@ from hypothesis import strategies as st
 
 from szpo.types import Answer, Assignment, Comparison, Prompt, Row
 from szpo.visible_text import HIDDEN, visible
-from szpo_ui.panel import markdown
-from szpo_ui.panel.comparison_view import sheet
-from szpo_ui.panel.markdown import ATTRIBUTES, CLASSES, TAGS
-from szpo_ui.web.diff import Piece, compare
-from szpo_ui.web.markup import plain as visible_signs
-from szpo_ui.web.markup import prose, whole
+from szpo_ui import comparison_view
+from szpo_ui.comparison_view import ATTRIBUTES, CLASSES, TAGS, sheet
+from szpo_ui.markup import Piece, compare, prose, whole
+from szpo_ui.markup import plain as visible_signs
 from tests.support.cases import case
 from tests.support.outline import Outline
 from tests.support.xss_corpus import LONG, PAYLOADS
@@ -62,7 +60,7 @@ GOLDEN = {
 
 @pytest.mark.parametrize("text", GOLDEN)
 def test_markdown_looks_as_meant(text):
-    assert str(markdown.single(text)) == GOLDEN[text]
+    assert str(comparison_view.format_single(text)) == GOLDEN[text]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +75,10 @@ def test_markdown_looks_as_meant(text):
     ],
 )
 def test_what_is_not_marked_up_or_would_lose_a_word_stays_as_it_is(text):
-    assert markdown.single(text) is None and markdown.pair(text, "Another.") is None
+    assert (
+        comparison_view.format_single(text) is None
+        and comparison_view.format_pair(text, "Another.") is None
+    )
 
 
 MARKUP = st.sampled_from([*"*_`~#>-+|![]()<>&\\\n\t 0123456789.:=", "\n\n", "    ", "```", "| "])
@@ -86,7 +87,7 @@ WORDS = st.text(alphabet=st.characters(exclude_categories=("Cs",)), max_size=8)
 
 @given(st.lists(MARKUP | WORDS | st.sampled_from(PAYLOADS), max_size=30).map("".join))
 def test_whatever_is_written_nothing_gets_through_and_nothing_is_lost(text):
-    made = markdown.single(text)
+    made = comparison_view.format_single(text)
     if made is None:
         return
     assert_harmless(made)
@@ -113,7 +114,7 @@ def test_the_second_filter_lets_nothing_through_but_its_list(tags):
     html = "".join(
         f"</{tag}>" if close else f"<{tag} {' '.join(attrs)}>x" for tag, attrs, close in tags
     )
-    assert_listed(markdown.clean(html))
+    assert_listed(comparison_view.clean_html(html))
 
 
 @pytest.mark.spine
@@ -131,19 +132,24 @@ def test_an_attack_stays_text_plain_and_formatted():
                 f"```\n{text}\n```",
                 f"# {text}",
             ):
-                for html in markdown.pair(marked, "**so**") or ():
+                for html in comparison_view.format_pair(marked, "**so**") or ():
                     assert_harmless(html)
 
 
 def test_both_sides_or_neither_and_nothing_but_the_texts_decides():
-    assert markdown.pair("*a*", "b")[1] == '<p dir="auto">b</p>\n'
-    assert markdown.pair("*a*", LONG) is None  # one cannot be, so neither is
-    one, other = markdown.pair("*a* c", "**b** c"), markdown.pair("**b** c", "*a* c")
+    assert comparison_view.format_pair("*a*", "b")[1] == '<p dir="auto">b</p>\n'
+    assert comparison_view.format_pair("*a*", LONG) is None  # one cannot be, so neither is
+    one, other = (
+        comparison_view.format_pair("*a* c", "**b** c"),
+        comparison_view.format_pair("**b** c", "*a* c"),
+    )
     assert one == (other[1], other[0])
 
 
 def test_differences_are_marked_in_what_a_reader_sees():
-    left, right = markdown.pair("**It is red** today, `x`.", "**It is blue** today, `x`.")
+    left, right = comparison_view.format_pair(
+        "**It is red** today, `x`.", "**It is blue** today, `x`."
+    )
     assert re.findall('sz-diff">([^<]*)<', left + right) == ["red", "blue"]
     assert Outline(left).text.strip() == "It is red today, x."
 
@@ -186,7 +192,7 @@ def test_what_a_text_costs_grows_with_its_letters_alone(sign):
 
         sys.setprofile(count)
         try:
-            markdown.single.__wrapped__((sign * letters)[:letters])
+            comparison_view.format_single.__wrapped__((sign * letters)[:letters])
         finally:
             sys.setprofile(None)
         return made[0]

@@ -5,7 +5,7 @@ from unittest.mock import patch
 
 import pytest
 
-from szpo.training import services
+from szpo.runs import services
 from szpo.types import Answer, Prompt
 from tests.support.browser import NARROW, misfits, violations, window
 from tests.support.panel_states import agree, open_gate, until, visit

@@ -9,10 +9,9 @@ import pytest
 from starlette.requests import Request
 
 from szpo.ledger.database import Ledger
-from szpo_ui import app
-from szpo_ui.web import credentials, login
-from szpo_ui.web.rate import Buckets, Locks
-from szpo_ui.web.site import of_ledger
+from szpo_ui import app, credentials, login
+from szpo_ui.requests import Buckets, Locks
+from szpo_ui.site import of_ledger
 from tests.support.browser import (
     StillClock,
     awaited,

@@ -8,7 +8,7 @@ import pytest
 
 from szpo.analysis import agreement
 from szpo.analysis.vote_rows import VoteRow
-from szpo_ui.operator import page as operator_page
+from szpo_ui import operator_page
 from tests.support.operator_page import text
 from tests.support.overview import ballot
 from tests.support.overview import page as numbers

@@ -11,7 +11,7 @@ import pytest
 
 from szpo.errors import UsageError
 from szpo.types import Answer, Prompt
-from szpo_ui.operator import mix_page
+from szpo_ui import mix_page
 from tests.support import browser
 
 pytest_plugins = ["tests.support.browser"]

@@ -7,11 +7,11 @@ import json
 import httpx
 import pytest
 
+from szpo.analysis import votes
 from szpo.cli.app import call
 from szpo.ledger.canonical import canonical
-from szpo.reports import votes
 from szpo.voting.casting import VoteRequest
-from szpo_ui.web import credentials, login, open_link
+from szpo_ui import credentials, login
 from tests.support.browser import served_run, violations
 from tests.support.served import refused
 
@@ -28,10 +28,10 @@ def stage(staged):
 @pytest.fixture
 def arrive(stage):
     """arrive(PID) → who came by the run's open link, which has two places and asks for a vote."""
-    token = open_link.make(stage.ledger, 2, 1, CODE, 30.0)
+    token = credentials.make_open_link(stage.ledger, 2, 1, CODE, 30.0)
 
     def arrive(participant: str = "", token: str = token) -> credentials.Identity:
-        return open_link.arrive(stage.ledger, token, participant)[1]
+        return credentials.arrive(stage.ledger, token, participant)[1]
 
     return arrive
 
@@ -43,7 +43,7 @@ def refusal(arrive, *given: str) -> str:
 
 
 def standing(stage, panelist: str | None):
-    return open_link.standing(stage.ledger, panelist or "", stage.site.status)
+    return credentials.standing(stage.ledger, panelist or "", stage.site.status)
 
 
 def vote(stage, panelist: str | None) -> None:
@@ -62,13 +62,15 @@ def test_who_comes_again_has_the_same_place_and_others_come_while_places_are_lef
     assert (first.name, second.name) == ("P-01", "P-02")
     assert refusal(arrive, OTHER) == refusal(arrive) == "full"
     assert arrive(PID) == first, "a full house keeps nobody out who has a place"
-    more = open_link.make(stage.ledger, 3, 1, CODE, 30.0)
+    more = credentials.make_open_link(stage.ledger, 3, 1, CODE, 30.0)
     assert arrive(OTHER).name == "P-03", "by the link of before, whose places are three now"
     assert refusal(arrive, "", more) == "full"
 
 
 def test_a_link_ends_with_its_days_and_at_once_when_it_is_revoked(stage, arrive):
-    secret, _ = open_link.arrive(stage.ledger, open_link.make(stage.ledger, 2, 1, None, 1), PID)
+    secret, _ = credentials.arrive(
+        stage.ledger, credentials.make_open_link(stage.ledger, 2, 1, None, 1), PID
+    )
     stage.clock.forward(11 * 3600)
     assert credentials.identify(stage.ledger, secret) is not None
     stage.clock.forward(11 * 3600)
@@ -100,15 +102,15 @@ def test_somebody_elses_contact_is_no_id(stage, arrive):
 def test_a_code_is_due_after_the_votes_asked_for_and_when_the_run_is_over(staged):
     sets = "optimizer.N=1", "optimizer.M=1", "run.votes=1"
     stage = staged(sets=sets)
-    token = open_link.make(stage.ledger, 2, 1, CODE, 30.0)
-    first, second = (open_link.arrive(stage.ledger, token, "")[1].panelist for _ in range(2))
-    assert standing(stage, first) == open_link.Standing(0, 1, False, CODE)
+    token = credentials.make_open_link(stage.ledger, 2, 1, CODE, 30.0)
+    first, second = (credentials.arrive(stage.ledger, token, "")[1].panelist for _ in range(2))
+    assert standing(stage, first) == credentials.Standing(0, 1, False, CODE)
     assert standing(stage, stage.panelist("Ann")) is None
     vote(stage, first)
-    assert standing(stage, first) == open_link.Standing(1, 1, True, CODE)
-    assert standing(stage, second) == open_link.Standing(0, 1, False, CODE)
+    assert standing(stage, first) == credentials.Standing(1, 1, True, CODE)
+    assert standing(stage, second) == credentials.Standing(0, 1, False, CODE)
     stage.advance(until_step=1)
-    assert standing(stage, second) == open_link.Standing(0, 1, True, CODE)
+    assert standing(stage, second) == credentials.Standing(0, 1, True, CODE)
 
 
 # ---- what is personal ----
@@ -139,8 +141,8 @@ def test_a_link_is_printed_once_and_lets_people_in(stage, capsys):
     assert call(["invite", run, *words, "--json"]) == 0
     address = json.loads(capsys.readouterr().out)["link"]
     assert address.startswith("https://panel.example/join?t=")
-    _, who = open_link.arrive(stage.ledger, address.partition("?t=")[2], "")
-    assert standing(stage, who.panelist) == open_link.Standing(0, 3, False, CODE)
+    _, who = credentials.arrive(stage.ledger, address.partition("?t=")[2], "")
+    assert standing(stage, who.panelist) == credentials.Standing(0, 3, False, CODE)
     assert call(["invite", run, "--revoke", "open"]) == 0
     assert "1 credentials revoked" in capsys.readouterr().out
 
@@ -165,7 +167,7 @@ def test_what_cannot_be_is_refused(stage, capsys, words, message):
 
 def test_requests_without_a_valid_link_are_refused(tmp_path):
     with served_run(tmp_path / "run.db", ()) as stage, httpx.Client(base_url=stage.url) as client:
-        token = open_link.make(stage.ledger, 1, 1, None, 30.0)
+        token = credentials.make_open_link(stage.ledger, 1, 1, None, 30.0)
 
         def join(client: httpx.Client = client, headers=None, **body: str) -> tuple[int, str]:
             answer = client.post("/join", json=body, headers=headers)
@@ -189,7 +191,7 @@ def test_requests_without_a_valid_link_are_refused(tmp_path):
 def test_a_participant_comes_agrees_votes_and_is_shown_the_code(tmp_path, chromium):
     with served_run(tmp_path / "run.db") as stage:
         stage.advance()
-        token = open_link.make(stage.ledger, 1, 1, CODE, 30.0)
+        token = credentials.make_open_link(stage.ledger, 1, 1, CODE, 30.0)
         come = f"{stage.url}/join?t={token}&PROLIFIC_PID={PID}"
         context = chromium.new_context()
         context.set_default_timeout(30_000)

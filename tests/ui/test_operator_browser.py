@@ -10,9 +10,9 @@ import pytest
 from szpo.cli.app import call
 from szpo.ledger import orders
 from szpo.optim.named_features import Claim
-from szpo.optim.rules.findings import Findings
-from szpo.runs import sample_check
-from szpo.voting import pauses, set_aside
+from szpo.optim.regression import Findings
+from szpo.runs import samples
+from szpo.voting import pauses, withdrawals
 from tests.support import yard_run
 from tests.support.browser import (
     NARROW,
@@ -95,9 +95,7 @@ def faults(page: Any) -> list[Any]:
 
 def test_axe_finds_nothing_and_all_fits_before_during_paused_and_in_every_dialog(stage, operator):
     bad = [["Why?", "It is. It is. It is. It is.", "length", -1.0], ["שלום?", "", "stop", None]]
-    stage.ledger.record_event(
-        sample_check.DRAWN_EVENT, "run", {"samples": bad * 10, "topic": True}
-    )
+    stage.ledger.record_event(samples.DRAWN_EVENT, "run", {"samples": bad * 10, "topic": True})
     page = operator().new_page()
     page.goto("/operate/")
     page.wait_for_selector("iframe.op-preview")
@@ -267,12 +265,12 @@ def test_what_votes_taught_is_read_and_left_out_by_a_button(named, stage, operat
     dialog.get_by_label("Not about").select_option("commas")
     dialog.get_by_role("button", name="Leave it out").click()
     page.get_by_text("By order not about commas.").wait_for()
-    assert [(o.group, o.step, o.by) for o in set_aside.not_about_orders(stage.ledger)] == [
+    assert [(o.group, o.step, o.by) for o in withdrawals.not_about_orders(stage.ledger)] == [
         ("commas", 1, "Olga")
     ]
     page.get_by_role("button", name="Take it back").click()
     page.get_by_text("By order not about commas.").wait_for(state="detached")
-    assert set_aside.in_force(stage.ledger) == {}
+    assert withdrawals.in_force(stage.ledger) == {}
 
 
 def test_a_kept_report_has_no_fault_of_axe_and_fits_320_pixels(chromium, tmp_path):
@@ -290,7 +288,7 @@ def test_a_kept_report_has_no_fault_of_axe_and_fits_320_pixels(chromium, tmp_pat
 def test_the_list_of_votes_has_no_fault_of_axe_fits_320_pixels_and_is_left_by_a_link(
     stage, operator, monkeypatch
 ):
-    monkeypatch.setattr("szpo_ui.operator.page.MOST_VOTES", 5)
+    monkeypatch.setattr("szpo_ui.operator_page.MOST_VOTES", 5)
     play(stage, 2)
     page = operator().new_page()
     page.goto("/operate/")

@@ -14,21 +14,17 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from szpo.analysis import taught
+from szpo.analysis import charts, taught
 from szpo.errors import StorageError, UsageError
 from szpo.intervals import Estimate
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
 from szpo.optim.named_features import Claim, NamedFeatures
-from szpo.reports import charts
-from szpo.runs import setup_progress
-from szpo.training import budget
+from szpo.runs import budget, setup_progress
 from szpo.voting import lease, pauses
-from szpo_ui.operator import controls, state
-from szpo_ui.operator import page as operator_page
-from szpo_ui.operator.controls import Command
-from szpo_ui.web import credentials, security
+from szpo_ui import credentials, operator_controls, operator_page, operator_state, security
+from szpo_ui.operator_controls import Command
 from tests.support.browser import OPERATE, Stage, cast, page_call, play
 from tests.support.cases import case
 from tests.support.operator_page import answer_samples, teach, text
@@ -39,10 +35,10 @@ from tests.support.xss_corpus import PAYLOADS
 pytest_plugins = ["tests.support.browser", "tests.support.operator_page"]
 
 
-def do(stage: Stage, what: str, **more: Any) -> controls.Reply:
+def do(stage: Stage, what: str, **more: Any) -> operator_controls.Reply:
     """An operator's request, as the page sends it."""
     command = Command.model_validate_json(json.dumps({"do": what, **more}))
-    found = controls.act(stage.site, "Olga", command)
+    found = operator_controls.act(stage.site, "Olga", command)
     assert found is not None
     return found
 
@@ -79,22 +75,22 @@ def test_a_final_comparison_is_reported_once_it_is_closed_or_by_a_switch_in_the_
     # Beside the verdict, with what it takes: closed with fewer votes there would be none.
     assert "The open final comparison has 6 votes; a verdict takes 20" in text(told)
     assert "op-h-improving" in rest
-    assert state.read_state(voted.site)["page"]["improving"]["final"] is None
-    assert len(state.read_state(voted.site)["page"]["values"]) == 2
+    assert operator_state.read_state(voted.site)["page"]["improving"]["final"] is None
+    assert len(operator_state.read_state(voted.site)["page"]["values"]) == 2
     do(voted, "live", on=True)
-    shown = state.read_state(voted.site)
+    shown = operator_state.read_state(voted.site)
     assert len(shown["page"]["values"]) == 3, "the open round's votes with them"
     assert "Votes of the open round are shown" in operator_page.page(voted.site)
     assert shown["page"]["improving"]["final"].tuned.of == 4
     do(voted, "live", on=False)
-    again = state.read_state(voted.site)
+    again = operator_state.read_state(voted.site)
     assert again["page"]["improving"]["final"] is None and len(again["page"]["values"]) == 2
     reported = [line.text for line in again["log"] if line.who == "Olga"]
     assert reported == ["turned the view of open votes off", "turned the view of open votes on"]
     do(voted, "close-final", order=order)
     assert "not measured" not in operator_page.page(voted.site)
     assert (
-        state.read_state(voted.site)["page"]["improving"]["final"]
+        operator_state.read_state(voted.site)["page"]["improving"]["final"]
         == shown["page"]["improving"]["final"]
     )
 
@@ -103,7 +99,7 @@ def test_a_final_comparison_is_reported_once_it_is_closed_or_by_a_switch_in_the_
 
 
 def test_votes_for_going_on_are_drawn_as_shares_over_votes(voted):
-    (first, second) = state.read_state(voted.site)["page"]["values"]
+    (first, second) = operator_state.read_state(voted.site)["page"]["values"]
     assert charts.draw_path([first, second]) == "", "no picture of one point"
     certain = Estimate(math.log(3), 0.0, math.log(9), 8)
     third = {**second, "pooled": certain, "votes": 4}
@@ -121,7 +117,7 @@ def test_an_operator_orders_what_votes_are_not_about_in_a_run_of_named_features(
     told = do(voted, "not-about", name="comma", on=True).text
     assert told == "comma, commas: not followed from the update of round 3 on."
     assert "followed again" in do(voted, "not-about", name="commas").text
-    lines = [line.text for line in state.read_state(voted.site)["log"]]
+    lines = [line.text for line in operator_state.read_state(voted.site)["log"]]
     assert "ordered from round 3 on: votes are not about commas" in lines
 
 
@@ -131,7 +127,7 @@ def test_a_taste_of_length_asks_whether_it_is_meant_until_it_is_left_out(
     own = NamedFeatures(
         ("characters", "length", "i"), (0, 0, 1), (1,) * 3, ((2,), (1,), (1,)), 0, ""
     )
-    for module in (controls, operator_page, taught):
+    for module in (operator_controls, operator_page, taught):
         monkeypatch.setattr(module, "recorded_settings", lambda _: SimpleNamespace(features=own))
     asks = "the votes are about length (longer, 93 %): if that is what you mean, go on; if not, "
     claims = [Claim("characters", True, 0.93, 0.8, "characters")]
@@ -177,13 +173,13 @@ def test_the_version_moves_with_the_record_and_an_improvement_only(stage):
         other = client.get("/operate-api/status", headers={"If-None-Match": first.headers["etag"]})
         assert other.status_code == 200
         assert other.json() != first.json()
-    before = state.version(stage.site)
+    before = operator_state.version(stage.site)
     with setup_progress.writing(stage.ledger.path, setup_progress.IMPROVING) as tell:
         tell("improving", 3, 40)
-        assert state.version(stage.site) != before
+        assert operator_state.version(stage.site) != before
         told = "improving on what the votes liked: 3 of at most 40 steps"
         assert told in operator_page.page(stage.site)
-    assert state.version(stage.site) == before
+    assert operator_state.version(stage.site) == before
 
 
 NOT_OURS = (
@@ -210,12 +206,12 @@ def test_what_is_not_the_pages_is_refused_in_a_sentence(stage):
 
 
 def test_open_votes_are_counted_but_not_shown(voted):
-    before = state.read_state(voted.site)["page"]
+    before = operator_state.read_state(voted.site)["page"]
     cast(voted, "Bob")
     shown = operator_page.page(voted.site)
     assert "2 of 4 votes in" in text(shown)
     assert "hidden until the round closes" in text(shown)
-    after = state.read_state(voted.site)["page"]
+    after = operator_state.read_state(voted.site)["page"]
     assert after["values"] == before["values"]
     assert after["agreement"] == before["agreement"]
     assert [p["votes"] for p in after["panelists"]] == [p["votes"] for p in before["panelists"]]
@@ -338,7 +334,7 @@ def test_start_refuses_what_panelists_could_not_judge(staged):
     long = staged("b", begun=False, sets=sets)
     pauses.pause(long.ledger, "serve", "waiting for the operator")
     minutes = 2 * 3 * 1000 * 0.75 / 238
-    assert controls.reading_minutes(long.site) == pytest.approx(minutes)
+    assert operator_controls.reading_minutes(long.site) == pytest.approx(minutes)
     with pytest.raises(UsageError, match="type that number"):
         do(long, "start")
     do(long, "start", typed=f"{minutes:.0f}")
@@ -347,17 +343,19 @@ def test_start_refuses_what_panelists_could_not_judge(staged):
 
 def test_pause_keeps_the_round_and_resume_goes_on_with_it(voted):
     do(voted, "pause", reason="lunch")
-    assert state.read_state(voted.site)["status"].state == "paused"
+    assert operator_state.read_state(voted.site)["status"].state == "paused"
     assert voted.ledger.step(2)["state"] == "open"  # type: ignore[index]
     do(voted, "resume")
-    found = state.read_state(voted.site)["status"]
+    found = operator_state.read_state(voted.site)["status"]
     assert (found.state, found.votes_in) == ("open", 1)
     do(voted, "pause-after", reason="enough for today")
-    assert state.read_state(voted.site)["pending"] is not None
+    assert operator_state.read_state(voted.site)["pending"] is not None
     do(voted, "pause", reason="  ")  # in a hurry: no reason has to be found first
-    found = state.read_state(voted.site)["status"]
+    found = operator_state.read_state(voted.site)["status"]
     assert (found.state, found.pause_reason) == ("paused", "")
-    assert any(line.text == "paused the run" for line in state.read_state(voted.site)["log"])
+    assert any(
+        line.text == "paused the run" for line in operator_state.read_state(voted.site)["log"]
+    )
 
 
 def test_a_round_is_closed_with_a_quorum_and_a_reason(voted):
@@ -370,16 +368,18 @@ def test_a_round_is_closed_with_a_quorum_and_a_reason(voted):
     row = voted.ledger.step(2)
     assert row is not None
     assert (row["state"], row["closed_by"]) == ("closed", "operator")
-    assert any("everybody left" in line.text for line in state.read_state(voted.site)["log"])
+    assert any(
+        "everybody left" in line.text for line in operator_state.read_state(voted.site)["log"]
+    )
     with pytest.raises(UsageError, match="no round is open"):
         do(voted, "close", reason="again")
 
 
 def test_votes_are_added_and_the_round_counts_to_the_new_end(voted):
-    before = state.read_state(voted.site)
+    before = operator_state.read_state(voted.site)
     assert before["page"]["progress"]["planned"] is not None
     reply = do(voted, "more", votes=40)
-    after = state.read_state(voted.site)
+    after = operator_state.read_state(voted.site)
     each = voted.site.config.votes_per_step
     assert (
         after["page"]["progress"]["planned"] == before["page"]["progress"]["planned"] + 40 // each
@@ -399,7 +399,7 @@ def test_limits_are_set_and_withdrawn(voted):
     found = budget.read_limits(voted.ledger)
     assert (found.votes, found.person_hours, found.step) == (12, 1.5, None)
     assert found.at_us == 1_896_111_000_000_000
-    assert state.read_state(voted.site)["page"]["progress"]["planned"] == 3
+    assert operator_state.read_state(voted.site)["page"]["progress"]["planned"] == 3
     do(voted, "limits")
     assert budget.read_limits(voted.ledger) == budget.Limits()
     for until in ("2026-02-31T00:00", "0000-01-01T00:00", "2026-01-01T24:00"):
@@ -427,17 +427,17 @@ def test_excluding_somebody_touches_rounds_to_come_only(voted):
     assert credentials.identify(ledger, session) is None
     released = ledger.query("SELECT * FROM assignments WHERE assignment = ?", (seat.id,))[0]
     assert released["expires_us"] <= ledger.clock()
-    assert controls.list_excluded(ledger) == {"Bob"}
+    assert operator_controls.list_excluded(ledger) == {"Bob"}
     assert "excluded" in operator_page.page(voted.site)
     do(voted, "invite", name="Bob")
-    assert controls.list_excluded(ledger) == set()
+    assert operator_controls.list_excluded(ledger) == set()
 
 
 def test_invitations_work_and_are_shown_once(voted):
     made = do(voted, "invite", count=2).invitations
     assert len({i.name for i in made}) == 2
     html = operator_page.render_reply(
-        controls.Reply("", invitations=made), "https://panel.example"
+        operator_controls.Reply("", invitations=made), "https://panel.example"
     )
     assert f"https://panel.example/login#t={made[0].token}" in html
     assert credentials.login(voted.ledger, made[0].name, made[0].code)
@@ -468,7 +468,7 @@ def test_erasing_wants_the_name_typed_and_goes_on_where_a_reader_held_it_up(vote
     assert re.search(r'data-open="op-access" data-name="Bob"', page)
     do(voted, "erase", name="Bob", typed="Bob")
     assert not [f for f in path.parent.iterdir() if b"Longname" in f.read_bytes()]
-    assert [p["row"]["votes"] for p in state.read_state(voted.site)["people"]] == [4, 4]
+    assert [p["row"]["votes"] for p in operator_state.read_state(voted.site)["people"]] == [4, 4]
 
 
 def test_orders_wait_and_say_so(voted):
@@ -496,7 +496,7 @@ def test_a_final_comparison_that_the_run_will_order_itself_is_told(voted, spent)
 def test_what_speaks_against_an_adapter_is_read_where_it_can_be_exported(
     voted, spent, monkeypatch
 ):
-    monkeypatch.setattr(state, "find_doubt", lambda ledger: "of the guards length fails")
+    monkeypatch.setattr(operator_state, "find_doubt", lambda ledger: "of the guards length fails")
     assert "refuses the adapter" not in operator_page.page(voted.site)
     page = operator_page.page(spent.site)
     assert "szpo export refuses the adapter: of the guards length fails." in text(page)

@@ -13,10 +13,8 @@ from PIL import Image
 
 from szpo.analysis.posterior import BradleyTerry
 from szpo.cli.app import call
-from szpo_ui.operator import posterior_page
-from szpo_ui.operator import posterior_pictures as pictures
-from szpo_ui.operator import visualize as mounts
-from szpo_ui.operator.posterior_scene import CELLS, PARTICLES, scene
+from szpo_ui import visualize as pictures
+from szpo_ui.visualize import CELLS, PARTICLES, scene
 from tests.support import browser
 from tests.support.browser import play
 
@@ -27,7 +25,7 @@ KINDS = ("gaussian", "neighbours", "likelihood", "mean", "pair")
 
 @pytest.fixture(scope="module")
 def address():
-    with browser.serve(mounts.application(posterior_page.example)) as found:
+    with browser.serve(pictures.application(pictures.example)) as found:
         yield found
 
 
@@ -119,7 +117,7 @@ def test_operator_sees_the_votes_of_the_run(stage, operator):
     ready(shown)
     assert re.match(r"The last \d+ of 4 votes of run", shown.locator("#vz-about").inner_text())
     assert shown.locator(".vz-name-first").first.text_content() == "length"
-    begun = mounts.of_run(stage.ledger)
+    begun = pictures.of_run(stage.ledger)
     assert len(begun.deltas) == shown.locator("[data-handle]").count() > 0
     # All voted for plus, which is always the longer one.
     assert (begun.deltas[:, 0] > 0).all()
@@ -191,9 +189,9 @@ def test_particles_move_from_the_prior_to_the_posterior_a_round_for_each_answer(
 @pytest.mark.full
 def test_pictures_hold_what_they_promise():
     rounds = [scene(ANSWERS[:n]) for n in (1, 2, 3)]
-    drawn = pictures.svg(rounds[-1], ("length", "sentiment"))
+    drawn = pictures.draw_svg(rounds[-1], ("length", "sentiment"))
     assert drawn.startswith(b"<?xml")
-    assert drawn == pictures.svg(rounds[-1], ("length", "sentiment"))
-    moving = Image.open(io.BytesIO(pictures.gif(rounds)))
+    assert drawn == pictures.draw_svg(rounds[-1], ("length", "sentiment"))
+    moving = Image.open(io.BytesIO(pictures.draw_gif(rounds)))
     stills = len(range(0, len(rounds[0].frames) - 1, pictures.SKIP)) + 1
     assert getattr(moving, "n_frames", 1) == len(rounds) * stills

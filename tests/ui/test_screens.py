@@ -11,14 +11,13 @@ import pytest
 from szpo.errors import UsageError
 from szpo.ledger import orders
 from szpo.replay import verification
-from szpo.training.budget import WORDS_PER_MINUTE
-from szpo.training.status import RoundStatus, round_status
+from szpo.runs.budget import WORDS_PER_MINUTE
+from szpo.runs.status import RoundStatus, round_status
 from szpo.voting import pauses
-from szpo_ui.panel import component, own_seats, render, screens
-from szpo_ui.panel.actions import Action, act
-from szpo_ui.web import open_link
-from szpo_ui.web.ballots import At, Ballot, poll
-from szpo_ui.web.site import Presence
+from szpo_ui import component, credentials, screens
+from szpo_ui.ballots import At, Ballot, poll
+from szpo_ui.component import Action, act
+from szpo_ui.site import Presence
 from tests.support.browser import StillClock
 from tests.support.panel_states import final_comparison
 
@@ -83,13 +82,13 @@ def answer_all(*people, liked=None, **ballot):
             if at.state == "vote" and not at.revises:
                 side = "A"
                 if liked is not None:
-                    seat = own_seats.seat_row(person.site, person.id, at.seat)
+                    seat = screens.seat_row(person.site, person.id, at.seat)
                     side = seat["plus_side"] if liked == "plus" else OTHER_SIDE[seat["plus_side"]]
                 person.vote(side, key=f"{person.name}-{at.step}-{number}", **ballot)
 
 
 def html_of(at, stage):
-    return " ".join(render.page(at, stage.site.rubric).split())
+    return " ".join(component.render_page(at, stage.site.rubric).split())
 
 
 # ---- coming in ----
@@ -98,7 +97,7 @@ def html_of(at, stage):
 def test_a_screen_that_waits_for_the_ledger_keeps_no_vote_from_its_own(stage, monkeypatch):
     """Ann's screen is being made when a vote of Ben's, which has the ledger, needs his."""
     ann, ben = Person(stage, "ann"), Person(stage, "ben")
-    begun, voted, plain = threading.Event(), threading.Event(), open_link.standing
+    begun, voted, plain = threading.Event(), threading.Event(), credentials.standing
 
     def standing(ledger, panelist, status):
         if panelist == ann.id:
@@ -106,7 +105,7 @@ def test_a_screen_that_waits_for_the_ledger_keeps_no_vote_from_its_own(stage, mo
             assert voted.wait(20), "Ben's vote waits for Ann's screen"
         return plain(ledger, panelist, status)
 
-    monkeypatch.setattr(open_link, "standing", standing)
+    monkeypatch.setattr(credentials, "standing", standing)
     with ThreadPoolExecutor(1) as pool:
         shown = pool.submit(ann.do, "look")
         assert begun.wait(20)
@@ -237,7 +236,7 @@ def test_a_break_gives_the_seat_back(stage, ann):
     seat = ann.at.seat
     assert ann.do("break").state == "break"
     assert ann.do("look").state == "break"
-    row = own_seats.seat_row(stage.site, ann.id, seat)
+    row = screens.seat_row(stage.site, ann.id, seat)
     assert row["released_us"] is not None
     assert ann.do("back").state == "vote"
 
@@ -245,8 +244,8 @@ def test_a_break_gives_the_seat_back(stage, ann):
 def test_nobody_releases_or_answers_a_seat_of_somebody_else(stage, ann):
     ben = Person(stage, "ben")
     ben.do("break", seat=ann.at.seat)
-    assert own_seats.seat_row(stage.site, ann.id, ann.at.seat)["released_us"] is None
-    assert own_seats.seat_row(stage.site, ben.id, ann.at.seat) is None
+    assert screens.seat_row(stage.site, ann.id, ann.at.seat)["released_us"] is None
+    assert screens.seat_row(stage.site, ben.id, ann.at.seat) is None
     with pytest.raises(UsageError, match="no such comparison"):
         ben.do("vote", seat=ann.at.seat, choice="A")
     assert not stage.ledger.votes()

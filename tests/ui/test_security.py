@@ -13,9 +13,8 @@ import psutil
 import pytest
 from starlette.datastructures import Headers
 
-from szpo_ui import app
-from szpo_ui.web import credentials, login, security
-from szpo_ui.web.requests import RefusedError
+from szpo_ui import app, credentials, login, security
+from szpo_ui.requests import RefusedError
 from tests.support.browser import (
     CALL,
     OPERATE,

@@ -7,14 +7,13 @@ from typing import get_args
 import pytest
 
 from szpo.config import sentences
-from szpo.config.run_sections import Panel
+from szpo.config.tables import Panel
 from szpo.ledger.canonical import canonical, sha256
 from szpo.types import Choice
-from szpo_ui import app
-from szpo_ui.panel import actions, component, render
-from szpo_ui.panel.screens import Facts, Progress, State
-from szpo_ui.web.open_link import Standing
-from szpo_ui.web.sentences import ENGLISH, KEYS, Sentences, of_record
+from szpo_ui import app, component
+from szpo_ui.credentials import Standing
+from szpo_ui.markup import ENGLISH, KEYS, Sentences, of_record
+from szpo_ui.screens import Facts, Progress, State
 from tests.support.browser import context, serve, violations
 from tests.support.cases import case
 from tests.support.outline import ASKED, Outline, html, screen, shown, status
@@ -57,7 +56,7 @@ def test_every_state_says_the_given_sentences_and_none_of_its_own():
 def test_the_codes_that_python_shows_and_stores_have_sentences():
     assert set(ENGLISH.choices) == set(get_args(Choice))
     assert set(ENGLISH.shortcuts) == {name for keys in KEYS.values() for name in keys}
-    for code in (*actions._REFUSALS.values(), *actions._CLOSED.values()):
+    for code in (*component._REFUSALS.values(), *component._CLOSED.values()):
         assert code in ENGLISH.notices
     used = set(re.findall(r"\bT\.(\w+)", component.script(ENGLISH)))
     assert used <= set(component.spoken(ENGLISH)) and len(used) > 20
@@ -83,7 +82,7 @@ def spoken_by(stage, own: Sentences):
 def test_consent_hashes_the_wording_that_was_shown(staged):
     site = spoken_by(staged(begun=False), QUOTED)
     panelist = site.service.enroll("person", "P-01")
-    actions.act(site, panelist, "P-01", actions.Action(do="agree", tab="tab-0001"))
+    component.act(site, panelist, "P-01", component.Action(do="agree", tab="tab-0001"))
     (event,) = site.ledger.events("consent")
     told = sha256(canonical(QUOTED.consent(moves=True)))
     assert event["body"] == {"panelist": panelist, "text": told}
@@ -134,7 +133,7 @@ def test_every_state_is_well_formed_with_one_heading_and_names_nothing_behind_a_
 
 
 def test_sides_swap_and_nothing_else_does():
-    one, other = (render.page(screen("vote", sheet=shown(side)), ASKED) for side in "AB")
+    one, other = (component.render_page(screen("vote", sheet=shown(side)), ASKED) for side in "AB")
     assert len(one) == len(other) and sorted(one) == sorted(other) and one != other
     for side, on_a in (("A", "One answer here."), ("B", "One reply here.")):
         (pair,) = (pair for pair in shown(side).pairs if pair.row == 0)

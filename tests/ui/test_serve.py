@@ -27,10 +27,9 @@ from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from szpo.runs import setup_progress
 from szpo.voting import lease
-from szpo_ui import app, serve
-from szpo_ui.web import address, credentials
-from szpo_ui.web.address import SiteAddress
-from szpo_ui.web.sentences import ENGLISH
+from szpo_ui import address, app, credentials, serve
+from szpo_ui.address import SiteAddress
+from szpo_ui.markup import ENGLISH
 from tests.support import yard_run
 from tests.support.browser import CALL, panel_call, served_run, violations
 from tests.support.browser import serve as serve_application

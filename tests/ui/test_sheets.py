@@ -8,13 +8,17 @@ import pytest
 
 from szpo.voting import remarks
 from szpo.voting.counting import HARMFUL, missing
-from szpo_ui.operator import controls
-from szpo_ui.operator import page as operator_page
-from szpo_ui.panel import actions, markdown, own_seats
-from szpo_ui.panel.actions import Action, act
-from szpo_ui.panel.screens import Facts, Progress
-from szpo_ui.web import open_link
-from szpo_ui.web.ballots import Ballot, extend
+from szpo_ui import (
+    comparison_view,
+    component,
+    credentials,
+    operator_controls,
+    operator_page,
+    screens,
+)
+from szpo_ui.ballots import Ballot, extend
+from szpo_ui.component import Action, act
+from szpo_ui.screens import Facts, Progress
 from tests.support.browser import CALL, MINUS, PLUS, panel_call
 from tests.support.cases import case
 from tests.support.operator_page import text as text_of
@@ -97,7 +101,7 @@ def test_a_sheet_by_keyboard_alone_stores_each_verdict_for_the_right_policy(stag
     assert ann.evaluate(HERE) == "1" and verdicts(ann) == [""] * 8
     assert "Sheet 2 of about" in ann.inner_text(".sz-round")
     assert "What decided" not in text_of(operator_page.page(stage.site))  # the round is open
-    stage.ledger.record_event(controls.LIVE, "op", {"on": True})
+    stage.ledger.record_event(operator_controls.LIVE, "op", {"on": True})
     told = text_of(operator_page.page(stage.site)).replace("&#34;", '"')
     assert "P-01 the &lt;b&gt;kind&lt;/b&gt; ones, 1 h s" in told
     assert 'features.add=["judge: the &lt;b&gt;kind&lt;/b&gt; ones, 1 h s"]' in told
@@ -208,7 +212,7 @@ def give(stage, person, seat, choice="A", tab=TAB, **more):
     key = f"{seat}-{choice}"
     ballot = Ballot(assignment=seat, choice=choice, idem=key, tab=tab, **more)
     with stage.ledger.transaction("votes"):
-        return actions.give(stage.site, person, ballot)
+        return component.give_verdict(stage.site, person, ballot)
 
 
 # ---- without a browser ----
@@ -258,7 +262,7 @@ def test_a_sheet_moves_rests_and_stays_as_a_whole(ada):
     kept = do("look", OTHER)
     assert kept.lease_s > 590 and [pair.seat for pair in kept.paper().pairs] == seats
     do("break", OTHER, seat=seats[5])
-    released = [own_seats.seat_row(stage.site, person, s)["released_us"] for s in seats]
+    released = [screens.seat_row(stage.site, person, s)["released_us"] for s in seats]
     assert [each is not None for each in released] == [False] * 5 + [True] * 3
     bob = stage.site.service.enroll("person", "bob")
     assert len(stage.site.service.sheet(bob, 32)) == 11
@@ -299,7 +303,7 @@ def test_texts_of_models_and_prompts_stay_text_on_a_sheet():
         with case(text):
             rows = (row(text, f"{text} **more**", prompt=text, earlier=(("user", text),)),)
             made = Outline(html("sheet", sheet=shown(order=(0,), rows=rows)))
-            assert {tag for tag, _ in made.found} <= plain | markdown.TAGS
+            assert {tag for tag, _ in made.found} <= plain | comparison_view.TAGS
             assert not [name for _, attrs in made.found for name in attrs if name[:2] == "on"]
 
 
@@ -343,8 +347,8 @@ def test_the_api_serves_a_sheet_blind_and_again_with_what_was_said(stage):
 @of_rows
 def test_whoever_comes_by_an_open_link_gives_as_many_verdicts_as_it_asks_for(stage):
     stage.advance()
-    token = open_link.make(stage.ledger, 2, 3, None, 1.0)
-    secret, _ = open_link.arrive(stage.ledger, token, "")
+    token = credentials.make_open_link(stage.ledger, 2, 3, None, 1.0)
+    secret, _ = credentials.arrive(stage.ledger, token, "")
     headers = {"Authorization": f"Bearer {secret}"}
     with httpx.Client(base_url=stage.url, headers=headers, timeout=30) as client:
         rows = client.post("/api/sheet", json={"tab": "t1"}).json()["rows"]

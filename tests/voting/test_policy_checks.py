@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from scipy import special
 
 from szpo.errors import LeaseError, RunError
-from szpo.ledger import adopted
+from szpo.ledger.theta import adopted_bodies
+from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED
 from szpo.replay import replay, verification
 from szpo.voting import lease, policy_checks, withdrawals
-from szpo.voting.policy_checks import NEEDED, Checks, factor_against
+from szpo.voting.policy_checks import Checks, factor_against
 from tests.support import named_run
 
 COUNTS = st.integers(0, 60)
@@ -60,7 +61,7 @@ def test_a_coin_returns_the_policy_in_at_most_one_of_nine_runs_however_often_it_
                 ahead[new + more] = ahead.get(new + more, Fraction(0)) + chance / 2
         stopped += sum(c for new, c in ahead.items() if Checks(new, i - new).against)
         alive = {new: c for new, c in ahead.items() if not Checks(new, i - new).against}
-    assert stopped <= 1 / Fraction(NEEDED)
+    assert stopped <= 1 / Fraction(BAYES_FACTOR_NEEDED)
     assert sum(alive.values()) + stopped == 1
 
 
@@ -86,4 +87,4 @@ def test_weights_are_adopted_only_while_the_run_is_held_and_their_verdicts_stand
         lease.acquire(ledger, "two:1:x")
         with pytest.raises(LeaseError, match="another controller has taken this run over"):
             policy_checks.adopt(ledger, epoch, withdrawals.withdrawals(ledger), theta, body)
-        assert len(adopted.bodies(ledger)) == 1 and verification.verify(ledger).ok
+        assert len(adopted_bodies(ledger)) == 1 and verification.verify(ledger).ok

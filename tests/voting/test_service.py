@@ -8,8 +8,8 @@ from szpo.voting import casting, counting, seats, steps
 from szpo.voting import service as vote_service
 from szpo.voting.casting import MOST_VOTES, VoteConflictError, VoteRequest
 from szpo.voting.counting import verdict
+from szpo.voting.seats import planned_sides
 from szpo.voting.service import VoteService
-from szpo.voting.sides import planned_sides
 from tests.support.asking import KEY, ask, people
 from tests.support.cases import case
 from tests.support.quadratic import new_ledger, settings_of

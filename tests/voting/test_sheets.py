@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from szpo.evaluators.panel_evaluator import PanelEvaluator
 from szpo.voting import counting
 from szpo.voting.casting import VoteRequest
+from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.service import SEAT_TTL_US, VoteService
 from tests.support.open_round import open_run
 from tests.support.quadratic import ValueJudge

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
 from szpo import seeds
+from szpo.analysis import votes
 from szpo.errors import UsageError
-from szpo.evaluators.panel_evaluator import PanelEvaluator
-from szpo.evaluators.remote_panel import OpenComparisons
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
-from szpo.reports import votes
 from szpo.types import Answer, Comparison, Prompt, Row
 from szpo.voting import calibration, counting, pauses, steps
 from szpo.voting import service as vote_service
 from szpo.voting.casting import VoteConflictError, VoteRequest
+from szpo.voting.panel_evaluator import PanelEvaluator
+from szpo.voting.remote_panel import OpenComparisons
 from szpo.voting.seat_counts import SeatCounts
 from szpo.voting.service import VoteService
 from tests.support.asking import KEY, people

@@ -3,7 +3,6 @@
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
-from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.intervals import share
 from szpo.ledger import orders
 from szpo.replay import verification
@@ -11,9 +10,10 @@ from szpo.types import Comparison, Vote
 from szpo.voting import counting, finals, steps
 from szpo.voting import service as vote_service
 from szpo.voting.casting import VoteConflictError, VoteRequest
-from szpo.voting.panelists import PRESENT_US
+from szpo.voting.panel_evaluator import LedgerEvaluator
+from szpo.voting.seats import PRESENT_US
 from szpo.voting.service import VoteService
-from szpo_ui.web import credentials
+from szpo_ui import credentials
 from tests.support.asking import KEY, seat_and_vote
 from tests.support.calibrating import ask, rows, vote_all
 from tests.support.quadratic import go, new_ledger, settings_of, start

@@ -8,10 +8,10 @@ import pytest
 from szpo.analysis import run_taste, vote_rows
 from szpo.cli.app import call
 from szpo.errors import UsageError
-from szpo.evaluators.panel_evaluator import PanelEvaluator
-from szpo.ledger import adopted
+from szpo.ledger import theta
 from szpo.replay import replay, verification
 from szpo.voting import counting, withdrawals
+from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.service import VoteService
 from tests.support import named_run
 from tests.support.named_run import CommaJudge, MarkedPolicy
@@ -69,10 +69,10 @@ def test_no_fit_from_then_on_has_withdrawn_votes_and_taken_steps_stay(tmp_path, 
             np.testing.assert_array_equal(
                 getattr(carried.votes, side)[early], getattr(alone.carried.votes, side)[early]
             )
-        adopted.append(ledger, replay.fold(ledger), named_run.adoption(ledger, FIRST))
+        theta.append_adopted(ledger, replay.fold(ledger), named_run.adoption(ledger, FIRST))
         learned = withdrawals.find_learned(ledger, people[WHO])
         assert learned.steps[:FIRST] == tuple(range(FIRST))
-        assert learned.improved == (adopted.last(ledger)["theta_sha256"],)
+        assert learned.improved == (theta.last_adopted(ledger)["theta_sha256"],)
         total = carried.votes.up[early].sum() + carried.votes.down[early].sum()
         assert total == FIRST * settings.section.K * settings.section.N * settings.section.M - len(
             hers

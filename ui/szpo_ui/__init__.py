@@ -15,4 +15,4 @@ def __getattr__(name: str) -> Any:
     """Import `Comparison`, and with it Gradio, only when it is used."""
     if name != "Comparison":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return import_module("szpo_ui.panel.component").Comparison
+    return import_module("szpo_ui.component").Comparison

@@ -18,18 +18,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from szpo.errors import SzpoError
-from szpo_ui.operator import posterior_page
-from szpo_ui.operator import visualize as mounts
-from szpo_ui.web import api, login
-from szpo_ui.web.credentials import AccessError, Role
-from szpo_ui.web.mounting import LOCAL, bare, call_in_loop, mount
-from szpo_ui.web.requests import refuse
-from szpo_ui.web.security import AccessControl
-from szpo_ui.web.site import HOME_PATHS, POSTERIOR, Site
+from szpo_ui import api, login
+from szpo_ui import visualize as mounts
+from szpo_ui.credentials import AccessError, Role
+from szpo_ui.mounting import LOCAL, bare, call_in_loop, mount
+from szpo_ui.requests import refuse
+from szpo_ui.security import AccessControl
+from szpo_ui.site import HOME_PATHS, POSTERIOR, Site
 
 PAGES: dict[Role, str] = {
-    "panelist": "szpo_ui.panel.component",
-    "operator": "szpo_ui.operator.page",
+    "panelist": "szpo_ui.component",
+    "operator": "szpo_ui.operator_page",
 }
 """The module of each role's page, which has a function ``blocks(site)``."""
 
@@ -85,7 +84,7 @@ def _mount_all(app: FastAPI, site: Site, roles: Sequence[Role]) -> None:
         if role == "operator":
             blocks, routes = mounts.of_site(site)
             app.include_router(routes)
-            mount(app, blocks, POSTERIOR, head=posterior_page.page_head(), blocked=[run])
+            mount(app, blocks, POSTERIOR, head=mounts.page_head(), blocked=[run])
 
 
 async def healthz() -> dict[str, bool]:

@@ -14,9 +14,9 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.voting import withdrawals
 from szpo.voting.withdrawals import Learned
-from szpo_ui.web import credentials, open_link
-from szpo_ui.web.address import link, read_address
-from szpo_ui.web.credentials import Role
+from szpo_ui import credentials
+from szpo_ui.address import link, read_address
+from szpo_ui.credentials import Role
 
 DEFAULT_SITE = "http://127.0.0.1:7860"
 """The default address of szpo serve, for links if no server runs and no ``--url`` is given."""
@@ -118,7 +118,7 @@ def invite(
             _erase(ledger, erase, with_votes, with_weights, wait=wait, as_json=as_json)
             return 0
         if places is not None:
-            token = open_link.make(ledger, places, votes, completion, days)
+            token = credentials.make_open_link(ledger, places, votes, completion, days)
             address = f"{_find_site(path, url)}/join?t={token}"
             console.answer(as_json, {"link": address}, f"link for {places}, shown once: {address}")
             return 0

@@ -43,7 +43,7 @@ from szpo.cli.child_process import (
 from szpo.config import sentences
 from szpo.errors import UsageError
 from szpo.runs import setup_progress
-from szpo_ui.web.address import (
+from szpo_ui.address import (
     OPERATOR,
     OPERATOR_DAYS,
     SiteAddress,
@@ -53,10 +53,9 @@ from szpo_ui.web.address import (
     say,
     site_address,
 )
-from szpo_ui.web.markup import entrance
-from szpo_ui.web.requests import COMMON, OWN_POLICY
-from szpo_ui.web.sentences import ENGLISH, of_record
-from szpo_ui.web.server import configure
+from szpo_ui.markup import ENGLISH, entrance, of_record
+from szpo_ui.requests import COMMON, OWN_POLICY
+from szpo_ui.server import configure
 
 if TYPE_CHECKING:
     from szpo.config.schema import Config
@@ -179,10 +178,10 @@ def _serve(chosen: ServeOptions, listener: socket.socket, address: SiteAddress) 
             child = _begin(chosen, path)
             say(f"how far it is: {address.url}")
         # Imported late: gradio alone takes three seconds, and the refusals above do not need it.
-        from szpo.runs import run_engine, sample_check
+        from szpo.runs import run_engine, samples
         from szpo_ui import app
-        from szpo_ui.web.server import answer
-        from szpo_ui.web.site import open_site
+        from szpo_ui.server import answer
+        from szpo_ui.site import open_site
 
         try:
             if child is not None:
@@ -196,7 +195,7 @@ def _serve(chosen: ServeOptions, listener: socket.socket, address: SiteAddress) 
         if child is None and not chosen.no_controller and "config" in site.ledger.spec:
             run_engine.read_settings(site.ledger)
         if chosen.accept_samples:
-            sample_check.accept(site.ledger, "szpo serve --accept-samples")
+            samples.accept_samples(site.ledger, "szpo serve --accept-samples")
         keepers = _keepers(chosen, path, child)
         for keeper in keepers:
             stack.callback(keeper.close)
@@ -268,7 +267,7 @@ def _keepers(
 
 def _print_links(chosen: ServeOptions, ledger: Ledger, address: SiteAddress) -> None:
     """Print new links and the next steps; in the demo, open the panelist's link."""
-    from szpo_ui.web import credentials
+    from szpo_ui import credentials
 
     made = credentials.invite(ledger, "operator", OPERATOR, days=OPERATOR_DAYS)
     say(f"run {ledger.path.stem} at {address.url}; press Ctrl-C to end it")
@@ -290,12 +289,12 @@ def _print_links(chosen: ServeOptions, ledger: Ledger, address: SiteAddress) -> 
 
 def _describe_first_thing(ledger: Ledger) -> str:
     """The operator's first step, which depends on whether the run is paused."""
-    from szpo.runs import sample_check
+    from szpo.runs import samples
     from szpo.voting import lease
 
     if lease.controller(ledger)["paused_by"] is None:
         return "open the operator's link and see how the run stands"
-    if not sample_check.awaits_start(ledger):
+    if not samples.awaits_start(ledger):
         return 'the run is paused; open the operator\'s link and press "Resume"'
     return 'open the operator\'s link, read the sample answers, and press "Start the run"'
 

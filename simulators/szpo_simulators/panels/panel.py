@@ -8,7 +8,7 @@ and ``hostile2`` (the last member or two prefer the worse batch), ``mtbench`` (t
 item effects fitted to a public set of human votes on chat answers, at the β of ``bt70``),
 ``labels70`` (a rater agrees with the *truth* on 70 % of such comparisons, two raters on fewer) and
 ``close`` (the model of ``mtbench`` fitted to chatbots as close as perturbed policies, at the β at
-which the better batch wins 55 % of the votes that are no ties). `szpo_simulators.panels.flaws`
+which the better batch wins 55 % of the votes that are no ties). `szpo_simulators.panels.raters`
 reads the changes that may follow a name.
 """
 
@@ -23,16 +23,16 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from szpo.aggregation.links import link
 from szpo.config.schema import Config
 from szpo.errors import UsageError
-from szpo.evaluators.panel_evaluator import PanelEvaluator
-from szpo.evaluators.panel_factory import Logprob, StartingPolicy, sharpness
+from szpo.optim.links import link
 from szpo.seeds import derive, uniform
 from szpo.types import Answer, Comparison, Floats, Prompt
+from szpo.voting.panel_evaluator import PanelEvaluator
+from szpo.voting.panel_factory import Logprob, StartingPolicy, sharpness
 from szpo.voting.service import VoteService
-from szpo_simulators.panels import flaws, mtbench
-from szpo_simulators.panels.raters import ZERO, Rater, SimulatedJudge
+from szpo_simulators.panels import raters
+from szpo_simulators.panels.raters import PRESETS, ZERO, Rater, SimulatedJudge, members, read_flaws
 from szpo_simulators.panels.text_rewards import (
     Reward,
     difference,
@@ -41,7 +41,7 @@ from szpo_simulators.panels.text_rewards import (
     words_difference,
 )
 
-PANELS: Final = tuple(flaws.PRESETS)
+PANELS: Final = tuple(PRESETS)
 MAX_TOLD: Final = 60
 """Longest text of a reward in a sentence, in characters; the record has the whole text."""
 FORM: Final = ("feature:length", "fluency")
@@ -107,7 +107,7 @@ def wins(rater: Rater, gaps: Floats) -> float:
     sizes = np.abs(gaps)
     if len(sizes) > QUANTILES:
         sizes = np.quantile(sizes, (np.arange(QUANTILES) + 0.5) / QUANTILES)
-    return mtbench.favourite(rater, sizes)
+    return raters.favourite(rater, sizes)
 
 
 Measure = Callable[[Rater, Floats], float]
@@ -116,7 +116,7 @@ MEASURES: Final[Mapping[str, Measure]] = {"agreement": agreement, "labels": labe
 QUANTILES: Final = 200
 TARGETS: Final[Mapping[str, tuple[str, float]]] = {
     "labels70": ("labels", 0.70),
-    "close": ("wins", mtbench.load_committed()["close"]["favourite"]),
+    "close": ("wins", raters.load_mtbench()["close"]["favourite"]),
 }
 """(measure, target) of a preset's β; other presets use two raters' agreement of 70 %."""
 
@@ -280,7 +280,7 @@ def build(
             by rewards with ``fluency``.
     """
     start = start or StartingPolicy()
-    preset, chosen = flaws.read(name)
+    preset, chosen = read_flaws(name)
     liked = parse(reward, logprob=start.logprob)
     fitted = None
     equal = equal or ("same" if chosen.equal == "same" else "")
@@ -293,7 +293,7 @@ def build(
         measure, target = TARGETS.get(preset, ("agreement", 0.70))
         fit = partial(
             calibrate, D=rows, seed=0, target=target, measure=measure,
-            rater=flaws.members(preset, 1.0, chosen.odd + 1)[0],
+            rater=members(preset, 1.0, chosen.odd + 1)[0],
         )  # fmt: skip
         if beta is None:
             differ = _texts_differ(drawn, rows) if chosen.equal == "coin" else None
@@ -315,7 +315,7 @@ def build(
                 for size in spreads
             ]
             equal = "+".join(f"{w}*{term}" for w, term in zip(weights, FORM, strict=True))
-    raters = flaws.members(name, beta, size)
+    raters = members(name, beta, size)
     other = parse(chosen.other, logprob=start.logprob) if chosen.other else None
     made = judges(liked, raters, other, _form(equal, start.logprob), same=equal == "same")
     return SimulatedPanel(name, reward, raters, rows, made, fitted, chosen.other, equal)
@@ -395,11 +395,11 @@ class Maker:
         def nothing(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
             return np.zeros(len(answers))
 
-        _, chosen = flaws.read(self.name)
+        _, chosen = read_flaws(self.name)
         parse(config.panel.reward, logprob=nothing)
         if chosen.other:
             parse(chosen.other, logprob=nothing)
-        flaws.members(self.name, 1.0, config.panel.size)
+        members(self.name, 1.0, config.panel.size)
 
     def with_changes(self, changes: str) -> Maker:
         """The factory of this panel with changes, for example ``side=.3+hostile=1``."""

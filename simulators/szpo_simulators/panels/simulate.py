@@ -14,12 +14,12 @@ from typing import Any
 import typer
 
 from szpo.errors import UsageError
-from szpo.evaluators import remote_panel
-from szpo.evaluators.panel_evaluator import PanelEvaluator
-from szpo.evaluators.panel_factory import StartingPolicy
-from szpo.evaluators.protocol import Judge
 from szpo.ledger.database import Ledger
-from szpo.training.status import round_status
+from szpo.runs.status import round_status
+from szpo.voting import remote_panel
+from szpo.voting.evaluator import Judge
+from szpo.voting.panel_evaluator import PanelEvaluator
+from szpo.voting.panel_factory import StartingPolicy
 from szpo.voting.service import VoteService
 from szpo_simulators.panels.panel import PANELS, SimulatedPanel, build, from_spec
 from szpo_simulators.panels.text_rewards import Logprob

@@ -1,4 +1,4 @@
-"""Hidden rewards of simulated panels, each written as a short text.
+"""Hidden rewards of simulated panels, each written as a short text or found in words.
 
 ``sentiment``, ``length:12`` (−|words − 12|/12, at least −1), ``keyword:sea+sun``,
 ``regex:PATTERN`` (1 if found, else 0), ``verify:no_comma+lowercase``, ``repetition`` (minus the
@@ -8,24 +8,29 @@ world), and weighted sums, in which every term after the first needs a weight:
 rewards never see a policy's weights.
 
 Rewards read texts only: comparisons reach a panel through the ledger, which holds no token counts.
+
+Finds the reward that a person's words name, and the dictionary entry nearest to a taste. A run's
+result says more if no entry equals its taste, so a quoted result should name both.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
 from szpo import plugins
 from szpo.errors import RunError, UsageError
+from szpo.features import dictionary
 from szpo.metrics import repetition, words
 from szpo.types import Answer, Comparison, Floats, Prompt
-from szpo_simulators.panels import tastes, verifiers
+from szpo_simulators.panels import tastes
 from szpo_simulators.panels import text_features as features
-from szpo_simulators.panels.text_features import Scored, bare
+from szpo_simulators.panels.tastes import TASTES
+from szpo_simulators.panels.text_features import PLAIN, Scored, bare
 
 Logprob: TypeAlias = Callable[[Sequence[Prompt], Sequence[Answer]], Floats]
 """Mean log-probability per token of each answer under the base model, nats."""
@@ -199,7 +204,7 @@ def _maker(name: str, logprob: Logprob | None) -> Callable[[str | None], Reward]
         return bare(Fluency(logprob))
     if name in REWARDS:
         return REWARDS[name]
-    if name in verifiers.PLAIN:  # a check of form by its own name
+    if name in features.PLAIN:  # a check of form by its own name
         return lambda argument: REWARDS["verify"](
             name if argument is None else f"{name}:{argument}"
         )
@@ -209,3 +214,73 @@ def _maker(name: str, logprob: Logprob | None) -> Callable[[str | None], Reward]
         return made
     known = ", ".join(dict.fromkeys((*REWARDS, "fluency", *installed)))
     raise UsageError(f"no reward of that name; there are {known} (sums: 0.7*one+0.3*other)")
+
+
+SAME: Final = 0.99
+"""Correlation over base answers from which a taste counts as equal to an entry."""
+IS_ENTRY: Final = "this taste is an entry of the dictionary"
+
+
+def find_asked(words: str) -> str:
+    """The reward that these words name: a taste, a check of form, an entry, or a reward's text.
+
+    >>> find("no comma"), find("fewer commas"), find("few commas"), find("commas")
+    ('verify:no_comma', '-1*feature:commas', 'taste:few commas', 'feature:commas')
+    >>> find("0.5*sentiment+0.5*length:12")
+    '0.5*sentiment+0.5*length:12'
+    """
+    name, entries = words.strip(), dictionary.ENTRIES
+    if name in TASTES:
+        return f"taste:{name}"
+    if (check := name.replace(" ", "_")) in PLAIN:
+        return f"verify:{check}"
+    spoken = {each.more: f"feature:{each.name}" for each in entries}
+    spoken |= {each.fewer: f"-1*feature:{each.name}" for each in entries}
+    spoken |= {each.name: f"feature:{each.name}" for each in entries}
+    return name if name == "sentiment" else spoken.get(name, name)
+
+
+def feature_values(
+    entries: Sequence[dictionary.Entry], pairs: Iterable[tuple[str, str]]
+) -> Floats:
+    """Values (N, k) of k dictionary entries for N pairs of a prompt and an answer."""
+    every = (dictionary.ratios(prompt, answer, entries) for prompt, answer in pairs)
+    return np.array([[top / bottom for top, bottom in row] for row in every])
+
+
+def describe_nearest(words: str, correlation: float) -> str:
+    """What `find_nearest` found, as a sentence."""
+    if correlation >= SAME:
+        return f"{IS_ENTRY}: {words}"
+    return (
+        "no entry of the dictionary is this taste; the nearest is "
+        f"{words} (correlation {correlation:.2f})"
+    )
+
+
+def find_nearest(
+    prompts: Sequence[Prompt], texts: Sequence[Sequence[str]], rewards: Floats
+) -> tuple[str, float] | None:
+    """The dictionary's entry nearest to a taste; None if rewards never differ within a prompt.
+
+    Args:
+        prompts: The prompts.
+        texts: Several answers to each prompt.
+        rewards: The taste's rewards of the answers (prompts, samples).
+
+    Returns the entry's words for the direction that the taste likes (more or fewer), and the
+    absolute correlation of taste and entry within prompts, 0 to 1.
+    """
+    entries = dictionary.holding([prompt.text for prompt in prompts])
+    rows = zip(prompts, texts, strict=True)
+    values = feature_values(entries, ((prompt.text, text) for prompt, row in rows for text in row))
+    values = values.reshape(*rewards.shape, len(entries))
+    own = rewards - rewards.mean(1, keepdims=True)
+    within = values - values.mean(1, keepdims=True)
+    sizes = np.sqrt((own**2).sum() * (within**2).sum((0, 1)))
+    if not own.any():
+        return None
+    found = np.einsum("ps,psk->k", own, within) / np.where(sizes > 0, sizes, np.inf)
+    best = int(np.abs(found).argmax())
+    entry = entries[best]
+    return entry.more if found[best] > 0 else entry.fewer, float(abs(found[best]))

@@ -21,14 +21,12 @@ from szpo.config.optimizer import make_settings
 from szpo.errors import UsageError
 from szpo.optim import optimizer, parameters, sample_directions
 from szpo.optim.parameters import Space, round_coef
-from szpo.optim.rules.registry import rule_of
-from szpo.optim.rules.rule import Perturbations
+from szpo.optim.rule import Perturbations, WeightedVotes, weigh
+from szpo.optim.rules import rule_of
 from szpo.optim.settings import Settings
-from szpo.optim.weighted_votes import WeightedVotes, weigh
 from szpo.types import Floats, Tally
-from szpo_simulators.worlds import oracle
-from szpo_simulators.worlds.oracle import LinkPanel
-from szpo_simulators.worlds.world import Uniforms, World, draws_ahead
+from szpo_simulators.worlds import world
+from szpo_simulators.worlds.world import LinkPanel, Uniforms, World, draws_ahead
 
 COINS = 32
 """Number of steps whose votes are drawn at once."""
@@ -167,8 +165,8 @@ class Block:
         """The step's votes, from differences of mean returns (S, K, N)."""
         if step % COINS == 0:
             shape = (*gap.shape[1:], self.settings.section.M)
-            self.coins = oracle.coins(self.root_seeds, step, shape, COINS)
-        plus = oracle.votes(self.panel.chance(gap), self.coins[step % COINS])
+            self.coins = world.draw_coins(self.root_seeds, step, shape, COINS)
+        plus = world.count_plus(self.panel.chance(gap), self.coins[step % COINS])
         nobody = np.zeros(plus.shape, dtype=bool)
         tally = Tally(plus, self.settings.section.M - plus, 0 * plus, nobody)
         return weigh(self.settings, None, step, tally, None)

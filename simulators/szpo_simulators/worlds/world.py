@@ -1,23 +1,32 @@
-"""The interface of a world: walks of a policy θ, their returns, and the exact value of θ.
+"""The interface of a world, and its plain panel of M identical voters.
 
 The first axis S runs over repetitions (or policies), the second, n, over walks. All randomness is
 passed in as uniform numbers, so both sides of a comparison can share them (common random numbers).
+
+The plain panel of the worlds: M identical voters compare mean returns.
+
+This is the panel of the published experiments, P(plus) = σ(β·gap), at millions of votes per
+second. `szpo_simulators.panels.raters` has raters with ties, lapses and side bias.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from szpo import seeds
 from szpo.errors import UsageError
 from szpo.optim import parameters
+from szpo.optim.links import link
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
 from szpo.types import Batch, Floats, Layout, Prompt, Shift, Theta, Update
+from szpo_simulators.panels import panel
 
 Reals: TypeAlias = NDArray[np.floating[Any]]
 Uniforms: TypeAlias = NDArray[np.float32]
@@ -128,3 +137,45 @@ class WorldPolicy:
     def digest(self) -> str:
         """SHA-256 of θ in canonical form."""
         return parameters.digest(self._theta, self.layout)
+
+
+@dataclass(frozen=True)
+class LinkPanel:
+    """Identical voters: P(plus) = link(β · difference of mean returns)."""
+
+    link: str = "logistic"
+    beta: float = 1.0
+    """Logits per unit of return."""
+
+    def __post_init__(self) -> None:
+        """Refuse a link that does not exist."""
+        link(self.link)
+
+    def chance(self, gap: ArrayLike) -> Floats:
+        """P(plus) for differences of mean returns, plus over minus, any shape."""
+        return link(self.link).prob(self.beta * np.asarray(gap, dtype=np.float64))
+
+
+@lru_cache
+def calibrate_panel(world: World, rows: int) -> panel.Calibration:
+    """β of ``bt70`` for mean returns of ``rows`` walks of a world's untrained policy."""
+    returns = world.returns(world.theta0[None], draws(world, [0], 0, 0, 20_000, "calibration"))
+    return panel.calibrate(returns.reshape(200, 100), rows, 0)
+
+
+def count_plus(chance: Reals, coins: Uniforms) -> Floats:
+    """Number of votes for plus (...) out of M, from P(plus) (...) and uniforms (..., M)."""
+    bound = chance.astype(np.float32)
+    if coins.shape[-1] == 1:
+        return np.asarray(coins[..., 0] < bound, dtype=np.float64)
+    return np.asarray((coins < bound[..., None]).sum(-1), dtype=np.float64)
+
+
+def draw_coins(
+    root_seeds: Sequence[int], step: int, shape: tuple[int, ...], steps: int = 1
+) -> Uniforms:
+    """The voters' uniform numbers (steps, S, *shape) from ``step`` on, for each root seed."""
+    size = int(np.prod(shape))
+    keys = (seeds.derive(seed, "world votes") for seed in root_seeds)
+    made = [uniforms(key, size * steps, size * step) for key in keys]
+    return np.stack(made).reshape(len(made), steps, *shape).swapaxes(0, 1)

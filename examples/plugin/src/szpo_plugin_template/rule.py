@@ -6,7 +6,7 @@ chance moves θ no further than one on which the votes are about three to one.
 
 import numpy as np
 
-from szpo.optim.rules import along_direction, known
+from szpo.optim import along_direction, known
 
 LIMIT = 1.0
 """In units of Δ̂, log-odds."""

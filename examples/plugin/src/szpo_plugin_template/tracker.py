@@ -2,7 +2,7 @@
 
 import json
 
-from szpo.runs.trackers import read_scalars
+from szpo.runs.callbacks import read_scalars
 
 
 class Lines:

@@ -1,1 +1,0 @@
-"""Benchmarks: `szpo bench NAME`."""

@@ -1,0 +1,475 @@
+"""Run one cell in its own process: ``python -m szpo_simulators.cells RECORD``.
+
+The spec is read as JSON from stdin, the finished share is printed to stdout, and the record is
+written completely or not at all. A method that cannot continue (it diverged, or had nothing to
+learn from) is a result; a mistake in the spec is an error and leaves no record.
+
+A run of szpo is driven to its end and then measured at checkpoints; a killed one continues where
+its ledger ends. The measured policy is read back from the ledger: the parameters that the run
+recommended after a number of votes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+
+from szpo import seeds
+from szpo.baselines import dpo, group_rl, ppo, registry, reward_model, simpo
+from szpo.baselines.actor import Actor
+from szpo.baselines.asking import Survey, ask_round
+from szpo.baselines.costs import Meter, Moment, OnStep
+from szpo.baselines.reward_model import SCALE_PAIRS, scale_reward
+from szpo.data.pairs import Pair, Preferences
+from szpo.errors import IntegrityError, RunError, StorageError, SzpoError, UsageError
+from szpo.files import claim, replace_whole
+from szpo.improvement.improve_run import Improving
+from szpo.ledger.database import Ledger
+from szpo.policies import subspace_setup
+from szpo.replay import replay
+from szpo.runs import assemble, controller, driver, samples, status
+from szpo.runs.assemble import RunParts
+from szpo.seeds import as_seed
+from szpo.types import Floats
+from szpo.voting import lease
+from szpo.voting.step_record import StepReport
+from szpo_simulators import start
+from szpo_simulators.panels import text_rewards
+from szpo_simulators.start import (
+    MEASURING,
+    Checkpoints,
+    MachineMeter,
+    Yardstick,
+    even_shares,
+    load_config,
+)
+from szpo_simulators.store import Spec, write_record
+from szpo_simulators.study import measure_machine
+
+REWARD_PREFIX: Final = "rm_"
+"""Prefix of the settings that belong to the reward model."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One cell of a gradient method: its spec, the panel's β by way of asking, its checkpoints."""
+
+    spec: Spec
+    beta: Mapping[str, float]
+    checkpoints: Checkpoints
+
+    @property
+    def questions(self) -> tuple[int, int | None]:
+        """(number of votes, rows per vote); rows None: each vote is on a single pair."""
+        if self.spec["ask"] == "pair":
+            return self.spec["votes"] * self.spec["D"], None
+        return self.spec["votes"], self.spec["D"]
+
+    def survey(self, rounds: int = 1) -> Survey:
+        """The questions of one of equal rounds."""
+        votes, rows = self.questions
+        return Survey(
+            start.load_prompts(self.spec).train, start.build_ask(self.spec, self.beta),
+            votes // rounds, rows, self.spec["seed"], purpose="compare",
+        )  # fmt: skip
+
+    def note(self, actor: Actor, first: float = 0.0, share: float = 1.0) -> OnStep:
+        """The callback of a training that covers the run from ``first`` to ``first + share``."""
+
+        def note(moment: Moment) -> None:
+            cost = moment.cost
+            spent = {"votes": cost.votes, "answers_read": cost.answers_read,
+                     "tokens": cost.tokens_generated}  # fmt: skip
+            self.checkpoints.record(actor, first + share * moment.step / moment.of, spent)
+
+        return note
+
+
+def make_offline(train: Callable[..., Any], name: str) -> Callable[[Training], dict[str, Any]]:
+    """A method that asks once about the base model's answers, then trains on the pairs."""
+
+    def run(cell: Training) -> dict[str, Any]:
+        how = registry.recipe(name, cell.spec["settings"])
+        actor, meter = start.load_actor(cell.spec), Meter()
+        with meter:
+            found = ask_round(cell.survey(), actor, meter)
+        train(actor, found, how, seed=cell.spec["seed"], on_step=cell.note(actor), meter=meter)
+        return {"pairs": len(found.pairs), "ties": found.ties}
+
+    return run
+
+
+def run_iterative_dpo(cell: Training) -> dict[str, Any]:
+    """Rounds of DPO: each asks about the current policy's answers and trains it further."""
+    how = registry.recipe("iterative-dpo", cell.spec["settings"])
+    actor = start.load_actor(cell.spec)
+    votes, rows = cell.questions
+    rounds = how.model_copy(update={"rows": rows, "questions": votes // how.rounds})
+    done = dpo.iterative(
+        actor, start.load_prompts(cell.spec).train, start.build_ask(cell.spec, cell.beta), rounds,
+        seed=cell.spec["seed"],
+        on_step=cell.note(actor),
+    )  # fmt: skip
+    return {"pairs": done.pairs, "ties": done.ties}
+
+
+def make_with_reward_model(
+    train: Callable[..., Any], name: str
+) -> Callable[[Training], dict[str, Any]]:
+    """A method that fits a reward model to votes and maximises it, once or in several rounds.
+
+    Each round asks about the current policy's answers, fits a new reward model to all votes so far
+    and trains the policy further. The setting ``rounds`` is their number.
+    """
+
+    def run(cell: Training) -> dict[str, Any]:
+        settings, seed = dict(cell.spec["settings"]), cell.spec["seed"]
+        rounds = int(settings.pop("rounds", 1))
+        own = {key.removeprefix(REWARD_PREFIX): settings.pop(key) for key in [*settings]
+               if key.startswith(REWARD_PREFIX)}  # fmt: skip
+        how, of_rewards = registry.recipe(name, settings), registry.recipe("reward-model", own)
+        actor, meter, survey = start.load_actor(cell.spec), Meter(), cell.survey(rounds)
+        pairs: list[Pair] = []
+        ties, agreed = 0, []
+        for i in range(rounds):
+            with meter:
+                found = ask_round(survey, actor, meter, i)
+            pairs, ties = [*pairs, *found.pairs], ties + found.ties
+            recent = found.pairs or pairs  # a round may bring nothing but ties
+            # Derived: with seed + 1, round 1 would share its draws with the next seed's round 0.
+            own_seed = as_seed(seeds.derive(seed, "compare round", step=i))
+            learned, _ = reward_model.train(
+                actor.loaded, Preferences(pairs, ties), of_rewards, seed=own_seed, meter=meter
+            )
+            with cell.checkpoints.machine.aside():
+                agreed.append(learned.agreement(recent[:SCALE_PAIRS]))
+            with meter:
+                score = scale_reward(learned, recent)
+            cell.checkpoints.proxy = score
+            train(
+                actor, survey.prompts, score, how, seed=own_seed,
+                meter=meter, on_step=cell.note(actor, i / rounds, 1 / rounds),
+            )  # fmt: skip
+        return {"pairs": len(pairs), "ties": ties, "reward_model_agrees": agreed}
+
+    return run
+
+
+def run_method(cell: Training) -> dict[str, Any]:
+    """Run a cell's method; ``stopped`` says why it ended early, or None.
+
+    A method that diverged or had nothing to learn from is a result, not an error.
+    """
+    try:
+        return {"stopped": None, **RUNNERS[cell.spec["method"]](cell)}
+    except RunError as error:
+        return {"stopped": str(error)}
+
+
+Runner: TypeAlias = Callable[[Training], dict[str, Any]]
+"""Runs a method and records its checkpoints; returns further fields of the cell's record."""
+RUNNERS: Final[dict[str, Runner]] = {
+    "dpo": make_offline(dpo.train, "dpo"),
+    "iterative-dpo": run_iterative_dpo,
+    "simpo": make_offline(simpo.train, "simpo"),
+    "rm+ppo": make_with_reward_model(ppo.train, "ppo"),
+    "grpo": make_with_reward_model(group_rl.train, "grpo"),
+    "rloo": make_with_reward_model(group_rl.train, "rloo"),
+}
+
+
+DRIVING: Final = 0.8
+"""Share of a cell's progress that stands for its votes; the rest stands for measuring."""
+Report = Callable[[float], None]
+
+
+def run_cell(spec: Spec, folder: Path, name: str, report: Report) -> dict[str, Any]:
+    """Run a cell and return its rows and other results as plain JSON values.
+
+    Raises:
+        SzpoError: the cell cannot be run, or needs another cell first.
+    """
+    match spec["kind"]:
+        case "votes":
+            return run_votes(spec, folder, name, report)
+        case "best of n":
+            return run_best_of(spec, folder, report)
+        case _:
+            return run_gradient(spec, folder, report)
+
+
+def ledger_path(folder: Path, name: str) -> Path:
+    """Path of the ledger of a cell."""
+    return folder / "ledgers" / f"{name}.db"
+
+
+def run_votes(spec: Spec, folder: Path, name: str, report: Report) -> dict[str, Any]:
+    """Drive the run and measure it; returns its rows, largest KL and the cost of its set-up."""
+    yardstick, beta = start.load(spec, folder)
+    machine = MachineMeter()
+    spec = {**spec, "sets": [*spec["sets"], *_asking(spec, beta)]}
+    config = load_config(spec)
+    path = ledger_path(folder, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = folder / "locks" / f"setup-{config.generation.max_new_tokens}-{spec['setup']}.lock"
+    with claim(lock, wait=True), _shared_setup_file(spec, folder / "setups"):
+        # This makes the set-up or finds it in the cache.
+        ledger, parts, resumed = _open(spec, path)
+    language = {} if parts.base is None else dict(parts.base.subspace.report)
+
+    host = None if parts.base is None else parts.base.host
+
+    def spend() -> dict[str, Any]:
+        return {**machine.cost(), "tokens": None if host is None else host.written}
+
+    set_up, spent = spend(), dict[int, dict[str, Any]]()
+
+    def note(step: StepReport) -> None:
+        improving.look()
+        spent[step.step + 1] = _since(spend(), set_up)
+        report(DRIVING * min(1.0, step.total_votes / (config.run.votes or math.inf)))
+
+    with (
+        closing(parts), ledger, lease.hold(ledger) as held,
+        closing(Improving(ledger, parts, say=lambda line: None)) as improving,
+    ):  # fmt: skip
+        improving.look()
+        loop = replace(driver.prepare(ledger, parts), on_step=note, lease=held)
+        outcome = controller.run(loop)
+        if outcome.status == "paused":
+            raise RunError(f"{path} paused: {outcome}")
+        improving.at_end(outcome, lambda: True)
+        spent[outcome.steps] = _since(spend(), set_up)
+        facts = status.read_results(ledger).table
+        rows = _measure(spec, ledger, parts, yardstick, folder / "rows" / name)
+        stood = [f.kl for f in facts if f.kl is not None]
+    unknown = dict.fromkeys(set_up)
+    for row in rows:
+        row |= unknown if resumed else spent.get(row["steps"], unknown)
+    return {
+        "rows": rows, "stopped": None, "resumed": resumed, "furthest": max(stood, default=None),
+        "setup": {**set_up, "origin": language.get("origin")},
+    }  # fmt: skip
+
+
+def _since(now: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run has spent since its set-up; peaks of memory stay as they are."""
+    items = ("seconds", "cpu_seconds", "tokens")
+    return now | {each: None if now[each] is None else now[each] - before[each] for each in items}
+
+
+def _asking(spec: Spec, beta: Mapping[str, float]) -> list[str]:
+    """The settings of the plan's way of asking and of its panel."""
+    config, sets = load_config(spec), [f"run.votes={spec['votes']}"]
+    if spec["ask"] == "pair":
+        each = config.optimizer.N * spec["D"]
+        sets = [f"run.votes={spec['votes'] * spec['D']}", f"optimizer.N={each}",
+                "optimizer.D=1"]  # fmt: skip
+    return sets + [f"panel.beta={beta[on]!r}" for on in [spec["panel_on"]] if on]
+
+
+@contextmanager
+def _shared_setup_file(spec: Spec, folder: Path) -> Iterator[None]:
+    """Copy a cell's set-up from the folder or to it, since each machine makes a different one."""
+    key = subspace_setup.key_here(load_config(spec), start.load_prompts(spec).train)
+    if key is None:
+        yield
+        return
+    cached = subspace_setup.cached_path(key)
+    stored = folder / cached.name
+    _copy_new(stored, cached)
+    yield
+    _copy_new(cached, stored)
+
+
+def _copy_new(there: Path, here: Path) -> None:
+    if there.exists() and not here.exists():
+        here.parent.mkdir(parents=True, exist_ok=True)
+        with replace_whole(here) as draft:
+            shutil.copyfile(there, draft)
+
+
+def _open(spec: Spec, path: Path) -> tuple[Ledger, RunParts, bool]:
+    """(ledger, parts, whether resumed): the run continued, or a new one if the file is broken."""
+    if path.exists():
+        try:
+            ledger: Ledger | None = Ledger.open(path)
+        except (StorageError, IntegrityError):  # killed while it created the file
+            ledger = None
+        if ledger is not None:
+            return ledger, assemble.reopen(ledger, say=lambda line: None), True
+    for file in path.parent.glob(f"{path.name}*"):
+        file.unlink()
+    parts = assemble.build(load_config(spec), say=lambda line: None)
+    return assemble.create_ledger(parts, path), parts, False
+
+
+def steps_of(
+    ledger: Ledger, votes: float = math.inf, steps: float = math.inf
+) -> tuple[int, int, int]:
+    """(steps, votes, answers read) of the applied steps, with at most these votes and steps."""
+    applied = counted = read = 0
+    for fact in status.read_results(ledger).table:
+        if fact.state != "applied" or counted + fact.votes > votes or applied >= steps:
+            break
+        applied, counted, read = fact.step + 1, counted + fact.votes, read + fact.answers_read
+    return applied, counted, read
+
+
+def _measure(
+    spec: Spec, ledger: Ledger, parts: RunParts, yardstick: Yardstick, folder: Path
+) -> list[dict[str, Any]]:
+    """A row for each checkpoint; rows measured before the cell was killed are read back."""
+    rows: list[dict[str, Any]] = []
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = (parts.config.run.votes or spec["votes"]) // parts.config.votes_per_step
+    shares = even_shares(spec["points"])
+    places = [(votes / spec["votes"], {"votes": votes}) for votes in spec["at"]] or [
+        (share, {"steps": math.ceil(share * whole - 1e-9)}) for share in shares
+    ]
+    for share, end in places:
+        file = folder / f"{next(iter(end.values()))}.json"
+        if not file.exists():
+            steps, counted, read = steps_of(ledger, **end)
+            with samples.policy_at(ledger, parts, steps) as policy:
+                moved: Any = policy
+                row = yardstick.row(moved, share, {"votes": counted, "answers_read": read})
+            with replace_whole(file) as draft:
+                draft.write_text(json.dumps({**row, "steps": steps}), encoding="utf-8")
+        rows.append(json.loads(file.read_text(encoding="utf-8")))
+    return rows
+
+
+def run_gradient(spec: Spec, folder: Path, report: Report) -> dict[str, Any]:
+    """Run a gradient method, measured at shares of its training.
+
+    DPO asks once and passes through its pairs once. So at a share of its training it has learned
+    from that share of the pairs, and is charged for that share only.
+    """
+    yardstick, beta = start.load(spec, folder)
+    course = Checkpoints(yardstick, even_shares(spec["points"]), report)
+    found = run_method(Training(spec, beta, course))
+    if spec["method"] == "dpo":
+        for row in course.rows:
+            row |= {name: row[name] * row["share"] for name in ("votes", "answers_read")}
+    return {"rows": course.rows, **found}
+
+
+def run_best_of(spec: Spec, folder: Path, report: Report) -> dict[str, Any]:
+    """The best of n answers of the base by the true reward, and by a run's fitted direction.
+
+    Each prompt has one pool of answers for all n. The expected reward of the best of n is exact
+    over all choices of n from the pool. KL is at most log n − (n − 1)/n.
+    """
+    path = ledger_path(folder, spec["of"])
+    if not path.exists():
+        raise UsageError(f"compare: best-of-n needs the run {path}; let its cell end first")
+    yardstick, _ = start.load(spec, folder)
+    size = spec["settings"]["pool"]
+    with (
+        Ledger.open(path, readonly=True) as ledger,
+        closing(assemble.reopen(ledger, panel=False, say=lambda line: None)) as parts,
+    ):
+        policy = parts.language
+        tokens = policy.sample_tokens(yardstick.prompts, size, seed=MEASURING, base=True)
+        report(0.2)
+        answers = [policy.answer(row) for row in tokens]
+        asked = [policy.encode(prompt) for prompt in yardstick.prompts]
+        scores = policy.whitened_scores([(asked[i // size], t) for i, t in enumerate(tokens)])
+        report(0.9)
+        directions = {}
+        for votes in spec["at"]:
+            steps, counted, read = steps_of(ledger, votes)
+            theta = replay.fold(ledger, steps)
+            directions[votes] = (counted, read, np.concatenate([*map(np.ravel, theta.values())]))
+    grouped = [answers[i : i + size] for i in range(0, len(answers), size)]
+    reward = text_rewards.parse(spec["reward"])
+    rewards = text_rewards.matrix(reward, yardstick.prompts, grouped)
+    ways = [("true reward", 0, 0, rewards)] + [
+        ("fitted direction", counted, read, (scores @ z).reshape(rewards.shape))
+        for counted, read, z in directions.values()
+    ]
+    rows = [
+        {"by": by, "votes": votes, "answers_read": read, "n": n, "kl": kl_of_best(n),
+         "kl_stderr": 0.0, "gain": expected_best(rewards, keys, n) - float(rewards.mean())}
+        for by, votes, read, keys in ways
+        for n in spec["settings"]["n"]
+    ]  # fmt: skip
+    return {"rows": rows, "stopped": None}
+
+
+def kl_of_best(n: int) -> float:
+    """Upper bound on the KL of best-of-n to the base, nats: log n − (n − 1)/n (arXiv 2401.01879).
+
+    >>> round(kl_of_best(8), 3)
+    1.204
+    """
+    return math.log(n) - (n - 1) / n
+
+
+def expected_best(rewards: Floats, keys: Floats, n: int) -> float:
+    """Mean reward of the answer with the largest key among n, over all choices of n from the pool.
+
+    The answer of rank i (from 0) of m is the best in C(i, n − 1) of the C(m, n) choices.
+
+    Args:
+        rewards: Rewards of the pool (prompts, m).
+        keys: Numbers by which the best is chosen (prompts, m).
+        n: Answers in a choice, at most m.
+
+    >>> round(expected_best(np.array([[1.0, 2.0, 4.0]]), np.array([[0.0, 1.0, 2.0]]), 2), 6)
+    3.333333
+    """
+    size = rewards.shape[1]
+    weights = np.array([math.comb(i, n - 1) for i in range(size)]) / math.comb(size, n)
+    ordered = np.take_along_axis(rewards, np.argsort(keys, axis=1, kind="stable"), axis=1)
+    return float((ordered @ weights).mean())
+
+
+def spent_since(wall: float, cpu: float) -> dict[str, Any]:
+    """Seconds since these two clock readings, the machine, and this checkout's commit or None."""
+    here = str(Path(__file__).parent)
+    command = ["git", "-C", here, "rev-parse", "--short=10", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        commit = done.stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = None
+    return {
+        "elapsed": time.monotonic() - wall,
+        "cpu_seconds": time.process_time() - cpu,
+        "commit": commit,
+        "machine": measure_machine(),
+    }
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the cell on stdin, write its record to the given path; returns the exit code."""
+    spec, path = json.loads(sys.stdin.read()), Path(arguments[0])
+    began = time.monotonic(), time.process_time()
+
+    def report(share: float) -> None:
+        print(f"{share:.4f}", flush=True)
+
+    try:
+        found = run_cell(spec, path.parents[1], path.stem, report)
+    except SzpoError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    write_record(path, spec, {**found, **spent_since(*began)})
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,487 @@
+"""``szpo compare``: run and show the cells of a plan, or compare runs by their ledgers."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import typer
+
+from szpo.analysis import improvement
+from szpo.cli import console, run_paths
+from szpo.errors import RunError, UsageError
+from szpo.ledger.database import Ledger
+from szpo.plugins import how_to_install
+from szpo.runs import status
+from szpo.types import Floats
+from szpo.voting.step_record import StepReport, plain
+from szpo_simulators import plan as plans
+from szpo_simulators import start, summary
+from szpo_simulators.panels import text_rewards
+from szpo_simulators.plan import BEST_OF, Plan
+from szpo_simulators.store import Cell, Store, run_cells
+from szpo_simulators.study import COLOURS, MARKS, Study, describe_machine, number
+
+CURVES = {"heldout": "held-out pairs won against the base", "kl": "KL to the start, nats",
+         "shown": "mean reward of the answers shown",
+         "better": "win rate of the better side, ten steps"}  # fmt: skip
+FACTS: dict[str, str | Callable[[Mapping[str, Any]], Any]] = {
+    "model": "model", "panel": "panel", "rule": "rule", "seed": "seed", "state": "state",
+    "steps": "steps", "votes": "votes", "answers read": "answers_read",
+    "minutes of people": lambda run: f"{run['person_minutes']:.0f}",
+    "votes for the better side": lambda run: _share(run["separation"]),
+    "KL, nats": "kl", "length": "length",
+    "held-out reward": lambda run: run["heldout"] or "not measured",
+    "better than the base": "better",
+}  # fmt: skip
+"""The table's line names; each with a field of `read_run`'s result, or a function of it."""
+POOLED = 10
+"""Steps over which the win rate of the better side is averaged, since one step has few votes.
+The win rate of plus would say nothing, since the signs are random."""
+
+
+def compare_runs(
+    runs: Sequence[str], folder: Path | None, *, figure: Path | None = None, as_json: bool = False
+) -> int:
+    """Print and draw runs; the figure is written beside the first run and copied to ``figure``."""
+    if len(runs) < 2:
+        raise UsageError("compare: one run alone; give two or more")
+    paths = [run_paths.find(run, folder or Path("runs")) for run in runs]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UsageError("compare: the same run is named twice; give different ones")
+    found = [read_run(path) for path in paths]
+    if empty := [row["name"] for row in found if not row["votes"]]:
+        line = f"compare: no votes in a closed step of {', '.join(empty)}"
+        if len(empty) == len(found):
+            raise RunError(f"{line}; collect some, or name other runs")
+        console.complain(line)
+    study = Study("compare", paths[0].parent, figures=figure)
+    study.console.quiet = as_json
+    _print_table(study, found)
+    for row in found:
+        for line in row["evaluation"]:
+            study.console.print(f"{row['name']}: {line}", markup=False)
+    wanted = [name for name in CURVES if any(row["curves"][name] for row in found)]
+    if wanted:
+        names = "-".join(path.stem for path in paths)[:80]
+        _draw_runs(study, f"compare-{names}", found, wanted)
+        study.console.print(f"figure: {paths[0].parent / f'compare-{names}.svg'}", markup=False)
+    if as_json:
+        print(json.dumps(found, indent=1))
+    return 0
+
+
+def _print_table(study: Study, runs: Sequence[Mapping[str, Any]]) -> None:
+    """Print a line for each fact and a column for each run; two to six runs fit a terminal."""
+    lines = [
+        {"fact": name, **{str(i): read(run) if callable(read) else run.get(read)
+                          for i, run in enumerate(runs)}}
+        for name, read in FACTS.items()
+    ]  # fmt: skip
+    names = [run["name"] for run in runs]
+    heads = [f"{name} {i + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]
+    columns = {head: str(i) for i, head in enumerate(heads)}
+    study.table("runs by their ledgers", lines, {"": "fact", **columns})
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """Read a run from its ledger: totals, held-out rows, curves over votes and answers read."""
+    with Ledger.open(path, readonly=True) as ledger, ledger.snapshot():
+        total = status.read_results(ledger)
+        facts = total.table
+        measured = [event["body"]["rows"] for event in ledger.events("evaluation")
+                    if "rows" in event["body"]]  # fmt: skip
+        shown, helped = _mean_rewards_shown(ledger, facts), improvement.read(ledger)
+    last = measured[-1] if measured else []
+    lines = [f"{row['name']}: {row['before']} → {row['after']} {row['change']}" for row in last]
+    spent = np.cumsum([(f.votes, f.answers_read) for f in facts], axis=0).tolist()
+    # A measurement stands after its number of applied steps.
+    read = [0, *(answers for _, answers in spent)]
+    points = [(p, [p.votes, read[min(p.steps, len(facts))]]) for p in helped.points]
+    applied = [(f, at) for f, at in zip(facts, spent, strict=True) if f.state == "applied"]
+    kl = [[*at, f.kl] for f, at in applied if f.kl is not None]
+    if helped.kl_measured:  # of the exported point; steps note that of the centre
+        kl = [[*at, p.kl or 0.0] for p, at in points if p.kl is not None or not p.steps]
+    lengths = [f.length for f, _ in applied if f.length is not None]
+    better = [status.separation(facts[max(0, i + 1 - POOLED) : i + 1]) for i in range(len(facts))]
+    curves: dict[str, list[list[float]]] = {
+        "heldout": [
+            [*at, p.wins.value]
+            for p, at in points
+            if p.wins is not None and p.wins.value is not None
+        ],
+        "kl": kl,
+        **{name: [[*at, y] for at, y in zip(spent, values, strict=True) if y is not None]
+           for name, values in (("shown", shown), ("better", better))},
+    }  # fmt: skip
+    return {
+        **total.as_dict(),
+        "kl": kl[-1][2] if kl else None,
+        "length": lengths[-1] if lengths else None,
+        "separation": status.separation(facts),
+        "heldout": f"{last[0]['before']} → {last[0]['after']}" if last else _levels(helped),
+        "better": helped.short,
+        "improvement": helped.as_dict(),
+        "evaluation": [helped.sentence, *lines],
+        "curves": curves,
+    }
+
+
+def _mean_rewards_shown(ledger: Ledger, facts: Sequence[StepReport]) -> list[float | None]:
+    """Mean true reward of each step's answers; None for each step if people vote."""
+    panel = ledger.spec.get("config", {}).get("panel", {})
+    try:
+        if panel.get("kind", "people") == "people":
+            raise UsageError("people have no reward")
+        score = text_rewards.parse(str(panel["reward"])).score
+    except (UsageError, KeyError):
+        return [None] * len(facts)
+    found: list[float | None] = []
+    for fact in facts:
+        rows = [row for one in ledger.comparisons(fact.step) for row in one.rows]
+        values = [score(row.prompt, side) for row in rows for side in (row.plus, row.minus)]
+        found.append(float(np.mean(values)) if values else None)
+    return found
+
+
+def _draw_runs(study: Study, part: str, found: Sequence[Any], wanted: Sequence[str]) -> None:
+    with study.figure(part, columns=2 * len(wanted), height=3.8) as axes:
+        for i, name in enumerate(wanted):
+            for j, label in enumerate(("votes", "answers read")):
+                at = axes[2 * i + j]
+                for k, row in enumerate(found):
+                    points = row["curves"][name]
+                    colour = COLOURS[k % len(COLOURS)]
+                    x, y = ([p[column] for p in points] for column in (j, 2))
+                    at.plot(x, y, color=colour, marker="", label=row["name"])
+                at.set(xlabel=label)
+            axes[2 * i].set_ylabel(CURVES[name])
+        handles, labels = axes[0].get_legend_handles_labels()
+        axes[0].figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7.5)
+
+
+def _levels(helped: improvement.Improvement) -> str | None:
+    """Mean held-out rewards before and after as text; None if the run did not measure them."""
+    ends = [p.reward for p in (*helped.points[:1], *helped.points[-1:]) if p.reward is not None]
+    return f"{ends[0]:.3f} → {ends[1]:.3f}" if len(helped.points) > 1 and len(ends) == 2 else None
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+SHADES: Final = (*COLOURS, "#888888", "#882255", "#999933")
+DRAWN: Final[Mapping[str, str]] = {"sentiment-": "", "second-": "second round, "}
+"""Prefixes of the labels of groups that are drawn, and what replaces each in the legend."""
+AXES: Final[Mapping[str, str]] = {
+    "kl": "KL to the start, nats per answer (root scale)",
+    "answers_read": "answers read",
+    "cpu_seconds": "processor seconds (log scale)",
+}
+MIB: Final = 2**20
+
+
+def show_finished(study: Study, plan: Plan, store: Store, wanted: set[str]) -> dict[str, Any]:
+    """Print the tables; write JSON, ``cells.csv`` and the figure, named after the study.
+
+    Args:
+        study: Prints and writes.
+        plan: The plan.
+        store: The finished cells.
+        wanted: Labels of the groups whose missing seeds are named.
+
+    Returns:
+        The content of the JSON file.
+    """
+    rows = summary.read_rows(plan, store)
+    lines = summary.summarise(plan, rows)
+    if not lines:
+        study.console.print(f"nothing is finished in {study.folder}", markup=False)
+        return {"lines": []}
+    study.csv("cells", [_flatten(row) for each in rows.values() for row in each])
+    study.table("gain against KL and votes; 95 % bootstrap intervals over seeds", lines, TABLE)
+    costs = summary.spent(plan, rows, lines)
+    study.table("what it took", costs, SPENT, f"{study.name}-costs")
+    verdicts = summary.judge_targets(plan, rows)
+    if verdicts:
+        study.table("what was asked", verdicts, {name: name for name in verdicts[0]})
+    apart = summary.judge_comparisons(plan, rows)
+    if apart:
+        study.table("paired by seed", apart, PAIRED)
+    done = {label: {row["seed"] for row in each} for label, each in rows.items()}
+    missing = [
+        f"unfinished: {group.label} has {len(done[group.label])} of {len(group.seeds)} seeds"
+        for group in plan.groups
+        if group.label in wanted and len(done[group.label]) < len(group.seeds)
+    ]
+    stopped = {f"stopped: {row['cell']}: {row['stopped']}"
+               for each in rows.values() for row in each if row["stopped"]}  # fmt: skip
+    for line in (*missing, *sorted(stopped)):
+        study.console.print(line, markup=False)
+    _draw(study, plan, lines)
+    tables = {"lines": lines, "costs": costs, "targets": verdicts, "comparisons": apart}
+    body: dict[str, Any] = plain(
+        {**tables, "unfinished": missing, "stopped": sorted(stopped),
+         "machine": describe_machine()}
+    )  # fmt: skip
+    study.end(study.name, body)
+    return body
+
+
+def _flatten(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of ``cells.csv``: guards as digits, the gain on each prompt as one text."""
+    by_prompt = " ".join(f"{gain:.5f}" for gain in row.get("by_prompt", ()))
+    guards = "".join(str(int(guard["ok"])) for guard in row.get("guards", ()))
+    return {**row, "guards": guards, "by_prompt": by_prompt}
+
+
+def _interval(found: Mapping[str, Any], form: str = "+.3f") -> str:
+    if found["low"] is None:
+        return format(found["mean"], form)
+    if found["high"] == math.inf:  # a ratio whose divisor may be 0
+        return f"{found['mean']:{form}} [{found['low']:.2f} or more]"
+    return f"{found['mean']:{form}} [{found['low']:.2f}, {found['high']:.2f}]"
+
+
+def _seeds(row: Mapping[str, Any]) -> str:
+    return f"{row['seeds']}/{row['of']}"
+
+
+def _to_target(by: str) -> Any:
+    def text(row: Mapping[str, Any]) -> str:
+        each, median = row[f"{by}_to_target"], row[f"median_{by}_to_target"]
+        reached = sum(one is not None for one in each)
+        return f"{'–' if median is None else f'{median:.0f}'} ({reached}/{len(each)})"
+
+    return text
+
+
+def _over_optimised(row: Mapping[str, Any]) -> str:
+    found = row["optimised"]
+    if not found or "true" not in found:
+        return ""
+    mark = "over-optimised" if found["seen"] else "open"
+    return f"{found['true'][0]:+.2f} / {found['learned'][0]:+.2f} {mark}"
+
+
+TABLE: Final[Mapping[str, Any]] = {
+    "group": "group",
+    "votes": "checkpoint",
+    "seeds": _seeds,
+    "read": number("answers_read", ".0f"),
+    "gain": _interval,
+    "few": number("few", "+.3f"),
+    "lowest": number("lowest", "+.3f"),
+    "unseen": number("unseen", "+.3f"),
+    "wins": number("win_rate", ".0%"),
+    "KL": number("kl", ".2f"),
+    "most": number("kl_most", ".2f"),
+    "3 g.": number("first_three", ".0f"),
+    "4 g.": number("all_four", ".0f"),
+    "topic": number("topic", ".2f"),
+    "cpu s": number("cpu_seconds", ".0f"),
+}
+SPENT: Final[Mapping[str, Any]] = {
+    "group": "group",
+    "votes": number("votes", ".0f"),
+    "read": number("answers_read", ".0f"),
+    f"votes to +{summary.REACHED:g}": _to_target("votes"),
+    f"read to +{summary.REACHED:g}": _to_target("answers_read"),
+    "tokens, k": number("tokens", ".0f", 1000),
+    "cpu s": number("cpu_seconds", ".0f"),
+    "s": number("seconds", ".0f"),
+    "set-up": number("setup_seconds", ".0f"),
+    "peak MiB": number("peak_bytes", ".0f", MIB),
+    "added": number("added_bytes", ".0f", MIB),
+    "length": number("length", ".1f"),
+    "labels": number("agreement", ".0%"),
+    "true / learned after its best": _over_optimised,
+}
+PAIRED: Final[Mapping[str, Any]] = {
+    "ours": "ours",
+    "theirs": "theirs",
+    "where": "where",
+    "seeds": _seeds,
+    "gains": lambda row: f"{row['mean_ours']:+.3f}, {row['mean_theirs']:+.3f}",
+    "difference": lambda row: _interval(row["difference"]),
+    "ratio": lambda row: _interval(row["ratio"], ".2f"),
+    "asked": lambda row: "ahead or level" if row["asked"] is None else f"{row['asked']:g} times",
+    "": lambda row: summary.format_verdict(row["met"]),
+}
+
+
+def _draw(study: Study, plan: Plan, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Draw gain against KL and against costs, one line per group of `DRAWN`."""
+    curves: dict[str, list[Mapping[str, Any]]] = {
+        name + group.label.removeprefix(first): [
+            line for line in lines if line["group"] == group.label
+        ]
+        for first, name in DRAWN.items()
+        for group in plan.groups
+        if group.label.startswith(first) and group.method != BEST_OF
+    }
+    best = [line for line in lines if line["group"].startswith("best of")]
+    ends = max((line["checkpoint"] for line in best), default=0)
+    curves["best of n, true reward"] = [line for line in best if "true" in line["group"]]
+    curves["best of n, fitted direction"] = [
+        line for line in best if "fitted" in line["group"] and line["checkpoint"] == ends
+    ]
+    with study.figure(study.name, columns=len(AXES), height=4.4) as axes:
+        for i, (label, found) in enumerate(item for item in curves.items() if item[1]):
+            style = {"color": SHADES[i % len(SHADES)], "marker": MARKS[i % len(MARKS)]}
+            # Nobody reads best-of-n's pool, which is drawn after the votes.
+            known_by = ["kl"] if label.startswith("best") else AXES
+            for at, by in zip(axes, known_by, strict=False):
+                known = [line for line in found if line.get(by) is not None]
+                nothing = [0] if by != "cpu_seconds" else []  # the axis is logarithmic
+                x, y = ([*nothing, *(line[name] for line in known)] for name in (by, "mean"))
+                at.plot(x, y, label=label, **style)
+                for line in known:
+                    if line["low"] is not None:
+                        at.vlines(line[by], line["low"], line["high"], style["color"], lw=0.9)
+        # A small step's gain grows as the root of its KL, and the methods' KL differs 100-fold.
+        axes[0].set_xscale("function", functions=(_root, _square))
+        nats = [0, *(2**i for i in range(6))]
+        axes[0].set_xticks(nats, [str(n) for n in nats])
+        axes[2].set_xscale("log")
+        for at, name in zip(axes, AXES.values(), strict=True):
+            at.set(xlabel=name)
+        axes[0].set_ylabel("gain in held-out reward")
+        handles, labels = axes[0].get_legend_handles_labels()
+        axes[0].figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7.5)
+
+
+def _root(x: Floats) -> Floats:
+    """Signed square root, since an estimate of KL may lie below 0."""
+    return np.sign(x) * np.sqrt(np.abs(x))
+
+
+def _square(x: Floats) -> Floats:
+    return x * np.abs(x)
+
+
+command = typer.Typer(add_completion=False)
+"""The entry point of `szpo.commands`."""
+FROZEN: Final = Path("experiments/frozen/frontier.toml")
+"""The plan behind the documents' figures; only a checkout has it, not an installed package."""
+NEEDED: Final = ("trl", "datasets")
+"""Modules of gradient methods, which are installed with an extra."""
+
+
+@command.command("compare")
+def compare(
+    runs: list[str] = typer.Argument(
+        None, help="Runs to compare by their own files, names or paths."
+    ),
+    preset: str | None = typer.Option(
+        None, "--preset", help="Compare methods instead: tiny, published, smollm2 or quick."
+    ),
+    plan: Path | None = typer.Option(None, "--plan", help="Compare methods by this plan's file."),
+    only: list[str] = typer.Option(
+        [], "--only", help="Only these parts or groups of the plan, separated by commas."
+    ),
+    seeds: str = typer.Option("", "--seeds", help="Only these seeds, such as 1000-1004,1007."),
+    jobs: int = typer.Option(1, "--jobs", help="Cells that run at the same time."),
+    shown: bool = typer.Option(False, "--show", help="Run nothing; show what is finished."),
+    folder: Path | None = typer.Option(
+        None,
+        "--folder",
+        help="Folder of cells, tables and figures; for runs: the folder of the runs.",
+    ),
+    figures: Path | None = typer.Option(None, "--figures", help="Also copy the figures here."),
+    as_json: bool = typer.Option(
+        False, "--json", help="Print one JSON document instead of a table."
+    ),
+) -> int:
+    """Compare runs by their files, or methods by what they cost.
+
+    Methods learn on the same model, prompts and simulated panel, and are compared by votes,
+    answers read, tokens, seconds and memory. Each cell runs in its own process; the command may be
+    killed and started again at any time, also twice at once. The exit code is 1 if a cell failed.
+    """
+    if len([each for each in (runs, preset, plan) if each]) > 1:
+        raise UsageError("compare: give a preset, a plan or runs, not several")
+    if runs:
+        return compare_runs(runs, folder, figure=figures, as_json=as_json)
+    if preset is None and plan is None:
+        raise UsageError(
+            "compare: give --preset tiny, published or smollm2, a --plan, or two runs or more"
+        )
+    path = plan or plans.find(preset or "")
+    chosen = [part.strip() for text in only for part in text.split(",") if part.strip()]
+    study = Study(f"compare-{path.stem}", folder or Path("runs/compare") / path.stem,
+                  figures=figures)  # fmt: skip
+    study.console.quiet = as_json
+    found, failures = run_plan(study, path, chosen, seeds, jobs, shown)
+    if as_json:
+        print(json.dumps({**found, "failed": failures}, indent=1))
+    return 1 if failures else 0
+
+
+def frontier(
+    only: Sequence[str] = (),
+    seeds: str = "",
+    jobs: int = 1,
+    show: bool = False,
+    quick: bool = False,
+    plan: Path = FROZEN,
+    folder: Path = Path("runs/frontier"),
+    figures: Path | None = None,
+) -> dict[str, Any]:
+    """Gain against KL, votes and answers read: another name of szpo compare --plan.
+
+    Args:
+        only: Letters of parts or labels of groups in the plan; all by default.
+        seeds: Only these seeds, for example 2000-2004,2007.
+        jobs: Cells that run at the same time.
+        show: Run nothing; print and draw what is finished.
+        quick: The tiny model and few votes, some minutes; the result is no evidence.
+        plan: The file that freezes settings and cells.
+        folder: Folder of ledgers, records, tables and figures.
+        figures: Folder to which the figure is copied for the documents.
+    """
+    path, study = plans.find("quick") if quick else plan, Study("frontier", folder, quick, figures)
+    found, failures = run_plan(study, path, only, seeds, jobs, show)
+    if failures:
+        raise RunError(f"frontier: {len(failures)} cells failed; the reasons stand above")
+    return found
+
+
+def run_plan(
+    study: Study, path: Path, only: Sequence[str], seeds: str, jobs: int, shown: bool
+) -> tuple[dict[str, Any], list[str]]:
+    """Run the unfinished cells of a plan unless they are only ``shown``.
+
+    Returns:
+        What `compare.show_finished` returns, and one line for each cell that failed.
+    """
+    if jobs < 1:
+        raise UsageError(f"compare: --jobs {jobs}; give 1 or more")
+    frozen, store = plans.read(path), Store(study.folder)
+    wanted = plans.cells(frozen, only, plans.read_seeds(seeds) if seeds else ())
+    failures = []
+    if not shown:
+        require_modules(wanted)
+        failures = run_cells(study.console, store, wanted, jobs)
+        for one in wanted if frozen.base_answers else ():
+            start.draw_many(one.spec, store.folder, frozen.base_answers)
+    found = show_finished(study, frozen, store, {one.label for one in wanted})
+    for line in failures:
+        study.console.print(f"failed: {line}", markup=False)
+    return found, failures
+
+
+def require_modules(wanted: Iterable[Cell]) -> None:
+    """Check before the start that all modules of the methods are installed."""
+    methods = sorted({one.spec["method"] for one in wanted if one.spec["kind"] == "gradient"})
+    lacking = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if methods and lacking:
+        raise UsageError(
+            f"compare: {', '.join(methods)} need {' and '.join(lacking)}: "
+            f"{how_to_install('baselines')}, or leave them out with --only"
+        )

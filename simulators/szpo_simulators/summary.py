@@ -1,0 +1,389 @@
+"""Summarises the records of a plan: rows, means over seeds, costs, targets, paired comparisons."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from szpo.seeds import derive, generator
+from szpo.types import Floats
+from szpo_simulators import start
+from szpo_simulators.plan import BEST_OF, RULES, Comparison, Group, Plan, Target, cell
+from szpo_simulators.store import Store
+from szpo_simulators.study import interval
+
+DRAWS: Final = 10_000
+REACHED: Final = 0.15
+"""Gain up to which votes and answers read are reported."""
+Row = Mapping[str, Any]
+"""A finished cell at a checkpoint."""
+Rows = Mapping[str, Sequence[Row]]
+"""Rows by label of the group."""
+
+
+def read_rows(plan: Plan, store: Store) -> dict[str, list[dict[str, Any]]]:
+    """One row per finished cell and checkpoint, by group, with all that identifies the cell."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for group in plan.groups:
+        rows = found.setdefault(group.label, [])
+        for seed in group.seeds:
+            one = cell(plan, group, seed)
+            record = store.read(one)
+            if record is None:
+                continue
+            agreed = record.get("reward_model_agrees")
+            named = {
+                "cell": one.name, "part": group.part, "group": group.label,
+                "method": group.method, "reward": group.reward, "panel": group.panel,
+                "seed": seed, "setup": one.spec["setup"], "commit": record["commit"],
+                "stopped": record["stopped"], "furthest": record.get("furthest"),
+                "setup_seconds": record.get("setup", {}).get("cpu_seconds"),
+                "agreement": None if agreed is None else float(np.mean(agreed)),
+            }  # fmt: skip
+            offset = start.offset(one.spec, store.folder, plan.base_answers)
+            for measured in record["rows"]:
+                row = _count_from(offset, measured)
+                first = (group.heldout or plan.heldout)[0]
+                unseen = row.get("by_prompt", [])[max(0, plan.unseen - first) :]
+                gain = float(np.mean(unseen)) if unseen else None
+                rows.append({**named, **row, "gain_unseen": gain})
+    return found
+
+
+def _count_from(offset: Floats | None, row: Row) -> dict[str, Any]:
+    """A row whose gain is measured against the base's many answers; see `start.offset`.
+
+    ``gain_few`` is the gain as recorded. Rows of best-of-n stay: they compare with their own pool.
+    """
+    if offset is None or "by_prompt" not in row:
+        return dict(row)
+    mean = float(offset.mean())
+    return {
+        **row, "gain_few": row["gain"], "gain": row["gain"] + mean,
+        "by_prompt": (np.array(row["by_prompt"]) + offset).tolist(),
+        "interval": [end + mean for end in row["interval"]],
+    }  # fmt: skip
+
+
+def bootstrap(
+    values: Sequence[float] | Floats, over: Sequence[float] | None = None
+) -> dict[str, Any]:
+    """Mean over seeds with its 95 % bootstrap interval; with ``over`` the ratio of two means.
+
+    Whole seeds are resampled, so that ratios and differences stay paired; of values (seeds,
+    prompts) the prompts too, alike for every seed. One seed has no interval. The upper end of a
+    ratio may be ∞ if the mean of ``over`` may be 0 or less.
+
+    >>> bootstrap([1.0, 1.0])["low"], bootstrap([2.0, 4.0], [1.0, 2.0])["mean"]
+    (1.0, 2.0)
+    >>> bootstrap([2.0, 4.0, 3.0], [0.1, -0.1, 0.2])["high"]
+    inf
+    >>> bootstrap(np.array([[0.0, 2.0], [0.0, 2.0]]))["low"]  # seeds agree, prompts differ
+    0.0
+    """
+    x = np.asarray(values, float)
+    y = np.ones_like(x) if over is None else np.asarray(over, float)
+    found: dict[str, Any] = {"mean": float(x.mean() / y.mean()), "n": len(x)}
+    if len(x) < 2:
+        return {**found, "low": None, "high": None}
+    random = generator(derive(0, "bootstrap"))
+    if x.ndim == 2:
+        seeds, prompts = (random.multinomial(n, np.full(n, 1 / n), DRAWS) / n for n in x.shape)
+        above, below = ((seeds @ x) * prompts).sum(1), np.ones(DRAWS)
+    else:
+        index = random.integers(len(x), size=(DRAWS, len(x)))
+        above, below = x[index].mean(1), y[index].mean(1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        drawn = np.where(below > 0, above / below, np.where(above > 0, np.inf, np.nan))
+    # No interpolation between a number and ∞.
+    method: Any = "linear" if np.isfinite(drawn).all() else "nearest"
+    low, high = np.nanquantile(drawn, (0.025, 0.975), method=method)
+    return {**found, "low": float(low), "high": float(high)}
+
+
+def courses(rows: Sequence[Row]) -> dict[int, list[Row]]:
+    """The rows of a group by seed, in the order of their checkpoints."""
+    found: dict[int, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: (row["seed"], row["share"])):
+        found.setdefault(row["seed"], []).append(row)
+    return found
+
+
+def checkpoint(rows: Sequence[Row], group: Group, votes: int) -> list[Any]:
+    """The rows of a group at one of its checkpoints, by seed.
+
+    Checkpoints are matched by their order, not by votes: a step may count fewer votes than it
+    asked for, and a training may have fewer batches than planned.
+    """
+    number = list(group.checkpoints).index(votes)
+    return [course[number] for course in courses(rows).values() if len(course) > number]
+
+
+def guards_held(row: Row, n: int = 4) -> bool:
+    """Whether the first n guards of a row hold; a missing guard does not hold."""
+    found = [guard["ok"] for guard in row["guards"][:n]]
+    return len(found) == n and all(found)
+
+
+def summarise(plan: Plan, rows: Rows) -> list[dict[str, Any]]:
+    """A line for each group and checkpoint that has a finished cell."""
+    lines = []
+    for group in plan.groups:
+        if group.method == BEST_OF:
+            lines += _summarise_best(group, rows[group.label])
+            continue
+        for votes in group.checkpoints:
+            found = checkpoint(rows[group.label], group, votes)
+            if found:
+                lines.append(_summarise(group, votes, found))
+    return lines
+
+
+def _mean(found: Sequence[Row], name: str) -> float | None:
+    values = [row[name] for row in found if row.get(name) is not None]
+    return float(np.mean(values)) if values else None
+
+
+def _summarise(group: Group, votes: int, found: Sequence[Row]) -> dict[str, Any]:
+    margins = [row["guards"][3]["value"] for row in found if len(row["guards"]) > 3]
+    gains = [row["gain"] for row in found]
+    costs = ("votes", "answers_read", "tokens", "seconds", "cpu_seconds", "setup_seconds",
+             "peak_bytes", "added_bytes")  # fmt: skip
+    return {
+        "part": group.part, "group": group.label, "checkpoint": votes,
+        "seeds": len(found), "of": len(group.seeds),
+        **bootstrap(gains if any("by_prompt" not in row for row in found) else
+                    np.array([row["by_prompt"] for row in found])),
+        "lowest": min(gains),
+        "few": float(np.mean([row.get("gain_few", row["gain"]) for row in found])),
+        "unseen": _mean(found, "gain_unseen"),
+        **{name: _mean(found, name) for name in
+           ("kl", "logprob", "win_rate", "length", "distinct2", "agreement", *costs)},
+        "kl_most": max(row["kl"] for row in found),
+        "first_three": sum(guards_held(row, 3) for row in found),
+        "all_four": sum(guards_held(row) for row in found),
+        "topic": float(np.mean(margins)) if margins else None,
+        "furthest": [row["furthest"] for row in found],
+    }  # fmt: skip
+
+
+def _summarise_best(group: Group, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    lines = []
+    for by, votes, n in dict.fromkeys((row["by"], row["votes"], row["n"]) for row in rows):
+        found = [row for row in rows if (row["by"], row["votes"], row["n"]) == (by, votes, n)]
+        lines.append(
+            {"part": group.part, "group": f"best of {n} by {by}", "checkpoint": votes,
+             "seeds": len(found), "of": len(group.seeds),
+             **bootstrap([row["gain"] for row in found]), "kl": found[0]["kl"],
+             "answers_read": float(np.mean([row["answers_read"] for row in found]))}
+        )  # fmt: skip
+    return lines
+
+
+def spent(plan: Plan, rows: Rows, lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each group's last line with what it took to gain `REACHED`, and its over-optimisation."""
+    found = []
+    for group in plan.groups:
+        last = [line for line in lines if line["group"] == group.label][-1:]
+        if not last or group.method == BEST_OF:
+            continue
+        each = list(courses(rows[group.label]).values())
+        reached = {
+            f"{by}_to_target": [cost_to_target(group, course, by) for course in each]
+            for by in ("votes", "answers_read")
+        }
+        medians = {f"median_{name}": median_reached(costs) for name, costs in reached.items()}
+        # Rewards of different models are not comparable.
+        one = group.settings.get("rounds", 1) == 1
+        whole = [course for course in each if len(course) == len(group.checkpoints)]
+        worse = find_over_optimisation(whole) if one else None
+        found.append({**last[0], **reached, **medians, "optimised": worse})
+    return found
+
+
+def cost_to_target(group: Group, course: Sequence[Row], by: str) -> float | None:
+    """Votes or answers read with which a run gained `REACHED`; None if it never did.
+
+    szpo moves with every few votes, so the cost is interpolated between checkpoints. A method that
+    first asks and then trains does not move while it asks, so all it asked by then counts.
+    """
+    if group.method in RULES:
+        return find_where([{by: 0, "gain": 0.0}, *course], "gain", REACHED, by)
+    return next((row[by] for row in course if row["gain"] >= REACHED), None)
+
+
+def median_reached(found: Sequence[float | None]) -> float | None:
+    """The upper median; None if half or more did not reach the target.
+
+    >>> median_reached([40.0, None, 60.0]), median_reached([40.0, None])
+    (60.0, None)
+    """
+    values = sorted(float("inf") if value is None else value for value in found)
+    value = statistics.median_high(values)
+    return None if value == float("inf") else value
+
+
+def find_where(rows: Sequence[Row], name: str, level: float, wanted: str) -> float | None:
+    """The value of ``wanted`` where ``name`` first reaches ``level``; None if it never does.
+
+    Both are interpolated linearly between two checkpoints.
+
+    >>> rows = [{"votes": 0, "gain": 0.0}, {"votes": 40, "gain": 0.1}, {"votes": 80, "gain": 0.3}]
+    >>> find_where(rows, "gain", 0.2, "votes"), find_where(rows, "gain", 0.5, "votes")
+    (60.0, None)
+    """
+    for i, row in enumerate(rows):
+        if row[name] >= level:
+            if i == 0:
+                return float(row[wanted])
+            before = rows[i - 1]
+            share = (level - before[name]) / (row[name] - before[name])
+            return float(before[wanted] + share * (row[wanted] - before[wanted]))
+    return None
+
+
+def find_over_optimisation(runs: Sequence[Sequence[Row]]) -> dict[str, Any] | None:
+    """Changes of the true and the learned reward after the checkpoint with the best mean gain.
+
+    These are differences from that checkpoint to the end, paired by seed, with 95 % intervals.
+    Selecting the maximum overstates a fall a little. Over-optimisation is ``seen`` if the interval
+    of the true reward lies below 0 and that of the learned reward above 0.
+    """
+    trained = [[row for row in run if row["proxy"] is not None] for run in runs]
+    if not trained or min(map(len, trained)) < 2 or len(set(map(len, trained))) != 1:
+        return None
+    true = np.array([[row["gain"] for row in run] for run in trained])
+    learned = np.array([[row["proxy"] for row in run] for run in trained])
+    best = int(true.mean(0).argmax())
+    if best == true.shape[1] - 1:
+        return {"at": trained[0][best]["share"], "seen": False}
+    falls, rises = (interval((of[:, -1] - of[:, best]).tolist()) for of in (true, learned))
+    return {
+        "at": trained[0][best]["share"],
+        "true": [falls[name] for name in ("mean", "low", "high")],
+        "learned": [rises[name] for name in ("mean", "low", "high")],
+        "seen": bool(falls["high"] < 0 < rises["low"]),
+    }
+
+
+def format_verdict(met: bool | None) -> str:
+    """A verdict in words; None: cells are missing."""
+    return "open" if met is None else "met" if met else "missed"
+
+
+def judge_targets(plan: Plan, rows: Rows) -> list[dict[str, str]]:
+    """A table of the plan's targets on the finished seeds; the last column is the verdict."""
+    return [
+        {
+            "group": f"{group.label} at {target.votes}", "what": what, "asked": asked,
+            "found": f"{value} ({len(found)} seeds)",
+            "": format_verdict(met if len(found) == len(group.seeds) else None),
+        }
+        for group in plan.groups
+        for target in group.targets
+        if (found := _reached(rows[group.label], group, target))
+        for what, asked, value, met in _judge(target, found, len(group.seeds))
+    ]  # fmt: skip
+
+
+def _reached(rows: Sequence[Row], group: Group, target: Target) -> list[Any]:
+    """The rows of a target's checkpoint; one beyond ``up_to`` with the gain and KL there."""
+    found = checkpoint(rows, group, target.votes)
+    if target.up_to is None:
+        return found
+    for i, row in enumerate(found):
+        course = [r for r in rows if r["seed"] == row["seed"] and r["share"] <= row["share"]]
+        gain = gain_at_kl(course, target.up_to)
+        if gain is not None:
+            found[i] = {**row, "gain": gain, "kl": target.up_to}
+    return found
+
+
+def _judge(target: Target, found: Sequence[Row], of: int) -> Iterator[tuple[str, str, str, bool]]:
+    """For each bound of a target: name, bound, value found, whether the bound holds."""
+    gains, kls = [row["gain"] for row in found], [row["kl"] for row in found]
+    if target.gain is not None:
+        mean = float(np.mean(gains))
+        aim = "" if target.aim is None else f", aim {target.aim:+.2f}"
+        yield "mean gain", f"at least {target.gain:+.2f}{aim}", f"{mean:+.3f}", mean >= target.gain
+    if target.kl is not None:
+        mean = float(np.mean(kls))
+        yield "mean KL", f"at most {target.kl:g}", f"{mean:.2f}", mean <= target.kl
+    if target.kl_each is not None:
+        most = max(kls)
+        yield "largest KL", f"at most {target.kl_each:g}", f"{most:.2f}", most <= target.kl_each
+    if target.lowest is not None:
+        low = min(gains)
+        yield "lowest gain", f"at least {target.lowest:g}", f"{low:+.3f}", low >= target.lowest
+    if target.guards is not None:
+        first, least = target.guards
+        held = sum(guards_held(row, first) for row in found)
+        yield f"first {first} guards hold", f"on {least} of {of}", str(held), held >= least
+    if target.furthest is not None:
+        nats, seeds = target.furthest
+        off = sum((row["furthest"] or 0.0) > nats for row in found)
+        yield f"ever beyond {nats:g} nats", f"on at most {seeds} of {of}", str(off), off <= seeds
+
+
+def judge_comparisons(plan: Plan, rows: Rows) -> list[dict[str, Any]]:
+    """The plan's comparisons, paired over the seeds that both groups have finished.
+
+    A seed whose run never reaches the KL of a comparison is left out, so ``seeds`` may be less
+    than ``of``.
+    """
+    lines = []
+    for asked in plan.comparisons:
+        ours = _values(plan, rows, asked.ours, asked, asked.votes)
+        theirs = _values(plan, rows, asked.theirs, asked, asked.theirs_votes or asked.votes)
+        shared = sorted(set(ours) & set(theirs))
+        if not shared:
+            continue
+        x, y = [ours[seed] for seed in shared], [theirs[seed] for seed in shared]
+        where = f"at {asked.votes} votes" if asked.kl is None else f"at {asked.kl:g} nats"
+        ratio = bootstrap(x, y)
+        labels = (asked.ours, asked.theirs)
+        wanted = min(len(plan.group(label).seeds) for label in labels)
+        done = set.intersection(*({row["seed"] for row in rows[label]} for label in labels))
+        difference = bootstrap([a - b for a, b in zip(x, y, strict=True)])
+        if asked.ratio is None:
+            met = difference["high"] is None or difference["high"] >= 0
+        else:
+            met = ratio["mean"] >= asked.ratio or ratio["mean"] < 0 < difference["mean"]
+        lines.append(
+            {"ours": asked.ours, "theirs": asked.theirs, "where": where, "seeds": len(shared),
+             "of": wanted, "mean_ours": float(np.mean(x)), "mean_theirs": float(np.mean(y)),
+             "difference": difference, "ratio": ratio, "asked": asked.ratio,
+             "met": met if len(done) >= wanted else None}
+        )  # fmt: skip
+    return lines
+
+
+def _values(
+    plan: Plan, rows: Rows, label: str, asked: Comparison, votes: int | None
+) -> dict[int, float]:
+    """The gain by seed, at ``votes`` or, if None, at the comparison's KL."""
+    group = plan.group(label)
+    if votes is not None:
+        return {row["seed"]: row["gain"] for row in checkpoint(rows[label], group, votes)}
+    found = {}
+    for seed, course in courses(rows[label]).items():
+        gain = None if asked.kl is None else gain_at_kl(course, asked.kl)
+        if gain is not None:
+            found[seed] = gain
+    return found
+
+
+def gain_at_kl(rows: Sequence[Row], kl: float) -> float | None:
+    """A run's gain where its KL first reaches a value; None if it never does.
+
+    The gain is interpolated linearly between checkpoints, beginning at (0 nats, gain 0).
+
+    >>> rows = [{"share": 0.5, "kl": 2.0, "gain": 0.2}, {"share": 1.0, "kl": 4.0, "gain": 0.3}]
+    >>> gain_at_kl(rows, 1.0), gain_at_kl(rows, 3.0), gain_at_kl(rows, 5.0)
+    (0.1, 0.25, None)
+    """
+    course = sorted(rows, key=lambda row: row["share"])
+    return find_where([{"kl": 0.0, "gain": 0.0}, *course], "kl", kl, "gain")

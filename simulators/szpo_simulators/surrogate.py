@@ -1,0 +1,490 @@
+"""`szpo bench surrogate`: how often votes show a taste, on recorded answers in place of a model.
+
+The world of recorded answers (`Recorded`) replaces the policy, so that a run takes a second.
+*Tastes*: how many runs show evidence of the taste? *Chance*: how many do so if votes are random?
+*Calibration*: tastes are one dictionary entry, two entries, or noise that no entry explains; are
+a run's claims right as often as it says?
+
+These answers differ from those from which the coordinates were made. The world has no guards, and
+a policy's log-probability is linear in its coordinates there, unlike a real policy's.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from rich.progress import track
+from scipy import special, stats
+
+from szpo.config.settings_file import load
+from szpo.data import prompts as promptfiles
+from szpo.errors import UsageError
+from szpo.features import dictionary
+from szpo.files import replace_whole
+from szpo.intervals import wilson
+from szpo.optim import informative, named_features, parameters, sample_directions
+from szpo.optim.informative import NOISE
+from szpo.optim.named_features import Claim, NamedFeatures
+from szpo.optim.parameters import Space
+from szpo.optim.sparse_prior import SparsePrior
+from szpo.optim.sparse_regression import SparseFit, fit_sparse
+from szpo.optim.vote_regression import Fit, Prior, Votes, fit
+from szpo.policies import basis
+from szpo.seeds import derive, generator
+from szpo.types import FEATURE_GRID, Answer, Floats, Grid, Ints, Prompt
+from szpo_simulators.panels import tastes, text_rewards
+from szpo_simulators.panels.text_rewards import feature_values
+from szpo_simulators.store import Spec
+from szpo_simulators.study import Study, bench
+
+if TYPE_CHECKING:
+    from szpo.policies.lora_policy import LoraPolicy
+
+
+def prepare_model(
+    sets: Sequence[str], say: Callable[[str], None]
+) -> tuple[LoraPolicy, NamedFeatures, tuple[Prompt, ...]]:
+    """The policy at its start, the features in its coordinates, and the training prompts.
+
+    Args:
+        sets: Changes to the default settings.
+        say: Called with lines about progress.
+    """
+    from szpo.policies import language_model
+
+    config = load(sets=sets)
+    train = promptfiles.load_configured(config.prompts).train
+    host = language_model.load_host(config, adapter=False)
+    base = language_model.prepare(config, host, train, say)
+    subspace = base.subspace
+    if subspace.features is None:
+        raise UsageError(f"subspace.kind is {config.coordinates}; set features, which have names")
+    named = subspace.features.named()
+    settings = config.optimizer_settings(subspace.layout, subspace.scale, named)
+    return language_model.make_policy(config, base, settings), named, train
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recorded:
+    """N answers with k features, ordered by prompt, of a policy with d coordinates."""
+
+    prompts: Ints
+    """(N,): index of each answer's prompt, from 0."""
+    features: Floats
+    """(N, k): features in units of their spread within prompts."""
+    scores: Floats
+    """(N, d): slope of the log-probability in each coordinate; a move by z costs |z|²/2 nats."""
+    named: NamedFeatures
+    """The features in these coordinates."""
+    reward: Floats
+    """(N,): reward of each answer."""
+
+    def draw(self, moves: Floats, rows: int, rng: np.random.Generator) -> Ints:
+        """Indices (B, rows) of answers of policies moved by z (B, ≤ d), to the same prompts."""
+        chosen = rng.choice(self.prompts[-1] + 1, rows, replace=False)
+        found = []
+        for first, end in zip(
+            np.searchsorted(self.prompts, chosen),
+            np.searchsorted(self.prompts, chosen + 1),
+            strict=True,
+        ):
+            tilt = moves @ self.scores[first:end, : moves.shape[1]].T
+            found.append(first + (tilt + rng.gumbel(size=tilt.shape)).argmax(-1))
+        return np.stack(found, axis=-1)
+
+    def regressors(self) -> Floats:
+        """Regressors (N, p) of votes: features and leading scores."""
+        return np.concatenate([self.features, self.scores[:, : self.named.components]], axis=1)
+
+    def mean_gain(self, z: Floats) -> float:
+        """Gain in mean reward from a move by z (≤ d,), in spreads of the reward within prompts."""
+        reward, tilt = self._within(), self.scores[:, : len(z)] @ z
+        weight = np.exp(tilt - tilt.max())
+        shares = weight / np.bincount(self.prompts, weight)[self.prompts]
+        return float(shares @ reward / (self.prompts[-1] + 1) / reward.std())
+
+    def _within(self) -> Floats:
+        """The rewards minus their prompts' means."""
+        return basis.centre(self.reward[:, None], self.prompts)[:, 0]
+
+    def gain(self, z: Floats) -> float:
+        """Gain from a short move along z (≤ d,) per |z| = √(2 KL), in spreads of the reward."""
+        reward, moved = self._within(), self.scores[:, : len(z)] @ z
+        length = math.sqrt(float((moved**2).mean())) * float(reward.std())
+        return float((moved * reward).mean()) / length if length > 0 else 0.0
+
+    def voter(self, rows: int, agreement: float, rng: np.random.Generator) -> float:
+        """β at which two votes agree with probability ``agreement`` on the start's batches."""
+        still = np.zeros((2, self.scores.shape[1]))
+        shown = np.array([self.draw(still, rows, rng) for _ in range(1000)])
+        gap = np.diff(self.reward[shown].mean(2), axis=1)
+        gap = gap[gap != 0]
+        low, high = 1e-4, 1e5
+        for _ in range(60):
+            middle = math.sqrt(low * high)
+            chance = special.expit(middle * gap)
+            below = float((chance**2 + (1 - chance) ** 2).mean()) < agreement
+            low, high = (middle, high) if below else (low, middle)
+        return low
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Settings of a run."""
+
+    beta: float
+    """The voter's β: P(plus) = σ(β times the difference of the batches' mean rewards)."""
+    votes: int = 40
+    rows: int = 8
+    """Prompts per comparison."""
+    lag: int = 0
+    """Number of latest steps whose votes are still missing when a step is asked."""
+    gate: float = 9.0
+    """Bayes factor from which the run leaves the start."""
+    noise: float = 1.0
+    """Share of the seed's own direction in each direction; see `Settings.asking_noise`."""
+    pairs: int = 8
+    """Comparisons per step."""
+    radius: float = 1.8
+    """Half the distance between the sides of a pair, in |z|."""
+    budget: float = 3.0
+    """Largest KL of the recommended point, nats."""
+    step: float = 1.2
+    """Largest move of the centre in a step, in |z|."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Look:
+    """The state of a run after a step."""
+
+    votes: int
+    log_factor: float
+    """Largest log Bayes factor so far."""
+    cast: Votes
+    fit: Fit
+    """Fit of the gradient, in the run's coordinates."""
+    found: SparseFit | None
+    """Fit of the features; None for a run on scores alone."""
+
+
+def run(world: Recorded, prior: SparsePrior | None, plan: Plan, root_seed: int) -> list[Look]:
+    """One run with a fit after each step; prior None: on the leading scores alone."""
+    rng = np.random.default_rng(root_seed)
+    dim = world.named.components if prior is None else world.scores.shape[1]
+    space = Space(root_seed, (("z", (dim,)),), sample_directions.Law("orthonormal"))
+    votes, looks = Votes.empty(dim if prior is None else world.named.columns), list[Look]()
+    centre, largest, regressors = np.zeros(dim), -math.inf, world.regressors()
+    while len(votes.x) < plan.votes:
+        known = looks[: len(looks) - plan.lag]
+        if known:
+            way = recommend(plan, known[-1]) - centre
+            centre = centre + way * min(1.0, plan.step / max(float(np.linalg.norm(way)), 1e-9))
+        v = _ask(world, space, plan, known, len(looks))
+        moves = centre + plan.radius * np.stack([v, -v], axis=1)
+        shown = np.array([world.draw(pair, plan.rows, rng) for pair in moves])
+        x = moves if prior is None else regressors[shown].mean(2)
+        reward = world.reward[shown].mean(2)
+        chance = special.expit(plan.beta * (reward[:, 0] - reward[:, 1]))
+        up = (rng.random(plan.pairs) < chance).astype(float)
+        votes = Votes(
+            np.concatenate([votes.x, x[:, 0] - x[:, 1]]),
+            np.append(votes.up, up),
+            np.append(votes.down, 1 - up),
+        )
+        found = None if prior is None else fit_sparse(votes, prior)
+        gradient = (
+            fit(votes, Prior.blocks(dim))
+            if found is None
+            else named_features.in_coordinates(found, world.named)
+        )
+        largest = max(largest, float(gradient.log_factor))
+        looks.append(Look(len(votes.x), largest, votes, gradient, found))
+    return looks
+
+
+def recommend(plan: Plan, look: Look) -> Floats:
+    """The recommended point (d,): along w, as far as certainty and the gate allow."""
+    found = look.fit
+    square = float(found.w @ found.w)
+    certain = square / (square + float(np.trace(found.covariance)))
+    length = math.sqrt(2 * 0.9 * plan.budget * math.sqrt(certain))
+    if look.log_factor < math.log(plan.gate):
+        length = min(length, 0.5)
+    return np.asarray(found.w * (length / max(math.sqrt(square), 1e-9)))
+
+
+def _ask(world: Recorded, space: Space, plan: Plan, known: list[Look], step: int) -> Floats:
+    """The directions (pairs, d) of a step, each of length 1."""
+    each, grids = range(plan.pairs), list[Grid | None]([None] * plan.pairs)
+    if (
+        plan.noise < 1
+        and known
+        and known[-1].found is not None
+        and (ways := informative.explanations_of(known[-1].found, world.named))
+    ):
+        grids = [
+            informative.draw_direction(space, world.named, ways, plan.noise, step, k) for k in each
+        ]
+    v = np.array([parameters.direction_vector(space, step, k, grids[k]) for k in each])
+    return np.asarray(v / np.linalg.norm(v, axis=1, keepdims=True))
+
+
+TASTES: Final = {
+    "sentiment": "sentiment",
+    "no comma": "verify:no_comma",
+    "first person": r"regex:\b(I|my|me|I'm)\b",
+    "reader": r"regex:(?i)\b(you|your)\b",
+}
+ASKED: Final[Mapping[str, Mapping[str, int]]] = {
+    "8 prompts": {},
+    "4 prompts": {"rows": 4},
+    "lag 1": {"lag": 1},
+}
+PAIRS: Final = {
+    "as a run asks": Plan(0.0, noise=NOISE),
+    "of the start": Plan(0.0, radius=0.0, step=0.0),
+}
+KINDS: Final = ("one entry", "two entries", "no entry")
+RUNS, CHANCE, CALIBRATED, COMPARED = 60, 200, 500, 40
+PROMPTS, EACH = 40, 32
+"""Training prompts, and recorded answers to each."""
+SEED: Final = 90_000
+"""Seed of the recorded answers."""
+AT_ONCE: Final = 4
+"""Prompts whose answers are drawn and scored together."""
+AGREEMENT: Final = 0.7
+"""How often two votes of a simulated panelist on the same two batches agree."""
+SAID: Final = 0.5
+"""A run claims a group of features if its probability exceeds this."""
+SELDOM_KL: Final = 0.2
+"""KL of a recommended point, nats, that runs of random votes should exceed seldom."""
+BANDS: Final = ((0.5, 0.7), (0.7, 0.9), (0.9, 0.97), (0.97, 1.0))
+"""Bands of a claim's probability; the share of right claims is reported for each."""
+LOOKS: Final = (16, 32, 40)
+GATE: Final = math.log(Plan(0.0).gate)
+
+
+@bench("surrogate")
+def main(study: Study) -> dict[str, list[dict[str, Any]]]:
+    """Count runs of votes that show a taste, on recorded answers of the default model."""
+    few = 20 if study.quick else 1
+    world, prompts, answers = draw_answers(study)
+
+    def reward(spec: str) -> Floats:
+        return text_rewards.scores(text_rewards.parse(spec), prompts, answers)
+
+    tables: dict[str, list[dict[str, Any]]] = {}
+    specs: list[Spec] = [
+        {"taste": taste, "asked": asked, "seeds": RUNS // few}
+        for asked in ASKED
+        for taste in TASTES
+    ]
+    rewards = {name: reward(spec) for name, spec in TASTES.items()}
+    tables["tastes"] = study.cells("tastes", specs, partial(count_shown, world, rewards))
+    specs = [
+        {"taste": taste, "pairs": pairs, "seeds": RUNS // few}
+        for pairs in PAIRS
+        for taste in TASTES
+    ]
+    tables["prior"] = study.cells("prior", specs, partial(compare_priors, world, rewards))
+    specs = [
+        {"class": kind, "taste": name, "seeds": COMPARED // few}
+        for name, (kind, _) in [*tastes.TASTES.items()][:: 5 if study.quick else 1]  # one a class
+    ]
+    rewards = {spec["taste"]: reward(f"taste:{spec['taste']}") for spec in specs}
+    tables["classes"] = study.cells("classes", specs, partial(compare_coordinates, world, rewards))
+    specs = [{"chance": True, "seeds": CHANCE // few}]
+    tables["chance"] = study.cells("chance votes", specs, partial(count_chance, world))
+    specs = [{"kind": kind, "seeds": CALIBRATED // 3 // few} for kind in KINDS]
+    said = study.cells("calibration", specs, partial(collect_said, world))
+    tables["calibration"] = tabulate_said(said)
+    for part, rows in tables.items():
+        study.table(part, rows, {head: head for head in rows[0]}, part)
+    study.end()
+    return tables
+
+
+def draw_answers(study: Study) -> tuple[Recorded, list[Prompt], list[Answer]]:
+    """Load the start's answers from the study's folder, or draw `EACH` to each prompt.
+
+    Returns:
+        The world of the answers with rewards 0; the prompt of each answer; the answers.
+    """
+    sets = ["model.device=cpu", "model.dtype=fp32"]
+    policy, named, train = prepare_model(sets, study.console.print)
+    order = generator(derive(SEED, "surrogate prompts")).permutation(len(train))
+    prompts = tuple(train[i] for i in order[: 8 if study.quick else PROMPTS])
+    file = study.folder / f"answers-{len(prompts)}.npz"
+    if not file.exists():
+        texts, scores = [], []
+        for first in track(range(0, len(prompts), AT_ONCE), "answers", console=study.console):
+            part = prompts[first : first + AT_ONCE]
+            rows = policy.sample_tokens(part, EACH, seed=SEED + first)
+            asked = [tokens for tokens in policy.encode_all(part) for _ in range(EACH)]
+            scores.append(policy.whitened_scores(list(zip(asked, rows, strict=True))))
+            texts += [policy.answer(row).text for row in rows]
+        study.folder.mkdir(parents=True, exist_ok=True)
+        with replace_whole(file) as draft, draft.open("wb") as opened:
+            np.savez(opened, texts=np.array(texts), scores=np.concatenate(scores))
+    with np.load(file, allow_pickle=False) as stored:
+        answers, scores_of = [Answer(text) for text in stored["texts"].tolist()], stored["scores"]
+    asked_of = [prompt for prompt in prompts for _ in range(EACH)]
+    entries = [dictionary.BY_NAME[name] for name in named.names]
+    values = feature_values(
+        entries, ((p.text, a.text) for p, a in zip(asked_of, answers, strict=True))
+    )
+    features = values * FEATURE_GRID / np.array(named.scales)
+    of = np.repeat(np.arange(len(prompts)), EACH)
+    world = Recorded(of, features, scores_of, named, np.zeros(len(of)))
+    return world, asked_of, answers
+
+
+def count_shown(
+    world: Recorded, rewards: Mapping[str, Floats], spec: Spec
+) -> dict[str, float | str]:
+    """How many runs pass the gate with 40 votes, and these runs' mean gain per |z|."""
+    liked = replace(world, reward=rewards[spec["taste"]])
+    plan = replace(Plan(0.0, noise=NOISE), **ASKED[spec["asked"]])
+    looks = run_all(liked, spec, plan)
+    last = [each[-1] for each in looks]
+    gains = [liked.gain(look.fit.w) for look in last if look.log_factor >= GATE]
+    low, high = wilson(len(gains), len(last))
+    return {
+        "shown": len(gains), "runs": len(last), "low": low, "high": high,
+        "gain per |z|": float(np.mean(gains)) if gains else 0.0,
+    }  # fmt: skip
+
+
+def compare_priors(world: Recorded, rewards: Mapping[str, Floats], spec: Spec) -> dict[str, float]:
+    """Gain per |z| after forty votes, regardless of the gate, with the sparse prior and ridge.
+
+    Ridge is fitted to the same features and scores, and to the leading scores alone. On votes
+    about pairs of the start's own answers it is a reward model on these features.
+    """
+    liked, k = replace(world, reward=rewards[spec["taste"]]), len(world.named.names)
+    last = [looks[-1] for looks in run_all(liked, spec, PAIRS[spec["pairs"]])]
+    found = {
+        "sparse": [look.fit.w for look in last],
+        "ridge": [_ridge(look.cast, liked.named, 0) for look in last],
+        "scores": [_ridge(look.cast, liked.named, k) for look in last],
+    }
+    gains = {name: np.array([liked.gain(z) for z in each]) for name, each in found.items()}
+    means = {name: float(each.mean()) for name, each in gains.items()}
+    half = {f"{name} ±": 1.96 * float(stats.sem(each)) for name, each in gains.items()}
+    return means | half
+
+
+def _ridge(votes: Votes, named: NamedFeatures, first: int) -> Floats:
+    """The direction (d,) with one Gaussian prior for all regressors from ``first`` on."""
+    found = fit(replace(votes, x=votes.x[:, first:]), Prior.flat(votes.x.shape[1] - first))
+    return named_features.directions(named)[:, first:] @ found.w
+
+
+def compare_coordinates(
+    world: Recorded, rewards: Mapping[str, Floats], spec: Spec
+) -> dict[str, float | str]:
+    """Gains of a taste's runs on named features and on leading scores alone, and their claims."""
+    liked, plan = replace(world, reward=rewards[spec["taste"]]), Plan(0.0, votes=120, noise=NOISE)
+    runs = {
+        "features": run_all(liked, spec, plan),
+        "scores": run_all(liked, spec, plan, on_scores=True),
+    }
+    gains = dict[str, Floats]()
+    for kind, every in runs.items():
+        for at in (40, 120):
+            looks = [look for each in every for look in each if look.votes == at]
+            gained = [liked.mean_gain(recommend(plan, look)) for look in looks]
+            gains[f"{kind} {at}"] = np.array(gained)
+    row: dict[str, float | str] = {name: float(each.mean()) for name, each in gains.items()}
+    ahead = gains["features 120"] - gains["scores 120"]
+    row |= {"ahead": float(ahead.mean()), "±": 1.96 * float(stats.sem(ahead))}
+    said = [claim for each in runs["features"] for claim in said_of(each[-1], liked.named)[:1]]
+    named = Counter(("more " if claim.more else "less ") + claim.feature for claim in said)
+    words = ", ".join(f"{name} ({count})" for name, count in named.most_common(2))
+    return row | {"said": len(said), "mostly": words}
+
+
+def count_chance(world: Recorded, spec: Spec) -> dict[str, float]:
+    """How many runs of random votes open the gate, claim a group, or go beyond `SELDOM_KL`."""
+    plan = Plan(0.0, votes=120, noise=NOISE)
+    looks = run_all(world, spec, plan, chance=True)
+    opened = sum(each[-1].log_factor >= GATE for each in looks)
+    said = sum(any(said_of(look, world.named) for look in each) for each in looks)
+    nats = [[(recommend(plan, look) ** 2).sum() / 2 for look in run] for run in looks]
+    low, high = wilson(opened, len(looks))
+    return {
+        "opened": opened, "runs": len(looks), "low": low, "high": high, "said": said,
+        "far": int(np.sum(np.max(nats, axis=1) > SELDOM_KL)),
+    }  # fmt: skip
+
+
+def collect_said(world: Recorded, spec: Spec) -> dict[str, Any]:
+    """All claims of runs with tastes of a kind: votes, probability, and whether right."""
+    found = []
+    for seed in range(spec["seeds"]):
+        draw = generator(derive(seed, "surrogate taste", name=spec["kind"]))
+        named = world.named
+        reward, right = draw.normal(size=len(world.prompts)), set[tuple[str, bool]]()
+        if spec["kind"] != "no entry":
+            chosen = draw.choice(len(named.names), 1 + (spec["kind"] == "two entries"), False)
+            signs = draw.choice([-1.0, 1.0], len(chosen))
+            reward = world.features[:, chosen] @ signs
+            right = {(named.names[i], s > 0) for i, s in zip(chosen, signs, strict=True)}
+        liked = replace(world, reward=reward)
+        (looks,) = run_all(liked, {**spec, "seeds": 1, "first": seed}, Plan(0.0, noise=NOISE))
+        for look in looks:
+            if look.votes in LOOKS:
+                found += [
+                    [look.votes, claim.chance, is_right(claim, right, named)]
+                    for claim in said_of(look, named)
+                ]
+    return {"runs": spec["seeds"], "said": found}
+
+
+def tabulate_said(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Share of right claims by number of votes and band of probability."""
+    every = [tuple(each) for row in rows for each in row["said"]]
+    found = []
+    for votes in LOOKS:
+        for low, high in BANDS:
+            here = [(p, ok) for n, p, ok in every if n == votes and low < p <= high]
+            if here:
+                right = sum(ok for _, ok in here)
+                mean = sum(p for p, _ in here) / len(here)
+                below, above = wilson(right, len(here))
+                found.append(
+                    {"votes": votes, "said": mean, "claims": len(here), "right": right / len(here),
+                     "low": below, "high": above}
+                )  # fmt: skip
+    return found
+
+
+def run_all(
+    world: Recorded, spec: Spec, plan: Plan, *, chance: bool = False, on_scores: bool = False
+) -> list[list[Look]]:
+    """The spec's runs, one per seed; two votes on a pair agree with probability `AGREEMENT`."""
+    draw = generator(derive(0, "surrogate voter", name=json.dumps(dict(spec))))
+    beta = 0.0 if chance else world.voter(plan.rows, AGREEMENT, draw)
+    prior = None if on_scores else named_features.prior_of(world.named, plan.rows)
+    first = spec.get("first", 0)
+    return [run(world, prior, replace(plan, beta=beta), first + i) for i in range(spec["seeds"])]
+
+
+def said_of(look: Look, named: NamedFeatures) -> tuple[Claim, ...]:
+    """A run's claims: groups with a probability above `SAID`, once the gate is open."""
+    if look.found is None or look.log_factor < GATE:
+        return ()
+    return named_features.claims(look.found, named, SAID)
+
+
+def is_right(claim: Claim, liked: set[tuple[str, bool]], named: NamedFeatures) -> bool:
+    """Whether the claimed group contains a liked entry with the same sign."""
+    group = {named.names[i] for i in named_features.members(named, claim.feature)}
+    return any(name in group and more == claim.more for name, more in liked)

@@ -1,0 +1,233 @@
+"""`szpo bench track`: a proxy reward (checkpoints) that can be hacked, and the goal (progress).
+
+The panel sees the true return and votes for the drive with more progress. The reward model sees
+all or some features of a drive. Their Bradley-Terry weights are fitted to the votes, and PPO-clip
+improves the driver on the reward that the weights give to each move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from szpo.types import Floats, Ints
+from szpo_simulators.study import Study, bench, by_label, draw_curve, format_interval, interval
+from szpo_simulators.worlds import repetitions as batched
+from szpo_simulators.worlds import rivals
+from szpo_simulators.worlds.track import FEATURES, MOVES, PROXY, TRUTH, Track
+from szpo_simulators.worlds.world import (
+    LinkPanel,
+    Reals,
+    calibrate_panel,
+    count_plus,
+    draw_coins,
+    draws,
+)
+
+BUDGETS = (12, 32, 100, 300, 1000, 3000)
+"""Numbers of votes; each vote is on one pair of drives, so two drives are read per vote."""
+N, MU = 4, 1.0
+ALPHAS, RATES = (0.06, 0.2, 0.6, 2.0), (0.01, 0.03, 0.1, 0.3)
+BATCHES = 40
+MODEL, LIMITED, SZPO, COUNTING = (
+    "PPO, model sees all",
+    "PPO, model sees checkpoints",
+    "SZPO, panel sees progress",
+    "SZPO, panel counts checkpoints",
+)
+
+
+@bench("track")
+def main(study: Study) -> dict[str, Any]:
+    """A proxy that can be hacked: reward models that see all or some features, and SZPO."""
+    budgets = BUDGETS[1:4] if study.quick else BUDGETS
+    # β is fitted to single drives of the untrained driver, for each panel's feature.
+    beta = {str(world.seen): calibrate_panel(world, 1) for world in (TRUTH, PROXY)}
+    trials, repetitions = (4, 20) if study.quick else (20, 100)
+    first, end = (2, 3) if study.quick else (0, 4)
+    alphas = [{"alpha": x} for x in ALPHAS[first:end]]
+    rates = [{"rate": x} for x in RATES[first:end]]
+    ours = [
+        {"label": label, "sees": seen, "beta": beta[seen].beta, "budgets": list(budgets)}
+        for label, seen in ((SZPO, "progress"), (COUNTING, "checkpoints"))
+    ]
+    theirs = [
+        {"label": label, "eyes": list(eyes), "beta": beta["progress"].beta, "votes": votes}
+        for label, eyes in ((MODEL, FEATURES), (LIMITED, FEATURES[1:]))
+        for votes in budgets
+    ]
+    often = {"trials": trials, "repetitions": repetitions}
+    direct = study.tune("SZPO", ours, run_szpo, [alphas] * len(ours), **often)
+    modelled = study.tune(
+        "reward models", theirs, run_reward_model, [rates] * len(theirs), **often
+    )
+    rows = [
+        {"label": row["label"], "votes": votes, "answers": 2 * votes, **ends}
+        for row in direct
+        for votes, ends in zip(row["budgets"], row["ends"], strict=True)
+    ] + [
+        {"label": row["label"], "votes": row["votes"], "answers": 2 * row["votes"], **row["ends"]}
+        for row in modelled
+    ]
+    untrained = TRUTH.theta0[None]
+    bounds: dict[str, tuple[float, float]] = {
+        track.seen: (float(track.value(untrained)[0]), track.optimum()) for track in (TRUTH, PROXY)
+    }
+    study.console.print(
+        "; ".join(
+            f"{seen}: untrained {low:.2f}, best {best:.2f}, panel {beta[seen]}"
+            for seen, (low, best) in bounds.items()
+        )
+    )
+    for seen in FEATURES:
+        lines = [
+            {"method": label, **{f"{row['votes']:,}": format_interval(row[seen]) for row in of}}
+            for label, of in by_label(rows)
+        ]
+        heads = {head: head for head in lines[0]}
+        study.table(f"{seen} by votes, exact, {repetitions} seeds", lines, heads)
+    chosen = {(row["label"], _format_step(row), row["edge"]): row for row in (*direct, *modelled)}
+    study.table(
+        "chosen on seeds of their own, each by the reward that it can see",
+        list(chosen.values()),
+        {"method": "label", "step": _format_step, "edge of the grid": "edge"},
+    )
+    flat = [
+        {
+            **{name: row[name] for name in ("label", "votes", "answers")},
+            **{f"{seen} {end}": row[seen][end] for seen in FEATURES for end in row[seen]},
+        }
+        for row in rows
+    ]
+    study.csv("track", flat)
+    _draw(study, rows, modelled, bounds)
+    study.end()
+    return {"rows": flat, "bounds": bounds}
+
+
+def value_intervals(theta: Reals) -> dict[str, dict[str, float]]:
+    """Exact progress and checkpoints of policies (S, d), with intervals over seeds."""
+    return {track.seen: interval(track.value(theta).tolist()) for track in (TRUTH, PROXY)}
+
+
+def run_szpo(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Run SZPO (known, antithetic, N = 4, D = M = 1) on votes of a panel that sees one feature."""
+    track = TRUTH if spec["sees"] == "progress" else PROXY
+    marks = [votes // N for votes in spec["budgets"]]
+    chosen = batched.settings_for(track, rule="known", N=N, mu=MU, alpha=spec["alpha"])
+    runs = batched.train(
+        track, chosen, spec["seeds"], marks[-1], marks=marks, panel=LinkPanel(beta=spec["beta"])
+    )
+    return {
+        "values": runs.final.tolist(),
+        "ends": [value_intervals(runs.trail[:, i]) for i in range(len(marks))],
+    }
+
+
+def run_reward_model(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Fit a reward model to votes on untrained drives, then run PPO on it; scored by the model."""
+    panel, seeds = LinkPanel(beta=spec["beta"]), spec["seeds"]
+    w = fit_weights(TRUTH, seeds, spec["votes"], spec["eyes"], panel)
+    how = rivals.PpoRecipe(BATCHES, rate=spec["rate"])
+    trail = list(islice(train_ppo(TRUTH, w, seeds, how), BATCHES + 1))
+    believed = TRUTH.worth(trail[-1], np.einsum("cmf,sf->scm", TRUTH.features, w))
+    return {
+        "values": believed.tolist(),
+        "ends": value_intervals(trail[-1]),
+        "practice": [value_intervals(at) for at in trail],
+    }
+
+
+def _format_step(row: Mapping[str, Any]) -> str:
+    return f"α = {row['alpha']:g}" if "alpha" in row else f"PPO rate {row['rate']:g}"
+
+
+def _draw(
+    study: Study,
+    rows: Sequence[Mapping[str, Any]],
+    modelled: Sequence[Mapping[str, Any]],
+    bounds: Mapping[str, tuple[float, float]],
+) -> None:
+    names = {"progress": "meant: laps made good", "checkpoints": "counted: checkpoints passed"}
+    with study.figure("track", columns=2, height=3.9) as axes:
+        for here, seen in zip(axes, FEATURES, strict=True):
+            for label, of in by_label(rows):
+                draw_curve(here, [row["votes"] for row in of], [row[seen] for row in of], label)
+            for height, word in zip(bounds[seen], ("untrained", "best"), strict=True):
+                here.axhline(height, color="#777777", linewidth=0.9, linestyle="--")
+                here.annotate(
+                    word, (1, height), xycoords=("axes fraction", "data"), xytext=(-2, 2),
+                    textcoords="offset points", ha="right", fontsize=8, color="#555555",
+                )  # fmt: skip
+            here.set(xscale="log", xlabel="votes", ylabel=names[seen])
+            here.set_ylim(0, 1.1 * bounds[seen][1])
+            spent = list(dict.fromkeys(row["votes"] for row in rows))
+            here.set_xticks(spent, [f"{votes:,}" for votes in spent])
+            above = here.secondary_xaxis("top", functions=(lambda x: 2 * x, lambda x: x / 2))
+            above.set_xlabel("answers read", fontsize=8.5)
+            above.set_xticks([2 * v for v in spent], [f"{2 * v:,}" for v in spent])
+            for axis in (here, above):
+                axis.minorticks_off()
+        axes[0].figure.legend(
+            *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8.5
+        )
+    believed = [row for row in modelled if row["label"] == LIMITED][-1]
+    with study.figure("track-practice", height=3.4) as here:
+        for seen in FEATURES:
+            best = bounds[seen][1]
+            line = [
+                {end: 100 * value / best for end, value in at[seen].items()}
+                for at in believed["practice"]
+            ]
+            draw_curve(here, range(len(line)), line, names[seen], marker="")
+        here.set(xlabel="batches of PPO on the learned reward", ylabel="% of the best possible")
+        here.set_ylim(0, 110)
+        here.set_title(f"PPO, model sees checkpoints, {believed['votes']:,} votes", fontsize=9.5)
+        here.legend(fontsize=8.5)
+
+
+RIDGE = 1e-3
+
+
+def fit_weights(
+    track: Track, root_seeds: Sequence[int], votes: int, eyes: Sequence[str], panel: LinkPanel
+) -> Floats:
+    """Fitted weights (S, features) from one vote on each of ``votes`` pairs of untrained drives.
+
+    Features outside ``eyes`` have weight 0. Drives and votes come from each repetition's root
+    seed: they do not depend on ``eyes``, and fewer votes are the first ones of more votes.
+    """
+    theta = np.tile(track.theta0, (len(root_seeds), 1))
+    states, _, rewards = track.walks(theta, draws(track, root_seeds, 0, 0, 2 * votes, "pairs"))
+    pairs = (len(root_seeds), votes, 2)
+    gap = np.diff(rewards.sum(-1).reshape(pairs))[..., 0]
+    won = count_plus(panel.chance(gap), draw_coins(root_seeds, 0, (votes, 1))[0])
+    visible = [FEATURES.index(name) for name in eyes]
+    seen = track.move_features(states).sum(2)[..., visible].reshape(*pairs, len(visible))
+    x = seen[:, :, 1] - seen[:, :, 0]
+    spread = x.std(1) + 1e-12  # so that the ridge is equally strong for laps and counts
+    found = np.zeros((len(root_seeds), len(FEATURES)))
+    found[:, visible] = rivals.fit_reward(x / spread[:, None], won, RIDGE) / spread
+    return found
+
+
+def train_ppo(
+    track: Track, w: Floats, root_seeds: Sequence[int], how: rivals.PpoRecipe
+) -> Iterator[Floats]:
+    """`rivals.iterate` on the reward of weights (S, features): θ (S, d), without end.
+
+    It uses no votes and no true reward.
+    """
+
+    def sample(theta: Floats, batch: int) -> tuple[Ints, Floats]:
+        u = draws(track, root_seeds, batch, 0, how.walks, "practice")
+        states, actions, _ = track.walks(theta, u)
+        cells = states[:, :, :-1].astype(np.int64)
+        rewards = np.einsum("snhf,sf->snh", track.move_features(states), w)
+        return cells * len(MOVES) + actions, rewards
+
+    theta = np.tile(track.theta0, (len(root_seeds), 1))
+    return rivals.iterate(theta, sample, how, moves=len(MOVES))

@@ -1,0 +1,314 @@
+"""The card of an exported adapter: its origin, how to load and verify it, its limits."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from szpo import __version__
+from szpo.analysis import improvement, taught
+from szpo.analysis.html_report import when
+from szpo.analysis.improvement import Improvement
+from szpo.ledger.database import Ledger
+from szpo.ledger.theta import (
+    ADOPTED,
+    adopted_digest,
+    recommended_digest,
+    recommended_digests,
+    starting_theta,
+)
+from szpo.models.lora import HUB_NAMES, hub_name
+from szpo.optim import parameters
+from szpo.policies import subspaces
+from szpo.replay import replay
+from szpo.runs import budget, guards, status
+from szpo.runs.guards import HeldOut
+from szpo.runs.status import Run
+from szpo.taste import Taste
+from szpo.types import Theta, sides
+from szpo.visible_text import visible
+from szpo.voting import withdrawals
+
+if TYPE_CHECKING:
+    from szpo.runs.other_weights import Group
+
+FETCHED = ("smollm2", "tiny")
+"""Base models that szpo itself makes in its cache."""
+_TEMPLATE: Final = resources.files("szpo") / "analysis/templates/model_card.md.jinja"
+_HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Names that only the person who publishes an adapter knows."""
+
+    base: str | None = None
+    """The base model's name on the hub; None: the name in the run's settings."""
+    licence: str | None = None
+    """The adapter's licence, as the hub names it, such as apache-2.0."""
+    votes: str | None = None
+    """The name of the dataset with the run's votes on the hub."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Which weights of a run to export; by default its last ones."""
+
+    step: int | None = None
+    """How many steps to apply; None: all."""
+    scale: float = 1.0
+    """Factor on their way from the run's start."""
+    group: Group | None = None
+    """Fitted to the votes of these panelists alone, of all steps; None: of everybody."""
+    kl: float | None = None
+    """Their KL to the run's start, nats, if it was measured for this export."""
+    heldout: HeldOut | None = None
+    """Their guards, if they were measured for this export."""
+    rank: int | None = None
+    """Rank to which the adapter is cut; None: none."""
+    cut: float = 0.0
+    """KL from the whole adapter to the cut one, nats, measured for this export."""
+
+    def theta(self, ledger: Ledger) -> Theta:
+        """The coordinates, computed from the recorded updates."""
+        theta = replay.fold(ledger, self.step) if self.group is None else self.group.theta
+        if self.scale == 1:
+            return theta
+        start = starting_theta(ledger)
+        if not _in_coordinates(ledger, theta):
+            space = subspaces.read_recorded(ledger)
+            start = {name: space.factors()[name] for name in theta}
+        return parameters.between(start, theta, self.scale)
+
+    def digest(self, ledger: Ledger) -> str:
+        """Their theta_sha256; the recorded one for weights after a step."""
+        if self.group is None and self.scale == 1:
+            ends = recommended_digests(ledger)
+            return ends[-1 if self.step is None else min(self.step, len(ends) - 1)]
+        theta = self.theta(ledger)
+        if not _in_coordinates(ledger, theta):
+            return adopted_digest(theta)
+        return parameters.digest(theta, ledger.layout, ledger.basis_sha256)
+
+    def measured(self, ledger: Ledger, digest: str) -> HeldOut | None:
+        """The measurements on held-out prompts of these weights, which have this digest."""
+        if self.heldout is not None:
+            return self.heldout
+        found = guards.read_held_out(ledger)
+        return found if found is not None and found.theta_sha256 == digest else None
+
+
+def _in_coordinates(ledger: Ledger, theta: Theta) -> bool:
+    """Whether θ is in the run's coordinates; else it is every moving factor, as adopted."""
+    return {*theta} == {name for name, _ in ledger.layout}
+
+
+LAST: Final = Weights()
+UNNAMED: Final = Names()
+
+
+def base_id(ledger: Ledger, names: Names = UNNAMED) -> str | None:
+    """The name of a run's base model on the hub; None for a folder or a model made by szpo."""
+    base = ledger.spec["base"]["name"]
+    known = names.base or HUB_NAMES.get(base) or hub_name(base)
+    if known is not None:
+        return known
+    is_id = _HUB_ID.fullmatch(base) and not base.startswith(".") and not Path(base).exists()
+    return base if is_id else None
+
+
+def model_card(ledger: Ledger, weights: Weights = LAST, names: Names = UNNAMED) -> str:
+    """The README of an exported adapter: data, votes, guards, result, how to load and verify it.
+
+    It is made from the record alone: the same ledger gives the same text.
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    total, step, group = status.read_results(ledger), weights.step, weights.group
+    folded = [f for f in total.table if f.state == "applied" and (step is None or f.step < step)]
+    minutes = sum(f.words_read for f in folded) / budget.WORDS_PER_MINUTE
+    config, known = ledger.spec.get("config", {}), base_id(ledger, names)
+    found, digest = taught.last_findings(ledger), weights.digest(ledger)
+    tells = step is None and group is None and found is not None and found.shown and found.mix
+    improved = _improved(ledger, digest)
+    held, won = weights.measured(ledger, digest), improvement.read(ledger)
+    whole = group is None and weights.scale == 1 and len(folded) == total.steps
+    share, ends = won.share, [point.steps for point in won.points][-1:]
+    interval = ""
+    if whole and share and share.value is not None and ends in ([], [len(folded)]):
+        interval = f"{share.low:.3f} to {share.high:.3f}"
+    aside = withdrawals.in_force(ledger, folded[-1].step) if folded else ()
+    fetched = total.model in FETCHED
+    front = ModelCardData(
+        library_name="peft",
+        pipeline_tag="text-generation",
+        tags=["szpo", "lora", "preference"],
+        base_model=known,
+        license=names.licence,
+        datasets=names.votes and [names.votes],
+        base_model_relation=known and "adapter",
+        **_results(won, total.name, interval),
+    )
+    card = ModelCard.from_template(
+        front,
+        template_str=_TEMPLATE.read_text("utf-8"),
+        total=total,
+        folded=folded,
+        weights=weights,
+        group=group,
+        names=names,
+        known=known,
+        # A published card must not show a local path.
+        base=names.base or visible(total.model),
+        fetched=fetched,
+        place=json.dumps(known if known and not fetched else "path/to/base"),
+        voters=describe_voters(ledger, total),
+        read=budget.describe_read(sum(f.answers_read for f in folded), minutes),
+        begun=when(total.created_us),
+        taught=visible(taught.words(found)) if found is not None and tells else "",
+        liked=improved and Taste.from_json(improved["taste"]),
+        again=improved is None or "moves" in improved,
+        doubt=find_doubt(ledger, weights),
+        row=ledger.row,
+        digest=digest,
+        version=__version__,
+        prompts=ledger.spec.get("prompts", {}),
+        asked=ledger.spec.get("optimizer", {}),
+        generation=config.get("generation", {}),
+        aside=", ".join(map(visible, aside)),
+        kl=_kl(ledger, weights, won, len(folded), total),
+        mixed=_mixed(ledger, weights),
+        won=won if interval else None,
+        interval=interval,
+        held=held if held is not None and held.guards else None,
+        options=_options(weights),
+        visible=visible,
+        sides=sides,
+    )
+    return f"{card}\n"
+
+
+def _improved(ledger: Ledger, digest: str) -> dict[str, Any] | None:
+    """How weights of this digest were improved; None where they were not."""
+    bodies = (event["body"] for event in ledger.events(ADOPTED))
+    return next((body for body in bodies if body["theta_sha256"] == digest), None)
+
+
+def find_doubt(ledger: Ledger, weights: Weights = LAST) -> str:
+    """Reasons not to export these weights, as text; "" if none is known.
+
+    A guard fails for them, or they cannot be told from the base.
+    """
+    ends, digest = recommended_digests(ledger), weights.digest(ledger)
+    if digest == ends[0]:
+        return "its weights are those that the run began with"
+    against = []
+    if digest == ends[-1]:
+        helped, found = improvement.read(ledger), taught.last_findings(ledger)
+        current = bool(helped.points) and helped.points[-1].steps == len(ends) - 1
+        if current and helped.verdict in ("unclear", "worse"):
+            against.append(helped.sentence)
+        elif helped.verdict == "unknown" and found is not None and not found.shown:
+            against.append("its votes show no taste yet, so it is all but the base")
+    if (measured := weights.measured(ledger, digest)) and measured.failure:
+        against.append(f"of the guards on held-out prompts {measured.failure}")
+    return "; ".join(against)
+
+
+def find_unknown(ledger: Ledger, weights: Weights = LAST) -> str:
+    """What was not measured of weights that are exported, as text; "" if all was."""
+    helped, digest, unknown = improvement.read(ledger), weights.digest(ledger), []
+    found, step, whole = weights.measured(ledger, digest), weights.step, weights.group is None
+    if whole and digest == recommended_digest(ledger):
+        unknown += [helped.sentence] if helped.lack else []
+    elif whole and weights.scale != 1:
+        unknown.append(f"not known whether it is better than the base at scale {weights.scale:g}")
+    elif whole and not any(point.steps == step and point.wins for point in helped.points):
+        unknown.append(f"not known whether it was better than the base after step {step}")
+    if found is None or not found.guards:
+        unknown.append("its guards on held-out prompts were not measured")
+    elif found.gap:
+        unknown.append(f"no topic guard: {found.gap}")
+    return "; ".join(unknown)
+
+
+def _results(won: Improvement, name: str, interval: str) -> dict[str, Any]:
+    """The result on held-out prompts as metadata for the hub; empty without an interval."""
+    from huggingface_hub import EvalResult
+
+    if not interval or won.share is None:
+        return {}
+    said = f"{won.pairs} won against the base, 95 % interval {interval}"
+    result = EvalResult(
+        task_type="text-generation",
+        dataset_type="held-out-prompts",
+        dataset_name="the run's held-out prompts",
+        metric_type="win_rate",
+        metric_name=said,
+        metric_value=round(won.share.value or 0.0, 4),
+    )
+    return {"model_name": name, "eval_results": [result]}
+
+
+def describe_voters(ledger: Ledger, total: Run) -> str:
+    """Describe who voted, as part of a sentence."""
+    kind = ledger.spec.get("config", {}).get("panel", {}).get("kind")
+    if kind == "people":
+        return f"{total.panelists} people"
+    if "raters" in (ledger.spec.get("panel") or {}):
+        return f"a simulated panel ({total.panel}); no person judged these answers"
+    if kind == "judge":
+        return f"a language model as a {total.panel}; no person judged these answers"
+    if kind == "function":
+        return f"the {total.panel}, a program; no person judged these answers"
+    return f"{total.panelists} panelists of the evaluator {total.panel}"
+
+
+def _kl(ledger: Ledger, weights: Weights, helped: Improvement, steps: int, total: Run) -> str:
+    if weights.kl is not None:
+        return f"{weights.kl:.2f} nats, measured at this export"
+    if steps == total.steps and helped.kl_measured and helped.nats:
+        return f"{helped.nats}, measured on held-out prompts"
+    kl = status.kl_after(ledger, steps)
+    return "" if kl is None else f"≈ {kl:.1f} nats, as the run noted it"
+
+
+def _mixed(ledger: Ledger, weights: Weights) -> list[tuple[str, ...]]:
+    """Of each adapter that this mixes: name, weight, source, licence and digest."""
+    sources = ledger.spec.get("space", {}).get("sources", ())
+    if not sources:
+        return []
+    blocks, theta = subspaces.read_recorded(ledger).blocks, weights.theta(ledger)
+    mixed = blocks.weights(theta["z"]).tolist() if blocks and "z" in theta else None
+    given = ["improved further"] * len(sources) if mixed is None else [f"{w:+.3g}" for w in mixed]
+    return [
+        (
+            visible(each["name"]),
+            weight,
+            _source(each),
+            visible(each.get("license") or "not named"),
+            each["sha256"][:16],
+        )
+        for each, weight in zip(sources, given, strict=True)
+    ]
+
+
+def _source(facts: Mapping[str, Any]) -> str:
+    """Where an adapter is from; of a folder only the last part, since a card may be published."""
+    place = str(facts["source"])
+    return visible(place if facts.get("revision") else Path(place).name)
+
+
+def _options(weights: Weights) -> str:
+    """Options of `szpo export` that make these weights; "" if `szpo verify` does."""
+    step = "" if weights.step is None else f" --step {weights.step}"
+    scale = "" if weights.scale == 1 else f" --scale {weights.scale:g}"
+    if (group := weights.group) is not None:
+        step = f" --cluster {group.number} --features {shlex.quote(group.features)}"
+    return f"{step}{scale}" if group is not None or scale else ""

@@ -1,0 +1,578 @@
+"""The tables of run.toml: all but the optimizer's."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from szpo.config.section import Count, OneOf, Positive, Section
+from szpo.features.own import is_judged, is_said
+from szpo.features.reading import words
+from szpo.outgoing import ENGINE_KEY, JUDGE_KEY, server_root
+
+RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)$")
+"""Names that Windows reserves for devices."""
+
+RUN_NAME: Final = r"^[a-z0-9][a-z0-9-]{0,63}$"
+
+
+class Run(Section):
+    """Name and folder of the run, its seed, when it ends, and its tracker."""
+
+    name: str | None = Field(
+        None,
+        pattern=RUN_NAME,
+        description="Name of the run and of its file; default: from model, panel and seed.",
+    )
+    folder: str = Field("runs", min_length=1, description="Folder that holds the runs' files.")
+    seed: int | None = Field(
+        None,
+        ge=0,
+        lt=2**63,
+        description="The run's only seed, from which all randomness derives; default: 0, or if "
+        "people vote a number drawn when the run begins, so that nobody can work out sides.",
+    )
+    votes: int | None = Field(
+        240,
+        ge=1,
+        le=100_000_000,
+        description="Stop when this many votes are counted; 40 to 80 show a clear taste.",
+    )
+    steps: int | None = Field(None, ge=1, le=10_000_000, description="Stop after this many steps.")
+    lag: Literal[0, 1] | None = Field(
+        None,
+        description="1: generate the next step's answers while people vote on this step's; 0: "
+        "after their votes. Default: 1 if panel.kind is people, otherwise 0.",
+    )
+    tracker: str | None = Field(
+        None,
+        min_length=1,
+        description="Where every step's figures go too (numbers and names of methods, no texts): "
+        "tensorboard, wandb or mlflow (each needs the extra of its name), or a tracker of another "
+        "package; writes to the folder tracking beside the run's file. Default: nowhere.",
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_file_everywhere(cls, name: str | None) -> str | None:
+        if name is not None and RESERVED.match(name):
+            raise ValueError(f'"{name}" is reserved by some file systems; choose another name')
+        return name
+
+    @property
+    def root_seed(self) -> int:
+        """The seed; 0 if none is set."""
+        return self.seed or 0
+
+
+class Panel(Section):
+    """The panel: who compares the answers."""
+
+    kind: str = Field(
+        "bt70",
+        min_length=1,
+        description="people (on the panel's page or elsewhere); a simulated panel: bt70, "
+        "half-beta, lapse10, hostile, hostile2, mtbench, labels70 or close, also changed, as in "
+        "bt70+side=.3+hostile=1; judge (see [judge]); or a panel of another package.",
+    )
+    size: int = Field(5, ge=1, le=100_000, description="P: number of panelists (annotators).")
+    reward: str = Field(
+        "sentiment",
+        min_length=1,
+        description="The hidden reward of a simulated panel, unknown to the run: sentiment, "
+        "length:40, keyword:sea+sun, regex:^Once, verify:no_comma, or a sum such as "
+        "0.7*sentiment+0.3*length:40.",
+    )
+    beta: Positive | None = Field(
+        None,
+        description="Sharpness β of a simulated panel: P(vote for A) = σ(β · difference "
+        "in reward); default: fitted so that two panelists agree on 70 % of "
+        "comparisons.",
+    )
+    verdict: Literal["rows", "batch"] | None = Field(
+        None,
+        description="rows: a verdict on each pair of answers; batch: one verdict on two sets of "
+        "optimizer.D answers, as in the published algorithms; default: rows under regression "
+        "if optimizer.D is not set, otherwise batch.",
+    )
+    sheet: int | None = Field(
+        None,
+        ge=1,
+        le=32,
+        description="Rows that a panelist sees at once, if verdicts are on rows; default: as many "
+        "as take about a minute to read, at most 8.",
+    )
+    inside: bool = Field(
+        True,
+        description="true: a simulated panel or judge votes inside the run's process; "
+        "false: the run waits for szpo simulate RUN.",
+    )
+    question: str = Field(
+        "Which set of answers is better overall?",
+        min_length=1,
+        max_length=200,
+        description="The question that people answer; fixed once the run has begun.",
+    )
+    guideline: str = Field(
+        "Prefer correct, direct and helpful answers; longer is not better by itself.\n"
+        "Read what differs, prompt by prompt, then judge each set as a whole: if you had to keep "
+        "one set, which would it be? A single bad answer may weigh more than several that are "
+        'slightly better. Choose "About the same" where you could as well toss a coin, and '
+        '"Can\'t judge" where you cannot or would rather not read the texts.',
+        max_length=20_000,
+        description="Guidance: its first line stands beside the question, and is what a judge is "
+        "told; people see the rest on request.",
+    )
+    sentences: str | None = Field(
+        None,
+        min_length=1,
+        description="File with the sentences of the panelist's screen in another language: a "
+        "translated copy of szpo/config/en.toml. The run records what it says.",
+    )
+    consent: str | None = Field(
+        None,
+        min_length=1,
+        max_length=20_000,
+        description="Your own text, shown below szpo's points before people agree: who runs this "
+        "study, whom to ask, what people are paid, what they agree to.",
+    )
+    poor_samples: Literal["refuse", "open"] = Field(
+        "refuse",
+        description="If too many of 20 sample answers are cut off, repeated, empty or off topic: "
+        "refuse pauses the run until the operator lets it go on; open goes on anyway. "
+        "Both are recorded.",
+    )
+    deadline_minutes: Positive | None = Field(
+        None,
+        le=525_600,
+        description="Close a round this many minutes after it opened, pauses not counted; "
+        "default: wait for every vote.",
+    )
+    calibration: bool = Field(
+        True,
+        description="Offer people short comparisons while they wait. These measure how reliable "
+        "votes are, and never change the model.",
+    )
+
+    @property
+    def brief(self) -> str:
+        """The guideline's first line."""
+        return self.guideline.partition("\n")[0]
+
+    @property
+    def full(self) -> str:
+        """The guideline without its first line."""
+        return self.guideline.partition("\n")[2]
+
+
+class Guards(Section):
+    """Limits: a run whose answers pass one pauses; default: no limits."""
+
+    kl: Positive | None = Field(None, description="Highest KL to the base, nats per answer.")
+    length: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = Field(
+        None, description="Lowest and highest mean answer length, tokens, such as [5, 60]."
+    )
+    repetition: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Highest share of repeated word pairs within answers.",
+    )
+    keep: str | None = Field(
+        None,
+        min_length=1,
+        description="File of questions with right answers (.jsonl, as for TRL's SFT): how many "
+        "greedy answers have these before and after; improving stops before it loses a tenth.",
+    )
+
+    @field_validator("length")
+    @classmethod
+    def _length_is_a_band(cls, length: list[float] | None) -> list[float] | None:
+        if length is not None and not (len(length) == 2 and length[0] < length[1]):
+            raise ValueError(f"{length} must be two lengths, the lower one first, as in [5, 60]")
+        return length
+
+
+class Improve(Section):
+    """Improving the policy on the taste that its votes show; it costs no votes."""
+
+    nats: Positive | None = Field(
+        None,
+        description="When the votes are spent, improve the policy on their taste up to this KL to "
+        "its start, nats per answer; default: not then, szpo improve can do it later.",
+    )
+    when: Literal["doubling", "end"] = Field(
+        "doubling",
+        description="doubling: also after the round in which the votes show a taste, and at each "
+        "doubling of them, beside people while they read; end: only when the votes are spent.",
+    )
+    way: Literal["auto", "policy", "natural", "zeroth"] = Field(
+        "auto",
+        description="policy: policy gradient; natural: natural gradient; zeroth: by pairs of "
+        "perturbed policies, without gradients, and szpo verify computes the weights again; auto: "
+        "zeroth with workers, servers or 4-bit weights, else natural.",
+    )
+
+
+class Evaluation(Section):
+    """Measurements on held-out prompts before, during and after the run; they cost no votes."""
+
+    prompts: Count = Field(64, description="Most held-out prompts to measure on.")
+    samples: Count = Field(8, description="Answers to each prompt, before and after the run.")
+    along: int = Field(
+        3,
+        ge=0,
+        le=1000,
+        description="How often to measure during the run, with one answer to each prompt.",
+    )
+
+
+class Model(Section):
+    """The base model, which is never changed."""
+
+    name: str = Field(
+        "smollm2",
+        min_length=1,
+        description="smollm2, tiny, a local folder (safetensors only), a hub id (owner/name), or "
+        "auto: the largest model of docs/hardware.md that is already downloaded and fits into "
+        "memory, otherwise smollm2. A run keeps the model it was created with.",
+    )
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto",
+        description="Number format of the base weights: fp32, bf16, fp16, or auto (bf16; fp16 "
+        "on mps and on GPUs without bf16, fp32 on CPUs without it); adapters are fp32.",
+    )
+    quantization: Literal["nf4", "fp4"] | None = Field(
+        None, description="4-bit base weights: nf4 or fp4; default: not quantised."
+    )
+    adapter: str | None = Field(
+        None, description="Folder of a PEFT LoRA adapter from which the run starts."
+    )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?|mps|xpu)$",
+        description="cpu, cuda, cuda:1, mps, xpu, or auto: the first GPU, otherwise the CPU. A "
+        "run stays on the device it was created on.",
+    )
+
+
+class Adapter(Section):
+    """The LoRA adapter: low-rank weights that the votes train."""
+
+    rank: int = Field(1, ge=1, le=1024, description="LoRA rank r.")
+    targets: Annotated[list[str], Field(min_length=1)] | None = Field(
+        None,
+        description="Names of the modules that get an adapter; default: the MLP's output "
+        "(down_proj).",
+    )
+    layers: list[Annotated[int, Field(ge=0)]] | Literal["middle", "all"] = Field(
+        "middle",
+        description='"middle" (five layers centred at two thirds of the depth), "all", or a '
+        "list of layer numbers.",
+    )
+    train: Literal["B", "AB"] = Field(
+        "B", description="Train B over a fixed A, or both matrices (AB)."
+    )
+
+
+class Subspace(Section):
+    """The subspace: the directions in which the votes may move the adapter."""
+
+    kind: Annotated[
+        Literal["auto", "score", "features", "adapters", "random", "full", "none"],
+        BeforeValidator(lambda given: "none" if given is None else given),  # --set kind=none
+    ] = Field(
+        "auto",
+        description="score: principal directions of the policy's own log-probability gradient; "
+        "features: dim of those, then directions that change named features of the texts (both "
+        "need a local model); adapters: the weights of the given adapters; random: random "
+        "orthonormal ones; full: every weight; none: votes on rows are explained, and nothing "
+        "moves; auto: given adapters; else score under other rules than regression, with "
+        "optimizer.score_share or fewer than 256 samples; else those of a set for the model, or "
+        "without one features.",
+    )
+    adapters: list[Annotated[str, Field(min_length=1)]] = Field(
+        default_factory=list,
+        max_length=32,
+        description="The adapters of kind adapters, 2 to 32 LoRAs of this model: PEFT folders, "
+        "hub ids with their revision (owner/name@revision), or a set: its folder, or the name of "
+        "one that ships.",
+    )
+    dim: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
+        8,
+        description="Number of coordinates d (not used by full and adapters), or "
+        '"auto": as many as the run\'s votes can tell apart.',
+    )
+    samples: Annotated[int, Field(ge=8, le=100_000)] | None = Field(
+        None,
+        description="Base answers read during set-up; they cost no votes. Default: 1,024 for "
+        "features, 256 for adapters, otherwise 384. The coordinates shipped for szpo's own "
+        "prompts were made from 4,096.",
+    )
+    redraws: int = Field(
+        3,
+        ge=0,
+        le=64,
+        description="Further score samples from each base answer, with tokens drawn again at all "
+        "its positions; each takes less time than another answer.",
+    )
+    setup_seed: int = Field(
+        0,
+        ge=0,
+        lt=2**63,
+        description="Seed of the set-up. Runs with the same setup_seed, model, prompts and "
+        "sampling have the same coordinates, whatever their run.seed.",
+    )
+
+
+class Features(Section):
+    """Your own named features, for subspace.kind features, adapters or none: docs/features.md."""
+
+    add: Annotated[
+        list[str], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)
+    ] = Field(
+        default_factory=list,
+        max_length=100,
+        description="Features to count besides the dictionary's: regex:PATTERN, keyword:sea+sun, "
+        "like: FILE (nearness to your own texts, one a line), "
+        "judge: WHAT IT RATES (by the judge of [judge]), a plug-in's name or "
+        "package.module:function; write NAME = FORM to give it a name. Before any vote, votes "
+        "are as likely to be about one of these as about any of the others, or as about what a "
+        "line in your words names: say: cheerful, no lists.",
+    )
+    drop: list[str] = Field(
+        default_factory=list,
+        max_length=1000,
+        description="Features of the dictionary to leave out, by name, or group:NAME.",
+    )
+
+    @field_validator("add")
+    @classmethod
+    def _has_words(cls, given: list[str]) -> list[str]:
+        if any(is_said(each) and not words(each.partition(":")[2]) for each in given):
+            raise ValueError("say: needs words, as in say: cheerful, no lists")
+        return given
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The added features."""
+        return tuple(each for each in self.add if not is_said(each))
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """The added lines in a person's words."""
+        return tuple(each.partition(":")[2] for each in self.add if is_said(each))
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """The added features that a judge rates."""
+        return tuple(each for each in self.add if is_judged(each))
+
+
+class Prompts(Section):
+    """The prompts that the model answers."""
+
+    path: str | None = Field(
+        None,
+        description="File of your own prompts, .csv, .jsonl, .json or .txt; default: szpo's own.",
+    )
+    column: str | None = Field(
+        None,
+        min_length=1,
+        description="Column of a CSV file, or key of JSON records, that holds the prompt; "
+        "default: text or prompt.",
+    )
+    system: str | None = Field(
+        None, max_length=65_536, description="System prompt put before every conversation."
+    )
+    too_long: Literal["refuse", "cut"] = Field(
+        "refuse",
+        description="What to do with a prompt that is too long for the model, together with "
+        "generation.max_new_tokens: refuse it before the run begins, or cut it (oldest turns "
+        "first, then the beginning of the last turn; the end of the question stays).",
+    )
+
+
+class Generation(Section):
+    """How answers are sampled."""
+
+    max_new_tokens: int = Field(24, ge=1, le=4096, description="Longest answer, in tokens.")
+    temperature: Positive = Field(1.0, le=100, description="Sampling temperature.")
+    top_p: float = Field(
+        1.0, gt=0, le=1, allow_inf_nan=False, description="Nucleus sampling (top-p); 1: off."
+    )
+    top_k: int = Field(0, ge=0, description="Sample from the k most probable tokens; 0: from all.")
+    stop: list[Annotated[str, Field(min_length=1)]] = Field(
+        [], max_length=16, description="Texts that end an answer."
+    )
+    whole_sentences: bool = Field(
+        False, description="End an answer that is too long after its last full sentence."
+    )
+    common_random_numbers: bool = Field(
+        True, description="Sample both batches of a comparison with the same random numbers."
+    )
+
+
+RAY_ROWS = 32
+"""Default of `Engine.chunk_rows` for Ray's workers."""
+VLLM_ROWS = 128
+"""Default of `Engine.chunk_rows` for vLLM's servers, which batch requests themselves."""
+Address = Annotated[str, Field(pattern=r"^https?://[^\s@?#/]+(/[^\s@?#]*)?$")]
+GOES_WITH = {
+    "ray": ("address", "workers", "gpus", "insecure_hosts"),
+    "vllm": ("replicas", "adapters", "insecure_hosts"),
+}
+"""By kind of engine: the settings that not every kind has."""
+
+
+class Engine(Section):
+    """Where answers are generated: in this process, by workers, or by servers."""
+
+    kind: Annotated[str, OneOf(("local", *GOES_WITH), "szpo.engines")] = Field(
+        "local",
+        description="local: in the run's own process; ray: by Ray workers (extra ray); vllm: by "
+        "vLLM servers over HTTP (extra judge); or an engine of another package.",
+    )
+    address: str | None = Field(
+        None,
+        description="host:port of a Ray cluster; default: a cluster on this machine's own cores. "
+        "Anyone who can reach a Ray cluster can run code on it.",
+    )
+    workers: int = Field(
+        1, ge=1, le=4096, description="Number of workers; each has a whole model."
+    )
+    cpus: int = Field(1, ge=1, le=1024, description="Cores, and threads, per worker.")
+    gpus: int = Field(0, ge=0, le=1, description="GPUs per worker: 0 or 1.")
+    replicas: Annotated[list[Address], Field(min_length=1, max_length=4096)] | None = Field(
+        None,
+        description='Addresses of vLLM servers, such as ["http://localhost:8000"]; their key '
+        f"belongs in ${ENGINE_KEY}, which is never stored.",
+    )
+    adapters: str | None = Field(
+        None,
+        description="Folder for adapter files that this process writes and the vLLM servers "
+        "read, under the same path; default, if all servers are on this machine: a temporary "
+        "folder.",
+    )
+    insecure_hosts: list[str] = Field(
+        [],
+        description="Hosts of other machines to which the key of vLLM servers, or the token of a "
+        "Ray cluster, may go unencrypted.",
+    )
+    chunk_rows: Count | None = Field(
+        None,
+        description="Rows answered at once. Equal seeds give equal answers only with equal "
+        "chunk_rows; the number of workers does not matter. Default: all of a step (local), 32 "
+        "(ray), 128 (vllm).",
+    )
+
+    @model_validator(mode="after")
+    def _fits_kind(self) -> Self:
+        for kind, names in GOES_WITH.items():
+            for name in names:
+                default = type(self).model_fields[name].default
+                own = name in GOES_WITH.get(self.kind, ())
+                if not own and getattr(self, name) != default:
+                    raise ValueError(
+                        f'{name} goes with engine.kind "{kind}"; engine.kind is "{self.kind}"'
+                    )
+        if self.kind == "vllm":
+            if self.replicas is None:
+                raise ValueError('replicas is missing; kind "vllm" needs the address of a server')
+            if len(set(map(server_root, self.replicas))) < len(self.replicas):
+                raise ValueError("replicas has an address twice; name each server once")
+        return self
+
+    @property
+    def rows(self) -> int | None:
+        """Rows in a chunk; None: all rows of a call."""
+        default = {"ray": RAY_ROWS, "vllm": VLLM_ROWS}
+        return default.get(self.kind) if self.chunk_rows is None else self.chunk_rows
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the run's own process holds the model, without workers or servers."""
+        return self.kind not in GOES_WITH
+
+
+class Judge(Section):
+    """The judge: a language model or small scorer that votes if panel.kind is judge."""
+
+    kind: Literal["local", "endpoint", "scorer"] = Field(
+        "local",
+        description="local: a transformers model on model.device; endpoint: any server that "
+        "speaks OpenAI's chat completions; scorer: a small scorer trained by szpo scorer.",
+    )
+    model: str = Field(
+        "smollm2",
+        min_length=1,
+        description="A local model, as in model.name; the model's name at the endpoint; or the "
+        "scorer's file.",
+    )
+    ask: Literal["verdict", "grades", "soft"] = Field(
+        "verdict",
+        description="verdict: the judge writes reasons, then A, B or tie; grades: it grades each "
+        "side alone, 1 to 5; soft: it writes nothing; the log-probabilities of A and B count.",
+    )
+    decide: Literal["tie", "debias", "draw"] = Field(
+        "tie",
+        description="tie: the side that both orders of the sides name, otherwise a tie; with ask "
+        "soft, debias: the mean of the orders' logits, in which position bias cancels; with ask "
+        "soft or kind scorer, draw: a vote drawn with the probability found.",
+    )
+    principles: str | None = Field(
+        None,
+        description="Text file with one principle per line, of which each question uses a random "
+        "one; default: panel.guideline.",
+    )
+    references: str | None = Field(
+        None,
+        description='JSONL file of {"prompt": …, "reference": …}: good answers that the '
+        "judge sees.",
+    )
+    temperature: float = Field(
+        0.0,
+        ge=0,
+        le=2,
+        allow_inf_nan=False,
+        description="Sampling temperature of the judge's text; 0: the most probable tokens.",
+    )
+    max_tokens: int = Field(
+        256, ge=1, le=32_768, description="Longest text of a judge for one question, in tokens."
+    )
+    on_error: Literal["stop", "skip", "tie"] = Field(
+        "stop",
+        description="After the last failed try: stop the run (it can be resumed), or count a "
+        "skip or a tie and continue.",
+    )
+    base_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s@?#]+$",
+        description="The endpoint, such as http://localhost:8000/v1; its key belongs in "
+        f"${JUDGE_KEY}, which is never stored.",
+    )
+    insecure_hosts: list[str] = Field(
+        [], description="The endpoint's host, if the key may go to another machine unencrypted."
+    )
+
+    @property
+    def same_each_time(self) -> bool:
+        """Whether the judge always gives the same answer, so that a second vote adds nothing."""
+        free = self.temperature and self.ask != "soft"
+        return not (self.decide == "draw" or self.principles or free)
+
+    @model_validator(mode="after")
+    def _settings_fit_the_kind(self) -> Self:
+        if self.kind == "endpoint" and self.base_url is None:
+            raise ValueError('base_url is missing; kind "endpoint" needs it')
+        soft = self.ask == "soft" or self.kind == "scorer"
+        if self.decide == "draw" and not soft:
+            raise ValueError('decide "draw" needs a probability: ask "soft", or kind "scorer"')
+        if self.decide == "debias" and self.ask != "soft":
+            raise ValueError('decide "debias" needs log-probabilities: set ask to "soft"')
+        if self.kind == "scorer" and (self.principles or self.references):
+            raise ValueError('kind "scorer" reads no principles and no references; leave them out')
+        return self

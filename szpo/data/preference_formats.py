@@ -1,0 +1,343 @@
+r"""Formats of preferences: TRL, HH-RLHF, UltraFeedback, and sheets that people fill in.
+
+Reads the standard, conversational and implicit-prompt forms, and files that repeat the prompt in
+both answers, such as the binarised UltraFeedback. Writes the conversational form with an explicit
+prompt.
+
+Anthropic's HH-RLHF (Bai et al. 2022): two transcripts that differ only in the last answer. A
+record has ``chosen`` and ``rejected``, each a whole conversation of turns that begin with
+"\n\nHuman:" or "\n\nAssistant:". The prompt reaches up to the last "Assistant:".
+
+UltraFeedback-style files (Cui et al. 2023): several rated completions of an instruction. A record
+has ``prompt`` or ``instruction``, and ``completions``, each with a text under ``response``,
+``text`` or ``content`` and a rating. Records with ``chosen`` and ``rejected`` are read as TRL's
+format.
+
+Sheets of questions filled in by people: id, prompt, a, b, choice (A, B, tie, skip), by. Where a
+prompt has several turns, they are also given as messages.
+
+`szpo select` writes them as .csv or .jsonl. Unanswered and skipped questions give neither a pair
+nor a tie.
+"""
+
+from __future__ import annotations
+
+import re
+from math import isfinite
+from typing import Any, Final, get_args
+
+from szpo.data import text_files
+from szpo.data.pairs import (
+    End,
+    Pair,
+    Preferences,
+    Source,
+    get_text,
+    make_pair,
+    make_pairs,
+    make_prompt,
+    require_text,
+)
+from szpo.data.prompts import SYSTEM_KEYS, Turns, conversation
+from szpo.data.text_files import clean_answer
+from szpo.errors import UsageError
+from szpo.types import Answer, Prompt
+
+MESSAGES: Final = "messages"
+"""Key or column of all turns of a prompt, where it is more than one text."""
+
+
+def to_trl(pair: Pair) -> dict[str, Any]:
+    """Make a record from a pair; ``source`` and ``votes`` say where the preference is from.
+
+    ``chosen_end`` and ``rejected_end`` say whether an answer ended by itself or was cut at the
+    limit; only the former is trained with an end token.
+
+    >>> from szpo.types import Answer, Prompt
+    >>> to_record(Pair(Prompt.user("Hello?"), Answer("Hi."), Answer("No.")))["chosen"]
+    [{'role': 'assistant', 'content': 'Hi.'}]
+    """
+    return {
+        "prompt": [{"role": role, "content": words} for role, words in pair.prompt.turns],
+        "chosen": [{"role": "assistant", "content": pair.chosen.text}],
+        "rejected": [{"role": "assistant", "content": pair.rejected.text}],
+        "chosen_end": pair.chosen.end,
+        "rejected_end": pair.rejected.end,
+        "source": pair.source,
+        "votes": pair.votes,
+    }
+
+
+def read_trl(record: dict[str, Any], where: str) -> Preferences:
+    """Read the pair of a record."""
+    given = _given(record, where)
+    (before, chosen), (also, rejected) = (
+        _answer_turns(record, key, where, given) for key in ("chosen", "rejected")
+    )
+    if before != also:
+        raise UsageError(f"{where}: chosen and rejected do not share the prompt before the answer")
+    if not before:
+        raise UsageError(f"{where}: no prompt; give one as prompt or before both answers")
+    ends = _end(record, "chosen"), _end(record, "rejected")
+    return make_pair(
+        make_prompt(before, record, where), chosen, rejected, *_evidence(record, where), ends
+    )
+
+
+def read_example(record: dict[str, Any], where: str) -> tuple[Prompt, Answer]:
+    """Read a prompt with a good answer: ``prompt`` and ``completion``, or ``messages``.
+
+    Each is text or messages, as in TRL's formats for supervised fine-tuning; the last message is
+    the assistant's. The answer counts as complete.
+
+    >>> read_example({"prompt": "Hello?", "completion": "Hi."}, "line 1")[1].text
+    'Hi.'
+    """
+    key = MESSAGES if MESSAGES in record else "completion"
+    given = _given(record, where)
+    before, words = _answer_turns(record, key, where, given)
+    if not before:
+        raise UsageError(f"{where}: no prompt; give one as prompt or before the answer")
+    return make_prompt(before, record, where), clean_answer(Answer(words))
+
+
+def read_prompt(record: dict[str, Any], where: str) -> Prompt:
+    """Read a record's prompt: its messages, a list or that as JSON, else what it has as prompt."""
+    given = record.get(MESSAGES)
+    if isinstance(given, str) and given:
+        given = text_files.parse_json(given)
+    turns = given or record.get("prompt")
+    if turns is None:
+        raise UsageError(
+            f"{where}: needs prompt, a text or a list of messages "
+            f"(found: {text_files.list_keys(record)})"
+        )
+    return make_prompt(
+        read_turns(turns, f"{where}: {MESSAGES if given else 'prompt'}"), record, where
+    )
+
+
+def read_turns(value: Any, where: str) -> Turns:
+    """Read the turns of a prompt from a text or a list of messages."""
+    if isinstance(value, str):
+        return (("user", require_text(value, where)),)
+    if isinstance(value, list):
+        return conversation(value, where)
+    raise UsageError(f"{where} must be text or a list of messages")
+
+
+def _given(record: dict[str, Any], where: str) -> Turns | None:
+    """The record's own prompt, if it has one."""
+    value = record.get("prompt")
+    return None if value is None else read_turns(value, f"{where}: prompt")
+
+
+def _answer_turns(
+    record: dict[str, Any], key: str, where: str, prompt: Turns | None
+) -> tuple[Turns, str]:
+    """An answer's prompt and text; an answer without a prompt of its own has the record's."""
+    value, blank = record.get(key), f"{key}_end" in record  # a model's answer may be empty
+    if not isinstance(value, list):
+        return prompt or (), get_text(record, key, where, blank=blank)
+    place = f"{where}: {key}"
+    last = value[-1] if value else None
+    if not isinstance(last, dict) or last.get("role") != "assistant":
+        raise UsageError(f"{place}: the last message must come from the assistant")
+    words = get_text(last, "content", place, blank=blank)
+    before = conversation(value[:-1], place) if len(value) > 1 else (prompt or ())
+    rest = before[1:] if before and before[0][0] == "system" else before
+    if prompt and prompt not in (before, rest):
+        raise UsageError(f"{place}: the messages before the answer are not the record's prompt")
+    return before, words
+
+
+def _end(record: dict[str, Any], key: str) -> End:
+    """Why an answer ended; "stop" if the file does not say."""
+    return "length" if record.get(f"{key}_end") == "length" else "stop"
+
+
+def _evidence(record: dict[str, Any], where: str) -> tuple[Source, int]:
+    """A record's source and votes; with another project's source, both are ignored."""
+    source: Any = record.get("source")
+    votes = record.get("votes", 1)
+    if source not in get_args(Source):
+        return "file", 1
+    if isinstance(votes, bool) or not isinstance(votes, int) or votes < 1:
+        raise UsageError(f"{where}: votes must be a whole number of at least 1 (got {votes!r})")
+    return source, votes
+
+
+TAG = "\n\nAssistant:"
+ROLES = {"Human": "user", "Assistant": "assistant"}
+_TURN = re.compile(r"\n\n(Human|Assistant):")
+
+
+def split_transcript(transcript: str, where: str = "transcript") -> tuple[str, str]:
+    r"""Split a transcript into the prompt, up to the last "Assistant:", and the answer after it.
+
+    >>> split("\n\nHuman: Hello?\n\nAssistant: Hi.")
+    ('\n\nHuman: Hello?\n\nAssistant:', ' Hi.')
+    """
+    at = transcript.rfind(TAG)
+    if at < 0:
+        raise UsageError(
+            f'{where} has no "Assistant:" after an empty line, so there is no answer in it; '
+            "give transcripts of Human and Assistant turns"
+        )
+    end = at + len(TAG)
+    return transcript[:end], transcript[end:]
+
+
+def parse_turns(prompt: str, where: str = "prompt") -> tuple[tuple[str, str], ...]:
+    r"""Parse the turns of a prompt that ends with "Assistant:".
+
+    Empty turns are left out, and consecutive turns of one speaker are joined.
+
+    >>> parse_turns("\n\nHuman: Hello?\n\nAssistant: Hi.\n\nHuman: Bye.\n\nAssistant:")
+    (('user', 'Hello?'), ('assistant', 'Hi.'), ('user', 'Bye.'))
+    """
+    before, *parts = _TURN.split(prompt.removesuffix(TAG))
+    if before.strip():
+        raise UsageError(f"{where} begins before the first speaker; begin with \\n\\nHuman:")
+    found: list[tuple[str, str]] = []
+    for speaker, text in zip(parts[::2], parts[1::2], strict=True):
+        role, words = ROLES[speaker], text.strip()
+        if words and found and found[-1][0] == role:
+            found[-1] = (role, f"{found[-1][1]}\n\n{words}")
+        elif words:
+            found.append((role, words))
+    if not found or found[-1][0] != "user":
+        raise UsageError(f"{where}: the last turn before the answer must be Human's")
+    return tuple(found)
+
+
+def read_hh_rlhf(record: dict[str, Any], where: str) -> Preferences:
+    """Read the pair of a record."""
+    chosen, rejected = (get_text(record, key, where) for key in ("chosen", "rejected"))
+    prompt, better = split_transcript(chosen, f"{where}: chosen")
+    if not rejected.startswith(prompt):
+        split_transcript(rejected, f"{where}: rejected")  # raises if the tag is missing
+        raise UsageError(f"{where}: chosen and rejected do not share the prompt before the answer")
+    worse = rejected[len(prompt) :]
+    return make_pair(
+        make_prompt(parse_turns(prompt, where), record, where),
+        _answer(better, f"{where}: chosen"),
+        _answer(worse, f"{where}: rejected"),
+    )
+
+
+def _answer(text: str, where: str) -> str:
+    if _TURN.search(text):
+        raise UsageError(f"{where} goes on with Human's turn after the last answer; end it there")
+    return require_text(text.strip(), f"{where}: the last answer")
+
+
+TEXTS = ("response", "text", "content")
+RATINGS = ("score", "rating", "fine-grained_score", "overall_score")
+"""Keys of a completion's own rating, used without annotations; the first that exists counts."""
+
+
+def read_ultrafeedback(record: dict[str, Any], where: str) -> Preferences:
+    """Read all n(n − 1)/2 pairs of a record's completions; equal ratings make ties."""
+    if "completions" not in record:
+        return read_trl(record, where)
+    texts, ratings = [], []
+    for place, item in list_completions(record, where):
+        texts.append(_words(item, place))
+        ratings.append(_rating(item, place))
+    return make_pairs(
+        read_instruction(record, where), texts, [-rating for rating in ratings], "ranking"
+    )
+
+
+def read_candidates(record: dict[str, Any], where: str) -> tuple[Any, list[str]]:
+    """Read the prompt and texts of a record with unrated completions."""
+    listed = list_completions(record, where)
+    texts = [_words(item, place, blank=True) for place, item in listed]  # a model's may be empty
+    return read_instruction(record, where), texts
+
+
+def read_instruction(record: dict[str, Any], where: str) -> Any:
+    """Read a record's prompt, which is a text or a list of messages."""
+    key = "prompt" if "prompt" in record else "instruction"
+    if record.get(key) is None:
+        raise UsageError(f"{where}: needs prompt or instruction")
+    return make_prompt(read_turns(record[key], f"{where}: {key}"), record, where)
+
+
+def list_completions(record: dict[str, Any], where: str) -> list[tuple[str, Any]]:
+    """List a record's completions (at least two), each with its place for error messages."""
+    listed = record.get("completions")
+    if not isinstance(listed, list) or len(listed) < 2:
+        raise UsageError(f"{where}: completions must be a list of at least two")
+    return [(f"{where}: completion {i}", item) for i, item in enumerate(listed, start=1)]
+
+
+def _words(item: Any, where: str, *, blank: bool = False) -> str:
+    if isinstance(item, str):
+        return require_text(item, where, blank=blank)
+    for key in TEXTS if isinstance(item, dict) else ():
+        if key in item:
+            return require_text(item[key], f"{where}: {key}", blank=blank)
+    raise UsageError(f"{where} needs its text under {', '.join(TEXTS)}")
+
+
+def _rating(item: Any, where: str) -> float:
+    """Mean rating over the annotated aspects if there are any, else the completion's own rating.
+
+    Some overall scores of UltraFeedback are known to be wrong, so aspects have precedence.
+    """
+    aspects = item.get("annotations") if isinstance(item, dict) else None
+    if isinstance(aspects, dict):
+        rated = [a.get("Rating") for a in aspects.values() if isinstance(a, dict)]
+        numbers = [value for value in map(_number, rated) if value is not None]
+        if numbers:
+            return sum(numbers) / len(numbers)
+    for key in RATINGS if isinstance(item, dict) else ():
+        value = _number(item.get(key))
+        if value is not None:
+            return value
+    raise UsageError(f"{where} has no rating; give a number under {', '.join(RATINGS)}")
+
+
+def _number(value: Any) -> float | None:
+    """A finite number from a number or text; None for anything else, such as "N/A"."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if isfinite(number) else None
+
+
+CHOICES: Final = {"a": "A", "b": "B", "tie": "tie", "skip": "skip"}
+"""Choices by what people may write, in lower case."""
+COLUMN: Final = "choice"
+COLUMNS: Final = (
+    "id", "prompt", "a", "b", COLUMN, "by", "gain", MESSAGES, *SYSTEM_KEYS,
+    "chosen", "rejected", "completion", "instruction", "chosen_end", "rejected_end", "source",
+    "votes",
+)  # fmt: skip
+"""Columns of tables of pairs."""
+
+
+def read_sheet(record: dict[str, Any], where: str) -> Preferences:
+    """Read the pair of an answered question; the choice tie and equal texts are ties."""
+    a, b = (get_text(record, name, where) for name in ("a", "b"))
+    prompt = read_prompt(record, where)
+    given = read_choice(record) if COLUMN in record else get_text(record, COLUMN, where)
+    if given in ("", "skip"):
+        return Preferences(())
+    if given == "tie":
+        return Preferences((), 1)
+    if given not in ("A", "B"):
+        raise UsageError(f"{where}: choice {given!r} is unknown; give A, B, tie or skip")
+    chosen, rejected = (a, b) if given == "A" else (b, a)
+    return make_pair(prompt, chosen, rejected, "pair")
+
+
+def read_choice(record: dict[str, Any]) -> str:
+    """A record's choice as szpo writes it; "" if nobody answered."""
+    given = str(record.get(COLUMN) or "").strip()
+    return CHOICES.get(given.lower(), given)

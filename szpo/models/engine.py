@@ -1,0 +1,240 @@
+"""The contract of an engine: tokens and log-probabilities for several members in one batch.
+
+Rows are prompts, each answered by one *member*: a policy of the same base model with its own LoRA
+weights. `szpo.models.engines` implements the contract for transformers models whose
+attention can be replaced, `szpo.models.engines` for all others.
+`szpo.models.engines` picks one, and has the contract's public test.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from szpo.errors import UsageError
+from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
+from szpo.models.devices import split_halved
+from szpo.models.logprobs import (
+    LOGITS,
+    Sample,
+    answer_positions,
+    batches,
+    logit_slices,
+    reads_slices,
+    run_batch,
+    token_logprobs,
+    vocabulary_size,
+)
+from szpo.models.sampling import Sampling
+from szpo.types import Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """For each row the new tokens, including an end token, and whether an end token ended it."""
+
+    tokens: tuple[tuple[int, ...], ...]
+    ended: tuple[bool, ...]
+
+
+class Engine(Protocol):
+    """Generates and scores for rows that belong to different members of the same base model."""
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        members: Sequence[int],
+        deltas: Deltas | None,
+        sampling: Sampling,
+        uniforms: Floats,
+        *,
+        canary: bool = False,
+    ) -> Generated:
+        """Continue each prompt under its member.
+
+        Args:
+            prompts: The tokens of each row's prompt, at least one.
+            members: The member of each row, 0 … ``deltas.members`` − 1.
+            deltas: The members' LoRA weights; None: the base model, as member 0.
+            sampling: How tokens are drawn, and how many at most.
+            uniforms: Uniform numbers in [0, 1) for the draws, (rows, ``max_new_tokens``).
+            canary: Check that members with a common prompt differ in the logits after it.
+
+        Raises:
+            RunError: the canary found two members that are the same policy.
+            UsageError: the arguments do not fit each other.
+        """
+
+    def logprobs(
+        self,
+        prompts: Sequence[Sequence[int]],
+        completions: Sequence[Sequence[int]],
+        members: Sequence[int],
+        deltas: Deltas | None,
+        *,
+        temperature: float = 1.0,
+    ) -> list[Floats]:
+        """Log-probability of each completion token under the row's member, in nats."""
+
+
+class HasModel(Protocol):
+    """An engine that runs a transformers model in this process."""
+
+    @property
+    def adapted(self) -> AdaptedModel:
+        """The model that the engine runs."""
+
+
+def padded_logprobs(
+    engine: HasModel,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    members: Sequence[int],
+    deltas: Deltas | None,
+    *,
+    temperature: float = 1.0,
+) -> list[Floats]:
+    """`Engine.logprobs` by plain padded passes; both engines use it as their method.
+
+    Log-probabilities are in nats: one array per row, with one value per completion token.
+    """
+    model, sliced = engine.adapted.model, reads_slices(engine.adapted)
+    samples = [
+        Sample(tuple(p), tuple(c), i)
+        for i, (p, c) in enumerate(zip(prompts, completions, strict=True))
+    ]
+    found: list[Floats] = [np.zeros(0)] * len(samples)
+    spoken = [sample for sample in samples if sample.answer]
+
+    def read(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        part = [spoken[i] for i in rows]
+        for batch in batches(part, device=model.device, vocab=vocabulary_size(model)):
+            asked = [part[i].group for i in batch.index]
+            owner = torch.tensor([members[row] for row in asked], device=model.device)
+            at, run = answer_positions(batch), partial(run_batch, model, batch)
+            with attach_deltas(model, engine.adapted.sites, deltas, owner[:, None]):
+                slices = logit_slices(model, at, run, temperature, sliced=sliced)
+            picked = token_logprobs(slices, batch.targets[batch.mask])
+            parts = np.split(
+                picked.cpu().to(torch.float64).numpy(),
+                np.cumsum([len(completions[row]) for row in asked])[:-1],
+            )
+            for row, values in zip(asked, parts, strict=True):
+                found[row] = values
+        return rows
+
+    with torch.inference_mode():
+        split_halved(read, np.arange(len(spoken)))
+    return found
+
+
+def total_logprobs(
+    adapted: AdaptedModel,
+    prompt: Sequence[int],
+    answers: Sequence[Sequence[int]],
+    deltas: Deltas | None = None,
+) -> Floats:
+    """Log-probability of each whole answer after the prompt at temperature 1, in nats.
+
+    Args:
+        adapted: The base model and its adapted weights.
+        prompt: The prompt's tokens, at least one.
+        answers: The tokens of each answer; the result for an answer without tokens is 0.
+        deltas: One member, the policy that reads; None: the base model.
+    """
+    model, sliced = adapted.model, reads_slices(adapted)
+    vocabulary = vocabulary_size(model)
+    found = np.zeros(len(answers))
+    order = sorted((i for i, a in enumerate(answers) if len(a)), key=lambda i: len(answers[i]))
+    if not order:
+        return found
+    with torch.inference_mode():
+        ids = torch.tensor([list(prompt)], device=model.device)
+        with _attach(adapted, deltas, 1):
+            # A place, not 1: a view of the last position would make the product copy the head.
+            last = torch.tensor([len(prompt) - 1], device=model.device)
+            read = model(input_ids=ids, use_cache=True, logits_to_keep=last)
+        after = read.logits[0, -1].to(torch.float32).log_softmax(-1)
+
+        def read_rows(rows: NDArray[np.int64]) -> NDArray[np.float64]:
+            few = [answers[i] for i in rows]
+            total = after[torch.tensor([a[0] for a in few], device=model.device)]
+            if len(few[-1]) > 1:
+                past = copy.deepcopy(read.past_key_values)
+                past.batch_repeat_interleave(len(few))
+                with _attach(adapted, deltas, len(few)):
+                    total = total + _continue(model, past, len(prompt), few, sliced=sliced)
+            values: NDArray[np.float64] = total.cpu().to(torch.float64).numpy()
+            return values
+
+        start = 0
+        while start < len(order):
+            end = start + 1
+            while end < len(order):
+                width = len(answers[order[end]])
+                if (end + 1 - start) * width * vocabulary > LOGITS:
+                    break
+                end += 1
+            part = np.array(order[start:end])
+            found[part] = split_halved(read_rows, part)
+            start = end
+    return found
+
+
+def _attach(adapted: AdaptedModel, deltas: Deltas | None, rows: int) -> Any:
+    owner = torch.zeros(rows, 1, dtype=torch.long, device=adapted.model.device)
+    return attach_deltas(adapted.model, adapted.sites, deltas, owner)
+
+
+def _continue(
+    model: Any, past: Any, seen: int, answers: Sequence[Sequence[int]], *, sliced: bool
+) -> torch.Tensor:
+    """Sum of the log-probabilities of all tokens except the first, (answers,)."""
+    width = max(map(len, answers))
+    ids = torch.zeros(len(answers), width, dtype=torch.long)
+    mask = torch.zeros(len(answers), seen + width, dtype=torch.long)
+    for row, answer in enumerate(answers):
+        ids[row, : len(answer)] = torch.tensor(list(answer))
+        mask[row, : seen + len(answer)] = 1
+    ids, mask = ids.to(model.device), mask.to(model.device)
+    at = mask[:, seen + 1 :].nonzero(as_tuple=True)
+    run = partial(
+        model,
+        input_ids=ids[:, :-1],
+        attention_mask=mask[:, :-1],
+        position_ids=torch.arange(seen, seen + width - 1, device=model.device)[None],
+        past_key_values=past,
+        use_cache=True,
+    )
+    found = torch.zeros(len(answers), width - 1, device=model.device)
+    found[at] = token_logprobs(logit_slices(model, at, run, sliced=sliced), ids[:, 1:][at])
+    return found.sum(1)
+
+
+def check_rows(
+    prompts: Sequence[Sequence[int]],
+    members: Sequence[int],
+    deltas: Deltas | None,
+    sampling: Sampling,
+    uniforms: Floats,
+) -> None:
+    """Raise UsageError if the arguments of `Engine.generate` do not fit each other."""
+    if len(members) != len(prompts):
+        raise UsageError(f"generate: {len(prompts)} prompts but {len(members)} members")
+    count = 1 if deltas is None else deltas.members
+    if any(not 0 <= member < count for member in members):
+        raise UsageError(f"generate: members must lie in 0 … {count - 1}")
+    if uniforms.shape != (len(prompts), sampling.max_new_tokens):
+        raise UsageError(
+            f"generate: uniforms have shape {uniforms.shape}, "
+            f"need {(len(prompts), sampling.max_new_tokens)}"
+        )
+    if any(len(prompt) == 0 for prompt in prompts):
+        raise UsageError("generate: a prompt has no tokens; give it at least one")

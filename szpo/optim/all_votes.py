@@ -1,0 +1,293 @@
+"""All votes of a run as the rule `regression` keeps them, with their regressors and their fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from szpo.errors import UsageError
+from szpo.optim import named_features, sparse_regression, weighting
+from szpo.optim.kl_limits import KlMeasurement, Moments
+from szpo.optim.rule import Perturbations, Recounted, WeightedVotes
+from szpo.optim.settings import Settings, base_mu
+from szpo.optim.sparse_prior import SparsePrior
+from szpo.optim.vote_regression import Fit, Prior, Votes, fit
+from szpo.optim.weighting import History, View
+from szpo.types import Floats, Tally
+
+EARLIER_COUNTS: Final = 3
+"""How many numbers precede the regressors in a row of `Settings.earlier_votes`."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuardLimit:
+    """How far predicted guards let the recommended point go."""
+
+    share: float = 1.0
+    """Share of the way to the proposed point; 0 where no part of the way holds the guards."""
+    broken: tuple[str, ...] = ()
+    """Figures whose guards the whole way would break."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AllVotes:
+    """What the rule carries: all votes of the run, and its two points as displacements from θ₀."""
+
+    votes: Votes
+    """One row per comparison, in order of (step, k, n)."""
+    recommended: Floats
+    """(..., d), values of fp32."""
+    centre: Floats
+    """(..., d), values of fp32."""
+    log_factor: Floats
+    """(...): the largest log Bayes factor for any signal that any step's fit has found."""
+    moments: Moments | None = None
+    """Moments of the start's answers; None where guards are not predicted."""
+    guard_limit: GuardLimit = GuardLimit()
+    """What the guards allowed at the last step."""
+    aside: tuple[int, ...] = ()
+    """Named features that are not followed."""
+    withdrawn: tuple[Recounted, ...] = ()
+    """Rows whose votes are others than when they were added."""
+    named: sparse_regression.SparseFit | None = None
+    """The newest step's fit on named features; None without them."""
+    reach: KlMeasurement | None = None
+    """The last KL measurement of a proposed point; None before the first."""
+    proposed: Floats | None = None
+    """(d,): that point, as its displacement from θ₀."""
+
+    @property
+    def kl_scale(self) -> float:
+        """Measured KL over its quadratic estimate; 1 before the first measurement."""
+        return 1.0 if self.reach is None else self.reach.scale
+
+
+def starting_votes(settings: Settings, lead: tuple[int, ...] = ()) -> Votes:
+    """The votes before a run's first step: none, or another run's (`with_earlier_votes`)."""
+    named = settings.features
+    columns = settings.dim if named is None else named.columns
+    if settings.earlier_votes is None:
+        return Votes.empty(columns, lead)
+    table = np.broadcast_to(settings.earlier_votes, (*lead, *np.shape(settings.earlier_votes)))
+    up, down, side = np.moveaxis(table[..., :EARLIER_COUNTS], -1, 0)
+    return Votes(table[..., EARLIER_COUNTS:], up, down, side)
+
+
+def with_earlier_votes(settings: Settings, votes: Votes) -> Settings:
+    """The settings of a run in which another run's votes count as its own.
+
+    Model, prompts and coordinates must be the same. Every row is recorded with six decimals: votes
+    up and down, the side of plus (`Votes.plus_on_a`), and x.
+    """
+    side = np.zeros(votes.up.shape) if votes.plus_on_a is None else votes.plus_on_a
+    table = np.column_stack([votes.up, votes.down, side, votes.x]).round(6)
+    return replace(settings, earlier_votes=tuple(map(tuple, table.tolist())))
+
+
+def add_votes(
+    settings: Settings, record: AllVotes, at: Perturbations, votes: WeightedVotes
+) -> AllVotes:
+    """Add a step's votes to the record, and what was measured while its answers were made."""
+    tally = votes.tally
+    up, down = count_sides(settings, tally)
+    x, old = regressors_of_step(settings, at), record.votes
+    lead, rows = x.shape[:-3], x.shape[-3] * x.shape[-2]
+
+    def join(before: Floats, new: Floats) -> Floats:
+        return np.concatenate([before, new.reshape(*lead, rows)], axis=-1)
+
+    side = old.plus_on_a
+    if tally.side is not None or side is not None:
+        side = join(
+            np.zeros(old.up.shape) if side is None else side,
+            np.zeros(up.shape) if tally.side is None else tally.side,
+        )
+    both = Votes(
+        np.concatenate([old.x, x.reshape(*lead, rows, -1)], axis=-2),
+        join(old.up, up),
+        join(old.down, down),
+        side,
+    )
+    if settings.section.weighting != "equal" and votes.history is not None:
+        up, down = sum_by_voter(votes.history.verdicts, votes.weights, tie_share(settings))
+        both = replace(both, up=up, down=down)  # today's weights on all votes
+    if (
+        at.inputs.aside != record.aside
+    ):  # features left out changed: past evidence no longer applies
+        none = np.full_like(record.log_factor, -np.inf)
+        record = replace(record, aside=at.inputs.aside, log_factor=none)
+    moments = record.moments
+    if settings.section.guarded and moments is None:
+        moments = at.inputs.moments
+    return take_back(replace(record, votes=both, moments=moments), at.inputs.withdrawn)
+
+
+def take_back(record: AllVotes, rows: tuple[Recounted, ...]) -> AllVotes:
+    """The record with these rows' votes as they are without withdrawn ones.
+
+    What a fit with the withdrawn votes has found is forgotten; ``named`` is still that fit's.
+    """
+    if rows == record.withdrawn:
+        return record
+    up, down = record.votes.up.copy(), record.votes.down.copy()
+    side = None if record.votes.plus_on_a is None else record.votes.plus_on_a.copy()
+    for row, plus, minus, on_a in rows:
+        up[..., row], down[..., row] = plus, minus
+        if side is not None:
+            side[..., row] = on_a
+    votes = replace(record.votes, up=up, down=down, plus_on_a=side)
+    none = np.full_like(record.log_factor, -np.inf)
+    return replace(record, votes=votes, withdrawn=rows, log_factor=none)
+
+
+def refit(settings: Settings, record: AllVotes, rows: tuple[Recounted, ...]) -> AllVotes:
+    """The record of a run on named features, fitted to its votes without withdrawn ones."""
+    left = take_back(record, rows)
+    if left is record:
+        return record
+    found = fit_named(settings, left.votes, left.aside)
+    return replace(left, named=found, log_factor=np.asarray(found.log_factor))
+
+
+def tie_share(settings: Settings) -> float:
+    """What a tie counts for either side: half a vote, but nothing where rows are fitted on texts.
+
+    There it mostly says that the two texts do not differ in what is liked, which is no evidence
+    that what they differ in is not liked (experiments/LOG.md, 2026-11-26).
+    """
+    return 0.0 if settings.picks_pairs else 0.5
+
+
+def count_sides(settings: Settings, tally: Tally) -> tuple[Floats, Floats]:
+    """Votes for plus and for minus of each comparison (..., K, N); none where texts are equal."""
+    live, half = ~tally.identical, tie_share(settings) * tally.tie
+    return np.where(live, tally.plus + half, 0.0), np.where(live, tally.minus + half, 0.0)
+
+
+def sum_by_voter(
+    verdicts: NDArray[np.int8], weights: Floats, share: float
+) -> tuple[Floats, Floats]:
+    """Votes for plus and for minus of each comparison (..., R) from verdicts (..., P, R/N, N).
+
+    A tie counts ``share`` for each side; a negative weight counts for the other side.
+    """
+    plus, minus, tie = weighting.sum_votes(verdicts, weights)
+    both = plus + share * tie, minus + share * tie
+    up, down = (side.reshape(*side.shape[:-2], -1) for side in both)
+    return up, down
+
+
+def learn_weights(settings: Settings, record: AllVotes, history: History) -> Floats:
+    """One weight per voter (..., P), judged by the posterior of all other voters' votes."""
+    if not history.verdicts.size:
+        return np.ones((*history.verdicts.shape[:-3], len(history.voters)))
+    latest, views = views_of_others(settings, record, history, [settings.section.weighting])
+    return weighting.LEARNED[settings.section.weighting](latest, views[settings.section.weighting])
+
+
+def views_of_others(
+    settings: Settings, record: AllVotes, history: History, weightings: Iterable[str]
+) -> tuple[History, dict[str, View]]:
+    """The latest `weighting.ROWS` comparisons, one a direction, and what others say of each.
+
+    With one vote a direction, nobody else voted on it; the fit predicts what the others would have
+    voted. This is done twice, so that a voter who disagrees with everybody has little weight, as
+    the weighting gives it, when the others are judged.
+    """
+    verdicts = history.verdicts
+    people, lead = len(history.voters), verdicts.shape[:-3]
+    shape = (*lead, people, verdicts.shape[-2] * verdicts.shape[-1], 1)
+    verdicts = verdicts.reshape(shape)[..., -weighting.ROWS :, :]
+    rows = verdicts.shape[-2]
+    latest = replace(history, verdicts=verdicts)
+    x = record.votes.x[..., -rows:, :]
+    every = np.broadcast_to(x[..., None, :, :], (*lead, people, *x.shape[-2:]))
+
+    def view(weights: Floats) -> View:
+        others = weights[..., None, :] * (1 - np.eye(people))
+        up, down = sum_by_voter(verdicts[..., None, :, :, :], others, tie_share(settings))
+        return View(*_predict(settings, Votes(every, up, down)))
+
+    first = view(np.ones((*lead, people)))
+    return latest, {name: view(weighting.LEARNED[name](latest, first)) for name in weightings}
+
+
+def _predict(settings: Settings, votes: Votes) -> tuple[Floats, Floats]:
+    """Posterior mean and variance (..., R) of the logit of each row, by a fit of all rows."""
+    w, covariance = _posterior(settings, votes)
+    mean = np.einsum("...rd,...d->...r", votes.x, w)
+    return mean, np.einsum("...ri,...ij,...rj->...r", votes.x, covariance, votes.x)
+
+
+def _posterior(settings: Settings, votes: Votes) -> tuple[Floats, Floats]:
+    """Mean (..., p) and covariance (..., p, p) of the weights on the regressors."""
+    if settings.features is None:
+        found = fit(votes, prior(settings))
+        return found.w, found.covariance
+    each = [
+        fit_named(settings, Votes(x, up, down))
+        for x, up, down in zip(votes.x, votes.up, votes.down, strict=True)
+    ]
+    return np.array([one.w for one in each]), np.array([one.covariance for one in each])
+
+
+def regressors_of_step(settings: Settings, at: Perturbations) -> Floats:
+    """The regressors of each comparison (..., K, N, p): z⁺ − z⁻, mixed with its texts' scores.
+
+    With named features: their differences, and the scores along the components, or z⁺ − z⁻ along
+    each named coordinate.
+    """
+    named = settings.features
+    if named is not None and not named.coordinates:
+        if at.inputs.text_differences is None or at.inputs.scores is None:
+            raise UsageError(f"step {at.step}: the features of its texts are not recorded")
+        scores = at.inputs.scores[..., : named.components]
+        return named_features.regressors(at.inputs.text_differences, scores)
+    share, x = settings.score_share or 0.0, at.displacements(settings.distance)
+    x = np.repeat(x[..., None, :], settings.section.N, axis=-2)
+    if named is not None:
+        texts = at.inputs.text_differences
+        if texts is None and named.names:
+            raise UsageError(f"step {at.step}: the features of its texts are not recorded")
+        texts = np.zeros((*x.shape[:-1], 0), dtype=np.int64) if texts is None else texts
+        return named_features.regressors(texts, named_features.along(named, x))
+    if not share or at.inputs.scores is None:
+        return x
+    return np.asarray((1 - share) * x + share * at.inputs.scores)
+
+
+def fit_votes(
+    settings: Settings, record: AllVotes
+) -> tuple[Fit, sparse_regression.SparseFit | None]:
+    """The posterior of the gradient by all votes; the newest step's votes have full weight.
+
+    With named features, also the posterior of the weights on them, else None.
+    """
+    votes = record.votes
+    if settings.features is None:
+        return fit(votes, prior(settings)), None
+    found = fit_named(settings, votes, record.aside)
+    return named_features.in_coordinates(found, settings.features, record.aside), found
+
+
+def fit_named(
+    settings: Settings, votes: Votes, aside: tuple[int, ...] = ()
+) -> sparse_regression.SparseFit:
+    """The posterior of the weights on a run's named features; ``aside`` are not followed."""
+    return sparse_regression.fit_sparse(votes, named_prior(settings), aside)
+
+
+def named_prior(settings: Settings) -> SparsePrior:
+    """The prior of the weights on a run's named features and coordinates."""
+    assert settings.features is not None
+    apart = settings.distance * base_mu(settings)
+    return named_features.prior_of(settings.features, settings.section.D, apart)
+
+
+def prior(settings: Settings) -> Prior:
+    """The prior of the gradient w: Gaussians of several widths around 0."""
+    return Prior.blocks(settings.dim)

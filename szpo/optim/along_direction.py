@@ -1,0 +1,261 @@
+"""The step α ĝ along v, shared by `known` and `sign`: one coefficient per direction.
+
+Each rule computes one number from the votes of a direction, its statistic. θ moves along the
+direction by α · statistic / (divisor · K), so one number stands for the vector α ĝ. Where α is not
+set, it is chosen so that the expected step costs ``kl_step``: from the distribution of votes when
+nobody has a preference, or from a warm-up.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from szpo.optim import links, weighting
+from szpo.optim.links import Estimate
+from szpo.optim.rule import HistoryUse, Move, Perturbations, Rule, WeightedVotes, check_finite
+from szpo.optim.settings import Settings, alpha_share, base_mu, mu_at
+from szpo.optim.weighting import VotesByVoter
+from szpo.types import Floats, Tally
+
+COEF_CAP: Final = 10.0
+"""The longest step along a direction, in units of μ."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnePointRule:
+    """The parts in which `known` and `sign` differ."""
+
+    name: str
+    statistic: Callable[[Settings, Floats, Tally | None], Floats]
+    """(settings, Δ̂ (..., K), tally) → (..., K); the tally is None where Δ̂ was given instead."""
+    divisor: Callable[[Settings, Any], Any]
+    """(settings, μ (...)) → the divisor of the statistic."""
+    null_rms: Callable[[Settings], float]
+    """Root mean square of a direction's statistic when nobody has a preference."""
+    is_exact: Callable[[Settings], bool]
+    can_warm_up: bool
+    equation: str = ""
+    """The step in symbols: {c}: distance of the two policies, μ or (2μ); {p}: share of votes."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepSize:
+    """The step size, which `known` and `sign` carry from step to step."""
+
+    alpha: float | None
+    """Base step size; None during a warm-up."""
+    warmup_squares: tuple[float, ...] = ()
+    """Squared statistics of the warm-up, one per direction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Coefficients:
+    """The arithmetic of one step, for any leading axes: arrays (..., K).
+
+    ``coef`` multiplies the unit-variance direction (factor · grid values) and already contains
+    1/K; it is neither scaled by the direction's factor nor rounded.
+    """
+
+    coef: Floats
+    delta: Floats
+    stderr: Floats
+    statistic: Floats
+    """See `OnePointRule.statistic`."""
+    capped: NDArray[np.bool_]
+
+
+def rule(counting: OnePointRule) -> Rule:
+    """The `Rule` made of these parts."""
+    return Rule(
+        name=counting.name,
+        init=functools.partial(init, counting),
+        alpha=alpha_at,
+        past=lambda settings, step_size: HistoryUse(),
+        move=functools.partial(move, counting),
+        figures=lambda done: {},
+        flip_share=functools.partial(flip_share, counting),
+        is_exact=counting.is_exact,
+        can_warm_up=counting.can_warm_up,
+        repeat=functools.partial(repeat, counting),
+        equation=counting.equation,
+    )
+
+
+def init(counting: OnePointRule, settings: Settings, lead: tuple[int, ...] = ()) -> StepSize:
+    """The step size; its alpha is None if a warm-up has to measure it."""
+    return StepSize(None if settings.section.warmup else default_alpha(counting, settings))
+
+
+def alpha_at(settings: Settings, step_size: StepSize, step: int) -> float | None:
+    """α at a step; None during a warm-up."""
+    return None if step_size.alpha is None else step_size.alpha * alpha_share(settings, step)
+
+
+def with_directions(settings: Settings, step_size: StepSize, count: int) -> StepSize:
+    """The step size for ``count`` directions a step; a size that was set stays.
+
+    `default_alpha` grows with √K, since K directions are averaged.
+    """
+    if step_size.alpha is None or settings.section.alpha is not None:
+        return step_size
+    return replace(step_size, alpha=step_size.alpha * math.sqrt(count / settings.section.K))
+
+
+def default_alpha(counting: OnePointRule, settings: Settings, rms: float | None = None) -> float:
+    """The base step size: as set, or such that the expected step costs κ_step.
+
+    An average of K independent directions with root mean square coefficient c is c · √(d/K) long;
+    it should be μ · √d · √(κ_step/κ) long. ``rms`` is the statistic's root mean square in a
+    warm-up; None takes it from the exact distribution of votes at rate ½.
+    """
+    o, mu = settings.section, base_mu(settings)
+    if o.alpha is not None:
+        return float(o.alpha)
+    coef = mu * math.sqrt(o.kl_step / o.kl_radius) * math.sqrt(o.K)
+    return float(coef * counting.divisor(settings, mu) / (rms or counting.null_rms(settings)))
+
+
+def coefficients(
+    counting: OnePointRule,
+    settings: Settings,
+    at: Perturbations,
+    tally: Tally,
+    *,
+    delta: ArrayLike | None = None,
+) -> Coefficients:
+    """The coefficient of each direction (..., K) from votes (..., K, N); see the module.
+
+    A coefficient beyond `COEF_CAP` · μ is clipped to that. ``delta`` (..., K), such as true
+    value differences, replaces the estimate.
+    """
+    found = estimate(settings, tally)
+    value = found.delta if delta is None else np.asarray(delta, dtype=np.float64)
+    measure = counting.statistic(settings, value, tally if delta is None else None)
+    coef, capped = _scale(counting, settings, at.mu, at.alpha, measure)
+    return Coefficients(coef, value, found.stderr, measure, capped)
+
+
+def _scale(
+    counting: OnePointRule,
+    settings: Settings,
+    mu: ArrayLike,
+    alpha: ArrayLike | None,
+    measure: Floats,
+) -> tuple[Floats, NDArray[np.bool_]]:
+    size = np.asarray(mu, dtype=np.float64)[..., None]
+    rate = np.asarray(alpha, dtype=np.float64)[..., None]
+    K = settings.section.K
+    coef = rate * measure / counting.divisor(settings, size) / K  # θ ← θ + coef · v
+    limit = COEF_CAP * size
+    capped = np.abs(coef) > limit
+    return np.where(capped, np.copysign(limit, coef), coef), capped
+
+
+def repeat(
+    counting: OnePointRule, settings: Settings, step_size: StepSize, first: int, counts: Floats
+) -> Floats | None:
+    """The coefficients (T, K) of `move` for T steps from ``first`` on, all at once.
+
+    ``counts`` (T, K, 3): votes for plus, votes for minus and ties, of one comparison a direction.
+    Returns None in a warm-up and for N > 1.
+    """
+    if step_size.alpha is None or settings.section.N != 1:
+        return None
+    kinds, which = np.unique(counts.reshape(-1, 3), axis=0, return_inverse=True)
+    measured = []
+    for plus, minus, tie in kinds.reshape(-1, 3, 1, 1):
+        tally = Tally(plus, minus, tie, np.zeros((1, 1), dtype=np.bool_))
+        measured += counting.statistic(settings, estimate(settings, tally).delta, tally).tolist()
+    steps = range(first, first + len(counts))
+    mu = [mu_at(settings, step) for step in steps]
+    alpha = [alpha_at(settings, step_size, step) for step in steps]
+    measure = np.array(measured)[which].reshape(counts.shape[:2])
+    return _scale(counting, settings, mu, np.array(alpha, dtype=np.float64), measure)[0]
+
+
+def estimate(settings: Settings, tally: Tally) -> Estimate:
+    """Δ̂ and its standard error per direction, with the settings' link and smoothing."""
+    link = links.link(settings.section.link)
+    invert = links.inversion(settings.section.smoothing, link)
+    return links.estimate(tally, invert)
+
+
+def move(
+    counting: OnePointRule,
+    settings: Settings,
+    step_size: StepSize,
+    at: Perturbations,
+    votes: WeightedVotes,
+) -> Move:
+    """Move along each direction by its coefficient, or measure α while the warm-up lasts."""
+    if step_size.alpha is None:
+        return _warm_up(counting, settings, step_size, at, votes)
+    found = coefficients(counting, settings, at, votes.tally, delta=votes.delta)
+    check_finite(found.coef, at.step, "coefficient")
+    return Move(
+        step_size,
+        found.coef,
+        delta=found.delta,
+        stderr=found.stderr,
+        capped=bool(found.capped.any()),
+    )
+
+
+def flip_share(
+    counting: OnePointRule,
+    settings: Settings,
+    done: Move,
+    at: Perturbations,
+    votes: WeightedVotes,
+) -> float | None:
+    """Share of hostile voters that would have reversed the step; None without votes by voter."""
+    if votes.by_voter is None:
+        return None
+
+    def lead(cast: VotesByVoter) -> Floats:
+        learned = votes.tally.cast is not None
+        tally = cast.tally(votes.weights if learned else None)
+        tally = replace(tally, cast=votes.tally.cast)
+        return coefficients(counting, settings, replace(at, alpha=1.0), tally).coef
+
+    return weighting.flip_share(votes.by_voter, votes.weights, lead)
+
+
+def _warm_up(
+    counting: OnePointRule,
+    settings: Settings,
+    step_size: StepSize,
+    at: Perturbations,
+    votes: WeightedVotes,
+) -> Move:
+    """A warm-up step: votes are recorded and nothing moves; the last warm-up step sets α.
+
+    A direction without counted votes (after a deadline) is left out of the measurement.
+    """
+    at_one = replace(at, alpha=1.0)
+    found = coefficients(counting, settings, at_one, votes.tally, delta=votes.delta)
+    check_finite(found.delta, at.step, "value difference")
+    measured = found.statistic[np.isfinite(found.stderr)]
+    squares = (value * value for value in measured.tolist())
+    warm = (*step_size.warmup_squares, *squares)
+    alpha = None
+    if at.step + 1 >= (settings.section.warmup or 0):
+        total = 0.0
+        for square in warm:
+            total += square
+        # Ties alone do not show the spread: fall back to the spread of pure vote noise.
+        rms = math.sqrt(total / max(len(warm), 1))
+        alpha = default_alpha(counting, settings, rms or None)
+    return Move(
+        replace(step_size, alpha=alpha, warmup_squares=warm),
+        coef=np.zeros(settings.section.K),
+        delta=found.delta,
+        stderr=found.stderr,
+    )

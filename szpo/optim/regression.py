@@ -1,0 +1,400 @@
+"""The rule `regression`: one logistic regression of all of the run's votes, and what it finds.
+
+There are two points. Policies are compared around the *centre*, which follows the recommended
+point. The *recommended* point is the best one by the votes so far: from the model's start along ŵ,
+as far as the KL budget and the votes allow. It stays close to the start while the votes say
+little, and closer while they may be chance (`szpo.optim.vote_regression.direction`).
+
+KL is |z|²/2 in whitened coordinates, times the scale of the last measured point. A proposed point
+is measured, and shrunk, before it is recorded (`szpo.optim.kl_limits`). Where KL cannot be
+measured, that scale is 1.
+
+What the votes so far say of the recommended point, and what holds it back. Every step of a run
+whose rule fits all votes records it. It depends only on the settings and on what the rule carries,
+so anybody can recompute it.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+
+from szpo.optim import kl_limits, named_features, vote_regression, weighting
+from szpo.optim.all_votes import (
+    AllVotes,
+    GuardLimit,
+    add_votes,
+    fit_named,
+    fit_votes,
+    learn_weights,
+    regressors_of_step,
+    starting_votes,
+    sum_by_voter,
+    tie_share,
+)
+from szpo.optim.informative import explanations_of
+from szpo.optim.kl_limits import AIMED_SHARE, SHARE_PARTS, Reading
+from szpo.optim.named_features import CARRIED, Claim, NamedFeatures, claims, directions
+from szpo.optim.rule import HistoryUse, Move, Perturbations, Rule, WeightedVotes, check_finite
+from szpo.optim.settings import Settings, base_mu
+from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED, Fit, direction
+from szpo.types import FEATURE_GRID, Explanation, Floats
+
+BUDGET: Final = 3.0
+"""The default `kl_budget`, nats."""
+UNPROVEN: Final = 0.14
+"""How far the recommended point goes while the votes may be chance, nats."""
+RADIUS: Final = 4.5
+"""The default `kl_radius`, nats: a vote on a wider comparison says more."""
+
+
+def ways(settings: Settings, record: AllVotes) -> tuple[Explanation, ...]:
+    """The explanations of the votes so far, to draw directions from; empty before any vote."""
+    if settings.features is None or record.named is None:
+        return ()
+    return explanations_of(record.named, settings.features, record.aside)
+
+
+def init(settings: Settings, lead: tuple[int, ...] = ()) -> AllVotes:
+    """The record before step 0: no votes or an earlier run's, and both points at θ₀."""
+    zeros, votes = np.zeros((*lead, settings.dim)), starting_votes(settings, lead)
+    record = AllVotes(votes, zeros, zeros, np.full(lead, -np.inf))
+    if settings.features is None or settings.earlier_votes is None:
+        return record
+    return replace(record, named=fit_votes(settings, record)[1])  # the first step draws from it
+
+
+def move(
+    settings: Settings,
+    record: AllVotes,
+    at: Perturbations,
+    votes: WeightedVotes,
+) -> Move:
+    """Fit all votes, move the recommended point to where they point, and the centre towards it."""
+    record = add_votes(settings, record, at, votes)
+    found, named = fit_votes(settings, record)
+    seen = np.maximum(record.log_factor, found.log_factor)
+    record = replace(record, log_factor=seen, named=named)
+    target, held = limit_by_guards(settings, record, find_target(settings, record, found))
+    record, target = limit_by_kl(settings, replace(record, guard_limit=held), at, target)
+    vector, recommended = _move_in_fp32(record.recommended, target - record.recommended)
+    move_of_centre = target - record.centre
+    length = np.sqrt((move_of_centre * move_of_centre).sum(-1, keepdims=True))
+    step = longest_step(settings)
+    move_of_centre = np.where(
+        length > step, move_of_centre * (step / np.where(length > 0, length, 1.0)), move_of_centre
+    )
+    moved, centre = _move_in_fp32(record.centre, move_of_centre)
+    w, covariance, x = found.w, found.covariance, at.displacements(settings.distance)
+    if settings.picks_pairs and named is not None:  # mean of the N rows in the place of k
+        w, covariance = named.w, named.covariance
+        x = regressors_of_step(settings, at).mean(-2)
+    spread = np.einsum("...ki,...ij,...kj->...k", x, covariance, x)
+    return Move(
+        replace(record, recommended=recommended, centre=centre),
+        vector=vector,
+        centre=moved,
+        delta=np.einsum("...ki,...i->...k", x, w),
+        stderr=np.sqrt(spread),
+        posterior=found,
+    )
+
+
+def whitened_unit(settings: Settings) -> float:
+    """The length of one whitened unit in coordinates; in whitened units KL is about |z|²/2.
+
+    It follows from the radius of the comparisons, whose KL is ``kl_radius`` by definition.
+    """
+    return base_mu(settings) * math.sqrt(settings.dim / (2 * settings.section.kl_radius))
+
+
+def longest_step(settings: Settings) -> float:
+    """The longest step of the centre, in coordinates."""
+    return whitened_unit(settings) * settings.centre_step
+
+
+def find_radius(settings: Settings, record: AllVotes) -> float:
+    """Radius of the ball that contains the recommended point; ∞ without a budget."""
+    if settings.kl_budget is None:
+        return math.inf
+    nats = AIMED_SHARE * settings.kl_budget
+    return whitened_unit(settings) * math.sqrt(2 * nats / record.kl_scale)
+
+
+def quadratic_kl(settings: Settings, moved: Floats) -> float:
+    """|z|²/2 in whitened units of a point, given as its displacement from θ₀ (d,), in nats."""
+    z = moved / whitened_unit(settings)
+    return float((z * z).sum()) / 2
+
+
+def find_target(settings: Settings, record: AllVotes, found: Fit) -> Floats:
+    """The point (..., d) that the votes propose, as its displacement from θ₀.
+
+    Without a budget it lies at most one step of the centre beyond the centre.
+    """
+    if settings.kl_budget is None:
+        step = longest_step(settings) * direction(found, record.log_factor)
+        return np.asarray(record.centre + step)
+    unproven = math.sqrt(UNPROVEN / (AIMED_SHARE * settings.kl_budget))
+    return find_radius(settings, record) * direction(found, record.log_factor, unproven)
+
+
+def limit_by_guards(
+    settings: Settings, record: AllVotes, target: Floats
+) -> tuple[Floats, GuardLimit]:
+    """Shrink the way from θ₀ to the target (d,) to what predicted guards allow.
+
+    Returns the new target and the limit.
+    """
+    if record.moments is None:
+        return target, GuardLimit()
+    z = target / whitened_unit(settings)
+    share = float(kl_limits.shrink_for_guards(record.moments, z))
+    found = kl_limits.predict_guards(record.moments, z)
+    broken = tuple(each.name for each in found if not each.holds) if share < 1 else ()
+    return share * target, GuardLimit(share, broken)
+
+
+def limit_by_kl(
+    settings: Settings, record: AllVotes, at: Perturbations, target: Floats
+) -> tuple[AllVotes, Floats]:
+    """Shrink the way to the target (d,) to what measured KL allows, then check guards again."""
+    reach = at.inputs.reach
+    if reach is None and at.measure_kl is not None and _needs_measuring(settings, record, target):
+        measure = at.measure_kl
+
+        def read(share: int) -> Reading:
+            point = share / SHARE_PARTS * target
+            nats = measure(point)
+            check_finite(np.array([nats]), at.step, "measured KL")
+            return Reading(share, max(0.0, nats), quadratic_kl(settings, point))
+
+        reach = kl_limits.measure_share(find_limit(settings, record), read)
+    if reach is None:
+        return record, target
+    record = replace(record, reach=reach, proposed=target)
+    if reach.share < SHARE_PARTS:
+        target, held = limit_by_guards(settings, record, reach.share / SHARE_PARTS * target)
+        record = replace(record, guard_limit=held if held.share < 1 else record.guard_limit)
+    return record, target
+
+
+def find_limit(settings: Settings, record: AllVotes) -> float:
+    """Largest measured KL of a point, nats: the budget, or less while the votes may be chance.
+
+    Points aim at `AIMED_SHARE` of this limit.
+    """
+    assert settings.kl_budget is not None
+    proven = float(record.log_factor) >= math.log(BAYES_FACTOR_NEEDED)
+    return settings.kl_budget if proven else min(settings.kl_budget, UNPROVEN / AIMED_SHARE)
+
+
+def _needs_measuring(settings: Settings, record: AllVotes, target: Floats) -> bool:
+    """The target (d,) has a budget, is far enough, and is not near a reading within its budget."""
+    small = quadratic_kl(settings, target) < kl_limits.LEAST_KL
+    if settings.kl_budget is None or small:
+        return False
+    if record.reach is None or record.proposed is None:
+        return True
+    read = record.reach.nearest
+    before = read.share / SHARE_PARTS * record.proposed
+    moved = float(np.linalg.norm(target - before))
+    near = moved <= kl_limits.UNMOVED_SHARE * float(np.linalg.norm(before))
+    return not near or read.kl > record.reach.limit
+
+
+def figures(done: Move) -> dict[str, float]:
+    """Sizes of gradient, uncertainty and move, signal probability, KL scale and guard share."""
+    found = done.posterior
+    assert found is not None and done.vector is not None
+    return {
+        "gradient": float(np.linalg.norm(found.w)),
+        "uncertainty": math.sqrt(float(np.trace(found.covariance))),
+        "signal": float(found.signal),
+        "kl_scale": done.carried.kl_scale,
+        "length": float(np.linalg.norm(done.vector)),
+        "guard_share": done.carried.guard_limit.share,
+    }
+
+
+def flip_share(
+    settings: Settings,
+    done: Move,
+    at: Perturbations,
+    votes: WeightedVotes,
+) -> float | None:
+    """Smallest share of voters whose switched votes would reverse the recommendation: w·z* ≤ 0.
+
+    A switched voter votes against z* in all their votes of the run. Voters whose switch moves ŵ
+    most are switched first (to first order: by Σx a vote, for a tie by half of that or nothing),
+    and everything is refitted. None where no voter is known yet, 1 where even all voters do not
+    reverse it.
+    """
+    if done.posterior is None or votes.history is None or not len(votes.weights):
+        return None
+    if settings.idle:  # nothing is recommended
+        return None
+    record, found, weights = done.carried, done.posterior, votes.weights
+    every, best = record.votes, record.recommended
+    verdicts = votes.history.verdicts.reshape(len(weights), -1)
+    along = best if settings.features is None else directions(settings.features).T @ best
+    own = len(every.up) - verdicts.shape[-1]  # votes of an earlier run stay as they are
+    x = every.x[own:]
+    loser = -np.sign(x @ along)
+    against = np.where(weights[:, None] < 0, -loser, loser).astype(np.int8)
+    given, share = verdicts != 0, tie_share(settings)
+    moved = np.where(verdicts == weighting.TIE, share, verdicts != against) * given
+    pull = found.covariance @ best
+    if settings.features is not None:
+        pull = directions(settings.features).T @ pull
+    moves = np.abs(weights) * (moved * np.abs(x @ pull)).sum(-1)
+    voters = np.flatnonzero(given.any(-1))
+    order = voters[np.argsort(-moves[voters], kind="stable")]
+    if not len(order) or float(found.w @ best) <= 0:
+        return 0.0
+
+    def is_turned(count: int) -> bool:
+        cast = verdicts.copy()
+        switched = order[:count]
+        cast[switched] = np.where(given[switched], against[switched], 0)
+        up, down = (
+            np.concatenate([before[:own], now])
+            for before, now in zip(
+                (every.up, every.down), sum_by_voter(cast[..., None], weights, share), strict=True
+            )
+        )
+        again = replace(record, votes=replace(every, up=up, down=down))
+        return float(fit_votes(settings, again)[0].w @ best) <= 0
+
+    low, high = 0, len(order)  # bisection: every switched voter only adds
+    if not is_turned(high):
+        return 1.0
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_turned(middle) else (middle, high)
+    return high / len(order)
+
+
+def _move_in_fp32(here: Floats, way: Floats) -> tuple[Floats, Floats]:
+    """A move and the point it leads to, both rounded to fp32 as they are recorded and applied."""
+    with np.errstate(over="ignore"):
+        moved = way.astype(np.float32)
+        there = here.astype(np.float32) + moved
+    return moved.astype(np.float64), there.astype(np.float64)
+
+
+RULE = Rule(
+    name="regression",
+    init=init,
+    alpha=lambda settings, record, step: None,
+    past=lambda settings, record: HistoryUse(
+        record.votes.up.shape[-1] + settings.section.K * settings.section.N,
+        alone=True,
+        weights=functools.partial(learn_weights, settings, record),
+    ),
+    move=move,
+    figures=figures,
+    flip_share=flip_share,
+    is_exact=lambda settings: False,
+    ways=ways,
+    two_points=True,
+)
+
+
+OPEN: Final = 0.2
+"""If the probability that no feature explains the votes is below this, more votes may show one.
+
+In simulated runs of 120 votes that show no taste (tests/analysis/test_cause.py), it is below in
+two of 57 whose taste is no named feature, and in a third of those whose taste is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What the votes of a run say after a step."""
+
+    factor: float
+    """The largest log Bayes factor for any signal that the run has seen."""
+    share: float = 1.0
+    """Share of the way that predicted guards allow; 0: they hold on no part of it."""
+    broken: tuple[str, ...] = ()
+    """Figures whose guards the whole way would break (`kl_limits.FIGURES`)."""
+    side: float = 0.0
+    """The advantage of side A, logits."""
+    taught: tuple[Claim, ...] | None = None
+    """What the votes are about, in named features; None without named features."""
+    unnamed: float = 0.0
+    """Probability that the score components explain the votes, and no named feature does."""
+    chance: float = 0.0
+    """Probability that nothing explains the votes."""
+    aside: tuple[str, ...] = ()
+    """Groups of features that the operator ordered not to follow."""
+    mix: tuple[tuple[str, float], ...] = ()
+    """The named coordinates at the recommended point: name, and what it alone costs in nats,
+    negative against its name."""
+    lacking: tuple[str, ...] = ()
+    """Claimed groups that no direction in the named coordinates moves by much."""
+
+    @property
+    def shown(self) -> bool:
+        """The votes show that they share a taste."""
+        return self.factor >= math.log(vote_regression.BAYES_FACTOR_NEEDED)
+
+    @property
+    def undecided(self) -> bool:
+        """More votes like these would probably show a taste that the coordinates have."""
+        return self.unnamed + self.chance < OPEN
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON for the record."""
+        own = ("mix", "lacking") if not self.mix else ()
+        return {name: value for name, value in asdict(self).items() if name not in own}
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Findings:
+        """Read the output of `to_json` from the record."""
+        taught = body["taught"]
+        named = None if taught is None else tuple(Claim(**each) for each in taught)
+        factor = -math.inf if body["factor"] is None else body["factor"]
+        lists = {name: tuple(body.get(name, ())) for name in ("broken", "aside", "lacking")}
+        lists["mix"] = tuple((name, nats) for name, nats in body.get("mix", ()))
+        return cls(**{**body, **lists, "taught": named, "factor": factor})
+
+
+def findings_of(settings: Settings, record: AllVotes) -> Findings:
+    """What the rule carries between two steps of one run, as far as people should know it."""
+    factor, held, features = float(record.log_factor), record.guard_limit, settings.features
+    if features is None:
+        fitted = fit_votes(settings, record)[0]
+        return Findings(
+            factor, held.share, held.broken, float(fitted.side_coefficient),
+            chance=1 - float(fitted.signal),
+        )  # fmt: skip
+    found = record.named or fit_named(settings, record.votes, record.aside)
+    said = claims(found, features)
+    names = dict.fromkeys(named_features.group_of(features, i).name for i in record.aside)
+    along = named_features.nats_along(features, record.recommended / whitened_unit(settings))
+    return Findings(
+        factor, held.share, held.broken, found.side, taught=said,
+        unnamed=found.dense, chance=1 - found.signal, aside=tuple(names),
+        mix=tuple(zip(features.coordinates, along, strict=True)),
+        lacking=_lacking(features, said),
+    )  # fmt: skip
+
+
+def _lacking(features: NamedFeatures, said: Sequence[Claim]) -> tuple[str, ...]:
+    """Groups whose leading feature moves by less than `CARRIED` in any direction of length 1."""
+    if not features.coordinates:
+        return ()
+    groups = {each.name: each for each in named_features.groups(features)}
+    lacking = []
+    for claim in said:
+        group = groups[claim.group]
+        if group.coordinate is None:
+            most = max(math.hypot(*features.map[i]) for i in group.members)
+            lacking += [claim.group] * (most < CARRIED * FEATURE_GRID)
+    return tuple(dict.fromkeys(lacking))

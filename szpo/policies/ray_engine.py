@@ -1,0 +1,508 @@
+"""Workers on a Ray cluster hold the run's model, one actor for each."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib.util
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from szpo import files
+from szpo.config.tables import RAY_ROWS, Engine
+from szpo.errors import EngineError, IntegrityError, ResourceError, RunError, SzpoError, UsageError
+from szpo.outgoing import is_here
+from szpo.plugins import how_to_install
+from szpo.policies import worker
+from szpo.policies.requests import AnswerRequest, R, Scores, Texts, Tokens, join
+from szpo.policies.worker import SETUPS, Coordinates, Identity, Places, Setup, Who, Worker
+
+Task: TypeAlias = tuple[Who, Any]
+"""Which model is asked, and the request."""
+Check: TypeAlias = Callable[[Identity], str | None]
+"""Takes what a worker holds; returns what is wrong with it, or None."""
+REACH_S = 5.0
+"""How long an address may take to accept a connection."""
+LOADS = 5
+"""The run stops after one worker has died this many times in a row while loading the model."""
+DEATHS = 3
+"""The run stops once this many workers were lost while they worked on one chunk."""
+LOAD_S, ANSWER_S = 3600.0, 900.0
+"""Longest wait for any worker, while all of them load the model, and while some answer."""
+POLL_S = 0.1
+
+
+def demand(engine: Engine) -> None:
+    """Check the settings before a cluster is started or joined."""
+    if importlib.util.find_spec("ray") is None:
+        raise UsageError(f"engine.kind ray needs ray: {how_to_install('ray')}")
+    if engine.address is None:
+        cores = os.cpu_count() or 1
+        if engine.workers * engine.cpus > cores:
+            raise UsageError(
+                f"engine.workers {engine.workers} with engine.cpus {engine.cpus} each need "
+                f"{engine.workers * engine.cpus} cores, this machine has {cores}; lower one of "
+                "them, or give engine.address"
+            )
+        return
+    host, _, port = engine.address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise UsageError(f"engine.address {engine.address} is not host:port")
+    host = host.strip("[]")
+    if not is_here(host) and os.environ.get("RAY_USE_TLS") != "1":
+        if os.environ.get("RAY_AUTH_MODE") == "disabled":
+            raise UsageError(
+                f"engine.address {engine.address} with RAY_AUTH_MODE=disabled lets whoever "
+                "reaches it run code; leave token authentication on, or set RAY_USE_TLS=1"
+            )
+        if _has_token() and host.lower() not in {name.lower() for name in engine.insecure_hosts}:
+            raise UsageError(
+                f"engine: the token of Ray would travel unencrypted to {engine.address}; set "
+                f"RAY_USE_TLS=1, or engine.insecure_hosts to {json.dumps([host])}"
+            )
+    if (reason := unreachable(engine)) is not None:
+        raise UsageError(
+            f"engine.address {engine.address} cannot be reached ({reason}); start the cluster "
+            "there, or leave engine.address out"
+        )
+
+
+def unreachable(engine: Engine) -> str | None:
+    """Why the address in the settings does not answer; None if it does, or if none is set."""
+    if engine.address is None:
+        return None
+    return why_not_listening(engine.address.removeprefix("ray://"), REACH_S)
+
+
+def leave() -> None:
+    """Leave the cluster that this process joined, so that it can join one again."""
+    if "ray" in sys.modules:
+        with contextlib.suppress(Exception):  # the cluster may be gone
+            sys.modules["ray"].shutdown()
+
+
+def connect(engine: Engine) -> Any:
+    """Join the cluster at the address, or start one on this machine, bound to 127.0.0.1."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    own: dict[str, Any] = {}
+    if engine.address is None:
+        own = {"num_cpus": engine.workers * engine.cpus, "include_dashboard": False}
+        # With clusters of several machines off, Ray listens on 127.0.0.1, not on all addresses.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    elif _has_token():  # Ray sends the token only in this mode
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    import ray
+
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        if not ray.is_initialized():
+            ray.init(
+                address=engine.address or "local",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=False,
+                **own,
+            )
+    except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        # Ray raises the same error for an address without a cluster and for a refused token.
+        hint = f"; is it a Ray cluster, and has it {_describe_token()}?" if engine.address else ""
+        raise EngineError(f"ray does not start: {reason}{hint}") from None
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)  # Ray replaces the handler
+    here = ray.util.get_node_ip_address()
+    if engine.address is None and not is_here(here):
+        # Ray was imported before the variable above was set, or was started elsewhere.
+        raise ResourceError(
+            f"ray listens on {here}, where others can reach it; import szpo before ray, or name "
+            "the cluster by engine.address"
+        )
+    there, free = ray.cluster_resources(), ray.available_resources()
+    for name, wanted in (("CPU", engine.cpus), ("GPU", engine.gpus)):
+        need = engine.workers * wanted
+        if need > there.get(name, 0):
+            raise UsageError(
+                f"engine.workers {engine.workers} need {need:g} {name}s, the cluster has "
+                f"{there.get(name, 0):g}; lower engine.workers or add machines"
+            )
+        if need > free.get(name, 0) and engine.address is not None:
+            logging.getLogger("szpo").warning(
+                f"engine.workers {engine.workers} need {need:g} {name}s, of which the cluster has "
+                f"{free.get(name, 0):g} free; the run waits until others give theirs back"
+            )
+    return ray
+
+
+def _describe_token() -> str:
+    """The token that this process sends to a cluster, worded to follow "has it"."""
+    if os.environ.get("RAY_AUTH_MODE") == "disabled":
+        return "token authentication switched off, as RAY_AUTH_MODE=disabled says here"
+    if _has_token():
+        return "this machine's token (RAY_AUTH_TOKEN, ~/.ray/auth_token)"
+    return "no token (RAY_AUTH_TOKEN and ~/.ray/auth_token are missing here)"
+
+
+def _has_token() -> bool:
+    named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return bool(named) or files.expand("~/.ray/auth_token").is_file()
+
+
+class Workers:
+    """Ray actors that each hold the model.
+
+    Ray restarts those that die. Their chunks are given to others at once: Ray's own retries would
+    wait for the same worker, whose machine may not come back.
+    """
+
+    def __init__(self, engine: Engine, ray: Any = None):
+        """Start the workers; nothing is loaded yet. ``ray``: Ray, once it is connected."""
+        self._ray = connect(engine) if ray is None else ray
+        head = self._ray.get_runtime_context().gcs_address
+        self._head = HeadWatch(head, lambda: _leave(self._ray, head))
+        kind = self._ray.remote(Worker).options(
+            num_cpus=engine.cpus, num_gpus=engine.gpus, max_restarts=-1, max_task_retries=0
+        )
+        self._actors = {f"w{i}": kind.remote(engine.cpus) for i in range(engine.workers)}
+        self._loading: dict[Any, tuple[str, Check]] = {}
+        """The worker of each call to `Worker.show`, and what checks it."""
+        self._setups: dict[int, Any] = {}
+        """Ray's references to the last setups."""
+        self.pids: dict[str, int] = {}
+        """Each worker's process, when it was last asked."""
+
+    def show(self, setup: Setup, check: Check) -> None:
+        """Wait until each worker holds a setup, so that a faulty one is found early."""
+        held = self._put(setup)
+        for name in self._actors:
+            self._load(name, held, check)
+        while self._loading:
+            self._wait({})
+
+    def gather(self, setup: Setup, tasks: Sequence[Task], check: Check) -> list[Any]:
+        """Have tasks done, by whichever worker is free; results in the order of the tasks.
+
+        ``check`` takes what a worker holds, and returns what is wrong with it, or None.
+        """
+        held, todo = self._put(setup), deque(range(len(tasks)))
+        found: dict[int, Any] = {}
+        working: dict[Any, tuple[str, int]] = {}
+        deaths: Counter[int] = Counter()
+        while len(found) < len(tasks):
+            busy = {name for name, _ in (*self._loading.values(), *working.values())}
+            for name in self._actors:
+                if todo and name not in busy:
+                    chunk = todo.popleft()
+                    working[self.send(name, held, tasks[chunk])] = name, chunk
+            if (done := self._wait(working)) is None:
+                continue
+            name, chunk, reply = done
+            if reply is not None:
+                found[chunk] = _checked(name, reply, check)
+                continue
+            deaths[chunk] += 1
+            if deaths[chunk] >= DEATHS:
+                raise RunError(
+                    f"{DEATHS} workers were lost on one chunk of rows; give workers more memory, "
+                    "or lower engine.chunk_rows"
+                )
+            todo.appendleft(chunk)
+            self._load(name, held, check)
+        return [found[i] for i in range(len(tasks))]
+
+    def send(self, name: str, held: Any, task: Task) -> Any:
+        """Send a worker a task; returns Ray's reference to the reply."""
+        with self._head.present():
+            return self._actors[name].answer.remote(held, *task)
+
+    def close(self) -> None:
+        """End the workers and stop watching the head; the cluster keeps running."""
+        self._head.stop()
+        for actor in self._actors.values():
+            with contextlib.suppress(Exception), self._head.present():  # the cluster may be gone
+                self._ray.kill(actor)
+        self._actors.clear()
+
+    def _put(self, setup: Setup) -> Any:
+        if setup.number not in self._setups:
+            with self._head.present():
+                self._setups[setup.number] = self._ray.put(setup)
+            if len(self._setups) > SETUPS:
+                del self._setups[next(iter(self._setups))]
+        return self._setups[setup.number]
+
+    def _load(self, name: str, held: Any, check: Check) -> None:
+        with self._head.present():
+            show = self._actors[name].show.options(max_task_retries=LOADS - 1)
+            self._loading[show.remote(held)] = name, check
+
+    def _wait(self, working: dict[Any, tuple[str, int]]) -> tuple[str, int, Any] | None:
+        """A worker's reply to its chunk, None if it has died; or None after a worker's loading."""
+        limit = ANSWER_S if working else LOAD_S
+        end = time.monotonic() + limit
+        done: list[Any] = []
+        while not done:
+            if time.monotonic() > end:
+                raise EngineError(
+                    f"no worker has answered for {limit:.0f} s; look at the cluster, then resume "
+                    "the run"
+                )
+            with self._head.present():
+                try:
+                    done, _ = self._ray.wait([*working, *self._loading], timeout=POLL_S)
+                except (self._ray.exceptions.RaySystemError, ConnectionError) as error:
+                    raise EngineError(
+                        f"the Ray cluster is gone ({error}); start a cluster, then resume the run"
+                    ) from None
+        if done[0] in working:
+            name, chunk = working.pop(done[0])
+            return name, chunk, self._reply(done[0], name, loading=False)
+        name, check = self._loading.pop(done[0])
+        self.pids[name] = _checked(name, self._reply(done[0], name, loading=True), check)
+        return None
+
+    def _reply(self, call: Any, name: str, *, loading: bool) -> Any:
+        errors = self._ray.exceptions
+        try:
+            with self._head.present():
+                return self._ray.get(call)
+        except (errors.RayActorError, errors.ObjectLostError, errors.NodeDiedError):
+            if not loading:
+                return None
+            unasked = os.environ.get("RAY_AUTH_MODE") == "token"
+            hint = "; if the cluster asks for no token, set RAY_AUTH_MODE=disabled"
+            raise ResourceError(
+                f"worker {name} died {LOADS} times while it loaded the model; give workers "
+                f"more memory, or fewer workers to a machine{hint if unasked else ''}"
+            ) from None
+        except errors.RayTaskError as error:
+            raise _raised(error.cause, name, loading=loading) from None
+
+
+def _checked(name: str, reply: tuple[Identity, Any], check: Check) -> Any:
+    held, found = reply
+    if (wrong := check(held)) is not None:
+        raise IntegrityError(f"worker {name} is not the run's: {wrong}")
+    return found
+
+
+def _raised(cause: BaseException, name: str, *, loading: bool) -> SzpoError:
+    """What a worker raised, as the run's own error."""
+    if loading:
+        kind = type(cause) if isinstance(cause, SzpoError) else ResourceError
+        return kind(f"worker {name} cannot load the model: {cause}")
+    if isinstance(cause, SzpoError):
+        return cause
+    return RunError(f"worker {name}: {type(cause).__name__}: {cause}")
+
+
+def _leave(ray: Any, head: str) -> None:
+    """Leave the cluster with this head, unless this process has since joined another one."""
+    if ray.is_initialized() and ray.get_runtime_context().gcs_address == head:
+        ray.shutdown()
+
+
+RAY_LIMIT = "RAY_gcs_rpc_server_reconnect_timeout_s"
+"""Ray's own setting; raise it if a head with external storage takes longer to come back."""
+RAY_LIMIT_S = 60.0
+LOOK_S = 2.0
+
+
+def patience_s() -> float:
+    """Seconds without a head after which a run leaves the cluster: half of Ray's own limit."""
+    try:
+        return float(os.environ.get(RAY_LIMIT, RAY_LIMIT_S)) / 2
+    except ValueError:
+        return RAY_LIMIT_S / 2
+
+
+class HeadWatch:
+    """A thread that checks whether the head answers, and calls ``leave`` once it is gone for good.
+
+    Ray ends a process that has not reached the head for a minute, with exit code 1 and no error
+    that could be caught. This includes a controller that is only waiting for votes. So the
+    process leaves Ray after half of that time: votes are still accepted, and the next step stops
+    with a one-line error and exit code 6.
+    """
+
+    def __init__(self, address: str, leave: Callable[[], None]):
+        """``address`` is host:port; ``leave`` is called once, outside every `present` block."""
+        self.address = address
+        self._leave = leave
+        self._patience_s = patience_s()
+        self._lock = threading.RLock()
+        self._gone = False
+        self._over = threading.Event()
+        threading.Thread(target=self._watch, name="head watch", daemon=True).start()
+
+    @contextmanager
+    def present(self) -> Iterator[None]:
+        """A block of calls to the cluster, during which ``leave`` is not called."""
+        with self._lock:
+            if self._gone:
+                raise EngineError(
+                    f"the Ray cluster's head at {self.address} has not answered for "
+                    f"{self._patience_s:.0f} s; start a cluster there, then resume the run"
+                )
+            yield
+
+    def stop(self) -> None:
+        """End the watch."""
+        self._over.set()
+
+    def _watch(self) -> None:
+        seen = time.monotonic()
+        look_s = min(LOOK_S, self._patience_s / 4)
+        while not self._over.wait(look_s):
+            if why_not_listening(self.address, look_s) is None:
+                seen = time.monotonic()
+            elif time.monotonic() - seen > self._patience_s:
+                with self._lock:
+                    self._gone = True
+                    self._leave()
+                return
+
+
+def why_not_listening(address: str, seconds: float) -> str | None:
+    """Why host:port does not accept a connection within ``seconds``; None if it does."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=seconds).close()
+    except (OSError, OverflowError, ValueError) as error:
+        return str(error)
+    return None
+
+
+OF_THE_FIRST = ("base_sha256", "hardware", "canary", "judge_sha256")
+"""Parts of the first worker's identity that every other worker must equal."""
+SCORED = 16
+"""Chunks requested at a time when scores are read."""
+
+
+class RayBackend:
+    """A `szpo.policies.backend.Backend` whose models are held by workers, not by this process."""
+
+    def __init__(self, engine: Engine, facts: Any, workers: Workers):
+        """Wait until each worker has shown that it holds the model.
+
+        Args:
+            engine: The settings of the workers.
+            facts: The base model as known without its weights (`szpo.models.context.Described`).
+            workers: The workers; closed with the backend.
+        """
+        self.workers, self.chunk_rows = workers, engine.rows or RAY_ROWS
+        self._counts = [0]
+        """Shared by all backends of `at`."""
+        self._who: Who = "run"
+        self._setup, self._expected = worker.setup_of(facts), worker.expect(facts, None)
+        try:
+            workers.show(self._setup, self._check)
+        except BaseException:
+            self.close()
+            raise
+        shown = {"sha256": self._expected["base_sha256"], "hardware": self._expected["hardware"]}
+        self.facts = replace(facts, **shown)
+
+    @property
+    def written(self) -> int:
+        """See `Backend.written`."""
+        return self._counts[0]
+
+    def places(self, adapter: Any, config: Mapping[str, Any] | None) -> Any:
+        """See `Backend.places`."""
+        (found,) = self._gather([Places(adapter, config)])
+        return found
+
+    def at(self, subspace: Any, space: Any, *, run: bool = False) -> RayBackend:
+        """See `Backend.at`."""
+        return self._asking("run", Coordinates(subspace, space))
+
+    def beside(self, name: str) -> RayBackend:
+        """See `Backend.beside`."""
+        if (self.facts.name, self.facts.quantization) == (name, None):
+            return self._asking("base")
+        from szpo.models import context
+
+        known = context.describe(name, dtype=self.facts.dtype, device=str(self.facts.device))
+        known.tokenizer.szpo_day = self.facts.tokenizer.szpo_day
+        found = self._asking("judge", judge=name)
+        found._gather([None])
+        found.facts = replace(known, sha256=found._expected["judge_sha256"])
+        return found
+
+    def answer(self, request: AnswerRequest) -> Tokens:
+        """See `Backend.answer`."""
+        from szpo.models import loading
+        from szpo.policies.backend import count_written
+
+        chunks = request.split(self.chunk_rows)
+        replies = self._gather([chunk for _, chunk in chunks])
+        found: list[tuple[int, ...]] = [()] * len(request.rows)
+        for (rows, _), answers in zip(chunks, replies, strict=True):
+            for row, tokens in zip(rows.tolist(), answers, strict=True):
+                found[row] = tokens
+        self._counts[0] += count_written(tuple(found), loading.stop_tokens(self.facts))
+        return tuple(found)
+
+    def read(self, request: Texts[R]) -> R:
+        """See `Backend.read`."""
+        found: R = join(self._gather(request.split(self.chunk_rows)))
+        return found
+
+    def read_scores(self, request: Scores) -> Iterator[NDArray[np.float32]]:
+        """See `Backend.read_scores`; `SCORED` chunks at a time, since scores are large."""
+        chunks = request.split(self.chunk_rows)
+        for first in range(0, len(chunks), SCORED):
+            yield from self._gather(chunks[first : first + SCORED])
+
+    def close(self) -> None:
+        """See `Backend.close`: ends the workers; the cluster keeps running."""
+        self.workers.close()
+
+    def _asking(
+        self, who: Who, coordinates: Coordinates | None = None, judge: str | None = None
+    ) -> RayBackend:
+        found = copy.copy(self)
+        found._who, found._setup = who, worker.setup_of(self.facts, coordinates, judge)
+        known = {"hardware": self.facts.hardware}
+        found._expected = worker.expect(self.facts, coordinates) | known
+        return found
+
+    def _gather(self, requests: Sequence[Any]) -> list[Any]:
+        tasks = [(self._who, request) for request in requests]
+        return self.workers.gather(self._setup, tasks, self._check)
+
+    def _check(self, held: Identity) -> str | None:
+        wrong = worker.describe_difference(self._expected, held)
+        if wrong is None:
+            for name in OF_THE_FIRST:
+                if name in held:
+                    self._expected.setdefault(name, held[name])
+        return wrong
+
+
+def start_workers(engine: Engine, facts: Any) -> RayBackend:
+    """Start the workers of these settings on a Ray cluster."""
+    demand(engine)
+    if (engine.gpus > 0) != (facts.device.type == "cuda") or facts.device.type == "mps":
+        raise UsageError(
+            f"engine.gpus {engine.gpus} does not go with model.device {facts.device}: workers "
+            "compute on the run's kind of device; set engine.gpus to 1 for cuda, else to 0 with "
+            "model.device cpu"
+        )
+    return RayBackend(engine, facts, Workers(engine))

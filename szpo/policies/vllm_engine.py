@@ -1,0 +1,214 @@
+"""vLLM servers as a run's engine: checks the settings and puts its parts together.
+
+OpenAI's client asks them; vLLM itself need not be installed here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import importlib.util
+import tempfile
+import time
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from szpo import outgoing
+from szpo.config.tables import VLLM_ROWS, Engine
+from szpo.errors import EngineError, UsageError
+from szpo.models.loading import Loaded
+from szpo.models.sampling import Sampling
+from szpo.optim import parameters
+from szpo.optim.parameters import Space
+from szpo.outgoing import ENGINE_KEY
+from szpo.plugins import how_to_install
+from szpo.policies import vllm_trusted_model
+from szpo.policies.backend import LocalBackend, start_of
+from szpo.policies.requests import AnswerRequest, Tokens
+from szpo.policies.subspaces import Subspace
+from szpo.types import Shift
+
+T = TypeVar("T")
+KAPPA = 1.62
+"""Distance of the canary's members from the start, nats: the smallest default radius of the rules,
+where a wrong adapter is hardest to notice."""
+
+
+class VllmBackend(LocalBackend):
+    """A `LocalBackend` whose run is answered by servers; set-up, reading and checks stay local."""
+
+    def __init__(self, loaded: Loaded, engine: Engine, *, each_row: bool = False):
+        """``engine`` names the servers; ``each_row`` rescores all rows. Nothing is sent yet."""
+        super().__init__(loaded)
+        self._settings, self._each_row = engine, each_row
+        self._served: list[Any] = []
+        """The servers' answers; shared by all backends of `at`."""
+        self._by_servers = False
+
+    def at(self, subspace: Subspace, space: Space, *, run: bool = False) -> Self:
+        """See `Backend.at`; with ``run`` the servers answer."""
+        found = super().at(subspace, space)
+        found._by_servers = False
+        if run:
+            self.close()
+            local = copy.copy(found)
+            served = connect(self._settings, self.facts, local, each_row=self._each_row)
+            self._served.append(served)
+            found._by_servers = True
+        return found
+
+    def answer(self, request: AnswerRequest) -> Tokens:
+        """See `Backend.answer`."""
+        if not self._by_servers:
+            return super().answer(request)
+        found: Tokens = self._served[-1].answer(request)
+        return found
+
+    def close(self) -> None:
+        """See `Backend.close`: gives up the servers and removes all files."""
+        while self._served:
+            self._served.pop().close()
+
+
+def demand(engine: Engine) -> None:
+    """Check the settings before a model is loaded."""
+    if importlib.util.find_spec("openai") is None:
+        raise UsageError(f"engine.kind vllm needs openai: {how_to_install('judge')}")
+    for url in engine.replicas or []:
+        outgoing.read_key(ENGINE_KEY, url, "engine", engine.insecure_hosts)
+        if engine.adapters is None and not outgoing.is_here(urlsplit(url).hostname or ""):
+            raise UsageError(
+                f"engine.adapters is missing: name a folder that this machine and {url} share"
+            )
+    if (away := unreachable(engine)) is not None:
+        raise UsageError(away)
+
+
+def unreachable(engine: Engine) -> str | None:
+    """One line about the first server that is unreachable or unhealthy; None if all are well."""
+    from szpo.policies.vllm_servers import GoneError, servers_of
+
+    async def ask() -> str | None:
+        for server in servers_of(engine, tries=1):
+            try:
+                await server.health()
+            except GoneError as error:
+                why = str(error).removeprefix(f"{server.url}: ")
+                return (
+                    f"engine.replicas: {server.url} cannot be reached ({why}); start the server "
+                    "there, or see its log"
+                )
+            except UsageError as error:
+                return f"engine.replicas: {error}"
+            finally:
+                await server.close()
+        return None
+
+    return _apart(ask())
+
+
+def _apart(work: Coroutine[Any, Any, T]) -> T:
+    """Run it in a new thread, since the caller's thread may already run an event loop."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
+
+
+def connect(engine: Engine, loaded: Any, local: Any, **options: Any) -> Any:
+    """Answers by the settings' servers; this process holds the model to check them.
+
+    Args:
+        engine: The settings.
+        loaded: The run's model.
+        local: This process's backend at the run's coordinates, which rescores.
+        options: ``each_row`` of `ServedAnswers`.
+    """
+    demand(engine)
+    if loaded.quantization is not None:
+        raise UsageError(
+            f"engine.kind vllm serves fp32, bf16 or fp16; model.quantization is "
+            f"{loaded.quantization}: leave it out, or use another engine.kind"
+        )
+    sites = local.subspace.sites
+    rank = vllm_trusted_model.require_rank(sites)
+
+    from szpo.models.logprobs import vocabulary_size
+    from szpo.policies.vllm_answers import AdapterFolder, Canary, ServedAnswers
+    from szpo.policies.vllm_messages import Decoding
+    from szpo.policies.vllm_servers import Servers, servers_of
+
+    root = Path(engine.adapters or tempfile.gettempdir()).absolute()
+    folder = AdapterFolder(root, sites, loaded.name)
+    trusted = vllm_trusted_model.TrustedModel(loaded, local)
+    stop, words = local.adapted.stop_tokens, vocabulary_size(loaded.model)
+    decoding = Decoding(Sampling(), tuple(stop), words)
+    plus, minus = trusted.members(canary_request(local.subspace))
+    canary = Canary(trusted, (plus, minus), folder.write, decoding)
+    found = servers_of(engine, rank=rank)
+    return ServedAnswers(
+        Servers(found, canary.chunk, canary.check, folder.remove),
+        folder,
+        trusted,
+        lambda request: Decoding(request.sampling, tuple(stop), words),
+        chunk_rows=engine.rows or VLLM_ROWS,
+        each_row=options.get("each_row", False),
+    )
+
+
+def canary_request(subspace: Subspace) -> AnswerRequest:
+    """A request without rows for two members: the start plus and minus one direction."""
+    start = start_of(subspace)
+    radius = float(parameters.round13(subspace.mu(KAPPA)))
+    sides = tuple(Shift(0, 0, sign, radius) for sign in (1, -1))
+    return AnswerRequest(start, sides, (), (), np.zeros((0, 4), np.int64), Sampling())
+
+
+# ---- measuring the cost of a step ----
+
+
+def measure_chunk(
+    engine: Engine, prompt: tuple[int, ...], decoding: Any, rows: int
+) -> tuple[float, str]:
+    """Seconds that a chunk of ``rows`` equal prompts takes, and the servers' versions.
+
+    All servers answer such a chunk at the same time, twice; the time of the second round counts.
+    """
+    return _apart(_measure(engine, prompt, decoding, rows))
+
+
+async def _measure(
+    engine: Engine, prompt: tuple[int, ...], decoding: Any, rows: int
+) -> tuple[float, str]:
+    from szpo.policies.vllm_messages import Row
+    from szpo.policies.vllm_servers import GoneError, ServedChunk, servers_of
+
+    servers = servers_of(engine)
+    try:
+        shown = [await server.look() for server in servers]
+        for server, seen in zip(servers, shown, strict=True):
+            if not seen.models:
+                raise EngineError(f"{server.url} serves no model; start it with the run's")
+        seconds = 0.0
+        for first in (0, rows):  # new seeds, and so new answers, in each round
+            began = time.monotonic()
+            chunks = [
+                tuple(Row(seen.models[0], prompt, first + i) for i in range(rows))
+                for seen in shown
+            ]
+            await asyncio.gather(
+                *(
+                    server.answer(ServedChunk(chunk, {}, decoding))
+                    for server, chunk in zip(servers, chunks, strict=True)
+                )
+            )
+            seconds = time.monotonic() - began
+    except GoneError as error:
+        raise EngineError(str(error)) from None
+    finally:
+        for server in servers:
+            await server.close()
+    return seconds, ", ".join(sorted({seen.version for seen in shown}))

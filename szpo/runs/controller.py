@@ -1,0 +1,215 @@
+"""The loop that turns a policy, an evaluator and a ledger into a run.
+
+Show a step's batches to M evaluators each, and wait until they have voted. Simulated evaluators
+vote in `szpo.evaluators`, people through `ui/szpo_ui`; `szpo.voting` stores and counts their
+votes.
+
+What a step's votes are fitted on, measured on the shown texts while panelists read them. It is
+recorded as an event before the first fit that uses it, and depends on no vote.
+
+Each pass finishes one step: `sample_batches` perturbs the policy and samples, `submit` and `wait`
+ask evaluators, `update_policy` aggregates the votes. The ledger is the truth and has all progress,
+so after a kill, calling `run` again continues where the run stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from szpo.errors import UsageError
+from szpo.ledger import run_spec
+from szpo.ledger.database import Clock, Record
+from szpo.optim.rule import StepInputs
+from szpo.optim.rules import rule_of
+from szpo.runs import budget, sample_batches, start_features, update_policy
+from szpo.runs.services import Position, Services, resume
+from szpo.types import Comparison, Floats
+from szpo.voting import lease, pauses, shown_features, step_record, steps
+from szpo.voting.counting import StepVotes
+from szpo.voting.step_record import Outcome, Stopwatch, read_steps
+from szpo.voting.steps import Closing
+
+
+def submit(run: Services, step: int, comparisons: Sequence[Comparison], watch: Stopwatch) -> None:
+    """Submit the comparisons of an open step to the evaluators."""
+    if run.row(step)["state"] == "open" and not all(c.identical for c in comparisons):
+        watch.time("evaluation_s", lambda: run.evaluator.submit(comparisons))
+
+
+def wait(
+    run: Services,
+    at: Position,
+    comparisons: Sequence[Comparison],
+    votes: StepVotes,
+    watch: Stopwatch,
+    clock: Clock,
+) -> Outcome | None:
+    """Wait until the step is closed; returns an outcome if the run was paused meanwhile."""
+    ledger, epoch = run.ledger, run.epoch
+    while True:
+        row = run.row(at.step)
+        if row["state"] != "open":
+            return None  # closed by the rule, by an operator, or before a crash
+        if (paused := outcome_if_paused(run, at)) is not None:
+            return paused
+        watch.time("evaluation_s", lambda: run.evaluator.poll(at.step))
+        if all(c.identical for c in comparisons):
+            steps.close(ledger, at.step, Closing("auto", epoch=epoch))
+        elif not (
+            steps.close(ledger, at.step, Closing("rule", epoch=epoch), votes=votes)
+            or _close_if_overdue(run, row, votes, clock)
+        ):
+            watch.time("evaluation_s", run.wait)
+            lease.check(ledger, run.epoch)
+
+
+def steady_clock(run: Services) -> Clock:
+    """The ledger's clock from now on, without jumps of the system clock, which could close a step.
+
+    Only this controller applies the deadline. The time before it started, and pauses, are measured
+    by the ledger's clock.
+    """
+    from_us, from_s = run.ledger.clock(), run.timer()
+    return lambda: from_us + round((run.timer() - from_s) * 1e6)
+
+
+def _close_if_overdue(run: Services, row: Record, votes: StepVotes, clock: Clock) -> bool:
+    """Close a step whose deadline has passed, with the votes it has; False if it must wait."""
+    seconds = run.deadline_s
+    if seconds is None or row["opened_us"] is None or (
+        clock() < steps.deadline_us(run.ledger, row, seconds)
+    ):  # fmt: skip
+        return False
+    closing = Closing("deadline", epoch=run.epoch)
+    return steps.close(run.ledger, row["step"], closing, votes=votes)
+
+
+def outcome_if_paused(run: Services, at: Position) -> Outcome | None:
+    """The outcome of a run that somebody has paused; None if it is not paused."""
+    flags = lease.controller(run.ledger)
+    if flags["paused_by"] is None:
+        return None
+    by = pauses.describe_pause(flags["paused_by"], flags["pause_reason"])
+    return Outcome("paused", by, at.step, at.votes)
+
+
+def record_inputs(
+    run: Services, at: Position, step: int, comparisons: Sequence[Comparison]
+) -> None:
+    """Measure the regressors of a step's votes and record them, unless the record has them."""
+    ledger, settings = run.ledger, run.settings
+    two_points = rule_of(settings.section.rule).two_points
+    if not two_points or step_record.body_of(ledger, "regressors", step):
+        return
+    named, scores, moments = settings.features, None, None
+    differences, ratings = None, dict[str, tuple[int, ...]]()
+    if settings.score_share:
+        scores = _scores(run, comparisons, "score_share needs", "optimizer.score_share to 0")
+    if named is not None and not named.coordinates:
+        who, instead = "coordinates of named features need", "subspace.kind to score or random"
+        scores = np.zeros((settings.section.K, len(comparisons) // settings.section.K, 0))
+        if named.components:
+            scores = _scores(run, comparisons, who, instead)[..., : named.components]
+    if named is not None and named.names:
+        entries = run.counted_features
+        shown_features.demand(named, entries)
+        differences = shown_features.differences_of(named, comparisons, entries)
+        ratings = shown_features.ratings_of(comparisons, entries)
+    if settings.section.guarded and at.state.carried.moments is None and run.moments is not None:
+        moments = run.moments()
+    inputs = StepInputs(scores, None, moments, differences, ratings)
+    with ledger.transaction("controller"):
+        lease.check(ledger, run.epoch)
+        ledger.record_event("regressors", "controller", step_record.note_inputs(step, inputs))
+
+
+def _scores(run: Services, comparisons: Sequence[Comparison], who: str, instead: str) -> Floats:
+    """Scores (K, N, d) of the shown texts; ``who`` needs them, ``instead`` names the way out."""
+    settings, scores = run.settings, getattr(run.policy, "score_features", None)
+    if scores is None:
+        raise UsageError(
+            f"{who} the scores of the shown texts, which this policy does not give; set {instead}"
+        )
+    return np.asarray(scores(comparisons).reshape(settings.section.K, -1, settings.dim))
+
+
+def run(services: Services) -> Outcome:
+    """Drive a run until its budget is spent, a limit stops it or somebody pauses it."""
+    if services.lease is None:
+        with lease.hold(services.ledger) as held:
+            return run(replace(services, lease=held))
+    at = resume(services.ledger, services.settings, services.policy)
+    while True:
+        pauses.pause_if_due(services.ledger, at.step)
+        end = outcome_if_paused(services, at) or _outcome_if_done(services, at)
+        if end is not None:
+            return end
+        found = _do_step(services, at)
+        if isinstance(found, Outcome):
+            return found
+        at = found
+
+
+def _do_step(run: Services, at: Position) -> Position | Outcome:
+    """Do one step; returns an outcome if the run was paused while the step was open."""
+    watch, step = Stopwatch(run.timer), at.step
+    if sample_batches.plan(run, at, step):
+        sample_batches.generate(run, at, step, watch, then_open=run.lag == 0 or step == 0)
+    sample_batches.open_stored(run, at, step)
+    clock = steady_clock(run)
+    sample_batches.check_perturbation(run.ledger, step)
+    comparisons, votes = run.ledger.comparisons(step), StepVotes(run.ledger, step)
+
+    if (paused := outcome_if_paused(run, at)) is not None:
+        return paused
+    submit(run, step, comparisons, watch)
+    if step == 0:
+        run.behind()
+        if (paused := outcome_if_paused(run, at)) is not None:
+            return paused
+    if run.settings.features is not None or not run.settings.idle:
+        record_inputs(run, at, step, comparisons)
+    # A step planned under lag 1 keeps its head, even if the run continues without lag.
+    ahead = run.lag or run.ledger.step(step + 1) is not None
+    if ahead and sample_batches.plan(run, at, step + 1):
+        sample_batches.generate(run, at, step + 1, watch, then_open=False)
+    at = start_features.begin(run, at)
+    record_inputs(run, at, step, comparisons)
+    if (paused := wait(run, at, comparisons, votes, watch, clock)) is not None:
+        return paused
+
+    pending = update_policy.tell(run, at, votes.look())
+    noted = update_policy.describe(run, at, pending, votes, comparisons)
+    after = update_policy.apply(run, at, pending, noted, watch)
+    run.on_step(*read_steps(run.ledger, step))
+    return after
+
+
+# ---- why a run ends ----
+
+
+def _outcome_if_done(run: Services, at: Position) -> Outcome | None:
+    """The outcome if an operator's limit or the run's budget ends the run here, else None."""
+    row = run.ledger.step(at.step)
+    n = run.settings.section.N if row is None else row["n"]
+    per_step = run.settings.section.K * n * run.settings.section.M
+    if row is None or row["state"] not in ("open", "closed"):  # an open step is always finished
+        limit = budget.reason_to_stop(run.ledger, step=at.step, votes=at.votes, per_step=per_step)
+        if limit is not None:
+            return _outcome(at, "stopped", limit)
+    ends = run_spec.read_budget(run.ledger)
+    until, most = ends.get("steps", run.until_step), ends.get("votes", run.votes_budget)
+    if until is not None and at.step >= until:
+        return _outcome(at, "finished", f"{at.step} steps are applied")
+    if most is not None and at.votes + per_step > most:
+        spent = f"{at.votes} of {most} votes spent, a step takes {per_step}"
+        return _outcome(at, "finished", spent)
+    return None
+
+
+def _outcome(at: Position, status: Literal["finished", "stopped"], reason: str) -> Outcome:
+    return Outcome(status, reason, at.step, at.votes)

@@ -1,0 +1,131 @@
+"""Which features may explain the votes of a run without coordinates, read behind its first sheet.
+
+Features, groups, scales and so the prior are functions of the first `ANSWERS` answers that the
+run's seed draws at the start, never of votes or of shown pairs. They join the chain as an event
+before the first fit and never change, so that the Bayes factor holds whenever somebody looks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, astuple, replace
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from szpo import seeds
+from szpo.data.text_files import clean_answer, clean_prompt
+from szpo.features import dictionary, differences, own
+from szpo.features.dictionary import Entry
+from szpo.features.own import Description
+from szpo.ledger.run_spec import FEATURES
+from szpo.optim import optimizer, sparse_prior
+from szpo.optim.named_features import NamedFeatures
+from szpo.policies.protocol import Policy, draw_answers
+from szpo.runs.services import Position, Services
+from szpo.types import FEATURE_GRID, Floats, Prompt
+from szpo.voting import lease
+
+ANSWERS: Final = 256
+"""Answers of the start that are read."""
+EACH: Final = 4
+"""Answers to each prompt at least, since features are compared within prompts."""
+SHIPPED_COUNTS: Final = 64
+"""How many answers the shipped spreads count as; rare features are measured badly with few."""
+BASES: Final = Path(__file__).parents[1] / "data" / "bases"
+
+
+def begin(run: Services, at: Position) -> Position:
+    """Draw and record the features of a run without coordinates before its first fit."""
+    settings = run.settings
+    if not settings.idle or settings.features is not None or run.features is None:
+        return at
+    body = asdict(run.features())
+    with run.ledger.transaction("controller"):
+        lease.check(run.ledger, run.epoch)
+        run.ledger.record_event(FEATURES, "controller", body)
+    return replace(at, state=optimizer.init(run.settings))
+
+
+def draw(
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    root_seed: int,
+    entries: Sequence[Entry],
+    described: Sequence[Description] = (),
+) -> NamedFeatures:
+    """Draw the start's answers, and read from them which features differ, how far and which alike.
+
+    Args:
+        policy: At its start.
+        prompts: The training prompts.
+        root_seed: The run's seed.
+        entries: The features that may explain votes.
+        described: What is recorded of the user's own among them.
+    """
+    key = seeds.derive(root_seed, "features")
+    order = seeds.permutation(key, len(prompts))[: ANSWERS // EACH]
+    asked = [clean_prompt(prompts[i]) for i in order]
+    each = math.ceil(ANSWERS / len(asked))
+    drawn = draw_answers(policy, asked, each, seed=seeds.as_seed(key))
+    pairs = [
+        [(prompt.text, clean_answer(answer).text) for answer in row]
+        for prompt, row in zip(asked, drawn, strict=True)
+    ]
+    described = own.learn(entries, described, [*itertools.chain(*pairs)])
+    values = np.array([
+        [[a / b for a, b in dictionary.ratios(*pair, entries)] for pair in row] for row in pairs
+    ])  # fmt: skip
+    return read(values, [entry.name for entry in entries], shipped_scales(), described)
+
+
+def read(
+    values: Floats,
+    names: Sequence[str],
+    usual: Mapping[str, int],
+    described: Sequence[Description] = (),
+) -> NamedFeatures:
+    """The features by their values (prompts, answers, k) on the start's answers.
+
+    Two are of one group if their correlation within prompts is above .8, and both or neither are
+    the user's own. A feature's scale is its spread within prompts, shrunk towards the ``usual``
+    one (2⁻¹² units, by name); a feature without either is left out.
+    """
+    off = values - values.mean(1, keepdims=True)
+    freedom = max(1, values.shape[0] * (values.shape[1] - 1))
+    square, count = (off**2).sum((0, 1)) / freedom, values.shape[0] * values.shape[1]
+    known = np.array([usual.get(name, 0) / FEATURE_GRID for name in names])
+    weight = np.where(known > 0, SHIPPED_COUNTS, 0)
+    spread = np.sqrt((count * square + weight * known**2) / (count + weight))
+    scales = [differences.scale(each) for each in spread.tolist()]
+    kept = [i for i, scale in enumerate(scales) if scale > 0]
+    flat = off.reshape(count, -1)[:, kept]
+    mine = {each.name for each in described}
+    classes = np.array([names[i] in mine for i in kept])
+    near = sparse_prior.group_features(flat.T @ flat + 1e-12 * np.eye(len(kept)), classes)
+    return NamedFeatures(
+        tuple(names[i] for i in kept),
+        tuple(near.tolist()),
+        tuple(scales[i] for i in kept),
+        ((0,),) * len(kept),  # the one coordinate moves nothing
+        0,
+        dictionary.digest(),
+        tuple(astuple(each) for each in described if each.name in {names[i] for i in kept}),
+    )
+
+
+@cache
+def shipped_scales() -> dict[str, int]:
+    """The features' spreads among answers of smollm2, in units of 2⁻¹², by name."""
+    index = json.loads((BASES / "index.json").read_text(encoding="utf-8"))
+    name = next(name for name, facts in index.items() if facts["preset"] == "default")
+    with np.load(BASES / name, allow_pickle=False) as file:
+        facts = json.loads(str(file["facts"]))["features"]
+    if facts["dictionary"] != dictionary.digest():
+        return {}
+    return dict(zip(facts["names"], facts["scales"], strict=True))

@@ -1,0 +1,175 @@
+"""θ ← θ + α ĝ: from a closed step's votes to the moved policy, in `tell`, `describe` and `apply`.
+
+The rule computes α ĝ (`szpo.optim.rules`), `szpo.optim.parameters.apply_update` adds it to θ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from szpo.failpoints import failpoint
+from szpo.ledger import canonical
+from szpo.optim import optimizer, parameters, regression
+from szpo.optim.kl_limits import KlMeasurement
+from szpo.optim.rules import rule_of
+from szpo.optim.settings import Settings
+from szpo.replay import replay
+from szpo.runs.services import Position, Services, check_weights
+from szpo.types import Comparison, Floats, Info, Tally, Theta, Update
+from szpo.voting import pauses, policy_checks, step_record, steps
+from szpo.voting.counting import StepVotes
+from szpo.voting.step_record import Stopwatch, count, figures_of, flatten, plain
+
+QUADRATIC_UP_TO: Final = 0.5
+"""Nats up to which |z|²/2 is used as KL; beyond, measured KL has been three times as large."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PendingStep:
+    """The optimizer's result for a step's votes, before anything is written or moved."""
+
+    tally: Tally
+    after: Position
+    """The position after the step."""
+    updates: tuple[Update, ...]
+    """The updates to record: one per direction, or one per point."""
+    added: tuple[Update, ...]
+    """The updates to add to the centre."""
+    info: Info
+    theta_sha256: str
+    """Digest of the recommended point after the step."""
+    reach: KlMeasurement | None = None
+    """The KL measurement of the recommended point; None if this step made none."""
+
+
+def tell(run: Services, at: Position, votes: StepVotes) -> PendingStep:
+    """Hand the counted votes of a closed step to the optimizer."""
+    ledger, settings = run.ledger, run.settings
+    measure = measure_moved(settings, run.measured_kl)
+    tally, state, updates, info = replay.tell_step(
+        ledger, settings, at.state, run.row(at.step)["mu"], votes.counted, measure=measure
+    )
+    failpoint("cp9")
+
+    def move(theta: Theta, added: Sequence[Update]) -> tuple[Theta, str]:
+        for update in added:
+            theta = parameters.apply_update(settings.space, theta, update)  # θ ← θ + coef·v
+        return theta, parameters.digest(theta, settings.layout, ledger.basis_sha256)
+
+    added = optimizer.added_updates(settings, updates, "centre")
+    centre, head = move(at.centre, added)
+    theta, digest, reach = centre, head, None
+    if rule_of(settings.section.rule).two_points:
+        theta, digest = move(at.theta, optimizer.added_updates(settings, updates))
+        reach = state.carried.reach
+        reach = None if reach is at.state.carried.reach else reach  # not an earlier step's
+    after = Position(state, theta, centre, head, at.votes + len(votes.counted))
+    return PendingStep(tally, after, updates, added, info, digest, reach)
+
+
+def measure_moved(
+    settings: Settings, kl: Callable[[Theta], float] | None
+) -> Callable[[Floats], float] | None:
+    """Maps a displacement from θ₀ to KL from the model's start; None where it is not measured."""
+    if kl is None:
+        return None
+    name, shape = settings.layout[0]
+
+    def measure(moved: Floats) -> float:
+        return float(kl({name: moved.astype(np.float32).reshape(shape)}))
+
+    return measure
+
+
+def apply(
+    run: Services, at: Position, new: PendingStep, noted: Mapping[str, Any], watch: Stopwatch
+) -> Position:
+    """Commit a step's update to the ledger, then move the policy.
+
+    A figure outside its band pauses the run in the same transaction.
+    """
+    ledger, bands = run.ledger, run.bands
+    # JSON has no NaN: null is "unknown".
+    strange = {"not_finite": names} if (names := bands.not_finite(noted)) else {}
+    with ledger.transaction("controller"):  # a guard's pause is never lost to a crash
+        steps.apply(
+            ledger,
+            run.epoch,
+            new.updates,
+            rule=run.settings.section.rule,
+            info=new.info,
+            tally=new.tally,
+            votes_sha256=noted["votes_sha256"],
+            theta_sha256=new.theta_sha256,
+            centre_sha256=new.after.centre_sha256,
+            notes=plain({**noted, **strange, **watch.seconds()}),
+        )
+        policy_checks.return_if_due(ledger, at.step + 1)
+        if (broken := bands.broken(noted)) is not None:
+            pauses.pause(ledger, f"guard {broken[0]}", f"after step {at.step}: {broken[1]}")
+    # From here on the step is done; everything below follows from the ledger.
+    failpoint("cp11")
+    for update in new.added:
+        run.policy.apply(update)
+    failpoint("cp12")
+    check_weights(ledger, run.policy, new.after, f"after step {at.step}")
+    return new.after
+
+
+def describe(
+    run: Services,
+    at: Position,
+    new: PendingStep,
+    votes: StepVotes,
+    comparisons: Sequence[Comparison],
+) -> dict[str, Any]:
+    """The figures of a step that will be applied next, as `step_record.read_steps` reads them."""
+    row, info = run.row(votes.step), new.info
+    before, after = (flatten(p.theta, run.settings.layout) for p in (at, new.after))
+    more: dict[str, Any] = {}
+    if rule_of(run.settings.section.rule).two_points:
+        more["findings"] = regression.findings_of(run.settings, new.after.state.carried).to_json()
+    kl, measured = _kl(run, new)
+    if measured:
+        more["kl_measured"] = True
+    return {
+        **figures_of(step_record.body_of(run.ledger, "generated", votes.step)),
+        **count(votes, comparisons, row["pairing"]),
+        "total_votes": new.after.votes,
+        "delta": info.delta,
+        "stderr": tuple(steps.finite(value) for value in info.stderr),
+        "flip_share": info.flip_share,
+        "alpha": (info.extra or {}).get("alpha"),
+        "capped": info.capped,
+        "warmup": info.warmup,
+        "kl": kl,
+        "norm": float(np.linalg.norm(after)),
+        "moved": float(np.linalg.norm(after - before)),
+        "theta_sha256": new.theta_sha256,
+        "votes_sha256": canonical.votes_sha256(votes.counted),
+        "extra": {**(info.extra or {}), **more},
+        "reach": None if new.reach is None else asdict(new.reach),
+    }
+
+
+def _kl(run: Services, new: PendingStep) -> tuple[float | None, bool]:
+    """KL to the start for a step's report, and whether it was measured on answers.
+
+    A rule without a KL budget can go where the quadratic estimate is wrong, so there KL is
+    measured. With a budget, the estimate is scaled by the last measurement.
+    """
+    two_points = rule_of(run.settings.section.rule).two_points
+    if new.reach is not None and new.reach.measured is not None:
+        return new.reach.measured, True
+    if run.kl is None:
+        return None, False
+    kl = float(run.kl(new.after.theta))
+    kl *= new.after.state.carried.kl_scale if two_points else 1.0
+    far = kl >= QUADRATIC_UP_TO and not two_points
+    if run.measured_kl is None or not (far or run.bands.kl is not None):
+        return kl, False
+    return float(run.measured_kl(new.after.theta)), True

@@ -1,0 +1,362 @@
+"""The one record of a step: its inputs besides votes, its figures and counts; a run's outcome.
+
+The recorded inputs of a step besides its votes. The inputs of the fit are in the event
+"regressors", which joins the hash chain before the fit. The centre that answered is in the event
+"generated", and the KL measured at the point that the votes proposed in the event "step". Replay
+and verify recompute from these numbers, without model or file; they cannot prove that the model
+gave them. Groups of features that are set aside have events of their own
+(`szpo.voting.withdrawals`), and so have withdrawn verdicts (`szpo.voting.withdrawals`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, Literal, TypeVar
+
+import numpy as np
+
+from szpo.errors import IntegrityError, UsageError
+from szpo.features import own
+from szpo.ledger import canonical
+from szpo.ledger.database import Ledger
+from szpo.optim.kl_limits import KlMeasurement, Moments
+from szpo.optim.rule import StepInputs
+from szpo.optim.rules import rule_of
+from szpo.optim.settings import Settings
+from szpo.types import Comparison, Floats, Layout, Theta, Vote
+from szpo.voting import steps, withdrawals
+from szpo.voting.counting import StepVotes
+from szpo.voting.steps import OWN_PAIRS
+
+DIGITS: Final = 6
+"""Decimals of recorded scores."""
+
+
+def note_inputs(step: int, inputs: StepInputs) -> dict[str, Any]:
+    """The body of the event "regressors" of a step; the centre is in the event "generated"."""
+    scores = inputs.scores
+    found = {
+        "scores": None if scores is None else np.round(scores, DIGITS).tolist(),
+        "moments": None if inputs.moments is None else inputs.moments.to_json(),
+        "features": None if inputs.text_differences is None else inputs.text_differences.tolist(),
+        "ratings": {name: list(values) for name, values in inputs.ratings.items()} or None,
+    }
+    given = {name: value for name, value in found.items() if value is not None}
+    return {"step": step, **given}
+
+
+def text_digest(text: str) -> str:
+    """The first 16 hex digits of a text's SHA-256, as the record names a candidate."""
+    return canonical.sha256(text)[:16]
+
+
+def read_inputs(ledger: Ledger, settings: Settings, step: int) -> StepInputs:
+    """Read the recorded inputs of a step."""
+    if not rule_of(settings.section.rule).two_points:
+        return StepInputs()
+    noted = body_of(ledger, "regressors", step)
+    if not noted:
+        raise IntegrityError(f'step {step}: it has no event "regressors"')
+    noted["centre"] = body_of(ledger, "generated", step).get("centre")
+    centre = _array(step, noted, "centre", (settings.dim,))
+    named = settings.features
+    shape = settings.section.K, steps.settings_of(ledger, settings, step).section.N
+    scored = settings.dim if named is None else named.components
+    scores = _array(step, noted, "scores", (*shape, scored))
+    features = None
+    if named is not None and named.names:
+        features = _array(step, noted, "features", (*shape, len(named.names)))
+        if features is not None and (features != np.rint(features)).any():
+            raise IntegrityError(f"step {step}: the recorded features are not whole numbers")
+    wanted = {
+        "centre": centre is None,
+        "scores": scores is None
+        and bool(settings.score_share or (named is not None and not named.coordinates)),
+        "features": named is not None and bool(named.names) and features is None,
+    }
+    if missing := [name for name, is_missing in wanted.items() if is_missing]:
+        raise IntegrityError(f"step {step}: its inputs of the fit have no {missing[0]}")
+    whole = None if features is None else features.astype(np.int64)
+    moments = _moments(step, noted, settings.dim)
+    reach = _reach(ledger, step)
+    aside = () if named is None else withdrawals.read_set_aside(ledger, named, step)
+    withdrawn = withdrawals.read(ledger, settings, step)
+    return StepInputs(
+        scores, centre, moments, whole, _ratings(step, noted), aside, reach, withdrawn
+    )
+
+
+def body_of(ledger: Ledger, kind: str, step: int) -> dict[str, Any]:
+    """The body of the last event of this kind about a step; empty where there is none."""
+    events = ledger.query(
+        "SELECT body FROM events WHERE kind = ? AND json_extract(body, '$.step') = ? "
+        "ORDER BY event DESC LIMIT 1",
+        (kind, step),
+    )
+    return json.loads(events[0]["body"]) if events else {}
+
+
+def _reach(ledger: Ledger, step: int) -> KlMeasurement | None:
+    noted = body_of(ledger, "step", step).get("reach")
+    try:
+        return None if noted is None else KlMeasurement.from_json(noted)
+    except (KeyError, TypeError, ValueError):
+        raise IntegrityError(
+            f"step {step}: what was measured of its point cannot be read"
+        ) from None
+
+
+def _moments(step: int, noted: dict[str, Any], dim: int) -> Moments | None:
+    if noted.get("moments") is None:
+        return None
+    try:
+        return Moments.from_json(noted["moments"], dim)
+    except (AttributeError, TypeError, UsageError, ValueError):
+        raise IntegrityError(
+            f"step {step}: the recorded moments are not those of {dim} coordinates"
+        ) from None
+
+
+def _ratings(step: int, noted: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    found = noted.get("ratings", {})
+    try:
+        ratings = {str(name): tuple(values) for name, values in found.items()}
+    except (AttributeError, TypeError):
+        ratings = {"": ("",)}
+    if any(
+        type(each) is not int or abs(each) > own.LARGEST for v in ratings.values() for each in v
+    ):
+        raise IntegrityError(f"step {step}: the recorded ratings are not whole numbers")
+    return ratings
+
+
+def _array(step: int, noted: dict[str, Any], name: str, shape: tuple[int, ...]) -> Floats | None:
+    if noted.get(name) is None:
+        return None
+    try:
+        values = np.asarray(noted[name], dtype=np.float64)
+    except (TypeError, ValueError):
+        values = np.zeros(0)
+    if values.shape != shape or not np.isfinite(values).all():
+        raise IntegrityError(f"step {step}: the recorded {name} are not {shape} finite numbers")
+    return values
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """A planned step: its plan, its times, its counted votes and, once applied, its figures.
+
+    The loop records it with the step's update, everybody reads it by `read_steps`. ``kl`` is in
+    nats per completion, ``norm`` is |θ|, ``length`` is in tokens (else words).
+    """
+
+    step: int
+    state: str
+    pairing: str
+    mu: float
+    k: int
+    n: int
+    m: int
+    opened_us: int | None = None
+    closed_us: int | None = None
+    closed_by: str | None = None
+    applied_us: int | None = None
+    votes: int = 0
+    """Counted votes; until the step is applied they are those so far."""
+    plus: int = 0
+    minus: int = 0
+    ties: int = 0
+    skips: int = 0
+    automatic_ties: int = 0
+    """Comparisons that were tied without asking."""
+    answers_read: int = 0
+    """Answers in the rows shown for votes and skips, and their words."""
+    words_read: int = 0
+    pairs: int = 0
+    """Pairs of votes for a side on different comparisons of one direction."""
+    agreeing: int = 0
+    """How many of these pairs chose the same side."""
+    total_votes: int = 0
+    """Counted votes of this step and those before."""
+    delta: tuple[float | None, ...] = ()
+    """For each direction Δ̂, in units of the link, and its standard error."""
+    stderr: tuple[float | None, ...] = ()
+    flip_share: float | None = None
+    """Smallest share of voters that would have reversed the step by always voting against it."""
+    alpha: float | None = None
+    """Step size of this step; None in a warm-up and under ``regression``."""
+    capped: bool = False
+    kl: float | None = None
+    length: float | None = None
+    repetition: float | None = None
+    identical: float | None = None
+    norm: float | None = None
+    moved: float | None = None
+    """|θ after − θ before|."""
+    not_finite: tuple[str, ...] = ()
+    """Watched figures that were not finite; their fields are None."""
+    theta_sha256: str | None = None
+    headings: tuple[float, ...] = ()
+    """Per direction, the cosine of v with the path of the last ten steps; empty if unknown."""
+    distinct: float | None = None
+    """Share of different word pairs among all of the answers; see `szpo.analysis.evidence`."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """Figures recorded with the answers, ``generation_s`` among them."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Seconds of generation (the policy's rollout), evaluation (asking and waiting) and other."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def perturbed(self) -> bool:
+        """Each direction has two policies, so that votes on its comparisons are alike."""
+        return self.pairing not in OWN_PAIRS
+
+    @property
+    def win_rate(self) -> float | None:
+        """Share of votes for plus, with a tie as half a vote; None without votes."""
+        return (self.plus + self.ties / 2) / self.votes if self.votes else None
+
+    @property
+    def estimate(self) -> tuple[float | None, float | None]:
+        """Δ̂ as a mean over directions, and its standard error."""
+        values, errors = ([x for x in of if x is not None] for of in (self.delta, self.stderr))
+        return (
+            sum(values) / len(values) if values else None,
+            sum(e * e for e in errors) ** 0.5 / len(errors) if errors else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Why `run` returned, and the run's applied steps and counted votes."""
+
+    status: Literal["finished", "paused", "stopped"]
+    reason: str
+    steps: int
+    votes: int
+
+
+class Stopwatch:
+    """Measures the seconds of one step: generation, evaluation (asking and waiting), and other."""
+
+    PARTS: Final = ("generation_s", "evaluation_s", "other_s")
+
+    def __init__(self, timer: Callable[[], float]):
+        self._timer: Final = timer
+        self._started: Final = timer()
+        self._spent = dict.fromkeys(self.PARTS[:2], 0.0)
+
+    def time(
+        self, part: Literal["generation_s", "evaluation_s"], act: Callable[[], T]
+    ) -> tuple[T, float]:
+        """Call ``act`` and add its seconds to a part; returns its result and the seconds."""
+        started = self._timer()
+        found = act()
+        seconds = self._timer() - started
+        self._spent[part] += seconds
+        return found, seconds
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds so far, by part."""
+        total = self._timer() - self._started
+        return {**self._spent, "other_s": max(0.0, total - sum(self._spent.values()))}
+
+
+def flatten(theta: Theta, layout: Layout) -> Floats:
+    """θ as one float64 vector, in layout order."""
+    return np.concatenate([np.asarray(theta[name], np.float64).ravel() for name, _ in layout])
+
+
+def plain(value: Any) -> Any:
+    """The value for JSON: arrays become lists, numbers that are not finite None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [plain(item) for item in value]
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def read_steps(ledger: Ledger, step: int | None = None) -> tuple[StepReport, ...]:
+    """All planned steps, or one, in order, without ``headings`` and ``distinct``."""
+    rows = ledger.steps() if step is None else [ledger.step(step)]
+    generated, applied = (_bodies(ledger, kind, step) for kind in ("generated", "step"))
+    ends = "SELECT step, applied_us FROM updates WHERE ? IS NULL OR step = ? ORDER BY step, k"
+    applied_us = {row["step"]: row["applied_us"] for row in ledger.query(ends, (step, step))}
+    found: list[StepReport] = []
+    for row in filter(None, rows):
+        drawn, done = generated.get(row["step"], {}), applied.get(row["step"], {})
+        if row["state"] != "applied":
+            votes = StepVotes(ledger, row["step"])
+            done = count(votes, ledger.comparisons(row["step"]), row["pairing"])
+            done["total_votes"] = done["votes"] + (found[-1].total_votes if found else 0)
+        figures = figures_of(drawn)
+        noted = {**row, **figures, **done, "applied_us": applied_us.get(row["step"])}
+        given = {name: noted[name] for name in _FIELDS if noted.get(name) is not None}
+        times = {name: done[name] for name in Stopwatch.PARTS if name in done}
+        lists = {name: tuple(given.get(name, ())) for name in ("delta", "stderr", "not_finite")}
+        found.append(StepReport(**{**given, **lists, "figures": figures, "seconds": times}))
+    return tuple(found)
+
+
+def _bodies(ledger: Ledger, kind: str, step: int | None) -> dict[int, dict[str, Any]]:
+    if step is not None:
+        return {step: body_of(ledger, kind, step)}
+    return {event["body"]["step"]: event["body"] for event in ledger.events(kind)}
+
+
+def figures_of(generated: Mapping[str, Any]) -> dict[str, float]:
+    """The figures recorded with a step's answers, since texts are stored without token counts."""
+    return {
+        name: value
+        for name, value in generated.items()
+        if isinstance(value, int | float) and name != "step"
+    }
+
+
+def count(votes: StepVotes, comparisons: Sequence[Comparison], pairing: str) -> dict[str, int]:
+    """The counts of a step's report, from its votes and training comparisons."""
+    verdicts = Counter(vote.verdict for vote in votes.counted)
+    skips = [vote for vote in votes.standing if vote.verdict == "skip"]
+    shown = {c.id: [row for row in c.rows if not row.identical] for c in comparisons}
+    read = [row for vote in (*votes.counted, *skips) for row in shown[vote.comparison]]
+    words = (len(answer.text.split()) for row in read for answer in (row.plus, row.minus))
+    pairs, agreeing = (0, 0) if pairing in OWN_PAIRS else agreement(votes.counted)
+    return {
+        "votes": len(votes.counted), "plus": verdicts["plus"], "minus": verdicts["minus"],
+        "ties": verdicts["tie"], "skips": len(skips),
+        "automatic_ties": sum(c.identical for c in comparisons),
+        "answers_read": 2 * len(read), "words_read": sum(words),
+        "pairs": pairs, "agreeing": agreeing,
+    }  # fmt: skip
+
+
+def agreement(answered: Iterable[Vote]) -> tuple[int, int]:
+    """Pairs of votes for a side on different comparisons of a direction, and those that agree.
+
+    Computed as all pairs of a direction minus those within one comparison.
+    """
+    sided = [vote for vote in answered if vote.verdict != "tie"]
+    pairs = _two(v.k for v in sided) - _two((v.k, v.n) for v in sided)
+    agreeing = _two((v.k, v.verdict) for v in sided) - _two((v.k, v.n, v.verdict) for v in sided)
+    return pairs, agreeing
+
+
+def _two(groups: Iterable[Hashable]) -> int:
+    """Number of pairs within the same group."""
+    return sum(count * (count - 1) // 2 for count in Counter(groups).values())
+
+
+_FIELDS: Final = {field.name for field in fields(StepReport)} - {"figures", "seconds"}

@@ -1,1 +1,0 @@
-"""The operator's pages: a run, its votes, and the posterior of `szpo visualize`."""

@@ -1,0 +1,352 @@
+"""The operator's page: figures from the ledger, controls of the run, its report, its votes.
+
+As on the panelist's page, the script calls a server function, which returns the reply and the
+redrawn page, and all state is in the ledger. Dialogs are rendered once, so typed text is not lost
+when figures change.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import secrets
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import cache
+from itertools import groupby
+from operator import itemgetter
+from typing import Annotated, Any, Final
+
+import gradio as gr
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment
+from markupsafe import Markup
+from pydantic import ValidationError
+
+from szpo.analysis import charts, evidence, html_report, improvement
+from szpo.errors import SzpoError
+from szpo.intervals import Share
+from szpo.ledger.canonical import canonical
+from szpo.ledger.run_spec import recorded_settings
+from szpo.models.answer_shares import BOUNDS, NAMES
+from szpo.optim.named_features import groups_of
+from szpo.policies import teachable
+from szpo.runs import budget, samples
+from szpo.runs.guards import Band
+from szpo_ui import component, login, operator_controls
+from szpo_ui.markup import ENGLISH, environment, head, static, style, whole
+from szpo_ui.operator_controls import Command, Reply
+from szpo_ui.operator_state import columns, read_state, version
+from szpo_ui.requests import first_fault, if_changed
+from szpo_ui.screens import Screen
+from szpo_ui.site import VOTES, Site
+
+LOG: Final = logging.getLogger("szpo.operate")
+MIN_VOTES: Final = 20
+"""With fewer votes, the page says nothing about improvement, whatever the interval."""
+
+STATES: Final = {
+    "none": "not begun", "generating": "writing answers", "open": "collecting votes",
+    "closed": "updating", "paused": "paused", "finished": "finished",
+}  # fmt: skip
+VALUES: Final = "Value difference per round; table below"
+PARTS: Final = {"votes": "votes", "answers": "writing answers", "update": "the update"}
+ACCESS: Final = {
+    "invited": "invited", "active": "away", "revoked": "revoked", "expired": "expired"
+}  # fmt: skip
+KINDS: Final = {
+    "gold": "known answer", "aa": "A/A", "final": "final comparison",
+}  # fmt: skip
+SIDES: Final = {"final": ("tuned", "base"), "gold": ("true answers", "spoiled answers")}
+"""The names of plus and minus in kinds of comparisons that have names for them."""
+MOST_HARMFUL: Final = 8
+"""Links to votes that call a row harmful, newest first."""
+MOST_VOTES: Final = 20
+"""Votes on a page of their list."""
+
+VITALS: Final = (
+    ("kl", "KL to the base, as rounds noted it", "nats", 2),
+    ("length", "Answer length", "tokens", 1),
+    ("norm", "|θ|", "", 2),
+    ("identical", "Same answer on both sides", "share", 2),
+    ("repetition", "Repetition", "share", 2),
+    ("distinct", "Distinct word pairs", "share", 2),
+)
+
+
+def blocks(site: Site) -> gr.Blocks:
+    """Build the page: its screen, with the script that calls Python, and its dialogs."""
+
+    def do(data: Any, request: gr.Request) -> dict[str, str]:
+        who = login.identity(request, "operator")
+        why, done = "", None
+        try:
+            done = operator_controls.act(site, who.name, Command.model_validate(data))
+        except ValidationError as error:
+            field, fault = first_fault(error)
+            why = f"{field}: {fault.lower()}"
+        except SzpoError as error:
+            why = str(error)
+        except Exception:
+            number = secrets.token_hex(4)
+            LOG.exception("operate error %s", number)
+            why = f"something went wrong; the log has it as {number}"
+        reply = ""
+        if why or done is not None:
+            # Invitation links begin with the address at which this page was opened.
+            base = str(request.headers.get("origin") or "")
+            reply = render_reply(done or Reply(why), base, ok=not why)
+        return {"page": page(site), "reply": reply}
+
+    made = gr.Blocks(title="szpo: operate", analytics_enabled=False, fill_width=True)
+    with made:
+        gr.HTML(
+            _WAIT, elem_id="op-screen", apply_default_css=False, head=head("operate"),
+            js_on_load=static("operate.js"), server_functions=[do],
+        )  # fmt: skip
+        gr.HTML(dialogs(site), elem_id="op-dialogs", apply_default_css=False)
+    return made
+
+
+def router(site: Site) -> APIRouter:
+    """The routes of the poller, the report and the list of votes."""
+    made = APIRouter()
+
+    @made.get("/operate-api/status")
+    def status(request: Request) -> Response:
+        login.identity(request, "operator")
+        found = version(site)
+        return if_changed(request, found, {"version": found})
+
+    @made.get("/operate-api/report.html")
+    def report(request: Request) -> Response:
+        login.identity(request, "operator")
+        written = html_report.render(
+            site.ledger, open_round=operator_controls.is_live(site.ledger)
+        )
+        stem = re.sub(r"[^A-Za-z0-9._-]", "-", site.ledger.path.stem) or "run"
+        named = {"Content-Disposition": f'attachment; filename="{stem}-report.html"'}
+        return HTMLResponse(written, headers=named)
+
+    @made.get(VOTES)
+    def votes(
+        request: Request, before: Annotated[int | None, Query(ge=1, lt=2**63)] = None
+    ) -> Response:
+        login.identity(request, "operator")
+        return HTMLResponse(render_votes(site, before))
+
+    return made
+
+
+# ---- HTML ----
+
+
+def page(site: Site) -> str:
+    """The whole page except its dialogs."""
+    found = read_state(site)
+    figures, lesson = found["page"], found["lesson"]
+    return (
+        _environment()
+        .get_template("operate/page.html")
+        .render(
+            b=found,
+            chart=Markup(charts.draw_values(figures["values"], VALUES)),
+            health=vitals(found),
+            share=Markup(charts.draw_share(found["helped"].share)),
+            gain=Markup(charts.draw_gain(found["helped"])),  # charts escape every text
+            path=Markup(charts.draw_path(figures["values"])),
+            lesson=Markup("" if lesson is None else charts.draw_lesson(lesson)),
+            ruler=teachable.ruler(site.ledger.spec.get("space", {}).get("report", {})),
+            samples=found["samples"] and columns(found["samples"]),
+            preview=preview(site, found),
+            checked=samples.read_check(site.ledger),
+            recent=samples.recent_shares(site.ledger),
+            states=STATES,
+            parts=PARTS,
+            access=ACCESS,
+            most_minutes=operator_controls.MOST_MINUTES,
+            few=MIN_VOTES,
+            least=improvement.FEWEST,
+            most_harmful=MOST_HARMFUL,
+        )
+    )
+
+
+def dialogs(site: Site) -> str:
+    """The dialogs as HTML; they never change."""
+    template = _environment().get_template("operate/dialogs.html")
+    named = recorded_settings(site.ledger).features
+    return template.render(
+        groups={} if named is None else groups_of(named),
+        most_minutes=operator_controls.MOST_MINUTES,
+        more=budget.usual_more(site.config),
+    )
+
+
+def render_reply(reply: Reply, base: str = "", *, ok: bool = True) -> Markup:
+    """The outcome of a request as HTML; if not ``ok``, why it was refused."""
+    template = _environment().get_template("operate/reply.html")
+    return Markup(
+        template.render(
+            ok=ok, text=reply.text, invitations=reply.invitations,
+            preview=reply.preview, base=base,
+        )
+    )  # fmt: skip
+
+
+def preview(site: Site, found: dict[str, Any]) -> str:
+    """The panelist's page as a separate HTML document; empty once the first round has opened."""
+    before, rows = found["before"], site.config.asks_rows
+    if before is None:
+        return ""
+    screen = Screen(
+        state="sheet" if rows else "vote", name="P-00", status=found["status"], key="",
+        seat="preview", paper=lambda: before["sheet"], step=0, rows=rows,
+    )  # fmt: skip
+    body = component.render_page(screen, site.rubric, site.sentences)
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Preview</title>'
+        f"<style>{style('panel', 'formatted')}</style></head><body>{body}</body></html>"
+    )
+
+
+def render_votes(site: Site, before: int | None) -> str:
+    """The list of votes, newest first, from the one before this number.
+
+    Votes of what is still open are left out, unless an operator has switched them on.
+    """
+    ledger = site.ledger
+    with ledger.snapshot():  # what opens meanwhile must not be shown
+        live = operator_controls.is_live(ledger)
+        hidden = canonical(sorted([] if live else evidence.open_comparisons(ledger)))
+        found = ledger.query(
+            "SELECT vote FROM votes JOIN assignments USING (assignment) WHERE vote < ? AND "
+            "comparison NOT IN (SELECT value FROM json_each(?)) ORDER BY vote DESC LIMIT ?",
+            (before or 2**63 - 1, hidden, MOST_VOTES + 1),
+        )
+        chosen = [row["vote"] for row in found[:MOST_VOTES]]
+        rows = ledger.query(
+            "SELECT * FROM readable_votes WHERE vote IN (SELECT value FROM json_each(?)) "
+            "ORDER BY vote DESC, i",
+            (canonical(chosen),),
+        )
+    return (
+        _environment()
+        .get_template("operate/votes.html")
+        .render(
+            run=ledger.path.stem,
+            votes=[list(own) for _, own in groupby(rows, key=itemgetter("vote"))],
+            hidden=hidden != "[]",
+            before=before,
+            older=chosen[-1] if len(found) > MOST_VOTES else None,
+            kinds=KINDS,
+            sides=SIDES,
+        )
+    )
+
+
+def vitals(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The recorded health figures, each with its curve over the rounds."""
+    made, health = [], found["page"]["health"]
+    for key, title, unit, digits in VITALS:
+        points = [(h["step"], h["figures"][key]) for h in health if key in h["figures"]]
+        if not points:
+            continue
+        band, band_text = guard_band(getattr(found["facts"].bands, key, None))
+        made.append({
+            "key": key, "title": title, "unit": unit, "digits": digits, "first": points[0][1],
+            "last": points[-1][1], "band": band_text, "broken": key in health[-1]["broken"],
+            "svg": Markup(charts.draw_spark(points, band, f"{title} by round")),
+        })  # fmt: skip
+    return made
+
+
+def guard_band(given: Band | None) -> tuple[tuple[float | None, float | None], str]:
+    """A guard's band as edges, None if open, and as text; a lower edge up to 0 counts as open."""
+    lowest, highest = given or (-math.inf, math.inf)
+    low, high = (lowest if lowest > 0 else None), (highest if math.isfinite(highest) else None)
+    edges = [f"{edge:g}" for edge in (low, high) if edge is not None]
+    text = "–".join(edges) if low is not None else f"up to {edges[0]}" if edges else ""
+    return (low, high), text
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number with fixed decimals and a typographic minus sign.
+
+    >>> number(0.614), number(-1.5, 1), number(None)
+    ('0.61', '−1.5', '–')
+    """
+    if value is None:
+        return "–"
+    return f"{value:,.{digits}f}".replace("-", "−")
+
+
+def span(seconds: float | None) -> str:
+    """A measured duration; `Sentences.roughly` is for estimates.
+
+    >>> span(41.4), span(161), span(8000)
+    ('41 s', '2:41', '2 h 13')
+    """
+    if seconds is None:
+        return "–"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02}"
+    return f"{whole // 3600} h {whole % 3600 // 60:02}"
+
+
+def moment(at_us: float | None) -> Markup:
+    """Date and time, or a dash; the script converts them to the reader's time zone."""
+    return Markup("–") if at_us is None else _time(at_us, "%d %b, %H:%M UTC", "moment")
+
+
+def clock(at_us: float) -> Markup:
+    """Time of day; the script converts it to the reader's time zone."""
+    return _time(at_us, "%H:%M UTC", "clock")
+
+
+def _time(at_us: float, form: str, kind: str) -> Markup:
+    when = datetime.fromtimestamp(at_us / 1e6, UTC)
+    return Markup('<time datetime="{}" data-form="{}">{}</time>').format(
+        when.isoformat(timespec="seconds"), kind, when.strftime(form)
+    )
+
+
+def rounds(steps: Sequence[int]) -> str:
+    """Steps as numbers of rounds, which count from 1.
+
+    >>> rounds((5, 8))
+    'rounds 6, 9'
+    """
+    named = ", ".join(str(step + 1) for step in steps[:12])
+    more = f" and {len(steps) - 12} more" if len(steps) > 12 else ""
+    return f"round{'s' if len(steps) > 1 else ''} {named}{more}"
+
+
+def line(share: Share, at: float | None = None) -> Markup:
+    """A share drawn as an interval."""
+    return Markup(charts.draw_interval(share, at))
+
+
+_WAIT: Final = (
+    '<div id="op-root" class="op" data-state="loading"><p class="op-empty">Reading the record…'
+    "</p></div>"
+)
+
+
+@cache
+def _environment() -> Environment:
+    return environment(
+        filters={"num": number, "span": span, "moment": moment, "clock": clock, "rounds": rounds},
+        names={
+            "line": line,
+            "choices": ENGLISH.choices,
+            "share_names": NAMES,
+            "share_bounds": BOUNDS,
+            "whole": whole,
+        },
+    )

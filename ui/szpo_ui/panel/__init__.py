@@ -1,1 +1,0 @@
-"""The panelist's page."""

@@ -1,0 +1,310 @@
+"""Access control of every request: session, role, origin, size, rate, and browser policies.
+
+Of Gradio's own routes, only the few that the pages use are open; routes that a later version of
+Gradio adds stay closed. Handlers check the role again (see `szpo_ui.login.identity`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from urllib.parse import quote, urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from szpo_ui import login
+from szpo_ui.credentials import Fault, Role
+from szpo_ui.requests import COMMON, GRADIO_POLICY, OWN_POLICY, Buckets, RefusedError, refuse
+from szpo_ui.site import HOME_PATHS, POSTERIOR, VOTES, Site
+
+HEAD_LIMIT = 16_384
+"""Most bytes of a request's headers, names and values together."""
+PATH_LIMIT = 4_096
+"""Most bytes of a request's path and query string."""
+BODY_LIMIT = 65_536
+"""Largest request body, bytes."""
+BODY_SECONDS = 10.0
+"""Seconds in which a body must arrive."""
+READS = ("GET", "HEAD", "OPTIONS")
+"""Methods of requests that change nothing."""
+POSTS_PER_SECOND, POSTS_AT_ONCE = 20.0, 60
+"""Rate limit of one person's requests that change something."""
+READS_PER_SECOND, READS_AT_ONCE = 100.0, 1000
+"""Rate limit of one person's other requests; a Gradio page fetches some hundred files."""
+WAITING_THREADS = 32
+"""Most requests at once that may wait for the run's file in one of Starlette's 40 threads. The
+other threads serve pages and scripts, however long a commit takes."""
+GRADIO_PAGES = ("/panel", "/operate", "/visualize", "/mix")
+"""Prefixes of the paths of Gradio's pages."""
+FURTHER_PAGES = frozenset({POSTERIOR, VOTES})
+"""The operator's pages beside the first, which redirect to the login if there is no session."""
+OPEN_PATHS = frozenset({"/login", "/join", "/redeem", "/api/session", "/healthz", "/favicon.ico"})
+"""Paths that need no session; paths under /static/ need none either."""
+
+_GRADIO = frozenset({
+    "", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/gradio_api/startup-events",
+    "/gradio_api/app_id", "/gradio_api/theme.css",
+})  # fmt: skip
+"""The routes of a Gradio mount, without a final slash, that its page needs besides calls and
+`_ASSETS`: no files, state, queue or streams."""
+_ASSETS = ("/assets/", "/static/", "/svelte/")
+_FUNCTION = "/gradio_api/component_server"
+"""The route by which a page calls a component's server function."""
+
+_WHY = {
+    "login": "please log in",
+    "expired": "this session has expired; please log in again",
+    "revoked": "this access was revoked; ask for a new invitation",
+}
+
+
+class AccessControl:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp, site: Site, sessions: login.Sessions, url: str = ""):
+        """``url`` is the site's address behind a proxy, which browsers send as Origin."""
+        self.app = app
+        self.url = url
+        self.site = site
+        self.threads = asyncio.Semaphore(WAITING_THREADS)
+        self.sessions = sessions
+        self.posts = Buckets(site.ledger.clock, rate=POSTS_PER_SECOND, burst=POSTS_AT_ONCE)
+        self.reads = Buckets(site.ledger.clock, rate=READS_PER_SECOND, burst=READS_AT_ONCE)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse a request or pass it on; add headers to every response."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":  # Gradio's pages need no web sockets
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        path = scope["path"]
+        send = _with_headers(path, send, secure=self.site.secure)
+        try:  # the session is looked up after the body, since it may end while that arrives
+            receive = await _take_in(scope, receive, self.url, secure=self.site.secure)
+            refusal = await self._find_refusal(scope, path)
+        except RefusedError as error:
+            refusal = error.answer
+        if refusal is None and _may_wait_in_a_thread(path, changes=scope["method"] not in READS):
+            async with self.threads:
+                await self.app(scope, receive, send)
+        else:
+            await (refusal or self.app)(scope, receive, send)
+
+    async def _find_refusal(self, scope: Scope, path: str) -> Response | None:
+        """The refusal of a request, or None; stores the sender's identity in the scope."""
+        if path in OPEN_PATHS or path.startswith("/static/"):
+            return None
+        role, found = role_of(path), await self.sessions.of(Headers(scope=scope))
+        if isinstance(found, str):
+            return _to_login(scope, path, found)
+        if role is not None and found.role != role:
+            if _is_page(path):
+                return RedirectResponse(login.home_of(found.role), 303)
+            return refuse(401, "role", login.meant_for(role))
+        scope[login.SCOPE] = found
+        if wait := (self.reads if scope["method"] in READS else self.posts).take(found.name):
+            return refuse(429, "too_many", "too many requests; slow down", retry_after=wait)
+        return None
+
+
+def _to_login(scope: Scope, path: str, why: Fault) -> Response:
+    """Redirect pages to the login, which says why; refuse others: 403 if revoked, else 401."""
+    if scope["method"] in ("GET", "HEAD") and _is_page(path):
+        sent = scope.get("query_string", b"").decode("latin-1")
+        if path in FURTHER_PAGES and sent:  # keep the place and choices
+            path += f"?{sent}"
+        query = [f"next={quote(path)}"] * (path != "/") + ["why=revoked"] * (why == "revoked")
+        return RedirectResponse("/login" + "?" * bool(query) + "&".join(query), 303)
+    return refuse(403 if why == "revoked" else 401, why, _WHY[why])
+
+
+def _is_page(path: str) -> bool:
+    return path.rstrip("/") in {"", *HOME_PATHS.values(), *FURTHER_PAGES}
+
+
+class SameSiteOnly:
+    """ASGI middleware of a page without login: only requests of its own site, same headers."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse requests that are too long or from other sites' pages; pass on all others."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        send = _with_headers(scope["path"], send)
+        try:
+            receive = await _take_in(scope, receive)
+        except RefusedError as error:
+            await error.answer(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
+def _may_wait_in_a_thread(path: str, *, changes: bool) -> bool:
+    """Whether the handler may wait for the run's file in a thread: panelists' changes do not."""
+    if changes:
+        return path.startswith("/operate")
+    return path in ("/api/status", VOTES) or "-api/" in path
+
+
+def _with_headers(path: str, send: Send, *, secure: bool = False) -> Send:
+    gradio = path.startswith(GRADIO_PAGES) and path != VOTES
+    assets = path.startswith("/static/") or "/assets/" in path or "/static/" in path
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in COMMON.items():
+                headers[name] = value
+            headers["Content-Security-Policy"] = GRADIO_POLICY if gradio else OWN_POLICY
+            if secure:
+                headers["Strict-Transport-Security"] = "max-age=31536000"
+            if not assets:
+                headers.setdefault("Cache-Control", "no-store")
+        await send(message)
+
+    return sending
+
+
+class NeededRoutesOnly:
+    """A Gradio mount reduced to the routes and calls that its page needs.
+
+    Gradio would answer a malformed call with an error and log a traceback; here such a call is
+    refused before.
+    """
+
+    def __init__(self, app: ASGIApp, functions: Mapping[str, int]):
+        """``functions`` are the page's functions by name, each with its component's number.
+
+        The number is set here, since a page loaded before a restart may have an old one.
+        """
+        self.app = app
+        self.functions = functions
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on the needed routes; answer 404 to others, and 422 to unknown calls."""
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        route = path.removesuffix("/")
+        calls = route == _FUNCTION
+        if scope["type"] == "http" and not (
+            calls or route in _GRADIO or (path.startswith(_ASSETS) and ".." not in path)
+        ):
+            await refuse(404, "not_found", "there is nothing here")(scope, receive, send)
+            return
+        if calls and scope["method"] == "POST":
+            call = self._read(
+                (await receive()).get("body", b"")
+            )  # whole, as `AccessControl` left it
+            if call is None:
+                await refuse(422, "call", "this page has no such call")(scope, receive, send)
+                return
+            receive = _replay_body(call, receive)
+        await self.app(scope, receive, send)
+
+    def _read(self, body: bytes) -> bytes | None:
+        """The call to pass to Gradio; None if the page has no such call.
+
+        All calls name the same session: Gradio keeps the last data of up to 10,000 sessions, and
+        rebuilds every component's settings for a call without one.
+        """
+        try:
+            call = json.loads(body)
+        except (ValueError, RecursionError):
+            return None
+        name = call.get("fn_name") if isinstance(call, dict) else None
+        component = self.functions.get(name) if isinstance(name, str) else None
+        if component is None:
+            return None
+        named = {"component_id": component, "fn_name": name}
+        return json.dumps({**named, "data": call.get("data"), "session_hash": "all"}).encode()
+
+
+def role_of(path: str) -> Role | None:
+    """The role that a path needs; None: any role with a session.
+
+    >>> role_of("/operate/export"), role_of("/panel-api/status"), role_of("/logout")
+    ('operator', 'panelist', None)
+    """
+    if path.startswith("/operate"):
+        return "operator"
+    if path.startswith(("/panel", "/api/")):
+        return "panelist"
+    return None
+
+
+def own_origin(headers: Headers, *, url: str = "", secure: bool = False) -> bool:
+    """Whether the request came from this site's own page, or from no browser.
+
+    Browsers send Origin with requests that are not a GET, and name the page's relation to this
+    site in Sec-Fetch-Site. A program that sends neither needs a session of its own.
+    """
+    if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        return False
+    origin = headers.get("origin")
+    if origin is None or origin == (url or None):
+        return True
+    try:
+        parts = urlsplit(origin)
+    except ValueError:
+        return False
+    return parts.netloc == headers.get("host") and parts.scheme in (
+        ("https",) if secure else ("http", "https")
+    )
+
+
+async def _take_in(
+    scope: Scope, receive: Receive, url: str = "", *, secure: bool = False
+) -> Receive:
+    """Read the whole body of a request that changes something; the result replays it from memory.
+
+    This also limits heads that arrive at once; the server limits only those that come in parts.
+
+    Raises:
+        RefusedError: another site sent the request, a part is too long, or the body is too slow.
+    """
+    path, headers = scope.get("raw_path") or scope["path"].encode(), Headers(scope=scope)
+    if len(path) + len(scope.get("query_string", b"")) > PATH_LIMIT:
+        raise RefusedError(414, "too_long", f"a path has at most {PATH_LIMIT:,} bytes")
+    if sum(len(name) + len(value) for name, value in scope["headers"]) > HEAD_LIMIT:
+        raise RefusedError(431, "too_long", f"headers have at most {HEAD_LIMIT:,} bytes together")
+    if scope["method"] in READS:
+        return receive
+    if not own_origin(headers, url=url, secure=secure):
+        why = "this request comes from another site; behind a proxy, szpo serve needs --url"
+        raise RefusedError(403, "origin", why)
+    too_large = f"a request has at most {BODY_LIMIT:,} bytes"
+    length = headers.get("content-length", "0")
+    if not length.isdigit() or int(length) > BODY_LIMIT:
+        raise RefusedError(413, "too_large", too_large)
+    body, more = b"", True
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while more:
+                message = await receive()
+                if message["type"] != "http.request":
+                    raise RefusedError(400, "gone", "the connection ended")
+                body += message.get("body", b"")
+                if len(body) > BODY_LIMIT:
+                    raise RefusedError(413, "too_large", too_large)
+                more = message.get("more_body", False)
+    except TimeoutError:
+        slow = f"the request took more than {BODY_SECONDS:.0f} s to arrive"
+        raise RefusedError(408, "slow", slow) from None
+    return _replay_body(body, receive)
+
+
+def _replay_body(body: bytes, receive: Receive) -> Receive:
+    """A ``receive`` that returns the read body once, then continues with the connection."""
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return replay

@@ -1,1 +1,0 @@
-"""Parts of the web process: login, sessions, sentences, the JSON API, the vote writer, mounts."""
