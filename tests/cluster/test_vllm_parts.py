@@ -239,7 +239,8 @@ def test_what_no_retry_mends_is_refused_at_once_without_the_key(monkeypatch):
         (401, {}, "refuses the key (HTTP 401); check $VLLM_API_KEY"),
         (400, {"error": {"message": f"bad {key}"}}, "(HTTP 400: bad [key])"),
         (422, {"message": "old\nstyle"}, "(HTTP 422: old style)"),
-        (418, "tea", "(HTTP 418: no reason)"),
+        (418, "tea", "(HTTP 418: tea)"),
+        (418, [], "(HTTP 418: no reason)"),
     ]
     for code, body, words in answers:
         played = Played(monkeypatch, httpx.Response(code, json=body), key=key)
