@@ -4,8 +4,8 @@
 each voter agrees with the others, and give one weight per voter. docs/weighting.md says when to
 use which.
 
-`WEIGHTINGS` lists them by name. Pure arithmetic over arrays with any leading axes;
-voters are in the order of their ids.
+`LEARNED` has them by name; a new one is a function and an entry here. Pure arithmetic over arrays
+with any leading axes; voters are in the order of their ids.
 
 Weights from each voter's rationality β: how steeply votes follow a difference in value.
 
@@ -18,9 +18,6 @@ closed form, except the mean of β, which is a sum over a grid.
 
 A voter is judged by the *other* voters' votes on x, never by their own. Voters on one comparison
 share x_rc. Where every comparison is answered once (M = 1) they share only Δ_r, and u is 0.
-
-The weightings of voters by name. A new one is a file beside this one and an entry here. ``equal``
-learns nothing: every vote counts once.
 """
 
 from __future__ import annotations

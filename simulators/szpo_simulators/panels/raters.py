@@ -1,4 +1,4 @@
-"""Simulated raters: how a difference becomes an answer, with flaws, and as people answered.
+"""Simulated raters and their presets: how a difference becomes an answer, flaws, as people did.
 
 With x = β · (mean reward of A − mean reward of B) + side bias + verbosity · (words of A − words of
 B, mean over rows) and p = σ(x), a rater answers
