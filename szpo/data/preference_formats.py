@@ -54,7 +54,7 @@ def to_trl(pair: Pair) -> dict[str, Any]:
     limit; only the former is trained with an end token.
 
     >>> from szpo.types import Answer, Prompt
-    >>> to_record(Pair(Prompt.user("Hello?"), Answer("Hi."), Answer("No.")))["chosen"]
+    >>> to_trl(Pair(Prompt.user("Hello?"), Answer("Hi."), Answer("No.")))["chosen"]
     [{'role': 'assistant', 'content': 'Hi.'}]
     """
     return {
@@ -175,7 +175,7 @@ _TURN = re.compile(r"\n\n(Human|Assistant):")
 def split_transcript(transcript: str, where: str = "transcript") -> tuple[str, str]:
     r"""Split a transcript into the prompt, up to the last "Assistant:", and the answer after it.
 
-    >>> split("\n\nHuman: Hello?\n\nAssistant: Hi.")
+    >>> split_transcript("\n\nHuman: Hello?\n\nAssistant: Hi.")
     ('\n\nHuman: Hello?\n\nAssistant:', ' Hi.')
     """
     at = transcript.rfind(TAG)

@@ -355,7 +355,7 @@ Ask: TypeAlias = Callable[[Sequence[Prompt], int], Sequence[Answer]]
 def request_prompts(examples: Sequence[str]) -> Prompt:
     """The prompt that asks for one more request like these.
 
-    >>> print(request(["Sing.", "Name a bird."]).text)
+    >>> print(request_prompts(["Sing.", "Name a bird."]).text)
     Here are requests to a writer:
     - Sing.
     - Name a bird.
@@ -369,8 +369,8 @@ def request_prompts(examples: Sequence[str]) -> Prompt:
 def read_invented(answer: Answer) -> str | None:
     """The prompt in an answer: its first line, without list mark or quotes; None if there is none.
 
-    >>> read(Answer('1. "Name a fish."')), read(Answer("Name a")), read(Answer("Na", end="length"))
-    ('Name a fish.', 'Name a', None)
+    >>> read_invented(Answer('1. "Name a fish."')), read_invented(Answer("Na", end="length"))
+    ('Name a fish.', None)
     """
     first, *more = answer.text.strip().splitlines() or [""]
     if answer.end == "length" and not more:  # cut within its first line

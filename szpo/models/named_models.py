@@ -188,7 +188,7 @@ def tiny_folder(recipe: TinyRecipe | None = None) -> Path:
 def tiny_corpus(seed: int, count: int) -> Iterator[tuple[str, str]]:
     """Pairs of request and answer; mood is a coin toss that the whole answer keeps.
 
-    >>> next(corpus(0, 1))
+    >>> next(tiny_corpus(0, 1))
     ('Tell me about the cat.', 'This time the cat was beautiful.')
     """
     draws = seeds.uniform(seeds.derive(seed, "tiny corpus"), count * 20).reshape(count, 20)

@@ -134,7 +134,7 @@ def measure_share(limit: float, read: Callable[[int], Reading]) -> KlMeasurement
 def choose_share(limit: float, readings: tuple[Reading, ...]) -> tuple[int, bool]:
     """The share that follows from the readings, and whether to record it (True) or to measure it.
 
-    >>> choose(3.0, (Reading(256, 12.0, 2.7),))
+    >>> choose_share(3.0, (Reading(256, 12.0, 2.7),))
     (121, False)
     """
     if not readings:

@@ -282,9 +282,9 @@ def identify_model(config: Config, name: str | None = None) -> tuple[str, str] |
 def describe_making(report: Mapping[str, Any]) -> str:
     """Say whether a basis was made or is shared, and how long it took on this machine.
 
-    >>> describe({"origin": "made", "seconds": 61.5})
+    >>> describe_making({"origin": "made", "seconds": 61.5})
     'made in 61.5 s'
-    >>> describe({"origin": "cache", "seconds": 61.5})
+    >>> describe_making({"origin": "cache", "seconds": 61.5})
     'shared, from the cache (made in 61.5 s)'
     """
     seconds = f"made in {report.get('seconds', 0)} s"

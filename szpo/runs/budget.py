@@ -245,7 +245,7 @@ def estimate_cost(
 
     Reading is counted for a simulated panel too: the same votes would cost people that time.
 
-    >>> plan = estimate(Config())
+    >>> plan = estimate_cost(Config())
     >>> plan.steps, plan.votes, plan.answers_to_read
     (30, 240, 480)
     """

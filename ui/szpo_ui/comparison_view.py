@@ -91,9 +91,9 @@ def format_pair(a: str, b: str) -> tuple[Markup, Markup] | None:
     Returns:
         None if neither text has Markdown, or if one of them would lose a character.
 
-    >>> pair("**Yes**, two.", "Yes, two.")[0]
+    >>> format_pair("**Yes**, two.", "Yes, two.")[0]
     Markup('<p dir="auto"><strong>Yes</strong>, two.</p>\n')
-    >>> pair("Yes.", "No.") is None
+    >>> format_pair("Yes.", "No.") is None
     True
     """
     parsed = _parse_all((a, b))

@@ -365,7 +365,7 @@ def read_flaws(name: str) -> tuple[str, Flaws]:
     Raises:
         UsageError: a part of the line is wrong; the error names it.
 
-    >>> read("bt70+side=.3+hostile=1")[1] == Flaws(side=0.3, hostile=1)
+    >>> read_flaws("bt70+side=.3+hostile=1")[1] == Flaws(side=0.3, hostile=1)
     True
     """
     preset, *changes = _CHANGE.split(name)

@@ -224,9 +224,9 @@ IS_ENTRY: Final = "this taste is an entry of the dictionary"
 def find_asked(words: str) -> str:
     """The reward that these words name: a taste, a check of form, an entry, or a reward's text.
 
-    >>> find("no comma"), find("fewer commas"), find("few commas"), find("commas")
+    >>> tuple(map(find_asked, ("no comma", "fewer commas", "few commas", "commas")))
     ('verify:no_comma', '-1*feature:commas', 'taste:few commas', 'feature:commas')
-    >>> find("0.5*sentiment+0.5*length:12")
+    >>> find_asked("0.5*sentiment+0.5*length:12")
     '0.5*sentiment+0.5*length:12'
     """
     name, entries = words.strip(), dictionary.ENTRIES
