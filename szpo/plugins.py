@@ -64,3 +64,12 @@ def load(group: str, name: str, what: str, *, builtin: Sequence[str] = ()) -> An
             f'{what} "{name}" cannot be loaded: no module {error.name} (from '
             f"{known[name].value}); reinstall the package that brings it"
         ) from error
+
+
+def read_reward(text: str | None, logprob: Any = None) -> Any:
+    """The reward that a text names; some rewards need ``logprob`` of the base model.
+
+    Raises:
+        UsageError: no installed package reads rewards, or the text names none.
+    """
+    return load("szpo.rewards", "parse", "reader of rewards")(text, logprob=logprob)

@@ -43,6 +43,7 @@ from scipy.spatial import cKDTree
 from szpo import seeds
 from szpo.errors import RunError, UsageError
 from szpo.optim import vote_regression
+from szpo.optim.informative import verdict_entropy
 from szpo.seeds import generator
 from szpo.types import Choice, Floats, Ints
 
@@ -445,7 +446,9 @@ def _gain(s: Floats, p: Floats, joint: _Joint, rule: By) -> Floats:
     weight, chances = joint
     if rule == "bald":  # H(answer | so far) − mean H(answer | w)
         after = np.clip(p @ weight.T, 0.0, 1.0)
-        return np.asarray(_binary(after) @ chances - _binary(p) @ (chances @ weight))
+        return np.asarray(
+            verdict_entropy(after) @ chances - verdict_entropy(p) @ (chances @ weight)
+        )
     # E ½ log Var(s | so far) − E ½ log Var(s | so far, answer)
     before = _log_variance(s, np.ones_like(s), weight)[1]
     after = np.zeros_like(before)
@@ -464,7 +467,3 @@ def _log_variance(s: Floats, chance: Floats, weight: Floats) -> tuple[Floats, Fl
     square = (chance * centred**2) @ weight.T / safe
     floor = 1e-12 * (centred**2).mean(1, keepdims=True) + 1e-300
     return odds, np.log(np.maximum(square - mean**2, floor))
-
-
-def _binary(p: Floats) -> Floats:
-    return np.asarray(special.entr(p) + special.entr(1 - p))

@@ -157,7 +157,7 @@ def prepare(args: Arguments, recipe: Any, folder: Path, seed: int) -> Inputs:
     from szpo.data import preference_files
 
     if args.score is not None:  # refused before a model is loaded
-        _parse_score(args.score, lambda *_: 0.0)
+        plugins.read_reward(args.score, lambda *_: 0.0)
     if args.reward is not None:
         from szpo.baselines import reward_model
 
@@ -312,17 +312,12 @@ def _load_score(inputs: Inputs, text: str | None, folder: Path | None) -> Score:
         from szpo.baselines import reward_model
 
         return reward_model.load(folder, inputs.actor.loaded)
-    found = _parse_score(text, inputs.actor.logprob_base)
+    found = plugins.read_reward(text, inputs.actor.logprob_base)
 
     def score_all(prompts: Any, answers: Any) -> list[float]:
         return [float(found.score(p, a)) for p, a in zip(prompts, answers, strict=True)]
 
     return score_all
-
-
-def _parse_score(text: str | None, logprob: Any) -> Any:
-    """The reward that a text names; some rewards need ``logprob`` of the base model."""
-    return plugins.load("szpo.rewards", "parse", "reader of rewards")(text, logprob=logprob)
 
 
 METHODS = (

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -138,7 +138,7 @@ def _read(text: str) -> Aim:
         return Aim(name, plain, sign, BY_NAME[plain])
     if "parse" in plugins.names("szpo.rewards"):
         try:
-            _parse(form, None)
+            plugins.read_reward(form)
         except UsageError as error:
             raise UsageError(f"--of {text!r}: {_missing(form)}; as a reward: {error}") from None
         return Aim(name, form)
@@ -150,10 +150,6 @@ def _missing(form: str) -> str:
     close = difflib.get_close_matches(form, known, n=2, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
     return f"no feature of the dictionary is called so ({hint}szpo features --list)"
-
-
-def _parse(text: str, logprob: Any) -> Any:
-    return plugins.load("szpo.rewards", "parse", "reader of rewards")(text, logprob=logprob)
 
 
 def count(
@@ -201,7 +197,7 @@ def score_of(aim: Aim, policy: LoraPolicy) -> Score:
 
     if aim.feature == FLUENCY:
         return fluency
-    reward = _parse(aim.feature, policy.logprob_base)
+    reward = plugins.read_reward(aim.feature, policy.logprob_base)
 
     def score(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
         pairs = zip(prompts, answers, strict=True)

@@ -159,8 +159,8 @@ def worth(x: Floats, found: SparseFit | None, prior: SparsePrior) -> Ints:
     rest = max(0.0, 1 - float(chances.sum()))
     logits = [x[:, list(each.support)] @ each.w for each in kept]
     each = special.expit(np.stack(logits, axis=1)) if kept else np.zeros((len(x), 0))
-    whole = _entropy(each @ chances + rest / 2)
-    return _rounded(whole - _entropy(each) @ chances - rest * before)
+    whole = verdict_entropy(each @ chances + rest / 2)
+    return _rounded(whole - verdict_entropy(each) @ chances - rest * before)
 
 
 def choose_pair(root_seed: int, step: int, row: int, worths: Ints, *, known: bool = True) -> int:
@@ -178,7 +178,8 @@ def _rounded(nats: Floats) -> Ints:
     return np.asarray(np.rint(UNITS * nats), dtype=np.int64)
 
 
-def _entropy(p: Floats) -> Floats:
+def verdict_entropy(p: Floats) -> Floats:
+    """Entropy in nats of verdicts that prefer one side with the chances ``p``."""
     return np.asarray(special.entr(p) + special.entr(1 - p))
 
 
@@ -188,4 +189,4 @@ def _mean_entropies() -> tuple[Floats, Floats]:
     nodes, weights = np.polynomial.hermite_e.hermegauss(15)
     variances = np.concatenate([[0.0], np.geomspace(1e-3, 400, 200)])
     chances = special.expit(np.sqrt(variances)[:, None] * nodes)
-    return variances, _entropy(chances) @ (weights / weights.sum())
+    return variances, verdict_entropy(chances) @ (weights / weights.sum())

@@ -229,8 +229,7 @@ def find_reward(ledger: Ledger) -> Score | None:
     if panel.get("kind", "people") in ("people", "judge", FUNCTION):
         return None
     try:
-        parse = plugins.load("szpo.rewards", "parse", "reward reader")
-        reward = parse(str(panel["reward"]))
+        reward = plugins.read_reward(str(panel["reward"]))
     except (SzpoError, KeyError):
         return None
     score: Score = reward.score
