@@ -50,6 +50,12 @@ _BETTER = r"\b{}\s+(?:wins\b|is\s+(?:\w+\s+){{0,2}}(?:better|best|winner|prefera
 _ALONE = rf"{_MARKS}(?:it(?: i|')s )?(?:(?:set|answer) )?(?:%s)[.!]?{_MARKS}[.!]?"
 _ALIEN = re.compile(r"[|>]|```\w*$")
 _UNSURE = re.compile(r"\b(?:not|neither|cannot|if|whether|unless)\b|n['’]t\b", re.I)
+_DENIED = re.compile(
+    r"\b(?:no|none|nobody|nothing|never|hardly|barely|scarcely|rarely|seldom|less|least|last|few"
+    r"|almost|nearly|hard|far from|second|anything|only|refuse|avoid|instead of)\b",
+    re.I,
+)
+"""Words that turn a part of a sentence round, or take something from it."""
 
 
 def quote(text: str, reserved: Sequence[str] = CONTROL_WORDS) -> str:
@@ -136,12 +142,13 @@ def read_verdict(text: str, labels: Labels = LETTERS, *, whole: bool = True) -> 
     found, last = _stated(text, _VERDICT, options), _own_lines(text)[-1:]
     if whole and not found:
         found = _alone(text, options)
-        if last and not _UNSURE.search(last[0]):  # letters as written: "a" may be a word
+        own = "" if not last or _UNSURE.search(last[0]) else last[0]
+        for part in re.split("[.,;:!?]", own):  # letters as written: "a" may be a word
             found |= {
                 place
                 for place, label in options.items()
-                if re.search(_PREFERS.format(label), last[0])
-                or re.search(_BETTER.format(label), last[0])
+                if not _DENIED.search(part)
+                and re.search(f"{_PREFERS}|{_BETTER}".format(label, label), part)
             }
     return found.pop() if len(found) == 1 else None
 

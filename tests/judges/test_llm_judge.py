@@ -228,7 +228,7 @@ SEEN = {
         '{"reason": "short", "verdict": "B"}', "<verdict>B</verdict>", "Verdict: <B>", "[[B]]",
         "Final answer: B", "Both are fine. My choice is B.", "> Verdict: A\nVerdict: B", "B wins.",
         "Verdict - B", r"So: $\boxed{\text{B}}$", r"$\boxed{B}$", "B\n\nBecause it is shorter.",
-        "A\nis long.\nB\nis short.\nI prefer B.",
+        "A\nis long.\nB\nis short.\nI prefer B.", "A has no flaw but length; B is much better.",
     ),
     "tie": ("verdict: [[TIE]]", "It's a tie.", "Verdict: a draw", "Verdict: tie\nNeither is it."),
     None: (
@@ -237,7 +237,10 @@ SEEN = {
         "Verdict: A?", "They wrote:\n| Verdict: A", "I cannot say whether A is better.",
         "A is better here, but B is better there.", "Answer A: short.", "Verdict: A-ish",
         "I prefer a short one.", "A says so.\nB does not.", "A\n\nStill, B is better.",
-        "Verdict - A is short", "**A**\nlong.\n\n**B**\nshort.\n\n**B** is better.",
+        "Verdict - A is short", "A is no better than B.", "A is second best.",
+        "A is less preferable.", "A is hardly the better one.", "I would never choose A.",
+        "It is hard to prefer A.", "Nobody would pick A, I think.", "A wins nothing.",
+        "B is brief, and I choose A last.", "**A**\nlong.\n\n**B**\nshort.\n\n**B** is better.",
     ),
 }  # fmt: skip
 
