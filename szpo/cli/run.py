@@ -477,7 +477,7 @@ def say_result(ledger: Ledger, panelist: str | None = None) -> None:
     if helped.last is not None:
         console.say(helped.last.line)
     for who, line in remarks.read(ledger, panelist):
-        offers = " or ".join(f"--set {shlex.quote(each)}" for each in remarks.offer(line))
+        offers = " or ".join(remarks.offer(line))
         console.say(f"{who} says that it decided: {line}\n  a later run can ask: {offers}")
     _say_next(ledger, measured, taught.more_votes(ledger, lesson))
 

@@ -1,7 +1,7 @@
 -- One file holds one run. Everything but step state, seats' expiry, the controller's lease and
 -- persons' data is append-only by trigger; the hash of each appended row stands in an event.
 PRAGMA application_id = 0x535A504F;   -- 'SZPO'
-PRAGMA user_version = 4;
+PRAGMA user_version = 5;
 
 CREATE TABLE runs (
   run               TEXT PRIMARY KEY CHECK (length(run) BETWEEN 1 AND 64),
@@ -185,6 +185,13 @@ CREATE TABLE credentials (               -- a person's secrets: hashes only, era
 CREATE TABLE contacts (                  -- a person's data: erasable without touching the record
   panelist TEXT PRIMARY KEY REFERENCES panelists,
   name     TEXT
+) STRICT;
+
+CREATE TABLE remarks (                   -- what decided, in a person's words: erasable too
+  panelist TEXT NOT NULL REFERENCES panelists,
+  text     TEXT NOT NULL,
+  at_us    INTEGER NOT NULL,
+  PRIMARY KEY (panelist, text)
 ) STRICT;
 
 -- The votes that count, as the close of their round fixed them, in their order. This is what

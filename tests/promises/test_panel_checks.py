@@ -13,7 +13,7 @@ import pytest
 from szpo.cli.app import call
 from szpo.ledger.database import Ledger
 from szpo.replay import backup, verification
-from szpo.voting import withdrawals
+from szpo.voting import remarks, withdrawals
 from szpo_ui import credentials
 from szpo_ui.credentials import AccessError, Identity
 from tests.support import yard_run
@@ -82,7 +82,8 @@ def test_the_record_tells_of_an_erasure_only_with_it(tmp_path, monkeypatch):
     """A process that dies at any write of an erasure leaves all of it undone, or none."""
     path = yard_run.finished(tmp_path)
     with Ledger.open(path) as ledger:
-        credentials.invite(ledger, "panelist", "Ann", contact="Secretive Person")
+        ann = credentials.invite(ledger, "panelist", "Ann", contact="Secretive Person").panelist
+        remarks.record(ledger, ann, "Secretive words")
         reported, at = [], 0
         while not reported:
             at += 1
@@ -91,7 +92,8 @@ def test_the_record_tells_of_an_erasure_only_with_it(tmp_path, monkeypatch):
             reported = list(ledger.events("erase"))
             assert bool(reported) == (not ledger.query("SELECT 1 FROM contacts"))
             assert bool(reported) == (not ledger.query("SELECT 1 FROM credentials"))
-        assert at > 4
+            assert bool(reported) == (not ledger.query("SELECT 1 FROM remarks"))
+        assert at > 5
         ledger.checkpoint_log()  # as the next process does; the bytes go with it
     for file in path.parent.iterdir():
         assert b"Secretive" not in file.read_bytes()

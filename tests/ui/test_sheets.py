@@ -2,6 +2,7 @@
 
 import json
 import re
+from html import unescape
 
 import httpx
 import pytest
@@ -95,17 +96,17 @@ def test_a_sheet_by_keyboard_alone_stores_each_verdict_for_the_right_policy(stag
     assert (PLUS in sides[0]) != (MINUS in sides[0])
     ann.click("#sz-decided")
     ann.keyboard.type("  the <b>kind</b> ones, 1 h s ")  # no key of a verdict
-    assert not list(stage.ledger.events(remarks.KIND))
+    assert not list(remarks.read(stage.ledger))
     ann.keyboard.press("Enter")
     ann.wait_for_selector("[data-do=undo]")
     assert ann.evaluate(HERE) == "1" and verdicts(ann) == [""] * 8
     assert "Sheet 2 of about" in ann.inner_text(".sz-round")
     assert "What decided" not in text_of(operator_page.page(stage.site))  # the round is open
     stage.ledger.record_event(operator_controls.LIVE, "op", {"on": True})
-    told = text_of(operator_page.page(stage.site)).replace("&#34;", '"')
-    assert "P-01 the &lt;b&gt;kind&lt;/b&gt; ones, 1 h s" in told
-    assert 'features.add=["judge: the &lt;b&gt;kind&lt;/b&gt; ones, 1 h s"]' in told
-    assert 'features.add=["keyword:b+kind+ones+1+h+s"]' in told
+    told = unescape(text_of(operator_page.page(stage.site)))
+    assert "P-01 the <b>kind</b> ones, 1 h s" in told
+    assert """--set 'features.add=["judge: the <b>kind</b> ones, 1 h s"]'""" in told
+    assert """--set 'features.add=["keyword:b+kind+ones+1+h+s"]'""" in told
     ann.keyboard.press("ArrowUp")  # the way back over the first row is undo
     until(ann, "sheet", revises="1")
     assert ann.evaluate(HERE) == "8" and verdicts(ann)[-1] == "B"

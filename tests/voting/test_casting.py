@@ -1,6 +1,7 @@
 """Many answers in one commit, each taken or refused for itself."""
 
 import json
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -8,9 +9,10 @@ from hypothesis import given, strategies
 
 from szpo.errors import StorageError, SzpoError, UsageError
 from szpo.replay import verification
-from szpo.voting import remarks, withdrawals
+from szpo.voting import remarks
 from szpo.voting.casting import Receipt, VoteConflictError, VoteRequest
 from szpo.voting.service import VoteService
+from szpo_ui import credentials
 from tests.support.asking import KEY, ask, people
 from tests.support.quadratic import new_ledger, settings_of
 from tests.support.voting import cast_many
@@ -182,5 +184,18 @@ def test_a_panelist_leaves_each_line_once_and_a_hundred_at_most(ledger, service)
     assert len(found) == len(set(found)) == remarks.MOST and len([*remarks.read(ledger, ben)]) == 1
     remarks.record(ledger, ben, "half a \ud83d sign")
     assert [*remarks.read(ledger, ben)][-1] == ("ben", "half a ? sign")
-    ledger.record_event(withdrawals.EVENT, "op", {"panelist": ann, "step": 0})
+    credentials.erase(ledger, "ann", "op")  # though nobody invited her
     assert {who for who, _ in remarks.read(ledger)} == {"ben"}
+    credentials.erase(ledger, "ann", "op")  # again, as after a kill
+    (event,) = ledger.events("erase")
+    assert event["body"]["panelist"] == ann and verification.verify(ledger, deep=False).ok
+    with pytest.raises(UsageError, match="nobody was invited"):
+        credentials.erase(ledger, "cay", "op")
+
+
+def test_the_options_that_a_line_offers_are_two_words_of_a_shell_whatever_it_says():
+    hostile = """the "$(rm -rf ~)" `id` it's; ones"""
+    for each in remarks.offer(hostile):
+        option, value = shlex.split(each)
+        (form,) = json.loads(value.removeprefix("features.add="))
+        assert option == "--set" and form in (f"judge: {hostile}", "keyword:rm+rf+id+it's+ones")

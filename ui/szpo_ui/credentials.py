@@ -26,7 +26,7 @@ from szpo.ledger.canonical import sha256, utf8
 from szpo.ledger.connection import left_drafts
 from szpo.ledger.database import Ledger, Record
 from szpo.runs.status import StatusReader
-from szpo.voting import seats
+from szpo.voting import remarks, seats
 from szpo.voting.service import VoteService
 
 T = TypeVar("T")
@@ -293,7 +293,9 @@ def erase(
     wait_s: float = ERASE_WAIT_S,
     withdraw: Callable[[], T] | None = None,
 ) -> T | None:
-    """Delete a person's contact and credentials; the pseudonym and its votes stay in the record.
+    """Delete a person's contact, credentials and lines on what decided.
+
+    The pseudonym and its votes stay in the record.
 
     ``withdraw`` takes votes out of later fits in the same transaction; its result is returned.
 
@@ -308,10 +310,8 @@ def erase(
     _forget(ledger)
     ledger.checkpoint_log()  # without readers, the log then restarts with the deletion
     with ledger.transaction(by):
-        learned, rows = withdraw and withdraw(), of_name(ledger, name)
-        if rows:
-            _delete(ledger, rows, by)
-        begun = bool(rows) or _erased(ledger, name)
+        learned = withdraw and withdraw()
+        begun = _delete(ledger, name, by) or _erased(ledger, name)
     operators = (each["body"]["role"] == "operator" for each in ledger.events("erase"))
     if begun or any(operators):  # the record does not name an erased operator
         ledger.empty_log(wait_s)
@@ -330,14 +330,21 @@ def copies(ledger: Ledger) -> str:
 # ---- internals ----
 
 
-def _delete(ledger: Ledger, rows: list[Record], by: str) -> None:
-    panelist = rows[0]["panelist"]
-    ledger.record_event("erase", by, {"role": rows[0]["role"], "panelist": panelist})
+def _delete(ledger: Ledger, name: str, by: str) -> bool:
+    """Delete what there is of a person; False where there is nothing."""
+    rows = of_name(ledger, name)
+    found = ledger.query("SELECT panelist FROM panelists WHERE pseudonym = ?", (name,))
+    panelist = found[0]["panelist"] if found else None
+    if not remarks.erase(ledger, panelist) and not rows:
+        return False
+    role = rows[0]["role"] if rows else "panelist"
+    ledger.record_event("erase", by, {"role": role, "panelist": panelist})
     for row in rows:
         ledger.execute("DELETE FROM credentials WHERE credential = ?", (row["credential"],))
     ledger.execute("DELETE FROM contacts WHERE panelist = ?", (panelist,))
     if panelist is not None:
         seats.give_back(ledger, panelist)
+    return True
 
 
 def _erased(ledger: Ledger, name: str) -> bool:

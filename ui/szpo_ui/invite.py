@@ -67,7 +67,7 @@ def invite(
     ),
     erase: str | None = typer.Option(
         None, "--erase", metavar="NAME",
-        help="Delete a person's contact and credentials, not the votes.",
+        help="Delete a person's contact, credentials and remarks, not the votes.",
     ),
     with_votes: bool = typer.Option(
         False, "--with-votes", help="With --erase: no fit from now on has the votes either.",
@@ -155,7 +155,8 @@ def _erase(
         ledger, name, BY, wait_s=wait, withdraw=withdraw if votes else None
     )
     left = "the votes stay under the pseudonym" if learned is None else str(learned)
-    said = f"{name}: contact and credentials erased; {left}, and {credentials.copies(ledger)}"
+    gone = f"{name}: contact, credentials and remarks erased"
+    said = f"{gone}; {left}, and {credentials.copies(ledger)}"
     console.answer(as_json, {"erased": name, "learned": learned and asdict(learned)}, said)
 
 

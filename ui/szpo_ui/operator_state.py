@@ -30,7 +30,7 @@ EVENTS: Final = 80
 """Events shown, newest first."""
 HIDDEN_EVENTS: Final = (
     "rows", "asked", "generated", "regressors", "step", "consent", "measured", "sample check",
-    improvement.LAST_PAIRS, remarks.KIND,
+    improvement.LAST_PAIRS,
 )  # fmt: skip
 """Kinds of events that the log omits, since other lines report them or they are private."""
 
