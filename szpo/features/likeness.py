@@ -39,9 +39,9 @@ def read_texts(path: Path) -> tuple[tuple[str, ...], bytes]:
     Raises:
         UsageError: the file cannot be read as UTF-8, or has too few texts or too many.
     """
-    if path.exists() and not path.is_file():
-        raise UsageError(f"{path} is not a regular file; give one text a line")
     try:
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{path} is not a regular file; give one text a line")
         with path.open("rb") as file:
             raw = file.read(BYTES + 1)
         if len(raw) > BYTES:
@@ -53,6 +53,8 @@ def read_texts(path: Path) -> tuple[tuple[str, ...], bytes]:
         raise UsageError(f"{path} cannot be read ({error.strerror or error})") from None
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not UTF-8; save it as UTF-8") from None
+    except ValueError as error:  # a name that no file can have
+        raise UsageError(f"{path} cannot be read ({error})") from None
     texts = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if not FEWEST <= len(texts) <= MOST:
         raise UsageError(

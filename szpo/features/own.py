@@ -20,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
-from szpo import plugins
+from szpo import files, plugins
 from szpo.errors import UsageError
 from szpo.features import likeness
 from szpo.features.dictionary import (
@@ -126,7 +126,7 @@ def build(text: str, rate: Rate | None = None) -> tuple[Entry, Description]:
         if name == "regex":
             return _entry(text, "matches", regex(argument)), _of(text, "regex", compile_pattern)
         if name == LIKE:
-            texts, raw = likeness.read_texts(Path(argument.strip()).expanduser())
+            texts, raw = likeness.read_texts(files.expand(argument.strip()))
             digest = hashlib.sha256(raw).hexdigest()
             return _likeness(text, [], texts), _of(text, LIKE, likeness.learn, package=digest)
         if name == JUDGE:

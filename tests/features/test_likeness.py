@@ -82,6 +82,9 @@ def test_a_file_without_an_end_is_not_read(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UsageError, match="not a regular file"):
         own.build(f"like: {tmp_path / 'pipe'}")
+    for name in ("a\0b", "~nobody-here/x", "x" * 5000, "\ud800"):
+        with pytest.raises(UsageError, match="cannot be read"):
+            own.build(f"like: {name}")
     monkeypatch.setattr(likeness, "BYTES", 100)
     with pytest.raises(UsageError, match="has more than 0 MiB"):
         own.build(f"like: {VOICES['aunt']}")

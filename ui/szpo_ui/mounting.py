@@ -46,6 +46,7 @@ def mount(
     Styles belong in ``head``, since Gradio would prefix each selector in its ``css`` argument.
     Files in the folders ``blocked`` are never served.
     """
+    blocks._queue.sleep_when_free = 1.0  # a page uses no queue, and looked each millisecond
     gr.mount_gradio_app(
         app,
         blocks,
