@@ -283,6 +283,16 @@ def test_a_commit_that_fails_acknowledges_nothing(staged, monkeypatch):
     assert isinstance(found, StorageError) and not quiet.ledger.votes()
 
 
+def test_a_loop_that_is_closed_before_its_answer_keeps_nobody_else_waiting(staged):
+    writer, go = Writer(staged().site.service), threading.Event()
+    writer.start()
+    with pytest.raises(TimeoutError):
+        asyncio.run(asyncio.wait_for(writer.do(go.wait), 0.01))
+    go.set()
+    assert asyncio.run(asyncio.wait_for(writer.do(lambda: "done"), 5)) == "done"
+    writer.close()
+
+
 def test_votes_come_before_all_that_waits(staged):
     quiet, order = staged(), []
     writer = Writer(quiet.site.service)

@@ -14,6 +14,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -102,7 +103,8 @@ class Writer:
         for done, result in zip(waiting, results, strict=True):
             by_loop.setdefault(done.get_loop(), []).append((done, result))
         for loop, answered in by_loop.items():
-            loop.call_soon_threadsafe(_answer, answered)
+            with suppress(RuntimeError):  # the loop is closed, and nobody waits
+                loop.call_soon_threadsafe(_answer, answered)
 
 
 def _answer(answered: list[tuple[asyncio.Future[Any], Any]]) -> None:
