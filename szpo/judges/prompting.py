@@ -139,10 +139,10 @@ def read_verdict(text: str, labels: Labels = LETTERS, *, whole: bool = True) -> 
     """
     first, second = (rf"{re.escape(label)}\b" for label in labels)
     options: dict[Preferred, str] = {"first": first, "second": second, "tie": _TIE}
-    found, last = _stated(text, _VERDICT, options), _own_lines(text)[-1:]
+    found, last = _stated(text, _VERDICT, options), "".join(_own_lines(text)[-1:])
     if whole and not found:
         found = _alone(text, options)
-        own = "" if not last or _UNSURE.search(last[0]) else last[0]
+        own = "" if _UNSURE.search(last) else re.sub(r"[*`]|__", "", last)
         for part in re.split("[.,;:!?]", own):  # letters as written: "a" may be a word
             found |= {
                 place

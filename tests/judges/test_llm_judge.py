@@ -229,6 +229,7 @@ SEEN = {
         "Final answer: B", "Both are fine. My choice is B.", "> Verdict: A\nVerdict: B", "B wins.",
         "Verdict - B", r"So: $\boxed{\text{B}}$", r"$\boxed{B}$", "B\n\nBecause it is shorter.",
         "A\nis long.\nB\nis short.\nI prefer B.", "A has no flaw but length; B is much better.",
+        "**B** is better", "I prefer `B`.", "**A**\nlong.\n\n**B**\nshort.\n\n**B** is better.",
     ),
     "tie": ("verdict: [[TIE]]", "It's a tie.", "Verdict: a draw", "Verdict: tie\nNeither is it."),
     None: (
@@ -240,7 +241,8 @@ SEEN = {
         "Verdict - A is short", "A is no better than B.", "A is second best.",
         "A is less preferable.", "A is hardly the better one.", "I would never choose A.",
         "It is hard to prefer A.", "Nobody would pick A, I think.", "A wins nothing.",
-        "B is brief, and I choose A last.", "**A**\nlong.\n\n**B**\nshort.\n\n**B** is better.",
+        "B is brief, and I choose A last.",
+        "**A** is better here, but __B__ is better there.", "**A** is no better than B.",
     ),
 }  # fmt: skip
 
