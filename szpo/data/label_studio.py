@@ -88,6 +88,13 @@ def read_pairs(record: dict[str, Any], where: str) -> Preferences:
     return Preferences(pairs, sum(each.ties for each in found), bad=tuple(bad))
 
 
+def count_cancelled(record: Any) -> int:
+    """How many annotations of a record, if it has any, `read_pairs` leaves out."""
+    annotations = record.get("annotations", [record]) if isinstance(record, dict) else ()
+    found = annotations if isinstance(annotations, list) else ()
+    return sum(isinstance(each, dict) and bool(each.get("was_cancelled")) for each in found)
+
+
 def _ordered_texts(annotation: Any, data: dict[str, Any], where: str) -> list[str]:
     """The answers of an annotated task, best first."""
     if not isinstance(annotation, dict):

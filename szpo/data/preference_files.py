@@ -7,6 +7,7 @@ a limit, and errors name the lines of records that cannot be used.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -119,7 +120,14 @@ def read_records(path: Path, *, ours: bool = True) -> Iterator[tuple[str, Any]]:
         case [".csv"]:
             yield from spreadsheets.read(path, preference_formats.COLUMNS, limits, ours=ours)
         case [".json" | ".jsonl"]:
-            yield from text_files.read_json(path, limits)
+            cancelled = 0
+            for where, record in text_files.read_json(path, limits):
+                cancelled += label_studio.count_cancelled(record)
+                yield where, record
+            if cancelled:
+                logging.getLogger("szpo").warning(
+                    f"{path}: {cancelled} annotations left out, which their annotators cancelled"
+                )
         case _:
             raise UsageError(
                 f"{path}: preferences are read from .jsonl, .jsonl.gz, .json and .csv files"

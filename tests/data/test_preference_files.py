@@ -193,13 +193,14 @@ def test_a_ranking_comes_back_as_its_pairs(best_first, seed, named):
     assert {pair.source for pair in found.pairs} == {"ranking"}
 
 
-def test_each_annotator_counts_and_a_cancelled_one_does_not(tmp_path):
+def test_each_annotator_counts_and_a_cancelled_one_does_not(tmp_path, caplog):
     task = label_studio.make_task(Prompt.user("Which?"), ["x", "y"], key=bytes(16))
     record = export_of(task, ["0", "1"])
     record["annotations"] += export_of(task, ["1", "0"])["annotations"]
     record["annotations"] += export_of(task, ["0"], was_cancelled=True)["annotations"]
     path = file(tmp_path, [json.dumps([record])], "export.json")
     assert texts(preference_files.read(path, "label-studio")) == [("x", "y"), ("y", "x")]
+    assert caplog.messages == [f"{path}: 1 annotations left out, which their annotators cancelled"]
 
 
 TWO = label_studio.make_task(Prompt.user("Which?"), ["x", "y"], key=bytes(16))
