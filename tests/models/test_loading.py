@@ -237,6 +237,16 @@ def test_files_that_are_no_model_or_not_all_of_it_are_refused_in_a_line(saved, w
     message = refusal(saved)
     assert re.search(words, message), message
     assert "report" not in message, "the library's report is hidden"
+    with pytest.raises(UsageError) as fetched:
+        loading.fetch(str(saved))
+    assert str(fetched.value) == message
+
+
+def test_the_tensors_of_a_quantised_checkpoint_are_checked_when_it_is_loaded(saved):
+    place, said = saved / "config.json", list[str]()
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"quantization_config": {}}))
+    assert loading.fetch(str(saved), say=said.append) == saved
+    assert "seen when it is loaded" in said[0]
 
 
 def test_pickle_files_are_never_read_and_four_bits_refuse_what_is_lacking(wide, tmp_path):
