@@ -103,7 +103,8 @@ class Cell:
 
 def load(seed: int, *sets: str) -> Config:
     """Settings of the preset tiny with these changes."""
-    own = (f"run.seed={seed}", f"subspace.setup_seed={seed}", "subspace.dim=8", "run.votes=960")
+    own = (f"run.seed={seed}", f"subspace.setup_seed={seed}", "subspace.dim=8", "run.votes=960",
+           "subspace.samples=128", "subspace.redraws=0")  # fmt: skip
     return settings_file.load(preset_name="tiny", sets=[*own, *sets])
 
 

@@ -199,7 +199,8 @@ ASKED = [Prompt.user("w7"), Prompt.user("w8")]
 
 
 def key_of(*sets, sha256="model", dtype="bf16", prompts=ASKED):
-    config = settings_file.load(preset_name="tiny", sets=["run.folder=elsewhere", *sets])
+    own = "run.folder=elsewhere", "subspace.kind=score"
+    config = settings_file.load(preset_name="tiny", sets=[*own, *sets])
     return subspace_setup.file_name(subspace_setup.setup_key(config, sha256, dtype, prompts))
 
 

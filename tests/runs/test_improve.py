@@ -40,9 +40,8 @@ from tests.support.tampering import forge
 pytestmark = pytest.mark.full
 ASKED = [("How was the rain?", "was"), ("How was the soup?", "no such answer")]
 SETS = {
-    "panel.verdict": "rows", "panel.beta": 30, "run.votes": 80, "subspace.kind": "features",
-    "subspace.samples": 384, "evaluation.prompts": 8, "evaluation.samples": 2,
-    "evaluation.along": 0,
+    "panel.beta": 30, "run.votes": 80, "subspace.samples": 384, "evaluation.prompts": 8,
+    "evaluation.samples": 2, "evaluation.along": 0,
 }  # fmt: skip
 
 
@@ -272,8 +271,8 @@ class Leave(BaseException):
 
 PEOPLE = {
     "panel.kind": "people", "panel.poor_samples": "open", "panel.calibration": "false",
-    "panel.verdict": "rows", "subspace.kind": "none", "run.votes": 400, "improve.nats": 1.0,
-    "run.name": "read", "run.seed": 0,
+    "subspace.kind": "none", "run.votes": 400, "improve.nats": 1.0, "run.name": "read",
+    "run.seed": 0,
 }  # fmt: skip
 
 
