@@ -38,6 +38,7 @@ from transformers import AttentionInterface
 from szpo import turns
 from szpo.errors import RunError
 from szpo.models.batched_lora import AdaptedModel, Deltas, adapted_layers, attach_deltas
+from szpo.models.lora import Site
 
 NAME = "szpo_flat"
 
@@ -222,7 +223,7 @@ class PrefillPass:
         sequence_of, self._unit_prefix_of = units
         self._store = store
         self._device = device
-        self._prefixes = prefixes
+        self.prefixes = prefixes
         self._unit_lengths = lengths[sequence_of]
         self.expanded = not shared
         first = lengths.cumsum(0) - lengths
@@ -254,8 +255,8 @@ class PrefillPass:
         """0 where a token may attend, −∞ elsewhere: (1, 1, longest, prefix + longest)."""
         if window not in self._masks:
             longest = self._padded.shape[1]
-            query = self._prefixes.length + torch.arange(longest)[:, None]
-            ahead = query - torch.arange(self._prefixes.length + longest)
+            query = self.prefixes.length + torch.arange(longest)[:, None]
+            ahead = query - torch.arange(self.prefixes.length + longest)
             seen = ahead >= 0 if window is None else (ahead >= 0) & (ahead < window)
             zero = torch.zeros(seen.shape, dtype=dtype)
             mask = zero.masked_fill(~seen, float("-inf"))[None, None]
@@ -268,8 +269,8 @@ class PrefillPass:
         """All tokens of the sequences: each attends to its prefix and to earlier tokens."""
         q, k, v = (t[self._padded].transpose(1, 2) for t in (q, k, v))
         self._store(layer, k, v, expanded=self.expanded)
-        if self._prefixes.length:
-            prefix_k, prefix_v = self._prefixes.pick(layer, self._prefix_of)
+        if self.prefixes.length:
+            prefix_k, prefix_v = self.prefixes.pick(layer, self._prefix_of)
             k = torch.cat([prefix_k, k], dim=2)
             v = torch.cat([prefix_v, v], dim=2)
         group = q.shape[1] // k.shape[1]
@@ -521,23 +522,104 @@ class PrefillBatch:
         prefill = PrefillPass(
             lengths, units, store, prefixes=prefixes, shared=shared, device=device
         )
-        ids = torch.tensor([token for sequence in sequences for token in sequence])
-        positions = torch.cat(
-            [torch.arange(prefixes.length, prefixes.length + len(s)) for s in sequences]
-        )
-        if not shared:
-            ids, positions = ids[prefill.index], positions[prefill.index]
         sizes = lengths[units[0]]
         rows = member.repeat_interleave(sizes)[None]
         with ExitStack() as stack:
-            stack.enter_context(attend_with(prefill))
             stack.enter_context(attach_deltas(model, self._adapted.sites, self._deltas, rows))
             if shared:
                 stack.enter_context(expand_at(self._upper, prefill))
-            logits: Tensor = model(
-                input_ids=ids[None].to(device),
-                position_ids=positions[None].to(device),
-                use_cache=False,
-                logits_to_keep=(sizes.cumsum(0) - 1).to(device),
-            ).logits[0]
+            last = (sizes.cumsum(0) - 1).to(device)
+            logits: Tensor = run_flat(model, prefill, sequences, logits_to_keep=last).logits[0]
         return logits
+
+
+def run_flat(
+    model: Any, prefill: PrefillPass, sequences: Sequence[tuple[int, ...]], **more: Any
+) -> Any:
+    """One pass of ``model`` over the tokens of sequences, which ``prefill`` attends to.
+
+    ``more`` goes to the model. Inside `use_flat_attention`.
+    """
+    first = prefill.prefixes.length
+    ids = torch.tensor([token for sequence in sequences for token in sequence])
+    positions = torch.cat([torch.arange(first, first + len(s)) for s in sequences])
+    if prefill.expanded:
+        ids, positions = ids[prefill.index], positions[prefill.index]
+    with attend_with(prefill):
+        return model(
+            input_ids=ids[None].to(model.device), position_ids=positions[None].to(model.device),
+            use_cache=False, **more,
+        )  # fmt: skip
+
+
+def _forget(layer: int, k: Tensor, v: Tensor, *, expanded: bool) -> None:
+    """A `Store` of passes after which nothing is generated."""
+
+
+class FlatReading:
+    """Prompts with their answers, read one after another without padding.
+
+    What all prompts start with is read once for each member, see `begin`. Inside
+    `use_flat_attention`.
+    """
+
+    def __init__(
+        self, model: Any, prompts: Sequence[tuple[int, ...]], answers: Sequence[tuple[int, ...]]
+    ):
+        self._model, self._prompts = model, prompts
+        prefix = common_prefix(prompts)
+        self.prefix = prefix if prefix * (len(prompts) - 1) >= SHORTEST_SAVING else 0
+        # What comes after an answer's last token is not asked.
+        rows = zip(prompts, answers, strict=True)
+        self._rows = [(*prompt, *answer[:-1])[self.prefix :] for prompt, answer in rows]
+        self.spoken = [len(answer) for answer in answers]
+        self.lengths = torch.tensor([len(row) for row in self._rows])
+
+    def parts(self, tokens: int) -> Iterator[list[int]]:
+        """Numbers of rows of similar length, of at most so many tokens together."""
+        part: list[int] = []
+        for row in self.lengths.argsort(stable=True).tolist():
+            if part and sum(self.lengths[part].tolist()) + len(self._rows[row]) > tokens:
+                yield part
+                part = []
+            part.append(row)
+        yield part
+
+    def places(self, part: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Where the tokens of a part's answers are predicted, row by row, in its pass."""
+        ends = self.lengths[list(part)].cumsum(0).tolist()
+        spans = [
+            torch.arange(end - self.spoken[row], end) for row, end in zip(part, ends, strict=True)
+        ]
+        columns = torch.cat(spans).to(self._model.device)
+        return torch.zeros_like(columns), columns
+
+    def begin(self, sites: tuple[Site, ...], deltas: Deltas | None) -> Prefixes:
+        """Keys and values of the common start, for each of the members."""
+        found, members = (
+            Prefixes(self.prefix),
+            torch.arange(1 if deltas is None else deltas.members),
+        )
+        if self.prefix:
+
+            def save(layer: int, k: Tensor, v: Tensor, *, expanded: bool) -> None:
+                found.layers[layer] = (k, v)
+
+            units, lengths = (torch.zeros_like(members), members), torch.tensor([self.prefix])
+            prefill = PrefillPass(
+                lengths, units, save, prefixes=Prefixes(), shared=False, device=self._model.device
+            )
+            owner = members.repeat_interleave(self.prefix)[None]
+            with attach_deltas(self._model, sites, deltas, owner):
+                run_flat(self._model, prefill, [self._prompts[0][: self.prefix]], logits_to_keep=1)
+        return found
+
+    def read(self, part: Sequence[int], begun: Prefixes, members: Tensor) -> Any:
+        """One pass over a part's rows, of these members each."""
+        rows = [self._rows[row] for row in part]
+        units = (torch.arange(len(part)), members)
+        prefill = PrefillPass(
+            self.lengths[list(part)], units, _forget, prefixes=begun, shared=False,
+            device=self._model.device,
+        )  # fmt: skip
+        return run_flat(self._model, prefill, rows)

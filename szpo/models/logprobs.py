@@ -20,10 +20,13 @@ from szpo import turns
 from szpo.errors import RunError
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas, keep_below, skip
 from szpo.models.devices import split_halved
+from szpo.models.flat_attention import FlatReading, use_flat_attention
 from szpo.types import Floats
 
 TOKENS = 4096
 """Tokens of one forward pass, padding included."""
+FLAT_TOKENS = 1024
+"""Tokens of one forward pass without padding: few enough for a pause every second or two."""
 LOGITS = 24_000_000
 """Logits of one pass (values); 4 bytes each, a few copies live at once."""
 KL_LOGITS = 6_000_000
@@ -377,6 +380,7 @@ def kl_of_members(
     *,
     reference: Deltas | None = None,
     temperature: float = 1.0,
+    flat: bool = False,
 ) -> Floats:
     """KL(π_member ‖ π_reference) in nats per completion, one value per member's sample.
 
@@ -390,6 +394,7 @@ def kl_of_members(
         owner: Member of each sample.
         reference: One member to compare with; None is the base model.
         temperature: The sampling temperature.
+        flat: Read without padding; for models that `szpo.models.engines.FlatEngine` can run.
     """
     model, sites = adapted.model, adapted.sites
     sliced = reads_slices(adapted)
@@ -409,8 +414,31 @@ def kl_of_members(
             found[list(batch.index)] = _per_row(batch, each).cpu()
         return found
 
+    def measure_flat(part: NDArray[np.int64]) -> Floats:
+        found, owners = np.empty(len(part)), torch.tensor([owner[i] for i in part])
+        few = [samples[i] for i in part]
+        reading = FlatReading(model, [s.prompt for s in few], [s.answer for s in few])
+        with use_flat_attention(model) as pause:
+            pause()
+            own, other = reading.begin(sites, deltas), reading.begin(sites, reference)
+            for rows in reading.parts(FLAT_TOKENS):
+                pause()
+                at, members = reading.places(rows), owners[rows]
+                each = members.repeat_interleave(reading.lengths[rows])[None]
+                run = partial(reading.read, rows, own, members)
+                with attach_deltas(model, sites, deltas, each), keep_below(adapted) as below:
+                    moved = logit_slices(model, at, run, temperature, sliced=True)
+                run = partial(reading.read, rows, other, torch.zeros_like(members))
+                with attach_deltas(model, sites, reference), skip(below):
+                    still = logit_slices(model, at, run, temperature, sliced=True)
+                values = torch.cat([*map(_kl_of_logits, moved, still)]).cpu()
+                parts = torch.split(values, [reading.spoken[row] for row in rows])
+                found[rows] = [float(each.sum()) for each in parts]
+        return found
+
     with torch.inference_mode():
-        return split_halved(measure, np.arange(len(samples)))
+        work = measure_flat if flat and sliced else measure
+        return split_halved(work, np.arange(len(samples)))
 
 
 def _kl_of_logits(moved: torch.Tensor, still: torch.Tensor) -> torch.Tensor:

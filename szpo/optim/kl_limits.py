@@ -3,10 +3,10 @@
 Shrink a proposed point until its measured KL fits the budget; only then is it recorded. The point
 lies on a ray from the model's start. A share of the way is n/256. The whole way is measured first.
 While a reading is above the budget, a smaller share is measured, with at most `MOST_READINGS`
-readings in all. KL is taken as linear in the square of the share between the largest share that
-fits (or the start) and the smallest that does not, and the next share aims at `AIMED_SHARE` of the
-budget. The readings are recorded, and they alone determine every share, to the last bit: a replay
-needs no model.
+readings in all, or one where the budget is small. KL is taken as linear in the square of the share
+between the largest share that fits (or the start) and the smallest that does not, and the next
+share aims at `AIMED_SHARE` of the budget. The readings are recorded, and they alone determine
+every share, to the last bit: a replay needs no model.
 
 In whitened coordinates z the policy near its start is the start's distribution tilted by
 exp(z · u), where u is the score of an answer, ∂ log π(answer) / ∂z. So the mean of any figure f of
@@ -40,10 +40,14 @@ SHARE_PARTS: Final = 256
 """Shares of the way are multiples of 1/256."""
 MOST_READINGS: Final = 3
 """Largest number of readings in a step."""
+UNPROVEN: Final = 0.14
+"""How far the recommended point goes while the votes may be chance, nats."""
 AIMED_SHARE: Final = 0.9
 """Share of the budget that is aimed at, since measured KL scatters."""
 CLOSE_ENOUGH_SHARE: Final = 0.75
 """A shrunk point is accepted if its KL is at least this share of the budget."""
+ONE_READING: Final = UNPROVEN / AIMED_SHARE
+"""A budget of at most these nats gets one reading: a short way costs as much as a long one."""
 LEAST_KL: Final = 0.1
 """A point is measured if its quadratic KL estimate is at least this many nats."""
 UNMOVED_SHARE: Final = 0.05
@@ -92,9 +96,11 @@ class KlMeasurement:
     def follows(self) -> bool:
         """True if every share follows from the readings before it."""
         given = [(each.share, False) for each in self.readings] + [(self.share, True)]
-        return all(
-            choose_share(self.limit, self.readings[:i]) == each for i, each in enumerate(given)
-        )
+        found = [
+            [choose_share(self.limit, self.readings[:i], most) for i in range(len(given))]
+            for most in {_most_readings(self.limit), MOST_READINGS}
+        ]
+        return given in found
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> KlMeasurement:
@@ -124,15 +130,24 @@ def measure_share(limit: float, read: Callable[[int], Reading]) -> KlMeasurement
         read: Measures KL at a share of the way, in units of 1/256.
     """
     readings: tuple[Reading, ...] = ()
+    most = _most_readings(limit)
     while True:
-        share, settled = choose_share(limit, readings)
+        share, settled = choose_share(limit, readings, most)
         if settled:
             return KlMeasurement(limit, readings, share)
         readings += (read(share),)
 
 
-def choose_share(limit: float, readings: tuple[Reading, ...]) -> tuple[int, bool]:
+def _most_readings(limit: float) -> int:
+    return MOST_READINGS if limit > ONE_READING else 1
+
+
+def choose_share(
+    limit: float, readings: tuple[Reading, ...], most: int = MOST_READINGS
+) -> tuple[int, bool]:
     """The share that follows from the readings, and whether to record it (True) or to measure it.
+
+    At most ``most`` readings are made.
 
     >>> choose_share(3.0, (Reading(256, 12.0, 2.7),))
     (121, False)
@@ -145,7 +160,7 @@ def choose_share(limit: float, readings: tuple[Reading, ...]) -> tuple[int, bool
     if not above or (fits and low.kl >= CLOSE_ENOUGH_SHARE * limit):
         return low.share, True
     high = min(above, key=lambda each: each.share)
-    full = len(readings) >= MOST_READINGS
+    full = len(readings) >= most
     if full and fits:
         return low.share, True
     bottom, top, aim = Fraction(low.kl), Fraction(high.kl), Fraction(AIMED_SHARE) * Fraction(limit)

@@ -38,7 +38,7 @@ from szpo.optim.all_votes import (
     tie_share,
 )
 from szpo.optim.informative import explanations_of
-from szpo.optim.kl_limits import AIMED_SHARE, SHARE_PARTS, Reading
+from szpo.optim.kl_limits import AIMED_SHARE, ONE_READING, SHARE_PARTS, UNPROVEN, Reading
 from szpo.optim.named_features import CARRIED, Claim, NamedFeatures, claims, directions
 from szpo.optim.rule import HistoryUse, Move, Perturbations, Rule, WeightedVotes, check_finite
 from szpo.optim.settings import Settings, base_mu
@@ -47,8 +47,6 @@ from szpo.types import FEATURE_GRID, Explanation, Floats
 
 BUDGET: Final = 3.0
 """The default `kl_budget`, nats."""
-UNPROVEN: Final = 0.14
-"""How far the recommended point goes while the votes may be chance, nats."""
 RADIUS: Final = 4.5
 """The default `kl_radius`, nats: a vote on a wider comparison says more."""
 
@@ -191,7 +189,7 @@ def find_limit(settings: Settings, record: AllVotes) -> float:
     """
     assert settings.kl_budget is not None
     proven = float(record.log_factor) >= math.log(BAYES_FACTOR_NEEDED)
-    return settings.kl_budget if proven else min(settings.kl_budget, UNPROVEN / AIMED_SHARE)
+    return settings.kl_budget if proven else min(settings.kl_budget, ONE_READING)
 
 
 def _needs_measuring(settings: Settings, record: AllVotes, target: Floats) -> bool:
@@ -201,6 +199,8 @@ def _needs_measuring(settings: Settings, record: AllVotes, target: Floats) -> bo
         return False
     if record.reach is None or record.proposed is None:
         return True
+    if find_limit(settings, record) <= ONE_READING < settings.kl_budget:
+        return False  # votes may be chance: the first reading scales these short moves
     read = record.reach.nearest
     before = read.share / SHARE_PARTS * record.proposed
     moved = float(np.linalg.norm(target - before))

@@ -22,7 +22,7 @@ from szpo.models import adapters, loading, logprobs, lora, scores
 from szpo.models.answer_shares import cut_rows
 from szpo.models.batched_lora import AdaptedModel, Deltas, find_sites
 from szpo.models.engine import Engine, total_logprobs
-from szpo.models.engines import engine_for
+from szpo.models.engines import FlatEngine, engine_for
 from szpo.models.loading import Loaded, ModelFacts
 from szpo.models.logprobs import Sample
 from szpo.models.lora import Site
@@ -249,6 +249,7 @@ class LocalBackend:
                 return logprobs.kl_of_members(
                     self.adapted, deltas, samples, request.owner,
                     reference=self._start_deltas(), temperature=request.temperature,
+                    flat=isinstance(self.engine, FlatEngine),
                 )  # fmt: skip
         raise TypeError(f"{type(request).__name__} cannot be read")
 

@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig
 
 from szpo.errors import ResourceError, RunError
-from szpo.models import devices, logprobs, scores
+from szpo.models import devices, flat_attention, logprobs, scores
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas, find_sites
 from szpo.models.engines import FlatEngine, GenerateEngine
 from szpo.models.logprobs import Sample
@@ -68,6 +68,40 @@ def test_kl_sums_that_of_all_positions_however_few_the_head_reads_at_a_time(name
     handle.remove()
     # `head_is_plain` tries three; a row at a time has at most four.
     assert max(read[1:]) == (2 if name == "llama" else 4)
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["common start", "whole"])
+def test_kl_without_padding_is_the_same_and_reads_a_common_start_once(shared, monkeypatch):
+    monkeypatch.setattr(flat_attention, "SHORTEST_SAVING", 1 if shared else 1_000)
+    monkeypatch.setattr(logprobs, "FLAT_TOKENS", 20)
+    model, sites, start = parts("llama")
+    rng = np.random.default_rng(6)
+    weights = {s.name: 3 * rng.normal(size=(3, s.outputs, s.rank)) for s in sites}
+    three = Deltas(
+        {s.name: torch.from_numpy(start[s.a]) for s in sites},
+        {name: torch.from_numpy(b).float() for name, b in weights.items()},
+    )
+    reference = Deltas(three.A, {name: b[2:] for name, b in three.B.items()})
+    samples = [
+        Sample((7, 8, 9, *range(20, 20 + n)), tuple(range(40, 40 + answer)))
+        for n, answer in ((1, 4), (5, 2), (2, 0), (3, 6), (1, 1))
+    ]
+    owner, seen = [0, 1, 1, 0, 1], []
+    handle = model.model.layers[0].register_forward_hook(
+        lambda _module, _inputs, out: seen.append(out.shape[1])
+    )
+    for other in (None, reference):
+        wanted, found = (
+            logprobs.kl_of_members(
+                AdaptedModel(model, sites), three, samples, owner,
+                reference=other, temperature=0.8, flat=flat,
+            )
+            for flat in (False, True)
+        )  # fmt: skip
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-7)
+        assert found[2] == 0 and (found[[0, 1, 3, 4]] > 0.001).all()
+    handle.remove()
+    assert (3 * 3 in seen) == shared  # three members, three tokens
 
 
 def test_an_adapted_head_counts_in_the_kl():

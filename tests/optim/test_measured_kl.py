@@ -1,5 +1,7 @@
 """How much of the way to a proposed point is recorded, given what was measured on it."""
 
+from dataclasses import replace
+
 import pytest
 
 from szpo.optim.kl_limits import (
@@ -34,6 +36,16 @@ def readings(*pairs, whole=2.7):
 )
 def test_the_share_by_hand(found, wanted):
     assert choose_share(3.0, readings(*found)) == wanted
+
+
+def test_a_short_way_is_measured_once():
+    def read(share):
+        return Reading(share, 0.2 * (share / SHARE_PARTS) ** 1.5, 0.1)
+
+    short, long = measure_share(0.15, read), measure_share(0.16, read)
+    assert short.share == 210 and len(short.readings) == 1  # 256·√(.135/.2) = 210.3
+    assert [each.share for each in long.readings] == [256, 217]
+    assert short.follows and not replace(long, limit=0.15).follows
 
 
 @pytest.mark.parametrize("power", [1.2, 2.0, 2.7, 4.0])

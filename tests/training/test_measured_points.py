@@ -7,8 +7,7 @@ from szpo.errors import RunError
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim import regression
-from szpo.optim.kl_limits import AIMED_SHARE, SHARE_PARTS, UNMOVED_SHARE
-from szpo.optim.regression import UNPROVEN
+from szpo.optim.kl_limits import AIMED_SHARE, SHARE_PARTS, UNMOVED_SHARE, UNPROVEN
 from szpo.replay import replay, verification
 from szpo.voting import step_record
 from tests.support.driving import drive, started
@@ -72,8 +71,8 @@ def test_the_jump_at_the_gate_is_measured_and_shrunk_before_it_is_recorded(run, 
     assert max(nats) <= BUDGET  # no point of the run was ever beyond it
     shut = [step for step, one in enumerate(noted) if one and one.limit < BUDGET]
     assert (
-        shut and max(nats[step] for step in shut) <= UNPROVEN / AIMED_SHARE
-    )  # may be chance still
+        len(shut) == 1 and max(nats[step] for step in shut) <= UNPROVEN / AIMED_SHARE
+    )  # may be chance still: measured once
     shrunk = [(step, one) for step, one in enumerate(noted) if one and one.share < SHARE_PARTS]
     shrunk = [(step, one) for step, one in shrunk if step not in shut]
     assert shrunk
