@@ -69,7 +69,7 @@ def _count_from(offset: Floats | None, row: Row) -> dict[str, Any]:
 
 
 def bootstrap(
-    values: Sequence[float] | Floats, over: Sequence[float] | None = None
+    values: Sequence[float] | Floats, over: Sequence[float] | Floats | None = None
 ) -> dict[str, Any]:
     """Mean over seeds with its 95 % bootstrap interval; with ``over`` the ratio of two means.
 
@@ -92,7 +92,7 @@ def bootstrap(
     random = generator(derive(0, "bootstrap"))
     if x.ndim == 2:
         seeds, prompts = (random.multinomial(n, np.full(n, 1 / n), DRAWS) / n for n in x.shape)
-        above, below = ((seeds @ x) * prompts).sum(1), np.ones(DRAWS)
+        above, below = (((seeds @ each) * prompts).sum(1) for each in (x, y))
     else:
         index = random.integers(len(x), size=(DRAWS, len(x)))
         above, below = x[index].mean(1), y[index].mean(1)
@@ -211,7 +211,8 @@ def cost_to_target(group: Group, course: Sequence[Row], by: str) -> float | None
     first asks and then trains does not move while it asks, so all it asked by then counts.
     """
     if group.method in RULES:
-        return find_where([{by: 0, "gain": 0.0}, *course], "gain", REACHED, by)
+        cost: float | None = find_where([{by: 0, "gain": 0.0}, *course], "gain", REACHED, by)
+        return cost
     return next((row[by] for row in course if row["gain"] >= REACHED), None)
 
 
@@ -226,10 +227,10 @@ def median_reached(found: Sequence[float | None]) -> float | None:
     return None if value == float("inf") else value
 
 
-def find_where(rows: Sequence[Row], name: str, level: float, wanted: str) -> float | None:
+def find_where(rows: Sequence[Row], name: str, level: float, wanted: str) -> Any:
     """The value of ``wanted`` where ``name`` first reaches ``level``; None if it never does.
 
-    Both are interpolated linearly between two checkpoints.
+    Both are interpolated linearly between two checkpoints; ``wanted`` may be a list.
 
     >>> rows = [{"votes": 0, "gain": 0.0}, {"votes": 40, "gain": 0.1}, {"votes": 80, "gain": 0.3}]
     >>> find_where(rows, "gain", 0.2, "votes"), find_where(rows, "gain", 0.5, "votes")
@@ -237,11 +238,12 @@ def find_where(rows: Sequence[Row], name: str, level: float, wanted: str) -> flo
     """
     for i, row in enumerate(rows):
         if row[name] >= level:
-            if i == 0:
-                return float(row[wanted])
-            before = rows[i - 1]
-            share = (level - before[name]) / (row[name] - before[name])
-            return float(before[wanted] + share * (row[wanted] - before[wanted]))
+            here = np.asarray(row[wanted], float)
+            if i > 0:
+                before = rows[i - 1]
+                share = (level - before[name]) / (row[name] - before[name])
+                here = np.asarray(before[wanted], float) * (1 - share) + share * here
+            return here if here.ndim else float(here)
     return None
 
 
@@ -331,8 +333,8 @@ def _judge(target: Target, found: Sequence[Row], of: int) -> Iterator[tuple[str,
 def judge_comparisons(plan: Plan, rows: Rows) -> list[dict[str, Any]]:
     """The plan's comparisons, paired over the seeds that both groups have finished.
 
-    A seed whose run never reaches the KL of a comparison is left out, so ``seeds`` may be less
-    than ``of``.
+    Intervals resample seeds and, where both groups have the same prompts, prompts. A seed whose
+    run never reaches the KL of a comparison is left out, so ``seeds`` may be less than ``of``.
     """
     lines = []
     for asked in plan.comparisons:
@@ -341,20 +343,22 @@ def judge_comparisons(plan: Plan, rows: Rows) -> list[dict[str, Any]]:
         shared = sorted(set(ours) & set(theirs))
         if not shared:
             continue
-        x, y = [ours[seed] for seed in shared], [theirs[seed] for seed in shared]
+        x, y = (np.array([each[seed] for seed in shared]) for each in (ours, theirs))
+        if x.shape != y.shape:
+            x, y = (each.reshape(len(shared), -1).mean(1) for each in (x, y))
         where = f"at {asked.votes} votes" if asked.kl is None else f"at {asked.kl:g} nats"
         ratio = bootstrap(x, y)
         labels = (asked.ours, asked.theirs)
         wanted = min(len(plan.group(label).seeds) for label in labels)
         done = set.intersection(*({row["seed"] for row in rows[label]} for label in labels))
-        difference = bootstrap([a - b for a, b in zip(x, y, strict=True)])
+        difference = bootstrap(x - y)
         if asked.ratio is None:
             met = difference["high"] is None or difference["high"] >= 0
         else:
             met = ratio["mean"] >= asked.ratio or ratio["mean"] < 0 < difference["mean"]
         lines.append(
             {"ours": asked.ours, "theirs": asked.theirs, "where": where, "seeds": len(shared),
-             "of": wanted, "mean_ours": float(np.mean(x)), "mean_theirs": float(np.mean(y)),
+             "of": wanted, "mean_ours": float(x.mean()), "mean_theirs": float(y.mean()),
              "difference": difference, "ratio": ratio, "asked": asked.ratio,
              "met": met if len(done) >= wanted else None}
         )  # fmt: skip
@@ -363,20 +367,24 @@ def judge_comparisons(plan: Plan, rows: Rows) -> list[dict[str, Any]]:
 
 def _values(
     plan: Plan, rows: Rows, label: str, asked: Comparison, votes: int | None
-) -> dict[int, float]:
-    """The gain by seed, at ``votes`` or, if None, at the comparison's KL."""
+) -> dict[int, Any]:
+    """The gains on each prompt by seed, at ``votes`` or, if None, at the comparison's KL.
+
+    The mean gain instead where rows do not have them.
+    """
     group = plan.group(label)
+    name = "by_prompt" if all("by_prompt" in row for row in rows[label]) else "gain"
     if votes is not None:
-        return {row["seed"]: row["gain"] for row in checkpoint(rows[label], group, votes)}
+        return {row["seed"]: row[name] for row in checkpoint(rows[label], group, votes)}
     found = {}
     for seed, course in courses(rows[label]).items():
-        gain = None if asked.kl is None else gain_at_kl(course, asked.kl)
+        gain = None if asked.kl is None else gain_at_kl(course, asked.kl, name)
         if gain is not None:
             found[seed] = gain
     return found
 
 
-def gain_at_kl(rows: Sequence[Row], kl: float) -> float | None:
+def gain_at_kl(rows: Sequence[Row], kl: float, name: str = "gain") -> Any:
     """A run's gain where its KL first reaches a value; None if it never does.
 
     The gain is interpolated linearly between checkpoints, beginning at (0 nats, gain 0).
@@ -386,4 +394,4 @@ def gain_at_kl(rows: Sequence[Row], kl: float) -> float | None:
     (0.1, 0.25, None)
     """
     course = sorted(rows, key=lambda row: row["share"])
-    return find_where([{"kl": 0.0, "gain": 0.0}, *course], "kl", kl, "gain")
+    return find_where([{"kl": 0.0, name: 0.0}, *course], "kl", kl, name)

@@ -1,8 +1,9 @@
-"""`szpo bench vpl`: two users with different tastes, modelled with and without a user latent."""
+"""`szpo bench vpl`: users with different tastes, two or four, with and without a user latent."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -48,6 +49,15 @@ FACTS: Final = (
     "It opened in spring.", "The train takes an hour.", "Tickets are sold at the gate.",
     "Lunch is served until two.", "The tower has nine floors.", "A guide speaks three languages.",
 )  # fmt: skip
+ADVICE: Final = (
+    "Bring a coat.", "Book ahead.", "Leave the car at home.", "Go early.", "Carry some coins.",
+    "Wear good shoes.",
+)  # fmt: skip
+DOUBTS: Final = (
+    "I may be wrong about the hours.", "I have not checked the price.", "Others may disagree.",
+    "My map is old.", "I only heard this.", "It may have changed since.",
+)  # fmt: skip
+SENTENCES: Final = {"full": FACTS, "helpful": ADVICE, "honest": DOUBTS}
 TOPICS: Final = ("the market", "the castle", "the museum", "the harbour", "the zoo", "the park")
 TRAINING: Final = 80
 """How many of a hundred sentences about a pet are for training; the others are for tests."""
@@ -97,30 +107,33 @@ def _pet(kind: str, pick: Callable[[int], int], part: str) -> str:
     return f"{opening} a {PETS[kind][pick(3)]} {ending}."
 
 
-def two_attributes(n: int, seed: int, part: str = "train") -> Pairs:
-    """Notes on a place, with four grades of warmth and zero to three facts.
+def attributes(wanted: Sequence[str], n: int, seed: int, part: str = "train") -> Pairs:
+    """Notes on a place, with four grades of warmth and zero to three sentences of other kinds.
 
-    One user wants warmth, the other facts. The notes of a pair differ in both, so each user has a
-    preference; in half of the pairs it is the same.
+    Each user wants one of these. The notes of a pair differ in all, so each user has a preference;
+    pairs on which users disagree are controversial: half with two users, seven eighths with four.
     """
-    pick = _draws(seed, "two attributes", part, n * 32)
+    number = {2: "two", 4: "four"}[len(wanted)]
+    pick = _draws(seed, f"{number} attributes", part, n * 32)
     votes = []
     for _ in range(n):
-        topic, user = TOPICS[pick(len(TOPICS))], ("warm", "full")[pick(2)]
-        grades = [(i := pick(4), (i + 1 + pick(3)) % 4) for _ in range(2)]  # warmth, facts
-        one, other = (_note(topic, grades[0][side], grades[1][side], pick) for side in (0, 1))
-        wanted = grades[user == "full"]
-        chosen, rejected = (one, other) if wanted[0] > wanted[1] else (other, one)
-        controversial = (grades[0][0] > grades[0][1]) != (grades[1][0] > grades[1][1])
-        votes.append((user, chosen, rejected, controversial))
+        topic, user = TOPICS[pick(len(TOPICS))], pick(len(wanted))
+        grades = [(i := pick(4), (i + 1 + pick(3)) % 4) for _ in wanted]
+        sides = (dict(zip(wanted, side, strict=True)) for side in zip(*grades, strict=True))
+        one, other = (_note(topic, side, pick) for side in sides)
+        better = [first > second for first, second in grades]
+        chosen, rejected = (one, other) if better[user] else (other, one)
+        votes.append((wanted[user], chosen, rejected, len(set(better)) > 1))
     return hash_votes(votes)
 
 
-def _note(topic: str, warmth: int, facts: int, pick: Callable[[int], int]) -> str:
-    word = WARMTH[warmth][pick(3)]
-    start = pick(len(FACTS))
-    chosen = [FACTS[(start + i) % len(FACTS)] for i in range(facts)]
-    return " ".join([f"{topic.capitalize()} is {word}.", *chosen])
+def _note(topic: str, grades: dict[str, int], pick: Callable[[int], int]) -> str:
+    said = [f"{topic.capitalize()} is {WARMTH[grades['warm']][pick(3)]}."]
+    for name, sentences in SENTENCES.items():
+        if name in grades:
+            start = pick(len(sentences))
+            said += [sentences[(start + i) % len(sentences)] for i in range(grades[name])]
+    return " ".join(said)
 
 
 def _draws(seed: int, purpose: str, part: str, count: int) -> Callable[[int], int]:
@@ -132,10 +145,14 @@ def _draws(seed: int, purpose: str, part: str, count: int) -> Callable[[int], in
 SETS: Final[dict[str, Callable[[int, int, str], Pairs]]] = {
     "two-users": two_users,
     "pets": pets,
-    "two-attributes": two_attributes,
+    "two-attributes": partial(attributes, ("warm", "full")),
+    "four-attributes": partial(attributes, ("warm", "full", "helpful", "honest")),
 }
 """Makers of the sets by name, called with n, seed and "train" or "test"."""
-SIZES: Final = {"two-users": (4000, 10), "pets": (2000, 8), "two-attributes": (2000, 12)}
+SIZES: Final = {
+    "two-users": (4000, 10), "pets": (2000, 8), "two-attributes": (2000, 12),
+    "four-attributes": (4000, 12),
+}  # fmt: skip
 """(training pairs, epochs) of each set."""
 TESTED: Final = 4000
 CONTEXTS: Final = (1, 2, 4, 8)
@@ -171,7 +188,7 @@ def work(spec: Spec) -> dict[str, Any]:
 
 @bench("vpl")
 def main(study: Study) -> dict[str, Any]:
-    """Three sets with two users each: a latent per user, three models without, and a collapse."""
+    """Three sets with two users and one with four: a latent per user, three models without."""
     repetitions = seed_range(1 if study.quick else 5)
     chosen = {"two-users": SIZES["two-users"]} if study.quick else SIZES
     kinds: list[tuple[str, str, float]] = [
@@ -190,7 +207,8 @@ def main(study: Study) -> dict[str, Any]:
         return lambda row: format_interval(row[name], 3)
 
     study.table(
-        f"right of {TESTED} new pairs, {len(repetitions)} seeds; without users at most .75, .50",
+        f"right of {TESTED} new pairs, {len(repetitions)} seeds; without users at most .75, .50, "
+        "with four users .69, .64",
         rows,
         {
             "set": "set", "model": "model", "KL weight": "beta", "all": column("all"),

@@ -264,8 +264,10 @@ class Taste:
     """Some weights predict every vote, so that only the ridge keeps them finite."""
     alone: tuple[Share, ...]
     """Per feature, the share of votes for a side that chose the batch with more of it."""
+    foretold: Floats
+    """(votes,) the logit of plus by a fit to the votes on other comparisons."""
     held_out: Share
-    """The share of votes for a side that votes on other comparisons predict."""
+    """The share of votes for a side that ``foretold`` has right."""
     heterogeneity_p: float
     """P-value of "the panelists share these weights"; nan for one panelist."""
     nu: float | None = None
@@ -279,8 +281,8 @@ def read_votes(ledger: Ledger, features: Sequence[Feature]) -> FeatureVotes:
     return FeatureVotes(x, cast.y, cast.panelist, [cast.comparisons[i].id for i in cast.which])
 
 
-def held_out(x: Floats, y: Floats, groups: Ints, key: bytes, *, ridge: float = RIDGE) -> Share:
-    """The share of votes for a side predicted by fits to other comparisons, at most `FOLDS` parts.
+def foretell(x: Floats, y: Floats, groups: Ints, key: bytes, *, ridge: float = RIDGE) -> Floats:
+    """Logits (n,) of plus by fits to other comparisons, in at most `FOLDS` parts; nan without any.
 
     Args:
         x: differences (n, p).
@@ -291,16 +293,33 @@ def held_out(x: Floats, y: Floats, groups: Ints, key: bytes, *, ridge: float = R
     """
     count = int(groups.max()) + 1
     fold = (seeds.permutation(key, count) % FOLDS)[groups]
-    hits, of = 0.0, 0
+    found = np.full(len(y), np.nan)
     for part in np.unique(fold):
         test = fold == part
-        if test.all():
-            continue
-        u = x[test] @ newton(x[~test], y[~test], ridge).weights
-        sided = y[test] != 0.5
-        right = np.where(u == 0, 0.5, (u > 0) == (y[test] > 0.5))
-        hits, of = hits + float(right[sided].sum()), of + int(sided.sum())
-    return share(hits, of)
+        if not test.all():
+            found[test] = x[test] @ newton(x[~test], y[~test], ridge).weights
+    return found
+
+
+def held_out(foretold: Floats, y: Floats) -> Share:
+    """The share of votes for a side, of those foretold, that have it right; logit 0 counts half.
+
+    >>> held_out(np.array([1.0, -1.0, 0.0]), np.array([1.0, 1.0, 0.0])).value
+    0.5
+    """
+    sided = (y != 0.5) & ~np.isnan(foretold)
+    right = np.where(foretold == 0, 0.5, (foretold > 0) == (y > 0.5))[sided]
+    return share(float(right.sum()), len(right))
+
+
+def misses(votes: FeatureVotes, foretold: Floats) -> list[int]:
+    """The votes for a side that features foretell wrongly, surest first, one a comparison.
+
+    An expert who reads what these votes preferred may see which feature lacks.
+    """
+    against = foretold * np.sign(0.5 - votes.y)
+    order = [int(i) for i in np.argsort(-against, kind="stable") if against[i] > 0]
+    return list({votes.comparisons[i]: i for i in order}.values())
 
 
 def fit_taste(
@@ -327,6 +346,7 @@ def fit_taste(
     p = z.shape[1]
     half, clustered = halves(z, y, panelists, fit, ties)
     plain = fit if ties == "half" else newton(z, y, ridge)
+    foretold = foretell(z, y, groups, seeds.derive(seed, "taste parts"), ridge=ridge)
     weights = _spread_out(fit.weights[:p], moves)
     width = _spread_out(half, moves)
     return Taste(
@@ -334,7 +354,7 @@ def fit_taste(
         votes=len(y), ties=int((y == 0.5).sum()), panelists=int(panelists.max()) + 1,
         clustered=clustered, separable=separable(z, y),
         alone=tuple(_alone(x[:, j], y) for j in range(x.shape[1])),
-        held_out=held_out(z, y, groups, seeds.derive(seed, "taste parts"), ridge=ridge),
+        foretold=foretold, held_out=held_out(foretold, y),
         heterogeneity_p=heterogeneity_p(
             z, y, panelists, plain, seeds.derive(seed, "taste shuffles")
         ),

@@ -19,6 +19,7 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from szpo import plugins
+from szpo.analysis import overlap
 from szpo.errors import UsageError
 from szpo.features.dictionary import BY_NAME, Count, read_answer
 from szpo.features.own import build
@@ -83,6 +84,7 @@ WITH_ARGUMENT: Final = {
     "tokens": "tokens of a model, as in tokens:smollm2",
     "keyword": "share of the named words used, as in keyword:sea+sun",
     "regex": "matches of a pattern, as in regex:^Once",
+    **overlap.MEASURES,
 }
 """Meaning by name of the features that need an argument."""
 
@@ -134,6 +136,9 @@ def _feature(text: str, functions: bool) -> Feature:
             return Feature(text, _score(BY_NAME[name].count))
         if name == "tokens":
             return Feature(text, _tokens(argument))
+        if name in overlap.MEASURES:
+            near = overlap.build(name, argument)
+            return Feature(text, lambda prompt, answer: near(prompt.text, answer.text))
         if name in known and name not in WITH_ARGUMENT:  # with the whole prompt, not only its text
             maker = plugins.load("szpo.features", name, "feature")
             return Feature(text, maker(argument if colon else None))

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
 import typer
+from scipy.special import expit
 
 from szpo.analysis import features as named
-from szpo.analysis.feature_weights import RIDGE, Taste, Ties, fit_panelists, fit_taste, read_votes
+from szpo.analysis.feature_weights import (
+    RIDGE,
+    FeatureVotes,
+    Taste,
+    Ties,
+    fit_panelists,
+    fit_taste,
+    misses,
+    read_votes,
+)
 from szpo.analysis.taught import USUAL
 from szpo.cli import console, run_paths
 from szpo.errors import RunError, UsageError
 from szpo.intervals import Share
 from szpo.ledger.database import Ledger
-from szpo.types import Floats
+from szpo.types import Comparison, Floats
+from szpo.visible_text import visible
 
 if TYPE_CHECKING:
     from szpo.analysis.taste_clusters import Clusters
@@ -33,6 +45,9 @@ def features(
     each: bool = typer.Option(False, "--each", help="Also print every panelist's weights."),
     ties: str = typer.Option("half", "--ties", help="half: half a vote each way; or davidson."),
     ridge: float = typer.Option(RIDGE, "--ridge", help="Prior precision of a weight; above 0."),
+    wrong: int = typer.Option(
+        3, "--wrong", min=0, help="Show so many votes that the features get most wrong."
+    ),
     folder: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,
 ) -> None:
@@ -46,14 +61,18 @@ def features(
         raise UsageError(f"--ridge {ridge}: give a number above 0")
     asked = named.parse(chosen)
     with run_paths.look(run_paths.find(run, folder)) as ledger:
-        votes, seed = read_votes(ledger, asked), ledger.root_seed
-    names = [feature.name for feature in asked]
-    if not votes.x.any():
-        raise RunError(
-            f"{', '.join(names)}: the same on both sides of every comparison; name features in "
-            "which answers differ"
-        )
-    found = fit_taste(votes, seed=seed, ridge=ridge, ties=cast(Ties, ties))
+        votes = read_votes(ledger, asked)
+        names = [feature.name for feature in asked]
+        if not votes.x.any():
+            raise RunError(
+                f"{', '.join(names)}: the same on both sides of every comparison; name features "
+                "in which answers differ"
+            )
+        found = fit_taste(votes, seed=ledger.root_seed, ridge=ridge, ties=cast(Ties, ties))
+        against = [
+            _describe_miss(votes, found, i, ledger.comparison(votes.comparisons[i]))
+            for i in misses(votes, found.foretold)[:wrong]
+        ]
     panelists = fit_panelists(votes, found) if each else {}
     if as_json:
         document = {
@@ -69,6 +88,7 @@ def features(
             **{key: getattr(found, key) for key in ("votes", "ties", "panelists", "separable")},
             "intervals_over": "panelists" if found.clustered else "votes",
             "held_out": _share(found.held_out),
+            "wrong": against,
             "unlike_p": found.heterogeneity_p,
             "nu": found.nu,
         }
@@ -87,6 +107,42 @@ def features(
             [(who, count, *map(_format_weight, *own)) for who, (count, *own) in panelists.items()],
         )
         console.say("pulled towards the panel's weights, by a prior of one logit around them")
+    for one in against:
+        console.say(f"\n{one['panelist']} preferred, {one['chance']:.0%} likely by these features")
+        for row in one["rows"][:ROWS]:
+            console.say(f"  + {_one_line(row['preferred'])}")
+            console.say(f"  − {_one_line(row['other'])}")
+        if len(one["rows"]) > ROWS:
+            console.say(f"  … and {len(one['rows']) - ROWS} pairs more (--json)")
+    if against:
+        console.say("\nwhat these have in common may be a feature that lacks: name it, ask again")
+
+
+ROWS: Final = 2
+"""Pairs shown of a vote on a batch."""
+WIDTH: Final = 160
+
+
+def _one_line(text: str) -> str:
+    return shorten(visible(text), WIDTH, placeholder=" …")
+
+
+def _describe_miss(
+    votes: FeatureVotes, found: Taste, i: int, comparison: Comparison | None
+) -> dict[str, Any]:
+    """A vote that the features foretell wrongly: how likely it was, and the texts that differ."""
+    side = votes.y[i] > 0.5
+    rows = [row for row in comparison.rows if not row.identical] if comparison else []
+    return {
+        "comparison": votes.comparisons[i],
+        "panelist": votes.panelists[i],
+        "chance": float(expit(found.foretold[i] if side else -found.foretold[i])),
+        "rows": [
+            {"prompt": row.prompt.text, "preferred": good.text, "other": bad.text}
+            for row in rows
+            for good, bad in [(row.plus, row.minus) if side else (row.minus, row.plus)]
+        ],
+    }
 
 
 def clusters(

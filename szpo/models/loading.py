@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoModelForMaskedLM, AutoTokenizer, BitsAndBytesConfig
 
 from szpo import cache, files, outgoing
 from szpo.errors import ResourceError, UsageError
@@ -230,6 +230,13 @@ def token_counter(name: str) -> Callable[[str], int]:
     """A function that counts a text's tokens for this model; no weights are loaded."""
     tokenizer = load_tokenizer(locate(name))
     return lambda text: len(tokenizer.encode(text))
+
+
+def load_encoder(name: str) -> tuple[Any, Any]:
+    """A masked language model without its head, and its tokenizer, as BERTScore takes them."""
+    folder = locate(name)
+    model = weight_files.load_model(folder, kind=AutoModelForMaskedLM, use_safetensors=True)
+    return model.base_model, load_tokenizer(folder)
 
 
 def download(

@@ -332,6 +332,6 @@ def test_nothing_differs():
 def test_predicting_what_was_left_out_is_no_better_than_chance_on_noise():
     """Votes by a coin: in-sample fits beat it, left-out ones may not."""
     x, y = draw_votes(10, np.zeros(8), 120)
-    found = bt.held_out(x, y, np.arange(120), KEY)
+    found = bt.held_out(bt.foretell(x, y, np.arange(120), KEY), y)
     inside = np.mean(((x @ bt.newton(x, y).weights) > 0) == (y > 0.5))
     assert found.unsure() and inside > found.high

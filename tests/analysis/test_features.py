@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,6 +124,28 @@ def test_the_command_finds_what_voters_like(run, capsys):
     assert last["weight"] < min(
         found["by_panelist"][f"panel-{i}"]["features"][1]["weight"] for i in range(4)
     )
+
+
+def test_the_command_shows_votes_that_the_named_features_get_wrong(run, capsys):
+    """By length alone votes for the brighter note look wrong; with mood named fewer do."""
+
+    def wrong(features: str) -> list[dict[str, Any]]:
+        assert call(asked(run, "--features", features, "--wrong", "200", "--json")) == 0
+        return json.loads(capsys.readouterr().out)["wrong"]
+
+    found = wrong("length")
+    chances = [one["chance"] for one in found]
+    assert chances == sorted(chances) and chances[-1] < 0.5
+    gaps = [
+        np.mean([value("sentiment", row["preferred"]) - value("sentiment", row["other"])
+                 for row in one["rows"]])
+        for one in found
+    ]  # fmt: skip
+    assert np.mean(gaps) > 0.1
+    assert len(wrong("length,sentiment")) < len(found)
+    assert call(asked(run, "--features", "length")) == 0
+    first, texts = found[0]["rows"][0], capsys.readouterr().out
+    assert f"+ {first['preferred']}" in texts and f"− {first['other']}" in texts
 
 
 @pytest.mark.parametrize(

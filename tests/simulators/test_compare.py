@@ -661,6 +661,20 @@ def test_a_gain_up_to_some_nats_is_that_where_a_seed_passes_them(quick):
     assert (gain["found"], kl["found"]) == ("+0.300 (2 seeds)", "2.75 (2 seeds)")
 
 
+def test_comparisons_resample_prompts_beside_seeds(quick):
+    """Seeds agree, prompts differ by .4 and 0, so that one prompt drawn twice is an end."""
+    asked = quick.comparisons[0]
+    rows = {
+        label: [{**row(seed, share, sum(by) / 2), "by_prompt": by}
+                for seed in (0, 1) for share in (0.5, 1.0)]
+        for label, by in ((asked.ours, [0.5, 0.1]), (asked.theirs, [0.1, 0.1]))
+    }  # fmt: skip
+    rows["sentiment-iterative-dpo"] = []
+    (found,) = summary.judge_comparisons(quick, rows)
+    ends = [found["difference"][name] for name in ("mean", "low", "high")]
+    assert ends == pytest.approx([0.2, 0.0, 0.4])
+
+
 def test_comparisons_are_paired_by_seed(quick):
     """Ours .30 and .10 against .10 and .05 on shared seeds: ratio .4/.15, difference .125; at
     half a nat .1 · .5/1 and so on, interpolated from the start.

@@ -201,6 +201,31 @@ def test_lazy_random_and_colluding_members():
     assert same / 300 == pytest.approx(1 / (1 + exp(-5.0)), abs=0.02)
 
 
+def test_values_of_going_on_are_misjudged_alike_each_time_and_only_where_an_answer_was_cut():
+    """σ(1.5) where both ended; where both were cut, x ~ N(1.5, 2·3²), once a rater and text."""
+    (judge,) = panel("bt70+ahead=3", size=1).judges
+    assert verdicts(judge)[0] == pytest.approx(1 / (1 + exp(-1.5)), abs=0.036)
+
+    def shares(n):
+        """The share of 40 votes for plus on one pair of cut answers, by rater."""
+        sea, land = (Answer(text, "length") for text in ("the sea", "the land"))
+        return np.array([
+            np.mean([
+                judge.judge(comparison(i, sea, land), panelist=f"p{rater}", plus_side="A",
+                            key=derive(rater, "vote", step=i)) == "A"
+                for i in range(40)
+            ])
+            for rater in range(n)
+        ])  # fmt: skip
+
+    found = shares(200)
+    felt = 1.5 + np.sqrt(18) * ndtri((np.arange(4000) + 0.5) / 4000)
+    chances = 1 / (1 + np.exp(-felt))
+    # Four standard errors of a mean of 200 raters; votes by the same chance would spread by .073.
+    assert found.mean() == pytest.approx(chances.mean(), abs=4 * chances.std() / np.sqrt(200))
+    assert found.std() == pytest.approx(chances.std(), abs=0.05) and chances.std() > 0.35
+
+
 @pytest.mark.parametrize(("noise", "expected"), [("gumbel", 0.68997), ("gaussian", 0.71420)])
 def test_noise_on_values_makes_the_votes_of_its_link(noise, expected):
     """σ(.8) = .68997 and Φ(.8/√2) = .71420: drawn from the noise itself, and by the law."""

@@ -239,7 +239,7 @@ class SimulatedPanel:
             "panel": self.name,
             "reward": self.reward,
             "rows": self.rows,
-            "raters": [asdict(rater) for rater in self.raters],
+            "raters": [rater.spec for rater in self.raters],
             "calibration": self.calibration.spec if self.calibration else None,
             **({"other": self.other} if self.other else {}),
             **({"equal": self.equal} if self.equal else {}),

@@ -36,7 +36,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from importlib import resources
 from math import exp, isfinite, sqrt
@@ -49,7 +49,7 @@ from scipy.special import ndtri
 from szpo.errors import RunError, UsageError
 from szpo.optim.links import link
 from szpo.seeds import derive, uniform
-from szpo.types import Choice, Comparison, Floats
+from szpo.types import Answer, Choice, Comparison, Floats
 
 ZERO = 1e-12
 """Differences up to this size are rounding errors of equal means and count as zero."""
@@ -86,13 +86,17 @@ class Rater:
     """Weight of the panel's other reward in this rater's reward, in [0, 1]."""
     turn: float = 0.0
     """Change of the taste per hundred steps, clipped to [0, 1]."""
+    ahead: float = 0.0
+    """Spread, in logits, of a rater's error about what an answer that was cut off would become."""
     ring: bool = False
     """Member of a ring: its random numbers depend on the comparison only, so all vote as one."""
 
     def __post_init__(self) -> None:
         """Check the numbers; raises UsageError."""
         link(self.link)
-        sizes = (self.tie, self.item_spread, self.tie_spread, self.threshold, self.fatigue)
+        sizes = (
+            self.tie, self.item_spread, self.tie_spread, self.threshold, self.fatigue, self.ahead,
+        )  # fmt: skip
         numbers = (self.beta, self.side_bias, self.verbosity, self.drift, self.turn, *sizes)
         if not all(map(isfinite, numbers)) or min(sizes) < 0:
             raise UsageError(
@@ -104,6 +108,11 @@ class Rater:
             raise UsageError(f"rater: taste is a share, from 0 to 1; got {self.taste:g}")
         if self.tie and self.threshold:
             raise UsageError("rater: give tie or threshold (jnd in a panel's name), not both")
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The rater as JSON values; ``ahead`` is left out where it is 0, as in older records."""
+        return {name: v for name, v in asdict(self).items() if v or name != "ahead"}
 
     def at(self, given: int, step: int) -> Rater:
         """The rater after ``given`` votes, at a step of the run.
@@ -173,6 +182,22 @@ def pick(shares: Floats, u: ArrayLike) -> NDArray[np.int8]:
     return ((u >= first).astype(np.int8) + (u >= first + shares[..., 1])).astype(np.int8)
 
 
+def errors_ahead(comparison: Comparison, panelist: str) -> float:
+    """A rater's errors about the worth of going on: N(0, 1) for each answer that was cut off.
+
+    Plus less minus, mean over rows. They belong to rater and text, so that a rater errs alike each
+    time, where votes by β err anew: values, not choices, are uncertain.
+    """
+
+    def error(answer: Answer) -> float:
+        if answer.end != "length":
+            return 0.0
+        u = uniform(derive(0, "worth of going on", name=f"{panelist}\n{answer.text}"), 1)[0]
+        return float(ndtri(u + 2.0**-54))
+
+    return sum(error(r.plus) - error(r.minus) for r in comparison.rows) / len(comparison.rows)
+
+
 def item_effects(comparison: str) -> Floats:
     """The two standard normal numbers that all raters of the comparison with this id share."""
     u = uniform(derive(0, "item effects", name=comparison), 2)
@@ -228,6 +253,8 @@ class SimulatedJudge:
         alike = abs(gap) <= ZERO
         if alike and self.form is not None:
             gap = self.form(comparison)
+        if now.ahead and now.beta:
+            gap += now.ahead / abs(now.beta) * errors_ahead(comparison, panelist)
         effects = item_effects(comparison.id)
         answers: tuple[Choice, ...] = ("A", "B", "tie")
         if now.ring:  # computed as if plus were on A, so that all members choose the same batch
@@ -310,6 +337,10 @@ class Flaws:
     fatigue: float = _flaw(0.0, "attention falls by exp(−f · votes/100)", "fatigue")
     drift: float = _flaw(0.0, "change of log β per hundred steps", "drift")
     turn: float = _flaw(0.0, "change of everybody's taste per hundred steps", "turn")
+    ahead: float = _flaw(
+        0.0, "logits by which each errs about the worth of going on where an answer was cut off",
+        "ahead",
+    )  # fmt: skip
     noise: str = _flaw("gumbel", "noise on values: gumbel (logistic votes) or gaussian (probit)")
     types: float = _flaw(0.0, "share of those who judge that has the other taste")
     other: str = _flaw("", "what that taste likes, a reward; also the ring's target")
