@@ -587,19 +587,15 @@ class FlatReading:
 
     def places(self, part: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Where the tokens of a part's answers are predicted, row by row, in its pass."""
-        ends = self.lengths[list(part)].cumsum(0).tolist()
-        spans = [
-            torch.arange(end - self.spoken[row], end) for row, end in zip(part, ends, strict=True)
-        ]
+        ends = zip(part, self.lengths[list(part)].cumsum(0).tolist(), strict=True)
+        spans = [torch.arange(end - self.spoken[row], end) for row, end in ends]
         columns = torch.cat(spans).to(self._model.device)
         return torch.zeros_like(columns), columns
 
     def begin(self, sites: tuple[Site, ...], deltas: Deltas | None) -> Prefixes:
         """Keys and values of the common start, for each of the members."""
-        found, members = (
-            Prefixes(self.prefix),
-            torch.arange(1 if deltas is None else deltas.members),
-        )
+        found = Prefixes(self.prefix)
+        members = torch.arange(1 if deltas is None else deltas.members)
         if self.prefix:
 
             def save(layer: int, k: Tensor, v: Tensor, *, expanded: bool) -> None:
