@@ -408,6 +408,7 @@ def kl_of_members(
             at, run = answer_positions(batch), partial(run_batch, model, batch)
             with attach_deltas(model, sites, deltas, rows[:, None]), keep_below(adapted) as below:
                 moved = logit_slices(model, at, run, temperature, sliced=sliced)
+            turns.pause()
             with attach_deltas(model, sites, reference), skip(below):
                 still = logit_slices(model, at, run, temperature, sliced=sliced)
             each = torch.cat([*map(_kl_of_logits, moved, still)])
@@ -428,6 +429,7 @@ def kl_of_members(
                 run = partial(reading.read, rows, own, members)
                 with attach_deltas(model, sites, deltas, each), keep_below(adapted) as below:
                     moved = logit_slices(model, at, run, temperature, sliced=True)
+                pause()
                 run = partial(reading.read, rows, other, torch.zeros_like(members))
                 with attach_deltas(model, sites, reference), skip(below):
                     still = logit_slices(model, at, run, temperature, sliced=True)
