@@ -37,7 +37,7 @@ from szpo.ledger.run_spec import recorded_tables
 from szpo.optim.regression import BUDGET
 from szpo.policies import text_guards
 from szpo.replay import replay
-from szpo.runs import assemble, controller, driver, status
+from szpo.runs import assemble, budget, controller, driver, status
 from szpo.runs.guards import HeldOut, measure_right, record_held_out
 from szpo.types import Detail
 from szpo.visible_text import visible
@@ -387,6 +387,9 @@ def run_demo(config: Config, path: Path, *, quiet: bool, verbose: bool = False) 
         note = f"{step.length:.0f} tokens an answer"
         to_user.doing(f"step {step.step + 1}")
         bar.update(task, completed=step.total_votes, note=note)
+        if step.total_votes >= total:
+            spent = bar.tasks[task].elapsed or 0.0
+            bar.update(task, end=spent * (1 + budget.measuring_share(config)))
         if not console.is_terminal:
             console.print(f"step {step.step}: {step.total_votes} of {total} votes, {note}")
 

@@ -41,8 +41,11 @@ class _Now(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """The time so far, which goes on when all votes are in; what the rest may take; a note."""
-        text = str(timedelta(seconds=int(task.elapsed or 0)))
-        if not task.finished and (left := task.time_remaining) is not None:
+        spent, end = task.elapsed or 0.0, task.fields.get("end", 0.0)
+        measuring = end - spent if end > spent else None
+        left = measuring if task.finished else task.time_remaining
+        text = str(timedelta(seconds=int(spent)))
+        if left is not None:
             text += f" left {timedelta(seconds=int(left))}"
         shown = Text(f"{text} {task.fields['note']}")
         room = self._to.width - BAR - len(f"votes {task.total}/{task.total}  ")
@@ -51,7 +54,10 @@ class _Now(ProgressColumn):
 
 
 def votes_bar(to: Console, *, live: bool) -> Progress:
-    """A bar of a run's votes; its task has the field ``note``, what was or is being done."""
+    """A bar of a run's votes; its task has the field ``note``, what was or is being done.
+
+    A field ``end`` is when measuring may be done, in seconds since the bar began.
+    """
     return Progress(
         TextColumn("votes {task.completed:.0f}/{task.total:.0f}"), BarColumn(BAR), _Now(to),
         console=to, disable=not live, transient=True,

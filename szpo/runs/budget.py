@@ -294,6 +294,16 @@ def estimate_cost(
     )
 
 
+def measuring_share(config: Config) -> float:
+    """What measuring the end takes, as a share of what the steps took; by numbers of answers.
+
+    >>> round(measuring_share(Config()), 2)
+    0.47
+    """
+    plan = estimate_cost(config, basis_is_stored=True)
+    return plan.heldout_answers / (plan.answers_to_generate + plan.point_answers)
+
+
 def coordinate_answers(config: Config) -> int:
     """Base answers from which a run's coordinates are made, where none are stored."""
     found = KL_SAMPLES + (config.samples if config.coordinates in SCORED else 0)

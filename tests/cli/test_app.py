@@ -574,3 +574,7 @@ def test_the_bar_of_votes_goes_on_when_all_are_in_and_fits_one_line():
     bar.update(task, completed=8, note="measuring")
     now = 95.0
     assert line().rstrip().endswith("0:01:35 measuring")
+    bar.update(task, end=110.0)
+    assert line().rstrip().endswith("0:01:35 left 0:00:15 measuring")
+    now = 111.0
+    assert line().rstrip().endswith("0:01:51 measuring")
