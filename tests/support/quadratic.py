@@ -76,10 +76,10 @@ class QuadraticPolicy:
 
 
 class ValueJudge:
-    """Prefers the larger mean number, by Bradley–Terry with β; skips at the rate ``skips``."""
+    """Prefers the larger mean number, by Bradley–Terry with β; skips and ties at these rates."""
 
-    def __init__(self, beta: float = 5.0, skips: float = 0.0):
-        self.beta, self.skips = beta, skips
+    def __init__(self, beta: float = 5.0, skips: float = 0.0, ties: float = 0.0):
+        self.beta, self.skips, self.ties = beta, skips, ties
 
     def gap(self, comparison: Comparison) -> float:
         """Preference for plus, in logits."""
@@ -96,6 +96,8 @@ class ValueJudge:
         wins, skips = seeds.uniform(key, 2)
         if skips < self.skips:
             return "skip"
+        if wins < self.ties:
+            return "tie"
         plus = wins < chance
         return "A" if plus == (plus_side == "A") else "B"
 

@@ -254,7 +254,7 @@ def test_a_report_holds_what_every_step_owes(tmp_path):
         settings,
         ledger,
         policy,
-        panel_of(ledger, 9, ValueJudge(skips=0.3)),
+        panel_of(ledger, 9, ValueJudge(skips=0.3, ties=0.2)),
         on_step=reports.append,
         kl=lambda theta: 0.25,
         timer=lambda: float(next(ticks)),
@@ -280,7 +280,7 @@ def test_a_report_holds_what_every_step_owes(tmp_path):
         assert report.seconds["generation_s"] == 1.0  # one tick of the injected timer
     flat = policy.theta()["z"].astype(float)
     assert reports[-1].norm == pytest.approx(np.linalg.norm(flat))
-    assert any(report.skips for report in reports)
+    assert any(report.skips for report in reports) and any(report.ties for report in reports)
     bodies = [event["body"] for event in ledger.events("step")]
     assert [body["step"] for body in bodies] == [0, 1, 2, 3]
     assert [body["total_votes"] for body in bodies] == [8, 16, 24, 32]

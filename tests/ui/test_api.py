@@ -58,6 +58,7 @@ def test_a_vote_is_stored_once_and_its_retry_gets_the_stored_answer(stage, clien
     first = client.post("/api/votes", json=ballot(shown, dwell_ms=5, details={"device": "tv"}))
     assert first.status_code == 200
     assert first.json()["counted"] is True
+    assert first.json()["assignment"] == shown["assignment"]
     assert "Idempotent-Replayed" not in first.headers
     again = client.post("/api/votes", json=ballot(shown, dwell_ms=5, details={"device": "tv"}))
     assert again.headers["Idempotent-Replayed"] == "true"

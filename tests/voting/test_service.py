@@ -159,6 +159,7 @@ def test_sides_differ_between_steps_and_are_a_function_of_the_seed():
     drawn = [sides(s, 1, 1)[0][0] for s in range(64)]
     assert 16 < drawn.count("A") < 48
     assert drawn == [sides(s, 1, 1)[0][0] for s in range(64)]
+    assert len({sides(s, 1, 4)[0] for s in range(64)}) == 6  # every order of two A and two B
 
 
 # ---- answers ----
