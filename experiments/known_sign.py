@@ -1,26 +1,28 @@
 """`known` and `sign` by verdicts on rows and on batches, on the tiny model, at equal reading.
 
-    python experiments/known_sign.py tune FOLDER     # seeds 900-902
+    python experiments/known_sign.py tune FOLDER     # seeds 900 and 901
     python experiments/known_sign.py report FOLDER   # seeds 1000-1009, settings chosen by tune
-    python experiments/known_sign.py table FOLDER    # tables/known-sign.csv
+    python experiments/known_sign.py table FOLDER    # tables/known-sign.csv, known-sign-read.csv
 
-The plan, written before any cell but trials of the script on seeds 898 and 899 ran. Model, prompts
-and sampling are those of the preset tiny (24 tokens, temperature 1), coordinates are eight score
-components (what subspace.kind auto gives under these rules) of 128 answers, with a set-up of each
-seed's own. Antithetic, K = 1, M = 1. One step is eight verdicts on single pairs along a direction
-(rows), or one or two verdicts on sets of eight (batches); with one verdict a step both rules are
-the same and `known` runs for both. The panel is bt70, its β fitted to the kind of question: two
-panelists agree on 70 % of pairs, or of sets, that differ. Rows with equal texts are not read; an
-arm stands at the last step at which it has read no more than the look. Tastes: sentiment, and
-whether an answer speaks in the first person.
+The plan was written before any cell but trials of the script on seeds 898 and 899 ran; its arms
+that compare θ + μv with θ came later, tuned the same way, and every arm reports again beside them.
+Model, prompts and sampling are those of the preset tiny (24 tokens, temperature 1), coordinates
+are eight score components (what subspace.kind auto gives under these rules) of 128 answers, with a
+set-up of each seed's own. K = 1, M = 1, both sides with the same random numbers. One step is eight
+verdicts on single pairs along a direction (rows), or one or two verdicts on sets of eight
+(batches); with one verdict a step both rules are the same and `known` runs for both. The panel is
+bt70, its β fitted to the kind of question: two panelists agree on 70 % of pairs, or of sets, that
+differ. Rows with equal texts are not read; an arm stands at the last step at which it has read no
+more than the look. Tastes: sentiment, and whether an answer speaks in the first person.
 
 α and μ are chosen among three of optimizer.kl_step times two of optimizer.kl_radius, the same for
 all arms: for each rule, arm and taste the setting with the highest gain, mean over the looks at
-640 and 1,920 answers and seeds 900 to 902 (32 held-out prompts, four answers each). That setting
-then runs on seeds 1000 to 1009, in this order, and is measured on 64 held-out prompts, four
-answers each, against the base with the same random numbers. Reported: mean gain and its 95 %
-bootstrap interval over seeds, KL at the answers drawn, the win rate over the base's answers, and
-what the rows of the same rule are ahead by, paired by seed. Every seed that ran is in the table.
+640 and 1,920 answers and seeds 900 and 901 (902 was planned; 32 held-out prompts, four answers
+each). That setting then runs on seeds 1000 to 1009, in this order, and is measured on 64 held-out
+prompts, four answers each, against the base with the same random numbers. Reported: mean gain and
+its 95 % bootstrap interval over seeds and prompts, KL at the answers drawn, the win rate over the
+base's answers, and what the rows of the same rule are ahead by, paired by seed. Every seed that
+ran is in the table.
 
 What is driven is the optimizer's own ask and tell, and the policy's own answers; many runs of a
 seed answer in one batch, and no ledger is written.
@@ -58,16 +60,34 @@ from szpo_simulators.study import write_csv
 from szpo_simulators.summary import bootstrap
 
 TASTES: Final = {"sentiment": "sentiment", "first person": r"regex:\b(I|my|me|I'm)\b"}
-ARMS: Final = {"rows, N = 8": (8, 1), "batches, N = 1": (1, 8), "batches, N = 2": (2, 8)}
-"""N and D."""
+ARMS: Final = {
+    "rows, N = 8": (8, 1, "antithetic"),
+    "batches, N = 1": (1, 8, "antithetic"),
+    "batches, N = 2": (2, 8, "antithetic"),
+    "rows, N = 8, one-sided": (8, 1, "forward"),
+    "batches, N = 1, one-sided": (1, 8, "forward"),
+}
+"""N, D and optimizer.pairing."""
 RULES: Final = ("known", "sign")
-SAME: Final = ("sign", "batches, N = 1")
-"""Not run: with one vote a step both rules move by one length, so it equals `known`."""
 LOOKS: Final = (640, 1920)
-"""Answers read."""
+"""Answers read at which settings are chosen and the table looks; the figure's also: `DRAWN`."""
+DRAWN: Final = (320, 640, 1280, 1920)
+CHOSEN: Final = {
+    ("known", "rows, N = 8", "sentiment"): (2.4, 0.18),
+    ("known", "batches, N = 1", "sentiment"): (0.8, 0.06),
+    ("known", "batches, N = 2", "sentiment"): (2.4, 0.02),
+    ("sign", "rows, N = 8", "sentiment"): (2.4, 0.06),
+    ("sign", "batches, N = 2", "sentiment"): (2.4, 0.02),
+    ("known", "rows, N = 8", "first person"): (0.8, 0.02),
+    ("known", "batches, N = 1", "first person"): (0.8, 0.02),
+    ("known", "batches, N = 2", "first person"): (0.8, 0.18),
+    ("sign", "rows, N = 8", "first person"): (2.4, 0.06),
+    ("sign", "batches, N = 2", "first person"): (0.8, 0.06),
+}
+"""(κ, κ_step) of the antithetic arms, chosen at 02f0d4fd on the same seeds; not tuned again."""
 RADII: Final = (0.8, 2.4)
 STEPS: Final = (0.02, 0.06, 0.18)
-SEEDS: Final = {"tune": range(900, 903), "report": range(1000, 1010)}
+SEEDS: Final = {"tune": range(900, 902), "report": range(1000, 1010)}
 PROMPTS: Final = {"tune": 32, "report": 64}
 """Held-out prompts."""
 SAMPLES: Final = 4
@@ -143,11 +163,12 @@ class Bench:
         self, rule: str, arm: str, taste: str, radius: float, kl_step: float, looks: Sequence[int]
     ) -> Cell:
         """A run before its first step."""
-        n, d = ARMS[arm]
+        n, d, pairing = ARMS[arm]
         verdict = ["panel.verdict=rows"] if d == 1 else [f"optimizer.D={d}"]
         config = load(
             self.seed, f"optimizer.rule={rule}", f"optimizer.N={n}",
-            f"optimizer.kl_radius={radius}", f"optimizer.kl_step={kl_step}", *verdict,
+            f"optimizer.pairing={pairing}", f"optimizer.kl_radius={radius}",
+            f"optimizer.kl_step={kl_step}", *verdict,
         )  # fmt: skip
         settings = config.optimizer_settings(self.subspace.layout, self.subspace.scale)
         return Cell(
@@ -251,10 +272,16 @@ class Bench:
                     {"seed": self.seed, "taste": cell.taste, "rule": cell.rule, "arm": cell.arm,
                      "kl_radius": cell.radius, "kl_step": cell.kl_step, "look": look,
                      "steps": steps, "votes": votes, "read": read, "base": float(was.mean()),
-                     "gain": float(now.mean() - was.mean()), "kl": nats, "beta": cell.beta,
+                     "gains": (now.mean(1) - was.mean(1)).round(6).tolist(), "kl": nats,
+                     "beta": cell.beta,
                      "win_rate": metrics.win_rate(metrics.versus(now, was)).value}
                 )  # fmt: skip
         return found
+
+
+def same(rule: str, arm: str) -> bool:
+    """Not run: with one vote a step both rules move by one length, so it equals `known`."""
+    return rule == "sign" and ARMS[arm][0] == 1
 
 
 def tune(seed: int) -> list[dict[str, Any]]:
@@ -263,7 +290,7 @@ def tune(seed: int) -> list[dict[str, Any]]:
     cells = [
         bench.cell(*each, LOOKS)
         for each in itertools.product(RULES, ARMS, TASTES, RADII, STEPS)
-        if each[:2] != SAME
+        if not same(*each[:2]) and each[:3] not in CHOSEN
     ]
     bench.drive(cells)
     return bench.measure(cells, bench.heldout[: PROMPTS["tune"]])
@@ -274,8 +301,10 @@ def choose(folder: Path) -> dict[tuple[str, str, str], tuple[float, float]]:
     gains: dict[Any, list[float]] = {}
     for row in read(folder, "tune"):
         what = (row["rule"], row["arm"], row["taste"])
-        gains.setdefault((what, (row["kl_radius"], row["kl_step"])), []).append(row["gain"])
-    chosen: dict[tuple[str, str, str], tuple[float, float]] = {}
+        gains.setdefault((what, (row["kl_radius"], row["kl_step"])), []).append(
+            float(np.mean(row["gains"]))
+        )
+    chosen: dict[tuple[str, str, str], tuple[float, float]] = {**CHOSEN}
     for what, setting in sorted(gains, key=lambda each: np.mean(gains[each])):
         chosen[what] = setting
     return chosen
@@ -284,7 +313,7 @@ def choose(folder: Path) -> dict[tuple[str, str, str], tuple[float, float]]:
 def report(seed: int, folder: Path) -> list[dict[str, Any]]:
     """The chosen setting of each arm on a seed."""
     bench = Bench(seed)
-    cells = [bench.cell(*what, *setting, LOOKS) for what, setting in choose(folder).items()]
+    cells = [bench.cell(*what, *setting, DRAWN) for what, setting in choose(folder).items()]
     bench.drive(cells)
     return bench.measure(cells, bench.heldout[: PROMPTS["report"]])
 
@@ -295,33 +324,43 @@ def read(folder: Path, part: str) -> list[dict[str, Any]]:
     return [row for file in files if file.exists() for row in json.loads(file.read_text())]
 
 
-def interval(values: Sequence[float]) -> str:
-    """The mean and its 95 % bootstrap interval."""
+def interval(values: Floats) -> str:
+    """The mean of values (seeds, prompts), and its 95 % bootstrap interval over both."""
     found = bootstrap(values)
     return f"{found['mean']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]"
 
 
 def table(folder: Path, head: Sequence[str]) -> None:
-    """Write the table; ``head``: its first lines (commit, machine, date)."""
-    rows = read(folder, "report")
-    lines = []
-    for taste, look, rule, arm in itertools.product(TASTES, LOOKS, RULES, ARMS):
-        of: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        for row in rows:
-            if (row["taste"], row["look"]) == (taste, look):
-                of.setdefault((row["rule"], row["arm"]), []).append(row)
-        here = of["known" if (rule, arm) == SAME else rule, arm]
-        first = of[rule, next(iter(ARMS))]
-        ahead = [a["gain"] - b["gain"] for a, b in zip(first, here, strict=True)]
+    """Write the table and the figure's points; ``head``: first lines (commit, machine, date)."""
+    of: dict[Any, list[dict[str, Any]]] = {}
+    for row in read(folder, "report"):
+        what = tuple(row[name] for name in ("taste", "look", "rule", "arm"))
+        of.setdefault(what, []).append(row)
+    lines, points = [], []
+    for taste, look, rule, arm in itertools.product(TASTES, DRAWN, RULES, ARMS):
+        here = of[taste, look, "known" if same(rule, arm) else rule, arm]
+        gains = np.array([row["gains"] for row in here])
+        if not same(rule, arm):
+            found = bootstrap(gains)
+            points.append(
+                {"x": "answers read", "y": f"gain, {taste}",
+                 "line": arm if ARMS[arm][0] == 1 else f"{rule}, {arm}", "ask": "", "at": look,
+                 **{end: f"{found[name]:.4f}"
+                    for end, name in (("value", "mean"), ("low", "low"), ("high", "high"))}}
+            )  # fmt: skip
+        if look not in LOOKS:
+            continue
+        ahead = np.array([row["gains"] for row in of[taste, look, rule, next(iter(ARMS))]]) - gains
         mean = {name: np.mean([r[name] for r in here]) for name in ("votes", "win_rate", "kl")}
         lines.append(
             {"taste": taste, "rule": rule, "asks": arm, "answers read": f"{look:,}",
              "votes": f"{mean['votes']:.0f}", "seeds": len(here),
              "kl_radius, kl_step": f"{here[0]['kl_radius']:g}, {here[0]['kl_step']:g}",
-             "gain": interval([r["gain"] for r in here]), "win rate": f"{mean['win_rate']:.3f}",
-             "KL": f"{mean['kl']:.1f}", "rows ahead by": interval(ahead) if any(ahead) else ""}
+             "gain": interval(gains), "win rate": f"{mean['win_rate']:.3f}",
+             "KL": f"{mean['kl']:.1f}", "rows ahead by": interval(ahead) if ahead.any() else ""}
         )  # fmt: skip
     write_csv(TABLES / "known-sign.csv", lines, head)
+    write_csv(TABLES / "known-sign-read.csv", points, head)
 
 
 def main() -> None:
