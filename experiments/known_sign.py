@@ -5,7 +5,7 @@
     python experiments/known_sign.py table FOLDER    # tables/known-sign.csv, known-sign-read.csv
 
 The plan was written before any cell but trials of the script on seeds 898 and 899 ran; its arms
-that compare θ + μv with θ came later, tuned the same way, and every arm reports again beside them.
+that compare θ + μv with θ (`TUNED`) came later, and the rows of the others were not run again.
 Model, prompts and sampling are those of the preset tiny (24 tokens, temperature 1), coordinates
 are eight score components (what subspace.kind auto gives under these rules) of 128 answers, with a
 set-up of each seed's own. K = 1, M = 1, both sides with the same random numbers. One step is eight
@@ -17,12 +17,12 @@ more than the look. Tastes: sentiment, and whether an answer speaks in the first
 
 α and μ are chosen among three of optimizer.kl_step times two of optimizer.kl_radius, the same for
 all arms: for each rule, arm and taste the setting with the highest gain, mean over the looks at
-640 and 1,920 answers and seeds 900 and 901 (902 was planned; 32 held-out prompts, four answers
-each). That setting then runs on seeds 1000 to 1009, in this order, and is measured on 64 held-out
-prompts, four answers each, against the base with the same random numbers. Reported: mean gain and
-its 95 % bootstrap interval over seeds and prompts, KL at the answers drawn, the win rate over the
-base's answers, and what the rows of the same rule are ahead by, paired by seed. Every seed that
-ran is in the table.
+640 and 1,920 answers and seeds 900 and 901 (902 was planned, and the one-sided arms had time for
+900 alone; 32 held-out prompts, four answers each). That setting then runs on seeds 1000 to 1009,
+in this order, and is measured on 64 held-out prompts, four answers each, against the base with the
+same random numbers. Reported: mean gain and its 95 % bootstrap interval over seeds and prompts (of
+the first arms over seeds), KL at the answers drawn, the win rate over the base's answers, and what
+the rows of the same rule are ahead by, paired by seed. Every seed that ran is in the table.
 
 What is driven is the optimizer's own ask and tell, and the policy's own answers; many runs of a
 seed answer in one batch, and no ledger is written.
@@ -30,9 +30,11 @@ seed answer in one batch, and no ledger is written.
 
 from __future__ import annotations
 
+import csv
 import functools
 import itertools
 import json
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -70,21 +72,9 @@ ARMS: Final = {
 """N, D and optimizer.pairing."""
 RULES: Final = ("known", "sign")
 LOOKS: Final = (640, 1920)
-"""Answers read at which settings are chosen and the table looks; the figure's also: `DRAWN`."""
-DRAWN: Final = (320, 640, 1280, 1920)
-CHOSEN: Final = {
-    ("known", "rows, N = 8", "sentiment"): (2.4, 0.18),
-    ("known", "batches, N = 1", "sentiment"): (0.8, 0.06),
-    ("known", "batches, N = 2", "sentiment"): (2.4, 0.02),
-    ("sign", "rows, N = 8", "sentiment"): (2.4, 0.06),
-    ("sign", "batches, N = 2", "sentiment"): (2.4, 0.02),
-    ("known", "rows, N = 8", "first person"): (0.8, 0.02),
-    ("known", "batches, N = 1", "first person"): (0.8, 0.02),
-    ("known", "batches, N = 2", "first person"): (0.8, 0.18),
-    ("sign", "rows, N = 8", "first person"): (2.4, 0.06),
-    ("sign", "batches, N = 2", "first person"): (0.8, 0.06),
-}
-"""(κ, κ_step) of the antithetic arms, chosen at 02f0d4fd on the same seeds; not tuned again."""
+"""Answers read."""
+TUNED: Final = ("rows, N = 8, one-sided", "batches, N = 1, one-sided")
+"""Arms that run now. The rows of the others in the table are those of 02f0d4fd."""
 RADII: Final = (0.8, 2.4)
 STEPS: Final = (0.02, 0.06, 0.18)
 SEEDS: Final = {"tune": range(900, 902), "report": range(1000, 1010)}
@@ -164,7 +154,7 @@ class Bench:
     ) -> Cell:
         """A run before its first step."""
         n, d, pairing = ARMS[arm]
-        verdict = ["panel.verdict=rows"] if d == 1 else [f"optimizer.D={d}"]
+        verdict = ["panel.verdict=rows"] if d == 1 else ["panel.verdict=batch", f"optimizer.D={d}"]
         config = load(
             self.seed, f"optimizer.rule={rule}", f"optimizer.N={n}",
             f"optimizer.pairing={pairing}", f"optimizer.kl_radius={radius}",
@@ -290,7 +280,7 @@ def tune(seed: int) -> list[dict[str, Any]]:
     cells = [
         bench.cell(*each, LOOKS)
         for each in itertools.product(RULES, ARMS, TASTES, RADII, STEPS)
-        if not same(*each[:2]) and each[:3] not in CHOSEN
+        if each[1] in TUNED and not same(*each[:2])
     ]
     bench.drive(cells)
     return bench.measure(cells, bench.heldout[: PROMPTS["tune"]])
@@ -304,7 +294,7 @@ def choose(folder: Path) -> dict[tuple[str, str, str], tuple[float, float]]:
         gains.setdefault((what, (row["kl_radius"], row["kl_step"])), []).append(
             float(np.mean(row["gains"]))
         )
-    chosen: dict[tuple[str, str, str], tuple[float, float]] = {**CHOSEN}
+    chosen: dict[tuple[str, str, str], tuple[float, float]] = {}
     for what, setting in sorted(gains, key=lambda each: np.mean(gains[each])):
         chosen[what] = setting
     return chosen
@@ -313,7 +303,7 @@ def choose(folder: Path) -> dict[tuple[str, str, str], tuple[float, float]]:
 def report(seed: int, folder: Path) -> list[dict[str, Any]]:
     """The chosen setting of each arm on a seed."""
     bench = Bench(seed)
-    cells = [bench.cell(*what, *setting, DRAWN) for what, setting in choose(folder).items()]
+    cells = [bench.cell(*what, *setting, LOOKS) for what, setting in choose(folder).items()]
     bench.drive(cells)
     return bench.measure(cells, bench.heldout[: PROMPTS["report"]])
 
@@ -325,8 +315,13 @@ def read(folder: Path, part: str) -> list[dict[str, Any]]:
 
 
 def interval(values: Floats) -> str:
-    """The mean of values (seeds, prompts), and its 95 % bootstrap interval over both."""
-    found = bootstrap(values)
+    """The mean of values (seeds, prompts), and its 95 % bootstrap interval over both.
+
+    With fewer than five seeds their range instead.
+    """
+    found, seeds = bootstrap(values), values.mean(1)
+    if len(values) < 5:
+        return f"{found['mean']:+.3f} ({seeds.min():+.3f} to {seeds.max():+.3f})"
     return f"{found['mean']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]"
 
 
@@ -336,31 +331,40 @@ def table(folder: Path, head: Sequence[str]) -> None:
     for row in read(folder, "report"):
         what = tuple(row[name] for name in ("taste", "look", "rule", "arm"))
         of.setdefault(what, []).append(row)
-    lines, points = [], []
-    for taste, look, rule, arm in itertools.product(TASTES, DRAWN, RULES, ARMS):
+    lines = [line for line in stored() if line["asks"] not in TUNED]
+    for taste, look, rule, arm in itertools.product(TASTES, LOOKS, RULES, TUNED):
         here = of[taste, look, "known" if same(rule, arm) else rule, arm]
         gains = np.array([row["gains"] for row in here])
-        if not same(rule, arm):
-            found = bootstrap(gains)
-            points.append(
-                {"x": "answers read", "y": f"gain, {taste}",
-                 "line": arm if ARMS[arm][0] == 1 else f"{rule}, {arm}", "ask": "", "at": look,
-                 **{end: f"{found[name]:.4f}"
-                    for end, name in (("value", "mean"), ("low", "low"), ("high", "high"))}}
-            )  # fmt: skip
-        if look not in LOOKS:
-            continue
-        ahead = np.array([row["gains"] for row in of[taste, look, rule, next(iter(ARMS))]]) - gains
+        ahead = np.array([row["gains"] for row in of[taste, look, rule, TUNED[0]]]) - gains
         mean = {name: np.mean([r[name] for r in here]) for name in ("votes", "win_rate", "kl")}
         lines.append(
             {"taste": taste, "rule": rule, "asks": arm, "answers read": f"{look:,}",
-             "votes": f"{mean['votes']:.0f}", "seeds": len(here),
+             "votes": f"{mean['votes']:.0f}", "seeds": str(len(here)),
              "kl_radius, kl_step": f"{here[0]['kl_radius']:g}, {here[0]['kl_step']:g}",
              "gain": interval(gains), "win rate": f"{mean['win_rate']:.3f}",
              "KL": f"{mean['kl']:.1f}", "rows ahead by": interval(ahead) if ahead.any() else ""}
         )  # fmt: skip
     write_csv(TABLES / "known-sign.csv", lines, head)
+    points = []
+    for line in lines:
+        if not same(line["rule"], line["asks"]):
+            value, low, high = re.findall(r"[+-][.\d]+", line["gain"])
+            one = ARMS[line["asks"]][0] == 1
+            place = list(ARMS).index(line["asks"]) + 5 * (line["rule"] == "sign")
+            points.append(
+                {"x": "answers read (lines drawn apart)", "y": f"gain, {line['taste']}",
+                 "line": f"{'either' if one else line['rule']}, {line['asks']}", "ask": "",
+                 "at": int(line["answers read"].replace(",", "")) + 18 * place,
+                 "value": value, "low": low,
+                 "high": high}
+            )  # fmt: skip
     write_csv(TABLES / "known-sign-read.csv", points, head)
+
+
+def stored() -> list[dict[str, str]]:
+    """The lines of the table as it is."""
+    text = (TABLES / "known-sign.csv").read_text(encoding="utf-8").splitlines()
+    return list(csv.DictReader(line for line in text if not line.startswith("#")))
 
 
 def main() -> None:

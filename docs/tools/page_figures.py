@@ -22,7 +22,7 @@ from szpo_simulators.study import COLOURS, MARKS, Study
 
 NAMES = (
     "frontier", "compare-published-votes", "compare-smollm2-votes", "compare-smollm2-kl",
-    "compare-tiny-votes", "compare-tiny-kl",
+    "compare-tiny-votes", "compare-tiny-kl", "known-sign-read",
 )  # fmt: skip
 SHADES = (*COLOURS, "#888888", "#882255", "#999933")
 SHAPES = (*MARKS, "<", ">", "*")
