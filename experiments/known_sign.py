@@ -22,7 +22,8 @@ all arms: for each rule, arm and taste the setting with the highest gain, mean o
 in this order, and is measured on 64 held-out prompts, four answers each, against the base with the
 same random numbers. Reported: mean gain and its 95 % bootstrap interval over seeds and prompts (of
 the first arms over seeds), KL at the answers drawn, the win rate over the base's answers, and what
-the rows of the same rule are ahead by, paired by seed. Every seed that ran is in the table.
+the rows of the same rule are ahead by, paired by seed. The one-sided arms had time for seven of
+those seeds.
 
 What is driven is the optimizer's own ask and tell, and the policy's own answers; many runs of a
 seed answer in one batch, and no ledger is written.
