@@ -253,8 +253,9 @@ def estimate_cost(
     votes = config.steps * config.votes_per_step
     rows = config.steps * o.K * o.N * o.D
     still = config.coordinates == "none"
-    setup = start_features.ANSWERS if still else coordinate_answers(config)
-    setup = 0 if basis_is_stored else setup
+    setup = 0
+    if not basis_is_stored:  # adapters' files may be gone where it is
+        setup = start_features.ANSWERS if still else coordinate_answers(config)
     predicts = config.coordinates in SCORED and RULES[config.optimizer.rule].two_points
     points = config.steps * KL_PROMPTS if predicts else 0
     if predicts and config.optimizer.guarded is not False and not basis_is_stored:
