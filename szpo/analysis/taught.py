@@ -3,14 +3,11 @@
 Why votes show no taste: no differences, too few votes, disagreement, or the coordinates. `Watch`
 warns of questions without a difference during the run; `szpo.policies.teachable` warns before it.
 
-Infer a taste from votes and texts alone, for runs whose coordinates have no names. Votes are
-regressed on the differences of the shown texts in the dictionary's features, under the sparse
-prior of `szpo.optim.sparse_prior`, as in a run with named features. The result describes the
-votes. It does not say whether the policy can be moved that way.
-
-Probabilities are given once the votes show a taste. Where the coordinates are named features, they
-come from each step's findings (`szpo.optim.regression`), otherwise from the shown texts
-(`szpo.analysis.taught`).
+Where the coordinates are named features, the taste comes from each step's findings
+(`szpo.optim.regression`). Otherwise it is inferred from votes and texts alone: votes are regressed
+on the differences of the shown texts in the dictionary's features, under the sparse prior of
+`szpo.optim.sparse_prior`. That describes the votes, and does not say whether the policy can be
+moved that way. Probabilities are given once the votes show a taste.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """The engines, flat batches and ``transformers.generate``; the choice between them, and its test.
 
-It is slower than `szpo.models.engines`, but runs models that the flat batch cannot.
-
-Choose a model's engine, and test the engine's contract in public. A model's code may use positions
-or shapes in ways that the flat batch does not allow. So the choice is made by a trial: a few
-tokens through the flat batch, compared with a plain forward pass.
+A model's code may use positions or shapes in ways that the flat batch does not allow; ``generate``
+is slower and runs it. So the choice is made by a trial: a few tokens through the flat batch,
+compared with a plain forward pass.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 Let s be the score of an answer that the starting policy drew, φ a feature of its text, both
 centred within prompts, and F = E[s sᵀ]. The direction in which E[φ] grows fastest for a given KL
 is its natural gradient g = F⁻¹ E[s φ] (Amari 1998, Natural gradient works efficiently in learning;
-Kakade 2001, A natural policy gradient). The leading score components come first, as in
-`szpo.policies.basis`: a taste along them is found as fast as there. The parts of the natural
-gradients outside them follow, and all are whitened, so that near the start
+Kakade 2001, A natural policy gradient). The leading score components come first, so that a taste
+along them is found as fast as without features. The parts of the natural gradients outside them
+follow, and all are whitened, so that near the start
 KL(π_z ‖ π_0) ≈ |z|²/2 nats and E[φ_f](z) ≈ E[φ_f](0) + σ_f · map[:, f]ᵀ z.
 
 E[s φ] is a policy gradient, and credit is assigned as in those. The score of an answer is the sum

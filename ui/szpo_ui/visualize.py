@@ -1,16 +1,9 @@
 """``szpo visualize``: a posterior over two weights as a page, as SVG, as a GIF.
 
-The content of a picture of a two-dimensional posterior: density, particles, entropy, next pair.
-Pure: the page of ``szpo visualize`` draws it in a browser, `szpo_ui.visualize`
-into files.
-
-The page of a posterior over two weights: arrows to drag, moving particles, the next pair. The page
-is used in two places: in ``szpo visualize`` on this machine, and behind the operator's login of a
-run. The browser holds the differences and draws. Each request sends all of them; the server stores
-nothing and answers with a `szpo_ui.visualize.Scene`.
-
-``szpo visualize`` answers only this machine, without a login. It shows numbers made from votes
-and the texts of the pair to ask next. It stores nothing.
+A picture shows density, particles, entropy and the next pair. The page, with arrows to drag, is
+used in two places: in ``szpo visualize``, which answers only this machine, without a login, and
+behind the operator's login of a run. The browser holds the differences and draws. Each request
+sends all of them; the server stores nothing and answers with a `Scene`.
 """
 
 from __future__ import annotations
