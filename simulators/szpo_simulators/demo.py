@@ -1,10 +1,8 @@
 """``szpo demo``, and `szpo bench demo`: a language model's held-out gain from simulated votes.
 
-`szpo bench demo`: the held-out gain of a language model from a simulated panel's votes. Each seed
-is a complete run with the same parts as ``szpo run``: set-up, votes through the ledger, and a
-held-out measurement before and after. Finished seeds are stored and not run again.
-
-It measures one seed as ``szpo bench demo`` does, and prints the result on one screen.
+Each seed is a complete run with the same parts as ``szpo run``: set-up, votes through the ledger,
+and a held-out measurement before and after. ``szpo demo`` prints one seed on one screen; the bench
+stores finished seeds and does not run them again.
 """
 
 from __future__ import annotations
@@ -388,8 +386,7 @@ def run_demo(config: Config, path: Path, *, quiet: bool, verbose: bool = False) 
         to_user.doing(f"step {step.step + 1}")
         bar.update(task, completed=step.total_votes, note=note)
         if step.total_votes >= total:
-            spent = bar.tasks[task].elapsed or 0.0
-            bar.update(task, end=spent * (1 + budget.measuring_share(config)))
+            terminal.expect_end(bar, task, budget.measuring_share(config))
         if not console.is_terminal:
             console.print(f"step {step.step}: {step.total_votes} of {total} votes, {note}")
 

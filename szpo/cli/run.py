@@ -424,8 +424,7 @@ def _show_steps(
                 console.doing(MEASURING)
             bar.update(task, completed=report.total_votes, note=MEASURING if over else note)
             if over and config.panel.inside:
-                spent = bar.tasks[task].elapsed or 0.0
-                bar.update(task, end=spent * (1 + budget.measuring_share(config)))
+                terminal.expect_end(bar, task, budget.measuring_share(config))
             if not live and not as_json:
                 console.complain(f"step {report.step}: {report.total_votes} votes, {note}")
             if equal := watch.look():

@@ -14,7 +14,15 @@ from typing import Any, Final
 
 from rich.console import Console, RenderableType
 from rich.panel import Panel
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -54,14 +62,16 @@ class _Now(ProgressColumn):
 
 
 def votes_bar(to: Console, *, live: bool) -> Progress:
-    """A bar of a run's votes; its task has the field ``note``, what was or is being done.
-
-    A field ``end`` is when measuring may be done, in seconds since the bar began.
-    """
+    """A bar of a run's votes; its task has the field ``note``, what was or is being done."""
     return Progress(
         TextColumn("votes {task.completed:.0f}/{task.total:.0f}"), BarColumn(BAR), _Now(to),
         console=to, disable=not live, transient=True,
     )  # fmt: skip
+
+
+def expect_end(bar: Progress, task: TaskID, share: float) -> None:
+    """Show what measuring may still take: this share of the time so far."""
+    bar.update(task, end=(1 + share) * (bar.tasks[task].elapsed or 0.0))
 
 
 @contextlib.contextmanager

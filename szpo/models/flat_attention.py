@@ -4,11 +4,9 @@ The model sees one sequence [1, tokens] that holds all rows one after another, w
 each token has its position in its row. Only attention has to know which token belongs to which
 row. It is registered with transformers under its own name, so the model's code stays unchanged.
 
-`RowCache` attends while rows are decoded, `PrefillPass` while prompts are read. Common parts of
-prompts are computed once; `szpo.models.flat_attention` shows units, prefixes and lower layers.
-
-From prompts to a filled key-value cache, computing common parts of rows once. Two prompts A and B,
-each answered twice by the members m0 and m1, are eight rows:
+`RowCache` attends while rows are decoded, `PrefillPass` while prompts are read, alone or with their
+answers (`FlatReading`). Common parts of prompts are computed once. Two prompts A and B, each
+answered twice by the members m0 and m1, are eight rows:
 
     rows        A·m0 A·m0   A·m1 A·m1   B·m0 B·m0   B·m1 B·m1    what is generated
     units       A·m0        A·m1        B·m0        B·m1         rows of a unit share its prefill
@@ -191,6 +189,10 @@ class Prefixes:
     length: int = 0
     layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Per layer K and V (members, kv, length, size); one for all below the first adapted layer."""
+
+    def save(self, layer: int, k: Tensor, v: Tensor, *, expanded: bool) -> None:
+        """The `Store` of the pass that computes them."""
+        self.layers[layer] = (k, v)
 
     def pick(self, layer: int, prefix_of: Tensor) -> tuple[Tensor, Tensor]:
         """K and V (sequences, kv, length, size) of the prefixes with numbers ``prefix_of``."""
@@ -421,13 +423,9 @@ class PrefillBatch:
         self._upper = [] if deltas is None else adapted_layers(adapted.model, adapted.sites)
         self._prefixes = Prefixes(plan.prefix)
         if plan.prefix:
-            layers = self._prefixes.layers
-
-            def save(layer: int, k: Tensor, v: Tensor, *, expanded: bool) -> None:
-                layers[layer] = (k, v)
-
             pairs = [(0, member) for member in self._members]
-            self._run([plan.sequences[0][: plan.prefix]], pairs, save, Prefixes())
+            begin = plan.sequences[0][: plan.prefix]
+            self._run([begin], pairs, self._prefixes.save, Prefixes())
 
     def fill(
         self, rows: range, new: int, canary: Canary | None, pause: Callable[[], None]
@@ -597,14 +595,11 @@ class FlatReading:
         found = Prefixes(self.prefix)
         members = torch.arange(1 if deltas is None else deltas.members)
         if self.prefix:
-
-            def save(layer: int, k: Tensor, v: Tensor, *, expanded: bool) -> None:
-                found.layers[layer] = (k, v)
-
             units, lengths = (torch.zeros_like(members), members), torch.tensor([self.prefix])
             prefill = PrefillPass(
-                lengths, units, save, prefixes=Prefixes(), shared=False, device=self._model.device
-            )
+                lengths, units, found.save, prefixes=Prefixes(), shared=False,
+                device=self._model.device,
+            )  # fmt: skip
             owner = members.repeat_interleave(self.prefix)[None]
             with attach_deltas(self._model, sites, deltas, owner):
                 run_flat(self._model, prefill, [self._prompts[0][: self.prefix]], logits_to_keep=1)

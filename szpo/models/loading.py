@@ -468,7 +468,7 @@ def fetch(name: str = "smollm2", *, say: Callable[[str], None] = print) -> Path:
     elif name == "tiny":
         say(f"training the tiny model once, unless it is already in {cache.cache_dir()}")
     folder = locate(name)
-    weight_files.digest(weight_files.safetensors_in(folder))
+    weight_files.digest(weight_files.safetensors_in(folder))  # it refuses what is not finite
     config = folder / "config.json"
     if config.is_file() and "quantization_config" in config.read_text("utf-8"):
         say(f"{name} is quantised: whether its files hold every tensor is seen when it is loaded")
