@@ -4,8 +4,8 @@ The model sees one sequence [1, tokens] that holds all rows one after another, w
 each token has its position in its row. Only attention has to know which token belongs to which
 row. It is registered with transformers under its own name, so the model's code stays unchanged.
 
-`RowCache` attends while rows are decoded, `PrefillPass` while prompts are read, alone or with their
-answers (`FlatReading`). Common parts of prompts are computed once. Two prompts A and B, each
+`RowCache` attends while rows are decoded, `PrefillPass` while prompts are read, alone or with
+their answers (`FlatReading`). Common parts of prompts are computed once. Two prompts A and B, each
 answered twice by the members m0 and m1, are eight rows:
 
     rows        A·m0 A·m0   A·m1 A·m1   B·m0 B·m0   B·m1 B·m1    what is generated
