@@ -96,11 +96,11 @@ class KlMeasurement:
     def follows(self) -> bool:
         """True if every share follows from the readings before it."""
         given = [(each.share, False) for each in self.readings] + [(self.share, True)]
-        most = _most_readings(self.limit)
-        return all(
-            choose_share(self.limit, self.readings[:i], most) == each
-            for i, each in enumerate(given)
-        )
+        found = [
+            [choose_share(self.limit, self.readings[:i], most) for i in range(len(given))]
+            for most in {_most_readings(self.limit), MOST_READINGS}
+        ]
+        return given in found
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> KlMeasurement:
