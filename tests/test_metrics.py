@@ -1,7 +1,5 @@
 """Win rates by hand, and the KL of a policy against all answers that there are."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Why votes show no taste: right in nine of ten simulated runs of each cause."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Named features: their values, their grammar, differences of batches, and the command."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """ROUGE-L, BLEU and BERTScore against right answers: by hand, as rewards, and what is refused."""
 
-from __future__ import annotations
-
 import json
 import sys
 

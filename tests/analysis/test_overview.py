@@ -1,7 +1,5 @@
 """The dashboard's numbers against ledgers whose figures are worked out by hand."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """`szpo select`: pools from files, rounds of questions, answers back, and what is refused."""
 
-from __future__ import annotations
-
 import csv
 import itertools
 import json

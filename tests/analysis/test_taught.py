@@ -1,7 +1,5 @@
 """What a run's votes taught: in words, over votes, and why where they taught nothing."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The actor: one policy for answering and for training, fp32 whatever the base is."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """DPO: the loss of the paper, its gradient by hand, same seed twice, an LM head that learns."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

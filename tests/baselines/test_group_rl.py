@@ -1,7 +1,5 @@
 """GRPO and RLOO: advantages of a group, the KL to the start, and a verifier's taste learned."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence
@@ -120,7 +118,6 @@ TASTE = Taste(
 )  # fmt: skip
 
 
-@pytest.mark.full
 def test_a_panels_taste_teaches_another_model_by_the_lines_of_the_page(tmp_path, monkeypatch):
     page = (Path(__file__).parents[2] / "docs" / "taught.md").read_text("utf-8")
     (lines,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

@@ -1,7 +1,5 @@
 """PPO on a language model: stored choices, the reward it climbs, and runs that must stop."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """What is no recipe is refused where it is made: method, field, value and range in one line."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """The reward model: ln 2 at equal rewards, learns what is preferred, comes back from disk."""
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import replace

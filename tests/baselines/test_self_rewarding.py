@@ -1,7 +1,5 @@
 """Judging by points, and models that are made from their own judgements, step by step."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """What pages name exists: links, pages of the site, commands and their options, public names."""
 
-from __future__ import annotations
-
 import ast
 import re
 import shlex

@@ -1,7 +1,5 @@
 """The command line from outside: what is printed, what is written, how it exits."""
 
-from __future__ import annotations
-
 import io
 import json
 import logging
@@ -510,7 +508,6 @@ def test_a_run_is_only_resumed_with_the_prompts_it_began_with(tmp_path, capsys):
             assemble.reopen(ledger, until=4, panel=False)
 
 
-@pytest.mark.full
 def test_panel_as_a_process_leaves_the_same_run(yard, tmp_path):
     outside = yard_run.arguments(tmp_path, "run.name=yard", "panel.inside=false")
     path = tmp_path / "runs" / "yard.db"

@@ -1,7 +1,5 @@
 """``szpo baseline``: whom it asks, what it takes of runs and files, adapters that szpo reads."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import re

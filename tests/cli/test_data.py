@@ -1,7 +1,5 @@
 """The commands that read preference files and write pairs and ranking tasks."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """szpo vote: a person's sheets in a terminal, driven here by a pipe or a pseudo-terminal."""
 
-from __future__ import annotations
-
 import io
 import os
 import pty
@@ -154,7 +152,6 @@ def test_keys_of_a_terminal_come_one_by_one_and_no_sequence_is_taken_for_a_verdi
 # ---- whole runs ----
 
 
-@pytest.mark.full
 def test_a_signal_leaves_the_terminal_as_it_was(driven):
     number = signal.SIGHUP
     keyboard, seen = pty.openpty()
@@ -229,7 +226,6 @@ def test_a_model_that_cannot_load_ends_it_with_one_line(staged, type_in):
     assert re.fullmatch(rf"error: .*{re.escape(then)}", seen.splitlines()[-1])
 
 
-@pytest.mark.full
 @pytest.mark.timeout(600)
 def test_no_verdict_is_lost_when_it_is_killed_in_the_middle_of_a_sheet(tmp_path):
     """The next row on screen is the acknowledgement of the verdict before."""

@@ -1,7 +1,5 @@
 """A file with the screen's sentences in another language: what is refused, what a run records."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Settings: defaults, authority, round trip through TOML, and the words of refusals."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Votes as data: what each format's records become, and what is refused in which words."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import io

@@ -1,7 +1,5 @@
 """The dictionary: golden values, exact integers, odd texts, other locales, complete entries."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import locale

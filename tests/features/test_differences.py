@@ -1,7 +1,5 @@
 """Recorded differences: integers, exact, and what must and must not change them."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 
 from hypothesis import given

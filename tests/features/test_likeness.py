@@ -1,7 +1,5 @@
 """Nearness to texts of one's own: two voices told apart, exact from the record, files refused."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import astuple, replace
 from pathlib import Path

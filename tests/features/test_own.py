@@ -1,7 +1,5 @@
 """A user's own features: patterns in bounded time, keywords, functions, entries left out."""
 
-from __future__ import annotations
-
 import math
 import re
 import sys

@@ -1,7 +1,5 @@
 """A line in a person's words: what it names, in which words, and what it does not understand."""
 
-from __future__ import annotations
-
 import pytest
 
 from szpo.features import own, said

@@ -1,7 +1,5 @@
 """Answers that end at their last full sentence, for readers, scores, KL and training alike."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import replace
 

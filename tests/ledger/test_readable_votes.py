@@ -1,7 +1,5 @@
 """The view of votes that people and other programs read."""
 
-from __future__ import annotations
-
 import contextlib
 import sqlite3
 

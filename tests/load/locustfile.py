@@ -8,8 +8,6 @@ again. The last lines say what was lost or stored twice, the slow percentiles an
 memory; if a promise is broken, the exit code is 1.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import re

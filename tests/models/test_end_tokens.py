@@ -1,7 +1,5 @@
 """Models with several end tokens: an answer is read, scored and trained with its own."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Models of the families that people have, decoded, tuned and exported, against transformers."""
 
-from __future__ import annotations
-
 from datetime import date
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """The arrows between the parts, read from the source: who may import whom."""
 
-from __future__ import annotations
-
 import ast
 import re
 import subprocess

@@ -3,8 +3,6 @@
 docs/commands.md lists the codes for users.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """The site as a browser gets it: built strictly, then read page by page. `make test-all` only."""
 
-from __future__ import annotations
-
 import functools
 import os
 import re

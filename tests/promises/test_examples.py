@@ -1,7 +1,5 @@
 """The examples do what they say, and stay short."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

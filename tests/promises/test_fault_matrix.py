@@ -7,8 +7,6 @@ the file, adopts, and is copied. Each fault falls where its number says. Afterwa
 ends the run: it has every acknowledged vote, and what the undisturbed run comes to.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import os

@@ -1,7 +1,5 @@
 """A key goes where the settings send it, past proxies on this machine, and is printed nowhere."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import socket

@@ -1,7 +1,5 @@
 """One KL and one win share of an adapter, wherever a person reads them."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

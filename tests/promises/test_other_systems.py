@@ -1,7 +1,5 @@
 """What differs on Windows, as far as Linux can play it."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

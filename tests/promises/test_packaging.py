@@ -1,7 +1,5 @@
 """The wheel, built here and used from outside the repository; what the build files promise."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

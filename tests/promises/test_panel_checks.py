@@ -1,7 +1,5 @@
 """The panel's list of checks: what no other test holds is held here."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os
@@ -99,7 +97,6 @@ def test_the_record_tells_of_an_erasure_only_with_it(tmp_path, monkeypatch):
         assert b"Secretive" not in file.read_bytes()
 
 
-@pytest.mark.full
 def test_an_erasure_with_votes_that_is_killed_is_whole_and_done_again_finishes(tmp_path):
     """Killed once something is committed: nobody's votes are withdrawn and their name left."""
     path = yard_run.finished(tmp_path)

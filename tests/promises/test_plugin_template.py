@@ -1,7 +1,5 @@
 """The template package of examples/plugin, installed as pip would, is found and runs."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys

@@ -1,7 +1,5 @@
 """Weights are the same bits on any device: the fold, fused or not, and the adapters made of it."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

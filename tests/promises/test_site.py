@@ -1,7 +1,5 @@
 """Examples, gallery scripts, notebooks and the tutorial of the pages run as they stand."""
 
-from __future__ import annotations
-
 import builtins
 import contextlib
 import io

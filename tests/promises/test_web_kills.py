@@ -1,7 +1,5 @@
 """The whole web process killed and started again while people judge rows of a sheet through it."""
 
-from __future__ import annotations
-
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any

@@ -1,7 +1,5 @@
 """What leaves a run: adapters that PEFT loads, merged models, votes as files."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

@@ -1,7 +1,5 @@
 """The report page: self-contained, harmless, and saying what the ledger says."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Pushes to a stand-in hub by the real client: every byte arrives, every failure is one line."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

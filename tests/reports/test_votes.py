@@ -1,7 +1,5 @@
 """Votes and tables: they open elsewhere, and give the dashboard's numbers again."""
 
-from __future__ import annotations
-
 import csv
 import io
 import itertools

@@ -298,7 +298,6 @@ def until(child: subprocess.Popen[str], text: str) -> str:
     raise AssertionError(f"it never said: {text}")
 
 
-@pytest.mark.full
 def test_it_stays_when_finished_and_fulfils_orders_until_a_signal(tmp_path):
     with staying(*yard_run.arguments(tmp_path, "run.name=yard")) as run:
         until(run, "finished: 24 of 24 votes spent, a step takes 8; standing by")

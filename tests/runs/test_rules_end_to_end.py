@@ -51,7 +51,6 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("preset", PUBLISHED)
 def test_the_algorithm_as_published_runs_is_killed_resumed_and_verified(tmp_path, preset, capsys):
     rule, promise, equation = PUBLISHED[preset]

@@ -1,7 +1,5 @@
 """Tastes as a person asks for them, and whether one is an entry of the dictionary."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The benches, made small: cells, budgets, goals, tables and figures."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

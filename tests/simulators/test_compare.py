@@ -1,7 +1,5 @@
 """Comparisons of methods: plans, one setup for all, cells that resume, figures that follow."""
 
-from __future__ import annotations
-
 import csv
 import importlib.util
 import io

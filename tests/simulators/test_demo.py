@@ -1,7 +1,5 @@
 """The demo's screen, on a tiny random model: its lines, and how a failing guard is shown."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

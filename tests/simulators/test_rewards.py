@@ -1,7 +1,5 @@
 """Rewards and verifiers: values worked out by hand, and what a reward text may say."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence

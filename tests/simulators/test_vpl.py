@@ -1,7 +1,5 @@
 """Variational preference learning: golden pieces of the models, learning two users, collapse."""
 
-from __future__ import annotations
-
 import dataclasses
 from math import log
 

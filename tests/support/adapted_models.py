@@ -1,7 +1,5 @@
 """Tiny models with adapters, and prompts for them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -5,8 +5,6 @@ database cannot be reached, the output says that nothing was audited and the exi
 again where the database can be reached.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

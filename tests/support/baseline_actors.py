@@ -1,7 +1,5 @@
 """Small actors and pairs for the tests of the gradient methods."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import Any

@@ -7,8 +7,6 @@ without a server), ``stage`` (run, server, clock), ``chromium`` (one browser), `
 before pytest does.)
 """
 
-from __future__ import annotations
-
 import asyncio
 import socket
 import threading

@@ -1,7 +1,5 @@
 """Run functions in new processes, forked from a server that has imported szpo already."""
 
-from __future__ import annotations
-
 import multiprocessing
 import signal
 from collections.abc import Callable

@@ -7,8 +7,6 @@ its template has the family's traits: end tokens, a system turn that is refused,
 token that both template and tokenizer write, a date.
 """
 
-from __future__ import annotations
-
 import io
 import tempfile
 from contextlib import redirect_stderr, redirect_stdout

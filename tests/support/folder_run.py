@@ -1,7 +1,5 @@
 """A run of a tiny random Llama in a local folder, through the command line; takes seconds."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Sequence
 from functools import cache

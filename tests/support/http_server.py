@@ -1,7 +1,5 @@
 """An external web server for tests, in a thread, on a free port of 127.0.0.1."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 import threading

@@ -4,8 +4,6 @@ It implements the part of the hub's HTTP interface that `huggingface_hub` needs 
 repository and commit files, small ones within the commit and large ones by git-LFS.
 """
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import json

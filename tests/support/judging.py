@@ -1,7 +1,5 @@
 """Comparisons and scripted back ends for the tests of judges."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

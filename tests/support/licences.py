@@ -5,8 +5,6 @@ that binds what is distributed with it. BILL is a file for the list as a bill of
 (CycloneDX 1.6, JSON).
 """
 
-from __future__ import annotations
-
 import re
 import sys
 from importlib import metadata

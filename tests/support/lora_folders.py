@@ -1,7 +1,5 @@
 """PEFT LoRA folders with random factors, as other programs write them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Makes complete runs with many votes in minutes; hashes, seats and updates are real ones."""
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Sequence
 from pathlib import Path

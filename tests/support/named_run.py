@@ -1,7 +1,5 @@
 """A run in coordinates of named features without a model: z shifts the count of each mark."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Workers in this process that get requests as bytes, as in a cluster, without a network."""
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Sequence
 from typing import Any

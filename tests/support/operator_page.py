@@ -3,8 +3,6 @@
 (PYTEST_DONT_REWRITE: test modules import this module before pytest does.)
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The optimizer's state as plain JSON values, to compare two states."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

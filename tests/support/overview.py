@@ -1,7 +1,5 @@
 """Evidence from which the operator's page computes its numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

@@ -4,8 +4,6 @@
 (PYTEST_DONT_REWRITE: test modules import this module before pytest does.)
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence

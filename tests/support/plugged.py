@@ -1,7 +1,5 @@
 """Entry points of packages that are not installed."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """LoRA policies over tiny models."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Literal
 

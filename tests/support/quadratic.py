@@ -1,7 +1,5 @@
 """A small policy whose answers contain a number, for tests of runs without a model or torch."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A Ray cluster of three nodes on this machine whose parts can be killed, and runs on it."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import signal

@@ -9,8 +9,6 @@ top of that. Prints a table of sizes, quoted in CONTRIBUTING.md.
 With names of extras, only these are installed.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

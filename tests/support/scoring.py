@@ -1,7 +1,5 @@
 """Answers, starting weights and members for the tests of log-probabilities and scores."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

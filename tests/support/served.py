@@ -1,7 +1,5 @@
 """``szpo serve`` in its own process, and commands that are refused."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

@@ -1,7 +1,5 @@
 """Votes as arrays, and an optimizer that gets them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

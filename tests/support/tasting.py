@@ -1,7 +1,5 @@
 """A run without a model whose answers have two attributes and whose voters like one or both."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Tiny models of several architectures, built from configs with seeded random weights."""
 
-from __future__ import annotations
-
 from datetime import date
 from typing import Any
 

@@ -5,8 +5,6 @@ silently ignores adapter names for anything but LoRA, so other adapters are refu
 docs.vllm.ai, "LoRA Adapters" and "OpenAI-Compatible Server".
 """
 
-from __future__ import annotations
-
 import json
 import queue
 import threading

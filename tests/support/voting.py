@@ -1,7 +1,5 @@
 """Panelists' clients that answer until they are killed, then retry unacknowledged answers."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Mapping, Sequence
 from functools import partial

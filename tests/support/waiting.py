@@ -1,7 +1,5 @@
 """Wait for another process or thread."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from typing import Any

@@ -7,8 +7,6 @@ Prints JSON: the versions, and for each run the digests of votes and weights aft
 the libraries of `NEEDED`, as replaying a run does, but no torch.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from importlib.metadata import version

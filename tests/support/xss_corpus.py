@@ -4,8 +4,6 @@ All are data. A payload that runs sets `MARKER` on `window`; `HOST` is the host 
 contact.
 """
 
-from __future__ import annotations
-
 MARKER = "pwned"
 HOST = "evil.example"
 _SET = f"window.{MARKER}=1"

@@ -1,7 +1,5 @@
 """A complete run of the small yard world through the command line, without torch."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Runs without coordinates: features read behind the first sheet, and votes that are explained."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import astuple, replace
 from functools import partial

@@ -1,7 +1,5 @@
 """The JSON door: exact answers, exactly once, and the API of docs/serve.md as it stands."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import re

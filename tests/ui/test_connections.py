@@ -4,8 +4,6 @@ The server is a process of its own, and the clients are plain sockets. The proxy
 shipped file, its times a tenth of those there.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os
@@ -147,7 +145,6 @@ def healthy(port: int) -> bool:
 
 
 @needs_caddy
-@pytest.mark.full
 @pytest.mark.parametrize(
     "sent",
     [
@@ -176,7 +173,6 @@ def test_what_never_ends_is_given_up_however_it_drips_in(proxy, sent):
 
 
 @needs_caddy
-@pytest.mark.full
 def test_an_answer_that_nobody_reads_is_given_up(proxy):
     def ended() -> bool:
         return httpx.get(f"http://127.0.0.1:{proxy}/test/ended").text == "1"

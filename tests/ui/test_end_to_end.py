@@ -4,8 +4,6 @@
 says must be what the operator saw, and the ledger must verify.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import time

@@ -1,8 +1,6 @@
 """Every route, for everybody, while somebody else holds the file: no SQL on the event loop, and
 nobody gets through who may not."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 import sqlite3

@@ -1,7 +1,5 @@
 """szpo invite: links and codes that work, lists, revocation, erasure."""
 
-from __future__ import annotations
-
 import json
 import re
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """Coming in: the login page, wrong codes, invitations by link, sessions that end."""
 
-from __future__ import annotations
-
 import asyncio
 
 import httpx

@@ -1,7 +1,5 @@
 """Signs of low effort as the operator reads them: each with its reason, in words."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

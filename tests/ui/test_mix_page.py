@@ -1,7 +1,5 @@
 """The page of two mixes: sliders in a browser, wrong requests, a mix as the start of a run."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any

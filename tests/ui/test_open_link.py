@@ -1,7 +1,5 @@
 """An open link: one place each, an id that can be erased, and a code at the end."""
 
-from __future__ import annotations
-
 import json
 
 import httpx

@@ -1,7 +1,5 @@
 """The operator's page in a browser: what it shows and does, read with eyes, keys and axe."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

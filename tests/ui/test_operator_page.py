@@ -1,7 +1,5 @@
 """The operator's page without a browser: who may call it, what it shows, what its controls do."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

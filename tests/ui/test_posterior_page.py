@@ -1,7 +1,5 @@
 """The page of a posterior: by hand in a browser, over a run, alone, and behind the operator."""
 
-from __future__ import annotations
-
 import io
 import re
 from typing import Any

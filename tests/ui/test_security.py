@@ -1,7 +1,5 @@
 """The door: origins, sizes, hosts, headers, and the few of Gradio's routes that stay open."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from pathlib import Path

@@ -4,7 +4,6 @@ import dataclasses
 import re
 from typing import get_args
 
-import pytest
 
 from szpo.config import sentences
 from szpo.config.tables import Panel
@@ -88,7 +87,6 @@ def test_consent_hashes_the_wording_that_was_shown(staged):
     assert event["body"] == {"panelist": panelist, "text": told}
 
 
-@pytest.mark.full
 def test_a_run_speaks_its_sentences_from_the_login_to_the_vote(staged, chromium):
     stage = staged()
     with serve(app.create(spoken_by(stage, QUOTED), pages=("panelist",))) as stage.url:

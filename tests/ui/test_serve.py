@@ -1,7 +1,5 @@
 """szpo serve: refusals, the two processes, restarts, and a web process without a model."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal
