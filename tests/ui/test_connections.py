@@ -141,9 +141,6 @@ def healthy(port: int) -> bool:
     return False
 
 
-# ---- what the proxy bears, and a bare port does not ----
-
-
 @needs_caddy
 @pytest.mark.parametrize(
     "sent",
@@ -181,9 +178,6 @@ def test_an_answer_that_nobody_reads_is_given_up(proxy):
         assert made.recv(1)
         until(ended)
         assert len(read_to_end(made)) < 65_536_000
-
-
-# ---- numbers, at the bare port ----
 
 
 def test_connections_have_a_bound_and_come_free(tmp_path):

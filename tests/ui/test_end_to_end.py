@@ -81,9 +81,8 @@ def vote_until(condition: Callable[[], bool], pages: Sequence[Any], seconds: flo
         assert time.monotonic() < ends, f"the run stands still: {states}"
         for number, page in enumerate(pages):
             # A, tie, B: three tastes, so that rounds are not unanimous.
-            cast += vote_if_ready(
-                page, ("ArrowLeft", "ArrowDown", "ArrowRight")[(number + cast) % 3]
-            )
+            key = ("ArrowLeft", "ArrowDown", "ArrowRight")[(number + cast) % 3]
+            cast += vote_if_ready(page, key)
             assert page.get_attribute("#szpo-root", "data-state") not in ("error", "offline")
         pages[0].wait_for_timeout(100)
     return cast
@@ -150,9 +149,8 @@ def final_seat(page: Any) -> str:
     By the API, which asks for no reading time; `test_serve.py` does the same without a browser.
     """
     asked = {"tab": "t", "of": "final"}
-    reply = until(
-        lambda: (r := page.request.post("/api/assignment", data=asked)).status == 200 and r
-    )
+    post = page.request.post
+    reply = until(lambda: (r := post("/api/assignment", data=asked)).status == 200 and r)
     return str(reply.json()["assignment"])
 
 

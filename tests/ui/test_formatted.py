@@ -75,10 +75,8 @@ def test_markdown_looks_as_meant(text):
     ],
 )
 def test_what_is_not_marked_up_or_would_lose_a_word_stays_as_it_is(text):
-    assert (
-        comparison_view.format_single(text) is None
-        and comparison_view.format_pair(text, "Another.") is None
-    )
+    assert comparison_view.format_single(text) is None
+    assert comparison_view.format_pair(text, "Another.") is None
 
 
 MARKUP = st.sampled_from([*"*_`~#>-+|![]()<>&\\\n\t 0123456789.:=", "\n\n", "    ", "```", "| "])
@@ -111,9 +109,8 @@ ATTRIBUTE = st.sampled_from(["class='sz-diff'", "class='sz-bar'", "style='color:
 
 @given(st.lists(st.tuples(TAG, st.lists(ATTRIBUTE, max_size=3), st.booleans()), max_size=12))
 def test_the_second_filter_lets_nothing_through_but_its_list(tags):
-    html = "".join(
-        f"</{tag}>" if close else f"<{tag} {' '.join(attrs)}>x" for tag, attrs, close in tags
-    )
+    each = (f"</{tag}>" if close else f"<{tag} {' '.join(attrs)}>x" for tag, attrs, close in tags)
+    html = "".join(each)
     assert_listed(comparison_view.clean_html(html))
 
 
@@ -139,17 +136,14 @@ def test_an_attack_stays_text_plain_and_formatted():
 def test_both_sides_or_neither_and_nothing_but_the_texts_decides():
     assert comparison_view.format_pair("*a*", "b")[1] == '<p dir="auto">b</p>\n'
     assert comparison_view.format_pair("*a*", LONG) is None  # one cannot be, so neither is
-    one, other = (
-        comparison_view.format_pair("*a* c", "**b** c"),
-        comparison_view.format_pair("**b** c", "*a* c"),
-    )
+    texts = "*a* c", "**b** c"
+    one, other = (comparison_view.format_pair(*each) for each in (texts, texts[::-1]))
     assert one == (other[1], other[0])
 
 
 def test_differences_are_marked_in_what_a_reader_sees():
-    left, right = comparison_view.format_pair(
-        "**It is red** today, `x`.", "**It is blue** today, `x`."
-    )
+    texts = "**It is red** today, `x`.", "**It is blue** today, `x`."
+    left, right = comparison_view.format_pair(*texts)
     assert re.findall('sz-diff">([^<]*)<', left + right) == ["red", "blue"]
     assert Outline(left).text.strip() == "It is red today, x."
 
@@ -200,9 +194,6 @@ def test_what_a_text_costs_grows_with_its_letters_alone(sign):
     calls(10)
     short, long = calls(1000), calls(4000)
     assert long < 4.4 * short
-
-
-# ---- plain texts ----
 
 
 @given(st.text(max_size=80), st.text(max_size=80))

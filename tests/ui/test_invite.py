@@ -89,9 +89,6 @@ def test_list_revoke_and_erase(run, told):
         assert ledger.query("SELECT pseudonym FROM panelists")[0]["pseudonym"] == "P-01"
 
 
-# ---- an erasure while somebody reads ----
-
-
 def read(run: Path, reported: Any, wanted: Any) -> None:
     """In a child: see the run as of now until told to stop."""
     with Ledger.open(run, readonly=True) as ledger, ledger.snapshot():

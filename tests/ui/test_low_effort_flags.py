@@ -1,5 +1,6 @@
 """Signs of low effort as the operator reads them: each with its reason, in words."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -77,9 +78,12 @@ def turns(count: int, run: int = 0) -> list[VoteRow]:
     ],
 )  # fmt: skip
 def test_each_flag_has_its_reason(code, message, votes):
-    first, *others = agreement.panelists(numbers(votes))
+    told = numbers(votes)
+    first, *others = agreement.panelists(told)
     assert message in dict(first["flags"])[code]
     assert not [flag for row in others for flag in row["flags"]]
+    programs = replace(told, panelists=dict.fromkeys(told.panelists, "simulated"))
+    assert agreement.panelists(programs)[0]["flags"] == ()
 
 
 @pytest.mark.parametrize(

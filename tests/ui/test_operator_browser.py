@@ -75,15 +75,6 @@ def press(page: Any, name: str) -> Any:
     return page.locator("dialog[open]")
 
 
-def words(page: Any, heading: str) -> str:
-    """The text of the section under a heading, in single spaces."""
-    section = page.locator("section", has=page.locator(f"#{heading}"))
-    return " ".join(section.inner_text().split())
-
-
-# ---- looking ----
-
-
 def faults(page: Any) -> list[Any]:
     """What axe finds in both colours, and what fits no width."""
     page.wait_for_selector(READY)
@@ -109,7 +100,10 @@ def test_axe_finds_nothing_and_all_fits_before_during_paused_and_in_every_dialog
     record(stage.ledger, 8, Findings(math.log(20), share=0.5, broken=("tokens", "margin")))
     page.reload()
     page.wait_for_selector(f"{READY}[data-state=paused]")
-    assert "(length, topic) hold the recommended point at 50 %" in words(page, "op-h-improving")
+    assert (
+        "(length, topic) hold the recommended point at 50 %"
+        in page.locator("section", has=page.locator("#op-h-improving")).inner_text()
+    )
     page.locator("#op-values-table summary").click()
     page.locator("#op-health-table summary").click()
     assert in_both_colours(page) == []
@@ -178,9 +172,6 @@ def test_the_page_follows_the_record_and_keeps_what_is_open(stage, page):
     assert page.locator("#op-values-table").evaluate("node => node.open")
 
 
-# ---- doing ----
-
-
 def test_a_panelist_sees_the_pause_within_five_seconds_and_no_vote_is_lost(stage, page, panelist):
     cast(stage, "Ada")
     stage.site.ledger.record_event("consent", stage.panelist("P-01"), {"text": ""})
@@ -241,9 +232,6 @@ def test_focus_shows_at_every_stop_of_the_tab_key(still):
             found = page.evaluate(ring)
             assert found["drawn"] or not found["inside"], (name, found)
         dialog.evaluate("node => node.close()")
-
-
-# ---- what votes taught ----
 
 
 def test_what_votes_taught_is_read_and_left_out_by_a_button(named, stage, operator):

@@ -41,6 +41,11 @@ def do(stage: Stage, what: str, **more: Any) -> operator_controls.Reply:
     return found
 
 
+def seen(stage: Stage) -> dict[str, Any]:
+    """What the operator's page is made of."""
+    return operator_state.read_state(stage.site)
+
+
 @pytest.fixture
 def voted(staged):
     """Two rounds applied, the third open with one vote of four; Ada and Bob are invited."""
@@ -73,31 +78,28 @@ def test_a_final_comparison_is_reported_once_it_is_closed_or_by_a_switch_in_the_
     # Beside the verdict, with what it takes: closed with fewer votes there would be none.
     assert "The open final comparison has 6 votes; a verdict takes 20" in text(told)
     assert "op-h-improving" in rest
-    assert operator_state.read_state(voted.site)["page"]["improving"]["final"] is None
-    assert len(operator_state.read_state(voted.site)["page"]["values"]) == 2
+    before = seen(voted)["page"]
+    assert before["improving"]["final"] is None and len(before["values"]) == 2
     do(voted, "live", on=True)
-    shown = operator_state.read_state(voted.site)
+    shown = seen(voted)
     assert len(shown["page"]["values"]) == 3, "the open round's votes with them"
     assert "Votes of the open round are shown" in operator_page.page(voted.site)
     assert shown["page"]["improving"]["final"].tuned.of == 4
     do(voted, "live", on=False)
-    again = operator_state.read_state(voted.site)
+    again = seen(voted)
     assert again["page"]["improving"]["final"] is None and len(again["page"]["values"]) == 2
     reported = [line.text for line in again["log"] if line.who == "Olga"]
     assert reported == ["turned the view of open votes off", "turned the view of open votes on"]
     do(voted, "close-final", order=order)
     assert "not measured" not in operator_page.page(voted.site)
-    assert (
-        operator_state.read_state(voted.site)["page"]["improving"]["final"]
-        == shown["page"]["improving"]["final"]
-    )
+    assert seen(voted)["page"]["improving"]["final"] == shown["page"]["improving"]["final"]
 
 
 # ---- what it says ----
 
 
 def test_votes_for_going_on_are_drawn_as_shares_over_votes(voted):
-    (first, second) = operator_state.read_state(voted.site)["page"]["values"]
+    (first, second) = seen(voted)["page"]["values"]
     assert charts.draw_path([first, second]) == "", "no picture of one point"
     certain = Estimate(math.log(3), 0.0, math.log(9), 8)
     third = {**second, "pooled": certain, "votes": 4}
@@ -115,16 +117,13 @@ def test_an_operator_orders_what_votes_are_not_about_in_a_run_of_named_features(
     told = do(voted, "not-about", name="comma", on=True).text
     assert told == "comma, commas: not followed from the update of round 3 on."
     assert "followed again" in do(voted, "not-about", name="commas").text
-    lines = [line.text for line in operator_state.read_state(voted.site)["log"]]
+    lines = [line.text for line in seen(voted)["log"]]
     assert "ordered from round 3 on: votes are not about commas" in lines
 
 
-def test_a_taste_of_length_asks_whether_it_is_meant_until_it_is_left_out(
-    voted, spent, monkeypatch
-):
-    own = NamedFeatures(
-        ("characters", "length", "i"), (0, 0, 1), (1,) * 3, ((2,), (1,), (1,)), 0, ""
-    )
+def test_a_taste_of_length_asks_whether_it_is_meant_until_left_out(voted, spent, monkeypatch):
+    names = "characters", "length", "i"
+    own = NamedFeatures(names, (0, 0, 1), (1,) * 3, ((2,), (1,), (1,)), 0, "")
     for module in (operator_controls, operator_page, taught):
         monkeypatch.setattr(module, "recorded_settings", lambda _: SimpleNamespace(features=own))
     asks = "the votes are about length (longer, 93 %): if that is what you mean, go on; if not, "
@@ -204,12 +203,12 @@ def test_what_is_not_the_pages_is_refused_in_a_sentence(stage):
 
 
 def test_open_votes_are_counted_but_not_shown(voted):
-    before = operator_state.read_state(voted.site)["page"]
+    before = seen(voted)["page"]
     cast(voted, "Bob")
     shown = operator_page.page(voted.site)
     assert "2 of 4 votes in" in text(shown)
     assert "hidden until the round closes" in text(shown)
-    after = operator_state.read_state(voted.site)["page"]
+    after = seen(voted)["page"]
     assert after["values"] == before["values"]
     assert after["agreement"] == before["agreement"]
     assert [p["votes"] for p in after["panelists"]] == [p["votes"] for p in before["panelists"]]
@@ -341,19 +340,17 @@ def test_start_refuses_what_panelists_could_not_judge(staged):
 
 def test_pause_keeps_the_round_and_resume_goes_on_with_it(voted):
     do(voted, "pause", reason="lunch")
-    assert operator_state.read_state(voted.site)["status"].state == "paused"
+    assert seen(voted)["status"].state == "paused"
     assert voted.ledger.step(2)["state"] == "open"  # type: ignore[index]
     do(voted, "resume")
-    found = operator_state.read_state(voted.site)["status"]
+    found = seen(voted)["status"]
     assert (found.state, found.votes_in) == ("open", 1)
     do(voted, "pause-after", reason="enough for today")
-    assert operator_state.read_state(voted.site)["pending"] is not None
+    assert seen(voted)["pending"] is not None
     do(voted, "pause", reason="  ")  # in a hurry: no reason has to be found first
-    found = operator_state.read_state(voted.site)["status"]
+    found = seen(voted)["status"]
     assert (found.state, found.pause_reason) == ("paused", "")
-    assert any(
-        line.text == "paused the run" for line in operator_state.read_state(voted.site)["log"]
-    )
+    assert any(line.text == "paused the run" for line in seen(voted)["log"])
 
 
 def test_a_round_is_closed_with_a_quorum_and_a_reason(voted):
@@ -366,22 +363,19 @@ def test_a_round_is_closed_with_a_quorum_and_a_reason(voted):
     row = voted.ledger.step(2)
     assert row is not None
     assert (row["state"], row["closed_by"]) == ("closed", "operator")
-    assert any(
-        "everybody left" in line.text for line in operator_state.read_state(voted.site)["log"]
-    )
+    assert any("everybody left" in line.text for line in seen(voted)["log"])
     with pytest.raises(UsageError, match="no round is open"):
         do(voted, "close", reason="again")
 
 
 def test_votes_are_added_and_the_round_counts_to_the_new_end(voted):
-    before = operator_state.read_state(voted.site)
+    before = seen(voted)
     assert before["page"]["progress"]["planned"] is not None
     reply = do(voted, "more", votes=40)
-    after = operator_state.read_state(voted.site)
+    after = seen(voted)
     each = voted.site.config.votes_per_step
-    assert (
-        after["page"]["progress"]["planned"] == before["page"]["progress"]["planned"] + 40 // each
-    )
+    planned = before["page"]["progress"]["planned"] + 40 // each
+    assert after["page"]["progress"]["planned"] == planned
     assert voted.site.status.read().rounds == after["page"]["progress"]["planned"]
     assert after["log"][0].text.startswith("added votes: the run ends after ")
     with pytest.raises(UsageError, match="less than one step"):
@@ -397,7 +391,7 @@ def test_limits_are_set_and_withdrawn(voted):
     found = budget.read_limits(voted.ledger)
     assert (found.votes, found.person_hours, found.step) == (12, 1.5, None)
     assert found.at_us == 1_896_111_000_000_000
-    assert operator_state.read_state(voted.site)["page"]["progress"]["planned"] == 3
+    assert seen(voted)["page"]["progress"]["planned"] == 3
     do(voted, "limits")
     assert budget.read_limits(voted.ledger) == budget.Limits()
     for until in ("2026-02-31T00:00", "0000-01-01T00:00", "2026-01-01T24:00"):
@@ -466,7 +460,7 @@ def test_erasing_wants_the_name_typed_and_goes_on_where_a_reader_held_it_up(vote
     assert re.search(r'data-open="op-access" data-name="Bob"', page)
     do(voted, "erase", name="Bob", typed="Bob")
     assert not [f for f in path.parent.iterdir() if b"Longname" in f.read_bytes()]
-    assert [p["row"]["votes"] for p in operator_state.read_state(voted.site)["people"]] == [4, 4]
+    assert [p["row"]["votes"] for p in seen(voted)["people"]] == [4, 4]
 
 
 def test_orders_wait_and_say_so(voted):
@@ -483,18 +477,11 @@ def test_orders_wait_and_say_so(voted):
     assert "there are no held-out prompts" in text(page) and 'data-open="op-final"' in page
 
 
-def test_a_final_comparison_that_the_run_will_order_itself_is_told(voted, spent):
+def test_finals_to_come_and_what_speaks_against_an_adapter_are_told(voted, spent, monkeypatch):
+    monkeypatch.setattr(operator_state, "find_doubt", lambda ledger: "of the guards length fails")
     told = "The run orders a blind final comparison by itself when its votes are spent."
     page = text(operator_page.page(voted.site))
-    assert told in page and "Order one before…" in page
+    assert told in page and "Order one before…" in page and "refuses the adapter" not in page
     page = text(operator_page.page(spent.site))
     assert told not in page and "Order a final comparison…" in page
-
-
-def test_what_speaks_against_an_adapter_is_read_where_it_can_be_exported(
-    voted, spent, monkeypatch
-):
-    monkeypatch.setattr(operator_state, "find_doubt", lambda ledger: "of the guards length fails")
-    assert "refuses the adapter" not in operator_page.page(voted.site)
-    page = operator_page.page(spent.site)
-    assert "szpo export refuses the adapter: of the guards length fails." in text(page)
+    assert "szpo export refuses the adapter: of the guards length fails." in page

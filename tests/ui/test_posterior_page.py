@@ -95,9 +95,6 @@ def test_wrong_requests_are_refused_by_name(address):
     ]  # fmt: skip
 
 
-# ---- over a run ----
-
-
 def differing(step: int, i: int, side: str) -> str:
     """Plus is longer; how glad it is differs from row to row."""
     return "A wonderful, happy day. " * (1 + (side == "plus")) + "It rains. " * ((i + step) % 3)

@@ -232,15 +232,6 @@ def test_whoever_skips_goes_on_and_their_seat_is_free(stage, ann):
 # ---- away, elsewhere, paused, over ----
 
 
-def test_a_break_gives_the_seat_back(stage, ann):
-    seat = ann.at.seat
-    assert ann.do("break").state == "break"
-    assert ann.do("look").state == "break"
-    row = screens.seat_row(stage.site, ann.id, seat)
-    assert row["released_us"] is not None
-    assert ann.do("back").state == "vote"
-
-
 def test_nobody_releases_or_answers_a_seat_of_somebody_else(stage, ann):
     ben = Person(stage, "ben")
     ben.do("break", seat=ann.at.seat)
@@ -387,9 +378,7 @@ def test_what_others_have_only_just_been_given_is_not_asked_of_one_more(staged):
     assert cas.do("look").state == "vote"  # whoever has had the time to read it may have left
 
 
-def test_who_finishes_reads_of_final_comparisons_what_is_done_left_or_waited_for(
-    staged, monkeypatch
-):
+def test_who_finishes_reads_of_finals_what_is_done_left_or_waited_for(staged, monkeypatch):
     stage = staged(sets=["run.votes=4"])
     ann = Person(stage, "ann")
     answer_all(ann, Person(stage, "ben"))

@@ -4,7 +4,6 @@ import dataclasses
 import re
 from typing import get_args
 
-
 from szpo.config import sentences
 from szpo.config.tables import Panel
 from szpo.ledger.canonical import canonical, sha256
@@ -147,9 +146,8 @@ def test_prompts_stand_in_the_seats_order_and_equal_ones_apart():
 def test_what_an_operator_wrote_is_text_too():
     made = html("vote")
     assert "Which &lt;b&gt;set&lt;/b&gt;?" in made and "Be &amp; stay fair." in made
-    paused = html(
-        "paused", status=status(state="paused", paused_by="x", pause_reason="<u>now</u>")
-    )
+    held = status(state="paused", paused_by="x", pause_reason="<u>now</u>")
+    paused = html("paused", status=held)
     assert "&lt;u&gt;now&lt;/u&gt;" in paused
 
 

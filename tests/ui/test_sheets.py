@@ -56,9 +56,6 @@ def verdicts(page):
     return page.locator(".sz-row").evaluate_all("rows => rows.map(row => row.dataset.verdict)")
 
 
-# ---- the page ----
-
-
 @of_rows
 def test_a_sheet_by_keyboard_alone_stores_each_verdict_for_the_right_policy(stage, ann):
     assert ann.evaluate(HERE) == "1" and "Sheet 1 of about" in ann.inner_text(".sz-round")
@@ -216,9 +213,6 @@ def give(stage, person, seat, choice="A", tab=TAB, **more):
         return component.give_verdict(stage.site, person, ballot)
 
 
-# ---- without a browser ----
-
-
 @pytest.fixture
 def ada(staged):
     """A run without a server, and the page of a person who has agreed."""
@@ -271,9 +265,8 @@ def test_a_sheet_moves_rests_and_stays_as_a_whole(ada):
 
 
 def test_sheets_are_counted_with_what_is_left_for_this_panelist():
-    facts = Facts(
-        Progress(done=40, planned=160, given=12), people=3, vote_s=9.0, sheet=8, before=2
-    )
+    done = Progress(done=40, planned=160, given=12)
+    facts = Facts(done, people=3, vote_s=9.0, sheet=8, before=2)
     assert (facts.share, facts.sheets, facts.share_s) == (40, 2 + 5, 360.0)
     study = Facts(Progress(40, 160), people=3, vote_s=9.0, sheet=8, before=1, asked=4)
     assert (study.share, study.sheets) == (4, 2)
@@ -306,9 +299,6 @@ def test_texts_of_models_and_prompts_stay_text_on_a_sheet():
             made = Outline(html("sheet", sheet=shown(order=(0,), rows=rows)))
             assert {tag for tag, _ in made.found} <= plain | comparison_view.TAGS
             assert not [name for _, attrs in made.found for name in attrs if name[:2] == "on"]
-
-
-# ---- the API ----
 
 
 @of_rows
@@ -366,10 +356,7 @@ def test_a_closing_page_hands_over_what_it_kept_in_the_order_in_which_it_was_sai
     stage.advance()
     with stage.client("panelist", "P-01") as client:
         row = client.post("/api/sheet", json={"tab": TAB}).json()["rows"][0]["assignment"]
-        said = [
-            {"assignment": row, "choice": choice, "idem": choice * 16, "tab": TAB}
-            for choice in ("B", "A")
-        ]
+        said = [{"assignment": row, "choice": c, "idem": c * 16, "tab": TAB} for c in "BA"]
         kept = [said[0], "no ballot", {**said[0], "assignment": "0" * 32}, said[1], *said]
         for ballots in (kept, None, 7):
             call = panel_call(client, "gone", tab=TAB, ballots=ballots)
