@@ -72,9 +72,8 @@ def test_intervals_cover_what_happens():
     for seed in range(trials):
         moments, slopes, _ = world(seed, 300)
         truth = z @ slopes / [1.0, moments.levels[1], moments.levels[2]]
-        hits += [
-            p.low <= t <= p.high for p, t in zip(predict_guards(moments, z), truth, strict=True)
-        ]
+        found = predict_guards(moments, z)
+        hits += [p.low <= t <= p.high for p, t in zip(found, truth, strict=True)]
     # Binomial(120, .95) is at least 106 with a chance of .999.
     assert (hits >= 106).all() and (hits < trials).any(), hits / trials
 

@@ -52,9 +52,8 @@ def test_a_short_way_is_measured_once():
 @pytest.mark.parametrize("whole", [0.4, 2.9, 3.1, 8.0, 60.0])
 def test_however_kl_grows_the_recorded_point_is_within_the_budget_and_uses_it(power, whole):
     def read(share):
-        return Reading(
-            share, whole * (share / SHARE_PARTS) ** power, 2.7 * (share / SHARE_PARTS) ** 2
-        )
+        part = share / SHARE_PARTS
+        return Reading(share, whole * part**power, 2.7 * part**2)
 
     found = measure_share(3.0, read)
     kl = read(found.share).kl

@@ -77,9 +77,6 @@ def walk(settings: Settings, steps: int, seed: int, taste, hidden: float = 0.0):
     return state
 
 
-# ---- the evidence ----
-
-
 def test_evidence_of_coordinates_agrees_with_integrals():
     """Four coordinates, 14 votes: one, two, three and all of them by quadrature, one width."""
     rng = np.random.default_rng(2)
@@ -103,9 +100,8 @@ def test_evidence_of_coordinates_agrees_with_integrals():
     assert {len(each.support) for each in found.kept} == {0, 1, 2, 3, 4}
     assert sum(each.chance for each in found.kept) == pytest.approx(1)
     three = sum(each.chance for each in found.kept if len(each.support) == 3)
-    assert three == pytest.approx(
-        found.signal * FEW[2] * likelihoods[3] / sum(FEW) / whole, abs=0.02
-    )
+    wanted = found.signal * FEW[2] * likelihoods[3] / sum(FEW) / whole
+    assert three == pytest.approx(wanted, abs=0.02)
 
 
 def test_half_of_the_prior_is_for_coordinates_and_no_support_mixes_them_with_features():
@@ -125,9 +121,8 @@ def test_half_of_the_prior_is_for_coordinates_and_no_support_mixes_them_with_fea
     assert single == pytest.approx(FEW[0] * raised.features()[3:])
     assert np.exp(own[4, [3, 5]]) == pytest.approx(FEW[1] / 2 * 4 / (4 * 4 + 6))
     triples = np.exp(raised.log_triples())
-    assert triples.sum() == pytest.approx(FEW[2] / 2) and triples[0] == pytest.approx(
-        4 * triples[-1]
-    )
+    assert triples.sum() == pytest.approx(FEW[2] / 2)
+    assert triples[0] == pytest.approx(4 * triples[-1])
     assert dense == pytest.approx(math.log(FEW[3] / 2))
     assert prior.precision((4,), 2.0) == pytest.approx(1.0)  # a logit of 2 at 2 units apart
 
@@ -202,9 +197,6 @@ def test_what_is_set_aside_is_neither_followed_nor_counted_as_a_signal():
     assert every.dense == 0.0 and not every.w[3:].any()
 
 
-# ---- what is asked, and the step ----
-
-
 @pytest.mark.parametrize("rows", [1, 8])
 def test_a_taste_goes_along_the_coordinate_that_carries_it_by_moves_and_by_texts(rows):
     """Likes f0, which the first coordinate moves: each kind of regressor finds it, and both do."""
@@ -263,9 +255,8 @@ def test_a_curve_rises_through_what_was_measured_and_can_be_read_both_ways(curve
 
 def test_a_word_said_often_enough_says_no_more_where_coordinates_have_names():
     """One "I" in two words and four in five are both beyond two spreads: they do not differ."""
-    named = replace(
-        table(("i", "commas", "length")), scales=(82, 82, 82), dictionary=dictionary.digest()
-    )
+    named = table(("i", "commas", "length"))
+    named = replace(named, scales=(82, 82, 82), dictionary=dictionary.digest())
     often, once, never = "I, I, I, I write", "I write", "We write"
     spread = 82 / FEATURE_GRID
     for features, much in ((named, 2.0), (replace(named, coordinates=(), axes=()), None)):
@@ -311,16 +302,12 @@ def test_what_lies_along_slanted_axes_is_measured_and_followed_along_them():
     np.testing.assert_allclose(x[0], [1, 1.4, 0, 0, 0], atol=1e-3)
     np.testing.assert_allclose(named_features.directions(own)[:, 1], slanted[1], atol=1e-3)
     z = 1.5 * slanted[1] - 0.4 * slanted[2]
-    np.testing.assert_allclose(
-        named_features.nats_along(own, z), [0, 1.125, -0.08, 0, 0], atol=1e-3
-    )
+    found = named_features.nats_along(own, z)
+    np.testing.assert_allclose(found, [0, 1.125, -0.08, 0, 0], atol=1e-3)
     space = settings_of(own).space
     along = np.array(draw_direction(space, own, [Explanation(1, (1,), (5,))], 1e-6, 0, 0))
     cosine = along @ slanted[1] / np.linalg.norm(along)
     assert abs(cosine) > 0.999
-
-
-# ---- names ----
 
 
 def test_a_coordinate_and_the_feature_that_it_carries_are_said_once_in_the_names_sense():

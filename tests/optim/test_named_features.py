@@ -55,20 +55,15 @@ def settings_of(features: NamedFeatures | None = None, **more: object) -> Settin
 
 def texts(settings: Settings, query: Query, rng: np.random.Generator) -> tuple[StepInputs, Floats]:
     """What a step's texts show: the moves of both sides, and the luck of eight texts a side."""
-    named = settings.features
+    named, o = settings.features, settings.section
     moves = perturbations(settings, query, None).displacements(settings.distance)
     gradients = named_features.directions(named)[:, :COUNT]
-    luck = rng.standard_normal((settings.section.K, DIM)) * np.sqrt(2 / ROWS)
-    rest = (
-        np.sqrt(1 - 0.7**2) * rng.standard_normal((settings.section.K, COUNT)) * np.sqrt(2 / ROWS)
-    )
+    luck = rng.standard_normal((o.K, DIM)) * np.sqrt(2 / ROWS)
+    rest = np.sqrt(1 - 0.7**2) * rng.standard_normal((o.K, COUNT)) * np.sqrt(2 / ROWS)
     shown = (moves + luck) @ gradients + rest
-    inputs = StepInputs(
-        scores=(moves + luck)[:, None],
-        centre=np.zeros(DIM),
-        text_differences=np.round(shown * FEATURE_GRID).astype(np.int64)[:, None],
-    )
-    return inputs, shown
+    grid = np.round(shown * FEATURE_GRID).astype(np.int64)[:, None]
+    scores, centre = (moves + luck)[:, None], np.zeros(DIM)
+    return StepInputs(scores=scores, centre=centre, text_differences=grid), shown
 
 
 def walk(
@@ -155,9 +150,8 @@ def test_what_does_not_fit_is_refused():
     settings = settings_of()
     state = optimizer.init(settings)
     with pytest.raises(UsageError, match="features of its texts"):
-        optimizer.tell(
-            state, optimizer.ask(state), one_vote(np.ones(8, bool)), inputs=StepInputs()
-        )
+        query = optimizer.ask(state)
+        optimizer.tell(state, query, one_vote(np.ones(8, bool)), inputs=StepInputs())
     own = table()
     for wrong in (
         lambda: replace(own, names=own.names[1:]),
@@ -186,9 +180,6 @@ def test_a_group_is_called_by_the_feature_that_its_direction_moves_most():
     (claim,) = named_features.claims(replace(fit, less=chances, more=0 * chances), near)
     assert (claim.feature, claim.group, claim.chance) == ("f0", "f1", pytest.approx(0.9))
     assert claim.share == pytest.approx(2 / 3)
-
-
-# ---- what votes are not to be about ----
 
 
 def test_what_is_left_out_explains_votes_is_not_followed_and_does_not_change():
@@ -254,16 +245,9 @@ def test_the_users_own_features_are_together_as_likely_as_all_others():
     np.testing.assert_allclose(chances[4:], 1 / 3 / (COUNT - 4))
 
 
-# ---- directions drawn from what votes may be about ----
-
-AXES = NamedFeatures(
-    ("f0", "f1"),
-    (0, 1),
-    (FEATURE_GRID, FEATURE_GRID),
-    ((FEATURE_GRID, 0, 0, 0), (0, FEATURE_GRID, 0, 0)),
-    1,
-    "0" * 64,
-)
+UNIT = FEATURE_GRID
+GRID = ((UNIT, 0, 0, 0), (0, UNIT, 0, 0))
+AXES = NamedFeatures(("f0", "f1"), (0, 1), (UNIT, UNIT), GRID, 1, "0" * 64)
 SPACE = make_settings(3, (("z", (4,)),), rule="regression").space
 
 
@@ -326,18 +310,15 @@ def test_both_ways_round_are_drawn_alike_and_each_way_as_often_as_it_says():
         Explanation(3 * CHANCE_UNITS // 4, (0,), (LARGEST_WEIGHT,)),
         Explanation(CHANCE_UNITS // 4, (1,), (LARGEST_WEIGHT,)),
     ]
-    axes = Counter(
-        int(np.argmax(np.abs(draw_direction(SPACE, AXES, other, 0.01, step, 0))))
-        for step in range(600)
-    )
+    drawn = [draw_direction(SPACE, AXES, other, 0.01, step, 0) for step in range(600)]
+    axes = Counter(int(np.argmax(np.abs(v))) for v in drawn)
     assert axes[0] == pytest.approx(450, abs=45) and axes[0] + axes[1] == 600
 
 
 def test_an_explanation_by_two_features_is_drawn_as_often_as_both():
     # Feature 0 has .64 in two explanations, feature 1 has .04 in one of these, the block .16.
-    found = fit_of(
-        ((), 0.2, []), ((0,), 0.6, [2.0]), ((0, 1), 0.04, [2.0, -1.0]), ((2,), 0.16, [0.5])
-    )
+    ways = ((), 0.2, []), ((0,), 0.6, [2.0]), ((0, 1), 0.04, [2.0, -1.0]), ((2,), 0.16, [0.5])
+    found = fit_of(*ways)
     plain = {way.regressors: way.chance / CHANCE_UNITS for way in explanations_of(found, AXES)}
     whole = 0.64 + 0.04 + 0.16  # P of the features
     assert plain[0,] == pytest.approx(0.6 / whole, abs=1e-4)
@@ -382,9 +363,7 @@ def test_later_steps_ask_along_what_is_liked_and_lag_knows_one_step_less():
 def test_a_shift_goes_along_its_own_grid_with_the_radius_of_the_law():
     grid = (300, -100, 0, 25)
     asked = Asked(1, (Explanation(1, (0,), (LARGEST_WEIGHT,)),), (grid,) * 8)
-    settings = make_settings(
-        3, (("z", (4,)),), rule="regression", features=AXES, asking_noise=NOISE
-    )
+    settings = make_settings(3, SPACE.layout, rule="regression", features=AXES, asking_noise=NOISE)
     query = optimizer.query(settings, 1, 0.5, asked=asked)
     theta = parameters.zeros(settings.layout)
     for plus, minus in query.shifts:
@@ -398,9 +377,7 @@ def test_a_shift_goes_along_its_own_grid_with_the_radius_of_the_law():
 
 
 def test_directions_follow_the_votes_in_coordinates_of_named_features_alone():
-    layout, config = (
-        (("z", (4,)),),
-        settings_file.load(sets=["subspace.kind=features", "optimizer.D=8"]),
-    )
+    layout = (("z", (4,)),)
+    config = settings_file.load(sets=["subspace.kind=features", "optimizer.D=8"])
     assert config.optimizer_settings(layout, 1.0, AXES).asking_noise == NOISE
     assert config.optimizer_settings(layout, 1.0).asking_noise is None

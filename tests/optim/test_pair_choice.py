@@ -62,8 +62,7 @@ def test_worth_is_between_nothing_and_a_bit_and_does_not_depend_on_sides(seed):
 
 def test_one_row_of_eight_is_drawn_by_chance_and_the_seed_draws_it():
     worths = np.arange(20)
-    chosen = [
-        informative.choose_pair(5, step, row, worths) for step in range(100) for row in range(8)
-    ]
+    places = ((step, row) for step in range(100) for row in range(8))
+    chosen = [informative.choose_pair(5, step, row, worths) for step, row in places]
     assert sum(each != 19 for each in chosen) == pytest.approx(800 / 8 * 19 / 20, abs=30)
     assert chosen[:8] == [informative.choose_pair(5, 0, row, worths) for row in range(8)]

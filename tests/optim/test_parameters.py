@@ -182,9 +182,6 @@ def test_what_does_not_fit_or_overflows_is_refused_before_it_is_applied():
         c.digest({"z": np.zeros(2)}, single.layout)
 
 
-# ---- the law orthonormal ----
-
-
 @pytest.mark.parametrize("dim", [8, 64])
 def test_orthonormal_directions_of_a_step_are_orthogonal_and_their_features_rounded(dim):
     space = Space(7, (("z", (dim,)),), Law("orthonormal"))
@@ -277,9 +274,6 @@ def test_a_law_is_known_and_normalises_small_spaces():
 
 
 GOLDEN_GAUSSIAN = [-149, 524, -97, -606, 69, -3, -210, 82]
-
-
-# ---- orthonormal frames ----
 
 ROWS = st.tuples(st.integers(1, 9), st.integers(0, 3), st.integers(0, 2**32 - 1))
 

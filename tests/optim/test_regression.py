@@ -137,9 +137,8 @@ def test_repetitions_with_leading_axes_are_the_same_runs():
     for step in range(4):
         queries = [optimizer.ask(run) for run in runs]
         spaces = [run.settings.space for run in runs]
-        grid = np.array(
-            [[parameters.direction_vector(s, step, k) for k in range(3)] for s in spaces]
-        )
+        make = parameters.direction_vector
+        grid = np.array([[make(s, step, k) for k in range(3)] for s in spaces])
         factor = np.array([[parameters.factor(s, step, k) for k in range(3)] for s in spaces])
         radius = np.array([[plus.radius for plus, _ in query.shifts] for query in queries])
         plus = rng.integers(0, 2, (2, 3, 1)) * 1.0
@@ -161,9 +160,8 @@ def test_delta_is_what_the_posterior_says_of_each_direction():
     x = features(settings_of(), 9)
     found = fit(state.carried.votes, all_votes.prior(settings_of()))
     assert info.delta == pytest.approx((x @ found.w).tolist())
-    assert info.stderr == pytest.approx(
-        np.sqrt(np.einsum("ki,ij,kj->k", x, found.covariance, x)).tolist()
-    )
+    deviation = np.sqrt(np.einsum("ki,ij,kj->k", x, found.covariance, x))
+    assert info.stderr == pytest.approx(deviation.tolist())
 
 
 def test_flip_share_is_the_share_of_voters_whose_switch_turns_it():
@@ -251,21 +249,20 @@ def test_a_signal_that_was_once_there_is_not_given_up():
 
 
 def test_a_settings_file_names_the_rules_own_directions():
-    config = settings_file.load(sets=["optimizer.rule=regression"])
-    assert (config.optimizer.K, config.optimizer.N) == (8, 1)
-    assert config.votes_per_step == 8
-    config = settings_file.load(sets=["optimizer.rule=regression", "optimizer.K=4"])
+    def load(*sets, rule="regression"):
+        return settings_file.load(sets=[f"optimizer.rule={rule}", *sets])
+
+    config = load()
+    assert (config.optimizer.K, config.optimizer.N, config.votes_per_step) == (8, 1, 8)
+    config = load("optimizer.K=4")
     assert (config.optimizer.K, config.optimizer.N) == (4, 1)
-    config = settings_file.load(sets=["optimizer.rule=regression", "optimizer.kl_budget=off"])
-    assert config.optimizer_settings(LAYOUT, 1.0).kl_budget is None
-    assert config.optimizer_settings(LAYOUT, 1.0).section.guarded is True
-    config = settings_file.load(sets=["optimizer.rule=regression", "optimizer.guarded=false"])
-    assert config.optimizer_settings(LAYOUT, 1.0).section.guarded is False
-    sets = ["optimizer.rule=regression", "optimizer.kl_budget=2.5"]
-    made = settings_file.load(sets=sets).optimizer_settings(LAYOUT, 1.0)
+    made = load("optimizer.kl_budget=off").optimizer_settings(LAYOUT, 1.0)
+    assert made.kl_budget is None and made.section.guarded is True
+    made = load("optimizer.guarded=false").optimizer_settings(LAYOUT, 1.0)
+    assert made.section.guarded is False
+    made = load("optimizer.kl_budget=2.5").optimizer_settings(LAYOUT, 1.0)
     assert made.kl_budget == 2.5 and made.centre_step == 1.0
-    again = settings_file.load(sets=["optimizer.rule=known", "optimizer.law=orthonormal"])
-    again = again.optimizer_settings(LAYOUT, 1.0)
+    again = load("optimizer.law=orthonormal", rule="known").optimizer_settings(LAYOUT, 1.0)
     assert again.section.rule == "known" and again.section.law == "orthonormal"
 
 
@@ -277,9 +274,8 @@ def test_a_vote_is_about_a_mixture_of_the_direction_and_the_shown_texts():
     scores = np.random.default_rng(0).normal(size=shape)
     at = optimizer.perturbations(settings, query, None, StepInputs(scores=scores))
     apart = np.broadcast_to(at.displacements(settings.distance)[:, None], shape)
-    assert all_votes.regressors_of_step(settings, at) == pytest.approx(
-        0.75 * apart + 0.25 * scores
-    )
+    mixed = 0.75 * apart + 0.25 * scores
+    assert all_votes.regressors_of_step(settings, at) == pytest.approx(mixed)
 
 
 def test_a_tie_is_half_of_each_side_and_a_negative_weight_votes_for_the_other():

@@ -1,6 +1,5 @@
 """Settings of the optimizer: defaults, what is refused, and schedules."""
 
-import json
 import math
 from dataclasses import replace
 
@@ -39,22 +38,6 @@ def test_defaults_are_those_of_the_design():
     assert (
         make_settings(1, (("w", (200,)),), alpha_decay=0.5).section.warmup == 5
     )  # its start is measured
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"rule": "sign", "K": 3, "mu": 0.2, "mu_decay": 0.25, "alpha": 0.5},
-        {"rule": "known", "alpha_decay": 0.5, "decay_horizon": 30.0},
-        {"rule": "sign", "law": "gaussian"},
-        {"kl_budget": 2.5, "guarded": False},
-    ],
-)
-def test_settings_survive_json(changes):
-    settings = make_settings(2**62, SMALL, **changes)
-    text = json.dumps(record_settings(settings), allow_nan=False)
-    assert read_settings(json.loads(text), settings.root_seed, SMALL) == settings
 
 
 def test_bad_settings_say_what_is_wrong():

@@ -49,14 +49,12 @@ def enumerate_supports(votes, prior):
     for width in prior.widths:
         precision = (prior.scale / width) ** 2 * np.where(single, 1, 2)[:, None]
         both = np.stack([precision[range(len(i)), i], precision[range(len(i)), j]], -1)
-        found = vote_regression.approximate(
-            own, np.zeros(both.shape), both[:, :, None] * np.eye(2)
-        )
+        start, prior_of = np.zeros(both.shape), both[:, :, None] * np.eye(2)
+        found = vote_regression.approximate(own, start, prior_of)
         evidence.append(found.evidence)
     joint = special.logsumexp(evidence, axis=0) - math.log(len(prior.widths)) + table[i, j]
-    return {
-        pair[:1] if pair[0] == pair[1] else pair: e for pair, e in zip(pairs, joint, strict=True)
-    }
+    each = zip(pairs, joint, strict=True)
+    return {pair[:1] if pair[0] == pair[1] else pair: e for pair, e in each}
 
 
 def test_what_is_screened_is_what_all_exact_fits_say(monkeypatch):

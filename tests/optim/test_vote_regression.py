@@ -12,7 +12,19 @@ from scipy import integrate, special, stats
 from szpo.errors import UsageError
 from szpo.optim import vote_regression
 from szpo.optim.vote_regression import Prior, Votes, direction, fit, mixture_moments
-from tests.support.frames import RADIUS, votes_of
+
+RADIUS = 1.8
+
+
+def votes_of(seed, w, count, lead=()):
+    """One vote per direction at ± RADIUS, from voters with gradient w."""
+    rng, w = np.random.default_rng(seed), np.asarray(w)
+    dim = len(w)
+    normal = rng.normal(size=(*lead, -(-count // dim), dim, dim))
+    x = 2 * RADIUS * np.linalg.qr(normal)[0].reshape(*lead, -1, dim)[..., :count, :]
+    up = (rng.random((*lead, count)) < special.expit(x @ w)) * 1.0
+    side = np.where(np.arange(count) % 2 == 0, 1.0, -1.0) * np.ones((*lead, 1))
+    return Votes(x, up, 1 - up, side)
 
 
 def one_width(dim, width):
@@ -42,9 +54,8 @@ def test_one_vote_in_one_dimension():
     assert found.log_factor == pytest.approx(evidence + math.log(2), abs=1e-9)
     # By symmetry one vote says nothing about whether there is a signal: the exact factor is 1.
     assert found.log_factor == pytest.approx(0.0, abs=0.01)
-    mean = integrate.quad(
-        lambda w: 2 * w * special.expit(2 * w) * stats.norm.pdf(w, 0, 0.5), -9, 9
-    )
+    density = stats.norm(0, 0.5).pdf
+    mean = integrate.quad(lambda w: 2 * w * special.expit(2 * w) * density(w), -9, 9)
     assert found.w[0] == pytest.approx(mean[0], abs=0.01)
 
 

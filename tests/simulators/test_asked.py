@@ -19,23 +19,21 @@ PROMPTS = (Prompt.user("What is rain?"), Prompt.user("How is the sea?"))
 @pytest.mark.parametrize(
     "words", ["sentiment", "no comma", "fewer commas", "more questions", "warm", "length:12"]
 )
-def test_what_a_person_asks_for_is_a_reward(words: str) -> None:
+def test_what_a_person_asks_for_is_a_reward(words):
     liked = text_rewards.parse(text_rewards.find_asked(words))
     assert math.isfinite(liked.score(PROMPTS[0], Answer(TEXTS[0][0])))
 
 
-def test_every_taste_by_its_own_name_and_fewer_is_the_other_sign_of_more() -> None:
-    assert [text_rewards.find_asked(name) for name in TASTES] == [
-        f"taste:{name}" for name in TASTES
-    ]
-    more, fewer = (
-        text_rewards.parse(text_rewards.find_asked(f"{how} commas")) for how in ("more", "fewer")
-    )
+def test_every_taste_by_its_own_name_and_fewer_is_the_other_sign_of_more():
+    found = [text_rewards.find_asked(name) for name in TASTES]
+    assert found == [f"taste:{name}" for name in TASTES]
+    asked = map(text_rewards.find_asked, ("more commas", "fewer commas"))
+    more, fewer = map(text_rewards.parse, asked)
     answer = Answer(TEXTS[0][0])
     assert more.score(PROMPTS[0], answer) == -fewer.score(PROMPTS[0], answer) > 0
 
 
-def test_the_nearest_entry_is_the_taste_where_it_is_one_and_is_said_not_to_be_elsewhere() -> None:
+def test_the_nearest_entry_is_the_taste_where_it_is_one_and_is_said_not_to_be_elsewhere():
     none = np.array([[float("," not in text) for text in row] for row in TEXTS])
     found = text_rewards.find_nearest(PROMPTS, TEXTS, none)
     assert found is not None and found[1] == pytest.approx(1)

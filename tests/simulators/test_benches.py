@@ -88,10 +88,8 @@ def test_one_that_talks_nonsense_and_one_that_is_broken_are_reported():
     assert found["errors"] == ["no clear verdict in the reply, asked 3 times"]
     assert found["tokens"] == [4 * 2 * 3 * 100, 4 * 2 * 3 * 10], "all tries are paid"
     found = examine("500", "truth", count=2)
-    assert (found["unreadable"][0], found["errors"]) == (
-        1.0,
-        ["HTTP 500, tried 4 times (stub 500)"],
-    )
+    assert found["unreadable"][0] == 1.0
+    assert found["errors"] == ["HTTP 500, tried 4 times (stub 500)"]
 
 
 def test_likings_for_length_and_for_own_texts_show_and_none_for_names():
@@ -99,9 +97,8 @@ def test_likings_for_length_and_for_own_texts_show_and_none_for_names():
     assert found["plus"][0] == found["consistency"][0] == 1.0
     names = examine("longer", "names")
     assert [names[name][0] for name in bench.OTHER_NAMES] == [1.0, 1.0, 1.0]
-    own, other = (
-        Scripted(lambda text, word=word: Reply(f"{word} it was.")) for word in ("So", "Oh")
-    )
+    both = (Scripted(lambda text, word=word: Reply(f"{word} it was.")) for word in ("So", "Oh"))
+    own, other = both
     both = bench.own_and_other(own, other, tasks(8))
     # Neither keeps most forms; where both fail, or both keep one, they are equals by the truth.
     assert len(both) == 8

@@ -69,10 +69,8 @@ class Says:
 
     def sample(self, prompts, samples, *, seed):
         assert samples == 2
-        return [
-            [Answer(text, tokens=len(text)) for text in self.answers[i]]
-            for i in range(len(prompts))
-        ]
+        given = self.answers[: len(prompts)]
+        return [[Answer(text, tokens=len(text)) for text in texts] for texts in given]
 
 
 def ask_votes(*answers, votes, rows):
@@ -320,10 +318,8 @@ def test_a_learned_reward_is_scaled_within_prompts_and_in_spreads():
     worth = {"good": 1.0, "bad": -1.0, "best": 3.0}
 
     def score_learned(prompts, answers):
-        return [
-            100.0 * (p == PROMPTS[1]) + worth[a.text]
-            for p, a in zip(prompts, answers, strict=True)
-        ]
+        each = zip(prompts, answers, strict=True)
+        return [100.0 * (p == PROMPTS[1]) + worth[a.text] for p, a in each]
 
     pairs = [Pair(p, Answer("good"), Answer("bad")) for p in PROMPTS[:2]]
     score = scale_reward(score_learned, pairs)
@@ -336,11 +332,7 @@ def test_a_learned_reward_is_scaled_within_prompts_and_in_spreads():
     assert list(flat(PROMPTS[:1], [Answer("x")])) == [0]
 
 
-CELLS = [
-    Cell({"method": method, "seed": seed}, method, 10.0)
-    for seed in range(3)
-    for method in ("a", "b")
-]
+CELLS = [Cell({"method": m, "seed": seed}, m, 10.0) for seed in range(3) for m in ("a", "b")]
 
 CHILD = """
 import json, os, pathlib, sys
@@ -469,9 +461,8 @@ def test_gains_are_paired_by_prompt_and_their_interval_covers_and_repeats():
     hits = 0
     for i in range(200):
         diff = rng.normal(0.1, 1.0, size=(64, 1))
-        mean, low, high = heldout.gain(
-            measured(np.zeros((64, 1))), measured(diff), seed=i, draws=1000
-        )
+        pair = measured(np.zeros((64, 1))), measured(diff)
+        mean, low, high = heldout.gain(*pair, seed=i, draws=1000)
         hits += low <= 0.1 <= high
         assert low < mean < high
     # Of 200 intervals that cover 93.5 %, fewer than 178 hit with a chance below 1e-2.
@@ -609,9 +600,8 @@ def test_a_killed_cell_goes_on_and_measures_only_what_is_left(quick, ran, monkey
     again = cells.run_cell(one.spec, ran.folder, one.name, lambda share: None)
     assert again["resumed"] is True and len(measured) == 1
     figures = ("votes", "gain", "kl", "logprob", "margin", "by_prompt")
-    assert [[r[f] for f in figures] for r in again["rows"]] == [
-        [r[f] for f in figures] for r in first
-    ]
+    now, before = ([[r[f] for f in figures] for r in rows] for rows in (again["rows"], first))
+    assert now == before
     with Ledger.open(path, readonly=True) as ledger:
         assert of_ledger.read_results(ledger).head == head
 

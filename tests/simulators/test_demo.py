@@ -25,7 +25,7 @@ from tests.support.quadratic import new_ledger, settings_of
 
 
 @pytest.fixture(scope="module")
-def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+def demo_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     words = folder_run.arguments(folder, "evaluation.prompts=4", "evaluation.samples=2",
                                  "optimizer.K=4", "optimizer.N=1",
@@ -42,7 +42,7 @@ def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
 
 
 @pytest.mark.full
-def test_it_spends_the_votes_and_keeps_the_run(demo_run: tuple[dict[str, Any], Path]) -> None:
+def test_it_spends_the_votes_and_keeps_the_run(demo_run):
     found, path = demo_run
     assert found["votes"] == 8
     with Ledger.open(path, readonly=True) as ledger:
@@ -51,7 +51,7 @@ def test_it_spends_the_votes_and_keeps_the_run(demo_run: tuple[dict[str, Any], P
 
 
 @pytest.mark.full
-def test_the_report_shows_the_held_out_table(demo_run: tuple[dict[str, Any], Path]) -> None:
+def test_the_report_shows_the_held_out_table(demo_run):
     found, path = demo_run
     with Ledger.open(path, readonly=True) as ledger:
         page = html_report.render(ledger)
@@ -77,13 +77,13 @@ def test_show_and_model_card_have_the_guards(demo_run, capsys):
         assert guard["name"] not in first  # those are other weights
 
 
-def test_a_lost_topic_alone_does_not_fail_the_demo() -> None:
+def test_a_lost_topic_alone_does_not_fail_the_demo():
     for lost, code in ((None, 0), (0, 1), (1, 1), (2, 1), (3, 0)):
         guards = [{"name": name, "ok": i != lost} for i, name in enumerate(text_guards.NAMES)]
         assert demo.find_exit_code(guards) == code
 
 
-def test_the_last_lines_never_deny_each_other() -> None:
+def test_the_last_lines_never_deny_each_other():
     entry, path = f"{text_rewards.IS_ENTRY}: more positive in tone", Path("demo-0.db")
     unexplained = f"40 votes: {taught.UNEXPLAINED} (95 % for none)"
     told = demo._describe_taste(entry, unexplained, path)
@@ -96,17 +96,14 @@ def test_the_last_lines_never_deny_each_other() -> None:
         assert demo._describe_taste(nearest, lesson, path) == (nearest, lesson)
 
 
-def test_a_stopped_demo_names_its_way_on_and_the_next_one_offers_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_stopped_demo_names_its_way_on_and_the_next_one_offers_it(tmp_path, monkeypatch, capsys):
     begun: list[Path] = []
 
     def stop(config: Config, path: Path, **_: bool) -> None:
         begun.append(path)
         if path.stem == "demo-0":
-            new_ledger(
-                path, settings_of(D=1), spec={"config": config.model_dump(mode="json")}
-            ).close()
+            spec = {"config": config.model_dump(mode="json")}
+            new_ledger(path, settings_of(D=1), spec=spec).close()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(demo, "run_demo", stop)
@@ -134,18 +131,14 @@ def test_a_stopped_demo_names_its_way_on_and_the_next_one_offers_it(
     assert [path.stem for path in begun] == ["demo-0", "demo-0-2", "demo-0-2"]
 
 
-def test_a_second_demo_takes_another_file_and_one_for_people_is_refused(
-    tmp_path: Path, capsys: Any
-) -> None:
+def test_a_second_demo_takes_another_file_and_one_for_people_is_refused(tmp_path, capsys):
     (tmp_path / "demo-0.db").touch()
     assert demo.find_free_path(tmp_path, "demo-0") == tmp_path / "demo-0-2.db"
     assert call(["demo", "--preset", "people", "--folder", str(tmp_path)]) == 2
     assert "panel.kind is people; a demo needs bt70" in capsys.readouterr().err
 
 
-def test_what_is_for_who_knows_the_method_is_said_with_v_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_for_who_knows_the_method_is_said_with_v_only(tmp_path, monkeypatch, capsys):
     def measure(*_: Any, say: Callable[[str], None], **__: Any) -> dict[str, Any]:
         say(Detail("rule regression, antithetic pairs"))
         say("panel bt70: 5 simulated panelists")
@@ -159,7 +152,7 @@ def test_what_is_for_who_knows_the_method_is_said_with_v_only(
         assert "szpo is not told why" in told
 
 
-def test_quoted_texts_show_where_they_differ() -> None:
+def test_quoted_texts_show_where_they_differ():
     same = "so the same words come again and again, " * 3
     told = demo._where_they_differ(f"{same}and it is sad.", f"{same}and it is glad.")
     assert [line[:1] for line in told] == ["…", "…"] and max(map(len, told)) <= demo.WIDTH

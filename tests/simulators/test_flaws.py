@@ -64,11 +64,8 @@ def test_panels_without_flaws_vote_as_before_there_were_any(name):
         plus, minus = Answer(f"{words[i % 4]} {words[i % 3]}"), Answer(words[i % 5 % 4])
         one = comparison(i, plus, minus, step=i)
         for j, judge in enumerate(asked.judges):
-            how = {
-                "panelist": "p",
-                "plus_side": "AB"[(i + j) % 2],
-                "key": derive(j, "vote", step=i),
-            }
+            key, side = derive(j, "vote", step=i), "AB"[(i + j) % 2]
+            how = {"panelist": "p", "plus_side": side, "key": key}
             reported.append(judge.judge(one, **how)[0])
     assert hashlib.sha256("".join(reported).encode()).hexdigest()[:16] == GOLDEN[name]
 

@@ -142,9 +142,8 @@ def base_answers() -> tuple[Sequence[Prompt], Sequence[Sequence[Answer]]]:
 
 
 def test_a_panel_is_built_printed_recorded_and_built_again():
-    panel = build(
-        bt70.name, reward="keyword:sea,sun", size=3, rows=4, start=StartingPolicy(base_answers)
-    )
+    start = StartingPolicy(base_answers)
+    panel = build(bt70.name, reward="keyword:sea,sun", size=3, rows=4, start=start)
     assert panel.calibration
     assert panel.calibration.agreement == pytest.approx(0.70, abs=0.01)
     assert "beta" in str(panel)
@@ -155,9 +154,8 @@ def test_a_panel_is_built_printed_recorded_and_built_again():
     for i in range(50):
         asked = Comparison(f"c{i}", 0, 0, i, rows)
         key = derive(0, "vote", step=i)
-        answers = {
-            p.judges[1].judge(asked, panelist="p", plus_side="B", key=key) for p in (panel, again)
-        }
+        how = {"panelist": "p", "plus_side": "B", "key": key}
+        answers = {p.judges[1].judge(asked, **how) for p in (panel, again)}
         assert len(answers) == 1
 
 

@@ -53,9 +53,8 @@ def test_the_courier_delivers_what_a_walk_read_by_hand_says_and_by_memory_more_t
 def test_a_reward_by_cell_followed_to_the_end_delivers_less_than_the_start():
     """1.86 deliveries before; after PPO on what 1,500 votes taught, it waits at the door."""
     world = Courier()
-    curve = rivals.train_rlhf(
-        world, [1, 2], 1500, rivals.PpoRecipe(40), panel=LinkPanel(beta=1.15)
-    )
+    panel = LinkPanel(beta=1.15)
+    curve = rivals.train_rlhf(world, [1, 2], 1500, rivals.PpoRecipe(40), panel=panel)
     assert (curve.values[:, -1] < 0.5).all()
 
 
@@ -103,10 +102,8 @@ RATERS = LinkPanel("cauchit", 1.5)
 def loop_one_by_one(chosen, root_seed, steps, crn, world):
     """The same repetition through ask, rollout, votes, tell and apply."""
     chosen = replace(chosen, root_seed=root_seed)
-    space, shape = (
-        Space(root_seed, chosen.layout, chosen.law),
-        (chosen.section.K, chosen.section.N, chosen.section.M),
-    )
+    space = Space(root_seed, chosen.layout, chosen.law)
+    shape = chosen.section.K, chosen.section.N, chosen.section.M
     state, theta = optimizer.init(chosen), {"theta": world.theta0.astype(np.float32)}
     for step in range(steps):
         query = optimizer.ask(state)
