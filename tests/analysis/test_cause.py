@@ -2,8 +2,6 @@
 
 import itertools
 import json
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -76,9 +74,8 @@ def simulate(true: str, seed: int, *, named: bool) -> str | None:
     rng, few = np.random.default_rng(seed), true == "few"
     comparisons = VOTES[true][seed % len(VOTES[true])] // 2
     x = rng.standard_normal((comparisons, len(GROUPS) if named else DIM))
-    pull = (1.4 if few else 2.2) * (
-        rng.standard_normal(comparisons) if true == "reach" else x[:, 3]
-    )
+    own = rng.standard_normal(comparisons) if true == "reach" else x[:, 3]
+    pull = (1.4 if few else 2.2) * own
     if true == "disagree":
         pull = 0 * pull
     equal = rng.random(comparisons) < (0.65 if true == "equal" else 0.0)
@@ -98,7 +95,7 @@ def simulate(true: str, seed: int, *, named: bool) -> str | None:
 
 @pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize("true", CAUSES)
-def test_the_cause_is_right_in_nine_of_ten_runs_that_show_nothing(true: str, named: bool) -> None:
+def test_the_cause_is_right_in_nine_of_ten_runs_that_show_nothing(true, named):
     every = [simulate(true, seed, named=named) for seed in range(SEEDS)]
     told = [said for said in every if said is not None]
     assert len(told) >= 10
@@ -118,7 +115,7 @@ def looks_unexplained(seed: int, votes: int, strength: float) -> bool:
 
 
 @pytest.mark.full
-def test_from_80_votes_on_a_run_that_looks_unexplained_seldom_has_a_named_taste() -> None:
+def test_from_80_votes_on_a_run_that_looks_unexplained_seldom_has_a_named_taste():
     # What `MIN_VOTES` says of them, give or take two runs that stand at the limit.
     told = {(0, 40): 53, (0, 80): 54, (1, 40): 35, (1, 80): 18, (2, 40): 5, (2, 80): 0}
     assert taught.MIN_VOTES == 80
@@ -127,7 +124,7 @@ def test_from_80_votes_on_a_run_that_looks_unexplained_seldom_has_a_named_taste(
         assert abs(seen - count) <= 2, (strength, votes, seen)
 
 
-def test_the_first_of_two_causes_is_said() -> None:
+def test_the_first_of_two_causes_is_said():
     holds = {"equal": (60, 100), "few": (60, 0), "disagree": (120, 0), "reach": (120, 0)}
     order = list(CAUSES)
     for first, second in itertools.combinations(order, 2):
@@ -138,7 +135,7 @@ def test_the_first_of_two_causes_is_said() -> None:
         assert CAUSES[first] in said or {first, second} == {"disagree", "reach"}
 
 
-def test_nothing_advises_a_clearer_question_where_nobody_read_one() -> None:
+def test_nothing_advises_a_clearer_question_where_nobody_read_one():
     said = describe(120, 120, 0, share(25, 50), share(0, 0), "")
     assert "disagree" in said and "question (" not in said
     named = describe(120, 120, 0, share(0, 0), share(86, 120), "")
@@ -159,8 +156,8 @@ def test_nothing_advises_a_clearer_question_where_nobody_read_one() -> None:
     ],
 )
 def test_who_disagrees_is_asked_more_clearly_in_the_words_that_they_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any], then: str
-) -> None:
+    tmp_path, monkeypatch, config, then
+):
     pairs = share(24, 50)
     monkeypatch.setattr(taught.agreement, "within", lambda _: pairs)
     with new_ledger(tmp_path / "run.db", settings_of()) as ledger:
@@ -170,7 +167,7 @@ def test_who_disagrees_is_asked_more_clearly_in_the_words_that_they_read(
     assert told.startswith("the voters disagree (in 24 of 50") and then in told and more_may
 
 
-def test_equal_questions_are_told_before_votes_are_spent() -> None:
+def test_equal_questions_are_told_before_votes_are_spent():
     said = "of comparisons of base answers show this panel no difference"
     for zero, half, told in (
         (0.509, True, f"51 % {said}: {teachable.CHANGE}"), (0.12, False, f"12 % {said}"),
@@ -184,7 +181,7 @@ def test_equal_questions_are_told_before_votes_are_spent() -> None:
     assert told.endswith("differ in what you want") and "optimizer.D" not in told
 
 
-def test_equal_questions_are_warned_of_once_while_running(tmp_path: Path) -> None:
+def test_equal_questions_are_warned_of_once_while_running(tmp_path):
     with new_ledger(tmp_path / "run.db", settings_of()) as ledger:
         watch, told = taught.Watch(ledger), []
         for votes, ties in ((4, 4), (8, 0), (12, 1), (16, 7), (20, 2), (24, 4), (28, 4)):
@@ -195,9 +192,7 @@ def test_equal_questions_are_warned_of_once_while_running(tmp_path: Path) -> Non
     assert told[5] == f"18 of 24 questions show no difference: {teachable.CHANGE}"
 
 
-def test_questions_that_all_tie_unasked_are_told_where_nobody_voted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_questions_that_all_tie_unasked_are_told_where_nobody_voted(tmp_path, monkeypatch):
     monkeypatch.setattr(taught.function_panel, "find_reward", lambda _: lambda prompt, answer: 1.0)
     with new_ledger(tmp_path / "run.db", settings_of()) as ledger:
         teach(ledger, 0, [], automatic_ties=12)
@@ -207,8 +202,8 @@ def test_questions_that_all_tie_unasked_are_told_where_nobody_voted(
 
 @pytest.mark.full
 def test_a_run_of_coin_tosses_is_told_at_set_up_while_running_in_the_plan_and_by_the_doctor(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.setenv("SZPO_CACHE", str(tmp_path / "cache"))
     model = folder_run.model(tmp_path)
 

@@ -108,19 +108,6 @@ def test_gold_repeats_and_sides():
     assert bob["repeat"].of == 0  # somebody else's verdict says how far people agree
 
 
-def test_flags_speak_of_sides_speed_skips_and_runs_but_never_of_a_program():
-    left = [ballot(i, "plus", dwell_ms=10_000) for i in range(13)]
-    skips = [ballot(20 + i, "skip") for i in range(5)]
-    row = agreement.panelists(page([*left, *skips]))[0]
-    # 238 words take a minute; ten seconds are less than a quarter of it; 5 of 18 were skipped.
-    assert [code for code, _ in row["flags"]] == ["skim", "side", "run", "skips"]
-    assert row["reading_s"] == 60
-    assert "left" in row["flags"][1][1]
-    simulated = page([*left, *skips])
-    robots = replace(simulated, panelists={"P-01": "simulated"})
-    assert agreement.panelists(robots)[0]["flags"] == ()
-
-
 def test_what_is_usual_is_the_panels_own_share_once_enough_is_known():
     """Answers that are odd in one panel are ordinary in another, whose members all give them."""
 
@@ -393,7 +380,7 @@ def test_people_are_asked_for_the_final_comparison_at_the_end(tmp_path):
         assert measured(path) == before  # nothing was drawn anew
 
 
-def test_even_pairs_are_told_since_they_hold_the_share_near_a_half(tmp_path: Path) -> None:
+def test_even_pairs_are_told_since_they_hold_the_share_near_a_half(tmp_path):
     """Of eight pairs four are won and four even; of the last point's none are."""
     measured = {"votes": 8, "tokens": 3.0, "kl": 0.4, "texts": []}
     with new_ledger(tmp_path / "run.db", settings_of()) as ledger:

@@ -1,9 +1,7 @@
 """What a run's votes taught: in words, over votes, and why where they taught nothing."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +23,7 @@ I = Claim("i", True, 0.3, 1.0, "i")
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
+def ledger(tmp_path):
     with new_ledger(tmp_path / "run.db", settings_of()) as made:
         yield made
 
@@ -40,7 +38,7 @@ def words(*claims: Claim, factor: float = math.log(20), **more: Any) -> str:
     return taught.words(Findings(factor, taught=claims, **more))
 
 
-def test_the_group_is_said_first_then_its_likeliest_feature_where_that_is_likely() -> None:
+def test_the_group_is_said_first_then_its_likeliest_feature_where_that_is_likely():
     told = "fewer commas (97 %), most likely more answers without a comma (71 %)"
     assert words(COMMAS, I) == told
     assert words(Claim("comma", False, 0.97, 0.49, "commas")) == "fewer commas (97 %)"
@@ -48,19 +46,19 @@ def test_the_group_is_said_first_then_its_likeliest_feature_where_that_is_likely
     assert words(Claim("keyword:sea", True, 0.6, 1.0)) == "more of keyword:sea (60 %)"
 
 
-def test_no_figure_is_said_before_a_taste_is_shown() -> None:
+def test_no_figure_is_said_before_a_taste_is_shown():
     assert words(COMMAS, I, factor=1.0) == "fewer commas"
     assert words(I, factor=1.0) == ""
 
 
-def test_what_is_not_clear_or_has_no_name_is_said_to_be_so() -> None:
+def test_what_is_not_clear_or_has_no_name_is_said_to_be_so():
     assert words(unnamed=0.7, chance=0.1).endswith("no named feature explains (80 % for none)")
     other = Claim("length", False, 0.25, 1.0, "length")
     assert words(I, other) == 'not clear yet: says "I" more (30 %) or shorter (25 %)'
     assert words(Claim("i", True, 0.05, 1.0)) == "a taste, not clear yet which"
 
 
-def test_named_coordinates_are_said_with_nats_and_what_none_carries_with_what_would() -> None:
+def test_named_coordinates_are_said_with_nats_and_what_none_carries_with_what_would():
     mix = (("positive in tone", 1.42), ("commas", -0.61), ("reader", 0.2))
     tone = Claim("positive in tone", True, 0.99, 0.6, "positive in tone")
     fewer = Claim("commas", False, 0.93, 0.2, "commas")
@@ -82,15 +80,13 @@ def test_named_coordinates_are_said_with_nats_and_what_none_carries_with_what_wo
     )
 
 
-def test_a_rule_that_does_not_fit_all_votes_teaches_nothing_without_texts(ledger: Ledger) -> None:
+def test_a_rule_that_does_not_fit_all_votes_teaches_nothing_without_texts(ledger):
     assert taught.read(ledger) is None
     ledger.record_event("step", "controller", {"step": 0, "total_votes": 8, "extra": {}})
     assert taught.read(ledger) is None
 
 
-def test_a_run_without_named_features_says_why_it_taught_nothing(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_without_named_features_says_why_it_taught_nothing(ledger, monkeypatch):
     record(ledger, 0, Findings(-1.0, chance=0.8), automatic_ties=12)
     assert str(read(ledger)).startswith("0 votes: no taste shown; 12 of 12 questions show no")
     record(ledger, 24, Findings(-1.0, chance=0.8))
@@ -120,9 +116,9 @@ def test_a_run_without_named_features_says_why_it_taught_nothing(
         (Findings(1.0, taught=(COMMAS,)), "", "no taste shown yet, perhaps fewer commas"),
     ],
 )  # fmt: skip
-def test_the_line_of_a_step_says_what_its_votes_taught_and_what_holds_it_back(
-    ledger: Ledger, found: Findings, held: str, note: str
-) -> None:
+def test_the_line_of_a_step_says_what_votes_taught_and_what_holds_it_back(
+    ledger, found, held, note
+):
     record(ledger, 56, found)
     (event,) = ledger.events("step")
     assert taught.note(event["body"]["extra"], 56) == note and not taught.note({}, 56)
@@ -131,7 +127,7 @@ def test_the_line_of_a_step_says_what_its_votes_taught_and_what_holds_it_back(
     assert held in said and bool(held) == bool(said)
 
 
-def test_a_shown_taste_has_its_groups_over_votes(ledger: Ledger) -> None:
+def test_a_shown_taste_has_its_groups_over_votes(ledger):
     teach(ledger, 8, [I], factor=1.0)
     assert read(ledger).lines == ()  # no figures yet, drawn ones neither
     teach(ledger, 16, [Claim("comma", False, 0.6, 0.9, "commas")], factor=1.0)
@@ -151,7 +147,7 @@ def test_a_shown_taste_has_its_groups_over_votes(ledger: Ledger) -> None:
 NONE: dict[str, Any] = {"factor": -1.0, "chance": 0.8, "unnamed": 0.1}
 
 
-def test_a_run_without_evidence_says_which_it_is(ledger: Ledger) -> None:
+def test_a_run_without_evidence_says_which_it_is(ledger):
     teach(ledger, 40, [COMMAS], factor=1.0)
     few = "40 votes: no taste shown; perhaps fewer commas; the votes are too few"
     assert str(read(ledger)).startswith(few)
@@ -168,19 +164,14 @@ def test_a_run_without_evidence_says_which_it_is(ledger: Ledger) -> None:
     assert found.why.endswith(teachable.CHANGE) and not found.more_may
 
 
-# ---- read off the texts of a run whose coordinates have no names ----
-
-
 @pytest.mark.parametrize(("likes", "words"), [(8, "longer"), (-8, "shorter")])
-def test_a_taste_is_named_in_its_sense(tmp_path: Path, likes: float, words: str) -> None:
+def test_a_taste_is_named_in_its_sense(tmp_path, likes, words):
     with Ledger.open(voted(tmp_path, [Taster(0, likes)], 12)) as ledger:
         found = read(ledger)
     assert found.shown and str(found).startswith(f"48 votes, by their texts: {words} (")
 
 
-def test_votes_by_chance_are_about_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_votes_by_chance_are_about_nothing(tmp_path, monkeypatch):
     """At a Bayes factor of 9 at most one of nine looks says something (Ville's inequality)."""
     with Ledger.open(voted(tmp_path, [Taster(0, 0)], 12)) as ledger:
         cast = vote_rows.read_judged(ledger)
@@ -199,9 +190,7 @@ def test_votes_by_chance_are_about_nothing(
         (1, None),  # a comparison is read alone: no feature differs in five of them
     ],
 )
-def test_of_many_texts_the_last_are_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: int, votes: int | None
-) -> None:
+def test_of_many_texts_the_last_are_read(tmp_path, monkeypatch, texts, votes):
     path = voted(tmp_path, [Taster(0, 8)], 12 if votes else 2)
     monkeypatch.setattr(taught, "MAX_TEXTS", texts)
     with Ledger.open(path) as ledger:

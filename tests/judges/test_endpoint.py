@@ -51,12 +51,9 @@ def asked_once(monkeypatch):
 
 
 def asked(stub, **settings):
-    chosen = Judge(kind="endpoint", base_url=stub.url, **settings)
+    chosen = Judge(**{"kind": "endpoint", "base_url": stub.url, **settings})
     made = LanguageJudge(endpoint.connect(chosen), chosen, "better")
     return made.opinion(PAIR, panelist="p", plus_side="A", key=bytes(16))
-
-
-# ---- single questions ----
 
 
 @pytest.mark.parametrize("ask", ["verdict", "soft"])
@@ -196,21 +193,15 @@ def test_a_server_is_quoted_and_asked_again_only_where_that_may_help(
 @pytest.mark.parametrize("end", ["/", "/chat/completions", "/chat/completions/", "/models"])
 def test_an_address_may_be_written_with_what_stands_behind_it(end):
     with StubEndpoint("longer") as stub:
-        chosen = Judge(kind="endpoint", base_url=stub.url + end)
-        made = LanguageJudge(endpoint.connect(chosen), chosen, "better")
-        assert made.opinion(PAIR, panelist="p", plus_side="A", key=bytes(16)).choice == "A"
+        assert asked(stub, base_url=stub.url + end).choice == "A"
     root = "http://127.0.0.1:1"
-    assert {outgoing.server_root(root + more) for more in ("", "/", "/v1", "/v1/", "/health")} == {
-        root
-    }
+    ways = ("", "/", "/v1", "/v1/", "/health")
+    assert {outgoing.server_root(root + more) for more in ways} == {root}
 
 
 def test_an_address_without_v1_is_told_of():
-    with StubEndpoint("404") as stub:
-        chosen = Judge(kind="endpoint", base_url=stub.url.removesuffix("/v1"), on_error="tie")
-        made = LanguageJudge(endpoint.connect(chosen), chosen, "better")
-        with pytest.raises(JudgeError, match="which often ends in /v1"):
-            made.opinion(PAIR, panelist="p", plus_side="A", key=bytes(16))
+    with StubEndpoint("404") as stub, pytest.raises(JudgeError, match="which often ends in /v1"):
+        asked(stub, base_url=stub.url.removesuffix("/v1"), on_error="tie")
 
 
 def test_a_judge_that_sends_questions_on_is_refused(monkeypatch):
@@ -250,9 +241,6 @@ def test_odds_need_both_names_among_the_likeliest_and_numbers(odds, says):
     with StubEndpoint(lambda request, before: completion("A", odds=odds)) as stub:
         found = asked(stub, ask="soft", on_error="tie")
     assert found.details["error"].startswith(says)
-
-
-# ---- whole runs ----
 
 
 def arguments(folder, stub, *sets):
@@ -307,16 +295,12 @@ def test_a_judge_is_asked_about_single_rows_as_often_as_the_plan_said(tmp_path, 
     assert orders[::2] == [each[::-1] for each in orders[1::2]]
 
 
-@pytest.mark.parametrize(
-    ("sets", "words"),
-    [
-        (["judge.ask=grades"], "480 questions to smollm2, each about 8 rows, one side alone: "
-         "besides instructions and prompts at most 92,160 tokens to read, 122,880 to write"),
-    ],
-)  # fmt: skip
-def test_the_plan_of_batches_says_what_a_judge_reads(sets, words):
-    config = settings_file.load(
-        sets=["panel.kind=judge", "panel.verdict=batch", "optimizer.D=8", *sets]
+def test_the_plan_of_batches_says_what_a_judge_reads():
+    sets = "panel.kind=judge", "panel.verdict=batch", "optimizer.D=8", "judge.ask=grades"
+    config = settings_file.load(sets=sets)
+    words = (
+        "480 questions to smollm2, each about 8 rows, one side alone: "
+        "besides instructions and prompts at most 92,160 tokens to read, 122,880 to write"
     )
     assert words in dict(budget.describe_cost(budget.estimate_cost(config), config))["judge"]
 
@@ -325,17 +309,15 @@ def test_a_run_stops_with_one_line_keeps_its_votes_and_is_resumed(tmp_path, capf
     broken = True
 
     def script(request, before):
-        return (
-            SCRIPTS["500"](request, before) if broken and before >= 5 else longer(request, before)
-        )
+        return (SCRIPTS["500"] if broken and before >= 5 else longer)(request, before)
 
     with StubEndpoint(script) as stub:
         assert call(arguments(tmp_path, stub)) == 1
         err = capfd.readouterr().err
-        assert (
+        said = (
             "error: judge smollm2: HTTP 500, tried 1 times (stub 500); all votes cast are stored"
-            in err
         )
+        assert said in err
         assert "Traceback" not in err
         path = tmp_path / "runs" / "yard.db"
         with Ledger.open(path, readonly=True) as ledger:
@@ -368,9 +350,8 @@ def test_a_run_goes_on_without_what_was_skipped(tmp_path, capfd, one_by_one):
     capfd.readouterr()
     with StubEndpoint("nonsense") as stub:
         assert call(arguments(tmp_path / "b", stub, *sets)) == 1
-    assert (
-        "step 0: no comparison was judged (4 × judge: no clear verdict" in capfd.readouterr().err
-    )
+    said = "step 0: no comparison was judged (4 × judge: no clear verdict"
+    assert said in capfd.readouterr().err
 
 
 def test_a_judge_visits_a_run_for_people_and_leaves_them_their_seats(tmp_path, capfd):

@@ -62,9 +62,6 @@ def test_judges_keep_the_public_contract():
         check_judge(made)
 
 
-# ---- odds ----
-
-
 def odds(gap, liking):
     """Log-odds ``gap`` for the good set, plus ``liking`` for whatever stands first."""
 
@@ -101,9 +98,6 @@ def test_votes_can_be_drawn_with_the_probability():
     assert abs(share - 0.68997) < 0.098
 
 
-# ---- grades, principles, references ----
-
-
 @pytest.mark.parametrize(("good", "bad", "choice"), [(4, 2, "A"), (2, 4, "B"), (3, 3, "tie")])
 def test_two_grades_make_a_vote(good, bad, choice):
     made = judge(lambda text: f"Grade: {good if 'a good one' in text else bad}", ask="grades")
@@ -118,9 +112,6 @@ def test_each_question_draws_a_principle_and_both_orders_share_it():
     for i, which in enumerate(drawn):
         pair = made.backend.asked[2 * i : 2 * i + 2]
         assert all(f"What counts: {made.principles[which]}" in text for text in pair)
-
-
-# ---- what fails ----
 
 
 def test_an_unreadable_reply_is_asked_again_and_reported_so():
@@ -140,9 +131,8 @@ def test_nonsense_is_counted_as_configured(on_error):
     assert found.details["tokens"] == [42, 12], "every try is paid"
     assert (found.reason is None) == (on_error == "tie")
     for bad in (math.nan, -math.inf):
-        found = opinion(
-            judge(lambda _, bad=bad: Reply(odds=(bad, -1.0)), ask="soft", on_error="tie")
-        )
+        soft = judge(lambda _, bad=bad: Reply(odds=(bad, -1.0)), ask="soft", on_error="tie")
+        found = opinion(soft)
         assert found.details["error"] == "a log-probability is not finite, asked 3 times"
         canonical.canonical(found.details)
 
@@ -195,9 +185,8 @@ def test_the_frame_is_the_same_whatever_is_quoted(plus, minus, prompt, reference
 
 @given(head=TEXTS, tail=TEXTS, end=BREAKS)
 def test_no_break_of_a_line_leaves_the_quotation(head, tail, end):
-    for line in re.split(
-        "\r\n|[\n\r\x0b\x0c\x85\u2028\u2029]", prompting.quote(head + end + tail)
-    ):
+    quoted = prompting.quote(head + end + tail)
+    for line in re.split("\r\n|[\n\r\x0b\x0c\x85\u2028\u2029]", quoted):
         assert line.startswith("|")
 
 

@@ -267,9 +267,8 @@ def test_features_do_not_depend_on_what_shares_their_batch(tiny):
 
 
 def test_ties_pull_towards_zero_and_batches_count_all_rows(tiny):
-    shown = tuple(
-        (Prompt.user(f"How was day {i}?"), Answer("nice"), Answer("bad")) for i in range(2)
-    )
+    asked = [Prompt.user(f"How was day {i}?") for i in range(2)]
+    shown = tuple((prompt, Answer("nice"), Answer("bad")) for prompt in asked)
     both = pair_scorer.to_tensors(
         held(tiny), [LabelledPair(shown, 0.5, 4), LabelledPair(shown[:1], 0.5, 1)]
     )
@@ -316,7 +315,7 @@ def test_a_run_teaches_a_scorer_that_judges_the_next_run(tmp_path, capfd):
         taught = pair_scorer.of_ledger(ledger)
         counted = [row for row in ledger.votes() if row["kind"] == "train"]
     worth = [
-        0.5 if r["choice"] == "tie" else float(r["choice"] == r["plus_side"]) for r in counted
+        0.5 if r["choice"] == "tie" else 1.0 * (r["choice"] == r["plus_side"]) for r in counted
     ]
     assert [each.z for each in taught] == worth
     assert all(each.rows == 2 for each in taught)

@@ -78,9 +78,7 @@ def by_digits(request, _):
 
 
 @pytest.mark.full
-def test_a_run_records_what_the_judge_said_and_needs_it_for_nothing_but_new_answers(
-    tmp_path, capsys
-):
+def test_a_run_records_what_the_judge_said_and_needs_it_for_new_answers_alone(tmp_path, capsys):
     model = folder_run.model(tmp_path)
     with StubEndpoint(by_digits) as stub:
         sets = ("judge.kind=endpoint", f"judge.base_url={stub.url}", "run.votes=8")

@@ -506,10 +506,8 @@ def test_it_is_cut_where_that_is_asked_for(tmp_path, capsys):
     sets = ["prompts.too_long=cut", "run.steps=1", "panel.beta=1.0"]
     arguments = folder_run.arguments(tmp_path, *sets, model_folder=model)
     assert call([*arguments, "--set", f"prompts.path={path}"]) == 0
-    assert (
-        f"warning: cut at their beginning to fit model {model}: {path}:2\n"
-        in capsys.readouterr().err
-    )
+    said = f"warning: cut at their beginning to fit model {model}: {path}:2\n"
+    assert said in capsys.readouterr().err
     with Ledger.open(tmp_path / "runs" / "folder.db", readonly=True) as ledger:
         asked = {row.prompt.text for c in ledger.comparisons(0) for row in c.rows}
         assert asked == {"w20 w21", "w57 w58 w59"}

@@ -165,15 +165,13 @@ def test_killed_at_a_named_place(tmp_path, undisturbed, number, name):
 @pytest.mark.full
 @pytest.mark.parametrize("action", [pytest.param("raise", marks=pytest.mark.slow), "enospc"])
 @pytest.mark.parametrize("name", POINTS)
-def test_an_error_at_a_named_place_ends_the_run_and_harms_nothing(
+def test_an_error_at_a_named_place_ends_the_run_and_harms_none(
     tmp_path, undisturbed, name, action
 ):
     path = tmp_path / "run.db"
     path.write_bytes(undisturbed(0)[2])
     message = re.escape(f"{name}: {POINTS[name]}") if action == "raise" else "No space left"
-    with (
-        pytest.raises((InjectedError, OSError, StorageError), match=message),
-        arm(f"{name}:{action}"),
-    ):
+    errors = InjectedError, OSError, StorageError
+    with pytest.raises(errors, match=message), arm(f"{name}:{action}"):
         live(path, 0)
     take_up(path, 0, undisturbed(0)[1])

@@ -87,10 +87,8 @@ def test_posts_with_lost_acknowledgements_count_once(tmp_path, posts):
     with Ledger.open(path) as ledger:
         service = VoteService(ledger)
         while made < posts:
-            sent = [
-                voting.request_of(seats, client, begin[client])
-                for client in range(min(CLIENTS, posts - made))
-            ]
+            count = min(CLIENTS, posts - made)
+            sent = [voting.request_of(seats, client, begin[client]) for client in range(count)]
             together = made // CLIENTS % 2
             receipts = (
                 voting.cast_many(service, sent)

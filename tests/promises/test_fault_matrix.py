@@ -115,9 +115,8 @@ def live(
             policy = QuadraticPolicy(SETTINGS)
             outcome = go(SETTINGS, ledger, policy, panel_of(ledger), until_step=2, lease=held)
             parts: Any = some(config=config, language=None)
-            with contextlib.closing(
-                improve_run.Improving(ledger, parts, say=lambda _: None)
-            ) as it:
+            it = improve_run.Improving(ledger, parts, say=lambda _: None)
+            with contextlib.closing(it):
 
                 def turn() -> bool:
                     amid()
@@ -160,9 +159,6 @@ def check(path: Path, expected: Any, *, same: bool = True) -> None:
     assert not improve_run.state_of(path).exists()
 
 
-# ---- faults ----
-
-
 def guarded(path: Path, **how: Any) -> None:
     """A life in a child, which exits as the command would."""
     try:
@@ -202,20 +198,16 @@ def killed_at_a_place(path: Path, number: int, expected: Any) -> str:
     return ended(children.run(at_place, path, f"{name}:kill@{hit}"))
 
 
-def killing(path: Path, number: int) -> None:
-    guarded(path, fault=at_write(number, die))
+def failing(path: Path, number: int, act: Callable[[], None]) -> None:
+    guarded(path, fault=at_write(number, act))
 
 
 def killed_at_a_write(path: Path, number: int, expected: Any) -> str:
-    return ended(children.run(killing, path, 1 + number * 7 % WRITES))
-
-
-def filling(path: Path, number: int) -> None:
-    guarded(path, fault=at_write(number, fill))
+    return ended(children.run(failing, path, 1 + number * 7 % WRITES, die))
 
 
 def full_at_a_write(path: Path, number: int, expected: Any) -> str:
-    return ended(children.run(filling, path, 1 + number * 7 % WRITES))
+    return ended(children.run(failing, path, 1 + number * 7 % WRITES, fill))
 
 
 def powerless(path: Path) -> None:
@@ -229,7 +221,7 @@ def powerless(path: Path) -> None:
 
 def read_only(path: Path, number: int, expected: Any) -> str:
     """A life is cut off, and the next one may only read."""
-    children.run(killing, path, 1 + number * 11 % WRITES)
+    children.run(failing, path, 1 + number * 11 % WRITES, die)
     for each in path.parent.iterdir():
         each.chmod(0o444)
     path.parent.chmod(0o555)

@@ -299,9 +299,7 @@ def test_a_controller_that_slept_answers_no_order_by_old_weights(path, expected,
 
 
 @pytest.mark.parametrize("name", ["cp5", "cp10"])
-def test_a_controller_asleep_within_a_write_locks_the_file_until_it_is_killed(
-    path, expected, name
-):
+def test_a_controller_asleep_within_a_write_locks_the_file_until_killed(path, expected, name):
     """SQLite's write lock is the process's; nobody can take it over, and nothing is half done."""
     child = suspended(path, name)
     with Ledger.open(path, clock=Clock(lease_end(path) + 1)) as ledger:

@@ -71,9 +71,6 @@ def judged(url: str, **settings: Any) -> Any:
         return made.opinion(pair, panelist="p", plus_side="A", key=bytes(16))
 
 
-# ---- proxies ----
-
-
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "LocalHost", "0.0.0.0"])
 def test_a_judge_on_this_machine_is_asked_past_every_proxy(name, proxied):
     with StubEndpoint("longer") as stub:
@@ -162,9 +159,6 @@ def fake_wandb(base_url: str) -> Any:
     )
 
 
-# ---- plain http ----
-
-
 def refused(act: Any) -> str:
     with pytest.raises(UsageError) as caught:
         act()
@@ -224,9 +218,6 @@ def test_names_of_this_machine_are_known(monkeypatch):
     resolved |= {"box": ["127.0.1.1", "10.0.0.5"], "a.localhost": ["10.0.0.5"]}
     away = ("box", "a.localhost", "far", "10.0.0.5", "localhost.example.org", "", "127.1")
     assert not any(map(outgoing.is_here, away))
-
-
-# ---- what is printed ----
 
 
 def test_no_error_warning_or_traceback_holds_a_key(monkeypatch, capsys, tmp_path):

@@ -202,9 +202,8 @@ def test_a_row_that_nobody_recorded_is_named(path, table):
         "comparisons": {"kind": "gold"},
     }.get(table, {})  # what their UNIQUE rules allow
     names, marks = ", ".join(added), ", ".join("?" * len(added))
-    assert (
-        forge(path, f"INSERT INTO {table} ({names}) VALUES ({marks})", list(added.values())) == 1
-    )
+    sql = f"INSERT INTO {table} ({names}) VALUES ({marks})"
+    assert forge(path, sql, list(added.values())) == 1
     found = failure(path)
     assert found in named(table, added), found
 

@@ -67,7 +67,7 @@ def test_every_kind_is_found_by_its_name(installed):
 
 
 @pytest.mark.full
-def test_rule_and_reward_run_and_replay_only_while_they_are_installed(
+def test_rule_and_reward_run_and_replay_while_they_are_installed(
     installed, site, tmp_path, capsys
 ):
     path = yard_run.make(tmp_path, "optimizer.rule=cautious", "panel.reward=ends:.",
@@ -75,9 +75,8 @@ def test_rule_and_reward_run_and_replay_only_while_they_are_installed(
     assert call(["verify", str(path)]) == 0
     with Ledger.open(path, readonly=True) as ledger:
         assert ledger.spec["optimizer"]["rule"] == "cautious"
-        assert ledger.spec["plugins"] == {
-            "rule": {"package": "szpo-plugin-template", "version": "0.1.0"}
-        }
+        package = {"package": "szpo-plugin-template", "version": "0.1.0"}
+        assert ledger.spec["plugins"] == {"rule": package}
     capsys.readouterr()
     # As on a machine without the package.
     rules._RULES.pop("cautious")

@@ -85,9 +85,7 @@ def verdict(path, head=None):
 
 @pytest.mark.full
 @pytest.mark.parametrize("what", [*FOUND, *HIDDEN])
-def test_a_rewritten_record_is_found_by_what_follows_from_it_or_by_a_noted_head(
-    original, tmp_path, what
-):
+def test_a_rewritten_record_is_found_by_what_follows_or_by_a_noted_head(original, tmp_path, what):
     path, (content, head) = tmp_path / "run.db", original
     path.write_bytes(content)
     assert forge(path, {**FOUND, **HIDDEN}[what])

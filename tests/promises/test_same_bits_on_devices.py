@@ -93,10 +93,8 @@ def test_plus_and_minus_reach_the_device_bit_for_bit(device, kind):
     assert policy.digest() == copy.digest()
     adapters = [parameters.basis_sha256(each.factors()) for each in (policy, copy)]
     assert adapters[0] == adapters[1]
-    sides = [
-        parameters.shift(policy.space, policy.theta(), Shift(3, 0, sign, 0.125))
-        for sign in (1, -1)
-    ]
+    way = [Shift(3, 0, sign, 0.125) for sign in (1, -1)]
+    sides = [parameters.shift(policy.space, policy.theta(), each) for each in way]
     deltas = policy.deltas(sides)
     assert next(iter(deltas.B.values())).device.type == device
     for member, side in enumerate(sides):

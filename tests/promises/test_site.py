@@ -154,9 +154,8 @@ def test_own_run_goes_through_from_the_written_settings(tmp_path, monkeypatch):
     assert list((tmp_path / "runs").glob("*.html"))
 
 
-PAGES = {
-    name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/library.md")
-}
+NAMES = "README.md", "docs/library.md"
+PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in NAMES}
 EXAMPLES = [
     pytest.param(code, id=f"{page}-{i}")
     for page, text in PAGES.items()

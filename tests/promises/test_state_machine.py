@@ -107,15 +107,9 @@ class File:
             "theta_sha256": parameters.digest(theta, ledger.layout),
         }
         steps.apply(
-            ledger,
-            held.epoch,
-            updates,
-            rule=SETTINGS.section.rule,
-            info=info,
-            tally=tally,
-            **digests,
-            notes={**digests, **counts},
-        )
+            ledger, held.epoch, updates, rule=SETTINGS.section.rule, info=info, tally=tally,
+            notes={**digests, **counts}, **digests,
+        )  # fmt: skip
 
     def fold(self):
         return parameters.digest(replay.fold(self.ledger), self.ledger.layout)
@@ -298,9 +292,8 @@ class Run(RuleBasedStateMachine):
     @precondition(lambda self: any(s not in self.message for s in self.seats))
     @rule(which=MANY)
     def abandon(self, which):
-        self.store.service.release(
-            self.pick([s for s in self.seats if s not in self.message], which)
-        )
+        left = [s for s in self.seats if s not in self.message]
+        self.store.service.release(self.pick(left, which))
 
     @precondition(lambda self: self.keys)
     @rule(which=MANY, action=strategies.sampled_from(["exclude", "reinstate"]))
@@ -462,12 +455,8 @@ class Run(RuleBasedStateMachine):
     @invariant()
     def i2_a_plan_is_what_the_seed_and_the_settings_give(self):
         for row in self.store.rows("steps"):
-            assert (row["n"], row["d"], row["m"], row["k"]) == (
-                N,
-                SETTINGS.section.D,
-                M,
-                SETTINGS.section.K,
-            )
+            o = SETTINGS.section
+            assert (row["n"], row["d"], row["m"], row["k"]) == (N, o.D, M, o.K)
             done = sum(state == "applied" for state in self.steps[: row["step"]])
             assert row["head_sha256"] == self.heads[done]
 
@@ -483,9 +472,8 @@ class Run(RuleBasedStateMachine):
                 assert [(v.comparison, v.panelist, v.choice) for v in counted] == wanted
             by = rows[step]["closed_by"]
             if by == "rule":
-                assert Counter(place for place, _, _ in wanted) == {
-                    f"{step}-{n}": M for n in range(N)
-                }
+                whole = {f"{step}-{n}": M for n in range(N)}
+                assert Counter(place for place, _, _ in wanted) == whole
         for vote in self.store.rows("votes"):
             last = rows[self.seats[vote["assignment"]][0]]["last_vote"]
             if last is not None:
@@ -515,9 +503,8 @@ class Run(RuleBasedStateMachine):
     def i8_everybody_counts_once(self):
         seats = [(row["comparison"], row["panelist"]) for row in self.store.rows("assignments")]
         assert len(set(seats)) == len(seats)
-        remaining = [
-            (v["assignment"], v["revision"], v["choice"]) for v in self.store.rows("votes")
-        ]
+        rows = self.store.rows("votes")
+        remaining = [(v["assignment"], v["revision"], v["choice"]) for v in rows]
         assert sorted(remaining) == sorted(
             (seat, revision, choice)
             for seat, message in self.message.items()
@@ -548,18 +535,12 @@ class Run(RuleBasedStateMachine):
 def examine(examples, steps, *, derandomize):
     """The machine, over so many histories of so many moves each."""
     Run.reached.clear()
-    run_state_machine_as_test(
-        Run,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            deadline=None,
-            derandomize=derandomize,
-            phases=[Phase.generate],  # a history of 50 moves is short enough to read
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    how = settings(
+        max_examples=examples, stateful_step_count=steps, derandomize=derandomize,
+        phases=[Phase.generate],  # a history of 50 moves is short enough to read
+        deadline=None, database=None, suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    run_state_machine_as_test(Run, settings=how)
     # No rule is dead: each of these was met again and again.
     rare = {name: Run.reached[name] for name in MET if Run.reached[name] < examples / 40}
     assert not rare, Run.reached

@@ -37,9 +37,8 @@ class Voter:
         """Answer so often, or until the server is gone; what was not acknowledged stays open."""
         try:
             if not self.token:
-                code, answer = self.post(
-                    url, "/api/session", {"name": self.name, "code": self.code}
-                )
+                own = {"name": self.name, "code": self.code}
+                code, answer = self.post(url, "/api/session", own)
                 assert code == 200, answer
                 self.token = answer["token"]
             for _ in range(times):

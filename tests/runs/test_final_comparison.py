@@ -21,13 +21,7 @@ from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.service import VoteService
 from szpo_simulators.panels.panel import build
 from tests.support import asking, folder_run, yard_run
-from tests.support.quadratic import (
-    PROMPTS,
-    go,
-    history,
-    parts_of,
-    start,
-)
+from tests.support.quadratic import PROMPTS, go, history, parts_of, start
 
 TRAIN, HELDOUT = PROMPTS[:21], PROMPTS[21:]
 
@@ -126,9 +120,7 @@ def test_a_final_comparison_says_nothing_of_weights_that_moved_since(tuned):
     helped = improvement.read(ledger)
     assert helped.share is not None and (helped.share.hits, helped.share.of) == (20, 24)
     shown = overview.overview(evidence.read(ledger))["improving"]["final"].tuned
-    assert (shown.hits, shown.of) == (20, 24), (
-        "the operator's page counts them as the verdict does"
-    )
+    assert (shown.hits, shown.of) == (20, 24), "the operator's page counts as the verdict does"
     go(run_spec.recorded_settings(ledger), ledger, source.policy, until_step=4)
     helped = improvement.read(ledger)
     assert helped.share is None
@@ -210,9 +202,8 @@ def test_samples_show_the_base_a_step_and_the_head(tuned):
     assert result["prompts"] == [prompt.text for prompt in HELDOUT[:2]]
     columns = {column["name"]: column for column in result["columns"]}
     assert list(columns) == ["base", "step 0", "current"]
-    assert [c["theta_sha256"] for c in columns.values()] == [
-        theta_digests(ledger)[i] for i in (0, 1, 3)
-    ]
+    known = [theta_digests(ledger)[i] for i in (0, 1, 3)]
+    assert [c["theta_sha256"] for c in columns.values()] == known
     assert [c["step"] for c in columns.values()] == [None, 0, 2]
     assert len({tuple(text for text, _ in c["answers"]) for c in columns.values()}) == 3
 

@@ -85,9 +85,8 @@ def test_it_adopts_what_the_taste_scores_higher_within_the_budget_and_says_so(im
 def test_the_last_line_says_what_the_panel_prefers_of_what_is_exported(improved, voted, capsys):
     with Ledger.open(voted, readonly=True) as before, Ledger.open(improved) as ledger:
         first, last = (improvement.read(each).last for each in (before, ledger))
-        digests = [
-            event["body"]["theta_sha256"] for event in ledger.events(improvement.LAST_PAIRS)
-        ]
+        events = ledger.events(improvement.LAST_PAIRS)
+        digests = [event["body"]["theta_sha256"] for event in events]
         assert digests == [recommended_digest(before), recommended_digest(ledger)]
     assert first.pairs == last.pairs == PAIRS == last.new + last.start + last.same
     assert last.simulated and last.preferred.value > max(0.5, first.preferred.value)
@@ -210,9 +209,7 @@ def test_weights_moved_without_gradients_are_computed_again_and_a_changed_coeffi
         assert not report.ok and "not what its seed and coefficients add up to" in str(report)
 
 
-def test_a_run_improves_at_each_doubling_and_goes_on_where_it_was_killed(
-    tmp_path, capsys, monkeypatch
-):
+def test_a_run_improves_at_each_doubling_and_goes_on_after_a_kill(tmp_path, capsys, monkeypatch):
     """Killed while it adopts, in a run without coordinates; then resumed."""
     (tmp_path / "asked.jsonl").write_text(
         "".join(json.dumps({"prompt": q, "completion": a}) + "\n" for q, a in ASKED)

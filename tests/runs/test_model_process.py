@@ -15,16 +15,14 @@ from szpo.errors import LeaseError
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
-from szpo.optim import optimizer
 from szpo.replay import verification
 from szpo.runs import budget, driver, status
 from szpo.runs.budget import Limits
-from szpo.types import Answer, Comparison, Prompt, Row
-from szpo.voting import lease, pauses, steps
+from szpo.voting import lease, pauses
 from szpo.voting.panel_evaluator import LedgerEvaluator
 from szpo.voting.service import VoteService
 from szpo_ui import credentials
-from tests.support import yard_run
+from tests.support import asking, yard_run
 from tests.support.quadratic import (
     PROMPTS,
     Clock,
@@ -33,7 +31,6 @@ from tests.support.quadratic import (
     history,
     panel_of,
     parts_of,
-    settings_of,
     start,
 )
 
@@ -177,10 +174,7 @@ def test_without_staying_orders_are_fulfilled_before_it_leaves(tmp_path):
 
 @pytest.mark.parametrize(
     ("kind", "body", "says"),
-    [
-        ("final", {}, "no step is applied yet"),
-        ("samples", {"step": 7}, "0 steps are applied"),
-    ],
+    [("final", {}, "no step is applied yet"), ("samples", {"step": 7}, "0 steps are applied")],
 )
 def test_an_order_that_cannot_be_done_says_why_once(tmp_path, kind, body, says):
     settings, ledger, policy = start(tmp_path)
@@ -260,15 +254,7 @@ def test_a_panel_too_small_is_reported_once_and_never_hangs(tmp_path):
 
 def test_who_was_erased_is_not_waited_for(tmp_path):
     _, ledger, _ = start(tmp_path, M=2)
-    plan = settings_of(M=2)
-    epoch = lease.acquire(ledger, "test").epoch
-    steps.record_plan(
-        ledger, epoch, plan, optimizer.ask(optimizer.init(plan)), theta_digest(ledger)
-    )
-    steps.begin(ledger, epoch, 0)
-    row = Row(Prompt.user("?"), Answer("left"), Answer("right"))
-    asked = [Comparison("c", 0, 0, 0, (row,))]
-    steps.store(ledger, epoch, 0, asked, theta_digest(ledger), then_open=True)
+    asking.ask(ledger, n=1, m=2)
     for name in ("ann", "ben"):
         credentials.invite(ledger, "panelist", name)
     assert driver.explain_shortage(ledger) is None

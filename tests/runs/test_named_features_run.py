@@ -52,7 +52,7 @@ def finished(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["features", "score"])
-def test_a_new_run_on_the_same_coordinates_has_an_earlier_runs_votes_in_full(
+def test_a_new_run_on_the_same_coordinates_has_an_earlier_ones_votes_in_full(
     tmp_path, capsys, kind
 ):
     model, runs = folder_run.model(tmp_path), tmp_path / "runs"
@@ -99,11 +99,8 @@ def test_each_step_records_what_its_texts_differ_in_and_all_is_recomputed(finish
             assert inputs.text_differences is not None and inputs.scores is not None
             np.testing.assert_array_equal(inputs.text_differences, mine)
             assert inputs.text_differences.any()
-            assert inputs.scores.shape == (
-                settings.section.K,
-                settings.section.N,
-                named.components,
-            )
+            o = settings.section
+            assert inputs.scores.shape == (o.K, o.N, named.components)
         assert verification.verify(ledger).ok
         found = taught.last_findings(ledger)
         assert found is not None and found.taught is not None
@@ -185,9 +182,7 @@ def test_a_dictionary_of_another_version_is_not_asked(finished, monkeypatch, cap
         assert list(shown_features.entries_of(named)) == list(named.names)  # it counts the same
 
 
-def test_an_order_holds_from_the_next_update_in_replay_too_and_stands_on_the_card(
-    tmp_path, capsys
-):
+def test_an_order_holds_from_the_next_update_in_replay_too_and_is_on_the_card(tmp_path, capsys):
     model = folder_run.model(tmp_path)
     assert call([*arguments(tmp_path, model, "panel.inside=false"), "--hold"]) == 1
     run = str(tmp_path / "runs" / "folder.db")
@@ -216,9 +211,8 @@ def test_an_order_holds_from_the_next_update_in_replay_too_and_stands_on_the_car
         assert f"besides {order.group}" in str(tuner.taught())
     assert call(["not-about", run, name, "--take-back"]) == 2  # no step is left for it
     with Ledger.open(run) as ledger:
-        ledger.record_event(
-            withdrawals.SET_ASIDE, "x", {"group": order.group, "step": 1, "on": False}
-        )
+        body = {"group": order.group, "step": 1, "on": False}
+        ledger.record_event(withdrawals.SET_ASIDE, "x", body)
         failure = verification.verify(ledger).failure
     assert failure is not None and "names a step that was over" in str(failure)
 
@@ -298,9 +292,8 @@ def test_words_of_the_settings_are_in_the_recorded_prior_and_change_no_set_up():
     named = NamedFeatures(("commas", "i"), (0, 1), (1, 1), ((1,), (2,)), 0, "")
     sets = ["subspace.kind=features", "features.add=say: no commas; zesty"]
     config, plain = (settings_file.load(sets=sets[:n]) for n in (2, 1))
-    made, without = (
-        each.optimizer_settings((("z", (1,)),), 1.0, named) for each in (config, plain)
-    )
+    both = (each.optimizer_settings((("z", (1,)),), 1.0, named) for each in (config, plain))
+    made, without = both
     assert made.features is not None and made.features.said == ("commas",)
     assert record_settings(made)["features"]["said"] == ["commas"]
     assert "said" not in record_settings(without)["features"]
@@ -321,7 +314,7 @@ def test_words_of_the_settings_are_in_the_recorded_prior_and_change_no_set_up():
         (["subspace.kind=features", "features.add=like: no-such.txt"], "no-such.txt cannot be"),
     ],
 )
-def test_features_that_cannot_be_had_are_refused_before_a_model_is_loaded(
+def test_features_that_cannot_be_had_are_refused_before_a_model_loads(
     tmp_path, sets, words, capsys
 ):
     assert call([*folder_run.arguments(tmp_path, *sets, model_folder=tmp_path), "--plan"]) == 2

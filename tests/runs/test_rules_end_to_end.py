@@ -14,12 +14,7 @@ from szpo.cli.app import call
 from szpo.config import optimizer, schema, settings_file
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
-from szpo.ledger.theta import (
-    recommended_digest,
-    recommended_digests,
-    theta_digest,
-    theta_digests,
-)
+from szpo.ledger.theta import recommended_digest, recommended_digests, theta_digest, theta_digests
 from szpo.optim.optimizer import describe_settings
 from szpo.optim.sample_directions import Law
 from szpo.replay import replay, verification
@@ -64,18 +59,10 @@ def test_the_algorithm_as_published_runs_is_killed_resumed_and_verified(tmp_path
     said = capsys.readouterr().err
     with Ledger.open(path) as ledger:
         settings = recorded_settings(ledger)
-        assert (settings.section.rule, settings.section.pairing, settings.law) == (
-            rule,
-            "forward",
-            Law(),
-        )
-        assert (
-            settings.section.K,
-            settings.section.N,
-            settings.section.M,
-            settings.section.warmup,
-        ) == (1, 8, 5, 0)
-        assert settings.section.smoothing == "trim"  # also where only its sign counts
+        o = settings.section
+        assert (o.rule, o.pairing, settings.law) == (rule, "forward", Law())
+        assert (o.K, o.N, o.M, o.warmup) == (1, 8, 5, 0)
+        assert o.smoothing == "trim"  # also where only its sign counts
         names = [name for name, _ in settings.layout]  # A and B of each adapted module
         assert settings.dim > 100 and {name[-1] for name in names} == {"A", "B"}, names
         report = verification.verify(ledger)
@@ -94,12 +81,7 @@ def test_the_algorithm_as_published_runs_is_killed_resumed_and_verified(tmp_path
     ("rule", "guard", "kl", "words"),
     [
         ("known", "", 2.0, None),  # 70 % of 3 nats are 2.1
-        (
-            "known",
-            "",
-            2.2,
-            "KL is 2.2 nats; at 3 szpo's own rule would stay (guards.kl limits it)",
-        ),
+        ("known", "", 2.2, "KL is 2.2 nats; at 3 szpo's own rule would stay (guards.kl limits"),
         ("sign", "guards.kl=8", 5.5, None),
         ("sign", "guards.kl=8", 6.0, "KL is 6.0 nats; at 8 guards.kl pauses the run"),
         ("regression", "", 7.9, None),
@@ -124,11 +106,8 @@ def tuned(tmp_path_factory):
 def test_a_regression_measures_kl_where_it_recommends(tuned):
     with Ledger.open(tuned) as ledger:
         settings = recorded_settings(ledger)
-        assert (settings.section.rule, settings.section.K, settings.section.N) == (
-            "regression",
-            8,
-            1,
-        )
+        o = settings.section
+        assert (o.rule, o.K, o.N) == ("regression", 8, 1)
         report = verification.verify(ledger)
         assert report.ok, str(report)
         noted = [step_record.read_inputs(ledger, settings, step) for step in range(3)]

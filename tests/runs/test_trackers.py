@@ -162,9 +162,8 @@ def test_a_tracker_that_fails_ends_no_run():
     tracker.after_step(STEP)
     tracker.after_step(STEP)
     tracker.end(DONE)
-    assert lines == [
-        "warning: the tracker mine stopped (OSError: no network); the run goes on without it"
-    ]
+    said = "warning: the tracker mine stopped (OSError: no network); the run goes on without it"
+    assert lines == [said]
 
 
 def test_an_own_tracker_is_found_by_its_entry_point(tmp_path, monkeypatch):
@@ -175,9 +174,8 @@ def test_an_own_tracker_is_found_by_its_entry_point(tmp_path, monkeypatch):
         return EachStep(lambda step: seen.append(step.step))
 
     entry = SimpleNamespace(name="own", load=lambda: own)
-    monkeypatch.setattr(
-        plugins, "entry_points", lambda group: [entry] if group == callbacks.GROUP else []
-    )
+    known = {callbacks.GROUP: [entry]}
+    monkeypatch.setattr(plugins, "entry_points", lambda group: known.get(group, []))
     callbacks.check_tracker("own")
     (tracker,) = callbacks.open_tracker("own", tmp_path, print)
     tracker.after_step(STEP)
