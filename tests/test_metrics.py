@@ -89,9 +89,8 @@ def test_a_win_rates_interval_holds_the_truth(spread, least):
     rng = np.random.default_rng(1)
 
     def draw(prompts):
-        tuned = (
-            rng.standard_normal((prompts, 4)) + 0.5 + spread * rng.standard_normal((prompts, 1))
-        )
+        noise = spread * rng.standard_normal((prompts, 1))
+        tuned = rng.standard_normal((prompts, 4)) + 0.5 + noise
         return metrics.versus(tuned, rng.standard_normal((prompts, 4)))
 
     truth = draw(20_000).mean()

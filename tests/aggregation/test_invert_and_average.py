@@ -193,11 +193,8 @@ def test_derivatives_are_those_of_the_likelihood(ties):
     step = np.eye(size) * h
     for i in range(size):
         for j in range(size):
-            ends = [
-                a * b * loss(fit.weights + a * step[i] + b * step[j])
-                for a in (1, -1)
-                for b in (1, -1)
-            ]
+            w = fit.weights
+            ends = [a * b * loss(w + a * step[i] + b * step[j]) for a in (1, -1) for b in (1, -1)]
             assert sum(ends) / (4 * h * h) == pytest.approx(fit.information[i, j], abs=2e-3)
 
 
@@ -292,9 +289,8 @@ def test_shuffles_tell_two_tastes_from_one():
     opposed = np.where(who < 5, y, 1 - y)
     fit = bt.newton(x, opposed)
     assert bt.heterogeneity_p(x, opposed, who, fit, KEY) == 0.001  # none of 999 shuffles
-    assert bt.heterogeneity_p(x, opposed, who, fit, KEY) == bt.heterogeneity_p(
-        x, opposed, who, fit, KEY
-    )
+    first, again = (bt.heterogeneity_p(x, opposed, who, fit, KEY) for _ in range(2))
+    assert first == again
     assert np.isnan(bt.heterogeneity_p(x, y, np.zeros(200, dtype=np.int64), fit, KEY))
 
 
@@ -304,10 +300,8 @@ def test_shuffles_are_right_as_often_as_they_say():
     low = 0
     for seed in range(60):
         x, y = draw_votes(100 + seed, np.array([1.0, -1.0, 0.0]), 90)
-        low += (
-            bt.heterogeneity_p(x, y, who_of(90, 9), bt.newton(x, y), seeds.derive(seed, "t"))
-            < 0.25
-        )
+        fitted = bt.newton(x, y)
+        low += bt.heterogeneity_p(x, y, who_of(90, 9), fitted, seeds.derive(seed, "t")) < 0.25
     assert 5 <= low <= 25
 
 

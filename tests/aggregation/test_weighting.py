@@ -27,8 +27,8 @@ from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.service import VoteService
 from tests.support import named_run, yard_run
 from tests.support.cases import case
-from tests.support.optimizer_state import state_to_json
 from tests.support.quadratic import ValueJudge, go, panel_of, settings_of, start
+from tests.support.tallies import state_to_json
 from tests.support.weighted_votes import make_votes
 
 
@@ -359,9 +359,8 @@ def past_of_skill(verdicts):
     """A history (P, R, N) of voters a, b, c, …"""
     verdicts = np.array(verdicts, dtype=np.int8)
     names = tuple("abcdefghijklmnopqrst"[: verdicts.shape[-3]])
-    return History(
-        names, np.arange(verdicts.shape[-2]), verdicts, np.zeros((*verdicts.shape[:-2], 2))
-    )
+    told = np.zeros((*verdicts.shape[:-2], 2))
+    return History(names, np.arange(verdicts.shape[-2]), verdicts, told)
 
 
 def draw_history(beta, each, *, answered="all", seed=0):
@@ -412,9 +411,8 @@ def test_no_side_no_order_of_voters_and_no_neighbour_matters(answered, name):
         assert found == pytest.approx(expected, rel=1e-9)
 
     order = [3, 1, 4, 0, 2]
-    check(
-        {"verdicts": sample.verdicts[:, order], "gold": sample.gold[:, order]}, weights[:, order]
-    )
+    turned = {"verdicts": sample.verdicts[:, order], "gold": sample.gold[:, order]}
+    check(turned, weights[:, order])
     for every in (1, 2):  # all directions, or every other one, called the other way round
         flipped = sample.verdicts.copy()
         flipped[:, :, ::every] *= -1

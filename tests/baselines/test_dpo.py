@@ -127,9 +127,7 @@ def test_a_policy_that_ends_where_it_began_is_remarked_on():
     ("rows", "rounds", "questions", "epochs"),
     [pytest.param(None, 3, 32, 4, marks=pytest.mark.slow), (4, 2, 5, 1)],
 )
-def test_iterative_asks_as_often_as_it_says_and_learns_from_pair_votes(
-    rows, rounds, questions, epochs
-):
+def test_iterative_asks_as_often_as_it_says_and_learns_from_pairs(rows, rounds, questions, epochs):
     actor = diary_actor()
     before = mean_mood(actor)
     seen: list[Moment] = []

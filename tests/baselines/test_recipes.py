@@ -24,9 +24,9 @@ from szpo.voting import counting, steps
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support import quadratic
+from tests.support.asking import ROW, open_run
 from tests.support.baseline_actors import pairs, tiny_actor
 from tests.support.cases import case
-from tests.support.open_round import ROW, open_run
 
 FIELDS = [
     ("dpo", {"steps": 0}, "dpo: steps must be a whole number >= 1 (got 0)"),
@@ -67,9 +67,8 @@ HOW = {"steps": 1, "batch": 4, "learning_rate": 1e-3}
 def of_pairs(method: Any) -> Callable[[Sequence[Pair], int], tuple[Trained, Any]]:
     def train(data: Sequence[Pair], limit: int) -> tuple[Trained, Any]:
         actor = tiny_actor()
-        done = method.train(
-            actor, Preferences(data), method.Recipe(**HOW, max_length=limit), seed=0
-        )
+        how = method.Recipe(**HOW, max_length=limit)
+        done = method.train(actor, Preferences(data), how, seed=0)
         return done, actor.theta()
 
     return train

@@ -460,11 +460,8 @@ def test_a_bench_takes_typed_options_and_its_json_is_all_of_stdout(capsys, monke
         """Count."""
         return seeds, fast, name
 
-    assert call_with_options(count, "count", ["--seeds", "3", "4", "--fast"]) == (
-        [3, 4],
-        True,
-        None,
-    )
+    found = call_with_options(count, "count", ["--seeds", "3", "4", "--fast"])
+    assert found == ([3, 4], True, None)
     assert call_with_options(count, "count", []) == ((0, 1), False, None)
     assert call(["bench", "gridworld", "--help"]) == 0
     assert "--quick" in capsys.readouterr().out

@@ -69,9 +69,7 @@ def test_an_adapter_from_a_file_of_pairs_is_read_by_szpo(given, tmp_path, capsys
 
 
 @pytest.mark.full
-def test_fresh_votes_of_a_panel_are_counted_and_a_reward_model_serves_the_next_method(
-    tmp_path, capsys
-):
+def test_fresh_votes_are_counted_and_a_reward_model_serves_the_next_method(tmp_path, capsys):
     votes = ["--fresh", "--votes", "12", "--set", "panel.beta=8", *TINY, *SETUP]
     judge = tmp_path / "judge"
     assert call(["baseline", "reward-model", *votes, "--out", str(judge), *QUICK, "--json"]) == 0
@@ -143,7 +141,7 @@ REFUSED = [
 ]  # fmt: skip
 
 
-def test_what_cannot_be_done_is_one_line_before_a_model_is_loaded(
+def test_what_cannot_be_done_is_a_line_before_a_model_is_loaded(
     given, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(loading, "load", lambda *a, **k: pytest.fail("the model was loaded"))
@@ -163,7 +161,7 @@ def test_what_cannot_be_done_is_one_line_before_a_model_is_loaded(
 @pytest.mark.parametrize(
     "reported", [["dpo", "--fresh"], ["ppo", "--fresh"], ["dpo", "--pairs", "x"]]
 )
-def test_a_missing_extra_is_reported_before_anything_is_loaded(
+def test_a_missing_extra_is_told_before_anything_is_loaded(
     reported, tmp_path, without_trl, capsys
 ):
     assert call(["baseline", *reported, "--out", str(tmp_path / "out"), *TINY]) == 2
@@ -298,7 +296,7 @@ def test_pairs_longer_than_the_model_reads_are_left_out(given, tmp_path, capsys)
 
 
 @pytest.mark.full
-def test_a_verifier_is_a_score_by_its_name_and_rewards_that_never_differ_are_named(
+def test_a_verifier_is_a_score_by_its_name_and_rewards_that_never_differ_are_told(
     tmp_path, capsys
 ):
     short = [*TINY, "--recipe", "steps=1", "--recipe", "samples=2", "--recipe", "prompts=2"]

@@ -191,6 +191,5 @@ def test_the_model_invents_prompts_that_a_run_reads(tmp_path, capsys):
     assert app.call(line) == 4  # it is there already
     assert app.call([*line[:3], "--out", str(tmp_path / "x.csv")]) == 2
     assert "prompts are written as .txt, a line each" in capsys.readouterr().err
-    assert (
-        app.call([*line[:2], str(tmp_path / "none.txt"), *line[3:4], str(tmp_path / "y.txt")]) == 2
-    )
+    none, other = str(tmp_path / "none.txt"), str(tmp_path / "y.txt")
+    assert app.call([*line[:2], none, *line[3:4], other]) == 2

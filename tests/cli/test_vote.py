@@ -53,9 +53,6 @@ def given(ledger):
     )
 
 
-# ---- sheets ----
-
-
 def test_who_leaves_after_five_of_eight_has_given_five_and_finds_the_same_sheet(driven, type_in):
     path = driven.ledger.path
     code, seen = type_in(["", "a", "right", "x", "S", "?", "h"], path)
@@ -94,15 +91,13 @@ def test_a_models_text_has_no_effect_on_the_terminal(staged, type_in, monkeypatc
         _, seen = type_in(["y", "q"], stage.ledger.path)
     assert not set("\x1b\x07\x9b\u202e\u2066") & set(seen)
     assert "[bold]loud[/bold]" in seen and ":smile:" in seen
-    assert any("─ A ─" in line and "─ B ─" in line for line in seen.splitlines()) == (
-        columns == 100
-    )
+    beside = any("─ A ─" in line and "─ B ─" in line for line in seen.splitlines())
+    assert beside == (columns == 100)
 
 
 def test_sides_are_those_of_the_seats_and_no_policy_is_named(staged, type_in):
-    stage = staged(
-        text=lambda step, i, side: {"plus": "amber", "minus": "cobalt"}[side], sets=ROWS
-    )
+    words = {"plus": "amber", "minus": "cobalt"}
+    stage = staged(text=lambda step, i, side: words[side], sets=ROWS)
     with lease.hold(stage.ledger):
         _, seen = type_in(["y", *"aaaaaaa", "q"], stage.ledger.path)
     shown = ["A" if word == "amber" else "B" for word in re.findall("amber|cobalt", seen)[::2]]
@@ -129,9 +124,6 @@ def test_what_decided_is_one_optional_line_on_the_record(driven, type_in, capsys
     assert f"terminal says that it decided: {said}" in capsys.readouterr().out
 
 
-# ---- keys ----
-
-
 def test_keys_of_a_terminal_come_one_by_one_and_no_sequence_is_taken_for_a_verdict(monkeypatch):
     ours, theirs = pty.openpty()
     with open(theirs, encoding="utf-8") as stdin:
@@ -147,9 +139,6 @@ def test_keys_of_a_terminal_come_one_by_one_and_no_sequence_is_taken_for_a_verdi
             assert keys.pause(5)
         assert termios.tcgetattr(theirs) == before
     os.close(ours)
-
-
-# ---- whole runs ----
 
 
 def test_a_signal_leaves_the_terminal_as_it_was(driven):

@@ -79,12 +79,10 @@ def test_a_run_for_people_has_a_model_before_its_files_are_looked_at(hub):
     assert run_engine.choose_device(config).model.name == "smollm2"
     download(hub, SMALLER, "model.safetensors")
     assert run_engine.choose_device(config).model.name == SMALLER
-    served = config.model_copy(
-        update={"model": config.model.model_copy(update={"adapter": "somewhere"})}
-    )
-    assert run_engine.choose_device(served).model.name == "smollm2", (
-        "as the adapter's base ever was"
-    )
+    model = config.model.model_copy(update={"adapter": "somewhere"})
+    served = config.model_copy(update={"model": model})
+    chosen = run_engine.choose_device(served).model.name
+    assert chosen == "smollm2", "as the adapter's base ever was"
 
 
 def test_answers_for_people_are_finished_and_their_law_is_the_sampled_one():

@@ -2,7 +2,6 @@
 
 import re
 import tomllib
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,7 +14,7 @@ from szpo.errors import UsageError
 from tests.support.cases import case
 
 
-def test_defaults_are_the_documented_ones() -> None:
+def test_defaults_are_the_documented_ones():
     o = Config().optimizer
     assert (o.K, o.N, o.M, o.D) == (8, 1, 1, 1)
     assert (o.rule, o.kl_radius, o.pairing) == ("regression", 4.5, "antithetic")
@@ -77,12 +76,12 @@ def test_auto_is_coordinates_of_features_where_the_rule_can_use_them(sets, kind,
 
 
 @pytest.mark.parametrize(("votes", "steps"), [(8, 1), (15, 1), (16, 2), (299, 37)])
-def test_a_step_that_votes_cannot_pay_whole_is_not_begun(votes: int, steps: int) -> None:
+def test_a_step_that_votes_cannot_pay_whole_is_not_begun(votes, steps):
     assert settings_file.load(sets=[f"run.votes={votes}"]).steps == steps
 
 
 @pytest.mark.parametrize("name", sorted(settings_file.presets()))
-def test_presets_are_valid_and_survive_the_written_file(name: str) -> None:
+def test_presets_are_valid_and_survive_the_written_file(name):
     config = settings_file.load(preset_name=name)
     long, short = (settings_file.to_toml(config, every=every) for every in (True, False))
     assert settings_file.check(tomllib.loads(long)) == config
@@ -90,7 +89,7 @@ def test_presets_are_valid_and_survive_the_written_file(name: str) -> None:
     assert len(short) < len(long) / 3
 
 
-def test_init_explains_ten_settings_and_what_was_set_or_all(tmp_path: Path) -> None:
+def test_init_explains_ten_settings_and_what_was_set_or_all(tmp_path):
     def written(*more: str) -> tuple[set[str], str]:
         file = tmp_path / "run.toml"
         assert call(["init", str(file), "--force", *more]) == 0
@@ -117,9 +116,7 @@ def test_init_explains_ten_settings_and_what_was_set_or_all(tmp_path: Path) -> N
     system=st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
     stop=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), max_size=3),
 )
-def test_written_settings_read_back_the_same(
-    seed: int, mu: float, system: str, stop: list[str]
-) -> None:
+def test_written_settings_read_back_the_same(seed, mu, system, stop):
     tree = {
         "run": {"seed": seed},
         "optimizer": {"mu": mu},
@@ -133,20 +130,20 @@ def test_written_settings_read_back_the_same(
 
 
 @pytest.mark.parametrize("key", ["N = 1", "D = 1", "K = 8"])
-def test_what_is_usual_under_another_rule_is_written(key: str) -> None:
+def test_what_is_usual_under_another_rule_is_written(key):
     """The default of ``regression`` is none of ``known``."""
     config = settings_file.check(tomllib.loads(f'[optimizer]\nrule = "known"\n{key}'))
     text = settings_file.to_toml(config, every=False)
     assert settings_file.check(tomllib.loads(text)) == config
 
 
-def test_every_key_has_a_comment() -> None:
+def test_every_key_has_a_comment():
     for section, keys in settings_file.SECTIONS.items():
         for key in keys:
             assert settings_file.describe_key(section, key).endswith("."), f"{section}.{key}"
 
 
-def test_set_wins_over_file_and_file_over_preset(tmp_path: Path) -> None:
+def test_set_wins_over_file_and_file_over_preset(tmp_path):
     file = tmp_path / "run.toml"
     file.write_text("[run]\nvotes = 80\nseed = 5\n")
     config = settings_file.load(file, preset_name="tiny", sets=["seed=7"])
@@ -165,11 +162,11 @@ def test_set_wins_over_file_and_file_over_preset(tmp_path: Path) -> None:
         ("folder=here", "run", "folder", "here"),
     ],
 )
-def test_set_reads_toml_and_plain_text(text: str, section: str, key: str, value: object) -> None:
+def test_set_reads_toml_and_plain_text(text, section, key, value):
     assert settings_file.parse_assignment(text) == {section: {key: value}}
 
 
-def test_refusals_say_what_is_wrong_and_how_many_mistakes_there_are() -> None:
+def test_refusals_say_what_is_wrong_and_how_many_mistakes_there_are():
     cases = [
         (["optimizer.sigmaa=1"], 'unknown key "sigmaa" in [optimizer]'),
         (
@@ -220,13 +217,13 @@ def test_refusals_say_what_is_wrong_and_how_many_mistakes_there_are() -> None:
         settings_file.load(preset_name="demmo")
 
 
-def test_a_run_ends_with_whichever_of_votes_and_steps_comes_first() -> None:
+def test_a_run_ends_with_whichever_of_votes_and_steps_comes_first():
     for steps, end in ((3, 3), (9, 5)):
         sets = ["run.votes=40", f"run.steps={steps}"]
         assert settings_file.load(sets=sets).steps == end
 
 
-def test_a_settings_file_of_endless_size_is_not_read(tmp_path: Path) -> None:
+def test_a_settings_file_of_endless_size_is_not_read(tmp_path):
     path = tmp_path / "run.toml"
     path.write_text("#" * 1_000_001)
     with pytest.raises(UsageError, match="1,000,001 bytes; at most 1,000,000 are read"):
@@ -235,9 +232,8 @@ def test_a_settings_file_of_endless_size_is_not_read(tmp_path: Path) -> None:
 
 def test_auto_takes_as_many_coordinates_as_the_votes_can_tell_apart():
     def dim(votes: int) -> int:
-        return settings_file.load(
-            preset_name="demo", sets=["subspace.dim=auto", f"run.votes={votes}"]
-        ).dim
+        sets = ["subspace.dim=auto", f"run.votes={votes}"]
+        return settings_file.load(preset_name="demo", sets=sets).dim
 
     # one per thirty votes, a power of two from 4 to 64
     assert [dim(v) for v in (64, 240, 480, 10_000)] == [4, 8, 16, 64]
@@ -259,10 +255,8 @@ def test_a_key_of_another_rule_is_refused(rule, key):
 
 def test_a_key_that_says_what_holds_under_the_rule_anyway_may_stand():
     """So another rule can be asked of a preset: its idle keys stand, or are taken back."""
-    assert (
-        settings_file.load(sets=["optimizer.rule=sign", "optimizer.warmup=0"]).optimizer.rule
-        == "sign"
-    )
+    config = settings_file.load(sets=["optimizer.rule=sign", "optimizer.warmup=0"])
+    assert config.optimizer.rule == "sign"
     idle = ["optimizer.kl_step=none", "optimizer.smoothing=none"]
     chosen = ["optimizer.rule=regression", "subspace.kind=score", "adapter.train=B", *idle]
     assert settings_file.load(preset_name="published", sets=chosen).optimizer.rule == "regression"

@@ -52,10 +52,8 @@ def test_rankings_of_n_answers_give_n_choose_2_pairs():
 
 
 def test_hh_records_become_pairs_from_the_last_assistant_on(tmp_path):
-    assert preference_formats.split_transcript("\n\nHuman: a\n\nAssistant: b") == (
-        "\n\nHuman: a\n\nAssistant:",
-        " b",
-    )
+    head = "\n\nHuman: a\n\nAssistant:"
+    assert preference_formats.split_transcript(f"{head} b") == (head, " b")
     prompt, answer = preference_formats.split_transcript(CHAT + " No.\n\nReally: no.")
     assert (prompt, answer) == (CHAT, " No.\n\nReally: no.")
     assert preference_formats.parse_turns(prompt) == TURNS
@@ -63,10 +61,8 @@ def test_hh_records_become_pairs_from_the_last_assistant_on(tmp_path):
     for name in ("train.jsonl", "train.jsonl.gz"):
         found = preference_files.read(file(tmp_path, [record, "\n", record], name), "hh")
         assert found.records == 2
-        assert (
-            found.pairs
-            == (Pair(Prompt(TURNS), Answer("Knock, knock."), Answer("No."), "file"),) * 2
-        )
+        pair = Pair(Prompt(TURNS), Answer("Knock, knock."), Answer("No."), "file")
+        assert found.pairs == (pair, pair)
     same = {"chosen": CHAT + " No.", "rejected": CHAT + " No. "}
     found = preference_files.read(file(tmp_path, [same]), "hh")
     assert (found.pairs, found.ties) == ((), 1)
@@ -109,9 +105,8 @@ def test_hh_refusals_name_the_line(tmp_path, record, words):
 )  # fmt: skip
 def test_what_is_written_for_trl_reads_the_same(words, source, votes, ends):
     roles = ("user", "assistant")
-    dialogue = [
-        (roles[i % 2], text) for i, text in enumerate(words if len(words) % 2 else words[1:])
-    ]
+    words = words if len(words) % 2 else words[1:]
+    dialogue = [(roles[i % 2], text) for i, text in enumerate(words)]
     prompt = Prompt((("system", "Be brief."), *(dialogue or [("user", "Hello?")])))
     answers = Answer(words[0], ends[0]), Answer(words[0] + "!", ends[1])
     pair = Pair(prompt, *answers, source, votes)
@@ -403,9 +398,8 @@ def test_the_guard_is_undone_exactly(text):
 @given(st.lists(st.text(alphabet=st.sampled_from("'=\t\r\n\x00\",a")), min_size=1, max_size=4))
 def test_a_table_comes_back_cell_by_cell(texts):
     file = io.StringIO(newline="")
-    count = spreadsheets.write(
-        file, ("text", "number"), ({"text": t, "number": -1} for t in texts)
-    )
+    cells = ({"text": t, "number": -1} for t in texts)
+    count = spreadsheets.write(file, ("text", "number"), cells)
     assert count == len(texts)
     rows = list(csv.DictReader(io.StringIO(file.getvalue(), newline="")))
     assert [spreadsheets.unguard(row["text"]) for row in rows] == texts
@@ -490,11 +484,8 @@ def test_label_studios_own_templates_and_exports_are_read(tmp_path):
 
 
 def test_a_format_that_must_be_named_is_told(tmp_path):
-    for kind, record in (
-        ("hh", HH),
-        ("ultrafeedback", ULTRA),
-        ("label-studio", export_of(TWO, ["0", "1"])),
-    ):
+    export = export_of(TWO, ["0", "1"])
+    for kind, record in (("hh", HH), ("ultrafeedback", ULTRA), ("label-studio", export)):
         assert refusal(file(tmp_path, [record])).endswith(f"of the format {kind}: --from {kind}")
     assert "--from" not in refusal(file(tmp_path, [{"x": 1}]))
     assert "--from" not in refusal(file(tmp_path, [HH]), "trl")
@@ -543,9 +534,8 @@ def test_one_object_and_a_broken_first_line_are_what_they_are(tmp_path, monkeypa
     assert refusal(bad).startswith(f"{bad}:1: not valid JSON")
     assert len(preference_files.read(bad, skip_bad=True).pairs) == 3
     monkeypatch.setattr(preference_files, "ARRAY_LIMIT", 100)
-    assert "not one record on each line" in refusal(
-        file(tmp_path, [json.dumps(GOOD, indent=1)], "v.json")
-    )
+    spread = file(tmp_path, [json.dumps(GOOD, indent=1)], "v.json")
+    assert "not one record on each line" in refusal(spread)
 
 
 @pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
@@ -562,11 +552,8 @@ def test_tables_are_read_whatever_separates_them(tmp_path, mark, end, encoding):
     path = tmp_path / "t.csv"
     path.write_bytes(body.encode(encoding))
     (pair,) = preference_files.read(path).pairs
-    assert (pair.prompt.text, pair.chosen.text, pair.rejected.text) == (
-        "Größe, bitte;",
-        "y\nz",
-        "x",
-    )
+    found = pair.prompt.text, pair.chosen.text, pair.rejected.text
+    assert found == ("Größe, bitte;", "y\nz", "x")
     (asked,) = pool.read(path)
     assert (asked.id, asked.a, asked.b) == ("1", "x", "y\nz")
     (reply,) = rounds.read_sheet(path)
@@ -582,9 +569,8 @@ def test_tables_that_cannot_be_read_say_which_columns_they_have(tmp_path):
         return str(caught.value)
 
     assert "needs chosen (found: Frage, Antwort)" in refused("Frage;Antwort\na;b\n")
-    assert "t.csv:1: two columns are named prompt" in refused(
-        "prompt;Prompt;a;b;choice\n1;2;3;4;A\n"
-    )
+    said = refused("prompt;Prompt;a;b;choice\n1;2;3;4;A\n")
+    assert "t.csv:1: two columns are named prompt" in said
     assert "t.csv:2: 3 cells under 5 column" in refused(
         "id,prompt,a,b,choice\n1,2,3\n", lambda path: list(pool.read(path))
     )

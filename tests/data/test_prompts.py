@@ -176,12 +176,8 @@ def test_refusals_say_what_and_where(tmp_path):
     for name, content, words in REFUSED:
         with case(name, content, words):
             assert words in refusal(write(tmp_path, name, content))
-    for name, content in {
-        "a.jsonl": "",
-        "b.txt": " \n\n",
-        "c.csv": "text\n",
-        "d.json": "",
-    }.items():
+    files = {"a.jsonl": "", "b.txt": " \n\n", "c.csv": "text\n", "d.json": ""}
+    for name, content in files.items():
         assert refusal(write(tmp_path, name, content)).startswith("no prompts in ")
 
 

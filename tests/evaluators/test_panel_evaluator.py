@@ -16,7 +16,7 @@ from szpo.voting.panel_evaluator import LedgerEvaluator, PanelEvaluator
 from szpo.voting.panel_factory import StartingPolicy, as_factory, load_factory
 from szpo.voting.remote_panel import OpenComparisons, leave_to_people
 from szpo.voting.service import VoteService
-from tests.support.open_round import ROW, open_run
+from tests.support.asking import ROW, open_run
 from tests.support.plugged import plug
 from tests.support.quadratic import QuadraticPolicy, ValueJudge, go, new_ledger, settings_of
 

@@ -23,8 +23,7 @@ from szpo_ui import operator_controls, operator_page
 from szpo_ui.operator_controls import Command
 from szpo_ui.site import of_ledger
 from tests.support import folder_run
-from tests.support.adapted_models import adapted, questions
-from tests.support.tiny_models import ARCHITECTURES, STOP, WORDS
+from tests.support.tiny_models import ARCHITECTURES, STOP, WORDS, adapted, questions
 
 
 def one_by_one(
@@ -68,9 +67,8 @@ def test_finished_rows_leave_and_the_others_go_on():
     prompts, members = questions(count=6, repeats=2, members=3)
     sampling = Sampling(max_new_tokens=12)
     draws = np.random.default_rng(5).random((len(prompts), 12))
-    free = FlatEngine(AdaptedModel(model, sites)).generate(
-        prompts, members, deltas, sampling, draws
-    )
+    free = FlatEngine(AdaptedModel(model, sites))
+    free = free.generate(prompts, members, deltas, sampling, draws)
     # Make the words that rows say early the end tokens: rows then end at many different places.
     stops = sorted({row[i % 9] for i, row in enumerate(free.tokens)})
     ended = FlatEngine(AdaptedModel(model, sites, tuple(stops))).generate(
@@ -143,9 +141,8 @@ def test_logprobs_are_those_of_a_plain_pass():
         ids = torch.tensor([[*prompts[i], *completions[i]]])
         with torch.inference_mode(), attach_deltas(model, sites, mine):
             logp = (model(ids).logits[0] / 0.5).log_softmax(-1)
-        expected = [
-            float(logp[len(prompts[i]) - 1 + t, token]) for t, token in enumerate(completions[i])
-        ]
+        begin = len(prompts[i]) - 1
+        expected = [float(logp[begin + t, token]) for t, token in enumerate(completions[i])]
         np.testing.assert_allclose(found[i], expected, rtol=1e-4, atol=1e-5)
 
 

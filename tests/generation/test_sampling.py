@@ -154,9 +154,8 @@ def test_what_is_wrong_with_base_answers_is_said_with_what_mends_it():
         GERMAN, [[fine, fine], [fine, fine]]
     )
     cut = replace(fine, end="length", text="Der Tag war")
-    assert "2 of 2 cut off: raise generation.max_new_tokens" in answer_shares.warn(
-        GERMAN, [[cut], [cut]]
-    )
+    said = answer_shares.warn(GERMAN, [[cut], [cut]])
+    assert "2 of 2 cut off: raise generation.max_new_tokens" in said
 
 
 @pytest.mark.parametrize(

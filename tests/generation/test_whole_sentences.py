@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from szpo.config.schema import Config
 from szpo.models import loading
 from szpo.models.answer_shares import cut, is_cut, sentence_ends
-from szpo.models.loading import Loaded
 from szpo.models.sampling import Sampling
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
@@ -80,7 +79,7 @@ def test_a_cut_answer_is_a_beginning_in_whole_tokens_that_is_called_whole(pieces
 
 
 @pytest.fixture(scope="module")
-def tiny() -> Loaded:
+def tiny():
     return loading.load("tiny", dtype="fp32")
 
 
@@ -125,9 +124,8 @@ def test_scores_and_kl_read_the_tokens_that_were_shown(tiny, monkeypatch):
     shown = [policy.answer(row) for row in rows]
     assert {answer.end for answer in shown} == {"stop", "length"}
     # Recorded texts are read again as the same tokens; a cut answer has no end token.
-    plain = [
-        i for i, row in enumerate(rows) if tiny.tokenizer(shown[i].text)["input_ids"] == [*row]
-    ]
+    ids = [tiny.tokenizer(each.text)["input_ids"] for each in shown]
+    plain = [i for i, row in enumerate(rows) if ids[i] == [*row]]
     del read[:]
     policy.logprob_base([PROMPTS[i // 4] for i in plain], [shown[i] for i in plain])
     assert read == [rows[i] for i in plain]

@@ -38,7 +38,7 @@ TINY = ["generation.max_new_tokens=12", "model.name=tiny", "model.dtype=fp32"]
 
 
 @pytest.fixture(scope="module")
-def host() -> LocalBackend:
+def host():
     return LocalBackend(loading.load("tiny", dtype="fp32"))
 
 
@@ -52,7 +52,7 @@ def maker(host: LocalBackend, folder: Path, of: Sequence[str] = OF, **options: A
 
 
 @pytest.fixture(scope="module")
-def made(host, tmp_path_factory) -> Path:
+def made(host, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sets") / "set"
     list(maker(host, folder).make())
     return folder
@@ -86,10 +86,8 @@ def test_peft_reads_an_adapter_with_equal_logits(made, host):
     whole = maker(host, made)._find_ground().whole
     policy = LoraPolicy(host.facts, whole, root_seed=0, host=host)
     adapter = loading.read_adapter(folder)
-    theta = {
-        site.b: adapter.tensors[f"base_model.model.{site.name}.lora_B.weight"]
-        for site in whole.sites
-    }
+    name = "base_model.model.{}.lora_B.weight".format
+    theta = {site.b: adapter.tensors[name(site.name)] for site in whole.sites}
     assert any(value.any() for value in theta.values())
     with (
         torch.no_grad(),
@@ -100,9 +98,7 @@ def test_peft_reads_an_adapter_with_equal_logits(made, host):
         torch.testing.assert_close(model(ids).logits, mine, rtol=1e-5, atol=1e-5)
 
 
-def test_what_is_made_is_not_made_again_and_another_aim_joins_it(
-    made, host, monkeypatch, tmp_path
-):
+def test_what_is_made_is_not_made_again_and_another_aim_joins(made, host, monkeypatch, tmp_path):
     before = {path: path.read_bytes() for path in made.rglob("*.safetensors")}
     with monkeypatch.context() as patched:
         patched.setattr(SetMaker, "_make_ground", None)

@@ -72,9 +72,8 @@ def test_tables_are_strict_and_a_row_belongs_to_one_that_exists(run):
         if (row["schema"], row["type"]) == ("main", "table") and "sqlite_" not in row["name"]:
             assert row["strict"], row["name"]
     with pytest.raises(IntegrityError), run.transaction():
-        run.append(
-            "amendments", {"vote": 1, "action": "exclude", "reason": "x", "actor": "a", "at_us": 1}
-        )
+        row = {"vote": 1, "action": "exclude", "reason": "x", "actor": "a", "at_us": 1}
+        run.append("amendments", row)
 
 
 def test_an_existing_file_is_never_overwritten(run):
@@ -104,10 +103,7 @@ def test_a_file_system_without_hard_links_serves_too(tmp_path, monkeypatch):
 @pytest.mark.parametrize("value", [object(), float("nan")])
 def test_a_spec_that_is_not_json_leaves_no_file(tmp_path, value):
     with pytest.raises(UsageError, match="plain JSON"):
-        Ledger.create(
-            tmp_path / "a.db",
-            NewRun({"x": value}, root_seed=1, layout=LAYOUT),
-        )
+        Ledger.create(tmp_path / "a.db", NewRun({"x": value}, root_seed=1, layout=LAYOUT))
     assert not list(tmp_path.iterdir())
 
 
@@ -145,9 +141,8 @@ def test_append_only_tables_refuse_update_delete_and_replace(tmp_path, table):
     with small_run(tmp_path / "full.db") as run:
         if not run.query(f"SELECT 1 FROM {table} LIMIT 1"):
             pytest.fail(f"the small run has no row in {table}")
-        columns = [
-            each["name"] for each in run.query(f"SELECT name FROM pragma_table_info('{table}')")
-        ]
+        found = run.query(f"SELECT name FROM pragma_table_info('{table}')")
+        columns = [each["name"] for each in found]
         guarded = canonical.CHAINED.get(table, tuple(columns))
         with pytest.raises(IntegrityError):
             run.execute(f"DELETE FROM {table}")

@@ -12,14 +12,9 @@ from tests.support.quadratic import new_ledger, open_step, settings_of
 from tests.support.tampering import failure_of, small_run
 
 TALK = Prompt((("system", "Be brief."), ("user", 'Say "hi"?\nNow.')))
-ROWS = (
-    Row(Prompt.user("Why?"), Answer("Because."), Answer("")),
-    Row(TALK, Answer("Hi <b>!"), Answer("嗨", "length")),
-)
-EACH = (
-    ("Why?", "Because.", ""),
-    ('Be brief.\nSay "hi"?\nNow.', "Hi <b>!", "嗨"),
-)
+FULL = Row(TALK, Answer("Hi <b>!"), Answer("嗨", "length"))
+ROWS = (Row(Prompt.user("Why?"), Answer("Because."), Answer("")), FULL)
+EACH = (("Why?", "Because.", ""), ('Be brief.\nSay "hi"?\nNow.', "Hi <b>!", "嗨"))
 """Prompt, plus and minus of both rows, as the view has them."""
 
 

@@ -74,9 +74,8 @@ def test_a_long_reader_only_delays_and_is_warned_of_once_per_doubling(run, monke
         assert reader.query("SELECT count(*) AS n FROM events") == before
         reader.execute("COMMIT")
     messages = [r.message for r in caplog.records]
-    assert len(messages) == 3 and all("holds it open for reading" in line for line in messages), (
-        messages
-    )
+    assert len(messages) == 3, messages
+    assert all("holds it open for reading" in line for line in messages)
     assert min(write(run, 10)) < 200_000  # the reader is gone: folded, and its space given back
     assert len(messages) == len(caplog.records)
 

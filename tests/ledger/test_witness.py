@@ -110,10 +110,8 @@ def test_every_command_tells_it_in_one_line(run, tmp_path, capsys):
     missing = witness.read(run).event - short(run)
     lacks = f"{missing} acknowledged events are missing at its end"
     assert call(["verify", str(run)]) == 5
-    assert (
-        lacks in (message := one_line(capsys))
-        and f"szpo backup {run} --recover --out NEW" in message
-    )
+    message = one_line(capsys)
+    assert lacks in message and f"szpo backup {run} --recover --out NEW" in message
     assert call(["verify", str(run), "--json"]) == 5
     assert lacks in json.loads(capsys.readouterr().out)["verdict"]
     for words in (["show"], ["export", "--votes", str(tmp_path / "votes.csv")]):

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
 from szpo.types import Theta
-from tests.support import driving
+from tests.support import quadratic
 from tests.support.quadratic import history
 from tests.support.tampering import small_run
 
@@ -56,8 +56,8 @@ def known(path: Path) -> Ledger:
 
 def regression(path: Path) -> Ledger:
     """Three steps of the rule `regression`, whose recommended points were measured."""
-    settings, ledger, policy = driving.started(path.parent, path.name)
-    driving.drive(settings, ledger, policy, until_step=3, measured_kl=kl)
+    settings, ledger, policy = quadratic.started(path.parent, path.name)
+    quadratic.drive(settings, ledger, policy, until_step=3, measured_kl=kl)
     return ledger
 
 

@@ -104,9 +104,7 @@ def test_callbacks_are_given_facts_steps_and_the_outcome_and_no_text(tuned):
 
 
 @pytest.mark.spine
-def test_the_same_votes_by_the_command_line_give_the_same_digests(
-    tuned, model, tmp_path, monkeypatch
-):
+def test_the_same_votes_by_the_command_give_the_same_digests(tuned, model, tmp_path, monkeypatch):
     def short(**settings):
         return SimpleNamespace(judges=(FunctionJudge(shorter),), spec={"panel": "short"})
 
@@ -128,7 +126,7 @@ def test_the_same_votes_by_the_command_line_give_the_same_digests(
         assert [row["verdict"] for row in export_votes(other)] == mine
 
 
-def test_samples_and_the_adapter_come_from_the_tuned_model(
+def test_samples_and_the_adapter_are_of_the_tuned_model(
     tuned, tmp_path, caplog, capsys, monkeypatch
 ):
     sample = tuned.sample("w20 w21")
@@ -256,9 +254,8 @@ def test_ask_and_tell_by_hand_and_going_on_in_another_process(model, tmp_path, m
 def test_a_temporary_ledger_goes_with_the_tuner(model):
     with szpo.Tuner(model, PROMPTS, lambda p, a, b: 0.9, votes=2, settings=SMALL) as tuner:
         folder = tuner.path.parent
-        assert str(tuner.run()).endswith(
-            "ledger=FILE) keeps a run, this one ends with its process"
-        )
+        said = str(tuner.run())
+        assert said.endswith("ledger=FILE) keeps a run, this one ends with its process")
         assert folder.exists() and tuner.outcome is not None and tuner.outcome.votes == 2
     assert not folder.exists()
 
@@ -377,9 +374,8 @@ def test_bad_arguments_are_refused_before_a_model_is_loaded(tmp_path, monkeypatc
 
 def test_a_ledger_that_exists_is_not_overwritten(tuned, model):
     before = tuned.path.stat().st_size
-    with pytest.raises(
-        StorageError, match=r"mine.db exists; continue it: szpo.Tuner.resume\(ledger\)"
-    ):
+    said = r"mine.db exists; continue it: szpo.Tuner.resume\(ledger\)"
+    with pytest.raises(StorageError, match=said):
         szpo.Tuner(model, PROMPTS, shorter, ledger=tuned.path, settings=SMALL)
     with pytest.raises(UsageError, match="better: 3 is no function"):
         szpo.Tuner.resume(tuned.path, 3)

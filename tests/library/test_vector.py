@@ -84,9 +84,8 @@ def test_the_point_is_what_the_optimizers_own_functions_give():
     theta = parameters.zeros(opt._first.layout)
     for _ in range(10):
         query = optimizer.ask(state)
-        plus, minus = (
-            parameters.shift(opt._first.space, theta, each)["z"] for each in query.shifts[0]
-        )
+        space = opt._first.space
+        plus, minus = (parameters.shift(space, theta, each)["z"] for each in query.shifts[0])
         a, b = opt.ask()
         assert {tuple(a), tuple(b)} == {tuple(plus), tuple(minus)}
         plus_wins = float(plus[0] > minus[0])
@@ -427,9 +426,8 @@ def test_the_history_has_every_pair_in_order_also_of_a_loaded_state(tmp_path):
     opt.save(tmp_path / "state.json")
     for each in (opt, szpo.Optimizer.load(tmp_path / "state.json")):
         found = each.history
-        assert [(tuple(t.a), tuple(t.b)) for t in found] == [
-            (tuple(p.a), tuple(p.b)) for p in asked
-        ]
+        one, other = ([(tuple(t.a), tuple(t.b)) for t in each] for each in (found, asked))
+        assert one == other
         assert [t.vote for t in found] == ["a", "b", None, 0.25, "tie", "a"]
         assert {t.weight for t in found} == {2.0} and (found[-1].best == opt.best).all()
     assert szpo.Optimizer(dim=2).history == []

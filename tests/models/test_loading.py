@@ -299,9 +299,7 @@ def halve(folder: Path) -> None:
         (halve, "18 tensors .*, layers 2, 3 among them, .*: model.layers.2."),
     ],
 )
-def test_weights_and_layers_that_the_model_drops_are_named_in_a_warning(
-    saved, caplog, change, words
-):
+def test_weights_and_layers_that_the_model_drops_are_named_in_a_line(saved, caplog, change, words):
     change(saved)
     loading.load(str(saved))
     (message,) = caplog.messages
@@ -421,9 +419,7 @@ def test_factors_beyond_the_settings_of_an_adapter_are_refused_by_name(saved, tm
     start = trained(tmp_path / "start")
     reconfigure(start, "adapter_config.json", **fewer)
     chosen = [f"model.name={saved}", f"model.adapter={start}", "model.dtype=fp32"]
-    with pytest.raises(
-        UsageError, match=r"adapter_config.json does not name: .*_proj.lora_A.weight"
-    ):
+    with pytest.raises(UsageError, match=r"adapter_config.json does not name: .*_proj.lora_A"):
         language_model.load_plain(settings_file.load(None, sets=chosen), lambda text: None)
 
 
@@ -590,9 +586,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, **found: int) -> None:
         ({"xpu": 1}, None, True, "cpu", "bf16"),
     ],
 )
-def test_auto_takes_cuda_then_mps_then_the_cpu(
-    monkeypatch, found, capability, fast, device, dtype
-):
+def test_auto_takes_cuda_then_mps_then_cpu(monkeypatch, found, capability, fast, device, dtype):
     pretend(monkeypatch, **found)
     monkeypatch.setattr(devices, "cpu_computes_in_bf16", lambda: fast)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
@@ -615,9 +609,8 @@ def test_bf16_is_taken_on_a_cpu_that_has_instructions_for_it(
 ):
     monkeypatch.setattr(devices.platform, "machine", lambda: machine)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16, raising=False)
-    monkeypatch.setattr(
-        torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: mkldnn, raising=False
-    )
+    name = "_is_mkldnn_bf16_supported"
+    monkeypatch.setattr(torch.ops.mkldnn, name, lambda: mkldnn, raising=False)
     assert devices.cpu_computes_in_bf16() == fast
 
 
@@ -657,9 +650,8 @@ def test_gradients_are_the_same_before_and_after_the_weights_were_packed(model):
         before = gradient(model)
     with torch.inference_mode():
         model(IDS)  # where the CPU has the instructions, this packs the weights
-    assert packed(model) == any(
-        getattr(m, "support_avx512bf16_for_cpu", False) for m in model.modules()
-    )
+    marks = [getattr(m, "support_avx512bf16_for_cpu", False) for m in model.modules()]
+    assert packed(model) == any(marks)
     with allow_gradients(model):
         assert not packed(model)
         after = gradient(model)
@@ -694,10 +686,8 @@ def moods(text: str) -> tuple[int, int]:
 
 @given(st.integers(0, 2**40), st.integers(1, 5))
 def test_the_text_is_a_function_of_the_seed(seed, count):
-    assert (
-        list(named_models.tiny_corpus(seed, count))
-        == list(named_models.tiny_corpus(seed, count + 3))[:count]
-    )
+    few, more = (list(named_models.tiny_corpus(seed, n)) for n in (count, count + 3))
+    assert few == more[:count]
 
 
 def test_the_tokenizer_reads_any_text_back():
@@ -720,9 +710,7 @@ def test_training_twice_gives_the_same_model_and_the_cache_is_used(tmp_path, mon
     assert digests[0] == digests[1]
     assert torch.equal(before[0], torch.random.get_rng_state())
     assert before[1] == torch.get_num_threads()
-    monkeypatch.setattr(
-        named_models, "train_tiny", lambda *_: pytest.fail("trained although cached")
-    )
+    monkeypatch.setattr(named_models, "train_tiny", lambda *_: pytest.fail("it was trained"))
     assert named_models.tiny_folder(recipe) == place
 
 
@@ -815,9 +803,7 @@ def test_a_tokenizer_with_tokens_that_have_no_row_is_refused(saved):
 
 
 @pytest.mark.full
-def test_a_template_that_writes_the_date_writes_that_of_the_runs_start(
-    tmp_path, monkeypatch, capfd
-):
+def test_a_template_that_writes_the_date_writes_that_of_the_start(tmp_path, monkeypatch, capfd):
     folder = folder_run.model(tmp_path)
     words = tokenizer()
     words.chat_template = "{{ strftime_now('%d-%m') }} " + tiny_models.TEMPLATE

@@ -18,9 +18,8 @@ from szpo.models.lora import Site
 from szpo.models.sampling import Sampling
 from szpo.models.scores import ScoredLaw
 from tests.support import tiny_models
-from tests.support.adapted_models import adapted, questions
 from tests.support.scoring import SAMPLES, by_rows, deltas, parts, score_vectors
-from tests.support.tiny_models import STOP
+from tests.support.tiny_models import STOP, adapted, questions
 
 
 def kl_by_definition(
@@ -115,9 +114,8 @@ def test_an_adapted_head_counts_in_the_kl():
         {head.name: torch.from_numpy(rng.normal(size=(1, head.outputs, 1))).float()},
     )
     wanted = kl_by_definition(model, sites, member, SAMPLES, [0] * 4)
-    found = logprobs.kl_of_members(
-        AdaptedModel(model, sites), member, SAMPLES, [0] * 4, temperature=0.8
-    )
+    adapted = AdaptedModel(model, sites)
+    found = logprobs.kl_of_members(adapted, member, SAMPLES, [0] * 4, temperature=0.8)
     assert wanted.min() > 0.005
     np.testing.assert_allclose(found, wanted, rtol=1e-3)
 

@@ -22,7 +22,7 @@ from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.probe import unit_directions
 from szpo.policies.subspaces import Subspace
 from szpo.types import FEATURE_GRID, Prompt, Shift
-from tests.support import adapted_models, lora_folders, tiny_models
+from tests.support import lora_folders, tiny_models
 from tests.support.policies import setup_of
 
 SHORT = Sampling(max_new_tokens=6)
@@ -177,7 +177,7 @@ def test_moves_are_derivatives_of_log_probability_and_the_fisher_matrix(model, f
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "mistral"])
 def test_layers_below_the_first_adapter_are_computed_once_with_the_same_result(name, monkeypatch):
     """For moves of logits and for KL; scores without the Fisher matrix are the same ones."""
-    found, sites, deltas = adapted_models.adapted(name, layers=[2, 3], members=2)
+    found, sites, deltas = tiny_models.adapted(name, layers=[2, 3], members=2)
     whole = AdaptedModel(found, sites)
     samples = [Sample((7, 8, 9 + i), tuple(range(20, 23 + i))) for i in range(5)]
     calls: list[int] = []
@@ -275,9 +275,8 @@ def test_a_starting_adapter_is_a_block_of_weight_one(folders):
     with torch.no_grad():
         mixed = lora_folders.mixed(folders, [1.0, *weights])(IDS).logits
     rows = torch.zeros(1, 1, dtype=torch.long)
-    torch.testing.assert_close(
-        logits(base, subspace, [{"z": weights}], rows), mixed, atol=3e-5, rtol=1e-5
-    )
+    found = logits(base, subspace, [{"z": weights}], rows)
+    torch.testing.assert_close(found, mixed, atol=3e-5, rtol=1e-5)
 
 
 def test_responses_are_covariances_shrunk_by_their_error():

@@ -115,9 +115,6 @@ def test_the_order_of_the_answers_does_not_matter(found):
     np.testing.assert_allclose(again.basis @ again.map, found.basis @ found.map, atol=1e-6)
 
 
-# ---- credit along the answer ----
-
-
 def walk(seed: int, count: int = 3000, parts: int = 6) -> tuple[np.ndarray, ...]:
     """Part scores, a feature that grows by the first weight's score of each part, its course."""
     rng = np.random.default_rng(seed)
@@ -148,8 +145,6 @@ def test_credit_of_an_answer_adds_up_to_its_difference_from_the_prompts_mean():
     wanted = (final - final.mean(0))[:, 0] / final.std()
     np.testing.assert_allclose(credit.sum(1), wanted, atol=1e-9)
 
-
-# ---- on a model ----
 
 SHORT = Sampling(max_new_tokens=6)
 ASKED = [Prompt.user(f"w{7 + 3 * i} w{9 + i}") for i in range(24)]

@@ -14,7 +14,6 @@ from szpo.policies import text_guards
 from szpo.policies.backend import LocalBackend
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.protocol import Policy, check_policy
-from szpo.policies.subspaces import Subspace
 from szpo.policies.text_guards import TextFigures, guards, topic_gap
 from szpo.types import Answer, Batch, Prompt, Shift, Update
 from tests.support.cases import case
@@ -39,9 +38,8 @@ def test_subspace_policies_keep_the_contract(name):
     subspace = small(base)
     policy = policy_of(base, subspace)
     assert policy.dim == 4
-    check_policy(
-        policy, PROMPTS, radius=1.0, space=policy.space, basis_sha256=subspace.basis_sha256
-    )
+    known = {"space": policy.space, "basis_sha256": subspace.basis_sha256}
+    check_policy(policy, PROMPTS, radius=1.0, **known)
 
 
 @pytest.mark.full
@@ -116,9 +114,7 @@ def test_a_perturbation_that_does_not_reach_the_model_stops_the_run():
     base = loaded("llama")
     subspace = small(base)
     dead = {name: np.zeros_like(value) for name, value in subspace.basis.items()}
-    policy = policy_of(
-        base, Subspace("random", subspace.sites, subspace.fixed, subspace.start, dead)
-    )
+    policy = policy_of(base, replace(subspace, kind="random", basis=dead))
     with pytest.raises(RunError, match="canary"):
         policy.rollout([PROMPTS] * 2, [Shift(0, 0, 1, 1.0), Shift(0, 0, -1, 1.0)], seed=0)
     # An A/A question asks one policy twice and is no canary's business.
@@ -176,9 +172,8 @@ def test_check_policy_names_the_broken_clause(how, clause):
     inner = policy_of(loaded("llama"))
     basis = inner.subspace.basis_sha256
     with pytest.raises(RunError, match=clause):
-        check_policy(
-            Broken(inner, how), PROMPTS, radius=1.0, space=inner.space, basis_sha256=basis
-        )
+        broken = Broken(inner, how)
+        check_policy(broken, PROMPTS, radius=1.0, space=inner.space, basis_sha256=basis)
 
 
 BASE = TextFigures(logprob=-2.0, distinct2=0.8, tokens=20.0, margin=20.0, others=7)

@@ -124,9 +124,7 @@ def test_the_base_s_answers_for_panels_and_for_the_demo_ship_as_well(
     demo = settings_file.load(preset_name="demo", sets=["model.device=cpu"])
     base = language_model.Base(LocalBackend(loaded), shipped)
     asked, each = PROMPTS[: assemble.SHARPNESS_PROMPTS], assemble.SHARPNESS_SAMPLES
-    drawn = language_model.load_or_draw_answers(
-        demo, base, asked, lambda: pytest.fail("they ship")
-    )
+    drawn = language_model.load_or_draw_answers(demo, base, asked, pytest.fail)
     assert [len(row) for row in drawn] == [each] * len(asked)
     sampling = subspace_setup.sampling_of(demo)
     policy = LoraPolicy(loaded, shipped, root_seed=9, sampling=sampling)

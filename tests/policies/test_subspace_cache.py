@@ -56,8 +56,7 @@ def test_a_file_gives_back_every_bit_and_the_order_of_tensors(space, tmp_path):
 def test_numbers_of_fp16_are_stored_in_half_the_room_and_come_back_as_they_were(space, tmp_path):
     """As coordinates of features are rounded: what is used is what is stored."""
     short = replace(
-        space,
-        basis={n: v.astype(np.float16).astype(np.float32) for n, v in space.basis.items()},
+        space, basis={n: v.astype(np.float16).astype(np.float32) for n, v in space.basis.items()}
     )
     subspace_setup.write_subspace(short, tmp_path / "a.npz")
     found = subspace_setup.read_subspace(tmp_path / "a.npz")

@@ -349,10 +349,8 @@ def logp(policy: LoraPolicy, prompt: Prompt, shown: Answer, z: np.ndarray) -> fl
     words = loading.answer_tokens(policy.loaded, shown)
     ids = torch.tensor([[*policy.encode(prompt), *words]])
     model = policy.loaded.model
-    with (
-        torch.no_grad(),
-        attach_deltas(model, policy.subspace.sites, policy.deltas([{"z": z.astype(np.float32)}])),
-    ):
+    deltas = policy.deltas([{"z": z.astype(np.float32)}])
+    with torch.no_grad(), attach_deltas(model, policy.subspace.sites, deltas):
         rows = model(ids).logits[0].double().log_softmax(-1)
     first = ids.shape[1] - len(words) - 1
     return sum(float(rows[first + t, word]) for t, word in enumerate(words))

@@ -145,9 +145,8 @@ def test_a_damaged_index_loses_nothing(run, tmp_path, capsys):
 def test_what_cannot_be_read_is_named_and_the_rest_stands(run, tmp_path, table, monkeypatch):
     monkeypatch.setattr(backup, "MAX_LOOKUPS", 500)
     with Ledger.open(run) as ledger:
-        whole = {
-            t: len(ledger.query(f"SELECT * FROM {t}")) for t in [*canonical.CHAINED, "events"]
-        }
+        tables = [*canonical.CHAINED, "events"]
+        whole = {t: len(ledger.query(f"SELECT * FROM {t}")) for t in tables}
     content = bytearray(run.read_bytes())
     size, root = pages_of(run, table)
     content[(root - 1) * size : root * size] = b"\xff" * size
@@ -269,10 +268,7 @@ def test_a_foreign_table_excuses_no_change_of_the_runs_own(tmp_path):
     conn.close()
     with Ledger.open(path) as ledger:
         failure = verification.verify(ledger).failure
-    assert failure is not None and (failure.table, failure.row) == (
-        "sqlite_master",
-        "votes_no_update",
-    )
+    assert (failure.table, failure.row) == ("sqlite_master", "votes_no_update")
 
 
 def logged_run(path: Path, votes: int) -> list[int]:

@@ -16,16 +16,17 @@ from szpo.replay import replay, verification
 from szpo.voting import counting, withdrawals
 from szpo.voting.service import VoteService
 from tests.support import named_run
-from tests.support.driving import drive, started
 from tests.support.named_run import MarkedPolicy
 from tests.support.quadratic import (
     LAYOUT,
     WIDE,
+    drive,
     go,
     history,
     new_ledger,
     settings_of,
     start,
+    started,
 )
 from tests.support.tampering import APPEND_ONLY, forge, rewrite, small_run
 
@@ -71,9 +72,8 @@ def voted_run(request, tmp_path):
     if request.param == "named features":
         settings, ledger = named_run.start(tmp_path)
         step = functools.partial(named_run.drive, settings, ledger, MarkedPolicy(settings))
-        order = functools.partial(
-            withdrawals.order_not_about, ledger, "op", settings.features, "commas"
-        )
+        name = settings.features, "commas"
+        order = functools.partial(withdrawals.order_not_about, ledger, "op", *name)
     else:
         begin, go_on, changes = KINDS[request.param]
         settings, ledger, policy = begin(tmp_path, **changes)

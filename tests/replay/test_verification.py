@@ -21,14 +21,7 @@ from szpo.voting.counting import StepVotes
 from szpo.voting.service import VoteService
 from szpo.voting.steps import Closing
 from tests.support.cases import case
-from tests.support.quadratic import (
-    QuadraticPolicy,
-    go,
-    new_ledger,
-    panel_of,
-    settings_of,
-    start,
-)
+from tests.support.quadratic import QuadraticPolicy, go, new_ledger, panel_of, settings_of, start
 from tests.support.tampering import CHANGES, change_event, failure_of, forge, refit, rewrite
 
 
@@ -288,9 +281,8 @@ def test_what_is_written_meanwhile_is_no_fault(path, tmp_path, monkeypatch, caps
             if self.readonly:
                 name = f"P-{next(looks)}"
                 seat = service.calibration(service.enroll("person", name))
-                service.cast(
-                    VoteRequest(seat.id, "A", idem=f"key-of-{name:>12}".replace(" ", "0"))
-                )
+                key = f"key-of-{name:>12}".replace(" ", "0")
+                service.cast(VoteRequest(seat.id, "A", idem=key))
             return found
 
         monkeypatch.setattr(Ledger, "query", query)

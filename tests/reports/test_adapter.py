@@ -276,9 +276,8 @@ def test_sample_pairs_base_and_tuned(run, capsys):
     found = json.loads(capsys.readouterr().out)
     assert [entry["prompt"] for entry in found] == ["w20 w21", "w30"]
     assert all(len(entry[side]) == 2 for entry in found for side in ("base", "tuned"))
-    again = language(run).sample(
-        [Prompt.user("w20 w21"), Prompt.user("w30")], 2, seed=0, base=True
-    )
+    asked = [Prompt.user("w20 w21"), Prompt.user("w30")]
+    again = language(run).sample(asked, 2, seed=0, base=True)
     assert [entry["base"] for entry in found] == [[a.text for a in row] for row in again]
 
 
@@ -334,10 +333,7 @@ def test_each_taste_gets_its_own_adapter_from_the_same_votes(halves, capsys):
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (
-            ["--cluster", "3", "--features", "characters"],
-            "--cluster 3: there are 2 clusters; see",
-        ),
+        (["--cluster", "3", "--features", "characters"], "--cluster 3: there are 2 clusters; see"),
         (["--cluster", "1", "--features", "emoji"], "no feature differs between the answers"),
         (["--features", "characters"], "--features goes with --cluster; give both or neither"),
         (["--cluster", "1", "--step", "2"], "writes an adapter of all steps; leave out --step"),
@@ -411,9 +407,7 @@ def test_what_vllm_does_not_load_is_named(changes, words, run, tmp_path):
 
 
 @pytest.mark.full
-def test_votes_load_as_a_dataset_without_anything_of_the_panelists(
-    run, tmp_path, monkeypatch, capsys
-):
+def test_votes_load_as_a_dataset_and_tell_nothing_of_panelists(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     import datasets
 

@@ -109,9 +109,8 @@ def test_picture_is_a_file_of_its_own(yard, tmp_path):
 
 
 def test_a_chart_places_its_values_and_survives_constant_and_missing_ones():
-    svg = line_chart(
-        "t", [Series("s", [0, 10], [0.0, 1.0])], x_label="x", y_label="y", bounds=(0, 1)
-    )
+    series = [Series("s", [0, 10], [0.0, 1.0])]
+    svg = line_chart("t", series, x_label="x", y_label="y", bounds=(0, 1))
     # The drawing area spans x 56 … 624 and y 220 … 16.
     assert 'points="56.0,220.0 624.0,16.0"' in svg
     assert ticks(0.0, 7.0, 7) == [0, 1, 2, 3, 4, 5, 6, 7]

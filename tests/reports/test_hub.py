@@ -11,7 +11,7 @@ from szpo.voting import steps
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support import hub_server
-from tests.support.open_round import open_run
+from tests.support.asking import open_run
 
 # The client uploads by an argument that its own HTTP library calls old.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -28,10 +28,8 @@ def folder(tmp_path):
 
 
 def test_a_folder_arrives_byte_by_byte_in_a_private_repository(folder, served):
-    assert (
-        adapter.push_to_hub(folder, "me/votes", kind="dataset")
-        == f"{served.url}/datasets/me/votes"
-    )
+    pushed = adapter.push_to_hub(folder, "me/votes", kind="dataset")
+    assert pushed == f"{served.url}/datasets/me/votes"
     assert served.files == {"me/votes": hub_server.read_folder(folder)}
     assert served.created["me/votes"]["visibility"] == "private"
     assert served.tokens == {f"Bearer {hub_server.TOKEN}", ""}  # none with the presigned upload

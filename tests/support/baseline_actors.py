@@ -120,15 +120,13 @@ def _train(method: str, actor: Actor, rate: float, steps: int, **shared: Any) ->
             how = module.Recipe(steps=steps, learning_rate=rate)
             return module.train(actor, Preferences(pairs()), how, **shared)
         case "iterative-dpo":
-            plan = dpo.Rounds(
-                rounds=steps, questions=4, recipe=dpo.Recipe(steps=1, learning_rate=rate)
-            )
+            recipe = dpo.Recipe(steps=1, learning_rate=rate)
+            plan = dpo.Rounds(rounds=steps, questions=4, recipe=recipe)
             return dpo.iterative(actor, PROMPTS, lengthy, plan, **shared)
         case "sft":
             examples = [(pair.prompt, pair.chosen) for pair in pairs()]
-            return sft.train(
-                actor, examples, sft.Recipe(steps=steps, learning_rate=rate), **shared
-            )
+            how = sft.Recipe(steps=steps, learning_rate=rate)
+            return sft.train(actor, examples, how, **shared)
         case "ppo":
             one = {"prompts": 4, "samples": 4, "epochs": 1, "minibatches": 1}
             how = ppo.Recipe(steps=steps, rate=rate, **one)

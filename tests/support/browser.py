@@ -197,11 +197,7 @@ def make(
         "prompts": {"train": 64, "heldout": 0, "sha256": "0" * 64},
         "base": {"name": "fixed"},
     }
-    ledger = Ledger.create(
-        path,
-        NewRun(spec, root_seed=seed, layout=LAYOUT),
-        clock=clock,
-    )
+    ledger = Ledger.create(path, NewRun(spec, root_seed=seed, layout=LAYOUT), clock=clock)
     policy = FixedTexts(settings, text)
     return Stage(ledger, of_ledger(ledger, secure=secure), policy, clock, lag=lag)
 
@@ -370,9 +366,8 @@ def window(page: Any, width: int, height: int, scale: int) -> Iterator[None]:
     wire = page.context.new_cdp_session(page)
     metrics = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": False}
     wire.send("Emulation.setDeviceMetricsOverride", metrics)
-    page.wait_for_function(
-        "([w, s]) => innerWidth === w && devicePixelRatio === s", arg=[width, scale]
-    )
+    there = "([w, s]) => innerWidth === w && devicePixelRatio === s"
+    page.wait_for_function(there, arg=[width, scale])
     try:
         yield
     finally:

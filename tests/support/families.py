@@ -135,9 +135,8 @@ def write(name: str, folder: Path) -> Path:
     family = FAMILIES[name]
     torch.manual_seed(3)
     with quiet():
-        config = getattr(transformers, family.config)(
-            **{**SHAPE, **family.options}, eos_token_id=2
-        )
+        options = {**SHAPE, **family.options, "eos_token_id": 2}
+        config = getattr(transformers, family.config)(**options)
         model = AutoModelForCausalLM.from_config(config)
         with torch.no_grad():
             for parameter in model.parameters():

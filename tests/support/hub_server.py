@@ -90,11 +90,8 @@ class Hub:
 
 def read_folder(folder: Path) -> dict[str, bytes]:
     """Contents of a folder's files by relative path."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 @contextlib.contextmanager

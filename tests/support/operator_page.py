@@ -29,7 +29,7 @@ def measure(stage: Stage, *points: tuple[int, float]) -> None:
 
 
 @pytest.fixture
-def named(monkeypatch: pytest.MonkeyPatch) -> None:
+def named(monkeypatch):
     """Give runs coordinates of three features in two groups; use it before pages are built."""
     from szpo_ui import (
         operator_controls,
@@ -72,8 +72,6 @@ def answer_samples(
 ) -> None:
     """Fulfil an order of samples with the base model's answers, one per prompt."""
     column = {"name": "base", "step": None, "theta_sha256": "0"}
-    body = {
-        "prompts": list(prompts),
-        "columns": [{**column, "answers": [[answer, end] for answer in answers]}],
-    }
+    column["answers"] = [[answer, end] for answer in answers]
+    body = {"prompts": list(prompts), "columns": [column]}
     assert orders.settle(stage.ledger, orders.get(stage.ledger, order), body)

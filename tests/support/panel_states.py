@@ -85,9 +85,8 @@ def prompts() -> Iterator[None]:
 
 def until(page: Any, state: str, **more: str) -> Any:
     """Wait until the page shows a state; returns the page's root element."""
-    wanted = "".join(
-        f"[data-{name}='{value}']" for name, value in {"state": state, **more}.items()
-    )
+    named = {"state": state, **more}.items()
+    wanted = "".join(f"[data-{name}='{value}']" for name, value in named)
     page.wait_for_selector(f"#szpo-root{wanted}")
     return page.locator("#szpo-root")
 
@@ -195,10 +194,8 @@ def others_vote(stage: Stage, *names: str) -> None:
 def final_comparison(stage: Stage, count: int = 1) -> int:
     """Order blind final comparisons and fulfil the order with fixed texts; returns its number."""
     order = orders.place_order(stage.ledger, "final", "olga", {"comparisons": count})
-    rows = tuple(
-        Row(Prompt.user(p), Answer(a), Answer(b))
-        for p, a, b in zip(PROMPTS[:3], ONE, OTHER, strict=False)
-    )
+    texts = zip(PROMPTS[:3], ONE, OTHER, strict=False)
+    rows = tuple(Row(Prompt.user(p), Answer(a), Answer(b)) for p, a, b in texts)
     made = [Comparison(f"f{n:031}", -1, 0, n, rows, kind="final") for n in range(count)]
     body = {"comparisons": [each.id for each in made], "rows": 3, "after": 2,
             "tuned_sha256": "0", "base_sha256": "1"}  # fmt: skip

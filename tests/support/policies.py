@@ -72,10 +72,8 @@ def small(base: Loaded, dim: int = 4) -> Subspace:
     """A random subspace of B in the upper layers, z = 0 at the base model."""
     whole = full(base, layers=[2, 3])
     rng = np.random.default_rng(1)
-    basis = {
-        name: rng.normal(size=(*value.shape, dim)).astype(np.float32)
-        for name, value in whole.start.items()
-    }
+    moved = whole.start.items()
+    basis = {name: rng.normal(size=(*v.shape, dim)).astype(np.float32) for name, v in moved}
     return Subspace("random", whole.sites, whole.fixed, whole.start, basis)
 
 

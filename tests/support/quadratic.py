@@ -51,11 +51,8 @@ class QuadraticPolicy:
         self.rollouts += 1
         batches = []
         for i, (asked, shift) in enumerate(zip(prompts, shifts, strict=True)):
-            at = (
-                self.theta_now
-                if self.dead
-                else parameters.shift(self.space, self.theta_now, shift)
-            )
+            moved = parameters.shift(self.space, self.theta_now, shift)
+            at = self.theta_now if self.dead else moved
             flat = np.concatenate([at[name].ravel() for name, _ in self.layout]).astype(float)
             value = -float(((flat - 1) ** 2).mean())
             key = seeds.derive(seed, "noise", k=0 if self.dead else i)
@@ -192,3 +189,25 @@ def history(ledger: Ledger) -> list[tuple[int, str, str]]:
         (step, *next((r["votes_sha256"], r["theta_sha256"]) for r in group))
         for step, group in itertools.groupby(rows, key=lambda row: row["step"])
     ]
+
+
+PLAIN = {"rule": "regression", "N": 1, "D": 2, "centre_step": 0.3,
+         "kl_budget": 2.0}  # fmt: skip
+
+
+class MovingPolicy(QuadraticPolicy):
+    """A policy that can be moved to any θ."""
+
+    def move_to(self, theta):
+        self.theta_now = {name: np.array(value) for name, value in theta.items()}
+
+
+def started(tmp_path, name="run.db", **changes):
+    """A run that is driven step by step."""
+    settings = settings_of(**{**PLAIN, **changes})
+    ledger = new_ledger(tmp_path / name, settings)
+    return settings, ledger, MovingPolicy(settings)
+
+
+def drive(settings, ledger, policy, **how):
+    return go(settings, ledger, policy, panel_of(ledger, judge=ValueJudge(20.0)), **how)

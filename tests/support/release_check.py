@@ -38,9 +38,8 @@ def run(*command: str | Path, cwd: Path | None = None) -> str:
         [str(word) for word in command], capture_output=True, text=True, cwd=cwd, env=env
     )
     if done.returncode:
-        sys.exit(
-            f"{' '.join(map(str, command[:4]))} …\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
-        )
+        said = f"{done.stdout[-2000:]}{done.stderr[-2000:]}"
+        sys.exit(f"{' '.join(map(str, command[:4]))} …\n{said}")
     return done.stdout
 
 

@@ -60,9 +60,8 @@ def by_rows(
     """Scores by autograd alone, with a separate B for every row and all logits."""
     A = {s.name: torch.from_numpy(start[s.a]) for s in sites}
     found = np.empty((len(samples), scores.width_of(sites)), np.float32)
-    for batch in logprobs.batches(
-        samples, device=model.device, vocab=logprobs.vocabulary_size(model)
-    ):
+    vocab = logprobs.vocabulary_size(model)
+    for batch in logprobs.batches(samples, device=model.device, vocab=vocab):
         rows = len(batch.index)
         B = {
             s.name: torch.from_numpy(start[s.b]).expand(rows, -1, -1).clone().requires_grad_()

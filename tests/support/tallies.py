@@ -1,9 +1,12 @@
 """Votes as arrays, and an optimizer that gets them."""
 
+import json
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
+from szpo.config.optimizer import record_settings
 from szpo.optim import along_direction, known, optimizer, sign
 from szpo.optim.optimizer import State
 from szpo.optim.rule import Perturbations
@@ -48,9 +51,8 @@ def coefficients(
     at = Perturbations(
         0, mu, alpha, np.zeros(settings.section.K), lambda: (np.zeros(0), np.zeros(0))
     )
-    return along_direction.coefficients(
-        COUNTING[settings.section.rule], settings, at, votes, delta=delta
-    )
+    rule = COUNTING[settings.section.rule]
+    return along_direction.coefficients(rule, settings, at, votes, delta=delta)
 
 
 def default_alpha(settings: Settings, rms: float | None = None) -> float:
@@ -67,3 +69,9 @@ def told(
         query = optimizer.ask(state)
         state, updates, info = optimizer.tell(state, query, votes)
     return state, updates, info
+
+
+def state_to_json(state: State) -> str:
+    """The state in JSON, to compare two."""
+    whole = {**asdict(state), "settings": record_settings(state.settings)}
+    return json.dumps(whole, default=lambda value: value.tolist(), allow_nan=False)

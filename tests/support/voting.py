@@ -45,9 +45,8 @@ def request_of(seats: list[str], door: int, number: int) -> VoteRequest:
 
 def cast_many(service: VoteService, requests: Sequence[VoteRequest]) -> list[Any]:
     """Send answers that share a commit; returns a receipt or an error for each."""
-    return service.call_in_one_transaction(
-        [partial(service.store, request) for request in requests]
-    )
+    acts = [partial(service.store, request) for request in requests]
+    return service.call_in_one_transaction(acts)
 
 
 def post(service: VoteService, seats: list[str], door: int, number: int) -> Any:

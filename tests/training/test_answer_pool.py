@@ -21,13 +21,7 @@ from szpo.voting.policy_checks import factor_against
 from szpo.voting.service import VoteService
 from tests.support import named_run
 from tests.support.named_run import MarkedPolicy
-from tests.support.quadratic import (
-    ValueJudge,
-    go,
-    history,
-    open_step,
-    panel_of,
-)
+from tests.support.quadratic import ValueJudge, go, history, open_step, panel_of
 from tests.support.tampering import change_event, failure_of, rewrite
 
 pytestmark = pytest.mark.full
@@ -68,9 +62,7 @@ def test_chosen_pairs_teach_the_taste_and_the_record_says_why_they_were_shown(tm
         assert at.state.carried.votes.x.shape == (96, settings.features.columns)
 
 
-def test_a_verdict_on_a_chosen_pair_is_worth_more_than_on_one_drawn_by_chance(
-    tmp_path, monkeypatch
-):
+def test_a_verdict_on_a_chosen_pair_is_worth_more_than_on_one_by_chance(tmp_path, monkeypatch):
     worth = []
     for chance in (informative.BY_CHANCE, 1):
         monkeypatch.setattr(informative, "BY_CHANCE", chance)
@@ -126,9 +118,8 @@ def test_some_rows_come_again_with_sides_swapped_and_both_verdicts_count(tmp_pat
         assert sum(drawn) == answer_pool.ANSWERS * (80 - len(again))  # none for what comes again
         assert all(row["plus_side"] != row["side"] for row in again)
         for row in again:
-            assert ledger.comparison(row["comparison"]).rows == (
-                ledger.comparison(row["repeats"]).rows
-            )
+            now, earlier = (ledger.comparison(row[name]) for name in ("comparison", "repeats"))
+            assert now.rows == earlier.rows
         state = replay.replay_state(ledger, settings)
         assert state.votes == 80 and len(state.carried.votes.x) == 80
         assert verification.verify(ledger).ok
@@ -177,9 +168,8 @@ def test_check_rows_compare_the_adopted_weights_with_the_start_on_prompts_apart(
         withdrawals.withdraw(ledger, "szpo invite", found["pseudonym"], settings)
         drive(settings, ledger, policy, until_step=13, checks=0.0, aside=aside)
         after = policy_checks.read(ledger)
-        assert (
-            before.new + before.start + before.same - hers == after.new + after.start + after.same
-        )
+        pairs = [each.new + each.start + each.same for each in (before, after)]
+        assert pairs[0] - hers == pairs[1]
         assert verification.verify(ledger).ok
         spoilt = [*every[2]["checks"], "none"]
     change_event(
@@ -220,10 +210,8 @@ def test_where_the_panel_prefers_the_start_the_policy_goes_back_to_it(tmp_path):
             steps, (new, start) = back["steps"], (back["new"], back["start"])
             assert 3 <= steps < 8 and start >= 5
             assert factor_against(new, start) >= BAYES_FACTOR_NEEDED
-            assert (
-                theta.read_adopted(ledger) is None
-                and theta.read_adopted(ledger, steps - 1) is not None
-            )
+            assert theta.read_adopted(ledger) is None
+            assert theta.read_adopted(ledger, steps - 1) is not None
             assert not any(replay.fold(ledger)["z"]) and any(replay.fold(ledger, steps - 1)["z"])
             ends = recommended_digests(ledger)
             assert {*ends[steps:]} == {ends[0]} != {ends[steps - 1]}
@@ -243,9 +231,8 @@ def test_a_panelist_is_shown_other_rows_before_one_that_they_have_judged(tmp_pat
     with ledger:
         drive(settings, ledger, until_step=1)
         before = ledger.comparisons(0)
-        (first,) = ledger.query(
-            "SELECT panelist FROM assignments WHERE comparison = ?", (before[0].id,)
-        )
+        sql = "SELECT panelist FROM assignments WHERE comparison = ?"
+        (first,) = ledger.query(sql, (before[0].id,))
         rows = [
             replace(before[0], id="d" * 32, step=1, k=0, repeats=before[0].id),
             *(replace(each, id=f"{each.k}" * 32, step=1) for each in before[1:]),

@@ -112,9 +112,7 @@ def finished(tmp_path_factory):
         (lambda body: body["directions"][0].pop(0), 'its event "asked" does not hold directions'),
     ],
 )
-def test_verify_finds_a_changed_plan_though_every_hash_was_made_anew(
-    tmp_path, finished, change, words
-):
+def test_verify_finds_a_changed_plan_though_every_hash_is_new(tmp_path, finished, change, words):
     path = tmp_path / "run.db"
     path.write_bytes(finished)
     number = change_event(path, "asked", 2, change)

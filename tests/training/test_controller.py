@@ -271,11 +271,8 @@ def test_a_report_holds_what_every_step_owes(tmp_path):
         assert report.words_read == 2 * report.answers_read
         assert report.kl == 0.25 and report.length == 2.0 and report.identical == 0.0
         sides = Counter(vote.verdict for vote in counting.counted(ledger, number))
-        assert [sides[name] for name in ("plus", "minus", "tie")] == [
-            report.plus,
-            report.minus,
-            report.ties,
-        ]
+        found = [sides[name] for name in ("plus", "minus", "tie")]
+        assert found == [report.plus, report.minus, report.ties]
         assert set(report.seconds) == {"generation_s", "evaluation_s", "other_s"}
         assert report.seconds["generation_s"] == 1.0  # one tick of the injected timer
     flat = policy.theta()["z"].astype(float)

@@ -10,8 +10,7 @@ from szpo.optim import regression
 from szpo.optim.kl_limits import AIMED_SHARE, SHARE_PARTS, UNMOVED_SHARE, UNPROVEN
 from szpo.replay import replay, verification
 from szpo.voting import step_record
-from tests.support.driving import drive, started
-from tests.support.quadratic import Clock
+from tests.support.quadratic import Clock, drive, started
 from tests.support.tampering import change_event, failure_of, rewrite
 
 STEPS = 5
@@ -100,9 +99,8 @@ def test_what_hardly_moved_is_not_measured_again(run, original):
     record = replay.replay_state(ledger, settings).carried
     read = record.reach.nearest
     there = read.share / SHARE_PARTS * record.proposed
-    assert read.kl <= record.reach.limit and not regression._needs_measuring(
-        settings, record, there
-    )
+    assert read.kl <= record.reach.limit
+    assert not regression._needs_measuring(settings, record, there)
     assert regression._needs_measuring(settings, record, 1.5 * there)
     scale = record.kl_scale
     assert 2.5 < scale < 3  # the next ball follows the last reading

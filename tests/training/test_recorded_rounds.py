@@ -9,7 +9,7 @@ from szpo.failpoints import InjectedError, arm
 from szpo.optim.informative import NOISE
 from szpo.replay import verification
 from szpo.runs import answer_pool
-from tests.support import driving, named_run
+from tests.support import named_run, quadratic
 from tests.support.quadratic import ValueJudge, go, history, panel_of
 from tests.support.tampering import change_event, failure_of, rewrite
 
@@ -40,7 +40,7 @@ def kl(theta):
 def begin(kind, folder, name, seed=7):
     """A new run and a function that drives it, each time by a policy at its start."""
     if KINDS[kind] is None:
-        settings, ledger, policy = driving.started(folder, name, kl_budget=2.0, root_seed=seed)
+        settings, ledger, policy = quadratic.started(folder, name, kl_budget=2.0, root_seed=seed)
         make, how = type(policy), {"measured_kl": kl}
     else:
         settings, ledger = named_run.start(folder, name, root_seed=seed, **KINDS[kind])

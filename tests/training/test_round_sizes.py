@@ -33,10 +33,7 @@ def come(ledger, count):
     ledger.execute("UPDATE credentials SET revoked_us = 1")
     now = ledger.clock()
     for number in range(count):
-        who, name = (
-            seats.enroll(ledger, "person", f"p{number}", now),
-            f"session:{now}-{number}",
-        )
+        who, name = (seats.enroll(ledger, "person", f"p{number}", now), f"session:{now}-{number}")
         row = (name, who, "panelist", name, now, None, None)
         ledger.execute("INSERT INTO credentials VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 

@@ -106,9 +106,8 @@ def test_votes_are_explained_and_nothing_moves(tmp_path, lag):
         # The sheets before the features are known show pairs by chance, of fewer candidates.
         sizes = [{*map(len, e["body"]["pool"]["candidates"])} for e in ledger.events("generated")]
         first = 1 + lag
-        assert sizes == [{answer_pool.FEWER}] * first + [{answer_pool.ANSWERS}] * (
-            len(sizes) - first
-        )
+        rest = len(sizes) - first
+        assert sizes == [{answer_pool.FEWER}] * first + [{answer_pool.ANSWERS}] * rest
         assert verification.verify(ledger).ok
 
 

@@ -79,15 +79,8 @@ def test_a_run_from_its_first_round_to_its_last(run, lag):
     policy = QuadraticPolicy(plan)
 
     def go_on(until_step):
-        go(
-            plan,
-            ledger,
-            policy,
-            LedgerEvaluator(panel.service),
-            wait=panel.wait,
-            until_step=until_step,
-            lag=lag,
-        )
+        how = {"until_step": until_step, "lag": lag, "wait": panel.wait}
+        go(plan, ledger, policy, LedgerEvaluator(panel.service), **how)
 
     go_on(2)
     for step in range(2):

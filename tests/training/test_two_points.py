@@ -7,12 +7,7 @@ from szpo.data.prompts import PromptSet
 from szpo.errors import IntegrityError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
-from szpo.ledger.theta import (
-    recommended_digest,
-    recommended_digests,
-    theta_digest,
-    theta_digests,
-)
+from szpo.ledger.theta import recommended_digest, recommended_digests, theta_digest, theta_digests
 from szpo.optim import parameters
 from szpo.optim.kl_limits import gather_moments
 from szpo.replay import replay, verification
@@ -20,14 +15,17 @@ from szpo.runs import services
 from szpo.runs.samples import policy_at
 from szpo.voting import step_record
 from szpo.voting.seats import planned_sides, quotas
-from tests.support.driving import PLAIN, MovingPolicy, drive, started
 from tests.support.quadratic import (
     LAYOUT,
+    PLAIN,
     PROMPTS,
     Clock,
+    MovingPolicy,
     QuadraticPolicy,
+    drive,
     parts_of,
     settings_of,
+    started,
 )
 from tests.support.tampering import change_event, failure_of, rewrite
 
@@ -110,9 +108,7 @@ def test_what_is_shown_is_the_recommended_point(run):
     with policy_at(ledger, parts, 2) as shown:
         assert shown.digest() == recommended_digests(ledger)[2]
     still = QuadraticPolicy(recorded_settings(ledger))  # cannot be moved: another is built
-    for _, updates in replay.read_applied_updates(
-        ledger, recorded_settings(ledger), point="centre"
-    ):
+    for _, updates in replay.read_applied_updates(ledger, settings, point="centre"):
         for update in updates:
             still.apply(update)
     with policy_at(ledger, parts_of(settings, still, PromptSet(PROMPTS, ())), None) as shown:

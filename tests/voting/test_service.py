@@ -14,8 +14,6 @@ from tests.support.asking import KEY, ask, people
 from tests.support.cases import case
 from tests.support.quadratic import new_ledger, settings_of
 
-# ---- enrolment ----
-
 
 def test_ids_of_simulated_panelists_derive_from_the_seed_and_people_have_random_ones(tmp_path):
     found = []
@@ -46,9 +44,6 @@ def test_answers_of_a_step_are_stored_once(ledger):
     epoch = ask(ledger)
     with pytest.raises(LeaseError, match="has stored its answers"):
         steps.store(ledger, epoch, 0, [], theta_digest(ledger), then_open=False)
-
-
-# ---- seats ----
 
 
 def test_an_unanswered_seat_is_served_again_and_moves_to_the_tab_that_asks(ledger, service):
@@ -160,9 +155,6 @@ def test_sides_differ_between_steps_and_are_a_function_of_the_seed():
     assert 16 < drawn.count("A") < 48
     assert drawn == [sides(s, 1, 1)[0][0] for s in range(64)]
     assert len({sides(s, 1, 4)[0] for s in range(64)}) == 6  # every order of two A and two B
-
-
-# ---- answers ----
 
 
 @pytest.fixture

@@ -16,9 +16,7 @@ def note(ledger: Ledger, group: str, step: int, on: bool = True) -> None:
     ledger.record_event(withdrawals.SET_ASIDE, "Olga", {"group": group, "step": step, "on": on})
 
 
-def test_an_order_holds_from_its_step_for_the_whole_group_until_it_is_taken_back(
-    ledger,
-):
+def test_an_order_holds_from_its_step_for_the_whole_group_until_it_is_taken_back(ledger):
     note(ledger, "commas", 2)
     note(ledger, "i", 3)
     note(ledger, "commas", 5, on=False)

@@ -10,7 +10,7 @@ from szpo.voting import counting
 from szpo.voting.casting import VoteRequest
 from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.service import SEAT_TTL_US, VoteService
-from tests.support.open_round import open_run
+from tests.support.asking import open_run
 from tests.support.quadratic import ValueJudge
 
 
@@ -115,7 +115,7 @@ def test_a_harmful_row_is_shown_to_nobody_again_and_no_vote_on_it_counts(tmp_pat
         max_size=40,
     ),
 )
-def test_whatever_is_answered_no_row_counts_twice_and_a_fresh_reader_agrees(
+def test_whatever_is_answered_no_row_counts_twice_and_a_reader_agrees(
     tmp_path_factory, size, acts
 ):
     with open_run(tmp_path_factory.mktemp("rows"), n=12, m=1, rows=1) as ledger:

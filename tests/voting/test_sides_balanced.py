@@ -21,9 +21,7 @@ from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.remote_panel import OpenComparisons
 from szpo.voting.seat_counts import SeatCounts
 from szpo.voting.service import VoteService
-from tests.support.asking import KEY, people
-from tests.support.calibrating import ask, rows, vote_all
-from tests.support.open_round import open_run
+from tests.support.asking import KEY, ask_six, open_run, people, rows, vote_all
 from tests.support.quadratic import ValueJudge, settings_of
 
 PLAN = settings_of(N=8, M=2, D=6)
@@ -82,10 +80,8 @@ def test_sides_are_balanced_whatever_the_panel_does(seed, k, n, m, spare):
                         ids.append(service.enroll("person", f"late {turn}"))
                     continue
                 before = first_seats.setdefault(seat.id, seat)
-                assert (before.plus_side, before.prompt_order) == (
-                    seat.plus_side,
-                    seat.prompt_order,
-                )
+                assert before.plus_side == seat.plus_side
+                assert before.prompt_order == seat.prompt_order
                 what = draw.random()
                 if what < 0.15:  # walks away
                     clock.now += draw.choice([0, vote_service.SEAT_TTL_US + 1])
@@ -95,9 +91,8 @@ def test_sides_are_balanced_whatever_the_panel_does(seed, k, n, m, spare):
                     choice = draw.choice(["A", "B", "tie", "skip"])
                     receipt = service.cast(VoteRequest(seat.id, choice, idem=KEY(turn)))
                     if draw.random() < 0.2:
-                        draw.choice(doors).cast(
-                            VoteRequest(seat.id, "B", idem=KEY(f"{turn}-again"))
-                        )
+                        again = VoteRequest(seat.id, "B", idem=KEY(f"{turn}-again"))
+                        draw.choice(doors).cast(again)
                     elif draw.random() < 0.1:
                         service.amend(receipt.vote, "exclude", "too fast", "op")
                 for door in doors:  # what is in memory is what is in the file
@@ -209,7 +204,7 @@ def service(ledger):
 
 def close_step(ledger, service, ids, **shape):
     """A step on which everybody has voted, closed."""
-    ask(ledger, **shape)
+    ask_six(ledger, **shape)
     for panelist in ids:
         vote_all(service, panelist)
     assert steps.close(ledger, 0, steps.Closing("rule"))
@@ -231,13 +226,10 @@ def add_aa(ledger, count):
             ledger.append_comparison(Comparison(f"aa-{n}", -1, 0, n, rows(90 + n), kind="aa"))
 
 
-# ---- what is shown ----
-
-
 def test_there_is_nothing_to_calibrate_with_before_a_step_is_closed(ledger, service):
     (ann,) = people(service, 1)
     assert service.calibration(ann) is None
-    ask(ledger, m=1)
+    ask_six(ledger, m=1)
     vote_all(service, ann)
     assert service.calibration(ann) is None
     with pytest.raises(UsageError, match="not enrolled"):
@@ -327,7 +319,7 @@ def test_a_calibration_belongs_to_the_tab_that_asked_last_and_is_held_while_no_r
 
 def test_gold_made_from_what_the_panelist_has_not_seen_comes_first(ledger, service):
     ann, ben, cem = people(service, 3)
-    ask(ledger, m=1)
+    ask_six(ledger, m=1)
     for i in range(8):
         seat = service.assign_to(f"s0-{i}", ann if i < 3 else ben)
         service.cast(VoteRequest(seat.id, "A", idem=KEY(i)))
@@ -341,9 +333,6 @@ def test_gold_made_from_what_the_panelist_has_not_seen_comes_first(ledger, servi
     # Whoever has seen none of them gets the same gold in the same order.
     first = [ledger.comparison(service.calibration(cem).comparison).repeats]
     assert first[0] in sources
-
-
-# ---- one that is half read ----
 
 
 def test_what_is_read_is_shown_again_final_once_answered_and_rests_with_the_run(ledger, service):
@@ -379,9 +368,6 @@ def test_what_is_read_is_shown_again_final_once_answered_and_rests_with_the_run(
     seat = service.calibration(ids[0])
     pauses.pause(ledger, "op", "lunch")
     assert service.calibration(ids[0]).id == seat.id  # what is being read may be finished
-
-
-# ---- what becomes of the answers ----
 
 
 def test_nothing_outside_training_is_ever_counted(ledger, service):

@@ -14,8 +14,7 @@ from szpo.voting.panel_evaluator import LedgerEvaluator
 from szpo.voting.seats import PRESENT_US
 from szpo.voting.service import VoteService
 from szpo_ui import credentials
-from tests.support.asking import KEY, seat_and_vote
-from tests.support.calibrating import ask, rows, vote_all
+from tests.support.asking import KEY, ask_six, rows, seat_and_vote, vote_all
 from tests.support.quadratic import go, new_ledger, settings_of, start
 
 PLAN = settings_of(N=8, M=2, D=6)
@@ -32,10 +31,8 @@ def test_the_last_answer_in_time_that_is_not_excluded_stands(ledger, service):
         cast.append(service.cast(VoteRequest(seat, choice, idem=KEY(len(cast)))).vote)
 
     def standing_verdicts(**until):
-        return {
-            each.number: each.vote.verdict
-            for each in counting.standing_votes(ledger, "final", **until)
-        }
+        standing = counting.standing_votes(ledger, "final", **until)
+        return {each.number: each.vote.verdict for each in standing}
 
     assert standing_verdicts() == {cast[2]: "tie", cast[3]: "plus", cast[4]: "tie"}
     early = standing_verdicts(last_vote=cast[2])
@@ -75,7 +72,7 @@ def answer_all(service, panelist, choice="A"):
 def tuner(service):
     """A panelist who voted in training, on a step that is closed."""
     ann = service.enroll("person", "ann")
-    ask(service.ledger, m=1)
+    ask_six(service.ledger, m=1)
     vote_all(service, ann)
     assert steps.close(service.ledger, 0, steps.Closing("rule"))
     return ann
@@ -107,9 +104,8 @@ def test_sides_are_balanced_over_each_round_through_an_order(tmp_path_factory, c
         for i, act in enumerate(acts):  # people who leave something open behind them
             seat = service.final(service.enroll("person", f"odd {i}"))
             if act in ("answer", "skip"):
-                service.cast(
-                    VoteRequest(seat.id, "tie" if act == "answer" else "skip", idem=seat.id)
-                )
+                choice = "tie" if act == "answer" else "skip"
+                service.cast(VoteRequest(seat.id, choice, idem=seat.id))
             elif act == "release":
                 service.release(seat.id)
             else:
@@ -138,9 +134,8 @@ def _answers(ledger):
 
 
 def test_no_side_of_a_final_comparison_follows_from_others():
-    rounds = [
-        finals.planned_sides(3, order, 6, 2 * pair) for order in range(20) for pair in (0, 1)
-    ]
+    places = [(order, 2 * pair) for order in range(20) for pair in (0, 1)]
+    rounds = [finals.planned_sides(3, order, 6, pair) for order, pair in places]
     assert {sides.count("A") for sides in rounds} == {3}
     # Each of the 20 orders of three and three may come: alternating there were two.
     assert len({tuple(sides) for sides in rounds}) > 10
@@ -178,7 +173,7 @@ def test_an_open_page_that_begins_nothing_does_not_keep_everybody_waiting(ledger
 
 def test_a_skip_in_training_tunes_nothing(ledger, service):
     ann, ben = (service.enroll("person", name) for name in ("ann", "ben"))
-    ask(ledger, m=1)
+    ask_six(ledger, m=1)
     vote_all(service, ann, "skip")
     vote_all(service, ben)
     place_final(ledger, 1)
@@ -292,9 +287,8 @@ def test_a_reader_that_follows_a_step_says_what_one_says_that_begins_anew(tmp_pa
             script.append(choice)
             same()
             if turn % 3 == 1:  # an earlier answer is changed, a skip among them
-                service.cast(
-                    VoteRequest(held[turn // 3], "B", idem=f"again-{turn}-{held[turn // 3]}")
-                )
+                own = held[turn // 3]
+                service.cast(VoteRequest(own, "B", idem=f"again-{turn}-{own}"))
                 same()
             if turn % 5 == 2:
                 vote = ledger.query("SELECT max(vote) AS vote FROM votes")[0]["vote"]

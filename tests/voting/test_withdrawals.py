@@ -74,9 +74,8 @@ def test_no_fit_from_then_on_has_withdrawn_votes_and_taken_steps_stay(tmp_path, 
         assert learned.steps[:FIRST] == tuple(range(FIRST))
         assert learned.improved == (theta.last_adopted(ledger)["theta_sha256"],)
         total = carried.votes.up[early].sum() + carried.votes.down[early].sum()
-        assert total == FIRST * settings.section.K * settings.section.N * settings.section.M - len(
-            hers
-        )
+        o = settings.section
+        assert total == FIRST * o.K * o.N * o.M - len(hers)
 
 
 def test_a_withdrawal_is_of_somebody_with_votes_where_all_weigh_alike(tmp_path):
