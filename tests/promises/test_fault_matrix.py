@@ -100,7 +100,7 @@ def live(
 
     some = SimpleNamespace
     config = some(
-        improve=some(nats=1.0, when="end"), panel=some(kind="people"), features=some(add=()),
+        improve=some(nats=1.0, when="end"), panel=some(kind="people"), features=some(own=()),
         engine=some(is_local=True),
     )  # fmt: skip
     with (
