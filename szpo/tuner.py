@@ -164,8 +164,6 @@ CHOICES: Final[Mapping[str, Choice]] = {"a": "A", "b": "B", "tie": "tie", "skip"
 """The votes of `Tuner.tell`, and how they are stored."""
 FEWEST_TO_HOLD_OUT: Final = 8
 """With fewer prompts, none is held out."""
-BY_HAND: Final[Mapping[str, Any]] = {"poor_samples": "open", "calibration": False}
-"""Settings of the panel for votes by `szpo.Tuner.ask`."""
 NOT_KEPT: Final = "szpo.Tuner(..., ledger=FILE) keeps a run, this one ends with its process"
 """What to say of a run without a named file, which cannot continue."""
 log: Final = logging.getLogger("szpo")
@@ -226,6 +224,8 @@ class Tuner:
             with quiet():
                 parts = assemble.build(checked.config, say=_say, checked=checked)
             self._begin(assemble.create_ledger(parts, path), parts, forget)
+            if self._by_hand:
+                samples.accept_samples(self._ledger, "szpo.Tuner")
         except BaseException:
             if forget is not None:
                 forget()
@@ -558,7 +558,7 @@ def _make_config(
                 "it out"
             )
         changes.setdefault(section, {})[name] = value
-    by_hand = {"panel": BY_HAND, "run": {"lag": 0}} if kind == PEOPLE else {}
+    by_hand = {"panel": {"calibration": False}, "run": {"lag": 0}} if kind == PEOPLE else {}
     for each in (own, by_hand, changes):
         settings_file.merge(tree, each)
     if kind == FUNCTION:

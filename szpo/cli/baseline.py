@@ -284,7 +284,7 @@ def _choose_prompts(
     chosen = (
         prompts.PromptSet(unique, ()) if args.pairs else prompts.load_configured(config.prompts)
     )
-    found = context.fit_prompts(chosen, reader, new, config.prompts.too_long)
+    found = context.fit_prompts(chosen, reader, new)
     if args.method == "self-rewarding":
         self_rewarding.require_room(reader, found.train, new, recipe)
     for warning in found.warnings:

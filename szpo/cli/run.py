@@ -125,8 +125,6 @@ def run(
     if folder is not None:
         given += ["--folder", str(folder)]
         sets = [*sets, f"run.folder={folder}"]
-    if accept_samples:
-        sets = [*sets, "panel.poor_samples=open"]
     config = settings_file.load(file, preset_name=preset, sets=sets)
     from szpo.runs import assemble
 
@@ -151,6 +149,8 @@ def run(
     console.pairs(dict(budget.describe_cost(costs, config)), to=console.errors)
     ledger, parts = _create(checked, new, as_json=as_json, hold=hold)
     with ledger:
+        if accept_samples:
+            samples.accept_samples(ledger, "szpo run --accept-samples")
         own = config.features.own
         return _drive(ledger, parts, as_json=as_json, stay=stay, features=own)
 
@@ -347,7 +347,7 @@ def _drive(
                 if begun:
                     _record_return(ledger, parts, device=device, stay=stay)
                 _say_who_votes(ledger, parts, stay=stay)
-                votes = not stay and parts.panel is not None and parts.config.panel.inside
+                votes = not stay and parts.panel is not None
                 console.doing("the run goes on" if votes else "")
                 with _show_steps(ledger, parts.config, score, as_json=as_json, stay=stay) as show:
                     outcome = whole_run.drive(
@@ -392,15 +392,10 @@ def _record_return(ledger: Ledger, parts: RunParts, *, device: str | None, stay:
 
 def _say_who_votes(ledger: Ledger, parts: RunParts, *, stay: bool) -> None:
     """Print where votes come from, if no panel in this process votes."""
-    if parts.panel is None:
-        if not stay:  # szpo serve uses ``stay`` and has the pages
-            console.complain(
-                f"people vote in this run through its pages (szpo serve {ledger.path}) or in a "
-                f"terminal (szpo vote {ledger.path})"
-            )
-    elif not parts.config.panel.inside:
+    if parts.panel is None and not stay:  # szpo serve uses ``stay`` and has the pages
         console.complain(
-            f"waiting for votes from another process, such as: szpo simulate {ledger.path}"
+            f"people vote in this run through its pages (szpo serve {ledger.path}) or in a "
+            f"terminal (szpo vote {ledger.path})"
         )
 
 
@@ -423,7 +418,7 @@ def _show_steps(
             if over:
                 console.doing(MEASURING)
             bar.update(task, completed=report.total_votes, note=MEASURING if over else note)
-            if over and config.panel.inside:
+            if over and config.panel.kind != "people":
                 terminal.expect_end(bar, task, budget.measuring_share(config))
             if not live and not as_json:
                 console.complain(f"step {report.step}: {report.total_votes} votes, {note}")

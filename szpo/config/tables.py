@@ -104,11 +104,6 @@ class Panel(Section):
         description="Rows that a panelist sees at once, if verdicts are on rows; default: as many "
         "as take about a minute to read, at most 8.",
     )
-    inside: bool = Field(
-        True,
-        description="true: a simulated panel or judge votes inside the run's process; "
-        "false: the run waits for szpo simulate RUN.",
-    )
     question: str = Field(
         "Which set of answers is better overall?",
         min_length=1,
@@ -137,12 +132,6 @@ class Panel(Section):
         max_length=20_000,
         description="Your own text, shown below szpo's points before people agree: who runs this "
         "study, whom to ask, what people are paid, what they agree to.",
-    )
-    poor_samples: Literal["refuse", "open"] = Field(
-        "refuse",
-        description="If too many of 20 sample answers are cut off, repeated, empty or off topic: "
-        "refuse pauses the run until the operator lets it go on; open goes on anyway. "
-        "Both are recorded.",
     )
     deadline_minutes: Positive | None = Field(
         None,
@@ -387,12 +376,6 @@ class Prompts(Section):
     )
     system: str | None = Field(
         None, max_length=65_536, description="System prompt put before every conversation."
-    )
-    too_long: Literal["refuse", "cut"] = Field(
-        "refuse",
-        description="What to do with a prompt that is too long for the model, together with "
-        "generation.max_new_tokens: refuse it before the run begins, or cut it (oldest turns "
-        "first, then the beginning of the last turn; the end of the question stays).",
     )
 
 

@@ -459,9 +459,8 @@ def reopen(
     if until is not None and until > (known := 0 if last is None else last + 1):
         raise UsageError(f"{ledger.path.name}: {known} steps are applied, not {until}; give fewer")
     policy_factory = run_engine.find_factory(config)
-    language = policy_factory is None
     entries = _count(settings, features)
-    prompts = run_prompts.restore(config, ledger, needed=panel, language=language, say=say)
+    prompts = run_prompts.restore(config, ledger, needed=panel, say=say)
     if policy_factory is not None:
         policy = policy_factory(root_seed=config.run.root_seed)
         parts = RunParts(config, settings, policy, prompts, maker=policy_factory)

@@ -131,7 +131,7 @@ def _draw_features(parts: RunParts, chosen: Chosen, say: Say) -> NamedFeatures:
 def evaluator(ledger: Ledger, parts: RunParts) -> Evaluator:
     """The evaluator: a panel in this process, or whoever votes through the ledger."""
     service = VoteService(ledger)
-    if parts.panel is None or not parts.config.panel.inside:
+    if parts.panel is None:
         return LedgerEvaluator(service)
     return parts.panel.evaluator(service)
 

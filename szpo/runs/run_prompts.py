@@ -14,19 +14,11 @@ from szpo.runs import run_engine
 from szpo.types import Prompt, Say
 
 
-def restore(
-    config: Config, ledger: Ledger, *, needed: bool, language: bool, say: Say
-) -> PromptSet:
-    """Read the prompts that the run began with; a run can be exported without them.
-
-    ``language``: the run's policy is a language model, which reads a limited number of tokens.
-    """
+def restore(config: Config, ledger: Ledger, *, needed: bool, say: Say) -> PromptSet:
+    """Read the prompts that the run began with; a run can be exported without them."""
     digest = ledger.spec.get("prompts", {}).get("sha256")
     try:
         found = promptfiles.load_configured(config.prompts, say)
-        # Overlong prompts were refused when the run began; here only cutting must be repeated.
-        if config.prompts.too_long == "cut" and language:
-            found = fit(config, found)
         if digest not in (None, found.sha256):
             raise IntegrityError(
                 f"{config.prompts.path or 'the shipped prompts'}: not the prompts that "
@@ -41,16 +33,11 @@ def restore(
 
 
 def fit(config: Config, prompts: PromptSet) -> PromptSet:
-    """Cut or refuse prompts that are too long for the settings' language model.
-
-    Raises:
-        UsageError: One is too long, and the settings do not cut.
-    """
+    """Refuse prompts that are too long for the settings' language model."""
     from szpo.models import context
 
     reader = context.load_reader(config.model.name)
-    new, too_long = config.generation.max_new_tokens, config.prompts.too_long
-    return context.fit_prompts(prompts, reader, new, too_long)
+    return context.fit_prompts(prompts, reader, config.generation.max_new_tokens)
 
 
 def own_prompts(ledger: Ledger, texts: Sequence[str]) -> tuple[Prompt, ...]:

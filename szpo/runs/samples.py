@@ -243,7 +243,7 @@ class SampleCheck:
 def check_once(ledger: Ledger, parts: RunParts, say: Say) -> None:
     """Draw, show and record the samples of a run for people, once; pause it if they are refused.
 
-    Nothing is drawn once its first round is over. ``panel.poor_samples = "open"`` never pauses.
+    Nothing is drawn once its first round is over.
     """
     if ledger.last_applied() is not None:
         return
@@ -254,12 +254,7 @@ def check_once(ledger: Ledger, parts: RunParts, say: Say) -> None:
         assert found is not None, "it was just recorded"
         for line in describe_check(found):
             say(line)
-    if not found.refusal:
-        return
-    if parts.config.panel.poor_samples == "open":
-        accept_samples(ledger, "panel.poor_samples")
-        say(f"warning: {found.refusal}; panel.poor_samples opens the run anyway")
-    elif lease.controller(ledger)["paused_by"] != PAUSED_BY:
+    if found.refusal and lease.controller(ledger)["paused_by"] != PAUSED_BY:
         say(f"{found.refusal}; {ADVICE}, or {HOW_TO_OPEN}")
         pauses.pause(ledger, PAUSED_BY, found.refusal)
 

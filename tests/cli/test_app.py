@@ -297,8 +297,8 @@ def test_a_held_run_asks_nobody_until_somebody_starts_it(tmp_path, capsys):
 
 @pytest.mark.spine
 def test_termination_exits_143_and_leaves_a_run_to_resume(tmp_path):
-    arguments = yard_run.arguments(tmp_path, "run.name=yard", "panel.inside=false")
-    with started(arguments) as child:  # it waits for another process to vote: nothing ends it
+    arguments = yard_run.arguments(tmp_path, "run.name=yard", "panel.kind=people")
+    with started(arguments) as child:  # it waits for people: nothing ends it
         os.kill(child.pid, signal.SIGTERM)
         _, rest = child.communicate()
     assert child.returncode == 143, rest
@@ -505,14 +505,15 @@ def test_a_run_is_only_resumed_with_the_prompts_it_began_with(tmp_path, capsys):
             assemble.reopen(ledger, until=4, panel=False)
 
 
-def test_panel_as_a_process_leaves_the_same_run(yard, tmp_path):
-    outside = yard_run.arguments(tmp_path, "run.name=yard", "panel.inside=false")
+def test_a_panel_as_a_process_votes_in_a_run_of_people(tmp_path):
+    arguments = yard_run.arguments(tmp_path, "run.name=yard", "panel.kind=people")
     path = tmp_path / "runs" / "yard.db"
-    with started(outside) as driver:
-        assert call(["simulate", str(path)]) == 0
+    with started([*arguments, "--accept-samples"]) as driver:
+        assert call(["simulate", str(path), "--reward", "walk"]) == 0
         driver.communicate()
     assert driver.returncode == 0
-    assert heads(path) == heads(yard)
+    with Ledger.open(path, readonly=True) as ledger:
+        assert len(ledger.steps()) == 3 and verification.verify(ledger).ok
 
 
 def test_a_text_of_a_record_is_shown_and_not_obeyed(capsys):

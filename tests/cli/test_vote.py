@@ -164,12 +164,13 @@ def test_a_signal_leaves_the_terminal_as_it_was(driven):
 def begin(folder: Path, *sets: str) -> list[str]:
     every = (
         *yard_run.SETS, f"prompts.path={yard_run.prompts(folder)}", "optimizer.D=1",
-        "run.votes=16", "run.name=mine", "panel.sheet=8", "panel.poor_samples=open", *sets,
+        "run.votes=16", "run.name=mine", "panel.sheet=8", *sets,
     )  # fmt: skip
     return [
         *(word for each in every for word in ("--set", each)),
         "--folder",
         str(folder / "runs"),
+        "--accept-samples",
     ]
 
 

@@ -91,6 +91,5 @@ def test_answers_for_people_are_finished_and_their_law_is_the_sampled_one():
     g = config.generation
     assert (g.temperature, g.max_new_tokens, g.whole_sentences) == (0.7, 64, True)
     assert (g.top_p, g.top_k) == (1.0, 0)
-    assert config.panel.poor_samples == "refuse"
     # A row has at most 2 answers of 64 tokens, .75 words each; a sheet about 300 words.
     assert (config.words_per_vote, config.sheet) == (96, 3)

@@ -356,11 +356,11 @@ def test_a_run_goes_on_without_what_was_skipped(tmp_path, capfd, one_by_one):
 
 def test_a_judge_visits_a_run_for_people_and_leaves_them_their_seats(tmp_path, capfd):
     """M = 2: one vote is the judge's and one a person's."""
-    from szpo.runs import assemble, driver
+    from szpo.runs import assemble, driver, samples
 
     with StubEndpoint("longer") as stub:
         line = yard_run.arguments(
-            tmp_path, "panel.kind=people", "panel.calibration=false", "panel.poor_samples=open",
+            tmp_path, "panel.kind=people", "panel.calibration=false",
             "optimizer.M=2", "run.steps=1", "run.votes=none", "optimizer.N=4",
             "run.lag=0", "run.name=mixed", f"run.folder={tmp_path / 'runs'}",
         )  # fmt: skip
@@ -370,6 +370,7 @@ def test_a_judge_visits_a_run_for_people_and_leaves_them_their_seats(tmp_path, c
         visit = ["judge", str(path), "--once", "--name", "stub", "--set", "judge.kind=endpoint",
                  "--set", f"judge.base_url={stub.url}"]  # fmt: skip
         with assemble.create_ledger(parts, path) as ledger:
+            samples.accept_samples(ledger, "test")
             service = VoteService(ledger)
             ann = service.enroll("person", "ann")
 

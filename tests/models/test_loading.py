@@ -773,10 +773,10 @@ def test_control_words_of_a_text_stay_text(parts):
 
 def test_a_model_s_own_control_words_in_prompts_are_told_of():
     asked = prompts.PromptSet((Prompt.user("Hi <go> there."), Prompt.user("Hi <|go|> there.")), ())
-    found = context.fit_prompts(asked, context.Reader("it", chatty(), None), 4, "refuse")
+    found = context.fit_prompts(asked, context.Reader("it", chatty(), None), 4)
     assert found.warnings == ("1 prompts with control words of the model (kept as text)",)
     told = replace(asked, warnings=("3 prompts with control words of chat models",))
-    same = context.fit_prompts(told, context.Reader("it", chatty(), None), 4, "refuse")
+    same = context.fit_prompts(told, context.Reader("it", chatty(), None), 4)
     assert same.warnings == told.warnings
 
 

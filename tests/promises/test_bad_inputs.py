@@ -24,7 +24,6 @@ from szpo.cli.app import call
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
-from szpo.runs import assemble
 from tests.support import folder_run, yard_run
 from tests.support.cases import case
 from tests.support.tampering import forge
@@ -402,12 +401,12 @@ COMMAND = (sys.executable, "-c", "from szpo.__main__ import main; main()")
 
 def test_two_interrupts(tmp_path):
     """More come while the first is being handled, to the end: one line, and a run to resume."""
-    arguments = yard_run.arguments(tmp_path, "run.name=yard", "panel.inside=false")
+    arguments = yard_run.arguments(tmp_path, "run.name=yard", "panel.kind=people")
     child = subprocess.Popen(
         [*COMMAND, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     assert child.stderr is not None
-    assert any("waiting for votes" in line for line in child.stderr), "it never began"
+    assert any("people vote in" in line for line in child.stderr), "it never began"
     while child.poll() is None:
         child.send_signal(signal.SIGINT)
     rest = child.stderr.read()
@@ -491,28 +490,7 @@ def test_a_short_context_counts_prompt_and_answer(refused, tmp_path):
         else:
             message = refused(2, *arguments)
             assert message.startswith(f"{place / 'prompts.txt'}:1: 4 tokens and 8 for the answer")
-            assert '"cut" (19 more prompts are too long)' in message
-
-
-@pytest.mark.full
-def test_it_is_cut_where_that_is_asked_for(tmp_path, capsys):
-    """The end of the question stays, and a resumed run cuts alike."""
-    model = folder_run.model(tmp_path, positions=13)
-    path = tmp_path / "own.jsonl"
-    long = " ".join(f"w{i}" for i in range(30, 60))
-    lines = [{"text": text, "split": "train"} for text in ("w20 w21", long)]
-    lines.append({"text": "w22 w23", "split": "heldout"})
-    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    sets = ["prompts.too_long=cut", "run.steps=1", "panel.beta=1.0"]
-    arguments = folder_run.arguments(tmp_path, *sets, model_folder=model)
-    assert call([*arguments, "--set", f"prompts.path={path}"]) == 0
-    said = f"warning: cut at their beginning to fit model {model}: {path}:2\n"
-    assert said in capsys.readouterr().err
-    with Ledger.open(tmp_path / "runs" / "folder.db", readonly=True) as ledger:
-        asked = {row.prompt.text for c in ledger.comparisons(0) for row in c.rows}
-        assert asked == {"w20 w21", "w57 w58 w59"}
-        assemble.reopen(ledger, say=lambda _: None)
-    assert call(["sample", str(tmp_path / "runs" / "folder.db"), "-p", "w7 " * 50]) == 0
+            assert "(19 more prompts are too long)" in message
 
 
 def test_a_question_of_ones_own(folder, refused):

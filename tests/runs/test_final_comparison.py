@@ -14,7 +14,7 @@ from szpo.ledger import orders, run_spec
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest, theta_digests
 from szpo.replay import verification
-from szpo.runs import assemble, controller, driver
+from szpo.runs import assemble, controller, driver, samples
 from szpo.runs.callbacks import read_facts
 from szpo.voting import finals
 from szpo.voting.panel_evaluator import PanelEvaluator
@@ -234,12 +234,13 @@ def config_of(folder, *sets):
 
 def people_run(folder, *sets, lives=1):
     """A run for people in the yard, with a panel that answers from outside; the open ledger."""
-    config = config_of(folder, "panel.kind=people", "panel.poor_samples=open", *sets)
+    config = config_of(folder, "panel.kind=people", *sets)
     path = assemble.new_path(config)
     assemble.create_ledger(assemble.build(config, say=lambda _: None), path).close()
     judges = build("bt70", reward="walk", size=5, beta=5.0).judges
     for life in range(1, lives + 1):
         ledger = Ledger.open(path)
+        samples.accept_samples(ledger, "test")
         parts = assemble.reopen(ledger, say=lambda _: None)
         panel = PanelEvaluator(VoteService(ledger), judges)
 

@@ -267,9 +267,8 @@ class Leave(BaseException):
 
 
 PEOPLE = {
-    "panel.kind": "people", "panel.poor_samples": "open", "panel.calibration": "false",
-    "subspace.kind": "none", "run.votes": 400, "improve.nats": 1.0, "run.name": "read",
-    "run.seed": 0,
+    "panel.kind": "people", "panel.calibration": "false", "subspace.kind": "none",
+    "run.votes": 400, "improve.nats": 1.0, "run.name": "read", "run.seed": 0,
 }  # fmt: skip
 
 
@@ -277,6 +276,7 @@ def drive_people(path, monkeypatch, act, say=lambda line: None):
     """Drive a run for people; ``act`` is what happens while it waits for them."""
     move = improve_run.Improving.wait
     with Ledger.open(path) as ledger:
+        samples.accept_samples(ledger, "test")
         parts = assemble.reopen(ledger, say=lambda line: None)
         judges = build("bt70", reward="sentiment", size=5, beta=30.0).judges
         panel = PanelEvaluator(VoteService(ledger), judges)

@@ -4,7 +4,7 @@ import json
 import re
 import shlex
 import shutil
-from dataclasses import astuple, replace
+from dataclasses import astuple
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +16,6 @@ from szpo.analysis import html_report, model_card, taught
 from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.config.optimizer import record_settings
-from szpo.config.schema import Config
 from szpo.failpoints import arm
 from szpo.features import dictionary, own, said
 from szpo.features.own import choose
@@ -184,7 +183,7 @@ def test_a_dictionary_of_another_version_is_not_asked(finished, monkeypatch, cap
 
 def test_an_order_holds_from_the_next_update_in_replay_too_and_is_on_the_card(tmp_path, capsys):
     model = folder_run.model(tmp_path)
-    assert call([*arguments(tmp_path, model, "panel.inside=false"), "--hold"]) == 1
+    assert call([*arguments(tmp_path, model), "--hold"]) == 1
     run = str(tmp_path / "runs" / "folder.db")
     with Ledger.open(run) as ledger:
         named = recorded_settings(ledger).features
@@ -201,8 +200,7 @@ def test_an_order_holds_from_the_next_update_in_replay_too_and_is_on_the_card(tm
         assert withdrawals.in_force(ledger).keys() == {order.group}
     with szpo.Tuner.resume(run) as tuner:
         pauses.unpause(tuner._ledger, "test")
-        parts = replace(tuner._parts, config=_inside(tuner._parts.config))
-        controller.run(driver.prepare(tuner._ledger, parts))
+        controller.run(driver.prepare(tuner._ledger, tuner._parts))
         gradients = directions(named)[:, : len(named.names)]
         moved = np.concatenate([v.ravel() for v in fold(tuner._ledger).values()]) @ gradients
         assert np.abs(moved).max() > 1e-3 > 1e3 * np.abs(moved[list(own)]).max()
@@ -215,10 +213,6 @@ def test_an_order_holds_from_the_next_update_in_replay_too_and_is_on_the_card(tm
         ledger.record_event(withdrawals.SET_ASIDE, "x", body)
         failure = verification.verify(ledger).failure
     assert failure is not None and "names a step that was over" in str(failure)
-
-
-def _inside(config: Config) -> Config:
-    return config.model_copy(update={"panel": config.panel.model_copy(update={"inside": True})})
 
 
 OWN = ("keyword:w20+w22", "regex:w[0-9]2", "tests.support.own_feature:starts")

@@ -3,14 +3,12 @@
 import csv
 import json
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from szpo.errors import RunError, UsageError
-from szpo.ledger.creation import NewRun
+from szpo.errors import RunError
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.runs.services import prompt_order
@@ -23,8 +21,14 @@ from szpo.voting.panel_factory import StartingPolicy
 from szpo.voting.remote_panel import OpenComparisons
 from szpo.voting.service import VoteService
 from szpo_simulators.panels.panel import SimulatedPanel, build
-from szpo_simulators.panels.simulate import command, simulate
-from szpo_simulators.study import REPORTED, Study, format_interval, interval, seed_range
+from szpo_simulators.panels.simulate import simulate
+from szpo_simulators.study import (
+    REPORTED,
+    Study,
+    format_interval,
+    interval,
+    seed_range,
+)
 from szpo_simulators.worlds.yard import TabularPolicy
 from tests.support.quadratic import go, new_ledger, settings_of
 
@@ -92,7 +96,6 @@ def test_csv_has_a_row_each_and_no_lists_and_intervals_are_students(study):
     assert format_interval(row) == "2.00 ± 2.48"
 
 
-simulate_command = partial(command, standalone_mode=False)
 SEED = 11
 PROMPTS = TabularPolicy(0).yard.prompts()
 
@@ -171,19 +174,6 @@ def test_a_step_closed_meanwhile_is_no_error(tmp_path):
     answering = PanelEvaluator(VoteService(ledger), judged.judges)
     OpenComparisons(ledger).submit(answering, asked)
     assert ledger.query("SELECT * FROM votes") == []
-
-
-def test_a_run_for_people_needs_a_panel_by_name(tmp_path):
-    path = tmp_path / "people.db"
-    layout = TabularPolicy(0).layout
-    Ledger.create(path, NewRun({}, root_seed=0, layout=layout)).close()
-    for words, message in (
-        ("", "no simulated panel on record"), ("--panel bt70", "need each other"),
-        ("--beta 8", "need each other"),
-    ):  # fmt: skip
-        with pytest.raises(UsageError, match=message):
-            simulate_command([str(path), *words.split()])
-    assert simulate_command([str(path), "--panel", "bt70", "--beta", "8", "--once"]) == 0
 
 
 def test_colleagues_leave_a_comparison_of_each_step_to_the_person(tmp_path):

@@ -158,12 +158,12 @@ def test_a_run_of_people_from_its_settings_file_to_the_report(chromium, tmp_path
     """It is set up, looked at, started, voted on, paused and resumed on the operator's page; the
     report's first sentence says whether it helped."""
     rounds, folder = 3, tmp_path / "runs"
-    people = (*SHAPE, *TINY, "optimizer.D=1", "panel.sheet=1", "panel.poor_samples=open",
+    people = (*SHAPE, *TINY, "optimizer.D=1", "panel.sheet=1",
               "subspace.kind=score", "subspace.samples=128",
               "evaluation.prompts=2", f"run.steps={rounds}", "run.name=mine")  # fmt: skip
     settings = str(tmp_path / "people.toml")
     assert call(["init", settings, "--preset", "people", *words(people)]) == 0
-    served = Served(settings, "--folder", str(folder))
+    served = Served(settings, "--folder", str(folder), "--accept-samples")
     request.addfinalizer(served.close)
     mine = folder / "mine.db"
     operator = come(chromium, served.link)

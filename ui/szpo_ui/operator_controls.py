@@ -126,7 +126,7 @@ def _start(site: Site, by: str, command: Command) -> Reply:
 def _open_or_refuse(site: Site, by: str, command: Command) -> None:
     """Record that an operator accepts sample answers that are out of bounds."""
     found = samples.read_check(site.ledger)
-    if found is None or not found.refusal or site.config.panel.poor_samples == "open":
+    if found is None or not found.refusal:
         return
     if not command.anyway:
         raise UsageError(f"start: {found.refusal}; tick the box to open the run all the same")

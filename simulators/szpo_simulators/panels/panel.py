@@ -234,7 +234,7 @@ class SimulatedPanel:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """The panel as JSON values, for the run's record; `from_spec` reads it back."""
+        """The panel as JSON values, for the run's record."""
         return {
             "panel": self.name,
             "reward": self.reward,
@@ -365,22 +365,6 @@ def judges(
     return tuple(
         SimulatedJudge(gap, rater, second, longer, form=instead, same=same) for rater in raters
     )
-
-
-def from_spec(spec: Mapping[str, Any], *, logprob: Logprob | None = None) -> SimulatedPanel:
-    """The panel that `SimulatedPanel.spec` recorded, without a model and without a new fit."""
-    try:
-        raters = tuple(Rater(**rater) for rater in spec["raters"])
-        name, reward, rows = str(spec["panel"]), str(spec["reward"]), int(spec["rows"])
-        fitted = Calibration(**spec["calibration"]) if spec.get("calibration") else None
-        other, equal = (str(spec.get(key, "")) for key in ("other", "equal"))
-    except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"this run has no simulated panel on record ({error})") from error
-    liked, second = (parse(text, logprob=logprob) if text else None for text in (reward, other))
-    if liked is None:
-        raise UsageError("this run has no simulated panel on record (its reward is empty)")
-    made = judges(liked, raters, second, _form(equal, logprob), same=equal == "same")
-    return SimulatedPanel(name, reward, raters, rows, made, fitted, other, equal)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A simulated panel in its own process: ``szpo simulate RUN``.
 
 It answers a run's open comparisons through the vote service, as people in a browser do, until the
-run ends or enough votes are cast. The ledger's rows equal those of an in-process panel.
+run ends or enough votes are cast.
 """
 
 from __future__ import annotations
@@ -21,26 +21,13 @@ from szpo.voting.evaluator import Judge
 from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.panel_factory import StartingPolicy
 from szpo.voting.service import VoteService
-from szpo_simulators.panels.panel import PANELS, SimulatedPanel, build, from_spec
+from szpo_simulators.panels.panel import PANELS, build
 from szpo_simulators.panels.text_rewards import Logprob
 
 
 def simulate(ledger: Ledger, judges: Sequence[Judge], **how: Any) -> tuple[int, str]:
     """Answer open comparisons with these judges; ``how`` goes to `remote_panel.visit`."""
     return remote_panel.visit(ledger, PanelEvaluator(VoteService(ledger), judges), **how)
-
-
-def panel_of(ledger: Ledger, *, logprob: Logprob | None = None) -> SimulatedPanel:
-    """The simulated panel in a run's record."""
-    recorded = ledger.spec.get("panel")
-    if not isinstance(recorded, dict) or "raters" not in recorded:
-        raise UsageError(
-            f"{ledger.path.name} has no simulated panel on record; name one with --panel bt70 "
-            "--reward sentiment --beta 10"
-        )
-    if logprob is None and "fluency" in f"{recorded.get('reward')} {recorded.get('equal')}":
-        logprob = _base_logprob(ledger)
-    return from_spec(recorded, logprob=logprob)
 
 
 def _base_logprob(ledger: Ledger) -> Logprob:
@@ -66,17 +53,12 @@ def answer_run(
         None, "--votes", min=0, help="Stop after this many votes of this process."
     ),
     once: bool = typer.Option(False, "--once", help="Answer what is open now and stop."),
-    panel: str | None = typer.Option(
-        None,
-        "--panel",
-        help=f"Another panel than the recorded one: {', '.join(PANELS)}, or changed as in "
-        "bt70+side=.3.",
+    panel: str = typer.Option(
+        "bt70", "--panel", help=f"{', '.join(PANELS)}, or changed as in bt70+side=.3."
     ),
-    reward: str = typer.Option("sentiment", "--reward", help="Hidden reward of that panel."),
-    beta: float | None = typer.Option(
-        None, "--beta", help="Sharpness β of that panel, as of bt70."
-    ),
-    size: int = typer.Option(5, "--size", help="Members of that panel."),
+    reward: str = typer.Option("sentiment", "--reward", help="Its hidden reward."),
+    beta: float = typer.Option(10.0, "--beta", help="Its sharpness β, as of bt70."),
+    size: int = typer.Option(5, "--size", help="Its members."),
     pace: float | None = typer.Option(
         None, "--pace", help="Seconds to read a comparison, one at a time."
     ),
@@ -96,13 +78,8 @@ def answer_run(
         if round_status(ledger).state == "finished":
             print("0 votes cast: the run is finished")
             return 0
-        if (panel is None) != (beta is None):
-            raise UsageError("--panel and --beta need each other; szpo show prints a run's beta")
-        if panel is None:
-            made = panel_of(ledger)
-        else:
-            start = StartingPolicy(logprob=_base_logprob(ledger) if "fluency" in reward else None)
-            made = build(panel, reward=reward, size=size, beta=beta, start=start)
+        start = StartingPolicy(logprob=_base_logprob(ledger) if "fluency" in reward else None)
+        made = build(panel, reward=reward, size=size, beta=beta, start=start)
         print(made)
         cast, why = simulate(
             ledger,
