@@ -51,8 +51,8 @@ def read(
     named = settings.features
     if named is None:
         raise UsageError(
-            f"{where}: a taste is of named features, and its coordinates have none; szpo show "
-            "says what its texts show"
+            f"{where}: a taste is of named features, and its coordinates have none; "
+            "szpo features fits those that you name"
         )
     sql = "SELECT count(*) AS steps FROM events WHERE kind = 'step' AND event < ?"
     until = ledger.query(sql, (before,))[0]["steps"]

@@ -3,41 +3,30 @@
 Why votes show no taste: no differences, too few votes, disagreement, or the coordinates. `Watch`
 warns of questions without a difference during the run; `szpo.policies.teachable` warns before it.
 
-Where the coordinates are named features, the taste comes from each step's findings
-(`szpo.optim.regression`). Otherwise it is inferred from votes and texts alone: votes are regressed
-on the differences of the shown texts in the dictionary's features, under the sparse prior of
-`szpo.optim.sparse_prior`. That describes the votes, and does not say whether the policy can be
-moved that way. Probabilities are given once the votes show a taste.
+The taste comes from each step's findings on named features (`szpo.optim.regression`), with
+probabilities once the votes show one. For other runs `szpo features` fits what you name.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from typing import Any, Final
-
-import numpy as np
 
 from szpo.analysis import agreement, evidence, features, vote_rows
 from szpo.analysis.feature_weights import fit_taste, read_votes
-from szpo.errors import SzpoError, UsageError
+from szpo.errors import SzpoError
 from szpo.features import dictionary, own
 from szpo.intervals import Share, share
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_config, recorded_settings
-from szpo.optim import named_features, sparse_regression
-from szpo.optim.named_features import Claim, NamedFeatures, groups_of
+from szpo.optim.named_features import Claim, groups_of
 from szpo.optim.regression import Findings
-from szpo.optim.sparse_prior import SparsePrior, group_features
-from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED, Votes
 from szpo.policies.teachable import advise
 from szpo.runs import budget
 from szpo.runs.status import round_status
-from szpo.types import FEATURE_GRID, Comparison, Floats
 from szpo.voting import function_panel, withdrawals
 
 MIN_VOTES: Final = 80
@@ -212,85 +201,6 @@ def _predicted(ledger: Ledger) -> Share:
         return share(0, 0)
 
 
-MAX_TEXTS: Final = 2_000
-"""The most texts that are read, from the last comparisons; this takes a few seconds."""
-FEWEST: Final = 5
-"""A feature is used if it differs in at least this many comparisons."""
-COMPONENTS: Final = 8
-"""Number of mixtures of features, for tastes that one or two features do not explain."""
-
-
-def read_text_taste(ledger: Ledger) -> tuple[int, tuple[Claim, ...]] | None:
-    """The number of votes read, and the claims about their taste, the likeliest first.
-
-    None where the Bayes factor for any taste is below the one that a run needs. With random votes
-    it is above in 3 of 255 runs of forty votes.
-    """
-    try:
-        cast = vote_rows.read_judged(ledger)
-    except UsageError:  # no vote on a closed round
-        return None
-    texts = np.cumsum([2 * len(each.rows) for each in cast.comparisons[::-1]])
-    read_back = max(1, int((texts <= MAX_TEXTS).sum()))  # one comparison may have more
-    first = len(cast.comparisons) - read_back
-    newest = cast.which >= first
-    which, y = cast.which[newest] - first, cast.y[newest]
-    names, x = _differences(cast.comparisons[first:])
-    if not names:
-        return None
-    up = np.bincount(which, y, len(x)).astype(np.float64)
-    down = np.bincount(which, 1 - y, len(x)).astype(np.float64)
-    features, mixed, prior = _prior(names, x)
-    design = np.concatenate([x, mixed], axis=1)
-    votes = Votes(design, up, down)
-    found = sparse_regression.fit_sparse(votes, prior)
-    if found.log_factor < math.log(BAYES_FACTOR_NEEDED):
-        return None
-    return len(y), named_features.claims(found, features)
-
-
-def _differences(comparisons: tuple[Comparison, ...]) -> tuple[tuple[str, ...], Floats]:
-    """Features that differ, and each comparison's plus less minus, scaled to mean square 1."""
-    rows = [row for each in comparisons for row in each.rows]
-    entries = dictionary.holding({row.prompt.text for row in rows})
-    held = frozenset(each.name for each in entries)
-    x = np.array(
-        [
-            sum(
-                _values(row.prompt.text, row.plus.text) - _values(row.prompt.text, row.minus.text)
-                for row in each.rows
-            )
-            for each in comparisons
-        ]
-    ).reshape(len(comparisons), -1)
-    known = np.array([each.name in held for each in dictionary.ENTRIES])
-    kept = known & ((x != 0).sum(0) >= FEWEST)
-    names = tuple(each.name for each, keep in zip(dictionary.ENTRIES, kept, strict=True) if keep)
-    return names, x[:, kept] / np.sqrt((x[:, kept] ** 2).mean(0))
-
-
-@lru_cache(maxsize=2 * MAX_TEXTS)
-def _values(prompt: str, answer: str) -> Floats:
-    return np.array([above / below for above, below in dictionary.ratios(prompt, answer)])
-
-
-def _prior(names: tuple[str, ...], x: Floats) -> tuple[NamedFeatures, Floats, SparsePrior]:
-    """Features in groups that differ alike, their leading mixtures, and the prior of both."""
-    groups = group_features(x.T @ x)
-    _, sizes, axes = np.linalg.svd(x, full_matrices=False)
-    axes, sizes = axes[:COMPONENTS], sizes[:COMPONENTS]
-    shares = np.round(FEATURE_GRID * axes.T * sizes / math.sqrt(len(x))).astype(int)
-    features = NamedFeatures(
-        names, tuple(groups.tolist()), (FEATURE_GRID,) * len(names),
-        tuple(map(tuple, shares.tolist())), len(sizes), dictionary.digest(),
-    )  # fmt: skip
-    prior = SparsePrior(
-        np.array([*groups, *[-1] * len(sizes)]),
-        np.array([*np.ones(len(names)), *np.maximum(sizes / math.sqrt(len(x)), 1e-9)]),
-    )
-    return features, x @ axes.T, prior
-
-
 LIKELY: Final = 0.5
 """Probability from which a claim is stated."""
 LISTED: Final = 0.1
@@ -331,8 +241,6 @@ class Lesson:
     """More votes may show one, or more of it."""
     aside: tuple[str, ...] = ()
     """Groups that an order leaves out (``szpo not-about``)."""
-    by_texts: bool = False
-    """The taste is inferred from the texts, since the run's coordinates have no names."""
     lines: tuple[Line, ...] = field(default=(), repr=False)
     """The leading groups, the likeliest first; empty before a taste is shown."""
 
@@ -343,10 +251,8 @@ class Lesson:
         '31 votes: fewer commas (97 %)'
         """
         besides = f", besides {', '.join(self.aside)}" if self.aside else ""
-        besides += ", by their texts" * self.by_texts
         if self.shown:
-            but = f"; no taste shown in the run's coordinates: {self.why}" if self.why else ""
-            return f"{self.votes} votes{besides}: {self.words}{but}"
+            return f"{self.votes} votes{besides}: {self.words}"
         perhaps = f"; perhaps {self.words}" if self.words else ""
         return f"{self.votes} votes{besides}: no taste shown{perhaps}; {self.why}"
 
@@ -382,27 +288,22 @@ def words(found: Findings) -> str:
     if not found.shown:
         return ", ".join(phrase_claim(each, found) for each in likely)
     if not likely and found.mix and found.unnamed >= LIKELY:
-        leading = sorted(found.mix, key=lambda each: -abs(each[1]))[:DRAWN]
-        parts = ", ".join(_describe_nats(name, nats > 0, nats) for name, nats in leading)
+        most = sorted(found.mix, key=lambda each: -abs(each[1]))[:DRAWN]
+        parts = ", ".join(_describe_nats(name, nats > 0, nats) for name, nats in most)
         return f"a little of many ({_percent(found.unnamed)}): {parts}"
     if not likely and found.unnamed + found.chance >= LIKELY:
         return f"{UNEXPLAINED} ({_percent(found.unnamed + found.chance)} for none)"
-    return _describe_claims(found.taught, found)
-
-
-def _describe_claims(every: Sequence[Claim], found: Findings | None = None) -> str:
-    """A shown taste in words: its likely claims, or the leading ones where none is likely."""
-    likely = [_describe_claim(each, found) for each in every if each.chance >= LIKELY]
     if likely:
-        return ", ".join(likely)
-    some = " or ".join(_describe_claim(each, found) for each in every[:2] if each.chance >= LISTED)
+        return ", ".join(_describe_claim(each, found) for each in likely)
+    leading = [each for each in found.taught[:2] if each.chance >= LISTED]
+    some = " or ".join(_describe_claim(each, found) for each in leading)
     return f"not clear yet: {some}" if some else "a taste, not clear yet which"
 
 
-def phrase_claim(claim: Claim, found: Findings | None = None) -> str:
+def phrase_claim(claim: Claim, found: Findings) -> str:
     """The group of a claim and its sense in plain words, without figures."""
     name = claim.group or claim.feature
-    return phrase(name, claim.more, coordinate=found is not None and name in dict(found.mix))
+    return phrase(name, claim.more, coordinate=name in dict(found.mix))
 
 
 def _describe_nats(name: str, more: bool, nats: float, chance: str = "") -> str:
@@ -411,19 +312,19 @@ def _describe_nats(name: str, more: bool, nats: float, chance: str = "") -> str:
     return f"{phrase(name, more, coordinate=True)} ({held:.1f} nats{chance})"
 
 
-def _describe_claim(claim: Claim, found: Findings | None) -> str:
+def _describe_claim(claim: Claim, found: Findings) -> str:
     """The group with its probability, then its likeliest feature where that is likely in it.
 
     A named coordinate is said with its nats, and what none of them carries with what would.
     """
-    mix = {} if found is None else dict(found.mix)
+    mix = dict(found.mix)
     if claim.group in mix:
         chance = f", {_percent(claim.chance)}"
         return _describe_nats(claim.group, claim.more, mix[claim.group], chance)
-    if found is not None and claim.group in found.lacking:
+    if claim.group in found.lacking:
         return (
-            f"{phrase_claim(claim)} ({_percent(claim.chance)}), which no adapter here carries: "
-            f"szpo adapters make --of {shlex.quote(claim.feature)} makes one that does"
+            f"{phrase_claim(claim, found)} ({_percent(claim.chance)}), which no adapter here "
+            f"carries: szpo adapters make --of {shlex.quote(claim.feature)} makes one that does"
         )
     very = ""
     if claim.group not in ("", claim.feature) and claim.share >= LIKELY:
@@ -431,7 +332,7 @@ def _describe_claim(claim: Claim, found: Findings | None) -> str:
             f", most likely {phrase(claim.feature, claim.more)} "
             f"({_percent(claim.chance * claim.share)})"
         )
-    return f"{phrase_claim(claim)} ({_percent(claim.chance)}){very}"
+    return f"{phrase_claim(claim, found)} ({_percent(claim.chance)}){very}"
 
 
 def _percent(share: float) -> str:
@@ -439,11 +340,10 @@ def _percent(share: float) -> str:
 
 
 def read(ledger: Ledger) -> Lesson | None:
-    """The lesson of a run as of its last step, from its named features or else from its texts.
+    """The lesson of a run as of its last step.
 
-    None before the first step. Where the coordinates have no names, also None if the coordinates
-    show a taste that the texts do not, or if the rule does not fit all votes and the texts show
-    none.
+    None before the first step, if the rule does not fit all votes, and if coordinates without
+    names show a taste.
     """
     steps = ledger.query(
         "SELECT json_extract(body, '$.total_votes') AS votes, json_extract(body, "
@@ -454,14 +354,13 @@ def read(ledger: Ledger) -> Lesson | None:
         for row in steps
         if row["found"] is not None
     ]
-    cast, last = known[-1] if known else (0, None)
-    votes, why, more_may = cast + count_earlier(ledger), "", True
-    if last is not None and not last.shown:
+    if not known:
+        return None
+    (cast, last), why, more_may = known[-1], "", True
+    votes = cast + count_earlier(ledger)
+    if not last.shown:
         why, more_may = read_cause(ledger, last)
-    if last is None or last.taught is None:
-        if said := read_text_taste(ledger):
-            told = _describe_claims(said[1])
-            return Lesson(said[0], told, True, why, more_may, by_texts=True)
+    if last.taught is None:
         return Lesson(votes, "", False, why, more_may) if why else None
     lines = _lines(known) if last.shown else ()
     return Lesson(votes, words(last), last.shown, why, more_may, last.aside, lines=lines)

@@ -4,10 +4,9 @@ import math
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 
-from szpo.analysis import html_report, taught, vote_rows
+from szpo.analysis import html_report, taught
 from szpo.analysis.taught import Lesson
 from szpo.intervals import share
 from szpo.ledger.database import Ledger
@@ -16,7 +15,6 @@ from szpo.optim.regression import Findings
 from szpo.policies import teachable
 from tests.support.operator_page import record, teach
 from tests.support.quadratic import new_ledger, settings_of
-from tests.support.tasting import Taster, voted
 
 COMMAS = Claim("comma", False, 0.97, 0.73, "commas")
 I = Claim("i", True, 0.3, 1.0, "i")
@@ -80,7 +78,7 @@ def test_named_coordinates_are_said_with_nats_and_what_none_carries_with_what_wo
     )
 
 
-def test_a_rule_that_does_not_fit_all_votes_teaches_nothing_without_texts(ledger):
+def test_a_rule_that_does_not_fit_all_votes_teaches_nothing(ledger):
     assert taught.read(ledger) is None
     ledger.record_event("step", "controller", {"step": 0, "total_votes": 8, "extra": {}})
     assert taught.read(ledger) is None
@@ -97,12 +95,9 @@ def test_a_run_without_named_features_says_why_it_taught_nothing(ledger, monkeyp
     assert read(ledger).why.startswith("the voters disagree, or want what these coordinates")
     monkeypatch.setattr(taught.agreement, "within", lambda _: share(34, 50))
     assert read(ledger).why.startswith("the voters agree (in 34 of 50 pairs")
-    monkeypatch.setattr(taught, "read_text_taste", lambda _: (48, (COMMAS,)))
-    said = str(read(ledger))
-    assert said.startswith(f"48 votes, by their texts: {words(COMMAS)}; no taste shown in the")
-    assert said.endswith("subspace.kind, subspace.dim)")
-    record(ledger, 128, Findings(math.log(9)))
-    assert str(read(ledger)) == f"48 votes, by their texts: {words(COMMAS)}"
+    assert read(ledger).why.endswith("subspace.kind, subspace.dim)")
+    record(ledger, 128, Findings(math.log(9)))  # they show a taste, which has no name
+    assert taught.read(ledger) is None
 
 
 @pytest.mark.parametrize(
@@ -162,37 +157,3 @@ def test_a_run_without_evidence_says_which_it_is(ledger):
     found = read(ledger)
     assert found.why.startswith("90 of 170 questions show no difference")
     assert found.why.endswith(teachable.CHANGE) and not found.more_may
-
-
-@pytest.mark.parametrize(("likes", "words"), [(8, "longer"), (-8, "shorter")])
-def test_a_taste_is_named_in_its_sense(tmp_path, likes, words):
-    with Ledger.open(voted(tmp_path, [Taster(0, likes)], 12)) as ledger:
-        found = read(ledger)
-    assert found.shown and str(found).startswith(f"48 votes, by their texts: {words} (")
-
-
-def test_votes_by_chance_are_about_nothing(tmp_path, monkeypatch):
-    """At a Bayes factor of 9 at most one of nine looks says something (Ville's inequality)."""
-    with Ledger.open(voted(tmp_path, [Taster(0, 0)], 12)) as ledger:
-        cast = vote_rows.read_judged(ledger)
-        said = 0
-        for seed in range(45):
-            y = np.random.default_rng(seed).integers(0, 2, len(cast.y)).astype(np.float64)
-            monkeypatch.setattr(vote_rows, "read_judged", lambda _, y=y: replace(cast, y=y))
-            said += taught.read_text_taste(ledger) is not None
-    assert said <= 5
-
-
-@pytest.mark.parametrize(
-    ("texts", "votes"),
-    [
-        (4 * 37 + 3, 37),  # two rows of two sides each
-        (1, None),  # a comparison is read alone: no feature differs in five of them
-    ],
-)
-def test_of_many_texts_the_last_are_read(tmp_path, monkeypatch, texts, votes):
-    path = voted(tmp_path, [Taster(0, 8)], 12 if votes else 2)
-    monkeypatch.setattr(taught, "MAX_TEXTS", texts)
-    with Ledger.open(path) as ledger:
-        found = taught.read(ledger)
-    assert (None if found is None else found.votes) == votes
