@@ -1,4 +1,4 @@
-"""The report's figures of a run as matplotlib axes, such as ``szpo.plots.gain(run)``.
+"""Two figures of a run as matplotlib axes, such as ``szpo.plots.gain(run)``.
 
 Each function takes a run (a path, or the result of `szpo.open`) and optionally the axes to draw
 into; it returns the axes.
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from szpo.analysis import charts, improvement
-from szpo.analysis.charts import Series, estimate_series
+from szpo.analysis.charts import Series
 from szpo.analysis.dataframes import Tables
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
-from szpo.voting.step_record import StepReport, read_steps
+from szpo.voting.step_record import read_steps
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,32 +43,12 @@ def gain(run: GivenRun, ax: Axes | None = None) -> Axes:
     return axes
 
 
-def estimates(run: GivenRun, ax: Axes | None = None) -> Axes:
-    """The value difference Δ̂ by the votes of each step, in units of the link.
-
-    Bars are 95 % intervals.
-    """
-    series = estimate_series((row.step, *row.estimate) for row in _read(run))
-    axes = _draw(series, ax, ("step", "units of the link", "Value difference Δ̂"))
-    axes.axhline(0.0, color="grey", linestyle="--", linewidth=1)
-    return axes
-
-
 def kl(run: GivenRun, ax: Axes | None = None) -> Axes:
     """KL of the tuned model to the base after each step, nats per completion."""
-    return _draw_figure(run, ax, "kl", ("step", "nats per completion", "KL to the base"))
-
-
-def length(run: GivenRun, ax: Axes | None = None) -> Axes:
-    """Mean length of the answers that each step compared, in tokens."""
-    return _draw_figure(run, ax, "length", ("step", "tokens", "Mean answer length"))
-
-
-def _draw_figure(run: GivenRun, ax: Axes | None, name: str, texts: tuple[str, str, str]) -> Axes:
-    """Draw one figure of the steps that have it; the axis starts at zero."""
-    rows = [row for row in _read(run) if getattr(row, name) is not None]
-    series = Series(name, [row.step for row in rows], [getattr(row, name) for row in rows])
-    axes = _draw(series, ax, texts)
+    with _ledger(run) as ledger:
+        known = [(row.step, row.kl) for row in read_steps(ledger) if row.kl is not None]
+    series = Series("kl", [step for step, _ in known], [nats for _, nats in known])
+    axes = _draw(series, ax, ("step", "nats per completion", "KL to the base"))
     axes.set_ylim(bottom=0)
     return axes
 
@@ -81,21 +61,12 @@ def _draw(series: Series, ax: Axes | None, texts: tuple[str, str, str]) -> Axes:
         from matplotlib import pyplot
 
         _, ax = pyplot.subplots(layout="constrained")
-    (line,) = ax.plot(series.x, series.y, "o" if series.dots else "o-", markersize=4)
+    (line,) = ax.plot(series.x, series.y, "o-", markersize=4)
     if series.low is not None and series.high is not None:
-        if series.dots:
-            ax.vlines(series.x, series.low, series.high, colors=line.get_color(), alpha=0.4)
-        else:
-            ax.fill_between(
-                series.x, series.low, series.high, color=line.get_color(), alpha=0.2, linewidth=0
-            )
+        how = {"color": line.get_color(), "alpha": 0.2, "linewidth": 0}
+        ax.fill_between(series.x, series.low, series.high, **how)
     ax.set(xlabel=x_label, ylabel=y_label, title=title)
     return ax
-
-
-def _read(run: GivenRun) -> tuple[StepReport, ...]:
-    with _ledger(run) as ledger:
-        return read_steps(ledger)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The public tests of szpo's contracts: policies, evaluators, judges, engines and adapters.
+"""The public tests of szpo's contracts: policies, evaluators, judges and engines.
 
 Each returns None if all clauses hold, and raises `szpo.errors.RunError` naming one that is broken.
 They are loaded when they are used: only `check_engine` needs a tensor library.

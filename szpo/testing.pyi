@@ -1,4 +1,3 @@
-from .analysis.adapter import check_adapter as check_adapter
 from .models.engines import check_engine as check_engine
 from .policies.protocol import check_policy as check_policy
 from .voting.evaluator import check_evaluator as check_evaluator

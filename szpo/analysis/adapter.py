@@ -7,7 +7,6 @@ the address of another hub.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,20 +20,7 @@ from szpo.files import write_whole
 from szpo.ledger import theta
 from szpo.ledger.database import Ledger
 from szpo.models import lora
-from szpo.models.lora import SERVER_RANKS
 from szpo.policies import subspaces
-
-FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
-OFF: Final = {
-    "modules_to_save": "weights beside the adapter",
-    "use_dora": "DoRA",
-    "rank_pattern": "ranks that differ: it reads one",
-    "alpha_pattern": "scales that differ: it reads one",
-    "fan_in_fan_out": "the transposed layers of GPT-2",
-}
-"""Keys of ``adapter_config.json`` that vLLM refuses or ignores, with what it lacks."""
-_TENSOR: Final = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
-_OUTSIDE: Final = ("lm_head", "embed_tokens", "wte")
 
 
 def fold_adapter_files(
@@ -99,50 +85,6 @@ def require_sound(ledger: Ledger, weights: Weights = LAST) -> None:
             f"{ledger.path.stem}: {against}; nothing was written (--anyway, in Python "
             "anyway=True, does it all the same, and its card says so)"
         )
-
-
-def find_problems(files: Mapping[str, bytes]) -> tuple[str, ...]:
-    """Reasons why vLLM cannot serve an adapter, one sentence each; empty if it can.
-
-    Args:
-        files: The adapter's files by name.
-    """
-    if lacking := [name for name in FILES if name not in files]:
-        return (f"{' and '.join(lacking)} missing",)
-    config = json.loads(files[FILES[0]])
-    found = [f"{key}: vLLM has no {what}" for key, what in OFF.items() if config.get(key)]
-    if config.get("bias", "none") != "none":
-        found.append(f"bias {config['bias']!r}: vLLM takes none")
-    if config["r"] > SERVER_RANKS[-1]:
-        found.append(f"rank {config['r']} is more than the {SERVER_RANKS[-1]} of any server")
-    return (*found, *_tensor_problems(config, files[FILES[1]]))
-
-
-def check_adapter(files: Mapping[str, bytes]) -> None:
-    """Raise if vLLM cannot load an adapter as it is."""
-    if problems := find_problems(files):
-        raise RunError(f"vLLM does not load this adapter: {'; '.join(problems)}")
-
-
-def _tensor_problems(config: Mapping[str, Any], content: bytes) -> list[str]:
-    from safetensors.numpy import load
-
-    found, halves = [], dict[str, set[str]]()
-    for name, value in load(content).items():
-        match = _TENSOR.fullmatch(name)
-        if match is None:
-            found.append(f"tensor {name} has no name that vLLM knows")
-            continue
-        site, half = match.groups()
-        halves.setdefault(site, set()).add(half)
-        if site.rsplit(".", 1)[-1] in _OUTSIDE:
-            found.append(f"tensor {name}: vLLM adapts linear layers inside the model only")
-        if value.shape[half == "B"] != config["r"]:
-            found.append(f"tensor {name} is {value.shape}, its config names rank {config['r']}")
-    found += [f"{site} lacks lora_A or lora_B" for site, both in halves.items() if len(both) < 2]
-    targets = config["target_modules"]
-    missing = [t for t in targets if not any(s == t or s.endswith(f".{t}") for s in halves)]
-    return found + [f"target {name} has no tensor" for name in missing]
 
 
 Kind = Literal["model", "dataset"]

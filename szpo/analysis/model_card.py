@@ -60,8 +60,6 @@ class Names:
 class Weights:
     """Which weights of a run to export; by default its last ones."""
 
-    step: int | None = None
-    """How many steps to apply; None: all."""
     scale: float = 1.0
     """Factor on their way from the run's start."""
     group: Group | None = None
@@ -77,7 +75,7 @@ class Weights:
 
     def theta(self, ledger: Ledger) -> Theta:
         """The coordinates, computed from the recorded updates."""
-        theta = replay.fold(ledger, self.step) if self.group is None else self.group.theta
+        theta = replay.fold(ledger) if self.group is None else self.group.theta
         if self.scale == 1:
             return theta
         start = starting_theta(ledger)
@@ -87,10 +85,9 @@ class Weights:
         return parameters.between(start, theta, self.scale)
 
     def digest(self, ledger: Ledger) -> str:
-        """Their theta_sha256; the recorded one for weights after a step."""
+        """Their theta_sha256; the recorded one for the run's own."""
         if self.group is None and self.scale == 1:
-            ends = recommended_digests(ledger)
-            return ends[-1 if self.step is None else min(self.step, len(ends) - 1)]
+            return recommended_digests(ledger)[-1]
         theta = self.theta(ledger)
         if not _in_coordinates(ledger, theta):
             return adopted_digest(theta)
@@ -130,15 +127,15 @@ def model_card(ledger: Ledger, weights: Weights = LAST, names: Names = UNNAMED) 
     """
     from huggingface_hub import ModelCard, ModelCardData
 
-    total, step, group = status.read_results(ledger), weights.step, weights.group
-    folded = [f for f in total.table if f.state == "applied" and (step is None or f.step < step)]
+    total, group = status.read_results(ledger), weights.group
+    folded = [f for f in total.table if f.state == "applied"]
     minutes = sum(f.words_read for f in folded) / budget.WORDS_PER_MINUTE
     config, known = ledger.spec.get("config", {}), base_id(ledger, names)
     found, digest = taught.last_findings(ledger), weights.digest(ledger)
-    tells = step is None and group is None and found is not None and found.shown and found.mix
+    tells = group is None and found is not None and found.shown and found.mix
     improved = _improved(ledger, digest)
     held, won = weights.measured(ledger, digest), improvement.read(ledger)
-    whole = group is None and weights.scale == 1 and len(folded) == total.steps
+    whole = group is None and weights.scale == 1
     share, ends = won.share, [point.steps for point in won.points][-1:]
     interval = ""
     if whole and share and share.value is not None and ends in ([], [len(folded)]):
@@ -224,13 +221,11 @@ def find_doubt(ledger: Ledger, weights: Weights = LAST) -> str:
 def find_unknown(ledger: Ledger, weights: Weights = LAST) -> str:
     """What was not measured of weights that are exported, as text; "" if all was."""
     helped, digest, unknown = improvement.read(ledger), weights.digest(ledger), []
-    found, step, whole = weights.measured(ledger, digest), weights.step, weights.group is None
+    found, whole = weights.measured(ledger, digest), weights.group is None
     if whole and digest == recommended_digest(ledger):
         unknown += [helped.sentence] if helped.lack else []
     elif whole and weights.scale != 1:
         unknown.append(f"not known whether it is better than the base at scale {weights.scale:g}")
-    elif whole and not any(point.steps == step and point.wins for point in helped.points):
-        unknown.append(f"not known whether it was better than the base after step {step}")
     if found is None or not found.guards:
         unknown.append("its guards on held-out prompts were not measured")
     elif found.gap:
@@ -307,8 +302,7 @@ def _source(facts: Mapping[str, Any]) -> str:
 
 def _options(weights: Weights) -> str:
     """Options of `szpo export` that make these weights; "" if `szpo verify` does."""
-    step = "" if weights.step is None else f" --step {weights.step}"
     scale = "" if weights.scale == 1 else f" --scale {weights.scale:g}"
-    if (group := weights.group) is not None:
-        step = f" --cluster {group.number} --features {shlex.quote(group.features)}"
-    return f"{step}{scale}" if group is not None or scale else ""
+    if (group := weights.group) is None:
+        return scale
+    return f" --cluster {group.number} --features {shlex.quote(group.features)}{scale}"

@@ -25,7 +25,6 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import recommended_digests, theta_digests
 from szpo.replay import backup as copies
 from szpo.replay import verification
-from szpo.replay.checks import Report
 
 if TYPE_CHECKING:
     from szpo.runs.assemble import RunParts
@@ -39,9 +38,6 @@ def verify(
         None,
         "--head",
         help="A head that verify, show or a report printed earlier; it must be in the chain.",
-    ),
-    until: int | None = typer.Option(
-        None, "--until", min=0, help="Print the digest of the weights before this step."
     ),
     folder: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,
@@ -57,7 +53,7 @@ def verify(
         found = verification.verify(
             ledger, deep=not quick, head=head, also=[run_taste.check_recorded]
         )
-        weights = _digest_before(ledger, found, until) if found.ok else {}
+        weights = _digest_after(ledger, len(found.steps)) if found.ok else {}
     if as_json:
         document = {"ok": found.ok, "verdict": str(found), "details": found.lines}
         console.emit({**document, "head": found.head, **weights, "note": found.note})
@@ -74,14 +70,7 @@ def verify(
     return 0
 
 
-def _digest_before(ledger: Ledger, found: Report, until: int | None) -> dict[str, Any]:
-    """How many steps were applied before step ``until``, and the digest of the weights then."""
-    steps = len(found.steps)
-    if until is not None and until > steps:
-        raise UsageError(
-            f"{ledger.path.name}: {steps} steps are applied, not {until}; give fewer by --until"
-        )
-    steps = steps if until is None else until
+def _digest_after(ledger: Ledger, steps: int) -> dict[str, Any]:
     return {"steps": steps, "theta_sha256": recommended_digests(ledger)[steps]}
 
 
@@ -176,9 +165,6 @@ def export(
     public: bool = typer.Option(
         False, "--public", help="Make a new repository public; default: private."
     ),
-    step: int | None = typer.Option(
-        None, "--step", min=0, help="The weights before this step; steps count from 0."
-    ),
     scale: float = typer.Option(
         1.0,
         "--scale",
@@ -226,9 +212,9 @@ def export(
         check_name(push, "--push")
     if chosen and cluster is None:
         raise UsageError("--features goes with --cluster; give both or neither")
-    others = {"--votes": votes, "--dataset": dataset, "--push-votes": push_votes, "--step": step}
+    others = {"--votes": votes, "--dataset": dataset, "--push-votes": push_votes}
     if cluster and (idle := [name for name, value in others.items() if value is not None]):
-        raise UsageError(f"--cluster writes an adapter of all steps; leave out {', '.join(idle)}")
+        raise UsageError(f"--cluster writes an adapter; leave out {', '.join(idle)}")
     with_adapter = votes is None and bool(push or out or not (dataset or push_votes))
     if not 0 < scale <= 1:
         raise UsageError(
@@ -265,7 +251,7 @@ def export(
                 suffix += "" if rank is None else f"-rank-{rank}"
                 kind = "merged" if merged else "adapter"
                 beside = path.with_name(f"{path.stem}-{kind}{suffix}")
-                weights = _make_weights(ledger, step, scale, cluster, chosen or USUAL)
+                weights = _make_weights(ledger, scale, cluster, chosen or USUAL)
                 weights = weights if rank is None else _cut(ledger, weights, rank)
                 documents.append(
                     _write_merged(ledger, out or beside, weights, anyway=anyway)
@@ -368,17 +354,15 @@ def _reopen(ledger: Ledger) -> RunParts:
         return assemble.reopen(ledger, panel=False, say=console.complain)
 
 
-def _make_weights(
-    ledger: Ledger, step: int | None, scale: float, cluster: int | None, chosen: str
-) -> Weights:
+def _make_weights(ledger: Ledger, scale: float, cluster: int | None, chosen: str) -> Weights:
     """The weights to write; those that the run did not recommend are measured on its model."""
     if scale == 1 and cluster is None:
-        return Weights(step)
+        return Weights()
     from szpo.cache import quiet
     from szpo.runs import other_weights
 
     members = [] if cluster is None else members_of(ledger, chosen, cluster)
-    parts, weights = _reopen(ledger), Weights(step, scale)
+    parts, weights = _reopen(ledger), Weights(scale)
     with quiet():
         if cluster is not None:
             group = other_weights.fit_group(ledger, parts, cluster, chosen, members)

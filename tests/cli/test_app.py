@@ -329,15 +329,6 @@ def test_commands_that_look_agree_and_mean_the_newest_run_where_none_is_named(ya
     assert "0 votes cast: the run is finished" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("until", [0, 1, 3])
-def test_verify_gives_the_weights_before_a_step(yard, until, capsys):
-    assert call(["verify", str(yard), "--until", str(until), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["steps"], found["theta_sha256"]) == (until, heads(yard)[until])
-    assert call(["verify", str(yard), "--until", "4"]) == 2
-    assert "3 steps are applied, not 4; give fewer by --until" in capsys.readouterr().err
-
-
 def test_the_head_that_show_prints_is_the_one_that_verify_takes(yard, capsys):
     assert call(["show", str(yard)]) == 0
     shown = capsys.readouterr().out
@@ -509,11 +500,11 @@ def test_a_panel_as_a_process_votes_in_a_run_of_people(tmp_path):
     arguments = yard_run.arguments(tmp_path, "run.name=yard", "panel.kind=people")
     path = tmp_path / "runs" / "yard.db"
     with started([*arguments, "--accept-samples"]) as driver:
-        assert call(["simulate", str(path), "--reward", "walk"]) == 0
-        driver.communicate()
+        while driver.poll() is None:  # it may take a while to begin
+            assert call(["simulate", str(path), "--reward", "walk"]) == 0
     assert driver.returncode == 0
     with Ledger.open(path, readonly=True) as ledger:
-        assert len(ledger.steps()) == 3 and verification.verify(ledger).ok
+        assert ledger.last_applied() == 2 and verification.verify(ledger).ok
 
 
 def test_a_text_of_a_record_is_shown_and_not_obeyed(capsys):

@@ -21,7 +21,6 @@ from szpo.analysis.model_card import Weights
 from szpo.analysis.votes import write_dataset
 from szpo.cache import quiet
 from szpo.cli.app import call
-from szpo.errors import RunError
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
 from szpo.optim import parameters
@@ -29,7 +28,6 @@ from szpo.policies import text_guards
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.replay import replay, verification
 from szpo.runs import assemble, other_weights
-from szpo.testing import check_adapter
 from szpo.types import Prompt
 from tests.support import folder_run, hub_server
 
@@ -121,16 +119,6 @@ def test_the_adapter_of_other_coordinates_comes_from_the_ledger_too(tmp_path):
     assert files
 
 
-def test_export_before_the_first_step_changes_nothing(run, tmp_path, capsys):
-    out = tmp_path / "adapter"
-    line = ["export", str(run), "--out", str(out), "--step", "0"]
-    assert call(line) == 1 and not out.exists()
-    assert "its weights are those that the run began with" in capsys.readouterr().err
-    assert call([*line, "--anyway"]) == 0
-    adapted = logits(PeftModel.from_pretrained(base(run), str(out)), [20, 21])
-    assert torch.equal(adapted, logits(base(run), [20, 21]))
-
-
 def test_what_fails_a_guard_or_is_all_but_the_base_leaves_the_run_only_anyway(
     run, served, tmp_path, capsys
 ):
@@ -148,11 +136,6 @@ def test_what_fails_a_guard_or_is_all_but_the_base_leaves_the_run_only_anyway(
         assert why in said and "2 of 3 fail: log-probability" in said and "--anyway" in said
     assert call(["export", str(run), "--out", str(out), "--anyway"]) == 0
     assert f"> **Exported anyway:** {why}" in (out / "README.md").read_text(encoding="utf-8")
-    capsys.readouterr()
-    assert call(["export", str(run), "--out", str(tmp_path / "earlier"), "--step", "1"]) == 0
-    said = " ".join(capsys.readouterr().err.split())
-    assert "not known whether it was better than the base after step 1; its guards on" in said
-    assert "anyway" not in (tmp_path / "earlier" / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.full
@@ -231,20 +214,6 @@ def test_merged_model_needs_no_adapter(run, adapter, tmp_path):
     adapted = PeftModel.from_pretrained(base(run), str(adapter))
     ids = [20, 21, 22]
     assert torch.allclose(logits(whole, ids), logits(adapted, ids), atol=1e-5)
-
-
-def test_an_export_of_an_earlier_step_counts_what_stands_behind_it(run, tmp_path, capsys):
-    out = tmp_path / "adapter"
-    assert call(["export", str(run), "--step", "1", "--out", str(out)]) == 0
-    card = (out / "README.md").read_text(encoding="utf-8")
-    with Ledger.open(run, readonly=True) as ledger:
-        assert theta_digests(ledger)[1] in card
-    assert "votes | 4 from a simulated panel" in card
-    assert "steps | 1 of rule" in card
-    out = tmp_path / "of three"
-    assert call(["export", str(run), "--step", "3", "--out", str(out)]) == 2
-    assert "2 steps are applied, not 3; give fewer" in capsys.readouterr().err
-    assert not out.exists()
 
 
 def test_votes_as_jsonl_and_csv_hold_the_same(run, tmp_path):
@@ -327,7 +296,6 @@ def test_each_taste_gets_its_own_adapter_from_the_same_votes(halves, capsys):
         (["--cluster", "3", "--features", "characters"], "--cluster 3: there are 2 clusters; see"),
         (["--cluster", "1", "--features", "emoji"], "no feature differs between the answers"),
         (["--features", "characters"], "--features goes with --cluster; give both or neither"),
-        (["--cluster", "1", "--step", "2"], "writes an adapter of all steps; leave out --step"),
     ],
 )
 def test_a_cluster_that_is_none_is_one_line(halves, run, words, reason, capsys):
@@ -368,33 +336,6 @@ def test_the_adapter_and_its_votes_are_pushed_and_named_in_the_card(run, served,
                  "Guards on held-out prompts", "## Limits",
                  "vllm serve someone/llama"):  # fmt: skip
         assert part in text
-    check_adapter(hub_server.read_folder(out))
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"bias": "all"}, "bias 'all'"),
-        ({"r": 513}, "rank 513 is more than the 512"),
-        ({"use_dora": True}, "use_dora"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"alpha_pattern": {"a": 2}}, "alpha_pattern"),
-        ({"target_modules": ["nowhere"]}, "target nowhere has no tensor"),
-        (None, "adapter_model.safetensors missing"),
-    ],
-)
-def test_what_vllm_does_not_load_is_named(changes, words, run, tmp_path):
-    with Ledger.open(run, readonly=True) as ledger:
-        files = fold_adapter_files(ledger)
-    assert files is not None
-    check_adapter(files)
-    if changes is None:
-        del files["adapter_model.safetensors"]
-    else:
-        config = json.loads(files["adapter_config.json"]) | changes
-        files["adapter_config.json"] = json.dumps(config).encode()
-    with pytest.raises(RunError, match=words):
-        check_adapter(files)
 
 
 @pytest.mark.full

@@ -134,19 +134,15 @@ def closed():
 
 
 @pytest.mark.full
-def test_figures_hold_the_numbers_of_the_steps():
+def test_kl_is_drawn_over_the_steps_that_have_it(tmp_path):
     with Ledger.open(LEDGER, readonly=True) as ledger:
-        rows = step_record.read_steps(ledger)
-        assert szpo.plots.estimates(ledger).lines[0].get_ydata().tolist() == [
-            row.estimate[0] for row in rows if row.delta
-        ]
-    axes = szpo.plots.length(LEDGER)
-    assert axes.lines[0].get_xdata().tolist() == [r.step for r in rows if r.length is not None]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("step", "tokens")
-    assert szpo.plots.length(LEDGER, ax=axes) is axes and len(axes.lines) == 2
-    if all(row.kl is None for row in rows):
-        with pytest.raises(UsageError, match="nothing to draw under 'KL to the base'"):
-            szpo.plots.kl(LEDGER)
+        known = {row.step: row.kl for row in step_record.read_steps(ledger) if row.kl is not None}
+    axes = szpo.plots.kl(LEDGER)
+    assert dict(zip(*axes.lines[0].get_data(), strict=True)) == known
+    assert szpo.plots.kl(LEDGER, ax=axes) is axes and len(axes.lines) == 2
+    new_ledger(tmp_path / "empty.db", settings_of()).close()
+    with pytest.raises(UsageError, match="nothing to draw under 'KL to the base'"):
+        szpo.plots.kl(tmp_path / "empty.db")
 
 
 def test_a_gain_is_drawn_with_its_interval_and_never_made_up(monkeypatch):
