@@ -63,8 +63,8 @@ def _draw(series: Series, ax: Axes | None, texts: tuple[str, str, str]) -> Axes:
         _, ax = pyplot.subplots(layout="constrained")
     (line,) = ax.plot(series.x, series.y, "o-", markersize=4)
     if series.low is not None and series.high is not None:
-        how = {"color": line.get_color(), "alpha": 0.2, "linewidth": 0}
-        ax.fill_between(series.x, series.low, series.high, **how)
+        colour = line.get_color()
+        ax.fill_between(series.x, series.low, series.high, color=colour, alpha=0.2, linewidth=0)
     ax.set(xlabel=x_label, ylabel=y_label, title=title)
     return ax
 

@@ -19,7 +19,6 @@ from typing import Any, Final
 import numpy as np
 from scipy import special
 
-from szpo.analysis.taught import FEWEST
 from szpo.data import preference_files
 from szpo.data.pairs import Pair
 from szpo.errors import UsageError
@@ -35,6 +34,8 @@ from szpo_simulators.store import Spec
 from szpo_simulators.study import REPORTED, Study
 from szpo_simulators.summary import bootstrap
 
+FEWEST: Final = 5
+"""A feature is used if it differs in at least this many pairs."""
 LENGTH: Final = "length"
 WORDS, DICTIONARY, LIKELY, SCORES = FITS = (
     "number of words",

@@ -13,6 +13,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import dropwhile
 from typing import Any, Final
 
 from szpo.analysis import agreement, evidence, features, vote_rows
@@ -345,15 +346,7 @@ def read(ledger: Ledger) -> Lesson | None:
     None before the first step, if the rule does not fit all votes, and if coordinates without
     names show a taste.
     """
-    steps = ledger.query(
-        "SELECT json_extract(body, '$.total_votes') AS votes, json_extract(body, "
-        "'$.extra.findings') AS found FROM events WHERE kind = 'step' ORDER BY event"
-    )
-    known = [
-        (row["votes"], Findings.from_json(json.loads(row["found"])))
-        for row in steps
-        if row["found"] is not None
-    ]
+    known = _read_findings(ledger)
     if not known:
         return None
     (cast, last), why, more_may = known[-1], "", True
@@ -378,13 +371,18 @@ def last_findings(ledger: Ledger) -> Findings | None:
 
 def shown_from(ledger: Ledger) -> tuple[int, ...]:
     """Counted votes after the step in which they first showed a taste, and after later ones."""
+    known = _read_findings(ledger)
+    return tuple(votes for votes, _ in dropwhile(lambda each: not each[1].shown, known))
+
+
+def _read_findings(ledger: Ledger) -> list[tuple[int, Findings]]:
+    """The votes counted after each step, and what they say; empty where no rule fits them."""
     rows = ledger.query(
-        "SELECT json_extract(body, '$.total_votes') AS votes, "
-        "json_extract(body, '$.extra.findings') AS found FROM events WHERE kind = 'step' "
-        "ORDER BY event"
+        "SELECT json_extract(body, '$.total_votes') AS votes, json_extract(body, "
+        "'$.extra.findings') AS found FROM events WHERE kind = 'step' ORDER BY event"
     )
-    shown = [row["found"] and Findings.from_json(json.loads(row["found"])).shown for row in rows]
-    return tuple(row["votes"] for row in rows[shown.index(True) :]) if True in shown else ()
+    found = ((row["votes"], row["found"]) for row in rows if row["found"] is not None)
+    return [(votes, Findings.from_json(json.loads(text))) for votes, text in found]
 
 
 def note(extra: Mapping[str, Any], votes: int) -> str:

@@ -212,6 +212,7 @@ def export(
         check_name(push, "--push")
     if chosen and cluster is None:
         raise UsageError("--features goes with --cluster; give both or neither")
+    others: dict[str, object]
     others = {"--votes": votes, "--dataset": dataset, "--push-votes": push_votes}
     if cluster and (idle := [name for name, value in others.items() if value is not None]):
         raise UsageError(f"--cluster writes an adapter; leave out {', '.join(idle)}")

@@ -220,7 +220,8 @@ class Config(Section):
         """The features, of which some are named in a person's words (`Features.said`)."""
         if not self.features.said:
             return features
-        return with_said(features, said.read(self.features.said, names_of(features)).names)
+        named, _ = said.read(self.features.said, names_of(features))
+        return with_said(features, named)
 
     def optimizer_settings(
         self, layout: Layout, scale: float, features: NamedFeatures | None = None

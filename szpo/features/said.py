@@ -7,7 +7,6 @@ which of more and less of it is liked, and whether it matters, the votes say.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
@@ -78,21 +77,13 @@ to too use using very want with without words word would write writing
 """Words that name nothing by themselves."""
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What a line names."""
+def read(lines: Sequence[str], names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Which of the entries and coordinates with these ``names`` the lines name, in their order.
 
-    names: tuple[str, ...]
-    """Entries and coordinates, in the order of those that there are."""
-    told: tuple[str, ...]
-    """Lines that say what each word named, and which words named nothing."""
+    With them lines that say what each word named, and which words named nothing.
 
-
-def read(lines: Sequence[str], names: Sequence[str]) -> Said:
-    """Which of the entries and coordinates with these ``names`` the lines name.
-
-    >>> found = read(["Cheerful, no lists; zesty"], ["bullets", "commas", "sentiment"])
-    >>> found.names, found.told[1]
+    >>> named, told = read(["Cheerful, no lists; zesty"], ["bullets", "commas", "sentiment"])
+    >>> named, told[1]
     (('bullets', 'sentiment'), 'say: not understood: "zesty"; szpo features --list has all')
     """
     meant: dict[str, list[str]] = {}
@@ -122,7 +113,7 @@ def read(lines: Sequence[str], names: Sequence[str]) -> Said:
     if lost or not meant:
         each = ", ".join(dict.fromkeys(lost)) or "all of it"
         told.append(f"say: not understood: {each}; szpo features --list has all")
-    return Said(tuple(name for name in dict.fromkeys(names) if name in named), tuple(told))
+    return tuple(name for name in dict.fromkeys(names) if name in named), tuple(told)
 
 
 def is_idle(word: str) -> bool:

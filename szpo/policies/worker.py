@@ -107,31 +107,31 @@ class Worker:
         """Fix the threads; the model is loaded with the first setup."""
         set_threads(threads)
         self._host: Any = None
-        self._held: dict[int, _Held] = {}
+        # By number of a setup: what is shown of it, the run's backend and the judge's.
+        self._held: dict[int, tuple[Identity, Any, Any]] = {}
         self._judge: tuple[str, Any] | None = None
 
     def show(self, setup: Setup) -> tuple[Identity, int]:
         """Hold a setup; returns what this worker holds then, and its process."""
-        return self._hold(setup).identity, os.getpid()
+        return self._hold(setup)[0], os.getpid()
 
     def answer(self, setup: Setup, who: Who, request: Any) -> tuple[Identity, Any]:
         """What this worker holds, and its answer to a request in this setup; None to None."""
-        held = self._hold(setup)
+        shown, asked, judge = self._hold(setup)
         if request is None:
-            return held.identity, None
+            return shown, None
         if isinstance(request, Places):
-            return held.identity, self._host.places(request.adapter, request.config)
+            return shown, self._host.places(request.adapter, request.config)
         from szpo.policies.requests import AnswerRequest
 
-        asked = held.run
         if who == "base":
             asked = self._host.beside(self._host.facts.name)
         elif who == "judge":
-            asked = held.judge
+            asked = judge
         ask = asked.answer if isinstance(request, AnswerRequest) else asked.read
-        return held.identity, ask(request)
+        return shown, ask(request)
 
-    def _hold(self, setup: Setup) -> _Held:
+    def _hold(self, setup: Setup) -> tuple[Identity, Any, Any]:
         if setup.number in self._held:
             return self._held[setup.number]
         from szpo.models import loading
@@ -151,19 +151,10 @@ class Worker:
                 self._judge = setup.judge, self._host.beside(setup.judge)
             judge = self._judge[1]
             found["judge_sha256"] = judge.facts.sha256
-        self._held[setup.number] = _Held(found, run, judge)
+        self._held[setup.number] = (found, run, judge)
         if len(self._held) > SETUPS:
             del self._held[next(iter(self._held))]
         return self._held[setup.number]
-
-
-@dataclass(frozen=True)
-class _Held:
-    """What a worker shows of a setup, and its backend in the coordinates."""
-
-    identity: Identity
-    run: Any
-    judge: Any = None
 
 
 def identity(facts: Any, backend: Any) -> Identity:

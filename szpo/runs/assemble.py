@@ -277,10 +277,10 @@ def describe_words(
     if not config.features.said:
         return ()
     if named is not None:
-        return said.read(config.features.said, names_of(named)).told
+        return said.read(config.features.said, names_of(named))[1]
     holding = dictionary.holding([prompt.text for prompt in prompts])
     kept = own.choose(config.features.own, config.features.drop, holding)[0]
-    return said.read(config.features.said, [each.name for each in kept]).told
+    return said.read(config.features.said, [each.name for each in kept])[1]
 
 
 def warn_of_still(names: Collection[str], answers: int) -> str:

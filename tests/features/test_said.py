@@ -22,18 +22,18 @@ TONE = ["sentiment", "positive-words", "negative-words"]
     ],
 )
 def test_what_words_name(line, named, lost):
-    found = said.read([line], NAMES)
-    assert {*found.names} == named
-    assert list(found.names) == sorted(found.names, key=NAMES.index)
-    unknown = next((told for told in found.told if "not understood" in told), "")
+    found, told = said.read([line], NAMES)
+    assert {*found} == named
+    assert list(found) == sorted(found, key=NAMES.index)
+    unknown = next((text for text in told if "not understood" in text), "")
     assert all(f'"{word}"' in unknown for word in lost) and bool(unknown) == bool(lost)
-    assert len(found.told) == bool(named) + bool(lost)
+    assert len(told) == bool(named) + bool(lost)
 
 
 def test_words_mean_only_what_the_run_has():
-    assert said.read(["cheerful"], ["bullets"]).names == ()
-    assert "not understood" in said.read(["cheerful"], ["bullets"]).told[0]
-    assert "not understood: all of it;" in said.read(["the"], ["bullets"]).told[0]
+    assert said.read(["cheerful"], ["bullets"])[0] == ()
+    assert "not understood" in said.read(["cheerful"], ["bullets"])[1][0]
+    assert "not understood: all of it;" in said.read(["the"], ["bullets"])[1][0]
     assert own.is_said("mine = say: cheerful") and not own.is_said("regex:say:")
     assert said._meanings().keys() >= {"cheerful", "to_the_point"}
     of_sets = {"concreteness", "fluency"}
