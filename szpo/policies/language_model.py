@@ -279,14 +279,20 @@ def find_answers(config: Config, model: Model, prompts: Sequence[Prompt]) -> Ans
 
 
 def _stored_answers(config: Config, model: Model, prompts: Sequence[Prompt]) -> Path:
-    return cache.cache_dir() / "answers" / answers_name(config, model, prompts)
+    name = answers_name(config, model, prompts, config.engine.rows)
+    return cache.cache_dir() / "answers" / name
 
 
-def answers_name(config: Config, model: Model, prompts: Sequence[Prompt]) -> str:
-    """The file name of a base's answers: a digest of everything that they depend on."""
+def answers_name(
+    config: Config, model: Model, prompts: Sequence[Prompt], rows: int | None = None
+) -> str:
+    """The file name of a base's answers: a digest of everything that they depend on.
+
+    ``rows``: those of a chunk; None for shipped ones, which serve every engine.
+    """
     named: list[Any] = [*model]
     named += [sampling_of(config).facts(), [p.turns for p in prompts]]
-    named += [] if config.engine.rows is None else [config.engine.rows]
+    named += [] if rows is None else [rows]
     return f"{hashlib.sha256(json.dumps(named).encode()).hexdigest()}.json"
 
 

@@ -121,7 +121,8 @@ def test_the_base_s_answers_for_panels_and_for_the_demo_ship_as_well(
 ):
     monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
     monkeypatch.setattr(heldout, "read_base", lambda *_: pytest.fail("it ships"))
-    demo = settings_file.load(preset_name="demo", sets=["model.device=cpu"])
+    sets = ["model.device=cpu", "engine.chunk_rows=32"]  # as of workers and servers
+    demo = settings_file.load(preset_name="demo", sets=sets)
     base = language_model.Base(LocalBackend(loaded), shipped)
     asked, each = PROMPTS[: assemble.SHARPNESS_PROMPTS], assemble.SHARPNESS_SAMPLES
     drawn = language_model.load_or_draw_answers(demo, base, asked, pytest.fail)
