@@ -1,7 +1,8 @@
-"""A run's votes as rows: JSONL, CSV, or a folder for ``datasets``."""
+"""A run's votes as rows: JSONL, CSV, an SQLite table, or a folder for ``datasets``."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from collections.abc import Collection, Iterator
@@ -30,19 +31,20 @@ HELD: Final = 256
 
 
 def write_votes(ledger: Ledger, path: Path) -> int:
-    """Write the votes by the suffix: JSONL with texts, or CSV without.
+    """Write the votes by the suffix: JSONL or an SQLite table with texts, or CSV without.
 
     Votes of open rounds and final comparisons are left out. Returns the number of votes.
     """
-    writers = {".jsonl": write_jsonl, ".csv": write_csv}
+    writers = {".jsonl": write_jsonl, ".csv": write_csv, ".db": None}
     if path.suffix not in writers:
-        raise UsageError(f"{path.name}: votes are written as .jsonl or .csv")
+        raise UsageError(f"{path.name}: votes are written as .jsonl, .csv or .db")
+    write = writers[path.suffix]
     with (
         write_whole(path) as draft,
         open(draft, "x", encoding="utf-8", newline="", opener=private) as file,
         ledger.snapshot(),
     ):
-        count = writers[path.suffix](ledger, file)
+        count = write_table(ledger, draft) if write is None else write(ledger, file)
         failpoint("cp13")
     return count
 
@@ -98,6 +100,22 @@ def write_csv(ledger: Ledger, file: IO[str]) -> int:
     if first is None:
         return 0
     return spreadsheets.write(file, COLUMNS, itertools.chain([first], rows))
+
+
+def write_table(ledger: Ledger, path: Path) -> int:
+    """Write a table ``votes`` with indexes to an empty SQLite file; returns its row count."""
+    from sqlite_utils import Database  # it loads pandas
+
+    with contextlib.closing(Database(path)) as file:
+        votes = file.table("votes")
+        whole = dict.fromkeys(("step", "k", "n", "dwell_ms"), int)  # the first may be null
+        rows = export_votes(ledger, texts=True, without=open_comparisons(ledger))
+        votes.insert_all(rows, pk="vote", columns=whole)
+        if not votes.exists():
+            return 0
+        for columns in (("step", "k", "n"), ("comparison",), ("panelist",)):
+            votes.create_index(columns)
+        return int(votes.count)
 
 
 # ---- for ``datasets`` ----

@@ -141,7 +141,7 @@ def export(
     votes: Path | None = typer.Option(
         None,
         "--votes",
-        help="Write the votes of closed rounds to this .jsonl or .csv file instead.",
+        help="Write the votes of closed rounds to this .jsonl, .csv or .db file instead.",
     ),
     dataset: Path | None = typer.Option(
         None, "--dataset", help="Write the votes as a folder for datasets.load_dataset instead."
@@ -200,7 +200,7 @@ def export(
     adapter's folder also gets a model card and the base's tokenizer with its chat template.
     --scale and --cluster load the model and measure KL and guards of what is written, --rank the
     KL from the whole adapter to the cut one. Votes are
-    written as JSONL or CSV, or as a folder for datasets. What is pushed is
+    written as JSONL, CSV or an SQLite table, or as a folder for datasets. What is pushed is
     written to a temporary folder unless --out or --dataset names one.
     """
     names = Names(

@@ -30,7 +30,7 @@ from szpo.types import Prompt
 from szpo.voting import lease
 
 GIB = 2**30
-PACKAGES = ("numpy", "scipy", "torch", "transformers", "peft", "bitsandbytes")
+PACKAGES = ("numpy", "scipy", "torch", "transformers", "peft", "bitsandbytes", "sqlite-utils")
 
 TIMED_ANSWERS = 16
 """Answers timed at once; a step's batches are larger, so its answers are a bit faster."""

@@ -27,7 +27,7 @@ BORROWED = {"szpo.metrics": {"vaderSentiment"}}
 """What single files of the pure core may load beside NumPy and SciPy."""
 # No file, no clock, no chance, no other process inside the pure core.
 IMPURE = {
-    "os", "io", "pathlib", "shutil", "tempfile", "sqlite3", "time", "datetime",
+    "os", "io", "pathlib", "shutil", "tempfile", "sqlite3", "sqlite_utils", "time", "datetime",
     "random", "secrets", "socket", "subprocess", "threading", "multiprocessing", "logging",
 }  # fmt: skip
 LIGHT = [

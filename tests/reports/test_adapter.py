@@ -14,6 +14,7 @@ import torch
 from huggingface_hub import DatasetCard, ModelCard
 from peft import PeftModel
 from safetensors.numpy import load_file
+from sqlite_utils import Database
 from transformers import AutoModelForCausalLM
 
 from szpo.analysis.adapter import fold_adapter_files
@@ -216,8 +217,8 @@ def test_merged_model_needs_no_adapter(run, adapter, tmp_path):
     assert torch.allclose(logits(whole, ids), logits(adapted, ids), atol=1e-5)
 
 
-def test_votes_as_jsonl_and_csv_hold_the_same(run, tmp_path):
-    for suffix in ("jsonl", "csv"):
+def test_votes_as_jsonl_csv_and_a_table_of_sqlite_hold_the_same(run, tmp_path):
+    for suffix in ("jsonl", "csv", "db"):
         assert call(["export", str(run), "--votes", str(tmp_path / f"votes.{suffix}")]) == 0
     lines = (tmp_path / "votes.jsonl").read_text(encoding="utf-8").splitlines()
     exact = [json.loads(line) for line in lines]
@@ -227,6 +228,14 @@ def test_votes_as_jsonl_and_csv_hold_the_same(run, tmp_path):
     assert [row["verdict"] for row in exact] == [row["verdict"] for row in table]
     assert all(row["counted"] is True for row in exact)
     assert len(exact[0]["plus"]) == 2  # JSONL carries the texts of both rows
+    file = Database(tmp_path / "votes.db")
+    rows = list(file["votes"].rows)
+    assert [{**row, "plus": json.loads(row["plus"])} for row in rows] == [
+        {**row, "prompts": json.dumps(row["prompts"]), "minus": json.dumps(row["minus"])}
+        for row in exact
+    ]
+    assert file["votes"].pks == ["vote"] and len(file["votes"].indexes) == 3
+    file.close()
 
 
 @pytest.mark.full

@@ -143,7 +143,7 @@ def test_a_vote_s_words_are_no_formula_in_either_table(tmp_path):
 
 
 def test_votes_are_for_their_owner_alone_and_replace_nothing(stage, tmp_path):
-    for name in ("v.csv", "v.jsonl"):
+    for name in ("v.csv", "v.jsonl", "v.db"):
         words = ["export", str(stage.ledger.path), "--votes", str(tmp_path / name)]
         assert call(words) == 0
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600

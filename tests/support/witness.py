@@ -31,7 +31,7 @@ from tests.support.quadratic import (
     settings_of,
 )
 
-NEEDED = ("numpy", "scipy", "pydantic", "lazy-loader")
+NEEDED = ("numpy", "scipy", "sqlite-utils", "pydantic", "lazy-loader")
 """Dependencies of szpo that are needed to replay a run."""
 
 
