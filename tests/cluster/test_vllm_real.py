@@ -50,8 +50,8 @@ VOTES = 16
 DEMO = "--lora-target-modules", *(f"model.layers.{i}.mlp.down_proj" for i in range(18, 23))
 """The layers of its adapters: all others cost a processor as much, with weights of 0."""
 START_S = 1200.0
-KILLED = 3
-"""The chunks of rows before which the server is killed."""
+KILLED = 7
+"""The request for rows before which the server is killed: after votes, in both runs."""
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(7200),
