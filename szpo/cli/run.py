@@ -418,7 +418,7 @@ def _show_steps(
             if over:
                 console.doing(MEASURING)
             bar.update(task, completed=report.total_votes, note=MEASURING if over else note)
-            if over and config.panel.kind != "people":
+            if over:
                 terminal.expect_end(bar, task, budget.measuring_share(config))
             if not live and not as_json:
                 console.complain(f"step {report.step}: {report.total_votes} votes, {note}")
