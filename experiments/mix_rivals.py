@@ -1,0 +1,208 @@
+"""What needs no votes, in the sixteen adapters of the plan of adapters, and measured as its cells.
+
+    python experiments/mix_rivals.py FOLDER [--tastes sentiment,no-comma] [--only single,asked]
+
+Model, prompts, sampling and rewards are those of ``frozen/adapters.toml``; answers to its prompts
+48 to 95 are measured. Gains count from the mean of eighty answers of the base, which the plan's
+own cells count from. z is that of the set that ships, the cells' was measured on their prompts.
+
+- single: the adapter made for the taste, by its name alone, at 3 nats by its curve;
+- asked: the taste in one plain sentence as a system turn, without any training;
+- equal: all sixteen weights alike, as far as 3 nats measured on prompts 0 to 23.
+
+What was measured is kept in the folder, so a stopped pass goes on, and a taste that comes later
+scores the texts that are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from szpo.policies import text_guards
+from szpo.policies.lora_policy import LoraPolicy
+from szpo.policies.protocol import moved
+from szpo.runs import other_weights
+from szpo.types import Answer, Floats, Prompt
+from szpo_simulators import plan, start, store
+from szpo_simulators.panels import heldout, text_rewards
+
+HERE: Final = Path(__file__).parent
+SEED: Final = 5000
+NATS: Final = 3.0
+TASTES: Final[Mapping[str, tuple[str, int, str]]] = {
+    "sentiment": ("positive tone", 1, "Answer in a positive and happy tone."),
+    "no-comma": ("commas", -1, "Do not use any commas in your answer."),
+    "first-person": ("first person", 1, "Answer in the first person, with I, my and me."),
+    "reader": ("reader", 1, "Speak to the reader directly, as you."),
+}
+"""The adapter of each taste, its sense, and the taste in words."""
+
+
+class Told:
+    """A policy as `heldout.measure` reads it, with a system turn before each prompt if any.
+
+    The topic's guard, which takes more than all else, is left out. KL is to the start without the
+    turn, from the first of the answers that were measured.
+    """
+
+    def __init__(self, policy: LoraPolicy, words: str | None = None):
+        self.policy, self.words, self.logprob_base = policy, words, policy.logprob_base
+
+    def sample(self, prompts: Sequence[Prompt], samples: int, *, seed: int) -> list[list[Answer]]:
+        """Answers to the prompts with the turn."""
+        self.asked = [Prompt.user(prompt.text, self.words) for prompt in prompts]
+        rows = self.policy.sample_tokens(self.asked, samples, seed=seed)
+        self.rows = rows[::samples]
+        answers = [self.policy.answer(row) for row in rows]
+        return [answers[i : i + samples] for i in range(0, len(rows), samples)]
+
+    def kl(self, prompts: Sequence[Prompt], *, seed: int) -> tuple[float, float]:
+        """Nats an answer at the sampling's temperature, and the error over prompts."""
+        if self.words is None:
+            return self.policy.kl_of(prompts, self.rows)
+        before = zip(self.asked, prompts, self.rows, strict=True)
+        found = [self._kl(*map(self.policy.encode, pair), row) for *pair, row in before]
+        return float(np.mean(found)), float(np.std(found, ddof=1) / len(found) ** 0.5)
+
+    @torch.no_grad()
+    def _kl(self, told: Sequence[int], plain: Sequence[int], row: Sequence[int]) -> float:
+        each = []
+        for before in (told, plain):
+            logits = self.policy.held.model(torch.tensor([[*before, *row]])).logits[0]
+            at = logits[len(before) - 1 : -1].float() / self.policy.sampling.temperature
+            each.append(at.log_softmax(-1))
+        return float((each[0].exp() * (each[0] - each[1])).sum())
+
+
+class Rivals:
+    """One mixer, its prompts, and the folder of what was drawn."""
+
+    def __init__(self, folder: Path, answers: int):
+        self.frozen = plan.read(HERE / "frozen" / "adapters.toml")
+        spec = self.spec("sentiment")
+        # With szpo's own prompts the set's metric is there; the plan's cells measured their own.
+        ours = {**spec, "sets": [each for each in spec["sets"] if "prompts.path" not in each]}
+        mixer = other_weights.mixer_of_set(start.load_config(ours), say=print)
+        self.policy, self.blocks = mixer.policy, mixer.blocks
+        self.asked = start.heldout_prompts(spec)
+        self.voting = start.load_prompts(spec).train
+        self.folder, self.answers = folder, answers
+
+    def spec(self, taste: str) -> Mapping[str, Any]:
+        """The plan's own cell of this taste."""
+        group = self.frozen.group(f"{taste}-rows-regression")
+        return plan.cell(self.frozen, group, SEED).spec
+
+    def reward(self, taste: str) -> Any:
+        """The panel's reward."""
+        return text_rewards.parse(self.spec(taste)["reward"])
+
+    def kept(self, name: str, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+        """What was made under this name, made now if it was not."""
+        path = self.folder / f"{name}.json"
+        store.make_once(path, self.folder, lambda: store.write_record(path, {}, make()))
+        return dict(store.read_record(path)["found"])
+
+    def measure(
+        self, name: str, z: Floats | None, words: str | None = None
+    ) -> heldout.Measurement:
+        """Texts, KL and guards' figures at a point, z None: the start; asked in words if any."""
+
+        def make() -> Mapping[str, Any]:
+            with moved(self.policy, self.at(z)):
+                found = heldout.measure(
+                    Told(self.policy, words), self.asked, lambda *_: 0.0, samples=self.answers,
+                    seed=start.MEASURING, moved=z is not None or words is not None,
+                )  # fmt: skip
+            return start.measurement_to_json(found)
+
+        return start.measurement_from_json(self.kept(f"measured-{name}", make))
+
+    def at(self, z: Floats | None) -> dict[str, Any]:
+        """Coordinates of a point."""
+        return {"z": np.zeros(self.policy.dim, np.float32) if z is None else np.float32(z)}
+
+    def row(self, taste: str, rival: str, found: heldout.Measurement) -> None:
+        """Print a line: gain with its error over prompts, KL, guards that failed."""
+        reward, base = self.reward(taste), self.measure("start", None)
+
+        def score(measured: heldout.Measurement) -> Floats:
+            texts = [[Answer(text) for text in row] for row in measured.texts]
+            return text_rewards.matrix(reward, self.asked, texts).mean(1)
+
+        values = score(found)
+        error = (values - score(base)).std(ddof=1) / len(values) ** 0.5
+        guards = text_guards.guards(base, found)
+        failed = ", ".join(f"{g.name} {g.value:.2f}" for g in guards if not g.ok) or "hold"
+        print(
+            f"{taste}; {rival}; {values.mean() - level(taste):+.3f} ± {error:.3f}; "
+            f"{found.kl:.2f} ± {found.kl_stderr:.2f} nats; guards: {failed}", flush=True,
+        )  # fmt: skip
+
+
+def level(taste: str) -> float:
+    """Mean reward of the base's eighty answers to each prompt, from the plan's own cells."""
+    lines = (HERE / "cells" / "adapters.csv").read_text(encoding="utf-8").splitlines()
+    rows = csv.DictReader(line for line in lines if not line.startswith("#"))
+    row = next(row for row in rows if row["group"] == f"{taste}-rows-regression")
+    return float(row["reward"]) - float(row["gain"])
+
+
+def single(rivals: Rivals, taste: str) -> None:
+    """The adapter of the taste, by its name."""
+    name, sense, _ = TASTES[taste]
+    z = rivals.blocks.point({name: sense * NATS})
+    rivals.row(taste, f"{name} alone", rivals.measure(f"{name}-{NATS:g}", z))
+
+
+def asked(rivals: Rivals, taste: str) -> None:
+    """The taste in words."""
+    rivals.row(taste, "asked", rivals.measure(f"asked-{taste}", None, TASTES[taste][2]))
+
+
+def equal(rivals: Rivals, taste: str) -> None:
+    """All weights alike: the longest of a few lengths that costs at most 3 nats."""
+    alike = np.linalg.inv(rivals.blocks.mixing.astype(float)).sum(1)
+    alike /= np.linalg.norm(alike)
+
+    def make() -> Mapping[str, Any]:
+        length = math.sqrt(2 * NATS)
+        for _ in range(3):
+            with moved(rivals.policy, rivals.at(alike * length)):
+                kl, _ = rivals.policy.kl(rivals.voting[:24], seed=SEED)
+            if 0.9 * NATS <= kl <= NATS:
+                break
+            length *= math.sqrt(0.95 * NATS / kl)
+        return {"z": (alike * length).tolist(), "kl": kl}
+
+    z = np.array(rivals.kept("equal", make)["z"])
+    rivals.row(taste, "equal weights", rivals.measure("equal", z))
+
+
+RIVALS: Final = {each.__name__: each for each in (single, asked, equal)}
+
+
+def main() -> None:
+    """Run the rivals of each taste that were asked for."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--tastes", default="sentiment,no-comma")
+    parser.add_argument("--only", default=",".join(RIVALS))
+    parser.add_argument("--answers", type=int, default=2, help="to each prompt that measures")
+    given = parser.parse_args()
+    rivals = Rivals(given.folder, given.answers)
+    for taste in given.tastes.split(","):
+        for rival in given.only.split(","):
+            RIVALS[rival](rivals, taste)
+
+
+if __name__ == "__main__":
+    main()
