@@ -334,12 +334,8 @@ def test_pairs_are_written_whole_and_nothing_is_overwritten(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["pairs.jsonl"]
 
 
-ULTRA = {
-    "instruction": "Hello?",
-    "completions": [
-        {"response": "Hi.", "overall_score": 9}, {"response": "No.", "overall_score": 2},
-    ],
-}  # fmt: skip
+RATINGS = {"response": "Hi.", "overall_score": 9}, {"response": "No.", "overall_score": 2}
+ULTRA = {"instruction": "Hello?", "completions": [*RATINGS]}
 
 
 @pytest.mark.parametrize(
@@ -409,50 +405,34 @@ def test_a_table_comes_back_cell_by_cell(texts):
 # ---- what other people's files have beside the pair ----
 
 SAYS = [[*BRIEF, {"role": "assistant", "content": text}] for text in ("Hi.", "No.")]
-ITEMS = {
-    "items": [{"id": "0", "title": "1", "body": "Hi."}, {"id": "1", "title": "2", "body": "No."}]
-}
+ITEMS = [{"id": "0", "title": "1", "body": "Hi."}, {"id": "1", "title": "2", "body": "No."}]
+BESIDE = {"system": "Be brief.", "prompt": "Hello?"}
 
 
 @pytest.mark.parametrize(
     ("kind", "record"),
     [
-        ("trl", {"system": "Be brief.", "prompt": "Hello?", **TEXTS}),
+        ("trl", BESIDE | TEXTS),
         ("trl", {"system_prompt": "Be brief.", "prompt": "Hello?", **TEXTS}),
         ("trl", {"system": "Be brief.", "prompt": BRIEF, **TEXTS}),
         ("trl", {"prompt": "Hello?", "chosen": SAYS[0], "rejected": SAYS[1]}),
         ("ultrafeedback", {"system": "Be brief.", **ULTRA}),
         ("hh", {"system": "Be brief.", **HH}),
-        (
-            "sheet",
-            {"system": "Be brief.", "prompt": "Hello?", "a": "No.", "b": "Hi.", "choice": "b"},
-        ),
-        (
-            "sheet",
-            {
-                "messages": json.dumps(BRIEF),
-                "prompt": "Hello?",
-                "a": "Hi.",
-                "b": "No.",
-                "choice": "A",
-            },
-        ),
-        (
-            "label-studio",
-            export_of({"data": {"system": "Be brief.", "prompt": "Hello?", **ITEMS}}, ["0", "1"]),
-        ),
+        ("sheet", BESIDE | {"a": "No.", "b": "Hi.", "choice": "b"}),
+        ("sheet", {"messages": json.dumps(BRIEF), "prompt": "Hello?", "a": "Hi.", "b": "No.",
+                   "choice": "A"}),
+        ("label-studio", export_of({"data": BESIDE | {"items": ITEMS}}, ["0", "1"])),
     ],
     ids=str,
-)
+)  # fmt: skip
 def test_a_system_prompt_stays_whatever_it_stands_in(kind, record):
     (pair,) = preference_files.FORMATS[kind](record, "here").pairs
     assert (pair.prompt.turns, pair.chosen.text, pair.rejected.text) == (SYSTEM, "Hi.", "No.")
 
 
 def test_other_readers_keep_a_system_prompt_as_well(tmp_path):
-    records = [{"system": "Be brief.", "prompt": "Hello?", **rest} for rest in (
-        TEXTS, {"completions": ["Hi.", "No."]}, {"completion": "Hi."}, {"a": "Hi.", "b": "No."},
-    )]  # fmt: skip
+    ends = TEXTS, {"completions": ["Hi.", "No."]}, {"completion": "Hi."}, {"a": "Hi.", "b": "No."}
+    records = [BESIDE | rest for rest in ends]
     groups = list(preference_files.read_groups(file(tmp_path, records[:2], "g.jsonl")))
     assert groups == [(Prompt(SYSTEM), ("Hi.", "No."))] * 2
     assert preference_files.read_examples(file(tmp_path, records[2:3], "e.jsonl")) == (
