@@ -434,6 +434,9 @@ HUB = "models--me--llama/snapshots/1f2e3d"
         ("/elsewhere/llama", "{tmp}/llama", False),
         ("meta/Llama", "{tmp}/llama", False),
         ("me/llama", "{tmp}/" + HUB, False),
+        ("me/llama at revision main", "{tmp}/" + HUB, False),
+        ("me/llama at revision 1f2e", "{tmp}/" + HUB, False),
+        ("me/llama at revision v2", "{tmp}/" + HUB, True),
         ("/their/cache/" + HUB, "{tmp}/" + HUB, False),
         ("", "{tmp}/llama", False),
         ("me/mistral", "{tmp}/llama", True),
@@ -448,26 +451,14 @@ def test_an_adapter_of_another_base_is_told_in_one_line(tmp_path, caplog, base, 
     for folder in (tmp_path / "llama", tmp_path / "other" / "llama", tmp_path / HUB):
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder_run.model(folder.parent).rename(folder)
-    start = trained(tmp_path / "start", base=base)
+    name, _, revision = base.partition(" at revision ")
+    start = trained(tmp_path / "start", base=name)
+    reconfigure(start, "adapter_config.json", revision=revision or None)
     for read in (loading.load, context.describe)[not told :]:  # a load takes longest
         caplog.clear()
         read(model, adapter=start, dtype="fp32")
         assert len(caplog.messages) == told
         assert not told or all(text in caplog.messages[0] for text in (base, model, str(start)))
-
-
-@pytest.mark.parametrize(
-    ("revision", "told"), [("main", False), ("1f2e", False), (None, False), ("v2", True)]
-)
-def test_an_adapter_of_another_revision_is_told(tmp_path, caplog, revision, told):
-    folder = tmp_path / HUB
-    folder.parent.mkdir(parents=True)
-    folder_run.model(tmp_path).rename(folder)
-    start = trained(tmp_path / "start", base="me/llama")
-    reconfigure(start, "adapter_config.json", revision=revision)
-    loading.load(str(folder), adapter=start)
-    assert len(caplog.messages) == told
-    assert not told or f"me/llama at revision v2, and the model is {folder};" in caplog.text
 
 
 def test_an_adapter_of_szpo_is_taken_back_without_a_word(saved, tmp_path, caplog):
