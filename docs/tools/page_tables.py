@@ -69,6 +69,14 @@ METHODS = {
     "reward model + PPO": ("sentiment-rm+ppo",),
 }
 """Groups of the other frozen plans."""
+EQUAL = {
+    "the default: `regression`, in adapters": "sentiment-rows-regression",
+    "the published `sign` step, in adapters": "s-sixteen-batches-sentiment-sign",
+    "iterative DPO": "trial-sentiment-0-iterative-dpo",
+    "DPO": "trial-sentiment-0-dpo",
+    "reward model + RLOO": "trial-sentiment-0-rloo",
+}
+"""Groups of the frozen plan of adapters that read as many answers."""
 SHOWN = (
     "sentiment-regression", "null-regression", "sentiment-iterative-dpo", "sentiment-dpo",
     "sentiment-rm+ppo",
@@ -254,6 +262,22 @@ def row_of_rule(title: str, votes: int, cells: Cells, values: Floats) -> list[st
     ]
 
 
+def equal() -> Table:
+    """What methods gain of sentiment by answers read, on the panel of the plan of adapters."""
+    read_at = (160, 320, 640)
+    rows = []
+    for title, group in EQUAL.items():
+        at: dict[int, list[Mapping[str, str]]] = {n: [] for n in read_at}
+        for cell in read_cells("adapters"):
+            if cell["group"] == group and int(cell["answers_read"]) in at:
+                at[int(cell["answers_read"])].append(cell)
+        last = at[read_at[-1]]
+        means = [f"{mean(float(c['gain']) for c in at[n]):+.2f}" if at[n] else "" for n in read_at]
+        rows.append([title, *means, f"{mean(kl(last)):.1f}"])
+    heading = ("sentiment, by answers read", *map(str, read_at), "nats")
+    return heading, rows
+
+
 def published() -> Table:
     """The published rules and each departure from them, on the tiny model."""
     found: dict[str, dict[str, list[Mapping[str, str]]]] = {}
@@ -325,7 +349,7 @@ def apart(ours: Cells, theirs: Cells) -> str:
 
 MADE: Mapping[str, Callable[[], Table]] = {
     "forty": forty, "ways": ways, "beside": beside, "groups": groups, "published": published,
-    "published-smollm2": published_smollm2, "tiny": partial(compared, "tiny"),
+    "published-smollm2": published_smollm2, "equal": equal, "tiny": partial(compared, "tiny"),
     "smollm2": partial(compared, "smollm2"), "classes": classes, "differences": differences,
 }  # fmt: skip
 """Tables that are worked out from cells."""
@@ -348,11 +372,11 @@ def main(arguments: list[str]) -> int:
         for file in (EXPERIMENTS / folder).glob("*.csv"):
             read(file.stem, folder)
     old = []
-    for page in sorted(DOCS.glob("*.md")):
+    for page in (DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))):
         text = page.read_text(encoding="utf-8")
         new = MARKED.sub(table, text)
         if new != text:
-            old.append(f"docs/{page.name}")
+            old.append(str(page.relative_to(DOCS.parent)))
             if "--check" not in arguments:
                 page.write_text(new, encoding="utf-8")
     if old and "--check" in arguments:

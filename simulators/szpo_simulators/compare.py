@@ -469,6 +469,7 @@ def run_plan(
         require_modules(wanted)
         failures = run_cells(study.console, store, wanted, jobs)
         for one in wanted if frozen.base_answers else ():
+            console.doing("drawing the base's answers that gains count from")
             start.draw_many(one.spec, store.folder, frozen.base_answers)
     found = show_finished(study, frozen, store, {one.label for one in wanted})
     for line in failures:
