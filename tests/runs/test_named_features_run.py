@@ -291,7 +291,7 @@ def test_words_of_the_settings_are_in_the_recorded_prior_and_change_no_set_up():
     assert made.features is not None and made.features.said == ("commas",)
     assert record_settings(made)["features"]["said"] == ["commas"]
     assert "said" not in record_settings(without)["features"]
-    told = said.read(["no commas; zesty"], named.names).told
+    _, told = said.read(["no commas; zesty"], named.names)
     assert assemble.describe_words(config, named, ()) == told and len(told) == 2
     keys = [subspace_setup.setup_key(each, "0", "fp32", ()) for each in (config, plain)]
     assert keys[0] == keys[1]
