@@ -145,8 +145,13 @@ def nearest_existing(folder: Path) -> Path:
 
 
 def _versions(_: Path) -> Iterator[Check]:
-    text = ", ".join(f"{name} {version}" for name, version in versions().items())
-    yield Check("versions", "ok", f"{text}, on {platform.system()} {platform.machine()}")
+    found = versions()
+    text = ", ".join(f"{name} {version}" for name, version in found.items())
+    text = f"{text}, on {platform.system()} {platform.machine()}"
+    if lacking := " ".join(name for name in PACKAGES if name not in found):
+        yield Check("versions", "fail", f"{text}; install what is missing: pip install {lacking}")
+    else:
+        yield Check("versions", "ok", text)
 
 
 def _sqlite(_: Path) -> Iterator[Check]:

@@ -125,6 +125,14 @@ def test_other_libraries_than_the_runs_are_named(tmp_path, recorded, words):
     assert words in check.text and check.status == ("ok" if "as recorded" in words else "warn")
 
 
+def test_a_library_that_is_missing_is_a_failure_that_names_its_command(monkeypatch):
+    (sound,) = doctor._versions(None)
+    monkeypatch.setattr(doctor, "PACKAGES", (*doctor.PACKAGES, "no-such-library"))
+    (check,) = doctor._versions(None)
+    assert (sound.status, check.status) == ("ok", "fail")
+    assert check.text == f"{sound.text}; install what is missing: pip install no-such-library"
+
+
 def test_damaged_pages_are_a_failure_that_names_recover(path):
     conn = sqlite3.connect(path)
     (root,) = conn.execute("SELECT rootpage FROM sqlite_master WHERE name = 'votes'").fetchone()
