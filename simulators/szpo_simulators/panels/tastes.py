@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from szpo.errors import UsageError
-from szpo_simulators.panels import sealed_one
+from szpo_simulators.panels import sealed_one, sealed_two
 from szpo_simulators.panels.text_features import Scored
 
 Taste: TypeAlias = Callable[[str, str], float]
@@ -276,8 +276,8 @@ TASTES: Final[dict[str, tuple[str, Taste]]] = {
 
 
 def reward(argument: str | None) -> Scored:
-    """The taste of this name as a reward; those of `sealed_one` have names as well."""
-    known = TASTES | sealed_one.TASTES
+    """The taste of this name as a reward; the sealed ones have names as well."""
+    known = TASTES | sealed_one.TASTES | sealed_two.TASTES
     if argument not in known:
         raise UsageError(f"needs a taste, as in taste:few commas; there are {', '.join(known)}")
     _, taste = known[argument]
