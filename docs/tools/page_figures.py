@@ -21,7 +21,7 @@ from page_tables import DOCS, read
 from szpo_simulators.study import COLOURS, MARKS, Study
 
 NAMES = (
-    "frontier", "compare-published-votes", "compare-smollm2-votes", "compare-smollm2-kl",
+    "frontier", "compare-published-votes",
     "compare-tiny-votes", "compare-tiny-kl", "known-sign-read",
 )  # fmt: skip
 SHADES = (*COLOURS, "#888888", "#882255", "#999933")

@@ -77,6 +77,15 @@ EQUAL = {
     "reward model + RLOO": "trial-sentiment-0-rloo",
 }
 """Groups of the frozen plan of adapters that read as many answers."""
+NOTES = {
+    "eight batches": "eight adapters, batches",
+    "eight rows": "eight adapters, rows",
+    "all batches": "all weights, batches",
+    "all rows": "all weights, rows",
+}
+"""Coordinates and ways of asking of the part of that plan on the tiny model."""
+NOTES_AT = {"0.3333333333333333": "640", "1.0": "1,920"}
+"""Answers read at two shares of that part's cells."""
 SHOWN = (
     "sentiment-regression", "null-regression", "sentiment-iterative-dpo", "sentiment-dpo",
     "sentiment-rm+ppo",
@@ -278,6 +287,27 @@ def equal() -> Table:
     return heading, rows
 
 
+def notes() -> Table:
+    """`known` and `sign` at their simplest on the tiny model, in adapters and in all weights."""
+    found: dict[tuple[str, str, str], dict[str, list[Mapping[str, str]]]] = {}
+    for cell in read_cells("adapters"):
+        if cell["part"] == "T":
+            space, asked, taste = re.findall(r"t-(\w+)-(\w+)-(.+)-\w+$", cell["group"])[0]
+            of = found.setdefault((f"{space} {asked}", cell["method"], cell["share"]), {})
+            of.setdefault(taste, []).append(cell)
+    rows: dict[tuple[str, str], list[str]] = {}
+    for (where, rule, share), tastes in found.items():
+        if share in NOTES_AT:
+            row = rows.setdefault((where, rule), [NOTES[where], rule])
+            for taste in ("sentiment", "first-person"):
+                mean_gain = mean(float(cell["gain"]) for cell in tastes[taste])
+                row.append(f"{mean_gain:+.2f}, {mean(kl(tastes[taste])):.1f}")
+    columns = [
+        f"{taste}, {n}" for n in NOTES_AT.values() for taste in ("sentiment", "first person")
+    ]
+    return ("where, asked by", "rule", *columns), [*rows.values()]
+
+
 def published() -> Table:
     """The published rules and each departure from them, on the tiny model."""
     found: dict[str, dict[str, list[Mapping[str, str]]]] = {}
@@ -349,8 +379,9 @@ def apart(ours: Cells, theirs: Cells) -> str:
 
 MADE: Mapping[str, Callable[[], Table]] = {
     "forty": forty, "ways": ways, "beside": beside, "groups": groups, "published": published,
-    "published-smollm2": published_smollm2, "equal": equal, "tiny": partial(compared, "tiny"),
-    "smollm2": partial(compared, "smollm2"), "classes": classes, "differences": differences,
+    "published-smollm2": published_smollm2, "equal": equal, "notes": notes,
+    "tiny": partial(compared, "tiny"),
+    "classes": classes, "differences": differences,
 }  # fmt: skip
 """Tables that are worked out from cells."""
 
