@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -399,22 +400,43 @@ class Generation(Section):
     )
 
 
-RAY_ROWS = 32
-"""Default of `Engine.chunk_rows` for Ray's workers."""
-VLLM_ROWS = 128
-"""Default of `Engine.chunk_rows` for vLLM's servers, which batch requests themselves."""
 Address = Annotated[str, Field(pattern=r"^https?://[^\s@?#/]+(/[^\s@?#]*)?$")]
-GOES_WITH = {
-    "ray": ("address", "workers", "gpus", "insecure_hosts"),
-    "vllm": ("replicas", "adapters", "insecure_hosts"),
-}
-"""By kind of engine: the settings that not every kind has."""
+
+
+@dataclass(frozen=True)
+class EngineKind:
+    """What goes with an `engine.kind`."""
+
+    module: str = ""
+    """It has `demand`, `unreachable`, `load`, `measure` and `leave`, as Ray's has them."""
+    rows: int | None = None
+    """Default of `Engine.chunk_rows`."""
+    own: tuple[str, ...] = ()
+    """Settings that not every kind has."""
+    fixed: tuple[str, ...] = ()
+    """Those of them that answers depend on; the others may change when a run is resumed."""
+    holds_model: bool = False
+    """Whether workers hold the model, and the run's process does not."""
+
+    @property
+    def movable(self) -> tuple[str, ...]:
+        """Settings that may change when a run is resumed."""
+        return tuple(name for name in self.own if name not in self.fixed)
+
+
+ELSEWHERE = {
+    "ray": EngineKind("szpo.policies.ray_engine", 32,
+                      ("address", "workers", "gpus", "insecure_hosts"), ("gpus",), True),
+    "vllm": EngineKind("szpo.policies.vllm_engine", 128,  # servers batch requests themselves
+                       ("replicas", "adapters", "insecure_hosts")),
+}  # fmt: skip
+"""Engines outside the run's process; a new one needs a row here and its module."""
 
 
 class Engine(Section):
     """Where answers are generated: in this process, by workers, or by servers."""
 
-    kind: Annotated[str, OneOf(("local", *GOES_WITH), "szpo.engines")] = Field(
+    kind: Annotated[str, OneOf(("local", *ELSEWHERE), "szpo.engines")] = Field(
         "local",
         description="local: in the run's own process; ray: by Ray workers (extra ray); vllm: by "
         "vLLM servers over HTTP (extra judge); or an engine of another package.",
@@ -454,11 +476,10 @@ class Engine(Section):
 
     @model_validator(mode="after")
     def _fits_kind(self) -> Self:
-        for kind, names in GOES_WITH.items():
-            for name in names:
+        for kind, each in ELSEWHERE.items():
+            for name in each.own:
                 default = type(self).model_fields[name].default
-                own = name in GOES_WITH.get(self.kind, ())
-                if not own and getattr(self, name) != default:
+                if name not in self.traits.own and getattr(self, name) != default:
                     raise ValueError(
                         f'{name} goes with engine.kind "{kind}"; engine.kind is "{self.kind}"'
                     )
@@ -470,15 +491,19 @@ class Engine(Section):
         return self
 
     @property
+    def traits(self) -> EngineKind:
+        """What goes with the kind."""
+        return ELSEWHERE.get(self.kind, EngineKind())
+
+    @property
     def rows(self) -> int | None:
         """Rows in a chunk; None: all rows of a call."""
-        default = {"ray": RAY_ROWS, "vllm": VLLM_ROWS}
-        return default.get(self.kind) if self.chunk_rows is None else self.chunk_rows
+        return self.traits.rows if self.chunk_rows is None else self.chunk_rows
 
     @property
     def is_local(self) -> bool:
         """Whether the run's own process holds the model, without workers or servers."""
-        return self.kind not in GOES_WITH
+        return self.kind not in ELSEWHERE
 
 
 class Judge(Section):

@@ -76,7 +76,7 @@ def check_files(config: Config) -> None:
         base = loading.locate(m.name, weights=False)
         for place in adapters.find(config.subspace.adapters):
             adapters.read(place, m.name, base)
-    if config.engine.kind == "ray":
+    if config.engine.traits.holds_model:
         loading.locate(m.name, weights=False)
         return
     devices.demand(m.device)

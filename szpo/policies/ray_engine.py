@@ -23,13 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from szpo import files
-from szpo.config.tables import RAY_ROWS, Engine
+from szpo.config.schema import Config
+from szpo.config.tables import Engine
 from szpo.errors import EngineError, IntegrityError, ResourceError, RunError, SzpoError, UsageError
 from szpo.outgoing import is_here
 from szpo.plugins import how_to_install
 from szpo.policies import worker
 from szpo.policies.requests import AnswerRequest, R, Scores, Texts, Tokens, join
 from szpo.policies.worker import SETUPS, Coordinates, Identity, Places, Setup, Who, Worker
+from szpo.types import Prompt
 
 Task: TypeAlias = tuple[Who, Any]
 """Which model is asked, and the request."""
@@ -405,7 +407,7 @@ class RayBackend:
             facts: The base model as known without its weights (`szpo.models.context.Described`).
             workers: The workers; closed with the backend.
         """
-        self.workers, self.chunk_rows = workers, engine.rows or RAY_ROWS
+        self.workers, self.chunk_rows = workers, engine.rows or 1
         self._counts = [0]
         """Shared by all backends of `at`."""
         self._who: Who = "run"
@@ -506,3 +508,38 @@ def start_workers(engine: Engine, facts: Any) -> RayBackend:
             "model.device cpu"
         )
     return RayBackend(engine, facts, Workers(engine))
+
+
+def load(config: Config, *, adapter: bool) -> RayBackend:
+    """Start workers that hold the settings' model, of which this process reads only the facts."""
+    from szpo.policies import language_model
+
+    return start_workers(config.engine, language_model.describe(config, adapter=adapter))
+
+
+def measure(config: Config, prompt: Prompt) -> tuple[str, int, float]:
+    """What the workers are, their number, and the seconds in which each answers a chunk.
+
+    They answer one chunk each, twice; the second time counts.
+    """
+    from szpo.models import loading
+    from szpo.policies import subspace_setup
+
+    engine = config.engine
+    with contextlib.closing(load(config, adapter=False)) as host:
+        asked = host.beside(host.facts.name)
+        facts = asked.facts
+        table = np.array([(0, 0, 0, i) for i in range(host.chunk_rows * engine.workers)], np.int64)
+        tokens = loading.encode(facts.tokenizer, prompt)
+        sampling = replace(subspace_setup.sampling_of(config), stop=())
+        request = AnswerRequest({}, (), (tokens,), (bytes(16),), table, sampling)
+        asked.answer(request)
+        began = time.monotonic()
+        asked.answer(request)
+        seconds = time.monotonic() - began
+    where = engine.address or "a cluster of its own on 127.0.0.1"
+    what = (
+        f"{engine.workers} workers at {where}: {facts.name}, {facts.dtype} on "
+        f"{facts.hardware or facts.device}, equal models and versions"
+    )
+    return what, engine.workers, seconds

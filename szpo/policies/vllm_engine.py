@@ -19,7 +19,8 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from szpo import outgoing
-from szpo.config.tables import VLLM_ROWS, Engine
+from szpo.config.schema import Config
+from szpo.config.tables import Engine
 from szpo.errors import EngineError, UsageError
 from szpo.models.loading import Loaded
 from szpo.models.sampling import Sampling
@@ -31,7 +32,7 @@ from szpo.policies import vllm_trusted_model
 from szpo.policies.backend import LocalBackend, start_of
 from szpo.policies.requests import AnswerRequest, Tokens
 from szpo.policies.subspaces import Subspace
-from szpo.types import Shift
+from szpo.types import Prompt, Shift
 
 T = TypeVar("T")
 KAPPA = 1.62
@@ -112,6 +113,19 @@ def unreachable(engine: Engine) -> str | None:
     return _apart(ask())
 
 
+def leave() -> None:
+    """Nothing: each request goes to a server by itself."""
+
+
+def load(config: Config, *, adapter: bool) -> VllmBackend:
+    """Load the settings' model into this process, with the servers to answer."""
+    from szpo.policies import language_model
+
+    loaded = language_model.load_host(config, adapter=adapter).facts
+    # People take minutes for a step, so a second to rescore each row does not matter.
+    return VllmBackend(loaded, config.engine, each_row=config.panel.kind == "people")
+
+
 def _apart(work: Coroutine[Any, Any, T]) -> T:
     """Run it in a new thread, since the caller's thread may already run an event loop."""
     with ThreadPoolExecutor(1) as thread:
@@ -154,7 +168,7 @@ def connect(engine: Engine, loaded: Any, local: Any, **options: Any) -> Any:
         folder,
         trusted,
         lambda request: Decoding(request.sampling, tuple(stop), words),
-        chunk_rows=engine.rows or VLLM_ROWS,
+        chunk_rows=engine.rows or 1,
         each_row=options.get("each_row", False),
     )
 
@@ -170,23 +184,31 @@ def canary_request(subspace: Subspace) -> AnswerRequest:
 # ---- measuring the cost of a step ----
 
 
-def measure_chunk(
-    engine: Engine, prompt: tuple[int, ...], decoding: Any, rows: int
-) -> tuple[float, str]:
-    """Seconds that a chunk of ``rows`` equal prompts takes, and the servers' versions.
+def measure(config: Config, prompt: Prompt) -> tuple[str, int, float]:
+    """What the servers are, their number, and the seconds in which each answers a chunk.
 
-    All servers answer such a chunk at the same time, twice; the time of the second round counts.
+    All answer a chunk of equal prompts at the same time, twice; the second time counts.
     """
-    return _apart(_measure(engine, prompt, decoding, rows))
+    from szpo.models import loading
+    from szpo.models.logprobs import vocabulary_size
+    from szpo.policies import language_model, subspace_setup
+    from szpo.policies.vllm_messages import Decoding
+
+    engine, urls = config.engine, config.engine.replicas or []
+    facts = language_model.describe(config, adapter=False)
+    sampling, stop = subspace_setup.sampling_of(config), loading.stop_tokens(facts)
+    decoding = Decoding(sampling, stop, vocabulary_size(facts))
+    tokens = loading.encode(facts.tokenizer, prompt)
+    seconds, version = _apart(_measure(engine, tokens, decoding))
+    later = "model, adapters and seeds are looked at when a run begins"
+    return f"vLLM {version} at {', '.join(urls)}; {later}", len(urls), seconds
 
 
-async def _measure(
-    engine: Engine, prompt: tuple[int, ...], decoding: Any, rows: int
-) -> tuple[float, str]:
+async def _measure(engine: Engine, prompt: tuple[int, ...], decoding: Any) -> tuple[float, str]:
     from szpo.policies.vllm_messages import Row
     from szpo.policies.vllm_servers import GoneError, ServedChunk, servers_of
 
-    servers = servers_of(engine)
+    servers, rows = servers_of(engine), engine.rows or 1
     try:
         shown = [await server.look() for server in servers]
         for server, seen in zip(servers, shown, strict=True):

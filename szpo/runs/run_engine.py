@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from szpo import plugins
 from szpo.config import model_table, settings_file
 from szpo.config.schema import Config
-from szpo.config.tables import RAY_ROWS, VLLM_ROWS
+from szpo.config.tables import Engine
 from szpo.errors import SzpoError, UsageError
 from szpo.ledger import run_spec
 from szpo.ledger.database import Ledger
 from szpo.runs import budget, known_addresses
 from szpo.runs.doctor import Check
-from szpo.types import Say
+from szpo.types import Prompt, Say
 from szpo.voting import lease, pauses
 
 if TYPE_CHECKING:
@@ -44,10 +44,9 @@ def choose_device(config: Config) -> Config:
     """
     from szpo.models import devices
 
-    if config.engine.kind == "ray":
-        from szpo.policies import ray_engine
-
-        ray_engine.demand(config.engine)
+    if not config.engine.is_local:
+        _module(config.engine).demand(config.engine)
+    if config.engine.traits.holds_model:
         m, usual = config.model, "cuda" if config.engine.gpus else "cpu"
         dtype = "bf16" if config.engine.gpus else devices.usual_dtype(usual)
         return _set(
@@ -56,10 +55,6 @@ def choose_device(config: Config) -> Config:
             device=usual if m.device == "auto" else m.device,
             dtype=dtype if m.dtype == "auto" else m.dtype,
         )
-    if config.engine.kind == "vllm":
-        from szpo.policies import vllm_engine
-
-        vllm_engine.demand(config.engine)
     chosen = devices.choose(config.model.device, config.model.dtype)
     name = config.model.name
     if name == model_table.AUTO:
@@ -91,7 +86,7 @@ def restore_device(
 
     device, hardware = read_device(ledger)
     name = ledger.path.name
-    if driven and config.engine.kind == "ray":  # `require_same_device` checks the workers' device
+    if driven and config.engine.traits.holds_model:  # `require_same_device` checks theirs
         usual = "cuda" if config.engine.gpus else "cpu"
         if wanted not in (None, "auto", usual):
             raise UsageError(f"--device {wanted}: the workers of {name} compute on {usual}")
@@ -153,15 +148,14 @@ PolicyFactory: TypeAlias = "Callable[..., Policy]"
 """A function of ``root_seed`` that another package registers at `szpo.policies`."""
 RETRY_S: Final = 5.0
 """Seconds between two tries to reach an engine that is away."""
-CHANGEABLE: Final[Mapping[str, tuple[str, ...]]] = {
-    "local": (),
-    "ray": ("address", "workers", "insecure_hosts"),
-    "vllm": ("replicas", "adapters", "insecure_hosts"),
-}
-"""By kind of engine: settings that may change at resuming, since answers do not depend on them."""
 AWAY: Final = (
     "the machines that write the answers cannot be reached; the run continues when they are back"
 )
+
+
+def _module(engine: Engine) -> ModuleType:
+    """The module of an engine that is not local; see `EngineKind.module`."""
+    return import_module(engine.traits.module)
 
 
 def find_factory(config: Config) -> PolicyFactory | None:
@@ -186,19 +180,9 @@ def load_host(config: Config, *, adapter: bool, driven: bool) -> Backend:
     """
     from szpo.policies import language_model
 
-    if driven and config.engine.kind == "ray":
-        from szpo.policies import ray_engine
-
-        return ray_engine.start_workers(
-            config.engine, language_model.describe(config, adapter=adapter)
-        )
-    host = language_model.load_host(config, adapter=adapter)
-    if driven and config.engine.kind == "vllm":
-        from szpo.policies.vllm_engine import VllmBackend
-
-        # People take minutes for a step, so a second to rescore each row does not matter.
-        return VllmBackend(host.facts, config.engine, each_row=config.panel.kind == "people")
-    return host
+    if driven and not config.engine.is_local:
+        return cast("Backend", _module(config.engine).load(config, adapter=adapter))
+    return language_model.load_host(config, adapter=adapter)
 
 
 @contextlib.contextmanager
@@ -227,7 +211,7 @@ def restore_engine(config: Config, ledger: Ledger, wanted: Mapping[str, Any] | N
             f"engine.{next(iter(wanted))} goes with workers; this run has engine.kind "
             f'"{config.engine.kind}": leave it out'
         )
-    names = CHANGEABLE.get(config.engine.kind) or CHANGEABLE["ray"]
+    names = config.engine.traits.movable
     for name in wanted:
         if name not in names:
             raise UsageError(
@@ -251,7 +235,7 @@ def _addresses(wanted: Mapping[str, Any]) -> list[str]:
 
 def record_engine_move(ledger: Ledger, config: Config) -> None:
     """Record a resumed run's engine settings that may change, if they did."""
-    names = CHANGEABLE.get(config.engine.kind) or CHANGEABLE["ray"]
+    names = config.engine.traits.movable
     now = {name: getattr(config.engine, name) for name in names}
     before = ledger.spec["config"].get("engine", {})
     known = {name: before.get(name, now[name]) for name in names}
@@ -263,23 +247,14 @@ def record_engine_move(ledger: Ledger, config: Config) -> None:
 
 def is_away(config: Config) -> bool:
     """Whether the settings' workers or servers cannot be reached."""
-    if config.engine.kind == "vllm":
-        from szpo.policies import vllm_engine
-
-        return vllm_engine.unreachable(config.engine) is not None
-    if config.engine.kind != "ray":
-        return False
-    from szpo.policies import ray_engine
-
-    return ray_engine.unreachable(config.engine) is not None
+    engine = config.engine
+    return not engine.is_local and _module(engine).unreachable(engine) is not None
 
 
 def leave(config: Config) -> None:
     """Leave a cluster that is gone, so that this process can join one again."""
-    if config.engine.kind == "ray":
-        from szpo.policies import ray_engine
-
-        ray_engine.leave()
+    if not config.engine.is_local:
+        _module(config.engine).leave()
 
 
 def note_away(ledger: Ledger) -> None:
@@ -303,13 +278,14 @@ def examine_engine(config: Config, prompt: str = "Write a sentence.") -> Iterato
     if engine.is_local:
         yield Check("engine", "ok", f"{engine.kind}: the run's own process holds the model")
         return
-    ask = _ask_servers if engine.kind == "vllm" else _ask_workers
     try:
-        what, size, places, chunk_s = ask(config, prompt)
+        config = choose_device(config)  # looks whether the engine is there
+        asked = Prompt.user(prompt, config.prompts.system)
+        what, places, chunk_s = _module(config.engine).measure(config, asked)
     except SzpoError as error:
         yield Check("engine", "fail", str(error))
         return
-    rows = budget.step_answers(config)
+    rows, size = budget.step_answers(config), engine.rows or 1
     chunks = math.ceil(rows / size)
     seconds = math.ceil(chunks / places) * chunk_s
     step = (
@@ -318,67 +294,3 @@ def examine_engine(config: Config, prompt: str = "Write a sentence.") -> Iterato
     )
     yield Check("engine", "ok", what)
     yield Check("a step there", "ok", step)
-
-
-_Measured: TypeAlias = tuple[str, int, int, float]
-"""What an engine is, the rows of a chunk, its workers or servers, and the seconds in which all of
-them answer a chunk each."""
-
-
-def _ask_servers(config: Config, prompt: str) -> _Measured:
-    from szpo.models import context, loading
-    from szpo.models.logprobs import vocabulary_size
-    from szpo.policies import subspace_setup, vllm_engine
-    from szpo.policies.vllm_messages import Decoding
-
-    engine = config.engine
-    vllm_engine.demand(engine)
-    chosen = choose_device(config).model
-    dtype = "fp32" if chosen.dtype == "auto" else chosen.dtype
-    facts = context.describe(chosen.name, dtype=dtype)
-    decoding = Decoding(
-        subspace_setup.sampling_of(config), loading.stop_tokens(facts), vocabulary_size(facts)
-    )
-    size, urls = engine.rows or VLLM_ROWS, engine.replicas or []
-    seconds, version = vllm_engine.measure_chunk(
-        engine, _encode(config, facts, prompt), decoding, size
-    )
-    return (
-        f"vLLM {version} at {', '.join(urls)}; model, adapters and seeds are looked at when a run "
-        "begins",
-        size, len(urls), seconds,
-    )  # fmt: skip
-
-
-def _ask_workers(config: Config, prompt: str) -> _Measured:
-    import numpy as np
-
-    from szpo.policies import requests, subspace_setup
-
-    engine, size = config.engine, config.engine.rows or RAY_ROWS
-    host = load_host(choose_device(config), adapter=False, driven=True)
-    with contextlib.closing(host):
-        asked = host.beside(host.facts.name)
-        facts = asked.facts
-        table = np.array([(0, 0, 0, i) for i in range(size * engine.workers)], np.int64)
-        request = requests.AnswerRequest(
-            {}, (), (_encode(config, facts, prompt),), (bytes(16),), table,
-            replace(subspace_setup.sampling_of(config), stop=()),
-        )  # fmt: skip
-        asked.answer(request)
-        began = time.monotonic()
-        asked.answer(request)
-        seconds = time.monotonic() - began
-    where = engine.address or "a cluster of its own on 127.0.0.1"
-    return (
-        f"{engine.workers} workers at {where}: {facts.name}, {facts.dtype} on "
-        f"{facts.hardware or facts.device}, equal models and versions",
-        size, engine.workers, seconds,
-    )  # fmt: skip
-
-
-def _encode(config: Config, facts: ModelFacts, prompt: str) -> tuple[int, ...]:
-    from szpo.models import loading
-    from szpo.types import Prompt
-
-    return loading.encode(facts.tokenizer, Prompt.user(prompt, config.prompts.system))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from szpo.cli.app import call
 from szpo.config import settings_file
+from szpo.config.tables import ELSEWHERE, Engine
 from szpo.errors import EngineError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
@@ -138,6 +140,14 @@ def test_a_local_run_has_no_workers_to_move(tmp_path, model, capsys):
     capsys.readouterr()
     assert resume(local, "engine.workers=2") == 2
     assert 'goes with workers; this run has engine.kind "local"' in capsys.readouterr().err
+    assert Engine().traits.movable == ()
+
+
+@pytest.mark.parametrize("kind", ELSEWHERE)
+def test_the_module_of_each_engine_elsewhere_has_what_a_run_calls(kind):
+    module = import_module(ELSEWHERE[kind].module)
+    for name in ("demand", "unreachable", "load", "measure", "leave"):
+        assert callable(getattr(module, name)), f"{kind}: {name}"
 
 
 def test_workers_with_another_gpu_are_refused_at_resume(path, hosts, monkeypatch, capsys):
