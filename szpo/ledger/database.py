@@ -106,6 +106,8 @@ class Ledger:
         except (ValueError, TypeError, RecursionError):
             problem = "the spec is not a JSON object"
             raise IntegrityError(f"{path}: runs row {self.run}: {problem}") from None
+        self.checked: Final[dict[str, Any]] = {}
+        """What `run_spec` has read and checked; neither the spec nor drawn features change."""
 
     # ---- making and opening ----
 

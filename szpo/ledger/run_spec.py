@@ -32,12 +32,17 @@ def recorded_settings(ledger: Ledger) -> Settings:
     """
     if "optimizer" not in ledger.spec:
         raise IntegrityError(f"{ledger.path.name}: the spec has no optimizer settings")
-    require_rule(ledger)
-    found = read_settings(ledger.spec["optimizer"], ledger.root_seed, ledger.layout)
-    drawn = list(ledger.events(FEATURES)) if found.idle else []
+    if "optimizer" not in ledger.checked:
+        require_rule(ledger)
+        body = ledger.spec["optimizer"]
+        ledger.checked["optimizer"] = read_settings(body, ledger.root_seed, ledger.layout)
+    found: Settings = ledger.checked["optimizer"]
+    drawn = list(ledger.events(FEATURES)) if found.idle and found.features is None else []
     try:
-        named = NamedFeatures.from_json(drawn[0]["body"]) if drawn else None
-        return found if named is None else replace(found, features=named)
+        if drawn:
+            found = replace(found, features=NamedFeatures.from_json(drawn[0]["body"]))
+            ledger.checked["optimizer"] = found
+        return found
     except (KeyError, TypeError, UsageError) as error:
         raise IntegrityError(
             f"{ledger.path.name}: its features cannot be read ({error})"
@@ -61,8 +66,10 @@ def recorded_config(ledger: Ledger) -> Config | None:
     """The settings given to `szpo run`, with votes added since; None for a run made otherwise."""
     if "config" not in ledger.spec:
         return None
-    found = settings_file.check(recorded_tables(ledger.spec), where=ledger.path.name)
-    return with_budget(found, ledger)
+    if "config" not in ledger.checked:
+        tables = recorded_tables(ledger.spec)
+        ledger.checked["config"] = settings_file.check(tables, where=ledger.path.name)
+    return with_budget(ledger.checked["config"], ledger)
 
 
 def recorded_tables(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -197,8 +197,7 @@ def closed_on_error(host: Backend) -> Iterator[None]:
 
 def read_settings(ledger: Ledger, wanted: Mapping[str, Any] | None = None) -> Config:
     """The settings of a recorded run that is to be driven; see `restore`."""
-    config = settings_file.check(run_spec.recorded_tables(ledger.spec), where=ledger.path.name)
-    config = restore_engine(config, ledger, wanted)
+    config = restore_engine(run_spec.recorded_config(ledger) or Config(), ledger, wanted)
     known_addresses.require_trusted(known_addresses.calls_of_run(config), ledger.path.name)
     return config
 

@@ -192,7 +192,6 @@ class Services:
     """Pairs of about equally long answers come first, while votes are not about length."""
     lease: Lease | None = None
     """A lease that the caller holds; None: the run takes its own and gives it back."""
-    _known: list[Settings] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.until_step is None and self.votes_budget is None:
@@ -203,9 +202,7 @@ class Services:
     @property
     def settings(self) -> Settings:
         """The optimizer's settings, as recorded in the ledger."""
-        if not self._known or (self._known[-1].idle and self._known[-1].features is None):
-            self._known.append(recorded_settings(self.ledger))
-        return self._known[-1]
+        return recorded_settings(self.ledger)
 
     @cached_property
     def counted_features(self) -> Mapping[str, Entry]:

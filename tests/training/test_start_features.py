@@ -98,6 +98,7 @@ def test_votes_are_explained_and_nothing_moves(tmp_path, lag):
         policy = drive(settings, ledger, lag=lag)
         found = replay.replay_state(ledger, recorded_settings(ledger)).carried.named
         named = recorded_settings(ledger).features
+        assert recorded_settings(ledger).features is named  # read and checked once
         assert named is not None and set(named.names) == {*MARKS}
         top = named_features.claims(found, named)[0]
         assert (top.feature, top.more) == ("exclamations", True) and top.chance > 0.9
