@@ -30,7 +30,7 @@ class UsageError(SzpoError):
 
 
 class MissingPluginError(UsageError):
-    """A ledger needs another package that is not installed."""
+    """A ledger needs a rule that neither this szpo nor an installed package has."""
 
 
 class LeaseError(SzpoError):

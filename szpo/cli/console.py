@@ -58,7 +58,8 @@ def report_stop(how: str) -> None:
         return
     ways = [command for command, once in _ways_on if once is None or once.exists()]
     way = ways[-1] if ways else None
-    verb = "Begin again" if way and way.split()[1] in ANEW else "Continue"
+    words = way.split() if way else ["", ""]
+    verb = "Begin again" if words[1] in ANEW and RESUMED not in words else "Continue"
     complain(
         f"stopped by {how}" + (f"; nothing counted is lost. {verb} with: {way}" if way else "")
     )
@@ -66,6 +67,8 @@ def report_stop(how: str) -> None:
 
 ANEW: Final = ("baseline", "improve")
 """Commands that keep nothing of what they had done when they were stopped."""
+RESUMED: Final = "self-rewarding"
+"""The baseline that goes on after its last complete model."""
 _ways_on: list[tuple[str | None, Path | None]] = []
 CHILD: Final = "SZPO_CHILD"
 """Set in the environment of a process that szpo itself starts and ends."""
@@ -275,7 +278,7 @@ def fail(error: BaseException) -> int:
     if callable(described):
         context = getattr(error, "ctx", None)
         hint = f" (see: {context.command_path} --help)" if context else ""
-        complain(f"error: {described()}{hint}")
+        complain(f"error: {described() or 'no command given'}{hint}")
         return 2
     if isinstance(error, MemoryError):
         complain("error: out of memory; lower optimizer.D, or set model.quantization to nf4")

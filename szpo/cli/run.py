@@ -44,6 +44,8 @@ from szpo.voting.function_panel import Score
 if TYPE_CHECKING:
     from szpo.runs.assemble import CheckedConfig, RunParts
 
+SAID: Final = 5
+"""Most lines on what decided that a result has."""
 WARN_AT: Final = 0.7
 """A run warns of drift at this share of its KL limit."""
 TELL_EVERY_S: Final = 30.0
@@ -457,7 +459,7 @@ def _conclude(
 def say_result(ledger: Ledger, panelist: str | None = None) -> None:
     """Print whether a run helped, what its votes taught, and the commands that come next.
 
-    Of what people say decided all lines, or those of one ``panelist``.
+    Of what people say decided the last `SAID` lines, or those of one ``panelist``.
     """
     helped = improvement.read(ledger)
     console.say(helped.sentence)
@@ -473,7 +475,10 @@ def say_result(ledger: Ledger, panelist: str | None = None) -> None:
             console.say(text)
     if helped.last is not None:
         console.say(helped.last.line)
-    for who, line in remarks.read(ledger, panelist):
+    said = list(remarks.read(ledger, panelist))
+    if len(said) > SAID:
+        console.say(f"the last {SAID} of {len(said)} lines on what decided:")
+    for who, line in said[-SAID:]:
         offers = " or ".join(remarks.offer(line))
         console.say(f"{who} says that it decided: {line}\n  a later run can ask: {offers}")
     _say_next(ledger, measured, taught.more_votes(ledger, lesson))

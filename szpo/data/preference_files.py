@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -72,10 +73,7 @@ def read(
     pairs: list[Pair] = []
     ties = count = 0
     bad: dict[str, str] = {}
-    for where, value in read_records(Path(path)):
-        if count == first:
-            break
-        count += 1
+    for count, (where, value) in enumerate(read_records(Path(path), first=first), start=1):
         try:
             one = FORMATS[kind](text_files.require_object(value, where), where)
         except UsageError as error:
@@ -108,20 +106,24 @@ def find_format(path: Path) -> str:
     raise UsageError(f"{path} holds no records")
 
 
-def read_records(path: Path, *, ours: bool = True) -> Iterator[tuple[str, Any]]:
+def read_records(
+    path: Path, *, ours: bool = True, first: int | None = None
+) -> Iterator[tuple[str, Any]]:
     """Yield each record's place in the file and its value; `text_files.Unreadable` if not JSON.
 
     A .csv is a sheet that szpo wrote (``ours``), or another table; see `spreadsheets.read`.
+    ``first``: at most so many.
     """
     text_files.inspect_file(path, "preference file")
     limits = Limits(LINE_LIMIT, FILE_LIMIT, ARRAY_LIMIT)
     names = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
     match names[-1:]:
         case [".csv"]:
-            yield from spreadsheets.read(path, preference_formats.COLUMNS, limits, ours=ours)
+            found = spreadsheets.read(path, preference_formats.COLUMNS, limits, ours=ours)
+            yield from islice(found, first)
         case [".json" | ".jsonl"]:
             cancelled = 0
-            for where, record in text_files.read_json(path, limits):
+            for where, record in islice(text_files.read_json(path, limits), first):
                 cancelled += label_studio.count_cancelled(record)
                 yield where, record
             if cancelled:

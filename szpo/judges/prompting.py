@@ -48,6 +48,11 @@ _PREFERS = (
 )
 _BETTER = r"\b{}\s+(?:wins\b|is\s+(?:\w+\s+){{0,2}}(?:better|best|winner|preferable)\b)"
 _ALONE = rf"{_MARKS}(?:it(?: i|')s )?(?:(?:set|answer) )?(?:%s)[.!]?{_MARKS}[.!]?"
+_CORRECTS = re.compile(
+    rf"(?:^|(?<=[.!?…])){_MARKS}"
+    r"(?:wait|hold on|correction|actually|on reflection|on second thoughts?)\b",
+    re.IGNORECASE | re.MULTILINE,
+)
 _ALIEN = re.compile(r"[|>]|```\w*$")
 _UNSURE = re.compile(r"\b(?:not|neither|cannot|if|whether|unless)\b|n['’]t\b", re.I)
 _DENIED = re.compile(
@@ -129,19 +134,24 @@ def ask_grade(
 def read_verdict(text: str, labels: Labels = LETTERS, *, whole: bool = True) -> Preferred | None:
     r"""The verdict of a reply; None where there is none, or where two contradict.
 
-    It is what the reply states as its verdict, answer or choice, anywhere but in a quotation; else
-    what its first or last line is, or its last one prefers. ``whole``: the reply was not cut.
+    It is what the reply states as its verdict, answer or choice, anywhere but in a quotation, or
+    after "Wait" where it corrects itself; else what its first or last line is, or its last one
+    prefers. ``whole``: the reply was not cut.
 
     >>> read_verdict("Both try.\n**Verdict: B**"), read_verdict("Answer: A, which is shorter.")
     ('second', 'first')
     >>> read_verdict("Verdict: A or B"), read_verdict("Verdict: A\nVerdict: B")
     (None, None)
+    >>> read_verdict("Verdict: A\nWait.\nVerdict: B"), read_verdict("Verdict: A\nWait, B wins.")
+    ('second', None)
     """
     first, second = (rf"{re.escape(label)}\b" for label in labels)
     options: dict[Preferred, str] = {"first": first, "second": second, "tie": _TIE}
-    found, last = _stated(text, _VERDICT, options), "".join(_own_lines(text)[-1:])
-    if whole and not found:
-        found = _alone(text, options)
+    found, last = _stated(_corrected(text), _VERDICT, options), "".join(_own_lines(text)[-1:])
+    loose = whole and not found  # a correction that states nothing may contradict what it corrects
+    found = found or _stated(text, _VERDICT, options)
+    if loose:
+        found = found or _alone(text, options)
         own = "" if _UNSURE.search(last) else re.sub(r"[*`]|__", "", last)
         for part in re.split("[.,;:!?]", own):  # letters as written: "a" may be a word
             found |= {
@@ -160,9 +170,15 @@ def read_grade(text: str, *, whole: bool = True) -> int | None:
     (4, None, None)
     """
     options = {n: rf"{n}(?![\w/])|{n}(?:\s*/\s*|\s+out\s+of\s+)5\b" for n in range(1, 6)}
-    found = _stated(text, r"(?:grade|rating|score|verdict)", options)
+    key = r"(?:grade|rating|score|verdict)"
+    found = _stated(_corrected(text), key, options) or _stated(text, key, options)
     found = found or (_alone(text, options) if whole else set())
     return found.pop() if len(found) == 1 else None
+
+
+def _corrected(text: str) -> str:
+    """What follows the reply's last correction of itself, or all of it."""
+    return _CORRECTS.split("\n".join(_own_lines(text)))[-1]
 
 
 def _stated(text: str, key: str, options: Mapping[_Option, str]) -> set[_Option]:

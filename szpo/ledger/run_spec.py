@@ -28,7 +28,7 @@ def recorded_settings(ledger: Ledger) -> Settings:
 
     Raises:
         IntegrityError: the spec has none, or its features cannot be read.
-        MissingPluginError: the run's rule comes from a package that is not installed.
+        MissingPluginError: the run's rule is not here.
     """
     if "optimizer" not in ledger.spec:
         raise IntegrityError(f"{ledger.path.name}: the spec has no optimizer settings")
@@ -55,10 +55,13 @@ def require_rule(ledger: Ledger) -> None:
     if not isinstance(name, str) or optimizer.find_rule(name) is not None:
         return
     origin = ledger.spec.get("plugins", {}).get("rule")
-    package = "a package" if origin is None else f"{origin['package']} {origin['version']}"
+    why, way = "is not among those of this szpo", "use the szpo that made it"
+    if origin is not None:
+        package = f"{origin['package']} {origin['version']}"
+        why, way = f"comes from {package}, which is not installed", "install it"
     raise MissingPluginError(
-        f'{ledger.path.name}: its rule "{name}" comes from {package}, which is not installed; '
-        "without it the run cannot be recomputed; install it"
+        f'{ledger.path.name}: its rule "{name}" {why}; '
+        f"without it the run cannot be recomputed; {way}"
     )
 
 

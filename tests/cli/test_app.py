@@ -152,14 +152,17 @@ def test_a_silent_command_says_what_it_does(monkeypatch):
     assert beside.getvalue() == "set-up (5 s; the machine is busy: load 5.1)\n"
 
 
-@pytest.mark.parametrize("name", ["demo", "serve", "run", "compare", "improve", "baseline"])
+@pytest.mark.parametrize(
+    "name",
+    ["demo", "serve", "run", "compare", "improve", "baseline dpo", "baseline self-rewarding"],
+)
 def test_an_interrupt_before_anything_is_stored_names_the_same_command(name, monkeypatch, capsys):
     def stop(**_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("szpo.cli.app.app", stop)
-    assert call([name, "--set", "run.name=a b", "--debug"]) == 130
-    verb = "Begin again" if name in console.ANEW else "Continue"
+    assert call([*name.split(), "--set", "run.name=a b", "--debug"]) == 130
+    verb = "Begin again" if name in ("improve", "baseline dpo") else "Continue"
     assert capsys.readouterr().err == (
         f"stopped by an interrupt; nothing counted is lost. {verb} with: "
         f"szpo {name} --set 'run.name=a b'\n"
@@ -460,6 +463,8 @@ def test_a_bench_takes_typed_options_and_its_json_is_all_of_stdout(capsys, monke
     assert 'no benchmark "nope"; there are:' in capsys.readouterr().err
     assert call(["bench", "preferences"]) == 2
     assert "arguments are required: --file (see: szpo" in capsys.readouterr().err
+    assert call(["prompts"]) == 2
+    assert capsys.readouterr().err == "error: no command given (see: szpo prompts --help)\n"
     assert call(["bench", "gridworld", "--nope"]) == 2
     wrong = "error: unrecognized arguments: --nope (see: szpo bench gridworld --help)\n"
     assert capsys.readouterr().err == wrong

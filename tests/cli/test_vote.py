@@ -122,6 +122,12 @@ def test_what_decided_is_one_optional_line_on_the_record(driven, type_in, capsys
     assert list(remarks.read(driven.ledger, me)) and not list(remarks.read(driven.ledger, "x"))
     run.say_result(driven.ledger, me)
     assert f"terminal says that it decided: {said}" in capsys.readouterr().out
+    for place in range(5):
+        remarks.record(driven.ledger, me, f"line {place}")
+    run.say_result(driven.ledger, me)
+    shown = capsys.readouterr().out
+    assert "the last 5 of 6 lines" in shown and said not in shown
+    assert shown.count("says that it decided: line") == 5
 
 
 def test_keys_of_a_terminal_come_one_by_one_and_no_sequence_is_taken_for_a_verdict(monkeypatch):

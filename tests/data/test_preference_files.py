@@ -191,9 +191,12 @@ def test_each_annotator_counts_and_a_cancelled_one_does_not(tmp_path, caplog):
     record = export_of(task, ["0", "1"])
     record["annotations"] += export_of(task, ["1", "0"])["annotations"]
     record["annotations"] += export_of(task, ["0"], was_cancelled=True)["annotations"]
-    path = file(tmp_path, [json.dumps([record])], "export.json")
-    assert texts(preference_files.read(path, "label-studio")) == [("x", "y"), ("y", "x")]
-    assert caplog.messages == [f"{path}: 1 annotations left out, which their annotators cancelled"]
+    path = file(tmp_path, [json.dumps([record, export_of(task, ["0", "1"])])], "export.json")
+    for first, more in ((1, []), (None, [("x", "y")])):
+        found = preference_files.read(path, "label-studio", first=first)
+        assert texts(found) == [("x", "y"), ("y", "x"), *more]
+    told = f"{path}: 1 annotations left out, which their annotators cancelled"
+    assert caplog.messages == [told] * 2
 
 
 TWO = label_studio.make_task(Prompt.user("Which?"), ["x", "y"], key=bytes(16))

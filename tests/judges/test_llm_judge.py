@@ -234,6 +234,15 @@ SEEN = {
         "**A** is better here, but __B__ is better there.", "**A** is no better than B.",
     ),
 }  # fmt: skip
+CORRECTED = {
+    "Verdict: A\nWait, that is the wrong one.\nVerdict: B": "second",
+    "Answer: A. Actually, answer: B.": "second",
+    "Wait, which is short?\nVerdict: A\nB is longer.": "first",
+    "Verdict: A\nWait, B is short, but A is better.": "first",
+    "Verdict: A\n| Wait.\n| Verdict: B": "first",
+    "Verdict: A\nWait... B is better.": None,
+    "Verdict: A\nWait.\nVerdict: B\nVerdict: A": None,
+}
 
 
 def test_a_verdict_is_read_where_a_reader_sees_one_and_not_where_two_contradict():
@@ -241,6 +250,9 @@ def test_a_verdict_is_read_where_a_reader_sees_one_and_not_where_two_contradict(
         for text in texts:
             with case(text, place):
                 assert prompting.read_verdict(text) == place
+    for text, place in CORRECTED.items():
+        with case(text, place):
+            assert prompting.read_verdict(text) == place
     names = ("Assistant 1", "Assistant 2")
     assert prompting.read_verdict("Verdict: assistant 2", names) == "second"
     assert prompting.read_verdict("Verdict: A", names) is None
@@ -280,7 +292,8 @@ def test_replies_without_a_verdict_are_told_of_after_the_first_ten(caplog):
      ("Grade: 4.5", None), ("Grade: four", None), ("Grade: 4\nThat is high.", 4), ("4", 4),
      ("Rating: 4 out of 5.", 4), ("Grade: 4\nGrade: 2", None), ("Grade: 4 - 5", None),
      ("Grade: -3", None), ("Grade: 4/10", None), ("<grade>2</grade>", 2), ('{"grade": 3}', 3),
-     (r"$\boxed{4}$", 4), ("The answer is 4, which is right.\nGrade: 5", 5)],
+     (r"$\boxed{4}$", 4), ("Grade: 4\nWait, it is wrong.\nGrade: 2", 2),
+     ("The answer is 4, which is right.\nGrade: 5", 5)],
 )  # fmt: skip
 def test_a_grade_is_a_whole_number_from_one_to_five(text, grade):
     assert prompting.read_grade(text) == grade
