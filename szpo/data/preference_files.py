@@ -73,7 +73,8 @@ def read(
     pairs: list[Pair] = []
     ties = count = 0
     bad: dict[str, str] = {}
-    for count, (where, value) in enumerate(read_records(Path(path), first=first), start=1):
+    for where, value in read_records(Path(path), first=first):
+        count += 1
         try:
             one = FORMATS[kind](text_files.require_object(value, where), where)
         except UsageError as error:
