@@ -71,7 +71,7 @@ METHODS = {
 """Groups of the other frozen plans."""
 EQUAL = {
     "the default: `regression`, in adapters": "sentiment-rows-regression",
-    "the published `sign` step, in adapters": "s-sixteen-batches-sentiment-sign",
+    "`sign`, antithetic, in adapters": "s-sixteen-batches-sentiment-sign",
     "iterative DPO": "trial-sentiment-0-iterative-dpo",
     "DPO": "trial-sentiment-0-dpo",
     "reward model + RLOO": "trial-sentiment-0-rloo",
