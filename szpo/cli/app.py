@@ -221,8 +221,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except Exception:  # under --debug
         sys.stderr.write(hide_keys(traceback.format_exc()))
         code = 1
-    # The exit code is known, so Python's own shutdown must not be interrupted. Signals are blocked
-    # first: one that arrives just before it is ignored would print a traceback.
+    # The exit code is known, so Python's own shutdown must not be interrupted. Of a signal that
+    # another thread takes just before it is ignored, Python would print a traceback.
+    sys.unraisablehook = _report_unless_signal
     if hasattr(signal, "pthread_sigmask"):  # not on Windows
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -257,6 +258,11 @@ def call(arguments: list[str] | None = None) -> int:
     if result == INTERRUPTED:  # what typer returns after a KeyboardInterrupt
         console.report_stop("an interrupt")
     return result if isinstance(result, int) else 0
+
+
+def _report_unless_signal(found: sys.UnraisableHookArgs) -> None:
+    if not str(found.exc_value).endswith("ignored due to race condition"):
+        sys.__unraisablehook__(found)
 
 
 class _Interrupts:
