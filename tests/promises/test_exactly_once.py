@@ -71,7 +71,7 @@ def test_no_vote_is_lost_or_doubled_by_kills(tmp_path, kills):
     "posts",
     [
         pytest.param(10_000, marks=pytest.mark.full),
-        pytest.param(1_000_000, marks=pytest.mark.slow),
+        pytest.param(300_000, marks=pytest.mark.slow),
     ],
 )
 def test_posts_with_lost_acknowledgements_count_once(tmp_path, posts):
