@@ -21,8 +21,8 @@ from page_tables import DOCS, read
 from szpo_simulators.study import COLOURS, MARKS, Study
 
 NAMES = (
-    "frontier", "compare-published-votes",
-    "compare-tiny-votes", "compare-tiny-kl", "known-sign-read",
+    "frontier", "compare-published-votes", "compare-tiny-votes", "compare-tiny-kl",
+    "known-sign-read",
 )  # fmt: skip
 SHADES = (*COLOURS, "#888888", "#882255", "#999933")
 SHAPES = (*MARKS, "<", ">", "*")

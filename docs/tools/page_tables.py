@@ -16,6 +16,7 @@ interval (bootstrap of seeds and prompts), parentheses the range of fewer than `
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 import sys
 import tomllib
@@ -78,12 +79,12 @@ EQUAL = {
 }
 """Groups of the frozen plan of adapters that read as many answers."""
 NOTES = {
-    "eight batches": "eight adapters, batches",
-    "eight rows": "eight adapters, rows",
-    "all batches": "all weights, batches",
-    "all rows": "all weights, rows",
+    "eight adapters, batches": ("eight-batches", ("sign",)),
+    "eight adapters, rows": ("eight-rows", ("known", "sign")),
+    "all weights, batches": ("all-batches", ("sign",)),
+    "all weights, rows": ("all-rows", ("known", "sign")),
 }
-"""Coordinates and ways of asking of the part of that plan on the tiny model."""
+"""Groups of that plan on the tiny model, and their rules; by batches both rules are the same."""
 NOTES_AT = {"0.3333333333333333": "640", "1.0": "1,920"}
 """Answers read at two shares of that part's cells."""
 SHOWN = (
@@ -271,41 +272,38 @@ def row_of_rule(title: str, votes: int, cells: Cells, values: Floats) -> list[st
     ]
 
 
+def in_adapters(group: str, column: str, value: str) -> Cells:
+    """The cells of a group of the frozen plan of adapters that have this value in a column."""
+    return [c for c in read_cells("adapters") if c["group"] == group and c[column] == value]
+
+
+def mean_gain(cells: Cells) -> str:
+    return f"{mean(float(cell['gain']) for cell in cells):+.2f}" if cells else ""
+
+
 def equal() -> Table:
     """What methods gain of sentiment by answers read, on the panel of the plan of adapters."""
-    read_at = (160, 320, 640)
+    read_at = ("160", "320", "640")
     rows = []
     for title, group in EQUAL.items():
-        at: dict[int, list[Mapping[str, str]]] = {n: [] for n in read_at}
-        for cell in read_cells("adapters"):
-            if cell["group"] == group and int(cell["answers_read"]) in at:
-                at[int(cell["answers_read"])].append(cell)
-        last = at[read_at[-1]]
-        means = [f"{mean(float(c['gain']) for c in at[n]):+.2f}" if at[n] else "" for n in read_at]
-        rows.append([title, *means, f"{mean(kl(last)):.1f}"])
-    heading = ("sentiment, by answers read", *map(str, read_at), "nats")
-    return heading, rows
+        at = [in_adapters(group, "answers_read", n) for n in read_at]
+        rows.append([title, *map(mean_gain, at), f"{mean(kl(at[-1])):.1f}"])
+    return ("sentiment, by answers read", *read_at, "nats"), rows
 
 
 def notes() -> Table:
     """`known` and `sign` at their simplest on the tiny model, in adapters and in all weights."""
-    found: dict[tuple[str, str, str], dict[str, list[Mapping[str, str]]]] = {}
-    for cell in read_cells("adapters"):
-        if cell["part"] == "T":
-            space, asked, taste = re.findall(r"t-(\w+)-(\w+)-(.+)-\w+$", cell["group"])[0]
-            of = found.setdefault((f"{space} {asked}", cell["method"], cell["share"]), {})
-            of.setdefault(taste, []).append(cell)
-    rows: dict[tuple[str, str], list[str]] = {}
-    for (where, rule, share), tastes in found.items():
-        if share in NOTES_AT:
-            row = rows.setdefault((where, rule), [NOTES[where], rule])
-            for taste in ("sentiment", "first-person"):
-                mean_gain = mean(float(cell["gain"]) for cell in tastes[taste])
-                row.append(f"{mean_gain:+.2f}, {mean(kl(tastes[taste])):.1f}")
-    columns = [
-        f"{taste}, {n}" for n in NOTES_AT.values() for taste in ("sentiment", "first person")
-    ]
-    return ("where, asked by", "rule", *columns), [*rows.values()]
+    tastes, rows = ("sentiment", "first person"), []
+    for title, (where, rules) in NOTES.items():
+        for rule in rules:
+            row = [title, rule]
+            for share, taste in itertools.product(NOTES_AT, tastes):
+                group = f"t-{where}-{taste.replace(' ', '-')}-{rule}"
+                cells = in_adapters(group, "share", share)
+                row.append(f"{mean_gain(cells)}, {mean(kl(cells)):.1f}")
+            rows.append(row)
+    columns = [f"{taste}, {n}" for n, taste in itertools.product(NOTES_AT.values(), tastes)]
+    return ("where, asked by", "rule", *columns), rows
 
 
 def published() -> Table:
@@ -380,8 +378,7 @@ def apart(ours: Cells, theirs: Cells) -> str:
 MADE: Mapping[str, Callable[[], Table]] = {
     "forty": forty, "ways": ways, "beside": beside, "groups": groups, "published": published,
     "published-smollm2": published_smollm2, "equal": equal, "notes": notes,
-    "tiny": partial(compared, "tiny"),
-    "classes": classes, "differences": differences,
+    "tiny": partial(compared, "tiny"), "classes": classes, "differences": differences,
 }  # fmt: skip
 """Tables that are worked out from cells."""
 

@@ -222,7 +222,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         sys.stderr.write(hide_keys(traceback.format_exc()))
         code = 1
     # The exit code is known, so Python's own shutdown must not be interrupted. Of a signal that
-    # another thread takes just before it is ignored, Python would print a traceback.
+    # comes just before it is ignored Python would print a traceback: they are blocked first, and
+    # one that another thread took is not reported.
     sys.unraisablehook = _report_unless_signal
     if hasattr(signal, "pthread_sigmask"):  # not on Windows
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))

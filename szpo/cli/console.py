@@ -58,8 +58,8 @@ def report_stop(how: str) -> None:
         return
     ways = [command for command, once in _ways_on if once is None or once.exists()]
     way = ways[-1] if ways else None
-    words = way.split() if way else ["", ""]
-    verb = "Begin again" if words[1] in ANEW and RESUMED not in words else "Continue"
+    words = way.split()[1:] if way else [""]
+    verb = "Begin again" if words[0] in ANEW and words[:2] != RESUMED else "Continue"
     complain(
         f"stopped by {how}" + (f"; nothing counted is lost. {verb} with: {way}" if way else "")
     )
@@ -67,7 +67,7 @@ def report_stop(how: str) -> None:
 
 ANEW: Final = ("baseline", "improve")
 """Commands that keep nothing of what they had done when they were stopped."""
-RESUMED: Final = "self-rewarding"
+RESUMED: Final = ["baseline", "self-rewarding"]
 """The baseline that goes on after its last complete model."""
 _ways_on: list[tuple[str | None, Path | None]] = []
 CHILD: Final = "SZPO_CHILD"
