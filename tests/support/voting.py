@@ -1,5 +1,6 @@
 """Panelists' clients that answer until they are killed, then retry unacknowledged answers."""
 
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -16,23 +17,27 @@ from tests.support.quadratic import new_ledger, open_step, settings_of
 CHOICES = ("A", "B", "tie")
 DOORS = 3
 """Number of threads ("doors") that answer at the same time in one process."""
+MOST_N = 4_096
+"""Most comparisons of a direction."""
 GROUP = 3
 """Answers that the first door sends in one commit."""
 
 
 def ballot(path: Path, seats: int, *, sync: bool = True) -> list[str]:
-    """Make a run whose first step is open; returns ``seats`` seats at it."""
-    settings = settings_of(N=seats, D=1, M=1)
+    """Make a run whose first step is open; returns ``seats`` seats at it, or a few more."""
+    panelists = math.ceil(seats / MOST_N)
+    count = math.ceil(seats / panelists)
+    settings = settings_of(N=count, D=1, M=panelists)
     with new_ledger(path, settings) as ledger:
         if not sync:
             ledger.execute("PRAGMA synchronous=OFF")
         rows = (Row(Prompt.user("which?"), Answer("left"), Answer("right")),)
-        asked = [Comparison(f"comparison-{n:05}", 0, 0, n, rows) for n in range(seats)]
+        asked = [Comparison(f"comparison-{n:05}", 0, 0, n, rows) for n in range(count)]
         open_step(ledger, settings, asked, mu=optimizer.ask(optimizer.init(settings)).mu)
         service = VoteService(ledger)
         with ledger.transaction("votes"):
-            who = service.enroll("simulated", "p")
-            made = [service.assign_to(c.id, who) for c in asked]
+            who = [service.enroll("simulated", f"p{i}") for i in range(panelists)]
+            made = [service.assign_to(c.id, each) for c in asked for each in who]
         return [seat.id for seat in made if seat is not None]
 
 
