@@ -92,8 +92,8 @@ def make_run(given: argparse.Namespace, taste: str, seed: str) -> Path:
 
 def improve_cell(run: Path, way: str, answers: int) -> dict[str, Any]:
     """Improve a copy of a run by one way: its steps as `Step` figures, and memory in MB."""
-    from szpo.improvement import improve_run
-    from szpo.improvement.loop import Improved, Plan, ZerothOrder
+    from szpo.improvement import between_rounds
+    from szpo.improvement.score_ascent import Improved, Plan, ZerothOrder
     from szpo.ledger.database import Ledger
     from szpo.policies.protocol import moved
     from szpo.runs import assemble
@@ -102,8 +102,8 @@ def improve_cell(run: Path, way: str, answers: int) -> dict[str, Any]:
     rule, _, voters = way.partition(" ")
     if voters:
         drawn: Any = rule
-        improve_run.WAYS[way] = lambda: ZerothOrder(drawn, voters=int(voters))
-    setattr(improve_run, "Plan", partial(Plan, answers=answers))  # noqa: B010
+        between_rounds.WAYS[way] = lambda: ZerothOrder(drawn, voters=int(voters))
+    setattr(between_rounds, "Plan", partial(Plan, answers=answers))  # noqa: B010
     states: list[tuple[Improved, float]] = []
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -114,7 +114,7 @@ def improve_cell(run: Path, way: str, answers: int) -> dict[str, Any]:
         score, policy = function_panel.find_reward(ledger), parts.language
         assert score is not None
         before, began = peak(), time.process_time()
-        improve_run.improve_run(
+        between_rounds.improve_run(
             ledger, parts, nats=NATS, way=way,
             report=lambda state: states.append((state, time.process_time() - began)),
         )  # fmt: skip

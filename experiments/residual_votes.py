@@ -50,7 +50,7 @@ from scipy import special
 
 from szpo import seeds
 from szpo.features import dictionary
-from szpo.improvement import improve_run, loop
+from szpo.improvement import between_rounds, score_ascent
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim import named_features, parameters
@@ -113,8 +113,8 @@ class World:
         policy = self.parts.language
         self.name = "adapters" if policy.subspace.sites else "all weights"
         if not policy.subspace.sites:
-            held = improve_run._with_sites(self.parts)[0]
-            policy = improve_run._mover(self.parts, held, "zeroth", 5)
+            held = between_rounds._with_sites(self.parts)[0]
+            policy = between_rounds._mover(self.parts, held, "zeroth", 5)
         self.policy: LoraPolicy = policy
         self.entries = shown_features.entries_of(named)
         asked, each = self.parts.prompts.train[: OWN[0]], OWN[1]
@@ -125,7 +125,9 @@ class World:
         start = policy.start()
         scores = []
         for i in range(0, len(rows), 256):
-            found = loop.read_scores(policy, start, self.prompts[i : i + 256], rows[i : i + 256])
+            found = score_ascent.read_scores(
+                policy, start, self.prompts[i : i + 256], rows[i : i + 256]
+            )
             scores.append(found[:, 0])
         S = np.concatenate(scores)
         if policy.subspace.blocks is not None:  # chain rule: weights are linear in z
@@ -165,7 +167,7 @@ class World:
 
         start = mean(policy.sample_tokens(asked, 4, seed=11, base=True))
         for _ in range(4):
-            theta = loop.add(policy.start(), policy.layout, direction, factor)
+            theta = score_ascent.add(policy.start(), policy.layout, direction, factor)
             with moved(policy, theta):
                 rows = policy.sample_tokens(asked, 4, seed=11)
                 kl = policy.kl_of(asked, rows)[0]

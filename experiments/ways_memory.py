@@ -24,13 +24,13 @@ import numpy as np
 import torch
 
 from szpo.config.schema import Config
-from szpo.improvement import loop
+from szpo.improvement import score_ascent
 from szpo.models import loading
 from szpo.models.lora import Site
 from szpo.models.sampling import Sampling
-from szpo.policies.adapter_coordinates import Part, stack
 from szpo.policies.backend import LocalBackend
 from szpo.policies.lora_policy import LoraPolicy
+from szpo.policies.stacked_adapters import Part, stack
 from szpo.policies.subspaces import Subspace
 from szpo.types import Prompt, Shift, Theta
 from szpo_simulators.start import MachineMeter
@@ -73,7 +73,7 @@ def main() -> None:
         tokens = sum(answer.tokens for side in rows for answer in side)
     else:
         random = np.random.default_rng(0).integers(1000, 9000, (given.rows, given.tokens))
-        found = loop.read_scores(
+        found = score_ascent.read_scores(
             policy, policy.theta(), [asked] * given.rows, tuple(map(tuple, random.tolist()))
         )
         found.mean(0)

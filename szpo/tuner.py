@@ -28,7 +28,7 @@ from szpo.config import settings_file
 from szpo.config.schema import RUBRIC_VERSION, Config
 from szpo.data.prompts import SUFFIXES
 from szpo.errors import StorageError, UsageError
-from szpo.improvement.improve_run import Improving
+from szpo.improvement.between_rounds import Improving
 from szpo.intervals import Share
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import with_budget

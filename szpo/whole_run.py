@@ -12,7 +12,7 @@ from functools import partial
 from typing import Final
 
 from szpo.analysis import measuring
-from szpo.improvement.improve_run import Improving
+from szpo.improvement.between_rounds import Improving
 from szpo.ledger.database import Ledger
 from szpo.runs import callbacks as calls
 from szpo.runs import controller, driver

@@ -34,11 +34,11 @@ from szpo.models import loading
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
 from szpo.policies import language_model, lora_policy, subspace_setup
-from szpo.policies.adapter_coordinates import measure_curves
 from szpo.policies.backend import Backend, LocalBackend
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.probe import Probe
 from szpo.policies.protocol import draw_answers
+from szpo.policies.stacked_adapters import measure_curves
 from szpo.policies.subspace_setup import probe_of
 from szpo.policies.subspaces import Subspace
 from szpo.runs import assemble, guard_moments, run_engine

@@ -4,7 +4,7 @@ SZPO is stochastic zeroth-order policy optimization. Nobody gives a gradient: ev
 which of two batches of trajectories is better. Each step samples a direction v, asks which of two
 policies is better, aggregates the votes, and updates θ. Under its rules known and sign, szpo does
 the same in `runs/sample_batches.py`, `runs/controller.py`, `optim/links.py` or
-`optim/sign.py`, and `runs/update_policy.py`. Its default, regression, fits all votes at
+`optim/known_and_sign.py`, and `runs/update_policy.py`. Its default, regression, fits all votes at
 once instead.
 
 Left: a policy that emits points, whose reward is their nearness to a goal in the plane. Right: the

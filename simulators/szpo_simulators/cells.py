@@ -34,7 +34,7 @@ from szpo.baselines.reward_model import SCALE_PAIRS, scale_reward
 from szpo.data.pairs import Pair, Preferences
 from szpo.errors import IntegrityError, RunError, StorageError, SzpoError, UsageError
 from szpo.files import claim, replace_whole
-from szpo.improvement.improve_run import Improving
+from szpo.improvement.between_rounds import Improving
 from szpo.ledger.database import Ledger
 from szpo.policies import subspace_setup
 from szpo.replay import replay

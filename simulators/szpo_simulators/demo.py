@@ -29,7 +29,7 @@ from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.errors import SzpoError, UsageError
-from szpo.improvement.improve_run import Improving
+from szpo.improvement.between_rounds import Improving
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_tables
 from szpo.optim.regression import BUDGET

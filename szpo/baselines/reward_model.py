@@ -137,7 +137,7 @@ def load(folder: Path, loaded: Loaded) -> RewardModel:
     Raises:
         UsageError: the folder has no reward model, lacks a tensor, or is for another base model.
     """
-    from szpo.models.loading import read_adapter
+    from szpo.models.adapters import read_adapter
 
     facts = read_facts(folder)
     try:

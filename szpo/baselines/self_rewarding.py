@@ -33,7 +33,6 @@ from szpo.data import preference_files
 from szpo.data.pairs import Pair, Preferences
 from szpo.errors import RunError, StorageError, UsageError
 from szpo.models import adapters, context
-from szpo.models import loading as bases
 from szpo.models.context import Reader
 from szpo.models.sampling import Sampling
 from szpo.seeds import as_seed
@@ -259,7 +258,7 @@ def _load(actor: Actor, folder: Path, settings: dict[str, Any]) -> dict[str, Any
         raise UsageError(
             f"{folder} was made with other settings ({', '.join(differ)}); choose another folder"
         )
-    actor.move_to(adapters.factors(bases.read_adapter(folder), actor.sites))
+    actor.move_to(adapters.factors(adapters.read_adapter(folder), actor.sites))
     if actor.digest() != digest:
         raise StorageError(f"{folder}: the adapter is not the recorded one; remove the folder")
     return record

@@ -10,7 +10,7 @@ from szpo.analysis import improvement, measuring, run_taste
 from szpo.cli import console, run_paths
 from szpo.cli.taste import FEATURE
 from szpo.errors import RunError, UsageError
-from szpo.improvement.loop import Improved
+from szpo.improvement.score_ascent import Improved
 from szpo.ledger.database import Ledger
 from szpo.optim.regression import BUDGET
 from szpo.runs import status
@@ -29,7 +29,7 @@ def improve(
     if not 0 < nats < float("inf"):
         raise UsageError(f"--nats {nats:g}: give a number above 0")
     from szpo.cache import quiet
-    from szpo.improvement.improve_run import describe_improving, improve_run, reporter
+    from szpo.improvement.between_rounds import describe_improving, improve_run, reporter
     from szpo.runs import assemble
 
     path = run_paths.find(run, folder)

@@ -30,9 +30,9 @@ from szpo.config.schema import Config
 from szpo.errors import RunError, StorageError, UsageError
 from szpo.files import private, replace_whole, try_lock
 from szpo.improvement import aims as named
-from szpo.improvement import loop
+from szpo.improvement import score_ascent
 from szpo.improvement.aims import Aim
-from szpo.improvement.loop import Plan, PolicyGradient, Score, Way
+from szpo.improvement.score_ascent import Plan, PolicyGradient, Score, Way
 from szpo.models import adapters, loading
 from szpo.models.adapters import SET, UNFINISHED
 from szpo.policies import text_guards
@@ -379,17 +379,17 @@ class SetMaker:
     def _take_steps(
         self, place: int, aim: Aim, policy: LoraPolicy, score: Score, begin: Theta, seed: int,
         file: Path,
-    ) -> loop.Improved:  # fmt: skip
+    ) -> score_ascent.Improved:  # fmt: skip
         """Improve on the score from these B; ``file`` keeps the state of an interrupted one."""
         plan = self.plan if aim.counts_parts else replace(self.plan, parts=1)
 
-        def tell(state: loop.Improved) -> None:
-            loop.save(state, file, (aim.name, 0))
+        def tell(state: score_ascent.Improved) -> None:
+            score_ascent.save(state, file, (aim.name, 0))
             self.progress(f"{aim.name}: step {len(state.steps)}", place, len(self.aims))
 
-        kept = cache.read_stored(file, loop.load) if file.is_file() else None
+        kept = cache.read_stored(file, score_ascent.load) if file.is_file() else None
         with moved(policy, begin):
-            return loop.improve(
+            return score_ascent.improve(
                 policy, score, self.prompts.taught, WAY, replace(plan, waived=aim.waived),
                 seed=seed, since=kept and kept[0], report=tell,
             )  # fmt: skip
@@ -403,7 +403,7 @@ class SetMaker:
         length, tried = 1.0, list[tuple[float, float]]()
         for i in range(TRIES):
             self.progress("length of the line", i, TRIES)
-            theta = loop.add(policy.start(), policy.layout, direction / size, length)
+            theta = score_ascent.add(policy.start(), policy.layout, direction / size, length)
             with moved(policy, theta):
                 found = policy.kl(asked, seed=seed)[0]
             tried.append((found, length))
@@ -414,7 +414,7 @@ class SetMaker:
         within = [pair for pair in tried if pair[0] <= nats]
         if not within:
             raise RunError(f"no length of a direction stays within {nats:g} nats")
-        theta = loop.add(policy.start(), policy.layout, direction / size, max(within)[1])
+        theta = score_ascent.add(policy.start(), policy.layout, direction / size, max(within)[1])
         return theta, len(tried) * len(asked)
 
     def _judge(

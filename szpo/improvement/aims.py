@@ -16,7 +16,7 @@ from szpo import plugins
 from szpo.errors import UsageError
 from szpo.features import dictionary, own
 from szpo.features.dictionary import BY_NAME, ENTRIES, Entry
-from szpo.improvement.loop import Score
+from szpo.improvement.score_ascent import Score
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.text_guards import LENGTH, VARIETY
 from szpo.taste import Taste

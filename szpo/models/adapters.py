@@ -1,4 +1,4 @@
-"""Adapters: found and refused by name, and written as folders or merged models.
+"""Adapters: found by name, read or refused (only plain LoRA is taken), and written as folders.
 
 An entry of ``subspace.adapters`` is a PEFT LoRA folder, a hub id with its revision, or a set: a
 folder with ``set.json``, which names the adapters in it, or the name of a set that ships.
@@ -7,9 +7,11 @@ folder with ``set.json``, which names the adapters in it, or the name of a set t
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,9 +22,9 @@ from numpy.typing import NDArray
 
 from szpo import cache, files
 from szpo.errors import StorageError, UsageError
-from szpo.models import loading, lora, weight_files
-from szpo.models.loading import Adapter, Loaded
+from szpo.models import lora, weight_files
 from szpo.models.lora import Site
+from szpo.models.named_models import download, is_hub_id
 from szpo.models.weight_files import list_first
 from szpo.types import Theta
 
@@ -33,6 +35,39 @@ SHIPPED: Final = Path(__file__).parents[1] / "data" / "adapters"
 """Folder of the sets that ship, each in a folder of its model's name."""
 UNFINISHED: Final = ".start-"
 """How a file begins that lies in a set's folder until the set is whole."""
+
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+PLAIN_LORA_ONLY = (
+    "use_dora",
+    "lora_bias",
+    "modules_to_save",
+    "trainable_token_indices",
+    "target_parameters",
+    "layer_replication",
+    "arrow_config",
+    "use_qalora",
+    "megatron_config",
+    "use_bdlora",
+    "alora_invocation_tokens",
+    "kasa_config",
+    "monteclora_config",
+)
+
+
+KEEPS_BASE = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
+"""Values of ``init_lora_weights`` with which PEFT leaves the base's own weights as they are."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter read from disk: PEFT's settings and its tensors in fp32."""
+
+    path: Path
+    config: dict[str, Any]
+    tensors: dict[str, NDArray[np.float32]]
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -114,7 +149,7 @@ def find(entries: Sequence[str]) -> tuple[Place, ...]:
     names = [place.name for place in places]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(
-            f"subspace.adapters: {weight_files.list_first(twice)} occurs twice; names are those "
+            f"subspace.adapters: {list_first(twice)} occurs twice; names are those "
             f"of a set, or the folders' last parts: rename a folder"
         )
     return tuple(places)
@@ -138,7 +173,7 @@ def _locate(entry: str) -> tuple[Path, str | None]:
     if path.is_dir():
         return path, None
     hub_id, _, revision = entry.partition("@")
-    if not loading.is_hub_id(hub_id):
+    if not is_hub_id(hub_id):
         raise UsageError(
             f"subspace.adapters: {entry!r} not found (looked in {path.absolute()}); give a PEFT "
             "folder, a set's folder, or a hub id with its revision, such as owner/name@revision"
@@ -148,7 +183,7 @@ def _locate(entry: str) -> tuple[Path, str | None]:
             f"subspace.adapters: {entry} needs its revision: {entry}@COMMIT; an adapter that "
             "changes would be another coordinate"
         )
-    return loading.download(hub_id, revision=revision, what="adapter"), revision
+    return download(hub_id, revision=revision, what="adapter"), revision
 
 
 def read(place: Place, base: str, folder: Path) -> tuple[Adapter, dict[str, Any]]:
@@ -157,8 +192,8 @@ def read(place: Place, base: str, folder: Path) -> tuple[Adapter, dict[str, Any]
     Raises:
         UsageError: It is more than a plain LoRA, or made for another model or tokenizer.
     """
-    adapter = loading.read_adapter(place.folder, patterns=True)
-    if away := loading.other_base(adapter, base, folder):
+    adapter = read_adapter(place.folder, patterns=True)
+    if away := other_base(adapter, base, folder):
         raise UsageError(f"{away}; its factors mean nothing there: give adapters of one base")
     theirs = _words(place.folder)
     if theirs and (mine := _words(folder)) and mine != theirs:
@@ -176,12 +211,135 @@ def read(place: Place, base: str, folder: Path) -> tuple[Adapter, dict[str, Any]
     }
 
 
+def read_adapter(path: Path, *, patterns: bool = False) -> Adapter:
+    """Read a PEFT LoRA adapter from its folder, checked like a model.
+
+    With ``patterns`` its layers may have different ranks and alphas.
+    """
+    parts = weight_files.safetensors_in(path, what="adapter")
+    described = path / ADAPTER_CONFIG
+    if not described.is_file():
+        raise UsageError(f"adapter {path}: no adapter_config.json there; give a PEFT LoRA folder")
+    try:
+        config = json.loads(described.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{described} is not JSON ({error})") from None
+    kind = config.get("peft_type") if isinstance(config, dict) else None
+    if kind != "LORA":
+        what = "it" if patterns else "a starting adapter"
+        raise UsageError(f"adapter {path} is of type {kind}; {what} must be LORA")
+    tensors = {
+        name: tensor.to(torch.float32).numpy()
+        for file in parts
+        for name, tensor in weight_files.read(file).items()
+    }
+    others = sorted(name for name in tensors if not re.fullmatch(r".+\.lora_[AB]\.weight", name))
+    fields = beyond_plain(config)
+    limit, remedy = "", "leave it out, or train a plain one"
+    if not patterns:
+        fields += [field for field in ("rank_pattern", "alpha_pattern") if config.get(field)]
+        limit = " of one rank and alpha"
+        remedy = "merge it into its base (merge_and_unload of PEFT), and give that as model.name"
+    if others or fields:
+        beside = [f"tensors {list_first(others)}"] if others else []
+        if patterns:  # which initialisation it is matters
+            fields = [f"{field} {config[field]}" for field in fields]
+        beside += [f"options {', '.join(fields)}"] if fields else []
+        raise UsageError(
+            f"adapter {path} is more than a plain LoRA{limit}: {'; '.join(beside)}; {remedy}"
+        )
+    return Adapter(
+        path, _plain(path, config, tensors), dict(sorted(tensors.items())),
+        weight_files.digest(parts),
+    )  # fmt: skip
+
+
+def _plain(
+    path: Path, config: dict[str, Any], tensors: Mapping[str, NDArray[np.float32]]
+) -> dict[str, Any]:
+    """The settings as PEFT may read them: no expression without end, no rank that fills memory.
+
+    An expression for the adapted layers is replaced by their names, which the tensors have.
+    """
+    patterns = [config.get(f"{each}_pattern") or {} for each in ("rank", "alpha")]
+    keys = [*itertools.chain(*patterns), *_texts(config.get("layers_pattern"))]
+    keys += _texts(config.get("exclude_modules"))
+    if odd := [key for key in keys if not re.fullmatch(r"\^?(?:\w|\\?\.)+\$?", str(key))]:
+        raise UsageError(
+            f"adapter {path} tells its layers by expressions ({odd[0]!r:.60}), which are not "
+            "read; save it with the layers' names"
+        )
+    most = max((64, *(each.shape[0] for name, each in tensors.items() if ".lora_A." in name)))
+    if (
+        not all(isinstance(each, dict) for each in patterns)
+        or not all(_is_number(r, most, int) for r in (config.get("r", 8), *patterns[0].values()))
+        or not all(
+            _is_number(alpha, 2.0**53, (int, float))
+            for alpha in (config.get("lora_alpha", 8), *patterns[1].values())
+        )
+    ):
+        raise UsageError(
+            f"adapter {path}: a rank or alpha in its {ADAPTER_CONFIG} is not that of its tensors; "
+            "fetch or copy the adapter again"
+        )
+    if isinstance(config.get("target_modules"), str):
+        names = {
+            re.sub(r"^base_model\.model\.|\.lora_[AB]\.weight$", "", each) for each in tensors
+        }
+        return {**config, "target_modules": sorted(names)}
+    return config
+
+
+def _is_number(value: Any, most: float, kind: Any) -> bool:
+    return isinstance(value, kind) and abs(value) <= most
+
+
+def _texts(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list) else [] if value is None else [value]
+
+
+def tell_base(adapter: Adapter, name: str, folder: Path) -> None:
+    """Warn if an adapter names another base than the model ``name`` in ``folder``."""
+    if away := other_base(adapter, name, folder):
+        logging.getLogger("szpo").warning(f"{away}; on other weights it is another policy")
+
+
+def other_base(adapter: Adapter, name: str, folder: Path) -> str:
+    """Say that an adapter names another base than the model ``name`` in ``folder``; or empty."""
+    named = str(adapter.config.get("base_model_name_or_path") or "")
+    revision = adapter.config.get("revision") or "main"
+    known = revision == "main" or folder.name.startswith(revision)
+    if not named or (known and _is_base(named, name, folder)):
+        return ""
+    wanted, given = (named, name) if known else (f"{named} at revision {revision}", folder)
+    return f"adapter {adapter.path} is for {wanted}, and the model is {given}"
+
+
+def _is_base(named: str, name: str, folder: Path) -> bool:
+    """Paths of other machines are compared by their last part, which copies keep."""
+    its, mine = (lora.base_name(each) for each in (named, name))
+    path = files.expand(its)
+    if its.casefold() == mine.casefold() or (path.is_dir() and path.samefile(folder)):
+        return True
+    if path.is_dir() or (is_hub_id(its) and is_hub_id(mine)):
+        return False
+    return path.name.casefold() in {Path(mine).name.casefold(), folder.resolve().name.casefold()}
+
+
+def beyond_plain(settings: Mapping[str, Any]) -> list[str]:
+    """The settings of a LoRA that make it more than ``scale · B A x`` on linear layers."""
+    found = [name for name in PLAIN_LORA_ONLY if settings.get(name)]
+    found += ["bias"] if settings.get("bias") not in (None, "none") else []
+    changed = settings.get("init_lora_weights") not in KEEPS_BASE
+    return [*found, "init_lora_weights"] if changed else found
+
+
 def identify(entries: Sequence[str]) -> list[list[str]]:
     """What tells adapters apart, as plain JSON: name, digest of tensors, settings of each."""
     found = []
     for place in find(entries):
         sha256 = weight_files.digest(weight_files.safetensors_in(place.folder, what="adapter"))
-        described = place.folder / loading.ADAPTER_CONFIG
+        described = place.folder / ADAPTER_CONFIG
         settings = described.read_text(encoding="utf-8") if described.is_file() else ""
         found.append([place.name, sha256, settings])
     return found
@@ -251,23 +409,6 @@ def factors(adapter: Adapter, sites: Sequence[Site]) -> Theta:
     return found
 
 
-def merged_state(loaded: Loaded, factors: Theta, sites: tuple[Site, ...]) -> dict[str, Any]:
-    """The model's tensors with W + scale · B A in place of W, computed in fp32, rounded once."""
-    if loaded.quantization is not None:
-        raise UsageError(
-            "nothing can be merged into a 4-bit model; load the adapter beside it (no --merged)"
-        )
-    state = dict(loaded.model.state_dict())
-    for site in sites:
-        key = f"{site.name}.weight"
-        weight = state[key]
-        update = torch.from_numpy(delta_weight(factors, site)).to(weight.device)
-        if weight.shape != update.shape or is_conv1d(loaded.model, site):
-            update = update.T  # Conv1D keeps (in, out)
-        state[key] = (weight.to(torch.float32) + update).to(weight.dtype)
-    return state
-
-
 def delta_weight(factors: Theta, site: Site) -> NDArray[np.float32]:
     """What the adapter adds to a weight, (out, in): scale · B A."""
     product = factors[site.b].astype(np.float64) @ factors[site.a].astype(np.float64)
@@ -277,14 +418,3 @@ def delta_weight(factors: Theta, site: Site) -> NDArray[np.float32]:
 def is_conv1d(model: Any, site: Site) -> bool:
     """The site is one of GPT-2's layers that keep their weight transposed."""
     return type(model.get_submodule(site.name)).__name__ == "Conv1D"
-
-
-def save_merged(path: Path, loaded: Loaded, factors: Theta, sites: tuple[Site, ...]) -> None:
-    """Write the merged model and its tokenizer as a plain folder of safetensors."""
-    state = merged_state(loaded, factors, sites)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        loaded.model.save_pretrained(str(path), state_dict=state)
-        loaded.tokenizer.save_pretrained(str(path))
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written ({error.strerror or error})") from None

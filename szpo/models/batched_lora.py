@@ -20,25 +20,8 @@ from torch import Tensor, nn
 
 from szpo import turns
 from szpo.errors import UsageError
+from szpo.models.adapters import beyond_plain
 from szpo.models.lora import Site
-
-PLAIN_LORA_ONLY = (
-    "use_dora",
-    "lora_bias",
-    "modules_to_save",
-    "trainable_token_indices",
-    "target_parameters",
-    "layer_replication",
-    "arrow_config",
-    "use_qalora",
-    "megatron_config",
-    "use_bdlora",
-    "alora_invocation_tokens",
-    "kasa_config",
-    "monteclora_config",
-)
-KEEPS_BASE = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
-"""Values of ``init_lora_weights`` with which PEFT leaves the base's own weights as they are."""
 
 MAX_STACKED_ROWS = 64
 """Members times rank up to which a shared A is stacked once per member."""
@@ -131,14 +114,6 @@ def adapted_layers(model: nn.Module, sites: tuple[Site, ...]) -> list[nn.Module]
     stack = re.match(r"(.*?)\.\d+\.", first.name)
     layers = model.get_submodule(stack.group(1)) if stack else None
     return list(layers)[min(depths) :] if isinstance(layers, nn.ModuleList) else []
-
-
-def beyond_plain(settings: Mapping[str, Any]) -> list[str]:
-    """The settings of a LoRA that make it more than ``scale · B A x`` on linear layers."""
-    found = [name for name in PLAIN_LORA_ONLY if settings.get(name)]
-    found += ["bias"] if settings.get("bias") not in (None, "none") else []
-    changed = settings.get("init_lora_weights") not in KEEPS_BASE
-    return [*found, "init_lora_weights"] if changed else found
 
 
 def _depth(name: str) -> int | None:

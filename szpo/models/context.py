@@ -12,7 +12,7 @@ from transformers import AutoConfig, GenerationConfig
 
 from szpo.data.prompts import PromptSet
 from szpo.errors import UsageError
-from szpo.models import loading
+from szpo.models import adapters, loading
 from szpo.models.devices import Dtype
 from szpo.models.loading import Described, ModelFacts, Quantization
 from szpo.types import Prompt
@@ -87,9 +87,9 @@ def describe(
 ) -> Described:
     """Describe a model from its small files; no weights are read or downloaded."""
     folder = loading.locate(name, weights=False)
-    start = None if adapter is None else loading.read_adapter(Path(adapter))
+    start = None if adapter is None else adapters.read_adapter(Path(adapter))
     if start is not None:
-        loading.tell_base(start, name, folder)
+        adapters.tell_base(start, name, folder)
     tokenizer = loading.load_tokenizer(folder)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)

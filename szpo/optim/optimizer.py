@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from szpo.errors import RunError, UsageError
-from szpo.optim import along_direction, parameters, weighting
+from szpo.optim import known_and_sign, parameters, weighting
 from szpo.optim.informative import draw_direction
 from szpo.optim.links import TRIM
 from szpo.optim.rule import (
@@ -99,8 +99,8 @@ def with_directions(state: State, count: int) -> State:
         return state
     settings = state.settings.change(K=count)
     carried = state.carried
-    if isinstance(carried, along_direction.StepSize):
-        carried = along_direction.with_directions(state.settings, carried, count)
+    if isinstance(carried, known_and_sign.StepSize):
+        carried = known_and_sign.with_directions(state.settings, carried, count)
     return replace(state, settings=settings, carried=carried)
 
 
@@ -183,7 +183,7 @@ def tell(
         extra["weights"] = dict(zip(voters, weighted.weights.tolist(), strict=True))
     delta_hat, stderr = move.delta, move.stderr
     if delta_hat is None or stderr is None:
-        found = along_direction.estimate(settings, weighted.tally)
+        found = known_and_sign.estimate(settings, weighted.tally)
         delta_hat, stderr = found.delta, found.stderr
     after = State(settings, step + 1, move.carried, state.votes + votes, weighted.history)
     info = Info(

@@ -212,7 +212,7 @@ class Move:
     stderr: Floats | None = None
     """Standard error of ``delta`` (..., K)."""
     capped: bool = False
-    """A coefficient was clipped to `along_direction.COEF_CAP`."""
+    """A coefficient was clipped to `known_and_sign.COEF_CAP`."""
     posterior: Fit | None = None
     """The posterior of the gradient, where the rule has one."""
 
@@ -228,7 +228,7 @@ class Rule:
     step by always voting against it; None where it is unknown. ``is_exact``: any machine
     recomputes the update to the last bit. ``ways`` gives the explanations of the votes so far, to
     draw directions from (`Settings.asks_posterior`). ``repeat``: the coefficients of many steps at
-    once, where no step depends on another's votes; see `along_direction.repeat`. What settings a
+    once, where no step depends on another's votes; see `known_and_sign.repeat`. What settings a
     rule has follows from its traits (`szpo.config.optimizer.tag_of`).
     """
 
@@ -248,7 +248,7 @@ class Rule:
     """The rule keeps all votes, asks around one point, the centre, and recommends another; a step
     moves both. It can use a prior, but not an estimate in place of votes."""
     equation: str = ""
-    """The rule's step in symbols; see `szpo.optim.along_direction.OnePointRule`."""
+    """The rule's step in symbols; see `szpo.optim.known_and_sign.OnePointRule`."""
     can_warm_up: bool = False
     """A warm-up may measure the rule's step size."""
 

@@ -10,10 +10,11 @@ from types import MappingProxyType
 from typing import Final
 
 from szpo.errors import UsageError
-from szpo.optim import known, regression, sign
+from szpo.optim import regression
+from szpo.optim.known_and_sign import KNOWN, SIGN
 from szpo.optim.rule import Rule
 
-_RULES: Final = {rule.name: rule for rule in (known.RULE, sign.RULE, regression.RULE)}
+_RULES: Final = {rule.name: rule for rule in (KNOWN, SIGN, regression.RULE)}
 RULES: Final[Mapping[str, Rule]] = MappingProxyType(_RULES)
 """The rules of szpo and those that were added."""
 

@@ -41,7 +41,7 @@ class Section(Protocol):
     """The settings of a rule; `szpo.config.optimizer` says what each means.
 
     ``mu`` None: μ = scale · √(2 · kl_radius / d). ``alpha`` None: the value whose expected step is
-    as long as √(2 · kl_step) in whitened units (`szpo.optim.along_direction.default_alpha`).
+    as long as √(2 · kl_step) in whitened units (`szpo.optim.known_and_sign.default_alpha`).
     """
 
     @property

@@ -24,7 +24,7 @@ from szpo.config.schema import Config
 from szpo.errors import IntegrityError, UsageError
 from szpo.ledger.canonical import THETA0
 from szpo.ledger.database import Ledger
-from szpo.models import adapters, context, devices, loading, weight_files
+from szpo.models import adapters, context, devices, loading, named_models, weight_files
 from szpo.models.batched_lora import find_sites
 from szpo.models.engines import engine_for
 from szpo.models.loading import Described, Loaded, ModelFacts
@@ -32,7 +32,7 @@ from szpo.models.lora import Site
 from szpo.models.sampling import Sampling
 from szpo.optim import sample_directions
 from szpo.optim.settings import Settings
-from szpo.policies import adapter_coordinates, subspace_setup, subspaces
+from szpo.policies import stacked_adapters, subspace_setup, subspaces
 from szpo.policies.backend import Backend, LocalBackend, chosen_lora
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.probe import Progress
@@ -71,7 +71,7 @@ def check_files(config: Config) -> None:
     """
     m = config.model
     if m.adapter is not None:
-        loading.read_adapter(Path(m.adapter))
+        adapters.read_adapter(Path(m.adapter))
     if config.coordinates == "adapters":
         base = loading.locate(m.name, weights=False)
         for place in adapters.find(config.subspace.adapters):
@@ -81,7 +81,7 @@ def check_files(config: Config) -> None:
         return
     devices.demand(m.device)
     folder = loading.locate(m.name, weights=False)
-    if not loading.is_hub_id(m.name):
+    if not named_models.is_hub_id(m.name):
         weight_files.safetensors_in(folder)
 
 
@@ -138,7 +138,7 @@ def prepare(
         return Base(host, Subspace("none", sites, _start(loaded, sites) or {}, {}, {}), conv1d)
     sources: tuple[Mapping[str, Any], ...] = ()
     if config.coordinates == "adapters":
-        sites, start, blocks, conv1d = adapter_coordinates.gather(config, host, say)
+        sites, start, blocks, conv1d = stacked_adapters.gather(config, host, say)
         sources = blocks.sources
         make = partial(
             subspace_setup.choose_subspace,

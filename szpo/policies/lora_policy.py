@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import torch
 
 from szpo import seeds
-from szpo.errors import UsageError
+from szpo.errors import StorageError, UsageError
 from szpo.models import adapters, context, loading
 from szpo.models.batched_lora import Deltas
 from szpo.models.engine import Engine
 from szpo.models.loading import Loaded, ModelFacts
+from szpo.models.lora import Site
 from szpo.models.sampling import Sampling, row_key
 from szpo.optim import parameters
 from szpo.optim.parameters import Space
@@ -367,7 +369,7 @@ class LoraPolicy:
 
     def merge(self, path: Path, *, theta: Theta | None = None) -> None:
         """Write the model with the adapter merged into its weights, and the tokenizer."""
-        adapters.save_merged(path, self.held, self.factors(theta), self.subspace.sites)
+        save_merged(path, self.held, self.factors(theta), self.subspace.sites)
 
 
 def whitened_scores(
@@ -409,3 +411,28 @@ def whitened_scores(
     basis = np.concatenate([v.reshape(-1, subspace.dim) for v in subspace.basis.values()])
     request = Scores(prompts, answers, temperature=temperature)
     return np.asarray(backend.read(request).astype(np.float64) @ basis)
+
+
+def save_merged(path: Path, loaded: Loaded, factors: Theta, sites: tuple[Site, ...]) -> None:
+    """Write the model and its tokenizer as a plain folder, with W + scale · B A in place of W.
+
+    The sum is computed in fp32 and rounded once.
+    """
+    if loaded.quantization is not None:
+        raise UsageError(
+            "nothing can be merged into a 4-bit model; load the adapter beside it (no --merged)"
+        )
+    state = dict(loaded.model.state_dict())
+    for site in sites:
+        key = f"{site.name}.weight"
+        weight = state[key]
+        update = torch.from_numpy(adapters.delta_weight(factors, site)).to(weight.device)
+        if weight.shape != update.shape or adapters.is_conv1d(loaded.model, site):
+            update = update.T  # Conv1D keeps (in, out)
+        state[key] = (weight.to(torch.float32) + update).to(weight.dtype)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        loaded.model.save_pretrained(str(path), state_dict=state)
+        loaded.tokenizer.save_pretrained(str(path))
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written ({error.strerror or error})") from None

@@ -32,10 +32,10 @@ from szpo.models.lora import Site
 from szpo.models.sampling import Sampling
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
-from szpo.policies.adapter_coordinates import adapter_subspace
 from szpo.policies.backend import Backend
 from szpo.policies.basis import ANSWERS_EACH, feature_subspace, score_subspace
 from szpo.policies.probe import ROWS, Probe, Progress, draw_ruler, full_subspace, random_subspace
+from szpo.policies.stacked_adapters import adapter_subspace
 from szpo.policies.subspaces import Blocks, Subspace, every_b
 from szpo.types import Prompt, Theta
 from szpo.voting.panel_factory import find_rate

@@ -11,7 +11,7 @@ whitening, and Monte-Carlo KL one scale c: P = c · Q C^{-1/2}, so that near the
 it needs no gradient. ``full`` takes every weight as a coordinate, with a radius instead of a
 basis. ``features`` takes the leading score components, then the natural gradients of named
 features of the texts (`szpo.policies.basis`). ``adapters`` takes the weights of given
-adapters, whitened alike (`szpo.policies.adapter_coordinates`). ``none`` has one coordinate that
+adapters, whitened alike (`szpo.policies.stacked_adapters`). ``none`` has one coordinate that
 moves nothing. Votes and rewards are not used.
 """
 

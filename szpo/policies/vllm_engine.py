@@ -28,7 +28,6 @@ from szpo.optim import parameters
 from szpo.optim.parameters import Space
 from szpo.outgoing import ENGINE_KEY
 from szpo.plugins import how_to_install
-from szpo.policies import vllm_trusted_model
 from szpo.policies.backend import LocalBackend, start_of
 from szpo.policies.requests import AnswerRequest, Tokens
 from szpo.policies.subspaces import Subspace
@@ -148,27 +147,31 @@ def connect(engine: Engine, loaded: Any, local: Any, **options: Any) -> Any:
             f"{loaded.quantization}: leave it out, or use another engine.kind"
         )
     sites = local.subspace.sites
-    rank = vllm_trusted_model.require_rank(sites)
 
     from szpo.models.logprobs import vocabulary_size
-    from szpo.policies.vllm_answers import AdapterFolder, Canary, ServedAnswers
-    from szpo.policies.vllm_messages import Decoding
-    from szpo.policies.vllm_servers import Servers, servers_of
+    from szpo.policies.vllm_checks import (
+        AdapterFolder,
+        Canary,
+        ServedAnswers,
+        TrustedModel,
+        require_rank,
+    )  # fmt: skip
+    from szpo.policies.vllm_servers import Decoding, Servers, servers_of
 
+    rank = require_rank(sites)
     root = Path(engine.adapters or tempfile.gettempdir()).absolute()
     folder = AdapterFolder(root, sites, loaded.name)
-    trusted = vllm_trusted_model.TrustedModel(loaded, local)
+    trusted = TrustedModel(loaded, local)
     stop, words = local.adapted.stop_tokens, vocabulary_size(loaded.model)
     decoding = Decoding(Sampling(), tuple(stop), words)
     plus, minus = trusted.members(canary_request(local.subspace))
     canary = Canary(trusted, (plus, minus), folder.write, decoding)
     found = servers_of(engine, rank=rank)
     return ServedAnswers(
-        Servers(found, canary.chunk, canary.check, folder.remove),
+        Servers(found, canary.chunk, canary.check, folder.remove, rows=engine.rows or 1),
         folder,
         trusted,
         lambda request: Decoding(request.sampling, tuple(stop), words),
-        chunk_rows=engine.rows or 1,
         each_row=options.get("each_row", False),
     )
 
@@ -192,7 +195,7 @@ def measure(config: Config, prompt: Prompt) -> tuple[str, int, float]:
     from szpo.models import loading
     from szpo.models.logprobs import vocabulary_size
     from szpo.policies import language_model, subspace_setup
-    from szpo.policies.vllm_messages import Decoding
+    from szpo.policies.vllm_servers import Decoding
 
     engine, urls = config.engine, config.engine.replicas or []
     facts = language_model.describe(config, adapter=False)
@@ -205,8 +208,7 @@ def measure(config: Config, prompt: Prompt) -> tuple[str, int, float]:
 
 
 async def _measure(engine: Engine, prompt: tuple[int, ...], decoding: Any) -> tuple[float, str]:
-    from szpo.policies.vllm_messages import Row
-    from szpo.policies.vllm_servers import GoneError, ServedChunk, servers_of
+    from szpo.policies.vllm_servers import GoneError, Row, ServedChunk, servers_of
 
     servers, rows = servers_of(engine), engine.rows or 1
     try:

@@ -22,7 +22,7 @@ Progress = Callable[[str, int, int], None]
 
 SUFFIX: Final = "-setup"
 IMPROVING: Final = "-improving"
-"""The suffix while a run improves between its rounds (`szpo.improvement.improve_run`)."""
+"""The suffix while a run improves between its rounds (`szpo.improvement.between_rounds`)."""
 MOST_BYTES: Final = 4096
 
 

@@ -14,8 +14,8 @@ from szpo import seeds
 from szpo.analysis import feature_weights as bt
 from szpo.analysis.feature_weights import FeatureVotes
 from szpo.errors import RunError, UsageError
+from szpo.optim import known_and_sign
 from szpo.optim import links as e
-from szpo.optim import sign
 from szpo.optim.links import LINKS, link
 from szpo.types import Floats, Ints, Tally
 from tests.support.cases import case
@@ -92,9 +92,9 @@ def test_identical_comparisons_count_as_zero_unread_and_unanswered_ones_not_at_a
     unanswered = e.estimate(tally([[1, 0, 1]]))
     assert unanswered.delta[0] == math.log(3)
     assert unanswered.counted.tolist() == [2]
-    assert sign.majority(one_is_identical).tolist() == [1.0]
+    assert known_and_sign.majority(one_is_identical).tolist() == [1.0]
     first = [[True, False]]
-    assert sign.majority(tally([[0, 0]], [[9, 1]], identical=first)).tolist() == [-1.0]
+    assert known_and_sign.majority(tally([[0, 0]], [[9, 1]], identical=first)).tolist() == [-1.0]
     assert e.estimate(tally([[9, 1]], identical=first)).delta.tolist() == [math.log(3) / 2]
     assert e.estimate(tally([[0, 0]])).stderr.tolist() == [np.inf]
     assert e.estimate(tally([[0, 0]], identical=[[True, True]])).stderr.tolist() == [0.0]

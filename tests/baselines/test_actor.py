@@ -9,7 +9,7 @@ import torch
 from szpo.baselines import actor as actors
 from szpo.baselines.actor import Actor
 from szpo.errors import UsageError
-from szpo.models import loading
+from szpo.models import adapters
 from szpo.models.batched_lora import find_sites
 from szpo.policies.language_model import random_start
 from szpo.policies.lora_policy import LoraPolicy
@@ -97,7 +97,7 @@ def test_the_saved_adapter_is_read_by_peft_and_by_szpo(tmp_path):
     with torch.no_grad():
         found = with_adapter(loaded("llama").model, tmp_path)(ids).logits
     assert torch.allclose(found, expected, atol=1e-5)
-    tensors = loading.read_adapter(tmp_path).tensors
+    tensors = adapters.read_adapter(tmp_path).tensors
     for site in trained.sites:
         name = f"base_model.model.{site.name}.lora_B.weight"
         assert np.array_equal(tensors[name], trained.theta()[site.b])

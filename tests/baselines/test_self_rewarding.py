@@ -16,7 +16,7 @@ from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Meter, Moment
 from szpo.data import preference_files
 from szpo.errors import RunError, StorageError, UsageError
-from szpo.models.loading import read_adapter
+from szpo.models.adapters import read_adapter
 from szpo.types import Answer, Prompt
 from tests.support.baseline_actors import tiny_actor
 from tests.support.cases import case

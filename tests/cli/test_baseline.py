@@ -14,7 +14,7 @@ import pytest
 from szpo.cli.app import call
 from szpo.data import preference_files
 from szpo.errors import UsageError
-from szpo.models import loading
+from szpo.models import adapters, loading
 from szpo.plugins import how_to_install
 from szpo.types import Answer, Prompt
 from tests.support.baseline_actors import diary_actor, diary_pairs
@@ -187,7 +187,7 @@ def test_ppo_on_a_score_needs_no_extra_and_its_record_is_json_that_every_reader_
     assert call(reported) == 0
     record = json.loads((out / "baseline.json").read_text(), parse_constant=pytest.fail)
     assert record["recipe"]["value_clip"] is None
-    assert loading.read_adapter(out).tensors
+    assert adapters.read_adapter(out).tensors
 
 
 @pytest.mark.full
@@ -202,7 +202,7 @@ def test_a_runs_votes_are_learned_from_on_its_own_sites(tmp_path, capsys):
     document = json.loads(capsys.readouterr().out)
     assert document["cost"]["votes"] == 4
     assert document["cost"]["answers_read"] == 2 * document["pairs"]
-    adapter = loading.read_adapter(out)
+    adapter = adapters.read_adapter(out)
     assert sorted(adapter.config["target_modules"]) == sorted(
         name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
         for name in adapter.tensors
@@ -242,7 +242,7 @@ def test_iterative_dpo_shares_its_votes_among_its_rounds(tmp_path, capsys):
     assert document["cost"]["votes"] == 6  # no two batches of four answers are the same
     assert 6 < document["pairs"] <= 24
     assert document["cost"]["answers_read"] == 2 * (document["pairs"] + 4 * document["ties"])
-    assert loading.read_adapter(tmp_path / "out").tensors
+    assert adapters.read_adapter(tmp_path / "out").tensors
 
 
 def test_part_of_a_file_is_read_and_what_is_bad_left_out(given, tmp_path, capsys):

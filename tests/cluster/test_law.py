@@ -22,7 +22,7 @@ from szpo.config.tables import Engine
 from szpo.models import loading
 from szpo.models.sampling import Sampling
 from szpo.optim import parameters
-from szpo.policies import vllm_engine, vllm_trusted_model
+from szpo.policies import vllm_checks, vllm_engine
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.requests import Tokens
 from szpo.types import Floats, Prompt, Shift
@@ -125,7 +125,7 @@ def test_a_wrong_adapter_is_noticed_999_times_in_a_thousand(model, dtype):
     right = policy.engine.logprobs(prompts, rows, [1] * len(rows), both)
     for chunk in range(chunks):
         own = list(range(chunk, len(rows), chunks))
-        (picked,) = vllm_trusted_model.pick_rows(["m"] * len(own), [len(rows[i]) for i in own])
+        (picked,) = vllm_checks.pick_rows(["m"] * len(own), [len(rows[i]) for i in own])
         taken = [own[i] for i in picked]
-        apart = vllm_trusted_model.deviation([wrong[i] for i in taken], [right[i] for i in taken])
-        assert apart > vllm_trusted_model.TOLERANCE[dtype]
+        apart = vllm_checks.deviation([wrong[i] for i in taken], [right[i] for i in taken])
+        assert apart > vllm_checks.TOLERANCE[dtype]

@@ -25,7 +25,7 @@ from szpo.models.sampling import Sampling
 from szpo.optim import parameters, sample_directions
 from szpo.policies import vllm_engine, vllm_servers
 from szpo.policies.lora_policy import LoraPolicy
-from szpo.policies.vllm_answers import ServedAnswers
+from szpo.policies.vllm_checks import ServedAnswers
 from szpo.policies.vllm_engine import VllmBackend
 from szpo.runs import run_engine
 from szpo.types import Batch, Shift
@@ -246,7 +246,7 @@ def test_a_server_that_goes_on_with_another_adapter_is_refused(policy, server, k
 @pytest.mark.slow
 def test_whoever_failed_once_has_all_its_rows_rescored(policy, server, wanted, monkeypatch):
     """Of each member two rows of 6 tokens are read, and after a failure all 8 of the chunk."""
-    monkeypatch.setattr("szpo.policies.vllm_trusted_model.TOKENS", 12)
+    monkeypatch.setattr("szpo.policies.vllm_checks.TOKENS", 12)
     with served(policy, server.url, chunk_rows=8) as answers:
         policy.sample(PROMPTS[:1], seed=1)
         before, wrong = answers.rescored, []
@@ -267,7 +267,7 @@ def test_where_people_vote_one_stale_row_of_many_is_noticed(
     policy, server, wanted, monkeypatch, each_row, rescored
 ):
     """The shortest answer, which the first look at each member's longest ones leaves out."""
-    monkeypatch.setattr("szpo.policies.vllm_trusted_model.TOKENS", 6)
+    monkeypatch.setattr("szpo.policies.vllm_checks.TOKENS", 6)
     with served(policy, server.url, chunk_rows=8, each_row=each_row) as answers:
         policy.sample(PROMPTS[:1], seed=1)
         before, gathered, stale = answers.rescored, answers._gather, []

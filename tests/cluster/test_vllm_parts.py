@@ -20,10 +20,17 @@ from safetensors.numpy import load_file
 from szpo.errors import UsageError
 from szpo.models.lora import Site
 from szpo.models.sampling import Sampling
-from szpo.policies import vllm_messages, vllm_trusted_model
-from szpo.policies.vllm_messages import Decoding, MessageError, Row, read_completion
-from szpo.policies.vllm_servers import GoneError, Loop, Server
-from szpo.policies.vllm_trusted_model import cast_member, save_member, trusted_factors
+from szpo.policies import vllm_checks, vllm_servers
+from szpo.policies.vllm_checks import cast_member, save_member, trusted_factors
+from szpo.policies.vllm_servers import (
+    Decoding,
+    GoneError,
+    Loop,
+    MessageError,
+    Row,
+    Server,
+    read_completion,
+)
 from tests.support.cases import case
 
 ROW = Row("m-1", (5, 6), 7)
@@ -46,7 +53,7 @@ def reply(
 
 def test_a_request_leaves_nothing_to_the_servers_defaults():
     """The model's generation_config.json may name any of these; vLLM takes them where left out."""
-    body = vllm_messages.completion_request(ROW, DECODING)
+    body = vllm_servers.completion_request(ROW, DECODING)
     assert json.loads(json.dumps(body)) == {
         "model": "m-1", "prompt": [5, 6], "max_tokens": 3, "min_tokens": 0, "temperature": 1.0,
         "top_p": 0.5, "top_k": 9, "min_p": 0.0, "repetition_penalty": 1.0,
@@ -135,12 +142,12 @@ def test_members_are_one_where_the_cast_makes_them_one_and_a_number_that_is_none
         digests = {cast_member(f, SITES, dtype).sha256 for f in (factors(), near)}
         assert (len(digests) == 1) == equal
     given = [np.array([-1.0, np.nan])], [np.array([-1.0, -1.0])]
-    assert vllm_trusted_model.deviation(*given) == np.inf
+    assert vllm_checks.deviation(*given) == np.inf
 
 
 def test_ranks_are_those_that_a_server_takes():
     def limit(rank: int) -> int:
-        return vllm_trusted_model.require_rank([Site("a", 0, 3, 2, rank, 1.0)])
+        return vllm_checks.require_rank([Site("a", 0, 3, 2, rank, 1.0)])
 
     assert [limit(r) for r in (1, 2, 8, 9, 300, 512)] == [1, 8, 8, 16, 320, 512]
     with pytest.raises(UsageError, match=r"adapter\.rank 513 is more than any vLLM server takes"):
@@ -150,14 +157,14 @@ def test_ranks_are_those_that_a_server_takes():
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 30)), min_size=1, max_size=40))
 def test_every_member_of_a_chunk_is_rescored_up_to_enough_tokens(rows):
     members, lengths = [m for m, _ in rows], [n for _, n in rows]
-    groups = vllm_trusted_model.pick_rows(members, lengths)
+    groups = vllm_checks.pick_rows(members, lengths)
     assert [members[group[0]] for group in groups] == list(dict.fromkeys(members))
     for group in groups:
         own = [i for i, m in enumerate(members) if m == members[group[0]]]
         assert set(group) <= set(own) and len(set(group)) == len(group)
         taken = sum(lengths[i] for i in group)
-        assert taken >= vllm_trusted_model.TOKENS or len(group) == len(own)
-        assert taken - lengths[group[-1]] < vllm_trusted_model.TOKENS  # no row more than needed
+        assert taken >= vllm_checks.TOKENS or len(group) == len(own)
+        assert taken - lengths[group[-1]] < vllm_checks.TOKENS  # no row more than needed
 
 
 class Played:

@@ -27,8 +27,8 @@ from szpo import plugins
 from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.config.tables import Engine
-from szpo.improvement import loop
-from szpo.improvement.loop import Plan, ZerothOrder
+from szpo.improvement import score_ascent
+from szpo.improvement.score_ascent import Plan, ZerothOrder
 from szpo.ledger.database import Ledger
 from szpo.models import loading
 from szpo.optim import parameters
@@ -37,9 +37,9 @@ from szpo.policies import language_model, subspace_setup
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.protocol import moved
 from szpo.policies.text_guards import NAMES
+from szpo.policies.vllm_checks import TOLERANCE, TrustedModel
 from szpo.policies.vllm_engine import VllmBackend
 from szpo.policies.vllm_servers import Servers
-from szpo.policies.vllm_trusted_model import TOLERANCE, TrustedModel
 from szpo.runs import assemble
 from szpo.types import Shift
 from tests.support import folder_run, tiny_models
@@ -184,7 +184,7 @@ def test_without_gradients_a_server_gains_what_this_process_gains(tmp_path):
     def improved(host: Any, seed: int) -> tuple[float, float]:
         """Gain and KL at the last step, measured by this process on other prompts."""
         began = time.monotonic()
-        end = loop.improve(policy(host, seed), worth, asked.train, WAY, GROW, seed=seed)
+        end = score_ascent.improve(policy(host, seed), worth, asked.train, WAY, GROW, seed=seed)
         with moved(judge, end.last):
             rows = judge.sample_tokens(heldout, 2, seed=0)
             gain, nats = score(rows) - start, judge.kl_of(heldout, rows)[0]

@@ -21,8 +21,8 @@ from szpo.features import dictionary
 from szpo.features.own import build
 from szpo.improvement import adapter_set, aims
 from szpo.improvement.adapter_set import Making, SetMaker
-from szpo.improvement.loop import Plan
-from szpo.models import loading
+from szpo.improvement.score_ascent import Plan
+from szpo.models import adapters, loading
 from szpo.models.adapters import SET
 from szpo.models.batched_lora import attach_deltas
 from szpo.policies.backend import LocalBackend
@@ -85,7 +85,7 @@ def test_peft_reads_an_adapter_with_equal_logits(made, host):
     model = with_adapter(AutoModelForCausalLM.from_pretrained(host.facts.folder), folder)
     whole = maker(host, made)._find_ground().whole
     policy = LoraPolicy(host.facts, whole, root_seed=0, host=host)
-    adapter = loading.read_adapter(folder)
+    adapter = adapters.read_adapter(folder)
     name = "base_model.model.{}.lora_B.weight".format
     theta = {site.b: adapter.tensors[name(site.name)] for site in whole.sites}
     assert any(value.any() for value in theta.values())

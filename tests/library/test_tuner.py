@@ -14,7 +14,7 @@ from szpo.analysis import improvement
 from szpo.analysis.votes import export_votes
 from szpo.cli.app import call
 from szpo.errors import RunError, StorageError, UsageError
-from szpo.improvement.improve_run import Improving
+from szpo.improvement.between_rounds import Improving
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
 from szpo.replay import verification

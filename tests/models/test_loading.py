@@ -328,7 +328,7 @@ def adapter(folder: Path, settings: Any = None) -> Path:
 
 
 def test_an_adapter_is_read_in_fp32(tmp_path):
-    found = loading.read_adapter(adapter(tmp_path, {"peft_type": "LORA", "r": 1}))
+    found = adapters.read_adapter(adapter(tmp_path, {"peft_type": "LORA", "r": 1}))
     assert found.tensors["x.lora_B.weight"].dtype.name == "float32"
     assert found.config["r"] == 1 and len(found.sha256) == 64
 
@@ -362,12 +362,12 @@ def test_an_adapter_that_is_more_than_plain_lora_is_refused_by_name(tmp_path):
     for number, (options, words) in enumerate(BESIDE):
         trained(tmp_path / str(number), **options)
         with case(options), pytest.raises(UsageError, match=words):
-            loading.read_adapter(tmp_path / str(number))
+            adapters.read_adapter(tmp_path / str(number))
     file = trained(tmp_path / "more") / "adapter_model.safetensors"
     embedded = "base_model.model.model.embed_tokens.weight"
     save_file({**load_file(file), embedded: torch.ones(3, 2)}, file)
     with pytest.raises(UsageError, match=rf"tensors {embedded}; .*\(merge_and_unload"):
-        loading.read_adapter(tmp_path / "more")
+        adapters.read_adapter(tmp_path / "more")
 
 
 ENDLESS = r"(\w*)*!"
@@ -392,20 +392,20 @@ def test_settings_of_an_adapter_are_of_lora_and_neither_hang_nor_fill_memory(tmp
         ({"peft_type": "IA3"}, "is of type IA3; a starting adapter must be LORA"),
     ):  # fmt: skip
         with case(settings), pytest.raises(UsageError, match=words):
-            loading.read_adapter(adapter(tmp_path / "other", settings))
+            adapters.read_adapter(adapter(tmp_path / "other", settings))
     described = trained(tmp_path) / "adapter_config.json"
     written = json.loads(described.read_text())
     for settings, words in SETTINGS:
         described.write_text(json.dumps({**written, **settings}))
         with case(settings), pytest.raises(UsageError, match=words):
-            loading.read_adapter(tmp_path, patterns=True)
+            adapters.read_adapter(tmp_path, patterns=True)
 
 
 def test_layers_named_by_an_expression_are_those_that_the_tensors_name(tmp_path):
     described = trained(tmp_path) / "adapter_config.json"
     written = json.loads(described.read_text())
     described.write_text(json.dumps({**written, "target_modules": ENDLESS}))
-    found = loading.read_adapter(tmp_path).config
+    found = adapters.read_adapter(tmp_path).config
     model = build("llama")
     assert {site.name for site in find_sites(model, LoraConfig.from_peft_type(**found))} == {
         site.name for site in find_sites(model, LoraConfig.from_peft_type(**written))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from szpo.config.optimizer import make_settings, read_settings, record_settings
 from szpo.errors import RunError, UsageError
-from szpo.optim import along_direction, optimizer, parameters
+from szpo.optim import known_and_sign, optimizer, parameters
 from szpo.optim.parameters import Space, round13
 from szpo.optim.sample_directions import Law
 from szpo.optim.settings import base_mu
@@ -130,7 +130,7 @@ def test_too_large_a_coefficient_is_cut_and_recorded(monkeypatch):
     votes = tally([[1.0]])
     _, updates, info = one_step("known", "antithetic", votes, law="gaussian")
     assert not info.capped
-    monkeypatch.setattr(along_direction, "COEF_CAP", 0.25)
+    monkeypatch.setattr(known_and_sign, "COEF_CAP", 0.25)
     _, updates, info = one_step("known", "antithetic", votes, law="gaussian")
     assert (updates[0].coef, info.capped) == (0.125, True)
 
@@ -251,7 +251,7 @@ def gradients(pairing, law, value, centre, mu, draws):
     delta = value(centre + mu * v) - value(low)
     votes = tally(np.ones((draws, 1, 1)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(along_direction, "COEF_CAP", 1e9)
+        patch.setattr(known_and_sign, "COEF_CAP", 1e9)
         found = coefficients(settings, votes, mu=mu, alpha=1.0, delta=delta[:, None])
     return found.coef * v
 

@@ -14,12 +14,12 @@ from szpo.cache import quiet
 from szpo.config.tables import Prompts
 from szpo.data import prompts as promptfiles
 from szpo.errors import UsageError
-from szpo.models import adapters, context, loading
+from szpo.models import context, loading
 from szpo.models.batched_lora import attach_deltas
 from szpo.models.loading import Loaded
 from szpo.models.sampling import Sampling
 from szpo.optim import parameters
-from szpo.policies import text_guards
+from szpo.policies import lora_policy, text_guards
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.subspaces import Subspace
 from szpo.policies.text_guards import draw_others, measure_margin
@@ -164,7 +164,7 @@ def test_a_quantised_base_is_not_merged_into(tmp_path):
     base = policy.loaded
     four = Loaded(base.model, base.tokenizer, "llama", Path(), "0" * 64, "fp32", "nf4")
     with pytest.raises(UsageError, match="4-bit"):
-        adapters.save_merged(tmp_path, four, policy.factors(), policy.subspace.sites)
+        lora_policy.save_merged(tmp_path, four, policy.factors(), policy.subspace.sites)
 
 
 # ---- θ ----

@@ -27,9 +27,9 @@ import pytest
 
 from szpo import failpoints, files, turns
 from szpo.errors import StorageError, SzpoError
-from szpo.improvement import improve_run
-from szpo.improvement.improve_run import Begun, Found
-from szpo.improvement.loop import Checked, Improved, Step
+from szpo.improvement import between_rounds
+from szpo.improvement.between_rounds import Begun, Found
+from szpo.improvement.score_ascent import Checked, Improved, Step
 from szpo.ledger import theta
 from szpo.ledger.database import Ledger, now_us
 from szpo.policies.text_guards import TextFigures
@@ -104,7 +104,7 @@ def live(
         engine=some(is_local=True),
     )  # fmt: skip
     with (
-        patch.object(improve_run, "search_move", search), patch.object(files, "flush", flushed),
+        patch.object(between_rounds, "search_move", search), patch.object(files, "flush", flushed),
         patch.object(panel_evaluator, "answer", acknowledged),
         Ledger.open(path, clock=clock) as ledger,
     ):  # fmt: skip
@@ -115,7 +115,7 @@ def live(
             policy = QuadraticPolicy(SETTINGS)
             outcome = go(SETTINGS, ledger, policy, panel_of(ledger), until_step=2, lease=held)
             parts: Any = some(config=config, language=None)
-            it = improve_run.Improving(ledger, parts, say=lambda _: None)
+            it = between_rounds.Improving(ledger, parts, say=lambda _: None)
             with contextlib.closing(it):
 
                 def turn() -> bool:
@@ -156,7 +156,7 @@ def check(path: Path, expected: Any, *, same: bool = True) -> None:
         assert len(theta.adopted_bodies(ledger)) == 1
         if same:
             assert history(ledger) == expected[0]
-    assert not improve_run.state_of(path).exists()
+    assert not between_rounds.state_of(path).exists()
 
 
 def guarded(path: Path, **how: Any) -> None:

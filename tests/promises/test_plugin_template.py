@@ -18,7 +18,7 @@ from szpo.config import optimizer
 from szpo.errors import SzpoError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.optim import rules
-from szpo.optim.known import RULE as KNOWN
+from szpo.optim.known_and_sign import KNOWN
 from szpo.testing import check_judge
 from szpo.types import Answer, Prompt
 from tests.support import folder_run, yard_run

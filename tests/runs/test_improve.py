@@ -18,7 +18,7 @@ from szpo.analysis import improvement, run_taste
 from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.errors import IntegrityError
-from szpo.improvement import improve_run, loop
+from szpo.improvement import between_rounds, score_ascent
 from szpo.ledger import theta as adopted
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import recommended_digest, recommended_digests, updated_digests
@@ -185,18 +185,20 @@ def test_weights_moved_without_gradients_are_computed_again_and_a_changed_coeffi
 
     class Written:
         def propose(self, policy, task):
-            drawn = loop.draw_gradient(policy, task)
+            drawn = score_ascent.draw_gradient(policy, task)
             wanted = Fisher(drawn.scores, 0.03).natural(drawn.gradient[:, None])[:, 0]
             space, count = policy.space, 2 * policy.dim
             rows = [parameters.direction_vector(space, task.step, k) for k in range(count)]
             coefs = np.linalg.lstsq(np.transpose(rows), wanted, rcond=None)[0]
-            return loop.Proposal(coefs, loop.cost(drawn.scores, wanted), drawn.mean, 96, True)
+            return score_ascent.Proposal(
+                coefs, score_ascent.cost(drawn.scores, wanted), drawn.mean, 96, True
+            )
 
-    monkeypatch.setitem(improve_run.WAYS, "zeroth", Written)
+    monkeypatch.setitem(between_rounds.WAYS, "zeroth", Written)
     path = Path(shutil.copy(voted, tmp_path / "along.db"))
     with Ledger.open(path) as ledger, lease.hold(ledger):
         parts = assemble.reopen(ledger, panel=False, say=lambda line: None)
-        state = improve_run.improve_run(ledger, parts, nats=2.5, way="zeroth")
+        state = between_rounds.improve_run(ledger, parts, nats=2.5, way="zeroth")
         assert state.best, state.stopped
         found = adopted.read_adopted(ledger)
         report = verification.verify(ledger)
@@ -228,7 +230,7 @@ def test_a_run_improves_at_each_doubling_and_goes_on_after_a_kill(tmp_path, caps
     with contextlib.suppress(KeyboardInterrupt, AssertionError):
         run(tmp_path, "alone", **{"improve.nats": 2.0, "subspace.kind": "none", **keep})
     with Ledger.open(path) as ledger:
-        applied, due = ledger.last_applied() + 1, improve_run.last_due(ledger)
+        applied, due = ledger.last_applied() + 1, between_rounds.last_due(ledger)
         assert due == applied and adopted.last_adopted(ledger) is None and len(made) == 1
     capsys.readouterr()
     assert call(["run", "--resume", str(path)]) in (0, 1)
@@ -274,7 +276,7 @@ PEOPLE = {
 
 def drive_people(path, monkeypatch, act, say=lambda line: None):
     """Drive a run for people; ``act`` is what happens while it waits for them."""
-    move = improve_run.Improving.wait
+    move = between_rounds.Improving.wait
     with Ledger.open(path) as ledger:
         samples.accept_samples(ledger, "test")
         parts = assemble.reopen(ledger, say=lambda line: None)
@@ -289,7 +291,7 @@ def drive_people(path, monkeypatch, act, say=lambda line: None):
             act(ledger, self, vote, lambda most: move(self, most))
 
         with monkeypatch.context() as patch, contextlib.suppress(Leave):
-            patch.setattr(improve_run.Improving, "wait", wait)
+            patch.setattr(between_rounds.Improving, "wait", wait)
             whole_run.drive(ledger, parts, measured=False, say=say)
         return adopted.last_adopted(ledger)
 
@@ -325,7 +327,7 @@ def test_while_people_vote_it_improves_in_turns_and_ends_as_if_it_had_not_been_i
 
     whole = drive_people(tmp_path / "alone" / path.name, monkeypatch, alone)
     place, killed = tmp_path / "beside" / path.name, tmp_path / "killed"
-    state, waits, opened, served = improve_run.state_of(place), [], set(), []
+    state, waits, opened, served = between_rounds.state_of(place), [], set(), []
 
     def beside(ledger, improving, vote, move):
         if adopted.last_adopted(ledger):
@@ -333,7 +335,7 @@ def test_while_people_vote_it_improves_in_turns_and_ends_as_if_it_had_not_been_i
         waits.append(improving.at_work)
         if improving.at_work:
             opened.update(row["step"] for row in ledger.steps() if row["state"] == "open")
-        far = len(loop.load(state)[0].steps) if state.exists() else 0
+        far = len(score_ascent.load(state)[0].steps) if state.exists() else 0
         if far == 1 and not killed.exists():
             assert setup_progress.read(place, setup_progress.IMPROVING)[-1].done == 1
             shutil.copytree(place.parent, killed)  # what a kill leaves
@@ -355,7 +357,7 @@ def test_while_people_vote_it_improves_in_turns_and_ends_as_if_it_had_not_been_i
     with Ledger.open(killed / path.name) as ledger:
         row = lease.controller(ledger)
         lease.release(ledger, lease.Lease(row["lease"], row["epoch"], 0))
-    assert len(loop.load(improve_run.state_of(killed / path.name))[0].steps) == 1
+    assert len(score_ascent.load(between_rounds.state_of(killed / path.name))[0].steps) == 1
     resumed = drive_people(killed / path.name, monkeypatch, alone)
     with szpo.Tuner.resume(tmp_path / "hand" / path.name) as tuner:
         assert tuner.ask() is not None

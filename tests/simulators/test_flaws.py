@@ -17,8 +17,8 @@ from szpo.types import Answer, Comparison, Prompt, Row
 from szpo.voting import panel_evaluator
 from szpo.voting.evaluator import check_judge
 from szpo.voting.panel_factory import StartingPolicy
-from szpo_simulators.panels.panel import SimulatedPanel, build
-from szpo_simulators.panels.raters import Rater, law, members, read_flaws
+from szpo_simulators.panels.panel import SimulatedPanel, build, members, read_flaws
+from szpo_simulators.panels.raters import Rater, law
 from tests.support import yard_run
 from tests.support.cases import case
 

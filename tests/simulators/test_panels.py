@@ -22,8 +22,9 @@ from szpo_simulators.panels.panel import (
     bt70,
     build,
     calibrate,
+    members,
 )
-from szpo_simulators.panels.raters import Rater, SimulatedJudge, item_effects, law, members, pick
+from szpo_simulators.panels.raters import Rater, SimulatedJudge, item_effects, law, pick
 
 
 def base_rewards(prompts: int = 64, samples: int = 8) -> Floats:

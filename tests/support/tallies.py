@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from szpo.config.optimizer import record_settings
-from szpo.optim import along_direction, known, optimizer, sign
+from szpo.optim import known_and_sign, optimizer
 from szpo.optim.optimizer import State
 from szpo.optim.rule import Perturbations
 from szpo.optim.settings import Settings
@@ -41,23 +41,23 @@ def random_tally(
     return tally(plus, settings.section.M - plus)
 
 
-COUNTING = {one.COUNTING.name: one.COUNTING for one in (known, sign)}
+COUNTING = {one.name: one for one in (known_and_sign.KNOWN_PARTS, known_and_sign.SIGN_PARTS)}
 
 
 def coefficients(
     settings: Settings, votes: Tally, *, mu: Any, alpha: Any, delta: Any = None
-) -> along_direction.Coefficients:
+) -> known_and_sign.Coefficients:
     """The coefficients of a counting rule at a radius and a step size."""
     at = Perturbations(
         0, mu, alpha, np.zeros(settings.section.K), lambda: (np.zeros(0), np.zeros(0))
     )
     rule = COUNTING[settings.section.rule]
-    return along_direction.coefficients(rule, settings, at, votes, delta=delta)
+    return known_and_sign.coefficients(rule, settings, at, votes, delta=delta)
 
 
 def default_alpha(settings: Settings, rms: float | None = None) -> float:
     """The default step size of a counting rule."""
-    return along_direction.default_alpha(COUNTING[settings.section.rule], settings, rms)
+    return known_and_sign.default_alpha(COUNTING[settings.section.rule], settings, rms)
 
 
 def told(

@@ -6,7 +6,7 @@ chance moves θ no further than one on which the votes are about three to one.
 
 import numpy as np
 
-from szpo.optim import along_direction, known
+from szpo.optim import known_and_sign
 
 LIMIT = 1.0
 """In units of Δ̂, log-odds."""
@@ -17,13 +17,13 @@ def measure(settings, delta, tally):
     return np.clip(delta, -LIMIT, LIMIT)
 
 
-RULE = along_direction.rule(
-    along_direction.OnePointRule(
+RULE = known_and_sign.rule(
+    known_and_sign.OnePointRule(
         name="cautious",
         statistic=measure,
         divisor=lambda settings, mu: settings.distance * mu,
-        null_rms=lambda settings: min(LIMIT, known.null_rms(settings)),
-        is_exact=known.COUNTING.is_exact,
+        null_rms=lambda settings: min(LIMIT, known_and_sign.known_null_rms(settings)),
+        is_exact=known_and_sign.KNOWN_PARTS.is_exact,
         can_warm_up=True,
     )
 )

@@ -16,7 +16,7 @@ from szpo.models.logprobs import Sample
 from szpo.models.sampling import Sampling
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
-from szpo.policies import adapter_coordinates, subspace_setup
+from szpo.policies import stacked_adapters, subspace_setup
 from szpo.policies.backend import LocalBackend, stack, start_of
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.probe import unit_directions
@@ -46,7 +46,7 @@ def config_of(folders, **options):
 
 
 def gathered(model, folders):
-    return adapter_coordinates.gather(config_of(folders), LocalBackend(model), lambda line: None)
+    return stacked_adapters.gather(config_of(folders), LocalBackend(model), lambda line: None)
 
 
 def unmixed(model, folders):
@@ -156,7 +156,7 @@ def test_moves_are_derivatives_of_log_probability_and_the_fisher_matrix(model, f
     backend = LocalBackend(model).at(subspace, Space(0, subspace.layout, Law()))
     sample, at = Sample((7, 8, 9), (200, 31, 40)), torch.tensor([[7, 8, 9, 200, 31, 40]])
     step = 1e-2
-    thetas = adapter_coordinates.one_at_a_time(np.full(3, step))
+    thetas = stacked_adapters.one_at_a_time(np.full(3, step))
 
     def law(z):
         rows = backend.deltas([{"z": z}])
@@ -286,7 +286,7 @@ def test_responses_are_covariances_shrunk_by_their_error():
     s = rng.normal(size=(4000, 2))
     shift = rng.normal(size=500)[groups] * 5  # prompts differ; they are not the policy's doing
     values = np.column_stack([2 * s[:, 0] + rng.normal(size=4000) + shift, rng.normal(size=4000)])
-    found, errors = adapter_coordinates.response(s, values, groups)
+    found, errors = stacked_adapters.response(s, values, groups)
     assert found[0, 0] == pytest.approx(2 / (5 * 7 / 8) ** 0.5, rel=0.03)
     assert (np.abs(found[1]) < 0.04).all() and errors == pytest.approx(4000**-0.5, rel=0.5)
 
@@ -344,7 +344,7 @@ def test_what_does_not_fit_is_refused_in_one_line(model, folders, tmp_path, monk
     high = [str(one(tmp_path / f"high{i}", r=300)) for i in range(2)]
     with pytest.raises(UsageError, match=r"add up to 600, more than 512 .*high0 300, high1 300"):
         gather(high)
-    monkeypatch.setattr(adapter_coordinates, "MOST_BYTES", 2000)
+    monkeypatch.setattr(stacked_adapters, "MOST_BYTES", 2000)
     with pytest.raises(UsageError, match="MB that a run records"):
         gather(folders)
 
@@ -387,7 +387,7 @@ def test_a_set_gives_its_own_names_and_tells_of_other_weights(model, folders, tm
     (tmp_path / "set" / "tone" / "README.md").write_text(card)
     said: list[str] = []
     config = config_of([str(tmp_path / "set"), folders[0]])
-    _, _, blocks, _ = adapter_coordinates.gather(config, LocalBackend(model), said.append)
+    _, _, blocks, _ = stacked_adapters.gather(config, LocalBackend(model), said.append)
     assert blocks.names == ("positive in tone", "commas", "wide")
     assert blocks.sources[0]["license"] == "mit"
     assert said[0] == 'warning: adapter "positive in tone" was made on other weights of llama'

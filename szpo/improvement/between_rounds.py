@@ -1,16 +1,15 @@
-"""Improve a run's policy on the taste of its votes, after or beside its rounds.
+"""Improve a run's policy on the taste of its votes: when it is due, and what a run adopts.
+
+It is due after the step in which the votes first show a taste, at each doubling of them, and when
+they are spent. Where no people vote, a run waits for it. Where they do, it moves while the run
+waits for them, in turns of half a second or a pass of the model (`szpo.turns`): it keeps no vote
+and no sheet waiting. What it finds is adopted between two rounds of votes.
 
 It begins at the run's recommended point, or part of the way there where that has spent more than
-half of the budget, moves every B of the adapter by `szpo.improvement.loop` (without gradients the
-adapters' weights, where these are the run's coordinates), and adopts the best policy found: its
-weights join the record (`szpo.ledger.theta`). Prompts for measuring and those of check rows are
-split off from the training prompts; held-out ones are never read.
-
-When a run improves on the taste of its votes, beside its rounds of votes. It is due after the step
-in which the votes first show a taste, at each doubling of them, and when they are spent. Where no
-people vote, a run waits for it. Where they do, it moves while the run waits for them, in turns of
-half a second or a pass of the model (`szpo.turns`): it keeps no vote and no sheet waiting. What it
-finds is adopted between two rounds of votes.
+half of the budget, moves every B of the adapter (`szpo.improvement.score_ascent`; without
+gradients the adapters' weights, where these are the run's coordinates), and adopts the best policy
+found: its weights join the record (`szpo.ledger.theta`). Prompts for measuring and those of check
+rows are split off from the training prompts; held-out ones are never read.
 
 After each step its state is written beside the run's file. So a killed process loses at most a
 step, and ends like one that was not killed.
@@ -30,9 +29,9 @@ from typing import Any, Final
 from szpo import seeds, turns
 from szpo.analysis import run_taste, taught
 from szpo.errors import IntegrityError, LeaseError, RunError, StorageError, UsageError
-from szpo.improvement import loop
+from szpo.improvement import score_ascent
 from szpo.improvement.aims import waived_by
-from szpo.improvement.loop import (
+from szpo.improvement.score_ascent import (
     SPENT,
     Improved,
     NaturalGradient,
@@ -416,7 +415,7 @@ class Improving:
             show = reporter(self._say, nats)
 
             def report(state: Improved) -> None:
-                loop.save(state, self._file, (self._ledger.run, begun.event))
+                score_ascent.save(state, self._file, (self._ledger.run, begun.event))
                 tell("improving", len(state.steps), Plan().steps)
                 show(state)
 
@@ -434,7 +433,7 @@ class Improving:
         if self._begun is not None or not self._file.exists():
             return
         try:
-            since, (run, event) = loop.load(self._file)
+            since, (run, event) = score_ascent.load(self._file)
         except IntegrityError:  # what it held is found again
             self._leave()
             return

@@ -1,9 +1,18 @@
-"""The step α ĝ along v, shared by `known` and `sign`: one coefficient per direction.
+"""The rules `known` and `sign`: each direction's votes become one number, the step along it.
 
-Each rule computes one number from the votes of a direction, its statistic. θ moves along the
-direction by α · statistic / (divisor · K), so one number stands for the vector α ĝ. Where α is not
-set, it is chosen so that the expected step costs ``kl_step``: from the distribution of votes when
-nobody has a preference, or from a warm-up.
+The paper's step (Zhang & Ying, arXiv 2409.17401 and 2506.03066). c is 1 where θ + μv is compared
+with θ (one-sided: `pairing` forward), and 2 where it is compared with θ − μv (antithetic, as in
+SPSA):
+
+    v ~ N(0, I), θ′ = θ + μv                  `szpo.optim.sample_directions`, `optimizer.ask`
+    a batch from each policy, N times         `szpo.runs.sample_batches`
+    M evaluators compare each pair            `szpo.runs.controller`
+    known: p_n = k_n / M, Δ̂ = (1/N) Σ_n σ⁻¹(p_n), θ ← θ + α Δ̂/(cμ) v        `szpo.optim.links`
+    sign, for an unknown link: s = sign(wins − losses), all N·M votes, θ ← θ + α s v
+
+That number is the rule's statistic. θ moves along the direction by α · statistic / (divisor · K),
+so one number stands for the vector α ĝ. Where α is not set, it is chosen so that the expected step
+costs ``kl_step``: from the distribution of votes when nobody has a preference, or from a warm-up.
 """
 
 from __future__ import annotations
@@ -259,3 +268,38 @@ def _warm_up(
         delta=found.delta,
         stderr=found.stderr,
     )
+
+
+def majority(tally: Tally) -> Floats:
+    """Sign of all votes for plus less all votes against, per direction; 0 for an exact tie."""
+    lead = np.where(tally.identical, 0.0, tally.plus - tally.minus)
+    return np.asarray(np.sign(links.ordered_sum(lead)))
+
+
+def known_null_rms(settings: Settings) -> float:
+    """Root mean square of a direction's Δ̂ when nobody has a preference."""
+    o = settings.section
+    invert = links.inversion(o.smoothing, links.link(o.link))
+    return links.null_rms(o.M, invert) / math.sqrt(o.N)
+
+
+KNOWN_PARTS: Final = OnePointRule(
+    name="known",
+    equation="Δ̂ = mean over N of σ⁻¹(p), p = {p}; θ ← θ + α Δ̂/{c} v",
+    statistic=lambda settings, delta, tally: delta,
+    divisor=lambda settings, mu: settings.distance * mu,
+    null_rms=known_null_rms,
+    is_exact=lambda s: s.section.link == "logistic" and s.section.smoothing == "haldane",
+    can_warm_up=True,
+)
+SIGN_PARTS: Final = OnePointRule(
+    name="sign",
+    equation="θ ← θ + α sign(wins − losses) v",
+    statistic=lambda settings, delta, tally: np.sign(delta) if tally is None else majority(tally),
+    divisor=lambda settings, mu: 1.0,
+    null_rms=lambda settings: 1.0,
+    is_exact=lambda settings: True,
+    can_warm_up=False,
+)
+KNOWN: Final = rule(KNOWN_PARTS)
+SIGN: Final = rule(SIGN_PARTS)

@@ -12,8 +12,8 @@ from szpo import turns
 from szpo.config import settings_file
 from szpo.data.prompts import load_shipped
 from szpo.errors import IntegrityError, UsageError
-from szpo.improvement import loop
-from szpo.improvement.loop import (
+from szpo.improvement import score_ascent
+from szpo.improvement.score_ascent import (
     Improved,
     NaturalGradient,
     Plan,
@@ -81,7 +81,7 @@ def test_a_score_rises_by_steps_whose_measured_kl_is_bounded(policy, done):
     for step in end.steps:
         assert step.kept
         near = math.sqrt(2 * step.checked.nats)
-        assert near - far <= loop.SLACK * math.sqrt(2 * PLAN.step_nats) + 1e-9
+        assert near - far <= score_ascent.SLACK * math.sqrt(2 * PLAN.step_nats) + 1e-9
         far = near
     assert 0 < end.checked.nats <= PLAN.nats
     assert policy.theta().keys() == policy.start().keys()
@@ -113,7 +113,7 @@ def test_what_a_step_costs_is_foretold_by_other_answers(policy):
     told = cost(draw_gradient(policy, replace(task, samples=48, seed=2)).scores, found.direction)
     for nats in (0.05, 0.2):
         factor = math.sqrt(nats / told)
-        theta = loop.add(policy.start(), policy.layout, found.direction, factor)
+        theta = score_ascent.add(policy.start(), policy.layout, found.direction, factor)
         assert measured_kl(policy, theta) == pytest.approx(nats, rel=0.3)
     assert found.nats < told  # its own answers make it look cheaper
 
@@ -147,8 +147,8 @@ def test_the_same_seed_gives_the_same_weights(policy, way):
 def test_a_step_without_gradients_is_a_seed_and_coefficients(policy, tmp_path):
     """Nothing but these is needed to compute its weights, to the last bit; one changed is seen."""
     end = improve(policy, cheer, ASKED, ALONG, replace(PLAN, steps=2), seed=3)
-    loop.save(end, tmp_path / "state.npz", ("run", 9))
-    kept = [step.coefs for step in loop.load(tmp_path / "state.npz")[0].steps]
+    score_ascent.save(end, tmp_path / "state.npz", ("run", 9))
+    kept = [step.coefs for step in score_ascent.load(tmp_path / "state.npz")[0].steps]
 
     def weights(steps) -> str:
         theta = policy.start()
@@ -166,8 +166,8 @@ def test_a_step_without_gradients_is_a_seed_and_coefficients(policy, tmp_path):
 @pytest.mark.full
 def test_an_improvement_resumed_from_a_file_ends_like_an_uninterrupted_one(policy, done, tmp_path):
     assert len(done) > 3
-    loop.save(done[1], tmp_path / "state.npz", ("run", 9))
-    since, origin = loop.load(tmp_path / "state.npz")
+    score_ascent.save(done[1], tmp_path / "state.npz", ("run", 9))
+    since, origin = score_ascent.load(tmp_path / "state.npz")
     assert origin == ("run", 9)
     assert (since.steps, since.base) == (done[1].steps, done[1].base)
     end = improve(policy, cheer, ASKED, NaturalGradient(), PLAN, seed=3, since=since)
@@ -175,7 +175,7 @@ def test_an_improvement_resumed_from_a_file_ends_like_an_uninterrupted_one(polic
     assert (end.steps, end.stopped) == (done[-1].steps, done[-1].stopped)
     (tmp_path / "state.npz").write_bytes(b"no state")
     with pytest.raises(IntegrityError, match="no state of an improvement"):
-        loop.load(tmp_path / "state.npz")
+        score_ascent.load(tmp_path / "state.npz")
 
 
 @pytest.mark.full
@@ -318,7 +318,7 @@ def test_a_score_that_does_not_rise_ends_after_some_patience(policy):
 def test_a_step_that_costs_more_than_predicted_is_halved_and_then_given_up(policy):
     costly = improve(policy, cheer, ASKED, Away(1e-3), replace(PLAN, steps=1), seed=0)
     (step,) = costly.steps
-    assert step.halved == loop.MOST_HALVED and not step.kept
+    assert step.halved == score_ascent.MOST_HALVED and not step.kept
     assert costly.stopped == "no step stays within the KL that it may cost"
     assert digest(policy, costly) == parameters.digest(policy.start(), policy.layout)
 
