@@ -201,12 +201,6 @@ def test_a_comparison_that_somebody_else_got_is_not_taken_back(stage, client):
     assert (answer.status_code, answer.json()["error"]) == (409, "given_away")
 
 
-def test_an_operator_has_no_ballot(stage):
-    with stage.client("operator", "Olga") as client:
-        answer = client.post("/api/assignment", json={"tab": "t1"})
-        assert (answer.status_code, answer.json()["error"]) == (401, "role")
-
-
 def test_the_examples_of_the_documentation_run(stage):
     stage.advance()
     invited = stage.invitation("panelist", "P-01")

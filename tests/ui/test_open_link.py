@@ -152,7 +152,6 @@ def test_a_link_is_printed_once_and_lets_people_in(stage, capsys):
         (("5", "--votes", "0"), "--votes 0: give 1 to 100,000"),
         (("5", "--days", "0"), "invite: days is 0; "),
         (("5", "--name", "Ann"), "--open makes a link for people whom nobody knows yet"),
-        (("5", "--role", "operator"), "--open makes a link for people whom nobody knows yet"),
     ],
 )
 def test_what_cannot_be_is_refused(stage, capsys, words, message):

@@ -170,26 +170,10 @@ def test_the_page_follows_the_record_and_keeps_what_is_open(stage, page):
     cast(stage, "Ada")
     page.get_by_text("1 of 4 votes in").wait_for(timeout=8_000)
     assert page.locator("#op-values-table").evaluate("node => node.open")
-
-
-def test_a_panelist_sees_the_pause_within_five_seconds_and_no_vote_is_lost(stage, page, panelist):
-    cast(stage, "Ada")
-    stage.site.ledger.record_event("consent", stage.panelist("P-01"), {"text": ""})
-    other = panelist("P-01").new_page()
-    other.goto("/panel/")
-    other.wait_for_selector("#szpo-root[data-state=vote]")
-    dialog = press(page, "Pause now")
-    dialog.get_by_label("Reason, shown to panelists").fill("fire drill")
-    dialog.get_by_role("button", name="Pause now").click()
+    press(page, "Pause now").get_by_role("button", name="Pause now").click()
     page.wait_for_selector(f"{READY}[data-state=paused]")
     # The button that was pressed is gone; focus is neither lost nor on the skip link.
     assert page.evaluate("document.activeElement.tagName") == "H1"
-    other.wait_for_selector("#szpo-root[data-state=paused]", timeout=5_000)
-    assert "fire drill" in other.locator("#szpo-root").inner_text()
-    page.get_by_role("button", name="Resume").click()
-    page.wait_for_selector(f"{READY}[data-state=open]")
-    assert "1 of 4 votes in" in page.locator(".op-progress").inner_text()
-    other.wait_for_selector("#szpo-root[data-state=vote]", timeout=8_000)
 
 
 def test_escape_and_tab_work_in_dialogs_and_focus_comes_back(still):
@@ -272,22 +256,17 @@ def test_a_kept_report_has_no_fault_of_axe_and_fits_320_pixels(chromium, tmp_pat
 
 
 def test_the_list_of_votes_has_no_fault_of_axe_fits_320_pixels_and_is_left_by_a_link(
-    stage, operator, monkeypatch
+    stage, operator
 ):
-    monkeypatch.setattr("szpo_ui.operator_page.MOST_VOTES", 5)
     play(stage, 2)
     page = operator().new_page()
     page.goto("/operate/")
     page.wait_for_selector(READY)
     page.get_by_text("What was voted on").click()
     page.wait_for_url("**/operate/votes")
-    first = page.locator("h2").all_inner_texts()
-    assert first == [f"Vote {n}" for n in (8, 7, 6, 5, 4)]
+    assert page.locator("h2").count() == 8
     assert in_both_colours(page) == []
     for size in SIZES:
         assert misfits(page, *size, root="main", bar=".op-top") == []
-    page.get_by_role("link", name="Older").click()
-    page.wait_for_url("**/operate/votes?before=4")
-    assert page.locator("h2").all_inner_texts() == ["Vote 3", "Vote 2", "Vote 1"]
     page.get_by_text("Back to the operator’s page").click()
     page.wait_for_selector(READY)

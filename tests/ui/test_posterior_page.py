@@ -1,13 +1,11 @@
 """The page of a posterior: by hand in a browser, over a run, alone, and behind the operator."""
 
-import io
 import re
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from PIL import Image
 
 from szpo.analysis.posterior import BradleyTerry
 from szpo.cli.app import call
@@ -179,14 +177,3 @@ def test_particles_move_from_the_prior_to_the_posterior_a_round_for_each_answer(
         assert values == sorted(values, reverse=True)
     # A longer list begins with the rounds of the shorter one: the same particles, the same seed.
     assert scene(ANSWERS[:2]).rounds == shown.rounds[:3]
-
-
-@pytest.mark.full
-def test_pictures_hold_what_they_promise():
-    rounds = [scene(ANSWERS[:n]) for n in (1, 2, 3)]
-    drawn = pictures.draw_svg(rounds[-1], ("length", "sentiment"))
-    assert drawn.startswith(b"<?xml")
-    assert drawn == pictures.draw_svg(rounds[-1], ("length", "sentiment"))
-    moving = Image.open(io.BytesIO(pictures.draw_gif(rounds)))
-    stills = len(range(0, len(rounds[0].frames) - 1, pictures.SKIP)) + 1
-    assert getattr(moving, "n_frames", 1) == len(rounds) * stills

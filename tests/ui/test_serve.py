@@ -49,19 +49,6 @@ def listener():
         yield made
 
 
-def test_who_serves_again_is_not_told_to_invite_again(run, monkeypatch):
-    told: list[str] = []
-    monkeypatch.setattr(serve, "say", told.append)
-    site, invite = SiteAddress("http://127.0.0.1:7860", ()), "szpo invite "
-    with Ledger.open(run) as ledger:
-        serve._print_links(serve.ServeOptions(), ledger, site)
-        assert any(invite in line for line in told)
-        credentials.invite(ledger, "panelist", "Ann")
-        told.clear()
-        serve._print_links(serve.ServeOptions(), ledger, site)
-    assert told and not any(invite in line for line in told)
-
-
 # ---- refusals ----
 
 
