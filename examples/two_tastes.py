@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from szpo import intervals
+from szpo import metrics
 from szpo.cli.app import call
 from szpo.cli.features import members_of
 from szpo.errors import UsageError
@@ -79,7 +79,7 @@ def main(seeds):
             except UsageError as error:
                 print(f"seed {seed}: {error}")
     for i, against in enumerate(("the other half's", "the base", "the run's own point")):
-        means = intervals.mean([sum(half[i] for half in rows) / len(rows) for rows in found])
+        means = metrics.mean([sum(half[i] for half in rows) / len(rows) for rows in found])
         ends = "" if means.low is None else f" [{means.low:.2f}, {means.high:.2f}]"
         print(f"its own against {against}: {means.value:.2f}{ends}")
     return found

@@ -1,17 +1,192 @@
-"""Metrics shared by guards, reports and comparisons: variety, repetition, win rate."""
+"""Metrics of texts and answers (variety, repetition, win rate), and 95 % intervals."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
 from szpo.errors import UsageError
-from szpo.intervals import Share, Z, share, wilson
 from szpo.types import Floats
+
+Z = 1.96
+"""Half width of a 95 % interval, in standard errors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A share of ``of`` cases with its interval; ``of`` may be an effective number."""
+
+    hits: float
+    of: float
+    low: float
+    high: float
+
+    @property
+    def value(self) -> float | None:
+        """The share; None without cases."""
+        return self.hits / self.of if self.of else None
+
+    def unsure(self, at: float = 0.5) -> bool:
+        """The interval covers ``at``, so the true share may be on either side of it."""
+        return self.low <= at <= self.high
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number with its interval, from ``n`` observations."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+    def unsure(self, at: float = 0.0) -> bool:
+        """The interval covers ``at``, or there is none."""
+        return self.low is None or self.high is None or self.low <= at <= self.high
+
+
+NOTHING = Estimate(None, None, None, 0)
+
+
+def wilson(wins: float, votes: float, z: float = Z) -> tuple[float, float]:
+    """95 % interval of a share (Wilson 1927).
+
+    >>> [round(edge, 3) for edge in wilson(8, 8)]
+    [0.676, 1.0]
+    """
+    if not votes:
+        return 0.0, 1.0
+    share, z2 = wins / votes, z * z / votes
+    middle = (share + z2 / 2) / (1 + z2)
+    half = z / (1 + z2) * math.sqrt(share * (1 - share) / votes + z2 / (4 * votes))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def share(hits: float, of: float) -> Share:
+    """A share with its interval by Wilson (1927).
+
+    >>> found = share(12, 20)
+    >>> round(found.low, 2), round(found.high, 2), found.unsure()
+    (0.39, 0.78, True)
+    """
+    low, high = wilson(hits, of)
+    return Share(hits, of, low, high)
+
+
+def better_side(product: float) -> float:
+    """The win rate p ≥ ½ of a direction's better side, without bias from choosing it afterwards.
+
+    ``product`` is the mean product of the signs of two votes on different comparisons of the
+    direction. It estimates (2p − 1)², and is 2a − 1 where a is the votes' agreement.
+
+    >>> better_side(0.16), better_side(-0.2)
+    (0.7, 0.5)
+    """
+    return 0.5 + 0.5 * math.sqrt(max(product, 0.0))
+
+
+def log_odds(hits: float, of: float) -> Estimate:
+    """The logarithm of the odds, with half a vote added to each side so that it is finite.
+
+    The interval is ±1.96·√(1/(k+½) + 1/(n−k+½)) (Haldane 1956, Anscombe 1956; Gart 1966).
+
+    >>> found = log_odds(5, 5)
+    >>> round(found.value, 3), found.unsure()
+    (2.398, True)
+    """
+    if not of:
+        return NOTHING
+    k, rest = hits + 0.5, of - hits + 0.5
+    value, error = math.log(k / rest), math.sqrt(1 / k + 1 / rest)
+    return Estimate(value, value - Z * error, value + Z * error, round(of))
+
+
+def quantile(values: Sequence[float], q: float) -> Estimate:
+    """A quantile with its interval by order statistics; no interval for fewer than six values.
+
+    >>> quantile([3.0, 1.0, 2.0], 0.5)
+    Estimate(value=2.0, low=None, high=None, n=3)
+    """
+    ordered, n = sorted(values), len(values)
+    if not n:
+        return NOTHING
+    place = q * (n - 1)
+    below = math.floor(place)
+    above = min(below + 1, n - 1)
+    value = ordered[below] + (place - below) * (ordered[above] - ordered[below])
+    if n < 6:
+        return Estimate(value, None, None, n)
+    half = Z * math.sqrt(n * q * (1 - q))
+    first = max(0, math.floor(n * q - half))
+    last = min(n - 1, math.ceil(n * q + half))
+    return Estimate(value, ordered[first], ordered[last], n)
+
+
+def rate(count: int, hours: float) -> Estimate:
+    """Events an hour, with the interval of a Poisson count (Garwood 1936).
+
+    >>> found = rate(41, 1.0)
+    >>> round(found.low, 1), round(found.high, 1)
+    (29.4, 55.6)
+    """
+    from scipy.special import gammaincinv
+
+    if hours <= 0:
+        return NOTHING
+    low = float(gammaincinv(count, 0.025)) if count else 0.0
+    high = float(gammaincinv(count + 1, 0.975))
+    return Estimate(count / hours, low / hours, high / hours, count)
+
+
+def correlation(x: Sequence[float], y: Sequence[float]) -> Estimate:
+    """Pearson's correlation with its interval by Fisher's z; None for fewer than four pairs.
+
+    >>> correlation([1, 2, 3], [2, 4, 6])
+    Estimate(value=None, low=None, high=None, n=3)
+    """
+    n = len(x)
+    if n < 4:
+        return Estimate(None, None, None, n)
+    mean_x, mean_y = math.fsum(x) / n, math.fsum(y) / n
+    xx = math.fsum((a - mean_x) ** 2 for a in x)
+    yy = math.fsum((b - mean_y) ** 2 for b in y)
+    if xx == 0 or yy == 0:
+        return Estimate(None, None, None, n)
+    xy = math.fsum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
+    r = max(-1.0, min(1.0, xy / math.sqrt(xx * yy)))
+    if abs(r) == 1:
+        return Estimate(r, r, r, n)
+    z, half = math.atanh(r), Z / math.sqrt(n - 3)
+    return Estimate(r, math.tanh(z - half), math.tanh(z + half), n)
+
+
+def rescale(x: Estimate, f: Callable[[float], float]) -> Estimate:
+    """Transform an estimate by an increasing function.
+
+    >>> rescale(Estimate(1.0, None, 2.0, 3), lambda x: 60 * x)
+    Estimate(value=60.0, low=None, high=120.0, n=3)
+    """
+    value, low, high = (None if v is None else f(v) for v in (x.value, x.low, x.high))
+    return Estimate(value, low, high, x.n)
+
+
+def mean(values: Sequence[float]) -> Estimate:
+    """A mean ± 1.96 standard errors; no interval for one value."""
+    n = len(values)
+    if not n:
+        return NOTHING
+    middle = math.fsum(values) / n
+    if n == 1:
+        return Estimate(middle, None, None, 1)
+    error = math.sqrt(math.fsum((v - middle) ** 2 for v in values) / (n - 1) / n)
+    return Estimate(middle, middle - Z * error, middle + Z * error, n)
+
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 

@@ -29,9 +29,9 @@ from szpo.config.schema import RUBRIC_VERSION, Config
 from szpo.data.prompts import SUFFIXES
 from szpo.errors import StorageError, UsageError
 from szpo.improvement.between_rounds import Improving
-from szpo.intervals import Share
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import with_budget
+from szpo.metrics import Share
 from szpo.policies.text_guards import Guard
 from szpo.runs import assemble, budget, callbacks, controller, driver, guards, run_prompts, samples
 from szpo.runs.assemble import RunParts

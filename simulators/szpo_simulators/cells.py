@@ -26,7 +26,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from szpo import seeds
-from szpo.baselines import dpo, group_rl, ppo, registry, reward_model, simpo
+from szpo.baselines import dpo, group_rl, ppo, registry, reward_model
 from szpo.baselines.actor import Actor
 from szpo.baselines.asking import Survey, ask_round
 from szpo.baselines.costs import Meter, Moment, OnStep
@@ -182,7 +182,7 @@ Runner: TypeAlias = Callable[[Training], dict[str, Any]]
 RUNNERS: Final[dict[str, Runner]] = {
     "dpo": make_offline(dpo.train, "dpo"),
     "iterative-dpo": run_iterative_dpo,
-    "simpo": make_offline(simpo.train, "simpo"),
+    "simpo": make_offline(dpo.train_simpo, "simpo"),
     "rm+ppo": make_with_reward_model(ppo.train, "ppo"),
     "grpo": make_with_reward_model(group_rl.train, "grpo"),
     "rloo": make_with_reward_model(group_rl.train, "rloo"),

@@ -11,12 +11,12 @@ from typing import Any, Final
 
 from szpo import seeds
 from szpo.config import settings_file
-from szpo.intervals import share
 from szpo.judges.endpoint import Endpoint
+from szpo.judges.judge_factory import Local
 from szpo.judges.judge_factory import judge as maker
 from szpo.judges.llm_judge import LanguageJudge, Opinion, Opinionated
-from szpo.judges.local_model import Local
 from szpo.judges.prompting import Backend, Labels, Question
+from szpo.metrics import share
 from szpo.models import loading, named_models
 from szpo.policies.backend import LocalBackend
 from szpo.types import Answer, Comparison, Prompt, Row

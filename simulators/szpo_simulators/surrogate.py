@@ -28,7 +28,7 @@ from szpo.data import prompts as promptfiles
 from szpo.errors import UsageError
 from szpo.features import dictionary
 from szpo.files import replace_whole
-from szpo.intervals import wilson
+from szpo.metrics import wilson
 from szpo.optim import informative, named_features, parameters, sample_directions
 from szpo.optim.informative import NOISE
 from szpo.optim.named_features import Claim, NamedFeatures

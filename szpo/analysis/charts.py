@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from szpo.analysis.improvement import Improvement
 from szpo.analysis.taught import Lesson
-from szpo.intervals import Estimate, Share, Z
+from szpo.metrics import Estimate, Share, Z
 
 GAIN: Final = "Gain over votes"
 REACH: Final = 4.0

@@ -22,8 +22,8 @@ from szpo import seeds
 from szpo.analysis import vote_rows
 from szpo.analysis.features import Feature, differences
 from szpo.errors import RunError
-from szpo.intervals import Share, Z, share
 from szpo.ledger.database import Ledger
+from szpo.metrics import Share, Z, share
 from szpo.types import Floats, Ints
 
 Ties: TypeAlias = Literal["half", "davidson"]

@@ -18,13 +18,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from szpo import __version__
-from szpo.analysis import agreement, charts, evidence, improvement, taught, voter_report
+from szpo.analysis import agreement, charts, evidence, improvement, taught
 from szpo.analysis.charts import Series, estimate_series, line_chart, standalone
 from szpo.analysis.improvement import Improvement
 from szpo.config.schema import Config
-from szpo.intervals import Share, mean
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_tables
+from szpo.metrics import Share, mean
 from szpo.policies import teachable
 from szpo.replay.checks import Report
 from szpo.runs import budget, guards, status
@@ -292,7 +292,7 @@ def _samples(ledger: Ledger, facts: Sequence[StepReport]) -> Iterator[dict[str, 
 def _panelists(ledger: Ledger, *, live: bool) -> Iterator[dict[str, str]]:
     """The panelists' figures as on the operator's page, with the weight of their next vote."""
     known = "rule" in ledger.spec.get("optimizer", {})
-    weighed = {each.name: each for each in voter_report.voters(ledger)} if known else {}
+    weighed = {each.name: each for each in agreement.voters(ledger)} if known else {}
     for row in agreement.panelists(evidence.read(ledger, live=live)):
         voter = weighed.get(row["name"])
         yield {

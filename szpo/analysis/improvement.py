@@ -22,10 +22,10 @@ import numpy as np
 from szpo import metrics
 from szpo.analysis import evidence
 from szpo.errors import UsageError
-from szpo.intervals import Share, share
 from szpo.ledger import orders, theta
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import recommended_digest
+from szpo.metrics import Share, share
 from szpo.runs import status
 from szpo.types import Floats
 from szpo.voting import finals, policy_checks

@@ -17,7 +17,7 @@ from typing import Any
 from szpo.analysis import agreement
 from szpo.analysis.evidence import WINDOW, Evidence, RunFacts
 from szpo.analysis.vote_rows import VoteTotals
-from szpo.intervals import (
+from szpo.metrics import (
     NOTHING,
     Estimate,
     Share,

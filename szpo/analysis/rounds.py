@@ -25,7 +25,7 @@ from szpo import seeds
 from szpo.analysis import pool, posterior
 from szpo.analysis.pool import Differences, Filter, Pair, Seen
 from szpo.analysis.posterior import BradleyTerry
-from szpo.data import label_studio, preference_files, preference_formats, spreadsheets, text_files
+from szpo.data import preference_files, preference_formats, text_files
 from szpo.errors import UsageError
 from szpo.files import replace_whole
 from szpo.types import Floats, Prompt
@@ -338,7 +338,7 @@ def write_sheet(questions: Sequence[Question], path: Path) -> None:
             row[preference_formats.MESSAGES] = (
                 json.dumps(turns, ensure_ascii=False) if turns else ""
             )
-        spreadsheets.write(file, names, rows)
+        text_files.write_table(file, names, rows)
         text = file.getvalue()
     elif kind == ".json":
         text = json.dumps([_task(q) for q in questions], ensure_ascii=False, indent=1)
@@ -394,7 +394,7 @@ def _read_rankings(record: dict[str, Any], where: str) -> Iterator[Reply]:
     for number, annotation in enumerate(annotations if isinstance(annotations, list) else [], 1):
         if isinstance(annotation, dict) and annotation.get("result") == []:  # nobody answered
             continue
-        found = label_studio.read_pairs({**record, "annotations": [annotation]}, where)
+        found = preference_formats.read_pairs({**record, "annotations": [annotation]}, where)
         by = str(annotation.get("completed_by", number))
         for pair in found.pairs:
             bodies = {str(item["id"]): item["body"] for item in data["items"]}

@@ -23,7 +23,7 @@ from scipy import special
 from szpo import seeds
 from szpo.analysis.feature_weights import FeatureVotes, heterogeneity_p, newton
 from szpo.errors import UsageError
-from szpo.intervals import Share, share
+from szpo.metrics import Share, share
 from szpo.types import Floats, Ints
 
 Verdict: TypeAlias = Literal["several", "sharpness", "unlike", "one", "few"]

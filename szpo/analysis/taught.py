@@ -20,9 +20,9 @@ from szpo.analysis import agreement, evidence, features, vote_rows
 from szpo.analysis.feature_weights import fit_taste, read_votes
 from szpo.errors import SzpoError
 from szpo.features import dictionary, own
-from szpo.intervals import Share, share
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_config, recorded_settings
+from szpo.metrics import Share, share
 from szpo.optim.named_features import Claim, groups_of
 from szpo.optim.regression import Findings
 from szpo.policies.teachable import advise

@@ -14,7 +14,7 @@ from typing import IO, Any, Final
 from szpo import __version__
 from szpo.analysis.evidence import open_comparisons
 from szpo.analysis.vote_rows import VoteRows
-from szpo.data import spreadsheets
+from szpo.data import text_files
 from szpo.errors import UsageError
 from szpo.failpoints import failpoint
 from szpo.files import private, write_whole
@@ -99,7 +99,7 @@ def write_csv(ledger: Ledger, file: IO[str]) -> int:
     first = next(rows, None)
     if first is None:
         return 0
-    return spreadsheets.write(file, COLUMNS, itertools.chain([first], rows))
+    return text_files.write_table(file, COLUMNS, itertools.chain([first], rows))
 
 
 def write_table(ledger: Ledger, path: Path) -> int:

@@ -8,6 +8,11 @@ two answers to each prompt, asks which is better, trains on these pairs, and rep
 The settings of the RLHF notebook's DPO run, in the names of current libraries. Its base is
 Mistral-7B-Instruct-v0.2 in 4 bits; any other model of szpo can be used. docs/baselines.md lists
 the differences.
+
+SimPO (Meng, Xia, Chen 2024) is trained by TRL's CPOTrainer, which is experimental. Its reward is β
+times the mean log-probability per token; there is a margin γ and no reference:
+
+loss = −log σ(β/|y⁺| · log π(y⁺) − β/|y⁻| · log π(y⁻) − γ)
 """
 
 from __future__ import annotations
@@ -27,7 +32,16 @@ from transformers.training_args import OptimizerNames
 from szpo.baselines import costs, trainer
 from szpo.baselines.actor import Actor, Peft
 from szpo.baselines.asking import Ask, Survey, ask_round
-from szpo.baselines.costs import Count, Dropout, OnStep, Positive, Shared, Trained, ignore_step
+from szpo.baselines.costs import (
+    Count,
+    Dropout,
+    OnStep,
+    Positive,
+    Shared,
+    Trained,
+    Weight,
+    ignore_step,
+)
 from szpo.baselines.trainer import catch_divergence, describe_still, join_remarks, require_pairs
 from szpo.data.pairs import Pair, Preferences
 from szpo.errors import UsageError
@@ -281,3 +295,58 @@ def notebook_lora(**changes: Any) -> Any:
         "task_type": "CAUSAL_LM",
     }
     return LoraConfig(**{**settings, **changes})
+
+
+SIMPO = "simpo"
+
+
+class SimpoRecipe(trainer.Recipe):
+    """Settings of one SimPO training."""
+
+    beta: Positive = 2.0
+    """As in the paper (2.0 to 2.5)."""
+    gamma: Weight = 0.5
+    """γ: the margin, in units of β times log-probabilities; TRL's default."""
+
+
+def train_simpo(
+    actor: Actor, data: Preferences, recipe: SimpoRecipe | None = None, **shared: Unpack[Shared]
+) -> Trained:
+    """Train by SimPO on these pairs; arguments and errors are as in `szpo.baselines.dpo.train`."""
+    require_pairs(data, SIMPO)
+    listener, how = trainer.Listener.begin(SIMPO, shared), recipe or SimpoRecipe()
+    limit = trainer.limit_length(actor.loaded, how.max_length)
+    rows = [
+        {"prompt": "", "chosen": "", "rejected": "", **_cpo_tokens(row, limit)}
+        for row in trainer.tokenize_pairs(actor.loaded, data.pairs, limit, SIMPO)
+    ]
+    with trainer.isolate():  # silences a warning that it is experimental
+        from trl.experimental.cpo import CPOConfig, CPOTrainer
+
+    class PairTrainer(CPOTrainer):  # type: ignore[misc]
+        def tokenize_row(self, feature: Any, model: Any = None) -> dict[str, Any]:
+            return {}  # tokens are ours already
+
+    arguments = {
+        **trainer.schedule_arguments(how),
+        "loss_type": "simpo",
+        "cpo_alpha": 0.0,  # no likelihood term: SimPO alone
+        "beta": how.beta,
+        "simpo_gamma": how.gamma,
+        "max_length": limit,
+        "remove_unused_columns": False,
+    }
+    trainer.train((PairTrainer, CPOConfig), actor, rows, arguments, listener, seed=shared["seed"])
+    return listener.finish(len(rows), len(data.pairs), data.ties)
+
+
+def _cpo_tokens(row: dict[str, list[int]], limit: int) -> dict[str, list[int]]:
+    """A pair as the columns that CPOTrainer itself makes from texts."""
+    prompt = row["prompt_ids"]
+    found = {"prompt_input_ids": prompt, "prompt_attention_mask": [1] * len(prompt)}
+    for side in ("chosen", "rejected"):
+        answer = row[f"{side}_ids"][: limit - len(prompt)]
+        found[f"{side}_input_ids"] = prompt + answer
+        found[f"{side}_attention_mask"] = [1] * (len(prompt) + len(answer))
+        found[f"{side}_labels"] = [-100] * len(prompt) + answer
+    return found

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from szpo.baselines import dpo, group_rl, ppo, reward_model, self_rewarding, sft, simpo, trainer
+from szpo.baselines import dpo, group_rl, ppo, reward_model, self_rewarding, trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.asking import Ask, Score
 from szpo.baselines.costs import Meter, OnStep, Trained
@@ -22,16 +22,18 @@ from szpo.errors import UsageError
 from szpo.types import Answer, Prompt
 
 RECIPES: Mapping[str, Any] = {
-    "dpo": dpo.Recipe(), "simpo": simpo.Recipe(), "iterative-dpo": dpo.Rounds(),
+    "dpo": dpo.Recipe(), "simpo": dpo.SimpoRecipe(), "iterative-dpo": dpo.Rounds(),
     "reward-model": reward_model.Recipe(), "ppo": ppo.Recipe(), "grpo": group_rl.Grpo(),
     "rloo": group_rl.Rloo(), "self-rewarding": self_rewarding.Recipe(),
-    "notebook-dpo": dpo.NOTEBOOK, "sft": sft.Recipe(),
+    "notebook-dpo": dpo.NOTEBOOK, "sft": trainer.SftRecipe(),
 }  # fmt: skip
 """All methods with their default recipes."""
 NAMES = tuple(RECIPES)
 SCORED = ("ppo", "grpo", "rloo")
 """Methods that learn from a score of single answers."""
-OFFLINE: Mapping[str, Any] = {"dpo": dpo, "simpo": simpo, "notebook-dpo": dpo}
+OFFLINE: Mapping[str, Any] = {
+    "dpo": dpo.train, "simpo": dpo.train_simpo, "notebook-dpo": dpo.train,
+}  # fmt: skip
 """Methods that learn from given pairs and draw no answers."""
 INNER = {"iterative-dpo": "recipe", "self-rewarding": "dpo"}
 """Methods that use DPO, with the field of their recipe that holds DPO's recipe."""
@@ -102,7 +104,7 @@ def run(
             actor, inputs.prompts, inputs.examples, how, folder=folder, **shared
         )
     elif method == "sft":
-        trained = sft.train(actor, inputs.examples, how, **shared)
+        trained = trainer.train_sft(actor, inputs.examples, how, **shared)
     elif method in SCORED:
         trained, learned = _maximise(method, inputs, how, shared)
     else:
@@ -111,7 +113,7 @@ def run(
         if method == "reward-model":
             learned, trained = reward_model.train(actor.loaded, votes, how, **shared)
         else:
-            trained = OFFLINE[method].train(actor, votes, how, **shared)
+            trained = OFFLINE[method](actor, votes, how, **shared)
     return Outcome(trained, how, learned)
 
 

@@ -26,7 +26,7 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import Field
 
 from szpo import files, seeds
-from szpo.baselines import asking, costs, dpo, sft
+from szpo.baselines import asking, costs, dpo, trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Count, Group, Meter, OnStep, Positive, Trained, ignore_step
 from szpo.data import preference_files
@@ -62,7 +62,7 @@ class Recipe(costs.Recipe):
     """Tokens for a judgement of 100 words and its score."""
     dpo: Dpo = Dpo(reference="now")
     """π_ref of a round is the model at its beginning, as in the paper."""
-    fit: sft.Recipe = sft.Recipe()
+    fit: trainer.SftRecipe = trainer.SftRecipe()
     """Settings for fitting M1 to examples."""
 
 
@@ -183,7 +183,7 @@ def _make(
     own = as_seed(seeds.derive(seed, "self-rewarding", step=stage))
     meter, figures, judged = Meter(), dict[str, float](), None
     if stage == 1 and examples:
-        fitted = sft.train(actor, examples, how.fit, seed=own, meter=meter)
+        fitted = trainer.train_sft(actor, examples, how.fit, seed=own, meter=meter)
         figures = {"examples": float(fitted.pairs), "loss": float(fitted.log[-1]["loss"])}
     elif stage > 1:
         with meter:

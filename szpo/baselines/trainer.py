@@ -2,6 +2,9 @@
 
 TRL computes the losses. szpo makes the tokens (`szpo.models.loading.encode`, with an end token
 only if an answer ended by itself) and holds the fp32 weights.
+
+Supervised fine-tuning (`train_sft`) is the plainest: loss = −mean log π(y|x) over the answers'
+tokens; prompts have no loss.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -29,6 +32,7 @@ from szpo.baselines import costs
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import (
     Count,
+    Dropout,
     Epochs,
     Meter,
     OnStep,
@@ -44,7 +48,7 @@ from szpo.models.loading import Loaded, answer_tokens, encode
 from szpo.models.lora import Site
 from szpo.models.sampling import Sampling
 from szpo.plugins import how_to_install
-from szpo.types import Theta
+from szpo.types import Answer, Prompt, Theta
 
 Row = TypeVar("Row")
 
@@ -462,3 +466,48 @@ def only_answers_scored() -> Iterator[None]:
         yield
     finally:
         utils._use_triton = before
+
+
+SFT = "sft"
+
+
+class SftRecipe(Recipe):
+    """Settings of one supervised training."""
+
+    learning_rate: Positive = 1e-4
+    dropout: Dropout = 0.0
+    """Dropout of the adapter's inputs."""
+
+
+def train_sft(
+    actor: Actor,
+    examples: Sequence[tuple[Prompt, Answer]],
+    recipe: SftRecipe | None = None,
+    **shared: Unpack[Shared],
+) -> Trained:
+    """Fit the actor to prompts with their answers."""
+    if not examples:
+        raise RunError(f"{SFT}: no example to learn from; give --examples")
+    listener, how = Listener.begin(SFT, shared), recipe or SftRecipe()
+    from trl import SFTConfig, SFTTrainer
+
+    limit = limit_length(actor.loaded, how.max_length)
+    texts = [
+        (list(encode(actor.loaded.tokenizer, prompt)), answer_tokens(actor.loaded, answer))
+        for prompt, answer in examples
+    ]
+    texts = drop_too_long(texts, [len(asked) + 1 for asked, _ in texts], limit, SFT)
+    rows = [
+        {"input_ids": (asked + answer)[:limit], "labels": ([-100] * len(asked) + answer)[:limit]}
+        for asked, answer in texts
+    ]
+    arguments = {
+        **schedule_arguments(how),
+        "max_length": None,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+    }
+    train(
+        (SFTTrainer, SFTConfig), actor, rows, arguments, listener,
+        seed=shared["seed"], dropout=how.dropout,
+    )  # fmt: skip
+    return listener.finish(len(rows), len(examples))

@@ -14,10 +14,10 @@ from szpo import files, seeds
 from szpo.baselines import asking
 from szpo.cli import console, run_paths
 from szpo.cli.run_paths import PRESET, SETS
-from szpo.data import label_studio, preference_files
+from szpo.data import preference_files, preference_formats
 from szpo.data.pairs import Preferences
 from szpo.errors import RunError, UsageError
-from szpo.intervals import Z
+from szpo.metrics import Z
 from szpo.types import Answer, Prompt
 
 if TYPE_CHECKING:
@@ -162,7 +162,9 @@ def rank(
 ) -> None:
     """Write Label Studio tasks and their page, for people to rank several answers to a prompt."""
     tasks = [
-        label_studio.make_task(prompt, answers, key=seeds.derive(seed, "ranking", step=place))
+        preference_formats.make_task(
+            prompt, answers, key=seeds.derive(seed, "ranking", step=place)
+        )
         for place, (prompt, answers) in enumerate(preference_files.read_groups(source))
     ]
     if not tasks:
@@ -171,7 +173,7 @@ def rank(
         draft.mkdir()
         text = json.dumps(tasks, ensure_ascii=False, indent=1)
         (draft / "tasks.json").write_text(text, encoding="utf-8")
-        (draft / "template.xml").write_text(label_studio.TEMPLATE, encoding="utf-8")
+        (draft / "template.xml").write_text(preference_formats.TEMPLATE, encoding="utf-8")
     console.answer(
         as_json,
         {"tasks": len(tasks), "folder": str(out)},

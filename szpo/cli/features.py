@@ -24,8 +24,8 @@ from szpo.analysis.feature_weights import (
 from szpo.analysis.taught import USUAL
 from szpo.cli import console, run_paths
 from szpo.errors import RunError, UsageError
-from szpo.intervals import Share
 from szpo.ledger.database import Ledger
+from szpo.metrics import Share
 from szpo.types import Comparison, Floats
 from szpo.visible_text import visible
 

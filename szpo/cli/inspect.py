@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from szpo import files
-from szpo.analysis import improvement, taught
+from szpo.analysis import agreement, improvement, taught
 from szpo.cli import console, run_paths
 from szpo.errors import SzpoError, UsageError
 from szpo.ledger.database import Ledger
@@ -136,11 +136,10 @@ def show(
 
 
 def _show_voters(path: Path, *, as_json: bool) -> None:
-    from szpo.analysis import voter_report
     from szpo.ledger import run_spec
 
     with run_paths.look(path) as ledger, ledger.snapshot():
-        found = voter_report.voters(ledger)
+        found = agreement.voters(ledger)
         used = run_spec.recorded_settings(ledger).section.weighting
     if as_json:
         console.emit([asdict(row) for row in found])
@@ -148,9 +147,9 @@ def _show_voters(path: Path, *, as_json: bool) -> None:
     if not found:
         console.say("no finished step has votes yet")
         return
-    console.table(*voter_report.table(found))
-    console.say(voter_report.LEGEND)
-    for line in voter_report.against(found, used):
+    console.table(*agreement.voter_table(found))
+    console.say(agreement.WEIGHTS_LEGEND)
+    for line in agreement.voters_against(found, used):
         console.say(line)
 
 

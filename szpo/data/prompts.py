@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from szpo import seeds
-from szpo.data import spreadsheets, text_files
+from szpo.data import text_files
 from szpo.data.text_files import Limits
 from szpo.errors import UsageError
 from szpo.types import Answer, Prompt
@@ -106,7 +106,7 @@ def load(path: str | Path, *, heldout: float = 0.25, column: str | None = None) 
     A record is a string, an object with ``text`` or ``prompt`` (and optionally ``system`` and
     ``split``), an object with ``messages``, or a list of messages ({"role", "content"}, the last
     one from the user). A CSV file has a header with a ``text`` or ``prompt`` column; its separator
-    is found; see `szpo.data.spreadsheets.read`. ``column`` names another column, or key of
+    is found; see `szpo.data.text_files.read_table`. ``column`` names another column, or key of
     an object, that holds the prompt.
 
     If no record has a split, the share ``heldout`` in [0, 1) is held out by the hash of the text,
@@ -201,7 +201,7 @@ def _json(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _csv(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, dict[str, str]]]:
     known = (*wanted, "split", *SYSTEM_KEYS, *UNREAD)
-    for where, row in spreadsheets.read(path, known, _limits()):
+    for where, row in text_files.read_table(path, known, _limits()):
         if not set(wanted) & set(row):
             raise UsageError(
                 f"{path}:1: no column named {' or '.join(wanted)} (found: {', '.join(row)}); "

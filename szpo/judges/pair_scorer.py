@@ -26,9 +26,9 @@ from szpo import seeds
 from szpo.config.tables import Judge
 from szpo.data import preference_files
 from szpo.errors import IntegrityError, StorageError, UsageError
-from szpo.intervals import share
 from szpo.judges.llm_judge import Opinion, by_sign, probability
 from szpo.ledger.database import Ledger
+from szpo.metrics import share
 from szpo.models import loading, weight_files
 from szpo.models.loading import Loaded
 from szpo.policies.backend import Backend, LocalBackend

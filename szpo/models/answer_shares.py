@@ -25,7 +25,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from szpo import metrics
-from szpo.intervals import Share, share
+from szpo.metrics import Share, share
 from szpo.types import Answer
 
 if TYPE_CHECKING:

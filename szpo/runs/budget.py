@@ -18,9 +18,9 @@ from typing import Final
 
 from szpo.config.schema import CURVE_ANSWERS, KL_SAMPLES, SCORED, Config
 from szpo.errors import UsageError
-from szpo.intervals import Z
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import BUDGET, read_budget, recorded_config, with_budget
+from szpo.metrics import Z
 from szpo.optim.optimizer import equations, step_votes
 from szpo.optim.rules import RULES
 from szpo.optim.settings import Settings

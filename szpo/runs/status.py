@@ -20,11 +20,11 @@ from statistics import median
 from typing import Any, Final, Literal
 
 from szpo.config.schema import Config
-from szpo.intervals import better_side
 from szpo.ledger.canonical import canonical, sha256
 from szpo.ledger.database import Ledger, Record
 from szpo.ledger.run_spec import read_budget, recorded_config
 from szpo.ledger.theta import recommended_digest
+from szpo.metrics import better_side
 from szpo.runs import budget
 from szpo.voting import lease, steps
 from szpo.voting.pauses import describe_pause

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias
 
 from szpo import seeds
-from szpo.intervals import Share, share
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.ledger.orders import Order
+from szpo.metrics import Share, share
 from szpo.voting import calibration, seats
 from szpo.voting.seats import LETTERS, Letter
 

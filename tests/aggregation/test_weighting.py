@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import special
 from scipy.stats import binom
 
-from szpo.analysis import agreement, voter_report
+from szpo.analysis import agreement
 from szpo.analysis.agreement import Conduct, Usual, at_random, effort_flags
 from szpo.cli.app import call
 from szpo.config.optimizer import make_settings
@@ -469,18 +469,18 @@ def test_ties_say_nothing_of_beta():
 
 def test_the_table_of_voters_counts_votes_and_shows_the_weights_in_use(tmp_path):
     _, ledger, _ = start(tmp_path)
-    assert voter_report.voters(ledger) == ()
+    assert agreement.voters(ledger) == ()
     ledger.close()
     run, ledger, policy = start(tmp_path, "voted.db", weighting="rationality", M=2)
     seen = []
     go(run, ledger, policy, panel_of(ledger, 4), until_step=3, on_step=seen.append)
-    rows = voter_report.voters(ledger)
+    rows = agreement.voters(ledger)
     assert [row.name for row in rows] == ["panel-0", "panel-1", "panel-2", "panel-3"]
     assert sum(row.votes for row in rows) == seen[-1].total_votes
     for row in rows:
         assert row.in_use == row.rationality
         assert row.beta_interval[0] < row.beta_interval[1]
-    heads, lines = voter_report.table(rows)
+    heads, lines = agreement.voter_table(rows)
     assert len(lines) == 4 and all(len(line) == len(heads) for line in lines)
     assert [line[1] for line in lines] == [row.votes for row in rows]
 
@@ -497,10 +497,10 @@ def test_a_hostile_voter_is_named_where_each_comparison_has_one_vote(tmp_path):
     panel = [*[named_run.CommaJudge()] * 4, Against()]
     evaluator = PanelEvaluator(VoteService(ledger), panel)
     go(settings, ledger, named_run.MarkedPolicy(settings), evaluator, until_step=22)
-    *honest, hostile = voter_report.voters(ledger)
+    *honest, hostile = agreement.voters(ledger)
     assert hostile.z < -HOSTILE_Z and min(row.z for row in honest) > 0
     assert hostile.skill < 0.5 and hostile.in_use == 1
-    (line,) = voter_report.against([*honest, hostile], settings.section.weighting)
+    (line,) = agreement.voters_against([*honest, hostile], settings.section.weighting)
     assert line.startswith("panel-4 votes against what the others' votes say")
     assert line.endswith("optimizer.weighting = skill turns them round")
 

@@ -9,7 +9,7 @@ from scipy import special
 
 from szpo.analysis import taught
 from szpo.cli.app import call
-from szpo.intervals import Share, share
+from szpo.metrics import Share, share
 from szpo.optim.regression import Findings
 from szpo.optim.sparse_prior import SparsePrior
 from szpo.optim.sparse_regression import fit_sparse

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from szpo import intervals
+from szpo import metrics
 from szpo.analysis import agreement, evidence, improvement, measuring, overview
 from szpo.analysis.improvement import Improvement
 from szpo.analysis.vote_rows import VoteRow
-from szpo.intervals import Share, log_odds, quantile, rate, share
 from szpo.ledger import orders, run_spec
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
+from szpo.metrics import Share, log_odds, quantile, rate, share
 from szpo.optim import parameters
 from szpo.replay import verification
 from szpo.runs import assemble, guards
@@ -55,7 +55,7 @@ def test_intervals_are_given_where_there_are_some():
     none = rate(0, 2.0)
     assert (none.value, none.low) == (0.0, 0.0)
     assert none.high == pytest.approx(-math.log(0.025) / 2)
-    found = intervals.mean([0.0, 1.0] * 8)  # s² = 16/15 · 1/4, over 16 values
+    found = metrics.mean([0.0, 1.0] * 8)  # s² = 16/15 · 1/4, over 16 values
     assert (found.value, found.n) == (0.5, 16)
     assert found.high - found.value == pytest.approx(1.96 * (4 / 15 / 16) ** 0.5)
 

@@ -8,8 +8,8 @@ import pytest
 
 from szpo.analysis import html_report, taught
 from szpo.analysis.taught import Lesson
-from szpo.intervals import share
 from szpo.ledger.database import Ledger
+from szpo.metrics import share
 from szpo.optim.named_features import Claim
 from szpo.optim.regression import Findings
 from szpo.policies import teachable

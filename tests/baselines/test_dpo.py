@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
-from szpo.baselines import asking, dpo, simpo
+from szpo.baselines import asking, dpo
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Moment
 from szpo.data.pairs import Pair, Preferences
@@ -178,7 +178,7 @@ def test_a_panel_that_always_ties_is_one_line():
     plan = dpo.Rounds(rounds=2, questions=4)
     with pytest.raises(RunError, match=r"all \d+ answers were ties or skips"):
         dpo.iterative(tiny_actor(), PROMPTS, undecided, plan, seed=0)
-    for method, name in ((dpo, "dpo"), (simpo, "simpo")):
+    for method, name in ((dpo, "dpo"), (dpo, "simpo")):
         with pytest.raises(RunError, match=f"^{name}: no pair .*: there is no vote to learn from"):
             method.train(tiny_actor(), Preferences([]), seed=0)
 
@@ -209,13 +209,13 @@ def test_adapters_stay_fp32_on_a_4_bit_base(four_bit, method, monkeypatch):
     assert 0 < most < 5e-7
 
 
-ONE_PAIR = simpo.Recipe(steps=1, batch=4)
+ONE_PAIR = dpo.SimpoRecipe(steps=1, batch=4)
 
 
 def test_simpos_loss_is_that_of_a_hand_calculation():
     # The same answer on both sides: −log σ(0 − γ) = log(1 + e^.5) = .974077 for γ = .5.
     same = [Pair(Prompt.user(f"w{i}"), Answer("w7 w8"), Answer("w7 w8")) for i in range(20, 24)]
-    log = simpo.train(tiny_actor(), Preferences(same), ONE_PAIR, seed=0).log
+    log = dpo.train_simpo(tiny_actor(), Preferences(same), ONE_PAIR, seed=0).log
     assert log[0]["loss"] == pytest.approx(0.974077, abs=1e-6)
     actor = move(tiny_actor())
     data = pairs()[:4]
@@ -229,7 +229,7 @@ def test_simpos_loss_is_that_of_a_hand_calculation():
 
     margin = 2.0 * (per_token("chosen") - per_token("rejected")) - 0.5
     expected = float(-torch.nn.functional.logsigmoid(margin).mean())
-    log = simpo.train(actor, Preferences(data), ONE_PAIR, seed=0).log
+    log = dpo.train_simpo(actor, Preferences(data), ONE_PAIR, seed=0).log
     assert log[0]["loss"] == pytest.approx(expected, abs=1e-6)
 
 

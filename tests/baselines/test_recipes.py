@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from szpo.baselines import dpo, registry, reward_model, sft, simpo
+from szpo.baselines import dpo, registry, reward_model, trainer
 from szpo.baselines.asking import read_recorded_pairs
 from szpo.baselines.costs import Meter, Trained
 from szpo.config.optimizer import make_settings
@@ -83,12 +83,12 @@ def of_rewards(data: Sequence[Pair], limit: int) -> tuple[Trained, Any]:
 def of_examples(data: Sequence[Pair], limit: int) -> tuple[Trained, Any]:
     actor = tiny_actor()
     examples = [(pair.prompt, pair.chosen) for pair in data]
-    done = sft.train(actor, examples, sft.Recipe(**HOW, max_length=limit), seed=0)
+    done = trainer.train_sft(actor, examples, trainer.SftRecipe(**HOW, max_length=limit), seed=0)
     return done, actor.theta()
 
 
 TRAIN = {
-    "dpo": of_pairs(dpo), "simpo": of_pairs(simpo), "reward-model": of_rewards, "sft": of_examples,
+    "dpo": of_pairs(dpo), "simpo": of_pairs(dpo), "reward-model": of_rewards, "sft": of_examples,
 }  # fmt: skip
 
 

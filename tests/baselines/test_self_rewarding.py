@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from szpo.baselines import dpo, self_rewarding, sft
+from szpo.baselines import dpo, self_rewarding, trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Meter, Moment
 from szpo.data import preference_files
@@ -177,7 +177,7 @@ def test_a_judge_that_cannot_judge_is_refused(tmp_path):
 def test_examples_make_the_first_model(tmp_path):
     answers = [Answer("w20 w21", tokens=2)] * len(PROMPTS)
     examples = list(zip(PROMPTS, answers, strict=True))
-    fit = sft.Recipe(learning_rate=3e-2, steps=6, batch=6)
+    fit = trainer.SftRecipe(learning_rate=3e-2, steps=6, batch=6)
     how = SMALL.model_copy(update={"models": 1, "fit": fit})
     fitted = tiny_actor()
 
@@ -190,7 +190,9 @@ def test_examples_make_the_first_model(tmp_path):
     assert likely() > before + 1.0
     assert done.log[1]["examples"] == 6
     # The loss is the mean over tokens of −log π of the answers alone.
-    found = sft.train(tiny_actor(), examples, sft.Recipe(steps=1, batch=6), seed=1, meter=Meter())
+    found = trainer.train_sft(
+        tiny_actor(), examples, trainer.SftRecipe(steps=1, batch=6), seed=1, meter=Meter()
+    )
     assert found.log[0]["loss"] == pytest.approx(-before, abs=1e-3)
 
 
@@ -198,4 +200,4 @@ def test_nothing_to_learn_from_is_refused():
     with pytest.raises(UsageError, match="no prompts"):
         train(Path("nowhere"), prompts=[])
     with pytest.raises(RunError, match="no example"):
-        sft.train(tiny_actor(), [], seed=0)
+        trainer.train_sft(tiny_actor(), [], seed=0)

@@ -13,7 +13,7 @@ from szpo import seeds
 from szpo.config.tables import Adapter, Engine
 from szpo.errors import IntegrityError, UsageError
 from szpo.judges import pair_scorer
-from szpo.judges.local_model import Local
+from szpo.judges.judge_factory import Local
 from szpo.judges.prompting import Question
 from szpo.models import answer_shares, context, loading, weight_files
 from szpo.models.sampling import Sampling

@@ -17,8 +17,8 @@ from szpo.config.tables import Judge
 from szpo.data import prompts
 from szpo.errors import IntegrityError, UsageError
 from szpo.judges import judge_factory, llm_judge, pair_scorer, prompting
+from szpo.judges.judge_factory import REPLY_START, Local
 from szpo.judges.llm_judge import LanguageJudge
-from szpo.judges.local_model import REPLY_START, Local
 from szpo.judges.pair_scorer import LabelledPair
 from szpo.judges.prompting import JudgeError, Question
 from szpo.ledger.database import Ledger

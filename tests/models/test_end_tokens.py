@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from szpo.baselines import sft, trainer
+from szpo.baselines import trainer
 from szpo.data.pairs import Pair
 from szpo.data.text_files import clean_answer
 from szpo.judges import pair_scorer
@@ -101,7 +101,7 @@ def test_baselines_train_the_end_of_a_turn(monkeypatch):
     (made,) = trainer.tokenize_pairs(actor.loaded, [pair], 64, "dpo")
     assert (made["chosen_ids"], made["rejected_ids"]) == ([20, 21, TURN], [22, PAD])
     monkeypatch.setattr(trainer, "train", lambda _, __, given, *___, **____: rows.extend(given))
-    sft.train(actor, [(ASKED, SAID)], seed=0)
+    trainer.train_sft(actor, [(ASKED, SAID)], seed=0)
     assert rows[0]["labels"][-3:] == [20, 21, TURN]
 
 

@@ -21,7 +21,7 @@ PACKAGES = {
 }
 SOURCES = [path for folder in PACKAGES.values() for path in sorted(folder.rglob("*.py"))]
 
-PURE = ("types", "errors", "seeds", "intervals", "metrics", "optim")
+PURE = ("types", "errors", "seeds", "metrics", "optim")
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "safetensors", "accelerate"}
 BORROWED = {"szpo.metrics": {"vaderSentiment"}}
 """What single files of the pure core may load beside NumPy and SciPy."""

@@ -16,7 +16,7 @@ from szpo import files, seeds
 from szpo.analysis import evidence, html_report, overview
 from szpo.analysis.votes import write_jsonl
 from szpo.cli.app import call
-from szpo.intervals import wilson
+from szpo.metrics import wilson
 from szpo.voting import pauses, steps
 from szpo.voting.casting import VoteRequest
 from tests.support.browser import cast, make

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from szpo import intervals
+from szpo import metrics
 from szpo.analysis import evidence, improvement, overview
 from szpo.config import settings_file
 from szpo.data.prompts import PromptSet
@@ -163,7 +163,7 @@ def test_final_votes_are_counted_by_side_and_by_who_tuned(tuned):
     without = seat_and_vote(ledger, found[1], "new-2", ["A"])
     VoteService(ledger).amend(without, "exclude", "asked to", "op")
     result = count_votes(ledger)
-    assert result.tuned == result.untuned == intervals.share(2, 3)  # the tie is in neither
+    assert result.tuned == result.untuned == metrics.share(2, 3)  # the tie is in neither
     made_for = [ledger.comparison(c) for c in orders.comparisons(order)]
     assert (result.ties, len(made_for), sum(c.identical for c in made_for)) == (1, 4, 0)
     # The operator's page says the same; while people vote, only to those who turned the live view

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from peft import LoraConfig
 
-from szpo.baselines import dpo, group_rl, ppo, reward_model, sft, simpo
+from szpo.baselines import dpo, group_rl, ppo, reward_model, trainer
 from szpo.baselines.actor import Actor
 from szpo.data.pairs import Pair, Preferences
 from szpo.models import loading
@@ -116,17 +116,20 @@ def _train(method: str, actor: Actor, rate: float, steps: int, **shared: Any) ->
     shared = {"seed": 0, **shared}
     match method:
         case "dpo" | "simpo":
-            module: Any = dpo if method == "dpo" else simpo
-            how = module.Recipe(steps=steps, learning_rate=rate)
-            return module.train(actor, Preferences(pairs()), how, **shared)
+            simple = method == "simpo"
+            train, recipe = (
+                (dpo.train_simpo, dpo.SimpoRecipe) if simple else (dpo.train, dpo.Recipe)
+            )
+            how = recipe(steps=steps, learning_rate=rate)
+            return train(actor, Preferences(pairs()), how, **shared)
         case "iterative-dpo":
             recipe = dpo.Recipe(steps=1, learning_rate=rate)
             plan = dpo.Rounds(rounds=steps, questions=4, recipe=recipe)
             return dpo.iterative(actor, PROMPTS, lengthy, plan, **shared)
         case "sft":
             examples = [(pair.prompt, pair.chosen) for pair in pairs()]
-            how = sft.Recipe(steps=steps, learning_rate=rate)
-            return sft.train(actor, examples, how, **shared)
+            how = trainer.SftRecipe(steps=steps, learning_rate=rate)
+            return trainer.train_sft(actor, examples, how, **shared)
         case "ppo":
             one = {"prompts": 4, "samples": 4, "epochs": 1, "minibatches": 1}
             how = ppo.Recipe(steps=steps, rate=rate, **one)

@@ -14,10 +14,10 @@ import pytest
 
 from szpo.analysis import charts, taught
 from szpo.errors import StorageError, UsageError
-from szpo.intervals import Estimate
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
+from szpo.metrics import Estimate
 from szpo.optim.named_features import Claim, NamedFeatures
 from szpo.runs import budget, setup_progress
 from szpo.voting import lease, pauses

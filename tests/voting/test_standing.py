@@ -3,8 +3,8 @@
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
-from szpo.intervals import share
 from szpo.ledger import orders
+from szpo.metrics import share
 from szpo.replay import verification
 from szpo.types import Comparison, Vote
 from szpo.voting import counting, finals, steps

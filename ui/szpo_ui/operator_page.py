@@ -27,9 +27,9 @@ from pydantic import ValidationError
 
 from szpo.analysis import charts, evidence, html_report, improvement
 from szpo.errors import SzpoError
-from szpo.intervals import Share
 from szpo.ledger.canonical import canonical
 from szpo.ledger.run_spec import recorded_settings
+from szpo.metrics import Share
 from szpo.models.answer_shares import BOUNDS, NAMES
 from szpo.optim.named_features import groups_of
 from szpo.policies import teachable

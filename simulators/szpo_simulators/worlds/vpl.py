@@ -32,8 +32,7 @@ from torch.nn import functional
 
 from szpo import seeds
 from szpo.errors import UsageError
-from szpo.intervals import Share, share
-from szpo.metrics import words
+from szpo.metrics import Share, share, words
 from szpo.types import Floats, Ints
 
 WIDTH = 256
