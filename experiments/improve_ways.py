@@ -97,7 +97,7 @@ def improve_cell(run: Path, way: str, answers: int) -> dict[str, Any]:
     from szpo.ledger.database import Ledger
     from szpo.policies.protocol import moved
     from szpo.runs import assemble
-    from szpo.voting import function_panel, lease
+    from szpo.voting import lease, panel_evaluator
 
     rule, _, voters = way.partition(" ")
     if voters:
@@ -111,7 +111,7 @@ def improve_cell(run: Path, way: str, answers: int) -> dict[str, Any]:
         lease.hold(ledger),
     ):
         parts = assemble.reopen(ledger, panel=False, say=lambda line: None)
-        score, policy = function_panel.find_reward(ledger), parts.language
+        score, policy = panel_evaluator.find_reward(ledger), parts.language
         assert score is not None
         before, began = peak(), time.process_time()
         between_rounds.improve_run(

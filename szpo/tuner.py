@@ -33,13 +33,13 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import with_budget
 from szpo.metrics import Share
 from szpo.policies.text_guards import Guard
-from szpo.runs import assemble, budget, callbacks, controller, driver, guards, run_prompts, samples
+from szpo.runs import assemble, budget, callbacks, controller, driver, guards, samples
 from szpo.runs.assemble import RunParts
 from szpo.runs.callbacks import Callback, GivenCallback, as_callback, read_facts
 from szpo.types import Assignment, Choice, Comparison
-from szpo.voting import function_panel, lease, policy_checks
+from szpo.voting import lease, panel_evaluator, policy_checks
 from szpo.voting.casting import VoteRequest
-from szpo.voting.function_panel import FUNCTION, Better, FunctionPanel, check_function
+from szpo.voting.panel_evaluator import FUNCTION, Better, FunctionPanel, check_function
 from szpo.voting.panel_factory import PEOPLE
 from szpo.voting.service import VoteService
 from szpo.voting.step_record import Outcome, StepReport
@@ -310,7 +310,7 @@ class Tuner:
                 "Tuner: nothing answers in this run; give better=..., or use ask() and tell()"
             )
         every = tuple(as_callback(each) for each in (self._reports.append, *callbacks))
-        score = function_panel.find_reward(self._ledger) if measure else None
+        score = panel_evaluator.find_reward(self._ledger) if measure else None
         self._outcome = whole_run.drive(
             self._ledger, self._parts, every, measured=measure, score=score, say=_say
         )
@@ -436,7 +436,7 @@ class Tuner:
         """
         if not isinstance(prompt, str) or not prompt.strip():
             raise UsageError(f"sample: give a prompt that is a text and not empty, not {prompt!r}")
-        asked = run_prompts.own_prompts(self._ledger, [prompt])
+        asked = assemble.own_prompts(self._ledger, [prompt])
         key = seeds.as_seed(seeds.derive(seed, "sample"))
         (base, _), (tuned, _) = (
             samples.sample_answers(self._ledger, self._parts, asked, until=until, seed=key)

@@ -20,7 +20,7 @@ from szpo.runs.assemble import RunParts
 from szpo.runs.callbacks import Callback
 from szpo.types import Say
 from szpo.voting import lease, policy_checks
-from szpo.voting.function_panel import Score
+from szpo.voting.panel_evaluator import Score
 from szpo.voting.step_record import Outcome, StepReport
 
 POLL_S: Final = 0.5

@@ -41,7 +41,7 @@ from szpo.policies.protocol import draw_answers
 from szpo.policies.stacked_adapters import measure_curves
 from szpo.policies.subspace_setup import probe_of
 from szpo.policies.subspaces import Subspace
-from szpo.runs import assemble, guard_moments, run_engine
+from szpo.runs import assemble, guards, run_engine
 from szpo.types import Prompt
 from szpo_simulators.panels import heldout
 
@@ -122,10 +122,10 @@ def make_demo() -> None:
 
 def read_start(name: str, policy: LoraPolicy) -> None:
     """Ship the reading of the start from which guards are predicted."""
-    _clear(guard_moments.SHIPPED, name)
-    guard_moments.load_or_read(policy, load_shipped().train)
+    _clear(guards.READINGS, name)
+    guards.load_or_read_start(policy, load_shipped().train)
     newest = max((cache.cache_dir() / "readings").glob("*.npz"), key=lambda p: p.stat().st_mtime)
-    _note(Path(shutil.copy(newest, guard_moments.SHIPPED / newest.name)), {"preset": name})
+    _note(Path(shutil.copy(newest, guards.READINGS / newest.name)), {"preset": name})
 
 
 def draw_for_panels(name: str, config: Config, policy: LoraPolicy) -> None:

@@ -89,7 +89,7 @@ def _measure(
         raise UsageError("no prompts are held out to measure on; mark some with split = heldout")
     samples = config.evaluation.samples
     ready = time.monotonic()
-    before = heldout.load_or_read(policy, held, samples).measurement(held, liked.score)
+    before = heldout.load_or_read_start(policy, held, samples).measurement(held, liked.score)
     say(f"held-out {config.panel.reward} before: {before.rewards.mean():.3f}")
     measured = time.monotonic()
     reports: list[step_record.StepReport] = []

@@ -32,7 +32,7 @@ from szpo.runs.status import Run
 from szpo.types import sides
 from szpo.visible_text import visible
 from szpo.voting import counting
-from szpo.voting.function_panel import Score
+from szpo.voting.panel_evaluator import Score
 from szpo.voting.step_record import StepReport
 
 NOTES = {

@@ -39,7 +39,7 @@ from szpo.voting import step_record
 from szpo.voting.counting import verdict
 from szpo.voting.evaluator import Judge
 from szpo.voting.finals import PAIRS, planned_sides
-from szpo.voting.function_panel import FunctionPanel, Score
+from szpo.voting.panel_evaluator import FunctionPanel, Score
 from szpo.voting.step_record import StepReport
 
 KIND: Final = "measured"

@@ -28,7 +28,7 @@ from szpo.optim.regression import Findings
 from szpo.policies.teachable import advise
 from szpo.runs import budget
 from szpo.runs.status import round_status
-from szpo.voting import function_panel, withdrawals
+from szpo.voting import panel_evaluator, withdrawals
 
 MIN_VOTES: Final = 80
 """With fewer votes nobody can say that they follow no named feature.
@@ -182,7 +182,7 @@ def _count_same(ledger: Ledger, votes: int, automatic: int, ties: int) -> int:
 
 def _without_difference(ledger: Ledger) -> int:
     """Counted votes on comparisons whose sides a simulated panel likes equally."""
-    score = function_panel.find_reward(ledger)
+    score = panel_evaluator.find_reward(ledger)
     if score is None:
         return 0
     cast = vote_rows.read_judged(ledger)

@@ -20,7 +20,7 @@ from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.errors import RunError, UsageError
 from szpo.features import own
-from szpo.runs import setup_progress
+from szpo.runs import assemble, setup_progress
 
 if TYPE_CHECKING:
     from szpo.runs.other_weights import Mixer
@@ -73,7 +73,7 @@ def make(
     from szpo.improvement import adapter_set, aims
     from szpo.models import adapters
     from szpo.policies import language_model
-    from szpo.runs import run_engine, run_prompts
+    from szpo.runs import run_engine
 
     if not 0.05 <= nats <= 20:
         raise UsageError(f"--nats {nats:g}: give 0.05 to 20; 1.5 to 3 can be seen and stay fluent")
@@ -86,7 +86,7 @@ def make(
     )
     language_model.check_files(config)
     config = run_engine.choose_device(config)
-    chosen = run_prompts.fit(config, prompt_files.load_configured(config.prompts)).train
+    chosen = assemble.fit_prompts(config, prompt_files.load_configured(config.prompts)).train
     making = adapter_set.Making(nats=nats, answers=answers, seed=seed)
     adapter_set.split_prompts(chosen, seed)  # refused before the model is loaded
     for found in liked.values():

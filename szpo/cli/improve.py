@@ -15,7 +15,7 @@ from szpo.ledger.database import Ledger
 from szpo.optim.regression import BUDGET
 from szpo.runs import status
 from szpo.types import Say
-from szpo.voting import function_panel, lease
+from szpo.voting import lease, panel_evaluator
 
 
 def improve(
@@ -44,7 +44,7 @@ def improve(
         state = improve_run(ledger, parts, nats=nats, given=feature, report=shown)
         if state.best:
             console.doing("measuring on held-out prompts")
-            score = function_panel.find_reward(ledger)
+            score = panel_evaluator.find_reward(ledger)
             if score is not None:
                 parts = assemble.with_recorded_panel(ledger, parts)
             found = measuring.prepare(ledger, parts, score, console.complain)

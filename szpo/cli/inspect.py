@@ -202,14 +202,14 @@ def sample(
     if best_of > 1 and (samples > 1 or completions is not None):
         raise UsageError("--best-of shows one answer a prompt; leave out --samples, --completions")
     from szpo.cli.taste import load as load_taste
-    from szpo.runs import assemble, run_prompts
+    from szpo.runs import assemble
 
     if any(not text.strip() for text in prompt):
         raise UsageError("--prompt is empty; give a question")
     path = run_paths.find(run, folder)
     judge = load_taste(liked or str(path), folder) if best_of > 1 else None
     with run_paths.look(path) as ledger:
-        own = run_prompts.own_prompts(ledger, prompt)  # refused before the model is loaded
+        own = assemble.own_prompts(ledger, prompt)  # refused before the model is loaded
         console.doing("loading the run's model")
         parts = assemble.reopen(ledger, panel=False, say=console.complain)
         policy = parts.language
@@ -278,14 +278,14 @@ def report(
     from szpo.analysis import html_report as page
     from szpo.analysis import run_taste
     from szpo.replay import verification
-    from szpo.voting import function_panel
+    from szpo.voting import panel_evaluator
 
     path = run_paths.find(run, folder)
     target = out or path.with_suffix(".html")
     console.doing("reading the record, and computing its updates again")
     with run_paths.look(path) as ledger, ledger.snapshot():
         panel = ledger.spec.get("config", {}).get("panel", {})
-        score, name = function_panel.find_reward(ledger), str(panel.get("reward", "reward"))
+        score, name = panel_evaluator.find_reward(ledger), str(panel.get("reward", "reward"))
         if svg is not None:
             target, text = svg, page.picture(ledger, score=score, score_name=name)
         else:

@@ -37,7 +37,7 @@ def judge(
     from szpo.judges import judge_factory as judges
     from szpo.judges import llm_judge
     from szpo.runs.status import round_status
-    from szpo.voting import remote_panel
+    from szpo.voting import panel_evaluator
     from szpo.voting.panel_factory import StartingPolicy
     from szpo.voting.service import VoteService
 
@@ -60,7 +60,7 @@ def judge(
         console.say(str(panel))
         ledger.record_event("judge", "szpo judge", {"name": name, **panel.spec})
         service = VoteService(ledger)
-        cast, why = remote_panel.visit(
+        cast, why = panel_evaluator.visit(
             ledger,
             panel.evaluator(service, name=name, complete=alone and not leave),
             limit=votes,

@@ -31,15 +31,15 @@ from szpo.policies import teachable
 from szpo.runs import budget, doctor, guards, known_addresses, samples, setup_progress, status
 from szpo.runs.callbacks import EachStep
 from szpo.voting import (
-    function_panel,
     lease,
+    panel_evaluator,
     pauses,
     remarks,
     shown_features,
     step_record,
     withdrawals,
 )
-from szpo.voting.function_panel import Score
+from szpo.voting.panel_evaluator import Score
 
 if TYPE_CHECKING:
     from szpo.runs.assemble import CheckedConfig, RunParts
@@ -338,7 +338,7 @@ def _drive(
     # ``stay`` is for the pages of szpo serve.
     console.set_resumable(f"szpo {'serve' if stay else 'run --resume'} {ledger.path}")
     console.doing("loading the run's model")
-    score, reported = function_panel.find_reward(ledger), None
+    score, reported = panel_evaluator.find_reward(ledger), None
     while True:
         begun = parts is None
         try:

@@ -34,11 +34,11 @@ from szpo.optim.settings import Settings
 from szpo.policies import teachable
 from szpo.policies.protocol import BaseScorer, Policy, draw_answers
 from szpo.replay import replay
-from szpo.runs import callbacks, doctor, guards, known_addresses, run_engine, run_prompts
+from szpo.runs import callbacks, doctor, guards, known_addresses, run_engine
 from szpo.runs.setup_progress import Progress, unseen
 from szpo.types import Answer, Detail, Prompt, Say
 from szpo.voting import shown_features
-from szpo.voting.function_panel import FUNCTION
+from szpo.voting.panel_evaluator import FUNCTION
 from szpo.voting.panel_factory import (
     PEOPLE,
     PanelFactory,
@@ -52,6 +52,7 @@ from szpo.voting.panel_factory import (
 if TYPE_CHECKING:
     from szpo.policies.language_model import Base
     from szpo.policies.lora_policy import LoraPolicy
+
 
 SHARPNESS_PROMPTS, SHARPNESS_SAMPLES = 96, 4
 """Prompts, and base answers to each, to which a simulated panel's sharpness is fitted."""
@@ -187,7 +188,7 @@ def check(config: Config, panel: PanelFactory | None = None) -> CheckedConfig:
         config, line = subspace_setup.take_set(run_engine.choose_device(config))
         notes = (*notes, Detail(line)) if line else notes
         language_model.check_files(config)
-        prompts = run_prompts.fit(config, prompts)
+        prompts = fit_prompts(config, prompts)
         if config.coordinates in (*NAMED, "none"):
             line = own.tell_left_out(prompt.text for prompt in prompts.train)
             notes = (*notes, line) if line else notes
@@ -460,7 +461,7 @@ def reopen(
         raise UsageError(f"{ledger.path.name}: {known} steps are applied, not {until}; give fewer")
     policy_factory = run_engine.find_factory(config)
     entries = _count(settings, features)
-    prompts = run_prompts.restore(config, ledger, needed=panel, say=say)
+    prompts = restore_prompts(config, ledger, needed=panel, say=say)
     if policy_factory is not None:
         policy = policy_factory(root_seed=config.run.root_seed)
         parts = RunParts(config, settings, policy, prompts, maker=policy_factory)
@@ -536,3 +537,40 @@ def _base_answers(parts: RunParts) -> tuple[Sequence[Prompt], list[list[Answer]]
     from szpo.policies import language_model
 
     return asked, language_model.load_or_draw_answers(parts.config, parts.base, asked, draw)
+
+
+def restore_prompts(config: Config, ledger: Ledger, *, needed: bool, say: Say) -> PromptSet:
+    """Read the prompts that the run began with; a run can be exported without them."""
+    digest = ledger.spec.get("prompts", {}).get("sha256")
+    try:
+        found = promptfiles.load_configured(config.prompts, say)
+        if digest not in (None, found.sha256):
+            raise IntegrityError(
+                f"{config.prompts.path or 'the shipped prompts'}: not the prompts that "
+                f"{ledger.path.name} began with; put the former file back"
+            )
+    except (UsageError, IntegrityError) as error:
+        if needed:
+            raise
+        say(f"warning: {error}")
+        return PromptSet((), ())
+    return found
+
+
+def fit_prompts(config: Config, prompts: PromptSet) -> PromptSet:
+    """Refuse prompts that are too long for the settings' language model."""
+    from szpo.models import context
+
+    reader = context.load_reader(config.model.name)
+    return context.fit_prompts(prompts, reader, config.generation.max_new_tokens)
+
+
+def own_prompts(ledger: Ledger, texts: Sequence[str]) -> tuple[Prompt, ...]:
+    """A person's own questions as prompts for a run's model, with the run's system prompt."""
+    config = recorded_config(ledger)
+    if not texts or config is None:
+        return ()
+    asked = tuple(Prompt.user(text, config.prompts.system) for text in texts)
+    if run_engine.find_factory(config) is not None:
+        return asked
+    return fit_prompts(config, PromptSet(asked, ())).train

@@ -101,9 +101,7 @@ def _moments(parts: RunParts) -> Callable[[], Moments] | None:
 
     @cache
     def read() -> Moments:
-        from szpo.runs import guard_moments
-
-        found = guard_moments.load_or_read(parts.language, parts.prompts.train)
+        found = guards.load_or_read_start(parts.language, parts.prompts.train)
         return found.moments(settings.scale, apart=settings.features is not None)
 
     return read

@@ -31,7 +31,7 @@ from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.protocol import moved
 from szpo.policies.subspaces import Blocks
 from szpo.replay import replay
-from szpo.runs import assemble, driver, run_engine, run_prompts
+from szpo.runs import assemble, driver, run_engine
 from szpo.runs.assemble import RunParts
 from szpo.runs.guards import HeldOut, measure_right
 from szpo.runs.update_policy import measure_moved
@@ -142,7 +142,7 @@ class Mixer:
         if any(not text.strip() for text in texts):
             raise UsageError("the prompt is empty; give a question")
         asked = tuple(Prompt.user(text, self.config.prompts.system) for text in texts)
-        return run_prompts.fit(self.config, PromptSet(asked, ())).train if texts else ()
+        return assemble.fit_prompts(self.config, PromptSet(asked, ())).train if texts else ()
 
     def move_to(self, nats: Mapping[str, float]) -> dict[str, float]:
         """Move the policy to a mix; returns the adapters' weights by name."""

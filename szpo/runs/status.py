@@ -27,8 +27,8 @@ from szpo.ledger.theta import recommended_digest
 from szpo.metrics import better_side
 from szpo.runs import budget
 from szpo.voting import lease, steps
+from szpo.voting.counting import RunNow
 from szpo.voting.pauses import describe_pause
-from szpo.voting.seat_counts import RunNow
 from szpo.voting.service import VoteService
 from szpo.voting.step_record import StepReport, read_steps
 

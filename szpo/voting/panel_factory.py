@@ -20,8 +20,7 @@ from szpo.errors import UsageError
 from szpo.features.own import JUDGE, Rate
 from szpo.types import Answer, Floats, Prompt
 from szpo.voting.evaluator import Evaluator, Judge
-from szpo.voting.function_panel import FUNCTION, FunctionPanel
-from szpo.voting.panel_evaluator import PanelEvaluator
+from szpo.voting.panel_evaluator import FUNCTION, FunctionPanel, PanelEvaluator
 from szpo.voting.service import VoteService
 
 GROUP = "szpo.evaluators"

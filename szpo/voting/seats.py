@@ -1,6 +1,6 @@
 """Seats at comparisons: panelists, their orders, and which policy stands on side A.
 
-A seat is a comparison reserved for a panelist (table `assignments`). `szpo.voting.seat_counts`
+A seat is a comparison reserved for a panelist (table `assignments`). `szpo.voting.counting`
 decides which comparison of the open step is served next.
 
 Which policy stands on side A: plus or minus, balanced over a step's votes or drawn. Final

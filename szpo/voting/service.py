@@ -16,10 +16,9 @@ from szpo.failpoints import failpoint
 from szpo.ledger import canonical
 from szpo.ledger.database import Clock, Ledger, Record
 from szpo.types import Assignment, Vote
-from szpo.voting import calibration, casting, finals, seat_counts, seats
+from szpo.voting import calibration, casting, counting, finals, seats
 from szpo.voting.casting import Receipt, VoteRequest
-from szpo.voting.counting import StepVotes
-from szpo.voting.seat_counts import ComparisonSeats, RunNow, Seat, SeatCounts
+from szpo.voting.counting import ComparisonSeats, RunNow, Seat, SeatCounts, StepVotes
 from szpo.voting.seats import PanelistKind
 
 T = TypeVar("T")
@@ -276,7 +275,7 @@ class VoteService:
         marks, before = self.ledger.changes(), self._now
         if before is not None and before.marks == marks:
             return before
-        rows = self.ledger.query(seat_counts.RUN, (self.ledger.run,))
+        rows = self.ledger.query(counting.RUN, (self.ledger.run,))
         step = next((row for row in reversed(rows) if row["state"] == "open"), None)
         counts = None if before is None or before.marks[2] != marks[2] else before.seats
         if step is None:

@@ -193,7 +193,9 @@ def test_equal_questions_are_warned_of_once_while_running(tmp_path):
 
 
 def test_questions_that_all_tie_unasked_are_told_where_nobody_voted(tmp_path, monkeypatch):
-    monkeypatch.setattr(taught.function_panel, "find_reward", lambda _: lambda prompt, answer: 1.0)
+    monkeypatch.setattr(
+        taught.panel_evaluator, "find_reward", lambda _: lambda prompt, answer: 1.0
+    )
     with new_ledger(tmp_path / "run.db", settings_of()) as ledger:
         teach(ledger, 0, [], automatic_ties=12)
         told = taught.Watch(ledger).look()

@@ -178,9 +178,9 @@ def test_a_panel_that_always_ties_is_one_line():
     plan = dpo.Rounds(rounds=2, questions=4)
     with pytest.raises(RunError, match=r"all \d+ answers were ties or skips"):
         dpo.iterative(tiny_actor(), PROMPTS, undecided, plan, seed=0)
-    for method, name in ((dpo, "dpo"), (dpo, "simpo")):
+    for train, name in ((dpo.train, "dpo"), (dpo.train_simpo, "simpo")):
         with pytest.raises(RunError, match=f"^{name}: no pair .*: there is no vote to learn from"):
-            method.train(tiny_actor(), Preferences([]), seed=0)
+            train(tiny_actor(), Preferences([]), seed=0)
 
 
 @pytest.fixture(scope="module")

@@ -64,11 +64,11 @@ LONG = Prompt.user(" ".join(f"w{i}" for i in range(20, 80)))
 HOW = {"steps": 1, "batch": 4, "learning_rate": 1e-3}
 
 
-def of_pairs(method: Any) -> Callable[[Sequence[Pair], int], tuple[Trained, Any]]:
+def of_pairs(training: Any, recipe: Any) -> Callable[[Sequence[Pair], int], tuple[Trained, Any]]:
     def train(data: Sequence[Pair], limit: int) -> tuple[Trained, Any]:
         actor = tiny_actor()
-        how = method.Recipe(**HOW, max_length=limit)
-        done = method.train(actor, Preferences(data), how, seed=0)
+        how = recipe(**HOW, max_length=limit)
+        done = training(actor, Preferences(data), how, seed=0)
         return done, actor.theta()
 
     return train
@@ -88,7 +88,8 @@ def of_examples(data: Sequence[Pair], limit: int) -> tuple[Trained, Any]:
 
 
 TRAIN = {
-    "dpo": of_pairs(dpo), "simpo": of_pairs(dpo), "reward-model": of_rewards, "sft": of_examples,
+    "dpo": of_pairs(dpo.train, dpo.Recipe), "simpo": of_pairs(dpo.train_simpo, dpo.SimpoRecipe),
+    "reward-model": of_rewards, "sft": of_examples,
 }  # fmt: skip
 
 

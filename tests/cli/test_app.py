@@ -25,7 +25,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest, theta_digests
 from szpo.policies.text_guards import Guard
 from szpo.replay import verification
-from szpo.runs import assemble, budget, guard_moments, guards, status
+from szpo.runs import assemble, budget, guards, status
 from szpo.voting import lease
 from tests.support import yard_run
 from tests.support.tampering import forge, rewrite
@@ -417,7 +417,7 @@ def test_the_plan_multiplies_what_an_answer_took():
     # prompts with 4 answers at both ends and 1 at 3 places between, and 64 pairs at the end.
     setup, measured = 1024 + 96 + 384 + 256, 16 * (2 * 4 + 3) + 2 * 64
     answers = 15 * 8 * 8 + 2 * (setup + 15 * 32) + measured
-    assert budget.GUARD_ANSWERS == guard_moments.ANSWERS
+    assert budget.GUARD_ANSWERS == guards.START_ANSWERS
     assert found.generation_minutes == pytest.approx(answers * 0.3 / 60)
     assert found.heldout_answers == measured
     for seconds, told in ((0.3, "minutes on this machine"), (3.0, "hours on this machine")):

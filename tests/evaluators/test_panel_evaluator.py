@@ -11,10 +11,14 @@ from szpo.types import Comparison
 from szpo.voting import counting, panel_evaluator
 from szpo.voting.casting import VoteRequest
 from szpo.voting.evaluator import check_evaluator, check_judge
-from szpo.voting.function_panel import FunctionJudge
-from szpo.voting.panel_evaluator import LedgerEvaluator, PanelEvaluator
+from szpo.voting.panel_evaluator import (
+    FunctionJudge,
+    LedgerEvaluator,
+    OpenComparisons,
+    PanelEvaluator,
+    leave_to_people,
+)
 from szpo.voting.panel_factory import StartingPolicy, as_factory, load_factory
-from szpo.voting.remote_panel import OpenComparisons, leave_to_people
 from szpo.voting.service import VoteService
 from tests.support.asking import ROW, open_run
 from tests.support.plugged import plug

@@ -19,7 +19,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
 from szpo.replay import verification
 from szpo.types import Answer, Prompt
-from szpo.voting.function_panel import FunctionJudge, FunctionPanel, read_choice
+from szpo.voting.panel_evaluator import FunctionJudge, FunctionPanel, read_choice
 from szpo.voting.step_record import Outcome
 from tests.support import folder_run
 from tests.support.cases import case

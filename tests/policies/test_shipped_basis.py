@@ -25,7 +25,7 @@ from szpo.policies.backend import LocalBackend
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.probe import RULER, Probe, kl_ratios, unit_directions
 from szpo.policies.subspaces import Subspace
-from szpo.runs import assemble, guard_moments
+from szpo.runs import assemble, guards
 from szpo_simulators.panels import heldout
 from tests.support.scoring import score_vectors
 
@@ -100,18 +100,18 @@ def test_a_reading_of_the_start_ships_as_well(loaded, tmp_path, monkeypatch):
     """256 answers with their scores and figures, so that predicted guards cost a run nothing."""
     shipped = find(loaded, settings_file.load(sets=["subspace.kind=score"]))
     monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
-    monkeypatch.setattr(guard_moments, "read_start", lambda *_, **__: pytest.fail("it ships"))
+    monkeypatch.setattr(guards, "read_start", lambda *_, **__: pytest.fail("it ships"))
     sampling = subspace_setup.sampling_of(Config())
     policy = LoraPolicy(loaded, shipped, root_seed=9, sampling=sampling)
-    found = guard_moments.load_or_read(policy, PROMPTS)
+    found = guards.load_or_read_start(policy, PROMPTS)
     assert len(found.prompts) >= 250 and found.scores.shape[1] == shipped.dim
     # Whitened: scores of the start's answers have about unit variance along each coordinate.
     assert found.scores.std(0).min() > 0.7 and found.scores.std(0).max() < 1.5
     moments = found.moments()
     assert [figure.name for figure in kl_limits.predict_guards(moments, np.zeros(shipped.dim))]
-    name = guard_moments._file_name(policy, PROMPTS[:64], 4, subspace_setup.SHIPPED_DTYPE)
-    assert name in {file.name for file in guard_moments.SHIPPED.iterdir()}
-    index = json.loads((guard_moments.SHIPPED / "index.json").read_text("utf-8"))
+    name = guards._file_name(policy, PROMPTS[:64], 4, subspace_setup.SHIPPED_DTYPE)
+    assert name in {file.name for file in guards.READINGS.iterdir()}
+    index = json.loads((guards.READINGS / "index.json").read_text("utf-8"))
     assert {facts["preset"] for facts in index.values()} == {"score", "default", "demo"}
 
 
@@ -130,7 +130,7 @@ def test_the_base_s_answers_for_panels_and_for_the_demo_ship_as_well(
     sampling = subspace_setup.sampling_of(demo)
     policy = LoraPolicy(loaded, shipped, root_seed=9, sampling=sampling)
     held = load_shipped().heldout[: demo.evaluation.prompts]
-    level = heldout.load_or_read(policy, held, demo.evaluation.samples)
+    level = heldout.load_or_read_start(policy, held, demo.evaluation.samples)
     assert [len(row) for row in level.answers] == [heldout.SAMPLES] * len(held)
     for folder in (language_model.SHIPPED, heldout.SHIPPED):
         index = json.loads((folder / "index.json").read_text("utf-8"))

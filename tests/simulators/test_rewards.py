@@ -15,7 +15,7 @@ from szpo.errors import RunError, UsageError
 from szpo.features import own
 from szpo.ledger.canonical import answer_rows, row_of
 from szpo.types import Answer, Comparison, Floats, Prompt, Row
-from szpo.voting.function_panel import find_reward
+from szpo.voting.panel_evaluator import find_reward
 from szpo_simulators.panels.tastes import TASTES
 from szpo_simulators.panels.text_features import COUNTED, PLAIN, WORDED, verifier
 from szpo_simulators.panels.text_rewards import Fluency, difference, matrix, parse, scores

@@ -16,9 +16,8 @@ from szpo.types import Comparison
 from szpo.voting import lease
 from szpo.voting.casting import VoteRequest
 from szpo.voting.evaluator import Evaluator
-from szpo.voting.panel_evaluator import LedgerEvaluator, PanelEvaluator
+from szpo.voting.panel_evaluator import LedgerEvaluator, OpenComparisons, PanelEvaluator
 from szpo.voting.panel_factory import StartingPolicy
-from szpo.voting.remote_panel import OpenComparisons
 from szpo.voting.service import VoteService
 from szpo_simulators.panels.panel import SimulatedPanel, build
 from szpo_simulators.panels.simulate import simulate

@@ -12,8 +12,7 @@ from szpo.runs import budget, guards
 from szpo.runs.budget import Limits
 from szpo.voting import counting, lease, pauses
 from szpo.voting.casting import VoteRequest
-from szpo.voting.panel_evaluator import LedgerEvaluator
-from szpo.voting.remote_panel import OpenComparisons
+from szpo.voting.panel_evaluator import LedgerEvaluator, OpenComparisons
 from szpo.voting.service import VoteService
 from tests.support.quadratic import Clock, QuadraticPolicy, go, history, panel_of, start
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from szpo.voting import seats
 from szpo.voting.casting import VoteConflictError, VoteRequest
-from szpo.voting.seat_counts import ComparisonSeats, Seat
+from szpo.voting.counting import ComparisonSeats, Seat
 from szpo.voting.service import VoteService
 from tests.support.asking import KEY, ask, people
 

@@ -17,9 +17,8 @@ from szpo.types import Answer, Comparison, Prompt, Row
 from szpo.voting import calibration, counting, pauses, steps
 from szpo.voting import service as vote_service
 from szpo.voting.casting import VoteConflictError, VoteRequest
-from szpo.voting.panel_evaluator import PanelEvaluator
-from szpo.voting.remote_panel import OpenComparisons
-from szpo.voting.seat_counts import SeatCounts
+from szpo.voting.counting import SeatCounts
+from szpo.voting.panel_evaluator import OpenComparisons, PanelEvaluator
 from szpo.voting.service import VoteService
 from tests.support.asking import KEY, ask_six, open_run, people, rows, vote_all
 from tests.support.quadratic import ValueJudge, settings_of

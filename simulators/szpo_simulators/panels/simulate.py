@@ -16,7 +16,7 @@ import typer
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.runs.status import round_status
-from szpo.voting import remote_panel
+from szpo.voting import panel_evaluator
 from szpo.voting.evaluator import Judge
 from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.panel_factory import StartingPolicy
@@ -26,8 +26,8 @@ from szpo_simulators.panels.text_rewards import Logprob
 
 
 def simulate(ledger: Ledger, judges: Sequence[Judge], **how: Any) -> tuple[int, str]:
-    """Answer open comparisons with these judges; ``how`` goes to `remote_panel.visit`."""
-    return remote_panel.visit(ledger, PanelEvaluator(VoteService(ledger), judges), **how)
+    """Answer open comparisons with these judges; ``how`` goes to `panel_evaluator.visit`."""
+    return panel_evaluator.visit(ledger, PanelEvaluator(VoteService(ledger), judges), **how)
 
 
 def _base_logprob(ledger: Ledger) -> Logprob:

@@ -13,9 +13,16 @@ from szpo.ledger.theta import recommended_digest
 from szpo.optim.kl_limits import Moments, predict_guards
 from szpo.policies import text_guards
 from szpo.policies.text_guards import TOPIC, Guard
-from szpo.runs import guard_moments
-from szpo.runs.guard_moments import load_or_read, measure_figures, read_start
-from szpo.runs.guards import Bands, HeldOut, read_held_out, record_held_out
+from szpo.runs import guards
+from szpo.runs.guards import (
+    Bands,
+    HeldOut,
+    load_or_read_start,
+    measure_figures,
+    read_held_out,
+    read_start,
+    record_held_out,
+)
 from tests.support.policies import SHORT_PROMPTS as PROMPTS
 from tests.support.policies import policy_of, small
 from tests.support.quadratic import new_ledger, settings_of
@@ -31,8 +38,8 @@ def policy():
 @pytest.mark.full
 def test_a_reading_is_repeatable_taken_at_the_start_and_stored(policy, tmp_path, monkeypatch):
     monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
-    monkeypatch.setattr(guard_moments, "ANSWERS", 36)
-    found = load_or_read(policy, PROMPTS).moments()
+    monkeypatch.setattr(guards, "START_ANSWERS", 36)
+    found = load_or_read_start(policy, PROMPTS).moments()
     assert found.answers <= 36 and found.scores.shape == (policy.dim, policy.dim)
     policy.move_to({"z": np.full(policy.dim, 0.5, np.float32)})
     again = read_start(policy, PROMPTS, 3, seed=0).moments()
@@ -41,15 +48,15 @@ def test_a_reading_is_repeatable_taken_at_the_start_and_stored(policy, tmp_path,
     def refuse(*_, **__):
         raise AssertionError("read a second time")
 
-    monkeypatch.setattr(guard_moments, "read_start", refuse)
-    stored = load_or_read(policy, PROMPTS).moments()
+    monkeypatch.setattr(guards, "read_start", refuse)
+    stored = load_or_read_start(policy, PROMPTS).moments()
     for name in Moments.__slots__:
         assert np.array_equal(getattr(found, name), getattr(again, name)), name
         assert np.array_equal(getattr(found, name), getattr(stored, name)), name
     (file,) = (tmp_path / "readings").iterdir()
     file.write_bytes(b"broken")
     with pytest.raises(AssertionError, match="second time"):
-        load_or_read(policy, PROMPTS)
+        load_or_read_start(policy, PROMPTS)
     changes = [p.change for p in predict_guards(found, np.zeros(policy.dim))]
     assert changes and not any(changes)
 
