@@ -31,7 +31,7 @@ from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.protocol import moved
 from szpo.runs import other_weights
 from szpo.types import Answer, Floats, Prompt
-from szpo_simulators import plan, start, store
+from szpo_simulators import plan, start, study
 from szpo_simulators.panels import heldout, text_rewards
 
 HERE: Final = Path(__file__).parent
@@ -108,8 +108,8 @@ class Rivals:
     def kept(self, name: str, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
         """What was made under this name, made now if it was not."""
         path = self.folder / f"{name}.json"
-        store.make_once(path, self.folder, lambda: store.write_record(path, {}, make()))
-        return dict(store.read_record(path)["found"])
+        study.make_once(path, self.folder, lambda: study.write_record(path, {}, make()))
+        return dict(study.read_record(path)["found"])
 
     def measure(
         self, name: str, z: Floats | None, words: str | None = None

@@ -54,8 +54,7 @@ from szpo_simulators.start import (
     even_shares,
     load_config,
 )
-from szpo_simulators.store import Spec, write_record
-from szpo_simulators.study import measure_machine
+from szpo_simulators.study import Spec, measure_machine, write_record
 
 REWARD_PREFIX: Final = "rm_"
 """Prefix of the settings that belong to the reward model."""

@@ -24,8 +24,16 @@ from szpo_simulators import plan as plans
 from szpo_simulators import start, summary
 from szpo_simulators.panels import text_rewards
 from szpo_simulators.plan import BEST_OF, Plan
-from szpo_simulators.store import Cell, Store, run_cells
-from szpo_simulators.study import COLOURS, MARKS, Study, describe_machine, number
+from szpo_simulators.study import (
+    COLOURS,
+    MARKS,
+    Cell,
+    Store,
+    Study,
+    describe_machine,
+    number,
+    run_cells,
+)
 
 CURVES = {"heldout": "held-out pairs won against the base", "kl": "KL to the start, nats",
          "shown": "mean reward of the answers shown",

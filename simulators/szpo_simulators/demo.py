@@ -41,8 +41,7 @@ from szpo.types import Detail
 from szpo.visible_text import visible
 from szpo.voting import step_record
 from szpo_simulators.panels import heldout, text_rewards
-from szpo_simulators.store import Spec, hash_spec
-from szpo_simulators.study import Study, interval, measure_machine, number
+from szpo_simulators.study import Spec, Study, hash_spec, interval, measure_machine, number
 
 Say = Callable[[str], None]
 SEEDS = (0, 1, 2, 3, 4, 5)

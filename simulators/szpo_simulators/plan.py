@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, model_validator
 from szpo.config.section import Section, checked
 from szpo.errors import UsageError
 from szpo_simulators.start import even_shares
-from szpo_simulators.store import Cell
+from szpo_simulators.study import Cell
 
 VERSION: Final = 1
 """Raise this number when cells do or measure something else: older records are then ignored."""

@@ -30,8 +30,7 @@ from szpo.seeds import derive, generator
 from szpo.types import Floats, Ints
 from szpo_simulators import surrogate
 from szpo_simulators.panels.text_rewards import feature_values
-from szpo_simulators.store import Spec
-from szpo_simulators.study import REPORTED, Study
+from szpo_simulators.study import REPORTED, Spec, Study
 from szpo_simulators.summary import bootstrap
 
 FEWEST: Final = 5

@@ -26,7 +26,7 @@ from szpo.types import Answer, Floats, Prompt
 from szpo.voting.seats import Letter
 from szpo_simulators.panels import heldout, text_rewards
 from szpo_simulators.panels import panel as panels
-from szpo_simulators.store import Spec, hash_spec, make_once, read_record, write_record
+from szpo_simulators.study import Spec, hash_spec, make_once, read_record, write_record
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 PEAK_ONLY: Final = "5"

@@ -12,8 +12,7 @@ from szpo.seeds import derive, generator
 from szpo.types import Floats
 from szpo_simulators import start
 from szpo_simulators.plan import BEST_OF, RULES, Comparison, Group, Plan, Target, cell
-from szpo_simulators.store import Store
-from szpo_simulators.study import interval
+from szpo_simulators.study import Store, interval
 
 DRAWS: Final = 10_000
 REACHED: Final = 0.15

@@ -41,8 +41,7 @@ from szpo.seeds import derive, generator
 from szpo.types import FEATURE_GRID, Answer, Floats, Grid, Ints, Prompt
 from szpo_simulators.panels import tastes, text_rewards
 from szpo_simulators.panels.text_rewards import feature_values
-from szpo_simulators.store import Spec
-from szpo_simulators.study import Study, bench
+from szpo_simulators.study import Spec, Study, bench
 
 if TYPE_CHECKING:
     from szpo.policies.lora_policy import LoraPolicy

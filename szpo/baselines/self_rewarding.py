@@ -32,8 +32,8 @@ from szpo.baselines.costs import Count, Group, Meter, OnStep, Positive, Trained,
 from szpo.data import preference_files
 from szpo.data.pairs import Pair, Preferences
 from szpo.errors import RunError, StorageError, UsageError
-from szpo.models import adapters, context
-from szpo.models.context import Reader
+from szpo.models import adapters, loading
+from szpo.models.loading import Reader
 from szpo.models.sampling import Sampling
 from szpo.seeds import as_seed
 from szpo.types import Answer, Prompt
@@ -94,7 +94,7 @@ def train(
         raise UsageError(f"{METHOD}: no prompts to answer")
     if judge is None:
         room = actor.sampling.max_new_tokens
-        require_room(context.reader_of(actor.loaded), prompts, room, how)
+        require_room(loading.reader_of(actor.loaded), prompts, room, how)
     settings = _describe(actor, prompts, examples, judge, how, seed)
     meter, log = Meter(), []
     for stage in range(how.models + 1):

@@ -43,7 +43,7 @@ from szpo.baselines.costs import (
 )
 from szpo.data.pairs import Pair, Preferences
 from szpo.errors import LogitsError, RunError, UsageError
-from szpo.models import context
+from szpo.models import loading
 from szpo.models.loading import Loaded, answer_tokens, encode
 from szpo.models.lora import Site
 from szpo.models.sampling import Sampling
@@ -308,7 +308,7 @@ def schedule_arguments(recipe: Recipe) -> dict[str, Any]:
 
 def limit_length(loaded: Loaded, most: int) -> int:
     """Most tokens of a text: a recipe's ``max_length``, or what the model reads if less."""
-    return min(most, context.reader_of(loaded).most or most)
+    return min(most, loading.reader_of(loaded).most or most)
 
 
 def tokenize_pairs(

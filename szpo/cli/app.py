@@ -58,11 +58,7 @@ GROUPS: Final = {
     ),
     "Run": (
         ("run", "run", "Tune a model from votes; --plan estimates the cost first."),
-        (
-            "improve",
-            "improve",
-            "Improve a run's policy on the taste of its votes; nobody is asked.",
-        ),
+        ("improve", "taste", "Improve a run's policy on its votes' taste; nobody is asked."),
         ("not-about", "run", "Keep the model from following a feature of the answers."),
         ("serve", "", "Serve a run to its panel: voting page, operator's page, model."),
         ("vote", "vote", "Vote in this terminal: begin a run for one person, or join one."),

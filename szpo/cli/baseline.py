@@ -272,7 +272,7 @@ def _choose_prompts(
     """
     from szpo.baselines import registry, self_rewarding
     from szpo.data import prompts
-    from szpo.models import context
+    from szpo.models import loading
     from szpo.policies import language_model
 
     language_model.check_files(config)
@@ -280,11 +280,11 @@ def _choose_prompts(
         args.pairs is not None and args.method in (*registry.OFFLINE, "reward-model")
     ):
         return unique
-    reader, new = context.load_reader(config.model.name), config.generation.max_new_tokens
+    reader, new = loading.load_reader(config.model.name), config.generation.max_new_tokens
     chosen = (
         prompts.PromptSet(unique, ()) if args.pairs else prompts.load_configured(config.prompts)
     )
-    found = context.fit_prompts(chosen, reader, new)
+    found = loading.fit_prompts(chosen, reader, new)
     if args.method == "self-rewarding":
         self_rewarding.require_room(reader, found.train, new, recipe)
     for warning in found.warnings:

@@ -1,4 +1,4 @@
-"""Commands of a taste: show and save what a run's votes like, and score texts by it."""
+"""Commands of a taste: show and save what a run's votes like, score texts, improve on it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import typer
 
 from szpo import files
 from szpo.cli import console, run_paths
 from szpo.data import preference_files, text_files
-from szpo.errors import UsageError
+from szpo.errors import RunError, UsageError
+from szpo.optim.regression import BUDGET
 from szpo.taste import MOST_BYTES, Feature, Taste
-from szpo.types import FEATURE_GRID
+from szpo.types import FEATURE_GRID, Say
+
+if TYPE_CHECKING:
+    from szpo.improvement.score_ascent import Improved
+
 
 LISTED: Final = 0.01
 """Features with smaller weights, in logits, are only counted."""
@@ -165,3 +170,69 @@ def _weights(found: Taste) -> list[float]:
         for place, weight in each.weights:
             sums[place] += each.chance / whole * weight / FEATURE_GRID
     return sums
+
+
+def improve(
+    run: str | None = run_paths.RUN,
+    nats: float = typer.Option(BUDGET, "--nats", help="Most KL to the run's start, an answer."),
+    feature: list[str] = FEATURE,
+    folder: Path = run_paths.FOLDER,
+    as_json: bool = console.AS_JSON,
+) -> None:
+    """Improve a run's policy on the taste of its votes, by its own answers alone."""
+    if not 0 < nats < float("inf"):
+        raise UsageError(f"--nats {nats:g}: give a number above 0")
+    from szpo.analysis import improvement, measuring, run_taste
+    from szpo.cache import quiet
+    from szpo.improvement.between_rounds import describe_improving, improve_run, reporter
+    from szpo.ledger.database import Ledger
+    from szpo.runs import assemble, status
+    from szpo.voting import lease, panel_evaluator
+
+    path = run_paths.find(run, folder)
+    with Ledger.open(path) as ledger, lease.hold(ledger):
+        run_taste.read(ledger, feature)  # refused before a model is loaded
+        console.doing("loading the run's model")
+        with quiet():
+            parts = assemble.reopen(ledger, panel=False, say=console.complain, features=feature)
+        helped = ""
+        say: Say = (lambda line: None) if as_json else console.complain
+        shown = reporter(say, nats, console.doing)
+        state = improve_run(ledger, parts, nats=nats, given=feature, report=shown)
+        if state.best:
+            console.doing("measuring on held-out prompts")
+            score = panel_evaluator.find_reward(ledger)
+            if score is not None:
+                parts = assemble.with_recorded_panel(ledger, parts)
+            found = measuring.prepare(ledger, parts, score, console.complain)
+            total = status.read_results(ledger)
+            measuring.after_improving(found, total.steps, total.votes)
+            read = improvement.read(ledger)
+            helped = read.sentence if read.last is None else read.last.line
+    if as_json:
+        console.emit(improved_summary(state))
+    else:
+        console.say(describe_improving(state))
+        if state.best:
+            console.say(helped)
+    if not state.best:
+        raise RunError(
+            f"{path.name}: nothing was adopted, its policy is as it was: {state.stopped}"
+        )
+
+
+def improved_summary(state: Improved) -> dict[str, object]:
+    """The result for ``--json``."""
+    return {
+        "adopted": bool(state.best),
+        "score_start": state.base.score,
+        "score_begun": state.begun.score,
+        "score": state.checked.score,
+        "nats": state.checked.nats,
+        "nats_stderr": state.checked.stderr,
+        "steps": [
+            {"score": s.checked.score, "nats": s.checked.nats, "kept": s.kept} for s in state.steps
+        ],
+        "answers": state.answers,
+        "stopped": state.stopped,
+    }

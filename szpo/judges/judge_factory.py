@@ -27,9 +27,8 @@ from szpo.features.own import Pair
 from szpo.judges import endpoint, prompting
 from szpo.judges.llm_judge import JudgeEvaluator, LanguageJudge, Opinionated, probability
 from szpo.judges.prompting import LETTERS, Backend, Labels, Question, Reply
-from szpo.models import context, loading
-from szpo.models.context import Reader
-from szpo.models.loading import ModelFacts
+from szpo.models import loading
+from szpo.models.loading import ModelFacts, Reader
 from szpo.models.sampling import Sampling
 from szpo.policies.backend import Backend as ModelBackend
 from szpo.policies.requests import AnswerRequest, Odds
@@ -117,7 +116,7 @@ class Local:
         )
 
     def _too_long(self, ids: Sequence[int], new: int) -> Reply | None:
-        reader = context.reader_of(self.facts)
+        reader = loading.reader_of(self.facts)
         if not reader.over(len(ids) + new):
             return None
         return Reply(failure=f"{len(ids)} tokens, but the model reads {reader.most}", final=True)
@@ -219,9 +218,9 @@ class Maker:
     def check_room(self, config: Config, prompts: Sequence[Prompt]) -> None:
         """Refuse a local judge whose model cannot read the longest question about prompts."""
         if config.judge.kind == "local":
-            from szpo.models import context
+            from szpo.models import loading
 
-            reader = context.load_reader(config.judge.model)
+            reader = loading.load_reader(config.judge.model)
             require_room(config, prompts, reader, *_files(config.judge))
 
     def rate(self, config: Config, host: ModelBackend | None) -> Ratings:

@@ -24,7 +24,7 @@ from szpo.config.schema import Config
 from szpo.errors import IntegrityError, UsageError
 from szpo.ledger.canonical import THETA0
 from szpo.ledger.database import Ledger
-from szpo.models import adapters, context, devices, loading, named_models, weight_files
+from szpo.models import adapters, devices, loading, named_models, weight_files
 from szpo.models.batched_lora import find_sites
 from szpo.models.engines import engine_for
 from szpo.models.loading import Described, Loaded, ModelFacts
@@ -100,7 +100,7 @@ def describe(config: Config, *, adapter: bool) -> Described:
     m = config.model
     if m.dtype == "auto":  # `szpo.runs.run_engine.choose_device` names one
         raise UsageError("model.dtype auto is chosen on the machine that holds the model")
-    return context.describe(
+    return loading.describe(
         m.name, dtype=m.dtype, quantization=m.quantization,
         adapter=m.adapter if adapter else None, device=m.device,
     )  # fmt: skip

@@ -18,7 +18,7 @@ import torch
 
 from szpo import seeds
 from szpo.errors import StorageError, UsageError
-from szpo.models import adapters, context, loading
+from szpo.models import adapters, loading
 from szpo.models.batched_lora import Deltas
 from szpo.models.engine import Engine
 from szpo.models.loading import Loaded, ModelFacts
@@ -72,7 +72,7 @@ class LoraPolicy:
         host = host or LocalBackend(self.held)
         self.backend: Backend = host.at(subspace, self.space, run=True)
         """Answers and reads for this policy; tests replace it."""
-        self._reader = context.reader_of(loaded)
+        self._reader = loading.reader_of(loaded)
         self._basis_sha256 = subspace.basis_sha256
         self._theta: Theta = self.start()
 
@@ -155,7 +155,7 @@ class LoraPolicy:
 
     def require_room(self, rows: Sequence[Sequence[int]]) -> None:
         """Refuse tokens after which the model cannot read a whole answer."""
-        context.require_room(self._reader, rows, self.sampling.max_new_tokens)
+        loading.require_room(self._reader, rows, self.sampling.max_new_tokens)
 
     def rollout(
         self, prompts: Sequence[Sequence[Prompt]], shifts: Sequence[Shift], *, seed: int

@@ -404,7 +404,7 @@ class RayBackend:
 
         Args:
             engine: The settings of the workers.
-            facts: The base model as known without its weights (`szpo.models.context.Described`).
+            facts: The base model as known without its weights (`szpo.models.loading.Described`).
             workers: The workers; closed with the backend.
         """
         self.workers, self.chunk_rows = workers, engine.rows or 1
@@ -438,9 +438,9 @@ class RayBackend:
         """See `Backend.beside`."""
         if (self.facts.name, self.facts.quantization) == (name, None):
             return self._asking("base")
-        from szpo.models import context
+        from szpo.models import loading
 
-        known = context.describe(name, dtype=self.facts.dtype, device=str(self.facts.device))
+        known = loading.describe(name, dtype=self.facts.dtype, device=str(self.facts.device))
         known.tokenizer.szpo_day = self.facts.tokenizer.szpo_day
         found = self._asking("judge", judge=name)
         found._gather([None])

@@ -559,10 +559,10 @@ def restore_prompts(config: Config, ledger: Ledger, *, needed: bool, say: Say) -
 
 def fit_prompts(config: Config, prompts: PromptSet) -> PromptSet:
     """Refuse prompts that are too long for the settings' language model."""
-    from szpo.models import context
+    from szpo.models import loading
 
-    reader = context.load_reader(config.model.name)
-    return context.fit_prompts(prompts, reader, config.generation.max_new_tokens)
+    reader = loading.load_reader(config.model.name)
+    return loading.fit_prompts(prompts, reader, config.generation.max_new_tokens)
 
 
 def own_prompts(ledger: Ledger, texts: Sequence[str]) -> tuple[Prompt, ...]:

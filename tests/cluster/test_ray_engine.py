@@ -18,7 +18,7 @@ from szpo.config import settings_file
 from szpo.config.tables import Engine
 from szpo.errors import IntegrityError, RunError, UsageError
 from szpo.ledger.database import Ledger
-from szpo.models import context, loading
+from szpo.models import loading
 from szpo.models.loading import Described
 from szpo.models.sampling import Sampling
 from szpo.plugins import how_to_install
@@ -129,7 +129,7 @@ def setup_of(policy: LoraPolicy, **changes: Any) -> Setup:
 
 
 def described_of(policy: LoraPolicy) -> Described:
-    return context.describe(policy.loaded.name, dtype="fp32")
+    return loading.describe(policy.loaded.name, dtype="fp32")
 
 
 def test_a_worker_holds_what_the_controller_holds_and_computes_on_its_kind_of_device(

@@ -15,7 +15,7 @@ from szpo.errors import IntegrityError, UsageError
 from szpo.judges import pair_scorer
 from szpo.judges.judge_factory import Local
 from szpo.judges.prompting import Question
-from szpo.models import answer_shares, context, loading, weight_files
+from szpo.models import answer_shares, loading, weight_files
 from szpo.models.sampling import Sampling
 from szpo.optim import parameters
 from szpo.optim.sample_directions import Law
@@ -53,10 +53,10 @@ def policies(here: LocalBackend, *hosts: Any) -> list[LoraPolicy]:
 def test_a_model_is_described_without_its_weights(model, monkeypatch):
     loaded = loading.load(str(model), dtype="fp32")
     monkeypatch.setattr(weight_files.AutoModelForCausalLM, "from_pretrained", None)
-    known = context.describe(str(model), dtype="fp32")
+    known = loading.describe(str(model), dtype="fp32")
     assert not any(isinstance(value, torch.nn.Module) for value in vars(known).values())
     assert loading.stop_tokens(known) == loading.stop_tokens(loaded)
-    assert context.reader_of(known).most == context.reader_of(loaded).most
+    assert loading.reader_of(known).most == loading.reader_of(loaded).most
     answer = Answer("w7 w8", "stop", 2)
     assert loading.answer_tokens(known, answer) == loading.answer_tokens(loaded, answer)
     assert (known.device, known.sha256) == (loaded.device, "")
@@ -64,7 +64,7 @@ def test_a_model_is_described_without_its_weights(model, monkeypatch):
         (model.parent / "empty").mkdir()
         for file in model.glob("tokenizer*"):
             (model.parent / "empty" / file.name).write_bytes(file.read_bytes())
-        context.describe(str(model.parent / "empty"), dtype="fp32")
+        loading.describe(str(model.parent / "empty"), dtype="fp32")
 
 
 def test_workers_say_what_the_model_is_and_where_its_adapter_sits(here, there):
@@ -180,7 +180,7 @@ def test_tensors_of_another_model_are_refused_by_the_worker(here, there):
 
 
 def test_two_workers_with_different_models_end_the_run(model):
-    facts = context.describe(str(model), dtype="fp32")
+    facts = loading.describe(str(model), dtype="fp32")
     shown = {**worker.expect(facts, None), "base_sha256": "a" * 64, "hardware": None}
 
     class Different(near_workers.NearWorkers):

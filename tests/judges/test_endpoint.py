@@ -25,7 +25,7 @@ from szpo.types import Prompt
 from szpo.voting import counting, lease, step_record
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
-from szpo_simulators.stub_endpoint import (
+from szpo_simulators.judge import (
     SCRIPTS,
     StubEndpoint,
     StubReply,

@@ -14,7 +14,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.replay import verification
 from szpo.voting import shown_features, step_record
-from szpo_simulators.stub_endpoint import StubEndpoint, completion
+from szpo_simulators.judge import StubEndpoint, completion
 from tests.support import folder_run
 from tests.support.judging import Scripted
 from tests.support.tampering import forge, rewrite

@@ -29,7 +29,7 @@ from szpo.config import settings_file
 from szpo.data import prompts
 from szpo.errors import IntegrityError, UsageError
 from szpo.ledger.database import Ledger
-from szpo.models import adapters, context, devices, loading, named_models, weight_files
+from szpo.models import adapters, devices, loading, named_models, weight_files
 from szpo.models.batched_lora import AdaptedModel, find_sites
 from szpo.models.devices import allow_gradients
 from szpo.models.engines import engine_for
@@ -454,7 +454,7 @@ def test_an_adapter_of_another_base_is_told_in_one_line(tmp_path, caplog, base, 
     name, _, revision = base.partition(" at revision ")
     start = trained(tmp_path / "start", base=name)
     reconfigure(start, "adapter_config.json", revision=revision or None)
-    for read in (loading.load, context.describe)[not told :]:  # a load takes longest
+    for read in (loading.load, loading.describe)[not told :]:  # a load takes longest
         caplog.clear()
         read(model, adapter=start, dtype="fp32")
         assert len(caplog.messages) == told
@@ -477,8 +477,8 @@ def test_an_adapter_in_the_place_of_a_model_is_said_to_be_one(saved, tmp_path):
     inside = Path(shutil.copytree(saved, tmp_path / "inside"))
     shutil.copytree(start, inside, dirs_exist_ok=True)
     reads = (
-        loading.load, loading.locate, loading.token_counter, context.load_reader,
-        partial(context.describe, dtype="fp32"),
+        loading.load, loading.locate, loading.token_counter, loading.load_reader,
+        partial(loading.describe, dtype="fp32"),
     )  # fmt: skip
     for read in reads:
         with pytest.raises(UsageError, match=r"is an adapter .* set model.adapter to its folder"):
@@ -764,10 +764,10 @@ def test_control_words_of_a_text_stay_text(parts):
 
 def test_a_model_s_own_control_words_in_prompts_are_told_of():
     asked = prompts.PromptSet((Prompt.user("Hi <go> there."), Prompt.user("Hi <|go|> there.")), ())
-    found = context.fit_prompts(asked, context.Reader("it", chatty(), None), 4)
+    found = loading.fit_prompts(asked, loading.Reader("it", chatty(), None), 4)
     assert found.warnings == ("1 prompts with control words of the model (kept as text)",)
     told = replace(asked, warnings=("3 prompts with control words of chat models",))
-    same = context.fit_prompts(told, context.Reader("it", chatty(), None), 4)
+    same = loading.fit_prompts(told, loading.Reader("it", chatty(), None), 4)
     assert same.warnings == told.warnings
 
 
@@ -785,10 +785,10 @@ def test_a_tokenizer_with_tokens_that_have_no_row_is_refused(saved):
     )  # as Gemma 3 has one: no text becomes it
     words.save_pretrained(saved)
     assert loading.load(str(saved)).tokenizer.get_vocab()["<|picture|>"] == 320
-    context.describe(str(saved), dtype="fp32")
+    loading.describe(str(saved), dtype="fp32")
     words.add_tokens(["w320", "w321"])
     words.save_pretrained(saved)
-    for look in (partial(loading.load, dtype="fp32"), partial(context.describe, dtype="fp32")):
+    for look in (partial(loading.load, dtype="fp32"), partial(loading.describe, dtype="fp32")):
         with pytest.raises(UsageError, match="323 tokens, the model 320 rows: w320, w321 without"):
             look(str(saved))
 

@@ -14,7 +14,7 @@ from szpo.cache import quiet
 from szpo.config.tables import Prompts
 from szpo.data import prompts as promptfiles
 from szpo.errors import UsageError
-from szpo.models import context, loading
+from szpo.models import loading
 from szpo.models.batched_lora import attach_deltas
 from szpo.models.loading import Loaded
 from szpo.models.sampling import Sampling
@@ -287,7 +287,7 @@ def test_smollm2_tells_its_own_answers_from_swapped_ones():
 
 
 def test_a_prompt_and_its_answer_fit_into_what_a_model_reads():
-    reader = context.Reader("tiny", None, 12)
-    context.require_room(reader, [[1] * 4, []], 8)
+    reader = loading.Reader("tiny", None, 12)
+    loading.require_room(reader, [[1] * 4, []], 8)
     with pytest.raises(UsageError, match="4 tokens and 9 for the answer"):
-        context.require_room(reader, [[1] * 4], 9)
+        loading.require_room(reader, [[1] * 4], 9)

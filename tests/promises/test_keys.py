@@ -22,7 +22,7 @@ from szpo.models import loading
 from szpo.policies import vllm_engine
 from szpo.runs import callbacks
 from szpo.runs.callbacks import RunFacts
-from szpo_simulators.stub_endpoint import StubEndpoint
+from szpo_simulators.judge import StubEndpoint
 from tests.support import hub_server
 from tests.support.http_server import Reply, Request, serving
 from tests.support.judging import comparison

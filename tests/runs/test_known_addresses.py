@@ -12,7 +12,7 @@ from szpo.ledger.database import Ledger
 from szpo.outgoing import JUDGE_KEY
 from szpo.replay import verification
 from szpo.runs import known_addresses, run_engine
-from szpo_simulators.stub_endpoint import SCRIPTS, StubEndpoint
+from szpo_simulators.judge import SCRIPTS, StubEndpoint
 from tests.support import yard_run
 
 KEY = "sk-of-another-service-0123456789"

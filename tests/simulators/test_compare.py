@@ -28,11 +28,11 @@ from szpo.runs import status as of_ledger
 from szpo.types import Answer, Prompt, Row
 from szpo_simulators import cells, compare, start, summary
 from szpo_simulators import plan as plans
-from szpo_simulators import store as stores
+from szpo_simulators import study as stores
 from szpo_simulators.panels import heldout
 from szpo_simulators.panels import panel as panels
 from szpo_simulators.panels.heldout import Measurement
-from szpo_simulators.store import Cell, Store, write_record
+from szpo_simulators.study import Cell, Store, write_record
 from tests.support import yard_run
 from tests.support.quadratic import new_ledger, settings_of
 
@@ -391,7 +391,7 @@ def test_after_a_kill_the_cell_is_free_and_the_rest_stays(store, tmp_path):
     os.mkfifo(fifo)
     code = (
         "import pathlib; from rich.console import Console; "
-        "from szpo_simulators.store import Cell, Store, run_cells; "
+        "from szpo_simulators.study import Cell, Store, run_cells; "
         f"store = Store(pathlib.Path({str(store.folder)!r}), {tuple(store.command)!r}); "
         f"specs = {[dict(c.spec) for c in CELLS]!r}; "
         "run_cells(Console(), store, [Cell(s, s['method']) for s in specs])"

@@ -10,11 +10,11 @@ from szpo.optim.parameters import Space
 from szpo.seeds import derive
 from szpo.types import Tally
 from szpo_simulators.gridworld import value
+from szpo_simulators.track import TRUTH
 from szpo_simulators.worlds import repetitions, rivals
 from szpo_simulators.worlds.cartpole import CartPole, Network
 from szpo_simulators.worlds.gridworld import DENSE, Courier, GridWorld, ask
 from szpo_simulators.worlds.rivals import trace_walks
-from szpo_simulators.worlds.track import TRUTH
 from szpo_simulators.worlds.world import LinkPanel, draw_coins, uniforms
 
 WORLD = GridWorld(size=3, horizon=5)

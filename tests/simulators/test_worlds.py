@@ -15,9 +15,9 @@ from szpo.policies.protocol import check_policy
 from szpo.types import Answer, Floats, Prompt, Shift, Update
 from szpo_simulators import track
 from szpo_simulators.panels.text_rewards import matrix, parse
+from szpo_simulators.track import PROXY, TRUTH, Track
 from szpo_simulators.worlds import rivals, world
 from szpo_simulators.worlds.gridworld import DENSE, Courier, GridWorld
-from szpo_simulators.worlds.track import PROXY, TRUTH, Track
 from szpo_simulators.worlds.world import LinkPanel, draws
 from szpo_simulators.worlds.yard import PIT, WELL, TabularPolicy, Yard, score_walk
 from tests.support.cases import case

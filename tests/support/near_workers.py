@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from szpo.config.tables import Engine
-from szpo.models import context
+from szpo.models import loading
 from szpo.policies import ray_engine, worker
 from szpo.policies.ray_engine import Check, Task, Workers
 from szpo.policies.worker import Setup
@@ -49,5 +49,5 @@ def crossed(value: Any) -> Any:
 def host(folder: Any, *, chunk_rows: int, count: int = 2, **options: Any) -> ray_engine.RayBackend:
     """A host of the model in a folder, in fp32, with ``count`` workers in this process."""
     engine = Engine(kind="ray", workers=count, chunk_rows=chunk_rows)
-    facts = context.describe(str(folder), dtype="fp32", **options)
+    facts = loading.describe(str(folder), dtype="fp32", **options)
     return ray_engine.RayBackend(engine, facts, NearWorkers(count))

@@ -25,9 +25,9 @@ from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from szpo.runs import setup_progress
 from szpo.voting import lease
-from szpo_ui import address, app, credentials, serve
-from szpo_ui.address import SiteAddress
+from szpo_ui import app, credentials, serve, server
 from szpo_ui.markup import ENGLISH
+from szpo_ui.server import SiteAddress
 from tests.support import yard_run
 from tests.support.browser import CALL, panel_call, served_run, violations
 from tests.support.browser import serve as serve_application
@@ -66,7 +66,7 @@ def test_a_host_that_is_none_of_this_machine_or_seen_from_others_is_refused(run,
     words = "serve", str(run), "--insecure", "--host", "no-such-host.invalid"
     assert refused(capsys, 2, *words).startswith("--host no-such-host.invalid --port 7860: ")
     words = r"--host 0\.0\.0\.0 would show the panel to the network without TLS.* --insecure$"
-    with pytest.raises(UsageError, match=words), address.listening("0.0.0.0", 0, insecure=False):
+    with pytest.raises(UsageError, match=words), server.listening("0.0.0.0", 0, insecure=False):
         pass
 
 
@@ -83,12 +83,12 @@ def test_a_missing_run_and_contradictions_are_named(tmp_path, capsys):
 
 
 def test_links_and_hosts_follow_the_public_address():
-    with address.listening("127.0.0.1", 0, insecure=False) as listener:
+    with server.listening("127.0.0.1", 0, insecure=False) as listener:
         port = listener.getsockname()[1]
-        here = address.site_address(listener, "127.0.0.1", None)
+        here = server.site_address(listener, "127.0.0.1", None)
         assert (here.url, here.secure) == (f"http://127.0.0.1:{port}", False)
         public = "https://panel.example/", ("other.example",)
-        there = address.site_address(listener, "127.0.0.1", *public)
+        there = server.site_address(listener, "127.0.0.1", *public)
     assert (there.url, there.secure) == ("https://panel.example", True)
     assert {"panel.example", "other.example", "localhost"} <= set(there.names)
     assert "evil.example" not in there.names

@@ -22,7 +22,7 @@ from pydantic import Field
 
 from szpo.errors import SzpoError
 from szpo.runs.other_weights import Mixer
-from szpo_ui import mounting, server
+from szpo_ui import security, server
 from szpo_ui.markup import environment, head, static
 from szpo_ui.requests import Body, RefusedError, read
 
@@ -125,7 +125,7 @@ def application(mixer: Mixer, mix: Mapping[str, float], prompt: str, folder: Pat
     """An application with only this page, at /mix/, for browsers on this machine."""
     style = f"{head('mix')}<script>{static('mix.js')}</script>\n"
     page = partial(blocks, mixer.blocks.names, mix, prompt)
-    return mounting.local(page, router(Desk(mixer, folder)), PATH, style)
+    return security.local_app(page, router(Desk(mixer, folder)), PATH, style)
 
 
 def serve(

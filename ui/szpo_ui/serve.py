@@ -43,19 +43,19 @@ from szpo.cli.child_process import (
 from szpo.config import sentences
 from szpo.errors import UsageError
 from szpo.runs import setup_progress
-from szpo_ui.address import (
+from szpo_ui.markup import ENGLISH, entrance, of_record
+from szpo_ui.requests import COMMON, OWN_POLICY
+from szpo_ui.server import (
     OPERATOR,
     OPERATOR_DAYS,
     SiteAddress,
     announce,
+    configure,
     link,
     listening,
     say,
     site_address,
 )
-from szpo_ui.markup import ENGLISH, entrance, of_record
-from szpo_ui.requests import COMMON, OWN_POLICY
-from szpo_ui.server import configure
 
 if TYPE_CHECKING:
     from szpo.config.schema import Config

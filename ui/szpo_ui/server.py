@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn by its public settings, for a proxy in front or for this machine.
+"""The HTTP server: its socket and addresses, and uvicorn by its public settings.
 
 uvicorn waits as long as a client likes for the head of a request and for an answer to be read.
 The proxy of ``deploy/Caddyfile`` does not; docs/serve.md says what a bare port is not.
@@ -7,17 +7,165 @@ The proxy of ``deploy/Caddyfile`` does not; docs/serve.md says what a bare port 
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
+import os
 import signal
 import socket
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import uvicorn
 
-from szpo_ui.address import listening
+from szpo.errors import UsageError
+from szpo.files import try_lock
 from szpo_ui.requests import limit_repeats
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+OPERATOR = "operator"
+"""The operator's name in the link printed at each start, which ends the earlier link but not its
+sessions."""
+OPERATOR_DAYS = 30.0
+"""How many days the links printed at a start work, and the sessions made with them."""
+
+
+@dataclass(frozen=True)
+class SiteAddress:
+    """The site's address for browsers."""
+
+    url: str
+    """The beginning of every link."""
+    names: tuple[str, ...]
+    """Host headers to answer."""
+
+    @property
+    def secure(self) -> bool:
+        """Whether browsers connect by TLS."""
+        return self.url.startswith("https://")
+
+
+@contextlib.contextmanager
+def listening(host: str, port: int, *, insecure: bool) -> Iterator[socket.socket]:
+    """A listening socket, opened before anything slow begins."""
+    if port != 0 and not 1024 <= port <= 65535:
+        raise UsageError(f"--port {port}: give 1024 to 65535, or 0 for a free one")
+    if host not in LOOPBACK and not insecure:
+        raise UsageError(
+            f"--host {host} would show the panel to the network without TLS: codes and votes "
+            "could be read on the way; keep 127.0.0.1 behind a TLS proxy (--url https://…), or "
+            "add --insecure"
+        )
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as listener:
+        if os.name == "posix":  # on Windows it would let another program take the same port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+            listener.listen(2048)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise UsageError(
+                    f"port {port} is in use; try --port {_free(host, port, family)}"
+                ) from None
+            raise UsageError(f"--host {host} --port {port}: {error.strerror}") from None
+        yield listener
+
+
+def _free(host: str, port: int, family: int) -> int:
+    for other in [*range(port + 1, min(port + 100, 65536)), 0]:
+        with socket.socket(family) as probe, contextlib.suppress(OSError):
+            probe.bind((host, other))
+            return int(probe.getsockname()[1])
+    return 0
+
+
+def site_address(
+    listener: socket.socket, host: str, url: str | None, names: Sequence[str] = ()
+) -> SiteAddress:
+    """The site's address, and the host names that browsers may use for it."""
+    shown = f"[{host}]" if ":" in host else host
+    answered = {*LOOPBACK, host, *names}
+    if url is None:
+        if host in ("0.0.0.0", "::"):
+            answered |= _own_names()
+            shown = socket.gethostname()
+        port = listener.getsockname()[1]
+        return SiteAddress(f"http://{shown}:{port}", tuple(sorted(answered)))
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
+        raise UsageError(f"--url {url}: give https://host, without a path")
+    return SiteAddress(url.rstrip("/"), tuple(sorted({*answered, parts.hostname})))
+
+
+def say(text: str) -> None:
+    """Print a line to the server's terminal."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def link(url: str, token: str) -> str:
+    """An invitation's link; the token comes after "#", a part that browsers do not send.
+
+    >>> link("https://panel.example", "abc")
+    'https://panel.example/login#t=abc'
+    """
+    return f"{url}/login#t={token}"
+
+
+def _own_names() -> set[str]:
+    """This machine's names and addresses."""
+    name = socket.gethostname()
+    found = {name, socket.getfqdn()}
+    with contextlib.suppress(OSError):
+        found |= {str(info[4][0]) for info in socket.getaddrinfo(name, None)}
+    return found
+
+
+# --- for other commands: a small file beside the run, locked while its server runs ---
+
+ADDRESS_LIMIT = 2_000
+"""Most characters of an address to read; real ones are far shorter."""
+
+
+@contextlib.contextmanager
+def announce(run: Path, url: str) -> Iterator[None]:
+    """Publish the address to other commands on this machine; a failure to write is ignored.
+
+    The lock ends with the process, however that ends. Each server of a run has its own file.
+    """
+    with contextlib.ExitStack() as stack:
+        for place in _address_files(run):
+            try:
+                file = stack.enter_context(place.open("a+", encoding="utf-8"))
+                if not try_lock(file.fileno()):  # another server has it
+                    continue
+                file.truncate(0)
+                file.write(url)
+                file.flush()
+            except OSError:  # the disk is full
+                continue
+            stack.callback(place.unlink, missing_ok=True)
+            break
+        yield
+
+
+def read_address(run: Path) -> str | None:
+    """The beginning of links to this run; None if no server of it is running."""
+    for place in _address_files(run):
+        with contextlib.suppress(OSError), place.open(encoding="utf-8") as file:
+            if not try_lock(file.fileno(), shared=True) and (url := file.read(ADDRESS_LIMIT)):
+                return url
+    return None
+
+
+def _address_files(run: Path) -> list[Path]:
+    """The files in which the servers of a run write their addresses, in order of use."""
+    return [run.with_name(f"{run.name}-served{number}") for number in ("", "-2", "-3", "-4")]
+
 
 try:
     import resource

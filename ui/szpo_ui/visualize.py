@@ -30,7 +30,7 @@ from szpo.ledger.database import Ledger
 from szpo.seeds import derive
 from szpo.types import Comparison, Floats
 from szpo.visible_text import visible
-from szpo_ui import login, mounting, server
+from szpo_ui import login, security, server
 from szpo_ui.markup import environment, head, static
 from szpo_ui.requests import Body, read
 from szpo_ui.site import POSTERIOR, Site
@@ -447,7 +447,7 @@ def of_site(site: Site) -> tuple[gr.Blocks, APIRouter]:
 
 def application(start: Callable[[], Start]) -> FastAPI:
     """An application with only this page, at /visualize/, for browsers on this machine."""
-    return mounting.local(
+    return security.local_app(
         partial(blocks, "/visualize-api/"),
         router("/visualize-api", start, lambda request: None),
         PATH,
