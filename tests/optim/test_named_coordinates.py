@@ -170,20 +170,6 @@ def test_over_all_votes_the_factor_is_one_on_average_though_rows_follow_the_vote
     assert np.mean(factors) == pytest.approx(1.0, abs=0.05)
 
 
-@pytest.mark.full
-def test_at_most_one_run_of_chance_in_nine_ever_opens_the_gate_at_four_looks():
-    prior = named_features.prior_of(table(), 1, 2.0)
-    largest = []
-    for seed in range(400):
-        votes, x, seen = np.random.default_rng(seed), np.zeros((0, 8)), []
-        up = (votes.random(16) < 0.5).astype(float)
-        for look in range(5):
-            x, found = look_again(seed, prior, x, up[: 4 * look])
-            seen += [] if found is None else [math.exp(found.log_factor)]
-        largest.append(max(seen))
-    assert np.mean(np.array(largest) >= 9) <= 0.11
-
-
 def test_what_is_set_aside_is_neither_followed_nor_counted_as_a_signal():
     prior = named_features.prior_of(table(), 1, 2.0)
     rng = np.random.default_rng(3)

@@ -66,16 +66,20 @@ def texts(settings: Settings, query: Query, rng: np.random.Generator) -> tuple[S
     return StepInputs(scores=scores, centre=centre, text_differences=grid), shown
 
 
+def less_of_wanted(shown: Floats) -> Floats:
+    return -3.0 * shown[:, WANTED]
+
+
 def walk(
-    settings: Settings, steps: int, seed: int, strength: float = 3.0, aside=lambda step: ()
+    settings: Settings, steps: int, seed: int, logit=less_of_wanted, aside=lambda step: ()
 ) -> State:
-    """Steps whose voter likes less of `WANTED`; with strength 0, a coin."""
+    """Steps whose voter has this logit of the shown differences."""
     state, rng = optimizer.init(settings), np.random.default_rng(seed)
     for step in range(steps):
         query = optimizer.ask(state)
         inputs, shown = texts(settings, query, rng)
         inputs = replace(inputs, aside=aside(step))
-        plus = rng.random(settings.section.K) < special.expit(-strength * shown[:, WANTED])
+        plus = rng.random(settings.section.K) < special.expit(logit(shown))
         state, _, _ = optimizer.tell(state, query, one_vote(plus), inputs=inputs)
     return state
 
@@ -115,7 +119,7 @@ def test_votes_by_chance_keep_the_recommendation_at_the_start():
     settings = settings_of()
     nats = []
     for seed in range(5):
-        state = walk(settings, 5, 100 + seed, strength=0.0)
+        state = walk(settings, 5, 100 + seed, lambda shown: 0 * shown[:, 0])
         nats.append(float((state.carried.recommended**2).sum()) / 2)
     assert np.median(nats) < 0.15  # .14 nats while nothing is shown
 
@@ -203,14 +207,8 @@ def test_what_is_left_out_explains_votes_is_not_followed_and_does_not_change():
 
 def test_evidence_besides_what_is_left_out_is_for_what_else_votes_are_about():
     settings, other = settings_of(), 9
-    state, rng = optimizer.init(settings), np.random.default_rng(7)
-    for _ in range(12):
-        query = optimizer.ask(state)
-        inputs, shown = texts(settings, query, rng)
-        likes = special.expit(-3.0 * shown[:, WANTED] + 3.0 * shown[:, other])
-        plus = rng.random(settings.section.K) < likes
-        inputs = replace(inputs, aside=(WANTED,))
-        state, _, _ = optimizer.tell(state, query, one_vote(plus), inputs=inputs)
+    both = lambda shown: 3.0 * (shown[:, other] - shown[:, WANTED])  # noqa: E731
+    state = walk(settings, 12, 7, both, aside=lambda step: (WANTED,))
     seen = regression.findings_of(settings, state.carried)
     assert seen.shown and seen.taught is not None
     assert (seen.taught[0].feature, seen.taught[0].more) == (f"f{other}", True)

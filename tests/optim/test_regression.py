@@ -1,7 +1,6 @@
 """The rule `regression`: what it recommends, where it asks, what it refuses."""
 
 import functools
-import json
 import math
 from dataclasses import replace
 
@@ -10,28 +9,15 @@ import pytest
 from scipy import special
 
 from szpo.config import settings_file
-from szpo.config.optimizer import read_settings, record_settings
 from szpo.optim import all_votes, optimizer, parameters, regression
 from szpo.optim.kl_limits import KlMeasurement, Reading
 from szpo.optim.rule import Perturbations, StepInputs, WeightedVotes
-from szpo.optim.rules import RULES, rule_of
+from szpo.optim.rules import rule_of
 from szpo.optim.vote_regression import direction, fit
 from szpo.optim.weighting import MINUS, PLUS, TIE
 from szpo.types import Tally
 from tests.support.regression_walk import GRADIENT, LAYOUT, features, settings_of, vote, walk
 from tests.support.weighted_votes import in_turns, make_votes
-
-
-def test_its_defaults_are_its_own_and_survive_json():
-    settings = settings_of()
-    o = settings.section
-    assert (o.K, o.N, o.M, o.law) == (8, 1, 1, "orthonormal")
-    assert settings.kl_budget == 3.0
-    mu = optimizer.ask(optimizer.init(settings)).mu
-    assert mu * math.sqrt(6) == pytest.approx(3.0, abs=1e-9)  # |μv| = √(2 · 4.5)
-    body = json.loads(json.dumps(record_settings(settings)))
-    assert read_settings(body, settings.root_seed, settings.layout) == settings
-    assert [name for name, rule in RULES.items() if rule.two_points] == ["regression"]
 
 
 def test_the_target_is_the_budget_times_the_shrunk_direction():

@@ -62,16 +62,6 @@ def name(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def typing_only(path: Path) -> set[int]:
-    """Lines under ``if TYPE_CHECKING``: they load nothing."""
-    lines: set[int] = set()
-    for node in ast.walk(parsed(path)):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            for child in node.body:
-                lines.update(range(child.lineno, (child.end_lineno or child.lineno) + 1))
-    return lines
-
-
 @pytest.mark.full
 def test_packages_know_only_those_below_them():
     allowed = {"szpo": {"szpo"}}
@@ -171,38 +161,6 @@ def test_every_public_name_is_there():
             assert public in dir(found)
         with pytest.raises(AttributeError, match="nothing_of_this_name"):
             found.nothing_of_this_name  # noqa: B018
-
-
-def module_level(path: Path) -> set[str]:
-    """Names of szpo's own modules that load together with a file."""
-    tree = parsed(path)
-    lazy = typing_only(path) | {
-        line
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
-    }
-    return {module for module, line in imports(path) if line not in lazy}
-
-
-@pytest.mark.full
-def test_torch_stays_on_the_policy_side():
-    """What the run's side loads names no tensor library, not even inside a function."""
-    waiting = ["szpo", *(f"szpo.{part}" for part in LIGHT)]
-    seen: set[str] = set()
-    while waiting:
-        module = waiting.pop()
-        if module in seen or module not in FILES or not module.startswith("szpo"):
-            continue
-        seen.add(module)
-        path = FILES[module]
-        for imported, line in imports(path):
-            heavy = imported.split(".")[0] in HEAVY and line not in typing_only(path)
-            assert not heavy, f"{name(path)}:{line} imports {imported}"
-        waiting += module_level(path)
-    heavy = {"szpo.policies.lora_policy", "szpo.models.loading", "szpo.policies.subspaces"}
-    assert heavy.isdisjoint(seen)
-    assert len(seen) > 30
 
 
 @pytest.mark.spine

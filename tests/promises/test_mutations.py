@@ -167,14 +167,6 @@ def test_what_a_person_is_called_stands_outside_the_record_and_who_voted_inside(
     assert failure(path)[0] == "assignments"
 
 
-def test_nothing_is_excluded_that_does_not_exist():
-    names = {(table, column) for table, columns in EXCLUDED.items() for column in columns}
-    assert names < set(COLUMNS)
-    covered = {(table, c) for table, columns in canonical.CHAINED.items() for c in columns}
-    assert not names & covered
-    assert {t for t, _ in COLUMNS} == {*APPEND_ONLY, *EXCLUDED, *MEANING, "steps"}
-
-
 @pytest.mark.parametrize("table", APPEND_ONLY)
 def test_any_row_that_is_deleted_is_named(path, table, original):
     rows = keys(path, table)

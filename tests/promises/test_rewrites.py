@@ -95,14 +95,6 @@ def test_a_rewritten_record_is_found_by_what_follows_or_by_a_noted_head(original
 
 
 @pytest.mark.full
-def test_the_forgers_hand_leaves_no_mark_of_its_own(original, tmp_path):
-    path, (content, head) = tmp_path / "run.db", original
-    path.write_bytes(content)
-    refit(path)
-    assert verdict(path, head)
-
-
-@pytest.mark.full
 def test_a_record_that_ends_earlier_is_found_by_the_head_alone(original, tmp_path):
     """The last step taken out with all its rows, as if it had never been planned."""
     path, (content, head) = tmp_path / "run.db", original

@@ -521,14 +521,8 @@ def test_parts_and_seeds_choose_cells(quick, tmp_path):
     assert [c.spec["seed"] for c in plans.cells(quick, ["A"], [1])] == [1]
     assert plans.Group(part="A", name="x", method="dpo", votes=4, seeds=5).seeds == (5,)
     best_of = plans.cell(quick, quick.groups[3], 0).spec
-    for make, words in (
-        (lambda: plans.cells(quick, ["Z"]), "no part Z"),
-        (lambda: plans.cells(quick, ["B"], [7]), "no cell is left"),
-        (lambda: plans.read_seeds("2000-x"), "2000-x"),
-        (lambda: cells.run_best_of(best_of, tmp_path, print), "let its cell end first"),
-    ):
-        with pytest.raises(UsageError, match=words):
-            make()
+    with pytest.raises(UsageError, match="let its cell end first"):
+        cells.run_best_of(best_of, tmp_path, print)
 
 
 @pytest.mark.full
