@@ -64,7 +64,6 @@ test-full: $(STAMP) browser  ## the rest of what continuous integration runs
 
 test-all: $(STAMP) $(DOCS) browser check  ## everything, the slow tests included
 	$(PYTEST) -n auto -m "not gpu" --hypothesis-profile many --timeout 7200 $(EVERY)
-	$(BIN)/python tests/support/audit.py
 
 load: $(LOAD)  ## two hundred panelists vote at once, by page and by API (a minute)
 	$(BIN)/python -m locust -f tests/load/locustfile.py --headless --only-summary \
@@ -82,7 +81,7 @@ test-gpu: $(STAMP)  ## what needs an accelerator
 	$(PYTEST) -n 0 -m gpu tests
 
 audit: $(STAMP)  ## ask the advisory database for holes of the installed libraries
-	$(BIN)/python tests/support/audit.py
+	$(BIN)/python -m pip_audit --progress-spinner off --skip-editable
 
 licences: $(STAMP)  ## list the licences of the libraries in the container; dist/sbom.json
 	mkdir -p dist

@@ -485,16 +485,11 @@ def test_the_table_of_voters_counts_votes_and_shows_the_weights_in_use(tmp_path)
     assert [line[1] for line in lines] == [row.votes for row in rows]
 
 
-class Against(named_run.CommaJudge):
-    def gap(self, comparison):
-        return -super().gap(comparison)
-
-
 @pytest.mark.full
 def test_a_hostile_voter_is_named_where_each_comparison_has_one_vote(tmp_path):
     """Nobody else votes on the same direction: the fit of the others' votes tells."""
     settings, ledger = named_run.start(tmp_path)
-    panel = [*[named_run.CommaJudge()] * 4, Against()]
+    panel = [*[named_run.FEWER_COMMAS] * 4, named_run.Likes(",")]
     evaluator = PanelEvaluator(VoteService(ledger), panel)
     go(settings, ledger, named_run.MarkedPolicy(settings), evaluator, until_step=22)
     *honest, hostile = agreement.voters(ledger)

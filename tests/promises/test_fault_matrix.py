@@ -13,7 +13,6 @@ import os
 import shutil
 import signal
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -262,20 +261,10 @@ def dozing(path: Path, number: int) -> None:
         guarded(path, fault=at_write(1 + number * 7 % WRITES, sleep))
 
 
-def stopped(child: Any) -> bool:
-    """Wait until a child has stopped itself; False if it ended."""
-    while (stat := Path(f"/proc/{child.pid}/stat")).exists():
-        state = stat.read_text().rsplit(")", 1)[1].split()[0]
-        if state in "TXZ":
-            return state == "T"
-        time.sleep(0.01)
-    return False
-
-
 def asleep_for_an_hour(path: Path, number: int, expected: Any) -> str:
     """Meanwhile another process takes the run over, unless the sleeper has locked the file."""
     child, other = children.start(dozing, path, number), "the other ended the run"
-    if stopped(child):
+    if children.stopped(child):
         try:
             live(path, Clock(now_us() + HOUR))
         except StorageError:
@@ -288,7 +277,7 @@ def asleep_for_an_hour(path: Path, number: int, expected: Any) -> str:
 def copied_in_the_middle(path: Path, number: int, expected: Any) -> str:
     child, copy = children.start(dozing, path, 2 * number), path.parent / "copied" / path.name
     copy.parent.mkdir()
-    if stopped(child):
+    if children.stopped(child):
         shutil.copy(path.with_name("acked"), copy.parent)
         backup.backup(path, copy)
         os.kill(child.pid, signal.SIGCONT)

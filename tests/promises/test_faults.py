@@ -6,7 +6,6 @@ import resource
 import signal
 import sqlite3
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -313,17 +312,10 @@ def test_a_controller_asleep_within_a_write_locks_the_file_until_killed(path, ex
 
 
 def suspended(path, name):
-    """A controller's process that has stopped itself at a named place, as the kernel says.
-
-    The forking server is its parent, not we.
-    """
+    """A controller's process that has stopped itself at a named place."""
     child = children.start(asleep, path, name)
-    while True:
-        state = Path(f"/proc/{child.pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-        if state == "T":
-            return child
-        assert state not in "XZ", "it ended instead of stopping"
-        os.sched_yield()
+    assert children.stopped(child), "it ended instead of stopping"
+    return child
 
 
 def lease_end(path):

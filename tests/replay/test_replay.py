@@ -23,6 +23,7 @@ from tests.support.quadratic import (
     drive,
     go,
     history,
+    kl,
     new_ledger,
     settings_of,
     start,
@@ -85,11 +86,6 @@ def voted_run(request, tmp_path):
         VoteService(ledger).amend(1, "exclude", "too late to change anything", "op")
         step(until_step=4)
         yield ledger
-
-
-def kl(theta):
-    """Three times the quadratic estimate |z|²/2."""
-    return 1.5 * float((theta["z"].astype(float) ** 2).sum())
 
 
 def digest_of(ledger, theta):

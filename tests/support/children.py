@@ -2,8 +2,10 @@
 
 import multiprocessing
 import signal
+import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
@@ -37,6 +39,16 @@ def run(function: Callable[..., Any], *arguments: Any) -> int:
     child.join()
     assert child.exitcode is not None
     return child.exitcode
+
+
+def stopped(child: BaseProcess) -> bool:
+    """Wait until a child has stopped itself, as the kernel says; False if it ended."""
+    while (stat := Path(f"/proc/{child.pid}/stat")).exists():
+        state = stat.read_text().rsplit(")", 1)[1].split()[0]
+        if state in "TXZ":
+            return state == "T"
+        time.sleep(0.01)
+    return False
 
 
 def pipe() -> Any:

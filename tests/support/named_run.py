@@ -76,12 +76,20 @@ class MarkedPolicy(QuadraticPolicy):
         return np.asarray(np.mean(rows, axis=1)[:, None, :] / 2)
 
 
-class CommaJudge(ValueJudge):
-    """Prefers fewer commas."""
+class Likes(ValueJudge):
+    """Prefers more of a mark, ``weight`` logits for each, or fewer where that is negative."""
+
+    def __init__(self, mark: str = "!", weight: float = 1.0):
+        super().__init__()
+        self.mark, self.weight = mark, weight
 
     def gap(self, comparison: Comparison) -> float:
-        more = sum(r.plus.text.count(",") - r.minus.text.count(",") for r in comparison.rows)
-        return -more / len(comparison.rows)
+        more = [r.plus.text.count(self.mark) - r.minus.text.count(self.mark)
+                for r in comparison.rows]  # fmt: skip
+        return self.weight * float(np.mean(more))
+
+
+FEWER_COMMAS = Likes(",", -1.0)
 
 
 def settings_of(**changes: Any) -> Settings:
@@ -98,7 +106,7 @@ def start(folder: Path, name: str = "run.db", **changes: Any) -> tuple[Settings,
 def drive(settings: Settings, ledger: Ledger, policy: Any = None, **how: Any) -> Outcome:
     """Drive the run, by default for four steps with a policy at its start."""
     own = policy or MarkedPolicy(settings)
-    return go(settings, ledger, own, panel_of(ledger, judge=CommaJudge()), **how)
+    return go(settings, ledger, own, panel_of(ledger, judge=FEWER_COMMAS), **how)
 
 
 def adoption(ledger, steps):

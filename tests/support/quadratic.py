@@ -209,5 +209,10 @@ def started(tmp_path, name="run.db", **changes):
     return settings, ledger, MovingPolicy(settings)
 
 
+def kl(theta):
+    """A measured KL: three times the quadratic estimate |z|²/2."""
+    return 1.5 * float((theta["z"].astype(float) ** 2).sum())
+
+
 def drive(settings, ledger, policy, **how):
     return go(settings, ledger, policy, panel_of(ledger, judge=ValueJudge(20.0)), **how)

@@ -28,15 +28,9 @@ pytestmark = pytest.mark.full
 ROWS = {"D": 1, "asking_noise": None}
 
 
-class LikesExclamations(ValueJudge):
-    def gap(self, comparison):
-        (row,) = comparison.rows
-        return row.plus.text.count("!") - row.minus.text.count("!")
-
-
 def drive(settings, ledger, policy=None, **how):
     own = policy or MarkedPolicy(settings)
-    return go(settings, ledger, own, panel_of(ledger, judge=LikesExclamations()), **how)
+    return go(settings, ledger, own, panel_of(ledger, judge=named_run.Likes()), **how)
 
 
 def pools(ledger):

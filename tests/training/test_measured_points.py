@@ -10,16 +10,11 @@ from szpo.optim import regression
 from szpo.optim.kl_limits import AIMED_SHARE, SHARE_PARTS, UNMOVED_SHARE, UNPROVEN
 from szpo.replay import replay, verification
 from szpo.voting import step_record
-from tests.support.quadratic import Clock, drive, started
+from tests.support.quadratic import Clock, drive, kl, started
 from tests.support.tampering import change_event, failure_of, rewrite
 
 STEPS = 5
 BUDGET = 2.0
-
-
-def kl(theta):
-    """Three times the quadratic estimate |z|²/2."""
-    return 1.5 * float((theta["z"].astype(float) ** 2).sum())
 
 
 def estimate(theta):

@@ -12,7 +12,7 @@ from szpo.replay import replay, verification
 from szpo.runs import answer_pool
 from tests.support import named_run
 from tests.support.named_run import MARKS, MarkedPolicy
-from tests.support.quadratic import ValueJudge, go, new_ledger, panel_of
+from tests.support.quadratic import go, new_ledger, panel_of
 
 pytestmark = pytest.mark.full
 ROWS = {"D": 1, "kl_radius": 2.0, "asking_noise": NOISE}
@@ -24,18 +24,12 @@ class AdaptedPolicy(MarkedPolicy):
     score_features = None
 
 
-class LikesExclamations(ValueJudge):
-    def gap(self, comparison):
-        more = [r.plus.text.count("!") - r.minus.text.count("!") for r in comparison.rows]
-        return 1.5 * float(np.mean(more))
-
-
 def start(folder, name="run.db", **changes):
     return named_run.start(folder, name, features=named_run.with_names(), **{**ROWS, **changes})
 
 
 def drive(settings, ledger, **how):
-    panel = panel_of(ledger, judge=LikesExclamations())
+    panel = panel_of(ledger, judge=named_run.Likes("!", 1.5))
     return go(settings, ledger, AdaptedPolicy(settings), panel, **how)
 
 

@@ -2,7 +2,6 @@
 
 import itertools
 
-import numpy as np
 import pytest
 
 from szpo.failpoints import InjectedError, arm
@@ -10,7 +9,7 @@ from szpo.optim.informative import NOISE
 from szpo.replay import verification
 from szpo.runs import answer_pool
 from tests.support import named_run, quadratic
-from tests.support.quadratic import ValueJudge, go, history, panel_of
+from tests.support.quadratic import ValueJudge, go, history, kl, panel_of
 from tests.support.tampering import change_event, failure_of, rewrite
 
 pytestmark = pytest.mark.full
@@ -26,17 +25,6 @@ KINDS = {
 STEPS = 3
 
 
-class LikesExclamations(ValueJudge):
-    def gap(self, comparison):
-        more = [r.plus.text.count("!") - r.minus.text.count("!") for r in comparison.rows]
-        return 1.5 * float(np.mean(more))
-
-
-def kl(theta):
-    """Three times the quadratic estimate |z|²/2."""
-    return 1.5 * float((theta["z"].astype(float) ** 2).sum())
-
-
 def begin(kind, folder, name, seed=7):
     """A new run and a function that drives it, each time by a policy at its start."""
     if KINDS[kind] is None:
@@ -47,7 +35,7 @@ def begin(kind, folder, name, seed=7):
         make, how = named_run.MarkedPolicy, {}
 
     def drive(until_step=STEPS, lag=0):
-        judge = ValueJudge(20.0) if how else LikesExclamations()
+        judge = ValueJudge(20.0) if how else named_run.Likes("!", 1.5)
         panel = panel_of(ledger, judge=judge)
         go(settings, ledger, make(settings), panel, until_step=until_step, lag=lag, **how)
 

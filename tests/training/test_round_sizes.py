@@ -9,18 +9,12 @@ from szpo.runs import budget
 from szpo.voting import seats, withdrawals
 from tests.support import named_run
 from tests.support.named_run import MarkedPolicy
-from tests.support.quadratic import ValueJudge, go, panel_of, prompts_of
+from tests.support.quadratic import go, panel_of, prompts_of
 from tests.support.tampering import failure_of, forge
 
 SHEET = 6
 PEOPLE = [2, 3, 0, 20]
 """How many persons are present in each round; the last number also holds afterwards."""
-
-
-class LikesExclamations(ValueJudge):
-    def gap(self, comparison):
-        (row,) = comparison.rows
-        return row.plus.text.count("!") - row.minus.text.count("!")
 
 
 def start(folder, name="run.db", **changes):
@@ -44,7 +38,7 @@ def drive(settings, ledger):
     def arrive(report=None):
         come(ledger, PEOPLE[min(0 if report is None else report.step + 1, len(PEOPLE) - 1)])
 
-    panel = panel_of(ledger, judge=LikesExclamations())
+    panel = panel_of(ledger, judge=named_run.Likes())
     go(settings, ledger, MarkedPolicy(settings), panel, behind=arrive, on_step=arrive,
        until_step=None, votes_budget=60, sheet=SHEET, lag=1)  # fmt: skip
 
@@ -104,7 +98,7 @@ def test_a_round_has_at_most_eight_sheets_and_no_more_rows_than_votes_are_left(t
         assert size(1000) == 1
 
 
-class CallsSomeTheSame(LikesExclamations):
+class CallsSomeTheSame(named_run.Likes):
     def judge(self, comparison, **seat):
         same = int(comparison.id[:2], 16) % 3 == 0
         return "tie" if same else super().judge(comparison, **seat)

@@ -27,8 +27,8 @@ from szpo.replay import replay, verification
 from szpo.runs import answer_pool, start_features
 from szpo.types import FEATURE_GRID, Answer, Prompt
 from tests.support import folder_run
-from tests.support.named_run import MARKS
-from tests.support.quadratic import QuadraticPolicy, ValueJudge, go, history, new_ledger, panel_of
+from tests.support.named_run import MARKS, Likes
+from tests.support.quadratic import QuadraticPolicy, go, history, new_ledger, panel_of
 from tests.support.tampering import failure_of, forge, rewrite
 
 ENTRIES = [BY_NAME[name] for name in MARKS]
@@ -51,19 +51,7 @@ class Still(QuadraticPolicy):
         return batches
 
 
-class LikesExclamations(ValueJudge):
-    def gap(self, comparison: Any) -> float:
-        (row,) = comparison.rows
-        return float(row.plus.text.count("!") - row.minus.text.count("!"))
-
-
-class LikesCommas(LikesExclamations):
-    def gap(self, comparison: Any) -> float:
-        (row,) = comparison.rows
-        return float(row.plus.text.count(",") - row.minus.text.count(","))
-
-
-class SeesNone(LikesExclamations):
+class SeesNone(Likes):
     """Says "same" where both have as many, or always."""
 
     def judge(self, comparison: Any, *, panelist: str, plus_side: Any, key: bytes) -> Any:
@@ -80,7 +68,7 @@ def begin(folder: Path, name: str = "run.db") -> tuple[Settings, Ledger]:
 
 def drive(settings: Settings, ledger: Ledger, judge: Any = None, **how: Any) -> Still:
     policy = Still(settings)
-    panel = panel_of(ledger, judge=judge or LikesExclamations())
+    panel = panel_of(ledger, judge=judge or Likes())
     drawn = lambda: start_features.draw(policy, PROMPTS, settings.root_seed, ENTRIES)  # noqa: E731
     go(settings, ledger, policy, panel, features=drawn, **{"until_step": 12, **how})
     return policy
@@ -130,8 +118,8 @@ def test_rows_that_look_the_same_are_no_evidence(tmp_path):
 def test_features_follow_from_the_seed_alone_also_after_a_kill(tmp_path):
     found = []
     for name, judge, cut in (
-        ("a.db", LikesExclamations(), ""), ("b.db", LikesCommas(), ""),
-        ("c.db", LikesExclamations(), "cp9:raise"), ("d.db", LikesExclamations(), "cp3:raise"),
+        ("a.db", Likes(), ""), ("b.db", Likes(","), ""),
+        ("c.db", Likes(), "cp9:raise"), ("d.db", Likes(), "cp3:raise"),
     ):  # fmt: skip
         settings, ledger = begin(tmp_path, name)
         with ledger:
@@ -155,7 +143,7 @@ def test_own_features_are_drawn_with_the_others_and_belong_to_the_taste(tmp_path
             start_features.draw, policy, PROMPTS, settings.root_seed, entries, described
         )
         go(
-            settings, ledger, policy, panel_of(ledger, judge=LikesExclamations()), until_step=12,
+            settings, ledger, policy, panel_of(ledger, judge=Likes()), until_step=12,
             features=draw, entries={each.name: each for each in entries},
         )  # fmt: skip
         named = recorded_settings(ledger).features

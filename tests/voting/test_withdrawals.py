@@ -14,21 +14,14 @@ from szpo.voting import counting, withdrawals
 from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.service import VoteService
 from tests.support import named_run
-from tests.support.named_run import CommaJudge, MarkedPolicy
+from tests.support.named_run import FEWER_COMMAS, Likes, MarkedPolicy
 from tests.support.quadratic import go, history
 
 WHO, FIRST = "panel-2", 12
 
 
-class Liker(CommaJudge):
-    """Prefers more commas."""
-
-    def gap(self, comparison):
-        return -super().gap(comparison)
-
-
 def drive(settings, ledger, until_step):
-    judges = [CommaJudge(), CommaJudge(), Liker(), CommaJudge(), CommaJudge()]
+    judges = [*[FEWER_COMMAS] * 2, Likes(","), *[FEWER_COMMAS] * 2]
     panel = PanelEvaluator(VoteService(ledger), judges)
     go(settings, ledger, MarkedPolicy(settings), panel, until_step=until_step)
 
