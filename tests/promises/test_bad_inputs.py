@@ -66,7 +66,6 @@ def copied(run: Path, folder: Path) -> Path:
 
 SETTINGS_FILES = {
     b"[run]\n\nseed = 1 # \xff\n": "run.toml: byte 0xff at line 3 is not UTF-8",
-    b"\xef\xbb\xbf[run]\n\nseed = 1 # \xff\n": "run.toml: byte 0xff at line 3 is not UTF-8",
     b"\xef\xbb\xbf[run]\nseed = -1\n": "run.toml: run.seed must be a whole number",
     b"[run]\nseed = = 1\n": "line 2, column 8",
     b"[run]\nseed = " + b"[" * 100_000: "run.toml is not TOML: ",
@@ -113,7 +112,6 @@ PLANS = {
     "model.adapter=./absent": "adapter folder absent not found",
     "model.device=cuda:7": "model.device cuda:7 is not on this machine (torch finds: cpu",
     "model.device=mps": "model.device mps is not on this machine (torch finds: cpu",
-    "optimizer.momentum=0.5": 'unknown key "momentum" in [optimizer]; leave it out',
     "panel.consent_file=a.txt": 'unknown key "consent_file" in [panel]',
     "max_new_tokens=512": "leaves no room for a prompt: model tiny reads 512 tokens; lower it",
 }

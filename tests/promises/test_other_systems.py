@@ -36,15 +36,6 @@ def test_folders_are_published_where_a_rename_takes_no_place(tmp_path, monkeypat
     assert (tmp_path / "a.txt").read_text() == "whole"
 
 
-def test_a_lock_keeps_others_away_until_its_file_is_closed(tmp_path):
-    with (tmp_path / "lock").open("a") as one, (tmp_path / "lock").open("a") as other:
-        assert files.try_lock(one.fileno())
-        assert not files.try_lock(other.fileno())
-        assert not files.try_lock(other.fileno(), shared=True)
-        one.close()
-        assert files.try_lock(other.fileno(), shared=True)
-
-
 def test_peak_memory_is_asked_of_psutil_where_there_is_no_resource(monkeypatch):
     peak = type("Info", (), {"peak_wset": 7 * 2**20})
     monkeypatch.setattr(memory, "resource", None)

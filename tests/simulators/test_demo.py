@@ -149,14 +149,3 @@ def test_what_is_for_who_knows_the_method_is_said_with_v_only(tmp_path, monkeypa
         told = capsys.readouterr().err
         assert ("rule regression" in told) is verbose and "panel bt70" in told
         assert "szpo is not told why" in told
-
-
-def test_quoted_texts_show_where_they_differ():
-    same = "so the same words come again and again, " * 3
-    told = demo._where_they_differ(f"{same}and it is sad.", f"{same}and it is glad.")
-    assert [line[:1] for line in told] == ["…", "…"] and max(map(len, told)) <= demo.WIDTH
-    assert told[0].endswith("it is sad.") and told[1].endswith("it is glad.")
-    told = demo._where_they_differ(same, f"{same}and it is glad.")  # one goes on
-    assert told[0] != told[1] and told[1].endswith("it is glad.")
-    assert demo._where_they_differ("short", "short") == ["short", "short"]
-    assert demo._where_they_differ("a b", "a c") == ["a b", "a c"]

@@ -123,10 +123,6 @@ def test_the_harder_panels_are_harder():
     # A lapse of λ leaves (1 − λ)² of the agreement above ½: .5 + .81 · .2 = .662.
     lapsing = drawn_agreement(rewards, 8, raters["lapse10"][0], seed=2)
     assert lapsing == pytest.approx(0.662, abs=0.01)
-    assert [rater.beta for rater in raters["hostile"]] == [beta] * 4 + [-beta]
-    assert raters["hostile"][:4] == raters["bt70"][:4]
-    assert [rater.beta for rater in raters["hostile2"]] == [beta] * 3 + [-beta] * 2
-    assert raters["mtbench"][0].tie > 0
     for name, size in (("bt70", 0), ("hostile", 1), ("hostile2", 2), ("bt80", 5)):
         with pytest.raises(UsageError):
             members(name, beta, size)

@@ -50,14 +50,6 @@ def test_the_courier_delivers_what_a_walk_read_by_hand_says_and_by_memory_more_t
     assert world.value(theta(world, 50)).max() < world.optimum() == pytest.approx(10.277, abs=1e-3)
 
 
-def test_a_reward_by_cell_followed_to_the_end_delivers_less_than_the_start():
-    """1.86 deliveries before; after PPO on what 1,500 votes taught, it waits at the door."""
-    world = Courier()
-    panel = LinkPanel(beta=1.15)
-    curve = rivals.train_rlhf(world, [1, 2], 1500, rivals.PpoRecipe(40), panel=panel)
-    assert (curve.values[:, -1] < 0.5).all()
-
-
 def test_same_seeds_give_the_same_curve_in_any_company():
     both = rivals.train_dpo(SMALL, [4, 9], 12, rounds=3, rows=2, panel=LinkPanel())
     alone = rivals.train_dpo(SMALL, [9], 12, rounds=3, rows=2, panel=LinkPanel())

@@ -166,14 +166,3 @@ def test_an_erasure_waits_for_a_reader_that_ends(run, told):
 )
 def test_what_cannot_be_done_is_one_line(run, capsys, words, message):
     assert message in refused(capsys, 2, "invite", str(run), *words)
-
-
-def test_without_a_server_it_says_so_and_which_address_it_took(run, capsys):
-    assert call(["invite", str(run)]) == 0
-    message = capsys.readouterr()
-    assert "http://127.0.0.1:7860/login#t=" in message.out
-    (warned,) = message.err.splitlines()
-    assert warned.startswith(
-        "warning: no szpo serve of run is running; links lead to http://127.0.0.1:7860, its "
-    )
-    assert "--url" in warned
