@@ -288,18 +288,13 @@ def test_features_that_are_constant_or_no_numbers_are_named(tmp_path, capsys):
     [
         *((name, body, "--features length", message) for name, body, message in [
             ("p.jsonl", "", "holds no pairs"),
-            ("p.csv", "id,prompt,a,b\n", "holds no pairs"),
             ("p.jsonl", "{]\n", "p.jsonl:1: not valid JSON"),
-            ("p.jsonl", "[1]\n", "p.jsonl: record 1: a pair must be an object"),
             ("p.jsonl", '{"prompt": "x", "a": "y"}\n', "p.jsonl:1: needs b"),
-            ("p.jsonl", '{"a": "x", "b": "y"}\n', "p.jsonl:1: needs prompt"),
-            ("p.csv", "id,prompt,a,b\n1,x\n", "p.csv:2: 2 cells under 4 column names"),
             ("p.json", '[{"data": {"prompt": "x"}}]', "data needs items"),
             ("p.txt", "x", "are read from"),
             ("gone.jsonl", None, "not found"),
         ]),
         *(("pool.jsonl", None, arguments, message) for arguments, message in [
-            ("--features charm", "no feature 'charm'"),
             ("--features columns:x,z", "has no number 'z'; it has x, y"),
             ("--features columns:", "name the columns"),
             ("--features gone.npy", "gone.npy"),

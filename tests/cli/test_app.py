@@ -256,7 +256,6 @@ def test_votes_that_are_added_end_where_the_whole_number_would_have(yard, tmp_pa
         ("40", "--votes 40: give the votes to add with a plus, such as +40"),
         ("+-3", "with a plus"),
         ("+0", "+0 votes are less than one step, which takes 8; add 8 or more"),
-        ("+7", "which takes 8"),
         ("+2000000", "+2,000,000 votes are too many"),
     ],
 )

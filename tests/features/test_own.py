@@ -186,12 +186,10 @@ def test_entries_and_groups_can_be_left_out_and_own_ones_stand_last():
 @pytest.mark.parametrize(
     ("add", "drop", "says"),
     [
-        ([], ["coma"], "features.drop: no feature 'coma'; did you mean \"comma"),
         ([], ["group:tones"], 'did you mean "group:tone"'),
         ([], ["xyzzy"], "szpo features --list has them"),
         (["keyword:a", "keyword:a"], [], "features.add: 'keyword:a' is there twice"),
         ([], [*BY_NAME], "no feature is left"),
-        (["regex:("], [], "feature 'regex:(': not a regular expression"),
     ],
 )
 def test_what_cannot_be_chosen_is_one_line(add, drop, says):

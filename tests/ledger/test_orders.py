@@ -48,8 +48,6 @@ def test_comparisons_of_an_order_are_closed_once_and_by_name(ledger):
         ("final", {"prompts": 3}, "'prompts' is unknown"),
         ("samples", {"prompts": 65}, "give 1 to 64"),
         ("samples", {"step": -1}, "step is -1"),
-        ("samples", {"prompts": None}, "prompts is None; give a whole number"),
-        ("samples", {"step": None, "prompts": 65}, "give 1 to 64"),
     ],
 )
 def test_an_order_of_another_form_is_refused_before_it_is_placed(ledger, kind, body, says):

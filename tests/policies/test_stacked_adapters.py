@@ -291,31 +291,6 @@ def test_responses_are_covariances_shrunk_by_their_error():
     assert (np.abs(found[1]) < 0.04).all() and errors == pytest.approx(4000**-0.5, rel=0.5)
 
 
-BAD = {
-    "DoRA": ({"use_dora": True}, "use_dora"),
-    "bias": ({"bias": "all"}, "bias"),
-    "saved modules": ({"modules_to_save": ["lm_head"]}, "modules_to_save|lm_head"),
-}
-
-
-@pytest.mark.parametrize("kind", BAD)
-def test_more_than_a_plain_lora_is_refused_by_name(model, folders, tmp_path, kind):
-    more, named = BAD[kind]
-    bad = lora_folders.write(tmp_path / "bad", r=1, target_modules=["q_proj"], **more)
-    with pytest.raises(UsageError, match=named):
-        gathered(model, [folders[0], str(bad)])
-
-
-@pytest.mark.parametrize("init", ["pissa", "olora", "corda", "loftq"])
-def test_initialisations_that_change_the_base_are_refused(model, folders, tmp_path, init):
-    bad = lora_folders.write(tmp_path / "bad", r=1, target_modules=["q_proj"])
-    settings = json.loads((bad / "adapter_config.json").read_text())
-    settings["init_lora_weights"] = init
-    (bad / "adapter_config.json").write_text(json.dumps(settings))
-    with pytest.raises(UsageError, match=f"init_lora_weights {init}"):
-        gathered(model, [folders[0], str(bad)])
-
-
 def test_what_does_not_fit_is_refused_in_one_line(model, folders, tmp_path, monkeypatch):
     one = partial(lora_folders.write, r=1, target_modules=["q_proj"])
     gather = partial(gathered, model)

@@ -5,14 +5,14 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from szpo.errors import IntegrityError, LeaseError, RunError, UsageError
+from szpo.errors import IntegrityError, RunError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest, theta_digests
 from szpo.replay import replay, verification
 from szpo.runs.guards import Bands
 from szpo.runs.services import prompt_order
 from szpo.types import Answer
-from szpo.voting import counting, lease, pauses, steps
+from szpo.voting import counting, pauses, steps
 from tests.support.quadratic import (
     PROMPTS,
     WIDE,
@@ -187,16 +187,6 @@ def test_a_guard_pauses_and_says_why(tmp_path):
     assert go(settings, ledger, policy).status == "finished"
     with pytest.raises(UsageError, match="band length"):
         Bands(length=(3, 2))
-
-
-def test_a_second_controller_is_refused_and_a_free_run_is_given_back(tmp_path):
-    settings, ledger, policy = start(tmp_path)
-    held = lease.acquire(ledger, "other:1:x")
-    with pytest.raises(LeaseError, match="other:1:x"):
-        go(settings, ledger, policy)
-    lease.release(ledger, held)
-    go(settings, ledger, policy)
-    assert lease.controller(ledger)["lease"] is None
 
 
 def test_an_estimate_that_is_not_finite_moves_nothing(tmp_path, monkeypatch):

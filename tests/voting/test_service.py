@@ -46,20 +46,6 @@ def test_answers_of_a_step_are_stored_once(ledger):
         steps.store(ledger, epoch, 0, [], theta_digest(ledger), then_open=False)
 
 
-def test_an_unanswered_seat_is_served_again_and_moves_to_the_tab_that_asks(ledger, service):
-    ask(ledger)
-    (ann,) = people(service, 1)
-    first = service.assign(ann, tab="one")
-    again = service.assign(ann, tab="two")
-    assert (first.id, first.plus_side, first.prompt_order) == (
-        again.id, again.plus_side, again.prompt_order
-    )  # fmt: skip
-    with pytest.raises(VoteConflictError) as caught:
-        service.cast(VoteRequest(first.id, "A", idem=KEY(1), tab="one"))
-    assert caught.value.code == "stale_tab"
-    assert not service.cast(VoteRequest(first.id, "A", idem=KEY(1), tab="two")).late
-
-
 def test_an_expired_seat_is_free_for_another_who_gets_its_side(ledger, service):
     ask(ledger, n=1, m=1)
     ann, ben = people(service, 2)
@@ -76,20 +62,6 @@ def test_an_expired_seat_is_free_for_another_who_gets_its_side(ledger, service):
     late_but_open = service.cast(VoteRequest(lost.id, "B", idem=KEY(2)))
     assert not late_but_open.late
     assert [v.panelist for v in service.counted(0)] == [ben]
-
-
-def test_release_and_extend_move_only_the_end_of_a_seat(ledger, service):
-    ask(ledger, n=1, m=1)
-    ann, ben = people(service, 2)
-    seat = service.assign(ann)
-    service.release(seat.id)
-    assert service.assignment(seat.id).expires_us < seat.expires_us
-    assert service.extend(seat.id)  # nobody has it yet
-    assert service.assignment(seat.id).expires_us > seat.expires_us
-    service.release(seat.id)
-    assert service.assign(ben) is not None
-    before = service.assignment(seat.id)
-    assert not service.extend(seat.id) and service.assignment(seat.id) == before
 
 
 @pytest.mark.parametrize("spare", [0, 1])
@@ -175,25 +147,6 @@ def test_a_hundred_answers_to_one_comparison_are_enough(ledger, service):
         VoteRequest(seat.id, "A", idem=KEY(0), tab="t")
     ).replayed  # a retry is no new answer
     assert len(ledger.votes()) == MOST_VOTES
-
-
-def test_after_the_close_a_first_vote_is_late_and_a_change_is_refused(ledger, service):
-    ask(ledger, n=1, m=1)
-    ann, ben = people(service, 2)
-    seat = service.assign(ann)
-    ledger.clock.now += vote_service.SEAT_TTL_US + 1
-    other = service.assign(ben)
-    service.cast(VoteRequest(other.id, "A", idem=KEY(1)))
-    assert service.look().seats.votes_in == 1
-    assert steps.close(ledger, 0, steps.Closing("rule"))
-    before = service.counted(0)
-    receipt = service.cast(VoteRequest(seat.id, "B", idem=KEY(2), tab="whatever"))
-    assert receipt.late and service.counted(0) == before and service.look().seats is None
-    assert [vote["late"] for vote in ledger.votes()] == [0, 1]
-    assert service.cast(VoteRequest(seat.id, "B", idem=KEY(2), tab="whatever")).replayed
-    with pytest.raises(VoteConflictError) as caught:
-        service.cast(VoteRequest(other.id, "B", idem=KEY(3)))
-    assert caught.value.code == "closed" and caught.value.stored.choice == "A"
 
 
 BAD_VOTES = [
