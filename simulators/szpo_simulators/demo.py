@@ -88,7 +88,8 @@ def _measure(
         raise UsageError("no prompts are held out to measure on; mark some with split = heldout")
     samples = config.evaluation.samples
     ready = time.monotonic()
-    before = heldout.load_or_read_start(policy, held, samples).measurement(held, liked.score)
+    level = heldout.load_or_read_start(policy, held, samples)
+    before = level.measurement(held, liked.score)
     say(f"held-out {config.panel.reward} before: {before.rewards.mean():.3f}")
     measured = time.monotonic()
     reports: list[step_record.StepReport] = []
@@ -109,7 +110,7 @@ def _measure(
     say(f"measuring the tuned model on {len(held)} held-out prompts, {samples} answers to each")
     after = heldout.measure(policy, held, liked.score, samples=samples, seed=heldout.SEED)
     shown = held[: measuring.TEXTS]
-    spoken = policy.likeliest(shown, base=True), policy.likeliest(shown)
+    spoken = level.likeliest, policy.likeliest(shown)
     kept = measure_right(policy, config.guards.keep)
     done = time.monotonic()
     mean, low, high = heldout.gain(before, after, seed=config.run.root_seed)

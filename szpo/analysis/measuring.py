@@ -187,11 +187,11 @@ def _measure_end(m: Measuring, steps: int, votes: int) -> None:
     judge_last_pairs(m.ledger, m.parts, m.score)
     with policy_at(m.ledger, m.parts, None) as found:
         policy: Any = found
-        drawn = draw_answers(policy, m.prompts, m.samples, seed=_seed(m))
         if not _is_language_model(m):
+            drawn = draw_answers(policy, m.prompts, m.samples, seed=_seed(m))
             _record(m, steps, votes, policy, drawn)
             return
-        kl = policy.kl(m.prompts, seed=_seed(m))
+        drawn, kl = policy.sample_with_kl(m.prompts, m.samples, seed=_seed(m))
         _record(m, steps, votes, policy, drawn, kl[0])
         few = text_guards.READ_AGAIN
         base = policy.sample(m.prompts, few, seed=_seed(m), base=True)

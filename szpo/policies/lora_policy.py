@@ -205,8 +205,18 @@ class LoraPolicy:
         sample, so calls with the same arguments compare two policies under common random numbers.
         """
         rows = self.sample_tokens(prompts, samples, seed=seed, base=base, places=places)
+        return self._by_prompt(rows, samples)
+
+    def _by_prompt(self, rows: Sequence[Sequence[int]], samples: int) -> list[list[Answer]]:
         answers = [self.answer(row) for row in rows]
         return [answers[i : i + samples] for i in range(0, len(answers), samples)]
+
+    def sample_with_kl(
+        self, prompts: Sequence[Prompt], samples: int, *, seed: int
+    ) -> tuple[list[list[Answer]], tuple[float, float]]:
+        """`sample` at θ, and `kl_of` the first answer to each prompt: nothing is drawn twice."""
+        rows = self.sample_tokens(prompts, samples, seed=seed)
+        return self._by_prompt(rows, samples), self.kl_of(prompts, rows[::samples])
 
     def likeliest(self, prompts: Sequence[Prompt], *, base: bool = False) -> list[Answer]:
         """The likeliest answer to each prompt at θ, up to its last full sentence, for readers.

@@ -112,9 +112,8 @@ def measure(parts: RunParts, theta: Theta, *, fitted: bool = False) -> tuple[flo
     drawn = policy.sample(asked, samples, seed=seed, base=True)
     before = text_guards.measure(policy, asked, drawn, seed=seed)
     with moved(policy, theta):
-        drawn = policy.sample(asked, samples, seed=seed)
+        drawn, (kl, _) = policy.sample_with_kl(asked, samples, seed=seed)
         after = text_guards.measure(policy, asked, drawn, seed=seed)
-        kl, _ = policy.kl(asked, seed=seed)
         rows, kept = measure_right(policy, parts.config.guards.keep)
     guards, gap = text_guards.guards(before, after), text_guards.topic_gap(before, after)
     return kl, HeldOut(rows, (*guards, *kept), gap)

@@ -69,8 +69,9 @@ def test_an_answer_keeps_the_token_that_it_ended_with(end, tmp_path):
     language_model.write_answers([[answer]], tmp_path / "answers.json")
     assert language_model.read_answers(tmp_path / "answers.json") == [[answer]]
     figures = heldout.TextFigures(0.0, 0.0, 0.0)
-    heldout.to_file(heldout.BaseLevel(((answer,),), figures), tmp_path / "base.json")
-    assert heldout.from_file(tmp_path / "base.json").answers == ((answer,),)
+    level = heldout.BaseLevel(((answer,),), figures, (answer,))
+    heldout.to_file(level, tmp_path / "base.json")
+    assert heldout.from_file(tmp_path / "base.json") == level
 
 
 @pytest.mark.full

@@ -105,6 +105,18 @@ def test_kl_is_that_of_the_sampled_law(temperature):
     assert np.abs(shares - p.exp().numpy()).sum() / 2 < 1.2 * own
 
 
+def test_the_kl_beside_answers_is_of_the_first_of_each_and_draws_no_more():
+    policy = moved()
+    before = policy.backend.written
+    drawn, kl = policy.sample_with_kl(PROMPTS, 1, seed=4)
+    assert policy.backend.written - before == sum(row[0].tokens for row in drawn)
+    assert (drawn, kl) == (policy.sample(PROMPTS, 1, seed=4), policy.kl(PROMPTS, seed=4))
+    several, beside = policy.sample_with_kl(PROMPTS, 3, seed=4)
+    assert several == policy.sample(PROMPTS, 3, seed=4)
+    rows = policy.sample_tokens(PROMPTS, 3, seed=4)
+    assert beside == policy.kl_of(PROMPTS, rows[::3]) and beside != kl
+
+
 def test_fluency_is_measured_under_the_start():
     policy = moved()
     prompt = PROMPTS[0]

@@ -194,7 +194,7 @@ def test_the_value_of_two_cells_by_hand():
 
 def test_kl_is_the_mean_log_ratio_of_walks():
     policy = move(by=1.0)
-    kl, stderr = policy.kl(PROMPTS, seed=0)
+    _, (kl, stderr) = policy.sample_with_kl(PROMPTS, 1, seed=0)
     assert stderr == 0
     shares = np.exp(policy.theta()["logits"].astype(np.float64))
     shares /= shares.sum(axis=1, keepdims=True)

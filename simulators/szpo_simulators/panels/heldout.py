@@ -22,6 +22,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from szpo import cache
+from szpo.analysis.measuring import TEXTS
 from szpo.models import loading
 from szpo.policies import text_guards
 from szpo.policies.lora_policy import LoraPolicy
@@ -43,8 +44,10 @@ class Measurable(Protocol):
     def logprob_base(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
         """Mean log-probability per token of each answer under the base model, nats."""
 
-    def kl(self, prompts: Sequence[Prompt], *, seed: int) -> tuple[float, float]:
-        """Monte-Carlo KL(π_θ ‖ π_base) per completion in nats, with its standard error."""
+    def sample_with_kl(
+        self, prompts: Sequence[Prompt], samples: int, *, seed: int
+    ) -> tuple[list[list[Answer]], tuple[float, float]]:
+        """`sample`, and KL(π_θ ‖ π_base) per completion in nats with its standard error."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +74,10 @@ def measure(
 
     ``moved`` false means that the policy is at its start; its KL is then 0 and not measured.
     """
-    drawn = policy.sample(prompts, samples, seed=seed)
+    if moved:
+        drawn, (kl, kl_stderr) = policy.sample_with_kl(prompts, samples, seed=seed)
+    else:
+        drawn, kl, kl_stderr = policy.sample(prompts, samples, seed=seed), 0.0, 0.0
     rewards = np.array(
         [
             [score(prompt, answer) for answer in row]
@@ -79,7 +85,6 @@ def measure(
         ]
     )
     figures = text_guards.measure(policy, prompts, drawn, seed=seed)
-    kl, kl_stderr = policy.kl(prompts, seed=seed) if moved else (0.0, 0.0)
     return Measurement(
         rewards=rewards,
         texts=tuple(tuple(answer.text for answer in row) for row in drawn),
@@ -126,6 +131,8 @@ class BaseLevel:
     """Shape (prompts, `SAMPLES`)."""
     figures: TextFigures
     """Figures of the first ``compared`` answers to each prompt."""
+    likeliest: tuple[Answer, ...]
+    """To the first `szpo.analysis.measuring.TEXTS` prompts, for readers."""
 
     def measurement(
         self, prompts: Sequence[Prompt], score: Callable[[Prompt, Answer], float]
@@ -162,7 +169,8 @@ def read_base(policy: LoraPolicy, prompts: Sequence[Prompt], compared: int) -> B
     """Draw the base's answers and measure their figures; the policy must be at its start."""
     drawn = policy.sample(prompts, SAMPLES, seed=SEED)
     figures = text_guards.measure(policy, prompts, [row[:compared] for row in drawn], seed=SEED)
-    return BaseLevel(tuple(map(tuple, drawn)), figures)
+    likeliest = policy.likeliest(prompts[:TEXTS], base=True)
+    return BaseLevel(tuple(map(tuple, drawn)), figures, tuple(likeliest))
 
 
 def file_name(
@@ -173,7 +181,7 @@ def file_name(
     ends = loading.stop_tokens(loaded)
     # Without several end tokens None keeps the names of existing files.
     named = [
-        1, loaded.sha256, dtype or loaded.dtype, loaded.quantization, policy.sampling.facts(),
+        2, loaded.sha256, dtype or loaded.dtype, loaded.quantization, policy.sampling.facts(),
         ends if len(ends) > 1 else None, [prompt.turns for prompt in prompts], SAMPLES, compared,
     ]  # fmt: skip
     return f"{hashlib.sha256(json.dumps(named).encode()).hexdigest()}.json"
@@ -181,13 +189,17 @@ def file_name(
 
 def to_file(found: BaseLevel, path: Path) -> None:
     """Write a base level as JSON."""
-    answers = [[astuple(answer) for answer in row] for row in found.answers]
-    body = {"answers": answers, "figures": asdict(found.figures)}
+    *answers, likeliest = (
+        [astuple(answer) for answer in row] for row in (*found.answers, found.likeliest)
+    )
+    body = {"answers": answers, "figures": asdict(found.figures), "likeliest": likeliest}
     path.write_text(json.dumps(body), encoding="utf-8")
 
 
 def from_file(path: Path) -> BaseLevel:
     """Read what `to_file` wrote."""
     body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    rows = tuple(tuple(Answer(*answer) for answer in row) for row in body["answers"])
-    return BaseLevel(rows, TextFigures(**body["figures"]))
+    *rows, likeliest = (
+        tuple(Answer(*answer) for answer in row) for row in (*body["answers"], body["likeliest"])
+    )
+    return BaseLevel(tuple(rows), TextFigures(**body["figures"]), likeliest)

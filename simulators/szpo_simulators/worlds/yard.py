@@ -188,10 +188,13 @@ class TabularPolicy(WorldPolicy):
         batch = self.walk(self._theta, asked, derive(seed, "sample"))
         return [list(batch[i * samples : (i + 1) * samples]) for i in at]
 
-    def kl(self, prompts: Sequence[Prompt], *, seed: int, samples: int = 1) -> tuple[float, float]:
-        """Exact KL of whole walks to the starting policy, and its standard error 0."""
+    def sample_with_kl(
+        self, prompts: Sequence[Prompt], samples: int, *, seed: int
+    ) -> tuple[list[list[Answer]], tuple[float, float]]:
+        """`sample`, and the exact KL of whole walks to the starting policy: its error is 0."""
         here = self._theta["logits"].astype(np.float64)
-        return self.yard.divergence(here, np.zeros_like(here)), 0.0
+        kl = self.yard.divergence(here, np.zeros_like(here))
+        return self.sample(prompts, samples, seed=seed), (kl, 0.0)
 
     def logprob_base(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
         """Mean log-probability per move under θ = 0, where all four moves are equally likely."""
