@@ -52,8 +52,8 @@ from szpo.optim import optimizer, parameters
 from szpo.optim.links import LINKS
 from szpo.optim.optimizer import State
 from szpo.optim.settings import Settings
+from szpo.policies.backend import KL, AnswerRequest
 from szpo.policies.lora_policy import LoraPolicy
-from szpo.policies.requests import KL, AnswerRequest
 from szpo.runs import assemble
 from szpo.seeds import derive
 from szpo.types import Answer, Floats, Prompt, Query, Tally, Theta

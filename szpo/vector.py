@@ -30,7 +30,7 @@ from szpo.files import replace_whole
 from szpo.ledger.canonical import sha256
 from szpo.named_parameters import Parameter
 from szpo.optim import optimizer, parameters
-from szpo.optim.rules import has_two_points
+from szpo.optim.optimizer import has_two_points
 from szpo.optim.settings import Settings
 from szpo.types import Floats, Info, Query, Tally
 

@@ -28,10 +28,9 @@ import numpy as np
 from szpo import seeds
 from szpo.baselines import dpo, group_rl, ppo, registry, reward_model
 from szpo.baselines.actor import Actor
-from szpo.baselines.asking import Survey, ask_round
-from szpo.baselines.costs import Meter, Moment, OnStep
+from szpo.baselines.asking import Meter, Moment, OnStep, Survey, ask_round
 from szpo.baselines.reward_model import SCALE_PAIRS, scale_reward
-from szpo.data.pairs import Pair, Preferences
+from szpo.data.preference_formats import Pair, Preferences
 from szpo.errors import IntegrityError, RunError, StorageError, SzpoError, UsageError
 from szpo.files import claim, replace_whole
 from szpo.improvement.between_rounds import Improving

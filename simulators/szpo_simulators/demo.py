@@ -24,7 +24,7 @@ from rich.console import Console
 
 from szpo.analysis import improvement, measuring, taught
 from szpo.cli import console as to_user
-from szpo.cli import run_paths, terminal
+from szpo.cli import run_paths
 from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.config.schema import Config
@@ -369,7 +369,7 @@ def run_demo(config: Config, path: Path, *, quiet: bool, verbose: bool = False) 
         "like better, and szpo is not told why. It learns that from their votes, moves the model, "
         "and compares its answers before and after. (-v shows every setting.)"
     )
-    bar = terminal.votes_bar(console, live=not quiet)
+    bar = to_user.votes_bar(console, live=not quiet)
     total = config.steps * config.votes_per_step
     task = bar.add_task("votes", total=total, note="set-up")
 
@@ -386,7 +386,7 @@ def run_demo(config: Config, path: Path, *, quiet: bool, verbose: bool = False) 
         to_user.doing(f"step {step.step + 1}")
         bar.update(task, completed=step.total_votes, note=note)
         if step.total_votes >= total:
-            terminal.expect_end(bar, task, budget.measuring_share(config))
+            to_user.expect_end(bar, task, budget.measuring_share(config))
         if not console.is_terminal:
             console.print(f"step {step.step}: {step.total_votes} of {total} votes, {note}")
 

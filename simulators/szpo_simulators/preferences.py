@@ -20,7 +20,7 @@ import numpy as np
 from scipy import special
 
 from szpo.data import preference_files
-from szpo.data.pairs import Pair
+from szpo.data.preference_formats import Pair
 from szpo.errors import UsageError
 from szpo.features import dictionary
 from szpo.optim import sparse_regression

@@ -31,7 +31,7 @@ from szpo.ledger import run_spec
 from szpo.ledger.database import Ledger
 from szpo.metrics import Estimate, Share, Z, quantile, share, wilson
 from szpo.optim import all_votes, weighting
-from szpo.optim.rules import rule_of
+from szpo.optim.optimizer import rule_of
 from szpo.optim.weighting import History, View
 from szpo.replay import replay
 from szpo.replay.replay import read_votes_by_voter

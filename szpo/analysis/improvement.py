@@ -2,9 +2,9 @@
 
 The exported policy against the start on pairs that no fit has seen: a run's last line. Each pair
 is an answer of either to a held-out prompt, drawn after the policy's last change. People judge
-them in the blind final comparison (`szpo.voting.finals`). A simulated panel judges them in the
-run's process when the end is measured; then an event has the counts, and how many pairs its reward
-decides for the new answer without the panel's noise.
+them in the blind final comparison (`szpo.voting.calibration_and_finals`). A simulated
+panel judges them in the run's process when the end is measured; then an event has the counts, and
+how many pairs its reward decides for the new answer without the panel's noise.
 
 People's votes on the closed blind final comparison come first, then the reward of a simulated
 panel or a voting function. Without any of these, the sentence says that it is not known.
@@ -28,7 +28,7 @@ from szpo.ledger.theta import recommended_digest
 from szpo.metrics import Share, share
 from szpo.runs import status
 from szpo.types import Floats
-from szpo.voting import finals, policy_checks
+from szpo.voting import calibration_and_finals, policy_checks
 
 LAST_PAIRS: Final = "last pairs"
 
@@ -96,7 +96,9 @@ def read_last_pairs(ledger: Ledger) -> LastPairs | None:
     ]
     if alike:
         rows = evidence.read(ledger)
-        counted = finals.results(rows.totals.final, rows.totals.trainers, rows.run.finals)
+        counted = calibration_and_finals.final_results(
+            rows.totals.final, rows.totals.trainers, rows.run.finals
+        )
         if counted is not None and rows.run.finals[counted.order] == digest:
             pairs, tuned = sum(len(orders.comparisons(each)) for each in alike), counted.tuned
             new, start = round(tuned.hits), round(tuned.of - tuned.hits)
@@ -271,7 +273,9 @@ def _read(ledger: Ledger) -> Improvement:
     if any(order.closed_us is not None for order in placed):
         rows = evidence.read(ledger)
         trained = rows.totals.steps().total()
-        counted = finals.results(rows.totals.final, rows.totals.trainers, rows.run.finals)
+        counted = calibration_and_finals.final_results(
+            rows.totals.final, rows.totals.trainers, rows.run.finals
+        )
         after = None if counted is None else (placed[counted.order].result or {}).get("after")
         if after is not None and after != ledger.last_applied():
             earlier = f"it was compared after step {after}, and votes have moved it since"

@@ -25,9 +25,8 @@ from szpo.models.engine import Engine
 from szpo.models.loading import Loaded
 from szpo.models.lora import Site
 from szpo.models.sampling import Sampling
-from szpo.policies.backend import LocalBackend
+from szpo.policies.backend import AnswerRequest, LocalBackend, R, Texts, Tokens
 from szpo.policies.lora_policy import LoraPolicy
-from szpo.policies.requests import AnswerRequest, R, Texts, Tokens
 from szpo.policies.subspaces import Subspace
 from szpo.types import Theta
 

@@ -29,21 +29,23 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from transformers.training_args import OptimizerNames
 
-from szpo.baselines import costs, trainer
+from szpo.baselines import asking, trainer
 from szpo.baselines.actor import Actor, Peft
-from szpo.baselines.asking import Ask, Survey, ask_round
-from szpo.baselines.costs import (
+from szpo.baselines.asking import (
+    Ask,
     Count,
     Dropout,
     OnStep,
     Positive,
     Shared,
+    Survey,
     Trained,
     Weight,
+    ask_round,
     ignore_step,
 )
 from szpo.baselines.trainer import catch_divergence, describe_still, join_remarks, require_pairs
-from szpo.data.pairs import Pair, Preferences
+from szpo.data.preference_formats import Pair, Preferences
 from szpo.errors import UsageError
 from szpo.types import Prompt
 
@@ -84,7 +86,7 @@ class Recipe(trainer.Recipe):
         return self
 
 
-class Rounds(costs.Recipe):
+class Rounds(asking.Recipe):
     """Settings of iterative DPO: ``rounds`` × ``questions``, with one vote on each question."""
 
     rounds: Count = 5
@@ -107,7 +109,7 @@ def train(
         actor: Trained in place.
         data: Pairs to learn from; without any, its ties appear in the error.
         recipe: Settings; None: the defaults.
-        shared: See `szpo.baselines.costs.Shared`.
+        shared: See `szpo.baselines.asking.Shared`.
     """
     require_pairs(data, METHOD)
     listener = trainer.Listener.begin(METHOD, shared)

@@ -19,10 +19,18 @@ from typing import Any, Final, Literal, Self, TypeAlias, Unpack
 from pydantic import model_validator
 
 from szpo import seeds
-from szpo.baselines import costs, trainer
+from szpo.baselines import asking, trainer
 from szpo.baselines.actor import Actor
-from szpo.baselines.asking import Score, draw_order
-from szpo.baselines.costs import Count, Group, Positive, Shared, Trained, Weight
+from szpo.baselines.asking import (
+    Count,
+    Group,
+    Positive,
+    Score,
+    Shared,
+    Trained,
+    Weight,
+    draw_order,
+)
 from szpo.baselines.trainer import (
     catch_divergence,
     describe_drift,
@@ -41,7 +49,7 @@ NOTHING_DIFFERED: Final = (
 )
 
 
-class Recipe(costs.Recipe):
+class Recipe(asking.Recipe):
     """Settings that both methods have."""
 
     steps: Count = 40
@@ -106,7 +114,7 @@ def train(
         prompts: Prompts to answer, in a seeded order.
         score: The reward of an answer: a `szpo.baselines.reward_model.RewardModel`, or a verifier.
         how: Settings.
-        shared: See `szpo.baselines.costs.Shared`.
+        shared: See `szpo.baselines.asking.Shared`.
     """
     method = "grpo" if isinstance(how, Grpo) else "rloo"
     listener, seed = trainer.Listener.begin(method, shared), shared["seed"]

@@ -21,18 +21,19 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from szpo import seeds
-from szpo.baselines import costs
+from szpo.baselines import asking
 from szpo.baselines.actor import Actor, read, write
 from szpo.baselines.advantages import gae, standardise, token_rewards
-from szpo.baselines.asking import Score, draw_order
-from szpo.baselines.costs import (
+from szpo.baselines.asking import (
     Count,
     Meter,
     Positive,
+    Score,
     Share,
     Shared,
     Trained,
     Weight,
+    draw_order,
     ignore_step,
 )
 from szpo.baselines.reward_model import compute_rewards
@@ -51,7 +52,7 @@ from szpo.types import Answer, Floats, Ints, Prompt
 METHOD = "ppo"
 
 
-class Recipe(costs.Recipe):
+class Recipe(asking.Recipe):
     """Settings of PPO. ε, epochs and λ are those of Schulman et al. 2017."""
 
     steps: Count = 40
@@ -150,7 +151,7 @@ def train(
         prompts: taken in seeded permutations.
         score: r_φ, called once a step.
         recipe: settings; None: the defaults.
-        shared: see `szpo.baselines.costs.Shared`.
+        shared: see `szpo.baselines.asking.Shared`.
     """
     how, seed = recipe or Recipe(), shared["seed"]
     meter, on_step = shared.get("meter") or Meter(), shared.get("on_step", ignore_step)

@@ -13,11 +13,10 @@ from typing import Any
 
 from szpo.baselines import dpo, group_rl, ppo, reward_model, self_rewarding, trainer
 from szpo.baselines.actor import Actor
-from szpo.baselines.asking import Ask, Score
-from szpo.baselines.costs import Meter, OnStep, Trained
+from szpo.baselines.asking import Ask, Meter, OnStep, Score, Trained
 from szpo.baselines.trainer import join_remarks
 from szpo.config.section import Section
-from szpo.data.pairs import Preferences
+from szpo.data.preference_formats import Preferences
 from szpo.errors import UsageError
 from szpo.types import Answer, Prompt
 

@@ -23,10 +23,9 @@ from torch import Tensor, nn
 
 from szpo.baselines import actor as actors
 from szpo.baselines import trainer
-from szpo.baselines.asking import Score
-from szpo.baselines.costs import Count, Epochs, Shared, Trained, Weight
+from szpo.baselines.asking import Count, Epochs, Score, Shared, Trained, Weight
 from szpo.baselines.trainer import drop_too_long, require_pairs
-from szpo.data.pairs import Pair, Preferences
+from szpo.data.preference_formats import Pair, Preferences
 from szpo.errors import StorageError, UsageError
 from szpo.models import adapters
 from szpo.models.batched_lora import Deltas, attach_deltas, find_sites
@@ -161,7 +160,7 @@ def train(
         loaded: The base model, which is not changed.
         data: Pairs to learn from; without any, its ties appear in the error.
         recipe: Settings; None: the defaults.
-        shared: See `szpo.baselines.costs.Shared`.
+        shared: See `szpo.baselines.asking.Shared`.
     """
     require_pairs(data, METHOD)
     listener, seed = trainer.Listener.begin(METHOD, shared), shared["seed"]

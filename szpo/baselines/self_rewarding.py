@@ -26,11 +26,11 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import Field
 
 from szpo import files, seeds
-from szpo.baselines import asking, costs, dpo, trainer
+from szpo.baselines import asking, dpo, trainer
 from szpo.baselines.actor import Actor
-from szpo.baselines.costs import Count, Group, Meter, OnStep, Positive, Trained, ignore_step
+from szpo.baselines.asking import Count, Group, Meter, OnStep, Positive, Trained, ignore_step
 from szpo.data import preference_files
-from szpo.data.pairs import Pair, Preferences
+from szpo.data.preference_formats import Pair, Preferences
 from szpo.errors import RunError, StorageError, UsageError
 from szpo.models import adapters, loading
 from szpo.models.loading import Reader
@@ -46,7 +46,7 @@ Judge: TypeAlias = Callable[[Sequence[Prompt], int, int], list[list[Answer]]]
 """(requests, judgements of each, seed) → texts of judgements."""
 
 
-class Recipe(costs.Recipe):
+class Recipe(asking.Recipe):
     """Settings; with the paper's numbers where it gives any."""
 
     models: Count = 3

@@ -28,9 +28,9 @@ from transformers.training_args import OptimizerNames
 
 from szpo import cache, seeds
 from szpo.baselines import actor as actors
-from szpo.baselines import costs
+from szpo.baselines import asking
 from szpo.baselines.actor import Actor
-from szpo.baselines.costs import (
+from szpo.baselines.asking import (
     Count,
     Dropout,
     Epochs,
@@ -41,7 +41,7 @@ from szpo.baselines.costs import (
     Trained,
     ignore_step,
 )
-from szpo.data.pairs import Pair, Preferences
+from szpo.data.preference_formats import Pair, Preferences
 from szpo.errors import LogitsError, RunError, UsageError
 from szpo.models import loading
 from szpo.models.loading import Loaded, answer_tokens, encode
@@ -276,7 +276,7 @@ def base_arguments(loaded: Loaded, folder: str, seed: int, name: str) -> dict[st
     }
 
 
-class Recipe(costs.Recipe):
+class Recipe(asking.Recipe):
     """Optimizer steps and batches of a TRL trainer, which several recipes share."""
 
     learning_rate: Positive = 1e-3

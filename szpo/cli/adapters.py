@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import typer
 
 from szpo import files, memory, plugins
-from szpo.cli import console, run_paths, terminal
+from szpo.cli import console, run_paths
 from szpo.cli import taste as tastes
 from szpo.cli.run_paths import PRESET, SETS
 from szpo.config import settings_file
@@ -160,7 +160,7 @@ def _show(made: list[Mapping[str, Any]]) -> None:
 def _show_progress(as_json: bool) -> Iterator[setup_progress.Progress]:
     """Show the stage on stderr: a bar, or lines."""
     live = console.draws() and not as_json
-    with terminal.stages(console.errors, live=live) as show:
+    with console.stages(console.errors, live=live) as show:
 
         def report(name: str, done: int, of: int) -> None:
             stage = str(setup_progress.Stage(name, done, of))

@@ -24,11 +24,10 @@ from szpo.errors import UsageError
 
 if TYPE_CHECKING:
     from szpo.baselines.actor import Actor
-    from szpo.baselines.asking import Score
-    from szpo.baselines.costs import Cost, Meter, Moment, OnStep
+    from szpo.baselines.asking import Cost, Meter, Moment, OnStep, Score
     from szpo.baselines.registry import Inputs
     from szpo.config.schema import Config
-    from szpo.data.pairs import Preferences
+    from szpo.data.preference_formats import Preferences
     from szpo.runs.assemble import RunParts
     from szpo.types import Prompt
 
@@ -177,8 +176,7 @@ def prepare(args: Arguments, recipe: Any, folder: Path, seed: int) -> Inputs:
 def _load_run(args: Arguments, name: str, folder: Path) -> Inputs:
     """Load a recorded run: its model at θ₀, its votes, and its panel if the method asks it."""
     from szpo.baselines import registry
-    from szpo.baselines.asking import JudgesAsk, read_recorded_pairs
-    from szpo.baselines.costs import Meter
+    from szpo.baselines.asking import JudgesAsk, Meter, read_recorded_pairs
     from szpo.baselines.trainer import require_pairs
     from szpo.ledger.database import Ledger
     from szpo.runs import assemble
@@ -242,7 +240,7 @@ def _load_plain(args: Arguments, recipe: Any, seed: int) -> Inputs:
     from szpo.baselines.actor import Actor
     from szpo.baselines.trainer import require_pairs
     from szpo.data import preference_files
-    from szpo.data.pairs import Preferences
+    from szpo.data.preference_formats import Preferences
     from szpo.policies import language_model
 
     given = Preferences(())

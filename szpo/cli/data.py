@@ -15,7 +15,7 @@ from szpo.baselines import asking
 from szpo.cli import console, run_paths
 from szpo.cli.run_paths import PRESET, SETS
 from szpo.data import preference_files, preference_formats
-from szpo.data.pairs import Preferences
+from szpo.data.preference_formats import Preferences
 from szpo.errors import RunError, UsageError
 from szpo.metrics import Z
 from szpo.types import Answer, Prompt

@@ -16,7 +16,7 @@ import typer
 
 from szpo.analysis import improvement, taught
 from szpo.analysis.model_card import find_doubt
-from szpo.cli import console, inspect, run_paths, terminal
+from szpo.cli import console, inspect, run_paths
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.errors import EngineError, UsageError
@@ -25,16 +25,16 @@ from szpo.ledger.creation import NO_BASE
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim.named_features import groups_of
+from szpo.optim.optimizer import rule_of
 from szpo.optim.regression import BUDGET
-from szpo.optim.rules import rule_of
 from szpo.policies import teachable
 from szpo.runs import budget, doctor, guards, known_addresses, samples, setup_progress, status
 from szpo.runs.callbacks import EachStep
 from szpo.voting import (
+    casting,
     lease,
     panel_evaluator,
     pauses,
-    remarks,
     shown_features,
     step_record,
     withdrawals,
@@ -299,7 +299,7 @@ def _show_setup(path: Path, *, as_json: bool) -> Iterator[setup_progress.Progres
     told, last = time.monotonic(), ""
     with (
         setup_progress.writing(path) as write,
-        terminal.stages(console.errors, live=live, of="set-up: ") as show_stage,
+        console.stages(console.errors, live=live, of="set-up: ") as show_stage,
     ):
 
         def report(stage: str, done: int, of: int) -> None:
@@ -409,7 +409,7 @@ def _show_steps(
     live = console.draws() and not as_json
     warned: list[str] = []
     watch = taught.Watch(ledger)
-    with terminal.votes_bar(console.errors, live=live) as bar:
+    with console.votes_bar(console.errors, live=live) as bar:
         total = config.votes_per_step * config.steps
         task = bar.add_task("votes", total=total, note="the first step")
 
@@ -421,7 +421,7 @@ def _show_steps(
                 console.doing(MEASURING)
             bar.update(task, completed=report.total_votes, note=MEASURING if over else note)
             if over:
-                terminal.expect_end(bar, task, budget.measuring_share(config))
+                console.expect_end(bar, task, budget.measuring_share(config))
             if not live and not as_json:
                 console.complain(f"step {report.step}: {report.total_votes} votes, {note}")
             if equal := watch.look():
@@ -475,11 +475,11 @@ def say_result(ledger: Ledger, panelist: str | None = None) -> None:
             console.say(text)
     if helped.last is not None:
         console.say(helped.last.line)
-    said = list(remarks.read(ledger, panelist))
+    said = list(casting.read_remarks(ledger, panelist))
     if len(said) > SAID:
         console.say(f"the last {SAID} of {len(said)} lines on what decided:")
     for who, line in said[-SAID:]:
-        offers = " or ".join(remarks.offer(line))
+        offers = " or ".join(casting.offer_as_feature(line))
         console.say(f"{who} says that it decided: {line}\n  a later run can ask: {offers}")
     _say_next(ledger, measured, taught.more_votes(ledger, lesson))
 

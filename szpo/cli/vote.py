@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import typer
 
-from szpo.cli import child_process, console, run, run_paths, terminal
+from szpo.cli import child_process, console, run, run_paths
 from szpo.config import sentences
 from szpo.config.schema import RUBRIC_VERSION, Config
 from szpo.errors import LeaseError, UsageError
@@ -32,7 +32,7 @@ from szpo.runs import known_addresses, samples, setup_progress
 from szpo.runs.budget import WORDS_PER_MINUTE
 from szpo.runs.status import LIMIT, RUNNING, RoundStatus, StatusReader
 from szpo.types import Assignment, Choice, Comparison
-from szpo.voting import casting, counting, lease, remarks, seats
+from szpo.voting import casting, counting, lease, seats
 from szpo.voting.casting import VoteConflictError, VoteRequest
 from szpo.voting.pauses import describe_pause
 from szpo.voting.service import VoteService
@@ -93,7 +93,7 @@ def vote(
         _require_people(path, config)
         features = [*config.features.own]
     with contextlib.ExitStack() as stack:
-        keys = stack.enter_context(terminal.Keys())
+        keys = stack.enter_context(console.Keys())
         model = _Model()
         stack.callback(model.close)
         if config is not None:
@@ -161,10 +161,10 @@ class _Model:
             self._listener.join()
 
 
-def _set_up(path: Path, model: _Model, keys: terminal.Keys) -> bool:
+def _set_up(path: Path, model: _Model, keys: console.Keys) -> bool:
     """Wait until the run's file stands; False if the person leaves."""
     console.say(f"setting up {path.stem}")
-    with terminal.waiting(console.console) as tell:
+    with console.waiting(console.console) as tell:
         while not path.exists():
             if (code := model.ended()) is not None:
                 why = model.error or f"exit code {code}"
@@ -197,7 +197,7 @@ class _Sitting:
         ledger: Ledger,
         config: Config,
         pseudonym: str,
-        keys: terminal.Keys,
+        keys: console.Keys,
         model: _Model,
         drive: Sequence[str],
         again: str,
@@ -238,9 +238,9 @@ class _Sitting:
                 console.say(text.replace("{name}", self.pseudonym))
         key = None
         while key not in ("", "y"):
-            console.say(f"Enter: {page['agree_start'].lower()}; {terminal.LEAVE}: leave")
+            console.say(f"Enter: {page['agree_start'].lower()}; {console.LEAVE}: leave")
             key = self.keys.read()
-            if key == terminal.LEAVE:
+            if key == console.LEAVE:
                 return False
         seats.record_consent(self.ledger, self.me, wording, panel.consent)
         return True
@@ -249,7 +249,7 @@ class _Sitting:
 
     def _wait(self) -> tuple[Assignment, ...] | None:
         """The next sheet, as soon as there is one; () at the run's end, None to leave."""
-        with terminal.waiting(console.console) as tell:
+        with console.waiting(console.console) as tell:
             while True:
                 status = self.status.read()
                 if status.state == "open":
@@ -303,14 +303,14 @@ class _Sitting:
             row = self.asked[at]
             self._show(row)
             began, key = time.monotonic(), self.keys.read()
-            while key not in VERDICTS and key not in (*BACK, terminal.LEAVE):
+            while key not in VERDICTS and key not in (*BACK, console.LEAVE):
                 if key == WHY:
                     console.say(self.sentences["page"]["decided"])
-                    remarks.record(self.ledger, self.me, self.keys.line())
+                    casting.record_remark(self.ledger, self.me, self.keys.line())
                 else:
                     console.say(HELP)
                 key = self.keys.read()
-            if key == terminal.LEAVE:
+            if key == console.LEAVE:
                 return False
             if key in BACK:
                 if not at:
@@ -345,7 +345,7 @@ class _Sitting:
     def _show(self, row: _Asked) -> None:
         out = console.console
         out.print(f"\n{row.place}{self._left()}", style="dim", markup=False)
-        terminal.show(row.comparison, row.seat, self.sentences, out)
+        console.show(row.comparison, row.seat, self.sentences, out)
         if row.given is not None:
             choice, reason = row.given
             said = reason if reason == counting.HARMFUL else self.sentences["choices"][choice]

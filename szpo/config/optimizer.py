@@ -21,13 +21,13 @@ from pydantic import Field, model_validator
 from szpo import plugins
 from szpo.config.section import Count, OneOf, Positive, Section, checked, list_names, suggest
 from szpo.errors import UsageError
-from szpo.optim import rules
+from szpo.optim import optimizer
 from szpo.optim.links import LINKS
 from szpo.optim.named_features import NamedFeatures
+from szpo.optim.optimizer import RULES
 from szpo.optim.parameters import layout_dim
 from szpo.optim.regression import BUDGET, RADIUS
 from szpo.optim.rule import Rule
-from szpo.optim.rules import RULES
 from szpo.optim.sample_directions import NORMALISE_UP_TO, ORTHONORMAL_UP_TO
 from szpo.optim.settings import LawName, Settings
 from szpo.optim.weighting import LEARNED, WEIGHTINGS
@@ -38,8 +38,8 @@ RULE_GROUP: Final = "szpo.rules"
 
 def find_rule(name: str) -> Rule | None:
     """Find a rule by name, and load it if it is another package's; None if there is none."""
-    if name in rules.RULES:
-        return rules.RULES[name]
+    if name in optimizer.RULES:
+        return optimizer.RULES[name]
     if name not in plugins.names(RULE_GROUP):
         return None
     rule: Any = plugins.load(RULE_GROUP, name, "rule")
@@ -48,7 +48,7 @@ def find_rule(name: str) -> Rule | None:
             f'{RULE_GROUP}: "{name}" is no szpo.optim.rule.Rule of that name; '
             "correct the package that brings it"
         )
-    rules.add(rule)
+    optimizer.add_rule(rule)
     return rule
 
 

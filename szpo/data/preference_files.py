@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias
 
 from szpo import files
 from szpo.data import preference_formats, text_files
-from szpo.data.pairs import Pair, Preferences
+from szpo.data.preference_formats import Pair, Preferences
 from szpo.data.text_files import Limits
 from szpo.errors import UsageError
 from szpo.types import Answer, Prompt

@@ -43,10 +43,10 @@ from szpo.files import replace_whole
 from szpo.optim import links, optimizer, parameters
 from szpo.optim.settings import name_of
 from szpo.policies import text_guards
+from szpo.policies.backend import Scores, Tokens
 from szpo.policies.basis import DECAY, PARTS, Fisher, assign_credit, centre
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.protocol import moved
-from szpo.policies.requests import Scores, Tokens
 from szpo.policies.text_guards import Guard, TextFigures
 from szpo.types import Answer, Floats, Layout, Prompt, Tally, Theta
 

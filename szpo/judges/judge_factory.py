@@ -30,8 +30,8 @@ from szpo.judges.prompting import LETTERS, Backend, Labels, Question, Reply
 from szpo.models import loading
 from szpo.models.loading import ModelFacts, Reader
 from szpo.models.sampling import Sampling
+from szpo.policies.backend import AnswerRequest, Odds
 from szpo.policies.backend import Backend as ModelBackend
-from szpo.policies.requests import AnswerRequest, Odds
 from szpo.types import Prompt
 from szpo.voting.panel_factory import StartingPolicy
 from szpo.voting.service import VoteService

@@ -31,8 +31,7 @@ from szpo.ledger.database import Ledger
 from szpo.metrics import share
 from szpo.models import loading, weight_files
 from szpo.models.loading import Loaded
-from szpo.policies.backend import Backend, LocalBackend
-from szpo.policies.requests import States
+from szpo.policies.backend import Backend, LocalBackend, States
 from szpo.types import Answer, Choice, Comparison, Prompt
 from szpo.voting import counting
 from szpo.voting.seats import Letter

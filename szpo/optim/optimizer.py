@@ -4,24 +4,30 @@
 outside this module. `tell` aggregates the votes by a rule and says how θ moves. `szpo.optim` has
 the equations. All functions are pure. A state depends only on the settings, the recorded radii and
 the recorded votes, so every run can be replayed.
+
+The rules are here by name (`RULES`). A new rule is a file beside this one and an entry here;
+`szpo.config.optimizer` finds the rules of other packages and adds them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from szpo.errors import RunError, UsageError
-from szpo.optim import known_and_sign, parameters, weighting
+from szpo.optim import known_and_sign, parameters, regression, weighting
 from szpo.optim.informative import draw_direction
+from szpo.optim.known_and_sign import KNOWN, SIGN
 from szpo.optim.links import TRIM
 from szpo.optim.rule import (
     Move,
+    Rule,
     StepInputs,
     check_finite,
     check_tally,
@@ -29,10 +35,31 @@ from szpo.optim.rule import (
     totals,
     weigh,
 )
-from szpo.optim.rules import has_two_points, rule_of
 from szpo.optim.settings import Settings, mu_at
 from szpo.optim.weighting import History, VotesByVoter
 from szpo.types import Asked, Explanation, Floats, Grid, Info, Query, Shift, Tally, Theta, Update
+
+_RULES: Final = {rule.name: rule for rule in (KNOWN, SIGN, regression.RULE)}
+RULES: Final[Mapping[str, Rule]] = MappingProxyType(_RULES)
+"""The rules of szpo and those that were added."""
+
+
+def add_rule(rule: Rule) -> None:
+    """Add the rule of another package; adding the same rule twice is allowed."""
+    if _RULES.setdefault(rule.name, rule) is not rule:
+        raise UsageError(f"rule {rule.name!r} is there already; give the new one another name")
+
+
+def has_two_points(name: str) -> bool:
+    """The rule asks around one point and recommends another; False for an unknown name."""
+    return name in RULES and RULES[name].two_points
+
+
+def rule_of(name: str) -> Rule:
+    """The rule of that name."""
+    if name not in RULES:
+        raise UsageError(f"rule {name!r} is unknown; choose {', '.join(RULES)}")
+    return RULES[name]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,7 +72,7 @@ class State:
     settings: Settings
     step: int
     carried: Any
-    """What the rule carries from step to step; see the rule's file in `szpo.optim.rules`."""
+    """What the rule carries from step to step; see the rule's file in `szpo.optim.optimizer`."""
     votes: float = 0.0
     history: History | None = None
     """Past votes by voter, if it is known who cast them."""

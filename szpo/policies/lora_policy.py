@@ -27,8 +27,17 @@ from szpo.models.sampling import Sampling, row_key
 from szpo.optim import parameters
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
-from szpo.policies.backend import Backend, LocalBackend, start_of
-from szpo.policies.requests import KL, AnswerRequest, LogProbs, Moves, Scores, Totals
+from szpo.policies.backend import (
+    KL,
+    AnswerRequest,
+    Backend,
+    LocalBackend,
+    LogProbs,
+    Moves,
+    Scores,
+    Totals,
+    start_of,
+)
 from szpo.policies.subspaces import Subspace
 from szpo.types import Answer, Batch, Comparison, Floats, Layout, Prompt, Shift, Theta, Update
 

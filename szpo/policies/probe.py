@@ -19,8 +19,16 @@ from szpo.errors import RunError
 from szpo.models.logprobs import Sample
 from szpo.models.sampling import Sampling
 from szpo.optim import parameters, sample_directions
-from szpo.policies.backend import Backend, start_of
-from szpo.policies.requests import KL, AnswerRequest, Inputs, Moves, Scores, Tokens
+from szpo.policies.backend import (
+    KL,
+    AnswerRequest,
+    Backend,
+    Inputs,
+    Moves,
+    Scores,
+    Tokens,
+    start_of,
+)
 from szpo.policies.subspaces import Subspace, split_basis
 from szpo.types import Floats, Theta
 

@@ -29,7 +29,7 @@ from szpo.errors import EngineError, IntegrityError, ResourceError, RunError, Sz
 from szpo.outgoing import is_here
 from szpo.plugins import how_to_install
 from szpo.policies import worker
-from szpo.policies.requests import AnswerRequest, R, Scores, Texts, Tokens, join
+from szpo.policies.backend import AnswerRequest, R, Scores, Texts, Tokens, join
 from szpo.policies.worker import SETUPS, Coordinates, Identity, Places, Setup, Who, Worker
 from szpo.types import Prompt
 

@@ -40,8 +40,7 @@ from szpo.models.answer_shares import cut_rows
 from szpo.models.loading import DTYPES
 from szpo.models.lora import SERVER_RANKS, Site
 from szpo.models.sampling import Sampling
-from szpo.policies.backend import LocalBackend, stack
-from szpo.policies.requests import AnswerRequest, Tokens
+from szpo.policies.backend import AnswerRequest, LocalBackend, Tokens, stack
 from szpo.policies.vllm_servers import (
     ChunkReply,
     Decoding,

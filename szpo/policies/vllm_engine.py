@@ -28,8 +28,7 @@ from szpo.optim import parameters
 from szpo.optim.parameters import Space
 from szpo.outgoing import ENGINE_KEY
 from szpo.plugins import how_to_install
-from szpo.policies.backend import LocalBackend, start_of
-from szpo.policies.requests import AnswerRequest, Tokens
+from szpo.policies.backend import AnswerRequest, LocalBackend, Tokens, start_of
 from szpo.policies.subspaces import Subspace
 from szpo.types import Prompt, Shift
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from szpo.config.tables import Adapter
     from szpo.models.loading import ModelFacts
     from szpo.optim.parameters import Space
-    from szpo.policies.requests import AnswerRequest
+    from szpo.policies.backend import AnswerRequest
     from szpo.policies.subspaces import Subspace
 
 CANARY_PROMPT, CANARY_TOKENS = 8, 8
@@ -122,7 +122,7 @@ class Worker:
             return shown, None
         if isinstance(request, Places):
             return shown, self._host.places(request.adapter, request.config)
-        from szpo.policies.requests import AnswerRequest
+        from szpo.policies.backend import AnswerRequest
 
         if who == "base":
             asked = self._host.beside(self._host.facts.name)
@@ -205,8 +205,7 @@ def expect(facts: Any, coordinates: Any) -> Identity:
 def _canary(coordinates: Any, prompt: tuple[int, ...]) -> AnswerRequest:
     """A request to two members, the start plus and minus one direction, with one prompt."""
     from szpo.models.sampling import Sampling
-    from szpo.policies.backend import start_of
-    from szpo.policies.requests import AnswerRequest
+    from szpo.policies.backend import AnswerRequest, start_of
     from szpo.types import Shift
 
     sides = tuple(Shift(0, 0, sign, 0.5) for sign in (1, -1))

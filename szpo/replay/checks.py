@@ -30,8 +30,8 @@ from szpo.ledger.theta import (
     stored_tensors,
 )
 from szpo.optim import parameters
+from szpo.optim.optimizer import rule_of
 from szpo.optim.parameters import Space
-from szpo.optim.rules import rule_of
 from szpo.optim.sample_directions import Law
 from szpo.replay import replay
 from szpo.types import Comparison, Theta

@@ -22,9 +22,8 @@ from szpo.ledger.run_spec import recorded_settings
 from szpo.ledger.theta import starting_theta, theta_digests
 from szpo.optim import optimizer, parameters, regression, settings
 from szpo.optim.kl_limits import SHARE_PARTS, KlMeasurement
-from szpo.optim.optimizer import Point
+from szpo.optim.optimizer import Point, has_two_points, rule_of
 from szpo.optim.rule import StepInputs
-from szpo.optim.rules import has_two_points, rule_of
 from szpo.optim.settings import Settings
 from szpo.replay import checks, replay
 from szpo.replay.checks import Broken, Examination, Failure, Promise, Report, StepCheck

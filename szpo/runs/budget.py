@@ -21,12 +21,11 @@ from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import BUDGET, read_budget, recorded_config, with_budget
 from szpo.metrics import Z
-from szpo.optim.optimizer import equations, step_votes
-from szpo.optim.rules import RULES
+from szpo.optim.optimizer import RULES, equations, step_votes
 from szpo.optim.settings import Settings
 from szpo.runs import answer_pool, start_features
 from szpo.voting import lease, pauses, seats, shown_features
-from szpo.voting.finals import PAIRS
+from szpo.voting.calibration_and_finals import PAIRS
 from szpo.voting.step_record import read_steps
 
 WORDS_PER_MINUTE = 238

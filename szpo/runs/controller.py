@@ -23,8 +23,8 @@ import numpy as np
 from szpo.errors import UsageError
 from szpo.ledger import run_spec
 from szpo.ledger.database import Clock, Record
+from szpo.optim.optimizer import rule_of
 from szpo.optim.rule import StepInputs
-from szpo.optim.rules import rule_of
 from szpo.runs import budget, sample_batches, start_features, update_policy
 from szpo.runs.services import Position, Services, resume
 from szpo.types import Comparison, Floats

@@ -16,7 +16,7 @@ from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim.all_votes import with_earlier_votes
-from szpo.optim.rules import has_two_points
+from szpo.optim.optimizer import has_two_points
 from szpo.optim.settings import Settings
 from szpo.policies.subspaces import Subspace
 from szpo.replay import replay

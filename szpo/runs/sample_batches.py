@@ -18,7 +18,7 @@ from szpo.errors import RunError, UsageError
 from szpo.failpoints import failpoint
 from szpo.ledger.database import Ledger
 from szpo.optim import optimizer
-from szpo.optim.rules import rule_of
+from szpo.optim.optimizer import rule_of
 from szpo.optim.settings import Settings
 from szpo.policies.protocol import Halving
 from szpo.runs import answer_pool, budget, guards

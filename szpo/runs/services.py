@@ -19,8 +19,7 @@ from szpo.ledger.theta import theta_digests
 from szpo.optim import parameters
 from szpo.optim.kl_limits import Moments
 from szpo.optim.named_features import NamedFeatures
-from szpo.optim.optimizer import State
-from szpo.optim.rules import rule_of
+from szpo.optim.optimizer import State, rule_of
 from szpo.optim.settings import Settings
 from szpo.replay import replay
 from szpo.runs.guards import Bands

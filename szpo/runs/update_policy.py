@@ -1,6 +1,6 @@
 """θ ← θ + α ĝ: from a closed step's votes to the moved policy, in `tell`, `describe` and `apply`.
 
-The rule computes α ĝ (`szpo.optim.rules`), `szpo.optim.parameters.apply_update` adds it to θ.
+The rule computes α ĝ (`szpo.optim.optimizer`), `szpo.optim.parameters.apply_update` adds it to θ.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from szpo.failpoints import failpoint
 from szpo.ledger import canonical
 from szpo.optim import optimizer, parameters, regression
 from szpo.optim.kl_limits import KlMeasurement
-from szpo.optim.rules import rule_of
+from szpo.optim.optimizer import rule_of
 from szpo.optim.settings import Settings
 from szpo.replay import replay
 from szpo.runs.services import Position, Services, check_weights

@@ -24,8 +24,8 @@ from szpo.features import own
 from szpo.ledger import canonical
 from szpo.ledger.database import Ledger
 from szpo.optim.kl_limits import KlMeasurement, Moments
+from szpo.optim.optimizer import rule_of
 from szpo.optim.rule import StepInputs
-from szpo.optim.rules import rule_of
 from szpo.optim.settings import Settings
 from szpo.types import Comparison, Floats, Layout, Theta, Vote
 from szpo.voting import steps, withdrawals

@@ -23,8 +23,8 @@ from szpo.ledger import theta
 from szpo.ledger.database import Ledger
 from szpo.optim.all_votes import count_sides
 from szpo.optim.named_features import NamedFeatures, group_of, groups, groups_of, members
+from szpo.optim.optimizer import rule_of
 from szpo.optim.rule import Recounted
-from szpo.optim.rules import rule_of
 from szpo.optim.settings import Settings
 from szpo.voting import casting, counting, steps
 

@@ -11,8 +11,8 @@ from torch.nn.functional import logsigmoid
 
 from szpo.baselines import asking, dpo
 from szpo.baselines.actor import Actor
-from szpo.baselines.costs import Moment
-from szpo.data.pairs import Pair, Preferences
+from szpo.baselines.asking import Moment
+from szpo.data.preference_formats import Pair, Preferences
 from szpo.errors import RunError
 from szpo.models import loading
 from szpo.models.batched_lora import Deltas, attach_deltas

@@ -13,7 +13,7 @@ from peft import LoraConfig
 from szpo.baselines import ppo
 from szpo.baselines.actor import Actor
 from szpo.baselines.advantages import gae, returns_to_go, standardise, token_rewards
-from szpo.baselines.costs import Moment
+from szpo.baselines.asking import Moment
 from szpo.errors import RunError, UsageError
 from szpo.metrics import words
 from szpo.models import loading

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 
 from szpo.baselines import dpo, registry, reward_model, trainer
-from szpo.baselines.asking import read_recorded_pairs
-from szpo.baselines.costs import Meter, Trained
+from szpo.baselines.asking import Meter, Trained, read_recorded_pairs
 from szpo.config.optimizer import make_settings
 from szpo.data import preference_files
-from szpo.data.pairs import Pair, Preferences
+from szpo.data.preference_formats import Pair, Preferences
 from szpo.errors import RunError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.models.loading import encode

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from szpo.baselines import group_rl, reward_model, trainer
 from szpo.baselines.reward_model import Recipe
-from szpo.data.pairs import Preferences
+from szpo.data.preference_formats import Preferences
 from szpo.errors import RunError, UsageError
 from szpo.types import Answer
 from tests.support.baseline_actors import (

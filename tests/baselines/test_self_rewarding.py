@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from szpo.baselines import dpo, self_rewarding, trainer
 from szpo.baselines.actor import Actor
-from szpo.baselines.costs import Meter, Moment
+from szpo.baselines.asking import Meter, Moment
 from szpo.data import preference_files
 from szpo.errors import RunError, StorageError, UsageError
 from szpo.models.adapters import read_adapter

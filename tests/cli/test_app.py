@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from szpo import plugins
-from szpo.cli import console, terminal
+from szpo.cli import console
 from szpo.cli.app import call
 from szpo.cli.machine import call_with_options
 from szpo.config import settings_file
@@ -522,7 +522,7 @@ def test_a_text_of_a_record_is_shown_and_not_obeyed(capsys):
     out, err = capsys.readouterr()
     for moves in (False, True):  # where lines move, rich writes sequences of its own
         seen = io.StringIO()
-        with terminal.waiting(Console(file=seen, force_terminal=moves, width=200)) as tell:
+        with console.waiting(Console(file=seen, force_terminal=moves, width=200)) as tell:
             tell(text)
         assert "verified" in seen.getvalue() and not {*"\x9b\u202e"} & {*seen.getvalue()}
     assert logging.lastResort is not None
@@ -545,7 +545,7 @@ def test_only_a_process_that_has_the_terminal_to_itself_draws_on_it(monkeypatch)
 
 def test_the_bar_of_votes_goes_on_when_all_are_in_and_fits_one_line():
     now, drawn = 0.0, Console(file=io.StringIO(), width=80, force_terminal=True)
-    bar = terminal.votes_bar(drawn, live=False)
+    bar = console.votes_bar(drawn, live=False)
     bar.get_time = lambda: now
     task = bar.add_task("votes", total=8, note="x" * 200)
 

@@ -9,7 +9,7 @@ import pytest
 from szpo.baselines import asking
 from szpo.cli import app
 from szpo.data import preference_files, prompts
-from szpo.data.pairs import Pair
+from szpo.data.preference_formats import Pair
 from szpo.ledger.database import Ledger
 from szpo.types import Answer, Prompt
 from tests.support import folder_run

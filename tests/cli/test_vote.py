@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from szpo import seeds
-from szpo.cli import console, run, terminal
+from szpo.cli import console, run
 from szpo.cli.app import call
 from szpo.ledger.canonical import canonical, sha256
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from szpo.runs import budget
-from szpo.voting import counting, lease, remarks
+from szpo.voting import casting, counting, lease
 from tests.support import yard_run
 
 pytest_plugins = ["tests.support.browser"]
@@ -116,14 +116,16 @@ def test_what_decided_is_one_optional_line_on_the_record(driven, type_in, capsys
     code, seen = type_in(["y", "w", line, "a", "w", "", "q"], driven.ledger.path)
     assert code == 0 and seen.count("What decided?") == 2 and len(given(driven.ledger)) == 1
     said = "the warm, funny⟨001B⟩ ones"
-    assert list(remarks.read(driven.ledger)) == [("terminal", said)]
+    assert list(casting.read_remarks(driven.ledger)) == [("terminal", said)]
     assert verification.verify(driven.ledger).ok
     me = driven.ledger.query("SELECT panelist FROM remarks")[0]["panelist"]
-    assert list(remarks.read(driven.ledger, me)) and not list(remarks.read(driven.ledger, "x"))
+    assert list(casting.read_remarks(driven.ledger, me)) and not list(
+        casting.read_remarks(driven.ledger, "x")
+    )
     run.say_result(driven.ledger, me)
     assert f"terminal says that it decided: {said}" in capsys.readouterr().out
     for place in range(5):
-        remarks.record(driven.ledger, me, f"line {place}")
+        casting.record_remark(driven.ledger, me, f"line {place}")
     run.say_result(driven.ledger, me)
     shown = capsys.readouterr().out
     assert "the last 5 of 6 lines" in shown and said not in shown
@@ -135,7 +137,7 @@ def test_keys_of_a_terminal_come_one_by_one_and_no_sequence_is_taken_for_a_verdi
     with open(theirs, encoding="utf-8") as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
         before = termios.tcgetattr(theirs)
-        with terminal.Keys() as keys:
+        with console.Keys() as keys:
             os.write(ours, b"\x1b[D\x1bOC\x1b[1;5B\x1b[3~A\r?\x1b")
             found = [keys.read() for _ in range(8)]
             assert found == ["left", "right", "?key", "?key", "a", "", "?", "?key"]

@@ -23,8 +23,8 @@ from szpo.models import loading
 from szpo.models.sampling import Sampling
 from szpo.optim import parameters
 from szpo.policies import vllm_checks, vllm_engine
+from szpo.policies.backend import Tokens
 from szpo.policies.lora_policy import LoraPolicy
-from szpo.policies.requests import Tokens
 from szpo.types import Floats, Prompt, Shift
 from tests.support.policies import small
 from tests.support.vllm_server import VllmServer

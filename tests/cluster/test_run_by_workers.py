@@ -17,7 +17,7 @@ from szpo.errors import EngineError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
 from szpo.policies import ray_engine
-from szpo.policies.requests import AnswerRequest
+from szpo.policies.backend import AnswerRequest
 from szpo.replay import verification
 from szpo.runs import run_engine
 from szpo.voting import lease

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from szpo import seeds
 from szpo.analysis import pool, rounds
 from szpo.data import preference_files, preference_formats, prompts, text_files
-from szpo.data.pairs import Pair, order_by_rank
+from szpo.data.preference_formats import Pair, order_by_rank
 from szpo.errors import StorageError, UsageError
 from szpo.types import Answer, Prompt
 from szpo.visible_text import is_blank

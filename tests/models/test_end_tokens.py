@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from szpo.baselines import trainer
-from szpo.data.pairs import Pair
+from szpo.data.preference_formats import Pair
 from szpo.data.text_files import clean_answer
 from szpo.judges import pair_scorer
 from szpo.models import loading

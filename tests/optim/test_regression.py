@@ -11,8 +11,8 @@ from scipy import special
 from szpo.config import settings_file
 from szpo.optim import all_votes, optimizer, parameters, regression
 from szpo.optim.kl_limits import KlMeasurement, Reading
+from szpo.optim.optimizer import rule_of
 from szpo.optim.rule import Perturbations, StepInputs, WeightedVotes
-from szpo.optim.rules import rule_of
 from szpo.optim.vote_regression import direction, fit
 from szpo.optim.weighting import MINUS, PLUS, TIE
 from szpo.types import Tally

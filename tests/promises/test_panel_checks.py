@@ -11,7 +11,7 @@ import pytest
 from szpo.cli.app import call
 from szpo.ledger.database import Ledger
 from szpo.replay import backup, verification
-from szpo.voting import remarks, withdrawals
+from szpo.voting import casting, withdrawals
 from szpo_ui import credentials
 from szpo_ui.credentials import AccessError, Identity
 from tests.support import yard_run
@@ -81,7 +81,7 @@ def test_the_record_tells_of_an_erasure_only_with_it(tmp_path, monkeypatch):
     path = yard_run.finished(tmp_path)
     with Ledger.open(path) as ledger:
         ann = credentials.invite(ledger, "panelist", "Ann", contact="Secretive Person").panelist
-        remarks.record(ledger, ann, "Secretive words")
+        casting.record_remark(ledger, ann, "Secretive words")
         reported, at = [], 0
         while not reported:
             at += 1

@@ -14,10 +14,10 @@ from typer import main as typer_main
 from szpo import plugins
 from szpo.analysis import features
 from szpo.cli.app import call
-from szpo.config import optimizer
+from szpo.config.optimizer import find_rule
 from szpo.errors import SzpoError, UsageError
 from szpo.ledger.database import Ledger
-from szpo.optim import rules
+from szpo.optim import optimizer
 from szpo.optim.known_and_sign import KNOWN
 from szpo.testing import check_judge
 from szpo.types import Answer, Prompt
@@ -48,7 +48,7 @@ def site(tmp_path_factory):
 def installed(site, monkeypatch):
     monkeypatch.syspath_prepend(str(site))
     yield
-    rules._RULES.pop("cautious", None)
+    optimizer._RULES.pop("cautious", None)
     for name in [name for name in sys.modules if name.startswith(PACKAGE)]:
         del sys.modules[name]
 
@@ -77,7 +77,7 @@ def test_rule_and_reward_run_and_replay_while_they_are_installed(
         assert ledger.spec["plugins"] == {"rule": package}
     capsys.readouterr()
     # As on a machine without the package.
-    rules._RULES.pop("cautious")
+    optimizer._RULES.pop("cautious")
     sys.path.remove(str(site))
     assert call(["verify", str(path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -105,10 +105,10 @@ def test_what_is_no_rule_is_refused(monkeypatch):
     for found in ("no rule", KNOWN):
         plug(monkeypatch, rules=("odd", found))
         with pytest.raises(SzpoError, match=r'"odd" is no szpo.optim.rule.Rule'):
-            optimizer.find_rule("odd")
+            find_rule("odd")
     other = type(KNOWN)(**{name: getattr(KNOWN, name) for name in KNOWN.__slots__})
     with pytest.raises(UsageError, match="'known' is there already"):
-        rules.add(other)
+        optimizer.add_rule(other)
 
 
 def section(group: str) -> dict[str, Any]:

@@ -17,11 +17,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from szpo.baselines.asking import JudgesAsk, Survey, ask_round
-from szpo.baselines.costs import Meter
+from szpo.baselines.asking import JudgesAsk, Meter, Survey, ask_round
 from szpo.baselines.reward_model import scale_reward
 from szpo.baselines.trainer import require_finite
-from szpo.data.pairs import Pair
+from szpo.data.preference_formats import Pair
 from szpo.errors import RunError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.runs import status as of_ledger

@@ -9,7 +9,7 @@ from peft import LoraConfig
 
 from szpo.baselines import dpo, group_rl, ppo, reward_model, trainer
 from szpo.baselines.actor import Actor
-from szpo.data.pairs import Pair, Preferences
+from szpo.data.preference_formats import Pair, Preferences
 from szpo.models import loading
 from szpo.models.batched_lora import find_sites
 from szpo.models.named_models import ASKS, MOODS, TOPICS

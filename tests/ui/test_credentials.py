@@ -12,7 +12,7 @@ from szpo.errors import UsageError
 from szpo.ledger.canonical import sha256
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
-from szpo.voting import remarks
+from szpo.voting import casting
 from szpo.voting.casting import VoteRequest
 from szpo.voting.panel_evaluator import LedgerEvaluator
 from szpo.voting.service import VoteService
@@ -286,7 +286,7 @@ def test_erasing_a_person_leaves_the_record_and_no_byte_of_them(tmp_path):
     contact = "Ann Smithfield, ann@example.org"
     made = credentials.invite(ledger, "panelist", contact=contact)
     credentials.redeem(ledger, made.token)
-    remarks.record(ledger, made.panelist, "as I said at Smithfield")
+    casting.record_remark(ledger, made.panelist, "as I said at Smithfield")
     service = VoteService(ledger)
 
     def vote():

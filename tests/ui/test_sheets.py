@@ -7,7 +7,7 @@ from html import unescape
 import httpx
 import pytest
 
-from szpo.voting import remarks
+from szpo.voting import casting
 from szpo.voting.counting import HARMFUL, missing
 from szpo_ui import (
     comparison_view,
@@ -93,7 +93,7 @@ def test_a_sheet_by_keyboard_alone_stores_each_verdict_for_the_right_policy(stag
     assert (PLUS in sides[0]) != (MINUS in sides[0])
     ann.click("#sz-decided")
     ann.keyboard.type("  the <b>kind</b> ones, 1 h s ")  # no key of a verdict
-    assert not list(remarks.read(stage.ledger))
+    assert not list(casting.read_remarks(stage.ledger))
     ann.keyboard.press("Enter")
     ann.wait_for_selector("[data-do=undo]")
     assert ann.evaluate(HERE) == "1" and verdicts(ann) == [""] * 8

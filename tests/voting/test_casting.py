@@ -9,7 +9,7 @@ from hypothesis import given, strategies
 
 from szpo.errors import StorageError, SzpoError, UsageError
 from szpo.replay import verification
-from szpo.voting import remarks
+from szpo.voting import casting
 from szpo.voting.casting import Receipt, VoteConflictError, VoteRequest
 from szpo.voting.service import VoteService
 from szpo_ui import credentials
@@ -177,15 +177,20 @@ def test_a_savepoint_undoes_its_own_part_and_needs_a_transaction(ledger):
 
 def test_a_panelist_leaves_each_line_once_and_a_hundred_at_most(ledger, service):
     ann, ben = (service.enroll("person", name) for name in ("ann", "ben"))
-    for line in ["kind words"] * 3 + [f"because of {i} things" for i in range(remarks.MOST + 9)]:
-        remarks.record(ledger, ann, line)
-    remarks.record(ledger, ben, "kind words")
-    found = [line for _, line in remarks.read(ledger, ann)]
-    assert len(found) == len(set(found)) == remarks.MOST and len([*remarks.read(ledger, ben)]) == 1
-    remarks.record(ledger, ben, "half a \ud83d sign")
-    assert [*remarks.read(ledger, ben)][-1] == ("ben", "half a ? sign")
+    for line in ["kind words"] * 3 + [
+        f"because of {i} things" for i in range(casting.MOST_REMARKS + 9)
+    ]:
+        casting.record_remark(ledger, ann, line)
+    casting.record_remark(ledger, ben, "kind words")
+    found = [line for _, line in casting.read_remarks(ledger, ann)]
+    assert (
+        len(found) == len(set(found)) == casting.MOST_REMARKS
+        and len([*casting.read_remarks(ledger, ben)]) == 1
+    )
+    casting.record_remark(ledger, ben, "half a \ud83d sign")
+    assert [*casting.read_remarks(ledger, ben)][-1] == ("ben", "half a ? sign")
     credentials.erase(ledger, "ann", "op")  # though nobody invited her
-    assert {who for who, _ in remarks.read(ledger)} == {"ben"}
+    assert {who for who, _ in casting.read_remarks(ledger)} == {"ben"}
     credentials.erase(ledger, "ann", "op")  # again, as after a kill
     (event,) = ledger.events("erase")
     assert event["body"]["panelist"] == ann and verification.verify(ledger, deep=False).ok
@@ -195,7 +200,7 @@ def test_a_panelist_leaves_each_line_once_and_a_hundred_at_most(ledger, service)
 
 def test_the_options_that_a_line_offers_are_two_words_of_a_shell_whatever_it_says():
     hostile = """the "$(rm -rf ~)" `id` it's; ones"""
-    for each in remarks.offer(hostile):
+    for each in casting.offer_as_feature(hostile):
         option, value = shlex.split(each)
         (form,) = json.loads(value.removeprefix("features.add="))
         assert option == "--set" and form in (f"judge: {hostile}", "keyword:rm+rf+id+it's+ones")

@@ -33,7 +33,7 @@ from starlette.concurrency import run_in_threadpool
 from szpo.config.tables import Panel
 from szpo.errors import SzpoError, UsageError
 from szpo.ledger.database import Record
-from szpo.voting import remarks, seats
+from szpo.voting import casting, seats
 from szpo.voting.casting import VoteConflictError
 from szpo.voting.service import SeatKind
 from szpo_ui import credentials, login, screens
@@ -110,7 +110,7 @@ class Action(At):
     do: Do
     mode: Mode = ""
     ballot: Ballot | None = None
-    decided: str | None = Field(None, max_length=remarks.LONGEST)
+    decided: str | None = Field(None, max_length=casting.LONGEST_REMARK)
     """What decided on the sheet that the panelist leaves, in their words."""
 
 
@@ -119,7 +119,7 @@ def act(site: Site, panelist: str, name: str, action: Action) -> Screen:
     seat, mode = action.seat, action.mode
     notice: str | None = None
     if action.decided is not None and seats.has_agreed(site.ledger, panelist):
-        remarks.record(site.ledger, panelist, action.decided)
+        casting.record_remark(site.ledger, panelist, action.decided)
     match action.do:
         case "vote":
             return _vote(site, panelist, name, action)

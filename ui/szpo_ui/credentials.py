@@ -26,7 +26,7 @@ from szpo.ledger.canonical import sha256, utf8
 from szpo.ledger.connection import left_drafts
 from szpo.ledger.database import Ledger, Record
 from szpo.runs.status import StatusReader
-from szpo.voting import remarks, seats
+from szpo.voting import casting, seats
 from szpo.voting.service import VoteService
 
 T = TypeVar("T")
@@ -335,7 +335,7 @@ def _delete(ledger: Ledger, name: str, by: str) -> bool:
     rows = of_name(ledger, name)
     found = ledger.query("SELECT panelist FROM panelists WHERE pseudonym = ?", (name,))
     panelist = found[0]["panelist"] if found else None
-    if not remarks.erase(ledger, panelist) and not rows:
+    if not casting.erase_remarks(ledger, panelist) and not rows:
         return False
     role = rows[0]["role"] if rows else "panelist"
     ledger.record_event("erase", by, {"role": role, "panelist": panelist})

@@ -19,7 +19,7 @@ from szpo.ledger.orders import Order
 from szpo.models.answer_shares import is_cut
 from szpo.runs import budget, guards, samples, setup_progress
 from szpo.types import Answer, Assignment, Comparison, Prompt, Row
-from szpo.voting import lease, pauses, remarks, withdrawals
+from szpo.voting import casting, lease, pauses, withdrawals
 from szpo.voting.counting import HARMFUL
 from szpo.voting.panel_factory import PEOPLE
 from szpo_ui import credentials, operator_controls
@@ -257,8 +257,8 @@ def read_state(site: Site) -> dict[str, Any]:
         "aside": withdrawals.in_force(ledger),
         "chosen": config.picks_pairs,
         "remarks": [
-            (*each, remarks.offer(each[1]))
-            for each in [*remarks.read(ledger, live=live)][-REMARKS:]
+            (*each, casting.offer_as_feature(each[1]))
+            for each in [*casting.read_remarks(ledger, live=live)][-REMARKS:]
         ],
         "harmful": _harmful(ledger) if site.config.asks_rows else [],
     }

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from szpo.config.optimizer import make_settings
 from szpo.errors import UsageError
 from szpo.optim import optimizer, parameters, sample_directions
+from szpo.optim.optimizer import rule_of
 from szpo.optim.parameters import Space, round_coef
 from szpo.optim.rule import Perturbations, WeightedVotes, weigh
-from szpo.optim.rules import rule_of
 from szpo.optim.settings import Settings
 from szpo.types import Floats, Tally
 from szpo_simulators.worlds import world
