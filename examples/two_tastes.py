@@ -17,7 +17,6 @@ from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.runs import assemble, other_weights
 from szpo.types import Comparison, Row
-from szpo_simulators.panels.panel import from_spec
 from szpo_simulators.panels.raters import law
 
 AGREED, APART, ROWS = "sentiment", "length", 8
@@ -52,7 +51,7 @@ def measure(seed, folder):
             other_weights.fit_group(ledger, parts, k, features, members_of(ledger, features, k))
             for k in (1, 2)
         ]
-        judges = from_spec(ledger.spec["panel"]).judges
+        judges = assemble.with_recorded_panel(ledger, parts).panel.judges
     policy, prompts = parts.language, parts.prompts.heldout[:64]
     base = policy.sample(prompts, seed=seed, base=True)
     joint, drawn = policy.sample(prompts, seed=seed), []

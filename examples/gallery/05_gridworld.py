@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from szpo_simulators.worlds.gridworld import GridWorld
-from szpo_simulators.worlds.repetitions import settings_for, train
+from szpo_simulators.worlds.world import settings_for, train
 
 world = GridWorld()
 settings = settings_for(world, rule="known", alpha=1.0)

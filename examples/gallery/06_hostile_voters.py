@@ -13,8 +13,7 @@ import numpy as np
 from szpo.optim import optimizer, parameters
 from szpo.optim.weighting import MINUS, PLUS, VotesByVoter
 from szpo_simulators.worlds.gridworld import GridWorld
-from szpo_simulators.worlds.repetitions import settings_for
-from szpo_simulators.worlds.world import draws
+from szpo_simulators.worlds.world import draws, settings_for
 
 world = GridWorld()
 SEEDS, STEPS = range(10), 120

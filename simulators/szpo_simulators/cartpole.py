@@ -36,10 +36,9 @@ from szpo_simulators.study import (
     interval,
     seed_range,
 )
-from szpo_simulators.worlds import repetitions as batched
 from szpo_simulators.worlds import world
 from szpo_simulators.worlds.cartpole import HORIZON, NOTEBOOK, SCALE, CartPole, Network
-from szpo_simulators.worlds.world import LinkPanel
+from szpo_simulators.worlds.world import LinkPanel, settings_for, train
 
 GAMMA, RATE, CLIP, EPOCHS = 0.99, 1e-2, 0.2, 4
 
@@ -277,8 +276,8 @@ def run_szpo(spec: Mapping[str, Any]) -> dict[str, Any]:
     world = CartPole(net)
     marks = [mark // (2 * D) for mark in spec["marks"]]
     how = WAYS[spec["net"]][0]
-    chosen = batched.settings_for(world, N=1, D=D, alpha=spec["alpha"], **how)
-    runs = batched.train(
+    chosen = settings_for(world, N=1, D=D, alpha=spec["alpha"], **how)
+    runs = train(
         world, chosen, spec["seeds"], marks[-1], marks=marks, panel=LinkPanel(beta=spec["beta"])
     )
     return _score(runs.curve)

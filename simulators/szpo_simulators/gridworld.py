@@ -41,10 +41,11 @@ from szpo_simulators.study import (
     interval,
     seed_range,
 )
-from szpo_simulators.worlds import gridworld, repetitions, rivals
+from szpo_simulators.worlds import gridworld, rivals
 from szpo_simulators.worlds.gridworld import COURIER, DENSE, GridWorld
 from szpo_simulators.worlds.rivals import Curve, trace_walks
-from szpo_simulators.worlds.world import LinkPanel
+from szpo_simulators.worlds.world import LinkPanel, settings_for
+from szpo_simulators.worlds.world import train as train_szpo
 
 WORLDS: Final[Mapping[str, GridWorld]] = {"dense": DENSE, "courier": COURIER}
 BLOCK: Final = 10
@@ -122,9 +123,9 @@ def _szpo(
 ) -> Curve:  # fmt: skip
     plain = rest.pop("plain", False)  # as published: v not normalised, no common random numbers
     law = {"law": "gaussian"} if plain else {}
-    how = repetitions.settings_for(world, D=D, **law, **rest)
+    how = settings_for(world, D=D, **law, **rest)
     steps = budget // (how.section.K * how.section.N * how.section.M)
-    runs = repetitions.train(
+    runs = train_szpo(
         world, how, list(root_seeds), steps, panel=panel, crn=not plain, marks=space_marks(steps)
     )
     votes, answers = (tuple(n * mark for mark in runs.marks) for n in (runs.votes, runs.answers))

@@ -25,7 +25,6 @@ from scipy.special import softmax
 from szpo.errors import UsageError
 from szpo.types import Floats, Ints
 from szpo_simulators.study import Study, bench, by_label, draw_curve, format_interval, interval
-from szpo_simulators.worlds import repetitions as batched
 from szpo_simulators.worlds import rivals
 from szpo_simulators.worlds.world import (
     LinkPanel,
@@ -35,6 +34,8 @@ from szpo_simulators.worlds.world import (
     count_plus,
     draw_coins,
     draws,
+    settings_for,
+    train,
 )
 
 MOVES = ("forward", "back", "wait")
@@ -267,8 +268,8 @@ def run_szpo(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Run SZPO (known, antithetic, N = 4, D = M = 1) on votes of a panel that sees one feature."""
     track = TRUTH if spec["sees"] == "progress" else PROXY
     marks = [votes // N for votes in spec["budgets"]]
-    chosen = batched.settings_for(track, rule="known", N=N, mu=MU, alpha=spec["alpha"])
-    runs = batched.train(
+    chosen = settings_for(track, rule="known", N=N, mu=MU, alpha=spec["alpha"])
+    runs = train(
         track, chosen, spec["seeds"], marks[-1], marks=marks, panel=LinkPanel(beta=spec["beta"])
     )
     return {

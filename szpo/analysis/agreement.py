@@ -5,7 +5,7 @@ arithmetic on counts. Each flag should hit fewer than one honest panelist in a h
 experiments/LOG.md has the measured rates for honest panelists and for random clickers,
 docs/decisions.md the flags' costs.
 
-It is computed from `szpo.analysis.evidence`; training votes are the counted ones. Where the two
+It is computed from `szpo.analysis.vote_rows`; training votes are the counted ones. Where the two
 policies of a step become equal, agreement falls to chance by construction. So read it beside the
 answers to gold.
 
@@ -25,8 +25,7 @@ from typing import Any, Final
 import numpy as np
 from scipy import special
 
-from szpo.analysis.evidence import Evidence
-from szpo.analysis.vote_rows import Direction, VoterTotals, VoteTotals
+from szpo.analysis.vote_rows import Direction, Evidence, VoterTotals, VoteTotals
 from szpo.ledger import run_spec
 from szpo.ledger.database import Ledger
 from szpo.metrics import Estimate, Share, Z, quantile, share, wilson

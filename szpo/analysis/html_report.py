@@ -18,7 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from szpo import __version__
-from szpo.analysis import agreement, charts, evidence, improvement, taught
+from szpo.analysis import agreement, charts, improvement, taught, vote_rows
 from szpo.analysis.charts import Series, estimate_series, line_chart, standalone
 from szpo.analysis.improvement import Improvement
 from szpo.config.schema import Config
@@ -293,7 +293,7 @@ def _panelists(ledger: Ledger, *, live: bool) -> Iterator[dict[str, str]]:
     """The panelists' figures as on the operator's page, with the weight of their next vote."""
     known = "rule" in ledger.spec.get("optimizer", {})
     weighed = {each.name: each for each in agreement.voters(ledger)} if known else {}
-    for row in agreement.panelists(evidence.read(ledger, live=live)):
+    for row in agreement.panelists(vote_rows.read_evidence(ledger, live=live)):
         voter = weighed.get(row["name"])
         yield {
             "name": visible(row["name"]),

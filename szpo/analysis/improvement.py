@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 
 from szpo import metrics
-from szpo.analysis import evidence
+from szpo.analysis import vote_rows
 from szpo.errors import UsageError
 from szpo.ledger import orders, theta
 from szpo.ledger.database import Ledger
@@ -95,7 +95,7 @@ def read_last_pairs(ledger: Ledger) -> LastPairs | None:
         and (order.result.get("tuned_sha256"), order.result.get("rows")) == (digest, 1)
     ]
     if alike:
-        rows = evidence.read(ledger)
+        rows = vote_rows.read_evidence(ledger)
         counted = calibration_and_finals.final_results(
             rows.totals.final, rows.totals.trainers, rows.run.finals
         )
@@ -271,7 +271,7 @@ def _read(ledger: Ledger) -> Improvement:
     votes = end.votes if end is not None else 0
     placed, earlier = orders.orders(ledger, "final"), ""
     if any(order.closed_us is not None for order in placed):
-        rows = evidence.read(ledger)
+        rows = vote_rows.read_evidence(ledger)
         trained = rows.totals.steps().total()
         counted = calibration_and_finals.final_results(
             rows.totals.final, rows.totals.trainers, rows.run.finals

@@ -1,4 +1,4 @@
-"""The numbers of the operator's page, each with its interval: pure functions of `evidence`.
+"""The numbers of the operator's page, each with its interval: pure functions of `Evidence`.
 
 The headline is *heading*. A step's direction is drawn at random, and one of its sides points along
 the path of the run's last ten steps. The path is older than the votes, so it is a fair question
@@ -15,8 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from szpo.analysis import agreement
-from szpo.analysis.evidence import WINDOW, Evidence, RunFacts
-from szpo.analysis.vote_rows import VoteTotals
+from szpo.analysis.vote_rows import WINDOW, Evidence, RunFacts, VoteTotals
 from szpo.metrics import (
     NOTHING,
     Estimate,

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import dropwhile
 from typing import Any, Final
 
-from szpo.analysis import agreement, evidence, features, vote_rows
+from szpo.analysis import agreement, features, vote_rows
 from szpo.analysis.feature_weights import fit_taste, read_votes
 from szpo.errors import SzpoError
 from szpo.features import dictionary, own
@@ -126,7 +126,7 @@ def read_cause(ledger: Ledger, found: Findings) -> tuple[str, bool]:
     """
     cast, automatic, ties = _count(ledger)
     votes, asked = cast + count_earlier(ledger), cast + automatic
-    alike = agreement.within(evidence.read(ledger).totals)  # with those of second people
+    alike = agreement.within(vote_rows.read_evidence(ledger).totals)  # with those of second people
     unknown = found.taught is None and not found.undecided
     look = unknown and votes >= MIN_VOTES and alike.of < PAIRS
     same = _count_same(ledger, cast, automatic, ties)

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from szpo import __version__
-from szpo.analysis.evidence import open_comparisons
-from szpo.analysis.vote_rows import VoteRows
+from szpo.analysis.vote_rows import VoteRows, open_comparisons
 from szpo.data import text_files
 from szpo.errors import UsageError
 from szpo.failpoints import failpoint

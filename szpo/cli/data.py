@@ -21,8 +21,7 @@ from szpo.metrics import Z
 from szpo.types import Answer, Prompt
 
 if TYPE_CHECKING:
-    from szpo.analysis.pool import Differences
-    from szpo.analysis.rounds import Round, SelectionSettings
+    from szpo.analysis.rounds import Differences, Round, SelectionSettings
 
 
 prompts = typer.Typer(no_args_is_help=True, add_completion=False, help="Prepare prompts.")
@@ -279,18 +278,18 @@ def _check_options(given: Mapping[str, Any], plan: SelectionSettings, state_path
 
 def _features(text: str, path: Path) -> tuple[Differences, tuple[str, ...]]:
     """The feature differences of pairs, and the features' names."""
-    from szpo.analysis import features, pool
+    from szpo.analysis import features, rounds
 
     if text.startswith("columns:"):
         names = tuple(name.strip() for name in text.removeprefix("columns:").split(","))
         if not all(names):
             raise UsageError(f"--features {text}: name the columns, as in columns:x,y")
-        return pool.differences_from_columns(names), names
-    if text.endswith(pool.MATRIX_SUFFIX):
-        differences, dim = pool.differences_from_matrix(Path(text))
+        return rounds.differences_from_columns(names), names
+    if text.endswith(rounds.MATRIX_SUFFIX):
+        differences, dim = rounds.differences_from_matrix(Path(text))
         return differences, tuple(f"{i}" for i in range(dim))
     found = features.parse(text)
-    return pool.differences_from_features(found), tuple(feature.name for feature in found)
+    return rounds.differences_from_features(found), tuple(feature.name for feature in found)
 
 
 def _figures(done: Round, state_path: Path, out: Path) -> dict[str, Any]:

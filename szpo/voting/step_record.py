@@ -206,7 +206,7 @@ class StepReport:
     headings: tuple[float, ...] = ()
     """Per direction, the cosine of v with the path of the last ten steps; empty if unknown."""
     distinct: float | None = None
-    """Share of different word pairs among all of the answers; see `szpo.analysis.evidence`."""
+    """Share of different word pairs among all of the answers; see `szpo.analysis.vote_rows`."""
     figures: Mapping[str, float] = field(default_factory=dict)
     """Figures recorded with the answers, ``generation_s`` among them."""
     seconds: Mapping[str, float] = field(default_factory=dict)

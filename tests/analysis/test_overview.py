@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from szpo import metrics
-from szpo.analysis import agreement, evidence, improvement, measuring, overview
+from szpo.analysis import agreement, improvement, measuring, overview, vote_rows
 from szpo.analysis.improvement import Improvement
 from szpo.analysis.vote_rows import VoteRow
 from szpo.ledger import orders, run_spec
@@ -262,7 +262,7 @@ def test_a_pause_for_a_figure_that_is_no_number_is_red_on_the_page(tmp_path):
         outcome = stage.advance(kl=lambda theta, kl=kl: kl, bands=bands)
     assert outcome is not None and outcome.status == "paused"
     assert "guard kl" in outcome.reason and "kl is nan" in outcome.reason
-    found = evidence.read(stage.ledger)
+    found = vote_rows.read_evidence(stage.ledger)
     assert found.run.bands == bands
     shown = overview.overview(found)
     assert [health["broken"] for health in shown["health"]] == [(), ("kl",)]
@@ -277,7 +277,10 @@ def test_the_evidence_of_a_ledger_is_that_of_its_record(tmp_path):
     voted = make(tmp_path / "run.db")
     play(voted, 3)
     cast(voted, "Ada")
-    shut, live = evidence.read(voted.ledger), evidence.read(voted.ledger, live=True)
+    shut, live = (
+        vote_rows.read_evidence(voted.ledger),
+        vote_rows.read_evidence(voted.ledger, live=True),
+    )
     assert (len(list(shut.votes)), len(shut.run.hidden_us)) == (12, 1)
     assert (len(list(live.votes)), len(live.run.hidden_us)) == (13, 0)
     progress = overview.overview(shut)["progress"]
@@ -291,14 +294,14 @@ def test_the_evidence_of_a_ledger_is_that_of_its_record(tmp_path):
     cosine = float(v0 @ v1) / float((v0 @ v0) * (v1 @ v1)) ** 0.5
     assert rows[1].headings == pytest.approx((cosine,), abs=1e-6)
     assert all(row.distinct and row.length for row in rows[:3])
-    found = next(iter(evidence.read(voted.ledger).votes))
+    found = next(iter(vote_rows.read_evidence(voted.ledger).votes))
     # Three rows of "Question i?" and twice "Answer i of round 1 is amber. It has a second …"
     assert (found.words_plus, found.words_minus) == (36, 36)
     assert found.words == 72 + 6
     pauses.pause(voted.ledger, "olga", "lunch")
     voted.clock.forward(600)
     pauses.unpause(voted.ledger, "olga")
-    (begin, end), = evidence.read(voted.ledger).run.pauses  # fmt: skip
+    (begin, end), = vote_rows.read_evidence(voted.ledger).run.pauses  # fmt: skip
     assert end is not None
     assert 600 * S <= end - begin < 601 * S
     service = voted.site.service
@@ -307,7 +310,7 @@ def test_the_evidence_of_a_ledger_is_that_of_its_record(tmp_path):
     other = "B" if seat.plus_side == "A" else "A"
     service.cast(VoteRequest(seat.id, seat.plus_side, idem="a" * 16))
     service.cast(VoteRequest(seat.id, other, idem="b" * 16))
-    own = [b for b in evidence.read(voted.ledger, live=True).votes if b.seat == seat.id]
+    own = [b for b in vote_rows.read_evidence(voted.ledger, live=True).votes if b.seat == seat.id]
     assert [(b.revision, b.verdict, b.standing, b.counted) for b in own] == [
         (0, "plus", False, False), (1, "minus", True, True)
     ]  # fmt: skip

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 from scipy import special
 
-from szpo.analysis import features, pool, posterior, rounds
-from szpo.analysis.pool import Filter, Pair
+from szpo.analysis import features, posterior, rounds
 from szpo.analysis.posterior import BradleyTerry, orient
-from szpo.analysis.rounds import Reply, SelectionSettings, State
+from szpo.analysis.rounds import Filter, Pair, Reply, SelectionSettings, State
 from szpo.cli.app import call
 from szpo.errors import UsageError
 from szpo.seeds import derive, uniform
@@ -127,7 +126,7 @@ def test_whoever_dies_before_the_sheet_gets_the_same_questions(some, tmp_path, m
 
 
 def test_who_changes_their_mind_counts_once_and_two_people_twice(some):
-    of = pool.differences_from_columns(("x", "y"))
+    of = rounds.differences_from_columns(("x", "y"))
     begun = State(SelectionSettings("columns:x,y", ("x", "y")))
     begun = rounds.advance(begun, some, of, count=2).state
     name = begun.questions[0].id
@@ -143,9 +142,9 @@ def test_who_changes_their_mind_counts_once_and_two_people_twice(some):
 def test_a_stream_chooses_as_the_whole_would(some, rule, monkeypatch):
     """Chunks of 7 pairs against one chunk."""
     plan = SelectionSettings("columns:x,y", ("x", "y"), rule=rule)
-    of = pool.differences_from_columns(plan.names)
+    of = rounds.differences_from_columns(plan.names)
     whole = rounds.advance(State(plan), some, of, count=5)
-    monkeypatch.setattr(pool.chunks, "__defaults__", (7,))
+    monkeypatch.setattr(rounds.chunks, "__defaults__", (7,))
     parts = rounds.advance(State(plan), some, of, count=5)
     assert [q.id for q in parts.out] == [q.id for q in whole.out]
     assert whole.certain == parts.certain == (rule == "bald")
@@ -156,7 +155,7 @@ def test_a_stream_chooses_as_the_whole_would(some, rule, monkeypatch):
 
 def test_all_formats_hold_the_same_pairs(tmp_path):
     made = [record(i, s) for i, s in enumerate(numbers(5))]
-    as_lines = list(pool.read(lines(tmp_path / "p.jsonl", made)))
+    as_lines = list(rounds.read_pool(lines(tmp_path / "p.jsonl", made)))
     array = tmp_path / "p.json"
     array.write_text(json.dumps(made))
     table = tmp_path / "p.csv"
@@ -167,8 +166,8 @@ def test_all_formats_hold_the_same_pairs(tmp_path):
         for r in made:
             values = [*r["a_features"].values(), *r["b_features"].values()]
             sheet.writerow([r["id"], r["prompt"], r["a"], r["b"], *values])
-    assert list(pool.read(array)) == as_lines == list(pool.read(table))
-    delta = pool.differences_from_columns(("x", "y"))(as_lines)
+    assert list(rounds.read_pool(array)) == as_lines == list(rounds.read_pool(table))
+    delta = rounds.differences_from_columns(("x", "y"))(as_lines)
     assert np.allclose(delta, numbers(5)[:, 0] - numbers(5)[:, 1], rtol=1e-15)
 
 
@@ -183,7 +182,7 @@ def test_label_studio_there_and_back(tmp_path):
     items = [{"id": str(i), "title": f"No. {i}", "body": "very " * i + "good"} for i in range(3)]
     path = tmp_path / "tasks.json"
     path.write_text(json.dumps([{"id": 4, "data": {"prompt": "Well?", "items": items}}]))
-    assert [p.id for p in pool.read(path)] == ["4/0/1", "4/0/2", "4/1/2"]
+    assert [p.id for p in rounds.read_pool(path)] == ["4/0/1", "4/0/2", "4/1/2"]
     out, place = tmp_path / "next.json", tmp_path / "s.json"
     assert select(path, "--features", "length", "--out", out, "--state", place) == 0
     replies_file = tmp_path / "export.json"
@@ -226,10 +225,10 @@ def test_embeddings_from_a_matrix(some, tmp_path):
     both = numbers(300)
     np.save(tmp_path / "both.npy", both)
     np.save(tmp_path / "delta.npy", both[:, 0] - both[:, 1])
-    pairs = list(pool.read(some))[3:50]
-    wanted = pool.differences_from_columns(("x", "y"))(pairs)
+    pairs = list(rounds.read_pool(some))[3:50]
+    wanted = rounds.differences_from_columns(("x", "y"))(pairs)
     for name in ("both.npy", "delta.npy"):
-        of, dim = pool.differences_from_matrix(tmp_path / name)
+        of, dim = rounds.differences_from_matrix(tmp_path / name)
         assert dim == 2 and np.allclose(of(pairs), wanted)
     assert select(some, "--features", tmp_path / "both.npy", "--out", tmp_path / "n.jsonl") == 0
 
@@ -260,7 +259,7 @@ def test_filters(one, why):
 def test_copies_are_asked_once_whichever_answer_stands_first(tmp_path):
     texts = [("a long answer", "short"), ("short", "a long answer"), ("a long answer", "short")]
     path = lines(tmp_path / "p.jsonl", [{"prompt": "Well?", "a": a, "b": b} for a, b in texts])
-    of = pool.differences_from_features(features.parse("length"))
+    of = rounds.differences_from_features(features.parse("length"))
     done = rounds.advance(State(SelectionSettings("length", ("length",))), path, of, count=3)
     assert len(done.out) == 1
     assert done.seen.left_out["a copy of another pair"] == 2
@@ -277,7 +276,7 @@ def test_features_that_are_constant_or_no_numbers_are_named(tmp_path, capsys):
         '{"prompt": "x", "a": "y", "b": "z", "a_features": {"x": 1e999}, "b_features": {"x": 0}}\n'
     )
     with pytest.raises(UsageError, match="feature x is inf"):
-        pool.differences_from_columns(("x",))(list(pool.read(path)))
+        rounds.differences_from_columns(("x",))(list(rounds.read_pool(path)))
 
 
 # ---- what is refused ----
@@ -383,7 +382,7 @@ def test_half_a_character_of_a_pool_is_written_as_a_question_mark(tmp_path):
     """The sheet could not be written, and the command ended as a fault of szpo's own."""
     path = tmp_path / "pool.jsonl"
     path.write_text(r'{"id": "\ud800", "prompt": "a\ud800", "a": "b \udfff", "b": "\ud83d\ude00"}')
-    (pair,) = pool.read(path)
+    (pair,) = rounds.read_pool(path)
     assert (pair.id, pair.prompt.text, pair.a, pair.b) == ("?", "a?", "b ?", "\U0001f600")
 
 

@@ -8,7 +8,7 @@ from typing import TextIO
 
 import pytest
 
-from szpo.analysis import evidence, html_report, overview, votes
+from szpo.analysis import html_report, overview, vote_rows, votes
 from szpo.ledger.database import Ledger
 from tests.support import many_votes
 
@@ -28,7 +28,7 @@ READS: dict[str, Callable[[Ledger], object]] = {
     "csv": lambda ledger: unread(votes.write_csv, ledger),
     "jsonl": lambda ledger: unread(votes.write_jsonl, ledger),
     "page": html_report.render,
-    "overview": lambda ledger: overview.overview(evidence.read(ledger)),
+    "overview": lambda ledger: overview.overview(vote_rows.read_evidence(ledger)),
 }
 
 

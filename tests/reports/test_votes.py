@@ -13,7 +13,7 @@ import pytest
 
 import szpo
 from szpo import files, seeds
-from szpo.analysis import evidence, html_report, overview
+from szpo.analysis import html_report, overview, vote_rows
 from szpo.analysis.votes import write_jsonl
 from szpo.cli.app import call
 from szpo.metrics import wilson
@@ -66,7 +66,7 @@ def stage(tmp_path_factory):
 
 @pytest.mark.full
 def test_pandas_finds_the_headline_numbers_without_this_library(stage):
-    found, file = evidence.read(stage.ledger), io.StringIO()
+    found, file = vote_rows.read_evidence(stage.ledger), io.StringIO()
     page = overview.overview(found)
     assert (len(found.run.hidden_us), page["progress"]["applied"]) == (2, 12)
     write_jsonl(stage.ledger, file)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from szpo import metrics
-from szpo.analysis import evidence, improvement, overview
+from szpo.analysis import improvement, overview, vote_rows
 from szpo.config import settings_file
 from szpo.data.prompts import PromptSet
 from szpo.errors import UsageError
@@ -43,7 +43,7 @@ def made(ledger, source, count=4):
 
 def count_votes(ledger):
     """The counts of the latest final comparison, open or closed."""
-    totals = evidence.read(ledger, live=True).totals
+    totals = vote_rows.read_evidence(ledger, live=True).totals
     return calibration_and_finals.final_results(totals.final, totals.trainers)
 
 
@@ -119,7 +119,7 @@ def test_a_final_comparison_says_nothing_of_weights_that_moved_since(tuned):
     orders.close(ledger, order.id, "op")
     helped = improvement.read(ledger)
     assert helped.share is not None and (helped.share.hits, helped.share.of) == (20, 24)
-    shown = overview.overview(evidence.read(ledger))["improving"]["final"].tuned
+    shown = overview.overview(vote_rows.read_evidence(ledger))["improving"]["final"].tuned
     assert (shown.hits, shown.of) == (20, 24), "the operator's page counts as the verdict does"
     go(run_spec.recorded_settings(ledger), ledger, source.policy, until_step=4)
     helped = improvement.read(ledger)
@@ -168,16 +168,16 @@ def test_final_votes_are_counted_by_side_and_by_who_tuned(tuned):
     assert (result.ties, len(made_for), sum(c.identical for c in made_for)) == (1, 4, 0)
     # The operator's page says the same; while people vote, only to those who turned the live view
     # on.
-    assert overview.overview(evidence.read(ledger))["improving"]["final"] is None
-    assert evidence.read(ledger).run.hidden_final == 6
-    live = evidence.read(ledger, live=True)
+    assert overview.overview(vote_rows.read_evidence(ledger))["improving"]["final"] is None
+    assert vote_rows.read_evidence(ledger).run.hidden_final == 6
+    live = vote_rows.read_evidence(ledger, live=True)
     assert live.run.hidden_final == 0
     shown = overview.overview(live)["improving"]["final"]
     assert shown == result
     assert orders.get(ledger, order.id).closed_us is None
     orders.close(ledger, order.id, "op")
     assert orders.get(ledger, order.id).closed_us is not None
-    assert overview.overview(evidence.read(ledger))["improving"]["final"] == shown
+    assert overview.overview(vote_rows.read_evidence(ledger))["improving"]["final"] == shown
 
 
 def test_what_a_final_lacks_is_named(tuned, tmp_path):

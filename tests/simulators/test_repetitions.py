@@ -11,11 +11,11 @@ from szpo.seeds import derive
 from szpo.types import Tally
 from szpo_simulators.gridworld import value
 from szpo_simulators.track import TRUTH
-from szpo_simulators.worlds import repetitions, rivals
+from szpo_simulators.worlds import rivals
 from szpo_simulators.worlds.cartpole import CartPole, Network
 from szpo_simulators.worlds.gridworld import DENSE, Courier, GridWorld, ask
 from szpo_simulators.worlds.rivals import trace_walks
-from szpo_simulators.worlds.world import LinkPanel, draw_coins, uniforms
+from szpo_simulators.worlds.world import LinkPanel, draw_coins, settings_for, train, uniforms
 
 WORLD = GridWorld(size=3, horizon=5)
 
@@ -124,7 +124,7 @@ CASES = {
 
 
 def require_the_ordinary_loop(world, chosen, steps, crn=True):
-    found = repetitions.train(world, chosen, [3, 4], steps, panel=RATERS, crn=crn)
+    found = train(world, chosen, [3, 4], steps, panel=RATERS, crn=crn)
     for theta, root_seed in zip(found.theta, (3, 4), strict=True):
         np.testing.assert_array_equal(theta, loop_one_by_one(chosen, root_seed, steps, crn, world))
         assert np.abs(theta - world.theta0.astype(np.float32)).max() > 0.1
@@ -134,7 +134,7 @@ def require_the_ordinary_loop(world, chosen, steps, crn=True):
 @pytest.mark.parametrize("crn", [True, False], ids=["shared numbers", "own numbers"])
 @pytest.mark.parametrize("case", CASES)
 def test_a_repetition_is_the_ordinary_loop(case, crn):
-    chosen = repetitions.settings_for(WORLD, **{"N": 3, "M": 3, "mu": 0.7, **CASES[case]})
+    chosen = settings_for(WORLD, **{"N": 3, "M": 3, "mu": 0.7, **CASES[case]})
     require_the_ordinary_loop(WORLD, chosen, 12, crn)
 
 
@@ -144,18 +144,18 @@ def test_a_repetition_is_the_ordinary_loop(case, crn):
     ids=["linear", "net", "track"],
 )
 def test_so_it_is_for_nets_that_balance_a_pole_and_for_the_track(world):
-    chosen = repetitions.settings_for(world, rule="sign", N=3, D=2, mu=1.0, alpha=0.3)
+    chosen = settings_for(world, rule="sign", N=3, D=2, mu=1.0, alpha=0.3)
     require_the_ordinary_loop(world, chosen, 6)
 
 
 def test_company_and_blocks_change_nothing_and_budgets_are_counted():
-    chosen = repetitions.settings_for(WORLD, alpha=1.0, N=4)
-    alone = repetitions.train(WORLD, chosen, [9], 40, marks=(20, 40))
-    together = repetitions.train(WORLD, chosen, range(7, 13), 40, marks=(20, 40), block=4)
+    chosen = settings_for(WORLD, alpha=1.0, N=4)
+    alone = train(WORLD, chosen, [9], 40, marks=(20, 40))
+    together = train(WORLD, chosen, range(7, 13), 40, marks=(20, 40), block=4)
     np.testing.assert_array_equal(alone.theta[0], together.theta[2])
     np.testing.assert_array_equal(alone.curve[0], together.curve[2])
     assert len(np.unique(together.final)) == 6
-    chosen = repetitions.settings_for(WORLD, alpha=1.0, K=2, N=4, M=3, D=5)
-    found = repetitions.train(WORLD, chosen, [1], 1)
+    chosen = settings_for(WORLD, alpha=1.0, K=2, N=4, M=3, D=5)
+    found = train(WORLD, chosen, [1], 1)
     # 2 directions × 4 comparisons × 3 votes; a vote reads 2 × 5 walks.
     assert (found.votes, found.answers) == (24, 240)

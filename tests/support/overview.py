@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from szpo.analysis import evidence
-from szpo.analysis.evidence import Evidence, RunFacts
-from szpo.analysis.vote_rows import VoteRow
+from szpo.analysis import vote_rows
+from szpo.analysis.vote_rows import Evidence, RunFacts, VoteRow
 from szpo.runs.guards import Bands
 from szpo.voting.step_record import StepReport
 
@@ -39,7 +38,7 @@ def step(number: int, **what: object) -> StepReport:
 
 def page(
     ballots: Sequence[VoteRow], steps: Sequence[StepReport] = (), **what: object
-) -> evidence.Evidence:
+) -> vote_rows.Evidence:
     """Evidence of a run of ten steps of two votes."""
     run = RunFacts(
         planned_steps=10, votes_per_step=2, budget=None,

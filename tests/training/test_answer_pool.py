@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from szpo.analysis import agreement, evidence, improvement
+from szpo.analysis import agreement, improvement, vote_rows
 from szpo.failpoints import InjectedError, arm
 from szpo.ledger import theta
 from szpo.ledger.theta import recommended_digests
@@ -52,7 +52,7 @@ def test_chosen_pairs_teach_the_taste_and_the_record_says_why_they_were_shown(tm
         assert verification.verify(ledger).ok
         at = services.resume(ledger, settings, policy)
         # No side of a row lies along the run's path, so no vote says that it should go on.
-        assert not any(row.headings for row in evidence.read(ledger).steps)
+        assert not any(row.headings for row in vote_rows.read_evidence(ledger).steps)
         assert at.state.carried.votes.x.shape == (96, settings.features.columns)
 
 
@@ -117,7 +117,7 @@ def test_some_rows_come_again_with_sides_swapped_and_both_verdicts_count(tmp_pat
         state = replay.replay_state(ledger, settings)
         assert state.votes == 80 and len(state.carried.votes.x) == 80
         assert verification.verify(ledger).ok
-        found = evidence.read(ledger)
+        found = vote_rows.read_evidence(ledger)
         alike = agreement.agreement(found)["same"]
         own = sum(voter.repeats for voter in found.totals.voters.values())
         assert own == sum(row["panelist"] == row["other"] for row in again)

@@ -14,7 +14,7 @@ from typing import Any
 import playwright.sync_api as playwright
 import pytest
 
-from szpo.analysis import evidence, improvement, overview
+from szpo.analysis import improvement, overview, vote_rows
 from szpo.cli.app import call
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import recommended_digests
@@ -119,7 +119,7 @@ def check_figures(operator: Any, run: Path, rounds: int) -> None:
     # Votes from spare seats are stored, not counted.
     assert f"{rounds} of {rounds} rounds applied · {counted} votes counted" in shown
     with Ledger.open(run, readonly=True) as ledger:
-        again = overview.overview(evidence.read(ledger))
+        again = overview.overview(vote_rows.read_evidence(ledger))
     assert (again["progress"]["applied"], again["progress"]["votes"]) == (rounds, counted)
     heading = again["improving"]["heading"]
     if went_somewhere(run, rounds):

@@ -25,7 +25,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 from pydantic import ValidationError
 
-from szpo.analysis import charts, evidence, html_report, improvement
+from szpo.analysis import charts, html_report, improvement, vote_rows
 from szpo.errors import SzpoError
 from szpo.ledger.canonical import canonical
 from szpo.ledger.run_spec import recorded_settings
@@ -220,7 +220,7 @@ def render_votes(site: Site, before: int | None) -> str:
     ledger = site.ledger
     with ledger.snapshot():  # what opens meanwhile must not be shown
         live = operator_controls.is_live(ledger)
-        hidden = canonical(sorted([] if live else evidence.open_comparisons(ledger)))
+        hidden = canonical(sorted([] if live else vote_rows.open_comparisons(ledger)))
         found = ledger.query(
             "SELECT vote FROM votes JOIN assignments USING (assignment) WHERE vote < ? AND "
             "comparison NOT IN (SELECT value FROM json_each(?)) ORDER BY vote DESC LIMIT ?",

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from szpo.analysis import evidence, improvement, overview, taught
+from szpo.analysis import improvement, overview, taught, vote_rows
 from szpo.analysis.model_card import find_doubt
 from szpo.ledger import orders, run_spec, theta
 from szpo.ledger.canonical import canonical, sha256
@@ -278,7 +278,7 @@ def _figures(site: Site, live: bool) -> dict[str, Any]:
 
     found = site.figures.get(key)
     if found is None:
-        rows, last = evidence.read(ledger, live=live), taught.last_findings(ledger)
+        rows, last = vote_rows.read_evidence(ledger, live=live), taught.last_findings(ledger)
         found = {
             "page": overview.overview(rows), "facts": rows.run,
             "helped": improvement.read(ledger), "lesson": taught.read(ledger),

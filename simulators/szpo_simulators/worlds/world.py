@@ -1,4 +1,4 @@
-"""The interface of a world, and its plain panel of M identical voters.
+"""The interface of a world, its plain panel of M identical voters, and many runs on it.
 
 The first axis S runs over repetitions (or policies), the second, n, over walks. All randomness is
 passed in as uniform numbers, so both sides of a comparison can share them (common random numbers).
@@ -7,10 +7,17 @@ The plain panel of the worlds: M identical voters compare mean returns.
 
 This is the panel of the published experiments, P(plus) = σ(β·gap), at millions of votes per
 second. `szpo_simulators.panels.raters` has raters with ties, lapses and side bias.
+
+Repetitions of the optimizer are computed in blocks: its arithmetic is that of
+`szpo.optim.optimizer` on arrays; walks and votes of all repetitions of a block are made together.
+Directions, walks and votes of a repetition come from its own root seed. So a repetition gives the
+same result alone, in a block, and through the ordinary loop of ask, rollout, votes and tell.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,12 +27,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from szpo import seeds
+from szpo.config.optimizer import make_settings
 from szpo.errors import UsageError
-from szpo.optim import parameters
+from szpo.optim import optimizer, parameters, sample_directions
 from szpo.optim.links import link
-from szpo.optim.parameters import Space
+from szpo.optim.optimizer import rule_of
+from szpo.optim.parameters import Space, round_coef
+from szpo.optim.rule import Perturbations, WeightedVotes, weigh
 from szpo.optim.sample_directions import Law
-from szpo.types import Batch, Floats, Layout, Prompt, Shift, Theta, Update
+from szpo.optim.settings import Settings
+from szpo.types import Batch, Floats, Layout, Prompt, Shift, Tally, Theta, Update
 from szpo_simulators.panels import panel
 
 Reals: TypeAlias = NDArray[np.floating[Any]]
@@ -179,3 +190,190 @@ def draw_coins(
     keys = (seeds.derive(seed, "world votes") for seed in root_seeds)
     made = [uniforms(key, size * steps, size * step) for key in keys]
     return np.stack(made).reshape(len(made), steps, *shape).swapaxes(0, 1)
+
+
+COINS = 32
+"""Number of steps whose votes are drawn at once."""
+AHEAD = 8192
+"""Most uniform numbers of walks drawn at once per repetition, if a step needs fewer."""
+CACHED_DIM = 256
+"""Directions with at most this many coordinates are cached for the bench's next cell."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Runs:
+    """Repetitions after their last step."""
+
+    theta: NDArray[np.float32]
+    """θ (S, d) after the last step."""
+    curve: Floats
+    """Value (S, marks) after each marked step."""
+    trail: NDArray[np.float32]
+    """θ (S, marks, d) after each marked step."""
+    marks: tuple[int, ...]
+    votes: int
+    """Votes per step of one repetition: K · N · M."""
+    answers: int
+    """Walks read per step by the voters of one repetition: K · N · M · 2D."""
+
+    @property
+    def final(self) -> Floats:
+        """Value (S,) after the last mark."""
+        return np.asarray(self.curve[:, -1])
+
+
+def settings_for(world: World, **changes: Any) -> Settings:
+    """The optimizer's settings on a world; ``changes`` are fields of `Settings`.
+
+    Defaults: rule `known`, Gaussian directions with |v| = √d, N = 16, M = D = 1, μ = 1.
+    """
+    wanted = {"N": 16, "M": 1, "D": 1, "mu": 1.0, "rule": "known", "law": "normalised"}
+    if changes.get("rule", "known") == "known":
+        wanted["warmup"] = 0
+    return make_settings(0, (("theta", (world.dim,)),), **{**wanted, **changes})
+
+
+def train(
+    world: World,
+    settings: Settings,
+    root_seeds: Sequence[int],
+    steps: int,
+    *,
+    panel: LinkPanel | None = None,
+    crn: bool = True,
+    marks: Sequence[int] = (),
+    block: int = 50,
+) -> Runs:
+    """Run every root seed for T steps.
+
+    Args:
+        world: The world of the policies.
+        settings: The optimizer's settings; their root seed is replaced by each of ``root_seeds``.
+        root_seeds: One per repetition.
+        steps: T.
+        panel: The voters; by default the logistic panel with β = 1.
+        crn: Whether both sides of a comparison use the same uniform numbers.
+        marks: Steps after which the value is computed; by default the last step.
+        block: Repetitions that are computed together; does not change results.
+    """
+    check(settings)
+    stops, found = tuple(marks) or (steps,), []
+    for first in range(0, len(root_seeds), block):
+        run = Block(world, settings, root_seeds[first : first + block], panel or LinkPanel(), crn)
+        values, trail = [], []
+        for step in range(steps):
+            run.advance(step)
+            if step + 1 in stops:
+                values.append(world.value(run.theta))
+                trail.append(run.theta)
+        found.append((run.theta, np.stack(values, axis=1), np.stack(trail, axis=1)))
+    theta, curve, trails = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    votes = settings.section.K * settings.section.N * settings.section.M
+    return Runs(theta, curve, trails, stops, votes, 2 * settings.section.D * votes)
+
+
+class Block:
+    """S repetitions in progress: θ (S, d) and the state that the rule carries over."""
+
+    def __init__(
+        self,
+        world: World,
+        settings: Settings,
+        root_seeds: Sequence[int],
+        panel: LinkPanel,
+        crn: bool,
+    ) -> None:
+        self.world, self.settings, self.root_seeds = world, settings, root_seeds
+        self.panel, self.crn = panel, crn
+        self.spaces = [
+            dataclasses.replace(settings, root_seed=int(seed)).space for seed in root_seeds
+        ]
+        lead = (len(root_seeds),)
+        self.theta = np.tile(world.theta0.astype(np.float32), (*lead, 1))
+        self.state = optimizer.init(settings)
+        self.rule = rule_of(settings.section.rule)
+        self.carried = self.rule.init(settings, lead)
+        self.draws: dict[tuple[int, str | None], Uniforms] = {}
+
+    def advance(self, step: int) -> None:
+        """One step of all repetitions."""
+        query = optimizer.ask(dataclasses.replace(self.state, step=step))
+        grid, factor = self._directions(step)
+        radius = round_coef(query.mu * factor)
+        at = Perturbations(step, query.mu, query.alpha, radius, lambda: (grid, factor))
+        shifts = [self._scale(radius[:, k], grid[:, k]) for k in range(self.settings.section.K)]
+        gaps = [self._gap(step, k, shift) for k, shift in enumerate(shifts)]
+        votes = self._vote(step, np.stack(gaps, axis=1))
+        move = self.rule.move(self.settings, self.carried, at, votes)
+        self.carried = move.carried
+        if move.coef is not None:  # added direction by direction, as in a run's policies
+            for k, coef in enumerate(round_coef(move.coef * factor).T):
+                self.theta = self.theta + self._scale(coef, grid[:, k])
+
+    @staticmethod
+    def _scale(coef: Floats, grid: Floats) -> NDArray[np.float32]:
+        """Coefficients (S,) times directions (S, d), in fp32 as in a run's policies."""
+        return coef.astype(np.float32)[:, None] * grid.astype(np.float32)
+
+    def draw(self, step: int, k: int, rows: int, side: str | None) -> Uniforms:
+        """The uniform numbers (S, rows, width) of the walks of direction ``k`` at a step."""
+        ahead = max(1, min(COINS, AHEAD // (rows * self.world.width)))
+        if step % ahead == 0:
+            self.draws[k, side] = draws_ahead(
+                self.world, self.root_seeds, range(step, step + ahead), k, rows, side
+            )
+        now: Uniforms = self.draws[k, side][step % ahead]
+        return now
+
+    def _vote(self, step: int, gap: Floats) -> WeightedVotes:
+        """The step's votes, from differences of mean returns (S, K, N)."""
+        if step % COINS == 0:
+            shape = (*gap.shape[1:], self.settings.section.M)
+            self.coins = draw_coins(self.root_seeds, step, shape, COINS)
+        plus = count_plus(self.panel.chance(gap), self.coins[step % COINS])
+        nobody = np.zeros(plus.shape, dtype=bool)
+        tally = Tally(plus, self.settings.section.M - plus, 0 * plus, nobody)
+        return weigh(self.settings, None, step, tally, None)
+
+    def _directions(self, step: int) -> tuple[Floats, Floats]:
+        """Grid values (S, K, d) and their factors (S, K)."""
+        settings = self.settings
+        make = _cached_direction if settings.dim <= CACHED_DIM else parameters.direction_vector
+        each = range(settings.section.K)
+        v = np.stack([[make(space, step, k) for k in each] for space in self.spaces])
+        if not settings.law.scaled:
+            return v, np.ones(v.shape[:2])
+        squares = ((v * sample_directions.PER_UNIT) ** 2).sum(-1)
+        factors = [
+            sample_directions.gaussian_factor(int(square), settings.dim)
+            for square in squares.ravel()
+        ]
+        return v, np.reshape(factors, squares.shape)
+
+    def _gap(self, step: int, k: int, shift: NDArray[np.float32]) -> Floats:
+        """Differences of mean returns (S, N) of direction ``k``, plus minus minus."""
+        world, settings, runs = self.world, self.settings, len(self.root_seeds)
+        o = settings.section
+        rows = o.N * o.D
+        below = self.theta - shift if o.pairing == "antithetic" else self.theta
+        u = self.draw(step, k, rows, None if self.crn else "plus")
+        up = world.returns(self.theta + shift, u)
+        down = world.returns(below, u if self.crn else self.draw(step, k, rows, "minus"))
+        both = np.stack([up, down]).reshape(2, runs, o.N, o.D).mean(-1)
+        return np.asarray(both[0] - both[1])
+
+
+@functools.lru_cache(maxsize=2**18)
+def _cached_direction(space: Space, step: int, k: int) -> Floats:
+    """`szpo.optim.parameters.direction_vector` with a cache, as a bench's cells share seeds."""
+    return parameters.direction_vector(space, step, k)
+
+
+def check(settings: Settings) -> None:
+    """Refuse settings that worlds do not simulate."""
+    if settings.section.warmup:
+        raise UsageError("worlds: a warm-up is not simulated here; set warmup to 0 and give alpha")
+    if settings.section.weighting != "equal":
+        raise UsageError("worlds: weighting is not simulated here; set it to equal")
+    if settings.section.alpha is None:
+        raise UsageError(f"worlds: the rule {settings.section.rule} needs alpha; give it")
