@@ -7,7 +7,7 @@ from szpo.config.tables import Panel
 from szpo.runs.status import RoundStatus
 from szpo.types import Answer, Assignment, Comparison, Prompt, Row
 from szpo_ui import component
-from szpo_ui.comparison_view import sheet
+from szpo_ui.ballots import sheet
 from szpo_ui.credentials import Standing
 from szpo_ui.markup import ENGLISH
 from szpo_ui.screens import Facts, Progress, Screen

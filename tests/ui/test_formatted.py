@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from szpo.types import Answer, Assignment, Comparison, Prompt, Row
 from szpo.visible_text import HIDDEN, visible
-from szpo_ui import comparison_view
-from szpo_ui.comparison_view import ATTRIBUTES, CLASSES, TAGS, sheet
+from szpo_ui import ballots
+from szpo_ui.ballots import ATTRIBUTES, CLASSES, TAGS, sheet
 from szpo_ui.markup import Piece, compare, prose, whole
 from szpo_ui.markup import plain as visible_signs
 from tests.support.cases import case
@@ -60,7 +60,7 @@ GOLDEN = {
 
 @pytest.mark.parametrize("text", GOLDEN)
 def test_markdown_looks_as_meant(text):
-    assert str(comparison_view.format_single(text)) == GOLDEN[text]
+    assert str(ballots.format_single(text)) == GOLDEN[text]
 
 
 @pytest.mark.parametrize(
@@ -75,8 +75,8 @@ def test_markdown_looks_as_meant(text):
     ],
 )
 def test_what_is_not_marked_up_or_would_lose_a_word_stays_as_it_is(text):
-    assert comparison_view.format_single(text) is None
-    assert comparison_view.format_pair(text, "Another.") is None
+    assert ballots.format_single(text) is None
+    assert ballots.format_pair(text, "Another.") is None
 
 
 MARKUP = st.sampled_from([*"*_`~#>-+|![]()<>&\\\n\t 0123456789.:=", "\n\n", "    ", "```", "| "])
@@ -85,7 +85,7 @@ WORDS = st.text(alphabet=st.characters(exclude_categories=("Cs",)), max_size=8)
 
 @given(st.lists(MARKUP | WORDS | st.sampled_from(PAYLOADS), max_size=30).map("".join))
 def test_whatever_is_written_nothing_gets_through_and_nothing_is_lost(text):
-    made = comparison_view.format_single(text)
+    made = ballots.format_single(text)
     if made is None:
         return
     assert_harmless(made)
@@ -111,7 +111,7 @@ ATTRIBUTE = st.sampled_from(["class='sz-diff'", "class='sz-bar'", "style='color:
 def test_the_second_filter_lets_nothing_through_but_its_list(tags):
     each = (f"</{tag}>" if close else f"<{tag} {' '.join(attrs)}>x" for tag, attrs, close in tags)
     html = "".join(each)
-    assert_listed(comparison_view.clean_html(html))
+    assert_listed(ballots.clean_html(html))
 
 
 @pytest.mark.spine
@@ -129,21 +129,21 @@ def test_an_attack_stays_text_plain_and_formatted():
                 f"```\n{text}\n```",
                 f"# {text}",
             ):
-                for html in comparison_view.format_pair(marked, "**so**") or ():
+                for html in ballots.format_pair(marked, "**so**") or ():
                     assert_harmless(html)
 
 
 def test_both_sides_or_neither_and_nothing_but_the_texts_decides():
-    assert comparison_view.format_pair("*a*", "b")[1] == '<p dir="auto">b</p>\n'
-    assert comparison_view.format_pair("*a*", LONG) is None  # one cannot be, so neither is
+    assert ballots.format_pair("*a*", "b")[1] == '<p dir="auto">b</p>\n'
+    assert ballots.format_pair("*a*", LONG) is None  # one cannot be, so neither is
     texts = "*a* c", "**b** c"
-    one, other = (comparison_view.format_pair(*each) for each in (texts, texts[::-1]))
+    one, other = (ballots.format_pair(*each) for each in (texts, texts[::-1]))
     assert one == (other[1], other[0])
 
 
 def test_differences_are_marked_in_what_a_reader_sees():
     texts = "**It is red** today, `x`.", "**It is blue** today, `x`."
-    left, right = comparison_view.format_pair(*texts)
+    left, right = ballots.format_pair(*texts)
     assert re.findall('sz-diff">([^<]*)<', left + right) == ["red", "blue"]
     assert Outline(left).text.strip() == "It is red today, x."
 
@@ -186,7 +186,7 @@ def test_what_a_text_costs_grows_with_its_letters_alone(sign):
 
         sys.setprofile(count)
         try:
-            comparison_view.format_single.__wrapped__((sign * letters)[:letters])
+            ballots.format_single.__wrapped__((sign * letters)[:letters])
         finally:
             sys.setprofile(None)
         return made[0]

@@ -1,19 +1,48 @@
-"""Store a panelist's vote, extend a seat, answer a poller: one way for the page and the API."""
+"""What one panelist sees at once, as safe HTML, and the ballot that answers it.
+
+A text passes two filters. markdown-it parses it with HTML switched off, so tags stay text, and
+links and images are written out as text. nh3 then keeps the elements in `TAGS` and drops all
+others. Neither filter knows which policy wrote a text. Both answers of a pair are formatted, or
+neither is.
+
+No word is lost: if any letter, digit or symbol of a text would not be shown, the text is not
+formatted at all.
+
+What is shown, with its order, sides and difference marks, knows only sides A and B. Which policy a
+letter stands for is recorded with the seat in the ledger. Page and API store a vote, extend a seat
+and answer a poller in one way.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import math
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, lru_cache
+from itertools import groupby
+from operator import itemgetter
 from typing import Annotated, Any, Final, Literal, Self
 
+import nh3
+from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
+from markdown_it.token import Token
+from markdown_it.utils import OptionsDict
+from markupsafe import Markup
 from pydantic import Field, model_validator
 
 from szpo.errors import UsageError
 from szpo.ledger.database import Record
+from szpo.models.answer_shares import is_cut
 from szpo.runs.budget import WORDS_PER_MINUTE
 from szpo.runs.status import RoundStatus, redact_for_panelists
-from szpo.types import Comparison, Prompt
+from szpo.types import Answer, Assignment, Comparison, Prompt
 from szpo.voting import casting
 from szpo.voting.casting import Receipt, VoteConflictError, VoteRequest
+from szpo_ui.markup import Piece, Pieces, compare, plain, prose, whole
 from szpo_ui.requests import Body, Seat, Tab
 from szpo_ui.site import Site
 
@@ -179,3 +208,298 @@ def is_unfolded(prompt: Prompt) -> bool:
     turns = prompt.turns[:-1]
     spoken = any(role != "system" for role, _ in turns)
     return spoken and sum(len(text.split()) for _, text in turns) <= SHORT_TALK
+
+
+MOST_LETTERS: Final = 10_000
+"""Longer texts are shown as written: formatting takes up to 16 µs a character."""
+CACHED: Final = 256
+"""Pairs whose HTML is cached, since every request draws the page again."""
+TAGS: Final = frozenset((
+    "p", "br", "h3", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "pre", "code", "em",
+    "strong", "s", "hr", "table", "thead", "tbody", "tr", "th", "td", "span",
+))  # fmt: skip
+ATTRIBUTES: Final = {
+    "*": set[str](),  # without this, nh3 allows some attributes on every element
+    **{tag: {"dir"} for tag in TAGS},
+    "ol": {"dir", "start"},
+    "span": {"title"},
+}
+CLASSES: Final = {"span": {"sz-sign", "sz-diff", "sz-label", "sz-code-name"}}
+_UNMARKED: Final = frozenset(
+    ("paragraph_open", "paragraph_close", "inline", "text", "softbreak", "hardbreak")
+)
+"""Types of tokens in a text without any Markdown."""
+
+_SIGNS: Final = re.compile(r"[*_`~\[|#>\\<]|^[ \t]*(?:[-+=]|\d+[.)])", re.MULTILINE)
+"""Matches in every text with Markdown; texts without a match need no parsing."""
+
+Leaf = Callable[[str], str]
+"""Makes HTML of a stretch of visible text; called in the order of the text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A text as tokens, and the stretches of visible text in order."""
+
+    tokens: tuple[Token, ...]
+    stretches: tuple[str, ...]
+
+    @property
+    def marked_up(self) -> bool:
+        """The text has more than plain paragraphs."""
+        every = (t for token in self.tokens for t in (token, *(token.children or ())))
+        return any(token.type not in _UNMARKED for token in every)
+
+    @property
+    def visible(self) -> str:
+        """The visible text, one stretch per line."""
+        return "\n".join(self.stretches)
+
+
+@lru_cache(maxsize=CACHED)
+def format_pair(a: str, b: str) -> tuple[Markup, Markup] | None:
+    r"""Two texts as formatted HTML, with their differences marked.
+
+    Returns:
+        None if neither text has Markdown, or if one of them would lose a character.
+
+    >>> format_pair("**Yes**, two.", "Yes, two.")[0]
+    Markup('<p dir="auto"><strong>Yes</strong>, two.</p>\n')
+    >>> format_pair("Yes.", "No.") is None
+    True
+    """
+    parsed = _parse_all((a, b))
+    if parsed is None:
+        return None
+    left, right = parsed
+    marked_left, marked_right = compare(left.visible, right.visible)
+    return _render(left, marked_left), _render(right, marked_right)
+
+
+@lru_cache(maxsize=CACHED)
+def format_single(text: str) -> Markup | None:
+    """One text as formatted HTML; None in the same cases as for `format_pair`."""
+    parsed = _parse_all((text,))
+    return None if parsed is None else _render(parsed[0], [Piece(parsed[0].visible)])
+
+
+def _parse_all(texts: Sequence[str]) -> list[Parsed] | None:
+    """The texts as tokens; None if no text has Markdown, or one would lose a character."""
+    if not any(_SIGNS.search(text) for text in texts):
+        return None
+    parsed = [found for text in texts if (found := _parse(text)) is not None]
+    is_whole = len(parsed) == len(texts)
+    return parsed if is_whole and any(each.marked_up for each in parsed) else None
+
+
+def _parse(text: str) -> Parsed | None:
+    """The text as tokens; None if it is too long or would lose a character."""
+    if len(text) > MOST_LETTERS:
+        return None
+    text = plain(text).replace("\0", "\u2400")  # the parser would replace it by U+FFFD
+    tokens, stretches = _parser().parse(text), list[str]()
+    for token in tokens:
+        if token.type.startswith("heading"):
+            token.tag = f"h{min(int(token.tag[1:]) + 2, 6)}"  # the page itself uses h1 and h2
+        if token.level == 0 and token.nesting == 1:
+            token.attrSet("dir", "auto")
+
+    def collect(stretch: str) -> str:
+        stretches.append(stretch)
+        return ""
+
+    _html(tokens, collect)
+    if text.strip() and not any(stretch.strip() for stretch in stretches):
+        return None  # such as a lone "#"
+    numbers = (token.info for token in tokens if token.type == "list_item_open")
+    if _content(text) != _content("".join((*stretches, *numbers))):
+        return None
+    return Parsed(tuple(tokens), tuple(stretches))
+
+
+def _content(text: str) -> Counter[str]:
+    """How often each character occurs, without white space and ASCII punctuation."""
+    return Counter(c for c in text if c not in string.punctuation and not c.isspace())
+
+
+def _render(found: Parsed, pieces: Sequence[Piece]) -> Markup:
+    """HTML of a parsed text; the pieces, joined, are its visible text."""
+    stretches = _split(pieces, found.stretches)
+    made = _html(found.tokens, lambda _: str(prose(next(stretches))))
+    return Markup(clean_html(made))
+
+
+def clean_html(html: str) -> str:
+    """The HTML with only `TAGS`, their `ATTRIBUTES` and their `CLASSES` left."""
+    return nh3.clean(
+        html,
+        tags=set(TAGS),
+        attributes=ATTRIBUTES,
+        allowed_classes=CLASSES,
+        link_rel=None,
+        url_schemes=set(),
+    )
+
+
+def _split(pieces: Sequence[Piece], stretches: Sequence[str]) -> Iterator[list[Piece]]:
+    """Split the pieces at the ends of stretches, which are one line feed apart."""
+    differs, at = [piece.differs for piece in pieces for _ in piece.text], 0
+    for text in stretches:
+        letters = zip(text, differs[at : at + len(text)], strict=True)
+        yield [
+            Piece("".join(c for c, _ in run), marked)
+            for marked, run in groupby(letters, key=itemgetter(1))
+        ]
+        at += len(text) + 1
+
+
+def _html(tokens: Sequence[Token], leaf: Leaf) -> str:
+    return _parser().renderer.render(tokens, _parser().options, {"leaf": leaf})  # type: ignore[no-any-return]
+
+
+class _Rules(RendererHTML):
+    """Renders tokens; the environment's ``leaf`` makes the HTML of their text."""
+
+    def text(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: Any) -> str:
+        return _leaf(env, tokens[idx].content)
+
+    def code_inline(
+        self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: Any
+    ) -> str:
+        return f"<code>{_leaf(env, tokens[idx].content)}</code>"
+
+    def fence(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: Any) -> str:
+        name = tokens[idx].info.strip()
+        head = f'<span class="sz-code-name">{_leaf(env, name)}</span>' if name else ""
+        code = tokens[idx].content.removesuffix("\n")
+        return f'<pre dir="ltr">{head}<code>{_leaf(env, code)}</code></pre>\n'
+
+    def link_open(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: Any) -> str:
+        env.setdefault("links", []).append(tokens[idx])
+        return '<span class="sz-label">'
+
+    def link_close(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: Any) -> str:
+        link = env["links"].pop()
+        named = link.info != "auto"  # an automatic link shows its address already
+        return "</span>" + (_leaf(env, f" ({_address(link, 'href')})") if named else "")
+
+    def image(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: Any) -> str:
+        return _leaf(env, f"![{tokens[idx].content}]({_address(tokens[idx], 'src')})")
+
+
+def _address(token: Token, name: str) -> str:
+    title = token.attrGet("title")
+    return f"{token.attrGet(name)}" + (f' "{title}"' if title else "")
+
+
+def _leaf(env: Any, text: str) -> str:
+    made: str = env["leaf"](text) if text else ""
+    return made
+
+
+@cache
+def _parser() -> MarkdownIt:
+    """CommonMark with tables and strikethrough.
+
+    HTML, entities and references would hide part of the text. Indented code would turn an indented
+    poem into code.
+    """
+    made = MarkdownIt("commonmark", {"html": False, "breaks": True}, renderer_cls=_Rules)
+    made.enable(["table", "strikethrough"])
+    made.disable(["html_block", "html_inline", "entity", "reference", "code"])
+    # Addresses are only shown as text, so none is refused or encoded.
+    for name, rule in (("validateLink", bool), ("normalizeLink", str), ("normalizeLinkText", str)):
+        setattr(made, name, rule)
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text, split where it differs from the other side's; ``cut``: it hit the token limit."""
+
+    pieces: Pieces
+    cut: bool
+    formatted: Markup | None = None
+    """The text as HTML if it has Markdown; None if it is shown as written."""
+
+    def __str__(self) -> str:
+        """The shown part of the text, as the model wrote it."""
+        return "".join(piece.text for piece in self.pieces)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A prompt and its two answers; ``row`` is its index in the comparison, before shuffling."""
+
+    seat: str
+    row: int
+    prompt: str
+    earlier: tuple[tuple[str, Text], ...]
+    """The turns before the last one, each with its role; the model's turns are formatted."""
+    a: Text
+    b: Text
+    same: bool
+    unfolded: bool
+    """The earlier turns are a short conversation, so they are shown unfolded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """A comparison, or several of one row: pairs that differ, pairs that do not, reading time."""
+
+    pairs: tuple[Pair, ...]
+    same: tuple[Pair, ...]
+    words: int
+    """Words in the prompts, unfolded conversations and answers of the pairs that differ."""
+    minutes: int
+    """Reading time in minutes, rounded up; 0 if it is under one."""
+    gate_s: float
+    """A vote sooner than this many seconds counts as fast."""
+    formatted: bool
+    """Some text is shown as formatted Markdown."""
+
+
+def sheet(shown: Sequence[tuple[Comparison, Assignment]]) -> Sheet:
+    """The comparisons with the order of prompts and the sides that their seats recorded."""
+    pairs = [
+        _pair(seat.id, i, row.prompt, *seat.sides(row))
+        for comparison, seat in shown
+        for i, row in ((i, comparison.rows[i]) for i in seat.prompt_order)
+    ]
+    words = sum(to_read(comparison) for comparison, _ in shown)
+    return Sheet(
+        pairs=tuple(pair for pair in pairs if not pair.same),
+        same=tuple(pair for pair in pairs if pair.same),
+        words=words,
+        minutes=0 if words < WORDS_PER_MINUTE else math.ceil(words / WORDS_PER_MINUTE),
+        gate_s=gate_s(words),
+        formatted=any(
+            text.formatted is not None
+            for pair in pairs
+            for text in (pair.a, pair.b, *(text for _, text in pair.earlier))
+        ),
+    )
+
+
+def _pair(seat: str, row: int, prompt: Prompt, a: Answer, b: Answer) -> Pair:
+    written = [whole(each.text, cut=is_cut(each)) for each in (a, b)]
+    formatted = format_pair(*written) or (None, None)
+    left, right = (
+        Text(pieces, is_cut(each), html)
+        for each, pieces, html in zip((a, b), compare(*written), formatted, strict=True)
+    )
+    return Pair(
+        seat=seat,
+        row=row,
+        prompt=prompt.text,
+        earlier=tuple(_turn(role, text) for role, text in prompt.turns[:-1]),
+        a=left,
+        b=right,
+        same=a.text == b.text,
+        unfolded=is_unfolded(prompt),
+    )
+
+
+def _turn(role: str, text: str) -> tuple[str, Text]:
+    html = format_single(text) if role == "assistant" else None
+    return role, Text((Piece(text),), cut=False, formatted=html)
