@@ -77,6 +77,8 @@ def main(seeds):
                 found.append(measure(seed, Path(folder)))
             except UsageError as error:
                 print(f"seed {seed}: {error}")
+    if not found:
+        sys.exit("no seed shows two tastes; give more seeds")
     for i, against in enumerate(("the other half's", "the base", "the run's own point")):
         means = metrics.mean([sum(half[i] for half in rows) / len(rows) for rows in found])
         ends = "" if means.low is None else f" [{means.low:.2f}, {means.high:.2f}]"

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, TextIO, cast
+from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 import typer
 from rich.cells import cell_len
@@ -39,10 +39,11 @@ from rich.text import Text
 
 from szpo import memory
 from szpo.errors import SzpoError
-from szpo.models.answer_shares import is_cut
 from szpo.outgoing import blame_proxies, hide_keys
-from szpo.types import Answer, Assignment, Comparison
 from szpo.visible_text import visible
+
+if TYPE_CHECKING:
+    from szpo.types import Answer, Assignment, Comparison
 
 console = Console(highlight=False, soft_wrap=True, emoji=False)
 errors = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
@@ -439,6 +440,8 @@ def show(
 
 
 def _text(answer: Answer, signs: Mapping[str, str]) -> RenderableType:
+    from szpo.models.answer_shares import is_cut
+
     cut = is_cut(answer)
     written = Text(visible(answer.text.rstrip("\ufffd") if cut else answer.text))
     if cut or not answer.text.strip():
