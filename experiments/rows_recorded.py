@@ -9,7 +9,8 @@
     python experiments/rows_recorded.py run FOLDER --part poison      # one dishonest of five
     python experiments/rows_recorded.py run FOLDER --part say         # a line in words before
     python experiments/rows_recorded.py run FOLDER --part like        # nearness to one's own texts
-    python experiments/rows_recorded.py tables FOLDER                 # tables/rows-*.csv
+    python experiments/rows_recorded.py run FOLDER --part said        # is what a run says right?
+    python experiments/rows_recorded.py tables FOLDER                 # tables/rows-*, cells/said
 
 SmolLM2 answers sixty training prompts 32 times (temperature 1, 24 tokens), and 16 times at length
 (temperature .7, 256 tokens, of which the first 128 are the other length). Votes are about forty of
@@ -189,6 +190,12 @@ def load(folder: Path, tokens: int = 24) -> World:
 # ---- what explains votes ----
 
 
+def left_in(arm: Arm, taste: str | None) -> list[str]:
+    """The entries of the dictionary that the arm's runs have."""
+    out = DROPPED[str(taste)] if arm.drop else ()
+    return [name for name in WORLD.named.names if name not in out]
+
+
 def regressors(
     arm: Arm, rng: np.random.Generator, taste: str | None = None
 ) -> tuple[Floats, int, SparsePrior]:
@@ -196,8 +203,7 @@ def regressors(
 
     They are functions of 256 base answers that the seed draws, eight to each of 32 prompts.
     """
-    left_out = DROPPED[str(taste)] if arm.drop else ()
-    stays = np.array([name not in left_out for name in WORLD.named.names])
+    stays = np.isin(WORLD.named.names, left_in(arm, taste))
     raw, shipped, each = WORLD.features[:, stays], WORLD.scales[stays], WORLD.each
     if arm.groups == "shipped":
         scales, groups = shipped, np.array(WORLD.named.groups)[stays]
@@ -221,7 +227,7 @@ def regressors(
     if arm.dense in ("hidden", "both"):
         parts.append(WORLD.hidden)
     R, k = np.concatenate(parts, axis=1), raw.shape[1]
-    names, own = tuple(np.array(WORLD.named.names)[stays].tolist()), ()
+    names, own = tuple(left_in(arm, taste)), ()
     if arm.like:
         weights = likeness.learn(voice(arm.like)[::2], [WORLD.texts[i] for i in np.r_[*at]])
         near = nearness(weights)
@@ -460,8 +466,8 @@ def run(
                  "open": bool(largest >= GATE), "opened": opened, "nats": round(largest, 3),
                  "corr": _correlation(R, k, found, reward),
                  "whole": _correlation(R, R.shape[1], found, reward),
-                 "said": [] if found is None or largest < GATE or arm.drop or arm.like
-                 else _claims(found, prior, k)}
+                 "said": [] if found is None or largest < GATE or arm.like
+                 else _claims(found, prior, left_in(arm, taste))}
             )  # fmt: skip
     return looks
 
@@ -579,14 +585,14 @@ def _correlation(R: Floats, k: int, found: SparseFit | None, reward: Floats) -> 
     return round(float(np.corrcoef(score, truth)[0, 1]), 4)
 
 
-def _claims(found: SparseFit, prior: SparsePrior, k: int) -> list[list[Any]]:
+def _claims(found: SparseFit, prior: SparsePrior, names: Sequence[str]) -> list[list[Any]]:
     """Groups that the votes are about with more than a half: entry, sense, probability."""
-    said = []
+    said, k = [], len(names)
     for more, chances in ((True, found.more[:k]), (False, found.less[:k])):
         for group, chance in enumerate(np.bincount(prior.groups[:k], chances)):
             if chance > 0.5:
                 own = np.flatnonzero(prior.groups[:k] == group)
-                name = WORLD.named.names[int(own[np.argmax(chances[own])])]
+                name = names[int(own[np.argmax(chances[own])])]
                 said.append([name, more, round(float(chance), 3)])
     return sorted(said, key=lambda each: -each[2])
 
@@ -706,17 +712,17 @@ class Job:
     voter: str = ""
     """Verdicts without information, "one honest of five", or one of `DISHONEST`."""
     made: str = ""
-    """A taste made for calibration: one entry, two entries, no entry."""
+    """A taste made by chance: one entry, two entries, no entry."""
 
 
 def do(job: Job) -> dict[str, Any]:
     """A run with what it was."""
-    taste, voter, right = job.taste, None, []
+    taste, voter = job.taste, None
     if taste is not None and job.voter in DISHONEST:
         runs = [poisoned(job.voter, str(taste), job.seed, weigh) for weigh in (False, True)]
         return {"taste": taste, "seed": job.seed, "voter": job.voter, "runs": runs}
     if job.made:
-        taste, right = _make_taste(job.made, job.seed)
+        taste = _make_taste(job.made, job.seed)
     if job.voter == "one honest of five":
         voter = one_honest_of_five(str(taste))
     elif job.voter:
@@ -725,20 +731,19 @@ def do(job: Job) -> dict[str, Any]:
     if job.made:
         del WORLD.rewards[str(taste)]
     kind = WORLD.kinds.get(str(taste))
-    return asdict(job) | {"tokens": WORLD.tokens, "kind": kind, "looks": looks, "right": right}
+    return asdict(job) | {"tokens": WORLD.tokens, "kind": kind, "looks": looks}
 
 
-def _make_taste(kind: str, seed: int) -> tuple[str, list[list[Any]]]:
-    """A reward of one entry, two, or none; its name and the claims that are right."""
+def _make_taste(kind: str, seed: int) -> str:
+    """The name of a reward of one entry, two, or none."""
     rng, name = np.random.default_rng([seed, 31]), f"{kind}:{seed}"
     if kind == "no entry":
         WORLD.rewards[name] = rng.normal(size=len(WORLD.features))
-        return name, []
+        return name
     chosen = rng.choice(WORLD.features.shape[1], 1 + (kind == "two entries"), False)
     signs = rng.choice([-1.0, 1.0], len(chosen))
     WORLD.rewards[name] = (WORLD.features[:, chosen] / WORLD.scales[chosen]) @ signs
-    right = [[WORLD.named.names[i], bool(s > 0)] for i, s in zip(chosen, signs, strict=True)]
-    return name, right
+    return name
 
 
 CHOICES: Final = ("random", "var", "mi", "kept", "tie")
@@ -749,7 +754,11 @@ NOTHING: Final = (
 TODAY: Final = Arm("batch", "perturbed", equal="coin", groups="shipped", dense="scores")
 
 
-PARTS: Final = ("criterion", "report", "dense", "nothing", "hours", "poison", "say", "like")
+PARTS: Final = (
+    "criterion", "report", "dense", "nothing", "hours", "poison", "say", "like", "said"
+)  # fmt: skip
+ENDS: Final = (32, 80, 160, 320)
+"""Verdicts after which the runs of part `said` end; each run has its own seed."""
 WORDS: Final = {
     "sentiment": "cheerful", "no comma": "no commas", "first person": "in the first person",
     "reader": "speak to the reader",
@@ -800,6 +809,15 @@ def jobs_of(part: str, choice: str) -> list[Job]:
             for what in ("characters", "entries")
             for name, other in (("aunt", "captain"), ("captain", "aunt"))
             for like in ("", name, other)
+        ]
+    if part == "said":
+        every = [(taste, False) for taste in (*CORE, *tastes.TASTES)]
+        every += [(taste, True) for taste in CORE]
+        return [
+            Job(replace(chosen, drop=drop, most=2 * end), taste, end * 100 + s)
+            for s in range(60)
+            for end in ENDS
+            for taste, drop in every
         ]
     if part == "poison":
         often = (1, 1, 2, 2, 2, 5, 5)
@@ -914,18 +932,13 @@ def tables(folder: Path, out: Path, head: Sequence[str]) -> None:
     _table_dense([path for path in paths if path.stem.startswith("dense")], out, head)
     _table_poison([path for path in paths if path.stem.startswith("poison")], out, head)
     _table_told([path for path in paths if path.stem.startswith(("say", "like"))], out, head)
-    apart = ("dense", "poison", "say", "like")
+    _cells_said(folder, [path for path in paths if path.stem.startswith("said")], out, head)
+    apart = ("dense", "poison", "say", "like", "said")
     paths = [path for path in paths if not path.stem.startswith(apart)]
     rows = [json.loads(line) for path in paths for line in path.open()]
-    learned, nothing, said = defaultdict(list), defaultdict(list), defaultdict(list)
-    hours = defaultdict(list)
+    learned, nothing, hours = defaultdict(list), defaultdict(list), defaultdict(list)
     for row in rows:
         arm = label(row["arm"])
-        if row["made"]:
-            for look in row["looks"]:
-                for name, more, chance in look["said"]:
-                    band = next(b for b in (0.97, 0.9, 0.7, 0.5) if chance > b)
-                    said[look["read"], band].append([name, more] in row["right"])
         if row["voter"] or row["made"]:
             kind = row["voter"] or f"a taste of {row['made']}"
             kind += f", {row['taste']}" if row["voter"] == "one honest of five" else ""
@@ -972,45 +985,32 @@ def tables(folder: Path, out: Path, head: Sequence[str]) -> None:
         [kind, len(each), *(f"{np.mean([e[i] for e in each]):.3f}" for i in (0, 1))]
         for kind, each in sorted(nothing.items())
     ]
-    _table_right(folder, rows, out, head)
     heads = ["votes", "runs", "gate open at 640", "something said above 50 % at a look"]
     _write(out / "rows-nothing.csv", head, heads, found)
-    found = [
-        [read, f"above {band}", len(each), f"{np.mean(each):.3f}"]
-        for (read, band), each in sorted(said.items())
-    ]
-    _write(out / "rows-said.csv", head, ["answers read", "said", "claims", "right"], found)
 
 
-def _table_right(
-    folder: Path, rows: Sequence[dict[str, Any]], out: Path, head: Sequence[str]
-) -> None:
-    """Whether what the plain arm says is of the taste, by class and verdicts: one look a run.
+def _cells_said(folder: Path, paths: Sequence[Path], out: Path, head: Sequence[str]) -> None:
+    """What runs say at their end, a line a taste and length; blanks stand between runs.
 
-    It is if the entry's correlation with the taste within prompts, in the said sense, is .2.
+    A claim is its probability in thousandths, then "+" if the entry's correlation with the taste
+    within prompts, in the said sense, is .2.
     """
     global WORLD
-    plain, found, near = asdict(Arm(choice="kept")), defaultdict(list), {}
-    told = [row for row in rows if row["kind"] and not row["voter"] and row["seed"] >= 1000
-            and all(plain[key] == value for key, value in row["arm"].items())]  # fmt: skip
-    WORLD = load(folder) if told else WORLD
-    for row in told:
-        for look, (name, more, chance) in ((at, c) for at in row["looks"] for c in at["said"]):
-            key = row["taste"], name
-            if key not in near:
-                column = WORLD.features[:, WORLD.named.names.index(name)]
-                both = within(column), within(WORLD.rewards[row["taste"]])
-                near[key] = float(np.corrcoef(*both)[0, 1])
-            band = next(b for b in (0.9, 0.7, 0.5) if chance >= b)
-            kind = "absent" if row["kind"] == "absent" else "named, near or in parts"
-            right = near[key] * (1 if more else -1) >= 0.2
-            found[kind, look["read"] // 2, band].append((chance, right))
-    lines = [
-        [*key[:2], f"above {key[2]}", len(each), *(f"{m:.3f}" for m in np.mean(each, axis=0))]
-        for key, each in sorted(found.items())
-    ]
-    heads = ["tastes", "verdicts", "said", "claims", "said on average", "right"]
-    _write(out / "rows-right.csv", head, heads, lines)
+    rows = [json.loads(line) for path in paths for line in path.open()]
+    WORLD = load(folder) if rows else WORLD
+    found = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row["seed"]):
+        kind = "dropped" if row["arm"]["drop"] else row["kind"]
+        said, last = [], row["looks"][-1]
+        for name, more, chance in last["said"]:
+            column = WORLD.features[:, WORLD.named.names.index(name)]
+            both = within(column), within(WORLD.rewards[row["taste"]])
+            near = float(np.corrcoef(*both)[0, 1]) * (1 if more else -1)
+            said.append(f"{1000 * chance:.0f}{'+' if near >= 0.2 else '-'}")
+        found[kind, row["taste"], last["verdicts"]].append(",".join(said) or "none")
+    lines = [[*key, " ".join(each)] for key, each in found.items()]
+    heads = ["class", "taste", "votes", "claims by run"]
+    _write(out.parent / "cells" / "said.csv", head, heads, lines)
 
 
 def _table_dense(paths: Sequence[Path], out: Path, head: Sequence[str]) -> None:

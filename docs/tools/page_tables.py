@@ -27,6 +27,7 @@ from statistics import mean
 
 import numpy as np
 
+from szpo.metrics import wilson
 from szpo.types import Floats
 from szpo_simulators.study import format_interval, interval
 from szpo_simulators.summary import bootstrap
@@ -92,6 +93,12 @@ SHOWN = (
     "sentiment-rm+ppo",
 )  # fmt: skip
 """Groups of which the appendix shows every checkpoint."""
+SAID = {
+    "near or in parts": ("core", "named", "near", "parts"),
+    "own entries dropped": ("dropped",),
+    "absent": ("absent",),
+}
+"""Classes of tastes whose claims are counted together."""
 Table = tuple[Sequence[str], list[list[str]]]
 """The heading's cells, and rows of cells."""
 Cells = Sequence[Mapping[str, str]]
@@ -138,7 +145,7 @@ def around(values: Floats, digits: int) -> str:
     text = f"{found['mean']:+.{digits}f}"
     if len(values) >= FEW:
         return f"{text} [{found['low']:+.{digits}f}, {found['high']:+.{digits}f}]"
-    spread = f" ({seeds.min():+.{digits}f} to {seeds.max():+.{digits}f})"
+    spread = f" ({seeds.min():+.{digits}f}…{seeds.max():+.{digits}f})"
     return text + spread * (len(values) > 1)
 
 
@@ -346,6 +353,65 @@ def classes() -> Table:
     return ("class of tastes", *columns.values(), "name something"), rows
 
 
+def claims(votes: str, classes: Sequence[str], taste: str = "") -> list[list[str]]:
+    """What each run of a class, or of one taste of it, said at its end, after so many votes."""
+    return [
+        [claim for claim in run.split(",") if claim != "none"]
+        for cell in read_cells("said")
+        if cell["votes"] == votes and cell["class"] in classes and taste in ("", cell["taste"])
+        for run in cell["claims by run"].split()
+    ]
+
+
+def shown() -> Table:
+    """In how many runs the votes name something, also where the dictionary lacks the taste."""
+    cells = read_cells("said")
+    every = dict.fromkeys(row["votes"] for row in cells)
+
+    def some(votes: str, kind: str, taste: str = "") -> str:
+        found = claims(votes, [kind], taste)
+        return f"{sum(map(bool, found))}" + f"/{len(found)}" * (kind != "dropped")
+
+    rows = [
+        [taste, *(f"{some(n, 'core', taste)} ({some(n, 'dropped', taste)})" for n in every)]
+        for taste in dict.fromkeys(row["taste"] for row in cells if row["class"] == "dropped")
+    ]
+    rows.append(["five absent", *(some(n, "absent") for n in every)])
+    return ("by verdicts (own entries dropped)", *every), rows
+
+
+def said() -> Table:
+    """Claims of a run's last look that were right, by class of tastes and votes of the run."""
+    every, rows = dict.fromkeys(row["votes"] for row in read_cells("said")), []
+    for kind, classes in SAID.items():
+        for title, low, high in (("50–90 %", 500, 900), ("over 90 %", 900, 1001)):
+            row = [kind, title]
+            for votes in every:
+                each = [
+                    [claim[-1] == "+" for claim in run if low <= int(claim[:-1]) < high]
+                    for run in claims(votes, classes)
+                ]
+                row.append(right_of(np.array([[sum(run), len(run)] for run in each], float)))
+            rows.append(row)
+    return ("tastes, by verdicts", "said", *every), rows
+
+
+def right_of(runs: Floats) -> str:
+    """Right claims of all (runs, 2), with the interval over resampled runs.
+
+    Where all or none are right nothing varies: Wilson's over the runs that claim something.
+    """
+    (right, claims), some = runs.sum(0), int((runs[:, 1] > 0).sum())
+    if some < FEW:
+        return f"{right:.0f}/{claims:.0f}" if claims else ""
+    if right in (0, claims):
+        low, high = wilson(some if right else 0, some)
+    else:
+        found = bootstrap(runs[:, 0], runs[:, 1])
+        low, high = found["low"], found["high"]
+    return f"{right:.0f}/{claims:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
+
+
 def differences() -> Table:
     """Gain of one arm less that of another on the same seeds and prompts, with the KL of both."""
     ours, rows = checkpoints("sentiment-regression"), []
@@ -379,6 +445,7 @@ MADE: Mapping[str, Callable[[], Table]] = {
     "forty": forty, "ways": ways, "beside": beside, "groups": groups, "published": published,
     "published-smollm2": published_smollm2, "equal": equal, "notes": notes,
     "tiny": partial(compared, "tiny"), "classes": classes, "differences": differences,
+    "said": said, "shown": shown,
 }  # fmt: skip
 """Tables that are worked out from cells."""
 

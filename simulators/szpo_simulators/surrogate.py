@@ -2,8 +2,6 @@
 
 The world of recorded answers (`Recorded`) replaces the policy, so that a run takes a second.
 *Tastes*: how many runs show evidence of the taste? *Chance*: how many do so if votes are random?
-*Calibration*: tastes are one dictionary entry, two entries, or noise that no entry explains; are
-a run's claims right as often as it says?
 
 These answers differ from those from which the coordinates were made. The world has no guards, and
 a policy's log-probability is linear in its coordinates there, unlike a real policy's.
@@ -250,8 +248,7 @@ PAIRS: Final = {
     "as a run asks": Plan(0.0, noise=NOISE),
     "of the start": Plan(0.0, radius=0.0, step=0.0),
 }
-KINDS: Final = ("one entry", "two entries", "no entry")
-RUNS, CHANCE, CALIBRATED, COMPARED = 60, 200, 500, 40
+RUNS, CHANCE, COMPARED = 60, 200, 40
 PROMPTS, EACH = 40, 32
 """Training prompts, and recorded answers to each."""
 SEED: Final = 90_000
@@ -264,9 +261,6 @@ SAID: Final = 0.5
 """A run claims a group of features if its probability exceeds this."""
 SELDOM_KL: Final = 0.2
 """KL of a recommended point, nats, that runs of random votes should exceed seldom."""
-BANDS: Final = ((0.5, 0.7), (0.7, 0.9), (0.9, 0.97), (0.97, 1.0))
-"""Bands of a claim's probability; the share of right claims is reported for each."""
-LOOKS: Final = (16, 32, 40)
 GATE: Final = math.log(Plan(0.0).gate)
 
 
@@ -301,9 +295,6 @@ def main(study: Study) -> dict[str, list[dict[str, Any]]]:
     tables["classes"] = study.cells("classes", specs, partial(compare_coordinates, world, rewards))
     specs = [{"chance": True, "seeds": CHANCE // few}]
     tables["chance"] = study.cells("chance votes", specs, partial(count_chance, world))
-    specs = [{"kind": kind, "seeds": CALIBRATED // 3 // few} for kind in KINDS]
-    said = study.cells("calibration", specs, partial(collect_said, world))
-    tables["calibration"] = tabulate_said(said)
     for part, rows in tables.items():
         study.table(part, rows, {head: head for head in rows[0]}, part)
     study.end()
@@ -424,47 +415,6 @@ def count_chance(world: Recorded, spec: Spec) -> dict[str, float]:
     }  # fmt: skip
 
 
-def collect_said(world: Recorded, spec: Spec) -> dict[str, Any]:
-    """All claims of runs with tastes of a kind: votes, probability, and whether right."""
-    found = []
-    for seed in range(spec["seeds"]):
-        draw = generator(derive(seed, "surrogate taste", name=spec["kind"]))
-        named = world.named
-        reward, right = draw.normal(size=len(world.prompts)), set[tuple[str, bool]]()
-        if spec["kind"] != "no entry":
-            chosen = draw.choice(len(named.names), 1 + (spec["kind"] == "two entries"), False)
-            signs = draw.choice([-1.0, 1.0], len(chosen))
-            reward = world.features[:, chosen] @ signs
-            right = {(named.names[i], s > 0) for i, s in zip(chosen, signs, strict=True)}
-        liked = replace(world, reward=reward)
-        (looks,) = run_all(liked, {**spec, "seeds": 1, "first": seed}, Plan(0.0, noise=NOISE))
-        for look in looks:
-            if look.votes in LOOKS:
-                found += [
-                    [look.votes, claim.chance, is_right(claim, right, named)]
-                    for claim in said_of(look, named)
-                ]
-    return {"runs": spec["seeds"], "said": found}
-
-
-def tabulate_said(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Share of right claims by number of votes and band of probability."""
-    every = [tuple(each) for row in rows for each in row["said"]]
-    found = []
-    for votes in LOOKS:
-        for low, high in BANDS:
-            here = [(p, ok) for n, p, ok in every if n == votes and low < p <= high]
-            if here:
-                right = sum(ok for _, ok in here)
-                mean = sum(p for p, _ in here) / len(here)
-                below, above = wilson(right, len(here))
-                found.append(
-                    {"votes": votes, "said": mean, "claims": len(here), "right": right / len(here),
-                     "low": below, "high": above}
-                )  # fmt: skip
-    return found
-
-
 def run_all(
     world: Recorded, spec: Spec, plan: Plan, *, chance: bool = False, on_scores: bool = False
 ) -> list[list[Look]]:
@@ -472,8 +422,7 @@ def run_all(
     draw = generator(derive(0, "surrogate voter", name=json.dumps(dict(spec))))
     beta = 0.0 if chance else world.voter(plan.rows, AGREEMENT, draw)
     prior = None if on_scores else named_features.prior_of(world.named, plan.rows)
-    first = spec.get("first", 0)
-    return [run(world, prior, replace(plan, beta=beta), first + i) for i in range(spec["seeds"])]
+    return [run(world, prior, replace(plan, beta=beta), seed) for seed in range(spec["seeds"])]
 
 
 def said_of(look: Look, named: NamedFeatures) -> tuple[Claim, ...]:
@@ -481,9 +430,3 @@ def said_of(look: Look, named: NamedFeatures) -> tuple[Claim, ...]:
     if look.found is None or look.log_factor < GATE:
         return ()
     return named_features.claims(look.found, named, SAID)
-
-
-def is_right(claim: Claim, liked: set[tuple[str, bool]], named: NamedFeatures) -> bool:
-    """Whether the claimed group contains a liked entry with the same sign."""
-    group = {named.names[i] for i in named_features.members(named, claim.feature)}
-    return any(name in group and more == claim.more for name, more in liked)
