@@ -269,7 +269,7 @@ def erase_remarks(ledger: Ledger, panelist: str | None) -> int:
 def offer_as_feature(text: str) -> tuple[str, ...]:
     r"""The options that make a line a feature of a later run, safe to paste into a shell.
 
-    >>> print(*offer("the warm, funny ones"), sep="\n")
+    >>> print(*offer_as_feature("the warm, funny ones"), sep="\n")
     --set 'features.add=["keyword:warm+funny+ones"]'
     --set 'features.add=["judge: the warm, funny ones"]'
     """
