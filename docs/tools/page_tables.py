@@ -8,9 +8,9 @@ heading; the text around it is written by hand. Those of `MADE` are worked out f
 first lines of a file say which command, commit and machine made it, and when. ``--check`` writes
 nothing and ends with 1 if a page does not have the tables of the files.
 
-Gains on SmolLM2 count from eighty answers of the base to each prompt: cells hold those from the
-five that each was measured beside, ``cells/base.csv`` what lies between. Brackets are a 95 %
-interval (bootstrap of seeds and prompts), parentheses the range of fewer than `FEW` seeds.
+Gains count from eighty answers of the base to each prompt: cells hold those from the few (five,
+of tiny four) that each was measured beside, ``cells/base.csv`` what lies between. Brackets are a
+95 % interval (bootstrap of seeds and prompts), parentheses the range of fewer than `FEW` seeds.
 """
 
 from __future__ import annotations
@@ -124,12 +124,10 @@ def by_prompt(text: str) -> Floats:
 
 
 @cache
-def offset(reward: str, tokens: str) -> Floats:
-    """By prompt, the mean of five answers of the base less that of eighty."""
-    found = {(row["reward"], row["tokens"]): row for row in read_cells("base")}[reward, tokens]
-    return by_prompt(found["mean of five by prompt"]) - by_prompt(
-        found["mean of eighty by prompt"]
-    )
+def offset(reward: str, at: str) -> Floats:
+    """By prompt, few answers of the base less eighty, in the mean; ``at``: tokens or plan."""
+    found = {(row["reward"], row["tokens or plan"]): row for row in read_cells("base")}[reward, at]
+    return by_prompt(found["mean of few by prompt"]) - by_prompt(found["mean of eighty by prompt"])
 
 
 def gains(cells: Cells) -> Floats:
@@ -190,7 +188,7 @@ def forty() -> Table:
             around(gains(cells), 2),
             f"{gains(cells).mean(1).min():+.2f}, {gains(cells).mean(1).max():+.2f}",
             f"{mean(kl(cells)):.1f}",
-            f"{held(cells, 4)} of {len(cells)}",
+            f"{held(cells, 4)}/{len(cells)}",
         ]
         for group, cells in groups_of("features").items()
         if group.partition("-")[0] not in (*WAYS, "scores", "classes", "dropped", "reading")
@@ -275,7 +273,7 @@ def row_of_rule(title: str, votes: int, cells: Cells, values: Floats) -> list[st
         str(len(cells)),
         around(values, 3),
         f"{mean(kl(cells)):.1f}",
-        f"{held(cells, 3)} of {len(cells)}",
+        f"{held(cells, 3)}/{len(cells)}",
     ]
 
 
@@ -307,7 +305,8 @@ def notes() -> Table:
             for share, taste in itertools.product(NOTES_AT, tastes):
                 group = f"t-{where}-{taste.replace(' ', '-')}-{rule}"
                 cells = in_adapters(group, "share", share)
-                row.append(f"{mean_gain(cells)}, {mean(kl(cells)):.1f}")
+                values = np.array([by_prompt(cell["by_prompt"]) for cell in cells])
+                row.append(f"{around(values, 2)}, {mean(kl(cells)):.1f}")
             rows.append(row)
     columns = [f"{taste}, {n}" for n, taste in itertools.product(NOTES_AT.values(), tastes)]
     return ("where, asked by", "rule", *columns), rows
@@ -323,6 +322,7 @@ def published() -> Table:
         said = []
         for cells in points.values():
             values = np.array([by_prompt(cell["gain by prompt"]) for cell in cells])
+            values += offset("sentiment", "published")
             said.append(f"{around(values, 3)}, {mean(kl(cells)):.1f}, {held(cells, 3)}")
         rows.append([title, str(len(points["1"])), *said])
     return ("method", "seeds", "240 votes: gain, KL, guards", "2,400 votes"), rows
@@ -333,7 +333,8 @@ def compared(name: str) -> Table:
     rows = []
     for cell in read_cells(name):
         method, ask, each, stopped, *rest = cell.values()
-        gain = format_interval(interval(by_prompt(each).tolist()), 3).replace(" ", "")
+        gains = by_prompt(each) + offset("sentiment", name)
+        gain = format_interval(interval(gains.tolist()), 3).replace(" ", "")
         lost = f", {stopped} stopped" if stopped != "0" else ""
         rows.append([method, ask, gain + lost, *rest])
     heading = [*read_cells(name)[0]]
@@ -349,7 +350,7 @@ def classes() -> Table:
         each = [row for row in read_cells("classes") if row["class"] == kind]
         said, runs = (sum(int(row[name]) for row in each) for name in ("said", "seeds"))
         means = [f"{mean(float(row[name]) for row in each):+.2f}" for name in columns]
-        rows.append([kind, *means, f"{said} of {runs}"])
+        rows.append([kind, *means, f"{said}/{runs}"])
     return ("class of tastes", *columns.values(), "name something"), rows
 
 
@@ -419,14 +420,19 @@ def differences() -> Table:
         theirs = checkpoints(METHODS[title][0])
         each = [apart(*two) for two in zip(ours, (theirs[0], theirs[1], theirs[3]), strict=True)]
         rows.append([f"regression less {title}", str(len(theirs[0])), "; ".join(each)])
-    each = []
-    for group in groups_of("features"):
-        if group.startswith("dropped-"):
-            named, scores = pair_up(group)
-            each.append(
-                f"{group.removeprefix('dropped-').replace('-', ' ')} {apart(scores, named)}"
-            )
-    rows.append(["scores less named features, own entries dropped", "3", "; ".join(each)])
+    for kind, start in (
+        ("named", "classes-named-"),
+        ("dropped", "dropped-"),
+        ("absent", "classes-absent-"),
+    ):
+        each, seeds = [], 0
+        for group in groups_of("features"):
+            if group.startswith(start):
+                named, scores = pair_up(group)
+                seeds = len(named)
+                taste = group.removeprefix(start).replace("-", " ")
+                each.append(f"{taste} {apart(scores, named)}")
+        rows.append([f"scores less named features: {kind}", str(seeds), "; ".join(each)])
     return ("what", "seeds", "difference of gains (nats of each)"), rows
 
 
@@ -437,7 +443,7 @@ def apart(ours: Cells, theirs: Cells) -> str:
         sorted((cell for cell in cells if cell["seed"] in both), key=lambda cell: cell["seed"])
         for cells in (ours, theirs)
     )
-    nats = f"({mean(kl(one)):.1f}, {mean(kl(other)):.1f})"
+    nats = f"({mean(kl(one)):.1f}/{mean(kl(other)):.1f})"
     return f"{around(gains(one) - gains(other), 2)} {nats}"
 
 
