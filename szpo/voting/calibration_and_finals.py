@@ -272,7 +272,7 @@ def choose_final(ledger: Ledger, panelist: str, now: int) -> tuple[str, Letter] 
 
 
 def count_left(ledger: Ledger, panelist: str, now: int) -> int:
-    """How many final comparisons are left for the panelist; 0 where `choose_final` returns None."""
+    """How many final comparisons are left for a panelist; 0 where `choose_final` returns None."""
     return sum(len(left) for _, _, left in _find_left(ledger, panelist, now))
 
 
