@@ -79,6 +79,19 @@ EQUAL = {
     "reward model + RLOO": "trial-sentiment-0-rloo",
 }
 """Groups of the frozen plan of adapters that read as many answers."""
+MIXING = {
+    "sentiment": ("sentiment-rows-regression", "sentiment-regression"),
+    "no comma": ("no-comma-rows-regression", "no-comma-regression"),
+    "first person": ("first-person-rows-regression", "first-person-regression"),
+    "reader": ("reader-rows-regression", "reader-regression"),
+    "sentiment and no comma": ("rows-both-regression", ""),
+    "first person less sentiment": ("rows-without-regression", ""),
+    "*last line*": ("", "sealed-last-line-regression"),
+    "*sound echo*": ("", "sealed-sound-echo-regression"),
+    "*deeds*": ("", "sealed-deeds-regression"),
+    "*two sides*": ("", "sealed-two-sides-regression"),
+}
+"""Groups of the frozen plans of adapters and of improving; sealed tastes are in italics."""
 NOTES = {
     "eight adapters, batches": ("eight-batches", ("sign",)),
     "eight adapters, rows": ("eight-rows", ("known", "sign")),
@@ -277,9 +290,9 @@ def row_of_rule(title: str, votes: int, cells: Cells, values: Floats) -> list[st
     ]
 
 
-def in_adapters(group: str, column: str, value: str) -> Cells:
-    """The cells of a group of the frozen plan of adapters that have this value in a column."""
-    return [c for c in read_cells("adapters") if c["group"] == group and c[column] == value]
+def chosen(group: str, column: str, value: str, file: str = "adapters") -> Cells:
+    """The cells of a group of a file that have this value in a column."""
+    return [c for c in read_cells(file) if c["group"] == group and c[column] == value]
 
 
 def mean_gain(cells: Cells) -> str:
@@ -291,9 +304,29 @@ def equal() -> Table:
     read_at = ("160", "320", "640")
     rows = []
     for title, group in EQUAL.items():
-        at = [in_adapters(group, "answers_read", n) for n in read_at]
+        at = [chosen(group, "answers_read", n) for n in read_at]
         rows.append([title, *map(mean_gain, at), f"{mean(kl(at[-1])):.1f}"])
     return ("sentiment, by answers read", *read_at, "nats"), rows
+
+
+def mixing() -> Table:
+    """Tastes by answers read, in adapters alone, and improved between votes as well."""
+    read_at, rows = ("160", "320", "640"), []
+    for title, (group, improved) in MIXING.items():
+        at = [chosen(group, "answers_read", n) for n in read_at]
+        new = chosen(improved, "answers_read", read_at[-1], "improve")
+        if any(at) or new:
+            rows.append([title, *map(gain_of, at), nats_of(at[-1]), gain_of(new), nats_of(new)])
+    return ("taste", *read_at, "nats", "improved, 640", "nats"), rows
+
+
+def gain_of(cells: Cells) -> str:
+    """Mean gain, with the range of several seeds; empty where no cell has run."""
+    return around(np.array([by_prompt(c["by_prompt"]) for c in cells]), 2) if cells else ""
+
+
+def nats_of(cells: Cells) -> str:
+    return f"{mean(kl(cells)):.1f}" if cells else ""
 
 
 def notes() -> Table:
@@ -304,9 +337,8 @@ def notes() -> Table:
             row = [title, rule]
             for share, taste in itertools.product(NOTES_AT, tastes):
                 group = f"t-{where}-{taste.replace(' ', '-')}-{rule}"
-                cells = in_adapters(group, "share", share)
-                values = np.array([by_prompt(cell["by_prompt"]) for cell in cells])
-                row.append(f"{around(values, 2)}, {mean(kl(cells)):.1f}")
+                cells = chosen(group, "share", share)
+                row.append(f"{gain_of(cells)}, {nats_of(cells)}")
             rows.append(row)
     columns = [f"{taste}, {n}" for n, taste in itertools.product(NOTES_AT.values(), tastes)]
     return ("where, asked by", "rule", *columns), rows
@@ -449,7 +481,8 @@ def apart(ours: Cells, theirs: Cells) -> str:
 
 MADE: Mapping[str, Callable[[], Table]] = {
     "forty": forty, "ways": ways, "beside": beside, "groups": groups, "published": published,
-    "published-smollm2": published_smollm2, "equal": equal, "notes": notes,
+    "published-smollm2": published_smollm2, "equal": equal, "mixing": mixing,
+    "notes": notes,
     "tiny": partial(compared, "tiny"), "classes": classes, "differences": differences,
     "said": said, "shown": shown,
 }  # fmt: skip
