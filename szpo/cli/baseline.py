@@ -460,5 +460,6 @@ def _show_progress(method: str) -> Iterator[OnStep]:
             names = [n for n in ("loss", "reward", "kl") if n in moment.figures]
             figures = ", ".join(f"{n} {moment.figures[n]:.3f}" for n in names)
             bar.update(task, completed=moment.step, total=moment.of, figures=figures)
+            console.doing(f"{method}: step {moment.step} of {moment.of}, {figures}")
 
         yield on_step
