@@ -395,7 +395,7 @@ def run_demo(config: Config, path: Path, *, quiet: bool, verbose: bool = False) 
 
 
 def describe(found: dict[str, Any], path: Path) -> list[str]:
-    """The result as lines: figures, texts, next commands, failed guards, what votes taught."""
+    """The result as lines: figures, texts, what votes taught, failed guards, next commands."""
     low, high = found["interval"]
     lines = [
         "",
@@ -411,8 +411,13 @@ def describe(found: dict[str, Any], path: Path) -> list[str]:
     for text in found["texts"]:
         before, after = _where_they_differ(text["before"], text["after"])
         lines += ["", visible(text["prompt"]), f"  before  {before}", f"  after   {after}"]
+    taste = _describe_taste(found["nearest"], found["taught"], path)
+    lines += ["", *filter(None, (*taste, found["last_pairs"]))]
+    if failed := [guard["name"] for guard in found["guards"] if not guard["ok"]]:
+        lines += [f"guard failed, so szpo export refuses the adapter: {'; '.join(failed)}"]
     seconds, machine = found["seconds"], found["machine"]
-    lines += [
+    return [
+        *lines,
         "",
         f"took {seconds['all'] / 60:.1f} min (set-up {seconds['setup'] / 60:.1f}, tuning "
         f"{seconds['tuning'] / 60:.1f}, measuring "
@@ -426,11 +431,6 @@ def describe(found: dict[str, Any], path: Path) -> list[str]:
         f"  szpo export {path}        # the adapter, for PeftModel.from_pretrained",
         "  szpo init                        # settings for a run of your own",
     ]
-    failed = [guard["name"] for guard in found["guards"] if not guard["ok"]]
-    if failed:
-        lines += ["", f"guard failed: {'; '.join(failed)}"]
-    taste = _describe_taste(found["nearest"], found["taught"], path)
-    return [*lines, "", *filter(None, (*taste, found["last_pairs"]))]
 
 
 def _describe_taste(nearest: str, lesson: str, path: Path) -> tuple[str, str]:

@@ -90,7 +90,7 @@ def taste(
 
 
 def score(
-    file: Path = typer.Argument(..., help="Prompts with answers (.jsonl, as for TRL's SFT)."),
+    file: Path = typer.Argument(..., help="Records of prompt and completion: .jsonl or .csv."),
     liked: str = TASTE,
     out: Path | None = typer.Option(None, "--out", help="Write the records with scores: .jsonl."),
     feature: list[str] = FEATURE,

@@ -56,7 +56,7 @@ def preset(name: str) -> dict[str, Any]:
     known = _preset_texts()
     if name not in known:
         raise UsageError(
-            f'no preset "{name}"{suggest(name, known)}; there are: {", ".join(known)}'
+            f'no preset "{name}"; there are: {", ".join(known)}{suggest(name, known)}'
         )
     return tomllib.loads(known[name])
 
@@ -67,11 +67,15 @@ def load(
     """Load a run's settings from a preset, a file and ``key=value`` texts; later ones win.
 
     Raises:
-        UsageError: A file is missing or unreadable, or a setting is unknown or out of range.
+        UsageError: A file holds no settings, or a setting is unknown or out of range.
 
     >>> load(sets=["optimizer.N=4", "reward=length:40"]).panel.reward
     'length:40'
     """
+    if path and path.suffix.lower() in (".csv", ".jsonl"):
+        raise UsageError(
+            f"{path.name} holds no settings; if it holds prompts, give --set prompts.path={path}"
+        )
     tree: dict[str, Any] = {}
     if preset_name is not None:
         merge(tree, preset(preset_name))

@@ -85,7 +85,9 @@ def read(
         pairs += one.pairs
         ties += one.ties
     if bad and not skip_bad:
-        raise UsageError(_describe_bad(bad) + (_other_format(Path(path), kind) if guessed else ""))
+        other = _other_format(Path(path), kind) if guessed else ""
+        left = "; --skip-bad of szpo pairs leaves such records out" * bool(pairs)
+        raise UsageError(_describe_bad(bad) + (other or left))
     if not count:
         raise UsageError(f"{path} holds no records")
     return Preferences(tuple(pairs), ties, count, tuple(bad.values()))
@@ -133,7 +135,7 @@ def read_records(
                 )
         case _:
             raise UsageError(
-                f"{path}: preferences are read from .jsonl, .jsonl.gz, .json and .csv files"
+                f"{path}: records are read from .jsonl, .jsonl.gz, .json and .csv files"
             )
 
 

@@ -390,7 +390,7 @@ def improve(
         base = check(start, base=True)
         still = all((here[name] == value).all() for name, value in start.items())
         state = Improved(seed, here, here, base, base if still else check(here))
-    report(state)
+        report(state)
     while not state.stopped:
         state = _take_step(policy, score, way, plan, state, taught, check, keep)
         report(state)

@@ -173,7 +173,7 @@ def mixer_of_run(ledger: Ledger, say: Say) -> Mixer:
     parts = assemble.reopen(ledger, panel=False, say=say)
     blocks = parts.language.subspace.blocks
     if blocks is None:
-        raise UsageError("this run's coordinates have no names to mix; see subspace.adapters")
+        raise UsageError("this run has no named adapters to mix; szpo adapters make makes some")
     return Mixer(parts.config, parts.language, blocks, tuple(parts.prompts.heldout))
 
 

@@ -29,7 +29,8 @@ def test_pairs_reads_a_file_of_another_project_and_writes_trl(tmp_path, capsys):
     out = tmp_path / "pairs.jsonl"
     arguments = ["pairs", str(source), "--from", "hh", "--out", str(out)]
     assert app.call(arguments) == 2
-    assert "train.jsonl:2: needs rejected (found: chosen)" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "train.jsonl:2: needs rejected (found: chosen)" in told and "--skip-bad" in told
     assert not out.exists()
     assert app.call([*arguments, "--skip-bad"]) == 0
     reported = capsys.readouterr()
@@ -109,7 +110,7 @@ def test_pairs_of_a_run_are_those_of_its_ledger(tmp_path, capsys):
     assert "no run nothing" in capsys.readouterr().err
     (tmp_path / "votes.txt").write_text("a,b\n")
     assert app.call(["pairs", str(tmp_path / "votes.txt")]) == 2
-    assert "preferences are read from .jsonl" in capsys.readouterr().err
+    assert "records are read from .jsonl" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])

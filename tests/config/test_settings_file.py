@@ -197,7 +197,7 @@ def test_refusals_say_what_is_wrong_and_how_many_mistakes_there_are():
             settings_file.load(sets=sets)
     with pytest.raises(UsageError, match=r"\(and 2 more\)$"):
         settings_file.load(sets=["mu=0", "N=0", "panel.size=0"])
-    with pytest.raises(UsageError, match=re.escape('no preset "demmo"; did you mean "demo"?')):
+    with pytest.raises(UsageError, match=r'"demmo"; there are: .*, tiny; did you mean "demo"\?$'):
         settings_file.load(preset_name="demmo")
 
 

@@ -170,7 +170,11 @@ def test_an_improvement_resumed_from_a_file_ends_like_an_uninterrupted_one(polic
     since, origin = score_ascent.load(tmp_path / "state.npz")
     assert origin == ("run", 9)
     assert (since.steps, since.base) == (done[1].steps, done[1].base)
-    end = improve(policy, cheer, ASKED, NaturalGradient(), PLAN, seed=3, since=since)
+    said: list[Improved] = []
+    end = improve(
+        policy, cheer, ASKED, NaturalGradient(), PLAN, seed=3, since=since, report=said.append
+    )
+    assert [len(state.steps) for state in said] == [*range(2, len(done))]  # none is said twice
     assert digest(policy, end) == digest(policy, done[-1])
     assert (end.steps, end.stopped) == (done[-1].steps, done[-1].stopped)
     (tmp_path / "state.npz").write_bytes(b"no state")

@@ -59,6 +59,10 @@ def test_the_report_shows_the_held_out_table(demo_run):
     assert f"{found['before']:.3f}" in page and f"{found['gain']:+.3f}, 95 %" in page
     assert "own prompt over the best of 3 others" in page
     assert all(guard["name"] in page for guard in found["guards"])
+    lost = [{**guard, "ok": False} for guard in found["guards"]]
+    told = demo.describe({**found, "guards": lost}, path)
+    why = next(i for i, line in enumerate(told) if line.startswith("guard failed"))
+    assert why < told.index("next:") and told[-1].startswith("  szpo init")
 
 
 @pytest.mark.full
