@@ -168,6 +168,13 @@ def test_a_child_follows_a_parent_that_is_killed():
 # ---- the whole command ----
 
 
+def test_an_interrupt_pressed_twice_leaves_the_application_its_end():
+    pressed = server._Server(server.configure(None))
+    for _ in "ab":
+        pressed.handle_exit(signal.SIGINT, None)
+    assert pressed.should_exit and not pressed.force_exit
+
+
 @pytest.mark.full
 def test_it_serves_without_torch_and_ends_on_a_signal(run, capsys):
     """On SIGTERM; the next test ends another by SIGINT."""

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -227,7 +228,13 @@ def answer(application: Any, listener: socket.socket, *, proxied: bool = False) 
         gc.collect()
         gc.freeze()
     config = configure(application, raise_file_limit(CONNECTIONS), proxied=proxied)
-    uvicorn.Server(config).run(sockets=[listener])
+    _Server(config).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self.should_exit:  # a second signal would leave out what the application ends with
+            super().handle_exit(sig, frame)
 
 
 @contextlib.contextmanager
