@@ -180,7 +180,7 @@ def test_requests_without_a_valid_link_are_refused(tmp_path):
         assert len(stage.ledger.query("SELECT 1 FROM panelists")) == 1
         with httpx.Client(base_url=stage.url) as other:
             assert join(other, token=token, participant=PID) == (409, "full")
-            for _ in range(2 * login.ARRIVALS_AT_ONCE):  # on a slow machine places come back meanwhile
+            for _ in range(2 * login.ARRIVALS_AT_ONCE):  # places come back meanwhile
                 answer = other.post("/join", json={"token": "wrong"})
                 if answer.status_code == 429:
                     break
