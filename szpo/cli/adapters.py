@@ -115,8 +115,10 @@ def make(
     _show(made)
     scored = sum(entry["answers"] for entry in made) + answers
     console.say(
-        f"{len(made)} adapters in {target}: {minutes:.1f} minutes, peak {peak:.2f} GiB, some "
-        f"{scored:,} scored answers, none read by anybody"
+        f"{len(made)} made in {target}: {minutes:.1f} minutes, peak {peak:.2f} GiB, some "
+        f"{scored:,} scored answers, none read by anybody\n"
+        f"next: szpo answer {target} --set model.name={config.model.name} --page"
+        "  # 2 or more, mixed by sliders"
     )
 
 

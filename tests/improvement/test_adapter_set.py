@@ -240,7 +240,8 @@ def test_the_command_makes_a_set_and_tells_what_it_reaches(tmp_path, capsys):
     assert not folder.exists()
     assert app.call(["adapters", "make", str(folder), *few, *sets, "--yes"]) == 0
     out = capsys.readouterr().out
-    assert "taste" in out and "1 adapters in" in out and "peak" in out
+    assert out.splitlines()[-1].startswith(f"next: szpo answer {folder} --set model.name=tiny")
+    assert "taste" in out and "1 made in" in out and "peak" in out
     assert app.call(["adapters", "make", str(folder), *few, *sets, "--yes", "--json"]) == 0
     (liked,) = json.loads(capsys.readouterr().out)["adapters"]
     assert liked["after"] > liked["before"] + 0.1

@@ -89,7 +89,8 @@ async def read(model: type[M], request: Request) -> M:
 def first_fault(error: ValidationError) -> tuple[str, str]:
     """The first wrong field ("" for the whole body), and its error message."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    return ".".join(str(part) for part in first["loc"]), first["msg"]
+    parts = [str(part) for part in first["loc"]]  # with the types tried, as literal['A','B']
+    return ".".join(part for part in parts if "[" not in part), first["msg"]
 
 
 def if_changed(request: Request, tag: str, found: object) -> Response:
