@@ -89,6 +89,11 @@ def test_presets_are_valid_and_survive_the_written_file(name):
     assert len(short) < len(long) / 3
 
 
+def test_people_wait_for_no_measurement_in_the_middle_of_a_run():
+    assert settings_file.load(preset_name="people").evaluation.along == 0
+    assert settings_file.load(preset_name="demo").evaluation.along > 0  # a program can wait
+
+
 def test_init_explains_ten_settings_and_what_was_set_or_all(tmp_path):
     def written(*more: str) -> tuple[set[str], str]:
         file = tmp_path / "run.toml"
