@@ -168,6 +168,11 @@ def kl(cells: Cells) -> list[float]:
     return [float(cell["kl"]) for cell in cells]
 
 
+def nats_of(cells: Cells) -> str:
+    """Mean KL; empty where no cell has run."""
+    return f"{mean(kl(cells)):.1f}" if cells else ""
+
+
 def groups_of(plan: str) -> dict[str, list[Mapping[str, str]]]:
     """The cells of a frozen plan by group, in the file's order."""
     found: dict[str, list[Mapping[str, str]]] = {}
@@ -200,7 +205,7 @@ def forty() -> Table:
             asked.get(group, ""),
             around(gains(cells), 2),
             f"{gains(cells).mean(1).min():+.2f}, {gains(cells).mean(1).max():+.2f}",
-            f"{mean(kl(cells)):.1f}",
+            nats_of(cells),
             f"{held(cells, 4)}/{len(cells)}",
         ]
         for group, cells in groups_of("features").items()
@@ -220,7 +225,7 @@ def ways() -> Table:
             plain = [cell for cell in found[taste] if cell["seed"] in seeds]
             each = ", ".join(f"{gain:+.2f}" for gain in gains(cells).mean(1))
             of = (f"{gains(plain).mean():+.2f}", f"{gains(cells).mean():+.2f}", each)
-            rows.append([WAYS[way], taste.replace("-", " "), *of, f"{mean(kl(cells)):.1f}"])
+            rows.append([WAYS[way], taste.replace("-", " "), *of, nats_of(cells)])
     return ("changed", "taste", "unchanged", "mean gain", "each seed", "mean KL"), rows
 
 
@@ -239,7 +244,7 @@ def beside() -> Table:
     for group in groups_of("features"):
         for start in BESIDE:
             if group.startswith(f"{start}-"):
-                said = [f"{gains(of).mean():+.2f}/{mean(kl(of)):.1f}" for of in pair_up(group)]
+                said = [f"{gains(of).mean():+.2f}/{nats_of(of)}" for of in pair_up(group)]
                 taste = group.removeprefix(f"{start}-").replace("-", " ")
                 rows[start].append(f"{taste} {said[0]} ({said[1]})")
     heading = ("tastes", "gain/nats on named features (on score components)")
@@ -253,7 +258,7 @@ def groups() -> Table:
         lines = []
         for cells in checkpoints(group):
             answers = round(mean(float(cell["answers read"]) for cell in cells))
-            nats = f"{mean(kl(cells)):.1f} ({max(kl(cells)):.1f})"
+            nats = f"{nats_of(cells)} ({max(kl(cells)):.1f})"
             guards = f"{held(cells, 3)}/{held(cells, 4)}"
             lines.append(f"{answers:,}: {around(gains(cells), 3)}, {nats}, {guards}")
         rows.append([group, str(len(checkpoints(group)[0])), "<br>".join(lines)])
@@ -285,7 +290,7 @@ def row_of_rule(title: str, votes: int, cells: Cells, values: Floats) -> list[st
         f"{mean(float(cell['answers read']) for cell in cells):,.0f}",
         str(len(cells)),
         around(values, 3),
-        f"{mean(kl(cells)):.1f}",
+        nats_of(cells),
         f"{held(cells, 3)}/{len(cells)}",
     ]
 
@@ -305,7 +310,7 @@ def equal() -> Table:
     rows = []
     for title, group in EQUAL.items():
         at = [chosen(group, "answers_read", n) for n in read_at]
-        rows.append([title, *map(mean_gain, at), f"{mean(kl(at[-1])):.1f}"])
+        rows.append([title, *map(mean_gain, at), nats_of(at[-1])])
     return ("sentiment, by answers read", *read_at, "nats"), rows
 
 
@@ -323,10 +328,6 @@ def mixing() -> Table:
 def gain_of(cells: Cells) -> str:
     """Mean gain, with the range of several seeds; empty where no cell has run."""
     return around(np.array([by_prompt(c["by_prompt"]) for c in cells]), 2) if cells else ""
-
-
-def nats_of(cells: Cells) -> str:
-    return f"{mean(kl(cells)):.1f}" if cells else ""
 
 
 def notes() -> Table:
@@ -355,7 +356,7 @@ def published() -> Table:
         for cells in points.values():
             values = np.array([by_prompt(cell["gain by prompt"]) for cell in cells])
             values += offset("sentiment", "published")
-            said.append(f"{around(values, 3)}, {mean(kl(cells)):.1f}, {held(cells, 3)}")
+            said.append(f"{around(values, 3)}, {nats_of(cells)}, {held(cells, 3)}")
         rows.append([title, str(len(points["1"])), *said])
     return ("method", "seeds", "240 votes: gain, KL, guards", "2,400 votes"), rows
 
@@ -475,7 +476,7 @@ def apart(ours: Cells, theirs: Cells) -> str:
         sorted((cell for cell in cells if cell["seed"] in both), key=lambda cell: cell["seed"])
         for cells in (ours, theirs)
     )
-    nats = f"({mean(kl(one)):.1f}/{mean(kl(other)):.1f})"
+    nats = f"({nats_of(one)}/{nats_of(other)})"
     return f"{around(gains(one) - gains(other), 2)} {nats}"
 
 

@@ -88,7 +88,7 @@ def _measure(
         raise UsageError("no prompts are held out to measure on; mark some with split = heldout")
     samples = config.evaluation.samples
     ready = time.monotonic()
-    level = heldout.load_or_read_start(policy, held, samples)
+    level = heldout.load_or_read(policy, held, samples)
     before = level.measurement(held, liked.score)
     say(f"held-out {config.panel.reward} before: {before.rewards.mean():.3f}")
     measured = time.monotonic()

@@ -130,7 +130,7 @@ def test_the_base_s_answers_for_panels_and_for_the_demo_ship_as_well(
     sampling = subspace_setup.sampling_of(demo)
     policy = LoraPolicy(loaded, shipped, root_seed=9, sampling=sampling)
     held = load_shipped().heldout[: demo.evaluation.prompts]
-    level = heldout.load_or_read_start(policy, held, demo.evaluation.samples)
+    level = heldout.load_or_read(policy, held, demo.evaluation.samples)
     assert [len(row) for row in level.answers] == [heldout.SAMPLES] * len(held)
     for folder in (language_model.SHIPPED, heldout.SHIPPED):
         index = json.loads((folder / "index.json").read_text("utf-8"))

@@ -148,7 +148,7 @@ class BaseLevel:
         )
 
 
-def load_or_read_start(policy: LoraPolicy, prompts: Sequence[Prompt], compared: int) -> BaseLevel:
+def load_or_read(policy: LoraPolicy, prompts: Sequence[Prompt], compared: int) -> BaseLevel:
     """Load the shipped or cached level of this base, or make one and cache it.
 
     ``compared``: number of answers to each prompt measured after tuning. With a starting adapter
