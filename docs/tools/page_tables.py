@@ -45,13 +45,8 @@ CALLED = {
     "question": "question, 80 votes",
 }
 """Tastes of the frozen plan of named features, by what their gain counts."""
-WAYS = {
-    "64": "64 tokens",
-    "lag": "lag 1",
-    "shipped": "the set-up that ships",
-    "two": "two prompts",
-}
-"""What differs from the first part of that plan: how is asked, or the set-up."""
+OTHERWISE = "64", "lag", "shipped", "two", "scores", "classes", "dropped", "reading"
+"""What the names of other groups of that plan begin with."""
 BESIDE = {
     "classes-named": "named",
     "classes-near": "near",
@@ -209,24 +204,9 @@ def forty() -> Table:
             f"{held(cells, 4)}/{len(cells)}",
         ]
         for group, cells in groups_of("features").items()
-        if group.partition("-")[0] not in (*WAYS, "scores", "classes", "dropped", "reading")
+        if group.partition("-")[0] not in OTHERWISE
     ]
     return ("taste", "asked", "mean gain", "least, most", "mean KL", "all four guards hold"), rows
-
-
-def ways() -> Table:
-    """The same tastes asked in another way, beside the same seeds of the table above."""
-    found, rows = groups_of("features"), []
-    for group, cells in found.items():
-        way, _, taste = group.partition("-")
-        if way in WAYS:
-            taste = taste.replace("tokens", "sentiment")
-            seeds = {cell["seed"] for cell in cells}
-            plain = [cell for cell in found[taste] if cell["seed"] in seeds]
-            each = ", ".join(f"{gain:+.2f}" for gain in gains(cells).mean(1))
-            of = (f"{gains(plain).mean():+.2f}", f"{gains(cells).mean():+.2f}", each)
-            rows.append([WAYS[way], taste.replace("-", " "), *of, nats_of(cells)])
-    return ("changed", "taste", "unchanged", "mean gain", "each seed", "mean KL"), rows
 
 
 def pair_up(group: str) -> tuple[Cells, Cells]:
@@ -481,7 +461,7 @@ def apart(ours: Cells, theirs: Cells) -> str:
 
 
 MADE: Mapping[str, Callable[[], Table]] = {
-    "forty": forty, "ways": ways, "beside": beside, "groups": groups, "published": published,
+    "forty": forty, "beside": beside, "groups": groups, "published": published,
     "published-smollm2": published_smollm2, "equal": equal, "mixing": mixing,
     "notes": notes,
     "tiny": partial(compared, "tiny"), "classes": classes, "differences": differences,
