@@ -38,7 +38,6 @@ from szpo.baselines.asking import (
 )
 from szpo.baselines.reward_model import compute_rewards
 from szpo.baselines.trainer import (
-    NOISE_NATS,
     catch_divergence,
     require_finite,
     require_plain,
@@ -77,7 +76,7 @@ class Recipe(asking.Recipe):
     lam: Share = 0.95
     grad_norm: Positive = 1.0
     """Gradients are clipped to this norm."""
-    kl_limit: Positive = NOISE_NATS
+    kl_limit: Positive = 3.0
     """A run has diverged and stops above this KL to the start, nats per token, mean of a step."""
 
     @model_validator(mode="after")

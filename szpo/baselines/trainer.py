@@ -52,8 +52,8 @@ from szpo.types import Answer, Prompt, Theta
 
 Row = TypeVar("Row")
 
-NOISE_NATS = 3.0
-"""Above this KL to the start, nats per token, a policy's answers may be noise."""
+FAR_NATS = 0.3
+"""Above this KL to the start, nats per token, SmolLM2's answers had lost their variety."""
 STILL_NATS = 1e-3
 """Below this KL to the start a policy has learned next to nothing."""
 RISE = 1.5
@@ -145,14 +145,14 @@ def describe_rise(log: Sequence[Mapping[str, float]]) -> str:
 def describe_drift(log: Sequence[Mapping[str, float]]) -> str:
     """A remark if a policy ends far from its start by TRL's ``kl`` per token, else "".
 
-    It stops no training: policies that learned well have been as far from their start.
+    It stops no training: who wants the reward alone may go as far.
     """
     end = _end(log, "kl")
-    if end <= NOISE_NATS:
+    if end <= FAR_NATS:
         return ""
     return (
-        f"{end:.1f} nats per token from the start at the end: its answers may be noise; look at "
-        "them, lower the learning rate or raise beta"
+        f"{end:.2f} nats per token from the start at the end: its answers may be all alike, or "
+        "noise; read some, and take fewer steps, a lower learning rate or a larger beta"
     )
 
 

@@ -129,6 +129,6 @@ def test_a_policy_far_from_its_start_or_still_there_is_remarked_on():
         return group_rl.train(diary_actor(), DIARY, length, how, seed=1)
 
     trained = after(1.0)
-    assert trained.log[-1]["kl"] > trainer.NOISE_NATS
+    assert trained.log[-1]["kl"] > trainer.FAR_NATS
     assert "nats per token from the start at the end" in trained.remark
     assert after(1e-6).remark.endswith("raise learning_rate or steps (--recipe)")
