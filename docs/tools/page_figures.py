@@ -1,9 +1,12 @@
-"""Draw the figures of comparisons that took hours from the CSV files of experiments/tables.
+"""Draw the figures of comparisons that took hours from the CSV files of experiments.
 
     python docs/tools/page_figures.py
 
-A row is a point of a line: its two axes, the line and how it asked, where the point is, its value
-and its 95 % interval. The other figures are drawn by the bench that is named below them.
+A row of ``tables/NAME.csv`` is a point of a line: its two axes, the line and how it asked, where
+the point is, its value and its 95 % interval, or the range of few seeds. Gains of the tiny model
+are kept as measured beside four base answers, and drawn from eighty as in the tables; a point
+without a width is the base itself. The other figures are drawn by the bench that is named below
+them.
 """
 
 from __future__ import annotations
@@ -16,14 +19,23 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from page_tables import DOCS, read
+from matplotlib.ticker import LogLocator, NullLocator
+from page_tables import DOCS, departures, offset, read, spread
 
 from szpo_simulators.study import COLOURS, MARKS, Study
 
-NAMES = (
-    "frontier", "compare-published-votes", "compare-tiny-votes", "compare-tiny-kl",
-    "known-sign-read",
-)  # fmt: skip
+FIGURES = {
+    "frontier": "bars: 95 %, over seeds; dpo, rm+ppo, 400-bayes: range of three, three, two seeds",
+    "compare-published-votes": "bands: 95 %, seeds and prompts; regression: range of four seeds",
+    "compare-tiny-votes": "bands: 95 %, over seeds",
+    "compare-tiny-kl": "bands: 95 %, over seeds",
+    "known-sign-read": "bars: 95 %, over seeds; one-sided: over seeds and prompts",
+}
+"""What the bands or bars of each figure are."""
+FROM = {"compare-tiny-votes": "tiny", "compare-tiny-kl": "tiny", "known-sign-read": "known-sign"}
+"""Beside which few answers of the base the gains of a file were measured."""
+REWARDS = {"gain, first person": r"regex:\b(I|my|me|I'm)\b"}
+"""The reward of an axis, where it is not sentiment."""
 SHADES = (*COLOURS, "#888888", "#882255", "#999933")
 SHAPES = (*MARKS, "<", ">", "*")
 DASHES = {"": "-", "batch": "-", "pair": "--"}
@@ -31,13 +43,37 @@ ASKED = {"batch": "batch votes", "pair": "8 pair votes for each"}
 ROOT = (lambda x: np.sign(x) * np.sqrt(np.abs(x)), lambda x: x * np.abs(x))
 """A small step's gain grows as the root of its KL, whose estimate may lie a little below 0."""
 NATS = (0, 1, 2, 4, 8, 16, 32)
-Points = Sequence[Mapping[str, str]]
+Points = Sequence[Mapping[str, Any]]
+
+
+def points_of(name: str) -> Points:
+    """The points of a figure, gains counted from eighty answers of the base."""
+    if name == "compare-published-votes":
+        return departed()
+    heading, *rows = read(name)
+    points: list[dict[str, Any]] = [dict(zip(heading, row, strict=True)) for row in rows]
+    for point in points:
+        if name in FROM and "gain" in point["y"] and point["low"] != point["high"]:
+            shift = offset(REWARDS.get(point["y"], "sentiment"), FROM[name]).mean()
+            point |= {end: float(point[end]) + shift for end in ("value", "low", "high")}
+    return points
+
+
+def departed() -> Points:
+    """The published rules and departures from them, by what a seed takes on average."""
+    return [
+        {"x": f"{what} (log scale)", "y": "gain in held-out sentiment", "line": line,
+         "ask": "batch", "at": np.mean([float(cell[what]) for cell in cells]),
+         **dict(zip(("value", "low", "high"), spread(gains), strict=True))}
+        for what in ("votes", "answers read")
+        for line, points in departures().items()
+        for cells, gains in points
+    ]  # fmt: skip
 
 
 def draw(name: str) -> None:
     """Draw one figure: a panel for each pair of axes, a colour for each line."""
-    heading, *rows = read(name)
-    points = [dict(zip(heading, row, strict=True)) for row in rows]
+    points = points_of(name)
     panels = list(dict.fromkeys((point["x"], point["y"]) for point in points))
     names = list(dict.fromkeys(point["line"] for point in points))
     styles = {line: {"color": SHADES[i], "marker": SHAPES[i]} for i, line in enumerate(names)}
@@ -51,6 +87,9 @@ def draw(name: str) -> None:
             at.set(xlabel=x, ylabel=y)
             if x.endswith("(log scale)"):
                 at.set_xscale("log")
+                at.xaxis.set_major_locator(LogLocator(subs=(1, 2, 4)))
+                at.xaxis.set_minor_locator(NullLocator())
+                at.xaxis.set_major_formatter("{x:,.0f}")
             if x.endswith("(root scale)"):
                 at.set_xscale("function", functions=ROOT)
                 at.set_xticks(NATS, [str(n) for n in NATS])
@@ -64,7 +103,10 @@ def draw(name: str) -> None:
             for ask in ASKED
             if any(point["ask"] == ask for point in points)
         ]
-        axes[0].figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=7.5)
+        axes[0].figure.legend(
+            handles=handles, loc="outside lower center", ncols=4, fontsize=7.5,
+            title=FIGURES[name], title_fontsize=7.5,
+        )  # fmt: skip
 
 
 def draw_line(axes: Axes, points: Points, style: Mapping[str, Any]) -> None:
@@ -82,5 +124,5 @@ def draw_line(axes: Axes, points: Points, style: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    for each in NAMES:
+    for each in FIGURES:
         draw(each)

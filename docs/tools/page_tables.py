@@ -145,14 +145,20 @@ def gains(cells: Cells) -> Floats:
     )
 
 
+def spread(values: Floats) -> tuple[float, float, float]:
+    """Mean of values (seeds, prompts), and the ends of their interval, or of few seeds' range."""
+    found, seeds = bootstrap(values), values.mean(1)
+    if len(values) >= FEW:
+        return found["mean"], found["low"], found["high"]
+    return found["mean"], float(seeds.min()), float(seeds.max())
+
+
 def around(values: Floats, digits: int) -> str:
     """Mean of values (seeds, prompts) with their interval, or with the range of few seeds."""
-    found, seeds = bootstrap(values), values.mean(1)
-    text = f"{found['mean']:+.{digits}f}"
+    value, low, high = (f"{each:+.{digits}f}" for each in spread(values))
     if len(values) >= FEW:
-        return f"{text} [{found['low']:+.{digits}f}, {found['high']:+.{digits}f}]"
-    spread = f" ({seeds.min():+.{digits}f}…{seeds.max():+.{digits}f})"
-    return text + spread * (len(values) > 1)
+        return f"{value} [{low}, {high}]"
+    return value + f" ({low}…{high})" * (len(values) > 1)
 
 
 def held(cells: Cells, guards: int) -> int:
@@ -325,19 +331,27 @@ def notes() -> Table:
     return ("where, asked by", "rule", *columns), rows
 
 
-def published() -> Table:
-    """The published rules and each departure from them, on the tiny model."""
+def departures() -> dict[str, list[tuple[Cells, Floats]]]:
+    """Cells and gains of the published rules, and of each departure, at both votes, on tiny."""
     found: dict[str, dict[str, list[Mapping[str, str]]]] = {}
     for cell in read_cells("published"):
         found.setdefault(cell["method"], {}).setdefault(cell["point"], []).append(cell)
+    shift = offset("sentiment", "published")
+    return {
+        title: [
+            (cells, np.array([by_prompt(cell["gain by prompt"]) for cell in cells]) + shift)
+            for cells in points.values()
+        ]
+        for title, points in found.items()
+    }
+
+
+def published() -> Table:
+    """The published rules and each departure from them, on the tiny model."""
     rows = []
-    for title, points in found.items():
-        said = []
-        for cells in points.values():
-            values = np.array([by_prompt(cell["gain by prompt"]) for cell in cells])
-            values += offset("sentiment", "published")
-            said.append(f"{around(values, 3)}, {nats_of(cells)}, {held(cells, 3)}")
-        rows.append([title, str(len(points["1"])), *said])
+    for title, points in departures().items():
+        said = [f"{around(values, 3)}, {nats_of(of)}, {held(of, 3)}" for of, values in points]
+        rows.append([title, str(len(points[0][0])), *said])
     return ("method", "seeds", "240 votes: gain, KL, guards", "2,400 votes"), rows
 
 
