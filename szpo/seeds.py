@@ -9,10 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import NDArray
 
 from szpo.errors import UsageError
@@ -48,17 +46,6 @@ def derive(
     return hashlib.sha256(text.encode("ascii")).digest()[:16]
 
 
-class _Key(ISeedSequence):
-    """Gives Philox the key itself; with its argument ``key``, NumPy first draws another key."""
-
-    def __init__(self, key: bytes):
-        self.words = np.frombuffer(key, "<u8").astype(np.uint64)
-
-    def generate_state(self, n_words: int, dtype: Any = np.uint64) -> NDArray[np.uint64]:
-        """The two words of Philox's key."""
-        return self.words
-
-
 def bits(key: bytes, n: int, start: int = 0) -> NDArray[np.uint64]:
     """Words start … start + n − 1 of the key's stream; any slice agrees with the whole.
 
@@ -67,8 +54,7 @@ def bits(key: bytes, n: int, start: int = 0) -> NDArray[np.uint64]:
     True
     """
     block, skip = divmod(start, 4)  # Philox 4x64 makes four words per counter value
-    seed: Any = _Key(key)  # NumPy's stubs do not accept it as a seed
-    stream = np.random.Philox(seed, counter=block)
+    stream = np.random.Philox(counter=block, key=int.from_bytes(key, "little"))
     words: NDArray[np.uint64] = stream.random_raw(n + skip)[skip:]
     return words
 

@@ -21,7 +21,7 @@ from szpo.errors import IntegrityError
 from szpo.ledger.database import Ledger, Record
 from szpo.types import Choice, Kind, Tally, Verdict, Vote
 from szpo.voting import seats
-from szpo.voting.seats import balance_of, planned_sides, quotas
+from szpo.voting.seats import LETTERS, balance_of, planned_sides
 
 _VOTE: Final = (
     "SELECT v.vote, v.assignment, v.revision, v.choice, v.received_us, a.comparison, a.panelist, "
@@ -145,7 +145,8 @@ class StepVotes:
             return
         if not self._room:  # stored as a whole before anybody votes, and never changed
             asked = comparisons_asked(ledger, self.step)
-            self._room = quotas(ledger.root_seed, asked, row["m"], balance_of(ledger))
+            planned = planned_sides(ledger.root_seed, asked, row["m"], balance_of(ledger))
+            self._room = {(c, s): sides.count(s) for c, sides in planned.items() for s in LETTERS}
             self._rows = row["d"] == 1
             self._lack = sum(self._room.values())
         last = ledger.query(
@@ -431,11 +432,11 @@ class ComparisonSeats:
             elif seat.vote in without:
                 continue
             elif self.is_row and seat.choice == "skip" and seat.reason == HARMFUL:
-                for side in seats.LETTERS:
+                for side in LETTERS:
                     self.standing[side] += UNLIMITED
             elif self.is_row or seat.choice != "skip":
                 self.standing[seat.side] += 1
-        self.counted = sum(min(self.planned.count(s), self.standing[s]) for s in seats.LETTERS)
+        self.counted = sum(min(self.planned.count(s), self.standing[s]) for s in LETTERS)
 
     def lack(self, side: seats.Letter) -> int:
         """How many answers the side still needs."""
@@ -468,12 +469,12 @@ class ComparisonSeats:
         the one with the fewest spares. Surplus answers on one side take no room from the other.
         """
         held = self.count_held(now)
-        used = {side: self.standing[side] + held[side] for side in seats.LETTERS}
+        used = {side: self.standing[side] + held[side] for side in LETTERS}
         for side in self.planned:
             if not used[side]:
                 return side
             used[side] -= 1
-        beyond = {s: held[s] - self.lack(s) for s in seats.LETTERS if self.lack(s)}
+        beyond = {s: held[s] - self.lack(s) for s in LETTERS if self.lack(s)}
         if sum(beyond.values()) >= spare:
             return None
         since = {
@@ -488,7 +489,7 @@ class ComparisonSeats:
         if seat.is_held(now):
             return True
         held, lack = self.count_held(now), self.lack(seat.side)
-        beyond = sum(max(0, held[s] - self.lack(s)) for s in seats.LETTERS if self.lack(s))
+        beyond = sum(max(0, held[s] - self.lack(s)) for s in LETTERS if self.lack(s))
         return lack > 0 and (held[seat.side] < lack or beyond < spare)
 
 
@@ -516,6 +517,8 @@ class SeatCounts:
             head["comparison"]: ComparisonSeats(head, sides[head["comparison"]], self.d == 1)
             for head in asked
         }
+        self.votes_needed: Final[int] = self.m * len(asked)
+        """How many answers the step needs."""
         self.judged_by: dict[str, str] = self._judges(ledger) if self.d == 1 else {}
         """Who judged the row that a comparison repeats."""
         self.catch_up(ledger)
@@ -544,11 +547,6 @@ class SeatCounts:
     def votes_in(self) -> int:
         """How many answers count so far."""
         return sum(each.counted for each in self.comparisons.values())
-
-    @property
-    def votes_needed(self) -> int:
-        """How many answers the step needs."""
-        return self.m * len(self.comparisons)
 
     def refresh_expiry(self, ledger: Ledger) -> None:
         """Reload the expiry of unanswered seats, which another process may have changed."""

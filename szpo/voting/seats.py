@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 from szpo import seeds
@@ -183,21 +184,19 @@ Balance: TypeAlias = Literal["direction", "step"]
 def planned_sides(
     root_seed: int, asked: Iterable[Record], m: int, balance: Balance = "direction"
 ) -> dict[str, tuple[Letter, ...]]:
-    """The M planned sides of plus for each of a step's `comparisons_asked`, by comparison id."""
-    found = {}
-    for head, odd in _odd_sides(root_seed, asked, balance):
-        found[head["comparison"]] = _arrange(root_seed, head["step"], head["k"], head["n"], m, odd)
-    return found
+    """The M planned sides of plus for each of a step's `comparisons_asked`, by comparison id.
 
-
-def quotas(
-    root_seed: int, asked: Iterable[Record], m: int, balance: Balance = "direction"
-) -> dict[tuple[str, str], int]:
-    """How many votes may count, by (comparison, side of plus), as planned in `planned_sides`."""
-    found = {}
-    for head, odd in _odd_sides(root_seed, asked, balance):
-        for side in "AB":
-            found[head["comparison"], side] = m // 2 + (m % 2 if side == odd else 0)
+    They are in a drawn order. Where M is odd, one side has one more; which one alternates.
+    """
+    found, ranks = {}, Counter[int]()
+    for head in asked:
+        step, k = head["step"], head["k"]
+        among = k if balance == "direction" else 0
+        odd = side_in_step(root_seed, step, ranks[among], among)
+        ranks[among] += 1
+        pool = [*LETTERS * (m // 2), odd]  # the last one is beyond an even M
+        key = seeds.derive(root_seed, "seats", step=step, k=k, name=str(head["n"]))
+        found[head["comparison"]] = tuple(pool[i] for i in seeds.permutation(key, m))
     return found
 
 
@@ -227,21 +226,3 @@ def side_in_step(root_seed: int, step: int, rank: int, k: int = 0) -> Letter:
     """
     first = seeds.integer(seeds.derive(root_seed, "sides", step=step, k=k), 0, 2)
     return LETTERS[(first + rank) % 2]
-
-
-def _odd_sides(
-    root_seed: int, asked: Iterable[Record], balance: Balance
-) -> Iterator[tuple[Record, str]]:
-    """Yield each comparison with the side that gets one more where M is odd; sides alternate."""
-    ranks: dict[int, int] = {}
-    for head in asked:
-        k = head["k"] if balance == "direction" else 0
-        rank = ranks[k] = ranks.get(k, -1) + 1
-        yield head, side_in_step(root_seed, head["step"], rank, k)
-
-
-def _arrange(root_seed: int, step: int, k: int, n: int, m: int, odd: str) -> tuple[Letter, ...]:
-    """The sides of M seats in a drawn order; ``odd`` has one more where M is odd."""
-    pool = list("AB" * (m // 2)) + [odd] * (m % 2)
-    order = seeds.permutation(seeds.derive(root_seed, "seats", step=step, k=k, name=str(n)), m)
-    return tuple("A" if pool[i] == "A" else "B" for i in order)

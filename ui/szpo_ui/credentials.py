@@ -188,7 +188,7 @@ def login(ledger: Ledger, name: str, code: str) -> tuple[str, Identity]:
 
 def begin(ledger: Ledger, row: Record) -> tuple[str, Identity]:
     """Begin a session by a credential that was checked; returns its secret and owner."""
-    now, secret, name = ledger.clock(), secrets.token_urlsafe(32), name_of(row)
+    now, secret, name = ledger.clock(), secrets.token_urlsafe(32), row["name"]
     before = of_name(ledger, name, "session")
     for i, old in enumerate(reversed(before)):  # so that file and sessions do not pile up
         if old["expires_us"] <= now or i >= MOST_SESSIONS - 1:
@@ -207,7 +207,7 @@ def find_link(ledger: Ledger, token: str, kinds: tuple[str, ...] = ("link", "use
 def find_code(ledger: Ledger, name: str, code: str) -> Record:
     """The row of a code that `login` would accept; nothing is written."""
     row = find(ledger, plain_code(code), ("code",))
-    known = "" if row is None else name_of(row)
+    known = "" if row is None else row["name"]
     if not hmac.compare_digest(*(utf8(n.strip().casefold()).encode() for n in (known, name))):
         row = None
     return _check(ledger, row, "this pair of name and code")
@@ -228,7 +228,7 @@ def find_session(ledger: Ledger, session: str) -> Identity | Fault:
     row, now = find(ledger, session, ("session",)), ledger.clock()
     if row is None:
         return "login"
-    name, fault = name_of(row), fault_of(row, now)
+    name, fault = row["name"], fault_of(row, now)
     if fault == "revoked":
         everything = of_name(ledger, name)
         state = _summarize(everything, now).state
@@ -276,8 +276,8 @@ def list_people(ledger: Ledger) -> list[Invited]:
     """All invited people, sorted by name."""
     names = {row["panelist"]: row["name"] for row in ledger.query("SELECT * FROM contacts")}
     people: dict[str, list[Record]] = {}
-    for row in ledger.query("SELECT * FROM credentials ORDER BY rowid"):
-        people.setdefault(name_of(row), []).append(row)
+    for row in ledger.query(f"{_ROWS} ORDER BY rowid"):
+        people.setdefault(row["name"], []).append(row)
     now = ledger.clock()
     return [
         _summarize(people[name], now, names.get(people[name][0]["panelist"]))
@@ -373,7 +373,7 @@ def _check(ledger: Ledger, row: Record | None, what: str) -> Record:
     if row is None:
         raise AccessError("unknown", f"{what} is not known; check it, or ask for a new invitation")
     fault: Reason | None = fault_of(row, ledger.clock())
-    if fault is None and _kind(row) == "used":
+    if fault is None and row["kind"] == "used":
         fault = "used"
     words = {"used": "was used before", "revoked": "was revoked", "expired": "has expired"}
     if fault is not None:
@@ -383,7 +383,7 @@ def _check(ledger: Ledger, row: Record | None, what: str) -> Record:
 
 def _next_name(ledger: Ledger, role: Role) -> str:
     taken = {row["pseudonym"] for row in ledger.query("SELECT pseudonym FROM panelists")}
-    taken |= {name_of(row) for row in ledger.query("SELECT credential FROM credentials")}
+    taken |= {row["name"] for row in ledger.query(_ROWS)}
     letter = {"panelist": "P", "operator": "O"}[role]
     number = 1
     while f"{letter}-{number:02}" in taken:
@@ -402,19 +402,19 @@ def _one_role(ledger: Ledger, role: Role, name: str) -> None:
 # ---- rows of the ledger ----
 
 
-def _kind(row: Record) -> str:
-    return str(row["credential"]).split(":")[0]
-
-
-def name_of(row: Record) -> str:
-    """The owner of a credential: a panelist's pseudonym or an operator's name."""
-    return str(row["credential"]).split(":")[1]
+_ROWS: Final = """
+SELECT *, substr(credential, 1, instr(credential, ':') - 1) AS kind,
+  substr(credential, instr(credential, ':') + 1, length(credential) - instr(credential, ':') - 17)
+    AS name
+FROM credentials
+"""
+"""All credentials, with the parts of their ids; the random one has 16 letters."""
 
 
 def of_name(ledger: Ledger, name: str, kind: str = "") -> list[Record]:
     """The credentials of a name, of one kind or of all, oldest first; no name has a colon."""
     return ledger.query(
-        "SELECT * FROM credentials WHERE instr(credential, ?) ORDER BY created_us, rowid",
+        f"{_ROWS} WHERE instr(credential, ?) ORDER BY created_us, rowid",
         (f"{kind}:{name}:",),
     )
 
@@ -441,8 +441,8 @@ def add(
 def find(ledger: Ledger, secret: str, kinds: tuple[str, ...]) -> Record | None:
     """The credential of a secret, looked up by its hash, which no client can choose."""
     digest = sha256(secret)
-    found = ledger.query("SELECT * FROM credentials WHERE secret_sha256 = ?", (digest,))
-    if not found or _kind(found[0]) not in kinds:
+    found = ledger.query(f"{_ROWS} WHERE secret_sha256 = ?", (digest,))
+    if not found or found[0]["kind"] not in kinds:
         return None
     return found[0] if hmac.compare_digest(found[0]["secret_sha256"], digest) else None
 
@@ -459,20 +459,20 @@ def _ends_us(ledger: Ledger, name: str) -> int:
     ends = [
         row["expires_us"]
         for row in of_name(ledger, name)
-        if _kind(row) != "session" and row["revoked_us"] is None
+        if row["kind"] != "session" and row["revoked_us"] is None
     ]
     return max(ends, default=0)
 
 
 def _opens(row: Record, now: int) -> bool:
     """Whether the credential still gives access."""
-    return _kind(row) != "used" and fault_of(row, now) is None
+    return row["kind"] != "used" and fault_of(row, now) is None
 
 
 def _summarize(rows: Sequence[Record], now: int, contact: str | None = None) -> Invited:
     """Summarize all credentials of one name, of which there must be one."""
-    ways = [row for row in rows if _kind(row) != "session"]
-    sessions = [row for row in rows if _kind(row) == "session"]
+    ways = [row for row in rows if row["kind"] != "session"]
+    sessions = [row for row in rows if row["kind"] == "session"]
     invited = any(_opens(row, now) for row in ways)
     state: State
     if any(_opens(row, now) for row in sessions) or (invited and sessions):
@@ -483,7 +483,7 @@ def _summarize(rows: Sequence[Record], now: int, contact: str | None = None) -> 
         last = max(rows, key=lambda row: row["created_us"])
         state = "revoked" if fault_of(last, now) == "revoked" else "expired"
     return Invited(
-        name=name_of(rows[0]),
+        name=rows[0]["name"],
         role=rows[0]["role"],
         state=state,
         created_us=min(row["created_us"] for row in ways or rows),

@@ -199,7 +199,7 @@ def router(site: Site, sessions: Sessions) -> APIRouter:
         """The identity of somebody who opens their own used link again in the same browser."""
         found = await sessions.of(request.headers)
         row = await sessions.ask(partial(credentials.find, secret=token, kinds=("used",)))
-        used = None if row is None else credentials.name_of(row)
+        used = None if row is None else row["name"]
         return found if isinstance(found, Identity) and found.name == used else None
 
     async def _by_code(request: Request, *, cookie: bool = True) -> Response:
@@ -213,7 +213,7 @@ def router(site: Site, sessions: Sessions) -> APIRouter:
                 retry_after=left,
             )
         find = partial(credentials.find_code, name=given.name, code=given.code)
-        name = credentials.name_of(await sessions.ask(find))
+        name = (await sessions.ask(find))["name"]
         locks.right(key)
         if wait := logins.take(name):
             return refuse(429, "too_many", "too many logins; slow down", retry_after=wait)
