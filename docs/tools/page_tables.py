@@ -74,6 +74,26 @@ EQUAL = {
     "reward model + RLOO": "trial-sentiment-0-rloo",
 }
 """Groups of the frozen plan of adapters that read as many answers."""
+RIVALS = {
+    "`regression`": (
+        ("adapters", "sentiment-rows-regression", "defaults"),
+        ("costs", "sentiment-regression", "defaults"),
+    ),
+    "the same, improved": (("improve", "sentiment-regression", "3 tried"),),
+    "`sign`": (("adapters", "s-sixteen-batches-sentiment-sign", "5 tried"),),
+    "iterative DPO": (
+        ("adapters", "trial-sentiment-0-iterative-dpo", "1 of 4"),
+        ("costs", "sentiment-iterative-dpo", "4 tried"),
+    ),
+    "DPO": (
+        ("adapters", "trial-sentiment-0-dpo", "1 of 4"),
+        ("costs", "sentiment-dpo", "untuned"),
+    ),
+    "reward model + RLOO": (("adapters", "trial-sentiment-0-rloo", "1 of 4"),),
+    "reward model + PPO": (("costs", "sentiment-rm+ppo", "untuned"),),
+}
+"""Files and groups of the plans of adapters and of improving (640 answers read), and of the first
+plan (3,840); and how many settings were tried there before."""
 MIXING = {
     "sentiment": ("sentiment-rows-regression", "sentiment-regression"),
     "no comma": ("no-comma-rows-regression", "no-comma-regression"),
@@ -300,6 +320,31 @@ def equal() -> Table:
     return ("sentiment, by answers read", *read_at, "nats"), rows
 
 
+def rivals() -> Table:
+    """Settings tried, answers drawn, processor minutes and peak memory to learn sentiment."""
+    rows = []
+    for title, plans in RIVALS.items():
+        of = {"3840" if plan[0] == "costs" else "640": plan for plan in plans}
+        rows.append([title, *(cost_of(n, *of[n]) if n in of else "" for n in ("640", "3840"))])
+    return ("method", "640 answers read", "3,840"), rows
+
+
+def cost_of(read_at: str, file: str, group: str, tried: str) -> str:
+    """What the cells of a group took; of several, the least and the most minutes and memory."""
+    cells = chosen(group, "answers_read", read_at, file)
+    minutes = [float(cell["cpu_seconds"]) / 60 for cell in cells]
+    drawn = [float(c["tokens"]) / float(c["length"]) for c in cells if c["tokens"]]
+    memory = [float(c["peak_bytes"]) / 2**30 for c in cells if c["peak_bytes"]]
+    some = f"{round(mean(drawn), -2):,.0f}" if drawn else "?"
+    return f"{tried}; {some}; {ends(minutes)}; {ends(memory)}"
+
+
+def ends(values: Sequence[float]) -> str:
+    """The least and the most of values."""
+    found = dict.fromkeys(f"{end(values):.1f}" for end in (min, max) if values)
+    return "–".join(found) or "?"
+
+
 def mixing() -> Table:
     """Tastes by answers read, in adapters alone, and improved between votes as well."""
     read_at, rows = ("160", "320", "640"), []
@@ -477,7 +522,7 @@ def apart(ours: Cells, theirs: Cells) -> str:
 MADE: Mapping[str, Callable[[], Table]] = {
     "forty": forty, "beside": beside, "groups": groups, "published": published,
     "published-smollm2": published_smollm2, "equal": equal, "mixing": mixing,
-    "notes": notes,
+    "notes": notes, "rivals": rivals,
     "tiny": partial(compared, "tiny"), "classes": classes, "differences": differences,
     "said": said, "shown": shown,
 }  # fmt: skip
