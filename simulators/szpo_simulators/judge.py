@@ -1,23 +1,13 @@
-"""`szpo bench judge`: accuracy and biases of a judge, on pairs whose better answer is known.
-
-A local stub of an OpenAI-compatible endpoint has the faults of real ones. A *script* makes its
-replies: a function of the request and the number of earlier requests. `SCRIPTS` has judges with
-known biases and the known ways in which endpoints fail.
-"""
+"""`szpo bench judge`: accuracy and biases of a judge, on pairs whose better answer is known."""
 
 from __future__ import annotations
 
-import json
-import re
-import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from szpo import seeds
 from szpo.config import settings_file
@@ -33,167 +23,6 @@ from szpo.types import Answer, Comparison, Prompt, Row
 from szpo.voting.panel_factory import StartingPolicy
 from szpo_simulators.panels.text_features import verifier
 from szpo_simulators.study import Spec, Study, describe_machine, format_cells
-
-LONGEST_WAIT_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class StubReply:
-    """A reply of the stub: status, headers and body, or silence until the stub is closed."""
-
-    body: Any = None
-    """Plain JSON values; a str is sent unchanged."""
-    status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
-    silent: bool = False
-
-
-Script: TypeAlias = Callable[[Mapping[str, Any], int], StubReply]
-
-
-def completion(
-    text: str, *, odds: tuple[float, float] | None = None, end: str = "stop"
-) -> StubReply:
-    """A chat completion with one choice; ``odds`` are log-probabilities of A and B."""
-    listed = [
-        {"token": t, "logprob": o, "bytes": None} for t, o in zip("AB", odds or (), strict=False)
-    ]
-    first = {"token": "A", "logprob": -1.0, "bytes": None, "top_logprobs": listed}
-    choice = {
-        "index": 0,
-        "finish_reason": end,
-        "message": {"role": "assistant", "content": text},
-        "logprobs": {"content": [first], "refusal": None} if odds else None,
-    }
-    usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
-    return StubReply(
-        {"id": "stub", "object": "chat.completion", "created": 0, "model": "stub",
-         "choices": [choice], "usage": usage}
-    )  # fmt: skip
-
-
-def answers(request: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(label, text) of every answer in a question written by `szpo.judges.prompting`."""
-    text = request["messages"][-1]["content"]
-    found = re.findall(r"^Answer of (.+) to request \d+:\n((?:\|.*\n?)+)", text, re.MULTILINE)
-    return [
-        (label, "\n".join(line[2:] for line in quoted.splitlines())) for label, quoted in found
-    ]
-
-
-def longer(request: Mapping[str, Any], _: int) -> StubReply:
-    """Reply for the set with more characters: a judge without a position bias."""
-    sizes: dict[str, int] = {}
-    for label, text in answers(request):
-        sizes[label] = sizes.get(label, 0) + len(text)
-    (one, a), (other, b) = sizes.items()
-    best = "tie" if a == b else one if a > b else other
-    return completion(f"I counted.\nVerdict: {best}", odds=(0.02 * (a - b) - 1.0, -1.0))
-
-
-def busy(times: int) -> Script:
-    """A script that replies 429 to the first ``times`` requests, then as `longer`."""
-
-    def script(request: Mapping[str, Any], before: int) -> StubReply:
-        return _status(429)(request, before) if before < times else longer(request, before)
-
-    return script
-
-
-def _status(code: int) -> Script:
-    return lambda _request, _before: StubReply(
-        {"error": {"message": f"stub {code}"}}, code, {"retry-after-ms": "1"}
-    )
-
-
-SCRIPTS: dict[str, Script] = {
-    "always-a": lambda _r, _n: completion("The first.\nVerdict: A", odds=(-0.1, -3.0)),
-    "nonsense": lambda _r, _n: completion("Purple, mostly. Verdict pending: A? B? Who can say."),
-    "longer": longer,
-    "silent": lambda _r, _n: StubReply(silent=True),
-    "no-choices": lambda _r, _n: StubReply(
-        {"id": "stub", "object": "chat.completion", "choices": []}
-    ),
-    "no-text": lambda _r, _n: completion(None),  # type: ignore[arg-type]
-    "other-json": lambda _r, _n: StubReply({"hello": 1}),
-    "no-json": lambda _r, _n: StubReply("<html>busy</html>"),
-    "cut": lambda _r, _n: completion("Verdict: A", end="length"),
-    "429": _status(429),
-    "500": _status(500),
-    "401": _status(401),
-    "404": _status(404),
-}
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exc_info()[1], ConnectionError):  # the client has gone
-            super().handle_error(request, client_address)
-
-
-class StubEndpoint:
-    """Serves a script at ``url`` while it is open, and keeps the requests with their headers."""
-
-    def __init__(self, script: Script | str):
-        self.script: Script = SCRIPTS[script] if isinstance(script, str) else script
-        self.requests: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
-        self._lock, self._closing = threading.Lock(), threading.Event()
-        stub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                size = int(self.headers.get("content-length", 0))
-                asked = self.rfile.read(size)
-                if len(asked) < size:  # the client has gone
-                    return
-                request = json.loads(asked)
-                with stub._lock:
-                    before = len(stub.requests)
-                    stub.requests.append(request)
-                    stub.headers.append({k.lower(): v for k, v in self.headers.items()})
-                reply = stub.script(request, before)
-                if reply.silent:
-                    stub._closing.wait(LONGEST_WAIT_S)
-                    self.close_connection = True
-                    return
-                text = reply.body if isinstance(reply.body, str) else json.dumps(reply.body)
-                body = text.encode()
-                self.send_response(reply.status)
-                self.send_header("content-type", "application/json")
-                self.send_header("content-length", str(len(body)))
-                for name, value in reply.headers.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                """Say nothing."""
-
-        self._server = _Server(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
-        )
-
-    @property
-    def url(self) -> str:
-        """The value for ``judge.base_url``."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
-
-    def __enter__(self) -> StubEndpoint:
-        """Start serving."""
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Release waiting requests and stop serving."""
-        self._closing.set()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
 
 Change = Callable[[str], str]
 FORMS: Final[tuple[tuple[str, str, Change, Change], ...]] = (
@@ -339,7 +168,6 @@ MODELS: tuple[tuple[str, dict[str, Any], dict[str, int]], ...] = (
     ("SmolLM2, grades", {"ask": "grades", "max_tokens": 48}, {"habits": 0}),
 )
 """(name, settings, sizes) of default judges; habits use odds only, since text is slow."""
-STUBS = ("always-a", "nonsense", "longer", "500")
 QUICK_PAIRS = 6
 """Comparisons for each judge with ``--quick``."""
 OWN_TOKENS = 32
@@ -356,7 +184,7 @@ def main(
 ) -> dict[str, Any]:
     """Measure a judge: accuracy where the truth is known, consistency and biases.
 
-    Without --sets: SmolLM2 asked in several ways, and stub endpoints with known faults.
+    Without --sets: SmolLM2 asked in several ways.
 
     Args:
         sets: Settings of the judge to measure, such as judge.kind=endpoint judge.base_url=URL.
@@ -369,15 +197,13 @@ def main(
     study = Study("judge", folder, quick)
     few = min(QUICK_PAIRS, pairs)
     size = {"pairs": few, "habits": few} if quick else {"pairs": pairs, "habits": habits}
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = [
+        {"judge": name, "sets": [f"judge.{key}={value}" for key, value in settings.items()],
+         "of": {**size, **of}}
+        for name, settings, of in MODELS
+    ]  # fmt: skip
     if sets:
-        rows.append({"judge": " ".join(sets), "sets": list(sets), "stub": None, "of": size})
-    else:
-        for name, settings, of in MODELS:
-            texts = [f"judge.{key}={value}" for key, value in settings.items()]
-            rows.append({"judge": name, "sets": texts, "stub": None, "of": {**size, **of}})
-        for name in STUBS:
-            rows.append({"judge": f"endpoint: {name}", "sets": [], "stub": name, "of": size})
+        rows = [{"judge": " ".join(sets), "sets": list(sets), "of": size}]
     parts = {
         part: study.cells(part, [{**row, "part": part, "other": other} for row in rows], work)
         for part in ("truth", "names", "length", "own")
@@ -396,14 +222,7 @@ def main(
 
 def work(spec: Spec) -> Mapping[str, Any]:
     """Do one part of one judge's measurement."""
-    if spec["stub"] is None:
-        return _examine(_judge(tuple(spec["sets"])), spec)
-    with StubEndpoint(spec["stub"]) as stub:
-        return _examine(_judge(("judge.kind=endpoint", f"judge.base_url={stub.url}")), spec)
-
-
-def _examine(judge: Opinionated, spec: Spec) -> Mapping[str, Any]:
-    began = time.monotonic()
+    judge, began = _judge(tuple(spec["sets"])), time.monotonic()
     truth, habits = (tasks(spec["of"][part]) for part in ("pairs", "habits"))
     found: dict[str, Any] = {}
     match spec["part"]:
@@ -417,7 +236,7 @@ def _examine(judge: Opinionated, spec: Spec) -> Mapping[str, Any]:
             found = figures(ask(judge, [pad(each) for each in habits]))
         case "own" if (
             habits and isinstance(judge, LanguageJudge) and isinstance(judge.backend, SPEAKERS)
-        ) and spec["stub"] is None:
+        ):
             drawn: dict[str, Any] = {"temperature": 1.0, "max_tokens": OWN_TOKENS}
             own = (
                 replace(judge.backend, **drawn)

@@ -25,17 +25,17 @@ from szpo.types import Prompt
 from szpo.voting import counting, lease, step_record
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
-from szpo_simulators.judge import (
+from tests.support import yard_run
+from tests.support.judging import comparison
+from tests.support.stub_endpoint import (
     SCRIPTS,
-    StubEndpoint,
     StubReply,
     answers,
     busy,
     completion,
     longer,
+    stub_endpoint,
 )
-from tests.support import yard_run
-from tests.support.judging import comparison
 
 PATIENCE_S = (60, 0.1)
 """A short one only where nobody answers: a slow machine must not look like a slow endpoint."""
@@ -58,7 +58,7 @@ def asked(stub, **settings):
 
 @pytest.mark.parametrize("ask", ["verdict", "soft"])
 def test_a_judge_that_prefers_the_longer_answer_is_understood(ask):
-    with StubEndpoint("longer") as stub:
+    with stub_endpoint("longer") as stub:
         found = asked(stub, ask=ask, model="some/model")
     assert (found.choice, found.details["orders"]) == ("A", [("A", "A")])
     assert found.details["tokens"] == [200, 20]
@@ -86,7 +86,7 @@ def test_a_judge_that_prefers_the_longer_answer_is_understood(ask):
 )
 def test_every_fault_has_a_name_and_is_counted_as_configured(script, words, monkeypatch):
     monkeypatch.setattr(endpoint, "TIMEOUT_S", PATIENCE_S[script == "silent"])
-    with StubEndpoint(script) as stub:
+    with stub_endpoint(script) as stub:
         found = asked(stub, on_error="skip")
         assert found.choice == "skip" and found.details["error"].startswith(words)
         with pytest.raises(JudgeError, match=words) as caught:
@@ -104,7 +104,7 @@ HOSTILE = {
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_a_hostile_reply_is_cut(kind, monkeypatch):
     monkeypatch.setattr(endpoint, "REPLY_BYTES", 500_000)
-    with StubEndpoint(lambda request, before: HOSTILE[kind]) as stub:
+    with stub_endpoint(lambda request, before: HOSTILE[kind]) as stub:
         found = asked(stub, on_error="skip")
     assert found.choice == "skip"
     assert found.details["error"].startswith(("the reply is not a chat", "the reply has no"))
@@ -113,7 +113,7 @@ def test_a_hostile_reply_is_cut(kind, monkeypatch):
 def test_a_reply_is_never_unpacked():
     """It says that it is packed, and is read as it came."""
     packed = StubReply(WHOLE, headers={"content-encoding": "gzip"})
-    with StubEndpoint(lambda request, before: packed) as stub:
+    with stub_endpoint(lambda request, before: packed) as stub:
         assert asked(stub, on_error="skip").choice == "tie"  # A in both orders
     assert stub.headers[0]["accept-encoding"] == "identity"
 
@@ -145,17 +145,17 @@ def test_a_reply_that_goes_on_and_on_is_given_up(monkeypatch):
 
 def test_a_busy_endpoint_is_asked_again(monkeypatch):
     monkeypatch.setattr(endpoint, "ATTEMPTS", 3)
-    with StubEndpoint(busy(2)) as stub:
+    with stub_endpoint(busy(2)) as stub:
         assert asked(stub).choice == "A"
         assert len(stub.requests) == 4  # two refusals, then one for each order
-    with StubEndpoint(busy(3)) as stub, pytest.raises(JudgeError, match="429, tried 3 times"):
+    with stub_endpoint(busy(3)) as stub, pytest.raises(JudgeError, match="429, tried 3 times"):
         asked(stub)
 
 
 @pytest.mark.parametrize(("code", "words"), [("401", "refuses the key"), ("404", "does not know")])
 def test_what_no_second_try_mends_always_stops(code, words, monkeypatch):
     monkeypatch.setattr(endpoint, "ATTEMPTS", 5)
-    with StubEndpoint(code) as stub, pytest.raises(JudgeError, match=words):
+    with stub_endpoint(code) as stub, pytest.raises(JudgeError, match=words):
         asked(stub, on_error="tie")
     assert len(stub.requests) == 1
 
@@ -179,7 +179,7 @@ def test_a_server_is_quoted_and_asked_again_only_where_that_may_help(
     monkeypatch.setattr(endpoint, "ATTEMPTS", 3)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     reply = StubReply(body, status, {"retry-after-ms": "1"})
-    with StubEndpoint(lambda request, before: reply) as stub:
+    with stub_endpoint(lambda request, before: reply) as stub:
         if stops:
             with pytest.raises(JudgeError) as caught:
                 asked(stub, on_error="tie")
@@ -192,7 +192,7 @@ def test_a_server_is_quoted_and_asked_again_only_where_that_may_help(
 
 @pytest.mark.parametrize("end", ["/", "/chat/completions", "/chat/completions/", "/models"])
 def test_an_address_may_be_written_with_what_stands_behind_it(end):
-    with StubEndpoint("longer") as stub:
+    with stub_endpoint("longer") as stub:
         assert asked(stub, base_url=stub.url + end).choice == "A"
     root = "http://127.0.0.1:1"
     ways = ("", "/", "/v1", "/v1/", "/health")
@@ -200,17 +200,17 @@ def test_an_address_may_be_written_with_what_stands_behind_it(end):
 
 
 def test_an_address_without_v1_is_told_of():
-    with StubEndpoint("404") as stub, pytest.raises(JudgeError, match="which often ends in /v1"):
+    with stub_endpoint("404") as stub, pytest.raises(JudgeError, match="which often ends in /v1"):
         asked(stub, base_url=stub.url.removesuffix("/v1"), on_error="tie")
 
 
 def test_a_judge_that_sends_questions_on_is_refused(monkeypatch):
     """Texts and key go to `judge.base_url` alone."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    with StubEndpoint("longer") as other:
+    with stub_endpoint("longer") as other:
         onward = StubReply("", 307, headers={"location": f"{other.url}/chat/completions"})
         with (
-            StubEndpoint(lambda request, before: onward) as stub,
+            stub_endpoint(lambda request, before: onward) as stub,
             pytest.raises(JudgeError, match=r"sends questions on to another .*HTTP 307"),
         ):
             asked(stub, on_error="tie")
@@ -219,7 +219,7 @@ def test_a_judge_that_sends_questions_on_is_refused(monkeypatch):
 
 def test_a_refused_request_says_why_and_nobody_there_is_reported():
     refuses = StubReply({"error": {"message": f"no parameter {KEY}\n here"}}, 400)
-    with StubEndpoint(lambda request, before: refuses) as stub:
+    with stub_endpoint(lambda request, before: refuses) as stub:
         assert "HTTP 400" in asked(stub, on_error="tie").details["error"]
     with socket.socket() as taken:  # bound and not listening: nobody answers there
         taken.bind(("127.0.0.1", 0))
@@ -238,7 +238,7 @@ def test_a_refused_request_says_why_and_nobody_there_is_reported():
     ],
 )
 def test_odds_need_both_names_among_the_likeliest_and_numbers(odds, says):
-    with StubEndpoint(lambda request, before: completion("A", odds=odds)) as stub:
+    with stub_endpoint(lambda request, before: completion("A", odds=odds)) as stub:
         found = asked(stub, ask="soft", on_error="tie")
     assert found.details["error"].startswith(says)
 
@@ -252,7 +252,7 @@ def arguments(folder, stub, *sets):
 
 @pytest.mark.spine
 def test_a_judge_runs_a_whole_run_and_its_votes_verify(tmp_path, capfd):
-    with StubEndpoint("longer") as stub:
+    with stub_endpoint("longer") as stub:
         assert call(arguments(tmp_path, stub)) == 0
     path = tmp_path / "runs" / "yard.db"
     with Ledger.open(path, readonly=True) as ledger:
@@ -278,7 +278,7 @@ def one_by_one(monkeypatch):
 @pytest.mark.full
 def test_a_judge_is_asked_about_single_rows_as_often_as_the_plan_said(tmp_path, capfd, one_by_one):
     sets = ("panel.verdict=rows", "optimizer.D=1", "run.votes=8")
-    with StubEndpoint("longer") as stub:
+    with stub_endpoint("longer") as stub:
         assert call([*arguments(tmp_path, stub, *sets), "--plan"]) == 0
         assert not stub.requests
         told = " ".join(capfd.readouterr().err.split())
@@ -311,7 +311,7 @@ def test_a_run_stops_with_one_line_keeps_its_votes_and_is_resumed(tmp_path, capf
     def script(request, before):
         return (SCRIPTS["500"] if broken and before >= 5 else longer)(request, before)
 
-    with StubEndpoint(script) as stub:
+    with stub_endpoint(script) as stub:
         assert call(arguments(tmp_path, stub)) == 1
         err = capfd.readouterr().err
         said = (
@@ -337,7 +337,7 @@ def test_a_run_goes_on_without_what_was_skipped(tmp_path, capfd, one_by_one):
         return SCRIPTS["nonsense" if before % 3 == 2 else "longer"](request, before)
 
     sets = ("judge.on_error=skip", "run.steps=2", "run.votes=none")
-    with StubEndpoint(script) as stub:
+    with stub_endpoint(script) as stub:
         assert call(arguments(tmp_path, stub, *sets)) == 0
     with Ledger.open(tmp_path / "runs" / "yard.db", readonly=True) as ledger:
         steps = ledger.steps()
@@ -348,7 +348,7 @@ def test_a_run_goes_on_without_what_was_skipped(tmp_path, capfd, one_by_one):
         assert verification.verify(ledger).ok
     # Nothing at all was judged: going on would make steps for ever.
     capfd.readouterr()
-    with StubEndpoint("nonsense") as stub:
+    with stub_endpoint("nonsense") as stub:
         assert call(arguments(tmp_path / "b", stub, *sets)) == 1
     said = "step 0: no comparison was judged (4 × judge: no clear verdict"
     assert said in capfd.readouterr().err
@@ -358,7 +358,7 @@ def test_a_judge_visits_a_run_for_people_and_leaves_them_their_seats(tmp_path, c
     """M = 2: one vote is the judge's and one a person's."""
     from szpo.runs import assemble, driver, samples
 
-    with StubEndpoint("longer") as stub:
+    with stub_endpoint("longer") as stub:
         line = yard_run.arguments(
             tmp_path, "panel.kind=people", "panel.calibration=false",
             "optimizer.M=2", "run.steps=1", "run.votes=none", "optimizer.N=4",
@@ -404,7 +404,7 @@ def test_the_key_stands_nowhere(tmp_path, monkeypatch, capfd, caplog):
             return StubReply({"error": {"message": f"bad key {KEY}", "code": KEY}}, 400)
         return completion(f"Your key is {KEY}.\nVerdict: A")
 
-    with caplog.at_level(logging.DEBUG), StubEndpoint(echo) as stub:
+    with caplog.at_level(logging.DEBUG), stub_endpoint(echo) as stub:
         assert call(arguments(tmp_path, stub, "judge.on_error=tie")) == 0
         assert stub.headers[0]["authorization"] == f"Bearer {KEY}"
         assert not {"openai-organization", "openai-project"} & {

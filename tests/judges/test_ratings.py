@@ -14,9 +14,9 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.replay import verification
 from szpo.voting import shown_features, step_record
-from szpo_simulators.judge import StubEndpoint, completion
 from tests.support import folder_run
 from tests.support.judging import Scripted
+from tests.support.stub_endpoint import completion, stub_endpoint
 from tests.support.tampering import forge, rewrite
 
 FEATURE = "judge: sounds like w5"
@@ -80,7 +80,7 @@ def by_digits(request, _):
 @pytest.mark.full
 def test_a_run_records_what_the_judge_said_and_needs_it_for_new_answers_alone(tmp_path, capsys):
     model = folder_run.model(tmp_path)
-    with StubEndpoint(by_digits) as stub:
+    with stub_endpoint(by_digits) as stub:
         sets = ("judge.kind=endpoint", f"judge.base_url={stub.url}", "run.votes=8")
         assert call([*arguments(tmp_path, model, *sets), "--plan"]) == 0
         assert f"at most 96 answers, read by stub at {stub.url}" in said(capsys)

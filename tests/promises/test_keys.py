@@ -22,10 +22,10 @@ from szpo.models import loading
 from szpo.policies import vllm_engine
 from szpo.runs import callbacks
 from szpo.runs.callbacks import RunFacts
-from szpo_simulators.judge import StubEndpoint
 from tests.support import hub_server
 from tests.support.http_server import Reply, Request, serving
 from tests.support.judging import comparison
+from tests.support.stub_endpoint import stub_endpoint
 
 KEY = "sk-of-this-test-0123456789"
 VARIABLES = ("OPENAI_API_KEY", "VLLM_API_KEY", "HF_TOKEN", "WANDB_API_KEY")
@@ -73,7 +73,7 @@ def judged(url: str, **settings: Any) -> Any:
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "LocalHost", "0.0.0.0"])
 def test_a_judge_on_this_machine_is_asked_past_every_proxy(name, proxied):
-    with StubEndpoint("longer") as stub:
+    with stub_endpoint("longer") as stub:
         found = judged(stub.url.replace("127.0.0.1", name))
     assert proxied == []
     assert found.choice == "A" and stub.headers[0]["authorization"] == f"Bearer {KEY}"
@@ -101,7 +101,7 @@ def test_proxies_that_cannot_be_used_are_one_line_and_none_of_this_machines_busi
 ):
     monkeypatch.delenv("no_proxy")
     monkeypatch.setenv(variable, BROKEN[variable])
-    with StubEndpoint("longer") as stub:
+    with stub_endpoint("longer") as stub:
         assert judged(stub.url).choice == "A"
     with pytest.raises((ImportError, ValueError, httpx.InvalidURL)) as caught:
         httpx.Client()  # as a judge elsewhere, the hub's library and Gradio make one

@@ -12,8 +12,8 @@ from szpo.ledger.database import Ledger
 from szpo.outgoing import JUDGE_KEY
 from szpo.replay import verification
 from szpo.runs import known_addresses, run_engine
-from szpo_simulators.judge import SCRIPTS, StubEndpoint
 from tests.support import yard_run
+from tests.support.stub_endpoint import SCRIPTS, stub_endpoint
 
 KEY = "sk-of-another-service-0123456789"
 VLLM = ("engine.kind=vllm", 'engine.replicas=["http://a:1", "http://b:2"]', "engine.adapters=x")
@@ -43,7 +43,7 @@ def test_a_foreign_record_sends_no_secret_until_its_address_is_named(
     def script(request, before):
         return SCRIPTS["500" if broken else "longer"](request, before)
 
-    with StubEndpoint(script) as stub:
+    with stub_endpoint(script) as stub:
         sets = (
             "run.name=yard", "panel.kind=judge", "judge.kind=endpoint",
             f"judge.base_url={stub.url}", "optimizer.N=4", "run.steps=1",

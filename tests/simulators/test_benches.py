@@ -11,6 +11,7 @@ from szpo_simulators.judge import FORMS, tasks
 from szpo_simulators.panels.text_features import verifier
 from szpo_simulators.study import seed_range
 from tests.support.judging import Scripted, judge, places
+from tests.support.stub_endpoint import stub_endpoint
 
 TINY = {"world": "courier", "budget": 12, "D": 1, "sharpness": 1.0, "seeds": [3, 4]}
 
@@ -57,9 +58,11 @@ def test_a_well_specified_reward_model_needs_few_votes():
     assert 5.5 < few < many - 0.2 and 6.5 < many < 7.4
 
 
-def examine(stub, part, count=4):
+def examine(script, part, count=4):
     of = {"pairs": count, "habits": count}
-    return bench.work({"stub": stub, "sets": [], "part": part, "other": "tiny", "of": of})
+    with stub_endpoint(script) as stub:
+        sets = ["judge.kind=endpoint", f"judge.base_url={stub.url}"]
+        return bench.work({"sets": sets, "part": part, "other": "tiny", "of": of})
 
 
 def check(text):
