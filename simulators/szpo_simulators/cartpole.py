@@ -113,8 +113,7 @@ def _layers(policy: Network) -> nn.Sequential:
     h = policy.hidden
     if not h:
         return nn.Sequential(nn.Linear(4, 2))
-    bend = nn.ReLU() if policy.activation == "relu" else nn.Tanh()
-    return nn.Sequential(nn.Linear(4, h), bend, nn.Linear(h, 2))
+    return nn.Sequential(nn.Linear(4, h), nn.ReLU(), nn.Linear(h, 2))
 
 
 def returns(length: int, gamma: float = GAMMA) -> Tensor:

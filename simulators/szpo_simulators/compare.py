@@ -41,8 +41,8 @@ CURVES = {"heldout": "held-out pairs won against the base", "kl": "KL to the sta
 FACTS: dict[str, str | Callable[[Mapping[str, Any]], Any]] = {
     "model": "model", "panel": "panel", "rule": "rule", "seed": "seed", "state": "state",
     "steps": "steps", "votes": "votes", "answers read": "answers_read",
-    "minutes of people": lambda run: f"{run['person_minutes']:.0f}",
-    "votes for the better side": lambda run: _share(run["separation"]),
+    "minutes of people": number("person_minutes", ".0f"),
+    "votes for the better side": number("separation", ".2f"),
     "KL, nats": "kl", "length": "length",
     "held-out reward": lambda run: run["heldout"] or "not measured",
     "better than the base": "better",
@@ -179,10 +179,6 @@ def _levels(helped: improvement.Improvement) -> str | None:
     return f"{ends[0]:.3f} → {ends[1]:.3f}" if len(helped.points) > 1 and len(ends) == 2 else None
 
 
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
-
-
 SHADES: Final = (*COLOURS, "#888888", "#882255", "#999933")
 DRAWN: Final[Mapping[str, str]] = {"sentiment-": "", "second-": "second round, "}
 """Prefixes of the labels of groups that are drawn, and what replaces each in the legend."""
@@ -269,14 +265,6 @@ def _to_target(by: str) -> Any:
     return text
 
 
-def _over_optimised(row: Mapping[str, Any]) -> str:
-    found = row["optimised"]
-    if not found or "true" not in found:
-        return ""
-    mark = "over-optimised" if found["seen"] else "open"
-    return f"{found['true'][0]:+.2f} / {found['learned'][0]:+.2f} {mark}"
-
-
 TABLE: Final[Mapping[str, Any]] = {
     "group": "group",
     "votes": "checkpoint",
@@ -308,7 +296,6 @@ SPENT: Final[Mapping[str, Any]] = {
     "added": number("added_bytes", ".0f", MIB),
     "length": number("length", ".1f"),
     "labels": number("agreement", ".0%"),
-    "true / learned after its best": _over_optimised,
 }
 PAIRED: Final[Mapping[str, Any]] = {
     "ours": "ours",

@@ -1,23 +1,20 @@
-"""``szpo demo``, and `szpo bench demo`: a language model's held-out gain from simulated votes.
+"""``szpo demo``: a language model's held-out gain from simulated votes, on one screen.
 
-Each seed is a complete run with the same parts as ``szpo run``: set-up, votes through the ledger,
-and a held-out measurement before and after. ``szpo demo`` prints one seed on one screen; the bench
-stores finished seeds and does not run them again.
+It is a complete run with the same parts as ``szpo run``: set-up, votes through the ledger, and a
+held-out measurement before and after.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -31,7 +28,6 @@ from szpo.config.schema import Config
 from szpo.errors import SzpoError, UsageError
 from szpo.improvement.between_rounds import Improving
 from szpo.ledger.database import Ledger
-from szpo.ledger.run_spec import recorded_tables
 from szpo.optim.regression import BUDGET
 from szpo.policies import text_guards
 from szpo.replay import replay
@@ -41,10 +37,9 @@ from szpo.types import Detail
 from szpo.visible_text import visible
 from szpo.voting import step_record
 from szpo_simulators.panels import heldout, text_rewards
-from szpo_simulators.study import Spec, Study, hash_spec, interval, measure_machine, number
+from szpo_simulators.study import interval, measure_machine
 
 Say = Callable[[str], None]
-SEEDS = (0, 1, 2, 3, 4, 5)
 
 
 def measure_run(
@@ -196,78 +191,6 @@ def make_evaluation_rows(
         }
         for name, a, b, change in values
     ]
-
-
-def run_seed(study: Study, spec: Spec) -> dict[str, Any]:
-    """Run one seed with the configuration in its spec; its ledger is in the study's folder."""
-    path = study.folder / "ledgers" / f"{hash_spec(spec)}.db"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f"{path.name}*"):  # files of an unfinished run
-        left.unlink()
-    found = measure_run(
-        Config.model_validate(recorded_tables(spec)), path, say=study.console.print
-    )
-    gc.collect()  # models are in reference cycles; without this each seed would leave one
-    return found
-
-
-def main(
-    seeds: Sequence[int] = SEEDS,
-    reward: Sequence[str] = ("sentiment",),
-    folder: Path = Path("runs/bench-demo"),
-    sets: Sequence[str] = (),
-    preset: str = "demo",
-) -> dict[str, Any]:
-    """Held-out gain over seeds, for one or more rewards with no other setting changed."""
-    study = Study("demo", folder)
-    results: dict[str, Any] = {}
-    for name in reward:
-        specs = []
-        for seed in seeds:
-            # Each seed has its own set-up, so that intervals over seeds cover the set-up's effect.
-            own = [f"run.seed={seed}", f"subspace.setup_seed={seed}", f"panel.reward={name}"]
-            config = settings_file.load(preset_name=preset, sets=[*own, *sets])
-            specs.append({"reward": name, "config": config.model_dump(mode="json")})
-        rows = study.cells(name, specs, partial(run_seed, study))
-        study.table(f"held-out {name}, before and after", rows, COLUMNS)
-        gained = interval([row["gain"] for row in rows])
-        mean, low, high = gained["mean"], gained["low"], gained["high"]
-        over = f", 95 % over seeds [{low:+.3f}, {high:+.3f}]" if len(rows) > 1 else ", one seed"
-        study.console.print(f"{name}: mean gain {mean:+.3f}{over}", markup=False)
-        loads = [row["machine"]["load"] for row in rows]
-        product = [1000 * row["machine"]["matrix_seconds"] for row in rows]
-        study.console.print(
-            f"machine load {min(loads):.1f} to {max(loads):.1f}, 1024³ fp32 product "
-            f"{min(product):.0f} to {max(product):.0f} ms"
-        )
-        results[name] = {"rows": rows, "mean": mean, "interval": [low, high]}
-    return results
-
-
-def _guard(name: str) -> Callable[[Mapping[str, Any]], str]:
-    def mark(row: Mapping[str, Any]) -> str:
-        for guard in row["guards"]:
-            if guard["name"] == name:
-                return f"{guard['value']:+.2f}{'' if guard['ok'] else ' !'}"
-        return "–"
-
-    return mark
-
-
-COLUMNS: Final[Mapping[str, Any]] = {
-    "seed": "seed",
-    "before": number("before", ".3f"),
-    "after": number("after", ".3f"),
-    "gain": number("gain", "+.3f"),
-    "95 % over prompts": lambda row: "[{:+.3f}, {:+.3f}]".format(*row["interval"]),
-    **dict(zip(("Δ log p/token", "distinct-2", "length", "topic"),
-               map(_guard, text_guards.NAMES), strict=True)),
-    "KL": lambda row: f"{row['kl'][0]:.1f}",
-    "votes": "votes",
-    "read": "answers_read",
-    "minutes": lambda row: f"{row['seconds']['all'] / 60:.1f}",
-}  # fmt: skip
-"""Columns of the table, which has one line per seed: gain, interval, guards, cost."""
 
 
 WIDTH = 96

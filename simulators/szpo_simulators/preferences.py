@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 from scipy import special
 
 from szpo.data import preference_files
@@ -88,9 +89,10 @@ class Judged:
         prompts = draw.permutation(self.half(seed >= REPORTED))
         rest, read = np.split(prompts, [len(prompts) // 3])
         votes = draw.permutation(np.flatnonzero(np.isin(self.prompt, read)))
-        again = _earlier(self.item[votes])
-        turn = _earlier(self.prompt[votes] * len(votes) + again)
-        return votes[np.lexsort((turn, again))], np.flatnonzero(np.isin(self.prompt, rest))
+        seen = pd.DataFrame({"item": self.item[votes], "prompt": self.prompt[votes]})
+        seen["again"] = seen.groupby("item").cumcount()
+        turn = seen.groupby(["prompt", "again"]).cumcount()
+        return votes[np.lexsort((turn, seen["again"]))], np.flatnonzero(np.isin(self.prompt, rest))
 
     def regressors(self, prior: Spec) -> tuple[Floats, SparsePrior]:
         """Regressors (V, p) of a fit and their prior, scaled and grouped by the fixed half.
@@ -196,13 +198,15 @@ def read_features(pairs: Sequence[Pair]) -> Judged:
     entries = dictionary.holding(asked)
     texts = [(p.prompt.text, one.text) for p in pairs for one in (p.chosen, p.rejected)]
     values = feature_values(entries, texts)
+
+    def number(each: Sequence[Any]) -> Ints:
+        return pd.factorize(pd.Series(each, dtype=object))[0]
+
     return Judged(
         named=values[::2] - values[1::2],
         length=[each.name for each in entries].index(LENGTH),
-        item=_number(
-            [(p.prompt.text, frozenset((p.chosen.text, p.rejected.text))) for p in pairs]
-        ),
-        prompt=_number(asked),
+        item=number([(p.prompt.text, frozenset((p.chosen.text, p.rejected.text))) for p in pairs]),
+        prompt=number(asked),
     )
 
 
@@ -242,19 +246,6 @@ def foretell(prior: SparsePrior, seen: Floats, asked: Floats) -> Floats:
     variance = np.einsum("ni,ij,nj->n", asked, found.covariance, asked)
     told = special.expit(asked @ found.w / np.sqrt(1 + np.pi / 8 * variance))
     return np.asarray(found.signal * told + (1 - found.signal) / 2)
-
-
-def _number(values: Sequence[Any]) -> Ints:
-    number = {value: i for i, value in enumerate(dict.fromkeys(values))}
-    return np.array([number[value] for value in values], np.int64)
-
-
-def _earlier(values: Ints) -> Ints:
-    """How many equal values stand before each."""
-    order = np.argsort(values, kind="stable")
-    found = np.empty_like(values)
-    found[order] = np.arange(len(values)) - np.searchsorted(values[order], values[order])
-    return found
 
 
 def _by_file(study: Study, pairs: Sequence[Pair]) -> Floats:

@@ -12,7 +12,7 @@ from szpo.seeds import derive, generator
 from szpo.types import Floats
 from szpo_simulators import start
 from szpo_simulators.plan import BEST_OF, RULES, Comparison, Group, Plan, Target, cell
-from szpo_simulators.study import Store, interval
+from szpo_simulators.study import Store
 
 DRAWS: Final = 10_000
 REACHED: Final = 0.15
@@ -183,7 +183,7 @@ def _summarise_best(group: Group, rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def spent(plan: Plan, rows: Rows, lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each group's last line with what it took to gain `REACHED`, and its over-optimisation."""
+    """Each group's last line with what it took to gain `REACHED`."""
     found = []
     for group in plan.groups:
         last = [line for line in lines if line["group"] == group.label][-1:]
@@ -195,11 +195,7 @@ def spent(plan: Plan, rows: Rows, lines: Sequence[Mapping[str, Any]]) -> list[di
             for by in ("votes", "answers_read")
         }
         medians = {f"median_{name}": median_reached(costs) for name, costs in reached.items()}
-        # Rewards of different models are not comparable.
-        one = group.settings.get("rounds", 1) == 1
-        whole = [course for course in each if len(course) == len(group.checkpoints)]
-        worse = find_over_optimisation(whole) if one else None
-        found.append({**last[0], **reached, **medians, "optimised": worse})
+        found.append({**last[0], **reached, **medians})
     return found
 
 
@@ -244,30 +240,6 @@ def find_where(rows: Sequence[Row], name: str, level: float, wanted: str) -> Any
                 here = np.asarray(before[wanted], float) * (1 - share) + share * here
             return here if here.ndim else float(here)
     return None
-
-
-def find_over_optimisation(runs: Sequence[Sequence[Row]]) -> dict[str, Any] | None:
-    """Changes of the true and the learned reward after the checkpoint with the best mean gain.
-
-    These are differences from that checkpoint to the end, paired by seed, with 95 % intervals.
-    Selecting the maximum overstates a fall a little. Over-optimisation is ``seen`` if the interval
-    of the true reward lies below 0 and that of the learned reward above 0.
-    """
-    trained = [[row for row in run if row["proxy"] is not None] for run in runs]
-    if not trained or min(map(len, trained)) < 2 or len(set(map(len, trained))) != 1:
-        return None
-    true = np.array([[row["gain"] for row in run] for run in trained])
-    learned = np.array([[row["proxy"] for row in run] for run in trained])
-    best = int(true.mean(0).argmax())
-    if best == true.shape[1] - 1:
-        return {"at": trained[0][best]["share"], "seen": False}
-    falls, rises = (interval((of[:, -1] - of[:, best]).tolist()) for of in (true, learned))
-    return {
-        "at": trained[0][best]["share"],
-        "true": [falls[name] for name in ("mean", "low", "high")],
-        "learned": [rises[name] for name in ("mean", "low", "high")],
-        "seen": bool(falls["high"] < 0 < rises["low"]),
-    }
 
 
 def format_verdict(met: bool | None) -> str:

@@ -1,7 +1,8 @@
 """`szpo bench surrogate`: how often votes show a taste, on recorded answers in place of a model.
 
 The world of recorded answers (`Recorded`) replaces the policy, so that a run takes a second.
-*Tastes*: how many runs show evidence of the taste? *Chance*: how many do so if votes are random?
+*Classes*: what do runs gain by each of twenty tastes, and how many name something? *Chance*: how
+many do so if votes are random?
 
 These answers differ from those from which the coordinates were made. The world has no guards, and
 a policy's log-probability is linear in its coordinates there, unlike a real policy's.
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from rich.progress import track
-from scipy import special, stats
+from scipy import optimize, special, stats
 
 from szpo.config.settings_file import load
 from szpo.data import prompts as promptfiles
@@ -102,20 +103,11 @@ class Recorded:
 
     def mean_gain(self, z: Floats) -> float:
         """Gain in mean reward from a move by z (≤ d,), in spreads of the reward within prompts."""
-        reward, tilt = self._within(), self.scores[:, : len(z)] @ z
+        reward = basis.centre(self.reward[:, None], self.prompts)[:, 0]
+        tilt = self.scores[:, : len(z)] @ z
         weight = np.exp(tilt - tilt.max())
         shares = weight / np.bincount(self.prompts, weight)[self.prompts]
         return float(shares @ reward / (self.prompts[-1] + 1) / reward.std())
-
-    def _within(self) -> Floats:
-        """The rewards minus their prompts' means."""
-        return basis.centre(self.reward[:, None], self.prompts)[:, 0]
-
-    def gain(self, z: Floats) -> float:
-        """Gain from a short move along z (≤ d,) per |z| = √(2 KL), in spreads of the reward."""
-        reward, moved = self._within(), self.scores[:, : len(z)] @ z
-        length = math.sqrt(float((moved**2).mean())) * float(reward.std())
-        return float((moved * reward).mean()) / length if length > 0 else 0.0
 
     def voter(self, rows: int, agreement: float, rng: np.random.Generator) -> float:
         """β at which two votes agree with probability ``agreement`` on the start's batches."""
@@ -123,38 +115,22 @@ class Recorded:
         shown = np.array([self.draw(still, rows, rng) for _ in range(1000)])
         gap = np.diff(self.reward[shown].mean(2), axis=1)
         gap = gap[gap != 0]
-        low, high = 1e-4, 1e5
-        for _ in range(60):
-            middle = math.sqrt(low * high)
-            chance = special.expit(middle * gap)
-            below = float((chance**2 + (1 - chance) ** 2).mean()) < agreement
-            low, high = (middle, high) if below else (low, middle)
-        return low
+
+        def above(log_beta: float) -> float:
+            chance = special.expit(math.exp(log_beta) * gap)
+            return float((chance**2 + (1 - chance) ** 2).mean()) - agreement
+
+        return math.exp(optimize.brentq(above, math.log(1e-4), math.log(1e5)))
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Settings of a run."""
-
-    beta: float
-    """The voter's β: P(plus) = σ(β times the difference of the batches' mean rewards)."""
-    votes: int = 40
-    rows: int = 8
-    """Prompts per comparison."""
-    lag: int = 0
-    """Number of latest steps whose votes are still missing when a step is asked."""
-    gate: float = 9.0
-    """Bayes factor from which the run leaves the start."""
-    noise: float = 1.0
-    """Share of the seed's own direction in each direction; see `Settings.asking_noise`."""
-    pairs: int = 8
-    """Comparisons per step."""
-    radius: float = 1.8
-    """Half the distance between the sides of a pair, in |z|."""
-    budget: float = 3.0
-    """Largest KL of the recommended point, nats."""
-    step: float = 1.2
-    """Largest move of the centre in a step, in |z|."""
+ROWS, PAIRS = 8, 8
+"""Prompts per comparison, comparisons per step."""
+GATE: Final = math.log(9.0)
+"""Log Bayes factor from which a run leaves the start."""
+RADIUS, STEP = 1.8, 1.2
+"""Half the distance between the sides of a pair, and the centre's largest move, in |z|."""
+BUDGET: Final = 3.0
+"""Largest KL of the recommended point, nats."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -164,91 +140,81 @@ class Look:
     votes: int
     log_factor: float
     """Largest log Bayes factor so far."""
-    cast: Votes
     fit: Fit
     """Fit of the gradient, in the run's coordinates."""
     found: SparseFit | None
     """Fit of the features; None for a run on scores alone."""
 
 
-def run(world: Recorded, prior: SparsePrior | None, plan: Plan, root_seed: int) -> list[Look]:
-    """One run with a fit after each step; prior None: on the leading scores alone."""
+def run(
+    world: Recorded, prior: SparsePrior | None, root_seed: int, *, beta: float, votes: int
+) -> list[Look]:
+    """One run with a fit after each step; prior None: on the leading scores alone.
+
+    The voter prefers plus with probability σ(``beta`` times the difference of mean rewards).
+    """
     rng = np.random.default_rng(root_seed)
     dim = world.named.components if prior is None else world.scores.shape[1]
     space = Space(root_seed, (("z", (dim,)),), sample_directions.Law("orthonormal"))
-    votes, looks = Votes.empty(dim if prior is None else world.named.columns), list[Look]()
+    cast, looks = Votes.empty(dim if prior is None else world.named.columns), list[Look]()
     centre, largest, regressors = np.zeros(dim), -math.inf, world.regressors()
-    while len(votes.x) < plan.votes:
-        known = looks[: len(looks) - plan.lag]
-        if known:
-            way = recommend(plan, known[-1]) - centre
-            centre = centre + way * min(1.0, plan.step / max(float(np.linalg.norm(way)), 1e-9))
-        v = _ask(world, space, plan, known, len(looks))
-        moves = centre + plan.radius * np.stack([v, -v], axis=1)
-        shown = np.array([world.draw(pair, plan.rows, rng) for pair in moves])
+    while len(cast.x) < votes:
+        if looks:
+            way = recommend(looks[-1]) - centre
+            centre = centre + way * min(1.0, STEP / max(float(np.linalg.norm(way)), 1e-9))
+        v = _ask(world, space, looks)
+        moves = centre + RADIUS * np.stack([v, -v], axis=1)
+        shown = np.array([world.draw(pair, ROWS, rng) for pair in moves])
         x = moves if prior is None else regressors[shown].mean(2)
         reward = world.reward[shown].mean(2)
-        chance = special.expit(plan.beta * (reward[:, 0] - reward[:, 1]))
-        up = (rng.random(plan.pairs) < chance).astype(float)
-        votes = Votes(
-            np.concatenate([votes.x, x[:, 0] - x[:, 1]]),
-            np.append(votes.up, up),
-            np.append(votes.down, 1 - up),
+        chance = special.expit(beta * (reward[:, 0] - reward[:, 1]))
+        up = (rng.random(PAIRS) < chance).astype(float)
+        cast = Votes(
+            np.concatenate([cast.x, x[:, 0] - x[:, 1]]),
+            np.append(cast.up, up),
+            np.append(cast.down, 1 - up),
         )
-        found = None if prior is None else fit_sparse(votes, prior)
+        found = None if prior is None else fit_sparse(cast, prior)
         gradient = (
-            fit(votes, Prior.blocks(dim))
+            fit(cast, Prior.blocks(dim))
             if found is None
             else named_features.in_coordinates(found, world.named)
         )
         largest = max(largest, float(gradient.log_factor))
-        looks.append(Look(len(votes.x), largest, votes, gradient, found))
+        looks.append(Look(len(cast.x), largest, gradient, found))
     return looks
 
 
-def recommend(plan: Plan, look: Look) -> Floats:
+def recommend(look: Look) -> Floats:
     """The recommended point (d,): along w, as far as certainty and the gate allow."""
     found = look.fit
     square = float(found.w @ found.w)
     certain = square / (square + float(np.trace(found.covariance)))
-    length = math.sqrt(2 * 0.9 * plan.budget * math.sqrt(certain))
-    if look.log_factor < math.log(plan.gate):
+    length = math.sqrt(2 * 0.9 * BUDGET * math.sqrt(certain))
+    if look.log_factor < GATE:
         length = min(length, 0.5)
     return np.asarray(found.w * (length / max(math.sqrt(square), 1e-9)))
 
 
-def _ask(world: Recorded, space: Space, plan: Plan, known: list[Look], step: int) -> Floats:
-    """The directions (pairs, d) of a step, each of length 1."""
-    each, grids = range(plan.pairs), list[Grid | None]([None] * plan.pairs)
+def _ask(world: Recorded, space: Space, looks: Sequence[Look]) -> Floats:
+    """The directions (pairs, d) of the step after these, each of length 1."""
+    each, step = range(PAIRS), len(looks)
+    grids = list[Grid | None]([None] * PAIRS)
     if (
-        plan.noise < 1
-        and known
-        and known[-1].found is not None
-        and (ways := informative.explanations_of(known[-1].found, world.named))
+        looks
+        and looks[-1].found is not None
+        and (ways := informative.explanations_of(looks[-1].found, world.named))
     ):
         grids = [
-            informative.draw_direction(space, world.named, ways, plan.noise, step, k) for k in each
+            informative.draw_direction(space, world.named, ways, NOISE, step, k) for k in each
         ]
     v = np.array([parameters.direction_vector(space, step, k, grids[k]) for k in each])
     return np.asarray(v / np.linalg.norm(v, axis=1, keepdims=True))
 
 
-TASTES: Final = {
-    "sentiment": "sentiment",
-    "no comma": "verify:no_comma",
-    "first person": r"regex:\b(I|my|me|I'm)\b",
-    "reader": r"regex:(?i)\b(you|your)\b",
-}
-ASKED: Final[Mapping[str, Mapping[str, int]]] = {
-    "8 prompts": {},
-    "4 prompts": {"rows": 4},
-    "lag 1": {"lag": 1},
-}
-PAIRS: Final = {
-    "as a run asks": Plan(0.0, noise=NOISE),
-    "of the start": Plan(0.0, radius=0.0, step=0.0),
-}
-RUNS, CHANCE, COMPARED = 60, 200, 40
+VOTES: Final = 120
+CHANCE, COMPARED = 200, 40
+"""Runs of random votes, and runs on each taste."""
 PROMPTS, EACH = 40, 32
 """Training prompts, and recorded answers to each."""
 SEED: Final = 90_000
@@ -261,38 +227,26 @@ SAID: Final = 0.5
 """A run claims a group of features if its probability exceeds this."""
 SELDOM_KL: Final = 0.2
 """KL of a recommended point, nats, that runs of random votes should exceed seldom."""
-GATE: Final = math.log(Plan(0.0).gate)
 
 
 @bench("surrogate")
 def main(study: Study) -> dict[str, list[dict[str, Any]]]:
-    """Count runs of votes that show a taste, on recorded answers of the default model."""
+    """What votes on recorded answers of the default model gain and name, and what chance does."""
     few = 20 if study.quick else 1
     world, prompts, answers = draw_answers(study)
-
-    def reward(spec: str) -> Floats:
-        return text_rewards.scores(text_rewards.parse(spec), prompts, answers)
-
-    tables: dict[str, list[dict[str, Any]]] = {}
     specs: list[Spec] = [
-        {"taste": taste, "asked": asked, "seeds": RUNS // few}
-        for asked in ASKED
-        for taste in TASTES
-    ]
-    rewards = {name: reward(spec) for name, spec in TASTES.items()}
-    tables["tastes"] = study.cells("tastes", specs, partial(count_shown, world, rewards))
-    specs = [
-        {"taste": taste, "pairs": pairs, "seeds": RUNS // few}
-        for pairs in PAIRS
-        for taste in TASTES
-    ]
-    tables["prior"] = study.cells("prior", specs, partial(compare_priors, world, rewards))
-    specs = [
         {"class": kind, "taste": name, "seeds": COMPARED // few}
         for name, (kind, _) in [*tastes.TASTES.items()][:: 5 if study.quick else 1]  # one a class
     ]
-    rewards = {spec["taste"]: reward(f"taste:{spec['taste']}") for spec in specs}
-    tables["classes"] = study.cells("classes", specs, partial(compare_coordinates, world, rewards))
+    rewards = {
+        spec["taste"]: text_rewards.scores(
+            text_rewards.parse(f"taste:{spec['taste']}"), prompts, answers
+        )
+        for spec in specs
+    }
+    tables = {
+        "classes": study.cells("classes", specs, partial(compare_coordinates, world, rewards))
+    }
     specs = [{"chance": True, "seeds": CHANCE // few}]
     tables["chance"] = study.cells("chance votes", specs, partial(count_chance, world))
     for part, rows in tables.items():
@@ -336,61 +290,20 @@ def draw_answers(study: Study) -> tuple[Recorded, list[Prompt], list[Answer]]:
     return world, asked_of, answers
 
 
-def count_shown(
-    world: Recorded, rewards: Mapping[str, Floats], spec: Spec
-) -> dict[str, float | str]:
-    """How many runs pass the gate with 40 votes, and these runs' mean gain per |z|."""
-    liked = replace(world, reward=rewards[spec["taste"]])
-    plan = replace(Plan(0.0, noise=NOISE), **ASKED[spec["asked"]])
-    looks = run_all(liked, spec, plan)
-    last = [each[-1] for each in looks]
-    gains = [liked.gain(look.fit.w) for look in last if look.log_factor >= GATE]
-    low, high = wilson(len(gains), len(last))
-    return {
-        "shown": len(gains), "runs": len(last), "low": low, "high": high,
-        "gain per |z|": float(np.mean(gains)) if gains else 0.0,
-    }  # fmt: skip
-
-
-def compare_priors(world: Recorded, rewards: Mapping[str, Floats], spec: Spec) -> dict[str, float]:
-    """Gain per |z| after forty votes, regardless of the gate, with the sparse prior and ridge.
-
-    Ridge is fitted to the same features and scores, and to the leading scores alone. On votes
-    about pairs of the start's own answers it is a reward model on these features.
-    """
-    liked, k = replace(world, reward=rewards[spec["taste"]]), len(world.named.names)
-    last = [looks[-1] for looks in run_all(liked, spec, PAIRS[spec["pairs"]])]
-    found = {
-        "sparse": [look.fit.w for look in last],
-        "ridge": [_ridge(look.cast, liked.named, 0) for look in last],
-        "scores": [_ridge(look.cast, liked.named, k) for look in last],
-    }
-    gains = {name: np.array([liked.gain(z) for z in each]) for name, each in found.items()}
-    means = {name: float(each.mean()) for name, each in gains.items()}
-    half = {f"{name} ±": 1.96 * float(stats.sem(each)) for name, each in gains.items()}
-    return means | half
-
-
-def _ridge(votes: Votes, named: NamedFeatures, first: int) -> Floats:
-    """The direction (d,) with one Gaussian prior for all regressors from ``first`` on."""
-    found = fit(replace(votes, x=votes.x[:, first:]), Prior.flat(votes.x.shape[1] - first))
-    return named_features.directions(named)[:, first:] @ found.w
-
-
 def compare_coordinates(
     world: Recorded, rewards: Mapping[str, Floats], spec: Spec
 ) -> dict[str, float | str]:
     """Gains of a taste's runs on named features and on leading scores alone, and their claims."""
-    liked, plan = replace(world, reward=rewards[spec["taste"]]), Plan(0.0, votes=120, noise=NOISE)
+    liked = replace(world, reward=rewards[spec["taste"]])
     runs = {
-        "features": run_all(liked, spec, plan),
-        "scores": run_all(liked, spec, plan, on_scores=True),
+        "features": run_all(liked, spec),
+        "scores": run_all(liked, spec, on_scores=True),
     }
     gains = dict[str, Floats]()
     for kind, every in runs.items():
-        for at in (40, 120):
+        for at in (40, VOTES):
             looks = [look for each in every for look in each if look.votes == at]
-            gained = [liked.mean_gain(recommend(plan, look)) for look in looks]
+            gained = [liked.mean_gain(recommend(look)) for look in looks]
             gains[f"{kind} {at}"] = np.array(gained)
     row: dict[str, float | str] = {name: float(each.mean()) for name, each in gains.items()}
     ahead = gains["features 120"] - gains["scores 120"]
@@ -403,11 +316,10 @@ def compare_coordinates(
 
 def count_chance(world: Recorded, spec: Spec) -> dict[str, float]:
     """How many runs of random votes open the gate, claim a group, or go beyond `SELDOM_KL`."""
-    plan = Plan(0.0, votes=120, noise=NOISE)
-    looks = run_all(world, spec, plan, chance=True)
+    looks = run_all(world, spec, chance=True)
     opened = sum(each[-1].log_factor >= GATE for each in looks)
     said = sum(any(said_of(look, world.named) for look in each) for each in looks)
-    nats = [[(recommend(plan, look) ** 2).sum() / 2 for look in run] for run in looks]
+    nats = [[(recommend(look) ** 2).sum() / 2 for look in run] for run in looks]
     low, high = wilson(opened, len(looks))
     return {
         "opened": opened, "runs": len(looks), "low": low, "high": high, "said": said,
@@ -416,13 +328,13 @@ def count_chance(world: Recorded, spec: Spec) -> dict[str, float]:
 
 
 def run_all(
-    world: Recorded, spec: Spec, plan: Plan, *, chance: bool = False, on_scores: bool = False
+    world: Recorded, spec: Spec, *, chance: bool = False, on_scores: bool = False
 ) -> list[list[Look]]:
     """The spec's runs, one per seed; two votes on a pair agree with probability `AGREEMENT`."""
     draw = generator(derive(0, "surrogate voter", name=json.dumps(dict(spec))))
-    beta = 0.0 if chance else world.voter(plan.rows, AGREEMENT, draw)
-    prior = None if on_scores else named_features.prior_of(world.named, plan.rows)
-    return [run(world, prior, replace(plan, beta=beta), seed) for seed in range(spec["seeds"])]
+    beta = 0.0 if chance else world.voter(ROWS, AGREEMENT, draw)
+    prior = None if on_scores else named_features.prior_of(world.named, ROWS)
+    return [run(world, prior, seed, beta=beta, votes=VOTES) for seed in range(spec["seeds"])]
 
 
 def said_of(look: Look, named: NamedFeatures) -> tuple[Claim, ...]:

@@ -22,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from szpo.errors import UsageError
 from szpo.types import Floats, Ints
 from szpo_simulators.study import Study, bench, by_label, draw_curve, format_interval, interval
 from szpo_simulators.worlds import rivals
@@ -60,14 +59,6 @@ class Track:
     horizon: int = 24
     slip: float = 0.05
     start: tuple[float, float, float] = (0.4, 0.05, 0.55)
-
-    def __post_init__(self) -> None:
-        if self.lines < 1 or self.cells % self.lines or self.cells // self.lines < 2:
-            raise UsageError(f"{self}: lines must divide the cells, two cells or more to a line")
-        if self.horizon < 1 or not 0 <= self.slip <= 1 or self.seen not in FEATURES:
-            raise UsageError(f"{self}: horizon from 1, slip within [0, 1], seen one of {FEATURES}")
-        if min(self.start) <= 0 or abs(sum(self.start) - 1) > 1e-9:
-            raise UsageError(f"{self}: start needs three positive chances that sum to 1")
 
     @property
     def dim(self) -> int:

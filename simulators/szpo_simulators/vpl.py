@@ -247,11 +247,5 @@ def _row(found: list[dict[str, Any]], name: str, model: str, beta: float) -> dic
     return {
         "set": name, "model": model, "beta": beta, "lowest": min(values), "highest": max(values),
         "collapsed": sum(bool(r.get("collapsed")) for r in own),
-        **{key: _interval([r[key] for r in own]) for key in ("all", "controversial", *figures)},
+        **{key: interval([r[key] for r in own]) for key in ("all", "controversial", *figures)},
     }  # fmt: skip
-
-
-def _interval(values: list[float]) -> dict[str, float]:
-    if len(values) == 1:
-        return {"mean": values[0], "low": values[0], "high": values[0], "n": 1}
-    return interval(values)

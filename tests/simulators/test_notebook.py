@@ -14,13 +14,6 @@ def lengths(learning, episodes: int) -> list[int]:
     return [length for length, _ in islice(learning, episodes)]
 
 
-def test_normalised_returns_by_hand():
-    # γ = .99: returns to go 2.9701, 1.99, 1 of three moves.
-    raw = np.array([2.9701, 1.99, 1.0])
-    assert returns(3).numpy() == pytest.approx((raw - raw.mean()) / raw.std(ddof=1), abs=1e-6)
-    assert float(returns(40).mean()) == pytest.approx(0, abs=1e-6)
-
-
 def test_crossed_ratios_leave_no_gradient_and_flat_ones_that_of_reinforce():
     """At the old policy every ratio is 1: the gradient is that of mean(A · log π)."""
     learner = Learner(1)

@@ -12,7 +12,7 @@ from scipy.special import ndtri
 
 from szpo.errors import UsageError
 from szpo.seeds import derive, uniform
-from szpo.types import Answer, Comparison, Floats, Prompt, Row
+from szpo.types import Answer, Floats, Prompt
 from szpo.voting.panel_factory import StartingPolicy
 from szpo_simulators.panels import panel, raters
 from szpo_simulators.panels.panel import (
@@ -24,7 +24,7 @@ from szpo_simulators.panels.panel import (
     calibrate,
     members,
 )
-from szpo_simulators.panels.raters import Rater, SimulatedJudge, item_effects, law, pick
+from szpo_simulators.panels.raters import Rater, item_effects, law, pick
 
 
 def base_rewards(prompts: int = 64, samples: int = 8) -> Floats:
@@ -198,21 +198,6 @@ def test_sides_are_symmetric_and_shares_are_a_law(gap, name, beta, tie, lapse, o
         law(replace(rater, beta=-beta), gap, on_a),
     ):  # fmt: skip
         assert other == pytest.approx(shares[[1, 0, 2]], abs=1e-12)
-
-
-def judged(key: bytes, side: str = "A") -> str:
-    rows = (Row(Prompt.user("?"), Answer("sea"), Answer("land")),)
-    judge = SimulatedJudge(lambda c: 0.4, Rater(beta=1.0, tie=0.5, item_spread=1.0))
-    asked = Comparison("c", 0, 0, 0, rows)
-    return judge.judge(asked, panelist="p", plus_side=side, key=key)  # type: ignore[arg-type]
-
-
-def test_an_answer_is_a_function_of_comparison_side_and_key():
-    keys = [derive(0, "vote", step=i) for i in range(300)]
-    answers = [judged(key) for key in keys]
-    assert set(answers) == {"A", "B", "tie"}
-    assert [judged(key) for key in reversed(keys)] == answers[::-1]
-    assert [judged(key, side="B") for key in keys] != answers
 
 
 def test_item_effects_are_standard_normal_and_shift_x_and_the_tie_rate_of_all_raters():

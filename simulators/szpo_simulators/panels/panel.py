@@ -26,6 +26,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 from scipy.special import ndtri
 
 from szpo.config.schema import Config
@@ -397,20 +398,19 @@ def calibrate(
         raise UsageError("calibration: base answers never differ in this reward; give another")
     scale = float(np.sqrt(np.mean(gaps**2)))
     base, measured = rater or Rater(), MEASURES[measure]
-    # The measure rises with β from ½ at 0: bisect log β.
+    # The measure rises with β from ½ at 0.
     low, high = np.log(1e-6 / scale), np.log(1e6 / scale)
-    if measured(replace(base, beta=exp(high)), gaps) < target:
+
+    def above(log_beta: float) -> float:
+        return measured(replace(base, beta=exp(log_beta)), gaps) - target
+
+    if above(high) < 0:
         even = f", as {np.mean(gaps == 0):.0%} of its pairs do not differ" * (not gaps.all())
         raise UsageError(
             f"calibration: no beta brings {measure} to {target:.0%} for this panel{even}"
         )
-    for _ in range(60):
-        middle = (low + high) / 2
-        if measured(replace(base, beta=exp(middle)), gaps) < target:
-            low = middle
-        else:
-            high = middle
-    beta = float(f"{exp((low + high) / 2):.6g}")  # short enough to print, store and retype
+    # Short enough to print, store and retype.
+    beta = float(f"{exp(brentq(above, low, high)):.6g}")
     _, fresh = draw("calibration check")
     shown = fresh if len(fresh) else gaps
     final = replace(base, beta=beta)
@@ -555,22 +555,15 @@ def judges(
     Where the reward shows no difference, ``form`` takes its place, or the answer is ``same``.
     """
 
-    @lru_cache(maxsize=1024)
-    def gap(comparison: Comparison) -> float:
-        return difference(reward, comparison)
+    def cached(function: Callable[[Comparison], float]) -> Callable[[Comparison], float]:
+        return lru_cache(maxsize=1024)(function)
 
-    @lru_cache(maxsize=1024)
-    def second(comparison: Comparison) -> float:
-        return 0.0 if other is None else difference(other, comparison)
-
-    @lru_cache(maxsize=1024)
-    def third(comparison: Comparison) -> float:
-        return 0.0 if form is None else difference(form, comparison)
-
-    longer = lru_cache(maxsize=1024)(words_difference)
-    instead = None if form is None else third
+    gap, longer = cached(partial(difference, reward)), cached(words_difference)
+    second, third = (
+        None if liked is None else cached(partial(difference, liked)) for liked in (other, form)
+    )
     return tuple(
-        SimulatedJudge(gap, rater, second, longer, form=instead, same=same) for rater in raters
+        SimulatedJudge(gap, rater, second, longer, form=third, same=same) for rater in raters
     )
 
 

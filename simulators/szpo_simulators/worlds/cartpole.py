@@ -1,31 +1,22 @@
-"""CartPole-v1 as a world of many episodes, and behind the `Policy` protocol.
+"""CartPole-v1 as a world of many episodes.
 
 The step is gymnasium's own arithmetic (Barto, Sutton & Anderson 1983) on arrays with any leading
 axes; a test compares it with gymnasium's environments step by step. The return is the number of
 moves until the pole falls or the cart leaves the track, 1 to 500.
-
-CartPole behind the `Policy` protocol: a prompt names a start, an answer describes an episode. An
-answer is "RLLRL. Fell after 5 moves." or "… Stood for all 500 moves.", so panels, ledgers and
-rewards treat it as any text. Both sides of a direction share all random numbers.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from szpo.errors import RunError, UsageError
-from szpo.optim.sample_directions import Law
 from szpo.seeds import derive, uniform
-from szpo.types import Answer, Batch, Floats, Prompt, Theta
-from szpo_simulators.panels.text_features import Scored, bare
-from szpo_simulators.worlds.world import Reals, Uniforms, WorldPolicy, uniforms
+from szpo.types import Floats
+from szpo_simulators.worlds.world import Reals, Uniforms, uniforms
 
 HORIZON = 500
 """Moves after which an episode is cut off, as CartPole-v1 does."""
@@ -61,7 +52,7 @@ def step(state: Floats, right: NDArray[np.bool_]) -> tuple[Floats, NDArray[np.bo
 
 
 def start(u: Reals) -> Floats:
-    """Starting states (..., 4) from uniform numbers (..., 4), on the grid that prompts name.
+    """Starting states (..., 4) from uniform numbers (..., 4), on a grid.
 
     >>> start(np.array([0.0, 0.5, 0.999999, 0.25])).tolist()
     [-0.05, 0.0, 0.05, -0.025]
@@ -73,13 +64,12 @@ def start(u: Reals) -> Floats:
 
 @dataclass(frozen=True)
 class Network:
-    """A net with one hidden layer (0 units: a linear policy) for the log-odds of a push right.
+    """A net with one ReLU layer (0 units: a linear policy) for the log-odds of a push right.
 
     The notebook's two logits under a softmax are equivalent to one: their difference.
     """
 
     hidden: int = 0
-    activation: Literal["tanh", "relu"] = "tanh"
     scaled: bool = True
     """Whether observations are divided by `SCALE` first."""
 
@@ -94,7 +84,7 @@ class Network:
         x = state / SCALE if self.scaled else state
         if h:
             x = x @ theta[:, : 4 * h].reshape(-1, 4, h) + theta[:, None, 4 * h : 5 * h]
-            x = np.tanh(x) if self.activation == "tanh" else np.maximum(x, 0.0)
+            x = np.maximum(x, 0.0)
             theta = theta[:, 5 * h :]
         odds: Floats = (x @ theta[:, :-1, None])[..., 0] + theta[:, -1:]
         return odds
@@ -108,17 +98,17 @@ class Network:
         return np.asarray((2 * uniform(derive(seed, "net"), self.dim) - 1) * reach)
 
 
-NOTEBOOK = Network(128, "relu", scaled=False)
+NOTEBOOK = Network(128, scaled=False)
 """The notebook's net: 4 → 128 ReLU → 2, with its two logits as one; d = 769."""
 
 
 def play(
     net: Network, theta: Reals, state: Floats, u: Reals
-) -> Iterator[tuple[Floats, NDArray[np.bool_], NDArray[np.bool_]]]:
+) -> Iterator[tuple[Floats, NDArray[np.bool_]]]:
     """Episodes of the nets θ (S, d) from states (S, n, 4), by uniform numbers (S, n, horizon).
 
-    Yields for each move the states after it, whether it was to the right, and whether the episode
-    was still going on (S, n). Ends when all episodes have ended or the horizon is reached.
+    Yields for each move the states after it and whether the episode was still going on (S, n).
+    Ends when all episodes have ended or the horizon is reached.
     """
     weights = theta.astype(np.float64)
     walking = np.ones(u.shape[:2], dtype=bool)
@@ -126,7 +116,7 @@ def play(
         with np.errstate(over="ignore"):
             right = u[:, :, t] < 1 / (1 + np.exp(-net.logit(weights, state)))
         state, fallen = step(state, right)
-        yield state, right, walking
+        yield state, walking
         walking = walking & ~fallen
         if not walking.any():
             return
@@ -164,7 +154,7 @@ class CartPole:
     def returns(self, theta: Reals, u: Uniforms) -> Floats:
         """Lengths (S, n) of the episodes, in moves."""
         lengths = np.zeros(u.shape[:2])
-        for _, _, walking in play(self.net, theta, start(u[:, :, :4]), u[:, :, 4:]):
+        for _, walking in play(self.net, theta, start(u[:, :, :4]), u[:, :, 4:]):
             lengths += walking
         return lengths
 
@@ -174,86 +164,3 @@ class CartPole:
         u = uniforms(key, self.evaluations * self.width).reshape(self.evaluations, self.width)
         shape = (len(theta), self.evaluations, self.width)
         return np.asarray(self.returns(theta, np.broadcast_to(u, shape)).mean(-1))
-
-
-_NUMBER = r"([+-]0\.\d{4})"
-_START = re.compile(rf"position {_NUMBER}, speed {_NUMBER}, angle {_NUMBER}, spin {_NUMBER}\.")
-_EPISODE = re.compile(r"[LR]+\. (?:Fell after|Stood for all) (\d+) moves\.")
-
-
-def prompts(count: int, seed: int = 0) -> tuple[Prompt, ...]:
-    """Prompts that name ``count`` random starts.
-
-    >>> prompts(1)[0].text
-    'Balance the pole from position +0.0309, speed +0.0187, angle +0.0178, spin +0.0160.'
-    """
-    states = start(uniforms(derive(seed, "cartpole starts"), 4 * count).reshape(count, 4))
-    names = ("position", "speed", "angle", "spin")
-    return tuple(
-        Prompt.user(
-            "Balance the pole from "
-            + ", ".join(f"{name} {x:+.4f}" for name, x in zip(names, state, strict=True))
-            + "."
-        )
-        for state in states.tolist()
-    )
-
-
-def begin(prompt: Prompt) -> list[float]:
-    """The start that a prompt names."""
-    found = _START.search(prompt.text)
-    state = [float(number) for number in found.groups()] if found else []
-    if not state or max(map(abs, state)) > START:
-        raise UsageError(
-            f"prompt {prompt.text[:60]!r} names no start; give prompts.path a file with lines "
-            f'such as "{prompts(1)[0].text}", each number within ±{START}'
-        )
-    return state
-
-
-class CartPolePolicy(WorldPolicy):
-    """A small net that balances a pole; θ begins at `Network.start`."""
-
-    purpose = "cartpole"
-
-    def __init__(self, root_seed: int, net: Network | None = None, law: Law | None = None) -> None:
-        self.net = net or Network()
-        super().__init__(root_seed, {"net": self.net.start(root_seed).astype(np.float32)}, law)
-
-    def walk(self, theta: Theta, prompts: Sequence[Prompt], key: bytes) -> Batch:
-        """One episode per prompt."""
-        starts = [begin(prompt) for prompt in prompts]
-        rows = len(starts)
-        if not rows:
-            return ()
-        u = uniforms(key, rows * HORIZON).reshape(1, rows, HORIZON)
-        state: Floats = np.array(starts)[None]
-        letters: list[list[str]] = [[] for _ in range(rows)]
-        for _, right, walking in play(self.net, theta["net"][None], state, u):
-            for i in np.flatnonzero(walking[0]):
-                letters[i].append("R" if right[0, i] else "L")
-        return tuple(_describe_episode("".join(moves)) for moves in letters)
-
-
-def policy(*, root_seed: int) -> CartPolePolicy:
-    """The entry point ``cartpole`` of `szpo.policies`."""
-    return CartPolePolicy(root_seed)
-
-
-def count_moves(prompt: Prompt, answer: Answer) -> float:
-    """How many moves the pole was balanced, read from the text: 1 to 500."""
-    found = _EPISODE.fullmatch(answer.text)
-    if not found:
-        raise RunError(f"reward balance: {answer.text[:60]!r} is no episode of CartPole")
-    return float(found[1])
-
-
-balance = bare(Scored("balance", count_moves))
-"""The entry point ``balance`` of `szpo.rewards`."""
-
-
-def _describe_episode(moves: str) -> Answer:
-    """An episode's moves as an answer; 500 moves count as stood even if the last one is a fall."""
-    whole = len(moves) == HORIZON
-    end = "Stood for all" if whole else "Fell after"
-    return Answer(f"{moves}. {end} {len(moves)} moves.", "length" if whole else "stop", len(moves))

@@ -159,18 +159,9 @@ def train_dpo(
     rate: float = 0.03,
     epochs: int = 8,
 ) -> Curve:
-    """Train on one vote on each of ``pairs`` pairs of batches; values after every round.
+    """DPO, offline in one round and online in more; see `train_in_rounds`.
 
-    Args:
-        world: The world of the policies.
-        root_seeds: One for each repetition.
-        pairs: Total number of votes.
-        panel: The voters.
-        rows: D, walks per batch.
-        rounds: 1: offline, all pairs by the starting policy. More: online, by the current policy.
-        beta: β; see `gradient`.
-        rate: Adam's learning rate.
-        epochs: Gradient steps on each round's pairs; the reference is the policy that made them.
+    A round takes ``epochs`` steps of Adam on its pairs, against the policy that made them.
     """
     adam = Adam((len(root_seeds), world.dim))
 
@@ -342,19 +333,7 @@ def train_rlhf(
     rounds: int = 1,
     ridge: float = 0.01,
 ) -> Curve:
-    """Train on one vote on each of ``pairs`` pairs of batches; values after every round.
-
-    Args:
-        world: The world of the policies.
-        root_seeds: One for each repetition.
-        pairs: Total number of votes.
-        practice: Settings of PPO on a learned reward.
-        panel: The voters.
-        rows: D, walks per batch.
-        kind: The features of the reward model.
-        rounds: 1: all pairs by the starting policy. More: each round by the current policy.
-        ridge: See `fit_reward`.
-    """
+    """PPO on rewards that `fit_reward` fits to each round's votes; see `train_in_rounds`."""
 
     def improve(step: int, theta: Floats, x: Floats, won: Floats) -> Floats:
         reward, done = reward_of(kind, world, fit_reward(x, won, ridge)), step * practice.batches
@@ -386,12 +365,6 @@ def reinforce(
     """REINFORCE's θ (S, d) before the first step and after each, without end.
 
     The advantage of a move is its return to go minus the batch's mean at that time.
-
-    Args:
-        world: The world of the policies.
-        root_seeds: One for each repetition.
-        walks: Walks per step.
-        rate: Adam's learning rate.
     """
     theta = np.tile(world.theta0, (len(root_seeds), 1))
     adam = Adam(theta.shape)
@@ -413,12 +386,7 @@ def evolve(
 ) -> Iterator[Floats]:
     """Evolution strategies' θ (S, d) before the first step and after each, without end.
 
-    Args:
-        world: The world of the policies.
-        root_seeds: One for each repetition.
-        walkers: n, perturbed policies per step, with one walk each.
-        spread: σ, standard deviation of the perturbations.
-        alpha: α, step size.
+    A step walks once with each of n = ``walkers`` policies perturbed by σ = ``spread``.
     """
     runs, n, d = len(root_seeds), walkers, world.dim
     theta = np.tile(world.theta0, (runs, 1))

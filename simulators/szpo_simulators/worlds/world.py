@@ -21,7 +21,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -34,9 +34,8 @@ from szpo.optim.links import link
 from szpo.optim.optimizer import rule_of
 from szpo.optim.parameters import Space, round_coef
 from szpo.optim.rule import Perturbations, WeightedVotes, weigh
-from szpo.optim.sample_directions import Law
 from szpo.optim.settings import Settings
-from szpo.types import Batch, Floats, Layout, Prompt, Shift, Tally, Theta, Update
+from szpo.types import Floats, Tally
 from szpo_simulators.panels import panel
 
 Reals: TypeAlias = NDArray[np.floating[Any]]
@@ -104,50 +103,6 @@ def draws_ahead(
     keys = (seeds.derive(seed, "world walk", k=k, name=side) for seed in root_seeds)
     made = np.stack([uniforms(key, size * len(steps), size * steps.start) for key in keys])
     return made.reshape(-1, len(steps), count, world.width).swapaxes(0, 1)
-
-
-class WorldPolicy:
-    """Base class of policies that answer by walks: θ, its updates, a walk per prompt."""
-
-    purpose: ClassVar[str]
-    """Purpose of the walks' random numbers; see `szpo.seeds.derive`."""
-
-    def __init__(self, root_seed: int, start: Theta, law: Law | None = None) -> None:
-        self.layout: Layout = tuple((name, values.shape) for name, values in start.items())
-        self.dim = sum(values.size for values in start.values())
-        self.space = Space(root_seed, self.layout, law or Law.for_dim(self.dim))
-        self._theta = start
-
-    def rollout(
-        self, prompts: Sequence[Sequence[Prompt]], shifts: Sequence[Shift], *, seed: int
-    ) -> list[Batch]:
-        """A walk per prompt and shift; both sides of a direction share the random numbers."""
-        if len(prompts) != len(shifts):
-            raise UsageError(f"rollout: {len(prompts)} lists of prompts for {len(shifts)} shifts")
-        return [
-            self.walk(
-                parameters.shift(self.space, self._theta, shift),
-                asked,
-                seeds.derive(seed, self.purpose, k=shift.k),
-            )
-            for asked, shift in zip(prompts, shifts, strict=True)
-        ]
-
-    def walk(self, theta: Theta, prompts: Sequence[Prompt], key: bytes) -> Batch:
-        """One walk of the policy θ per prompt, by the key's random numbers."""
-        raise NotImplementedError
-
-    def apply(self, update: Update) -> None:
-        """θ ← θ + coef · v, or θ + vector."""
-        self._theta = parameters.apply_update(self.space, self._theta, update)
-
-    def theta(self) -> Theta:
-        """A copy of the master coordinates."""
-        return {name: values.copy() for name, values in self._theta.items()}
-
-    def digest(self) -> str:
-        """SHA-256 of θ in canonical form."""
-        return parameters.digest(self._theta, self.layout)
 
 
 @dataclass(frozen=True)

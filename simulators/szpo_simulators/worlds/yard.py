@@ -18,11 +18,12 @@ from scipy.special import softmax
 
 from szpo.errors import RunError, UsageError
 from szpo.optim import parameters
+from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
 from szpo.seeds import derive, uniform
-from szpo.types import Answer, Batch, Floats, Ints, Prompt, Theta
+from szpo.types import Answer, Batch, Floats, Ints, Layout, Prompt, Shift, Theta, Update
 from szpo_simulators.panels.text_features import Scored, bare
-from szpo_simulators.worlds.world import Reals, WorldPolicy
+from szpo_simulators.worlds.world import Reals
 
 MOVES = ("up", "right", "down", "left")
 _STEPS = ((-1, 0), (0, 1), (1, 0), (0, -1))
@@ -163,15 +164,42 @@ class Yard:
         return (1 - self.wind) * chosen + self.wind / 2 * aside
 
 
-class TabularPolicy(WorldPolicy):
+class TabularPolicy:
     """A policy with one logit per cell and move; θ = 0 at the start, so that it wanders."""
 
-    purpose = "walk"
+    def __init__(self, root_seed: int) -> None:
+        self.yard = Yard()
+        self.layout: Layout = (("logits", (self.yard.cells, 4)),)
+        self.dim = 4 * self.yard.cells
+        self.space = Space(root_seed, self.layout, Law.for_dim(self.dim))
+        self._theta = parameters.zeros(self.layout)
 
-    def __init__(self, root_seed: int, yard: Yard | None = None, law: Law | None = None) -> None:
-        self.yard = yard or Yard()
-        start = parameters.zeros((("logits", (self.yard.cells, 4)),))
-        super().__init__(root_seed, start, law)
+    def rollout(
+        self, prompts: Sequence[Sequence[Prompt]], shifts: Sequence[Shift], *, seed: int
+    ) -> list[Batch]:
+        """A walk per prompt and shift; both sides of a direction share the random numbers."""
+        if len(prompts) != len(shifts):
+            raise UsageError(f"rollout: {len(prompts)} lists of prompts for {len(shifts)} shifts")
+        return [
+            self.walk(
+                parameters.shift(self.space, self._theta, shift),
+                asked,
+                derive(seed, "walk", k=shift.k),
+            )
+            for asked, shift in zip(prompts, shifts, strict=True)
+        ]
+
+    def apply(self, update: Update) -> None:
+        """θ ← θ + coef · v, or θ + vector."""
+        self._theta = parameters.apply_update(self.space, self._theta, update)
+
+    def theta(self) -> Theta:
+        """A copy of the master coordinates."""
+        return {name: values.copy() for name, values in self._theta.items()}
+
+    def digest(self) -> str:
+        """SHA-256 of θ in canonical form."""
+        return parameters.digest(self._theta, self.layout)
 
     def value(self) -> float:
         """Exact expected reward at the current θ."""
@@ -213,9 +241,9 @@ class TabularPolicy(WorldPolicy):
         return tuple(_describe_walk(words[i], float(yard.ending[cells[i]])) for i in range(rows))
 
 
-def policy(*, root_seed: int, yard: Yard | None = None) -> TabularPolicy:
+def policy(*, root_seed: int) -> TabularPolicy:
     """The entry point ``tabular`` of `szpo.policies`."""
-    return TabularPolicy(root_seed, yard)
+    return TabularPolicy(root_seed)
 
 
 def score_walk(prompt: Prompt, answer: Answer) -> float:
