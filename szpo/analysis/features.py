@@ -108,6 +108,9 @@ class Feature:
     name: str
     score: Score
 
+    def __str__(self) -> str:
+        return self.name
+
     def difference(self, comparison: Comparison) -> float:
         """Mean of plus minus mean of minus over all D rows."""
         try:

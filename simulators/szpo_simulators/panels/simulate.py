@@ -19,10 +19,9 @@ from szpo.runs.status import round_status
 from szpo.voting import panel_evaluator
 from szpo.voting.evaluator import Judge
 from szpo.voting.panel_evaluator import PanelEvaluator
-from szpo.voting.panel_factory import StartingPolicy
+from szpo.voting.panel_factory import Logprob, StartingPolicy
 from szpo.voting.service import VoteService
 from szpo_simulators.panels.panel import PANELS, build
-from szpo_simulators.panels.text_rewards import Logprob
 
 
 def simulate(ledger: Ledger, judges: Sequence[Judge], **how: Any) -> tuple[int, str]:

@@ -19,9 +19,9 @@ import re
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
+from szpo.analysis.features import Feature
 from szpo.errors import UsageError
 from szpo_simulators.panels import sealed_one, sealed_two
-from szpo_simulators.panels.text_features import Scored
 
 Taste: TypeAlias = Callable[[str, str], float]
 
@@ -275,10 +275,10 @@ TASTES: Final[dict[str, tuple[str, Taste]]] = {
 """Class and function of each taste by name."""
 
 
-def reward(argument: str | None) -> Scored:
+def reward(argument: str | None) -> Feature:
     """The taste of this name as a reward; the sealed ones have names as well."""
     known = TASTES | sealed_one.TASTES | sealed_two.TASTES
     if argument not in known:
         raise UsageError(f"needs a taste, as in taste:few commas; there are {', '.join(known)}")
     _, taste = known[argument]
-    return Scored(f"taste:{argument}", lambda prompt, answer: taste(prompt.text, answer.text))
+    return Feature(f"taste:{argument}", lambda prompt, answer: taste(prompt.text, answer.text))

@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
-from szpo.analysis.features import Score, parse
+from szpo.analysis.features import Feature, Score, parse
 from szpo.errors import UsageError
 from szpo.metrics import words
-from szpo.types import Answer, Prompt
 
 Verifier: TypeAlias = Callable[[str], bool]
 
@@ -100,18 +98,6 @@ def verify(argument: str | None) -> Score:
 Kind = TypeVar("Kind")
 
 
-@dataclass(frozen=True)
-class Scored:
-    """A reward that is a pure function of prompt and answer."""
-
-    name: str
-    """Name of the reward in messages."""
-    score: Callable[[Prompt, Answer], float]
-
-    def __str__(self) -> str:
-        return self.name
-
-
 def bare(made: Kind) -> Callable[[str | None], Kind]:
     """A maker that returns ``made`` and refuses an argument after a colon."""
 
@@ -123,16 +109,16 @@ def bare(made: Kind) -> Callable[[str | None], Kind]:
     return build
 
 
-def reward(argument: str | None) -> Scored:
+def reward(argument: str | None) -> Feature:
     """The named feature as a reward; refuses functions by module name, as records name rewards."""
     if not argument:
         raise UsageError("needs a feature, as in feature:politeness")
     (feature, *more) = parse(argument, functions=False)
     if more:
         raise UsageError("takes one feature; weigh several as 0.5*feature:length+feature:…")
-    return Scored(feature.name, feature.score)
+    return feature
 
 
-def checked(argument: str | None) -> Scored:
+def checked(argument: str | None) -> Feature:
     """The share of the named checks of form that an answer passes, as a reward."""
-    return Scored(f"verify:{argument}", verify(argument))
+    return Feature(f"verify:{argument}", verify(argument))

@@ -18,22 +18,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 
 from szpo import plugins
+from szpo.analysis.features import Feature
 from szpo.errors import RunError, UsageError
 from szpo.features import dictionary
 from szpo.metrics import repetition, words
 from szpo.types import Answer, Comparison, Floats, Prompt
+from szpo.voting.panel_factory import Logprob
 from szpo_simulators.panels import tastes
 from szpo_simulators.panels import text_features as features
 from szpo_simulators.panels.tastes import TASTES
-from szpo_simulators.panels.text_features import PLAIN, Scored, bare
-
-Logprob: TypeAlias = Callable[[Sequence[Prompt], Sequence[Answer]], Floats]
-"""Mean log-probability per token of each answer under the base model, nats."""
+from szpo_simulators.panels.text_features import PLAIN, bare
 
 
 class Reward(Protocol):
@@ -131,7 +130,7 @@ def _length(argument: str | None) -> Reward:
     def score(prompt: Prompt, answer: Answer) -> float:
         return -min(abs(len(words(answer.text)) - target) / target, 1.0)
 
-    return Scored(f"length:{target}", score)
+    return Feature(f"length:{target}", score)
 
 
 def _keyword(argument: str | None) -> Reward:
@@ -147,7 +146,7 @@ def _regex(argument: str | None) -> Reward:
         pattern = re.compile(argument)
     except re.error as error:
         raise UsageError(f"not a regular expression ({error})") from error
-    return Scored(f"regex:{argument}", lambda _, answer: float(bool(pattern.search(answer.text))))
+    return Feature(f"regex:{argument}", lambda _, answer: float(bool(pattern.search(answer.text))))
 
 
 REWARDS: dict[str, Callable[[str | None], Reward]] = {
@@ -156,7 +155,7 @@ REWARDS: dict[str, Callable[[str | None], Reward]] = {
     "keyword": _keyword,
     "regex": _regex,
     "verify": features.checked,
-    "repetition": bare(Scored("repetition", lambda _, answer: -repetition(answer.text))),
+    "repetition": bare(Feature("repetition", lambda _, answer: -repetition(answer.text))),
     "taste": tastes.reward,
 }
 """Makers by name, called with the text after the colon; installed packages may add more."""

@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from szpo.analysis.features import Feature
 from szpo.errors import RunError, UsageError
 from szpo.optim import parameters
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
 from szpo.seeds import derive, uniform
 from szpo.types import Answer, Batch, Floats, Ints, Layout, Prompt, Shift, Theta, Update
-from szpo_simulators.panels.text_features import Scored, bare
+from szpo_simulators.panels.text_features import bare
 from szpo_simulators.worlds.world import Reals
 
 MOVES = ("up", "right", "down", "left")
@@ -255,7 +256,7 @@ def score_walk(prompt: Prompt, answer: Answer) -> float:
     return ending - COST * len(moves.split())
 
 
-walk = bare(Scored("walk", score_walk))
+walk = bare(Feature("walk", score_walk))
 """The entry point ``walk`` of `szpo.rewards`."""
 
 
