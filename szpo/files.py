@@ -60,7 +60,9 @@ def write_whole(path: Path) -> Iterator[Path]:
     except FileExistsError:
         raise StorageError(f"{path} exists; choose another name, or remove it first") from None
     except OSError as error:
-        raise StorageError(f"{path} cannot be written ({error.strerror or error})") from None
+        more = "" if path.absolute().parent.exists() else "; make its folder first"
+        why = f"{path} cannot be written ({error.strerror or error}){more}"
+        raise StorageError(why) from None
     finally:
         if draft.is_dir():
             shutil.rmtree(draft)

@@ -340,7 +340,7 @@ def _draw(study: Study, plan: Plan, lines: Sequence[Mapping[str, Any]]) -> None:
                     if line["low"] is not None:
                         at.vlines(line[by], line["low"], line["high"], style["color"], lw=0.9)
         # A small step's gain grows as the root of its KL, and the methods' KL differs 100-fold.
-        axes[0].set_xscale("function", functions=(_root, _square))
+        axes[0].set_xscale("function", functions=(_root, lambda x: x * np.abs(x)))
         nats = [0, *(2**i for i in range(6))]
         axes[0].set_xticks(nats, [str(n) for n in nats])
         axes[2].set_xscale("log")
@@ -354,10 +354,6 @@ def _draw(study: Study, plan: Plan, lines: Sequence[Mapping[str, Any]]) -> None:
 def _root(x: Floats) -> Floats:
     """Signed square root, since an estimate of KL may lie below 0."""
     return np.sign(x) * np.sqrt(np.abs(x))
-
-
-def _square(x: Floats) -> Floats:
-    return x * np.abs(x)
 
 
 command = typer.Typer(add_completion=False)

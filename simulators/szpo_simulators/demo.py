@@ -19,6 +19,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
+from szpo import plugins
 from szpo.analysis import improvement, measuring, taught
 from szpo.cli import console as to_user
 from szpo.cli import run_paths
@@ -26,7 +27,6 @@ from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.errors import SzpoError, UsageError
-from szpo.improvement.between_rounds import Improving
 from szpo.ledger.database import Ledger
 from szpo.optim.regression import BUDGET
 from szpo.policies import text_guards
@@ -76,6 +76,8 @@ def _measure(
     on_step: Callable[[step_record.StepReport], None] | None,
     began: float,
 ) -> dict[str, Any]:
+    from szpo.improvement.between_rounds import Improving
+
     config, policy = parts.config, parts.language
     liked = text_rewards.parse(config.panel.reward, logprob=policy.logprob_base)
     held = parts.prompts.heldout[: config.evaluation.prompts]
@@ -230,6 +232,7 @@ def demo(
     sets = [f"run.seed={seed}", f"panel.reward={text_rewards.find_asked(taste)}", *sets]
     sets += [f"improve.nats={BUDGET:g}", "improve.when=end"] if improve else []
     config = settings_file.load(preset_name=preset, sets=sets)
+    plugins.read_reward(config.panel.reward, lambda *_: 0.0)  # refused before it begins
     path = find_free_path(folder, f"demo-{config.run.root_seed}")
     if stopped := find_stopped(path, config):
         way_on = f"szpo run --resume {stopped}"
@@ -329,8 +332,7 @@ def describe(found: dict[str, Any], path: Path) -> list[str]:
         f"KL to the start {found['kl'][0]:.1f} ± {found['kl'][1]:.1f} nats per answer",
     ]
     lines += [text_guards.Guard(**guard).line() for guard in found["guards"]]
-    if found["topic"] is not None:
-        lines.append(f"no topic guard: {found['topic']}")
+    lines += [] if found["topic"] is None else [f"no topic guard: {found['topic']}"]
     for text in found["texts"]:
         before, after = _where_they_differ(text["before"], text["after"])
         lines += ["", visible(text["prompt"]), f"  before  {before}", f"  after   {after}"]

@@ -26,8 +26,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 
 from szpo.errors import UsageError
 from szpo.types import Floats
@@ -276,6 +274,8 @@ def _draw_contest(study: Study, rows: Sequence[Mapping[str, Any]]) -> None:
         for here in axes:
             here.set_ylim(1.3, 9.3)
         handles, labels = axes[0].get_legend_handles_labels()
+        from matplotlib.lines import Line2D
+
         handles += [Line2D([], [], color="#666666", linestyle=DASHES[i]) for i in range(len(ways))]
         last.figure.legend(
             handles, [*labels, *ways], loc="outside lower center", ncols=3, fontsize=7.5
@@ -445,7 +445,7 @@ def _draw_figure(
         left.figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=7.5)
 
 
-def _draw_line(axes: Axes, row: Mapping[str, Any], budget: str) -> None:
+def _draw_line(axes: Any, row: Mapping[str, Any], budget: str) -> None:
     colour, mark = LOOKS[row["name"]]
     batch = row["way"] == "batch votes"
     dash = "--" if batch else ":" if row["name"] in TRUE else "-"

@@ -9,24 +9,26 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from szpo import memory, metrics, seeds
-from szpo.baselines.actor import Actor
 from szpo.baselines.asking import JudgesAsk
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.data.prompts import PromptSet, load_configured
 from szpo.errors import UsageError
-from szpo.policies import language_model, text_guards
+from szpo.policies import text_guards
 from szpo.runs.assemble import SHARPNESS_PROMPTS, SHARPNESS_SAMPLES
 from szpo.types import Answer, Floats, Prompt
 from szpo.voting.seats import Letter
 from szpo_simulators.panels import heldout, text_rewards
 from szpo_simulators.panels import panel as panels
 from szpo_simulators.study import Spec, hash_spec, make_once, read_record, write_record
+
+if TYPE_CHECKING:
+    from szpo.baselines.actor import Actor
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 PEAK_ONLY: Final = "5"
@@ -228,6 +230,9 @@ def load_config(spec: Spec) -> Config:
 
 def load_actor(spec: Spec) -> Actor:
     """A cell's model for a gradient method, with its own LoRA on the sites that szpo moves."""
+    from szpo.baselines.actor import Actor
+    from szpo.policies import language_model
+
     config = load_config(spec)
     model = language_model.load_plain(config, say=lambda text: None)
     return Actor(

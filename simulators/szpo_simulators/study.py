@@ -29,17 +29,13 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final
 
-import matplotlib
 import numpy as np
 from cycler import cycler
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import AutoLocator
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from szpo.cli import console as to_user
 from szpo.errors import RunError
@@ -316,7 +312,7 @@ def interval(values: Sequence[float]) -> dict[str, float]:
     """
     x = np.asarray(values, float)
     n, mean = len(x), float(x.mean())
-    half = float(t.ppf(0.975, n - 1) * x.std(ddof=1) / np.sqrt(n)) if n > 1 else math.nan
+    half = float(stdtrit(n - 1, 0.975) * x.std(ddof=1) / np.sqrt(n)) if n > 1 else math.nan
     return {"mean": mean, "low": mean - half, "high": mean + half, "n": n}
 
 
@@ -466,6 +462,10 @@ class Study:
         Both are saved in the bench's folder; the SVG is also copied to ``figures``. The same
         drawing gives the same bytes.
         """
+        import matplotlib  # slow to load, and the help needs none of it
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import AutoLocator
+
         with matplotlib.rc_context(STYLE):
             drawn = Figure(figsize=(1.2 + 3.9 * columns, height), layout="constrained")
             yield drawn.subplots(1, columns)
@@ -513,7 +513,7 @@ def bench(name: str) -> Callable[[Callable[[Study], Any]], Callable[..., Any]]:
 
 
 def draw_curve(
-    axes: Axes, x: Sequence[float], rows: Sequence[Mapping[str, Any]], label: str, **style: Any
+    axes: Any, x: Sequence[float], rows: Sequence[Mapping[str, Any]], label: str, **style: Any
 ) -> None:
     """Draw a line of means through rows (mean, low, high) with their intervals as a band."""
     means = [row["mean"] for row in rows]
@@ -523,7 +523,7 @@ def draw_curve(
 
 
 def draw_points(
-    axes: Axes, x: Sequence[Any], rows: Sequence[Mapping[str, Any]], label: str = "", **style: Any
+    axes: Any, x: Sequence[Any], rows: Sequence[Mapping[str, Any]], label: str = "", **style: Any
 ) -> None:
     """Draw means as separate points with their intervals as bars."""
     means = np.array([row["mean"] for row in rows])
@@ -533,7 +533,7 @@ def draw_points(
 
 
 def draw_course(
-    axes: Axes, x: Sequence[float], row: Mapping[str, Any], label: str, **style: Any
+    axes: Any, x: Sequence[float], row: Mapping[str, Any], label: str, **style: Any
 ) -> None:
     """Draw a row's ``curve`` along x with a mark at its end; only a point if x has one value."""
     if len(x) > 1:

@@ -35,7 +35,6 @@ from szpo.optim.parameters import Space
 from szpo.optim.sparse_prior import SparsePrior
 from szpo.optim.sparse_regression import SparseFit, fit_sparse
 from szpo.optim.vote_regression import Fit, Prior, Votes, fit
-from szpo.policies import basis
 from szpo.seeds import derive, generator
 from szpo.types import FEATURE_GRID, Answer, Floats, Grid, Ints, Prompt
 from szpo_simulators.panels import tastes, text_rewards
@@ -103,6 +102,8 @@ class Recorded:
 
     def mean_gain(self, z: Floats) -> float:
         """Gain in mean reward from a move by z (≤ d,), in spreads of the reward within prompts."""
+        from szpo.policies import basis
+
         reward = basis.centre(self.reward[:, None], self.prompts)[:, 0]
         tilt = self.scores[:, : len(z)] @ z
         weight = np.exp(tilt - tilt.max())

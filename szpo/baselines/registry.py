@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from szpo.baselines import dpo, group_rl, ppo, reward_model, self_rewarding, trainer
+from szpo.baselines import SCORED, dpo, group_rl, ppo, reward_model, self_rewarding, trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.asking import Ask, Meter, OnStep, Score, Trained
 from szpo.baselines.trainer import join_remarks
@@ -28,8 +28,6 @@ RECIPES: Mapping[str, Any] = {
 }  # fmt: skip
 """All methods with their default recipes."""
 NAMES = tuple(RECIPES)
-SCORED = ("ppo", "grpo", "rloo")
-"""Methods that learn from a score of single answers."""
 OFFLINE: Mapping[str, Any] = {
     "dpo": dpo.train, "simpo": dpo.train_simpo, "notebook-dpo": dpo.train,
 }  # fmt: skip

@@ -69,17 +69,17 @@ def make(
     An interrupted command goes on where it was. Adapters that are there are not made again, and
     others in the folder stay in the set.
     """
+    if not 0.05 <= nats <= 20:
+        raise UsageError(f"--nats {nats:g}: give 0.05 to 20; 1.5 to 3 can be seen and stay fluent")
+    config = _settings(preset, [*([f"model.name={model}"] if model else []), *sets])
+    tiny = config.model.name == "tiny"
+    liked = {text: tastes.load(own.split(text)[1], runs, feature) for text in taste}
     from szpo.data import prompts as prompt_files
     from szpo.improvement import adapter_set, aims
     from szpo.models import adapters
     from szpo.policies import language_model
     from szpo.runs import run_engine
 
-    if not 0.05 <= nats <= 20:
-        raise UsageError(f"--nats {nats:g}: give 0.05 to 20; 1.5 to 3 can be seen and stay fluent")
-    config = _settings(preset, [*([f"model.name={model}"] if model else []), *sets])
-    tiny = config.model.name == "tiny"
-    liked = {text: tastes.load(own.split(text)[1], runs, feature) for text in taste}
     usual = () if liked else aims.USUAL_TINY if tiny else aims.USUAL
     wanted = aims.read(
         of or usual, [aims.of_taste(text, found, feature) for text, found in liked.items()]

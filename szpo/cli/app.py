@@ -13,6 +13,7 @@ import contextlib
 import io
 import math
 import os
+import re
 import shlex
 import signal
 import sys
@@ -142,6 +143,8 @@ def load_command(name: str) -> Any:
         made.command(context_settings=PASS_ON)(_make_runner(name, target))
     found = get_command(made)
     found.name = name
+    for each in (found, *getattr(found, "commands", {}).values()):  # rich keeps its line breaks
+        each.help = re.sub(r"(?<!\n)\n(?!\n)", " ", each.help or "")
     return found
 
 

@@ -16,15 +16,17 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from szpo import plugins
+from szpo.baselines import SCORED
 from szpo.cli import console, run_paths
 from szpo.cli.data import FIRST, SKIP_BAD, name_bad
 from szpo.cli.run_paths import PRESET, SETS
 from szpo.config import settings_file
+from szpo.data import text_files
 from szpo.errors import UsageError
 
 if TYPE_CHECKING:
     from szpo.baselines.actor import Actor
-    from szpo.baselines.asking import Cost, Meter, Moment, OnStep, Score
+    from szpo.baselines.asking import Meter, Moment, OnStep, Score
     from szpo.baselines.registry import Inputs
     from szpo.config.schema import Config
     from szpo.data.preference_formats import Preferences
@@ -38,6 +40,9 @@ FRESH_VOTES = 200
 
 FROM_EXAMPLES = ("self-rewarding", "sft")
 """Methods that learn from good answers."""
+METHODS = (
+    "dpo", "simpo", "iterative-dpo", "notebook-dpo", "reward-model", *SCORED, *FROM_EXAMPLES,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,10 +72,8 @@ class Arguments:
         return not (asks_nobody or self.score or self.reward)
 
 
-def check(args: Arguments) -> None:
-    """Refuse arguments that do not go together, before anything is loaded."""
-    from szpo.baselines.registry import SCORED
-
+def check(args: Arguments, folder: Path) -> None:
+    """Refuse arguments that do not go together, or name nothing, before a library is loaded."""
     method, scored = args.method, args.method in SCORED
     sources = (("--run", args.run), ("--pairs", args.pairs), ("--fresh", args.fresh))
     given = [name for name, on in sources if on]
@@ -80,6 +83,7 @@ def check(args: Arguments) -> None:
     idle = [name for name, value in own if value]
     more = ", or a --score" if scored else ""
     refused = (
+        (method not in METHODS, f"no method {method!r}; there are: {', '.join(METHODS)}"),
         (len(given) > 1, f"{' and '.join(given)} are different votes; give one of them"),
         (rewards and not scored, f"{method} learns from no score; leave out --score and --reward"),
         (len(rewards) > 1, "--score and --reward are two rewards; give one of them"),
@@ -114,6 +118,13 @@ def check(args: Arguments) -> None:
     for wrong, message in refused:
         if wrong:
             raise UsageError(message)
+    if args.run is not None:
+        run_paths.find(args.run, folder)
+    for path in filter(None, (args.pairs, args.examples)):
+        text_files.inspect_file(path, "preference file")
+    if args.score is not None:
+        plugins.read_reward(args.score, lambda *_: 0.0)
+    settings_file.load(args.file, preset_name=args.preset, sets=args.sets)
 
 
 def share_votes(args: Arguments, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,8 +166,6 @@ def prepare(args: Arguments, recipe: Any, folder: Path, seed: int) -> Inputs:
     """
     from szpo.data import preference_files
 
-    if args.score is not None:  # refused before a model is loaded
-        plugins.read_reward(args.score, lambda *_: 0.0)
     if args.reward is not None:
         from szpo.baselines import reward_model
 
@@ -318,13 +327,8 @@ def _load_score(inputs: Inputs, text: str | None, folder: Path | None) -> Score:
     return score_all
 
 
-METHODS = (
-    "dpo, simpo, iterative-dpo, reward-model, ppo, grpo, rloo, self-rewarding, notebook-dpo, sft"
-)
-
-
 def baseline(
-    method: str = typer.Argument(..., help=f"One of: {METHODS}."),
+    method: str = typer.Argument(..., help=f"One of: {', '.join(METHODS)}."),
     file: Path | None = typer.Argument(None, help="Settings file (model, prompts, panel)."),
     run: str | None = typer.Option(
         None, "--run", help="Train on this run's votes, with its model, adapter and prompts."
@@ -372,22 +376,22 @@ def baseline(
     as_json: bool = console.AS_JSON,
 ) -> None:
     """Train by a gradient method on the same votes; save a PEFT adapter (docs/baselines.md)."""
-    from szpo.baselines import registry
-    from szpo.voting.step_record import plain
-
     changed: dict[str, Any] = dict(_setting(text) for text in recipe)
     args = Arguments(
         method, run, pairs, fresh, score, reward, examples, kind, first, skip_bad, votes, rows,
         file, preset, tuple(sets),
     )  # fmt: skip
+    target = out or Path("baselines") / method
+    check(args, folder)
+    if method != "self-rewarding":  # it resumes where it stopped
+        run_paths.fresh(target)
+    from szpo.baselines import registry
+    from szpo.voting.step_record import plain
+
     how = registry.recipe(method, changed)  # refused before a model is loaded
-    check(args)
     if method == "iterative-dpo":
         changed = share_votes(args, changed)
     registry.require_extra(method, scored=bool(score or reward))
-    target = out or Path("baselines") / method
-    if method != "self-rewarding":  # it resumes where it stopped
-        run_paths.fresh(target)
     console.doing(f"loading what {method} begins with")
     stand = prepare(args, how, folder, seed)
     with _show_progress(method) as on_step:
@@ -414,10 +418,10 @@ def baseline(
     if as_json:
         console.emit(document)
         return
-    learned = f"{done.pairs} pairs, {done.ties} ties"
+    learned = f"{console.count(done.pairs, 'pair')}, {console.count(done.ties, 'tie')}"
     if method == "sft":
-        learned = f"{done.pairs} of {len(stand.examples)} demonstrations"
-    console.say(f"{method}: {learned}, {len(done.log)} steps")
+        learned = f"{done.pairs} of {console.count(len(stand.examples), 'demonstration')}"
+    console.say(f"{method}: {learned}, {console.count(len(done.log), 'step')}")
     judged = sum(figures.get("judgements", 0.0) for figures in done.log)
     if judged:
         read = sum(x.get("parsed", 0.0) * x.get("judgements", 0.0) for x in done.log)
@@ -425,18 +429,15 @@ def baseline(
             f"{read / judged:.0%} of its {judged:.0f} judgements had a score; they are as good "
             "as the model is as a judge (a small one only shows that the software runs)"
         )
-    console.say(_describe_cost(done.cost))
-    console.say(f"wrote {target}")
-    if method != "reward-model":
-        console.say(f"  szpo run --set model.adapter={target}  # a run that begins there")
-
-
-def _describe_cost(cost: Cost) -> str:
-    return (
-        f"cost: {cost.votes:,} votes, {cost.answers_read:,} answers read, "
+    cost = done.cost
+    console.say(
+        f"cost: {console.count(cost.votes, 'vote')}, {cost.answers_read:,} answers read, "
         f"{cost.tokens_generated:,} tokens generated, {cost.seconds:.1f} s, "
         f"peak {cost.peak_bytes / 2**30:.2f} GiB"
     )
+    console.say(f"wrote {target}")
+    if method != "reward-model":
+        console.say(f"  szpo run --set model.adapter={target}  # a run that begins there")
 
 
 def _setting(text: str) -> tuple[str, str]:

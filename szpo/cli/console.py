@@ -279,6 +279,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     console.print(made)
 
 
+def count(number: int, thing: str) -> str:
+    """A number of things, such as "1 vote" and "2,000 votes"."""
+    return f"{number:,} {thing}{'s' * (number != 1)}"
+
+
 def pairs(values: Mapping[str, object], *, to: Console = console) -> None:
     """Print names and values, one pair per line, aligned."""
     width = max(map(len, values), default=0)

@@ -41,18 +41,19 @@ def grow(
     as_json: bool = console.AS_JSON,
 ) -> None:
     """Let the model of the settings invent prompts like your own; near copies are left out."""
-    from szpo.baselines.actor import Actor
     from szpo.config import settings_file
     from szpo.data import prompts as prompt_files
-    from szpo.policies import language_model
 
     out = out or source.with_name(f"{source.stem}-more.txt")
     if out.suffix != ".txt":
         raise UsageError(f"{out.name}: prompts are written as .txt, a line each")
     read = prompt_files.load(source, heldout=0.0)
     config = settings_file.load(None, preset_name=preset, sets=sets)
-    language_model.check_files(config)
     run_paths.fresh(out)
+    from szpo.baselines.actor import Actor
+    from szpo.policies import language_model
+
+    language_model.check_files(config)
     plain = language_model.load_plain(config, console.complain)
     actor = Actor(
         plain.loaded,
@@ -78,7 +79,7 @@ def grow(
     console.answer(
         as_json,
         {"texts": len(texts), **counts, "file": str(out)},
-        f"wrote {len(texts)} prompts to {out}, from {asked} answers: {copies} "
+        f"wrote {console.count(len(texts), 'prompt')} to {out}, from {asked} answers: {copies} "
         f"near copies and {unreadable} unreadable or cut ones left out",
         "read them, and add those that you want to your own",
     )
@@ -115,21 +116,20 @@ def pairs(
         path.is_file() and path.suffix != ".db"
     ):
         found = preference_files.read(source, kind, first=first, skip_bad=skip_bad)
-        what = "records"
+        what = "record"
     else:
         with run_paths.look(run_paths.find(source, folder)) as ledger:
             found = asking.read_recorded_pairs(ledger, rows_of_batches=rows_of_batches)
-        what = "comparisons"
+        what = "comparison"
     more = (
-        f"{found.unused} votes on batches, whose rows nobody judged singly, are left out; "
+        f"left out: {console.count(found.unused, 'vote')} on batches, whose rows nobody judged; "
         "--rows-of-batches copies each verdict to the rows"
     )
     if out is not None:
         if not found.pairs:
             why = f"; {more}" * (found.unused > 0)
-            raise UsageError(
-                f"{source}: no pair in it, only {found.ties} ties; nothing written{why}"
-            )
+            ties = console.count(found.ties, "tie")
+            raise UsageError(f"{source}: no pair in it, only {ties}; nothing written{why}")
         preference_files.write(out, found.pairs)
     if not as_json:
         name_bad(found)
@@ -139,9 +139,10 @@ def pairs(
     wrote = "" if out is None else f"; wrote {out}"
     console.answer(
         as_json,
-        {what: found.records, "pairs": len(found.pairs), "ties": found.ties, "bad": found.bad,
-         "unused_votes": found.unused, "file": out and str(out)},
-        f"{found.records} {what}: {len(found.pairs)} pairs, {found.ties} ties{left_out}{wrote}",
+        {f"{what}s": found.records, "pairs": len(found.pairs), "ties": found.ties,
+         "bad": found.bad, "unused_votes": found.unused, "file": out and str(out)},
+        f"{console.count(found.records, what)}: {console.count(len(found.pairs), 'pair')}, "
+        f"{console.count(found.ties, 'tie')}{left_out}{wrote}",
     )  # fmt: skip
 
 
@@ -149,8 +150,8 @@ def name_bad(found: Preferences) -> None:
     """Warn of records that were left out: the first few one by one, then the number of others."""
     for reason in found.bad[: preference_files.SHOWN_BAD]:
         console.warn(f"left out {reason}")
-    if len(found.bad) > preference_files.SHOWN_BAD:
-        console.warn(f"left out {len(found.bad) - preference_files.SHOWN_BAD} more records")
+    if (more := len(found.bad) - preference_files.SHOWN_BAD) > 0:
+        console.warn(f"left out {console.count(more, 'more record')}")
 
 
 def rank(
@@ -176,8 +177,8 @@ def rank(
     console.answer(
         as_json,
         {"tasks": len(tasks), "folder": str(out)},
-        f"wrote {len(tasks)} tasks to {out}; import tasks.json into a Label Studio project "
-        "whose labelling interface is template.xml",
+        f"wrote {console.count(len(tasks), 'task')} to {out}; import tasks.json into a Label "
+        "Studio project whose labelling interface is template.xml",
     )
 
 
@@ -312,10 +313,10 @@ def _figures(done: Round, state_path: Path, out: Path) -> dict[str, Any]:
 
 
 def _say(done: Round, state_path: Path, out: Path) -> None:
-    answers = len(done.state.replies)
     console.say(
-        f"{answers} answers so far ({done.new_replies} new, {done.changed} changed); entropy of "
-        f"the weights {done.now:.2f} nats, {done.before - done.now:.2f} less than before any"
+        f"{console.count(len(done.state.replies), 'answer')} so far ({done.new_replies} new, "
+        f"{done.changed} changed); entropy of the weights {done.now:.2f} nats, "
+        f"{done.before - done.now:.2f} less than before any"
     )
     for name, mean, sd in done.weights[:20]:
         console.say(f"  {name}: {mean:+.2f} ± {Z * sd:.2f} logits per standard deviation")
@@ -326,9 +327,8 @@ def _say(done: Round, state_path: Path, out: Path) -> None:
         console.say("nothing is left to ask: no pair of the pool passes")
         return
     console.say(
-        f"{len(done.out)} questions in {out} ({done.fresh} new, {len(done.out) - done.fresh} "
-        f"waiting); the new ones are expected to teach {done.gain:.2f} nats"
-    )
-    console.say(
-        f"fill in choice (A, B, tie, skip) and give it back with --answers; state: {state_path}"
+        f"{console.count(len(done.out), 'question')} in {out} ({done.fresh} new, "
+        f"{len(done.out) - done.fresh} waiting); the new ones are expected to teach "
+        f"{done.gain:.2f} nats\nfill in choice (A, B, tie, skip) and give it back with --answers; "
+        f"state: {state_path}"
     )

@@ -52,9 +52,10 @@ def features(
     as_json: bool = console.AS_JSON,
 ) -> None:
     """Fit how much named features of the answers decide a run's votes."""
+    if listing and as_json:
+        return console.emit(named.meanings())
     if listing:
-        _list(as_json)
-        return
+        return console.table(("feature", "unit (group)"), [*named.meanings().items()])
     if ties not in get_args(Ties):
         raise UsageError(f"--ties {ties} is neither half nor davidson")
     if not 0 < ridge < float("inf"):
@@ -261,14 +262,6 @@ def _groups(found: Clusters, names: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _list(as_json: bool) -> None:
-    found = named.meanings()
-    if as_json:
-        console.emit(found)
-    else:
-        console.table(("feature", "unit (group)"), [*found.items()])
-
-
 def _show(names: Sequence[str], found: Taste) -> None:
     console.table(
         ("feature", "weight", "95 % interval", "standard deviation", "wins with more"),
@@ -291,8 +284,8 @@ def _show(names: Sequence[str], found: Taste) -> None:
         if found.clustered
         else "intervals over votes, as if all panelists were identical"
     )
-    tied = f" ({found.ties} ties)" if found.ties else ""
-    console.say(f"{found.votes} votes{tied}; {over}")
+    tied = f" ({console.count(found.ties, 'tie')})" if found.ties else ""
+    console.say(f"{console.count(found.votes, 'vote')}{tied}; {over}")
     if found.held_out.of:
         console.say(f"votes on other comparisons predicted: {_percent(found.held_out)}")
     if found.heterogeneity_p == found.heterogeneity_p:

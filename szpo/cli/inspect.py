@@ -86,12 +86,11 @@ def show(
             **({"": helped.bar} if helped.bar else {}),
             **({"last": helped.last.line} if helped.last else {}),
             "model": total.model,
-            "panel": f"{total.panel}, {total.panelists} "
-            f"panelist{'s' * (total.panelists != 1)}{total.fit}",
+            "panel": f"{total.panel}, {console.count(total.panelists, 'panelist')}{total.fit}",
             "rule": f"{total.rule}, seed {total.seed}",
             "steps": total.steps,
-            "votes": f"{total.votes}{total.of_budget}, {total.skips} skips, "
-            f"{total.automatic_ties} automatic ties, {total.late} late",
+            "votes": f"{total.votes}{total.of_budget}, {console.count(total.skips, 'skip')}, "
+            f"{console.count(total.automatic_ties, 'automatic tie')}, {total.late} late",
             "read": budget.describe_read(total.answers_read, total.person_minutes),
             **({"prior": prior} if prior else {}),
             "weights": f"{total.theta_sha256} (theta_sha256)",
@@ -229,12 +228,8 @@ def sample(
             return
         base = policy.sample(asked, samples, seed=seed, base=True)
     document = [
-        {
-            "prompt": question.text,
-            "base": [answer.text for answer in before],
-            "tuned": [answer.text for answer in after],
-        }
-        for question, before, after in zip(asked, base, tuned, strict=True)
+        {"prompt": q.text, "base": [a.text for a in before], "tuned": [a.text for a in after]}
+        for q, before, after in zip(asked, base, tuned, strict=True)
     ]
     if as_json:
         console.emit(document)

@@ -34,6 +34,7 @@ def judge(
     folder: Path = run_paths.FOLDER,
 ) -> None:
     """Answer a run's open comparisons with a judge, in a separate process."""
+    path = run_paths.find(run, folder)
     from szpo.judges import judge_factory as judges
     from szpo.judges import llm_judge
     from szpo.runs.status import round_status
@@ -41,7 +42,7 @@ def judge(
     from szpo.voting.panel_factory import StartingPolicy
     from szpo.voting.service import VoteService
 
-    with Ledger.open(run_paths.find(run, folder)) as ledger:
+    with Ledger.open(path) as ledger:
         if round_status(ledger).state == "finished":
             console.say("0 votes cast: the run is finished")
             return
@@ -67,7 +68,7 @@ def judge(
             once=once,
             leave=leave,
         )
-        console.say(f"{cast} votes cast: {why}")
+        console.say(f"{console.count(cast, 'vote')} cast: {why}")
         for who, (read, written) in llm_judge.tokens(ledger).items():
             console.say(f"  {who}: {read:,} tokens read, {written:,} written so far")
 

@@ -35,6 +35,7 @@ def init(
     config = settings_file.load(preset_name=preset, sets=sets)
     if file.exists() and not force:
         raise UsageError(f"{file} exists; overwrite it with --force, or give another name")
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(settings_file.to_toml(config, every=every), encoding="utf-8")
     console.say(f"wrote {file}; see what it costs with: szpo run {file} --plan")
 
@@ -60,7 +61,7 @@ def doctor(
         found += [*run_engine.examine_engine(settings), *_look_at_questions(settings)]
     if run is not None:
         found += checks.examine_file(run_paths.find(run, folder))
-    worst = any(check.status == "fail" for check in found)
+    failures, warnings = (sum(c.status == s for c in found) for s in ("fail", "warn"))
     if as_json:
         console.emit([asdict(check) for check in found])
     else:
@@ -68,12 +69,10 @@ def doctor(
             ("", "check", "found"),
             [({"ok": "ok", "warn": "!", "fail": "✗"}[c.status], c.name, c.text) for c in found],
         )
-        warnings = sum(check.status == "warn" for check in found)
-        failures = sum(check.status == "fail" for check in found)
-        console.say(f"{failures} errors, {warnings} warnings")
+        console.say(f"{console.count(failures, 'error')}, {console.count(warnings, 'warning')}")
         if run is None and not failures:
             console.say("next: szpo demo, or with people: szpo serve --preset people")
-    return 1 if worst else 0
+    return 1 if failures else 0
 
 
 def _look_at_questions(settings: Config) -> Iterator[Check]:

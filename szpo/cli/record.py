@@ -63,8 +63,8 @@ def verify(
     if not found.ok:
         raise IntegrityError(str(found))
     kind = "theta_sha256 as recorded" if quick else "theta_sha256"
-    count = weights["steps"]
-    after = f"weights {weights['theta_sha256']} ({kind}) after {count} step{'s' * (count != 1)}"
+    taken = console.count(weights["steps"], "step")
+    after = f"weights {weights['theta_sha256']} ({kind}) after {taken}"
     head = f"head {found.head} (note it on another machine, for szpo verify --head)"
     console.say("\n".join(filter(None, (str(found), found.note, after, head))))
     return 0
@@ -235,9 +235,8 @@ def export(
         documents: list[dict[str, Any]]  # key "": the line to print
         if votes is not None:
             count = write_votes(ledger, votes)
-            documents = [
-                {"votes": count, "file": str(votes), "": f"wrote {count} votes to {votes}"}
-            ]
+            wrote = console.count(count, "vote")
+            documents = [{"votes": count, "file": str(votes), "": f"wrote {wrote} to {votes}"}]
         else:
             documents = []
             if push and base_id(ledger, names) is None:
@@ -276,10 +275,10 @@ def _hand_over_votes(
     with _target(out) as target:
         count = write_dataset(ledger, target, people, licence=names.licence)
         found = {"dataset": str(out)} if out else {}
-        message = f"wrote {count} votes to {out}"
+        message = f"wrote {console.count(count, 'vote')} to {out}"
         if names.votes is not None:
             found["votes_url"] = push_to_hub(target, names.votes, kind="dataset", public=public)
-            message = f"pushed {count} votes to {found['votes_url']}"
+            message = f"pushed {console.count(count, 'vote')} to {found['votes_url']}"
     return {"votes": count, **found, "": message}
 
 

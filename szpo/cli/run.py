@@ -131,6 +131,8 @@ def run(
     from szpo.runs import assemble
 
     console.doing("checking settings, prompts and model")
+    if not plan:
+        assemble.free_path(config)
     checked = assemble.check(config)
     new = None if plan else assemble.new_path(config)
     if new is None:
@@ -348,7 +350,11 @@ def _drive(
             with contextlib.closing(parts):
                 if begun:
                     _record_return(ledger, parts, device=device, stay=stay)
-                _say_who_votes(ledger, parts, stay=stay)
+                if parts.panel is None and not stay:  # szpo serve uses ``stay`` and has the pages
+                    console.complain(
+                        f"people vote in this run through its pages (szpo serve {ledger.path}) or "
+                        f"in a terminal (szpo vote {ledger.path})"
+                    )
                 votes = not stay and parts.panel is not None
                 console.doing("the run goes on" if votes else "")
                 with _show_steps(ledger, parts.config, score, as_json=as_json, stay=stay) as show:
@@ -390,15 +396,6 @@ def _record_return(ledger: Ledger, parts: RunParts, *, device: str | None, stay:
         by = pauses.describe_pause(held["paused_by"], held["pause_reason"])
         console.complain(f"was paused by {by}")
         pauses.unpause(ledger, "szpo run --resume")
-
-
-def _say_who_votes(ledger: Ledger, parts: RunParts, *, stay: bool) -> None:
-    """Print where votes come from, if no panel in this process votes."""
-    if parts.panel is None and not stay:  # szpo serve uses ``stay`` and has the pages
-        console.complain(
-            f"people vote in this run through its pages (szpo serve {ledger.path}) or in a "
-            f"terminal (szpo vote {ledger.path})"
-        )
 
 
 @contextlib.contextmanager
@@ -445,8 +442,9 @@ def _conclude(
     total = status.read_results(ledger, open_round=False)
     skips, answers = total.skips, total.answers_read
     said = f", {budget.describe_read(answers, total.person_minutes)}" if answers else ""
-    said += f", {skips} time{'s' * (skips != 1)} somebody could not judge" if skips else ""
-    console.say(f"{outcome.status}: {outcome.reason}; {outcome.votes} votes{said}")
+    said += f", {console.count(skips, 'time')} somebody could not judge" if skips else ""
+    votes = console.count(outcome.votes, "vote")
+    console.say(f"{outcome.status}: {outcome.reason}; {votes}{said}")
     if outcome.status == "paused":
         way = "szpo run --resume", "continues from there"
         if parts.config.panel.kind == "people":

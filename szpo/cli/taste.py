@@ -15,7 +15,7 @@ from szpo.cli import console, run_paths
 from szpo.data import preference_files, text_files
 from szpo.errors import RunError, UsageError
 from szpo.optim.regression import BUDGET
-from szpo.taste import MOST_BYTES, Feature, Taste
+from szpo.taste import MOST_BYTES, Taste
 from szpo.types import FEATURE_GRID, Say
 
 if TYPE_CHECKING:
@@ -63,17 +63,19 @@ def taste(
     if as_prompt:
         console.say(found.instruction())
         return
-    who = f"{found.people} people" if found.people != 1 else "one person"
-    console.say(
-        f"{found.verdicts} verdicts of {who if found.people else 'programs'}: {found.words}"
-    )
+    who = {0: "programs", 1: "one person"}.get(found.people, f"{found.people} people")
+    console.say(f"{console.count(found.verdicts, 'verdict')} of {who}: {found.words}")
     console.say()
     every = list(zip(found.features, _weights(found), strict=True))
     listed = [(each, weight) for each, weight in every if abs(weight) >= LISTED]
     console.table(
         ("feature", "weight", "counts from", "to", "usual"),
         [
-            (each.name, *(round(value, 3) for value in (weight, *_in_spreads(each))))
+            (
+                each.name,
+                round(weight, 3),
+                *(round(at / FEATURE_GRID, 3) for at in (each.low, each.high, each.mean)),
+            )
             for each, weight in sorted(listed, key=lambda row: -abs(row[1]))
         ],
     )
@@ -115,7 +117,7 @@ def score(
     if as_json:
         console.emit(records)
         return
-    console.say(f"{len(records)} answers by: {found.words}")
+    console.say(f"{console.count(len(records), 'answer')} by: {found.words}")
     if out is not None:
         console.say(f"wrote {out}")
         return
@@ -149,11 +151,6 @@ def load(text: str, folder: Path, given: Sequence[str] = ()) -> Taste:
     return found
 
 
-def _in_spreads(feature: Feature) -> tuple[float, float, float]:
-    low, high, mean = (value / FEATURE_GRID for value in (feature.low, feature.high, feature.mean))
-    return low, high, mean
-
-
 def ask(found: Taste, yes: bool) -> None:
     """Ask before what can be passed on describes single persons."""
     if found.describes and not yes:
@@ -184,7 +181,6 @@ def improve(
         raise UsageError(f"--nats {nats:g}: give a number above 0")
     from szpo.analysis import improvement, measuring, run_taste
     from szpo.cache import quiet
-    from szpo.improvement.between_rounds import describe_improving, improve_run, reporter
     from szpo.ledger.database import Ledger
     from szpo.runs import assemble, status
     from szpo.voting import lease, panel_evaluator
@@ -192,6 +188,8 @@ def improve(
     path = run_paths.find(run, folder)
     with Ledger.open(path) as ledger, lease.hold(ledger):
         run_taste.read(ledger, feature)  # refused before a model is loaded
+        from szpo.improvement.between_rounds import describe_improving, improve_run, reporter
+
         console.doing("loading the run's model")
         with quiet():
             parts = assemble.reopen(ledger, panel=False, say=console.complain, features=feature)

@@ -367,7 +367,7 @@ class _Sitting:
         here = sum(row.given is None for row in self.asked)
         sheets = self._count_sheets() + math.ceil(max(0.0, left - here) / size)
         minutes = max(1, round(left * self._seconds() / 60))
-        return f" of about {sheets}, about {minutes} minute{'s' * (minutes != 1)} left"
+        return f" of about {sheets}, about {console.count(minutes, 'minute')} left"
 
     def _count_sheets(self) -> int:
         sql = "SELECT count(DISTINCT sheet) AS n FROM assignments WHERE panelist = ?"

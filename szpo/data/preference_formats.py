@@ -152,6 +152,8 @@ def _ended(words: str, end: End = "stop") -> Answer:
 
 MESSAGES: Final = "messages"
 """Key or column of all turns of a prompt, where it is more than one text."""
+ANSWERS: Final = ("completion", "answer", "text")
+"""Keys or columns of a good answer, of which the first that is there counts."""
 
 
 def to_trl(pair: Pair) -> dict[str, Any]:
@@ -192,7 +194,7 @@ def read_trl(record: dict[str, Any], where: str) -> Preferences:
 
 
 def read_example(record: dict[str, Any], where: str) -> tuple[Prompt, Answer]:
-    """Read a prompt with a good answer: ``prompt`` and ``completion``, or ``messages``.
+    """Read a prompt with a good answer: ``prompt`` and `ANSWERS`, or ``messages``.
 
     Each is text or messages, as in TRL's formats for supervised fine-tuning; the last message is
     the assistant's. The answer counts as complete.
@@ -200,7 +202,7 @@ def read_example(record: dict[str, Any], where: str) -> tuple[Prompt, Answer]:
     >>> read_example({"prompt": "Hello?", "completion": "Hi."}, "line 1")[1].text
     'Hi.'
     """
-    key = MESSAGES if MESSAGES in record else "completion"
+    key = next((name for name in (MESSAGES, *ANSWERS) if name in record), ANSWERS[0])
     given = _given(record, where)
     before, words = _answer_turns(record, key, where, given)
     if not before:

@@ -574,7 +574,7 @@ def fit_prompts(prompts: PromptSet, reader: Reader, new: int) -> PromptSet:
     held = sum(bool(held_control_words(reader.tokenizer, prompt)) for prompt in every)
     if not held or any("control words" in warning for warning in prompts.warnings):
         return prompts
-    note = f"{held} prompts with control words of the model (kept as text)"
+    note = f"{held} prompt{'s' * (held != 1)} with control words of the model (kept as text)"
     return replace(prompts, warnings=(*prompts.warnings, note))
 
 

@@ -104,18 +104,23 @@ class RunParts:
 
 def new_path(config: Config) -> Path:
     """The path of a new run's file; its folder is created."""
-    folder = Path(config.run.folder)
+    path = free_path(config)
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"{folder} cannot be written ({error.strerror})") from None
-    path = folder / f"{config.run.name or default_name(config)}.db"
+        raise StorageError(f"{path.parent} cannot be written ({error.strerror})") from None
+    check_place(path, new=True)
+    return path
+
+
+def free_path(config: Config) -> Path:
+    """The path of a new run's file, which is not there yet."""
+    path = Path(config.run.folder) / f"{config.run.name or default_name(config)}.db"
     if path.exists():
         other = "run.name" if _asks_people(config) else "run.name or run.seed"
         raise StorageError(
             f"{path} exists; continue it with: szpo run --resume {path}, or set another {other}"
         )
-    check_place(path, new=True)
     return path
 
 
@@ -182,6 +187,8 @@ def check(config: Config, panel: PanelFactory | None = None) -> CheckedConfig:
         from szpo.runs import earlier_votes
 
         earlier_votes.check(config, language=policy_factory is None)
+    if panel_factory is not None:
+        panel_factory.check(config, (*prompts.train, *prompts.heldout))
     if policy_factory is None:
         from szpo.policies import language_model, subspace_setup
 
@@ -194,8 +201,6 @@ def check(config: Config, panel: PanelFactory | None = None) -> CheckedConfig:
             notes = (*notes, line) if line else notes
     notes = (*notes, *(f"warning: {warning}" for warning in prompts.warnings))
     check_rate(config, (*prompts.train, *prompts.heldout))
-    if panel_factory is not None:
-        panel_factory.check(config, (*prompts.train, *prompts.heldout))
     return CheckedConfig(config, prompts, panel_factory, policy_factory, notes)
 
 

@@ -159,7 +159,7 @@ def test_what_cannot_be_done_is_a_line_before_a_model_is_loaded(
 
 
 @pytest.mark.parametrize(
-    "reported", [["dpo", "--fresh"], ["ppo", "--fresh"], ["dpo", "--pairs", "x"]]
+    "reported", [["dpo", "--fresh"], ["ppo", "--fresh"], ["dpo", "--pairs", __file__]]
 )
 def test_a_missing_extra_is_told_before_anything_is_loaded(
     reported, tmp_path, without_trl, capsys
@@ -260,11 +260,12 @@ def test_part_of_a_file_is_read_and_what_is_bad_left_out(given, tmp_path, capsys
     "line",
     [
         '{"prompt": "Hello?", "completion": "Hi."}',
+        '{"prompt": "Hello?", "answer": "Hi."}',
         '{"messages": [{"role": "user", "content": "Hello?"}, '
         '{"role": "assistant", "content": "Hi."}]}',
     ],
 )
-def test_examples_are_read_in_trls_formats(line, tmp_path):
+def test_examples_are_read_by_their_usual_names(line, tmp_path):
     path = tmp_path / "examples.jsonl"
     path.write_text(line + "\n")
     assert preference_files.read_examples(path) == ((Prompt.user("Hello?"), Answer("Hi.")),)

@@ -34,7 +34,7 @@ def test_pairs_reads_a_file_of_another_project_and_writes_trl(tmp_path, capsys):
     assert not out.exists()
     assert app.call([*arguments, "--skip-bad"]) == 0
     reported = capsys.readouterr()
-    assert reported.out == f"3 records: 1 pairs, 1 ties, 1 left out; wrote {out}\n"
+    assert reported.out == f"3 records: 1 pair, 1 tie, 1 left out; wrote {out}\n"
     assert reported.err.startswith("warning: left out ") and ":2: " in reported.err
     (pair,) = preference_files.read(out).pairs
     told = pair.prompt.text, pair.chosen.text, pair.rejected.text
@@ -50,7 +50,7 @@ def test_pairs_reads_a_file_of_another_project_and_writes_trl(tmp_path, capsys):
 def test_a_file_of_ties_writes_nothing(tmp_path, capsys):
     source = write(tmp_path / "a.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "b"}])
     assert app.call(["pairs", str(source), "--out", str(tmp_path / "b.jsonl")]) == 2
-    assert "no pair in it, only 1 ties; nothing written" in capsys.readouterr().err
+    assert "no pair in it, only 1 tie; nothing written" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
 
 
@@ -98,7 +98,7 @@ def test_pairs_of_a_run_are_those_of_its_ledger(tmp_path, capsys):
     assert app.call(arguments) == 2 and not out.exists()  # its votes are on batches of two rows
     told = capsys.readouterr().err
     votes = sum(pair.votes for pair in recorded.pairs) // 2
-    assert f"; {votes} votes on batches, whose rows nobody judged singly, are left out" in told
+    assert f"; left out: {votes} votes on batches, whose rows nobody judged; " in told
     assert app.call([*arguments, "--rows-of-batches"]) == 0
     count, ties = len(recorded.pairs), recorded.ties
     reported = f"{recorded.records} comparisons: {count} pairs, {ties} ties; wrote {out}\n"
@@ -128,7 +128,7 @@ def test_answers_to_chosen_questions_are_pairs(suffix, tmp_path, capsys):
     sheet.write_text(text, encoding="utf-8")
     out = tmp_path / "pairs.jsonl"
     assert app.call(["pairs", str(sheet), "--out", str(out)]) == 0
-    assert f"4 records: 2 pairs, 1 ties; wrote {out}" in capsys.readouterr().out
+    assert f"4 records: 2 pairs, 1 tie; wrote {out}" in capsys.readouterr().out
     first, second = preference_files.read(out).pairs
     assert first.source == "pair"
     assert first.chosen.text.startswith("=1 yes ") and first.rejected.text == "no"

@@ -736,7 +736,7 @@ def test_control_words_of_a_text_stay_text(parts):
 def test_a_model_s_own_control_words_in_prompts_are_told_of():
     asked = prompts.PromptSet((Prompt.user("Hi <go> there."), Prompt.user("Hi <|go|> there.")), ())
     found = loading.fit_prompts(asked, loading.Reader("it", chatty(), None), 4)
-    assert found.warnings == ("1 prompts with control words of the model (kept as text)",)
+    assert found.warnings == ("1 prompt with control words of the model (kept as text)",)
     told = replace(asked, warnings=("3 prompts with control words of chat models",))
     same = loading.fit_prompts(told, loading.Reader("it", chatty(), None), 4)
     assert same.warnings == told.warnings

@@ -17,7 +17,6 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
-import gradio as gr
 import numpy as np
 import typer
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -30,7 +29,7 @@ from szpo.ledger.database import Ledger
 from szpo.seeds import derive
 from szpo.types import Comparison, Floats
 from szpo.visible_text import visible
-from szpo_ui import login, security, server
+from szpo_ui import login, server
 from szpo_ui.markup import environment, head, static
 from szpo_ui.requests import Body, read
 from szpo_ui.site import POSTERIOR, Site
@@ -295,8 +294,10 @@ class SceneRequest(Body):
     deltas: list[tuple[Number, Number]] = Field(max_length=MAX_VOTES)
 
 
-def blocks(api: str, back: str = "") -> gr.Blocks:
+def blocks(api: str, back: str = "") -> Any:
     """Build the page; ``api`` is the prefix of its requests, ``back`` the page to return to."""
+    import gradio as gr
+
     settings = json.dumps({"api": api, "extent": EXTENT})
     page = environment({}, {}).get_template("visualize/page.html")
     made = gr.Blocks(title="szpo: posterior", analytics_enabled=False, fill_width=True)
@@ -423,7 +424,7 @@ def _texts(comparison: Comparison) -> tuple[str, str, str]:
     return visible(row.prompt.text), visible(row.plus.text), visible(row.minus.text)
 
 
-def of_site(site: Site) -> tuple[gr.Blocks, APIRouter]:
+def of_site(site: Site) -> tuple[Any, APIRouter]:
     """The page behind the operator's login, with the run's own votes, and its routes."""
 
     @lru_cache(maxsize=1)
@@ -447,6 +448,8 @@ def of_site(site: Site) -> tuple[gr.Blocks, APIRouter]:
 
 def application(start: Callable[[], Start]) -> FastAPI:
     """An application with only this page, at /visualize/, for browsers on this machine."""
+    from szpo_ui import security
+
     return security.local_app(
         partial(blocks, "/visualize-api/"),
         router("/visualize-api", start, lambda request: None),

@@ -17,19 +17,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
 from szpo import cache
 from szpo.analysis.measuring import TEXTS
-from szpo.models import loading
 from szpo.policies import text_guards
-from szpo.policies.lora_policy import LoraPolicy
-from szpo.policies.subspace_setup import SHIPPED_DTYPE
 from szpo.policies.text_guards import TextFigures
 from szpo.seeds import derive, generator
 from szpo.types import Answer, Floats, Prompt
+
+if TYPE_CHECKING:
+    from szpo.policies.lora_policy import LoraPolicy
 
 
 class Measurable(Protocol):
@@ -154,6 +154,8 @@ def load_or_read(policy: LoraPolicy, prompts: Sequence[Prompt], compared: int) -
     ``compared``: number of answers to each prompt measured after tuning. With a starting adapter
     nothing is cached, since the file's name does not depend on the adapter's weights.
     """
+    from szpo.policies.subspace_setup import SHIPPED_DTYPE
+
     if policy.loaded.adapter is not None:
         return read_base(policy, prompts, compared)
     shipped = SHIPPED / file_name(policy, prompts, compared, dtype=SHIPPED_DTYPE)
@@ -177,6 +179,8 @@ def file_name(
     policy: LoraPolicy, prompts: Sequence[Prompt], compared: int, dtype: str | None = None
 ) -> str:
     """The file name of a base: a digest of everything that it depends on."""
+    from szpo.models import loading
+
     loaded = policy.loaded
     ends = loading.stop_tokens(loaded)
     # Without several end tokens None keeps the names of existing files.
