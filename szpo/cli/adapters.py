@@ -262,18 +262,12 @@ def _open(run: str | None, folder: Path, sets: list[str]) -> Iterator[Mixer]:
 
     place = None if run is None else adapters.shipped(run) or files.expand(run)
     if place is not None and place.is_dir():
-        own = [
-            f"subspace.adapters={json.dumps([run])}",
-            *_sampling(adapters.read_set(place)),
-        ]
+        sampling = adapters.read_set(place).get("sampling", {})
+        own = [f"generation.{name}={json.dumps(value)}" for name, value in sampling.items()]
+        own.append(f"subspace.adapters={json.dumps([run])}")
         yield other_weights.mixer_of_set(settings_file.load(sets=[*own, *sets]), console.complain)
         return
     if sets:
         raise UsageError("--set goes with a set's folder; a run keeps its settings")
     with run_paths.look(run_paths.find(run, folder)) as ledger:
         yield other_weights.mixer_of_run(ledger, console.complain)
-
-
-def _sampling(document: Mapping[str, Any]) -> list[str]:
-    named = document.get("sampling", {})
-    return [f"generation.{name}={json.dumps(value)}" for name, value in named.items()]

@@ -26,7 +26,6 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 from scipy.special import ndtri
 
 from szpo.config.schema import Config
@@ -409,6 +408,8 @@ def calibrate(
         raise UsageError(
             f"calibration: no beta brings {measure} to {target:.0%} for this panel{even}"
         )
+    from scipy.optimize import brentq  # late: it loads half of scipy
+
     # Short enough to print, store and retype.
     beta = float(f"{exp(brentq(above, low, high)):.6g}")
     _, fresh = draw("calibration check")
