@@ -53,7 +53,6 @@ BESIDE = {
     "classes-parts": "parts",
     "classes-absent": "absent",
     "dropped": "own entries dropped",
-    "reading": "four prompts, 64 votes",
 }
 """Parts of that plan that ran on score components too."""
 METHODS = {
@@ -105,6 +104,8 @@ MIXING = {
     "*sound echo*": ("", "sealed-sound-echo-regression"),
     "*deeds*": ("", "sealed-deeds-regression"),
     "*two sides*": ("", "sealed-two-sides-regression"),
+    "*draws me in*": ("", "sealed-draws-me-in-regression"),
+    "*when and where*": ("", "sealed-when-and-where-regression"),
 }
 """Groups of the frozen plans of adapters and of improving; sealed tastes are in italics."""
 NOTES = {
