@@ -78,18 +78,9 @@ class Conduct:
     """Answers for the longer side, of those for a side where the two differ in length."""
 
 
-@dataclass(frozen=True, slots=True)
-class Usual:
-    """The expected shares of an honest panelist, measured over the whole panel.
-
-    Unknown shares of repeats and of agreement with the others are ½: they say nothing.
-    """
-
-    gold: float = 0.95
-    repeat: float = 0.5
-    rest: float = 0.5
-    longer: Counts = (0, 0)
-    """As `Conduct.longer`, of the whole panel, this panelist included."""
+NOTHING: Final = Conduct()
+MIN_VOTES = 30
+"""With this many votes, the panel's own share is the one expected of an honest panelist."""
 
 
 def soonest_ms(words: int) -> float:
@@ -110,10 +101,10 @@ def longest_run(sides: Sequence[str]) -> int:
     return max((len(list(run)) for side, run in groupby(sides) if side in ("A", "B")), default=0)
 
 
-def effort_flags(conduct: Conduct, usual: Usual | None = None) -> tuple[tuple[str, str], ...]:
+def effort_flags(conduct: Conduct, panel: Conduct = NOTHING) -> tuple[tuple[str, str], ...]:
     """The flags of a panelist, code and sentence, in a fixed order; most panelists have none.
 
-    ``usual``: the panel's shares, measured over all its members.
+    ``panel``: the counts of the whole panel, this panelist included.
     """
     c = conduct
     found = []
@@ -146,13 +137,12 @@ def effort_flags(conduct: Conduct, usual: Usual | None = None) -> tuple[tuple[st
     if of >= 12 and hits > of / 4:
         found.append(("skips", f"could not judge {hits:.0f} of {of:.0f}"))
     hits, of = c.longer
-    panel = (0, 0) if usual is None else usual.longer
-    rest, others = panel[0] - hits, panel[1] - of
+    rest, others = panel.longer[0] - hits, panel.longer[1] - of
     if of >= 10 and others >= 20 and _excess(hits, of, rest, others) > LONGER_Z:
         share = f"{100 * rest / others:.0f} %"
         text = f"preferred the longer answer in {hits:.0f} of {of:.0f}, the others in {share}"
         found.append(("longer", text))
-    if (ratio := at_random(c, usual)) > RANDOM_LOG_RATIO:
+    if (ratio := at_random(c, panel)) > RANDOM_LOG_RATIO:
         found.append(("random", f"{math.exp(min(ratio, 20)):.0f} to 1 for answers at random"))
     return tuple(found)
 
@@ -164,26 +154,25 @@ def _excess(hits: float, of: float, rest: float, others: float) -> float:
     return (hits / of - rest / others) / error if error else 0.0
 
 
-def at_random(conduct: Conduct, usual: Usual | None = None) -> float:
+def at_random(conduct: Conduct, panel: Conduct = NOTHING) -> float:
     """Log-likelihood ratio of answering at random over answering as the panel does.
+
+    The panel's shares are its own where they rest on at least `MIN_VOTES` votes. Else gold is
+    right in .95; repeats and agreement with the others say nothing.
 
     >>> round(at_random(Conduct(gold=(1, 4))), 2)
     6.27
     """
-    shares = Usual() if usual is None else usual
     total = 0.0
-    for (hits, of), usual_share in (
-        (conduct.gold, shares.gold),
-        (conduct.repeat, shares.repeat),
-        (conduct.rest, shares.rest),
+    for (hits, of), (all_hits, all_of), unknown in (
+        (conduct.gold, panel.gold, 0.95),
+        (conduct.repeat, panel.repeat, 0.5),
+        (conduct.rest, panel.rest, 0.5),
     ):
-        expected = min(max(usual_share, 0.5), 0.98)
+        usual = all_hits / all_of if all_of >= MIN_VOTES else unknown
+        expected = min(max(usual, 0.5), 0.98)
         total += hits * math.log(0.5 / expected) + (of - hits) * math.log(0.5 / (1 - expected))
     return total
-
-
-MIN_VOTES = 30
-"""With this many votes, the panel's own share is the one expected of an honest panelist."""
 
 
 def agreement(evidence: Evidence) -> dict[str, Share | Estimate]:
@@ -265,13 +254,17 @@ def panelists(evidence: Evidence) -> list[dict[str, Any]]:
         for name, kind in evidence.panelists.items()
     ]
     longer = sum(v.longer for v in voters.values()), sum(v.lengths for v in voters.values())
-    usual = _usual([row for row in rows if row["kind"] == "person"], longer)
+    people = [row for row in rows if row["kind"] == "person"]
+    counts: dict[str, Any] = {
+        name: _count([row[name] for row in people]) for name in ("gold", "repeat", "rest")
+    }
+    panel = Conduct(longer=longer, **counts)
     for row in rows:
         conduct = _conduct(row, voters.get(row["name"], none))
         if row["kind"] == "judge":  # a machine hurries and errs otherwise than a person
             conduct = Conduct(longer=conduct.longer)
         if row["kind"] != "simulated":
-            row["flags"] = effort_flags(conduct, usual)
+            row["flags"] = effort_flags(conduct, panel)
     return rows
 
 
@@ -316,14 +309,8 @@ def _conduct(row: dict[str, Any], voter: VoterTotals) -> Conduct:
     )
 
 
-def _usual(rows: Sequence[dict[str, Any]], longer: Counts) -> Usual:
-    """The panel's own shares, where they rest on at least `MIN_VOTES` votes."""
-    found: dict[str, float] = {}
-    for name in ("gold", "repeat", "rest"):
-        shares = [row[name] for row in rows]
-        if (of := sum(share.of for share in shares)) >= MIN_VOTES:
-            found[name] = sum(share.hits for share in shares) / of
-    return Usual(longer=longer, **found)
+def _count(shares: Sequence[Share]) -> Counts:
+    return sum(each.hits for each in shares), sum(each.of for each in shares)
 
 
 # ---- pairs of votes ----
@@ -474,17 +461,17 @@ def voters(ledger: Ledger) -> tuple[Voter, ...]:
     )
 
 
-def _views(ledger: Ledger, past: History) -> dict[str, tuple[History, None, View | None]]:
-    """For each weighting: votes, its own prior, and what the others' votes say of each.
+def _views(ledger: Ledger, past: History) -> dict[str, tuple[History, View | None]]:
+    """For each weighting: votes, and what the others' votes say of each.
 
     A rule that fits all votes predicts that; else it is the others' votes on the same direction.
     """
     settings = run_spec.recorded_settings(ledger)
     if not rule_of(settings.section.rule).two_points or not past.verdicts.size:
-        return dict.fromkeys(weighting.LEARNED, (past, None, None))
+        return dict.fromkeys(weighting.LEARNED, (past, None))
     record = replay.replay_state(ledger, settings).carried
     latest, views = all_votes.views_of_others(settings, record, past, weighting.LEARNED)
-    return {name: (latest, None, view) for name, view in views.items()}
+    return {name: (latest, view) for name, view in views.items()}
 
 
 def voters_against(rows: Sequence[Voter], weighting_in_use: str) -> list[str]:

@@ -23,16 +23,6 @@ EARLIER_COUNTS: Final = 3
 """How many numbers precede the regressors in a row of `Settings.earlier_votes`."""
 
 
-@dataclass(frozen=True, slots=True)
-class GuardLimit:
-    """How far predicted guards let the recommended point go."""
-
-    share: float = 1.0
-    """Share of the way to the proposed point; 0 where no part of the way holds the guards."""
-    broken: tuple[str, ...] = ()
-    """Figures whose guards the whole way would break."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class AllVotes:
     """What the rule carries: all votes of the run, and its two points as displacements from θ₀."""
@@ -47,8 +37,10 @@ class AllVotes:
     """(...): the largest log Bayes factor for any signal that any step's fit has found."""
     moments: Moments | None = None
     """Moments of the start's answers; None where guards are not predicted."""
-    guard_limit: GuardLimit = GuardLimit()
-    """What the guards allowed at the last step."""
+    guard_share: float = 1.0
+    """Share of the way to the last proposed point at which all guards hold; 0 where none does."""
+    guards_broken: tuple[str, ...] = ()
+    """Figures whose guards the whole way would break."""
     aside: tuple[int, ...] = ()
     """Named features that are not followed."""
     withdrawn: tuple[Recounted, ...] = ()

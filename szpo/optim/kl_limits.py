@@ -31,7 +31,7 @@ from fractions import Fraction
 from typing import Any, Final
 
 import numpy as np
-from scipy import special
+from numpy.typing import NDArray
 
 from szpo.errors import UsageError
 from szpo.types import Floats
@@ -173,6 +173,9 @@ def choose_share(
 
 FIGURES: Final = ("logprob", "tokens", "margin")
 """Figures of an answer: log-probability per token under the base, length, own-prompt margin."""
+LIMITS: Final = {"logprob": (-0.5, math.inf), "tokens": (-0.2, 0.2), "margin": (-0.25, math.inf)}
+"""Changes of `FIGURES` that guards allow, as in `szpo.policies.text_guards`: log-probability in
+nats, the others as shares of the start's."""
 LEAST_KL_PREDICTED: Final = 0.2
 """A move is not shrunk below these nats, |z|²/2: it would not be worth making."""
 
@@ -228,43 +231,6 @@ class Moments:
         return cls(**found)
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """The predicted change of one guard's figure, with a 95 % interval."""
-
-    name: str
-    """One of `FIGURES`."""
-    change: float
-    """Log-probability: nats; tokens and margin: as a share of the start's level."""
-    low: float
-    high: float
-    limits: tuple[float, float]
-    """The guard holds for changes within these limits."""
-
-    @property
-    def holds(self) -> bool:
-        """The predicted change is within the limits."""
-        return self.limits[0] <= self.change <= self.limits[1]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Changes that guards allow; defaults are those of `szpo.policies.text_guards`."""
-
-    drop: float = 0.5
-    """Largest drop of log-probability per token, nats."""
-    length: tuple[float, float] = (-0.2, 0.2)
-    """Lowest and highest change of the length, as a share of the start's."""
-    margin: float = 0.25
-    """Largest drop of the own-prompt margin, as a share of the start's."""
-
-    def of(self, name: str) -> tuple[float, float]:
-        """Lowest and highest allowed change of a figure."""
-        if name == "logprob":
-            return -self.drop, np.inf
-        return self.length if name == "tokens" else (-self.margin, np.inf)
-
-
 def gather_moments(
     scores: Floats, figures: Floats, prompts: Sequence[int], *, apart: bool = False
 ) -> Moments:
@@ -307,56 +273,41 @@ def gather_moments(
     return Moments(rows, freedom, covariance, gram, phi.T @ f, (f**2).sum(0), levels)
 
 
-def predict_guards(
-    moments: Moments, z: Floats, limits: Limits | None = None
-) -> tuple[Prediction, ...]:
-    """Predict the change of every guard's figure at the point z.
+def predict_changes(moments: Moments, z: Floats) -> Floats:
+    """Predicted changes (..., figures) in the units of `LIMITS`; nan: unknown.
 
-    Args:
-        moments: Moments of the start's answers.
-        z: (d,), whitened: |z|²/2 is about the KL in nats.
-        limits: Limits of the guards.
-
-    Returns:
-        One prediction for each of `FIGURES` that was measured and whose unit is known (`_units`).
+    ``z``: points (..., d), whitened: |z|²/2 is about the KL in nats.
     """
-    changes, errors = _changes(moments, np.asarray(z, np.float64)[None])
-    quantile = float(special.stdtrit(moments.freedom, 0.975))
-    allowed = limits or Limits()
-    return tuple(
-        Prediction(
-            name, float(changes[0, i]), float(changes[0, i] - quantile * errors[0, i]),
-            float(changes[0, i] + quantile * errors[0, i]), allowed.of(name),
-        )
-        for i, name in enumerate(FIGURES)
-        if np.isfinite(changes[0, i])
-    )  # fmt: skip
+    slope, bend = _along(moments, np.asarray(z, np.float64))
+    return slope + bend
 
 
-def shrink_for_guards(moments: Moments, z: Floats, limits: Limits | None = None) -> Floats:
+def hold(changes: Floats) -> NDArray[np.bool_]:
+    """Whether each figure (..., figures) changes within its limits; one that is unknown does."""
+    low, high = np.array([LIMITS[name] for name in FIGURES]).T
+    found: NDArray[np.bool_] = ((changes >= low) & (changes <= high)) | ~np.isfinite(changes)
+    return found
+
+
+def shrink_for_guards(moments: Moments, z: Floats) -> Floats:
     """The largest share s ≤ 1 of a move at which every predicted guard holds; 0 if there is none.
 
     Args:
         moments: Moments of the start's answers.
         z: Moves (..., d) from the start, whitened.
-        limits: Limits of the guards.
 
     Returns:
         (...), multiples of 1/`SHARE_PARTS`. 0: guards fail at every share down to `LEAST_KL` nats.
         A move of fewer nats than that is not shrunk: its share is 1 or 0.
     """
-    z, allowed = np.asarray(z, np.float64), limits or Limits()
+    z = np.asarray(z, np.float64)
     size = np.maximum(np.linalg.norm(z, axis=-1), 1e-300)
     least = np.minimum(1.0, np.sqrt(2 * LEAST_KL_PREDICTED) / size)
     shares = np.arange(SHARE_PARTS, 0, -1) / SHARE_PARTS
     slope, bend = _along(moments, z)
     s = shares[:, None]
     changes = s * slope[..., None, :] + s**2 * bend[..., None, :]
-    fits = shares >= least[..., None] - 1e-12
-    for i, name in enumerate(FIGURES):
-        low, high = allowed.of(name)
-        figure = changes[..., i]
-        fits &= ((figure >= low) & (figure <= high)) | ~np.isfinite(figure)
+    fits = (shares >= least[..., None] - 1e-12) & hold(changes).all(-1)
     return np.where(fits.any(-1), shares[fits.argmax(-1)], 0.0)
 
 
@@ -389,22 +340,6 @@ def _units(moments: Moments) -> Floats:
     spread = np.sqrt(moments.squares / moments.answers)
     level = np.where(moments.levels > np.maximum(spread / 2, 0.0), moments.levels, np.nan)
     return np.array([1.0, level[1], level[2]])
-
-
-def _changes(moments: Moments, points: Floats) -> tuple[Floats, Floats]:
-    """Changes and standard errors (points, figures) at the points (points, d); nan: unknown."""
-    shift = _shift(moments, points)
-    x = np.hstack([shift, 0.5 * (shift**2).sum(1, keepdims=True)])
-    inverse = _inverse(moments)
-    coefficients = inverse @ moments.cross
-    explained = (moments.cross * coefficients).sum(0) if moments.gram.ndim == 2 else 0.0
-    residual = moments.squares - explained
-    variance = np.maximum(residual, 0.0) / moments.freedom
-    leverage = np.einsum("pi,ij,pj->p", x, inverse, x)
-    changes = x @ coefficients
-    errors = np.sqrt(np.maximum(leverage, 0.0)[:, None] * variance)
-    unit = _units(moments)
-    return changes / unit, errors / unit
 
 
 def _plain(value: Any) -> Any:

@@ -27,7 +27,6 @@ import numpy as np
 from szpo.optim import kl_limits, named_features, vote_regression, weighting
 from szpo.optim.all_votes import (
     AllVotes,
-    GuardLimit,
     add_votes,
     fit_named,
     fit_votes,
@@ -78,8 +77,8 @@ def move(
     found, named = fit_votes(settings, record)
     seen = np.maximum(record.log_factor, found.log_factor)
     record = replace(record, log_factor=seen, named=named)
-    target, held = limit_by_guards(settings, record, find_target(settings, record, found))
-    record, target = limit_by_kl(settings, replace(record, guard_limit=held), at, target)
+    record, target = limit_by_guards(settings, record, find_target(settings, record, found))
+    record, target = limit_by_kl(settings, record, at, target)
     vector, recommended = _move_in_fp32(record.recommended, target - record.recommended)
     move_of_centre = target - record.centre
     length = np.sqrt((move_of_centre * move_of_centre).sum(-1, keepdims=True))
@@ -144,18 +143,16 @@ def find_target(settings: Settings, record: AllVotes, found: Fit) -> Floats:
 
 def limit_by_guards(
     settings: Settings, record: AllVotes, target: Floats
-) -> tuple[Floats, GuardLimit]:
-    """Shrink the way from θ₀ to the target (d,) to what predicted guards allow.
-
-    Returns the new target and the limit.
-    """
+) -> tuple[AllVotes, Floats]:
+    """Shrink the way from θ₀ to the target (d,) to what predicted guards allow."""
     if record.moments is None:
-        return target, GuardLimit()
+        return record, target
     z = target / whitened_unit(settings)
-    share = float(kl_limits.shrink_for_guards(record.moments, z))
-    found = kl_limits.predict_guards(record.moments, z)
-    broken = tuple(each.name for each in found if not each.holds) if share < 1 else ()
-    return share * target, GuardLimit(share, broken)
+    share, broken = float(kl_limits.shrink_for_guards(record.moments, z)), []
+    if share < 1:
+        held = kl_limits.hold(kl_limits.predict_changes(record.moments, z))
+        broken = [name for name, ok in zip(kl_limits.FIGURES, held, strict=True) if not ok]
+    return replace(record, guard_share=share, guards_broken=tuple(broken)), share * target
 
 
 def limit_by_kl(
@@ -177,8 +174,8 @@ def limit_by_kl(
         return record, target
     record = replace(record, reach=reach, proposed=target)
     if reach.share < SHARE_PARTS:
-        target, held = limit_by_guards(settings, record, reach.share / SHARE_PARTS * target)
-        record = replace(record, guard_limit=held if held.share < 1 else record.guard_limit)
+        again, target = limit_by_guards(settings, record, reach.share / SHARE_PARTS * target)
+        record = again if again.guard_share < 1 else record
     return record, target
 
 
@@ -218,7 +215,7 @@ def figures(done: Move) -> dict[str, float]:
         "signal": float(found.signal),
         "kl_scale": done.carried.kl_scale,
         "length": float(np.linalg.norm(done.vector)),
-        "guard_share": done.carried.guard_limit.share,
+        "guard_share": done.carried.guard_share,
     }
 
 
@@ -367,11 +364,12 @@ class Findings:
 
 def findings_of(settings: Settings, record: AllVotes) -> Findings:
     """What the rule carries between two steps of one run, as far as people should know it."""
-    factor, held, features = float(record.log_factor), record.guard_limit, settings.features
+    factor, features = float(record.log_factor), settings.features
+    held = record.guard_share, record.guards_broken
     if features is None:
         fitted = fit_votes(settings, record)[0]
         return Findings(
-            factor, held.share, held.broken, float(fitted.side_coefficient),
+            factor, *held, float(fitted.side_coefficient),
             chance=1 - float(fitted.signal),
         )  # fmt: skip
     found = record.named or fit_named(settings, record.votes, record.aside)
@@ -379,7 +377,7 @@ def findings_of(settings: Settings, record: AllVotes) -> Findings:
     names = dict.fromkeys(named_features.group_of(features, i).name for i in record.aside)
     along = named_features.nats_along(features, record.recommended / whitened_unit(settings))
     return Findings(
-        factor, held.share, held.broken, found.side, taught=said,
+        factor, *held, found.side, taught=said,
         unnamed=found.dense, chance=1 - found.signal, aside=tuple(names),
         mix=tuple(zip(features.coordinates, along, strict=True)),
         lacking=_lacking(features, said),

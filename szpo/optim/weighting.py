@@ -45,18 +45,15 @@ _LIMIT: Final = 0.95
 _GRID: Final = np.linspace(-_LIMIT, _LIMIT, 39)
 
 
-@dataclass(frozen=True, slots=True)
-class Prior:
-    """The prior of `skill`, chosen on simulated panels."""
-
-    coin: float = 0.4
-    """2·accuracy − 1 of the panel."""
-    votes: float = 8.0
-    """Pseudo-count of ``coin``, in votes."""
-    typical: float = 0.8
-    """Probability that a voter is as accurate as the panel; otherwise all values are as likely."""
-    passes: int = 10
-    """Rounds of alternating between voters' skills and the directions' better sides."""
+# The prior of `skill`, chosen on simulated panels.
+_COIN: Final = 0.4
+"""2·accuracy − 1 of the panel."""
+_COIN_VOTES: Final = 8.0
+"""Pseudo-count of `_COIN`, in votes."""
+_TYPICAL: Final = 0.8
+"""Probability that a voter is as accurate as the panel; otherwise all values are as likely."""
+_TURNS: Final = 10
+"""Rounds of alternating between voters' skills and the directions' better sides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +118,6 @@ class Skill:
     """The fitted model of `skill`, per voter (..., P)."""
 
     weights: Floats
-    coin: Floats
-    """2·accuracy − 1, in (−1, 1)."""
     z: Floats
     """Agreement with the other voters, in standard errors above chance."""
 
@@ -173,37 +168,36 @@ def remember(history: History, step: int, by_voter: VotesByVoter, rows: int = RO
     )
 
 
-def skill(history: History, prior: Prior | None = None, view: View | None = None) -> Skill:
+def skill(history: History, view: View | None = None) -> Skill:
     """One weight per voter from all votes so far; voters of equal skill have weight 1.
 
     A voter votes for the better side of a direction with probability ½(1 + r). The other voters'
     view of a direction is t = tanh(½ Σ log((1 + r)/(1 − r)) · (votes for − against)). A voter's r
     is estimated from the agreement of their votes with t; its prior is the panel's r or, with
-    probability 1 − ``typical``, any value. r and t are updated in turns, starting from equal
+    probability 1 − `_TYPICAL`, any value. r and t are updated in turns, starting from equal
     voters. Wrong gold answers lower a voter's agreement, right ones never raise it: a voter who
     answers gold well may still be hostile where nobody knows the answer. Weights are proportional
     to the log-odds of r, below 0 only for z ≤ −3, and scaled so that Σw² = Σ|w|: silencing a
     voter does not make the others louder. With a ``view``, t is its mean 2σ − 1 and stays fixed.
     """
-    prior = Prior() if prior is None else prior
     verdicts = history.verdicts[..., -ROWS:, :]
     net = ((verdicts == PLUS).sum(-1) - (verdicts == MINUS).sum(-1)).astype(
         np.float64
     )  # (..., P, R)
     count = (np.abs(verdicts) == 1).sum(-1).astype(np.float64)
     right, asked = history.gold[..., 0], history.gold[..., 1]
-    coin = np.full(count.shape[:-1], prior.coin)
-    bar = np.full((*count.shape[:-2], 1), prior.coin)
+    coin = np.full(count.shape[:-1], _COIN)
+    bar = np.full((*count.shape[:-2], 1), _COIN)
     seen = None if view is None else _expected_sign(view)
-    for _ in range(prior.passes):
+    for _ in range(_TURNS):
         own = net * (2 * np.arctanh(coin))[..., None]
         rest = np.tanh((own.sum(-2, keepdims=True) - own) / 2) if seen is None else seen
         agreed, worth = (net * rest).sum(-1), (count * rest * rest).sum(-1)
         lost, variance = _gold_shortfall(right, asked, bar)
-        coin, bar = _update_coins(agreed, lost, worth, bar, prior)
+        coin, bar = _update_coins(agreed, lost, worth, bar)
     z = (agreed + lost) / np.sqrt(np.maximum(worth + variance, 1e-12))
     log_odds = 2 * np.arctanh(coin)
-    return Skill(normalise(silence(log_odds, z)), coin, z)
+    return Skill(normalise(silence(log_odds, z)), z)
 
 
 def _expected_sign(view: View) -> Floats:
@@ -272,7 +266,7 @@ def _flip(
 
 
 def _update_coins(
-    agreed: Floats, lost: Floats, worth: Floats, bar: Floats, prior: Prior
+    agreed: Floats, lost: Floats, worth: Floats, bar: Floats
 ) -> tuple[Floats, Floats]:
     """Each voter's r and the panel's, from Σ o·t and Σ t² (log(1 + r·o·t) to second order).
 
@@ -282,10 +276,10 @@ def _update_coins(
     like = score[..., None] * _GRID - worth[..., None] * _GRID**2 / 2
     top = like.max(-1, keepdims=True)
     odd = np.exp(like - top)
-    same = prior.typical * np.exp(score * bar - worth * bar**2 / 2 - top[..., 0])
-    typical = same / (same + (1 - prior.typical) * odd.mean(-1))
-    pooled = (typical * agreed).sum(-1, keepdims=True) + prior.coin * prior.votes
-    bar = pooled / ((typical * worth).sum(-1, keepdims=True) + prior.votes)
+    same = _TYPICAL * np.exp(score * bar - worth * bar**2 / 2 - top[..., 0])
+    typical = same / (same + (1 - _TYPICAL) * odd.mean(-1))
+    pooled = (typical * agreed).sum(-1, keepdims=True) + _COIN * _COIN_VOTES
+    bar = pooled / ((typical * worth).sum(-1, keepdims=True) + _COIN_VOTES)
     bar = np.clip(bar, 0.05, _LIMIT)
     free = (odd * _GRID).sum(-1) / odd.sum(-1)
     return np.clip(typical * bar + (1 - typical) * free, -_LIMIT, _LIMIT), bar
@@ -322,22 +316,19 @@ _ROUNDS: Final = 40
 """Rounds of the power iteration; a fixed number, so that all machines agree."""
 
 
-@dataclass(frozen=True, slots=True)
-class BetaPrior:
-    """The prior of `rationality`, chosen on simulated panels."""
-
-    spread: float = 0.7
-    """Standard deviation of log β among voters, updated from the votes."""
-    voters: float = 4.0
-    """Pseudo-count of ``spread``, in voters."""
-    hostile: float = 0.05
-    """Probability that a voter's β is negative."""
-    scale: float = 0.85
-    """Root mean square of Δ, and of u, in logits of a mean voter."""
-    directions: float = 8.0
-    """Pseudo-count of ``scale``, in directions (for u: in comparisons)."""
-    passes: int = 15
-    """Rounds of the EM."""
+# The prior of `rationality`, chosen on simulated panels.
+_SPREAD: Final = 0.7
+"""Standard deviation of log β among voters, updated from the votes."""
+_SPREAD_VOTERS: Final = 4.0
+"""Pseudo-count of `_SPREAD`, in voters."""
+_HOSTILE: Final = 0.05
+"""Probability that a voter's β is negative."""
+_SCALE: Final = 0.85
+"""Root mean square of Δ, and of u, in logits of a mean voter."""
+_SCALE_DIRECTIONS: Final = 8.0
+"""Pseudo-count of `_SCALE`, in directions (for u: in comparisons)."""
+_PASSES: Final = 15
+"""Rounds of the EM."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,20 +365,17 @@ class _Votes:
         return cls(own, asked, ((asked.sum(-3) > 1).any((-2, -1)) * 1.0)[..., None])
 
 
-def rationality(
-    history: History, prior: BetaPrior | None = None, view: View | None = None
-) -> Rationality:
+def rationality(history: History, view: View | None = None) -> Rationality:
     """One weight per voter from all votes so far; voters of equal rationality have weight 1.
 
     Ties carry no information on β. Voters without votes have the prior's mean. A ``view`` replaces
     the other voters' votes as the posterior of x, in logits of the mean voter.
     """
-    prior = BetaPrior() if prior is None else prior
     votes = _Votes.of(history)
     lead = votes.own.shape[:-3]
     beta = start(history)
-    delta2, noise2 = np.full((*lead, 1), prior.scale**2), votes.shared * prior.scale**2
-    spread = np.full((*lead, 1), prior.spread)
+    delta2, noise2 = np.full((*lead, 1), _SCALE**2), votes.shared * _SCALE**2
+    spread = np.full((*lead, 1), _SPREAD)
     bound = np.full(votes.own.shape, 1 / 8)  # λ(0)
     low, high, z = np.zeros_like(beta), np.zeros_like(beta), np.zeros_like(beta)
     fixed = None
@@ -395,24 +383,22 @@ def rationality(
         fixed = View(*(v[..., -ROWS:, None] for v in (view.mean, view.variance)))
     if fixed is not None:
         beta = np.ones_like(beta)
-    for _ in range(prior.passes):
+    for _ in range(_PASSES):
         seen = _rest(votes, beta, bound, delta2, noise2) if fixed is None else fixed
         square = seen.mean**2 + seen.variance
         bound = _lambda(np.sqrt(square) * np.abs(beta)[..., None, None])  # ξ² = β² E x²
         z = _z(votes, seen)
         agreed = (votes.own * seen.mean).sum((-2, -1)) / 2
         worth = (votes.asked * bound * square).sum((-2, -1))
-        beta, low, high, wide2 = _betas(agreed, worth, z, spread, prior)
+        beta, low, high, wide2 = _betas(agreed, worth, z, spread)
         spread = np.sqrt(
-            (wide2.sum(-1, keepdims=True) + prior.voters * prior.spread**2)
-            / (beta.shape[-1] + prior.voters)
+            (wide2.sum(-1, keepdims=True) + _SPREAD_VOTERS * _SPREAD**2)
+            / (beta.shape[-1] + _SPREAD_VOTERS)
         )
         bar = np.abs(beta).mean(-1, keepdims=True)
         bar = np.where(bar > 0, bar, 1.0)
         beta, low, high = beta / bar, low / bar, high / bar  # the mean of |β| is 1
-        delta2, noise2 = _update_scales(
-            votes, beta, bound, delta2 * bar**2, noise2 * bar**2, prior
-        )
+        delta2, noise2 = _update_scales(votes, beta, bound, delta2 * bar**2, noise2 * bar**2)
     return Rationality(normalise(beta), beta, low, high, z)
 
 
@@ -471,7 +457,7 @@ def _rest(votes: _Votes, beta: Floats, bound: Floats, delta2: Floats, noise2: Fl
 
 
 def _update_scales(
-    votes: _Votes, beta: Floats, bound: Floats, delta2: Floats, noise2: Floats, prior: BetaPrior
+    votes: _Votes, beta: Floats, bound: Floats, delta2: Floats, noise2: Floats
 ) -> tuple[Floats, Floats]:
     """E Δ² and E u² given all votes, each shrunk to the prior by its pseudo-count."""
     precise, pull = (part.sum(-3) for part in _messages(votes, beta, bound))  # (..., R, N)
@@ -481,19 +467,19 @@ def _update_scales(
     middle = (pull * damp).sum(-1) / through
     voted = votes.asked.any((-3, -1)) * 1.0
     total = (voted * (middle**2 + 1 / through)).sum(-1, keepdims=True)
-    worth = prior.directions
-    found = (total + worth * prior.scale**2) / (voted.sum(-1, keepdims=True) + worth)
+    worth = _SCALE_DIRECTIONS
+    found = (total + worth * _SCALE**2) / (voted.sum(-1, keepdims=True) + worth)
     gain = noise * damp
     mean = gain * (pull - precise * middle[..., None])
     second = mean**2 + gain + (gain * precise) ** 2 / through[..., None]
     voted = votes.asked.any(-3) * 1.0
     total = (voted * second).sum((-2, -1))[..., None]
     size = voted.sum((-2, -1))[..., None]
-    return found, votes.shared * (total + worth * prior.scale**2) / (size + worth)
+    return found, votes.shared * (total + worth * _SCALE**2) / (size + worth)
 
 
 def _betas(
-    agreed: Floats, worth: Floats, z: Floats, spread: Floats, prior: BetaPrior
+    agreed: Floats, worth: Floats, z: Floats, spread: Floats
 ) -> tuple[Floats, Floats, Floats, Floats]:
     """Mean β, interval of |β|, mean squared distance of log β from its prior mean; (..., P)."""
     size = np.exp(_LOG_BETA)
@@ -502,7 +488,7 @@ def _betas(
     both = [log + side * agreed[..., None] * size for side in (1, -1)]
     top = np.maximum(both[0].max(-1), both[1].max(-1))[..., None]
     fair, against = (np.exp(part - top) for part in both)
-    fair, against = (1 - prior.hostile) * fair, prior.hostile * against
+    fair, against = (1 - _HOSTILE) * fair, _HOSTILE * against
     total = (fair + against).sum(-1)
     mean = ((fair - against) * size).sum(-1) / total
     mean = np.where((mean < 0) & (z > -HOSTILE_Z), 0.0, mean)
@@ -528,8 +514,8 @@ def _lambda(xi: Floats) -> Floats:
 
 
 LEARNED: Final[Mapping[str, Callable[[History, View | None], Floats]]] = {
-    "skill": lambda history, view: skill(history, view=view).weights,
-    "rationality": lambda history, view: rationality(history, view=view).weights,
+    "skill": lambda history, view: skill(history, view).weights,
+    "rationality": lambda history, view: rationality(history, view).weights,
 }
 """One weight per voter (..., P) from everyone's votes in earlier steps. A `View`, if given, is a
 model's prediction from the other voters' votes for each of a voter's directions."""

@@ -12,7 +12,7 @@ from scipy import special
 from scipy.stats import binom
 
 from szpo.analysis import agreement
-from szpo.analysis.agreement import Conduct, Usual, at_random, effort_flags
+from szpo.analysis.agreement import Conduct, at_random, effort_flags
 from szpo.cli.app import call
 from szpo.config.optimizer import make_settings
 from szpo.errors import UsageError
@@ -266,8 +266,9 @@ def test_each_sign_has_an_edge():
     ]
     for odd, fine, code in cases:
         with case(odd, fine, code):
-            assert code in codes(effort_flags(odd, None if code == "random" else Usual(gold=0.97)))
-            assert code not in codes(effort_flags(fine, Usual(gold=0.97)))
+            panel = Conduct(gold=(97, 100))
+            assert code in codes(effort_flags(odd, *() if code == "random" else (panel,)))
+            assert code not in codes(effort_flags(fine, panel))
 
 
 def test_a_run_is_longer_by_chance_in_a_longer_record_and_a_flag_says_what_was_counted():
@@ -281,14 +282,13 @@ def test_a_run_is_longer_by_chance_in_a_longer_record_and_a_flag_says_what_was_c
 
 @given(st.integers(0, 12), st.integers(0, 20), st.integers(0, 60))
 def test_a_right_answer_never_speaks_for_chance(gold, repeat, rest):
-    usual = Usual(gold=0.95, repeat=0.8, rest=0.6)
     before = Conduct(gold=(gold, 12), repeat=(repeat, 20), rest=(rest, 60))
     for more in (
         Conduct(gold=(gold + 1, 13), repeat=(repeat, 20), rest=(rest, 60)),
         Conduct(gold=(gold, 12), repeat=(repeat + 1, 21), rest=(rest, 60)),
         Conduct(gold=(gold, 12), repeat=(repeat, 20), rest=(rest + 1, 61)),
     ):
-        assert at_random(more, usual) < at_random(before, usual)
+        assert at_random(more, PANEL) < at_random(before, PANEL)
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,8 @@ def test_a_flag_meets_fewer_than_one_honest_panelist_in_a_hundred(name, honest):
 KINDS = ("honest", "hasty clicker", "patient clicker", "one side")
 WORDS = 288
 """Of a comparison: eight rows of two answers of 18 words."""
-USUAL = Usual(gold=0.95, repeat=0.8, rest=0.6)
+RATES = (0.95, 0.8, 0.6)
+PANEL = Conduct(gold=(95, 100), repeat=(80, 100), rest=(60, 100))
 """Rates at which an honest simulated panelist agrees with the truth, itself and the others."""
 
 
@@ -316,9 +317,7 @@ def conduct_of(kind, votes, gold, draw):
 
     Honest reading takes 120 ms a word, log-normal with σ ½; haste 2 s, σ .6.
     """
-    right, same, agrees = (
-        (USUAL.gold, USUAL.repeat, USUAL.rest) if kind == "honest" else (0.5, 0.5, 0.5)
-    )
+    right, same, agrees = RATES if kind == "honest" else (0.5, 0.5, 0.5)
     repeats, hasty, one = votes // 20, kind == "hasty clicker", kind == "one side"
     times = (2000 if hasty else 120 * WORDS) * np.exp(draw.normal(0, 0.6 if hasty else 0.5, votes))
     left = draw.random(votes) < (1.0 if one else 0.5)
@@ -351,7 +350,7 @@ def conduct_of(kind, votes, gold, draw):
 )
 def test_of_so_many_votes_this_share_of_panelists_is_flagged(kind, votes, known, low, high):
     draw = np.random.default_rng(KINDS.index(kind))
-    found = [bool(effort_flags(conduct_of(kind, votes, known, draw), USUAL)) for _ in range(1500)]
+    found = [bool(effort_flags(conduct_of(kind, votes, known, draw), PANEL)) for _ in range(1500)]
     assert low <= np.mean(found) <= high
 
 

@@ -45,13 +45,13 @@ def test_predicted_guards_hold_the_recommended_point_where_they_hold():
     # Along the gradient .5 nats of log-probability are lost after one unit.
     along = held.recommended @ GRADIENT / np.linalg.norm(GRADIENT)
     assert 0.9 < along < 1.1
-    assert held.recommended == pytest.approx(held.guard_limit.share * free, abs=1e-6)
-    assert held.guard_limit.broken == ("logprob",)
+    assert held.recommended == pytest.approx(held.guard_share * free, abs=1e-6)
+    assert held.guards_broken == ("logprob",)
     found = regression.findings_of(settings, held)
-    assert 0 < held.guard_limit.share < 1 and found.share == held.guard_limit.share
+    assert 0 < held.guard_share < 1 and found.share == held.guard_share
     # With a steep slope less than the least move worth making is left: no shrink mends it.
     steep = walk(settings, 12, seed=1, inputs=StepInputs(moments=moments(3.0)))[0].carried
-    assert steep.guard_limit.share == 0 and not steep.recommended.any()
+    assert steep.guard_share == 0 and not steep.recommended.any()
     # The centre goes with it: votes are asked where the model may end.
     assert np.linalg.norm(held.centre) <= np.linalg.norm(held.recommended) + 1e-6
     free_of = settings_of(guarded=False)

@@ -216,10 +216,10 @@ def test_moments_are_recorded_before_the_fit_and_hold_the_recommended_point(tmp_
         report = verification.verify(ledger)  # without the hook
         assert report.ok, str(report)
         carried = replay.replay_state(ledger, settings).carried
-        assert 0 < carried.guard_limit.share < 1 and carried.guard_limit.broken == ("logprob",)
+        assert 0 < carried.guard_share < 1 and carried.guards_broken == ("logprob",)
         assert 0.3 * carried.recommended.sum() == pytest.approx(0.5, abs=0.05)
         body = list(ledger.events("step"))[-1]["body"]
-        assert body["extra"]["guard_share"] == carried.guard_limit.share
+        assert body["extra"]["guard_share"] == carried.guard_share
         ledger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         content = ledger.path.read_bytes()
     if lag:
