@@ -93,7 +93,7 @@ def make_run(given: argparse.Namespace, taste: str, seed: str) -> Path:
 def improve_cell(run: Path, way: str, answers: int) -> dict[str, Any]:
     """Improve a copy of a run by one way: its steps as `Step` figures, and memory in MB."""
     from szpo.improvement import between_rounds
-    from szpo.improvement.score_ascent import Improved, Plan, ZerothOrder
+    from szpo.improvement.score_ascent import Improved, Plan, zeroth_order
     from szpo.ledger.database import Ledger
     from szpo.policies.protocol import moved
     from szpo.runs import assemble
@@ -102,7 +102,7 @@ def improve_cell(run: Path, way: str, answers: int) -> dict[str, Any]:
     rule, _, voters = way.partition(" ")
     if voters:
         drawn: Any = rule
-        between_rounds.WAYS[way] = lambda: ZerothOrder(drawn, voters=int(voters))
+        between_rounds.WAYS[way] = partial(zeroth_order, votes=drawn, voters=int(voters))
     setattr(between_rounds, "Plan", partial(Plan, answers=answers))  # noqa: B010
     states: list[tuple[Improved, float]] = []
     with (

@@ -32,7 +32,7 @@ from szpo.files import private, replace_whole, try_lock
 from szpo.improvement import aims as named
 from szpo.improvement import score_ascent
 from szpo.improvement.aims import Aim
-from szpo.improvement.score_ascent import Plan, PolicyGradient, Score, Way
+from szpo.improvement.score_ascent import Plan, Score, Way, policy_gradient
 from szpo.models import adapters, loading
 from szpo.models.adapters import SET, UNFINISHED
 from szpo.policies import text_guards
@@ -75,7 +75,7 @@ WORTH: Final = 1.1
 """Gain by steps over that of the line, at equal √nats and on average, from which they are."""
 TRIES: Final = 6
 """Passes to find the length at which a direction costs the wished nats."""
-WAY: Final[Way] = PolicyGradient()
+WAY: Final[Way] = policy_gradient
 
 
 @dataclass(frozen=True)

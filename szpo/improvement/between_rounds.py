@@ -34,14 +34,14 @@ from szpo.improvement.aims import waived_by
 from szpo.improvement.score_ascent import (
     SPENT,
     Improved,
-    NaturalGradient,
     Plan,
-    PolicyGradient,
     Way,
-    ZerothOrder,
     improve,
     measure,
+    natural_gradient,
+    policy_gradient,
     split_prompts,
+    zeroth_order,
 )
 from szpo.ledger import theta
 from szpo.ledger.database import Ledger
@@ -70,8 +70,8 @@ MIXED: Final = 0.5
 """It begins at most this share of the budget away from the start, towards where the run is."""
 START_ANSWERS: Final = 4
 """Answers of the start to each prompt, with which answers of the improved policy are compared."""
-WAYS: Final[dict[str, Callable[[], Way]]] = {
-    "policy": PolicyGradient, "natural": NaturalGradient, "zeroth": ZerothOrder,
+WAYS: Final[dict[str, Way]] = {
+    "policy": policy_gradient, "natural": natural_gradient, "zeroth": zeroth_order,
 }  # fmt: skip
 """By their name in ``improve.way``."""
 
@@ -170,7 +170,7 @@ def search_move(
     way = way or parts.config.way
     asked = set_aside(parts.prompts.train, ledger.root_seed)[0]
     try:
-        whole, by = _mover(parts, held, way, seed), WAYS[way]()
+        whole, by = _mover(parts, held, way, seed), WAYS[way]
         now, start = replay.improved_from(ledger, held, begun.steps, begun.adopted)
         score = scorer(taste, whole, asked, seed, given)
         keep = text_guards.keeper(whole, guards.read_questions(parts.config.guards.keep))

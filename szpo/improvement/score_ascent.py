@@ -32,7 +32,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 
@@ -86,11 +86,9 @@ class Proposal:
     """``direction`` has (K,) coefficients of directions that the policy draws at this step."""
 
 
-class Way(Protocol):
-    """Finds a direction at the policy's present coordinates, from answers that it draws itself."""
-
-    def propose(self, policy: LoraPolicy, task: Task) -> Proposal | None:
-        """The direction; None where no answer scores more than another to the same prompt."""
+Way: TypeAlias = Callable[[LoraPolicy, Task], Proposal | None]
+"""Finds a direction at the policy's present coordinates, from answers that it draws itself; None
+where no answer scores more than another to the same prompt."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,37 +160,26 @@ def require_all_weights(policy: LoraPolicy) -> None:
         raise UsageError("temperature 0 has no policy gradient; set generation.temperature")
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyGradient:
-    """Way (a): along the policy gradient, each weight divided by the spread of its own s."""
+def policy_gradient(policy: LoraPolicy, task: Task, ridge: float = 0.1) -> Proposal | None:
+    """Way (a): along the policy gradient, each weight divided by the spread of its own s.
 
-    ridge: float = 0.1
-    """Added to each weight's second moment, as a share of their mean; inf: no preconditioner."""
-
-    def propose(self, policy: LoraPolicy, task: Task) -> Proposal | None:
-        """See `Way.propose`."""
-        drawn = draw_gradient(policy, task)
-        if drawn is None:
-            return None
-        square = (drawn.scores**2).mean(0)
-        share = square / square.mean() / self.ridge
-        return _propose(drawn, drawn.gradient / np.sqrt(share + 1))
+    ``ridge`` is added to each weight's second moment, as a share of their mean; inf: no
+    preconditioner.
+    """
+    drawn = draw_gradient(policy, task)
+    if drawn is None:
+        return None
+    square = (drawn.scores**2).mean(0)
+    share = square / square.mean() / ridge
+    return _propose(drawn, drawn.gradient / np.sqrt(share + 1))
 
 
-@dataclass(frozen=True, slots=True)
-class NaturalGradient:
-    """Way (b): along F⁻¹ E[s r], with F of the same answers."""
-
-    ridge: float = 0.03
-    """Ridge on F, as a share of its trace."""
-
-    def propose(self, policy: LoraPolicy, task: Task) -> Proposal | None:
-        """See `Way.propose`."""
-        drawn = draw_gradient(policy, task)
-        if drawn is None:
-            return None
-        found = Fisher(drawn.scores, self.ridge).natural(drawn.gradient[:, None])
-        return _propose(drawn, found[:, 0])
+def natural_gradient(policy: LoraPolicy, task: Task, ridge: float = 0.03) -> Proposal | None:
+    """Way (b): along F⁻¹ E[s r], with F of the same answers and a ridge, a share of its trace."""
+    drawn = draw_gradient(policy, task)
+    if drawn is None:
+        return None
+    return _propose(drawn, Fisher(drawn.scores, ridge).natural(drawn.gradient[:, None])[:, 0])
 
 
 def _propose(drawn: Drawn, direction: Floats) -> Proposal:
@@ -200,57 +187,63 @@ def _propose(drawn: Drawn, direction: Floats) -> Proposal:
     return Proposal(direction, nats, drawn.mean, len(drawn.scores))
 
 
-@dataclass(frozen=True, slots=True)
-class ZerothOrder:
-    """Way (c): along seeded directions, by what the policies perturbed along them score."""
+def zeroth_order(
+    policy: LoraPolicy,
+    task: Task,
+    votes: Literal["known", "sign"] | None = None,
+    *,
+    rows: int = 4,
+    voters: int = 1,
+    nats: float = 0.5,
+) -> Proposal | None:
+    """Way (c): along seeded directions, by what the policies perturbed along them score.
 
-    votes: Literal["known", "sign"] | None = None
-    """Rule of the votes that are drawn from the scores, by Bradley and Terry's law; None: their
-    limit, the difference of mean scores."""
-    rows: int = 4
-    """N: pairs of answers for each direction."""
-    voters: int = 1
-    """M: votes on each pair."""
-    nats: float = 0.5
-    """κ: how far a perturbed policy is from the present one; KL should be quadratic so far."""
+    The number of directions is what the task's answers allow.
 
-    def propose(self, policy: LoraPolicy, task: Task) -> Proposal | None:
-        """See `Way.propose`; the number of directions is what the task's answers allow."""
-        count = max(1, len(task.prompts) * task.samples // (2 * self.rows))
-        space, scale = policy.space, policy.subspace.scale
-        shape = (count, self.rows)
-        mu = policy.subspace.mu(self.nats)
-        settings = make_settings(
-            space.root_seed, space.layout, rule=self.votes or "known", law=name_of(space.law),
-            K=count, N=self.rows, M=self.voters, D=1, mu=mu, alpha=mu * mu,
-        )  # fmt: skip
-        state = replace(optimizer.init(settings), step=task.step)
-        query = optimizer.ask(state)
-        shifts = [shift for pair in query.shifts for shift in pair]
-        order = np.arange(count * self.rows).reshape(shape) % len(task.prompts)
-        asked = [tuple(task.prompts[i] for i in order[n // 2]) for n in range(len(shifts))]
-        drawn = policy.rollout(asked, shifts, seed=task.seed)
-        flat = [prompt for row in asked for prompt in row]
-        scores = np.asarray(task.score(flat, [answer for row in drawn for answer in row]))
-        plus, minus = np.moveaxis(scores.reshape(count, 2, self.rows), 1, 0)
-        worth = plus - minus
-        if not worth.any():
-            return None
-        none = np.zeros(shape)
-        if self.votes is None:
-            delta, tally = worth.mean(1), Tally(none, none, none, worth == 0)
-        else:
-            key = seeds.derive(task.seed, "improve votes")
-            u = seeds.uniform(key, worth.size * self.voters).reshape(*shape, -1)
-            wins = (u < links.link("logistic").prob(worth)[..., None]).sum(-1).astype(np.float64)
-            delta, tally = None, Tally(wins, self.voters - wins, none, none > 0)
-        _, updates, _ = optimizer.tell(state, query, tally, delta=delta)
-        coefs = np.array([update.coef for update in updates])
-        along = sum(
-            coef * parameters.direction_vector(space, task.step, k) for k, coef in enumerate(coefs)
-        )
-        cost = float(np.sum(np.square(along))) / (2 * scale * scale)
-        return Proposal(coefs, cost, float(scores.mean()), scores.size, seeded=True)
+    Args:
+        policy: In coordinates from its seed.
+        task: What is improved.
+        votes: Rule of the votes that are drawn from the scores, by Bradley and Terry's law; None:
+            their limit, the difference of mean scores.
+        rows: N: pairs of answers for each direction.
+        voters: M: votes on each pair.
+        nats: κ: how far a perturbed policy is from the present one; KL should be quadratic so far.
+    """
+    count = max(1, len(task.prompts) * task.samples // (2 * rows))
+    space, scale = policy.space, policy.subspace.scale
+    shape = (count, rows)
+    mu = policy.subspace.mu(nats)
+    settings = make_settings(
+        space.root_seed, space.layout, rule=votes or "known", law=name_of(space.law),
+        K=count, N=rows, M=voters, D=1, mu=mu, alpha=mu * mu,
+    )  # fmt: skip
+    state = replace(optimizer.init(settings), step=task.step)
+    query = optimizer.ask(state)
+    shifts = [shift for pair in query.shifts for shift in pair]
+    order = np.arange(count * rows).reshape(shape) % len(task.prompts)
+    asked = [tuple(task.prompts[i] for i in order[n // 2]) for n in range(len(shifts))]
+    drawn = policy.rollout(asked, shifts, seed=task.seed)
+    flat = [prompt for row in asked for prompt in row]
+    scores = np.asarray(task.score(flat, [answer for row in drawn for answer in row]))
+    plus, minus = np.moveaxis(scores.reshape(count, 2, rows), 1, 0)
+    worth = plus - minus
+    if not worth.any():
+        return None
+    none = np.zeros(shape)
+    if votes is None:
+        delta, tally = worth.mean(1), Tally(none, none, none, worth == 0)
+    else:
+        key = seeds.derive(task.seed, "improve votes")
+        u = seeds.uniform(key, worth.size * voters).reshape(*shape, -1)
+        wins = (u < links.link("logistic").prob(worth)[..., None]).sum(-1).astype(np.float64)
+        delta, tally = None, Tally(wins, voters - wins, none, none > 0)
+    _, updates, _ = optimizer.tell(state, query, tally, delta=delta)
+    coefs = np.array([update.coef for update in updates])
+    along = sum(
+        coef * parameters.direction_vector(space, task.step, k) for k, coef in enumerate(coefs)
+    )
+    spent = float(np.sum(np.square(along))) / (2 * scale * scale)
+    return Proposal(coefs, spent, float(scores.mean()), scores.size, seeded=True)
 
 
 SLACK: Final = 1.25
@@ -450,7 +443,7 @@ def _take_step(
     )  # fmt: skip
     task = Task(score, tuple(taught[i] for i in order), plan.samples, root, number, plan.parts)
     with moved(policy, state.last):
-        found = way.propose(policy, task)
+        found = way(policy, task)
     if found is None or not found.nats > 0:
         return replace(state, stopped="no answer scores more than another to the same prompt")
     coefs: tuple[float, ...] = ()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -18,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from szpo.errors import UsageError
+from szpo.models.answer_shares import Tokens
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
 from szpo.models.devices import split_halved
 from szpo.models.logprobs import (
@@ -35,14 +35,6 @@ from szpo.models.sampling import Sampling
 from szpo.types import Floats
 
 
-@dataclass(frozen=True, slots=True)
-class Generated:
-    """For each row the new tokens, including an end token, and whether an end token ended it."""
-
-    tokens: tuple[tuple[int, ...], ...]
-    ended: tuple[bool, ...]
-
-
 class Engine(Protocol):
     """Generates and scores for rows that belong to different members of the same base model."""
 
@@ -55,7 +47,7 @@ class Engine(Protocol):
         uniforms: Floats,
         *,
         canary: bool = False,
-    ) -> Generated:
+    ) -> Tokens:
         """Continue each prompt under its member.
 
         Args:
@@ -65,6 +57,9 @@ class Engine(Protocol):
             sampling: How tokens are drawn, and how many at most.
             uniforms: Uniform numbers in [0, 1) for the draws, (rows, ``max_new_tokens``).
             canary: Check that members with a common prompt differ in the logits after it.
+
+        Returns:
+            The new tokens of each row, with the end token if one ended it.
 
         Raises:
             RunError: the canary found two members that are the same policy.

@@ -19,9 +19,10 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from szpo import turns
 from szpo.cache import quiet
 from szpo.errors import RunError
+from szpo.models.answer_shares import Tokens
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
 from szpo.models.devices import retry_halved
-from szpo.models.engine import Engine, Generated, check_rows, padded_logprobs
+from szpo.models.engine import Engine, check_rows, padded_logprobs
 from szpo.models.flat_attention import (
     Canary,
     PrefillBatch,
@@ -63,16 +64,16 @@ class FlatEngine:
         uniforms: Floats,
         *,
         canary: bool = False,
-    ) -> Generated:
+    ) -> Tokens:
         """See `Engine.generate`."""
         check_rows(prompts, members, deltas, sampling, uniforms)
         if not prompts:
-            return Generated((), ())
+            return ()
 
         most = min(self.max_rows, len(prompts))
         layout = plan_prefill(prompts, members)
 
-        def attempt(size: int) -> Generated:
+        def attempt(size: int) -> Tokens:
             if size < most:
                 self.max_tokens = max(1, self.max_tokens // 2)
                 self.max_rows = self.halved_rows = size
@@ -91,8 +92,7 @@ class FlatEngine:
                         tokens[row] = new
             if watch is not None:
                 watch.judge()
-            stop = self.adapted.stop_tokens
-            return Generated(tuple(tokens), tuple(row[-1] in stop for row in tokens))
+            return tuple(tokens)
 
         return retry_halved(attempt, most)
 
@@ -169,7 +169,7 @@ class GenerateEngine:
         uniforms: Floats,
         *,
         canary: bool = False,
-    ) -> Generated:
+    ) -> Tokens:
         """See `Engine.generate`."""
         check_rows(prompts, members, deltas, sampling, uniforms)
 
@@ -177,7 +177,7 @@ class GenerateEngine:
         # Rows of one prompt stay together, so that the canary sees its members side by side.
         order = sorted(range(len(prompts)), key=lambda row: tuple(prompts[row]))
 
-        def attempt(size: int) -> Generated:
+        def attempt(size: int) -> Tokens:
             if size < most:
                 self.max_rows = self.halved_rows = size
             watch = Canary() if canary else None
@@ -194,8 +194,7 @@ class GenerateEngine:
             if watch is not None:
                 self._compare_across_blocks(prompts, members, deltas, sampling, watch)
                 watch.judge()
-            stop = self.adapted.stop_tokens
-            return Generated(tuple(tokens), tuple(row[-1] in stop for row in tokens))
+            return tuple(tokens)
 
         return retry_halved(attempt, most)
 
@@ -384,28 +383,27 @@ def check_engine(
 
     whole = engine.generate(prompts, members, deltas, sampling, draws, canary=True)
     need(
-        len(whole.tokens) == len(whole.ended) == len(prompts)
-        and all(1 <= len(row) <= 6 for row in whole.tokens),
+        len(whole) == len(prompts) and all(1 <= len(row) <= 6 for row in whole),
         "a row has no tokens, or more than max_new_tokens",
     )
     need(
         whole == again.generate(prompts, members, deltas, sampling, draws, canary=True),
         "the same call gives other tokens the second time",
     )
-    need(whole.tokens[:4] != whole.tokens[4:], "two different members say the same")
+    need(whole[:4] != whole[4:], "two different members say the same")
     if exact:
         back = list(reversed(range(len(prompts))))
         turned = engine.generate(
             [prompts[i] for i in back], [members[i] for i in back], deltas, sampling, draws[back]
         )
         need(
-            turned.tokens == tuple(whole.tokens[i] for i in back),
+            turned == tuple(whole[i] for i in back),
             "rows depend on their order in the batch",
         )
         for i in (1, 6):
             one = Deltas(A, {name: b[members[i] : members[i] + 1] for name, b in B.items()})
             alone = engine.generate([prompts[i]], [0], one, sampling, draws[i : i + 1])
-            need(alone.tokens[0] == whole.tokens[i], "a row depends on what else is in the batch")
+            need(alone[0] == whole[i], "a row depends on what else is in the batch")
         zero = Deltas(A, {name: torch.zeros_like(b) for name, b in B.items()})
         need(
             engine.generate(prompts, members, zero, sampling, draws)
@@ -420,11 +418,11 @@ def check_engine(
         pass
     else:
         need(False, "equal members pass the canary")
-    logp = engine.logprobs(prompts, whole.tokens, members, deltas)
+    logp = engine.logprobs(prompts, whole, members, deltas)
     need(
         all(
             values.shape == (len(row),) and bool((values <= 0).all())
-            for values, row in zip(logp, whole.tokens, strict=True)
+            for values, row in zip(logp, whole, strict=True)
         ),
         "logprobs are not one number at most 0 per completion token",
     )

@@ -374,8 +374,8 @@ class LocalBackend:
     ) -> Tokens:
         """`Engine.generate` with answers cut as the sampling says."""
         made = self.engine.generate(prompts, members, deltas, sampling, uniforms, canary=canary)
-        self._counts[0] += count_written(made.tokens, self.adapted.stop_tokens)
-        return cut_rows(self.adapted, made.tokens) if sampling.whole_sentences else made.tokens
+        self._counts[0] += count_written(made, self.adapted.stop_tokens)
+        return cut_rows(self.adapted, made) if sampling.whole_sentences else made
 
     def read(self, request: Texts[R]) -> R:
         """See `Backend.read`."""

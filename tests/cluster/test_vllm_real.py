@@ -17,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.config.tables import Engine
 from szpo.improvement import score_ascent
-from szpo.improvement.score_ascent import Plan, ZerothOrder
+from szpo.improvement.score_ascent import Plan, zeroth_order
 from szpo.ledger.database import Ledger
 from szpo.models import loading
 from szpo.optim import parameters
@@ -156,7 +157,7 @@ def test_a_run_outlives_its_server_which_answers_as_this_process_would(
 
 
 GROW = Plan(nats=6, step_nats=0.5, answers=64, checked=6, each=1, steps=3, waived=NAMES)
-WAY = ZerothOrder(rows=2, nats=2.0)
+WAY = partial(zeroth_order, rows=2, nats=2.0)
 SEEDS = (1, 2, 3)
 """Of improvements in this process; the server's has another."""
 

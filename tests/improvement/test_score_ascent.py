@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,16 +16,16 @@ from szpo.errors import IntegrityError, UsageError
 from szpo.improvement import score_ascent
 from szpo.improvement.score_ascent import (
     Improved,
-    NaturalGradient,
     Plan,
-    PolicyGradient,
     Proposal,
     Task,
-    ZerothOrder,
     cost,
     draw_gradient,
     improve,
+    natural_gradient,
+    policy_gradient,
     read_scores,
+    zeroth_order,
 )
 from szpo.models import loading
 from szpo.models.named_models import MOODS
@@ -66,7 +67,7 @@ def policy():
 def done(policy):
     """The states of one improvement, the last one ended."""
     states: list[Improved] = []
-    improve(policy, cheer, ASKED, NaturalGradient(), PLAN, seed=3, report=states.append)
+    improve(policy, cheer, ASKED, natural_gradient, PLAN, seed=3, report=states.append)
     return states
 
 
@@ -98,7 +99,7 @@ def test_a_guard_of_the_users_ends_it_at_the_last_policy_that_held(policy, done)
         seen.append(float(max(abs(value).max() for value in policy.theta().values())))
         return (text_guards.Guard(text_guards.RIGHT, 0.0, "loses at most 1 of 1", next(held)),)
 
-    end = improve(policy, cheer, ASKED, NaturalGradient(), PLAN, seed=3, keep=keep)
+    end = improve(policy, cheer, ASKED, natural_gradient, PLAN, seed=3, keep=keep)
     assert min(seen) > 0  # asked where the step leads
     assert end.stopped == f"guard: {text_guards.RIGHT}" and [s.kept for s in end.steps] == [1, 0]
     assert digest(policy, end) == digest(policy, done[1])
@@ -109,7 +110,7 @@ def test_a_guard_of_the_users_ends_it_at_the_last_policy_that_held(policy, done)
 def test_what_a_step_costs_is_foretold_by_other_answers(policy):
     """½ dᵀ F d of score functions that the direction was not fitted to, against the model's KL."""
     task = Task(cheer, tuple(ASKED), 16, seed=1)
-    found = NaturalGradient().propose(policy, task)
+    found = natural_gradient(policy, task)
     told = cost(draw_gradient(policy, replace(task, samples=48, seed=2)).scores, found.direction)
     for nats in (0.05, 0.2):
         factor = math.sqrt(nats / told)
@@ -124,15 +125,18 @@ def measured_kl(policy: LoraPolicy, theta: Theta) -> float:
     return fresh.kl(ASKED, seed=8, samples=32)[0]
 
 
-ALONG = ZerothOrder(nats=0.1)
+ALONG = partial(zeroth_order, nats=0.1)
 
 
 @pytest.mark.parametrize(
     "way",
     [
-        PolicyGradient(),
-        *(pytest.param(w, marks=pytest.mark.full) for w in (PolicyGradient(math.inf), ALONG)),
-        NaturalGradient(),
+        policy_gradient,
+        *(
+            pytest.param(w, marks=pytest.mark.full)
+            for w in (partial(policy_gradient, ridge=math.inf), ALONG)
+        ),
+        natural_gradient,
     ],
 )
 def test_the_same_seed_gives_the_same_weights(policy, way):
@@ -172,7 +176,7 @@ def test_an_improvement_resumed_from_a_file_ends_like_an_uninterrupted_one(polic
     assert (since.steps, since.base) == (done[1].steps, done[1].base)
     said: list[Improved] = []
     end = improve(
-        policy, cheer, ASKED, NaturalGradient(), PLAN, seed=3, since=since, report=said.append
+        policy, cheer, ASKED, natural_gradient, PLAN, seed=3, since=since, report=said.append
     )
     assert [len(state.steps) for state in said] == [*range(2, len(done))]  # none is said twice
     assert digest(policy, end) == digest(policy, done[-1])
@@ -199,7 +203,7 @@ def test_wherever_it_pauses_while_others_use_the_model_it_ends_alike(policy, don
     alone = [use() for use in uses]
 
     def work() -> Improved:
-        return improve(policy, cheer, ASKED, NaturalGradient(), PLAN, seed=3)
+        return improve(policy, cheer, ASKED, natural_gradient, PLAN, seed=3)
 
     slices = turns.Turns(work, clock=lambda: float(next(points)))
     while (end := slices.move(float(rng.integers(1, 16)))) is None:
@@ -212,7 +216,7 @@ def test_wherever_it_pauses_while_others_use_the_model_it_ends_alike(policy, don
 
 def test_work_that_is_stopped_leaves_the_model_as_it_was(policy):
     def work() -> Improved:
-        return improve(policy, cheer, ASKED, NaturalGradient(), PLAN, seed=3)
+        return improve(policy, cheer, ASKED, natural_gradient, PLAN, seed=3)
 
     before = policy.sample_tokens(ASKED[:2], seed=1)
     slices = turns.Turns(work, clock=lambda: 0.0)
@@ -227,7 +231,7 @@ def test_work_that_is_stopped_leaves_the_model_as_it_was(policy):
 
 
 def test_a_score_that_cannot_rise_stops_at_once(policy):
-    end = improve(policy, alike, ASKED, PolicyGradient(), PLAN, seed=0)
+    end = improve(policy, alike, ASKED, policy_gradient, PLAN, seed=0)
     assert end.steps == ()
     assert end.stopped == "no answer scores more than another to the same prompt"
     assert digest(policy, end) == parameters.digest(policy.start(), policy.layout)
@@ -267,20 +271,20 @@ def along(policy: Slope, found: Proposal, step: int) -> Floats:
 
 def test_perturbed_policies_find_the_slope_and_tell_what_a_step_along_it_costs():
     policy, task = Slope(noise=0.2), Task(number, tuple(ASKED[:8]), 8, seed=1, step=3)
-    found = ZerothOrder().propose(policy, task)
+    found = zeroth_order(policy, task)
     z = along(policy, found, 3)
     assert found.seeded and found.answers == 64 and found.direction.shape == (8,)
     assert z @ policy.slope > 0.95 * np.linalg.norm(z) * np.linalg.norm(policy.slope)
     assert found.nats == pytest.approx(z @ z / 2)
-    assert ZerothOrder().propose(policy, replace(task, score=alike)) is None
+    assert zeroth_order(policy, replace(task, score=alike)) is None
 
 
 @pytest.mark.parametrize("rule", ["known", "sign"])
 def test_many_votes_drawn_from_scores_say_what_the_scores_say(rule):
     policy, task = Slope(noise=0.2), Task(number, tuple(ASKED[:8]), 8, seed=1, step=3)
-    limit = ZerothOrder().propose(policy, task).direction
-    voted = ZerothOrder(rule, voters=4096).propose(policy, task).direction
-    few = ZerothOrder(rule, voters=1).propose(policy, task).direction
+    limit = zeroth_order(policy, task).direction
+    voted = zeroth_order(policy, task, rule, voters=4096).direction
+    few = zeroth_order(policy, task, rule, voters=1).direction
     large = np.abs(limit) > 0.1 * np.abs(limit).max()
     assert (np.sign(voted) == np.sign(limit))[large].all()
     if rule == "known":
@@ -308,7 +312,7 @@ class Away:
     def __init__(self, nats: float):
         self.nats = nats
 
-    def propose(self, policy: LoraPolicy, task: Task) -> Proposal:
+    def __call__(self, policy: LoraPolicy, task: Task) -> Proposal:
         direction = np.random.default_rng(task.seed % 2**32).normal(size=policy.dim)
         return Proposal(direction, self.nats, 0.0, 0)
 
@@ -335,7 +339,7 @@ def test_a_guard_returns_to_the_last_good_policy(policy):
         return np.array([-float(answer.tokens) for answer in answers])
 
     heeded = replace(PLAN, nats=20.0, step_nats=0.3, waived=tuple({*NAMES} - {LENGTH}))
-    end = improve(policy, short, ASKED, NaturalGradient(), heeded, seed=1)
+    end = improve(policy, short, ASKED, natural_gradient, heeded, seed=1)
     assert end.stopped == f"guard: {LENGTH}"
     last = end.steps[-1]
     assert not last.kept and all(step.kept for step in end.steps[:-1])
@@ -349,7 +353,7 @@ def test_an_improvement_goes_on_from_where_the_policy_is(policy, done):
     policy.move_to(done[-1].theta)
     try:
         more = improve(
-            policy, cheer, ASKED, NaturalGradient(),
+            policy, cheer, ASKED, natural_gradient,
             replace(PLAN, nats=1.6), seed=9,
         )  # fmt: skip
     finally:
@@ -377,6 +381,6 @@ def test_what_cannot_be_improved_is_refused():
         (policy_of(base, full(base), sampling=Sampling(temperature=0)), "temperature 0"),
     ):
         with pytest.raises(UsageError, match=message):
-            improve(unfit, cheer, ASKED, NaturalGradient(), PLAN, seed=0)
+            improve(unfit, cheer, ASKED, natural_gradient, PLAN, seed=0)
     with pytest.raises(UsageError, match="6 different prompts"):
-        improve(policy_of(base, full(base)), cheer, ASKED[:5], NaturalGradient(), seed=0)
+        improve(policy_of(base, full(base)), cheer, ASKED[:5], natural_gradient, seed=0)

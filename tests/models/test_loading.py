@@ -684,8 +684,8 @@ def test_the_trained_model_answers_in_two_moods():
     made = engine_for(loaded.adapt()).generate(
         rows, [0] * len(rows), None, Sampling(max_new_tokens=28), draws
     )
-    assert np.mean(made.ended) > 0.8
-    found = [moods(loaded.tokenizer.decode(row, skip_special_tokens=True)) for row in made.tokens]
+    assert np.mean([len(row) < 28 for row in made]) > 0.8
+    found = [moods(loaded.tokenizer.decode(row, skip_special_tokens=True)) for row in made]
     good, bad = (np.mean([x[i] > 0 for x in found]) for i in (0, 1))
     assert good > 0.25 and bad > 0.25, "a reward on mood has room both ways"
 

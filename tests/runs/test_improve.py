@@ -183,18 +183,17 @@ def test_weights_moved_without_gradients_are_computed_again_and_a_changed_coeffi
 ):
     """The natural gradient, written in directions of the seed, so that a few answers suffice."""
 
-    class Written:
-        def propose(self, policy, task):
-            drawn = score_ascent.draw_gradient(policy, task)
-            wanted = Fisher(drawn.scores, 0.03).natural(drawn.gradient[:, None])[:, 0]
-            space, count = policy.space, 2 * policy.dim
-            rows = [parameters.direction_vector(space, task.step, k) for k in range(count)]
-            coefs = np.linalg.lstsq(np.transpose(rows), wanted, rcond=None)[0]
-            return score_ascent.Proposal(
-                coefs, score_ascent.cost(drawn.scores, wanted), drawn.mean, 96, True
-            )
+    def written(policy, task):
+        drawn = score_ascent.draw_gradient(policy, task)
+        wanted = Fisher(drawn.scores, 0.03).natural(drawn.gradient[:, None])[:, 0]
+        space, count = policy.space, 2 * policy.dim
+        rows = [parameters.direction_vector(space, task.step, k) for k in range(count)]
+        coefs = np.linalg.lstsq(np.transpose(rows), wanted, rcond=None)[0]
+        return score_ascent.Proposal(
+            coefs, score_ascent.cost(drawn.scores, wanted), drawn.mean, 96, True
+        )
 
-    monkeypatch.setitem(between_rounds.WAYS, "zeroth", Written)
+    monkeypatch.setitem(between_rounds.WAYS, "zeroth", written)
     path = Path(shutil.copy(voted, tmp_path / "along.db"))
     with Ledger.open(path) as ledger, lease.hold(ledger):
         parts = assemble.reopen(ledger, panel=False, say=lambda line: None)

@@ -194,7 +194,7 @@ def decode(folder: Path) -> Decoded:
     prompts = [[*range(100, 112), *rng.integers(8, 264, n).tolist()] for n in (1, 5, 8)] * 3
     members, sampling = [0] * 3 + [1] * 3 + [2] * 3, Sampling(max_new_tokens=12)
     draws = rng.random((9, 12))
-    made = engine.generate(prompts, members, Deltas(A, B), sampling, draws, canary=True).tokens
+    made = engine.generate(prompts, members, Deltas(A, B), sampling, draws, canary=True)
     found = engine.logprobs(prompts, made, members, Deltas(A, B))
     worst, equal = 0.0, 0
     for prompt, member, new, mine, uniforms in zip(
