@@ -259,3 +259,8 @@ class Vote:
     choice: Choice
     revision: int = 0
     received_us: int = 0
+    id: int = 0
+    """Its row's."""
+    plus_side: Literal["A", "B"] = "A"
+    harmful: bool = False
+    """A skip after which nobody is shown the row again, and no vote on it counts."""

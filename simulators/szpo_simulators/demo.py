@@ -121,8 +121,7 @@ def _measure(
             first = [(p.text, answer.text) for p, answer in zip(shown, said, strict=True)]
             rewards: list[list[float]] = at.rewards[:, :samples].tolist()
             votes = outcome.votes if ended else 0
-            part = measuring.Measured(ended, votes, rewards, at.tokens, at.kl, first)
-            measuring.record(ledger, "szpo demo", part)
+            measuring.record(ledger, "szpo demo", ended, votes, rewards, at.tokens, at.kl, first)
         record_held_out(ledger, "szpo demo", found)
         lesson, last = taught.read(ledger), improvement.read_last_pairs(ledger)
     levels = {name: interval(at.rewards.mean(1).tolist())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
@@ -46,26 +46,6 @@ KIND: Final = "measured"
 TEXTS: Final = 6
 """Prompts whose first answers are recorded, to be read side by side."""
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A measurement of one policy."""
-
-    steps: int
-    """Applied steps; 0 is the base."""
-    votes: int
-    """Counted votes so far."""
-    rewards: Sequence[Sequence[float]] | None
-    """(prompts, samples); None where no reward is known."""
-    tokens: float
-    """Mean answer length."""
-    kl: float | None
-    """KL to the start, nats per answer; None where it was not measured."""
-    texts: Sequence[tuple[str, str]]
-    """Prompts and answers: a language model's likeliest, else the first drawn, as judged."""
-    wins: Sequence[Sequence[float]] | None = None
-    """(batches, samples): the share of the voting function's vote that the tuned batch gets."""
 
 
 @dataclass(frozen=True)
@@ -290,13 +270,13 @@ def _record(
     texts = [(p.text, clean_answer(a).text) for p, a in zip(asked, shown, strict=True)]
     tokens = sum(answer.tokens for answer in every) / len(every)
     wins = _compare(m, m.function, rows) if steps and m.function is not None else None
-    record(m.ledger, "run", Measured(steps, votes, rewards, tokens, kl, texts, wins))
+    record(m.ledger, "run", steps, votes, rewards, tokens, kl, texts, wins)
 
 
 def _compare(
     m: Measuring, function: FunctionPanel, rows: Sequence[Sequence[Answer]]
 ) -> list[list[float]]:
-    """The function's votes between tuned and base batches of the run's size: `Measured.wins`.
+    """The function's votes between tuned and base batches of the run's size, for `record`.
 
     Consecutive prompts make a batch. The sides alternate, so a function that always prefers one
     side gives one half.
@@ -312,9 +292,35 @@ def _compare(
     return found
 
 
-def record(ledger: Ledger, by: str, found: Measured) -> None:
-    """Record a measurement, with the first `TEXTS` of its texts."""
-    body = {**asdict(found), "texts": [list(pair) for pair in found.texts[:TEXTS]]}
-    if found.wins is None:
-        del body["wins"]  # as in records from before functions voted
+def record(
+    ledger: Ledger,
+    by: str,
+    steps: int,
+    votes: int,
+    rewards: Sequence[Sequence[float]] | None,
+    tokens: float,
+    kl: float | None,
+    texts: Sequence[tuple[str, str]],
+    wins: Sequence[Sequence[float]] | None = None,
+) -> None:
+    """Record a measurement of one policy.
+
+    Args:
+        ledger: The run's.
+        by: Who measured.
+        steps: Applied steps; 0 is the base.
+        votes: Counted votes so far.
+        rewards: (prompts, samples); None where no reward is known.
+        tokens: Mean answer length.
+        kl: KL to the start, nats per answer; None where it was not measured.
+        texts: Prompts and answers, of which the first `TEXTS` are recorded: a language model's
+            likeliest, else the first drawn, as judged.
+        wins: (batches, samples): share of the voting function's vote that the tuned batch gets.
+    """
+    body = {
+        "steps": steps, "votes": votes, "rewards": rewards, "tokens": tokens, "kl": kl,
+        "texts": [list(pair) for pair in texts[:TEXTS]],
+    }  # fmt: skip
+    if wins is not None:
+        body["wins"] = wins
     ledger.record_event(KIND, by, step_record.plain(body))

@@ -22,7 +22,7 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations, islice
 from pathlib import Path
@@ -64,29 +64,6 @@ class Pair:
         return pair_digest(self.prompt, *sorted((self.a, self.b)))
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which pairs to leave out; limits count the words of either answer."""
-
-    shortest: int = 1
-    longest: int | None = None
-    asked: frozenset[str] = frozenset()
-    """Ids and keys of pairs that were asked about."""
-
-    def reason(self, pair: Pair) -> str | None:
-        """Why a pair is left out, None if it is not."""
-        if pair.id in self.asked or pair.key in self.asked:
-            return "already asked"
-        if pair.a == pair.b:
-            return "two equal answers"
-        sizes = len(words(pair.a)), len(words(pair.b))
-        if min(sizes) < self.shortest:
-            return "too short"
-        if self.longest is not None and max(sizes) > self.longest:
-            return "too long"
-        return None
-
-
 Differences: TypeAlias = Callable[[list[Pair]], Floats]
 """A function from pairs to δ = φ(A) − φ(B), (pairs, features)."""
 
@@ -110,14 +87,21 @@ def read_pool(path: Path | str) -> Iterator[Pair]:
 
 
 def chunks(
-    pairs: Iterable[Pair], keep: Filter, seen: Seen, size: int = CHUNK
+    pairs: Iterable[Pair],
+    plan: SelectionSettings,
+    seen: Seen,
+    asked: Container[str] = (),
+    size: int = CHUNK,
 ) -> Iterator[list[Pair]]:
-    """Yield the pairs that pass the filter, ``size`` at a time; counts go into ``seen``."""
+    """Yield the pairs that may be asked about, ``size`` at a time; counts go into ``seen``.
+
+    ``asked``: ids and keys of pairs that were asked about.
+    """
 
     def passing() -> Iterator[Pair]:
         for pair in pairs:
             seen.pairs += 1
-            if (reason := keep.reason(pair)) is None:
+            if (reason := plan.reason_against(pair, asked)) is None:
                 yield pair
             else:
                 seen.left_out[reason] += 1
@@ -274,6 +258,20 @@ class SelectionSettings:
     seed: int = 0
     shortest: int = 1
     longest: int | None = None
+    """``shortest`` and ``longest``: words of either answer."""
+
+    def reason_against(self, pair: Pair, asked: Container[str] = ()) -> str | None:
+        """Why a pair is left out, None if it is not; ``asked`` as for `chunks`."""
+        if pair.id in asked or pair.key in asked:
+            return "already asked"
+        if pair.a == pair.b:
+            return "two equal answers"
+        sizes = len(words(pair.a)), len(words(pair.b))
+        if min(sizes) < self.shortest:
+            return "too short"
+        if self.longest is not None and max(sizes) > self.longest:
+            return "too long"
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -424,11 +422,10 @@ def _choose(
     key = seeds.derive(plan.seed, "select", step=number)
     cloud = posterior.spread(state.posterior, key=key, count=PARTICLES, steps=STEPS).x
     most = max(posterior.SHORTLIST, 4 * count)
-    asked = frozenset(name for q in state.questions for name in (q.id, q.key))
-    keep = Filter(plan.shortest, plan.longest, asked)
+    asked = {name for q in state.questions for name in (q.id, q.key)}
     best: list[tuple[float, int, Pair, Floats]] = []
     beyond = -np.inf
-    for part in chunks(read_pool(path), keep, seen):
+    for part in chunks(read_pool(path), plan, seen, asked):
         delta = _rescale(differences(part), state)
         flat = ~delta.any(1)
         seen.left_out["no difference in any feature"] += int(flat.sum())
@@ -480,7 +477,7 @@ def _drop_copies(
 def _scale(path: Path, differences: Differences, plan: SelectionSettings) -> tuple[float, ...]:
     """Root mean square of each feature's δ over the first pairs; 1 where it never differs."""
     total, rows = np.zeros(len(plan.names)), 0
-    for part in chunks(read_pool(path), Filter(plan.shortest, plan.longest), Seen()):
+    for part in chunks(read_pool(path), plan, Seen()):
         delta = differences(part)
         total += (delta * delta).sum(0)
         rows += len(delta)

@@ -142,8 +142,8 @@ class VoteRows:
 def _mark_votes(ledger: Ledger, last: int) -> bytearray:
     """Which votes up to ``last`` stand and which count, one byte for each id."""
     marks = bytearray(last + 1)
-    for cast in counting.standing_votes(ledger, *_APART, last_vote=last):
-        marks[cast.number] |= _STANDING
+    for each in counting.standing_votes(ledger, *_APART, last_vote=last):
+        marks[each.id] |= _STANDING
     for step in ledger.steps():
         standing, counted = counting.StepVotes(ledger, step["step"]).ids()
         for found, mark in ((standing, _STANDING), (counted, _COUNTED)):

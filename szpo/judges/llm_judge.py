@@ -399,7 +399,7 @@ class JudgeEvaluator:
                 "correct the judge, then let it answer as new panelists: szpo judge RUN --name NEW"
             )
         reason = f"skipped by every judge: {top}" if top else "nobody is left to ask"
-        steps.close(ledger, step, steps.Closing("operator", actor="judge", reason=reason))
+        steps.close(ledger, step, "operator", actor="judge", reason=reason)
 
 
 def tokens(ledger: Ledger) -> Mapping[str, tuple[int, int]]:

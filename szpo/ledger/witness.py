@@ -25,13 +25,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from szpo.files import try_lock
-from szpo.ledger import connection
 from szpo.ledger.canonical import sha256
+from szpo.ledger.connection import beside, connect
 
 SLOT: Final = 128
 LOCK_S: Final = 2.0
 """How long a writer waits for the lock, seconds; a write takes a fraction of a millisecond."""
 _MARK: Final = "szpo-head-1"
+SUFFIX: Final = "-head"
+"""The end of a witness's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +46,9 @@ class Head:
     sha256: str
 
 
-def beside(path: Path) -> Path:
-    """The path of the witness of a ledger's file."""
-    return connection.beside(path, "-head")
-
-
 def forget(path: Path) -> None:
     """Remove the witness of a deleted file, so that it is not taken for a new one's."""
-    beside(path).unlink(missing_ok=True)
+    beside(path, SUFFIX).unlink(missing_ok=True)
 
 
 def mark_of(run: str) -> str:
@@ -70,7 +67,7 @@ def attest(path: Path, run: str, event: Mapping[str, Any]) -> None:
     text = f"{_MARK} {mark} {event['event']:012} {event['row_sha256']}"
     line = f"{text} {sha256(text)[:16]}".ljust(SLOT - 1).encode("ascii", "replace") + b"\n"
     try:
-        file = _open_plain(beside(path), os.O_RDWR | os.O_CREAT)
+        file = _open_plain(beside(path, SUFFIX), os.O_RDWR | os.O_CREAT)
         try:
             _lock(file)
             slots = _parse_slots(os.read(file, 2 * SLOT))
@@ -85,7 +82,7 @@ def attest(path: Path, run: str, event: Mapping[str, Any]) -> None:
     except OSError as error:
         logging.getLogger("szpo").warning(
             "%s cannot be written (%s); meanwhile, events lost at the record's end go unnoticed",
-            beside(path), error.strerror or error,
+            beside(path, SUFFIX), error.strerror or error,
         )  # fmt: skip
 
 
@@ -112,7 +109,7 @@ def _lock(file: int) -> None:
 def read(path: Path) -> Head | str:
     """The head in a witness, or why there is none; call it before reading the growing record."""
     try:
-        with os.fdopen(_open_plain(beside(path), os.O_RDONLY), "rb") as file:
+        with os.fdopen(_open_plain(beside(path, SUFFIX), os.O_RDONLY), "rb") as file:
             content = file.read(2 * SLOT)
     except FileNotFoundError:
         return "there is none"
@@ -129,7 +126,7 @@ def compare(path: Path, noted: Head | str, conn: sqlite3.Connection) -> tuple[st
 
     Returns why events are missing, and why they may be; '' where they are not.
     """
-    name = beside(path).name
+    name = beside(path, SUFFIX).name
     if isinstance(noted, str):
         return "", _describe_doubt(f"its witness, {name}: {noted}")
     (run,) = conn.execute("SELECT run FROM runs ORDER BY created_us LIMIT 1").fetchone()
@@ -156,7 +153,7 @@ def problem(path: Path) -> str:
     if isinstance(noted, str):
         return ""
     try:
-        with closing(connection.connect(path, readonly=True)) as conn:
+        with closing(connect(path, readonly=True)) as conn:
             return compare(path, noted, conn)[0]
     except sqlite3.Error:  # opening it gives the better message
         return ""
@@ -166,7 +163,7 @@ def remedy(path: Path) -> str:
     """What to do about a record from which events are missing."""
     return (
         f"restore a copy, or write what is left to a new file: szpo backup {path} --recover --out "
-        f"NEW; if you put this copy here yourself, remove {beside(path).name}"
+        f"NEW; if you put this copy here yourself, remove {beside(path, SUFFIX).name}"
     )
 
 

@@ -31,7 +31,6 @@ from szpo.types import Comparison, Floats
 from szpo.voting import lease, pauses, shown_features, step_record, steps
 from szpo.voting.counting import StepVotes
 from szpo.voting.step_record import Outcome, Stopwatch, read_steps
-from szpo.voting.steps import Closing
 
 
 def submit(run: Services, step: int, comparisons: Sequence[Comparison], watch: Stopwatch) -> None:
@@ -58,9 +57,9 @@ def wait(
             return paused
         watch.time("evaluation_s", lambda: run.evaluator.poll(at.step))
         if all(c.identical for c in comparisons):
-            steps.close(ledger, at.step, Closing("auto", epoch=epoch))
+            steps.close(ledger, at.step, "auto", epoch=epoch)
         elif not (
-            steps.close(ledger, at.step, Closing("rule", epoch=epoch), votes=votes)
+            steps.close(ledger, at.step, "rule", epoch=epoch, votes=votes)
             or _close_if_overdue(run, row, votes, clock)
         ):
             watch.time("evaluation_s", run.wait)
@@ -84,8 +83,7 @@ def _close_if_overdue(run: Services, row: Record, votes: StepVotes, clock: Clock
         clock() < steps.deadline_us(run.ledger, row, seconds)
     ):  # fmt: skip
         return False
-    closing = Closing("deadline", epoch=run.epoch)
-    return steps.close(run.ledger, row["step"], closing, votes=votes)
+    return steps.close(run.ledger, row["step"], "deadline", epoch=run.epoch, votes=votes)
 
 
 def outcome_if_paused(run: Services, at: Position) -> Outcome | None:

@@ -80,8 +80,7 @@ def gold_results(ledger: Ledger, step: int) -> dict[str, tuple[float, float]]:
     expected = {head["comparison"]: head["expected"] for head in gold}
     until = {"last_vote": row["last_vote"], "last_amendment": row["last_amendment"]}
     found: dict[str, tuple[float, float]] = {}
-    for cast in counting.standing_votes(ledger, "gold", **until):
-        vote = cast.vote
+    for vote in counting.standing_votes(ledger, "gold", **until):
         if vote.verdict != "skip":
             right, count = found.get(vote.panelist, (0.0, 0.0))
             hit = (

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 
@@ -91,7 +91,7 @@ class StepVotes:
         Left out are votes beyond `steps.last_vote`, late votes, and votes that an amendment up to
         `steps.last_amendment` excludes.
         """
-        return tuple(each.vote for each in self._latest.values() if each.number not in self._out)
+        return tuple(vote for vote in self._latest.values() if vote.id not in self._out)
 
     @property
     def counted(self) -> tuple[Vote, ...]:
@@ -106,7 +106,7 @@ class StepVotes:
         as `HARMFUL` no vote on the row counts.
         """
         if self._counted is None:
-            self._counted = tuple(vote for _, vote in self._walk_counted())
+            self._counted = tuple(self._walk_counted())
         return self._counted
 
     @property
@@ -121,14 +121,14 @@ class StepVotes:
 
     def ids(self) -> tuple[set[int], list[int]]:
         """The ids of the votes that stand, and of those that count, in order."""
-        standing = {each.number for each in self._latest.values()} - self._out
-        return standing, [number for number, _ in self._walk_counted()]
+        standing = {vote.id for vote in self._latest.values()} - self._out
+        return standing, [vote.id for vote in self._walk_counted()]
 
     # ---- the reading ----
 
     def _forget(self) -> None:
         self._vote = self._amendment = 0
-        self._latest: dict[str, Cast] = {}
+        self._latest: dict[str, Vote] = {}
         """The last answer of each seat, in order of first answers since a skip."""
         self._out: set[int] = set()
         """Excluded votes."""
@@ -180,24 +180,24 @@ class StepVotes:
             self._count_again()
 
     def _add(self, row: Record) -> None:
-        cast, before = _replace_last(self._latest, row)
+        vote, before = _replace_last(self._latest, row)
         if before is not None:
             self._count(before, -1)
-        self._count(cast, 1)
+        self._count(vote, 1)
         self._counted = None
 
-    def _count(self, cast: Cast, by: int) -> None:
+    def _count(self, vote: Vote, by: int) -> None:
         """Count an answer on its side of plus (``by`` 1) or remove it (−1); update ``_lack``."""
-        if cast.harmful and self._rows:
-            for letter in "AB":
-                self._add_to(cast, letter, by * UNLIMITED)
-        elif self._rows or not cast.skipped:
-            self._add_to(cast, cast.plus_side, by)
+        if vote.harmful and self._rows:
+            for letter in LETTERS:
+                self._add_to(vote, letter, by * UNLIMITED)
+        elif self._rows or vote.choice != "skip":
+            self._add_to(vote, vote.plus_side, by)
 
-    def _add_to(self, cast: Cast, letter: str, by: int) -> None:
-        side = cast.vote.comparison, letter
+    def _add_to(self, vote: Vote, letter: str, by: int) -> None:
+        side = vote.comparison, letter
         room = self._room.get(side, 0)
-        if cast.number in self._out or not room:
+        if vote.id in self._out or not room:
             return
         before = self._have.get(side, 0)
         self._have[side] = before + by
@@ -205,36 +205,22 @@ class StepVotes:
 
     def _count_again(self) -> None:
         self._have, self._lack, self._counted = {}, sum(self._room.values()), None
-        for cast in self._latest.values():
-            self._count(cast, 1)
+        for vote in self._latest.values():
+            self._count(vote, 1)
 
-    def _walk_counted(self) -> Iterator[tuple[int, Vote]]:
-        """Yield counted votes with their ids: the first on each side, as many as are planned."""
+    def _walk_counted(self) -> Iterator[Vote]:
+        """Yield the votes that count: the first on each side, as many as are planned."""
         room = dict(self._room)
-        standing = [each for each in self._latest.values() if each.number not in self._out]
-        for cast in standing if self._rows else ():
-            if cast.harmful:
-                room |= dict.fromkeys(((cast.vote.comparison, letter) for letter in "AB"), 0)
-        for cast in standing:  # in order of first answers since a skip
-            side = cast.vote.comparison, cast.plus_side
-            if (self._rows or not cast.skipped) and room.get(side, 0):
+        standing = self.standing  # in order of first answers since a skip
+        for vote in standing if self._rows else ():
+            if vote.harmful:
+                room |= dict.fromkeys(((vote.comparison, letter) for letter in LETTERS), 0)
+        for vote in standing:
+            side, skipped = (vote.comparison, vote.plus_side), vote.choice == "skip"
+            if (self._rows or not skipped) and room.get(side, 0):
                 room[side] -= 1
-                if not cast.skipped:
-                    yield cast.number, cast.vote
-
-
-class Cast(NamedTuple):
-    """A vote with its row's id and the side on which plus stood."""
-
-    number: int
-    plus_side: str
-    vote: Vote
-    harmful: bool
-
-    @property
-    def skipped(self) -> bool:
-        """Whether the vote is a skip."""
-        return self.vote.choice == "skip"
+                if not skipped:
+                    yield vote
 
 
 def standing_votes(
@@ -242,14 +228,14 @@ def standing_votes(
     *kinds: Kind,
     last_vote: int | None = None,
     last_amendment: int | None = None,
-) -> tuple[Cast, ...]:
+) -> tuple[Vote, ...]:
     """The votes that stand on comparisons of these kinds: the last of each seat, if in time.
 
     Only votes and amendments up to ``last_vote`` and ``last_amendment`` are read. Excluded votes
     are left out. For the votes of one step up to its close, see `StepVotes.standing`.
     """
     marks = ", ".join("?" * len(kinds))
-    latest: dict[str, Cast] = {}
+    latest: dict[str, Vote] = {}
     with ledger.snapshot():
         for row in ledger.stream(
             f"{_VOTE} comparisons c CROSS JOIN assignments a USING (comparison) "
@@ -259,21 +245,19 @@ def standing_votes(
         ):
             _replace_last(latest, row)
         without = excluded_votes(ledger, last_amendment)
-    return tuple(cast for cast in latest.values() if cast.number not in without)
+    return tuple(vote for vote in latest.values() if vote.id not in without)
 
 
-def _replace_last(latest: dict[str, Cast], row: Record) -> tuple[Cast, Cast | None]:
+def _replace_last(latest: dict[str, Vote], row: Record) -> tuple[Vote, Vote | None]:
     """Replace a seat's last answer by its next one, in order of votes; returns new and old.
 
     Seats stay in the order of first answers; a seat that had skipped goes to the end.
     """
-    harmful = row["choice"] == "skip" and row["skip_reason"] == HARMFUL
-    cast = Cast(row["vote"], row["plus_side"], _vote(row), harmful)
-    before = latest.get(row["assignment"])
-    if before is not None and before.skipped:
+    vote, before = _vote(row), latest.get(row["assignment"])
+    if before is not None and before.choice == "skip":
         del latest[row["assignment"]]
-    latest[row["assignment"]] = cast
-    return cast, before
+    latest[row["assignment"]] = vote
+    return vote, before
 
 
 def counted(ledger: Ledger, step: int) -> tuple[Vote, ...]:
@@ -336,6 +320,9 @@ def _vote(row: Record) -> Vote:
         choice=row["choice"],
         revision=row["revision"],
         received_us=row["received_us"],
+        id=row["vote"],
+        plus_side=row["plus_side"],
+        harmful=row["choice"] == "skip" and row["skip_reason"] == HARMFUL,
     )
 
 

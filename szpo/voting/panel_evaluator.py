@@ -243,44 +243,10 @@ NO_FUNCTION: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class FunctionJudge:
-    """A panelist that asks the function."""
-
-    better: Better
-    rows: bool = False
-    """It is asked about two answers, not about two batches."""
-
-    def judge(
-        self, comparison: Comparison, *, panelist: str, plus_side: Letter, key: bytes
-    ) -> Choice:
-        """Ask the function, with batch plus as a or b according to ``plus_side``."""
-        plus = [row.plus.text for row in comparison.rows]
-        minus = [row.minus.text for row in comparison.rows]
-        a, b = (plus, minus) if plus_side == "A" else (minus, plus)
-        prompts = [row.prompt.text for row in comparison.rows]
-        return read_choice(_ask(self.better, self.rows, prompts, a, b), key)
-
-
 def check_function(better: object) -> None:
     """Check that ``better`` can be called; None means no function."""
     if better is not None and not callable(better):
         raise UsageError(f"better: {better!r} is no function; give better(prompt, a, b)")
-
-
-def _ask(better: Better, rows: bool, prompts: list[str], a: list[str], b: list[str]) -> object:
-    """What the function returns; asked again after a text that is no vote, a typo."""
-    for left in reversed(range(TRIES)):
-        answer = better(prompts[0], a[0], b[0]) if rows else better(prompts, a, b)
-        try:
-            read_share(answer)
-        except UsageError as error:
-            if not left or not isinstance(answer, str):
-                raise
-            print(error)
-        else:
-            break
-    return answer
 
 
 def read_share(answer: object) -> float | None:
@@ -324,31 +290,25 @@ def _refuse(answer: object) -> UsageError:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class FunctionEvaluator:
+class FunctionEvaluator(PanelEvaluator):
     """Asks the function; comparisons from which it abstains are left out of their step."""
-
-    panel: PanelEvaluator
 
     def submit(self, comparisons: Sequence[Comparison]) -> None:
         """Ask the function about these comparisons."""
         try:
-            self.panel.submit(comparisons)
+            super().submit(comparisons)
         except NobodyLeftError:
-            ledger, step = self.panel.service.ledger, comparisons[0].step
-            how = steps.Closing("operator", actor=FUNCTION, reason="the function abstained")
-            steps.close(ledger, step, how)
+            ledger, step = self.service.ledger, comparisons[0].step
+            why = "the function abstained"
+            steps.close(ledger, step, "operator", actor=FUNCTION, reason=why)
             sql = "SELECT sum(n_votes) AS n, min(step) AS first FROM updates WHERE step > ?"
             (past,) = ledger.query(sql, (step - MAX_EMPTY_STEPS,))
             empty = past["n"] == 0 and past["first"] == step - MAX_EMPTY_STEPS + 1
-            if empty and not self.panel.service.counted(step):
+            if empty and not self.service.counted(step):
                 raise RunError(
                     "better: the function abstained from every pair of steps "
                     f"{step - MAX_EMPTY_STEPS + 1} to {step}; nothing can be learned from it"
                 ) from None
-
-    def poll(self, step: int) -> None:
-        """Nothing to do: `submit` has stored every answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,11 +322,20 @@ class FunctionPanel:
     """It is asked about two answers, not about two batches."""
 
     @property
-    def judges(self) -> tuple[FunctionJudge, ...]:
-        """One per panelist."""
+    def judges(self) -> tuple[FunctionPanel, ...]:
+        """One per panelist: itself."""
         if self.better is None:
             raise UsageError(NO_FUNCTION)
-        return (FunctionJudge(self.better, self.rows),) * self.size
+        return (self,) * self.size
+
+    def judge(
+        self, comparison: Comparison, *, panelist: str, plus_side: Letter, key: bytes
+    ) -> Choice:
+        """Ask the function, with batch plus as a or b according to ``plus_side``."""
+        plus = [row.plus.text for row in comparison.rows]
+        minus = [row.minus.text for row in comparison.rows]
+        a, b = (plus, minus) if plus_side == "A" else (minus, plus)
+        return read_choice(self._ask([row.prompt.text for row in comparison.rows], a, b), key)
 
     def compare(
         self,
@@ -381,17 +350,32 @@ class FunctionPanel:
         Batches with equal texts are a tie, and the function is not asked. If it abstains, the
         share is .5.
         """
-        if self.better is None:
-            raise UsageError(NO_FUNCTION)
         first, second = [answer.text for answer in tuned], [answer.text for answer in base]
         if first == second:
             return 0.5
         asked = [prompt.text for prompt in prompts]
         shown = (first, second) if side == "A" else (second, first)
-        share = read_share(_ask(self.better, self.rows, asked, *shown))
+        share = read_share(self._ask(asked, *shown))
         if share is None:
             return 0.5
         return share if side == "A" else 1 - share
+
+    def _ask(self, prompts: list[str], a: list[str], b: list[str]) -> object:
+        """What the function returns; asked again after a text that is no vote, a typo."""
+        if self.better is None:
+            raise UsageError(NO_FUNCTION)
+        asked = [each[0] if self.rows else each for each in (prompts, a, b)]
+        for left in reversed(range(TRIES)):
+            answer = self.better(*asked)
+            try:
+                read_share(answer)
+            except UsageError as error:
+                if not left or not isinstance(answer, str):
+                    raise
+                print(error)
+            else:
+                break
+        return answer
 
     @property
     def spec(self) -> Mapping[str, Any]:
@@ -401,7 +385,7 @@ class FunctionPanel:
 
     def evaluator(self, service: VoteService) -> FunctionEvaluator:
         """The panel as an evaluator over a vote service."""
-        return FunctionEvaluator(PanelEvaluator(service, self.judges))
+        return FunctionEvaluator(service, self.judges)
 
     def check(self, config: Config, prompts: Sequence[Prompt]) -> None:
         """Refuse a run without a function to vote in it."""

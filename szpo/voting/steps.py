@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
@@ -100,21 +99,6 @@ def _integers(values: Sequence[Any], low: int, end: int) -> tuple[int, ...]:
 
 
 ClosedBy = Literal["rule", "deadline", "operator", "auto"]
-
-
-@dataclass(frozen=True, slots=True)
-class Closing:
-    """Who closes a step and why: the rule, a deadline, an operator, or nothing left to ask.
-
-    A controller gives its ``epoch``, an operator a ``reason`` instead. ``quorum``: the share of a
-    complete step's votes that an operator needs to close the step.
-    """
-
-    by: ClosedBy
-    epoch: int | None = None
-    actor: str = "controller"
-    reason: str | None = None
-    quorum: float | None = None
 
 
 def record_plan(
@@ -227,16 +211,26 @@ def deadline_us(ledger: Ledger, row: Record, deadline_s: float) -> int:
     return opened + round(deadline_s * 1e6) + pauses.sum_paused_us(ledger, opened)
 
 
-def close(ledger: Ledger, step: int, how: Closing, *, votes: StepVotes | None = None) -> bool:
+def close(
+    ledger: Ledger,
+    step: int,
+    by: ClosedBy,
+    *,
+    epoch: int | None = None,
+    actor: str = "controller",
+    reason: str | None = None,
+    quorum: float | None = None,
+    votes: StepVotes | None = None,
+) -> bool:
     """Close a step, which fixes the votes that count; False if it may not close or was closed.
 
     The rule closes a step once every comparison that is asked has M counted votes. An operator
-    and a deadline close it with the votes there are, an operator not below a quorum. Both
-    are checked without the lock that voters need, then again in the closing transaction, which
-    reads only new rows. ``votes`` is the step's reader, where the caller has one.
+    and a deadline close it with the votes there are, an operator not below a ``quorum``, a share
+    of a complete step's votes. Both are checked without the lock that voters need, then again in
+    the closing transaction, which reads only new rows. A controller gives its ``epoch``, an
+    operator a ``reason`` instead. ``votes`` is the step's reader, where the caller has one.
     """
-    by, epoch = how.by, how.epoch
-    if by == "operator" and not how.reason:
+    if by == "operator" and not reason:
         raise UsageError(f"closing step {step}: give a reason; it stays in the record")
 
     def may_close() -> bool:
@@ -246,7 +240,7 @@ def close(ledger: Ledger, step: int, how: Closing, *, votes: StepVotes | None = 
             return False
         if by == "rule":
             return not reader().missing
-        return by == "auto" or how.quorum is None or quorate(reader(), how.quorum)
+        return by == "auto" or quorum is None or quorate(reader(), quorum)
 
     def reader() -> StepVotes:
         nonlocal votes
@@ -255,7 +249,7 @@ def close(ledger: Ledger, step: int, how: Closing, *, votes: StepVotes | None = 
 
     if not may_close():
         return False
-    with ledger.transaction(how.actor):
+    with ledger.transaction(actor):
         if not may_close():
             return False
         failpoint("cp7")
@@ -274,8 +268,8 @@ def close(ledger: Ledger, step: int, how: Closing, *, votes: StepVotes | None = 
             ),
         )  # fmt: skip
         if by != "rule":
-            body = {"step": step, "by": by, "reason": how.reason}
-            ledger.record_event("close", how.actor, body)
+            body = {"step": step, "by": by, "reason": reason}
+            ledger.record_event("close", actor, body)
     failpoint("cp8")
     return True
 

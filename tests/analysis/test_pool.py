@@ -14,7 +14,7 @@ from scipy import special
 
 from szpo.analysis import features, posterior, rounds
 from szpo.analysis.posterior import BradleyTerry, orient
-from szpo.analysis.rounds import Filter, Pair, Reply, SelectionSettings, State
+from szpo.analysis.rounds import Pair, Reply, SelectionSettings, State
 from szpo.cli.app import call
 from szpo.errors import UsageError
 from szpo.seeds import derive, uniform
@@ -144,7 +144,7 @@ def test_a_stream_chooses_as_the_whole_would(some, rule, monkeypatch):
     plan = SelectionSettings("columns:x,y", ("x", "y"), rule=rule)
     of = rounds.differences_from_columns(plan.names)
     whole = rounds.advance(State(plan), some, of, count=5)
-    monkeypatch.setattr(rounds.chunks, "__defaults__", (7,))
+    monkeypatch.setattr(rounds.chunks, "__defaults__", ((), 7))
     parts = rounds.advance(State(plan), some, of, count=5)
     assert [q.id for q in parts.out] == [q.id for q in whole.out]
     assert whole.certain == parts.certain == (rule == "bald")
@@ -252,8 +252,9 @@ def pair(a: str, b: str, name: str = "p") -> Pair:
     ],
 )
 def test_filters(one, why):
-    asked = frozenset({"old", pair("after before", "before after").key})
-    assert Filter(shortest=2, longest=4, asked=asked).reason(one) == why
+    asked = {"old", pair("after before", "before after").key}
+    plan = SelectionSettings("length", ("length",), shortest=2, longest=4)
+    assert plan.reason_against(one, asked) == why
 
 
 def test_copies_are_asked_once_whichever_answer_stands_first(tmp_path):

@@ -169,7 +169,7 @@ def ledger(tmp_path):
 
 
 def close(ledger: Ledger, meter: Meter | None = None) -> Preferences:
-    steps.close(ledger, 0, steps.Closing("operator", epoch=1, reason="enough"))
+    steps.close(ledger, 0, "operator", epoch=1, reason="enough")
     return read_recorded_pairs(ledger, meter)
 
 

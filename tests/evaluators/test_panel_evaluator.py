@@ -12,7 +12,7 @@ from szpo.voting import counting, panel_evaluator
 from szpo.voting.casting import VoteRequest
 from szpo.voting.evaluator import check_evaluator, check_judge
 from szpo.voting.panel_evaluator import (
-    FunctionJudge,
+    FunctionPanel,
     LedgerEvaluator,
     OpenComparisons,
     PanelEvaluator,
@@ -289,7 +289,7 @@ def test_the_chance_of_a_judge_is_its_own_at_every_comparison():
 
 def test_a_function_gets_the_batches_as_they_stand():
     seen = []
-    judge_of = FunctionJudge(lambda prompts, a, b: seen.append((a, b)) or "a")
+    judge_of = FunctionPanel(lambda prompts, a, b: seen.append((a, b)) or "a")
     asked = Comparison("c", 0, 0, 0, (ROW,))
     for side in ("A", "B"):
         judge_of.judge(asked, panelist="p", plus_side=side, key=bytes(16))

@@ -212,7 +212,7 @@ def test_a_step_only_goes_forward(run):
         run.execute("UPDATE steps SET mu = 3")
     with pytest.raises(IntegrityError, match="size of a step is fixed"):
         run.execute("UPDATE steps SET n = 4")
-    assert steps.close(run, 0, steps.Closing("deadline", epoch=epoch))
+    assert steps.close(run, 0, "deadline", epoch=epoch)
     with pytest.raises(IntegrityError, match="stays as it was closed"):
         run.execute("UPDATE steps SET last_vote = 9")
     with pytest.raises(IntegrityError):
@@ -233,7 +233,7 @@ def test_steps_leave_no_gap_and_take_answers_of_their_own_weights_alone(run):
 def test_an_operator_needs_a_reason(run):
     plan_step(run)
     with pytest.raises(UsageError, match="reason"):
-        steps.close(run, 0, steps.Closing("operator"))
+        steps.close(run, 0, "operator")
 
 
 def test_a_lease_runs_out_and_the_old_holder_is_fenced(run):

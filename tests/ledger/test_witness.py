@@ -142,16 +142,16 @@ def test_recover_lists_what_is_missing_and_its_file_goes_on(run, tmp_path):
 )
 def test_a_run_without_its_witness_is_no_error(run, capsys, content, why):
     if content is None:
-        witness.beside(run).unlink()
+        connection.beside(run, witness.SUFFIX).unlink()
     else:
-        witness.beside(run).write_bytes(content)
+        connection.beside(run, witness.SUFFIX).write_bytes(content)
     assert call(["verify", str(run)]) == 0
     message = capsys.readouterr().out
     assert message.count("cannot check whether") == 1 and why in " ".join(message.split())
     with Ledger.open(run) as ledger:
         ledger.record_event("note", "test", {})
         assert verification.verify(ledger).note == ""
-    assert witness.beside(run).stat().st_mode & 0o777 == 0o600
+    assert connection.beside(run, witness.SUFFIX).stat().st_mode & 0o777 == 0o600
 
 
 def test_the_witness_of_another_run_says_nothing(run, tmp_path):
@@ -210,10 +210,10 @@ def test_a_run_behind_a_link_has_one_log_and_one_witness(run, tmp_path):
 
 def test_a_write_of_the_witness_that_was_torn_leaves_the_head_before_it(run):
     noted = witness.read(run).event
-    content = bytearray(witness.beside(run).read_bytes())
+    content = bytearray(connection.beside(run, witness.SUFFIX).read_bytes())
     at = content.index(f" {noted:012} ".encode())
     content[at + 20 : at + 40] = b"\0" * 20
-    witness.beside(run).write_bytes(content)
+    connection.beside(run, witness.SUFFIX).write_bytes(content)
     assert witness.read(run).event == noted - 1
     with Ledger.open(run) as ledger:
         assert verification.verify(ledger).ok
@@ -231,7 +231,7 @@ def test_a_record_that_was_written_anew_is_found_while_its_witness_stands(run, c
 
 @pytest.mark.parametrize("kind", ["a pipe", "a link", "a link to nothing", "a folder"])
 def test_what_is_no_file_is_neither_waited_for_nor_written_to(run, tmp_path, kind, caplog):
-    victim, place = tmp_path / "victim.txt", witness.beside(run)
+    victim, place = tmp_path / "victim.txt", connection.beside(run, witness.SUFFIX)
     place.unlink()
     match kind:
         case "a pipe":
@@ -251,7 +251,7 @@ def test_what_is_no_file_is_neither_waited_for_nor_written_to(run, tmp_path, kin
 
 def test_a_witness_that_another_program_keeps_locked_stops_no_vote(run, monkeypatch, caplog):
     monkeypatch.setattr(witness, "LOCK_S", 0.05)
-    with witness.beside(run).open("rb") as file, Ledger.open(run) as ledger:
+    with connection.beside(run, witness.SUFFIX).open("rb") as file, Ledger.open(run) as ledger:
         fcntl.flock(file, fcntl.LOCK_EX)
         ledger.record_event("note", "test", {})
         last = list(ledger.events())[-1]["event"]

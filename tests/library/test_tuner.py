@@ -19,7 +19,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
 from szpo.replay import verification
 from szpo.types import Answer, Prompt
-from szpo.voting.panel_evaluator import FunctionJudge, FunctionPanel, read_choice
+from szpo.voting.panel_evaluator import FunctionPanel, read_choice
 from szpo.voting.step_record import Outcome
 from tests.support import folder_run
 from tests.support.cases import case
@@ -106,7 +106,7 @@ def test_callbacks_are_given_facts_steps_and_the_outcome_and_no_text(tuned):
 @pytest.mark.spine
 def test_the_same_votes_by_the_command_give_the_same_digests(tuned, model, tmp_path, monkeypatch):
     def short(**settings):
-        return SimpleNamespace(judges=(FunctionJudge(shorter),), spec={"panel": "short"})
+        return SimpleNamespace(judges=(FunctionPanel(shorter),), spec={"panel": "short"})
 
     entry = SimpleNamespace(name="short", load=lambda: short)
     monkeypatch.setattr(

@@ -37,8 +37,7 @@ class Closing(ValueJudge):
     def judge(self, *arguments, **options):
         self.left -= 1
         if self.left == 0:
-            closing = steps.Closing("operator", reason="enough", actor="ann")
-            steps.close(self.ledger, 0, closing)
+            steps.close(self.ledger, 0, "operator", reason="enough", actor="ann")
         return super().judge(*arguments, **options)
 
 

@@ -89,7 +89,7 @@ class File:
 
     def close(self, held, step, by):
         reason = "enough" if by == "operator" else None
-        return steps.close(self.ledger, step, steps.Closing(by, epoch=held.epoch, reason=reason))
+        return steps.close(self.ledger, step, by, epoch=held.epoch, reason=reason)
 
     def apply(self, held, step):
         ledger = self.ledger

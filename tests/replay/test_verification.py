@@ -19,7 +19,6 @@ from szpo.voting import steps
 from szpo.voting.casting import VoteRequest
 from szpo.voting.counting import StepVotes
 from szpo.voting.service import VoteService
-from szpo.voting.steps import Closing
 from tests.support.cases import case
 from tests.support.quadratic import QuadraticPolicy, go, new_ledger, panel_of, settings_of, start
 from tests.support.tampering import CHANGES, change_event, failure_of, forge, refit, rewrite
@@ -83,7 +82,7 @@ def test_who_closed_a_step_is_known_by_an_event_alone(tmp_path, by):
 
             def submit(self, comparisons):
                 if by in ("operator", "deadline"):
-                    steps.close(ledger, 0, steps.Closing(by, reason="a test", actor="ann"))
+                    steps.close(ledger, 0, by, reason="a test", actor="ann")
                 else:
                     self.service.submit(comparisons)
 
@@ -350,7 +349,7 @@ def test_a_vote_that_an_index_hides_is_named_and_counted(waiting, capsys):
     assert all("missing from index" in text for text in capsys.readouterr())
     with Ledger.open(waiting) as ledger:
         assert StepVotes(ledger, 0).counted == whole
-        assert steps.close(ledger, 0, Closing("rule"))
+        assert steps.close(ledger, 0, "rule")
 
 
 ADDED = {

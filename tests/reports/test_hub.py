@@ -80,7 +80,7 @@ def test_votes_of_an_open_round_leave_the_record_by_no_file(tmp_path):
         assert write_dataset(ledger, tmp_path / "open") == 0
         for form in ("csv", "jsonl", "db"):
             assert write_votes(ledger, tmp_path / f"open.{form}") == 0
-        steps.close(ledger, 0, steps.Closing("operator", reason="enough", actor="bob"))
+        steps.close(ledger, 0, "operator", reason="enough", actor="bob")
         assert write_dataset(ledger, tmp_path / "closed") == 1
         for form in ("csv", "jsonl", "db"):
             assert write_votes(ledger, tmp_path / f"closed.{form}") == 1

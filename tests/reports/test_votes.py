@@ -26,8 +26,7 @@ NAMES = ("P-01", "=HYPERLINK(1)", "'@sum")
 
 
 def close(made: Any, step: int = 0) -> None:
-    closing = steps.Closing("operator", reason="skips", actor="olga")
-    assert steps.close(made.ledger, step, closing)
+    assert steps.close(made.ledger, step, "operator", reason="skips", actor="olga")
 
 
 @pytest.fixture(scope="module")

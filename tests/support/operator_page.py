@@ -24,8 +24,7 @@ def measure(stage: Stage, *points: tuple[int, float]) -> None:
         name = "tuned" if steps else "base"
         texts = [(f"held-out {i}?", f"<i>{name}</i> answer {i}") for i in range(3)]
         rewards = [[reward + 0.01 * i] for i in range(3)]
-        found = measuring.Measured(steps, 4 * steps, rewards, 9.0, None, texts)
-        measuring.record(stage.ledger, "run", found)
+        measuring.record(stage.ledger, "run", steps, 4 * steps, rewards, 9.0, None, texts)
 
 
 @pytest.fixture

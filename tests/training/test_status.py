@@ -126,7 +126,7 @@ def test_a_run_is_finished_when_its_votes_are_spent(tmp_path):
 
 def test_a_closed_round_is_closed_until_it_is_applied(ledger):
     ask(ledger, n=4, m=1)
-    assert steps.close(ledger, 0, steps.Closing("operator", reason="enough"))
+    assert steps.close(ledger, 0, "operator", reason="enough")
     assert facts(ledger) == ("closed", 0, 0, 0, False)
 
 

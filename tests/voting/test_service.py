@@ -183,7 +183,7 @@ def test_an_excluded_vote_makes_room_and_can_be_reinstated(ledger, service):
     assert service.assign(ben) is not None
     service.amend(vote, "reinstate", "was a reload", "operator")
     assert len(service.counted(0)) == 1
-    assert steps.close(ledger, 0, steps.Closing("rule"))
+    assert steps.close(ledger, 0, "rule")
     service.amend(vote, "exclude", "too late to matter", "operator")
     assert len(service.counted(0)) == 1  # what was counted at the close stays counted
     for bad in ((999, "exclude", "x"), (vote, "drop", "x"), (vote, "exclude", "")):

@@ -68,7 +68,7 @@ def test_sides_are_balanced_whatever_the_panel_does(seed, k, n, m, spare):
             ids = [doors[0].enroll("person", f"p{i}") for i in range(3 * m + 6)]
             first_seats = {}
             for turn in range(2000):
-                if steps.close(ledger, 0, steps.Closing("rule")):
+                if steps.close(ledger, 0, "rule"):
                     break
                 service = draw.choice(doors)
                 panelist = ids[turn] if turn < len(ids) else draw.choice(ids)
@@ -119,7 +119,7 @@ def test_sides_are_exactly_half_in_a_plain_round(tmp_path, k, n, m, identical, s
             seat = service.assign(ids[turn % len(ids)])
             if seat is not None:
                 service.cast(VoteRequest(seat.id, "A", idem=KEY(turn)))
-        assert steps.close(ledger, 0, steps.Closing("rule"))
+        assert steps.close(ledger, 0, "rule")
         check_balance(ledger, m)
         total = sum(counted_sides(ledger).values(), Counter())
         assert total["A"] == total["B"] == (k * n - len(identical)) * m / 2
@@ -177,7 +177,7 @@ def test_simulated_colleagues_fill_the_side_that_people_left_open(tmp_path):
         assert [lack for _, lack in OpenComparisons(ledger).lacking()] == [1]
         judges = [ValueJudge()] * 3
         PanelEvaluator(VoteService(ledger), judges).submit(ledger.comparisons(0))
-        assert steps.close(ledger, 0, steps.Closing("rule"))
+        assert steps.close(ledger, 0, "rule")
         check_balance(ledger, 2)
 
 
@@ -206,7 +206,7 @@ def close_step(ledger, service, ids, **shape):
     ask_six(ledger, **shape)
     for panelist in ids:
         vote_all(service, panelist)
-    assert steps.close(ledger, 0, steps.Closing("rule"))
+    assert steps.close(ledger, 0, "rule")
 
 
 def answer_all(service, panelist, choice="A"):
@@ -325,7 +325,7 @@ def test_gold_made_from_what_the_panelist_has_not_seen_comes_first(ledger, servi
     for i in range(8):
         seat = service.assign_to(f"s0-{i}", ann if i < 3 else ben)
         service.cast(VoteRequest(seat.id, "A", idem=KEY(i)))
-    assert steps.close(ledger, 0, steps.Closing("rule"))
+    assert steps.close(ledger, 0, "rule")
     sources = []
     for _ in range(8):
         seat = service.calibration(ann)

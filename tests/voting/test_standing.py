@@ -32,7 +32,7 @@ def test_the_last_answer_in_time_that_is_not_excluded_stands(ledger, service):
 
     def standing_verdicts(**until):
         standing = counting.standing_votes(ledger, "final", **until)
-        return {each.number: each.vote.verdict for each in standing}
+        return {vote.id: vote.verdict for vote in standing}
 
     assert standing_verdicts() == {cast[2]: "tie", cast[3]: "plus", cast[4]: "tie"}
     early = standing_verdicts(last_vote=cast[2])
@@ -74,7 +74,7 @@ def tuner(service):
     ann = service.enroll("person", "ann")
     ask_six(service.ledger, m=1)
     vote_all(service, ann)
-    assert steps.close(service.ledger, 0, steps.Closing("rule"))
+    assert steps.close(service.ledger, 0, "rule")
     return ann
 
 
@@ -255,7 +255,7 @@ def test_what_came_between_the_look_and_the_lock_is_counted_again(tmp_path):
                 return reader
 
             reader.look = look
-            seen.append(steps.close(ledger, 0, steps.Closing("rule"), votes=reader))
+            seen.append(steps.close(ledger, 0, "rule", votes=reader))
             seen.append(reader.missing)
             service.amend(last, "reinstate", "it was none", "ann")
 
@@ -308,7 +308,7 @@ def test_a_reader_that_follows_a_step_says_what_one_says_that_begins_anew(tmp_pa
             within = same().standing
             raise ZeroDivisionError
         assert same().standing != within
-        steps.close(ledger, 0, steps.Closing("operator", reason="enough", actor="ann"))
+        steps.close(ledger, 0, "operator", reason="enough", actor="ann")
         before = same().counted
         service.amend(min(same().ids()[1]), "exclude", "too late", "ann")
         assert same().counted == before

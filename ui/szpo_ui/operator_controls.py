@@ -168,7 +168,10 @@ def _close(site: Site, by: str, command: Command) -> Reply:
     if not steps.close(
         ledger,
         step,
-        steps.Closing("operator", actor=by, reason=command.reason.strip(), quorum=QUORUM),
+        "operator",
+        actor=by,
+        reason=command.reason.strip(),
+        quorum=QUORUM,
     ):
         votes = StepVotes(ledger, step)
         have = len(votes.counted)
