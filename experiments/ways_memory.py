@@ -75,7 +75,7 @@ def main() -> None:
         drawn = score_ascent.measure(policy, length, asked[:32], 2, seed=0).answers
     else:
         task = score_ascent.Task(length, asked, EACH, seed=0)
-        found = WAYS["zeroth" if given.what == "adapters" else given.what]().propose(policy, task)
+        found = WAYS["zeroth" if given.what == "adapters" else given.what](policy, task)
         assert found is not None
         drawn = found.answers
     spent = meter.cost()
