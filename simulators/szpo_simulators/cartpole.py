@@ -38,7 +38,7 @@ from szpo_simulators.study import (
 )
 from szpo_simulators.worlds import world
 from szpo_simulators.worlds.cartpole import HORIZON, NOTEBOOK, SCALE, CartPole, Network
-from szpo_simulators.worlds.world import LinkPanel, settings_for, train
+from szpo_simulators.worlds.world import settings_for, train
 
 GAMMA, RATE, CLIP, EPOCHS = 0.99, 1e-2, 0.2, 4
 
@@ -276,9 +276,7 @@ def run_szpo(spec: Mapping[str, Any]) -> dict[str, Any]:
     marks = [mark // (2 * D) for mark in spec["marks"]]
     how = WAYS[spec["net"]][0]
     chosen = settings_for(world, N=1, D=D, alpha=spec["alpha"], **how)
-    runs = train(
-        world, chosen, spec["seeds"], marks[-1], marks=marks, panel=LinkPanel(beta=spec["beta"])
-    )
+    runs = train(world, chosen, spec["seeds"], marks[-1], marks=marks, sharpness=spec["beta"])
     return _score(runs.curve)
 
 

@@ -42,7 +42,7 @@ from szpo_simulators.study import (
 from szpo_simulators.worlds import gridworld, rivals
 from szpo_simulators.worlds.gridworld import COURIER, DENSE, GridWorld
 from szpo_simulators.worlds.rivals import Curve, trace_walks
-from szpo_simulators.worlds.world import LinkPanel, settings_for
+from szpo_simulators.worlds.world import settings_for
 from szpo_simulators.worlds.world import train as train_szpo
 
 WORLDS: Final[Mapping[str, GridWorld]] = {"dense": DENSE, "courier": COURIER}
@@ -87,17 +87,19 @@ def run_method(spec: Settings, root_seeds: Sequence[int]) -> Curve:
     rest = dict(spec)
     method, world = rest.pop("method"), WORLDS[rest.pop("world")]
     budget, D = rest.pop("budget"), rest.pop("D", 1)
-    panel = LinkPanel(beta=rest.pop("sharpness", 1.0))
+    sharpness = rest.pop("sharpness", 1.0)
     if method == "szpo":
-        return _szpo(world, root_seeds, budget, D, panel, rest)
+        return _szpo(world, root_seeds, budget, D, sharpness, rest)
     if method == "dpo":
-        return rivals.train_dpo(world, root_seeds, budget, rows=D, panel=panel, **rest)
+        return rivals.train_dpo(world, root_seeds, budget, rows=D, sharpness=sharpness, **rest)
     if method == "rm-ppo":
         ours = {k: rest.pop(k) for k in ("kind", "rounds", "ridge") if k in rest}
         practice = rivals.PpoRecipe(**rest)
-        return rivals.train_rlhf(world, root_seeds, budget, practice, rows=D, panel=panel, **ours)
+        return rivals.train_rlhf(
+            world, root_seeds, budget, practice, rows=D, sharpness=sharpness, **ours
+        )
     if method == "rm-plan":
-        return _train_and_plan(world, root_seeds, budget, D, panel, **rest)
+        return _train_and_plan(world, root_seeds, budget, D, sharpness, **rest)
     # Reference methods, which learn from the true reward of ``budget`` walks.
     each = rest["walkers" if method == "es" else "walks"]
     if method == "ppo":
@@ -116,7 +118,7 @@ def space_marks(steps: int) -> list[int]:
 
 
 def _szpo(
-    world: GridWorld, root_seeds: Sequence[int], budget: int, D: int, panel: LinkPanel,
+    world: GridWorld, root_seeds: Sequence[int], budget: int, D: int, sharpness: float,
     rest: Settings,
 ) -> Curve:  # fmt: skip
     plain = rest.pop("plain", False)  # as published: v not normalised, no common random numbers
@@ -124,18 +126,26 @@ def _szpo(
     how = settings_for(world, D=D, **law, **rest)
     steps = budget // (how.section.K * how.section.N * how.section.M)
     runs = train_szpo(
-        world, how, list(root_seeds), steps, panel=panel, crn=not plain, marks=space_marks(steps)
+        world,
+        how,
+        list(root_seeds),
+        steps,
+        sharpness=sharpness,
+        crn=not plain,
+        marks=space_marks(steps),
     )
     votes, answers = (tuple(n * mark for mark in runs.marks) for n in (runs.votes, runs.answers))
     return Curve(runs.curve, votes, answers)
 
 
 def _train_and_plan(
-    world: GridWorld, root_seeds: Sequence[int], budget: int, D: int, panel: LinkPanel,
+    world: GridWorld, root_seeds: Sequence[int], budget: int, D: int, sharpness: float,
     ridge: float,
 ) -> Curve:  # fmt: skip
     theta = np.tile(world.theta0, (len(root_seeds), 1))
-    x, won = gridworld.ask(world, theta, root_seeds, 0, budget, kind="cells", rows=D, panel=panel)
+    x, won = gridworld.ask(
+        world, theta, root_seeds, 0, budget, kind="cells", rows=D, sharpness=sharpness
+    )
     w = rivals.fit_reward(x, won, ridge)
     return Curve(value(world, w)[:, None], (budget,), (2 * D * budget,))
 

@@ -26,7 +26,6 @@ from szpo.types import Floats, Ints
 from szpo_simulators.study import Study, bench, by_label, draw_curve, format_interval, interval
 from szpo_simulators.worlds import rivals
 from szpo_simulators.worlds.world import (
-    LinkPanel,
     Reals,
     Uniforms,
     calibrate_panel,
@@ -260,9 +259,7 @@ def run_szpo(spec: Mapping[str, Any]) -> dict[str, Any]:
     track = TRUTH if spec["sees"] == "progress" else PROXY
     marks = [votes // N for votes in spec["budgets"]]
     chosen = settings_for(track, rule="known", N=N, mu=MU, alpha=spec["alpha"])
-    runs = train(
-        track, chosen, spec["seeds"], marks[-1], marks=marks, panel=LinkPanel(beta=spec["beta"])
-    )
+    runs = train(track, chosen, spec["seeds"], marks[-1], marks=marks, sharpness=spec["beta"])
     return {
         "values": runs.final.tolist(),
         "ends": [value_intervals(runs.trail[:, i]) for i in range(len(marks))],
@@ -271,8 +268,8 @@ def run_szpo(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def run_reward_model(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Fit a reward model to votes on untrained drives, then run PPO on it; scored by the model."""
-    panel, seeds = LinkPanel(beta=spec["beta"]), spec["seeds"]
-    w = fit_weights(TRUTH, seeds, spec["votes"], spec["eyes"], panel)
+    seeds = spec["seeds"]
+    w = fit_weights(TRUTH, seeds, spec["votes"], spec["eyes"], spec["beta"])
     how = rivals.PpoRecipe(BATCHES, rate=spec["rate"])
     trail = list(islice(train_ppo(TRUTH, w, seeds, how), BATCHES + 1))
     believed = TRUTH.worth(trail[-1], np.einsum("cmf,sf->scm", TRUTH.features, w))
@@ -335,7 +332,7 @@ RIDGE = 1e-3
 
 
 def fit_weights(
-    track: Track, root_seeds: Sequence[int], votes: int, eyes: Sequence[str], panel: LinkPanel
+    track: Track, root_seeds: Sequence[int], votes: int, eyes: Sequence[str], sharpness: float
 ) -> Floats:
     """Fitted weights (S, features) from one vote on each of ``votes`` pairs of untrained drives.
 
@@ -346,7 +343,7 @@ def fit_weights(
     states, _, rewards = track.walks(theta, draws(track, root_seeds, 0, 0, 2 * votes, "pairs"))
     pairs = (len(root_seeds), votes, 2)
     gap = np.diff(rewards.sum(-1).reshape(pairs))[..., 0]
-    won = count_plus(panel.chance(gap), draw_coins(root_seeds, 0, (votes, 1))[0])
+    won = count_plus(gap, sharpness, draw_coins(root_seeds, 0, (votes, 1))[0])
     visible = [FEATURES.index(name) for name in eyes]
     seen = track.move_features(states).sum(2)[..., visible].reshape(*pairs, len(visible))
     x = seen[:, :, 1] - seen[:, :, 0]

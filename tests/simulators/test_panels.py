@@ -1,6 +1,5 @@
 """Panels: the calibration gives the agreement it promises, measured on drawn answers."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from math import exp
 
@@ -12,14 +11,13 @@ from scipy.special import ndtri
 
 from szpo.errors import UsageError
 from szpo.seeds import derive, uniform
-from szpo.types import Answer, Floats, Prompt
+from szpo.types import Floats
 from szpo.voting.panel_factory import StartingPolicy
 from szpo_simulators.panels import panel, raters
 from szpo_simulators.panels.panel import (
     PANELS,
     agreement,
     batch_gaps,
-    bt70,
     build,
     calibrate,
     members,
@@ -126,24 +124,6 @@ def test_the_harder_panels_are_harder():
     for name, size in (("bt70", 0), ("hostile", 1), ("hostile2", 2), ("bt80", 5)):
         with pytest.raises(UsageError):
             members(name, beta, size)
-
-
-def base_answers() -> tuple[Sequence[Prompt], Sequence[Sequence[Answer]]]:
-    words = ("sea", "land", "sky", "sun")
-    u = uniform(derive(0, "answers"), 30 * 6 * 3).reshape(30, 6, 3)
-    texts = [[" ".join(words[int(4 * x)] for x in row) for row in prompt] for prompt in u]
-    prompts = [Prompt.user(f"Prompt {i}") for i in range(30)]
-    return prompts, [[Answer(text) for text in row] for row in texts]
-
-
-def test_a_panel_is_fitted_and_printed():
-    panel = build(
-        bt70.name, reward="keyword:sea,sun", size=3, rows=4, start=StartingPolicy(base_answers)
-    )
-    assert panel.calibration
-    assert panel.calibration.agreement == pytest.approx(0.70, abs=0.01)
-    assert "beta" in str(panel)
-    assert f"two panelists agree on {panel.calibration.agreement:.1%} of pairs" in str(panel)
 
 
 def test_a_known_beta_needs_no_answers():

@@ -15,7 +15,7 @@ from szpo_simulators.worlds import rivals
 from szpo_simulators.worlds.cartpole import CartPole, Network
 from szpo_simulators.worlds.gridworld import DENSE, Courier, GridWorld, ask
 from szpo_simulators.worlds.rivals import trace_walks
-from szpo_simulators.worlds.world import LinkPanel, draw_coins, settings_for, train, uniforms
+from szpo_simulators.worlds.world import count_plus, draw_coins, settings_for, train, uniforms
 
 WORLD = GridWorld(size=3, horizon=5)
 
@@ -51,8 +51,8 @@ def test_the_courier_delivers_what_a_walk_read_by_hand_says_and_by_memory_more_t
 
 
 def test_same_seeds_give_the_same_curve_in_any_company():
-    both = rivals.train_dpo(SMALL, [4, 9], 12, rounds=3, rows=2, panel=LinkPanel())
-    alone = rivals.train_dpo(SMALL, [9], 12, rounds=3, rows=2, panel=LinkPanel())
+    both = rivals.train_dpo(SMALL, [4, 9], 12, rounds=3, rows=2, sharpness=1.0)
+    alone = rivals.train_dpo(SMALL, [9], 12, rounds=3, rows=2, sharpness=1.0)
     assert both.values[1] == pytest.approx(alone.values[0], abs=1e-12)
     assert both.votes == (4, 8, 12) and both.answers == (16, 32, 48)
 
@@ -60,8 +60,8 @@ def test_same_seeds_give_the_same_curve_in_any_company():
 @pytest.mark.parametrize(
     "train",
     [
-        lambda s: rivals.train_dpo(SMALL, s, 400, rounds=20, panel=LinkPanel(beta=3)),
-        lambda s: rivals.train_rlhf(SMALL, s, 400, rivals.PpoRecipe(20), panel=LinkPanel()),
+        lambda s: rivals.train_dpo(SMALL, s, 400, rounds=20, sharpness=3.0),
+        lambda s: rivals.train_rlhf(SMALL, s, 400, rivals.PpoRecipe(20), sharpness=1.0),
         lambda s: trace_walks(SMALL, rivals.reinforce(SMALL, s), [60], 32),
         lambda s: trace_walks(SMALL, rivals.evolve(SMALL, s), [60], 32),
     ],
@@ -73,22 +73,22 @@ def test_each_climbs_most_of_the_way_on_a_small_grid(train):
 
 
 def test_a_plan_on_the_true_reward_is_the_optimum_and_on_a_reversed_one_the_worst():
-    right = value(DENSE, DENSE.cell_rewards[None])
+    right = value(DENSE, DENSE.arrival[None])
     assert right[0] == pytest.approx(DENSE.optimum())
-    assert value(DENSE, -DENSE.cell_rewards[None])[0] < DENSE.value(np.zeros((1, 100)))[0]
+    assert value(DENSE, -DENSE.arrival[None])[0] < DENSE.value(np.zeros((1, 100)))[0]
 
 
 def test_votes_on_a_well_specified_reward_come_back_as_its_weights():
     theta = np.zeros((2, 16))
-    x, won = ask(SMALL, theta, [1, 2], 0, 8000, kind="cells", rows=1, panel=LinkPanel())
+    x, won = ask(SMALL, theta, [1, 2], 0, 8000, kind="cells", rows=1, sharpness=1.0)
     w = rivals.fit_reward(x, won, 1e-6)
     # Every walk has as many moves, so rewards are known up to a constant.
     centred = w - w.mean(1, keepdims=True)
-    truth = SMALL.cell_rewards - SMALL.cell_rewards.mean()
+    truth = SMALL.arrival - SMALL.arrival.mean()
     assert centred == pytest.approx(np.tile(truth, (2, 1)), abs=0.12)
 
 
-RATERS = LinkPanel("cauchit", 1.5)
+SHARPNESS = 1.5
 
 
 def loop_one_by_one(chosen, root_seed, steps, crn, world):
@@ -105,7 +105,7 @@ def loop_one_by_one(chosen, root_seed, steps, crn, world):
             for side in (0, 1)
         )  # fmt: skip
         coins = draw_coins([root_seed], step, shape)[0, 0]
-        plus = (coins < RATERS.chance(up - down)[..., None].astype(np.float32)).sum(-1) * 1.0
+        plus = count_plus(up - down, SHARPNESS, coins)
         tally = Tally(plus, chosen.section.M - plus, 0 * plus, np.zeros(plus.shape, dtype=bool))
         state, updates, _ = optimizer.tell(state, query, tally)
         for update in optimizer.added_updates(chosen, updates):
@@ -124,7 +124,7 @@ CASES = {
 
 
 def require_the_ordinary_loop(world, chosen, steps, crn=True):
-    found = train(world, chosen, [3, 4], steps, panel=RATERS, crn=crn)
+    found = train(world, chosen, [3, 4], steps, sharpness=SHARPNESS, crn=crn)
     for theta, root_seed in zip(found.theta, (3, 4), strict=True):
         np.testing.assert_array_equal(theta, loop_one_by_one(chosen, root_seed, steps, crn, world))
         assert np.abs(theta - world.theta0.astype(np.float32)).max() > 0.1

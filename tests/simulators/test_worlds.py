@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
-from math import erf, sqrt
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from szpo_simulators.panels.text_rewards import matrix, parse
 from szpo_simulators.track import PROXY, TRUTH, Track
 from szpo_simulators.worlds import rivals, world
 from szpo_simulators.worlds.gridworld import DENSE, Courier, GridWorld
-from szpo_simulators.worlds.world import LinkPanel, draws
+from szpo_simulators.worlds.world import draws
 from szpo_simulators.worlds.yard import PIT, WELL, TabularPolicy, Yard, score_walk
 from tests.support.cases import case
 
@@ -46,9 +45,6 @@ def test_values_are_those_recorded_and_the_mean_of_many_returns():
 
 SMALL = {
     "dense": (GridWorld(size=2, slip=0.3, horizon=4), 1.58730457321),
-    "rewards by cell": (
-        GridWorld(size=3, slip=0.1, horizon=3, rewards=tuple(np.arange(9) ** 1.5)), 13.2544911457,
-    ),
     **{
         f"{seen}, {cells} cells": (Track(seen, cells, lines, 6, slip), value)
         for cells, lines, slip, *values in [
@@ -73,13 +69,12 @@ def test_values_are_the_sum_over_all_walks(name):
     assert world.value(theta[None])[0] == pytest.approx(recorded, abs=1e-10)
 
 
-def test_vote_frequencies_are_those_of_the_link():
+def test_vote_frequencies_are_those_of_the_logistic_law():
     """At five differences; 4 voters × 50,000 comparisons, 3.5 standard errors."""
     gaps = np.array([-3.0, -0.8, 0.0, 0.5, 2.0])
     coins = world.draw_coins(range(5), 7, (50_000, 4))[0]
-    chance = np.broadcast_to(LinkPanel("probit", beta=0.7).chance(gaps)[:, None], (5, 50_000))
-    p = np.array([(1 + erf(0.7 * gap / sqrt(2))) / 2 for gap in gaps])
-    found = world.count_plus(chance, coins).mean(1) / 4
+    p = 1 / (1 + np.exp(-0.7 * gaps))
+    found = world.count_plus(np.tile(gaps[:, None], 50_000), 0.7, coins).mean(1) / 4
     assert (np.abs(found - p) <= 3.5 * np.sqrt(p * (1 - p) / 200_000)).all()
 
 
@@ -87,16 +82,12 @@ def test_votes_of_a_step_are_the_same_in_any_chunk_and_for_any_number_of_voters(
     chunk = world.draw_coins([1, 2], 10, (3, 5), steps=4)
     np.testing.assert_array_equal(chunk[2], world.draw_coins([1, 2], 12, (3, 5))[0])
     np.testing.assert_array_equal(chunk[2, 1], world.draw_coins([2], 12, (3, 5))[0, 0])
-    chance = np.full((2, 6), 0.5)
     coins = world.draw_coins([1, 2], 0, (6, 1))[0]
-    assert np.array_equal(world.count_plus(chance, coins), (coins < 0.5).sum(-1))
-    with pytest.raises(UsageError, match="unknown"):
-        LinkPanel("weibull")
+    assert np.array_equal(world.count_plus(np.zeros((2, 6)), 1.0, coins), (coins < 0.5).sum(-1))
 
 
-@pytest.mark.parametrize("name", ["dense", "rewards by cell"])
-def test_nothing_beats_the_optimum(name):
-    world, _ = SMALL[name]
+def test_nothing_beats_the_optimum():
+    world, _ = SMALL["dense"]
     sharp = 30 * np.random.default_rng(2).normal(size=(3000, world.dim))
     best = world.value(sharp).max()
     assert world.value(world.theta0[None])[0] < best <= world.optimum() + 1e-12
@@ -113,7 +104,7 @@ def test_numbers_are_shared_or_each_sides_own():
 
 
 SEEDS = range(12)
-PANEL = LinkPanel(beta=5.0)
+SHARPNESS = 5.0
 STRAIGHT = np.tile([30.0, 0.0, 0.0], TRUTH.cells)
 
 
@@ -139,10 +130,10 @@ def test_going_straight_and_back_and_forth():
 
 @pytest.mark.full
 def test_a_model_that_sees_all_finds_the_panels_sharpness_and_no_worth_in_lines():
-    w = track.fit_weights(TRUTH, SEEDS, 2000, ("progress", "checkpoints"), PANEL)
+    w = track.fit_weights(TRUTH, SEEDS, 2000, ("progress", "checkpoints"), SHARPNESS)
     error = w.std(0, ddof=1) / len(SEEDS) ** 0.5
-    assert (np.abs(w.mean(0) - [PANEL.beta, 0.0]) < 3 * error).all()
-    limited = track.fit_weights(TRUTH, SEEDS, 2000, ("checkpoints",), PANEL)
+    assert (np.abs(w.mean(0) - [SHARPNESS, 0.0]) < 3 * error).all()
+    limited = track.fit_weights(TRUTH, SEEDS, 2000, ("checkpoints",), SHARPNESS)
     assert (limited[:, 0] == 0).all()
     assert (limited[:, 1] > 0.1).all()
 

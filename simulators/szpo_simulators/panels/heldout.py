@@ -94,27 +94,19 @@ def measure(
     )
 
 
-def gain(
-    before: Measurement, after: Measurement, *, seed: int = 0, draws: int = 10_000
-) -> tuple[float, float, float]:
-    """Mean gain in reward with its 95 % paired bootstrap interval over prompts.
+def gain(before: Measurement, after: Measurement, *, seed: int) -> tuple[float, float, float]:
+    """Mean gain in reward on the same prompts, and the ends of its 95 % interval.
 
-    Args:
-        before: the base policy.
-        after: the tuned policy on the same prompts.
-        seed: seed of the resampling.
-        draws: number of resamples of the prompts.
-
-    Returns:
-        (mean, lower, upper).
+    The interval is a paired bootstrap of `DRAWS` resamples of the prompts, drawn by ``seed``.
     """
     diff = after.rewards.mean(1) - before.rewards.mean(1)
     random = generator(derive(seed, "bootstrap"))
-    index = random.integers(len(diff), size=(draws, len(diff)))
+    index = random.integers(len(diff), size=(DRAWS, len(diff)))
     low, high = np.quantile(diff[index].mean(1), (0.025, 0.975))
     return float(diff.mean()), float(low), float(high)
 
 
+DRAWS: Final = 10_000
 SAMPLES: Final = 8
 """Answers of the base to each prompt."""
 SEED: Final = 0

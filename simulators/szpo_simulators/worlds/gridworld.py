@@ -27,9 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 
-from szpo.errors import UsageError
 from szpo.types import Floats, Ints
-from szpo_simulators.worlds.world import LinkPanel, Reals, Uniforms, count_plus, draw_coins, draws
+from szpo_simulators.worlds.world import Reals, Uniforms, count_plus, draw_coins, draws
 
 _STEPS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
@@ -38,20 +37,12 @@ _STEPS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 class GridWorld:
     """A square grid; a walk starts in the upper left cell, number 0, and makes ``horizon`` moves.
 
-    ``rewards`` are given by cell, row by row; None is the dense default 1 − (L1 distance to the
-    lower right cell)/(2·size − 2).
+    The reward of a cell is 1 − (L1 distance to the lower right cell)/(2·size − 2).
     """
 
     size: int = 5
     slip: float = 0.2
     horizon: int = 12
-    rewards: tuple[float, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if self.size < 2 or self.horizon < 1 or not 0 <= self.slip <= 1:
-            raise UsageError(f"{self}: size from 2, horizon from 1, slip within [0, 1]")
-        if self.rewards is not None and len(self.rewards) != self.cells:
-            raise UsageError(f"grid: {len(self.rewards)} rewards for {self.cells} cells")
 
     @property
     def cells(self) -> int:
@@ -83,15 +74,6 @@ class GridWorld:
         return np.asarray(rows * self.size + columns, dtype=np.int64)
 
     @cached_property
-    def cell_rewards(self) -> Floats:
-        """The reward (cells,) on arrival at each cell."""
-        if self.rewards is not None:
-            return np.asarray(self.rewards, dtype=np.float64)
-        row, column = np.divmod(np.arange(self.cells), self.size)
-        far = 2 * self.size - 2
-        return np.asarray(1 - (far - row - column) / far)
-
-    @cached_property
     def sets(self) -> int:
         """Number of states per cell; a state's number is set · cells + cell."""
         return 1
@@ -104,7 +86,9 @@ class GridWorld:
     @cached_property
     def arrival(self) -> Floats:
         """The reward (sets · cells,) on arrival at each state."""
-        return self.cell_rewards
+        row, column = np.divmod(np.arange(self.cells), self.size)
+        far = 2 * self.size - 2
+        return np.asarray(1 - (far - row - column) / far)
 
     def action_probabilities(self, theta: Reals) -> Floats:
         """π(action | cell) of the policies θ (S, d): (S, cells, 4)."""
@@ -340,7 +324,7 @@ def ask(
     *,
     kind: Kind,
     rows: int,
-    panel: LinkPanel,
+    sharpness: float,
 ) -> tuple[Floats, Floats]:
     """One vote on each of ``pairs`` pairs of batches of D walks, all by the policies θ (S, d).
 
@@ -356,5 +340,5 @@ def ask(
     features = sum_by_index(index, size).reshape(*lead, size).mean(3)
     worth = made.returns.reshape(lead).mean(3)
     numbers = draw_coins(root_seeds, step, (pairs, 1))[0]
-    won = count_plus(panel.chance(worth[:, 0] - worth[:, 1]), numbers)
+    won = count_plus(worth[:, 0] - worth[:, 1], sharpness, numbers)
     return features[:, 0] - features[:, 1], won

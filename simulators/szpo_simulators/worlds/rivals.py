@@ -55,7 +55,7 @@ from szpo_simulators.worlds.gridworld import (
     true_rewards,
     walk,
 )
-from szpo_simulators.worlds.world import LinkPanel, World, draws, uniforms
+from szpo_simulators.worlds.world import World, draws, uniforms
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,7 +79,7 @@ def train_in_rounds(
     *,
     kind: Kind,
     rows: int,
-    panel: LinkPanel,
+    sharpness: float,
 ) -> Curve:
     """Spend one vote on each of ``pairs`` pairs of batches, in rounds; values after every round.
 
@@ -91,12 +91,14 @@ def train_in_rounds(
         improve: From (round, θ (S, d), the round's x and won as returned by `ask`) to the next θ.
         kind: The features of a walk that the learner sees.
         rows: D, walks per batch.
-        panel: The voters.
+        sharpness: The voters' β.
     """
     counts = split_budget(pairs, rounds)
     theta, values = np.tile(world.theta0, (len(root_seeds), 1)), []
     for step, count in enumerate(counts):
-        x, won = ask(world, theta, root_seeds, step, count, kind=kind, rows=rows, panel=panel)
+        x, won = ask(
+            world, theta, root_seeds, step, count, kind=kind, rows=rows, sharpness=sharpness
+        )
         theta = improve(step, theta, x, won)
         values.append(world.value(theta))
     votes = tuple(accumulate(counts))
@@ -152,7 +154,7 @@ def train_dpo(
     root_seeds: Sequence[int],
     pairs: int,
     *,
-    panel: LinkPanel,
+    sharpness: float,
     rows: int = 1,
     rounds: int = 1,
     beta: float = 0.1,
@@ -173,7 +175,7 @@ def train_dpo(
         return theta
 
     return train_in_rounds(
-        world, root_seeds, pairs, rounds, improve, kind="moves", rows=rows, panel=panel
+        world, root_seeds, pairs, rounds, improve, kind="moves", rows=rows, sharpness=sharpness
     )
 
 
@@ -327,7 +329,7 @@ def train_rlhf(
     pairs: int,
     practice: PpoRecipe,
     *,
-    panel: LinkPanel,
+    sharpness: float,
     rows: int = 1,
     kind: Kind = "cells",
     rounds: int = 1,
@@ -341,7 +343,7 @@ def train_rlhf(
         return next(islice(thetas, practice.batches, None))
 
     return train_in_rounds(
-        world, root_seeds, pairs, rounds, improve, kind=kind, rows=rows, panel=panel
+        world, root_seeds, pairs, rounds, improve, kind=kind, rows=rows, sharpness=sharpness
     )
 
 

@@ -105,23 +105,6 @@ def draws_ahead(
     return made.reshape(-1, len(steps), count, world.width).swapaxes(0, 1)
 
 
-@dataclass(frozen=True)
-class LinkPanel:
-    """Identical voters: P(plus) = link(β · difference of mean returns)."""
-
-    link: str = "logistic"
-    beta: float = 1.0
-    """Logits per unit of return."""
-
-    def __post_init__(self) -> None:
-        """Refuse a link that does not exist."""
-        link(self.link)
-
-    def chance(self, gap: ArrayLike) -> Floats:
-        """P(plus) for differences of mean returns, plus over minus, any shape."""
-        return link(self.link).prob(self.beta * np.asarray(gap, dtype=np.float64))
-
-
 @lru_cache
 def calibrate_panel(world: World, rows: int) -> panel.Calibration:
     """β of ``bt70`` for mean returns of ``rows`` walks of a world's untrained policy."""
@@ -129,8 +112,12 @@ def calibrate_panel(world: World, rows: int) -> panel.Calibration:
     return panel.calibrate(returns.reshape(200, 100), rows, 0)
 
 
-def count_plus(chance: Reals, coins: Uniforms) -> Floats:
-    """Number of votes for plus (...) out of M, from P(plus) (...) and uniforms (..., M)."""
+def count_plus(gap: ArrayLike, sharpness: float, coins: Uniforms) -> Floats:
+    """Number of votes for plus (...) out of M, each with P(plus) = σ(β·gap).
+
+    ``gap`` (...) is the mean return of plus minus that of minus, ``coins`` (..., M) are uniform.
+    """
+    chance = link("logistic").prob(sharpness * np.asarray(gap, dtype=np.float64))
     bound = chance.astype(np.float32)
     if coins.shape[-1] == 1:
         return np.asarray(coins[..., 0] < bound, dtype=np.float64)
@@ -194,7 +181,7 @@ def train(
     root_seeds: Sequence[int],
     steps: int,
     *,
-    panel: LinkPanel | None = None,
+    sharpness: float = 1.0,
     crn: bool = True,
     marks: Sequence[int] = (),
     block: int = 50,
@@ -206,7 +193,7 @@ def train(
         settings: The optimizer's settings; their root seed is replaced by each of ``root_seeds``.
         root_seeds: One per repetition.
         steps: T.
-        panel: The voters; by default the logistic panel with β = 1.
+        sharpness: The voters' β, logits per unit of return.
         crn: Whether both sides of a comparison use the same uniform numbers.
         marks: Steps after which the value is computed; by default the last step.
         block: Repetitions that are computed together; does not change results.
@@ -214,7 +201,7 @@ def train(
     check(settings)
     stops, found = tuple(marks) or (steps,), []
     for first in range(0, len(root_seeds), block):
-        run = Block(world, settings, root_seeds[first : first + block], panel or LinkPanel(), crn)
+        run = Block(world, settings, root_seeds[first : first + block], sharpness, crn)
         values, trail = [], []
         for step in range(steps):
             run.advance(step)
@@ -235,11 +222,11 @@ class Block:
         world: World,
         settings: Settings,
         root_seeds: Sequence[int],
-        panel: LinkPanel,
+        sharpness: float,
         crn: bool,
     ) -> None:
         self.world, self.settings, self.root_seeds = world, settings, root_seeds
-        self.panel, self.crn = panel, crn
+        self.sharpness, self.crn = sharpness, crn
         self.spaces = [
             dataclasses.replace(settings, root_seed=int(seed)).space for seed in root_seeds
         ]
@@ -285,7 +272,7 @@ class Block:
         if step % COINS == 0:
             shape = (*gap.shape[1:], self.settings.section.M)
             self.coins = draw_coins(self.root_seeds, step, shape, COINS)
-        plus = count_plus(self.panel.chance(gap), self.coins[step % COINS])
+        plus = count_plus(gap, self.sharpness, self.coins[step % COINS])
         nobody = np.zeros(plus.shape, dtype=bool)
         tally = Tally(plus, self.settings.section.M - plus, 0 * plus, nobody)
         return weigh(self.settings, None, step, tally, None)
