@@ -191,14 +191,13 @@ def _check(name: str, flaws: Flaws) -> None:
         raise UsageError(f"{where} {error}") from error
 
 
-def members(name: str, beta: float, size: int, seed: int = 0) -> tuple[Rater, ...]:
+def members(name: str, beta: float, size: int) -> tuple[Rater, ...]:
     """The raters of a panel by its line, given the β of its preset.
 
     Args:
         name: a preset, with or without changes.
         beta: β of the preset; all but ``labels70`` and ``close`` use that of ``bt70``.
         size: P, the number of members.
-        seed: seed of the members' differences in log β (``spread``).
 
     Raises:
         UsageError: the line is wrong, or ``size`` is too small for its members.
@@ -209,7 +208,7 @@ def members(name: str, beta: float, size: int, seed: int = 0) -> tuple[Rater, ..
     _, flaws = read_flaws(name)
     if size < flaws.odd + 1:
         raise UsageError(f"panel {name!r}: size {size} is too small; give {flaws.odd + 1} or more")
-    z = ndtri(uniform(derive(seed, "temperature"), size) + 2.0**-54)
+    z = ndtri(uniform(derive(0, "temperature"), size) + 2.0**-54)
     raters = [_judging(flaws, beta * exp(flaws.spread * z[i])) for i in range(size)]
     judging = size - flaws.odd
     second = judging - round(flaws.types * judging)
