@@ -55,12 +55,13 @@ def doctor(
     from szpo.runs import doctor as checks
     from szpo.runs import run_engine
 
+    path = None if run is None else run_paths.find(run, folder)
     settings = None if config is None else settings_file.load(config)
     found = checks.examine_machine(folder)
     if settings is not None:
         found += [*run_engine.examine_engine(settings), *_look_at_questions(settings)]
-    if run is not None:
-        found += checks.examine_file(run_paths.find(run, folder))
+    if path is not None:
+        found += checks.examine_file(path)
     failures, warnings = (sum(c.status == s for c in found) for s in ("fail", "warn"))
     if as_json:
         console.emit([asdict(check) for check in found])

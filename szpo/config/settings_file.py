@@ -93,10 +93,10 @@ def read(path: Path) -> dict[str, Any]:
         UsageError: It is missing, too large, not UTF-8 or not TOML.
     """
     if not path.exists():
-        raise UsageError(
-            f"{path.name} not found (looked in {path.absolute().parent}); "
-            "create one with: szpo init"
-        )
+        way = "create one with: szpo init"
+        if str(path) in presets():
+            way = f"for the preset of that name: --preset {path}"
+        raise UsageError(f"{path.name} not found (looked in {path.absolute().parent}); {way}")
     if not path.is_file():
         raise UsageError(f"{path} is not a regular file; give a settings file")
     try:

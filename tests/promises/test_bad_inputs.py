@@ -89,6 +89,7 @@ SETTINGS = (
 def test_settings_files(refused, tmp_path):
     file = tmp_path / "run.toml"
     assert refused(2, "run", file).endswith(f"(looked in {tmp_path}); create one with: szpo init")
+    assert refused(2, "run", "tiny").endswith("for the preset of that name: --preset tiny")
     assert "give --set prompts.path=" in refused(2, "run", file.with_suffix(".csv"))
     for content, words in SETTINGS_FILES.items():
         file.write_bytes(content)
