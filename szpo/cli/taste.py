@@ -92,7 +92,7 @@ def taste(
 
 
 def score(
-    file: Path = typer.Argument(..., help="Records of prompt and answer or completion: .jsonl, .csv."),
+    file: Path = typer.Argument(..., help="Records of prompt and completion: .jsonl or .csv."),
     liked: str = TASTE,
     out: Path | None = typer.Option(None, "--out", help="Write the records with scores: .jsonl."),
     feature: list[str] = FEATURE,
