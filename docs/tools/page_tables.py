@@ -67,12 +67,14 @@ METHODS = {
 """Groups of the other frozen plans."""
 EQUAL = {
     "the default: `regression`, in adapters": "sentiment-rows-regression",
+    "`regression`, on named features": "sentiment-features-regression",
+    "the default, improved between votes": "sentiment-regression",
     "`sign`, antithetic, in adapters": "s-sixteen-batches-sentiment-sign",
     "iterative DPO": "trial-sentiment-0-iterative-dpo",
     "DPO": "trial-sentiment-0-dpo",
     "reward model + RLOO": "trial-sentiment-0-rloo",
 }
-"""Groups of the frozen plan of adapters that read as many answers."""
+"""Groups of the frozen plans of adapters and of improving that read as many answers."""
 RIVALS = {
     "`regression`": (
         ("adapters", "sentiment-rows-regression", "defaults"),
@@ -316,7 +318,8 @@ def equal() -> Table:
     read_at = ("160", "320", "640")
     rows = []
     for title, group in EQUAL.items():
-        at = [chosen(group, "answers_read", n) for n in read_at]
+        file = next(f for f in ("adapters", "improve") if chosen(group, "answers_read", "640", f))
+        at = [chosen(group, "answers_read", n, file) for n in read_at]
         rows.append([title, *map(mean_gain, at), nats_of(at[-1])])
     return ("sentiment, by answers read", *read_at, "nats"), rows
 
