@@ -85,7 +85,7 @@ def test_the_wheel_and_its_command_work_outside_the_repository(wheel, tmp_path_f
     assert trained >= 128
     assert "demo" in presets
     assert version == f"szpo {PROJECT['version']}" and (tmp_path / "x.toml").exists()
-    assert "szpo_simulators.demo" in "\n".join(said)
+    assert "szpo_simulators.vpl" in "\n".join(said)
 
 
 IN_IMAGE = ("ui", "judge")

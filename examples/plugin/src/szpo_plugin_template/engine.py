@@ -21,7 +21,7 @@ class Counted:
         """Continue each prompt under its member; see `szpo.models.engine.Engine`."""
         found = self.inner.generate(prompts, members, deltas, sampling, uniforms, canary=canary)
         self.rows += len(prompts)
-        self.tokens += sum(map(len, found.tokens))
+        self.tokens += sum(map(len, found))
         return found
 
     def logprobs(self, prompts, completions, members, deltas, *, temperature=1.0):
