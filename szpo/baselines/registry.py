@@ -11,7 +11,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from szpo.baselines import SCORED, dpo, group_rl, ppo, reward_model, self_rewarding, trainer
+from szpo.baselines import (
+    NAMES,
+    SCORED,
+    dpo,
+    group_rl,
+    ppo,
+    reward_model,
+    self_rewarding,
+    trainer,
+)
 from szpo.baselines.actor import Actor
 from szpo.baselines.asking import Ask, Meter, OnStep, Score, Trained
 from szpo.baselines.trainer import join_remarks
@@ -26,8 +35,7 @@ RECIPES: Mapping[str, Any] = {
     "rloo": group_rl.Rloo(), "self-rewarding": self_rewarding.Recipe(),
     "notebook-dpo": dpo.NOTEBOOK, "sft": trainer.SftRecipe(),
 }  # fmt: skip
-"""All methods with their default recipes."""
-NAMES = tuple(RECIPES)
+"""The methods of `NAMES` with their default recipes."""
 OFFLINE: Mapping[str, Any] = {
     "dpo": dpo.train, "simpo": dpo.train_simpo, "notebook-dpo": dpo.train,
 }  # fmt: skip
@@ -77,7 +85,7 @@ def run(
     """Train the inputs' actor by a method; ``settings`` change fields of its recipe.
 
     Args:
-        method: One of `NAMES`.
+        method: One of `szpo.baselines.NAMES`.
         inputs: The actor to train, and the data.
         settings: Values by field name; fields of other recipes are refused.
         folder: Folder for self-rewarding's models; other methods write nothing.

@@ -16,7 +16,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from szpo import plugins
-from szpo.baselines import SCORED
+from szpo.baselines import NAMES, SCORED
 from szpo.cli import console, run_paths
 from szpo.cli.data import FIRST, SKIP_BAD, name_bad
 from szpo.cli.run_paths import PRESET, SETS
@@ -40,9 +40,6 @@ FRESH_VOTES = 200
 
 FROM_EXAMPLES = ("self-rewarding", "sft")
 """Methods that learn from good answers."""
-METHODS = (
-    "dpo", "simpo", "iterative-dpo", "notebook-dpo", "reward-model", *SCORED, *FROM_EXAMPLES,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ def check(args: Arguments, folder: Path) -> None:
     idle = [name for name, value in own if value]
     more = ", or a --score" if scored else ""
     refused = (
-        (method not in METHODS, f"no method {method!r}; there are: {', '.join(METHODS)}"),
+        (method not in NAMES, f"no method {method!r}; there are: {', '.join(NAMES)}"),
         (len(given) > 1, f"{' and '.join(given)} are different votes; give one of them"),
         (rewards and not scored, f"{method} learns from no score; leave out --score and --reward"),
         (len(rewards) > 1, "--score and --reward are two rewards; give one of them"),
@@ -328,7 +325,7 @@ def _load_score(inputs: Inputs, text: str | None, folder: Path | None) -> Score:
 
 
 def baseline(
-    method: str = typer.Argument(..., help=f"One of: {', '.join(METHODS)}."),
+    method: str = typer.Argument(..., help=f"One of: {', '.join(NAMES)}."),
     file: Path | None = typer.Argument(None, help="Settings file (model, prompts, panel)."),
     run: str | None = typer.Option(
         None, "--run", help="Train on this run's votes, with its model, adapter and prompts."

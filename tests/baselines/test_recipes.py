@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from szpo.baselines import dpo, registry, reward_model, trainer
+from szpo.baselines import NAMES, dpo, registry, reward_model, trainer
 from szpo.baselines.asking import Meter, Trained, read_recorded_pairs
 from szpo.config.optimizer import make_settings
 from szpo.data import preference_files
@@ -50,7 +50,8 @@ def test_fields_of_one_method():
     for method, given, words in FIELDS:
         with case(method, given), pytest.raises(UsageError, match=re.escape(words)):
             registry.recipe(method, given)
-    for method in registry.NAMES:
+    assert tuple(registry.RECIPES) == NAMES
+    for method in NAMES:
         assert registry.recipe(method, {}) == registry.recipe(method, {})
     with pytest.raises(UsageError, match="notebook-dpo: steps must be a whole number >= 1"):
         registry.recipe("notebook-dpo", {"steps": "0"})  # looked at again
