@@ -26,7 +26,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from szpo import seeds
-from szpo.baselines import dpo, group_rl, ppo, registry, reward_model
+from szpo.baselines import dpo, group_rl, ppo, recipes, reward_model
 from szpo.baselines.actor import Actor
 from szpo.baselines.asking import Meter, Moment, OnStep, Survey, ask_round
 from szpo.baselines.reward_model import SCALE_PAIRS, scale_reward
@@ -98,7 +98,7 @@ def make_offline(train: Callable[..., Any], name: str) -> Callable[[Training], d
     """A method that asks once about the base model's answers, then trains on the pairs."""
 
     def run(cell: Training) -> dict[str, Any]:
-        how = registry.recipe(name, cell.spec["settings"])
+        how = recipes.make(name, cell.spec["settings"])
         actor, meter = start.load_actor(cell.spec), Meter()
         with meter:
             found = ask_round(cell.survey(), actor, meter)
@@ -110,7 +110,7 @@ def make_offline(train: Callable[..., Any], name: str) -> Callable[[Training], d
 
 def run_iterative_dpo(cell: Training) -> dict[str, Any]:
     """Rounds of DPO: each asks about the current policy's answers and trains it further."""
-    how = registry.recipe("iterative-dpo", cell.spec["settings"])
+    how = recipes.make("iterative-dpo", cell.spec["settings"])
     actor = start.load_actor(cell.spec)
     votes, rows = cell.questions
     rounds = how.model_copy(update={"rows": rows, "questions": votes // how.rounds})
@@ -136,7 +136,7 @@ def make_with_reward_model(
         rounds = int(settings.pop("rounds", 1))
         own = {key.removeprefix(REWARD_PREFIX): settings.pop(key) for key in [*settings]
                if key.startswith(REWARD_PREFIX)}  # fmt: skip
-        how, of_rewards = registry.recipe(name, settings), registry.recipe("reward-model", own)
+        how, of_rewards = recipes.make(name, settings), recipes.make("reward-model", own)
         actor, meter, survey = start.load_actor(cell.spec), Meter(), cell.survey(rounds)
         pairs: list[Pair] = []
         ties, agreed = 0, []

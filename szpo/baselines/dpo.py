@@ -22,86 +22,33 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
-from typing import Annotated, Any, Literal, Self, TypeAlias, Unpack
+from typing import Any, Unpack
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
-from transformers.training_args import OptimizerNames
 
-from szpo.baselines import asking, trainer
+from szpo.baselines import trainer
 from szpo.baselines.actor import Actor, Peft
 from szpo.baselines.asking import (
     Ask,
-    Count,
-    Dropout,
     OnStep,
-    Positive,
     Shared,
     Survey,
     Trained,
-    Weight,
     ask_round,
     ignore_step,
 )
+from szpo.baselines.recipes import NOTEBOOK, Dpo, Rounds, Simpo
 from szpo.baselines.trainer import catch_divergence, describe_still, join_remarks, require_pairs
 from szpo.data.preference_formats import Pair, Preferences
 from szpo.errors import UsageError
 from szpo.types import Prompt
 
 METHOD = "dpo"
-Loss: TypeAlias = Literal[
-    "sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair",
-    "sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft",
-]  # fmt: skip
-"""The losses of TRL's DPOTrainer."""
-
-
-class Recipe(trainer.Recipe):
-    """Settings of one DPO training; fields without a description are as in TRL.
-
-    TRL's default learning rate is 1e-6 for full weights, and it advises ten times that for LoRA. A
-    LoRA of low rank trained for few steps needs more (docs/baselines.md).
-    """
-
-    learning_rate: Positive = 1e-2
-
-    beta: Positive = 0.1
-    """As in the paper's experiments; TRL's default."""
-    dropout: Dropout = 0.0
-    """Dropout of the adapter's inputs; without effect while ``disable_dropout`` is on."""
-    disable_dropout: bool = True
-    prompt_tokens: Count | None = None
-    """Longest prompt; a longer one loses its beginning. None: no limit."""
-    loss: Loss = "sigmoid"
-    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
-    """ε of a loss such as ``robust``: the share of votes that are wrong by chance."""
-    reference: Literal["start", "now"] = "start"
-    """π_ref: the actor's start, or its weights when the training (or round) begins."""
-
-    @model_validator(mode="after")
-    def _exo_pair_smooths(self) -> Self:
-        if self.loss == "exo_pair" and not self.label_smoothing:
-            raise ValueError("label_smoothing must be above 0 for exo_pair (got 0)")
-        return self
-
-
-class Rounds(asking.Recipe):
-    """Settings of iterative DPO: ``rounds`` × ``questions``, with one vote on each question."""
-
-    rounds: Count = 5
-    questions: Count = 16
-    """Votes of a round."""
-    rows: Count | None = None
-    """D: each vote is on a batch of D prompts and holds for all its rows; None: each vote is on a
-    single pair."""
-    memory: Literal["all", "round"] = "all"
-    """Train on all pairs so far, or on those of the last round that gave any."""
-    recipe: Recipe = Recipe()
 
 
 def train(
-    actor: Actor, data: Preferences, recipe: Recipe | None = None, **shared: Unpack[Shared]
+    actor: Actor, data: Preferences, recipe: Dpo | None = None, **shared: Unpack[Shared]
 ) -> Trained:
     """Train the actor by DPO on these pairs.
 
@@ -113,7 +60,7 @@ def train(
     """
     require_pairs(data, METHOD)
     listener = trainer.Listener.begin(METHOD, shared)
-    recipe = recipe or Recipe()
+    recipe = recipe or Dpo()
     learned = _fit(actor, data.pairs, recipe, shared["seed"], listener)
     return _remark(listener.finish(learned, len(data.pairs), data.ties), recipe)
 
@@ -158,7 +105,7 @@ def iterative(
     return replace(_remark(done, plan.recipe), pairs=found)
 
 
-def _remark(done: Trained, recipe: Recipe) -> Trained:
+def _remark(done: Trained, recipe: Dpo) -> Trained:
     still = describe_still(done.log, recipe.beta)
     return replace(done, remark=join_remarks(done.remark, still))
 
@@ -166,7 +113,7 @@ def _remark(done: Trained, recipe: Recipe) -> Trained:
 def _fit(
     actor: Actor,
     pairs: Sequence[Pair],
-    recipe: Recipe,
+    recipe: Dpo,
     seed: int,
     listener: trainer.Listener,
     *,
@@ -262,26 +209,8 @@ def per_token(logits: Tensor, labels: Tensor) -> SimpleNamespace:
     )  # fmt: skip
 
 
-NOTEBOOK_QUANTIZATION = "fp4"
-"""bitsandbytes' default if only ``load_in_4bit`` is set; no double quantisation."""
-NOTEBOOK_DTYPE = "bf16"
-"""Dtype of computations: ``bnb_4bit_compute_dtype``."""
 NOTEBOOK_TARGETS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
-NOTEBOOK_RANK, NOTEBOOK_ALPHA, NOTEBOOK_DROPOUT = 32, 64, 0.05
-
-NOTEBOOK = Recipe(
-    beta=0.1,
-    learning_rate=2e-5,
-    steps=50,
-    batch=1,
-    accumulation=4,
-    schedule="cosine",
-    optimizer=OptimizerNames.PAGED_ADAMW_8BIT,
-    dropout=NOTEBOOK_DROPOUT,
-    disable_dropout=True,
-    max_length=256,
-    prompt_tokens=128,
-)
+NOTEBOOK_RANK, NOTEBOOK_ALPHA = 32, 64
 
 
 def notebook_lora(**changes: Any) -> Any:
@@ -291,7 +220,7 @@ def notebook_lora(**changes: Any) -> Any:
     settings: Mapping[str, Any] = {
         "r": NOTEBOOK_RANK,
         "lora_alpha": NOTEBOOK_ALPHA,
-        "lora_dropout": NOTEBOOK_DROPOUT,
+        "lora_dropout": NOTEBOOK.dropout,
         "bias": "none",
         "target_modules": list(NOTEBOOK_TARGETS),
         "task_type": "CAUSAL_LM",
@@ -302,21 +231,12 @@ def notebook_lora(**changes: Any) -> Any:
 SIMPO = "simpo"
 
 
-class SimpoRecipe(trainer.Recipe):
-    """Settings of one SimPO training."""
-
-    beta: Positive = 2.0
-    """As in the paper (2.0 to 2.5)."""
-    gamma: Weight = 0.5
-    """γ: the margin, in units of β times log-probabilities; TRL's default."""
-
-
 def train_simpo(
-    actor: Actor, data: Preferences, recipe: SimpoRecipe | None = None, **shared: Unpack[Shared]
+    actor: Actor, data: Preferences, recipe: Simpo | None = None, **shared: Unpack[Shared]
 ) -> Trained:
     """Train by SimPO on these pairs; arguments and errors are as in `szpo.baselines.dpo.train`."""
     require_pairs(data, SIMPO)
-    listener, how = trainer.Listener.begin(SIMPO, shared), recipe or SimpoRecipe()
+    listener, how = trainer.Listener.begin(SIMPO, shared), recipe or Simpo()
     limit = trainer.limit_length(actor.loaded, how.max_length)
     rows = [
         {"prompt": "", "chosen": "", "rejected": "", **_cpo_tokens(row, limit)}

@@ -14,23 +14,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import isfinite
-from typing import Any, Final, Literal, Self, TypeAlias, Unpack
-
-from pydantic import model_validator
+from typing import Any, Final, Unpack
 
 from szpo import seeds
-from szpo.baselines import asking, trainer
+from szpo.baselines import trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.asking import (
-    Count,
-    Group,
-    Positive,
     Score,
     Shared,
     Trained,
-    Weight,
     draw_order,
 )
+from szpo.baselines.recipes import GroupRl, Grpo, Rloo
 from szpo.baselines.trainer import (
     catch_divergence,
     describe_drift,
@@ -47,57 +42,6 @@ NOTHING_DIFFERED: Final = (
     "no two answers to a prompt ever differed in reward, so nothing was learned; take another "
     "--score, or more answers to each prompt (--recipe samples=16)"
 )
-
-
-class Recipe(asking.Recipe):
-    """Settings that both methods have."""
-
-    steps: Count = 40
-    prompts: Count = 8
-    """Prompts in a step."""
-    samples: Group = 8
-    """Answers to each prompt, which form a group."""
-    passes: Count = 1
-    """Forward passes in a step; more passes need less memory."""
-    learning_rate: Positive = 1e-2
-    """TRL's 1e-6 is for full weights. On the tiny model 20 steps of GRPO at 1e-3 end 4e-5 nats a
-    token from the start of a LoRA of rank 1, at 1e-2 .02."""
-    beta: Weight = 0.05
-    """Weight of the KL penalty, in units of the reward per nat."""
-
-    @model_validator(mode="after")
-    def _answers_divide(self) -> Self:
-        if self.prompts * self.samples % self.passes:
-            raise ValueError(
-                f"{self.prompts * self.samples} answers of a step do not divide into "
-                f"{self.passes} passes"
-            )
-        return self
-
-
-Loss: TypeAlias = Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "vespo"]
-"""The losses of TRL's GRPOTrainer that weight each token separately."""
-
-
-class Grpo(Recipe):
-    """Settings of GRPO; β and the loss are from the paper (TRL's defaults: 0, dapo).
-
-    Groups of 8 are TRL's default; the paper draws 64.
-    """
-
-    beta: Weight = 0.04
-    loss: Loss = "grpo"
-    """The mean over each answer's tokens, then over answers, as in the paper."""
-
-
-class Rloo(Recipe):
-    """Settings of RLOO: TRL's defaults, except for the learning rate and group size (TRL: 2).
-
-    Groups of 4 are the larger of the paper's two sizes.
-    """
-
-    prompts: Count = 16
-    samples: Group = 4
 
 
 def train(
@@ -153,7 +97,7 @@ def train(
     return Trained(meter.cost(), log, remark=remark)
 
 
-def _arguments(actor: Actor, how: Recipe) -> dict[str, Any]:
+def _arguments(actor: Actor, how: GroupRl) -> dict[str, Any]:
     """Arguments for the configuration of both trainers."""
     sampling = actor.sampling
     return {

@@ -9,33 +9,27 @@ policy's loss moves the policy. The reference is the actor's start.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self, TypeAlias, Unpack
+from typing import Any, TypeAlias, Unpack
 
 import numpy as np
 import torch
-from pydantic import model_validator
 from torch import Tensor, nn
 
 from szpo import seeds
-from szpo.baselines import asking
 from szpo.baselines.actor import Actor, read, write
 from szpo.baselines.advantages import gae, standardise, token_rewards
 from szpo.baselines.asking import (
-    Count,
     Meter,
-    Positive,
     Score,
-    Share,
     Shared,
     Trained,
-    Weight,
     draw_order,
     ignore_step,
 )
+from szpo.baselines.recipes import Ppo
 from szpo.baselines.reward_model import compute_rewards
 from szpo.baselines.trainer import (
     catch_divergence,
@@ -49,44 +43,6 @@ from szpo.seeds import as_seed
 from szpo.types import Answer, Floats, Ints, Prompt
 
 METHOD = "ppo"
-
-
-class Recipe(asking.Recipe):
-    """Settings of PPO. ε, epochs and λ are those of Schulman et al. 2017."""
-
-    steps: Count = 40
-    """How often to draw answers and learn from them."""
-    prompts: Count = 32
-    """Prompts in a step."""
-    samples: Count = 1
-    """Answers to each prompt."""
-    epochs: Count = 4
-    minibatches: Count = 2
-    """Updates in an epoch."""
-    rate: Positive = 3e-3
-    """Adam's learning rate for the LoRA weights."""
-    critic_rate: Positive = 1e-2
-    """Adam's learning rate for the critic."""
-    beta: Weight = 0.05
-    """Weight β of the KL penalty, in units of the reward per nat."""
-    clip: Positive = 0.2
-    value_clip: Positive = math.inf
-    """How far values may move within a step; default: no limit."""
-    gamma: Share = 1.0
-    lam: Share = 0.95
-    grad_norm: Positive = 1.0
-    """Gradients are clipped to this norm."""
-    kl_limit: Positive = 3.0
-    """A run has diverged and stops above this KL to the start, nats per token, mean of a step."""
-
-    @model_validator(mode="after")
-    def _minibatches_have_answers(self) -> Self:
-        if self.prompts * self.samples < self.minibatches:
-            raise ValueError(
-                f"{self.minibatches} minibatches of {self.prompts * self.samples} answers; "
-                "draw more answers or make fewer minibatches"
-            )
-        return self
 
 
 class Critic(nn.Module):
@@ -111,7 +67,7 @@ class Learner:
     critic: Critic
     weights: tuple[nn.Parameter, ...]
     optimizer: torch.optim.Optimizer
-    how: Recipe
+    how: Ppo
 
 
 Rollout: TypeAlias = tuple["Part", Tensor, Tensor, Tensor, Tensor]
@@ -140,7 +96,7 @@ def train(
     actor: Actor,
     prompts: Sequence[Prompt],
     score: Score,
-    recipe: Recipe | None = None,
+    recipe: Ppo | None = None,
     **shared: Unpack[Shared],
 ) -> Trained:
     """Train the actor towards answers with high scores.
@@ -152,7 +108,7 @@ def train(
         recipe: settings; None: the defaults.
         shared: see `szpo.baselines.asking.Shared`.
     """
-    how, seed = recipe or Recipe(), shared["seed"]
+    how, seed = recipe or Ppo(), shared["seed"]
     meter, on_step = shared.get("meter") or Meter(), shared.get("on_step", ignore_step)
     if not prompts:
         raise UsageError("ppo: no prompts to learn on")
@@ -178,7 +134,7 @@ def train(
     return Trained(meter.cost(), tuple(log))
 
 
-def _learner(actor: Actor, model: Any, how: Recipe) -> Learner:
+def _learner(actor: Actor, model: Any, how: Ppo) -> Learner:
     critic = Critic(model.get_output_embeddings().in_features).to(model.device)
     weights = tuple(p for p in model.parameters() if p.requires_grad)
     groups = [
@@ -342,7 +298,7 @@ def _at_start(learner: Learner) -> Iterator[None]:
         write(learner.model, sites, now)
 
 
-def _require_near(figures: Mapping[str, float], how: Recipe, step: int) -> None:
+def _require_near(figures: Mapping[str, float], how: Ppo, step: int) -> None:
     """Stop if the policy is too far from its start: its answers are then noise."""
     each = figures["kl"] / max(figures["tokens"], 1.0)
     if each > how.kl_limit:

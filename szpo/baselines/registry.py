@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from szpo.baselines import (
-    NAMES,
     SCORED,
     dpo,
     group_rl,
     ppo,
+    recipes,
     reward_model,
     self_rewarding,
     trainer,
@@ -24,24 +24,14 @@ from szpo.baselines import (
 from szpo.baselines.actor import Actor
 from szpo.baselines.asking import Ask, Meter, OnStep, Score, Trained
 from szpo.baselines.trainer import join_remarks
-from szpo.config.section import Section
 from szpo.data.preference_formats import Preferences
 from szpo.errors import UsageError
 from szpo.types import Answer, Prompt
 
-RECIPES: Mapping[str, Any] = {
-    "dpo": dpo.Recipe(), "simpo": dpo.SimpoRecipe(), "iterative-dpo": dpo.Rounds(),
-    "reward-model": reward_model.Recipe(), "ppo": ppo.Recipe(), "grpo": group_rl.Grpo(),
-    "rloo": group_rl.Rloo(), "self-rewarding": self_rewarding.Recipe(),
-    "notebook-dpo": dpo.NOTEBOOK, "sft": trainer.SftRecipe(),
-}  # fmt: skip
-"""The methods of `NAMES` with their default recipes."""
 OFFLINE: Mapping[str, Any] = {
     "dpo": dpo.train, "simpo": dpo.train_simpo, "notebook-dpo": dpo.train,
 }  # fmt: skip
 """Methods that learn from given pairs and draw no answers."""
-INNER = {"iterative-dpo": "recipe", "self-rewarding": "dpo"}
-"""Methods that use DPO, with the field of their recipe that holds DPO's recipe."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +82,7 @@ def run(
         seed: Root seed of all draws.
         on_step: Called after each step.
     """
-    how, actor = recipe(method, settings), inputs.actor
+    how, actor = recipes.make(method, settings), inputs.actor
     shared: dict[str, Any] = {"seed": seed, "on_step": on_step}
     learned: reward_model.RewardModel | None = None
     if method == "iterative-dpo":
@@ -141,40 +131,10 @@ def _maximise(
     return replace(trained, pairs=fitted.pairs, ties=fitted.ties, remark=remark), learned
 
 
-def recipe(method: str, settings: Mapping[str, Any]) -> Any:
-    """Make a method's recipe with these fields changed.
-
-    >>> recipe("dpo", {"beta": "0.2", "steps": "5"}).steps
-    5
-    """
-    if method not in NAMES:
-        raise UsageError(f"no method {method!r}; there are: {', '.join(NAMES)}")
-    default, inner = RECIPES[method], INNER.get(method)
-    given = {k: None if v in ("none", "None", "null") else v for k, v in settings.items()}
-    nested: Any = None if inner is None else getattr(default, inner)
-    own = _plain_fields(default)
-    of_nested = {k: given.pop(k) for k in [*given] if k not in own and k in _plain_fields(nested)}
-    known = [*own, *_plain_fields(nested)]
-    for name in given:
-        if name not in known:
-            raise UsageError(f"{method} has no setting {name!r}; it has: {', '.join(known)}")
-    try:
-        if inner is not None:
-            given[inner] = type(nested)(**{**dict(nested), **of_nested})
-        return type(default)(**{**dict(default), **given})
-    except UsageError as error:
-        raise UsageError(f"{method}: {error}") from None
-
-
 def require_extra(method: str, *, scored: bool) -> None:
     """Refuse to start without a method's libraries; PPO on a score needs none."""
     if not (method == "ppo" and scored):
         trainer.require_trl(method)
-
-
-def _plain_fields(recipe: Any) -> list[str]:
-    """The names of a recipe's fields, without those that hold another recipe."""
-    return [name for name, value in recipe or () if not isinstance(value, Section)]
 
 
 def _votes(method: str, inputs: Inputs, meter: Meter) -> Preferences:

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from szpo.baselines import actor as actors
-from szpo.baselines import trainer
-from szpo.baselines.asking import Count, Epochs, Score, Shared, Trained, Weight
+from szpo.baselines import recipes, trainer
+from szpo.baselines.asking import Score, Shared, Trained
 from szpo.baselines.trainer import drop_too_long, require_pairs
 from szpo.data.preference_formats import Pair, Preferences
 from szpo.errors import StorageError, UsageError
@@ -38,21 +38,6 @@ from szpo.types import Answer, Prompt, Theta
 METHOD = "reward-model"
 ROWS = 64
 """Rows in one forward pass when scoring."""
-
-
-class Recipe(trainer.Recipe):
-    """Settings of a reward model's training.
-
-    The learning rate is ten times TRL's default for full weights (1e-4), as for LoRA. Pairs with a
-    text longer than ``max_length`` are left out, as in TRL.
-    """
-
-    epochs: Epochs = 3.0
-    rank: Count = 8
-    targets: tuple[str, ...] | str = "all-linear"
-    """Target modules of its LoRA, as in PEFT."""
-    center: Weight | None = None
-    """Weight of (r⁺ + r⁻)², which keeps rewards around 0; TRL's center_rewards_coefficient."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +137,10 @@ def load(folder: Path, loaded: Loaded) -> RewardModel:
 
 
 def train(
-    loaded: Loaded, data: Preferences, recipe: Recipe | None = None, **shared: Unpack[Shared]
+    loaded: Loaded,
+    data: Preferences,
+    recipe: recipes.RewardModel | None = None,
+    **shared: Unpack[Shared],
 ) -> tuple[RewardModel, Trained]:
     """Fit a reward model to these pairs.
 
@@ -168,7 +156,7 @@ def train(
     from peft import LoraConfig
     from trl import RewardConfig, RewardTrainer
 
-    recipe = recipe or Recipe()
+    recipe = recipe or recipes.RewardModel()
     targets = recipe.targets if isinstance(recipe.targets, str) else list(recipe.targets)
     lora = LoraConfig(
         r=recipe.rank, lora_alpha=recipe.rank, target_modules=targets, task_type="CAUSAL_LM"

@@ -21,14 +21,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
-
-from pydantic import Field
+from typing import Any, TypeAlias
 
 from szpo import files, seeds
 from szpo.baselines import asking, dpo, trainer
 from szpo.baselines.actor import Actor
-from szpo.baselines.asking import Count, Group, Meter, OnStep, Positive, Trained, ignore_step
+from szpo.baselines.asking import Meter, OnStep, Trained, ignore_step
+from szpo.baselines.recipes import SelfRewarding
 from szpo.data import preference_files
 from szpo.data.preference_formats import Pair, Preferences
 from szpo.errors import RunError, StorageError, UsageError
@@ -39,38 +38,17 @@ from szpo.seeds import as_seed
 from szpo.types import Answer, Prompt
 
 METHOD = "self-rewarding"
-Dpo: TypeAlias = dpo.Recipe
 RECORD = "record.json"
 
 Judge: TypeAlias = Callable[[Sequence[Prompt], int, int], list[list[Answer]]]
 """(requests, judgements of each, seed) → texts of judgements."""
 
 
-class Recipe(asking.Recipe):
-    """Settings; with the paper's numbers where it gives any."""
-
-    models: Count = 3
-    """Number of the last model (M3)."""
-    prompts: Count = 32
-    """Prompts in a round."""
-    candidates: Group = 3
-    judgements: Count = 3
-    """Judgements of each candidate, which are averaged."""
-    temperature: Positive = 0.7
-    top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
-    judge_tokens: Count = 160
-    """Tokens for a judgement of 100 words and its score."""
-    dpo: Dpo = Dpo(reference="now")
-    """π_ref of a round is the model at its beginning, as in the paper."""
-    fit: trainer.SftRecipe = trainer.SftRecipe()
-    """Settings for fitting M1 to examples."""
-
-
 def train(
     actor: Actor,
     prompts: Sequence[Prompt],
     examples: Sequence[tuple[Prompt, Answer]] = (),
-    recipe: Recipe | None = None,
+    recipe: SelfRewarding | None = None,
     *,
     judge: Judge | None = None,
     folder: Path,
@@ -89,7 +67,7 @@ def train(
         seed: root seed of all draws.
         on_step: called after each model, also one that was already there.
     """
-    how = recipe or Recipe()
+    how = recipe or SelfRewarding()
     if not prompts:
         raise UsageError(f"{METHOD}: no prompts to answer")
     if judge is None:
@@ -112,7 +90,7 @@ def train(
     return Trained(meter.cost(), tuple(log), found, ties)
 
 
-def require_room(reader: Reader, prompts: Sequence[Prompt], new: int, how: Recipe) -> None:
+def require_room(reader: Reader, prompts: Sequence[Prompt], new: int, how: SelfRewarding) -> None:
     """Refuse a model that cannot read a prompt with an answer of ``new`` tokens and judge it."""
     if how.models < 2:  # M1 judges nothing
         return
@@ -129,7 +107,7 @@ def require_room(reader: Reader, prompts: Sequence[Prompt], new: int, how: Recip
 def judge_candidates(
     actor: Actor,
     prompts: Sequence[Prompt],
-    how: Recipe,
+    how: SelfRewarding,
     *,
     seed: int,
     judge: Judge | None = None,
@@ -158,7 +136,7 @@ def judge_candidates(
     ]
 
 
-def _speaker(actor: Actor, how: Recipe, tokens: int) -> Actor:
+def _speaker(actor: Actor, how: SelfRewarding, tokens: int) -> Actor:
     """A copy of the current actor with the recipe's sampling."""
     sampling = Sampling(how.temperature, how.top_p, 0, tokens)
     engine = actor.engine
@@ -173,7 +151,7 @@ def _make(
     prompts: Sequence[Prompt],
     examples: Sequence[tuple[Prompt, Answer]],
     judge: Judge | None,
-    how: Recipe,
+    how: SelfRewarding,
     stage: int,
     folder: Path,
     settings: dict[str, Any],
@@ -269,7 +247,7 @@ def _describe(
     prompts: Sequence[Prompt],
     examples: Sequence[tuple[Prompt, Answer]],
     judge: Judge | None,
-    how: Recipe,
+    how: SelfRewarding,
     seed: int,
 ) -> dict[str, Any]:
     """The settings that all models of a folder share, as JSON; ``models`` is not one of them."""

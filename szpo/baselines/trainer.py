@@ -18,29 +18,24 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import Any, Literal, TypeAlias, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback
-from transformers.training_args import OptimizerNames
 
 from szpo import cache, seeds
 from szpo.baselines import actor as actors
-from szpo.baselines import asking
 from szpo.baselines.actor import Actor
 from szpo.baselines.asking import (
-    Count,
-    Dropout,
-    Epochs,
     Meter,
     OnStep,
-    Positive,
     Shared,
     Trained,
     ignore_step,
 )
+from szpo.baselines.recipes import Sft, Training
 from szpo.data.preference_formats import Pair, Preferences
 from szpo.errors import LogitsError, RunError, UsageError
 from szpo.models import loading
@@ -208,13 +203,6 @@ def require_finite(figures: Mapping[str, float], method: str, step: int) -> None
             )
 
 
-Schedule: TypeAlias = Literal[
-    "constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "constant_with_warmup",
-    "inverse_sqrt",
-]  # fmt: skip
-"""Learning-rate schedules of transformers that need no further parameters."""
-
-
 def require_trl(method: str) -> None:
     """Refuse to start without the libraries of the extra "baselines"."""
     for name in ("trl", "datasets"):
@@ -276,24 +264,7 @@ def base_arguments(loaded: Loaded, folder: str, seed: int, name: str) -> dict[st
     }
 
 
-class Recipe(asking.Recipe):
-    """Optimizer steps and batches of a TRL trainer, which several recipes share."""
-
-    learning_rate: Positive = 1e-3
-    epochs: Epochs = 1.0
-    steps: Count | None = None
-    """Optimizer steps; None: according to epochs."""
-    batch: Count = 8
-    """Rows in one forward pass."""
-    accumulation: Count = 1
-    """Forward passes in one optimizer step."""
-    schedule: Schedule = "constant"
-    optimizer: OptimizerNames = OptimizerNames.ADAMW_TORCH
-    max_length: Count = 1024
-    """Most tokens of prompt and answer, up to what the model reads; longer texts are cut."""
-
-
-def schedule_arguments(recipe: Recipe) -> dict[str, Any]:
+def schedule_arguments(recipe: Training) -> dict[str, Any]:
     """A recipe's fields as arguments of TRL's trainers."""
     return {
         "learning_rate": recipe.learning_rate,
@@ -471,24 +442,16 @@ def only_answers_scored() -> Iterator[None]:
 SFT = "sft"
 
 
-class SftRecipe(Recipe):
-    """Settings of one supervised training."""
-
-    learning_rate: Positive = 1e-4
-    dropout: Dropout = 0.0
-    """Dropout of the adapter's inputs."""
-
-
 def train_sft(
     actor: Actor,
     examples: Sequence[tuple[Prompt, Answer]],
-    recipe: SftRecipe | None = None,
+    recipe: Sft | None = None,
     **shared: Unpack[Shared],
 ) -> Trained:
     """Fit the actor to prompts with their answers."""
     if not examples:
         raise RunError(f"{SFT}: no example to learn from; give --examples")
-    listener, how = Listener.begin(SFT, shared), recipe or SftRecipe()
+    listener, how = Listener.begin(SFT, shared), recipe or Sft()
     from trl import SFTConfig, SFTTrainer
 
     limit = limit_length(actor.loaded, how.max_length)

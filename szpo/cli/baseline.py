@@ -16,7 +16,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from szpo import plugins
-from szpo.baselines import NAMES, SCORED
+from szpo.baselines import NAMES, SCORED, recipes
 from szpo.cli import console, run_paths
 from szpo.cli.data import FIRST, SKIP_BAD, name_bad
 from szpo.cli.run_paths import PRESET, SETS
@@ -69,8 +69,11 @@ class Arguments:
         return not (asks_nobody or self.score or self.reward)
 
 
-def check(args: Arguments, folder: Path) -> None:
-    """Refuse arguments that do not go together, or name nothing, before a library is loaded."""
+def check(args: Arguments, recipe: Any, folder: Path) -> Config:
+    """Refuse arguments that do not go together, or name nothing, before a library is loaded.
+
+    Returns the settings; those of notebook-dpo change the notebook's own.
+    """
     method, scored = args.method, args.method in SCORED
     sources = (("--run", args.run), ("--pairs", args.pairs), ("--fresh", args.fresh))
     given = [name for name, on in sources if on]
@@ -80,7 +83,6 @@ def check(args: Arguments, folder: Path) -> None:
     idle = [name for name, value in own if value]
     more = ", or a --score" if scored else ""
     refused = (
-        (method not in NAMES, f"no method {method!r}; there are: {', '.join(NAMES)}"),
         (len(given) > 1, f"{' and '.join(given)} are different votes; give one of them"),
         (rewards and not scored, f"{method} learns from no score; leave out --score and --reward"),
         (len(rewards) > 1, "--score and --reward are two rewards; give one of them"),
@@ -121,14 +123,16 @@ def check(args: Arguments, folder: Path) -> None:
         text_files.inspect_file(path, "preference file")
     if args.score is not None:
         plugins.read_reward(args.score, lambda *_: 0.0)
-    settings_file.load(args.file, preset_name=args.preset, sets=args.sets)
+    own = [f"optimizer.D={args.rows or getattr(recipe, 'rows', None) or 1}"] * args.fresh
+    if method == "notebook-dpo":
+        own += [f"model.quantization={recipes.NOTEBOOK_QUANTIZATION}",
+                f"model.dtype={recipes.NOTEBOOK_DTYPE}"]  # fmt: skip
+    return settings_file.load(args.file, preset_name=args.preset, sets=[*own, *args.sets])
 
 
 def share_votes(args: Arguments, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Divide ``--votes`` among the rounds of iterative-dpo; returns the changed recipe fields."""
-    from szpo.baselines import registry
-
-    plan, found = registry.recipe("iterative-dpo", settings), dict(settings)
+    plan, found = recipes.make("iterative-dpo", settings), dict(settings)
     if args.rows is not None and "rows" in settings and args.rows != (plan.rows or 1):
         raise UsageError(
             f"--rows {args.rows} and --recipe rows={settings['rows']} differ; give one of them"
@@ -152,12 +156,13 @@ def share_votes(args: Arguments, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, "questions": each}
 
 
-def prepare(args: Arguments, recipe: Any, folder: Path, seed: int) -> Inputs:
+def prepare(args: Arguments, recipe: Any, config: Config, folder: Path, seed: int) -> Inputs:
     """Load the method's inputs; nobody is asked for a vote before the method runs.
 
     Args:
         args: Arguments that passed `check`.
         recipe: The method's recipe.
+        config: The settings, unless a run has its own.
         folder: Folder of the runs.
         seed: Root seed of the draws for fresh votes.
     """
@@ -171,9 +176,9 @@ def prepare(args: Arguments, recipe: Any, folder: Path, seed: int) -> Inputs:
     if args.run is not None:
         inputs = _load_run(args, args.run, folder)
     elif args.fresh:
-        inputs = _load_fresh(args, recipe, seed)
+        inputs = _load_fresh(args, config, seed)
     else:
-        inputs = _load_plain(args, recipe, seed)
+        inputs = _load_plain(args, recipe, config, seed)
     if args.score is not None or args.reward is not None:
         inputs = replace(inputs, score=_load_score(inputs, args.score, args.reward))
     return replace(inputs, examples=examples)
@@ -207,14 +212,13 @@ def _load_run(args: Arguments, name: str, folder: Path) -> Inputs:
     return registry.Inputs(actor, tuple(prompts), votes, ask, rows=parts.config.optimizer.D)
 
 
-def _load_fresh(args: Arguments, recipe: Any, seed: int) -> Inputs:
+def _load_fresh(args: Arguments, config: Config, seed: int) -> Inputs:
     """Load the settings' model and panel; the panel is fitted to questions of ``--rows`` rows."""
     from szpo.baselines import registry
     from szpo.baselines.asking import JudgesAsk, Survey, ask_round
     from szpo.runs import assemble
 
-    rows = args.rows or getattr(recipe, "rows", None) or 1
-    config = _load_settings(args, f"optimizer.D={rows}")
+    rows = config.optimizer.D
     parts = assemble.build(config, say=console.complain)
     if parts.panel is None:
         raise UsageError(
@@ -240,7 +244,7 @@ def _actor(parts: RunParts) -> Actor:
     )
 
 
-def _load_plain(args: Arguments, recipe: Any, seed: int) -> Inputs:
+def _load_plain(args: Arguments, recipe: Any, config: Config, seed: int) -> Inputs:
     """Load the settings' model, with the pairs of a file or without votes."""
     from szpo.baselines import dpo, registry
     from szpo.baselines.actor import Actor
@@ -257,7 +261,6 @@ def _load_plain(args: Arguments, recipe: Any, seed: int) -> Inputs:
         name_bad(given)
         if args.reads_votes:
             require_pairs(given, args.method)
-    config = _load_settings(args)
     asked = _choose_prompts(
         args, recipe, config, tuple(dict.fromkeys(p.prompt for p in given.pairs))
     )
@@ -294,20 +297,6 @@ def _choose_prompts(
     for warning in found.warnings:
         console.warn(warning)
     return found.train
-
-
-def _load_settings(args: Arguments, *more: str) -> Config:
-    """Load the given settings; for notebook-dpo they change the notebook's own."""
-    own: list[str] = []
-    if args.method == "notebook-dpo":
-        from szpo.baselines import dpo
-
-        own = [
-            f"model.quantization={dpo.NOTEBOOK_QUANTIZATION}",
-            f"model.dtype={dpo.NOTEBOOK_DTYPE}",
-        ]
-    sets = [*own, *args.sets, *more]
-    return settings_file.load(args.file, preset_name=args.preset, sets=sets)
 
 
 def _load_score(inputs: Inputs, text: str | None, folder: Path | None) -> Score:
@@ -379,18 +368,18 @@ def baseline(
         file, preset, tuple(sets),
     )  # fmt: skip
     target = out or Path("baselines") / method
-    check(args, folder)
+    how = recipes.make(method, changed)
+    config = check(args, how, folder)
+    if method == "iterative-dpo":
+        changed = share_votes(args, changed)
     if method != "self-rewarding":  # it resumes where it stopped
-        run_paths.fresh(target)
+        run_paths.free(target)
     from szpo.baselines import registry
     from szpo.voting.step_record import plain
 
-    how = registry.recipe(method, changed)  # refused before a model is loaded
-    if method == "iterative-dpo":
-        changed = share_votes(args, changed)
     registry.require_extra(method, scored=bool(score or reward))
     console.doing(f"loading what {method} begins with")
-    stand = prepare(args, how, folder, seed)
+    stand = prepare(args, how, config, folder, seed)
     with _show_progress(method) as on_step:
         outcome = registry.run(method, stand, changed, folder=target, seed=seed, on_step=on_step)
     if method == "reward-model" and outcome.rewards is not None:

@@ -10,6 +10,7 @@ import typer
 from szpo.cli import console, run_paths
 from szpo.config import settings_file
 from szpo.config.schema import Config
+from szpo.data import text_files
 from szpo.errors import StorageError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_tables
@@ -86,15 +87,19 @@ def scorer(
     as_json: bool = console.AS_JSON,
 ) -> None:
     """Train a small pair scorer from a run's votes or from a file of pairs."""
+    if out.exists():
+        raise StorageError(f"{out} exists; give another --out, or remove it first")
+    is_file = source.endswith(".jsonl")
+    if is_file:
+        text_files.inspect_file(Path(source), "preference file")
+    path = Path(source) if is_file else run_paths.find(source, folder)
     from szpo.judges import pair_scorer as scoring
     from szpo.models import loading
 
-    if out.exists():
-        raise StorageError(f"{out} exists; give another --out, or remove it first")
-    if source.endswith(".jsonl"):
-        taught = scoring.of_file(Path(source))
+    if is_file:
+        taught = scoring.of_file(path)
     else:
-        with run_paths.look(run_paths.find(source, folder)) as ledger:
+        with run_paths.look(path) as ledger:
             taught = scoring.of_ledger(ledger)
     trained = scoring.train_scorer(loading.load(model, dtype="fp32"), taught, seed=seed)
     scoring.save(out, trained.head, trained.facts)

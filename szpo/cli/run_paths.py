@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,12 +96,17 @@ def look(path: Path) -> Ledger:
     return ledger
 
 
-def fresh(path: Path) -> Path:
-    """Check that a path is free or an empty folder, and make its parent folders."""
+def free(path: Path) -> Path:
+    """Check that a path is free or an empty folder, and can be written; makes no folder."""
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise StorageError(f"{path} exists; give another --out, or remove it first")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{path.parent} cannot be written ({error.strerror})") from None
+    there = next(each for each in path.absolute().parents if each.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise StorageError(f"{path} cannot be written, since {there} is no folder that can be")
+    return path
+
+
+def fresh(path: Path) -> Path:
+    """Check as `free`, and make the parent folders."""
+    free(path).parent.mkdir(parents=True, exist_ok=True)
     return path

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
-from szpo.baselines import asking, dpo
+from szpo.baselines import asking, dpo, recipes
 from szpo.baselines.actor import Actor
 from szpo.baselines.asking import Moment
 from szpo.data.preference_formats import Pair, Preferences
@@ -33,7 +33,7 @@ from tests.support.baseline_actors import (
 )
 from tests.support.tiny_models import build, tokenizer
 
-ONE = dpo.Recipe(steps=1, batch=4, learning_rate=1e-3)
+ONE = recipes.Dpo(steps=1, batch=4, learning_rate=1e-3)
 
 
 def undecided(questions: Sequence[tuple[Row, ...]], single: bool, key: bytes) -> list[Verdict]:
@@ -79,7 +79,7 @@ def test_one_step_is_that_of_a_hand_calculation(targets):
     expected, gradient = loss_by_hand(actor, data, beta=0.1)
     norm = math.sqrt(sum(float(g.square().sum()) for g in gradient.values()))
     seen: list[Moment] = []
-    recipe = dpo.Recipe(**{**dict(ONE), "optimizer": "sgd", "learning_rate": 0.5})
+    recipe = recipes.Dpo(**{**dict(ONE), "optimizer": "sgd", "learning_rate": 0.5})
     dpo.train(actor, Preferences(data), recipe, seed=0, on_step=seen.append)
     assert expected != pytest.approx(math.log(2), abs=1e-3)
     assert seen[0].figures["loss"] == pytest.approx(expected, abs=1e-6)
@@ -101,7 +101,7 @@ def test_the_reference_is_the_start_or_the_present():
 
 
 def test_it_learns_what_is_preferred_and_twice_the_same():
-    recipe = dpo.Recipe(steps=20, batch=16)  # at the default rate
+    recipe = recipes.Dpo(steps=20, batch=16)  # at the default rate
     actor, again = diary_actor(), diary_actor()
     before, data = mean_mood(actor), diary_pairs(actor)
     done = dpo.train(actor, Preferences(data), recipe, seed=3)
@@ -118,7 +118,7 @@ def test_it_learns_what_is_preferred_and_twice_the_same():
 
 
 def test_a_policy_that_ends_where_it_began_is_remarked_on():
-    recipe = dpo.Recipe(steps=2, learning_rate=1e-6)
+    recipe = recipes.Dpo(steps=2, learning_rate=1e-6)
     done = dpo.train(tiny_actor(), Preferences(pairs()[:4]), recipe, seed=0)
     assert "raise learning_rate or steps (--recipe)" in done.remark
 
@@ -131,8 +131,8 @@ def test_iterative_asks_as_often_as_it_says_and_learns_from_pairs(rows, rounds, 
     actor = diary_actor()
     before = mean_mood(actor)
     seen: list[Moment] = []
-    recipe = dpo.Recipe(epochs=epochs, batch=16, learning_rate=1e-2)
-    plan = dpo.Rounds(rounds=rounds, questions=questions, rows=rows, recipe=recipe)
+    recipe = recipes.Dpo(epochs=epochs, batch=16, learning_rate=1e-2)
+    plan = recipes.Rounds(rounds=rounds, questions=questions, rows=rows, recipe=recipe)
     done = dpo.iterative(actor, DIARY, cheerful, plan, seed=5, on_step=seen.append)
     most = rounds * plan.questions
     assert most - done.cost.votes < 3  # but for identical answers, which nobody is asked about
@@ -162,7 +162,7 @@ class SecondRoundTies:
 @pytest.mark.parametrize("memory", ["all", "round"])
 def test_a_round_of_ties_trains_on_what_came_before(memory):
     seen: list[Moment] = []
-    plan = dpo.Rounds(rounds=3, questions=8, memory=memory, recipe=dpo.Recipe(steps=2))
+    plan = recipes.Rounds(rounds=3, questions=8, memory=memory, recipe=recipes.Dpo(steps=2))
     trained = dpo.iterative(
         tiny_actor(), PROMPTS, SecondRoundTies(), plan, seed=0, on_step=seen.append
     )
@@ -175,7 +175,7 @@ def test_a_round_of_ties_trains_on_what_came_before(memory):
 
 
 def test_a_panel_that_always_ties_is_one_line():
-    plan = dpo.Rounds(rounds=2, questions=4)
+    plan = recipes.Rounds(rounds=2, questions=4)
     with pytest.raises(RunError, match=r"all \d+ answers were ties or skips"):
         dpo.iterative(tiny_actor(), PROMPTS, undecided, plan, seed=0)
     for train, name in ((dpo.train, "dpo"), (dpo.train_simpo, "simpo")):
@@ -209,7 +209,7 @@ def test_adapters_stay_fp32_on_a_4_bit_base(four_bit, method, monkeypatch):
     assert 0 < most < 5e-7
 
 
-ONE_PAIR = dpo.SimpoRecipe(steps=1, batch=4)
+ONE_PAIR = recipes.Simpo(steps=1, batch=4)
 
 
 def test_simpos_loss_is_that_of_a_hand_calculation():

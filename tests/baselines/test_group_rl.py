@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from szpo.baselines import group_rl, trainer
+from szpo.baselines import group_rl, recipes, trainer
 from szpo.errors import RunError, UsageError
 from szpo.features import dictionary, own
 from szpo.models.sampling import Sampling
@@ -27,7 +27,7 @@ from tests.support.baseline_actors import (
 )
 from tests.support.tiny_models import build, tokenizer
 
-METHODS: dict[str, Any] = {"grpo": group_rl.Grpo, "rloo": group_rl.Rloo}
+METHODS: dict[str, Any] = {"grpo": recipes.Grpo, "rloo": recipes.Rloo}
 
 
 def cheerful(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[float]:
@@ -100,7 +100,7 @@ def test_truncated_sampling_is_refused_as_trl_reads_the_whole_distribution(metho
 
 
 def test_bad_rewards_and_no_prompts_are_one_line():
-    recipe = group_rl.Grpo(steps=1, prompts=1, samples=2)
+    recipe = recipes.Grpo(steps=1, prompts=1, samples=2)
     actor = tiny_actor()
     before = actor.digest()
     with pytest.raises(RunError, match="grpo: a reward is not finite"):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig
 
-from szpo.baselines import ppo
+from szpo.baselines import ppo, recipes
 from szpo.baselines.actor import Actor
 from szpo.baselines.advantages import gae, returns_to_go, standardise, token_rewards
 from szpo.baselines.asking import Moment
@@ -24,7 +24,7 @@ from szpo.types import Answer, Prompt
 from tests.support.baseline_actors import WORDS, fresh, length, tiny_actor
 
 PROMPTS = [Prompt.user(f"w{i} w{i + 1}") for i in range(7, 17)]
-SHORT = ppo.Recipe(steps=2, prompts=6, epochs=2, rate=1e-2)
+SHORT = recipes.Ppo(steps=2, prompts=6, epochs=2, rate=1e-2)
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_a_verifier_is_learned_from_on_the_tiny_model(tiny):
         rows = tiny.sample(heldout, 2, seed=9, base=start)
         return float(np.mean([cheerful([], row) for row in rows]))
 
-    ppo.train(tiny, asked, cheerful, ppo.Recipe(steps=12, rate=1e-2, epochs=3), seed=3)
+    ppo.train(tiny, asked, cheerful, recipes.Ppo(steps=12, rate=1e-2, epochs=3), seed=3)
     before, after = rate(True), rate(False)
     assert 0.25 < before < 0.6
     # 160 answers: .2 is five standard errors of a difference of paired shares.

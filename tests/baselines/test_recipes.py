@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from szpo.baselines import NAMES, dpo, registry, reward_model, trainer
+from szpo.baselines import NAMES, dpo, recipes, reward_model, trainer
 from szpo.baselines.asking import Meter, Trained, read_recorded_pairs
 from szpo.config.optimizer import make_settings
 from szpo.data import preference_files
@@ -32,7 +32,7 @@ FIELDS = [
     ("sft", {"epochs": math.inf}, "sft: epochs must be a finite number > 0 (got inf)"),
     ("simpo", {"learning_rate": math.nan}, "learning_rate must be a finite number > 0"),
     ("reward-model", {"schedule": "foo"}, 'reward-model: schedule must be one of "constant"'),
-    ("dpo", {"optimizer": "foo"}, '"sgd"'),
+    ("dpo", {"optimizer": "foo"}, "dpo: optimizer: no optimizer 'foo'; there are: adamw_torch"),
     ("dpo", {"dropout": 1.0}, "dropout must be a finite number >= 0 and < 1 (got 1.0)"),
     ("dpo", {"loss": "exo_pair"}, "dpo: label_smoothing must be above 0 for exo_pair"),
     ("iterative-dpo", {"rows": 0}, "iterative-dpo: rows must be a whole number >= 1"),
@@ -49,15 +49,15 @@ FIELDS = [
 def test_fields_of_one_method():
     for method, given, words in FIELDS:
         with case(method, given), pytest.raises(UsageError, match=re.escape(words)):
-            registry.recipe(method, given)
-    assert tuple(registry.RECIPES) == NAMES
+            recipes.make(method, given)
+    assert tuple(recipes.RECIPES) == NAMES
     for method in NAMES:
-        assert registry.recipe(method, {}) == registry.recipe(method, {})
+        assert recipes.make(method, {}) == recipes.make(method, {})
     with pytest.raises(UsageError, match="notebook-dpo: steps must be a whole number >= 1"):
-        registry.recipe("notebook-dpo", {"steps": "0"})  # looked at again
-    assert dpo.NOTEBOOK.steps == 50
+        recipes.make("notebook-dpo", {"steps": "0"})  # looked at again
+    assert recipes.NOTEBOOK.steps == 50
     with pytest.raises(UsageError, match=r"^steps must be a whole number >= 1"):
-        dpo.Recipe(steps=0)
+        recipes.Dpo(steps=0)
 
 
 LONG = Prompt.user(" ".join(f"w{i}" for i in range(20, 80)))
@@ -75,7 +75,7 @@ def of_pairs(training: Any, recipe: Any) -> Callable[[Sequence[Pair], int], tupl
 
 
 def of_rewards(data: Sequence[Pair], limit: int) -> tuple[Trained, Any]:
-    recipe = reward_model.Recipe(**HOW, rank=2, max_length=limit)
+    recipe = recipes.RewardModel(**HOW, rank=2, max_length=limit)
     model, done = reward_model.train(tiny_actor().loaded, Preferences(data), recipe, seed=0)
     return done, {**model.factors, "head": model.head}
 
@@ -83,12 +83,12 @@ def of_rewards(data: Sequence[Pair], limit: int) -> tuple[Trained, Any]:
 def of_examples(data: Sequence[Pair], limit: int) -> tuple[Trained, Any]:
     actor = tiny_actor()
     examples = [(pair.prompt, pair.chosen) for pair in data]
-    done = trainer.train_sft(actor, examples, trainer.SftRecipe(**HOW, max_length=limit), seed=0)
+    done = trainer.train_sft(actor, examples, recipes.Sft(**HOW, max_length=limit), seed=0)
     return done, actor.theta()
 
 
 TRAIN = {
-    "dpo": of_pairs(dpo.train, dpo.Recipe), "simpo": of_pairs(dpo.train_simpo, dpo.SimpoRecipe),
+    "dpo": of_pairs(dpo.train, recipes.Dpo), "simpo": of_pairs(dpo.train_simpo, recipes.Simpo),
     "reward-model": of_rewards, "sft": of_examples,
 }  # fmt: skip
 
@@ -113,7 +113,7 @@ def prefer_first(questions: Sequence[tuple[Row, ...]], single: bool, key: bytes)
 
 def test_iterative_dpo_says_so_of_the_pairs_of_its_last_round():
     size = len(encode(tiny_actor().loaded.tokenizer, LONG))
-    plan = dpo.Rounds(rounds=2, questions=4, recipe=dpo.Recipe(**HOW, max_length=size))
+    plan = recipes.Rounds(rounds=2, questions=4, recipe=recipes.Dpo(**HOW, max_length=size))
     prompts = [LONG, *(pair.prompt for pair in pairs()[:3])]  # each once in each round
     done = dpo.iterative(tiny_actor(), prompts, prefer_first, plan, seed=0)
     left_out, still = done.remark.split("; ", 1)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from szpo.baselines import group_rl, reward_model, trainer
-from szpo.baselines.reward_model import Recipe
+from szpo.baselines import group_rl, recipes, reward_model, trainer
+from szpo.baselines.recipes import RewardModel as Recipe
 from szpo.data.preference_formats import Preferences
 from szpo.errors import RunError, UsageError
 from szpo.types import Answer
@@ -125,7 +125,7 @@ def test_the_end_of_a_loss_is_the_mean_of_its_last_tenth():
 
 def test_a_policy_far_from_its_start_or_still_there_is_remarked_on():
     def after(rate: float) -> Any:
-        how = group_rl.Grpo(steps=5, prompts=4, samples=4, learning_rate=rate)
+        how = recipes.Grpo(steps=5, prompts=4, samples=4, learning_rate=rate)
         return group_rl.train(diary_actor(), DIARY, length, how, seed=1)
 
     trained = after(1.0)

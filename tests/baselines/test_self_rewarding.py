@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from szpo.baselines import dpo, self_rewarding, trainer
+from szpo.baselines import recipes, self_rewarding, trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.asking import Meter, Moment
 from szpo.data import preference_files
@@ -22,8 +22,8 @@ from tests.support.baseline_actors import tiny_actor
 from tests.support.cases import case
 
 PROMPTS = [Prompt.user(f"w{i} w{i + 1}") for i in range(7, 13)]
-SMALL = self_rewarding.Recipe(
-    prompts=4, judge_tokens=5, dpo=dpo.Recipe(learning_rate=1e-2, steps=2, reference="now")
+SMALL = recipes.SelfRewarding(
+    prompts=4, judge_tokens=5, dpo=recipes.Dpo(learning_rate=1e-2, steps=2, reference="now")
 )
 
 
@@ -177,7 +177,7 @@ def test_a_judge_that_cannot_judge_is_refused(tmp_path):
 def test_examples_make_the_first_model(tmp_path):
     answers = [Answer("w20 w21", tokens=2)] * len(PROMPTS)
     examples = list(zip(PROMPTS, answers, strict=True))
-    fit = trainer.SftRecipe(learning_rate=3e-2, steps=6, batch=6)
+    fit = recipes.Sft(learning_rate=3e-2, steps=6, batch=6)
     how = SMALL.model_copy(update={"models": 1, "fit": fit})
     fitted = tiny_actor()
 
@@ -191,7 +191,7 @@ def test_examples_make_the_first_model(tmp_path):
     assert done.log[1]["examples"] == 6
     # The loss is the mean over tokens of −log π of the answers alone.
     found = trainer.train_sft(
-        tiny_actor(), examples, trainer.SftRecipe(steps=1, batch=6), seed=1, meter=Meter()
+        tiny_actor(), examples, recipes.Sft(steps=1, batch=6), seed=1, meter=Meter()
     )
     assert found.log[0]["loss"] == pytest.approx(-before, abs=1e-3)
 

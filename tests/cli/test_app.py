@@ -89,7 +89,8 @@ REFUSED = (
     ["run", "--preset", "tiny", "--set", "run.name=yard"], ["baseline", "nothing"],
     ["baseline", "dpo"], ["baseline", "dpo", "--pairs", "nowhere.jsonl"],
     ["baseline", "dpo", "--fresh", "--set", "a.key=1"], ["baseline", "ppo", "--score", "nothing"],
-    ["baseline", "dpo", "--run", "RUN", "--out", "runs"],
+    ["baseline", "dpo", "--run", "RUN", "--out", "runs"], ["scorer", "nowhere"],
+    ["baseline", "dpo", "--fresh", "--recipe", "nokey=1"], ["scorer", "nowhere.jsonl"],
 )  # fmt: skip
 """What needs no model to be refused: a taken name, a missing file, an unknown word."""
 LIBRARIES = ["torch", "transformers", "peft", "pandas", "matplotlib", "gradio"]

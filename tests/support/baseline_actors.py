@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from peft import LoraConfig
 
-from szpo.baselines import dpo, group_rl, ppo, reward_model, trainer
+from szpo.baselines import dpo, group_rl, ppo, recipes, reward_model, trainer
 from szpo.baselines.actor import Actor
 from szpo.data.preference_formats import Pair, Preferences
 from szpo.models import loading
@@ -118,27 +118,27 @@ def _train(method: str, actor: Actor, rate: float, steps: int, **shared: Any) ->
         case "dpo" | "simpo":
             simple = method == "simpo"
             train, recipe = (
-                (dpo.train_simpo, dpo.SimpoRecipe) if simple else (dpo.train, dpo.Recipe)
+                (dpo.train_simpo, recipes.Simpo) if simple else (dpo.train, recipes.Dpo)
             )
             how = recipe(steps=steps, learning_rate=rate)
             return train(actor, Preferences(pairs()), how, **shared)
         case "iterative-dpo":
-            recipe = dpo.Recipe(steps=1, learning_rate=rate)
-            plan = dpo.Rounds(rounds=steps, questions=4, recipe=recipe)
+            recipe = recipes.Dpo(steps=1, learning_rate=rate)
+            plan = recipes.Rounds(rounds=steps, questions=4, recipe=recipe)
             return dpo.iterative(actor, PROMPTS, lengthy, plan, **shared)
         case "sft":
             examples = [(pair.prompt, pair.chosen) for pair in pairs()]
-            how = trainer.SftRecipe(steps=steps, learning_rate=rate)
+            how = recipes.Sft(steps=steps, learning_rate=rate)
             return trainer.train_sft(actor, examples, how, **shared)
         case "ppo":
             one = {"prompts": 4, "samples": 4, "epochs": 1, "minibatches": 1}
-            how = ppo.Recipe(steps=steps, rate=rate, **one)
+            how = recipes.Ppo(steps=steps, rate=rate, **one)
             return ppo.train(actor, PROMPTS, length, how, **shared)
         case "reward-model":
-            how = reward_model.Recipe(steps=steps, learning_rate=rate)
+            how = recipes.RewardModel(steps=steps, learning_rate=rate)
             return reward_model.train(actor.loaded, Preferences(pairs()), how, **shared)
         case _:
-            kind: Any = group_rl.Grpo if method == "grpo" else group_rl.Rloo
+            kind: Any = recipes.Grpo if method == "grpo" else recipes.Rloo
             how = kind(steps=steps, prompts=4, samples=4, learning_rate=rate)
             return group_rl.train(actor, PROMPTS, length, how, **shared)
 
