@@ -28,6 +28,7 @@ from typing import Any, Final
 
 from szpo import seeds, turns
 from szpo.analysis import run_taste, taught
+from szpo.config.schema import FEATURE_SAMPLES
 from szpo.errors import IntegrityError, LeaseError, RunError, StorageError, UsageError
 from szpo.improvement import score_ascent
 from szpo.improvement.aims import waived_by
@@ -35,7 +36,10 @@ from szpo.improvement.score_ascent import (
     SPENT,
     Improved,
     Plan,
+    Pool,
     Way,
+    along,
+    draw_pool,
     improve,
     measure,
     natural_gradient,
@@ -49,6 +53,7 @@ from szpo.ledger.theta import theta_digests
 from szpo.optim import parameters
 from szpo.optim.sample_directions import Law
 from szpo.policies import subspaces, text_guards
+from szpo.policies.basis import PARTS
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.protocol import moved
 from szpo.policies.subspaces import Subspace, every_b
@@ -70,6 +75,10 @@ MIXED: Final = 0.5
 """It begins at most this share of the budget away from the start, towards where the run is."""
 START_ANSWERS: Final = 4
 """Answers of the start to each prompt, with which answers of the improved policy are compared."""
+LINE_NATS: Final = 0.3
+"""A step's by itself where it follows the line of many answers."""
+POOL_BYTES: Final = 2**28
+"""Most memory for the score functions of the start's answers."""
 WAYS: Final[dict[str, Way]] = {
     "policy": policy_gradient, "natural": natural_gradient, "zeroth": zeroth_order,
 }  # fmt: skip
@@ -100,6 +109,8 @@ class Found:
     """Of the event that adopts it."""
     sites: tuple[Subspace, bool] | None
     """The layers that a run without coordinates adapts from then on, as from `_with_sites`."""
+    pool: Pool | None
+    """The start's answers, for the next improvement of the same process."""
 
 
 def begin(ledger: Ledger, event: int | None = None) -> Begun:
@@ -141,6 +152,7 @@ def search_move(
     given: Sequence[str] = (),
     way: str | None = None,
     since: Improved | None = None,
+    pool: Pool | None = None,
     report: Callable[[Improved], object] = lambda state: None,
 ) -> Found:
     """Look for a policy that scores higher on the taste of a run's votes; it writes nothing.
@@ -154,6 +166,7 @@ def search_move(
         given: The user's own features that are code, anew.
         way: One of `WAYS`; None: as the run's settings say.
         since: Goes on from this state, which an earlier call reported.
+        pool: The start's answers as an earlier call returned them.
         report: Called with the state at the beginning and after each step.
 
     Raises:
@@ -170,12 +183,21 @@ def search_move(
     way = way or parts.config.way
     asked = set_aside(parts.prompts.train, ledger.root_seed)[0]
     try:
+        plan, split = Plan(nats=nats, waived=waived_by(taste)), ledger.root_seed
+        taught, aside = split_prompts(asked, plan.checked, split)
+        if way == "natural":
+            pool = pool or _draw_pool(parts, held, taught, split)
         whole, by = _mover(parts, held, way, seed), WAYS[way]
         now, start = replay.improved_from(ledger, held, begun.steps, begun.adopted)
         score = scorer(taste, whole, asked, seed, given)
         keep = text_guards.keeper(whole, guards.read_questions(parts.config.guards.keep))
-        plan = Plan(nats=nats, waived=waived_by(taste))
-        aside = split_prompts(asked, plan.checked, seed)[1]
+        if pool is not None:
+            plan = replace(plan, step_nats=LINE_NATS)
+            places = subspaces.every_distinct_b(held.sites, held.factors())[1]
+            by = along(
+                pool, score, lambda line: subspaces.widen(line, held.sites, places),
+                drawn=0 if begun.adopted else len(pool.rows),
+            )  # fmt: skip
         with moved(whole, now):
             before = measure(whole, score, aside, plan.each, seed=seed)
         share = math.sqrt(min(1.0, MIXED * nats / max(before.nats, 1e-9)))
@@ -185,8 +207,9 @@ def search_move(
 
         def go(plan: Plan, since: Improved | None) -> Improved:
             return improve(
-                whole, score, asked, by, plan, seed=seed, since=since, report=report, keep=keep
-            )
+                whole, score, asked, by, plan, seed=seed, split=split, since=since,
+                report=report, keep=keep,
+            )  # fmt: skip
 
         def spends(state: Improved) -> list[bool]:
             return [each.kept and each.checked.nats >= SPENT * near for each in state.steps]
@@ -215,7 +238,7 @@ def search_move(
             "law": asdict(whole.space.law), "in_z": whole.subspace.in_z, "share": share,
             "coefs": [step.coefs for step in state.steps[: state.best]],
         }  # fmt: skip
-    return Found(state, body, sites)
+    return Found(state, body, sites, pool)
 
 
 def adopt(ledger: Ledger, parts: RunParts, begun: Begun, found: Found) -> None:
@@ -290,6 +313,21 @@ def _mover(parts: RunParts, held: Subspace, way: str, seed: int) -> LoraPolicy:
     )
 
 
+def _draw_pool(
+    parts: RunParts, held: Subspace, prompts: Sequence[Prompt], seed: int
+) -> Pool | None:
+    """Answers of the start for `along`; None: their score functions would take too much memory."""
+    assert parts.base is not None
+    base, lean = parts.base, subspaces.every_distinct_b(held.sites, held.factors())[0]
+    policy = LoraPolicy(
+        base.loaded, lean, root_seed=seed, law=Law(), sampling=parts.language.sampling,
+        host=base.host,
+    )  # fmt: skip
+    asked = parts.config.subspace.samples or FEATURE_SAMPLES
+    each = min(asked, POOL_BYTES // (4 * PARTS * policy.dim)) // len(prompts)
+    return draw_pool(policy, prompts, each, seed=seed) if each >= 2 else None
+
+
 def _scaled(parts: RunParts, whole: Subspace) -> Subspace:
     """Every B with a scale by which KL is told as far as a step goes."""
     from szpo.policies import subspace_setup
@@ -348,6 +386,7 @@ class Improving:
         self._begun: Begun | None = None
         self._turns: Turns[Found] | None = None
         self._found: Found | None = None
+        self._pool: Pool | None = None
         self._told = ExitStack()
 
     def look(self) -> None:
@@ -421,7 +460,8 @@ class Improving:
 
             search = partial(
                 search_move, self._ledger, self._parts, begun, nats=nats,
-                given=self._parts.config.features.own, since=since, report=report,
+                given=self._parts.config.features.own, since=since, pool=self._pool,
+                report=report,
             )  # fmt: skip
             if self._beside:
                 self._turns = Turns(search)
@@ -449,6 +489,7 @@ class Improving:
             self._tried = begun.steps - 1
             self._leave()
         elif begun is not None and found is not None:
+            self._pool = found.pool
             with self._saying_why_not():
                 adopt(self._ledger, self._parts, begun, found)
                 self._leave()

@@ -31,10 +31,12 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache as once
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from szpo import cache, seeds
 from szpo.config.optimizer import make_settings
@@ -44,11 +46,11 @@ from szpo.optim import links, optimizer, parameters
 from szpo.optim.settings import name_of
 from szpo.policies import text_guards
 from szpo.policies.backend import Scores, Tokens
-from szpo.policies.basis import DECAY, PARTS, Fisher, assign_credit, centre
+from szpo.policies.basis import BLOCK, DECAY, PARTS, Fisher, assign_credit, centre
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.protocol import moved
 from szpo.policies.text_guards import Guard, TextFigures
-from szpo.types import Answer, Floats, Layout, Prompt, Tally, Theta
+from szpo.types import Answer, Floats, Ints, Layout, Prompt, Tally, Theta
 
 Score: TypeAlias = Callable[[Sequence[Prompt], Sequence[Answer]], Floats]
 """What each answer to its prompt is worth, (answers,)."""
@@ -103,28 +105,98 @@ class Drawn:
     """Mean score of the answers."""
 
 
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Answers of the start and their score functions, read once for any score."""
+
+    policy: LoraPolicy
+    prompts: tuple[Prompt, ...]
+    """The prompt of each answer."""
+    samples: int
+    """How many consecutive answers have the same prompt."""
+    rows: Tokens
+    cuts: tuple[int, ...]
+    scores: NDArray[np.float32]
+    """Of the parts of each answer (n, parts, D)."""
+
+    def gradient(self, score: Score) -> Drawn | None:
+        """The policy gradient at the start; None where none scores more than another."""
+        credit, mean = _credit(
+            self.policy, score, self.prompts, self.samples, self.rows, self.cuts
+        )
+        return None if credit is None else _gather(self.scores, credit, self.samples, mean)
+
+
+def draw_pool(policy: LoraPolicy, prompts: Sequence[Prompt], samples: int, *, seed: int) -> Pool:
+    """Draw and read ``samples`` answers of the start to each prompt."""
+    require_all_weights(policy)
+    asked = tuple(prompt for prompt in prompts for _ in range(samples))
+    rows = policy.sample_tokens(prompts, samples, seed=seed, base=True)
+    cuts = _cut(rows, PARTS)
+    read = [
+        read_scores(policy, policy.start(), asked[i : i + BLOCK], rows[i : i + BLOCK], cuts)
+        for i in range(0, len(rows), BLOCK)
+    ]
+    scores = np.concatenate([each.astype(np.float32) for each in read])
+    return Pool(policy, asked, samples, rows, cuts, scores)
+
+
 def draw_gradient(policy: LoraPolicy, task: Task) -> Drawn | None:
     """Draw and read the answers of a policy gradient; None where none scores more than another."""
     require_all_weights(policy)
     rows = policy.sample_tokens(task.prompts, task.samples, seed=task.seed)
     asked = [prompt for prompt in task.prompts for _ in range(task.samples)]
-    groups = np.repeat(np.arange(len(task.prompts)), task.samples)
+    cuts = _cut(rows, task.parts)
+    credit, mean = _credit(policy, task.score, asked, task.samples, rows, cuts)
+    if credit is None:
+        return None
+    read = read_scores(policy, policy.theta(), asked, rows, cuts)
+    return _gather(read, credit, task.samples, mean)
+
+
+def _cut(rows: Tokens, parts: int) -> tuple[int, ...]:
+    """Where parts of answers begin, in tokens, without the first."""
+    longest = max(map(len, rows))
+    step = -(-longest // parts)
+    return tuple(range(step, longest, step))
+
+
+def _credit(
+    policy: LoraPolicy,
+    score: Score,
+    asked: Sequence[Prompt],
+    samples: int,
+    rows: Tokens,
+    cuts: tuple[int, ...],
+) -> tuple[Floats | None, float]:
+    """What each part of each answer is worth (n, parts), or None, and the mean score."""
+    groups = _groups(len(rows), samples)
 
     def values(cut: int | None = None) -> Floats:
         answers = [policy.answer(row[:cut]) for row in rows]
-        return np.asarray(task.score(asked, answers), np.float64).reshape(-1, 1)
+        blocks = [slice(i, i + BLOCK) for i in range(0, len(rows), BLOCK)]
+        found = np.concatenate([score(asked[block], answers[block]) for block in blocks])
+        return np.asarray(found, np.float64).reshape(-1, 1)
 
     worth = values()
+    mean = float(worth.mean())
     if not centre(worth, groups).any():
-        return None
-    longest = max(map(len, rows))
-    step = -(-longest // task.parts)
-    cuts = tuple(range(step, longest, step))
+        return None, mean
     begun = np.stack([values(cut) for cut in cuts]) if cuts else np.zeros((0, *worth.shape))
-    credit = assign_credit(worth, begun, groups, DECAY**step)[..., 0]
-    read = read_scores(policy, policy.theta(), asked, rows, cuts)
-    gradient = np.einsum("npd,np->d", read, credit, optimize=True) / len(rows)
-    return Drawn(centre(read.sum(1), groups), gradient, float(worth.mean()))
+    step = cuts[0] if cuts else max(map(len, rows))
+    return assign_credit(worth, begun, groups, DECAY**step)[..., 0], mean
+
+
+def _groups(count: int, samples: int) -> Ints:
+    return np.repeat(np.arange(count // samples), samples)
+
+
+def _gather(
+    read: Floats | NDArray[np.float32], credit: Floats, samples: int, mean: float
+) -> Drawn:
+    total = np.einsum("npd,np->d", read, credit.astype(read.dtype), optimize=True)
+    whole = centre(read.sum(1, dtype=np.float64), _groups(len(read), samples))
+    return Drawn(whole, np.asarray(total / len(read), np.float64), mean)
 
 
 def read_scores(
@@ -180,6 +252,37 @@ def natural_gradient(policy: LoraPolicy, task: Task, ridge: float = 0.03) -> Pro
     if drawn is None:
         return None
     return _propose(drawn, Fisher(drawn.scores, ridge).natural(drawn.gradient[:, None])[:, 0])
+
+
+def along(
+    pool: Pool, score: Score, widen: Callable[[Floats], Floats], *, drawn: int, ridge: float = 0.03
+) -> Way:
+    """Way (b) from many answers of the start, with which each step goes on along one line.
+
+    So many answers show where a score rises far better than the few of a step, and what a step
+    costs too: on SmolLM2 the line is as straight as 3 nats are long (`experiments/LOG.md`).
+
+    Args:
+        pool: The answers; of a policy at its start.
+        score: What an answer is worth.
+        widen: Writes a direction of the pool's policy in the moving one's coordinates.
+        drawn: How many of the answers were drawn for this improvement.
+        ridge: As in `natural_gradient`.
+    """
+
+    @once
+    def find() -> Proposal | None:
+        found = pool.gradient(score)
+        if found is None:
+            return None
+        line = _propose(found, Fisher(found.scores, ridge).natural(found.gradient[:, None])[:, 0])
+        return replace(line, direction=widen(line.direction), answers=drawn)
+
+    def way(policy: LoraPolicy, task: Task) -> Proposal | None:
+        found = find()
+        return found and replace(found, answers=found.answers if task.step == 1 else 0)
+
+    return way
 
 
 def _propose(drawn: Drawn, direction: Floats) -> Proposal:
@@ -354,6 +457,7 @@ def improve(
     plan: Plan = Plan(),
     *,
     seed: int,
+    split: int | None = None,
     since: Improved | None = None,
     report: Callable[[Improved], object] = lambda state: None,
     keep: Callable[[], tuple[Guard, ...]] = tuple,
@@ -367,11 +471,12 @@ def improve(
         way: Finds the directions.
         plan: How far, and in which steps.
         seed: Of all draws.
+        split: Seed by which prompts are split, if another.
         since: Goes on from this state of an improvement with the same arguments.
         report: Called with the state at the beginning and after each step.
         keep: More guards, of the policy where it is when called.
     """
-    taught, aside = split_prompts(prompts, plan.checked, seed)
+    taught, aside = split_prompts(prompts, plan.checked, seed if split is None else split)
 
     def check(theta: Theta, *, base: bool = False) -> Checked:
         with moved(policy, theta):

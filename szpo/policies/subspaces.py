@@ -20,7 +20,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal, Self, TypeAlias, get_args
 
 import numpy as np
@@ -398,6 +398,42 @@ def every_b(sites: tuple[Site, ...], factors: Theta) -> Subspace:
     fixed = {s.a: factors.get(s.a, np.zeros((s.rank, s.inputs), np.float32)) for s in sites}
     start = {s.b: factors.get(s.b, np.zeros((s.outputs, s.rank), np.float32)) for s in sites}
     return Subspace("full", sites, fixed, start, {})
+
+
+def every_distinct_b(
+    sites: tuple[Site, ...], factors: Theta
+) -> tuple[Subspace, dict[str, NDArray[np.intp]]]:
+    """`every_b` of the same policy with B's columns for equal rows of A added up.
+
+    Adapters of one set share their A, so that only the sum of their B makes a difference. Also
+    returns, by B, the columns in which those of the sum can stand; see `widen`.
+    """
+    lean, found, places = [], {}, {}
+    for site in sites:
+        a = factors.get(site.a, np.zeros((site.rank, site.inputs), np.float32))
+        b = factors.get(site.b, np.zeros((site.outputs, site.rank), np.float32))
+        _, first, of = np.unique(a, axis=0, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        places[site.b] = first[order]
+        found[site.a] = a[first[order]]
+        found[site.b] = np.stack([b[:, of.ravel() == n].sum(1) for n in order], axis=1)
+        lean.append(replace(site, rank=len(first)))
+    return every_b(tuple(lean), found), places
+
+
+def widen(
+    direction: Floats, sites: tuple[Site, ...], places: Mapping[str, NDArray[np.intp]]
+) -> Floats:
+    """A direction over `every_distinct_b` as one over `every_b` of these sites (D,)."""
+    parts, at = [], 0
+    for site in sites:
+        columns = places[site.b]
+        end = at + site.outputs * len(columns)
+        wide = np.zeros((site.outputs, site.rank))
+        wide[:, columns] = direction[at:end].reshape(site.outputs, -1)
+        parts.append(wide.ravel())
+        at = end
+    return np.concatenate(parts)
 
 
 def split_basis(start: Theta, matrix: Floats) -> dict[str, NDArray[np.float32]]:

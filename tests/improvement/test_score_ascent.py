@@ -21,6 +21,7 @@ from szpo.improvement.score_ascent import (
     Task,
     cost,
     draw_gradient,
+    draw_pool,
     improve,
     natural_gradient,
     policy_gradient,
@@ -34,6 +35,7 @@ from szpo.optim import parameters
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
 from szpo.policies import text_guards
+from szpo.policies.basis import Fisher
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.subspaces import Subspace
 from szpo.policies.text_guards import FLUENCY, LENGTH, NAMES
@@ -117,6 +119,19 @@ def test_what_a_step_costs_is_foretold_by_other_answers(policy):
         theta = score_ascent.add(policy.start(), policy.layout, found.direction, factor)
         assert measured_kl(policy, theta) == pytest.approx(nats, rel=0.3)
     assert found.nats < told  # its own answers make it look cheaper
+
+
+def test_many_answers_of_the_start_show_one_line_which_all_steps_follow(policy):
+    pool = draw_pool(policy, ASKED, 8, seed=1)
+    way = score_ascent.along(pool, cheer, lambda line: line, drawn=96)
+    first, second = (way(policy, Task(cheer, (), 1, seed=9, step=step)) for step in (1, 2))
+    drawn = draw_gradient(policy, Task(cheer, tuple(ASKED), 8, seed=1))
+    natural = Fisher(drawn.scores, 0.03).natural(drawn.gradient[:, None])[:, 0]
+    np.testing.assert_allclose(first.direction, natural, atol=1e-4 * abs(natural).max())
+    assert (second.direction == first.direction).all()
+    assert (first.answers, second.answers) == (96, 0)
+    still = score_ascent.along(pool, alike, lambda line: line, drawn=0)
+    assert still(policy, Task(alike, (), 1, seed=9)) is None
 
 
 def measured_kl(policy: LoraPolicy, theta: Theta) -> float:
