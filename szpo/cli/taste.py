@@ -189,6 +189,7 @@ def improve(
     with Ledger.open(path) as ledger, lease.hold(ledger):
         run_taste.read(ledger, feature)  # refused before a model is loaded
         from szpo.improvement.between_rounds import describe_improving, improve_run, reporter
+        from szpo.runs.setup_progress import Stage
 
         console.doing("loading the run's model")
         with quiet():
@@ -196,7 +197,10 @@ def improve(
         helped = ""
         say: Say = (lambda line: None) if as_json else console.complain
         shown = reporter(say, nats, console.doing)
-        state = improve_run(ledger, parts, nats=nats, given=feature, report=shown)
+        state = improve_run(
+            ledger, parts, nats=nats, given=feature, report=shown,
+            progress=lambda *stage: console.doing(f"improving: {Stage(*stage)}"),
+        )  # fmt: skip
         if state.best:
             console.doing("measuring on held-out prompts")
             score = panel_evaluator.find_reward(ledger)

@@ -201,9 +201,10 @@ class Improve(Section):
     )
     way: Literal["auto", "policy", "natural", "zeroth"] = Field(
         "auto",
-        description="policy: policy gradient; natural: natural gradient; zeroth: by pairs of "
-        "perturbed policies, without gradients, and szpo verify computes the weights again; auto: "
-        "zeroth with workers, servers or 4-bit weights, else natural.",
+        description="policy: policy gradient; natural: natural gradient of as many answers of the "
+        "start as subspace.samples says (1,024); zeroth: by pairs of perturbed policies, without "
+        "gradients, and szpo verify computes the weights again; auto: zeroth with workers, "
+        "servers or 4-bit weights, else natural.",
     )
 
 

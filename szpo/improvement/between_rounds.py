@@ -6,13 +6,14 @@ waits for them, in turns of half a second or a pass of the model (`szpo.turns`):
 and no sheet waiting. What it finds is adopted between two rounds of votes.
 
 It begins at the run's recommended point, or part of the way there where that has spent more than
-half of the budget, moves every B of the adapter (`szpo.improvement.score_ascent`; without
+half of the budget, moves every B of the adapter (`szpo.improvement.score_ascent`: along the
+natural gradient that a thousand answers of the start show, which a process draws once; without
 gradients the adapters' weights, where these are the run's coordinates), and adopts the best policy
 found: its weights join the record (`szpo.ledger.theta`). Prompts for measuring and those of check
 rows are split off from the training prompts; held-out ones are never read.
 
 After each step its state is written beside the run's file. So a killed process loses at most a
-step, and ends like one that was not killed.
+step and those answers, and ends like one that was not killed.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ from szpo.replay import replay
 from szpo.runs import guards, setup_progress
 from szpo.runs.assemble import RunParts
 from szpo.runs.services import set_aside
-from szpo.runs.setup_progress import IMPROVING
+from szpo.runs.setup_progress import IMPROVING, Progress, unseen
 from szpo.taste import Taste
 from szpo.turns import Turns
 from szpo.types import Answer, Floats, Prompt, Say
@@ -132,13 +133,16 @@ def improve_run(
     given: Sequence[str] = (),
     way: str | None = None,
     report: Callable[[Improved], object] = lambda state: None,
+    progress: Progress = unseen,
 ) -> Improved:
     """Improve the run's policy on the taste of its votes, and adopt what scores higher.
 
     The run's lease is held; for arguments and errors see `search_move` and `adopt`.
     """
     begun = begin(ledger)
-    found = search_move(ledger, parts, begun, nats=nats, given=given, way=way, report=report)
+    found = search_move(
+        ledger, parts, begun, nats=nats, given=given, way=way, report=report, progress=progress
+    )
     adopt(ledger, parts, begun, found)
     return found.state
 
@@ -154,6 +158,7 @@ def search_move(
     since: Improved | None = None,
     pool: Pool | None = None,
     report: Callable[[Improved], object] = lambda state: None,
+    progress: Progress = unseen,
 ) -> Found:
     """Look for a policy that scores higher on the taste of a run's votes; it writes nothing.
 
@@ -168,6 +173,7 @@ def search_move(
         since: Goes on from this state, which an earlier call reported.
         pool: The start's answers as an earlier call returned them.
         report: Called with the state at the beginning and after each step.
+        progress: Called while the start's answers are drawn.
 
     Raises:
         RunError: the votes show no taste that has a name; after a return to the start, those now.
@@ -186,7 +192,7 @@ def search_move(
         plan, split = Plan(nats=nats, waived=waived_by(taste)), ledger.root_seed
         taught, aside = split_prompts(asked, plan.checked, split)
         if way == "natural":
-            pool = pool or _draw_pool(parts, held, taught, split)
+            pool = pool or _draw_pool(parts, held, taught, split, progress)
         whole, by = _mover(parts, held, way, seed), WAYS[way]
         now, start = replay.improved_from(ledger, held, begun.steps, begun.adopted)
         score = scorer(taste, whole, asked, seed, given)
@@ -314,7 +320,7 @@ def _mover(parts: RunParts, held: Subspace, way: str, seed: int) -> LoraPolicy:
 
 
 def _draw_pool(
-    parts: RunParts, held: Subspace, prompts: Sequence[Prompt], seed: int
+    parts: RunParts, held: Subspace, prompts: Sequence[Prompt], seed: int, progress: Progress
 ) -> Pool | None:
     """Answers of the start for `along`; None: their score functions would take too much memory."""
     assert parts.base is not None
@@ -325,7 +331,9 @@ def _draw_pool(
     )  # fmt: skip
     asked = parts.config.subspace.samples or FEATURE_SAMPLES
     each = min(asked, POOL_BYTES // (4 * PARTS * policy.dim)) // len(prompts)
-    return draw_pool(policy, prompts, each, seed=seed) if each >= 2 else None
+    if each < 2:
+        return None
+    return draw_pool(policy, prompts, each, seed=seed, progress=progress)
 
 
 def _scaled(parts: RunParts, whole: Subspace) -> Subspace:
@@ -461,7 +469,7 @@ class Improving:
             search = partial(
                 search_move, self._ledger, self._parts, begun, nats=nats,
                 given=self._parts.config.features.own, since=since, pool=self._pool,
-                report=report,
+                report=report, progress=tell,
             )  # fmt: skip
             if self._beside:
                 self._turns = Turns(search)

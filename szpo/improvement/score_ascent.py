@@ -50,6 +50,7 @@ from szpo.policies.basis import BLOCK, DECAY, PARTS, Fisher, assign_credit, cent
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.protocol import moved
 from szpo.policies.text_guards import Guard, TextFigures
+from szpo.runs.setup_progress import Progress, unseen
 from szpo.types import Answer, Floats, Ints, Layout, Prompt, Tally, Theta
 
 Score: TypeAlias = Callable[[Sequence[Prompt], Sequence[Answer]], Floats]
@@ -127,18 +128,32 @@ class Pool:
         return None if credit is None else _gather(self.scores, credit, self.samples, mean)
 
 
-def draw_pool(policy: LoraPolicy, prompts: Sequence[Prompt], samples: int, *, seed: int) -> Pool:
+def draw_pool(
+    policy: LoraPolicy,
+    prompts: Sequence[Prompt],
+    samples: int,
+    *,
+    seed: int,
+    progress: Progress = unseen,
+) -> Pool:
     """Draw and read ``samples`` answers of the start to each prompt."""
     require_all_weights(policy)
     asked = tuple(prompt for prompt in prompts for _ in range(samples))
-    rows = policy.sample_tokens(prompts, samples, seed=seed, base=True)
+    many = max(1, BLOCK // samples)
+    drawn: list[tuple[int, ...]] = []
+    for i in range(0, len(prompts), many):
+        progress("the start's answers", len(drawn), len(asked))
+        drawn += policy.sample_tokens(
+            prompts[i : i + many], samples, seed=seeds.child_seed(seed, i, "pool"), base=True
+        )
+    rows, read = tuple(drawn), list[NDArray[np.float32]]()
     cuts = _cut(rows, PARTS)
-    read = [
-        read_scores(policy, policy.start(), asked[i : i + BLOCK], rows[i : i + BLOCK], cuts)
-        for i in range(0, len(rows), BLOCK)
-    ]
-    scores = np.concatenate([each.astype(np.float32) for each in read])
-    return Pool(policy, asked, samples, rows, cuts, scores)
+    for i in range(0, len(rows), BLOCK):
+        progress("what they teach", i, len(rows))
+        block = slice(i, i + BLOCK)
+        found = read_scores(policy, policy.start(), asked[block], rows[block], cuts)
+        read.append(found.astype(np.float32))
+    return Pool(policy, asked, samples, rows, cuts, np.concatenate(read))
 
 
 def draw_gradient(policy: LoraPolicy, task: Task) -> Drawn | None:

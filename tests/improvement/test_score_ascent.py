@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from szpo import turns
+from szpo import seeds, turns
 from szpo.config import settings_file
 from szpo.data.prompts import load_shipped
 from szpo.errors import IntegrityError, UsageError
@@ -125,7 +125,7 @@ def test_many_answers_of_the_start_show_one_line_which_all_steps_follow(policy):
     pool = draw_pool(policy, ASKED, 8, seed=1)
     way = score_ascent.along(pool, cheer, lambda line: line, drawn=96)
     first, second = (way(policy, Task(cheer, (), 1, seed=9, step=step)) for step in (1, 2))
-    drawn = draw_gradient(policy, Task(cheer, tuple(ASKED), 8, seed=1))
+    drawn = draw_gradient(policy, Task(cheer, tuple(ASKED), 8, seeds.child_seed(1, 0, "pool")))
     natural = Fisher(drawn.scores, 0.03).natural(drawn.gradient[:, None])[:, 0]
     np.testing.assert_allclose(first.direction, natural, atol=1e-4 * abs(natural).max())
     assert (second.direction == first.direction).all()
