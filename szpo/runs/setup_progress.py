@@ -65,6 +65,7 @@ def writing(run: Path, suffix: str = SUFFIX) -> Iterator[Progress]:
                 file = None
 
         def report(name: str, done: int, of: int) -> None:
+            stages.pop(name, None)  # the last one told is the one that goes on
             stages[name] = done, of
             if file is not None:
                 text = json.dumps([[name, *parts] for name, parts in stages.items()])
