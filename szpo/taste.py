@@ -132,7 +132,7 @@ class Taste:
 
     def instruction(self) -> str:
         """What is liked as one instruction for a system turn."""
-        return f"Write answers like these: {'; '.join(said for said, _ in self.claims)}."
+        return f"Write answers that are liked here: {'; '.join(said for said, _ in self.claims)}."
 
     def entries(self, given: Sequence[str] = ()) -> tuple[Entry, ...]:
         """What counts its features here; ``given``: the user's own ones that are code, anew.

@@ -115,6 +115,10 @@ STILL: Final = (
     "nothing has moved: this run explains its votes; szpo improve moves the model by them, or a "
     "run with coordinates (subspace.kind)"
 )
+NOT_YET: Final = (
+    "nothing has moved: this run improves its model once its votes show a taste, and keeps what "
+    "scores higher"
+)
 PLACE: Final = "on held-out prompts"
 MANY_EVEN: Final = 0.25
 """From this share of ties on it is reported, since ties hold the win rate near one half."""
@@ -307,7 +311,9 @@ def _read(ledger: Ledger) -> Improvement:
 
 def why_at_start(ledger: Ledger) -> str | None:
     """Why the run recommends the weights that it began with; None where it does not."""
-    return policy_checks.why_back(ledger) or (STILL if theta.is_still(ledger) else None)
+    improves = ledger.spec.get("config", {}).get("improve", {}).get("nats")
+    still = (NOT_YET if improves else STILL) if theta.is_still(ledger) else None
+    return policy_checks.why_back(ledger) or still
 
 
 def require_moving(ledger: Ledger) -> None:

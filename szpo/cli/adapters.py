@@ -179,7 +179,7 @@ def answer(
         "default: newest run.",
     ),
     mix: str | None = typer.Option(
-        None, "--mix", help='Nats of each adapter, such as "positive in tone=1.2, commas=-.5".'
+        None, "--mix", help='Nats of each adapter, such as "positive tone=1.2, commas=-.5".'
     ),
     prompt: list[str] = typer.Option([], "--prompt", "-p", help="Ask this; may be repeated."),
     prompts: int = typer.Option(
@@ -233,10 +233,10 @@ def answer(
 
 
 def read_mix(text: str) -> dict[str, float]:
-    """Nats by name from a text such as "positive in tone=1.2, commas=-.5".
+    """Nats by name from a text such as "positive tone=1.2, commas=-.5".
 
-    >>> read_mix("positive in tone=1.2, commas=-.5")
-    {'positive in tone': 1.2, 'commas': -0.5}
+    >>> read_mix("positive tone=1.2, commas=-.5")
+    {'positive tone': 1.2, 'commas': -0.5}
     """
     found: dict[str, float] = {}
     for part in text.split(","):
@@ -248,7 +248,7 @@ def read_mix(text: str) -> dict[str, float]:
         if not sign or not abs(nats) <= 100 or name.strip() in found:
             raise UsageError(
                 f"--mix: {part.strip()!r} is not NAME=NATS, each name once, up to 100 nats; write "
-                '"positive in tone=1.2, commas=-.5"'
+                '"positive tone=1.2, commas=-.5"'
             )
         found[name.strip()] = nats
     return found

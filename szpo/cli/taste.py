@@ -82,9 +82,10 @@ def taste(
     if left := len(every) - len(listed):
         console.say(f"and {left} more below {LISTED:g}")
     console.say(
-        "weight: logits for one spread more of the feature, expected over all explanations"
+        "weight: logits for one standard deviation more of the feature, expected over all "
+        "explanations; from, to and usual: in standard deviations; beyond from and to a text "
+        "counts no further"
     )
-    console.say("the others are in spreads; beyond these values a text counts no further")
     if out is not None:
         console.say(f"wrote {out}; szpo score FILE --taste {out} scores texts by it")
     elif found.describes:

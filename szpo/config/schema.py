@@ -331,7 +331,7 @@ class Config(Section):
     @property
     def shows_own(self) -> bool:
         """Whether all rows are pairs of the policy's own answers; see `Settings.own_share`."""
-        return self.picks_pairs and self.coordinates == "features"
+        return self.picks_pairs and self.coordinates != "adapters"
 
     @property
     def sheet(self) -> int:

@@ -131,7 +131,7 @@ def prepare(
     if loaded.adapter is not None:
         say("adapter.rank, targets and layers are those of the starting adapter")
     if config.coordinates == "none":
-        say("no coordinates: votes are explained, and the model does not move")
+        say(subspace_setup.describe_none(config))
         if loaded.adapter is None:
             return Base(host, Subspace("none", (), {}, {}, {}))
         sites, conv1d = host.places(config.adapter, _start_config(loaded))

@@ -56,7 +56,7 @@ ROUNDED: Final = {"rounded": "fp16", "credit": "by parts"}
 """How coordinates of named features are made; part of their key."""
 RATES: Final = {"kind", "model", "base_url", "ask", "temperature", "max_tokens"}
 """Settings of a judge on which its ratings depend."""
-MAKING: Final = 30_000
+MAKING: Final = 12_000
 """Answers that a usual set of adapters takes, roughly."""
 Origin: TypeAlias = Literal["made", "cache", "shipped"]
 """Whether a basis was made for this run, or shared: from the cache, or from the package."""
@@ -237,11 +237,11 @@ def take_set(config: Config) -> tuple[Config, str]:
         if entry is not None:
             name = json.dumps(entry)
             return config.in_adapters([entry]), (
-                f"adapters: the set {name} is for this model; subspace.kind=features leaves it out"
+                f"adapters: votes mix this model's set {name}; without it: subspace.kind=features"
             )
     return config, (
         f"adapters: none for this model; szpo adapters make --model {config.model.name} makes "
-        f"sixteen, from some {MAKING:,} of its answers that nobody reads"
+        f"a set, from some {MAKING:,} of its answers that nobody reads"
     )
 
 
@@ -297,10 +297,16 @@ def describe_making(report: Mapping[str, Any]) -> str:
             return seconds
 
 
+def describe_none(config: Config) -> str:
+    """Say what a run without coordinates does with its votes."""
+    moved = "improving moves the model" if config.improve.nats else "the model does not move"
+    return f"no coordinates: votes are explained, and {moved}"
+
+
 def describe_plan(config: Config, found: Subspace | None, answers: int) -> str:
     """Say what a run's set-up will be, in one sentence; ``answers``: those that it needs."""
     if config.coordinates == "none":
-        return "none: this run explains votes, and the model does not move"
+        return describe_none(config)
     if found is not None:
         return f"basis {describe_making(found.report)}; nothing is measured again"
     if config.model.adapter is not None:

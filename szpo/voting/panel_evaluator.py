@@ -472,12 +472,12 @@ def visit(
             try:
                 step.submit(panel, [comparison for comparison, _ in chosen])
             except NobodyLeftError:
-                if not leave:  # else a person has just taken the last seat
-                    raise
+                if not leave and not _are_read(ledger, chosen[0][0].step):
+                    raise  # else a person has the last seat, and votes or loses it
         added = _count_votes(ledger, before)
         cast += added
         if limit is not None and (cast >= limit or len(chosen) < len(asked)):
-            return cast, f"{cast} of {limit} votes are cast"
+            return cast, f"at most {limit} were asked for"
         if once:
             return cast, "nothing else is open"
         if driven and not held and not added:
@@ -559,6 +559,17 @@ def leave_to_people(
     free = [pair for pair in asked if pair[0].id not in theirs]
     reserved = max(0, leave - len(theirs))
     return free[: len(free) - reserved] if reserved else free
+
+
+def _are_read(ledger: Ledger, step: int) -> bool:
+    """Whether a person has an unanswered comparison of the step before them."""
+    held = (
+        "SELECT 1 FROM assignments a JOIN panelists p USING (panelist) "
+        "JOIN comparisons c USING (comparison) WHERE p.kind = 'person' AND c.kind = 'train' "
+        "AND c.run = ? AND c.step = ? AND a.expires_us > ? AND NOT EXISTS "
+        "(SELECT 1 FROM votes v WHERE v.assignment = a.assignment)"
+    )
+    return bool(ledger.query(held, (ledger.run, step, ledger.clock())))
 
 
 def _affordable(asked: list[tuple[Comparison, int]], left: int) -> list[tuple[Comparison, int]]:

@@ -81,7 +81,7 @@ def test_trls_trainers_can_call_it_with_texts_and_messages():
 def test_a_run_says_what_its_votes_like_without_its_model(run):
     found = run_taste.read(run)
     assert found.words.startswith("fewer commas (")
-    assert found.instruction().startswith("Write answers like these: fewer commas")
+    assert found.instruction().startswith("Write answers that are liked here: fewer commas")
     assert (found.verdicts, found.people) == (64, 0)
     few, many = found.score(["?", "?"], ["Well, it is", "Well, it is, you, see"])
     assert few > many

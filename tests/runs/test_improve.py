@@ -231,6 +231,7 @@ def test_a_run_improves_at_each_doubling_and_goes_on_after_a_kill(tmp_path, caps
     with Ledger.open(path) as ledger:
         applied, due = ledger.last_applied() + 1, between_rounds.last_due(ledger)
         assert due == applied and adopted.last_adopted(ledger) is None and len(made) == 1
+        assert "improves its model once its votes show" in str(improvement.why_at_start(ledger))
     capsys.readouterr()
     assert call(["run", "--resume", str(path)]) in (0, 1)
     told = capsys.readouterr().err

@@ -131,7 +131,7 @@ def test_a_vote_limit_begins_only_whole_comparisons(tmp_path):
         cast, why = simulate(ledger, judged.judges, limit=limit, once=limit is None)
         if limit is not None:
             assert cast == 2 * (limit // 2)
-            assert "votes are cast" in why
+            assert "were asked for" in why
 
     drive(ledger, LedgerEvaluator(service), 1, wait=wait)
     assert next(limits, None) is None
@@ -200,3 +200,22 @@ def test_colleagues_leave_a_comparison_of_each_step_to_the_person(tmp_path):
     drive(ledger, LedgerEvaluator(service), 2, wait=wait)
     assert left == [1, 1]
     assert reads == [0, 0, 0, 1, 1, 1], "one comparison at a time"
+
+
+def test_a_comparison_that_a_person_has_open_is_no_error(tmp_path):
+    judged = panel()
+    ledger = create(tmp_path / "run.db", judged)
+    service, why = VoteService(ledger), list[str]()
+    person = service.enroll("person", "P-01")
+
+    def wait() -> None:
+        seat = service.assign(person)
+        assert seat is not None
+        while len(OpenComparisons(ledger).lacking()) > 1:
+            why.append(simulate(ledger, judged.judges, once=True)[1])
+        why.append(simulate(ledger, judged.judges, once=True)[1])
+        service.cast(VoteRequest(seat.id, "A", idem=seat.id))
+
+    drive(ledger, LedgerEvaluator(service), 1, wait=wait)
+    assert {*why} == {"nothing else is open"}
+    assert len(ledger.query("SELECT * FROM votes")) == 4

@@ -197,7 +197,9 @@ def test_a_model_is_asked_without_set_up_and_has_nothing_to_export(tmp_path, cap
     path = folder_run.make(
         tmp_path, "subspace.kind=none", "optimizer.D=1", "panel.verdict=rows", "run.votes=8"
     )
-    assert "nothing has moved" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "votes are explained, and the model does not move" in told.err
+    assert "szpo improve moves the model" in told.out
     assert call(["verify", str(path)]) == 0
     assert call(["export", str(path), "--out", str(tmp_path / "adapter")]) == 2
     assert not (tmp_path / "adapter").exists()
