@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BeforeValidator, model_validator
 
-from szpo.config.section import Section, checked
+from szpo.config.section import Section, checked, suggest
 from szpo.errors import UsageError
 from szpo_simulators.start import even_shares
 from szpo_simulators.study import Cell
@@ -270,13 +270,11 @@ def cells(plan: Plan, parts: Sequence[str] = (), seeds: Sequence[int] = ()) -> l
 
     Args:
         plan: The frozen plan.
-        parts: Letters of parts or labels of groups; empty: the plan's ``only``.
+        parts: Letters of parts, or labels of groups or what only one of them begins with; empty:
+            the plan's ``only``.
         seeds: Seeds to include; empty: all.
     """
-    known = {group.part for group in plan.groups} | {group.label for group in plan.groups}
-    if wrong := [part for part in parts if part not in known]:
-        raise UsageError(f"compare: no part {wrong[0]}; there are {', '.join(sorted(known))}")
-    parts = parts or plan.only
+    parts = [_complete(plan, part) for part in parts] or plan.only
     found = [
         cell(plan, group, seed)
         for group in plan.groups
@@ -287,3 +285,15 @@ def cells(plan: Plan, parts: Sequence[str] = (), seeds: Sequence[int] = ()) -> l
     if not found:
         raise UsageError("compare: no cell is left; widen --only or --seeds")
     return found
+
+
+def _complete(plan: Plan, part: str) -> str:
+    """The letter of a part, or the label of a group from its beginning."""
+    labels = [group.label for group in plan.groups]
+    letters = sorted({group.part for group in plan.groups})
+    begun = [label for label in labels if label.startswith(part)]
+    found = [part] if part in (*letters, *labels) else begun
+    if len(found) != 1:
+        hint = suggest(part, begun or labels) or ";"
+        raise UsageError(f"compare: no part or group {part}{hint} parts: {', '.join(letters)}")
+    return found[0]

@@ -21,6 +21,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -170,12 +171,16 @@ def run_cells(console: Console, store: Store, wanted: Sequence[Cell], jobs: int 
     """
     failures: list[str] = []
     quarters: dict[str, int] = {}
+    began: dict[str, float] = {}
+    rest_of: dict[str, float] = {}
 
     def count_left() -> tuple[int, str]:
-        left = guess_seconds(store, wanted)
+        left = guess_seconds(store, wanted, rest_of)
         return len(wanted) - len(left), format_duration(sum(left) / jobs)
 
     def report(cell: Cell, share: float, state: str = "") -> None:
+        if share > 0:
+            rest_of[cell.name] = (time.monotonic() - began[cell.name]) * (1 - share) / share
         quarter = 5 if state else int(4 * share)
         if quarter > quarters.get(cell.name, -1):
             quarters[cell.name] = quarter
@@ -190,6 +195,7 @@ def run_cells(console: Console, store: Store, wanted: Sequence[Cell], jobs: int 
         with claim(store.lock_path(cell), wait=wait) as lock:
             if lock is not None and not store.record_path(cell).exists():
                 to_user.doing(f"computing the cell {cell.name}")
+                began[cell.name] = time.monotonic()
                 problem = store.run(cell, lock, partial(report, cell))
                 if problem is not None:
                     failures.append(f"{cell.name}: {problem}")
@@ -198,7 +204,8 @@ def run_cells(console: Console, store: Store, wanted: Sequence[Cell], jobs: int 
 
     finished, rest = count_left()
     where = "one process, which others may share" if jobs == 1 else f"{jobs} processes"
-    console.print(f"{len(wanted)} cells, {finished} finished; about {rest} in {where}")
+    cells = to_user.count(len(wanted), "cell")
+    console.print(f"{cells}, {finished} finished; about {rest} in {where}")
     with ThreadPoolExecutor(jobs) as pool:
         done = list(pool.map(partial(work, wait=False), wanted))
         left = [cell for cell, whole in zip(wanted, done, strict=True) if not whole]
@@ -206,8 +213,13 @@ def run_cells(console: Console, store: Store, wanted: Sequence[Cell], jobs: int 
     return sorted(failures)
 
 
-def guess_seconds(store: Store, cells: Sequence[Cell]) -> list[float]:
-    """Expected seconds of each unfinished cell: those of finished cells with its label, if any."""
+def guess_seconds(
+    store: Store, cells: Sequence[Cell], rest_of: Mapping[str, float]
+) -> list[float]:
+    """Expected seconds of each unfinished cell: those of finished cells with its label, if any.
+
+    ``rest_of`` has what those at work still take, by name.
+    """
     took: dict[str, list[float]] = {}
     left = []
     for cell in cells:
@@ -217,7 +229,7 @@ def guess_seconds(store: Store, cells: Sequence[Cell]) -> list[float]:
         else:
             took.setdefault(cell.label, []).append(found["elapsed"])
     means = {label: sum(each) / len(each) for label, each in took.items()}
-    return [means.get(cell.label, cell.guess) for cell in left]
+    return [rest_of.get(cell.name, means.get(cell.label, cell.guess)) for cell in left]
 
 
 def format_duration(seconds: float) -> str:

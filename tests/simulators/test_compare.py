@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -237,7 +238,11 @@ def test_votes_asked_before_the_first_step_are_not_earned_back_by_a_line(quick):
     [
         ("", "give --preset tiny, published or smollm2, a --plan, or two runs"),
         ("--preset huge", 'no preset "huge"; there are: published, quick, smollm2, tiny'),
-        ("--preset smollm2 --only simpo", "no part simpo; there are A, T, "),
+        ("--preset smollm2 --only simpo", "no part or group simpo; parts: A, T"),
+        (
+            "--preset smollm2 --only sentiment-regresion",
+            '"sentiment-batch-regression"? parts',
+        ),
         ("one --preset tiny", "a preset, a plan or runs, not several"),
         ("--preset tiny --seeds 0", "no cell is left"),
         ("--preset tiny --seeds one", "seeds 'one'; write them as"),
@@ -360,11 +365,12 @@ def test_two_at_once_share_the_cells_and_do_each_once(store):
 def test_a_cell_that_fails_is_named_in_a_line_and_the_others_go_on(store, monkeypatch):
     monkeypatch.setenv("BREAKS", "a")
     console = Console(record=True, file=io.StringIO(), width=200)
-    failures = stores.run_cells(console, store, CELLS)
+    failures = stores.run_cells(console, store, [replace(one, guess=3600.0) for one in CELLS])
     assert len(failures) == 3 and all("no such wonder" in line for line in failures)
     assert [store.read(cell) is None for cell in CELLS] == [True, False] * 3
     said = [line for line in console.export_text().splitlines() if CELLS[1].name in line]
     assert [line.split()[2] for line in said] == ["50%,", "done,"]
+    assert said[0].endswith("about 4 h 0 min left")  # its own rest is that of its 50 %
     monkeypatch.delenv("BREAKS")
     assert stores.run_cells(QUIET, store, CELLS) == []
     assert len(read_started(store)) == 3 + 3 + 3  # those that were done are not done again
@@ -494,7 +500,8 @@ votes = 8
 
 
 def test_parts_and_seeds_choose_cells(quick, tmp_path):
-    assert [c.label for c in plans.cells(quick, ["B"])] == ["hostile-regression"]
+    for part in ("B", "hostile"):  # a part, or what one group alone begins with
+        assert [c.label for c in plans.cells(quick, [part])] == ["hostile-regression"]
     assert [c.spec["seed"] for c in plans.cells(quick, ["A"], [1])] == [1]
     assert plans.Group(part="A", name="x", method="dpo", votes=4, seeds=5).seeds == (5,)
     best_of = plans.cell(quick, quick.groups[3], 0).spec

@@ -199,7 +199,7 @@ def test_a_participant_comes_agrees_votes_and_is_shown_the_code(tmp_path, chromi
         page.get_by_role("heading", name="Welcome to the panel").wait_for()
         assert not {PID, token} & {*page.url.split("="), *page.content().split('"')}
         welcome = page.inner_text("#szpo-root")
-        assert "You are asked for 1 comparisons." in welcome
+        assert "Comparisons that you are asked for: 1." in welcome
         # The run's own figures, 400 comparisons and 16 hours, are none of a participant's.
         assert "400" not in welcome and "about 75 seconds in all" in welcome
         assert violations(page) == []

@@ -413,8 +413,8 @@ def test_who_waits_reads_what_a_round_did_but_not_which_side_it_preferred(staged
         "step": 0, "votes": 4, "people": 3, "same": 2, "pairs": 2, "moved": "first",
     }  # fmt: skip
     assert (
-        "Votes in round 1: 4, from 3 people; of 2 pairs of votes on the same texts, 2 agreed; "
-        "the model took its first step." in html_of(ann.at, stage)
+        "Votes in round 1: 4, from 3 people; pairs of votes on the same texts: 2, of which 2 "
+        "agreed; the model took its first step." in html_of(ann.at, stage)
     )
     stage.advance()
     answer_all(*people[:2], liked=liked)
@@ -434,13 +434,13 @@ def test_people_read_their_own_share_and_time(staged):
     own = ann.do("look").progress
     assert (own.given, own.spent_s < 60) == (1, True)
     assert "1 by you · 1 of" in html_of(ann.at, stage)
-    assert "You gave 1 of the 1 votes; reading took you under a minute." in html_of(ann.at, stage)
+    assert "Votes so far: 1, yours: 1; reading took you under a minute." in html_of(ann.at, stage)
     stage.clock.forward(400)  # ben's second comparison is shown only after it
     answer_all(ben, Person(stage, "cas"), dwell_ms=120_000)
     assert ben.do("look").progress.spent_s == pytest.approx(120, abs=5)
     stage.advance(until_step=1)
     assert ben.do("look").state == "finished"
-    assert "You gave 2 of the 4 votes; reading took you about 2 minutes." in html_of(ben.at, stage)
+    assert "Votes so far: 4, yours: 2; reading took you about 2 minutes." in html_of(ben.at, stage)
 
 
 def test_who_comes_later_reads_the_median_time_that_people_took(staged):

@@ -160,7 +160,7 @@ def test_the_welcome_page_says_what_decides_whether_people_stay():
         ),
     )  # fmt: skip
     reported = re.sub(r"\s+", " ", Outline(made).text)
-    assert "about 34 comparisons for you, of 200 that are left for 6 people" in reported
+    assert "comparisons for you: about 34, of 200 that are left for 6 people" in reported
     assert "at most about 2 minutes of reading each, about 54 minutes in all" in reported
     for told in ("Lab <L>", "lab@example.org", "12 EUR an hour", "My own <b>terms</b>."):
         assert told in reported

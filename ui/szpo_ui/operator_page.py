@@ -26,6 +26,7 @@ from markupsafe import Markup
 from pydantic import ValidationError
 
 from szpo.analysis import charts, html_report, improvement, vote_rows
+from szpo.cli import console
 from szpo.errors import SzpoError
 from szpo.ledger.canonical import canonical
 from szpo.ledger.run_spec import recorded_settings
@@ -341,7 +342,14 @@ _WAIT: Final = (
 @cache
 def _environment() -> Environment:
     return environment(
-        filters={"num": number, "span": span, "moment": moment, "clock": clock, "rounds": rounds},
+        filters={
+            "num": number,
+            "things": console.count,
+            "span": span,
+            "moment": moment,
+            "clock": clock,
+            "rounds": rounds,
+        },
         names={
             "line": line,
             "choices": ENGLISH.choices,
