@@ -28,7 +28,7 @@ from szpo.ledger.theta import recommended_digest
 from szpo.metrics import Share, share
 from szpo.runs import status
 from szpo.types import Floats
-from szpo.voting import calibration_and_finals, policy_checks
+from szpo.voting import policy_checks
 
 LAST_PAIRS: Final = "last pairs"
 
@@ -96,9 +96,7 @@ def read_last_pairs(ledger: Ledger) -> LastPairs | None:
     ]
     if alike:
         rows = vote_rows.read_evidence(ledger)
-        counted = calibration_and_finals.final_results(
-            rows.totals.final, rows.totals.trainers, rows.run.finals
-        )
+        counted = rows.final
         if counted is not None and rows.run.finals[counted.order] == digest:
             pairs, tuned = sum(len(orders.comparisons(each)) for each in alike), counted.tuned
             new, start = round(tuned.hits), round(tuned.of - tuned.hits)
@@ -277,9 +275,7 @@ def _read(ledger: Ledger) -> Improvement:
     if any(order.closed_us is not None for order in placed):
         rows = vote_rows.read_evidence(ledger)
         trained = rows.totals.steps().total()
-        counted = calibration_and_finals.final_results(
-            rows.totals.final, rows.totals.trainers, rows.run.finals
-        )
+        counted = rows.final
         after = None if counted is None else (placed[counted.order].result or {}).get("after")
         if after is not None and after != ledger.last_applied():
             earlier = f"it was compared after step {after}, and votes have moved it since"

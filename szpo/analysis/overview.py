@@ -32,7 +32,6 @@ from szpo.metrics import (
 from szpo.runs.budget import WORDS_PER_MINUTE
 from szpo.runs.guards import Bands
 from szpo.runs.status import planned_rounds
-from szpo.voting import calibration_and_finals
 from szpo.voting.step_record import StepReport
 
 HOUR_US = 3_600_000_000
@@ -59,9 +58,7 @@ def overview(evidence: Evidence) -> dict[str, Any]:
             "heading": share(hits, of),
             "value": log_odds(hits, of),
             "better_side": _better_side(evidence, {value["step"] for value in values[-WINDOW:]}),
-            "final": calibration_and_finals.final_results(
-                evidence.totals.final, evidence.totals.trainers, evidence.run.finals
-            ),
+            "final": evidence.final,
         },
         "speed": speed,
         "cost": _cost(evidence, progress, speed),

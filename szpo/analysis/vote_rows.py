@@ -38,6 +38,7 @@ from szpo.runs import budget, guards
 from szpo.runs.guards import Bands
 from szpo.types import DECIDED, Comparison, Floats, Ints, Kind
 from szpo.voting import counting, pauses, withdrawals
+from szpo.voting.calibration_and_finals import FinalCount, final_results
 from szpo.voting.step_record import StepReport, flatten, read_steps
 from szpo.voting.steps import recorded_query
 
@@ -466,6 +467,11 @@ class Evidence:
     def totals(self) -> VoteTotals:
         """Totals of the votes, computed at first use."""
         return total_votes(self.votes)
+
+    @property
+    def final(self) -> FinalCount | None:
+        """The last blind comparison of the tuned policy with the base; None without a vote."""
+        return final_results(self.totals.final, self.totals.trainers, self.run.finals)
 
 
 def read_evidence(ledger: Ledger, *, live: bool = False) -> Evidence:

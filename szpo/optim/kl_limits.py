@@ -174,8 +174,8 @@ def choose_share(
 FIGURES: Final = ("logprob", "tokens", "margin")
 """Figures of an answer: log-probability per token under the base, length, own-prompt margin."""
 LIMITS: Final = {"logprob": (-0.5, math.inf), "tokens": (-0.2, 0.2), "margin": (-0.25, math.inf)}
-"""Changes of `FIGURES` that guards allow, as in `szpo.policies.text_guards`: log-probability in
-nats, the others as shares of the start's."""
+"""Changes of `FIGURES` that guards allow: log-probability in nats, the others as shares of the
+start's."""
 LEAST_KL_PREDICTED: Final = 0.2
 """A move is not shrunk below these nats, |z|²/2: it would not be worth making."""
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from szpo import seeds
 from szpo.metrics import distinct_n
+from szpo.optim.kl_limits import LIMITS
 from szpo.policies.protocol import BaseScorer, Speaker
 from szpo.types import Answer, Floats, Ints, Prompt
 
@@ -150,7 +151,7 @@ def margins_in_turn(
 
 READ_AGAIN = 2
 """Answers per prompt that the base model reads; their mean's error is far below the limit."""
-MOST_DROP, LEAST_VARIETY, LENGTHS, LEAST_MARGIN = 0.5, 0.9, (0.8, 1.2), 0.75
+LEAST_VARIETY = 0.9
 FLUENCY = "log-probability per token under the base"
 VARIETY = "distinct-2 against the base"
 LENGTH = "length against the base"
@@ -234,9 +235,9 @@ def guards(before: TextFigures, after: TextFigures) -> tuple[Guard, ...]:
     drop = before.logprob - after.logprob
     variety = after.distinct2 / before.distinct2 if before.distinct2 else 1.0
     length = after.tokens / before.tokens if before.tokens else 1.0
-    low, high = LENGTHS
+    most, (low, high) = -LIMITS["logprob"][0], (1 + each for each in LIMITS["tokens"])
     found = (
-        Guard(FLUENCY, -drop, f"drops at most {MOST_DROP}", drop <= MOST_DROP),
+        Guard(FLUENCY, -drop, f"drops at most {most}", drop <= most),
         Guard(VARIETY, variety, f"at least {LEAST_VARIETY:.2f}", variety >= LEAST_VARIETY),
         Guard(LENGTH, length, f"{low:.2f} to {high:.2f}", low <= length <= high),
     )
@@ -244,7 +245,8 @@ def guards(before: TextFigures, after: TextFigures) -> tuple[Guard, ...]:
         return found
     share = after.margin / before.margin
     fewer = f", {after.others} other prompts instead of {OTHERS}" if after.others < OTHERS else ""
-    return (*found, Guard(TOPIC, share, f"at least {LEAST_MARGIN}{fewer}", share >= LEAST_MARGIN))
+    least = 1 + LIMITS["margin"][0]
+    return (*found, Guard(TOPIC, share, f"at least {least}{fewer}", share >= least))
 
 
 def topic_gap(before: TextFigures, after: TextFigures) -> str | None:
