@@ -27,7 +27,7 @@ from szpo.config.schema import Config
 from szpo.data.prompts import load_configured
 from szpo.improvement import score_ascent
 from szpo.improvement.between_rounds import WAYS
-from szpo.models import loading
+from szpo.models import loading, named_models
 from szpo.models.lora import Site
 from szpo.models.sampling import Sampling
 from szpo.policies.backend import LocalBackend
@@ -104,7 +104,7 @@ def make(folder: Path) -> None:
     from transformers import initialization as init
 
     left_out = shutil.ignore_patterns("*.safetensors", "config.json")
-    shutil.copytree(loading.locate("smollm2"), folder, ignore=left_out)
+    shutil.copytree(named_models.locate("smollm2"), folder, ignore=left_out)
     config = LlamaConfig(
         vocab_size=49152, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16,
         num_attention_heads=32, num_key_value_heads=8, tie_word_embeddings=False, dtype="bfloat16",

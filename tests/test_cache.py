@@ -6,7 +6,7 @@ import pytest
 
 from szpo import cache, files
 from szpo.errors import ResourceError, UsageError
-from szpo.models import loading
+from szpo.models import named_models
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,6 @@ def test_without_a_home_the_cache_is_asked_for(monkeypatch):
         cache.cache_dir()
     assert files.expand("~/x") == Path("~/x")
     with pytest.raises(UsageError, match="not found"):
-        loading.locate("~nobody-at-all/model")
+        named_models.locate("~nobody-at-all/model")
     monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache")
     assert cache.cache_dir() == Path("/var/cache/szpo")

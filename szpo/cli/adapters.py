@@ -20,7 +20,7 @@ from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.errors import RunError, UsageError
 from szpo.features import own
-from szpo.runs import assemble, setup_progress
+from szpo.runs import assemble, run_engine, setup_progress
 
 if TYPE_CHECKING:
     from szpo.runs.other_weights import Mixer
@@ -72,19 +72,18 @@ def make(
     if not 0.05 <= nats <= 20:
         raise UsageError(f"--nats {nats:g}: give 0.05 to 20; 1.5 to 3 can be seen and stay fluent")
     config = _settings(preset, [*([f"model.name={model}"] if model else []), *sets])
+    run_engine.check_files(config)
     tiny = config.model.name == "tiny"
     liked = {text: tastes.load(own.split(text)[1], runs, feature) for text in taste}
     from szpo.data import prompts as prompt_files
     from szpo.improvement import adapter_set, aims
     from szpo.models import adapters
     from szpo.policies import language_model
-    from szpo.runs import run_engine
 
     usual = () if liked else aims.USUAL_TINY if tiny else aims.USUAL
     wanted = aims.read(
         of or usual, [aims.of_taste(text, found, feature) for text, found in liked.items()]
     )
-    language_model.check_files(config)
     config = run_engine.choose_device(config)
     chosen = assemble.fit_prompts(config, prompt_files.load_configured(config.prompts)).train
     making = adapter_set.Making(nats=nats, answers=answers, seed=seed)
@@ -204,7 +203,7 @@ def answer(
     if mix is None and not page:
         raise UsageError('give --mix "NAME=NATS, …", or --page for sliders')
     wanted = {} if mix is None else read_mix(mix)
-    with _open(run, folder, sets) as mixer:
+    with _open(run, folder, sets, wanted) as mixer:
         own = mixer.encode(prompt)
         if page:
             console.doing("")
@@ -255,19 +254,32 @@ def read_mix(text: str) -> dict[str, float]:
 
 
 @contextmanager
-def _open(run: str | None, folder: Path, sets: list[str]) -> Iterator[Mixer]:
+def _open(
+    run: str | None, folder: Path, sets: list[str], wanted: Mapping[str, float]
+) -> Iterator[Mixer]:
     """The mixer of a run, or of a set under the sampling that it was made for."""
     from szpo.models import adapters
-    from szpo.runs import other_weights
+    from szpo.policies import subspaces
 
     place = None if run is None else adapters.shipped(run) or files.expand(run)
     if place is not None and place.is_dir():
         sampling = adapters.read_set(place).get("sampling", {})
         own = [f"generation.{name}={json.dumps(value)}" for name, value in sampling.items()]
         own.append(f"subspace.adapters={json.dumps([run])}")
-        yield other_weights.mixer_of_set(settings_file.load(sets=[*own, *sets]), console.complain)
+        config = settings_file.load(sets=[*own, *sets])
+        subspaces.require_named(wanted, [each.name for each in adapters.find([str(run)])])
+        run_engine.check_files(config)
+        from szpo.runs import other_weights
+
+        yield other_weights.mixer_of_set(config, console.complain)
         return
     if sets:
         raise UsageError("--set goes with a set's folder; a run keeps its settings")
     with run_paths.look(run_paths.find(run, folder)) as ledger:
+        names = ledger.spec.get("space", {}).get("names")
+        if not names:
+            raise UsageError("this run has no named adapters to mix; see: szpo adapters --help")
+        subspaces.require_named(wanted, names)
+        from szpo.runs import other_weights
+
         yield other_weights.mixer_of_run(ledger, console.complain)

@@ -127,7 +127,12 @@ def check(args: Arguments, recipe: Any, folder: Path) -> Config:
     if method == "notebook-dpo":
         own += [f"model.quantization={recipes.NOTEBOOK_QUANTIZATION}",
                 f"model.dtype={recipes.NOTEBOOK_DTYPE}"]  # fmt: skip
-    return settings_file.load(args.file, preset_name=args.preset, sets=[*own, *args.sets])
+    config = settings_file.load(args.file, preset_name=args.preset, sets=[*own, *args.sets])
+    if args.run is None:
+        from szpo.runs import run_engine
+
+        run_engine.check_files(config)
+    return config
 
 
 def share_votes(args: Arguments, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -280,9 +285,7 @@ def _choose_prompts(
     from szpo.baselines import registry, self_rewarding
     from szpo.data import prompts
     from szpo.models import loading
-    from szpo.policies import language_model
 
-    language_model.check_files(config)
     if args.method == "sft" or (
         args.pairs is not None and args.method in (*registry.OFFLINE, "reward-model")
     ):

@@ -50,10 +50,12 @@ def grow(
     read = prompt_files.load(source, heldout=0.0)
     config = settings_file.load(None, preset_name=preset, sets=sets)
     run_paths.fresh(out)
+    from szpo.runs import run_engine
+
+    run_engine.check_files(config)
     from szpo.baselines.actor import Actor
     from szpo.policies import language_model
 
-    language_model.check_files(config)
     plain = language_model.load_plain(config, console.complain)
     actor = Actor(
         plain.loaded,

@@ -14,6 +14,7 @@ from szpo.data import text_files
 from szpo.errors import StorageError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_tables
+from szpo.models import named_models
 from szpo.runs import known_addresses
 
 
@@ -93,6 +94,7 @@ def scorer(
     if is_file:
         text_files.inspect_file(Path(source), "preference file")
     path = Path(source) if is_file else run_paths.find(source, folder)
+    named_models.locate(model)
     from szpo.judges import pair_scorer as scoring
     from szpo.models import loading
 

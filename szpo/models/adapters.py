@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from szpo import cache, files
 from szpo.errors import StorageError, UsageError
 from szpo.models import lora, weight_files
 from szpo.models.lora import Site
-from szpo.models.named_models import download, is_hub_id
+from szpo.models.named_models import ADAPTER_CONFIG, download, is_hub_id
 from szpo.models.weight_files import list_first
 from szpo.types import Theta
 
@@ -36,8 +35,6 @@ SHIPPED: Final = Path(__file__).parents[1] / "data" / "adapters"
 UNFINISHED: Final = ".start-"
 """How a file begins that lies in a set's folder until the set is whole."""
 
-
-ADAPTER_CONFIG = "adapter_config.json"
 
 PLAIN_LORA_ONLY = (
     "use_dora",
@@ -229,7 +226,7 @@ def read_adapter(path: Path, *, patterns: bool = False) -> Adapter:
         what = "it" if patterns else "a starting adapter"
         raise UsageError(f"adapter {path} is of type {kind}; {what} must be LORA")
     tensors = {
-        name: tensor.to(torch.float32).numpy()
+        name: tensor.float().numpy()
         for file in parts
         for name, tensor in weight_files.read(file).items()
     }

@@ -25,15 +25,15 @@ from transformers import (
     GenerationConfig,
 )
 
-from szpo import cache, files
+from szpo import cache
 from szpo.data.prompts import PromptSet
 from szpo.errors import ResourceError, UsageError
 from szpo.models import adapters, devices, named_models, weight_files
-from szpo.models.adapters import ADAPTER_CONFIG, Adapter, read_adapter, tell_base
+from szpo.models.adapters import Adapter, read_adapter, tell_base
 from szpo.models.batched_lora import AdaptedModel
 from szpo.models.devices import Dtype
 from szpo.models.lora import Site
-from szpo.models.named_models import NAMED, download, is_hub_id
+from szpo.models.named_models import locate
 from szpo.types import Answer, Prompt
 
 Quantization: TypeAlias = Literal["nf4", "fp4"]
@@ -44,7 +44,6 @@ DTYPES: dict[str, torch.dtype] = {
     "fp16": torch.float16,
 }
 QUANTIZATIONS = ("nf4", "fp4")
-ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
@@ -168,47 +167,6 @@ def load(
     if quantization is not None:
         devices.store_scales(model)
     return Loaded(model, tokenizer, name, folder, sha256, dtype, quantization, start)
-
-
-def locate(name: str, *, weights: bool = True) -> Path:
-    """The folder that holds a model's files; converts, trains or downloads it if need be.
-
-    Without ``weights`` only the small files of a hub id are downloaded.
-
-    Raises:
-        UsageError: No such model, or an adapter is in its place or beside it.
-    """
-    if name == "smollm2":
-        return named_models.smollm2_folder()
-    if name == "tiny":
-        return named_models.tiny_folder()
-    path = files.expand(name)
-    if path.is_dir():
-        return _refuse_adapter(name, path)
-    if path.is_file():
-        raise UsageError(f"model {name} is a file; give the folder that holds it")
-    if not is_hub_id(name):
-        raise UsageError(
-            f"model {name!r} not found (looked in {path.absolute()}); "
-            f"give {', '.join(NAMED)}, a local folder, or a hub id such as owner/name"
-        )
-    return _refuse_adapter(name, download(name, weights=weights))
-
-
-def _refuse_adapter(name: str, folder: Path) -> Path:
-    """A model's folder, if no adapter is there, which transformers would load into the model."""
-    held = ", ".join(file for file in ADAPTER_FILES if (folder / file).is_file())
-    if held and (folder / "config.json").is_file():
-        raise UsageError(
-            f"{name} has an adapter beside the model ({held}); move it into a folder of its own, "
-            "and set model.adapter to that folder to begin there"
-        )
-    if held:
-        raise UsageError(
-            f"{name} is an adapter ({held}), not a model; set model.adapter to its folder, and "
-            "model.name to its base (a judge takes no adapter: merge it into its base)"
-        )
-    return folder
 
 
 def token_counter(name: str) -> Callable[[str], int]:

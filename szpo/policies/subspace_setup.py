@@ -26,7 +26,7 @@ from szpo.config.schema import ADAPTER_SAMPLES, CURVE_ANSWERS, KL_SAMPLES, NAMED
 from szpo.errors import ResourceError, UsageError
 from szpo.features import dictionary, own
 from szpo.files import replace_whole
-from szpo.models import adapters, devices, loading, weight_files
+from szpo.models import adapters, devices, loading, named_models, weight_files
 from szpo.models.logprobs import Sample
 from szpo.models.lora import Site
 from szpo.models.sampling import Sampling
@@ -269,7 +269,7 @@ def identify_model(config: Config, name: str | None = None) -> tuple[str, str] |
     """
     try:
         files = weight_files.safetensors_in(
-            loading.locate(name or config.model.name, weights=False)
+            named_models.locate(name or config.model.name, weights=False)
         )
     except UsageError:  # only the hub model's small files are here
         return None

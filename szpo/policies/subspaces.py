@@ -17,15 +17,15 @@ moves nothing. Votes and rewards are not used.
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal, Self, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from szpo.config.section import suggest
 from szpo.errors import UsageError
 from szpo.ledger import theta
 from szpo.ledger.database import Ledger
@@ -188,17 +188,20 @@ class Blocks:
 
         Below 0 its weight is negative. What the whole mix costs is another number.
         """
+        require_named(nats, self.names)
         curves = dict(zip(self.names, self.curves or [BY_SQUARE] * len(self.names), strict=True))
         z = np.zeros(len(self.names))
         for name, amount in nats.items():
-            if name not in self.names:
-                near = difflib.get_close_matches(name, self.names, n=1)
-                hint = (
-                    f'did you mean "{near[0]}"' if near else f"there are: {', '.join(self.names)}"
-                )
-                raise UsageError(f'no adapter is called "{name}"; {hint}')
             z += length_at(curves[name], amount) * self.axes[self.names.index(name)]
         return z.astype(np.float32)
+
+
+def require_named(names: Iterable[str], known: Sequence[str]) -> None:
+    """Refuse a name of no adapter."""
+    for name in names:
+        if name not in known:
+            hint = suggest(name, known) or f"; there are: {', '.join(known)}"
+            raise UsageError(f'no adapter is called "{name}"{hint}')
 
 
 @dataclass(frozen=True)

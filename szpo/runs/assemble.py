@@ -190,11 +190,11 @@ def check(config: Config, panel: PanelFactory | None = None) -> CheckedConfig:
     if panel_factory is not None:
         panel_factory.check(config, (*prompts.train, *prompts.heldout))
     if policy_factory is None:
-        from szpo.policies import language_model, subspace_setup
+        run_engine.check_files(config)
+        from szpo.policies import subspace_setup
 
         config, line = subspace_setup.take_set(run_engine.choose_device(config))
         notes = (*notes, Detail(line)) if line else notes
-        language_model.check_files(config)
         prompts = fit_prompts(config, prompts)
         if config.coordinates in (*NAMED, "none"):
             line = own.tell_left_out(prompt.text for prompt in prompts.train)

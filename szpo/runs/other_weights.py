@@ -169,11 +169,10 @@ class Mixer:
 
 
 def mixer_of_run(ledger: Ledger, say: Say) -> Mixer:
-    """The mixer of a recorded run; its policy begins at the weights that the run recommends."""
+    """The mixer of a run in adapters; it begins at the weights that the run recommends."""
     parts = assemble.reopen(ledger, panel=False, say=say)
     blocks = parts.language.subspace.blocks
-    if blocks is None:
-        raise UsageError("this run has no named adapters to mix; szpo adapters make makes some")
+    assert blocks is not None, "the run is in adapters"
     return Mixer(parts.config, parts.language, blocks, tuple(parts.prompts.heldout))
 
 

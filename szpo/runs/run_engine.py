@@ -11,6 +11,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
@@ -21,6 +22,7 @@ from szpo.config.tables import Engine
 from szpo.errors import SzpoError, UsageError
 from szpo.ledger import run_spec
 from szpo.ledger.database import Ledger
+from szpo.models import adapters, named_models, weight_files
 from szpo.runs import budget, known_addresses
 from szpo.runs.doctor import Check
 from szpo.types import Prompt, Say
@@ -34,6 +36,25 @@ if TYPE_CHECKING:
 
 DEVICE_CHANGED = "device"
 """Kind of the event that records another device."""
+
+
+def check_files(config: Config) -> None:
+    """Refuse a missing model or adapter before a tensor library is loaded.
+
+    Models that ship are made when their prompts are read. Workers look for weights on their own
+    machines.
+    """
+    name = config.model.name
+    if config.model.adapter is not None:
+        adapters.read_adapter(Path(config.model.adapter))
+    places = adapters.find(config.subspace.adapters) if config.coordinates == "adapters" else ()
+    if name == model_table.AUTO or (name in named_models.NAMED and not places):
+        return
+    base = named_models.locate(name, weights=False)
+    for place in places:
+        adapters.read(place, name, base)
+    if not (config.engine.traits.holds_model or named_models.is_hub_id(name)):
+        weight_files.safetensors_in(base)
 
 
 def choose_device(config: Config) -> Config:

@@ -52,7 +52,7 @@ def policies(here: LocalBackend, *hosts: Any) -> list[LoraPolicy]:
 
 def test_a_model_is_described_without_its_weights(model, monkeypatch):
     loaded = loading.load(str(model), dtype="fp32")
-    monkeypatch.setattr(weight_files.AutoModelForCausalLM, "from_pretrained", None)
+    monkeypatch.setattr(weight_files, "load_model", None)
     known = loading.describe(str(model), dtype="fp32")
     assert not any(isinstance(value, torch.nn.Module) for value in vars(known).values())
     assert loading.stop_tokens(known) == loading.stop_tokens(loaded)

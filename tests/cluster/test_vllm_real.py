@@ -32,7 +32,7 @@ from szpo.config.tables import Engine
 from szpo.improvement import score_ascent
 from szpo.improvement.score_ascent import Plan, zeroth_order
 from szpo.ledger.database import Ledger
-from szpo.models import loading
+from szpo.models import named_models
 from szpo.optim import parameters
 from szpo.optim.sample_directions import Law
 from szpo.policies import language_model, subspace_setup
@@ -112,7 +112,7 @@ def tiny(folder: Path) -> tuple[Path, list[str]]:
 def demo(folder: Path) -> tuple[Path, list[str]]:
     sets = ["model.dtype=bf16", "evaluation.prompts=8", "evaluation.samples=1"]
     line = ["run", "--preset", "demo", "--folder", str(folder)]
-    return loading.locate("smollm2"), [*line, *(w for text in sets for w in ("--set", text))]
+    return named_models.locate("smollm2"), [*line, *(w for text in sets for w in ("--set", text))]
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_without_gradients_a_server_gains_what_this_process_gains(tmp_path):
 
     judge, heldout = policy(here, 0), asked.heldout[:24]
     start = score(judge.sample_tokens(heldout, 2, seed=0, base=True))
-    server = Real(loading.locate("smollm2"), "bfloat16", tmp_path / "vllm.log", *DEMO)
+    server = Real(named_models.locate("smollm2"), "bfloat16", tmp_path / "vllm.log", *DEMO)
     there = VllmBackend(here.facts, Engine(kind="vllm", replicas=[server.url]))
     try:
         until(server.is_up, START_S)

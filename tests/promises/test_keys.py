@@ -18,7 +18,7 @@ from szpo.config.tables import Engine, Judge
 from szpo.errors import ResourceError, UsageError
 from szpo.judges import endpoint, llm_judge
 from szpo.judges.llm_judge import LanguageJudge
-from szpo.models import loading
+from szpo.models import named_models
 from szpo.policies import vllm_engine
 from szpo.runs import callbacks
 from szpo.runs.callbacks import RunFacts
@@ -134,7 +134,7 @@ def test_a_hub_on_this_machine_is_used_past_every_proxy(proxied, monkeypatch, tm
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
         adapter.push_to_hub(tmp_path / "made", "me/votes", kind="dataset")
         with pytest.raises(UsageError, match="the hub did not give it"):
-            loading.locate("nobody/nothing-at-all")
+            named_models.locate("nobody/nothing-at-all")
         assert f"Bearer {KEY}" in server.tokens
         assert any("nothing-at-all" in path for path in server.requests)
     assert proxied == []
@@ -185,7 +185,7 @@ def test_a_key_goes_over_plain_http_only_where_a_setting_names_the_host(monkeypa
     assert "HF_ENDPOINT" in refused(
         lambda: adapter.push_to_hub(tmp_path, "me/votes", kind="dataset")
     )
-    assert "HF_ENDPOINT" in refused(lambda: loading.locate("nobody/nothing-at-all"))
+    assert "HF_ENDPOINT" in refused(lambda: named_models.locate("nobody/nothing-at-all"))
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setitem(sys.modules, "wandb", fake_wandb(ELSEWHERE))
     assert "WANDB_BASE_URL" in refused(lambda: callbacks.WandbTracker(tmp_path).begin(FACTS))

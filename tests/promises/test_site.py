@@ -18,7 +18,7 @@ import pytest
 
 import szpo
 from szpo.cli.app import call
-from szpo.models import loading
+from szpo.models import named_models
 from tests.support import folder_run, yard_run
 
 ROOT = Path(__file__).parents[2]
@@ -97,7 +97,7 @@ def test_the_tutorial_can_be_followed(tmp_path, monkeypatch):
     for line in lines:
         assert call(shlex.split(line)) == 0, line
     (load,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    base = str(loading.locate("smollm2"))
+    base = str(named_models.locate("smollm2"))
     done = subprocess.run(
         [sys.executable, "-c", load, base, "runs/garden-adapter"],
         capture_output=True, text=True, check=False,
