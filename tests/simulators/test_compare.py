@@ -241,7 +241,7 @@ def test_votes_asked_before_the_first_step_are_not_earned_back_by_a_line(quick):
         ("--preset smollm2 --only simpo", "no part or group simpo; parts: A, T"),
         (
             "--preset smollm2 --only sentiment-regresion",
-            '"sentiment-batch-regression"? parts',
+            'did you mean "sentiment-batch-regression"',
         ),
         ("one --preset tiny", "a preset, a plan or runs, not several"),
         ("--preset tiny --seeds 0", "no cell is left"),
