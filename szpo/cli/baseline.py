@@ -123,11 +123,11 @@ def check(args: Arguments, recipe: Any, folder: Path) -> Config:
         text_files.inspect_file(path, "preference file")
     if args.score is not None:
         plugins.read_reward(args.score, lambda *_: 0.0)
-    own = [f"optimizer.D={args.rows or getattr(recipe, 'rows', None) or 1}"] * args.fresh
+    implied = [f"optimizer.D={args.rows or getattr(recipe, 'rows', None) or 1}"] * args.fresh
     if method == "notebook-dpo":
-        own += [f"model.quantization={recipes.NOTEBOOK_QUANTIZATION}",
-                f"model.dtype={recipes.NOTEBOOK_DTYPE}"]  # fmt: skip
-    config = settings_file.load(args.file, preset_name=args.preset, sets=[*own, *args.sets])
+        implied += [f"model.quantization={recipes.NOTEBOOK_QUANTIZATION}",
+                    f"model.dtype={recipes.NOTEBOOK_DTYPE}"]  # fmt: skip
+    config = settings_file.load(args.file, preset_name=args.preset, sets=[*implied, *args.sets])
     if args.run is None:
         from szpo.runs import run_engine
 
