@@ -2,7 +2,7 @@
 
 The exported policy against the start on pairs that no fit has seen: a run's last line. Each pair
 is an answer of either to a held-out prompt, drawn after the policy's last change. People judge
-them in the blind final comparison (`szpo.voting.calibration_and_finals`). A simulated
+them in the blind final comparison (`szpo.voting.finals`). A simulated
 panel judges them in the run's process when the end is measured; then an event has the counts, and
 how many pairs its reward decides for the new answer without the panel's noise.
 

@@ -36,9 +36,9 @@ from szpo.runs.guards import HeldOut, measure_right, record_held_out
 from szpo.runs.samples import draw_pairs, policy_at
 from szpo.types import Answer, Comparison, Prompt
 from szpo.voting import step_record
-from szpo.voting.calibration_and_finals import PAIRS, planned_sides
 from szpo.voting.counting import verdict
 from szpo.voting.evaluator import Judge
+from szpo.voting.finals import PAIRS, planned_sides
 from szpo.voting.panel_evaluator import FunctionPanel, Score
 from szpo.voting.step_record import StepReport
 

@@ -38,7 +38,7 @@ from szpo.runs import budget, guards
 from szpo.runs.guards import Bands
 from szpo.types import DECIDED, Comparison, Floats, Ints, Kind
 from szpo.voting import counting, pauses, withdrawals
-from szpo.voting.calibration_and_finals import FinalCount, final_results
+from szpo.voting.finals import FinalCount, final_results
 from szpo.voting.step_record import StepReport, flatten, read_steps
 from szpo.voting.steps import recorded_query
 

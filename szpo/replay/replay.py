@@ -29,7 +29,7 @@ from szpo.optim.rule import StepInputs
 from szpo.optim.settings import Settings
 from szpo.optim.weighting import MINUS, PLUS, TIE, VotesByVoter
 from szpo.types import Floats, Info, Tally, Theta, Update, Vote
-from szpo.voting import calibration_and_finals, counting, step_record, steps, withdrawals
+from szpo.voting import calibration, counting, step_record, steps, withdrawals
 
 if TYPE_CHECKING:
     from szpo.policies.subspaces import Subspace
@@ -45,11 +45,7 @@ def read_votes_by_voter(
 
     The weighting ``skill`` needs answers to gold, too: they are read up to the step's close.
     """
-    gold = (
-        calibration_and_finals.gold_results(ledger, step)
-        if settings.section.weighting == "skill"
-        else {}
-    )
+    gold = calibration.gold_results(ledger, step) if settings.section.weighting == "skill" else {}
     voters = tuple(sorted({vote.panelist for vote in votes} | set(gold)))
     column = {voter: i for i, voter in enumerate(voters)}
     verdicts = np.zeros((len(voters), *tally.identical.shape), dtype=np.int8)

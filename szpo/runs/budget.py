@@ -25,7 +25,7 @@ from szpo.optim.optimizer import RULES, equations, step_votes
 from szpo.optim.settings import Settings
 from szpo.runs import answer_pool, start_features
 from szpo.voting import lease, pauses, seats, shown_features
-from szpo.voting.calibration_and_finals import PAIRS
+from szpo.voting.finals import PAIRS
 from szpo.voting.step_record import read_steps
 
 WORDS_PER_MINUTE = 238

@@ -33,7 +33,7 @@ from szpo.runs.assemble import RunParts
 from szpo.runs.budget import KL_PROMPTS
 from szpo.runs.services import Services
 from szpo.types import Row, Say, Theta
-from szpo.voting import calibration_and_finals, lease
+from szpo.voting import calibration, lease
 from szpo.voting.evaluator import Evaluator
 from szpo.voting.lease import Lease
 from szpo.voting.panel_evaluator import LedgerEvaluator
@@ -171,7 +171,7 @@ def make(ledger: Ledger, parts: RunParts, count: int = COMPARISONS) -> bool:
     Both sides are independent samples of the policy at the latest weights. All draws derive from
     the root seed, and no other draw of the run depends on them.
     """
-    if calibration_and_finals.has_aa(ledger):
+    if calibration.has_aa(ledger):
         return False
     root, pool, D = ledger.root_seed, parts.prompts.train, parts.settings.section.D
     key = seeds.derive(root, "aa prompts")  # the same permutation again where the prompts run out
@@ -184,7 +184,7 @@ def make(ledger: Ledger, parts: RunParts, count: int = COMPARISONS) -> bool:
         for k in (0, 1)
     )
     rows = [Row(clean_prompt(p), a, b) for p, a, b in zip(asked, plus, minus, strict=True)]
-    return calibration_and_finals.store_comparisons(ledger, samples.cut(ledger, "aa", rows, D))
+    return calibration.store_comparisons(ledger, samples.cut(ledger, "aa", rows, D))
 
 
 _FULFIL: Final = {

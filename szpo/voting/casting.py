@@ -22,7 +22,7 @@ from szpo.ledger import canonical
 from szpo.ledger.database import Ledger, Record
 from szpo.types import Choice
 from szpo.visible_text import visible
-from szpo.voting import calibration_and_finals
+from szpo.voting import finals
 
 CHOICES: Final = get_args(Choice)
 Action = Literal["exclude", "reinstate"]
@@ -150,7 +150,7 @@ def _is_open(ledger: Ledger, seat: Record, *, answered: bool) -> bool:
         case "train":
             return bool(seat["state"] == "open")
         case "final":
-            return calibration_and_finals.is_open(ledger, seat["comparison"])
+            return finals.is_open(ledger, seat["comparison"])
         case _:
             return not answered
 

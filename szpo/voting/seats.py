@@ -4,7 +4,7 @@ A seat is a comparison reserved for a panelist (table `assignments`). `szpo.voti
 decides which comparison of the open step is served next.
 
 Which policy stands on side A: plus or minus, balanced over a step's votes or drawn. Final
-comparisons are balanced in `szpo.voting.calibration_and_finals`.
+comparisons are balanced in `szpo.voting.finals`.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from szpo.failpoints import failpoint
 from szpo.ledger import canonical
 from szpo.ledger.database import Clock, Ledger, Record
 from szpo.types import Assignment, Vote
-from szpo.voting import calibration_and_finals, casting, counting, seats
+from szpo.voting import calibration, casting, counting, finals, seats
 from szpo.voting.casting import Receipt, VoteRequest
 from szpo.voting.counting import ComparisonSeats, RunNow, Seat, SeatCounts, StepVotes
 from szpo.voting.seats import PanelistKind
@@ -194,20 +194,18 @@ class VoteService:
     def calibration(self, panelist: str, *, tab: str | None = None) -> Assignment | None:
         """Serve a waiting panelist a comparison that no update counts; None if none is left.
 
-        It is gold or A/A: see `szpo.voting.calibration_and_finals`. A seat that is held is served
+        It is gold or A/A: see `szpo.voting.calibration`. A seat that is held is served
         again. One that was given back or expired is not, since a second reading measures
         something else. While the run is paused nothing new is shown.
         """
         with self.ledger.transaction("votes"):
             self._kind(panelist)
-            held = seats.find_unanswered(
-                self.ledger, panelist, calibration_and_finals.KINDS, self.clock()
-            )
+            held = seats.find_unanswered(self.ledger, panelist, calibration.KINDS, self.clock())
             if held is not None:
                 return self.serve_again(held.id, tab)
             if not self.calibrates or self.look().paused:
                 return None
-            found = calibration_and_finals.choose_calibration(self.ledger, panelist)
+            found = calibration.choose_calibration(self.ledger, panelist)
             return None if found is None else self.make_seat(*found, panelist, tab)
 
     def final(self, panelist: str, *, tab: str | None = None) -> Assignment | None:
@@ -215,15 +213,15 @@ class VoteService:
 
         It is the one with the fewest answers that they have not been shown. Sides are balanced
         over an order. A panelist who voted in training waits while somebody who did not is
-        present: see `szpo.voting.calibration_and_finals`.
+        present: see `szpo.voting.finals`.
         """
         with self.ledger.transaction("votes"):
             self._kind(panelist)
             now = self.clock()
             held = seats.find_unanswered(self.ledger, panelist, ("final",), now)
-            if held is not None and calibration_and_finals.is_open(self.ledger, held.comparison):
+            if held is not None and finals.is_open(self.ledger, held.comparison):
                 return self.serve_again(held.id, tab)
-            found = calibration_and_finals.choose_final(self.ledger, panelist, now)
+            found = finals.choose_final(self.ledger, panelist, now)
             return None if found is None else self.make_seat(*found, panelist, tab)
 
     def assignment(self, assignment: str) -> Assignment | None:

@@ -21,7 +21,7 @@ from szpo.optim.weighting import HOSTILE_Z, MINUS, PLUS, TIE, History
 from szpo.replay import replay, verification
 from szpo.replay.replay import read_votes_by_voter
 from szpo.types import Tally, Vote
-from szpo.voting import calibration_and_finals
+from szpo.voting import calibration
 from szpo.voting.casting import VoteRequest
 from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.service import VoteService
@@ -230,10 +230,10 @@ def test_answers_to_known_questions_up_to_a_close_enter_the_weights_after_it(tmp
     go(settings, ledger, policy, panel, until_step=2)
     answer(ids[4], "right")
     go(settings, ledger, policy, panel, until_step=4)
-    assert calibration_and_finals.gold_results(ledger, 0) == {}
+    assert calibration.gold_results(ledger, 0) == {}
     expected = dict(zip(ids, [(1, 1), (0, 1), (0, 1), (0.5, 1)], strict=False))
-    assert calibration_and_finals.gold_results(ledger, 1) == expected
-    assert calibration_and_finals.gold_results(ledger, 2) == {**expected, ids[4]: (1, 1)}
+    assert calibration.gold_results(ledger, 1) == expected
+    assert calibration.gold_results(ledger, 2) == {**expected, ids[4]: (1, 1)}
     bodies = [event["body"] for event in ledger.events("step")]
     weights = [body["extra"]["weights"] for body in bodies]
     assert len({round(w, 12) for w in weights[0].values()}) == 1

@@ -16,7 +16,7 @@ from szpo.ledger.theta import theta_digest, theta_digests
 from szpo.replay import verification
 from szpo.runs import assemble, controller, driver, samples
 from szpo.runs.callbacks import read_facts
-from szpo.voting import calibration_and_finals
+from szpo.voting import finals
 from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.service import VoteService
 from szpo_simulators.panels.panel import build
@@ -44,7 +44,7 @@ def made(ledger, source, count=4):
 def count_votes(ledger):
     """The counts of the latest final comparison, open or closed."""
     totals = vote_rows.read_evidence(ledger, live=True).totals
-    return calibration_and_finals.final_results(totals.final, totals.trainers)
+    return finals.final_results(totals.final, totals.trainers)
 
 
 def seat_and_vote(ledger, comparison, name, choices, plus_side="A"):
@@ -288,9 +288,7 @@ def sides(ledger):
         "SELECT plus_side FROM assignments JOIN comparisons USING (comparison) "
         "WHERE kind = 'train' ORDER BY step, k, n, panelist"
     )
-    later = [
-        calibration_and_finals.planned_sides(ledger.root_seed, 1, 6, pair) for pair in (0, 2, 4)
-    ]
+    later = [finals.planned_sides(ledger.root_seed, 1, 6, pair) for pair in (0, 2, 4)]
     return [seat["plus_side"] for seat in seats], later
 
 

@@ -29,8 +29,8 @@ from szpo.replay import replay, verification
 from szpo.runs import assemble, guards, samples, setup_progress
 from szpo.taste import Taste
 from szpo.voting import lease, policy_checks
-from szpo.voting.calibration_and_finals import PAIRS
 from szpo.voting.casting import VoteRequest
+from szpo.voting.finals import PAIRS
 from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.policy_checks import Checks
 from szpo.voting.service import VoteService

@@ -14,7 +14,7 @@ from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from szpo.types import Answer, Comparison, Prompt, Row
-from szpo.voting import calibration_and_finals, counting, pauses, steps
+from szpo.voting import calibration, counting, pauses, steps
 from szpo.voting import service as vote_service
 from szpo.voting.casting import VoteConflictError, VoteRequest
 from szpo.voting.counting import SeatCounts
@@ -250,10 +250,7 @@ def test_gold_is_a_true_batch_beside_the_same_texts_spoiled(ledger, service):
                 for row in source.rows
                 for answer in (row.plus, row.minus)
             }
-            assert (
-                shown.expected == "plus"
-                and 1 <= len(shown.rows) <= calibration_and_finals.GOLD_ROWS
-            )
+            assert shown.expected == "plus" and 1 <= len(shown.rows) <= calibration.GOLD_ROWS
             assert all((row.prompt, row.plus.text) in true for row in shown.rows)
             assert not any((row.prompt, row.minus.text) in true for row in shown.rows)
             assert not any(row.identical for row in shown.rows)
@@ -279,16 +276,16 @@ def test_gold_never_shows_two_equal_batches(texts, data):
             for i, (a, b) in enumerate(zip(texts, others, strict=False))
         ),
     )  # fmt: skip
-    made = calibration_and_finals.make_gold(5, source)
+    made = calibration.make_gold(5, source)
     if made is not None:
         assert made.rows and not any(row.identical for row in made.rows)
-        assert calibration_and_finals.make_gold(5, source) == made
+        assert calibration.make_gold(5, source) == made
 
 
 def test_a_spoiled_answer_is_cut_where_its_model_is_so_that_the_mark_tells_nothing():
     cut = (Answer("one two three four five", "length"), Answer("six seven eight nine", "length"))
     source = Comparison("source", 0, 0, 0, tuple(Row(Prompt.user(str(i)), *cut) for i in range(2)))
-    made = calibration_and_finals.make_gold(5, source)
+    made = calibration.make_gold(5, source)
     assert made is not None
     assert {answer.end for row in made.rows for answer in (row.plus, row.minus)} == {"length"}
 
@@ -398,10 +395,10 @@ def test_nothing_outside_training_is_ever_counted(ledger, service):
 
 def test_shuffling_moves_words_and_loses_none():
     text = "the quick brown fox jumps over the lazy dog"
-    found = {calibration_and_finals.shuffle(text, seeds.derive(i, "shuffle")) for i in range(20)}
+    found = {calibration.shuffle(text, seeds.derive(i, "shuffle")) for i in range(20)}
     assert len(found) > 15
     assert {tuple(sorted(each.split())) for each in found} == {tuple(sorted(text.split()))}
-    assert sorted(calibration_and_finals.shuffle("猫は好き", bytes(16))) == sorted("猫は好き")
+    assert sorted(calibration.shuffle("猫は好き", bytes(16))) == sorted("猫は好き")
 
 
 def test_the_kind_answered_least_comes_next_nothing_twice_and_sides_are_balanced(ledger, service):

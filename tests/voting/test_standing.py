@@ -7,7 +7,7 @@ from szpo.ledger import orders
 from szpo.metrics import share
 from szpo.replay import verification
 from szpo.types import Comparison, Vote
-from szpo.voting import calibration_and_finals, counting, steps
+from szpo.voting import counting, finals, steps
 from szpo.voting import service as vote_service
 from szpo.voting.casting import VoteConflictError, VoteRequest
 from szpo.voting.panel_evaluator import LedgerEvaluator
@@ -82,15 +82,11 @@ def test_everybody_sees_each_comparison_once_the_least_answered_first(ledger, se
     ids = [service.enroll("person", f"p{i}") for i in range(3)]
     assert service.final(ids[0]) is None
     number = place_final(ledger, 6, equal={2})
-    assert [
-        calibration_and_finals.count_left(ledger, panelist, ledger.clock()) for panelist in ids
-    ] == [5] * 3
+    assert [finals.count_left(ledger, panelist, ledger.clock()) for panelist in ids] == [5] * 3
     first = {service.final(panelist).comparison for panelist in ids}
     assert len(first) == 3
     shown = {panelist: [s.comparison for s in answer_all(service, panelist)] for panelist in ids}
-    assert [
-        calibration_and_finals.count_left(ledger, panelist, ledger.clock()) for panelist in ids
-    ] == [0] * 3
+    assert [finals.count_left(ledger, panelist, ledger.clock()) for panelist in ids] == [0] * 3
     want = sorted(f"f{number}-{n}" for n in (0, 1, 3, 4, 5))  # nobody reads two equal batches
     assert all(sorted(seen) == want for seen in shown.values())
 
@@ -139,14 +135,12 @@ def _answers(ledger):
 
 def test_no_side_of_a_final_comparison_follows_from_others():
     places = [(order, 2 * pair) for order in range(20) for pair in (0, 1)]
-    rounds = [calibration_and_finals.planned_sides(3, order, 6, pair) for order, pair in places]
+    rounds = [finals.planned_sides(3, order, 6, pair) for order, pair in places]
     assert {sides.count("A") for sides in rounds} == {3}
     # Each of the 20 orders of three and three may come: alternating there were two.
     assert len({tuple(sides) for sides in rounds}) > 10
     for order in range(8):
-        first, second = (
-            calibration_and_finals.planned_sides(3, order, 6, seat) for seat in (0, 1)
-        )
+        first, second = (finals.planned_sides(3, order, 6, seat) for seat in (0, 1))
         assert all(one != other for one, other in zip(first, second, strict=True))
 
 
@@ -224,7 +218,7 @@ def test_a_simulated_panelist_has_a_seat_of_its_own_at_every_comparison(ledger, 
 
 def test_those_who_voted_in_training_are_counted_apart():
     votes = [Vote("c", "ann", 0, 0, "plus", "A"), Vote("c", "ben", 0, 0, "minus", "B")]
-    found = calibration_and_finals.final_results(votes, {"ben"})
+    found = finals.final_results(votes, {"ben"})
     assert (found.tuned, found.untuned) == (share(1, 2), share(1, 1))
 
 

@@ -18,7 +18,7 @@ from szpo.ledger.database import Ledger, Record
 from szpo.runs.budget import WORDS_PER_MINUTE
 from szpo.runs.status import RoundStatus, redact_for_panelists
 from szpo.types import Assignment, Choice
-from szpo.voting import calibration_and_finals, casting
+from szpo.voting import casting, finals
 from szpo.voting.counting import HARMFUL, StepVotes
 from szpo.voting.seats import assignment
 from szpo_ui import credentials
@@ -427,7 +427,7 @@ def _count_finals(site: Site, panelist: str) -> int:
     sql = "SELECT 1 FROM comparisons WHERE run = ? AND kind = 'final' LIMIT 1"
     if not site.ledger.query(sql, (site.ledger.run,)):
         return 0
-    return calibration_and_finals.count_left(site.ledger, panelist, site.ledger.clock())
+    return finals.count_left(site.ledger, panelist, site.ledger.clock())
 
 
 @dataclass(frozen=True, slots=True)
