@@ -26,6 +26,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim.named_features import groups_of
 from szpo.optim.optimizer import rule_of
+from szpo.optim.parameters import NO_COORDINATES
 from szpo.optim.regression import BUDGET
 from szpo.policies import teachable
 from szpo.runs import budget, doctor, guards, known_addresses, samples, setup_progress, status
@@ -504,7 +505,7 @@ def _note(ledger: Ledger, report: step_record.StepReport, score: Score | None) -
         rows = [row for c in ledger.comparisons(report.step) for row in c.rows]
         values = [score(r.prompt, answer) for r in rows for answer in (r.plus, r.minus)]
         parts.append(f"reward {sum(values) / len(values):.3f}")
-    if report.kl is not None:
+    if report.kl is not None and ledger.layout != NO_COORDINATES:
         about = "" if report.extra.get("kl_measured") else "≈ "
         parts.append(f"KL {about}{report.kl:.2f}")
     if note := taught.note(report.extra, report.total_votes):

@@ -155,6 +155,9 @@ def find_key(key: str, said: str) -> tuple[str, str]:
     if dot:
         return section, name
     owners = _list_owners(key)
+    if key in SECTIONS:  # also the name of another section's key, as model is of judge.model
+        first = next(iter(SECTIONS[key]))
+        raise UsageError(f'{said}: "{key}" is a section; name its key, such as {key}.{first}')
     if len(owners) > 1:
         full = " or ".join(f"{owner}.{key}" for owner in owners)
         raise UsageError(f'{said}: "{key}" is ambiguous; write {full}')

@@ -188,8 +188,8 @@ def make(ledger: Ledger, parts: RunParts, count: int = COMPARISONS) -> bool:
 
 
 _FULFIL: Final = {
-    "final": samples.fulfil_final,
-    "samples": samples.fulfil,
+    "final": ("blind comparisons with the start", samples.fulfil_final),
+    "samples": ("sample answers", samples.fulfil),
 }
 _CHANGES: Final = ("pause", "unpause", "stop", "limits", BUDGET)
 """Kinds of events after which a waiting run may continue."""
@@ -202,14 +202,14 @@ def fulfil(ledger: Ledger, parts: RunParts, say: Say) -> int:
     """
     waiting = orders.open_orders(ledger)
     for order in waiting:
-        say(f"order {order.id} by {order.by}: {order.kind}")
+        say(f"order {order.id} by {order.by}: {_FULFIL[order.kind][0]}")
         _fulfil_one(ledger, parts, order, say)
     return len(waiting)
 
 
 def _fulfil_one(ledger: Ledger, parts: RunParts, order: Order, say: Say) -> None:
     try:
-        _FULFIL[order.kind](ledger, order, parts)
+        _FULFIL[order.kind][1](ledger, order, parts)
     except (LeaseError, StorageError, IntegrityError):
         raise
     except SzpoError as error:

@@ -176,6 +176,7 @@ def test_refusals_say_what_is_wrong_and_how_many_mistakes_there_are():
         (["optimizer.sigmaa=1"], 'unknown key "sigmaa" in [optimizer]'),
         (["optimzer.mu=1"], 'unknown key "optimzer"; did you mean "optimizer"?'),
         (["samples=1"], '"samples" is ambiguous; write subspace.samples or evaluation.samples'),
+        (["model=tiny"], '"model" is a section; name its key, such as model.name'),
         (["seed"], "write it as section.key=value"),
         (["run.votes=none"], "run.votes and run.steps are both unset"),
         (["run.votes=7"], "settings: run.votes 7 is less than one step, which takes 8 "),

@@ -289,9 +289,11 @@ def test_it_stays_when_finished_and_fulfils_orders_until_a_signal(tmp_path):
         until(run, "finished: 24 of 24 votes spent, a step takes 8; standing by")
         with Ledger.open(tmp_path / "runs" / "yard.db") as ledger:
             number = orders.place_order(ledger, "final", "ann", {"comparisons": 2})
-            assert until(run, "order") == f"order {number} by ann: final"
+            assert (
+                until(run, "order") == f"order {number} by ann: blind comparisons with the start"
+            )
             orders.place_order(ledger, "samples", "ann")
-            until(run, "samples")
+            until(run, "sample answers")
             assert lease.controller(ledger)["lease"] is not None
             assert status.read_results(ledger).state == "finished", "though its process stands by"
         os.kill(run.pid, signal.SIGTERM)

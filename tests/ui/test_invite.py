@@ -57,7 +57,8 @@ def test_the_printed_link_and_code_let_their_people_in(run, told):
     message = told("--count", "2", "--url", "https://panel.example/")
     links = re.findall(r"https://panel\.example/login#t=(\S+)", message)
     codes = re.findall(r"code: (\S+)", message)
-    assert len(links) == len(codes) == 2
+    assert len(links) == len(codes) == 2 and "send each person their link" in message
+    assert "open on this machine alone" in told("--count", "1")
     with Ledger.open(run) as ledger:
         _, first = credentials.redeem(ledger, links[0])
         _, second = credentials.login(ledger, "P-02", codes[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import typer
 
@@ -16,7 +17,7 @@ from szpo.voting import withdrawals
 from szpo.voting.withdrawals import Learned
 from szpo_ui import credentials
 from szpo_ui.credentials import Role
-from szpo_ui.server import link, read_address
+from szpo_ui.server import LOOPBACK, link, read_address
 
 DEFAULT_SITE = "http://127.0.0.1:7860"
 """The default address of szpo serve, for links if no server runs and no ``--url`` is given."""
@@ -141,7 +142,13 @@ def invite(
         console.say(f"  link (once): {link(site, each.token)}")
         console.say(f"  or at {site}/login with the code: {each.code}")
     console.say("Neither can be shown again: only their hashes are kept.")
-    console.say("next: send each person their link, which lets them in by itself.")
+    if urlsplit(site).hostname in LOOPBACK:
+        console.say(
+            "next: try a link. They open on this machine alone; for others revoke these and "
+            'invite with --url https://HOST (docs/serve.md: "A public address").'
+        )
+    else:
+        console.say("next: send each person their link, which lets them in by itself.")
     return 0
 
 

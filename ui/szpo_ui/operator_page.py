@@ -154,7 +154,7 @@ def page(site: Site) -> str:
         .render(
             b=found,
             chart=Markup(charts.draw_values(figures["values"], VALUES)),
-            health=vitals(found),
+            health=vitals(found, moves=site.moves),
             share=Markup(charts.draw_share(found["helped"].share)),
             gain=Markup(charts.draw_gain(found["helped"])),  # charts escape every text
             path=Markup(charts.draw_path(figures["values"])),
@@ -248,12 +248,12 @@ def render_votes(site: Site, before: int | None) -> str:
     )
 
 
-def vitals(found: dict[str, Any]) -> list[dict[str, Any]]:
+def vitals(found: dict[str, Any], *, moves: bool) -> list[dict[str, Any]]:
     """The recorded health figures, each with its curve over the rounds."""
     made, health = [], found["page"]["health"]
     for key, title, unit, digits in VITALS:
         points = [(h["step"], h["figures"][key]) for h in health if key in h["figures"]]
-        if not points:
+        if not points or (key == "kl" and not moves):  # of coordinates, not of adopted weights
             continue
         band, band_text = guard_band(getattr(found["facts"].bands, key, None))
         made.append({
