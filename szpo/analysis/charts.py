@@ -378,7 +378,7 @@ def _draw_value(step: dict[str, Any], x: Estimate, px: float, at_y: _Scale) -> s
     y, unanimous = at_y(value), step["unanimous"]
     caption = (
         f"round {step['step'] + 1}: {value:+.2f} [{low:+.2f} to {high:+.2f}], "
-        f"{step['votes']} votes{', unanimous' if unanimous else ''}"
+        f"{step['votes']} vote{'s' * (step['votes'] != 1)}{', unanimous' if unanimous else ''}"
     )
     if step["heading"].n:
         kind = "dot hollow" if unanimous else "dot"

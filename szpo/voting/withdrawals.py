@@ -148,9 +148,10 @@ class Learned:
 
     def __str__(self) -> str:
         """The sentences for whoever withdrew them."""
+        first = f"{self.votes} vote{'s' * (self.votes != 1)} withdrawn"
         if not self.steps:
-            return f"{self.votes} votes withdrawn; nothing had learned from them"
-        first = f"{self.votes} votes withdrawn: no fit from now on has them"
+            return f"{first}; nothing had learned from them"
+        first += ": no fit from now on has them"
         learned = [f"the policy from round {self.steps[0] + 1} on"]
         learned += [f"improved weights {each[:12]}" for each in self.improved]
         if self.removed:
