@@ -31,6 +31,7 @@ from szpo.types import Floats
 from szpo.voting import policy_checks
 
 LAST_PAIRS: Final = "last pairs"
+MEASURED: Final = "measured"
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,14 +261,17 @@ def read(ledger: Ledger) -> Improvement:
 def _read(ledger: Ledger) -> Improvement:
     if (still := why_at_start(ledger)) is not None:
         return Improvement(None, "", 0, None, (), still, at_start=True)
-    # Of a repeated measurement the last counts; each is compared with the base's.
-    bodies = {event["body"]["steps"]: event["body"] for event in ledger.events("measured")}
+    bodies, improved = measurements(ledger), theta.last_adopted(ledger)
     base = bodies.get(0, {}).get("rewards")
     points = tuple(_point(body, base) for _, body in sorted(bodies.items()))
     end = points[-1] if points and points[-1].steps else None
+    if improved is not None and end is not None and end.steps < improved["steps"]:
+        end = None  # of other weights
     measured = end is not None and end.kl is not None
     kl = end.kl if end is not None else None
-    if not measured:
+    if end is None and improved is not None:
+        kl = improved.get("nats")
+    elif not measured:
         kl = status.kl_after(ledger, None if end is None else end.steps)
     found = partial(Improvement, kl=kl, points=points, kl_measured=measured)
     votes = end.votes if end is not None else 0
@@ -276,9 +280,10 @@ def _read(ledger: Ledger) -> Improvement:
         rows = vote_rows.read_evidence(ledger)
         trained = rows.totals.steps().total()
         counted = rows.final
-        after = None if counted is None else (placed[counted.order].result or {}).get("after")
-        if after is not None and after != ledger.last_applied():
-            earlier = f"it was compared after step {after}, and votes have moved it since"
+        done: Mapping[str, Any] = (counted and placed[counted.order].result) or {}
+        digest = recommended_digest(ledger)
+        if done.get("tuned_sha256", digest) != digest:
+            earlier = f"it was compared after step {done['after']}, and it has moved since"
         elif counted is not None:
             tuned = counted.tuned
             judged = f"{tuned.of:.0f} blind pairs"
@@ -299,10 +304,26 @@ def _read(ledger: Ledger) -> Improvement:
     elif earlier:
         lack = f"{earlier}; order another final comparison"
     elif end is None:
-        lack = "it was not measured on held-out prompts after a step"
+        what = "a step" if improved is None else "it was improved"
+        lack = f"it was not measured on held-out prompts after {what}"
     else:
         lack = "nobody has compared them yet; order a final comparison"
     return found(None, "", votes, lack=lack)
+
+
+def measurements(ledger: Ledger) -> dict[int, dict[str, Any]]:
+    """Measurements by the number of steps, of repeated ones the last; 0 is the base's.
+
+    Those of weights that improved ones have replaced since are left out.
+    """
+    improved = [(event["event"], event["body"]["steps"]) for event in ledger.events(theta.ADOPTED)]
+    return {
+        event["body"]["steps"]: event["body"]
+        for event in ledger.events(MEASURED)
+        if not any(
+            event["event"] < at and steps <= event["body"]["steps"] for at, steps in improved
+        )
+    }
 
 
 def why_at_start(ledger: Ledger) -> str | None:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from szpo import seeds
 from szpo.analysis import improvement
-from szpo.analysis.improvement import mean_reward
+from szpo.analysis.improvement import MEASURED, mean_reward, measurements
 from szpo.config.schema import Config
 from szpo.data.text_files import clean_answer, clean_prompt
 from szpo.errors import (
@@ -42,7 +42,6 @@ from szpo.voting.finals import PAIRS, planned_sides
 from szpo.voting.panel_evaluator import FunctionPanel, Score
 from szpo.voting.step_record import StepReport
 
-KIND: Final = "measured"
 TEXTS: Final = 6
 """Prompts whose first answers are recorded, to be read side by side."""
 Say = Callable[[str], None]
@@ -108,7 +107,7 @@ def after(m: Measuring | None, outcome: step_record.Outcome) -> None:
     """Measure a run at its end, once; if people vote, order a blind final comparison of it."""
     if m is None or outcome.status == "paused" or not outcome.steps:
         return
-    if outcome.steps not in _measurements(m):
+    if outcome.steps not in measurements(m.ledger):
         _attempt(m, lambda: _measure_end(m, outcome.steps, outcome.votes))
     if m.people and not (_is_compared(m.ledger) or theta.is_still(m.ledger)):
         body = {"comparisons": PAIRS} if m.parts.settings.section.D == 1 else {}
@@ -145,7 +144,7 @@ def _attempt(m: Measuring, measure: Callable[[], None]) -> None:
 
 
 def _measure_start(m: Measuring) -> None:
-    if 0 in _measurements(m):
+    if 0 in measurements(m.ledger):
         return
     policy: Any = m.parts.policy
     if m.ledger.last_applied() is None:
@@ -181,7 +180,7 @@ def _measure_end(m: Measuring, steps: int, votes: int) -> None:
         )
         digest = policy.digest()
         kept = _measure_right(m, policy)
-    done = _measurements(m)
+    done = measurements(m.ledger)
     first, last = (mean_reward(done[i]["rewards"]) for i in (0, steps))
     values = [
         ("mean reward of the panel", first, last),
@@ -233,10 +232,6 @@ def judge_last_pairs(ledger: Ledger, parts: RunParts, score: Score | None) -> No
         "true": [sum(gap > 0 for gap in gaps), sum(gap != 0 for gap in gaps)],
     }  # fmt: skip
     ledger.record_event(improvement.LAST_PAIRS, "run", body)
-
-
-def _measurements(m: Measuring) -> dict[int, Any]:
-    return {event["body"]["steps"]: event["body"] for event in m.ledger.events(KIND)}
 
 
 def _is_language_model(m: Measuring) -> bool:
@@ -323,4 +318,4 @@ def record(
     }  # fmt: skip
     if wins is not None:
         body["wins"] = wins
-    ledger.record_event(KIND, by, step_record.plain(body))
+    ledger.record_event(MEASURED, by, step_record.plain(body))

@@ -268,9 +268,9 @@ def describe_voters(ledger: Ledger, total: Run) -> str:
 def _kl(ledger: Ledger, weights: Weights, helped: Improvement, steps: int, total: Run) -> str:
     if weights.kl is not None:
         return f"{weights.kl:.2f} nats, measured at this export"
-    if steps == total.steps and helped.kl_measured and helped.nats:
+    if helped.kl_measured and [point.steps for point in helped.points][-1:] == [steps]:
         return f"{helped.nats}, measured on held-out prompts"
-    kl = status.kl_after(ledger, steps)
+    kl = status.kl_after(ledger, steps) if helped.kl_measured else helped.kl
     return "" if kl is None else f"≈ {kl:.1f} nats, as the run noted it"
 
 

@@ -57,7 +57,9 @@ def read(
     sql = "SELECT count(*) AS steps FROM events WHERE kind = 'step' AND event < ?"
     until = ledger.query(sql, (before,))[0]["steps"]
     carried = replay.replay_state(ledger, settings, until).carried
-    carried = refit(settings, carried, withdrawals.read_at(ledger, settings, until, before))
+    rows = withdrawals.read_at(ledger, settings, until, before)
+    aside = withdrawals.read_set_aside(ledger, named, until, before)
+    carried = refit(settings, carried, rows, aside)
     found = regression.findings_of(settings, carried)
     fit = carried.named or fit_named(settings, carried.votes, carried.aside)
     if present:

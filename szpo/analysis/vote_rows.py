@@ -204,7 +204,7 @@ def read_judged(ledger: Ledger, until: int | None = None, before: int = 2**62) -
     Raises:
         UsageError: there are none.
     """
-    held = withdrawals.withdrawals(ledger, before)
+    stands = withdrawals.left(ledger, before)
     rows = [
         row
         for row in ledger.query(
@@ -212,7 +212,7 @@ def read_judged(ledger: Ledger, until: int | None = None, before: int = 2**62) -
             "ORDER BY step, k, n, place",
             (2**62 if until is None else until,),
         )
-        if not any(each.holds(row["panelist"], row["step"]) for each in held)
+        if stands(row["panelist"], row["step"])
     ]
     if not rows:
         raise UsageError(

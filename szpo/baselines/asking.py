@@ -29,6 +29,7 @@ from szpo.errors import IntegrityError, UsageError
 from szpo.ledger.database import Ledger, Record
 from szpo.seeds import as_seed
 from szpo.types import Answer, Comparison, Prompt, Row, Verdict
+from szpo.voting import withdrawals
 from szpo.voting.counting import verdict
 from szpo.voting.evaluator import Judge
 from szpo.voting.seats import Letter
@@ -281,13 +282,16 @@ def read_recorded_pairs(
 ) -> Preferences:
     """Read the pairs of closed steps from their counted votes, in the order of the steps.
 
+    Votes that were withdrawn since are left out.
     Votes and answers read are added to the meter, as the run counted them. Without
     ``rows_of_batches``, rows that nobody judged singly are left out, and their votes are counted.
     """
     pairs: list[Pair] = []
     ties = comparisons = unused = 0
     meter = meter or Meter()
-    cast = ledger.query("SELECT * FROM counted_votes ORDER BY step, k, n, place")
+    stands = withdrawals.left(ledger)
+    every = ledger.query("SELECT * FROM counted_votes ORDER BY step, k, n, place")
+    cast = [vote for vote in every if stands(vote["panelist"], vote["step"])]
     for shown, own in groupby(cast, key=lambda vote: vote["comparison"]):
         comparison, votes = ledger.comparison(shown), list(own)
         if comparison is None:

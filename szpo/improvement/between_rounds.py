@@ -91,6 +91,8 @@ class Begun:
     """What an improvement begins from: a run as it is on record before an event."""
 
     event: int
+    head: str
+    """Digest of the event before it, which no other run or later history has."""
     steps: int
     """Steps applied by then."""
     adopted: int
@@ -118,11 +120,13 @@ def begin(ledger: Ledger, event: int | None = None) -> Begun:
     """What an improvement begins from that begins now, or began when ``event`` was the next."""
     sql = "SELECT max(event) + 1 AS next FROM events"
     event = event or ledger.query(sql)[0]["next"]
+    found = ledger.query("SELECT row_sha256 FROM events WHERE event = ?", (event - 1,))
+    head = found[0]["row_sha256"] if found else ""
     sql = "SELECT count(*) AS n FROM events WHERE kind = ? AND event < ?"
     steps, made = (ledger.query(sql, (kind, event))[0]["n"] for kind in ("step", theta.ADOPTED))
     last = theta.last_adopted(ledger)
     back, epoch = last is not None and theta.went_back(last), lease.controller(ledger)["epoch"]
-    return Begun(event, steps, made, back, epoch)
+    return Begun(event, head, steps, made, back, epoch)
 
 
 def improve_run(
@@ -462,7 +466,7 @@ class Improving:
             show = reporter(self._say, nats)
 
             def report(state: Improved) -> None:
-                score_ascent.save(state, self._file, (self._ledger.run, begun.event))
+                score_ascent.save(state, self._file, (begun.head, begun.event))
                 tell("improving", len(state.steps), Plan().steps)
                 show(state)
 
@@ -481,12 +485,12 @@ class Improving:
         if self._begun is not None or not self._file.exists():
             return
         try:
-            since, (run, event) = score_ascent.load(self._file)
+            since, (head, event) = score_ascent.load(self._file)
         except IntegrityError:  # what it held is found again
             self._leave()
             return
         begun = begin(self._ledger, event)
-        if run == self._ledger.run and not _is_over(self._ledger, begun):
+        if head == begun.head and not _is_over(self._ledger, begun):
             self._begin(begun, since)
         else:
             self._leave()
@@ -526,6 +530,8 @@ def last_due(ledger: Ledger) -> int:
 
     >>> [_passes(64, votes) for votes in ([64], [64, 120], [64, 120, 128], [64, 300])]
     [True, False, True, True]
+    >>> _passes(0, [0, 1])  # another run's votes showed it, and a round ended without any
+    False
     """
     votes, applied = taught.shown_from(ledger), _applied(ledger)
     passed = (back for back in range(len(votes)) if _passes(votes[0], votes[: len(votes) - back]))
@@ -533,7 +539,7 @@ def last_due(ledger: Ledger) -> int:
 
 
 def _passes(first: float, votes: Sequence[float]) -> bool:
-    doublings = [math.floor(math.log2(each / first)) for each in votes]
+    doublings = [math.floor(math.log2(max(each, 1) / max(first, 1))) for each in votes]
     return len(doublings) == 1 or doublings[-1] > doublings[-2]
 
 
@@ -542,11 +548,11 @@ def _applied(ledger: Ledger) -> int:
 
 
 def _is_over(ledger: Ledger, begun: Begun) -> bool:
-    """Whether what an improvement began from no longer holds, or never was in this record."""
+    """Whether what an improvement began from no longer holds."""
     marks = ", ".join("?" * len(ENDED_BY))
     sql = f"SELECT count(*) AS n FROM events WHERE event >= ? AND kind IN ({marks})"
     later = ledger.query(sql, (begun.event, *ENDED_BY))[0]["n"]
-    return bool(later) or begun.event > begin(ledger).event
+    return bool(later)
 
 
 def reporter(

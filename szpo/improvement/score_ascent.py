@@ -621,7 +621,7 @@ def add(theta: Theta, layout: Layout, direction: Floats, factor: float) -> Theta
 
 
 def save(state: Improved, path: Path, origin: tuple[str, int]) -> None:
-    """Write a state to one ``.npz`` file, atomically; ``origin``: the run, and when it began."""
+    """Write a state to one ``.npz`` file, atomically; ``origin``: an event's digest and number."""
     facts = asdict(replace(state, theta={}, last={})) | {"origin": origin}
     arrays: dict[str, Any] = {f"theta/{name}": value for name, value in state.theta.items()}
     arrays |= {f"last/{name}": value for name, value in state.last.items()}
@@ -634,7 +634,7 @@ def load(path: Path) -> tuple[Improved, tuple[str, int]]:
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             facts = json.loads(str(file["facts"]))
-            run, event = facts.pop("origin")
+            head, event = facts.pop("origin")
             tensors = {name: file[name] for name in file.files if name != "facts"}
         steps = tuple(
             Step(**{
@@ -653,7 +653,7 @@ def load(path: Path) -> tuple[Improved, tuple[str, int]]:
             }
             for part in ("theta", "last")
         }
-        return Improved(**{**facts, **ends, **thetas, "steps": steps}), (run, event)
+        return Improved(**{**facts, **ends, **thetas, "steps": steps}), (head, event)
     except cache.UNREADABLE as error:
         raise IntegrityError(f"{path} is no state of an improvement ({error})") from None
 

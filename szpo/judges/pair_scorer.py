@@ -33,7 +33,7 @@ from szpo.models import loading, weight_files
 from szpo.models.loading import Loaded
 from szpo.policies.backend import Backend, LocalBackend, States
 from szpo.types import Answer, Choice, Comparison, Prompt
-from szpo.voting import counting
+from szpo.voting import counting, withdrawals
 from szpo.voting.seats import Letter
 
 FORMAT: Final = "szpo pair scorer 1"
@@ -58,11 +58,13 @@ class LabelledPair:
 
 
 def of_ledger(ledger: Ledger) -> list[LabelledPair]:
-    """One pair for each counted vote of a run, plus first."""
-    found = []
+    """One pair for each counted vote of a run that was not withdrawn, plus first."""
+    found, stands = list[LabelledPair](), withdrawals.left(ledger)
     for row in ledger.steps():
         comparisons = {c.id: c for c in ledger.comparisons(row["step"])}
         for vote in counting.counted(ledger, row["step"]):
+            if not stands(vote.panelist, row["step"]):
+                continue
             rows = comparisons[vote.comparison].rows
             shown = tuple((r.prompt, r.plus, r.minus) for r in rows if not r.identical)
             z = {"plus": 1.0, "minus": 0.0}.get(vote.verdict, 0.5)

@@ -136,9 +136,16 @@ def take_back(record: AllVotes, rows: tuple[Recounted, ...]) -> AllVotes:
     return replace(record, votes=votes, withdrawn=rows, log_factor=none)
 
 
-def refit(settings: Settings, record: AllVotes, rows: tuple[Recounted, ...]) -> AllVotes:
-    """The record of a run on named features, fitted to its votes without withdrawn ones."""
+def refit(
+    settings: Settings, record: AllVotes, rows: tuple[Recounted, ...], aside: tuple[int, ...] = ()
+) -> AllVotes:
+    """The record of a run on named features, fitted to its votes without withdrawn ones.
+
+    Features ``aside`` are not followed.
+    """
     left = take_back(record, rows)
+    if aside != left.aside:
+        left = replace(left, aside=aside)
     if left is record:
         return record
     found = fit_named(settings, left.votes, left.aside)

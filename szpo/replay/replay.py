@@ -230,7 +230,7 @@ def retell(
     valid for fewer voters; then ``measure`` measures the last point.
     """
     state, same, last = optimizer.init(settings), True, ledger.last_applied()
-    out = withdrawals.withdrawals(ledger) if voters is not None else ()
+    stands = withdrawals.left(ledger)
     for row in ledger.steps():
         step = row["step"]
         if row["state"] != "applied":
@@ -239,8 +239,7 @@ def retell(
         found = counting.counted(ledger, step)
         votes = tuple(
             v for v in found
-            if voters is None
-            or (v.panelist in voters and not any(each.holds(v.panelist, step) for each in out))
+            if voters is None or (v.panelist in voters and stands(v.panelist, step))
         )  # fmt: skip
         same = same and len(votes) == len(found)
         inputs = step_record.read_inputs(ledger, settings, step)

@@ -15,11 +15,13 @@ from szpo.config.schema import Config
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
-from szpo.optim.all_votes import with_earlier_votes
+from szpo.optim.all_votes import take_back, with_earlier_votes
 from szpo.optim.optimizer import has_two_points
 from szpo.optim.settings import Settings
+from szpo.optim.vote_regression import Votes
 from szpo.policies.subspaces import Subspace
 from szpo.replay import replay
+from szpo.voting import withdrawals
 
 NAME: Final = "optimizer.prior"
 
@@ -56,12 +58,19 @@ def take(
         _require_equal(ledger, config, settings, identity)
         last = ledger.last_event()
         assert last is not None, "a ledger's first event is written with it"
-        votes = replay.replay_state(ledger, recorded_settings(ledger)).carried.votes
+        votes = read_votes(ledger)
         facts = {
             "file": ledger.path.name, "sha256": last["row_sha256"],
             "full": round(float((votes.up + votes.down).sum())),
         }  # fmt: skip
     return with_earlier_votes(settings, votes), facts
+
+
+def read_votes(ledger: Ledger) -> Votes:
+    """All votes of a run with their regressors, without withdrawn ones."""
+    settings = recorded_settings(ledger)
+    state = replay.replay_state(ledger, settings)
+    return take_back(state.carried, withdrawals.read_at(ledger, settings, state.step)).votes
 
 
 def foretell(config: Config, space: Subspace | None, identity: Mapping[str, Any]) -> str:

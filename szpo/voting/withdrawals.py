@@ -14,13 +14,14 @@ without theirs from then on. Run, replay and verify read this with each step's i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from szpo.errors import IntegrityError, UsageError
 from szpo.ledger import theta
 from szpo.ledger.database import Ledger
+from szpo.optim import parameters
 from szpo.optim.all_votes import count_sides
 from szpo.optim.named_features import NamedFeatures, group_of, groups, groups_of, members
 from szpo.optim.optimizer import rule_of
@@ -63,15 +64,21 @@ def not_about_orders(ledger: Ledger) -> tuple[SetAside, ...]:
     )
 
 
-def in_force(ledger: Ledger, step: int | None = None) -> dict[str, SetAside]:
-    """The orders in force in a step, by the group's name; by default those in the newest step."""
-    last = {o.group: o for o in not_about_orders(ledger) if step is None or o.step <= step}
+def in_force(ledger: Ledger, step: int | None = None, before: int = 2**62) -> dict[str, SetAside]:
+    """The orders in force in a step, by the group's name; by default those in the newest step.
+
+    ``before``: of those before this event.
+    """
+    given = (o for o in not_about_orders(ledger) if o.event < before)
+    last = {o.group: o for o in given if step is None or o.step <= step}
     return {name: order for name, order in last.items() if order.on}
 
 
-def read_set_aside(ledger: Ledger, features: NamedFeatures, step: int) -> tuple[int, ...]:
-    """The regressors that a step does not follow, in rising order."""
-    held = in_force(ledger, step)
+def read_set_aside(
+    ledger: Ledger, features: NamedFeatures, step: int, before: int = 2**62
+) -> tuple[int, ...]:
+    """The regressors that a step does not follow, in rising order; ``before`` as in `in_force`."""
+    held = in_force(ledger, step, before)
     done = ledger.query(
         "SELECT min(event) AS event FROM events WHERE kind = 'step' "
         "AND json_extract(body, '$.step') = ?",
@@ -216,15 +223,30 @@ def find_learned(ledger: Ledger, panelist: str) -> Learned:
         "(SELECT step FROM steps WHERE state = 'applied') ORDER BY step", (panelist,),
     )  # fmt: skip
     steps = tuple(row["step"] for row in rows)
-    bodies = (event["body"] for event in ledger.events(theta.ADOPTED))
-    last = ((body["theta_sha256"], body["begun"]["steps"]) for body in bodies)
-    improved = [sha256 for sha256, until in last if steps and until > steps[0]]
     votes = ledger.query(
         "SELECT count(*) AS votes FROM votes v JOIN assignments a USING (assignment) "
         "WHERE a.panelist = ?",
         (panelist,),
     )[0]["votes"]
-    return Learned(votes, steps, tuple(improved))
+    return Learned(votes, steps, tuple(_improved_on(ledger, panelist, steps)))
+
+
+def _improved_on(ledger: Ledger, panelist: str, steps: Sequence[int]) -> Iterator[str]:
+    """Digests of adopted weights whose taste had votes on these steps, or that began from such."""
+    out = withdrawals(ledger)
+    from_votes, learned = ledger.layout != parameters.NO_COORDINATES, False
+    for body in theta.adopted_bodies(ledger):
+        if not theta.went_back(body):
+            begun = body["begun"]
+            cast = [step for step in steps if step < begun["steps"]]
+            held = [each for each in out if each.event < begun["event"]]
+            left = [s for s in cast if not any(each.holds(panelist, s) for each in held)]
+            learned = learned or bool(left or (from_votes and cast))
+            if learned:
+                yield body["theta_sha256"]
+        else:
+            learned = False  # what comes next begins from the start
+        from_votes = False
 
 
 def withdrawals(ledger: Ledger, before: int = 2**62) -> tuple[Withdrawal, ...]:
@@ -233,6 +255,12 @@ def withdrawals(ledger: Ledger, before: int = 2**62) -> tuple[Withdrawal, ...]:
     rows = ledger.query(sql, (EVENT, before))
     found = ((row["event"], json.loads(row["body"])) for row in rows)
     return tuple(Withdrawal(body["panelist"], body["step"], event) for event, body in found)
+
+
+def left(ledger: Ledger, before: int = 2**62) -> Callable[[str, int], bool]:
+    """Whether a panelist's votes on a step stand; ``before``: by withdrawals before this event."""
+    out = withdrawals(ledger, before)
+    return lambda panelist, step: not any(each.holds(panelist, step) for each in out)
 
 
 def read(ledger: Ledger, settings: Settings, step: int) -> tuple[Recounted, ...]:
@@ -250,7 +278,9 @@ def read(ledger: Ledger, settings: Settings, step: int) -> tuple[Recounted, ...]
     return tuple(_recount(ledger, settings, step, held))
 
 
-def read_at(ledger: Ledger, settings: Settings, until: int, before: int) -> tuple[Recounted, ...]:
+def read_at(
+    ledger: Ledger, settings: Settings, until: int, before: int = 2**62
+) -> tuple[Recounted, ...]:
     """As `read`, of the steps < ``until`` by all withdrawals before this event."""
     held = withdrawals(ledger, before)
     return tuple(_recount(ledger, settings, until, held)) if held else ()

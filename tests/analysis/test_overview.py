@@ -12,7 +12,7 @@ from szpo import metrics
 from szpo.analysis import agreement, improvement, measuring, overview, vote_rows
 from szpo.analysis.improvement import Improvement
 from szpo.analysis.vote_rows import VoteRow
-from szpo.ledger import orders, run_spec
+from szpo.ledger import orders, run_spec, theta
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
 from szpo.metrics import Share, log_odds, quantile, rate, share
@@ -394,6 +394,22 @@ def test_even_pairs_are_told_since_they_hold_the_share_near_a_half(tmp_path):
         body = {**measured, "steps": 2, "rewards": [[2, 2], [2, 2]]}
         ledger.record_event("measured", "controller", body)
         assert "even" not in improvement.read(ledger).sentence
+
+
+def test_what_was_measured_before_weights_were_improved_is_not_said_of_them(tmp_path):
+    body = {"steps": 3, "votes": 24, "rewards": [[1, 2], [1, 2]], "tokens": 3.0, "kl": 0.4,
+            "texts": []}  # fmt: skip
+    with new_ledger(tmp_path / "run.db", settings_of()) as ledger:
+        for changes in ({"steps": 0, "rewards": [[0, 0], [0, 0]]}, {"steps": 2}, {}):
+            ledger.record_event("measured", "controller", {**body, **changes})
+        assert improvement.read(ledger).sentence.endswith("24 votes, 0.4 nats")
+        theta.append_adopted(ledger, theta.starting_theta(ledger), {"steps": 3, "nats": 2.0})
+        found = improvement.read(ledger)
+        assert [point.steps for point in found.points] == [0, 2]  # so a resumed run measures
+        assert found.verdict == "unknown" and "after it was improved" in found.lack
+        assert found.nats == "≈ 2.0 nats"
+        ledger.record_event("measured", "controller", {**body, "kl": 2.2})
+        assert improvement.read(ledger).sentence.endswith("24 votes, 2.2 nats")
 
 
 def test_rounds_with_several_sheets_use_up_the_votes_sooner():

@@ -25,6 +25,7 @@ from szpo.replay import checks, replay
 from szpo.replay.checks import Broken, Examination
 from szpo.taste import Explanation, Feature, Taste
 from szpo.types import FEATURE_GRID
+from szpo.voting import withdrawals
 from tests.support import named_run
 
 ONE = FEATURE_GRID  # 1, on the grid
@@ -87,6 +88,17 @@ def test_a_run_says_what_its_votes_like_without_its_model(run):
     assert few > many
     assert sum(each.chance for each in found.explanations) == pytest.approx(ONE, abs=2)
     assert run_taste.read(run) == found
+
+
+def test_it_leaves_out_what_an_order_rules_out_before_the_next_update(run, tmp_path):
+    run.checkpoint_log()
+    with Ledger.open(shutil.copy(run.path, tmp_path / "ruled.db")) as ledger:
+        event, before = ledger.last_event()["event"] + 1, run_taste.read(ledger)
+        order = withdrawals.order_not_about(ledger, "op", named_run.features(), "commas")
+        assert order.step == 16
+        with pytest.raises(RunError, match="votes show no taste"):
+            run_taste.read(ledger)
+        assert run_taste.read(ledger, before=event) == before  # as an improvement then had it
 
 
 def test_bounds_cover_what_was_shown_and_no_more(run):

@@ -1,8 +1,10 @@
 """Base against tuned on held-out prompts, blind; answers before and after."""
 
+import contextlib
 import itertools
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from szpo import metrics
@@ -12,7 +14,7 @@ from szpo.data.prompts import PromptSet
 from szpo.errors import UsageError
 from szpo.ledger import orders, run_spec
 from szpo.ledger.database import Ledger
-from szpo.ledger.theta import theta_digest, theta_digests
+from szpo.ledger.theta import append_adopted, theta_digest, theta_digests
 from szpo.replay import verification
 from szpo.runs import assemble, controller, driver, samples
 from szpo.runs.callbacks import read_facts
@@ -121,10 +123,18 @@ def test_a_final_comparison_says_nothing_of_weights_that_moved_since(tuned):
     assert helped.share is not None and (helped.share.hits, helped.share.of) == (20, 24)
     shown = overview.overview(vote_rows.read_evidence(ledger))["improving"]["final"].tuned
     assert (shown.hits, shown.of) == (20, 24), "the operator's page counts as the verdict does"
+    with contextlib.suppress(LookupError), ledger.transaction("op"):
+        append_adopted(ledger, {"b": np.ones(1, np.float32)}, {"steps": 3})
+        helped = improvement.read(ledger)
+        assert helped.share is None and "step 2, and it has moved since" in helped.lack
+        raise LookupError("only tried")
     go(run_spec.recorded_settings(ledger), ledger, source.policy, until_step=4)
+    same, helped = theta_digests(ledger)[-2:], improvement.read(ledger)
+    assert same[0] == same[1] and helped.share is not None  # a step that moved nothing
+    go(run_spec.recorded_settings(ledger), ledger, source.policy, until_step=6)
     helped = improvement.read(ledger)
     assert helped.share is None
-    assert helped.lack.startswith("it was compared after step 2, and votes have moved it since")
+    assert helped.lack.startswith("it was compared after step 2, and it has moved since")
 
 
 def test_the_last_line_is_about_the_weights_that_would_be_exported(tmp_path):

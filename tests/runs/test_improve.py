@@ -35,6 +35,7 @@ from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.policy_checks import Checks
 from szpo.voting.service import VoteService
 from szpo_simulators.panels.panel import build
+from tests.support import named_run
 from tests.support.tampering import forge
 
 pytestmark = pytest.mark.full
@@ -372,6 +373,22 @@ def test_while_people_vote_it_improves_in_turns_and_ends_as_if_it_had_not_been_i
     with Ledger.open(place) as ledger:
         report = verification.verify(ledger, also=[run_taste.check_recorded])
         assert report.ok and "is recomputed from the votes" in report.note
+
+
+def test_an_improvement_began_from_one_history_of_a_run_alone(tmp_path):
+    """A copy that was restored, and has gone on otherwise since, is another."""
+    _, ledger = named_run.start(tmp_path)
+    with ledger:
+        event = between_rounds.begin(ledger).event
+        ledger.checkpoint_log()
+        with Ledger.open(shutil.copy(ledger.path, tmp_path / "copy.db")) as other:
+            begun = [between_rounds.begin(each, event) for each in (ledger, other)]
+            assert begun[0] == begun[1]
+            for each, by in ((ledger, "one"), (other, "two")):
+                each.record_event("note", by, {})
+            begun = [between_rounds.begin(each, event + 1) for each in (ledger, other)]
+            assert begun[0].head != begun[1].head
+        assert not between_rounds.begin(ledger, event + 9).head
 
 
 def test_without_a_taste_nothing_is_adopted(tmp_path, capsys):

@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 
 from szpo.analysis import run_taste, vote_rows
+from szpo.baselines import asking
+from szpo.baselines.asking import Meter
 from szpo.cli.app import call
 from szpo.errors import UsageError
+from szpo.judges import pair_scorer
 from szpo.ledger import theta
 from szpo.replay import replay, verification
+from szpo.runs import earlier_votes
 from szpo.voting import counting, withdrawals
 from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.service import VoteService
@@ -69,6 +73,41 @@ def test_no_fit_from_then_on_has_withdrawn_votes_and_taken_steps_stay(tmp_path, 
         total = carried.votes.up[early].sum() + carried.votes.down[early].sum()
         o = settings.section
         assert total == FIRST * o.K * o.N * o.M - len(hers)
+
+
+def test_nothing_that_is_fitted_to_the_runs_file_from_then_on_has_her_votes(tmp_path):
+    """Not a run that counts its votes as its own, nor pairs for a baseline, nor a scorer."""
+    settings, ledger = named_run.start(tmp_path, M=2)
+    with ledger:
+        drive(settings, ledger, 2)
+
+        def count():
+            votes, meter = earlier_votes.read_votes(ledger), Meter()
+            asking.read_recorded_pairs(ledger, meter)
+            scored = len(pair_scorer.of_ledger(ledger))
+            return round(votes.up.sum() + votes.down.sum()), meter.votes, scored
+
+        cast = count()
+        hers = withdrawals.withdraw(ledger, "op", WHO, settings).votes
+        assert hers and count() == tuple(each - hers for each in cast)
+
+
+def test_weights_improved_from_the_start_on_what_was_left_have_learned_nothing_from_her(tmp_path):
+    settings, ledger = named_run.start(tmp_path)
+    with ledger:
+        drive(settings, ledger, 2)
+
+        def improve():
+            theta.append_adopted(ledger, replay.fold(ledger), named_run.adoption(ledger, 2))
+            return theta.last_adopted(ledger)["number"]
+
+        def withdraw():
+            found = withdrawals.withdraw(ledger, "op", WHO, settings, weights=True)
+            return len(found.improved), found.removed
+
+        assert improve() == 0 and withdraw() == (1, True)
+        assert improve() == 1 and withdraw() == (1, False)
+        assert theta.last_adopted(ledger)["number"] == 1 and verification.verify(ledger).ok
 
 
 def test_a_withdrawal_is_of_somebody_with_votes_where_all_weigh_alike(tmp_path):
