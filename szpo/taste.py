@@ -115,6 +115,8 @@ class Taste:
         'fewer commas (98 %)'
         """
         likely = [(said, chance / FEATURE_GRID) for said, chance in self.claims]
+        if not likely:
+            return "several things may be liked, none of them likely"
         return ", ".join(f"{said} ({100 * chance:.0f} %)" for said, chance in likely)
 
     @property
@@ -131,7 +133,9 @@ class Taste:
         return f"this taste describes {who}: show or pass it on only if they agree"
 
     def instruction(self) -> str:
-        """What is liked as one instruction for a system turn."""
+        """What is liked as one instruction for a system turn; empty where nothing is likely."""
+        if not self.claims:
+            return ""
         return f"Write answers that are liked here: {'; '.join(said for said, _ in self.claims)}."
 
     def entries(self, given: Sequence[str] = ()) -> tuple[Entry, ...]:

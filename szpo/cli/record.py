@@ -23,6 +23,7 @@ from szpo.errors import IntegrityError, UsageError
 from szpo.files import write_whole
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import recommended_digests, theta_digests
+from szpo.optim.parameters import NO_COORDINATES
 from szpo.replay import backup as copies
 from szpo.replay import verification
 
@@ -358,6 +359,11 @@ def _make_weights(ledger: Ledger, scale: float, cluster: int | None, chosen: str
     """The weights to write; those that the run did not recommend are measured on its model."""
     if scale == 1 and cluster is None:
         return Weights()
+    if cluster is not None and ledger.layout == NO_COORDINATES:
+        raise UsageError(
+            f"--cluster: votes of {ledger.path.stem} move nothing but by szpo improve, which "
+            "follows those of all; begin a run with coordinates (subspace.kind)"
+        )
     from szpo.cache import quiet
     from szpo.runs import other_weights
 

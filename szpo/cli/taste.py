@@ -61,6 +61,8 @@ def taste(
                       "instruction": found.instruction()})  # fmt: skip
         return
     if as_prompt:
+        if not found.claims:
+            raise RunError(f"--as-prompt: {found.words}; let its panel vote more")
         console.say(found.instruction())
         return
     who = {0: "programs", 1: "one person"}.get(found.people, f"{found.people} people")

@@ -17,6 +17,8 @@ from szpo.analysis.taste_clusters import Clusters, find_clusters, fit_mixture
 from szpo.cli.app import call
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
+from szpo.ledger.theta import append_adopted
+from szpo.optim.parameters import NO_COORDINATES
 from szpo.types import Answer, Floats, Ints, Prompt
 from tests.support import tiny_models
 from tests.support.cases import case
@@ -248,6 +250,14 @@ def test_one_taste_is_the_ridge_fit():
     found = fit_mixture(x, y, who, 5, 1, seeds.derive(0, "t"))
     assert found.weights[0] == pytest.approx(newton(x, y, ridge=1.0).weights)
     assert found.posterior.tolist() == [[1.0]] * 5  # the fifth never voted
+
+
+def test_what_votes_do_not_move_is_fitted_to_no_cluster(tmp_path, capsys):
+    with new_ledger(tmp_path / "still.db", settings_of(layout=NO_COORDINATES)) as ledger:
+        append_adopted(ledger, {"b": np.ones(1, np.float32)}, {"steps": 0})
+    out = tmp_path / "out"
+    assert call(["export", str(ledger.path), "--cluster", "1", "--out", str(out)]) == 2
+    assert "votes of still move nothing but by szpo improve" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

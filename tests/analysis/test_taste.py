@@ -228,6 +228,10 @@ def test_it_is_saved_only_once_shown_and_of_few_people_only_when_they_agree(
         shown = capsys.readouterr()
         assert "describes one person" in shown.err and not shown.out and not second.exists()
         assert call(["taste", str(run.path), *door, "--yes"]) == 0 and capsys.readouterr().out
+    unclear = replace(alone, people=0, claims=())
+    monkeypatch.setattr(run_taste, "read", lambda *_: unclear)
+    assert call(["taste", str(run.path), "--as-prompt"]) == 1
+    assert "none of them likely; let its panel vote more" in capsys.readouterr().err
     monkeypatch.undo()
     settings, ledger = named_run.start(tmp_path, "short.db")
     named_run.drive(settings, ledger, until_step=1)
