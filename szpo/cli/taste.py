@@ -191,7 +191,12 @@ def improve(
     path = run_paths.find(run, folder)
     with Ledger.open(path) as ledger, lease.hold(ledger):
         run_taste.read(ledger, feature)  # refused before a model is loaded
-        from szpo.improvement.between_rounds import describe_improving, improve_run, reporter
+        from szpo.improvement.between_rounds import (
+            allowed,
+            describe_improving,
+            improve_run,
+            reporter,
+        )
         from szpo.runs.setup_progress import Stage
 
         console.doing("loading the run's model")
@@ -199,6 +204,7 @@ def improve(
             parts = assemble.reopen(ledger, panel=False, say=console.complain, features=feature)
         helped = ""
         say: Say = (lambda line: None) if as_json else console.complain
+        nats = allowed(parts.config, nats)
         shown = reporter(say, nats, console.doing)
         state = improve_run(
             ledger, parts, nats=nats, given=feature, report=shown,

@@ -29,7 +29,7 @@ from typing import Any, Final
 
 from szpo import seeds, turns
 from szpo.analysis import run_taste, taught
-from szpo.config.schema import FEATURE_SAMPLES
+from szpo.config.schema import FEATURE_SAMPLES, Config
 from szpo.errors import IntegrityError, LeaseError, RunError, StorageError, UsageError
 from szpo.improvement import score_ascent
 from szpo.improvement.aims import waived_by
@@ -372,6 +372,15 @@ def _describe(state: Improved, taste: Taste, nats: float) -> dict[str, Any]:
     }
 
 
+def allowed(config: Config, nats: float) -> float:
+    """The nats that a policy may be improved by, which are no more than those of ``guards.kl``.
+
+    >>> [allowed(Config(guards={"kl": kl}), 3.0) for kl in (None, 1.0, 5.0)]
+    [3.0, 1.0, 3.0]
+    """
+    return min(nats, config.guards.kl or nats)
+
+
 ENDED_BY: Final = (theta.ADOPTED, theta.RETURNED, withdrawals.EVENT, withdrawals.SET_ASIDE)
 """Kinds of events after which what an improvement began from no longer holds."""
 
@@ -389,7 +398,7 @@ class Improving:
         self._ledger, self._parts, self._say = ledger, parts, say
         asked = parts.config.improve
         waits = waits or parts.config.panel.kind != PEOPLE
-        self._nats: Final = asked.nats
+        self._nats: Final = None if asked.nats is None else allowed(parts.config, asked.nats)
         self._beside: Final = not waits and parts.config.engine.is_local
         self._along: Final = asked.when == "doubling" and (waits or self._beside)
         self._file: Final = state_of(ledger.path)

@@ -13,6 +13,7 @@ import numpy as np
 
 from szpo.failpoints import failpoint
 from szpo.ledger import canonical
+from szpo.ledger import theta as recorded
 from szpo.optim import optimizer, parameters, regression
 from szpo.optim.kl_limits import KlMeasurement
 from szpo.optim.optimizer import rule_of
@@ -160,8 +161,11 @@ def _kl(run: Services, new: PendingStep) -> tuple[float | None, bool]:
     """KL to the start for a step's report, and whether it was measured on answers.
 
     A rule without a KL budget can go where the quadratic estimate is wrong, so there KL is
-    measured. With a budget, the estimate is scaled by the last measurement.
+    measured. With a budget, the estimate is scaled by the last measurement. That of adopted
+    weights was measured when they were adopted.
     """
+    if (adopted := recorded.last_adopted(run.ledger)) is not None:
+        return (0.0 if recorded.went_back(adopted) else adopted.get("nats")), True
     two_points = rule_of(run.settings.section.rule).two_points
     if new.reach is not None and new.reach.measured is not None:
         return new.reach.measured, True

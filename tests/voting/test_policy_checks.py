@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from scipy import special
 
 from szpo.errors import LeaseError, RunError
-from szpo.ledger.theta import adopted_bodies
+from szpo.ledger.theta import adopted_bodies, append_adopted
 from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED
 from szpo.replay import replay, verification
 from szpo.voting import lease, policy_checks, withdrawals
 from szpo.voting.policy_checks import Checks, factor_against
+from szpo.voting.step_record import read_steps
 from tests.support import named_run
 
 COUNTS = st.integers(0, 60)
@@ -70,6 +71,22 @@ def test_same_says_nothing_and_five_in_a_row_for_the_start_are_enough():
     assert not Checks(0, 4).against and not Checks(1, 6).against
     assert factor_against(1, 6) == Fraction(sum(comb(8, j) for j in range(2, 9)), 8 * 7)
     assert "the start's answer in 11 of 13 check rows (odds of 1" in Checks(2, 11).sentence()
+
+
+def test_a_round_tells_the_nats_of_adopted_weights_and_none_of_the_start(tmp_path):
+    settings, ledger = named_run.start(tmp_path)
+    with ledger:
+        named_run.drive(settings, ledger, until_step=1)
+        body = {**named_run.adoption(ledger, 1), "nats": 1.5}
+        append_adopted(ledger, replay.fold(ledger), body)
+        named_run.drive(settings, ledger, until_step=2)
+        name = ledger.query("SELECT pseudonym FROM panelists ORDER BY pseudonym")[0]["pseudonym"]
+        withdrawals.withdraw(ledger, "szpo invite", name, settings, weights=True)
+        named_run.drive(settings, ledger, until_step=3)
+        assert [(each.kl, each.extra.get("kl_measured")) for each in read_steps(ledger)][1:] == [
+            (1.5, True), (0.0, True),
+        ]  # fmt: skip
+        assert verification.verify(ledger).ok
 
 
 def test_weights_are_adopted_only_while_the_run_is_held_and_their_verdicts_stand(tmp_path):
