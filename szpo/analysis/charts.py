@@ -147,7 +147,7 @@ def draw_lesson(lesson: Lesson) -> str:
     """
     if not lesson.lines:
         return ""
-    series = [Series(line.name, line.votes, line.chances) for line in lesson.lines]
+    series = [Series(*line) for line in lesson.lines]
     return _draw_shares("What the votes taught", series, "probability") + legend(series)
 
 

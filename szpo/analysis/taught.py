@@ -218,16 +218,6 @@ FIGURES: Final = {"logprob": "log-probability", "tokens": "length", "margin": "t
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """A group's probability after each step."""
-
-    name: str
-    votes: tuple[int, ...]
-    chances: tuple[float, ...]
-    """0 where the group was not listed, since its probability was below a fiftieth."""
-
-
-@dataclass(frozen=True, slots=True)
 class Lesson:
     """The taste that all votes of a run taught, or why they taught none."""
 
@@ -242,8 +232,11 @@ class Lesson:
     """More votes may show one, or more of it."""
     aside: tuple[str, ...] = ()
     """Groups that an order leaves out (``szpo not-about``)."""
-    lines: tuple[Line, ...] = field(default=(), repr=False)
-    """The leading groups, the likeliest first; empty before a taste is shown."""
+    lines: tuple[tuple[str, tuple[int, ...], tuple[float, ...]], ...] = field(
+        default=(), repr=False
+    )
+    """The leading groups, the likeliest first: votes after each step, and the probability then, 0
+    below a fiftieth. Empty before a taste is shown."""
 
     def __str__(self) -> str:
         """The lesson in one line.
@@ -462,8 +455,10 @@ def more_votes(ledger: Ledger, lesson: Lesson | None) -> str:
     return budget.describe_more(ledger) if may else ""
 
 
-def _lines(known: Sequence[tuple[int, Findings]]) -> tuple[Line, ...]:
+def _lines(
+    known: Sequence[tuple[int, Findings]],
+) -> tuple[tuple[str, tuple[int, ...], tuple[float, ...]], ...]:
     every = [{phrase_claim(c, found): c.chance for c in found.taught or ()} for _, found in known]
     leading = [name for name, chance in every[-1].items() if chance >= LISTED][:DRAWN]
     at = tuple(votes for votes, _ in known)
-    return tuple(Line(name, at, tuple(c.get(name, 0.0) for c in every)) for name in leading)
+    return tuple((name, at, tuple(c.get(name, 0.0) for c in every)) for name in leading)

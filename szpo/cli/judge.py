@@ -103,12 +103,14 @@ def scorer(
     else:
         with run_paths.look(path) as ledger:
             taught = scoring.of_ledger(ledger)
-    trained = scoring.train_scorer(loading.load(model, dtype="fp32"), taught, seed=seed)
-    scoring.save(out, trained.head, trained.facts)
+    head, facts = scoring.train_scorer(loading.load(model, dtype="fp32"), taught, seed=seed)
+    scoring.save(out, head, facts)
+    right, decided, (low, high) = facts["right"], facts["decided"], facts["interval"]
     console.answer(
         as_json,
-        {"path": str(out), **trained.facts},
-        f"wrote {out}: {trained}",
+        {"path": str(out), **facts},
+        f"wrote {out}: trained on {facts['trained_on']} pairs; right on {right} of {decided} held "
+        f"out ({right / max(1, decided):.3f}, 95 % {low:.3f} to {high:.3f})",
         f"  use it with: --set judge.kind=scorer --set judge.model={out}",
     )
 

@@ -42,6 +42,7 @@ from szpo import cache, seeds
 from szpo.config.optimizer import make_settings
 from szpo.errors import IntegrityError, UsageError
 from szpo.files import replace_whole
+from szpo.models.scores import ScoredLaw
 from szpo.optim import links, optimizer, parameters
 from szpo.optim.settings import name_of
 from szpo.policies import text_guards
@@ -221,15 +222,10 @@ def read_scores(
     rows: Tokens,
     cuts: tuple[int, ...] = (),
 ) -> Floats:
-    """Score functions at θ of answers, (answers, parts, D); see `Scores.cuts`."""
-    request = Scores(
-        tuple(policy.encode(prompt) for prompt in prompts),
-        rows,
-        theta=theta,
-        temperature=policy.sampling.temperature,
-        cuts=cuts,
-    )
-    found = policy.backend.read(request)
+    """Score functions at θ of answers, (answers, parts, D); see `ScoredLaw.cuts`."""
+    asked = tuple(policy.encode(prompt) for prompt in prompts)
+    law = ScoredLaw(policy.sampling.temperature, cuts=cuts)
+    found = policy.backend.read(Scores(asked, rows, law, theta))
     return np.asarray(found.reshape(len(rows), 1 + len(cuts), -1), np.float64)
 
 

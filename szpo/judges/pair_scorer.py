@@ -280,39 +280,22 @@ def load_judge(path: Path, settings: Judge, beside: Callable[[str], Backend]) ->
     return ScorerJudge(backend, head, settings, weight_files.digest([path]))
 
 
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """A trained head, and its accuracy on held-out pairs."""
-
-    head: Mapping[str, Tensor]
-    facts: Mapping[str, Any]
-
-    def __str__(self) -> str:
-        f = self.facts
-        low, high = f["interval"]
-        return (
-            f"trained on {f['trained_on']} pairs; right on {f['right']} of {f['decided']} held "
-            f"out ({f['right'] / max(1, f['decided']):.3f}, 95 % {low:.3f} to {high:.3f})"
-        )
-
-
-def train_scorer(loaded: Loaded, taught: Sequence[LabelledPair], *, seed: int = 0) -> Trained:
-    """A head for these pairs, measured on those held out by the hash of their prompts."""
+def train_scorer(
+    loaded: Loaded, taught: Sequence[LabelledPair], *, seed: int = 0
+) -> tuple[Parameters, dict[str, Any]]:
+    """A head for these pairs, and its facts: its accuracy on pairs held out by their prompts."""
     to_learn, held = split(taught)
     reader = LocalBackend(loaded).beside(loaded.name)
     head = train(to_tensors(reader, to_learn), seed=seed)
     as_used = {name: tensor.double() for name, tensor in head.items()}
     measured = to_tensors(reader, held).accuracy(as_used) if held else (0, 0)
     found = share(*measured)
-    return Trained(
-        head,
-        {
-            "model": loaded.name,
-            "model_sha256": loaded.sha256,
-            "trained_on": len(to_learn),
-            "right": measured[0],
-            "decided": measured[1],
-            "interval": [found.low, found.high],
-            "seed": seed,
-        },
-    )
+    return head, {
+        "model": loaded.name,
+        "model_sha256": loaded.sha256,
+        "trained_on": len(to_learn),
+        "right": measured[0],
+        "decided": measured[1],
+        "interval": [found.low, found.high],
+        "seed": seed,
+    }

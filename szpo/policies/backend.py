@@ -193,21 +193,16 @@ class Moves(Texts[Floats]):
 class Scores(Texts[NDArray[np.float32]]):
     """Gradients of log π(answer) in every B; several rows for an answer with redraws or cuts."""
 
+    law: ScoredLaw
     theta: Theta | None = None
     """Where; None: at the start."""
-    temperature: float = 1.0
-    redraws: int = 0
-    """Samples of the score per answer with redrawn tokens, besides its own."""
-    seed: int = 0
-    """Seed of the redrawn tokens."""
-    cuts: tuple[int, ...] = ()
-    """Token positions at which the second and later parts of an answer begin."""
 
     def split(self, size: int) -> list[Self]:
         """See `Texts.split`; redrawn tokens have their own seed in every chunk but the first."""
+        law = self.law
         return [
             chunk if i == 0 else replace(
-                chunk, seed=seeds.child_seed(self.seed, i, "chunk of scores")
+                chunk, law=replace(law, seed=seeds.child_seed(law.seed, i, "chunk of scores"))
             )
             for i, chunk in enumerate(super().split(size))
         ]  # fmt: skip
@@ -442,8 +437,8 @@ class LocalBackend:
             yield self.read_chunk(chunk)
 
     def _ordered_scores(self, request: Scores) -> NDArray[np.float32]:
-        law, width = _law_of(request), scores.width_of(self.subspace.sites)
-        found = np.empty((len(request.answers), law.rows, width), np.float32)
+        width = scores.width_of(self.subspace.sites)
+        found = np.empty((len(request.answers), request.law.rows, width), np.float32)
         for index, some in self._iterate_scores(request):
             found[index] = some
         return found.reshape(-1, width)
@@ -453,7 +448,7 @@ class LocalBackend:
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         samples = [Sample(p, a) for p, a in zip(request.prompts, request.answers, strict=True)]
         where = self.subspace.factors(request.theta)
-        return scores.iterate_scores(self.adapted, where, samples, _law_of(request))
+        return scores.iterate_scores(self.adapted, where, samples, request.law)
 
     def members(self, request: AnswerRequest) -> list[Theta]:
         """The master coordinates of each member."""
@@ -505,10 +500,6 @@ def count_written(answers: Tokens, stop: Sequence[int]) -> int:
     3
     """
     return sum(token not in stop for answer in answers for token in answer)
-
-
-def _law_of(request: Scores) -> ScoredLaw:
-    return ScoredLaw(request.temperature, request.redraws, request.seed, request.cuts)
 
 
 def start_of(subspace: Subspace) -> Theta:

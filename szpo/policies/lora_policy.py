@@ -24,6 +24,7 @@ from szpo.models.engine import Engine
 from szpo.models.loading import Loaded, ModelFacts
 from szpo.models.lora import Site
 from szpo.models.sampling import Sampling, row_key
+from szpo.models.scores import ScoredLaw
 from szpo.optim import parameters
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
@@ -428,7 +429,7 @@ def whitened_scores(
         asked = Moves(prompts, answers, members, temperature, fisher=False)
         return backend.read(asked)[:, 0]
     basis = np.concatenate([v.reshape(-1, subspace.dim) for v in subspace.basis.values()])
-    request = Scores(prompts, answers, temperature=temperature)
+    request = Scores(prompts, answers, ScoredLaw(temperature))
     return np.asarray(backend.read(request).astype(np.float64) @ basis)
 
 

@@ -18,6 +18,7 @@ from szpo.config.schema import KL_SAMPLES, Config
 from szpo.errors import RunError
 from szpo.models.logprobs import Sample
 from szpo.models.sampling import Sampling
+from szpo.models.scores import ScoredLaw
 from szpo.optim import parameters, sample_directions
 from szpo.policies.backend import (
     KL,
@@ -113,19 +114,18 @@ class Probe:
 
         ``stage`` names this pass in the progress display.
         """
-        heat = self.sampling.temperature
+        law = ScoredLaw(self.sampling.temperature, redraws, self.root_seed)
         done, of = 0, len(samples) * (1 + redraws)
         self.progress(stage, 0, of)
-        for rows in self.backend.read_scores(
-            Scores(*_texts(samples), temperature=heat, redraws=redraws, seed=self.root_seed)
-        ):
+        for rows in self.backend.read_scores(Scores(*_texts(samples), law)):
             yield rows
             done += len(rows)
             self.progress(stage, done, of)
 
     def read_parts(self, samples: Sequence[Sample], cuts: tuple[int, ...]) -> NDArray[np.float32]:
         """Scores at the start (answers, 1 + cuts, D) of an answer's parts, cut at ``cuts``."""
-        request = Scores(*_texts(samples), temperature=self.sampling.temperature, cuts=cuts)
+        law = ScoredLaw(self.sampling.temperature, cuts=cuts)
+        request = Scores(*_texts(samples), law)
         return self.backend.read(request).reshape(len(samples), 1 + len(cuts), -1)
 
     def read_moves(self, samples: Sequence[Sample], members: Sequence[Theta]) -> Floats:

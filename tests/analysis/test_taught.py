@@ -131,10 +131,8 @@ def test_a_shown_taste_has_its_groups_over_votes(ledger):
     found = read(ledger)
     assert str(found) == f"31 votes: {words(COMMAS)}"
     first, second = found.lines
-    assert (first.name, first.votes, first.chances) == (
-        "fewer commas", (8, 16, 31), (0.0, 0.6, 0.97),
-    )  # fmt: skip
-    assert (second.name, second.chances) == ('says "I" more', (0.3, 0.0, 0.3))
+    assert first == ("fewer commas", (8, 16, 31), (0.0, 0.6, 0.97))
+    assert second == ('says "I" more', (8, 16, 31), (0.3, 0.0, 0.3))
     page = html_report.render(ledger)
     assert f"{found}." in page and "<polyline" in page and "says &quot;I&quot; more</li>" in page
 

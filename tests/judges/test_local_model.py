@@ -243,15 +243,14 @@ def test_swapping_the_candidates_changes_the_sign_and_nothing_else(seed, width, 
 
 @pytest.mark.full
 def test_it_learns_a_mood_from_pairs_and_knows_it_in_new_requests(trained):
-    print(f"held-out accuracy of the pair scorer on moods: {trained}")
-    facts = trained.facts
+    _, facts = trained
     assert facts["trained_on"] + facts["decided"] == 300 and facts["decided"] >= 30
     assert facts["right"] / facts["decided"] > 0.9
 
 
 @pytest.mark.full
 def test_the_same_pairs_and_seed_give_the_same_head(tiny):
-    one, again, other = (pair_scorer.train_scorer(tiny, moods(40), seed=s).head for s in (0, 0, 1))
+    one, again, other = (pair_scorer.train_scorer(tiny, moods(40), seed=s)[0] for s in (0, 0, 1))
     assert all(torch.equal(one[name], again[name]) for name in one)
     assert not torch.equal(one["mix"], other["mix"])
 
@@ -285,7 +284,8 @@ def test_ties_pull_towards_zero_and_batches_count_all_rows(tiny):
 def test_a_scorer_is_stored_and_judges_and_a_broken_file_is_refused(tiny, trained, tmp_path):
     path = tmp_path / "moods.safetensors"
     config = Judge(kind="scorer", model=str(path))
-    pair_scorer.save(path, trained.head, trained.facts)
+    head, facts = trained
+    pair_scorer.save(path, head, facts)
     made = pair_scorer.load_judge(path, config, lambda name: held(tiny))
     check_judge(made)
     which = comparison(("The sea was lovely.", "The sea was awful."), ("same", "same"))
@@ -295,10 +295,10 @@ def test_a_scorer_is_stored_and_judges_and_a_broken_file_is_refused(tiny, traine
         assert found.details["judge"] == "moods.safetensors"
     mirrored = made.opinion(which, panelist="p", plus_side="A", key=bytes(16))
     assert found.details["score"] == -mirrored.details["score"]
-    pair_scorer.save(path, trained.head, {**trained.facts, "model_sha256": "0" * 64})
+    pair_scorer.save(path, head, {**facts, "model_sha256": "0" * 64})
     with pytest.raises(IntegrityError, match="was trained on other weights of tiny"):
         pair_scorer.load_judge(path, config, lambda name: held(tiny))
-    pair_scorer.save(path, {**trained.head, "bias": trained.head["bias"][:1]}, trained.facts)
+    pair_scorer.save(path, {**head, "bias": head["bias"][:1]}, facts)
     with pytest.raises(UsageError, match="not a pair scorer of this szpo"):
         pair_scorer.load(path)
     path.write_bytes(b"\x00" * 4)
