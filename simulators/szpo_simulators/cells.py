@@ -421,10 +421,7 @@ def expected_best(rewards: Floats, keys: Floats, n: int) -> float:
 
     The answer of rank i (from 0) of m is the best in C(i, n − 1) of the C(m, n) choices.
 
-    Args:
-        rewards: Rewards of the pool (prompts, m).
-        keys: Numbers by which the best is chosen (prompts, m).
-        n: Answers in a choice, at most m.
+    ``rewards`` and ``keys``, by which the best of ``n`` is chosen, are (prompts, m).
 
     >>> round(expected_best(np.array([[1.0, 2.0, 4.0]]), np.array([[0.0, 1.0, 2.0]]), 2), 6)
     3.333333

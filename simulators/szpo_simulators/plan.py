@@ -268,11 +268,8 @@ def cell(plan: Plan, group: Group, seed: int) -> Cell:
 def cells(plan: Plan, parts: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Cell]:
     """The cells of these parts, or of groups of these labels, in the plan's order.
 
-    Args:
-        plan: The frozen plan.
-        parts: Letters of parts, or labels of groups or what only one of them begins with; empty:
-            the plan's ``only``.
-        seeds: Seeds to include; empty: all.
+    ``parts``: letters of parts, or labels of groups or what only one of them begins with; empty:
+    the plan's ``only``. No ``seeds``: all.
     """
     parts = [_complete(plan, part) for part in parts] or plan.only
     found = [

@@ -103,9 +103,7 @@ _REASONS: Final[dict[int, tuple[type[SzpoError], str]]] = {
 def check_name(name: str, option: str) -> str:
     """Check that a name has the hub's form OWNER/NAME, and return it.
 
-    Args:
-        name: The given name.
-        option: The option that gave it, for the message.
+    ``option``: what gave it, for the message.
     """
     if not _NAME.fullmatch(name) or ".." in name or "--" in name:
         raise UsageError(f'{option} "{name}" is no name on the hub; give USER/NAME')
@@ -117,11 +115,7 @@ def push_to_hub(folder: Path, name: str, *, kind: Kind, public: bool = False) ->
 
     An existing repository keeps its visibility and its other files.
 
-    Args:
-        folder: The files to push, in subfolders too.
-        name: OWNER/NAME of the repository.
-        kind: Type of the repository.
-        public: Make a new repository public; by default it is private.
+    ``name``: OWNER/NAME. A new repository is private unless ``public``.
 
     Returns:
         The address of the repository.

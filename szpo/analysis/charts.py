@@ -228,13 +228,8 @@ def line_chart(
 ) -> str:
     """Draw a chart as an ``<svg>`` element; colours come from the page's classes s0, s1, ….
 
-    Args:
-        title: the chart's name for screen readers.
-        series: what to draw; without any value, a sentence says so.
-        x_label: under the axis.
-        y_label: above the axis.
-        reference: level of a dashed line, such as a win rate of one half.
-        bounds: range of y, shown in % if it is (0, 1); None: the data's.
+    ``reference``: level of a dashed line, such as a win rate of one half. ``bounds``: range of y,
+    shown in % if it is (0, 1); None: the data's.
     """
     xs = [x for s in series for x in s.x]
     ys = [y for s in series for part in (s.y, s.low or (), s.high or ()) for y in part]

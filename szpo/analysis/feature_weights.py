@@ -53,12 +53,8 @@ def newton(
 ) -> Fit:
     """The posterior mode by Newton's method.
 
-    Args:
-        x: differences (…, n, p).
-        y: votes (…, n): 1 plus, 0 minus, ½ tie.
-        ridge: precision of the prior N(centre, 1/ridge) on each weight.
-        ties: half a vote for each side, or Davidson's third outcome.
-        centre: (…, p), 0 by default.
+    Differences ``x`` are (…, n, p), votes ``y`` (…, n): 1 plus, 0 minus, ½ tie. ``ridge``:
+    precision of the prior N(``centre``, 1/ridge) on each weight.
 
     >>> found = newton(np.ones((3, 1)), np.array([1.0, 1.0, 0.0]), ridge=1e-9)
     >>> found.weights.round(4).tolist()  # the logarithm of the odds, log 2
@@ -284,12 +280,8 @@ def read_votes(ledger: Ledger, features: Sequence[Feature]) -> FeatureVotes:
 def foretell(x: Floats, y: Floats, groups: Ints, key: bytes, *, ridge: float = RIDGE) -> Floats:
     """Logits (n,) of plus by fits to other comparisons, in at most `FOLDS` parts; nan without any.
 
-    Args:
-        x: differences (n, p).
-        y: votes (n,).
-        groups: (n,) the comparison of each vote, 0 …; all votes of one are left out together.
-        key: draws the division into parts.
-        ridge: as in `fit_taste`.
+    Differences ``x`` are (n, p). ``groups`` (n,): the comparison of each vote, whose votes are
+    left out together.
     """
     count = int(groups.max()) + 1
     fold = (seeds.permutation(key, count) % FOLDS)[groups]

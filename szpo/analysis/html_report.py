@@ -59,12 +59,8 @@ def render(
 ) -> str:
     """Render the page as text.
 
-    Args:
-        ledger: an open run, which is only read.
-        score: the hidden reward of a simulated panel, drawn as a further curve.
-        score_name: the reward's name.
-        verification: the verifier's report; None: it did not run.
-        open_round: show the votes of a round that is still open.
+    ``score``: the hidden reward of a simulated panel, drawn as a further curve. ``verification``:
+    None where the verifier did not run. ``open_round``: also votes of a round that is still open.
     """
     total, helped = status.read_results(ledger, open_round=open_round), improvement.read(ledger)
     facts, rows = total.table, ledger.spec.get("optimizer", {}).get("D", 1)

@@ -75,12 +75,7 @@ class Clusters:
 
 
 def find_clusters(votes: FeatureVotes, *, seed: int) -> Clusters:
-    """Look for groups of panelists who share a taste.
-
-    Args:
-        votes: those of all panelists, with the differences in any units.
-        seed: the seed of every draw.
-    """
+    """Look for groups of panelists who share a taste."""
     x, y = votes.x, votes.y
     names, panelist = np.unique(np.asarray(votes.panelists), return_inverse=True)
     _, comparison = np.unique(np.asarray(votes.comparisons), return_inverse=True)
@@ -251,13 +246,8 @@ class Mixture:
 def fit_mixture(x: Floats, y: Floats, who: Ints, groups: int, k: int, key: bytes) -> Mixture:
     """Fit K tastes: the best of `STARTS` runs of expectation–maximisation, all of them at once.
 
-    Args:
-        x: standardised differences (n, p).
-        y: votes (n,): 1 plus, 0 minus, ½ tie.
-        who: (n,) panelist of each vote, 0 … G − 1; without votes a panelist has the prior.
-        groups: G.
-        k: number of tastes.
-        key: draws the starts.
+    Standardised differences ``x`` are (n, p), votes ``y`` (n,): 1 plus, 0 minus, ½ tie. ``who``
+    (n,): the panelist of each vote, 0 … G − 1; one without votes has the prior.
     """
     n, p = x.shape
     starts = STARTS if k > 1 else 1

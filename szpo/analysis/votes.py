@@ -53,10 +53,7 @@ def export_votes(
 ) -> Iterator[Record]:
     """Yield stored votes as flat rows, in order, with panelists' pseudonyms.
 
-    Args:
-        ledger: The run.
-        texts: Add the comparison's prompts and both batches, as lists.
-        without: Comparisons whose votes are left out.
+    ``texts``: add prompts and both batches. ``without``: comparisons to leave out.
     """
     people = ledger.query("SELECT pseudonym, kind FROM panelists")
     kinds = {row["pseudonym"]: row["kind"] for row in people}
@@ -162,11 +159,7 @@ def write_dataset(
     Votes of the open round and of open final comparisons are left out. Contacts, pay and times of
     day are never written.
 
-    Args:
-        ledger: The run.
-        path: The folder, which must not exist or must be empty.
-        people: What is written about panelists; None: nothing.
-        licence: The dataset's licence, as the hub names it, such as cc-by-4.0.
+    The folder must not exist, or be empty. ``licence``: as the hub names it, such as cc-by-4.0.
     """
     shown = people or People()
     with write_whole(path) as draft, ledger.snapshot():

@@ -55,13 +55,7 @@ class Actor(LoraPolicy):
     ):
         """Make an actor at its start.
 
-        Args:
-            loaded: The base model.
-            sites: The layers with a LoRA.
-            start: A and B at the start, by ``site.a`` and ``site.b``.
-            sampling: How answers are drawn.
-            seed: Root seed of everything the actor draws by itself.
-            engine: Generates answers; None: one is made for the model.
+        ``start``: A and B by ``site.a`` and ``site.b``. ``engine``: None makes one for the model.
         """
         self.sites = tuple(sites)
         self._peft: Peft | None = None

@@ -52,11 +52,8 @@ def train(
 ) -> Trained:
     """Train the actor by DPO on these pairs.
 
-    Args:
-        actor: Trained in place.
-        data: Pairs to learn from; without any, its ties appear in the error.
-        recipe: Settings; None: the defaults.
-        shared: See `szpo.baselines.asking.Shared`.
+    ``data`` without pairs: its ties appear in the error. ``shared``: see
+    `szpo.baselines.asking.Shared`.
     """
     require_pairs(data, METHOD)
     listener = trainer.Listener.begin(METHOD, shared)

@@ -53,12 +53,8 @@ def train(
 ) -> Trained:
     """Train the actor by GRPO or RLOO, according to the recipe, on these prompts.
 
-    Args:
-        actor: Trained in place.
-        prompts: Prompts to answer, in a seeded order.
-        score: The reward of an answer: a `szpo.baselines.reward_model.RewardModel`, or a verifier.
-        how: Settings.
-        shared: See `szpo.baselines.asking.Shared`.
+    ``score``: a `szpo.baselines.reward_model.RewardModel`, or a verifier. ``shared``: see
+    `szpo.baselines.asking.Shared`.
     """
     method = "grpo" if isinstance(how, Grpo) else "rloo"
     listener, seed = trainer.Listener.begin(method, shared), shared["seed"]

@@ -101,12 +101,8 @@ def train(
 ) -> Trained:
     """Train the actor towards answers with high scores.
 
-    Args:
-        actor: the policy; it must sample without top-p and top-k, since probabilities are read.
-        prompts: taken in seeded permutations.
-        score: r_φ, called once a step.
-        recipe: settings; None: the defaults.
-        shared: see `szpo.baselines.asking.Shared`.
+    The actor must sample without top-p and top-k, since probabilities are read. ``score`` is
+    called once a step. ``shared``: see `szpo.baselines.asking.Shared`.
     """
     how, seed = recipe or Ppo(), shared["seed"]
     meter, on_step = shared.get("meter") or Meter(), shared.get("on_step", ignore_step)

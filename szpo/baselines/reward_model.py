@@ -144,11 +144,8 @@ def train(
 ) -> tuple[RewardModel, Trained]:
     """Fit a reward model to these pairs.
 
-    Args:
-        loaded: The base model, which is not changed.
-        data: Pairs to learn from; without any, its ties appear in the error.
-        recipe: Settings; None: the defaults.
-        shared: See `szpo.baselines.asking.Shared`.
+    ``data`` without pairs: its ties appear in the error. ``shared``: see
+    `szpo.baselines.asking.Shared`.
     """
     require_pairs(data, METHOD)
     listener, seed = trainer.Listener.begin(METHOD, shared), shared["seed"]

@@ -57,15 +57,8 @@ def train(
 ) -> Trained:
     """Make M0 … M3 in ``folder``; the actor then has the weights of the last one.
 
-    Args:
-        actor: an actor at M0.
-        prompts: prompts to answer, some in each round, in a seeded order.
-        examples: prompts with good answers, for M1.
-        recipe: settings.
-        judge: who judges; None: the current model.
-        folder: folder of the models; complete ones in it are not made again.
-        seed: root seed of all draws.
-        on_step: called after each model, also one that was already there.
+    ``judge``: None is the current model. Complete models in ``folder`` are not made again;
+    ``on_step`` is called after these as well.
     """
     how = recipe or SelfRewarding()
     if not prompts:

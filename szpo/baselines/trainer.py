@@ -67,11 +67,7 @@ def require_plain(sampling: Sampling, method: str) -> None:
 def drop_too_long(rows: Sequence[Row], tokens: Sequence[int], most: int, method: str) -> list[Row]:
     """The rows that are short enough to train on; longer ones have no token to learn.
 
-    Args:
-        rows: Pairs or examples.
-        tokens: Fewest tokens of each row with which there is something to learn.
-        most: The recipe's ``max_length``.
-        method: The method's name, for the message.
+    ``tokens``: fewest tokens of each row with which there is something to learn.
 
     >>> drop_too_long(["a", "b"], [3, 9], 8, "dpo")
     ['a']
@@ -403,13 +399,7 @@ def fit(
     The weights are written again, since on a 4-bit base TRL rounds the adapter to bf16 and copies
     that to "ref".
 
-    Args:
-        trainer: A trainer that was built, but not run.
-        listener: Called after each step.
-        base: The model inside PEFT's.
-        sites: The adapter's sites.
-        start: A and B of the trained adapter.
-        reference: A and B of "ref"; None if there is no "ref".
+    ``start`` and ``reference``: A and B of the trained adapter and of "ref"; None without "ref".
     """
     actors.write(base, sites, start)
     if reference is not None:

@@ -398,11 +398,7 @@ def invent(
 ) -> tuple[list[str], dict[str, int]]:
     """Ask for up to ``count`` prompts like one's own that are not near copies.
 
-    Args:
-        own: The user's prompts; each request shows `EXAMPLES` of them in a random order.
-        count: Most prompts to return.
-        ask: Lets the model answer.
-        seed: Root seed of the draws of examples.
+    Each request shows `EXAMPLES` of the user's own prompts in a random order.
 
     Returns the prompts, and how many answers were asked for and left out: near copies of the
     user's prompts or of each other; unreadable ones (empty, cut, of one word, or too long).

@@ -37,12 +37,7 @@ def differences(
     Units: 2⁻¹² of the feature's spread. A feature without spread (scale 0) gives 0. Rows with
     equal answers count in D and add nothing.
 
-    Args:
-        plus: recorded texts of the plus side (D,).
-        minus: recorded texts of the minus side (D,).
-        prompts: recorded texts of the prompts (D,).
-        scales: the spread of each entry, as `scale` returns it.
-        entries: the features to count.
+    ``scales``: the spread of each entry, as `scale` returns it. Texts are as recorded, (D,).
 
     >>> from szpo.features.dictionary import BY_NAME
     >>> length = [BY_NAME["length"]]

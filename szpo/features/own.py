@@ -267,10 +267,7 @@ def again(
     Keywords and likenesses from the record, which are words and weights; what a judge rates where
     one is asked; what is code only where the user gave it anew.
 
-    Args:
-        recorded: the descriptions, as their values in order.
-        given: what the user wrote in this process.
-        rate: asks the run's judge.
+    ``given``: what the user wrote in this process.
     """
     found: dict[str, Entry] = {}
     for fields in recorded:
@@ -303,12 +300,8 @@ def countable(
 ) -> dict[str, Entry]:
     """The recorded features that can be counted here, the dictionary's and own ones, in order.
 
-    Args:
-        names: the features' names.
-        recorded: descriptions of the own ones among them, as `again` takes them.
-        counted_by: digest of the dictionary that counted the others.
-        given: what the user wrote in this process.
-        rate: asks the run's judge.
+    ``recorded``: descriptions of the own ones, as `again` takes them. ``counted_by``: digest of
+    the dictionary that counted the others. ``given``: what the user wrote in this process.
     """
     users = {name for name, *_ in recorded}
     found = again(recorded, given, rate)

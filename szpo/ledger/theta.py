@@ -51,11 +51,8 @@ def append_adopted(
 ) -> None:
     """Record weights and the event that adopts them, in one transaction.
 
-    Args:
-        ledger: The run.
-        theta: Every moving factor.
-        body: How many ``steps`` were applied before, and what else should be known.
-        others: Tensors to record beside them.
+    ``theta``: every moving factor; ``others``: tensors to record beside them. ``body``: how many
+    ``steps`` were applied before, and what else should be known.
     """
     with ledger.transaction("controller"):
         number = sum(1 for _ in ledger.events(ADOPTED))

@@ -369,13 +369,7 @@ def save_adapter(
 ) -> None:  # fmt: skip
     """Write a folder that ``PeftModel.from_pretrained`` loads.
 
-    Args:
-        path: The folder; created if it is missing.
-        factors: A and B by ``site.a`` and ``site.b``, fp32.
-        sites: What they adapt.
-        base: Name of the base model, for the record.
-        conv1d: The adapted layers are GPT-2's transposed ``Conv1D``.
-        half: Write fp16, for factors that it holds exactly.
+    See `szpo.models.lora.peft_files`.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -137,11 +137,8 @@ def total_logprobs(
 ) -> Floats:
     """Log-probability of each whole answer after the prompt at temperature 1, in nats.
 
-    Args:
-        adapted: The base model and its adapted weights.
-        prompt: The prompt's tokens, at least one.
-        answers: The tokens of each answer; the result for an answer without tokens is 0.
-        deltas: One member, the policy that reads; None: the base model.
+    A prompt has at least one token; an answer without tokens has 0. ``deltas``: the one member
+    that reads; None: the base model.
     """
     model, sliced = adapted.model, reads_slices(adapted)
     vocabulary = vocabulary_size(model)

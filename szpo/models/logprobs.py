@@ -333,10 +333,7 @@ def label_odds(
 ) -> Floats:
     """Log-probability, nats, with which each prompt is followed by each of its labels.
 
-    Args:
-        model: A base model, without adapters.
-        prompts: Their tokens.
-        labels: For each prompt the tokens that might follow, the same number for each.
+    ``labels``: for each prompt the tokens that might follow, the same number for each.
 
     Returns:
         (prompts, labels).
@@ -387,14 +384,9 @@ def kl_of_members(
     Each position's KL is summed over the whole vocabulary, Σ_t KL(π(·|y_<t) ‖ π₀(·|y_<t)), which
     has the same mean as log π/π₀ of the answer and a far smaller spread.
 
-    Args:
-        adapted: The base model and its adapted weights.
-        deltas: The members.
-        samples: Answers of the members.
-        owner: Member of each sample.
-        reference: One member to compare with; None is the base model.
-        temperature: The sampling temperature.
-        flat: Read without padding; for models that `szpo.models.engines.FlatEngine` can run.
+    ``owner``: the member of each sample. ``reference``: one member to compare with; None is the
+    base model. ``flat``: read without padding, for models that `szpo.models.engines.FlatEngine`
+    can run.
     """
     model, sites = adapted.model, adapted.sites
     sliced = reads_slices(adapted)

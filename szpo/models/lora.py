@@ -130,12 +130,9 @@ def peft_files(
 ) -> dict[str, bytes]:
     """The files of a folder that ``PeftModel.from_pretrained`` loads, by name.
 
-    Args:
-        factors: A and B by ``site.a`` and ``site.b``, fp32.
-        sites: What they adapt.
-        base: Name of the base model, for the record.
-        conv1d: The adapted layers are GPT-2's transposed ``Conv1D``.
-        half: Write fp16, for factors that it holds exactly.
+    ``factors``: A and B by ``site.a`` and ``site.b``, fp32. ``base``: the base model's name, for
+    the record. ``conv1d``: the adapted layers are GPT-2's transposed ``Conv1D``. ``half`` writes
+    fp16, for factors that it holds exactly.
     """
     from safetensors.numpy import save
 

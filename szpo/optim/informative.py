@@ -83,13 +83,7 @@ def draw_direction(
 ) -> Grid:
     """Direction k of a step: along a random explanation with a random sign, plus noise; |v| = √d.
 
-    Args:
-        space: The run's coordinates, in which KL is about |z|²/2, and its law of directions.
-        features: The named features, with their directions.
-        ways: The explanations to draw from, at least one.
-        noise: Share of the seed's own direction in |v|², in (0, 1].
-        step: Number of the step.
-        k: Number of the direction.
+    ``noise``: the share of the seed's own direction in |v|², in (0, 1].
     """
     key = seeds.derive(space.root_seed, "asking", step=step, k=k)
     chances = np.cumsum([way.chance for way in ways])

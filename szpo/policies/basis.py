@@ -251,14 +251,7 @@ def feature_subspace(
 ) -> Subspace:
     """Find the coordinates of the dictionary's features, scaled by measured KL.
 
-    Args:
-        probe: The starting policy.
-        whole: The subspace of all moving weights.
-        config: The settings; ``subspace.dim`` score components come first.
-        base: Answers of the starting policy.
-        prompts: The prompts that these answer, by `Sample.group`.
-        text_of: Turns an answer's tokens into the text that people read.
-        rate: Asks the judge for the user's own features, if any needs one.
+    ``base``: the start's answers to these prompts; ``text_of`` turns their tokens into texts.
     """
     began = time.monotonic()
     holding = dictionary.holding([prompt.text for prompt in prompts])
@@ -371,13 +364,9 @@ def find_coordinates(
 ) -> FeatureCoordinates:
     """Find the coordinates from n base answers.
 
-    Args:
-        scores: Scores of the answers at the start (n, D).
-        features: Values of each named feature (n, k).
-        groups: The prompt of each answer (n,).
-        halves: Σ s φ, or Σ s_p A_p, over each half of the prompts (`halve`) (2, D, k).
-        components: Number of leading score components, which come first.
-        ridge: Ridge on the Fisher matrix, as a share of its trace.
+    Scores at the start are (n, D), features (n, k). ``halves`` (2, D, k): Σ s φ, or Σ s_p A_p,
+    over each half of the prompts (`halve`). ``ridge``: on the Fisher matrix, as a share of its
+    trace.
     """
     S = centre(scores, groups)
     phi, spread, moving = standardise(features, groups)

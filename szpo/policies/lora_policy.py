@@ -405,11 +405,7 @@ def whitened_scores(
 
     They hold away from the start only where log-probabilities are linear in the coordinates.
 
-    Args:
-        backend: Reads in these coordinates.
-        subspace: The run's coordinates z.
-        texts: Prompts and answers, as tokens.
-        temperature: The temperature at which the answers were sampled.
+    ``texts``: prompts and answers, as tokens.
 
     Returns:
         (texts, d).

@@ -166,14 +166,7 @@ def adapter_subspace(
 ) -> Subspace:
     """Whiten the adapters' weights, and measure how features respond to them.
 
-    Args:
-        probe: The starting policy, in the adapters' weights w.
-        whole: The subspace of w.
-        config: The settings.
-        base: Answers of the starting policy.
-        prompts: The prompts that these answer, by `Sample.group`.
-        text_of: Turns an answer's tokens into the text that people read.
-        rate: Asks the judge for the user's own features, if any needs one.
+    ``base``: the start's answers to these prompts; ``text_of`` turns their tokens into texts.
     """
     blocks = whole.blocks
     assert blocks is not None

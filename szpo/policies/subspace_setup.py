@@ -163,11 +163,7 @@ def setup_key(
 ) -> dict[str, Any]:
     """Everything that a set-up depends on, as plain JSON; not the run's own seed.
 
-    Args:
-        config: The settings, of which the device is left out: answers do not depend on it.
-        sha256: Digest of the model's weights.
-        dtype: Dtype of the base weights: fp32, bf16 or fp16.
-        prompts: The training prompts, in order.
+    The device is left out: answers do not depend on it.
     """
     quantized, space = config.model.quantization, config.subspace
     kind = config.coordinates
@@ -359,15 +355,9 @@ def choose_subspace(
 ) -> Subspace:
     """Choose and scale the coordinates of a run; no vote is asked for and no reward is seen.
 
-    Args:
-        host: Holds the base model.
-        sites: The layers that are adapted.
-        prompts: The training prompts.
-        config: The settings: the kind of subspace, and how it is found.
-        start: A and B by ``site.a`` and ``site.b``, such as a starting adapter's; None: the run
-            starts at the base model, with A from each layer's inputs.
-        blocks: Adapters whose weights are the coordinates; ``start`` then holds their factors.
-        progress: Called with (what, done, of).
+    ``start``: A and B by ``site.a`` and ``site.b``, such as a starting adapter's; None: the run
+    starts at the base model, with A from each layer's inputs. ``blocks``: adapters whose weights
+    are the coordinates; ``start`` then holds their factors.
     """
     began = time.monotonic()
     kind, seed, sampling = config.coordinates, config.subspace.setup_seed, sampling_of(config)

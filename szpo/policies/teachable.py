@@ -78,10 +78,8 @@ class Teachable:
 def read(names: Sequence[str], report: Mapping[str, Any]) -> tuple[Teachable, ...]:
     """The features of a set-up, the largest reach first.
 
-    Args:
-        names: The names of its features.
-        report: The set-up's report, with ``reach``, ``skew`` and ``same`` of each feature; that of
-            adapters foretells nothing.
+    ``report``: the set-up's, with ``reach``, ``skew`` and ``same`` of each feature; that of
+    adapters foretells nothing.
     """
     if report.get("kind") == "adapters":  # an adapter carries further than a response at the start
         return ()
@@ -97,12 +95,7 @@ def of_spec(spec: Mapping[str, Any]) -> tuple[Teachable, ...]:
 
 
 def describe(found: Sequence[Teachable], rows: int) -> dict[str, str]:
-    """Say which features can be taught easily, hardly or not, and which comparisons seldom show.
-
-    Args:
-        found: The features.
-        rows: Number of prompts in a comparison.
-    """
+    """Say which features are taught easily, hardly or not, and which comparisons seldom show."""
     costs = {
         "easily": f"{found[0].nats:.1f} to {EASY:g} nats" if found else "",
         "hardly": f"{EASY:g} to {HARD:g} nats",

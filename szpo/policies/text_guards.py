@@ -44,9 +44,7 @@ class PromptReader(Protocol):
 def draw_others(prompts: int, seed: int) -> Ints:
     """Draw for each prompt the other prompts after which its answers are read.
 
-    Args:
-        prompts: Number of prompts.
-        seed: Seed of the draw; the same for all policies that are compared.
+    ``seed`` is the same for all policies that are compared.
 
     Returns:
         (prompts, others): `OTHERS` different prompts, or all others where there are fewer.
@@ -85,11 +83,8 @@ def answer_margins(
 ) -> list[Floats]:
     """The margin of each answer in nats; nan for an empty answer.
 
-    Args:
-        reader: Reads under the base model.
-        prompts: At least two, all different.
-        answers: The answers to each prompt.
-        seed: Seed for the draw of the other prompts; the same before and after tuning.
+    Prompts: at least two, all different. ``seed`` draws the other prompts; it is the same before
+    and after tuning.
     """
     drawn = draw_others(len(prompts), seed)
     found = [np.full((len(row), 1 + drawn.shape[1]), np.nan) for row in answers]
@@ -204,12 +199,8 @@ def measure(
 ) -> TextFigures:
     """Measure a policy's answers; the base model reads the first `READ_AGAIN` to each prompt.
 
-    Args:
-        policy: Reads under its start. A policy that is no `PromptReader` gets no margin.
-        prompts: Held-out prompts.
-        drawn: The answers to each prompt.
-        seed: Seed for the other prompts; the same for all policies that are compared.
-        topic: False leaves out the margin, which takes by far the longest.
+    A policy that is no `PromptReader` gets no margin; without ``topic`` none does, and it takes by
+    far the longest. ``seed``, for the other prompts, is the same for all policies compared.
     """
     few = [row[:READ_AGAIN] for row in drawn]
     read = [(prompt, a) for prompt, row in zip(prompts, few, strict=True) for a in row]

@@ -112,11 +112,7 @@ def improved_from(
 ) -> tuple[Theta, Theta]:
     """Every moving factor where an improvement begins from, and at the run's start.
 
-    Args:
-        ledger: The run.
-        subspace: Its coordinates, with the sites of adopted weights.
-        until: How many steps were applied then; None: all.
-        number: How many improvements were adopted then; None: all.
+    ``until``: how many steps, and ``number``: how many improvements were applied then; None: all.
     """
     now, start = subspace.factors(fold(ledger, until, number)), subspace.factors()
     names = [site.b for site in subspace.sites]
@@ -171,15 +167,9 @@ def tell_step(
 ) -> tuple[Tally, State, tuple[Update, ...], Info]:
     """Report a recorded step to the optimizer.
 
-    Args:
-        ledger: The run.
-        settings: The run's optimizer settings.
-        state: The state before the step.
-        mu: The step's perturbation radius.
-        votes: The votes to count.
-        inputs: Inputs of the fit besides votes; None: as recorded.
-        measure: KL to the model's start, nats, of a point as moved from θ₀; None: not measured.
-        voters: Also report who voted; with equal weights only ``info`` depends on it.
+    ``inputs``: of the fit besides votes; None: as recorded. ``measure``: KL to the model's start,
+    nats, of a point as moved from θ₀; None: not measured. ``voters``: also report who voted; with
+    equal weights only ``info`` depends on it.
     """
     step = state.step
     settings = steps.settings_of(ledger, settings, step)

@@ -60,12 +60,7 @@ def fit_group(
 ) -> Group:
     """Fit the votes of a cluster as the run fits its own.
 
-    Args:
-        ledger: The run.
-        parts: Its parts, with a language model.
-        number: The cluster's number, from 1.
-        features: The set of features in which the clusters were found.
-        members: Pseudonyms.
+    ``number``: the cluster's, from 1. ``features``: those in which the clusters were found.
     """
     names = {row["pseudonym"]: row["panelist"] for row in ledger.query("SELECT * FROM panelists")}
     voters = frozenset(names[name] for name in members)

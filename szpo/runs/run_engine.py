@@ -96,12 +96,8 @@ def restore_device(
 ) -> Config:
     """The settings with the device on which a recorded run's model computes now.
 
-    Args:
-        config: The run's recorded settings.
-        ledger: The run.
-        wanted: The device that the user chose for the rest of the run, if any.
-        driven: The run is to continue; if it is only read, any device will do.
-        say: Called with a line if another device is used.
+    ``wanted``: what the user chose for the rest of the run. A run that is not ``driven`` is only
+    read, so any device will do.
     """
     from szpo.models import devices
 
@@ -194,10 +190,8 @@ def find_factory(config: Config) -> PolicyFactory | None:
 def load_host(config: Config, *, adapter: bool, driven: bool) -> Backend:
     """Load a run's model; if the run is ``driven``, on the workers of its engine.
 
-    Args:
-        config: The run's settings.
-        adapter: Also read the starting adapter, as for a new run.
-        driven: The run is to continue; else the model is loaded in this process.
+    ``adapter``: also read the starting adapter, as for a new run. ``driven``: the run is to
+    continue; else the model is loaded in this process.
     """
     from szpo.policies import language_model
 

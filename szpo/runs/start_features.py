@@ -61,12 +61,7 @@ def draw(
 ) -> NamedFeatures:
     """Draw the start's answers, and read from them which features differ, how far and which alike.
 
-    Args:
-        policy: At its start.
-        prompts: The training prompts.
-        root_seed: The run's seed.
-        entries: The features that may explain votes.
-        described: What is recorded of the user's own among them.
+    ``described``: what is recorded of the user's own entries.
     """
     key = seeds.derive(root_seed, "features")
     order = seeds.permutation(key, len(prompts))[: ANSWERS // EACH]

@@ -38,13 +38,7 @@ def adopt(
 ) -> None:
     """Record improved weights by `append_adopted`, if the run and their votes stand as then.
 
-    Args:
-        ledger: The run.
-        epoch: The controller's when the votes were read.
-        withdrawn: The withdrawals by then.
-        theta: Every moving factor.
-        body: What the event says of them.
-        others: Tensors to record beside them.
+    ``epoch`` and ``withdrawn``: the controller's, and the withdrawals, when the votes were read.
 
     Raises:
         LeaseError: another controller has taken the run over.

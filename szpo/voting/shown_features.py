@@ -42,11 +42,7 @@ def entries_of(
 
     Where its coordinates have names, a share of words above `ENOUGH` spreads counts as so many.
 
-    Args:
-        features: The run's named features.
-        given: The user's own features that were given in this process.
-        rate: Asks the run's judge.
-        rated: Features with recorded ratings of a judge, by name.
+    ``given``: the user's own features of this process. ``rated``: those with recorded ratings.
     """
     names = features.names
     counted = own.countable(names, features.own, features.dictionary, given, rate)

@@ -83,15 +83,9 @@ def train_in_rounds(
 ) -> Curve:
     """Spend one vote on each of ``pairs`` pairs of batches, in rounds; values after every round.
 
-    Args:
-        world: The world of the policies.
-        root_seeds: One for each repetition.
-        pairs: Total number of votes.
-        rounds: 1: all pairs by the starting policy. More: each round by the current policy.
-        improve: From (round, θ (S, d), the round's x and won as returned by `ask`) to the next θ.
-        kind: The features of a walk that the learner sees.
-        rows: D, walks per batch.
-        sharpness: The voters' β.
+    With one round all pairs are of the starting policy's walks; else each round is of the current
+    one's. ``improve``: from (round, θ (S, d), the round's x and won as `ask` returns them) to the
+    next θ. ``rows``: D, walks per batch. ``sharpness``: the voters' β.
     """
     counts = split_budget(pairs, rounds)
     theta, values = np.tile(world.theta0, (len(root_seeds), 1)), []
@@ -108,11 +102,8 @@ def train_in_rounds(
 def trace_walks(world: World, thetas: Iterable[Floats], marks: Sequence[int], walks: int) -> Curve:
     """The curve of a method that sees true returns and needs no votes.
 
-    Args:
-        world: The world of the policies.
-        thetas: θ (S, d) before the first step and after each; may be endless.
-        marks: Steps after which the value is computed, in order.
-        walks: Walks per step.
+    ``thetas``: θ (S, d) before the first step and after each; may be endless. ``marks``: steps
+    after which the value is computed, in order.
     """
     reached = enumerate(islice(thetas, marks[-1] + 1))
     values = [world.value(theta) for step, theta in reached if step in marks]
@@ -134,13 +125,9 @@ def dpo_gradient(
 ) -> Floats:
     """Gradient of the mean loss over pairs with respect to the logits, (S, d).
 
-    Args:
-        theta: logits (S, d).
-        reference: logits of the reference policy (S, d).
-        x: counts of (cell, move) of plus minus those of minus, (S, n, d).
-        won: share of the votes for plus (S, n), in [0, 1].
-        beta: β, which ties the policy to the reference, above 0.
-        moves: moves per cell.
+    ``theta`` and ``reference``: logits (S, d). ``x`` (S, n, d): counts of (cell, move) of plus
+    minus those of minus. ``won`` (S, n): share of the votes for plus. ``beta`` ties the policy to
+    the reference.
     """
     ratio = log_policy(theta, moves) - log_policy(reference, moves)
     m = beta * (x @ ratio[..., None])[..., 0]

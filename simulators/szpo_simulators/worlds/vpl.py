@@ -387,14 +387,8 @@ def margins(
 ) -> Floats:
     """Margins (n,) of the chosen over the rejected texts, given contexts of their users.
 
-    Args:
-        fitted: the model; without an encoder, contexts are not used.
-        pairs: the pairs to rank.
-        known: pairs from which contexts are drawn; if it is ``pairs``, each pair is left out of
-            its own context.
-        size: pairs per context.
-        own: False gives every pair the context of another user.
-        name: name of the random draw.
+    ``known``: pairs from which contexts of ``size`` pairs are drawn; if it is ``pairs``, each pair
+    is left out of its own. ``own``: False gives every pair the context of another user.
     """
     model = fitted.model
     with torch.no_grad():
