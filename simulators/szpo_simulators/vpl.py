@@ -174,15 +174,8 @@ def work(spec: Spec) -> dict[str, Any]:
         "controversial_pairs": int(controversial.of),
     }
     if recipe.kind == "vae":
-        used = latent(fitted, test)
-        found |= {
-            "active": used.active, "units": used.units, "kl": used.kl,
-            "collapsed": used.collapsed, "ignored": used.ignored,
-            **{
-                f"context_{size}": scores(fitted, test, size=size)[1].value
-                for size in CONTEXTS
-            },
-        }  # fmt: skip
+        found |= latent(fitted, test)
+        found |= {f"context_{n}": scores(fitted, test, size=n)[1].value for n in CONTEXTS}
     return found
 
 

@@ -304,7 +304,10 @@ def _split(
     if any(split for _, split in records):
         train = [prompt for prompt, split in records if split != "heldout"]
         return train, [prompt for prompt, split in records if split == "heldout"], ()
-    distinct = sorted({prompt for prompt, _ in records}, key=_hash)
+    distinct = sorted(
+        {prompt for prompt, _ in records},
+        key=lambda prompt: sha256(json.dumps(prompt.turns).encode()).digest(),
+    )
     aside = set(distinct[: ceil(share * len(distinct))])
     warnings: tuple[str, ...] = ()
     if share and len(distinct) < 2:
@@ -312,10 +315,6 @@ def _split(
         warnings = ("only one prompt: none is held out, so nothing is measured; write more",)
     train = [prompt for prompt, _ in records if prompt not in aside]
     return train, [prompt for prompt, _ in records if prompt in aside], warnings
-
-
-def _hash(prompt: Prompt) -> bytes:
-    return sha256(json.dumps(prompt.turns).encode()).digest()
 
 
 def _clean(prompt: Prompt) -> Prompt:

@@ -73,7 +73,8 @@ def find_language(text: str) -> str | None:
     kinds = Counter(
         SCRIPTS[kind]
         for letter in letters
-        if ord(letter) > 0x2FF and (kind := _script(letter)) in SCRIPTS
+        if ord(letter) > 0x2FF
+        and (kind := unicodedata.name(letter, "").partition(" ")[0]) in SCRIPTS
     )
     if kinds.total() >= max(FEWEST, len(letters) / 2):
         return "Japanese" if kinds["Japanese"] else kinds.most_common(1)[0][0]
@@ -81,10 +82,6 @@ def find_language(text: str) -> str | None:
     best = max(hits, key=lambda name: hits[name])
     alone = sum(n == hits[best] for n in hits.values()) == 1
     return best if alone and hits[best] >= FEWEST else None
-
-
-def _script(letter: str) -> str:
-    return unicodedata.name(letter, "").split(" ")[0]
 
 
 def in_another(prompts: Sequence[str], answers: Sequence[str]) -> tuple[int, int]:

@@ -65,10 +65,6 @@ class AnswerRequest:
     thetas: tuple[Theta, ...] = ()
     """Without shifts: the members' coordinates. Without both, the bare base model answers."""
 
-    def row_prompts(self) -> list[tuple[int, ...]]:
-        """The tokens of each row's prompt."""
-        return [self.prompts[i] for i in self.rows[:, 0]]
-
     def members(self) -> list[int]:
         """The member of each row."""
         members: list[int] = self.rows[:, 1].tolist()
@@ -321,7 +317,8 @@ class LocalBackend:
             given = self._given.pop() if self._given else self._make(found.adapted)
             self._engines[subspace.sites] = given
         found.engine = self._engines[subspace.sites]
-        found.plain_start = is_zero(subspace.factors(), subspace.sites)
+        start = subspace.factors()
+        found.plain_start = not any(start[site.b].any() for site in subspace.sites)
         return found
 
     def beside(self, name: str) -> LocalBackend:
@@ -349,7 +346,7 @@ class LocalBackend:
     def answer_chunk(self, request: AnswerRequest) -> Tokens:
         """Answer all rows of a request in one generation call."""
         return self.generate(
-            request.row_prompts(),
+            [request.prompts[i] for i in request.rows[:, 0]],
             request.members(),
             None if request.base and self.plain_start else self.deltas(self.members(request)),
             request.sampling,
@@ -507,11 +504,6 @@ def start_of(subspace: Subspace) -> Theta:
     if subspace.in_z:
         return parameters.zeros(subspace.layout)
     return {name: np.array(value, np.float32) for name, value in subspace.start.items()}
-
-
-def is_zero(start: Theta, sites: tuple[Site, ...]) -> bool:
-    """Whether the start is the base model itself: every B is 0."""
-    return all(not start[s.b].any() for s in sites)
 
 
 def stack(

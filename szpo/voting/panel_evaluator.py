@@ -467,14 +467,14 @@ def visit(
             read()  # somebody else may have voted meanwhile
             asked = leave_to_people(ledger, step.lacking(), leave)[:1]
         chosen = asked if limit is None else _affordable(asked, limit - cast)
-        before = _last_vote(ledger)
+        last = ledger.query("SELECT coalesce(max(vote), 0) AS vote FROM votes")[0]["vote"]
         if chosen:
             try:
                 step.submit(panel, [comparison for comparison, _ in chosen])
             except NobodyLeftError:
                 if not leave and not _are_read(ledger, chosen[0][0].step):
                     raise  # else a person has the last seat, and votes or loses it
-        added = _count_votes(ledger, before)
+        added = _count_votes(ledger, last)
         cast += added
         if limit is not None and (cast >= limit or len(chosen) < len(asked)):
             return cast, f"at most {limit} were asked for"
@@ -581,10 +581,6 @@ def _affordable(asked: list[tuple[Comparison, int]], left: int) -> list[tuple[Co
             break
         chosen.append((comparison, lack))
     return chosen
-
-
-def _last_vote(ledger: Ledger) -> int:
-    return int(ledger.query("SELECT coalesce(max(vote), 0) AS vote FROM votes")[0]["vote"])
 
 
 def _count_votes(ledger: Ledger, after: int) -> int:

@@ -52,11 +52,6 @@ def render_page(screen: Screen, asked: Panel, sentences: Sentences = ENGLISH) ->
     return template.render(s=screen, rubric=asked)
 
 
-def render_skeleton(sentences: Sentences) -> str:
-    """The page before the first screen arrives."""
-    return _environment(sentences).get_template("panel/loading.html").render()
-
-
 def render_failure(error: str, sentences: Sentences = ENGLISH) -> str:
     """The screen for a server error, with the error's number."""
     template = _environment(sentences).get_template("panel/error.html")
@@ -324,7 +319,7 @@ def component(site: Site, who: Who) -> gr.HTML:
             site.tabs.forget(panelist, at.tab)
 
     made = gr.HTML(
-        render_skeleton(shown),
+        _environment(shown).get_template("panel/loading.html").render(),
         elem_id="szpo-screen",
         apply_default_css=False,
         head=head("panel", "formatted", viewport=", viewport-fit=cover"),

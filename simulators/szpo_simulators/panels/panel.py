@@ -34,7 +34,7 @@ from szpo.optim.links import link
 from szpo.seeds import derive, uniform
 from szpo.types import Answer, Comparison, Floats, Prompt
 from szpo.voting.panel_evaluator import PanelEvaluator
-from szpo.voting.panel_factory import Logprob, StartingPolicy, sharpness
+from szpo.voting.panel_factory import StartingPolicy, sharpness
 from szpo.voting.service import VoteService
 from szpo_simulators.panels import raters
 from szpo_simulators.panels.raters import ZERO, Rater, SimulatedJudge, mtbench_rater
@@ -524,7 +524,8 @@ def build(
             equal = "+".join(f"{w}*{term}" for w, term in zip(weights, FORM, strict=True))
     raters = members(name, beta, size)
     other = parse(chosen.other, logprob=start.logprob) if chosen.other else None
-    made = judges(liked, raters, other, _form(equal, start.logprob), same=equal == "same")
+    form = None if equal in ("", "same") else parse(equal, logprob=start.logprob)
+    made = judges(liked, raters, other, form, same=equal == "same")
     return SimulatedPanel(name, reward, raters, rows, made, fitted, chosen.other, equal)
 
 
@@ -536,10 +537,6 @@ def _texts_differ(
     place = np.unique(texts.astype(str), return_inverse=True)[1].reshape(texts.shape)
     number = uniform(derive(0, "texts"), texts.size)[place]
     return lambda key: np.asarray(batch_gaps(number, rows, key) != 0)
-
-
-def _form(equal: str, logprob: Logprob | None) -> Reward | None:
-    return None if equal in ("", "same") else parse(equal, logprob=logprob)
 
 
 def judges(

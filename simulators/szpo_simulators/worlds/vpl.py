@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -294,32 +294,6 @@ class Fitted:
     seed: int
 
 
-@dataclass(frozen=True, slots=True)
-class Latent:
-    """Whether a model uses its latent."""
-
-    active: int
-    """Number of active units; see `ACTIVE`."""
-    units: int
-    kl: float
-    """Mean KL of a posterior to the prior, nats."""
-    own: float
-    """Accuracy given contexts of the pairs' own users."""
-    others: float
-    """Accuracy given contexts of other users."""
-
-    @property
-    def collapsed(self) -> bool:
-        """Posterior collapse: no unit is active, so the posterior does not depend on contexts."""
-        return self.active == 0
-
-    @property
-    def ignored(self) -> bool:
-        """Whether contexts of other users predict as well, within two standard errors."""
-        error = math.sqrt(max(self.own * (1 - self.own), 0.25 / SAMPLES) * 2 / SAMPLES)
-        return self.own - self.others < 2 * error
-
-
 def weight(recipe: Recipe, step: int, steps: int) -> float:
     """The KL term's weight at a step: β times a cosine rise from ``baseline``, in cycles.
 
@@ -424,8 +398,13 @@ def scores(fitted: Fitted, pairs: Pairs, *, size: int = 8) -> tuple[Share, Share
     return every, share(float(right[chosen].sum()), int(chosen.sum()))
 
 
-def latent(fitted: Fitted, pairs: Pairs, *, size: int = 8) -> Latent:
-    """Whether a ``vae`` uses its latent, tested on up to `SAMPLES` pairs and contexts."""
+def latent(fitted: Fitted, pairs: Pairs, *, size: int = 8) -> dict[str, Any]:
+    """Whether a ``vae`` uses its latent, tested on up to `SAMPLES` pairs and contexts.
+
+    ``active`` of ``units`` units, see `ACTIVE`; ``kl``: mean KL of a posterior to the prior, nats;
+    ``collapsed``: no unit is active, so the posterior does not depend on contexts; ``ignored``:
+    contexts of other users predict as well, within two standard errors.
+    """
     if fitted.recipe.kind != "vae":
         raise UsageError(f"{fitted.recipe.kind} has no latent")
     if len(np.unique(pairs.user)) < 2:
@@ -439,11 +418,15 @@ def latent(fitted: Fitted, pairs: Pairs, *, size: int = 8) -> Latent:
         found = fitted.model.posterior(*context)
         kl = float(divergence(*found).sum(-1).mean())
         active = int((found[0].var(0) > ACTIVE).sum())
-    right = [
+    own, others = (
         float((margins(fitted, some, pairs, size=size, own=own, name="used") > 0).mean())
         for own in (True, False)
-    ]
-    return Latent(active, found[0].shape[1], kl, *right)
+    )
+    error = math.sqrt(max(own * (1 - own), 0.25 / SAMPLES) * 2 / SAMPLES)
+    return {
+        "active": active, "units": found[0].shape[1], "kl": kl, "collapsed": active == 0,
+        "ignored": own - others < 2 * error,
+    }  # fmt: skip
 
 
 def _context(rows: Ints, one: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
