@@ -193,11 +193,7 @@ MIB: Final = 2**20
 def show_finished(study: Study, plan: Plan, store: Store, wanted: set[str]) -> dict[str, Any]:
     """Print the tables; write JSON, ``cells.csv`` and the figure, named after the study.
 
-    Args:
-        study: Prints and writes.
-        plan: The plan.
-        store: The finished cells.
-        wanted: Labels of the groups whose missing seeds are named.
+    ``wanted``: labels of the groups whose missing seeds are named.
 
     Returns:
         The content of the JSON file.

@@ -118,10 +118,8 @@ class Checkpoints:
     def record(self, policy: Any, share: float, cost: Mapping[str, float]) -> None:
         """Measure the policy if a checkpoint is due; the method is not charged for measuring.
 
-        Args:
-            policy: The current policy.
-            share: Finished share of the run, in [0, 1].
-            cost: Votes, answers_read and tokens so far.
+        ``share``: finished share of the run, in [0, 1]. ``cost``: votes, answers_read and tokens
+        so far.
         """
         total = {**cost, **self.machine.cost()}
         with self.machine.aside():

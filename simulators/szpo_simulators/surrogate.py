@@ -50,9 +50,7 @@ def prepare_model(
 ) -> tuple[LoraPolicy, NamedFeatures, tuple[Prompt, ...]]:
     """The policy at its start, the features in its coordinates, and the training prompts.
 
-    Args:
-        sets: Changes to the default settings.
-        say: Called with lines about progress.
+    ``sets``: changes to the default settings.
     """
     from szpo.policies import language_model
 

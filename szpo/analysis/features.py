@@ -176,9 +176,7 @@ def meanings() -> dict[str, str]:
 def parse(text: str, *, functions: bool = True) -> tuple[Feature, ...]:
     """Parse the features that a text names; ``all`` stands for every entry of the dictionary.
 
-    Args:
-        text: the names, separated by commas.
-        functions: allow a function of any package; give False for a text from a record.
+    ``functions``: allow a function of any package; give False for a text from a record.
 
     >>> [feature.name for feature in parse("length, keyword:sea+sun")]
     ['length', 'keyword:sea+sun']

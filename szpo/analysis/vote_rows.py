@@ -477,9 +477,8 @@ class Evidence:
 def read_evidence(ledger: Ledger, *, live: bool = False) -> Evidence:
     """Read the rows of a ledger as they stand; votes are read only when they are iterated.
 
-    Args:
-        ledger: a run's ledger; keep it open as long as the votes are used.
-        live: include the votes of the open round and of final comparisons that are open.
+    Keep the ledger open as long as the votes are used. ``live``: also votes of the open round and
+    of final comparisons that are open.
     """
     hidden = frozenset() if live else open_comparisons(ledger)
     people = ledger.query("SELECT * FROM panelists ORDER BY rowid")

@@ -164,12 +164,8 @@ def share_votes(args: Arguments, settings: Mapping[str, Any]) -> dict[str, Any]:
 def prepare(args: Arguments, recipe: Any, config: Config, folder: Path, seed: int) -> Inputs:
     """Load the method's inputs; nobody is asked for a vote before the method runs.
 
-    Args:
-        args: Arguments that passed `check`.
-        recipe: The method's recipe.
-        config: The settings, unless a run has its own.
-        folder: Folder of the runs.
-        seed: Root seed of the draws for fresh votes.
+    ``args`` passed `check`. ``config``: the settings, unless a run has its own. ``seed``: of the draws
+    for fresh votes.
     """
     from szpo.data import preference_files
 

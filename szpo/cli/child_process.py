@@ -106,13 +106,8 @@ class Keeper:
     ):
         """Restart the child whenever it ends with an exit code other than 0.
 
-        Args:
-            name: the child's name in messages.
-            command: starts the child.
-            say: prints one line to the terminal at each unexpected end.
-            on_end: gets the exit code and the seconds until the restart; 0 and 0.0 at the last.
-            first: a child that is already running; ``command`` starts later ones.
-            begin: starts a process from the command.
+        ``on_end`` gets the exit code and the seconds until the restart; 0 and 0.0 at the last.
+        ``first``: a child that is already running; ``command`` starts later ones.
         """
         self.name: Final = name
         self.command: Final = tuple(command)

@@ -108,14 +108,8 @@ class FlatEngine:
     ) -> list[tuple[int, ...]]:
         """Draw tokens and feed them back; finished rows are dropped once they are a quarter.
 
-        Args:
-            members: The member of each row, (rows,).
-            deltas: The members' LoRA weights.
-            cache: Keys and values of the rows' prompts.
-            logits: Logits after each prompt, (rows, words).
-            sampling: How tokens are drawn.
-            draws: Uniform numbers, (rows, new tokens).
-            pause: Called between two passes of the model.
+        ``logits`` (rows, words) are those after each prompt, ``draws`` (rows, new tokens) uniform
+        numbers. ``pause`` is called between two passes of the model.
 
         Returns:
             The new tokens of each row, including an end token.

@@ -100,12 +100,9 @@ def iterate_scores(
     A score is the gradient of log π(answer | prompt) in every B, at the start. Only the part of
     the model above the first adapted site is differentiated.
 
-    Args:
-        adapted: The model, whose own weights get no gradient, and the adapted weights.
-        start: A and B of each site, by ``site.a`` and ``site.b``.
-        samples: Answers of the starting policy (same temperature, no top-p).
-        law: The run's sampling temperature, and the number of redraws.
-        tokens: Most tokens of one pass; None takes the default of the model's device.
+    The model's own weights get no gradient. ``samples``: answers of the starting policy (same
+    temperature, no top-p). ``tokens``: most tokens of one pass; None takes the default of the
+    model's device.
 
     Yields:
         Indices of the samples, and their scores (rows, law.rows, sum of out·r in the order of

@@ -125,9 +125,7 @@ class KlMeasurement:
 def measure_share(limit: float, read: Callable[[int], Reading]) -> KlMeasurement:
     """Measure a proposed point and find how much of the way to it fits the budget.
 
-    Args:
-        limit: The budget, nats.
-        read: Measures KL at a share of the way, in units of 1/256.
+    ``limit``: the budget, nats. ``read`` measures KL at a share of the way, in units of 1/256.
     """
     readings: tuple[Reading, ...] = ()
     most = _most_readings(limit)
@@ -292,9 +290,7 @@ def hold(changes: Floats) -> NDArray[np.bool_]:
 def shrink_for_guards(moments: Moments, z: Floats) -> Floats:
     """The largest share s ≤ 1 of a move at which every predicted guard holds; 0 if there is none.
 
-    Args:
-        moments: Moments of the start's answers.
-        z: Moves (..., d) from the start, whitened.
+    ``z``: moves (..., d) from the start, whitened.
 
     Returns:
         (...), multiples of 1/`SHARE_PARTS`. 0: guards fail at every share down to `LEAST_KL` nats.

@@ -405,10 +405,7 @@ def in_coordinates(
 ) -> vote_regression.Fit:
     """The posterior of the weights as one of the gradient (d,), which rules and reports use.
 
-    Args:
-        found: The posterior of the weights.
-        features: The run's features, with their directions.
-        aside: Regressors whose predicted change is held at 0.
+    ``aside``: regressors whose predicted change is held at 0.
     """
     A = directions(features)
     if aside:

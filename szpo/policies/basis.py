@@ -141,10 +141,8 @@ def components(
 
     A half with more rows than columns is never in memory as a whole.
 
-    Args:
-        first: Scores that choose the directions, in blocks (rows, D).
-        second: Scores that give C = Qᵀ E[s sᵀ] Q, in blocks (rows, D); read after the first.
-        dim: Number of directions.
+    Scores come in blocks (rows, D): ``first`` chooses the directions; ``second``, read after it,
+    gives C = Qᵀ E[s sᵀ] Q.
 
     Returns:
         P (D, dim) with Pᵀ F̂₂ P = I, and the second half's second moment along each column of Q.

@@ -402,10 +402,8 @@ class RayBackend:
     def __init__(self, engine: Engine, facts: Any, workers: Workers):
         """Wait until each worker has shown that it holds the model.
 
-        Args:
-            engine: The settings of the workers.
-            facts: The base model as known without its weights (`szpo.models.loading.Described`).
-            workers: The workers; closed with the backend.
+        ``facts``: the base model as known without its weights. The workers are closed with the
+        backend.
         """
         self.workers, self.chunk_rows = workers, engine.rows or 1
         self._counts = [0]

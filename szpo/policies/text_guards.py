@@ -63,9 +63,7 @@ def draw_others(prompts: int, seed: int) -> Ints:
 def margins(own: Floats, others: Floats) -> Floats:
     """Log-probability after the own prompt minus the highest after another.
 
-    Args:
-        own: (…,), nats.
-        others: (…, others), nats.
+    ``own`` (…,) and ``others`` (…, others) are in nats.
 
     >>> margins(np.array([-20.0]), np.array([[-50.0, -35.0, -60.0]])).tolist()
     [15.0]

@@ -130,14 +130,11 @@ def _apart(work: Coroutine[Any, Any, T]) -> T:
         return thread.submit(asyncio.run, work).result()
 
 
-def connect(engine: Engine, loaded: Any, local: Any, **options: Any) -> Any:
+def connect(engine: Engine, loaded: Any, local: Any, *, each_row: bool) -> Any:
     """Answers by the settings' servers; this process holds the model to check them.
 
-    Args:
-        engine: The settings.
-        loaded: The run's model.
-        local: This process's backend at the run's coordinates, which rescores.
-        options: ``each_row`` of `ServedAnswers`.
+    ``local``: this process's backend at the run's coordinates, which rescores: all rows, if
+    ``each_row``.
     """
     demand(engine)
     if loaded.quantization is not None:
@@ -171,7 +168,7 @@ def connect(engine: Engine, loaded: Any, local: Any, **options: Any) -> Any:
         folder,
         trusted,
         lambda request: Decoding(request.sampling, tuple(stop), words),
-        each_row=options.get("each_row", False),
+        each_row=each_row,
     )
 
 

@@ -194,10 +194,7 @@ def fold_votes(
     The run's rule, radii, answers and directions are as recorded. The votes of all panelists give
     the θ of `fold`.
 
-    Args:
-        ledger: The run.
-        voters: Ids of panelists.
-        measure: KL to the model's start, nats, of a point as moved from θ₀; None: not measured.
+    ``voters``: ids of panelists. ``measure``: as in `tell_step`.
     """
     settings, theta = recorded_settings(ledger), starting_theta(ledger)
     state = optimizer.init(settings)

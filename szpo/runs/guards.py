@@ -246,11 +246,7 @@ def read_start(
 ) -> StartReading:
     """Draw answers at the start and read them; empty answers are left out.
 
-    Args:
-        policy: At any θ; its start answers and reads.
-        prompts: All different.
-        samples: Number of answers to each prompt.
-        seed: Seed of the draws.
+    The policy may be at any θ: its start answers and reads. The prompts are all different.
     """
     rows = policy.sample_tokens(prompts, samples, seed=seed, base=True)
     answers = [policy.answer(row) for row in rows]

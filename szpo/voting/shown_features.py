@@ -130,10 +130,8 @@ def differences_of(
 ) -> Ints:
     """The difference of each feature, plus less minus, in units of 2⁻¹² of its spread.
 
-    Args:
-        features: The run's named features.
-        comparisons: Those of one step; every direction has the same number.
-        entries: The features to count, by name, in the run's order.
+    The comparisons are of one step, as many for every direction. ``entries``: the features to
+    count, by name, in the run's order.
 
     Returns:
         (K, N, entries), in the order of k and n; exact on any machine.

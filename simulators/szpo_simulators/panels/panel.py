@@ -194,10 +194,7 @@ def _check(name: str, flaws: Flaws) -> None:
 def members(name: str, beta: float, size: int) -> tuple[Rater, ...]:
     """The raters of a panel by its line, given the β of its preset.
 
-    Args:
-        name: a preset, with or without changes.
-        beta: β of the preset; all but ``labels70`` and ``close`` use that of ``bt70``.
-        size: P, the number of members.
+    ``beta``: the preset's; all but ``labels70`` and ``close`` use that of ``bt70``.
 
     Raises:
         UsageError: the line is wrong, or ``size`` is too small for its members.
@@ -330,11 +327,8 @@ TARGETS: Final[Mapping[str, tuple[str, float]]] = {
 def batch_gaps(rewards: Floats, rows: int, key: bytes, pairs: int = PAIRS) -> Floats:
     """Differences (pairs,) between the mean rewards of two batches for the same prompts.
 
-    Args:
-        rewards: rewards (prompts, samples) of the base policy's answers.
-        rows: D; a batch's prompts are distinct if there are enough prompts.
-        key: key of the random numbers.
-        pairs: number of pairs of batches.
+    ``rewards`` (prompts, samples) are of the base policy's answers. The D = ``rows`` prompts of a
+    batch are distinct if there are enough.
     """
     prompts, samples = rewards.shape
     gaps = np.zeros(pairs)

@@ -262,10 +262,7 @@ def find_nearest(
 ) -> tuple[str, float] | None:
     """The dictionary's entry nearest to a taste; None if rewards never differ within a prompt.
 
-    Args:
-        prompts: The prompts.
-        texts: Several answers to each prompt.
-        rewards: The taste's rewards of the answers (prompts, samples).
+    ``texts``: several answers to each prompt. ``rewards`` (prompts, samples): the taste's.
 
     Returns the entry's words for the direction that the taste likes (more or fewer), and the
     absolute correlation of taste and entry within prompts, 0 to 1.
