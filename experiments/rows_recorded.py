@@ -637,7 +637,7 @@ def learn(x: Floats, cast: Ints, who: Ints, people: int, prior: SparsePrior) -> 
             found = fit_sparse(weighted(x, cast, weight), prior)
             mean[i] = x @ found.w
             variance[i] = np.einsum("rp,pq,rq->r", x, found.covariance, x)
-        skill = weighting.skill(past, view=weighting.View(mean, variance))
+        skill = weighting.skill(past, view=(mean, variance))
         weights = skill.weights
     return skill
 

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import json
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import IO, Any, Final
@@ -141,44 +140,34 @@ MEANING: Final = """\
 """
 
 
-@dataclass(frozen=True, slots=True)
-class People:
-    """What a dataset tells of panelists; by default nothing."""
-
-    pseudonyms: bool = False
-    """Add a column that shows which votes are from the same panelist."""
-    notes: bool = False
-    """Add the preferences that panelists noted on single prompts."""
-
-
 def write_dataset(
-    ledger: Ledger, path: Path, people: People | None = None, *, licence: str | None = None
+    ledger: Ledger, path: Path, more: Collection[str] = (), *, licence: str | None = None
 ) -> int:
     """Write the votes to a new folder, completely or not at all; returns their number.
 
     Votes of the open round and of open final comparisons are left out. Contacts, pay and times of
     day are never written.
 
-    The folder must not exist, or be empty. ``licence``: as the hub names it, such as cc-by-4.0.
+    The folder must not exist, or be empty. ``more``: columns about panelists, ``panelist``, a
+    pseudonym, and ``notes`` on single prompts. ``licence``: as the hub has it, such as cc-by-4.0.
     """
-    shown = people or People()
     with write_whole(path) as draft, ledger.snapshot():
         (draft / FILE).parent.mkdir(parents=True)
         with open(draft / FILE, "x", encoding="utf-8", opener=private) as file:
-            count = _write_lines(file, _rows(ledger, shown))
-        card = _card(ledger, shown, count, licence)
+            count = _write_lines(file, _rows(ledger, more))
+        card = _card(ledger, more, count, licence)
         (draft / "README.md").write_text(card, encoding="utf-8")
     return count
 
 
-def _rows(ledger: Ledger, people: People) -> Iterator[Record]:
+def _rows(ledger: Ledger, more: Collection[str]) -> Iterator[Record]:
     texts_of = lru_cache(HELD)(partial(_texts, ledger))
     for vote in VoteRows(ledger, without=open_comparisons(ledger)):
         row: Record = {"run": ledger.run}
         row |= {name: getattr(vote, name) for name in TYPES if name != "run"}
-        if people.pseudonyms:
+        if "panelist" in more:
             row["panelist"] = vote.panelist
-        if people.notes:
+        if "notes" in more:
             notes = sorted(vote.notes.items())
             row["notes"] = [{"row": int(i), "side": side} for i, side in notes]
         texts = texts_of(vote.comparison)
@@ -186,20 +175,20 @@ def _rows(ledger: Ledger, people: People) -> Iterator[Record]:
         yield row | texts | {"prompts": named}
 
 
-def _features(people: People) -> list[dict[str, Any]]:
+def _features(more: Collection[str]) -> list[dict[str, Any]]:
     """The columns with their types, which could not be guessed for a column without values."""
     turn = [{"name": "role", "dtype": "string"}, {"name": "content", "dtype": "string"}]
     columns: list[dict[str, Any]] = [{"name": n, "dtype": t} for n, t in TYPES.items()]
-    if people.pseudonyms:
+    if "panelist" in more:
         columns.append({"name": "panelist", "dtype": "string"})
-    if people.notes:
+    if "notes" in more:
         note = [{"name": "row", "dtype": "int64"}, {"name": "side", "dtype": "string"}]
         columns.append({"name": "notes", "list": note})
     columns.append({"name": "prompts", "list": {"list": turn}})
     return [*columns, *({"name": side, "list": "string"} for side in ("plus", "minus"))]
 
 
-def _card(ledger: Ledger, people: People, count: int, licence: str | None) -> str:
+def _card(ledger: Ledger, more: Collection[str], count: int, licence: str | None) -> str:
     from huggingface_hub import DatasetCardData
 
     from szpo.analysis.model_card import describe_voters  # it loads a tensor library
@@ -213,12 +202,12 @@ def _card(ledger: Ledger, people: People, count: int, licence: str | None) -> st
         "size_categories": [size],
         "tags": ["szpo", "preference", "comparisons"],
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": FILE}]}],
-        "dataset_info": {"features": _features(people)},
+        "dataset_info": {"features": _features(more)},
     }
     if licence:
         front["license"] = licence
-    extra = "| `panelist` | a pseudonym: votes of one panelist have one |\n" * people.pseudonyms
-    extra += "| `notes` | rows on which the panelist noted a better side |\n" * people.notes
+    extra = "| `panelist` | a pseudonym: votes of one panelist have one |\n" * ("panelist" in more)
+    extra += "| `notes` | rows on which the panelist noted a better side |\n" * ("notes" in more)
     voters = visible(describe_voters(ledger, total))
     what = "They compare batches of answers of two policies to the same\nprompts"
     limit = "A vote is about a whole batch. It is no preference on any single prompt of it."
@@ -245,5 +234,5 @@ votes = load_dataset("path/to/this/folder", split="train")
 
 {limit} The votes of a round
 or of a final comparison that is still open are left out. Contacts, pay and times of day are not in
-here{"" if people.pseudonyms else ", nor is who cast which vote"}. Written by szpo {__version__}.
+here{"" if "panelist" in more else ", nor is who cast which vote"}. Written by szpo {__version__}.
 """

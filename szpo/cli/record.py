@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from szpo.analysis import improvement, run_taste
 from szpo.analysis.adapter import check_name, push_to_hub
 from szpo.analysis.model_card import Names, Weights, base_id, find_unknown
 from szpo.analysis.taught import USUAL
-from szpo.analysis.votes import People, write_dataset, write_votes
+from szpo.analysis.votes import write_dataset, write_votes
 from szpo.cli import console, run_paths
 from szpo.cli.features import members_of
 from szpo.errors import IntegrityError, UsageError
@@ -263,18 +263,18 @@ def export(
                     )
                 )  # fmt: skip
             if dataset or push_votes:
-                people = People(pseudonyms, notes)
-                documents.append(_hand_over_votes(ledger, dataset, people, names, public=public))
+                more = ["panelist"] * pseudonyms + ["notes"] * notes
+                documents.append(_hand_over_votes(ledger, dataset, more, names, public=public))
     document = {key: value for each in documents for key, value in each.items() if key}
     console.answer(as_json, document, *(each[""] for each in documents))
 
 
 def _hand_over_votes(
-    ledger: Ledger, out: Path | None, people: People, names: Names, *, public: bool
+    ledger: Ledger, out: Path | None, more: Sequence[str], names: Names, *, public: bool
 ) -> dict[str, Any]:
     """Write the votes as a dataset, and push it if it has a name on the hub."""
     with _target(out) as target:
-        count = write_dataset(ledger, target, people, licence=names.licence)
+        count = write_dataset(ledger, target, more, licence=names.licence)
         found = {"dataset": str(out)} if out else {}
         message = f"wrote {console.count(count, 'vote')} to {out}"
         if names.votes is not None:

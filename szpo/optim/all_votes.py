@@ -209,13 +209,13 @@ def views_of_others(
     def view(weights: Floats) -> View:
         others = weights[..., None, :] * (1 - np.eye(people))
         up, down = sum_by_voter(verdicts[..., None, :, :, :], others, tie_share(settings))
-        return View(*_predict(settings, Votes(every, up, down)))
+        return _predict(settings, Votes(every, up, down))
 
     first = view(np.ones((*lead, people)))
     return latest, {name: view(weighting.LEARNED[name](latest, first)) for name in weightings}
 
 
-def _predict(settings: Settings, votes: Votes) -> tuple[Floats, Floats]:
+def _predict(settings: Settings, votes: Votes) -> View:
     """Posterior mean and variance (..., R) of the logit of each row, by a fit of all rows."""
     w, covariance = _posterior(settings, votes)
     mean = np.einsum("...rd,...d->...r", votes.x, w)

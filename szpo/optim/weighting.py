@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,17 +100,10 @@ class History:
         return cls((), np.zeros(0, dtype=np.int64), verdicts, np.zeros((*lead, 0, 2)))
 
 
-@dataclass(frozen=True, slots=True)
-class View:
-    """A model's prediction from all other voters' votes for each direction, as a logit for plus.
-
-    It replaces the other votes on the same direction, since there may be none.
-    """
-
-    mean: Floats
-    """(..., P, R)."""
-    variance: Floats
-    """(..., P, R)."""
+View: TypeAlias = tuple[Floats, Floats]
+"""A model's prediction from all other voters' votes for each direction: mean and variance
+(..., P, R) of a logit for plus. It replaces the other votes on the same direction, since there may
+be none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +195,7 @@ def skill(history: History, view: View | None = None) -> Skill:
 
 def _expected_sign(view: View) -> Floats:
     """E(2σ(η) − 1) for a Gaussian η (..., P, R), by the usual approximation (π/8)."""
-    mean, variance = view.mean[..., -ROWS:], view.variance[..., -ROWS:]
+    mean, variance = (each[..., -ROWS:] for each in view)
     return np.tanh(mean / np.sqrt(1 + np.pi * variance / 8) / 2)
 
 
@@ -378,17 +371,17 @@ def rationality(history: History, view: View | None = None) -> Rationality:
     spread = np.full((*lead, 1), _SPREAD)
     bound = np.full(votes.own.shape, 1 / 8)  # λ(0)
     low, high, z = np.zeros_like(beta), np.zeros_like(beta), np.zeros_like(beta)
-    fixed = None
-    if view is not None:  # one per direction, used for each of its comparisons
-        fixed = View(*(v[..., -ROWS:, None] for v in (view.mean, view.variance)))
-    if fixed is not None:
+    if view is not None:
         beta = np.ones_like(beta)
     for _ in range(_PASSES):
-        seen = _rest(votes, beta, bound, delta2, noise2) if fixed is None else fixed
-        square = seen.mean**2 + seen.variance
+        if view is None:
+            mean, variance = _rest(votes, beta, bound, delta2, noise2)
+        else:  # one per direction, used for each of its comparisons
+            mean, variance = (each[..., -ROWS:, None] for each in view)
+        square = mean**2 + variance
         bound = _lambda(np.sqrt(square) * np.abs(beta)[..., None, None])  # ξ² = β² E x²
-        z = _z(votes, seen)
-        agreed = (votes.own * seen.mean).sum((-2, -1)) / 2
+        z = _z(votes, mean)
+        agreed = (votes.own * mean).sum((-2, -1)) / 2
         worth = (votes.asked * bound * square).sum((-2, -1))
         beta, low, high, wide2 = _betas(agreed, worth, z, spread)
         spread = np.sqrt(
@@ -453,7 +446,7 @@ def _rest(votes: _Votes, beta: Floats, bound: Floats, delta2: Floats, noise2: Fl
     spread = 1 / through + noise
     middle = (drawn.sum(-1, keepdims=True) - drawn) / through
     whole = 1 / spread + precise
-    return View((middle / spread + pull) / whole, 1 / whole)
+    return (middle / spread + pull) / whole, 1 / whole
 
 
 def _update_scales(
@@ -500,9 +493,9 @@ def _betas(
     return mean, low, high, wide2
 
 
-def _z(votes: _Votes, seen: View) -> Floats:
+def _z(votes: _Votes, mean: Floats) -> Floats:
     """Σ o t over its standard deviation for a voter who clicks at random; t = tanh(x̂/2)."""
-    t = np.tanh(seen.mean / 2)
+    t = np.tanh(mean / 2)
     square = (votes.asked * t * t).sum((-2, -1))
     return np.asarray((votes.own * t).sum((-2, -1)) / np.sqrt(np.maximum(square, 1e-12)))
 
