@@ -77,7 +77,6 @@ class Recorded:
     scores: Floats
     """(N, d): slope of the log-probability in each coordinate; a move by z costs |z|²/2 nats."""
     named: NamedFeatures
-    """The features in these coordinates."""
     reward: Floats
     """(N,): reward of each answer."""
 

@@ -130,7 +130,6 @@ class Point:
     """One measurement along a run."""
 
     steps: int
-    """Applied steps."""
     votes: int
     wins: Share | None
     """Share of pairs that the tuned policy won against the base, a tie as half. Pairs are answers

@@ -42,7 +42,6 @@ from szpo.metrics import words
 from szpo.types import Answer, Floats, Prompt
 
 CHUNK = 2048
-"""Pairs in one chunk."""
 MATRIX_SUFFIX = ".npy"
 
 

@@ -133,7 +133,6 @@ class Shared(TypedDict, total=False):
     seed: Required[int]
     """Root seed of all draws; the same seed gives the same weights."""
     on_step: OnStep
-    """Called after each optimizer step."""
     meter: Meter
     """A meter with earlier costs; by default a new one."""
 

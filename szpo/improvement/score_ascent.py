@@ -64,7 +64,6 @@ class Task:
 
     score: Score
     prompts: tuple[Prompt, ...]
-    """The prompts of this step."""
     samples: int
     """Number of answers to each."""
     seed: int
@@ -379,11 +378,9 @@ class Plan:
     step_nats: float = 0.1
     """Predicted cost of a step by itself, in nats."""
     answers: int = 96
-    """Answers drawn for a step."""
     samples: int = 4
     """How many of them answer the same prompt."""
     steps: int = 40
-    """Most steps."""
     patience: int = 4
     """Steps without a new best score after which it stops."""
     checked: int = 32
@@ -401,7 +398,6 @@ class Checked:
     """A policy as measured on the prompts that were split off."""
 
     score: float
-    """Mean score."""
     nats: float
     """KL to the start, nats an answer."""
     stderr: float

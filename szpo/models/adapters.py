@@ -72,7 +72,6 @@ class Place:
     """Where one adapter lies, and what is said of it there."""
 
     name: str
-    """The coordinate's name."""
     folder: Path
     source: str
     """The entry of the settings."""

@@ -38,7 +38,6 @@ class AdaptedModel:
     """Any causal LM of transformers."""
     sites: tuple[Site, ...] = ()
     stop_tokens: tuple[int, ...] = ()
-    """Tokens that end an answer."""
     tokenizer: Any = None
     """Needed where answers are cut to whole sentences."""
 

@@ -159,7 +159,6 @@ class Perturbations:
     directions: Callable[[], tuple[Floats, Floats]]
     """Makes the grid values (..., K, d) and their factors (..., K); for small spaces only."""
     inputs: StepInputs = field(default_factory=StepInputs)
-    """The step's recorded inputs."""
     measure_kl: Callable[[Floats], float] | None = None
     """Measures the KL to the model's start, nats, of a point given as its displacement from θ₀
     (d,); None where nothing is measured, as in a replay."""

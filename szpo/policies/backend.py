@@ -48,7 +48,6 @@ class AnswerRequest:
     """Rows to be answered by members of one base model."""
 
     theta: Theta
-    """Master coordinates θ."""
     shifts: tuple[Shift, ...]
     """One per member, at θ + shift. Without shifts, see ``thetas``."""
     prompts: tuple[tuple[int, ...], ...]

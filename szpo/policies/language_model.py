@@ -53,7 +53,6 @@ class Base:
     """A base model and the coordinates in which a run moves it."""
 
     host: Backend
-    """Holds the model."""
     subspace: Subspace
     conv1d: bool = False
     """Some adapted layers are GPT-2's transposed ``Conv1D``."""

@@ -59,7 +59,6 @@ class Decoding:
 
     sampling: Sampling
     stop_tokens: tuple[int, ...]
-    """Tokens that end an answer."""
     words: int
     """Size of the vocabulary."""
 

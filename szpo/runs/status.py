@@ -253,7 +253,6 @@ class Run:
     rule: str
     created_us: int
     steps: int
-    """Applied steps."""
     votes: int
     budget: int | None
     """Votes at which the run ends, including added ones."""

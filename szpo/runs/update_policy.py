@@ -35,7 +35,6 @@ class PendingStep:
 
     tally: Tally
     after: Position
-    """The position after the step."""
     updates: tuple[Update, ...]
     """The updates to record: one per direction, or one per point."""
     added: tuple[Update, ...]

@@ -171,7 +171,6 @@ class Site:
     comparison: Callable[[str], Comparison | None]
     """Finds a comparison by id; the last `TEXTS` are cached, since comparisons never change."""
     tabs: Presence = field(default_factory=Presence)
-    """The tabs of panelists."""
     figures: dict[object, dict[str, Any]] = field(default_factory=dict)
     """A cache of the operator's figures, which take a good part of a second to compute."""
 

@@ -200,7 +200,6 @@ class PpoRecipe:
     batches: int = 40
     """Batches per reward; `iterate` itself has no end."""
     walks: int = 64
-    """Walks per batch."""
     epochs: int = 4
     """Gradient steps per batch."""
     rate: float = 0.1
