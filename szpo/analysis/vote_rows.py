@@ -3,9 +3,8 @@
 Panelists are named by pseudonym. Rows are read part by part, so that a run of a million votes
 takes little more memory than a short one.
 
-Sum up votes in one pass for the operator's page, in a few bytes per vote. The functions are pure.
-Counts are per comparison and per panelist. Of single votes, typed arrays hold only the values for
-medians, for a correlation, and for the agreement with others.
+The sums take a few bytes per vote. Counts are per comparison and per panelist; of single votes,
+arrays hold only the values for medians, for a correlation, and for the agreement with others.
 
 Votes, steps and panelists are the rows that a dashboard's numbers are computed from (`Evidence`).
 Votes of the open round are left out by default: an operator should not watch a panel vote.

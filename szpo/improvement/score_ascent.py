@@ -1,7 +1,5 @@
 """Improve a policy on a score: ways to move it, steps of bounded KL, guards, the best kept.
 
-Ways to find where a policy should move so that its answers score higher.
-
 Let s be the score function ∇_B log π(y | x) of an answer that the policy drew at its present
 coordinates, and r what the answer scores, both centred within prompts (a leave-one-out baseline
 times (n − 1)/n). E[s r] is the policy gradient (Williams 1992, REINFORCE); F⁻¹ E[s r] with

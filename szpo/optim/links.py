@@ -1,8 +1,7 @@
 """Links σ, and their inverse: from counted votes to value differences.
 
-Links σ: the probability that plus is preferred, as a function of the value difference.
-
-Every link is increasing, with σ(0) = ½ and σ(−x) = 1 − σ(x). Functions take arrays of any shape.
+A link σ is the probability that plus is preferred, as a function of the value difference. It is
+increasing, with σ(0) = ½ and σ(−x) = 1 − σ(x). Functions take arrays of any shape.
 
 A comparison n has k_n votes for plus out of M (a tie is half a vote for each side); Δ̂_n
 estimates the difference of the two policies' mean returns in units of the link. Arrays may have

@@ -1,7 +1,6 @@
 """Bayesian logistic regression of all of a run's votes, by Laplace's approximation.
 
-Laplace approximation of a logistic regression with a Gaussian prior. All arrays may have leading
-axes for many data sets at once.
+All arrays may have leading axes for many data sets at once.
 
 A vote that compares two batches has the regressor x = z⁺ − z⁻, and P(plus) = σ(xᵀw + b·s): w is
 the gradient of the reward in link units, b the advantage of side A, s = ±1 the side of plus. The

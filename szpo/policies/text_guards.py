@@ -1,11 +1,10 @@
 """The guards of a tuned policy, measured on held-out prompts; whether answers are on topic.
 
-How much likelier an answer is after its own prompt than after others: whether it is on topic. The
-*margin* of an answer is its log-probability after its own prompt minus the highest log-probability
-after another prompt, in nats under the base model. A policy that is cheerful about everything
-writes answers that suit any prompt, and its margins fall. The share of answers whose own prompt
-ranks first hardly changes: in a run that drifted by 9.7 nats it went from .99 to .96, the median
-margin from 20.0 to 10.4 nats.
+The *margin* of an answer is its log-probability after its own prompt minus the highest
+log-probability after another prompt, in nats under the base model. A policy that is cheerful about
+everything writes answers that suit any prompt, and its margins fall. The share of answers whose
+own prompt ranks first hardly changes: in a run that drifted by 9.7 nats it went from .99 to .96,
+the median margin from 20.0 to 10.4 nats.
 
 Fluency, variety, length and topic, each against the base on the same prompts and random numbers;
 and, where the user gave questions with right answers, how many greedy answers have these. Votes

@@ -3,10 +3,9 @@
 The command line, the library and trackers use the same protocol. Callbacks are given no prompts or
 answers, no name of a person and no address.
 
-Trackers: callbacks that log a run's figures to TensorBoard, Weights & Biases or MLflow.
-``run.tracker`` names one. Other packages register a function ``tracker(place)``, which returns a
-`Callback`, at the entry point `szpo.trackers`. szpo's own log only the numbers of `read_scalars`
-after a step, and the settings of `szpo.runs.callbacks.SHOWN`.
+``run.tracker`` names a tracker. Other packages register a function ``tracker(place)``, which
+returns a `Callback`, at the entry point `szpo.trackers`. szpo's own log only the numbers of
+`read_scalars` after a step, and the settings of `SHOWN`.
 """
 
 from __future__ import annotations

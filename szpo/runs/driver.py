@@ -4,10 +4,9 @@ A run for people begins with A/A comparisons: both batches are from the same pol
 better. The votes show side bias, and how often panelists see a difference where there is none. A/A
 comparisons are made once, and never move the policy.
 
-The process that holds the model: it drives the run and carries out operators' orders. While a run
-is paused, stopped or finished, the process stands by: it keeps the lease and waits until somebody
-resumes the run. It carries out orders (`szpo.ledger.orders`) whenever it waits for votes or stands
-by.
+While a run is paused, stopped or finished, the process stands by: it keeps the lease and waits
+until somebody resumes the run. It carries out orders (`szpo.ledger.orders`) whenever it waits for
+votes or stands by.
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@
 The weights are recomputed from the ledger's updates, never stored. "base" is this ledger's θ₀;
 "current" is the policy after all applied steps.
 
-A check of sample answers while people read the first ones; it pauses a run of useless ones. Behind
-its first sheet, or before it while the run waits for its operator, a run for people draws
+Behind its first sheet, or before it while the run waits for its operator, a run for people draws
 `SAMPLES` answers to its own prompts, counts those that nobody can judge, and records both. Shares
 beyond `szpo.models.answer_shares.BOUNDS` pause the run; the operator may still go on, which is
 recorded.

@@ -5,15 +5,12 @@ with probability ``slip``: it becomes any of the four moves with equal probabili
 are earned on arrival at a cell. A world may have several states for each cell (`sets`), such as a
 courier's bag being full; the policy sees only the cell.
 
-Tabular softmax policies of many repetitions at once, shared by all baselines.
-
 Logits are (S, d) with d = cells · moves; a policy's table of log-probabilities has the same shape.
 A trajectory is represented by its counts: how often it chose each move in each cell. Since
 log π(τ) = Σ counts · log π, likelihoods, their gradients and linear rewards need only counts.
 
-Walks on tabular worlds for the baselines, and the features of reward models. In every kind of
-reward model each move has one feature. A walk's features are how often its moves have each, and
-the reward of a move is the weight of its feature.
+In every kind of reward model each move has one feature. A walk's features are how often its moves
+have each, and the reward of a move is the weight of its feature.
 """
 
 from __future__ import annotations

@@ -1,12 +1,9 @@
 """Rivals of szpo on tabular worlds: PPO, reward models, DPO, and methods with the true return.
 
-Learning curves of the baselines: the exact value after each round, and the budget spent so far.
-`train_in_rounds` and `trace_walks` compute the values and count the budget, so that no method does
-its own accounting.
+`train_in_rounds` and `trace_walks` compute the exact value after each round and count the budget,
+so that no method does its own accounting.
 
-Direct preference optimisation for trajectories, offline and online.
-
-The margin of a pair is m = Σ_t log π(a|s)/π_ref(a|s) over plus minus the same over minus (batch
+DPO: a pair's margin is m = Σ_t log π(a|s)/π_ref(a|s) over plus minus the same over minus (batch
 means if whole batches were compared), and the loss is −log σ(β m) if plus was preferred (Rafailov
 et al. 2023). The derivation holds for bandits and deterministic transitions. With stochastic
 transitions the return also depends on chance, which no ratio of policies can express.

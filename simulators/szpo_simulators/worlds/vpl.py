@@ -1,9 +1,8 @@
 """Variational preference learning: pairs of users, small models, training and use of the latent.
 
-Preference pairs of users: features by hashed words, and contexts of users. Texts become features
-by hashing words and pairs of words (`hash_words`). This needs no model, gives the same bits on
-every machine, and keeps a decisive word visible; the hidden state of a small model reflects little
-but its own corpus. Any other array (n, e) of features works as well.
+Texts become features by hashing words and pairs of words (`hash_words`). This needs no model,
+gives the same bits on every machine, and keeps a decisive word visible; the hidden state of a
+small model reflects little but its own corpus. Any other array (n, e) of features works as well.
 
 Four small torch models: one with a latent taste for each user, three without.
 

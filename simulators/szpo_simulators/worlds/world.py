@@ -3,10 +3,9 @@
 The first axis S runs over repetitions (or policies), the second, n, over walks. All randomness is
 passed in as uniform numbers, so both sides of a comparison can share them (common random numbers).
 
-The plain panel of the worlds: M identical voters compare mean returns.
-
-This is the panel of the published experiments, P(plus) = σ(β·gap), at millions of votes per
-second. `szpo_simulators.panels.raters` has raters with ties, lapses and side bias.
+The plain panel, M identical voters who compare mean returns, is that of the published experiments,
+P(plus) = σ(β·gap), at millions of votes per second. `szpo_simulators.panels.raters` has raters
+with ties, lapses and side bias.
 
 Repetitions of the optimizer are computed in blocks: its arithmetic is that of
 `szpo.optim.optimizer` on arrays; walks and votes of all repetitions of a block are made together.
