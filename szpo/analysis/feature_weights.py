@@ -1,7 +1,5 @@
 """Fit votes to named features by Bradley–Terry: for the panel and for each panelist.
 
-The Bradley–Terry model over features: fit, intervals and tests; pure arithmetic.
-
 P(plus preferred) = σ(wᵀx), with x the difference of the two sides' features (Bradley and Terry,
 1952, with features), and a ridge. There is no intercept, since which side is plus is arbitrary. A
 tie is half a vote for each side, or a third outcome (Davidson, 1970). `newton`, `over_panelists`

@@ -1,7 +1,6 @@
 """The ``szpo`` command, and the table of commands, each loaded when called.
 
-The table of commands: group in the help, name, module, and help text. The help is printed from
-this table alone; a command's module is loaded when it is called.
+The help is printed from the table alone.
 
 Other packages register commands at the entry point ``szpo.commands`` (a function or a typer
 application), and benchmarks at ``szpo.benches``.

@@ -4,8 +4,8 @@ A prompt file may come from anywhere: it is read with limits, never executed or 
 errors name the file and line. Harmless oddities (duplicates, direction marks, control words,
 lone surrogates) give a warning.
 
-Prompts that a model invents from examples: ask for them, read answers, drop near copies. After
-Self-Instruct (Wang et al. 2023), which shows eight tasks and drops those with similarity .7.
+Inventing follows Self-Instruct (Wang et al. 2023): it shows eight tasks, and drops new ones with
+similarity .7.
 """
 
 from __future__ import annotations

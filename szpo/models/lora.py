@@ -1,7 +1,6 @@
 """A LoRA adapter without a tensor library: where it sits in a model, and PEFT's files.
 
-Where an adapter sits in a base model, and the layers that get one by default. The default depends
-only on the model's shape. No tensor library, so that file writers can use it.
+The layers that get an adapter by default depend only on the model's shape.
 
 The ledger of a run holds all of its adapter, so the adapter can be written without the model; the
 web process does so for the export.

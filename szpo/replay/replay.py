@@ -2,8 +2,8 @@
 
 It needs only NumPy and the file: no model, no torch. `verify` recomputes every hash and figure.
 
-Preview a run without one panelist: which steps would have moved differently. Nothing is changed:
-past updates stay, and excluding somebody affects only later rounds.
+A preview without one panelist changes nothing: past updates stay, and excluding somebody affects
+only later rounds.
 """
 
 from __future__ import annotations

@@ -3,9 +3,8 @@
 A limit prevents the next step from opening; a step that people are voting on is finished.
 The run's own budget (`run.votes`, `run.steps`) applies too; `add_votes` raises it.
 
-What a run will cost, before anything starts: votes, reading, generation, disk. All figures are
-estimates. Reading and disk follow from the settings. The time of generation is known only if a few
-answers of the model were timed on this machine.
+Costs are estimates. Reading and disk follow from the settings. The time of generation is known
+only if a few answers of the model were timed on this machine.
 """
 
 from __future__ import annotations

@@ -4,9 +4,8 @@ Shrinking weights towards the start loses some of the gain and undoes more of th
 arXiv 2406.16768, calls it linear interpolation towards initialization). Nothing is written into
 the ledger.
 
-Mixes of adapters by hand, of a run or of a set: what they answer, cost, and are as one adapter.
-Nats are of each adapter alone, by its measured curve. They do not add up: the KL of a whole mix is
-measured.
+In a mix by hand, nats are of each adapter alone, by its measured curve. They do not add up: the KL
+of a whole mix is measured.
 """
 
 from __future__ import annotations

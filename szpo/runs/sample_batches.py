@@ -1,6 +1,5 @@
 """θ′ = θ + μv, or θ ± μv, written before answers are sampled; then a batch from each policy.
 
-θ′ = θ + μv, or θ ± μv: a step's perturbation, written to the ledger before answers are sampled.
 `szpo.optim.optimizer.ask` chooses v and μ, and `szpo.optim.parameters.shift` adds μv to θ where
 answers are sampled.
 

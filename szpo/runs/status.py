@@ -2,7 +2,6 @@
 
 Nothing here reveals how anybody voted, or which policy is on which side.
 
-Read a run's totals from its ledger, and one row per step, optionally with its counted votes.
 Nothing is written. Votes are counted as everywhere: answers A, B or tie on training comparisons,
 in the highest revision up to the step's close, with amendments applied. Skips, automatic ties and
 late votes are counted separately.

@@ -1,8 +1,8 @@
 """The comparison as a Gradio component: its HTML, and the actions that its script calls.
 
-The panelist's page as HTML: templates that escape everything, filled from a `Screen`. Texts of
-models, prompts and operators go through `szpo_ui.markup.prose`. The templates escape
-everything else that is not markup. An unknown name in a template is an error.
+Templates are filled from a `Screen`. Texts of models, prompts and operators go through
+`szpo_ui.markup.prose`. The templates escape everything else that is not markup. An unknown name in
+a template is an error.
 
 A choice stays in the browser until the person confirms it. Then the script calls `act` and draws
 the screen that `act` returns. The component uses no ``gr.State``, queue or unload event: all state

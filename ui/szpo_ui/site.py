@@ -1,9 +1,8 @@
 """The objects that every handler of the web process needs; one thread writes for all.
 
-One thread writes for pages and API: requests that arrive together share a commit. A vote is
-acknowledged only after its COMMIT, so a slow disk makes batches larger but weakens no guarantee.
-Votes come before all that waits, such as sheets of a round that has just opened. A request that
-raises an error does not affect the others.
+Requests that arrive together share a commit. A vote is acknowledged only after its COMMIT, so a
+slow disk makes batches larger but weakens no guarantee. Votes come before all that waits, such as
+sheets of a round that has just opened. A request that raises an error does not affect the others.
 """
 
 from __future__ import annotations

@@ -3,10 +3,9 @@
 A measurement answers every held-out prompt several times, with seeds that do not depend on the
 policy. So the same call before and after tuning uses common random numbers.
 
-The base on held-out prompts, measured once for all demos of a model; the demo's is shipped. Its
-answers and figures depend on the model, the sampling and the prompts, not on a run. `SAMPLES`
-answers to each prompt reduce the sampling error of gains. Figures that depend on the number of
-answers use only as many answers as are measured after tuning.
+The base's answers and figures depend on the model, the sampling and the prompts, not on a run;
+those of the demo are shipped. `SAMPLES` answers to each prompt reduce the sampling error of gains.
+Figures that depend on the number of answers use only as many as are measured after tuning.
 """
 
 from __future__ import annotations

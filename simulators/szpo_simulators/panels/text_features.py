@@ -1,8 +1,7 @@
 """Checks of form that a text passes or fails; named features as hidden rewards.
 
-Checks of form that a text passes or fails, as in instruction-following tests. A verifier has a
-name, and some take an argument in round brackets: ``no_comma``, ``words_at_most(12)``. Each is
-exact and uses no model.
+A verifier has a name, and some take an argument in round brackets: ``no_comma``,
+``words_at_most(12)``. Each is exact and uses no model.
 
 ``verify:no_comma+question`` is a feature (`szpo.features`). ``feature:politeness`` is a reward, so
 a weighted sum of features can be a simulated panel's reward:
