@@ -79,8 +79,8 @@ def check(args: Arguments, recipe: Any, folder: Path) -> Config:
     given = [name for name, on in sources if on]
     rewards = [name for name in ("--score", "--reward") if getattr(args, name[2:])]
     reward = "".join(rewards[:1])
-    own = (("FILE", args.file), ("--preset", args.preset), ("--set", args.sets))
-    idle = [name for name, value in own if value]
+    changing = (("FILE", args.file), ("--preset", args.preset), ("--set", args.sets))
+    idle = [name for name, value in changing if value]
     more = ", or a --score" if scored else ""
     refused = (
         (len(given) > 1, f"{' and '.join(given)} are different votes; give one of them"),
@@ -164,8 +164,8 @@ def share_votes(args: Arguments, settings: Mapping[str, Any]) -> dict[str, Any]:
 def prepare(args: Arguments, recipe: Any, config: Config, folder: Path, seed: int) -> Inputs:
     """Load the method's inputs; nobody is asked for a vote before the method runs.
 
-    ``args`` passed `check`. ``config``: the settings, unless a run has its own. ``seed``: of the draws
-    for fresh votes.
+    ``args`` passed `check`. ``config``: the settings, unless a run has its own. ``seed``: of the
+    draws for fresh votes.
     """
     from szpo.data import preference_files
 
