@@ -144,8 +144,8 @@ def invite(
     console.say("Neither can be shown again: only their hashes are kept.")
     if urlsplit(site).hostname in LOOPBACK:
         console.say(
-            "next: try a link. They open on this machine alone; for others revoke these and "
-            'invite with --url https://HOST (docs/serve.md: "A public address").'
+            "next: try a link. They open on this machine alone; for others put a proxy in front, "
+            'szpo serve --url https://HOST, and invite anew (docs/serve.md: "A public address").'
         )
     else:
         console.say("next: send each person their link, which lets them in by itself.")
