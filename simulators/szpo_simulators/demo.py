@@ -26,6 +26,7 @@ from szpo.cli import run_paths
 from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.config.schema import Config
+from szpo.data.text_files import clean_answer, clean_prompt
 from szpo.errors import SzpoError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.optim.regression import BUDGET
@@ -33,7 +34,7 @@ from szpo.policies import text_guards
 from szpo.replay import replay
 from szpo.runs import assemble, budget, controller, driver, status
 from szpo.runs.guards import HeldOut, measure_right, record_held_out
-from szpo.types import Detail
+from szpo.types import Answer, Detail, Prompt, Row
 from szpo.visible_text import visible
 from szpo.voting import step_record
 from szpo_simulators.panels import heldout, text_rewards
@@ -100,12 +101,11 @@ def _measure(
         outcome = controller.run(replace(driver.prepare(ledger, parts), on_step=note))
         with closing(Improving(ledger, parts, say)) as improving:
             improving.at_end(outcome, lambda: True)
-        say("measuring the tuned model against its start on fresh pairs")
-        measuring.judge_last_pairs(ledger, parts, liked.score)
         policy.move_to(replay.fold(ledger))  # the recommended point; a rule may ask at another
     tuned = time.monotonic()
     say(f"measuring the tuned model on {len(held)} held-out prompts, {samples} answers to each")
-    after = heldout.measure(policy, held, liked.score, samples=samples, seed=heldout.SEED)
+    drawn, kl = policy.sample_with_kl(held, samples, seed=heldout.SEED)
+    after = heldout.measure_drawn(policy, held, drawn, kl, liked.score, seed=heldout.SEED)
     shown = held[: measuring.TEXTS]
     spoken = level.likeliest, policy.likeliest(shown)
     kept = measure_right(policy, config.guards.keep)
@@ -123,6 +123,8 @@ def _measure(
             votes = outcome.votes if ended else 0
             measuring.record(ledger, "szpo demo", ended, votes, rewards, at.tokens, at.kl, first)
         record_held_out(ledger, "szpo demo", found)
+        pairs = _pair(held, drawn, level.answers)
+        measuring.judge_last_pairs(ledger, parts, liked.score, pairs)
         lesson, last = taught.read(ledger), improvement.read_last_pairs(ledger)
     levels = {name: interval(at.rewards.mean(1).tolist())
               for name, at in (("before", before), ("after", after))}  # fmt: skip
@@ -161,6 +163,18 @@ def _measure(
         },
         "machine": measure_machine(),
     }
+
+
+def _pair(
+    prompts: Sequence[Prompt], tuned: Sequence[Sequence[Answer]], base: Sequence[Sequence[Answer]]
+) -> list[Row]:
+    """The answers of both to each prompt in pairs, of other random numbers on either side."""
+    apart = heldout.SAMPLES // 2
+    return [
+        Row(clean_prompt(p), clean_answer(of[j]), clean_answer(start[(j + apart) % len(start)]))
+        for j in range(len(tuned[0]))
+        for p, of, start in zip(prompts, tuned, base, strict=True)
+    ]
 
 
 def make_evaluation_rows(

@@ -29,12 +29,13 @@ from szpo.errors import (
 from szpo.ledger import orders, theta
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import BUDGET
+from szpo.ledger.theta import recommended_digest
 from szpo.policies import text_guards
 from szpo.policies.protocol import BaseScorer, draw_answers, likeliest
 from szpo.runs.assemble import RunParts
 from szpo.runs.guards import HeldOut, measure_right, record_held_out
 from szpo.runs.samples import draw_pairs, policy_at
-from szpo.types import Answer, Comparison, Prompt
+from szpo.types import Answer, Comparison, Prompt, Row
 from szpo.voting import step_record
 from szpo.voting.counting import verdict
 from szpo.voting.evaluator import Judge
@@ -207,15 +208,20 @@ def _measure_right(m: Measuring, policy: Any) -> tuple[Any, Any]:
         return (), ()
 
 
-def judge_last_pairs(ledger: Ledger, parts: RunParts, score: Score | None) -> None:
+def judge_last_pairs(
+    ledger: Ledger, parts: RunParts, score: Score | None, drawn: Sequence[Row] = ()
+) -> None:
     """Let a simulated panel judge pairs of the policy and its start; see `LastPairs`.
 
     ``score``: its reward. Nothing is done without one, or where verdicts are on batches.
+    ``drawn``: pairs of the policy as it is exported; where they are too few, others are drawn.
     """
     judges: Sequence[Judge] = getattr(parts.panel, "judges", ())
     if score is None or not judges or parts.settings.section.D > 1 or theta.is_still(ledger):
         return
-    rows, digest, _ = draw_pairs(ledger, parts, improvement.LAST_PAIRS, 0, PAIRS)
+    rows, digest = list(drawn[:PAIRS]), recommended_digest(ledger)
+    if len(rows) < PAIRS:
+        rows, digest, _ = draw_pairs(ledger, parts, improvement.LAST_PAIRS, 0, PAIRS)
     asked = [row for row in rows if not row.identical]
     sides = planned_sides(ledger.root_seed, 0, max(1, len(asked)), 0)
     cast, gaps = Counter[str](), []

@@ -4,6 +4,8 @@ Gradients through 4-bit layers of bitsandbytes, which pack their weights on some
 passes a packed weight, and unpacking rounds its scales. So the exact scales are stored when the
 model is loaded.
 
+A bf16 model on a CPU gets its weights a second time, laid out as the processor multiplies by them.
+
 When memory runs out: log one line, and repeat the work in batches of half the size. The
 distribution of samples does not depend on the batch size; their last bits may.
 """
@@ -16,11 +18,13 @@ import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypeVar
+from functools import partial
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from szpo import memory
 from szpo.errors import ResourceError, UsageError
@@ -220,6 +224,40 @@ def retry_halved(work: Callable[[int], T], rows: int) -> T:
                 raise
             rows = _smaller(rows)
         free_memory()
+
+
+LAID_OUT: Final = GIB // 2
+"""Bytes of the largest model whose weights are laid out: they are then in memory twice."""
+
+
+def lay_out(model: Any) -> None:
+    """Keep a bf16 model's weights as oneDNN multiplies by them, for passes without gradients.
+
+    torch lays a matrix out anew in each product, which costs as much as the product with seven
+    rows. Products are the same to the last bit, or nothing is laid out.
+    """
+    found = [
+        m for m in model.modules() if type(m) is nn.Linear and m.weight.dtype == torch.bfloat16
+    ]
+    size = sum(m.weight.nbytes for m in found)
+    if not 0 < size <= LAID_OUT or not cpu_computes_in_bf16():
+        return
+    try:
+        with torch.no_grad():
+            layouts = [torch.ops.mkldnn._reorder_linear_weight(m.weight, None) for m in found]
+            tried = found[0].weight[:3]
+            same = torch.equal(found[0](tried), _multiply(found[0], layouts[0], tried))
+    except (AttributeError, RuntimeError):  # this torch or this processor has no such product
+        return
+    for module, layout in zip(found, layouts, strict=True) if same else ():
+        module.forward = partial(_multiply, module, layout)  # type: ignore[method-assign]
+
+
+def _multiply(module: nn.Linear, layout: Tensor, x: Tensor) -> Tensor:
+    if torch.is_grad_enabled() or not x.numel():
+        return nn.functional.linear(x, module.weight, module.bias)
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, layout, module.bias, "none", [], "")
+    return found
 
 
 def split_halved(

@@ -7,10 +7,9 @@ for all others, the choice between them, and the contract's public test.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,7 +20,6 @@ from szpo.models.answer_shares import Tokens
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
 from szpo.models.devices import split_halved
 from szpo.models.logprobs import (
-    LOGITS,
     Sample,
     answer_positions,
     batches,
@@ -95,7 +93,7 @@ def padded_logprobs(
     *,
     temperature: float = 1.0,
 ) -> list[Floats]:
-    """`Engine.logprobs` by plain padded passes; both engines use it as their method.
+    """`Engine.logprobs` by plain padded passes, which every model can run.
 
     Log-probabilities are in nats: one array per row, with one value per completion token.
     """
@@ -127,86 +125,6 @@ def padded_logprobs(
     with torch.inference_mode():
         split_halved(read, np.arange(len(spoken)))
     return found
-
-
-def total_logprobs(
-    adapted: AdaptedModel,
-    prompt: Sequence[int],
-    answers: Sequence[Sequence[int]],
-    deltas: Deltas | None = None,
-) -> Floats:
-    """Log-probability of each whole answer after the prompt at temperature 1, in nats.
-
-    A prompt has at least one token; an answer without tokens has 0. ``deltas``: the one member
-    that reads; None: the base model.
-    """
-    model, sliced = adapted.model, reads_slices(adapted)
-    vocabulary = vocabulary_size(model)
-    found = np.zeros(len(answers))
-    order = sorted((i for i, a in enumerate(answers) if len(a)), key=lambda i: len(answers[i]))
-    if not order:
-        return found
-    with torch.inference_mode():
-        ids = torch.tensor([list(prompt)], device=model.device)
-        with _attach(adapted, deltas, 1):
-            # A place, not 1: a view of the last position would make the product copy the head.
-            last = torch.tensor([len(prompt) - 1], device=model.device)
-            read = model(input_ids=ids, use_cache=True, logits_to_keep=last)
-        after = read.logits[0, -1].to(torch.float32).log_softmax(-1)
-
-        def read_rows(rows: NDArray[np.int64]) -> NDArray[np.float64]:
-            few = [answers[i] for i in rows]
-            total = after[torch.tensor([a[0] for a in few], device=model.device)]
-            if len(few[-1]) > 1:
-                past = copy.deepcopy(read.past_key_values)
-                past.batch_repeat_interleave(len(few))
-                with _attach(adapted, deltas, len(few)):
-                    total = total + _continue(model, past, len(prompt), few, sliced=sliced)
-            values: NDArray[np.float64] = total.cpu().to(torch.float64).numpy()
-            return values
-
-        start = 0
-        while start < len(order):
-            end = start + 1
-            while end < len(order):
-                width = len(answers[order[end]])
-                if (end + 1 - start) * width * vocabulary > LOGITS:
-                    break
-                end += 1
-            part = np.array(order[start:end])
-            found[part] = split_halved(read_rows, part)
-            start = end
-    return found
-
-
-def _attach(adapted: AdaptedModel, deltas: Deltas | None, rows: int) -> Any:
-    owner = torch.zeros(rows, 1, dtype=torch.long, device=adapted.model.device)
-    return attach_deltas(adapted.model, adapted.sites, deltas, owner)
-
-
-def _continue(
-    model: Any, past: Any, seen: int, answers: Sequence[Sequence[int]], *, sliced: bool
-) -> torch.Tensor:
-    """Sum of the log-probabilities of all tokens except the first, (answers,)."""
-    width = max(map(len, answers))
-    ids = torch.zeros(len(answers), width, dtype=torch.long)
-    mask = torch.zeros(len(answers), seen + width, dtype=torch.long)
-    for row, answer in enumerate(answers):
-        ids[row, : len(answer)] = torch.tensor(list(answer))
-        mask[row, : seen + len(answer)] = 1
-    ids, mask = ids.to(model.device), mask.to(model.device)
-    at = mask[:, seen + 1 :].nonzero(as_tuple=True)
-    run = partial(
-        model,
-        input_ids=ids[:, :-1],
-        attention_mask=mask[:, :-1],
-        position_ids=torch.arange(seen, seen + width - 1, device=model.device)[None],
-        past_key_values=past,
-        use_cache=True,
-    )
-    found = torch.zeros(len(answers), width - 1, device=model.device)
-    found[at] = token_logprobs(logit_slices(model, at, run, sliced=sliced), ids[:, 1:][at])
-    return found.sum(1)
 
 
 def check_rows(

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
@@ -21,17 +23,24 @@ from szpo.cache import quiet
 from szpo.errors import RunError
 from szpo.models.answer_shares import Tokens
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
-from szpo.models.devices import retry_halved
+from szpo.models.devices import retry_halved, split_halved
 from szpo.models.engine import Engine, check_rows, padded_logprobs
 from szpo.models.flat_attention import (
     Canary,
+    FlatReading,
     PrefillBatch,
     RowCache,
     attend_with,
     plan_prefill,
     use_flat_attention,
 )
-from szpo.models.logprobs import vocabulary_size
+from szpo.models.logprobs import (
+    FLAT_TOKENS,
+    logit_slices,
+    reads_slices,
+    token_logprobs,
+    vocabulary_size,
+)
 from szpo.models.lora import Site
 from szpo.models.sampling import Sampling, draw, place_uniforms
 from szpo.types import Floats
@@ -53,7 +62,49 @@ class FlatEngine:
     halved_rows: int | None = None
     """Rows decoded together since memory ran out; None if it has not."""
 
-    logprobs = padded_logprobs
+    def logprobs(
+        self,
+        prompts: Sequence[Sequence[int]],
+        completions: Sequence[Sequence[int]],
+        members: Sequence[int],
+        deltas: Deltas | None,
+        *,
+        temperature: float = 1.0,
+    ) -> list[Floats]:
+        """See `Engine.logprobs`; what all prompts start with is read once, and nothing padded."""
+        model, sites = self.adapted.model, self.adapted.sites
+        if not reads_slices(self.adapted):
+            return padded_logprobs(
+                self, prompts, completions, members, deltas, temperature=temperature
+            )
+        found: list[Floats] = [np.zeros(0)] * len(prompts)
+
+        def read(part: NDArray[np.int64]) -> NDArray[np.int64]:
+            asked, said = ([tuple(rows[i]) for i in part] for rows in (prompts, completions))
+            reading = FlatReading(model, asked, said)
+            owner = torch.tensor([members[i] for i in part])
+            with use_flat_attention(model) as pause:
+                begun = reading.begin(sites, deltas)
+                for rows in reading.parts(FLAT_TOKENS):
+                    pause()
+                    each = owner[rows].repeat_interleave(reading.lengths[rows])[None]
+                    run = partial(reading.read, rows, begun, owner[rows])
+                    with attach_deltas(model, sites, deltas, each):
+                        slices = logit_slices(
+                            model, reading.places(rows), run, temperature, sliced=True
+                        )
+                    own = torch.tensor([token for row in rows for token in said[row]])
+                    values = token_logprobs(slices, own.to(model.device)).cpu().double()
+                    parts = torch.split(values, [reading.spoken[row] for row in rows])
+                    for row, few in zip(rows, parts, strict=True):
+                        found[part[row]] = few.numpy()
+            return part
+
+        spoken = np.array([i for i, said in enumerate(completions) if len(said)], np.int64)
+        with torch.inference_mode():
+            if len(spoken):
+                split_halved(read, spoken)
+        return found
 
     def generate(
         self,

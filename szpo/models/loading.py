@@ -166,6 +166,8 @@ def load(
     model.requires_grad_(False)
     if quantization is not None:
         devices.store_scales(model)
+    elif device == "cpu":
+        devices.lay_out(model)
     return Loaded(model, tokenizer, name, folder, sha256, dtype, quantization, start)
 
 

@@ -26,7 +26,7 @@ from szpo.errors import IntegrityError
 from szpo.models import adapters, loading, logprobs, lora, scores
 from szpo.models.answer_shares import cut_rows
 from szpo.models.batched_lora import AdaptedModel, Deltas, find_sites
-from szpo.models.engine import Engine, total_logprobs
+from szpo.models.engine import Engine
 from szpo.models.engines import FlatEngine, engine_for
 from szpo.models.loading import Loaded, ModelFacts
 from szpo.models.logprobs import Sample
@@ -419,8 +419,9 @@ class LocalBackend:
         found, deltas = np.zeros(len(request.answers)), self._start_deltas()
         for prompt in dict.fromkeys(request.prompts):  # each is read once for all its answers
             rows = [i for i, own in enumerate(request.prompts) if own == prompt]
-            answers = [request.answers[i] for i in rows]
-            found[rows] = total_logprobs(self.adapted, prompt, answers, deltas)
+            answers, asked = [request.answers[i] for i in rows], [prompt] * len(rows)
+            each = self.engine.logprobs(asked, answers, [0] * len(rows), deltas)
+            found[rows] = [values.sum() for values in each]
         return found
 
     def read_scores(self, request: Scores) -> Iterator[NDArray[np.float32]]:

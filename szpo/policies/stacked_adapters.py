@@ -24,6 +24,7 @@ Votes and rewards are not used.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
@@ -81,9 +82,12 @@ def gather(config: Config, host: Backend, say: Say) -> Stacked:
         sites, conv1d = host.places(config.adapter, loaded.adapter.config)
         own = adapters.factors(loaded.adapter, sites)
         parts.append(Part("the starting adapter", STARTING, sites, own))
+    where: dict[str, tuple[tuple[Site, ...], bool]] = {}  # the adapters of a set share a config
     for place in adapters.find(config.subspace.adapters):
         adapter, facts = adapters.read(place, loaded.name, loaded.folder)
-        sites, transposed = host.places(config.adapter, adapter.config)
+        if (key := json.dumps(adapter.config, sort_keys=True)) not in where:
+            where[key] = host.places(config.adapter, adapter.config)
+        sites, transposed = where[key]
         conv1d = conv1d or transposed
         parts.append(Part(place.name, len(sources), sites, adapters.factors(adapter, sites)))
         sources.append(facts)

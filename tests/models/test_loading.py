@@ -556,6 +556,19 @@ def test_auto_takes_cuda_then_mps_then_cpu(monkeypatch, found, capability, fast,
     assert (chosen.device, chosen.dtype) == (device, dtype)
 
 
+@pytest.mark.skipif(not devices.cpu_computes_in_bf16(), reason="laid out for bf16 only")
+def test_weights_laid_out_once_give_the_same_bits_and_let_gradients_pass(saved):
+    model = loading.load(str(saved), dtype="bf16").model
+    laid = [module for module in model.modules() if "forward" in vars(module)]
+    read, slope = torch.inference_mode()(model), gradient(model)
+    mine = read(IDS.repeat(5, 1)).logits
+    for module in laid:
+        del module.forward
+    assert len(laid) == sum(isinstance(module, torch.nn.Linear) for module in model.modules())
+    assert torch.equal(mine, read(IDS.repeat(5, 1)).logits)
+    assert torch.equal(slope, gradient(model)) and slope.abs().sum() > 0
+
+
 @pytest.mark.parametrize(
     ("machine", "avx512_bf16", "mkldnn", "fast"),
     [

@@ -16,6 +16,7 @@ from szpo.data import prompts as promptfiles
 from szpo.errors import UsageError
 from szpo.models import loading
 from szpo.models.batched_lora import attach_deltas
+from szpo.models.engine import padded_logprobs
 from szpo.models.loading import Loaded
 from szpo.models.sampling import Sampling
 from szpo.optim import parameters
@@ -256,10 +257,10 @@ def test_reading_a_prompt_once_gives_what_whole_rows_give(name):
     policy = policy_of(loaded(name))
     prompt = Prompt.user(" ".join(f"w{i}" for i in range(10, 24)))
     answers = [Answer("w30 w31 w32", "length"), Answer("w7", "stop"), Answer("", "length"),
-               Answer(" ".join(["w50"] * 12), "length")]  # fmt: skip
+               Answer(" ".join(["w50"] * 12), "length")] * 8  # fmt: skip
     rows = [loading.answer_tokens(policy.loaded, answer) for answer in answers]
     ids = [policy.encode(prompt)] * len(rows)
-    whole = policy.engine.logprobs(ids, rows, [0] * len(rows), None)
+    whole = padded_logprobs(policy.engine, ids, rows, [0] * len(rows), None)
     found = policy.total_logprob_base(prompt, answers)
     assert found == pytest.approx([values.sum() for values in whole], abs=1e-4)
     assert found[2] == 0.0

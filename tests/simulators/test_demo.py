@@ -17,7 +17,7 @@ from szpo.config.schema import Config
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
 from szpo.policies import text_guards
-from szpo.types import Detail
+from szpo.types import Answer, Detail, Prompt
 from szpo_simulators import demo
 from szpo_simulators.panels import text_rewards
 from tests.support import folder_run
@@ -78,6 +78,17 @@ def test_show_and_model_card_have_the_guards(demo_run, capsys):
     for guard in found["guards"]:
         assert f"{guard['name']}: {guard['value']:+.2f} ({guard['limit']})" in shown
         assert f"| {guard['name']} | {guard['value']:+.2f} | {guard['limit']} |" in card
+
+
+def test_last_pairs_are_answers_already_drawn_of_other_random_numbers_on_either_side():
+    prompts = [Prompt.user(f"{i}?") for i in range(3)]
+    tuned, base = ([[Answer(f"{i} {j}") for j in range(n)] for i in range(3)] for n in (4, 8))
+    pairs = demo._pair(prompts, tuned, base)
+    assert len(pairs) == 12 and [pair.prompt for pair in pairs[:3]] == prompts
+    for pair in pairs:
+        (p, j), (same, i) = (map(int, each.text.split()) for each in (pair.plus, pair.minus))
+        assert f"{p}?" == pair.prompt.text and p == same
+        assert 4 * p + j != 8 * p + i  # places in the stream of one seed
 
 
 def test_a_lost_topic_alone_does_not_fail_the_demo():

@@ -24,7 +24,6 @@ from szpo.cache import quiet
 from szpo.cli.app import call
 from szpo.models import loading
 from szpo.models.batched_lora import Deltas, attach_deltas, find_sites
-from szpo.models.engine import total_logprobs
 from szpo.models.engines import engine_for
 from szpo.models.lora import lora_config
 from szpo.models.sampling import Sampling, draw
@@ -205,8 +204,8 @@ def decode(folder: Path) -> Decoded:
             logits = model(torch.tensor([[*prompt, *new]]), use_cache=False).logits[0]
         plain = logits[len(prompt) - 1 : -1].float().log_softmax(-1)
         theirs = plain.gather(1, torch.tensor(new)[:, None])[:, 0].numpy()
-        total = total_logprobs(engine.adapted, prompt, [new], one)[0]
-        worst = max(worst, float(np.abs(mine - theirs).max()), abs(total - theirs.sum()))
+        (alone,) = engine.logprobs([prompt], [new], [0], one)
+        worst = max(worst, float(np.abs(mine - theirs).max()), abs(alone.sum() - theirs.sum()))
         drawn = draw(plain, torch.from_numpy(uniforms[: len(new)]), sampling)
         equal += list(new) == drawn.tolist()
     return Decoded(type(engine).__name__, equal, len(made), worst)

@@ -74,22 +74,29 @@ def measure(
     ``moved`` false means that the policy is at its start; its KL is then 0 and not measured.
     """
     if moved:
-        drawn, (kl, kl_stderr) = policy.sample_with_kl(prompts, samples, seed=seed)
+        drawn, kl = policy.sample_with_kl(prompts, samples, seed=seed)
     else:
-        drawn, kl, kl_stderr = policy.sample(prompts, samples, seed=seed), 0.0, 0.0
-    rewards = np.array(
-        [
-            [score(prompt, answer) for answer in row]
-            for prompt, row in zip(prompts, drawn, strict=True)
-        ]
-    )
-    figures = text_guards.measure(policy, prompts, drawn, seed=seed)
+        drawn, kl = policy.sample(prompts, samples, seed=seed), (0.0, 0.0)
+    return measure_drawn(policy, prompts, drawn, kl, score, seed=seed)
+
+
+def measure_drawn(
+    policy: Measurable,
+    prompts: Sequence[Prompt],
+    drawn: Sequence[Sequence[Answer]],
+    kl: tuple[float, float],
+    score: Callable[[Prompt, Answer], float],
+    *,
+    seed: int,
+) -> Measurement:
+    """`measure` from answers that were already drawn, and their KL with its standard error."""
+    rewards = [[score(p, a) for a in row] for p, row in zip(prompts, drawn, strict=True)]
     return Measurement(
-        rewards=rewards,
+        rewards=np.array(rewards),
         texts=tuple(tuple(answer.text for answer in row) for row in drawn),
-        **asdict(figures),
-        kl=kl,
-        kl_stderr=kl_stderr,
+        **asdict(text_guards.measure(policy, prompts, drawn, seed=seed)),
+        kl=kl[0],
+        kl_stderr=kl[1],
     )
 
 
