@@ -120,8 +120,12 @@ def read(
 ) -> Reading:
     """Read an answer once.
 
-    ``lists``: number of word lists. ``phrases``: theirs, by the first word. ``facts``: what is
-    counted in a single word.
+    Args:
+        prompt: the recorded text of the prompt.
+        answer: the recorded text of the answer.
+        lists: number of word lists.
+        phrases: their phrases by the first word.
+        facts: what is counted in a single word.
     """
     sentences = split_sentences(answer)
     found = tuple(word for sentence in sentences for word in sentence)
