@@ -20,6 +20,7 @@ from szpo.analysis import agreement, features, vote_rows
 from szpo.analysis.feature_weights import fit_taste, read_votes
 from szpo.errors import SzpoError
 from szpo.features import dictionary, own
+from szpo.ledger import theta
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_config, recorded_settings
 from szpo.metrics import Share, share
@@ -282,9 +283,10 @@ def words(found: Findings) -> str:
     if not found.shown:
         return ", ".join(phrase_claim(each, found) for each in likely)
     if not likely and found.mix and found.unnamed >= LIKELY:
-        most = sorted(found.mix, key=lambda each: -abs(each[1]))[:DRAWN]
+        held = [(name, nats) for name, nats in found.mix if nats is not None]
+        most = sorted(held, key=lambda each: -abs(each[1]))[:DRAWN]
         parts = ", ".join(_describe_nats(name, nats > 0, nats) for name, nats in most)
-        return f"a little of many ({_percent(found.unnamed)}): {parts}"
+        return f"a little of many ({_percent(found.unnamed)}){': ' * bool(parts)}{parts}"
     if not likely and found.unnamed + found.chance >= LIKELY:
         return f"{UNEXPLAINED} ({_percent(found.unnamed + found.chance)} for none)"
     if likely:
@@ -312,9 +314,10 @@ def _describe_claim(claim: Claim, found: Findings) -> str:
     A named coordinate is said with its nats, and what none of them carries with what would.
     """
     mix = dict(found.mix)
+    if (nats := mix.get(claim.group)) is not None:
+        return _describe_nats(claim.group, claim.more, nats, f", {_percent(claim.chance)}")
     if claim.group in mix:
-        chance = f", {_percent(claim.chance)}"
-        return _describe_nats(claim.group, claim.more, mix[claim.group], chance)
+        return f"{phrase_claim(claim, found)} ({_percent(claim.chance)})"
     if claim.group in found.lacking:
         return (
             f"{phrase_claim(claim, found)} ({_percent(claim.chance)}), which no adapter here "
@@ -343,6 +346,7 @@ def read(ledger: Ledger) -> Lesson | None:
     if not known:
         return None
     (cast, last), why, more_may = known[-1], "", True
+    last = last if theta.last_adopted(ledger) is None else last.replaced
     votes = cast + count_earlier(ledger)
     if not last.shown:
         why, more_may = read_cause(ledger, last)
@@ -358,8 +362,11 @@ def last_findings(ledger: Ledger) -> Findings | None:
         "SELECT json_extract(body, '$.extra.findings') AS found FROM events WHERE kind = 'step' "
         "ORDER BY event DESC LIMIT 1"
     )
-    found = last[0]["found"] if last else None
-    return None if found is None else Findings.from_json(json.loads(found))
+    body = last[0]["found"] if last else None
+    if body is None:
+        return None
+    found = Findings.from_json(json.loads(body))
+    return found if theta.last_adopted(ledger) is None else found.replaced
 
 
 def shown_from(ledger: Ledger) -> tuple[int, ...]:

@@ -330,9 +330,9 @@ class Findings:
     """Probability that nothing explains the votes."""
     aside: tuple[str, ...] = ()
     """Groups of features that the operator ordered not to follow."""
-    mix: tuple[tuple[str, float], ...] = ()
+    mix: tuple[tuple[str, float | None], ...] = ()
     """The named coordinates at the recommended point: name, and what it alone costs in nats,
-    negative against its name."""
+    negative against its name; None where adopted weights are recommended instead."""
     lacking: tuple[str, ...] = ()
     """Claimed groups that no direction in the named coordinates moves by much."""
 
@@ -345,6 +345,11 @@ class Findings:
     def undecided(self) -> bool:
         """More votes like these would probably show a taste that the coordinates have."""
         return self.unnamed + self.chance < OPEN
+
+    @property
+    def replaced(self) -> Findings:
+        """The same where adopted weights are recommended instead of the mix."""
+        return replace(self, mix=tuple((name, None) for name, _ in self.mix))
 
     def to_json(self) -> dict[str, Any]:
         """As JSON for the record."""

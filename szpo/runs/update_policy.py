@@ -132,7 +132,9 @@ def describe(
     before, after = (flatten(p.theta, run.settings.layout) for p in (at, new.after))
     more: dict[str, Any] = {}
     if rule_of(run.settings.section.rule).two_points:
-        more["findings"] = regression.findings_of(run.settings, new.after.state.carried).to_json()
+        found = regression.findings_of(run.settings, new.after.state.carried)
+        found = found if recorded.last_adopted(run.ledger) is None else found.replaced
+        more["findings"] = found.to_json()
     kl, measured = _kl(run, new)
     if measured:
         more["kl_measured"] = True

@@ -8,6 +8,7 @@ import pytest
 
 from szpo.analysis import html_report, taught
 from szpo.analysis.taught import Lesson
+from szpo.ledger import theta
 from szpo.ledger.database import Ledger
 from szpo.metrics import share
 from szpo.optim.named_features import Claim
@@ -76,6 +77,19 @@ def test_named_coordinates_are_said_with_nats_and_what_none_carries_with_what_wo
         "a little of many (80 %): more positive in tone (1.4 nats), fewer commas (0.6 nats), "
         "more reader (0.2 nats)"
     )
+
+
+def test_the_nats_of_a_mix_are_not_said_of_weights_that_replaced_it(ledger):
+    tone = Claim("positive in tone", True, 0.99, 0.6, "positive in tone")
+    found = Findings(math.log(20), taught=(tone,), mix=(("positive in tone", 1.42),))
+    assert (
+        taught.words(replace(found.replaced, taught=(), unnamed=0.8)) == "a little of many (80 %)"
+    )
+    record(ledger, 8, found)
+    assert str(taught.read(ledger)) == "8 votes: more positive in tone (1.4 nats, 99 %)"
+    theta.append_adopted(ledger, theta.starting_theta(ledger), {"steps": 1})
+    assert str(taught.read(ledger)) == "8 votes: more positive in tone (99 %)"
+    assert Findings.from_json(found.replaced.to_json()) == found.replaced
 
 
 def test_a_rule_that_does_not_fit_all_votes_teaches_nothing(ledger):
