@@ -10,10 +10,8 @@ import copy
 import importlib.util
 import tempfile
 import time
-from collections.abc import Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -32,7 +30,6 @@ from szpo.policies.backend import AnswerRequest, LocalBackend, Tokens, start_of
 from szpo.policies.subspaces import Subspace
 from szpo.types import Prompt, Shift
 
-T = TypeVar("T")
 KAPPA = 1.62
 """Distance of the canary's members from the start, nats: the smallest default radius of the rules,
 where a wrong adapter is hardest to notice."""
@@ -90,7 +87,7 @@ def demand(engine: Engine) -> None:
 
 def unreachable(engine: Engine) -> str | None:
     """One line about the first server that is unreachable or unhealthy; None if all are well."""
-    from szpo.policies.vllm_servers import GoneError, servers_of
+    from szpo.policies.vllm_servers import GoneError, run_apart, servers_of
 
     async def ask() -> str | None:
         for server in servers_of(engine, tries=1):
@@ -108,7 +105,7 @@ def unreachable(engine: Engine) -> str | None:
                 await server.close()
         return None
 
-    return _apart(ask())
+    return run_apart(ask())
 
 
 def leave() -> None:
@@ -122,12 +119,6 @@ def load(config: Config, *, adapter: bool) -> VllmBackend:
     loaded = language_model.load_host(config, adapter=adapter).facts
     # People take minutes for a step, so a second to rescore each row does not matter.
     return VllmBackend(loaded, config.engine, each_row=config.panel.kind == "people")
-
-
-def _apart(work: Coroutine[Any, Any, T]) -> T:
-    """Run it in a new thread, since the caller's thread may already run an event loop."""
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, work).result()
 
 
 def connect(engine: Engine, loaded: Any, local: Any, *, each_row: bool) -> Any:
@@ -191,14 +182,14 @@ def measure(config: Config, prompt: Prompt) -> tuple[str, int, float]:
     from szpo.models import loading
     from szpo.models.logprobs import vocabulary_size
     from szpo.policies import language_model, subspace_setup
-    from szpo.policies.vllm_servers import Decoding
+    from szpo.policies.vllm_servers import Decoding, run_apart
 
     engine, urls = config.engine, config.engine.replicas or []
     facts = language_model.describe(config, adapter=False)
     sampling, stop = subspace_setup.sampling_of(config), loading.stop_tokens(facts)
     decoding = Decoding(sampling, stop, vocabulary_size(facts))
     tokens = loading.encode(facts.tokenizer, prompt)
-    seconds, version = _apart(_measure(engine, tokens, decoding))
+    seconds, version = run_apart(_measure(engine, tokens, decoding))
     later = "model, adapters and seeds are looked at when a run begins"
     return f"vLLM {version} at {', '.join(urls)}; {later}", len(urls), seconds
 

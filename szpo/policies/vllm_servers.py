@@ -17,6 +17,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -379,6 +380,12 @@ def servers_of(engine: Engine, **more: Any) -> list[Server]:
     """The settings' servers; nothing is sent yet."""
     key = os.environ.get(ENGINE_KEY, "")
     return [Server(outgoing.server_root(url), key, **more) for url in engine.replicas or []]
+
+
+def run_apart(work: Coroutine[Any, Any, T]) -> T:
+    """Run it in a new thread, since the caller's thread may already run an event loop."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
 
 
 class Loop:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-from collections.abc import AsyncIterator, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx2 as httpx
@@ -30,17 +29,12 @@ from szpo.policies.vllm_servers import (
     Row,
     Server,
     read_completion,
+    run_apart,
 )
 from tests.support.cases import case
 
 ROW = Row("m-1", (5, 6), 7)
 DECODING = Decoding(Sampling(max_new_tokens=3, top_k=9, top_p=0.5), (2,), 50)
-
-
-def run_apart(work: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine in a thread of its own: a browser's loop may be running in this one."""
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, work).result()
 
 
 def reply(
