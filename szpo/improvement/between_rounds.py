@@ -6,11 +6,12 @@ waits for them, in turns of half a second or a pass of the model (`szpo.turns`):
 and no sheet waiting. What it finds is adopted between two rounds of votes.
 
 It begins at the run's recommended point, or part of the way there where that has spent more than
-half of the budget, moves every B of the adapter (`szpo.improvement.score_ascent`: along the
-natural gradient that a thousand answers of the start show, which a process draws once; without
-gradients the adapters' weights, where these are the run's coordinates), and adopts the best policy
-found: its weights join the record (`szpo.ledger.theta`). Prompts for measuring and those of check
-rows are split off from the training prompts; held-out ones are never read.
+half of the budget, or at the start where its own line rises more steeply. It moves every B of the
+adapter (`szpo.improvement.score_ascent`: along the natural gradient that a thousand answers of the
+start show, which a process draws once; without gradients the adapters' weights, where these are
+the run's coordinates), and adopts the best policy found: its weights join the record
+(`szpo.ledger.theta`). Prompts for measuring and those of check rows are split off from the
+training prompts; held-out ones are never read.
 
 After each step its state is written beside the run's file. So a killed process loses at most a
 step and those answers, and ends like one that was not killed.
@@ -35,9 +36,11 @@ from szpo.improvement import score_ascent
 from szpo.improvement.aims import waived_by
 from szpo.improvement.score_ascent import (
     SPENT,
+    Checked,
     Improved,
     Plan,
     Pool,
+    Task,
     Way,
     along,
     draw_pool,
@@ -211,6 +214,13 @@ def search_move(
         with moved(whole, now):
             before = measure(whole, score, aside, plan.each, seed=seed)
         share = math.sqrt(min(1.0, MIXED * nats / max(before.nats, 1e-9)))
+        line = by(whole, Task(score, taught, 1, seed, step=2)) if pool and before.nats else None
+        if line is not None:
+            base = measure(whole, score, aside, plan.each, seed=seed, base=True).score
+            factor = math.sqrt(FIRST_NATS / line.nats)
+            with moved(whole, score_ascent.add(start, whole.layout, line.direction, factor)):
+                along_line = measure(whole, score, aside, plan.each, seed=seed)
+            share = share if _rise(before, base) > _rise(along_line, base) else 0.0
         first = parameters.between(start, now, share)
         whole.move_to(first)
         near = min(nats, before.nats * share * share + FIRST_NATS)
@@ -321,6 +331,11 @@ def _mover(parts: RunParts, held: Subspace, way: str, seed: int) -> LoraPolicy:
     return LoraPolicy(
         base.loaded, where, root_seed=seed, law=law, sampling=sampling, host=base.host
     )
+
+
+def _rise(there: Checked, base: float) -> float:
+    """How much a policy scores above the start, in its distance √(2 · KL) from it."""
+    return (there.score - base) / math.sqrt(2 * max(there.nats, 1e-9))
 
 
 def _draw_pool(

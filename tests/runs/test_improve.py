@@ -128,6 +128,28 @@ def test_the_best_of_several_answers_is_the_one_that_the_taste_scores_highest(im
         assert one["tuned"] == [row["tuned"][int(scores.argmax())]]
 
 
+def test_where_the_run_stands_against_its_taste_improving_begins_at_the_start(
+    voted, tmp_path, monkeypatch
+):
+    read = replay.improved_from
+
+    def other_way(*given):
+        now, start = read(*given)
+        return {name: 2 * start[name] - now[name] for name in start}, start
+
+    monkeypatch.setattr(replay, "improved_from", other_way)
+    with (
+        Ledger.open(Path(shutil.copy(voted, tmp_path / "other.db"))) as ledger,
+        lease.hold(ledger),
+    ):
+        parts = assemble.reopen(ledger, panel=False, say=lambda line: None)
+        begun = between_rounds.begin(ledger)
+        found = between_rounds.search_move(ledger, parts, begun, nats=1.0)
+        start = read(ledger, parts.language.subspace)[1]
+    assert found.body["began_sha256"] == adopted.adopted_digest(start)
+    assert found.state.checked.score > found.state.base.score
+
+
 def test_later_rounds_ask_about_the_adopted_policy(improved):
     assert call(["run", "--resume", str(improved), "--votes", "+8"]) in (0, 1)
     with Ledger.open(improved) as ledger:
