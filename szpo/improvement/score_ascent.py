@@ -104,6 +104,10 @@ class Drawn:
     """Mean score of the answers."""
 
 
+READ: Final = 32
+"""Answers whose score functions are read at once, in double precision."""
+
+
 @dataclass(frozen=True, eq=False)
 class Pool:
     """Answers of the start and their score functions, read once for any score."""
@@ -144,14 +148,14 @@ def draw_pool(
         drawn += policy.sample_tokens(
             prompts[i : i + many], samples, seed=seeds.child_seed(seed, i, "pool"), base=True
         )
-    rows, read = tuple(drawn), list[NDArray[np.float32]]()
+    rows = tuple(drawn)
     cuts = _cut(rows, PARTS)
-    for i in range(0, len(rows), BLOCK):
+    scores = np.empty((len(rows), 1 + len(cuts), policy.dim), np.float32)
+    for i in range(0, len(rows), READ):
         progress("what they teach", i, len(rows))
-        block = slice(i, i + BLOCK)
-        found = read_scores(policy, policy.start(), asked[block], rows[block], cuts)
-        read.append(found.astype(np.float32))
-    return Pool(policy, asked, samples, rows, cuts, np.concatenate(read))
+        block = slice(i, i + READ)
+        scores[block] = read_scores(policy, policy.start(), asked[block], rows[block], cuts)
+    return Pool(policy, asked, samples, rows, cuts, scores)
 
 
 def draw_gradient(policy: LoraPolicy, task: Task) -> Drawn | None:
