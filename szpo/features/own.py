@@ -267,7 +267,10 @@ def again(
     Keywords and likenesses from the record, which are words and weights; what a judge rates where
     one is asked; what is code only where the user gave it anew.
 
-    ``given``: what the user wrote in this process.
+    Args:
+        recorded: the descriptions, as their values in order.
+        given: what the user wrote in this process.
+        rate: asks the run's judge.
     """
     found: dict[str, Entry] = {}
     for fields in recorded:
@@ -300,8 +303,12 @@ def countable(
 ) -> dict[str, Entry]:
     """The recorded features that can be counted here, the dictionary's and own ones, in order.
 
-    ``recorded``: descriptions of the own ones, as `again` takes them. ``counted_by``: digest of
-    the dictionary that counted the others. ``given``: what the user wrote in this process.
+    Args:
+        names: the features' names.
+        recorded: descriptions of the own ones among them, as `again` takes them.
+        counted_by: digest of the dictionary that counted the others.
+        given: what the user wrote in this process.
+        rate: asks the run's judge.
     """
     users = {name for name, *_ in recorded}
     found = again(recorded, given, rate)
