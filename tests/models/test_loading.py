@@ -18,7 +18,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerFast
@@ -92,12 +91,8 @@ def test_the_digest_sees_every_bit_no_sharding_and_no_tensor_twice(saved, tmp_pa
 
 
 def test_weights_are_read_once_until_a_file_changes(tmp_path, monkeypatch):
-    opened, file = [], tmp_path / "model.safetensors"
-    monkeypatch.setattr(
-        weight_files,
-        "safe_open",
-        lambda path, **how: opened.append(path) or safe_open(path, **how),
-    )
+    opened, file, inner = [], tmp_path / "model.safetensors", weight_files.opened
+    monkeypatch.setattr(weight_files, "opened", lambda path: opened.append(path) or inner(path))
     save_file({"w": torch.ones(2)}, file)
     first = weight_files.digest([file])
     assert weight_files.digest([file]) == first and len(opened) == 1

@@ -212,7 +212,7 @@ def test_scoring_reads_the_halves_one_by_one(caplog):
         )
 
     def refuse(_module, args, kwargs):
-        if kwargs["input_ids"].shape[0] > 5:
+        if kwargs["input_ids"].numel() > 5 * 41:  # Five of the nine, with padding or without.
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: a stand-in")
 
     wanted = read()
