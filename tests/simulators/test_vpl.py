@@ -99,7 +99,7 @@ def test_a_latent_tells_two_users_apart(two, two_users_model):
     assert (controversial.value or 0) >= 0.95
     used = latent(two_users_model, two[1])
     assert used["active"] >= 1 and not used["collapsed"] and not used["ignored"]
-    assert used.own > 0.9 and used.others < 0.6
+    assert used["own"] > 0.9 and used["others"] < 0.6
 
 
 @pytest.mark.full
@@ -118,7 +118,7 @@ def test_a_heavy_prior_collapses_the_posterior_and_that_is_seen(two):
     fitted = fit(two[0], dataclasses.replace(SMALL, epochs=2, beta=10.0), 1)
     used = latent(fitted, two[1])
     assert used["collapsed"] and used["ignored"] and used["active"] == 0
-    assert used.kl < 0.05 and used.own == pytest.approx(used.others, abs=0.05)
+    assert used["kl"] < 0.05 and used["own"] == pytest.approx(used["others"], abs=0.05)
     assert (scores(fitted, two[1])[1].value or 0) <= 0.55
 
 

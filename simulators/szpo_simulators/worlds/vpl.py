@@ -402,7 +402,8 @@ def latent(fitted: Fitted, pairs: Pairs, *, size: int = 8) -> dict[str, Any]:
 
     ``active`` of ``units`` units, see `ACTIVE`; ``kl``: mean KL of a posterior to the prior, nats;
     ``collapsed``: no unit is active, so the posterior does not depend on contexts; ``ignored``:
-    contexts of other users predict as well, within two standard errors.
+    contexts of ``others`` predict as well as a user's ``own`` (shares of pairs), within two
+    standard errors.
     """
     if fitted.recipe.kind != "vae":
         raise UsageError(f"{fitted.recipe.kind} has no latent")
@@ -424,7 +425,7 @@ def latent(fitted: Fitted, pairs: Pairs, *, size: int = 8) -> dict[str, Any]:
     error = math.sqrt(max(own * (1 - own), 0.25 / SAMPLES) * 2 / SAMPLES)
     return {
         "active": active, "units": found[0].shape[1], "kl": kl, "collapsed": active == 0,
-        "ignored": own - others < 2 * error,
+        "ignored": own - others < 2 * error, "own": own, "others": others,
     }  # fmt: skip
 
 
