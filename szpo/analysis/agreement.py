@@ -36,7 +36,7 @@ from szpo.replay import replay
 from szpo.replay.replay import read_votes_by_voter
 from szpo.runs.budget import WORDS_PER_MINUTE
 from szpo.types import DECIDED
-from szpo.voting import counting
+from szpo.voting import counting, withdrawals
 
 Counts = tuple[float, float]
 """Number of hits, and out of how many."""
@@ -415,7 +415,7 @@ class Voter:
 
 
 def read_history(ledger: Ledger) -> History:
-    """Every voter's verdicts in the applied steps, as the weightings read them."""
+    """Every voter's verdicts in the applied steps, as the weightings read them; none withdrawn."""
     settings = run_spec.recorded_settings(ledger)
     alone = settings.picks_pairs  # its rounds differ in N, and no two rows are of one direction
     found = History.empty(1 if alone else settings.section.N)
@@ -427,7 +427,8 @@ def read_history(ledger: Ledger) -> History:
         counts = counting.tally(ledger, step, row["k"], row["n"], votes)
         by_voter = read_votes_by_voter(ledger, settings, step, votes, counts)
         found = weighting.remember(found, step, by_voter.alone() if alone else by_voter)
-    return found
+    last = ledger.last_applied()
+    return found if last is None else withdrawals.history_left(ledger, found, last + 1)
 
 
 def voters(ledger: Ledger) -> tuple[Voter, ...]:

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 class Tables:
     """A run opened for reading. Tables are read when first used, and cached.
 
-    ``votes``: one row per stored vote, with the panelist's pseudonym, its verdict and whether it
-    counts. ``steps``: one row per step with its plan, close, figures and digest. ``comparisons``:
-    one row per comparison with counts of votes. ``answers``: one row per pair of texts.
-    ``updates``: one row per recorded update.
+    ``votes``: one row per vote that was not withdrawn, with the panelist's pseudonym, its verdict
+    and whether it counts. ``steps``: one row per step with its plan, close, figures and digest.
+    ``comparisons``: one row per comparison with counts of votes. ``answers``: one row per pair of
+    texts. ``updates``: one row per recorded update.
     """
 
     def __init__(self, path: str | Path):
@@ -42,7 +42,7 @@ class Tables:
 
     @cached_property
     def votes(self) -> pd.DataFrame:
-        """All stored votes, in order."""
+        """All stored votes but withdrawn ones, in order."""
         return _frame(list(export_votes(self.ledger)), COLUMNS)
 
     @cached_property

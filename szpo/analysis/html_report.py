@@ -31,7 +31,7 @@ from szpo.runs import budget, guards, status
 from szpo.runs.status import Run
 from szpo.types import sides
 from szpo.visible_text import visible
-from szpo.voting import counting
+from szpo.voting import counting, withdrawals
 from szpo.voting.panel_evaluator import Score
 from szpo.voting.step_record import StepReport
 
@@ -263,11 +263,14 @@ def _samples(ledger: Ledger, facts: Sequence[StepReport]) -> Iterator[dict[str, 
     answered = [f for f in facts if f.votes]
     if not answered:
         return
+    stands = withdrawals.left(ledger)
     names = {"plus": "the first", "minus": "the second", "tie": "neither"}
     last = len(answered) - 1
     for i in sorted({round(j * last / (SAMPLES - 1)) for j in range(SAMPLES)}):
         step = answered[i].step
-        votes = counting.counted(ledger, step)
+        votes = [v for v in counting.counted(ledger, step) if stands(v.panelist, step)]
+        if not votes:
+            continue
         voted = {vote.comparison for vote in votes}
         comparison = next(c for c in ledger.comparisons(step) if c.id in voted)
         row = next((row for row in comparison.rows if not row.identical), comparison.rows[0])

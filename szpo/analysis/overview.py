@@ -73,9 +73,8 @@ def overview(evidence: Evidence) -> dict[str, Any]:
 def _progress(evidence: Evidence) -> dict[str, Any]:
     run, steps = evidence.run, evidence.steps
     counted = evidence.totals.steps()
-    done = {step.step for step in steps if step.state == "applied"}
-    applied = len(done)
-    spent = sum(votes for step, votes in counted.items() if step in done)
+    applied = sum(step.state == "applied" for step in steps)
+    spent = sum(step.votes for step in steps if step.state == "applied")  # withdrawn ones too
     by_votes = [n for n in (run.budget, run.limit_votes) if n is not None]
     sizes = [
         step.k * step.n * step.m // run.votes_per_step

@@ -126,7 +126,8 @@ def read_cause(ledger: Ledger, found: Findings) -> tuple[str, bool]:
     If half of the questions show no difference, more votes show nothing.
     """
     cast, automatic, ties = _count(ledger)
-    votes, asked = cast + count_earlier(ledger), cast + automatic
+    votes = cast - withdrawals.count_out(ledger, ledger.last_applied()) + count_earlier(ledger)
+    asked = cast + automatic
     alike = agreement.within(vote_rows.read_evidence(ledger).totals)  # with those of second people
     unknown = found.taught is None and not found.undecided
     look = unknown and votes >= MIN_VOTES and alike.of < PAIRS
@@ -347,7 +348,7 @@ def read(ledger: Ledger) -> Lesson | None:
         return None
     (cast, last), why, more_may = known[-1], "", True
     last = last if theta.last_adopted(ledger) is None else last.replaced
-    votes = cast + count_earlier(ledger)
+    votes = cast - withdrawals.count_out(ledger, ledger.last_applied()) + count_earlier(ledger)
     if not last.shown:
         why, more_may = read_cause(ledger, last)
     if last.taught is None:

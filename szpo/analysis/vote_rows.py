@@ -104,7 +104,7 @@ class VoteRows:
     """The votes that a ledger holds now, in order; each iteration reads them again, part by part.
 
     Memory holds one byte per vote and the word counts of each comparison. Votes on comparisons in
-    ``without`` are left out.
+    ``without`` are left out, and so are withdrawn ones.
     """
 
     def __init__(self, ledger: Ledger, without: Collection[str] = ()):
@@ -113,10 +113,11 @@ class VoteRows:
         last = ledger.query("SELECT coalesce(max(vote), 0) AS vote FROM votes")[0]["vote"]
         self._marks = _mark_votes(ledger, last)
         self._words = _count_words(ledger)
+        self._out = withdrawals.votes_out(ledger)
 
     def __iter__(self) -> Iterator[VoteRow]:
         for row in self._ledger.stream(_VOTES, (len(self._marks) - 1,)):
-            if row["comparison"] not in self._without:
+            if row["comparison"] not in self._without and row["vote"] not in self._out:
                 yield self._row(row)
 
     def _row(self, row: Record) -> VoteRow:

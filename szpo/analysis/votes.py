@@ -31,7 +31,8 @@ HELD: Final = 256
 def write_votes(ledger: Ledger, path: Path) -> int:
     """Write the votes by the suffix: JSONL or an SQLite table with texts, or CSV without.
 
-    Votes of open rounds and final comparisons are left out. Returns the number of votes.
+    Withdrawn votes and those of open rounds and final comparisons are left out. Returns the number
+    of votes.
     """
     writers = {".jsonl": write_jsonl, ".csv": write_csv, ".db": None}
     if path.suffix not in writers:
@@ -50,7 +51,7 @@ def write_votes(ledger: Ledger, path: Path) -> int:
 def export_votes(
     ledger: Ledger, *, texts: bool = False, without: Collection[str] = ()
 ) -> Iterator[Record]:
-    """Yield stored votes as flat rows, in order, with panelists' pseudonyms.
+    """Yield stored votes but withdrawn ones as flat rows, in order, with panelists' pseudonyms.
 
     ``texts``: add prompts and both batches. ``without``: comparisons to leave out.
     """
@@ -145,8 +146,8 @@ def write_dataset(
 ) -> int:
     """Write the votes to a new folder, completely or not at all; returns their number.
 
-    Votes of the open round and of open final comparisons are left out. Contacts, pay and times of
-    day are never written.
+    Withdrawn votes and those of the open round and open final comparisons are left out.
+    Contacts, pay and times of day are never written.
 
     The folder must not exist, or be empty. ``more``: columns about panelists, ``panelist``, a
     pseudonym, and ``notes`` on single prompts. ``licence``: as the hub has it, such as cc-by-4.0.
@@ -232,7 +233,7 @@ votes = load_dataset("path/to/this/folder", split="train")
 {MEANING}{extra}
 ## Limits
 
-{limit} The votes of a round
+{limit} Withdrawn votes and those of a round
 or of a final comparison that is still open are left out. Contacts, pay and times of day are not in
 here{"" if "panelist" in more else ", nor is who cast which vote"}. Written by szpo {__version__}.
 """

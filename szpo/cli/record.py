@@ -142,10 +142,13 @@ def export(
     votes: Path | None = typer.Option(
         None,
         "--votes",
-        help="Write the votes of closed rounds to this .jsonl, .csv or .db file instead.",
+        help="Write the votes of closed rounds, without withdrawn ones, to this .jsonl, .csv or "
+        ".db file instead.",
     ),
     dataset: Path | None = typer.Option(
-        None, "--dataset", help="Write the votes as a folder for datasets.load_dataset instead."
+        None,
+        "--dataset",
+        help="Write the same votes as a folder for datasets.load_dataset instead.",
     ),
     push: str | None = typer.Option(
         None, "--push", help="Push the adapter to this USER/NAME of the Hugging Face Hub."

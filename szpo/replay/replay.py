@@ -175,6 +175,9 @@ def tell_step(
     settings = steps.settings_of(ledger, settings, step)
     state = replace(state, settings=state.settings.change(N=settings.section.N))
     tally = counting.tally(ledger, step, settings.section.K, settings.section.N, votes)
+    if state.history is not None:
+        past = withdrawals.history_left(ledger, state.history, step)
+        state = replace(state, history=past)
     state, updates, info = optimizer.tell(
         state,
         steps.recorded_query(ledger, settings, step, mu),

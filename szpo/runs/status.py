@@ -25,7 +25,7 @@ from szpo.ledger.run_spec import read_budget, recorded_config
 from szpo.ledger.theta import recommended_digest
 from szpo.metrics import better_side
 from szpo.runs import budget
-from szpo.voting import lease, steps
+from szpo.voting import lease, steps, withdrawals
 from szpo.voting.counting import RunNow
 from szpo.voting.pauses import describe_pause
 from szpo.voting.service import VoteService
@@ -273,6 +273,8 @@ class Run:
     """Sharpness of a simulated panel."""
     agreement: float | None = None
     """How often two of its members agree on base answers."""
+    withdrawn: int = 0
+    """How many of ``votes`` were withdrawn after their round."""
     table: tuple[StepReport, ...] = ()
     """Every planned step, in order; of a finished run, only steps that are over."""
 
@@ -284,14 +286,15 @@ class Run:
 
     @property
     def of_budget(self) -> str:
-        """The budget in words, to print after the number of votes; "" without a budget."""
+        """The budget, and withdrawn votes, to print after the number of votes; "" without."""
         added = f" ({self.added:,} of them added)" if self.added else ""
-        return f" of {self.budget:,}{added}" if self.budget else ""
+        out = f", {self.withdrawn:,} withdrawn since" if self.withdrawn else ""
+        return f" of {self.budget:,}{added}{out}" if self.budget else out
 
     def as_dict(self) -> dict[str, Any]:
-        """The totals, for ``--json``; ``added`` is included only if votes were added."""
-        left_out = {"table"} if self.added else {"table", "added"}
-        return {name: value for name, value in vars(self).items() if name not in left_out}
+        """The totals, for ``--json``; added and withdrawn votes only where there are some."""
+        none = {name for name in ("added", "withdrawn") if not getattr(self, name)}
+        return {k: value for k, value in vars(self).items() if k not in {"table", *none}}
 
 
 def read_results(ledger: Ledger, *, open_round: bool = True) -> Run:
@@ -341,6 +344,7 @@ def read_results(ledger: Ledger, *, open_round: bool = True) -> Run:
         theta_sha256=recommended_digest(ledger),
         beta=fitted.get("beta", panel.get("beta")),
         agreement=fitted.get("agreement"),
+        withdrawn=withdrawals.count_out(ledger),
         table=table,
     )
 

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+import numpy as np
+
 from szpo.errors import IntegrityError, UsageError
 from szpo.ledger import theta
 from szpo.ledger.database import Ledger
@@ -27,6 +29,7 @@ from szpo.optim.named_features import NamedFeatures, group_of, groups, groups_of
 from szpo.optim.optimizer import rule_of
 from szpo.optim.rule import Recounted
 from szpo.optim.settings import Settings
+from szpo.optim.weighting import History
 from szpo.voting import casting, counting, steps
 
 SET_ASIDE: Final = "not about"
@@ -255,6 +258,37 @@ def withdrawals(ledger: Ledger, before: int = 2**62) -> tuple[Withdrawal, ...]:
     rows = ledger.query(sql, (EVENT, before))
     found = ((row["event"], json.loads(row["body"])) for row in rows)
     return tuple(Withdrawal(body["panelist"], body["step"], event) for event, body in found)
+
+
+def votes_out(ledger: Ledger) -> set[int]:
+    """The ids of all votes that are withdrawn, of whatever round or kind."""
+    people = [each.panelist for each in withdrawals(ledger)]
+    rows = ledger.query(
+        "SELECT DISTINCT v.vote FROM amendments m JOIN votes v USING (vote) "
+        "JOIN assignments a USING (assignment) WHERE m.action = 'exclude' "
+        "AND a.panelist IN (SELECT value FROM json_each(?))",
+        (json.dumps(people),),
+    )
+    return {row["vote"] for row in rows}
+
+
+def count_out(ledger: Ledger, step: int | None = None) -> int:
+    """Counted votes of closed rounds that are withdrawn; ``step``: for the fit of this step."""
+    held = [each for each in withdrawals(ledger) if step is None or each.step <= step]
+    if not held:
+        return 0
+    cast = ledger.query("SELECT panelist, step FROM counted_votes")
+    return sum(any(each.holds(**row) for each in held) for row in cast)
+
+
+def history_left(ledger: Ledger, history: History, step: int) -> History:
+    """Past verdicts as the fit of a step reads them, without withdrawn ones."""
+    until = {each.panelist: each.step for each in withdrawals(ledger) if each.step <= step}
+    if not until:
+        return history
+    first = np.array([until.get(voter, 0) for voter in history.voters], dtype=np.int64)
+    there = history.steps >= first[:, None]
+    return replace(history, verdicts=history.verdicts * there[..., None])
 
 
 def left(ledger: Ledger, before: int = 2**62) -> Callable[[str, int], bool]:

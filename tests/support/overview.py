@@ -29,7 +29,7 @@ def step(number: int, **what: object) -> StepReport:
     """An applied step of two comparisons with one vote each, open for 100 s, every 150 s."""
     begin = number * 150 * S
     base = StepReport(
-        step=number, state="applied", pairing="antithetic", mu=1.0, k=1, n=2, m=1,
+        step=number, state="applied", pairing="antithetic", mu=1.0, k=1, n=2, m=1, votes=2,
         opened_us=begin, closed_us=begin + 100 * S, applied_us=begin + 101 * S,
         figures={"generation_s": 49.0},
     )  # fmt: skip

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from szpo.analysis import run_taste, vote_rows
+from szpo.analysis import overview, run_taste, taught, vote_rows, votes
 from szpo.baselines import asking
 from szpo.baselines.asking import Meter
 from szpo.cli.app import call
@@ -13,7 +13,7 @@ from szpo.errors import UsageError
 from szpo.judges import pair_scorer
 from szpo.ledger import theta
 from szpo.replay import replay, verification
-from szpo.runs import earlier_votes
+from szpo.runs import earlier_votes, status
 from szpo.voting import counting, withdrawals
 from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.service import VoteService
@@ -90,6 +90,40 @@ def test_nothing_that_is_fitted_to_the_runs_file_from_then_on_has_her_votes(tmp_
         cast = count()
         hers = withdrawals.withdraw(ledger, "op", WHO, settings).votes
         assert hers and count() == tuple(each - hers for each in cast)
+
+
+def test_what_people_read_of_a_run_counts_her_votes_no_longer(tmp_path):
+    settings, ledger = named_run.start(tmp_path, M=2)
+    with ledger:
+        drive(settings, ledger, 3)
+        page, others = overview.overview(vote_rows.read_evidence(ledger)), read_others(ledger)
+        hers = withdrawals.withdraw(ledger, "op", WHO, settings).votes
+        after = overview.overview(vote_rows.read_evidence(ledger))
+        assert after["progress"] == page["progress"] | {"votes": page["progress"]["votes"] - hers}
+        assert read_others(ledger) == list(votes.export_votes(ledger)) == others  # all but hers
+        assert f"{hers} withdrawn since" in status.read_results(ledger).of_budget
+        cast = taught.read(ledger).votes
+        drive(settings, ledger, 4)  # its words are of the fit without hers
+        o = settings.section
+        assert taught.read(ledger).votes == cast - hers + o.K * o.N * o.M
+
+
+def read_others(ledger):
+    return [row for row in votes.export_votes(ledger) if row["panelist"] != WHO]
+
+
+def test_voters_who_could_have_turned_a_step_are_those_whose_votes_stand(tmp_path):
+    settings, ledger = named_run.start(tmp_path, M=2)
+    with ledger:
+        drive(settings, ledger, 3)
+        her = ledger.query("SELECT panelist FROM panelists WHERE pseudonym = ?", (WHO,))[0]
+        past = replay.replay_state(ledger, settings).history
+        withdrawals.withdraw(ledger, "op", WHO, settings)
+        drive(settings, ledger, 4)
+        left = replay.replay_state(ledger, settings).history.verdicts[:, : len(past.steps)]
+        hers = np.array([voter == her["panelist"] for voter in past.voters])
+        assert past.verdicts[hers].any() and not left[hers].any()
+        assert (left[~hers] == past.verdicts[~hers]).all()
 
 
 def test_weights_improved_from_the_start_on_what_was_left_have_learned_nothing_from_her(tmp_path):
