@@ -25,7 +25,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 from szpo import seeds, turns
@@ -400,11 +399,6 @@ ENDED_BY: Final = (theta.ADOPTED, theta.RETURNED, withdrawals.EVENT, withdrawals
 """Kinds of events after which what an improvement began from no longer holds."""
 
 
-def state_of(run: Path) -> Path:
-    """The file with the state of an improvement that goes on, beside that of its run."""
-    return run.with_name(f"{run.name}-improving.npz")
-
-
 class Improving:
     """Improves a run whose settings ask for it; close it where the run is left."""
 
@@ -416,7 +410,7 @@ class Improving:
         self._nats: Final = None if asked.nats is None else allowed(parts.config, asked.nats)
         self._beside: Final = not waits and parts.config.engine.is_local
         self._along: Final = asked.when == "doubling" and (waits or self._beside)
-        self._file: Final = state_of(ledger.path)
+        self._file: Final = theta.improving_file(ledger.path)
         self._tried = _applied(ledger) - 1
         """Steps after which it last began; nothing from before is made up for."""
         self._begun: Begun | None = None
@@ -446,8 +440,9 @@ class Improving:
             return
         with self._saying_why_not():
             self._found = self._turns.move(seconds)
-            if self._found is not None:
-                self._told.close()
+        if self._found is not None:
+            self._told.close()
+            self._say(describe_improving(self._found.state))
 
     def _is_paused(self) -> bool:
         return lease.controller(self._ledger)["paused_by"] is not None
@@ -491,6 +486,8 @@ class Improving:
 
             def report(state: Improved) -> None:
                 score_ascent.save(state, self._file, (begun.head, begun.event))
+                if _is_over(self._ledger, begun):  # it may hold what withdrawn verdicts taught
+                    self._file.unlink(missing_ok=True)
                 tell("improving", len(state.steps), Plan().steps)
                 show(state)
 
@@ -529,7 +526,8 @@ class Improving:
             with self._saying_why_not():
                 adopt(self._ledger, self._parts, begun, found)
                 self._leave()
-                self._say(describe_improving(found.state))
+                if not self._beside:  # else it was said as it ended
+                    self._say(describe_improving(found.state))
 
     def _leave(self) -> None:
         self.close()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -31,6 +32,11 @@ WITHDRAWN: Final = "withdrawn"
 """Key of a return's body: the panelist whose withdrawn verdicts the weights had learned from."""
 ADOPTED_PREFIX: Final = "improved/"
 """Of the tensors' names; their number and the factor's name follow."""
+
+
+def improving_file(run: Path) -> Path:
+    """The file with the state of an improvement that goes on, beside that of its run."""
+    return run.with_name(f"{run.name}-improving.npz")
 
 
 @dataclass(frozen=True, eq=False)

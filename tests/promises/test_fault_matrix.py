@@ -155,7 +155,7 @@ def check(path: Path, expected: Any, *, same: bool = True) -> None:
         assert len(theta.adopted_bodies(ledger)) == 1
         if same:
             assert history(ledger) == expected[0]
-    assert not between_rounds.state_of(path).exists()
+    assert not theta.improving_file(path).exists()
 
 
 def guarded(path: Path, **how: Any) -> None:

@@ -21,6 +21,7 @@ from szpo.errors import IntegrityError
 from szpo.improvement import between_rounds, score_ascent
 from szpo.ledger import theta as adopted
 from szpo.ledger.database import Ledger
+from szpo.ledger.run_spec import recorded_settings
 from szpo.ledger.theta import recommended_digest, recommended_digests, updated_digests
 from szpo.optim import parameters
 from szpo.policies import text_guards
@@ -28,7 +29,7 @@ from szpo.policies.basis import Fisher
 from szpo.replay import replay, verification
 from szpo.runs import assemble, guards, samples, setup_progress
 from szpo.taste import Taste
-from szpo.voting import lease, policy_checks
+from szpo.voting import lease, policy_checks, withdrawals
 from szpo.voting.casting import VoteRequest
 from szpo.voting.finals import PAIRS
 from szpo.voting.panel_evaluator import PanelEvaluator
@@ -181,7 +182,10 @@ def test_weights_that_had_learned_from_withdrawn_verdicts_go_out_of_force(improv
     with Ledger.open(improved, readonly=True) as ledger:
         name = ledger.query("SELECT pseudonym FROM panelists ORDER BY pseudonym")[0]["pseudonym"]
         digest = adopted.read_adopted(ledger).sha256
+    state = adopted.improving_file(improved)
+    state.write_bytes(b"weights")
     assert call(["invite", str(improved), "--erase", name, "--with-votes", "--with-weights"]) == 0
+    assert not state.exists()
     told = capsys.readouterr().out
     assert f"improved weights {digest[:12]} had learned" in told and "at its start again" in told
     with Ledger.open(improved, readonly=True) as ledger:
@@ -339,7 +343,7 @@ def test_while_people_vote_it_improves_in_turns_and_ends_as_if_it_had_not_been_i
         vote()
 
     assert drive_people(path, monkeypatch, begin) is None
-    for each in ("alone", "beside", "hand"):
+    for each in ("alone", "beside", "hand", "erased"):
         shutil.copytree(path.parent, tmp_path / each)
 
     def alone(ledger, improving, vote, move):
@@ -350,7 +354,8 @@ def test_while_people_vote_it_improves_in_turns_and_ends_as_if_it_had_not_been_i
 
     whole = drive_people(tmp_path / "alone" / path.name, monkeypatch, alone)
     place, killed = tmp_path / "beside" / path.name, tmp_path / "killed"
-    state, waits, opened, served = between_rounds.state_of(place), [], set(), []
+    state, waits, opened, served = adopted.improving_file(place), [], set(), []
+    ended = []
 
     def beside(ledger, improving, vote, move):
         if adopted.last_adopted(ledger):
@@ -368,6 +373,9 @@ def test_while_people_vote_it_improves_in_turns_and_ends_as_if_it_had_not_been_i
 
     def ask(line):
         """A page asks in the middle of a turn, and a person votes."""
+        if line.startswith(("improved", "no step")):
+            with Ledger.open(place, readonly=True) as other:
+                ended.append("open" in [row["state"] for row in other.steps()])
         if threading.current_thread() is not threading.main_thread() and len(served) < 2:
             with Ledger.open(place) as other:
                 service = VoteService(other)
@@ -377,10 +385,11 @@ def test_while_people_vote_it_improves_in_turns_and_ends_as_if_it_had_not_been_i
 
     found = drive_people(place, monkeypatch, beside, ask)
     assert len(opened) == 3 and served and sum(waits) > 100
+    assert ended == [True]  # said once, as it ended, before the round did
     with Ledger.open(killed / path.name) as ledger:
         row = lease.controller(ledger)
         lease.release(ledger, lease.Lease(row["lease"], row["epoch"], 0))
-    assert len(score_ascent.load(between_rounds.state_of(killed / path.name))[0].steps) == 1
+    assert len(score_ascent.load(adopted.improving_file(killed / path.name))[0].steps) == 1
     resumed = drive_people(killed / path.name, monkeypatch, alone)
     with szpo.Tuner.resume(tmp_path / "hand" / path.name) as tuner:
         assert tuner.ask() is not None
@@ -391,6 +400,18 @@ def test_while_people_vote_it_improves_in_turns_and_ends_as_if_it_had_not_been_i
         assert [each[name] for name in same] == [whole[name] for name in same]
         assert each["begun"]["steps"] == whole["begun"]["steps"]
     assert found["steps"] > found["begun"]["steps"]
+    learned = adopted.improving_file(tmp_path / "erased" / path.name)
+
+    def erased(ledger, improving, vote, move):
+        while improving.at_work and not learned.exists():
+            move(0)
+        withdrawals.withdraw(ledger, "op", "panel-1", recorded_settings(ledger))
+        learned.unlink()
+        move(math.inf)
+        raise Leave
+
+    assert drive_people(tmp_path / "erased" / path.name, monkeypatch, erased) is None
+    assert not learned.exists()  # its next steps had learned from the same verdicts
     assert not state.exists() and setup_progress.read(place, setup_progress.IMPROVING) is None
     with Ledger.open(place) as ledger:
         report = verification.verify(ledger, also=[run_taste.check_recorded])

@@ -11,6 +11,7 @@ import typer
 
 from szpo.cli import console, run_paths
 from szpo.errors import UsageError
+from szpo.ledger import theta
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.voting import withdrawals
@@ -161,6 +162,8 @@ def _erase(
     learned = credentials.erase(
         ledger, name, BY, wait_s=wait, withdraw=withdraw if votes else None
     )
+    if votes:
+        theta.improving_file(ledger.path).unlink(missing_ok=True)  # it had learned from them
     left = "the votes stay under the pseudonym" if learned is None else str(learned)
     gone = f"{name}: contact, credentials and remarks erased"
     said = f"{gone}; {left}, and {credentials.copies(ledger)}"
