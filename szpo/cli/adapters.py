@@ -75,15 +75,17 @@ def make(
     run_engine.check_files(config)
     tiny = config.model.name == "tiny"
     liked = {text: tastes.load(own.split(text)[1], runs, feature) for text in taste}
-    from szpo.data import prompts as prompt_files
-    from szpo.improvement import adapter_set, aims
-    from szpo.models import adapters
-    from szpo.policies import language_model
+    from szpo.improvement import aims
 
     usual = () if liked else aims.USUAL_TINY if tiny else aims.USUAL
     wanted = aims.read(
         of or usual, [aims.of_taste(text, found, feature) for text, found in liked.items()]
     )
+    from szpo.data import prompts as prompt_files
+    from szpo.improvement import adapter_set
+    from szpo.models import adapters
+    from szpo.policies import language_model
+
     config = run_engine.choose_device(config)
     chosen = assemble.fit_prompts(config, prompt_files.load_configured(config.prompts)).train
     making = adapter_set.Making(nats=nats, answers=answers, seed=seed)

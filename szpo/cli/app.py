@@ -165,6 +165,7 @@ def _make_runner(name: str, target: Callable[[list[str]], Any]) -> Callable[[typ
 
 
 INTERRUPTED = 130
+STOPS: Final = (KeyboardInterrupt, typer.Abort, console.Terminated)
 AGAIN = ("demo", "run", "serve", "compare", "simulate", "judge", *console.ANEW)
 """Commands that, given again after an interrupt, lose nothing that was counted."""
 WAITING = ("serve", "vote", "simulate", "judge", "visualize")
@@ -241,16 +242,19 @@ def call(arguments: list[str] | None = None) -> int:
         result: Any = app(args=words, prog_name="szpo", standalone_mode=False)
     except typer.Exit as stop:
         return int(stop.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        console.report_stop("an interrupt")
-        return INTERRUPTED
-    except console.Terminated as stop:
-        with contextlib.suppress(OSError):  # the terminal may be gone
-            console.report_stop(signal.Signals(stop.number).name)
-        return 128 + stop.number
     except SystemExit as stop:  # from argparse, in a benchmark or another package's command
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BaseException as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, STOPS):
+            cause = cause.__cause__  # Python 3.11 wraps what comes amid the making of a class
+        if isinstance(cause, console.Terminated):
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                console.report_stop(signal.Signals(cause.number).name)
+            return 128 + cause.number
+        if cause is not None:
+            console.report_stop("an interrupt")
+            return INTERRUPTED
         if debug:
             raise
         return console.fail(error)

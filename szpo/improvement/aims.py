@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -16,11 +16,13 @@ from szpo import plugins
 from szpo.errors import UsageError
 from szpo.features import dictionary, own
 from szpo.features.dictionary import BY_NAME, ENTRIES, Entry
-from szpo.improvement.score_ascent import Score
-from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.text_guards import LENGTH, VARIETY
 from szpo.taste import Taste
 from szpo.types import Answer, Floats, Prompt
+
+if TYPE_CHECKING:
+    from szpo.improvement.score_ascent import Score
+    from szpo.policies.lora_policy import LoraPolicy
 
 FLUENCY: Final = "fluency"
 """The start's mean log-probability a token; no entry of the dictionary is that."""

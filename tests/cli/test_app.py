@@ -93,7 +93,8 @@ REFUSED = (
     ["baseline", "dpo", "--fresh", "--recipe", "nokey=1"], ["scorer", "nowhere.jsonl"],
     ["scorer", "RUN", "--model", "nowhere"], ["answer", "RUN", "--mix", "commas=1"],
     ["baseline", "dpo", "--fresh", "--set", "model.name=nowhere"],
-    ["adapters", "make", "--model", "nowhere"], ["run", "--set", "model.name=nowhere"],
+    ["adapters", "make", "--model", "nowhere"], ["adapters", "make", "--of", "NONSENSE"],
+    ["run", "--set", "model.name=nowhere"],
     ["run", "--set", "model.adapter=nowhere"], ["run", "--set", 'subspace.adapters=["nowhere"]'],
 )  # fmt: skip
 """What needs no model to be refused: a taken name, a missing file, an unknown word."""

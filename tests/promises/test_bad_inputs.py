@@ -20,6 +20,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import szpo
+from szpo.cli import console
 from szpo.cli.app import call
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
@@ -454,6 +455,22 @@ FAULTS = (
     (ZeroDivisionError("seven"), 1,
      "error: unexpected ZeroDivisionError: seven; this is a fault of szpo"),
 )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"), [(KeyboardInterrupt(), 130), (console.Terminated(15), 143)], ids=str
+)
+def test_a_signal_amid_the_making_of_a_class_is_no_fault(capsys, monkeypatch, raised, code):
+    """As while modules are imported."""
+    from szpo.runs import doctor
+
+    class Named:
+        def __set_name__(self, *_):
+            raise raised
+
+    monkeypatch.setattr(doctor, "examine_machine", lambda folder: type("C", (), {"n": Named()}))
+    assert call(["doctor"]) == code
+    assert capsys.readouterr().err.startswith("stopped by ")
 
 
 def test_what_nobody_expected_has_its_words_and_code(capsys, monkeypatch):
