@@ -54,3 +54,15 @@ def test_without_a_home_the_cache_is_asked_for(monkeypatch):
         named_models.locate("~nobody-at-all/model")
     monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache")
     assert cache.cache_dir() == Path("/var/cache/szpo")
+
+
+def test_loaders_draw_no_bar_where_they_are_to_be_quiet(capsys):
+    """Not even the one that transformers draws for GGUF files whatever its own switch says."""
+    from tqdm.auto import tqdm
+
+    for _ in range(2):
+        with cache.quiet(), cache.quiet():
+            assert list(tqdm(range(3), desc="hidden")) == [0, 1, 2]
+        list(tqdm(range(3), desc="shown"))
+    said = capsys.readouterr().err
+    assert "hidden" not in said and said.count("shown: 100%") == 2
