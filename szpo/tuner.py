@@ -33,7 +33,16 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import with_budget
 from szpo.metrics import Share
 from szpo.policies.text_guards import Guard
-from szpo.runs import assemble, budget, callbacks, controller, driver, guards, samples
+from szpo.runs import (
+    assemble,
+    budget,
+    callbacks,
+    controller,
+    driver,
+    guards,
+    samples,
+    setup_progress,
+)
 from szpo.runs.assemble import RunParts
 from szpo.runs.callbacks import Callback, GivenCallback, as_callback, read_facts
 from szpo.types import Assignment, Choice, Comparison
@@ -167,6 +176,8 @@ FEWEST_TO_HOLD_OUT: Final = 8
 NOT_KEPT: Final = "szpo.Tuner(..., ledger=FILE) keeps a run, this one ends with its process"
 """What to say of a run without a named file, which cannot continue."""
 log: Final = logging.getLogger("szpo")
+TELL_EVERY_S: Final = 5.0
+"""Seconds between lines on a set-up's progress."""
 
 
 class _VoteNeededError(Exception):
@@ -221,9 +232,12 @@ class Tuner:
             config = _make_config(model, place, better, file, votes, dict(settings or {}))
             checked = assemble.check(config, None if better is None else FunctionPanel(better))
             path = assemble.new_path(checked.config)
+            tell = setup_progress.telling(_say, TELL_EVERY_S)
+            tell("loading the model", 0, 0)  # the libraries alone take seconds
             with quiet():
-                parts = assemble.build(checked.config, say=_say, checked=checked)
+                parts = assemble.build(checked.config, say=_say, checked=checked, progress=tell)
             self._begin(assemble.create_ledger(parts, path), parts, forget)
+            _say(assemble.describe_new(parts, path))
             if self._by_hand:
                 samples.accept_samples(self._ledger, "szpo.Tuner")
         except BaseException:
@@ -257,6 +271,7 @@ class Tuner:
         found = cls.__new__(cls)
         record = Ledger.open(find_place(ledger))
         try:
+            _say("loading the run's model")
             with quiet():
                 parts = assemble.reopen(record, say=_say, features=features)
             kind = parts.config.panel.kind

@@ -49,8 +49,6 @@ SAID: Final = 5
 """Most lines on what decided that a result has."""
 WARN_AT: Final = 0.7
 """A run warns of drift at this share of its KL limit."""
-TELL_EVERY_S: Final = 30.0
-"""Seconds between lines on a set-up's progress, where no bar is drawn."""
 
 MEASURING: Final = "all votes are in; measuring what they changed"
 
@@ -288,10 +286,7 @@ def _create(
             if hold:
                 pauses.pause(ledger, "operator", "the first round waits for its start")
             stack.pop_all()
-    reads = parts.settings.section.guarded and parts.base is not None
-    why = "features that votes may be about" if parts.settings.idle else "guards as well"
-    more = f"; the first step reads base answers for the {why}" if reads else ""
-    console.complain(f"run {path.stem} in {path}{more}")
+    console.complain(assemble.describe_new(parts, path))
     return ledger, parts
 
 
@@ -299,20 +294,15 @@ def _create(
 def _show_setup(path: Path, *, as_json: bool) -> Iterator[setup_progress.Progress]:
     """Show the stages of a set-up, and write them for the page of szpo serve."""
     live = console.draws() and not as_json
-    told, last = time.monotonic(), ""
+    tell = setup_progress.telling(console.complain)
     with (
         setup_progress.writing(path) as write,
         console.stages(console.errors, live=live, of="set-up: ") as show_stage,
     ):
 
         def report(stage: str, done: int, of: int) -> None:
-            nonlocal told, last
-            new = stage != last
-            if not live and not as_json and (new or time.monotonic() > told + TELL_EVERY_S):
-                told = time.monotonic()
-                part = stage if new else setup_progress.Stage(stage, done, of)
-                console.complain(f"set-up: {part}")
-            last = stage
+            if not live and not as_json:
+                tell(stage, done, of)
             show_stage(stage, done, of)
             write(stage, done, of)
 

@@ -273,6 +273,14 @@ def build(
         return _with_new_panel(parts, found, say)
 
 
+def describe_new(parts: RunParts, path: Path) -> str:
+    """A line about a run that is set up: its file, and what its first step reads."""
+    reads = parts.settings.section.guarded and parts.base is not None
+    why = "features that votes may be about" if parts.settings.idle else "guards as well"
+    more = f"; the first step reads base answers for the {why}" if reads else ""
+    return f"run {path.stem} in {path}{more}"
+
+
 def describe_words(
     config: Config, named: NamedFeatures | None, prompts: Sequence[Prompt]
 ) -> tuple[str, ...]:

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from szpo.files import private, try_lock
+from szpo.types import Say
 
 Progress = Callable[[str, int, int], None]
 """A function of (stage, parts done, parts in all); 0 where parts are not counted."""
@@ -46,6 +49,21 @@ class Stage:
 
 def unseen(stage: str, done: int, of: int) -> None:
     """Show the progress to nobody."""
+
+
+def telling(say: Say, every_s: float = 30.0) -> Progress:
+    """A progress that says each stage, and how far it is, in a line each so many seconds."""
+    told, last = -math.inf, ""
+
+    def report(name: str, done: int, of: int) -> None:
+        nonlocal told, last
+        new = name != last
+        if new or time.monotonic() > told + every_s:
+            told = time.monotonic()
+            say(f"set-up: {name if new else Stage(name, done, of)}")
+        last = name
+
+    return report
 
 
 @contextlib.contextmanager

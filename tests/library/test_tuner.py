@@ -46,6 +46,16 @@ def model(tmp_path_factory):
     return str(folder_run.model(tmp_path_factory.mktemp("model")))
 
 
+def test_it_says_what_it_does_while_it_is_set_up_and_resumed(model, tmp_path, caplog):
+    caplog.set_level("INFO", "szpo")
+    with szpo.Tuner(model, PROMPTS, shorter, votes=8, ledger=tmp_path / "told", settings=SMALL):
+        stages = [line for line in caplog.messages if line.startswith("set-up: ")]
+        assert stages[0] == "set-up: loading the model" and len(stages) > 2
+        assert any(line.startswith("run told in ") for line in caplog.messages)
+    with szpo.Tuner.resume(tmp_path / "told", shorter):
+        assert caplog.messages[-1] == "loading the run's model"
+
+
 @pytest.fixture(scope="module")
 def tuned(model, tmp_path_factory):
     place = tmp_path_factory.mktemp("runs") / "mine"
