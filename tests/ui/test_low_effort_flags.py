@@ -94,3 +94,17 @@ def test_flags_or_nothing_is_shown(run, shown):
     table = operator_page._environment().get_template("operate/people.html")
     page = table.render(b=SimpleNamespace(people=[{**ABSENT, "row": row}], remarks=[]), access={})
     assert shown in text(page)
+
+
+def test_somebody_without_votes_has_one_sentence_and_no_row_of_dashes():
+    table = operator_page._environment().get_template("operate/people.html")
+    told = replace(numbers(turns(12)), panelists={"P-09": "person", "P-01": "person"})
+    rows = [{**ABSENT, "row": row, "cast": row["votes"]} for row in agreement.panelists(told)]
+    new = next(each for each in rows if each["row"]["name"] == "P-09")
+    voted = next(each for each in rows if each["row"]["name"] == "P-01")
+    page, other = (
+        table.render(b=SimpleNamespace(people=[each], remarks=[]), access={})
+        for each in (new, voted)
+    )
+    assert "No votes yet" in page and "–" not in page and "Exclude" in page
+    assert "No votes yet" not in other and "–" in other
