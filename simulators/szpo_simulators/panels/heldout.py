@@ -1,7 +1,9 @@
 """Held-out measurement of a policy, paired by prompt; the base, measured once for all demos.
 
 A measurement answers every held-out prompt several times, with seeds that do not depend on the
-policy. So the same call before and after tuning uses common random numbers.
+policy. So the same call before and after tuning uses common random numbers. The base's `SAMPLES`
+answers and fewer after tuning share theirs at the first prompt alone: each row of a call has its
+own.
 
 The base's answers and figures depend on the model, the sampling and the prompts, not on a run;
 those of the demo are shipped. `SAMPLES` answers to each prompt reduce the sampling error of gains.
@@ -116,7 +118,7 @@ DRAWS: Final = 10_000
 SAMPLES: Final = 8
 """Answers of the base to each prompt."""
 SEED: Final = 0
-"""Seed of the answers; answers after tuning use it too, so both share their random numbers."""
+"""Seed of the answers, before and after tuning."""
 SHIPPED: Final = Path(__file__).parents[1] / "data" / "base"
 """Folder of the shipped files; ``index.json`` there has the digest of each file by name."""
 
