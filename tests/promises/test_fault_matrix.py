@@ -74,7 +74,7 @@ def search(
             stopped="done" if n == 2 else "",
         )  # fmt: skip
         report(state)
-    return Found(state, {"begun": {"steps": begun.steps, "event": begun.event}}, None)
+    return Found(state, {"begun": {"steps": begun.steps, "event": begun.event}}, None, None)
 
 
 def live(
@@ -100,7 +100,7 @@ def live(
     some = SimpleNamespace
     config = some(
         improve=some(nats=1.0, when="end"), panel=some(kind="people"), features=some(own=()),
-        engine=some(is_local=True),
+        engine=some(is_local=True), guards=some(kl=None),
     )  # fmt: skip
     with (
         patch.object(between_rounds, "search_move", search), patch.object(files, "flush", flushed),
