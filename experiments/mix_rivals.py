@@ -47,30 +47,33 @@ TASTES: Final[Mapping[str, tuple[str, int, str]]] = {
 
 
 class Told:
-    """A policy as `heldout.measure` reads it, with a system turn before each prompt if any.
+    """A policy as `heldout.measure` reads it, with turns before each prompt if any.
 
     The topic's guard, which takes more than all else, is left out. KL is to the start without the
-    turn, from the first of the answers that were measured.
+    turns, from the first of the answers that were measured.
     """
 
-    def __init__(self, policy: LoraPolicy, words: str | None = None):
-        self.policy, self.words, self.logprob_base = policy, words, policy.logprob_base
+    def __init__(self, policy: LoraPolicy, before: Sequence[tuple[str, str]] = ()):
+        self.policy, self.before, self.logprob_base = policy, (*before,), policy.logprob_base
 
     def sample(self, prompts: Sequence[Prompt], samples: int, *, seed: int) -> list[list[Answer]]:
-        """Answers to the prompts with the turn."""
-        self.asked = [Prompt.user(prompt.text, self.words) for prompt in prompts]
+        """Answers to the prompts with the turns."""
+        self.asked = [Prompt((*self.before, *prompt.turns)) for prompt in prompts]
         rows = self.policy.sample_tokens(self.asked, samples, seed=seed)
         self.rows = rows[::samples]
         answers = [self.policy.answer(row) for row in rows]
         return [answers[i : i + samples] for i in range(0, len(rows), samples)]
 
-    def kl(self, prompts: Sequence[Prompt], *, seed: int) -> tuple[float, float]:
-        """Nats an answer at the sampling's temperature, and the error over prompts."""
-        if self.words is None:
-            return self.policy.kl_of(prompts, self.rows)
-        before = zip(self.asked, prompts, self.rows, strict=True)
-        found = [self._kl(*map(self.policy.encode, pair), row) for *pair, row in before]
-        return float(np.mean(found)), float(np.std(found, ddof=1) / len(found) ** 0.5)
+    def sample_with_kl(
+        self, prompts: Sequence[Prompt], samples: int, *, seed: int
+    ) -> tuple[list[list[Answer]], tuple[float, float]]:
+        """Answers, nats an answer at the sampling's temperature, and the error over prompts."""
+        drawn = self.sample(prompts, samples, seed=seed)
+        if not self.before:
+            return drawn, self.policy.kl_of(prompts, self.rows)
+        pairs = zip(self.asked, prompts, self.rows, strict=True)
+        found = [self._kl(*map(self.policy.encode, pair), row) for *pair, row in pairs]
+        return drawn, (float(np.mean(found)), float(np.std(found, ddof=1) / len(found) ** 0.5))
 
     @torch.no_grad()
     def _kl(self, told: Sequence[int], plain: Sequence[int], row: Sequence[int]) -> float:
@@ -115,11 +118,12 @@ class Rivals:
         self, name: str, z: Floats | None, words: str | None = None
     ) -> heldout.Measurement:
         """Texts, KL and guards' figures at a point, z None: the start; asked in words if any."""
+        before = (("system", words),) if words else ()
 
         def make() -> Mapping[str, Any]:
             with moved(self.policy, self.at(z)):
                 found = heldout.measure(
-                    Told(self.policy, words), self.asked, lambda *_: 0.0, samples=self.answers,
+                    Told(self.policy, before), self.asked, lambda *_: 0.0, samples=self.answers,
                     seed=start.MEASURING, moved=z is not None or words is not None,
                 )  # fmt: skip
             return start.measurement_to_json(found)

@@ -321,7 +321,17 @@ def equal() -> Table:
         file = next(f for f in ("adapters", "improve") if chosen(group, "answers_read", "640", f))
         at = [chosen(group, "answers_read", n, file) for n in read_at]
         rows.append([title, *map(mean_gain, at), nats_of(at[-1])])
+    best = [untrained("sentiment", int(n) // 2) for n in read_at]
+    rows.append(["no step: the best of eight answers by the votes' taste", *best, "1.2"])
     return ("sentiment, by answers read", *read_at, "nats"), rows
+
+
+def untrained(taste: str, votes: int) -> str:
+    """Gain of the best of eight of the base's answers by the taste of so many verdicts."""
+    chosen = (taste, "best of eight", str(votes))
+    rows = read_cells("untrained")
+    found = [row for row in rows if (row["taste"], row["rival"], row["votes"]) == chosen]
+    return f"{float(found[0]['gain']):+.2f}" if found else ""
 
 
 def rivals() -> Table:
@@ -350,14 +360,17 @@ def ends(values: Sequence[float]) -> str:
 
 
 def mixing() -> Table:
-    """Tastes by answers read, in adapters alone, and improved between votes as well."""
+    """Tastes by answers read: in adapters alone, improved between votes as well, only chosen."""
     read_at, rows = ("160", "320", "640"), []
     for title, (group, improved) in MIXING.items():
         at = [chosen(group, "answers_read", n) for n in read_at]
         new = chosen(improved, "answers_read", read_at[-1], "improve")
         if any(at) or new:
-            rows.append([title, *map(gain_of, at), nats_of(at[-1]), gain_of(new), nats_of(new)])
-    return ("taste", *read_at, "nats", "improved, 640", "nats"), rows
+            best = untrained(title.strip("*").replace(" ", "-"), 320)
+            row = [title, *map(gain_of, at), nats_of(at[-1]), gain_of(new), nats_of(new), best]
+            rows.append(row)
+    heading = "taste", *read_at, "nats", "improved, 640", "nats", "chosen, 640"
+    return heading, rows
 
 
 def gain_of(cells: Cells) -> str:
@@ -496,19 +509,6 @@ def differences() -> Table:
         theirs = checkpoints(METHODS[title][0])
         each = [apart(*two) for two in zip(ours, (theirs[0], theirs[1], theirs[3]), strict=True)]
         rows.append([f"regression less {title}", str(len(theirs[0])), "; ".join(each)])
-    for kind, start in (
-        ("named", "classes-named-"),
-        ("dropped", "dropped-"),
-        ("absent", "classes-absent-"),
-    ):
-        each, seeds = [], 0
-        for group in groups_of("features"):
-            if group.startswith(start):
-                named, scores = pair_up(group)
-                seeds = len(named)
-                taste = group.removeprefix(start).replace("-", " ")
-                each.append(f"{taste} {apart(scores, named)}")
-        rows.append([f"scores less named features: {kind}", str(seeds), "; ".join(each)])
     return ("what", "seeds", "difference of gains (nats of each)"), rows
 
 

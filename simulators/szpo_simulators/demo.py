@@ -363,7 +363,7 @@ def describe(found: dict[str, Any], path: Path) -> list[str]:
         f"a 1024 × 1024 fp32 matrix product takes {1000 * machine['matrix_seconds']:.0f} ms",
         "",
         "next:",
-        f"  szpo sample {path} -p 'Describe a rainy Monday.'",
+        f"  szpo sample {path} --best-of 8 -p 'Describe a rainy Monday.'",
         f"  szpo report {path}        # one HTML page: curves, samples, votes",
         f"  szpo verify {path}        # recompute everything from the votes",
         f"  szpo export {path}        # the adapter, for PeftModel.from_pretrained",

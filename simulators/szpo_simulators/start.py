@@ -312,7 +312,7 @@ def alternate_sides(key: bytes, questions: int, judges: int) -> list[tuple[bytes
 
 def draw_many(spec: Spec, folder: Path, count: int) -> None:
     """Draw ``count`` answers of the start to each prompt of `heldout_prompts`, unless stored."""
-    path = _path_of_many(spec, folder, count)
+    path = path_of_many(spec, folder, count)
 
     def make() -> None:
         asked, policy = heldout_prompts(spec), load_actor(spec)
@@ -335,7 +335,7 @@ def offset(spec: Spec, folder: Path, count: int) -> Floats | None:
     by all gains, and no interval over seeds covers it. The correction is the mean reward of those
     few answers minus that of ``count`` other answers.
     """
-    many, few = _path_of_many(spec, folder, count), _path_of_texts(spec, folder)
+    many, few = path_of_many(spec, folder, count), _path_of_texts(spec, folder)
     if not count or not many.exists() or not few.exists():
         return None
     asked = heldout_prompts(spec)
@@ -357,7 +357,8 @@ def _path_of_texts(spec: Spec, folder: Path) -> Path:
     return folder / "base" / f"{hash_spec(_key(spec))[:16]}.json"
 
 
-def _path_of_many(spec: Spec, folder: Path, count: int) -> Path:
+def path_of_many(spec: Spec, folder: Path, count: int) -> Path:
+    """The file of `draw_many`."""
     few = _path_of_texts(spec, folder)
     return few.with_name(f"{few.stem}-{count}.json")
 

@@ -184,7 +184,7 @@ def sample(
     ),
     out: Path | None = typer.Option(None, "--out", help="With --completions: the .jsonl file."),
     best_of: int = typer.Option(
-        1, "--best-of", min=1, max=64, help="Show the best of so many tuned answers by a taste."
+        1, "--best-of", min=1, max=64, help="Show the best of so many answers by a taste."
     ),
     liked: str | None = typer.Option(
         None, "--taste", help="With --best-of: a taste.json or a run; default: this run's taste."
@@ -218,26 +218,27 @@ def sample(
         drawn = max(completions or samples, best_of)
         console.doing(f"writing answers to {len(asked)} prompts")
         tuned = policy.sample(asked, drawn, seed=seed)
-        if judge is not None:
-            tuned = [
-                [_best(judge, prompt, answers)]
-                for prompt, answers in zip(asked, tuned, strict=True)
-            ]
         if out is not None:
             _write_completions(out, asked, tuned, as_json)
             return
-        base = policy.sample(asked, samples, seed=seed, base=True)
-    document = [
-        {"prompt": q.text, "base": [a.text for a in before], "tuned": [a.text for a in after]}
-        for q, before, after in zip(asked, base, tuned, strict=True)
-    ]
+        base = policy.sample(asked, max(samples, best_of), seed=seed, base=True)
+    document: list[dict[str, Any]] = []
+    for question, before, after in zip(asked, base, tuned, strict=True):
+        shown = {"base": before, "tuned": after}
+        if judge is not None:
+            best = {side: [_best(judge, question, answers)] for side, answers in shown.items()}
+            shown = {"base": before[:1]} | {
+                f"{side}, best of {best_of}": best[side] for side in best
+            }
+        texts = {side: [answer.text for answer in answers] for side, answers in shown.items()}
+        document.append({"prompt": question.text, **texts})
     if as_json:
         console.emit(document)
         return
     for entry in document:
         console.say(str(entry["prompt"]))
-        for side in ("base", "tuned"):
-            for text in entry[side]:
+        for side, texts in [*entry.items()][1:]:
+            for text in texts:
                 console.say(f"  {side:>5}  {' '.join(text.split())}")
         console.say()
 

@@ -125,8 +125,10 @@ def test_the_best_of_several_answers_is_the_one_that_the_taste_scores_highest(im
     with Ledger.open(improved, readonly=True) as ledger:
         taste = run_taste.read(ledger)
     for row, one in zip(every, best, strict=True):
-        scores = taste.score([row["prompt"]] * 4, row["tuned"])
-        assert one["tuned"] == [row["tuned"][int(scores.argmax())]]
+        assert one["base"] == row["base"][:1]
+        for side in ("base", "tuned"):
+            scores = taste.score([row["prompt"]] * 4, row[side])
+            assert one[f"{side}, best of 4"] == [row[side][int(scores.argmax())]]
 
 
 def test_where_the_run_stands_against_its_taste_improving_begins_at_the_start(
