@@ -155,8 +155,8 @@ def best(run: Run) -> None:
     for votes in run.spec["at"]:
         try:
             taste = run.taste(votes)
-        except RunError as error:
-            run.write("best of eight", votes, 0 * base, "0", "", "", str(error))
+        except RunError:
+            run.write("best of eight", votes, 0 * base, "0", "", "", "no taste shown")
             continue
         chosen = [
             [Answer(text) for text in best_of_eight(taste, prompt, row)]
@@ -164,8 +164,8 @@ def best(run: Run) -> None:
         ]
         gains = text_rewards.matrix(reward, asked, chosen).mean(1) - base
         run.write("best of eight", votes, gains, bound, "", "", taste.words)
-    last = run.taste(run.spec["votes"])
-    run.measure("best of eight, first five", lambda: Best(run.policy, last, run.texts))
+        if votes == run.spec["votes"]:
+            run.measure("best of eight, first five", partial(Best, run.policy, taste, run.texts))
 
 
 def told(run: Run) -> None:
