@@ -237,9 +237,11 @@ def sample(
         return
     for entry in document:
         console.say(str(entry["prompt"]))
-        for side, texts in [*entry.items()][1:]:
-            for text in texts:
-                console.say(f"  {side:>5}  {' '.join(text.split())}")
+        sides = [*entry][1:]
+        width = max(map(len, sides))
+        for side in sides:
+            for text in entry[side]:
+                console.say(f"  {side:>{width}}  {' '.join(text.split())}")
         console.say()
 
 
