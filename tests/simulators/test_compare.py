@@ -365,12 +365,16 @@ def test_two_at_once_share_the_cells_and_do_each_once(store):
 def test_a_cell_that_fails_is_named_in_a_line_and_the_others_go_on(store, monkeypatch):
     monkeypatch.setenv("BREAKS", "a")
     console = Console(record=True, file=io.StringIO(), width=200)
-    failures = stores.run_cells(console, store, [replace(one, guess=3600.0) for one in CELLS])
+    slow = [replace(one, guess=3600.0) for one in CELLS]
+    # What is at work is guessed by itself, what has not begun by its plan.
+    at_work = {CELLS[1].name: 5.0}
+    assert stores.guess_seconds(store, slow, at_work) == [3600.0, 5.0, *[3600.0] * 4]
+    failures = stores.run_cells(console, store, slow)
     assert len(failures) == 3 and all("no such wonder" in line for line in failures)
     assert [store.read(cell) is None for cell in CELLS] == [True, False] * 3
     said = [line for line in console.export_text().splitlines() if CELLS[1].name in line]
     assert [line.split()[2] for line in said] == ["50%,", "done,"]
-    assert said[0].endswith("about 4 h 0 min left")  # its own rest is that of its 50 %
+    assert said[1].endswith("about 2 h 0 min left")  # of a; b took four seconds, and a failed once
     monkeypatch.delenv("BREAKS")
     assert stores.run_cells(QUIET, store, CELLS) == []
     assert len(read_started(store)) == 3 + 3 + 3  # those that were done are not done again
