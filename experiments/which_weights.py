@@ -21,10 +21,10 @@ from typing import Final
 
 import numpy as np
 
-from szpo.improvement.score_ascent import READ, Pool, draw_pool, read_scores
+from szpo.improvement.score_ascent import Pool, along_natural, draw_pool, read_pool
 from szpo.optim.sample_directions import Law
 from szpo.policies import subspace_setup, subspaces
-from szpo.policies.basis import Fisher, centre
+from szpo.policies.basis import centre
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.runs import assemble
 from szpo.types import Answer, Floats, Prompt
@@ -56,13 +56,7 @@ def read(place: str, answers: int, rows: Pool | None) -> Pool:
         )  # fmt: skip
         if rows is None:
             return draw_pool(policy, asked, EACH, seed=1)
-        parts_of = range(0, len(rows.rows), READ)
-        scores = [
-            read_scores(policy, policy.start(), rows.prompts[i : i + READ],
-                        rows.rows[i : i + READ], rows.cuts).astype(np.float32)
-            for i in parts_of
-        ]  # fmt: skip
-        return Pool(policy, rows.prompts, EACH, rows.rows, rows.cuts, np.concatenate(scores))
+        return read_pool(policy, rows.prompts, EACH, rows.rows)
 
 
 def gain(pool: Pool, taste: str, answers: int) -> str:
@@ -77,7 +71,7 @@ def gain(pool: Pool, taste: str, answers: int) -> str:
     first = Pool(pool.policy, pool.prompts[few], EACH, pool.rows[few], pool.cuts, pool.scores[few])
     drawn = first.gradient(score)
     assert drawn is not None
-    d = Fisher(drawn.scores, RIDGE).natural(drawn.gradient[:, None])[:, 0]
+    d = along_natural(drawn, RIDGE).direction
     groups = np.repeat(np.arange((len(pool.rows) - at) // EACH), EACH)
     along = centre(pool.scores[at:].sum(1, dtype=np.float64), groups) @ d
     worth = score(pool.prompts[at:], [pool.policy.answer(row) for row in pool.rows[at:]])

@@ -148,7 +148,18 @@ def draw_pool(
         drawn += policy.sample_tokens(
             prompts[i : i + many], samples, seed=seeds.child_seed(seed, i, "pool"), base=True
         )
-    rows = tuple(drawn)
+    return read_pool(policy, asked, samples, tuple(drawn), progress=progress)
+
+
+def read_pool(
+    policy: LoraPolicy,
+    asked: tuple[Prompt, ...],
+    samples: int,
+    rows: Tokens,
+    *,
+    progress: Progress = unseen,
+) -> Pool:
+    """Read answers of the start, each to its prompt; see `Pool`."""
     cuts = _cut(rows, PARTS)
     scores = np.empty((len(rows), 1 + len(cuts), policy.dim), np.float32)
     for i in range(0, len(rows), READ):
@@ -261,8 +272,11 @@ def policy_gradient(policy: LoraPolicy, task: Task, ridge: float = 0.1) -> Propo
 def natural_gradient(policy: LoraPolicy, task: Task, ridge: float = 0.03) -> Proposal | None:
     """Way (b): along F⁻¹ E[s r], with F of the same answers and a ridge, a share of its trace."""
     drawn = draw_gradient(policy, task)
-    if drawn is None:
-        return None
+    return None if drawn is None else along_natural(drawn, ridge)
+
+
+def along_natural(drawn: Drawn, ridge: float) -> Proposal:
+    """The natural gradient of answers that were read, with a ridge as in `natural_gradient`."""
     return _propose(drawn, Fisher(drawn.scores, ridge).natural(drawn.gradient[:, None])[:, 0])
 
 
@@ -287,7 +301,7 @@ def along(
         found = pool.gradient(score)
         if found is None:
             return None
-        line = _propose(found, Fisher(found.scores, ridge).natural(found.gradient[:, None])[:, 0])
+        line = along_natural(found, ridge)
         return replace(line, direction=widen(line.direction), answers=drawn)
 
     def way(policy: LoraPolicy, task: Task) -> Proposal | None:

@@ -236,15 +236,14 @@ def find_learned(ledger: Ledger, panelist: str) -> Learned:
 
 def _improved_on(ledger: Ledger, panelist: str, steps: Sequence[int]) -> Iterator[str]:
     """Digests of adopted weights whose taste had votes on these steps, or that began from such."""
-    out = withdrawals(ledger)
     from_votes, learned = ledger.layout != parameters.NO_COORDINATES, False
     for body in theta.adopted_bodies(ledger):
         if not theta.went_back(body):
             begun = body["begun"]
             cast = [step for step in steps if step < begun["steps"]]
-            held = [each for each in out if each.event < begun["event"]]
-            left = [s for s in cast if not any(each.holds(panelist, s) for each in held)]
-            learned = learned or bool(left or (from_votes and cast))
+            stands = left(ledger, begun["event"])
+            held = any(stands(panelist, step) for step in cast)
+            learned = learned or held or bool(from_votes and cast)
             if learned:
                 yield body["theta_sha256"]
         else:
