@@ -251,11 +251,26 @@ def _results(won: Improvement, name: str, interval: str) -> dict[str, Any]:
     return {"model_name": name, "eval_results": [result]}
 
 
+def count_voters(ledger: Ledger) -> tuple[int, int]:
+    """How many people voted, and how many programs: a run for people takes votes of both."""
+    rows = ledger.query(
+        "SELECT DISTINCT panelist, kind FROM votes JOIN assignments USING (assignment) "
+        "JOIN panelists USING (panelist)"
+    )
+    people = sum(row["kind"] == "person" for row in rows)
+    return people, len(rows) - people
+
+
 def describe_voters(ledger: Ledger, total: Run) -> str:
     """Describe who voted, as part of a sentence."""
     kind = ledger.spec.get("config", {}).get("panel", {}).get("kind")
     if kind == "people":
-        return f"{total.panelists} people"
+        people, programs = count_voters(ledger)
+        made = f"{programs} program{'s' * (programs != 1)}"
+        if programs and not people:
+            return f"{made}; no person judged these answers"
+        cast = "1 person" if people == 1 else f"{people} people"
+        return f"{cast} and {made}" if programs else cast
     if "raters" in (ledger.spec.get("panel") or {}):
         return f"a simulated panel ({total.panel}); no person judged these answers"
     if kind == "judge":

@@ -192,14 +192,15 @@ def _features(more: Collection[str]) -> list[dict[str, Any]]:
 def _card(ledger: Ledger, more: Collection[str], count: int, licence: str | None) -> str:
     from huggingface_hub import DatasetCardData
 
-    from szpo.analysis.model_card import describe_voters  # it loads a tensor library
+    from szpo.analysis.model_card import count_voters, describe_voters  # it loads a tensor library
 
     total = status.read_results(ledger)
-    kind = ledger.spec.get("config", {}).get("panel", {}).get("kind")
+    people, programs = count_voters(ledger)
+    creators = ["crowdsourced"] * bool(people) + ["machine-generated"] * bool(programs)
     size = next((name for most, name in SIZES if count < most), "1M<n<10M")
     front: dict[str, Any] = {
         "pretty_name": f"Votes of {total.name}",
-        "annotations_creators": ["crowdsourced" if kind == "people" else "machine-generated"],
+        "annotations_creators": creators,
         "size_categories": [size],
         "tags": ["szpo", "preference", "comparisons"],
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": FILE}]}],

@@ -378,3 +378,12 @@ def test_votes_of_another_packages_evaluator_are_not_called_simulated(run, tmp_p
         write_dataset(ledger, tmp_path / "votes")
     card = (tmp_path / "votes" / "README.md").read_text(encoding="utf-8")
     assert "panelists of the evaluator" in card and "simulated" not in card
+
+
+def test_programs_that_vote_in_a_run_for_people_are_not_called_people(run, tmp_path):
+    with Ledger.open(run, readonly=True) as ledger:
+        config = {**ledger.spec["config"], "panel": {"kind": "people"}}
+        ledger.spec = {**ledger.spec, "config": config, "panel": {}}
+        write_dataset(ledger, tmp_path / "votes")
+    card = (tmp_path / "votes" / "README.md").read_text(encoding="utf-8")
+    assert "programs; no person judged these answers" in card and "crowdsourced" not in card
