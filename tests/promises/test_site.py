@@ -113,7 +113,7 @@ BASELINES = re.findall(
 
 @pytest.mark.slow
 def test_the_commands_of_the_page_of_baselines_run(tmp_path, monkeypatch):
-    """As printed, on the tiny model and with few steps; none is run on Mistral-7B."""
+    """As printed, on the tiny model and with few steps."""
     monkeypatch.chdir(tmp_path)
     asked = "\n\nHuman: Is it raining?\n\nAssistant:"
     for name, record in (
@@ -126,8 +126,6 @@ def test_the_commands_of_the_page_of_baselines_run(tmp_path, monkeypatch):
     assert call(["run", "--preset", "tiny", "--set", "run.votes=8", "--set", "run.name=name"]) == 0
     for printed in BASELINES:
         words = shlex.split(printed.replace("\\\n", " ").replace("NAME", "name"), comments=True)
-        if any("mistralai" in word for word in words):
-            continue
         if "--run" not in words:
             words += ["--preset", "tiny"]
         if words[0] == "run":
@@ -143,7 +141,7 @@ def test_the_commands_of_the_page_of_baselines_run(tmp_path, monkeypatch):
 
 @pytest.mark.spine
 def test_own_run_goes_through_from_the_written_settings(tmp_path, monkeypatch):
-    """The block of docs/own-run.md, on the small world."""
+    """The commands of README's own run, on the small world."""
     monkeypatch.chdir(tmp_path)
     sets = [*yard_run.SETS, f"prompts.path={yard_run.prompts(tmp_path)}", "run.votes=16"]
     assert call(["init", "run.toml", *(w for s in sets for w in ("--set", s))]) == 0
