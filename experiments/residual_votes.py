@@ -49,7 +49,7 @@ import numpy as np
 from scipy import special
 
 from szpo import seeds
-from szpo.features import dictionary
+from szpo.features import differences
 from szpo.improvement import between_rounds, score_ascent
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
@@ -178,12 +178,9 @@ class World:
 
     def features(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
         """All of the run's features (n, k), in spreads."""
-        entries = list(self.entries.values())
-        rows = [
-            [top / bottom for top, bottom in dictionary.ratios(p.text, a.text, entries)]
-            for p, a in zip(prompts, answers, strict=True)
-        ]
-        return np.array(rows) / (np.array(self.named.scales) / 4096)
+        pairs = ((p.text, a.text) for p, a in zip(prompts, answers, strict=True))
+        found = differences.values(pairs, list(self.entries.values()))
+        return found / (np.array(self.named.scales) / 4096)
 
     def gradient(
         self, prob: Callable[[Floats, Floats], Floats], values: Floats

@@ -42,7 +42,7 @@ import numpy as np
 from scipy import special
 from scipy.sparse import csgraph
 
-from szpo.features import dictionary, likeness
+from szpo.features import dictionary, differences, likeness
 from szpo.features import said as say
 from szpo.optim import informative, named_features, parameters, sample_directions, weighting
 from szpo.optim.named_features import NamedFeatures
@@ -54,7 +54,6 @@ from szpo.runs.budget import WORDS_PER_MINUTE
 from szpo.seeds import derive, generator
 from szpo.types import FEATURE_GRID, Answer, Floats, Ints
 from szpo_simulators.panels import tastes, text_rewards
-from szpo_simulators.panels.text_rewards import feature_values
 from szpo_simulators.study import write_csv
 
 PROMPTS, VOTED, EACH, EACH_LONG = 60, 40, 32, 16
@@ -170,7 +169,7 @@ def load(folder: Path, tokens: int = 24) -> World:
     asked = [prompt for prompt in prompts for _ in range(len(texts) // PROMPTS)]
     answers = [Answer(text) for text in texts]
     entries = [dictionary.BY_NAME[name] for name in named.names]
-    values = feature_values(entries, ((p.text, t) for p, t in zip(asked, texts, strict=True)))
+    values = differences.values(((p.text, t) for p, t in zip(asked, texts, strict=True)), entries)
     specs = CORE | {name: f"taste:{name}" for name in tastes.TASTES}
     words = np.array([float(len(text.split())) for text in texts])
     closed = np.array([float(text.rstrip()[-1:] in '.!?"') for text in texts])
@@ -262,7 +261,7 @@ def add_voices() -> None:
     for name in ("aunt", "captain"):
         lines = voice(name)[1::2]
         WORLD.rewards[f"{name} by characters"] = nearness(likeness.learn(lines, start))
-        values = feature_values(entries, (("", text) for text in lines))
+        values = differences.values((("", text) for text in lines), entries)
         own = np.asarray(values, dtype=np.float64) * FEATURE_GRID
         off = np.clip((own.mean(0) - WORLD.features.mean(0)) / spread, -1, 1)
         WORLD.rewards[f"{name} by entries"] = np.clip(WORLD.features / spread, -4, 4) @ off

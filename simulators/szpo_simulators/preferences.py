@@ -23,14 +23,13 @@ from scipy import special
 from szpo.data import preference_files
 from szpo.data.preference_formats import Pair
 from szpo.errors import UsageError
-from szpo.features import dictionary
+from szpo.features import dictionary, differences
 from szpo.optim import sparse_regression
 from szpo.optim.sparse_prior import SparsePrior, group_features
 from szpo.optim.vote_regression import Votes
 from szpo.seeds import derive, generator
 from szpo.types import Floats, Ints
 from szpo_simulators import surrogate
-from szpo_simulators.panels.text_rewards import feature_values
 from szpo_simulators.study import REPORTED, Spec, Study
 from szpo_simulators.summary import bootstrap
 
@@ -197,7 +196,7 @@ def read_features(pairs: Sequence[Pair]) -> Judged:
     asked = [pair.prompt.text for pair in pairs]
     entries = dictionary.holding(asked)
     texts = [(p.prompt.text, one.text) for p in pairs for one in (p.chosen, p.rejected)]
-    values = feature_values(entries, texts)
+    values = differences.values(texts, entries)
 
     def number(each: Sequence[Any]) -> Ints:
         return pd.factorize(pd.Series(each, dtype=object))[0]

@@ -25,7 +25,7 @@ from scipy import optimize, special, stats
 from szpo.config.settings_file import load
 from szpo.data import prompts as promptfiles
 from szpo.errors import UsageError
-from szpo.features import dictionary
+from szpo.features import dictionary, differences
 from szpo.files import replace_whole
 from szpo.metrics import wilson
 from szpo.optim import informative, named_features, parameters, sample_directions
@@ -38,7 +38,6 @@ from szpo.optim.vote_regression import Fit, Prior, Votes, fit
 from szpo.seeds import derive, generator
 from szpo.types import FEATURE_GRID, Answer, Floats, Grid, Ints, Prompt
 from szpo_simulators.panels import tastes, text_rewards
-from szpo_simulators.panels.text_rewards import feature_values
 from szpo_simulators.study import Spec, Study, bench
 
 if TYPE_CHECKING:
@@ -279,9 +278,8 @@ def draw_answers(study: Study) -> tuple[Recorded, list[Prompt], list[Answer]]:
         answers, scores_of = [Answer(text) for text in stored["texts"].tolist()], stored["scores"]
     asked_of = [prompt for prompt in prompts for _ in range(EACH)]
     entries = [dictionary.BY_NAME[name] for name in named.names]
-    values = feature_values(
-        entries, ((p.text, a.text) for p, a in zip(asked_of, answers, strict=True))
-    )
+    pairs = ((p.text, a.text) for p, a in zip(asked_of, answers, strict=True))
+    values = differences.values(pairs, entries)
     features = values * FEATURE_GRID / np.array(named.scales)
     of = np.repeat(np.arange(len(prompts)), EACH)
     world = Recorded(of, features, scores_of, named, np.zeros(len(of)))

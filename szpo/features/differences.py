@@ -6,12 +6,14 @@ is rounded, half to even. So a replay on any machine computes the recorded integ
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
+
+import numpy as np
 
 from szpo.errors import UsageError
 from szpo.features.dictionary import ENTRIES, Entry, Ratio, ratios
-from szpo.types import FEATURE_GRID
+from szpo.types import FEATURE_GRID, Floats
 
 
 def scale(spread: float) -> int:
@@ -23,6 +25,12 @@ def scale(spread: float) -> int:
     if not 0 <= spread < float("inf"):
         raise UsageError(f"spread of a feature: {spread}; it must be finite and at least 0")
     return round(Fraction(spread) * FEATURE_GRID)
+
+
+def values(pairs: Iterable[tuple[str, str]], entries: Sequence[Entry]) -> Floats:
+    """Values (n, k) of features of n pairs of a prompt and an answer."""
+    found = [[top / bottom for top, bottom in ratios(*pair, entries)] for pair in pairs]
+    return np.array(found).reshape(len(found), len(entries))
 
 
 def differences(

@@ -14,7 +14,7 @@ import numpy as np
 
 from szpo import plugins
 from szpo.errors import UsageError
-from szpo.features import dictionary, own
+from szpo.features import differences, own
 from szpo.features.dictionary import BY_NAME, ENTRIES, Entry
 from szpo.policies.text_guards import LENGTH, VARIETY
 from szpo.taste import Taste
@@ -168,10 +168,8 @@ def count(
     found = np.full((len(answers), len(aims)), np.nan)
     places = [i for i, aim in enumerate(aims) if aim.entry is not None]
     entries = [aim.entry for aim in aims if aim.entry is not None]
-    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-        ratios = dictionary.ratios(prompt.text, answer.text, entries)
-        found[row, places] = [top / bottom for top, bottom in ratios]
     texts = [prompt.text for prompt in prompts], [answer.text for answer in answers]
+    found[:, places] = differences.values(zip(*texts, strict=True), entries)
     for place, aim in enumerate(aims):
         if aim.taste is not None and (aim.counts_parts or not parts):
             found[:, place] = aim.taste.score(*texts, given=aim.given)

@@ -31,7 +31,6 @@ from numpy.typing import NDArray
 from szpo.config.schema import KL_SAMPLES, Config
 from szpo.errors import RunError
 from szpo.features import dictionary, differences, own
-from szpo.features.dictionary import Entry
 from szpo.models.logprobs import Sample, largest_eigenpairs
 from szpo.policies.probe import KL_DIRECTIONS, Probe, kl_ratios, unit_directions
 from szpo.policies.subspaces import FeatureMap, Subspace, split_basis
@@ -262,18 +261,13 @@ def feature_subspace(
     def pairs_at(cut: int | None) -> list[own.Pair]:
         return [(prompts[s.group].text, text_of(s.answer[:cut])) for s in base]
 
-    def values_at(cut: int | None, counted: Sequence[Entry]) -> Floats:
-        pairs = pairs_at(cut)
-        each = (dictionary.ratios(*pair, counted) for pair in pairs)
-        return np.array([[top / bottom for top, bottom in ratios] for ratios in each])
-
     described = own.learn(entries, described, pairs_at(None))
-    values = values_at(None, entries)
+    values = differences.values(pairs_at(None), entries)
     # A judge, or a user's function, is not asked about unfinished texts.
     so_far = own.cheap(entries, described)
     begun = np.full((len(cuts), *values.shape), np.nan)
     for part, cut in enumerate(cuts):  # none where an answer is one token
-        begun[part][:, so_far] = values_at(cut, [entries[i] for i in so_far])
+        begun[part][:, so_far] = differences.values(pairs_at(cut), [entries[i] for i in so_far])
     credit = assign_credit(values, begun, groups, DECAY**step)
     scores, halves = read_credited(probe, base, cuts, credit, groups)
     found = find_coordinates(scores, values, groups, halves, components=config.dim)

@@ -255,8 +255,7 @@ def _respond(
     entries, described = own.choose(config.features.own, config.features.drop, holding, rate)
     pairs = [(prompts[s.group].text, text_of(s.answer)) for s in base]
     described = own.learn(entries, described, pairs)
-    each = (dictionary.ratios(*pair, entries) for pair in pairs)
-    values = np.array([[top / bottom for top, bottom in ratios] for ratios in each])
+    values = differences.values(pairs, entries)
     groups = np.array([sample.group for sample in base])
     found, errors = response(scores, values, groups)
     phi, spread, _ = standardise(values, groups)

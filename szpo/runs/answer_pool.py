@@ -22,7 +22,8 @@ import numpy as np
 from szpo import seeds
 from szpo.data.text_files import clean_answer, clean_prompt
 from szpo.errors import RunError
-from szpo.features.dictionary import Entry, ratios
+from szpo.features import differences
+from szpo.features.dictionary import Entry
 from szpo.features.own import Judged
 from szpo.ledger.database import Ledger, Record
 from szpo.ledger.theta import read_adopted, starting_theta
@@ -260,10 +261,9 @@ def _differences(
     counted = {n: each for n, each in entries.items() if not isinstance(each, Judged)}
     at = [named.names.index(name) for name in counted]
     scales = np.array([named.scales[i] for i in at]) / FEATURE_GRID
-    values: dict[str, Floats] = {}
-    for each in {answer.text for pair in pairs for answer in pair}:
-        found = ratios(prompt.text, each, list(counted.values()))
-        values[each] = np.array([a / b for a, b in found]) / scales
+    texts = list({answer.text for pair in pairs for answer in pair})
+    found = differences.values(((prompt.text, text) for text in texts), list(counted.values()))
+    values = dict(zip(texts, found / scales, strict=True))
     x = np.zeros((len(pairs), named.columns))
     x[:, at] = [values[a.text] - values[b.text] for a, b in pairs]
     return x

@@ -7,7 +7,6 @@ before the first fit and never change, so that the Bayes factor holds whenever s
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -69,13 +68,12 @@ def draw(
     each = math.ceil(ANSWERS / len(asked))
     drawn = draw_answers(policy, asked, each, seed=seeds.as_seed(key))
     pairs = [
-        [(prompt.text, clean_answer(answer).text) for answer in row]
+        (prompt.text, clean_answer(answer).text)
         for prompt, row in zip(asked, drawn, strict=True)
+        for answer in row
     ]
-    described = own.learn(entries, described, [*itertools.chain(*pairs)])
-    values = np.array([
-        [[a / b for a, b in dictionary.ratios(*pair, entries)] for pair in row] for row in pairs
-    ])  # fmt: skip
+    described = own.learn(entries, described, pairs)
+    values = differences.values(pairs, entries).reshape(len(asked), each, -1)
     return read(values, [entry.name for entry in entries], shipped_scales(), described)
 
 

@@ -16,7 +16,7 @@ result says more if no entry equals its taste, so a quoted result should name bo
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
@@ -25,7 +25,7 @@ import numpy as np
 from szpo import plugins
 from szpo.analysis.features import Feature
 from szpo.errors import RunError, UsageError
-from szpo.features import dictionary
+from szpo.features import dictionary, differences
 from szpo.metrics import repetition, words
 from szpo.types import Answer, Comparison, Floats, Prompt
 from szpo.voting.panel_factory import Logprob
@@ -239,14 +239,6 @@ def find_asked(words: str) -> str:
     return name if name == "sentiment" else spoken.get(name, name)
 
 
-def feature_values(
-    entries: Sequence[dictionary.Entry], pairs: Iterable[tuple[str, str]]
-) -> Floats:
-    """Values (N, k) of k dictionary entries for N pairs of a prompt and an answer."""
-    every = (dictionary.ratios(prompt, answer, entries) for prompt, answer in pairs)
-    return np.array([[top / bottom for top, bottom in row] for row in every])
-
-
 def describe_nearest(words: str, correlation: float) -> str:
     """What `find_nearest` found, as a sentence."""
     if correlation >= SAME:
@@ -269,7 +261,8 @@ def find_nearest(
     """
     entries = dictionary.holding([prompt.text for prompt in prompts])
     rows = zip(prompts, texts, strict=True)
-    values = feature_values(entries, ((prompt.text, text) for prompt, row in rows for text in row))
+    pairs = ((prompt.text, text) for prompt, row in rows for text in row)
+    values = differences.values(pairs, entries)
     values = values.reshape(*rewards.shape, len(entries))
     own = rewards - rewards.mean(1, keepdims=True)
     within = values - values.mean(1, keepdims=True)
