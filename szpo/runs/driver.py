@@ -21,7 +21,7 @@ from szpo.errors import IntegrityError, LeaseError, StorageError, SzpoError
 from szpo.features import dictionary, own
 from szpo.features.dictionary import Entry
 from szpo.ledger import orders
-from szpo.ledger.database import Ledger, Record
+from szpo.ledger.database import Ledger
 from szpo.ledger.orders import Order
 from szpo.ledger.run_spec import BUDGET
 from szpo.optim.kl_limits import Moments
@@ -33,7 +33,6 @@ from szpo.runs.budget import KL_PROMPTS
 from szpo.runs.services import Services
 from szpo.types import Row, Say, Theta
 from szpo.voting import calibration, lease
-from szpo.voting.evaluator import Evaluator
 from szpo.voting.lease import Lease
 from szpo.voting.panel_evaluator import LedgerEvaluator
 from szpo.voting.service import VoteService
@@ -66,12 +65,12 @@ def prepare(ledger: Ledger, parts: RunParts, say: Say = lambda line: None) -> Se
 
     if lease.controller(ledger)["paused_by"] is not None:
         behind()
-    minutes = config.panel.deadline_minutes
+    minutes, service = config.panel.deadline_minutes, VoteService(ledger)
     chosen = _choose_features(parts)
     return Services(
         ledger,
         parts.policy,
-        evaluator(ledger, parts),
+        LedgerEvaluator(service) if parts.panel is None else parts.panel.evaluator(service),
         services.prompt_order(parts.prompts.train, parts.settings),
         until_step=config.run.steps,
         votes_budget=config.run.votes,
@@ -123,14 +122,6 @@ def _draw_features(parts: RunParts, chosen: Chosen, say: Say) -> NamedFeatures:
     if still := {each.name for each in chosen[1]}.difference(found.names):
         say(assemble.warn_of_still(still, start_features.ANSWERS))
     return parts.config.with_said(found)
-
-
-def evaluator(ledger: Ledger, parts: RunParts) -> Evaluator:
-    """The evaluator: a panel in this process, or whoever votes through the ledger."""
-    service = VoteService(ledger)
-    if parts.panel is None:
-        return LedgerEvaluator(service)
-    return parts.panel.evaluator(service)
 
 
 def _quadratic_kl(parts: RunParts) -> Callable[[Theta], float] | None:
@@ -224,33 +215,32 @@ def _fulfil_one(ledger: Ledger, parts: RunParts, order: Order, say: Say) -> None
 class LeaseHolder:
     """Holds a run's lease while the run waits for votes, and after it has stopped.
 
-    Here and in the loop, `do_one_turn` is called between two reads of the ledger.
+    Here and in the loop, `do_one_turn` is called between two reads of the ledger; it ends with
+    ``wait``.
     """
 
     def __init__(
         self, ledger: Ledger, parts: RunParts, held: Lease, wait: Callable[[], None], say: Say
     ):
-        """``wait`` is called between two reads of the ledger."""
         self.held: Final = held
         self._ledger, self._parts, self._wait, self._say = ledger, parts, wait, say
-        self._warned: frozenset[str] = frozenset()
+        self._warned: str | None = None
         self._seen = _changes(ledger)
         self._reported: Outcome | None = None
 
     def do_one_turn(self) -> None:
         """Check the lease, warn of delays, carry out orders, wait."""
         lease.check(self._ledger, self.held.epoch)
-        self._warn_of_delays()
+        self._warn_of_shortage()
         fulfil(self._ledger, self._parts, self._say)
         self._wait()
 
-    def _warn_of_delays(self) -> None:
-        """Report each reason for a delay of the open step once, when it first holds."""
-        reasons = (explain_shortage(self._ledger),)
-        found = frozenset(filter(None, reasons))
-        for reason in sorted(found - self._warned):
+    def _warn_of_shortage(self) -> None:
+        """Report a shortage of voters once, when it begins or changes."""
+        reason = explain_shortage(self._ledger)
+        if reason is not None and reason != self._warned:
             self._say(f"warning: {reason}")
-        self._warned = found
+        self._warned = reason
 
     def stand_by(self, outcome: Outcome) -> None:
         """Wait with a run that ended, stopped or paused, until something may let it continue."""
@@ -280,13 +270,11 @@ def explain_shortage(ledger: Ledger) -> str | None:
 
     None also for a panel that is not of people: it enrols its panelists itself.
     """
-    row = _open_step(ledger)
-    if (
-        row is None
-        or ledger.spec.get("config", {}).get("panel", {}).get("kind", "people") != "people"
-    ):
+    rows = ledger.query("SELECT * FROM steps WHERE run = ? AND state = 'open'", (ledger.run,))
+    kind = ledger.spec.get("config", {}).get("panel", {}).get("kind", "people")
+    if not rows or kind != "people":
         return None
-    step, m = row["step"], row["m"]
+    step, m = rows[0]["step"], rows[0]["m"]
     panel = ledger.query(
         "SELECT count(*) AS n FROM panelists p WHERE NOT EXISTS "
         "(SELECT 1 FROM credentials WHERE panelist = p.panelist) AND NOT EXISTS "
@@ -311,11 +299,6 @@ def explain_shortage(ledger: Ledger) -> str | None:
         f"step {step}: {short} of {len(lost)} comparisons cannot get their {m} votes from the "
         f"{panel} panelists who may vote; invite more people, or close the round by hand"
     )
-
-
-def _open_step(ledger: Ledger) -> Record | None:
-    found = ledger.query("SELECT * FROM steps WHERE run = ? AND state = 'open'", (ledger.run,))
-    return found[0] if found else None
 
 
 def _changes(ledger: Ledger) -> int:

@@ -27,12 +27,10 @@ NAME: Final = "optimizer.prior"
 
 
 def check(config: Config, *, language: bool) -> None:
-    """Refuse a file whose votes cannot count, before a model is loaded; nothing without a file.
+    """Refuse a file whose votes cannot count, before a model is loaded.
 
     ``language``: the run's policy is a language model.
     """
-    if config.optimizer.prior is None:
-        return
     if not language:
         raise UsageError(
             f"settings: {NAME} needs a language model, which policy {config.model.name} is not; "
@@ -43,8 +41,7 @@ def check(config: Config, *, language: bool) -> None:
             f"settings: {NAME} {_path(config).name} is no run's .db; pairs of elsewhere train an "
             "adapter: szpo baseline dpo --pairs FILE, then set model.adapter"
         )
-    with Ledger.open(_path(config), readonly=True):
-        return
+    Ledger.open(_path(config), readonly=True).close()
 
 
 def take(

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, TypeAlias
 
 from szpo.cache import cache_dir
@@ -51,7 +51,7 @@ def trust(addresses: Sequence[str]) -> None:
         ).strip()
 
 
-def remember(calls: Iterator[Call]) -> None:
+def remember(calls: Iterable[Call]) -> None:
     """Store addresses that the user named, so that a run can be restarted without asking again."""
     known = _read()
     if not (new := [call for call in calls if call not in known]):
@@ -68,7 +68,7 @@ def remember(calls: Iterator[Call]) -> None:
         )
 
 
-def require_trusted(calls: Iterator[Call], where: str) -> None:
+def require_trusted(calls: Iterable[Call], where: str) -> None:
     """Refuse recorded addresses that nobody named on this account; remember the others."""
     named, known = os.environ.get(TRUST_VARIABLE, "").split(), _read()
     asked = list(calls)
@@ -80,7 +80,7 @@ def require_trusted(calls: Iterator[Call], where: str) -> None:
                 f"and you have not named that address yet; if you trust it: --trust {said}, or "
                 f"{TRUST_VARIABLE}={said}"
             )
-    remember(iter(asked))
+    remember(asked)
 
 
 def _read() -> set[Call]:

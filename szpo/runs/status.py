@@ -36,7 +36,6 @@ RunState = Literal["running", "paused", "stopped", "finished"]
 LIMIT: Final = "limit"
 """Who pauses a run that an operator's limit keeps from its next round."""
 FRESH_US: Final = 5_000_000
-"""Final states of a step."""
 ROUNDS_OF_WAIT: Final = 5
 """The usual wait is the median over this many of the latest rounds."""
 
@@ -154,7 +153,8 @@ def _status(ledger: Ledger, config: Config | None, run: RunNow) -> RoundStatus:
     state, step = _state(ledger, config, rows, shown)
     by, reason = flags["paused_by"], flags["pause_reason"]
     if by is None and shown is None and state != "finished":
-        by, reason = _find_limit(ledger, config, len(rows) - len(live), live)
+        reason = _find_limit(ledger, config, len(rows) - len(live), live)
+        by = None if reason is None else LIMIT
     minutes = None if config is None or by is not None else config.panel.deadline_minutes
     is_open = shown is not None and shown["state"] == "open"
     # A round that is only prepared may never open.
@@ -199,12 +199,11 @@ def _state(
 
 def _find_limit(
     ledger: Ledger, config: Config | None, step: int, live: Sequence[Record]
-) -> tuple[str | None, str | None]:
-    """("limit", reason) if a person's limit prevents the next step from opening, else Nones."""
+) -> str | None:
+    """Why a person's limit prevents the next step from opening; None if none does."""
     per_step = 1 if config is None else config.votes_per_step
     per_step = sum(row["k"] * row["n"] * row["m"] for row in live) or per_step
-    reason = budget.reason_to_stop(ledger, step=step, votes=_votes(ledger), per_step=per_step)
-    return (None, None) if reason is None else (LIMIT, reason)
+    return budget.reason_to_stop(ledger, step=step, votes=_votes(ledger), per_step=per_step)
 
 
 def _votes(ledger: Ledger) -> int:

@@ -9,7 +9,6 @@ from szpo.runs import earlier_votes
 
 
 def test_other_policies_take_no_votes():
-    earlier_votes.check(settings_file.load(), language=False)
     config = settings_file.load(sets=["optimizer.rule=regression", "optimizer.prior=old.db"])
     with pytest.raises(UsageError, match="needs a language model"):
         earlier_votes.check(config, language=False)
