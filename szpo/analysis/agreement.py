@@ -113,12 +113,8 @@ def effort_flags(conduct: Conduct, panel: Conduct = NOTHING) -> tuple[tuple[str,
         found.append(("fast", f"{hits:.0f} of {of:.0f} answers sooner than texts can be read"))
     hits, of = c.skim
     if of >= 6 and hits > of / 2:
-        found.append(
-            (
-                "skim",
-                f"{hits:.0f} of {of:.0f} answers in less than a quarter of the reading time",
-            )
-        )
+        text = f"{hits:.0f} of {of:.0f} answers in less than a quarter of the reading time"
+        found.append(("skim", text))
     hits, of = c.left
     if of and 2 * special.bdtr(min(hits, of - hits), of, 0.5) < 0.001:
         found.append(("side", f"chose the left side in {hits:.0f} of {of:.0f} answers"))
@@ -256,7 +252,8 @@ def panelists(evidence: Evidence) -> list[dict[str, Any]]:
     longer = sum(v.longer for v in voters.values()), sum(v.lengths for v in voters.values())
     people = [row for row in rows if row["kind"] == "person"]
     counts: dict[str, Any] = {
-        name: _count([row[name] for row in people]) for name in ("gold", "repeat", "rest")
+        name: (sum(row[name].hits for row in people), sum(row[name].of for row in people))
+        for name in ("gold", "repeat", "rest")
     }
     panel = Conduct(longer=longer, **counts)
     for row in rows:
@@ -309,10 +306,6 @@ def _conduct(row: dict[str, Any], voter: VoterTotals) -> Conduct:
     )
 
 
-def _count(shares: Sequence[Share]) -> Counts:
-    return sum(each.hits for each in shares), sum(each.of for each in shares)
-
-
 # ---- pairs of votes ----
 
 
@@ -330,11 +323,11 @@ def within(totals: VoteTotals) -> Share:
     return _share_of_pairs(agreeing, pairs, disjoint)
 
 
-def across(totals: VoteTotals, steps: Collection[int] | None = None) -> Share:
-    """As `within`, for votes of one direction on different comparisons (of some steps)."""
+def across(totals: VoteTotals, steps: Collection[int | None]) -> Share:
+    """As `within`, for votes of one direction of these steps on different comparisons."""
     directions: dict[Direction, list[Counter[str]]] = defaultdict(list)
     for (direction, _), (counts, decided) in totals.comparisons.items():
-        if decided and (steps is None or direction[0] in steps):
+        if decided and direction[0] in steps:
             directions[direction].append(counts)
     agreeing = pairs = disjoint = 0
     for parts in directions.values():

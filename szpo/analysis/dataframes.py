@@ -61,11 +61,8 @@ class Tables:
     def comparisons(self) -> pd.DataFrame:
         """All comparisons, with their counted votes for plus, minus and tie."""
         heads = self.ledger.query("SELECT * FROM comparisons ORDER BY step, k, n")
-        counts = (
-            self.votes[self.votes["counted"].astype(bool)]
-            .groupby(["comparison", "verdict"])
-            .size()
-        )
+        counted = self.votes[self.votes["counted"].astype(bool)]
+        counts = counted.groupby(["comparison", "verdict"]).size()
         for head in heads:
             del head["run"]
             for verdict in ("plus", "minus", "tie"):
@@ -101,7 +98,6 @@ class Tables:
         return verification.verify(self.ledger, deep=deep, also=[run_taste.check_recorded])
 
     def _repr_html_(self) -> str:
-
         return draw(self.ledger)
 
     def close(self) -> None:

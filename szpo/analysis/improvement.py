@@ -220,10 +220,7 @@ class Improvement:
     @property
     def short(self) -> str:
         """The share with its interval, such as "63 % [58, 68]"; a dash where there is none."""
-        s = self.share
-        if s is None or s.value is None:
-            return "–"
-        return f"{100 * s.value:.0f} % [{100 * s.low:.0f}, {100 * s.high:.0f}]"
+        return "–" if self.share is None or self.share.value is None else _percent(self.share)
 
     @property
     def before_after(self) -> tuple[tuple[str, str, str], ...]:

@@ -35,7 +35,7 @@ from szpo.policies.protocol import BaseScorer, draw_answers, likeliest
 from szpo.runs.assemble import RunParts
 from szpo.runs.guards import HeldOut, measure_right, record_held_out
 from szpo.runs.samples import draw_pairs, policy_at
-from szpo.types import Answer, Comparison, Prompt, Row
+from szpo.types import Answer, Comparison, Prompt, Row, Say
 from szpo.voting import step_record
 from szpo.voting.counting import verdict
 from szpo.voting.evaluator import Judge
@@ -45,7 +45,6 @@ from szpo.voting.step_record import StepReport
 
 TEXTS: Final = 6
 """Prompts whose first answers are recorded, to be read side by side."""
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -304,19 +303,12 @@ def record(
     texts: Sequence[tuple[str, str]],
     wins: Sequence[Sequence[float]] | None = None,
 ) -> None:
-    """Record a measurement of one policy.
+    """Record what somebody measured of one policy after some applied steps; 0 is the base.
 
-    Args:
-        ledger: The run's.
-        by: Who measured.
-        steps: Applied steps; 0 is the base.
-        votes: Counted votes so far.
-        rewards: (prompts, samples); None where no reward is known.
-        tokens: Mean answer length.
-        kl: KL to the start, nats per answer; None where it was not measured.
-        texts: Prompts and answers, of which the first `TEXTS` are recorded: a language model's
-            likeliest, else the first drawn, as judged.
-        wins: (batches, samples): share of the voting function's vote that the tuned batch gets.
+    ``rewards`` are (prompts, samples), ``tokens`` the mean answer length, ``kl`` nats an answer to
+    the start. Of ``texts`` (prompts and answers) the first `TEXTS` are recorded: a language
+    model's likeliest, else the first drawn, as judged. ``wins`` (batches, samples): the share of
+    the voting function's vote that the tuned batch gets.
     """
     body = {
         "steps": steps, "votes": votes, "rewards": rewards, "tokens": tokens, "kl": kl,

@@ -267,15 +267,15 @@ def step_particles(target: Target, particles: Particles, epsilon: float = 0.3) -
 
 
 def run_svgd(
-    target: Target, particles: Particles, *, steps: int, epsilon: float = 0.3, every: int = 0
-) -> tuple[Particles, ...]:  # fmt: skip
+    target: Target, particles: Particles, *, steps: int, every: int = 0
+) -> tuple[Particles, ...]:
     """Move particles by ``steps`` steps of SVGD.
 
     Returns snapshots at the start, after every ``every`` steps (0: none), and at the end.
     """
     snapshots = [particles]
     for number in range(1, steps + 1):
-        particles = step_particles(target, particles, epsilon)
+        particles = step_particles(target, particles)
         if number == steps or (every and number % every == 0):
             snapshots.append(particles)
     return tuple(snapshots)

@@ -533,11 +533,6 @@ def _question(body: Mapping[str, Any]) -> Question:
     return Question(**{**body, "prompt": prompt, "delta": tuple(body["delta"])})
 
 
-def prompt_of(question: Question) -> Prompt:
-    """The question's conversation."""
-    return Prompt(question.prompt)
-
-
 HEAD = ("id", "prompt", "a", "b", "choice", "by", "gain")
 """Columns of a sheet; `preference_formats.MESSAGES` is added where a prompt has several turns."""
 
@@ -549,17 +544,10 @@ def write_sheet(questions: Sequence[Question], path: Path) -> None:
         text = "".join(json.dumps(_row(q), ensure_ascii=False) + "\n" for q in questions)
     elif kind == ".csv":
         file = io.StringIO(newline="")
-        rows = [_row(q) for q in questions]
-        names = [
-            *HEAD,
-            *[preference_formats.MESSAGES]
-            * any(preference_formats.MESSAGES in row for row in rows),
-        ]
+        rows, several = [_row(q) for q in questions], preference_formats.MESSAGES
+        names = [*HEAD, *[several] * any(several in row for row in rows)]
         for row in rows:
-            turns = row.get(preference_formats.MESSAGES)
-            row[preference_formats.MESSAGES] = (
-                json.dumps(turns, ensure_ascii=False) if turns else ""
-            )
+            row[several] = json.dumps(row[several], ensure_ascii=False) if several in row else ""
         text_files.write_table(file, names, rows)
         text = file.getvalue()
     elif kind == ".json":
@@ -586,7 +574,7 @@ def read_sheet(path: Path) -> Iterator[Reply]:
 def _row(question: Question) -> dict[str, Any]:
     return {
         "id": question.id,
-        "prompt": prompt_of(question).text,
+        "prompt": Prompt(question.prompt).text,
         "a": question.a,
         "b": question.b,
         "choice": "",
@@ -605,7 +593,7 @@ def _task(question: Question) -> dict[str, Any]:
         {"id": side, "title": f"Answer {side.upper()}", "body": text}
         for side, text in (("a", question.a), ("b", question.b))
     ]
-    data = {"pair": question.id, "prompt": prompt_of(question).text, "items": items}
+    data = {"pair": question.id, "prompt": Prompt(question.prompt).text, "items": items}
     return {"data": {**data, "messages": _turns(question)}}
 
 

@@ -363,7 +363,10 @@ def total_votes(votes: Iterable[VoteRow]) -> VoteTotals:
         if vote.counted:
             _add_counted(totals, vote)
         if vote.kind == "train":
-            _add_training(totals, vote)
+            if not vote.revision:
+                totals.first_us.append(vote.received_us)
+            if vote.choice != "skip":
+                totals.trainers.add(vote.panelist)
         elif vote.standing and vote.kind == "final":
             totals.final.append(replace(vote, notes={}))
         elif _answered(vote) and vote.kind == "aa":
@@ -397,13 +400,6 @@ def _add_counted(totals: VoteTotals, vote: VoteRow) -> None:
     if vote.words_plus and vote.words_minus:
         totals.length_logs.append(math.log(vote.words_plus / vote.words_minus))
         totals.length_signs.append(1.0 if plus else -1.0)
-
-
-def _add_training(totals: VoteTotals, vote: VoteRow) -> None:
-    if not vote.revision:
-        totals.first_us.append(vote.received_us)
-    if vote.choice != "skip":
-        totals.trainers.add(vote.panelist)
 
 
 def _add_repeats(totals: VoteTotals, votes: Iterable[VoteRow], again: Sequence[VoteRow]) -> None:
