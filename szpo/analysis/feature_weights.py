@@ -113,14 +113,8 @@ def over_panelists(x: Floats, y: Floats, who: Ints, fit: Fit, ties: Ties = "half
     """Covariance of the weights over panelists: the jackknife that leaves one panelist out.
 
     One Newton step for each (CR3 of Bell and McCaffrey, 2002; Pustejovsky and Tipton, 2018). With
-    few panelists it is rather too wide, where the usual sandwich is far too narrow.
-
-    Args:
-        x: differences (…, n, p).
-        y: votes (…, n).
-        who: (n,) the panelist of each vote, 0 … G − 1.
-        fit: the fit of these votes, at its mode.
-        ties: as in the fit.
+    few panelists it is rather too wide, where the usual sandwich is far too narrow. ``fit`` is at
+    the mode of `newton` for these differences and votes; ``who`` (n,) cast them, 0 … G − 1.
     """
     scores, _ = _derivatives(x, y, fit.weights, ties)
     groups = int(who.max()) + 1
@@ -154,14 +148,8 @@ def halves(x: Floats, y: Floats, who: Ints, fit: Fit, ties: Ties = "half") -> tu
 def spread(x: Floats, y: Floats, who: Ints, fit: Fit, orders: Ints) -> Floats:
     """Score statistic for different weights of panelists, one number per order (…,).
 
-    Q = Σ_g s_gᵀ I⁻¹ s_g · n/n_g, with s_g the sum of a panelist's scores at the common fit.
-
-    Args:
-        x: differences (n, p).
-        y: votes (n,).
-        who: (n,) the panelist of each vote, 0 … G − 1.
-        fit: the fit with ties as half votes, at its mode.
-        orders: (…, n) the vote at each place; panelists keep their places.
+    Q = Σ_g s_gᵀ I⁻¹ s_g · n/n_g, with s_g the sum of a panelist's scores at the common fit, of
+    ties as half votes. ``orders`` (…, n): the vote at each place; panelists keep their places.
     """
     scores, _ = _derivatives(x, y, fit.weights, "half")
     white = scores @ np.linalg.inv(np.linalg.cholesky(fit.information)).T
@@ -315,13 +303,10 @@ def misses(votes: FeatureVotes, foretold: Floats) -> list[int]:
 def fit_taste(
     votes: FeatureVotes, *, seed: int, ridge: float = RIDGE, ties: Ties = "half"
 ) -> Taste:
-    """Fit the weights of features to votes.
+    """Fit the weights of features to the votes of all panelists.
 
-    Args:
-        votes: those of all panelists.
-        seed: draws the parts of `held_out` and the shuffles of the permutation test.
-        ridge: precision of the prior on each standardised weight.
-        ties: counted as half a vote each way, or modelled as Davidson's.
+    ``seed`` draws the parts of `held_out` and the shuffles of the permutation test, ``ridge`` is
+    the precision of the prior on each standardised weight.
     """
     x, y = votes.x, votes.y
     scale = np.sqrt(np.mean(x**2, axis=0))

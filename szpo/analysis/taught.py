@@ -53,16 +53,11 @@ def describe_cause(
 ) -> str:  # fmt: skip
     """The first cause that holds, in a sentence with advice.
 
-    Args:
-        votes: counted votes.
-        asked: comparisons, including those tied without being asked.
-        same: those of them without a difference: ties, equal sides, equal for a simulated panel.
-        undecided: more votes like these would probably show a taste (`Findings.undecided`).
-        alike: share of pairs of votes on one comparison that chose the same side.
-        foretold: share of votes that named features predict from the others; empty where named
-            features are the coordinates.
-        clearer: advice on asking the voters more clearly; empty where they read no words.
-        rows: prompts in a comparison.
+    Of ``asked`` comparisons, ties without asking included, ``same`` show no difference.
+    ``undecided``: as in `Findings`. ``alike``: share of pairs of votes on one comparison that
+    chose the same side. ``foretold``: share of votes that named features predict from the others;
+    empty where these are the coordinates. ``clearer``: advice on asking the voters more clearly;
+    empty where they read no words. ``rows``: prompts in a comparison.
     """
     if equal := _describe_equal(same, asked, rows):
         return equal

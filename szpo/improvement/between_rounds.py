@@ -168,18 +168,12 @@ def search_move(
 ) -> Found:
     """Look for a policy that scores higher on the taste of a run's votes; it writes nothing.
 
-    Args:
-        ledger: The run.
-        parts: Its parts; the policy is where it was afterwards.
-        begun: What it begins from; what the run has recorded since makes no difference.
-        nats: Most KL to the run's start, nats an answer. Half a nat until the cautious score has
-            risen.
-        given: The user's own features that are code, anew.
-        way: One of `WAYS`; None: as the run's settings say.
-        since: Goes on from this state, which an earlier call reported.
-        pool: The start's answers as an earlier call returned them.
-        report: Called with the state at the beginning and after each step.
-        progress: Called while the start's answers are drawn.
+    What the run has recorded since ``begun`` makes no difference; the policy is where it was
+    afterwards. It goes at most ``nats`` an answer from the run's start, and half a nat until the
+    cautious score has risen. ``given``: the user's own features that are code, anew. ``way``: one
+    of `WAYS`; None: as the run's settings say. It goes on from the state ``since``, which an
+    earlier call told ``report`` at its beginning or after a step, with the ``pool`` of answers
+    that one returned; ``progress`` is called while these are drawn.
 
     Raises:
         RunError: the votes show no taste that has a name; after a return to the start, those now.

@@ -288,12 +288,8 @@ def along(
     So many answers show where a score rises far better than the few of a step, and what a step
     costs too: on SmolLM2 the line is as straight as 3 nats are long (`experiments/LOG.md`).
 
-    Args:
-        pool: The answers; of a policy at its start.
-        score: What an answer is worth.
-        widen: Writes a direction of the pool's policy in the moving one's coordinates.
-        drawn: How many of the answers were drawn for this improvement.
-        ridge: As in `natural_gradient`.
+    ``widen`` writes a direction of the pool's policy in the moving one's coordinates. ``drawn``:
+    how many of the answers were drawn for this improvement.
     """
 
     @once
@@ -327,16 +323,10 @@ def zeroth_order(
 ) -> Proposal | None:
     """Way (c): along seeded directions, by what the policies perturbed along them score.
 
-    The number of directions is what the task's answers allow.
-
-    Args:
-        policy: In coordinates from its seed.
-        task: What is improved.
-        votes: Rule of the votes that are drawn from the scores, by Bradley and Terry's law; None:
-            their limit, the difference of mean scores.
-        rows: N: pairs of answers for each direction.
-        voters: M: votes on each pair.
-        nats: κ: how far a perturbed policy is from the present one; KL should be quadratic so far.
+    There are as many directions as the task's answers allow, with N = ``rows`` pairs for each. κ =
+    ``nats``: how far a perturbed policy is from the present one; KL should be quadratic so far.
+    ``votes``: rule of M = ``voters`` votes on each pair, drawn from the scores by Bradley and
+    Terry's law; None: their limit, the difference of mean scores.
     """
     count = max(1, len(task.prompts) * task.samples // (2 * rows))
     space, scale = policy.space, policy.subspace.scale
@@ -487,17 +477,10 @@ def improve(
 ) -> Improved:
     """Move a policy so that its own answers score higher; nobody is asked.
 
-    Args:
-        policy: In coordinates of the way's; begins where it is, and ends there too.
-        score: What an answer is worth; more is better.
-        prompts: At least six; a third or less of them is only measured on.
-        way: Finds the directions.
-        plan: How far, and in which steps.
-        seed: Of all draws.
-        split: Seed by which prompts are split, if another.
-        since: Goes on from this state of an improvement with the same arguments.
-        report: Called with the state at the beginning and after each step.
-        keep: More guards, of the policy where it is when called.
+    The policy begins where it is, and ends there too. A third or less of the prompts, at least
+    six, is only measured on; ``split``: another seed for that. It goes on from the state ``since``
+    of an improvement with the same arguments. ``report`` gets the state at the beginning and after
+    each step. ``keep``: more guards, of the policy where it is when called.
     """
     taught, aside = split_prompts(prompts, plan.checked, seed if split is None else split)
 

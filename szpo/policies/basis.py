@@ -297,17 +297,10 @@ def feature_subspace(
 def read_credited(
     probe: Probe, base: Sequence[Sample], cuts: tuple[int, ...], credit: Floats, groups: Ints
 ) -> tuple[NDArray[np.float32], Floats]:
-    """Read the scores of the start's answers, part by part.
+    """Scores of the start's answers (n, D), and Σ s_p A_p over each half of the prompts (2, D, k).
 
-    Args:
-        probe: The starting policy.
-        base: Its answers.
-        cuts: Tokens at which the parts after the first begin.
-        credit: A_p (n, parts, k), as by `assign_credit`.
-        groups: The prompt of each answer (n,).
-
-    Returns:
-        Scores of whole answers (n, D), and Σ s_p A_p over each half of the prompts (2, D, k).
+    ``cuts``: tokens at which the parts after the first begin. ``credit``: A_p (n, parts, k), as by
+    `assign_credit`. ``groups`` (n,): the prompt of each answer.
     """
     half, whole, halves = halve(groups), [], 0.0
     for first in range(0, len(base), BLOCK):
@@ -323,12 +316,9 @@ def read_credited(
 def assign_credit(values: Floats, begun: Floats, groups: Ints, decay: float) -> Floats:
     """How much each feature grew after each part of each answer: A_p (n, parts, k), in spreads.
 
-    Args:
-        values: Values of the features on whole answers (n, k).
-        begun: Values on the text before each part but the first (parts − 1, n, k). Features with
-            nan were not counted there: all their parts get the whole difference from the mean.
-        groups: The prompt of each answer (n,).
-        decay: λ for one part.
+    ``values`` (n, k) are of whole answers, ``begun`` (parts − 1, n, k) of the text before each
+    part but the first. Features with nan were not counted there: all their parts get the whole
+    difference from the mean. ``groups`` (n,): the prompt of each answer. ``decay``: λ for a part.
     """
     phi, moving = standardise(values, groups)[::2]
     known = ~np.isnan(begun).any((0, 1))

@@ -64,16 +64,10 @@ class LoraPolicy:
         crn: bool = True,
         host: Backend | None = None,
     ):
-        """The policy at its start.
+        """The policy at its start, with directions from ``root_seed`` by ``law``.
 
-        Args:
-            loaded: The base model.
-            subspace: The coordinates.
-            root_seed: Seed of the directions.
-            law: Law of the directions.
-            sampling: How answers are drawn.
-            crn: Plus and minus of a direction share their uniform numbers, row by row.
-            host: Holds the model; None: this process does, and ``loaded`` is a `Loaded`.
+        ``crn``: plus and minus of a direction share their uniform numbers, row by row. ``host``
+        holds the model; None: this process does, and ``loaded`` is a `Loaded`.
         """
         self.loaded = loaded
         self.subspace = subspace

@@ -278,12 +278,8 @@ def response(scores: Floats, values: Floats, groups: Ints) -> tuple[Floats, Floa
     """How features grow along coordinates, in spreads for a unit, and the standard errors (d, k).
 
     Each entry is shrunk by its own error (James and Stein 1961, positive part): one that is not
-    longer than its error is 0.
-
-    Args:
-        scores: Scores of the answers along the coordinates (n, d).
-        values: Values of the features (n, k).
-        groups: The prompt of each answer (n,).
+    longer than its error is 0. ``scores`` (n, d) and ``values`` (n, k) are of answers to the
+    prompts ``groups`` (n,).
     """
     s, phi = centre(scores, groups), standardise(values, groups)[0]
     n = len(s)

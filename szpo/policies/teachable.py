@@ -121,8 +121,7 @@ def describe(found: Sequence[Teachable], rows: int) -> dict[str, str]:
 def ruler(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Example answers at several nats from the start, after a row with their prompt.
 
-    Args:
-        report: The set-up's report; those of kind ``full`` have no examples.
+    A set-up of kind ``full`` has none.
     """
     found = report.get("ruler")
     if found is None:

@@ -439,13 +439,10 @@ class Servers:
     ):
         """Nothing is sent yet.
 
-        Args:
-            servers: The servers.
-            canary: Makes a canary chunk whose adapters have new names.
-            check: Returns what is wrong with a server, from what it reports and its answers to
-                the canary chunk, before it gets rows; None if nothing.
-            remove: Removes the files of adapters that no server needs any more.
-            rows: The most requests that a server gets at once: those of a chunk.
+        ``canary`` makes a canary chunk whose adapters have new names. From what a server reports
+        and its answers to that, ``check`` returns what is wrong with it, before it gets rows.
+        ``remove`` removes the files of adapters that no server needs any more. ``rows``: the most
+        requests that a server gets at once, those of a chunk.
         """
         self._servers = list(servers)
         self._canary, self._check, self._remove = canary, check, remove

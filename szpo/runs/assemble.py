@@ -450,14 +450,10 @@ def reopen(
 
     The policy is put at the centre if the run is to be driven, else at the recommended point.
 
-    Args:
-        ledger: The run.
-        until: How many steps to apply; None: all recorded ones.
-        panel: The run is to be driven: build its panel and require its prompts.
-        say: Called with each line for the user.
-        device: Where a language model computes from now on; None: where it did before.
-        engine: Settings of its workers that change from now on; see `run_engine.restore_engine`.
-        features: The user's own features, as named here: no code is taken from the record.
+    ``panel``: the run is to be driven, so its panel is built and its prompts are required.
+    ``device``: where a language model computes from now on. ``engine``: settings of its workers
+    that change, see `run_engine.restore_engine`. ``features``: the user's own, as named here: no
+    code is taken from the record.
 
     Raises:
         IntegrityError: Model, prompts or weights are not the recorded ones.

@@ -145,12 +145,8 @@ def comparisons_of_round(
 ) -> int:
     """N of the next round: each panelist who is present gets a sheet, as far as votes are left.
 
-    Args:
-        ledger: The run.
-        settings: Its settings; N of a round is a multiple of theirs.
-        sheet: Rows of a sheet; None: rounds keep the settings' N.
-        most: The votes of the run; None: it ends after a number of rounds, which keep their N.
-        votes: Votes counted in finished rounds.
+    It is a multiple of the settings' N, and that itself without a ``sheet`` (rows) or without
+    ``most`` (the run's votes). ``votes`` were counted in finished rounds.
     """
     most = read_budget(ledger).get("votes", most)
     if sheet is None or most is None:

@@ -132,9 +132,7 @@ def redact_for_panelists(status: RoundStatus) -> RoundStatus:
 def planned_rounds(base: int, sizes: Sequence[int]) -> int:
     """The rounds of a run in all, if those to come are as large as the last.
 
-    Args:
-        base: Rounds of the settings' size that the run's budget pays for.
-        sizes: The rounds so far, in units of that size.
+    Its budget pays for ``base`` rounds of the settings' size, the unit of ``sizes`` so far.
 
     >>> planned_rounds(20, []), planned_rounds(20, [1, 3, 4]), planned_rounds(1, [1, 1])
     (20, 6, 2)

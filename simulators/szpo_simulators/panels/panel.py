@@ -363,14 +363,10 @@ def calibrate(
 ) -> Calibration:
     """The β at which a measure reaches its target on comparisons whose batches differ.
 
-    Args:
-        rewards: rewards (prompts, samples) of the base policy's answers, two samples or more.
-        D: rows of a batch in the run.
-        seed: seed of the pairs of batches.
-        target: value of the measure over non-zero differences, in (½, 1).
-        measure: a name of `MEASURES`.
-        rater: the rater whose β is fitted: its link, and for ``wins`` its ties and lapses.
-        among: which comparisons count, by the key that draws them; None: those that differ.
+    ``rewards`` (prompts, samples) are of the base policy's answers, two samples or more; ``seed``
+    draws pairs of batches. ``measure``: a name of `MEASURES`; its target lies in (½, 1).
+    ``rater``: whose β is fitted: its link, and for ``wins`` its ties and lapses. ``among``: which
+    comparisons count, by the key that draws them; None: those that differ.
     """
     rewards = np.asarray(rewards, dtype=np.float64)
     if rewards.ndim != 2 or rewards.shape[1] < 2 or D < 1:
@@ -470,15 +466,10 @@ def build(
 ) -> SimulatedPanel:
     """Build a panel by name; β is fitted to the base policy's answers unless it is given.
 
-    Args:
-        name: one of `PANELS`, or one with changes: ``bt70+side=.3+hostile=1``.
-        reward: the members' reward, as `szpo_simulators.panels.text_rewards.parse` reads it.
-        size: P, the number of members.
-        rows: D of the run, at which β is fitted.
-        beta: the preset's β from an earlier calibration with the same base, reward and D.
-        equal: `SimulatedPanel.equal` on record.
-        start: its answers are used to fit β if ``beta`` is None; its log-probabilities are used
-            by rewards with ``fluency``.
+    ``name``: one of `PANELS`, or one with changes: ``bt70+side=.3+hostile=1``. ``reward``: as
+    `szpo_simulators.panels.text_rewards.parse` reads it. ``rows``: D of the run, at which the
+    preset's β is fitted to the answers of ``start``, whose log-probabilities rewards with
+    ``fluency`` use. ``equal``: `SimulatedPanel.equal` on record.
     """
     start = start or StartingPolicy()
     preset, chosen = read_flaws(name)

@@ -135,13 +135,9 @@ def law(
 ) -> Floats:
     """Probabilities (..., 3) of answering A, B, tie.
 
-    Args:
-        rater: the rater who answers.
-        gap: mean reward of plus minus that of minus, any shape.
-        plus_on_a: whether plus is on side A.
-        items: standard normal numbers (..., 2) of the comparison; None for no item effects.
-            A positive first number favours plus.
-        longer: words of plus minus words of minus, mean over rows.
+    ``gap``: mean reward of plus minus that of minus, any shape. ``items``: standard normal numbers
+    (..., 2) of the comparison, of which a positive first one favours plus; None: no item effects.
+    ``longer``: words of plus minus words of minus, mean over rows.
 
     >>> law(Rater(beta=2.0), 0.5, plus_on_a=False).round(3).tolist()
     [0.269, 0.731, 0.0]

@@ -93,14 +93,10 @@ def hash_votes(votes: Sequence[tuple[str, str, str, bool]]) -> Pairs:
 
 
 def contexts(known: Pairs, users: Ints, size: Ints, u: Floats, skip: Ints | None = None) -> Ints:
-    """Indices (b, n) of pairs in ``known`` drawn as contexts of users; −1 is padding.
+    """Indices (b, n) of pairs in ``known`` drawn as contexts of users (b,); −1 is padding.
 
-    Args:
-        known: pairs to draw from, with replacement.
-        users: (b,) user of each context.
-        size: (b,) number of pairs in each context.
-        u: (b, n) uniform numbers; n is at least the largest size.
-        skip: (b,) index of the pair to be predicted, which is not drawn; None: no such pair.
+    ``size`` (b,) pairs are drawn with replacement by uniform numbers ``u`` (b, n), and not the
+    pair to be predicted, whose index is in ``skip`` (b,).
     """
     order = np.argsort(known.user, kind="stable")
     count = np.bincount(known.user, minlength=int(users.max(initial=0)) + 1)
@@ -138,10 +134,7 @@ class Encoder(nn.Module):
     def forward(self, preferred: Tensor, other: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
         """Single-head self-attention over the pairs, then their mean.
 
-        Args:
-            preferred: preferred texts of up to n pairs of each of b users, (b, n, e).
-            other: the other texts of the same pairs, (b, n, e).
-            there: which of the pairs exist, (b, n).
+        Texts (b, n, e) are of up to n pairs of each of b users; ``there`` (b, n): which exist.
         """
         pairs = self.pair(torch.cat([preferred, other], dim=-1))
         scores = self.query(pairs) @ self.key(pairs).transpose(-1, -2) / math.sqrt(pairs.shape[-1])
@@ -222,9 +215,7 @@ def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 def probit_logit(a: Tensor, b: Tensor) -> Tensor:
     """√(2π)·(m_a − m_b)/√(s_a² + s_b²), s = softplus(raw): a logit with Φ's slope at 0.
 
-    Args:
-        a: (b, 2) means and raw deviations.
-        b: the same for the other text.
+    The texts ``a`` and ``b`` are means and raw deviations (b, 2).
     """
     deviation = (functional.softplus(a[..., 1]) ** 2 + functional.softplus(b[..., 1]) ** 2).sqrt()
     logit: Tensor = math.sqrt(2 * math.pi) * (a[..., 0] - b[..., 0]) / deviation

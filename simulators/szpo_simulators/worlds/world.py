@@ -185,17 +185,11 @@ def train(
     marks: Sequence[int] = (),
     block: int = 50,
 ) -> Runs:
-    """Run every root seed for T steps.
+    """Run every root seed for T steps; each replaces that of the settings.
 
-    Args:
-        world: The world of the policies.
-        settings: The optimizer's settings; their root seed is replaced by each of ``root_seeds``.
-        root_seeds: One per repetition.
-        steps: T.
-        sharpness: The voters' β, logits per unit of return.
-        crn: Whether both sides of a comparison use the same uniform numbers.
-        marks: Steps after which the value is computed; by default the last step.
-        block: Repetitions that are computed together; does not change results.
+    ``sharpness``: the voters' β, logits per unit of return. ``crn``: both sides of a comparison
+    use the same uniform numbers. ``marks``: steps after which the value is computed; by default
+    the last. ``block``: repetitions that are computed together, which does not change results.
     """
     check(settings)
     stops, found = tuple(marks) or (steps,), []
