@@ -164,17 +164,6 @@ def make_with_reward_model(
     return run
 
 
-def run_method(cell: Training) -> dict[str, Any]:
-    """Run a cell's method; ``stopped`` says why it ended early, or None.
-
-    A method that diverged or had nothing to learn from is a result, not an error.
-    """
-    try:
-        return {"stopped": None, **RUNNERS[cell.spec["method"]](cell)}
-    except RunError as error:
-        return {"stopped": str(error)}
-
-
 Runner: TypeAlias = Callable[[Training], dict[str, Any]]
 """Runs a method and records its checkpoints; returns further fields of the cell's record."""
 RUNNERS: Final[dict[str, Runner]] = {
@@ -224,12 +213,10 @@ def run_votes(spec: Spec, folder: Path, name: str, report: Report) -> dict[str, 
     with claim(lock, wait=True), _shared_setup_file(spec, folder / "setups"):
         # This makes the set-up or finds it in the cache.
         ledger, parts, resumed = _open(spec, path)
-    language = {} if parts.base is None else dict(parts.base.subspace.report)
-
-    host = None if parts.base is None else parts.base.host
+    base = parts.base
 
     def spend() -> dict[str, Any]:
-        return {**machine.cost(), "tokens": None if host is None else host.written}
+        return {**machine.cost(), "tokens": None if base is None else base.host.written}
 
     set_up, spent = spend(), dict[int, dict[str, Any]]()
 
@@ -257,7 +244,7 @@ def run_votes(spec: Spec, folder: Path, name: str, report: Report) -> dict[str, 
         row |= unknown if resumed else spent.get(row["steps"], unknown)
     return {
         "rows": rows, "stopped": None, "resumed": resumed, "furthest": max(stood, default=None),
-        "setup": {**set_up, "origin": language.get("origin")},
+        "setup": {**set_up, "origin": base and base.subspace.report.get("origin")},
     }  # fmt: skip
 
 
@@ -302,10 +289,10 @@ def _open(spec: Spec, path: Path) -> tuple[Ledger, RunParts, bool]:
     """(ledger, parts, whether resumed): the run continued, or a new one if the file is broken."""
     if path.exists():
         try:
-            ledger: Ledger | None = Ledger.open(path)
+            ledger = Ledger.open(path)
         except (StorageError, IntegrityError):  # killed while it created the file
-            ledger = None
-        if ledger is not None:
+            pass
+        else:
             return ledger, assemble.reopen(ledger, say=lambda line: None), True
     for file in path.parent.glob(f"{path.name}*"):
         file.unlink()
@@ -353,11 +340,16 @@ def run_gradient(spec: Spec, folder: Path, report: Report) -> dict[str, Any]:
     """Run a gradient method, measured at shares of its training.
 
     DPO asks once and passes through its pairs once. So at a share of its training it has learned
-    from that share of the pairs, and is charged for that share only.
+    from that share of the pairs, and is charged for that share only. ``stopped`` says why the
+    method ended early: that it diverged or had nothing to learn from is a result, not an error.
     """
     yardstick, beta = start.load(spec, folder)
     course = Checkpoints(yardstick, even_shares(spec["points"]), report)
-    found = run_method(Training(spec, beta, course))
+    found: dict[str, Any] = {"stopped": None}
+    try:
+        found |= RUNNERS[spec["method"]](Training(spec, beta, course))
+    except RunError as error:
+        found["stopped"] = str(error)
     if spec["method"] == "dpo":
         for row in course.rows:
             row |= {name: row[name] * row["share"] for name in ("votes", "answers_read")}

@@ -34,21 +34,19 @@ from szpo.policies import text_guards
 from szpo.replay import replay
 from szpo.runs import assemble, budget, controller, driver, status
 from szpo.runs.guards import HeldOut, measure_right, record_held_out
-from szpo.types import Answer, Detail, Prompt, Row
+from szpo.types import Answer, Detail, Prompt, Row, Say
 from szpo.visible_text import visible
 from szpo.voting import step_record
 from szpo_simulators.panels import heldout, text_rewards
 from szpo_simulators.study import interval, measure_machine
-
-Say = Callable[[str], None]
 
 
 def measure_run(
     config: Config,
     path: Path,
     *,
-    say: Say = print,
-    on_step: Callable[[step_record.StepReport], None] | None = None,
+    say: Say,
+    on_step: Callable[[step_record.StepReport], None],
 ) -> dict[str, Any]:
     """Tune from votes by ``config`` with the ledger at ``path``; measure before and after.
 
@@ -74,7 +72,7 @@ def _measure(
     parts: assemble.RunParts,
     path: Path,
     say: Say,
-    on_step: Callable[[step_record.StepReport], None] | None,
+    on_step: Callable[[step_record.StepReport], None],
     began: float,
 ) -> dict[str, Any]:
     from szpo.improvement.between_rounds import Improving
@@ -94,8 +92,7 @@ def _measure(
 
     def note(report: step_record.StepReport) -> None:
         reports.append(report)
-        if on_step is not None:
-            on_step(report)
+        on_step(report)
 
     with assemble.create_ledger(parts, path) as ledger:
         outcome = controller.run(replace(driver.prepare(ledger, parts), on_step=note))

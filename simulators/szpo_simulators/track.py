@@ -269,9 +269,9 @@ def run_szpo(spec: Mapping[str, Any]) -> dict[str, Any]:
 def run_reward_model(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Fit a reward model to votes on untrained drives, then run PPO on it; scored by the model."""
     seeds = spec["seeds"]
-    w = fit_weights(TRUTH, seeds, spec["votes"], spec["eyes"], spec["beta"])
+    w = fit_weights(seeds, spec["votes"], spec["eyes"], spec["beta"])
     how = rivals.PpoRecipe(BATCHES, rate=spec["rate"])
-    trail = list(islice(train_ppo(TRUTH, w, seeds, how), BATCHES + 1))
+    trail = list(islice(train_ppo(w, seeds, how), BATCHES + 1))
     believed = TRUTH.worth(trail[-1], np.einsum("cmf,sf->scm", TRUTH.features, w))
     return {
         "values": believed.tolist(),
@@ -332,20 +332,20 @@ RIDGE = 1e-3
 
 
 def fit_weights(
-    track: Track, root_seeds: Sequence[int], votes: int, eyes: Sequence[str], sharpness: float
+    root_seeds: Sequence[int], votes: int, eyes: Sequence[str], sharpness: float
 ) -> Floats:
     """Fitted weights (S, features) from one vote on each of ``votes`` pairs of untrained drives.
 
     Features outside ``eyes`` have weight 0. Drives and votes come from each repetition's root
     seed: they do not depend on ``eyes``, and fewer votes are the first ones of more votes.
     """
-    theta = np.tile(track.theta0, (len(root_seeds), 1))
-    states, _, rewards = track.walks(theta, draws(track, root_seeds, 0, 0, 2 * votes, "pairs"))
+    theta = np.tile(TRUTH.theta0, (len(root_seeds), 1))
+    states, _, rewards = TRUTH.walks(theta, draws(TRUTH, root_seeds, 0, 0, 2 * votes, "pairs"))
     pairs = (len(root_seeds), votes, 2)
     gap = np.diff(rewards.sum(-1).reshape(pairs))[..., 0]
     won = count_plus(gap, sharpness, draw_coins(root_seeds, 0, (votes, 1))[0])
     visible = [FEATURES.index(name) for name in eyes]
-    seen = track.move_features(states).sum(2)[..., visible].reshape(*pairs, len(visible))
+    seen = TRUTH.move_features(states).sum(2)[..., visible].reshape(*pairs, len(visible))
     x = seen[:, :, 1] - seen[:, :, 0]
     spread = x.std(1) + 1e-12  # so that the ridge is equally strong for laps and counts
     found = np.zeros((len(root_seeds), len(FEATURES)))
@@ -353,20 +353,18 @@ def fit_weights(
     return found
 
 
-def train_ppo(
-    track: Track, w: Floats, root_seeds: Sequence[int], how: rivals.PpoRecipe
-) -> Iterator[Floats]:
+def train_ppo(w: Floats, root_seeds: Sequence[int], how: rivals.PpoRecipe) -> Iterator[Floats]:
     """`rivals.iterate` on the reward of weights (S, features): θ (S, d), without end.
 
     It uses no votes and no true reward.
     """
 
     def sample(theta: Floats, batch: int) -> tuple[Ints, Floats]:
-        u = draws(track, root_seeds, batch, 0, how.walks, "practice")
-        states, actions, _ = track.walks(theta, u)
+        u = draws(TRUTH, root_seeds, batch, 0, how.walks, "practice")
+        states, actions, _ = TRUTH.walks(theta, u)
         cells = states[:, :, :-1].astype(np.int64)
-        rewards = np.einsum("snhf,sf->snh", track.move_features(states), w)
+        rewards = np.einsum("snhf,sf->snh", TRUTH.move_features(states), w)
         return cells * len(MOVES) + actions, rewards
 
-    theta = np.tile(track.theta0, (len(root_seeds), 1))
+    theta = np.tile(TRUTH.theta0, (len(root_seeds), 1))
     return rivals.iterate(theta, sample, how, moves=len(MOVES))

@@ -6,7 +6,7 @@ import pytest
 from szpo.baselines.advantages import gae, returns_to_go
 from szpo_simulators.worlds import gridworld, rivals
 
-MOVES, CELLS = 3, 4
+MOVES, CELLS = gridworld.MOVES, 4
 D = MOVES * CELLS
 
 
@@ -42,7 +42,7 @@ def test_dpo_pulls_along_the_gradient_of_its_loss(draw):
         m = 0.4 * np.einsum("snd,sd->sn", x, ratio)
         return (won * np.logaddexp(0, -m) + (1 - won) * np.logaddexp(0, m)).mean(-1)
 
-    slope = rivals.dpo_gradient(theta, reference, x, won, beta=0.4, moves=MOVES)
+    slope = rivals.dpo_gradient(theta, reference, x, won, beta=0.4)
     assert slope == pytest.approx(differences(loss, theta), abs=1e-7)
 
 
@@ -73,7 +73,7 @@ def test_reinforce_is_the_gradient_of_weighted_log_probability(draw):
         taken = np.take_along_axis(logs[:, None, :], index.reshape(2, 1, -1), axis=-1)
         return (taken.reshape(index.shape) * advantage).sum((1, 2)) / 9
 
-    found = rivals.true_gradient(theta, index, advantage, moves=MOVES)
+    found = rivals.true_gradient(theta, index, advantage)
     assert found == pytest.approx(differences(value, theta), abs=1e-7)
 
 

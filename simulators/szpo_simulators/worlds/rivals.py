@@ -118,7 +118,7 @@ def split_budget(total: int, rounds: int) -> list[int]:
 
 
 def dpo_gradient(
-    theta: Floats, reference: Floats, x: Floats, won: Floats, *, beta: float, moves: int
+    theta: Floats, reference: Floats, x: Floats, won: Floats, *, beta: float
 ) -> Floats:
     """Gradient of the mean loss over pairs with respect to the logits, (S, d).
 
@@ -126,11 +126,11 @@ def dpo_gradient(
     minus those of minus. ``won`` (S, n): share of the votes for plus. ``beta`` ties the policy to
     the reference.
     """
-    ratio = log_policy(theta, moves) - log_policy(reference, moves)
+    ratio = log_policy(theta, MOVES) - log_policy(reference, MOVES)
     m = beta * (x @ ratio[..., None])[..., 0]
     pull = beta * (1 / (1 + np.exp(-m)) - won) / x.shape[-2]  # ∂loss/∂margin = β(σ(m) − y)/n
     towards = (np.swapaxes(x, -1, -2) @ pull[..., None])[..., 0]
-    return to_logits(towards, theta, moves)
+    return to_logits(towards, theta, MOVES)
 
 
 def train_dpo(
@@ -154,7 +154,7 @@ def train_dpo(
     def improve(step: int, theta: Floats, x: Floats, won: Floats) -> Floats:
         reference = theta
         for _ in range(epochs):
-            slope = dpo_gradient(theta, reference, x, won, beta=beta, moves=MOVES)
+            slope = dpo_gradient(theta, reference, x, won, beta=beta)
             theta = theta + adam.step(-slope, rate)
         return theta
 
@@ -168,10 +168,7 @@ def sum_advantages(
 ) -> tuple[Floats, Floats]:
     """Sums (S, d) of the advantages above and below 0 over a batch, divided by n.
 
-    Args:
-        index: cell · moves + move of each step, (S, n, H).
-        advantages: advantage of each step, (S, n, H).
-        d: cells · moves.
+    ``index``: cell · moves + move of each step, (S, n, H), as ``advantages``.
     """
     signed = np.maximum(advantages, 0), np.minimum(advantages, 0)
     up, down = (sum_by_move(index, d, each) for each in signed)
@@ -282,12 +279,9 @@ def estimate_values(rewards: Floats, cells: NDArray[np.integer], size: int) -> F
 def fit_reward(x: Floats, won: Floats, ridge: float) -> Floats:
     """Bradley-Terry weights (S, F) of features: P(plus preferred) = σ(x·w).
 
-    They minimise −mean log-likelihood + ridge·|w|²/2.
-
-    Args:
-        x: features of plus minus those of minus (S, n, F); batch means if batches were compared.
-        won: share of the votes for plus (S, n), in [0, 1].
-        ridge: strength of the penalty, above 0, so that the minimum is unique.
+    They minimise −mean log-likelihood + ridge·|w|²/2; ``ridge`` is above 0, so that the minimum is
+    unique. ``x`` (S, n, F): features of plus minus those of minus, batch means if batches were
+    compared. ``won`` (S, n): share of the votes for plus.
     """
     runs, count, size = x.shape
     votes = vote_regression.Rows(x, won, np.ones(won.shape))
@@ -330,18 +324,12 @@ def train_rlhf(
     )
 
 
-def true_gradient(
-    theta: Floats, index: NDArray[np.integer], advantages: Floats, *, moves: int
-) -> Floats:
-    """Mean over trajectories of Σ_t A_t ∇log π(a_t|s_t), (S, d).
+def true_gradient(theta: Floats, index: NDArray[np.integer], advantages: Floats) -> Floats:
+    """Mean over trajectories of Σ_t A_t ∇log π(a_t|s_t), (S, d), for logits θ (S, d).
 
-    Args:
-        theta: logits (S, d).
-        index: cell · moves + move of each step, (S, n, H).
-        advantages: A_t (S, n, H), constants.
-        moves: moves per cell.
+    ``index``: cell · 4 + move of each step, ``advantages``: A_t; both (S, n, H).
     """
-    return to_logits(sum_by_move(index, theta.shape[-1], advantages), theta, moves)
+    return to_logits(sum_by_move(index, theta.shape[-1], advantages), theta, MOVES)
 
 
 def reinforce(
@@ -358,7 +346,7 @@ def reinforce(
         made = walk(world, theta, draws(world, root_seeds, step, 0, walks, "practice"))
         to_go = returns_to_go(true_rewards(world, made))
         advantages = to_go - to_go.mean(1, keepdims=True)
-        theta = theta + adam.step(true_gradient(theta, made.taken, advantages, moves=MOVES), rate)
+        theta = theta + adam.step(true_gradient(theta, made.taken, advantages), rate)
 
 
 def evolve(

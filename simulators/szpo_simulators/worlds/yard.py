@@ -133,25 +133,19 @@ class Yard:
         return total
 
     def walk(
-        self, logits: Reals, cells: Ints, numbers: Reals
+        self, logits: Reals, cells: Ints, numbers: Floats
     ) -> Iterator[tuple[Ints, Ints, Ints, NDArray[np.bool_]]]:
-        """The moves of softmax policies, one after the other.
+        """The moves of n walks of a softmax policy with logits (cells, 4), from these cells (n,).
 
-        Args:
-            logits: Logits of the policies (S, cells, 4).
-            cells: The cell in which each walk begins (S, n).
-            numbers: Uniform numbers (S, n, horizon, 2): for the choice and for the wind.
-
-        Yields:
-            For each move the chosen move, the executed one, the cell after it, and whether the
-            walk was still going on; all (S, n).
+        ``numbers`` (n, horizon, 2) are uniform: for the choice and for the wind. Yields for each
+        move the chosen move, the executed one, the cell after it, and whether the walk was still
+        going on; all (n,).
         """
         edges = np.cumsum(softmax(logits.astype(np.float64), axis=-1), axis=-1)
-        run = np.arange(len(logits))[:, None]
         walking = np.ones(cells.shape, dtype=bool)
         for t in range(self.horizon):
-            chosen = np.minimum((numbers[:, :, t, :1] >= edges[run, cells]).sum(-1), 3)
-            wind = numbers[:, :, t, 1]
+            chosen = np.minimum((numbers[:, t, :1] >= edges[cells]).sum(-1), 3)
+            wind = numbers[:, t, 1]
             turn = np.where(wind < self.wind / 2, -1, 0) + (wind >= 1 - self.wind / 2)
             moved = (chosen + turn) % 4
             cells = np.where(walking, self.landing[cells, moved], cells)
@@ -233,12 +227,12 @@ class TabularPolicy:
         """One walk per prompt."""
         yard, rows = self.yard, len(prompts)
         cells = np.array([yard.start(prompt) for prompt in prompts], dtype=np.int64)
-        u = uniform(key, rows * yard.horizon * 2).reshape(1, rows, yard.horizon, 2)
+        u = uniform(key, rows * yard.horizon * 2).reshape(rows, yard.horizon, 2)
         words: list[list[str]] = [[] for _ in range(rows)]
-        for chosen, moved, after, walking in yard.walk(theta["logits"][None], cells[None], u):
-            cells = after[0]
-            for i in np.flatnonzero(walking[0]):
-                words[i].append(_word(int(chosen[0, i]), int(moved[0, i])))
+        for chosen, moved, after, walking in yard.walk(theta["logits"], cells, u):
+            cells = after
+            for i in np.flatnonzero(walking):
+                words[i].append(_word(int(chosen[i]), int(moved[i])))
         return tuple(_describe_walk(words[i], float(yard.ending[cells[i]])) for i in range(rows))
 
 
