@@ -23,6 +23,8 @@ Pairing: TypeAlias = Literal["antithetic", "forward"]
 
 Say: TypeAlias = Callable[[str], None]
 """Prints a line for the user."""
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""A function of (stage, parts done, parts in all); 0 where parts are not counted."""
 
 
 class Detail(str):
@@ -42,6 +44,10 @@ Theta: TypeAlias = Mapping[str, NDArray[np.float32]]
 """The master coordinates: one fp32 array per name of a layout."""
 Grid: TypeAlias = tuple[int, ...]
 """A direction (d,) that does not come from the seed: 16-bit integers in units of 1/256."""
+
+
+def unseen(stage: str, done: int, of: int) -> None:
+    """Show the progress to nobody."""
 
 
 def sides(rows: int) -> str:

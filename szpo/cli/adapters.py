@@ -21,6 +21,7 @@ from szpo.config.schema import Config
 from szpo.errors import RunError, UsageError
 from szpo.features import own
 from szpo.runs import assemble, run_engine, setup_progress
+from szpo.types import Progress
 
 if TYPE_CHECKING:
     from szpo.runs.other_weights import Mixer
@@ -160,7 +161,7 @@ def _show(made: list[Mapping[str, Any]]) -> None:
 
 
 @contextlib.contextmanager
-def _show_progress(as_json: bool) -> Iterator[setup_progress.Progress]:
+def _show_progress(as_json: bool) -> Iterator[Progress]:
     """Show the stage on stderr: a bar, or lines."""
     live = console.draws() and not as_json
     with console.stages(console.errors, live=live) as show:

@@ -31,6 +31,7 @@ from szpo.optim.regression import BUDGET
 from szpo.policies import teachable
 from szpo.runs import budget, doctor, guards, known_addresses, samples, setup_progress, status
 from szpo.runs.callbacks import EachStep
+from szpo.types import Progress
 from szpo.voting import (
     casting,
     lease,
@@ -291,7 +292,7 @@ def _create(
 
 
 @contextlib.contextmanager
-def _show_setup(path: Path, *, as_json: bool) -> Iterator[setup_progress.Progress]:
+def _show_setup(path: Path, *, as_json: bool) -> Iterator[Progress]:
     """Show the stages of a set-up, and write them for the page of szpo serve."""
     live = console.draws() and not as_json
     tell = setup_progress.telling(console.complain)

@@ -49,12 +49,12 @@ from szpo.policies.basis import (
     read_credited,
 )
 from szpo.policies.lora_policy import LoraPolicy
-from szpo.policies.probe import Probe, Progress
+from szpo.policies.probe import Probe
 from szpo.policies.protocol import moved
 from szpo.policies.subspace_setup import INPUT_SAMPLES, probe_of, sampling_of
 from szpo.policies.subspaces import Subspace, every_b
 from szpo.policies.text_guards import Guard, TextFigures
-from szpo.types import Answer, Floats, Prompt, Theta
+from szpo.types import Answer, Floats, Progress, Prompt, Theta, unseen
 
 VERSION: Final = 1
 """Part of each adapter's key; increase it when adapters are made in another way."""
@@ -90,20 +90,6 @@ class Making:
     )
     """Of the loop; its nats are those above."""
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """The prompts of a set: to learn from, and to judge by at the end."""
-
-    taught: tuple[Prompt, ...]
-    judged: tuple[Prompt, ...]
-
-    @property
-    def sha256(self) -> str:
-        """Digest of both."""
-        text = json.dumps([[p.turns for p in part] for part in (self.taught, self.judged)])
-        return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,15 +128,17 @@ class End:
         return sum(not guard.ok and guard.name not in aim.waived for guard in self.guards)
 
 
-def split_prompts(prompts: Sequence[Prompt], seed: int) -> Prompts:
-    """Split training prompts; the same seed and prompts split alike."""
+def split_prompts(
+    prompts: Sequence[Prompt], seed: int
+) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
+    """Split training prompts into those to learn from and those to judge by at the end."""
     unique = tuple(dict.fromkeys(prompts))
     if len(unique) < 12:
         raise UsageError(f"a set takes 12 different training prompts or more; got {len(unique)}")
     order = seeds.permutation(seeds.derive(seed, "adapter prompts"), len(unique)).tolist()
     count = min(JUDGED, len(unique) // 4)
     chosen = [unique[i] for i in order]
-    return Prompts(tuple(chosen[count:]), tuple(chosen[:count]))
+    return tuple(chosen[count:]), tuple(chosen[:count])
 
 
 class SetMaker:
@@ -158,11 +146,13 @@ class SetMaker:
 
     def __init__(
         self, host: Backend, config: Config, prompts: Sequence[Prompt], aims: Sequence[Aim],
-        making: Making, folder: Path, progress: Progress = lambda what, done, of: None,
+        making: Making, folder: Path, progress: Progress = unseen,
     ):  # fmt: skip
         """``folder`` is created, or has adapters of the same base; see `holding`."""
         self.host, self.config, self.aims, self.making = host, config, tuple(aims), making
-        self.prompts = split_prompts(prompts, making.seed)
+        self.taught, self.judged = split_prompts(prompts, making.seed)
+        text = json.dumps([[p.turns for p in part] for part in (self.taught, self.judged)])
+        self.prompts_sha256 = hashlib.sha256(text.encode()).hexdigest()
         self.sampling = sampling_of(config)
         self.sites, self.conv1d = host.places(config.adapter, None)
         self.folder, self.progress = folder, progress
@@ -176,7 +166,7 @@ class SetMaker:
         named = [
             VERSION, facts.sha256, facts.dtype, facts.quantization,
             self.config.adapter.model_dump(mode="json"), self.sampling.facts(),
-            self.prompts.sha256, aim.feature, aim.sign, asdict(self.making),
+            self.prompts_sha256, aim.feature, aim.sign, asdict(self.making),
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
 
@@ -193,7 +183,7 @@ class SetMaker:
             return {
                 "base": facts.name, "base_sha256": facts.sha256, "adapters": [],
                 "sampling": self.sampling.facts(), "seed": self.making.seed,
-                "prompts_sha256": self.prompts.sha256,
+                "prompts_sha256": self.prompts_sha256,
             }  # fmt: skip
         try:
             base = found["base_sha256"]
@@ -282,7 +272,7 @@ class SetMaker:
             )
 
     def _make_ground(self) -> Ground:
-        prompts = self.prompts.taught
+        prompts = self.taught
 
         def probe_at(whole: Subspace) -> Probe:
             seed = self.making.seed
@@ -390,7 +380,7 @@ class SetMaker:
         kept = cache.read_stored(file, score_ascent.load) if file.is_file() else None
         with moved(policy, begin):
             return score_ascent.improve(
-                policy, score, self.prompts.taught, WAY, replace(plan, waived=aim.waived),
+                policy, score, self.taught, WAY, replace(plan, waived=aim.waived),
                 seed=seed, since=kept and kept[0], report=tell,
             )  # fmt: skip
 
@@ -398,7 +388,7 @@ class SetMaker:
         self, policy: LoraPolicy, direction: Floats, nats: float, seed: int
     ) -> tuple[Theta, int]:
         """The direction at the length where it costs nine tenths of the nats or a little more."""
-        asked = self.prompts.taught[: self.plan.checked]
+        asked = self.taught[: self.plan.checked]
         size = float(np.linalg.norm(direction))
         length, tried = 1.0, list[tuple[float, float]]()
         for i in range(TRIES):
@@ -423,7 +413,7 @@ class SetMaker:
         """Measure a candidate, as its file will have it, on the judging prompts."""
         self.progress(f"judging: {way}", 0, 0)
         theta = {name: _short(value) for name, value in theta.items()}
-        asked, seed = self.prompts.judged, self.making.seed
+        asked, seed = self.judged, self.making.seed
         with moved(policy, theta):
             rows = policy.sample_tokens(asked, JUDGED_EACH, seed=seed, base=base is None)
             nats = 0.0 if base is None else policy.kl_of(asked, rows)[0]
@@ -439,7 +429,7 @@ class SetMaker:
     def _read_topic(self, policy: LoraPolicy, end: End, base: End | None) -> End:
         """The candidate with the guard of the topic."""
         self.progress("reading: topic", 0, 0)
-        asked = self.prompts.judged[:TOPIC]
+        asked = self.judged[:TOPIC]
         margin = text_guards.measure_margin(
             policy, asked, end.first[:TOPIC], seed=self.making.seed
         )

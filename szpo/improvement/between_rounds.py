@@ -64,10 +64,10 @@ from szpo.replay import replay
 from szpo.runs import guards, setup_progress
 from szpo.runs.assemble import RunParts
 from szpo.runs.services import set_aside
-from szpo.runs.setup_progress import IMPROVING, Progress, unseen
+from szpo.runs.setup_progress import IMPROVING
 from szpo.taste import Taste
 from szpo.turns import Turns
-from szpo.types import Answer, Floats, Prompt, Say
+from szpo.types import Answer, Floats, Progress, Prompt, Say, unseen
 from szpo.voting import lease, policy_checks, withdrawals
 from szpo.voting.panel_factory import PEOPLE
 from szpo.voting.step_record import Outcome

@@ -49,8 +49,7 @@ from szpo.policies.basis import BLOCK, DECAY, PARTS, Fisher, assign_credit, cent
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.protocol import moved
 from szpo.policies.text_guards import Guard, TextFigures
-from szpo.runs.setup_progress import Progress, unseen
-from szpo.types import Answer, Floats, Ints, Layout, Prompt, Tally, Theta
+from szpo.types import Answer, Floats, Ints, Layout, Progress, Prompt, Tally, Theta, unseen
 
 Score: TypeAlias = Callable[[Sequence[Prompt], Sequence[Answer]], Floats]
 """What each answer to its prompt is worth, (answers,)."""

@@ -88,6 +88,16 @@ class AnswerRequest:
         cuts = [order[i : i + size] for i in range(0, len(order), size)]
         return [(rows, self.pick(rows)) for rows in cuts]
 
+    def join(
+        self, chunks: Sequence[tuple[NDArray[np.int64], Self]], answers: Sequence[Tokens]
+    ) -> Tokens:
+        """The answers of all rows, in order, from those of the chunks of `split`."""
+        found: list[tuple[int, ...]] = [()] * len(self.rows)
+        for (rows, _), some in zip(chunks, answers, strict=True):
+            for row, tokens in zip(rows.tolist(), some, strict=True):
+                found[row] = tokens
+        return tuple(found)
+
     def pick(self, rows: NDArray[np.int64]) -> Self:
         """The request for some of its rows, without data that only the others need."""
         table = self.rows[rows].copy()
@@ -336,11 +346,8 @@ class LocalBackend:
         """See `Backend.answer`."""
         if self.chunk_rows is None:
             return self.answer_chunk(request)
-        found: list[tuple[int, ...]] = [()] * len(request.rows)
-        for rows, chunk in request.split(self.chunk_rows):
-            for row, tokens in zip(rows.tolist(), self.answer_chunk(chunk), strict=True):
-                found[row] = tokens
-        return tuple(found)
+        chunks = request.split(self.chunk_rows)
+        return request.join(chunks, [self.answer_chunk(chunk) for _, chunk in chunks])
 
     def answer_chunk(self, request: AnswerRequest) -> Tokens:
         """Answer all rows of a request in one generation call."""
@@ -376,8 +383,8 @@ class LocalBackend:
 
     def read_chunk(self, request: Texts[R]) -> R:
         """Read all answers of a request in this process."""
-        found: Any = self._read(request)
-        return found  # type: ignore[no-any-return]
+        found: R = self._read(request)
+        return found
 
     def _read(self, request: Texts[Any]) -> Any:
         model, prompts, answers = self.adapted.model, request.prompts, request.answers
@@ -528,9 +535,7 @@ def stack(
     return Deltas(A, {s.name: whole(s.b) for s in sites})
 
 
-def chosen_lora(
-    model: Any, adapter: AdapterSettings, config: Mapping[str, Any] | None = None
-) -> Any:
+def chosen_lora(model: Any, adapter: AdapterSettings, config: Mapping[str, Any] | None) -> Any:
     """The ``peft.LoraConfig`` of the settings, or of a starting adapter."""
     if config is not None:
         from peft import LoraConfig
@@ -538,13 +543,12 @@ def chosen_lora(
         return LoraConfig.from_peft_type(**config)  # type: ignore[no-untyped-call]
     depth = int(model.config.get_text_config().num_hidden_layers)
     layers = list(range(depth)) if adapter.layers == "all" else adapter.layers
-    chosen = lora.lora_config(
+    return lora.lora_config(
         model,
         targets=adapter.targets,
         layers=None if isinstance(layers, str) else layers,
         rank=adapter.rank,
     )
-    return chosen
 
 
 def require_fit(model: Any, subspace: Subspace) -> None:

@@ -35,10 +35,9 @@ from szpo.optim.settings import Settings
 from szpo.policies import stacked_adapters, subspace_setup, subspaces
 from szpo.policies.backend import Backend, LocalBackend, chosen_lora
 from szpo.policies.lora_policy import LoraPolicy
-from szpo.policies.probe import Progress
 from szpo.policies.subspace_setup import sampling_of
 from szpo.policies.subspaces import Subspace
-from szpo.types import Answer, Detail, Prompt, Say, Theta
+from szpo.types import Answer, Detail, Progress, Prompt, Say, Theta, unseen
 
 SHIPPED = Path(__file__).parents[1] / "data" / "answers"
 """Folder of shipped answers of base models, to which simulated panels are fitted."""
@@ -89,12 +88,9 @@ def prepare(
     host: Backend,
     prompts: Sequence[Prompt],
     say: Say,
-    progress: Progress = lambda what, done, of: None,
+    progress: Progress = unseen,
 ) -> Base:
-    """Choose the coordinates of a new run; no vote is asked for and no reward is seen.
-
-    ``progress`` is called with (what, done, of).
-    """
+    """Choose the coordinates of a new run; no vote is asked for and no reward is seen."""
     loaded = host.facts
     say(f"model {loaded.name}, {loaded.quantization or loaded.dtype} on {loaded.device}")
     if loading.writes_date(loaded.tokenizer):
@@ -146,7 +142,7 @@ def set_up(
     host: Backend,
     sites: tuple[Site, ...],
     prompts: Sequence[Prompt],
-    progress: Progress = lambda what, done, of: None,
+    progress: Progress = unseen,
 ) -> Subspace:
     """Choose and scale the coordinates of a run with these settings, ignoring stored ones."""
     start = _start(host.facts, sites)

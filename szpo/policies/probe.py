@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,11 +31,10 @@ from szpo.policies.backend import (
     start_of,
 )
 from szpo.policies.subspaces import Subspace, split_basis
-from szpo.types import Floats, Theta
+from szpo.types import Floats, Progress, Theta, unseen
 
 ROWS = 96
 """Answers generated at once; more take memory for keys and values, and gain little."""
-Progress: TypeAlias = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Probe:
     """As tokens."""
     sampling: Sampling
     root_seed: int
-    progress: Progress = lambda what, done, of: None
+    progress: Progress = unseen
     at_once: int = ROWS
     """Answers asked for at once; workers get more, and cut them into their own chunks."""
 

@@ -29,7 +29,7 @@ from szpo.errors import EngineError, IntegrityError, ResourceError, RunError, Sz
 from szpo.outgoing import is_here
 from szpo.plugins import how_to_install
 from szpo.policies import worker
-from szpo.policies.backend import AnswerRequest, R, Scores, Texts, Tokens, join
+from szpo.policies.backend import AnswerRequest, R, Scores, Texts, Tokens, count_written, join
 from szpo.policies.worker import SETUPS, Coordinates, Identity, Places, Setup, Who, Worker
 from szpo.types import Prompt
 
@@ -210,7 +210,9 @@ class Workers:
             for name in self._actors:
                 if todo and name not in busy:
                     chunk = todo.popleft()
-                    working[self.send(name, held, tasks[chunk])] = name, chunk
+                    with self._head.present():
+                        call = self._actors[name].answer.remote(held, *tasks[chunk])
+                    working[call] = name, chunk
             if (done := self._wait(working)) is None:
                 continue
             name, chunk, reply = done
@@ -226,11 +228,6 @@ class Workers:
             todo.appendleft(chunk)
             self._load(name, held, check)
         return [found[i] for i in range(len(tasks))]
-
-    def send(self, name: str, held: Any, task: Task) -> Any:
-        """Send a worker a task; returns Ray's reference to the reply."""
-        with self._head.present():
-            return self._actors[name].answer.remote(held, *task)
 
     def close(self) -> None:
         """End the workers and stop watching the head; the cluster keeps running."""
@@ -448,16 +445,11 @@ class RayBackend:
     def answer(self, request: AnswerRequest) -> Tokens:
         """See `Backend.answer`."""
         from szpo.models import loading
-        from szpo.policies.backend import count_written
 
         chunks = request.split(self.chunk_rows)
-        replies = self._gather([chunk for _, chunk in chunks])
-        found: list[tuple[int, ...]] = [()] * len(request.rows)
-        for (rows, _), answers in zip(chunks, replies, strict=True):
-            for row, tokens in zip(rows.tolist(), answers, strict=True):
-                found[row] = tokens
-        self._counts[0] += count_written(tuple(found), loading.stop_tokens(self.facts))
-        return tuple(found)
+        found = request.join(chunks, self._gather([chunk for _, chunk in chunks]))
+        self._counts[0] += count_written(found, loading.stop_tokens(self.facts))
+        return found
 
     def read(self, request: Texts[R]) -> R:
         """See `Backend.read`."""

@@ -33,10 +33,10 @@ from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
 from szpo.policies.backend import Backend
 from szpo.policies.basis import ANSWERS_EACH, feature_subspace, score_subspace
-from szpo.policies.probe import ROWS, Probe, Progress, draw_ruler, full_subspace, random_subspace
+from szpo.policies.probe import ROWS, Probe, draw_ruler, full_subspace, random_subspace
 from szpo.policies.stacked_adapters import adapter_subspace
 from szpo.policies.subspaces import Blocks, Subspace, every_b
-from szpo.types import Prompt, Theta
+from szpo.types import Progress, Prompt, Theta, unseen
 from szpo.voting.panel_factory import find_rate
 
 VERSION = 2
@@ -333,7 +333,7 @@ def probe_of(
     prompts: Sequence[Prompt],
     sampling: Sampling,
     seed: int,
-    progress: Progress = lambda what, done, of: None,
+    progress: Progress = unseen,
 ) -> Probe:
     """A probe of the start in these coordinates, by the law that scores and KL are of."""
     backend = host.at(whole, Space(seed, whole.layout, Law()))
@@ -350,7 +350,7 @@ def choose_subspace(
     config: Config,
     start: Theta | None = None,
     blocks: Blocks | None = None,
-    progress: Progress = lambda what, done, of: None,
+    progress: Progress = unseen,
 ) -> Subspace:
     """Choose and scale the coordinates of a run; no vote is asked for and no reward is seen.
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Final, Literal, Self, TypeAlias, get_args
+from typing import Any, Final, Literal, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -37,7 +37,6 @@ from szpo.optim.parameters import Space
 from szpo.types import FEATURE_GRID, Floats, Layout, Theta, Update
 
 Kind: TypeAlias = Literal["full", "random", "score", "features", "adapters", "none"]
-KINDS = get_args(Kind)
 FEATURE_MAP = "features/map"
 """Name of the map's tensor in files and in the ledger."""
 MIXING, OWNER = "mixing", ".owner"
@@ -484,5 +483,5 @@ def without_coordinates(sites: tuple[Site, ...], factors: Theta) -> Subspace:
 
 def describe_recorded(subspace: Subspace) -> tuple[dict[str, Any], Theta]:
     """What `read_recorded` needs where a run began without sites: facts, tensors."""
-    facts: Mapping[str, Any] = {"sites": [asdict(site) for site in subspace.sites]}
-    return dict(facts), {f"{FIXED}{name}": value for name, value in subspace.fixed.items()}
+    facts = {"sites": [asdict(site) for site in subspace.sites]}
+    return facts, {f"{FIXED}{name}": value for name, value in subspace.fixed.items()}

@@ -59,18 +59,6 @@ def draw_others(prompts: int, seed: int) -> Ints:
     return np.array(rows, np.int64).reshape(prompts, -1)
 
 
-def margins(own: Floats, others: Floats) -> Floats:
-    """Log-probability after the own prompt minus the highest after another.
-
-    ``own`` (…,) and ``others`` (…, others) are in nats.
-
-    >>> margins(np.array([-20.0]), np.array([[-50.0, -35.0, -60.0]])).tolist()
-    [15.0]
-    """
-    found: Floats = np.asarray(own, np.float64) - np.asarray(others, np.float64).max(-1)
-    return found
-
-
 def answer_margins(
     reader: PromptReader,
     prompts: Sequence[Prompt],
@@ -95,7 +83,7 @@ def answer_margins(
         cuts = np.cumsum([len(spoken[j]) for j, _ in places])[:-1]
         for (j, n), values in zip(places, np.split(read, cuts), strict=True):
             found[j][spoken[j], n] = values
-    return [margins(values[:, 0], values[:, 1:]) for values in found]
+    return [values[:, 0] - values[:, 1:].max(-1) for values in found]
 
 
 def measure_margin(

@@ -35,8 +35,7 @@ from szpo.policies import teachable
 from szpo.policies.protocol import BaseScorer, Policy, draw_answers
 from szpo.replay import replay
 from szpo.runs import callbacks, doctor, guards, known_addresses, run_engine
-from szpo.runs.setup_progress import Progress, unseen
-from szpo.types import Answer, Detail, Prompt, Say
+from szpo.types import Answer, Detail, Progress, Prompt, Say, unseen
 from szpo.voting import shown_features
 from szpo.voting.panel_evaluator import FUNCTION
 from szpo.voting.panel_factory import (

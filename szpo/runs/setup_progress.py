@@ -12,16 +12,13 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from szpo.files import private, try_lock
-from szpo.types import Say
-
-Progress = Callable[[str, int, int], None]
-"""A function of (stage, parts done, parts in all); 0 where parts are not counted."""
+from szpo.types import Progress, Say
 
 SUFFIX: Final = "-setup"
 IMPROVING: Final = "-improving"
@@ -45,10 +42,6 @@ class Stage:
         ('base answers, 25 %', 'the model')
         """
         return f"{self.name}, {100 * self.done // self.of} %" if self.of else self.name
-
-
-def unseen(stage: str, done: int, of: int) -> None:
-    """Show the progress to nobody."""
 
 
 def telling(say: Say, every_s: float = 30.0) -> Progress:

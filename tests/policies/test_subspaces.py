@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ from szpo.types import Answer, Comparison, Prompt, Row, Update
 from tests.support import tiny_models
 from tests.support.policies import set_up_subspace, setup_of
 
-OF_THE_MODEL = [kind for kind in subspaces.KINDS if kind not in ("adapters", "none")]
+OF_THE_MODEL = [kind for kind in get_args(subspaces.Kind) if kind not in ("adapters", "none")]
 SHORT = Sampling(max_new_tokens=6)
 ASKED = [Prompt.user(f"w{7 + 3 * i} w{9 + i}") for i in range(24)]
 
