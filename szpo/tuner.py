@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
@@ -603,7 +603,8 @@ def _find_prompts(prompts: Sequence[str] | str | Path, place: Path) -> Path:
             text = str(prompts)[:80]
             raise UsageError(f"Tuner: no file {text!r}; give a prompt as a list: [{text!r}]")
         return path
-    texts, file = list(prompts), place.with_name(f"{place.stem}-prompts.jsonl")
+    texts = list(prompts) if isinstance(prompts, Iterable) else [prompts]
+    file = place.with_name(f"{place.stem}-prompts.jsonl")
     bad = [text for text in texts if not isinstance(text, str) or not text.strip()]
     if bad or not texts:
         found = repr(bad[0]) if bad else "an empty list"

@@ -135,7 +135,8 @@ def make_space(
     if len(set(given.values())) > 1:
         listed = ", ".join(f"{name} has {size}" for name, size in given.items())
         raise UsageError(f"Optimizer: numbers of coordinates differ: {listed}")
-    count = next(iter(given.values()))
+    if not (count := next(iter(given.values()))):
+        raise UsageError("Optimizer: start is empty; give at least one coordinate")
     if box is not None:
         if box.shape not in ((2,), (count, 2)):
             raise UsageError(
@@ -191,6 +192,8 @@ def _numbers(name: str, given: Any) -> Floats:
 
 FORMAT: Final = 5
 """Format of `Optimizer.to_dict`; it moves with what the settings hold."""
+MOST: Final = 1e300
+"""Largest weight of a vote."""
 AT_ONCE: Final = 10_000
 """Most pairs that can await votes together."""
 STRETCH: Final = 1_000
@@ -379,7 +382,7 @@ class Optimizer:
     def _find(self, pair: Pair) -> int:
         open_ = [i for i in range(len(self._pending)) if i not in self._told]
         for i in sorted(open_, key=lambda i: self._pending[i] is not pair):
-            if all(map(np.array_equal, pair, self._pending[i])):
+            if isinstance(pair, tuple) and all(map(np.array_equal, pair, self._pending[i])):
                 return i
         raise UsageError("tell: this pair awaits no vote: it has one, or was not asked here")
 
@@ -547,9 +550,10 @@ class Optimizer:
         """
         try:
             if (form := saved["format"]) != FORMAT:
+                earlier = "szpo 0.2 (commit 2ba99d16) reads formats up to 3"
                 raise UsageError(
                     f"Optimizer: this szpo reads format {FORMAT}, the saved state is of format "
-                    f"{form}; szpo 0.2 (commit 2ba99d16) reads formats up to 3"
+                    f"{form}; {earlier if form in (1, 2, 3) else 'take the szpo that saved it'}"
                 )
             found = cls.__new__(cls)
             space = VectorSpace.from_json(saved["space"])
@@ -603,7 +607,10 @@ class Optimizer:
             raise UsageError(f"{path} is no saved Optimizer ({error})") from None
         if not isinstance(saved, dict):
             raise UsageError(f"{path} is no saved Optimizer (a list or a single value)")
-        return cls.from_dict(saved)
+        try:
+            return cls.from_dict(saved)
+        except (UsageError, IntegrityError) as error:
+            raise type(error)(f"{path}: {error}") from None
 
 
 def choose_settings(
@@ -744,8 +751,8 @@ def _is_number(given: object) -> bool:
 def _check(vote: Any, weight: Any) -> CastVote:
     if not _is_number(weight):
         raise UsageError(f"tell: the weight {weight!r} is no number")
-    if not (math.isfinite(float(weight)) and float(weight) >= 0):
-        raise UsageError(f"tell: the weight is {weight}; it must be 0 or more, and finite")
+    if not 0 <= weight <= MOST:  # also refuses nan
+        raise UsageError(f"tell: the weight is {weight!s:.20}; it must be 0 or more, to {MOST:g}")
     if vote is None:
         return CastVote(None, float(weight))
     if isinstance(vote, str) and (word := vote.strip().lower()) in WORDS:
@@ -754,6 +761,6 @@ def _check(vote: Any, weight: Any) -> CastVote:
         return CastVote("a" if vote else "b", float(weight))
     if not _is_number(vote):
         raise UsageError(f"tell: the vote {vote!r} is unknown; {HINT}")
-    if not 0 <= float(vote) <= 1:  # also refuses nan
+    if not 0 <= vote <= 1:  # also refuses nan
         raise UsageError(f"tell: the vote is {vote}; a share of votes for a is from 0 to 1")
     return CastVote(float(vote), float(weight))

@@ -322,8 +322,11 @@ class JudgeEvaluator:
                 service, list(self._panel), comparisons, complete=self.complete
             ):
                 self._round(seats)
+            if not self.complete or service.counted(comparisons[0].step):
+                return
         except NobodyLeftError:
-            self._close(comparisons[0].step)
+            pass
+        self._close(comparisons[0].step)
 
     def poll(self, step: int) -> None:
         """Nothing to do: `submit` has stored every answer."""
@@ -394,9 +397,11 @@ class JudgeEvaluator:
         reasons = _reasons(ledger, step)
         top = "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common(3))
         if not self.service.counted(step):
+            over = steps.close(ledger, step, "rule")  # a skipped single row is not asked again
+            then = "resume" if over else "let it answer as new panelists: szpo judge RUN --name NEW"
             raise RunError(
                 f"step {step}: no comparison was judged ({top or 'nobody is left to ask'}); "
-                "correct the judge, then let it answer as new panelists: szpo judge RUN --name NEW"
+                f"correct the judge, then {then}"
             )
         reason = f"skipped by every judge: {top}" if top else "nobody is left to ask"
         steps.close(ledger, step, "operator", actor="judge", reason=reason)

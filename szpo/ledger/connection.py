@@ -198,6 +198,8 @@ def translate(path: Path, error: sqlite3.Error) -> NoReturn:
         raise LeaseError(
             f"{path.name}: another controller has taken this run over; this one stops"
         ) from error
+    if "closed database" in text:
+        raise UsageError(f"{path.name} was closed; open the run again") from error
     if "locked" in text or "busy" in text:
         raise StorageError(
             f"{path}: locked by another program for 10 s; close it and try again"

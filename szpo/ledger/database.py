@@ -159,7 +159,7 @@ class Ledger:
             if self._depth:
                 yield
                 return
-            before = self._conn.total_changes
+            before = self.query("SELECT total_changes() AS n")[0]["n"]
             self._depth, self._pending, self._head = 1, [], None
             try:  # from here on, so that an interrupt anywhere leaves no lock behind
                 self.execute("BEGIN IMMEDIATE")

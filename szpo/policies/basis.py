@@ -382,8 +382,13 @@ def standardise(values: Floats, groups: Ints) -> tuple[Floats, Floats, NDArray[n
 
 
 def halve(groups: Ints) -> Ints:
-    """The half, 0 or 1, of each answer (n,), by its prompt."""
-    return np.asarray(np.unique(groups, return_inverse=True)[1] % 2)
+    """The half, 0 or 1, of each answer (n,), by its prompt; a single prompt's answers by turns.
+
+    >>> halve(np.array([4, 4, 7])).tolist(), halve(np.array([4, 4, 4])).tolist()
+    ([0, 0, 1], [0, 1, 0])
+    """
+    place = np.unique(groups, return_inverse=True)[1]
+    return np.asarray((place if place.any() else np.arange(len(place))) % 2)
 
 
 def centre(values: NDArray[np.floating], groups: Ints) -> Floats:

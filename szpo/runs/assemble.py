@@ -552,9 +552,12 @@ def _base_answers(parts: RunParts) -> tuple[Sequence[Prompt], list[list[Answer]]
 
 def restore_prompts(config: Config, ledger: Ledger, *, needed: bool, say: Say) -> PromptSet:
     """Read the prompts that the run began with; a run can be exported without them."""
-    digest = ledger.spec.get("prompts", {}).get("sha256")
+    digest, chosen = ledger.spec.get("prompts", {}).get("sha256"), config.prompts
+    if chosen.path and not Path(chosen.path).exists():  # begun in another folder, or moved
+        near = ledger.path.with_name(Path(chosen.path).name)
+        chosen = chosen.model_copy(update={"path": str(near)}) if near.exists() else chosen
     try:
-        found = promptfiles.load_configured(config.prompts, say)
+        found = promptfiles.load_configured(chosen, say)
         if digest not in (None, found.sha256):
             raise IntegrityError(
                 f"{config.prompts.path or 'the shipped prompts'}: not the prompts that "

@@ -73,7 +73,7 @@ def add_votes(ledger: Ledger, by: str, more: int) -> Config:
         each, run = config.votes_per_step, config.run
         if more < each:
             raise UsageError(
-                f"+{more} votes are less than one step, which takes {each}; add {each} or more"
+                f"{more:+} votes are less than one step, which takes {each}; add {each} or more"
             )
         if more > MAX_VOTES_ADDED:
             raise UsageError(f"+{more:,} votes are too many; add {MAX_VOTES_ADDED:,} or fewer")

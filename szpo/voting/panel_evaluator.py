@@ -295,20 +295,22 @@ class FunctionEvaluator(PanelEvaluator):
 
     def submit(self, comparisons: Sequence[Comparison]) -> None:
         """Ask the function about these comparisons."""
+        ledger, step = self.service.ledger, comparisons[0].step
         try:
             super().submit(comparisons)
+            if self.service.counted(step):
+                return
         except NobodyLeftError:
-            ledger, step = self.service.ledger, comparisons[0].step
-            why = "the function abstained"
-            steps.close(ledger, step, "operator", actor=FUNCTION, reason=why)
-            sql = "SELECT sum(n_votes) AS n, min(step) AS first FROM updates WHERE step > ?"
-            (past,) = ledger.query(sql, (step - MAX_EMPTY_STEPS,))
-            empty = past["n"] == 0 and past["first"] == step - MAX_EMPTY_STEPS + 1
-            if empty and not self.service.counted(step):
-                raise RunError(
-                    "better: the function abstained from every pair of steps "
-                    f"{step - MAX_EMPTY_STEPS + 1} to {step}; nothing can be learned from it"
-                ) from None
+            pass
+        steps.close(ledger, step, "operator", actor=FUNCTION, reason="the function abstained")
+        sql = "SELECT sum(n_votes) AS n, min(step) AS first FROM updates WHERE step > ?"
+        (past,) = ledger.query(sql, (step - MAX_EMPTY_STEPS,))
+        empty = past["n"] == 0 and past["first"] == step - MAX_EMPTY_STEPS + 1
+        if empty and not self.service.counted(step):
+            raise RunError(
+                "better: the function abstained from every pair of steps "
+                f"{step - MAX_EMPTY_STEPS + 1} to {step}; nothing can be learned from it"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -348,10 +348,13 @@ def test_a_run_goes_on_without_what_was_skipped(tmp_path, capfd, one_by_one):
         assert verification.verify(ledger).ok
     # Nothing at all was judged: going on would make steps for ever.
     capfd.readouterr()
-    with stub_endpoint("nonsense") as stub:
-        assert call(arguments(tmp_path / "b", stub, *sets)) == 1
-    said = "step 0: no comparison was judged (4 × judge: no clear verdict"
-    assert said in capfd.readouterr().err
+    for folder, more in (("b", ()), ("rows", ("optimizer.D=1",))):
+        with stub_endpoint("nonsense") as stub:
+            assert call(arguments(tmp_path / folder, stub, *sets, *more)) == 1
+        said = "step 0: no comparison was judged (4 × judge: no clear verdict"
+        assert said in capfd.readouterr().err
+    assert call(["run", "--resume", str(tmp_path / "rows" / "runs" / "yard.db")]) == 1
+    assert "step 1: no comparison" in capfd.readouterr().err, "single rows are not asked again"
 
 
 def test_a_judge_visits_a_run_for_people_and_leaves_them_their_seats(tmp_path, capfd):

@@ -165,10 +165,16 @@ def test_samples_and_the_adapter_are_of_the_tuned_model(
 
 
 @pytest.mark.full
-def test_a_finished_run_gets_more_votes_and_is_the_longer_run(tuned, model, tmp_path):
+def test_a_finished_run_gets_more_votes_and_is_the_longer_run(
+    tuned, model, tmp_path, monkeypatch
+):
     place = tmp_path / "more.db"
-    with szpo.Tuner(model, PROMPTS, shorter, votes=4, ledger=place, settings=SMALL) as tuner:
-        tuner.run()
+    with monkeypatch.context() as here:
+        here.chdir(tmp_path)
+        with szpo.Tuner(model, PROMPTS, shorter, votes=4, ledger="more", settings=SMALL) as tuner:
+            tuner.run()
+    with pytest.raises(UsageError, match="was closed; open the run again"):
+        tuner.sample("w20")
     with pytest.raises(UsageError, match=r"\+1 votes are less than one step"):
         szpo.Tuner.resume(place, shorter, more_votes=1)
     with szpo.Tuner.resume(place, shorter, more_votes=4) as tuner:
@@ -195,11 +201,14 @@ def test_a_function_may_abstain_from_some_pairs_and_not_from_all(model, tmp_path
         assert verification.verify(ledger).ok
         closed = [row["closed_by"] for row in ledger.steps()]
     assert "operator" in closed and "rule" in closed
-    with (
-        szpo.Tuner(model, PROMPTS, lambda p, a, b: "skip", votes=4, settings=SMALL) as tuner,
-        pytest.raises(RunError, match="abstained from every pair of steps 0 to 2"),
-    ):
-        tuner.run()
+    for each in ({}, {"optimizer.D": 1}):
+        with (
+            szpo.Tuner(
+                model, PROMPTS, lambda p, a, b: "skip", votes=4, settings=SMALL | each
+            ) as tuner,
+            pytest.raises(RunError, match="abstained from every pair of steps 0 to 2"),
+        ):
+            tuner.run()
 
 
 @pytest.mark.full

@@ -138,7 +138,7 @@ def test_pairs_are_told_in_any_order_and_by_two_raters_at_once():
         assert opt.steps == 0 and len(opt.waiting) == 2 == len(opt.ask(5)) - 3
         with pytest.raises(UsageError, match="3 of 5 pairs have their vote"):
             opt.tell(votes)
-        for wrong in (pairs[order[0]], szpo.Optimizer(dim=3).ask()):
+        for wrong in (pairs[order[0]], szpo.Optimizer(dim=3).ask(), 0):
             with pytest.raises(UsageError, match="this pair awaits no vote"):
                 opt.tell("a", pair=wrong)
         opt = szpo.Optimizer.from_dict(json.loads(json.dumps(opt.to_dict())))
@@ -317,6 +317,11 @@ def test_what_is_no_saved_state_or_was_changed_is_refused(tmp_path):
         szpo.Optimizer.from_dict({**saved, "format": 3})
     with pytest.raises(UsageError, match="not a saved state"):
         szpo.Optimizer.from_dict({"format": 5})
+    with pytest.raises(UsageError, match="take the szpo that saved it"):
+        szpo.Optimizer.from_dict({**saved, "format": 99})
+    (tmp_path / "cut.json").write_text('{"format": 5}')
+    with pytest.raises(UsageError, match=r"cut\.json: Optimizer: not a saved state"):
+        szpo.Optimizer.load(tmp_path / "cut.json")
     (tmp_path / "x.json").write_text("[1]")
     with pytest.raises(UsageError, match="no saved Optimizer"):
         szpo.Optimizer.load(tmp_path / "x.json")
@@ -348,6 +353,7 @@ def test_bad_arguments_are_refused_in_one_line():
         ({"dim": 2, "start": [1, 2, 3]}, "dim has 2, start has 3"),
         ({"dim": 2, "scale": 0}, "scale must be a positive number"),
         ({"dim": 2, "scale": math.nan}, "scale nan is not finite"),
+        ({"start": []}, "start is empty"),
         ({"dim": 2, "start": "ab"}, "start 'ab' is not made of numbers"),
         ({"dim": 2, "bounds": (1, 0)}, "low must be below high"),
         ({"bounds": (0, 1)}, "these bounds hold for every one; give dim=3"),
@@ -378,6 +384,8 @@ def test_bad_arguments_are_refused_in_one_line():
         (["a"], 1.0, "not a list"),
         ("a", -1.0, "0 or more"),
         ("a", "x", "is no number"),
+        ("a", 10**400, "0 or more, to 1e"),
+        (10**400, 1.0, "from 0 to 1"),
     ],
 )
 def test_a_bad_vote_changes_nothing(vote, weight, words):
