@@ -398,10 +398,10 @@ class JudgeEvaluator:
         top = "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common(3))
         if not self.service.counted(step):
             over = steps.close(ledger, step, "rule")  # a skipped single row is not asked again
-            then = "resume" if over else "let it answer as new panelists: szpo judge RUN --name NEW"
+            again = "let it answer as new panelists: szpo judge RUN --name NEW"
             raise RunError(
                 f"step {step}: no comparison was judged ({top or 'nobody is left to ask'}); "
-                f"correct the judge, then {then}"
+                f"correct the judge, then {'resume' if over else again}"
             )
         reason = f"skipped by every judge: {top}" if top else "nobody is left to ask"
         steps.close(ledger, step, "operator", actor="judge", reason=reason)

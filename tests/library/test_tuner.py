@@ -165,9 +165,7 @@ def test_samples_and_the_adapter_are_of_the_tuned_model(
 
 
 @pytest.mark.full
-def test_a_finished_run_gets_more_votes_and_is_the_longer_run(
-    tuned, model, tmp_path, monkeypatch
-):
+def test_a_finished_run_gets_more_votes_and_is_the_longer_run(tuned, model, tmp_path, monkeypatch):
     place = tmp_path / "more.db"
     with monkeypatch.context() as here:
         here.chdir(tmp_path)
