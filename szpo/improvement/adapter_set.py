@@ -377,7 +377,7 @@ class SetMaker:
             score_ascent.save(state, file, (aim.name, 0))
             self.progress(f"{aim.name}: step {len(state.steps)}", place, len(self.aims))
 
-        kept = cache.read_stored(file, score_ascent.load) if file.is_file() else None
+        kept = cache.read_stored(file, score_ascent.load)
         with moved(policy, begin):
             return score_ascent.improve(
                 policy, score, self.taught, WAY, replace(plan, waived=aim.waived),

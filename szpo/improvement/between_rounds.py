@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Final
 
-from szpo import seeds, turns
+from szpo import cache, seeds, turns
 from szpo.analysis import run_taste, taught
 from szpo.config.schema import FEATURE_SAMPLES, Config
 from szpo.errors import IntegrityError, LeaseError, RunError, StorageError, UsageError
@@ -499,11 +499,10 @@ class Improving:
     def _resume(self) -> None:
         if self._begun is not None or not self._file.exists():
             return
-        try:
-            since, (head, event) = score_ascent.load(self._file)
-        except IntegrityError:  # what it held is found again
-            self._leave()
+        found = cache.read_stored(self._file, score_ascent.load)
+        if found is None:  # what it held is found again
             return
+        since, (head, event) = found
         begun = begin(self._ledger, event)
         if head == begun.head and not _is_over(self._ledger, begun):
             self._begin(begun, since)

@@ -36,9 +36,9 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from szpo import cache, seeds
+from szpo import seeds
 from szpo.config.optimizer import make_settings
-from szpo.errors import IntegrityError, UsageError
+from szpo.errors import UsageError
 from szpo.files import replace_whole
 from szpo.models.scores import ScoredLaw
 from szpo.optim import links, optimizer, parameters
@@ -78,10 +78,8 @@ class Proposal:
     """(D,), over all moving weights in the order of the layout."""
     nats: float
     """½ dᵀ F d of the whole direction: what it is predicted to cost."""
-    score: float
-    """Mean score of the answers that were drawn for it."""
     answers: int
-    """How many these were."""
+    """How many answers were drawn for it."""
     seeded: bool = False
     """``direction`` has (K,) coefficients of directions that the policy draws at this step."""
 
@@ -99,8 +97,6 @@ class Drawn:
     """Score functions of whole answers (n, D), centred within prompts."""
     gradient: Floats
     """The policy gradient E[s r] (D,), for r in standard deviations within prompts."""
-    mean: float
-    """Mean score of the answers."""
 
 
 READ: Final = 32
@@ -123,10 +119,8 @@ class Pool:
 
     def gradient(self, score: Score) -> Drawn | None:
         """The policy gradient at the start; None where none scores more than another."""
-        credit, mean = _credit(
-            self.policy, score, self.prompts, self.samples, self.rows, self.cuts
-        )
-        return None if credit is None else _gather(self.scores, credit, self.samples, mean)
+        credit = _credit(self.policy, score, self.prompts, self.samples, self.rows, self.cuts)
+        return None if credit is None else _gather(self.scores, credit, self.samples)
 
 
 def draw_pool(
@@ -174,11 +168,11 @@ def draw_gradient(policy: LoraPolicy, task: Task) -> Drawn | None:
     rows = policy.sample_tokens(task.prompts, task.samples, seed=task.seed)
     asked = [prompt for prompt in task.prompts for _ in range(task.samples)]
     cuts = _cut(rows, task.parts)
-    credit, mean = _credit(policy, task.score, asked, task.samples, rows, cuts)
+    credit = _credit(policy, task.score, asked, task.samples, rows, cuts)
     if credit is None:
         return None
     read = read_scores(policy, policy.theta(), asked, rows, cuts)
-    return _gather(read, credit, task.samples, mean)
+    return _gather(read, credit, task.samples)
 
 
 def _cut(rows: Tokens, parts: int) -> tuple[int, ...]:
@@ -195,8 +189,8 @@ def _credit(
     samples: int,
     rows: Tokens,
     cuts: tuple[int, ...],
-) -> tuple[Floats | None, float]:
-    """What each part of each answer is worth (n, parts), or None, and the mean score."""
+) -> Floats | None:
+    """What each part of each answer is worth (n, parts); None where none scores more."""
     groups = _groups(len(rows), samples)
 
     def values(cut: int | None = None) -> Floats:
@@ -206,24 +200,21 @@ def _credit(
         return np.asarray(found, np.float64).reshape(-1, 1)
 
     worth = values()
-    mean = float(worth.mean())
     if not centre(worth, groups).any():
-        return None, mean
+        return None
     begun = np.stack([values(cut) for cut in cuts]) if cuts else np.zeros((0, *worth.shape))
     step = cuts[0] if cuts else max(map(len, rows))
-    return assign_credit(worth, begun, groups, DECAY**step)[..., 0], mean
+    return np.asarray(assign_credit(worth, begun, groups, DECAY**step)[..., 0])
 
 
 def _groups(count: int, samples: int) -> Ints:
     return np.repeat(np.arange(count // samples), samples)
 
 
-def _gather(
-    read: Floats | NDArray[np.float32], credit: Floats, samples: int, mean: float
-) -> Drawn:
+def _gather(read: Floats | NDArray[np.float32], credit: Floats, samples: int) -> Drawn:
     total = np.einsum("npd,np->d", read, credit.astype(read.dtype), optimize=True)
     whole = centre(read.sum(1, dtype=np.float64), _groups(len(read), samples))
-    return Drawn(whole, np.asarray(total / len(read), np.float64), mean)
+    return Drawn(whole, np.asarray(total / len(read), np.float64))
 
 
 def read_scores(
@@ -307,8 +298,7 @@ def along(
 
 
 def _propose(drawn: Drawn, direction: Floats) -> Proposal:
-    nats = cost(drawn.scores, direction)
-    return Proposal(direction, nats, drawn.mean, len(drawn.scores))
+    return Proposal(direction, cost(drawn.scores, direction), len(drawn.scores))
 
 
 def zeroth_order(
@@ -361,7 +351,7 @@ def zeroth_order(
         coef * parameters.direction_vector(space, task.step, k) for k, coef in enumerate(coefs)
     )
     spent = float(np.sum(np.square(along))) / (2 * scale * scale)
-    return Proposal(coefs, spent, float(scores.mean()), scores.size, seeded=True)
+    return Proposal(coefs, spent, scores.size, seeded=True)
 
 
 SLACK: Final = 1.25
@@ -416,13 +406,8 @@ class Checked:
 class Step:
     """One step as it was tried last."""
 
-    seed: int
-    drawn: float
-    """Mean score of the answers that the direction comes from."""
     answers: int
     """Answers drawn in this step, the measured ones included."""
-    predicted: float
-    """What it was predicted to cost by itself, nats."""
     halved: int
     checked: Checked
     guards: tuple[Guard, ...]
@@ -580,7 +565,7 @@ def _take_step(
         held = (*text_guards.guards(state.base.figures, after.figures), *(keep() if fits else ()))
     failed = [g.name for g in held if not g.ok and g.name not in plan.waived]
     kept = fits and not failed
-    step = Step(root, found.score, answers, length * length / 2, halved, after, held, kept, coefs)
+    step = Step(answers, halved, after, held, kept, coefs)
     state = replace(state, steps=(*state.steps, step))
     if not fits:
         return replace(state, stopped="no step stays within the KL that it may cost")
@@ -620,32 +605,29 @@ def save(state: Improved, path: Path, origin: tuple[str, int]) -> None:
 
 
 def load(path: Path) -> tuple[Improved, tuple[str, int]]:
-    """Read what `save` wrote: the state and its origin."""
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            facts = json.loads(str(file["facts"]))
-            head, event = facts.pop("origin")
-            tensors = {name: file[name] for name in file.files if name != "facts"}
-        steps = tuple(
-            Step(**{
-                **each, "checked": _checked(each["checked"]),
-                "guards": tuple(Guard(**guard) for guard in each["guards"]),
-                "coefs": tuple(each["coefs"]),
-            })
-            for each in facts["steps"]
-        )  # fmt: skip
-        ends = {"base": _checked(facts["base"]), "begun": _checked(facts["begun"])}
-        thetas = {
-            part: {
-                name.removeprefix(f"{part}/"): value
-                for name, value in tensors.items()
-                if name.startswith(f"{part}/")
-            }
-            for part in ("theta", "last")
+    """Read what `save` wrote: the state and its origin; for `cache.read_stored`."""
+    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        facts = json.loads(str(file["facts"]))
+        head, event = facts.pop("origin")
+        tensors = {name: file[name] for name in file.files if name != "facts"}
+    steps = tuple(
+        Step(**{
+            **each, "checked": _checked(each["checked"]),
+            "guards": tuple(Guard(**guard) for guard in each["guards"]),
+            "coefs": tuple(each["coefs"]),
+        })
+        for each in facts["steps"]
+    )  # fmt: skip
+    ends = {"base": _checked(facts["base"]), "begun": _checked(facts["begun"])}
+    thetas = {
+        part: {
+            name.removeprefix(f"{part}/"): value
+            for name, value in tensors.items()
+            if name.startswith(f"{part}/")
         }
-        return Improved(**{**facts, **ends, **thetas, "steps": steps}), (head, event)
-    except cache.UNREADABLE as error:
-        raise IntegrityError(f"{path} is no state of an improvement ({error})") from None
+        for part in ("theta", "last")
+    }
+    return Improved(**{**facts, **ends, **thetas, "steps": steps}), (head, event)
 
 
 def _checked(facts: dict[str, Any]) -> Checked:

@@ -218,9 +218,7 @@ def test_weights_moved_without_gradients_are_computed_again_and_a_changed_coeffi
         space, count = policy.space, 2 * policy.dim
         rows = [parameters.direction_vector(space, task.step, k) for k in range(count)]
         coefs = np.linalg.lstsq(np.transpose(rows), wanted, rcond=None)[0]
-        return score_ascent.Proposal(
-            coefs, score_ascent.cost(drawn.scores, wanted), drawn.mean, 96, True
-        )
+        return score_ascent.Proposal(coefs, score_ascent.cost(drawn.scores, wanted), 96, True)
 
     monkeypatch.setitem(between_rounds.WAYS, "zeroth", written)
     path = Path(shutil.copy(voted, tmp_path / "along.db"))
