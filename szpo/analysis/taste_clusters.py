@@ -229,8 +229,6 @@ class Mixture:
     """(K,)"""
     posterior: Floats
     """(G, K) probability of each taste, given a panelist's votes."""
-    bound: float
-    """Log-posterior reached, nats."""
 
     @property
     def members(self) -> Ints:
@@ -277,6 +275,4 @@ def fit_mixture(x: Floats, y: Floats, who: Ints, groups: int, k: int, key: bytes
         bound = evidence.sum(-1) - RIDGE / 2 * (w**2).sum((-1, -2)) + np.log(shares).sum(-1)
     best = int(np.argmax(bound))
     order = np.argsort(-posterior[best].sum(0), kind="stable")
-    return Mixture(
-        w[best][order], shares[best][order], posterior[best][:, order], float(bound[best])
-    )
+    return Mixture(w[best][order], shares[best][order], posterior[best][:, order])

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 from szpo.errors import RunError, UsageError
 from szpo.optim.parameters import round13
@@ -18,7 +19,7 @@ from szpo_simulators.track import PROXY, TRUTH, Track
 from szpo_simulators.worlds import rivals, world
 from szpo_simulators.worlds.gridworld import DENSE, Courier, GridWorld
 from szpo_simulators.worlds.world import draws
-from szpo_simulators.worlds.yard import PIT, WELL, TabularPolicy, Yard, score_walk
+from szpo_simulators.worlds.yard import COST, PIT, WELL, TabularPolicy, Yard, score_walk
 from tests.support.cases import case
 
 WORLDS: dict[str, tuple[Callable[[], Any], float | None]] = {
@@ -161,44 +162,26 @@ def move(seed: int = 0, by: float = 1.0) -> TabularPolicy:
     return policy
 
 
+def worth_of(policy: TabularPolicy) -> float:
+    """Its exact mean reward over starting cells, by backward induction."""
+    yard, chosen = policy.yard, softmax(policy.theta()["logits"].astype(np.float64), axis=1)
+    aside = np.roll(chosen, 1, axis=1) + np.roll(chosen, -1, axis=1)
+    executed = (1 - yard.wind) * chosen + yard.wind / 2 * aside
+    worth = np.zeros(yard.cells)
+    for _ in range(yard.horizon):
+        ahead = np.where(yard.ending != 0, yard.ending, worth)
+        worth = (executed * ahead[yard.landing]).sum(axis=1) - COST
+    return float(worth[yard.starts].mean())
+
+
 def test_it_is_a_policy_worth_the_mean_reward_of_many_walks():
     policy = move(by=0.5)
     check_policy(policy, PROMPTS, radius=0.5, space=policy.space)
     policy = move(by=1.5)
     rewards = matrix(parse("walk"), PROMPTS, policy.sample(PROMPTS, 600, seed=1))
     stderr = rewards.std(axis=1).mean() / np.sqrt(rewards.size)
-    assert rewards.mean() == pytest.approx(policy.value(), abs=3.5 * stderr)
-    assert abs(policy.value() - TabularPolicy(0).value()) > 10 * stderr
-
-
-def test_the_value_of_two_cells_by_hand():
-    # One free cell beside the well, no wind: right reaches it, the others stay. With p = P(right)
-    # and at most two moves: −.04 + p + (1 − p)(−.04 + p).
-    yard = Yard(rows=1, columns=2, well=(0, 1), pits=(), walls=(), wind=0.0, horizon=2)
-    weights = np.zeros((2, 4))
-    weights[0, 1] = np.log(2.0)  # p = 2 / 5
-    assert yard.value(weights) == pytest.approx(-0.04 + 0.4 + 0.6 * (0.4 - 0.04))
-    # KL per visit: Σ π log(π / ¼); visits: 1 and, with probability .6, a second one.
-    local = 0.4 * np.log(1.6) + 0.6 * np.log(0.8)
-    assert yard.divergence(weights, np.zeros((2, 4))) == pytest.approx(1.6 * local)
-
-
-def test_kl_is_the_mean_log_ratio_of_walks():
-    policy = move(by=1.0)
-    _, (kl, stderr) = policy.sample_with_kl(PROMPTS, 1, seed=0)
-    assert stderr == 0
-    shares = np.exp(policy.theta()["logits"].astype(np.float64))
-    shares /= shares.sum(axis=1, keepdims=True)
-    names, ratios = ("up", "right", "down", "left"), []
-    for prompt, row in zip(PROMPTS, policy.sample(PROMPTS, 400, seed=2), strict=True):
-        for answer in row:
-            cell, total = policy.yard.start(prompt), 0.0
-            for word in answer.text.partition(".")[0].split():
-                chosen, _, turned = word.partition(">")
-                total += np.log(4 * shares[cell, names.index(chosen)])
-                cell = int(policy.yard.landing[cell, names.index(turned or chosen)])
-            ratios.append(total)
-    assert kl == pytest.approx(np.mean(ratios), abs=3.5 * np.std(ratios) / len(ratios) ** 0.5)
+    assert rewards.mean() == pytest.approx(worth_of(policy), abs=3.5 * stderr)
+    assert abs(worth_of(policy) - worth_of(TabularPolicy(0))) > 10 * stderr
 
 
 def test_walks_tell_how_they_ended_and_what_they_are_worth():

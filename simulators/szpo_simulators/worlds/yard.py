@@ -1,8 +1,7 @@
 """A small softmax policy that walks through a windy yard, behind the `Policy` protocol.
 
 An answer is the walk in words, "right up>left up. Reached the well." (the wind turned ``up`` into
-``left``), so panels, ledgers and rewards treat it as any text. The world is known completely, so
-a policy's value and KL are exact, for tests and fast benchmarks.
+``left``), so panels, ledgers and rewards treat it as any text.
 """
 
 from __future__ import annotations
@@ -106,32 +105,6 @@ class Yard:
             'file with lines such as "Walk from row 2, column 0."'
         )
 
-    def value(self, logits: Floats) -> float:
-        """Exact expected reward of the softmax policy, mean over starting cells.
-
-        Backward induction over the horizon; logits are (cells, 4).
-        """
-        worth = np.zeros(self.cells)
-        for _ in range(self.horizon):
-            ahead = np.where(self.ending != 0, self.ending, worth)
-            worth = (self._chances(logits) * ahead[self.landing]).sum(axis=1) - COST
-        return float(worth[self.starts].mean())
-
-    def divergence(self, logits: Floats, base: Floats) -> float:
-        """Exact KL(π ‖ π_base) of whole walks in nats, mean over starting cells."""
-        chosen, other = softmax(logits, axis=1), softmax(base, axis=1)
-        local = (chosen * (np.log(chosen) - np.log(other))).sum(axis=1)
-        share = np.zeros(self.cells)
-        share[self.starts] = 1 / len(self.starts)
-        chances, total = self._chances(logits), 0.0
-        for _ in range(self.horizon):
-            share = np.where(self.ending != 0, 0.0, share)
-            total += float(share @ local)
-            after = np.zeros(self.cells)
-            np.add.at(after, self.landing, share[:, None] * chances)
-            share = after
-        return total
-
     def walk(
         self, logits: Reals, cells: Ints, numbers: Floats
     ) -> Iterator[tuple[Ints, Ints, Ints, NDArray[np.bool_]]]:
@@ -151,12 +124,6 @@ class Yard:
             cells = np.where(walking, self.landing[cells, moved], cells)
             yield chosen, moved, cells, walking
             walking = walking & (self.ending[cells] == 0)
-
-    def _chances(self, logits: Floats) -> Floats:
-        """Probability (cells, 4) of each executed move, wind included."""
-        chosen: Floats = softmax(logits, axis=1)
-        aside = np.roll(chosen, 1, axis=1) + np.roll(chosen, -1, axis=1)
-        return (1 - self.wind) * chosen + self.wind / 2 * aside
 
 
 class TabularPolicy:
@@ -196,10 +163,6 @@ class TabularPolicy:
         """SHA-256 of θ in canonical form."""
         return parameters.digest(self._theta, self.layout)
 
-    def value(self) -> float:
-        """Exact expected reward at the current θ."""
-        return self.yard.value(self._theta["logits"].astype(np.float64))
-
     def sample(
         self, prompts: Sequence[Prompt], samples: int, *, seed: int,
         places: Sequence[int] | None = None,
@@ -210,14 +173,6 @@ class TabularPolicy:
         asked = [prompt for prompt in every for _ in range(samples)]
         batch = self.walk(self._theta, asked, derive(seed, "sample"))
         return [list(batch[i * samples : (i + 1) * samples]) for i in at]
-
-    def sample_with_kl(
-        self, prompts: Sequence[Prompt], samples: int, *, seed: int
-    ) -> tuple[list[list[Answer]], tuple[float, float]]:
-        """`sample`, and the exact KL of whole walks to the starting policy: its error is 0."""
-        here = self._theta["logits"].astype(np.float64)
-        kl = self.yard.divergence(here, np.zeros_like(here))
-        return self.sample(prompts, samples, seed=seed), (kl, 0.0)
 
     def logprob_base(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
         """Mean log-probability per move under θ = 0, where all four moves are equally likely."""
