@@ -86,13 +86,9 @@ def read_pool(path: Path | str) -> Iterator[Pair]:
 
 
 def chunks(
-    pairs: Iterable[Pair],
-    plan: SelectionSettings,
-    seen: Seen,
-    asked: Container[str] = (),
-    size: int = CHUNK,
+    pairs: Iterable[Pair], plan: SelectionSettings, seen: Seen, asked: Container[str] = ()
 ) -> Iterator[list[Pair]]:
-    """Yield the pairs that may be asked about, ``size`` at a time; counts go into ``seen``.
+    """Yield the pairs that may be asked about, `CHUNK` at a time; counts go into ``seen``.
 
     ``asked``: ids and keys of pairs that were asked about.
     """
@@ -106,7 +102,7 @@ def chunks(
                 seen.left_out[reason] += 1
 
     source = passing()
-    while part := list(islice(source, size)):
+    while part := list(islice(source, CHUNK)):
         yield part
 
 
