@@ -33,7 +33,7 @@ from szpo.optim.regression import BUDGET
 from szpo.policies import text_guards
 from szpo.replay import replay
 from szpo.runs import assemble, budget, controller, driver, status
-from szpo.runs.guards import HeldOut, measure_right, record_held_out
+from szpo.runs.guards import HeldOut, as_row, measure_right, record_held_out, text_rows
 from szpo.types import Answer, Detail, Prompt, Row, Say
 from szpo.visible_text import visible
 from szpo.voting import step_record
@@ -182,27 +182,16 @@ def make_evaluation_rows(
 ) -> list[dict[str, str]]:
     """The two measurements as rows of the report's table."""
     mean, low, high = gained
-    values: list[tuple[str, float, float, str]] = [
-        (f"mean {reward}", before.rewards.mean(), after.rewards.mean(),
-         f"{mean:+.3f}, 95 % [{low:+.3f}, {high:+.3f}]"),
-        ("log-probability per token under the base", before.logprob, after.logprob, ""),
-        ("distinct-2", before.distinct2, after.distinct2, ""),
-        ("tokens per answer", before.tokens, after.tokens, ""),
-        ("KL to the start, nats per answer", before.kl, after.kl, f"± {after.kl_stderr:.2f}"),
-    ]  # fmt: skip
+    change = f"{mean:+.3f}, 95 % [{low:+.3f}, {high:+.3f}]"
+    rows = [
+        as_row(f"mean {reward}", before.rewards.mean(), after.rewards.mean(), change),
+        *text_rows(before, after, after.kl, f"± {after.kl_stderr:.2f}"),
+    ]
     if before.margin is not None and after.margin is not None:
         name = f"own prompt over the best of {after.others} others, nats (median)"
         share = f"{after.margin / before.margin:.0%} of the base's" if before.margin > 0 else ""
-        values.append((name, before.margin, after.margin, share))
-    return [
-        {
-            "name": name,
-            "before": f"{a:.3f}",
-            "after": f"{b:.3f}",
-            "change": change or f"{b - a:+.3f}",
-        }
-        for name, a, b, change in values
-    ]
+        rows.append(as_row(name, before.margin, after.margin, share))
+    return rows
 
 
 WIDTH = 96

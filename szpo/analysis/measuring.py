@@ -33,7 +33,7 @@ from szpo.ledger.theta import recommended_digest
 from szpo.policies import text_guards
 from szpo.policies.protocol import BaseScorer, draw_answers, likeliest
 from szpo.runs.assemble import RunParts
-from szpo.runs.guards import HeldOut, measure_right, record_held_out
+from szpo.runs.guards import HeldOut, as_row, measure_right, record_held_out, text_rows
 from szpo.runs.samples import draw_pairs, policy_at
 from szpo.types import Answer, Comparison, Prompt, Row, Say
 from szpo.voting import step_record
@@ -182,21 +182,12 @@ def _measure_end(m: Measuring, steps: int, votes: int) -> None:
         kept = _measure_right(m, policy)
     done = measurements(m.ledger)
     first, last = (mean_reward(done[i]["rewards"]) for i in (0, steps))
-    values = [
-        ("mean reward of the panel", first, last),
-        (text_guards.FLUENCY, was.logprob, now.logprob),
-        ("distinct-2", was.distinct2, now.distinct2),
-        ("tokens per answer", was.tokens, now.tokens),
-        ("KL to the start, nats per answer", 0.0, kl[0]),
-    ]
-    rows = tuple(
-        {"name": name, "before": f"{a:.3f}", "after": f"{b:.3f}", "change": f"{b - a:+.3f}"}
-        for name, a, b in values
-        if a is not None and b is not None
-    )
+    rows = text_rows(was, now, kl[0])
+    if first is not None and last is not None:
+        rows.insert(0, as_row("mean reward of the panel", first, last))
     guards, gap = text_guards.guards(was, now), text_guards.topic_gap(was, now)
-    rows, guards = (*rows, *kept[0]), (*guards, *kept[1])
-    record_held_out(m.ledger, "szpo run", HeldOut(rows, guards, gap, digest))
+    held = HeldOut((*rows, *kept[0]), (*guards, *kept[1]), gap, digest)
+    record_held_out(m.ledger, "szpo run", held)
 
 
 def _measure_right(m: Measuring, policy: Any) -> tuple[Any, Any]:

@@ -26,7 +26,7 @@ from szpo.optim import kl_limits
 from szpo.optim.kl_limits import Moments
 from szpo.policies import text_guards
 from szpo.policies.protocol import Speaker
-from szpo.policies.text_guards import Guard
+from szpo.policies.text_guards import Guard, TextFigures
 from szpo.types import Answer, Comparison, Floats, Ints, Prompt
 
 if TYPE_CHECKING:
@@ -121,7 +121,28 @@ def figures(comparisons: Sequence[Comparison]) -> dict[str, float]:
     }
 
 
-HELD_OUT_KEYS = ("name", "before", "after", "change")
+def as_row(
+    name: str, before: float, after: float, change: str = "", form: str = ".3f"
+) -> dict[str, str]:
+    """One figure of a measurement as texts; ``change`` in place of the difference."""
+    return {
+        "name": name,
+        "before": f"{before:{form}}",
+        "after": f"{after:{form}}",
+        "change": change or f"{after - before:+{form}}",
+    }
+
+
+def text_rows(
+    before: TextFigures, after: TextFigures, kl: float, change: str = ""
+) -> list[dict[str, str]]:
+    """Figures of the answers of a policy's start and of the policy, ``kl`` nats away."""
+    return [
+        as_row(text_guards.FLUENCY, before.logprob, after.logprob),
+        as_row("distinct-2", before.distinct2, after.distinct2),
+        as_row("tokens per answer", before.tokens, after.tokens),
+        as_row("KL to the start, nats per answer", 0.0, kl, change),
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +150,7 @@ class HeldOut:
     """A measurement: rows of a table as texts, and the guards."""
 
     rows: tuple[Mapping[str, str], ...]
-    """Each row has `HELD_OUT_KEYS`."""
+    """Each is of `as_row`."""
     guards: tuple[Guard, ...] = ()
     gap: str | None = None
     """Why the topic's guard is missing; None if it is there."""
@@ -162,10 +183,8 @@ def measure_right(
         return (), ()
     before, after = (text_guards.count_right(policy, questions, base=b) for b in (True, False))
     name = f"right answers to {len(questions)} questions"
-    texts = (name, str(before), str(after), f"{after - before:+d}")
-    return (dict(zip(HELD_OUT_KEYS, texts, strict=True)),), (
-        text_guards.keep_right(before, after),
-    )
+    row = as_row(name, before, after, form="d")
+    return (row,), (text_guards.keep_right(before, after),)
 
 
 def record_held_out(ledger: Ledger, by: str, found: HeldOut) -> None:
