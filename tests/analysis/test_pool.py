@@ -144,7 +144,7 @@ def test_a_stream_chooses_as_the_whole_would(some, rule, monkeypatch):
     plan = SelectionSettings("columns:x,y", ("x", "y"), rule=rule)
     of = rounds.differences_from_columns(plan.names)
     whole = rounds.advance(State(plan), some, of, count=5)
-    monkeypatch.setattr(rounds.chunks, "__defaults__", ((), 7))
+    monkeypatch.setattr(rounds, "CHUNK", 7)
     parts = rounds.advance(State(plan), some, of, count=5)
     assert [q.id for q in parts.out] == [q.id for q in whole.out]
     assert whole.certain == parts.certain == (rule == "bald")
