@@ -14,11 +14,12 @@ import typer
 
 from szpo.analysis import improvement
 from szpo.cli import console, run_paths
-from szpo.errors import RunError, UsageError
+from szpo.errors import RunError, StorageError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.plugins import how_to_install
 from szpo.runs import status
 from szpo.types import Floats
+from szpo.voting.panel_factory import load_factory
 from szpo.voting.step_record import StepReport, plain
 from szpo_simulators import plan as plans
 from szpo_simulators import start, summary
@@ -372,7 +373,9 @@ def compare(
     only: list[str] = typer.Option(
         [], "--only", help="Only these parts or groups of the plan, separated by commas."
     ),
-    seeds: str = typer.Option("", "--seeds", help="Only these seeds, such as 1000-1004,1007."),
+    seeds: str | None = typer.Option(
+        None, "--seeds", help="Only these seeds, such as 1000-1004,1007."
+    ),
     jobs: int = typer.Option(1, "--jobs", help="Cells that run at the same time."),
     shown: bool = typer.Option(False, "--show", help="Run nothing; show what is finished."),
     folder: Path | None = typer.Option(
@@ -412,7 +415,7 @@ def compare(
 
 def frontier(
     only: Sequence[str] = (),
-    seeds: str = "",
+    seeds: str | None = None,
     jobs: int = 1,
     show: bool = False,
     quick: bool = False,
@@ -440,7 +443,7 @@ def frontier(
 
 
 def run_plan(
-    study: Study, path: Path, only: Sequence[str], seeds: str, jobs: int, shown: bool
+    study: Study, path: Path, only: Sequence[str], seeds: str | None, jobs: int, shown: bool
 ) -> tuple[dict[str, Any], list[str]]:
     """Run the unfinished cells of a plan unless they are only ``shown``.
 
@@ -450,10 +453,13 @@ def run_plan(
     if jobs < 1:
         raise UsageError(f"compare: --jobs {jobs}; give 1 or more")
     frozen, store = plans.read(path), Store(study.folder)
-    wanted = plans.cells(frozen, only, plans.read_seeds(seeds) if seeds else ())
+    if study.folder.exists() and not study.folder.is_dir():
+        raise StorageError(f"compare: {study.folder} is no folder; give another --folder")
+    wanted = plans.cells(frozen, only, () if seeds is None else plans.read_seeds(seeds))
     failures = []
     if not shown:
         require_modules(wanted)
+        check_settings(wanted)
         failures = run_cells(study.console, store, wanted, jobs)
         for one in wanted if frozen.base_answers else ():
             console.doing("drawing the base's answers that gains count from")
@@ -462,6 +468,17 @@ def run_plan(
     for line in failures:
         study.console.print(f"failed: {line}", markup=False)
     return found, failures
+
+
+def check_settings(wanted: Iterable[Cell]) -> None:
+    """Refuse a group's settings, panel or reward before the first cell starts."""
+    for one in {cell.label: cell for cell in wanted}.values():
+        try:
+            config = start.load_config(one.spec)
+            if (panel := load_factory(config.panel.kind)) is not None:
+                panel.check(config, ())
+        except UsageError as error:
+            raise UsageError(f"compare: group {one.label}: {error}") from None
 
 
 def require_modules(wanted: Iterable[Cell]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from szpo.config.section import Section, checked, suggest
 from szpo.errors import UsageError
@@ -16,6 +16,8 @@ from szpo_simulators.study import Cell
 
 VERSION: Final = 1
 """Raise this number when cells do or measure something else: older records are then ignored."""
+MOST_SEEDS: Final = 10_000
+"""Longest range of seeds."""
 SHIPPED: Final = Path(__file__).parent / "plans"
 """Plans by name, as `szpo compare --preset` takes them."""
 RULES: Final = ("regression", "known", "sign")
@@ -28,6 +30,15 @@ KINDS: Final[Mapping[str, str]] = {
 """What a cell of each method is: a run of szpo with a ledger, a choice, a training."""
 Asking = Literal["batch", "pair"]
 """batch: each vote is on two batches of D answers; pair: D votes on single pairs instead."""
+
+
+def _span(found: Sequence[int]) -> Sequence[int]:
+    if len(found) != 2 or not 0 <= found[0] < found[1]:
+        raise ValueError(f"must be [from, to], from 0 up (got {[*found]})")
+    return found
+
+
+Span = Annotated[Sequence[int], AfterValidator(_span)]
 
 
 class Target(Section):
@@ -60,7 +71,7 @@ class Group(Section):
     method: str
     seeds: Annotated[tuple[int, ...], BeforeValidator(lambda text: read_seeds(str(text)))]
     """In the file a text, such as "2000-2003,2007"."""
-    votes: int
+    votes: int = Field(ge=1)
     """Batch votes; who asks about single pairs gets D pair votes for each."""
     ask: Asking | None = None
     """None: gradient methods ask about pairs, all others about batches."""
@@ -72,7 +83,7 @@ class Group(Section):
     panel: str = "bt70"
     setups: int | None = None
     """Number of set-ups that the seeds share; None: the plan's; 0: all use the shipped one."""
-    heldout: Sequence[int] | None = None
+    heldout: Span | None = None
     """Held-out prompts (from, to) that measure; None: the plan's. Trials use others."""
     sets: Sequence[str] = ()
     settings: Mapping[str, Any] = {}
@@ -89,6 +100,10 @@ class Group(Section):
             raise ValueError(f"{self.label}: {self.method} is no method; give one of {[*KINDS]}")
         if (self.method == BEST_OF) != (self.of is not None):
             raise ValueError(f"{self.label}: give `of`, a group's label, for {BEST_OF} only")
+        if {*self.name} & {*"/\\"}:
+            raise ValueError(f"{self.label}: a name of files, so leave out / and \\")
+        if not self.checkpoints or not 0 < min(self.checkpoints) <= max(self.checkpoints):
+            raise ValueError(f"{self.label}: `at` and `points` name no number of votes above 0")
         return self
 
     @property
@@ -131,7 +146,7 @@ class Plan(Section):
     sets: Sequence[str]
     rules: Mapping[str, Sequence[str]]
     """Settings of each rule."""
-    heldout: Sequence[int]
+    heldout: Span
     """Held-out prompts (from, to) that measure."""
     answers: int
     """Answers to each prompt at each checkpoint."""
@@ -185,6 +200,8 @@ def read(path: Path) -> Plan:
         pairs = [pair for each in body.pop("comparison", ()) for pair in _pairs(each, groups)]
     except KeyError as error:
         raise UsageError(f"{said}the key {error} is missing") from None
+    except (TypeError, AttributeError) as error:
+        raise UsageError(f"{said}a [[group]] or [[comparison]] is malformed ({error})") from None
     comparisons = tuple(checked(Comparison, pair, said) for pair in pairs)
     plan = checked(Plan, {**body, "groups": groups, "comparisons": comparisons}, said)
     labels = [group.label for group in groups]
@@ -240,6 +257,8 @@ def read_seeds(text: str) -> tuple[int, ...]:
         first, _, last = part.partition("-")
         if not first.isdecimal() or (last and not last.isdecimal()):
             raise UsageError(f"compare: seeds {text!r}; write them as 2000-2004 or 2000,2003")
+        if not 0 <= int(last or first) - int(first) < MOST_SEEDS:
+            raise UsageError(f"compare: seeds {text!r}; give at most {MOST_SEEDS:,}, lowest first")
         found += range(int(first), int(last or first) + 1)
     return tuple(dict.fromkeys(found))
 

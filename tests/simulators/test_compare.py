@@ -22,7 +22,7 @@ from szpo.baselines.asking import JudgesAsk, Meter, Survey, ask_round
 from szpo.baselines.reward_model import scale_reward
 from szpo.baselines.trainer import require_finite
 from szpo.data.preference_formats import Pair
-from szpo.errors import RunError, UsageError
+from szpo.errors import RunError, StorageError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.runs import status as of_ledger
 from szpo.types import Answer, Prompt, Row
@@ -246,6 +246,11 @@ def test_votes_asked_before_the_first_step_are_not_earned_back_by_a_line(quick):
         ("one --preset tiny", "a preset, a plan or runs, not several"),
         ("--preset tiny --seeds 0", "no cell is left"),
         ("--preset tiny --seeds one", "seeds 'one'; write them as"),
+        (
+            "--preset tiny --seeds 1001-1000",
+            "seeds '1001-1000'; give at most 10,000, lowest first",
+        ),
+        ("--preset tiny --seeds=", "seeds ''; write them as"),
         ("--preset quick --jobs 0", "--jobs 0; give 1 or more"),
         ("--plan none.toml", "none.toml cannot be read"),
     ],
@@ -467,6 +472,11 @@ def test_gains_are_paired_by_prompt():
         (METHOD, f"{METHOD}\nspeed = 3", "speed"),
         (METHOD, f'{METHOD}\nof = "x"', "give `of`, a group's label, for best-of-n"),
         (METHOD, "method = ", "is not TOML"),
+        (METHOD, f"{METHOD}\nasks = 3", r"a \[\[group\]\] or \[\[comparison\]\] is malformed"),
+        ("heldout = [0, 8]", "heldout = [8, 0]", r"must be \[from, to\]"),
+        ("votes = 16", "votes = 0", "votes must be a whole number >= 1"),
+        ("at = [8, 16]", "at = [0]", "name no number of votes above 0"),
+        ('name = "sentiment"', 'name = "../x"', "leave out / and"),
     ],
 )
 def test_a_plan_that_is_none_is_refused(here, change, says, tmp_path):
@@ -474,6 +484,22 @@ def test_a_plan_that_is_none_is_refused(here, change, says, tmp_path):
     path.write_text(plans.find("quick").read_text("utf-8").replace(here, change, 1))
     with pytest.raises(UsageError, match=says):
         plans.read(path)
+
+
+def test_settings_panel_and_reward_are_refused_before_a_cell_starts(tmp_path):
+    plan = plans.find("quick").read_text("utf-8")
+    for here, change, says in (
+        ("subspace.dim=4", "subspace.dmi=4", 'unknown key "dmi"'),
+        ('panel = "hostile"', 'panel = "hostil"', 'no panel.kind "hostil"'),
+        (METHOD, f'{METHOD}\nreward = "mood"', "reward 'mood': no reward of that name"),
+    ):
+        path = tmp_path / "plan.toml"
+        path.write_text(plan.replace(here, change, 1), encoding="utf-8")
+        with pytest.raises(UsageError, match=says):
+            compare_command(["--plan", str(path), "--folder", str(tmp_path / "new")])
+        assert not (tmp_path / "new" / "cells").exists()
+    with pytest.raises(StorageError, match="is no folder"):
+        compare_command(["--preset", "quick", "--folder", str(path)])
 
 
 def test_a_group_stands_for_several_rewards_and_a_star_for_their_comparisons(tmp_path):
