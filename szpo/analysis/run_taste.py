@@ -66,8 +66,8 @@ def read(
         found = replace(found, factor=fit.log_factor)
     if not found.shown:
         raise RunError(
-            f"{where}: its votes show no taste yet (odds of {math.exp(found.factor):.3g} of "
-            f"{BAYES_FACTOR_NEEDED:g}); let its panel vote more"
+            f"{where}: its votes show no taste yet (odds of {math.exp(found.factor):.2g}, "
+            f"it takes {BAYES_FACTOR_NEEDED:g}); let its panel vote more"
         )
     if found.unnamed + found.chance >= taught.LIKELY:
         raise RunError(

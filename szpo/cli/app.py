@@ -166,9 +166,9 @@ def _make_runner(name: str, target: Callable[[list[str]], Any]) -> Callable[[typ
 
 INTERRUPTED = 130
 STOPS: Final = (KeyboardInterrupt, typer.Abort, console.Terminated)
-AGAIN = ("demo", "run", "serve", "compare", "simulate", "judge", *console.ANEW)
+AGAIN = ("demo", "run", "serve", "compare", "simulate", "judge", "adapters", *console.ANEW)
 """Commands that, given again after an interrupt, lose nothing that was counted."""
-WAITING = ("serve", "vote", "simulate", "judge", "visualize")
+WAITING = ("serve", "vote", "simulate", "visualize")
 """Commands that wait for people or another process, and may be silent meanwhile."""
 TWICE_S = 5.0
 """A second interrupt within this time (seconds) of the last one is ignored."""

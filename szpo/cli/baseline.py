@@ -6,6 +6,7 @@ The method learns from the votes of a run or file, from fresh votes, a score, or
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -422,7 +423,10 @@ def baseline(
     )
     console.say(f"wrote {target}")
     if method != "reward-model":
-        console.say(f"  szpo run --set model.adapter={target}  # a run that begins there")
+        there = shlex.join(
+            ["--set", f"model.name={stand.actor.loaded.name}", "--set", f"model.adapter={target}"]
+        )
+        console.say(f"  szpo run {there}  # a run that begins there")
 
 
 def _setting(text: str) -> tuple[str, str]:

@@ -14,7 +14,7 @@ import typer
 from szpo import files
 from szpo.analysis import agreement, improvement, taught
 from szpo.cli import console, run_paths
-from szpo.errors import SzpoError, UsageError
+from szpo.errors import StorageError, SzpoError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.policies import teachable
 from szpo.runs import budget, guards, status
@@ -290,5 +290,9 @@ def report(
             also = [run_taste.check_recorded]
             found = verification.verify(ledger, also=also) if verify else None
             text = page.render(ledger, score=score, score_name=name, verification=found)
-    target.write_text(text, encoding="utf-8")
+    try:
+        with files.replace_whole(target) as draft:
+            draft.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"{target} cannot be written ({error.strerror or error})") from None
     console.answer(as_json, {"report": str(target)}, f"wrote {target}; open it in a browser")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import typer
 
@@ -16,6 +16,8 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_tables
 from szpo.models import named_models
 from szpo.runs import known_addresses
+
+JUDGING: Final = "judging what is open"
 
 
 def judge(
@@ -63,12 +65,20 @@ def judge(
         console.say(str(panel))
         ledger.record_event("judge", "szpo judge", {"name": name, **panel.spec})
         service = VoteService(ledger)
+
+        def wait() -> None:
+            console.doing("")  # nothing is open
+            panel_evaluator.wait_a_poll()
+            console.doing(JUDGING)
+
+        console.doing(JUDGING)
         cast, why = panel_evaluator.visit(
             ledger,
             panel.evaluator(service, name=name, complete=alone and not leave),
             limit=votes,
             once=once,
             leave=leave,
+            wait=wait,
         )
         console.say(f"{console.count(cast, 'vote')} cast: {why}")
         for who, (read, written) in llm_judge.tokens(ledger).items():

@@ -6,6 +6,7 @@ resuming, sampling and exporting never repeat it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -108,6 +109,8 @@ def new_path(config: Config) -> Path:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"{path.parent} cannot be written ({error.strerror})") from None
+    if not os.access(path.parent, os.W_OK):
+        raise StorageError(f"{path.parent} cannot be written; set another run.folder")
     check_place(path, new=True)
     return path
 

@@ -1,5 +1,6 @@
 """The command line from outside: what is printed, what is written, how it exits."""
 
+import errno
 import io
 import json
 import logging
@@ -238,6 +239,33 @@ def test_resume_continues_to_the_same_weights(yard, tmp_path, capsys):
     assert len(heads(path)) == 3
     assert call(["run", "--resume", "yard", "--folder", str(path.parent)]) == 0
     assert heads(path) == heads(yard)
+
+
+def test_what_cannot_be_written_is_named_and_an_earlier_page_stays(tmp_path, monkeypatch, capsys):
+    path = yard_run.finished(tmp_path)
+    assert call(["report", str(path)]) == 0
+    page = path.with_suffix(".html").read_text(encoding="utf-8")
+
+    def full(*given: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as here:
+        here.setattr(Path, "write_text", full)
+        assert call(["report", str(path)]) == 4
+    monkeypatch.setattr(os, "access", lambda path, mode, **_: mode != os.W_OK)
+    assert call(yard_run.arguments(tmp_path, "run.name=other")) == 4
+    said = capsys.readouterr().err
+    assert "html cannot be written (No space left" in said and "set another run.folder" in said
+    assert path.with_suffix(".html").read_text(encoding="utf-8") == page
+
+
+def test_a_set_of_adapters_goes_on_by_the_same_command(monkeypatch, capsys):
+    def stop(**options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app, "app", stop)
+    assert call(["adapters", "make", "set"]) == 130
+    assert capsys.readouterr().err.endswith("Continue with: szpo adapters make set\n")
 
 
 def test_the_end_of_a_run_names_guards_that_fail_on_held_out_prompts(tmp_path, capsys):

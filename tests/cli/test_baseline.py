@@ -45,6 +45,7 @@ def test_an_adapter_is_fitted_to_demonstrations(given, tmp_path, capsys):
     assert call([*line, "--recipe", "steps=12", "--recipe", "learning_rate=.01"]) == 0
     said = capsys.readouterr().out
     assert "sft: 12 of 12 demonstrations, 12 steps" in said and "cost: 0 votes" in said
+    assert f"szpo run --set model.name=tiny --set model.adapter={out}  #" in said
     record = json.loads((out / "baseline.json").read_text())
     losses = [step["loss"] for step in record["log"]]
     assert record["demonstrations"] == 12 and losses[-1] < losses[0]

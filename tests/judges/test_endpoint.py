@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from szpo import outgoing
+from szpo.cli import console
 from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.config.tables import Judge
@@ -357,8 +358,10 @@ def test_a_run_goes_on_without_what_was_skipped(tmp_path, capfd, one_by_one):
     assert "step 1: no comparison" in capfd.readouterr().err, "single rows are not asked again"
 
 
-def test_a_judge_visits_a_run_for_people_and_leaves_them_their_seats(tmp_path, capfd):
+def test_a_judge_visits_a_run_for_people_and_leaves_them_their_seats(tmp_path, capfd, monkeypatch):
     """M = 2: one vote is the judge's and one a person's."""
+    noted: list[str] = []
+    monkeypatch.setattr(console, "doing", noted.append)
     from szpo.runs import assemble, driver, samples
 
     with stub_endpoint("longer") as stub:
@@ -394,7 +397,7 @@ def test_a_judge_visits_a_run_for_people_and_leaves_them_their_seats(tmp_path, c
             assert verification.verify(ledger).ok
     said_out = capfd.readouterr().out
     assert f"{asked} votes cast: nothing else is open" in said_out
-    assert "stub-0: " in said_out
+    assert "stub-0: " in said_out and noted[-1] == "judging what is open"
 
 
 @pytest.mark.full

@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,16 @@ def test_links_begin_with_the_address_of_a_server_that_lives(tmp_path):
                 assert read_address(path) == "http://third:3"
     assert read_address(path) is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_ends_no_server(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with announce(tmp_path / "run.db", "http://first:1"):
+            assert read_address(tmp_path / "run.db") is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture

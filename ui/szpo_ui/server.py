@@ -145,8 +145,7 @@ def announce(run: Path, url: str) -> Iterator[None]:
                 if not try_lock(file.fileno()):  # another server has it
                     continue
                 file.truncate(0)
-                file.write(url)
-                file.flush()
+                os.write(file.fileno(), url.encode())  # a buffer's rest would fail at the end
             except OSError:  # the disk is full
                 continue
             stack.callback(place.unlink, missing_ok=True)
