@@ -206,7 +206,7 @@ def translate(path: Path, error: sqlite3.Error) -> NoReturn:
         ) from error
     if "unable to open" in text:
         raise StorageError(
-            f"{path}: its folder cannot be written, and SQLite needs files there; nothing was stored"
+            f"{path}: SQLite needs files in its folder, which cannot be written; nothing was stored"
         ) from error
     if "not a database" in text:
         raise StorageError(f"{path} is not a szpo ledger (not an SQLite file)") from error

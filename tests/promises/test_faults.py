@@ -169,7 +169,7 @@ def test_a_read_only_file_is_read_and_refuses_writes_in_words(path):
 def test_a_run_on_a_medium_that_cannot_be_written_is_read(path, monkeypatch):
     """SQLite would make files beside it even to read; a mounted copy has no room for them."""
     monkeypatch.setattr(os, "access", lambda *_, **__: False)
-    with pytest.raises(StorageError, match=r"run\.db: its folder cannot be written"):
+    with pytest.raises(StorageError, match=r"SQLite needs files in its folder"):
         connection.translate(path, sqlite3.OperationalError("unable to open database file"))
     with Ledger.open(path, readonly=True) as ledger:
         assert verification.verify(ledger).ok
