@@ -205,9 +205,8 @@ def translate(path: Path, error: sqlite3.Error) -> NoReturn:
             f"{path}: locked by another program for 10 s; close it and try again"
         ) from error
     if "unable to open" in text:
-        raise StorageError(
-            f"{path}: SQLite needs files in its folder, which cannot be written; nothing was stored"
-        ) from error
+        why = "SQLite needs files in its folder, which cannot be written"
+        raise StorageError(f"{path}: {why}; nothing was stored") from error
     if "not a database" in text:
         raise StorageError(f"{path} is not a szpo ledger (not an SQLite file)") from error
     if "decode to UTF-8" in text:  # the rest of the message quotes the bytes
