@@ -277,7 +277,7 @@ def check_header(look: Examination) -> None:
 
 def check_adopted(look: Examination) -> None:
     """Compare adopted weights with their digests, and compute again those moved along seeds."""
-    settings = recorded_config(look.ledger)
+    settings, recorded = recorded_config(look.ledger), list[int]()
     for event in look.ledger.events(ADOPTED):
         body, begun = event["body"], event["body"]["begun"]
         sql = "SELECT count(*) AS steps FROM events WHERE kind = 'step' AND event < ?"
@@ -289,15 +289,18 @@ def check_adopted(look: Examination) -> None:
             problem = "lacks the seed and coefficients that its way, zeroth, records"
             raise Broken("events", event["event"], problem)
         if "moves" not in body:
-            look.notes.append(
-                f"weights adopted after {steps} steps are recorded, not recomputed: they were "
-                "improved on the taste of the votes before, by gradients of the model"
-            )
+            recorded.append(steps)
         elif look.deep:
             if _follow_moves(look.ledger, body) != body["theta_sha256"]:
                 problem = "its weights are not what its seed and coefficients add up to"
                 raise Broken("events", event["event"], problem)
             look.notes.append(f"weights adopted after {steps} steps are recomputed, exactly")
+    if recorded:
+        look.notes.append(
+            f"weights adopted after {', '.join(map(str, recorded))} steps are recorded, not "
+            "recomputed: they were improved on the taste of the votes before, by gradients of the "
+            "model"
+        )
 
 
 def _follow_moves(ledger: Ledger, body: Mapping[str, Any]) -> str:

@@ -163,7 +163,8 @@ class Learned:
             return f"{first}; nothing had learned from them"
         first += ": no fit from now on has them"
         learned = [f"the policy from round {self.steps[0] + 1} on"]
-        learned += [f"improved weights {each[:12]}" for each in self.improved]
+        if self.improved:
+            learned.append(f"improved weights {', '.join(each[:12] for each in self.improved)}")
         if self.removed:
             first += ", and the policy is at its start again; the record keeps its numbers"
         return (

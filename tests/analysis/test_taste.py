@@ -205,8 +205,9 @@ def test_weights_without_coefficients_do_not_verify_where_the_settings_say_they_
         body = {**named_run.adoption(ledger, 16), "way": "natural"}
         theta.append_adopted(ledger, replay.fold(ledger), body)
         look = Examination(ledger, hashes)
+        theta.append_adopted(ledger, replay.fold(ledger), body)
         checks.check_adopted(look)
-        assert "recorded, not recomputed" in look.notes[0]
+        assert "weights adopted after 16, 16 steps are recorded, not recomputed" in look.notes[0]
         settings = settings_file.check({"improve": {"way": "zeroth"}})
         monkeypatch.setattr(checks, "recorded_config", lambda ledger: settings)
         with pytest.raises(Broken, match="lacks the seed and coefficients"):

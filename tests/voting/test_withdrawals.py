@@ -163,3 +163,8 @@ def test_a_withdrawal_is_of_somebody_with_votes_where_all_weigh_alike(tmp_path):
             service.amend(vote, "exclude", "asked to", "op")
         assert withdrawals.withdraw(ledger, "szpo invite", WHO, settings).votes == len(hers) > 0
         assert len(withdrawals.withdrawals(ledger)) == 1
+
+
+def test_several_improved_weights_are_one_list():
+    said = str(withdrawals.Learned(9, (0, 1), ("a" * 64, "b" * 64)))
+    assert f"round 1 on and improved weights {'a' * 12}, {'b' * 12} had learned" in said
