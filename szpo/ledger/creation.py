@@ -62,7 +62,7 @@ def check_version(path: Path, conn: sqlite3.Connection) -> None:
     version = conn.execute("PRAGMA user_version").fetchone()[0]
     if version > SCHEMA_VERSION:
         raise UsageError(
-            f"{path}: schema {version}; this szpo reads {SCHEMA_VERSION}; install a newer"
+            f"{path}: schema {version}; this szpo reads {SCHEMA_VERSION}; install a newer szpo"
         )
     if version < 1:
         raise IntegrityError(f"{path}: schema {version}, which no szpo wrote; restore a copy")
