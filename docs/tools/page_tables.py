@@ -95,6 +95,17 @@ RIVALS = {
 }
 """Files and groups of the plans of adapters and of improving (640 answers read), and of the first
 plan (3,840); and how many settings were tried there before."""
+TUNED = {
+    "`regression`, eight adapters": ("z-adapters-{}-regression", "defaults"),
+    "`regression`, named features": ("z-features-{}-regression", "defaults"),
+    "`known`, eight adapters": ("z-adapters-{}-known", "5 tried"),
+    "`known`, all weights": ("z-all-{}-known", "5 tried"),
+    "DPO": ("{}-dpo", "4 tried"),
+    "iterative DPO": ("{}-iterative-dpo", "4 tried"),
+    "reward model + PPO": ("{}-rm+ppo", "4 tried"),
+    "reward model + RLOO": ("{}-rloo", "4 tried"),
+}
+"""Groups of the plan of rivals, and how many settings were tried at each number of answers."""
 MIXING = {
     "sentiment": ("sentiment-rows-regression", "sentiment-regression"),
     "no comma": ("no-comma-rows-regression", "no-comma-regression"),
@@ -343,13 +354,48 @@ def rivals() -> Table:
 
 
 def cost_of(read_at: str, file: str, group: str, tried: str) -> str:
-    """What the cells of a group took; of several, the least and the most minutes and memory."""
-    cells = chosen(group, "answers_read", read_at, file)
+    """How many settings were tried, and what the cells of a group took."""
+    return f"{tried}; {cost_of_cells(chosen(group, 'answers_read', read_at, file))}"
+
+
+def cost_of_cells(cells: Cells) -> str:
+    """What cells took: answers drawn, and the least and the most minutes and memory."""
     minutes = [float(cell["cpu_seconds"]) / 60 for cell in cells]
     drawn = [float(c["tokens"]) / float(c["length"]) for c in cells if c["tokens"]]
     memory = [float(c["peak_bytes"]) / 2**30 for c in cells if c["peak_bytes"]]
     some = f"{round(mean(drawn), -2):,.0f}" if drawn else "?"
-    return f"{tried}; {some}; {ends(minutes)}; {ends(memory)}"
+    return f"{some}; {ends(minutes)}; {ends(memory)}"
+
+
+def tuned() -> Table:
+    """Methods on the tiny model, tuned at what they are compared at, on two tastes."""
+    rows = []
+    for title, (group, tried) in TUNED.items():
+        row, long = [title, tried], []
+        for taste in ("sentiment", "first-person"):
+            short, long_one = tuned_cells(group.format(taste))
+            row += [gain_and_guards(short), gain_and_guards(long_one)]
+            long += long_one
+        rows.append([*row, cost_of_cells(long)])
+    columns = (f"{taste}, {n}" for taste in ("sentiment", "first person") for n in ("640", "1,920"))
+    return ("method", "settings", *columns, "what 1,920 took"), rows
+
+
+def tuned_cells(group: str) -> tuple[Cells, Cells]:
+    """The cells of a method on a taste at 640 and at 1,920 answers read.
+
+    szpo's run once and were looked at twice; others have settings of their own for each.
+    """
+    if group.startswith("z-"):
+        short, long = (chosen(group, "votes", votes, "rivals") for votes in ("320", "960"))
+        return short, long
+    short, long = (chosen(f"{part}-{group}", "share", "1.0", "rivals") for part in "sl")
+    return short, long
+
+
+def gain_and_guards(cells: Cells) -> str:
+    """Mean gain, nats, and the share of seeds on which fluency, variety and length hold."""
+    return f"{gain_of(cells)}; {nats_of(cells)}; {held(cells, 3)}/{len(cells)}" if cells else ""
 
 
 def ends(values: Sequence[float]) -> str:
@@ -539,7 +585,7 @@ def apart(ours: Cells, theirs: Cells) -> str:
 MADE: Mapping[str, Callable[[], Table]] = {
     "forty": forty, "beside": beside, "groups": groups, "published": published,
     "published-smollm2": published_smollm2, "equal": equal, "mixing": mixing,
-    "both": both, "notes": notes, "rivals": rivals,
+    "both": both, "notes": notes, "rivals": rivals, "tuned": tuned,
     "tiny": partial(compared, "tiny"), "classes": classes, "differences": differences,
     "said": said, "shown": shown,
 }  # fmt: skip
