@@ -231,6 +231,7 @@ def nevergrad(rivals: Rivals, taste: str) -> None:
 
         far = math.sqrt(2 * NATS)
         space = ng.p.Array(shape=(rivals.policy.dim,)).set_bounds(-far, far)
+        space.function.deterministic = False
         search = ng.optimizers.NGOpt(space, budget=BUDGET)
         space.random_state.seed(SEED)
         for step in range(BUDGET):

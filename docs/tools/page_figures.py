@@ -27,12 +27,11 @@ from szpo_simulators.study import COLOURS, MARKS, Study
 FIGURES = {
     "frontier": "bars: 95 %, over seeds; dpo, rm+ppo, 400-bayes: range of three, three, two seeds",
     "compare-published-votes": "bands: 95 %, seeds and prompts; regression: range of four seeds",
-    "compare-tiny-votes": "bands: 95 %, over seeds",
     "compare-tiny-kl": "bands: 95 %, over seeds",
     "known-sign-read": "bars: 95 %, over seeds; one-sided: over seeds and prompts",
 }
 """What the bands or bars of each figure are."""
-FROM = {"compare-tiny-votes": "tiny", "compare-tiny-kl": "tiny", "known-sign-read": "known-sign"}
+FROM = {"compare-tiny-kl": "tiny", "known-sign-read": "known-sign"}
 """Beside which few answers of the base the gains of a file were measured."""
 REWARDS = {"gain, first person": r"regex:\b(I|my|me|I'm)\b"}
 """The reward of an axis, where it is not sentiment."""

@@ -21,7 +21,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from statistics import mean
 
@@ -29,7 +29,6 @@ import numpy as np
 
 from szpo.metrics import wilson
 from szpo.types import Floats
-from szpo_simulators.study import format_interval, interval
 from szpo_simulators.summary import bootstrap
 
 DOCS = Path(__file__).parents[1]
@@ -69,43 +68,33 @@ EQUAL = {
     "the default: `regression`, in adapters": "sentiment-rows-regression",
     "`regression`, on named features": "sentiment-features-regression",
     "the default, improved between votes": "sentiment-regression",
-    "`sign`, antithetic, in adapters": "s-sixteen-batches-sentiment-sign",
+    "`known`, antithetic, in adapters": "sr-sixteen-rows-sentiment-known",
+    "`sign`, antithetic, in adapters": "sr-sixteen-rows-sentiment-sign",
     "iterative DPO": "trial-sentiment-0-iterative-dpo",
     "DPO": "trial-sentiment-0-dpo",
     "reward model + RLOO": "trial-sentiment-0-rloo",
 }
 """Groups of the frozen plans of adapters and of improving that read as many answers."""
 RIVALS = {
-    "`regression`": (
-        ("adapters", "sentiment-rows-regression", "defaults"),
-        ("costs", "sentiment-regression", "defaults"),
-    ),
-    "the same, improved": (("improve", "sentiment-regression", "3 tried"),),
-    "`sign`": (("adapters", "s-sixteen-batches-sentiment-sign", "5 tried"),),
-    "iterative DPO": (
-        ("adapters", "trial-sentiment-0-iterative-dpo", "1 of 4"),
-        ("costs", "sentiment-iterative-dpo", "4 tried"),
-    ),
-    "DPO": (
-        ("adapters", "trial-sentiment-0-dpo", "1 of 4"),
-        ("costs", "sentiment-dpo", "untuned"),
-    ),
-    "reward model + RLOO": (("adapters", "trial-sentiment-0-rloo", "1 of 4"),),
-    "reward model + PPO": (("costs", "sentiment-rm+ppo", "untuned"),),
+    "`regression`": ("adapters", "sentiment-rows-regression", "defaults"),
+    "the same, improved": ("improve", "sentiment-regression", "3"),
+    "`known`": ("adapters", "sr-sixteen-rows-sentiment-known", "5"),
+    "iterative DPO": ("adapters", "trial-sentiment-0-iterative-dpo", "1 of 4"),
+    "DPO": ("adapters", "trial-sentiment-0-dpo", "1 of 4"),
+    "reward model + RLOO": ("adapters", "trial-sentiment-0-rloo", "1 of 4"),
 }
-"""Files and groups of the plans of adapters and of improving (640 answers read), and of the first
-plan (3,840); and how many settings were tried there before."""
+"""Files and groups of the plans of adapters and of improving, and how many settings were tried."""
 TUNED = {
-    "`regression`, eight adapters": ("z-adapters-{}-regression", "defaults"),
-    "`regression`, named features": ("z-features-{}-regression", "defaults"),
-    "`known`, eight adapters": ("z-adapters-{}-known", "5 tried"),
-    "`known`, all weights": ("z-all-{}-known", "5 tried"),
-    "DPO": ("{}-dpo", "4 tried"),
-    "iterative DPO": ("{}-iterative-dpo", "4 tried"),
-    "reward model + PPO": ("{}-rm+ppo", "4 tried"),
-    "reward model + RLOO": ("{}-rloo", "4 tried"),
+    "`regression`, eight adapters": "z-adapters-{}-regression",
+    "`regression`, named features": "z-features-{}-regression",
+    "`known`, eight adapters": "z-adapters-{}-known",
+    "`known`, all weights": "z-all-{}-known",
+    "DPO": "{}-dpo",
+    "iterative DPO": "{}-iterative-dpo",
+    "reward model + PPO": "{}-rm+ppo",
+    "reward model + RLOO": "{}-rloo",
 }
-"""Groups of the plan of rivals, and how many settings were tried at each number of answers."""
+"""Groups of the plan of rivals; {}: the taste."""
 MIXING = {
     "sentiment": ("sentiment-rows-regression", "sentiment-regression"),
     "no comma": ("no-comma-rows-regression", "no-comma-regression"),
@@ -325,15 +314,14 @@ def mean_gain(cells: Cells) -> str:
 
 def equal() -> Table:
     """What methods gain of sentiment by answers read, on the panel of the plan of adapters."""
-    read_at = ("160", "320", "640")
     rows = []
     for title, group in EQUAL.items():
-        file = next(f for f in ("adapters", "improve") if chosen(group, "answers_read", "640", f))
-        at = [chosen(group, "answers_read", n, file) for n in read_at]
+        file = next(f for f in ("adapters", "improve") if chosen(group, "share", "1.0", f))
+        at = [chosen(group, "share", share, file) for share in ("0.25", "0.5", "1.0")]
         rows.append([title, *map(mean_gain, at), nats_of(at[-1])])
-    best = [untrained("sentiment", int(n) // 2) for n in read_at]
+    best = [untrained("sentiment", votes) for votes in (80, 160, 320)]
     rows.append(["no step: the best of eight answers by the votes' taste", *best, "1.2"])
-    return ("sentiment, by answers read", *read_at, "nats"), rows
+    return ("sentiment, by answers read", "160", "320", "640", "nats"), rows
 
 
 def untrained(taste: str, votes: int) -> str:
@@ -346,19 +334,13 @@ def untrained(taste: str, votes: int) -> str:
 
 def rivals() -> Table:
     """Settings tried, answers drawn, processor minutes and peak memory to learn sentiment."""
-    rows = []
-    for title, plans in RIVALS.items():
-        of = {"3840" if plan[0] == "costs" else "640": plan for plan in plans}
-        rows.append([title, *(cost_of(n, *of[n]) if n in of else "" for n in ("640", "3840"))])
-    return ("method", "640 answers read", "3,840"), rows
+    return ("method", "settings tried", "answers drawn; processor minutes; peak GiB"), [
+        [title, tried, cost_of(chosen(group, "share", "1.0", file))]
+        for title, (file, group, tried) in RIVALS.items()
+    ]
 
 
-def cost_of(read_at: str, file: str, group: str, tried: str) -> str:
-    """How many settings were tried, and what the cells of a group took."""
-    return f"{tried}; {cost_of_cells(chosen(group, 'answers_read', read_at, file))}"
-
-
-def cost_of_cells(cells: Cells) -> str:
+def cost_of(cells: Cells) -> str:
     """What cells took: answers drawn, and the least and the most minutes and memory."""
     minutes = [float(cell["cpu_seconds"]) / 60 for cell in cells]
     drawn = [float(c["tokens"]) / float(c["length"]) for c in cells if c["tokens"]]
@@ -370,26 +352,28 @@ def cost_of_cells(cells: Cells) -> str:
 def tuned() -> Table:
     """Methods on the tiny model, tuned at what they are compared at, on two tastes."""
     rows = []
-    for title, (group, tried) in TUNED.items():
-        row, long = [title, tried], []
+    for title, group in TUNED.items():
+        row, long = [title], []
         for taste in ("sentiment", "first-person"):
             short, long_one = tuned_cells(group.format(taste))
             row += [gain_and_guards(short), gain_and_guards(long_one)]
             long += long_one
-        rows.append([*row, cost_of_cells(long)])
-    columns = (f"{taste}, {n}" for taste in ("sentiment", "first person") for n in ("640", "1,920"))
-    return ("method", "settings", *columns, "what 1,920 took"), rows
+        rows.append([*row, cost_of(long)])
+    columns = (
+        f"{taste}, {n}" for taste in ("sentiment", "first person") for n in ("640", "1,920")
+    )
+    return ("method", *columns, "what 1,920 took"), rows
 
 
 def tuned_cells(group: str) -> tuple[Cells, Cells]:
     """The cells of a method on a taste at 640 and at 1,920 answers read.
 
-    szpo's run once and were looked at twice; others have settings of their own for each.
+    szpo's ran once and were looked at twice; others have settings of their own for each.
     """
     if group.startswith("z-"):
-        short, long = (chosen(group, "votes", votes, "rivals") for votes in ("320", "960"))
-        return short, long
-    short, long = (chosen(f"{part}-{group}", "share", "1.0", "rivals") for part in "sl")
+        short, long = (chosen(group, "share", share, "rivals") for share in NOTES_AT)
+    else:
+        short, long = (chosen(f"{part}-{group}", "share", "1.0", "rivals") for part in "sl")
     return short, long
 
 
@@ -474,19 +458,6 @@ def published() -> Table:
         said = [f"{around(values, 3)}, {nats_of(of)}, {held(of, 3)}" for of, values in points]
         rows.append([title, str(len(points[0][0])), *said])
     return ("method", "seeds", "240 votes: gain, KL, guards", "2,400 votes"), rows
-
-
-def compared(name: str) -> Table:
-    """A comparison of methods, from the gains of its seeds; its other columns as stored."""
-    rows = []
-    for cell in read_cells(name):
-        method, ask, each, stopped, *rest = cell.values()
-        gains = by_prompt(each) + offset("sentiment", name)
-        gain = format_interval(interval(gains.tolist()), 3).replace(" ", "")
-        lost = f", {stopped} stopped" if stopped != "0" else ""
-        rows.append([method, ask, gain + lost, *rest])
-    heading = [*read_cells(name)[0]]
-    return [*heading[:2], "gain", *heading[4:]], rows
 
 
 def classes() -> Table:
@@ -586,7 +557,7 @@ MADE: Mapping[str, Callable[[], Table]] = {
     "forty": forty, "beside": beside, "groups": groups, "published": published,
     "published-smollm2": published_smollm2, "equal": equal, "mixing": mixing,
     "both": both, "notes": notes, "rivals": rivals, "tuned": tuned,
-    "tiny": partial(compared, "tiny"), "classes": classes, "differences": differences,
+    "classes": classes, "differences": differences,
     "said": said, "shown": shown,
 }  # fmt: skip
 """Tables that are worked out from cells."""
