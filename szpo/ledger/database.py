@@ -159,7 +159,10 @@ class Ledger:
             if self._depth:
                 yield
                 return
-            before = self.query("SELECT total_changes() AS n")[0]["n"]
+            try:
+                before = self._conn.total_changes
+            except sqlite3.Error as error:
+                translate(self.path, error)
             self._depth, self._pending, self._head = 1, [], None
             try:  # from here on, so that an interrupt anywhere leaves no lock behind
                 self.execute("BEGIN IMMEDIATE")

@@ -210,9 +210,7 @@ class Workers:
             for name in self._actors:
                 if todo and name not in busy:
                     chunk = todo.popleft()
-                    with self._head.present():
-                        call = self._actors[name].answer.remote(held, *tasks[chunk])
-                    working[call] = name, chunk
+                    working[self.send(name, held, tasks[chunk])] = name, chunk
             if (done := self._wait(working)) is None:
                 continue
             name, chunk, reply = done
@@ -228,6 +226,11 @@ class Workers:
             todo.appendleft(chunk)
             self._load(name, held, check)
         return [found[i] for i in range(len(tasks))]
+
+    def send(self, name: str, held: Any, task: Task) -> Any:
+        """Send a worker a task; returns Ray's reference to the reply."""
+        with self._head.present():
+            return self._actors[name].answer.remote(held, *task)
 
     def close(self) -> None:
         """End the workers and stop watching the head; the cluster keeps running."""
