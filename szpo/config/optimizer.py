@@ -315,8 +315,9 @@ def record_settings(settings: Settings) -> dict[str, Any]:
         if not named.coordinates:
             for name in ("coordinates", "axes", "curves"):
                 del facts["features"][name]
-        if not named.said:
-            del facts["features"]["said"]
+        for name in ("made_for", "said"):
+            if not getattr(named, name):
+                del facts["features"][name]
     return {**settings.section.model_dump(mode="json"), **_plain(facts)}
 
 

@@ -28,7 +28,10 @@ from szpo.models.weight_files import list_first
 from szpo.types import Theta
 
 SET: Final = "set.json"
-"""File that makes a folder a set: {"adapters": [{"name", "folder"}, …], "base_sha256": …}."""
+"""File that makes a folder a set: {"adapters": [{"name", "folder"}, …], "base_sha256": …}.
+
+Also its ``license``, and of each adapter the ``feature`` it was made for, and if for ``more``.
+"""
 FEWEST, MOST = 2, 32
 SHIPPED: Final = Path(__file__).parents[1] / "data" / "adapters"
 """Folder of the sets that ship, each in a folder of its model's name."""
@@ -78,6 +81,12 @@ class Place:
     revision: str | None = None
     base_sha256: str | None = None
     """Digest of the weights on which a set was made."""
+    license: str | None = None
+    """The licence of a set, for adapters without a card of their own."""
+    feature: str = ""
+    """What a set's adapter was made for: the name of a feature, among others."""
+    more: bool = True
+    """False: it was made for less of that."""
 
 
 def shipped(name: str) -> Path | None:
@@ -157,11 +166,14 @@ def _expand(entry: str) -> list[Place]:
     if not document:
         name = entry.partition("@")[0] if revision else str(folder.absolute())
         return [Place(Path(name).name, folder, entry, revision)]
-    made = document.get("base_sha256")
+    made, terms = document.get("base_sha256"), document.get("license")
     return [
-        Place(str(each["name"]), folder / str(each["folder"]), entry, revision, made)
+        Place(
+            str(each["name"]), folder / str(each["folder"]), entry, revision, made,
+            terms and str(terms), str(each.get("feature", "")), each.get("more") is not False,
+        )
         for each in document["adapters"]
-    ]
+    ]  # fmt: skip
 
 
 def _locate(entry: str) -> tuple[Path, str | None]:
@@ -203,7 +215,8 @@ def read(place: Place, base: str, folder: Path) -> tuple[Adapter, dict[str, Any]
         "sha256": adapter.sha256,
         "base": adapter.config.get("base_model_name_or_path"),
         "base_sha256": place.base_sha256,
-        "license": _licence(place.folder),
+        "license": _licence(place.folder) or place.license,
+        **({"feature": place.feature, "more": place.more} if place.feature else {}),
     }
 
 

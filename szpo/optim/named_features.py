@@ -63,6 +63,9 @@ class NamedFeatures:
     """(coordinates, d): the unit vector along which each of them alone moves, in units of 2⁻¹²."""
     curves: tuple[tuple[int, ...], ...] = ()
     """(coordinates, 4): the `Curve` of each in units of 2⁻¹² nats, for words; empty: |z|²/2."""
+    made_for: tuple[tuple[str, int], ...] = ()
+    """(coordinates,): what each was made for, as of a set of adapters, and 1 for more of it, 0 for
+    less; an empty text where nobody said; empty: nobody said of any."""
     said: tuple[str, ...] = ()
     """Features and coordinates that a person named in words before the first vote."""
 
@@ -80,6 +83,8 @@ class NamedFeatures:
                  *self.said]  # fmt: skip
         if not all(isinstance(text, str) for text in texts):
             raise UsageError("features: names and the facts of the user's own must be texts")
+        if self.made_for and len(self.made_for) != len(self.coordinates):
+            raise UsageError("features: each named coordinate was made for something, or none")
         if self.curves and [*map(len, self.curves)] != [4] * len(self.coordinates):
             raise UsageError("features: a curve of a named coordinate needs four numbers")
         if min(itertools.chain(*self.curves), default=1) <= 0:
@@ -109,6 +114,7 @@ class NamedFeatures:
             tuple(body.get("coordinates", ())),
             tuple(tuple(axis) for axis in body.get("axes", ())),
             tuple(tuple(curve) for curve in body.get("curves", ())),
+            tuple((str(name), int(more)) for name, more in body.get("made_for", ())),
             tuple(body.get("said", ())),
         )
 
@@ -160,7 +166,7 @@ def fitted_on(features: NamedFeatures, share: float | None) -> NamedFeatures:
     if share is None or not features.coordinates:
         return features
     if share:
-        return replace(features, coordinates=(), axes=(), curves=())
+        return replace(features, coordinates=(), axes=(), curves=(), made_for=())
     return replace(features, names=(), groups=(), scales=(), map=(), own=())
 
 
@@ -199,8 +205,9 @@ def groups_of(features: NamedFeatures) -> dict[str, tuple[str, ...]]:
 def groups(features: NamedFeatures) -> tuple[Group, ...]:
     """The groups of features, in order, each with the coordinate that carries it; then the others.
 
-    A coordinate carries the group of the feature of its own name, or else of the one that it moves
-    most, if no other coordinate moves that feature more. It gives the group its name.
+    A coordinate carries the group of the feature of its own name, or that it was made for, or else
+    of the one that it moves most, if no other coordinate moves that feature more. It gives the
+    group its name.
     """
     count, own = len(features.names), np.array(features.groups, dtype=np.int64)
     moved = response(features)
@@ -210,6 +217,15 @@ def groups(features: NamedFeatures) -> tuple[Group, ...]:
         if name in by_name:
             carried[int(own[by_name[name]])] = (by_name[name], j)
     called = {j for _, j in carried.values()}
+    senses_of = {
+        (by_name[name], j): 1 if more else -1
+        for j, (name, more) in enumerate(features.made_for)
+        if name in by_name and j not in called
+    }
+    for i, j in sorted(senses_of, key=lambda each: -abs(moved[each])):
+        if j not in called and int(own[i]) not in carried:
+            carried[int(own[i])] = (i, j)
+            called.add(j)
     for j in range(len(features.coordinates) if count else 0):
         if j in called:
             continue
@@ -227,7 +243,8 @@ def groups(features: NamedFeatures) -> tuple[Group, ...]:
             continue
         j = carried[group][1]
         name = features.coordinates[j]
-        senses = [-1 if moved[i, j] < 0 and features.names[i] != name else 1 for i in inside]
+        signs = [-1 if moved[i, j] < 0 and features.names[i] != name else 1 for i in inside]
+        senses = [senses_of.get((i, j), sign) for i, sign in zip(inside, signs, strict=True)]
         found.append(Group(name, (*inside, count + j), (*senses, 1), j))
     alone = [j for j in range(len(features.coordinates)) if j not in {g.coordinate for g in found}]
     found += [Group(features.coordinates[j], (count + j,), (1,), j) for j in alone]

@@ -390,14 +390,18 @@ def findings_of(settings: Settings, record: AllVotes) -> Findings:
 
 
 def _lacking(features: NamedFeatures, said: Sequence[Claim]) -> tuple[str, ...]:
-    """Groups whose leading feature moves by less than `CARRIED` in any direction of length 1."""
+    """Groups whose leading feature moves by less than `CARRIED` in any direction of length 1.
+
+    Not those of a feature that a coordinate was made for.
+    """
     if not features.coordinates:
         return ()
+    made = {name for name, _ in features.made_for}
     groups = {each.name: each for each in named_features.groups(features)}
     lacking = []
     for claim in said:
         group = groups[claim.group]
-        if group.coordinate is None:
+        if group.coordinate is None and made.isdisjoint(features.names[i] for i in group.members):
             most = max(math.hypot(*features.map[i]) for i in group.members)
             lacking += [claim.group] * (most < CARRIED * FEATURE_GRID)
     return tuple(dict.fromkeys(lacking))

@@ -265,7 +265,11 @@ class Subspace:
         """Features and names of the coordinates as a rule uses them; None without features."""
         if self.features is None or self.blocks is None:
             return None if self.features is None else self.features.named()
-        return self.features.named(self.names, self.blocks.axes, self.blocks.curves)
+        made = {each["name"]: each for each in self.blocks.sources if each.get("feature")}
+        own = [made.get(name, {}) for name in self.names]
+        senses = tuple((str(e.get("feature", "")), int(e.get("more", True))) for e in own)
+        found = self.features.named(self.names, self.blocks.axes, self.blocks.curves)
+        return replace(found, made_for=senses) if made else found
 
     def mu(self, kl_radius: float) -> float:
         """Radius μ at which one side costs ``kl_radius`` (κ, nats): scale · √(2κ/d)."""

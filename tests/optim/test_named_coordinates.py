@@ -310,6 +310,12 @@ def test_a_coordinate_and_the_feature_that_it_carries_are_said_once_in_the_names
     # Where coordinates carry little, both have groups of their own.
     weak = replace(own, map=tuple(tuple(v // 3 for v in row) for row in own.map))
     assert len(named_features.groups(weak)) == 8
+    # What a set says of an adapter comes before what moves most, in the sense that it says.
+    made = replace(weak, made_for=(("f2", 1), ("f1", 0), ("f1", 1), ("commas", 1), ("", 1)))
+    assert named_features.groups_of(made) == {
+        "f0": ("f0",), "b": ("f1", "b"), "a": ("f2", "a"), "c": ("c",), "d": ("d",), "e": ("e",)
+    }  # fmt: skip
+    assert named_features.group_of(made, 1).senses == (-1, 1)
     # One name for both: the group has both columns, whatever moves most.
     same = replace(own, coordinates=(*own.coordinates[:-1], "f0"))
     assert named_features.members(same, "f0") == (0, 7)
@@ -322,6 +328,9 @@ def test_a_taste_that_no_coordinate_carries_is_told_and_not_followed_far():
     found = regression.findings_of(settings, state.carried)
     assert found.taught[0].feature == "f2" and found.lacking[0] == "f2" and found.shown
     assert regression.Findings.from_json(found.to_json()) == found
+    made = replace(settings.features, made_for=(("f2", 1),) * DIM)
+    found = regression.findings_of(replace(settings, features=made), state.carried)
+    assert found.lacking == () and found.taught[0].group == "a"
 
 
 def test_settings_without_names_are_written_as_before_and_with_names_read_back():
@@ -329,12 +338,13 @@ def test_settings_without_names_are_written_as_before_and_with_names_read_back()
     plain = replace(measured, coordinates=(), axes=(), curves=())
     body = record_settings(settings_of(plain, asking_noise=None))
     assert not {"coordinates", "axes", "curves"} & {*body["features"]}
-    named = settings_of(measured)
+    named = settings_of(replace(measured, made_for=(("f0", 1), ("f1", 0), *(("", 1),) * 3)))
     assert read_settings(record_settings(named), named.root_seed, named.layout) == named
     for wrong in (
         {"coordinates": ("a",)}, {"components": 1}, {"axes": ((0,) * DIM, *table().axes[1:])},
         {"axes": (table().axes[0][1:], *table().axes[1:])}, {"curves": ((1, 2, 3),) * DIM},
         {"curves": ((1, 2, 0, 2),) * DIM}, {"curves": ((1, 2, 1, 2),)},
+        {"made_for": (("f0", 1),)},
     ):  # fmt: skip
         with pytest.raises(UsageError, match="features: "):
             replace(table(), **wrong)

@@ -20,7 +20,7 @@ from szpo.policies import stacked_adapters, subspace_setup
 from szpo.policies.backend import LocalBackend, stack, start_of
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.probe import unit_directions
-from szpo.policies.subspaces import Subspace
+from szpo.policies.subspaces import FeatureMap, Subspace
 from szpo.types import FEATURE_GRID, Prompt, Shift
 from tests.support import lora_folders, tiny_models
 from tests.support.policies import setup_of
@@ -339,9 +339,10 @@ def test_a_set_gives_its_own_names_and_tells_of_other_weights(model, folders, tm
     lora_folders.write(tmp_path / "set" / "commas", 1, r=1, target_modules=["q_proj"])
     listed = {
         "adapters": [
-            {"name": "positive in tone", "folder": "tone"}, {"name": "commas", "folder": "commas"}
+            {"name": "positive in tone", "folder": "tone", "feature": "sentiment"},
+            {"name": "commas", "folder": "commas", "feature": "commas", "more": False},
         ],
-        "base_sha256": "f" * 64,
+        "base_sha256": "f" * 64, "license": "apache-2.0",
     }  # fmt: skip
     listing = tmp_path / "set" / "set.json"
     for away in ("../elsewhere", "/etc", "tone/../../elsewhere"):
@@ -364,6 +365,9 @@ def test_a_set_gives_its_own_names_and_tells_of_other_weights(model, folders, tm
     config = config_of([str(tmp_path / "set"), folders[0]])
     _, _, blocks, _ = stacked_adapters.gather(config, LocalBackend(model), said.append)
     assert blocks.names == ("positive in tone", "commas", "wide")
-    assert blocks.sources[0]["license"] == "mit"
+    assert [each["license"] for each in blocks.sources] == ["mit", "apache-2.0", None]
+    one = FeatureMap(("commas",), (1,), np.ones((3, 1), np.float32), 0, "0" * 64)
+    table = Subspace("adapters", (), {}, {}, {}, features=one, blocks=blocks).named()
+    assert table is not None and table.made_for == (("sentiment", 1), ("commas", 0), ("", 1))
     assert said[0] == 'warning: adapter "positive in tone" was made on other weights of llama'
     assert len(said) == 2
