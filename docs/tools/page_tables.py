@@ -315,6 +315,10 @@ def mean_gain(cells: Cells) -> str:
 def equal() -> Table:
     """What methods gain of sentiment by answers read, on the panel of the plan of adapters."""
     rows = []
+    for title in ("known, as published", "sign, as published"):
+        long = [cell for label in METHODS[title] for cell in checkpoints(label)[0]]
+        name = f"`{title.partition(',')[0]}`, as published, in all weights: after 3,840"
+        rows.append([name, "", "", f"{gains(long).mean():+.2f}", nats_of(long)])
     for title, group in EQUAL.items():
         file = next(f for f in ("adapters", "improve") if chosen(group, "share", "1.0", f))
         at = [chosen(group, "share", share, file) for share in ("0.25", "0.5", "1.0")]

@@ -151,6 +151,16 @@ def draw_lesson(lesson: Lesson) -> str:
     return _draw_shares("What the votes taught", series, "probability") + legend(series)
 
 
+def draw_mix(lesson: Lesson) -> str:
+    """The nats of the adapters that are mixed most, over votes, as SVG with its legend, or ""."""
+    if not lesson.mixed:
+        return ""
+    series = [Series(*line) for line in lesson.mixed]
+    title, nats = "The mix of adapters", "nats"
+    drawn = line_chart(title, series, x_label="votes", y_label=nats, reference=0.0)
+    return drawn + legend(series)
+
+
 def _draw_shares(title: str, series: Sequence[Series], y_label: str) -> str:
     """Draw shares over votes, with a line at ½."""
     return line_chart(

@@ -89,6 +89,7 @@ def render(
         rows=rows,
         sides=sides(rows),
         lesson_chart=Markup("" if lesson is None else charts.draw_lesson(lesson)),
+        mix_chart=Markup("" if lesson is None else charts.draw_mix(lesson)),
         more=taught.more_votes(ledger, lesson) if found is not None else "",
         figures=list(_figures(ledger, facts, helped, score, score_name)),
         samples=list(_samples(ledger, facts)),

@@ -234,6 +234,12 @@ class Lesson:
     )
     """The leading groups, the likeliest first: votes after each step, and the probability then, 0
     below a fiftieth. Empty before a taste is shown."""
+    mixed: tuple[tuple[str, tuple[int, ...], tuple[float, ...]], ...] = field(
+        default=(), repr=False
+    )
+    """The adapters that are mixed most, the farthest first: votes after each step, and what each
+    alone costs then in nats, below 0 against its name. Empty without adapters, or once weights
+    are adopted."""
 
     def __str__(self) -> str:
         """The lesson in one line.
@@ -349,7 +355,9 @@ def read(ledger: Ledger) -> Lesson | None:
     if last.taught is None:
         return Lesson(votes, "", False, why, more_may) if why else None
     lines = _lines(known) if last.shown else ()
-    return Lesson(votes, words(last), last.shown, why, more_may, last.aside, lines=lines)
+    return Lesson(
+        votes, words(last), last.shown, why, more_may, last.aside, lines, _mixed(known, last)
+    )
 
 
 def last_findings(ledger: Ledger) -> Findings | None:
@@ -456,6 +464,17 @@ def more_votes(ledger: Ledger, lesson: Lesson | None) -> str:
     """
     may = not Watch(ledger).look() if lesson is None else lesson.more_may
     return budget.describe_more(ledger) if may else ""
+
+
+def _mixed(
+    known: Sequence[tuple[int, Findings]], last: Findings
+) -> tuple[tuple[str, tuple[int, ...], tuple[float, ...]], ...]:
+    end = {name: nats for name, nats in last.mix if nats}
+    at, every = tuple(votes for votes, _ in known), [dict(found.mix) for _, found in known]
+    return tuple(
+        (name, at, tuple(mix.get(name) or 0.0 for mix in every))
+        for name in sorted(end, key=lambda each: -abs(end[each]))[:DRAWN]
+    )
 
 
 def _lines(

@@ -151,6 +151,19 @@ def test_a_shown_taste_has_its_groups_over_votes(ledger):
     assert f"{found}." in page and "<polyline" in page and "says &quot;I&quot; more</li>" in page
 
 
+def test_the_mix_of_adapters_is_drawn_over_votes_until_weights_are_adopted(ledger):
+    teach(ledger, 8, [I], factor=1.0, mix=(("first person", 0.0), ("commas", 0.0)))
+    teach(ledger, 16, [I], mix=(("first person", 1.25), ("commas", -1.5)))
+    found = read(ledger)
+    assert found.mixed == (
+        ("commas", (8, 16), (0.0, -1.5)), ("first person", (8, 16), (0.0, 1.25))
+    )  # fmt: skip
+    assert "The adapters that are mixed most" in html_report.render(ledger)
+    teach(ledger, 31, [I], mix=(("first person", None), ("commas", None)))
+    assert read(ledger).mixed == ()
+    assert "The adapters that are mixed most" not in html_report.render(ledger)
+
+
 NONE: dict[str, Any] = {"factor": -1.0, "chance": 0.8, "unnamed": 0.1}
 
 

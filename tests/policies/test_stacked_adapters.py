@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -322,6 +323,27 @@ def test_what_does_not_fit_is_refused_in_one_line(model, folders, tmp_path, monk
     monkeypatch.setattr(stacked_adapters, "MOST_BYTES", 2000)
     with pytest.raises(UsageError, match="MB that a run records"):
         gather(folders)
+
+
+def test_an_adapter_of_the_hub_is_fetched_at_its_revision_by_safetensors_alone(
+    model, folders, tmp_path, monkeypatch
+):
+    asked = []
+
+    def fetch(hub_id, *, revision, allow_patterns, endpoint):
+        asked.append((hub_id, revision, allow_patterns))
+        return folders[1] if hub_id == "ann/low" else str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    _, _, blocks, _ = gathered(model, [folders[0], "ann/low@3c0ffee"])
+    assert blocks.names == ("wide", "low")
+    assert (blocks.sources[1]["source"], blocks.sources[1]["revision"]) == (
+        "ann/low@3c0ffee", "3c0ffee",
+    )  # fmt: skip
+    assert asked[0][:2] == ("ann/low", "3c0ffee")
+    assert "*.safetensors" in asked[0][2] and not any(".bin" in each for each in asked[0][2])
+    with pytest.raises(UsageError, match="safetensors"):  # a repository of pickles alone
+        gathered(model, [folders[0], "ann/pickled@3c0ffee"])
 
 
 def test_an_adapter_that_changes_nothing_is_refused(model, folders, tmp_path):
