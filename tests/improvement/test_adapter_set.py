@@ -29,6 +29,7 @@ from szpo.policies.backend import LocalBackend
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.taste import Explanation, Feature, Taste
 from szpo.types import FEATURE_GRID, Answer, Prompt
+from tests.support import wide_guards
 from tests.support.tiny_models import with_adapter
 
 PLAN = Plan(step_nats=0.3, answers=32, samples=4, steps=2, patience=2, checked=6, each=1)
@@ -54,7 +55,8 @@ def maker(host: LocalBackend, folder: Path, of: Sequence[str] = OF, **options: A
 @pytest.fixture(scope="module")
 def made(host, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sets") / "set"
-    list(maker(host, folder).make())
+    with wide_guards.wide():
+        list(maker(host, folder).make())
     return folder
 
 

@@ -36,7 +36,7 @@ from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.policy_checks import Checks
 from szpo.voting.service import VoteService
 from szpo_simulators.panels.panel import build
-from tests.support import named_run
+from tests.support import named_run, wide_guards
 from tests.support.tampering import forge
 
 pytestmark = pytest.mark.full
@@ -52,6 +52,12 @@ def run(folder, name, **changes):
     line = [word for key, value in sets.items() for word in ("--set", f"{key}={value}")]
     assert call(["run", "--preset", "tiny", *line]) in (0, 1)
     return folder / f"{name}.db"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def guards_hold():
+    with wide_guards.wide():
+        yield
 
 
 @pytest.fixture(scope="module")
