@@ -17,7 +17,7 @@ from szpo.data.prompts import load_shipped
 from szpo.features import dictionary
 from szpo.models import adapters as adapter_sources
 from szpo.models import loading
-from szpo.optim import kl_limits
+from szpo.optim import kl_limits, named_features
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
 from szpo.policies import language_model, subspace_setup
@@ -150,6 +150,26 @@ def test_files_are_small_and_all_in_the_index():
     files = {file.name for file in subspace_setup.SHIPPED.glob("*.npz")}
     assert files == set(index)
     assert sum((subspace_setup.SHIPPED / name).stat().st_size for name in files) <= MOST_BYTES
+
+
+def test_each_adapter_of_the_set_carries_what_it_was_made_for():
+    """So that a taste is said once, by the adapter's name and with its nats."""
+    index = json.loads((subspace_setup.SHIPPED / "index.json").read_text())
+    (mixed,) = (name for name, facts in index.items() if facts["preset"] == "adapters")
+    found = subspace_setup.read_subspace(subspace_setup.SHIPPED / mixed)
+    assert found.blocks is not None
+    of = {each.name: each for each in adapter_sources.find(["smollm2"])}
+    sources = tuple(
+        {**each, "feature": of[each["name"]].feature, "more": of[each["name"]].more}
+        for each in found.blocks.sources
+    )
+    table = replace(found, blocks=replace(found.blocks, sources=sources)).named()
+    assert table is not None
+    carried = named_features.groups_of(table)
+    made = {name: each.feature for name, each in of.items() if each.feature in table.names}
+    assert len(made) == 14 and made.pop("longer") == made["shorter"] == "length"
+    assert all(feature in carried[name] for name, feature in made.items())
+    assert {each.license for each in of.values()} == {"apache-2.0"}
 
 
 def test_the_set_of_adapters_is_small_and_mixed_under_its_own_sampling():
