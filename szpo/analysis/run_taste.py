@@ -56,10 +56,10 @@ def read(
         )
     sql = "SELECT count(*) AS steps FROM events WHERE kind = 'step' AND event < ?"
     until = ledger.query(sql, (before,))[0]["steps"]
-    carried = replay.replay_state(ledger, settings, until).carried
-    rows = withdrawals.read_at(ledger, settings, until, before)
+    state = replay.replay_state(ledger, settings, until)
+    left = withdrawals.votes_left(ledger, settings, state, before)
     aside = withdrawals.read_set_aside(ledger, named, until, before)
-    carried = refit(settings, carried, rows, aside)
+    carried = refit(settings, state.carried, left, aside)
     found = regression.findings_of(settings, carried)
     fit = carried.named or fit_named(settings, carried.votes, carried.aside)
     if present:

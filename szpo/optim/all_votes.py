@@ -104,9 +104,6 @@ def add_votes(
         join(old.down, down),
         side,
     )
-    if settings.section.weighting != "equal" and votes.history is not None:
-        up, down = sum_by_voter(votes.history.verdicts, votes.weights, tie_share(settings))
-        both = replace(both, up=up, down=down)  # today's weights on all votes
     if (
         at.inputs.aside != record.aside
     ):  # features left out changed: past evidence no longer applies
@@ -115,7 +112,19 @@ def add_votes(
     moments = record.moments
     if settings.section.guarded and moments is None:
         moments = at.inputs.moments
-    return take_back(replace(record, votes=both, moments=moments), at.inputs.withdrawn)
+    after = take_back(replace(record, votes=both, moments=moments), at.inputs.withdrawn)
+    if settings.section.weighting == "equal" or votes.history is None:
+        return after
+    return weigh_all(settings, after, votes.history, votes.weights)
+
+
+def weigh_all(
+    settings: Settings, record: AllVotes, history: History, weights: Floats | None = None
+) -> AllVotes:
+    """The record with today's ``weights`` on all votes; None: as they are learned now."""
+    weights = learn_weights(settings, record, history) if weights is None else weights
+    up, down = sum_by_voter(history.verdicts, weights, tie_share(settings))
+    return replace(record, votes=replace(record.votes, up=up, down=down))
 
 
 def take_back(record: AllVotes, rows: tuple[Recounted, ...]) -> AllVotes:
@@ -137,13 +146,12 @@ def take_back(record: AllVotes, rows: tuple[Recounted, ...]) -> AllVotes:
 
 
 def refit(
-    settings: Settings, record: AllVotes, rows: tuple[Recounted, ...], aside: tuple[int, ...] = ()
+    settings: Settings, record: AllVotes, left: AllVotes, aside: tuple[int, ...] = ()
 ) -> AllVotes:
-    """The record of a run on named features, fitted to its votes without withdrawn ones.
+    """The record of a run on named features, fitted to the votes that are ``left`` of it.
 
     Features ``aside`` are not followed.
     """
-    left = take_back(record, rows)
     if aside != left.aside:
         left = replace(left, aside=aside)
     if left is record:

@@ -15,7 +15,7 @@ from szpo.config.schema import Config
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
-from szpo.optim.all_votes import take_back, with_earlier_votes
+from szpo.optim.all_votes import with_earlier_votes
 from szpo.optim.optimizer import has_two_points
 from szpo.optim.settings import Settings
 from szpo.optim.vote_regression import Votes
@@ -67,7 +67,7 @@ def read_votes(ledger: Ledger) -> Votes:
     """All votes of a run with their regressors, without withdrawn ones."""
     settings = recorded_settings(ledger)
     state = replay.replay_state(ledger, settings)
-    return take_back(state.carried, withdrawals.read_at(ledger, settings, state.step)).votes
+    return withdrawals.votes_left(ledger, settings, state).votes
 
 
 def foretell(config: Config, space: Subspace | None, identity: Mapping[str, Any]) -> str:

@@ -24,9 +24,9 @@ from szpo.errors import IntegrityError, UsageError
 from szpo.ledger import theta
 from szpo.ledger.database import Ledger
 from szpo.optim import parameters
-from szpo.optim.all_votes import count_sides
+from szpo.optim.all_votes import AllVotes, count_sides, take_back, weigh_all
 from szpo.optim.named_features import NamedFeatures, group_of, groups, groups_of, members
-from szpo.optim.optimizer import rule_of
+from szpo.optim.optimizer import State, rule_of
 from szpo.optim.rule import Recounted
 from szpo.optim.settings import Settings
 from szpo.optim.weighting import History
@@ -183,13 +183,8 @@ def withdraw(
     ``weights``: improved weights that had learned from them are put out of force.
 
     Raises:
-        UsageError: nobody is called so, or the run weighs voters by each other's votes.
+        UsageError: nobody is called so, or has no votes.
     """
-    if settings.section.weighting != "equal":
-        raise UsageError(
-            "withdraw: this run weighs voters by each other's votes (optimizer.weighting), so "
-            "none can be taken out of the fit; begin a new run without them"
-        )
     with ledger.transaction(by):
         found = ledger.query("SELECT panelist FROM panelists WHERE pseudonym = ?", (name,))
         if not found:
@@ -281,9 +276,12 @@ def count_out(ledger: Ledger, step: int | None = None) -> int:
     return sum(any(each.holds(**row) for each in held) for row in cast)
 
 
-def history_left(ledger: Ledger, history: History, step: int) -> History:
-    """Past verdicts as the fit of a step reads them, without withdrawn ones."""
-    until = {each.panelist: each.step for each in withdrawals(ledger) if each.step <= step}
+def history_left(
+    ledger: Ledger, history: History, step: int = 2**62, before: int = 2**62
+) -> History:
+    """Past verdicts as the fit of a step reads them, without those withdrawn ``before``."""
+    held = withdrawals(ledger, before)
+    until = {each.panelist: each.step for each in held if each.step <= step}
     if not until:
         return history
     first = np.array([until.get(voter, 0) for voter in history.voters], dtype=np.int64)
@@ -312,12 +310,20 @@ def read(ledger: Ledger, settings: Settings, step: int) -> tuple[Recounted, ...]
     return tuple(_recount(ledger, settings, step, held))
 
 
-def read_at(
-    ledger: Ledger, settings: Settings, until: int, before: int = 2**62
-) -> tuple[Recounted, ...]:
-    """As `read`, of the steps < ``until`` by all withdrawals before this event."""
+def votes_left(
+    ledger: Ledger, settings: Settings, state: State, before: int = 2**62
+) -> AllVotes:
+    """The votes of a run's fit without those withdrawn before this event, also of late.
+
+    Where voters weigh by each other's votes, weights are learned from what is left.
+    """
     held = withdrawals(ledger, before)
-    return tuple(_recount(ledger, settings, until, held)) if held else ()
+    rows = tuple(_recount(ledger, settings, state.step, held)) if held else ()
+    record: AllVotes = state.carried
+    left = take_back(record, rows)
+    if left is record or settings.section.weighting == "equal" or state.history is None:
+        return left
+    return weigh_all(settings, left, history_left(ledger, state.history, before=before))
 
 
 def _recount(

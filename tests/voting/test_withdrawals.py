@@ -144,13 +144,32 @@ def test_weights_improved_from_the_start_on_what_was_left_have_learned_nothing_f
         assert theta.last_adopted(ledger)["number"] == 1 and verification.verify(ledger).ok
 
 
-def test_a_withdrawal_is_of_somebody_with_votes_where_all_weigh_alike(tmp_path):
+def test_where_voters_weigh_by_each_other_s_votes_no_later_fit_has_hers_either(tmp_path):
+    """Before the next step, in it, and where it is verified."""
+    settings, ledger = named_run.start(tmp_path, weighting="skill")
+    with ledger:
+        drive(settings, ledger, 6)
+        rounds, state = history(ledger), replay.replay_state(ledger, settings)
+        her = ledger.query("SELECT panelist FROM panelists WHERE pseudonym = 'panel-1'")[0]
+        hers = [
+            vote.panelist == her["panelist"]
+            for step in range(6)
+            for vote in sorted(counting.counted(ledger, step), key=lambda each: each.k)
+        ]
+        assert withdrawals.withdraw(ledger, "op", "panel-1", settings).votes == sum(hers) > 0
+        drive(settings, ledger, 7)
+        assert history(ledger)[:6] == rounds and verification.verify(ledger).ok
+        after = replay.replay_state(ledger, settings).carried
+        for record in (state.carried, withdrawals.votes_left(ledger, settings, state), after):
+            given = (record.votes.up + record.votes.down)[: len(hers)] > 0
+            assert given.any() and set(given[hers]) == {record is state.carried}
+
+
+def test_a_withdrawal_is_of_somebody_with_votes(tmp_path):
     settings, ledger = named_run.start(tmp_path)
     with ledger:
         with pytest.raises(UsageError, match="nobody is called 'Zoe'"):
             withdrawals.withdraw(ledger, "szpo invite", "Zoe", settings)
-        with pytest.raises(UsageError, match="weighs voters by each other's votes"):
-            withdrawals.withdraw(ledger, "szpo invite", "Zoe", settings.change(weighting="skill"))
         drive(settings, ledger, 1)
         service = VoteService(ledger)
         service.enroll("person", "Zoe")
