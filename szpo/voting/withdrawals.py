@@ -310,9 +310,7 @@ def read(ledger: Ledger, settings: Settings, step: int) -> tuple[Recounted, ...]
     return tuple(_recount(ledger, settings, step, held))
 
 
-def votes_left(
-    ledger: Ledger, settings: Settings, state: State, before: int = 2**62
-) -> AllVotes:
+def votes_left(ledger: Ledger, settings: Settings, state: State, before: int = 2**62) -> AllVotes:
     """The votes of a run's fit without those withdrawn before this event, also of late.
 
     Where voters weigh by each other's votes, weights are learned from what is left.
