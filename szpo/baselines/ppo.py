@@ -33,6 +33,9 @@ from szpo.baselines.recipes import Ppo
 from szpo.baselines.reward_model import compute_rewards
 from szpo.baselines.trainer import (
     catch_divergence,
+    describe_drift,
+    describe_still,
+    join_remarks,
     require_finite,
     require_plain,
     require_weights,
@@ -43,6 +46,7 @@ from szpo.seeds import as_seed
 from szpo.types import Answer, Floats, Ints, Prompt
 
 METHOD = "ppo"
+NOTHING_DIFFERED = "no two answers of a step ever differed in reward; take another --score"
 
 
 class Critic(nn.Module):
@@ -109,7 +113,7 @@ def train(
     if not prompts:
         raise UsageError("ppo: no prompts to learn on")
     require_plain(actor.sampling, METHOD)
-    log = []
+    log, differ = [], False
     with actor.training() as peft:
         learner = _learner(actor, peft.get_base_model(), how)
         for step in range(how.steps):
@@ -119,6 +123,7 @@ def train(
                 meter.charge_tokens(answers)
                 each = [prompt for prompt in asked for _ in range(how.samples)]
                 reward = _score(score, each, answers)
+                differ |= bool(np.ptp(reward))
                 parts = _parts(learner, each, tokens, seed, step)
                 rollouts, figures = _rollouts(learner, parts, reward)
                 figures["tokens"] = float(np.mean([answer.tokens for answer in answers]))
@@ -127,7 +132,9 @@ def train(
                 figures |= _improve(learner, rollouts, step + 1)
             log.append(figures)
             meter.report(on_step, step + 1, how.steps, figures)
-    return Trained(meter.cost(), tuple(log))
+    nats = [{"kl": figures["kl"] / figures["tokens"]} for figures in log if figures["tokens"]]
+    moved = join_remarks(describe_drift(nats), describe_still(nats))
+    return Trained(meter.cost(), tuple(log), remark=moved if differ else NOTHING_DIFFERED)
 
 
 def _learner(actor: Actor, model: Any, how: Ppo) -> Learner:

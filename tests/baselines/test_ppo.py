@@ -119,6 +119,20 @@ def test_a_diverging_run_stops_with_one_line_and_leaves_the_actor_alone(score, r
     assert tiny.sample(PROMPTS[:1], 1, seed=0) == tiny.sample(PROMPTS[:1], 1, seed=0, base=True)
 
 
+@pytest.mark.parametrize(
+    ("score", "rate", "words"),
+    [
+        (length, 1e-6, "it ends within 0.001 nats of its start"),
+        (lambda p, a: [1.0] * len(a), 1e-2, "no two answers of a step ever differed in reward"),
+    ],
+)
+def test_what_teaches_nothing_is_told(score, rate, words):
+    done = ppo.train(
+        tiny_actor(), PROMPTS, score, SHORT.model_copy(update={"rate": rate, "steps": 2}), seed=2
+    )
+    assert done.remark.startswith(words)
+
+
 def test_what_cannot_be_trained_is_refused():
     for sampling in (Sampling(top_p=0.9), Sampling(top_k=5), Sampling(temperature=0)):
         with pytest.raises(UsageError, match=r"set generation\.top_p to 1"):
