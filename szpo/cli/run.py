@@ -148,8 +148,9 @@ def run(
 
         stored = subspace_setup.look_up(config, checked.prompts.train) is not None
     costs = budget.estimate_cost(
-        config, basis_is_stored=stored, heldout=len(checked.prompts.heldout)
-    )
+        config, basis_is_stored=stored, heldout=len(checked.prompts.heldout),
+        train=len({*checked.prompts.train}),
+    )  # fmt: skip
     console.pairs(dict(budget.describe_cost(costs, config)), to=console.errors)
     ledger, parts = _create(checked, new, as_json=as_json, hold=hold)
     with ledger:
@@ -221,6 +222,7 @@ def _show_plan(checked: CheckedConfig, *, as_json: bool) -> None:
         basis_is_stored=found is not None,
         heldout=len(checked.prompts.heldout),
         answer_seconds=seconds,
+        train=len({*checked.prompts.train}),
     )
     from szpo.runs import assemble
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from szpo.config.schema import CURVE_ANSWERS, KL_SAMPLES, SCORED, Config
+from szpo.config.schema import CURVE_ANSWERS, FEATURE_SAMPLES, KL_SAMPLES, SCORED, Config
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import BUDGET, read_budget, recorded_config, with_budget
@@ -23,6 +23,7 @@ from szpo.metrics import Z
 from szpo.optim.optimizer import RULES, equations, step_votes
 from szpo.optim.settings import Settings
 from szpo.runs import answer_pool, start_features
+from szpo.runs.services import ASIDE
 from szpo.voting import lease, pauses, seats, shown_features
 from szpo.voting.finals import PAIRS
 from szpo.voting.step_record import read_steps
@@ -194,10 +195,16 @@ def describe_read(answers: int, minutes: float) -> str:
     return f"{answers:,} answers, {takes} of reading"
 
 
+USUAL_TRAIN: Final = 160
+"""Training prompts that ship."""
 SHARPNESS_ANSWERS = 384
 """Base answers to which the β of a simulated panel is fitted."""
 GUARD_ANSWERS = 256
 """Fewest base answers from which guards are predicted; they are stored with the coordinates."""
+IMPROVING_STEPS: Final = 10
+"""Of a round of improving, about; 40 are the most."""
+COMPARED, DRAWN, CHECKED = 4, 96, 64
+"""Answers of a round of improving: the start's to each prompt, a step's, and those measured."""
 KL_PROMPTS = 32
 """Most prompts on which a step's KL is measured; each is answered once."""
 
@@ -222,6 +229,11 @@ class CostPlan:
     disk_mib: float
     ratings: int = 0
     """Most answers that the judge rates, for each feature that it rates."""
+    improving_rounds: int = 0
+    """Most of them; the votes decide how many there are."""
+    improving_answers: int = 0
+    """About how many answers so many rounds draw and read."""
+    improving_minutes: float | None = None
 
 
 def estimate_cost(
@@ -230,12 +242,13 @@ def estimate_cost(
     basis_is_stored: bool = False,
     heldout: int | None = None,
     answer_seconds: float | None = None,
+    train: int | None = None,
 ) -> CostPlan:
     """Estimate what these settings cost on a machine.
 
     With ``basis_is_stored`` the set-up generates no answers for the coordinates. ``heldout`` is
     the number of held-out prompts; None: enough. ``answer_seconds`` is the measured time of an
-    answer.
+    answer, ``train`` the number of training prompts.
 
     Reading is counted for a simulated panel too: the same votes would cost people that time.
 
@@ -258,7 +271,7 @@ def estimate_cost(
     setup += SHARPNESS_ANSWERS if simulated and config.panel.beta is None else 0
     e = config.evaluation
     asked = e.prompts if heldout is None else min(e.prompts, heldout)
-    asked = 0 if still else asked
+    asked = 0 if still and config.improve.nats is None else asked
     measured = asked * (2 * e.samples + e.along)
     measured += 2 * PAIRS if asked and simulated and o.D == 1 else 0
     # A gradient pass costs about as much as sampling the answer.
@@ -267,6 +280,7 @@ def estimate_cost(
     tokens = answers * config.generation.max_new_tokens
     read, read_minutes = most_read(config, votes)
     minutes = None if answer_seconds is None else answers * answer_seconds / 60
+    rounds, improving = improving_cost(config, train)
     answer_bytes = config.generation.max_new_tokens * 4.5 + 60
     disk = rows * (2 * answer_bytes + 250) + votes * 1_500 + config.steps * 4_000
     return CostPlan(
@@ -286,7 +300,39 @@ def estimate_cost(
         + (0 if basis_is_stored else start_features.ANSWERS if still else config.samples)
         if config.features.judged
         else 0,
+        improving_rounds=rounds,
+        improving_answers=improving,
+        improving_minutes=None if answer_seconds is None else improving * answer_seconds / 60,
     )
+
+
+def improving_cost(config: Config, train: int | None = None) -> tuple[int, int]:
+    """Most rounds of improving, and about how many answers these draw and read.
+
+    ``train``: the number of training prompts; None: as many as ship.
+
+    >>> improving_cost(Config()), improving_cost(Config(improve={"nats": 3, "when": "end"}))
+    ((0, 0), (1, 3328))
+    """
+    if config.improve.nats is None:
+        return 0, 0
+    rounds = 1
+    beside = config.engine.is_local or config.panel.kind != "people"
+    if config.improve.when == "doubling" and beside:
+        # In which the votes show a taste, then at each doubling of them, and when they are spent.
+        rounds = 2 + math.floor(math.log2(max(1, config.steps)))
+    asked = max(0, (USUAL_TRAIN if train is None else train) - ASIDE)
+    each = COMPARED * asked + (2 + IMPROVING_STEPS) * CHECKED
+    if config.way == "natural":
+        return rounds, 2 * (config.subspace.samples or FEATURE_SAMPLES) + rounds * each
+    return rounds, rounds * (each + IMPROVING_STEPS * 2 * DRAWN)
+
+
+def _describe_minutes(minutes: float | None) -> str:
+    if minutes is None:
+        return ""
+    takes = f"{minutes:.1f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
+    return f", about {takes} on this machine, measured"
 
 
 def measuring_share(config: Config) -> float:
@@ -363,10 +409,17 @@ def describe_cost(plan: CostPlan, config: Config) -> Iterator[tuple[str, str]]:
         f"{plan.point_answers:,} for KL and {plan.heldout_answers:,} for measuring; "
         f"at most {plan.tokens:,} tokens"
     )
-    if (minutes := plan.generation_minutes) is not None:
-        takes = f"{minutes:.1f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
-        made += f", about {takes} on this machine, measured"
-    yield "generation", made
+    yield "generation", made + _describe_minutes(plan.generation_minutes)
+    if plan.improving_rounds:
+        when = "when the votes are spent"
+        if plan.improving_rounds > 1:
+            when = "once votes show a taste, at each doubling of them and when they are spent"
+        yield (
+            "improving",
+            f"besides, {when}: at most {plan.improving_rounds} rounds, about "
+            f"{plan.improving_answers:,} answers that nobody reads"
+            + _describe_minutes(plan.improving_minutes),
+        )
     if people and plan.heldout:
         # The widest interval of a mean of n numbers from 0 to 1: z · ½ / √n.
         widest = 100 * Z / 2 / math.sqrt(plan.heldout)

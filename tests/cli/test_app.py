@@ -21,7 +21,9 @@ from szpo.cli import app, console
 from szpo.cli.app import call
 from szpo.cli.machine import call_with_options
 from szpo.config import settings_file
+from szpo.config.tables import Improve
 from szpo.errors import UsageError
+from szpo.improvement import between_rounds
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest, theta_digests
 from szpo.policies.text_guards import Guard
@@ -477,6 +479,24 @@ def test_the_plan_multiplies_what_an_answer_took():
     for seconds, told in ((0.3, "minutes on this machine"), (3.0, "hours on this machine")):
         costs = budget.estimate_cost(config, answer_seconds=seconds)
         assert told in dict(budget.describe_cost(costs, config))["generation"]
+
+
+def test_the_plan_counts_what_improving_draws_besides():
+    sets = ["run.votes=80", "subspace.kind=none", "improve.nats=3"]
+    config = settings_file.load(preset_name="tiny", sets=sets)
+    found = budget.estimate_cost(config, answer_seconds=0.3, train=100)
+    # After the first of ten steps, at three doublings, and at the end; 1,024 answers of the start
+    # are drawn and read once, and each round compares, measures before and after ten steps.
+    each = 4 * (100 - 32) + 2 * 64 + 10 * 64
+    assert (found.improving_rounds, found.improving_answers) == (5, 2 * 1024 + 5 * each)
+    plan = between_rounds.Plan()
+    own = between_rounds.START_ANSWERS, plan.answers, plan.checked * plan.each
+    assert own == (budget.COMPARED, budget.DRAWN, budget.CHECKED)
+    assert found.heldout_answers  # it may move, so it is measured
+    told = dict(budget.describe_cost(found, config))["improving"]
+    assert "at most 5 rounds" in told and "minutes on this machine" in told
+    drawn = config.model_copy(update={"improve": Improve(nats=3, way="zeroth", when="end")})
+    assert budget.improving_cost(drawn, 100) == (1, each + 10 * 2 * 96)
 
 
 def test_init_never_overwrites_unasked(tmp_path, capsys):
