@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import typer
 
 from szpo import files, memory, plugins
-from szpo.cli import console, run_paths
+from szpo.cli import console, inspect, run_paths
 from szpo.cli import taste as tastes
 from szpo.cli.run_paths import PRESET, SETS
 from szpo.config import settings_file
@@ -118,9 +118,17 @@ def make(
     scored = sum(entry["answers"] for entry in made) + answers
     console.say(
         f"{len(made)} made in {target}: {minutes:.1f} minutes, peak {peak:.2f} GiB, some "
-        f"{scored:,} scored answers, none read by anybody\n"
+        f"{scored:,} scored answers, none read by anybody"
+    )
+    if len(adapters.read_set(target)["adapters"]) < adapters.FEWEST:
+        console.say(
+            f"next: make another in {target}, or name it beside a set: "
+            f'subspace.adapters = ["SET", "{target}"]; a mix takes {adapters.FEWEST} or more'
+        )
+        return
+    console.say(
         f"next: szpo answer {target} --set model.name={config.model.name} --page"
-        "  # 2 or more, mixed by sliders"
+        "  # mixed by sliders"
     )
 
 
@@ -191,6 +199,9 @@ def answer(
         False, "--page", help="Mix on a page instead: sliders, two mixes side by side."
     ),
     port: int = typer.Option(7862, "--port", help="Port of the page; 0: a free one."),
+    best_of: int = tastes.BEST_OF,
+    liked: str | None = tastes.LIKED,
+    feature: list[str] = tastes.FEATURE,
     sets: list[str] = typer.Option(
         [], "--set", help="With a set: section.key=value, such as model.name; may be repeated."
     ),
@@ -200,12 +211,26 @@ def answer(
 ) -> None:
     """Let the start and a mix of adapters answer the same prompts with the same random numbers.
 
+    With --best-of and without --mix: the start and a run's tuned policy, as szpo sample does.
     A number says how many nats that adapter alone costs, a negative one against its name. They do
     not add up: the whole mix's KL to the start is measured and told.
     """
+    if liked is not None and best_of < 2:
+        raise UsageError("--taste goes with --best-of N; give both")
+    if best_of > 1 and page:
+        raise UsageError("--best-of answers here; leave out --page")
+    if best_of > 1 and mix is None and not sets:
+        inspect.sample(
+            run, prompt, prompts, samples=1, completions=None, out=None, best_of=best_of,
+            liked=liked, feature=feature, seed=seed, folder=folder, as_json=as_json,
+        )  # fmt: skip
+        return
     if mix is None and not page:
         raise UsageError('give --mix "NAME=NATS, …", or --page for sliders')
     wanted = {} if mix is None else read_mix(mix)
+    judge = None
+    if best_of > 1:
+        judge = tastes.load(liked or str(run_paths.find(run, folder)), folder, feature)
     with _open(run, folder, sets, wanted) as mixer:
         own = mixer.encode(prompt)
         if page:
@@ -217,20 +242,28 @@ def answer(
             raise UsageError("there are no held-out prompts here; ask your own with --prompt")
         console.doing(f"writing answers to {len(asked)} prompts, and measuring the mix")
         weights = mixer.move_to(wanted)
-        before = mixer.answer(asked, seed=seed, base=True)
-        after = mixer.answer(asked, seed=seed)
+        before = mixer.answers(asked, best_of, seed=seed, base=True)
+        after = mixer.answers(asked, best_of, seed=seed)
         kl, error = mixer.kl(asked, seed=seed)
     document: dict[str, Any] = {
         "mix": wanted, "kl": kl, "kl_stderr": error, "weights": weights,
         "answers": [
-            {"prompt": each.text, "start": one.text, "mix": two.text}
+            {
+                "prompt": each.text, "start": one[0].text, "mix": two[0].text,
+                **({} if judge is None else {
+                    f"{side}, best of {best_of}": tastes.best(judge, each, many, feature).text
+                    for side, many in (("start", one), ("mix", two))
+                }),
+            }
             for each, one, two in zip(asked, before, after, strict=True)
         ],
     }  # fmt: skip
     lines = [f"this mix: {kl:.2f} ± {error:.2f} nats from the start, measured"]
     for row in document["answers"]:
         lines += ["", row["prompt"]]
-        lines += [f"  {side:>5}  {' '.join(row[side].split())}" for side in ("start", "mix")]
+        sides = [*row][1:]
+        width = max(map(len, sides))
+        lines += [f"  {side:>{width}}  {' '.join(row[side].split())}" for side in sides]
     console.answer(as_json, document, *lines)
 
 

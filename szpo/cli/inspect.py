@@ -14,6 +14,8 @@ import typer
 from szpo import files
 from szpo.analysis import agreement, improvement, taught
 from szpo.cli import console, run_paths
+from szpo.cli import taste as tastes
+from szpo.cli.taste import BEST_OF, FEATURE, LIKED
 from szpo.errors import StorageError, SzpoError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.policies import teachable
@@ -22,7 +24,6 @@ from szpo.types import Answer, Prompt
 
 if TYPE_CHECKING:
     from szpo.optim.regression import Findings
-    from szpo.taste import Taste
 
 
 def runs(folder: Path = run_paths.FOLDER, as_json: bool = console.AS_JSON) -> None:
@@ -183,12 +184,9 @@ def sample(
         help="Instead, write so many answers of the tuned policy to each prompt for szpo rank.",
     ),
     out: Path | None = typer.Option(None, "--out", help="With --completions: the .jsonl file."),
-    best_of: int = typer.Option(
-        1, "--best-of", min=1, max=64, help="Show the best of so many answers by a taste."
-    ),
-    liked: str | None = typer.Option(
-        None, "--taste", help="With --best-of: a taste.json or a run; default: this run's taste."
-    ),
+    best_of: int = BEST_OF,
+    liked: str | None = LIKED,
+    feature: list[str] = FEATURE,
     seed: int = typer.Option(0, "--seed", min=0, help="Seed of the answers."),
     folder: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,
@@ -200,13 +198,12 @@ def sample(
         raise UsageError("--taste goes with --best-of N; give both")
     if best_of > 1 and (samples > 1 or completions is not None):
         raise UsageError("--best-of shows one answer a prompt; leave out --samples, --completions")
-    from szpo.cli.taste import load as load_taste
     from szpo.runs import assemble
 
     if any(not text.strip() for text in prompt):
         raise UsageError("--prompt is empty; give a question")
     path = run_paths.find(run, folder)
-    judge = load_taste(liked or str(path), folder) if best_of > 1 else None
+    judge = tastes.load(liked or str(path), folder, feature) if best_of > 1 else None
     with run_paths.look(path) as ledger:
         own = assemble.own_prompts(ledger, prompt)  # refused before the model is loaded
         console.doing("loading the run's model")
@@ -226,7 +223,10 @@ def sample(
     for question, before, after in zip(asked, base, tuned, strict=True):
         shown = {"base": before, "tuned": after}
         if judge is not None:
-            best = {side: [_best(judge, question, answers)] for side, answers in shown.items()}
+            best = {
+                side: [tastes.best(judge, question, answers, feature)]
+                for side, answers in shown.items()
+            }
             shown = {"base": before[:1]} | {
                 f"{side}, best of {best_of}": best[side] for side in best
             }
@@ -243,12 +243,6 @@ def sample(
             for text in entry[side]:
                 console.say(f"  {side:>{width}}  {' '.join(text.split())}")
         console.say()
-
-
-def _best(judge: Taste, prompt: Prompt, answers: Sequence[Answer]) -> Answer:
-    """The answer that the taste scores highest; the first of equal ones."""
-    texts = [answer.text for answer in answers]
-    return answers[int(judge.score([prompt.text] * len(texts), texts).argmax())]
 
 
 def _write_completions(

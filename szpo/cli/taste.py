@@ -16,7 +16,7 @@ from szpo.data import preference_files, text_files
 from szpo.errors import RunError, UsageError
 from szpo.optim.regression import BUDGET
 from szpo.taste import MOST_BYTES, Taste
-from szpo.types import FEATURE_GRID, Say
+from szpo.types import FEATURE_GRID, Answer, Prompt, Say
 
 if TYPE_CHECKING:
     from szpo.improvement.score_ascent import Improved
@@ -29,6 +29,12 @@ FEATURE = typer.Option(
     [],
     "--feature",
     help="A feature of your own that is code, as the run has it; a file never runs code.",
+)
+BEST_OF = typer.Option(
+    1, "--best-of", min=1, max=64, help="Show the best of so many answers by a taste."
+)
+LIKED = typer.Option(
+    None, "--taste", help="With --best-of: a taste.json or a run; default: this run's taste."
 )
 YES = typer.Option(False, "--yes", help="Write it though it describes one or two people.")
 
@@ -152,6 +158,14 @@ def load(text: str, folder: Path, given: Sequence[str] = ()) -> Taste:
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
     return found
+
+
+def best(
+    judge: Taste, prompt: Prompt, answers: Sequence[Answer], given: Sequence[str] = ()
+) -> Answer:
+    """The answer that the taste scores highest; the first of equal ones."""
+    texts = [answer.text for answer in answers]
+    return answers[int(judge.score([prompt.text] * len(texts), texts, given=given).argmax())]
 
 
 def ask(found: Taste, yes: bool) -> None:

@@ -150,9 +150,15 @@ class Mixer:
         """
         return self.policy.kl(self.heldout[:MEASURED] or asked, seed=seed)
 
-    def answer(self, asked: Sequence[Prompt], *, seed: int, base: bool = False) -> list[Answer]:
-        """An answer to each prompt, of the present mix or of the start."""
-        return [answers[0] for answers in self.policy.sample(asked, seed=seed, base=base)]
+    def answers(
+        self, asked: Sequence[Prompt], samples: int, *, seed: int, base: bool = False
+    ) -> list[list[Answer]]:
+        """Answers to each prompt, of the present mix or of the start."""
+        return self.policy.sample(asked, samples, seed=seed, base=base)
+
+    def answer(self, asked: Sequence[Prompt], *, seed: int) -> list[Answer]:
+        """An answer of the present mix to each prompt."""
+        return [answers[0] for answers in self.answers(asked, 1, seed=seed)]
 
     def save(self, nats: Mapping[str, float], folder: Path) -> Path:
         """Write the mix as one PEFT adapter; equal mixes get the same folder in ``folder``."""

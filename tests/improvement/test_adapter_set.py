@@ -242,7 +242,7 @@ def test_the_command_makes_a_set_and_tells_what_it_reaches(tmp_path, capsys):
     assert not folder.exists()
     assert app.call(["adapters", "make", str(folder), *few, *sets, "--yes"]) == 0
     out = capsys.readouterr().out
-    assert out.splitlines()[-1].startswith(f"next: szpo answer {folder} --set model.name=tiny")
+    assert out.splitlines()[-1].startswith(f"next: make another in {folder}, or name it beside")
     assert "taste" in out and "1 made in" in out and "peak" in out
     assert app.call(["adapters", "make", str(folder), *few, *sets, "--yes", "--json"]) == 0
     (liked,) = json.loads(capsys.readouterr().out)["adapters"]

@@ -11,11 +11,13 @@ from transformers import AutoModelForCausalLM
 
 from szpo import failpoints
 from szpo.cli.app import call
+from szpo.features import dictionary
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import stored_tensors, theta_digests
 from szpo.policies.subspaces import Subspace
 from szpo.replay import replay
 from szpo.runs import other_weights
+from szpo.taste import Explanation, Feature, Taste
 from tests.support import children, folder_run, lora_folders, tiny_models
 
 RULES = {
@@ -116,6 +118,17 @@ def test_a_mix_by_hand_costs_what_it_says_and_is_measured(known, tmp_path, capsy
     assert weights["wide"] > 0 > weights["stable"] and abs(weights["low"]) < 1e-4
     (row,) = document["answers"]
     assert row["prompt"] == "w30 w31" and row["start"] != row["mix"]
+    liked = Taste((Feature("length", 4096, 0, 2**20, 0),), (Explanation(4096, ((0, -4096),)),),
+                  (), dictionary.digest())  # fmt: skip
+    (tmp_path / "short.json").write_text(json.dumps(liked.to_json()))
+    best = ["--best-of", "4", "--taste", str(tmp_path / "short.json")]
+    code, found = mix("wide=.5, stable=-.5", str(known), "-p", "w30 w31", *best)
+    (chosen,) = json.loads(found.out)["answers"]
+    assert code == 0 and chosen["mix"] == row["mix"]
+    for side in ("start", "mix"):
+        fewest = chosen[f"{side}, best of 4"]
+        assert liked.score([""], [fewest]) >= liked.score([""], [chosen[side]])
+    assert mix("wide=1", str(known), *best[2:])[0] == 2
     code, found = mix("wider=1", str(known))
     assert code == 2 and 'no adapter is called "wider"; did you mean "wide"' in found.err
     code, found = mix("wide", str(known))

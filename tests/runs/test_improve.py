@@ -122,12 +122,13 @@ def test_it_is_what_is_exported_and_sampled_and_the_base_stays_the_base(improved
 
 
 def test_the_best_of_several_answers_is_the_one_that_the_taste_scores_highest(improved, capsys):
-    def answers(*more):
+    def answers(*more, by="sample"):
         capsys.readouterr()
-        assert call(["sample", str(improved), "--prompts", "2", "--json", *more]) == 0
+        assert call([by, str(improved), "--prompts", "2", "--json", *more]) == 0
         return json.loads(capsys.readouterr().out)
 
     every, best = answers("-n", "4"), answers("--best-of", "4")
+    assert answers("--best-of", "4", by="answer") == best
     with Ledger.open(improved, readonly=True) as ledger:
         taste = run_taste.read(ledger)
     for row, one in zip(every, best, strict=True):
