@@ -254,6 +254,13 @@ def test_a_key_that_says_what_holds_under_the_rule_anyway_may_stand():
         settings_file.check({"optimizer": 3})
 
 
+@pytest.mark.parametrize("name", ["published", "published-sign"])
+def test_the_published_presets_draw_two_batches_and_record_the_trimmed_estimate(name):
+    config = settings_file.load(preset_name=name)
+    assert not config.generation.common_random_numbers
+    assert config.optimizer.smoothing == "trim"
+
+
 def test_adapters_keep_their_radius_beside_a_file_of_every_default():
     every = settings_file.check({"optimizer": {"rule": "regression", "kl_radius": 4.5}})
     assert every.in_adapters(["smollm2"]).optimizer.kl_radius == 2.0
