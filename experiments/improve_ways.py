@@ -85,7 +85,7 @@ def make_run(given: argparse.Namespace, taste: str, seed: str) -> Path:
         }  # fmt: skip
         words = [word for key, value in sets.items() for word in ("--set", f"{key}={value}")]
         command = [sys.executable, "-m", "szpo", "run", "--preset", given.preset, *words]
-        code = subprocess.run(command).returncode
+        code = subprocess.run(command, stdout=sys.stderr).returncode
         assert code in (0, 1), f"{name}: szpo run ended with {code}"
     return path
 
