@@ -197,10 +197,34 @@ class Taste:
             caution: 0: the mean alone.
             given: The user's own features that are code, anew.
         """
+        return self._weigh(self._moved(prompts, answers, starts, given), caution)
+
+    def gain(
+        self,
+        prompts: Sequence[str],
+        answers: Sequence[str],
+        *,
+        starts: Mapping[str, Floats] | None = None,
+        given: Sequence[str] = (),
+    ) -> float:
+        """The lower value of how much more these answers are liked than the start's, together.
+
+        The mean over the explanations less their deviation, as in `score`, of the answers' mean.
+        """
+        moved = self._moved(prompts, answers, starts, given).mean(0, keepdims=True)
+        return float(self._weigh(moved, 1.0)[0])
+
+    def _moved(
+        self, prompts: Sequence[str], answers: Sequence[str],
+        starts: Mapping[str, Floats] | None, given: Sequence[str],
+    ) -> Floats:  # fmt: skip
         usual = np.array([each.mean for each in self.features]) / FEATURE_GRID
         known = starts or {}
         centres = np.array([known.get(prompt, usual) for prompt in prompts])
         moved = self.values(prompts, answers, given) - centres.reshape(-1, len(usual))
+        return np.asarray(moved)
+
+    def _weigh(self, moved: Floats, caution: float) -> Floats:
         weights = np.zeros((len(self.features), len(self.explanations)))
         for e, explanation in enumerate(self.explanations):
             for place, weight in explanation.weights:

@@ -79,6 +79,7 @@ def render(
         bar=Markup(charts.draw_share(helped.share)),
         texts=[tuple(map(visible, row)) for row in helped.before_after],
         gain=_gain(helped),
+        rounds=improvement.rounds(ledger, score),
         cards=_cards(total),
         held_out=guards.read_held_out(ledger),
         held=taught.describe_hold(found),

@@ -12,6 +12,7 @@ panel or a voting function. Without any of these, the sentence says that it is n
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -27,8 +28,10 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import recommended_digest
 from szpo.metrics import Share, share
 from szpo.runs import status
+from szpo.taste import Taste
 from szpo.types import Floats
-from szpo.voting import policy_checks
+from szpo.voting import counting, policy_checks, withdrawals
+from szpo.voting.panel_evaluator import Score
 
 LAST_PAIRS: Final = "last pairs"
 MEASURED: Final = "measured"
@@ -320,6 +323,59 @@ def measurements(ledger: Ledger) -> dict[int, dict[str, Any]]:
             event["event"] < at and steps <= event["body"]["steps"] for at, steps in improved
         )
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A policy that the run adopted, by the taste that it was moved on and by what came after."""
+
+    votes: int
+    """On which the taste rests."""
+    liked: str
+    before: float
+    """The start's score on this taste; `score`: the policy's, on the same prompts."""
+    score: float
+    nats: float
+    failed: tuple[str, ...]
+    """Guards that changed with the taste."""
+    checks: Share
+    """Verdicts for its answer, of those for either, on its check rows."""
+    same: int
+    gained: float | None
+    """How much more its answers score on these by the panel's reward; None: none is known."""
+
+
+def rounds(ledger: Ledger, score: Score | None = None) -> tuple[Round, ...]:
+    """Every policy that the run adopted, in order; ``score``: a simulated panel's reward."""
+    told: dict[str, list[str]] = {}
+    gains: dict[str, list[float]] = {}
+    stands = withdrawals.left(ledger)
+    for event in ledger.events("generated"):
+        pool, step = event["body"].get("pool") or {}, event["body"]["step"]
+        if not (ids := pool.get("checks")):
+            continue
+        told.setdefault(pool["policy"], []).extend(
+            vote.verdict
+            for vote in counting.counted(ledger, step)
+            if vote.comparison in ids and stands(vote.panelist, step)
+        )
+        shown = (each for each in ledger.comparisons(step) if each.id in ids)
+        gains.setdefault(pool["policy"], []).extend(
+            score(row.prompt, row.plus) - score(row.prompt, row.minus)
+            for each in shown for row in each.rows
+            if score is not None
+        )  # fmt: skip
+    found = []
+    for event in ledger.events(theta.ADOPTED):
+        body, liked = event["body"], Taste.from_json(event["body"]["taste"])
+        cast, more = Counter(told.get(body["theta_sha256"])), gains.get(body["theta_sha256"])
+        found.append(Round(
+            liked.verdicts, liked.words, body["score_before"], body["score"], body["nats"],
+            tuple(each["name"] for each in body["guards"] if not each["ok"]),
+            share(cast["plus"], cast["plus"] + cast["minus"]), cast["tie"],
+            float(np.mean(more)) if more else None,
+        ))  # fmt: skip
+    return tuple(found)
 
 
 def why_at_start(ledger: Ledger) -> str | None:

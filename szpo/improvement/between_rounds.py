@@ -73,7 +73,7 @@ from szpo.voting.panel_factory import PEOPLE
 from szpo.voting.step_record import Outcome
 
 FIRST_NATS: Final = 0.5
-"""How much further a policy may go before its cautious score has risen above the start's."""
+"""How much further a policy may go before the lower value of its gain is above 0."""
 MIXED: Final = 0.5
 """It begins at most this share of the budget away from the start, towards where the run is."""
 START_ANSWERS: Final = 4
@@ -170,10 +170,11 @@ def search_move(
 
     What the run has recorded since ``begun`` makes no difference; the policy is where it was
     afterwards. It goes at most ``nats`` an answer from the run's start, and half a nat until the
-    cautious score has risen. ``given``: the user's own features that are code, anew. ``way``: one
-    of `WAYS`; None: as the run's settings say. It goes on from the state ``since``, which an
-    earlier call told ``report`` at its beginning or after a step, with the ``pool`` of answers
-    that one returned; ``progress`` is called while these are drawn.
+    lower value of what its answers gain on the taste, by `Taste.gain`, is above 0. ``given``: the
+    user's own features that are code, anew. ``way``: one of `WAYS`; None: as the run's settings
+    say. It goes on from the state ``since``, which an earlier call told ``report`` at its
+    beginning or after a step, with the ``pool`` of answers that one returned; ``progress`` is
+    called while these are drawn.
 
     Raises:
         RunError: the votes show no taste that has a name; after a return to the start, those now.
@@ -195,7 +196,7 @@ def search_move(
             pool = pool or _draw_pool(parts, held, taught, split, progress)
         whole, by = _mover(parts, held, way, seed), WAYS[way]
         now, start = replay.improved_from(ledger, held, begun.steps, begun.adopted)
-        score = scorer(taste, whole, asked, seed, given)
+        score, gain = scorer(taste, whole, asked, seed, given)
         keep = text_guards.keeper(whole, guards.read_questions(parts.config.guards.keep))
         if pool is not None:
             plan = replace(plan, step_nats=LINE_NATS)
@@ -227,20 +228,27 @@ def search_move(
         def spends(state: Improved) -> list[bool]:
             return [each.kept and each.checked.nats >= SPENT * near for each in state.steps]
 
+        def gained(state: Improved) -> bool:
+            with moved(whole, state.theta):
+                drawn = whole.sample(aside, plan.each, seed=seed)
+            pairs = [(p, a) for p, row in zip(aside, drawn, strict=True) for a in row]
+            return gain([p for p, _ in pairs], [a for _, a in pairs]) > 0
+
         state = since
         if state is None or not any(spends(state)):
             state = go(replace(plan, nats=near), state)
         spent = spends(state)
         if any(spent) and nats > near:
             ends = spent.index(True) + 1 == len(spent) and bool(state.stopped)
-            if ends and state.checked.score > state.base.score:
+            if ends and gained(state):
                 state = replace(state, stopped="")
             if not state.stopped:
                 state = go(plan, state)
     finally:
         assert parts.base is not None
         policy.backend = parts.base.host.at(policy.subspace, policy.space, run=True)
-    if state.best and before.nats <= nats and before.score >= state.checked.score:
+    fits = before.nats - 2 * before.stderr <= nats  # it did when it was adopted
+    if state.best and fits and before.score >= state.checked.score:
         kept = f"where it began, it scores {before.score:+.2f} at {before.nats:.1f} nats"
         state = replace(state, best=0, stopped=kept)
     body = _describe(state, taste, nats) if state.best else {}
@@ -284,8 +292,11 @@ def scorer(
     prompts: Sequence[Prompt],
     seed: int,
     given: Sequence[str] = (),
-) -> Callable[[Sequence[Prompt], Sequence[Answer]], Floats]:
-    """The taste's cautious score of answers, against what the start answers to their prompts."""
+) -> tuple[score_ascent.Score, Callable[[Sequence[Prompt], Sequence[Answer]], float]]:
+    """The taste's cautious score of each answer, and its lower value of what all of them gain.
+
+    Both against what the start answers to their prompts.
+    """
     asked = list(dict.fromkeys(prompts))
     drawn = policy.sample(asked, START_ANSWERS, seed=seed, base=True)
     pairs = [(p.text, a.text) for p, row in zip(asked, drawn, strict=True) for a in row]
@@ -297,7 +308,11 @@ def scorer(
         texts = [answer.text for answer in answers]
         return taste.score([p.text for p in prompts], texts, starts=starts, given=given)
 
-    return score
+    def gain(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> float:
+        texts = [answer.text for answer in answers]
+        return taste.gain([p.text for p in prompts], texts, starts=starts, given=given)
+
+    return score, gain
 
 
 def _with_sites(parts: RunParts) -> tuple[Subspace, bool]:
@@ -377,6 +392,8 @@ def _describe(state: Improved, taste: Taste, nats: float) -> dict[str, Any]:
         "answers": state.answers,
         "guards": [asdict(guard) for guard in guards],
         "stopped": state.stopped,
+        "taken": len(state.steps),
+        "best": state.best,
     }
 
 

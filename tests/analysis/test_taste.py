@@ -69,6 +69,15 @@ def test_values_count_within_their_bounds_and_against_the_starts_answers():
     assert found.tolist() == [-0.5, 0.5, 0.5, -1.0, -0.5]
 
 
+def test_the_gain_of_several_answers_is_of_their_mean_and_as_cautious():
+    taste = made(Explanation(3, ((1, ONE),)), Explanation(1, ()))
+    starts = taste.starts(["a", "a"], ["no", "one?"])
+    # As many questions as the start's, or half a one more, which a quarter does not care for.
+    gains = [taste.gain(["a"] * 2, [one, "one?"], starts=starts) for one in ("no", "one?")]
+    assert gains == pytest.approx([0.0, 0.5 * (0.75 - math.sqrt(0.75 * 0.25))])
+    assert taste.score(["a"] * 2, ["no", "one?"], starts=starts).mean() < gains[0]
+
+
 def test_trls_trainers_can_call_it_with_texts_and_messages():
     taste = made(Explanation(1, ((1, ONE),)))
     texts = taste(prompts=["a"], completions=["one?"], step=3)

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,26 @@ def test_the_best_of_several_answers_is_the_one_that_the_taste_scores_highest(im
             assert one[f"{side}, best of 4"] == [row[side][int(scores.argmax())]]
 
 
+def test_a_policy_at_the_end_of_its_budget_gives_way_only_to_one_that_scores_higher(
+    improved, monkeypatch
+):
+    """Read again by other answers, its KL may be a little beyond the budget."""
+    measure, read = score_ascent.measure, []
+
+    def high(*given, **how):
+        found = measure(*given, **how)
+        read.append(found)
+        first = replace(found, score=99.0, nats=2.6, stderr=0.1)
+        return first if len(read) == 1 else found
+
+    monkeypatch.setattr(between_rounds, "measure", high)
+    with Ledger.open(improved) as ledger, lease.hold(ledger):
+        parts = assemble.reopen(ledger, panel=False, say=lambda line: None)
+        state = between_rounds.improve_run(ledger, parts, nats=2.5)
+        assert not state.best and "where it began, it scores +99.00" in state.stopped
+        assert len(list(ledger.events(adopted.ADOPTED))) == 1
+
+
 def test_where_the_run_stands_against_its_taste_improving_begins_at_the_start(
     voted, tmp_path, monkeypatch
 ):
@@ -160,11 +181,20 @@ def test_where_the_run_stands_against_its_taste_improving_begins_at_the_start(
     assert found.state.checked.score > found.state.base.score
 
 
-def test_later_rounds_ask_about_the_adopted_policy(improved):
-    assert call(["run", "--resume", str(improved), "--votes", "+8"]) in (0, 1)
+def test_later_rounds_ask_about_the_adopted_policy_and_the_report_tells_what_checks_it(improved):
+    assert call(["run", "--resume", str(improved), "--votes", "+24"]) in (0, 1)
+    assert call(["report", str(improved)]) == 0
+    page = " ".join(improved.with_suffix(".html").read_text("utf-8").split())
     with Ledger.open(improved) as ledger:
+        (told,) = improvement.rounds(ledger, lambda prompt, answer: 1.0)
+        checks = policy_checks.read(ledger)
+        assert (told.checks.hits, told.checks.of) == (checks.new, checks.new + checks.start)
+        assert told.checks.of > 0 == told.gained and told.votes == 80
+        body = adopted.read_adopted(ledger).body
+        assert (told.score, told.before) == (body["score"], body["score_before"])
+        assert f'<td class="n">{checks.new} of {told.checks.of}</td>' in page
         by = [event["body"]["pool"].get("policy") for event in ledger.events("generated")]
-        assert by == [None] * 10 + [adopted.read_adopted(ledger).sha256]
+        assert by == [None] * 10 + [adopted.read_adopted(ledger).sha256] * 3
         assert verification.verify(ledger).ok
 
 
