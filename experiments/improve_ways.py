@@ -2,6 +2,7 @@
 
     python experiments/improve_ways.py                       # SmolLM2, both tastes, two seeds
     python experiments/improve_ways.py --preset tiny --tastes sentiment --seeds 3 --answers 24
+    python experiments/improve_ways.py --true --ways natural # by the panel's reward itself
 
 For each taste and seed one run of a simulated panel (``szpo run``), whose votes give the taste.
 Each way then improves a copy of it in a process of its own, up to 3.3 nats. Each line of
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import resource
 import shutil
 import subprocess
@@ -32,6 +34,8 @@ LOOKS: Final = (1.0, 2.0, 3.0)
 NATS: Final = 3.3
 WAYS: Final = ("policy", "natural", "zeroth", "known 1", "known 5", "sign 1")
 """Ways of ``improve.way``; then rules of drawn votes with M."""
+TRUE: Final = " true"
+"""Ends the name of a way that follows the panel's reward itself."""
 EACH: Final = 2
 """Answers to each held-out prompt."""
 
@@ -47,11 +51,15 @@ def main() -> None:
     parser.add_argument("--answers", type=int, default=96, help="drawn for a step")
     parser.add_argument("--kind", default="none", help="subspace.kind of the runs")
     parser.add_argument("--folder", type=Path, default=Path("runs/ways"))
+    parser.add_argument("--true", action="store_true", help="by the panel's reward, not by votes")
     parser.add_argument("--cell", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.cell is not None:
-        print(json.dumps(improve_cell(Path(given.cell[0]), given.cell[1], given.answers)))
+        run, way = Path(given.cell[0]), given.cell[1].removesuffix(TRUE)
+        print(json.dumps(improve_cell(run, way, given.answers, given.cell[1].endswith(TRUE))))
         return
+    if given.true:
+        given.ways = ",".join(way + TRUE for way in given.ways.split(","))
     given.folder.mkdir(parents=True, exist_ok=True)
     kept = given.folder / "cells.jsonl"
     cells = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
@@ -90,8 +98,11 @@ def make_run(given: argparse.Namespace, taste: str, seed: str) -> Path:
     return path
 
 
-def improve_cell(run: Path, way: str, answers: int) -> dict[str, Any]:
-    """Improve a copy of a run by one way: its steps as `Step` figures, and memory in MB."""
+def improve_cell(run: Path, way: str, answers: int, true: bool = False) -> dict[str, Any]:
+    """Improve a copy of a run by one way: its steps as `Step` figures, and memory in MB.
+
+    ``true``: on the panel's reward in place of the taste.
+    """
     from szpo.improvement import between_rounds
     from szpo.improvement.score_ascent import Improved, Plan, zeroth_order
     from szpo.ledger.database import Ledger
@@ -113,6 +124,15 @@ def improve_cell(run: Path, way: str, answers: int) -> dict[str, Any]:
         parts = assemble.reopen(ledger, panel=False, say=lambda line: None)
         score, policy = panel_evaluator.find_reward(ledger), parts.language
         assert score is not None
+
+        def by_reward(*_: object) -> Any:
+            def worth(prompts: Any, answers: Any) -> Any:
+                return np.array([score(*pair) for pair in zip(prompts, answers, strict=True)])
+
+            return worth, lambda *_: math.inf  # of no vote's gain it could be unsure
+
+        if true:
+            setattr(between_rounds, "scorer", by_reward)  # noqa: B010
         before, began = peak(), time.process_time()
         between_rounds.improve_run(
             ledger, parts, nats=NATS, way=way,
