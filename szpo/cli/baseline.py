@@ -444,7 +444,9 @@ def _show_progress(method: str) -> Iterator[OnStep]:
         TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[figures]}"),
         console=console.errors,
     ) as bar:  # fmt: skip
-        task = bar.add_task(method, total=None, figures="reading votes or writing answers")
+        first = "reading votes or writing answers"
+        task = bar.add_task(method, total=None, figures=first)
+        console.doing(f"{method}: {first}")
 
         def on_step(moment: Moment) -> None:
             names = [n for n in ("loss", "reward", "kl") if n in moment.figures]
