@@ -94,6 +94,7 @@ TUNED = {
     "DPO": "{}-dpo",
     "iterative DPO": "{}-iterative-dpo",
     "reward model + PPO": "{}-rm+ppo",
+    "the same, ten small steps": "g-{}-rm+ppo",
     "reward model + RLOO": "{}-rloo",
 }
 """Groups of the plan of rivals; {}: the taste."""
@@ -363,7 +364,7 @@ def tuned() -> Table:
     """Methods on the tiny model, tuned at what they are compared at, on two tastes."""
     rows = []
     for title, group in TUNED.items():
-        row, long = [title], []
+        row, long = [title], list[Mapping[str, str]]()
         for taste in ("sentiment", "first-person"):
             short, long_one = tuned_cells(group.format(taste))
             row += [gain_and_guards(short), gain_and_guards(long_one)]
@@ -378,8 +379,11 @@ def tuned() -> Table:
 def tuned_cells(group: str) -> tuple[Cells, Cells]:
     """The cells of a method on a taste at 640 and at 1,920 answers read.
 
-    szpo's ran once and were looked at twice; others have settings of their own for each.
+    szpo's ran once and were looked at twice; others have settings of their own for each, of which
+    `g` has those at 1,920 alone.
     """
+    if group.startswith("g-"):
+        return [], chosen(group, "share", "1.0", "rivals")
     if group.startswith("z-"):
         short, long = (chosen(group, "share", share, "rivals") for share in NOTES_AT)
     else:
