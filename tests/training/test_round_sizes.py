@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from szpo.optim.all_votes import refit
 from szpo.replay import replay, verification
 from szpo.runs import budget
 from szpo.voting import seats, withdrawals
@@ -67,16 +66,15 @@ def test_withdrawn_votes_are_taken_out_of_rounds_of_all_sizes(tmp_path):
     with ledger:
         drive(settings, ledger)
         withdrawals.withdraw(ledger, "operator", "panel-1", settings)
-        carried = replay.replay_state(ledger, settings).carried
-        out = withdrawals.read_at(ledger, settings, ledger.last_applied() + 1, 2**62)
-        left = refit(settings, carried, out).votes
+        state = replay.replay_state(ledger, settings)
+        votes, left = state.carried.votes, withdrawals.votes_left(ledger, settings, state).votes
         others = [row["panelist"] for row in ledger.query(
             "SELECT panelist FROM panelists WHERE pseudonym <> 'panel-1'")]  # fmt: skip
         *_, (alone, _) = replay.retell(ledger, settings, voters=others)
         for side in ("up", "down", "plus_on_a"):
             found = getattr(left, side)
             np.testing.assert_array_equal(found, getattr(alone.carried.votes, side))
-        assert 0 < (left.up + left.down).sum() < (carried.votes.up + carried.votes.down).sum()
+        assert 0 < (left.up + left.down).sum() < (votes.up + votes.down).sum()
 
 
 def test_a_round_has_at_most_eight_sheets_and_no_more_rows_than_votes_are_left(tmp_path):
@@ -110,9 +108,10 @@ def test_a_row_from_which_a_vote_is_withdrawn_counts_same_as_every_row_does(tmp_
         panel = panel_of(ledger, judge=CallsSomeTheSame())
         go(settings, ledger, MarkedPolicy(settings), panel, until_step=4)
         withdrawals.withdraw(ledger, "operator", "panel-1", settings)
-        rows = withdrawals.read_at(ledger, settings, 4, 2**62)
-        left = refit(settings, replay.replay_state(ledger, settings).carried, rows).votes
-        one = [sum(row[1:3]) for row in rows]  # votes of whoever else judged the row
+        state = replay.replay_state(ledger, settings)
+        record = withdrawals.votes_left(ledger, settings, state)
+        left = record.votes
+        one = [sum(row[1:3]) for row in record.withdrawn]  # votes of whoever else judged the row
         assert set(one) == {0.0, 1.0}, "same counts nothing where rows are fitted on texts"
         others = [row["panelist"] for row in ledger.query(
             "SELECT panelist FROM panelists WHERE pseudonym <> 'panel-1'")]  # fmt: skip
