@@ -156,8 +156,9 @@ def draw_mix(lesson: Lesson) -> str:
     if not lesson.mixed:
         return ""
     series = [Series(*line) for line in lesson.mixed]
-    title, nats = "The mix of adapters", "nats"
-    drawn = line_chart(title, series, x_label="votes", y_label=nats, reference=0.0)
+    drawn = line_chart(
+        "The mix of adapters", series, x_label="votes", y_label="nats", reference=0.0
+    )
     return drawn + legend(series)
 
 

@@ -223,7 +223,7 @@ def groups(features: NamedFeatures) -> tuple[Group, ...]:
         if name in by_name and j not in called
     }
     for i, j in sorted(senses_of, key=lambda each: -abs(moved[each])):
-        if j not in called and int(own[i]) not in carried:
+        if int(own[i]) not in carried:
             carried[int(own[i])] = (i, j)
             called.add(j)
     for j in range(len(features.coordinates) if count else 0):

@@ -266,10 +266,12 @@ class Subspace:
         if self.features is None or self.blocks is None:
             return None if self.features is None else self.features.named()
         made = {each["name"]: each for each in self.blocks.sources if each.get("feature")}
+        found = self.features.named(self.names, self.blocks.axes, self.blocks.curves)
+        if not made:
+            return found
         own = [made.get(name, {}) for name in self.names]
         senses = tuple((str(e.get("feature", "")), int(e.get("more", True))) for e in own)
-        found = self.features.named(self.names, self.blocks.axes, self.blocks.curves)
-        return replace(found, made_for=senses) if made else found
+        return replace(found, made_for=senses)
 
     def mu(self, kl_radius: float) -> float:
         """Radius μ at which one side costs ``kl_radius`` (κ, nats): scale · √(2κ/d)."""
