@@ -37,11 +37,13 @@ def read(
     *,
     present: bool = False,
     before: int = 2**62,
+    only: frozenset[str] | None = None,
 ) -> Taste:
     """The taste of a run's votes up to its last step; needs no model.
 
     ``given``: the user's own features that are code, anew. ``present``: the fit as it is now must
     show a taste, not only one before. ``before``: by what was on record before this event.
+    ``only``: the taste of these panelists, by pseudonym.
 
     Raises:
         UsageError: its coordinates have no names, or nobody has voted.
@@ -57,7 +59,7 @@ def read(
     sql = "SELECT count(*) AS steps FROM events WHERE kind = 'step' AND event < ?"
     until = ledger.query(sql, (before,))[0]["steps"]
     state = replay.replay_state(ledger, settings, until)
-    left = withdrawals.votes_left(ledger, settings, state, before)
+    left = withdrawals.votes_left(ledger, settings, state, before, only)
     aside = withdrawals.read_set_aside(ledger, named, until, before)
     carried = refit(settings, state.carried, left, aside)
     found = regression.findings_of(settings, carried)
@@ -74,7 +76,7 @@ def read(
             f"{where}: its votes show a taste that is not named yet; add a feature that names it "
             "(features.add)"
         )
-    cast = vote_rows.read_judged(ledger, until, before)
+    cast = vote_rows.read_judged(ledger, until, before, only)
     entries = shown_features.entries_of(named, given)
     claims = tuple(
         (taught.phrase_claim(each, found), round(FEATURE_GRID * each.chance))

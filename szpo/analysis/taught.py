@@ -66,10 +66,8 @@ def describe_cause(
     pairs = f"in {alike.hits:.0f} of {alike.of:.0f} pairs two votes on one comparison"
     known = alike.of >= PAIRS
     if known and (alike.value or 0.0) < ALIKE:
-        then = clearer or "take another panel"
-        return (
-            f"the voters disagree ({pairs} agree): {then}, or look for several tastes (clusters)"
-        )
+        then = f"{clearer or 'take another panel'}, or look for several tastes (szpo clusters)"
+        return f"the voters disagree ({pairs} agree): {then}"
     if known or foretold.low > 0.5:
         how = pairs if known else f"{100 * (foretold.value or 0):.0f} % can be foretold"
         return (
@@ -78,8 +76,8 @@ def describe_cause(
             "subspace.kind, subspace.dim)"
         )
     return (
-        "the voters disagree, or want what these coordinates do not carry: several votes on a "
-        "comparison tell which (optimizer.M)"
+        "the voters disagree (szpo clusters looks for several tastes), or want what these "
+        "coordinates do not carry: several votes on a comparison tell which (optimizer.M)"
     )
 
 

@@ -195,11 +195,16 @@ class Judged:
     """(n,) pseudonyms."""
 
 
-def read_judged(ledger: Ledger, until: int | None = None, before: int = 2**62) -> Judged:
+def read_judged(
+    ledger: Ledger,
+    until: int | None = None,
+    before: int = 2**62,
+    only: frozenset[str] | None = None,
+) -> Judged:
     """The counted votes of every closed round, in order of step, direction and comparison.
 
     Without those that were withdrawn since. ``until``: of the first so many rounds; ``before``:
-    by what was withdrawn before this event.
+    by what was withdrawn before this event; ``only``: of these pseudonyms.
 
     Raises:
         UsageError: there are none.
@@ -212,7 +217,7 @@ def read_judged(ledger: Ledger, until: int | None = None, before: int = 2**62) -
             "ORDER BY step, k, n, place",
             (2**62 if until is None else until,),
         )
-        if stands(row["panelist"], row["step"])
+        if stands(row["panelist"], row["step"]) and (only is None or row["pseudonym"] in only)
     ]
     if not rows:
         raise UsageError(

@@ -213,9 +213,9 @@ def find_tastes(ledger: Ledger, chosen: str) -> tuple[Clusters, list[str]]:
     return study.find_clusters(votes, seed=ledger.root_seed), names
 
 
-def members_of(ledger: Ledger, chosen: str, cluster: int) -> list[str]:
+def members_of(ledger: Ledger, chosen: str | None, cluster: int) -> list[str]:
     """The panelists of a cluster, by pseudonym."""
-    found, names = find_tastes(ledger, chosen)
+    found, names = find_tastes(ledger, chosen or USUAL)
     if found.verdict != "several":
         raise UsageError(
             f"--cluster {cluster}: the votes do not show several tastes ({_describe(found)})"

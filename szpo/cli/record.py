@@ -185,15 +185,8 @@ def export(
         "--anyway",
         help="Write even weights that fail a guard or cannot be told from the base.",
     ),
-    cluster: int | None = typer.Option(
-        None,
-        "--cluster",
-        min=1,
-        help="Fit only the votes of this cluster, as numbered by szpo clusters.",
-    ),
-    chosen: str | None = typer.Option(
-        None, "--features", help="With --cluster: the features of szpo clusters."
-    ),
+    cluster: int | None = run_paths.CLUSTER,
+    chosen: str | None = run_paths.OF_CLUSTER,
     folder: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,
 ) -> None:
@@ -214,8 +207,7 @@ def export(
     )
     if push is not None:
         check_name(push, "--push")
-    if chosen and cluster is None:
-        raise UsageError("--features goes with --cluster; give both or neither")
+    run_paths.require_cluster(cluster, chosen)
     others: dict[str, object]
     others = {"--votes": votes, "--dataset": dataset, "--push-votes": push_votes}
     if cluster and (idle := [name for name, value in others.items() if value is not None]):

@@ -19,6 +19,12 @@ from szpo.runs import setup_progress
 if TYPE_CHECKING:
     from szpo.config.schema import Config
 
+CLUSTER = typer.Option(
+    None, "--cluster", min=1, help="Only the votes of this cluster, as numbered by szpo clusters."
+)
+OF_CLUSTER = typer.Option(
+    None, "--features", help="With --cluster: the features of szpo clusters."
+)
 FOLDER = typer.Option(Path("runs"), "--folder", help="Folder of the runs.")
 TRUST = typer.Option(
     [],
@@ -31,6 +37,12 @@ PRESET = typer.Option(
     None, "--preset", help=f"Start from a preset: {', '.join(settings_file.presets())}."
 )
 RUN = typer.Argument(None, help="Name or file of a run; without it, the newest one.")
+
+
+def require_cluster(cluster: int | None, features: str | None) -> None:
+    """Refuse features of clusters without a cluster."""
+    if features and cluster is None:
+        raise UsageError("--features goes with --cluster; give both or neither")
 
 
 def files(folder: Path) -> list[Path]:

@@ -45,6 +45,8 @@ def taste(
     as_prompt: bool = typer.Option(
         False, "--as-prompt", help="Print what is liked as one instruction for a system turn."
     ),
+    cluster: int | None = run_paths.CLUSTER,
+    chosen: str | None = run_paths.OF_CLUSTER,
     yes: bool = YES,
     feature: list[str] = FEATURE,
     folder: Path = run_paths.FOLDER,
@@ -53,10 +55,16 @@ def taste(
     """Show what a run's votes like, and save it as a file that scores any text."""
     if out is not None and out.suffix != ".json":
         raise UsageError(f"--out {out}: a taste is written as .json")
+    run_paths.require_cluster(cluster, chosen)
     from szpo.analysis import run_taste
 
     with run_paths.look(run_paths.find(run, folder)) as ledger:
-        found = run_taste.read(ledger, feature)
+        only = None
+        if cluster is not None:
+            from szpo.cli.features import members_of
+
+            only = frozenset(members_of(ledger, chosen, cluster))
+        found = run_taste.read(ledger, feature, only=only)
     if out is not None or as_prompt or as_json:
         ask(found, yes)
     if out is not None:

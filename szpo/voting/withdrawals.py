@@ -280,8 +280,11 @@ def history_left(
     ledger: Ledger, history: History, step: int = 2**62, before: int = 2**62
 ) -> History:
     """Past verdicts as the fit of a step reads them, without those withdrawn ``before``."""
-    held = withdrawals(ledger, before)
-    until = {each.panelist: each.step for each in held if each.step <= step}
+    return _without(history, [w for w in withdrawals(ledger, before) if w.step <= step])
+
+
+def _without(history: History, held: Sequence[Withdrawal]) -> History:
+    until = {each.panelist: each.step for each in held}
     if not until:
         return history
     first = np.array([until.get(voter, 0) for voter in history.voters], dtype=np.int64)
@@ -310,18 +313,29 @@ def read(ledger: Ledger, settings: Settings, step: int) -> tuple[Recounted, ...]
     return tuple(_recount(ledger, settings, step, held))
 
 
-def votes_left(ledger: Ledger, settings: Settings, state: State, before: int = 2**62) -> AllVotes:
+def votes_left(
+    ledger: Ledger,
+    settings: Settings,
+    state: State,
+    before: int = 2**62,
+    only: frozenset[str] | None = None,
+) -> AllVotes:
     """The votes of a run's fit without those withdrawn before this event, also of late.
 
-    Where voters weigh by each other's votes, weights are learned from what is left.
+    ``only``: those of these panelists, by pseudonym, as if all others had withdrawn theirs. Where
+    voters weigh by each other's votes, weights are learned from what is left.
     """
     held = withdrawals(ledger, before)
+    if only is not None:
+        every = ledger.query("SELECT panelist, pseudonym FROM panelists")
+        out = (row["panelist"] for row in every if row["pseudonym"] not in only)
+        held += tuple(Withdrawal(each, state.step, 0) for each in out)
     rows = tuple(_recount(ledger, settings, state.step, held)) if held else ()
     record: AllVotes = state.carried
     left = take_back(record, rows)
     if left is record or settings.section.weighting == "equal" or state.history is None:
         return left
-    return weigh_all(settings, left, history_left(ledger, state.history, before=before))
+    return weigh_all(settings, left, _without(state.history, held))
 
 
 def _recount(

@@ -26,7 +26,10 @@ from szpo.replay.checks import Broken, Examination
 from szpo.taste import Explanation, Feature, Taste
 from szpo.types import FEATURE_GRID
 from szpo.voting import withdrawals
+from szpo.voting.panel_evaluator import PanelEvaluator
+from szpo.voting.service import VoteService
 from tests.support import named_run
+from tests.support.quadratic import go
 
 ONE = FEATURE_GRID  # 1, on the grid
 COMMAS = Feature("commas", scale=ONE // 10, low=-ONE, high=2 * ONE, mean=0)
@@ -231,7 +234,7 @@ def test_it_is_saved_only_once_shown_and_of_few_people_only_when_they_agree(
     assert Taste.from_json(json.loads(out.read_text())) == run_taste.read(run)
     assert "64 verdicts of programs: fewer commas" in capsys.readouterr().out
     alone = replace(run_taste.read(run), people=1)
-    monkeypatch.setattr(run_taste, "read", lambda *_: alone)
+    monkeypatch.setattr(run_taste, "read", lambda *_, **__: alone)
     second = tmp_path / "second.json"
     for door in (["--as-prompt"], ["--json"], ["--out", str(second)]):
         assert call(["taste", str(run.path), *door]) == 2
@@ -239,7 +242,7 @@ def test_it_is_saved_only_once_shown_and_of_few_people_only_when_they_agree(
         assert "describes one person" in shown.err and not shown.out and not second.exists()
         assert call(["taste", str(run.path), *door, "--yes"]) == 0 and capsys.readouterr().out
     unclear = replace(alone, people=0, claims=())
-    monkeypatch.setattr(run_taste, "read", lambda *_: unclear)
+    monkeypatch.setattr(run_taste, "read", lambda *_, **__: unclear)
     assert call(["taste", str(run.path), "--as-prompt"]) == 1
     assert "none of them likely; let its panel vote more" in capsys.readouterr().err
     monkeypatch.undo()
@@ -248,6 +251,26 @@ def test_it_is_saved_only_once_shown_and_of_few_people_only_when_they_agree(
     with pytest.raises(RunError, match="show no taste yet"):
         run_taste.read(ledger)
     ledger.close()
+
+
+@pytest.mark.full
+def test_each_of_several_tastes_is_read_from_its_own_votes(tmp_path, capsys):
+    named = replace(named_run.features(), components=0)
+    settings, ledger = named_run.start(tmp_path, features=named)
+    fewer, more = (named_run.Likes(",", weight) for weight in (-2.0, 2.0))
+    panel = PanelEvaluator(VoteService(ledger), [fewer, fewer, more, more])
+    go(settings, ledger, named_run.MarkedPolicy(settings), panel, until_step=40)
+    with ledger:
+        with pytest.raises(RunError, match="show no taste yet"):
+            run_taste.read(ledger)
+        said = []
+        for number in ("1", "2"):
+            asked = ["taste", str(ledger.path), "--cluster", number, "--features", "commas"]
+            assert call(asked) == 0
+            said.append(capsys.readouterr().out.partition(" commas")[0])
+        assert sorted(said) == [f"80 verdicts of programs: {each}" for each in ("fewer", "more")]
+    assert call(["taste", str(ledger.path), "--features", "commas"]) == 2
+    assert "--features goes with --cluster" in capsys.readouterr().err
 
 
 @pytest.mark.full

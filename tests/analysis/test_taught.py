@@ -106,7 +106,7 @@ def test_a_run_without_named_features_says_why_it_taught_nothing(ledger, monkeyp
     record(ledger, 120, Findings(2.0, chance=0.1))
     assert "too few" in read(ledger).why  # undecided
     record(ledger, 120, Findings(-1.0, chance=0.8))
-    assert read(ledger).why.startswith("the voters disagree, or want what these coordinates")
+    assert read(ledger).why.startswith("the voters disagree (szpo clusters looks for")
     monkeypatch.setattr(taught.agreement, "within", lambda _: share(34, 50))
     assert read(ledger).why.startswith("the voters agree (in 34 of 50 pairs")
     assert read(ledger).why.endswith("subspace.kind, subspace.dim)")
@@ -174,7 +174,7 @@ def test_a_run_without_evidence_says_which_it_is(ledger):
     for votes, more, why in (
         (79, NONE, "the votes are too few"),
         (120, {"factor": 2.0, "chance": 0.1}, "the votes are too few"),  # still undecided
-        (128, NONE, "the voters disagree, or want what these coordinates do"),
+        (128, NONE, "the voters disagree (szpo clusters looks for several tastes), or want what"),
     ):
         teach(ledger, votes, [], **more)
         assert read(ledger).why.startswith(why)
