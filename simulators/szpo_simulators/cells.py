@@ -26,6 +26,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from szpo import seeds
+from szpo.analysis import improvement, measuring, taught
 from szpo.baselines import dpo, group_rl, ppo, recipes, reward_model
 from szpo.baselines.actor import Actor
 from szpo.baselines.asking import Meter, Moment, OnStep, Survey, ask_round
@@ -41,7 +42,7 @@ from szpo.runs import assemble, controller, driver, samples, status
 from szpo.runs.assemble import RunParts
 from szpo.seeds import as_seed
 from szpo.types import Floats
-from szpo.voting import lease
+from szpo.voting import lease, panel_evaluator
 from szpo.voting.step_record import StepReport
 from szpo_simulators import start
 from szpo_simulators.panels import text_rewards
@@ -238,6 +239,8 @@ def run_votes(spec: Spec, folder: Path, name: str, report: Report) -> dict[str, 
         spent[outcome.steps] = _since(spend(), set_up)
         facts = status.read_results(ledger).table
         rows = _measure(spec, ledger, parts, yardstick, folder / "rows" / name)
+        if config.improve.nats is not None:
+            rows[-1] |= _ask_about_the_end(ledger, parts)
         stood = [f.kl for f in facts if f.kl is not None]
     unknown = dict.fromkeys(set_up)
     for row in rows:
@@ -330,10 +333,23 @@ def _measure(
             with samples.policy_at(ledger, parts, steps) as policy:
                 moved: Any = policy
                 row = yardstick.row(moved, share, {"votes": counted, "answers_read": read})
+            found = taught.last_findings(ledger, steps) if steps else None
+            row["factor"] = found and round(found.factor, 3)
+            row["words"] = found and taught.words(found)
             with replace_whole(file) as draft:
                 draft.write_text(json.dumps({**row, "steps": steps}), encoding="utf-8")
         rows.append(json.loads(file.read_text(encoding="utf-8")))
     return rows
+
+
+def _ask_about_the_end(ledger: Ledger, parts: RunParts) -> dict[str, float | None]:
+    """The share of 64 pairs in which the panel prefers the exported policy; also without noise."""
+    if improvement.read_last_pairs(ledger) is None:  # of a cell that was killed it may be there
+        measuring.judge_last_pairs(ledger, parts, panel_evaluator.find_reward(ledger))
+    found = improvement.read_last_pairs(ledger)
+    shares = (None, None) if found is None else (found.preferred, found.true)
+    names = ("preferred", "preferred_true")
+    return {name: share and share.value for name, share in zip(names, shares, strict=True)}
 
 
 def run_gradient(spec: Spec, folder: Path, report: Report) -> dict[str, Any]:

@@ -358,17 +358,18 @@ def read(ledger: Ledger) -> Lesson | None:
     )
 
 
-def last_findings(ledger: Ledger) -> Findings | None:
-    """What the votes say as of the last step; None before it, and if the rule fits no votes."""
+def last_findings(ledger: Ledger, steps: int | None = None) -> Findings | None:
+    """What the votes say as of the last step, or of so many; None if the rule fits no votes."""
+    which = "event DESC LIMIT 1" if steps is None else f"event LIMIT 1 OFFSET {steps - 1}"
     last = ledger.query(
         "SELECT json_extract(body, '$.extra.findings') AS found FROM events WHERE kind = 'step' "
-        "ORDER BY event DESC LIMIT 1"
+        f"ORDER BY {which}"
     )
     body = last[0]["found"] if last else None
     if body is None:
         return None
     found = Findings.from_json(json.loads(body))
-    return found if theta.last_adopted(ledger) is None else found.replaced
+    return found if theta.last_adopted(ledger, steps) is None else found.replaced
 
 
 def shown_from(ledger: Ledger) -> tuple[int, ...]:

@@ -610,6 +610,21 @@ def test_a_killed_cell_goes_on_and_measures_only_what_is_left(quick, ran, monkey
 
 
 @pytest.mark.full
+def test_an_improved_cell_says_what_votes_showed_and_whom_the_panel_prefers(quick, tmp_path):
+    spec = plans.cell(quick, quick.groups[0], 0).spec
+    more = ["subspace.kind=none", "panel.verdict=rows", "improve.nats=1"]
+    spec = {**spec, "sets": [*spec["sets"], *more], "votes": 32, "at": [16, 32]}
+    first, last = cells.run_cell(spec, tmp_path, "improved", lambda share: None)["rows"]
+    assert math.log(9) < first["factor"] < last["factor"] and "preferred" not in first
+    assert last["words"].startswith("more positive in tone (9")
+    assert last["kl"] > 0 and last["preferred"] > 0.5 and last["preferred_true"] > 0.5
+    again = cells.run_cell(spec, tmp_path, "improved", lambda share: None)["rows"]
+    assert [row["preferred"] for row in again[1:]] == [last["preferred"]]
+    with Ledger.open(cells.ledger_path(tmp_path, "improved"), readonly=True) as ledger:
+        assert len(list(ledger.events("last pairs"))) == 1
+
+
+@pytest.mark.full
 def test_best_of_n_chooses_from_the_pool(quick, ran):
     rows = ran.read(plans.cell(quick, quick.groups[3], 0))["rows"]
     by = {(r["by"], r["n"]): r for r in rows}
