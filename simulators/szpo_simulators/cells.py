@@ -349,7 +349,8 @@ def _ask_about_the_end(ledger: Ledger, parts: RunParts) -> dict[str, float | Non
     found = improvement.read_last_pairs(ledger)
     shares = (None, None) if found is None else (found.preferred, found.true)
     names = ("preferred", "preferred_true")
-    return {name: share and share.value for name, share in zip(names, shares, strict=True)}
+    values = (None if share is None else share.value for share in shares)
+    return dict(zip(names, values, strict=True))
 
 
 def run_gradient(spec: Spec, folder: Path, report: Report) -> dict[str, Any]:
