@@ -28,7 +28,6 @@ import numpy as np
 from szpo import seeds
 from szpo.analysis import improvement, measuring, taught
 from szpo.baselines import dpo, group_rl, ppo, recipes, reward_model
-from szpo.baselines.actor import Actor
 from szpo.baselines.asking import Meter, Moment, OnStep, Survey, ask_round
 from szpo.baselines.reward_model import SCALE_PAIRS, scale_reward
 from szpo.data.preference_formats import Pair, Preferences
@@ -44,8 +43,9 @@ from szpo.seeds import as_seed
 from szpo.types import Floats
 from szpo.voting import lease, panel_evaluator
 from szpo.voting.step_record import StepReport
-from szpo_simulators import start
+from szpo_simulators import mixed_dpo, start
 from szpo_simulators.panels import text_rewards
+from szpo_simulators.panels.heldout import Measurable
 from szpo_simulators.start import (
     MEASURING,
     Checkpoints,
@@ -83,7 +83,7 @@ class Training:
             votes // rounds, rows, self.spec["seed"], purpose="compare",
         )  # fmt: skip
 
-    def note(self, actor: Actor, first: float = 0.0, share: float = 1.0) -> OnStep:
+    def note(self, actor: Measurable, first: float = 0.0, share: float = 1.0) -> OnStep:
         """The callback of a training that covers the run from ``first`` to ``first + share``."""
 
         def note(moment: Moment) -> None:
@@ -110,11 +110,21 @@ def make_offline(train: Callable[..., Any], name: str) -> Callable[[Training], d
 
 
 def run_iterative_dpo(cell: Training) -> dict[str, Any]:
-    """Rounds of DPO: each asks about the current policy's answers and trains it further."""
+    """Rounds of DPO: each asks about the current policy's answers and trains it further.
+
+    Where coordinates are adapters, their weights are trained.
+    """
     how = recipes.make("iterative-dpo", cell.spec["settings"])
-    actor = start.load_actor(cell.spec)
     votes, rows = cell.questions
     rounds = how.model_copy(update={"rows": rows, "questions": votes // how.rounds})
+    config = load_config(cell.spec)
+    if config.coordinates == "adapters":
+        policy = assemble.build(config, say=lambda line: None).language
+        return mixed_dpo.train(
+            policy, cell.survey(how.rounds), rounds,
+            seed=cell.spec["seed"], on_step=cell.note(policy),
+        )  # fmt: skip
+    actor = start.load_actor(cell.spec)
     done = dpo.iterative(
         actor, start.load_prompts(cell.spec).train, start.build_ask(cell.spec, cell.beta), rounds,
         seed=cell.spec["seed"],

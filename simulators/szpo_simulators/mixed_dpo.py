@@ -1,0 +1,105 @@
+"""Iterative DPO in the weights of named adapters: the coordinates of szpo, moved by gradients.
+
+loss = −log σ(β · [log π(y⁺)/π_ref(y⁺) − log π(y⁻)/π_ref(y⁻)]), as in `szpo.baselines.dpo`, where
+π is the policy at z and π_ref that at z = 0. ∇_z log π(y) is the answer's score in every B
+(`szpo.policies.score_ascent` reads it at z), carried to the adapters' weights: site by site an
+entry of A x is scaled by its adapter's weight, and w = T z. Adam moves z.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from szpo import seeds
+from szpo.baselines.asking import Meter, Moment, OnStep, Survey, ask_round
+from szpo.baselines.recipes import Rounds
+from szpo.data.preference_formats import Pair
+from szpo.improvement.score_ascent import read_scores
+from szpo.models.loading import answer_tokens
+from szpo.policies.lora_policy import LoraPolicy
+from szpo.types import Floats, Prompt
+
+Rows = tuple[tuple[Prompt, tuple[int, ...]], ...]
+"""Prompts, each with the tokens of an answer."""
+
+
+def train(
+    policy: LoraPolicy, survey: Survey, plan: Rounds, *, seed: int, on_step: OnStep
+) -> dict[str, int]:
+    """Generate, ask, train, repeat; the policy ends at the trained z.
+
+    Returns the number of pairs, and of questions that gave none.
+    """
+    how, meter = plan.recipe, Meter()
+    pairs: list[Pair] = []
+    ties = 0
+    z = torch.zeros(policy.dim, requires_grad=True)
+    for i in range(plan.rounds):
+        with meter:
+            found = ask_round(survey, policy, meter, i)
+        pairs, ties = [*pairs, *found.pairs], ties + found.ties
+        adam = torch.optim.Adam([z], lr=how.learning_rate)  # a new one each round, as TRL has
+        order = seeds.permutation(seeds.derive(seed, "pairs", step=i), len(pairs)).tolist()
+        with meter:
+            for first in range(0, len(pairs), how.batch):
+                some = [pairs[j] for j in order[first : first + how.batch]]
+                z.grad = torch.from_numpy(gradient(policy, some, how.beta))
+                adam.step()
+                policy.move_to({"z": z.detach().numpy().copy()})
+        meter.report(on_step, i + 1, plan.rounds, {"pairs": float(len(pairs))})
+    return {"pairs": len(pairs), "ties": ties}
+
+
+def gradient(policy: LoraPolicy, pairs: Sequence[Pair], beta: float) -> np.ndarray:
+    """The gradient (d,) in z of the mean loss of these pairs, where the policy is."""
+    sides = [[(p.prompt, getattr(p, side)) for p in pairs] for side in ("chosen", "rejected")]
+    rows: Rows = tuple(
+        (prompt, tuple(answer_tokens(policy.loaded, answer)))
+        for side in sides
+        for prompt, answer in side
+    )
+    gap, scores = (
+        plus - minus
+        for plus, minus in (
+            np.split(read, 2) for read in (log_ratios(policy, rows), z_scores(policy, rows))
+        )
+    )
+    pull = beta / (1 + np.exp(beta * gap))
+    return np.asarray(-(pull[:, None] * scores).mean(0), np.float32)
+
+
+def log_ratios(policy: LoraPolicy, rows: Rows) -> Floats:
+    """log π(y | x) − log π_ref(y | x) of each answer in nats, (answers,)."""
+    asked = [policy.encode(prompt) for prompt, _ in rows]
+    answers = [row for _, row in rows]
+    now, start = (
+        np.array([
+            each.sum()
+            for each in policy.local.engine.logprobs(
+                asked, answers, [0] * len(rows), policy.deltas([theta]),
+                temperature=policy.sampling.temperature,
+            )
+        ])
+        for theta in (policy.theta(), policy.start())
+    )  # fmt: skip
+    return np.asarray(now - start)
+
+
+def z_scores(policy: LoraPolicy, rows: Rows) -> Floats:
+    """∇_z log π(y | x) of each answer where the policy is, (answers, d)."""
+    prompts, answers = zip(*rows, strict=True)
+    found = read_scores(policy, policy.theta(), prompts, answers)[:, 0]
+    subspace, blocks = policy.subspace, policy.subspace.blocks
+    assert blocks is not None  # the caller has adapters as coordinates
+    along, first = np.zeros((len(rows), policy.dim)), 0
+    for site in subspace.sites:
+        b, owner = subspace.fixed[site.b], blocks.owners[site.name]
+        part = found[:, first : first + b.size].reshape(-1, *b.shape)
+        first += b.size
+        entries = np.einsum("nor,or->nr", part, b)
+        for j in range(policy.dim):
+            along[:, j] += entries[:, owner == j].sum(1)
+    return np.asarray(along @ blocks.mixing)
