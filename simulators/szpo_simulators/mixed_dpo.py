@@ -14,16 +14,14 @@ import numpy as np
 import torch
 
 from szpo import seeds
-from szpo.baselines.asking import Meter, Moment, OnStep, Survey, ask_round
+from szpo.baselines import dpo
+from szpo.baselines.asking import Meter, OnStep, Survey, ask_round
 from szpo.baselines.recipes import Rounds
 from szpo.data.preference_formats import Pair
 from szpo.improvement.score_ascent import read_scores
 from szpo.models.loading import answer_tokens
 from szpo.policies.lora_policy import LoraPolicy
-from szpo.types import Floats, Prompt
-
-Rows = tuple[tuple[Prompt, tuple[int, ...]], ...]
-"""Prompts, each with the tokens of an answer."""
+from szpo.types import Answer, Floats, Prompt
 
 
 def train(
@@ -55,46 +53,25 @@ def train(
 
 def gradient(policy: LoraPolicy, pairs: Sequence[Pair], beta: float) -> np.ndarray:
     """The gradient (d,) in z of the mean loss of these pairs, where the policy is."""
-    sides = [[(p.prompt, getattr(p, side)) for p in pairs] for side in ("chosen", "rejected")]
-    rows: Rows = tuple(
-        (prompt, tuple(answer_tokens(policy.loaded, answer)))
-        for side in sides
-        for prompt, answer in side
-    )
+    texts = [(p.prompt, getattr(p, side)) for side in ("chosen", "rejected") for p in pairs]
     gap, scores = (
         plus - minus
         for plus, minus in (
-            np.split(read, 2) for read in (log_ratios(policy, rows), z_scores(policy, rows))
+            np.split(read(policy, texts), 2) for read in (dpo.log_ratios, z_scores)
         )
     )
     pull = beta / (1 + np.exp(beta * gap))
     return np.asarray(-(pull[:, None] * scores).mean(0), np.float32)
 
 
-def log_ratios(policy: LoraPolicy, rows: Rows) -> Floats:
-    """log π(y | x) − log π_ref(y | x) of each answer in nats, (answers,)."""
-    asked = [policy.encode(prompt) for prompt, _ in rows]
-    answers = [row for _, row in rows]
-    now, start = (
-        np.array([
-            each.sum()
-            for each in policy.local.engine.logprobs(
-                asked, answers, [0] * len(rows), policy.deltas([theta]),
-                temperature=policy.sampling.temperature,
-            )
-        ])
-        for theta in (policy.theta(), policy.start())
-    )  # fmt: skip
-    return np.asarray(now - start)
-
-
-def z_scores(policy: LoraPolicy, rows: Rows) -> Floats:
+def z_scores(policy: LoraPolicy, texts: Sequence[tuple[Prompt, Answer]]) -> Floats:
     """∇_z log π(y | x) of each answer where the policy is, (answers, d)."""
-    prompts, answers = zip(*rows, strict=True)
+    prompts = [prompt for prompt, _ in texts]
+    answers = tuple(tuple(answer_tokens(policy.loaded, answer)) for _, answer in texts)
     found = read_scores(policy, policy.theta(), prompts, answers)[:, 0]
     subspace, blocks = policy.subspace, policy.subspace.blocks
     assert blocks is not None  # the caller has adapters as coordinates
-    along, first = np.zeros((len(rows), policy.dim)), 0
+    along, first = np.zeros((len(texts), policy.dim)), 0
     for site in subspace.sites:
         b, owner = subspace.fixed[site.b], blocks.owners[site.name]
         part = found[:, first : first + b.size].reshape(-1, *b.shape)

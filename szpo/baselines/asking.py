@@ -35,7 +35,7 @@ from szpo.voting.evaluator import Judge
 from szpo.voting.seats import Letter
 
 if TYPE_CHECKING:
-    from szpo.baselines.actor import Actor
+    from szpo.policies.lora_policy import LoraPolicy
 
 
 import time
@@ -236,9 +236,13 @@ class Survey:
     """Root seed of the draws of prompts, answers and votes."""
     purpose: str = "baseline"
     """Name of the draws of answers and votes, used with the seed."""
+    drawn: int = 1
+    """Rows drawn for each that is asked about; 1: all are."""
+    sure: Callable[[Sequence[Row]], Sequence[float]] | None = None
+    """How sure the policy is of each row; of those drawn it is asked about the least sure."""
 
 
-def ask_round(survey: Survey, actor: Actor, meter: Meter, i: int = 0) -> Preferences:
+def ask_round(survey: Survey, actor: LoraPolicy, meter: Meter, i: int = 0) -> Preferences:
     """Run round ``i`` of a survey: draw answers of the current actor and ask which are better.
 
     The meter is charged with answers and votes; nobody is asked about equal answers. The verdict
@@ -247,12 +251,17 @@ def ask_round(survey: Survey, actor: Actor, meter: Meter, i: int = 0) -> Prefere
     """
     size = survey.rows or 1
     need = survey.questions * size
-    order = draw_order(len(survey.prompts), need, survey.seed, first=i * need)
+    many = need * survey.drawn
+    order = draw_order(len(survey.prompts), many, survey.seed, first=i * many)
     prompts = [survey.prompts[j] for j in order]
     key = seeds.derive(survey.seed, f"{survey.purpose} answers", step=i)
     answers = actor.sample(prompts, 2, seed=as_seed(key))
     meter.charge_tokens([answer for two in answers for answer in two])
     rows = [Row(prompt, *two) for prompt, two in zip(prompts, answers, strict=True)]
+    if survey.sure is not None and many > need:
+        sure = survey.sure(rows)
+        unsure = sorted(range(many), key=lambda j: (rows[j].identical, sure[j]))[:need]
+        rows = [rows[j] for j in sorted(unsure)]
     questions = [tuple(rows[n * size : (n + 1) * size]) for n in range(survey.questions)]
     differ = [asked for asked in questions if not all(row.identical for row in asked)]
     vote = seeds.derive(survey.seed, f"{survey.purpose} votes", step=i)

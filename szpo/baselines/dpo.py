@@ -24,6 +24,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any, Unpack
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,7 +43,9 @@ from szpo.baselines.recipes import NOTEBOOK, Dpo, Rounds, Simpo
 from szpo.baselines.trainer import catch_divergence, describe_still, join_remarks, require_pairs
 from szpo.data.preference_formats import Pair, Preferences
 from szpo.errors import UsageError
-from szpo.types import Prompt
+from szpo.models.loading import answer_tokens
+from szpo.policies.lora_policy import LoraPolicy
+from szpo.types import Answer, Floats, Prompt, Row
 
 METHOD = "dpo"
 
@@ -74,12 +77,17 @@ def iterative(
     """Generate, ask, train, repeat; ``on_step`` is called after each round.
 
     Every question has its own prompts, drawn from ``prompts`` in a seeded order, with two answers
-    of the current policy each. A round with only ties trains on the earlier pairs.
+    of the current policy each. A round with only ties trains on the earlier pairs. With
+    ``plan.drawn`` above 1 it asks about the pairs of which the policy is least sure (active
+    learning by uncertainty, as ActiveDPO; the first round knows nothing yet).
     """
     plan = plan or Rounds()
     if not prompts:
         raise UsageError("iterative-dpo: no prompts; give those to answer")
-    survey = Survey(prompts, ask, plan.questions, plan.rows, seed)
+    survey = Survey(
+        prompts, ask, plan.questions, plan.rows, seed, drawn=plan.drawn,
+        sure=partial(margins, actor),
+    )  # fmt: skip
     listener = trainer.Listener.begin("iterative-dpo", {"seed": seed})
     meter = listener.meter
     pairs: list[Pair] = []
@@ -100,6 +108,30 @@ def iterative(
         require_pairs(Preferences((), ties), "iterative-dpo")
     done = listener.finish(learned, len(pairs), ties)
     return replace(_remark(done, plan.recipe), pairs=found)
+
+
+def margins(policy: LoraPolicy, rows: Sequence[Row]) -> list[float]:
+    """How sure the policy is of each row: the distance of both answers' log-ratios, nats."""
+    sides = [(row.prompt, getattr(row, side)) for side in ("plus", "minus") for row in rows]
+    plus, minus = np.split(log_ratios(policy, sides), 2)
+    return np.abs(plus - minus).tolist()
+
+
+def log_ratios(policy: LoraPolicy, texts: Sequence[tuple[Prompt, Answer]]) -> Floats:
+    """Of each answer log π(y | x) − log π_ref(y | x) in nats, (answers,); π_ref: the start."""
+    asked = [policy.encode(prompt) for prompt, _ in texts]
+    answers = [answer_tokens(policy.loaded, answer) for _, answer in texts]
+    now, start = (
+        np.array([
+            each.sum()
+            for each in policy.local.engine.logprobs(
+                asked, answers, [0] * len(texts), policy.deltas([theta]),
+                temperature=policy.sampling.temperature,
+            )
+        ])
+        for theta in (policy.theta(), policy.start())
+    )  # fmt: skip
+    return np.asarray(now - start)
 
 
 def _remark(done: Trained, recipe: Dpo) -> Trained:

@@ -129,6 +129,8 @@ class Rounds(Recipe):
     single pair."""
     memory: Literal["all", "round"] = "all"
     """Train on all pairs so far, or on those of the last round that gave any."""
+    drawn: Count = 1
+    """Pairs drawn for each that is asked about: the one that the policy is least sure of."""
     recipe: Dpo = Dpo()
 
 
