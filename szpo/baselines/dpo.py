@@ -114,7 +114,7 @@ def margins(policy: LoraPolicy, rows: Sequence[Row]) -> list[float]:
     """How sure the policy is of each row: the distance of both answers' log-ratios, nats."""
     sides = [(row.prompt, getattr(row, side)) for side in ("plus", "minus") for row in rows]
     plus, minus = np.split(log_ratios(policy, sides), 2)
-    return np.abs(plus - minus).tolist()
+    return [float(gap) for gap in np.abs(plus - minus)]
 
 
 def log_ratios(policy: LoraPolicy, texts: Sequence[tuple[Prompt, Answer]]) -> Floats:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -143,6 +144,39 @@ def test_iterative_asks_as_often_as_it_says_and_learns_from_pairs(rows, rounds, 
     assert actor.digest() != diary_actor().digest()
     if rows is None:  # a few votes on batches say too little to see a trait rise
         assert mean_mood(actor) > before + 0.15
+
+
+def test_margins_are_those_of_the_loss_and_nothing_at_the_start():
+    actor, data = tiny_actor(), pairs()[:4]
+    rows = [Row(pair.prompt, pair.chosen, pair.rejected) for pair in data]
+    assert dpo.margins(actor, rows) == [0.0] * 4
+    for pair, margin in zip(data, dpo.margins(move(actor), rows), strict=True):
+        loss = loss_by_hand(actor, [pair], 1.0)[0]
+        assert min(abs(loss - math.log1p(math.exp(sign * margin))) for sign in (1, -1)) < 1e-4
+
+
+class Numbered:
+    """Answers two numbers to each prompt, to the second one the same twice."""
+
+    def sample(self, prompts: Sequence[Prompt], samples: int, *, seed: int) -> list[list[Answer]]:
+        texts = [(str(i), str(i + (i != 1))) for i in range(len(prompts))]
+        return [[Answer(text) for text in two] for two in texts]
+
+
+def test_it_asks_about_the_pairs_of_which_it_is_least_sure():
+    """Three of nine, in the order in which they were drawn; equal answers come last."""
+    asked: list[str] = []
+
+    def ask(questions: Sequence[tuple[Row, ...]], single: bool, key: bytes) -> list[Verdict]:
+        asked.extend(row.plus.text for (row,) in questions)
+        return ["plus"] * len(questions)
+
+    def sure(rows: Sequence[Row]) -> list[float]:
+        return [4, 0, 3, 1, 5, 2, 9, 8, 7]
+
+    survey = asking.Survey(PROMPTS, ask, 3, None, seed=0, drawn=3, sure=sure)
+    found = asking.ask_round(survey, cast(Actor, Numbered()), asking.Meter())
+    assert asked == ["2", "3", "5"] == [pair.chosen.text for pair in found.pairs]
 
 
 class SecondRoundTies:
