@@ -99,6 +99,13 @@ class History:
         verdicts = np.zeros((*lead, 0, 0, comparisons), dtype=np.int8)
         return cls((), np.zeros(0, dtype=np.int64), verdicts, np.zeros((*lead, 0, 2)))
 
+    def of(self, which: Sequence[int]) -> History:
+        """The verdicts of some voters, by their places among all."""
+        voters = tuple(self.voters[i] for i in which)
+        return History(
+            voters, self.steps, self.verdicts[..., which, :, :], self.gold[..., which, :]
+        )
+
 
 View: TypeAlias = tuple[Floats, Floats]
 """A model's prediction from all other voters' votes for each direction: mean and variance

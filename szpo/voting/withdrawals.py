@@ -322,20 +322,23 @@ def votes_left(
 ) -> AllVotes:
     """The votes of a run's fit without those withdrawn before this event, also of late.
 
-    ``only``: those of these panelists, by pseudonym, as if all others had withdrawn theirs. Where
-    voters weigh by each other's votes, weights are learned from what is left.
+    ``only``: those of these panelists, by pseudonym, as if nobody else had voted, in an earlier
+    run neither. Where voters weigh by each other's votes, weights are learned from what is left.
     """
-    held = withdrawals(ledger, before)
+    held, others, none = withdrawals(ledger, before), frozenset[str](), 0
     if only is not None:
         every = ledger.query("SELECT panelist, pseudonym FROM panelists")
-        out = (row["panelist"] for row in every if row["pseudonym"] not in only)
-        held += tuple(Withdrawal(each, state.step, 0) for each in out)
-    rows = tuple(_recount(ledger, settings, state.step, held)) if held else ()
+        others = frozenset(row["panelist"] for row in every if row["pseudonym"] not in only)
+        none = len(settings.earlier_votes or ())
+    out = (*held, *(Withdrawal(each, state.step, 0) for each in others))
+    rows = tuple((row, 0.0, 0.0, 0.0) for row in range(none))
+    rows += tuple(_recount(ledger, settings, state.step, out)) if out else ()
     record: AllVotes = state.carried
     left = take_back(record, rows)
     if left is record or settings.section.weighting == "equal" or state.history is None:
         return left
-    return weigh_all(settings, left, _without(state.history, held))
+    voters = [i for i, voter in enumerate(state.history.voters) if voter not in others]
+    return weigh_all(settings, left, _without(state.history.of(voters), held))
 
 
 def _recount(

@@ -12,6 +12,7 @@ from szpo.cli.app import call
 from szpo.errors import UsageError
 from szpo.judges import pair_scorer
 from szpo.ledger import theta
+from szpo.optim.all_votes import weigh_all, with_earlier_votes
 from szpo.replay import replay, verification
 from szpo.runs import earlier_votes, status
 from szpo.voting import counting, withdrawals
@@ -19,7 +20,7 @@ from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.service import VoteService
 from tests.support import named_run
 from tests.support.named_run import FEWER_COMMAS, Likes, MarkedPolicy
-from tests.support.quadratic import go, history
+from tests.support.quadratic import go, history, new_ledger
 
 WHO, FIRST = "panel-2", 12
 
@@ -90,6 +91,42 @@ def test_nothing_that_is_fitted_to_the_runs_file_from_then_on_has_her_votes(tmp_
         cast = count()
         hers = withdrawals.withdraw(ledger, "op", WHO, settings).votes
         assert hers and count() == tuple(each - hers for each in cast)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("weighting", ["equal", "skill"])
+def test_the_votes_of_some_weigh_as_if_nobody_else_had_voted(tmp_path, weighting):
+    settings, ledger = named_run.start(tmp_path, M=2, weighting=weighting)
+    with ledger:
+        drive(settings, ledger, 4)
+        some = frozenset({"panel-0", "panel-1", WHO})
+        voters = [row["panelist"] for row in ledger.query("SELECT * FROM panelists")
+                  if row["pseudonym"] in some]  # fmt: skip
+        state = replay.replay_state(ledger, settings)
+        left = withdrawals.votes_left(ledger, settings, state, only=some).votes
+        *_, (alone, _) = replay.retell(ledger, settings, voters)
+        own = alone.carried
+        if weighting != "equal":  # a step weighs by what was known before it
+            own = weigh_all(settings, own, alone.history)
+        for side in ("up", "down", "plus_on_a"):
+            np.testing.assert_array_equal(getattr(left, side), getattr(own.votes, side))
+
+
+@pytest.mark.full
+def test_the_votes_of_some_are_read_without_those_of_an_earlier_run(tmp_path):
+    """Neither the taste of one of several clusters nor its weights have these."""
+    settings, ledger = named_run.start(tmp_path, "earlier.db", M=2)
+    with ledger:
+        drive(settings, ledger, 1)
+        settings = with_earlier_votes(settings, earlier_votes.read_votes(ledger))
+    with new_ledger(tmp_path / "run.db", settings) as ledger:
+        drive(settings, ledger, 2)
+        state = replay.replay_state(ledger, settings)
+        left = withdrawals.votes_left(ledger, settings, state, only=frozenset({WHO})).votes
+        hers = vote_rows.read_judged(ledger, only=frozenset({WHO}))
+        assert left.up.sum() + left.down.sum() == len(hers.y) > 0
+        none, votes = replay.fold_votes(ledger, ())
+        assert votes == 0 and not none["z"].any()
 
 
 def test_what_people_read_of_a_run_counts_her_votes_no_longer(tmp_path):
