@@ -343,7 +343,7 @@ def _measure(
             with samples.policy_at(ledger, parts, steps) as policy:
                 moved: Any = policy
                 row = yardstick.row(moved, share, {"votes": counted, "answers_read": read})
-            found = taught.last_findings(ledger, steps) if steps else None
+            found = taught.last_findings(ledger, steps)
             row["factor"] = found and round(found.factor, 3)
             row["words"] = found and taught.words(found)
             with replace_whole(file) as draft:
@@ -357,10 +357,9 @@ def _ask_about_the_end(ledger: Ledger, parts: RunParts) -> dict[str, float | Non
     if improvement.read_last_pairs(ledger) is None:  # of a cell that was killed it may be there
         measuring.judge_last_pairs(ledger, parts, panel_evaluator.find_reward(ledger))
     found = improvement.read_last_pairs(ledger)
-    shares = (None, None) if found is None else (found.preferred, found.true)
-    names = ("preferred", "preferred_true")
-    values = (None if share is None else share.value for share in shares)
-    return dict(zip(names, values, strict=True))
+    preferred = None if found is None else found.preferred.value
+    true = None if found is None or found.true is None else found.true.value
+    return {"preferred": preferred, "preferred_true": true}
 
 
 def run_gradient(spec: Spec, folder: Path, report: Report) -> dict[str, Any]:

@@ -359,11 +359,11 @@ def read(ledger: Ledger) -> Lesson | None:
 
 
 def last_findings(ledger: Ledger, steps: int | None = None) -> Findings | None:
-    """What the votes say as of the last step, or of so many; None if the rule fits no votes."""
-    which = "event DESC LIMIT 1" if steps is None else f"event LIMIT 1 OFFSET {steps - 1}"
+    """What the votes say after the last step, or after so many; None without a step that fits."""
     last = ledger.query(
         "SELECT json_extract(body, '$.extra.findings') AS found FROM events WHERE kind = 'step' "
-        f"ORDER BY {which}"
+        "AND (?1 IS NULL OR json_extract(body, '$.step') < ?1) ORDER BY event DESC LIMIT 1",
+        (steps,),
     )
     body = last[0]["found"] if last else None
     if body is None:

@@ -92,6 +92,15 @@ def test_the_nats_of_a_mix_are_not_said_of_weights_that_replaced_it(ledger):
     assert Findings.from_json(found.replaced.to_json()) == found.replaced
 
 
+def test_what_votes_said_after_fewer_steps_is_what_was_known_then(ledger):
+    then, now = (Findings(factor, mix=(("shorter", 0.5),)) for factor in (1.0, 9.0))
+    record(ledger, 8, then, step=0)
+    record(ledger, 16, now, step=1)
+    theta.append_adopted(ledger, theta.starting_theta(ledger), {"steps": 2})
+    after = [taught.last_findings(ledger, steps) for steps in (0, 1, 2, None)]
+    assert after == [None, then, now.replaced, now.replaced]
+
+
 def test_a_rule_that_does_not_fit_all_votes_teaches_nothing(ledger):
     assert taught.read(ledger) is None
     ledger.record_event("step", "controller", {"step": 0, "total_votes": 8, "extra": {}})
