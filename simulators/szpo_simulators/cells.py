@@ -119,6 +119,7 @@ def run_iterative_dpo(cell: Training) -> dict[str, Any]:
     rounds = how.model_copy(update={"rows": rows, "questions": votes // how.rounds})
     config = load_config(cell.spec)
     if config.coordinates == "adapters":
+        mixed_dpo.check(cell.spec["settings"])
         policy = assemble.build(config, say=lambda line: None).language
         return mixed_dpo.train(
             policy, cell.survey(how.rounds), rounds,

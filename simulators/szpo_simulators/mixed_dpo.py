@@ -2,13 +2,16 @@
 
 loss = −log σ(β · [log π(y⁺)/π_ref(y⁺) − log π(y⁻)/π_ref(y⁻)]), as in `szpo.baselines.dpo`, where
 π is the policy at z and π_ref that at z = 0. ∇_z log π(y) is the answer's score in every B
-(`szpo.policies.score_ascent` reads it at z), carried to the adapters' weights: site by site an
+(`szpo.improvement.score_ascent` reads it at z), carried to the adapters' weights: site by site an
 entry of A x is scaled by its adapter's weight, and w = T z. Adam moves z.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -17,11 +20,26 @@ from szpo import seeds
 from szpo.baselines import dpo
 from szpo.baselines.asking import Meter, OnStep, Survey, ask_round
 from szpo.baselines.recipes import Rounds
-from szpo.data.preference_formats import Pair
+from szpo.baselines.trainer import catch_divergence, require_pairs
+from szpo.data.preference_formats import Pair, Preferences
+from szpo.errors import UsageError
 from szpo.improvement.score_ascent import read_scores
 from szpo.models.loading import answer_tokens
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.types import Answer, Floats, Prompt
+
+METHOD: Final = "iterative-dpo"
+KNOWN: Final = ("rounds", "memory", "drawn", "learning_rate", "batch", "beta")
+"""The settings of iterative DPO that are followed here."""
+
+
+def check(settings: Mapping[str, Any]) -> None:
+    """Refuse settings that only the training of a LoRA of its own follows."""
+    if idle := [name for name in settings if name not in KNOWN]:
+        raise UsageError(
+            f"{METHOD}: {idle[0]!r} is not followed in adapters' weights; leave it out "
+            f"(there are: {', '.join(KNOWN)})"
+        )
 
 
 def train(
@@ -32,13 +50,16 @@ def train(
     Returns the number of pairs, and of questions that gave none.
     """
     how, meter = plan.recipe, Meter()
+    survey = replace(survey, drawn=plan.drawn, sure=partial(dpo.margins, policy))
     pairs: list[Pair] = []
-    ties = 0
+    ties = count = 0
     z = torch.zeros(policy.dim, requires_grad=True)
     for i in range(plan.rounds):
-        with meter:
+        with meter, catch_divergence(METHOD):
             found = ask_round(survey, policy, meter, i)
-        pairs, ties = [*pairs, *found.pairs], ties + found.ties
+        count, ties = count + len(found.pairs), ties + found.ties
+        if found.pairs:
+            pairs = [*pairs, *found.pairs] if plan.memory == "all" else list(found.pairs)
         adam = torch.optim.Adam([z], lr=how.learning_rate)  # a new one each round, as TRL has
         order = seeds.permutation(seeds.derive(seed, "pairs", step=i), len(pairs)).tolist()
         with meter:
@@ -48,7 +69,8 @@ def train(
                 adam.step()
                 policy.move_to({"z": z.detach().numpy().copy()})
         meter.report(on_step, i + 1, plan.rounds, {"pairs": float(len(pairs))})
-    return {"pairs": len(pairs), "ties": ties}
+    require_pairs(Preferences(pairs, ties), METHOD)
+    return {"pairs": count, "ties": ties}
 
 
 def gradient(policy: LoraPolicy, pairs: Sequence[Pair], beta: float) -> np.ndarray:

@@ -24,9 +24,8 @@ from szpo.policies.probe import unit_directions
 from szpo.policies.subspaces import FeatureMap, Subspace
 from szpo.types import FEATURE_GRID, Prompt, Shift
 from tests.support import lora_folders, tiny_models
-from tests.support.policies import setup_of
+from tests.support.lora_folders import SHORT, config_of, gathered, unmixed
 
-SHORT = Sampling(max_new_tokens=6)
 ASKED = [Prompt.user(f"w{7 + 3 * i} w{9 + i}") for i in range(32)]
 IDS = torch.tensor([[7, 8, 9, 200, 31], [60, 61, 62, 63, 5]])
 WEIGHTS = np.float32([0.7, -1.3, 2.1])
@@ -40,19 +39,6 @@ def folders(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model():
     return tiny_models.loaded("llama", Path())
-
-
-def config_of(folders, **options):
-    return setup_of("adapters", SHORT, adapters=folders, **options)
-
-
-def gathered(model, folders):
-    return stacked_adapters.gather(config_of(folders), LocalBackend(model), lambda line: None)
-
-
-def unmixed(model, folders):
-    sites, factors, blocks, _ = gathered(model, folders)
-    return Subspace("adapters", sites, factors, {}, {}, blocks=blocks)
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,16 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from szpo.cache import quiet
+from szpo.config.schema import Config
+from szpo.models.loading import Loaded
+from szpo.models.sampling import Sampling
+from szpo.policies import stacked_adapters
+from szpo.policies.backend import LocalBackend
+from szpo.policies.subspaces import Subspace
+from tests.support.policies import setup_of
 from tests.support.tiny_models import build
 
+SHORT = Sampling(max_new_tokens=6)
 SHAPES: dict[str, dict[str, Any]] = {
     "wide": {"r": 4, "lora_alpha": 6, "target_modules": ["q_proj", "v_proj", "down_proj"]},
     "low": {
@@ -39,6 +47,22 @@ def write_shapes(place: Path, **options: Any) -> list[str]:
     """Write the adapters of `SHAPES` into folders of their names."""
     each = enumerate(SHAPES.items())
     return [str(write(place / name, i, **options, **lora)) for i, (name, lora) in each]
+
+
+def config_of(folders: list[str], **options: Any) -> Config:
+    """The settings of a run in these adapters, with short answers."""
+    return setup_of("adapters", SHORT, adapters=folders, **options)
+
+
+def gathered(model: Loaded, folders: list[str]) -> tuple[Any, ...]:
+    """What `szpo.policies.stacked_adapters.gather` makes of these adapters."""
+    return stacked_adapters.gather(config_of(folders), LocalBackend(model), lambda line: None)
+
+
+def unmixed(model: Loaded, folders: list[str]) -> Subspace:
+    """These adapters as coordinates, each with its own weight."""
+    sites, factors, blocks, _ = gathered(model, folders)
+    return Subspace("adapters", sites, factors, {}, {}, blocks=blocks)
 
 
 def mixed(folders: list[str], weights: Any) -> PeftModel:
