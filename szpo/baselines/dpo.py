@@ -78,8 +78,8 @@ def iterative(
 
     Every question has its own prompts, drawn from ``prompts`` in a seeded order, with two answers
     of the current policy each. A round with only ties trains on the earlier pairs. With
-    ``plan.drawn`` above 1 it asks about the pairs of which the policy is least sure (active
-    learning by uncertainty, as ActiveDPO; the first round knows nothing yet).
+    ``plan.drawn`` above 1 it draws so many times the pairs and asks about those of which the
+    policy is least sure (Ji, He, Gu 2024, arXiv 2402.09401); in the first round it knows nothing.
     """
     plan = plan or Rounds()
     if not prompts:
@@ -124,9 +124,9 @@ def log_ratios(policy: LoraPolicy, texts: Sequence[tuple[Prompt, Answer]]) -> Fl
     now, start = (
         np.array([
             each.sum()
-            for each in policy.local.engine.logprobs(
+            for each in policy.engine.logprobs(
                 asked, answers, [0] * len(texts), policy.deltas([theta]),
-                temperature=policy.sampling.temperature,
+                temperature=policy.sampling.temperature or 1.0,
             )
         ])
         for theta in (policy.theta(), policy.start())

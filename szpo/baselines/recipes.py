@@ -130,7 +130,7 @@ class Rounds(Recipe):
     memory: Literal["all", "round"] = "all"
     """Train on all pairs so far, or on those of the last round that gave any."""
     drawn: Count = 1
-    """Pairs drawn for each that is asked about: the one that the policy is least sure of."""
+    """Pairs drawn for each that is asked about; asked are those of which it is least sure."""
     recipe: Dpo = Dpo()
 
 
