@@ -5,25 +5,24 @@
     python experiments/known_sign.py table FOLDER    # tables/known-sign.csv, known-sign-read.csv
 
 The plan was written before any cell but trials of the script on seeds 898 and 899 ran; its arms
-that compare θ + μv with θ (`TUNED`) came later, and the rows of the others were not run again.
-Model, prompts and sampling are those of the preset tiny (24 tokens, temperature 1), coordinates
-are eight score components (what subspace.kind auto gives under these rules) of 128 answers, with a
-set-up of each seed's own. K = 1, M = 1, both sides with the same random numbers. One step is eight
-verdicts on single pairs along a direction (rows), or one or two verdicts on sets of eight
-(batches); with one verdict a step both rules are the same and `known` runs for both. The panel is
-bt70, its β fitted to the kind of question: two panelists agree on 70 % of pairs, or of sets, that
-differ. Rows with equal texts are not read; an arm stands at the last step at which it has read no
-more than the look. Tastes: sentiment, and whether an answer speaks in the first person.
+that compare θ + μv with θ came later. The tiny model is trained on the machine that runs it, so
+all arms of the table ran on one machine. Model, prompts and sampling are those of the preset tiny
+(24 tokens, temperature 1), coordinates are eight score components (what subspace.kind auto gives
+under these rules) of 128 answers, with a set-up of each seed's own. K = 1, M = 1, both sides with
+the same random numbers. One step is eight verdicts on single pairs along a direction (rows), or
+one or two verdicts on sets of eight (batches); with one verdict a step both rules are the same and
+`known` runs for both. The panel is bt70, its β fitted to the kind of question: two panelists agree
+on 70 % of pairs, or of sets, that differ. Rows with equal texts are not read; an arm stands at the
+last step at which it has read no more than the look. Tastes: sentiment, and whether an answer
+speaks in the first person.
 
 α and μ are chosen among three of optimizer.kl_step times two of optimizer.kl_radius, the same for
 all arms: for each rule, arm and taste the setting with the highest gain, mean over the looks at
-640 and 1,920 answers and seeds 900 and 901 (902 was planned, and the one-sided arms had time for
-900 alone; 32 held-out prompts, four answers each). That setting then runs on seeds 1000 to 1009,
-in this order, and is measured on 64 held-out prompts, four answers each, against the base with the
-same random numbers. Reported: mean gain and its 95 % bootstrap interval over seeds and prompts (of
-the first arms over seeds), KL at the answers drawn, the win rate over the base's answers, and what
-the rows of the same rule are ahead by, paired by seed. The one-sided arms had time for seven of
-those seeds.
+640 and 1,920 answers and seeds 900 and 901 (902 was planned; 32 held-out prompts, four answers
+each). That setting then runs on seeds 1000 to 1009, in this order, and is measured on 64 held-out
+prompts, four answers each, against the base with the same random numbers. Reported: mean gain and
+its 95 % bootstrap interval over seeds and prompts, KL at the answers drawn, the win rate over the
+base's answers, and what the rows of the same rule and pairing are ahead by, paired by seed.
 
 What is driven is the optimizer's own ask and tell, and the policy's own answers; many runs of a
 seed answer in one batch, and no ledger is written.
@@ -31,7 +30,6 @@ seed answer in one batch, and no ledger is written.
 
 from __future__ import annotations
 
-import csv
 import functools
 import itertools
 import json
@@ -74,8 +72,6 @@ ARMS: Final = {
 RULES: Final = ("known", "sign")
 LOOKS: Final = (640, 1920)
 """Answers read."""
-TUNED: Final = ("rows, N = 8, one-sided", "batches, N = 1, one-sided")
-"""Arms that run now. The rows of the others in the table are those of 02f0d4fd."""
 RADII: Final = (0.8, 2.4)
 STEPS: Final = (0.02, 0.06, 0.18)
 SEEDS: Final = {"tune": range(900, 902), "report": range(1000, 1010)}
@@ -281,7 +277,7 @@ def tune(seed: int) -> list[dict[str, Any]]:
     cells = [
         bench.cell(*each, LOOKS)
         for each in itertools.product(RULES, ARMS, TASTES, RADII, STEPS)
-        if each[1] in TUNED and not same(*each[:2])
+        if not same(*each[:2])
     ]
     bench.drive(cells)
     return bench.measure(cells, bench.heldout[: PROMPTS["tune"]])
@@ -316,13 +312,8 @@ def read(folder: Path, part: str) -> list[dict[str, Any]]:
 
 
 def interval(values: Floats) -> str:
-    """The mean of values (seeds, prompts), and its 95 % bootstrap interval over both.
-
-    With fewer than five seeds their range instead.
-    """
-    found, seeds = bootstrap(values), values.mean(1)
-    if len(values) < 5:
-        return f"{found['mean']:+.3f} ({seeds.min():+.3f} to {seeds.max():+.3f})"
+    """The mean of values (seeds, prompts), and its 95 % bootstrap interval over both."""
+    found = bootstrap(values)
     return f"{found['mean']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]"
 
 
@@ -332,11 +323,12 @@ def table(folder: Path, head: Sequence[str]) -> None:
     for row in read(folder, "report"):
         what = tuple(row[name] for name in ("taste", "look", "rule", "arm"))
         of.setdefault(what, []).append(row)
-    lines = [line for line in stored() if line["asks"] not in TUNED]
-    for taste, look, rule, arm in itertools.product(TASTES, LOOKS, RULES, TUNED):
+    lines = []
+    for taste, look, rule, arm in itertools.product(TASTES, LOOKS, RULES, ARMS):
         here = of[taste, look, "known" if same(rule, arm) else rule, arm]
         gains = np.array([row["gains"] for row in here])
-        ahead = np.array([row["gains"] for row in of[taste, look, rule, TUNED[0]]]) - gains
+        by_rows = "rows, N = 8" + ", one-sided" * arm.endswith("one-sided")
+        ahead = np.array([row["gains"] for row in of[taste, look, rule, by_rows]]) - gains
         mean = {name: np.mean([r[name] for r in here]) for name in ("votes", "win_rate", "kl")}
         lines.append(
             {"taste": taste, "rule": rule, "asks": arm, "answers read": f"{look:,}",
@@ -360,12 +352,6 @@ def table(folder: Path, head: Sequence[str]) -> None:
                  "high": high}
             )  # fmt: skip
     write_csv(TABLES / "known-sign-read.csv", points, head)
-
-
-def stored() -> list[dict[str, str]]:
-    """The lines of the table as it is."""
-    text = (TABLES / "known-sign.csv").read_text(encoding="utf-8").splitlines()
-    return list(csv.DictReader(line for line in text if not line.startswith("#")))
 
 
 def main() -> None:

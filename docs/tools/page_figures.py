@@ -28,7 +28,7 @@ FIGURES = {
     "frontier": "bars: 95 %, over seeds; dpo, rm+ppo, 400-bayes: range of three, three, two seeds",
     "compare-published-votes": "bands: 95 %, seeds and prompts; regression: range of four seeds",
     "compare-tiny-kl": "bands: 95 %, over seeds",
-    "known-sign-read": "bars: 95 %, over seeds; one-sided: over seeds and prompts",
+    "known-sign-read": "bars: 95 %, over seeds and prompts",
 }
 """What the bands or bars of each figure are."""
 FROM = {"compare-tiny-kl": "tiny", "known-sign-read": "known-sign"}
