@@ -89,9 +89,7 @@ RIVALS = {
 """Files and groups of the plans of adapters and of improving; how many settings were tried, and on
 which tastes."""
 TUNED = {
-    "`regression`, eight adapters": "z-adapters-{}-regression",
     "`regression`, named features": "z-features-{}-regression",
-    "`known`, eight adapters": "z-adapters-{}-known",
     "`known`, all weights": "z-all-{}-known",
     "DPO": "{}-dpo",
     "iterative DPO": "{}-iterative-dpo",
@@ -100,6 +98,14 @@ TUNED = {
     "reward model + RLOO": "{}-rloo",
 }
 """Groups of the plan of rivals; {}: the taste."""
+SAME = {
+    "`regression`": ("z-adapters-{}-regression", "0.08333333333333333", "0.3333333333333333"),
+    "the same, without features": (
+        "m-adapters-{}-regression", "0.08333333333333333", "0.3333333333333333",
+    ),
+    "iterative DPO": ("s-a-{}-iterative-dpo", "0.25", "1.0"),
+}  # fmt: skip
+"""Groups of that plan that ran on another machine, and shares of them at two looks."""
 MIXING = {
     "sentiment": ("sentiment-rows-regression", "sentiment-regression"),
     "no comma": ("no-comma-rows-regression", "no-comma-regression"),
@@ -366,16 +372,28 @@ def tuned() -> Table:
     """Methods on the tiny model, tuned at what they are compared at, on two tastes."""
     rows = []
     for title, group in TUNED.items():
-        row, long = [title], list[Mapping[str, str]]()
+        row = [title]
         for taste in ("sentiment", "first-person"):
-            short, long_one = tuned_cells(group.format(taste))
-            row += [gain_and_guards(short), gain_and_guards(long_one)]
-            long += long_one
-        rows.append([*row, cost_of(long)])
+            row += map(gain_and_guards, tuned_cells(group.format(taste)))
+        rows.append(row)
     columns = (
         f"{taste}, {n}" for taste in ("sentiment", "first person") for n in ("640", "1,920")
     )
-    return ("method", *columns, "what 1,920 took"), rows
+    return ("method", *columns), rows
+
+
+def same() -> Table:
+    """Methods in one set of adapters on the tiny model, on two tastes, by answers read."""
+    rows = [
+        [title, *(
+            gain_and_guards(chosen(group.format(taste), "share", share, "mixed"))
+            for taste in ("sentiment", "first-person")
+            for share in shares
+        )]
+        for title, (group, *shares) in SAME.items()
+    ]  # fmt: skip
+    heads = (f"{taste}, {n}" for taste in ("sentiment", "first person") for n in ("160", "640"))
+    return ("method", *heads), rows
 
 
 def tuned_cells(group: str) -> tuple[Cells, Cells]:
@@ -572,7 +590,7 @@ def apart(ours: Cells, theirs: Cells) -> str:
 MADE: Mapping[str, Callable[[], Table]] = {
     "forty": forty, "beside": beside, "groups": groups, "published": published,
     "published-smollm2": published_smollm2, "equal": equal, "mixing": mixing,
-    "both": both, "notes": notes, "rivals": rivals, "tuned": tuned,
+    "both": both, "notes": notes, "rivals": rivals, "tuned": tuned, "same": same,
     "classes": classes, "differences": differences,
     "said": said, "shown": shown,
 }  # fmt: skip
