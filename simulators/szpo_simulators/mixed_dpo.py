@@ -9,8 +9,6 @@ entry of A x is scaled by its adapter's weight, and w = T z. Adam moves z.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -18,9 +16,9 @@ import torch
 
 from szpo import seeds
 from szpo.baselines import dpo
-from szpo.baselines.asking import Meter, OnStep, Survey, ask_round
+from szpo.baselines.asking import Meter, OnStep, Survey
 from szpo.baselines.recipes import Rounds
-from szpo.baselines.trainer import catch_divergence, require_pairs
+from szpo.baselines.trainer import require_pairs
 from szpo.data.preference_formats import Pair, Preferences
 from szpo.errors import UsageError
 from szpo.improvement.score_ascent import read_scores
@@ -49,28 +47,21 @@ def train(
 
     Returns the number of pairs, and of questions that gave none.
     """
-    how, meter = plan.recipe, Meter()
-    survey = replace(survey, drawn=plan.drawn, sure=partial(dpo.margins, policy))
-    pairs: list[Pair] = []
-    ties = count = 0
+    how, meter, asked = plan.recipe, Meter(), dpo.Asked()
     z = torch.zeros(policy.dim, requires_grad=True)
-    for i in range(plan.rounds):
-        with meter, catch_divergence(METHOD):
-            found = ask_round(survey, policy, meter, i)
-        count, ties = count + len(found.pairs), ties + found.ties
-        if found.pairs:
-            pairs = [*pairs, *found.pairs] if plan.memory == "all" else list(found.pairs)
+    for i, asked in enumerate(dpo.ask_rounds(survey, policy, plan, meter)):
+        count = len(asked.pairs)
         adam = torch.optim.Adam([z], lr=how.learning_rate)  # a new one each round, as TRL has
-        order = seeds.permutation(seeds.derive(seed, "pairs", step=i), len(pairs)).tolist()
+        order = seeds.permutation(seeds.derive(seed, "pairs", step=i), count).tolist()
         with meter:
-            for first in range(0, len(pairs), how.batch):
-                some = [pairs[j] for j in order[first : first + how.batch]]
+            for first in range(0, count, how.batch):
+                some = [asked.pairs[j] for j in order[first : first + how.batch]]
                 z.grad = torch.from_numpy(gradient(policy, some, how.beta))
                 adam.step()
                 policy.move_to({"z": z.detach().numpy().copy()})
-        meter.report(on_step, i + 1, plan.rounds, {"pairs": float(len(pairs))})
-    require_pairs(Preferences(pairs, ties), METHOD)
-    return {"pairs": count, "ties": ties}
+        meter.report(on_step, i + 1, plan.rounds, {"pairs": float(count)})
+    require_pairs(Preferences(asked.pairs, asked.ties), METHOD)
+    return {"pairs": asked.found, "ties": asked.ties}
 
 
 def gradient(policy: LoraPolicy, pairs: Sequence[Pair], beta: float) -> np.ndarray:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, Unpack
@@ -32,6 +32,7 @@ from szpo.baselines import trainer
 from szpo.baselines.actor import Actor, Peft
 from szpo.baselines.asking import (
     Ask,
+    Meter,
     OnStep,
     Shared,
     Survey,
@@ -84,30 +85,42 @@ def iterative(
     plan = plan or Rounds()
     if not prompts:
         raise UsageError("iterative-dpo: no prompts; give those to answer")
-    survey = Survey(
-        prompts, ask, plan.questions, plan.rows, seed, drawn=plan.drawn,
-        sure=partial(margins, actor),
-    )  # fmt: skip
+    survey = Survey(prompts, ask, plan.questions, plan.rows, seed)
     listener = trainer.Listener.begin("iterative-dpo", {"seed": seed})
-    meter = listener.meter
-    pairs: list[Pair] = []
-    ties = found = learned = 0
-    for i in range(plan.rounds):
-        with meter, catch_divergence("iterative-dpo"):
-            new = ask_round(survey, actor, meter, i)
-        ties += new.ties
-        if new.pairs:
-            pairs = [*pairs, *new.pairs] if plan.memory == "all" else list(new.pairs)
-        found += len(new.pairs)
-        if pairs:
-            learned = _fit(actor, pairs, plan.recipe, seed, listener, name=f"round {i}")
+    meter, learned, asked = listener.meter, 0, Asked()
+    for i, asked in enumerate(ask_rounds(survey, actor, plan, meter)):
+        if asked.pairs:
+            learned = _fit(actor, asked.pairs, plan.recipe, seed, listener, name=f"round {i}")
         last = listener.log[-1] if listener.log else {}
-        figures = {"round": i + 1.0, "pairs": float(len(pairs)), "ties": float(ties)}
+        figures = {"round": i + 1.0, "pairs": float(len(asked.pairs)), "ties": float(asked.ties)}
         meter.report(on_step, i + 1, plan.rounds, {**last, **figures})
     if not listener.log:
-        require_pairs(Preferences((), ties), "iterative-dpo")
-    done = listener.finish(learned, len(pairs), ties)
-    return replace(_remark(done, plan.recipe), pairs=found)
+        require_pairs(Preferences((), asked.ties), "iterative-dpo")
+    done = listener.finish(learned, len(asked.pairs), asked.ties)
+    return replace(_remark(done, plan.recipe), pairs=asked.found)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the rounds so far have brought."""
+
+    pairs: tuple[Pair, ...] = ()
+    """Those to train on."""
+    found: int = 0
+    """Pairs of all rounds."""
+    ties: int = 0
+
+
+def ask_rounds(survey: Survey, policy: LoraPolicy, plan: Rounds, meter: Meter) -> Iterator[Asked]:
+    """Ask about the answers of the policy as it is, once for each round of the plan."""
+    survey = replace(survey, drawn=plan.drawn, sure=partial(margins, policy))
+    asked = Asked()
+    for i in range(plan.rounds):
+        with meter, catch_divergence("iterative-dpo"):
+            new = ask_round(survey, policy, meter, i)
+        kept = asked.pairs if plan.memory == "all" or not new.pairs else ()
+        asked = Asked((*kept, *new.pairs), asked.found + len(new.pairs), asked.ties + new.ties)
+        yield asked
 
 
 def margins(policy: LoraPolicy, rows: Sequence[Row]) -> list[float]:
