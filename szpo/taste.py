@@ -162,7 +162,13 @@ class Taste:
     def values(
         self, prompts: Sequence[str], answers: Sequence[str], given: Sequence[str] = ()
     ) -> Floats:
-        """The features of answers (n, features), bounded, in spreads."""
+        """The features of answers (n, features), bounded, in spreads.
+
+        Raises:
+            UsageError: not as many prompts as answers, or one text in place of a list.
+        """
+        if {type(prompts), type(answers)} & {str} or len(prompts) != len(answers):
+            raise UsageError("taste: give a list of prompts and a list of as many answers")
         entries = self.entries(given)
         rows = [dictionary.ratios(*pair, entries) for pair in zip(prompts, answers, strict=True)]
         scales = [feature.scale for feature in self.features]

@@ -318,8 +318,10 @@ class Tuner:
                 simulated panel. It costs no votes, but time and calls of the function.
 
         Raises:
-            UsageError: the votes come from you; use `ask` and `tell`.
+            UsageError: the votes come from you; use `ask` and `tell`. Or ``callbacks`` is no list.
         """
+        if not isinstance(callbacks, Sequence):
+            raise UsageError("Tuner.run: callbacks must be a list, also a single one: run([...])")
         if self._by_hand:
             raise UsageError(
                 "Tuner: nothing answers in this run; give better=..., or use ask() and tell()"

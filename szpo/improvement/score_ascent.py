@@ -16,9 +16,10 @@ by from there on (`szpo.policies.basis.assign_credit`), which leaves out most of
 A step draws answers, lets a way propose a direction, and goes as far along it as costs
 ``step_nats`` by the way's own estimate. What it really costs is measured: the KL of the
 new policy to the start, on prompts that no step learns from. In distances r = √(2·KL) a step of
-length ℓ may add at most 1.25·ℓ; where it adds more, or leaves the budget, it is halved. On the
-same prompts stand the guards of fluency, variety and length, and the score by which the best
-policy is chosen; the guard of the topic takes too long for every step, and is the caller's.
+length ℓ may add at most 1.25·ℓ; where it adds more, leaves the budget or breaks a guard, it is
+halved. The guards of fluency, variety and length, and the score by which the best policy is
+chosen, are of the same prompts; the guard of the topic takes too long for every step, and is the
+caller's.
 
 All random numbers follow from one seed, so a resumed improvement ends like an uninterrupted one.
 """
@@ -558,13 +559,14 @@ def _take_step(
         after = check(theta)
         answers += after.answers
         fits = math.sqrt(2 * max(after.nats, 0.0)) <= most
-        if fits or halved == MOST_HALVED:
+        with moved(policy, theta):
+            more = keep() if fits else ()
+        held = (*text_guards.guards(state.base.figures, after.figures), *more)
+        failed = [g.name for g in held if not g.ok and g.name not in plan.waived]
+        kept = fits and not failed
+        if kept or halved == MOST_HALVED:
             break
         length, halved = length / 2, halved + 1
-    with moved(policy, theta):
-        held = (*text_guards.guards(state.base.figures, after.figures), *(keep() if fits else ()))
-    failed = [g.name for g in held if not g.ok and g.name not in plan.waived]
-    kept = fits and not failed
     step = Step(answers, halved, after, held, kept, coefs)
     state = replace(state, steps=(*state.steps, step))
     if not fits:

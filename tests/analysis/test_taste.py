@@ -70,6 +70,9 @@ def test_values_count_within_their_bounds_and_against_the_starts_answers():
     starts = taste.starts(["a", "a"], ["no", "one?"]) | taste.starts(["b"], ["one?"])
     found = taste.score([*prompts, "b", "c"], [*answers, "no", "no"], starts=starts)
     assert found.tolist() == [-0.5, 0.5, 0.5, -1.0, -0.5]
+    for wrong in (("a", ["no"]), (["a"], "no"), (prompts, ["no"])):
+        with pytest.raises(UsageError, match="list of prompts and a list of as many answers"):
+            taste.score(*wrong)
 
 
 def test_the_gain_of_several_answers_is_of_their_mean_and_as_cautious():

@@ -94,7 +94,7 @@ def test_a_score_rises_by_steps_whose_measured_kl_is_bounded(policy, done):
 def test_a_guard_of_the_users_ends_it_at_the_last_policy_that_held(policy, done):
     asked = [(ASKED[0], Answer("no such word")), (ASKED[1], policy.likeliest(ASKED[1:2])[0])]
     assert text_guards.count_right(policy, asked, base=True) == 1
-    held = iter([True, False])
+    held = itertools.chain([True], itertools.repeat(False))
     seen = []
 
     def keep():
@@ -105,7 +105,23 @@ def test_a_guard_of_the_users_ends_it_at_the_last_policy_that_held(policy, done)
     assert min(seen) > 0  # asked where the step leads
     assert end.stopped == f"guard: {text_guards.RIGHT}" and [s.kept for s in end.steps] == [1, 0]
     assert digest(policy, end) == digest(policy, done[1])
+    assert end.steps[-1].halved == score_ascent.MOST_HALVED
     assert text_guards.keeper(policy, asked)()[0].value == 0
+
+
+def test_a_step_that_breaks_a_guard_is_halved_until_none_breaks(policy, done):
+    held = itertools.chain([True, False, False], itertools.repeat(True))
+
+    def keep():
+        return (text_guards.Guard(text_guards.RIGHT, 0.0, "loses at most 1 of 1", next(held)),)
+
+    end = improve(
+        policy, cheer, ASKED, natural_gradient, replace(PLAN, steps=2), seed=3, keep=keep
+    )
+    first, whole, quarter = *done[-1].steps[:2], end.steps[1]
+    assert quarter.kept and quarter.halved == whole.halved + 2
+    near, far, farther = (math.sqrt(2 * s.checked.nats) for s in (first, quarter, whole))
+    assert far - near < (farther - near) / 2
 
 
 @pytest.mark.full

@@ -63,6 +63,8 @@ def tuned(model, tmp_path_factory):
         tuner.calls = Calls()
         steps = []
         tuner.steps = steps
+        with pytest.raises(UsageError, match="a list, also a single one"):
+            tuner.run(tuner.calls)
         tuner.run([tuner.calls, lambda step: steps.append(step.step)])
         yield tuner
 
