@@ -8,8 +8,8 @@ neither a guard nor a score that no longer rises ends them: by the score as ship
 bounded), by the mean alone, without bounds, and without both. Each line of CSV is a policy on its
 way: KL, its own score and the shipped one's on prompts that no step learned from, the true reward
 and the share of pairs that it wins against the start's on held-out prompts, and which guards fail.
-The last line of an arm says where the rules would have ended it, and what share of the largest
-true reward on the way that policy has.
+The last line of an arm says at which step the rules would have ended it (or begun to halve steps,
+where a guard fails), and what share of the largest true reward on the way that policy has.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def texts_of(pairs: Sequence[tuple[Prompt, Answer]]) -> tuple[list[str], list[st
 
 
 def stop(state: Improved, waived: Sequence[str]) -> tuple[int, str]:
-    """The step whose policy the shipped rules would have kept, and what ends them."""
+    """The step whose policy the rules would have kept, without halving, and what ends them."""
     rules, best = Plan(), state.begun.score
     kept = 0
     for number, step in enumerate(state.steps, 1):
