@@ -140,12 +140,14 @@ def make_with_reward_model(
     """A method that fits a reward model to votes and maximises it, once or in several rounds.
 
     Each round asks about the current policy's answers, fits a new reward model to all votes so far
-    and trains the policy further. The setting ``rounds`` is their number.
+    and trains the policy further. The setting ``rounds`` is their number. With ``drawn`` above 1 a
+    round draws so many times the pairs and asks about those on which the last reward model is
+    least sure; the first round has none.
     """
 
     def run(cell: Training) -> dict[str, Any]:
         settings, seed = dict(cell.spec["settings"]), cell.spec["seed"]
-        rounds = int(settings.pop("rounds", 1))
+        rounds, drawn = int(settings.pop("rounds", 1)), int(settings.pop("drawn", 1))
         own = {key.removeprefix(REWARD_PREFIX): settings.pop(key) for key in [*settings]
                if key.startswith(REWARD_PREFIX)}  # fmt: skip
         how, of_rewards = recipes.make(name, settings), recipes.make("reward-model", own)
@@ -162,6 +164,7 @@ def make_with_reward_model(
             learned, _ = reward_model.train(
                 actor.loaded, Preferences(pairs, ties), of_rewards, seed=own_seed, meter=meter
             )
+            survey = replace(survey, drawn=drawn, sure=learned.margins)
             with cell.checkpoints.machine.aside():
                 agreed.append(learned.agreement(recent[:SCALE_PAIRS]))
             with meter:

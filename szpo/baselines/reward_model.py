@@ -33,7 +33,7 @@ from szpo.models.loading import Loaded, encode, tokenize
 from szpo.models.lora import Site
 from szpo.policies.backend import stack
 from szpo.policies.language_model import random_start
-from szpo.types import Answer, Prompt, Theta
+from szpo.types import Answer, Prompt, Row, Theta
 
 METHOD = "reward-model"
 ROWS = 64
@@ -78,13 +78,20 @@ class RewardModel:
         values = compute_rewards(hidden[torch.arange(len(rows), device=device), last], weight)
         return np.asarray(values.double().cpu().numpy())
 
+    def margins(self, rows: Sequence[Row]) -> list[float]:
+        """How sure it is of each row: the distance of both answers' rewards."""
+        gaps = self._gaps([(row.prompt, row.plus, row.minus) for row in rows])
+        return [float(gap) for gap in np.abs(gaps)]
+
     def agreement(self, pairs: Sequence[Pair]) -> float:
         """Share of pairs whose chosen answer has the higher reward; equal rewards count half."""
-        prompts = [pair.prompt for pair in pairs]
-        gaps = np.array(self(prompts, [p.chosen for p in pairs])) - np.array(
-            self(prompts, [p.rejected for p in pairs])
-        )
+        gaps = self._gaps([(pair.prompt, pair.chosen, pair.rejected) for pair in pairs])
         return float(((gaps > 0) + 0.5 * (gaps == 0)).mean())
+
+    def _gaps(self, twos: Sequence[tuple[Prompt, Answer, Answer]]) -> NDArray[np.float64]:
+        """How much more it rewards the first of two answers than the second."""
+        prompts, these, those = ([two[i] for two in twos] for i in range(3))
+        return np.array(self(prompts, these)) - np.array(self(prompts, those))
 
     def save(self, folder: Path) -> None:
         """Write a folder for `load`: PEFT's two files, the head, and a file of facts."""

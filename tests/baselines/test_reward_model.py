@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import replace
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from szpo.baselines import group_rl, recipes, reward_model, trainer
 from szpo.baselines.recipes import RewardModel as Recipe
 from szpo.data.preference_formats import Preferences
 from szpo.errors import RunError, UsageError
-from szpo.types import Answer
+from szpo.types import Answer, Row
 from tests.support.baseline_actors import (
     DIARY,
     LIKED,
@@ -63,6 +64,10 @@ def test_what_it_says_is_what_was_trained_whatever_else_is_in_the_batch():
     seen = again([pair.prompt] * 3, [pair.chosen, pair.rejected, Answer("w7")])
     # The margin that TRL logs at the second step is that of the model after the first.
     assert seen[0] - seen[1] == pytest.approx(trained.log[1]["margin"], abs=1e-5)
+    sure = again.margins(
+        [Row(pair.prompt, *two) for two in permutations((pair.chosen, Answer("w7")))]
+    )
+    assert sure == pytest.approx([abs(seen[0] - seen[2])] * 2, abs=1e-5) and sure[0] > 1e-4
     assert model([pair.prompt], [pair.chosen])[0] != pytest.approx(seen[0], abs=1e-4)
     assert again([pair.prompt], [pair.chosen])[0] == pytest.approx(seen[0], abs=1e-5)
 

@@ -434,6 +434,31 @@ def test_what_cannot_go_on_is_a_result_with_one_line(quick, ran, monkeypatch):
     assert "loss is nan at step 2: training diverged" in found["stopped"]
 
 
+@pytest.mark.full
+def test_a_reward_model_asks_in_its_next_round_about_the_pairs_that_it_is_least_sure_of(
+    quick, ran, monkeypatch
+):
+    how = {"rounds": 2, "drawn": 3, "rm_steps": 2, "steps": 1, "prompts": 2, "samples": 2}
+    group = plans.Group(
+        part="X", name="sure", method="rloo", seeds="3", votes=8, ask="pair", settings=how
+    )
+    spec, surveys = plans.cell(quick, group, 3).spec, list[Survey]()
+
+    def watch(survey, *rest):
+        surveys.append(survey)
+        return ask_round(survey, *rest)
+
+    monkeypatch.setattr(cells, "ask_round", watch)
+    found = cells.run_cell(spec, ran.folder, "sure", lambda share: None)
+    first, second = surveys
+    assert (first.drawn, first.sure, second.drawn) == (1, None, 3)
+    one = Row(PROMPTS[0], Answer("I am glad", 3), Answer("rain", 1))
+    assert second.sure([one])[0] == pytest.approx(
+        second.sure([replace(one, plus=one.minus, minus=one.plus)])[0]
+    )
+    assert found["stopped"] is None and found["rows"][-1]["votes"] == 64
+
+
 def test_measure_scores_every_answer_skips_empty_ones_in_fluency_and_comes_back_from_json():
     policy = Parrot()
     prompts = [Prompt.user("a b"), Prompt.user("c")]
