@@ -90,8 +90,9 @@ class RewardModel:
 
     def _gaps(self, twos: Sequence[tuple[Prompt, Answer, Answer]]) -> NDArray[np.float64]:
         """How much more it rewards the first of two answers than the second."""
-        prompts, these, those = ([two[i] for two in twos] for i in range(3))
-        return np.array(self(prompts, these)) - np.array(self(prompts, those))
+        prompts = [prompt for prompt, _, _ in twos]
+        first, second = [one for _, one, _ in twos], [other for _, _, other in twos]
+        return np.subtract(self(prompts, first), self(prompts, second), dtype=np.float64)
 
     def save(self, folder: Path) -> None:
         """Write a folder for `load`: PEFT's two files, the head, and a file of facts."""
