@@ -321,26 +321,34 @@ def nats_along(features: NamedFeatures, z: Floats) -> tuple[float, ...]:
 def nats_at(curve: Curve, length: float) -> float:
     """KL at a length |z| along one coordinate alone, both negative against its name.
 
-    As the square up to the first measured length, a power through both from there on.
+    As the square up to the first measured length, a power through both up to the second; beyond
+    it no steeper than the square, since a few answers tell a power badly.
 
     >>> [round(nats_at((0.5, 2.0, 0.6, 4.8), length), 2) for length in (-3.0, 0.5, 1.0, 4.0)]
-    [-4.5, 0.15, 0.6, 38.4]
+    [-4.5, 0.15, 0.6, 19.2]
     """
-    first, second = curve[2:] if length > 0 else curve[:2]
-    power = 2.0 if abs(length) <= LENGTHS[0] else math.log2(second / first)
-    return math.copysign(first * abs(length) ** power, length)
+    size, (first, second) = abs(length), curve[2:] if length > 0 else curve[:2]
+    power = math.log2(second / first)
+    if size > LENGTHS[1]:
+        nats = second * (size / LENGTHS[1]) ** min(power, 2.0)
+    else:
+        nats = first * size ** (power if size > LENGTHS[0] else 2.0)
+    return math.copysign(nats, length)
 
 
 def length_at(curve: Curve, nats: float) -> float:
     """The length at which a coordinate alone costs so many nats: the inverse of `nats_at`.
 
-    >>> [round(length_at((0.5, 2.0, 0.6, 4.8), nats), 2) for nats in (-2.0, 0.6, 4.8)]
-    [-2.0, 1.0, 2.0]
+    >>> [round(length_at((0.5, 2.0, 0.6, 4.8), nats), 2) for nats in (-2.0, 0.6, 4.8, 19.2)]
+    [-2.0, 1.0, 2.0, 4.0]
     """
-    first, second = curve[2:] if nats > 0 else curve[:2]
-    share = abs(nats) / first
-    power = 2.0 if share <= 1 else math.log2(second / first)
-    return math.copysign(share ** (1 / power), nats)
+    cost, (first, second) = abs(nats), curve[2:] if nats > 0 else curve[:2]
+    power = math.log2(second / first)
+    if cost > second:
+        size = LENGTHS[1] * (cost / second) ** (1 / min(power, 2.0))
+    else:
+        size = (cost / first) ** (1 / power if cost > first else 0.5)
+    return math.copysign(size, nats)
 
 
 def rising(first: float, second: float) -> tuple[float, float]:
