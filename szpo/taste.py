@@ -31,6 +31,8 @@ FORMAT: Final = 1
 MOST_EXPLANATIONS: Final = 64
 MOST_BYTES: Final = 2**18
 """Largest file that is read."""
+MOST_WORDS: Final = 1000
+"""Characters of a claim."""
 LARGEST: Final = 2**40
 """Of any number in a taste."""
 SHARED: Final = 3
@@ -92,6 +94,16 @@ class Taste:
         numbers += [chance for _, chance in self.claims] + [self.verdicts, self.people]
         if any(type(n) is not int or abs(n) > LARGEST for n in numbers):
             raise UsageError("taste: its numbers must be integers of at most 2^40")
+        if self.verdicts < 0 or self.people < 0:
+            raise UsageError("taste: its numbers of verdicts and people must be 0 or more")
+        for said, chance in self.claims:
+            if not (
+                said.isprintable() and len(said) <= MOST_WORDS and 0 <= chance <= FEATURE_GRID
+            ):
+                raise UsageError(
+                    f"taste: a claim must be a line of at most {MOST_WORDS} characters, with a "
+                    "probability"
+                )
         if any(f.scale < 1 or f.low > f.high for f in self.features):
             raise UsageError("taste: a feature's scale must be above 0 and its bounds in order")
         if any(e.chance < 1 for e in self.explanations):
@@ -230,13 +242,23 @@ class Taste:
         moved = self.values(prompts, answers, given) - centres.reshape(-1, len(usual))
         return np.asarray(moved)
 
-    def _weigh(self, moved: Floats, caution: float) -> Floats:
+    @property
+    def sizes(self) -> Floats:
+        """Expected size of each feature's weight (features,), logits a spread."""
+        weights, chances = self._explained()
+        return np.asarray(np.abs(weights) @ chances)
+
+    def _explained(self) -> tuple[Floats, Floats]:
+        """Weights (features, explanations), logits a spread, and the explanations' chances."""
         weights = np.zeros((len(self.features), len(self.explanations)))
         for e, explanation in enumerate(self.explanations):
             for place, weight in explanation.weights:
                 weights[place, e] = weight / FEATURE_GRID
         chances = np.array([each.chance for each in self.explanations], dtype=np.float64)
-        chances /= chances.sum()
+        return weights, chances / chances.sum()
+
+    def _weigh(self, moved: Floats, caution: float) -> Floats:
+        weights, chances = self._explained()
         each = moved @ weights
         mean = each @ chances
         variance = ((each - mean[:, None]) ** 2) @ chances

@@ -246,10 +246,11 @@ class Lesson:
         '31 votes: fewer commas (97 %)'
         """
         besides = f", besides {', '.join(self.aside)}" if self.aside else ""
+        began = f"{self.votes} vote{'s' * (self.votes != 1)}{besides}"
         if self.shown:
-            return f"{self.votes} votes{besides}: {self.words}"
+            return f"{began}: {self.words}"
         perhaps = f"; perhaps {self.words}" if self.words else ""
-        return f"{self.votes} votes{besides}: no taste shown{perhaps}; {self.why}"
+        return f"{began}: no taste shown{perhaps}; {self.why}"
 
     def as_dict(self) -> dict[str, Any]:
         """The values for ``--json``."""
@@ -321,7 +322,8 @@ def _describe_claim(claim: Claim, found: Findings) -> str:
     if claim.group in found.lacking:
         return (
             f"{phrase_claim(claim, found)} ({_percent(claim.chance)}), which no adapter here "
-            f"carries: szpo adapters make --of {shlex.quote(claim.feature)} makes one that does"
+            f"carries: szpo adapters make --model MODEL --of {shlex.quote(claim.feature)} makes "
+            "one that does"
         )
     very = ""
     if claim.group not in ("", claim.feature) and claim.share >= LIKELY:

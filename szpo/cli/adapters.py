@@ -150,12 +150,12 @@ def _settings(preset: str | None, sets: list[str]) -> Config:
 def _show(made: list[Mapping[str, Any]]) -> None:
     """Print what each adapter reaches, and what else it moves by a fifth of a spread or more."""
     console.table(
-        ("adapter", "before", "after", "nats", "way", "guards", "seconds"),
+        ("adapter", "before", "after", "nats", "way", "guards that fail", "seconds"),
         [
             (
                 entry["name"], round(entry["before"], 3), round(entry["after"], 3),
                 round(entry["nats"], 2), entry["way"],
-                ", ".join(g["name"].split()[0] for g in entry["guards"] if not g["ok"]) or "hold",
+                ", ".join(g["name"].split()[0] for g in entry["guards"] if not g["ok"]) or "none",
                 round(entry["seconds"]),
             )
             for entry in made
@@ -240,7 +240,9 @@ def answer(
         asked = own or mixer.heldout[:prompts]
         if not asked:
             raise UsageError("there are no held-out prompts here; ask your own with --prompt")
-        console.doing(f"writing answers to {len(asked)} prompts, and measuring the mix")
+        console.doing(
+            f"writing answers to {console.count(len(asked), 'prompt')}, and measuring the mix"
+        )
         weights = mixer.move_to(wanted)
         before = mixer.answers(asked, best_of, seed=seed, base=True)
         after = mixer.answers(asked, best_of, seed=seed)
@@ -299,8 +301,9 @@ def _open(
 
     place = None if run is None else adapters.shipped(run) or files.expand(run)
     if place is not None and place.is_dir():
-        sampling = adapters.read_set(place).get("sampling", {})
-        own = [f"generation.{name}={json.dumps(value)}" for name, value in sampling.items()]
+        made = adapters.read_set(place)
+        own = [f"generation.{n}={json.dumps(x)}" for n, x in made.get("sampling", {}).items()]
+        own += [f"model.name={made['base']}"] if made.get("base") else []
         own.append(f"subspace.adapters={json.dumps([run])}")
         config = settings_file.load(sets=[*own, *sets])
         subspaces.require_named(wanted, [each.name for each in adapters.find([str(run)])])
@@ -310,7 +313,9 @@ def _open(
         yield other_weights.mixer_of_set(config, console.complain)
         return
     if sets:
-        raise UsageError("--set goes with a set's folder; a run keeps its settings")
+        raise UsageError(
+            "--set goes with a set's folder, and none lies here; a run keeps its settings"
+        )
     with run_paths.look(run_paths.find(run, folder)) as ledger:
         names = ledger.spec.get("space", {}).get("names")
         if not names:

@@ -213,7 +213,7 @@ def sample(
         if not asked:
             raise UsageError("this run has no held-out prompts here; ask your own with --prompt")
         drawn = max(completions or samples, best_of)
-        console.doing(f"writing answers to {len(asked)} prompts")
+        console.doing(f"writing answers to {console.count(len(asked), 'prompt')}")
         tuned = policy.sample(asked, drawn, seed=seed)
         if out is not None:
             _write_completions(out, asked, tuned, as_json)

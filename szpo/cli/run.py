@@ -402,7 +402,12 @@ def _show_steps(
     watch = taught.Watch(ledger)
     with console.votes_bar(console.errors, live=live) as bar:
         total = config.votes_per_step * config.steps
-        task = bar.add_task("votes", total=total, note="the first step")
+        sql = (
+            "SELECT max(json_extract(body, '$.total_votes')) AS n FROM events WHERE kind = 'step'"
+        )
+        done = ledger.query(sql)[0]["n"] or 0
+        first = "the run goes on" if done else "the first step"
+        task = bar.add_task("votes", total=total, completed=done, note=first)
 
         def show(report: step_record.StepReport) -> None:
             read = budget.describe_read(*budget.read_so_far(ledger))
@@ -414,7 +419,9 @@ def _show_steps(
             if over:
                 console.expect_end(bar, task, budget.measuring_share(config))
             if not live and not as_json:
-                console.complain(f"step {report.step}: {report.total_votes} votes, {note}")
+                console.complain(
+                    f"step {report.step}: {console.count(report.total_votes, 'vote')}, {note}"
+                )
             if equal := watch.look():
                 console.complain(f"warning: {equal}")
             if not warned and (text := warn_of_drift(config, report.kl)) is not None:

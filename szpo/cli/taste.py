@@ -182,7 +182,8 @@ def ask(found: Taste, yes: bool) -> None:
         if not sys.stdin.isatty():
             raise UsageError(f"{found.describes}; then add --yes")
         console.complain(found.describes)
-        typer.confirm("Write it?", abort=True, err=True)
+        if not typer.confirm("Write it?", err=True):
+            raise UsageError("nothing was written")
 
 
 def _weights(found: Taste) -> list[float]:
@@ -249,9 +250,7 @@ def improve(
         if state.best:
             console.say(helped)
     if not state.best:
-        raise RunError(
-            f"{path.name}: nothing was adopted, its policy is as it was: {state.stopped}"
-        )
+        raise RunError(f"{path.name}: nothing was adopted, its policy is as it was")
 
 
 def improved_summary(state: Improved) -> dict[str, object]:

@@ -318,6 +318,12 @@ class Config(Section):
         return usual if self.improve.way == "auto" else self.improve.way
 
     @property
+    def improves(self) -> bool:
+        """Whether the policy is improved in the run, which needs fits of named features."""
+        named = self.coordinates in (*NAMED, "none")
+        return self.improve.nats is not None and self.regresses and named
+
+    @property
     def asks_rows(self) -> bool:
         """Whether each verdict is on a single row, so that a panelist sees a sheet of them."""
         return self.optimizer.D == 1

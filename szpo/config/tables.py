@@ -191,8 +191,9 @@ class Improve(Section):
 
     nats: Positive | None = Field(
         None,
-        description="When the votes are spent, improve the policy on their taste up to this KL to "
-        "its start, nats per answer; default: not then, szpo improve can do it later.",
+        description="Improve the policy on the taste that votes show, up to this KL to its start, "
+        "nats per answer (rule regression, named coordinates or none); default: not in the run, "
+        "szpo improve can do it later.",
     )
     when: Literal["doubling", "end"] = Field(
         "doubling",

@@ -43,6 +43,8 @@ ABOUT: Final = {
     "length": LENGTH, "sentences": LENGTH, "layout": LENGTH, "variety": VARIETY,
 }  # fmt: skip
 """Guards that do not bind a taste about features of a group."""
+MATTERS: Final = 0.1
+"""Share of the largest expected weight below which a taste is not about a feature."""
 MOST: Final = 32
 FREQUENT: Final = 3
 """A value counts in full where so many answers of the start reach it."""
@@ -87,8 +89,17 @@ class Aim:
 
 
 def waived_by(taste: Taste) -> tuple[str, ...]:
-    """The guards that do not bind what is moved on a taste: those that it is about."""
-    groups = {BY_NAME[each.name].group for each in taste.features if each.name in BY_NAME}
+    """The guards that do not bind what is moved on a taste: those that it is about.
+
+    It is about a feature whose expected weight is at least `MATTERS` of the largest.
+    """
+    sizes = taste.sizes
+    heavy = [
+        feature.name
+        for feature, size in zip(taste.features, sizes, strict=True)
+        if size >= MATTERS * sizes.max()
+    ]
+    groups = {BY_NAME[name].group for name in heavy if name in BY_NAME}
     return tuple(dict.fromkeys(ABOUT[group] for group in sorted(groups & {*ABOUT})))
 
 
@@ -118,6 +129,12 @@ def read(texts: Sequence[str], tastes: Sequence[Aim] = ()) -> tuple[Aim, ...]:
     found = (*map(_read, texts), *tastes)
     if not 1 <= len(found) <= MOST:
         raise UsageError(f"--of: {len(found)} adapters; give 1 to {MOST}")
+    for each in found:
+        if "," in each.name:
+            raise UsageError(
+                f"--of: {each.name!r} holds a comma, which --mix could not name; "
+                "write NAME = FEATURE"
+            )
     slugs = [each.slug for each in found]
     for each in found:
         if slugs.count(each.slug) > 1:

@@ -251,8 +251,11 @@ def search_move(
     if state.best and fits and before.score >= state.checked.score:
         kept = f"where it began, it scores {before.score:+.2f} at {before.nats:.1f} nats"
         state = replace(state, best=0, stopped=kept)
-    body = _describe(state, taste, nats) if state.best else {}
-    body |= {"way": way, "began_sha256": theta.adopted_digest(first)}
+    body = {
+        **_describe(state, taste, nats),
+        "way": way,
+        "began_sha256": theta.adopted_digest(first),
+    }
     body["begun"] = {"steps": begun.steps, "event": begun.event}
     if way == "zeroth":
         body["moves"] = {
@@ -263,16 +266,19 @@ def search_move(
 
 
 def adopt(ledger: Ledger, parts: RunParts, begun: Begun, found: Found) -> None:
-    """Let a run adopt what an improvement found, if it scored higher than where it began.
+    """Let a run adopt what an improvement found, or note that nothing scored higher.
 
     Raises:
         LeaseError: another controller has taken the run over.
         RunError: verdicts were withdrawn meanwhile.
     """
-    if not found.state.best:
-        return
     body, others, policy = dict(found.body), None, parts.language
-    body["steps"] = len(theta_digests(ledger)) - 1
+    body["steps"] = _applied(ledger)
+    if not found.state.best:
+        with ledger.transaction("controller"):
+            lease.check(ledger, begun.epoch)
+            ledger.record_event(theta.KEPT, "controller", body)
+        return
     if not ledger.spec["space"]["sites"]:
         earlier = any(each.get("conv1d") for each in theta.adopted_bodies(ledger))
         held, conv1d = found.sites or (policy.subspace, earlier)
@@ -379,7 +385,7 @@ def _scaled(parts: RunParts, whole: Subspace) -> Subspace:
 
 def _describe(state: Improved, taste: Taste, nats: float) -> dict[str, Any]:
     best = state.checked
-    guards = state.steps[state.best - 1].guards
+    guards = state.steps[state.best - 1].guards if state.best else ()
     return {
         "taste": taste.to_json(),
         "taste_sha256": taste.sha256,
@@ -418,7 +424,9 @@ class Improving:
         self._ledger, self._parts, self._say = ledger, parts, say
         asked = parts.config.improve
         waits = waits or parts.config.panel.kind != PEOPLE
-        self._nats: Final = None if asked.nats is None else allowed(parts.config, asked.nats)
+        self._nats: Final = None
+        if asked.nats is not None and parts.config.improves:
+            self._nats = allowed(parts.config, asked.nats)
         self._beside: Final = not waits and parts.config.engine.is_local
         self._along: Final = asked.when == "doubling" and (waits or self._beside)
         self._file: Final = theta.improving_file(ledger.path)
@@ -483,8 +491,8 @@ class Improving:
 
     def _last(self) -> int:
         """Steps after which it last began, here or on record, or went back to the start."""
-        last = theta.last_adopted(self._ledger)
-        return max(self._tried, 0 if last is None else last.get("begun", last)["steps"])
+        last, kept = theta.last_adopted(self._ledger), _last_kept(self._ledger)
+        return max(self._tried, kept, 0 if last is None else last.get("begun", last)["steps"])
 
     def _begin(self, begun: Begun, since: Improved | None = None) -> None:
         assert self._nats is not None
@@ -493,7 +501,9 @@ class Improving:
         tell = self._told.enter_context(setup_progress.writing(path, IMPROVING))
         tell("improving", 0 if since is None else len(since.steps), Plan().steps)
         with self._saying_why_not():
-            show = reporter(self._say, nats)
+            own = self._parts.config.features.own
+            run_taste.read(self._ledger, own, present=begun.back, before=begun.event)
+            show = reporter(self._say, nats)  # not before the votes show a taste
 
             def report(state: Improved) -> None:
                 score_ascent.save(state, self._file, (begun.head, begun.event))
@@ -504,7 +514,7 @@ class Improving:
 
             search = partial(
                 search_move, self._ledger, self._parts, begun, nats=nats,
-                given=self._parts.config.features.own, since=since, pool=self._pool,
+                given=own, since=since, pool=self._pool,
                 report=report, progress=tell,
             )  # fmt: skip
             if self._beside:
@@ -579,6 +589,20 @@ def _applied(ledger: Ledger) -> int:
     return len(theta_digests(ledger)) - 1
 
 
+def _last_kept(ledger: Ledger) -> int:
+    """Steps after which the last improvement began that adopted nothing.
+
+    0: there is none, or it was by votes of which some count no longer.
+    """
+    found = ledger.query(
+        "SELECT json_extract(body, '$.begun.steps') AS steps FROM events WHERE kind = ? AND "
+        "event > (SELECT coalesce(max(event), 0) FROM events WHERE kind IN (?, ?)) "
+        "ORDER BY event DESC LIMIT 1",
+        (theta.KEPT, withdrawals.EVENT, withdrawals.SET_ASIDE),
+    )
+    return found[0]["steps"] if found else 0
+
+
 def _is_over(ledger: Ledger, begun: Begun) -> bool:
     """Whether what an improvement began from no longer holds."""
     marks = ", ".join("?" * len(ENDED_BY))
@@ -596,7 +620,7 @@ def reporter(
     """
     say(
         "improving: the model moves by its own answers to what the votes liked, at most "
-        f"{nats:g} nats away from its start; nobody is asked"
+        f"{nats:g} nat{'s' * (nats != 1)} away from its start; nobody is asked"
     )
     note("improving: the start's answers, to compare with")
 
@@ -626,7 +650,11 @@ def describe_step(state: Improved) -> str:
 
 def describe_improving(state: Improved) -> str:
     """What came of an improvement."""
-    end = f"{len(state.steps)} steps, {state.answers:,} own answers; it stopped: {state.stopped}"
+    taken = len(state.steps)
+    end = (
+        f"{taken} step{'s' * (taken != 1)}, {state.answers:,} own answers; it stopped: "
+        f"{state.stopped}"
+    )
     if not state.best:
         return f"no step scored higher than where it began; {end}"
     failed = [guard.name for guard in state.steps[state.best - 1].guards if not guard.ok]

@@ -28,6 +28,8 @@ from szpo.types import Theta
 ADOPTED: Final = "improved"
 RETURNED: Final = "returned"
 """Kind of the event by which the policy goes back to its start."""
+KEPT: Final = "unimproved"
+"""Kind of the event of an improvement that found nothing to adopt."""
 WITHDRAWN: Final = "withdrawn"
 """Key of a return's body: the panelist whose withdrawn verdicts the weights had learned from."""
 ADOPTED_PREFIX: Final = "improved/"

@@ -188,8 +188,8 @@ def _locate(entry: str) -> tuple[Path, str | None]:
         )
     if not revision:
         raise UsageError(
-            f"subspace.adapters: {entry} needs its revision: {entry}@COMMIT; an adapter that "
-            "changes would be another coordinate"
+            f"subspace.adapters: {entry} is no folder here, and a hub id needs its revision: "
+            f"{entry}@COMMIT; an adapter that changes would be another coordinate"
         )
     return download(hub_id, revision=revision, what="adapter"), revision
 
@@ -400,7 +400,9 @@ def factors(adapter: Adapter, sites: Sequence[Site]) -> Theta:
         for name, letter in ((site.a, "A"), (site.b, "B")):
             key = f"base_model.model.{site.name}.lora_{letter}.weight"
             if key not in adapter.tensors:
-                raise UsageError(f"the adapter has no tensor {key}; it does not fit this model")
+                raise UsageError(
+                    f"adapter {adapter.path} has no tensor {key}; it does not fit this model"
+                )
             found[name] = adapter.tensors[key]
             keys.add(key)
     if others := [key for key in adapter.tensors if key not in keys]:

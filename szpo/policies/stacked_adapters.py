@@ -86,7 +86,10 @@ def gather(config: Config, host: Backend, say: Say) -> Stacked:
     for place in adapters.find(config.subspace.adapters):
         adapter, facts = adapters.read(place, loaded.name, loaded.folder)
         if (key := json.dumps(adapter.config, sort_keys=True)) not in where:
-            where[key] = host.places(config.adapter, adapter.config)
+            try:
+                where[key] = host.places(config.adapter, adapter.config)
+            except UsageError as error:
+                raise UsageError(f"adapter {place.folder}: {error}") from None
         sites, transposed = where[key]
         conv1d = conv1d or transposed
         parts.append(Part(place.name, len(sources), sites, adapters.factors(adapter, sites)))

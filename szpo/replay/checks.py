@@ -88,7 +88,8 @@ class Report:
     def lines(self) -> tuple[str, ...]:
         """One line per step: what was recomputed; none where there are more than 100."""
         return tuple(
-            f"step {check.step}: {check.votes} votes, update {_PROMISES[check.promise]}"
+            f"step {check.step}: {check.votes} vote{'s' * (check.votes != 1)}, "
+            f"update {_PROMISES[check.promise]}"
             for check in (self.steps if len(self.steps) <= 100 else ())
         )
 

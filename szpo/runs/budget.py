@@ -314,7 +314,7 @@ def improving_cost(config: Config, train: int | None = None) -> tuple[int, int]:
     >>> improving_cost(Config()), improving_cost(Config(improve={"nats": 3, "when": "end"}))
     ((0, 0), (1, 3328))
     """
-    if config.improve.nats is None:
+    if not config.improves:
         return 0, 0
     rounds = 1
     beside = config.engine.is_local or config.panel.kind != "people"
@@ -416,9 +416,16 @@ def describe_cost(plan: CostPlan, config: Config) -> Iterator[tuple[str, str]]:
             when = "once votes show a taste, at each doubling of them and when they are spent"
         yield (
             "improving",
-            f"besides, {when}: at most {plan.improving_rounds} rounds, about "
+            f"besides, {when}: at most {plan.improving_rounds} "
+            f"round{'s' * (plan.improving_rounds != 1)}, about "
             f"{plan.improving_answers:,} answers that nobody reads"
             + _describe_minutes(plan.improving_minutes),
+        )
+    elif config.improve.nats is not None:
+        yield (
+            "improving",
+            "none: improve.nats goes with optimizer.rule regression and subspace.kind features, "
+            "adapters or none",
         )
     if people and plan.heldout:
         # The widest interval of a mean of n numbers from 0 to 1: z · ½ / √n.

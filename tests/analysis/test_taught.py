@@ -69,8 +69,8 @@ def test_named_coordinates_are_said_with_nats_and_what_none_carries_with_what_wo
     assert taught.phrase("shorter", False, coordinate=True) == "longer"
     asked = Claim("questions", True, 0.9, 1.0, "questions")
     assert words(asked, mix=mix, lacking=("questions",)) == (
-        "more questions (90 %), which no adapter here carries: szpo adapters make --of questions "
-        "makes one that does"
+        "more questions (90 %), which no adapter here carries: szpo adapters make --model MODEL "
+        "--of questions makes one that does"
     )
     assert words(asked, mix=mix) == "more questions (90 %)"  # several adapters do together
     assert words(mix=mix, unnamed=0.8) == (

@@ -25,6 +25,7 @@ from szpo.improvement.score_ascent import Plan
 from szpo.models import adapters, loading
 from szpo.models.adapters import SET
 from szpo.models.batched_lora import attach_deltas
+from szpo.policies import text_guards
 from szpo.policies.backend import LocalBackend
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.taste import Explanation, Feature, Taste
@@ -190,6 +191,7 @@ def test_values_count_within_what_the_starts_answers_had():
     [
         (["--of", "comas"], "no feature of the dictionary is called so (did you mean 'commas'"),
         (["--of", "commas", "--of", "commas"], "'commas' is named twice; write NAME = FEATURE"),
+        (["--of", "a, b = commas"], "'a, b' holds a comma, which --mix could not name"),
         (["--nats", "0"], "--nats 0: give 0.05 to 20"),
         (["--set", "adapter.train=AB", "--set", "subspace.kind=full"], "leave out adapter.train"),
         (["--set", "model.adapter=there"], "leave out model.adapter"),
@@ -230,6 +232,23 @@ def test_a_taste_counts_by_parts_within_its_own_bounds_unless_a_function_counts(
         Explanation(1, ((0, 1),)),))  # fmt: skip
     with pytest.raises(UsageError, match="a judge rates its feature 'judge: kind'"):
         aims.of_taste("panel.json", rated)
+
+
+def test_only_guards_that_a_taste_is_about_are_waived():
+    def waived(length: int, repetition: int) -> tuple[str, ...]:
+        features = (
+            *LIKED.features,
+            Feature("length", 1, 0, 1, 0),
+            Feature("repetition", 1, 0, 1, 0),
+        )
+        weights = ((0, FEATURE_GRID), (2, length), (3, repetition))
+        return aims.waived_by(
+            replace(LIKED, features=features, explanations=(Explanation(1, weights),))
+        )
+
+    tenth = FEATURE_GRID // 10 + 1
+    assert waived(tenth, 0) == waived(-tenth, 3) == (text_guards.LENGTH,)
+    assert waived(-3, tenth) == (text_guards.VARIETY,) and waived(tenth - 2, 3) == ()
 
 
 @pytest.mark.full

@@ -285,7 +285,9 @@ def test_what_does_not_fit_is_refused_in_one_line(model, folders, tmp_path, monk
         gather([folders[0], folders[0]])
     with pytest.raises(UsageError, match="2 to 32"):
         gather([folders[0]])
-    with pytest.raises(UsageError, match="needs its revision: owner/name@COMMIT"):
+    with pytest.raises(
+        UsageError, match="no folder here, and a hub id needs its revision: owner/name@"
+    ):
         gather([folders[0], "owner/name"])
     other = one(tmp_path / "wider", model=tiny_models.build("llama", hidden=64))
     with pytest.raises(UsageError, match=r"is \(1, 64\)"):

@@ -18,7 +18,7 @@ from sqlite_utils import Database
 from transformers import AutoModelForCausalLM
 
 from szpo.analysis.adapter import fold_adapter_files
-from szpo.analysis.model_card import Weights
+from szpo.analysis.model_card import Weights, model_card
 from szpo.analysis.votes import write_dataset
 from szpo.cache import quiet
 from szpo.cli.app import call
@@ -256,6 +256,9 @@ def test_starting_adapter_is_where_a_run_begins(run, adapter, tmp_path):
     ended, begun = language(run), language(second, until=0)
     asked = [Prompt.user("w20 w21"), Prompt.user("w40")]
     assert begun.sample(asked, 2, seed=3) == ended.sample(asked, 2, seed=3)
+    with Ledger.open(second, readonly=True) as one, Ledger.open(run, readonly=True) as other:
+        told = f"| begins at | the adapter `{adapter.name}`, which is part of this one |"
+        assert told in model_card(one) and "begins at" not in model_card(other)
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,7 @@ from szpo.voting.finals import PAIRS
 from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.policy_checks import Checks
 from szpo.voting.service import VoteService
+from szpo.voting.step_record import Outcome
 from szpo_simulators.panels.panel import build
 from tests.support import named_run, wide_guards
 from tests.support.tampering import forge
@@ -156,7 +157,16 @@ def test_a_policy_at_the_end_of_its_budget_gives_way_only_to_one_that_scores_hig
         parts = assemble.reopen(ledger, panel=False, say=lambda line: None)
         state = between_rounds.improve_run(ledger, parts, nats=2.5)
         assert not state.best and "where it began, it scores +99.00" in state.stopped
-        assert len(list(ledger.events(adopted.ADOPTED))) == 1
+        (made,) = (event["body"] for event in ledger.events(adopted.ADOPTED))
+        (kept,) = (event["body"] for event in ledger.events(adopted.KEPT))
+        assert kept["taste_sha256"] == made["taste_sha256"] and kept["taken"] == len(state.steps)
+        assert verification.verify(ledger).ok
+        # The same votes are not followed again where the finished run is resumed.
+        asked, said = parts.config.improve.model_copy(update={"nats": 2.5}), list[str]()
+        parts = replace(parts, config=parts.config.model_copy(update={"improve": asked}))
+        end = Outcome("finished", "", steps=kept["steps"], votes=80)
+        between_rounds.Improving(ledger, parts, said.append).at_end(end, lambda: True)
+        assert said == []
 
 
 def test_where_the_run_stands_against_its_taste_improving_begins_at_the_start(

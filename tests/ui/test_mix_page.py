@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from szpo.config import settings_file
 from szpo.errors import UsageError
 from szpo.types import Answer, Prompt
 from szpo_ui import mix_page
@@ -20,7 +21,7 @@ class Mixer:
     """Says its mix; one with tone costs two nats, others one."""
 
     blocks = SimpleNamespace(names=NAMES)
-    config = SimpleNamespace(model=SimpleNamespace(name="tiny"))
+    config = settings_file.load(sets=["model.name=tiny", "subspace.adapters=['runs/set']"])
     heldout = (Prompt.user("What is rain?"),)
 
     def __init__(self) -> None:
@@ -85,7 +86,11 @@ def test_sliders_move_two_mixes_and_one_begins_a_run(chromium, address, mixer):
     assert mixer.measured == 2
     page.get_by_role("button", name="Begin a run from this mix").nth(1).click()
     page.wait_for_selector("#mx-command-1:not([hidden])")
-    command = "szpo serve --preset people --set model.name=tiny --set model.adapter=runs/mix-1"
+    command = (
+        "szpo serve --preset people --set model.name=tiny --set model.adapter=runs/mix-1 "
+        """--set 'subspace.adapters=["runs/set"]' --set generation.temperature=1.0 """
+        "--set generation.max_new_tokens=24 --set generation.whole_sentences=false"
+    )
     assert page.locator("#mx-command-1").inner_text() == command
     page.get_by_label("Prompt").fill(" ")
     page.get_by_role("button", name="Answer", exact=True).click()

@@ -76,10 +76,17 @@ class Desk:
         """Write the mix as an adapter; returns its folder and the command of a run from it."""
         with self._lock:
             made = self.mixer.save(mix, self.folder)
-        name = self.mixer.config.model.name
-        words = ["szpo", "serve", "--preset", "people", "--set", f"model.name={name}",
-                 "--set", f"model.adapter={made}"]  # fmt: skip
-        return {"folder": str(made), "command": shlex.join(words)}
+        config = self.mixer.config
+        given = {"model.name": config.model.name, "model.adapter": str(made)}
+        if config.subspace.adapters:
+            given["subspace.adapters"] = json.dumps(list(config.subspace.adapters))
+        for name in ("temperature", "max_new_tokens", "whole_sentences"):
+            given[f"generation.{name}"] = json.dumps(getattr(config.generation, name))
+        sets = [word for name, value in given.items() for word in ("--set", f"{name}={value}")]
+        return {
+            "folder": str(made),
+            "command": shlex.join(["szpo", "serve", "--preset", "people", *sets]),
+        }
 
 
 def blocks(names: Sequence[str], mix: Mapping[str, float], prompt: str) -> gr.Blocks:
