@@ -100,7 +100,8 @@ def make(
         host = language_model.load_host(config, adapter=False)
         target = folder or adapters.made_here(host.facts.sha256)
         maker = adapter_set.SetMaker(host, config, chosen, wanted, making, target, progress)
-        maker.read_set()
+        there = maker.read_set()["adapters"]
+        usual = adapters.find_set(host.facts.sha256)
         with adapter_set.holding(target):
             for aim, entry in maker.make():
                 rows.append((aim, entry))
@@ -115,10 +116,13 @@ def make(
                       "adapters": made})  # fmt: skip
         return
     _show(made)
-    scored = sum(entry["answers"] for entry in made) + answers
+    new = [entry for entry in made if entry not in there]
+    scored = sum(entry["answers"] for entry in new) + answers
     console.say(
-        f"{len(made)} made in {target}: {minutes:.1f} minutes, peak {peak:.2f} GiB, some "
+        f"{len(new)} made in {target}: {minutes:.1f} minutes, peak {peak:.2f} GiB, some "
         f"{scored:,} scored answers, none read by anybody"
+        if new
+        else f"nothing to make: {target} has all {len(made)} already"
     )
     if len(adapters.read_set(target)["adapters"]) < adapters.FEWEST:
         console.say(
@@ -126,10 +130,11 @@ def make(
             f'subspace.adapters = ["SET", "{target}"]; a mix takes {adapters.FEWEST} or more'
         )
         return
-    console.say(
-        f"next: szpo answer {target} --set model.name={config.model.name} --page"
-        "  # mixed by sliders"
-    )
+    console.say(f"next: szpo answer {target} --page  # mixed by sliders")
+    if usual not in (None, str(target)):
+        console.say(
+            f"a run takes the set {usual} unless told: --set 'subspace.adapters=[\"{target}\"]'"
+        )
 
 
 def _settings(preset: str | None, sets: list[str]) -> Config:

@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 from szpo import seeds
 from szpo.config.optimizer import make_settings
 from szpo.errors import UsageError
-from szpo.files import replace_whole
+from szpo.files import private, replace_whole
 from szpo.models.scores import ScoredLaw
 from szpo.optim import links, optimizer, parameters
 from szpo.optim.settings import name_of
@@ -602,7 +602,7 @@ def save(state: Improved, path: Path, origin: tuple[str, int]) -> None:
     facts = asdict(replace(state, theta={}, last={})) | {"origin": origin}
     arrays: dict[str, Any] = {f"theta/{name}": value for name, value in state.theta.items()}
     arrays |= {f"last/{name}": value for name, value in state.last.items()}
-    with replace_whole(path) as draft, draft.open("wb") as file:
+    with replace_whole(path) as draft, open(draft, "wb", opener=private) as file:
         np.savez(file, **arrays, facts=np.array(json.dumps(facts)))
 
 

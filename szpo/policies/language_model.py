@@ -102,7 +102,7 @@ def prepare(
             config.model.name, free_gib, model_table.NUMBER_BYTES[loaded.dtype]
         ):
             say(f"warning: {small}")
-    if loaded.adapter is not None:
+    if loaded.adapter is not None and config.coordinates != "adapters":
         say("adapter.rank, targets and layers are those of the starting adapter")
     if config.coordinates == "none":
         say(subspace_setup.describe_none(config))

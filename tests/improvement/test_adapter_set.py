@@ -264,6 +264,8 @@ def test_the_command_makes_a_set_and_tells_what_it_reaches(tmp_path, capsys):
     out = capsys.readouterr().out
     assert out.splitlines()[-1].startswith(f"next: make another in {folder}, or name it beside")
     assert "taste" in out and "1 made in" in out and "peak" in out
+    assert app.call(["adapters", "make", str(folder), *few, *sets, "--yes"]) == 0
+    assert f"nothing to make: {folder} has all 1 already" in capsys.readouterr().out
     assert app.call(["adapters", "make", str(folder), *few, *sets, "--yes", "--json"]) == 0
     (liked,) = json.loads(capsys.readouterr().out)["adapters"]
     assert liked["after"] > liked["before"] + 0.1

@@ -102,6 +102,8 @@ def test_a_cut_adapter_tells_its_distance_and_the_card_names_sources(known, tmp_
     assert float(error) == pytest.approx(float(nearest), rel=1e-3)
     text = (tmp_path / "one" / "README.md").read_text()
     assert "| rank | cut to 1 by singular values" in text
+    assert call(["export", str(known), "--out", str(tmp_path / "more"), "--rank=8"]) == 2
+    assert "--rank 8: the adapter has rank 7; leave it out" in capsys.readouterr().err
     rows = [line for line in text.splitlines() if line.startswith(("| wide", "| low", "| stable"))]
     assert len(rows) == 3 and "| `wide` | mit |" in rows[0] and "| not named |" in rows[1]
 
