@@ -424,9 +424,8 @@ class Improving:
         self._ledger, self._parts, self._say = ledger, parts, say
         asked = parts.config.improve
         waits = waits or parts.config.panel.kind != PEOPLE
-        self._nats: Final = None
-        if asked.nats is not None and parts.config.improves:
-            self._nats = allowed(parts.config, asked.nats)
+        most = asked.nats if parts.config.improves else None
+        self._nats: Final = None if most is None else allowed(parts.config, most)
         self._beside: Final = not waits and parts.config.engine.is_local
         self._along: Final = asked.when == "doubling" and (waits or self._beside)
         self._file: Final = theta.improving_file(ledger.path)
