@@ -31,8 +31,6 @@ FORMAT: Final = 1
 MOST_EXPLANATIONS: Final = 64
 MOST_BYTES: Final = 2**18
 """Largest file that is read."""
-MOST_WORDS: Final = 1000
-"""Characters of a claim."""
 LARGEST: Final = 2**40
 """Of any number in a taste."""
 SHARED: Final = 3
@@ -96,14 +94,6 @@ class Taste:
             raise UsageError("taste: its numbers must be integers of at most 2^40")
         if self.verdicts < 0 or self.people < 0:
             raise UsageError("taste: its numbers of verdicts and people must be 0 or more")
-        for said, chance in self.claims:
-            if not (
-                said.isprintable() and len(said) <= MOST_WORDS and 0 <= chance <= FEATURE_GRID
-            ):
-                raise UsageError(
-                    f"taste: a claim must be a line of at most {MOST_WORDS} characters, with a "
-                    "probability"
-                )
         if any(f.scale < 1 or f.low > f.high for f in self.features):
             raise UsageError("taste: a feature's scale must be above 0 and its bounds in order")
         if any(e.chance < 1 for e in self.explanations):
@@ -298,7 +288,7 @@ class Taste:
                     )
                     for each in body["explanations"]
                 ),
-                tuple((_text(said), _whole(chance)) for said, chance in body["claims"]),
+                tuple((_line(said), _chance(chance)) for said, chance in body["claims"]),
                 _text(body["dictionary"]),
                 tuple(tuple(map(_text, each)) for each in body["own"]),
                 _whole(body["verdicts"]),
@@ -335,6 +325,18 @@ def _whole(value: Any) -> int:
     if type(value) is not int:
         raise ValueError(f"{value!r:.60} is no integer")
     return value
+
+
+def _chance(value: Any) -> int:
+    if not 0 <= _whole(value) <= FEATURE_GRID:
+        raise ValueError(f"{value} is no probability in units of 1/{FEATURE_GRID}")
+    return int(value)
+
+
+def _line(value: Any) -> str:
+    if len(_text(value).splitlines()) > 1:
+        raise ValueError(f"{value!r:.60} has more than one line")
+    return str(value)
 
 
 def _text(value: Any) -> str:

@@ -145,8 +145,8 @@ def test_a_file_is_data_only_and_says_what_is_wrong_with_it(tmp_path, capsys):
         ({"explanations": [{"chance": 1, "weights": [[0, 1], [0, -1]]}]}, "a feature twice"),
         ({"features": [{**body["features"][0], "name": None}]}, "no text"),
         ({"claims": [["\ud800", 1]]}, "damaged"),
-        ({"claims": [["fewer\ncommas", 1]]}, "a claim must be a line of at most 1000 characters"),
-        ({"claims": [["fewer commas", ONE + 1]]}, "with a probability"),
+        ({"claims": [["fewer\ncommas", 1]]}, "more than one line"),
+        ({"claims": [["fewer commas", ONE + 1]]}, "no probability"),
         ({"people": -1}, "verdicts and people must be 0 or more"),
     ]
     texts = tmp_path / "texts.jsonl"
