@@ -300,6 +300,7 @@ def run_demo(config: Config, path: Path, *, quiet: bool, verbose: bool = False) 
 
     def say(text: str) -> None:
         stage = text.partition(" on ")[0] if text.startswith(("set-up: ", "measuring ")) else ""
+        stage = "improving" if text.startswith("improving: ") else stage
         if stage := "step 0" if text.startswith("held-out ") else stage:
             to_user.doing(stage)
             bar.update(task, note=stage)
