@@ -68,7 +68,7 @@ def search(
         turns.pause()
         n = len(state.steps)
         theta = {"layer.lora_B": np.full((4, 2), n + 1, np.float32)}
-        step = Step(n, 0.5, 8, 0.1, 0, replace(checked, score=n + 1.0), (), True)
+        step = Step(8, 0, replace(checked, score=n + 1.0), (), True)
         state = replace(
             state, theta=theta, last=theta, best=n + 1, steps=(*state.steps, step),
             stopped="done" if n == 2 else "",
@@ -100,7 +100,7 @@ def live(
     some = SimpleNamespace
     config = some(
         improve=some(nats=1.0, when="end"), panel=some(kind="people"), features=some(own=()),
-        engine=some(is_local=True), guards=some(kl=None),
+        engine=some(is_local=True), guards=some(kl=None), improves=True,
     )  # fmt: skip
     with (
         patch.object(between_rounds, "search_move", search), patch.object(files, "flush", flushed),
