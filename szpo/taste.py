@@ -233,6 +233,12 @@ class Taste:
         return np.asarray(moved)
 
     @property
+    def weights(self) -> Floats:
+        """Expected weight of each feature (features,), logits a spread."""
+        weights, chances = self._explained()
+        return np.asarray(weights @ chances)
+
+    @property
     def sizes(self) -> Floats:
         """Expected size of each feature's weight (features,), logits a spread."""
         weights, chances = self._explained()

@@ -24,7 +24,6 @@ from szpo.ledger.theta import (
     starting_theta,
 )
 from szpo.models.lora import HUB_NAMES, hub_name
-from szpo.models.named_models import is_hub_id
 from szpo.optim import parameters
 from szpo.policies import subspaces
 from szpo.replay import replay
@@ -181,7 +180,7 @@ def model_card(ledger: Ledger, weights: Weights = LAST, names: Names = UNNAMED) 
         generation=config.get("generation", {}),
         aside=", ".join(map(visible, aside)),
         kl=_kl(ledger, weights, won, len(folded), total),
-        begins=_published(config.get("model", {}).get("adapter") or ""),
+        begins=visible(Path(config.get("model", {}).get("adapter") or "").name),
         mixed=_mixed(ledger, weights),
         won=won if interval else None,
         interval=interval,
@@ -312,14 +311,9 @@ def _mixed(ledger: Ledger, weights: Weights) -> list[tuple[str, ...]]:
 
 
 def _source(facts: Mapping[str, Any]) -> str:
-    """Where an adapter of a mix is from."""
+    """Where an adapter is from; of a folder only the last part, since a card may be published."""
     place = str(facts["source"])
-    return visible(place) if facts.get("revision") else _published(place)
-
-
-def _published(place: str) -> str:
-    """A hub id whole, of a folder only the last part, since a card may be published."""
-    return visible(place if is_hub_id(place) else Path(place).name)
+    return visible(place if facts.get("revision") else Path(place).name)
 
 
 def _options(weights: Weights) -> str:

@@ -101,7 +101,6 @@ def make(
         target = folder or adapters.made_here(host.facts.sha256)
         maker = adapter_set.SetMaker(host, config, chosen, wanted, making, target, progress)
         there = maker.read_set()["adapters"]
-        taken = adapters.find_set(host.facts.sha256)
         with adapter_set.holding(target):
             for aim, entry in maker.make():
                 rows.append((aim, entry))
@@ -131,7 +130,7 @@ def make(
         )
         return
     console.say(f"next: szpo answer {target} --page  # mixed by sliders")
-    if taken not in (None, str(target)):
+    if (taken := adapters.find_set(host.facts.sha256)) not in (None, str(target)):
         console.say(
             f"a run takes the set {taken} unless told: --set 'subspace.adapters=[\"{target}\"]'"
         )

@@ -378,12 +378,12 @@ def _make_weights(ledger: Ledger, scale: float, cluster: int | None, chosen: str
 
 def _cut(ledger: Ledger, weights: Weights, rank: int) -> Weights:
     """The same weights cut to a rank, with the error measured on the run's model."""
+    from szpo.policies import subspaces
     from szpo.runs import other_weights
 
-    parts = _reopen(ledger)
-    if rank > (own := max(site.rank for site in parts.language.subspace.sites)):
+    if rank > (own := max(site.rank for site in subspaces.read_recorded(ledger).sites)):
         raise UsageError(f"--rank {rank}: the adapter has rank {own}; leave it out")
-    cut = other_weights.measure_cut(parts, weights.theta(ledger), rank)
+    cut = other_weights.measure_cut(_reopen(ledger), weights.theta(ledger), rank)
     console.complain(f"measured: rank {rank} is {cut:.3f} nats from the whole adapter")
     return replace(weights, rank=rank, cut=cut)
 

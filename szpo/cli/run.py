@@ -402,10 +402,8 @@ def _show_steps(
     watch = taught.Watch(ledger)
     with console.votes_bar(console.errors, live=live) as bar:
         total = config.votes_per_step * config.steps
-        sql = (
-            "SELECT max(json_extract(body, '$.total_votes')) AS n FROM events WHERE kind = 'step'"
-        )
-        done = ledger.query(sql)[0]["n"] or 0
+        last = ledger.last_applied()
+        done = 0 if last is None else step_record.read_steps(ledger, last)[0].total_votes
         first = "the run goes on" if done else "the first step"
         task = bar.add_task("votes", total=total, completed=done, note=first)
 

@@ -82,7 +82,7 @@ def taste(
     who = {0: "programs", 1: "one person"}.get(found.people, f"{found.people} people")
     console.say(f"{console.count(found.verdicts, 'verdict')} of {who}: {found.words}")
     console.say()
-    every = list(zip(found.features, _weights(found), strict=True))
+    every = list(zip(found.features, found.weights.tolist(), strict=True))
     listed = [(each, weight) for each, weight in every if abs(weight) >= LISTED]
     console.table(
         ("feature", "weight", "counts from", "to", "usual"),
@@ -186,15 +186,6 @@ def ask(found: Taste, yes: bool) -> None:
             raise UsageError("nothing was written")
 
 
-def _weights(found: Taste) -> list[float]:
-    whole = sum(each.chance for each in found.explanations)
-    sums = [0.0] * len(found.features)
-    for each in found.explanations:
-        for place, weight in each.weights:
-            sums[place] += each.chance / whole * weight / FEATURE_GRID
-    return sums
-
-
 def improve(
     run: str | None = run_paths.RUN,
     nats: float = typer.Option(BUDGET, "--nats", help="Most KL to the run's start, an answer."),
@@ -217,6 +208,7 @@ def improve(
         from szpo.improvement.between_rounds import (
             allowed,
             describe_improving,
+            describe_start,
             improve_run,
             reporter,
         )
@@ -228,9 +220,10 @@ def improve(
         helped = ""
         say: Say = (lambda line: None) if as_json else console.complain
         nats = allowed(parts.config, nats)
-        shown = reporter(say, nats, console.doing)
+        say(describe_start(nats))
+        console.doing("improving: the start's answers, to compare with")
         state = improve_run(
-            ledger, parts, nats=nats, given=feature, report=shown,
+            ledger, parts, nats=nats, given=feature, report=reporter(say, console.doing),
             progress=lambda *stage: console.doing(f"improving: {Stage(*stage)}"),
         )  # fmt: skip
         if state.best:

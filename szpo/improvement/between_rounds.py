@@ -163,6 +163,7 @@ def search_move(
     way: str | None = None,
     since: Improved | None = None,
     pool: Pool | None = None,
+    starts: Callable[[], object] = lambda: None,
     report: Callable[[Improved], object] = lambda state: None,
     progress: Progress = unseen,
 ) -> Found:
@@ -174,13 +175,14 @@ def search_move(
     user's own features that are code, anew. ``way``: one of `WAYS`; None: as the run's settings
     say. It goes on from the state ``since``, which an earlier call told ``report`` at its
     beginning or after a step, with the ``pool`` of answers that one returned; ``progress`` is
-    called while these are drawn.
+    called while these are drawn, and ``starts`` once it is known that the votes show a taste.
 
     Raises:
         RunError: the votes show no taste that has a name; after a return to the start, those now.
         UsageError: another run than one of a language model whose B move.
     """
     taste = run_taste.read(ledger, given, present=begun.back, before=begun.event)
+    starts()
     policy = parts.language
     if parts.config.adapter.train != "B":
         raise UsageError("improving moves every B of an adapter; set adapter.train to B")
@@ -500,21 +502,20 @@ class Improving:
         tell = self._told.enter_context(setup_progress.writing(path, IMPROVING))
         tell("improving", 0 if since is None else len(since.steps), Plan().steps)
         with self._saying_why_not():
-            own = self._parts.config.features.own
-            run_taste.read(self._ledger, own, present=begun.back, before=begun.event)
-            show = reporter(self._say, nats)  # not before the votes show a taste
+            show = reporter(self._say)
 
             def report(state: Improved) -> None:
                 score_ascent.save(state, self._file, (begun.head, begun.event))
-                if _is_over(self._ledger, begun):  # it may hold what withdrawn verdicts taught
+                # It may hold what withdrawn verdicts taught.
+                if _is_over(self._ledger, begun.event):
                     self._file.unlink(missing_ok=True)
                 tell("improving", len(state.steps), Plan().steps)
                 show(state)
 
             search = partial(
                 search_move, self._ledger, self._parts, begun, nats=nats,
-                given=own, since=since, pool=self._pool,
-                report=report, progress=tell,
+                given=self._parts.config.features.own, since=since, pool=self._pool,
+                starts=lambda: self._say(describe_start(nats)), report=report, progress=tell,
             )  # fmt: skip
             if self._beside:
                 self._turns = Turns(search)
@@ -530,14 +531,14 @@ class Improving:
             return
         since, (head, event) = found
         begun = begin(self._ledger, event)
-        if head == begun.head and not _is_over(self._ledger, begun):
+        if head == begun.head and not _is_over(self._ledger, begun.event):
             self._begin(begun, since)
         else:
             self._leave()
 
     def _settle(self) -> None:
         begun, found = self._begun, self._found
-        if begun is not None and _is_over(self._ledger, begun):
+        if begun is not None and _is_over(self._ledger, begun.event):
             self._tried = begun.steps - 1
             self._leave()
         elif begun is not None and found is not None:
@@ -591,37 +592,34 @@ def _applied(ledger: Ledger) -> int:
 def _last_kept(ledger: Ledger) -> int:
     """Steps after which the last improvement began that adopted nothing.
 
-    0: there is none, or it was by votes of which some count no longer.
+    0: there is none, or what it began from no longer holds.
     """
-    found = ledger.query(
-        "SELECT json_extract(body, '$.begun.steps') AS steps FROM events WHERE kind = ? AND "
-        "event > (SELECT coalesce(max(event), 0) FROM events WHERE kind IN (?, ?)) "
-        "ORDER BY event DESC LIMIT 1",
-        (theta.KEPT, withdrawals.EVENT, withdrawals.SET_ASIDE),
-    )
-    return found[0]["steps"] if found else 0
+    kept = list(ledger.events(theta.KEPT))
+    if not kept or _is_over(ledger, kept[-1]["event"]):
+        return 0
+    return int(kept[-1]["body"]["begun"]["steps"])
 
 
-def _is_over(ledger: Ledger, begun: Begun) -> bool:
-    """Whether what an improvement began from no longer holds."""
+def _is_over(ledger: Ledger, event: int) -> bool:
+    """Whether what an improvement began from before this event no longer holds."""
     marks = ", ".join("?" * len(ENDED_BY))
     sql = f"SELECT count(*) AS n FROM events WHERE event >= ? AND kind IN ({marks})"
-    later = ledger.query(sql, (begun.event, *ENDED_BY))[0]["n"]
+    later = ledger.query(sql, (event, *ENDED_BY))[0]["n"]
     return bool(later)
 
 
-def reporter(
-    say: Say, nats: float, note: Callable[[str], object] = lambda doing: None
-) -> Callable[[Improved], None]:
-    """Begin to say how an improvement goes: the ``report`` of `improve_run`.
-
-    ``note`` gets what is done now.
-    """
-    say(
+def describe_start(nats: float) -> str:
+    """What an improvement does, in a line for people."""
+    return (
         "improving: the model moves by its own answers to what the votes liked, at most "
         f"{nats:g} nat{'s' * (nats != 1)} away from its start; nobody is asked"
     )
-    note("improving: the start's answers, to compare with")
+
+
+def reporter(
+    say: Say, note: Callable[[str], object] = lambda doing: None
+) -> Callable[[Improved], None]:
+    """The ``report`` of `improve_run` that says how it goes; ``note`` gets what is done now."""
 
     def report(state: Improved) -> None:
         say(f"improving: {describe_step(state)}")
