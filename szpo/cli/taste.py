@@ -19,7 +19,7 @@ from szpo.taste import MOST_BYTES, Taste
 from szpo.types import FEATURE_GRID, Answer, Prompt, Say
 
 if TYPE_CHECKING:
-    from szpo.improvement.score_ascent import Improved
+    from szpo.improvement.between_rounds import Found
 
 
 LISTED: Final = 0.01
@@ -222,42 +222,43 @@ def improve(
         nats = allowed(parts.config, nats)
         say(describe_start(nats))
         console.doing("improving: the start's answers, to compare with")
-        state = improve_run(
+        found = improve_run(
             ledger, parts, nats=nats, given=feature, report=reporter(say, console.doing),
             progress=lambda *stage: console.doing(f"improving: {Stage(*stage)}"),
         )  # fmt: skip
-        if state.best:
+        if found.adopts is not None:
             console.doing("measuring on held-out prompts")
             score = panel_evaluator.find_reward(ledger)
             if score is not None:
                 parts = assemble.with_recorded_panel(ledger, parts)
-            found = measuring.prepare(ledger, parts, score, console.complain)
+            measured = measuring.prepare(ledger, parts, score, console.complain)
             total = status.read_results(ledger)
-            measuring.after_improving(found, total.steps, total.votes)
+            measuring.after_improving(measured, total.steps, total.votes)
             read = improvement.read(ledger)
             helped = read.sentence if read.last is None else read.last.line
     if as_json:
-        console.emit(improved_summary(state))
+        console.emit(improved_summary(found))
     else:
-        console.say(describe_improving(state))
-        if state.best:
+        console.say(describe_improving(found))
+        if found.adopts is not None:
             console.say(helped)
-    if not state.best:
+    if found.adopts is None:
         raise RunError(f"{path.name}: nothing was adopted, its policy is as it was")
 
 
-def improved_summary(state: Improved) -> dict[str, object]:
+def improved_summary(found: Found) -> dict[str, object]:
     """The result for ``--json``."""
+    state, body = found.state, found.body
     return {
-        "adopted": bool(state.best),
-        "score_start": state.base.score,
-        "score_begun": state.begun.score,
-        "score": state.checked.score,
-        "nats": state.checked.nats,
-        "nats_stderr": state.checked.stderr,
+        "adopted": found.adopts is not None,
+        "from": body["begun"]["from"],
+        "score_start": body["score_before"],
+        "score": body["score"],
+        "nats": body["nats"],
+        "nats_stderr": body["nats_stderr"],
         "steps": [
             {"score": s.checked.score, "nats": s.checked.nats, "kept": s.kept} for s in state.steps
         ],
-        "answers": state.answers,
+        "answers": body["answers"],
         "stopped": state.stopped,
     }

@@ -5,11 +5,13 @@ they are spent. Where no people vote, a run waits for it. Where they do, it move
 waits for them, in turns of half a second or a pass of the model (`szpo.turns`): it keeps no vote
 and no sheet waiting. What it finds is adopted between two rounds of votes.
 
-It begins at the run's recommended point, or part of the way there where that has spent more than
-half of the budget, or at the start where its own line rises more steeply. It moves every B of the
+It begins at the run's recommended point, or, where that is an adopted policy, at the votes' own
+mix if that scores higher by now; part of the way there where that has spent more than half of the
+budget, or at the start where its own line rises more steeply. It moves every B of the
 adapter (`szpo.improvement.score_ascent`: along the natural gradient that a thousand answers of the
 start show, which a process draws once; without gradients the adapters' weights, where these are
-the run's coordinates), and adopts the best policy found: its weights join the record
+the run's coordinates), and adopts the best policy found where other answers than those that it was
+chosen by score higher than where it began, or else the mix: the weights join the record
 (`szpo.ledger.theta`). Prompts for measuring and those of check rows are split off from the
 training prompts; held-out ones are never read.
 
@@ -39,6 +41,7 @@ from szpo.improvement.score_ascent import (
     Improved,
     Plan,
     Pool,
+    Proposal,
     Task,
     Way,
     along,
@@ -52,7 +55,7 @@ from szpo.improvement.score_ascent import (
 )
 from szpo.ledger import theta
 from szpo.ledger.database import Ledger
-from szpo.ledger.theta import theta_digests
+from szpo.ledger.theta import RECOMMENDED, START, UPDATED, theta_digests
 from szpo.optim import parameters
 from szpo.optim.sample_directions import Law
 from szpo.policies import subspaces, text_guards
@@ -60,6 +63,7 @@ from szpo.policies.basis import PARTS
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.protocol import moved
 from szpo.policies.subspaces import Subspace, every_b
+from szpo.policies.text_guards import Guard
 from szpo.replay import replay
 from szpo.runs import guards, setup_progress
 from szpo.runs.assemble import RunParts
@@ -67,13 +71,15 @@ from szpo.runs.services import set_aside
 from szpo.runs.setup_progress import IMPROVING
 from szpo.taste import Taste
 from szpo.turns import Turns
-from szpo.types import Answer, Floats, Progress, Prompt, Say, unseen
+from szpo.types import Answer, Floats, Progress, Prompt, Say, Theta, unseen
 from szpo.voting import lease, policy_checks, withdrawals
 from szpo.voting.panel_factory import PEOPLE
 from szpo.voting.step_record import Outcome
 
 FIRST_NATS: Final = 0.5
 """How much further a policy may go before the lower value of its gain is above 0."""
+COMPARED: Final = 64
+"""Answers at least by which policies are compared: to begin at one, and to adopt one."""
 MIXED: Final = 0.5
 """It begins at most this share of the budget away from the start, towards where the run is."""
 START_ANSWERS: Final = 4
@@ -110,8 +116,10 @@ class Found:
     """What came of an improvement, before a run adopts it."""
 
     state: Improved
+    adopts: Theta | None
+    """Every moving factor of what the run adopts; None: it stays as it is."""
     body: Mapping[str, Any]
-    """Of the event that adopts it."""
+    """Of the event that says so."""
     sites: tuple[Subspace, bool] | None
     """The layers that a run without coordinates adapts from then on, as from `_with_sites`."""
     pool: Pool | None
@@ -140,7 +148,7 @@ def improve_run(
     way: str | None = None,
     report: Callable[[Improved], object] = lambda state: None,
     progress: Progress = unseen,
-) -> Improved:
+) -> Found:
     """Improve the run's policy on the taste of its votes, and adopt what scores higher.
 
     The run's lease is held; for arguments and errors see `search_move` and `adopt`.
@@ -150,7 +158,7 @@ def improve_run(
         ledger, parts, begun, nats=nats, given=given, way=way, report=report, progress=progress
     )
     adopt(ledger, parts, begun, found)
-    return found.state
+    return found
 
 
 def search_move(
@@ -197,29 +205,33 @@ def search_move(
         if way == "natural":
             pool = pool or _draw_pool(parts, held, taught, split, progress)
         whole, by = _mover(parts, held, way, seed), WAYS[way]
-        now, start = replay.improved_from(ledger, held, begun.steps, begun.adopted)
+        places = replay.improved_from(ledger, held, begun.steps, begun.adopted)
         score, gain = scorer(taste, whole, asked, seed, given)
         keep = text_guards.keeper(whole, guards.read_questions(parts.config.guards.keep))
         if pool is not None:
             plan = replace(plan, step_nats=LINE_NATS)
-            places = subspaces.every_distinct_b(held.sites, held.factors())[1]
+            distinct = subspaces.every_distinct_b(held.sites, held.factors())[1]
             by = along(
-                pool, score, lambda line: subspaces.widen(line, held.sites, places),
+                pool, score, lambda line: subspaces.widen(line, held.sites, distinct),
                 drawn=0 if begun.adopted else len(pool.rows),
             )  # fmt: skip
-        with moved(whole, now):
-            before = measure(whole, score, aside, plan.each, seed=seed)
-        share = math.sqrt(min(1.0, MIXED * nats / max(before.nats, 1e-9)))
-        line = by(whole, Task(score, taught, 1, seed, step=2)) if pool and before.nats else None
-        if line is not None:
-            base = measure(whole, score, aside, plan.each, seed=seed, base=True).score
-            factor = math.sqrt(FIRST_NATS / line.nats)
-            with moved(whole, score_ascent.add(start, whole.layout, line.direction, factor)):
-                along_line = measure(whole, score, aside, plan.each, seed=seed)
-            share = share if _rise(before, base) > _rise(along_line, base) else 0.0
-        first = parameters.between(start, now, share)
-        whole.move_to(first)
-        near = min(nats, before.nats * share * share + FIRST_NATS)
+        fresh = seeds.child_seed(seed, begun.adopted, "compared")
+        many, compared = math.ceil(COMPARED / len(aside)), list[Checked]()
+
+        def read(theta: Theta, *, base: bool = False) -> Checked:
+            with moved(whole, theta):
+                found = measure(whole, score, aside, many, seed=fresh, base=base)
+            compared.append(found)
+            return found
+
+        if was_taken_back(ledger, begun.event):
+            places.pop(UPDATED, None)
+        line = by(whole, Task(score, taught, 1, seed, step=2)) if pool else None
+        base = read(places[START], base=True)
+        began = _find_beginning(whole, places, line, plan, base, read, keep)
+        whole.move_to(began.first)
+        first = theta.adopted_digest(began.first)
+        since = since if since is not None and since.first == first else None
 
         def go(plan: Plan, since: Improved | None) -> Improved:
             return improve(
@@ -227,44 +239,142 @@ def search_move(
                 report=report, keep=keep,
             )  # fmt: skip
 
-        def spends(state: Improved) -> list[bool]:
-            return [each.kept and each.checked.nats >= SPENT * near for each in state.steps]
-
         def gained(state: Improved) -> bool:
             with moved(whole, state.theta):
                 drawn = whole.sample(aside, plan.each, seed=seed)
             pairs = [(p, a) for p, row in zip(aside, drawn, strict=True) for a in row]
             return gain([p for p, _ in pairs], [a for _, a in pairs]) > 0
 
-        state = since
-        if state is None or not any(spends(state)):
-            state = go(replace(plan, nats=near), state)
-        spent = spends(state)
-        if any(spent) and nats > near:
-            ends = spent.index(True) + 1 == len(spent) and bool(state.stopped)
-            if ends and gained(state):
-                state = replace(state, stopped="")
-            if not state.stopped:
-                state = go(plan, state)
+        state = _go_in_two(go, gained, plan, began.nats, since)
+        after = read(state.theta) if state.best else None
     finally:
         assert parts.base is not None
         policy.backend = parts.base.host.at(policy.subspace, policy.space, run=True)
-    fits = before.nats - 2 * before.stderr <= nats  # it did when it was adopted
-    if state.best and fits and before.score >= state.checked.score:
-        kept = f"where it began, it scores {before.score:+.2f} at {before.nats:.1f} nats"
-        state = replace(state, best=0, stopped=kept)
+    before, share = began.there, began.share
+    if after is not None and after.score <= before.score and _fits(before, nats):
+        stopped = (
+            f"where it began, it scores {before.score:+.2f} at {before.nats:.1f} nats, and the "
+            f"best step {after.score:+.2f}"
+        )
+        state, after = replace(state, best=0, stopped=stopped), None
+    adopts, passed, at = None, tuple[Guard, ...](), before
+    if after is not None:
+        adopts, passed, at = state.theta, state.steps[state.best - 1].guards, state.checked
+    elif began.place == UPDATED:  # by the same sum as verify, which writes no -0.0
+        share, passed = 1.0, began.guards
+        adopts = parameters.between(places[START], places[UPDATED], share)
     body = {
-        **_describe(state, taste, nats),
+        "taste": taste.to_json(),
+        "taste_sha256": taste.sha256,
+        "seed": state.seed,
+        "nats_allowed": nats,
+        "score_before": base.score,
+        "score": (after or before).score,
+        "nats": at.nats,
+        "nats_stderr": at.stderr,
+        "answers": state.answers + sum(each.answers for each in compared),
+        "guards": [asdict(guard) for guard in passed],
+        "stopped": state.stopped,
+        "taken": len(state.steps),
+        "best": state.best,
         "way": way,
-        "began_sha256": theta.adopted_digest(first),
+        "began_sha256": first,
+        "begun": {
+            "steps": begun.steps,
+            "event": begun.event,
+            "from": began.place if share else START,
+        },
     }
-    body["begun"] = {"steps": begun.steps, "event": begun.event}
-    if way == "zeroth":
+    if way == "zeroth" or (adopts is not None and not state.best):
         body["moves"] = {
             "law": asdict(whole.space.law), "in_z": whole.subspace.in_z, "share": share,
             "coefs": [step.coefs for step in state.steps[: state.best]],
         }  # fmt: skip
-    return Found(state, body, sites, pool)
+    return Found(state, adopts, body, sites, pool)
+
+
+@dataclass(frozen=True, eq=False)
+class Beginning:
+    """Where an improvement begins, by answers with which no step is chosen."""
+
+    place: str
+    """`RECOMMENDED` or `UPDATED`."""
+    there: Checked
+    """The policy at this place."""
+    guards: tuple[Guard, ...]
+    """Of the mix, where it was read beside an adopted policy."""
+    share: float
+    """How much of the way to this place is gone at once; 0: it begins at the start."""
+    first: Theta
+
+    @property
+    def nats(self) -> float:
+        """What was spent of the budget at the first step."""
+        return self.there.nats * self.share * self.share
+
+
+def _find_beginning(
+    whole: LoraPolicy,
+    places: Mapping[str, Theta],
+    line: Proposal | None,
+    plan: Plan,
+    base: Checked,
+    read: Callable[[Theta], Checked],
+    keep: Callable[[], tuple[Guard, ...]],
+) -> Beginning:
+    """Find where an improvement begins; ``line``: which it goes along, ``base``: the start."""
+
+    def guards(found: Checked) -> tuple[Guard, ...]:
+        return text_guards.guards(base.figures, found.figures)
+
+    start, now = places[START], places[RECOMMENDED]
+    place, mixed = RECOMMENDED, tuple[Guard, ...]()
+    still = all((now[name] == value).all() for name, value in start.items())
+    there = base if still else read(now)
+    if UPDATED in places:
+        mix = read(places[UPDATED])
+        least = max(base.score, there.score) if _fits(there, plan.nats) else base.score
+        if mix.score > least and mix.nats <= plan.nats:
+            with moved(whole, places[UPDATED]):
+                mixed = (*guards(mix), *keep())
+            if not plan.failed(mixed):
+                place, there = UPDATED, mix
+    share = math.sqrt(min(1.0, MIXED * plan.nats / max(there.nats, 1e-9)))
+    first: Theta = parameters.between(start, places[place], share)
+    here = read(first) if share < 1 else there
+    if line is not None and here.nats > 0:
+        factor = math.sqrt(here.nats / line.nats)
+        by_line = read(score_ascent.add(start, whole.layout, line.direction, factor))
+        steeper = _rise(by_line, base.score) >= _rise(here, base.score)
+        if steeper and not plan.failed(guards(by_line)):
+            share, first = 0.0, start
+    return Beginning(place, there, mixed, share, first)
+
+
+def _go_in_two(
+    go: Callable[[Plan, Improved | None], Improved],
+    gained: Callable[[Improved], bool],
+    plan: Plan,
+    spent: float,
+    state: Improved | None,
+) -> Improved:
+    """Go half a nat beyond what was ``spent``, and the rest once the policy has ``gained``."""
+    near = min(plan.nats, spent + FIRST_NATS)
+
+    def spends(state: Improved) -> list[bool]:
+        return [each.kept and each.checked.nats >= SPENT * near for each in state.steps]
+
+    if state is None or not any(spends(state)):
+        state = go(replace(plan, nats=near), state)
+    # Where it begins may be told farther by its steps' answers: then no step was taken.
+    passed = spends(state) or [state.begun.nats >= near]
+    if any(passed) and plan.nats > near:
+        ends = passed.index(True) + 1 == len(passed) and bool(state.stopped)
+        if ends and gained(state):
+            state = replace(state, stopped="")
+        if not state.stopped:
+            state = go(plan, state)
+    return state
 
 
 def adopt(ledger: Ledger, parts: RunParts, begun: Begun, found: Found) -> None:
@@ -276,7 +386,7 @@ def adopt(ledger: Ledger, parts: RunParts, begun: Begun, found: Found) -> None:
     """
     body, others, policy = dict(found.body), None, parts.language
     body["steps"] = _applied(ledger)
-    if not found.state.best:
+    if found.adopts is None:
         with ledger.transaction("controller"):
             lease.check(ledger, begun.epoch)
             ledger.record_event(theta.KEPT, "controller", body)
@@ -287,7 +397,7 @@ def adopt(ledger: Ledger, parts: RunParts, begun: Begun, found: Found) -> None:
         facts, others = subspaces.describe_recorded(held)
         body |= {**facts, "conv1d": conv1d}
     out = withdrawals.withdrawals(ledger, begun.event)
-    policy_checks.adopt(ledger, begun.epoch, out, found.state.theta, body, others)
+    policy_checks.adopt(ledger, begun.epoch, out, found.adopts, body, others)
     if found.sites is not None:
         assert parts.base is not None
         policy.subspace = found.sites[0]
@@ -349,6 +459,21 @@ def _mover(parts: RunParts, held: Subspace, way: str, seed: int) -> LoraPolicy:
     )
 
 
+def was_taken_back(ledger: Ledger, event: int) -> bool:
+    """Whether before this event the policy went back to its start, or verdicts were withdrawn.
+
+    What the updates lead to may be what checks were against, or have learned from these.
+    """
+    marks = ", ".join("?" * len(NO_LONGER))
+    sql = f"SELECT count(*) AS n FROM events WHERE event < ? AND kind IN ({marks})"
+    return bool(ledger.query(sql, (event, *NO_LONGER))[0]["n"])
+
+
+def _fits(there: Checked, nats: float) -> bool:
+    """Whether a policy in force is within the budget, as far as the KL is known."""
+    return there.nats - 2 * there.stderr <= nats
+
+
 def _rise(there: Checked, base: float) -> float:
     """How much a policy scores above the start, in its distance √(2 · KL) from it."""
     return (there.score - base) / math.sqrt(2 * max(there.nats, 1e-9))
@@ -385,26 +510,6 @@ def _scaled(parts: RunParts, whole: Subspace) -> Subspace:
     return full_subspace(probe, whole, config)
 
 
-def _describe(state: Improved, taste: Taste, nats: float) -> dict[str, Any]:
-    best = state.checked
-    guards = state.steps[state.best - 1].guards if state.best else ()
-    return {
-        "taste": taste.to_json(),
-        "taste_sha256": taste.sha256,
-        "seed": state.seed,
-        "nats_allowed": nats,
-        "nats": best.nats,
-        "nats_stderr": best.stderr,
-        "score_before": state.base.score,
-        "score": best.score,
-        "answers": state.answers,
-        "guards": [asdict(guard) for guard in guards],
-        "stopped": state.stopped,
-        "taken": len(state.steps),
-        "best": state.best,
-    }
-
-
 def allowed(config: Config, nats: float) -> float:
     """The nats that a policy may be improved by, which are no more than those of ``guards.kl``.
 
@@ -414,7 +519,8 @@ def allowed(config: Config, nats: float) -> float:
     return min(nats, config.guards.kl or nats)
 
 
-ENDED_BY: Final = (theta.ADOPTED, theta.RETURNED, withdrawals.EVENT, withdrawals.SET_ASIDE)
+NO_LONGER: Final = (theta.RETURNED, withdrawals.EVENT, withdrawals.SET_ASIDE)
+ENDED_BY: Final = (theta.ADOPTED, *NO_LONGER)
 """Kinds of events after which what an improvement began from no longer holds."""
 
 
@@ -462,7 +568,7 @@ class Improving:
             self._found = self._turns.move(seconds)
         if self._found is not None:
             self._told.close()
-            self._say(describe_improving(self._found.state))
+            self._say(describe_improving(self._found))
 
     def _is_paused(self) -> bool:
         return lease.controller(self._ledger)["paused_by"] is not None
@@ -547,7 +653,7 @@ class Improving:
                 adopt(self._ledger, self._parts, begun, found)
                 self._leave()
                 if not self._beside:  # else it was said as it ended
-                    self._say(describe_improving(found.state))
+                    self._say(describe_improving(found))
 
     def _leave(self) -> None:
         self.close()
@@ -645,18 +751,20 @@ def describe_step(state: Improved) -> str:
     return said if step.kept else f"{said}; undone: {state.stopped}"
 
 
-def describe_improving(state: Improved) -> str:
+def describe_improving(found: Found) -> str:
     """What came of an improvement."""
+    state, body = found.state, found.body
     taken = len(state.steps)
     end = (
-        f"{taken} step{'s' * (taken != 1)}, {state.answers:,} own answers; it stopped: "
+        f"{taken} step{'s' * (taken != 1)}, {body['answers']:,} own answers; it stopped: "
         f"{state.stopped}"
     )
-    if not state.best:
+    if found.adopts is None:
         return f"no step scored higher than where it began; {end}"
-    failed = [guard.name for guard in state.steps[state.best - 1].guards if not guard.ok]
+    failed = [guard["name"] for guard in body["guards"] if not guard["ok"]]
     guards = f"; changed with the taste: {', '.join(failed)}" if failed else "; guards hold"
+    by = "improved" if state.best else "the votes' mix again, in place of what was adopted before"
     return (
-        f"improved: by what the votes liked, answers score {state.checked.score:+.2f} (start "
-        f"{state.base.score:+.2f}), {state.checked.nats:.1f} nats away{guards} ({end})"
+        f"{by}: by what the votes liked, answers score {body['score']:+.2f} (start "
+        f"{body['score_before']:+.2f}), {body['nats']:.1f} nats away{guards} ({end})"
     )

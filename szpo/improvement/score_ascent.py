@@ -41,6 +41,7 @@ from szpo import seeds
 from szpo.config.optimizer import make_settings
 from szpo.errors import UsageError
 from szpo.files import private, replace_whole
+from szpo.ledger.theta import adopted_digest
 from szpo.models.scores import ScoredLaw
 from szpo.optim import links, optimizer, parameters
 from szpo.optim.settings import name_of
@@ -388,6 +389,10 @@ class Plan:
     waived: tuple[str, ...] = ()
     """Names of guards that are measured but not heeded: those that the score is about."""
 
+    def failed(self, guards: Sequence[Guard]) -> list[str]:
+        """Names of the guards that fail and are heeded."""
+        return [guard.name for guard in guards if not guard.ok and guard.name not in self.waived]
+
 
 @dataclass(frozen=True, slots=True)
 class Checked:
@@ -430,6 +435,8 @@ class Improved:
     """The start that KL and guards refer to."""
     begun: Checked
     """The policy that the first step began from."""
+    first: str = ""
+    """Digest of this policy; "": not noted."""
     best: int = 0
     """The step that led to ``theta``; 0: none was better than where it began."""
     steps: tuple[Step, ...] = ()
@@ -478,7 +485,8 @@ def improve(
         here, start = map(policy.subspace.weights, (policy.theta(), policy.start()))
         base = check(start, base=True)
         still = all((here[name] == value).all() for name, value in start.items())
-        state = Improved(seed, here, here, base, base if still else check(here))
+        begun = base if still else check(here)
+        state = Improved(seed, here, here, base, begun, adopted_digest(here))
         report(state)
     while not state.stopped:
         state = _take_step(policy, score, way, plan, state, taught, check, keep)
@@ -537,6 +545,9 @@ def _take_step(
         len(taught), many, lambda lap: seeds.derive(state.seed, "improve order", step=lap),
         first=(number - 1) * many,
     )  # fmt: skip
+    before = state.steps[-1].checked if state.steps else state.begun
+    if before.nats >= plan.nats:
+        return replace(state, stopped=_spent(before, plan))
     task = Task(score, tuple(taught[i] for i in order), plan.samples, root, number, plan.parts)
     with moved(policy, state.last):
         found = way(policy, task)
@@ -544,7 +555,6 @@ def _take_step(
         return replace(state, stopped="no answer scores more than another to the same prompt")
     coefs: tuple[float, ...] = ()
 
-    before = state.steps[-1].checked if state.steps else state.begun
     far, budget = math.sqrt(2 * before.nats), math.sqrt(2 * plan.nats)
     length = min(math.sqrt(2 * plan.step_nats), budget - far)
     most = min(far + SLACK * length, budget)
@@ -562,7 +572,7 @@ def _take_step(
         with moved(policy, theta):
             more = keep() if fits else ()
         held = (*text_guards.guards(state.base.figures, after.figures), *more)
-        failed = [g.name for g in held if not g.ok and g.name not in plan.waived]
+        failed = plan.failed(held)
         kept = fits and not failed
         if kept or halved == MOST_HALVED:
             break
@@ -578,10 +588,14 @@ def _take_step(
         state, best = replace(state, theta=theta, best=number), number
     state = replace(state, last=theta)
     if after.nats >= SPENT * plan.nats:
-        return replace(state, stopped=f"{after.nats:.1f} of {plan.nats:g} nats are spent")
+        return replace(state, stopped=_spent(after, plan))
     if number - best >= plan.patience:
         return replace(state, stopped="the score no longer rises")
     return state
+
+
+def _spent(there: Checked, plan: Plan) -> str:
+    return f"{there.nats:.1f} of {plan.nats:g} nats are spent"
 
 
 def add(theta: Theta, layout: Layout, direction: Floats, factor: float) -> Theta:

@@ -32,6 +32,11 @@ KEPT: Final = "unimproved"
 """Kind of the event of an improvement that found nothing to adopt."""
 WITHDRAWN: Final = "withdrawn"
 """Key of a return's body: the panelist whose withdrawn verdicts the weights had learned from."""
+START: Final = "start"
+RECOMMENDED: Final = "recommended"
+UPDATED: Final = "updated"
+"""Where an improvement began: at the run's start, at what it recommended, or at the mix that its
+updates led to."""
 ADOPTED_PREFIX: Final = "improved/"
 """Of the tensors' names; their number and the factor's name follow."""
 

@@ -170,7 +170,9 @@ def apply_coefs(
 
 
 def between(start: Theta, end: Theta, share: float) -> dict[str, NDArray[np.float32]]:
-    """The point at ``share`` of the way from ``start`` to ``end``; shares 0 and 1 are exact.
+    """The point at ``share`` of the way from ``start`` to ``end``.
+
+    Shares 0 and 1 are exact, but for the sign of a zero.
 
     >>> between({"z": np.float32([1, 0])}, {"z": np.float32([3, 4])}, 0.25)["z"].tolist()
     [1.5, 1.0]

@@ -23,7 +23,9 @@ from szpo.ledger.database import Ledger, Record
 from szpo.ledger.run_spec import BUDGET, describe_budget, recorded_config
 from szpo.ledger.theta import (
     ADOPTED,
+    RECOMMENDED,
     RETURNED,
+    START,
     WITHDRAWN,
     adopted_digest,
     adopted_tensors,
@@ -310,7 +312,8 @@ def _follow_moves(ledger: Ledger, body: Mapping[str, Any]) -> str:
     from szpo.policies.subspaces import every_b
 
     held, moves = subspaces.read_recorded(ledger), body["moves"]
-    now, start = replay.improved_from(ledger, held, body["begun"]["steps"], body["number"])
+    places = replay.improved_from(ledger, held, body["begun"]["steps"], body["number"])
+    start, now = places[START], places[body["begun"].get("from", RECOMMENDED)]
     where = held if moves["in_z"] else every_b(held.sites, held.factors())
     space = Space(body["seed"], where.layout, Law(**moves["law"]))
     theta: Theta = parameters.between(start, now, moves["share"])

@@ -22,7 +22,14 @@ from szpo.errors import IntegrityError, RunError, UsageError
 from szpo.ledger import run_spec
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
-from szpo.ledger.theta import last_adopted, read_adopted, starting_theta
+from szpo.ledger.theta import (
+    RECOMMENDED,
+    START,
+    UPDATED,
+    last_adopted,
+    read_adopted,
+    starting_theta,
+)
 from szpo.optim import optimizer, parameters
 from szpo.optim.optimizer import Point, State, rule_of
 from szpo.optim.rule import StepInputs
@@ -100,23 +107,34 @@ def fold(ledger: Ledger, until: int | None = None, number: int | None = None) ->
     That is `fold_updates`, or, once the run has adopted weights (`szpo.ledger.theta`), these,
     and after a return the start. ``number``: only the first so many adoptions are looked at.
     """
-    theta, found = fold_updates(ledger, until), last_adopted(ledger, until, number)
-    if found is None:
-        return theta
+    return _recommended(ledger, fold_updates(ledger, until), until, number)
+
+
+def _recommended(
+    ledger: Ledger, updated: Theta, until: int | None, number: int | None = None
+) -> Theta:
+    if last_adopted(ledger, until, number) is None:
+        return updated
     weights = read_adopted(ledger, until, number)
     return starting_theta(ledger) if weights is None else weights.theta
 
 
 def improved_from(
     ledger: Ledger, subspace: Subspace, until: int | None = None, number: int | None = None
-) -> tuple[Theta, Theta]:
-    """Every moving factor where an improvement begins from, and at the run's start.
+) -> dict[str, Theta]:
+    """Every moving factor at the places where an improvement may begin, by their names.
 
-    ``until``: how many steps, and ``number``: how many improvements were applied then; None: all.
+    The mix is one beside adopted weights, in a run with coordinates. ``until``: how many steps,
+    and ``number``: how many improvements were applied then; None: all.
     """
-    now, start = subspace.factors(fold(ledger, until, number)), subspace.factors()
+    updated = fold_updates(ledger, until)
+    places = {START: None, RECOMMENDED: _recommended(ledger, updated, until, number)}
+    mixes = ledger.layout != parameters.NO_COORDINATES
+    if mixes and read_adopted(ledger, until, number) is not None:
+        places[UPDATED] = updated
+    found = {place: subspace.factors(theta) for place, theta in places.items()}
     names = [site.b for site in subspace.sites]
-    return {name: now[name] for name in names}, {name: start[name] for name in names}
+    return {place: {name: every[name] for name in names} for place, every in found.items()}
 
 
 def fold_updates(ledger: Ledger, until: int | None = None) -> Theta:

@@ -239,7 +239,8 @@ def _improved_on(ledger: Ledger, panelist: str, steps: Sequence[int]) -> Iterato
             cast = [step for step in steps if step < begun["steps"]]
             stands = left(ledger, begun["event"])
             held = any(stands(panelist, step) for step in cast)
-            learned = learned or held or bool(from_votes and cast)
+            mixed = from_votes or begun.get("from") == theta.UPDATED
+            learned = learned or held or bool(mixed and cast)
             if learned:
                 yield body["theta_sha256"]
         else:

@@ -20,6 +20,7 @@ from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.errors import IntegrityError
 from szpo.improvement import between_rounds, score_ascent
+from szpo.improvement.score_ascent import Improved
 from szpo.ledger import theta as adopted
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
@@ -44,8 +45,8 @@ from tests.support.tampering import forge
 pytestmark = pytest.mark.full
 ASKED = [("How was the rain?", "was"), ("How was the soup?", "no such answer")]
 SETS = {
-    "panel.beta": 30, "run.votes": 80, "subspace.samples": 384, "evaluation.prompts": 8,
-    "evaluation.samples": 2, "evaluation.along": 0,
+    "panel.beta": 30, "run.votes": 80, "optimizer.kl_budget": 0.5, "subspace.samples": 384,
+    "evaluation.prompts": 8, "evaluation.samples": 2, "evaluation.along": 0,
 }  # fmt: skip
 
 
@@ -147,17 +148,18 @@ def test_a_policy_at_the_end_of_its_budget_gives_way_only_to_one_that_scores_hig
     """Read again by other answers, its KL may be a little beyond the budget."""
     measure, read = score_ascent.measure, []
 
-    def high(*given, **how):
-        found = measure(*given, **how)
-        read.append(found)
+    def high(*given, base=False, **how):
+        found = measure(*given, base=base, **how)
+        if not base:
+            read.append(found)
         first = replace(found, score=99.0, nats=2.6, stderr=0.1)
-        return first if len(read) == 1 else found
+        return first if len(read) == 1 and not base else found
 
     monkeypatch.setattr(between_rounds, "measure", high)
     with Ledger.open(improved) as ledger, lease.hold(ledger):
         parts = assemble.reopen(ledger, panel=False, say=lambda line: None)
-        state = between_rounds.improve_run(ledger, parts, nats=2.5)
-        assert not state.best and "where it began, it scores +99.00" in state.stopped
+        state = between_rounds.improve_run(ledger, parts, nats=2.5).state
+        assert not state.best and "where it began, it scores +99.00 at 2.6" in state.stopped
         (made,) = (event["body"] for event in ledger.events(adopted.ADOPTED))
         (kept,) = (event["body"] for event in ledger.events(adopted.KEPT))
         assert kept["taste_sha256"] == made["taste_sha256"] and kept["taken"] == len(state.steps)
@@ -170,16 +172,36 @@ def test_a_policy_at_the_end_of_its_budget_gives_way_only_to_one_that_scores_hig
         assert said == []
 
 
+def opposite(theta, start):
+    return {name: 2 * start[name] - theta[name] for name in start}
+
+
+@pytest.mark.parametrize("holds", [True, False])
 def test_where_the_run_stands_against_its_taste_improving_begins_at_the_start(
-    voted, tmp_path, monkeypatch
+    voted, tmp_path, monkeypatch, holds
 ):
-    read = replay.improved_from
+    """Or where it stands, if a guard fails on the line that rises more steeply."""
+    read, compared, measure = replay.improved_from, [], score_ascent.measure
 
     def other_way(*given):
-        now, start = read(*given)
-        return {name: 2 * start[name] - now[name] for name in start}, start
+        places = read(*given)
+        start, now = places[adopted.START], places[adopted.RECOMMENDED]
+        return {adopted.START: start, adopted.RECOMMENDED: opposite(now, start)}
+
+    def stop(policy, *given, seed, **how):
+        here, (checked, *_) = policy.subspace.weights(policy.theta()), compared
+        return Improved(seed, here, here, checked, checked, stopped="not looked for")
+
+    def compare(*given, **how):
+        compared.append(measure(*given, **how))
+        return compared[-1]
 
     monkeypatch.setattr(replay, "improved_from", other_way)
+    monkeypatch.setattr(between_rounds, "measure", compare)
+    if not holds:
+        failing = text_guards.Guard("made", 0.0, "never", False)
+        monkeypatch.setattr(text_guards, "guards", lambda *figures: (failing,))
+        monkeypatch.setattr(between_rounds, "improve", stop)
     with (
         Ledger.open(Path(shutil.copy(voted, tmp_path / "other.db"))) as ledger,
         lease.hold(ledger),
@@ -187,9 +209,53 @@ def test_where_the_run_stands_against_its_taste_improving_begins_at_the_start(
         parts = assemble.reopen(ledger, panel=False, say=lambda line: None)
         begun = between_rounds.begin(ledger)
         found = between_rounds.search_move(ledger, parts, begun, nats=1.0)
-        start = read(ledger, parts.language.subspace)[1]
-    assert found.body["began_sha256"] == adopted.adopted_digest(start)
-    assert found.state.checked.score > found.state.base.score
+        start, stands = other_way(ledger, parts.language.subspace).values()
+    if holds:
+        assert found.body["began_sha256"] == adopted.adopted_digest(start)
+        assert found.body["begun"]["from"] == adopted.START
+        assert found.state.checked.score > found.state.base.score
+        return
+    base, before, *_ = compared
+    share = math.sqrt(min(1.0, between_rounds.MIXED * 1.0 / before.nats))
+    first = parameters.between(start, stands, share)
+    assert before.score < base.score and found.adopts is None
+    assert found.body["began_sha256"] == adopted.adopted_digest(first)
+
+
+@pytest.mark.parametrize("steps", [True, False])
+def test_where_the_mix_of_the_votes_scores_higher_than_what_was_adopted_it_goes_on_from_the_mix(
+    voted, tmp_path, monkeypatch, steps
+):
+    """What was adopted here is the mix turned round; without a step the mix itself is adopted."""
+    path = Path(shutil.copy(voted, tmp_path / "round.db"))
+    with Ledger.open(path) as ledger, lease.hold(ledger):
+        parts = assemble.reopen(ledger, panel=False, say=lambda line: None)
+        places = replay.improved_from(ledger, parts.language.subspace)
+        assert [*places] == [adopted.START, adopted.RECOMMENDED]
+        (start, mix), event = places.values(), between_rounds.begin(ledger).event
+        applied = ledger.last_applied() + 1
+        first = {"steps": applied, "begun": {"steps": applied, "event": event}}
+        adopted.append_adopted(ledger, opposite(mix, start), first)
+        if not steps:
+            monkeypatch.setattr(between_rounds, "along", lambda *given, **how: lambda *task: None)
+        found = between_rounds.improve_run(ledger, parts, nats=2.5)
+        body = found.body
+        began = (adopted.UPDATED,) if not steps else (adopted.UPDATED, adopted.START)
+        assert body["begun"]["from"] in began and bool(found.state.best) == steps
+        assert body["score"] > body["score_before"]
+        now = {name: found.adopts[name].tolist() for name in mix}
+        assert (now == {name: mix[name].tolist() for name in mix}) != steps
+        assert recommended_digest(ledger) == adopted.adopted_digest(found.adopts)
+        report = verification.verify(ledger)
+        assert report.ok and ("recomputed, exactly" in report.note) != steps
+        said = between_rounds.describe_improving(found)
+        assert said.startswith("improved: " if steps else "the votes' mix again, in place of what")
+        if not steps:
+            other = {**body, "begun": {**body["begun"], "from": adopted.RECOMMENDED}}
+            for theta, told in ((opposite(mix, start), first), (mix, other)):
+                adopted.append_adopted(ledger, theta, {**told, "steps": applied})
+            report = str(verification.verify(ledger))
+            assert "not what its seed and coefficients add up to" in report
 
 
 def test_later_rounds_ask_about_the_adopted_policy_and_the_report_tells_what_checks_it(improved):
@@ -272,7 +338,7 @@ def test_weights_moved_without_gradients_are_computed_again_and_a_changed_coeffi
     path = Path(shutil.copy(voted, tmp_path / "along.db"))
     with Ledger.open(path) as ledger, lease.hold(ledger):
         parts = assemble.reopen(ledger, panel=False, say=lambda line: None)
-        state = between_rounds.improve_run(ledger, parts, nats=2.5, way="zeroth")
+        state = between_rounds.improve_run(ledger, parts, nats=2.5, way="zeroth").state
         assert state.best, state.stopped
         found = adopted.read_adopted(ledger)
         report = verification.verify(ledger)

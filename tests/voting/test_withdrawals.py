@@ -10,6 +10,7 @@ from szpo.baselines import asking
 from szpo.baselines.asking import Meter
 from szpo.cli.app import call
 from szpo.errors import UsageError
+from szpo.improvement import between_rounds
 from szpo.judges import pair_scorer
 from szpo.ledger import theta
 from szpo.optim.all_votes import weigh_all, with_earlier_votes
@@ -179,6 +180,25 @@ def test_weights_improved_from_the_start_on_what_was_left_have_learned_nothing_f
         assert improve() == 0 and withdraw() == (1, True)
         assert improve() == 1 and withdraw() == (1, False)
         assert theta.last_adopted(ledger)["number"] == 1 and verification.verify(ledger).ok
+
+
+def test_the_mix_adopted_again_has_learned_from_who_voted_only_after_what_it_replaces(tmp_path):
+    """She came after the first adoption, and withdrew before the mix took its place."""
+    settings, ledger = named_run.start(tmp_path)
+    with ledger:
+        for judges, until, came_from in ((1, 2, theta.RECOMMENDED), (3, 8, theta.UPDATED)):
+            panel = PanelEvaluator(VoteService(ledger), [FEWER_COMMAS] * judges)
+            go(settings, ledger, MarkedPolicy(settings), panel, until_step=until)
+            if judges == 3:
+                event = between_rounds.begin(ledger).event
+                assert not between_rounds.was_taken_back(ledger, event)
+                assert not withdrawals.withdraw(ledger, "op", WHO, settings).improved
+                assert between_rounds.was_taken_back(ledger, between_rounds.begin(ledger).event)
+            body = named_run.adoption(ledger, until)
+            body["begun"]["from"] = came_from
+            theta.append_adopted(ledger, replay.fold_updates(ledger), body)
+        found = withdrawals.withdraw(ledger, "op", WHO, settings, weights=True)
+        assert len(found.improved) == 1 and found.removed
 
 
 def test_where_voters_weigh_by_each_other_s_votes_no_later_fit_has_hers_either(tmp_path):
