@@ -765,6 +765,6 @@ def describe_improving(found: Found) -> str:
     guards = f"; changed with the taste: {', '.join(failed)}" if failed else "; guards hold"
     by = "improved" if state.best else "the votes' mix again, in place of what was adopted before"
     return (
-        f"{by}: by what the votes liked, answers score {body['score']:+.2f} (start "
+        f"{by}: by what the votes liked, fresh answers score {body['score']:+.2f} (start "
         f"{body['score_before']:+.2f}), {body['nats']:.1f} nats away{guards} ({end})"
     )

@@ -378,7 +378,7 @@ def test_a_run_improves_at_each_doubling_and_goes_on_after_a_kill(tmp_path, caps
     told = capsys.readouterr().err
     begun = told.count("improving: the model moves by its own answers to what the votes liked")
     assert begun == 2 + int(math.log2(10 / applied))  # the last one at the end
-    assert "improved: by what the votes liked, answers score" in told
+    assert "improved: by what the votes liked, fresh answers score" in told
     again = [body for _, _, body, _ in made[:2]]
     assert again[0] == again[1] and again[0]["steps"] == applied
     with Ledger.open(path) as ledger:
