@@ -169,11 +169,14 @@ def load(text: str, folder: Path, given: Sequence[str] = ()) -> Taste:
 
 
 def best(
-    judge: Taste, prompt: Prompt, answers: Sequence[Answer], given: Sequence[str] = ()
-) -> Answer:
-    """The answer that the taste scores highest; the first of equal ones."""
-    texts = [answer.text for answer in answers]
-    return answers[int(judge.score([prompt.text] * len(texts), texts, given=given).argmax())]
+    judge: Taste, prompt: Prompt, answers: Sequence[Answer], start: Sequence[Answer],
+    given: Sequence[str] = (),
+) -> Answer:  # fmt: skip
+    """The answer that the taste scores highest beside the start's; the first of equal ones."""
+    texts, usual = ([answer.text for answer in each] for each in (answers, start))
+    starts = judge.starts([prompt.text] * len(usual), usual, given)
+    asked = [prompt.text] * len(texts)
+    return answers[int(judge.score(asked, texts, starts=starts, given=given).argmax())]
 
 
 def ask(found: Taste, yes: bool) -> None:

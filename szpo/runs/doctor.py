@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
-import psutil
 
 from szpo.config.schema import Config
 from szpo.errors import SzpoError
@@ -92,6 +91,7 @@ def leave_busy_cores() -> str:
     Threads that wait for a busy core slow all others down many times. ``OMP_NUM_THREADS`` decides
     where it is set. Answers differ in their last bits with the number of threads.
     """
+    import psutil
     import torch
 
     if "OMP_NUM_THREADS" in os.environ:

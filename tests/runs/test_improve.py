@@ -137,8 +137,10 @@ def test_the_best_of_several_answers_is_the_one_that_the_taste_scores_highest(im
         taste = run_taste.read(ledger)
     for row, one in zip(every, best, strict=True):
         assert one["base"] == row["base"][:1]
+        asked = [row["prompt"]] * 4
+        starts = taste.starts(asked, row["base"])
         for side in ("base", "tuned"):
-            scores = taste.score([row["prompt"]] * 4, row[side])
+            scores = taste.score(asked, row[side], starts=starts)
             assert one[f"{side}, best of 4"] == [row[side][int(scores.argmax())]]
 
 
