@@ -608,7 +608,11 @@ class Improving:
         tell = self._told.enter_context(setup_progress.writing(path, IMPROVING))
         tell("improving", 0 if since is None else len(since.steps), Plan().steps)
         with self._saying_why_not():
-            show = reporter(self._say)
+            show, told = reporter(self._say), setup_progress.telling(self._say, of="improving")
+
+            def progress(name: str, done: int, of: int) -> None:
+                tell(name, done, of)
+                told(name, done, of)
 
             def report(state: Improved) -> None:
                 score_ascent.save(state, self._file, (begun.head, begun.event))
@@ -621,7 +625,7 @@ class Improving:
             search = partial(
                 search_move, self._ledger, self._parts, begun, nats=nats,
                 given=self._parts.config.features.own, since=since, pool=self._pool,
-                starts=lambda: self._say(describe_start(nats)), report=report, progress=tell,
+                starts=lambda: self._say(describe_start(nats)), report=report, progress=progress,
             )  # fmt: skip
             if self._beside:
                 self._turns = Turns(search)

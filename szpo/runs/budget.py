@@ -205,6 +205,8 @@ IMPROVING_STEPS: Final = 10
 """Of a round of improving, about; 40 are the most."""
 COMPARED, DRAWN, CHECKED = 4, 96, 64
 """Answers of a round of improving: the start's to each prompt, a step's, and those measured."""
+PLACES: Final = 7
+"""Policies that it measures beside its steps: where it may begin, and where it ends."""
 KL_PROMPTS = 32
 """Most prompts on which a step's KL is measured; each is answered once."""
 
@@ -312,7 +314,7 @@ def improving_cost(config: Config, train: int | None = None) -> tuple[int, int]:
     ``train``: the number of training prompts; None: as many as ship.
 
     >>> improving_cost(Config()), improving_cost(Config(improve={"nats": 3, "when": "end"}))
-    ((0, 0), (1, 3328))
+    ((0, 0), (1, 3648))
     """
     if not config.improves:
         return 0, 0
@@ -322,7 +324,7 @@ def improving_cost(config: Config, train: int | None = None) -> tuple[int, int]:
         # In which the votes show a taste, then at each doubling of them, and when they are spent.
         rounds = 2 + math.floor(math.log2(max(1, config.steps)))
     asked = max(0, (USUAL_TRAIN if train is None else train) - ASIDE)
-    each = COMPARED * asked + (2 + IMPROVING_STEPS) * CHECKED
+    each = COMPARED * asked + (PLACES + IMPROVING_STEPS) * CHECKED
     if config.way == "natural":
         return rounds, 2 * (config.subspace.samples or FEATURE_SAMPLES) + rounds * each
     return rounds, rounds * (each + IMPROVING_STEPS * 2 * DRAWN)

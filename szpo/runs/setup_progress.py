@@ -44,16 +44,19 @@ class Stage:
         return f"{self.name}, {100 * self.done // self.of} %" if self.of else self.name
 
 
-def telling(say: Say, every_s: float = 30.0) -> Progress:
-    """A progress that says each stage, and how far it is, in a line each so many seconds."""
+def telling(say: Say, every_s: float = 30.0, *, of: str = "set-up") -> Progress:
+    """A progress that says each stage, and how far it is, in a line each so many seconds.
+
+    ``of``: what it is the progress of; each line begins with it.
+    """
     told, last = -math.inf, ""
 
-    def report(name: str, done: int, of: int) -> None:
+    def report(name: str, done: int, parts: int) -> None:
         nonlocal told, last
         new = name != last
         if new or time.monotonic() > told + every_s:
             told = time.monotonic()
-            say(f"set-up: {name if new else Stage(name, done, of)}")
+            say(f"{of}: {name if new else Stage(name, done, parts)}")
         last = name
 
     return report

@@ -486,12 +486,13 @@ def test_the_plan_counts_what_improving_draws_besides():
     config = settings_file.load(preset_name="tiny", sets=sets)
     found = budget.estimate_cost(config, answer_seconds=0.3, train=100)
     # After the first of ten steps, at three doublings, and at the end; 1,024 answers of the start
-    # are drawn and read once, and each round compares, measures before and after ten steps.
-    each = 4 * (100 - 32) + 2 * 64 + 10 * 64
+    # are drawn and read once, and each round compares, measures seven policies beside ten steps.
+    each = 4 * (100 - 32) + 7 * 64 + 10 * 64
     assert (found.improving_rounds, found.improving_answers) == (5, 2 * 1024 + 5 * each)
     plan = between_rounds.Plan()
     own = between_rounds.START_ANSWERS, plan.answers, plan.checked * plan.each
     assert own == (budget.COMPARED, budget.DRAWN, budget.CHECKED)
+    assert between_rounds.COMPARED == budget.CHECKED
     assert found.heldout_answers  # it may move, so it is measured
     told = dict(budget.describe_cost(found, config))["improving"]
     assert "at most 5 rounds" in told and "minutes on this machine" in told
