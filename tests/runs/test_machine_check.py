@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from szpo import files
@@ -167,7 +168,7 @@ def test_the_command_looks_at_the_run_it_is_given(path, capsys):
 )
 def test_threads_follow_what_is_free(share, threads, words, monkeypatch):
     monkeypatch.setattr(doctor.os, "cpu_count", lambda: 4)
-    monkeypatch.setattr(doctor.psutil, "cpu_percent", lambda seconds: share)
+    monkeypatch.setattr(psutil, "cpu_percent", lambda seconds: share)
     monkeypatch.setattr("torch.get_num_threads", lambda: 4)
     chosen = [4]
     monkeypatch.setattr("torch.set_num_threads", chosen.append)
