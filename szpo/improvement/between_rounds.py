@@ -252,9 +252,10 @@ def search_move(
         policy.backend = parts.base.host.at(policy.subspace, policy.space, run=True)
     before, share = began.there, began.share
     if after is not None and after.score <= before.score and _fits(before, nats):
+        which = "the votes' mix" if began.place == UPDATED else "the run's policy"
         stopped = (
-            f"where it began, it scores {before.score:+.2f} at {before.nats:.1f} nats, and the "
-            f"best step {after.score:+.2f}"
+            f"{which} scores {before.score:+.2f} at {before.nats:.1f} nats, and the best step "
+            f"{after.score:+.2f}"
         )
         state, after = replace(state, best=0, stopped=stopped), None
     adopts, passed, at = None, tuple[Guard, ...](), before
@@ -764,7 +765,7 @@ def describe_improving(found: Found) -> str:
         f"{state.stopped}"
     )
     if found.adopts is None:
-        return f"no step scored higher than where it began; {end}"
+        return f"no step scored higher than the run's policy; {end}"
     failed = [guard["name"] for guard in body["guards"] if not guard["ok"]]
     guards = f"; changed with the taste: {', '.join(failed)}" if failed else "; guards hold"
     by = "improved" if state.best else "the votes' mix again, in place of what was adopted before"

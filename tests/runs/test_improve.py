@@ -161,7 +161,7 @@ def test_a_policy_at_the_end_of_its_budget_gives_way_only_to_one_that_scores_hig
     with Ledger.open(improved) as ledger, lease.hold(ledger):
         parts = assemble.reopen(ledger, panel=False, say=lambda line: None)
         state = between_rounds.improve_run(ledger, parts, nats=2.5).state
-        assert not state.best and "where it began, it scores +99.00 at 2.6" in state.stopped
+        assert not state.best and "the run's policy scores +99.00 at 2.6" in state.stopped
         (made,) = (event["body"] for event in ledger.events(adopted.ADOPTED))
         (kept,) = (event["body"] for event in ledger.events(adopted.KEPT))
         assert kept["taste_sha256"] == made["taste_sha256"] and kept["taken"] == len(state.steps)
