@@ -465,9 +465,7 @@ def was_taken_back(ledger: Ledger, event: int) -> bool:
 
     What the updates lead to may be what checks were against, or have learned from these.
     """
-    marks = ", ".join("?" * len(NO_LONGER))
-    sql = f"SELECT count(*) AS n FROM events WHERE event < ? AND kind IN ({marks})"
-    return bool(ledger.query(sql, (event, *NO_LONGER))[0]["n"])
+    return _happened(ledger, NO_LONGER, before=event)
 
 
 def _fits(there: Checked, nats: float) -> bool:
@@ -713,10 +711,16 @@ def _last_kept(ledger: Ledger) -> int:
 
 def _is_over(ledger: Ledger, event: int) -> bool:
     """Whether what an improvement began from before this event no longer holds."""
-    marks = ", ".join("?" * len(ENDED_BY))
-    sql = f"SELECT count(*) AS n FROM events WHERE event >= ? AND kind IN ({marks})"
-    later = ledger.query(sql, (event, *ENDED_BY))[0]["n"]
-    return bool(later)
+    return _happened(ledger, ENDED_BY, since=event)
+
+
+def _happened(
+    ledger: Ledger, kinds: Sequence[str], *, since: int = 0, before: int = 2**62
+) -> bool:
+    """Whether there is an event of these kinds from ``since`` on and before ``before``."""
+    marks = ", ".join("?" * len(kinds))
+    sql = f"SELECT count(*) AS n FROM events WHERE event >= ? AND event < ? AND kind IN ({marks})"
+    return bool(ledger.query(sql, (since, before, *kinds))[0]["n"])
 
 
 def describe_start(nats: float) -> str:

@@ -29,6 +29,7 @@ from szpo.ledger.theta import (
     last_adopted,
     read_adopted,
     starting_theta,
+    went_back,
 )
 from szpo.optim import optimizer, parameters
 from szpo.optim.optimizer import Point, State, rule_of
@@ -110,9 +111,7 @@ def fold(ledger: Ledger, until: int | None = None, number: int | None = None) ->
     return _recommended(ledger, fold_updates(ledger, until), until, number)
 
 
-def _recommended(
-    ledger: Ledger, updated: Theta, until: int | None, number: int | None = None
-) -> Theta:
+def _recommended(ledger: Ledger, updated: Theta, until: int | None, number: int | None) -> Theta:
     if last_adopted(ledger, until, number) is None:
         return updated
     weights = read_adopted(ledger, until, number)
@@ -129,8 +128,9 @@ def improved_from(
     """
     updated = fold_updates(ledger, until)
     places = {START: None, RECOMMENDED: _recommended(ledger, updated, until, number)}
-    mixes = ledger.layout != parameters.NO_COORDINATES
-    if mixes and read_adopted(ledger, until, number) is not None:
+    last = last_adopted(ledger, until, number)
+    adopted = last is not None and not went_back(last)
+    if adopted and ledger.layout != parameters.NO_COORDINATES:
         places[UPDATED] = updated
     found = {place: subspace.factors(theta) for place, theta in places.items()}
     names = [site.b for site in subspace.sites]
