@@ -11,9 +11,10 @@ budget, or at the start where its own line rises more steeply. It moves every B 
 adapter (`szpo.improvement.score_ascent`: along the natural gradient that a thousand answers of the
 start show, which a process draws once; without gradients the adapters' weights, where these are
 the run's coordinates), and adopts the best policy found where other answers than those that it was
-chosen by score higher than where it began, or else the mix: the weights join the record
-(`szpo.ledger.theta`). Prompts for measuring and those of check rows are split off from the
-training prompts; held-out ones are never read.
+chosen by score higher than where it began, drawn back towards the start until these answers keep
+budget and guards, or else the mix: the weights join the record (`szpo.ledger.theta`). Prompts for
+measuring and those of check rows are split off from the training prompts; held-out ones are never
+read.
 
 After each step its state is written beside the run's file. So a killed process loses at most a
 step and those answers, and ends like one that was not killed.
@@ -84,6 +85,8 @@ MIXED: Final = 0.5
 """It begins at most this share of the budget away from the start, towards where the run is."""
 START_ANSWERS: Final = 4
 """Answers of the start to each prompt, with which answers of the improved policy are compared."""
+WITHIN: Final = 0.98
+"""A policy that goes beyond the budget is drawn back to this share of its distance."""
 LINE_NATS: Final = 0.3
 """A step's by itself where it follows the line of many answers."""
 POOL_BYTES: Final = 2**28
@@ -246,21 +249,19 @@ def search_move(
             return gain([p for p, _ in pairs], [a for _, a in pairs]) > 0
 
         state = _go_in_two(go, gained, plan, began.nats, since)
-        after = read(state.theta) if state.best else None
+        candidate = (
+            _draw_back(whole, places[START], state, plan, base, read, keep) if state.best else None
+        )
     finally:
         assert parts.base is not None
         policy.backend = parts.base.host.at(policy.subspace, policy.space, run=True)
-    before, share = began.there, began.share
-    if after is not None and after.score <= before.score and _fits(before, nats):
-        which = "the votes' mix" if began.place == UPDATED else "the run's policy"
-        stopped = (
-            f"{which} scores {before.score:+.2f} at {before.nats:.1f} nats, and the best step "
-            f"{after.score:+.2f}"
-        )
-        state, after = replace(state, best=0, stopped=stopped), None
-    adopts, passed, at = None, tuple[Guard, ...](), before
-    if after is not None:
-        adopts, passed, at = state.theta, state.steps[state.best - 1].guards, state.checked
+    why_not = "" if candidate is None else _why_not(candidate, began, plan)
+    if why_not:
+        state, candidate = replace(state, best=0, stopped=why_not), None
+    adopts, passed, there, share, scale = None, tuple[Guard, ...](), began.there, began.share, 1.0
+    if candidate is not None:
+        adopts, passed = candidate.theta, candidate.guards
+        there, scale = candidate.there, candidate.scale
     elif began.place == UPDATED:  # by the same sum as verify, which writes no -0.0
         share, passed = 1.0, began.guards
         adopts = parameters.between(places[START], places[UPDATED], share)
@@ -270,9 +271,10 @@ def search_move(
         "seed": state.seed,
         "nats_allowed": nats,
         "score_before": base.score,
-        "score": (after or before).score,
-        "nats": at.nats,
-        "nats_stderr": at.stderr,
+        "score": there.score,
+        "nats": there.nats,
+        "nats_stderr": there.stderr,
+        "scale": scale,
         "answers": state.answers + sum(each.answers for each in compared),
         "guards": [asdict(guard) for guard in passed],
         "stopped": state.stopped,
@@ -288,7 +290,8 @@ def search_move(
     }
     if way == "zeroth" or (adopts is not None and not state.best):
         body["moves"] = {
-            "law": asdict(whole.space.law), "in_z": whole.subspace.in_z, "share": share,
+            "law": asdict(whole.space.law), "in_z": whole.subspace.in_z,
+            "share": share,
             "coefs": [step.coefs for step in state.steps[: state.best]],
         }  # fmt: skip
     return Found(state, adopts, body, sites, pool)
@@ -376,6 +379,64 @@ def _go_in_two(
         if not state.stopped:
             state = go(plan, state)
     return state
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """The best policy of an improvement, drawn back until fresh answers keep budget and guards."""
+
+    theta: Theta
+    there: Checked
+    guards: tuple[Guard, ...]
+    scale: float
+    """How much of the way from the start to this policy is gone, in (0, 1]."""
+
+
+def _draw_back(
+    whole: LoraPolicy,
+    start: Theta,
+    state: Improved,
+    plan: Plan,
+    base: Checked,
+    read: Callable[[Theta], Checked],
+    keep: Callable[[], tuple[Guard, ...]],
+) -> Candidate:
+    """Draw the best policy back where fresh answers tell it too far, or a guard fails on them.
+
+    Which of many steps is best, and whether it fits, was read on a few answers: the policy that
+    looks best on these is farther than they say.
+    """
+    found, scale = None, 1.0
+    for _ in range(1 + score_ascent.MOST_HALVED):
+        theta = state.theta if scale == 1 else parameters.between(start, state.theta, scale)
+        there = read(theta)
+        with moved(whole, theta):
+            passed = (*text_guards.guards(base.figures, there.figures), *keep())
+        found = Candidate(theta, there, passed, scale)
+        if there.nats > plan.nats:
+            scale *= WITHIN * math.sqrt(plan.nats / there.nats)
+        elif plan.failed(passed):
+            scale *= math.sqrt(0.5)
+        else:
+            break
+    assert found is not None
+    return found
+
+
+def _why_not(candidate: Candidate, began: Beginning, plan: Plan) -> str:
+    """Why the best step is not adopted; "": it is."""
+    failed, before = plan.failed(candidate.guards), began.there
+    if failed:
+        return f"guard: {failed[0]}"
+    if candidate.there.nats > plan.nats:
+        return f"{candidate.there.nats:.1f} nats away where {plan.nats:g} are allowed"
+    if candidate.there.score > before.score or not _fits(before, plan.nats):
+        return ""
+    which = "the votes' mix" if began.place == UPDATED else "the run's policy"
+    return (
+        f"{which} scores {before.score:+.2f} at {before.nats:.1f} nats, and the best step "
+        f"{candidate.there.score:+.2f}"
+    )
 
 
 def adopt(ledger: Ledger, parts: RunParts, begun: Begun, found: Found) -> None:
@@ -772,6 +833,8 @@ def describe_improving(found: Found) -> str:
         return f"no step scored higher than the run's policy; {end}"
     failed = [guard["name"] for guard in body["guards"] if not guard["ok"]]
     guards = f"; changed with the taste: {', '.join(failed)}" if failed else "; guards hold"
+    if body["scale"] < 1:
+        end = f"drawn back to {body['scale']:.0%} of its way by fresh answers; {end}"
     by = "improved" if state.best else "the votes' mix again, in place of what was adopted before"
     return (
         f"{by}: by what the votes liked, fresh answers score {body['score']:+.2f} (start "

@@ -319,7 +319,8 @@ def _follow_moves(ledger: Ledger, body: Mapping[str, Any]) -> str:
     theta: Theta = parameters.between(start, now, moves["share"])
     for number, coefs in enumerate(moves["coefs"], start=1):
         theta = where.follow(space, theta, number, coefs)
-    return adopted_digest(theta)
+    scale = body.get("scale", 1.0)
+    return adopted_digest(theta if scale == 1 else parameters.between(start, theta, scale))
 
 
 def check_returns(look: Examination) -> None:

@@ -323,10 +323,24 @@ def test_other_weights_than_the_recorded_ones_are_refused(improved, tmp_path):
             replay.fold(ledger)
 
 
+@pytest.mark.parametrize("over", ["", "nats", "guard"])
 def test_weights_moved_without_gradients_are_computed_again_and_a_changed_coefficient_is_found(
-    voted, tmp_path, monkeypatch
+    voted, tmp_path, monkeypatch, over
 ):
-    """The natural gradient, written in directions of the seed, so that a few answers suffice."""
+    """The natural gradient, written in directions of the seed, so that a few answers suffice.
+
+    Fresh answers may tell more nats than those of the steps, or that a guard fails.
+    """
+    measure, read = score_ascent.measure, list[score_ascent.Checked]()
+
+    def compare(*given, **how):
+        found = measure(*given, **how)
+        if over == "nats":
+            found = replace(found, nats=2 * found.nats)
+        elif over == "guard" and found.nats > 1:
+            found = replace(found, figures=replace(found.figures, distinct2=-1.0))
+        read.append(found)
+        return found
 
     def written(policy, task):
         drawn = score_ascent.draw_gradient(policy, task)
@@ -337,20 +351,26 @@ def test_weights_moved_without_gradients_are_computed_again_and_a_changed_coeffi
         return score_ascent.Proposal(coefs, score_ascent.cost(drawn.scores, wanted), 96, True)
 
     monkeypatch.setitem(between_rounds.WAYS, "zeroth", written)
+    monkeypatch.setattr(between_rounds, "measure", compare)
     path = Path(shutil.copy(voted, tmp_path / "along.db"))
     with Ledger.open(path) as ledger, lease.hold(ledger):
         parts = assemble.reopen(ledger, panel=False, say=lambda line: None)
-        state = between_rounds.improve_run(ledger, parts, nats=2.5, way="zeroth").state
-        assert state.best, state.stopped
+        made = between_rounds.improve_run(ledger, parts, nats=2.5, way="zeroth")
+        assert made.state.best, made.state.stopped
         found = adopted.read_adopted(ledger)
+        scale, nats = found.body["scale"], found.body["nats"]
+        assert nats == read[-1].nats <= (1 if over == "guard" else 2.5)
+        assert (scale < 1) == ("drawn back" in between_rounds.describe_improving(made))
+        assert (scale < 1) == bool(over)
         report = verification.verify(ledger)
         assert report.ok and "are recomputed, exactly" in report.note
         (one, *others), *steps = found.body["moves"]["coefs"]
         other = [[float(parameters.round_coef(one * (1 + 2**-12))), *others], *steps]
         moves = {**found.body["moves"], "coefs": other}
-        adopted.append_adopted(ledger, found.theta, {**found.body, "moves": moves})
-        report = verification.verify(ledger)
-        assert not report.ok and "not what its seed and coefficients add up to" in str(report)
+        for told in ({"moves": moves}, {"scale": scale * 0.75}):
+            adopted.append_adopted(ledger, found.theta, {**found.body, **told})
+            report = verification.verify(ledger)
+            assert not report.ok and "not what its seed and coefficients add up to" in str(report)
 
 
 def test_a_run_improves_at_each_doubling_and_goes_on_after_a_kill(tmp_path, capsys, monkeypatch):
