@@ -103,7 +103,7 @@ def improve_cell(run: Path, way: str, answers: int, true: bool = False) -> dict[
 
     ``true``: on the panel's reward in place of the taste.
     """
-    from szpo.improvement import between_rounds
+    from szpo.improvement import between_rounds, policy_search
     from szpo.improvement.score_ascent import Improved, Plan, zeroth_order
     from szpo.ledger.database import Ledger
     from szpo.policies.protocol import moved
@@ -113,8 +113,8 @@ def improve_cell(run: Path, way: str, answers: int, true: bool = False) -> dict[
     rule, _, voters = way.partition(" ")
     if voters:
         drawn: Any = rule
-        between_rounds.WAYS[way] = partial(zeroth_order, votes=drawn, voters=int(voters))
-    setattr(between_rounds, "Plan", partial(Plan, answers=answers))  # noqa: B010
+        policy_search.WAYS[way] = partial(zeroth_order, votes=drawn, voters=int(voters))
+    setattr(policy_search, "Plan", partial(Plan, answers=answers))  # noqa: B010
     states: list[tuple[Improved, float]] = []
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -132,7 +132,7 @@ def improve_cell(run: Path, way: str, answers: int, true: bool = False) -> dict[
             return worth, lambda *_: math.inf  # of no vote's gain it could be unsure
 
         if true:
-            setattr(between_rounds, "scorer", by_reward)  # noqa: B010
+            setattr(policy_search, "scorer", by_reward)  # noqa: B010
         before, began = peak(), time.process_time()
         between_rounds.improve_run(
             ledger, parts, nats=NATS, way=way,

@@ -50,7 +50,7 @@ from scipy import special
 
 from szpo import seeds
 from szpo.features import differences
-from szpo.improvement import between_rounds, score_ascent
+from szpo.improvement import policy_search, score_ascent
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim import named_features, parameters
@@ -113,8 +113,8 @@ class World:
         policy = self.parts.language
         self.name = "adapters" if policy.subspace.sites else "all weights"
         if not policy.subspace.sites:
-            held = between_rounds._with_sites(self.parts)[0]
-            policy = between_rounds._mover(self.parts, held, "zeroth", 5)
+            held = policy_search._with_sites(self.parts)[0]
+            policy = policy_search._mover(self.parts, held, "zeroth", 5)
         self.policy: LoraPolicy = policy
         self.entries = shown_features.entries_of(named)
         asked, each = self.parts.prompts.train[: OWN[0]], OWN[1]

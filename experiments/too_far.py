@@ -30,7 +30,7 @@ import numpy as np
 from improve_ways import make_run
 
 from szpo.analysis import run_taste
-from szpo.improvement import between_rounds
+from szpo.improvement import between_rounds, policy_search
 from szpo.improvement.aims import waived_by
 from szpo.improvement.score_ascent import Improved, Plan
 from szpo.ledger.database import Ledger
@@ -76,7 +76,7 @@ def follow(run: Path, arm: str, write: Any) -> None:
         with (
             patch.object(run_taste, "read", lambda *a, **k: taste if bounded else widened(taste)),
             patch.object(Taste, "score", partialmethod(Taste.score, caution=caution)),
-            patch.object(between_rounds, "Plan", lambda **k: plan(nats=NATS)),
+            patch.object(policy_search, "Plan", lambda **k: plan(nats=NATS)),
         ):
             between_rounds.improve_run(
                 ledger, parts, nats=NATS, way="natural", report=states.append

@@ -26,7 +26,7 @@ import torch
 from szpo.config.schema import Config
 from szpo.data.prompts import load_configured
 from szpo.improvement import score_ascent
-from szpo.improvement.between_rounds import WAYS
+from szpo.improvement.policy_search import WAYS
 from szpo.models import loading, named_models
 from szpo.models.lora import Site
 from szpo.models.sampling import Sampling

@@ -64,11 +64,13 @@ def read(
     carried = refit(settings, state.carried, left, aside)
     found = regression.findings_of(settings, carried)
     fit = carried.named or fit_named(settings, carried.votes, carried.aside)
+    shown = found.shown
     if present:
         found = replace(found, factor=fit.log_factor)
     if not found.shown:
+        since = "show no taste any more" if shown else "show no taste yet"
         raise RunError(
-            f"{where}: its votes show no taste yet (odds of {math.exp(found.factor):.2g}, "
+            f"{where}: its votes {since} (odds of {math.exp(found.factor):.2g}, "
             f"it takes {BAYES_FACTOR_NEEDED:g}); let its panel vote more"
         )
     if found.unnamed + found.chance >= taught.LIKELY:

@@ -19,7 +19,7 @@ from szpo.taste import MOST_BYTES, Taste
 from szpo.types import FEATURE_GRID, Answer, Prompt, Say
 
 if TYPE_CHECKING:
-    from szpo.improvement.between_rounds import Found
+    from szpo.improvement.policy_search import Found
 
 
 LISTED: Final = 0.01
@@ -207,7 +207,7 @@ def improve(
 
     path = run_paths.find(run, folder)
     with Ledger.open(path) as ledger, lease.hold(ledger):
-        run_taste.read(ledger, feature)  # refused before a model is loaded
+        run_taste.read(ledger, feature, present=True)  # refused before a model is loaded
         from szpo.improvement.between_rounds import (
             allowed,
             describe_improving,

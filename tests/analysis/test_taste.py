@@ -259,6 +259,21 @@ def test_it_is_saved_only_once_shown_and_of_few_people_only_when_they_agree(
     ledger.close()
 
 
+def test_a_taste_that_later_votes_speak_against_is_not_there_to_improve_on(tmp_path):
+    named = replace(named_run.features(), components=0)
+    settings, ledger = named_run.start(tmp_path, features=named)
+    fewer, more = (named_run.Likes(",", weight) for weight in (-2.0, 2.0))
+    with ledger:
+        for likes, until in ((fewer, 6), (more, 8)):
+            panel = PanelEvaluator(VoteService(ledger), [likes, likes])
+            go(settings, ledger, named_run.MarkedPolicy(settings), panel, until_step=until)
+            assert run_taste.read(ledger).claims[0][0] == "fewer commas"
+            if until == 6:
+                assert run_taste.read(ledger, present=True) == run_taste.read(ledger)
+        with pytest.raises(RunError, match="show no taste any more"):
+            run_taste.read(ledger, present=True)
+
+
 @pytest.mark.full
 def test_each_of_several_tastes_is_read_from_its_own_votes(tmp_path, capsys):
     named = replace(named_run.features(), components=0)

@@ -23,7 +23,7 @@ from szpo.cli.machine import call_with_options
 from szpo.config import settings_file
 from szpo.config.tables import Improve
 from szpo.errors import UsageError
-from szpo.improvement import between_rounds
+from szpo.improvement import policy_search
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest, theta_digests
 from szpo.policies.text_guards import Guard
@@ -489,10 +489,10 @@ def test_the_plan_counts_what_improving_draws_besides():
     # are drawn and read once, and each round compares, measures seven policies beside ten steps.
     each = 4 * (100 - 32) + 7 * 64 + 10 * 64
     assert (found.improving_rounds, found.improving_answers) == (5, 2 * 1024 + 5 * each)
-    plan = between_rounds.Plan()
-    own = between_rounds.START_ANSWERS, plan.answers, plan.checked * plan.each
+    plan = policy_search.Plan()
+    own = policy_search.START_ANSWERS, plan.answers, plan.checked * plan.each
     assert own == (budget.COMPARED, budget.DRAWN, budget.CHECKED)
-    assert between_rounds.COMPARED == budget.CHECKED
+    assert policy_search.COMPARED == budget.CHECKED
     assert found.heldout_answers  # it may move, so it is measured
     told = dict(budget.describe_cost(found, config))["improving"]
     assert "at most 5 rounds" in told and "minutes on this machine" in told

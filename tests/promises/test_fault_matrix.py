@@ -27,7 +27,7 @@ import pytest
 from szpo import failpoints, files, turns
 from szpo.errors import StorageError, SzpoError
 from szpo.improvement import between_rounds
-from szpo.improvement.between_rounds import Begun, Found
+from szpo.improvement.policy_search import Begun, Found
 from szpo.improvement.score_ascent import Checked, Improved, Step
 from szpo.ledger import theta
 from szpo.ledger.database import Ledger, now_us

@@ -19,7 +19,7 @@ from szpo.analysis import improvement, run_taste
 from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.errors import IntegrityError
-from szpo.improvement import between_rounds, score_ascent
+from szpo.improvement import between_rounds, policy_search, score_ascent
 from szpo.improvement.score_ascent import Improved
 from szpo.ledger import theta as adopted
 from szpo.ledger.database import Ledger
@@ -157,7 +157,7 @@ def test_a_policy_at_the_end_of_its_budget_gives_way_only_to_one_that_scores_hig
         first = replace(found, score=99.0, nats=2.6, stderr=0.1)
         return first if len(read) == 1 and not base else found
 
-    monkeypatch.setattr(between_rounds, "measure", high)
+    monkeypatch.setattr(policy_search, "measure", high)
     with Ledger.open(improved) as ledger, lease.hold(ledger):
         parts = assemble.reopen(ledger, panel=False, say=lambda line: None)
         state = between_rounds.improve_run(ledger, parts, nats=2.5).state
@@ -199,18 +199,18 @@ def test_where_the_run_stands_against_its_taste_improving_begins_at_the_start(
         return compared[-1]
 
     monkeypatch.setattr(replay, "improved_from", other_way)
-    monkeypatch.setattr(between_rounds, "measure", compare)
+    monkeypatch.setattr(policy_search, "measure", compare)
     if not holds:
         failing = text_guards.Guard("made", 0.0, "never", False)
         monkeypatch.setattr(text_guards, "guards", lambda *figures: (failing,))
-        monkeypatch.setattr(between_rounds, "improve", stop)
+        monkeypatch.setattr(policy_search, "improve", stop)
     with (
         Ledger.open(Path(shutil.copy(voted, tmp_path / "other.db"))) as ledger,
         lease.hold(ledger),
     ):
         parts = assemble.reopen(ledger, panel=False, say=lambda line: None)
         begun = between_rounds.begin(ledger)
-        found = between_rounds.search_move(ledger, parts, begun, nats=1.0)
+        found = policy_search.search_move(ledger, parts, begun, nats=1.0)
         start, stands = other_way(ledger, parts.language.subspace).values()
     if holds:
         assert found.body["began_sha256"] == adopted.adopted_digest(start)
@@ -218,7 +218,7 @@ def test_where_the_run_stands_against_its_taste_improving_begins_at_the_start(
         assert found.state.checked.score > found.state.base.score
         return
     base, before, *_ = compared
-    share = math.sqrt(min(1.0, between_rounds.MIXED * 1.0 / before.nats))
+    share = math.sqrt(min(1.0, policy_search.MIXED * 1.0 / before.nats))
     first = parameters.between(start, stands, share)
     assert before.score < base.score and found.adopts is None
     assert found.body["began_sha256"] == adopted.adopted_digest(first)
@@ -239,7 +239,7 @@ def test_where_the_mix_of_the_votes_scores_higher_than_what_was_adopted_it_goes_
         first = {"steps": applied, "begun": {"steps": applied, "event": event}}
         adopted.append_adopted(ledger, opposite(mix, start), first)
         if not steps:
-            monkeypatch.setattr(between_rounds, "along", lambda *given, **how: lambda *task: None)
+            monkeypatch.setattr(policy_search, "along", lambda *given, **how: lambda *task: None)
         found = between_rounds.improve_run(ledger, parts, nats=2.5)
         body = found.body
         began = (adopted.UPDATED,) if not steps else (adopted.UPDATED, adopted.START)
@@ -350,8 +350,8 @@ def test_weights_moved_without_gradients_are_computed_again_and_a_changed_coeffi
         coefs = np.linalg.lstsq(np.transpose(rows), wanted, rcond=None)[0]
         return score_ascent.Proposal(coefs, score_ascent.cost(drawn.scores, wanted), 96, True)
 
-    monkeypatch.setitem(between_rounds.WAYS, "zeroth", written)
-    monkeypatch.setattr(between_rounds, "measure", compare)
+    monkeypatch.setitem(policy_search.WAYS, "zeroth", written)
+    monkeypatch.setattr(policy_search, "measure", compare)
     path = Path(shutil.copy(voted, tmp_path / "along.db"))
     with Ledger.open(path) as ledger, lease.hold(ledger):
         parts = assemble.reopen(ledger, panel=False, say=lambda line: None)

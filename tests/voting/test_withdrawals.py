@@ -190,10 +190,9 @@ def test_the_mix_adopted_again_has_learned_from_who_voted_only_after_what_it_rep
             panel = PanelEvaluator(VoteService(ledger), [FEWER_COMMAS] * judges)
             go(settings, ledger, MarkedPolicy(settings), panel, until_step=until)
             if judges == 3:
-                event = between_rounds.begin(ledger).event
-                assert not between_rounds.was_taken_back(ledger, event)
+                assert not between_rounds.begin(ledger).taken_back
                 assert not withdrawals.withdraw(ledger, "op", WHO, settings).improved
-                assert between_rounds.was_taken_back(ledger, between_rounds.begin(ledger).event)
+                assert between_rounds.begin(ledger).taken_back
             body = named_run.adoption(ledger, until)
             body["begun"]["from"] = came_from
             theta.append_adopted(ledger, replay.fold_updates(ledger), body)

@@ -1,0 +1,532 @@
+"""Search for a policy that scores higher on the taste of a run's votes; nothing is written.
+
+It begins at the run's recommended point, or, where that is an adopted policy, at the votes' own
+mix if that scores higher by now; part of the way there where that has spent more than half of the
+budget, or at the start where its own line rises more steeply. It moves every B of the adapter
+(`szpo.improvement.score_ascent`: along the natural gradient that a thousand answers of the start
+show, which a process draws once; without gradients the adapters' weights, where these are the
+run's coordinates).
+
+The best policy found is drawn back towards the start until fresh answers keep budget and guards. A
+run adopts it where it scores higher on these than where it began, or else the votes' mix.
+Prompts for measuring and those of check rows are split off from the training prompts; held-out
+ones are never read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+from szpo import seeds, turns
+from szpo.analysis import run_taste
+from szpo.config.schema import FEATURE_SAMPLES
+from szpo.errors import UsageError
+from szpo.improvement import score_ascent
+from szpo.improvement.aims import waived_by
+from szpo.improvement.score_ascent import (
+    MOST_HALVED,
+    SPENT,
+    Checked,
+    Improved,
+    Plan,
+    Pool,
+    Proposal,
+    Task,
+    Way,
+    along,
+    draw_pool,
+    improve,
+    measure,
+    natural_gradient,
+    policy_gradient,
+    split_prompts,
+    zeroth_order,
+)
+from szpo.ledger import theta
+from szpo.ledger.database import Ledger
+from szpo.ledger.theta import RECOMMENDED, START, UPDATED
+from szpo.optim import parameters
+from szpo.optim.sample_directions import Law
+from szpo.policies import subspaces, text_guards
+from szpo.policies.basis import PARTS
+from szpo.policies.lora_policy import LoraPolicy
+from szpo.policies.protocol import moved
+from szpo.policies.subspaces import Subspace, every_b
+from szpo.policies.text_guards import Guard
+from szpo.replay import replay
+from szpo.runs import guards
+from szpo.runs.assemble import RunParts
+from szpo.runs.services import set_aside
+from szpo.taste import Taste
+from szpo.types import Answer, Floats, Progress, Prompt, Theta, unseen
+
+FIRST_NATS: Final = 0.5
+"""How much further a policy may go before the lower value of its gain is above 0."""
+COMPARED: Final = 64
+"""Fresh answers at least by which policies are compared: to begin at one, and to adopt one."""
+MIXED: Final = 0.5
+"""It begins at most this share of the budget away from the start, towards where the run is."""
+START_ANSWERS: Final = 4
+"""Answers of the start to each prompt, with which answers of the improved policy are compared."""
+WITHIN: Final = 0.98
+"""A policy that goes beyond the budget is drawn back to this share of its distance."""
+LINE_NATS: Final = 0.3
+"""A step's by itself where it follows the line of many answers."""
+POOL_BYTES: Final = 2**28
+"""Most memory for the score functions of the start's answers."""
+WAYS: Final[dict[str, Way]] = {
+    "policy": policy_gradient, "natural": natural_gradient, "zeroth": zeroth_order,
+}  # fmt: skip
+"""By their name in ``improve.way``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What an improvement begins from: a run as it is on record before an event."""
+
+    event: int
+    head: str
+    """Digest of the event before it, which no other run or later history has."""
+    steps: int
+    """Steps applied by then."""
+    adopted: int
+    """How many improvements were adopted by then."""
+    taken_back: bool
+    """The policy had gone back to its start, or verdicts were withdrawn: the votes' own mix may be
+    what checks were against, or have learned from these."""
+    epoch: int
+    """The controller's."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What came of an improvement, before a run adopts it."""
+
+    state: Improved
+    adopts: Theta | None
+    """Every moving factor of what the run adopts; None: it stays as it is."""
+    body: Mapping[str, Any]
+    """Of the event that says so."""
+    sites: tuple[Subspace, bool] | None
+    """The layers that a run without coordinates adapts from then on, as from `_with_sites`."""
+    pool: Pool | None
+    """The start's answers, for the next improvement of the same process."""
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """What the stages of a search share."""
+
+    policy: LoraPolicy
+    """In the coordinates of the way."""
+    way: Way
+    pool: Pool | None
+    """Answers of the start, where the way learns from these."""
+    line: Proposal | None
+    """Which it then goes along at every step."""
+    plan: Plan
+    seed: int
+    split: int
+    """The seed by which prompts are split."""
+    asked: Sequence[Prompt]
+    aside: tuple[Prompt, ...]
+    """Those of the prompts that are only measured on."""
+    score: score_ascent.Score
+    gain: Callable[[Sequence[Prompt], Sequence[Answer]], float]
+    keep: Callable[[], tuple[Guard, ...]]
+    fresh: int
+    """The seed of answers with which no step is chosen."""
+    start: Theta
+    base: Checked
+    """The start by fresh answers."""
+    read: list[Checked]
+    """All that was read by fresh answers."""
+
+    def measure(self, theta: Theta) -> Checked:
+        """Read a policy by fresh answers."""
+        with moved(self.policy, theta):
+            self.read.append(_read(self.policy, self.score, self.aside, self.fresh))
+        return self.read[-1]
+
+    def guards(self, theta: Theta, there: Checked) -> tuple[Guard, ...]:
+        """The guards of a policy that was read."""
+        with moved(self.policy, theta):
+            return (*text_guards.guards(self.base.figures, there.figures), *self.keep())
+
+
+def search_move(
+    ledger: Ledger,
+    parts: RunParts,
+    begun: Begun,
+    *,
+    nats: float,
+    given: Sequence[str] = (),
+    way: str | None = None,
+    since: Improved | None = None,
+    pool: Pool | None = None,
+    starts: Callable[[], object] = lambda: None,
+    report: Callable[[Improved], object] = lambda state: None,
+    progress: Progress = unseen,
+) -> Found:
+    """Look for a policy that scores higher on the taste of a run's votes; it writes nothing.
+
+    What the run has recorded since ``begun`` makes no difference; the policy is where it was
+    afterwards. It goes at most ``nats`` an answer from the run's start, and half a nat until the
+    lower value of what its answers gain on the taste, by `Taste.gain`, is above 0. ``given``: the
+    user's own features that are code, anew. ``way``: one of `WAYS`; None: as the run's settings
+    say. It goes on from the state ``since``, which an earlier call told ``report`` at its
+    beginning or after a step, with the ``pool`` of answers that one returned; ``progress`` is
+    called while these are drawn, and ``starts`` once it is known that the votes show a taste.
+
+    Raises:
+        RunError: the votes show no taste that has a name, or none any more.
+        UsageError: another run than one of a language model whose B move.
+    """
+    taste = run_taste.read(ledger, given, present=True, before=begun.event)
+    starts()
+    policy, way = parts.language, way or parts.config.way
+    if parts.config.adapter.train != "B":
+        raise UsageError("improving moves every B of an adapter; set adapter.train to B")
+    sites = None if policy.subspace.sites else _with_sites(parts)
+    held = policy.subspace if sites is None else sites[0]
+    places = replay.improved_from(ledger, held, begun.steps, begun.adopted)
+    if begun.taken_back:
+        places.pop(UPDATED, None)
+    try:
+        search = _set_up(
+            ledger, parts, begun, taste, held, places[START],
+            nats=nats, way=way, given=given, pool=pool, progress=progress,
+        )  # fmt: skip
+        began = _find_beginning(search, places)
+        state = _climb(search, began, since, report)
+        best = _draw_back(search, state) if state.best else None
+    finally:
+        assert parts.base is not None
+        policy.backend = parts.base.host.at(policy.subspace, policy.space, run=True)
+    why_not = "" if best is None else _why_not(search.plan, began, best)
+    if why_not:
+        state, best = replace(state, best=0, stopped=why_not), None
+    adopts, there, passed, share, scale = None, began.there, began.guards, began.share, 1.0
+    if best is not None:
+        adopts, there, passed, scale = best.theta, best.there, best.guards, best.scale
+    elif began.place == UPDATED:  # by the same sum as verify, which writes no -0.0
+        share = 1.0
+        adopts = parameters.between(places[START], places[UPDATED], share)
+    body = {
+        "taste": taste.to_json(),
+        "taste_sha256": taste.sha256,
+        "seed": state.seed,
+        "nats_allowed": nats,
+        "score_before": search.base.score,
+        "score": there.score,
+        "nats": there.nats,
+        "nats_stderr": there.stderr,
+        "scale": scale,
+        "answers": state.answers + sum(each.answers for each in search.read),
+        "guards": [asdict(guard) for guard in passed],
+        "stopped": state.stopped,
+        "taken": len(state.steps),
+        "best": state.best,
+        "way": way,
+        "began_sha256": theta.adopted_digest(began.first),
+        "begun": {
+            "steps": begun.steps,
+            "event": begun.event,
+            "from": began.place if share else START,
+        },
+    }
+    if way == "zeroth" or (adopts is not None and not state.best):
+        moved_in = search.policy
+        body["moves"] = {
+            "law": asdict(moved_in.space.law), "in_z": moved_in.subspace.in_z, "share": share,
+            "coefs": [step.coefs for step in state.steps[: state.best]],
+        }  # fmt: skip
+    return Found(state, adopts, body, sites, search.pool)
+
+
+def _set_up(
+    ledger: Ledger,
+    parts: RunParts,
+    begun: Begun,
+    taste: Taste,
+    held: Subspace,
+    start: Theta,
+    *,
+    nats: float,
+    way: str,
+    given: Sequence[str],
+    pool: Pool | None,
+    progress: Progress,
+) -> Search:
+    """Draw what a search needs once: answers of the start, to learn from and to compare with."""
+    root = ledger.root_seed
+    seed = seeds.as_seed(seeds.derive(root, "improve", step=begun.steps))
+    asked = set_aside(parts.prompts.train, root)[0]
+    plan = Plan(nats=nats, waived=waived_by(taste))
+    taught, aside = split_prompts(asked, plan.checked, root)
+    if way == "natural":
+        pool = pool or _draw_pool(parts, held, taught, root, progress)
+    policy, by, line = _mover(parts, held, way, seed), WAYS[way], None
+    score, gain = scorer(taste, policy, asked, seed, given)
+    keep = text_guards.keeper(policy, guards.read_questions(parts.config.guards.keep))
+    if pool is not None:
+        plan = replace(plan, step_nats=LINE_NATS)
+        distinct = subspaces.every_distinct_b(held.sites, held.factors())[1]
+        by = along(
+            pool, score, lambda line: subspaces.widen(line, held.sites, distinct),
+            drawn=0 if begun.adopted else len(pool.rows),
+        )  # fmt: skip
+        line = by(policy, Task(score, taught, 1, seed, step=2))
+    fresh = seeds.child_seed(seed, begun.adopted, "compared")
+    base = _read(policy, score, aside, fresh, base=True)
+    return Search(
+        policy, by, pool, line, plan, seed, root, asked, aside, score, gain, keep, fresh, start,
+        base, [base],
+    )  # fmt: skip
+
+
+def _read(
+    policy: LoraPolicy,
+    score: score_ascent.Score,
+    aside: Sequence[Prompt],
+    seed: int,
+    *,
+    base: bool = False,
+) -> Checked:
+    return measure(policy, score, aside, math.ceil(COMPARED / len(aside)), seed=seed, base=base)
+
+
+@dataclass(frozen=True, eq=False)
+class Beginning:
+    """Where an improvement begins, by fresh answers."""
+
+    place: str
+    """`RECOMMENDED` or `UPDATED`."""
+    there: Checked
+    """The policy at this place."""
+    guards: tuple[Guard, ...]
+    """Of the votes' own mix, where it is this place."""
+    share: float
+    """How much of the way to this place is gone at once; 0: it begins at the start."""
+    first: Theta
+    nats: float
+    """What is spent of the budget there."""
+
+
+def _find_beginning(search: Search, places: Mapping[str, Theta]) -> Beginning:
+    plan, base, start = search.plan, search.base, places[START]
+    now, place, mixed = places[RECOMMENDED], RECOMMENDED, tuple[Guard, ...]()
+    still = all((now[name] == value).all() for name, value in start.items())
+    there = base if still else search.measure(now)
+    if UPDATED in places:
+        mix = search.measure(places[UPDATED])
+        least = max(base.score, there.score) if _fits(there, plan.nats) else base.score
+        if mix.score > least and mix.nats <= plan.nats:
+            passed = search.guards(places[UPDATED], mix)
+            if not plan.failed(passed):
+                place, there, mixed = UPDATED, mix, passed
+    share = math.sqrt(min(1.0, MIXED * plan.nats / max(there.nats, 1e-9)))
+    first: Theta = parameters.between(start, places[place], share)
+    here = search.measure(first) if share < 1 else there
+    if search.line is not None and here.nats > 0:
+        factor = math.sqrt(here.nats / search.line.nats)
+        along = score_ascent.add(start, search.policy.layout, search.line.direction, factor)
+        by_line = search.measure(along)
+        steeper = _rise(by_line, base.score) >= _rise(here, base.score)
+        if steeper and not plan.failed(search.guards(along, by_line)):
+            return Beginning(place, there, mixed, 0.0, start, 0.0)
+    return Beginning(place, there, mixed, share, first, here.nats)
+
+
+def _climb(
+    search: Search,
+    began: Beginning,
+    state: Improved | None,
+    report: Callable[[Improved], object],
+) -> Improved:
+    """Go half a nat beyond what was spent, and the rest once the policy has gained.
+
+    ``state``: of an earlier call, which is left where that began elsewhere.
+    """
+    policy, plan = search.policy, search.plan
+    policy.move_to(began.first)
+    if state is not None and state.first != theta.adopted_digest(began.first):
+        state = None
+
+    def go(plan: Plan, since: Improved | None) -> Improved:
+        return improve(
+            policy, search.score, search.asked, search.way, plan, seed=search.seed,
+            split=search.split, since=since, report=report, keep=search.keep,
+        )  # fmt: skip
+
+    near = min(plan.nats, began.nats + FIRST_NATS)
+
+    def spends(state: Improved) -> list[bool]:
+        return [each.kept and each.checked.nats >= SPENT * near for each in state.steps]
+
+    if state is None or not any(spends(state)):
+        state = go(replace(plan, nats=near), state)
+    # Where it begins may be told farther by its steps' answers: then no step was taken.
+    passed = spends(state) or [state.begun.nats >= near]
+    if any(passed) and plan.nats > near:
+        ends = passed.index(True) + 1 == len(passed) and bool(state.stopped)
+        if ends and _gained(search, state.theta):
+            state = replace(state, stopped="")
+        if not state.stopped:
+            state = go(plan, state)
+    return state
+
+
+def _gained(search: Search, theta: Theta) -> bool:
+    """Whether the lower value of what a policy's answers gain is above 0."""
+    with moved(search.policy, theta):
+        drawn = search.policy.sample(search.aside, search.plan.each, seed=search.seed)
+    pairs = [(p, a) for p, row in zip(search.aside, drawn, strict=True) for a in row]
+    return search.gain([p for p, _ in pairs], [a for _, a in pairs]) > 0
+
+
+@dataclass(frozen=True, eq=False)
+class Best:
+    """The best policy found, drawn back until fresh answers keep budget and guards."""
+
+    theta: Theta
+    there: Checked
+    guards: tuple[Guard, ...]
+    scale: float
+    """How much of the way from the start to this policy is gone, in (0, 1]."""
+
+
+def _draw_back(search: Search, state: Improved) -> Best:
+    """Draw the best policy back where fresh answers tell it too far, or a guard fails on them.
+
+    Which of many steps is best, and whether it fits, was read on a few answers: the policy that
+    looks best on these is farther than they say.
+    """
+    found, scale = None, 1.0
+    for _ in range(1 + MOST_HALVED):
+        here = state.theta if scale == 1 else parameters.between(search.start, state.theta, scale)
+        there = search.measure(here)
+        found = Best(here, there, search.guards(here, there), scale)
+        if there.nats > search.plan.nats:
+            scale *= WITHIN * math.sqrt(search.plan.nats / there.nats)
+        elif search.plan.failed(found.guards):
+            scale *= math.sqrt(0.5)
+        else:
+            break
+    assert found is not None
+    return found
+
+
+def _why_not(plan: Plan, began: Beginning, best: Best) -> str:
+    """Why the best policy found is not adopted; "": it is."""
+    failed, before = plan.failed(best.guards), began.there
+    if failed:
+        return f"guard: {failed[0]}"
+    if best.there.nats > plan.nats:
+        return f"{best.there.nats:.1f} nats away where {plan.nats:g} are allowed"
+    if best.there.score > before.score or not _fits(before, plan.nats):
+        return ""
+    which = "the votes' mix" if began.place == UPDATED else "the run's policy"
+    return (
+        f"{which} scores {before.score:+.2f} at {before.nats:.1f} nats, and the best step "
+        f"{best.there.score:+.2f}"
+    )
+
+
+def scorer(
+    taste: Taste,
+    policy: LoraPolicy,
+    prompts: Sequence[Prompt],
+    seed: int,
+    given: Sequence[str] = (),
+) -> tuple[score_ascent.Score, Callable[[Sequence[Prompt], Sequence[Answer]], float]]:
+    """The taste's cautious score of each answer, and its lower value of what all of them gain.
+
+    Both against what the start answers to their prompts.
+    """
+    asked = list(dict.fromkeys(prompts))
+    drawn = policy.sample(asked, START_ANSWERS, seed=seed, base=True)
+    pairs = [(p.text, a.text) for p, row in zip(asked, drawn, strict=True) for a in row]
+    texts = [a for a, _ in pairs], [b for _, b in pairs]
+    starts = taste.starts(*texts, given=given)
+
+    def score(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
+        turns.pause()
+        texts = [answer.text for answer in answers]
+        return taste.score([p.text for p in prompts], texts, starts=starts, given=given)
+
+    def gain(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> float:
+        texts = [answer.text for answer in answers]
+        return taste.gain([p.text for p in prompts], texts, starts=starts, given=given)
+
+    return score, gain
+
+
+def _with_sites(parts: RunParts) -> tuple[Subspace, bool]:
+    """The layers that a run without coordinates would adapt, with their A and B = 0."""
+    from szpo.policies import subspace_setup
+
+    assert parts.base is not None
+    host, asked = parts.base.host, parts.prompts.train
+    sites, conv1d = host.places(parts.config.adapter, None)
+    factors = subspace_setup.read_factors(host, sites, asked, parts.config)
+    return subspaces.without_coordinates(sites, factors), conv1d
+
+
+def _mover(parts: RunParts, held: Subspace, way: str, seed: int) -> LoraPolicy:
+    """The run's policy in the coordinates of a way, measured against the same start."""
+    assert parts.base is not None
+    base, sampling, law = parts.base, parts.language.sampling, Law()
+    if held.blocks is not None and way == "zeroth":
+        where, law = held, Law("orthonormal")
+    else:
+        where = every_b(held.sites, held.factors())
+        if way == "zeroth":
+            where = _scaled(parts, where)
+    return LoraPolicy(
+        base.loaded, where, root_seed=seed, law=law, sampling=sampling, host=base.host
+    )
+
+
+def _fits(there: Checked, nats: float) -> bool:
+    """Whether a policy in force is within the budget, as far as the KL is known."""
+    return there.nats - 2 * there.stderr <= nats
+
+
+def _rise(there: Checked, base: float) -> float:
+    """How much a policy scores above the start, in its distance √(2 · KL) from it."""
+    return (there.score - base) / math.sqrt(2 * max(there.nats, 1e-9))
+
+
+def _draw_pool(
+    parts: RunParts, held: Subspace, prompts: Sequence[Prompt], seed: int, progress: Progress
+) -> Pool | None:
+    """Answers of the start for `along`; None: their score functions would take too much memory."""
+    assert parts.base is not None
+    base, lean = parts.base, subspaces.every_distinct_b(held.sites, held.factors())[0]
+    policy = LoraPolicy(
+        base.loaded, lean, root_seed=seed, law=Law(), sampling=parts.language.sampling,
+        host=base.host,
+    )  # fmt: skip
+    asked = parts.config.subspace.samples or FEATURE_SAMPLES
+    each = min(asked, POOL_BYTES // (4 * PARTS * policy.dim)) // len(prompts)
+    if each < 2:
+        return None
+    return draw_pool(policy, prompts, each, seed=seed, progress=progress)
+
+
+def _scaled(parts: RunParts, whole: Subspace) -> Subspace:
+    """Every B with a scale by which KL is told as far as a step goes."""
+    from szpo.policies import subspace_setup
+    from szpo.policies.probe import full_subspace
+
+    assert parts.base is not None
+    config, asked = parts.config, parts.prompts.train
+    near = config.optimizer.model_copy(update={"kl_radius": Plan().step_nats})
+    config = config.model_copy(update={"optimizer": near})
+    seed, sampling = config.subspace.setup_seed, parts.language.sampling
+    probe = subspace_setup.probe_of(parts.base.host, whole, asked, sampling, seed)
+    return full_subspace(probe, whole, config)
