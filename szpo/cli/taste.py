@@ -259,6 +259,7 @@ def improved_summary(found: Found) -> dict[str, object]:
         "score": body["score"],
         "nats": body["nats"],
         "nats_stderr": body["nats_stderr"],
+        "scale": body["scale"],
         "steps": [
             {"score": s.checked.score, "nats": s.checked.nats, "kept": s.kept} for s in state.steps
         ],

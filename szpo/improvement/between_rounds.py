@@ -363,7 +363,7 @@ def describe_improving(found: Found) -> str:
         f"{state.stopped}"
     )
     if found.adopts is None:
-        return f"no step scored higher than the run's policy; {end}"
+        return f"nothing was adopted; {end}"
     failed = [guard["name"] for guard in body["guards"] if not guard["ok"]]
     guards = f"; changed with the taste: {', '.join(failed)}" if failed else "; guards hold"
     if body["scale"] < 1:

@@ -201,12 +201,12 @@ def search_move(
             nats=nats, way=way, given=given, pool=pool, progress=progress,
         )  # fmt: skip
         began = _find_beginning(search, places)
-        state = _climb(search, began, since, report)
-        best = _draw_back(search, state) if state.best else None
+        state, limit = _climb(search, began, since, report)
+        best = _draw_back(search, state, limit) if state.best else None
     finally:
         assert parts.base is not None
         policy.backend = parts.base.host.at(policy.subspace, policy.space, run=True)
-    why_not = "" if best is None else _why_not(search.plan, began, best)
+    why_not = "" if best is None else _why_not(search.plan, began, best, limit)
     if why_not:
         state, best = replace(state, best=0, stopped=why_not), None
     adopts, there, passed, share, scale = None, began.there, began.guards, began.share, 1.0
@@ -346,10 +346,13 @@ def _climb(
     began: Beginning,
     state: Improved | None,
     report: Callable[[Improved], object],
-) -> Improved:
+) -> tuple[Improved, float]:
     """Go half a nat beyond what was spent, and the rest once the policy has gained.
 
     ``state``: of an earlier call, which is left where that began elsewhere.
+
+    Returns:
+        Where it ended, and how many nats it was allowed by then.
     """
     policy, plan = search.policy, search.plan
     policy.move_to(began.first)
@@ -375,9 +378,11 @@ def _climb(
         ends = passed.index(True) + 1 == len(passed) and bool(state.stopped)
         if ends and _gained(search, state.theta):
             state = replace(state, stopped="")
+        if not ends or not state.stopped:
+            near = plan.nats
         if not state.stopped:
             state = go(plan, state)
-    return state
+    return state, near
 
 
 def _gained(search: Search, theta: Theta) -> bool:
@@ -399,7 +404,7 @@ class Best:
     """How much of the way from the start to this policy is gone, in (0, 1]."""
 
 
-def _draw_back(search: Search, state: Improved) -> Best:
+def _draw_back(search: Search, state: Improved, nats: float) -> Best:
     """Draw the best policy back where fresh answers tell it too far, or a guard fails on them.
 
     Which of many steps is best, and whether it fits, was read on a few answers: the policy that
@@ -409,9 +414,10 @@ def _draw_back(search: Search, state: Improved) -> Best:
     for _ in range(1 + MOST_HALVED):
         here = state.theta if scale == 1 else parameters.between(search.start, state.theta, scale)
         there = search.measure(here)
-        found = Best(here, there, search.guards(here, there), scale)
-        if there.nats > search.plan.nats:
-            scale *= WITHIN * math.sqrt(search.plan.nats / there.nats)
+        fits = there.nats <= nats
+        found = Best(here, there, search.guards(here, there) if fits else (), scale)
+        if not fits:
+            scale *= WITHIN * math.sqrt(nats / there.nats)
         elif search.plan.failed(found.guards):
             scale *= math.sqrt(0.5)
         else:
@@ -420,13 +426,13 @@ def _draw_back(search: Search, state: Improved) -> Best:
     return found
 
 
-def _why_not(plan: Plan, began: Beginning, best: Best) -> str:
+def _why_not(plan: Plan, began: Beginning, best: Best, nats: float) -> str:
     """Why the best policy found is not adopted; "": it is."""
     failed, before = plan.failed(best.guards), began.there
     if failed:
-        return f"guard: {failed[0]}"
-    if best.there.nats > plan.nats:
-        return f"{best.there.nats:.1f} nats away where {plan.nats:g} are allowed"
+        return f"guard by fresh answers: {failed[0]}"
+    if best.there.nats > nats:
+        return f"fresh answers are {best.there.nats:.2f} nats away where {nats:.2f} are allowed"
     if best.there.score > before.score or not _fits(before, plan.nats):
         return ""
     which = "the votes' mix" if began.place == UPDATED else "the run's policy"

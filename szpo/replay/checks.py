@@ -320,6 +320,8 @@ def _follow_moves(ledger: Ledger, body: Mapping[str, Any]) -> str:
     for number, coefs in enumerate(moves["coefs"], start=1):
         theta = where.follow(space, theta, number, coefs)
     scale = body.get("scale", 1.0)
+    if not 0 < scale <= 1:
+        return ""
     return adopted_digest(theta if scale == 1 else parameters.between(start, theta, scale))
 
 

@@ -205,7 +205,7 @@ IMPROVING_STEPS: Final = 10
 """Of a round of improving, about; 40 are the most."""
 COMPARED, DRAWN, CHECKED = 4, 96, 64
 """Answers of a round of improving: the start's to each prompt, a step's, and those measured."""
-PLACES: Final = 7
+PLACES: Final = 8
 """Policies that it measures beside its steps: where it may begin, and where it ends."""
 KL_PROMPTS = 32
 """Most prompts on which a step's KL is measured; each is answered once."""

@@ -76,7 +76,7 @@ def search(
         report(state)
     body = {
         "begun": {"steps": begun.steps, "event": begun.event}, "guards": [],
-        "score": 3.0, "score_before": 0.0, "nats": 0.1, "answers": 24,
+        "score": 3.0, "score_before": 0.0, "nats": 0.1, "scale": 1.0, "answers": 24,
     }  # fmt: skip
     return Found(state, state.theta, body, None, None)
 
