@@ -341,6 +341,8 @@ BESIDE = [
     ({"alpha_pattern": {"q_proj": 1}}, "options alpha_pattern; "),
     ({"use_dora": True}, r"tensors .*\.lora_magnitude_vector.* more; options use_dora; "),
     ({"init_lora_weights": "pissa"}, "options init_lora_weights; "),
+    ({"init_lora_weights": "olora"}, "options init_lora_weights; "),
+    ({"target_modules": ["embed_tokens"]}, r"tensors .*lora_embedding_A"),
     ({"alora_invocation_tokens": [7]}, "options alora_invocation_tokens; "),
 ]
 
@@ -351,6 +353,13 @@ def test_an_adapter_that_is_more_than_plain_lora_is_refused_by_name(tmp_path):
         trained(tmp_path / str(number), **options)
         with case(options), pytest.raises(UsageError, match=words):
             adapters.read_adapter(tmp_path / str(number))
+    described = trained(tmp_path / "plain") / "adapter_config.json"
+    adapters.read_adapter(tmp_path / "plain")
+    written = json.loads(described.read_text())
+    for way in ("corda", "loftq", "pissa_niter_4"):  # PEFT makes these from data or in four bits
+        described.write_text(json.dumps({**written, "init_lora_weights": way}))
+        with case(way), pytest.raises(UsageError, match="options init_lora_weights; "):
+            adapters.read_adapter(tmp_path / "plain")
 
 
 ENDLESS = r"(\w*)*!"
