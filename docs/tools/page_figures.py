@@ -1,6 +1,7 @@
 """Draw the figures of comparisons that took hours from the CSV files of experiments.
 
     python docs/tools/page_figures.py
+    szpo demo --seed 0; python docs/tools/page_figures.py runs/demo-0.db  # the mix over its votes
 
 A row of ``tables/NAME.csv`` is a point of a line: its two axes, the line and how it asked, where
 the point is, its value and its 95 % interval, or the range of few seeds. Gains of the tiny model
@@ -11,6 +12,7 @@ them.
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +24,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 from page_tables import DOCS, departures, offset, read, spread
 
+from szpo.analysis import taught
+from szpo.ledger.database import Ledger
 from szpo_simulators.study import COLOURS, MARKS, Study
 
 FIGURES = {
@@ -122,6 +126,26 @@ def draw_line(axes: Axes, points: Points, style: Mapping[str, Any]) -> None:
         axes.vlines(where, low, high, color=style["color"], linewidth=0.9)
 
 
+def draw_mix(run: Path) -> None:
+    """Draw the nats of the adapters that a run mixes most, over its votes."""
+    with Ledger.open(run, readonly=True) as ledger:
+        lesson = taught.read(ledger)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Study("demo-mix", Path(folder), figures=DOCS / "figures").figure(
+            "demo-mix", columns=1, height=3.0
+        ) as at,
+    ):
+        at.set(xlabel="votes", ylabel="nats of the adapter")
+        at.axhline(0, color="#888888", linewidth=0.6)
+        for color, (name, votes, nats) in zip(COLOURS, lesson.mixed, strict=False):
+            at.plot(votes, nats, color=color, label=name)
+        at.legend(fontsize=7.5)
+
+
 if __name__ == "__main__":
-    for each in FIGURES:
-        draw(each)
+    if runs := sys.argv[1:]:
+        draw_mix(Path(runs[0]))
+    else:
+        for each in FIGURES:
+            draw(each)
