@@ -144,9 +144,11 @@ class Search:
     """The start by fresh answers."""
     read: list[Checked]
     """All that was read by fresh answers."""
+    progress: Progress
 
-    def measure(self, theta: Theta) -> Checked:
-        """Read a policy by fresh answers."""
+    def measure(self, theta: Theta, what: str) -> Checked:
+        """Read a policy by fresh answers; ``what``: its name for people."""
+        self.progress(f"answers of {what}", 0, 0)
         with moved(self.policy, theta):
             self.read.append(_read(self.policy, self.score, self.aside, self.fresh))
         return self.read[-1]
@@ -270,6 +272,7 @@ def _set_up(
     if way == "natural":
         pool = pool or _draw_pool(parts, held, taught, root, progress)
     policy, by, line = _mover(parts, held, way, seed), WAYS[way], None
+    progress("the start's answers to compare with", 0, 0)
     score, gain = scorer(taste, policy, asked, seed, given)
     keep = text_guards.keeper(policy, guards.read_questions(parts.config.guards.keep))
     if pool is not None:
@@ -284,7 +287,7 @@ def _set_up(
     base = _read(policy, score, aside, fresh, base=True)
     return Search(
         policy, by, pool, line, plan, seed, root, asked, aside, score, gain, keep, fresh, start,
-        base, [base],
+        base, [base], progress,
     )  # fmt: skip
 
 
@@ -320,9 +323,9 @@ def _find_beginning(search: Search, places: Mapping[str, Theta]) -> Beginning:
     plan, base, start = search.plan, search.base, places[START]
     now, place, mixed = places[RECOMMENDED], RECOMMENDED, tuple[Guard, ...]()
     still = all((now[name] == value).all() for name, value in start.items())
-    there = base if still else search.measure(now)
+    there = base if still else search.measure(now, "the run's policy")
     if UPDATED in places:
-        mix = search.measure(places[UPDATED])
+        mix = search.measure(places[UPDATED], "the votes' mix")
         least = max(base.score, there.score) if _fits(there, plan.nats) else base.score
         if mix.score > least and mix.nats <= plan.nats:
             passed = search.guards(places[UPDATED], mix)
@@ -330,11 +333,11 @@ def _find_beginning(search: Search, places: Mapping[str, Theta]) -> Beginning:
                 place, there, mixed = UPDATED, mix, passed
     share = math.sqrt(min(1.0, MIXED * plan.nats / max(there.nats, 1e-9)))
     first: Theta = parameters.between(start, places[place], share)
-    here = search.measure(first) if share < 1 else there
+    here = search.measure(first, "where it may begin") if share < 1 else there
     if search.line is not None and here.nats > 0:
         factor = math.sqrt(here.nats / search.line.nats)
         along = score_ascent.add(start, search.policy.layout, search.line.direction, factor)
-        by_line = search.measure(along)
+        by_line = search.measure(along, "the line")
         steeper = _rise(by_line, base.score) >= _rise(here, base.score)
         if steeper and not plan.failed(search.guards(along, by_line)):
             return Beginning(place, there, mixed, 0.0, start, 0.0)
@@ -413,7 +416,7 @@ def _draw_back(search: Search, state: Improved, nats: float) -> Best:
     found, scale = None, 1.0
     for _ in range(1 + MOST_HALVED):
         here = state.theta if scale == 1 else parameters.between(search.start, state.theta, scale)
-        there = search.measure(here)
+        there = search.measure(here, "the best step")
         fits = there.nats <= nats
         found = Best(here, there, search.guards(here, there) if fits else (), scale)
         if not fits:

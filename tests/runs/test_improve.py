@@ -376,7 +376,7 @@ def test_weights_moved_without_gradients_are_computed_again_and_a_changed_coeffi
 def test_what_fails_a_guard_by_fresh_answers_however_near_the_start_is_not_adopted(
     voted, tmp_path, monkeypatch
 ):
-    measure, read = score_ascent.measure, list[float]()
+    measure, read, told = score_ascent.measure, list[float](), list[str]()
 
     def compare(*given, base=False, **how):
         found = measure(*given, base=base, **how)
@@ -387,13 +387,16 @@ def test_what_fails_a_guard_by_fresh_answers_however_near_the_start_is_not_adopt
     path = Path(shutil.copy(voted, tmp_path / "none.db"))
     with Ledger.open(path) as ledger, lease.hold(ledger):
         parts = assemble.reopen(ledger, panel=False, say=lambda line: None)
-        found = between_rounds.improve_run(ledger, parts, nats=2.5)
+        found = between_rounds.improve_run(
+            ledger, parts, nats=2.5, progress=lambda name, done, of: told.append(name)
+        )
         assert found.adopts is None and not adopted.adopted_bodies(ledger)
         said = between_rounds.describe_improving(found)
         assert said.startswith("nothing was adopted; ")
         assert said.endswith("it stopped: guard by fresh answers: distinct-2 against the base")
         tried = read[-1 - score_ascent.MOST_HALVED :]
         assert tried == sorted(tried, reverse=True) and tried[-1] < tried[0] / 8
+        assert told[-2:] == ["answers of the best step"] * 2 and told[0] == "the start's answers"
 
 
 def test_a_run_improves_at_each_doubling_and_goes_on_after_a_kill(tmp_path, capsys, monkeypatch):
