@@ -162,17 +162,26 @@ def find(entries: Sequence[str]) -> tuple[Place, ...]:
 
 def _expand(entry: str) -> list[Place]:
     folder, revision = _locate(entry)
+    if found := _read_places(folder, entry, revision):
+        return found
+    with contextlib.suppress(UsageError):  # one adapter of a set is what the set says of it
+        for place in () if revision else _read_places(folder.absolute().parent, entry):
+            if place.folder.resolve() == folder.resolve():
+                return [place]
+    name = entry.partition("@")[0] if revision else str(folder.absolute())
+    return [Place(Path(name).name, folder, entry, revision)]
+
+
+def _read_places(folder: Path, entry: str, revision: str | None = None) -> list[Place]:
+    """The adapters of a set; none where no set lies there."""
     document = read_set(folder)
-    if not document:
-        name = entry.partition("@")[0] if revision else str(folder.absolute())
-        return [Place(Path(name).name, folder, entry, revision)]
     made, terms = document.get("base_sha256"), document.get("license")
     return [
         Place(
             str(each["name"]), folder / str(each["folder"]), entry, revision, made,
             terms and str(terms), str(each.get("feature", "")), each.get("more") is not False,
         )
-        for each in document["adapters"]
+        for each in document.get("adapters", ())
     ]  # fmt: skip
 
 

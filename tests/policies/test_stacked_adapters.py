@@ -368,7 +368,13 @@ def test_a_set_gives_its_own_names_and_tells_of_other_weights(model, folders, tm
     listing.write_text("[" * 100_000)
     with pytest.raises(UsageError, match="is no list of adapters"):
         adapters.find([str(tmp_path / "set")])
+    beside = [str(tmp_path / "set" / name) for name in ("tone", "commas")]
+    assert [each.name for each in adapters.find(beside)] == ["tone", "commas"]
     listing.write_text(json.dumps(listed))
+    whole, alone = adapters.find([str(tmp_path / "set")]), adapters.find(beside)
+    assert [replace(each, source="") for each in alone] == [
+        replace(each, source="") for each in whole
+    ]
     card = "---\nbase_model: x\nlicense: mit\n---\n# Tone\n"
     (tmp_path / "set" / "tone" / "README.md").write_text(card)
     said: list[str] = []
