@@ -314,7 +314,7 @@ def improving_cost(config: Config, train: int | None = None) -> tuple[int, int]:
     ``train``: the number of training prompts; None: as many as ship.
 
     >>> improving_cost(Config()), improving_cost(Config(improve={"nats": 3, "when": "end"}))
-    ((0, 0), (1, 3648))
+    ((0, 0), (1, 3712))
     """
     if not config.improves:
         return 0, 0
