@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,18 +75,22 @@ def departed() -> Points:
     ]  # fmt: skip
 
 
+@contextmanager
+def figure(name: str, *, columns: int, height: float) -> Iterator[Any]:
+    """Axes to draw on, saved as SVG among the figures of the pages."""
+    with tempfile.TemporaryDirectory() as folder:
+        study = Study(name, Path(folder), figures=DOCS / "figures")
+        with study.figure(name, columns=columns, height=height) as axes:
+            yield axes
+
+
 def draw(name: str) -> None:
     """Draw one figure: a panel for each pair of axes, a colour for each line."""
     points = points_of(name)
     panels = list(dict.fromkeys((point["x"], point["y"]) for point in points))
     names = list(dict.fromkeys(point["line"] for point in points))
     styles = {line: {"color": SHADES[i], "marker": SHAPES[i]} for i, line in enumerate(names)}
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Study(name, Path(folder), figures=DOCS / "figures").figure(
-            name, columns=len(panels), height=4.6
-        ) as axes,
-    ):
+    with figure(name, columns=len(panels), height=4.6) as axes:
         for at, (x, y) in zip(axes, panels, strict=True):
             at.set(xlabel=x, ylabel=y)
             if x.endswith("(log scale)"):
@@ -130,12 +135,7 @@ def draw_mix(run: Path) -> None:
     """Draw the nats of the adapters that a run mixes most, over its votes."""
     with Ledger.open(run, readonly=True) as ledger:
         lesson = taught.read(ledger)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Study("demo-mix", Path(folder), figures=DOCS / "figures").figure(
-            "demo-mix", columns=1, height=3.0
-        ) as at,
-    ):
+    with figure("demo-mix", columns=1, height=3.0) as at:
         at.set(xlabel="votes", ylabel="nats of the adapter")
         at.axhline(0, color="#888888", linewidth=0.6)
         for color, (name, votes, nats) in zip(COLOURS, lesson.mixed, strict=False):

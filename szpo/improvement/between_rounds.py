@@ -77,7 +77,7 @@ def improve_run(
 
 
 def adopt(ledger: Ledger, parts: RunParts, begun: Begun, found: Found) -> None:
-    """Let a run adopt what an improvement found, or note that nothing scored higher.
+    """Let a run adopt what an improvement found, or note that it found nothing to adopt.
 
     Raises:
         LeaseError: another controller has taken the run over.

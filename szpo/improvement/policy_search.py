@@ -241,9 +241,9 @@ def search_move(
         },
     }
     if way == "zeroth" or (adopts is not None and not state.best):
-        moved_in = search.policy
         body["moves"] = {
-            "law": asdict(moved_in.space.law), "in_z": moved_in.subspace.in_z, "share": share,
+            "law": asdict(search.policy.space.law), "in_z": search.policy.subspace.in_z,
+            "share": share,
             "coefs": [step.coefs for step in state.steps[: state.best]],
         }  # fmt: skip
     return Found(state, adopts, body, sites, search.pool)
@@ -322,8 +322,9 @@ class Beginning:
 def _find_beginning(search: Search, places: Mapping[str, Theta]) -> Beginning:
     plan, base, start = search.plan, search.base, places[START]
     now, place, mixed = places[RECOMMENDED], RECOMMENDED, tuple[Guard, ...]()
-    still = all((now[name] == value).all() for name, value in start.items())
-    there = base if still else search.measure(now, "the run's policy")
+    there = base
+    if not score_ascent.are_equal(now, start):
+        there = search.measure(now, "the run's policy")
     if UPDATED in places:
         mix = search.measure(places[UPDATED], "the votes' mix")
         least = max(base.score, there.score) if _fits(there, plan.nats) else base.score
@@ -336,10 +337,10 @@ def _find_beginning(search: Search, places: Mapping[str, Theta]) -> Beginning:
     here = search.measure(first, "where it may begin") if share < 1 else there
     if search.line is not None and here.nats > 0:
         factor = math.sqrt(here.nats / search.line.nats)
-        along = score_ascent.add(start, search.policy.layout, search.line.direction, factor)
-        by_line = search.measure(along, "the line")
+        equal = score_ascent.add(start, search.policy.layout, search.line.direction, factor)
+        by_line = search.measure(equal, "the line")
         steeper = _rise(by_line, base.score) >= _rise(here, base.score)
-        if steeper and not plan.failed(search.guards(along, by_line)):
+        if steeper and not plan.failed(search.guards(equal, by_line)):
             return Beginning(place, there, mixed, 0.0, start, 0.0)
     return Beginning(place, there, mixed, share, first, here.nats)
 
@@ -413,20 +414,16 @@ def _draw_back(search: Search, state: Improved, nats: float) -> Best:
     Which of many steps is best, and whether it fits, was read on a few answers: the policy that
     looks best on these is farther than they say.
     """
-    found, scale = None, 1.0
-    for _ in range(1 + MOST_HALVED):
+    scale, drawn = 1.0, 0
+    while True:
         here = state.theta if scale == 1 else parameters.between(search.start, state.theta, scale)
         there = search.measure(here, "the best step")
         fits = there.nats <= nats
         found = Best(here, there, search.guards(here, there) if fits else (), scale)
-        if not fits:
-            scale *= WITHIN * math.sqrt(nats / there.nats)
-        elif search.plan.failed(found.guards):
-            scale *= math.sqrt(0.5)
-        else:
-            break
-    assert found is not None
-    return found
+        if drawn == MOST_HALVED or (fits and not search.plan.failed(found.guards)):
+            return found
+        scale *= math.sqrt(0.5) if fits else WITHIN * math.sqrt(nats / there.nats)
+        drawn += 1
 
 
 def _why_not(plan: Plan, began: Beginning, best: Best, nats: float) -> str:

@@ -484,8 +484,7 @@ def improve(
     if state is None:
         here, start = map(policy.subspace.weights, (policy.theta(), policy.start()))
         base = check(start, base=True)
-        still = all((here[name] == value).all() for name, value in start.items())
-        begun = base if still else check(here)
+        begun = base if are_equal(here, start) else check(here)
         state = Improved(seed, here, here, base, begun, adopted_digest(here))
         report(state)
     while not state.stopped:
@@ -596,6 +595,11 @@ def _take_step(
 
 def _spent(there: Checked, plan: Plan) -> str:
     return f"{there.nats:.1f} of {plan.nats:g} nats are spent"
+
+
+def are_equal(one: Theta, other: Theta) -> bool:
+    """Whether two policies have the same moving factors, which makes them the same policy."""
+    return all((one[name] == value).all() for name, value in other.items())
 
 
 def add(theta: Theta, layout: Layout, direction: Floats, factor: float) -> Theta:
