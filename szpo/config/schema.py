@@ -270,26 +270,32 @@ class Config(Section):
         for the model; features under `FIRST_RULE` if no other setting
         excludes them and the set-up has at least `FEWEST_SAMPLES` answers; else score.
         """
-        chosen, o, samples = self.subspace.kind, self.optimizer, self.subspace.samples
+        chosen, o = self.subspace.kind, self.optimizer
         if chosen != "auto":
             return chosen
         if self.subspace.adapters:
             return "adapters"
         usual = o.rule == FIRST_RULE and self.adapter.train == "B" and not o.score_share
-        enough = samples is None or samples >= FEWEST_SAMPLES
-        return "features" if usual and enough else "score"
+        return "features" if usual and self._samples_are_enough else "score"
+
+    @property
+    def _samples_are_enough(self) -> bool:
+        samples = self.subspace.samples
+        return samples is None or samples >= FEWEST_SAMPLES
 
     @property
     def may_take_adapters(self) -> bool:
-        """Whether auto is adapters if their model has a set, as no setting shapes features."""
+        """Whether auto is adapters if their model has a set: no setting shapes other coordinates."""
         plain = self.subspace.dim == Subspace().dim and self.adapter == Adapter()
-        return self.subspace.kind == "auto" and self.coordinates == "features" and plain
+        free = plain and self._samples_are_enough and not self.optimizer.score_share
+        return self.subspace.kind == "auto" and not self.subspace.adapters and free
 
     def in_adapters(self, entries: Sequence[str]) -> Self:
         """These settings with the weights of adapters as coordinates, and their own radius."""
         tree = self.model_dump(exclude_unset=True)
         tree.setdefault("subspace", {})["adapters"] = [*entries]
-        if self.optimizer.kl_radius == RADIUS:  # as `szpo init --all` writes it
+        usual = type(self.optimizer).model_fields["kl_radius"].default
+        if self.optimizer.kl_radius == usual:  # as `szpo init --all` writes it
             tree.get("optimizer", {}).pop("kl_radius", None)
         return self.model_validate(tree)
 

@@ -282,9 +282,9 @@ class Subspace(Section):
         "features: dim of those, then directions that change named features of the texts (both "
         "need a local model); adapters: the weights of the given adapters; random: random "
         "orthonormal ones; full: every weight; none: votes on rows are explained, and nothing "
-        "moves; auto: given adapters; else score under other rules than regression, with "
-        "optimizer.score_share or fewer than 256 samples; else those of a set for the model, or "
-        "without one features.",
+        "moves; auto: given adapters; else those of a set for the model; without one features "
+        "under regression, score under other rules; score too with optimizer.score_share or fewer "
+        "than 256 samples.",
     )
     adapters: list[Annotated[str, Field(min_length=1)]] = Field(
         default_factory=list,

@@ -232,7 +232,8 @@ def take_set(config: Config) -> tuple[Config, str]:
         if entry is not None:
             name = json.dumps(entry)
             return config.in_adapters([entry]), (
-                f"adapters: votes mix this model's set {name}; without it: subspace.kind=features"
+                f"adapters: votes mix this model's set {name}; without it: subspace.kind="
+                f"{config.coordinates}"
             )
     return config, (
         f"adapters: none for this model; szpo adapters make --model {config.model.name} makes "

@@ -183,10 +183,14 @@ def test_auto_takes_the_set_of_the_model_s_weights(tmp_path, cache, monkeypatch)
     assert take()[0].subspace.adapters == ["shipped"]
     places = adapters.find(["shipped"])
     assert [each.folder.parent for each in places] == [tmp_path / "sets" / "shipped"] * 2
+    for rule in ("known", "sign"):
+        found, line = take(f"optimizer.rule={rule}")
+        assert (found.coordinates, found.optimizer.kl_radius) == ("adapters", 2.0)
+        assert "subspace.kind=score" in line and found.optimizer.rule == rule
     wide = take("optimizer.kl_radius=1", "panel.verdict=batch")[0]
     assert wide.optimizer.kl_radius == 1 and not wide.asks_rows
     for own in (
-        "subspace.kind=features", "subspace.dim=24", "adapter.rank=2", "optimizer.rule=known",
+        "subspace.kind=features", "subspace.dim=24", "adapter.rank=2", "subspace.kind=full",
         "subspace.kind=none", "subspace.samples=128", "optimizer.score_share=.5",
     ):  # fmt: skip
         assert take(own) == (settings_file.load(sets=[own]), "")
