@@ -45,7 +45,6 @@ from szpo.errors import UsageError
 from szpo.features import said
 from szpo.optim.informative import NOISE
 from szpo.optim.named_features import NamedFeatures, fitted_on, names_of, with_said
-from szpo.optim.regression import RADIUS
 from szpo.optim.settings import Settings
 from szpo.types import Layout
 
@@ -285,7 +284,7 @@ class Config(Section):
 
     @property
     def may_take_adapters(self) -> bool:
-        """Whether auto is adapters if their model has a set: no setting shapes other coordinates."""
+        """Whether auto is adapters if their model has a set, as no setting shapes others."""
         plain = self.subspace.dim == Subspace().dim and self.adapter == Adapter()
         free = plain and self._samples_are_enough and not self.optimizer.score_share
         return self.subspace.kind == "auto" and not self.subspace.adapters and free

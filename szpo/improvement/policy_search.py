@@ -67,6 +67,8 @@ FIRST_NATS: Final = 0.5
 """How much further a policy may go before the lower value of its gain is above 0."""
 COMPARED: Final = 64
 """Fresh answers at least by which policies are compared: to begin at one, and to adopt one."""
+MOST_READ: Final = 3
+"""Times that as many are drawn, while two policies score within two standard errors."""
 MIXED: Final = 0.5
 """It begins at most this share of the budget away from the start, towards where the run is."""
 START_ANSWERS: Final = 4
@@ -146,12 +148,26 @@ class Search:
     """All that was read by fresh answers."""
     progress: Progress
 
-    def measure(self, theta: Theta, what: str) -> Checked:
+    def measure(self, theta: Theta, what: str, seed: int | None = None) -> Checked:
         """Read a policy by fresh answers; ``what``: its name for people."""
         self.progress(f"answers of {what}", 0, 0)
+        seed = self.fresh if seed is None else seed
         with moved(self.policy, theta):
-            self.read.append(_read(self.policy, self.score, self.aside, self.fresh))
+            self.read.append(_read(self.policy, self.score, self.aside, seed))
         return self.read[-1]
+
+    def tell_apart(
+        self, one: Theta, there: Checked, other: Theta, here: Checked
+    ) -> tuple[Checked, Checked]:
+        """Score two policies by more answers while they are within two standard errors."""
+        for _ in range(1, MOST_READ):
+            error = math.hypot(there.score_stderr, here.score_stderr)
+            if abs(there.score - here.score) >= 2 * error:
+                break
+            seed = seeds.child_seed(self.fresh, len(self.read), "again")
+            there = _add(there, self.measure(one, "two policies that score alike", seed))
+            here = _add(here, self.measure(other, "two policies that score alike", seed))
+        return there, here
 
     def guards(self, theta: Theta, there: Checked) -> tuple[Guard, ...]:
         """The guards of a policy that was read."""
@@ -208,7 +224,9 @@ def search_move(
     finally:
         assert parts.base is not None
         policy.backend = parts.base.host.at(policy.subspace, policy.space, run=True)
-    why_not = "" if best is None else _why_not(search.plan, began, best, limit)
+    why_not = ""
+    if best is not None:
+        began, best, why_not = _compare(search, places[began.place], began, best, limit)
     if why_not:
         state, best = replace(state, best=0, stopped=why_not), None
     adopts, there, passed, share, scale = None, began.there, began.guards, began.share, 1.0
@@ -302,6 +320,14 @@ def _read(
     return measure(policy, score, aside, math.ceil(COMPARED / len(aside)), seed=seed, base=base)
 
 
+def _add(found: Checked, more: Checked) -> Checked:
+    """A policy's score by the answers of both readings; all else as it was read first."""
+    n, m = found.answers, more.answers
+    error = math.hypot(n * found.score_stderr, m * more.score_stderr) / (n + m)
+    score = (n * found.score + m * more.score) / (n + m)
+    return replace(found, score=score, score_stderr=error, answers=n + m)
+
+
 @dataclass(frozen=True, eq=False)
 class Beginning:
     """Where an improvement begins, by fresh answers."""
@@ -327,6 +353,8 @@ def _find_beginning(search: Search, places: Mapping[str, Theta]) -> Beginning:
         there = search.measure(now, "the run's policy")
     if UPDATED in places:
         mix = search.measure(places[UPDATED], "the votes' mix")
+        if _fits(there, plan.nats) and mix.nats <= plan.nats:
+            there, mix = search.tell_apart(now, there, places[UPDATED], mix)
         least = max(base.score, there.score) if _fits(there, plan.nats) else base.score
         if mix.score > least and mix.nats <= plan.nats:
             passed = search.guards(places[UPDATED], mix)
@@ -426,20 +454,28 @@ def _draw_back(search: Search, state: Improved, nats: float) -> Best:
         drawn += 1
 
 
-def _why_not(plan: Plan, began: Beginning, best: Best, nats: float) -> str:
-    """Why the best policy found is not adopted; "": it is."""
-    failed, before = plan.failed(best.guards), began.there
+def _compare(
+    search: Search, now: Theta, began: Beginning, best: Best, nats: float
+) -> tuple[Beginning, Best, str]:
+    """Both as they are told apart, and why the best policy found is not adopted; "": it is.
+
+    ``now``: the policy that the improvement began from.
+    """
+    failed = search.plan.failed(best.guards)
     if failed:
-        return f"guard by fresh answers: {failed[0]}"
+        return began, best, f"guard by fresh answers: {failed[0]}"
     if best.there.nats > nats:
-        return f"fresh answers are {best.there.nats:.2f} nats away where {nats:.2f} are allowed"
-    if best.there.score > before.score or not _fits(before, plan.nats):
-        return ""
+        far, most = f"{best.there.nats:.2f} nats", f"{nats:.2f} are allowed"
+        return began, best, f"fresh answers are {far} away where {most}"
+    if not _fits(began.there, search.plan.nats):
+        return began, best, ""
+    before, after = search.tell_apart(now, began.there, best.theta, best.there)
+    began, best = replace(began, there=before), replace(best, there=after)
+    if after.score > before.score:
+        return began, best, ""
     which = "the votes' mix" if began.place == UPDATED else "the run's policy"
-    return (
-        f"{which} scores {before.score:+.2f} at {before.nats:.1f} nats, and the best step "
-        f"{best.there.score:+.2f}"
-    )
+    here = f"{which} scores {before.score:+.2f} at {before.nats:.1f} nats"
+    return began, best, f"{here}, and the best step {after.score:+.2f}"
 
 
 def scorer(

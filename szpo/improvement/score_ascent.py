@@ -406,6 +406,8 @@ class Checked:
     figures: TextFigures
     answers: int
     """How many answers this was measured on."""
+    score_stderr: float = 0.0
+    """Of the score, over these answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -519,9 +521,11 @@ def measure(
     answers = [policy.answer(row) for row in rows]
     asked = [prompt for prompt in prompts for _ in range(each)]
     grouped = [answers[i : i + each] for i in range(0, len(answers), each)]
+    scores = np.asarray(score(asked, answers))
     return Checked(
-        float(np.mean(score(asked, answers))), nats, stderr,
+        float(scores.mean()), nats, stderr,
         text_guards.measure(policy, prompts, grouped, seed=seed, topic=False), len(answers),
+        float(scores.std() / math.sqrt(len(scores))),
     )  # fmt: skip
 
 

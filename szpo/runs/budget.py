@@ -205,8 +205,8 @@ IMPROVING_STEPS: Final = 10
 """Of a round of improving, about; 40 are the most."""
 COMPARED, DRAWN, CHECKED = 4, 96, 64
 """Answers of a round of improving: the start's to each prompt, a step's, and those measured."""
-PLACES: Final = 8
-"""Policies that it measures beside its steps: where it may begin, and where it ends."""
+PLACES: Final = 16
+"""Readings beside its steps: of where it may begin and where it ends, both up to three times."""
 KL_PROMPTS = 32
 """Most prompts on which a step's KL is measured; each is answered once."""
 
@@ -314,7 +314,7 @@ def improving_cost(config: Config, train: int | None = None) -> tuple[int, int]:
     ``train``: the number of training prompts; None: as many as ship.
 
     >>> improving_cost(Config()), improving_cost(Config(improve={"nats": 3, "when": "end"}))
-    ((0, 0), (1, 3712))
+    ((0, 0), (1, 4224))
     """
     if not config.improves:
         return 0, 0
