@@ -2,7 +2,7 @@
 
     python experiments/adapters_nats.py SET SET --model tiny [--nats 1.5,3] [--answers 8]
 
-Of each adapter name that all sets have, by itself: the value of its feature at these nats, measured
+Of each adapter that both sets have, by itself: the value of its feature at these nats, measured
 on szpo's held-out prompts, where no set was made. Lengths are found on prompts of training.
 """
 
