@@ -7,9 +7,9 @@
 The plan was written before any cell but trials of the script on seeds 898 and 899 ran; its arms
 that compare θ + μv with θ came later. The tiny model is trained on the machine that runs it, so
 all arms of the table ran on one machine. Model, prompts and sampling are those of the preset tiny
-(24 tokens, temperature 1), coordinates are eight score components (what subspace.kind auto gives
-under these rules) of 128 answers, with a set-up of each seed's own. K = 1, M = 1, both sides with
-the same random numbers. One step is eight verdicts on single pairs along a direction (rows), or
+(24 tokens, temperature 1), coordinates are eight score components of 128 answers (what
+subspace.kind auto gives with so few), with a set-up of each seed's own. K = 1, M = 1, and the
+same random numbers on both sides. One step is eight verdicts on pairs on a direction (rows), or
 one or two verdicts on sets of eight (batches); with one verdict a step both rules are the same and
 `known` runs for both. The panel is bt70, its β fitted to the kind of question: two panelists agree
 on 70 % of pairs, or of sets, that differ. Rows with equal texts are not read; an arm stands at the

@@ -70,7 +70,7 @@ CURVE_ANSWERS: Final = 8
 ADAPTER_RADIUS: Final = 2.0
 """Nats of a side from the centre for adapters as coordinates, which carry far."""
 FEWEST_SAMPLES: Final = 256
-"""With fewer base answers, auto does not choose features, since they are too inexact."""
+"""With fewer base answers, auto chooses neither features nor adapters: they are too inexact."""
 SAMPLES: Final = 384
 """Base answers of the set-up for other kinds."""
 
@@ -285,9 +285,12 @@ class Config(Section):
     @property
     def may_take_adapters(self) -> bool:
         """Whether auto is adapters if their model has a set, as no setting shapes others."""
-        plain = self.subspace.dim == Subspace().dim and self.adapter == Adapter()
-        free = plain and self._samples_are_enough and not self.optimizer.score_share
-        return self.subspace.kind == "auto" and not self.subspace.adapters and free
+        space, o, usual = self.subspace, self.optimizer, Subspace()
+        if space.kind != "auto" or space.adapters or (self.regresses and o.rule != FIRST_RULE):
+            return False
+        plain = (space.dim, space.redraws) == (usual.dim, usual.redraws)
+        plain = plain and (o.mu, o.alpha) == (None, None) and not o.score_share
+        return plain and self.adapter == Adapter() and self._samples_are_enough
 
     def in_adapters(self, entries: Sequence[str]) -> Self:
         """These settings with the weights of adapters as coordinates, and their own radius."""

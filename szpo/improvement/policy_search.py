@@ -20,6 +20,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
+import numpy as np
+
 from szpo import seeds, turns
 from szpo.analysis import run_taste
 from szpo.config.schema import FEATURE_SAMPLES
@@ -144,30 +146,42 @@ class Search:
     start: Theta
     base: Checked
     """The start by fresh answers."""
-    read: list[Checked]
-    """All that was read by fresh answers."""
+    drawn: list[int]
+    """How many fresh answers each reading drew."""
     progress: Progress
 
-    def measure(self, theta: Theta, what: str, seed: int | None = None) -> Checked:
+    def measure(self, theta: Theta, what: str) -> Checked:
         """Read a policy by fresh answers; ``what``: its name for people."""
         self.progress(f"answers of {what}", 0, 0)
-        seed = self.fresh if seed is None else seed
         with moved(self.policy, theta):
-            self.read.append(_read(self.policy, self.score, self.aside, seed))
-        return self.read[-1]
+            found = _read(self.policy, self.score, self.aside, self.fresh)
+        self.drawn.append(found.answers)
+        return found
 
     def tell_apart(
         self, one: Theta, there: Checked, other: Theta, here: Checked
     ) -> tuple[Checked, Checked]:
         """Score two policies by more answers while they are within two standard errors."""
-        for _ in range(1, MOST_READ):
-            error = math.hypot(there.score_stderr, here.score_stderr)
-            if abs(there.score - here.score) >= 2 * error:
+        while _are_close(there, here):
+            fewer = min(there.answers, here.answers)
+            if fewer >= MOST_READ * COMPARED:
                 break
-            seed = seeds.child_seed(self.fresh, len(self.read), "again")
-            there = _add(there, self.measure(one, "two policies that score alike", seed))
-            here = _add(here, self.measure(other, "two policies that score alike", seed))
+            self.progress("answers of two policies that score alike", 0, 0)
+            seed = seeds.child_seed(self.fresh, len(self.drawn), "again")
+            first, second = there.answers == fewer, here.answers == fewer
+            there = self._again(one, there, seed) if first else there
+            here = self._again(other, here, seed) if second else here
         return there, here
+
+    def _again(self, theta: Theta, found: Checked, seed: int) -> Checked:
+        """The policy's score by the answers to the same prompts and new ones; all else stays."""
+        each = math.ceil(COMPARED / len(self.aside))
+        with moved(self.policy, theta):
+            drawn = self.policy.sample(self.aside, each, seed=seed)
+        asked = [prompt for prompt in self.aside for _ in range(each)]
+        scores = self.score(asked, [answer for row in drawn for answer in row])
+        self.drawn.append(len(asked))
+        return _add(found, scores.reshape(-1, each).mean(1), len(asked))
 
     def guards(self, theta: Theta, there: Checked) -> tuple[Guard, ...]:
         """The guards of a policy that was read."""
@@ -220,13 +234,12 @@ def search_move(
         )  # fmt: skip
         began = _find_beginning(search, places)
         state, limit = _climb(search, began, since, report)
-        best = _draw_back(search, state, limit) if state.best else None
+        best, why_not = (_draw_back(search, state, limit), "") if state.best else (None, "")
+        if best is not None:
+            began, best, why_not = _compare(search, places[began.place], began, best, limit)
     finally:
         assert parts.base is not None
         policy.backend = parts.base.host.at(policy.subspace, policy.space, run=True)
-    why_not = ""
-    if best is not None:
-        began, best, why_not = _compare(search, places[began.place], began, best, limit)
     if why_not:
         state, best = replace(state, best=0, stopped=why_not), None
     adopts, there, passed, share, scale = None, began.there, began.guards, began.share, 1.0
@@ -235,17 +248,19 @@ def search_move(
     elif began.place == UPDATED:  # by the same sum as verify, which writes no -0.0
         share = 1.0
         adopts = parameters.between(places[START], places[UPDATED], share)
+    at_start = score_ascent.are_equal(places[began.place], places[START])
+    before = began.there.score if at_start else search.base.score
     body = {
         "taste": taste.to_json(),
         "taste_sha256": taste.sha256,
         "seed": state.seed,
         "nats_allowed": nats,
-        "score_before": search.base.score,
+        "score_before": before,
         "score": there.score,
         "nats": there.nats,
         "nats_stderr": there.stderr,
         "scale": scale,
-        "answers": state.answers + sum(each.answers for each in search.read),
+        "answers": state.answers + sum(search.drawn),
         "guards": [asdict(guard) for guard in passed],
         "stopped": state.stopped,
         "taken": len(state.steps),
@@ -305,7 +320,7 @@ def _set_up(
     base = _read(policy, score, aside, fresh, base=True)
     return Search(
         policy, by, pool, line, plan, seed, root, asked, aside, score, gain, keep, fresh, start,
-        base, [base], progress,
+        base, [base.answers], progress,
     )  # fmt: skip
 
 
@@ -320,12 +335,25 @@ def _read(
     return measure(policy, score, aside, math.ceil(COMPARED / len(aside)), seed=seed, base=base)
 
 
-def _add(found: Checked, more: Checked) -> Checked:
-    """A policy's score by the answers of both readings; all else as it was read first."""
-    n, m = found.answers, more.answers
-    error = math.hypot(n * found.score_stderr, m * more.score_stderr) / (n + m)
-    score = (n * found.score + m * more.score) / (n + m)
-    return replace(found, score=score, score_stderr=error, answers=n + m)
+def _are_close(one: Checked, other: Checked) -> bool:
+    """Whether the scores differ by less than two standard errors of their difference.
+
+    Over prompts: both answered the same ones.
+    """
+    apart = np.subtract(one.by_prompt, other.by_prompt)
+    if len(apart) < 2:
+        return False
+    return bool(abs(apart.mean()) < 2 * apart.std(ddof=1) / math.sqrt(len(apart)))
+
+
+def _add(found: Checked, means: Floats, answers: int) -> Checked:
+    """The score with that of more answers, whose mean for each prompt is given."""
+    share = answers / (found.answers + answers)
+    pooled = (1 - share) * np.asarray(found.by_prompt) + share * means
+    return replace(
+        found, score=float(pooled.mean()), by_prompt=tuple(pooled.tolist()),
+        answers=found.answers + answers,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

@@ -406,8 +406,8 @@ class Checked:
     figures: TextFigures
     answers: int
     """How many answers this was measured on."""
-    score_stderr: float = 0.0
-    """Of the score, over these answers."""
+    by_prompt: tuple[float, ...] = ()
+    """Mean score of the answers to each prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -525,7 +525,7 @@ def measure(
     return Checked(
         float(scores.mean()), nats, stderr,
         text_guards.measure(policy, prompts, grouped, seed=seed, topic=False), len(answers),
-        float(scores.std() / math.sqrt(len(scores))),
+        tuple(scores.reshape(-1, each).mean(1).tolist()),
     )  # fmt: skip
 
 
@@ -655,4 +655,5 @@ def load(path: Path) -> tuple[Improved, tuple[str, int]]:
 
 
 def _checked(facts: dict[str, Any]) -> Checked:
-    return Checked(**{**facts, "figures": TextFigures(**facts["figures"])})
+    found = {**facts, "figures": TextFigures(**facts["figures"])}
+    return Checked(**{**found, "by_prompt": tuple(facts.get("by_prompt", ()))})

@@ -486,8 +486,8 @@ def test_the_plan_counts_what_improving_draws_besides():
     config = settings_file.load(preset_name="tiny", sets=sets)
     found = budget.estimate_cost(config, answer_seconds=0.3, train=100)
     # After the first of ten steps, at three doublings, and at the end; 1,024 answers of the start
-    # are drawn and read once, and each round compares, measures eight policies beside ten steps.
-    each = 4 * (100 - 32) + 8 * 64 + 10 * 64
+    # are drawn and read once, and each round compares, with sixteen readings beside ten steps.
+    each = 4 * (100 - 32) + 16 * 64 + 10 * 64
     assert (found.improving_rounds, found.improving_answers) == (5, 2 * 1024 + 5 * each)
     plan = policy_search.Plan()
     own = policy_search.START_ANSWERS, plan.answers, plan.checked * plan.each

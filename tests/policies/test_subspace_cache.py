@@ -192,8 +192,11 @@ def test_auto_takes_the_set_of_the_model_s_weights(tmp_path, cache, monkeypatch)
     for own in (
         "subspace.kind=features", "subspace.dim=24", "adapter.rank=2", "subspace.kind=full",
         "subspace.kind=none", "subspace.samples=128", "optimizer.score_share=.5",
+        "optimizer.mu=.1", "subspace.redraws=8",
     ):  # fmt: skip
         assert take(own) == (settings_file.load(sets=[own]), "")
+    by_hand = ["optimizer.rule=sign", "optimizer.alpha=.1"]
+    assert take(*by_hand) == (settings_file.load(sets=by_hand), "")
 
 
 # --- what a key holds ----------------------------------------------------------------------------
