@@ -150,14 +150,15 @@ def test_a_policy_at_the_end_of_its_budget_gives_way_only_to_one_that_scores_hig
     """Read again by other answers, its KL may be a little beyond the budget."""
     measure, read = score_ascent.measure, []
 
-    def high(*given, base=False, **how):
+    def read_high(*given, base=False, **how):
         found = measure(*given, base=base, **how)
         if not base:
             read.append(found)
-        first = replace(found, score=99.0, nats=2.6, stderr=0.1)
+        high = (99.0,) * len(found.by_prompt)
+        first = replace(found, score=99.0, nats=2.6, stderr=0.1, by_prompt=high)
         return first if len(read) == 1 and not base else found
 
-    monkeypatch.setattr(policy_search, "measure", high)
+    monkeypatch.setattr(policy_search, "measure", read_high)
     with Ledger.open(improved) as ledger, lease.hold(ledger):
         parts = assemble.reopen(ledger, panel=False, say=lambda line: None)
         state = between_rounds.improve_run(ledger, parts, nats=2.5).state
