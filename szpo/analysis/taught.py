@@ -26,7 +26,9 @@ from szpo.ledger.run_spec import recorded_config, recorded_settings
 from szpo.metrics import Share, share
 from szpo.optim.named_features import Claim, groups_of
 from szpo.optim.regression import Findings
+from szpo.policies import subspaces
 from szpo.policies.teachable import advise
+from szpo.replay import replay
 from szpo.runs import budget
 from szpo.runs.status import round_status
 from szpo.voting import panel_evaluator, withdrawals
@@ -372,6 +374,17 @@ def last_findings(ledger: Ledger, steps: int | None = None) -> Findings | None:
         return None
     found = Findings.from_json(json.loads(body))
     return found if theta.last_adopted(ledger, steps) is None else found.replaced
+
+
+def describe_mix(ledger: Ledger) -> str:
+    """Which adapters a run mixes whose rule fits no taste, each with its nats alone; else ""."""
+    if not ledger.spec.get("space", {}).get("sources") or last_findings(ledger) is not None:
+        return ""
+    blocks, moved = subspaces.read_recorded(ledger).blocks, replay.fold(ledger)
+    if blocks is None or "z" not in moved:  # improved further
+        return ""
+    held = sorted(blocks.nats(moved["z"]).items(), key=lambda each: -abs(each[1]))[:DRAWN]
+    return ", ".join(_describe_nats(n, nats > 0, nats) for n, nats in held if abs(nats) >= 0.05)
 
 
 def shown_from(ledger: Ledger) -> tuple[int, ...]:

@@ -69,7 +69,7 @@ def show(
         found = taught.last_findings(ledger)
         way_on = taught.more_votes(ledger, lesson) if found is not None else ""
         prior, held = taught.describe_prior(ledger), taught.describe_hold(found)
-        noted = findings_of(ledger, found, lesson)
+        noted, mix = findings_of(ledger, found, lesson), taught.describe_mix(ledger)
         ruler = teachable.describe_ruler(ledger.spec.get("space", {}).get("report", {}))
     if as_json:
         rows = [{**asdict(f), "win_rate": f.win_rate} for f in total.table]
@@ -94,6 +94,7 @@ def show(
             f"{console.count(total.automatic_ties, 'automatic tie')}, {total.late} late",
             "read": budget.describe_read(total.answers_read, total.person_minutes),
             **({"prior": prior} if prior else {}),
+            **({"mix": mix} if mix else {}),
             "weights": f"{total.theta_sha256} (theta_sha256)",
             "head": f"{total.head} (note it on another machine, for szpo verify --head)",
         }

@@ -465,6 +465,8 @@ def say_result(ledger: Ledger, panelist: str | None = None) -> None:
     lesson = taught.read(ledger)
     if lesson is not None:
         console.say(str(lesson))
+    if mix := taught.describe_mix(ledger):
+        console.say(f"mixed: {mix}")
     found = taught.last_findings(ledger)
     asks = taught.ask_about_length(ledger, found)
     for text in (taught.describe_prior(ledger), taught.describe_hold(found), asks):

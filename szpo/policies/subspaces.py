@@ -32,7 +32,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import stored_tensors
 from szpo.models.lora import Site
 from szpo.optim import parameters, sparse_prior
-from szpo.optim.named_features import BY_SQUARE, Curve, NamedFeatures, length_at
+from szpo.optim.named_features import BY_SQUARE, Curve, NamedFeatures, length_at, nats_at
 from szpo.optim.parameters import Space
 from szpo.types import FEATURE_GRID, Floats, Layout, Theta, Update
 
@@ -193,6 +193,15 @@ class Blocks:
         for name, amount in nats.items():
             z += length_at(curves[name], amount) * self.axes[self.names.index(name)]
         return z.astype(np.float32)
+
+    def nats(self, z: ArrayLike) -> dict[str, float]:
+        """What each adapter alone costs at a point, in nats, below 0 against its name.
+
+        The inverse of `point`; the nats do not add up to those of the whole mix.
+        """
+        parts = np.linalg.solve(self.axes.T, np.asarray(z, np.float64)).tolist()
+        curves = self.curves or [BY_SQUARE] * len(parts)
+        return dict(zip(self.names, map(nats_at, curves, parts), strict=True))
 
 
 def require_named(names: Iterable[str], known: Sequence[str]) -> None:

@@ -227,6 +227,13 @@ def test_each_adapter_alone_costs_what_is_asked_of_it_in_both_senses(model, spac
     assert replace(space, blocks=plain).basis_sha256 == space.basis_sha256
 
 
+@pytest.mark.parametrize("curves", [True, False])
+def test_the_nats_of_a_point_are_those_that_were_asked_of_each_adapter(space, curves):
+    blocks = space.blocks if curves else replace(space.blocks, curves=())
+    asked = dict(zip(blocks.names, (0.3, -2.5, 0.0), strict=True))
+    assert blocks.nats(blocks.point(asked)) == pytest.approx(asked, rel=1e-3, abs=1e-6)
+
+
 def test_the_record_gives_back_coordinates_digest_and_factors(space):
     again = Subspace.from_facts(json.loads(json.dumps(space.facts())), space.tensors())
     assert again.names == space.names and again.basis_sha256 == space.basis_sha256

@@ -14,6 +14,7 @@ from szpo.cli.app import call
 from szpo.features import dictionary
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import stored_tensors, theta_digests
+from szpo.policies import subspaces
 from szpo.policies.subspaces import Subspace
 from szpo.replay import replay
 from szpo.runs import other_weights
@@ -106,6 +107,17 @@ def test_a_cut_adapter_tells_its_distance_and_the_card_names_sources(known, tmp_
     assert "--rank 8: the adapter has rank 7; leave it out" in capsys.readouterr().err
     rows = [line for line in text.splitlines() if line.startswith(("| wide", "| low", "| stable"))]
     assert len(rows) == 3 and "| `wide` | mit |" in rows[0] and "| not named |" in rows[1]
+
+
+def test_a_run_whose_rule_fits_no_taste_says_what_it_mixes(known, capsys):
+    with Ledger.open(known, readonly=True) as ledger:
+        blocks, z = subspaces.read_recorded(ledger).blocks, replay.fold(ledger)["z"]
+    name, nats = max(blocks.nats(z).items(), key=lambda each: abs(each[1]))
+    most = f"{'more' if nats > 0 else 'less'} {name} ({abs(nats):.1f} nats)"
+    capsys.readouterr()
+    assert call(["show", str(known)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert (f" mix {most}" in shown) == (abs(nats) >= 0.05)
 
 
 def test_a_mix_by_hand_costs_what_it_says_and_is_measured(known, tmp_path, capsys):
