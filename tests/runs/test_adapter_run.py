@@ -118,6 +118,9 @@ def test_a_run_whose_rule_fits_no_taste_says_what_it_mixes(known, capsys):
     assert call(["show", str(known)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert (f" mix {most}" in shown) == (abs(nats) >= 0.05)
+    assert call(["report", str(known)]) == 0
+    page = known.with_suffix(".html").read_text("utf-8")
+    assert ("What the votes mixed" in page and most in page) == (abs(nats) >= 0.05)
 
 
 def test_a_mix_by_hand_costs_what_it_says_and_is_measured(known, tmp_path, capsys):
