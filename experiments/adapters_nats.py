@@ -1,15 +1,14 @@
 """Adapters that were stopped at other nats, each scaled until it costs the same.
 
-    python experiments/adapters_nats.py SET SET --model tiny [--nats 1.5,3] [--answers 8]
+    python experiments/adapters_nats.py SET SET [--nats 1.5,3] [--answers 8]
 
 Of each adapter that both sets have, by itself: the value of its feature at these nats, measured
-on szpo's held-out prompts, where no set was made. Lengths are found on prompts of training.
+on szpo's held-out prompts, where no set was made. Lengths are found on others of these.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import numpy as np
 
 from szpo.config import settings_file
 from szpo.improvement import aims
+from szpo.models import adapters
 from szpo.policies.protocol import moved
 from szpo.runs import other_weights
 from szpo.runs.other_weights import Mixer
@@ -42,17 +42,14 @@ def main() -> None:
     """Print a line for each adapter, set and number of nats."""
     parser = argparse.ArgumentParser()
     parser.add_argument("sets", nargs=2)
-    parser.add_argument("--model", default="tiny")
     parser.add_argument("--nats", default="1.5,3")
     parser.add_argument("--answers", type=int, default=8, help="to each of 48 prompts")
     given = parser.parse_args()
-    made = [json.loads(Path(each, "set.json").read_text("utf-8")) for each in given.sets]
-    rows = [{row["name"]: row for row in document["adapters"]} for document in made]
-    for place, document in zip(given.sets, made, strict=True):
-        g = {k: v for k, v in document["sampling"].items() if k != "stop"}
-        sets = [f"generation.{name}={json.dumps(value)}" for name, value in g.items()]
-        sets += [f"model.name={given.model}", f"subspace.adapters={json.dumps([place])}"]
-        mixer = other_weights.mixer_of_set(settings_file.load(sets=sets), say=print)
+    made = [adapters.read_set(Path(place))["adapters"] for place in given.sets]
+    rows = [{row["name"]: row for row in each} for each in made]
+    for place in given.sets:
+        config = settings_file.load(sets=adapters.settings_of_set(Path(place), place))
+        mixer = other_weights.mixer_of_set(config, say=print)
         asked = mixer.heldout[24:72]
         for name in (name for name in rows[0] if name in rows[1]):
             row = rows[0][name]

@@ -85,7 +85,7 @@ def render(
         held=taught.describe_hold(found),
         prior=taught.describe_prior(ledger),
         lesson=None if lesson is None else visible(str(lesson)),
-        mix=visible(taught.describe_mix(ledger)),
+        mix=visible(taught.describe_mix(ledger, found)),
         teachable=teachable.of_spec(ledger.spec),
         ruler=teachable.ruler(ledger.spec.get("space", {}).get("report", {})),
         rows=rows,

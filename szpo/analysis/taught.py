@@ -287,8 +287,7 @@ def words(found: Findings) -> str:
         return ", ".join(phrase_claim(each, found) for each in likely)
     if not likely and found.mix and found.unnamed >= LIKELY:
         held = [(name, nats) for name, nats in found.mix if nats is not None]
-        most = sorted(held, key=lambda each: -abs(each[1]))[:DRAWN]
-        parts = ", ".join(_describe_nats(name, nats > 0, nats) for name, nats in most)
+        parts = _describe_most(held)
         return f"a little of many ({_percent(found.unnamed)}){': ' * bool(parts)}{parts}"
     if not likely and found.unnamed + found.chance >= LIKELY:
         return f"{UNEXPLAINED} ({_percent(found.unnamed + found.chance)} for none)"
@@ -303,6 +302,12 @@ def phrase_claim(claim: Claim, found: Findings) -> str:
     """The group of a claim and its sense in plain words, without figures."""
     name = claim.group or claim.feature
     return phrase(name, claim.more, coordinate=name in dict(found.mix))
+
+
+def _describe_most(held: Sequence[tuple[str, float]]) -> str:
+    """The named coordinates that cost most alone, the farthest first."""
+    most = sorted(held, key=lambda each: -abs(each[1]))[:DRAWN]
+    return ", ".join(_describe_nats(name, nats > 0, nats) for name, nats in most)
 
 
 def _describe_nats(name: str, more: bool, nats: float, chance: str = "") -> str:
@@ -376,15 +381,18 @@ def last_findings(ledger: Ledger, steps: int | None = None) -> Findings | None:
     return found if theta.last_adopted(ledger, steps) is None else found.replaced
 
 
-def describe_mix(ledger: Ledger) -> str:
-    """Which adapters a run mixes whose rule fits no taste, each with its nats alone; else ""."""
-    if not ledger.spec.get("space", {}).get("sources") or last_findings(ledger) is not None:
+def describe_mix(ledger: Ledger, found: Findings | None) -> str:
+    """Which adapters a run mixes whose rule fits no taste, each with its nats alone; else "".
+
+    ``found``: the result of `last_findings`.
+    """
+    if not ledger.spec.get("space", {}).get("sources") or found is not None:
         return ""
     blocks, moved = subspaces.read_recorded(ledger).blocks, replay.fold(ledger)
     if blocks is None or "z" not in moved:  # improved further
         return ""
-    held = sorted(blocks.nats(moved["z"]).items(), key=lambda each: -abs(each[1]))[:DRAWN]
-    return ", ".join(_describe_nats(n, nats > 0, nats) for n, nats in held if abs(nats) >= 0.05)
+    each = blocks.nats(moved["z"]).items()
+    return _describe_most([(name, nats) for name, nats in each if abs(nats) >= 0.05])
 
 
 def shown_from(ledger: Ledger) -> tuple[int, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -305,10 +304,7 @@ def _open(
 
     place = None if run is None else adapters.shipped(run) or files.expand(run)
     if place is not None and place.is_dir():
-        made = adapters.read_set(place)
-        own = [f"generation.{n}={json.dumps(x)}" for n, x in made.get("sampling", {}).items()]
-        own += [f"model.name={made['base']}"] if made.get("base") else []
-        own.append(f"subspace.adapters={json.dumps([run])}")
+        own = adapters.settings_of_set(place, str(run))
         config = settings_file.load(sets=[*own, *sets])
         subspaces.require_named(wanted, [each.name for each in adapters.find([str(run)])])
         run_engine.check_files(config)

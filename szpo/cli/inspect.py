@@ -69,7 +69,7 @@ def show(
         found = taught.last_findings(ledger)
         way_on = taught.more_votes(ledger, lesson) if found is not None else ""
         prior, held = taught.describe_prior(ledger), taught.describe_hold(found)
-        noted, mix = findings_of(ledger, found, lesson), taught.describe_mix(ledger)
+        noted, mix = findings_of(ledger, found, lesson), taught.describe_mix(ledger, found)
         ruler = teachable.describe_ruler(ledger.spec.get("space", {}).get("report", {}))
     if as_json:
         rows = [{**asdict(f), "win_rate": f.win_rate} for f in total.table]

@@ -465,9 +465,9 @@ def say_result(ledger: Ledger, panelist: str | None = None) -> None:
     lesson = taught.read(ledger)
     if lesson is not None:
         console.say(str(lesson))
-    if mix := taught.describe_mix(ledger):
-        console.say(f"mixed: {mix}")
     found = taught.last_findings(ledger)
+    if mix := taught.describe_mix(ledger, found):
+        console.say(f"mixed: {mix}")
     asks = taught.ask_about_length(ledger, found)
     for text in (taught.describe_prior(ledger), taught.describe_hold(found), asks):
         if text:

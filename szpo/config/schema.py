@@ -288,9 +288,9 @@ class Config(Section):
         space, o, usual = self.subspace, self.optimizer, Subspace()
         if space.kind != "auto" or space.adapters or (self.regresses and o.rule != FIRST_RULE):
             return False
-        plain = (space.dim, space.redraws) == (usual.dim, usual.redraws)
-        plain = plain and (o.mu, o.alpha) == (None, None) and not o.score_share
-        return plain and self.adapter == Adapter() and self._samples_are_enough
+        plain = (space.dim, space.redraws, self.adapter) == (usual.dim, usual.redraws, Adapter())
+        by_hand = o.mu or o.alpha or o.score_share
+        return plain and not by_hand and self._samples_are_enough
 
     def in_adapters(self, entries: Sequence[str]) -> Self:
         """These settings with the weights of adapters as coordinates, and their own radius."""

@@ -175,13 +175,17 @@ class Search:
 
     def _again(self, theta: Theta, found: Checked, seed: int) -> Checked:
         """The policy's score by the answers to the same prompts and new ones; all else stays."""
-        each = math.ceil(COMPARED / len(self.aside))
+        each = _answers_each(self.aside)
+        asked, answers = self.answers(theta, each, seed)
+        self.drawn.append(len(answers))
+        return _add(found, self.score(asked, answers).reshape(-1, each).mean(1), len(answers))
+
+    def answers(self, theta: Theta, each: int, seed: int) -> tuple[list[Prompt], list[Answer]]:
+        """A policy's answers on the prompts to measure on, each with its prompt."""
         with moved(self.policy, theta):
             drawn = self.policy.sample(self.aside, each, seed=seed)
-        asked = [prompt for prompt in self.aside for _ in range(each)]
-        scores = self.score(asked, [answer for row in drawn for answer in row])
-        self.drawn.append(len(asked))
-        return _add(found, scores.reshape(-1, each).mean(1), len(asked))
+        pairs = [(p, a) for p, row in zip(self.aside, drawn, strict=True) for a in row]
+        return [p for p, _ in pairs], [a for _, a in pairs]
 
     def guards(self, theta: Theta, there: Checked) -> tuple[Guard, ...]:
         """The guards of a policy that was read."""
@@ -234,8 +238,9 @@ def search_move(
         )  # fmt: skip
         began = _find_beginning(search, places)
         state, limit = _climb(search, began, since, report)
-        best, why_not = (_draw_back(search, state, limit), "") if state.best else (None, "")
-        if best is not None:
+        best, why_not = None, ""
+        if state.best:
+            best = _draw_back(search, state, limit)
             began, best, why_not = _compare(search, places[began.place], began, best, limit)
     finally:
         assert parts.base is not None
@@ -332,7 +337,11 @@ def _read(
     *,
     base: bool = False,
 ) -> Checked:
-    return measure(policy, score, aside, math.ceil(COMPARED / len(aside)), seed=seed, base=base)
+    return measure(policy, score, aside, _answers_each(aside), seed=seed, base=base)
+
+
+def _answers_each(aside: Sequence[Prompt]) -> int:
+    return math.ceil(COMPARED / len(aside))
 
 
 def _are_close(one: Checked, other: Checked) -> bool:
@@ -341,8 +350,6 @@ def _are_close(one: Checked, other: Checked) -> bool:
     Over prompts: both answered the same ones.
     """
     apart = np.subtract(one.by_prompt, other.by_prompt)
-    if len(apart) < 2:
-        return False
     return bool(abs(apart.mean()) < 2 * apart.std(ddof=1) / math.sqrt(len(apart)))
 
 
@@ -447,10 +454,7 @@ def _climb(
 
 def _gained(search: Search, theta: Theta) -> bool:
     """Whether the lower value of what a policy's answers gain is above 0."""
-    with moved(search.policy, theta):
-        drawn = search.policy.sample(search.aside, search.plan.each, seed=search.seed)
-    pairs = [(p, a) for p, row in zip(search.aside, drawn, strict=True) for a in row]
-    return search.gain([p for p, _ in pairs], [a for _, a in pairs]) > 0
+    return search.gain(*search.answers(theta, search.plan.each, search.seed)) > 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -655,5 +655,5 @@ def load(path: Path) -> tuple[Improved, tuple[str, int]]:
 
 
 def _checked(facts: dict[str, Any]) -> Checked:
-    found = {**facts, "figures": TextFigures(**facts["figures"])}
-    return Checked(**{**found, "by_prompt": tuple(facts.get("by_prompt", ()))})
+    figures, means = TextFigures(**facts["figures"]), tuple(facts.get("by_prompt", ()))
+    return Checked(**{**facts, "figures": figures, "by_prompt": means})

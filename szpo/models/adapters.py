@@ -139,6 +139,17 @@ def read_set(folder: Path) -> dict[str, Any]:
     return found
 
 
+def settings_of_set(folder: Path, entry: str) -> list[str]:
+    """What ``--set`` says of a run in a set as it was made: sampling, model and adapters.
+
+    ``entry``: how the settings name the folder.
+    """
+    made = read_set(folder)
+    own = [f"generation.{n}={json.dumps(x)}" for n, x in made.get("sampling", {}).items()]
+    own += [f"model.name={made['base']}"] if made.get("base") else []
+    return [*own, f"subspace.adapters={json.dumps([entry])}"]
+
+
 def find(entries: Sequence[str]) -> tuple[Place, ...]:
     """The adapters of these entries, with sets expanded; hub ids are downloaded.
 

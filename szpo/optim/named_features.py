@@ -20,6 +20,7 @@ from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from szpo.errors import UsageError
 from szpo.optim import vote_regression
@@ -312,10 +313,14 @@ def nats_along(features: NamedFeatures, z: Floats) -> tuple[float, ...]:
 
     The parts add up to the point; their nats do not add up.
     """
-    parts = np.linalg.lstsq(axes(features).T, z)[0].tolist()
     grid = np.array(features.curves).reshape(-1, 4) / FEATURE_GRID
-    curves = grid.tolist() or [BY_SQUARE] * len(parts)
-    return tuple(nats_at(curve, part) for curve, part in zip(curves, parts, strict=True))
+    return nats_of_parts(axes(features), grid.tolist(), z)
+
+
+def nats_of_parts(axes: Floats, curves: Sequence[Curve], z: ArrayLike) -> tuple[float, ...]:
+    """The same by unit vectors of the coordinates and what each costs; no curves: |z|²/2."""
+    parts = np.linalg.lstsq(axes.T, np.asarray(z, np.float64))[0].tolist()
+    return tuple(map(nats_at, curves or [BY_SQUARE] * len(parts), parts))
 
 
 def nats_at(curve: Curve, length: float) -> float:

@@ -32,7 +32,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import stored_tensors
 from szpo.models.lora import Site
 from szpo.optim import parameters, sparse_prior
-from szpo.optim.named_features import BY_SQUARE, Curve, NamedFeatures, length_at, nats_at
+from szpo.optim.named_features import BY_SQUARE, Curve, NamedFeatures, length_at, nats_of_parts
 from szpo.optim.parameters import Space
 from szpo.types import FEATURE_GRID, Floats, Layout, Theta, Update
 
@@ -199,9 +199,7 @@ class Blocks:
 
         The inverse of `point`; the nats do not add up to those of the whole mix.
         """
-        parts = np.linalg.solve(self.axes.T, np.asarray(z, np.float64)).tolist()
-        curves = self.curves or [BY_SQUARE] * len(parts)
-        return dict(zip(self.names, map(nats_at, curves, parts), strict=True))
+        return dict(zip(self.names, nats_of_parts(self.axes, self.curves, z), strict=True))
 
 
 def require_named(names: Iterable[str], known: Sequence[str]) -> None:
