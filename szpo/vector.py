@@ -86,7 +86,7 @@ class VectorSpace:
     def from_json(cls, saved: Mapping[str, Any]) -> Self:
         """The space of `to_json`."""
         space = make_space(None, saved["start"], saved["scale"], saved["bounds"])
-        named = tuple(map(Parameter.from_json, saved.get("parameters", ())))
+        named = tuple(Parameter(*each) for each in saved.get("parameters", ()))
         return cls(space.start, space.scale, space.box, named)
 
 
@@ -112,7 +112,7 @@ def make_space(
             raise UsageError("Optimizer: leave out dim and scale, which named bounds determine")
         named = named_parameters.read(bounds)
         begun = named_parameters.start(named, {} if start is None else start)
-        plain = make_space(None, begun, None, named_parameters.box(named))
+        plain = make_space(None, begun, None, [each.box for each in named])
         return VectorSpace(plain.start, plain.scale, plain.box, named)
     if dim is not None and ((whole := _whole(dim)) is None or whole < 1):
         raise UsageError(f"Optimizer: dim is {dim!r}; give a whole number from 1 up")
@@ -246,8 +246,8 @@ class Optimizer:
             (d,); by default 1, or a quarter of the bounds' width. Choose it as large as your
             uncertainty about the start.
         bounds: (low, high) for every coordinate, or (d, 2); points are mirrored at them. Or named
-            parameters: {"rate": (1e-5, 0.1, "log"), "layers": (1, 4, int), "kind": ["a", "b"]};
-            then points are such dictionaries, and ``start`` may name some of their values.
+            numbers, {"rate": (1e-5, 0.1, "log"), "width": (0, 8)}; then points are dictionaries of
+            them, and ``start`` may name some of their values.
         seed: 0 to 2⁶³ − 1.
         options: ``rule`` and further settings of `szpo.config.optimizer`, such as ``link``
             or ``kl_step``.
