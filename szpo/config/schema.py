@@ -18,7 +18,6 @@ from szpo.config.optimizer import (
     FIRST_RULE,
     OTHER_RULE,
     REGRESSION_UP_TO_DIM,
-    WARMUP,
     Known,
     Regression,
     Sign,
@@ -60,7 +59,7 @@ KL_SAMPLES: Final = 96
 """Answers per pass that measures KL; passes repeat until the scale is known."""
 RUBRIC_VERSION = 1
 """Version of the wording of question, guideline and choices; stored with each vote."""
-Coordinates: TypeAlias = Literal["score", "features", "adapters", "random", "full", "none"]
+Coordinates: TypeAlias = Literal["score", "features", "adapters", "full", "none"]
 FEATURE_SAMPLES: Final = 1024
 """Base answers of the set-up for coordinates of kind features."""
 ADAPTER_SAMPLES: Final = 256
@@ -230,9 +229,6 @@ class Config(Section):
         ``features``: the named features that the coordinates were made from, if any.
         """
         o, facts = self.optimizer, dict[str, Any](scale=scale)
-        if o.warmup is None and self.subspace.kind == "random":
-            # How much votes change along random directions is not known, so α is measured.
-            o = o.model_copy(update={"warmup": WARMUP if o.alpha is None else 0})
         if features is not None and self.regresses:
             facts["features"] = features = fitted_on(self.with_said(features), o.score_share)
             if o.D > 1 or features.coordinates:  # otherwise no policy is perturbed

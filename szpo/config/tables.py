@@ -274,17 +274,16 @@ class Subspace(Section):
     """The subspace: the directions in which the votes may move the adapter."""
 
     kind: Annotated[
-        Literal["auto", "score", "features", "adapters", "random", "full", "none"],
+        Literal["auto", "score", "features", "adapters", "full", "none"],
         BeforeValidator(lambda given: "none" if given is None else given),  # --set kind=none
     ] = Field(
         "auto",
         description="score: principal directions of the policy's own log-probability gradient; "
         "features: dim of those, then directions that change named features of the texts (both "
-        "need a local model); adapters: the weights of the given adapters; random: random "
-        "orthonormal ones; full: every weight; none: votes on rows are explained, and nothing "
-        "moves; auto: given adapters; else those of a set for the model; without one features "
-        "under regression, score under other rules; score too with optimizer.score_share or fewer "
-        "than 256 samples.",
+        "need a local model); adapters: the weights of the given adapters; full: every weight; "
+        "none: votes on rows are explained, and nothing moves; auto: given adapters; else those "
+        "of a set for the model; without one features under regression, score under other rules; "
+        "score too with optimizer.score_share or fewer than 256 samples.",
     )
     adapters: list[Annotated[str, Field(min_length=1)]] = Field(
         default_factory=list,

@@ -30,7 +30,7 @@ from szpo.policies.backend import (
     Tokens,
     start_of,
 )
-from szpo.policies.subspaces import Subspace, split_basis
+from szpo.policies.subspaces import Subspace
 from szpo.types import Floats, Progress, Theta, unseen
 
 ROWS = 96
@@ -203,25 +203,6 @@ def kl_ratios(
             )
         found[radius] = kl / (0.5 * radius * radius)  # KL ≈ |δ|²/2 where P is whitened
     return found
-
-
-def random_subspace(probe: Probe, whole: Subspace, config: Config) -> Subspace:
-    """Draw orthonormal directions of the moving weights, scaled to KL ``optimizer.kl_radius``."""
-    dim = config.dim
-    size = sum(v.size for v in whole.start.values())
-    key = seeds.derive(probe.root_seed, "setup directions", name="basis")
-    draws = sample_directions.gaussian(key, size * dim).astype(np.float64).reshape(size, dim)
-    Q, R = np.linalg.qr(draws)
-    Q *= np.sign(np.diag(R))
-    units = unit_directions(probe.root_seed, KL_DIRECTIONS, dim)
-    radius = math.sqrt(2 * config.optimizer.kl_radius)
-    raw = replace(whole, basis=split_basis(whole.start, Q))
-
-    def members(scale: float) -> list[Theta]:
-        return [raw.weights({"z": (scale * radius * u).astype(np.float32)}) for u in units]
-
-    scale, report = calibrate(probe, members, config)
-    return replace(raw, basis=split_basis(whole.start, Q * scale), report=report)
 
 
 def full_subspace(probe: Probe, whole: Subspace, config: Config) -> Subspace:

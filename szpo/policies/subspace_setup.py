@@ -33,7 +33,7 @@ from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
 from szpo.policies.backend import Backend
 from szpo.policies.basis import ANSWERS_EACH, feature_subspace, score_subspace
-from szpo.policies.probe import ROWS, Probe, draw_ruler, full_subspace, random_subspace
+from szpo.policies.probe import ROWS, Probe, draw_ruler, full_subspace
 from szpo.policies.stacked_adapters import adapter_subspace
 from szpo.policies.subspaces import Blocks, Subspace, every_b
 from szpo.types import Progress, Prompt, Theta, unseen
@@ -409,8 +409,6 @@ def choose_subspace(
         found = feature_subspace(probe, whole, config, base, prompts, text_of, rate)
     elif kind == "adapters":
         found = adapter_subspace(probe, whole, config, base, prompts, text_of, rate)
-    elif kind == "random":
-        found = random_subspace(probe, whole, config)
     else:
         found = full_subspace(probe, whole, config)
     report = {

@@ -1,4 +1,4 @@
-"""The coordinates of a run: all weights, random ones, score components, features or adapters.
+"""The coordinates of a run: all weights, score components, features or adapters.
 
 ``score`` (natural directions without votes): let s = ∇_B log π(y | x) be the score of an answer
 that the starting policy drew, F = E[s sᵀ] its Fisher matrix. The leading eigenvectors Q of F's
@@ -7,12 +7,11 @@ whitening, and Monte-Carlo KL one scale c: P = c · Q C^{-1/2}, so that near the
 
     KL(π_δ ‖ π_0) ≈ |δ|²/2 nats per completion for z = δ.
 
-``random`` takes random orthonormal directions of the same weights, and only the scale is measured;
-it needs no gradient. ``full`` takes every weight as a coordinate, with a radius instead of a
-basis. ``features`` takes the leading score components, then the natural gradients of named
-features of the texts (`szpo.policies.basis`). ``adapters`` takes the weights of given
-adapters, whitened alike (`szpo.policies.stacked_adapters`). ``none`` has one coordinate that
-moves nothing. Votes and rewards are not used.
+``full`` takes every weight as a coordinate, with a radius instead of a basis. ``features`` takes
+the leading score components, then the natural gradients of named features of the texts
+(`szpo.policies.basis`). ``adapters`` takes the weights of given adapters, whitened alike
+(`szpo.policies.stacked_adapters`). ``none`` has one coordinate that moves nothing. Votes and
+rewards are not used.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from szpo.optim.named_features import BY_SQUARE, Curve, NamedFeatures, length_at
 from szpo.optim.parameters import Space
 from szpo.types import FEATURE_GRID, Floats, Layout, Theta, Update
 
-Kind: TypeAlias = Literal["full", "random", "score", "features", "adapters", "none"]
+Kind: TypeAlias = Literal["full", "score", "features", "adapters", "none"]
 FEATURE_MAP = "features/map"
 """Name of the map's tensor in files and in the ledger."""
 MIXING, OWNER = "mixing", ".owner"

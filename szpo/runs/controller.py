@@ -105,7 +105,7 @@ def record_inputs(
     if settings.score_share:
         scores = _scores(run, comparisons, "score_share needs", "optimizer.score_share to 0")
     if named is not None and not named.coordinates:
-        who, instead = "coordinates of named features need", "subspace.kind to score or random"
+        who, instead = "coordinates of named features need", "subspace.kind to adapters"
         scores = np.zeros((settings.section.K, len(comparisons) // settings.section.K, 0))
         if named.components:
             scores = _scores(run, comparisons, who, instead)[..., : named.components]

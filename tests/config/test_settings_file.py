@@ -31,7 +31,6 @@ def test_defaults_are_the_documented_ones():
         (("optimizer.M=2", "optimizer.weighting=skill"), "regression"),
         (("subspace.dim=auto", "run.votes=2000"), "regression"),  # 64
         (("subspace.dim=65",), "known"),
-        (("subspace.kind=random",), "regression"),
         (("subspace.kind=full",), "known"),
         (("optimizer.mu=1",), "known"),
         (("optimizer.kl_step=0.1",), "known"),  # regression has none, so another rule is meant

@@ -114,7 +114,7 @@ def test_a_perturbation_that_does_not_reach_the_model_stops_the_run():
     base = loaded("llama")
     subspace = small(base)
     dead = {name: np.zeros_like(value) for name, value in subspace.basis.items()}
-    policy = policy_of(base, replace(subspace, kind="random", basis=dead))
+    policy = policy_of(base, replace(subspace, basis=dead))
     with pytest.raises(RunError, match="canary"):
         policy.rollout([PROMPTS] * 2, [Shift(0, 0, 1, 1.0), Shift(0, 0, -1, 1.0)], seed=0)
     # An A/A question asks one policy twice and is no canary's business.

@@ -226,8 +226,8 @@ def test_whatever_changes_the_set_up_changes_the_key():
     sets = [
         "", "subspace.setup_seed=1", "subspace.samples=400", "subspace.dim=4",
         "generation.temperature=0.7", "generation.max_new_tokens=12", "adapter.layers=[1]",
-        "model.quantization=nf4", "subspace.kind=random",
-        "subspace.kind=random optimizer.kl_radius=0.9", "subspace.kind=features",
+        "model.quantization=nf4", "subspace.kind=full",
+        "subspace.kind=full optimizer.kl_radius=0.9", "subspace.kind=features",
     ]  # fmt: skip
     every = [key_of(*each.split()) for each in sets]
     every += [key_of(sha256="another model"), key_of(dtype="fp32")]

@@ -74,7 +74,7 @@ def small(base: Loaded, dim: int = 4) -> Subspace:
     rng = np.random.default_rng(1)
     moved = whole.start.items()
     basis = {name: rng.normal(size=(*v.shape, dim)).astype(np.float32) for name, v in moved}
-    return Subspace("random", whole.sites, whole.fixed, whole.start, basis)
+    return Subspace("score", whole.sites, whole.fixed, whole.start, basis)
 
 
 def policy_of(base: Loaded, subspace: Subspace | None = None, **options: Any) -> LoraPolicy:
