@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from szpo import files, memory, plugins
+from szpo import files, memory
 from szpo.cli import console, inspect, run_paths
 from szpo.cli import taste as tastes
 from szpo.cli.run_paths import PRESET, SETS
@@ -128,7 +128,7 @@ def make(
             f'subspace.adapters = ["SET", "{target}"]; a mix takes {adapters.FEWEST} or more'
         )
         return
-    console.say(f"next: szpo answer {target} --page  # mixed by sliders")
+    console.say(f'next: szpo answer {target} --mix "NAME=1"')
     if (taken := adapters.find_set(host.facts.sha256)) not in (None, str(target)):
         console.say(
             f"a run takes the set {taken} unless told: --set 'subspace.adapters=[\"{target}\"]'"
@@ -198,10 +198,6 @@ def answer(
     prompts: int = typer.Option(
         3, "--prompts", min=1, help="How many held-out prompts, without --prompt."
     ),
-    page: bool = typer.Option(
-        False, "--page", help="Mix on a page instead: sliders, two mixes side by side."
-    ),
-    port: int = typer.Option(7862, "--port", help="Port of the page; 0: a free one."),
     best_of: int = tastes.BEST_OF,
     liked: str | None = tastes.LIKED,
     feature: list[str] = tastes.FEATURE,
@@ -220,27 +216,20 @@ def answer(
     """
     if liked is not None and best_of < 2:
         raise UsageError("--taste goes with --best-of N; give both")
-    if best_of > 1 and page:
-        raise UsageError("--best-of answers here; leave out --page")
     if best_of > 1 and mix is None and not sets:
         inspect.sample(
             run, prompt, prompts, samples=1, completions=None, out=None, best_of=best_of,
             liked=liked, feature=feature, seed=seed, folder=folder, as_json=as_json,
         )  # fmt: skip
         return
-    if mix is None and not page:
-        raise UsageError('give --mix "NAME=NATS, …", or --page for sliders')
-    wanted = {} if mix is None else read_mix(mix)
+    if mix is None:
+        raise UsageError('give --mix "NAME=NATS, …"')
+    wanted = read_mix(mix)
     judge = None
     if best_of > 1:
         judge = tastes.load(liked or str(run_paths.find(run, folder)), folder, feature)
     with _open(run, folder, sets, wanted) as mixer:
-        own = mixer.encode(prompt)
-        if page:
-            console.doing("")
-            plugins.load("szpo.pages", "mix", "page")(mixer, wanted, prompt, folder, port)
-            return
-        asked = own or mixer.heldout[:prompts]
+        asked = mixer.encode(prompt) or mixer.heldout[:prompts]
         if not asked:
             raise UsageError("there are no held-out prompts here; ask your own with --prompt")
         console.doing(

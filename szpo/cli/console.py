@@ -419,19 +419,19 @@ def waiting(to: Console) -> Iterator[Callable[[str], None]]:
         yield tell
 
 
-def show(
-    comparison: Comparison, seat: Assignment, sentences: Mapping[str, Any], to: Console
-) -> None:
+def show(comparison: Comparison, seat: Assignment, to: Console) -> None:
     """Print the prompts and answers of a comparison as this panelist sees them."""
+    from szpo.config.sentences import ENGLISH
+
     for row in (comparison.rows[i] for i in seat.prompt_order):
         if row.identical:
             continue
         for role, text in row.prompt.turns[:-1]:
-            name = sentences["page"]["roles"].get(role, role)
+            name = ENGLISH.page["roles"].get(role, role)
             to.print(Text(visible(f"{name}: {text}"), "dim"), soft_wrap=False)
         to.print(Text(visible(row.prompt.text), "bold"), soft_wrap=False)
         boxes: list[RenderableType] = [
-            Panel(_text(answer, sentences["signs"]), title=letter, title_align="left")
+            Panel(_text(answer), title=letter, title_align="left")
             for letter, answer in zip("AB", seat.sides(row), strict=True)
         ]
         if to.width >= BESIDE:
@@ -444,10 +444,11 @@ def show(
             to.print(box, soft_wrap=False)
 
 
-def _text(answer: Answer, signs: Mapping[str, str]) -> RenderableType:
+def _text(answer: Answer) -> RenderableType:
+    from szpo.config.sentences import ENGLISH
     from szpo.models.answer_shares import is_cut
 
-    cut = is_cut(answer)
+    cut, signs = is_cut(answer), ENGLISH.signs
     written = Text(visible(answer.text.rstrip("\ufffd") if cut else answer.text))
     if cut or not answer.text.strip():
         written.append(f" … ({signs['cut']})" if cut else f"({signs['empty']})", "dim")

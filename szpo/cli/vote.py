@@ -17,13 +17,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Final
+from typing import Final
 
 import typer
 
 from szpo.cli import child_process, console, run, run_paths
-from szpo.config import sentences
 from szpo.config.schema import RUBRIC_VERSION, Config
+from szpo.config.sentences import ENGLISH
 from szpo.errors import LeaseError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_config
@@ -208,8 +208,6 @@ class _Sitting:
         self.me = self.service.enroll("person", pseudonym)
         self.pseudonym, self.tab = pseudonym, secrets.token_hex(8)
         self.status = StatusReader(ledger, self.service.look)
-        recorded = ledger.spec.get("sentences") or sentences.ENGLISH
-        self.sentences: dict[str, Any] = sentences.complete(recorded)[0]
         self.asked: list[_Asked] = []
 
     def go(self) -> int:
@@ -229,16 +227,15 @@ class _Sitting:
         """Say what is recorded, and ask before the first row; False if the person leaves."""
         if seats.has_agreed(self.ledger, self.me):
             return True
-        page, rows = self.sentences["page"], self.config.asks_rows
-        panel = sentences.rubric(self.config.panel, page, rows=rows)
-        wording = sentences.consent(page, moves=self.ledger.layout != NO_COORDINATES)
+        panel = ENGLISH.rubric(self.config.panel, rows=self.config.asks_rows)
+        wording = ENGLISH.consent(moves=self.ledger.layout != NO_COORDINATES)
         console.say(f"{panel.question} {panel.brief}")
         for text in (*wording, panel.consent):
             if text:
                 console.say(text.replace("{name}", self.pseudonym))
         key = None
         while key not in ("", "y"):
-            console.say(f"Enter: {page['agree_start'].lower()}; {console.LEAVE}: leave")
+            console.say(f"Enter: {ENGLISH.page['agree_start'].lower()}; {console.LEAVE}: leave")
             key = self.keys.read()
             if key == console.LEAVE:
                 return False
@@ -305,7 +302,7 @@ class _Sitting:
             began, key = time.monotonic(), self.keys.read()
             while key not in VERDICTS and key not in (*BACK, console.LEAVE):
                 if key == WHY:
-                    console.say(self.sentences["page"]["decided"])
+                    console.say(ENGLISH.page["decided"])
                     casting.record_remark(self.ledger, self.me, self.keys.line())
                 else:
                     console.say(HELP)
@@ -345,10 +342,10 @@ class _Sitting:
     def _show(self, row: _Asked) -> None:
         out = console.console
         out.print(f"\n{row.place}{self._left()}", style="dim", markup=False)
-        console.show(row.comparison, row.seat, self.sentences, out)
+        console.show(row.comparison, row.seat, out)
         if row.given is not None:
             choice, reason = row.given
-            said = reason if reason == counting.HARMFUL else self.sentences["choices"][choice]
+            said = reason if reason == counting.HARMFUL else ENGLISH.choices[choice]
             console.say(f"your verdict so far: {said}")
         out.print(SHORT_HELP, style="dim", markup=False)
 
@@ -394,7 +391,7 @@ class _Sitting:
             row.seat.id, choice, secrets.token_hex(16), reason, spent, tab=self.tab,
             panelist=self.me,
         )  # fmt: skip
-        notices = self.sentences["notices"]
+        notices = ENGLISH.notices
         try:
             receipt = self.service.cast(request)
         except VoteConflictError as refusal:

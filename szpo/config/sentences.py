@@ -1,126 +1,85 @@
-"""The sentences of the panelist's screen, from one file, of which an operator may name a copy.
+"""The sentences that panelists read, from one file.
 
-A sentence is named by its place, such as ``page.round`` or ``page.consent.0``; ``{round}`` in it
-is a blank that the screen fills.
+``{round}`` in a sentence is a blank that the screen fills.
 """
 
 from __future__ import annotations
 
-import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
-from string import Formatter
 from typing import TYPE_CHECKING, Any, Final
-
-from szpo.errors import UsageError
 
 if TYPE_CHECKING:  # it takes a while, and a page before the run needs `ENGLISH` at once
     from szpo.config.tables import Panel
+    from szpo.types import Choice
 
-FILE: Final = resources.files("szpo.config") / "en.toml"
-"""The file with szpo's own sentences, which a translator copies."""
-ENGLISH: Final[dict[str, Any]] = tomllib.loads(FILE.read_text(encoding="utf-8"))
-LANG: Final = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
 DEFAULTS: Final = {
     "question": ("question",), "guideline": ("guideline_default", "guideline_full_default"),
 }  # fmt: skip
 """Settings that the operator may leave at their default, with the page's sentences for them."""
-MOST_NAMED: Final = 5
-"""Most sentences that a refusal names."""
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The sentences of an operator's file.
+@dataclass(frozen=True, slots=True, eq=False)
+class Sentences:
+    """All sentences for panelists, by the tables of their file."""
 
-    Raises:
-        UsageError: it cannot be read, or its sentences are not those of `FILE`.
-    """
-    from szpo.config import settings_file  # a page before the run needs `ENGLISH` at once
+    choices: Mapping[Choice, str]
+    reasons: Mapping[str, str]
+    """Reasons to skip a comparison, by the code that is stored."""
+    signs: Mapping[str, str]
+    times: Mapping[str, str]
+    shortcuts: Mapping[str, str]
+    page: Mapping[str, Any]
+    """Sentences of the templates."""
+    notices: Mapping[str, str]
+    """Lines above the screen, by code."""
+    live: Mapping[str, str]
+    """Sentences of the script."""
+    entrance: Mapping[str, Any]
+    """Sentences of the pages before the panel: login, a study's open link, a run's set-up."""
 
-    if not path.is_file():
-        raise UsageError(f"panel.sentences: there is no file {path}; copy {FILE} and translate it")
-    found = settings_file.read(path)
-    own, told = _flatten(found), f"panel.sentences: {path.name}"
-    if lacking := [name for name in _ENGLISH if name not in own]:
-        raise UsageError(f"{told} lacks {name_some(lacking)}; copy what is missing from {FILE}")
-    if unknown := [name for name in own if name not in _ENGLISH]:
-        raise UsageError(f"{told} has {name_some(unknown)}, which no page shows; leave that out")
-    if not _fits("lang", own["lang"]):
-        raise UsageError(f"{told}: lang is no language tag; give one, such as de or zh-Hans")
-    if wrong := [name for name, text in own.items() if not _fits(name, text)]:
-        english = _ENGLISH[wrong[0]]
-        raise UsageError(f"{told}: {wrong[0]} has other blanks than {english!r}; keep these")
-    return found
+    def consent(self, *, moves: bool) -> list[str]:
+        """The text of consent; ``moves``: votes change the model."""
+        page = self.page
+        return [page["consent_moves"] if moves else page["consent_still"], *page["consent"]]
 
+    def rubric(self, panel: Panel, *, rows: bool) -> Panel:
+        """The settings, with the page's own question and guidelines where none are set.
 
-def rubric(panel: Panel, page: Mapping[str, Any], *, rows: bool) -> Panel:
-    """The settings, with a default question and default guidelines from the page's sentences."""
-    default, kind = type(panel)(), "_rows" if rows else ""
-    shown = {
-        name: "\n".join(page.get(f"{code}{kind}", page[code]) for code in codes)
-        for name, codes in DEFAULTS.items()
-        if getattr(panel, name) == getattr(default, name)
-    }
-    return panel.model_copy(update=shown)
+        ``rows``: panelists judge single rows.
+        """
+        default, kind = type(panel)(), "_rows" if rows else ""
+        shown = {
+            name: "\n".join(self.page.get(f"{code}{kind}", self.page[code]) for code in codes)
+            for name, codes in DEFAULTS.items()
+            if getattr(panel, name) == getattr(default, name)
+        }
+        return panel.model_copy(update=shown)
 
+    def roughly(self, seconds: float) -> str:
+        """An estimated duration, rounded, in words.
 
-def consent(page: Mapping[str, Any], *, moves: bool) -> list[str]:
-    """The text of consent; ``moves``: votes change the model."""
-    return [page["consent_moves"] if moves else page["consent_still"], *page["consent"]]
+        >>> ENGLISH.roughly(50), ENGLISH.roughly(95), ENGLISH.roughly(4000)
+        ('about 50 seconds', 'about 2 minutes', 'about 1 hour')
+        """
+        if seconds < 90:
+            return self.times["seconds"].format(count=max(5, round(seconds / 5) * 5))
+        if seconds < 3570:
+            return self.times["minutes"].format(count=round(seconds / 60))
+        hours = round(seconds / 3600)
+        return self.times["hour" if hours == 1 else "hours"].format(count=hours)
 
+    def spent(self, seconds: float) -> str:
+        """An elapsed time, rounded, in words.
 
-def complete(recorded: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """A record's sentences for this version's screen, and the names of those it lacks.
-
-    These are in English; what this version does not show is left out.
-    """
-    own, lacking = _flatten(recorded), list[str]()
-
-    def fill(at: Any, name: str) -> Any:
-        if isinstance(at, dict):
-            return {key: fill(part, f"{name}.{key}".lstrip(".")) for key, part in at.items()}
-        if isinstance(at, list):
-            return [fill(part, f"{name}.{i}") for i, part in enumerate(at)]
-        if name in own and _fits(name, own[name]):
-            return own[name]
-        lacking.append(name)
-        return at
-
-    return fill(ENGLISH, ""), lacking
-
-
-def _flatten(at: Any, name: str = "") -> dict[str, str]:
-    """Every sentence by its name; values that are no text, and empty ones, count as missing."""
-    if isinstance(at, str):
-        return {name: at} if at.strip() else {}
-    if not isinstance(at, dict | list):
-        return {}
-    found: dict[str, str] = {}
-    for key, part in at.items() if isinstance(at, dict) else enumerate(at):
-        found |= _flatten(part, f"{name}.{key}".lstrip("."))
-    return found
+        >>> ENGLISH.spent(0.4), ENGLISH.spent(400)
+        ('under a minute', 'about 7 minutes')
+        """
+        return self.times["under"] if seconds < 60 else self.roughly(seconds)
 
 
-_ENGLISH: Final = _flatten(ENGLISH)
-
-
-def _fits(name: str, text: str) -> bool:
-    """Whether a sentence can stand for the English one: it has the same blanks."""
-    if name == "lang":
-        return bool(LANG.fullmatch(text))
-    try:
-        return _blanks(text) == _blanks(_ENGLISH[name])
-    except ValueError:  # a lone brace
-        return False
-
-
-def _blanks(text: str) -> set[tuple[Any, ...]]:
-    return {tuple(part[1:]) for part in Formatter().parse(text) if part[1] is not None}
-
-
-def name_some(names: Sequence[str]) -> str:
-    """The first names of a list, and how many more there are."""
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(names[:MOST_NAMED]) + more
+ENGLISH: Final = Sentences(
+    **tomllib.loads((resources.files("szpo.config") / "en.toml").read_text(encoding="utf-8"))
+)

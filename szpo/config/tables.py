@@ -121,12 +121,6 @@ class Panel(Section):
         description="Guidance: its first line stands beside the question, and is what a judge is "
         "told; people see the rest on request.",
     )
-    sentences: str | None = Field(
-        None,
-        min_length=1,
-        description="File with the sentences of the panelist's screen in another language: a "
-        "translated copy of szpo/config/en.toml. The run records what it says.",
-    )
     consent: str | None = Field(
         None,
         min_length=1,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 from szpo import __version__, plugins
-from szpo.config import model_table, optimizer, sentences
+from szpo.config import model_table, optimizer
 from szpo.config.optimizer import record_settings
 from szpo.config.schema import NAMED, Config
 from szpo.data import prompts as promptfiles
@@ -168,8 +168,6 @@ def check(config: Config, panel: PanelFactory | None = None) -> CheckedConfig:
     config.require_used()
     callbacks.check_tracker(config.run.tracker)
     own.choose(config.features.own, config.features.drop)
-    if config.panel.sentences is not None:
-        sentences.read(Path(config.panel.sentences))
     prompts = promptfiles.load_configured(config.prompts)
     panel_factory = panel or load_factory(config.panel.kind)
     notes: tuple[str, ...] = ()
@@ -412,8 +410,6 @@ def create_ledger(parts: RunParts, path: Path) -> Ledger:
         },
         **facts,
     }
-    if config.panel.sentences is not None:
-        spec["sentences"] = sentences.read(Path(config.panel.sentences))
     if origins := _plugin_origins(config):
         spec["plugins"] = origins
     known_addresses.remember(known_addresses.calls_of_run(config))

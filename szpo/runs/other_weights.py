@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -155,17 +154,6 @@ class Mixer:
     ) -> list[list[Answer]]:
         """Answers to each prompt, of the present mix or of the start."""
         return self.policy.sample(asked, samples, seed=seed, base=base)
-
-    def answer(self, asked: Sequence[Prompt], *, seed: int) -> list[Answer]:
-        """An answer of the present mix to each prompt."""
-        return [answers[0] for answers in self.answers(asked, 1, seed=seed)]
-
-    def save(self, nats: Mapping[str, float], folder: Path) -> Path:
-        """Write the mix as one PEFT adapter; equal mixes get the same folder in ``folder``."""
-        self.move_to(nats)
-        name = f"mix-{self.policy.digest()[:8]}"
-        self.policy.save_adapter(folder / name)
-        return folder / name
 
 
 def mixer_of_run(ledger: Ledger, say: Say) -> Mixer:

@@ -15,6 +15,7 @@ import pytest
 from szpo import seeds
 from szpo.cli import console, run
 from szpo.cli.app import call
+from szpo.config.sentences import ENGLISH
 from szpo.ledger.canonical import canonical, sha256
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
@@ -77,7 +78,7 @@ def test_nobody_agrees_silently_and_the_record_has_the_wording(driven, type_in):
     assert code == 0 and "row 1" not in seen and not list(driven.ledger.events("consent"))
     type_in(["y", "q"], driven.ledger.path, "--as", "Ada")
     (event,) = driven.ledger.events("consent")
-    told = driven.site.sentences.consent(moves=True)
+    told = ENGLISH.consent(moves=True)
     assert event["body"]["text"] == sha256(canonical(told))
     assert all(text.replace("{name}", "Ada") in seen.replace("terminal", "Ada") for text in told)
 

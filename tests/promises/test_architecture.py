@@ -238,7 +238,7 @@ def test_entry_points_name_what_is_there():
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
     assert set(groups) <= {
         "szpo.commands", "szpo.benches", "szpo.evaluators", "szpo.rewards", "szpo.policies",
-        "szpo.features", "szpo.rules", "szpo.engines", "szpo.pages",
+        "szpo.features", "szpo.rules", "szpo.engines",
     }  # fmt: skip
     for group, entries in groups.items():
         for entry, target in entries.items():

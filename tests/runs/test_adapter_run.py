@@ -17,7 +17,6 @@ from szpo.ledger.theta import stored_tensors, theta_digests
 from szpo.policies import subspaces
 from szpo.policies.subspaces import Subspace
 from szpo.replay import replay
-from szpo.runs import other_weights
 from szpo.taste import Explanation, Feature, Taste
 from tests.support import children, folder_run, lora_folders, tiny_models
 
@@ -150,13 +149,6 @@ def test_a_mix_by_hand_costs_what_it_says_and_is_measured(known, tmp_path, capsy
     assert code == 2 and 'no adapter is called "wider"; did you mean "wide"' in found.err
     code, found = mix("wide", str(known))
     assert code == 2 and "is not NAME=NATS" in found.err
-    with Ledger.open(known, readonly=True) as ledger:
-        mixer = other_weights.mixer_of_run(ledger, lambda line: None)
-        made, other = (mixer.save({"wide": nats}, tmp_path) for nats in (-0.5, 0.5))
-    assert made != other == mixer.save({"wide": 0.5}, tmp_path) == tmp_path / other.name
-    held = load_file(other / "adapter_model.safetensors")
-    for name, value in mixer.policy.factors().items():
-        assert np.array_equal(held[f"base_model.model.{name}.weight"].numpy(), value)
     # The same from a set alone: its metric is measured, here from the run's own prompts.
     place = known.parent.parent
     names = [{"name": f"{name} one", "folder": name} for name in lora_folders.SHAPES]

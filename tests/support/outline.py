@@ -9,7 +9,6 @@ from szpo.types import Answer, Assignment, Comparison, Prompt, Row
 from szpo_ui import component
 from szpo_ui.ballots import sheet
 from szpo_ui.credentials import Standing
-from szpo_ui.markup import ENGLISH
 from szpo_ui.screens import Facts, Progress, Screen
 
 ASKED = Panel(question="Which <b>set</b>?", guideline="Be & stay fair.")
@@ -69,10 +68,10 @@ def screen(state, **changes):
     return Screen(**given)
 
 
-def html(state, sentences=ENGLISH, asked=ASKED, **changes):
+def html(state, asked=ASKED, **changes):
     if state == "error":
-        return component.render_failure("0badcafe", sentences)
-    return component.render_page(screen(state, **changes), asked, sentences)
+        return component.render_failure("0badcafe")
+    return component.render_page(screen(state, **changes), asked)
 
 
 class Outline(HTMLParser):

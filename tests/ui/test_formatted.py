@@ -14,8 +14,8 @@ from szpo.types import Answer, Assignment, Comparison, Prompt, Row
 from szpo.visible_text import HIDDEN, visible
 from szpo_ui import ballots
 from szpo_ui.ballots import ATTRIBUTES, CLASSES, TAGS, sheet
-from szpo_ui.markup import Piece, compare, prose, whole
 from szpo_ui.markup import plain as visible_signs
+from szpo_ui.markup import prose, whole
 from tests.support.cases import case
 from tests.support.outline import Outline
 from tests.support.xss_corpus import LONG, PAYLOADS
@@ -60,7 +60,7 @@ GOLDEN = {
 
 @pytest.mark.parametrize("text", GOLDEN)
 def test_markdown_looks_as_meant(text):
-    assert str(ballots.format_single(text)) == GOLDEN[text]
+    assert str(ballots.formatted(text)[0]) == GOLDEN[text]
 
 
 @pytest.mark.parametrize(
@@ -75,8 +75,8 @@ def test_markdown_looks_as_meant(text):
     ],
 )
 def test_what_is_not_marked_up_or_would_lose_a_word_stays_as_it_is(text):
-    assert ballots.format_single(text) is None
-    assert ballots.format_pair(text, "Another.") is None
+    assert ballots.formatted(text) is None
+    assert ballots.formatted(text, "Another.") is None
 
 
 MARKUP = st.sampled_from([*"*_`~#>-+|![]()<>&\\\n\t 0123456789.:=", "\n\n", "    ", "```", "| "])
@@ -85,9 +85,9 @@ WORDS = st.text(alphabet=st.characters(exclude_categories=("Cs",)), max_size=8)
 
 @given(st.lists(MARKUP | WORDS | st.sampled_from(PAYLOADS), max_size=30).map("".join))
 def test_whatever_is_written_nothing_gets_through_and_nothing_is_lost(text):
-    made = ballots.format_single(text)
-    if made is None:
+    if (found := ballots.formatted(text)) is None:
         return
+    (made,) = found
     assert_harmless(made)
     text = re.sub("[\ud800-\udfff]", "\ufffd", text)  # no browser shows half a pair
     # Hidden characters are shown by signs, and numbers of lists by the browser.
@@ -102,7 +102,7 @@ def count(text, but):
 
 
 TAG = st.sampled_from([*sorted(TAGS), "script", "a", "img", "svg", "style", "div", "iframe", "h1"])
-ATTRIBUTE = st.sampled_from(["class='sz-diff'", "class='sz-bar'", "style='color:red'", "id=x",
+ATTRIBUTE = st.sampled_from(["class='sz-sign'", "class='sz-bar'", "style='color:red'", "id=x",
                              "onclick='x()'", "href='https://a.example'", "dir=rtl", "title=t",
                              "src=x", "start=2", "tabindex=0"])  # fmt: skip
 
@@ -118,9 +118,8 @@ def test_the_second_filter_lets_nothing_through_but_its_list(tags):
 def test_an_attack_stays_text_plain_and_formatted():
     for text in PAYLOADS:
         with case(text):
-            for html in (prose(text), prose(compare(text, text + " more")[0])):
-                assert {tag for tag, _ in Outline(html).found} <= {"span"}
-                assert_harmless(html)
+            assert {tag for tag, _ in Outline(prose(text)).found} <= {"span"}
+            assert_harmless(prose(text))
             if text.isprintable():
                 assert Outline(prose(text)).text == text
             for marked in (
@@ -129,23 +128,16 @@ def test_an_attack_stays_text_plain_and_formatted():
                 f"```\n{text}\n```",
                 f"# {text}",
             ):
-                for html in ballots.format_pair(marked, "**so**") or ():
+                for html in ballots.formatted(marked, "**so**") or ():
                     assert_harmless(html)
 
 
 def test_both_sides_or_neither_and_nothing_but_the_texts_decides():
-    assert ballots.format_pair("*a*", "b")[1] == '<p dir="auto">b</p>\n'
-    assert ballots.format_pair("*a*", LONG) is None  # one cannot be, so neither is
+    assert ballots.formatted("*a*", "b")[1] == '<p dir="auto">b</p>\n'
+    assert ballots.formatted("*a*", LONG) is None  # one cannot be, so neither is
     texts = "*a* c", "**b** c"
-    one, other = (ballots.format_pair(*each) for each in (texts, texts[::-1]))
+    one, other = (ballots.formatted(*each) for each in (texts, texts[::-1]))
     assert one == (other[1], other[0])
-
-
-def test_differences_are_marked_in_what_a_reader_sees():
-    texts = "**It is red** today, `x`.", "**It is blue** today, `x`."
-    left, right = ballots.format_pair(*texts)
-    assert re.findall('sz-diff">([^<]*)<', left + right) == ["red", "blue"]
-    assert Outline(left).text.strip() == "It is red today, x."
 
 
 def shown(plus, minus, *, ends=("stop", "stop"), earlier=(), side="A"):
@@ -158,8 +150,7 @@ def shown(plus, minus, *, ends=("stop", "stop"), earlier=(), side="A"):
 def test_half_a_character_at_the_cut_is_not_shown():
     assert whole("so \ufffd\ufffd", cut=True) == "so " and whole("\ufffd", cut=False) == "\ufffd"
     made = shown("It is \ufffd", "It was \ufffd", ends=("length", "stop")).pairs[0]
-    assert "".join(piece.text for piece in made.a.pieces) == "It is "
-    assert "".join(piece.text for piece in made.b.pieces) == "It was \ufffd"
+    assert (made.a.text, made.b.text) == ("It is ", "It was \ufffd")
     assert not made.same  # the texts on record differ
 
 
@@ -186,7 +177,7 @@ def test_what_a_text_costs_grows_with_its_letters_alone(sign):
 
         sys.setprofile(count)
         try:
-            ballots.format_single.__wrapped__((sign * letters)[:letters])
+            ballots.formatted.__wrapped__((sign * letters)[:letters])
         finally:
             sys.setprofile(None)
         return made[0]
@@ -196,14 +187,12 @@ def test_what_a_text_costs_grows_with_its_letters_alone(sign):
     assert long < 4.4 * short
 
 
-@given(st.text(max_size=80), st.text(max_size=80))
-def test_no_text_at_all_makes_an_element_of_its_own(a, b):
-    for markup in (prose(a), prose(compare(a, b)[0]), prose([Piece(b, True), Piece(a)])):
-        made = Outline(markup)
-        assert {tag for tag, _ in made.found} <= {"span"}
-        assert {attrs["class"] for _, attrs in made.found} <= {"sz-sign", "sz-diff"}
-        hidden = {c for c in made.text if unicodedata.category(c) in ("Cc", "Cs")}
-        assert hidden <= {"\n", "\t"}
+@given(st.text(max_size=80))
+def test_no_text_at_all_makes_an_element_of_its_own(text):
+    made = Outline(prose(text))
+    assert {(tag, attrs["class"]) for tag, attrs in made.found} <= {("span", "sz-sign")}
+    hidden = {c for c in made.text if unicodedata.category(c) in ("Cc", "Cs")}
+    assert hidden <= {"\n", "\t"}
 
 
 UNSEEN = "\u3164\u115f\u2800\uffa0\u034f\u180b\ufe01\U000e0100\U000e01ef\U0001d173"

@@ -55,7 +55,6 @@ def test_formatted_text_can_be_switched_read_anywhere_and_voted_on(stage, page):
     assert not page.is_checked("#sz-formatted")
     assert page.locator(".sz-formatted:visible").count() == 0
     assert body.locator(".sz-raw:visible").first.inner_text().startswith("# Plan")
-    assert set(page.locator(".sz-raw .sz-diff:visible").all_inner_texts()) == {"now", "later"}
     page.keyboard.press("f")
     assert body.locator(".sz-formatted:visible").count() == 2
     assert body.locator(".sz-raw:visible").count() == 0
@@ -63,8 +62,6 @@ def test_formatted_text_can_be_switched_read_anywhere_and_voted_on(stage, page):
     assert page.locator(".sz-formatted a").count() == 0  # an address is text
     assert "docs (https://a.example)" in body.inner_text()
     assert "\ufffd" not in page.locator(".sz-pairs").inner_text()
-    marked = page.locator(".sz-formatted .sz-diff:visible").all_inner_texts()
-    assert set(marked) == {"now", "later"}
 
     # Each block takes the direction of its own first letter; code stays left to right.
     way = "n => getComputedStyle(n).direction"

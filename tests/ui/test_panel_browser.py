@@ -167,7 +167,7 @@ def test_a_whole_vote_by_keyboard_is_stored_for_the_right_policy(stage, ann):
     assert (PLUS in side) != (MINUS in side)
     details = json.loads(row["details"])
     assert list(details["notes"].values()) == ["tie"] and details["device"] == "wide"
-    assert details["marks"] is True and row["dwell_ms"] >= 31_000
+    assert row["dwell_ms"] >= 31_000
     assert ann.evaluate("document.activeElement.id") == "sz-h1"
     vote(ann, "2")
     until(ann, "waiting")
@@ -418,23 +418,17 @@ def alike_first(step, i, side):
 
 
 @pytest.mark.parametrize("stage", [{"text": alike_first}], indirect=True)
-def test_equal_answers_are_folded_away_and_marks_and_size_can_be_set(stage, ann):
+def test_equal_answers_are_folded_away_and_the_size_can_be_set(stage, ann):
     assert ann.locator("[data-pair]").count() == 2
     assert not ann.locator(".sz-same .sz-text").first.is_visible()
     ann.click(".sz-same summary")
     assert ann.locator(".sz-same .sz-text").first.is_visible()
-    marked = ann.locator(".sz-diff").first
-    line = "n => getComputedStyle(n).textDecorationLine"
-    assert marked.evaluate(line) == "underline"
-    ann.locator("#sz-h1").focus()
-    ann.keyboard.press("d")
-    assert marked.evaluate(line) == "none" and not ann.is_checked("#sz-marks")
     before = ann.evaluate(SIZE)
     ann.click("[data-do=larger]")
     assert ann.evaluate(SIZE) > before
     ann.reload()
     until(ann, "vote")
-    assert ann.evaluate(SIZE) > before and not ann.is_checked("#sz-marks")
+    assert ann.evaluate(SIZE) > before
 
 
 SPACED = """#szpo-root, #szpo-root * {

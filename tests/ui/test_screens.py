@@ -53,7 +53,7 @@ class Person:
         seat = (None if at is None else at.seat) if seat == "shown" else seat
         made = None
         if ballot:
-            names = ("notes", "seen", "marks", "device", "view", "report")
+            names = ("notes", "seen", "device", "view", "report")
             known = {name: ballot.pop(name) for name in names if name in ballot}
             made = Ballot(**{
                 "assignment": seat, "tab": self.tab, "idem": KEY(0), "dwell_ms": 60_000,

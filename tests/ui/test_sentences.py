@@ -1,54 +1,20 @@
 """The panelist's screen and its sentences: all from one file; how texts are set."""
 
-import dataclasses
 import re
 from typing import get_args
 
-from szpo.config import sentences
+from szpo.config.sentences import ENGLISH
 from szpo.config.tables import Panel
 from szpo.ledger.canonical import canonical, sha256
 from szpo.types import Choice
-from szpo_ui import app, component
+from szpo_ui import component
 from szpo_ui.credentials import Standing
-from szpo_ui.markup import ENGLISH, KEYS, Sentences, of_record
+from szpo_ui.markup import KEYS
 from szpo_ui.screens import Facts, Progress, State
-from tests.support.browser import context, serve, violations
 from tests.support.cases import case
 from tests.support.outline import ASKED, Outline, html, screen, shown, status
-from tests.support.panel_states import until
 
 pytest_plugins = ["tests.support.browser"]
-
-
-def quoted(value):
-    """Every sentence between quotation marks, with HTML in it: a translation of its own."""
-    if isinstance(value, dict):
-        return {name: quoted(part) for name, part in value.items()}
-    return [quoted(part) for part in value] if isinstance(value, list) else f"«{value}<u>»"
-
-
-QUOTED = of_record({**quoted(sentences.ENGLISH), "lang": "fr-CA"})
-
-
-def texts(value):
-    """Every sentence of a table."""
-    if isinstance(value, str):
-        return {value}
-    parts = value.values() if isinstance(value, dict) else value
-    return set().union(*map(texts, parts))
-
-
-def test_every_state_says_the_given_sentences_and_none_of_its_own():
-    english = texts(ENGLISH.page) | texts(ENGLISH.choices) | texts(ENGLISH.reasons)
-    for state in get_args(State):
-        with case(state):
-            made = Outline(html(state, QUOTED))
-            assert made.found[0][1]["lang"] == "fr-CA"
-            spoken = {line.strip() for line in made.text.splitlines()}
-            labels = {attrs[name] for _, attrs in made.found for name in ("aria-label", "title")
-                      if name in attrs}  # fmt: skip
-            assert not (spoken | labels) & english
-            assert "u" not in {tag for tag, _ in made.found}, "a sentence is text"
 
 
 def test_the_codes_that_python_shows_and_stores_have_sentences():
@@ -56,54 +22,27 @@ def test_the_codes_that_python_shows_and_stores_have_sentences():
     assert set(ENGLISH.shortcuts) == {name for keys in KEYS.values() for name in keys}
     for code in (*component._REFUSALS.values(), *component._CLOSED.values()):
         assert code in ENGLISH.notices
-    used = set(re.findall(r"\bT\.(\w+)", component.script(ENGLISH)))
-    assert used <= set(component.spoken(ENGLISH)) and len(used) > 20
+    used = set(re.findall(r"\bT\.(\w+)", component.script()))
+    assert used <= set(component.spoken()) and len(used) > 20
 
 
 def test_the_default_rubric_is_of_the_sentences_and_an_operators_own_is_not(staged):
     assert staged("batches").site.rubric == Panel(kind="people")
-    rows = staged("rows", sets=["optimizer.D=1", "panel.question=Which is kinder?"])
-    mixed = spoken_by(rows, QUOTED).rubric
-    assert mixed.question == "Which is kinder?"
-    assert mixed.brief == QUOTED.page["guideline_default"]
-    assert mixed.full == QUOTED.page["guideline_full_default_rows"]
-    assert spoken_by(staged("own", sets=["optimizer.D=1"]), ENGLISH).rubric.question == (
-        "Which answer is better?"
-    )
-
-
-def spoken_by(stage, own: Sentences):
-    """The stage's site with these sentences."""
-    return dataclasses.replace(stage.site, sentences=own)
+    asked = staged("rows", sets=["optimizer.D=1", "panel.question=Which is kinder?"]).site.rubric
+    assert asked.question == "Which is kinder?"
+    assert asked.brief == ENGLISH.page["guideline_default"]
+    assert asked.full == ENGLISH.page["guideline_full_default_rows"]
+    own = staged("own", sets=["optimizer.D=1"]).site.rubric
+    assert own.question == "Which answer is better?"
 
 
 def test_consent_hashes_the_wording_that_was_shown(staged):
-    site = spoken_by(staged(begun=False), QUOTED)
+    site = staged(begun=False).site
     panelist = site.service.enroll("person", "P-01")
     component.act(site, panelist, "P-01", component.Action(do="agree", tab="tab-0001"))
     (event,) = site.ledger.events("consent")
-    told = sha256(canonical(QUOTED.consent(moves=True)))
+    told = sha256(canonical(ENGLISH.consent(moves=True)))
     assert event["body"] == {"panelist": panelist, "text": told}
-
-
-def test_a_run_speaks_its_sentences_from_the_login_to_the_vote(staged, chromium):
-    stage = staged()
-    with serve(app.create(spoken_by(stage, QUOTED), pages=("panelist",))) as stage.url:
-        page = context(chromium, stage, "panelist", "P-01", locale="de-DE").new_page()
-        page.goto(f"{stage.url}/login")
-        assert page.title() == "«Log in<u>» – szpo"
-        page.get_by_label("«Name<u>»").fill("P-01")
-        page.get_by_role("button", name="«Log in<u>»").click()
-        page.get_by_role("alert").filter(has_text="«Give your name and your code.<u>»").wait_for()
-        page.goto(f"{stage.url}/panel/")
-        until(page, "welcome")
-        assert page.evaluate("document.documentElement.lang") == "fr-CA"
-        assert page.inner_text("h1") == "«Welcome to the panel<u>»"
-        assert violations(page) == []
-        page.click("[data-do=agree]")
-        until(page, "vote")
-        assert page.title() == "«Round 1 · szpo<u>»"
-        assert "«3 prompts not read yet<u>»" in page.inner_text("#sz-hint")
 
 
 SECRETS = ("plus", "minus", "secret-comparison", "secret-panelist", "seed")
@@ -134,7 +73,7 @@ def test_sides_swap_and_nothing_else_does():
     assert len(one) == len(other) and sorted(one) == sorted(other) and one != other
     for side, on_a in (("A", "One answer here."), ("B", "One reply here.")):
         (pair,) = (pair for pair in shown(side).pairs if pair.row == 0)
-        assert "".join(piece.text for piece in pair.a.pieces) == on_a
+        assert pair.a.text == on_a
 
 
 def test_prompts_stand_in_the_seats_order_and_equal_ones_apart():

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from threading import Barrier
 from types import SimpleNamespace
@@ -26,7 +25,6 @@ from szpo.replay import verification
 from szpo.runs import setup_progress
 from szpo.voting import lease
 from szpo_ui import app, credentials, serve, server
-from szpo_ui.markup import ENGLISH
 from szpo_ui.server import SiteAddress
 from tests.support import yard_run
 from tests.support.browser import CALL, panel_call, served_run, violations
@@ -351,9 +349,8 @@ def test_the_first_page_says_how_far_it_is_to_who_asked_by_the_sites_name(listen
         shown = client.get("/operate/")
         assert 'id="stages"' in shown.text and "scores" not in shown.text
         assert "script-src 'self';" in shown.headers["content-security-policy"]
-        page.sentences = replace(ENGLISH, entrance={**ENGLISH.entrance, "opening_head": "Bald"})
         early = client.get("/login").text
-        assert "<h1>Bald</h1>" in early and 'id="stages"' not in early
+        assert "<h1>The panel opens soon</h1>" in early and 'id="stages"' not in early
         for refused in (client.post("/api/session", json={}), client.get("/healthz")):
             assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
         assert client.get("/", headers={"Host": "evil.example"}).status_code == 400

@@ -8,7 +8,7 @@ neither is.
 No word is lost: if any letter, digit or symbol of a text would not be shown, the text is not
 formatted at all.
 
-What is shown, with its order, sides and difference marks, knows only sides A and B. Which policy a
+What is shown, with its order and sides, knows only sides A and B. Which policy a
 letter stands for is recorded with the seat in the ledger. Page and API store a vote, extend a seat
 and answer a poller in one way.
 """
@@ -19,11 +19,9 @@ import math
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
-from itertools import groupby
-from operator import itemgetter
 from typing import Annotated, Any, Final, Literal, Self
 
 import nh3
@@ -42,7 +40,7 @@ from szpo.runs.status import RoundStatus, redact_for_panelists
 from szpo.types import Answer, Assignment, Comparison, Prompt
 from szpo.voting import casting
 from szpo.voting.casting import Receipt, VoteConflictError, VoteRequest
-from szpo_ui.markup import Piece, Pieces, compare, plain, prose, whole
+from szpo_ui.markup import plain, prose, whole
 from szpo_ui.requests import Body, Seat, Tab
 from szpo_ui.site import Site
 
@@ -224,7 +222,7 @@ ATTRIBUTES: Final = {
     "ol": {"dir", "start"},
     "span": {"title"},
 }
-CLASSES: Final = {"span": {"sz-sign", "sz-diff", "sz-label", "sz-code-name"}}
+CLASSES: Final = {"span": {"sz-sign", "sz-label", "sz-code-name"}}
 _UNMARKED: Final = frozenset(
     ("paragraph_open", "paragraph_close", "inline", "text", "softbreak", "hardbreak")
 )
@@ -237,62 +235,32 @@ Leaf = Callable[[str], str]
 """Makes HTML of a stretch of visible text; called in the order of the text."""
 
 
-@dataclass(frozen=True, slots=True)
-class Parsed:
-    """A text as tokens, and the stretches of visible text in order."""
-
-    tokens: tuple[Token, ...]
-    stretches: tuple[str, ...]
-
-    @property
-    def marked_up(self) -> bool:
-        """The text has more than plain paragraphs."""
-        every = (t for token in self.tokens for t in (token, *(token.children or ())))
-        return any(token.type not in _UNMARKED for token in every)
-
-    @property
-    def visible(self) -> str:
-        """The visible text, one stretch per line."""
-        return "\n".join(self.stretches)
-
-
 @lru_cache(maxsize=CACHED)
-def format_pair(a: str, b: str) -> tuple[Markup, Markup] | None:
-    r"""Two texts as formatted HTML, with their differences marked.
+def formatted(*texts: str) -> tuple[Markup, ...] | None:
+    r"""The texts as HTML; None if none of them has Markdown, or one would lose a character.
 
-    Returns:
-        None if neither text has Markdown, or if one of them would lose a character.
-
-    >>> format_pair("**Yes**, two.", "Yes, two.")[0]
+    >>> formatted("**Yes**, two.", "Yes, two.")[0]
     Markup('<p dir="auto"><strong>Yes</strong>, two.</p>\n')
-    >>> format_pair("Yes.", "No.") is None
+    >>> formatted("Yes.", "No.") is None
     True
     """
-    parsed = _parse_all((a, b))
-    if parsed is None:
-        return None
-    left, right = parsed
-    marked_left, marked_right = compare(left.visible, right.visible)
-    return _render(left, marked_left), _render(right, marked_right)
-
-
-@lru_cache(maxsize=CACHED)
-def format_single(text: str) -> Markup | None:
-    """One text as formatted HTML; None in the same cases as for `format_pair`."""
-    parsed = _parse_all((text,))
-    return None if parsed is None else _render(parsed[0], [Piece(parsed[0].visible)])
-
-
-def _parse_all(texts: Sequence[str]) -> list[Parsed] | None:
-    """The texts as tokens; None if no text has Markdown, or one would lose a character."""
     if not any(_SIGNS.search(text) for text in texts):
         return None
     parsed = [found for text in texts if (found := _parse(text)) is not None]
-    is_whole = len(parsed) == len(texts)
-    return parsed if is_whole and any(each.marked_up for each in parsed) else None
+    if len(parsed) < len(texts) or not any(map(_is_marked_up, parsed)):
+        return None
+    return tuple(
+        Markup(clean_html(_html(tokens, lambda text: str(prose(text))))) for tokens in parsed
+    )
 
 
-def _parse(text: str) -> Parsed | None:
+def _is_marked_up(tokens: Sequence[Token]) -> bool:
+    """Whether there is more than plain paragraphs."""
+    every = (t for token in tokens for t in (token, *(token.children or ())))
+    return any(token.type not in _UNMARKED for token in every)
+
+
+def _parse(text: str) -> Sequence[Token] | None:
     """The text as tokens; None if it is too long or would lose a character."""
     if len(text) > MOST_LETTERS:
         return None
@@ -314,19 +282,12 @@ def _parse(text: str) -> Parsed | None:
     numbers = (token.info for token in tokens if token.type == "list_item_open")
     if _content(text) != _content("".join((*stretches, *numbers))):
         return None
-    return Parsed(tuple(tokens), tuple(stretches))
+    return tokens
 
 
 def _content(text: str) -> Counter[str]:
     """How often each character occurs, without white space and ASCII punctuation."""
     return Counter(c for c in text if c not in string.punctuation and not c.isspace())
-
-
-def _render(found: Parsed, pieces: Sequence[Piece]) -> Markup:
-    """HTML of a parsed text; the pieces, joined, are its visible text."""
-    stretches = _split(pieces, found.stretches)
-    made = _html(found.tokens, lambda _: str(prose(next(stretches))))
-    return Markup(clean_html(made))
 
 
 def clean_html(html: str) -> str:
@@ -339,18 +300,6 @@ def clean_html(html: str) -> str:
         link_rel=None,
         url_schemes=set(),
     )
-
-
-def _split(pieces: Sequence[Piece], stretches: Sequence[str]) -> Iterator[list[Piece]]:
-    """Split the pieces at the ends of stretches, which are one line feed apart."""
-    differs, at = [piece.differs for piece in pieces for _ in piece.text], 0
-    for text in stretches:
-        letters = zip(text, differs[at : at + len(text)], strict=True)
-        yield [
-            Piece("".join(c for c, _ in run), marked)
-            for marked, run in groupby(letters, key=itemgetter(1))
-        ]
-        at += len(text) + 1
 
 
 def _html(tokens: Sequence[Token], leaf: Leaf) -> str:
@@ -415,16 +364,12 @@ def _parser() -> MarkdownIt:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text, split where it differs from the other side's; ``cut``: it hit the token limit."""
+    """The shown part of a text as the model wrote it; ``cut``: it hit the token limit."""
 
-    pieces: Pieces
+    text: str
     cut: bool
     formatted: Markup | None = None
     """The text as HTML if it has Markdown; None if it is shown as written."""
-
-    def __str__(self) -> str:
-        """The shown part of the text, as the model wrote it."""
-        return "".join(piece.text for piece in self.pieces)
 
 
 @dataclass(frozen=True, slots=True)
@@ -483,10 +428,11 @@ def sheet(shown: Sequence[tuple[Comparison, Assignment]]) -> Sheet:
 
 def _pair(seat: str, row: int, prompt: Prompt, a: Answer, b: Answer) -> Pair:
     written = [whole(each.text, cut=is_cut(each)) for each in (a, b)]
-    formatted = format_pair(*written) or (None, None)
     left, right = (
-        Text(pieces, is_cut(each), html)
-        for each, pieces, html in zip((a, b), compare(*written), formatted, strict=True)
+        Text(text, is_cut(each), html)
+        for each, text, html in zip(
+            (a, b), written, formatted(*written) or (None, None), strict=True
+        )
     )
     return Pair(
         seat=seat,
@@ -501,5 +447,5 @@ def _pair(seat: str, row: int, prompt: Prompt, a: Answer, b: Answer) -> Pair:
 
 
 def _turn(role: str, text: str) -> tuple[str, Text]:
-    html = format_single(text) if role == "assistant" else None
-    return role, Text((Piece(text),), cut=False, formatted=html)
+    html = formatted(text) if role == "assistant" else None
+    return role, Text(text, cut=False, formatted=html[0] if html else None)

@@ -18,7 +18,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import lru_cache, partial
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, Literal
@@ -30,6 +30,7 @@ from markupsafe import Markup, escape
 from pydantic import Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 
+from szpo.config.sentences import ENGLISH
 from szpo.config.tables import Panel
 from szpo.errors import SzpoError, UsageError
 from szpo.ledger.database import Record
@@ -38,7 +39,7 @@ from szpo.voting.casting import VoteConflictError
 from szpo.voting.service import SeatKind
 from szpo_ui import credentials, login, screens
 from szpo_ui.ballots import At, Ballot, cast, extend, lease_s, poll
-from szpo_ui.markup import ENGLISH, KEYS, Sentences, environment, head, static
+from szpo_ui.markup import KEYS, environment, head, static
 from szpo_ui.screens import Mode, Screen
 from szpo_ui.site import Site, open_site
 
@@ -46,25 +47,23 @@ MOST_DOTS: Final = 12
 """Up to this number of votes, each is drawn as a dot."""
 
 
-def render_page(screen: Screen, asked: Panel, sentences: Sentences = ENGLISH) -> str:
+def render_page(screen: Screen, asked: Panel) -> str:
     """The whole screen as one HTML text; ``asked`` is `Site.rubric`."""
-    template = _environment(sentences).get_template("panel/page.html")
-    return template.render(s=screen, rubric=asked)
+    return _environment().get_template("panel/page.html").render(s=screen, rubric=asked)
 
 
-def render_failure(error: str, sentences: Sentences = ENGLISH) -> str:
+def render_failure(error: str) -> str:
     """The screen for a server error, with the error's number."""
-    template = _environment(sentences).get_template("panel/error.html")
-    return template.render(error=error)
+    return _environment().get_template("panel/error.html").render(error=error)
 
 
-def say(sentences: Sentences, code: str, **what: object) -> Markup:
+def say(code: str, **what: object) -> Markup:
     """A sentence of the page with its placeholders filled and escaped.
 
-    >>> say(ENGLISH, "round_of", round=3, rounds="<b>")
+    >>> say("round_of", round=3, rounds="<b>")
     Markup('Round 3 of &lt;b&gt;')
     """
-    return escape(sentences.page[code]).format(**what)
+    return escape(ENGLISH.page[code]).format(**what)
 
 
 def time_tag(at_us: int) -> Markup:
@@ -74,18 +73,18 @@ def time_tag(at_us: int) -> Markup:
     return Markup(form)
 
 
-@lru_cache
-def _environment(sentences: Sentences) -> Environment:
+@cache
+def _environment() -> Environment:
     """The templates with the sentences that they show."""
-    labels = {str(choice): label for choice, label in sentences.choices.items()}
+    labels = {str(choice): label for choice, label in ENGLISH.choices.items()}
     return environment(
         filters={"time": time_tag, "label": labels.__getitem__},
         names={
-            "say": partial(say, sentences),
-            "t": SimpleNamespace(**sentences.page),  # t.clear of a dict would be a method
-            "sentences": sentences,
+            "say": say,
+            "t": SimpleNamespace(**ENGLISH.page),  # t.clear of a dict would be a method
+            "sentences": ENGLISH,
             "shortcuts": {
-                kind: [(keys, sentences.shortcuts[name]) for name, keys in found.items()]
+                kind: [(keys, ENGLISH.shortcuts[name]) for name, keys in found.items()]
                 for kind, found in KEYS.items()
             },
             "most_dots": MOST_DOTS,
@@ -173,12 +172,12 @@ def give_verdict(site: Site, panelist: str, ballot: Ballot) -> dict[str, Any]:
     if not isinstance(stored, VoteConflictError):
         return {
             "choice": stored.choice,
-            "notice": site.sentences.notices["late"] if stored.late else None,
+            "notice": ENGLISH.notices["late"] if stored.late else None,
         }
     code = _REFUSALS.get(stored.code) or _CLOSED.get(seat["kind"], "once")
     return {
         "choice": None if stored.stored is None else stored.stored.choice,
-        "notice": site.sentences.notices[code],
+        "notice": ENGLISH.notices[code],
         "elsewhere": stored.code == "stale_tab",
     }
 
@@ -190,9 +189,9 @@ _CLOSED: Final = {"train": "closed", "final": "final_closed"}
 
 def _agree(site: Site, panelist: str) -> None:
     """Record that a panelist agreed, with a hash of the wording they saw."""
-    wording = site.sentences.consent(site.moves)
+    wording = ENGLISH.consent(moves=site.moves)
     if credentials.standing(site.ledger, panelist, site.status) is not None:
-        wording = [*wording, site.sentences.page["study_consent"]]
+        wording = [*wording, ENGLISH.page["study_consent"]]
     seats.record_consent(site.ledger, panelist, wording, site.config.panel.consent)
 
 
@@ -263,7 +262,7 @@ def blocks(site: Site) -> gr.Blocks:
             raise HTTPException(403, login.meant_for("panelist"))
         return found.panelist, found.name
 
-    made = gr.Blocks(title=site.sentences.live["title"], analytics_enabled=False, fill_width=True)
+    made = gr.Blocks(title=ENGLISH.live["title"], analytics_enabled=False, fill_width=True)
     with made:
         component(site, who).props["polls"] = "api"  # it answers 304 if nothing has changed
     return made
@@ -271,7 +270,6 @@ def blocks(site: Site) -> gr.Blocks:
 
 def component(site: Site, who: Who) -> gr.HTML:
     """The component for a site; ``who`` raises if the sender of a request may not vote."""
-    shown = site.sentences
     asked = site.rubric
 
     async def do(data: Any, request: gr.Request) -> str:
@@ -281,9 +279,9 @@ def component(site: Site, who: Who) -> gr.HTML:
             site.tabs.note(panelist, action.tab)
             step = partial(act, site, panelist, name, action)
             screen = await site.writer.do(step, first=action.do == "vote")
-            return await run_in_threadpool(render_page, screen, asked, shown)
+            return await run_in_threadpool(render_page, screen, asked)
         except Exception as error:
-            return render_failure(_log_error(error), shown)
+            return render_failure(_log_error(error))
 
     async def give(data: Any, request: gr.Request) -> dict[str, Any]:
         return await store(data, request, first=True)
@@ -319,11 +317,11 @@ def component(site: Site, who: Who) -> gr.HTML:
             site.tabs.forget(panelist, at.tab)
 
     made = gr.HTML(
-        _environment(shown).get_template("panel/loading.html").render(),
+        _environment().get_template("panel/loading.html").render(),
         elem_id="szpo-screen",
         apply_default_css=False,
         head=head("panel", "formatted", viewport=", viewport-fit=cover"),
-        js_on_load=script(shown),
+        js_on_load=script(),
         server_functions=[do, give, glance, hold, gone],
     )
     made.props["component"] = made._id  # for the beacon that a closing page sends
@@ -347,24 +345,23 @@ def _log_error(error: Exception) -> str:
     return number
 
 
-def spoken(sentences: Sentences) -> dict[str, Any]:
+def spoken() -> dict[str, Any]:
     """The sentences of the script."""
     shared = ("seen", "unseen", "show_all", "show_less", "confirm", "loading", "harmful")
     return {
-        **sentences.live,
-        **{name: sentences.page[name] for name in shared},
-        "choices": sentences.choices,
-        "lang": sentences.lang,
-        "refused": sentences.entrance["refused"],
+        **ENGLISH.live,
+        **{name: ENGLISH.page[name] for name in shared},
+        "choices": ENGLISH.choices,
+        "refused": ENGLISH.entrance["refused"],
     }
 
 
-def script(sentences: Sentences) -> str:
+def script() -> str:
     """The script's files, joined; Gradio runs them in one closure, hidden from other scripts.
 
     The script never writes model texts as HTML. It gives HTML made by Python to the component's
     template, and itself only reads and sets attributes and plain text.
     """
     parts = [static(f"panel/{name}.js") for name in SCRIPTS]
-    texts = f"const T = {json.dumps(spoken(sentences), ensure_ascii=False)};"
+    texts = f"const T = {json.dumps(spoken(), ensure_ascii=False)};"
     return "\n".join(['"use strict";', texts, *parts])

@@ -163,7 +163,7 @@ def router(site: Site, sessions: Sessions) -> APIRouter:
     @routes.get("/join")
     def page(request: Request) -> Response:
         asked = request.url.path.rpartition("/")[2]
-        return HTMLResponse(entrance(asked, site.sentences))
+        return HTMLResponse(entrance(asked))
 
     @routes.post("/login")
     async def login(request: Request) -> Response:

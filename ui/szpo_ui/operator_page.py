@@ -27,6 +27,7 @@ from pydantic import ValidationError
 
 from szpo.analysis import charts, html_report, improvement, vote_rows
 from szpo.cli import console
+from szpo.config.sentences import ENGLISH
 from szpo.errors import SzpoError
 from szpo.ledger.canonical import canonical
 from szpo.ledger.run_spec import recorded_settings
@@ -37,7 +38,7 @@ from szpo.policies import teachable
 from szpo.runs import budget, samples
 from szpo.runs.guards import Band
 from szpo_ui import component, login, operator_controls
-from szpo_ui.markup import ENGLISH, environment, head, static, style, whole
+from szpo_ui.markup import environment, head, static, style, whole
 from szpo_ui.operator_controls import Command, Reply
 from szpo_ui.operator_state import columns, read_state, version
 from szpo_ui.requests import first_fault, if_changed
@@ -206,7 +207,7 @@ def preview(site: Site, found: dict[str, Any]) -> str:
         state="sheet" if rows else "vote", name="P-00", status=found["status"], key="",
         seat="preview", paper=lambda: before["sheet"], step=0, rows=rows,
     )  # fmt: skip
-    body = component.render_page(screen, site.rubric, site.sentences)
+    body = component.render_page(screen, site.rubric)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Preview</title>'
         f"<style>{style('panel', 'formatted')}</style></head><body>{body}</body></html>"

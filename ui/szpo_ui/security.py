@@ -47,7 +47,7 @@ READS_PER_SECOND, READS_AT_ONCE = 100.0, 1000
 WAITING_THREADS = 32
 """Most requests at once that may wait for the run's file in one of Starlette's 40 threads. The
 other threads serve pages and scripts, however long a commit takes."""
-GRADIO_PAGES = ("/panel", "/operate", "/visualize", "/mix")
+GRADIO_PAGES = ("/panel", "/operate", "/visualize")
 """Prefixes of the paths of Gradio's pages."""
 FURTHER_PAGES = frozenset({POSTERIOR, VOTES})
 """The operator's pages beside the first, which redirect to the login if there is no session."""

@@ -40,10 +40,9 @@ from szpo.cli.child_process import (
     record_end,
     start,
 )
-from szpo.config import sentences
 from szpo.errors import UsageError
 from szpo.runs import setup_progress
-from szpo_ui.markup import ENGLISH, entrance, of_record
+from szpo_ui.markup import entrance
 from szpo_ui.requests import COMMON, OWN_POLICY
 from szpo_ui.server import (
     OPERATOR,
@@ -172,8 +171,6 @@ def _serve(chosen: ServeOptions, listener: socket.socket, address: SiteAddress) 
         chosen, path, config = _find_target(chosen)
         page.run, child = path, None
         console.set_resumable(f"szpo serve {path}", once=path)
-        if config is not None and config.panel.sentences is not None:
-            page.sentences = of_record(sentences.read(Path(config.panel.sentences)))
         if config is not None:
             child = _begin(chosen, path)
             say(f"how far it is: {address.url}")
@@ -271,9 +268,6 @@ def _print_links(chosen: ServeOptions, ledger: Ledger, address: SiteAddress) -> 
 
     made = credentials.invite(ledger, "operator", OPERATOR, days=OPERATOR_DAYS)
     say(f"run {ledger.path.stem} at {address.url}; press Ctrl-C to end it")
-    lacking = sentences.complete(ledger.spec.get("sentences", sentences.ENGLISH))[1]
-    if lacking:
-        say(f"its panel.sentences lack {sentences.name_some(lacking)}, which are in English now")
     if not chosen.demo:
         say(f"next: {_describe_first_thing(ledger)}")
         if not any(each.role == "panelist" for each in credentials.list_people(ledger)):
@@ -319,7 +313,6 @@ class Startup:
         """``names`` are the Host headers to answer."""
         self.names: Final = names
         self.run: Path | None = None
-        self.sentences = ENGLISH
         self._began: Final = time.monotonic()
         self._folder: Final = resources.files("szpo_ui") / "static"
 
@@ -348,9 +341,8 @@ class Startup:
         if request.method not in ("GET", "HEAD") or path == "/healthz" or "api/" in path:
             refusal = {"error": "setup", "message": _BUSY}
             return 503, "application/json", json.dumps(refusal)
-        if not path.startswith(PANELISTS):
-            return 200, "text/html", entrance("setup", ENGLISH, translated=False)
-        return 200, "text/html", entrance("setup", self.sentences)
+        early = path.startswith(PANELISTS)
+        return 200, "text/html", entrance("opening" if early else "setup")
 
     def _status(self) -> dict[str, Any]:
         """The progress of the set-up, which the page's script polls."""

@@ -19,8 +19,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from szpo.config import sentences
 from szpo.config.schema import RUBRIC_VERSION, Config
+from szpo.config.sentences import ENGLISH
 from szpo.config.tables import Panel
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
@@ -31,7 +31,6 @@ from szpo.runs.status import StatusReader
 from szpo.types import Comparison
 from szpo.voting.service import VoteService
 from szpo_ui.credentials import Role
-from szpo_ui.markup import ENGLISH, Sentences, of_record
 
 BATCH_S = 0.05
 """Seconds after which a commit takes no further request, so that the first need not wait long."""
@@ -166,7 +165,6 @@ class Site:
     config: Config
     status: StatusReader
     writer: Writer
-    sentences: Sentences = ENGLISH
     comparison: Callable[[str], Comparison | None]
     """Finds a comparison by id; the last `TEXTS` are cached, since comparisons never change."""
     tabs: Presence = field(default_factory=Presence)
@@ -181,8 +179,7 @@ class Site:
     @property
     def rubric(self) -> Panel:
         """The settings, with a default question and default guidelines from the sentences."""
-        config = self.config
-        return sentences.rubric(config.panel, self.sentences.page, rows=config.asks_rows)
+        return ENGLISH.rubric(self.config.panel, rows=self.config.asks_rows)
 
 
 def open_site(path: str | Path, *, secure: bool = False) -> Site:
@@ -215,6 +212,5 @@ def of_ledger(ledger: Ledger, *, secure: bool = False) -> Site:
         config=config,
         status=StatusReader(ledger, service.look),
         writer=Writer(service),
-        sentences=of_record(ledger.spec.get("sentences")),
         comparison=lru_cache(maxsize=TEXTS)(ledger.comparison),
     )

@@ -83,8 +83,7 @@ function ballot(choice, reason = null, report = false) {
       report: report || null } };
 }
 function manner() { // how the texts were shown
-  return { marks: document.documentElement.dataset.szMarks === "on",
-    device: matchMedia("(min-width: 700px)").matches ? "wide" : "stacked",
+  return { device: matchMedia("(min-width: 700px)").matches ? "wide" : "stacked",
     view: $("#sz-formatted") ? document.documentElement.dataset.szView : null };
 }
 function cast(made) {

@@ -61,11 +61,7 @@ function clicked(event) {
 }
 function changed(event) {
   const { target } = event;
-  if (target.id === "sz-marks") {
-    mark(target.checked);
-    if (root().dataset.marks !== "off") { prefs.marks = target.checked; keepPrefs(); }
-    say(target.checked ? T.marks_on : T.marks_off);
-  } else if (target.id === "sz-formatted") {
+  if (target.id === "sz-formatted") {
     prefs.view = target.checked ? "formatted" : "plain";
     keepPrefs();
     view(prefs.view);
@@ -122,7 +118,6 @@ const KEYS = {
   q: () => noted("A"),
   w: () => noted("tie"),
   e: () => noted("B"),
-  d: () => press("#sz-marks"),
   f: () => press("#sz-formatted"),
   s: () => press("#sz-cannot"),
   u: () => press(".sz-receipts li:last-child [data-do=revise]"),

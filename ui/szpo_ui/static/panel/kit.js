@@ -29,18 +29,17 @@ function write(store, name, value) {
 
 /* ---- times ---- */
 
-function clockTime(iso) { // in the reader's own format, if the page is in one of their languages
-  const base = T.lang.split("-")[0];
-  const own = navigator.languages.find((tag) => tag.split("-")[0] === base);
+function clockTime(iso) { // in the reader's own format, if they read English
+  const own = navigator.languages.find((tag) => tag.split("-")[0] === "en") || "en";
   if (!iso.includes("T")) { // a day, the same for every reader
-    return new Date(iso).toLocaleDateString(own || T.lang, { dateStyle: "long", timeZone: "UTC" });
+    return new Date(iso).toLocaleDateString(own, { dateStyle: "long", timeZone: "UTC" });
   }
-  return new Date(iso).toLocaleTimeString(own || T.lang, { hour: "2-digit", minute: "2-digit" });
+  return new Date(iso).toLocaleTimeString(own, { hour: "2-digit", minute: "2-digit" });
 }
 
 /* ---- stored data: preferences per panelist, a draft per seat ---- */
 
-let prefs = { keys: true, marks: true, view: "formatted", size: 1, notify: false };
+let prefs = { keys: true, view: "formatted", size: 1, notify: false };
 let draft = null; // {seat, choice, notes, seen, dwell, pending}; of a sheet: {seat, dwell}
 const shelf = (seat) => `szpo.draft.${seat}`;
 

@@ -54,7 +54,6 @@ function step(by) {
   const all = pairs(), at = all.indexOf(current());
   go(all[at < 0 ? (by > 0 ? 0 : all.length - 1) : Math.min(all.length - 1, Math.max(0, at + by))]);
 }
-function mark(on) { document.documentElement.dataset.szMarks = on ? "on" : "off"; }
 function view(as) { // show "formatted" or "plain" texts; the page has both
   document.documentElement.dataset.szView = as;
   const box = $("#sz-formatted");

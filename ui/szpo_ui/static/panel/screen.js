@@ -31,15 +31,10 @@ function voted(request) {
 let before = { state: "", seat: "", step: "" };
 function paint() {
   const page = root(), { state, step } = page.dataset, seat = page.dataset.sheet || page.dataset.seat;
-  document.documentElement.lang = page.lang;
   prefs = { ...prefs, ...read(localStorage, `szpo.prefs.${page.dataset.name}`) };
   document.documentElement.style.setProperty("--sz-size", `${SIZES[prefs.size]}px`);
   if (seat) pickUp(page, seat); else draft = null;
-  const marks = page.dataset.marks === "off" ? false : prefs.marks;
-  if (seat !== before.seat || !seat) mark(marks);
   view(prefs.view);
-  const box = $("#sz-marks");
-  if (box) box.checked = document.documentElement.dataset.szMarks === "on";
   const keys = $("#sz-keys");
   if (keys) keys.checked = prefs.keys;
   const notify = $("#sz-notify");
