@@ -43,7 +43,7 @@ from szpo.seeds import as_seed
 from szpo.types import Floats
 from szpo.voting import lease, panel_evaluator
 from szpo.voting.step_record import StepReport
-from szpo_simulators import mixed_dpo, start
+from szpo_simulators import start
 from szpo_simulators.panels import text_rewards
 from szpo_simulators.panels.heldout import Measurable
 from szpo_simulators.start import (
@@ -110,21 +110,10 @@ def make_offline(train: Callable[..., Any], name: str) -> Callable[[Training], d
 
 
 def run_iterative_dpo(cell: Training) -> dict[str, Any]:
-    """Rounds of DPO: each asks about the current policy's answers and trains it further.
-
-    Where coordinates are adapters, their weights are trained.
-    """
+    """Rounds of DPO: each asks about the current policy's answers and trains it further."""
     how = recipes.make("iterative-dpo", cell.spec["settings"])
     votes, rows = cell.questions
     rounds = how.model_copy(update={"rows": rows, "questions": votes // how.rounds})
-    config = load_config(cell.spec)
-    if config.coordinates == "adapters":
-        mixed_dpo.check(cell.spec["settings"])
-        policy = assemble.build(config, say=lambda line: None).language
-        return mixed_dpo.train(
-            policy, cell.survey(how.rounds), rounds,
-            seed=cell.spec["seed"], on_step=cell.note(policy),
-        )  # fmt: skip
     actor = start.load_actor(cell.spec)
     done = dpo.iterative(
         actor, start.load_prompts(cell.spec).train, start.build_ask(cell.spec, cell.beta), rounds,

@@ -208,10 +208,7 @@ def show_finished(study: Study, plan: Plan, store: Store, wanted: set[str]) -> d
     study.table("gain against KL and votes; 95 % bootstrap intervals over seeds", lines, TABLE)
     costs = summary.spent(plan, rows, lines)
     study.table("what it took", costs, SPENT, f"{study.name}-costs")
-    verdicts = summary.judge_targets(plan, rows)
-    if verdicts:
-        study.table("what was asked", verdicts, {name: name for name in verdicts[0]})
-    apart = summary.judge_comparisons(plan, rows)
+    apart = summary.compare_pairs(plan, rows)
     if apart:
         study.table("paired by seed", apart, PAIRED)
     done = {label: {row["seed"] for row in each} for label, each in rows.items()}
@@ -225,7 +222,7 @@ def show_finished(study: Study, plan: Plan, store: Store, wanted: set[str]) -> d
     for line in (*missing, *sorted(stopped)):
         study.console.print(line, markup=False)
     _draw(study, plan, lines)
-    tables = {"lines": lines, "costs": costs, "targets": verdicts, "comparisons": apart}
+    tables = {"lines": lines, "costs": costs, "comparisons": apart}
     body: dict[str, Any] = plain(
         {**tables, "unfinished": missing, "stopped": sorted(stopped),
          "machine": describe_machine()}
@@ -302,8 +299,6 @@ PAIRED: Final[Mapping[str, Any]] = {
     "gains": lambda row: f"{row['mean_ours']:+.3f}, {row['mean_theirs']:+.3f}",
     "difference": lambda row: _interval(row["difference"]),
     "ratio": lambda row: _interval(row["ratio"], ".2f"),
-    "asked": lambda row: "ahead or level" if row["asked"] is None else f"{row['asked']:g} times",
-    "": lambda row: summary.format_verdict(row["met"]),
 }
 
 

@@ -41,27 +41,6 @@ def _span(found: Sequence[int]) -> Sequence[int]:
 Span = Annotated[Sequence[int], AfterValidator(_span)]
 
 
-class Target(Section):
-    """Bounds on a group's figures at a number of votes; None: no bound."""
-
-    votes: int
-    gain: float | None = None
-    """Least mean gain."""
-    aim: float | None = None
-    kl: float | None = None
-    """Largest mean KL, nats."""
-    kl_each: float | None = None
-    """Bound on the largest KL of any seed, nats."""
-    lowest: float | None = None
-    """Bound on the lowest gain of any seed."""
-    guards: Sequence[int] | None = None
-    """(n, seeds): the first n guards hold on at least this number of seeds."""
-    furthest: Sequence[int | float] | None = None
-    """(nats, seeds): at most this number of seeds ever exceed this KL."""
-    up_to: float | None = None
-    """A seed that has passed this KL by then counts with its gain there."""
-
-
 class Group(Section):
     """One method on one reward and panel, over seeds."""
 
@@ -92,7 +71,8 @@ class Group(Section):
     """The group whose runs give best-of-n its fitted directions."""
     seconds: float = 0.0
     """Expected processor seconds of a cell."""
-    targets: Sequence[Target] = ()
+    targets: Sequence[Mapping[str, Any]] = ()
+    """Bounds that were set when the plan was frozen, for readers; nothing is judged by them."""
 
     @model_validator(mode="after")
     def _fits_the_method(self) -> Self:
@@ -129,7 +109,7 @@ class Comparison(Section):
     kl: float | None = None
     """KL in nats at which each seed's gain is interpolated; None: at equal votes."""
     ratio: float | None = None
-    """Least ratio of the mean gains, ours over theirs; None: ours must be ahead or level."""
+    """Least ratio of the mean gains, ours over theirs, that was asked for; for readers."""
 
     @model_validator(mode="after")
     def _is_at_votes_or_kl(self) -> Self:
