@@ -8,7 +8,6 @@
     python experiments/rows_recorded.py run FOLDER --part hours --tokens 128    # long answers; 256
     python experiments/rows_recorded.py run FOLDER --part poison      # one dishonest of five
     python experiments/rows_recorded.py run FOLDER --part say         # a line in words before
-    python experiments/rows_recorded.py run FOLDER --part like        # nearness to one's own texts
     python experiments/rows_recorded.py run FOLDER --part said        # is what a run says right?
     python experiments/rows_recorded.py tables FOLDER                 # tables/rows-*, cells/said
 
@@ -42,7 +41,7 @@ import numpy as np
 from scipy import special
 from scipy.sparse import csgraph
 
-from szpo.features import dictionary, differences, likeness
+from szpo.features import dictionary, differences
 from szpo.features import said as say
 from szpo.optim import informative, named_features, parameters, sample_directions, weighting
 from szpo.optim.named_features import NamedFeatures
@@ -66,7 +65,6 @@ DROPPED: Final = {
 """The entries that part D of frozen/features.toml leaves out."""
 LENGTHS: Final = (24, 128, 256)
 SEED: Final = 90_000
-VOICES: Final = Path(__file__).parents[1] / "tests" / "features" / "voices"
 CORE: Final = {
     "sentiment": "sentiment",
     "no comma": "verify:no_comma",
@@ -114,8 +112,6 @@ class Arm:
     """Share of rows that are drawn by chance whatever the choice."""
     say: str = ""
     """What the person said in words before the first sheet."""
-    like: str = ""
-    """The voice whose texts a feature of nearness learns from."""
     most: int = 640
     """Answers read at the end."""
 
@@ -226,45 +222,15 @@ def regressors(
     if arm.dense in ("hidden", "both"):
         parts.append(WORLD.hidden)
     R, k = np.concatenate(parts, axis=1), raw.shape[1]
-    names, own = tuple(left_in(arm, taste)), ()
-    if arm.like:
-        weights = likeness.learn(voice(arm.like)[::2], [WORLD.texts[i] for i in np.r_[*at]])
-        near = nearness(weights)
-        own = ((arm.like, "like", "", "", ""),)
-        parts = [near[:, None] / within(near)[np.r_[*at]].std(), *parts]
-        names, groups, k = (arm.like, *names), np.r_[groups.max() + 1, groups], k + 1
-        R = np.concatenate(parts, axis=1)
+    names = tuple(left_in(arm, taste))
     groups = np.concatenate([groups, -np.ones(R.shape[1] - k)]).astype(np.int64)
     rows = 1 if arm.verdict == "rows" else arm.size
     prior = SparsePrior(groups, np.full(R.shape[1], math.sqrt(2 / rows)))
-    if arm.say or arm.like:
-        named = NamedFeatures(names, tuple(groups.tolist()), (1,) * k, ((0,),) * k, 0, "", own)
+    if arm.say:
+        named = NamedFeatures(names, tuple(groups.tolist()), (1,) * k, ((0,),) * k, 0, "")
         said = named_features.with_said(named, say.read([arm.say], names).names)
         prior = named_features.prior_of(said, rows)
     return R, k, prior
-
-
-def voice(name: str) -> list[str]:
-    """The lines of one of two hand-made voices."""
-    return (VOICES / f"{name}.txt").read_text(encoding="utf-8").splitlines()
-
-
-def nearness(weights: Sequence[int]) -> Floats:
-    """Of each answer (N,)."""
-    return np.array([np.divide(*likeness.score(text, weights)) for text in WORLD.texts])
-
-
-def add_voices() -> None:
-    """Tastes for the voices' odd lines, of which no feature learns: by characters, by entries."""
-    entries = [dictionary.BY_NAME[name] for name in WORLD.named.names]
-    start, spread = WORLD.texts[VOTED * WORLD.each :: 3], WORLD.scales
-    for name in ("aunt", "captain"):
-        lines = voice(name)[1::2]
-        WORLD.rewards[f"{name} by characters"] = nearness(likeness.learn(lines, start))
-        values = differences.values((("", text) for text in lines), entries)
-        own = np.asarray(values, dtype=np.float64) * FEATURE_GRID
-        off = np.clip((own.mean(0) - WORLD.features.mean(0)) / spread, -1, 1)
-        WORLD.rewards[f"{name} by entries"] = np.clip(WORLD.features / spread, -4, 4) @ off
 
 
 # ---- the simulated panelist ----
@@ -465,7 +431,7 @@ def run(
                  "open": bool(largest >= GATE), "opened": opened, "nats": round(largest, 3),
                  "corr": _correlation(R, k, found, reward),
                  "whole": _correlation(R, R.shape[1], found, reward),
-                 "said": [] if found is None or largest < GATE or arm.like
+                 "said": [] if found is None or largest < GATE
                  else _claims(found, prior, left_in(arm, taste))}
             )  # fmt: skip
     return looks
@@ -754,7 +720,7 @@ TODAY: Final = Arm("batch", "perturbed", equal="coin", groups="shipped", dense="
 
 
 PARTS: Final = (
-    "criterion", "report", "dense", "nothing", "hours", "poison", "say", "like", "said"
+    "criterion", "report", "dense", "nothing", "hours", "poison", "say", "said"
 )  # fmt: skip
 ENDS: Final = (32, 80, 160, 320)
 """Verdicts after which the runs of part `said` end; each run has its own seed."""
@@ -801,14 +767,6 @@ def jobs_of(part: str, choice: str) -> list[Job]:
         ]
         said = [replace(chosen, say=line, most=320) for line in ("", WRONG, WORDS["sentiment"])]
         return told + [Job(arm, None, s, "coins") for s in range(200) for arm in said]
-    if part == "like":
-        return [
-            Job(replace(chosen, like=like, most=320), f"{name} by {what}", 1000 + s)
-            for s in range(30)
-            for what in ("characters", "entries")
-            for name, other in (("aunt", "captain"), ("captain", "aunt"))
-            for like in ("", name, other)
-        ]
     if part == "said":
         every = [(taste, False) for taste in (*CORE, *tastes.TASTES)]
         every += [(taste, True) for taste in CORE]
@@ -930,9 +888,9 @@ def tables(folder: Path, out: Path, head: Sequence[str]) -> None:
     paths = sorted(folder.glob("*.jsonl"))
     _table_dense([path for path in paths if path.stem.startswith("dense")], out, head)
     _table_poison([path for path in paths if path.stem.startswith("poison")], out, head)
-    _table_told([path for path in paths if path.stem.startswith(("say", "like"))], out, head)
+    _table_told([path for path in paths if path.stem.startswith("say")], out, head)
     _cells_said(folder, [path for path in paths if path.stem.startswith("said")], out, head)
-    apart = ("dense", "poison", "say", "like", "said")
+    apart = ("dense", "poison", "say", "said")
     paths = [path for path in paths if not path.stem.startswith(apart)]
     rows = [json.loads(line) for path in paths for line in path.open()]
     learned, nothing, hours = defaultdict(list), defaultdict(list), defaultdict(list)
@@ -1109,8 +1067,6 @@ def main() -> None:
         draw(given.folder, given.device)
     elif given.do == "run":
         WORLD = load(given.folder, given.tokens)
-        if given.part == "like":
-            add_voices()
         out = given.folder / f"{given.part}-{given.tokens}.jsonl"
         sweep(jobs_of(given.part, given.choice), out, given.processes, given.seconds)
     else:

@@ -322,7 +322,6 @@ class Features(Section):
         default_factory=list,
         max_length=100,
         description="Features to count besides the dictionary's: regex:PATTERN, keyword:sea+sun, "
-        "like: FILE (nearness to your own texts, one a line), "
         "judge: WHAT IT RATES (by the judge of [judge]), a plug-in's name or "
         "package.module:function; write NAME = FORM to give it a name. Before any vote, votes "
         "are as likely to be about one of these as about any of the others, or as about what a "

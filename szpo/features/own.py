@@ -1,4 +1,4 @@
-"""A user's own features: patterns, keywords, likeness, functions, ratings; entries to leave out.
+"""A user's own features: patterns, keywords, functions, ratings; entries to leave out.
 
 What a user writes becomes two things that stay apart. A `Description` is data: it is recorded, and
 nothing leads from it back to a function. A callable `Entry` comes only from the text that the user
@@ -14,15 +14,16 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
-from szpo import files, plugins
+import regex
+
+from szpo import plugins
 from szpo.errors import UsageError
-from szpo.features import likeness
 from szpo.features.dictionary import (
     BY_NAME,
     ENTRIES,
@@ -33,28 +34,30 @@ from szpo.features.dictionary import (
     counts_alike,
     holding,
 )
-from szpo.features.patterns import compile_pattern
 from szpo.features.reading import Reading, words
 from szpo.types import Answer, Prompt
 
-Kind: TypeAlias = Literal["keyword", "regex", "like", "plug-in", "function", "judge"]
+Kind: TypeAlias = Literal["keyword", "regex", "plug-in", "function", "judge"]
 FORMS: Final = (
-    "regex:PATTERN, keyword:sea+sun, like: FILE, say: WORDS, judge: WHAT IT RATES, a plug-in's "
-    "name or package.module:function"
+    "regex:PATTERN, keyword:sea+sun, say: WORDS, judge: WHAT IT RATES, a plug-in's name or "
+    "package.module:function"
 )
 JUDGE: Final = "judge"
-LIKE: Final = "like"
 SAY: Final = "say"
 GROUP: Final = "own"
-QUICK: Final = frozenset({"keyword", "regex", LIKE})
+QUICK: Final = frozenset({"keyword", "regex"})
 """Kinds that cost next to nothing on any text."""
+READS: Final = 4_000
+"""Characters of a text in which a pattern looks, from its start."""
+SECONDS: Final = 1.0
+"""The longest that a pattern may take on one text."""
 LARGEST: Final = 2**32
 """Of a function's numbers, so that differences in units of 2⁻²⁴ fit 64 bits."""
 Pair: TypeAlias = tuple[str, str]
 """A prompt and an answer, as texts."""
 _NAMED: Final = re.compile(r"([^:=]*[^:=\s])\s*=\s*(.*)", re.DOTALL)
-_DATA: Final = ("keyword:", f"{LIKE}:")
-"""Forms that are rebuilt from a record."""
+_KEYWORD: Final = "keyword:"
+"""The one form that is rebuilt from a record."""
 _FUNCTION: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -66,10 +69,10 @@ class Description:
     """What the user wrote: its form, or ``NAME = FORM``."""
     kind: Kind
     package: str = ""
-    """The distribution that brings a plug-in or function; empty: none, or not installed as one.
-    Of a likeness the SHA-256 of the texts' file."""
+    """The distribution that brings a plug-in or function, or finds a pattern; empty: none, or not
+    installed as one."""
     version: str = ""
-    """Of the distribution; of a likeness its weights, once they are learned."""
+    """Of the distribution."""
     source: str = ""
     """SHA-256 of the file that a plug-in or function comes from, or of szpo's that counts."""
 
@@ -97,14 +100,6 @@ class Judged(Entry):
     rate: Rate | None = None
 
 
-@dataclass(frozen=True)
-class Likeness(Entry):
-    """Nearness to texts of one's own, whose weights are learned from the start's answers."""
-
-    weights: list[int]
-    texts: tuple[str, ...] = ()
-
-
 def build(text: str, rate: Rate | None = None) -> tuple[Entry, Description]:
     """The feature that the user wrote, and what to record of it.
 
@@ -124,11 +119,9 @@ def build(text: str, rate: Rate | None = None) -> tuple[Entry, Description]:
                 text, "keyword", keyword
             )
         if name == "regex":
-            return _entry(text, "matches", regex(argument)), _of(text, "regex", compile_pattern)
-        if name == LIKE:
-            texts, raw = likeness.read_texts(files.expand(argument.strip()))
-            digest = hashlib.sha256(raw).hexdigest()
-            return _likeness(text, [], texts), _of(text, LIKE, likeness.learn, package=digest)
+            return _entry(text, "matches", matches(argument)), _of(
+                text, "regex", matches, "regex", metadata.version("regex")
+            )
         if name == JUDGE:
             if not argument.strip():
                 raise UsageError("needs what it rates, as in judge: sounds like a friend")
@@ -151,7 +144,7 @@ def split(text: str) -> tuple[str, str]:
     """
     found = _NAMED.fullmatch(text)
     called, form = (found[1].strip(), found[2]) if found else (text, text)
-    return called.removeprefix(f"{LIKE}:").strip(), form
+    return called, form
 
 
 def is_judged(name: str) -> bool:
@@ -166,7 +159,7 @@ def is_said(text: str) -> bool:
 
 def needs_giving(name: str) -> bool:
     """It is code, or a pattern, and must be given in each process: a record never runs code."""
-    return not (is_judged(name) or split(name)[1].startswith(_DATA))
+    return not (is_judged(name) or split(name)[1].startswith(_KEYWORD))
 
 
 def judged(name: str, known: dict[Pair, int], rate: Rate | None = None) -> Judged:
@@ -190,20 +183,6 @@ def rate_ahead(entries: Iterable[Entry], pairs: Sequence[Pair]) -> None:
             new = [pair for pair in dict.fromkeys(pairs) if pair not in entry.known]
             what = split(entry.name)[1].partition(":")[2].strip()
             entry.known.update(zip(new, entry.rate(what, new) if new else (), strict=True))
-
-
-def learn(
-    entries: Iterable[Entry], described: Sequence[Description], pairs: Sequence[Pair]
-) -> tuple[Description, ...]:
-    """Have judges rate the start's answers and likenesses learn from them; what to record then."""
-    entries = list(entries)
-    rate_ahead(entries, pairs)
-    learned = {}
-    for entry in entries:
-        if isinstance(entry, Likeness):
-            entry.weights[:] = likeness.learn(entry.texts, [answer for _, answer in pairs])
-            learned[entry.name] = likeness.pack(entry.weights)
-    return tuple(replace(each, version=learned.get(each.name, each.version)) for each in described)
 
 
 def choose(
@@ -264,8 +243,8 @@ def again(
 ) -> dict[str, Entry]:
     """The recorded features that can be counted here, by name.
 
-    Keywords and likenesses from the record, which are words and weights; what a judge rates where
-    one is asked; what is code only where the user gave it anew.
+    Keywords from the record, which are words; what a judge rates where one is asked; what is code
+    only where the user gave it anew.
 
     Args:
         recorded: the descriptions, as their values in order.
@@ -275,13 +254,9 @@ def again(
     found: dict[str, Entry] = {}
     for fields in recorded:
         was = Description(*fields)  # type: ignore[arg-type]  # data, compared below
-        if split(was.name)[1].startswith(f"{LIKE}:"):
-            if was.source == _of(was.name, LIKE, likeness.learn).source:
-                found[was.name] = _likeness(was.name, likeness.unpack(was.version))
-            continue
         rated = rate is not None and is_judged(was.name)
         needed = rated or was.name in given
-        if not split(was.name)[1].startswith("keyword:") and not needed:
+        if not split(was.name)[1].startswith(_KEYWORD) and not needed:
             continue  # whatever kind a record says that it is
         entry, mine = build(was.name, rate)
         if can_recompute(was, mine) or (needed and was == mine):
@@ -339,16 +314,30 @@ def keyword(argument: str) -> Count:
     return lambda reading: (sum(word in reading.different for word in looked), len(looked))
 
 
-def regex(argument: str) -> Count:
-    """Matches of a pattern of `szpo.features.patterns`.
+def matches(argument: str) -> Count:
+    """Matches of at least one character in the first `READS`, by a pattern of the package regex.
 
     Raises:
-        UsageError: it is no such pattern.
+        UsageError: it is no pattern, or, when counting, it takes longer than `SECONDS`.
     """
     if not argument:
         raise UsageError("needs a pattern, as in regex:^Once")
-    pattern = compile_pattern(argument)
-    return lambda reading: (pattern.count(reading.text), 1)
+    try:
+        pattern = regex.compile(argument)
+    except (regex.error, RecursionError, OverflowError) as error:
+        raise UsageError(f"not a regular expression ({error})") from None
+
+    def count(reading: Reading) -> Ratio:
+        try:
+            found = pattern.finditer(reading.text[:READS], timeout=SECONDS)
+            return sum(each.end() > each.start() for each in found), 1
+        except TimeoutError:
+            raise UsageError(
+                f"feature 'regex:{argument}': it took more than {SECONDS:g} s on "
+                f"{reading.text[:60]!r}; repeat less in it"
+            ) from None
+
+    return count
 
 
 def exact(value: Any) -> Ratio:
@@ -364,16 +353,6 @@ def _entry(name: str, unit: str, count: Count) -> Entry:
     return Entry(name, GROUP, unit, "any", f"less of {called}", f"more of {called}", count)
 
 
-def _likeness(name: str, weights: list[int], texts: tuple[str, ...] = ()) -> Likeness:
-    def count(reading: Reading) -> Ratio:
-        if not weights:
-            raise UsageError(f"feature {name!r}: only a run has it learned, by features.add")
-        return likeness.score(reading.text, weights)
-
-    made = _entry(name, "how like own texts", count)
-    return Likeness(**vars(made), weights=weights, texts=texts)
-
-
 def _of(
     name: str, kind: Kind, made: Callable[..., Any], package: str = "", version: str = ""
 ) -> Description:
@@ -382,7 +361,7 @@ def _of(
         source = Path(file).read_bytes() if file else b""
     except (TypeError, OSError):
         source = b""
-    if source and kind in ("keyword", "regex"):
+    if source and kind == "keyword":
         source += Path(str(inspect.getsourcefile(words))).read_bytes()
     return Description(
         name, kind, package, version, hashlib.sha256(source).hexdigest() if source else ""

@@ -261,7 +261,7 @@ def feature_subspace(
     def pairs_at(cut: int | None) -> list[own.Pair]:
         return [(prompts[s.group].text, text_of(s.answer[:cut])) for s in base]
 
-    described = own.learn(entries, described, pairs_at(None))
+    own.rate_ahead(entries, pairs_at(None))
     values = differences.values(pairs_at(None), entries)
     # A judge, or a user's function, is not asked about unfinished texts.
     so_far = own.cheap(entries, described)

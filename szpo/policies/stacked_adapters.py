@@ -257,7 +257,7 @@ def _respond(
     holding = dictionary.holding([prompt.text for prompt in prompts])
     entries, described = own.choose(config.features.own, config.features.drop, holding, rate)
     pairs = [(prompts[s.group].text, text_of(s.answer)) for s in base]
-    described = own.learn(entries, described, pairs)
+    own.rate_ahead(entries, pairs)
     values = differences.values(pairs, entries)
     groups = np.array([sample.group for sample in base])
     found, errors = response(scores, values, groups)

@@ -72,7 +72,7 @@ def draw(
         for prompt, row in zip(asked, drawn, strict=True)
         for answer in row
     ]
-    described = own.learn(entries, described, pairs)
+    own.rate_ahead(entries, pairs)
     values = differences.values(pairs, entries).reshape(len(asked), each, -1)
     return read(values, [entry.name for entry in entries], shipped_scales(), described)
 
