@@ -18,16 +18,14 @@ from szpo.errors import RunError, StorageError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.plugins import how_to_install
 from szpo.runs import status
-from szpo.types import Floats
 from szpo.voting.panel_factory import load_factory
 from szpo.voting.step_record import StepReport, plain
 from szpo_simulators import plan as plans
 from szpo_simulators import start, summary
 from szpo_simulators.panels import text_rewards
-from szpo_simulators.plan import BEST_OF, Plan
+from szpo_simulators.plan import Plan
 from szpo_simulators.study import (
     COLOURS,
-    MARKS,
     Cell,
     Store,
     Study,
@@ -180,19 +178,11 @@ def _levels(helped: improvement.Improvement) -> str | None:
     return f"{ends[0]:.3f} → {ends[1]:.3f}" if len(helped.points) > 1 and len(ends) == 2 else None
 
 
-SHADES: Final = (*COLOURS, "#888888", "#882255", "#999933")
-DRAWN: Final[Mapping[str, str]] = {"sentiment-": "", "second-": "second round, "}
-"""Prefixes of the labels of groups that are drawn, and what replaces each in the legend."""
-AXES: Final[Mapping[str, str]] = {
-    "kl": "KL to the start, nats per answer (root scale)",
-    "answers_read": "answers read",
-    "cpu_seconds": "processor seconds (log scale)",
-}
 MIB: Final = 2**20
 
 
 def show_finished(study: Study, plan: Plan, store: Store, wanted: set[str]) -> dict[str, Any]:
-    """Print the tables; write JSON, ``cells.csv`` and the figure, named after the study.
+    """Print the tables; write them as JSON and CSV, and every row as ``cells.csv``.
 
     ``wanted``: labels of the groups whose missing seeds are named.
 
@@ -221,7 +211,6 @@ def show_finished(study: Study, plan: Plan, store: Store, wanted: set[str]) -> d
                for each in rows.values() for row in each if row["stopped"]}  # fmt: skip
     for line in (*missing, *sorted(stopped)):
         study.console.print(line, markup=False)
-    _draw(study, plan, lines)
     tables = {"lines": lines, "costs": costs, "comparisons": apart}
     body: dict[str, Any] = plain(
         {**tables, "unfinished": missing, "stopped": sorted(stopped),
@@ -302,56 +291,8 @@ PAIRED: Final[Mapping[str, Any]] = {
 }
 
 
-def _draw(study: Study, plan: Plan, lines: Sequence[Mapping[str, Any]]) -> None:
-    """Draw gain against KL and against costs, one line per group of `DRAWN`."""
-    curves: dict[str, list[Mapping[str, Any]]] = {
-        name + group.label.removeprefix(first): [
-            line for line in lines if line["group"] == group.label
-        ]
-        for first, name in DRAWN.items()
-        for group in plan.groups
-        if group.label.startswith(first) and group.method != BEST_OF
-    }
-    best = [line for line in lines if line["group"].startswith("best of")]
-    ends = max((line["checkpoint"] for line in best), default=0)
-    curves["best of n, true reward"] = [line for line in best if "true" in line["group"]]
-    curves["best of n, fitted direction"] = [
-        line for line in best if "fitted" in line["group"] and line["checkpoint"] == ends
-    ]
-    with study.figure(study.name, columns=len(AXES), height=4.4) as axes:
-        for i, (label, found) in enumerate(item for item in curves.items() if item[1]):
-            style = {"color": SHADES[i % len(SHADES)], "marker": MARKS[i % len(MARKS)]}
-            # Nobody reads best-of-n's pool, which is drawn after the votes.
-            known_by = ["kl"] if label.startswith("best") else AXES
-            for at, by in zip(axes, known_by, strict=False):
-                known = [line for line in found if line.get(by) is not None]
-                nothing = [0] if by != "cpu_seconds" else []  # the axis is logarithmic
-                x, y = ([*nothing, *(line[name] for line in known)] for name in (by, "mean"))
-                at.plot(x, y, label=label, **style)
-                for line in known:
-                    if line["low"] is not None:
-                        at.vlines(line[by], line["low"], line["high"], style["color"], lw=0.9)
-        # A small step's gain grows as the root of its KL, and the methods' KL differs 100-fold.
-        axes[0].set_xscale("function", functions=(_root, lambda x: x * np.abs(x)))
-        nats = [0, *(2**i for i in range(6))]
-        axes[0].set_xticks(nats, [str(n) for n in nats])
-        axes[2].set_xscale("log")
-        for at, name in zip(axes, AXES.values(), strict=True):
-            at.set(xlabel=name)
-        axes[0].set_ylabel("gain in held-out reward")
-        handles, labels = axes[0].get_legend_handles_labels()
-        axes[0].figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7.5)
-
-
-def _root(x: Floats) -> Floats:
-    """Signed square root, since an estimate of KL may lie below 0."""
-    return np.sign(x) * np.sqrt(np.abs(x))
-
-
 command = typer.Typer(add_completion=False)
 """The entry point of `szpo.commands`."""
-FROZEN: Final = Path("experiments/frozen/frontier.toml")
-"""The plan behind the documents' figures; only a checkout has it, not an installed package."""
 NEEDED: Final = ("trl", "datasets")
 """Modules of gradient methods, which are installed with an extra."""
 
@@ -376,9 +317,11 @@ def compare(
     folder: Path | None = typer.Option(
         None,
         "--folder",
-        help="Folder of cells, tables and figures; for runs: the folder of the runs.",
+        help="Folder of cells and tables; for runs: the folder of the runs.",
     ),
-    figures: Path | None = typer.Option(None, "--figures", help="Also copy the figures here."),
+    figures: Path | None = typer.Option(
+        None, "--figures", help="Also copy the runs' figure here."
+    ),
     as_json: bool = typer.Option(
         False, "--json", help="Print one JSON document instead of a table."
     ),
@@ -399,42 +342,12 @@ def compare(
         )
     path = plan or plans.find(preset or "")
     chosen = [part.strip() for text in only for part in text.split(",") if part.strip()]
-    study = Study(f"compare-{path.stem}", folder or Path("runs/compare") / path.stem,
-                  figures=figures)  # fmt: skip
+    study = Study(f"compare-{path.stem}", folder or Path("runs/compare") / path.stem)
     study.console.quiet = as_json
     found, failures = run_plan(study, path, chosen, seeds, jobs, shown)
     if as_json:
         print(json.dumps({**found, "failed": failures}, indent=1))
     return 1 if failures else 0
-
-
-def frontier(
-    only: Sequence[str] = (),
-    seeds: str | None = None,
-    jobs: int = 1,
-    show: bool = False,
-    quick: bool = False,
-    plan: Path = FROZEN,
-    folder: Path = Path("runs/frontier"),
-    figures: Path | None = None,
-) -> dict[str, Any]:
-    """Gain against KL, votes and answers read: another name of szpo compare --plan.
-
-    Args:
-        only: Letters of parts or labels of groups in the plan; all by default.
-        seeds: Only these seeds, for example 2000-2004,2007.
-        jobs: Cells that run at the same time.
-        show: Run nothing; print and draw what is finished.
-        quick: The tiny model and few votes, some minutes; the result is no evidence.
-        plan: The file that freezes settings and cells.
-        folder: Folder of ledgers, records, tables and figures.
-        figures: Folder to which the figure is copied for the documents.
-    """
-    path, study = plans.find("quick") if quick else plan, Study("frontier", folder, quick, figures)
-    found, failures = run_plan(study, path, only, seeds, jobs, show)
-    if failures:
-        raise RunError(f"frontier: {len(failures)} cells failed; the reasons stand above")
-    return found
 
 
 def run_plan(

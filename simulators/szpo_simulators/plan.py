@@ -70,7 +70,7 @@ class Group(Section):
     of: str | None = None
     """The group whose runs give best-of-n its fitted directions."""
     seconds: float = 0.0
-    """Expected processor seconds of a cell."""
+    """Processor seconds of a cell that were expected, for readers."""
     targets: Sequence[Mapping[str, Any]] = ()
     """Bounds that were set when the plan was frozen, for readers; nothing is judged by them."""
 
@@ -261,7 +261,7 @@ def cell(plan: Plan, group: Group, seed: int) -> Cell:
     }  # fmt: skip
     if group.of is not None:
         spec["of"] = cell(plan, plan.group(group.of), seed).name
-    return Cell(spec, group.label, group.seconds)
+    return Cell(spec, group.label)
 
 
 def cells(plan: Plan, parts: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Cell]:

@@ -21,7 +21,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -34,7 +33,7 @@ import numpy as np
 from cycler import cycler
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
+from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 from scipy.special import stdtrit
 
@@ -94,8 +93,6 @@ class Cell:
 
     spec: Spec
     label: str
-    guess: float = 0.0
-    """Expected seconds."""
 
     @property
     def name(self) -> str:
@@ -163,30 +160,14 @@ class Store:
 def run_cells(console: Console, store: Store, wanted: Sequence[Cell], jobs: int = 1) -> list[str]:
     """Run all unfinished cells in order; then wait for cells that other processes have claimed.
 
-    ``jobs`` processes run at a time; their progress is printed. A cell that fails is reported and
-    skipped. If this process is killed, the cells' processes end by themselves soon afterwards.
+    ``jobs`` processes run at a time. A cell that fails is reported and skipped. If this process is
+    killed, the cells' processes end by themselves soon afterwards.
 
     Returns:
         One line for each cell that failed.
     """
     failures: list[str] = []
-    quarters: dict[str, int] = {}
-    began: dict[str, float] = {}
-    rest_of: dict[str, float] = {}
-
-    def count_left() -> tuple[int, str]:
-        left = guess_seconds(store, wanted, rest_of)
-        return len(wanted) - len(left), format_duration(sum(left) / jobs)
-
-    def report(cell: Cell, share: float, state: str = "") -> None:
-        if share > 0:
-            rest_of[cell.name] = (time.monotonic() - began[cell.name]) * (1 - share) / share
-        quarter = 5 if state else int(4 * share)
-        if quarter > quarters.get(cell.name, -1):
-            quarters[cell.name] = quarter
-            finished, rest = count_left()
-            line = f"{finished}/{len(wanted)} {cell.name} {state or f'{share:.0%}'}, about {rest}"
-            console.print(f"{line} left", markup=False)
+    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
 
     def work(cell: Cell, *, wait: bool) -> bool:
         """Compute a cell; returns False if another process is at it."""
@@ -195,56 +176,27 @@ def run_cells(console: Console, store: Store, wanted: Sequence[Cell], jobs: int 
         with claim(store.lock_path(cell), wait=wait) as lock:
             if lock is not None and not store.record_path(cell).exists():
                 to_user.doing(f"computing the cell {cell.name}")
-                began[cell.name] = time.monotonic()
-                problem = store.run(cell, lock, partial(report, cell))
+                task = bar.add_task(cell.name, total=1.0)
+                problem = store.run(cell, lock, lambda share: bar.update(task, completed=share))
                 if problem is not None:
                     failures.append(f"{cell.name}: {problem}")
-                report(cell, 1.0, "done" if problem is None else "failed")
+                bar.remove_task(task)
+                bar.advance(whole)
+                state = "done" if problem is None else "failed"
+                console.print(f"{cell.name} {state}", markup=False)
             return lock is not None
 
-    finished, rest = count_left()
-    where = "one process, which others may share" if jobs == 1 else f"{jobs} processes"
-    cells = to_user.count(len(wanted), "cell")
-    console.print(f"{cells}, {finished} finished; about {rest} in {where}")
-    with ThreadPoolExecutor(jobs) as pool:
-        done = list(pool.map(partial(work, wait=False), wanted))
-        left = [cell for cell, whole in zip(wanted, done, strict=True) if not whole]
+    unfinished = [cell for cell in wanted if not store.record_path(cell).exists()]
+    console.print(f"{to_user.count(len(wanted), 'cell')}, {len(unfinished)} unfinished")
+    with (
+        Progress(*columns, console=console, transient=True) as bar,
+        ThreadPoolExecutor(jobs) as pool,
+    ):
+        whole = bar.add_task("cells", total=len(unfinished))
+        done = list(pool.map(partial(work, wait=False), unfinished))
+        left = [cell for cell, over in zip(unfinished, done, strict=True) if not over]
         list(pool.map(partial(work, wait=True), left))
     return sorted(failures)
-
-
-def guess_seconds(
-    store: Store, cells: Sequence[Cell], rest_of: Mapping[str, float]
-) -> list[float]:
-    """Expected seconds of each unfinished cell: those of finished cells with its label, if any.
-
-    ``rest_of`` has what those at work still take, by name.
-    """
-    took: dict[str, list[float]] = {}
-    left = []
-    for cell in cells:
-        found = store.read(cell)
-        if found is None:
-            left.append(cell)
-        else:
-            took.setdefault(cell.label, []).append(found["elapsed"])
-    means = {label: sum(each) / len(each) for label, each in took.items()}
-    return [rest_of.get(cell.name, means.get(cell.label, cell.guess)) for cell in left]
-
-
-def format_duration(seconds: float) -> str:
-    """A duration as text, in its two largest units of h, min and s.
-
-    >>> format_duration(48), format_duration(150), format_duration(7330)
-    ('48 s', '2 min 30 s', '2 h 2 min')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
 
 
 TABLE_WIDTH = 140
