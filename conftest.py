@@ -64,13 +64,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _begin_cache(config: pytest.Config) -> None:
-    """Use an empty cache, as on a new machine; only models are linked into it.
+    """Use an empty cache, as on a new machine; only the converted model is linked into it.
 
-    Their names hold all that they depend on; each process would train the tiny one for itself.
+    Its name holds all that it depends on.
     """
     folder = tempfile.TemporaryDirectory(prefix="szpo-cache-")
     config.add_cleanup(folder.cleanup)
-    for model in [*cache.cache_dir().glob("smollm2-*"), *cache.cache_dir().glob("tiny-*")]:
+    for model in cache.cache_dir().glob("smollm2-*"):
         Path(folder.name, model.name).symlink_to(model)
     os.environ["SZPO_CACHE"] = folder.name
 

@@ -4,7 +4,8 @@ Run: make basis, or python docs/tools/ship_basis.py NAME for those of one name: 
 features; "score", score components. It takes some 20 minutes of processor time each. "adapters",
 only by its name, makes the usual set of adapters and the coordinates that mix them: some two hours
 of processor time, and it goes on after an interruption ("curves": only what each of them costs
-alone, four minutes); then "demo", what the demo reads of its start: five minutes. Run it again
+alone, four minutes); then "demo", what the demo reads of its start: five minutes. "tiny", only by
+its name, trains the tiny model: a minute. Run it again
 after every change of how a set-up is made (`szpo.policies.subspace_setup.VERSION`), of the default
 sampling, of the shipped prompts or, for the first, of the dictionary. Answers are to prompts for
 training; no vote is seen, and no reward but by "adapters".
@@ -30,7 +31,7 @@ from szpo.cli import adapters, app
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.data.prompts import load_shipped
-from szpo.models import loading
+from szpo.models import loading, named_models
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
 from szpo.policies import language_model, lora_policy, subspace_setup
@@ -185,9 +186,21 @@ def _with_curves(config: Config, host: Backend, prompts: Sequence[Prompt]) -> Su
     return replace(shipped, blocks=replace(blocks, curves=curves), report=report)
 
 
+def make_tiny() -> None:
+    """Train the tiny model that ships."""
+    recipe = named_models.TinyRecipe()
+    shutil.rmtree(named_models.SHIPPED, ignore_errors=True)
+    folder = named_models.SHIPPED / recipe.folder_name()
+    _clear(folder, "tiny")
+    named_models.train_tiny(recipe, folder)
+    (folder / "model.safetensors").chmod(0o644)
+    for name in named_models.SHIPPED_FILES:
+        _note(folder / name, {"preset": "tiny"})
+
+
 def _clear(folder: Path, cleared: str) -> None:
     """Delete what shipped under a name."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     place = folder / "index.json"
     index = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
     for name in [name for name, facts in index.items() if facts["preset"] == cleared]:
@@ -206,6 +219,8 @@ def _note(file: Path, facts: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    others = {
+        "adapters": make_adapters, "curves": make_curves, "demo": make_demo, "tiny": make_tiny,
+    }  # fmt: skip
     for each in sys.argv[1:] or MADE:
-        others = {"adapters": make_adapters, "curves": make_curves, "demo": make_demo}
         others[each]() if each in others else make(each)

