@@ -21,6 +21,7 @@ from szpo.errors import RunError, UsageError
 from szpo.features import dictionary
 from szpo.ledger import theta
 from szpo.ledger.database import Ledger
+from szpo.ledger.run_spec import recorded_settings
 from szpo.replay import checks, replay
 from szpo.replay.checks import Broken, Examination
 from szpo.taste import Explanation, Feature, Taste
@@ -103,6 +104,16 @@ def test_a_run_says_what_its_votes_like_without_its_model(run):
     assert few > many
     assert sum(each.chance for each in found.explanations) == pytest.approx(ONE, abs=2)
     assert run_taste.read(run) == found
+
+    settings = recorded_settings(run)
+    fit, compared = replay.replay_state(run, settings).carried.named, 0
+    at = [settings.features.names.index(feature.name) for feature in found.features]
+    for said, kept in zip(found.explanations, fit.kept, strict=False):
+        exact = dict(zip(kept.support, kept.w, strict=True))
+        for place, weight in said.weights:
+            assert abs(weight - ONE * exact[at[place]]) <= 0.5  # the nearest unit
+            compared += 1
+    assert compared > 4
 
 
 def test_it_leaves_out_what_an_order_rules_out_before_the_next_update(run, tmp_path):

@@ -1,13 +1,26 @@
-"""Two policies that score alike are read by more answers before one is taken."""
+"""What a search reads, and that two policies which score alike are read by more answers."""
 
+import math
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from szpo import seeds
+from szpo.cli.app import call
+from szpo.improvement import between_rounds, policy_search
 from szpo.improvement.policy_search import COMPARED, MOST_READ, Search, _add, _are_close
-from szpo.improvement.score_ascent import Checked
+from szpo.improvement.score_ascent import Checked, Plan, split_prompts
+from szpo.ledger import theta
+from szpo.ledger.database import Ledger
+from szpo.policies.lora_policy import LoraPolicy
+from szpo.policies.protocol import moved
 from szpo.policies.text_guards import TextFigures
+from szpo.runs import assemble
+from szpo.runs.services import set_aside
+from szpo.voting import lease
+from tests.support import wide_guards
 
 FIGURES = TextFigures(-1.0, 0.9, 20.0)
 PROMPTS = 32
@@ -82,3 +95,43 @@ def test_more_answers_more_often_find_the_better_one():
         right += other.score > one.score
         first += high.mean() > low.mean()
     assert right > first and right >= 395
+
+
+PLAN = partial(Plan, steps=2, checked=8)
+FEW = 32
+"""Answers by which policies are compared, in place of `COMPARED`."""
+SETS = (
+    "panel.beta=30", "run.votes=24", "run.name=few", "subspace.kind=none", "subspace.samples=64",
+)  # fmt: skip
+
+
+@pytest.mark.spine
+def test_it_reads_training_prompts_alone_and_tells_how_far_the_adopted_policy_s_own_answers_are(
+    tmp_path, monkeypatch
+):
+    """Neither held-out prompts nor those of check rows; nats by the seed that is on record."""
+    line = ["run", "--preset", "tiny", "--folder", str(tmp_path)]
+    assert call([*line, *(word for each in SETS for word in ("--set", each))]) == 0
+    asked, sample = set(), LoraPolicy.sample_tokens
+
+    def noted(policy, prompts, *given, **how):
+        asked.update(prompts)
+        return sample(policy, prompts, *given, **how)
+
+    with Ledger.open(tmp_path / "few.db") as ledger, lease.hold(ledger), wide_guards.wide():
+        parts = assemble.reopen(ledger, panel=False, say=lambda line: None)
+        with monkeypatch.context() as patch:
+            patch.setattr(LoraPolicy, "sample_tokens", noted)
+            patch.setattr(policy_search, "Plan", PLAN)
+            patch.setattr(policy_search, "COMPARED", FEW)
+            patch.setattr(policy_search, "START_ANSWERS", 1)
+            between_rounds.improve_run(ledger, parts, nats=2.5)
+        train, _ = set_aside(parts.prompts.train, ledger.root_seed)
+        assert asked == {*train}
+        found = theta.read_adopted(ledger)
+        aside = split_prompts(train, PLAN().checked, ledger.root_seed)[1]
+        seed = seeds.child_seed(found.body["seed"], 0, "compared")
+        with moved(parts.language, found.theta):
+            rows = parts.language.sample_tokens(aside, math.ceil(FEW / len(aside)), seed=seed)
+            nats, _ = parts.language.kl_of(aside, rows)
+        assert found.body["nats"] == pytest.approx(nats) and nats > 0

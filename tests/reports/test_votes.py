@@ -3,6 +3,7 @@
 import csv
 import io
 import itertools
+import json
 import stat
 from collections import Counter
 from itertools import combinations
@@ -20,7 +21,15 @@ from szpo.metrics import wilson
 from szpo.voting import pauses, steps
 from szpo.voting.casting import VoteRequest
 from tests.support.browser import cast, make
-from tests.support.quadratic import go, history, new_ledger, settings_of, start
+from tests.support.quadratic import (
+    ValueJudge,
+    go,
+    history,
+    new_ledger,
+    panel_of,
+    settings_of,
+    start,
+)
 
 NAMES = ("P-01", "=HYPERLINK(1)", "'@sum")
 
@@ -139,6 +148,23 @@ def test_a_vote_s_words_are_no_formula_in_either_table(tmp_path):
     with open(out, encoding="utf-8", newline="") as file:
         cells = [row["skip_reason"] for row in csv.DictReader(file)]
     assert cells == ["'\x00=1+1", "'\x0b=2", "'\x1b=3", "'\n=4", "''=5"]
+
+
+def test_an_exported_vote_is_for_the_texts_that_the_voter_preferred(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+    with ledger:
+        sure = panel_of(ledger, judge=ValueJudge(beta=1e9))  # always for the larger number
+        go(settings, ledger, policy, sure, until_step=2)
+    out = tmp_path / "votes.jsonl"
+    assert call(["export", str(ledger.path), "--votes", str(out)]) == 0
+    cast = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+    assert len(cast) == 2 * settings.section.N
+    for vote in cast:
+        plus, minus = (
+            sum(float(text.split()[1]) for text in vote[side]) for side in ("plus", "minus")
+        )
+        assert plus != minus and vote["verdict"] == ("plus" if plus > minus else "minus")
+        assert (vote["choice"] == vote["plus_side"]) == (vote["verdict"] == "plus")
 
 
 def test_votes_are_for_their_owner_alone_and_replace_nothing(stage, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from szpo import metrics
-from szpo.analysis import improvement, overview, vote_rows
+from szpo.analysis import improvement, measuring, overview, vote_rows
 from szpo.config import settings_file
 from szpo.data.prompts import PromptSet
 from szpo.errors import UsageError
@@ -23,7 +23,17 @@ from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.service import VoteService
 from szpo_simulators.panels.panel import build
 from tests.support import asking, folder_run, yard_run
-from tests.support.quadratic import PROMPTS, go, history, parts_of, start
+from tests.support.quadratic import (
+    PROMPTS,
+    ValueJudge,
+    drive,
+    go,
+    history,
+    panel_of,
+    parts_of,
+    start,
+    started,
+)
 
 TRAIN, HELDOUT = PROMPTS[:21], PROMPTS[21:]
 
@@ -94,6 +104,22 @@ def test_a_final_comparison_that_is_not_its_answers_is_found(tuned):
         ledger.append_comparison(replace(found, id="altered"))
     ledger.append = plain
     assert "comparisons row altered: identical does not fit" in str(verification.verify(ledger))
+
+
+def test_pairs_that_a_simulated_panel_judges_at_the_end_are_counted_for_the_policy(tmp_path):
+    """Its answers are worth 0 or more and the start's -.9 or less, and the panel is sure."""
+    settings, ledger, policy = started(tmp_path, D=1)
+    with ledger:
+        drive(settings, ledger, policy, until_step=1)
+        append_adopted(ledger, {"z": np.ones(4, np.float32)}, {"steps": 1})
+        source = parts_of(settings, policy, PromptSet(TRAIN, HELDOUT))
+        source = replace(source, panel=panel_of(ledger, judge=ValueJudge(beta=100)))
+        measuring.judge_last_pairs(
+            ledger, source, lambda prompt, answer: float(answer.text.split()[1])
+        )
+        last = improvement.read(ledger).last
+        assert (last.pairs, last.new, last.start, last.same) == (finals.PAIRS, finals.PAIRS, 0, 0)
+        assert (last.true.hits, last.true.of) == (finals.PAIRS, finals.PAIRS)
 
 
 def test_a_second_final_has_its_own_comparisons_and_a_repeated_run_the_same(tuned, tmp_path):

@@ -24,7 +24,6 @@ from tests.support.named_run import MarkedPolicy
 from tests.support.quadratic import ValueJudge, go, history, open_step, panel_of
 from tests.support.tampering import change_event, failure_of, rewrite
 
-pytestmark = pytest.mark.full
 ROWS = {"D": 1, "asking_noise": None}
 
 
@@ -37,6 +36,7 @@ def pools(ledger):
     return [event["body"]["pool"] for event in ledger.events("generated")]
 
 
+@pytest.mark.full
 def test_chosen_pairs_teach_the_taste_and_the_record_says_why_they_were_shown(tmp_path):
     settings, ledger = named_run.start(tmp_path, **ROWS)
     with ledger:
@@ -56,6 +56,7 @@ def test_chosen_pairs_teach_the_taste_and_the_record_says_why_they_were_shown(tm
         assert at.state.carried.votes.x.shape == (96, settings.features.columns)
 
 
+@pytest.mark.full
 def test_a_verdict_on_a_chosen_pair_is_worth_more_than_on_one_by_chance(tmp_path, monkeypatch):
     worth = []
     for chance in (informative.BY_CHANCE, 1):
@@ -67,6 +68,7 @@ def test_a_verdict_on_a_chosen_pair_is_worth_more_than_on_one_by_chance(tmp_path
     assert worth[0] > 1.2 * worth[1]
 
 
+@pytest.mark.full
 def test_texts_reported_as_harmful_are_no_candidates_again(tmp_path):
     settings, ledger = named_run.start(tmp_path, **ROWS)
     with ledger:
@@ -91,6 +93,7 @@ def test_about_equally_long_answers_come_first_while_there_are_any():
     assert len(answer_pool._pairs([[short, long, longer, other]], even=False)) == 6
 
 
+@pytest.mark.full
 def test_some_rows_come_again_with_sides_swapped_and_both_verdicts_count(tmp_path):
     settings, ledger = named_run.start(tmp_path, **ROWS)
     with ledger:
@@ -129,9 +132,26 @@ class MovingMarks(MarkedPolicy):
         self.theta_now = {name: np.array(value) for name, value in theta.items()}
 
 
+def test_check_rows_ask_about_prompts_set_aside_and_rows_that_come_again_about_their_own(tmp_path):
+    settings, ledger = named_run.start(tmp_path, **ROWS)
+    how = {"checks": 0.4, "repeats": 0.5, "aside": (Prompt.user("set aside"),)}
+    with ledger:
+        drive(settings, ledger, MovingMarks(settings), until_step=1, **how)
+        more = {"z": np.ones(5, dtype=np.float32)}
+        theta.append_adopted(ledger, more, named_run.adoption(ledger, 1))
+        drive(settings, ledger, MovingMarks(settings), until_step=4, **how)
+        rows = [each for step in range(1, 4) for each in ledger.comparisons(step)]
+        checks = {each for pool in pools(ledger)[1:] for each in pool["checks"]}
+        apart = {each.id for each in rows if each.rows[0].prompt in how["aside"]}
+        assert apart == checks and {*range(1, 12)} >= {len(checks)}
+        again = [each for each in rows if each.repeats]
+        assert again and not checks & {each.id for each in again}
+
+
 NAMED = {"features": named_run.with_names(), "kl_radius": 2.0, "asking_noise": NOISE}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("changes", [{}, NAMED])
 def test_check_rows_compare_the_adopted_weights_with_the_start_on_prompts_apart(tmp_path, changes):
     settings, ledger = named_run.start(tmp_path, **{**ROWS, **changes})
@@ -181,6 +201,7 @@ class LikesFew(ValueJudge):
         return len(row.minus.text) - len(row.plus.text)
 
 
+@pytest.mark.full
 def test_where_the_panel_prefers_the_start_the_policy_goes_back_to_it(tmp_path):
     found, steps = [], 0
     for name in ("a.db", "killed.db"):
@@ -220,6 +241,7 @@ def test_where_the_panel_prefers_the_start_the_policy_goes_back_to_it(tmp_path):
     assert "does not fit the verdicts on check rows" in str(failure_of(tmp_path / "a.db"))
 
 
+@pytest.mark.full
 def test_a_panelist_is_shown_other_rows_before_one_that_they_have_judged(tmp_path):
     settings, ledger = named_run.start(tmp_path, **ROWS)
     with ledger:

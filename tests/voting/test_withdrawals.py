@@ -144,6 +144,8 @@ def test_what_people_read_of_a_run_counts_her_votes_no_longer(tmp_path):
         drive(settings, ledger, 4)  # its words are of the fit without hers
         o = settings.section
         assert taught.read(ledger).votes == cast - hers + o.K * o.N * o.M
+        fitted = replay.replay_state(ledger, settings).carried.votes
+        assert fitted.up.sum() + fitted.down.sum() == 4 * o.K * o.N * o.M - hers
 
 
 def read_others(ledger):
