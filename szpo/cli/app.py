@@ -81,7 +81,7 @@ GROUPS: Final = {
     ),
     "Record": (
         ("verify", "record", "Check every hash, the votes behind each update, the weights."),
-        ("backup", "record", "Copy a live run, verified; or --recover what is left of one."),
+        ("backup", "record", "Copy a live run, verified."),
         ("export", "record", "Write the adapter (PEFT), the merged model or the votes."),
     ),
     "Data and gradient methods": (

@@ -94,19 +94,11 @@ def backup(
     out: Path | None = typer.Option(
         None, "--out", help="File to write; default: backups/RUN-EVENT.db beside the run."
     ),
-    recover: bool = typer.Option(
-        False, "--recover", help="Write what a damaged file still holds into a new one, --out."
-    ),
     folder: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,
 ) -> int:
-    """Copy a live run; the copy is verified before it takes its name.
-
-    With --recover, write what a damaged file still holds; the damaged one is not changed.
-    """
+    """Copy a live run; the copy is verified before it takes its name."""
     path = run_paths.find(run, folder)
-    if recover:
-        return _recover(path, out, as_json=as_json)
     if out is None:
         with Ledger.open(path, readonly=True) as ledger:
             last = ledger.query("SELECT max(event) AS event FROM events")[0]["event"]
@@ -116,22 +108,6 @@ def backup(
     document = {"file": str(out), "verdict": str(report), "head": report.head}
     console.answer(as_json, document, f"wrote {out}; {report}")
     return 0
-
-
-def _recover(path: Path, out: Path | None, *, as_json: bool) -> int:
-    if out is None:
-        raise UsageError("--recover goes with --out, the new file for what can be read")
-    rows, lost, report = copies.recover(path, out)
-    document = {
-        "file": str(out),
-        "rows": rows,
-        "lost": {table: list(keys) for table, keys in lost.items()},
-        "ok": report.ok,
-        "verdict": str(report),
-    }
-    lines = *copies.list_recovered(rows, lost), str(report)
-    console.answer(as_json, document, f"wrote {out}", *lines)
-    return 0 if report.ok else IntegrityError.exit_code
 
 
 def export(

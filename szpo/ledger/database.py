@@ -16,11 +16,11 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from szpo.errors import IntegrityError, SzpoError, UsageError
+from szpo.errors import IntegrityError, StorageError, SzpoError, UsageError
 from szpo.failpoints import failpoint
 from szpo.ledger import canonical as canonical_form
 from szpo.ledger import creation, witness
-from szpo.ledger.connection import Checkpointer, check_place, connect, translate
+from szpo.ledger.connection import BUSY_MS, check_place, connect, log_bytes, translate
 from szpo.ledger.creation import NewRun, check_kind
 from szpo.types import Comparison, Layout, Update
 
@@ -49,6 +49,8 @@ def open_connection(path: Path, *, readonly: bool) -> sqlite3.Connection:
         raise
 
 
+LOG_BYTES: Final = 4 * 2**20
+"""Size of the log (WAL) from which a commit asks for its checkpoint, bytes."""
 STREAM_ROWS: Final = 32
 """Rows that `Ledger.stream` holds in memory at once."""
 
@@ -88,7 +90,6 @@ class Ledger:
         self._foreign = 0
         self._last: Record | None = None
         self._pending: list[list[str]] = []
-        self._checkpointer = Checkpointer(path)
         self._noted = witness.read(path)  # before the record, which only grows
         self._head: Record | None = None
         try:
@@ -122,7 +123,7 @@ class Ledger:
         """Open a run's file.
 
         Raises:
-            StorageError: no such file, not a ledger, or a network file system.
+            StorageError: no such file, or not a ledger.
             UsageError: the file's schema is newer than this szpo.
             IntegrityError: the file is damaged, or (not ``readonly``) acknowledged events are
                 missing at its end; `check_end` reports that of a file that is only read.
@@ -186,7 +187,9 @@ class Ledger:
             if self._head is not None:
                 failpoint("cp15")
                 witness.attest(self.path, self.run, self._head)
-            self._checkpointer.checkpoint(self._conn)
+            if log_bytes(self.path) > LOG_BYTES:
+                with suppress(SzpoError):  # the commit stands; the next one tries again
+                    self._truncate_log()
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
@@ -227,23 +230,33 @@ class Ledger:
             except sqlite3.Error as error:
                 translate(self.path, error)
 
-    def checkpoint_log(self) -> None:
-        """Copy the log (WAL) into the file; the next commit restarts the log.
-
-        Pages that another program is reading stay in the log until the next checkpoint.
-        """
-        with self._lock:
-            self._checkpointer.checkpoint(self._conn, always=True)
-
     def empty_log(self, wait_s: float) -> None:
-        """Remove all old pages from the file and its log, so that deleted rows are really gone.
+        """Copy the log (WAL) into the file and truncate it, so that deleted rows are really gone.
 
         Waits up to ``wait_s`` seconds for readers; others can write meanwhile.
+
+        Raises:
+            StorageError: a program is still reading the file.
         """
-        try:
-            self._checkpointer.empty(self._conn, self._lock, wait_s)
-        except sqlite3.Error as error:
-            translate(self.path, error)
+        end = time.monotonic() + wait_s
+        while not self._truncate_log():
+            if time.monotonic() >= end:
+                raise StorageError(
+                    f"{self.path}: deleted, but the bytes are still in the file or its log, "
+                    "because a program is reading it; wait for it or stop it, then repeat this"
+                )
+            time.sleep(0.05)
+
+    def _truncate_log(self) -> bool:
+        """Try once, without waiting, to empty the log; False while somebody reads or writes."""
+        with self._lock:
+            if self._conn.in_transaction:
+                raise UsageError("empty the log: leave the transaction or snapshot first")
+            self.execute("PRAGMA busy_timeout=0")
+            try:
+                return not self.query("PRAGMA wal_checkpoint(TRUNCATE)")[0]["busy"]
+            finally:
+                self.execute(f"PRAGMA busy_timeout={BUSY_MS}")
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:

@@ -20,8 +20,8 @@ import numpy as np
 
 from szpo.config.schema import Config
 from szpo.errors import SzpoError
+from szpo.files import drafts
 from szpo.ledger import connection, witness
-from szpo.ledger.connection import describe_processes, holders, left_drafts
 from szpo.ledger.database import Ledger
 from szpo.memory import load_average
 from szpo.policies import teachable
@@ -159,7 +159,7 @@ def _sqlite(_: Path) -> Iterator[Check]:
     version = sqlite3.sqlite_version
     if has_wal_reset_bug(tuple(map(int, version.split(".")))):
         text = (
-            f"{version} has the WAL-reset bug; szpo checkpoints its log under the write lock, "
+            f"{version} has the WAL-reset bug; szpo asks for checkpoints under the write lock, "
             "where it cannot happen: let no other program write to a run's file"
         )
         yield Check("sqlite", "warn", text)
@@ -198,12 +198,6 @@ def _disk(folder: Path) -> Iterator[Check]:
         yield Check("runs folder", "fail", f"{place} cannot be written; choose run.folder")
     else:
         yield Check("runs folder", "ok" if free > 1 else "warn", f"{place}, {free:.1f} GiB free")
-    kind = connection.filesystem(place.resolve())
-    if kind.startswith(connection._NETWORK_FILESYSTEMS):
-        text = f"{kind} is a network file system, where SQLite may lose data; use a local disk"
-        yield Check("file system", "fail", text)
-    else:
-        yield Check("file system", "ok", kind or "unknown")
 
 
 def _model(_: Path) -> Iterator[Check]:
@@ -217,6 +211,8 @@ def _model(_: Path) -> Iterator[Check]:
 
 SPARE: Final = 64 * 2**20
 """A disk with less free space than this (bytes), or than the run's own size, is called small."""
+LOG_ALARM: Final = 256 * 2**20
+"""A log larger than this (bytes) is warned of: some program has been reading for too long."""
 
 
 def examine_file(path: Path) -> list[Check]:
@@ -246,25 +242,21 @@ def _file_disk(path: Path) -> Iterator[Check]:
     text = f"run {size / 1e6:.1f} MB, {free / 1e6:.0f} MB free"
     small = free < max(SPARE, size)
     yield Check("disk", "warn" if small else "ok", text + ("; make room" if small else ""))
-    kind = connection.filesystem(path.absolute().resolve().parent)
-    yield Check("file system", "ok", kind or "unknown")  # opening refuses network file systems
 
 
 def _log(path: Path) -> Iterator[Check]:
-    size, others = connection.log_bytes(path), holders(path)
+    size = connection.log_bytes(path)
     text = f"{size / 1e6:.1f} MB"
-    if others:
-        text += f", open in {describe_processes(others)}"
-    if size < connection.LOG_ALARM:
+    if size < LOG_ALARM:
         yield Check("log", "ok", text)
     else:
-        text += "; it cannot be written into the file: end the process that only reads"
+        text += "; it cannot be written into the file: end the program that only reads"
         yield Check("log", "warn", text)
 
 
 def _drafts(path: Path) -> Iterator[Check]:
-    if names := ", ".join(str(each) for each in left_drafts(path)):
-        text = "left by a program that was killed, votes and people's names may be in it"
+    if names := ", ".join(str(each) for each in drafts(path)):
+        text = "if nothing is being written, a killed program left them, with votes and names"
         yield Check("drafts", "warn", f"{text}; remove {names}")
     else:
         yield Check("drafts", "ok", "nothing half written lies beside the run")
@@ -275,9 +267,7 @@ def _pages(ledger: Ledger) -> Iterator[Check]:
     if damage is None:
         yield Check("pages", "ok", "whole; szpo verify checks what they say")
     else:
-        yield Check(
-            "pages", "fail", f"{damage}; see: szpo backup {ledger.path} --recover --out NEW"
-        )
+        yield Check("pages", "fail", f"{damage}; {connection.salvage(ledger.path)}")
 
 
 def _last_record(ledger: Ledger) -> Iterator[Check]:

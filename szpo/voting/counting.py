@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 
 from szpo.errors import IntegrityError
+from szpo.ledger.connection import salvage
 from szpo.ledger.database import Ledger, Record
 from szpo.types import Choice, Kind, Tally, Verdict, Vote
 from szpo.voting import seats
@@ -273,7 +274,7 @@ def counted(ledger: Ledger, step: int) -> tuple[Vote, ...]:
     if [vote["vote"] for vote in found] != ids:
         raise IntegrityError(
             f"{ledger.path.name}: votes of step {step} cannot be found, the file is damaged; "
-            f"see: szpo backup {ledger.path} --recover --out NEW"
+            f"{salvage(ledger.path)}"
         )
     return tuple(map(_vote, found))
 

@@ -117,7 +117,7 @@ def test_a_run_says_what_its_votes_like_without_its_model(run):
 
 
 def test_it_leaves_out_what_an_order_rules_out_before_the_next_update(run, tmp_path):
-    run.checkpoint_log()
+    run.empty_log(0)
     with Ledger.open(shutil.copy(run.path, tmp_path / "ruled.db")) as ledger:
         event, before = ledger.last_event()["event"] + 1, run_taste.read(ledger)
         order = withdrawals.order_not_about(ledger, "op", named_run.features(), "commas")
@@ -200,7 +200,7 @@ def test_an_improvement_whose_taste_the_votes_do_not_give_is_found(run, tmp_path
         taste,  # of other votes: said to come before one of the rounds
     ]
     near = changed(taste, *weights, 0, 1, by=lambda weight: weight + 1)  # another's rounding
-    run.checkpoint_log()
+    run.empty_log(0)
     found = run_taste.read(run)
     monkeypatch.setattr(run_taste, "read", lambda ledger, before: found)
     held = []
@@ -228,7 +228,7 @@ def test_an_improvement_whose_taste_the_votes_do_not_give_is_found(run, tmp_path
 def test_weights_without_coefficients_do_not_verify_where_the_settings_say_they_have_them(
     run, tmp_path, monkeypatch
 ):
-    run.checkpoint_log()
+    run.empty_log(0)
     path = Path(shutil.copy(run.path, tmp_path / "forged.db"))
     with Ledger.open(path) as ledger, contextlib.closing(sqlite3.connect("")) as hashes:
         body = {**named_run.adoption(ledger, 16), "way": "natural"}

@@ -31,8 +31,7 @@ def test_a_runs_files_and_folder_are_its_owners(tmp_path):
         beside = [p for p in path.parent.iterdir() if p.name.startswith(f"{path.name}-")]
         assert len(beside) == 3 and {mode(p) for p in beside} == {0o600}
     backup.backup(path, tmp_path / "copy.db")
-    backup.recover(path, tmp_path / "again.db")
-    assert {mode(tmp_path / name) for name in ("copy.db", "again.db")} == {0o600}
+    assert mode(tmp_path / "copy.db") == 0o600
     with Ledger.open(path, readonly=True) as ledger:
         assert set(ledger.spec["versions"]) >= {"python", "sqlite", "numpy"}
 
@@ -92,7 +91,7 @@ def test_the_record_tells_of_an_erasure_only_with_it(tmp_path, monkeypatch):
             assert bool(reported) == (not ledger.query("SELECT 1 FROM credentials"))
             assert bool(reported) == (not ledger.query("SELECT 1 FROM remarks"))
         assert at > 5
-        ledger.checkpoint_log()  # as the next process does; the bytes go with it
+        ledger.empty_log(0)  # as the next process does; the bytes go with it
     for file in path.parent.iterdir():
         assert b"Secretive" not in file.read_bytes()
 
@@ -109,7 +108,7 @@ def test_an_erasure_with_votes_that_is_killed_is_whole_and_done_again_finishes(t
             now = ledger.clock()
             owner = Identity("panelist", name, who)
             credentials.add(ledger, "code", owner, "x" * 16, now, now + 1)
-        ledger.checkpoint_log()
+        ledger.empty_log(0)
     line = ["invite", str(path), "--erase", name, "--with-votes"]
     killed = subprocess.run(
         [sys.executable, "-m", "szpo", *line], env={**os.environ, "SZPO_FAILPOINT": "cp15:kill"}

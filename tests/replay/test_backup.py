@@ -1,4 +1,4 @@
-"""Copies of a run: whole while others write, checked, and what a damaged file still gives."""
+"""Copies of a run: whole while others write, and checked."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import pytest
 
 from szpo.cli.app import call
 from szpo.errors import IntegrityError, StorageError
-from szpo.ledger import canonical, connection
+from szpo.ledger import connection
 from szpo.ledger.database import Ledger
 from szpo.replay import backup, verification
 from szpo.runs import doctor
@@ -118,103 +118,6 @@ def test_a_run_cut_back_to_an_earlier_state_is_found_by_a_noted_head(run, tmp_pa
     assert "no event has the noted hash" in failure.problem
 
 
-def pages_of(path, name):
-    """Numbers (from 1) of the pages of a table or an index."""
-    conn = sqlite3.connect(path)
-    size = conn.execute("PRAGMA page_size").fetchone()[0]
-    root = conn.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (name,)).fetchone()
-    conn.close()
-    return size, root[0]
-
-
-def test_a_damaged_index_loses_nothing(run, tmp_path, capsys):
-    content = bytearray(run.read_bytes())
-    size, root = pages_of(run, "events_by_kind")
-    content[(root - 1) * size : root * size] = b"\xff" * size
-    run.write_bytes(content)
-    with Ledger.open(run) as ledger:
-        assert not verification.verify(ledger).ok
-    assert call(["backup", str(run), "--recover"]) == 2
-    assert "--recover goes with --out" in capsys.readouterr().err
-    assert call(["backup", str(run), "--recover", "--out", str(tmp_path / "new.db")]) == 0
-    assert "verified" in capsys.readouterr().out
-    assert run.read_bytes() == content
-
-
-@pytest.mark.parametrize("table", ["votes", "answers", "events", "assignments"])
-def test_what_cannot_be_read_is_named_and_the_rest_stands(run, tmp_path, table, monkeypatch):
-    monkeypatch.setattr(backup, "MAX_LOOKUPS", 500)
-    with Ledger.open(run) as ledger:
-        tables = [*canonical.CHAINED, "events"]
-        whole = {t: len(ledger.query(f"SELECT * FROM {t}")) for t in tables}
-    content = bytearray(run.read_bytes())
-    size, root = pages_of(run, table)
-    content[(root - 1) * size : root * size] = b"\xff" * size
-    run.write_bytes(content)
-    rows, lost_rows, report = backup.recover(run, tmp_path / "new.db")
-    assert not report.ok and run.read_bytes() == content
-    for other, count in whole.items():
-        if other == table:
-            assert rows[other] < count
-            if table != "events":  # only they know what there was
-                assert len(lost_rows[other]) == count - rows[other]
-        else:
-            assert rows[other] == count, other
-    assert (tmp_path / "new.db").stat().st_mode & 0o777 == 0o600
-
-
-def test_rows_between_damaged_pages_are_looked_up_one_by_one(tmp_path):
-    path = tmp_path / "run.db"
-    voting.ballot(path, 400, sync=False)
-    with Ledger.open(path) as ledger:
-        ledger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        size = ledger.query("PRAGMA page_size")[0]["page_size"]
-    content = bytearray(path.read_bytes())
-    leaves = [
-        page
-        for page in range(len(content) // size)
-        if content[page * size] == 13 and b"comparison-00" in content[page * size :][:size]
-    ]
-    hurt = [leaves[len(leaves) // 3], leaves[2 * len(leaves) // 3]]
-    for page in hurt:
-        content[page * size : (page + 1) * size] = b"\xff" * size
-    path.write_bytes(content)
-    rows, lost_rows, _report = backup.recover(path, tmp_path / "new.db")
-    lost = sum(map(len, lost_rows.values()))
-    lines = backup.list_recovered(rows, lost_rows)
-    assert 0 < lost < 120, lines  # two pages' worth, of 1,200 rows
-    assert any("lost: " in line for line in lines)
-
-
-def test_a_file_without_a_readable_beginning_is_refused(run, tmp_path):
-    content = run.read_bytes()
-    run.write_bytes(b"\xff" * 4096 + content[4096:])
-    with pytest.raises((IntegrityError, StorageError)):
-        backup.recover(run, tmp_path / "new.db")
-    assert [p.name for p in tmp_path.iterdir() if "new" in p.name] == []
-
-
-@pytest.mark.parametrize(
-    ("sql", "lost"),
-    [
-        ("UPDATE updates SET coef = 9e999, vector = NULL WHERE step = 1", ("run-1:1:0",)),
-        ("UPDATE votes SET choice = CAST(x'ff' AS TEXT) WHERE vote = 2", ("2",)),
-    ],
-)
-def test_a_value_that_no_run_writes_is_lost_and_named(run, tmp_path, sql, lost):
-    forge(run, sql)
-    _rows, lost_rows, report = backup.recover(run, tmp_path / "new.db")
-    assert list(lost_rows.values()) == [lost] and not report.ok
-
-
-def test_the_log_belongs_to_what_is_recovered(run, tmp_path):
-    with Ledger.open(run) as ledger:
-        ledger.record_event("note", "test", {"late": 1})
-        assert connection.log_bytes(run)
-        _rows, _lost_rows, report = backup.recover(run, tmp_path / "new.db")
-        assert report.head == verification.verify(ledger).head
-
-
 BESIDE = Path(sys.executable).with_name("litestream")
 LITESTREAM = str(BESIDE) if BESIDE.exists() else shutil.which("litestream")
 needs_litestream = pytest.mark.skipif(
@@ -238,7 +141,7 @@ def heads(path: Path) -> list[str]:
 
 
 def test_its_tables_disturb_no_command(tmp_path, capsys):
-    path, copy, saved = (tmp_path / f"{name}.db" for name in ("run", "copy", "saved"))
+    path, copy = tmp_path / "run.db", tmp_path / "copy.db"
     with small_run(path) as ledger:
         head = verification.verify(ledger).head
     add_tables(path)
@@ -249,13 +152,6 @@ def test_its_tables_disturb_no_command(tmp_path, capsys):
         ledger.record_event("note", "test", {})  # and the run goes on
         now = verification.verify(ledger).head
         assert backup.backup(path, copy).head == now != head
-    _rows, lost_rows, report = backup.recover(path, saved)
-    assert report.head == now and not lost_rows
-    for made, tables in ((copy, 2), (saved, 0)):  # a recovered file has the run's tables alone
-        conn = sqlite3.connect(made)
-        sql = "SELECT count(*) FROM sqlite_master WHERE name LIKE '\\_litestream%' ESCAPE '\\'"
-        assert conn.execute(sql).fetchone() == (tables,)
-        conn.close()
 
 
 def test_a_foreign_table_excuses_no_change_of_the_runs_own(tmp_path):
@@ -276,7 +172,7 @@ def logged_run(path: Path, votes: int) -> list[int]:
     seats = voting.ballot(path, votes, sync=False)
     sizes = []
     with Ledger.open(path) as ledger:
-        ledger.checkpoint_log()
+        ledger.empty_log(0)
         service = voting.VoteService(ledger)
         for number in range(votes):
             voting.post(service, seats, 0, number)
@@ -370,7 +266,7 @@ def test_litestream_restores_what_was_acknowledged(tmp_path, votes, checkpoints)
         seq = ledger.query("SELECT seq FROM _litestream_seq")[0]["seq"]
         assert seq > checkpoints, "its checkpoints were to disturb"
         # It always reads: an erased person's bytes are gone once it has been stopped.
-        with pytest.raises(StorageError, match=r"because a program is reading it: .*litestream"):
+        with pytest.raises(StorageError, match="because a program is reading it"):
             ledger.empty_log(0)
     with Ledger.open(path) as ledger:
         ledger.empty_log(0)

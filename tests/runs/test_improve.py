@@ -586,7 +586,7 @@ def test_an_improvement_began_from_one_history_of_a_run_alone(tmp_path):
     _, ledger = named_run.start(tmp_path)
     with ledger:
         event = between_rounds.begin(ledger).event
-        ledger.checkpoint_log()
+        ledger.empty_log(0)
         with Ledger.open(shutil.copy(ledger.path, tmp_path / "copy.db")) as other:
             begun = [between_rounds.begin(each, event) for each in (ledger, other)]
             assert begun[0] == begun[1]

@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeVar, get_args
 
 from szpo.errors import SzpoError, UsageError
+from szpo.files import drafts
 from szpo.ledger.canonical import sha256, utf8
-from szpo.ledger.connection import left_drafts
 from szpo.ledger.database import Ledger, Record
 from szpo.runs.status import StatusReader
 from szpo.voting import casting, seats
@@ -308,7 +308,6 @@ def erase(
         StorageError: the rows are deleted, but a reader keeps the bytes in the log; call again.
     """
     _forget(ledger)
-    ledger.checkpoint_log()  # without readers, the log then restarts with the deletion
     with ledger.transaction(by):
         learned = withdraw and withdraw()
         begun = _delete(ledger, name, by) or _erased(ledger, name)
@@ -322,8 +321,8 @@ def erase(
 
 def copies(ledger: Ledger) -> str:
     """A sentence on copies that still hold an erased name: earlier ones and half-written ones."""
-    left = ", ".join(str(each) for each in left_drafts(ledger.path))
-    half = f"; remove {left}, left by a program that was killed" if left else ""
+    left = ", ".join(str(each) for each in drafts(ledger.path))
+    half = f"; remove {left} unless something is being written" if left else ""
     return f"copies made before still hold the name{half}"
 
 
