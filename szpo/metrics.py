@@ -91,22 +91,6 @@ def better_side(product: float) -> float:
     return 0.5 + 0.5 * math.sqrt(max(product, 0.0))
 
 
-def log_odds(hits: float, of: float) -> Estimate:
-    """The logarithm of the odds, with half a vote added to each side so that it is finite.
-
-    The interval is ±1.96·√(1/(k+½) + 1/(n−k+½)) (Haldane 1956, Anscombe 1956; Gart 1966).
-
-    >>> found = log_odds(5, 5)
-    >>> round(found.value, 3), found.unsure()
-    (2.398, True)
-    """
-    if not of:
-        return NOTHING
-    k, rest = hits + 0.5, of - hits + 0.5
-    value, error = math.log(k / rest), math.sqrt(1 / k + 1 / rest)
-    return Estimate(value, value - Z * error, value + Z * error, round(of))
-
-
 def quantile(values: Sequence[float], q: float) -> Estimate:
     """A quantile with its interval by order statistics; no interval for fewer than six values.
 

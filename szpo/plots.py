@@ -61,10 +61,7 @@ def _draw(series: Series, ax: Axes | None, texts: tuple[str, str, str]) -> Axes:
         from matplotlib import pyplot
 
         _, ax = pyplot.subplots(layout="constrained")
-    (line,) = ax.plot(series.x, series.y, "o-", markersize=4)
-    if series.low is not None and series.high is not None:
-        colour = line.get_color()
-        ax.fill_between(series.x, series.low, series.high, color=colour, alpha=0.2, linewidth=0)
+    charts.draw_series(ax, series, marker="o", markersize=4)
     ax.set(xlabel=x_label, ylabel=y_label, title=title)
     return ax
 

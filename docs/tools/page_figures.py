@@ -26,8 +26,9 @@ from matplotlib.ticker import LogLocator, NullLocator
 from page_tables import DOCS, departures, offset, read, spread
 
 from szpo.analysis import taught
+from szpo.drawing import COLOURS, MARKS
 from szpo.ledger.database import Ledger
-from szpo_simulators.study import COLOURS, MARKS, Study
+from szpo_simulators.study import Study
 
 FIGURES = {
     "frontier": "bars: 95 %, over seeds; dpo, rm+ppo, 400-bayes: range of three, three, two seeds",

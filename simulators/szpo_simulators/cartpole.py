@@ -23,11 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from szpo.drawing import COLOURS, MARKS
 from szpo.seeds import derive, generator, integer
 from szpo.types import Floats
 from szpo_simulators.study import (
-    COLOURS,
-    MARKS,
     Study,
     bench,
     by_label,

@@ -14,6 +14,7 @@ import typer
 
 from szpo.analysis import improvement
 from szpo.cli import console, run_paths
+from szpo.drawing import COLOURS
 from szpo.errors import RunError, StorageError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.plugins import how_to_install
@@ -25,7 +26,6 @@ from szpo_simulators import start, summary
 from szpo_simulators.panels import text_rewards
 from szpo_simulators.plan import Plan
 from szpo_simulators.study import (
-    COLOURS,
     Cell,
     Store,
     Study,

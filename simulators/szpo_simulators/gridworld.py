@@ -27,11 +27,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from szpo.drawing import COLOURS, MARKS
 from szpo.errors import UsageError
 from szpo.types import Floats
 from szpo_simulators.study import (
-    COLOURS,
-    MARKS,
     Study,
     draw_course,
     draw_curve,

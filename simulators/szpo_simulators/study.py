@@ -30,13 +30,13 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 import numpy as np
-from cycler import cycler
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 from scipy.special import stdtrit
 
+from szpo import drawing
 from szpo.cli import console as to_user
 from szpo.errors import RunError
 from szpo.files import claim, replace_whole
@@ -210,26 +210,6 @@ def make_console() -> Console:
 
 TUNING, REPORTED = 0, 1000
 """First seed for choosing settings; first seed for reported results."""
-
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-"""Okabe and Ito's colours, which colour-blind readers can distinguish."""
-MARKS = ("o", "s", "^", "D", "v", "P", "X")
-STYLE: Any = {
-    "svg.hashsalt": "szpo",
-    "svg.fonttype": "none",
-    "font.family": "DejaVu Sans",
-    "font.size": 9.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 4.5,
-    "axes.prop_cycle": cycler(color=COLOURS, marker=MARKS),
-}
 
 OPTIONS = """Args:
     quick: Small settings, under a minute.
@@ -426,12 +406,9 @@ class Study:
         Both are saved in the bench's folder; the SVG is also copied to ``figures``. The same
         drawing gives the same bytes.
         """
-        import matplotlib  # slow to load, and the help needs none of it
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import AutoLocator
+        from matplotlib.ticker import AutoLocator  # slow to load, and the help needs none of it
 
-        with matplotlib.rc_context(STYLE):
-            drawn = Figure(figsize=(1.2 + 3.9 * columns, height), layout="constrained")
+        with drawing.figure(1.2 + 3.9 * columns, height) as drawn:
             yield drawn.subplots(1, columns)
             for axes in drawn.axes:
                 if isinstance(axes.xaxis.get_major_locator(), AutoLocator):
@@ -439,7 +416,7 @@ class Study:
             self.folder.mkdir(parents=True, exist_ok=True)
             drawn.savefig(self.folder / f"{part}.png", dpi=130, metadata={"Software": None})
             svg = self.folder / f"{part}.svg"
-            drawn.savefig(svg, metadata={"Date": None, "Creator": None})
+            svg.write_bytes(drawing.svg(drawn))
             if self.figures is not None:
                 self.figures.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(svg, self.figures / svg.name)

@@ -22,7 +22,6 @@ from szpo.metrics import (
     Share,
     better_side,
     correlation,
-    log_odds,
     mean,
     quantile,
     rate,
@@ -42,7 +41,7 @@ ENOUGH_TIMED = 5
 def overview(evidence: Evidence) -> dict[str, Any]:
     """Every number of the page, as plain values, `Share` and `Estimate`.
 
-    ``values`` and ``health`` have an entry per step, ``panelists`` one per panelist. Times are µs
+    ``health`` has an entry per step, ``panelists`` one per panelist. Times are µs
     since 1970 or seconds, ``speed`` is in votes an hour, ``cost`` in votes and hours.
 
     ``improving``: whether the votes of the last ten steps follow the path (``heading``), and
@@ -50,19 +49,17 @@ def overview(evidence: Evidence) -> dict[str, Any]:
     votes on different comparisons; ½ says that panelists cannot tell the sides apart. ``final`` is
     the last blind comparison of the tuned policy with the base.
     """
-    values, (hits, of) = _values(evidence)
+    heading, lately = _votes_along(evidence)
     progress, speed = _progress(evidence), _speed(evidence)
     return {
         "progress": progress,
         "improving": {
-            "heading": share(hits, of),
-            "value": log_odds(hits, of),
-            "better_side": _better_side(evidence, {value["step"] for value in values[-WINDOW:]}),
+            "heading": heading,
+            "better_side": _better_side(evidence, lately),
             "final": evidence.final,
         },
         "speed": speed,
         "cost": _cost(evidence, progress, speed),
-        "values": values,
         "agreement": agreement.agreement(evidence),
         "panelists": agreement.panelists(evidence),
         "length": _length(evidence.totals),
@@ -189,38 +186,13 @@ def _paces(evidence: Evidence) -> list[float]:
 # ---- value ----
 
 
-def _values(evidence: Evidence) -> tuple[list[dict[str, Any]], tuple[float, int]]:
-    """The counts of each step's votes, and the values estimated from them.
-
-    ``raw``: Δ̂ of plus over minus under the logistic link, a tie as half a vote each. ``heading``:
-    the same for the side along the path of the last ten steps. ``pooled``: ``heading`` over ten.
-    With them the votes along the path in the last ten steps, and of how many.
-    """
+def _votes_along(evidence: Evidence) -> tuple[Share, set[int]]:
+    """The share of votes along the path in the last ten steps with votes, and these steps."""
     by_step = evidence.totals.directions()
-    found = []
-    along: list[tuple[float, int]] = []
-    pooled = 0.0, 0
-    for step in evidence.steps:
-        if step.step not in by_step:
-            continue
-        directions = by_step[step.step]
-        whole = sum(directions.values(), Counter[str]())
-        votes, plus, minus, ties = whole.total(), whole["plus"], whole["minus"], whole["tie"]
-        hits, of = _along(directions, step.headings)
-        along.append((hits, of))
-        pooled = sum(h for h, _ in along[-WINDOW:]), sum(n for _, n in along[-WINDOW:])
-        found.append({
-            "step": step.step,
-            "votes": votes,
-            "plus": plus,
-            "minus": minus,
-            "ties": ties,
-            "raw": log_odds(plus + ties / 2, votes),
-            "heading": log_odds(hits, of),
-            "unanimous": votes in (plus, minus),
-            "pooled": log_odds(*pooled),
-        })  # fmt: skip
-    return found, pooled
+    lately = [step for step in evidence.steps if step.step in by_step][-WINDOW:]
+    along = [_along(by_step[step.step], step.headings) for step in lately]
+    hits, of = sum(hits for hits, _ in along), sum(n for _, n in along)
+    return share(hits, of), {step.step for step in lately}
 
 
 def _along(

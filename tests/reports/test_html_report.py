@@ -1,5 +1,6 @@
 """The report page: self-contained, harmless, and saying what the ledger says."""
 
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 import szpo
 from szpo.analysis import charts, html_report, improvement
-from szpo.analysis.charts import Series, line_chart, ticks
+from szpo.analysis.charts import Series, line_chart
 from szpo.cli.app import call
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
@@ -67,8 +68,7 @@ def test_contents_lead_to_every_section_and_one_kl_is_told(yard, monkeypatch):
     assert re.search(r"<small>(first|second) text, preferred<", visible)
     assert {"Before and after", "Who voted", "Verification"} <= set(headings.values())
     assert ", 2.4 nats" in page and "its last point is the adapter&#39;s" in page
-    # From 0 nats at the start to 2.356 of the 2.5 that the axis goes to.
-    assert re.search(r'points="56.0,220.0 624.0,27.8"', curve)
+    assert "<desc>KL to the base: 0 (step 0) to 2.36 (step" in curve
 
 
 def test_hostile_texts_are_shown_not_run(tmp_path):
@@ -108,17 +108,31 @@ def test_picture_is_a_file_of_its_own(yard, tmp_path):
     assert "walk of the answers shown, over the votes spent" in text
 
 
-def test_a_chart_places_its_values_and_survives_constant_and_missing_ones():
-    series = [Series("s", [0, 10], [0.0, 1.0])]
-    svg = line_chart("t", series, x_label="x", y_label="y", bounds=(0, 1))
-    # The drawing area spans x 56 … 624 and y 220 … 16.
-    assert 'points="56.0,220.0 624.0,16.0"' in svg
-    assert ticks(0.0, 7.0, 7) == [0, 1, 2, 3, 4, 5, 6, 7]
-    flat = line_chart("t", [Series("s", [0, 1], [2.0, 2.0])], x_label="x", y_label="y")
-    assert "nan" not in flat
-    gap = line_chart("t", [Series("s", [0, 1], [2.0, float("nan")])], x_label="x", y_label="y")
-    assert "nan" not in gap
+def test_a_chart_has_equal_bytes_names_ends_and_no_formula_or_element_of_a_text():
+    series = [
+        Series("fewer <b>", [0, 10], [0.0, 1.0], [0.0, 0.5], [0.5, 1.0]),
+        Series("_$x_1$ \u202e日", [0, 5, 10], [2.0, math.nan, 2.0]),
+    ]
+    svg = line_chart("t <i>", series, x_label="votes", y_label="y", bounds=(0, 1), reference=0.5)
+    assert svg == line_chart(
+        "t <i>", series, x_label="votes", y_label="y", bounds=(0, 1), reference=0.5
+    )
+    tags = Outline(svg)
+    assert not {"b", "i", "style", "image", "metadata"} & {tag for tag, _ in tags.found}
+    assert tags.found[0][1]["aria-label"] == "t <i>" and "\u202e" not in svg
+    (told,) = re.findall("<desc>(.*)</desc>", svg)
+    assert told.startswith("fewer &lt;b&gt;: 0 (votes 0) to 1 (votes 10); ")
+    assert "$x_1$" in tags.text and "100 %" in tags.text and "nan" not in svg.lower()
+    ids = [attrs["id"] for _, attrs in tags.found if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    assert not re.search("#[0-9a-f]{6}(?!\\))", svg), "every colour is the page's"
     assert "nothing to draw yet" in line_chart("t", [], x_label="x", y_label="y")
+
+
+def test_two_charts_of_one_page_share_no_name(yard):
+    page = page_of(yard)
+    ids = re.findall(r' id="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
 
 
 matplotlib.use("agg")

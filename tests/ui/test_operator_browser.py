@@ -39,11 +39,6 @@ def look(olga: Any) -> Any:
     return shown
 
 
-SMALLEST = """() => Math.min(...[...document.querySelectorAll('svg text')].map(
-  (each) => parseFloat(getComputedStyle(each).fontSize) * each.getScreenCTM().a))"""
-"""The smallest size of a chart's labels on the screen, pixels."""
-
-
 @pytest.fixture
 def page(stage, operator):
     """Two rounds are applied, the third is open; Olga looks at it."""
@@ -104,8 +99,6 @@ def test_axe_finds_nothing_and_all_fits_before_during_paused_and_in_every_dialog
         "(length, topic) hold the recommended point at 50 %"
         in page.locator("section", has=page.locator("#op-h-improving")).inner_text()
     )
-    page.locator("#op-values-table summary").click()
-    page.locator("#op-health-table summary").click()
     assert in_both_colours(page) == []
     pauses.unpause(stage.ledger, "Olga")
     page.reload()
@@ -140,36 +133,24 @@ def test_on_a_phone_the_header_leaves_the_screen_to_the_page_and_hides_no_contro
         more.click()
 
 
-def test_the_first_screen_has_one_sentence_and_one_whole_picture(stage, operator):
+def test_the_first_screen_has_one_sentence_and_no_picture(stage, operator):
     play(stage, 3)
-    page = operator().new_page()
-    page.set_viewport_size({"width": 1280, "height": 800})
-
-    def pictures() -> list[str]:
-        page.goto("/operate/")
-        page.wait_for_selector(READY)
-        assert page.locator(".op-helped").bounding_box()["y"] < 250
-        boxes = [(each.bounding_box(), each) for each in page.locator("svg.chart").all()]
-        whole = [each for box, each in boxes if box["y"] + box["height"] <= 800]
-        return [each.get_attribute("aria-label") for each in whole]
-
-    assert pictures() == ["Votes for going on, over votes"]
     measure(stage, (0, 0.1), (3, 0.9))
-    teach(stage.ledger, 8, [Claim("i", True, 0.6, 1.0, "i")])
-    teach(stage.ledger, 12, [Claim("i", True, 0.9, 1.0, "i")])
-    assert pictures() == ["Gain over votes"]
+    page = look(operator())
+    page.set_viewport_size({"width": 1280, "height": 800})
+    assert page.locator(".op-helped").bounding_box()["y"] < 250
+    assert page.locator("svg").count() == 0, "figures are in the report"
     assert in_both_colours(page, within=".op-column") == []
-    for width in (320, 500, 730, 1000):
-        page.set_viewport_size({"width": width, "height": 568})
-        assert page.evaluate(SMALLEST) >= 11, f"labels of charts, {width} pixels wide"
 
 
 def test_the_page_follows_the_record_and_keeps_what_is_open(stage, page):
-    page.locator("#op-values-table summary").click()
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.locator("#op-rest summary").click()
     assert "0 of 4 votes in" in page.locator(".op-progress").inner_text()
     cast(stage, "Ada")
     page.get_by_text("1 of 4 votes in").wait_for(timeout=8_000)
-    assert page.locator("#op-values-table").evaluate("node => node.open")
+    assert page.locator("#op-rest").evaluate("node => node.open")
+    page.set_viewport_size({"width": 1280, "height": 800})
     press(page, "Pause now").get_by_role("button", name="Pause now").click()
     page.wait_for_selector(f"{READY}[data-state=paused]")
     # The button that was pressed is gone; focus is neither lost nor on the skip link.
@@ -226,9 +207,6 @@ def test_what_votes_taught_is_read_and_left_out_by_a_button(named, stage, operat
     page = look(operator())
     taught = "16 votes: fewer commas (97 %), most likely more answers without a comma (71 %)."
     page.get_by_text(taught, exact=True).wait_for()
-    assert page.locator(".op-gain polyline").count() == 2
-    names = [each.strip() for each in page.locator(".legend li").all_inner_texts()]
-    assert names == ["fewer commas", 'says "I" more']
     assert faults(page) == []
     dialog = press(page, "Not about…")
     assert in_both_colours(page, within="dialog[open]") == []

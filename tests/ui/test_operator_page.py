@@ -1,7 +1,6 @@
 """The operator's page without a browser: who may call it, what it shows, what its controls do."""
 
 import json
-import math
 import re
 from dataclasses import replace
 from html import unescape
@@ -12,12 +11,11 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from szpo.analysis import charts, taught
+from szpo.analysis import taught
 from szpo.errors import StorageError, UsageError
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
-from szpo.metrics import Estimate
 from szpo.optim.named_features import Claim, NamedFeatures
 from szpo.runs import budget, setup_progress
 from szpo.voting import lease, pauses
@@ -79,15 +77,17 @@ def test_a_final_comparison_is_reported_once_it_is_closed_or_by_a_switch_in_the_
     assert "The open final comparison has 6 votes; a verdict takes 20" in text(told)
     assert "op-h-improving" in rest
     before = seen(voted)["page"]
-    assert before["improving"]["final"] is None and len(before["values"]) == 2
+    assert before["improving"]["final"] is None
+    seats = before["agreement"]["a_side"].of
     do(voted, "live", on=True)
     shown = seen(voted)
-    assert len(shown["page"]["values"]) == 3, "the open round's votes with them"
+    assert shown["page"]["agreement"]["a_side"].of == seats + 1, "the open round's vote with them"
     assert "Votes of the open round are shown" in operator_page.page(voted.site)
     assert shown["page"]["improving"]["final"].tuned.of == 4
     do(voted, "live", on=False)
     again = seen(voted)
-    assert again["page"]["improving"]["final"] is None and len(again["page"]["values"]) == 2
+    assert again["page"]["improving"]["final"] is None
+    assert again["page"]["agreement"]["a_side"].of == seats
     reported = [line.text for line in again["log"] if line.who == "Olga"]
     assert reported == ["turned the view of open votes off", "turned the view of open votes on"]
     do(voted, "close-final", order=order)
@@ -96,17 +96,6 @@ def test_a_final_comparison_is_reported_once_it_is_closed_or_by_a_switch_in_the_
 
 
 # ---- what it says ----
-
-
-def test_votes_for_going_on_are_drawn_as_shares_over_votes(voted):
-    (first, second) = seen(voted)["page"]["values"]
-    assert charts.draw_path([first, second]) == "", "no picture of one point"
-    certain = Estimate(math.log(3), 0.0, math.log(9), 8)
-    third = {**second, "pooled": certain, "votes": 4}
-    drawn = charts.draw_path([first, third, {**third, "votes": 8}])
-    # After 8 and 16 votes three in four, between one half and nine in ten.
-    assert 'class="s0 line" points="56.0,67.0 624.0,67.0"' in drawn
-    assert "56.0,36.4 624.0,36.4 624.0,118.0 56.0,118.0" in drawn and ">100 %</text>" in drawn
 
 
 def test_an_operator_orders_what_votes_are_not_about_in_a_run_of_named_features(voted, request):
@@ -209,7 +198,7 @@ def test_open_votes_are_counted_but_not_shown(voted):
     assert "2 of 4 votes in" in text(shown)
     assert "hidden until the round closes" in text(shown)
     after = seen(voted)["page"]
-    assert after["values"] == before["values"]
+    assert after["improving"] == before["improving"]
     assert after["agreement"] == before["agreement"]
     assert [p["votes"] for p in after["panelists"]] == [p["votes"] for p in before["panelists"]]
 

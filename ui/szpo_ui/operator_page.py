@@ -25,16 +25,14 @@ from jinja2 import Environment
 from markupsafe import Markup
 from pydantic import ValidationError
 
-from szpo.analysis import charts, html_report, improvement, vote_rows
+from szpo.analysis import html_report, improvement, vote_rows
 from szpo.cli import console
 from szpo.config.sentences import ENGLISH
 from szpo.errors import SzpoError
 from szpo.ledger.canonical import canonical
 from szpo.ledger.run_spec import recorded_settings
-from szpo.metrics import Share
 from szpo.models.answer_shares import BOUNDS, NAMES
 from szpo.optim.named_features import groups_of
-from szpo.policies import teachable
 from szpo.runs import budget, samples
 from szpo.runs.guards import Band
 from szpo_ui import component, login, operator_controls
@@ -53,7 +51,6 @@ STATES: Final = {
     "none": "not begun", "generating": "writing answers", "open": "collecting votes",
     "closed": "updating", "paused": "paused", "finished": "finished",
 }  # fmt: skip
-VALUES: Final = "Value difference per round; table below"
 PARTS: Final = {"votes": "votes", "answers": "writing answers", "update": "the update"}
 ACCESS: Final = {
     "invited": "invited", "active": "away", "revoked": "revoked", "expired": "expired"
@@ -71,7 +68,6 @@ MOST_VOTES: Final = 20
 VITALS: Final = (
     ("kl", "KL to the base, as rounds noted it", "nats", 2),
     ("length", "Answer length", "tokens", 1),
-    ("norm", "|θ|", "", 2),
     ("identical", "Same answer on both sides", "share", 2),
     ("repetition", "Repetition", "share", 2),
     ("distinct", "Distinct word pairs", "share", 2),
@@ -148,19 +144,12 @@ def router(site: Site) -> APIRouter:
 def page(site: Site) -> str:
     """The whole page except its dialogs."""
     found = read_state(site)
-    figures, lesson = found["page"], found["lesson"]
     return (
         _environment()
         .get_template("operate/page.html")
         .render(
             b=found,
-            chart=Markup(charts.draw_values(figures["values"], VALUES)),
             health=vitals(found, moves=site.moves),
-            share=Markup(charts.draw_share(found["helped"].share)),
-            gain=Markup(charts.draw_gain(found["helped"])),  # charts escape every text
-            path=Markup(charts.draw_path(figures["values"])),
-            lesson=Markup("" if lesson is None else charts.draw_lesson(lesson)),
-            ruler=teachable.ruler(site.ledger.spec.get("space", {}).get("report", {})),
             samples=found["samples"] and columns(found["samples"]),
             preview=preview(site, found),
             checked=samples.read_check(site.ledger),
@@ -250,28 +239,30 @@ def render_votes(site: Site, before: int | None) -> str:
 
 
 def vitals(found: dict[str, Any], *, moves: bool) -> list[dict[str, Any]]:
-    """The recorded health figures, each with its curve over the rounds."""
+    """The health figures of the last round that has them, and of the first."""
     made, health = [], found["page"]["health"]
     for key, title, unit, digits in VITALS:
         points = [(h["step"], h["figures"][key]) for h in health if key in h["figures"]]
         if not points or (key == "kl" and not moves):  # of coordinates, not of adopted weights
             continue
-        band, band_text = guard_band(getattr(found["facts"].bands, key, None))
         made.append({
             "key": key, "title": title, "unit": unit, "digits": digits, "first": points[0][1],
-            "last": points[-1][1], "band": band_text, "broken": key in health[-1]["broken"],
-            "svg": Markup(charts.draw_spark(points, band, f"{title} by round")),
+            "last": points[-1][1], "broken": key in health[-1]["broken"],
+            "band": guard_band(getattr(found["facts"].bands, key, None)),
         })  # fmt: skip
     return made
 
 
-def guard_band(given: Band | None) -> tuple[tuple[float | None, float | None], str]:
-    """A guard's band as edges, None if open, and as text; a lower edge up to 0 counts as open."""
+def guard_band(given: Band | None) -> str:
+    """A guard's band in words, "" if it is open; a lower edge up to 0 counts as open.
+
+    >>> guard_band((0.0, 4.0)), guard_band((8.0, 64.0)), guard_band(None)
+    ('up to 4', '8–64', '')
+    """
     lowest, highest = given or (-math.inf, math.inf)
     low, high = (lowest if lowest > 0 else None), (highest if math.isfinite(highest) else None)
     edges = [f"{edge:g}" for edge in (low, high) if edge is not None]
-    text = "–".join(edges) if low is not None else f"up to {edges[0]}" if edges else ""
-    return (low, high), text
+    return "–".join(edges) if low is not None else f"up to {edges[0]}" if edges else ""
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -329,11 +320,6 @@ def rounds(steps: Sequence[int]) -> str:
     return f"round{'s' if len(steps) > 1 else ''} {named}{more}"
 
 
-def line(share: Share, at: float | None = None) -> Markup:
-    """A share drawn as an interval."""
-    return Markup(charts.draw_interval(share, at))
-
-
 _WAIT: Final = (
     '<div id="op-root" class="op" data-state="loading"><p class="op-empty">Reading the record…'
     "</p></div>"
@@ -352,7 +338,6 @@ def _environment() -> Environment:
             "rounds": rounds,
         },
         names={
-            "line": line,
             "choices": ENGLISH.choices,
             "share_names": NAMES,
             "share_bounds": BOUNDS,
