@@ -15,7 +15,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DOTS   := (while sleep 4; do printf .; done) & trap "kill $$!" EXIT;
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve-demo check test test-full test-all load mutants test-gpu audit licences hashes docs serve-docs basis lint lint-deploy release-check format install browser screenshots clean
+.PHONY: help demo serve-demo check test test-full test-all columns load mutants test-gpu audit licences hashes docs serve-docs basis lint lint-deploy release-check format install browser screenshots clean
 
 help:  ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ test-full: $(STAMP) browser  ## the rest of what continuous integration runs
 
 test-all: $(STAMP) $(DOCS) browser check  ## everything, the slow tests included
 	$(PYTEST) -n auto -m "not gpu" --hypothesis-profile many --timeout 7200 $(EVERY)
+
+columns: $(STAMP)  ## tests that load a model, as on nine other processors (COLUMN=3: one; TIER=full)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python tests/support/columns.py --tier $(or $(TIER),quick) $(COLUMN)
 
 load: $(LOAD)  ## two hundred panelists vote at once, by page and by API (a minute)
 	$(BIN)/python -m locust -f tests/load/locustfile.py --headless --only-summary \

@@ -55,6 +55,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Use a new cache; without ``-m`` run the first gate, or named files without slow and gpu."""
     if not hasattr(config, "workerinput"):
         _begin_cache(config)
+    if os.environ.get("SZPO_TEST_DTYPE") == "fp32":  # as on a processor without products in bf16
+        import torch
+
+        torch.cpu._is_avx512_bf16_supported = lambda: False  # type: ignore[attr-defined]
     if not config.option.markexpr:
         named = any(".py" in argument for argument in config.args)
         config.option.markexpr = "not slow and not gpu" if named else "quick"
