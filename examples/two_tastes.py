@@ -12,7 +12,7 @@ from pathlib import Path
 
 from szpo import metrics
 from szpo.cli.app import call
-from szpo.cli.features import members_of
+from szpo.cli.clusters import members_of
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.runs import assemble, other_weights

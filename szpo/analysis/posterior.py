@@ -42,7 +42,7 @@ from scipy.spatial import cKDTree
 
 from szpo import seeds
 from szpo.errors import RunError, UsageError
-from szpo.optim import vote_regression
+from szpo.optim import bradley_terry
 from szpo.optim.informative import verdict_entropy
 from szpo.seeds import generator
 from szpo.types import Choice, Floats, Ints
@@ -121,10 +121,7 @@ class BradleyTerry:
 
     def laplace(self) -> tuple[Floats, Floats]:
         """Mode (d,) and covariance (d, d) of the Gaussian approximation there."""
-        votes = vote_regression.Rows(self.delta, self.weight, self.weight)
-        found = vote_regression.approximate(
-            votes, np.zeros(self.dim), np.eye(self.dim) / self.tau**2
-        )
+        found = bradley_terry.fit_ridge(self.delta, self.weight, self.tau**-2, self.weight)
         return found.coef, found.covariance()
 
 

@@ -54,7 +54,7 @@ def read(
     if named is None:
         raise UsageError(
             f"{where}: a taste is of named features, and its coordinates have none; "
-            "szpo features fits those that you name"
+            "szpo taste --features NAMES fits those that you name"
         )
     sql = "SELECT count(*) AS steps FROM events WHERE kind = 'step' AND event < ?"
     until = ledger.query(sql, (before,))[0]["steps"]

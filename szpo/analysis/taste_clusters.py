@@ -1,7 +1,7 @@
 """Cluster panelists by taste: how many tastes a panel has, and who has which.
 
 The result is one of five verdicts (`Verdict`). A permutation test says whether panelists differ at
-all (`szpo.analysis.feature_weights.heterogeneity_p`). How many tastes there are, and how far
+all (`heterogeneity_p`). How many tastes there are, and how far
 panelists agree within and between them, is measured on votes that were left out of the fit, since
 clusters found in votes always seem to agree on those votes.
 
@@ -21,15 +21,25 @@ import numpy as np
 from scipy import special
 
 from szpo import seeds
-from szpo.analysis.feature_weights import FeatureVotes, heterogeneity_p, newton
+from szpo.analysis.named_votes import FeatureVotes
 from szpo.errors import UsageError
 from szpo.metrics import Share, share
+from szpo.optim import bradley_terry
+from szpo.optim.bradley_terry import Approximation, fit_ridge
 from szpo.types import Floats, Ints
 
 Verdict: TypeAlias = Literal["several", "sharpness", "unlike", "one", "few"]
 """In order: several tastes; one taste, held with different sharpness; panelists differ but in no
 groups; one taste; too few votes to decide."""
 
+RIDGE: Final = 1.0
+"""Precision of the prior on a cluster's weight, in logits per deviation of a difference."""
+SHARED_RIDGE: Final = 0.1
+"""The same of the taste that all share, from which panelists may differ."""
+SHUFFLES: Final = 999
+"""Random permutations of panelists over votes in `heterogeneity_p`."""
+STARTS: Final = 8
+ROUNDS: Final = 60
 MAX_TASTES: Final = 4
 """The most tastes that are tried."""
 FOLDS: Final = 5
@@ -85,7 +95,7 @@ def find_clusters(votes: FeatureVotes, *, seed: int) -> Clusters:
     if not scale.any():
         raise UsageError("no feature differs between the answers; name others with --features")
     z = x[:, scale > 0] / scale[scale > 0]
-    p = heterogeneity_p(z, y, panelist, newton(z, y), seeds.derive(seed, "clusters shuffles"))
+    p = heterogeneity_p(z, y, panelist, seeds.derive(seed, "clusters shuffles"))
     power = detectable(z, panelist, seed)
     most = min(MAX_TASTES, len(names))
     fold = (
@@ -133,8 +143,39 @@ def detectable(x: Floats, who: Ints, seed: int) -> float:
         side = np.where(rng.permutation(int(who.max()) + 1) % 2, 1.0, -1.0)
         votes = (rng.random(len(u)) < 1 / (1 + np.exp(-u * side[who]))).astype(np.float64)
         key = seeds.derive(seed, "clusters power", k=i)
-        seen += heterogeneity_p(x, votes, who, newton(x, votes), key, shuffles=99) < LEVEL
+        seen += heterogeneity_p(x, votes, who, key, shuffles=99) < LEVEL
     return seen / PANELS
+
+
+def heterogeneity_p(
+    x: Floats, y: Floats, who: Ints, key: bytes, shuffles: int = SHUFFLES
+) -> float:
+    """p-value of the test that all panelists share one weight vector.
+
+    A permutation test: `_spread` against its value with panelists shuffled over votes. It is exact
+    if comparisons are assigned to panelists independently of the votes; nan for one panelist.
+    """
+    if who.max() == 0:
+        return float("nan")
+    n, found, fit = len(y), 0, fit_ridge(x, y, SHARED_RIDGE)
+    actual = float(_spread(x, y, who, fit, np.arange(n))) * (1 - 1e-9)  # equal ones count as found
+    for start in range(0, shuffles, 100):  # bounds the memory
+        count = min(100, shuffles - start)
+        drawn = seeds.uniform(key, count * n, start * n).reshape(count, n)
+        found += int((_spread(x, y, who, fit, np.argsort(drawn, axis=-1)) >= actual).sum())
+    return (1 + found) / (1 + shuffles)
+
+
+def _spread(x: Floats, y: Floats, who: Ints, fit: Approximation, orders: Ints) -> Floats:
+    """Σ_g s_gᵀ I⁻¹ s_g · n/n_g (…,), s_g the sum of a panelist's scores, by ``orders`` (…, n)."""
+    rows = bradley_terry.Rows(x, y, np.ones(len(y)))
+    scores = x * bradley_terry.derivatives(rows, x @ fit.coef)[0][:, None]
+    white = scores @ np.linalg.inv(np.linalg.cholesky(fit.information + fit.precision)).T
+    places = np.argsort(who, kind="stable")
+    counts = np.bincount(who)
+    starts = np.r_[0, np.cumsum(counts)[:-1]]
+    sums = np.add.reduceat(white[orders[..., places]], starts, axis=-2)
+    return np.asarray(((sums**2).sum(-1) * len(y) / counts).sum(-1))
 
 
 def _sharpness(u: Floats) -> float:
@@ -203,20 +244,15 @@ def one_direction(z: Floats, y: Floats, who: Ints, found: Mixture) -> bool:
         own = found.members[who] == k
         if k == first or not own.any():
             continue
-        fit = newton(z[own], y[own], RIDGE)
-        towards = strongest @ fit.information
-        multiple = max(0.0, float(towards @ fit.weights / (towards @ strongest)))
-        rest = fit.weights - multiple * strongest
+        fit = fit_ridge(z[own], y[own], RIDGE)
+        curvature = fit.information + fit.precision
+        towards = strongest @ curvature
+        multiple = max(0.0, float(towards @ fit.coef / (towards @ strongest)))
+        rest = fit.coef - multiple * strongest
         freedom = max(1, z.shape[1] - 1)
-        if rest @ fit.information @ rest > special.chdtri(freedom, LEVEL):
+        if rest @ curvature @ rest > special.chdtri(freedom, LEVEL):
             return False
     return True
-
-
-RIDGE = 1.0
-"""Precision of the prior on a cluster's weight, in logits per deviation of a difference."""
-STARTS = 8
-ROUNDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,32 +283,25 @@ def fit_mixture(x: Floats, y: Floats, who: Ints, groups: int, k: int, key: bytes
     Standardised differences ``x`` are (n, p), votes ``y`` (n,): 1 plus, 0 minus, ½ tie. ``who``
     (n,): the panelist of each vote, 0 … G − 1; one without votes has the prior.
     """
-    n, p = x.shape
-    starts = STARTS if k > 1 else 1
+    n, starts, fit, weights = len(y), STARTS if k > 1 else 1, None, np.zeros(0)
     u = seeds.uniform(key, starts * groups * k).reshape(starts, groups, k)
     posterior = -np.log1p(-u)  # exponential draws, normalised: anywhere on the simplex
     posterior /= posterior.sum(-1, keepdims=True)
-    w = np.zeros((starts, k, p))
-    bound = np.zeros(starts)
+    design, every = np.broadcast_to(x, (starts, k, *x.shape)), bradley_terry.Rows(x, y, np.ones(n))
     one_hot = np.zeros((groups, n))
     one_hot[who, np.arange(n)] = 1.0
-    for _ in range(ROUNDS):
-        responsibility = np.swapaxes(posterior[:, who], 1, 2)  # q(z | votes), (starts, k, n)
-        for _ in range(2):  # M step by Newton; EM needs no more than a rise
-            chance = special.expit(w @ x.T)
-            gradient = (responsibility * (y - chance)) @ x - RIDGE * w
-            curve = responsibility * chance * (1 - chance)
-            information = np.einsum("skn,ni,nj->skij", curve, x, x, optimize=True)
-            information += RIDGE * np.eye(p)
-            w = w + np.clip(np.linalg.solve(information, gradient[..., None])[..., 0], -2, 2)
+    for _ in range(ROUNDS if k > 1 else 1):
+        share = np.swapaxes(posterior[:, who], 1, 2)  # q(z | votes), (starts, k, n)
+        fit = fit_ridge(design, share * y, RIDGE, share, fit)  # M step
+        weights = fit.coef
         shares = (posterior.sum(1) + 1) / (groups + k)  # one phantom panelist for each taste
-        logit = w @ x.T
-        each = y * special.log_expit(logit) + (1 - y) * special.log_expit(-logit)
         # E step: q(z | votes) ∝ share of z · likelihood of the panelist's votes
+        each = bradley_terry.log_likelihood(every, weights @ x.T)
         joint = np.swapaxes(each @ one_hot.T, 1, 2) + np.log(shares)[:, None]  # (starts, G, k)
         evidence = special.logsumexp(joint, axis=-1)
         posterior = np.exp(joint - evidence[..., None])
-        bound = evidence.sum(-1) - RIDGE / 2 * (w**2).sum((-1, -2)) + np.log(shares).sum(-1)
+        prior = RIDGE / 2 * (weights**2).sum((-1, -2))
+        bound = evidence.sum(-1) - prior + np.log(shares).sum(-1)
     best = int(np.argmax(bound))
     order = np.argsort(-posterior[best].sum(0), kind="stable")
-    return Mixture(w[best][order], shares[best][order], posterior[best][:, order])
+    return Mixture(weights[best][order], shares[best][order], posterior[best][:, order])

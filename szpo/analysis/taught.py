@@ -1,10 +1,9 @@
-"""The taste that a run's votes taught, in words and as curves; or why they taught none.
-
-Why votes show no taste: no differences, too few votes, disagreement, or the coordinates. `Watch`
-warns of questions without a difference during the run; `szpo.policies.teachable` warns before it.
+"""The taste that a run's votes taught, in words and as curves.
 
 The taste comes from each step's findings on named features (`szpo.optim.regression`), with
-probabilities once the votes show one. For other runs `szpo features` fits what you name.
+probabilities once the votes show one. For other runs `szpo taste --features` fits what you name.
+`Watch` warns of questions without a difference during the run; `szpo.policies.teachable` warns
+before it.
 """
 
 from __future__ import annotations
@@ -16,14 +15,11 @@ from dataclasses import asdict, dataclass, field
 from itertools import dropwhile
 from typing import Any, Final
 
-from szpo.analysis import agreement, features, vote_rows
-from szpo.analysis.feature_weights import fit_taste, read_votes
-from szpo.errors import SzpoError
+from szpo.analysis import vote_rows
 from szpo.features import dictionary, own
 from szpo.ledger import theta
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_config, recorded_settings
-from szpo.metrics import Share, share
 from szpo.optim.named_features import Claim, groups_of
 from szpo.optim.regression import Findings
 from szpo.policies import subspaces
@@ -33,54 +29,21 @@ from szpo.runs import budget
 from szpo.runs.status import round_status
 from szpo.voting import panel_evaluator, withdrawals
 
-MIN_VOTES: Final = 80
-"""With fewer votes nobody can say that they follow no named feature.
-
-Of 60 simulated runs on sixty features, this many look as if they followed none after 40 and after
-80 votes: 53 and 54 where votes are random, 35 and 18 where the taste is half as clear as usual,
-5 and 0 where it is usual (tests/analysis/test_cause.py)."""
-PAIRS: Final = 40
-"""With this many pairs of votes on one comparison, their agreement decides."""
-ALIKE: Final = 0.6
-"""Share of agreeing pairs from which voters agree: half way from chance to the usual 70 %."""
+LIKELY: Final = 0.5
+"""Probability from which a claim is stated."""
+LISTED: Final = 0.1
+"""Probability from which a claim is drawn, and is mentioned where no claim is likely."""
+UNEXPLAINED: Final = "a taste that no named feature explains"
+UNNAMED: Final = (": no taste shown", "not clear yet")
+"""What a lesson holds that names no taste."""
+LENGTH: Final = "length"
+"""The feature that is often liked without being meant."""
+DRAWN: Final = 5
+"""The most groups in a chart."""
+FIGURES: Final = {"logprob": "log-probability", "tokens": "length", "margin": "topic"}
+"""Names for people of the figures of predicted guards."""
 SURE: Final = 10
 """With this many comparisons, the share of those without a difference is reported."""
-USUAL: Final = "length,readability,politeness,sentiment,questions,repetition,overlap"
-"""Features that are tested where the run names none; for English texts."""
-
-
-def describe_cause(
-    *, votes: int, asked: int, same: int, undecided: bool, alike: Share, foretold: Share,
-    clearer: str, rows: int = 8,
-) -> str:  # fmt: skip
-    """The first cause that holds, in a sentence with advice.
-
-    Of ``asked`` comparisons, ties without asking included, ``same`` show no difference.
-    ``undecided``: as in `Findings`. ``alike``: share of pairs of votes on one comparison that
-    chose the same side. ``foretold``: share of votes that named features predict from the others;
-    empty where these are the coordinates. ``clearer``: advice on asking the voters more clearly;
-    empty where they read no words. ``rows``: prompts in a comparison.
-    """
-    if equal := _describe_equal(same, asked, rows):
-        return equal
-    if votes < MIN_VOTES or undecided:
-        return f"the votes are too few (a clear taste takes 40 to {MIN_VOTES}): continue voting"
-    pairs = f"in {alike.hits:.0f} of {alike.of:.0f} pairs two votes on one comparison"
-    known = alike.of >= PAIRS
-    if known and (alike.value or 0.0) < ALIKE:
-        then = f"{clearer or 'take another panel'}, or look for several tastes (szpo clusters)"
-        return f"the voters disagree ({pairs} agree): {then}"
-    if known or foretold.low > 0.5:
-        how = pairs if known else f"{100 * (foretold.value or 0):.0f} % can be foretold"
-        return (
-            f"the voters agree ({how}{' agree' * known}), but these coordinates do not carry what "
-            "they want: take prompts that invite it, or other coordinates (features.add, "
-            "subspace.kind, subspace.dim)"
-        )
-    return (
-        "the voters disagree (szpo clusters looks for several tastes), or want what these "
-        "coordinates do not carry: several votes on a comparison tell which (optimizer.M)"
-    )
 
 
 def _describe_equal(same: int, asked: int, rows: int) -> str:
@@ -115,32 +78,6 @@ class Watch:
         return found
 
 
-def read_cause(ledger: Ledger, found: Findings) -> tuple[str, bool]:
-    """Why a run's votes show no taste, and whether more votes may show one.
-
-    If half of the questions show no difference, more votes show nothing.
-    """
-    cast, automatic, ties = _count(ledger)
-    votes = cast - withdrawals.count_out(ledger, ledger.last_applied()) + count_earlier(ledger)
-    asked = cast + automatic
-    alike = agreement.within(vote_rows.read_evidence(ledger).totals)  # with those of second people
-    unknown = found.taught is None and not found.undecided
-    look = unknown and votes >= MIN_VOTES and alike.of < PAIRS
-    same = _count_same(ledger, cast, automatic, ties)
-    rows = _rows(ledger)
-    words = describe_cause(
-        votes=votes,
-        asked=asked,
-        same=same,
-        undecided=found.undecided,
-        alike=alike,
-        foretold=_predicted(ledger) if look else share(0, 0),
-        clearer=_ask_more_clearly(ledger.spec.get("config", {})),
-        rows=rows,
-    )
-    return words, not _describe_equal(same, asked, rows)
-
-
 def _rows(ledger: Ledger) -> int:
     """Prompts in a comparison."""
     return int(ledger.spec.get("optimizer", {}).get("D", 1))
@@ -149,17 +86,6 @@ def _rows(ledger: Ledger) -> int:
 def count_earlier(ledger: Ledger) -> int:
     """The number of votes of an earlier run that count in full."""
     return int((ledger.spec.get("prior") or {}).get("full", 0))
-
-
-def _ask_more_clearly(config: Mapping[str, Any]) -> str:
-    """Advice by kind of panel: people read the question, a judge what counts, others neither."""
-    kind, judge = config.get("panel", {}).get("kind"), config.get("judge") or {}
-    if kind == "people":
-        return "ask a clearer question (panel.question)"
-    if kind != "judge" or judge.get("kind") == "scorer":
-        return ""
-    name = "judge.principles" if judge.get("principles") else "panel.guideline"
-    return f"say more clearly what counts ({name})"
 
 
 def _count(ledger: Ledger) -> tuple[int, int, int]:
@@ -190,43 +116,17 @@ def _without_difference(ledger: Ledger) -> int:
     return sum(equal[which] for which in cast.which)
 
 
-def _predicted(ledger: Ledger) -> Share:
-    """The share of votes that `USUAL` features predict from the votes on other comparisons."""
-    try:
-        votes = read_votes(ledger, features.parse(USUAL))
-        return fit_taste(votes, seed=ledger.root_seed).held_out
-    except SzpoError:  # no votes, or no feature differs
-        return share(0, 0)
-
-
-LIKELY: Final = 0.5
-"""Probability from which a claim is stated."""
-LISTED: Final = 0.1
-"""Probability from which a claim is drawn, and is mentioned where no claim is likely."""
-UNEXPLAINED: Final = "a taste that no named feature explains"
-UNNAMED: Final = (": no taste shown", "not clear yet")
-"""What a lesson holds that names no taste."""
-LENGTH: Final = "length"
-"""The feature that is often liked without being meant."""
-DRAWN: Final = 5
-"""The most groups in a chart."""
-FIGURES: Final = {"logprob": "log-probability", "tokens": "length", "margin": "topic"}
-"""Names for people of the figures of predicted guards."""
-
-
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """The taste that all votes of a run taught, or why they taught none."""
+    """The taste that all votes of a run taught."""
 
     votes: int
     words: str
     """The taste, with probabilities once it is shown; empty where no claim is likely."""
     shown: bool
     """The votes show a taste."""
-    why: str = ""
-    """Why the votes show no taste in the run's coordinates; empty where they show one."""
-    more_may: bool = True
-    """More votes may show one, or more of it."""
+    equal: str = ""
+    """That half of the questions show no difference, so that more votes show nothing."""
     aside: tuple[str, ...] = ()
     """Groups that an order leaves out (``szpo not-about``)."""
     lines: tuple[tuple[str, tuple[int, ...], tuple[float, ...]], ...] = field(
@@ -252,7 +152,7 @@ class Lesson:
         if self.shown:
             return f"{began}: {self.words}"
         perhaps = f"; perhaps {self.words}" if self.words else ""
-        return f"{began}: no taste shown{perhaps}; {self.why}"
+        return f"{began}: no taste shown{perhaps}{'; ' * bool(self.equal)}{self.equal}"
 
     def as_dict(self) -> dict[str, Any]:
         """The values for ``--json``."""
@@ -354,17 +254,14 @@ def read(ledger: Ledger) -> Lesson | None:
     known = _read_findings(ledger)
     if not known:
         return None
-    (cast, last), why, more_may = known[-1], "", True
+    cast, last = known[-1]
     last = last if theta.last_adopted(ledger) is None else last.replaced
     votes = cast - withdrawals.count_out(ledger, ledger.last_applied()) + count_earlier(ledger)
-    if not last.shown:
-        why, more_may = read_cause(ledger, last)
-    if last.taught is None:
-        return Lesson(votes, "", False, why, more_may) if why else None
+    equal = "" if last.shown else Watch(ledger).look()
+    if last.taught is None and last.shown:
+        return None
     lines = _lines(known) if last.shown else ()
-    return Lesson(
-        votes, words(last), last.shown, why, more_may, last.aside, lines, _mixed(known, last)
-    )
+    return Lesson(votes, words(last), last.shown, equal, last.aside, lines, _mixed(known, last))
 
 
 def last_findings(ledger: Ledger, steps: int | None = None) -> Findings | None:
@@ -484,8 +381,8 @@ def more_votes(ledger: Ledger, lesson: Lesson | None) -> str:
 
     ``lesson``: the result of `read`.
     """
-    may = not Watch(ledger).look() if lesson is None else lesson.more_may
-    return budget.describe_more(ledger) if may else ""
+    equal = Watch(ledger).look() if lesson is None else lesson.equal
+    return "" if equal else budget.describe_more(ledger)
 
 
 def _mixed(

@@ -41,7 +41,7 @@ def make(
     of: list[str] = typer.Option(
         [],
         "--of",
-        help='What an adapter is for: a feature of szpo features --list ("fewer commas", '
+        help='What an adapter is for: a feature of szpo taste --list ("fewer commas", '
         "sentiment), fluency, or a reward as panel.reward takes it; NAME = FEATURE names it; "
         "may be repeated. Default: sixteen usual ones.",
     ),

@@ -75,8 +75,7 @@ GROUPS: Final = {
         ("compare", "", "Compare runs by their files, or methods by what they cost."),
         ("taste", "taste", "Show what a run's votes like; save it as a file that scores texts."),
         ("score", "taste", "Score answers by a taste."),
-        ("features", "features", "Fit how much named features of the answers decide votes."),
-        ("clusters", "features", "Test whether the votes come from one taste or from several."),
+        ("clusters", "clusters", "Test whether the votes come from one taste or from several."),
         ("visualize", "", "Show the posterior over two weights on a page."),
     ),
     "Record": (

@@ -247,7 +247,7 @@ def select(
         )
     elif features is None:
         raise UsageError(
-            "give --features, such as length,politeness (szpo features --list lists the names)"
+            "give --features, such as length,politeness (szpo taste --list lists the names)"
         )
     else:
         _, names = _features(features, pool)

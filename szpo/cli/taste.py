@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
 import typer
 
 from szpo import files
@@ -15,6 +18,7 @@ from szpo.cli import console, run_paths
 from szpo.data import preference_files, text_files
 from szpo.errors import RunError, UsageError
 from szpo.optim.regression import BUDGET
+from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED
 from szpo.taste import MOST_BYTES, Taste
 from szpo.types import FEATURE_GRID, Answer, Prompt, Say
 
@@ -36,6 +40,14 @@ BEST_OF = typer.Option(
 LIKED = typer.Option(
     None, "--taste", help="With --best-of: a taste.json or a run; default: this run's taste."
 )
+NAMED = typer.Option(
+    None,
+    "--features",
+    help="Fit the votes of any run to these features, with commas between; an argument after a "
+    'colon (keyword:sea+sun), a comma inside one as \\, and "all" for the whole dictionary. With '
+    "--cluster: the features of szpo clusters.",
+)
+LIST: Final = ("feature", "unit (group)")
 YES = typer.Option(False, "--yes", help="Write it though it describes one or two people.")
 
 
@@ -46,22 +58,31 @@ def taste(
         False, "--as-prompt", help="Print what is liked as one instruction for a system turn."
     ),
     cluster: int | None = run_paths.CLUSTER,
-    chosen: str | None = run_paths.OF_CLUSTER,
+    chosen: str | None = NAMED,
+    listing: bool = typer.Option(False, "--list", help="List the features that there are."),
     yes: bool = YES,
     feature: list[str] = FEATURE,
     folder: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,
 ) -> None:
     """Show what a run's votes like, and save it as a file that scores any text."""
+    if listing:
+        from szpo.analysis.features import meanings
+
+        known = meanings()
+        return console.emit(known) if as_json else console.table(LIST, [*known.items()])
     if out is not None and out.suffix != ".json":
         raise UsageError(f"--out {out}: a taste is written as .json")
-    run_paths.require_cluster(cluster, chosen)
+    if chosen and cluster is None:
+        if out is not None or as_prompt:
+            raise UsageError("--features without --cluster fits votes, and writes no taste")
+        return show_named(run_paths.find(run, folder), chosen, as_json)
     from szpo.analysis import run_taste
 
     with run_paths.look(run_paths.find(run, folder)) as ledger:
         only = None
         if cluster is not None:
-            from szpo.cli.features import members_of
+            from szpo.cli.clusters import members_of
 
             only = frozenset(members_of(ledger, chosen, cluster))
         found = run_taste.read(ledger, feature, only=only)
@@ -106,6 +127,49 @@ def taste(
         console.say(f"wrote {out}; szpo score FILE --taste {out} scores texts by it")
     elif found.describes:
         console.say(found.describes)
+
+
+def show_named(path: Path, chosen: str, as_json: bool) -> None:
+    """Show which of the chosen features the votes of a run are about."""
+    from szpo.analysis import features, named_votes
+
+    asked = features.parse(chosen)
+    with run_paths.look(path) as ledger:
+        votes = named_votes.read_votes(ledger, asked)
+    kept = np.flatnonzero(votes.x.any(0))
+    still = [each.name for i, each in enumerate(asked) if i not in kept]
+    if not len(kept):
+        raise RunError(f"{', '.join(still)}: the same on both sides of every comparison")
+    scale, found = named_votes.fit(replace(votes, x=votes.x[:, kept]))
+    names = [asked[i].name for i in kept]
+    weights = (found.signal * found.w).tolist()
+    sizes = found.less.tolist(), found.more.tolist(), scale.tolist()
+    rows = sorted(zip(names, weights, *sizes, strict=True), key=lambda row: -abs(row[1]))
+    odds = math.exp(min(found.log_factor, 700.0))
+    if as_json:
+        columns = "feature", "weight", "less", "more", "deviation"
+        return console.emit(
+            {"features": [dict(zip(columns, row, strict=True)) for row in rows], "still": still,
+             "odds": odds, "shown": odds >= BAYES_FACTOR_NEEDED, "votes": len(votes.y)}
+        )  # fmt: skip
+    console.say(
+        f"{console.count(len(votes.y), 'vote')}: odds of {odds:.2g} that they are about these "
+        f"features (it takes {BAYES_FACTOR_NEEDED:g} to show a taste)"
+    )
+    console.say()
+    console.table(
+        ("feature", "weight", "less is liked", "more is liked", "standard deviation"),
+        [
+            (name, round(weight, 3), f"{less:.0%}", f"{more:.0%}", round(size, 3))
+            for name, weight, less, more, size in rows
+        ],
+    )
+    console.say(
+        "weight: logits for one standard deviation more of the feature between the sides, "
+        "expected over all explanations"
+    )
+    if still:
+        console.warn(f"{', '.join(still)}: the same on both sides of every comparison")
 
 
 def score(

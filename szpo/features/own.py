@@ -207,7 +207,7 @@ def choose(
         known = [f"group:{group}" for group in GROUPS] if name.startswith("group:") else [*BY_NAME]
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f'; did you mean "{near[0]}"?' if near else "; szpo features --list has them"
+            hint = f'; did you mean "{near[0]}"?' if near else "; szpo taste --list has them"
             raise UsageError(f"features.drop: no feature {name!r}{hint}")
     kept = [e for e in entries if e.name not in drop and f"group:{e.group}" not in drop]
     own = [build(text, rate) for text in add]
@@ -233,7 +233,7 @@ def tell_left_out(prompts: Iterable[str]) -> str:
         return ""
     return (
         f"the prompts do not read as English: {out} features of English words stay out; votes "
-        f"can be about {', '.join(kept[:4])} and {len(kept) - 4} more (szpo features --list), or "
+        f"can be about {', '.join(kept[:4])} and {len(kept) - 4} more (szpo taste --list), or "
         "your own (features.add)"
     )
 

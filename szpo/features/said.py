@@ -84,7 +84,7 @@ def read(lines: Sequence[str], names: Sequence[str]) -> tuple[tuple[str, ...], t
 
     >>> named, told = read(["Cheerful, no lists; zesty"], ["bullets", "commas", "sentiment"])
     >>> named, told[1]
-    (('bullets', 'sentiment'), 'say: not understood: "zesty"; szpo features --list has all')
+    (('bullets', 'sentiment'), 'say: not understood: "zesty"; szpo taste --list has all')
     """
     meant: dict[str, list[str]] = {}
     lost: list[str] = []
@@ -112,7 +112,7 @@ def read(lines: Sequence[str], names: Sequence[str]) -> tuple[tuple[str, ...], t
         told.append(f"say: {each}; whether votes are about it, and in which sense, they tell")
     if lost or not meant:
         each = ", ".join(dict.fromkeys(lost)) or "all of it"
-        told.append(f"say: not understood: {each}; szpo features --list has all")
+        told.append(f"say: not understood: {each}; szpo taste --list has all")
     return tuple(name for name in dict.fromkeys(names) if name in named), tuple(told)
 
 

@@ -168,7 +168,7 @@ def _missing(form: str) -> str:
     known = {text: text for e in ENTRIES for text in (e.name, e.more, e.fewer)}
     close = difflib.get_close_matches(form, known, n=2, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
-    return f"no feature of the dictionary is called so ({hint}szpo features --list)"
+    return f"no feature of the dictionary is called so ({hint}szpo taste --list)"
 
 
 def count(

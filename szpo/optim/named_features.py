@@ -180,7 +180,7 @@ def members(features: NamedFeatures, name: str) -> tuple[int, ...]:
     columns = names_of(features)
     if name not in columns:
         near = difflib.get_close_matches(name, columns, n=1)
-        hint = f'did you mean "{near[0]}"?' if near else "szpo features --list has them"
+        hint = f'did you mean "{near[0]}"?' if near else "szpo taste --list has them"
         raise UsageError(f"{name!r} is no feature that this run's coordinates move; {hint}")
     return group_of(features, len(columns) - 1 - columns[::-1].index(name)).members
 

@@ -20,9 +20,10 @@ import numpy as np
 from scipy import special
 
 from szpo.errors import UsageError
-from szpo.optim import vote_regression
+from szpo.optim import bradley_terry
+from szpo.optim.bradley_terry import Approximation, Rows, derivatives
 from szpo.optim.sparse_prior import SparsePrior, Support
-from szpo.optim.vote_regression import Approximation, Rows, Votes
+from szpo.optim.vote_regression import Votes
 from szpo.types import Floats, Ints
 
 REFITS = 32
@@ -137,7 +138,7 @@ def _refit(rows: Rows, prior: SparsePrior, supports: list[Support]) -> list[Appr
         start = found[-1] if found else None
         mean = np.zeros(precision.shape)
         matrix = precision[:, :, None] * np.eye(columns)
-        found.append(vote_regression.approximate(own, mean, matrix, start))
+        found.append(bradley_terry.approximate(own, mean, matrix, start))
     return found
 
 
@@ -405,14 +406,14 @@ def _around(
     furthest = _LONGEST / np.maximum(np.abs(own).max(1, initial=0.0), 1e-300)
     w = np.zeros(len(own))
     for _ in range(_NEWTON_STEPS):
-        residual, curvature = _derivatives(rows, nothing + w[:, None] * own)
+        residual, curvature = derivatives(rows, nothing + w[:, None] * own)
         newton = np.einsum("ar,ar->a", own, residual) - precision * w
         newton /= np.einsum("ar,ar,ar->a", own, own, curvature) + precision
         w += np.clip(newton, -furthest, furthest)
     logits = nothing + w[:, None] * own
-    residual, curvature = _derivatives(rows, logits)
+    residual, curvature = derivatives(rows, logits)
     toward = residual + curvature * logits
-    level = vote_regression.log_likelihood(rows, logits).sum(1)
+    level = bradley_terry.log_likelihood(rows, logits).sum(1)
     level -= np.einsum("ar,ar->a", residual + toward, logits) / 2
     return level, toward, curvature
 
@@ -425,13 +426,6 @@ def _side_at(
     side = rows.design[:, k]
     certain = curvature @ side**2 + prior.side**-2
     return certain, toward @ side / certain, (curvature * side) @ rows.design[:, :k]
-
-
-def _derivatives(rows: Rows, logits: Floats) -> tuple[Floats, Floats]:
-    """Slope and minus the second derivative of each row's log-likelihood at logits (A, R)."""
-    rate = special.expit(logits)
-    expected = rows.total * rate
-    return rows.up - expected, expected * (1 - rate)
 
 
 # ---- three named coordinates ----

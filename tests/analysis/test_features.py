@@ -1,25 +1,17 @@
-"""Named features: their values, their grammar, differences of batches, and the command."""
+"""Named features: their values, their grammar, differences of batches; the votes by them."""
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
-from szpo import seeds
 from szpo.analysis import vote_rows
-from szpo.analysis.feature_weights import FeatureVotes
 from szpo.analysis.features import Feature, differences, parse
-from szpo.analysis.taste_clusters import Clusters, find_clusters, fit_mixture
 from szpo.cli.app import call
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
-from szpo.ledger.theta import append_adopted
-from szpo.optim.parameters import NO_COORDINATES
-from szpo.types import Answer, Floats, Ints, Prompt
+from szpo.types import Answer, Prompt
 from tests.support import tiny_models
 from tests.support.cases import case
 from tests.support.judging import comparison
@@ -103,73 +95,46 @@ def run(tmp_path_factory):
 
 
 def asked(run: Path, *words: str) -> list[str]:
-    return ["features", str(run), *words]
+    return ["taste", str(run), "--features", *words]
 
 
-def test_the_command_finds_what_voters_like(run, capsys):
-    assert call(asked(run, "--features", "sentiment,length,numbers", "--each", "--json")) == 0
+def test_a_taste_of_features_that_are_named_is_what_voters_like(run, capsys):
+    assert call(asked(run, "sentiment,length,numbers", "--json")) == 0
     found = json.loads(capsys.readouterr().out)
-    mood, length, numbers = found["features"]
-    assert mood["low"] > 0.5 and mood["deviation"] > 0
-    assert length["low"] < 0 < length["high"]
-    assert numbers["weight"] is None and numbers["more_won"]["of"] == 0
-    assert (found["votes"], found["panelists"]) == (120, 5)
-    assert found["intervals_over"] == "panelists"
-    assert found["held_out"]["low"] > 0.5
-    last = found["by_panelist"]["panel-4"]["features"][1]
-    assert last["weight"] < min(
-        found["by_panelist"][f"panel-{i}"]["features"][1]["weight"] for i in range(4)
-    )
+    mood, length = found["features"]
+    assert (mood["feature"], length["feature"], found["still"]) == (
+        "sentiment", "length", ["numbers"],
+    )  # fmt: skip
+    assert mood["more"] > 0.9 > 0.1 > mood["less"] and mood["weight"] > 0.5 > length["more"]
+    assert found["shown"] and found["odds"] > 9 and found["votes"] == 120
+    assert call(asked(run, "sentiment,numbers")) == 0
+    message = capsys.readouterr()
+    assert "numbers: the same on both sides" in message.err
+    assert "120 votes: odds of" in message.out and "more is liked" in message.out
 
 
-def test_the_command_shows_votes_that_the_named_features_get_wrong(run, capsys):
-    """By length alone votes for the brighter note look wrong; with mood named fewer do."""
-
-    def wrong(features: str) -> list[dict[str, Any]]:
-        assert call(asked(run, "--features", features, "--wrong", "200", "--json")) == 0
-        return json.loads(capsys.readouterr().out)["wrong"]
-
-    found = wrong("length")
-    chances = [one["chance"] for one in found]
-    assert chances == sorted(chances) and chances[-1] < 0.5
-    gaps = [
-        np.mean([value("sentiment", row["preferred"]) - value("sentiment", row["other"])
-                 for row in one["rows"]])
-        for one in found
-    ]  # fmt: skip
-    assert np.mean(gaps) > 0.1
-    assert len(wrong("length,sentiment")) < len(found)
-    assert call(asked(run, "--features", "length")) == 0
-    first, texts = found[0]["rows"][0], capsys.readouterr().out
-    assert f"+ {first['preferred']}" in texts and f"− {first['other']}" in texts
+def test_what_may_be_named_is_listed(capsys):
+    assert call(["taste", "--list", "--json"]) == 0
+    assert {"length", "keyword", "tokens"} <= json.loads(capsys.readouterr().out).keys()
 
 
 @pytest.mark.parametrize(
     ("words", "code", "line"),
     [
-        (["--features", "numbers,emoji"], 1, "numbers, emoji: the same on both sides of every"),
-        (["--features", "lngth"], 2, "no feature 'lngth'"),
-        (["--ties", "quarter"], 2, "--ties quarter is neither half nor davidson"),
-        (["--ridge", "0"], 2, "--ridge 0.0: give a number above 0"),
+        (["numbers,emoji"], 1, "numbers, emoji: the same on both sides of every"),
+        (["lngth"], 2, "no feature 'lngth'"),
+        (["length", "--as-prompt"], 2, "fits votes, and writes no taste"),
     ],
 )
-def test_what_the_command_refuses(run, capsys, words, code, line):
+def test_what_cannot_be_fitted_is_refused(run, capsys, words, code, line):
     assert call(asked(run, *words)) == code
     message = capsys.readouterr().err
     assert line in message and "Traceback" not in message
 
 
-def test_votes_that_a_feature_explains_wholly_are_called_separable(tmp_path, capsys):
-    path = voted(tmp_path, [Taster(1e6, 0.0)], 3, N=8, D=1, M=1)
-    assert call(asked(path, "--features", "regex:lovely|warm|bright|happy")) == 0
-    message = capsys.readouterr()
-    assert "some weights predict every vote" in message.err
-    assert "as if all panelists were identical" in message.out
-
-
 def test_a_run_without_votes_says_so(tmp_path, capsys):
     new_ledger(tmp_path / "new.db", settings_of()).close()
-    assert call(asked(tmp_path / "new.db")) == 2
+    assert call(asked(tmp_path / "new.db", "length")) == 2
     assert "new.db has no votes on a closed round yet" in capsys.readouterr().err
 
 
@@ -186,108 +151,3 @@ def test_open_rounds_are_not_read(run, tmp_path):
     assert len(whole.y) == 120 and len(fewer.y) == 112
     assert fewer.comparisons == whole.comparisons[:112]
     assert (fewer.which == whole.which[:112]).all()
-
-
-def panel(
-    seed: int, likes: Callable[[int], tuple[float, ...]], groups: int, each: int
-) -> tuple[Floats, Floats, Ints]:
-    """Votes of panelists on questions that three of them meet; panelist g likes ``likes(g)``."""
-    key = int.from_bytes(seeds.derive(seed, "test panel"), "little")
-    rng = np.random.Generator(np.random.Philox(key=key))
-    n = groups * each
-    x = rng.normal(size=(-(-n // 3), 6))[np.arange(n) // 3]
-    who = np.arange(n) % groups
-    w = np.array([[*likes(g), 0.0, 0.0, 0.0, 0.0] for g in range(groups)])
-    y = (rng.random(n) < 1 / (1 + np.exp(-(x * w[who]).sum(-1)))).astype(float)
-    return x, y, who
-
-
-def told(x: Floats, y: Floats, who: Ints) -> Clusters:
-    names = [f"p{g:02d}" for g in who]
-    comparisons = [str(i // 3) for i in range(len(y))]
-    return find_clusters(FeatureVotes(x, y, names, comparisons), seed=4)
-
-
-def opposed(g: int) -> tuple[float, ...]:
-    return (0.8, 2.0 if g % 2 else -2.0)
-
-
-@pytest.mark.full
-def test_two_tastes_are_found_and_so_is_who_has_them():
-    found = told(*panel(1, opposed, 10, 30))
-    assert found.verdict == "several" and found.p < 0.01 and len(found.found.shares) == 2
-    parity = [int(name[1:]) % 2 for name in found.names]
-    members = found.found.members.tolist()
-    assert members in (parity, [1 - one for one in parity])
-    assert found.within.low > found.between.high
-    assert found.cosines[0, 1] < 0
-    assert found.gains[1] > found.gains[0]
-    # What the fitted tastes expect is what left-out votes show, within their interval.
-    assert found.within.low < found.expected.diagonal().mean() < found.within.high
-
-
-@pytest.mark.full
-def test_one_taste_is_called_one_where_two_would_have_been_seen_and_few_votes_few():
-    found = told(*panel(2, lambda g: (1.5, 0.0), 10, 20))
-    assert found.verdict == "one" and found.power >= 0.8
-    assert len(found.found.shares) == 1 and found.between.of == 0
-    found = told(*panel(3, opposed, 5, 3))
-    assert found.verdict == "few" and found.power < 0.5
-
-
-def test_one_panelist_has_no_clusters():
-    x, y, who = panel(1, opposed, 1, 12)
-    with pytest.raises(UsageError, match="one panelist only"):
-        told(x, y, who)
-    with pytest.raises(UsageError, match="no feature differs"):
-        told(0 * x, y, np.arange(12) % 2)
-
-
-def test_one_taste_is_the_ridge_fit():
-    from szpo.analysis.feature_weights import newton
-
-    x, y, who = panel(7, opposed, 4, 25)
-    found = fit_mixture(x, y, who, 5, 1, seeds.derive(0, "t"))
-    assert found.weights[0] == pytest.approx(newton(x, y, ridge=1.0).weights)
-    assert found.posterior.tolist() == [[1.0]] * 5  # the fifth never voted
-
-
-def test_what_votes_do_not_move_is_fitted_to_no_cluster(tmp_path, capsys):
-    with new_ledger(tmp_path / "still.db", settings_of(layout=NO_COORDINATES)) as ledger:
-        append_adopted(ledger, {"b": np.ones(1, np.float32)}, {"steps": 0})
-    out = tmp_path / "out"
-    assert call(["export", str(ledger.path), "--cluster", "1", "--out", str(out)]) == 2
-    assert "votes of still move nothing but by szpo improve" in capsys.readouterr().err
-
-
-@pytest.fixture(scope="module")
-def clustered_run(tmp_path_factory):
-    """A simulated run of eight voters: half of them like long notes, half short ones."""
-    judges = [Taster(1.0, 4.0 if i % 2 else -4.0) for i in range(8)]
-    return voted(tmp_path_factory.mktemp("clusters"), judges, 15, N=8, D=2, M=2)
-
-
-@pytest.mark.full
-def test_the_command_on_a_run_with_two_kinds_of_users(clustered_run, capsys):
-    asked = ["clusters", str(clustered_run), "--features", "sentiment,length,numbers"]
-    assert call([*asked, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["verdict"] == "several" and found["votes"] == 240
-    kinds = [
-        {int(m["panelist"].split("-")[1]) % 2 for m in one["members"]} for one in found["clusters"]
-    ]
-    assert sorted(map(tuple, kinds)) == [(0,), (1,)]
-    lengths = {kinds[i].pop(): one["weights"]["length"] for i, one in enumerate(found["clusters"])}
-    assert lengths[0] < 0 < lengths[1] and "numbers" not in found["clusters"][0]["weights"]
-    assert found["within"]["low"] > found["between"]["high"]
-    assert call(asked) == 0
-    message = capsys.readouterr().out
-    assert message.startswith("2 tastes: panelists differ (p = 0.001)")
-    assert "agreement between clusters:" in message and "cluster 2: panel-" in message
-
-
-@pytest.mark.full
-def test_the_command_says_when_votes_are_too_few(tmp_path, capsys):
-    path = voted(tmp_path, [Taster(1.0, 0.0)] * 5, 1, N=8, D=1, M=1)
-    assert call(["clusters", str(path), "--features", "sentiment,length"]) == 0
-    assert capsys.readouterr().out.startswith("too few votes to tell: no sign that panelists")

@@ -210,7 +210,7 @@ def test_who_begins_a_run_reads_what_the_words_named(tmp_path, type_in):
     said = "features.add=say: shorter, zesty"
     code, seen = type_in(["y"], *begin(tmp_path, said))
     assert code == 0 and 'say: "shorter" is length, characters, sentences; whether' in seen
-    assert 'say: not understood: "zesty"; szpo features --list has all' in seen
+    assert 'say: not understood: "zesty"; szpo taste --list has all' in seen
     other = "run.name=other", "subspace.kind=features", "subspace.samples=256"
     code, seen = type_in(["y"], *begin(tmp_path, said, *other))
     assert code == 2 and "has no coordinates of named features; set subspace.kind=none" in seen

@@ -150,7 +150,7 @@ def test_entries_and_groups_can_be_left_out_and_own_ones_stand_last():
     ("add", "drop", "says"),
     [
         ([], ["group:tones"], 'did you mean "group:tone"'),
-        ([], ["xyzzy"], "szpo features --list has them"),
+        ([], ["xyzzy"], "szpo taste --list has them"),
         (["keyword:a", "keyword:a"], [], "features.add: 'keyword:a' is there twice"),
         ([], [*BY_NAME], "no feature is left"),
     ],

@@ -8,10 +8,11 @@ import pytest
 from scipy import special
 
 from szpo.errors import UsageError
-from szpo.optim import sparse_regression, vote_regression
+from szpo.optim import bradley_terry, sparse_regression
+from szpo.optim.bradley_terry import Rows
 from szpo.optim.sparse_prior import SparsePrior, group_features
 from szpo.optim.sparse_regression import fit_sparse
-from szpo.optim.vote_regression import Rows, Votes
+from szpo.optim.vote_regression import Votes
 
 
 def cast(x, up, down=None, side=None):
@@ -50,7 +51,7 @@ def enumerate_supports(votes, prior):
         precision = (prior.scale / width) ** 2 * np.where(single, 1, 2)[:, None]
         both = np.stack([precision[range(len(i)), i], precision[range(len(i)), j]], -1)
         start, prior_of = np.zeros(both.shape), both[:, :, None] * np.eye(2)
-        found = vote_regression.approximate(own, start, prior_of)
+        found = bradley_terry.approximate(own, start, prior_of)
         evidence.append(found.evidence)
     joint = special.logsumexp(evidence, axis=0) - math.log(len(prior.widths)) + table[i, j]
     each = zip(pairs, joint, strict=True)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import integrate, special, stats
 
 from szpo.errors import UsageError
-from szpo.optim import vote_regression
+from szpo.optim import bradley_terry, vote_regression
 from szpo.optim.vote_regression import Prior, Votes, direction, fit, mixture_moments
 
 RADIUS = 1.8
@@ -92,13 +92,11 @@ def test_halved_steps_converge_where_whole_ones_diverge():
         rate = special.expit(u)
         u += (5 - 10 * rate - 1e-6 * u) / (10 * rate * (1 - rate) + 1e-6)
     assert abs(u) > 1e6
-    flat = vote_regression.Rows(np.ones((1, 1)), five, 2 * five)
+    flat = bradley_terry.Rows(np.ones((1, 1)), five, 2 * five)
     rate, none = special.expit(9.0), np.zeros(())
     bend = np.full((1, 1), 10 * rate * (1 - rate))
-    start = vote_regression.Approximation(
-        np.array([9.0]), bend, np.zeros(1), precision, none, none
-    )
-    found = vote_regression.approximate(flat, np.zeros(1), precision, start)
+    start = bradley_terry.Approximation(np.array([9.0]), bend, np.zeros(1), precision, none, none)
+    found = bradley_terry.approximate(flat, np.zeros(1), precision, start)
     assert found.coef[0] == pytest.approx(0.0, abs=1e-10)
     assert found.information[0, 0] == pytest.approx(2.5)
 

@@ -297,7 +297,7 @@ LEDGERS: list[tuple[Callable[[Path], object], list[str], int, str]] = [
 
 
 DOORS = (
-    "show", "show --voters", "features", "clusters", "sample", "report", "verify", "backup",
+    "show", "show --voters", "taste", "clusters", "sample", "report", "verify", "backup",
     "export", "export --merged", "compare {other}", "pairs --out {out}",
     "export --votes {out}.csv", "run --resume", "serve", "invite",
     "simulate", "judge", "not-about length", "visualize", "scorer --out {out}",

@@ -35,7 +35,7 @@ from scipy.special import ndtri
 
 from szpo import seeds
 from szpo.baselines.advantages import gae, returns_to_go
-from szpo.optim import vote_regression
+from szpo.optim import bradley_terry
 from szpo.types import Floats, Ints
 from szpo_simulators.worlds.gridworld import (
     MOVES,
@@ -283,10 +283,7 @@ def fit_reward(x: Floats, won: Floats, ridge: float) -> Floats:
     unique. ``x`` (S, n, F): features of plus minus those of minus, batch means if batches were
     compared. ``won`` (S, n): share of the votes for plus.
     """
-    runs, count, size = x.shape
-    votes = vote_regression.Rows(x, won, np.ones(won.shape))
-    precision = np.broadcast_to(ridge * count * np.eye(size), (runs, size, size))
-    return vote_regression.approximate(votes, np.zeros((runs, size)), precision).coef
+    return bradley_terry.fit_ridge(x, won, ridge * x.shape[-2]).coef
 
 
 def reward_of(kind: Kind, world: GridWorld, w: Floats) -> Reward:
