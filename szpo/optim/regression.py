@@ -303,13 +303,6 @@ RULE = Rule(
 )
 
 
-OPEN: Final = 0.2
-"""If the probability that no feature explains the votes is below this, more votes may show one.
-
-In simulated runs of 120 votes that show no taste (tests/analysis/test_cause.py), it is below in
-two of 57 whose taste is no named feature, and in a third of those whose taste is one."""
-
-
 @dataclass(frozen=True, slots=True)
 class Findings:
     """What the votes of a run say after a step."""
@@ -340,11 +333,6 @@ class Findings:
     def shown(self) -> bool:
         """The votes show that they share a taste."""
         return self.factor >= math.log(vote_regression.BAYES_FACTOR_NEEDED)
-
-    @property
-    def undecided(self) -> bool:
-        """More votes like these would probably show a taste that the coordinates have."""
-        return self.unnamed + self.chance < OPEN
 
     @property
     def replaced(self) -> Findings:
