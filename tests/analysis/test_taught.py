@@ -149,7 +149,7 @@ def test_a_shown_taste_has_its_groups_over_votes(ledger):
     assert first == ("fewer commas", (8, 16, 31), (0.0, 0.6, 0.97))
     assert second == ('says "I" more', (8, 16, 31), (0.3, 0.0, 0.3))
     page = html_report.render(ledger)
-    assert f"{found}." in page and "<polyline" in page and "says &quot;I&quot; more</li>" in page
+    assert f"{found}." in page and "says &quot;I&quot; more: 0.3 (votes 8) to 0.3" in page
 
 
 def test_the_mix_of_adapters_is_drawn_over_votes_until_weights_are_adopted(ledger):
