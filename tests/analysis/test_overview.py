@@ -380,7 +380,9 @@ def test_even_pairs_are_told_since_they_hold_the_share_near_a_half(tmp_path):
         for steps, rewards in enumerate(([[0, 0], [0, 1]], [[0, 1], [1, 1]])):
             body = {**measured, "steps": steps, "rewards": rewards}
             ledger.record_event("measured", "controller", body)
-        assert "by the reward of the panel (50 % are even), 8" in improvement.read(ledger).sentence
+        found = improvement.read(ledger)
+        assert "by the reward of the panel (50 % are even), 8" in found.sentence
+        assert found.share.value == 0.75  # the tuned policy's
         body = {**measured, "steps": 2, "rewards": [[2, 2], [2, 2]]}
         ledger.record_event("measured", "controller", body)
         assert "even" not in improvement.read(ledger).sentence

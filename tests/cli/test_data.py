@@ -12,6 +12,10 @@ from szpo.data import preference_files, prompts
 from szpo.data.preference_formats import Pair
 from szpo.ledger.database import Ledger
 from szpo.types import Answer, Prompt
+from szpo.voting import steps
+from szpo.voting.casting import VoteRequest
+from szpo.voting.service import VoteService
+from tests.support import asking as asking_people
 from tests.support import folder_run
 
 CHAT = "\n\nHuman: A joke?\n\nAssistant:"
@@ -85,6 +89,20 @@ def told_of(pair: Pair) -> tuple[object, ...]:
     """All of a pair but its answers' lengths, which no file of pairs tells."""
     sides = [(answer.text, answer.end) for answer in (pair.chosen, pair.rejected)]
     return (pair.prompt, *sides, pair.source, pair.votes)
+
+
+def test_a_note_is_for_the_side_that_the_panelist_saw(tmp_path):
+    """The batch's verdict is for minus; the note on its first row is for plus."""
+    with asking_people.open_run(tmp_path, n=1, m=1) as ledger:
+        service = VoteService(ledger)
+        seat = service.assign(service.enroll("person", "ann"))
+        other = {"A": "B", "B": "A"}[seat.plus_side]
+        details = {"notes": {"0": seat.plus_side}}
+        service.cast(VoteRequest(seat.id, other, idem=seat.id, details=details))
+        assert steps.close(ledger, 0, "rule")
+        noted, rest = asking.read_recorded_pairs(ledger).pairs
+    assert (noted.source, noted.chosen.text) == ("note", asking_people.ROW.plus.text)
+    assert (rest.source, rest.chosen.text) == ("batch", asking_people.ROW.minus.text)
 
 
 @pytest.mark.full

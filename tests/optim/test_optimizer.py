@@ -42,6 +42,13 @@ def test_a_query_shifts_both_ways_or_one(pairing):
         assert minus == Shift(0, k, -both, radius if both else 0.0)
 
 
+@pytest.mark.parametrize("rule", ["known", "sign"])
+def test_with_more_directions_a_step_is_as_large_as_if_there_had_been_so_many(rule):
+    one, four = (optimizer.init(make_settings(5, SMALL, rule=rule, K=K, mu=0.3)) for K in (1, 4))
+    found = optimizer.with_directions(one, 4)
+    assert optimizer.alpha_at(found, 0) == pytest.approx(optimizer.alpha_at(four, 0))
+
+
 def test_a_step_is_asked_ahead_by_one_and_never_at_no_radius():
     state = optimizer.init(make_settings(1, SMALL, mu=1.0, mu_decay=1.0))
     assert optimizer.ask(state).mu == 1.0

@@ -5,10 +5,12 @@ import pytest
 
 from szpo.replay import replay, verification
 from szpo.runs import budget
+from szpo.types import Comparison
 from szpo.voting import seats, withdrawals
 from tests.support import named_run
+from tests.support.asking import ROW
 from tests.support.named_run import MarkedPolicy
-from tests.support.quadratic import go, panel_of, prompts_of
+from tests.support.quadratic import go, open_step, panel_of, prompts_of
 from tests.support.tampering import failure_of, forge
 
 SHEET = 6
@@ -92,6 +94,9 @@ def test_a_round_has_at_most_eight_sheets_and_no_more_rows_than_votes_are_left(t
         )  # it ends by rounds; its panel is no person
         come(ledger, 3)
         assert size(1000) == 3
+        come(ledger, 20)
+        open_step(ledger, settings, [Comparison(f"c{k}", 0, k, 0, (ROW,)) for k in range(4)])
+        assert size(60, 20) == 4  # the open round's eight votes are on their way
         ledger.clock.now += seats.PRESENT_US
         assert size(1000) == 1
 

@@ -14,7 +14,7 @@ from szpo.voting.panel_evaluator import LedgerEvaluator
 from szpo.voting.seats import PRESENT_US
 from szpo.voting.service import VoteService
 from szpo_ui import credentials
-from tests.support.asking import KEY, ask_six, rows, seat_and_vote, vote_all
+from tests.support.asking import KEY, ask, ask_six, people, rows, seat_and_vote, vote_all
 from tests.support.quadratic import go, new_ledger, settings_of, start
 
 PLAN = settings_of(N=8, M=2, D=6)
@@ -46,6 +46,21 @@ def test_the_last_answer_in_time_that_is_not_excluded_stands(ledger, service):
     assert cast[4] in standing_verdicts()
     assert cast[4] not in standing_verdicts(last_amendment=first)
     assert counting.standing_votes(ledger, "gold") == ()
+
+
+def test_a_changed_answer_keeps_its_place_before_those_that_came_later(ledger, service):
+    """Of two answers on each side of plus the first counts, where one is asked for."""
+    ask(ledger, n=1, m=1)
+    (shown,) = ledger.comparisons(0)
+    who = people(service, 4)
+    seats = [
+        seat_and_vote(ledger, shown, each, "A", plus_side=side)[0]
+        for each, side in zip(who, "AABB", strict=True)
+    ]
+    for i in (0, 2):
+        service.cast(VoteRequest(seats[i], "B", idem=KEY(i)))
+    (vote,) = counting.counted(ledger, 0)
+    assert vote.panelist in (who[0], who[2]) and vote.choice == "B"
 
 
 def place_final(ledger, count=4, equal=()):
