@@ -207,6 +207,7 @@ def draw_gif(
     stills = []
     with drawing.figure(5.2, 5.0, {"figure.dpi": 80}) as figure:
         canvas: Any = FigureCanvasAgg(figure)  # which has no types
+        figure.set_layout_engine("none")
         axes = figure.add_axes((0.13, 0.11, 0.85, 0.8))
         for shown in rounds[-MOST_ROUNDS:]:
             axes.clear()
