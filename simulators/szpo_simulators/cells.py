@@ -25,7 +25,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from szpo import seeds
+from szpo import seeds, whole_run
 from szpo.analysis import improvement, measuring, taught
 from szpo.baselines import dpo, group_rl, ppo, recipes, reward_model
 from szpo.baselines.asking import Meter, Moment, OnStep, Survey, ask_round
@@ -33,19 +33,20 @@ from szpo.baselines.reward_model import SCALE_PAIRS, scale_reward
 from szpo.data.preference_formats import Pair, Preferences
 from szpo.errors import IntegrityError, RunError, StorageError, SzpoError, UsageError
 from szpo.files import claim, replace_whole
-from szpo.improvement.between_rounds import Improving
 from szpo.ledger.database import Ledger
 from szpo.policies import subspace_setup
 from szpo.replay import replay
-from szpo.runs import assemble, controller, driver, samples, status
+from szpo.runs import assemble, samples, status
 from szpo.runs.assemble import RunParts
+from szpo.runs.callbacks import as_callback
 from szpo.seeds import as_seed
 from szpo.types import Floats
-from szpo.voting import lease, panel_evaluator
+from szpo.voting import panel_evaluator
 from szpo.voting.step_record import StepReport
 from szpo_simulators import start
 from szpo_simulators.panels import text_rewards
 from szpo_simulators.panels.heldout import Measurable
+from szpo_simulators.records import Spec, write_record
 from szpo_simulators.start import (
     MEASURING,
     Checkpoints,
@@ -54,7 +55,7 @@ from szpo_simulators.start import (
     even_shares,
     load_config,
 )
-from szpo_simulators.study import Spec, measure_machine, write_record
+from szpo_simulators.study import measure_machine
 
 REWARD_PREFIX: Final = "rm_"
 """Prefix of the settings that belong to the reward model."""
@@ -225,20 +226,13 @@ def run_votes(spec: Spec, folder: Path, name: str, report: Report) -> dict[str, 
     set_up, spent = spend(), dict[int, dict[str, Any]]()
 
     def note(step: StepReport) -> None:
-        improving.look()
         spent[step.step + 1] = _since(spend(), set_up)
         report(DRIVING * min(1.0, step.total_votes / (config.run.votes or math.inf)))
 
-    with (
-        closing(parts), ledger, lease.hold(ledger) as held,
-        closing(Improving(ledger, parts, say=lambda line: None)) as improving,
-    ):  # fmt: skip
-        improving.look()
-        loop = replace(driver.prepare(ledger, parts), on_step=note, lease=held)
-        outcome = controller.run(loop)
+    with closing(parts), ledger:
+        outcome = whole_run.drive(ledger, parts, [as_callback(note)], measured=False)
         if outcome.status == "paused":
             raise RunError(f"{path} paused: {outcome}")
-        improving.at_end(outcome, lambda: True)
         spent[outcome.steps] = _since(spend(), set_up)
         facts = status.read_results(ledger).table
         rows = _measure(spec, ledger, parts, yardstick, folder / "rows" / name)

@@ -25,14 +25,8 @@ from szpo_simulators import plan as plans
 from szpo_simulators import start, summary
 from szpo_simulators.panels import text_rewards
 from szpo_simulators.plan import Plan
-from szpo_simulators.study import (
-    Cell,
-    Store,
-    Study,
-    describe_machine,
-    number,
-    run_cells,
-)
+from szpo_simulators.records import Cell, Store, run_cells
+from szpo_simulators.study import Study, describe_machine, number
 
 CURVES = {"heldout": "held-out pairs won against the base", "kl": "KL to the start, nats",
          "shown": "mean reward of the answers shown",
@@ -47,6 +41,7 @@ FACTS: dict[str, str | Callable[[Mapping[str, Any]], Any]] = {
     "better than the base": "better",
 }  # fmt: skip
 """The table's line names; each with a field of `read_run`'s result, or a function of it."""
+MIB: Final = 2**20
 POOLED = 10
 """Steps over which the win rate of the better side is averaged, since one step has few votes.
 The win rate of plus would say nothing, since the signs are random."""
@@ -178,9 +173,6 @@ def _levels(helped: improvement.Improvement) -> str | None:
     return f"{ends[0]:.3f} → {ends[1]:.3f}" if len(helped.points) > 1 and len(ends) == 2 else None
 
 
-MIB: Final = 2**20
-
-
 def show_finished(study: Study, plan: Plan, store: Store, wanted: set[str]) -> dict[str, Any]:
     """Print the tables; write them as JSON and CSV, and every row as ``cells.csv``.
 
@@ -196,7 +188,7 @@ def show_finished(study: Study, plan: Plan, store: Store, wanted: set[str]) -> d
         return {"lines": []}
     study.csv("cells", [_flatten(row) for each in rows.values() for row in each])
     study.table("gain against KL and votes; 95 % bootstrap intervals over seeds", lines, TABLE)
-    costs = summary.spent(plan, rows, lines)
+    costs = summary.last_lines(plan, lines)
     study.table("what it took", costs, SPENT, f"{study.name}-costs")
     apart = summary.compare_pairs(plan, rows)
     if apart:
@@ -239,15 +231,6 @@ def _seeds(row: Mapping[str, Any]) -> str:
     return f"{row['seeds']}/{row['of']}"
 
 
-def _to_target(by: str) -> Any:
-    def text(row: Mapping[str, Any]) -> str:
-        each, median = row[f"{by}_to_target"], row[f"median_{by}_to_target"]
-        reached = sum(one is not None for one in each)
-        return f"{'–' if median is None else f'{median:.0f}'} ({reached}/{len(each)})"
-
-    return text
-
-
 TABLE: Final[Mapping[str, Any]] = {
     "group": "group",
     "votes": "checkpoint",
@@ -269,8 +252,6 @@ SPENT: Final[Mapping[str, Any]] = {
     "group": "group",
     "votes": number("votes", ".0f"),
     "read": number("answers_read", ".0f"),
-    f"votes to +{summary.REACHED:g}": _to_target("votes"),
-    f"read to +{summary.REACHED:g}": _to_target("answers_read"),
     "tokens, k": number("tokens", ".0f", 1000),
     "cpu s": number("cpu_seconds", ".0f"),
     "s": number("seconds", ".0f"),

@@ -12,14 +12,14 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import typer
 from rich.console import Console
 
-from szpo import plugins
+from szpo import plugins, whole_run
 from szpo.analysis import improvement, measuring, taught
 from szpo.cli import console as to_user
 from szpo.cli import run_paths
@@ -32,7 +32,8 @@ from szpo.ledger.database import Ledger
 from szpo.optim.regression import BUDGET
 from szpo.policies import text_guards
 from szpo.replay import replay
-from szpo.runs import assemble, budget, controller, driver, status
+from szpo.runs import assemble, budget, status
+from szpo.runs.callbacks import as_callback
 from szpo.runs.guards import HeldOut, as_row, measure_right, record_held_out, text_rows
 from szpo.types import Answer, Detail, Prompt, Row, Say
 from szpo.visible_text import visible
@@ -75,8 +76,6 @@ def _measure(
     on_step: Callable[[step_record.StepReport], None],
     began: float,
 ) -> dict[str, Any]:
-    from szpo.improvement.between_rounds import Improving
-
     config, policy = parts.config, parts.language
     liked = text_rewards.parse(config.panel.reward, logprob=policy.logprob_base)
     held = parts.prompts.heldout[: config.evaluation.prompts]
@@ -95,9 +94,7 @@ def _measure(
         on_step(report)
 
     with assemble.create_ledger(parts, path) as ledger:
-        outcome = controller.run(replace(driver.prepare(ledger, parts), on_step=note))
-        with closing(Improving(ledger, parts, say)) as improving:
-            improving.at_end(outcome, lambda: True)
+        outcome = whole_run.drive(ledger, parts, [as_callback(note)], measured=False, say=say)
         policy.move_to(replay.fold(ledger))  # the recommended point; a rule may ask at another
     tuned = time.monotonic()
     say(f"measuring the tuned model on {len(held)} held-out prompts, {samples} answers to each")

@@ -11,8 +11,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from szpo.config.section import Section, checked, suggest
 from szpo.errors import UsageError
+from szpo_simulators.records import Cell
 from szpo_simulators.start import even_shares
-from szpo_simulators.study import Cell
 
 VERSION: Final = 1
 """Raise this number when cells do or measure something else: older records are then ignored."""
@@ -106,7 +106,7 @@ class Comparison(Section):
     """Votes of our checkpoint, and of theirs without ``theirs_votes``; None: at equal KL."""
     theirs_votes: int | None = None
     """Votes of their checkpoint; None: ``votes``."""
-    kl: float | None = None
+    kl: float | None = Field(None, gt=0)
     """KL in nats at which each seed's gain is interpolated; None: at equal votes."""
     ratio: float | None = None
     """Least ratio of the mean gains, ours over theirs, that was asked for; for readers."""

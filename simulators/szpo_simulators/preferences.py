@@ -30,7 +30,8 @@ from szpo.optim.vote_regression import Votes
 from szpo.seeds import derive, generator
 from szpo.types import Floats, Ints
 from szpo_simulators import surrogate
-from szpo_simulators.study import REPORTED, Spec, Study
+from szpo_simulators.records import Spec
+from szpo_simulators.study import REPORTED, Study
 from szpo_simulators.summary import bootstrap
 
 FEWEST: Final = 5

@@ -25,7 +25,7 @@ from szpo.types import Answer, Floats, Prompt
 from szpo.voting.seats import Letter
 from szpo_simulators.panels import heldout, text_rewards
 from szpo_simulators.panels import panel as panels
-from szpo_simulators.study import Spec, hash_spec, make_once, read_record, write_record
+from szpo_simulators.records import Spec, hash_spec, make_once, read_record, write_record
 
 if TYPE_CHECKING:
     from szpo.baselines.actor import Actor
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 PEAK_ONLY: Final = "5"
 """Writing this to `CLEAR` resets the peak of resident memory to the current value."""
+MEASURING: Final = 0
+"""Seed of the held-out random numbers; all cells use it, so that policies are paired."""
+MANY_AT_ONCE: Final = 10
+"""Answers to each prompt in one call of `draw_many`."""
 Proxy = Callable[[Sequence[Prompt], Sequence[Answer]], Sequence[float]]
 """A learned reward: one number per answer."""
 
@@ -205,12 +209,6 @@ def _reset_peak() -> bool:
     except OSError:
         return False
     return True
-
-
-MEASURING: Final = 0
-"""Seed of the held-out random numbers; all cells use it, so that policies are paired."""
-MANY_AT_ONCE: Final = 10
-"""Answers to each prompt in one call of `draw_many`."""
 
 
 def load_config(spec: Spec) -> Config:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -11,12 +10,10 @@ import numpy as np
 from szpo.seeds import derive, generator
 from szpo.types import Floats
 from szpo_simulators import start
-from szpo_simulators.plan import BEST_OF, RULES, Comparison, Group, Plan, cell
-from szpo_simulators.study import Store
+from szpo_simulators.plan import BEST_OF, Comparison, Group, Plan, cell
+from szpo_simulators.records import Store
 
 DRAWS: Final = 10_000
-REACHED: Final = 0.15
-"""Gain up to which votes and answers read are reported."""
 Row = Mapping[str, Any]
 """A finished cell at a checkpoint."""
 Rows = Mapping[str, Sequence[Row]]
@@ -182,64 +179,10 @@ def _summarise_best(group: Group, rows: Sequence[Row]) -> list[dict[str, Any]]:
     return lines
 
 
-def spent(plan: Plan, rows: Rows, lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each group's last line with what it took to gain `REACHED`."""
-    found = []
-    for group in plan.groups:
-        last = [line for line in lines if line["group"] == group.label][-1:]
-        if not last or group.method == BEST_OF:
-            continue
-        each = list(courses(rows[group.label]).values())
-        reached = {
-            f"{by}_to_target": [cost_to_target(group, course, by) for course in each]
-            for by in ("votes", "answers_read")
-        }
-        medians = {f"median_{name}": median_reached(costs) for name, costs in reached.items()}
-        found.append({**last[0], **reached, **medians})
-    return found
-
-
-def cost_to_target(group: Group, course: Sequence[Row], by: str) -> float | None:
-    """Votes or answers read with which a run gained `REACHED`; None if it never did.
-
-    szpo moves with every few votes, so the cost is interpolated between checkpoints. A method that
-    first asks and then trains does not move while it asks, so all it asked by then counts.
-    """
-    if group.method in RULES:
-        cost: float | None = find_where([{by: 0, "gain": 0.0}, *course], "gain", REACHED, by)
-        return cost
-    return next((row[by] for row in course if row["gain"] >= REACHED), None)
-
-
-def median_reached(found: Sequence[float | None]) -> float | None:
-    """The upper median; None if half or more did not reach the target.
-
-    >>> median_reached([40.0, None, 60.0]), median_reached([40.0, None])
-    (60.0, None)
-    """
-    values = sorted(float("inf") if value is None else value for value in found)
-    value = statistics.median_high(values)
-    return None if value == float("inf") else value
-
-
-def find_where(rows: Sequence[Row], name: str, level: float, wanted: str) -> Any:
-    """The value of ``wanted`` where ``name`` first reaches ``level``; None if it never does.
-
-    Both are interpolated linearly between two checkpoints; ``wanted`` may be a list.
-
-    >>> rows = [{"votes": 0, "gain": 0.0}, {"votes": 40, "gain": 0.1}, {"votes": 80, "gain": 0.3}]
-    >>> find_where(rows, "gain", 0.2, "votes"), find_where(rows, "gain", 0.5, "votes")
-    (60.0, None)
-    """
-    for i, row in enumerate(rows):
-        if row[name] >= level:
-            here = np.asarray(row[wanted], float)
-            if i > 0:
-                before = rows[i - 1]
-                share = (level - before[name]) / (row[name] - before[name])
-                here = np.asarray(before[wanted], float) * (1 - share) + share * here
-            return here if here.ndim else float(here)
-    return None
+def last_lines(plan: Plan, lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Each group's line at its last checkpoint, but those of best-of-n."""
+    last = {line["group"]: line for line in lines}
+    return [last[group.label] for group in plan.groups if group.label in last]
 
 
 def compare_pairs(plan: Plan, rows: Rows) -> list[dict[str, Any]]:
@@ -296,5 +239,11 @@ def gain_at_kl(rows: Sequence[Row], kl: float, name: str = "gain") -> Any:
     >>> gain_at_kl(rows, 1.0), gain_at_kl(rows, 3.0), gain_at_kl(rows, 5.0)
     (0.1, 0.25, None)
     """
-    course = sorted(rows, key=lambda row: row["share"])
-    return find_where([{"kl": 0.0, name: 0.0}, *course], "kl", kl, name)
+    before: Row = {"kl": 0.0, name: 0.0}
+    for row in sorted(rows, key=lambda row: row["share"]):
+        if row["kl"] >= kl:
+            share = (kl - before["kl"]) / (row["kl"] - before["kl"])
+            here = (1 - share) * np.asarray(before[name], float) + share * np.asarray(row[name])
+            return here if here.ndim else float(here)
+        before = row
+    return None

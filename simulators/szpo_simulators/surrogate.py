@@ -38,7 +38,8 @@ from szpo.optim.vote_regression import Fit, Prior, Votes, fit
 from szpo.seeds import derive, generator
 from szpo.types import FEATURE_GRID, Answer, Floats, Grid, Ints, Prompt
 from szpo_simulators.panels import tastes, text_rewards
-from szpo_simulators.study import Spec, Study, bench
+from szpo_simulators.records import Spec
+from szpo_simulators.study import Study, bench
 
 if TYPE_CHECKING:
     from szpo.policies.lora_policy import LoraPolicy

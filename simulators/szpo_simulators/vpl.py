@@ -9,8 +9,8 @@ from typing import Any, Final
 import numpy as np
 
 from szpo import seeds
+from szpo_simulators.records import Spec
 from szpo_simulators.study import (
-    Spec,
     Study,
     bench,
     draw_points,

@@ -28,11 +28,11 @@ from szpo.runs import status as of_ledger
 from szpo.types import Answer, Prompt, Row
 from szpo_simulators import cells, compare, start, summary
 from szpo_simulators import plan as plans
-from szpo_simulators import study as stores
+from szpo_simulators import records as stores
 from szpo_simulators.panels import heldout
 from szpo_simulators.panels import panel as panels
 from szpo_simulators.panels.heldout import Measurement
-from szpo_simulators.study import Cell, Store, write_record
+from szpo_simulators.records import Cell, Store, write_record
 from tests.support import yard_run
 from tests.support.quadratic import new_ledger, settings_of
 
@@ -214,21 +214,10 @@ def row(seed, share, gain, kl=1.0, ok=(True,) * 4, proxy=None):
     }  # fmt: skip
 
 
-def test_votes_asked_before_the_first_step_are_not_earned_back_by_a_line(quick):
-    """Who asks for 120 votes and then trains to +.3 needed all 240 of both rounds. A policy that
-    moves with every few votes was at +.15 between its checkpoints. Half the runs are no median.
-    """
-    rows = [row(0, 0.5, 0.1), row(0, 1.0, 0.3)]
-    ours, theirs = quick.group("sentiment-regression"), quick.group("sentiment-iterative-dpo")
-    assert summary.cost_to_target(theirs, rows, "votes") == 240
-    assert summary.cost_to_target(theirs, rows, "answers_read") == 3840
-    assert summary.cost_to_target(ours, rows, "votes") == pytest.approx(150)
-    assert summary.cost_to_target(ours, rows[:1], "votes") is None
-    each = {group.label: [] for group in quick.groups}
-    each[ours.label] = [*rows, row(1, 0.5, 0.0), row(1, 1.0, 0.1)]
-    (costs,) = summary.spent(quick, each, summary.summarise(quick, each))
-    assert costs["votes_to_target"] == [pytest.approx(150), None]
-    assert costs["median_votes_to_target"] is None
+def test_costs_are_those_of_the_last_checkpoint(quick):
+    rows = [row(0, 0.5, 0.1), row(0, 1.0, 0.3), row(1, 0.5, 0.0), row(1, 1.0, 0.1)]
+    each = {group.label: [] for group in quick.groups} | {"sentiment-regression": rows}
+    (costs,) = summary.last_lines(quick, summary.summarise(quick, each))
     assert (costs["mean"], costs["seeds"]) == (pytest.approx(0.2), 2)
     assert (costs["setup_seconds"], costs["win_rate"]) == (2.0, pytest.approx(0.7))
 
@@ -384,7 +373,7 @@ def test_after_a_kill_the_cell_is_free_and_the_rest_stays(store, tmp_path):
     os.mkfifo(fifo)
     code = (
         "import pathlib; from rich.console import Console; "
-        "from szpo_simulators.study import Cell, Store, run_cells; "
+        "from szpo_simulators.records import Cell, Store, run_cells; "
         f"store = Store(pathlib.Path({str(store.folder)!r}), {tuple(store.command)!r}); "
         f"specs = {[dict(c.spec) for c in CELLS]!r}; "
         "run_cells(Console(), store, [Cell(s, s['method']) for s in specs])"
