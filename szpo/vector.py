@@ -207,7 +207,7 @@ OWN: Final[Mapping[str, Mapping[str, Any]]] = {
 """Default settings of each rule."""
 FIXED: Final = (
     "K", "N", "M", "D", "layout", "root_seed", "scale", "start",
-    "features", "asking_noise", "earlier_votes", "prior",
+    "features", "asking_noise",
 )  # fmt: skip
 """Settings that `ask`, `tell` and the vector determine."""
 _ONE_AT_A_TIME: Final = threading.RLock()

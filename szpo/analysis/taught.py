@@ -83,11 +83,6 @@ def _rows(ledger: Ledger) -> int:
     return int(ledger.spec.get("optimizer", {}).get("D", 1))
 
 
-def count_earlier(ledger: Ledger) -> int:
-    """The number of votes of an earlier run that count in full."""
-    return int((ledger.spec.get("prior") or {}).get("full", 0))
-
-
 def _count(ledger: Ledger) -> tuple[int, int, int]:
     """Over all steps, the numbers of votes, ties without asking, and ties among the votes."""
     row = ledger.query(
@@ -256,7 +251,7 @@ def read(ledger: Ledger) -> Lesson | None:
         return None
     cast, last = known[-1]
     last = last if theta.last_adopted(ledger) is None else last.replaced
-    votes = cast - withdrawals.count_out(ledger, ledger.last_applied()) + count_earlier(ledger)
+    votes = cast - withdrawals.count_out(ledger, ledger.last_applied())
     equal = "" if last.shown else Watch(ledger).look()
     if last.taught is None and last.shown:
         return None
@@ -341,12 +336,6 @@ def describe_hold(found: Findings | None) -> str:
 
 def _list_figures(found: Findings) -> str:
     return ", ".join(FIGURES.get(name, name) for name in found.broken)
-
-
-def describe_prior(ledger: Ledger) -> str:
-    """Which votes of another run count, in one line; empty without any."""
-    prior = ledger.spec.get("prior")
-    return "" if prior is None else f"{prior['full']:,} votes of {prior['file']} count in full"
 
 
 def ask_about_length(ledger: Ledger, found: Findings | None) -> str:

@@ -68,7 +68,7 @@ def show(
         helped, lesson = improvement.read(ledger), taught.read(ledger)
         found = taught.last_findings(ledger)
         way_on = taught.more_votes(ledger, lesson) if found is not None else ""
-        prior, held = taught.describe_prior(ledger), taught.describe_hold(found)
+        held = taught.describe_hold(found)
         noted, mix = findings_of(ledger, found, lesson), taught.describe_mix(ledger, found)
         ruler = teachable.describe_ruler(ledger.spec.get("space", {}).get("report", {}))
     if as_json:
@@ -93,7 +93,6 @@ def show(
             "votes": f"{total.votes}{total.of_budget}, {console.count(total.skips, 'skip')}, "
             f"{console.count(total.automatic_ties, 'automatic tie')}, {total.late} late",
             "read": budget.describe_read(total.answers_read, total.person_minutes),
-            **({"prior": prior} if prior else {}),
             **({"mix": mix} if mix else {}),
             "weights": f"{total.theta_sha256} (theta_sha256)",
             "head": f"{total.head} (note it on another machine, for szpo verify --head)",
@@ -165,7 +164,6 @@ def findings_of(
     words = {
         "odds": math.exp(plain.pop("factor")), "taste_shown": found.shown,
         "held": taught.describe_hold(found) or None,
-        "prior": taught.describe_prior(ledger) or None,
     }  # fmt: skip
     return {"findings": {**plain, **words}, **more}
 

@@ -200,7 +200,7 @@ def not_about(
 def _show_plan(checked: CheckedConfig, *, as_json: bool) -> None:
     config, setup = checked.config, None
     can: tuple[teachable.Teachable, ...] = ()
-    found = seconds = prior = None
+    found = seconds = None
     if checked.policy_factory is None:
         if config.engine.is_local:
             console.doing(f"timing {doctor.TIMED_ANSWERS} answers on this machine")
@@ -211,12 +211,6 @@ def _show_plan(checked: CheckedConfig, *, as_json: bool) -> None:
         setup = subspace_setup.describe_plan(config, found, budget.coordinate_answers(config))
         if found is not None and found.features is not None:
             can = teachable.read(found.features.names, found.report)
-        if config.optimizer.prior is not None:
-            from szpo.runs import earlier_votes
-
-            sha256, _ = subspace_setup.identify_model(config) or ("", "")
-            identity = {"base_sha256": sha256, "prompts": checked.prompts.sha256}
-            prior = earlier_votes.foretell(config, found, identity)
     costs = budget.estimate_cost(
         config,
         basis_is_stored=found is not None,
@@ -230,8 +224,7 @@ def _show_plan(checked: CheckedConfig, *, as_json: bool) -> None:
     if as_json:
         origin = None if setup is None else "made" if found is None else found.report["origin"]
         taught = {"basis": origin, "teachable": [*map(asdict, can)]}
-        console.emit({**asdict(costs), **taught, "questions": equal or None,
-                      "prior": prior})  # fmt: skip
+        console.emit({**asdict(costs), **taught, "questions": equal or None})
         return
     for line in checked.notes:
         console.complain(line)
@@ -242,8 +235,6 @@ def _show_plan(checked: CheckedConfig, *, as_json: bool) -> None:
         lines |= {"set-up": setup, **teachable.describe(can, config.optimizer.D)}
     if equal:
         lines["questions"] = equal
-    if prior:
-        lines["prior"] = prior
     console.pairs(lines, to=console.errors)
 
 
@@ -469,7 +460,7 @@ def say_result(ledger: Ledger, panelist: str | None = None) -> None:
     if mix := taught.describe_mix(ledger, found):
         console.say(f"mixed: {mix}")
     asks = taught.ask_about_length(ledger, found)
-    for text in (taught.describe_prior(ledger), taught.describe_hold(found), asks):
+    for text in (taught.describe_hold(found), asks):
         if text:
             console.say(text)
     if helped.last is not None:

@@ -60,6 +60,8 @@ FIRST_RULE: Final = "regression"
 """The rule that auto chooses where it can work."""
 OTHER_RULE: Final = "known"
 """The rule that auto chooses elsewhere."""
+GONE: Final[Mapping[str, tuple[Any, ...]]] = {"prior": (None,)}
+"""Keys of runs that an earlier version began, with the values that changed nothing."""
 FLOAT32_MAX: Final = 3.4028234663852886e38
 LINK_NAMES: Final = (*LINKS, "linear")
 RENAMED: Final = {"directions": "K", "comparisons": "N", "votes": "M", "rows": "D"}
@@ -148,7 +150,6 @@ class AlongDirections(Optimizer):
 
     kl_budget: ClassVar[float | Literal["off"]] = "off"
     score_share: ClassVar[float | None] = None
-    prior: ClassVar[str | None] = None
     guarded: ClassVar[bool] = False
 
     @model_validator(mode="after")
@@ -204,12 +205,6 @@ class Regression(Optimizer):
         description="regression: weight of the shown texts, not of how the two policies differ, "
         "in what a vote is fitted on: of their scores, by default 0; with adapters of their "
         "features, 1 or 0, by default both.",
-    )
-    prior: str | None = Field(
-        None,
-        min_length=1,
-        description="regression: a run's .db whose votes count in full as this run's own; model, "
-        "prompts and coordinates must be the same.",
     )
     guarded: bool = Field(
         True,
@@ -329,8 +324,6 @@ def read_settings(body: Mapping[str, Any], root_seed: int, layout: Layout) -> Se
     """
     try:
         facts = {name: body[name] for name in FACTS if name in body}
-        if "earlier_votes" in facts:
-            facts["earlier_votes"] = tuple(tuple(row) for row in facts["earlier_votes"])
         if "features" in facts:
             facts["features"] = NamedFeatures.from_json(facts["features"])
         section = checked(TAGS[tag_of(body["rule"])], section_keys(body))
@@ -340,8 +333,11 @@ def read_settings(body: Mapping[str, Any], root_seed: int, layout: Layout) -> Se
 
 
 def section_keys(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Of recorded settings the section's keys."""
-    return {name: value for name, value in body.items() if name not in FACTS}
+    """Of recorded settings the section's keys, without those that are gone and had no effect."""
+    return {
+        name: value for name, value in body.items()
+        if name not in FACTS and not (name in GONE and value in GONE[name])
+    }  # fmt: skip
 
 
 def _plain(value: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +17,6 @@ from szpo.optim.sparse_prior import SparsePrior
 from szpo.optim.vote_regression import Fit, Prior, Votes, fit
 from szpo.optim.weighting import History, View
 from szpo.types import Floats, Tally
-
-EARLIER_COUNTS: Final = 3
-"""How many numbers precede the regressors in a row of `Settings.earlier_votes`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,28 +52,6 @@ class AllVotes:
     def kl_scale(self) -> float:
         """Measured KL over its quadratic estimate; 1 before the first measurement."""
         return 1.0 if self.reach is None else self.reach.scale
-
-
-def starting_votes(settings: Settings, lead: tuple[int, ...] = ()) -> Votes:
-    """The votes before a run's first step: none, or another run's (`with_earlier_votes`)."""
-    named = settings.features
-    columns = settings.dim if named is None else named.columns
-    if settings.earlier_votes is None:
-        return Votes.empty(columns, lead)
-    table = np.broadcast_to(settings.earlier_votes, (*lead, *np.shape(settings.earlier_votes)))
-    up, down, side = np.moveaxis(table[..., :EARLIER_COUNTS], -1, 0)
-    return Votes(table[..., EARLIER_COUNTS:], up, down, side)
-
-
-def with_earlier_votes(settings: Settings, votes: Votes) -> Settings:
-    """The settings of a run in which another run's votes count as its own.
-
-    Model, prompts and coordinates must be the same. Every row is recorded with six decimals: votes
-    up and down, the side of plus (`Votes.plus_on_a`), and x.
-    """
-    side = np.zeros(votes.up.shape) if votes.plus_on_a is None else votes.plus_on_a
-    table = np.column_stack([votes.up, votes.down, side, votes.x]).round(6)
-    return replace(settings, earlier_votes=tuple(map(tuple, table.tolist())))
 
 
 def add_votes(

@@ -32,7 +32,6 @@ from szpo.optim.all_votes import (
     fit_votes,
     learn_weights,
     regressors_of_step,
-    starting_votes,
     sum_by_voter,
     tie_share,
 )
@@ -41,7 +40,7 @@ from szpo.optim.kl_limits import AIMED_SHARE, ONE_READING, SHARE_PARTS, UNPROVEN
 from szpo.optim.named_features import CARRIED, Claim, NamedFeatures, claims, directions
 from szpo.optim.rule import HistoryUse, Move, Perturbations, Rule, WeightedVotes, check_finite
 from szpo.optim.settings import Settings, base_mu
-from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED, Fit, direction
+from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED, Fit, Votes, direction
 from szpo.types import FEATURE_GRID, Explanation, Floats
 
 BUDGET: Final = 3.0
@@ -58,12 +57,10 @@ def ways(settings: Settings, record: AllVotes) -> tuple[Explanation, ...]:
 
 
 def init(settings: Settings, lead: tuple[int, ...] = ()) -> AllVotes:
-    """The record before step 0: no votes or an earlier run's, and both points at θ₀."""
-    zeros, votes = np.zeros((*lead, settings.dim)), starting_votes(settings, lead)
-    record = AllVotes(votes, zeros, zeros, np.full(lead, -np.inf))
-    if settings.features is None or settings.earlier_votes is None:
-        return record
-    return replace(record, named=fit_votes(settings, record)[1])  # the first step draws from it
+    """The record before step 0: no votes, and both points at θ₀."""
+    zeros, named = np.zeros((*lead, settings.dim)), settings.features
+    votes = Votes.empty(settings.dim if named is None else named.columns, lead)
+    return AllVotes(votes, zeros, zeros, np.full(lead, -np.inf))
 
 
 def move(
@@ -240,8 +237,7 @@ def flip_share(
     every, best = record.votes, record.recommended
     verdicts = votes.history.verdicts.reshape(len(weights), -1)
     along = best if settings.features is None else directions(settings.features).T @ best
-    own = len(every.up) - verdicts.shape[-1]  # votes of an earlier run stay as they are
-    x = every.x[own:]
+    x = every.x
     loser = -np.sign(x @ along)
     against = np.where(weights[:, None] < 0, -loser, loser).astype(np.int8)
     given, share = verdicts != 0, tie_share(settings)
@@ -259,12 +255,7 @@ def flip_share(
         cast = verdicts.copy()
         switched = order[:count]
         cast[switched] = np.where(given[switched], against[switched], 0)
-        up, down = (
-            np.concatenate([before[:own], now])
-            for before, now in zip(
-                (every.up, every.down), sum_by_voter(cast[..., None], weights, share), strict=True
-            )
-        )
+        up, down = sum_by_voter(cast[..., None], weights, share)
         again = replace(record, votes=replace(every, up=up, down=down))
         return float(fit_votes(settings, again)[0].w @ best) <= 0
 

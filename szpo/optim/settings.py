@@ -91,8 +91,7 @@ class Settings:
     ``features``: the named features that votes are regressed on; None: z⁺ − z⁻. ``asking_noise``:
     share of the seed's own direction in the squared length of one drawn from the posterior of
     named features (`szpo.optim.informative`); None or 1: directions are the seed's.
-    ``earlier_votes``: votes of another run that count as this run's own
-    (`all_votes.with_earlier_votes`). ``mu_decay`` and ``alpha_decay``: the powers by which μ and α
+    ``mu_decay`` and ``alpha_decay``: the powers by which μ and α
     fall with the step, in units of ``decay_horizon`` steps (`szpo.optim.settings.share_left`).
     ``centre_step``: the longest step of the centre of a rule with two points, in whitened units.
     """
@@ -103,7 +102,6 @@ class Settings:
     scale: float = 1.0
     features: NamedFeatures | None = None
     asking_noise: float | None = None
-    earlier_votes: tuple[tuple[float, ...], ...] | None = None
     mu_decay: float = 0.0
     alpha_decay: float = 0.0
     decay_horizon: float = 1.0

@@ -212,13 +212,12 @@ def fold_votes(
 ) -> tuple[Theta, float]:
     """The θ that the counted votes of these panelists alone recommend, and the number of votes.
 
-    The run's rule, radii, answers and directions are as recorded; votes of an earlier run do not
-    count. Where there are none, the votes of all panelists give the θ of `fold`.
+    The run's rule, radii, answers and directions are as recorded. The votes of all panelists give
+    the θ of `fold`.
 
     ``voters``: ids of panelists. ``measure``: as in `tell_step`.
     """
     settings, theta = recorded_settings(ledger), starting_theta(ledger)
-    settings = replace(settings, earlier_votes=None)
     state = optimizer.init(settings)
     for after, updates in retell(ledger, settings, voters, measure):
         state = after

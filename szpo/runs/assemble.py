@@ -76,8 +76,6 @@ class RunParts:
     """The panel that votes in this process; None where people vote."""
     base: Base | None = None
     """The language model and its coordinates; None for policies of other packages."""
-    prior: Mapping[str, Any] | None = None
-    """What the record says of the run whose votes count as this new run's; None without one."""
     entries: Mapping[str, Entry] | None = None
     """The functions that count the run's named features; None where it has none."""
     given: Sequence[str] = ()
@@ -183,10 +181,6 @@ def check(config: Config, panel: PanelFactory | None = None) -> CheckedConfig:
             f"features.add: policy {config.model.name} has no coordinates of named features; set "
             "subspace.kind=none, or leave it out"
         )
-    if config.optimizer.prior is not None:
-        from szpo.runs import earlier_votes
-
-        earlier_votes.check(config, language=policy_factory is None)
     if panel_factory is not None:
         panel_factory.check(config, (*prompts.train, *prompts.heldout))
     if policy_factory is None:
@@ -258,18 +252,6 @@ def build(
         )
         if named is not None and (still := set(config.features.own).difference(named.names)):
             say(warn_of_still(still, space.report.get("samples", 0)))
-        if config.optimizer.prior is not None:
-            from szpo.runs import earlier_votes
-
-            progress("reading the earlier votes", 0, 0)
-            identity = {
-                "base_sha256": base.loaded.sha256,
-                "basis_sha256": space.basis_sha256,
-                "prompts": prompts.sha256,
-            }
-            settings, prior = earlier_votes.take(config, settings, identity)
-            say(f"prior: {earlier_votes.describe(prior)}")
-            parts = replace(parts, settings=settings, prior=prior)
         if found.panel_factory is not None:
             progress("fitting the panel", 0, 0)
         return _with_new_panel(parts, found, say)
@@ -395,8 +377,6 @@ def create_ledger(parts: RunParts, path: Path) -> Ledger:
         facts, tensors = language_model.record(parts.base)
         base_sha256 = parts.base.loaded.sha256
         basis_sha256 = parts.base.subspace.basis_sha256
-    if parts.prior is not None:
-        facts = facts | {"prior": parts.prior}
     spec = {
         "szpo": __version__,
         "versions": doctor.versions(),

@@ -323,17 +323,15 @@ def votes_left(
 ) -> AllVotes:
     """The votes of a run's fit without those withdrawn before this event, also of late.
 
-    ``only``: those of these panelists, by pseudonym, as if nobody else had voted, in an earlier
-    run neither. Where voters weigh by each other's votes, weights are learned from what is left.
+    ``only``: those of these panelists, by pseudonym, as if nobody else had voted.
+    Where voters weigh by each other's votes, weights are learned from what is left.
     """
-    held, others, none = withdrawals(ledger, before), frozenset[str](), 0
+    held, others = withdrawals(ledger, before), frozenset[str]()
     if only is not None:
         every = ledger.query("SELECT panelist, pseudonym FROM panelists")
         others = frozenset(row["panelist"] for row in every if row["pseudonym"] not in only)
-        none = len(settings.earlier_votes or ())
     out = (*held, *(Withdrawal(each, state.step, 0) for each in others))
-    rows = tuple((row, 0.0, 0.0, 0.0) for row in range(none))
-    rows += tuple(_recount(ledger, settings, state.step, out)) if out else ()
+    rows = tuple(_recount(ledger, settings, state.step, out)) if out else ()
     record: AllVotes = state.carried
     left = take_back(record, rows)
     if left is record or settings.section.weighting == "equal" or state.history is None:
@@ -346,7 +344,7 @@ def _recount(
     ledger: Ledger, settings: Settings, until: int, held: Sequence[Withdrawal]
 ) -> Iterator[Recounted]:
     """The rows of the steps < ``until`` that have withdrawn votes, as they count without these."""
-    first = len(settings.earlier_votes or ())
+    first = 0
     for step in range(until):
         here = steps.settings_of(ledger, settings, step)
         o = here.section

@@ -21,13 +21,11 @@ from szpo.features import dictionary, own, said
 from szpo.features.own import choose
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
-from szpo.optim import regression
-from szpo.optim.all_votes import fit_votes
 from szpo.optim.named_features import NamedFeatures, directions, members
 from szpo.policies import subspace_setup
 from szpo.policies.subspaces import FEATURE_MAP
 from szpo.replay import verification
-from szpo.replay.replay import fold, replay_state
+from szpo.replay.replay import fold
 from szpo.runs import assemble, budget, controller, driver
 from szpo.voting import pauses, shown_features, step_record, withdrawals
 from tests.support import folder_run
@@ -48,41 +46,6 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("named")
     assert call(arguments(folder, folder_run.model(folder))) == 0
     return folder / "runs" / "folder.db"
-
-
-@pytest.mark.parametrize("kind", ["features", "score"])
-def test_a_new_run_on_the_same_coordinates_has_an_earlier_ones_votes_in_full(
-    tmp_path, capsys, kind
-):
-    model, runs = folder_run.model(tmp_path), tmp_path / "runs"
-    sets = (f"subspace.kind={kind}", "run.votes=8")
-    assert call(arguments(tmp_path, model, *sets)) == 0
-    later = (*sets, f"optimizer.prior={runs / 'folder.db'}", "run.name=later", "run.seed=1")
-    for planned in (["--plan"], []):
-        capsys.readouterr()
-        assert call([*arguments(tmp_path, model, *later), *planned]) == 0
-        assert "8 votes of folder.db count in full" in " ".join(capsys.readouterr().err.split())
-    with Ledger.open(runs / "folder.db") as first, Ledger.open(runs / "later.db") as ledger:
-        before, settings = recorded_settings(first), recorded_settings(ledger)
-        old = replay_state(first, before).carried
-        begun, after = regression.init(settings), replay_state(ledger, settings).carried
-        have = [(one.votes.up + one.votes.down).sum() for one in (begun, after)]
-        assert have == [8, 16]
-        # The fit before the run's first vote is the earlier run's last, but for six decimals.
-        own, theirs = fit_votes(settings, begun)[0], fit_votes(before, old)[0]
-        np.testing.assert_allclose(own.w, theirs.w, atol=1e-4)
-        assert own.log_factor == pytest.approx(theirs.log_factor, abs=1e-4)
-        assert verification.verify(ledger).ok
-        assert "8 votes of folder.db" in taught.describe_prior(ledger)
-        lesson = taught.read(ledger)
-        assert kind == "score" or (lesson is not None and lesson.votes == 16)
-    other = arguments(tmp_path, model, *later, "run.name=warm", "generation.max_new_tokens=9")
-    for planned in (["--plan"], []):
-        capsys.readouterr()
-        assert call([*other, *planned]) == 2
-        (line,) = capsys.readouterr().err.splitlines()[-1:]
-        assert "folder.db differs in the length or the temperature of answers" in line
-        assert "szpo baseline dpo --run" in line and not (runs / "warm.db").exists()
 
 
 def test_each_step_records_what_its_texts_differ_in_and_all_is_recomputed(finished):

@@ -13,15 +13,15 @@ from szpo.errors import UsageError
 from szpo.improvement import between_rounds
 from szpo.judges import pair_scorer
 from szpo.ledger import theta
-from szpo.optim.all_votes import weigh_all, with_earlier_votes
+from szpo.optim.all_votes import weigh_all
 from szpo.replay import replay, verification
-from szpo.runs import earlier_votes, status
+from szpo.runs import status
 from szpo.voting import counting, withdrawals
 from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.service import VoteService
 from tests.support import named_run
 from tests.support.named_run import FEWER_COMMAS, Likes, MarkedPolicy
-from tests.support.quadratic import go, history, new_ledger
+from tests.support.quadratic import go, history
 
 WHO, FIRST = "panel-2", 12
 
@@ -78,16 +78,16 @@ def test_no_fit_from_then_on_has_withdrawn_votes_and_taken_steps_stay(tmp_path, 
 
 
 def test_nothing_that_is_fitted_to_the_runs_file_from_then_on_has_her_votes(tmp_path):
-    """Not a run that counts its votes as its own, nor pairs for a baseline, nor a scorer."""
+    """Neither pairs for a baseline nor a scorer."""
     settings, ledger = named_run.start(tmp_path, M=2)
     with ledger:
         drive(settings, ledger, 2)
 
         def count():
-            votes, meter = earlier_votes.read_votes(ledger), Meter()
+            meter = Meter()
             asking.read_recorded_pairs(ledger, meter)
             scored = len(pair_scorer.of_ledger(ledger))
-            return round(votes.up.sum() + votes.down.sum()), meter.votes, scored
+            return meter.votes, scored
 
         cast = count()
         hers = withdrawals.withdraw(ledger, "op", WHO, settings).votes
@@ -111,23 +111,6 @@ def test_the_votes_of_some_weigh_as_if_nobody_else_had_voted(tmp_path, weighting
             own = weigh_all(settings, own, alone.history)
         for side in ("up", "down", "plus_on_a"):
             np.testing.assert_array_equal(getattr(left, side), getattr(own.votes, side))
-
-
-@pytest.mark.full
-def test_the_votes_of_some_are_read_without_those_of_an_earlier_run(tmp_path):
-    """Neither the taste of one of several clusters nor its weights have these."""
-    settings, ledger = named_run.start(tmp_path, "earlier.db", M=2)
-    with ledger:
-        drive(settings, ledger, 1)
-        settings = with_earlier_votes(settings, earlier_votes.read_votes(ledger))
-    with new_ledger(tmp_path / "run.db", settings) as ledger:
-        drive(settings, ledger, 2)
-        state = replay.replay_state(ledger, settings)
-        left = withdrawals.votes_left(ledger, settings, state, only=frozenset({WHO})).votes
-        hers = vote_rows.read_judged(ledger, only=frozenset({WHO}))
-        assert left.up.sum() + left.down.sum() == len(hers.y) > 0
-        none, votes = replay.fold_votes(ledger, ())
-        assert votes == 0 and not none["z"].any()
 
 
 def test_what_people_read_of_a_run_counts_her_votes_no_longer(tmp_path):

@@ -283,7 +283,6 @@ def _figures(site: Site, live: bool) -> dict[str, Any]:
             "page": overview.overview(rows), "facts": rows.run,
             "helped": improvement.read(ledger), "lesson": taught.read(ledger),
             "doubt": find_doubt(ledger), "held_back": taught.describe_hold(last),
-            "prior": taught.describe_prior(ledger),
             "length": taught.ask_about_length(ledger, last),
             "named": last is not None and last.taught is not None,
         }  # fmt: skip
