@@ -4,11 +4,12 @@ Run: make basis, or python docs/tools/ship_basis.py NAME for those of one name: 
 features; "score", score components. It takes some 20 minutes of processor time each. "adapters",
 only by its name, makes the usual set of adapters and the coordinates that mix them: some two hours
 of processor time, and it goes on after an interruption ("curves": only what each of them costs
-alone, four minutes); then "demo", what the demo reads of its start: five minutes. "tiny", only by
-its name, trains the tiny model: a minute. Run it again
-after every change of how a set-up is made (`szpo.policies.subspace_setup.VERSION`), of the default
-sampling, of the shipped prompts or, for the first, of the dictionary. Answers are to prompts for
-training; no vote is seen, and no reward but by "adapters".
+alone, four minutes; "nats": what each costs by answers to held-out prompts, ten minutes, and those
+beyond their budget are drawn back); then "demo", what the demo reads of its start: five minutes.
+"tiny", only by its name, trains the tiny model: a minute. Run it again after every change of how a
+set-up is made (`szpo.policies.subspace_setup.VERSION`), of the default sampling, of the shipped
+prompts or, for the first, of the dictionary. Answers are to prompts for training, but by "nats"; no
+vote is seen, and no reward but by "adapters".
 What it shows of nats ("what nats look like") goes to experiments/tables/ruler.csv by hand.
 """
 
@@ -20,7 +21,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,10 +32,13 @@ from szpo.cli import adapters, app
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.data.prompts import load_shipped
+from szpo.improvement import adapter_set
+from szpo.improvement.draw_back import draw_back
+from szpo.models import adapters as sets
 from szpo.models import loading, named_models
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
-from szpo.policies import language_model, lora_policy, subspace_setup
+from szpo.policies import language_model, lora_policy, stacked_adapters, subspace_setup
 from szpo.policies.backend import Backend, LocalBackend
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.probe import Probe
@@ -51,10 +55,24 @@ MADE: Final = {"default": "features", "score": "score"}
 ROOT: Final = Path(__file__).parents[2]
 ADAPTERS: Final = Path("szpo/data/adapters/smollm2")
 """Folder of the set of adapters that ships."""
+MIXED: Final = f'subspace.adapters=["{ADAPTERS}"]', "subspace.redraws=0"
+NATS: Final = 3.0
+"""Budget of each of its adapters."""
+FRESH, FRESH_SEED = 64, 890
+"""Held-out prompts on which it is read, and the first seed of the answers."""
 CHECKED = 4
 """Answers of which the index has tokens and coordinates, for a test to make again."""
 NOTED = 8
 """Leading coordinates that it has of them."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """An adapter as fresh answers tell it at a share of its way."""
+
+    nats: float
+    stderr: float
+    share: float
 
 
 def check(config: Config, loaded: loading.Loaded, subspace: Subspace) -> dict[str, Any]:
@@ -146,23 +164,76 @@ def make_curves() -> None:
     make_adapters(curves=True)
 
 
+def read_nats() -> None:
+    """Read what each adapter that ships costs by fresh answers; draw those beyond `NATS` back.
+
+    Their coordinates then stay the same policies, but for rounding.
+    """
+    os.chdir(ROOT)
+    config = settings_file.load(sets=[*_chosen(), *MIXED])
+    host = language_model.load_host(config, adapter=False)
+    asked = load_shipped().heldout[:FRESH]
+    document, shares = sets.read_set(ADAPTERS), list[float]()
+    for entry in document["adapters"]:
+        folder = ADAPTERS / entry["folder"]
+
+        def read(share: float, number: int, folder: Path = folder) -> Told:
+            seed = FRESH_SEED + number
+            found = adapter_set.read_nats(host, config, folder, asked, seed=seed, scale=share)
+            print(folder.name, share, *found)
+            return Told(*found, share)
+
+        told = draw_back(read, lambda told: (told, True), NATS)
+        shares.append(told.share)
+        entry |= {
+            "nats_allowed": NATS, "nats": round(told.nats, 3),
+            "nats_stderr": round(told.stderr, 3),
+            "scale": round(told.share * entry.get("scale", 1.0), 4),
+        }  # fmt: skip
+    for entry, share in zip(document["adapters"], shares, strict=True):
+        if share < 1:
+            adapter_set.rescale(host, config, ADAPTERS / entry["folder"], share)
+    (ADAPTERS / sets.SET).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    if min(shares) == 1:
+        return
+    stored, scale = _stored(), np.array(shares, np.float32)
+    _, factors, blocks, _ = stacked_adapters.gather(config, host, print)
+    assert stored.blocks is not None
+    mixing = stored.blocks.mixing / scale[:, None]
+    _ship_adapters(
+        replace(
+            stored, fixed=factors,
+            blocks=replace(blocks, mixing=mixing, curves=stored.blocks.curves),
+        ), config, host,
+    )  # fmt: skip
+
+
 def make_adapters(*, curves: bool = False) -> None:
     """Make the set of adapters that ships, and the coordinates w = T z of its weights."""
     os.chdir(ROOT)  # the record names the set's folder, which is another one elsewhere
-    fixed = {"model.name": "smollm2", "model.dtype": subspace_setup.SHIPPED_DTYPE}
-    fixed |= {f"generation.{name}": value for name, value in adapters.SAMPLING.items()}
-    chosen = [f"{name}={value}" for name, value in fixed.items()]
-    words = [word for text in chosen for word in ("--set", text)]
+    words = [word for text in _chosen() for word in ("--set", text)]
     if not curves and app.call(["adapters", "make", str(ADAPTERS), *words]):
         raise SystemExit(1)
-    mixed = [f'subspace.adapters=["{ADAPTERS}"]', "subspace.redraws=0"]
-    config = settings_file.load(sets=[*chosen, *mixed])
+    config = settings_file.load(sets=[*_chosen(), *MIXED])
     host = language_model.load_host(config, adapter=False)
     prompts = load_shipped().train
     if curves:
         made = _with_curves(config, host, prompts)
     else:
         made = language_model.prepare(config, host, prompts, print).subspace
+    _ship_adapters(made, config, host)
+
+
+def _chosen() -> list[str]:
+    """The settings under which the set that ships is made and mixed."""
+    fixed = {"model.name": "smollm2", "model.dtype": subspace_setup.SHIPPED_DTYPE}
+    fixed |= {f"generation.{name}": value for name, value in adapters.SAMPLING.items()}
+    return [f"{name}={value}" for name, value in fixed.items()]
+
+
+def _ship_adapters(made: Subspace, config: Config, host: Backend) -> None:
+    """Write the coordinates of the adapters that ship, and say what all takes."""
+    prompts = load_shipped().train
     key = subspace_setup.setup_key(config, host.facts.sha256, host.facts.dtype, prompts)
     file = subspace_setup.SHIPPED / subspace_setup.file_name(key)
     _clear(file.parent, "adapters")
@@ -172,10 +243,15 @@ def make_adapters(*, curves: bool = False) -> None:
     print(f"{size / 1e6:.2f} MB in all; at most 1 MB ships")
 
 
-def _with_curves(config: Config, host: Backend, prompts: Sequence[Prompt]) -> Subspace:
+def _stored() -> Subspace:
+    """The coordinates of the adapters, as they ship."""
     index = json.loads((subspace_setup.SHIPPED / "index.json").read_text(encoding="utf-8"))
     (name,) = (name for name, facts in index.items() if facts["preset"] == "adapters")
-    shipped = subspace_setup.read_subspace(subspace_setup.SHIPPED / name)
+    return subspace_setup.read_subspace(subspace_setup.SHIPPED / name)
+
+
+def _with_curves(config: Config, host: Backend, prompts: Sequence[Prompt]) -> Subspace:
+    shipped = _stored()
     blocks, sampling = shipped.blocks, subspace_setup.sampling_of(config)
     assert blocks is not None
     weights = replace(blocks, mixing=np.eye(shipped.dim, dtype=np.float32), curves=())
@@ -220,7 +296,8 @@ def _note(file: Path, facts: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     others = {
-        "adapters": make_adapters, "curves": make_curves, "demo": make_demo, "tiny": make_tiny,
+        "adapters": make_adapters, "curves": make_curves, "nats": read_nats, "demo": make_demo,
+        "tiny": make_tiny,
     }  # fmt: skip
     for each in sys.argv[1:] or MADE:
         others[each]() if each in others else make(each)

@@ -157,7 +157,7 @@ def _show(made: list[Mapping[str, Any]]) -> None:
         [
             (
                 entry["name"], round(entry["before"], 3), round(entry["after"], 3),
-                round(entry["nats"], 2), entry["way"],
+                f"{entry['nats']:.2f} ± {entry['nats_stderr']:.2f}", entry["way"],
                 ", ".join(g["name"].split()[0] for g in entry["guards"] if not g["ok"]) or "none",
                 round(entry["seconds"]),
             )

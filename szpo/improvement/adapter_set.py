@@ -3,8 +3,13 @@
 All share their A and a few thousand answers of the start. From these each aim gets its natural
 gradient: a straight line, scaled to the wished nats. From a third of that way `improve` goes on
 with fresh answers, for the first aims and while that gains more at equal nats. Of the ends whose
-guards hold, the one that scores more on prompts that neither saw is kept; if a guard fails at
-both, nearer to the start. All are rounded to fp16 before they are judged, as the files are.
+guards hold, the one that scores more on prompts that neither saw is kept, and drawn back until
+fresh answers to these prompts keep its nats and guards. All are rounded to fp16 before they are
+judged, as the files are.
+
+A length is chosen by answers to prompts to learn from, so that the nats and a standard error of
+them are within the budget. The nats in ``set.json`` are those of other answers, to other prompts:
+no length and no end was chosen by these, but that they keep the budget.
 
 The prompts are the training ones of the settings, never their held-out ones: a part is answered to
 learn from, a part to measure on, and a part only at the end, for what ``set.json`` says.
@@ -32,9 +37,11 @@ from szpo.files import private, replace_whole, try_lock
 from szpo.improvement import aims as named
 from szpo.improvement import score_ascent
 from szpo.improvement.aims import Aim
+from szpo.improvement.draw_back import draw_back
 from szpo.improvement.score_ascent import Plan, Score, Way, policy_gradient
 from szpo.models import adapters, loading
 from szpo.models.adapters import SET, UNFINISHED
+from szpo.models.lora import Site
 from szpo.policies import text_guards
 from szpo.policies.backend import Backend
 from szpo.policies.basis import (
@@ -56,14 +63,12 @@ from szpo.policies.subspaces import Subspace, every_b
 from szpo.policies.text_guards import Guard, TextFigures
 from szpo.types import Answer, Floats, Progress, Prompt, Theta, unseen
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Part of each adapter's key; increase it when adapters are made in another way."""
 JUDGED: Final = 32
 """Most prompts on which the made adapters are judged; a quarter of all at most."""
 TOPIC: Final = 20
 """How many of them the guard of the topic reads, one answer to each."""
-NEARER: Final = 2
-"""How often the nats of an adapter are halved where a guard fails."""
 JUDGED_EACH: Final = 2
 """Answers to each of them."""
 BEGIN: Final = 1 / 3
@@ -75,6 +80,8 @@ WORTH: Final = 1.1
 """Gain by steps over that of the line, at equal √nats and on average, from which they are."""
 TRIES: Final = 6
 """Passes to find the length at which a direction costs the wished nats."""
+SCALED: Final = 64
+"""Answers at least by which a length is found."""
 WAY: Final[Way] = policy_gradient
 
 
@@ -114,6 +121,8 @@ class End:
     way: str
     theta: Theta
     nats: float
+    stderr: float
+    """Of the nats, over prompts."""
     values: Floats
     """(aims,): mean of each aim."""
     figures: TextFigures
@@ -122,6 +131,8 @@ class End:
     guards: tuple[Guard, ...]
     answers: int = 0
     """Answers drawn to find it."""
+    scale: float = 1.0
+    """How much of its way from the start is left, in (0, 1], after it was drawn back."""
 
     def failed(self, aim: Aim) -> int:
         """How many guards that bind this aim do not hold."""
@@ -322,30 +333,35 @@ class SetMaker:
         if not ground.directions[:, place].any():
             return {"name": aim.name, "why": "all answers of the start are alike in it"}
         seed = seeds.child_seed(self.making.seed, place, f"adapter {aim.feature} {aim.sign}")
-        line, drawn = self._scale(policy, ground.directions[:, place], self.making.nats, seed)
+        direction = ground.directions[:, place]
+        unit = score_ascent.add(
+            policy.start(), policy.layout, direction / np.linalg.norm(direction), 1.0
+        )
+        line, drawn = self._scale(policy, unit, seed)
         ends = [self._judge("line", policy, line, base, drawn)]
         state_file = self.folder / f".{aim.slug}-{self.key(aim)[:16]}.npz"
         stopped = ""
         if both or ends[0].failed(aim):
             score = named.bounded(named.score_of(aim, policy), *ground.bounds[place])
-            begin = _shrink(line, BEGIN)
+            begin = _scaled(line, math.sqrt(BEGIN))
             found = self._take_steps(place, aim, policy, score, begin, seed, state_file)
-            ends.append(self._judge("steps", policy, found.theta, base, found.answers))
+            there, drawn = self._scale(policy, found.theta, seed, longest=1.0)
+            ends.append(self._judge("steps", policy, there, base, found.answers + drawn))
             stopped = found.stopped
-        tried = sum(end.answers for end in ends)
-        best = max(ends, key=lambda end: (not end.failed(aim), end.values[place]))
-        best = self._read_topic(policy, best, base)
-        for _ in range(NEARER):
-            if not best.failed(aim):
-                break
-            best = self._judge(best.way, policy, _shrink(best.theta, 0.5), base)
-            best, tried = self._read_topic(policy, best, base), tried + best.answers
+        chosen = max(ends, key=lambda end: (not end.failed(aim), end.values[place]))
+        best, drawn = self._draw_back(aim, policy, chosen, base)
+        tried = sum(end.answers for end in ends) + drawn
+        if best.nats > self.making.nats:
+            state_file.unlink(missing_ok=True)
+            return {"name": aim.name, "why": f"fresh answers tell it {best.nats:.2f} nats away"}
         if not best.values[place] > base.values[place]:
             state_file.unlink(missing_ok=True)
             return {"name": aim.name, "why": "neither way scores more than the start"}
         entry = {
             "name": aim.name, "folder": aim.slug, "feature": aim.feature, "more": aim.sign > 0,
-            "nats": round(best.nats, 3), "before": float(base.values[place] * aim.sign),
+            "nats_allowed": self.making.nats, "nats": round(best.nats, 3),
+            "nats_stderr": round(best.stderr, 3), "scale": round(best.scale, 4),
+            "before": float(base.values[place] * aim.sign),
             "after": float(best.values[place] * aim.sign),
             "spread": float(ground.spread[place]),
             "others": {
@@ -385,38 +401,61 @@ class SetMaker:
             )  # fmt: skip
 
     def _scale(
-        self, policy: LoraPolicy, direction: Floats, nats: float, seed: int
+        self, policy: LoraPolicy, way: Theta, seed: int, longest: float = math.inf
     ) -> tuple[Theta, int]:
-        """The direction at the length where it costs nine tenths of the nats or a little more."""
-        asked = self.taught[: self.plan.checked]
-        size = float(np.linalg.norm(direction))
+        """A way at the length where its nats and their error take nine tenths of those or more."""
+        asked, nats = self.taught[:SCALED], self.making.nats
+        each = math.ceil(SCALED / len(asked))
         length, tried = 1.0, list[tuple[float, float]]()
         for i in range(TRIES):
-            self.progress("length of the line", i, TRIES)
-            theta = score_ascent.add(policy.start(), policy.layout, direction / size, length)
-            with moved(policy, theta):
-                found = policy.kl(asked, seed=seed)[0]
-            tried.append((found, length))
-            if 0.9 * nats <= found <= nats:
+            self.progress("length of the way", i, TRIES)
+            with moved(policy, _scaled(way, length)):
+                far = sum(policy.kl(asked, seed=seed, samples=each))
+            tried.append((far, length))
+            if far <= nats and (far >= 0.9 * nats or length == longest):
                 break
-            ratio = math.sqrt(0.95 * nats / max(found, 1e-6))
-            length *= min(max(ratio, 1 / 8), 8.0)
+            ratio = math.sqrt(0.95 * nats / max(far, 1e-6))
+            length = min(length * min(max(ratio, 1 / 8), 8.0), longest)
         within = [pair for pair in tried if pair[0] <= nats]
         if not within:
             raise RunError(f"no length of a direction stays within {nats:g} nats")
-        theta = score_ascent.add(policy.start(), policy.layout, direction / size, max(within)[1])
-        return theta, len(tried) * len(asked)
+        return _scaled(way, max(within)[1]), len(tried) * each * len(asked)
+
+    def _draw_back(self, aim: Aim, policy: LoraPolicy, chosen: End, base: End) -> tuple[End, int]:
+        """The chosen end where fresh answers keep nats and guards, and how many were drawn."""
+        drawn = 0
+
+        def read(scale: float, number: int) -> End:
+            nonlocal drawn
+            self.progress("fresh answers", number, 0)
+            theta = _short_all(_scaled(chosen.theta, scale))
+            seed = seeds.child_seed(self.making.seed, number, "adapter nats")
+            with moved(policy, theta):
+                nats, stderr = policy.kl(self.judged, seed=seed, samples=JUDGED_EACH)
+            drawn += len(self.judged) * JUDGED_EACH
+            return replace(chosen, theta=theta, nats=nats, stderr=stderr, scale=scale)
+
+        def guard(end: End) -> tuple[End, bool]:
+            nonlocal drawn
+            if end.scale < 1:
+                there = self._judge(end.way, policy, end.theta, base)
+                drawn += there.answers
+                end = replace(there, nats=end.nats, stderr=end.stderr, scale=end.scale)
+            end = self._read_topic(policy, end, base)
+            return end, not end.failed(aim)
+
+        return draw_back(read, guard, self.making.nats), drawn
 
     def _judge(
         self, way: str, policy: LoraPolicy, theta: Theta, base: End | None, drawn: int = 0
     ) -> End:
         """Measure a candidate, as its file will have it, on the judging prompts."""
         self.progress(f"judging: {way}", 0, 0)
-        theta = {name: _short(value) for name, value in theta.items()}
+        theta = _short_all(theta)
         asked, seed = self.judged, self.making.seed
         with moved(policy, theta):
             rows = policy.sample_tokens(asked, JUDGED_EACH, seed=seed, base=base is None)
-            nats = 0.0 if base is None else policy.kl_of(asked, rows)[0]
+            nats, stderr = (0.0, 0.0) if base is None else policy.kl_of(asked, rows)
         answers = [policy.answer(row) for row in rows]
         each = [prompt for prompt in asked for _ in range(JUDGED_EACH)]
         values = named.values_of(self.aims, policy, each, answers)
@@ -424,7 +463,9 @@ class SetMaker:
         figures = text_guards.measure(policy, asked, grouped, seed=seed, topic=False)
         guards = text_guards.guards(figures if base is None else base.figures, figures)
         first = tuple((answer,) for answer in answers[::JUDGED_EACH])
-        return End(way, theta, nats, values.mean(0), figures, first, guards, drawn + len(rows))
+        return End(
+            way, theta, nats, stderr, values.mean(0), figures, first, guards, drawn + len(rows)
+        )
 
     def _read_topic(self, policy: LoraPolicy, end: End, base: End | None) -> End:
         """The candidate with the guard of the topic."""
@@ -487,9 +528,14 @@ def holding(folder: Path) -> Iterator[None]:
         place.unlink(missing_ok=True)
 
 
-def _shrink(theta: Theta, share: float) -> Theta:
-    """The B at about this share of their nats."""
-    return {name: value * np.float32(math.sqrt(share)) for name, value in theta.items()}
+def _scaled(theta: Theta, scale: float) -> Theta:
+    """The B at this share of their way from the start, which is 0."""
+    return {name: value * np.float32(scale) for name, value in theta.items()}
+
+
+def _short_all(theta: Theta) -> Theta:
+    """A policy as its file will have it."""
+    return {name: _short(value) for name, value in theta.items()}
 
 
 def _short(values: Any) -> Any:
@@ -501,3 +547,41 @@ def _gaps(end: End, base: End, ground: Ground) -> Floats:
     """How far each aim moved, in spreads of the start; nan where none differed there."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray((end.values - base.values) / ground.spread)
+
+
+def read_nats(
+    host: Backend, config: Config, folder: Path, prompts: Sequence[Prompt], *, seed: int,
+    scale: float = 1.0,
+) -> tuple[float, float]:  # fmt: skip
+    """Read what an adapter in a folder costs, by one answer to each of these prompts.
+
+    ``scale``: of its B, as `rescale` would write them.
+
+    Returns:
+        Its KL to the base in nats an answer, and the standard error over prompts.
+    """
+    sites, a, b, _ = _read_adapter(host, config, folder)
+    policy = LoraPolicy(
+        host.facts, every_b(sites, a), root_seed=seed, sampling=sampling_of(config), host=host
+    )
+    with moved(policy, _short_all(_scaled(b, scale))):
+        return policy.kl(prompts, seed=seed)
+
+
+def rescale(host: Backend, config: Config, folder: Path, scale: float) -> None:
+    """Write an adapter's folder anew with its B at this share of their way from the start."""
+    sites, a, b, conv1d = _read_adapter(host, config, folder)
+    adapters.save_adapter(
+        folder, {**a, **_scaled(b, scale)}, sites, base=host.facts.name, conv1d=conv1d, half=True
+    )
+
+
+def _read_adapter(
+    host: Backend, config: Config, folder: Path
+) -> tuple[tuple[Site, ...], Theta, Theta, bool]:
+    """Sites, A, B, and whether some layers are GPT-2's transposed ones."""
+    adapter = adapters.read_adapter(folder)
+    sites, conv1d = host.places(config.adapter, adapter.config)
+    own = adapters.factors(adapter, sites)
+    a, b = {site.a: own[site.a] for site in sites}, {site.b: own[site.b] for site in sites}
+    return sites, a, b, conv1d

@@ -28,8 +28,8 @@ from szpo.config.schema import FEATURE_SAMPLES
 from szpo.errors import UsageError
 from szpo.improvement import score_ascent
 from szpo.improvement.aims import waived_by
+from szpo.improvement.draw_back import draw_back
 from szpo.improvement.score_ascent import (
-    MOST_HALVED,
     SPENT,
     Checked,
     Improved,
@@ -75,8 +75,6 @@ MIXED: Final = 0.5
 """It begins at most this share of the budget away from the start, towards where the run is."""
 START_ANSWERS: Final = 4
 """Answers of the start to each prompt, with which answers of the improved policy are compared."""
-WITHIN: Final = 0.98
-"""A policy that goes beyond the budget is drawn back to this share of its distance."""
 LINE_NATS: Final = 0.3
 """A step's by itself where it follows the line of many answers."""
 POOL_BYTES: Final = 2**28
@@ -150,11 +148,15 @@ class Search:
     """How many fresh answers each reading drew."""
     progress: Progress
 
-    def measure(self, theta: Theta, what: str) -> Checked:
-        """Read a policy by fresh answers; ``what``: its name for people."""
+    def measure(self, theta: Theta, what: str, number: int = 0) -> Checked:
+        """Read a policy by fresh answers; ``what``: its name for people.
+
+        ``number``: from 1 on other answers than those that the start is compared by.
+        """
         self.progress(f"answers of {what}", 0, 0)
+        seed = seeds.child_seed(self.fresh, number, "drawn back") if number else self.fresh
         with moved(self.policy, theta):
-            found = _read(self.policy, self.score, self.aside, self.fresh)
+            found = _read(self.policy, self.score, self.aside, seed)
         self.drawn.append(found.answers)
         return found
 
@@ -467,23 +469,29 @@ class Best:
     scale: float
     """How much of the way from the start to this policy is gone, in (0, 1]."""
 
+    @property
+    def nats(self) -> float:
+        """Those of its fresh answers."""
+        return self.there.nats
+
+    @property
+    def stderr(self) -> float:
+        """Of these nats."""
+        return self.there.stderr
+
 
 def _draw_back(search: Search, state: Improved, nats: float) -> Best:
-    """Draw the best policy back where fresh answers tell it too far, or a guard fails on them.
+    """The best policy found, where fresh answers tell it within these nats and its guards hold."""
 
-    Which of many steps is best, and whether it fits, was read on a few answers: the policy that
-    looks best on these is farther than they say.
-    """
-    scale, drawn = 1.0, 0
-    while True:
+    def read(scale: float, number: int) -> Best:
         here = state.theta if scale == 1 else parameters.between(search.start, state.theta, scale)
-        there = search.measure(here, "the best step")
-        fits = there.nats <= nats
-        found = Best(here, there, search.guards(here, there) if fits else (), scale)
-        if drawn == MOST_HALVED or (fits and not search.plan.failed(found.guards)):
-            return found
-        scale *= math.sqrt(0.5) if fits else WITHIN * math.sqrt(nats / there.nats)
-        drawn += 1
+        return Best(here, search.measure(here, "the best step", number), (), scale)
+
+    def guard(found: Best) -> tuple[Best, bool]:
+        held = search.guards(found.theta, found.there)
+        return replace(found, guards=held), not search.plan.failed(held)
+
+    return draw_back(read, guard, nats)
 
 
 def _compare(
