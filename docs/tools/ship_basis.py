@@ -8,8 +8,8 @@ alone, four minutes; "nats": what each costs by answers to held-out prompts, ten
 beyond their budget are drawn back); then "demo", what the demo reads of its start: five minutes.
 "tiny", only by its name, trains the tiny model: a minute. Run it again after every change of how a
 set-up is made (`szpo.policies.subspace_setup.VERSION`), of the default sampling, of the shipped
-prompts or, for the first, of the dictionary. Answers are to prompts for training, but by "nats"; no
-vote is seen, and no reward but by "adapters".
+prompts or, for the first, of the dictionary. Answers are to prompts for training, but by "nats";
+no vote is seen, and no reward but by "adapters".
 What it shows of nats ("what nats look like") goes to experiments/tables/ruler.csv by hand.
 """
 
