@@ -192,6 +192,12 @@ def test_a_pause_counts_neither_as_waiting_nor_as_voting():
     assert found["speed"]["links"]["votes"].value == pytest.approx((60 + 100) / 2)
 
 
+def test_a_skip_outside_training_is_none_of_a_panelist_s_skips():
+    cast = [ballot(0, "plus"), ballot(1, "skip"), ballot(2, "skip", kind="final", step=None)]
+    (row,) = overview.overview(page(cast))["panelists"]
+    assert (row["skips"].hits, row["skips"].of) == (1, 2)
+
+
 def test_programs_do_not_make_people_look_fast():
     fast = [ballot(i, "plus", panelist="robot", dwell_ms=1) for i in range(50)]
     slow = [ballot(90 + i, "plus", dwell_ms=60_000) for i in range(6)]

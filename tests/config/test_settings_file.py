@@ -208,7 +208,9 @@ def test_refusals_say_what_is_wrong_and_how_many_mistakes_there_are():
 def test_a_run_ends_with_whichever_of_votes_and_steps_comes_first():
     for steps, end in ((3, 3), (9, 5)):
         sets = ["run.votes=40", f"run.steps={steps}"]
-        assert settings_file.load(sets=sets).steps == end
+        config = settings_file.load(sets=sets)
+        assert config.steps == end
+        assert [config.is_spent(done, 8 * done) for done in (end - 1, end)] == [False, True]
 
 
 def test_a_settings_file_of_endless_size_is_not_read(tmp_path):

@@ -4,6 +4,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import starting_theta, stored_tensors, theta_digest
 from szpo.optim import parameters as optim_parameters
-from szpo.types import Query
+from szpo.types import Answer, Prompt, Query, Row
 from szpo.voting import lease, steps
 from tests.support.quadratic import LAYOUT, new_ledger, settings_of
 from tests.support.tampering import APPEND_ONLY, small_run
@@ -311,3 +312,15 @@ def test_a_log_that_cannot_be_read_where_nothing_can_be_written_is_not_passed_ov
             Ledger.open(path, readonly=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_the_hash_of_a_comparison_covers_each_part_of_its_rows():
+    row = Row(Prompt.user("?"), Answer("yes"), Answer("no"))
+    others = (
+        replace(row, prompt=Prompt.user("!")),
+        *(replace(row, **{side: Answer("other")}) for side in ("plus", "minus")),
+        replace(row, plus=Answer("yes", "length")),
+        replace(row, minus=Answer("no", "length")),
+        replace(row, plus=row.minus, minus=row.plus),
+    )
+    assert len({canonical.rows_sha256([each]) for each in (row, *others)}) == 7

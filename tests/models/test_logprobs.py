@@ -374,3 +374,15 @@ def test_redraws_of_one_word_have_the_fisher_matrix_of_its_law():
         error = squares.std() / math.sqrt(len(squares))
         assert abs(squares.mean() - v @ fisher @ v) < 4 * error
         assert abs((drawn @ v).mean()) < 4 * math.sqrt(squares.mean() / len(squares))
+
+
+def test_features_of_an_answer_are_the_mean_and_the_last_of_its_hidden_states():
+    model, *_ = parts("llama")
+    prompts, answers = zip(*((s.prompt, s.answer) for s in SAMPLES), strict=True)
+    found = logprobs.hidden_features(model, prompts, answers)
+    for row, sample in zip(found, SAMPLES, strict=True):
+        ids = torch.tensor([sample.prompt + sample.answer])
+        with torch.no_grad():
+            spoken = logprobs.body(model)(ids).last_hidden_state[0, len(sample.prompt) :].double()
+        wanted = torch.cat([spoken.mean(0), spoken[-1]])
+        np.testing.assert_allclose(row, wanted, atol=1e-5)

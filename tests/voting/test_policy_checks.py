@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import special
 
 from szpo.errors import LeaseError, RunError
-from szpo.ledger.theta import adopted_bodies, append_adopted
+from szpo.ledger.theta import adopted_bodies, append_adopted, read_adopted
 from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED
 from szpo.replay import replay, verification
 from szpo.voting import lease, policy_checks, withdrawals
@@ -79,6 +79,7 @@ def test_a_round_tells_the_nats_of_adopted_weights_and_none_of_the_start(tmp_pat
         named_run.drive(settings, ledger, until_step=1)
         body = {**named_run.adoption(ledger, 1), "nats": 1.5}
         append_adopted(ledger, replay.fold(ledger), body)
+        assert [read_adopted(ledger, steps) is None for steps in (0, 1)] == [True, False]
         named_run.drive(settings, ledger, until_step=2)
         name = ledger.query("SELECT pseudonym FROM panelists ORDER BY pseudonym")[0]["pseudonym"]
         withdrawals.withdraw(ledger, "szpo invite", name, settings, weights=True)
