@@ -152,8 +152,7 @@ def draw_for_panels(name: str, config: Config, policy: LoraPolicy) -> None:
     asked = load_shipped().train[: assemble.SHARPNESS_PROMPTS]
     drawn = draw_answers(policy, asked, assemble.SHARPNESS_SAMPLES, seed=0)
     _clear(language_model.SHIPPED, name)
-    loaded = policy.loaded
-    model = (loaded.sha256, loaded.dtype, loaded.quantization)
+    model = (policy.loaded.sha256, policy.loaded.dtype)
     answers = language_model.SHIPPED / language_model.answers_name(config, model, asked)
     language_model.write_answers(drawn, answers)
     _note(answers, {"preset": name})

@@ -101,7 +101,10 @@ class RewardModel:
         adapters.save_adapter(
             folder, self.factors, self.sites, base=self.loaded.name, conv1d=conv1d
         )
-        facts = {"base_sha256": self.loaded.sha256, "sites": [asdict(s) for s in self.sites]}
+        facts = {
+            "base_sha256": self.loaded.identity.base.sha256,
+            "sites": [asdict(s) for s in self.sites],
+        }
         try:
             np.save(folder / HEAD, self.head, allow_pickle=False)
             (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
@@ -137,7 +140,7 @@ def load(folder: Path, loaded: Loaded) -> RewardModel:
     except (OSError, ValueError):
         raise UsageError(f"{folder} lacks {HEAD}; train the reward model again") from None
     sites = facts["sites"]
-    if facts.get("base_sha256") != loaded.sha256:
+    if facts.get("base_sha256") != loaded.identity.base.sha256:
         raise UsageError(
             f"{folder}: the reward model is not for {loaded.name}; give its own model.name"
         )

@@ -246,7 +246,7 @@ def _describe(
     """The settings that all models of a folder share, as JSON; ``models`` is not one of them."""
     shown = [[prompt.turns, answer.text, answer.end] for prompt, answer in examples]
     made = {
-        "base": [actor.loaded.sha256, actor.loaded.dtype, actor.loaded.quantization],
+        "base": [actor.loaded.sha256, actor.loaded.dtype],
         "sites": [asdict(site) for site in actor.sites],
         "sampling": actor.sampling.facts(),
         "M0": actor.digest(),

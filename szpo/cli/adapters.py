@@ -97,7 +97,7 @@ def make(
     with _show_progress(as_json) as progress:
         progress("loading the model", 0, 0)
         host = language_model.load_host(config, adapter=False)
-        target = folder or adapters.made_here(host.facts.sha256)
+        target = folder or adapters.made_here(host.facts.identity.files.sha256)
         maker = adapter_set.SetMaker(host, config, chosen, wanted, making, target, progress)
         there = maker.read_set()["adapters"]
         with adapter_set.holding(target):
@@ -129,7 +129,7 @@ def make(
         )
         return
     console.say(f'next: szpo answer {target} --mix "NAME=1"')
-    if (taken := adapters.find_set(host.facts.sha256)) not in (None, str(target)):
+    if (taken := adapters.find_set(host.facts.identity.files.sha256)) not in (None, str(target)):
         console.say(
             f"a run takes the set {taken} unless told: --set 'subspace.adapters=[\"{target}\"]'"
         )

@@ -175,7 +175,7 @@ class SetMaker:
         """Digest of everything that an adapter depends on."""
         facts = self.host.facts
         named = [
-            VERSION, facts.sha256, facts.dtype, facts.quantization,
+            VERSION, facts.sha256, facts.dtype,
             self.config.adapter.model_dump(mode="json"), self.sampling.facts(),
             self.prompts_sha256, aim.feature, aim.sign, asdict(self.making),
         ]  # fmt: skip
@@ -192,7 +192,7 @@ class SetMaker:
             if self.folder.is_dir() and any(e.name[0] != "." for e in self.folder.iterdir()):
                 raise UsageError(f"{self.folder} holds something else; name a new folder")
             return {
-                "base": facts.name, "base_sha256": facts.sha256, "adapters": [],
+                "base": facts.name, "base_sha256": facts.identity.files.sha256, "adapters": [],
                 "sampling": self.sampling.facts(), "seed": self.making.seed,
                 "prompts_sha256": self.prompts_sha256,
             }  # fmt: skip
@@ -202,9 +202,9 @@ class SetMaker:
                 each["key"]
         except KeyError as error:
             raise UsageError(f"{self.folder / SET} is no list of adapters ({error!r})") from None
-        if base != facts.sha256:
+        if base != facts.identity.files.sha256:
             raise UsageError(
-                f"{self.folder} has adapters of {found.get('base')}, other weights than "
+                f"{self.folder} has adapters of {found.get('base')}, another model than "
                 f"{facts.name}; name another folder"
             )
         return found

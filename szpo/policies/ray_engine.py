@@ -26,16 +26,17 @@ from szpo import files
 from szpo.config.schema import Config
 from szpo.config.tables import Engine
 from szpo.errors import EngineError, IntegrityError, ResourceError, RunError, SzpoError, UsageError
+from szpo.models.identity import Identity
 from szpo.outgoing import is_here
 from szpo.plugins import how_to_install
 from szpo.policies import worker
 from szpo.policies.backend import AnswerRequest, R, Scores, Texts, Tokens, count_written, join
-from szpo.policies.worker import SETUPS, Coordinates, Identity, Places, Setup, Who, Worker
+from szpo.policies.worker import SETUPS, Coordinates, Holding, Places, Setup, Who, Worker
 from szpo.types import Prompt
 
 Task: TypeAlias = tuple[Who, Any]
 """Which model is asked, and the request."""
-Check: TypeAlias = Callable[[Identity], str | None]
+Check: TypeAlias = Callable[[Holding], str | None]
 """Takes what a worker holds; returns what is wrong with it, or None."""
 REACH_S = 5.0
 """How long an address may take to accept a connection."""
@@ -296,7 +297,7 @@ class Workers:
             raise _raised(error.cause, name, loading=loading) from None
 
 
-def _checked(name: str, reply: tuple[Identity, Any], check: Check) -> Any:
+def _checked(name: str, reply: tuple[Holding, Any], check: Check) -> Any:
     held, found = reply
     if (wrong := check(held)) is not None:
         raise IntegrityError(f"worker {name} is not the run's: {wrong}")
@@ -390,8 +391,8 @@ def why_not_listening(address: str, seconds: float) -> str | None:
     return None
 
 
-OF_THE_FIRST = ("base_sha256", "hardware", "canary", "judge_sha256")
-"""Parts of the first worker's identity that every other worker must equal."""
+OF_THE_FIRST = ("hardware", "canary", *worker.MODELS)
+"""Entries in which every other worker must equal the first, tensors of models among them."""
 SCORED = 16
 """Chunks requested at a time when scores are read."""
 
@@ -415,8 +416,8 @@ class RayBackend:
         except BaseException:
             self.close()
             raise
-        shown = {"sha256": self._expected["base_sha256"], "hardware": self._expected["hardware"]}
-        self.facts = replace(facts, **shown)
+        held = Identity(self._expected["model"]).beside(facts.adapter and facts.adapter.parts)
+        self.facts = replace(facts, identity=held, hardware=self._expected["hardware"])
 
     @property
     def written(self) -> int:
@@ -441,8 +442,9 @@ class RayBackend:
         known = loading.describe(name, dtype=self.facts.dtype, device=str(self.facts.device))
         known.tokenizer.szpo_day = self.facts.tokenizer.szpo_day
         found = self._asking("judge", judge=name)
+        found._expected["judge"] = dict(known.identity.parts)
         found._gather([None])
-        found.facts = replace(known, sha256=found._expected["judge_sha256"])
+        found.facts = replace(known, identity=Identity(found._expected["judge"]))
         return found
 
     def answer(self, request: AnswerRequest) -> Tokens:
@@ -482,12 +484,12 @@ class RayBackend:
         tasks = [(self._who, request) for request in requests]
         return self.workers.gather(self._setup, tasks, self._check)
 
-    def _check(self, held: Identity) -> str | None:
+    def _check(self, held: Holding) -> str | None:
         wrong = worker.describe_difference(self._expected, held)
         if wrong is None:
             for name in OF_THE_FIRST:
                 if name in held:
-                    self._expected.setdefault(name, held[name])
+                    self._expected[name] = held[name]
         return wrong
 
 

@@ -94,8 +94,8 @@ def gather(config: Config, host: Backend, say: Say) -> Stacked:
         conv1d = conv1d or transposed
         parts.append(Part(place.name, len(sources), sites, adapters.factors(adapter, sites)))
         sources.append(facts)
-        if loaded.sha256 and facts["base_sha256"] not in (None, loaded.sha256):
-            say(f'warning: adapter "{place.name}" was made on other weights of {loaded.name}')
+        if loaded.sha256 and facts["base_sha256"] not in (None, loaded.identity.files.sha256):
+            say(f'warning: adapter "{place.name}" was made on another {loaded.name}')
     return stack(parts, sources, conv1d)
 
 

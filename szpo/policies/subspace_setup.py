@@ -25,7 +25,8 @@ from szpo.config.schema import ADAPTER_SAMPLES, CURVE_ANSWERS, KL_SAMPLES, NAMED
 from szpo.errors import ResourceError, UsageError
 from szpo.features import dictionary, own
 from szpo.files import replace_whole
-from szpo.models import adapters, devices, loading, named_models, weight_files
+from szpo.models import adapters, devices, identity, loading, named_models
+from szpo.models.identity import Identity
 from szpo.models.logprobs import Sample
 from szpo.models.lora import Site
 from szpo.models.sampling import Sampling
@@ -109,8 +110,7 @@ def find_subspace(key: Mapping[str, Any]) -> Subspace | None:
     gives a warning; an unreadable file in the cache is deleted.
     """
     asked = key.get("subspace", {})
-    sha256, _, quantization = key.get("base", (None, None, None))
-    base = [sha256, SHIPPED_DTYPE, quantization]
+    base = [*key.get("base", [None])[:1], SHIPPED_DTYPE]
     most = ADAPTER_SAMPLES if asked.get("kind") == "adapters" else SHIPPED_SAMPLES
     if asked.get("samples", 0) <= most:
         there = {**asked, "samples": most, "redraws": 0}
@@ -164,15 +164,12 @@ def setup_key(
 
     The device is left out: answers do not depend on it.
     """
-    quantized, space = config.model.quantization, config.subspace
+    space = config.subspace
     kind = config.coordinates
     named = kind == "features"
     return {
-        # Scores of 4-bit models were once cut off at their layers (`szpo.models.devices`);
-        # "whole" since.
-        "base": [sha256, dtype, quantized and f"{quantized} whole"],
-        # Both were settings once; shipped files and those in caches are named by them.
-        "adapter": config.adapter.model_dump(mode="json") | {"alpha": None, "init": "inputs"},
+        "base": [sha256, dtype],
+        "adapter": config.adapter.model_dump(mode="json"),
         # Listed one by one, so that a new setting does not invalidate stored and shipped files.
         "subspace": {
             "kind": kind,
@@ -227,8 +224,8 @@ def take_set(config: Config) -> tuple[Config, str]:
     if not config.may_take_adapters:
         return config, ""
     if adapters.any_set():
-        model = identify_model(config)
-        entry = None if model is None else adapters.find_set(model[0])
+        model = read_identity(config)
+        entry = None if model is None else adapters.find_set(model.files.sha256)
         if entry is not None:
             name = json.dumps(entry)
             return config.in_adapters([entry]), (
@@ -250,29 +247,35 @@ def look_up(config: Config, prompts: Sequence[Prompt]) -> Subspace | None:
 def key_here(config: Config, prompts: Sequence[Prompt]) -> dict[str, Any] | None:
     """The key of a run's set-up before its model is loaded; None if none can be stored.
 
-    Reads the weights once for their digest. Without the model on this machine, or with a starting
-    adapter, no basis is stored.
+    Reads the weights once for their digest. Without the model on this machine no basis is stored.
     """
-    unmade = config.model.adapter is not None or config.coordinates == "none"
-    model = None if unmade else identify_model(config)
+    model = None if config.coordinates == "none" else identify_model(config)
     return None if model is None else setup_key(config, *model, prompts)
 
 
 def identify_model(config: Config, name: str | None = None) -> tuple[str, str] | None:
     """Digest and dtype of a model before it is loaded; None if it is not on this machine.
 
-    The default of ``name`` is the settings' model.
+    ``name``: that of a judge; else it is the settings' model, with its starting adapter.
     """
+    found = read_identity(config, name)
+    dtype = config.model.dtype  # workers' device need not be on this machine
+    if found is not None and dtype == "auto":
+        dtype = devices.choose(config.model.device, dtype).dtype
+    return None if found is None else (found.sha256, dtype)
+
+
+def read_identity(config: Config, name: str | None = None) -> Identity | None:
+    """What a model is before it is loaded, see `identify_model`."""
+    m = config.model
     try:
-        files = weight_files.safetensors_in(
-            named_models.locate(name or config.model.name, weights=False)
-        )
+        folder = named_models.locate(name or m.name, weights=False)
+        if name is not None:
+            return identity.read(folder)
+        adapter = None if m.adapter is None else identity.read_adapter(Path(m.adapter))
+        return identity.read(folder, quantization=m.quantization, adapter=adapter)
     except UsageError:  # only the hub model's small files are here
         return None
-    dtype = config.model.dtype  # workers' device need not be on this machine
-    if dtype == "auto":
-        dtype = devices.choose(config.model.device, dtype).dtype
-    return weight_files.digest(files), dtype
 
 
 def describe_making(report: Mapping[str, Any]) -> str:
@@ -305,8 +308,6 @@ def describe_plan(config: Config, found: Subspace | None, answers: int) -> str:
         return describe_none(config)
     if found is not None:
         return f"basis {describe_making(found.report)}; nothing is measured again"
-    if config.model.adapter is not None:
-        return "basis will be made, for this run only: a starting adapter has no stored one"
     return (
         f"basis will be made from some {answers:,} base answers, then shared by all runs with "
         "this model, these prompts, this sampling and subspace.setup_seed"

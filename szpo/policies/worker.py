@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from szpo import files
+from szpo.models.identity import TENSORS, Identity
+from szpo.models.weight_files import list_first
 
 if TYPE_CHECKING:
     from szpo.config.tables import Adapter
@@ -29,8 +31,10 @@ if TYPE_CHECKING:
 
 CANARY_PROMPT, CANARY_TOKENS = 8, 8
 PACKAGES = ("szpo", "numpy", "torch", "transformers")
-Identity: TypeAlias = dict[str, Any]
-"""What must be equal in every worker; see `identity`."""
+MODELS = ("model", "judge")
+"""Entries of a `Holding` that are the parts of a model, see `szpo.models.identity`."""
+Holding: TypeAlias = dict[str, Any]
+"""What must be equal in every worker; see `holding`."""
 Who: TypeAlias = Literal["run", "base", "judge"]
 """Which model answers: the run's in its coordinates, the same without an adapter, or a judge's."""
 SETUPS = 4
@@ -108,14 +112,14 @@ class Worker:
         set_threads(threads)
         self._host: Any = None
         # By number of a setup: what is shown of it, the run's backend and the judge's.
-        self._held: dict[int, tuple[Identity, Any, Any]] = {}
+        self._held: dict[int, tuple[Holding, Any, Any]] = {}
         self._judge: tuple[str, Any] | None = None
 
-    def show(self, setup: Setup) -> tuple[Identity, int]:
+    def show(self, setup: Setup) -> tuple[Holding, int]:
         """Hold a setup; returns what this worker holds then, and its process."""
         return self._hold(setup)[0], os.getpid()
 
-    def answer(self, setup: Setup, who: Who, request: Any) -> tuple[Identity, Any]:
+    def answer(self, setup: Setup, who: Who, request: Any) -> tuple[Holding, Any]:
         """What this worker holds, and its answer to a request in this setup; None to None."""
         shown, asked, judge = self._hold(setup)
         if request is None:
@@ -131,7 +135,7 @@ class Worker:
         ask = asked.answer if isinstance(request, AnswerRequest) else asked.read
         return shown, ask(request)
 
-    def _hold(self, setup: Setup) -> tuple[Identity, Any, Any]:
+    def _hold(self, setup: Setup) -> tuple[Holding, Any, Any]:
         if setup.number in self._held:
             return self._held[setup.number]
         from szpo.models import loading
@@ -144,27 +148,26 @@ class Worker:
         if setup.coordinates is not None:
             own = copy.deepcopy(setup.coordinates)  # Ray's arrays are read-only, torch's are not
             run = self._host.at(own.subspace, own.space)
-        found = identity(self._host.facts, run)
+        found = holding(self._host.facts, run)
         judge = None
         if setup.judge is not None:
             if self._judge is None or self._judge[0] != setup.judge:
                 self._judge = setup.judge, self._host.beside(setup.judge)
             judge = self._judge[1]
-            found["judge_sha256"] = judge.facts.sha256
+            found["judge"] = dict(judge.facts.identity.base.parts)
         self._held[setup.number] = (found, run, judge)
         if len(self._held) > SETUPS:
             del self._held[next(iter(self._held))]
         return self._held[setup.number]
 
 
-def identity(facts: Any, backend: Any) -> Identity:
+def holding(facts: Any, backend: Any) -> Holding:
     """What must be equal in every worker, as plain JSON.
 
-    It adds to `expect`: the digest of the weights, the hardware and, for fp32 on a CPU, the
-    canary: the answers of two perturbed members to one prompt.
+    It adds to `expect`: the hardware and, for fp32 on a CPU, the canary: the answers of two
+    perturbed members to one prompt.
     """
-    found = expect(facts, backend)
-    found |= {"base_sha256": facts.sha256, "hardware": facts.hardware}
+    found = expect(facts, backend) | {"hardware": facts.hardware}
     if backend is not None and exact(facts):
         from szpo.models.logprobs import vocabulary_size
 
@@ -174,20 +177,18 @@ def identity(facts: Any, backend: Any) -> Identity:
     return found
 
 
-def expect(facts: Any, coordinates: Any) -> Identity:
-    """The part of `identity` that is known without the model's weights.
+def expect(facts: Any, coordinates: Any) -> Holding:
+    """The part of `holding` that is known without the model's weights, but for its tensors.
 
     Equal digests of two perturbed members' factors show that directions, basis and coordinates
     equal the run's bit for bit.
     """
-    found: Identity = {
+    found: Holding = {
+        "model": dict(facts.identity.base.parts),
         "dtype": facts.dtype,
-        "quantization": facts.quantization,
         "device": facts.device.type,
         "versions": {name: metadata.version(name) for name in PACKAGES},
     }
-    if facts.sha256:
-        found["base_sha256"] = facts.sha256
     if coordinates is not None:
         from szpo.optim import parameters
 
@@ -221,10 +222,18 @@ def exact(facts: Any) -> bool:
     return (facts.dtype, facts.quantization, facts.device.type) == ("fp32", None, "cpu")
 
 
-def describe_difference(mine: Identity, other: Identity) -> str | None:
-    """Describe the first entry in which a worker differs from the run; None if none does."""
+def describe_difference(mine: Holding, other: Holding) -> str | None:
+    """Describe the first entry in which a worker differs from the run; None if none does.
+
+    Tensors that the run does not know yet are not compared.
+    """
     for name, value in mine.items():
-        if other.get(name) != value:
+        if name in MODELS:
+            known = {part: x for part, x in other.get(name, {}).items()
+                     if part != TENSORS or part in value}  # fmt: skip
+            if changed := Identity(value).changes(Identity(known)):
+                return f"its {name} is another than the run's: {list_first(changed)}"
+        elif other.get(name) != value:
             return f"its {name} is {_short(other.get(name))}, the run's is {_short(value)}"
     return None
 

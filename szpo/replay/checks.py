@@ -264,6 +264,11 @@ def check_header(look: Examination) -> None:
     base = ledger.spec.get("base")
     if isinstance(base, dict) and base.get("sha256", row["base_sha256"]) != row["base_sha256"]:
         raise Broken("runs", ledger.run, "base_sha256 is not that of the spec's base model")
+    if isinstance(base, dict) and base.get("parts") is not None:
+        from szpo.models.identity import Identity
+
+        if Identity(base["parts"]).sha256 != row["base_sha256"]:
+            raise Broken("runs", ledger.run, "base_sha256 is not the digest of the model's parts")
     for tensor in ledger.query("SELECT * FROM tensors"):
         key = canonical.row_key("tensors", tensor)
         if sha256(tensor["bytes"]) != tensor["sha256"]:

@@ -339,7 +339,7 @@ def warn_of_equal_answers(checked: CheckedConfig) -> tuple[bool, str]:
     config, factory, nothing = checked.config, checked.panel_factory, (False, "")
     if factory is None or config.panel.kind in ("judge", FUNCTION):
         return nothing
-    if checked.policy_factory is not None or config.model.adapter is not None:
+    if checked.policy_factory is not None:
         return nothing
     from szpo.policies import language_model, subspace_setup
 
@@ -347,7 +347,7 @@ def warn_of_equal_answers(checked: CheckedConfig) -> tuple[bool, str]:
     if model is None:
         return nothing
     asked = checked.prompts.train[:SHARPNESS_PROMPTS]
-    found = language_model.find_answers(config, (*model, config.model.quantization), asked)
+    found = language_model.find_answers(config, model, asked)
     if found is None:
         return nothing
     start = StartingPolicy(answers=lambda: (asked, found), logprob=_require_model)

@@ -279,18 +279,13 @@ def read_start(
 
 
 def load_or_read_start(policy: LoraPolicy, prompts: Sequence[Prompt]) -> StartReading:
-    """Take a shipped reading of this start, or one from the cache, or read the start's answers.
-
-    With a starting adapter, whose weights the key does not cover, readings are not stored.
-    """
+    """Take a shipped reading of this start, or one from the cache, or read the start's answers."""
     from szpo import cache
     from szpo.policies.subspace_setup import SHIPPED_DTYPE  # loads torch
 
     asked = list(dict.fromkeys(prompts))[:START_PROMPTS]
     each = 0 if policy.subspace.features is not None else 6
     samples = math.ceil(max(START_ANSWERS, each * policy.dim) / len(asked))
-    if policy.loaded.adapter is not None:
-        return read_start(policy, asked, samples, seed=0)
     path = cache.cache_dir() / "readings" / _file_name(policy, asked, samples)
     shipped = READINGS / _file_name(policy, asked, samples, dtype=SHIPPED_DTYPE)
     found = cache.read_either(shipped, path, _read_file, "the reading of the start is")
@@ -309,15 +304,10 @@ def load_or_read_start(policy: LoraPolicy, prompts: Sequence[Prompt]) -> StartRe
 def _file_name(
     policy: LoraPolicy, prompts: Sequence[Prompt], samples: int, dtype: str | None = None
 ) -> str:
-    from szpo.models import loading
-
     loaded = policy.loaded
-    ends = loading.stop_tokens(loaded)
-    # Without several end tokens None keeps the names of stored and shipped files.
     named = [
-        1, loaded.sha256, dtype or loaded.dtype, loaded.quantization, policy.subspace.basis_sha256,
-        policy.sampling.facts(), ends if len(ends) > 1 else None,
-        [prompt.turns for prompt in prompts], samples,
+        loaded.sha256, dtype or loaded.dtype, policy.subspace.basis_sha256,
+        policy.sampling.facts(), [prompt.turns for prompt in prompts], samples,
     ]  # fmt: skip
     return f"{hashlib.sha256(json.dumps(named).encode()).hexdigest()}.npz"
 

@@ -138,7 +138,7 @@ def described_of(policy: LoraPolicy) -> Described:
 def test_a_worker_holds_what_the_controller_holds_and_computes_on_its_kind_of_device(
     policy, monkeypatch
 ):
-    mine = worker.identity(policy.loaded, policy.local)
+    mine = worker.holding(policy.loaded, policy.local)
     there, _ = worker.Worker(1).show(setup_of(policy))
     assert worker.describe_difference(mine, there) is None
     assert mine["canary"] and mine["factors_sha256"]
@@ -148,7 +148,7 @@ def test_a_worker_holds_what_the_controller_holds_and_computes_on_its_kind_of_de
 
 
 def test_another_basis_seed_or_library_is_noticed(policy):
-    mine = worker.identity(policy.loaded, policy.local)
+    mine = worker.holding(policy.loaded, policy.local)
     basis = {name: value.copy() for name, value in policy.subspace.basis.items()}
     next(iter(basis.values())).view(np.uint32).flat[0] ^= 1  # the last bit of one number
     for what, changes in (
@@ -174,7 +174,7 @@ def test_a_worker_takes_its_threads_from_the_run_and_not_from_its_environment(po
 
     asked = ray.remote(look).options(runtime_env=other, num_cpus=0)
     seen = ray.get(asked.remote(setup_of(policy)))
-    mine = worker.identity(policy.loaded, policy.local)
+    mine = worker.holding(policy.loaded, policy.local)
     assert seen[:2] == ("1", 1)
     assert worker.describe_difference(mine, seen[2]) is None
 

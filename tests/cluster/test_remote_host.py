@@ -16,6 +16,7 @@ from szpo.judges import pair_scorer
 from szpo.judges.judge_factory import Local
 from szpo.judges.prompting import Question
 from szpo.models import answer_shares, loading, weight_files
+from szpo.models.identity import TENSORS
 from szpo.models.sampling import Sampling
 from szpo.optim import parameters
 from szpo.optim.sample_directions import Law
@@ -179,15 +180,19 @@ def test_tensors_of_another_model_are_refused_by_the_worker(here, there):
 
 def test_two_workers_with_different_models_end_the_run(model):
     facts = loading.describe(str(model), dtype="fp32")
-    shown = {**worker.expect(facts, None), "base_sha256": "a" * 64, "hardware": None}
+    shown = {**worker.expect(facts, None), "hardware": None}
+    shown["model"] = shown["model"] | {TENSORS: "a" * 64}
+    other = {"model": shown["model"] | {TENSORS: "b" * 64}}
 
     class Different(near_workers.NearWorkers):
         def show(self, setup: Any, check: Any) -> None:
             assert check(shown) is None
-            raise IntegrityError(str(check({**shown, "base_sha256": "b" * 64})))
+            raise IntegrityError(str(check(shown | other)))
 
     workers = Different(1)
-    with pytest.raises(IntegrityError, match=r"its base_sha256 is .bbbb.*the run's is .aaaa"):
+    with pytest.raises(
+        IntegrityError, match="its model is another than the run's: tensors changed"
+    ):
         ray_engine.RayBackend(Engine(kind="ray"), facts, workers)
     assert workers.closed
 

@@ -296,7 +296,7 @@ def test_a_scorer_is_stored_and_judges_and_a_broken_file_is_refused(tiny, traine
     mirrored = made.opinion(which, panelist="p", plus_side="A", key=bytes(16))
     assert found.details["score"] == -mirrored.details["score"]
     pair_scorer.save(path, head, {**facts, "model_sha256": "0" * 64})
-    with pytest.raises(IntegrityError, match="was trained on other weights of tiny"):
+    with pytest.raises(IntegrityError, match="was trained on another tiny"):
         pair_scorer.load_judge(path, config, lambda name: held(tiny))
     pair_scorer.save(path, {**head, "bias": head["bias"][:1]}, facts)
     with pytest.raises(UsageError, match="not a pair scorer of this szpo"):

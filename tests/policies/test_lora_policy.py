@@ -17,6 +17,7 @@ from szpo.errors import UsageError
 from szpo.models import loading
 from szpo.models.batched_lora import attach_deltas
 from szpo.models.engine import padded_logprobs
+from szpo.models.identity import TENSORS, Identity
 from szpo.models.loading import Loaded
 from szpo.models.sampling import Sampling
 from szpo.optim import parameters
@@ -175,7 +176,9 @@ def test_a_merged_model_is_base_plus_adapter(name, tmp_path):
 def test_a_quantised_base_is_not_merged_into(tmp_path):
     policy = moved()
     base = policy.loaded
-    four = Loaded(base.model, base.tokenizer, "llama", Path(), "0" * 64, "fp32", "nf4")
+    four = Loaded(
+        base.model, base.tokenizer, "llama", Path(), Identity({TENSORS: "0" * 64}), "fp32", "nf4"
+    )
     with pytest.raises(UsageError, match="4-bit"):
         lora_policy.save_merged(tmp_path, four, policy.factors(), policy.subspace.sites)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from szpo.errors import RunError
+from szpo.models.identity import TENSORS, Identity
 from szpo.models.loading import Loaded
 from szpo.models.sampling import Sampling
 from szpo.optim import parameters
@@ -48,7 +49,7 @@ def test_subspace_policies_keep_the_contract(name):
 )
 def test_four_bit_policies_keep_the_contract(name, kind, tmp_path):
     model = quantised(tmp_path, kind, name)
-    base = Loaded(model, tokenizer(), name, tmp_path, "0" * 64, "fp32", "nf4")
+    base = Loaded(model, tokenizer(), name, tmp_path, Identity({TENSORS: "0" * 64}), "fp32", "nf4")
     policy = policy_of(base, full(base, 2))
     check_policy(policy, PROMPTS, radius=0.5, space=policy.space)
 

@@ -392,5 +392,5 @@ def test_a_set_gives_its_own_names_and_tells_of_other_weights(model, folders, tm
     one = FeatureMap(("commas",), (1,), np.ones((3, 1), np.float32), 0, "0" * 64)
     table = Subspace("adapters", (), {}, {}, {}, features=one, blocks=blocks).named()
     assert table is not None and table.made_for == (("sentiment", 1), ("commas", 0), ("", 1))
-    assert said[0] == 'warning: adapter "positive in tone" was made on other weights of llama'
+    assert said[0] == 'warning: adapter "positive in tone" was made on another llama'
     assert len(said) == 2

@@ -12,6 +12,7 @@ from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.ledger.database import Ledger
 from szpo.models import adapters
+from szpo.models.identity import TENSORS, Identity
 from szpo.models.lora import Site
 from szpo.policies import subspace_setup
 from szpo.policies.subspaces import FeatureMap, Subspace
@@ -113,7 +114,7 @@ def test_without_a_cache_folder_it_works_all_the_same(space, cache):
 # --- files that ship -----------------------------------------------------------------------------
 
 
-def asking(samples, name=1, base=("sha256", "bf16", None)):
+def asking(samples, name=1, base=("sha256", "bf16")):
     return {"any": name, "base": list(base), "subspace": {"samples": samples, "redraws": 0}}
 
 
@@ -135,9 +136,8 @@ def test_what_ships_is_neither_made_nor_written_to_the_cache(space, shipped, cac
     assert not cache.exists()
     assert subspace_setup.find_subspace(asking(384, name=2)) is None
     assert subspace_setup.find_subspace(asking(4097)) is None  # more answers than it was made of
-    assert subspace_setup.find_subspace(asking(384, base=("sha256", "fp32", None))) is not None
-    assert subspace_setup.find_subspace(asking(384, base=("sha256", "bf16", "nf4 whole"))) is None
-    assert subspace_setup.find_subspace(asking(384, base=("other", "bf16", None))) is None
+    assert subspace_setup.find_subspace(asking(384, base=("sha256", "fp32"))) is not None
+    assert subspace_setup.find_subspace(asking(384, base=("other", "bf16"))) is None
 
 
 def test_a_shipped_file_with_another_digest_is_not_used(space, shipped, caplog):
@@ -158,9 +158,10 @@ def write_set(folder, sha256, adapters=2):
 
 
 def test_auto_takes_the_set_of_the_model_s_weights(tmp_path, cache, monkeypatch):
-    digest = "5e7" * 20
+    known = Identity({TENSORS: "5e7" * 20})
+    digest = known.sha256
     monkeypatch.setattr(adapters, "SHIPPED", tmp_path / "sets")
-    monkeypatch.setattr(subspace_setup, "identify_model", lambda config: (digest, "fp32"))
+    monkeypatch.setattr(subspace_setup, "read_identity", lambda config: known)
 
     def take(*sets):
         return subspace_setup.take_set(settings_file.load(sets=sets))
@@ -226,7 +227,7 @@ def test_whatever_changes_the_set_up_changes_the_key():
     sets = [
         "", "subspace.setup_seed=1", "subspace.samples=400", "subspace.dim=4",
         "generation.temperature=0.7", "generation.max_new_tokens=12", "adapter.layers=[1]",
-        "model.quantization=nf4", "subspace.kind=full",
+        "subspace.kind=full",
         "subspace.kind=full optimizer.kl_radius=0.9", "subspace.kind=features",
     ]  # fmt: skip
     every = [key_of(*each.split()) for each in sets]

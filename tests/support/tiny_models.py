@@ -25,6 +25,7 @@ from transformers import (
 
 from szpo.cache import quiet
 from szpo.models.batched_lora import Deltas, find_sites
+from szpo.models.identity import TENSORS, Identity
 from szpo.models.loading import Loaded
 from szpo.models.lora import Site
 
@@ -114,7 +115,8 @@ def with_adapter(model: Any, folder: Any) -> Any:
 
 def loaded(name: str, folder: Any = ".", **options: Any) -> Loaded:
     """A tiny model as returned by `szpo.models.loading.load`."""
-    return Loaded(build(name, **options), tokenizer(), name, folder, "0" * 64, "fp32")
+    known = Identity({TENSORS: "0" * 64})
+    return Loaded(build(name, **options), tokenizer(), name, folder, known, "fp32")
 
 
 HEAD = list(range(40, 70))

@@ -151,13 +151,10 @@ class BaseLevel:
 def load_or_read(policy: LoraPolicy, prompts: Sequence[Prompt], compared: int) -> BaseLevel:
     """Load the shipped or cached level of this base, or make one and cache it.
 
-    ``compared``: number of answers to each prompt measured after tuning. With a starting adapter
-    nothing is cached, since the file's name does not depend on the adapter's weights.
+    ``compared``: number of answers to each prompt measured after tuning.
     """
     from szpo.policies.subspace_setup import SHIPPED_DTYPE
 
-    if policy.loaded.adapter is not None:
-        return read_base(policy, prompts, compared)
     shipped = SHIPPED / file_name(policy, prompts, compared, dtype=SHIPPED_DTYPE)
     path = cache.cache_dir() / "base" / file_name(policy, prompts, compared)
     found = cache.read_either(shipped, path, from_file, "the reading of the base is")
@@ -179,14 +176,10 @@ def file_name(
     policy: LoraPolicy, prompts: Sequence[Prompt], compared: int, dtype: str | None = None
 ) -> str:
     """The file name of a base: a digest of everything that it depends on."""
-    from szpo.models import loading
-
     loaded = policy.loaded
-    ends = loading.stop_tokens(loaded)
-    # Without several end tokens None keeps the names of existing files.
     named = [
-        2, loaded.sha256, dtype or loaded.dtype, loaded.quantization, policy.sampling.facts(),
-        ends if len(ends) > 1 else None, [prompt.turns for prompt in prompts], SAMPLES, compared,
+        loaded.sha256, dtype or loaded.dtype, policy.sampling.facts(),
+        [prompt.turns for prompt in prompts], SAMPLES, compared,
     ]  # fmt: skip
     return f"{hashlib.sha256(json.dumps(named).encode()).hexdigest()}.json"
 
