@@ -1,0 +1,180 @@
+"""Bayesian logistic regression of verdicts on hidden states, in the dual.
+
+A comparison has the regressor x = (h⁺ − h⁻)/s: h is the mean of one layer's output over an
+answer's tokens, s one scale for all dimensions. P(plus) = σ(xᵀw + b·side), with w ~ N(0, t·I) and
+b ~ N(0, `SIDE`²). So the logits are a Gaussian process with the kernel t·XXᵀ + SIDE²·ssᵀ, and
+Laplace's approximation takes matrices as large as the number of rows, however wide the states are
+(Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006, sections 3.4 and 3.7).
+
+The prior is a mixture of the widths t, all equally likely: the evidence is the mean of their
+marginal likelihoods, never the best of them. Against b alone its ratio is a Bayes factor, which
+may be looked at after every step (Ville's inequality).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from scipy import linalg, special
+
+from szpo.errors import UsageError
+from szpo.types import Floats
+
+WIDTHS: Final = (1.0, 3.0, 10.0, 30.0, 100.0)
+"""Prior variances of the logit of a comparison whose x has length 1; all are equally likely."""
+SIDE: Final = 0.5
+"""Standard deviation of the side's coefficient, in logits."""
+_NEWTON_STEPS: Final = 100
+_HALVINGS: Final = 40
+_SETTLED: Final = 1e-10
+"""Newton's method stops when no logit changes by more than this in a step."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mode:
+    """Laplace's approximation of the logits f ~ N(0, C) given the verdicts."""
+
+    dual: Floats
+    """(R,): slope of the log-likelihood at the mode; f = C·dual."""
+    root: Floats
+    """(R,): square roots of the log-likelihood's curvature, √W."""
+    factor: Floats
+    """(R, R): lower Cholesky factor of 1 + √W·C·√W."""
+    evidence: float
+    """Log marginal likelihood, nats."""
+
+    def variance(self, across: Floats, own: Floats) -> Floats:
+        """Posterior variances (n,) of other logits, from their covariances with the rows.
+
+        Args:
+            across: (n, R): prior covariances with the rows' logits.
+            own: (n,): prior variances.
+        """
+        part = linalg.solve_triangular(self.factor, (across * self.root).T, lower=True)
+        return np.asarray(own - (part * part).sum(0))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StateFit:
+    """The posterior of w and b: an equal mixture of widths, weighted by their likelihoods."""
+
+    x: Floats = field(repr=False)
+    """(R, p): regressors of the rows with verdicts."""
+    widths: Floats
+    """(T,)."""
+    modes: tuple[Mode, ...] = field(repr=False)
+    """One for each width."""
+    evidence: float
+    """Log marginal likelihood of the mixture, nats."""
+    log_factor: float
+    """Log Bayes factor of w ≠ 0 against w = 0, nats."""
+    side: float
+    """Posterior mean of b, logits."""
+
+    @property
+    def chances(self) -> Floats:
+        """(T,): posterior probabilities of the widths, given that w ≠ 0."""
+        return np.asarray(special.softmax([each.evidence for each in self.modes]))
+
+    @property
+    def w(self) -> Floats:
+        """(p,): posterior mean of w, given that w ≠ 0."""
+        duals = np.array([each.dual for each in self.modes])
+        return np.asarray((self.chances * self.widths) @ duals @ self.x)
+
+    def logits(self, x: Floats) -> tuple[Floats, Floats]:
+        """Means and variances (T, n) of xᵀw for other x (n, p), one row a width."""
+        across, own = x @ self.x.T, (x * x).sum(-1)
+        means = [t * across @ each.dual for t, each in zip(self.widths, self.modes, strict=True)]
+        spread = [
+            each.variance(t * across, t * own)
+            for t, each in zip(self.widths, self.modes, strict=True)
+        ]
+        return np.array(means), np.array(spread)
+
+
+def fit_states(
+    x: Floats, up: Floats, down: Floats, side: Floats | None = None,
+    widths: tuple[float, ...] = WIDTHS,
+) -> StateFit:  # fmt: skip
+    """The posterior of w given verdicts; rows without verdicts are ignored.
+
+    Args:
+        x: (R, p): differences of states, plus less minus, in units of the start's scale.
+        up: (R,): verdicts for plus, fractions allowed, at least 0.
+        down: (R,): verdicts for minus.
+        side: (R,): +1 where plus stood on A, −1 on B, 0 if balanced; None: no such term.
+        widths: Prior variances of a logit with |x| = 1.
+
+    Raises:
+        UsageError: shapes that do not fit, values that are not finite, negative counts.
+    """
+    side = np.zeros(len(up)) if side is None else side
+    if x.ndim != 2 or not up.shape == down.shape == side.shape == x.shape[:1]:
+        raise UsageError(f"verdicts: states {x.shape}, counts {up.shape} and {down.shape}")
+    finite = all(np.isfinite(each).all() for each in (x, up, down, side))
+    if not finite or (up < 0).any() or (down < 0).any():
+        raise UsageError("verdicts: states must be finite and counts at least 0")
+    cast = up + down > 0
+    x, up, total, side = x[cast], up[cast], (up + down)[cast], side[cast]
+    own, gram = SIDE**2 * np.outer(side, side), x @ x.T
+    without = _find_mode(own, up, total)
+    modes: list[Mode] = []
+    start = np.zeros(len(up))
+    for t in sorted(widths):
+        modes.append(_find_mode(t * gram + own, up, total, start))
+        start = modes[-1].dual
+    each = np.array([mode.evidence for mode in modes])
+    evidence = float(special.logsumexp(each)) - math.log(len(each))
+    b = [SIDE**2 * float(side @ mode.dual) for mode in modes]
+    return StateFit(
+        x, np.array(sorted(widths)), tuple(modes), evidence, evidence - without.evidence,
+        float(special.softmax(each) @ b),
+    )  # fmt: skip
+
+
+def _find_mode(
+    covariance: Floats, up: Floats, total: Floats, start: Floats | None = None
+) -> Mode:
+    """Newton's method in the number of rows; steps that overshoot are halved."""
+    dual = np.zeros(len(up)) if start is None else start
+    f = covariance @ dual
+    height = _height(dual, f, up, total)
+    for _ in range(_NEWTON_STEPS):
+        rate = special.expit(f)
+        weight = total * rate * (1 - rate)
+        root = np.sqrt(weight)
+        factor = _cholesky(covariance, root)
+        pull = weight * f + up - total * rate
+        inner = linalg.cho_solve((factor, True), root * (covariance @ pull))
+        move = pull - root * inner - dual
+        moved_f, size = covariance @ move, 1.0
+        for _ in range(_HALVINGS):
+            trial = _height(dual + size * move, f + size * moved_f, up, total)
+            if trial >= height - 1e-12 * (1 + abs(height)):
+                break
+            size /= 2
+        dual, f, height = dual + size * move, f + size * moved_f, trial
+        if np.abs(size * moved_f).max(initial=0.0) <= _SETTLED:
+            break
+    rate = special.expit(f)
+    root = np.sqrt(total * rate * (1 - rate))
+    factor = _cholesky(covariance, root)
+    volume = float(np.log(np.diag(factor)).sum())
+    return Mode(up - total * rate, root, factor, height - volume)
+
+
+def _cholesky(covariance: Floats, root: Floats) -> Floats:
+    """Lower factor of 1 + √W·C·√W, which is well conditioned."""
+    inner = root[:, None] * covariance * root
+    inner[np.diag_indices_from(inner)] += 1.0
+    return np.asarray(linalg.cholesky(inner, lower=True))
+
+
+def _height(dual: Floats, f: Floats, up: Floats, total: Floats) -> float:
+    """Log-likelihood at logits f less half of fᵀC⁻¹f."""
+    likelihood = total * special.log_expit(f) - (total - up) * f
+    return float(likelihood.sum() - 0.5 * dual @ f)
