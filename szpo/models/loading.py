@@ -434,6 +434,12 @@ def answer_tokens(loaded: ModelFacts, answer: Answer) -> list[int]:
     return ids if answer.end != "stop" or end is None else [*ids, end]
 
 
+def text_tokens(loaded: ModelFacts, answer: Answer) -> list[int]:
+    """The tokens of an answer's text; of an empty one, the end token."""
+    end = end_token(loaded)
+    return tokenize(loaded.tokenizer, answer.text) or ([] if end is None else [end])
+
+
 CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len")
 """Names under which configurations give the number of positions."""
 SANE = 10**8

@@ -23,7 +23,7 @@ from scipy import linalg, special
 from szpo.errors import UsageError
 from szpo.types import Floats
 
-WIDTHS: Final = (1.0, 3.0, 10.0, 30.0, 100.0)
+WIDTHS: Final = (3.0, 10.0, 30.0)
 """Prior variances of the logit of a comparison whose x has length 1; all are equally likely."""
 SIDE: Final = 0.5
 """Standard deviation of the side's coefficient, in logits."""
@@ -136,9 +136,7 @@ def fit_states(
     )  # fmt: skip
 
 
-def _find_mode(
-    covariance: Floats, up: Floats, total: Floats, start: Floats | None = None
-) -> Mode:
+def _find_mode(covariance: Floats, up: Floats, total: Floats, start: Floats | None = None) -> Mode:
     """Newton's method in the number of rows; steps that overshoot are halved."""
     dual = np.zeros(len(up)) if start is None else start
     f = covariance @ dual

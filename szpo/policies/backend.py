@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from szpo import seeds
 from szpo.config.tables import Adapter as AdapterSettings
 from szpo.errors import IntegrityError
-from szpo.models import adapters, loading, logprobs, lora, scores
+from szpo.models import adapters, loading, logprobs, lora, scores, states
 from szpo.models.answer_shares import cut_rows
 from szpo.models.batched_lora import AdaptedModel, Deltas, find_sites
 from szpo.models.engine import Engine
@@ -153,6 +153,13 @@ class Odds(Texts[Floats]):
 
 class States(Texts[Floats]):
     """Mean and last hidden state of each answer in the bare model."""
+
+
+@dataclass(frozen=True)
+class MeanStates(Texts[Floats]):
+    """Mean of a layer's output over each answer's tokens at the start, (answers, hidden)."""
+
+    layer: int
 
 
 class Inputs(Texts[Mapping[str, NDArray[Any]]]):
@@ -396,6 +403,10 @@ class LocalBackend:
                 return logprobs.label_odds(model, prompts, answers)
             case States():
                 return logprobs.hidden_features(model, prompts, answers)
+            case MeanStates():
+                return states.mean_states(
+                    self.adapted, samples, request.layer, self._start_deltas()
+                )
             case Scores():
                 return self._ordered_scores(request)
             case Totals():

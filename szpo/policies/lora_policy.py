@@ -34,6 +34,7 @@ from szpo.policies.backend import (
     Backend,
     LocalBackend,
     LogProbs,
+    MeanStates,
     Moves,
     Scores,
     Totals,
@@ -323,6 +324,13 @@ class LoraPolicy:
         rows = tuple(tuple(loading.answer_tokens(self.loaded, answer)) for answer in answers)
         asked = (self.encode(prompt),) * len(rows)
         return self.backend.read(Totals(asked, rows))
+
+    def mean_states(
+        self, prompts: Sequence[Prompt], answers: Sequence[Answer], layer: int
+    ) -> Floats:
+        """States of answers' texts at the start, (answers, hidden); see `szpo.models.states`."""
+        rows = tuple(tuple(loading.text_tokens(self.loaded, answer)) for answer in answers)
+        return self.backend.read(MeanStates(tuple(map(self.encode, prompts)), rows, layer))
 
     # ---- scores ----
 

@@ -1,0 +1,280 @@
+"""`szpo bench readers`: what few verdicts of readers foretell, and what chance does.
+
+A file has pairs of answers of the default model, each with the verdicts of readers who followed
+different tastes; who they were is for the file to say. *Foretell*: of each taste some verdicts are
+drawn, and fits to them foretell the rest. *Chance*: how often do fits ever see a taste in verdicts
+that have none? Fits are the run's own (`szpo.optim.joint_fit`).
+
+A line of the file, JSON: ``prompt``, ``a``, ``b`` and ``verdicts``, which says a, b or same under
+each taste's name.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from scipy import special
+
+from szpo.errors import UsageError
+from szpo.features import dictionary, differences
+from szpo.optim.joint_fit import fit_joint
+from szpo.optim.sparse_prior import SparsePrior, group_features
+from szpo.optim.state_regression import fit_states
+from szpo.optim.vote_regression import Votes
+from szpo.types import Answer, Floats, Ints, Prompt
+from szpo_simulators.study import Spec, Study
+
+COUNTS: Final = (20, 40, 60, 80)
+"""Numbers of verdicts that are fitted."""
+DRAWS: Final = 30
+SEED: Final = 1
+FITS: Final = ("number of words", "named", "states", "joint")
+ODDS: Final = (2.0, 3.0, 5.0, 9.0)
+"""Odds at which shares of draws and of runs are told."""
+RUNS: Final = 1000
+"""Runs of each kind of verdicts without information."""
+LOOK: Final = 8
+"""Verdicts between two looks at the evidence."""
+NOTHING: Final = (
+    "coins", "all A", "all B", "alternating", "key pattern", "first impression", "sticky coin",
+    "every second as before", "same by likeness",
+)  # fmt: skip
+"""Kinds of verdicts without information about the texts' worth."""
+KEYS: Final = (True, True, False, True, False, False, True, False)
+
+Coin = Callable[[int, np.random.Generator], Ints]
+"""From a number of pairs to verdicts: 1 for A, −1 for B, 0 for the same."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Read:
+    """R pairs of answers with what was said of them, a less b."""
+
+    named: Floats
+    """(R, k): differences in named features, in units of the pairs' own spread."""
+    prior: SparsePrior
+    states: Floats
+    """(R, p): differences of states, with a mean square of 1."""
+    words: Floats
+    """(R, 1): difference in the number of words, in tens."""
+    verdicts: Mapping[str, Ints]
+    """(R,) by taste: 1 for a, −1 for b, 0 for the same."""
+
+
+def main(
+    file: Path,
+    quick: bool = False,
+    folder: Path = Path("runs/bench-readers"),
+) -> dict[str, list[dict[str, Any]]]:
+    """Foretell readers' verdicts from few of them, and look for a taste where there is none.
+
+    Args:
+        file: Pairs of answers with verdicts: JSON lines, which may be packed by gzip.
+        quick: Few draws and runs; the result is no evidence.
+        folder: Folder of finished cells and the tables.
+    """
+    lines = read_file(file)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    study = Study("readers", folder / digest[:12], quick)
+    read = prepare(study, lines)
+    specs: list[Spec] = [
+        {"taste": taste, "draws": 2 if quick else DRAWS, "counts": list(COUNTS)}
+        for taste, said in read.verdicts.items()
+        if (said != 0).sum() > COUNTS[-1]
+    ]
+    rows = [row for cell in study.cells("foretelling", specs, partial(foretell, read))
+            for row in cell["rows"]]  # fmt: skip
+    heads = {"taste": "taste", "regressors": "regressors"}
+    for count in COUNTS:
+        heads[str(count)] = partial(_cell, count)  # type: ignore[assignment]
+    study.table("verdicts left out: share right, nats above a coin's, share of draws past 9 : 1",
+                rows, heads, "foretell")  # fmt: skip
+    kinds: list[Spec] = [{"kind": kind, "runs": 20 if quick else RUNS} for kind in NOTHING]
+    chance = study.cells("chance", kinds, partial(count_chance, read))
+    title = f"share of runs whose evidence ever passes these odds, a look every {LOOK} verdicts"
+    study.table(title, chance, {head: head for head in chance[0]}, "chance")
+    study.console.print(f"{len(lines)} pairs; sha256 {digest}")
+    study.end()
+    return {"foretell": rows, "chance": chance}
+
+
+def read_file(file: Path) -> list[dict[str, Any]]:
+    """The file's lines.
+
+    Raises:
+        UsageError: the file cannot be read, or a line is no pair with verdicts.
+    """
+    try:
+        raw = file.read_bytes()
+        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8")
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file} cannot be read ({error})") from None
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            pair = json.loads(line)
+            whole = all(isinstance(pair[name], str) for name in ("prompt", "a", "b"))
+            said = {str(taste): _SAID[verdict] for taste, verdict in pair["verdicts"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            whole = False
+        if not whole:
+            raise UsageError(
+                f"{file}, line {number}: no pair; a line has prompt, a, b and verdicts, which "
+                "says a, b or same under each taste's name"
+            )
+        found.append({**pair, "verdicts": said})
+    if not found:
+        raise UsageError(f"{file} has no pairs")
+    return found
+
+
+_SAID: Final = {"a": 1, "b": -1, "same": 0}
+
+
+def prepare(study: Study, lines: Sequence[Mapping[str, Any]]) -> Read:
+    """Regressors of the pairs; states are read once and kept in the study's folder."""
+    prompts = [line["prompt"] for line in lines]
+    entries = dictionary.holding(prompts)
+    sides = [
+        differences.values([(line["prompt"], line[side]) for line in lines], entries)
+        for side in "ab"
+    ]
+    gap = sides[0] - sides[1]
+    gap = gap[:, gap.std(0) > 1e-6]
+    gap = gap * np.sqrt(2) / gap.std(0)
+    groups = group_features(np.corrcoef(gap.T))
+    words = [[len(line[side].split()) for line in lines] for side in "ab"]
+    states = _by_file(study, lines)
+    tastes = dict.fromkeys(taste for line in lines for taste in line["verdicts"])
+    return Read(
+        gap, SparsePrior(groups, np.full(len(groups), np.sqrt(2.0))),
+        states / np.sqrt((states**2).sum(1).mean()), np.subtract(*words)[:, None] / 10,
+        {t: np.array([line["verdicts"].get(t, 0) for line in lines]) for t in tastes},
+    )  # fmt: skip
+
+
+def _by_file(study: Study, lines: Sequence[Mapping[str, Any]]) -> Floats:
+    """Differences of states (R, p) by the default model."""
+    from szpo.models import loading, states
+    from szpo.models.logprobs import Sample
+
+    file = study.folder / "states.npy"
+    if not file.exists():
+        model = loading.load("smollm2", device="cpu", dtype="fp32")
+        samples = [
+            Sample(
+                loading.encode(model.tokenizer, Prompt.user(line["prompt"])),
+                tuple(loading.text_tokens(model, Answer(line[side]))),
+            )
+            for side in "ab"
+            for line in lines
+        ]
+        layer = states.usual_layer(len(states.layers_of(model.model)))
+        study.console.print(f"reading layer {layer} of smollm2")
+        found = states.mean_states(model.adapt(), samples, layer)
+        study.folder.mkdir(parents=True, exist_ok=True)
+        np.save(file, found[: len(lines)] - found[len(lines) :])
+    return np.asarray(np.load(file, allow_pickle=False))
+
+
+def foretell(read: Read, spec: Spec) -> dict[str, Any]:
+    """What fits of n verdicts of a taste foretell of its others, by fit; means over draws."""
+    said = read.verdicts[spec["taste"]]
+    decided, rng = np.flatnonzero(said), np.random.default_rng(SEED)
+    found: dict[str, dict[str, Any]] = {
+        fit: {"taste": spec["taste"], "regressors": fit} for fit in FITS
+    }
+    for count in spec["counts"]:
+        draws = [np.split(rng.permutation(decided), [count]) for _ in range(spec["draws"])]
+        each = [_foretell(read, said, fitted, rest) for fitted, rest in draws]
+        for fit in FITS:
+            found[fit][str(count)] = [*np.mean([one[fit] for one in each], axis=0).tolist()]
+    return {"rows": [*found.values()]}
+
+
+def _foretell(read: Read, said: Ints, fitted: Ints, rest: Ints) -> dict[str, list[float]]:
+    """Of each fit share right, nats a verdict above a coin's, and evidence past each of `ODDS`."""
+    up, down = (said[fitted] > 0) * 1.0, (said[fitted] < 0) * 1.0
+    both = fit_joint(Votes(read.named[fitted], up, down), read.prior, read.states[fitted])
+    words = fit_states(read.words[fitted], up, down)
+    told = {
+        "number of words": (read.words[rest] @ words.w, words.log_factor),
+        "named": (read.named[rest] @ both.named.w, both.named.log_factor),
+        "states": (read.states[rest] @ both.states.w, both.states.log_factor),
+        "joint": (both.logits(read.named[rest], read.states[rest]), both.log_factor),
+    }
+    return {fit: _score(z * said[rest], factor) for fit, (z, factor) in told.items()}
+
+
+def _score(agreed: Floats, factor: float) -> list[float]:
+    """By the logits of the verdicts that were given."""
+    nats = special.log_expit(agreed).mean() + np.log(2)
+    return [float((agreed > 0).mean()), float(nats), *(factor > np.log(ODDS)).astype(float)]
+
+
+def _cell(count: int, row: Mapping[str, Any]) -> str:
+    right, nats, *past = row[str(count)]
+    return f"{right:.3f} {nats:+.3f} {past[-1]:.2f}"
+
+
+def count_chance(read: Read, spec: Spec) -> dict[str, Any]:
+    """The share of runs whose joint evidence, or the states', ever passes each of `ODDS`."""
+    highest = np.array([_run(read, spec["kind"], seed) for seed in range(spec["runs"])])
+    shares = (highest[:, :, None] > np.log(ODDS)).mean(0)
+    return {
+        f"{fit}, {odds:g}": round(float(share), 4)
+        for fit, row in zip(("joint", "states"), shares, strict=True)
+        for odds, share in zip(ODDS, row, strict=True)
+    }
+
+
+def _run(read: Read, kind: str, seed: int) -> tuple[float, float]:
+    """The largest log factors, joint and of the states, at any look of one run."""
+    rng = np.random.default_rng([seed, NOTHING.index(kind)])
+    order = rng.permutation(len(read.states))[: COUNTS[-1]]
+    side = np.where(rng.random(len(order)) < 0.5, 1.0, -1.0)  # +1: a stands on A
+    said = without_information(kind, np.linalg.norm(read.states, axis=1)[order], rng) * side
+    largest = (-np.inf, -np.inf)
+    for end in range(LOOK, len(order) + 1, LOOK):
+        rows = order[:end]
+        votes = Votes(read.named[rows], 1.0 * (said[:end] > 0), 1.0 * (said[:end] < 0), side[:end])
+        found = fit_joint(votes, read.prior, read.states[rows])
+        largest = max(largest[0], found.log_factor), max(largest[1], found.states.log_factor)
+    return largest
+
+
+def without_information(kind: str, distance: Floats, rng: np.random.Generator) -> Ints:
+    """Verdicts (n,) on pairs by the side: 1 for A, −1 for B, 0 for the same.
+
+    ``distance`` (n,): how far the two texts of a pair are from each other.
+    """
+    n = len(distance)
+    if kind in ("all A", "all B"):
+        first = np.full(n, kind == "all A")
+    elif kind == "alternating":
+        first = np.arange(n) % 2 == 1
+    elif kind == "key pattern":
+        first = np.resize(KEYS, n)
+    elif kind == "first impression":  # one for each sheet
+        first = np.repeat(rng.random(-(-n // LOOK)) < 0.5, LOOK)[:n]
+    elif kind == "sticky coin":
+        first = np.array(
+            [*itertools.accumulate(rng.random(n) > 0.8, lambda was, turn: was ^ turn)]
+        )
+    else:
+        first = rng.random(n) < 0.5
+        if kind == "every second as before":
+            first[1::2] = first[:-1:2][: len(first[1::2])]
+    said = np.where(first, 1, -1)
+    if kind == "same by likeness":
+        said[distance < np.median(distance)] = 0
+    return said

@@ -1,0 +1,103 @@
+"""Hidden states of answers: the mean of one layer's output over an answer's tokens.
+
+The regressors of a taste (`szpo.optim.state_regression`). A layer in the upper half knows what an
+answer says; the last ones turn it into next words (experiments/LOG.md, 2026-11-30).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from szpo import turns
+from szpo.errors import UsageError
+from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
+from szpo.models.devices import split_halved
+from szpo.models.logprobs import Sample, batches, body, run_batch
+from szpo.types import Floats
+
+DEPTH: Final = 5 / 6
+"""Share of the layers below the states that are read by default."""
+
+
+class _Reached(Exception):  # noqa: N818
+    """Ends a pass at the layer that is read: what lies above it is not computed."""
+
+
+def layers_of(model: Any) -> list[nn.Module]:
+    """The model's decoder layers, in order.
+
+    Raises:
+        UsageError: the model has no list of as many layers as its configuration says.
+    """
+    count = model.config.get_text_config().num_hidden_layers
+    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
+    if not lists:
+        raise UsageError(
+            f"{type(model).__name__} has no list of {count} layers, so its hidden states cannot "
+            "be read; vote on named features instead"
+        )
+    return list(lists[0])
+
+
+def usual_layer(layers: int) -> int:
+    """How many of a model's layers stand below the states that are read by default.
+
+    >>> usual_layer(30), usual_layer(2), usual_layer(1)
+    (25, 2, 1)
+    """
+    return max(1, round(DEPTH * layers))
+
+
+def mean_states(
+    adapted: AdaptedModel, samples: Sequence[Sample], layer: int, deltas: Deltas | None = None
+) -> Floats:
+    """States h of answers after their prompts, (answers, hidden); 0 for an answer without tokens.
+
+    Args:
+        adapted: The model.
+        samples: Prompts and answers as tokens.
+        layer: How many layers stand below, from 1.
+        deltas: The start's own LoRA factors, as one member; None: the base.
+
+    Raises:
+        UsageError: the model has no such layer.
+    """
+    model, every = adapted.model, layers_of(adapted.model)
+    if not 1 <= layer <= len(every):
+        raise UsageError(f"layer {layer} of the states: the model has layers 1 to {len(every)}")
+    found = np.zeros((len(samples), model.config.get_text_config().hidden_size))
+    spoken = [i for i, sample in enumerate(samples) if sample.answer]
+    seen: list[torch.Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        seen.append(output[0] if isinstance(output, tuple) else output)
+        raise _Reached
+
+    def read(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        part = [samples[spoken[i]] for i in rows]
+        for batch in batches(part, device=model.device, vocab=1):
+            owner = torch.zeros(len(batch.index), 1, dtype=torch.long, device=model.device)
+            seen.clear()
+            start = attach_deltas(model, adapted.sites, deltas, owner)
+            with start, contextlib.suppress(_Reached):
+                run_batch(body(model), batch)
+            mask = batch.mask[:, :, None]
+            states = seen.pop()[:, -batch.width :].to(torch.float32)
+            means = torch.where(mask, states, 0).sum(1) / mask.sum(1)
+            found[[spoken[rows[i]] for i in batch.index]] = means.double().cpu().numpy()
+        return rows
+
+    handle = every[layer - 1].register_forward_hook(turns.only_here(keep))
+    try:
+        with torch.inference_mode():
+            split_halved(read, np.arange(len(spoken)))
+    finally:
+        handle.remove()
+    return found
