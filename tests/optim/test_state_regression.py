@@ -1,0 +1,126 @@
+"""The fit in the dual: against the fit in coordinates, a quadrature, and its own symmetries."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import special
+
+from szpo.errors import UsageError
+from szpo.optim import state_regression, vote_regression
+from szpo.optim.joint_fit import fit_joint
+from szpo.optim.sparse_prior import SparsePrior
+from szpo.optim.state_regression import SIDE, fit_states
+from szpo.optim.vote_regression import Rows, Votes
+
+
+def draw(seed: int, rows: int, dims: int) -> tuple[np.ndarray, ...]:
+    """Differences, verdicts for plus and for minus, and sides."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(rows, dims)) / np.sqrt(dims)
+    up = (rng.random(rows) < special.expit(3 * x[:, 0] * np.sqrt(dims))).astype(float)
+    return x, up, 1 - up, np.where(rng.random(rows) < 0.5, 1.0, -1.0)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 6), st.sampled_from([1.0, 10.0]))
+def test_the_dual_is_the_fit_in_coordinates(seed, rows, dims, width):
+    """Newton in the number of rows and Newton in that of weights find one posterior."""
+    x, up, down, side = draw(seed, rows, dims)
+    found = fit_states(x, up, down, side, widths=(width,))
+    design = np.column_stack([x, side])
+    precision = np.diag([1 / width] * dims + [SIDE**-2])
+    known = vote_regression.approximate(Rows(design, up, up + down), np.zeros(dims + 1), precision)
+    np.testing.assert_allclose(found.w, known.coef[:-1], atol=1e-7)
+    assert found.side == pytest.approx(known.coef[-1], abs=1e-7)
+    assert found.evidence == pytest.approx(float(known.evidence), abs=1e-7)
+    other = np.random.default_rng(seed).normal(size=(3, dims))
+    means, variances = found.logits(other)
+    covariance = known.covariance()[:-1, :-1]
+    np.testing.assert_allclose(means[0], other @ known.coef[:-1], atol=1e-7)
+    np.testing.assert_allclose(
+        variances[0], np.einsum("ni,ij,nj->n", other, covariance, other), atol=1e-7
+    )
+
+
+def test_the_evidence_is_the_mean_of_the_widths_and_not_the_best():
+    x, up, down, _ = draw(3, 30, 5)
+    each = [fit_states(x, up, down, widths=(t,)).evidence for t in state_regression.WIDTHS]
+    found = fit_states(x, up, down)
+    assert found.evidence == pytest.approx(np.log(np.exp(each).mean()), abs=1e-9)
+    assert found.evidence < max(each) - 0.1
+    # Nothing but a coin explains 30 verdicts with 30 log ½.
+    assert found.log_factor == pytest.approx(found.evidence + 30 * math.log(2), abs=1e-9)
+    np.testing.assert_allclose(found.chances, special.softmax(each))
+
+
+@given(st.integers(0, 10**6))
+def test_which_side_is_plus_the_order_and_the_axes_of_states_make_no_difference(seed):
+    x, up, down, side = draw(seed, 20, 4)
+    found = fit_states(x, up, down, side)
+    rng = np.random.default_rng(seed)
+    turned = np.where(rng.random(20) < 0.5, -1.0, 1.0)
+    swapped = fit_states(
+        x * turned[:, None], np.where(turned > 0, up, down), np.where(turned > 0, down, up),
+        side * turned,
+    )  # fmt: skip
+    np.testing.assert_allclose(swapped.w, found.w, atol=1e-8)
+    order, axes = rng.permutation(20), np.linalg.qr(rng.normal(size=(4, 4)))[0]
+    other = fit_states((x @ axes)[order], up[order], down[order], side[order])
+    np.testing.assert_allclose(other.w, found.w @ axes, atol=1e-8)
+    assert other.log_factor == pytest.approx(found.log_factor, abs=1e-8)
+
+
+def test_fractions_of_a_verdict_add_up_and_rows_without_any_are_ignored():
+    x, up, down, side = draw(5, 12, 4)
+    whole = fit_states(x, up, down, side)
+    parts = fit_states(
+        np.concatenate([x, x, x[:3]]),
+        np.concatenate([0.25 * up, 0.75 * up, np.zeros(3)]),
+        np.concatenate([0.25 * down, 0.75 * down, np.zeros(3)]),
+        np.concatenate([side, side, side[:3]]),
+    )
+    np.testing.assert_allclose(parts.w, whole.w, atol=1e-8)
+    assert parts.evidence == pytest.approx(whole.evidence, abs=1e-8)
+
+
+def test_verdicts_of_a_side_alone_are_no_taste():
+    """All A: the side explains it, so that the odds of a direction of states stay below one."""
+    x, _, _, side = draw(7, 60, 40)
+    found = fit_states(x, (side > 0) * 1.0, (side < 0) * 1.0, side)
+    assert found.side > 0.8
+    assert found.log_factor < 0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x, up, down: (x[:, 0], up, down), "states"),
+        (lambda x, up, down: (x, up[:-1], down), "counts"),
+        (lambda x, up, down: (np.where(x == x[0, 0], np.nan, x), up, down), "finite"),
+        (lambda x, up, down: (x, up - 2, down), "at least 0"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused_by_name(change, words):
+    x, up, down, _ = draw(0, 6, 3)
+    with pytest.raises(UsageError, match=words):
+        fit_states(*change(x, up, down))
+
+
+def test_the_likelier_explanation_weighs_more_and_both_count_against_nothing():
+    """Verdicts follow a direction of states that no named feature has."""
+    rng = np.random.default_rng(2)
+    states, named = rng.normal(size=(80, 6)) / np.sqrt(6), rng.normal(size=(80, 5))
+    up = (rng.random(80) < special.expit(8 * states[:, 0])).astype(float)
+    prior = SparsePrior(np.arange(5), np.ones(5))
+    found = fit_joint(Votes(named, up, 1 - up), prior, states)
+    assert found.share > 0.99
+    assert found.log_factor == pytest.approx(found.states.log_factor - math.log(2), abs=0.02)
+    # Prior odds of anything are .65 to .35.
+    odds = math.exp(found.log_factor) * 0.65 / 0.35
+    assert found.signal == pytest.approx(odds / (1 + odds))
+    told = found.logits(named, states)
+    assert np.corrcoef(told, states[:, 0])[0, 1] > 0.8
+    with pytest.raises(UsageError, match="79 of states"):
+        fit_joint(Votes(named, up, 1 - up), prior, states[:79])
