@@ -210,7 +210,7 @@ def _foretell(read: Read, said: Ints, fitted: Ints, rest: Ints) -> dict[str, lis
         "number of words": (read.words[rest] @ words.w, words.log_factor),
         "named": (read.named[rest] @ both.named.w, both.named.log_factor),
         "states": (read.states[rest] @ both.states.w, both.states.log_factor),
-        "joint": (both.logits(read.named[rest], read.states[rest]), both.log_factor),
+        "joint": (both.moments(read.named[rest], read.states[rest])[0], both.log_factor),
     }
     return {fit: _score(z * said[rest], factor) for fit, (z, factor) in told.items()}
 

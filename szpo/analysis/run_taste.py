@@ -63,7 +63,7 @@ def read(
     aside = withdrawals.read_set_aside(ledger, named, until, before)
     carried = refit(settings, state.carried, left, aside)
     found = regression.findings_of(settings, carried)
-    fit = carried.named or fit_named(settings, carried.votes, carried.aside)
+    fit = carried.fit or fit_named(settings, carried)
     shown = found.shown
     if present:
         found = replace(found, factor=fit.log_factor)

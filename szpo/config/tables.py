@@ -332,6 +332,11 @@ class Features(Section):
         max_length=1000,
         description="Features of the dictionary to leave out, by name, or group:NAME.",
     )
+    layer: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
+        "auto",
+        description="Layer of the model whose hidden states votes are fitted on beside the named "
+        "features, where subspace.kind is none; 0: on none; auto: five sixths of the depth.",
+    )
 
     @field_validator("add")
     @classmethod

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from szpo.errors import UsageError
-from szpo.optim import named_features, sparse_regression, weighting
+from szpo.optim import named_features, weighting
+from szpo.optim.joint_fit import JointFit, fit_joint
 from szpo.optim.kl_limits import KlMeasurement, Moments
 from szpo.optim.rule import Perturbations, Recounted, WeightedVotes
 from szpo.optim.settings import Settings, base_mu
@@ -41,8 +42,10 @@ class AllVotes:
     """Named features that are not followed."""
     withdrawn: tuple[Recounted, ...] = ()
     """Rows whose votes are others than when they were added."""
-    named: sparse_regression.SparseFit | None = None
-    """The newest step's fit on named features; None without them."""
+    fit: JointFit | None = None
+    """The newest step's fit on named features and states; None without features."""
+    states: Floats | None = None
+    """(R, width): differences of the shown texts' states; None where none are recorded."""
     reach: KlMeasurement | None = None
     """The last KL measurement of a proposed point; None before the first."""
     proposed: Floats | None = None
@@ -72,6 +75,10 @@ def add_votes(
             np.zeros(old.up.shape) if side is None else side,
             np.zeros(up.shape) if tally.side is None else tally.side,
         )
+    states = record.states
+    if at.inputs.state_differences is not None:
+        new = at.inputs.state_differences.reshape(rows, -1)
+        states = new if states is None else np.concatenate([states, new])
     both = Votes(
         np.concatenate([old.x, x.reshape(*lead, rows, -1)], axis=-2),
         join(old.up, up),
@@ -86,7 +93,8 @@ def add_votes(
     moments = record.moments
     if settings.section.guarded and moments is None:
         moments = at.inputs.moments
-    after = take_back(replace(record, votes=both, moments=moments), at.inputs.withdrawn)
+    record = replace(record, votes=both, states=states, moments=moments)
+    after = take_back(record, at.inputs.withdrawn)
     if settings.section.weighting == "equal" or votes.history is None:
         return after
     return weigh_all(settings, after, votes.history, votes.weights)
@@ -104,7 +112,7 @@ def weigh_all(
 def take_back(record: AllVotes, rows: tuple[Recounted, ...]) -> AllVotes:
     """The record with these rows' votes as they are without withdrawn ones.
 
-    What a fit with the withdrawn votes has found is forgotten; ``named`` is still that fit's.
+    What a fit with the withdrawn votes has found is forgotten; ``fit`` is still that fit's.
     """
     if rows == record.withdrawn:
         return record
@@ -130,8 +138,8 @@ def refit(
         left = replace(left, aside=aside)
     if left is record:
         return record
-    found = fit_named(settings, left.votes, left.aside)
-    return replace(left, named=found, log_factor=np.asarray(found.log_factor))
+    found = fit_named(settings, left)
+    return replace(left, fit=found, log_factor=np.asarray(found.log_factor))
 
 
 def tie_share(settings: Settings) -> float:
@@ -191,29 +199,24 @@ def views_of_others(
     def view(weights: Floats) -> View:
         others = weights[..., None, :] * (1 - np.eye(people))
         up, down = sum_by_voter(verdicts[..., None, :, :, :], others, tie_share(settings))
-        return _predict(settings, Votes(every, up, down))
+        return _predict(settings, Votes(every, up, down), states)
 
+    states = None if record.states is None else record.states[-rows:]
     first = view(np.ones((*lead, people)))
     return latest, {name: view(weighting.LEARNED[name](latest, first)) for name in weightings}
 
 
-def _predict(settings: Settings, votes: Votes) -> View:
+def _predict(settings: Settings, votes: Votes, states: Floats | None) -> View:
     """Posterior mean and variance (..., R) of the logit of each row, by a fit of all rows."""
-    w, covariance = _posterior(settings, votes)
-    mean = np.einsum("...rd,...d->...r", votes.x, w)
-    return mean, np.einsum("...ri,...ij,...rj->...r", votes.x, covariance, votes.x)
-
-
-def _posterior(settings: Settings, votes: Votes) -> tuple[Floats, Floats]:
-    """Mean (..., p) and covariance (..., p, p) of the weights on the regressors."""
     if settings.features is None:
         found = fit(votes, prior(settings))
-        return found.w, found.covariance
+        mean = np.einsum("...rd,...d->...r", votes.x, found.w)
+        return mean, np.einsum("...ri,...ij,...rj->...r", votes.x, found.covariance, votes.x)
     each = [
-        fit_named(settings, Votes(x, up, down))
+        fit_joint(Votes(x, up, down), named_prior(settings), states).moments(x, states)
         for x, up, down in zip(votes.x, votes.up, votes.down, strict=True)
     ]
-    return np.array([one.w for one in each]), np.array([one.covariance for one in each])
+    return np.array([mean for mean, _ in each]), np.array([variance for _, variance in each])
 
 
 def regressors_of_step(settings: Settings, at: Perturbations) -> Floats:
@@ -241,25 +244,27 @@ def regressors_of_step(settings: Settings, at: Perturbations) -> Floats:
     return np.asarray((1 - share) * x + share * at.inputs.scores)
 
 
-def fit_votes(
-    settings: Settings, record: AllVotes
-) -> tuple[Fit, sparse_regression.SparseFit | None]:
+def fit_votes(settings: Settings, record: AllVotes) -> tuple[Fit, JointFit | None]:
     """The posterior of the gradient by all votes; the newest step's votes have full weight.
 
-    With named features, also the posterior of the weights on them, else None.
+    With named features, also the posterior of what the votes are about, else None. A direction of
+    states is none of coordinates, so that the gradient shrinks by the states' share.
     """
-    votes = record.votes
     if settings.features is None:
-        return fit(votes, prior(settings)), None
-    found = fit_named(settings, votes, record.aside)
-    return named_features.in_coordinates(found, settings.features, record.aside), found
+        return fit(record.votes, prior(settings)), None
+    found = fit_named(settings, record)
+    along = named_features.in_coordinates(found.named, settings.features, record.aside)
+    if found.states is None:
+        return along, found
+    return replace(
+        along, w=(1 - found.share) * along.w, signal=np.asarray(found.signal),
+        log_factor=np.asarray(found.log_factor),
+    ), found  # fmt: skip
 
 
-def fit_named(
-    settings: Settings, votes: Votes, aside: tuple[int, ...] = ()
-) -> sparse_regression.SparseFit:
-    """The posterior of the weights on a run's named features; ``aside`` are not followed."""
-    return sparse_regression.fit_sparse(votes, named_prior(settings), aside)
+def fit_named(settings: Settings, record: AllVotes) -> JointFit:
+    """What the votes are about: named features, with those aside not followed, or states."""
+    return fit_joint(record.votes, named_prior(settings), record.states, record.aside)
 
 
 def named_prior(settings: Settings) -> SparsePrior:

@@ -2,7 +2,7 @@
 
 Two fits of the same verdicts, `szpo.optim.sparse_regression` and `szpo.optim.state_regression`,
 are explanations with equal prior odds. Their marginal likelihoods weigh them, and their Bayes
-factors against nothing average to one.
+factors against nothing average to one. Without states on record the named features stand alone.
 """
 
 from __future__ import annotations
@@ -27,41 +27,65 @@ class JointFit:
     """The posterior over both explanations and nothing."""
 
     named: SparseFit
-    states: StateFit
+    states: StateFit | None
+    """None: the run has no states on record."""
+    log_factor: float
+    """Log Bayes factor of either explanation against nothing, nats; a multiple of 2⁻²⁰."""
     signal: float
     """Posterior probability that the verdicts are about anything."""
 
     @property
-    def log_factor(self) -> float:
-        """Log Bayes factor of either explanation against nothing, nats."""
-        both = np.logaddexp(self.named.log_factor, self.states.log_factor)
-        return float(both) - math.log(2)
-
-    @property
     def share(self) -> float:
         """Probability of the states, given that the verdicts are about anything."""
+        if self.states is None:
+            return 0.0
         return float(special.expit(self.states.log_factor - self.named.log_factor))
 
-    def logits(self, named: Floats, states: Floats) -> Floats:
-        """Posterior mean logits (n,) of pairs, given that the verdicts are about anything.
+    @property
+    def kept(self) -> float:
+        """What a probability under the named features alone is multiplied by to be a joint one."""
+        return self.signal * (1 - self.share) / self.named.signal
+
+    def moments(self, named: Floats, states: Floats | None) -> tuple[Floats, Floats]:
+        """Posterior mean and variance (n,) of the logits of pairs, given that anything matters.
 
         Args:
             named: (n, k): differences in named features.
-            states: (n, p): differences of states in units of the start's scale.
+            states: (n, p): differences of states in units of the start's scale; None without any.
         """
-        along = (1 - self.share) * (named @ self.named.w) + self.share * (states @ self.states.w)
-        return np.asarray(along)
+        mean = named @ self.named.w
+        variance = np.einsum("ni,ij,nj->n", named, self.named.covariance, named)
+        if self.states is None or states is None:
+            return mean, variance
+        each, spread = self.states.logits(states)
+        weights = np.concatenate([[1 - self.share], self.share * self.states.chances])[:, None]
+        means, within = np.vstack([mean, each]), np.vstack([variance, spread])
+        mean = (weights * means).sum(0)
+        return mean, (weights * (within + means**2)).sum(0) - mean**2
 
 
-def fit_joint(votes: Votes, prior: SparsePrior, states: Floats) -> JointFit:
+def fit_joint(
+    votes: Votes, prior: SparsePrior, states: Floats | None, aside: tuple[int, ...] = ()
+) -> JointFit:
     """Fit verdicts on named features (`Votes.x`) and on states (R, p), and weigh both.
+
+    Args:
+        votes: The verdicts, with the differences in named features.
+        prior: The prior of the weights on these.
+        states: (R, p): differences of states; None: named features alone.
+        aside: Named features that may explain verdicts and are not followed.
 
     Raises:
         UsageError: another number of rows, or what either fit refuses.
     """
+    named = sparse_regression.fit_sparse(votes, prior, aside)
+    if states is None:
+        return JointFit(named, None, named.log_factor, named.signal)
     if len(states) != len(votes.x):
         raise UsageError(f"verdicts: {len(votes.x)} rows of features, {len(states)} of states")
-    named = sparse_regression.fit_sparse(votes, prior)
     dense = state_regression.fit_states(states, votes.up, votes.down, votes.plus_on_a)
     factor = float(np.logaddexp(named.log_factor, dense.log_factor)) - math.log(2)
-    return JointFit(named, dense, float(special.expit(factor + special.logit(prior.signal))))
+    factor = round(factor * sparse_regression.ROUNDING) / sparse_regression.ROUNDING
+    return JointFit(
+        named, dense, factor, float(special.expit(factor + special.logit(prior.signal)))
+    )

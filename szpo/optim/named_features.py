@@ -26,6 +26,7 @@ from szpo.errors import UsageError
 from szpo.optim import vote_regression
 from szpo.optim.sparse_prior import SparsePrior
 from szpo.optim.sparse_regression import SparseFit
+from szpo.optim.state_regression import StateScale
 from szpo.types import FEATURE_GRID, Floats, Ints
 
 FEW: Final = (0.4, 0.25, 0.15, 0.2)
@@ -69,6 +70,8 @@ class NamedFeatures:
     less; an empty text where nobody said; empty: nobody said of any."""
     said: tuple[str, ...] = ()
     """Features and coordinates that a person named in words before the first vote."""
+    states: StateScale | None = None
+    """The hidden states that verdicts are fitted on beside the features; None: on none."""
 
     def __post_init__(self) -> None:
         k, dims = len(self.names), {len(row) for row in (*self.map, *self.axes)}
@@ -117,6 +120,7 @@ class NamedFeatures:
             tuple(tuple(curve) for curve in body.get("curves", ())),
             tuple((str(name), int(more)) for name, more in body.get("made_for", ())),
             tuple(body.get("said", ())),
+            StateScale(**body["states"]) if body.get("states") else None,
         )
 
     @property
@@ -286,17 +290,20 @@ def axes(features: NamedFeatures) -> Floats:
     return np.array(features.axes, dtype=np.float64).reshape(-1, features.dim) / FEATURE_GRID
 
 
-def claims(found: SparseFit, features: NamedFeatures, least: float = 0.02) -> tuple[Claim, ...]:
+def claims(
+    found: SparseFit, features: NamedFeatures, least: float = 0.02, kept: float = 1.0
+) -> tuple[Claim, ...]:
     """What the votes are about, the likeliest first, without claims below probability ``least``.
 
     The two senses of a group, more and less, are two claims and are never added up. A coordinate
-    and the features that it carries are added up, so that they are said once.
+    and the features that it carries are added up, so that they are said once. ``kept``: by what
+    probabilities are multiplied where hidden states may explain the votes too (`JointFit.kept`).
     """
     names, listed = names_of(features), []
     for group in groups(features):
         for more in (True, False):
             own = [
-                float((found.more if more == (sense > 0) else found.less)[i])
+                kept * float((found.more if more == (sense > 0) else found.less)[i])
                 for i, sense in zip(group.members, group.senses, strict=True)
             ]
             whole = sum(own)

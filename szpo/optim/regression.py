@@ -51,9 +51,9 @@ RADIUS: Final = 4.5
 
 def ways(settings: Settings, record: AllVotes) -> tuple[Explanation, ...]:
     """The explanations of the votes so far, to draw directions from; empty before any vote."""
-    if settings.features is None or record.named is None:
+    if settings.features is None or record.fit is None:
         return ()
-    return explanations_of(record.named, settings.features, record.aside)
+    return explanations_of(record.fit.named, settings.features, record.aside)
 
 
 def init(settings: Settings, lead: tuple[int, ...] = ()) -> AllVotes:
@@ -71,9 +71,9 @@ def move(
 ) -> Move:
     """Fit all votes, move the recommended point to where they point, and the centre towards it."""
     record = add_votes(settings, record, at, votes)
-    found, named = fit_votes(settings, record)
+    found, joint = fit_votes(settings, record)
     seen = np.maximum(record.log_factor, found.log_factor)
-    record = replace(record, log_factor=seen, named=named)
+    record = replace(record, log_factor=seen, fit=joint)
     record, target = limit_by_guards(settings, record, find_target(settings, record, found))
     record, target = limit_by_kl(settings, record, at, target)
     vector, recommended = _move_in_fp32(record.recommended, target - record.recommended)
@@ -84,16 +84,20 @@ def move(
         length > step, move_of_centre * (step / np.where(length > 0, length, 1.0)), move_of_centre
     )
     moved, centre = _move_in_fp32(record.centre, move_of_centre)
-    w, covariance, x = found.w, found.covariance, at.displacements(settings.distance)
-    if settings.picks_pairs and named is not None:  # mean of the N rows in the place of k
-        w, covariance = named.w, named.covariance
-        x = regressors_of_step(settings, at).mean(-2)
-    spread = np.einsum("...ki,...ij,...kj->...k", x, covariance, x)
+    if settings.picks_pairs and joint is not None:  # mean of the N rows in the place of k
+        states = at.inputs.state_differences
+        delta, spread = joint.moments(
+            regressors_of_step(settings, at).mean(-2), None if states is None else states.mean(-2)
+        )
+    else:
+        x = at.displacements(settings.distance)
+        delta = np.einsum("...ki,...i->...k", x, found.w)
+        spread = np.einsum("...ki,...ij,...kj->...k", x, found.covariance, x)
     return Move(
         replace(record, recommended=recommended, centre=centre),
         vector=vector,
         centre=moved,
-        delta=np.einsum("...ki,...i->...k", x, w),
+        delta=np.asarray(delta),
         stderr=np.sqrt(spread),
         posterior=found,
     )
@@ -309,7 +313,8 @@ class Findings:
     taught: tuple[Claim, ...] | None = None
     """What the votes are about, in named features; None without named features."""
     unnamed: float = 0.0
-    """Probability that the score components explain the votes, and no named feature does."""
+    """Probability that score components or hidden states explain the votes, and no named feature
+    does."""
     chance: float = 0.0
     """Probability that nothing explains the votes."""
     aside: tuple[str, ...] = ()
@@ -356,13 +361,15 @@ def findings_of(settings: Settings, record: AllVotes) -> Findings:
             factor, *held, float(fitted.side_coefficient),
             chance=1 - float(fitted.signal),
         )  # fmt: skip
-    found = record.named or fit_named(settings, record.votes, record.aside)
-    said = claims(found, features)
+    joint = record.fit or fit_named(settings, record)
+    found = joint.named
+    said = claims(found, features, kept=joint.kept)
     names = dict.fromkeys(named_features.group_of(features, i).name for i in record.aside)
     along = named_features.nats_along(features, record.recommended / whitened_unit(settings))
     return Findings(
         factor, *held, found.side, taught=said,
-        unnamed=found.dense, chance=1 - found.signal, aside=tuple(names),
+        unnamed=joint.kept * found.dense + joint.signal * joint.share, chance=1 - joint.signal,
+        aside=tuple(names),
         mix=tuple(zip(features.coordinates, along, strict=True)),
         lacking=_lacking(features, said),
     )  # fmt: skip

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from szpo.errors import RunError, UsageError
 from szpo.optim import parameters, weighting
@@ -134,6 +134,10 @@ class StepInputs:
     """Moments of the start's answers, to predict guards; None once the rule carries them."""
     text_differences: Ints | None = None
     """(K, N, k): differences of the shown texts in named features, in units of 2⁻¹² spreads."""
+    states: NDArray[np.int16] | None = None
+    """(texts, width): hidden states of the shown texts, as recorded; see `StateScale.rounded`."""
+    state_differences: Floats | None = None
+    """(K, N, width): mean states of plus's texts less minus's, in units of the start's scale."""
     ratings: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """A judge's ratings of the shown texts, for each named feature that a judge rates."""
     aside: tuple[int, ...] = ()

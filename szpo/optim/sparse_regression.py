@@ -29,7 +29,7 @@ from szpo.types import Floats, Ints
 REFITS = 32
 """Number of supports that are fitted exactly, besides nothing and the dense block, and as many
 triples."""
-_ROUNDING = 2.0**20
+ROUNDING = 2.0**20
 """Evidence is rounded to 2⁻²⁰ nats before it is compared, so no order depends on a last bit."""
 
 
@@ -276,7 +276,7 @@ def _evidence(found: list[Approximation]) -> Floats:
 
 
 def _round(evidence: Floats) -> Floats:
-    return np.asarray(np.round(evidence * _ROUNDING) / _ROUNDING)
+    return np.asarray(np.round(evidence * ROUNDING) / ROUNDING)
 
 
 # ---- all single features and pairs, without fitting them ----

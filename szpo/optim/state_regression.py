@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import linalg, special
 
 from szpo.errors import UsageError
@@ -31,6 +32,32 @@ _NEWTON_STEPS: Final = 100
 _HALVINGS: Final = 40
 _SETTLED: Final = 1e-10
 """Newton's method stops when no logit changes by more than this in a step."""
+
+
+GRID: Final = 1024
+"""Recorded states are whole numbers, in units of 1/`GRID` of the start's scale s."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateScale:
+    """Which states a run's verdicts are fitted on; fixed with its named features."""
+
+    layer: int
+    """How many layers of the model stand below them."""
+    width: int
+    """Their number of dimensions."""
+    scale: int
+    """s, in units of 1/`GRID`: r.m.s. distance of two answers of the start to one prompt."""
+
+    def __post_init__(self) -> None:
+        numbers = self.layer, self.width, self.scale
+        if not all(type(number) is int and 0 < number < 2**31 for number in numbers):
+            raise UsageError("states: layer, width and scale must be whole numbers above 0")
+
+    def rounded(self, states: Floats) -> NDArray[np.int16]:
+        """States (..., width) as they are recorded: h/s in units of 1/`GRID`, clipped."""
+        whole = np.rint(states * (GRID * GRID / self.scale))
+        return np.clip(whole, -(2**15) + 1, 2**15 - 1).astype(np.int16)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,7 +18,7 @@ import torch
 
 from szpo import seeds
 from szpo.errors import StorageError, UsageError
-from szpo.models import adapters, loading
+from szpo.models import adapters, loading, states
 from szpo.models.batched_lora import Deltas
 from szpo.models.engine import Engine
 from szpo.models.loading import Loaded, ModelFacts
@@ -324,6 +324,11 @@ class LoraPolicy:
         rows = tuple(tuple(loading.answer_tokens(self.loaded, answer)) for answer in answers)
         asked = (self.encode(prompt),) * len(rows)
         return self.backend.read(Totals(asked, rows))
+
+    @property
+    def usual_layer(self) -> int:
+        """The layer whose states are read by default."""
+        return states.usual_layer(self.loaded.config.get_text_config().num_hidden_layers)
 
     def mean_states(
         self, prompts: Sequence[Prompt], answers: Sequence[Answer], layer: int

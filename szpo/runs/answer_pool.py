@@ -65,7 +65,8 @@ def draw(
     pools = _sample(run, settings, query, prompts, each, new, theta)
     if not all(sum(map(len, pools[i])) == each for i in new):
         raise RunError(f"step {step}: the policy left prompts unanswered")
-    found = at.state.carried.named
+    joint = at.state.carried.fit
+    found = None if joint is None else joint.named
     hidden, even = withdrawn(run.ledger), run.evens and not length_matters(named, found)
     rows: list[Comparison] = []
     noted: dict[str, list[Any]] = {"candidates": [], "worth": []}

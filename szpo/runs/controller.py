@@ -24,7 +24,7 @@ from szpo.optim.rule import StepInputs
 from szpo.runs import budget, sample_batches, start_features, update_policy
 from szpo.runs.services import Position, Services, resume
 from szpo.types import Comparison, Floats
-from szpo.voting import lease, pauses, shown_features, step_record, steps
+from szpo.voting import lease, pauses, shown_features, shown_states, step_record, steps
 from szpo.voting.counting import StepVotes
 from szpo.voting.step_record import Outcome, Stopwatch, read_steps
 
@@ -116,7 +116,10 @@ def record_inputs(
         ratings = shown_features.ratings_of(comparisons, entries)
     if settings.section.guarded and at.state.carried.moments is None and run.moments is not None:
         moments = run.moments()
-    inputs = StepInputs(scores, None, moments, differences, ratings)
+    states = None
+    if named is not None and named.states is not None:
+        states = shown_states.read_of(run.policy, comparisons, named.states)
+    inputs = StepInputs(scores, None, moments, differences, states, ratings=ratings)
     with ledger.transaction("controller"):
         lease.check(ledger, run.epoch)
         ledger.record_event("regressors", "controller", step_record.note_inputs(step, inputs))

@@ -117,11 +117,20 @@ def _choose_features(parts: RunParts) -> Chosen | None:
 def _draw_features(parts: RunParts, chosen: Chosen, say: Say) -> NamedFeatures:
     """Read the features of a run without coordinates; say which of the user's own never differ."""
     found = start_features.draw(
-        parts.policy, parts.prompts.train, parts.settings.root_seed, *chosen
-    )
+        parts.policy, parts.prompts.train, parts.settings.root_seed, *chosen,
+        layer=_layer_of_states(parts),
+    )  # fmt: skip
     if still := {each.name for each in chosen[1]}.difference(found.names):
         say(assemble.warn_of_still(still, start_features.ANSWERS))
     return parts.config.with_said(found)
+
+
+def _layer_of_states(parts: RunParts) -> int | None:
+    """The layer whose states votes are fitted on; None: none are wanted, or there are none."""
+    wanted = parts.config.features.layer
+    if parts.base is None or wanted == 0:
+        return None
+    return parts.language.usual_layer if wanted == "auto" else wanted
 
 
 def _quadratic_kl(parts: RunParts) -> Callable[[Theta], float] | None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, replace
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -25,13 +25,16 @@ from szpo.features.own import Description
 from szpo.ledger.run_spec import FEATURES
 from szpo.optim import optimizer, sparse_prior
 from szpo.optim.named_features import NamedFeatures
+from szpo.optim.state_regression import GRID, StateScale
 from szpo.policies.protocol import Policy, draw_answers
 from szpo.runs.services import Position, Services
-from szpo.types import FEATURE_GRID, Floats, Prompt
+from szpo.types import FEATURE_GRID, Answer, Floats, Prompt
 from szpo.voting import lease
 
 ANSWERS: Final = 256
 """Answers of the start that are read."""
+STATES: Final = 64
+"""Of these, answers whose hidden states fix the states' scale."""
 EACH: Final = 4
 """Answers to each prompt at least, since features are compared within prompts."""
 SHIPPED_COUNTS: Final = 64
@@ -57,10 +60,12 @@ def draw(
     root_seed: int,
     entries: Sequence[Entry],
     described: Sequence[Description] = (),
+    layer: int | None = None,
 ) -> NamedFeatures:
     """Draw the start's answers, and read from them which features differ, how far and which alike.
 
-    ``described``: what is recorded of the user's own entries.
+    ``described``: what is recorded of the user's own entries. ``layer``: whose hidden states are
+    read too, to find their scale; None: of no layer.
     """
     key = seeds.derive(root_seed, "features")
     order = seeds.permutation(key, len(prompts))[: ANSWERS // EACH]
@@ -74,7 +79,27 @@ def draw(
     ]
     own.rate_ahead(entries, pairs)
     values = differences.values(pairs, entries).reshape(len(asked), each, -1)
-    return read(values, [entry.name for entry in entries], shipped_scales(), described)
+    found = read(values, [entry.name for entry in entries], shipped_scales(), described)
+    if layer is None:
+        return found
+    few = range(min(len(asked), STATES // each))
+    texts = [(asked[i], answer) for i in few for answer in drawn[i]]
+    return replace(found, states=scale_of(policy, texts, each, layer))
+
+
+def scale_of(
+    policy: Any, texts: Sequence[tuple[Prompt, Answer]], each: int, layer: int
+) -> StateScale | None:
+    """The scale of hidden states by ``each`` answers to every prompt; None where none differ."""
+    prompts, answers = [prompt for prompt, _ in texts], [answer for _, answer in texts]
+    states = np.asarray(policy.mean_states(prompts, answers, layer))
+    off = states.reshape(-1, each, states.shape[1])
+    off = off - off.mean(1, keepdims=True)
+    freedom = off.shape[0] * (each - 1)
+    # Two answers are apart by twice the variance, on the mean of |h⁺ − h⁻|².
+    apart = math.sqrt(2 * float((off**2).sum()) / max(1, freedom))
+    whole = round(GRID * apart) if math.isfinite(apart) else 0
+    return StateScale(layer, states.shape[1], whole) if whole > 0 else None
 
 
 def read(

@@ -18,17 +18,19 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from szpo.errors import IntegrityError, UsageError
 from szpo.features import own
 from szpo.ledger import canonical
 from szpo.ledger.database import Ledger
 from szpo.optim.kl_limits import KlMeasurement, Moments
+from szpo.optim.named_features import NamedFeatures
 from szpo.optim.optimizer import rule_of
 from szpo.optim.rule import StepInputs
 from szpo.optim.settings import Settings
 from szpo.types import Comparison, Floats, Layout, Theta, Vote
-from szpo.voting import steps, withdrawals
+from szpo.voting import shown_states, steps, withdrawals
 from szpo.voting.counting import StepVotes
 from szpo.voting.steps import OWN_PAIRS
 
@@ -43,6 +45,7 @@ def note_inputs(step: int, inputs: StepInputs) -> dict[str, Any]:
         "scores": None if scores is None else np.round(scores, DIGITS).tolist(),
         "moments": None if inputs.moments is None else inputs.moments.to_json(),
         "features": None if inputs.text_differences is None else inputs.text_differences.tolist(),
+        "states": None if inputs.states is None else shown_states.packed(inputs.states),
         "ratings": {name: list(values) for name, values in inputs.ratings.items()} or None,
     }
     given = {name: value for name, value in found.items() if value is not None}
@@ -81,13 +84,32 @@ def read_inputs(ledger: Ledger, settings: Settings, step: int) -> StepInputs:
     if missing := [name for name, is_missing in wanted.items() if is_missing]:
         raise IntegrityError(f"step {step}: its inputs of the fit have no {missing[0]}")
     whole = None if features is None else features.astype(np.int64)
+    states, apart = _states(ledger, step, noted, named)
     moments = _moments(step, noted, settings.dim)
     reach = _reach(ledger, step)
     aside = () if named is None else withdrawals.read_set_aside(ledger, named, step)
     withdrawn = withdrawals.read(ledger, settings, step)
     return StepInputs(
-        scores, centre, moments, whole, _ratings(step, noted), aside, reach, withdrawn
-    )
+        scores, centre, moments, whole, states, apart, _ratings(step, noted), aside, reach,
+        withdrawn,
+    )  # fmt: skip
+
+
+def _states(
+    ledger: Ledger, step: int, noted: Mapping[str, Any], named: NamedFeatures | None
+) -> tuple[NDArray[np.int16] | None, Floats | None]:
+    """The recorded states of a step's texts, and their differences; None in a run without any."""
+    if named is None or named.states is None:
+        return None, None
+    if noted.get("states") is None:
+        raise IntegrityError(f"step {step}: its inputs of the fit have no states")
+    comparisons = ledger.comparisons(step)
+    texts = len(shown_states.shown_of(comparisons))
+    try:
+        found = shown_states.unpacked(noted["states"], texts, named.states.width)
+    except IntegrityError as error:
+        raise IntegrityError(f"step {step}: {error}") from None
+    return found, shown_states.differences_of(comparisons, found)
 
 
 def body_of(ledger: Ledger, kind: str, step: int) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def test_forty_votes_find_the_feature_and_go_along_its_natural_gradient():
     found = []
     for seed in range(3):
         state = walk(settings, 5, seed)
-        fit = all_votes.fit_named(settings, state.carried.votes)
+        fit = all_votes.fit_named(settings, state.carried).named
         assert fit.less[WANTED] == max(*fit.less, *fit.more)
         found.append(cosine(state.carried.recommended, way))
     assert np.mean(found) > 0.9
@@ -127,7 +127,7 @@ def test_votes_by_chance_keep_the_recommendation_at_the_start():
 def test_the_posterior_in_coordinates_predicts_what_the_weights_predict():
     settings = settings_of()
     state = walk(settings, 5, 1)
-    whole = all_votes.fit_named(settings, state.carried.votes)
+    whole = all_votes.fit_named(settings, state.carried).named
     found, _ = all_votes.fit_votes(settings, state.carried)
     A = named_features.directions(settings.features)
     x = np.random.default_rng(0).standard_normal((5, DIM))
@@ -178,7 +178,7 @@ def test_a_group_is_called_by_the_feature_that_its_direction_moves_most():
     rows = (own.map[0], tuple(2 * v for v in own.map[0]), *own.map[2:])
     near = replace(own, groups=(0, 0, *range(1, COUNT - 1)), map=rows)
     assert named_features.group_heads(near)[:2] == (1, 2)
-    fit = all_votes.fit_named(settings_of(), walk(settings_of(), 5, 0).carried.votes)
+    fit = all_votes.fit_named(settings_of(), walk(settings_of(), 5, 0).carried).named
     chances = np.zeros_like(fit.less)
     chances[:2] = 0.6, 0.3
     (claim,) = named_features.claims(replace(fit, less=chances, more=0 * chances), near)
@@ -197,9 +197,9 @@ def test_what_is_left_out_explains_votes_is_not_followed_and_does_not_change():
     assert plain.recommended @ gradients[:, WANTED] < -0.3
     # The gate began again: the feature's evidence keeps it open no longer.
     assert held.log_factor < np.log(9)
-    fit = all_votes.fit_named(settings, held.votes, (WANTED,))
+    fit = all_votes.fit_named(settings, replace(held, aside=(WANTED,))).named
     assert fit.less[WANTED] == fit.more[WANTED] == fit.w[WANTED] == 0.0
-    alone = all_votes.fit_named(settings, held.votes)
+    alone = all_votes.fit_named(settings, replace(held, aside=())).named
     assert fit.kept[0].support == alone.kept[0].support == (WANTED,)  # it still explains them
     seen = regression.findings_of(settings, held)
     assert seen.aside == (f"f{WANTED}",) and not seen.shown

@@ -120,7 +120,7 @@ def test_the_likelier_explanation_weighs_more_and_both_count_against_nothing():
     # Prior odds of anything are .65 to .35.
     odds = math.exp(found.log_factor) * 0.65 / 0.35
     assert found.signal == pytest.approx(odds / (1 + odds))
-    told = found.logits(named, states)
+    told, _ = found.moments(named, states)
     assert np.corrcoef(told, states[:, 0])[0, 1] > 0.8
     with pytest.raises(UsageError, match="79 of states"):
         fit_joint(Votes(named, up, 1 - up), prior, states[:79])

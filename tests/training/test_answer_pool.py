@@ -42,7 +42,7 @@ def test_chosen_pairs_teach_the_taste_and_the_record_says_why_they_were_shown(tm
     with ledger:
         policy = MarkedPolicy(settings)
         drive(settings, ledger, policy, until_step=24)
-        found = replay.replay_state(ledger, settings).carried.named
+        found = replay.replay_state(ledger, settings).carried.fit.named
         top = named_features.claims(found, settings.features)[0]
         assert (top.feature, top.more) == ("exclamations", True) and top.chance > 0.6
         assert [row["pairing"] for row in ledger.steps()] == ["pool"] * 24

@@ -84,7 +84,7 @@ def test_votes_are_explained_and_nothing_moves(tmp_path, lag):
     settings, ledger = begin(tmp_path)
     with ledger:
         policy = drive(settings, ledger, lag=lag)
-        found = replay.replay_state(ledger, recorded_settings(ledger)).carried.named
+        found = replay.replay_state(ledger, recorded_settings(ledger)).carried.fit.named
         named = recorded_settings(ledger).features
         assert recorded_settings(ledger).features is named  # read and checked once
         assert named is not None and set(named.names) == {*MARKS}
