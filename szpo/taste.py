@@ -5,10 +5,11 @@ prompt x is scored by how far it differs from what the start answers there,
 
     s_e = w_eᵀ (φ(y) − mean φ of the start's answers to x),
 
-and *cautiously*: the mean of s_e over the explanations less their standard deviation, so that
-what the explanations do not agree on is not sought. It is *bounded*: each feature counts only
-within the values that were shown to those who voted. All numbers are integers, so that a taste on
-file is the same everywhere.
+and φ may have one more number beside the named features: wᵀh, a direction of the hidden states of
+one model, which no word of the dictionary says. What a policy gains is told *cautiously*: the mean
+of s_e over the explanations less their standard deviation. It is *bounded*: each feature, and the
+direction as one number, counts only within the values that were shown to those who voted. All
+numbers are integers, so that a taste on file is the same everywhere.
 """
 
 from __future__ import annotations
@@ -25,12 +26,15 @@ import numpy as np
 from szpo.errors import UsageError
 from szpo.features import dictionary, differences, own
 from szpo.features.dictionary import Entry
+from szpo.optim.state_regression import GRID
 from szpo.types import FEATURE_GRID, Floats
 
 FORMAT: Final = 1
 MOST_EXPLANATIONS: Final = 64
-MOST_BYTES: Final = 2**18
+MOST_BYTES: Final = 2**19
 """Largest file that is read."""
+WIDEST: Final = 2**14
+"""Most dimensions of a direction of hidden states."""
 LARGEST: Final = 2**40
 """Of any number in a taste."""
 SHARED: Final = 3
@@ -56,13 +60,51 @@ class Feature:
 
 
 @dataclass(frozen=True, slots=True)
+class Direction:
+    """A direction of one model's hidden states that the taste may be about.
+
+    Its value is wᵀh/s, logits; h is the mean of a layer's output over an answer's tokens.
+    """
+
+    model: str
+    """The digest of the model whose states they are."""
+    name: str
+    """How the run called that model."""
+    layer: int
+    """How many layers stand below the states."""
+    scale: int
+    """s, in units of 1/1024."""
+    weights: tuple[int, ...]
+    """w, in units of 2⁻¹² logits."""
+    low: int
+    high: int
+    """It counts within these values, as all numbers below in units of 2⁻¹² logits."""
+    mean: int
+    """Its mean over the shown texts."""
+
+    def values(self, states: Floats) -> Floats:
+        """Its value (n,) in units of 2⁻¹² logits of states (n, width), not bounded.
+
+        Raises:
+            UsageError: states of another width.
+        """
+        if states.ndim != 2 or states.shape[1] != len(self.weights):
+            raise UsageError(
+                f"taste: it is of {len(self.weights)} hidden states of {self.name}; got "
+                f"{states.shape}"
+            )
+        return np.asarray(states @ np.array(self.weights, dtype=np.float64) * (GRID / self.scale))
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """What the votes may be about; no weights: nothing that has a name."""
 
     chance: int
     """Its probability, in units of 2⁻¹²."""
     weights: tuple[tuple[int, int], ...]
-    """Place of a feature, and logits for one spread more of it, in units of 2⁻¹²."""
+    """Place of a feature, and logits for one spread more of it, in units of 2⁻¹². The place after
+    the last feature is the direction's, whose weight is 1 logit a logit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +122,26 @@ class Taste:
     verdicts: int = 0
     people: int = 0
     """Number of persons among those who gave them; the others are programs."""
+    direction: Direction | None = None
+    """What no named feature says; None: the taste is of named features alone."""
 
     def __post_init__(self) -> None:
         names = [each.name for each in self.features]
-        if not names or len({*names}) != len(names):
+        columns = len(names) + (self.direction is not None)
+        if not columns or len({*names}) != len(names):
             raise UsageError("taste: its features must have different names")
         if not 0 < len(self.explanations) <= MOST_EXPLANATIONS:
             raise UsageError(f"taste: it must have 1 to {MOST_EXPLANATIONS} explanations")
         numbers = [n for f in self.features for n in (f.scale, f.low, f.high, f.mean)]
         numbers += [n for e in self.explanations for n in (e.chance, *chain(*e.weights))]
         numbers += [chance for _, chance in self.claims] + [self.verdicts, self.people]
+        if (way := self.direction) is not None:
+            numbers += [way.layer, way.scale, way.low, way.high, way.mean, *way.weights]
+            if not 0 < len(way.weights) <= WIDEST or way.scale < 1 or way.low > way.high:
+                raise UsageError(
+                    f"taste: its direction needs 1 to {WIDEST} weights, a scale above 0 and "
+                    "bounds in order"
+                )
         if any(type(n) is not int or abs(n) > LARGEST for n in numbers):
             raise UsageError("taste: its numbers must be integers of at most 2^40")
         if self.verdicts < 0 or self.people < 0:
@@ -100,7 +152,7 @@ class Taste:
             raise UsageError("taste: every explanation needs a probability above 0")
         for explanation in self.explanations:
             places = [place for place, _ in explanation.weights]
-            if not all(0 <= place < len(names) for place in places):
+            if not all(0 <= place < columns for place in places):
                 raise UsageError("taste: an explanation names a feature that is not there")
             if len({*places}) != len(places):
                 raise UsageError("taste: an explanation names a feature twice")
@@ -161,13 +213,28 @@ class Taste:
             )
         return tuple(found.values())
 
-    def values(
-        self, prompts: Sequence[str], answers: Sequence[str], given: Sequence[str] = ()
-    ) -> Floats:
-        """The features of answers (n, features), bounded, in spreads.
+    def require_model(self, sha256: str, name: str) -> None:
+        """Refuse another model than the one whose hidden states the taste is about.
 
         Raises:
-            UsageError: not as many prompts as answers, or one text in place of a list.
+            UsageError: it is about another one's.
+        """
+        if self.direction is not None and self.direction.model != sha256:
+            raise UsageError(
+                f"taste: it is about hidden states of {self.direction.name}, and {name} is "
+                "another model, or has other weights; use that model, or vote on this one"
+            )
+
+    def values(
+        self, prompts: Sequence[str], answers: Sequence[str], given: Sequence[str] = (),
+        states: Floats | None = None,
+    ) -> Floats:  # fmt: skip
+        """The features of answers (n, columns), bounded, in spreads; the direction comes last.
+
+        ``states`` (n, width): the answers' hidden states, where the taste has a direction.
+
+        Raises:
+            UsageError: not as many prompts as answers, one text in place of a list, or no states.
         """
         if {type(prompts), type(answers)} & {str} or len(prompts) != len(answers):
             raise UsageError("taste: give a list of prompts and a list of as many answers")
@@ -176,14 +243,27 @@ class Taste:
         scales = [feature.scale for feature in self.features]
         spreads = np.array([[*map(in_spreads, row, scales)] for row in rows])
         spreads = spreads.reshape(len(rows), len(scales))
-        low, high = (np.array([getattr(f, end) for f in self.features]) for end in ("low", "high"))
+        if self.direction is not None:
+            if states is None or len(states) != len(rows):
+                raise UsageError(
+                    f"taste: it is about hidden states of {self.direction.name}, which texts "
+                    "alone do not show; give the states of each answer"
+                )
+            spreads = np.column_stack([spreads, self.direction.values(states)])
+        low, high = (np.array([getattr(f, end) for f in self._columns]) for end in ("low", "high"))
         return np.asarray(np.clip(spreads, low, high) / FEATURE_GRID)
 
+    @property
+    def _columns(self) -> tuple[Feature | Direction, ...]:
+        return self.features if self.direction is None else (*self.features, self.direction)
+
     def starts(
-        self, prompts: Sequence[str], answers: Sequence[str], given: Sequence[str] = ()
-    ) -> dict[str, Floats]:
-        """The mean features (features,) of the start's answers to each prompt; see `score`."""
-        values, asked = self.values(prompts, answers, given), np.array(prompts, dtype=object)
+        self, prompts: Sequence[str], answers: Sequence[str], given: Sequence[str] = (),
+        states: Floats | None = None,
+    ) -> dict[str, Floats]:  # fmt: skip
+        """The mean values (columns,) of the start's answers to each prompt; see `score`."""
+        values = self.values(prompts, answers, given, states)
+        asked = np.array(prompts, dtype=object)
         return {prompt: values[asked == prompt].mean(0) for prompt in dict.fromkeys(prompts)}
 
     def score(
@@ -192,10 +272,14 @@ class Taste:
         answers: Sequence[str],
         *,
         starts: Mapping[str, Floats] | None = None,
-        caution: float = 1.0,
+        caution: float = 0.0,
         given: Sequence[str] = (),
+        states: Floats | None = None,
     ) -> Floats:
         """Scores of answers (n,), logits: mean less ``caution`` deviations of the explanations.
+
+        Of single answers the deviation is as large as the mean, so that it would drown it
+        (experiments/LOG.md, 2026-11-30); `gain` subtracts it from the mean of many.
 
         Args:
             prompts: The prompt of each answer.
@@ -204,8 +288,9 @@ class Taste:
                 compared with the mean of the texts that were voted on.
             caution: 0: the mean alone.
             given: The user's own features that are code, anew.
+            states: (n, width): the answers' hidden states, where the taste has a direction.
         """
-        return self._weigh(self._moved(prompts, answers, starts, given), caution)
+        return self._weigh(self._moved(prompts, answers, starts, given, states), caution)
 
     def gain(
         self,
@@ -214,39 +299,50 @@ class Taste:
         *,
         starts: Mapping[str, Floats] | None = None,
         given: Sequence[str] = (),
+        states: Floats | None = None,
     ) -> float:
         """The lower value of how much more these answers are liked than the start's, together.
 
         The mean over the explanations less their deviation, as in `score`, of the answers' mean.
         """
-        moved = self._moved(prompts, answers, starts, given).mean(0, keepdims=True)
+        moved = self._moved(prompts, answers, starts, given, states).mean(0, keepdims=True)
         return float(self._weigh(moved, 1.0)[0])
 
     def _moved(
         self, prompts: Sequence[str], answers: Sequence[str],
-        starts: Mapping[str, Floats] | None, given: Sequence[str],
+        starts: Mapping[str, Floats] | None, given: Sequence[str], states: Floats | None,
     ) -> Floats:  # fmt: skip
-        usual = np.array([each.mean for each in self.features]) / FEATURE_GRID
+        usual = np.array([each.mean for each in self._columns]) / FEATURE_GRID
         known = starts or {}
         centres = np.array([known.get(prompt, usual) for prompt in prompts])
-        moved = self.values(prompts, answers, given) - centres.reshape(-1, len(usual))
+        values = self.values(prompts, answers, given, states)
+        moved = values - centres.reshape(-1, len(usual))
         return np.asarray(moved)
 
     @property
     def weights(self) -> Floats:
-        """Expected weight of each feature (features,), logits a spread."""
+        """Expected weight of each named feature (features,), logits a spread."""
         weights, chances = self._explained()
-        return np.asarray(weights @ chances)
+        return np.asarray(weights @ chances)[: len(self.features)]
 
     @property
     def sizes(self) -> Floats:
-        """Expected size of each feature's weight (features,), logits a spread."""
+        """Expected size of each named feature's weight (features,), logits a spread."""
         weights, chances = self._explained()
-        return np.asarray(np.abs(weights) @ chances)
+        return np.asarray(np.abs(weights) @ chances)[: len(self.features)]
+
+    @property
+    def along(self) -> float:
+        """Expected size of what the direction adds, in logits: a quarter of its range."""
+        if self.direction is None:
+            return 0.0
+        weights, chances = self._explained()
+        wide = (self.direction.high - self.direction.low) / (4 * FEATURE_GRID)
+        return float(np.abs(weights[-1]) @ chances) * wide
 
     def _explained(self) -> tuple[Floats, Floats]:
-        """Weights (features, explanations), logits a spread, and the explanations' chances."""
-        weights = np.zeros((len(self.features), len(self.explanations)))
+        """Weights (columns, explanations), logits a spread, and the explanations' chances."""
+        weights = np.zeros((len(self._columns), len(self.explanations)))
         for e, explanation in enumerate(self.explanations):
             for place, weight in explanation.weights:
                 weights[place, e] = weight / FEATURE_GRID
@@ -299,6 +395,7 @@ class Taste:
                 tuple(tuple(map(_text, each)) for each in body["own"]),
                 _whole(body["verdicts"]),
                 _whole(body["people"]),
+                _direction(body.get("direction")),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f"the taste is damaged ({error})") from None
@@ -320,6 +417,14 @@ def bounds(values: Sequence[int]) -> tuple[int, int]:
 def in_spreads(ratio: tuple[int, int], scale: int) -> int:
     """A feature's value in units of 2⁻¹² of its spread, exact and rounded once."""
     return differences.difference([ratio], [(0, 1)], 1, scale)
+
+
+def _direction(body: Any) -> Direction | None:
+    if body is None:
+        return None
+    texts = {name: _line(body[name]) for name in ("model", "name")}
+    numbers = {name: _whole(body[name]) for name in ("layer", "scale", "low", "high", "mean")}
+    return Direction(**texts, **numbers, weights=tuple(map(_whole, body["weights"])))
 
 
 def _last(text: Any) -> str:

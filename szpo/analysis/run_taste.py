@@ -18,14 +18,15 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim import regression
 from szpo.optim.all_votes import AllVotes, fit_named, refit
+from szpo.optim.joint_fit import JointFit
 from szpo.optim.named_features import NamedFeatures
-from szpo.optim.sparse_regression import SparseFit
+from szpo.optim.state_regression import GRID
 from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED
 from szpo.replay import replay
 from szpo.replay.checks import Broken, Examination
-from szpo.taste import Explanation, Feature, Taste
+from szpo.taste import Direction, Explanation, Feature, Taste
 from szpo.types import FEATURE_GRID, Comparison
-from szpo.voting import shown_features, withdrawals
+from szpo.voting import shown_features, step_record, withdrawals
 
 LEAST: Final = 1 / FEATURE_GRID
 """Explanations below this probability are left out."""
@@ -73,7 +74,8 @@ def read(
             f"{where}: its votes {since} (odds of {math.exp(found.factor):.2g}, "
             f"it takes {BAYES_FACTOR_NEEDED:g}); let its panel vote more"
         )
-    if found.unnamed + found.chance >= taught.LIKELY:
+    dense = carried.states is not None and fit.states is not None
+    if not dense and found.unnamed + found.chance >= taught.LIKELY:
         raise RunError(
             f"{where}: its votes show a taste that is not named yet; add a feature that names it "
             "(features.add)"
@@ -88,7 +90,10 @@ def read(
     people = {row["pseudonym"] for row in ledger.query(
         "SELECT pseudonym FROM panelists WHERE kind = 'person'")}  # fmt: skip
     features, explanations = _explain(named, fit, carried, cast.comparisons, entries)
-    if not features and found.aside:
+    direction = None
+    if dense:
+        direction, explanations = _with_direction(ledger, named, fit, cast, features, explanations)
+    if direction is None and not features and found.aside:
         raise RunError(
             f"{where}: its votes show no taste besides {', '.join(found.aside)}, which an order "
             "leaves out (szpo not-about --take-back)"
@@ -104,6 +109,7 @@ def read(
         features, explanations, claims, named.dictionary,
         tuple(each for each in named.own if each[0] in names),
         verdicts=len(cast.y), people=len(people.intersection(cast.panelist)),
+        direction=direction,
     )  # fmt: skip
 
 
@@ -150,39 +156,45 @@ def _places(found: Taste) -> list[list[int]]:
     return [[place for place, _ in each.weights] for each in found.explanations]
 
 
-def _is_near(recorded: Any, mine: Any) -> bool:
-    """Whether two tastes as JSON differ only by rounding: by one unit in any integer."""
+SLACK: Final[dict[str, int]] = {"verdicts": 0, "people": 0, "direction": 64}
+"""Units by which integers of a taste may differ from what its votes give, where it is not one.
+
+The range and mean of a direction add up the roundings of its weights."""
+
+
+def _is_near(recorded: Any, mine: Any, slack: int = 1) -> bool:
+    """Whether two tastes as JSON differ only by rounding."""
     if isinstance(recorded, dict) and isinstance(mine, dict):
-        counts = ("verdicts", "people")
         return recorded.keys() == mine.keys() and all(
-            value == mine[name] if name in counts else _is_near(value, mine[name])
-            for name, value in recorded.items()
+            _is_near(value, mine[name], SLACK.get(name, slack)) for name, value in recorded.items()
         )
     if isinstance(recorded, list) and isinstance(mine, list):
-        return len(recorded) == len(mine) and all(map(_is_near, recorded, mine))
+        near = (_is_near(a, b, min(slack, 1)) for a, b in zip(recorded, mine, strict=False))
+        return len(recorded) == len(mine) and all(near)
     if isinstance(recorded, int) and isinstance(mine, int):
-        return abs(recorded - mine) <= 1
+        return abs(recorded - mine) <= slack
     return bool(recorded == mine)
 
 
 def _explain(
     named: NamedFeatures,
-    fit: SparseFit,
+    joint: JointFit,
     carried: AllVotes,
     comparisons: Sequence[Comparison],
     entries: dict[str, Entry],
 ) -> tuple[tuple[Feature, ...], tuple[Explanation, ...]]:
     """The features that explanations are about, and these; the rest together is no weight."""
     weighed: list[tuple[float, dict[int, int]]] = []
-    for kept in fit.kept:
-        if kept.chance < LEAST:
+    for kept in joint.named.kept:
+        chance = kept.chance * joint.kept
+        if chance < LEAST:
             continue
         weights = {
             i: round(FEATURE_GRID * float(w))
             for i, w in zip(kept.support, kept.w, strict=True)
             if i < len(named.names) and i not in carried.aside
         }
-        weighed.append((kept.chance, {i: w for i, w in weights.items() if w}))
+        weighed.append((chance, {i: w for i, w in weights.items() if w}))
     used = sorted({i for _, weights in weighed for i in weights})
     place = {i: p for p, i in enumerate(used)}
     about = [(chance, weights) for chance, weights in weighed if weights]
@@ -209,3 +221,31 @@ def _explain(
         for i, column in zip(used, values.T, strict=True)
     )  # fmt: skip
     return features, tuple(explanations)
+
+
+def _with_direction(
+    ledger: Ledger,
+    named: NamedFeatures,
+    joint: JointFit,
+    cast: vote_rows.Judged,
+    features: tuple[Feature, ...],
+    explanations: tuple[Explanation, ...],
+) -> tuple[Direction, tuple[Explanation, ...]]:
+    """The direction of states, with the explanations it is one of; it takes from what is left."""
+    assert joint.states is not None and named.states is not None
+    w = np.rint(FEATURE_GRID * joint.states.w).astype(np.int64)
+    values: list[int] = []
+    for step in sorted({each.step for each in cast.comparisons}):
+        rounded = step_record.states_of(ledger, named, step)
+        values += np.rint(rounded.astype(np.int64) @ w / GRID).astype(np.int64).tolist()
+    low, high = taste.bounds(values)
+    way = Direction(
+        ledger.row["base_sha256"], str(ledger.spec.get("base", {}).get("name", "its model")),
+        named.states.layer,
+        named.states.scale, tuple(w.tolist()), low, high, round(float(np.mean(values))),
+    )  # fmt: skip
+    chance = max(1, round(FEATURE_GRID * joint.signal * joint.share))
+    own = Explanation(chance, ((len(features), FEATURE_GRID),))
+    about = [each for each in explanations if each.weights][: taste.MOST_EXPLANATIONS - 2]
+    rest = FEATURE_GRID - chance - sum(each.chance for each in about)
+    return way, (*about, own, *([Explanation(rest, ())] if rest > 0 else []))

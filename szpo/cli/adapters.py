@@ -245,7 +245,9 @@ def answer(
             {
                 "prompt": each.text, "start": one[0].text, "mix": two[0].text,
                 **({} if judge is None else {
-                    f"{side}, best of {best_of}": tastes.best(judge, each, many, one, feature).text
+                    f"{side}, best of {best_of}": tastes.best(
+                        judge, mixer.policy, each, many, one, feature
+                    ).text
                     for side, many in (("start", one), ("mix", two))
                 }),
             }

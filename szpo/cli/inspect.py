@@ -223,7 +223,7 @@ def sample(
         shown = {"base": before, "tuned": after}
         if judge is not None:
             best = {
-                side: [tastes.best(judge, question, answers, before, feature)]
+                side: [tastes.best(judge, policy, question, answers, before, feature)]
                 for side, answers in shown.items()
             }
             shown = {"base": before[:1]} | {

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import typer
@@ -20,10 +20,11 @@ from szpo.errors import RunError, UsageError
 from szpo.optim.regression import BUDGET
 from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED
 from szpo.taste import MOST_BYTES, Taste
-from szpo.types import FEATURE_GRID, Answer, Prompt, Say
+from szpo.types import FEATURE_GRID, Answer, Floats, Prompt, Say
 
 if TYPE_CHECKING:
     from szpo.improvement.policy_search import Found
+    from szpo.policies.lora_policy import LoraPolicy
 
 
 LISTED: Final = 0.01
@@ -187,7 +188,9 @@ def score(
     examples = preference_files.read_examples(file)
     prompts = [prompt.text for prompt, _ in examples]
     texts = [answer.text for _, answer in examples]
-    scores = [round(float(each), 4) for each in found.score(prompts, texts, given=feature)]
+    read = states_of(found, examples)
+    scored = found.score(prompts, texts, given=feature, states=read)
+    scores = [round(float(each), 4) for each in scored]
     records = [
         {"prompt": prompt, "completion": text, "score": value}
         for prompt, text, value in zip(prompts, texts, scores, strict=True)
@@ -233,14 +236,44 @@ def load(text: str, folder: Path, given: Sequence[str] = ()) -> Taste:
 
 
 def best(
-    judge: Taste, prompt: Prompt, answers: Sequence[Answer], start: Sequence[Answer],
-    given: Sequence[str] = (),
+    judge: Taste, policy: LoraPolicy, prompt: Prompt, answers: Sequence[Answer],
+    start: Sequence[Answer], given: Sequence[str] = (),
 ) -> Answer:  # fmt: skip
     """The answer that the taste scores highest beside the start's; the first of equal ones."""
-    texts, usual = ([answer.text for answer in each] for each in (answers, start))
-    starts = judge.starts([prompt.text] * len(usual), usual, given)
-    asked = [prompt.text] * len(texts)
-    return answers[int(judge.score(asked, texts, starts=starts, given=given).argmax())]
+
+    def read(answers: Sequence[Answer]) -> dict[str, Any]:
+        asked, way = [prompt] * len(answers), judge.direction
+        return {
+            "prompts": [each.text for each in asked],
+            "answers": [each.text for each in answers],
+            "given": given,
+            "states": None if way is None else policy.mean_states(asked, answers, way.layer),
+        }
+
+    judge.require_model(policy.loaded.sha256, policy.loaded.name)
+    return answers[int(judge.score(**read(answers), starts=judge.starts(**read(start))).argmax())]
+
+
+def states_of(found: Taste, examples: Sequence[tuple[Prompt, Answer]]) -> Floats | None:
+    """The hidden states of answers by the taste's own model; None where it is about none.
+
+    Raises:
+        UsageError: the model cannot be loaded, or is another one now.
+    """
+    if (way := found.direction) is None:
+        return None
+    from szpo.models import loading, states
+    from szpo.models.logprobs import Sample
+
+    console.doing(f"loading {way.name}, whose hidden states the taste is about")
+    model = loading.load(way.name)
+    found.require_model(model.sha256, way.name)
+    samples = [
+        Sample(loading.encode(model.tokenizer, prompt), tuple(loading.text_tokens(model, answer)))
+        for prompt, answer in examples
+    ]
+    console.doing(f"reading {console.count(len(samples), 'answer')}")
+    return states.mean_states(model.adapt(), samples, way.layer)
 
 
 def ask(found: Taste, yes: bool) -> None:

@@ -84,20 +84,22 @@ class Aim:
     def counts_parts(self) -> bool:
         """Whether beginnings of answers can be scored too, so that parts get credit."""
         if self.taste is not None:
-            return {kind for _, kind, *_ in self.taste.own} <= own.QUICK
+            quick = {kind for _, kind, *_ in self.taste.own} <= own.QUICK
+            return quick and self.taste.direction is None
         return self.entry is not None
 
 
 def waived_by(taste: Taste) -> tuple[str, ...]:
     """The guards that do not bind what is moved on a taste: those that it is about.
 
-    It is about a feature whose expected weight is at least `MATTERS` of the largest.
+    It is about a feature whose expected weight is at least `MATTERS` of the largest part.
     """
     sizes = taste.sizes
+    largest = max([*sizes.tolist(), taste.along])
     heavy = [
         feature.name
         for feature, size in zip(taste.features, sizes, strict=True)
-        if size >= MATTERS * sizes.max()
+        if size >= MATTERS * largest
     ]
     groups = {BY_NAME[name].group for name in heavy if name in BY_NAME}
     return tuple(dict.fromkeys(ABOUT[group] for group in sorted(groups & {*ABOUT})))
@@ -183,14 +185,16 @@ def count(
     ``parts``: the texts are beginnings of answers, so only for aims that count these.
     """
     found = np.full((len(answers), len(aims)), np.nan)
+    signs = np.array([aim.sign for aim in aims])
     places = [i for i, aim in enumerate(aims) if aim.entry is not None]
     entries = [aim.entry for aim in aims if aim.entry is not None]
     texts = [prompt.text for prompt in prompts], [answer.text for answer in answers]
     found[:, places] = differences.values(zip(*texts, strict=True), entries)
     for place, aim in enumerate(aims):
-        if aim.taste is not None and (aim.counts_parts or not parts):
+        is_named = aim.taste is not None and aim.taste.direction is None
+        if aim.taste is not None and is_named and (aim.counts_parts or not parts):
             found[:, place] = aim.taste.score(*texts, given=aim.given)
-    return found * [aim.sign for aim in aims]
+    return np.asarray(found * signs)
 
 
 def values_of(
@@ -199,14 +203,21 @@ def values_of(
     """Values (answers, aims) of all aims."""
     found = count(aims, prompts, answers)
     for place, aim in enumerate(aims):
-        if aim.entry is None and aim.taste is None:
+        if aim.entry is None and (aim.taste is None or aim.taste.direction is not None):
             found[:, place] = score_of(aim, policy)(prompts, answers)
     return found
 
 
 def score_of(aim: Aim, policy: LoraPolicy) -> Score:
     """The aim as a function of prompts and answers."""
-    if aim.entry is not None or aim.taste is not None:
+    taste = aim.taste
+    if taste is not None and (way := taste.direction) is not None:
+        taste.require_model(policy.loaded.sha256, policy.loaded.name)
+        return lambda prompts, answers: taste.score(
+            [prompt.text for prompt in prompts], [answer.text for answer in answers],
+            given=aim.given, states=policy.mean_states(prompts, answers, way.layer),
+        )  # fmt: skip
+    if aim.entry is not None or taste is not None:
         return lambda prompts, answers: count([aim], prompts, answers)[:, 0]
 
     def fluency(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:

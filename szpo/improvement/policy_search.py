@@ -308,6 +308,8 @@ def _set_up(
     seed = seeds.as_seed(seeds.derive(root, "improve", step=begun.steps))
     asked = set_aside(parts.prompts.train, root)[0]
     plan = Plan(nats=nats, waived=waived_by(taste))
+    if taste.direction is not None:  # each part's score would be a pass of its own
+        plan = replace(plan, parts=1)
     taught, aside = split_prompts(asked, plan.checked, root)
     if way == "natural":
         pool = pool or _draw_pool(parts, held, taught, root, progress)
@@ -525,24 +527,31 @@ def scorer(
     seed: int,
     given: Sequence[str] = (),
 ) -> tuple[score_ascent.Score, Callable[[Sequence[Prompt], Sequence[Answer]], float]]:
-    """The taste's cautious score of each answer, and its lower value of what all of them gain.
+    """The taste's score of each answer, and its lower value of what all of them gain.
 
     Both against what the start answers to their prompts.
     """
+
+    def read(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> dict[str, Any]:
+        turns.pause()
+        way = taste.direction
+        return {
+            "prompts": [prompt.text for prompt in prompts],
+            "answers": [answer.text for answer in answers],
+            "given": given,
+            "states": None if way is None else policy.mean_states(prompts, answers, way.layer),
+        }
+
     asked = list(dict.fromkeys(prompts))
     drawn = policy.sample(asked, START_ANSWERS, seed=seed, base=True)
-    pairs = [(p.text, a.text) for p, row in zip(asked, drawn, strict=True) for a in row]
-    texts = [a for a, _ in pairs], [b for _, b in pairs]
-    starts = taste.starts(*texts, given=given)
+    pairs = [(prompt, a) for prompt, row in zip(asked, drawn, strict=True) for a in row]
+    starts = taste.starts(**read([prompt for prompt, _ in pairs], [a for _, a in pairs]))
 
     def score(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
-        turns.pause()
-        texts = [answer.text for answer in answers]
-        return taste.score([p.text for p in prompts], texts, starts=starts, given=given)
+        return taste.score(**read(prompts, answers), starts=starts)
 
     def gain(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> float:
-        texts = [answer.text for answer in answers]
-        return taste.gain([p.text for p in prompts], texts, starts=starts, given=given)
+        return taste.gain(**read(prompts, answers), starts=starts)
 
     return score, gain
 

@@ -95,6 +95,18 @@ def read_inputs(ledger: Ledger, settings: Settings, step: int) -> StepInputs:
     )  # fmt: skip
 
 
+def states_of(ledger: Ledger, named: NamedFeatures, step: int) -> NDArray[np.int16]:
+    """The recorded states (texts, width) of what a step shows, as `shown_states.shown_of` lists.
+
+    Raises:
+        IntegrityError: the record has none, or others.
+    """
+    found, _ = _states(ledger, step, body_of(ledger, "regressors", step), named)
+    if found is None:
+        raise IntegrityError(f"step {step}: the run has no states")
+    return found
+
+
 def _states(
     ledger: Ledger, step: int, noted: Mapping[str, Any], named: NamedFeatures | None
 ) -> tuple[NDArray[np.int16] | None, Floats | None]:

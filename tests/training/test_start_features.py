@@ -14,18 +14,20 @@ from szpo.analysis import run_taste
 from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.config.optimizer import make_settings
-from szpo.errors import UsageError
+from szpo.errors import IntegrityError, UsageError
 from szpo.failpoints import InjectedError, arm
 from szpo.features.dictionary import BY_NAME
 from szpo.features.own import Description, choose
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import FEATURES, recorded_settings
-from szpo.optim import named_features
+from szpo.optim import named_features, regression
 from szpo.optim.parameters import NO_COORDINATES
 from szpo.optim.settings import Settings
 from szpo.replay import replay, verification
 from szpo.runs import answer_pool, start_features
+from szpo.taste import Taste
 from szpo.types import FEATURE_GRID, Answer, Prompt
+from szpo.voting import shown_states, step_record
 from tests.support import folder_run
 from tests.support.named_run import MARKS, Likes
 from tests.support.quadratic import QuadraticPolicy, go, history, new_ledger, panel_of
@@ -216,3 +218,96 @@ def test_a_model_is_asked_without_set_up_and_has_nothing_to_export(tmp_path, cap
 def recorded(path: Path) -> Settings:
     with Ledger.open(path, readonly=True) as ledger:
         return recorded_settings(ledger)
+
+
+HIDDEN = 6
+"""Dimensions of the states of `Feels`."""
+
+
+class Feels(Still):
+    """Its states know a mark that no named feature counts; the other dimensions are noise."""
+
+    usual_layer = 3
+
+    def rollout(self, prompts: Any, shifts: Any, *, seed: int) -> Any:
+        key = seeds.derive(seed, "moods")
+        every = super().rollout(prompts, shifts, seed=seed)
+        moods = iter(seeds.uniform(key, sum(map(len, every))) < 0.5)
+        return [
+            tuple(Answer(f"{'Oh' if next(moods) else 'Ah'}{each.text[4:]}") for each in batch)
+            for batch in every
+        ]
+
+    def mean_states(self, prompts: Any, answers: Any, layer: int) -> np.ndarray:
+        assert layer == 3
+        found = []
+        for prompt, answer in zip(prompts, answers, strict=True):
+            key = seeds.derive(0, "states", name=prompt.text + answer.text)
+            mood = 4.0 if answer.text.startswith("Oh") else -4.0
+            found.append([mood, *(seeds.uniform(key, HIDDEN - 1) - 0.5)])
+        return 10 + np.array(found)
+
+
+def drive_on_states(settings: Settings, ledger: Ledger, until_step: int = 16) -> Feels:
+    policy = Feels(settings)
+    panel = panel_of(ledger, judge=Likes("Oh", 20.0))
+    drawn = lambda: start_features.draw(  # noqa: E731
+        policy, PROMPTS, settings.root_seed, ENTRIES, layer=policy.usual_layer
+    )
+    go(settings, ledger, policy, panel, features=drawn, until_step=until_step)
+    return policy
+
+
+def test_a_taste_without_a_name_is_found_in_hidden_states_and_follows_from_the_record(tmp_path):
+    settings, ledger = begin(tmp_path)
+    with ledger:
+        policy = drive_on_states(settings, ledger)
+        named = recorded_settings(ledger).features
+        assert named is not None and named.states is not None
+        # Two answers differ by 8 half of the time: s² = 32 and a little noise of five dimensions.
+        assert (named.states.layer, named.states.width) == (3, HIDDEN)
+        assert named.states.scale / 1024 == pytest.approx(np.sqrt(32.8), rel=0.1)
+        carried = replay.replay_state(ledger, recorded_settings(ledger)).carried
+        assert carried.fit.share > 0.9
+        # In logits: two moods are 8 apart, two draws of noise at most 1.
+        assert 8 * carried.fit.states.w[0] > 5 * np.abs(carried.fit.states.w[1:]).max()
+        said = regression.findings_of(recorded_settings(ledger), carried)
+        assert said.shown and said.unnamed > 0.9
+        assert all(claim.chance < 0.1 for claim in said.taught)
+        assert verification.verify(ledger).ok
+
+        found = run_taste.read(ledger)
+        way = found.direction
+        assert way is not None and found.claims == ()
+        prompts, texts = [PROMPTS[0]] * 2, [Answer("Ah!!!"), Answer("Oh")]
+        states = policy.mean_states(prompts, texts, 3)
+        asked = [prompt.text for prompt in prompts], [text.text for text in texts]
+        worse, better = found.score(*asked, states=states)
+        assert better - worse > 2
+        # Beyond what was shown it counts no further.
+        way_to = states[1] - states[0]
+        far, farther = found.score(*asked, states=states[1] + np.outer([1, 9], way_to))
+        assert far == farther
+        assert Taste.from_json(json.loads(json.dumps(found.to_json()))) == found
+        with pytest.raises(UsageError, match="texts alone do not show"):
+            found.score(*asked)
+        with pytest.raises(UsageError, match=f"it is of {HIDDEN} hidden states"):
+            found.score(*asked, states=states[:, 1:])
+        with pytest.raises(UsageError, match="mine is another model"):
+            found.require_model("0" * 64, "mine")
+
+
+def test_recorded_states_that_are_not_of_their_texts_are_told(tmp_path):
+    settings, ledger = begin(tmp_path)
+    with ledger:
+        drive_on_states(settings, ledger, until_step=3)
+        body = step_record.body_of(ledger, "regressors", 1)
+        texts = len(shown_states.shown_of(ledger.comparisons(1)))
+        whole = shown_states.unpacked(body["states"], texts, HIDDEN)
+        assert shown_states.packed(whole) == body["states"]
+        bomb = shown_states.packed(np.zeros((10**6, HIDDEN), np.int16))
+        for wrong in ("no states", body["states"][:-8], shown_states.packed(whole[1:]), bomb):
+            with pytest.raises(IntegrityError, match="states"):
+                shown_states.unpacked(wrong, texts, HIDDEN)
+        with pytest.raises(UsageError, match=r"features\.layer to 0"):
+            shown_states.read_of(Still(settings), [], recorded_settings(ledger).features.states)
