@@ -272,25 +272,23 @@ class Taste:
         answers: Sequence[str],
         *,
         starts: Mapping[str, Floats] | None = None,
-        caution: float = 0.0,
         given: Sequence[str] = (),
         states: Floats | None = None,
     ) -> Floats:
-        """Scores of answers (n,), logits: mean less ``caution`` deviations of the explanations.
+        """Scores of answers (n,), logits: the mean over the explanations.
 
-        Of single answers the deviation is as large as the mean, so that it would drown it
-        (experiments/LOG.md, 2026-11-30); `gain` subtracts it from the mean of many.
+        Their deviation, which is as large as the mean for single answers, is left to `gain`.
 
         Args:
             prompts: The prompt of each answer.
             answers: Their texts.
             starts: What `Taste.starts` gave for the start's answers; prompts without any are
                 compared with the mean of the texts that were voted on.
-            caution: 0: the mean alone.
             given: The user's own features that are code, anew.
             states: (n, width): the answers' hidden states, where the taste has a direction.
         """
-        return self._weigh(self._moved(prompts, answers, starts, given, states), caution)
+        weights, chances = self._explained()
+        return np.asarray(self._moved(prompts, answers, starts, given, states) @ weights @ chances)
 
     def gain(
         self,
@@ -303,10 +301,12 @@ class Taste:
     ) -> float:
         """The lower value of how much more these answers are liked than the start's, together.
 
-        The mean over the explanations less their deviation, as in `score`, of the answers' mean.
+        The mean over the explanations less their deviation, of the answers' mean.
         """
-        moved = self._moved(prompts, answers, starts, given, states).mean(0, keepdims=True)
-        return float(self._weigh(moved, 1.0)[0])
+        weights, chances = self._explained()
+        each = self._moved(prompts, answers, starts, given, states).mean(0) @ weights
+        mean = float(each @ chances)
+        return mean - float(np.sqrt((each - mean) ** 2 @ chances))
 
     def _moved(
         self, prompts: Sequence[str], answers: Sequence[str],
@@ -348,13 +348,6 @@ class Taste:
                 weights[place, e] = weight / FEATURE_GRID
         chances = np.array([each.chance for each in self.explanations], dtype=np.float64)
         return weights, chances / chances.sum()
-
-    def _weigh(self, moved: Floats, caution: float) -> Floats:
-        weights, chances = self._explained()
-        each = moved @ weights
-        mean = each @ chances
-        variance = ((each - mean[:, None]) ** 2) @ chances
-        return np.asarray(mean - caution * np.sqrt(variance))
 
     def __call__(
         self, prompts: Sequence[Any], completions: Sequence[Any], **_: object
