@@ -415,9 +415,13 @@ def in_spreads(ratio: tuple[int, int], scale: int) -> int:
 def _direction(body: Any) -> Direction | None:
     if body is None:
         return None
-    texts = {name: _line(body[name]) for name in ("model", "name")}
-    numbers = {name: _whole(body[name]) for name in ("layer", "scale", "low", "high", "mean")}
-    return Direction(**texts, **numbers, weights=tuple(map(_whole, body["weights"])))
+    layer, scale, low, high, mean = (
+        _whole(body[name]) for name in ("layer", "scale", "low", "high", "mean")
+    )
+    return Direction(
+        _line(body["model"]), _line(body["name"]), layer, scale,
+        tuple(map(_whole, body["weights"])), low, high, mean,
+    )  # fmt: skip
 
 
 def _last(text: Any) -> str:

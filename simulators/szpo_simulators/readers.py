@@ -152,12 +152,12 @@ def prepare(study: Study, lines: Sequence[Mapping[str, Any]]) -> Read:
     gap = gap[:, gap.std(0) > 1e-6]
     gap = gap * np.sqrt(2) / gap.std(0)
     groups = group_features(np.corrcoef(gap.T))
-    words = [[len(line[side].split()) for line in lines] for side in "ab"]
+    words = [len(line["a"].split()) - len(line["b"].split()) for line in lines]
     states = _by_file(study, lines)
     tastes = dict.fromkeys(taste for line in lines for taste in line["verdicts"])
     return Read(
         gap, SparsePrior(groups, np.full(len(groups), np.sqrt(2.0))),
-        states / np.sqrt((states**2).sum(1).mean()), np.subtract(*words)[:, None] / 10,
+        states / np.sqrt((states**2).sum(1).mean()), np.array(words)[:, None] / 10,
         {t: np.array([line["verdicts"].get(t, 0) for line in lines]) for t in tastes},
     )  # fmt: skip
 
@@ -203,16 +203,21 @@ def foretell(read: Read, spec: Spec) -> dict[str, Any]:
 
 def _foretell(read: Read, said: Ints, fitted: Ints, rest: Ints) -> dict[str, list[float]]:
     """Of each fit share right, nats a verdict above a coin's, and evidence past each of `ODDS`."""
-    up, down = (said[fitted] > 0) * 1.0, (said[fitted] < 0) * 1.0
+    up, down = _sides(said[fitted])
     both = fit_joint(Votes(read.named[fitted], up, down), read.prior, read.states[fitted])
-    words = fit_states(read.words[fitted], up, down)
+    words, states = (fit_states(x[fitted], up, down) for x in (read.words, read.states))
     told = {
         "number of words": (read.words[rest] @ words.w, words.log_factor),
         "named": (read.named[rest] @ both.named.w, both.named.log_factor),
-        "states": (read.states[rest] @ both.states.w, both.states.log_factor),
+        "states": (read.states[rest] @ states.w, states.log_factor),
         "joint": (both.moments(read.named[rest], read.states[rest])[0], both.log_factor),
     }
     return {fit: _score(z * said[rest], factor) for fit, (z, factor) in told.items()}
+
+
+def _sides(said: Ints | Floats) -> tuple[Floats, Floats]:
+    """Verdicts for and against a, of verdicts above and below 0."""
+    return (said > 0).astype(np.float64), (said < 0).astype(np.float64)
 
 
 def _score(agreed: Floats, factor: float) -> list[float]:
@@ -227,29 +232,24 @@ def _cell(count: int, row: Mapping[str, Any]) -> str:
 
 
 def count_chance(read: Read, spec: Spec) -> dict[str, Any]:
-    """The share of runs whose joint evidence, or the states', ever passes each of `ODDS`."""
+    """The share of runs whose joint evidence ever passes each of `ODDS`."""
     highest = np.array([_run(read, spec["kind"], seed) for seed in range(spec["runs"])])
-    shares = (highest[:, :, None] > np.log(ODDS)).mean(0)
-    return {
-        f"{fit}, {odds:g}": round(float(share), 4)
-        for fit, row in zip(("joint", "states"), shares, strict=True)
-        for odds, share in zip(ODDS, row, strict=True)
-    }
+    shares = (highest[:, None] > np.log(ODDS)).mean(0).tolist()
+    return {f"{odds:g} : 1": round(share, 4) for odds, share in zip(ODDS, shares, strict=True)}
 
 
-def _run(read: Read, kind: str, seed: int) -> tuple[float, float]:
-    """The largest log factors, joint and of the states, at any look of one run."""
+def _run(read: Read, kind: str, seed: int) -> float:
+    """The largest joint log factor at any look of one run."""
     rng = np.random.default_rng([seed, NOTHING.index(kind)])
     order = rng.permutation(len(read.states))[: COUNTS[-1]]
     side = np.where(rng.random(len(order)) < 0.5, 1.0, -1.0)  # +1: a stands on A
     said = without_information(kind, np.linalg.norm(read.states, axis=1)[order], rng) * side
-    largest = (-np.inf, -np.inf)
+    (up, down), found = _sides(said), []
     for end in range(LOOK, len(order) + 1, LOOK):
         rows = order[:end]
-        votes = Votes(read.named[rows], 1.0 * (said[:end] > 0), 1.0 * (said[:end] < 0), side[:end])
-        found = fit_joint(votes, read.prior, read.states[rows])
-        largest = max(largest[0], found.log_factor), max(largest[1], found.states.log_factor)
-    return largest
+        votes = Votes(read.named[rows], up[:end], down[:end], side[:end])
+        found.append(fit_joint(votes, read.prior, read.states[rows]).log_factor)
+    return max(found)
 
 
 def without_information(kind: str, distance: Floats, rng: np.random.Generator) -> Ints:

@@ -106,7 +106,7 @@ def waived_by(taste: Taste) -> tuple[str, ...]:
 
 
 def of_taste(text: str, taste: Taste, given: Sequence[str] = ()) -> Aim:
-    """The aim that a taste's cautious score is to rise; ``text``: its file, or ``NAME = FILE``.
+    """The aim that a taste's score is to rise; ``text``: its file, or ``NAME = FILE``.
 
     Raises:
         UsageError: a judge rates one of its features, so texts alone cannot be scored.
