@@ -31,7 +31,8 @@ from szpo.optim.sparse_prior import SparsePrior, group_features
 from szpo.optim.state_regression import fit_states
 from szpo.optim.vote_regression import Votes
 from szpo.types import Answer, Floats, Ints, Prompt
-from szpo_simulators.study import Spec, Study
+from szpo_simulators.records import Spec
+from szpo_simulators.study import Study
 
 COUNTS: Final = (20, 40, 60, 80)
 """Numbers of verdicts that are fitted."""
