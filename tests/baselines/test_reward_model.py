@@ -15,6 +15,7 @@ from szpo.baselines import group_rl, recipes, reward_model, trainer
 from szpo.baselines.recipes import RewardModel as Recipe
 from szpo.data.preference_formats import Preferences
 from szpo.errors import RunError, UsageError
+from szpo.models.identity import TENSORS, Identity
 from szpo.types import Answer, Row
 from tests.support.baseline_actors import (
     DIARY,
@@ -79,7 +80,7 @@ def test_it_comes_back_from_disk_and_knows_its_base_and_its_tensors(tmp_path):
     again = reward_model.load(tmp_path, base)
     assert again(PROMPTS[:2], [GOOD, BAD]) == model(PROMPTS[:2], [GOOD, BAD])
     with pytest.raises(UsageError, match="is not for llama"):
-        reward_model.load(tmp_path, replace(base, sha256="1" * 64))
+        reward_model.load(tmp_path, replace(base, identity=Identity({TENSORS: "1" * 64})))
     with pytest.raises(UsageError, match="holds no reward model"):
         reward_model.load(tmp_path / "none", base)
     path = tmp_path / "adapter_model.safetensors"

@@ -25,6 +25,7 @@ from szpo.improvement.score_ascent import Plan
 from szpo.models import adapters, loading
 from szpo.models.adapters import SET
 from szpo.models.batched_lora import attach_deltas
+from szpo.models.identity import TENSORS, Identity
 from szpo.policies import text_guards
 from szpo.policies.backend import LocalBackend
 from szpo.policies.lora_policy import LoraPolicy
@@ -193,9 +194,9 @@ def test_a_making_that_was_killed_three_times_ends_like_an_uninterrupted_one(mad
         assert (folder / path.relative_to(made)).read_bytes() == path.read_bytes()
 
 
-def test_a_folder_of_other_weights_or_other_things_is_refused(made, host, tmp_path):
-    other = LocalBackend(replace(host.facts, sha256="1" * 64))
-    with pytest.raises(UsageError, match="adapters of tiny, other weights"):
+def test_a_folder_of_another_model_or_other_things_is_refused(made, host, tmp_path):
+    other = LocalBackend(replace(host.facts, identity=Identity({TENSORS: "1" * 64})))
+    with pytest.raises(UsageError, match="adapters of tiny, another model"):
         maker(other, made).read_set()
     (tmp_path / "letter.txt").write_text("mine")
     with pytest.raises(UsageError, match="holds something else"):
