@@ -47,7 +47,6 @@ from szpo.runs.assemble import RunParts
 from szpo.runs.callbacks import Callback, GivenCallback, as_callback, read_facts
 from szpo.types import Assignment, Choice, Comparison
 from szpo.voting import lease, panel_evaluator, policy_checks
-from szpo.voting.casting import VoteRequest
 from szpo.voting.panel_evaluator import FUNCTION, Better, FunctionPanel, check_function
 from szpo.voting.panel_factory import PEOPLE
 from szpo.voting.service import VoteService
@@ -386,7 +385,7 @@ class Tuner:
                     'or "skip"'
                 )
             seat, _ = self._seats.pop(voter)
-            service.cast(VoteRequest(seat.id, CHOICES[word], secrets.token_hex(16)))
+            service.cast(seat.id, CHOICES[word], secrets.token_hex(16))
             self._advance()
 
     def _votes(self) -> VoteService:

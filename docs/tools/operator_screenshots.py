@@ -19,7 +19,6 @@ from playwright.sync_api import Page, sync_playwright
 from szpo.ledger import orders, run_spec
 from szpo.optim import parameters
 from szpo.voting import counting, lease, pauses
-from szpo.voting.casting import VoteRequest
 from szpo_ui import app
 from tests.support.browser import CHROMIUM, FLAGS, Stage, context, make, serve
 
@@ -50,10 +49,10 @@ def played(path: Path, rounds: int = 14) -> Stage:
                 plus = likes == (coin.random() < 0.76)
                 side = seat.plus_side if plus else {"A": "B", "B": "A"}[seat.plus_side]
                 choice = "A" if lazy else "tie" if coin.random() < 0.07 else side
-                service.cast(VoteRequest(
+                service.cast(
                     seat.id, choice, idem=seat.id, dwell_ms=round(1000 * seconds),
                     details={"fast": lazy},
-                ))  # fmt: skip
+                )  # fmt: skip
         stage.advance()
         for person in people:
             seat = service.calibration(person)
@@ -63,7 +62,7 @@ def played(path: Path, rounds: int = 14) -> Stage:
                 if again is not None and coin.random() < 0.8:
                     other = {"A": "B", "B": "A"}[seat.plus_side]
                     sure = {"plus": seat.plus_side, "minus": other}.get(again, "tie")
-                service.cast(VoteRequest(seat.id, "A" if lazy else sure, idem=seat.id))
+                service.cast(seat.id, "A" if lazy else sure, idem=seat.id)
     order = orders.place_order(stage.ledger, "samples", "Olga", {"prompts": 2})
     columns = [
         {"name": name, "step": step, "theta_sha256": "0" * 64, "answers": [

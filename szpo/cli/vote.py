@@ -33,7 +33,7 @@ from szpo.runs.budget import WORDS_PER_MINUTE
 from szpo.runs.status import LIMIT, RUNNING, RoundStatus, StatusReader
 from szpo.types import Assignment, Choice, Comparison
 from szpo.voting import casting, counting, lease, seats
-from szpo.voting.casting import VoteConflictError, VoteRequest
+from szpo.voting.casting import VoteConflictError
 from szpo.voting.pauses import describe_pause
 from szpo.voting.service import VoteService
 
@@ -387,13 +387,12 @@ class _Sitting:
         """Store a verdict; False if it came too late, so that the sheet is over."""
         choice, reason = VERDICTS[key]
         spent = round(1000 * (time.monotonic() - began))
-        request = VoteRequest(
-            row.seat.id, choice, secrets.token_hex(16), reason, spent, tab=self.tab,
-            panelist=self.me,
-        )  # fmt: skip
         notices = ENGLISH.notices
         try:
-            receipt = self.service.cast(request)
+            receipt = self.service.cast(
+                row.seat.id, choice, secrets.token_hex(16), skip_reason=reason, dwell_ms=spent,
+                tab=self.tab, panelist=self.me,
+            )  # fmt: skip
         except VoteConflictError as refusal:
             if refusal.code == "stale_tab":
                 raise UsageError(

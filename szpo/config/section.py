@@ -103,11 +103,12 @@ def describe(model: type[BaseModel], error: Mapping[str, Any], place: str = "") 
 _ADDRESS: Final = "an address with http:// or https:// and without"
 _PATTERNS: Final = {
     "name": "1 to 64 small letters, digits and hyphens, and begin with a letter or digit",
+    "idem": "16 to 64 of A-Z a-z 0-9 _ . : -",
     "device": "auto, cpu, mps, xpu, cuda or cuda:N",
     "replicas": f"{_ADDRESS} user name, ? and #",
     "base_url": f"{_ADDRESS} user name, ? and #",
 }
-"""What a text must be that has a pattern, by the setting's name."""
+"""What a text must be that has a pattern, by the setting's or field's name."""
 
 
 def _requirement(model: type[BaseModel], loc: Sequence[Any], error: Mapping[str, Any]) -> str:

@@ -17,11 +17,12 @@ from szpo.config.tables import Judge
 from szpo.errors import RunError, UsageError
 from szpo.judges import prompting
 from szpo.judges.prompting import Backend, JudgeError, Labels, Preferred, Question, Reply
+from szpo.ledger import canonical
 from szpo.ledger.database import Ledger
 from szpo.types import Assignment, Choice, Comparison, Prompt, Row
 from szpo.visible_text import visible
 from szpo.voting import panel_evaluator, steps
-from szpo.voting.casting import VoteConflictError, VoteRequest
+from szpo.voting.casting import VoteConflictError
 from szpo.voting.evaluator import NobodyLeftError
 from szpo.voting.seats import Letter
 from szpo.voting.service import VoteService
@@ -192,7 +193,7 @@ class LanguageJudge:
             wrong += f", asked {RETRIES + 1} times"
         shown = {**details, "error": wrong}
         if self.settings.on_error == "skip":
-            return Opinion("skip", shown, f"judge: {wrong}")
+            return Opinion("skip", shown, canonical.utf8(f"judge: {wrong}"))
         if self.settings.on_error == "tie":
             return Opinion("tie", shown)
         if reply.text and reply.failure is None:
@@ -380,15 +381,11 @@ class JudgeEvaluator:
         # Another process of this judge was faster, or the step closed: keep the stored vote.
         with contextlib.suppress(VoteConflictError):
             self.service.cast(
-                VoteRequest(
-                    assignment.id,
-                    opinion.choice,
-                    idem=panel_evaluator.idem_key(
-                        self.service.ledger.root_seed, comparison, panelist
-                    ),
-                    skip_reason=opinion.reason,
-                    details=opinion.details,
-                )
+                assignment.id,
+                opinion.choice,
+                idem=panel_evaluator.idem_key(self.service.ledger.root_seed, comparison, panelist),
+                skip_reason=opinion.reason,
+                details=opinion.details,
             )
 
     def _close(self, step: int) -> None:

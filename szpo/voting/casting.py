@@ -9,12 +9,14 @@ record, lines are erased with the person who wrote them.
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal, get_args
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
+from pydantic import Field, field_validator, model_validator
+
+from szpo.config.section import Section
 from szpo.errors import SzpoError, UsageError
 from szpo.features.reading import words
 from szpo.features.said import is_idle
@@ -31,7 +33,6 @@ MOST_VOTES: Final = 100
 """The most answers by one panelist to one comparison, revisions included. No person needs more,
 and each of them stays in the record."""
 _CLOSED: Final = {"train": "the round has closed", "final": "this comparison has closed"}
-_IDEM = re.compile(r"[A-Za-z0-9_.:-]{16,64}")
 
 
 class VoteConflictError(SzpoError):
@@ -45,22 +46,32 @@ class VoteConflictError(SzpoError):
         self.stored: Final = stored
 
 
-@dataclass(frozen=True, slots=True)
-class VoteRequest:
-    """An answer as a client sends it, for `VoteService.cast`."""
+class VoteRequest(Section):
+    """An answer as a client sends it: every way to vote makes one, and all is checked here."""
 
     assignment: str
     choice: Choice
-    idem: str
-    """The client's idempotency key, 16 to 64 of [A-Za-z0-9_.:-]; a retry sends the same key."""
+    idem: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{16,64}$")]
+    """The client's idempotency key; a retry sends the same key."""
     skip_reason: str | None = None
-    dwell_ms: int | None = None
+    dwell_ms: int | None = Field(None, ge=0, lt=2**53)
     details: Mapping[str, Any] | None = None
     tab: str | None = None
-    panelist: str | None = None
-    """The panelist whose seat it must be; None skips this check."""
-    noted: Mapping[str, Any] = field(default_factory=dict)
-    """Fields that the server adds to the details; they may differ in a retry."""
+
+    @field_validator("details")
+    @classmethod
+    def _plain_json(cls, details: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        try:
+            canonical.canonical(details)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"not plain JSON ({error})") from None
+        return details
+
+    @model_validator(mode="after")
+    def _reason_of_a_skip(self) -> Self:
+        if self.skip_reason is not None and self.choice != "skip":
+            raise ValueError("skip_reason belongs to the choice skip")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,23 +103,24 @@ def amend(ledger: Ledger, vote: int, action: Action, reason: str, actor: str, at
 def store(
     ledger: Ledger,
     request: VoteRequest,
+    seat: Sequence[Record],
     *,
+    noted: Mapping[str, Any] | None = None,
     rubric_version: int | None,
     at_us: int,
-    seat: Sequence[Record] = (),
 ) -> Receipt:
     """Store an answer within the caller's transaction; refusals are those of `VoteService.cast`.
 
-    ``seat``: the rows of `read_seat`, if the caller has read them in the same transaction.
+    ``seat``: the rows of `read_seat`, read in the same transaction. ``noted``: what the server
+    adds to the details; it may differ in a retry.
     """
-    row = _row(request, request.noted)
-    found = seat or read_seat(ledger, request.assignment, request.panelist)
-    if not found:  # one message for "no such seat" and "not yours", so nobody can probe ids
+    if not seat:  # one message for "no such seat" and "not yours", so nobody can probe ids
         raise UsageError("vote: there is no such comparison for this panelist")
-    before = [each for each in found if each["vote"] is not None]
+    row = _row(request, noted or {})
+    before = [each for each in seat if each["vote"] is not None]
     for earlier in before:
         if earlier["idem"] == request.idem:
-            same = _row(request, _noted(earlier, request))
+            same = _row(request, _stored(earlier, noted or {}))
             if earlier["payload_sha256"] != same["payload_sha256"]:
                 raise VoteConflictError(
                     "key_reused",
@@ -118,11 +130,11 @@ def store(
             ledger.attest_head()
             return receipt(earlier, replayed=True)
     stands = receipt(before[-1]) if before else None
-    is_open = _is_open(ledger, found[0], answered=bool(before))
+    is_open = _is_open(ledger, seat[0], answered=bool(before))
     if before and not is_open:
-        why = _CLOSED.get(found[0]["kind"], "this comparison is answered once")
+        why = _CLOSED.get(seat[0]["kind"], "this comparison is answered once")
         raise VoteConflictError("closed", f"vote: {why}; your answer stands", stands)
-    if is_open and found[0]["tab"] != request.tab:
+    if is_open and seat[0]["tab"] != request.tab:
         raise VoteConflictError(
             "stale_tab", "vote: this comparison is open in another tab", stands
         )
@@ -172,39 +184,17 @@ def read_seat(ledger: Ledger, assignment: str, panelist: str | None = None) -> l
     return found if found and panelist in (None, found[0]["panelist"]) else []
 
 
-def _noted(earlier: Record, request: VoteRequest) -> Record:
-    """The fields of ``request.noted``, with the values stored for an earlier answer."""
-    if not request.noted:
-        return {}
+def _stored(earlier: Record, noted: Mapping[str, Any]) -> Record:
+    """The fields of ``noted``, with the values stored for an earlier answer."""
     kept = json.loads(earlier["details"] or "{}")
-    return {name: kept[name] for name in request.noted if name in kept}
+    return {name: kept[name] for name in noted if name in kept}
 
 
 def _row(request: VoteRequest, noted: Mapping[str, Any]) -> Record:
     """The columns of `votes` that a request fills; ``noted`` is added to the details."""
-    if request.choice not in CHOICES:
-        raise UsageError(f"vote: choice {request.choice!r} is not one of {', '.join(CHOICES)}")
-    if not isinstance(request.idem, str) or not _IDEM.fullmatch(request.idem):
-        raise UsageError("vote: the key must be 16 to 64 of A-Z a-z 0-9 _ . : -")
-    reason, dwell, details = request.skip_reason, request.dwell_ms, request.details
-    if reason is not None and request.choice != "skip":
-        raise UsageError("vote: a skip reason belongs to a skip")
-    if dwell is not None and not (isinstance(dwell, int | float) and 0 <= dwell < 2**53):
-        raise UsageError(f"vote: dwell_ms is {dwell}; give milliseconds from 0")
-    for name in (request.assignment, request.tab, request.panelist, reason):
-        if name is not None and not isinstance(name, str):
-            raise UsageError(f"vote: {name!r} is not a text")
-    try:
-        whole = {**(details or {}), **noted} if noted else details
-        text = None if whole is None else canonical.utf8(canonical.canonical(whole))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise UsageError(f"vote: details are not plain JSON ({error})") from None
-    content = (
-        request.choice,
-        None if reason is None else canonical.utf8(reason),
-        None if dwell is None else int(dwell),
-        text,
-    )
+    details = {**(request.details or {}), **noted} if noted else request.details
+    text = None if details is None else canonical.utf8(canonical.canonical(details))
+    content = (request.choice, request.skip_reason, request.dwell_ms, text)
     names = ("choice", "skip_reason", "dwell_ms", "details")
     return {
         **dict(zip(names, content, strict=True)),

@@ -22,7 +22,6 @@ from szpo.errors import RunError, SzpoError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.types import Answer, Assignment, Choice, Comparison, Prompt
 from szpo.voting import lease, steps
-from szpo.voting.casting import VoteRequest
 from szpo.voting.counting import StepVotes
 from szpo.voting.evaluator import Evaluator, Judge, NobodyLeftError, Tiring
 from szpo.voting.seats import Letter, PanelistKind
@@ -112,7 +111,7 @@ def answer(
         with ledger.transaction("votes"):
             for (comparison, panelist, seat), choice in zip(seats, chosen, strict=True):
                 idem = idem_key(ledger.root_seed, comparison, panelist)
-                service.cast(VoteRequest(seat.id, choice, idem=idem))
+                service.cast(seat.id, choice, idem=idem)
 
 
 def _advance_tiring(

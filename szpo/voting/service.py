@@ -9,13 +9,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import nullcontext
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
+from szpo.config.section import checked
 from szpo.errors import StorageError, UsageError
 from szpo.failpoints import failpoint
 from szpo.ledger import canonical
 from szpo.ledger.database import Clock, Ledger, Record
-from szpo.types import Assignment, Vote
+from szpo.types import Assignment, Choice, Vote
 from szpo.voting import calibration, casting, counting, finals, seats
 from szpo.voting.casting import Receipt, VoteRequest
 from szpo.voting.counting import ComparisonSeats, RunNow, Seat, SeatCounts, StepVotes
@@ -290,23 +291,35 @@ class VoteService:
 
     # ---- answers ----
 
-    def cast(self, request: VoteRequest) -> Receipt:
+    def cast(
+        self,
+        assignment: str,
+        choice: Choice,
+        idem: str,
+        *,
+        panelist: str | None = None,
+        **more: Any,
+    ) -> Receipt:
         """Store an answer; when this returns, it survives a kill of any process.
 
-        A request with a known key (``request.idem``) returns the stored answer. A new key from the
+        With the key (``idem``) of a stored answer it returns that one. A new key from the
         current tab is a revision, until the step (or a final comparison's order) closes. A first
         answer after the close is stored as late. Gold, repeats and A/A close with their first
-        answer, because a second thought would not measure the first.
+        answer, because a second thought would not measure the first. ``panelist`` must be the
+        seat's if given; ``more`` are the other fields of `VoteRequest`.
+
+        Raises:
+            UsageError: a field is wrong, or there is no such seat.
+            VoteConflictError: the seat has closed, or another answer stands.
         """
+        fields = {"assignment": assignment, "choice": choice, "idem": idem, **more}
+        request = checked(VoteRequest, fields, "vote: ")
         with self.ledger.transaction("votes"):
-            receipt = self.store(request)
+            seat = casting.read_seat(self.ledger, request.assignment, panelist)
+            version, now = self.rubric_version, self.clock()
+            receipt = casting.store(self.ledger, request, seat, rubric_version=version, at_us=now)
         failpoint("cp6")
         return receipt
-
-    def store(self, request: VoteRequest) -> Receipt:
-        """Store an answer as `cast`, in the caller's transaction; acknowledge after its commit."""
-        version, now = self.rubric_version, self.clock()
-        return casting.store(self.ledger, request, rubric_version=version, at_us=now)
 
     def call_in_one_transaction(self, acts: Iterable[Callable[[], T]]) -> list[T | Exception]:
         """Call all ``acts`` in one transaction; an act that fails undoes only its own writes.

@@ -22,7 +22,6 @@ from szpo.replay import replay, verification
 from szpo.replay.replay import read_votes_by_voter
 from szpo.types import Tally, Vote
 from szpo.voting import calibration
-from szpo.voting.casting import VoteRequest
 from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.service import VoteService
 from tests.support import named_run, yard_run
@@ -223,7 +222,7 @@ def test_answers_to_known_questions_up_to_a_close_enter_the_weights_after_it(tmp
         wrong = {"A": "B", "B": "A"}[seat.plus_side]
         choice = {"right": seat.plus_side, "wrong": wrong, "tie": "tie", "skip": "skip"}[kind]
         reason = "reading" if kind == "skip" else None
-        service.cast(VoteRequest(seat.id, choice, idem=seat.id, tab="t", skip_reason=reason))
+        service.cast(seat.id, choice, idem=seat.id, tab="t", skip_reason=reason)
 
     for panelist, kind in zip(ids, ("right", "wrong", "wrong", "tie", "skip"), strict=True):
         answer(panelist, kind)

@@ -21,7 +21,6 @@ from szpo.replay import verification
 from szpo.runs import assemble, guards
 from szpo.runs.guards import Bands
 from szpo.voting import pauses
-from szpo.voting.casting import VoteRequest
 from szpo.voting.step_record import Outcome
 from tests.support import yard_run
 from tests.support.browser import cast, make, play
@@ -304,8 +303,8 @@ def test_the_evidence_of_a_ledger_is_that_of_its_record(tmp_path):
     seat = service.assign(service.enroll("person", "Bob"))
     assert seat is not None
     other = "B" if seat.plus_side == "A" else "A"
-    service.cast(VoteRequest(seat.id, seat.plus_side, idem="a" * 16))
-    service.cast(VoteRequest(seat.id, other, idem="b" * 16))
+    service.cast(seat.id, seat.plus_side, idem="a" * 16)
+    service.cast(seat.id, other, idem="b" * 16)
     own = [b for b in vote_rows.read_evidence(voted.ledger, live=True).votes if b.seat == seat.id]
     assert [(b.revision, b.verdict, b.standing, b.counted) for b in own] == [
         (0, "plus", False, False), (1, "minus", True, True)

@@ -20,7 +20,6 @@ from szpo.ledger.database import Ledger
 from szpo.models.loading import encode
 from szpo.types import Answer, Choice, Comparison, Prompt, Row, Verdict
 from szpo.voting import counting, steps
-from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support import quadratic
 from tests.support.asking import ROW, open_run
@@ -158,9 +157,7 @@ def vote(ledger: Ledger, who: str, comparison: str, wish: str, notes: Any = None
     }  # fmt: skip
     given = {str(i): letter[w] for i, w in (notes or {}).items()}
     details = {"notes": given, "rows": 2}
-    service.cast(
-        VoteRequest(seat.id, letter[wish], idem=f"{who}-{comparison}-0123456789", details=details)
-    )
+    service.cast(seat.id, letter[wish], idem=f"{who}-{comparison}-0123456789", details=details)
 
 
 @pytest.fixture
@@ -235,9 +232,9 @@ def test_verdicts_on_rows_are_pairs_and_no_other_row_is(tmp_path):
         same, unjudged, harmful, changed = others  # and the seventh is shown to nobody
         said = [(first, "A"), (second, "B"), (same, "tie"), (unjudged, "skip"), (changed, "A")]
         for i, (seat, choice) in enumerate([*said, (changed, "B")]):
-            service.cast(VoteRequest(seat.id, choice, f"key-{i}-0123456789"))
+            service.cast(seat.id, choice, f"key-{i}-0123456789")
         hide = {"skip_reason": counting.HARMFUL}
-        service.cast(VoteRequest(harmful.id, "skip", "key-7-0123456789", **hide))
+        service.cast(harmful.id, "skip", "key-7-0123456789", **hide)
         found = close(ledger)
         wins = {
             seat.comparison: ROW.plus if seat.plus_side == choice else ROW.minus

@@ -13,7 +13,6 @@ from szpo.data.preference_formats import Pair
 from szpo.ledger.database import Ledger
 from szpo.types import Answer, Prompt
 from szpo.voting import steps
-from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support import asking as asking_people
 from tests.support import folder_run
@@ -98,7 +97,7 @@ def test_a_note_is_for_the_side_that_the_panelist_saw(tmp_path):
         seat = service.assign(service.enroll("person", "ann"))
         other = {"A": "B", "B": "A"}[seat.plus_side]
         details = {"notes": {"0": seat.plus_side}}
-        service.cast(VoteRequest(seat.id, other, idem=seat.id, details=details))
+        service.cast(seat.id, other, idem=seat.id, details=details)
         assert steps.close(ledger, 0, "rule")
         noted, rest = asking.read_recorded_pairs(ledger).pairs
     assert (noted.source, noted.chosen.text) == ("note", asking_people.ROW.plus.text)

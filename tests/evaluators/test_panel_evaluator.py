@@ -9,7 +9,6 @@ from szpo.errors import RunError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.types import Comparison
 from szpo.voting import counting, panel_evaluator
-from szpo.voting.casting import VoteRequest
 from szpo.voting.evaluator import check_evaluator, check_judge
 from szpo.voting.panel_evaluator import (
     FunctionPanel,
@@ -49,7 +48,7 @@ def test_shipped_evaluators_keep_the_contract():
     def serve(service):
         ann = service.enroll("person", "ann")
         while (seat := service.assign(ann)) is not None:
-            service.cast(VoteRequest(seat.id, "A", idem=seat.id))
+            service.cast(seat.id, "A", idem=seat.id)
 
     check_evaluator(LedgerEvaluator, serve=serve)
     check_judge(Keyed())
@@ -69,8 +68,7 @@ class Base:
     def turn_round(self, votes):
         for row in votes:
             other = "A" if row["choice"] == "B" else "B"
-            request = VoteRequest(row["assignment"], other, idem=f"turned-{row['vote']:012}")
-            self.service.cast(request)
+            self.service.cast(row["assignment"], other, idem=f"turned-{row['vote']:012}")
 
 
 class Silent(Base):
@@ -262,7 +260,7 @@ def test_a_poll_reads_a_steps_comparisons_once_and_then_new_votes_only(tmp_path,
         assert len(read) == 8 * 2  # the answers of every comparison, two rows each
         for number in range(14):
             seat = service.assign(ids[number % 2])
-            service.cast(VoteRequest(seat.id, "A", idem=f"key-{number:016}"))
+            service.cast(seat.id, "A", idem=f"key-{number:016}")
             read.clear()
             lacks = [lack for _, lack in step.lacking()]
             assert sum(lacks) == 13 - number and lacks == sorted(lacks)  # those begun first

@@ -24,7 +24,6 @@ from szpo.replay import verification
 from szpo.runs import budget, controller
 from szpo.types import Prompt
 from szpo.voting import counting, lease, step_record
-from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support import yard_run
 from tests.support.judging import comparison
@@ -383,7 +382,7 @@ def test_a_judge_visits_a_run_for_people_and_leaves_them_their_seats(tmp_path, c
             def people():
                 assert call(visit) == 0
                 while (seat := service.assign(ann)) is not None:
-                    service.cast(VoteRequest(seat.id, "A", idem=seat.id))
+                    service.cast(seat.id, "A", idem=seat.id)
 
             done = controller.run(replace(driver.prepare(ledger, parts), wait=people))
             assert isinstance(done, step_record.Outcome) and done.status == "finished"

@@ -12,7 +12,6 @@ from szpo.runs.guards import Bands
 from szpo.runs.services import prompt_order
 from szpo.types import Prompt
 from szpo.voting import lease, steps
-from szpo.voting.casting import VoteRequest
 from szpo.voting.panel_evaluator import LedgerEvaluator, PanelEvaluator
 from szpo.voting.service import VoteService
 from tests.support.crashing import Crash
@@ -133,10 +132,10 @@ def test_the_details_of_a_vote_are_hashed_as_they_are_stored(tmp_path):
         if seat is not None:
             more = {"skip_reason": "un\ud83dclear", "details": {"note": "\ud83d"}}
             skip = not ledger.votes()
-            service.cast(VoteRequest(
+            service.cast(
                 seat.id, "skip" if skip else "A", idem=seat.id, dwell_ms=4000.0,
                 **(more if skip else {}),
-            ))  # fmt: skip
+            )  # fmt: skip
         else:
             panel_of(ledger).submit(ledger.comparisons(0))
 

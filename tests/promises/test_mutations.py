@@ -12,7 +12,6 @@ from szpo.ledger import canonical, witness
 from szpo.ledger.creation import schema
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
-from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support.cases import case
 from tests.support.tampering import APPEND_ONLY, CHANGES, forge, other, read, small_run
@@ -157,7 +156,7 @@ def test_what_a_person_is_called_stands_outside_the_record_and_who_voted_inside(
     with Ledger.open(path) as ledger:
         service = VoteService(ledger)
         ann, bob = (service.enroll("person", name) for name in ("Ann", "Bob"))
-        service.cast(VoteRequest(service.calibration(ann).id, "A", idem="a-key-of-16-chars"))
+        service.cast(service.calibration(ann).id, "A", idem="a-key-of-16-chars")
     assert forge(path, "UPDATE panelists SET pseudonym = 'Eve' WHERE pseudonym = 'Ann'") == 1
     assert failure(path) == (None, None)
     assert forge(path, "UPDATE panelists SET kind = 'judge' WHERE panelist = ?", (bob,)) == 1

@@ -33,7 +33,7 @@ from szpo.optim import optimizer, parameters
 from szpo.replay import replay, verification
 from szpo.types import Answer, Comparison, Prompt, Row
 from szpo.voting import casting, counting, lease, step_record, steps
-from szpo.voting.casting import VoteConflictError, VoteRequest
+from szpo.voting.casting import VoteConflictError
 from szpo.voting.service import VoteService
 from szpo_ui import credentials
 from tests.support.quadratic import Clock, new_ledger, settings_of
@@ -158,7 +158,7 @@ class Run(RuleBasedStateMachine):
         assert report.ok, str(report)
 
     def cast(self, seat, choice, key, tab):
-        return self.store.service.cast(VoteRequest(seat, choice, idem=key, tab=tab))
+        return self.store.service.cast(seat, choice, idem=key, tab=tab)
 
     def pick(self, known, number):
         return list(known)[number % len(known)]

@@ -16,7 +16,6 @@ from szpo.optim import parameters as optim_parameters
 from szpo.optim.settings import mu_at
 from szpo.replay import verification
 from szpo.voting import steps
-from szpo.voting.casting import VoteRequest
 from szpo.voting.counting import StepVotes
 from szpo.voting.service import VoteService
 from tests.support.cases import case
@@ -281,7 +280,7 @@ def test_what_is_written_meanwhile_is_no_fault(path, tmp_path, monkeypatch, caps
                 name = f"P-{next(looks)}"
                 seat = service.calibration(service.enroll("person", name))
                 key = f"key-of-{name:>12}".replace(" ", "0")
-                service.cast(VoteRequest(seat.id, "A", idem=key))
+                service.cast(seat.id, "A", idem=key)
             return found
 
         monkeypatch.setattr(Ledger, "query", query)

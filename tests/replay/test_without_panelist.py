@@ -5,7 +5,6 @@ import pytest
 from szpo.errors import UsageError
 from szpo.ledger import run_spec
 from szpo.replay import replay
-from szpo.voting.casting import VoteRequest
 from tests.support.browser import MovableClock, make
 
 
@@ -25,7 +24,7 @@ def stage(tmp_path):
             while (seat := service.assign(person)) is not None:
                 against = number == 1 and person == bob
                 side = {"A": "B", "B": "A"}[seat.plus_side] if against else seat.plus_side
-                service.cast(VoteRequest(seat.id, side, idem=seat.id))
+                service.cast(seat.id, side, idem=seat.id)
                 answered += 1
             assert answered == 2
         made.advance()

@@ -8,7 +8,6 @@ from szpo.analysis import adapter
 from szpo.analysis.votes import export_votes, write_dataset, write_votes
 from szpo.errors import ResourceError, SzpoError
 from szpo.voting import steps
-from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support import hub_server
 from tests.support.asking import open_run
@@ -75,7 +74,7 @@ def test_votes_of_an_open_round_leave_the_record_by_no_file(tmp_path):
     with open_run(tmp_path, n=4, m=1) as ledger:
         service = VoteService(ledger)
         seat = service.assign(service.enroll("person", "ann"))
-        service.cast(VoteRequest(seat.id, "A", idem=seat.id))
+        service.cast(seat.id, "A", idem=seat.id)
         assert len(list(export_votes(ledger))) == 1
         assert write_dataset(ledger, tmp_path / "open") == 0
         for form in ("csv", "jsonl", "db"):

@@ -19,7 +19,6 @@ from szpo.analysis.votes import write_jsonl
 from szpo.cli.app import call
 from szpo.metrics import wilson
 from szpo.voting import pauses, steps
-from szpo.voting.casting import VoteRequest
 from tests.support.browser import cast, make
 from tests.support.quadratic import (
     ValueJudge,
@@ -56,7 +55,7 @@ def stage(tmp_path_factory):
                 choice = "skip" if coin == 9 else "tie" if coin == 8 else "AB"[coin % 2]
                 notes = {"notes": {"0": "A", "1": "tie", "9": "B"}, "fast": coin == 3}
                 dwell = 15_000 + 100 * coin
-                service.cast(VoteRequest(seat.id, choice, seat.id, dwell_ms=dwell, details=notes))
+                service.cast(seat.id, choice, seat.id, dwell_ms=dwell, details=notes)
         made.advance()
         if made.ledger.last_applied() != number:  # a comparison that too many skipped
             close(made, number)
@@ -68,7 +67,7 @@ def stage(tmp_path_factory):
     for person in people[:2]:
         seat = service.assign(person)
         assert seat is not None
-        service.cast(VoteRequest(seat.id, "A", idem=seat.id))
+        service.cast(seat.id, "A", idem=seat.id)
     return made
 
 
@@ -141,7 +140,7 @@ def test_a_vote_s_words_are_no_formula_in_either_table(tmp_path):
     for reason in ("\x00=1+1", "\x0b=2", "\x1b=3", "\n=4", "'=5"):
         seat = made.site.service.assign(made.site.service.enroll("person", f"P-{ord(reason[-1])}"))
         assert seat is not None
-        made.site.service.cast(VoteRequest(seat.id, "skip", idem=seat.id, skip_reason=reason))
+        made.site.service.cast(seat.id, "skip", idem=seat.id, skip_reason=reason)
     close(made)
     out = tmp_path / "votes.csv"
     assert call(["export", str(made.ledger.path), "--votes", str(out)]) == 0

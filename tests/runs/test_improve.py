@@ -32,7 +32,6 @@ from szpo.replay import replay, verification
 from szpo.runs import assemble, guards, samples, setup_progress
 from szpo.taste import Taste
 from szpo.voting import lease, policy_checks, withdrawals
-from szpo.voting.casting import VoteRequest
 from szpo.voting.finals import PAIRS
 from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.policy_checks import Checks
@@ -543,8 +542,7 @@ def test_while_people_vote_it_improves_in_turns_and_ends_as_if_it_had_not_been_i
             with Ledger.open(place) as other:
                 service = VoteService(other)
                 for seat in service.sheet(service.enroll("person", "ann"), 2):
-                    request = VoteRequest(seat.id, "tie", f"ann-{len(served)}-{seat.id}")
-                    served.append(service.cast(request))
+                    served.append(service.cast(seat.id, "tie", f"ann-{len(served)}-{seat.id}"))
 
     found = drive_people(place, monkeypatch, beside, ask)
     assert len(opened) == 3 and served and sum(waits) > 100

@@ -14,7 +14,6 @@ from szpo.ledger.run_spec import recorded_settings
 from szpo.runs.services import prompt_order
 from szpo.types import Comparison
 from szpo.voting import lease
-from szpo.voting.casting import VoteRequest
 from szpo.voting.evaluator import Evaluator
 from szpo.voting.panel_evaluator import LedgerEvaluator, OpenComparisons, PanelEvaluator
 from szpo.voting.panel_factory import StartingPolicy
@@ -195,7 +194,7 @@ def test_colleagues_leave_a_comparison_of_each_step_to_the_person(tmp_path):
         assert len(open_ones.lacking()) == 1, "the last one waits for the person"
         seat = service.assign(person)
         assert seat is not None
-        service.cast(VoteRequest(seat.id, "A", idem=seat.id))
+        service.cast(seat.id, "A", idem=seat.id)
 
     drive(ledger, LedgerEvaluator(service), 2, wait=wait)
     assert left == [1, 1]
@@ -214,7 +213,7 @@ def test_a_comparison_that_a_person_has_open_is_no_error(tmp_path):
         while len(OpenComparisons(ledger).lacking()) > 1:
             why.append(simulate(ledger, judged.judges, once=True)[1])
         why.append(simulate(ledger, judged.judges, once=True)[1])
-        service.cast(VoteRequest(seat.id, "A", idem=seat.id))
+        service.cast(seat.id, "A", idem=seat.id)
 
     drive(ledger, LedgerEvaluator(service), 1, wait=wait)
     assert {*why} == {"nothing else is open"}

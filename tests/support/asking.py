@@ -6,7 +6,6 @@ from pathlib import Path
 from szpo.ledger import canonical
 from szpo.optim import optimizer
 from szpo.types import Answer, Comparison, Prompt, Row
-from szpo.voting.casting import VoteRequest
 from tests.support.quadratic import new_ledger, open_step, settings_of
 
 GOOD, BAD = Answer("warm"), Answer("cold")
@@ -73,7 +72,7 @@ def ask_six(ledger, n=8, m=2, equal=()):
 
 def vote_all(service, panelist, choice="A"):
     while (seat := service.assign(panelist)) is not None:
-        service.cast(VoteRequest(seat.id, choice, idem=seat.id))
+        service.cast(seat.id, choice, idem=seat.id)
 
 
 ROW = Row(Prompt.user("?"), Answer("warm 1"), Answer("cold 0"))

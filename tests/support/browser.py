@@ -30,7 +30,7 @@ from szpo.ledger.run_spec import recorded_settings
 from szpo.optim.settings import Settings
 from szpo.runs import services
 from szpo.types import Answer, Assignment, Batch, Prompt, Shift
-from szpo.voting.casting import Receipt, VoteRequest
+from szpo.voting.casting import Receipt
 from szpo.voting.panel_evaluator import LedgerEvaluator
 from szpo.voting.step_record import Outcome
 from szpo_ui import credentials, login
@@ -212,7 +212,7 @@ def cast(
     other = {"A": "B", "B": "A"}[seat.plus_side]
     choice: Any = {"plus": seat.plus_side, "minus": other}.get(answer, answer)
     idem = f"{seat.id}-{answer}"
-    return stage.site.service.cast(VoteRequest(seat.id, choice, idem, dwell_ms=20_000, **more))
+    return stage.site.service.cast(seat.id, choice, idem, dwell_ms=20_000, **more)
 
 
 def play(stage: Stage, rounds: int, until_step: int = 1000) -> None:

@@ -17,7 +17,6 @@ from szpo.ledger import orders
 from szpo.runs import services
 from szpo.types import Answer, Comparison, Prompt, Row
 from szpo.voting import pauses
-from szpo.voting.casting import VoteRequest
 from tests.support.browser import Stage
 
 PROMPTS = (
@@ -188,7 +187,7 @@ def others_vote(stage: Stage, *names: str) -> None:
     for name in names:
         panelist = service.enroll("person", name)
         while (seat := service.assign(panelist, tab="none")) is not None:
-            service.cast(VoteRequest(seat.id, "tie", idem=f"others-{seat.id}"[:40], tab="none"))
+            service.cast(seat.id, "tie", idem=f"others-{seat.id}"[:40], tab="none")
 
 
 def final_comparison(stage: Stage, count: int = 1) -> int:

@@ -10,7 +10,6 @@ from typing import Any
 from szpo.ledger.database import Ledger
 from szpo.optim import optimizer
 from szpo.types import Answer, Comparison, Prompt, Row
-from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support.quadratic import new_ledger, open_step, settings_of
 
@@ -41,22 +40,21 @@ def ballot(path: Path, seats: int, *, sync: bool = True) -> list[str]:
         return [seat.id for seat in made if seat is not None]
 
 
-def request_of(seats: list[str], door: int, number: int) -> VoteRequest:
+def request_of(seats: list[str], door: int, number: int) -> dict[str, Any]:
     """Answer ``number`` of a door; it determines seat, choice and key, so a retry is equal."""
     seat = seats[(number * DOORS + door) % len(seats)]
-    choice: Any = CHOICES[(number + door) % len(CHOICES)]
-    return VoteRequest(seat, choice, f"door-{door}:{number:012}")
+    choice = CHOICES[(number + door) % len(CHOICES)]
+    return {"assignment": seat, "choice": choice, "idem": f"door-{door}:{number:012}"}
 
 
-def cast_many(service: VoteService, requests: Sequence[VoteRequest]) -> list[Any]:
+def cast_many(service: VoteService, requests: Sequence[Mapping[str, Any]]) -> list[Any]:
     """Send answers that share a commit; returns a receipt or an error for each."""
-    acts = [partial(service.store, request) for request in requests]
-    return service.call_in_one_transaction(acts)
+    return service.call_in_one_transaction([partial(service.cast, **each) for each in requests])
 
 
 def post(service: VoteService, seats: list[str], door: int, number: int) -> Any:
     """Send one answer by itself."""
-    return service.cast(request_of(seats, door, number))
+    return service.cast(**request_of(seats, door, number))
 
 
 def answer(path: Path, seats: list[str], begin: list[int], acks: Any, rest_s: float = 0.0) -> None:

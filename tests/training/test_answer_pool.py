@@ -16,7 +16,6 @@ from szpo.replay import replay, verification
 from szpo.runs import answer_pool, services
 from szpo.types import Answer, Comparison, Prompt
 from szpo.voting import counting, policy_checks, withdrawals
-from szpo.voting.casting import VoteRequest
 from szpo.voting.policy_checks import factor_against
 from szpo.voting.service import VoteService
 from tests.support import named_run
@@ -77,7 +76,7 @@ def test_texts_reported_as_harmful_are_no_candidates_again(tmp_path):
         open_step(ledger, settings.change(K=1), [asked])
         service = VoteService(ledger)
         (seat,) = service.sheet(service.enroll("person", "ada"), 8)
-        service.cast(VoteRequest(seat.id, "skip", "k" * 16, skip_reason=counting.HARMFUL))
+        service.cast(seat.id, "skip", "k" * 16, skip_reason=counting.HARMFUL)
         row = asked.rows[0]
         assert answer_pool.withdrawn(ledger) == {row.plus.text, row.minus.text}
 

@@ -11,7 +11,6 @@ from szpo.replay import verification
 from szpo.runs import budget, guards
 from szpo.runs.budget import Limits
 from szpo.voting import counting, lease, pauses
-from szpo.voting.casting import VoteRequest
 from szpo.voting.panel_evaluator import LedgerEvaluator, OpenComparisons
 from szpo.voting.service import VoteService
 from tests.support.quadratic import Clock, QuadraticPolicy, go, history, panel_of, start
@@ -134,7 +133,7 @@ def test_while_a_run_is_paused_nobody_is_seated_and_neither_seats_nor_the_deadli
     assert abs(again.expires_us - ledger.clock() - left) < 1_000_000
     assert service.assign_to(seat.comparison, ben) is None  # it is still ann's
     pauses.pause(ledger, "op", "lunch")
-    service.cast(VoteRequest(seat.id, "A", idem="0123456789abcdef", tab="one"))  # it is kept
+    service.cast(seat.id, "A", idem="0123456789abcdef", tab="one")  # it is kept
     pauses.unpause(ledger, "op")
     assert service.assign(ben, tab="two") is not None and OpenComparisons(ledger).lacking()
     waits = []

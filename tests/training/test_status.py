@@ -11,7 +11,6 @@ from szpo.runs.budget import Limits
 from szpo.runs.status import StatusReader, round_status
 from szpo.types import Vote
 from szpo.voting import pauses, step_record, steps
-from szpo.voting.casting import VoteRequest
 from szpo.voting.panel_evaluator import LedgerEvaluator
 from szpo.voting.service import VoteService
 from tests.support.asking import KEY, ask, people
@@ -67,7 +66,7 @@ class Panel:
         self.seen.append(facts(self.ledger))
         self.then()
         while (seat := self.service.assign(self.ann)) is not None:
-            self.service.cast(VoteRequest(seat.id, "A", idem=seat.id))
+            self.service.cast(seat.id, "A", idem=seat.id)
             self.seen.append(facts(self.ledger))
 
 
@@ -166,12 +165,12 @@ def test_the_version_changes_with_what_is_seen_and_with_nothing_else(ledger):
     seat = service.assign(ann)
     service.extend(seat.id)
     assert status.read().version == before
-    service.cast(VoteRequest(seat.id, "A", idem=KEY(1)))
+    service.cast(seat.id, "A", idem=KEY(1))
     after = status.read().version
     assert after != before
-    service.cast(VoteRequest(seat.id, "B", idem=KEY(2)))  # a change of mind is nobody's business
+    service.cast(seat.id, "B", idem=KEY(2))  # a change of mind is nobody's business
     assert status.read().version == after
-    service.cast(VoteRequest(seat.id, "skip", idem=KEY(3)))
+    service.cast(seat.id, "skip", idem=KEY(3))
     assert status.read().version == before
 
 
@@ -184,7 +183,7 @@ def test_it_sees_what_other_processes_write(ledger):
         (ann,) = people(service, 1)
         for i in range(3):
             assert theirs.read() == ours.read()
-            service.cast(VoteRequest(service.assign(ann).id, "A", idem=KEY(i)))
+            service.cast(service.assign(ann).id, "A", idem=KEY(i))
         assert theirs.read().votes_in == 3
 
 

@@ -13,7 +13,6 @@ from szpo.ledger.canonical import sha256
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from szpo.voting import casting
-from szpo.voting.casting import VoteRequest
 from szpo.voting.panel_evaluator import LedgerEvaluator
 from szpo.voting.service import VoteService
 from szpo_ui import credentials
@@ -280,7 +279,7 @@ def test_who_is_sent_away_leaves_no_seat_behind(tmp_path, end):
         service = VoteService(ledger)
         ann, ben = (credentials.invite(ledger, "panelist") for _ in range(2))
         answered = service.assign(ann.panelist)
-        service.cast(VoteRequest(answered.id, "A", idem=answered.id))
+        service.cast(answered.id, "A", idem=answered.id)
         open_seat = service.assign(ann.panelist)
         assert service.assign(ben.panelist) is None
         end(ledger, ann.name, "op")
@@ -300,13 +299,13 @@ def test_erasing_a_person_leaves_the_record_and_no_byte_of_them(tmp_path):
     def vote():
         first = service.sheet(made.panelist, 3)
         for seat in first:
-            service.cast(VoteRequest(seat.id, "A", idem=seat.id))
+            service.cast(seat.id, "A", idem=seat.id)
         for seat in service.sheet(made.panelist, 3)[:2]:
-            service.cast(VoteRequest(seat.id, "A", idem=seat.id))
+            service.cast(seat.id, "A", idem=seat.id)
         assert credentials.list_people(ledger)[0].contact == contact
         credentials.revoke(ledger, "P-01", "op")
         (left,) = service.sheet(service.enroll("person", "ben"), 8)  # given back at once
-        service.cast(VoteRequest(left.id, "A", idem=left.id))
+        service.cast(left.id, "A", idem=left.id)
 
     go(settings, ledger, policy, LedgerEvaluator(service), wait=vote, until_step=1)
     reported = str([*ledger.events(), *votes.export_votes(ledger)])

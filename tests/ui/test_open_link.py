@@ -8,7 +8,6 @@ import pytest
 from szpo.analysis import votes
 from szpo.cli.app import call
 from szpo.ledger.canonical import canonical
-from szpo.voting.casting import VoteRequest
 from szpo_ui import credentials, login
 from tests.support.browser import served_run, violations
 from tests.support.served import refused
@@ -47,7 +46,7 @@ def standing(stage, panelist: str | None):
 def vote(stage, panelist: str | None) -> None:
     seat = stage.site.service.assign(panelist or "")
     assert seat is not None
-    stage.site.service.cast(VoteRequest(seat.id, "A", idem=seat.id, dwell_ms=20_000))
+    stage.site.service.cast(seat.id, "A", idem=seat.id, dwell_ms=20_000)
 
 
 # ---- places ----

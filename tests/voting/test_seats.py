@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from szpo.voting import seats
-from szpo.voting.casting import VoteConflictError, VoteRequest
+from szpo.voting.casting import VoteConflictError
 from szpo.voting.counting import ComparisonSeats, Seat
 from szpo.voting.service import VoteService
 from tests.support.asking import KEY, ask, people
@@ -17,11 +17,11 @@ def test_an_answered_seat_moves_to_another_tab_which_may_change_the_vote(ledger,
     ask(ledger, n=1, m=1)
     (ann,) = people(service, 1)
     seat = service.assign(ann, tab="old")
-    service.cast(VoteRequest(seat.id, "A", idem=KEY(1), tab="old"))
+    service.cast(seat.id, "A", idem=KEY(1), tab="old")
     service.take(seat.id, "new")
     with pytest.raises(VoteConflictError, match="another tab"):
-        service.cast(VoteRequest(seat.id, "B", idem=KEY(2), tab="old"))
-    assert service.cast(VoteRequest(seat.id, "B", idem=KEY(3), tab="new")).revision == 1
+        service.cast(seat.id, "B", idem=KEY(2), tab="old")
+    assert service.cast(seat.id, "B", idem=KEY(3), tab="new").revision == 1
     assert [vote.choice for vote in service.counted(0)] == ["B"]
 
 
@@ -48,7 +48,7 @@ def test_a_clock_that_was_ahead_keeps_nobody_out(ledger, spare):
     assert sorted(seat.plus_side for seat in fresh) == ["A", "B"]
     assert [service.assign(who) is not None for who in more] == [bool(spare), False]
     # Whose seat it was may answer all the same, and who comes by first counts.
-    service.cast(VoteRequest(early[0].id, "A", idem=KEY(1), tab="t"))
+    service.cast(early[0].id, "A", idem=KEY(1), tab="t")
     assert [vote.panelist for vote in service.counted(0)] == [ann]
 
 

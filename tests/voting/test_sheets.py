@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from szpo.voting import counting
-from szpo.voting.casting import VoteRequest
 from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.service import SEAT_TTL_US, VoteService
 from tests.support.asking import open_run
@@ -29,7 +28,7 @@ def ids(service):
 
 
 def answer(service, seat, choice="A", **more):
-    return service.cast(VoteRequest(seat.id, choice, f"key-{seat.id}-{choice}"[:64], **more))
+    return service.cast(seat.id, choice, f"key-{seat.id}-{choice}"[:64], **more)
 
 
 def test_a_sheet_has_plus_on_a_in_half_of_its_rows_and_is_served_again(rows):
@@ -128,7 +127,7 @@ def test_whatever_is_answered_no_row_counts_twice_and_a_reader_agrees(
                 held = ledger.query(
                     "SELECT count(*) AS n FROM votes WHERE assignment = ?", (seat.id,)
                 )[0]["n"]
-                service.cast(VoteRequest(seat.id, choice, f"{seat.id}-{held:03d}"[:64]))
+                service.cast(seat.id, choice, f"{seat.id}-{held:03d}"[:64])
         counted = service.counted(0)
         assert len({vote.comparison for vote in counted}) == len(counted)
         fresh = counting.StepVotes(ledger, 0)

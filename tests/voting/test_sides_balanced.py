@@ -16,7 +16,7 @@ from szpo.replay import verification
 from szpo.types import Answer, Comparison, Prompt, Row
 from szpo.voting import calibration, counting, pauses, steps
 from szpo.voting import service as vote_service
-from szpo.voting.casting import VoteConflictError, VoteRequest
+from szpo.voting.casting import VoteConflictError
 from szpo.voting.counting import SeatCounts
 from szpo.voting.panel_evaluator import OpenComparisons, PanelEvaluator
 from szpo.voting.service import VoteService
@@ -88,10 +88,9 @@ def test_sides_are_balanced_whatever_the_panel_does(seed, k, n, m, spare):
                     service.release(seat.id)
                 else:
                     choice = draw.choice(["A", "B", "tie", "skip"])
-                    receipt = service.cast(VoteRequest(seat.id, choice, idem=KEY(turn)))
+                    receipt = service.cast(seat.id, choice, idem=KEY(turn))
                     if draw.random() < 0.2:
-                        again = VoteRequest(seat.id, "B", idem=KEY(f"{turn}-again"))
-                        draw.choice(doors).cast(again)
+                        draw.choice(doors).cast(seat.id, "B", idem=KEY(f"{turn}-again"))
                     elif draw.random() < 0.1:
                         service.amend(receipt.vote, "exclude", "too fast", "op")
                 for door in doors:  # what is in memory is what is in the file
@@ -118,7 +117,7 @@ def test_sides_are_exactly_half_in_a_plain_round(tmp_path, k, n, m, identical, s
         for turn in range(500):
             seat = service.assign(ids[turn % len(ids)])
             if seat is not None:
-                service.cast(VoteRequest(seat.id, "A", idem=KEY(turn)))
+                service.cast(seat.id, "A", idem=KEY(turn))
         assert steps.close(ledger, 0, "rule")
         check_balance(ledger, m)
         total = sum(counted_sides(ledger).values(), Counter())
@@ -136,7 +135,7 @@ def test_nobody_can_tell_the_next_side_from_the_last(tmp_path):
             ann, sides = service.enroll("simulated", "ann"), []
             while (seat := service.assign(ann)) is not None:
                 sides.append(seat.plus_side)
-                service.cast(VoteRequest(seat.id, "A", idem=KEY(seat.id)[:60]))
+                service.cast(seat.id, "A", idem=KEY(seat.id)[:60])
             assert sides.count("A") == 4
             changes += sum(a != b for a, b in itertools.pairwise(sides))
     assert (
@@ -150,18 +149,16 @@ def test_whoever_skipped_first_cannot_push_out_later_answers(tmp_path):
         names = ("hank", "ann", "ben")
         hank, ann, ben = (service.enroll("person", name) for name in names)
         early = service.assign(hank)
-        service.cast(VoteRequest(early.id, "skip", idem=KEY("early")))
+        service.cast(early.id, "skip", idem=KEY("early"))
         seat = service.assign(ann)
         assert seat.plus_side == early.plus_side
-        service.cast(VoteRequest(seat.id, "A", idem=KEY("ann")))
-        service.cast(VoteRequest(early.id, "B", idem=KEY("back")))  # now that others have answered
+        service.cast(seat.id, "A", idem=KEY("ann"))
+        service.cast(early.id, "B", idem=KEY("back"))  # now that others have answered
         assert [vote.panelist for vote in counting.counted(ledger, 0)] == [ann]
-        service.cast(
-            VoteRequest(seat.id, "B", idem=KEY("ann-changes"))
-        )  # a change of mind moves nothing
+        service.cast(seat.id, "B", idem=KEY("ann-changes"))  # a change of mind moves nothing
         assert [vote.panelist for vote in counting.counted(ledger, 0)] == [ann]
         last = service.assign(ben)
-        service.cast(VoteRequest(last.id, "tie", idem=KEY("ben")))
+        service.cast(last.id, "tie", idem=KEY("ben"))
         assert {vote.panelist for vote in counting.counted(ledger, 0)} == {ann, ben}
 
 
@@ -172,7 +169,7 @@ def test_simulated_colleagues_fill_the_side_that_people_left_open(tmp_path):
         spare = seats_of[2]
         same = next(seat for seat in seats_of[:2] if seat.plus_side == spare.plus_side)
         for i, seat in enumerate((same, spare)):  # two answers on one side; one sleeps
-            service.cast(VoteRequest(seat.id, "A", idem=KEY(i)))
+            service.cast(seat.id, "A", idem=KEY(i))
         ledger.clock.now += vote_service.SEAT_TTL_US + 1
         assert [lack for _, lack in OpenComparisons(ledger).lacking()] == [1]
         judges = [ValueJudge()] * 3
@@ -188,7 +185,7 @@ def test_a_transaction_that_is_undone_leaves_nothing_in_memory(tmp_path):
 
         with pytest.raises(ZeroDivisionError), ledger.transaction():
             seat = service.assign(ann)
-            service.cast(VoteRequest(seat.id, "A", idem=KEY(1)))
+            service.cast(seat.id, "A", idem=KEY(1))
             assert service.look().seats.votes_in == 1
             raise ZeroDivisionError
         assert not ledger.query("SELECT * FROM assignments") and service.look().seats.votes_in == 0
@@ -214,7 +211,7 @@ def answer_all(service, panelist, choice="A"):
     kinds = []
     while (seat := service.calibration(panelist)) is not None:
         kinds.append(service.ledger.comparison(seat.comparison).kind)
-        service.cast(VoteRequest(seat.id, choice, idem=seat.id))
+        service.cast(seat.id, choice, idem=seat.id)
         assert len(kinds) < 100
     return kinds
 
@@ -242,7 +239,7 @@ def test_gold_is_a_true_batch_beside_the_same_texts_spoiled(ledger, service):
     seat = service.calibration(ids[0])
     while seat is not None:
         shown = ledger.comparison(seat.comparison)
-        service.cast(VoteRequest(seat.id, "tie", idem=seat.id))
+        service.cast(seat.id, "tie", idem=seat.id)
         if shown.kind == "gold":
             source = ledger.comparison(shown.repeats)
             true = {
@@ -311,9 +308,9 @@ def test_a_calibration_belongs_to_the_tab_that_asked_last_and_is_held_while_no_r
     assert service.extend(seat.id) == ledger.clock.now + vote_service.SEAT_TTL_US
     assert service.ask("calibration", ids[2], tab="two").id == seat.id
     with pytest.raises(VoteConflictError, match="tab") as caught:
-        service.cast(VoteRequest(seat.id, "A", idem=KEY(1), tab="one"))
+        service.cast(seat.id, "A", idem=KEY(1), tab="one")
     assert caught.value.code == "stale_tab"
-    service.cast(VoteRequest(seat.id, "A", idem=KEY(1), tab="two"))
+    service.cast(seat.id, "A", idem=KEY(1), tab="two")
 
 
 def test_gold_made_from_what_the_panelist_has_not_seen_comes_first(ledger, service):
@@ -321,13 +318,13 @@ def test_gold_made_from_what_the_panelist_has_not_seen_comes_first(ledger, servi
     ask_six(ledger, m=1)
     for i in range(8):
         seat = service.assign_to(f"s0-{i}", ann if i < 3 else ben)
-        service.cast(VoteRequest(seat.id, "A", idem=KEY(i)))
+        service.cast(seat.id, "A", idem=KEY(i))
     assert steps.close(ledger, 0, "rule")
     sources = []
     for _ in range(8):
         seat = service.calibration(ann)
         sources.append(ledger.comparison(seat.comparison).repeats)
-        service.cast(VoteRequest(seat.id, "A", idem=seat.id))
+        service.cast(seat.id, "A", idem=seat.id)
     assert set(sources[-3:]) == {"s0-0", "s0-1", "s0-2"}
     # Whoever has seen none of them gets the same gold in the same order.
     first = [ledger.comparison(service.calibration(cem).comparison).repeats]
@@ -349,15 +346,15 @@ def test_what_is_read_is_shown_again_final_once_answered_and_rests_with_the_run(
     third = service.calibration(ids[0], tab="two")
     assert third.comparison not in (first.comparison, second.comparison)
     # The work of whoever finishes one that expired is stored all the same.
-    assert not service.cast(VoteRequest(second.id, "A", idem=KEY(1), tab="two")).late
+    assert not service.cast(second.id, "A", idem=KEY(1), tab="two").late
     seat = service.calibration(ids[0], tab="t")
     with pytest.raises(VoteConflictError, match="another tab"):
-        service.cast(VoteRequest(seat.id, "A", idem=KEY(0), tab="other"))
-    receipt = service.cast(VoteRequest(seat.id, "A", idem=KEY(1), tab="t"))
+        service.cast(seat.id, "A", idem=KEY(0), tab="other")
+    receipt = service.cast(seat.id, "A", idem=KEY(1), tab="t")
     assert not receipt.late
-    assert service.cast(VoteRequest(seat.id, "A", idem=KEY(1), tab="t")).replayed
+    assert service.cast(seat.id, "A", idem=KEY(1), tab="t").replayed
     with pytest.raises(VoteConflictError) as caught:
-        service.cast(VoteRequest(seat.id, "B", idem=KEY(2), tab="t"))
+        service.cast(seat.id, "B", idem=KEY(2), tab="t")
     assert caught.value.code == "closed" and caught.value.stored.choice == "A"
     off = VoteService(ledger, calibrates=False)
     assert off.calibration(ids[0]) is None

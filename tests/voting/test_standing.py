@@ -9,7 +9,7 @@ from szpo.replay import verification
 from szpo.types import Comparison, Vote
 from szpo.voting import counting, finals, steps
 from szpo.voting import service as vote_service
-from szpo.voting.casting import VoteConflictError, VoteRequest
+from szpo.voting.casting import VoteConflictError
 from szpo.voting.panel_evaluator import LedgerEvaluator
 from szpo.voting.seats import PRESENT_US
 from szpo.voting.service import VoteService
@@ -28,7 +28,7 @@ def test_the_last_answer_in_time_that_is_not_excluded_stands(ledger, service):
     ann, ben, cay = (seat_and_vote(ledger, shown, who, plus_side="B")[0] for who in ids)
     cast = []
     for seat, choice in ((ann, "A"), (ben, "skip"), (cay, "tie"), (ben, "B"), (ann, "tie")):
-        cast.append(service.cast(VoteRequest(seat, choice, idem=KEY(len(cast)))).vote)
+        cast.append(service.cast(seat, choice, idem=KEY(len(cast))).vote)
 
     def standing_verdicts(**until):
         standing = counting.standing_votes(ledger, "final", **until)
@@ -58,7 +58,7 @@ def test_a_changed_answer_keeps_its_place_before_those_that_came_later(ledger, s
         for each, side in zip(who, "AABB", strict=True)
     ]
     for i in (0, 2):
-        service.cast(VoteRequest(seats[i], "B", idem=KEY(i)))
+        service.cast(seats[i], "B", idem=KEY(i))
     (vote,) = counting.counted(ledger, 0)
     assert vote.panelist in (who[0], who[2]) and vote.choice == "B"
 
@@ -80,7 +80,7 @@ def answer_all(service, panelist, choice="A"):
     shown = []
     while (seat := service.final(panelist)) is not None:
         shown.append(seat)
-        service.cast(VoteRequest(seat.id, choice, idem=seat.id))
+        service.cast(seat.id, choice, idem=seat.id)
     return shown
 
 
@@ -120,7 +120,7 @@ def test_sides_are_balanced_over_each_round_through_an_order(tmp_path_factory, c
             seat = service.final(service.enroll("person", f"odd {i}"))
             if act in ("answer", "skip"):
                 choice = "tie" if act == "answer" else "skip"
-                service.cast(VoteRequest(seat.id, choice, idem=seat.id))
+                service.cast(seat.id, choice, idem=seat.id)
             elif act == "release":
                 service.release(seat.id)
             else:
@@ -130,7 +130,7 @@ def test_sides_are_balanced_over_each_round_through_an_order(tmp_path_factory, c
             if len(set(_answers(ledger).values())) == 1 and len(_answers(ledger)) == count:
                 break
             seat = service.final(service.enroll("person", f"even {i}"))
-            service.cast(VoteRequest(seat.id, "A", idem=seat.id))
+            service.cast(seat.id, "A", idem=seat.id)
         answers = _answers(ledger)
         assert set(answers.values()) == {max(level, 1)}
         found = ledger.query(
@@ -199,13 +199,13 @@ def test_an_answer_may_be_changed_until_the_order_is_closed(ledger, service):
     ann, ben = (service.enroll("person", name) for name in ("ann", "ben"))
     number = place_final(ledger, 2)
     mine, late = service.final(ann, tab="t"), service.final(ben, tab="t")
-    assert service.cast(VoteRequest(mine.id, "A", idem=KEY(1), tab="t")).revision == 0
-    assert service.cast(VoteRequest(mine.id, "B", idem=KEY(2), tab="t")).revision == 1
+    assert service.cast(mine.id, "A", idem=KEY(1), tab="t").revision == 0
+    assert service.cast(mine.id, "B", idem=KEY(2), tab="t").revision == 1
     orders.close(ledger, number, "op")
     with pytest.raises(VoteConflictError) as caught:
-        service.cast(VoteRequest(mine.id, "A", idem=KEY(3), tab="t"))
+        service.cast(mine.id, "A", idem=KEY(3), tab="t")
     assert caught.value.code == "closed" and caught.value.stored.choice == "B"
-    assert service.cast(VoteRequest(late.id, "A", idem=KEY(4), tab="t")).late
+    assert service.cast(late.id, "A", idem=KEY(4), tab="t").late
     assert service.final(ann) is None and service.final(ben) is None
     assert service.counted(0) == ()
     assert verification.verify(ledger, deep=False).ok
@@ -244,7 +244,7 @@ def voted(service, people, each):
             who = service.enroll("person", name)
             for _ in range(each):
                 seat = service.assign(who)
-                service.cast(VoteRequest(seat.id, "A", idem=seat.id))
+                service.cast(seat.id, "A", idem=seat.id)
 
 
 def test_what_came_between_the_look_and_the_lock_is_counted_again(tmp_path):
@@ -298,12 +298,12 @@ def test_a_reader_that_follows_a_step_says_what_one_says_that_begins_anew(tmp_pa
                 continue
             held.append(seat.id)
             choice = ("skip", "A", "tie", "B")[turn % 4]
-            service.cast(VoteRequest(seat.id, choice, idem=f"first {seat.id}".replace(" ", "-")))
+            service.cast(seat.id, choice, idem=f"first {seat.id}".replace(" ", "-"))
             script.append(choice)
             same()
             if turn % 3 == 1:  # an earlier answer is changed, a skip among them
                 own = held[turn // 3]
-                service.cast(VoteRequest(own, "B", idem=f"again-{turn}-{own}"))
+                service.cast(own, "B", idem=f"again-{turn}-{own}")
                 same()
             if turn % 5 == 2:
                 vote = ledger.query("SELECT max(vote) AS vote FROM votes")[0]["vote"]
@@ -313,7 +313,7 @@ def test_a_reader_that_follows_a_step_says_what_one_says_that_begins_anew(tmp_pa
                     service.amend(vote, "reinstate", "a test", "ann")
                     assert vote in same().ids()[0]
         with pytest.raises(ZeroDivisionError), ledger.transaction("votes"):
-            service.cast(VoteRequest(held[0], "tie", idem=f"undone-{held[0]}"))
+            service.cast(held[0], "tie", idem=f"undone-{held[0]}")
             within = same().standing
             raise ZeroDivisionError
         assert same().standing != within

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal
 
 import nh3
 from markdown_it import MarkdownIt
@@ -30,7 +30,7 @@ from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 from markdown_it.utils import OptionsDict
 from markupsafe import Markup
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from szpo.errors import UsageError
 from szpo.ledger.database import Record
@@ -55,23 +55,14 @@ Letter = Literal["A", "B", "tie"]
 Plain = str | bool | int | Annotated[float, Field(allow_inf_nan=False)] | None
 
 
-class Ballot(Body):
-    """A vote as a client sends it; it holds nothing that the server knows itself."""
+class Ballot(VoteRequest):
+    """A vote as a page or a program sends it; it holds nothing that the server knows itself."""
 
     assignment: Seat
-    choice: Letter | Literal["skip"]
-    idem: str = Field(pattern=r"^[A-Za-z0-9_.:-]{16,64}$")
     tab: Tab
     skip_reason: str | None = Field(None, min_length=1, max_length=200)
-    dwell_ms: int | None = Field(None, ge=0, lt=7 * 24 * 3600 * 1000)
     details: dict[str, Plain | dict[str, Letter]] = Field(default_factory=dict, max_length=32)
     """Further facts; the page sends ``notes`` on single rows, and how many rows were ``seen``."""
-
-    @model_validator(mode="after")
-    def _reason_of_a_skip(self) -> Self:
-        if self.skip_reason is not None and self.choice != "skip":
-            raise ValueError("skip_reason belongs to the choice skip")
-        return self
 
 
 class At(Body):
@@ -107,14 +98,11 @@ def cast(site: Site, panelist: str, ballot: Ballot) -> tuple[Record, Receipt | V
         details["notes"] = {i: notes[i] for i in map(str, differ) if i in notes}
     if isinstance(seen := details.get("seen"), int):
         details["seen"] = min(seen, len(differ))
-    request = VoteRequest(
-        ballot.assignment, ballot.choice, ballot.idem, ballot.skip_reason, ballot.dwell_ms,
-        details or None, ballot.tab, panelist, noted,
-    )  # fmt: skip
+    request = ballot.model_copy(update={"details": details or None})
+    version, now = site.service.rubric_version, site.ledger.clock()
     try:
-        version, now = site.service.rubric_version, site.ledger.clock()
         return seat, casting.store(
-            site.ledger, request, rubric_version=version, at_us=now, seat=rows
+            site.ledger, request, rows, noted=noted, rubric_version=version, at_us=now
         )
     except VoteConflictError as refusal:
         return seat, refusal
