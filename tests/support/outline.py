@@ -7,9 +7,9 @@ from szpo.config.tables import Panel
 from szpo.runs.status import RoundStatus
 from szpo.types import Answer, Assignment, Comparison, Prompt, Row
 from szpo_ui import component
-from szpo_ui.ballots import sheet
 from szpo_ui.credentials import Standing
 from szpo_ui.screens import Facts, Progress, Screen
+from szpo_ui.sheets import sheet
 
 ASKED = Panel(question="Which <b>set</b>?", guideline="Be & stay fair.")
 READING = {"vote", "closed", "calib", "final"}

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from szpo.types import Answer, Assignment, Comparison, Prompt, Row
 from szpo.visible_text import HIDDEN, visible
-from szpo_ui import ballots
-from szpo_ui.ballots import ATTRIBUTES, CLASSES, TAGS, sheet
+from szpo_ui import formatting
+from szpo_ui.formatting import ATTRIBUTES, CLASSES, TAGS
 from szpo_ui.markup import plain as visible_signs
 from szpo_ui.markup import prose, whole
+from szpo_ui.sheets import sheet
 from tests.support.cases import case
 from tests.support.outline import Outline
 from tests.support.xss_corpus import LONG, PAYLOADS
@@ -60,7 +61,7 @@ GOLDEN = {
 
 @pytest.mark.parametrize("text", GOLDEN)
 def test_markdown_looks_as_meant(text):
-    assert str(ballots.formatted(text)[0]) == GOLDEN[text]
+    assert str(formatting.formatted(text)[0]) == GOLDEN[text]
 
 
 @pytest.mark.parametrize(
@@ -75,8 +76,8 @@ def test_markdown_looks_as_meant(text):
     ],
 )
 def test_what_is_not_marked_up_or_would_lose_a_word_stays_as_it_is(text):
-    assert ballots.formatted(text) is None
-    assert ballots.formatted(text, "Another.") is None
+    assert formatting.formatted(text) is None
+    assert formatting.formatted(text, "Another.") is None
 
 
 MARKUP = st.sampled_from([*"*_`~#>-+|![]()<>&\\\n\t 0123456789.:=", "\n\n", "    ", "```", "| "])
@@ -85,7 +86,7 @@ WORDS = st.text(alphabet=st.characters(exclude_categories=("Cs",)), max_size=8)
 
 @given(st.lists(MARKUP | WORDS | st.sampled_from(PAYLOADS), max_size=30).map("".join))
 def test_whatever_is_written_nothing_gets_through_and_nothing_is_lost(text):
-    if (found := ballots.formatted(text)) is None:
+    if (found := formatting.formatted(text)) is None:
         return
     (made,) = found
     assert_harmless(made)
@@ -111,7 +112,7 @@ ATTRIBUTE = st.sampled_from(["class='sz-sign'", "class='sz-bar'", "style='color:
 def test_the_second_filter_lets_nothing_through_but_its_list(tags):
     each = (f"</{tag}>" if close else f"<{tag} {' '.join(attrs)}>x" for tag, attrs, close in tags)
     html = "".join(each)
-    assert_listed(ballots.clean_html(html))
+    assert_listed(formatting.clean_html(html))
 
 
 @pytest.mark.spine
@@ -128,15 +129,15 @@ def test_an_attack_stays_text_plain_and_formatted():
                 f"```\n{text}\n```",
                 f"# {text}",
             ):
-                for html in ballots.formatted(marked, "**so**") or ():
+                for html in formatting.formatted(marked, "**so**") or ():
                     assert_harmless(html)
 
 
 def test_both_sides_or_neither_and_nothing_but_the_texts_decides():
-    assert ballots.formatted("*a*", "b")[1] == '<p dir="auto">b</p>\n'
-    assert ballots.formatted("*a*", LONG) is None  # one cannot be, so neither is
+    assert formatting.formatted("*a*", "b")[1] == '<p dir="auto">b</p>\n'
+    assert formatting.formatted("*a*", LONG) is None  # one cannot be, so neither is
     texts = "*a* c", "**b** c"
-    one, other = (ballots.formatted(*each) for each in (texts, texts[::-1]))
+    one, other = (formatting.formatted(*each) for each in (texts, texts[::-1]))
     assert one == (other[1], other[0])
 
 
@@ -177,7 +178,7 @@ def test_what_a_text_costs_grows_with_its_letters_alone(sign):
 
         sys.setprofile(count)
         try:
-            ballots.formatted.__wrapped__((sign * letters)[:letters])
+            formatting.formatted.__wrapped__((sign * letters)[:letters])
         finally:
             sys.setprofile(None)
         return made[0]

@@ -9,7 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from szpo.ledger import connection
-from szpo_ui import app, ballots
+from szpo_ui import app, formatting
 from szpo_ui.site import of_ledger
 from tests.support.browser import CALL, make, panel_call
 
@@ -68,7 +68,7 @@ def test_a_vote_of_the_page_runs_through_few_functions_files_and_statements(
             page = first.post(CALL, json=panel_call(first, "do", do="agree")).json()
         seat = re.search('data-seat="([0-9a-f]+)"', page)[1]
         site = of_ledger(stage.ledger)  # nothing is in its memory
-        ballots.formatted.cache_clear()
+        formatting.formatted.cache_clear()
         again = TestClient(app.create(site, pages=("panelist",)), base_url="http://localhost")
         again.cookies.update(first.cookies)
         ballot = {

@@ -9,9 +9,10 @@ import pytest
 
 from szpo.voting import casting
 from szpo.voting.counting import HARMFUL, missing
-from szpo_ui import ballots, component, credentials, operator_controls, operator_page, screens
+from szpo_ui import component, credentials, operator_controls, operator_page, screens
 from szpo_ui.ballots import Ballot, extend
 from szpo_ui.component import Action, act
+from szpo_ui.formatting import TAGS
 from szpo_ui.screens import Facts, Progress
 from tests.support.browser import CALL, MINUS, PLUS, panel_call
 from tests.support.cases import case
@@ -290,7 +291,7 @@ def test_texts_of_models_and_prompts_stay_text_on_a_sheet():
         with case(text):
             rows = (row(text, f"{text} **more**", prompt=text, earlier=(("user", text),)),)
             made = Outline(html("sheet", sheet=shown(order=(0,), rows=rows)))
-            assert {tag for tag, _ in made.found} <= plain | ballots.TAGS
+            assert {tag for tag, _ in made.found} <= plain | TAGS
             assert not [name for _, attrs in made.found for name in attrs if name[:2] == "on"]
 
 

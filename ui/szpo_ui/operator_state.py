@@ -23,7 +23,7 @@ from szpo.voting import casting, lease, pauses, withdrawals
 from szpo.voting.counting import HARMFUL
 from szpo.voting.panel_factory import PEOPLE
 from szpo_ui import credentials, operator_controls
-from szpo_ui.ballots import sheet
+from szpo_ui.sheets import sheet
 from szpo_ui.site import Site
 
 EVENTS: Final = 80

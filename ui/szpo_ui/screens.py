@@ -22,8 +22,9 @@ from szpo.voting import casting, finals
 from szpo.voting.counting import HARMFUL, StepVotes
 from szpo.voting.seats import assignment
 from szpo_ui import credentials
-from szpo_ui.ballots import Sheet, is_elsewhere, key, lease_s, sheet
+from szpo_ui.ballots import is_elsewhere, key, lease_s
 from szpo_ui.credentials import Standing
+from szpo_ui.sheets import Sheet, sheet
 from szpo_ui.site import Site
 
 SPENT_S: Final = (
