@@ -40,6 +40,7 @@ LARGEST: Final = 2**40
 SHARED: Final = 3
 """Bounds are never narrower than what so many shown texts had; from so many people on, a taste is
 not one of single persons."""
+UNSAID: Final = "something that no words of the dictionary say"
 LIKELY: Final = 0.5
 """Probability from which a claim belongs to the words of a taste."""
 
@@ -169,9 +170,18 @@ class Taste:
         'fewer commas (98 %)'
         """
         likely = [(said, chance / FEATURE_GRID) for said, chance in self.claims]
+        if self.unsaid >= LIKELY:
+            likely.append((UNSAID, self.unsaid))
         if not likely:
             return "several things may be liked, none of them likely"
         return ", ".join(f"{said} ({100 * chance:.0f} %)" for said, chance in likely)
+
+    @property
+    def unsaid(self) -> float:
+        """Probability that it is about the direction of hidden states; 0 without one."""
+        last, every = len(self.features), sum(each.chance for each in self.explanations)
+        own = (e.chance for e in self.explanations if any(at == last for at, _ in e.weights))
+        return sum(own) / every
 
     @property
     def sha256(self) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -25,8 +25,8 @@ from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED
 from szpo.replay import replay
 from szpo.replay.checks import Broken, Examination
 from szpo.taste import Direction, Explanation, Feature, Taste
-from szpo.types import FEATURE_GRID, Comparison
-from szpo.voting import shown_features, step_record, withdrawals
+from szpo.types import FEATURE_GRID, Comparison, Ints
+from szpo.voting import shown_features, shown_states, step_record, withdrawals
 
 LEAST: Final = 1 / FEATURE_GRID
 """Explanations below this probability are left out."""
@@ -223,6 +223,48 @@ def _explain(
     return features, tuple(explanations)
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A shown answer and its value along a taste's direction, in units of 2⁻¹² logits."""
+
+    value: int
+    prompt: str
+    text: str
+
+
+def extremes(ledger: Ledger, found: Taste, count: int = 3) -> tuple[list[Shown], list[Shown]]:
+    """The shown answers that the direction of a run's taste likes most, and least, in order.
+
+    At most one to each prompt; none where the taste has no direction.
+    """
+    named = recorded_settings(ledger).features
+    if found.direction is None or named is None or named.states is None:
+        return [], []
+    w = np.array(found.direction.weights, dtype=np.int64)
+    ordered = sorted(_along(ledger, named, w, vote_rows.read_judged(ledger)),
+                     key=lambda each: (-each.value, each.prompt, each.text))  # fmt: skip
+
+    def first(answers: Iterable[Shown]) -> list[Shown]:
+        own: dict[str, Shown] = {}
+        for each in answers:
+            own.setdefault(each.prompt, each)
+        return list(own.values())[:count]
+
+    return first(ordered), first(reversed(ordered))
+
+
+def _along(
+    ledger: Ledger, named: NamedFeatures, w: Ints, cast: vote_rows.Judged
+) -> Iterator[Shown]:
+    """Every text that was shown in the steps of these votes, once a step."""
+    for step in sorted({each.step for each in cast.comparisons}):
+        rounded = step_record.states_of(ledger, named, step).astype(np.int64)
+        values = np.rint(rounded @ w / GRID).astype(np.int64).tolist()
+        shown = shown_states.shown_of(ledger.comparisons(step))
+        for value, (prompt, text) in zip(values, shown, strict=True):
+            yield Shown(value, prompt.text, text)
+
+
 def _with_direction(
     ledger: Ledger,
     named: NamedFeatures,
@@ -234,10 +276,7 @@ def _with_direction(
     """The direction of states, with the explanations it is one of; it takes from what is left."""
     assert joint.states is not None and named.states is not None
     w = np.rint(FEATURE_GRID * joint.states.w).astype(np.int64)
-    values: list[int] = []
-    for step in sorted({each.step for each in cast.comparisons}):
-        rounded = step_record.states_of(ledger, named, step)
-        values += np.rint(rounded.astype(np.int64) @ w / GRID).astype(np.int64).tolist()
+    values = [each.value for each in _along(ledger, named, w, cast)]
     low, high = taste.bounds(values)
     way = Direction(
         ledger.row["base_sha256"], str(ledger.spec.get("base", {}).get("name", "its model")),

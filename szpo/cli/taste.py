@@ -87,6 +87,7 @@ def taste(
 
             only = frozenset(members_of(ledger, chosen, cluster))
         found = run_taste.read(ledger, feature, only=only)
+        shown = run_taste.extremes(ledger, found)
     if out is not None or as_prompt or as_json:
         ask(found, yes)
     if out is not None:
@@ -124,6 +125,15 @@ def taste(
         "explanations; from, to and usual: in standard deviations; beyond from and to a text "
         "counts no further"
     )
+    if found.direction is not None:
+        console.say(
+            f"{100 * found.unsaid:.0f} % for a direction of {found.direction.name}'s hidden "
+            "states, which no words of the dictionary say; of the answers that were shown"
+        )
+        for sense, texts in zip(("most", "least"), shown, strict=True):
+            console.say(f"it likes {sense}:")
+            for each in texts:
+                console.say(f"  {each.value / FEATURE_GRID:+.1f}  {' '.join(each.text.split())}")
     if out is not None:
         console.say(f"wrote {out}; szpo score FILE --taste {out} scores texts by it")
     elif found.describes:

@@ -258,7 +258,9 @@ def drive_on_states(settings: Settings, ledger: Ledger, until_step: int = 16) ->
     return policy
 
 
-def test_a_taste_without_a_name_is_found_in_hidden_states_and_follows_from_the_record(tmp_path):
+def test_a_taste_without_a_name_is_found_in_hidden_states_and_follows_from_the_record(
+    tmp_path, capsys
+):
     settings, ledger = begin(tmp_path)
     with ledger:
         policy = drive_on_states(settings, ledger)
@@ -279,6 +281,14 @@ def test_a_taste_without_a_name_is_found_in_hidden_states_and_follows_from_the_r
         found = run_taste.read(ledger)
         way = found.direction
         assert way is not None and found.claims == ()
+        assert found.unsaid > 0.9 and found.words.startswith("something that no words of the")
+        most, least = run_taste.extremes(ledger, found)
+        assert [each.text[:2] for each in (*most, *least)] == ["Oh"] * 3 + ["Ah"] * 3
+        assert most[0].value > most[2].value > least[2].value > least[0].value
+        capsys.readouterr()
+        assert call(["taste", str(ledger.path)]) == 0
+        told = capsys.readouterr().out
+        assert "it likes most:" in told and "which no words of the dictionary say" in told
         prompts, texts = [PROMPTS[0]] * 2, [Answer("Ah!!!"), Answer("Oh")]
         states = policy.mean_states(prompts, texts, 3)
         asked = [prompt.text for prompt in prompts], [text.text for text in texts]
