@@ -20,7 +20,6 @@ from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import Field
 
 from szpo import __version__, named_parameters, seeds
 from szpo.config.optimizer import KEYS, make_settings, read_settings, record_settings
@@ -190,7 +189,7 @@ def _numbers(name: str, given: Any) -> Floats:
     return found
 
 
-FORMAT: Final = 5
+FORMAT: Final = 6
 """Format of `Optimizer.to_dict`; it moves with what the settings hold."""
 MOST: Final = 1e300
 """Largest weight of a vote."""
@@ -207,7 +206,7 @@ OWN: Final[Mapping[str, Mapping[str, Any]]] = {
 """Default settings of each rule."""
 FIXED: Final = (
     "K", "N", "M", "D", "layout", "root_seed", "scale", "start",
-    "features", "asking_noise",
+    "features", "asking_noise", "horizon", "narrows",
 )  # fmt: skip
 """Settings that `ask`, `tell` and the vector determine."""
 _ONE_AT_A_TIME: Final = threading.RLock()
@@ -632,7 +631,7 @@ def choose_settings(
             raise UsageError(
                 f"Optimizer: {name} is not an option; help(szpo.Optimizer) names them"
             )
-    known = sorted({"rule", *KEYS, *Falls.model_fields}.difference(FIXED))
+    known = sorted({"rule", *KEYS, "centre_step"}.difference(FIXED))
     for name in given:
         if name not in known:
             hint = suggest(name, known) or f"; there are {', '.join(known)}"
@@ -646,25 +645,22 @@ def choose_settings(
     given.pop("rule", None)
     steps = {} if has_two_points(rule) else _shrinking(dim)
     if bounded and steps:
-        steps["mu_decay"] = 0.25
+        steps["narrows"] = True
     chosen = {"mu": 1.0, **steps, **OWN.get(rule, {}), **given}
     if "centre_step" in given and not has_two_points(rule):
         raise UsageError(f"Optimizer: centre_step plays no part in the rule {rule}; leave it out")
-    falls = {name: chosen.pop(name) for name in Falls.model_fields if name in chosen}
     try:
-        falls = checked(Falls, falls).model_dump()
+        if "centre_step" in chosen:
+            checked(CentreStep, {"centre_step": chosen["centre_step"]})
         layout = (("z", (dim,)),)
-        return make_settings(root, layout, rule=rule, K=1, N=1, M=1, D=1, **falls, **chosen)
+        return make_settings(root, layout, rule=rule, K=1, N=1, M=1, D=1, **chosen)
     except UsageError as error:
         raise UsageError(f"Optimizer: {error}") from None
 
 
-class Falls(Section):
-    """How the sizes of an optimizer change with the step; see `szpo.optim.settings.Settings`."""
+class CentreStep(Section):
+    """An option that is no setting of a run; see `szpo.optim.settings.Settings`."""
 
-    mu_decay: float = Field(0.0, ge=0, le=1)
-    alpha_decay: float = Field(0.0, ge=0, le=1)
-    decay_horizon: Positive = 1.0
     centre_step: Positive = 1.0
 
 
@@ -674,7 +670,7 @@ def _shrinking(dim: int) -> dict[str, Any]:
     Steps that shrink with the root of the votes circle the optimum: after 20 votes a coordinate
     they end twice as far off, also with a fifth of wrong votes (tests/library/test_vector.py).
     """
-    return {"kl_step": 0.94 / math.sqrt(dim), "alpha_decay": 1.0, "decay_horizon": 2.0 * dim}
+    return {"kl_step": 0.94 / math.sqrt(dim), "horizon": 2.0 * dim}
 
 
 # ---- votes ----

@@ -183,9 +183,9 @@ def repeat(
         tally = Tally(plus, minus, tie, np.zeros((1, 1), dtype=np.bool_))
         measured += counting.statistic(settings, estimate(settings, tally).delta, tally).tolist()
     steps = range(first, first + len(counts))
-    mu = [mu_at(settings, step) for step in steps]
     alpha = [alpha_at(settings, step_size, step) for step in steps]
     measure = np.array(measured)[which].reshape(counts.shape[:2])
+    mu = [mu_at(settings, step) for step in steps]
     return _scale(counting, settings, mu, np.array(alpha, dtype=np.float64), measure)[0]
 
 

@@ -3,17 +3,14 @@
 Everything `szpo.optim.optimizer` does is a function of these and of the recorded votes. The
 section of a rule comes from `szpo.config.optimizer`, which checks it; nothing is checked here.
 
-Radius μ and step size α at a step: their defaults, and how they decay. Unless they are set, μ
-comes from the KL radius κ of one side of a comparison and α from the KL κ_step of one step. Both
-may fall with a power of the step, as step sizes of stochastic approximation do (Robbins & Monro
-1951; Kiefer & Wolfowitz 1952).
+Unless they are set, μ comes from the KL radius κ of one side of a comparison and α from the KL
+κ_step of one step. Both may fall with the step, as step sizes of stochastic approximation do
+(Robbins & Monro 1951; Kiefer & Wolfowitz 1952).
 """
 
 # ruff: noqa: D102, N802
 from __future__ import annotations
 
-import decimal
-import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -91,8 +88,8 @@ class Settings:
     ``features``: the named features that votes are regressed on; None: z⁺ − z⁻. ``asking_noise``:
     share of the seed's own direction in the squared length of one drawn from the posterior of
     named features (`szpo.optim.informative`); None or 1: directions are the seed's.
-    ``mu_decay`` and ``alpha_decay``: the powers by which μ and α
-    fall with the step, in units of ``decay_horizon`` steps (`szpo.optim.settings.share_left`).
+    ``horizon``: the number of steps after which α is halved (`alpha_share`); ∞: it stays.
+    ``narrows``: μ falls with the step (`mu_at`).
     ``centre_step``: the longest step of the centre of a rule with two points, in whitened units.
     """
 
@@ -102,9 +99,8 @@ class Settings:
     scale: float = 1.0
     features: NamedFeatures | None = None
     asking_noise: float | None = None
-    mu_decay: float = 0.0
-    alpha_decay: float = 0.0
-    decay_horizon: float = 1.0
+    horizon: float = math.inf
+    narrows: bool = False
     centre_step: float = 1.0
 
     def change(self, **changes: Any) -> Settings:
@@ -170,10 +166,8 @@ class Settings:
         return 2 if self.section.pairing == "antithetic" else 1
 
 
-DECIMAL_DIGITS: Final = 50
-"""Decimal digits of a power, so that every machine rounds it to the same bits."""
 LEAST_SHARE: Final = 0.01
-"""Neither μ nor α falls below this share of its first value."""
+"""α does not fall below this share of its first value."""
 
 
 def base_mu(settings: Settings) -> float:
@@ -184,24 +178,11 @@ def base_mu(settings: Settings) -> float:
 
 
 def mu_at(settings: Settings, step: int) -> float:
-    """μ at a step."""
-    return base_mu(settings) * share_left(settings.mu_decay, step, settings.decay_horizon)
+    """μ at a step: that of step 0, over (1 + step/horizon)^¼ where it narrows."""
+    share = 1 / math.sqrt(math.sqrt(1 + step / settings.horizon)) if settings.narrows else 1.0
+    return base_mu(settings) * share  # roots are rounded alike on every machine, powers are not
 
 
 def alpha_share(settings: Settings, step: int) -> float:
-    """α at a step as a share of the first α."""
-    return share_left(settings.alpha_decay, step, settings.decay_horizon)
-
-
-@functools.lru_cache(maxsize=64)  # a step asks for the same one several times
-def share_left(decay: float, step: int, horizon: float = 1.0) -> float:
-    """(1 + step/horizon)^−decay, at least `LEAST_SHARE`, rounded once.
-
-    >>> [share_left(0.5, step) for step in (0, 3, 99, 10**6)]
-    [1.0, 0.5, 0.1, 0.01]
-    """
-    if decay == 0:
-        return 1.0
-    with decimal.localcontext(decimal.Context(prec=DECIMAL_DIGITS)):
-        base = 1 + decimal.Decimal(step) / decimal.Decimal(horizon)
-        return max(float(base ** -decimal.Decimal(decay)), LEAST_SHARE)
+    """α at a step as a share of the first α: 1/(1 + step/horizon), at least `LEAST_SHARE`."""
+    return max(1 / (1 + step / settings.horizon), LEAST_SHARE)

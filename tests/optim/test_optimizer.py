@@ -50,9 +50,10 @@ def test_with_more_directions_a_step_is_as_large_as_if_there_had_been_so_many(ru
 
 
 def test_a_step_is_asked_ahead_by_one_and_never_at_no_radius():
-    state = optimizer.init(make_settings(1, SMALL, mu=1.0, mu_decay=1.0))
-    assert optimizer.ask(state).mu == 1.0
-    assert (optimizer.ask(state, 1).step, optimizer.ask(state, 1).mu) == (1, 0.5)
+    state = optimizer.init(make_settings(1, SMALL, rule="sign", mu=1.0, alpha=1.0, horizon=1.0))
+    assert (optimizer.ask(state).mu, optimizer.ask(state).alpha) == (1.0, 1.0)
+    ahead = optimizer.ask(state, 1)
+    assert (ahead.step, ahead.mu, ahead.alpha) == (1, 1.0, 0.5)
     with pytest.raises(UsageError, match="ask: step 2 when votes are awaited for step 0"):
         optimizer.ask(state, 2)
     with pytest.raises(RunError, match="step 3: the perturbation radius mu is 0"):
@@ -194,8 +195,8 @@ CASES = [
     {"rule": "known", "M": 3},
     {"rule": "known", "smoothing": "trim", "M": 2, "pairing": "forward"},
     {"rule": "known", "warmup": 3},
-    {"rule": "known", "K": 2, "alpha_decay": 0.5, "decay_horizon": 30.0},
-    {"rule": "sign", "K": 3, "mu_decay": 0.25, "law": "gaussian"},
+    {"rule": "known", "K": 2, "horizon": 30.0},
+    {"rule": "sign", "K": 3, "law": "gaussian"},
     {"rule": "regression", "M": 2, "kl_budget": 2.5, "guarded": False},
     {"rule": "regression", "K": 2, "pairing": "forward"},
 ]

@@ -10,7 +10,7 @@ from szpo.config.optimizer import make_settings, read_settings, record_settings
 from szpo.errors import UsageError
 from szpo.optim import optimizer
 from szpo.optim.parameters import round13
-from szpo.optim.settings import base_mu, share_left
+from szpo.optim.settings import alpha_share, base_mu
 from szpo.types import Update
 from tests.support.cases import case
 from tests.support.tallies import (
@@ -30,13 +30,13 @@ def test_defaults_are_those_of_the_design():
     assert (o.rule, o.pairing) == ("regression", "antithetic")
     assert (o.K, o.N, o.M, o.D) == (8, 1, 1, 8)
     assert o.kl_radius == 4.5
-    assert (small.mu_decay, small.alpha_decay) == (0.0, 0.0)
+    assert small.horizon == math.inf
     assert base_mu(small) * math.sqrt(8) == pytest.approx(3.0)
     wide = make_settings(1, (("w", (40, 5)),))
     assert (wide.section.rule, wide.section.warmup, wide.section.law) == ("known", 5, "gaussian")
     assert make_settings(1, (("w", (200,)),), alpha=0.1).section.warmup == 0
     assert (
-        make_settings(1, (("w", (200,)),), alpha_decay=0.5).section.warmup == 5
+        make_settings(1, (("w", (200,)),), horizon=9.0).section.warmup == 5
     )  # its start is measured
 
 
@@ -113,7 +113,7 @@ def test_a_warmup_without_a_measure_falls_back_to_vote_noise():
 
 
 def test_a_warmup_measures_the_first_step_size_later_where_its_last_step_is_void():
-    settings = make_settings(1, (("w", (100,)),), N=1, warmup=1, alpha_decay=1.0)
+    settings = make_settings(1, (("w", (100,)),), N=1, warmup=1, horizon=1.0)
     state, _, info = told(settings, tally([[1]]), steps=2)
     assert state.carried.alpha == default_alpha(settings, math.log(3))
     assert info.extra["alpha"] == state.carried.alpha / 2
@@ -126,41 +126,19 @@ def test_a_warmup_measures_the_first_step_size_later_where_its_last_step_is_void
     assert not info.warmup
 
 
-GOLDEN = {
-    (0.25, 0): "0x1.0000000000000p+0",
-    (0.25, 1): "0x1.ae89f995ad3adp-1",
-    (0.25, 12): "0x1.0da3cf151e840p-1",
-    (0.1, 400): "0x1.19294a26d9c5ap-1",
-    (0.5, 1768): "0x1.858b266421468p-6",
-}
-"""Shares that are left, bit for bit; the C library's power misses the last three by a bit."""
-
-
-@pytest.mark.parametrize(("decay", "step"), GOLDEN)
-def test_powers_of_the_step_are_the_same_bits_everywhere(decay, step):
-    found = share_left(decay, step)
-    assert found.hex() == GOLDEN[decay, step]
-    assert found == pytest.approx((1 + step) ** -decay, rel=1e-15)
-
-
-def test_what_falls_ends_at_a_hundredth_and_a_longer_horizon_falls_later():
-    assert share_left(1.0, 10**9) == 0.01
-    assert share_left(0.5, 90, 30.0) == 0.5
-    assert share_left(0.0, 10**9) == 1.0
-
-
 def test_the_radius_and_the_step_size_fall_with_the_step():
-    falling = {"mu": 0.5, "mu_decay": 0.25, "alpha": 1.0, "alpha_decay": 0.5}
+    falling = {"mu": 0.5, "narrows": True, "alpha": 1.0, "horizon": 3.0}
     settings = make_settings(1, WIDE, rule="sign", N=1, law="gaussian", **falling)
+    assert [alpha_share(settings, step) for step in (0, 3, 9, 10**9)] == [1.0, 0.5, 0.25, 0.01]
+    assert alpha_share(replace(settings, horizon=math.inf), 10**9) == 1.0
     state, coefs, radii = optimizer.init(settings), [], []
-    for _ in range(16):
+    for _ in range(46):
         query = optimizer.ask(state)
         radii.append(query.mu)
         assert query.shifts[0][0].radius == float(round13(query.mu))
         state, updates, info = optimizer.tell(state, query, tally([[1.0]]))
         coefs.append(updates[0].coef)
         assert info.extra["mu"] == query.mu and info.extra["alpha"] == query.alpha
-    assert radii[0] == 0.5 and radii[15] == 0.25
-    assert coefs[3] == 0.5 and coefs[15] == 0.25
-    assert coefs[1] == float(round13(2**-0.5))
-    assert optimizer.ask(state, 17).mu == pytest.approx(0.5 * 18**-0.25, rel=1e-15)
+    assert [coefs[step] for step in (0, 3, 9)] == [1.0, 0.5, 0.25]
+    assert (radii[0], radii[45]) == (0.5, 0.25)
+    assert radii[17] == pytest.approx(0.5 * (1 + 17 / 3) ** -0.25, rel=1e-15)

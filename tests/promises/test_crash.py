@@ -74,7 +74,7 @@ def test_kill_9_loses_no_step_that_was_reported(tmp_path):
 
 SHAPES = (
     (LAYOUT, {"N": 2, "D": 1, "M": 2}, 0),
-    (WIDE, {"N": 2, "D": 1, "rule": "sign", "alpha_decay": 0.5, "K": 2}, 1),
+    (WIDE, {"N": 2, "D": 1, "rule": "sign", "horizon": 9.0, "K": 2}, 1),
     (LAYOUT, {"N": 1, "D": 2, "M": 2, "rule": "known"}, 1),
 )
 

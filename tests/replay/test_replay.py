@@ -39,8 +39,8 @@ LEDGERS = Path(__file__).parents[1] / "ledgers"
     [
         (LAYOUT, {}),
         (LAYOUT, {"rule": "sign", "M": 3, "pairing": "forward"}),
-        (WIDE, {"rule": "known", "K": 2, "warmup": 2, "alpha_decay": 0.5}),
-        (LAYOUT, {"rule": "known", "mu_decay": 0.25, "K": 3}),
+        (WIDE, {"rule": "known", "K": 2, "warmup": 2, "horizon": 9.0}),
+        (LAYOUT, {"rule": "known", "horizon": 2.0, "narrows": True, "K": 3}),
     ],
 )
 def test_the_fold_is_what_the_policy_holds(tmp_path, layout, changes):

@@ -101,7 +101,7 @@ def test_who_closed_a_step_is_known_by_an_event_alone(tmp_path, by):
 def test_a_lagging_run_whose_radius_falls_verifies_and_its_radii_are_checked(tmp_path):
     """Under lag a step is planned one before."""
     path = tmp_path / "run.db"
-    settings = settings_of(N=2, D=1, rule="sign", mu_decay=0.25, alpha_decay=0.5)
+    settings = settings_of(N=2, D=1, rule="sign", horizon=9.0, narrows=True)
     with new_ledger(path, settings) as ledger:
         drive(ledger, settings, until=4, lag=1)
         radii = [row["mu"] for row in ledger.steps()]

@@ -117,7 +117,7 @@ CASES = {
     "known, forward": {"alpha": 0.5, "pairing": "forward", "D": 2},
     "known, two directions, cauchit": {"alpha": 0.5, "K": 2, "link": "cauchit"},
     "sign, powers of the step": {
-        "rule": "sign", "alpha": 0.2, "alpha_decay": 0.5, "mu": 0.8, "mu_decay": 0.25,
+        "rule": "sign", "alpha": 0.2, "horizon": 9.0, "mu": 0.8, "narrows": True,
     },
     "sign, plain Gaussian": {"rule": "sign", "alpha": 0.3, "law": "gaussian"},
 }  # fmt: skip

@@ -38,7 +38,7 @@ NEEDED = ("numpy", "scipy", "sqlite-utils", "pydantic", "lazy-loader")
 EXACT: dict[str, tuple[Any, dict[str, Any]]] = {
     "sign": (LAYOUT, {"rule": "sign", "M": 3}),
     "known": (LAYOUT, {"rule": "known", "M": 2}),
-    "falling": (WIDE, {"rule": "sign", "mu_decay": 0.25, "alpha_decay": 0.5, "K": 2}),
+    "falling": (WIDE, {"rule": "sign", "horizon": 9.0, "narrows": True, "K": 2}),
 }
 """Runs whose updates are recomputed from the votes to the last bit."""
 CLOSE: dict[str, tuple[Any, dict[str, Any]]] = {

@@ -45,7 +45,7 @@ def test_a_run_in_pieces_is_the_run_in_one(tmp_path, lag):
 
 
 def test_a_policy_anywhere_on_the_way_is_brought_to_the_head(tmp_path):
-    settings, ledger, policy = start(tmp_path, layout=WIDE, rule="sign", alpha_decay=0.5, K=2)
+    settings, ledger, policy = start(tmp_path, layout=WIDE, rule="sign", horizon=9.0, K=2)
     go(settings, ledger, policy)
     for until in (0, 2, 4):
         other = QuadraticPolicy(settings)
