@@ -14,6 +14,12 @@ from szpo_ui.sheets import sheet
 ASKED = Panel(question="Which <b>set</b>?", guideline="Be & stay fair.")
 READING = {"vote", "closed", "calib", "final"}
 FACTS = Facts(Progress(40, 240), people=6, vote_s=9.0, sheet=8, before=3)
+SHOWS = {
+    "notes": {}, "fresh": False, "closed": None, "sheet": "seat-1", "verdicts": {}, "undo": None,
+    "news": None, "answered": [], "may_change": False, "calibration": False, "finals_left": 0,
+    "finals_given": 0, "waits": False, "moves": True,
+}  # fmt: skip
+"""What the templates show beside the fields of a screen."""
 VOID = {"input", "meta", "br", "img", "link", "hr"}
 
 
@@ -65,7 +71,8 @@ def screen(state, **changes):
     given |= changes
     if (sheet := given.pop("sheet", None)) is not None:
         given["paper"] = lambda: sheet
-    return Screen(**given)
+    shows = {name: given.pop(name, other) for name, other in SHOWS.items()}
+    return Screen(**given, shows=shows)
 
 
 def html(state, asked=ASKED, **changes):

@@ -151,7 +151,7 @@ def test_a_fast_vote_is_flagged_and_stored(stage, ann):
     stage.clock.forward(60)
     ann.vote("A", dwell_ms=int(1000 * gate) - 1)
     ann.vote("A", key=1, dwell_ms=int(1000 * gate) + 1)  # served this moment, whatever it says
-    ann.do("revise", seat=ann.at.answered[0]["seat"])
+    ann.do("revise", seat=ann.at.shows["answered"][0]["seat"])
     ann.vote("A", key=2, dwell_ms=int(1000 * gate) + 1)
     flags = [json.loads(vote["details"])["fast"] for vote in stage.ledger.votes()]
     assert flags == [True, True, False]
@@ -183,11 +183,13 @@ def test_a_vote_may_be_changed_until_the_round_closes_and_not_after(stage, ann):
     ben = Person(stage, "ben")
     ann.vote("B", notes={"1": "B"})
     answer_all(ann)
-    first = ann.at.answered[0]["seat"]
+    first = ann.at.shows["answered"][0]["seat"]
     at = ann.do("revise", seat=first)
-    assert at.state == "vote" and at.revises and at.chosen == "B" and at.notes == {"1": "B"}
+    assert (
+        at.state == "vote" and at.revises and at.chosen == "B" and at.shows["notes"] == {"1": "B"}
+    )
     assert ann.vote("A", key="change").state == "waiting"
-    assert ann.at.answered[0]["choice"] == "A"
+    assert ann.at.shows["answered"][0]["choice"] == "A"
     assert next(v.choice for v in stage.site.service.counted(0) if v.panelist == ann.id) == "A"
     ann.do("revise", seat=first)
     assert ann.do("keep").notice == "kept"
@@ -209,7 +211,10 @@ def test_a_round_that_closes_under_a_reader_stays_until_they_go_on(stage):
     assert cas.glance()["key"] != before
     closed = cas.do("look")
     assert closed.state == "closed" and closed.paper() == reading.paper()
-    assert (closed.closed["votes_in"], closed.closed["needed"]) == (4, 4) and closed.step == 0
+    assert (closed.shows["closed"]["votes_in"], closed.shows["closed"]["needed"]) == (
+        4,
+        4,
+    ) and closed.step == 0
     assert "hdr-progress" not in html_of(closed, stage)  # those are the next round's votes
     late = cas.vote("A")
     assert late.notice == "late" and late.step == 1
@@ -406,10 +411,10 @@ def test_who_waits_reads_what_a_round_did_but_not_which_side_it_preferred(staged
     stage.site.service.spare = 0
     ann, *_ = people = [Person(stage, name) for name in ("ann", "ben", "cas")]
     answer_all(*people, liked=liked)
-    assert ann.do("look").state == "waiting" and ann.at.news is None
+    assert ann.do("look").state == "waiting" and ann.at.shows["news"] is None
     stage.advance()
     answer_all(*people[:2], liked=liked)
-    assert ann.do("look").news == {
+    assert ann.do("look").shows["news"] == {
         "step": 0, "votes": 4, "people": 3, "same": 2, "pairs": 2, "moved": "first",
     }  # fmt: skip
     assert (
@@ -418,7 +423,7 @@ def test_who_waits_reads_what_a_round_did_but_not_which_side_it_preferred(staged
     )
     stage.advance()
     answer_all(*people[:2], liked=liked)
-    news = ann.do("look").news  # of two people each would learn how the other voted
+    news = ann.do("look").shows["news"]  # of two people each would learn how the other voted
     assert (news["step"], news["people"], news["pairs"]) == (1, 2, 0)
     assert news["moved"] in ("further", "less")
     assert "agreed" not in html_of(ann.at, stage)

@@ -243,7 +243,7 @@ def test_a_sheet_moves_rests_and_stays_as_a_whole(ada):
     assert do("open", OTHER).state == "other-tab"
     taken = do("use-tab", OTHER)
     assert [pair.seat for pair in taken.paper().pairs] == seats
-    assert taken.verdicts == dict.fromkeys(seats[:5], "A") and taken.seat == seats[5]
+    assert taken.shows["verdicts"] == dict.fromkeys(seats[:5], "A") and taken.seat == seats[5]
     refused = give(stage, person, seats[6], "B")
     assert refused["elsewhere"] and refused["choice"] is None
     stage.clock.forward(500)
@@ -271,7 +271,7 @@ def test_the_operator_is_told_of_harmful_rows_until_somebody_takes_it_back(ada):
     first, second, *_ = (pair.seat for pair in do("open").paper().pairs)
     for seat in (first, second):
         give(stage, person, seat, "skip", skip_reason=HARMFUL)
-    assert do("look").verdicts == {first: HARMFUL, second: HARMFUL}
+    assert do("look").shows["verdicts"] == {first: HARMFUL, second: HARMFUL}
     told = operator_page.page(stage.site)
     assert "! Rows called harmful: 2." in text_of(told)
     assert 'href="votes?before=3#v-2"' in told and 'href="votes?before=2#v-1"' in told

@@ -49,7 +49,11 @@ MOST_DOTS: Final = 12
 
 def render_page(screen: Screen, asked: Panel) -> str:
     """The whole screen as one HTML text; ``asked`` is `Site.rubric`."""
-    return _environment().get_template("panel/page.html").render(s=screen, rubric=asked)
+    return (
+        _environment()
+        .get_template("panel/page.html")
+        .render(s=screen, shows=screen.shows, rubric=asked)
+    )
 
 
 def render_failure(error: str) -> str:

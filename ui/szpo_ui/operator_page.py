@@ -195,6 +195,7 @@ def preview(site: Site, found: dict[str, Any]) -> str:
     screen = Screen(
         state="sheet" if rows else "vote", name="P-00", status=found["status"], key="",
         seat="preview", paper=lambda: before["sheet"], step=0, rows=rows,
+        shows={"notes": {}, "sheet": "", "verdicts": {}, "undo": None, "news": None},
     )  # fmt: skip
     body = component.render_page(screen, site.rubric)
     return (
