@@ -111,7 +111,7 @@ class Cell:
 def load(seed: int, *sets: str) -> Config:
     """Settings of the preset tiny with these changes."""
     own = (f"run.seed={seed}", f"subspace.setup_seed={seed}", "subspace.dim=8", "run.votes=960",
-           "subspace.samples=128", "subspace.redraws=0")  # fmt: skip
+           "subspace.samples=128")  # fmt: skip
     return settings_file.load(preset_name="tiny", sets=[*own, *sets])
 
 
@@ -151,11 +151,10 @@ class Bench:
     ) -> Cell:
         """A run before its first step."""
         n, d, pairing = ARMS[arm]
-        verdict = ["panel.verdict=rows"] if d == 1 else ["panel.verdict=batch", f"optimizer.D={d}"]
         config = load(
             self.seed, f"optimizer.rule={rule}", f"optimizer.N={n}",
             f"optimizer.pairing={pairing}", f"optimizer.kl_radius={radius}",
-            f"optimizer.kl_step={kl_step}", *verdict,
+            f"optimizer.kl_step={kl_step}", f"optimizer.D={d}",
         )  # fmt: skip
         settings = config.optimizer_settings(self.subspace.layout, self.subspace.scale)
         return Cell(

@@ -1,17 +1,15 @@
 """Requests that carry a key: where it may travel unencrypted, and which proxies may see it.
 
 Addresses of this machine are reached without a proxy. Over plain http a key goes to this machine,
-and to another one only where a setting names its host; no proxy sees it on that way.
+and to another one only where `HOSTS` names it; no proxy sees it on that way.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import json
 import os
 import socket
 import ssl
-from collections.abc import Collection
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -22,6 +20,9 @@ JUDGE_KEY: Final = "OPENAI_API_KEY"
 """Environment variable with the API key of a judge's endpoint."""
 ENGINE_KEY: Final = "VLLM_API_KEY"
 """Environment variable with the API key of the vLLM servers."""
+HOSTS: Final = "SZPO_INSECURE_HOSTS"
+"""Environment variable with other machines, by host and with commas between, to which keys may
+go over plain http."""
 KEYS: Final = (
     JUDGE_KEY, ENGINE_KEY, "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "RAY_AUTH_TOKEN",
 )  # fmt: skip
@@ -62,14 +63,19 @@ def _is_loopback(address: str) -> bool:
     return found.is_loopback or found.is_unspecified
 
 
-def read_key(variable: str, url: str, table: str, insecure_hosts: Collection[str]) -> str:
+def may_go_unencrypted(host: str) -> bool:
+    """Whether a key may go to this host over plain http: it is here, or `HOSTS` names it."""
+    named = os.environ.get(HOSTS, "").lower().split(",")
+    return is_here(host) or host.lower() in {name.strip() for name in named}
+
+
+def read_key(variable: str, url: str, table: str) -> str:
     """Read the key for an address from an environment variable; empty if it is not set.
 
     Args:
         variable: The variable's name.
         url: The address that will get the key.
         table: The settings table that names the address, for the message.
-        insecure_hosts: Hosts of other machines to which the key may go over plain http.
     """
     key = os.environ.get(variable, "")
     if not (key.isascii() and key.isprintable()):
@@ -77,8 +83,8 @@ def read_key(variable: str, url: str, table: str, insecure_hosts: Collection[str
             f"{table}: the key in ${variable} must be printable ASCII, for an HTTP header"
         )
     host = urlsplit(url).hostname or ""
-    if key and host not in {name.lower() for name in insecure_hosts}:
-        way_out = f"unset the variable, or set {table}.insecure_hosts to {json.dumps([host])}"
+    if key and not may_go_unencrypted(host):
+        way_out = f"unset the variable, or set {HOSTS} to {host}"
         require_private(url, f"{table}: the key in ${variable}", way_out)
     return key
 

@@ -55,7 +55,7 @@ MADE: Final = {"default": "features", "score": "score"}
 ROOT: Final = Path(__file__).parents[2]
 ADAPTERS: Final = Path("szpo/data/adapters/smollm2")
 """Folder of the set of adapters that ships."""
-MIXED: Final = f'subspace.adapters=["{ADAPTERS}"]', "subspace.redraws=0"
+MIXED: Final = f'subspace.adapters=["{ADAPTERS}"]'
 NATS: Final = 3.0
 """Budget of each of its adapters."""
 FRESH, FRESH_SEED = 64, 890
@@ -98,7 +98,6 @@ def make(name: str) -> None:
             "model.name=smollm2",
             f"subspace.kind={MADE[name]}",
             f"subspace.samples={subspace_setup.SHIPPED_SAMPLES}",
-            "subspace.redraws=0",
         ],
     )
     loaded = loading.load(config.model.name, dtype=subspace_setup.SHIPPED_DTYPE, device="cpu")

@@ -85,7 +85,8 @@ class Optimizer(Section):
     )
     pairing: Pairing = Field(
         "antithetic",
-        description="antithetic: compare θ+μv with θ−μv; forward: with θ, as published.",
+        description="antithetic: compare θ+μv with θ−μv, by answers from the same random "
+        "numbers; forward: with θ, by answers from their own, as published.",
     )
     K: Count = Field(1, description="Directions per step; default: 8 under regression, else 1.")
     N: Count = Field(
@@ -96,7 +97,9 @@ class Optimizer(Section):
     M: Count = Field(1, description="Panelists (votes) per comparison.")
     D: Count = Field(
         8,
-        description="Prompts of a comparison; default: 1 if panel.verdict is rows, else 8.",
+        description="Prompts of a comparison. 1: each verdict is on a row, a pair of answers; "
+        "more: on two sets of answers, as in the published algorithms; default: 1 under "
+        "regression, else 8.",
     )
     kl_radius: Positive = Field(
         1.62,
@@ -149,7 +152,6 @@ class AlongDirections(Optimizer):
     )
 
     kl_budget: ClassVar[float | Literal["off"]] = "off"
-    score_share: ClassVar[float | None] = None
     guarded: ClassVar[bool] = False
 
     @model_validator(mode="after")
@@ -191,20 +193,12 @@ class Regression(Optimizer):
     rule: str = "regression"
     K: Count = 8
     N: Count = 1
+    D: Count = 1
     kl_radius: Positive = Field(RADIUS, le=1e6)
     kl_budget: Positive | Literal["off"] = Field(
         BUDGET,
         description="regression: highest KL of the recommended point from the start, in nats; "
         "off: no limit.",
-    )
-    score_share: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        allow_inf_nan=False,
-        description="regression: weight of the shown texts, not of how the two policies differ, "
-        "in what a vote is fitted on: of their scores, by default 0; with adapters of their "
-        "features, 1 or 0, by default both.",
     )
     guarded: bool = Field(
         True,

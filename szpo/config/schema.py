@@ -43,7 +43,7 @@ from szpo.config.tables import (
 from szpo.errors import UsageError
 from szpo.features import said
 from szpo.optim.informative import NOISE
-from szpo.optim.named_features import NamedFeatures, fitted_on, names_of, with_said
+from szpo.optim.named_features import NamedFeatures, names_of, with_said
 from szpo.optim.settings import Settings
 from szpo.types import Layout
 
@@ -107,7 +107,7 @@ class Config(Section):
             return given
         if not isinstance(given, dict):
             raise ValueError("must be a table: write [optimizer] and its keys below")
-        space, panel = info.data.get("subspace", Subspace()), info.data.get("panel", Panel())
+        space = info.data.get("subspace", Subspace())
         keys = {"rule": "auto", **given}
         if keys["rule"] == "auto":
             few = space.dim == "auto" or space.dim <= REGRESSION_UP_TO_DIM
@@ -115,27 +115,16 @@ class Config(Section):
             able = all(name in Regression.model_fields or v is None for name, v in given.items())
             keys["rule"] = FIRST_RULE if small and able else OTHER_RULE
         try:
-            regression = tag_of(keys["rule"]) == FIRST_RULE
+            tag_of(keys["rule"])
         except UsageError as error:
             raise ValueError(str(error)) from None
-        if panel.verdict == "rows" or (panel.verdict is None and regression):
-            keys.setdefault("D", 1)
         if space.adapters:
             keys.setdefault("kl_radius", ADAPTER_RADIUS)
         return keys
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
-        if self.coordinates == "adapters" and self.optimizer.score_share not in (None, 0, 1):
-            raise ValueError(
-                f"optimizer.score_share is {self.optimizer.score_share:g}; with adapters it is 0 "
-                "(how policies differ alone), 1 (texts alone), or left out (both)"
-            )
         o = self.optimizer
-        if self.panel.verdict == "rows" and o.D != 1:
-            raise ValueError(
-                f"optimizer.D {o.D} belongs to batches, and panel.verdict is rows; leave one out"
-            )
         if self.panel.kind != "people" and self.panel.size < o.M:
             raise ValueError(
                 f"optimizer.M {o.M} needs {o.M} panelists; panel.size is {self.panel.size}"
@@ -164,10 +153,6 @@ class Config(Section):
                 "run.votes, or lower one of these"
             )
         kind = self.coordinates
-        if kind == "features" and o.score_share:
-            raise ValueError(
-                "optimizer.score_share goes with subspace.kind score or adapters, not features"
-            )
         if kind in SCORED and self.samples < 4 * self.dim:
             raise ValueError(
                 f"subspace.samples {self.samples} is too few for subspace.dim {self.dim}; "
@@ -192,7 +177,7 @@ class Config(Section):
         if kind == "none" and not (self.picks_pairs and self.engine.is_local):
             raise ValueError(
                 'subspace.kind "none" explains verdicts on rows: it goes with optimizer.rule '
-                'regression, panel.verdict rows and a model in this process (engine.kind "local")'
+                'regression, optimizer.D 1 and a model in this process (engine.kind "local")'
             )
         if self.adapter.train == "AB" and kind != "full":
             raise ValueError(
@@ -230,7 +215,7 @@ class Config(Section):
         """
         o, facts = self.optimizer, dict[str, Any](scale=scale)
         if features is not None and self.regresses:
-            facts["features"] = features = fitted_on(self.with_said(features), o.score_share)
+            facts["features"] = features = self.with_said(features)
             if o.D > 1 or features.coordinates:  # otherwise no policy is perturbed
                 facts["asking_noise"] = NOISE
         return place(o, self.run.root_seed, layout, **facts)
@@ -270,7 +255,7 @@ class Config(Section):
             return chosen
         if self.subspace.adapters:
             return "adapters"
-        usual = o.rule == FIRST_RULE and self.adapter.train == "B" and not o.score_share
+        usual = o.rule == FIRST_RULE and self.adapter.train == "B"
         return "features" if usual and self._samples_are_enough else "score"
 
     @property
@@ -284,9 +269,8 @@ class Config(Section):
         space, o, usual = self.subspace, self.optimizer, Subspace()
         if space.kind != "auto" or space.adapters or (self.regresses and o.rule != FIRST_RULE):
             return False
-        plain = (space.dim, space.redraws, self.adapter) == (usual.dim, usual.redraws, Adapter())
-        by_hand = o.mu or o.alpha or o.score_share
-        return plain and not by_hand and self._samples_are_enough
+        plain = (space.dim, self.adapter) == (usual.dim, Adapter())
+        return plain and not (o.mu or o.alpha) and self._samples_are_enough
 
     def in_adapters(self, entries: Sequence[str]) -> Self:
         """These settings with the weights of adapters as coordinates, and their own radius."""

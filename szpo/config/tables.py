@@ -92,17 +92,11 @@ class Panel(Section):
         "in reward); default: fitted so that two panelists agree on 70 % of "
         "comparisons.",
     )
-    verdict: Literal["rows", "batch"] | None = Field(
-        None,
-        description="rows: a verdict on each pair of answers; batch: one verdict on two sets of "
-        "optimizer.D answers, as in the published algorithms; default: rows under regression "
-        "if optimizer.D is not set, otherwise batch.",
-    )
     sheet: int | None = Field(
         None,
         ge=1,
         le=32,
-        description="Rows that a panelist sees at once, if verdicts are on rows; default: as many "
+        description="Rows that a panelist sees at once, if optimizer.D is 1; default: as many "
         "as take about a minute to read, at most 8.",
     )
     question: str = Field(
@@ -277,7 +271,7 @@ class Subspace(Section):
         "need a local model); adapters: the weights of the given adapters; full: every weight; "
         "none: votes on rows are explained, and nothing moves; auto: given adapters; else those "
         "of a set for the model; without one features under regression, score under other rules; "
-        "score too with optimizer.score_share or fewer than 256 samples.",
+        "score too with fewer than 256 samples.",
     )
     adapters: list[Annotated[str, Field(min_length=1)]] = Field(
         default_factory=list,
@@ -296,13 +290,6 @@ class Subspace(Section):
         description="Base answers read during set-up; they cost no votes. Default: 1,024 for "
         "features, 256 for adapters, otherwise 384. The coordinates shipped for szpo's own "
         "prompts were made from 4,096.",
-    )
-    redraws: int = Field(
-        3,
-        ge=0,
-        le=64,
-        description="Further score samples from each base answer, with tokens drawn again at all "
-        "its positions; each takes less time than another answer.",
     )
     setup_seed: int = Field(
         0,
@@ -394,9 +381,6 @@ class Generation(Section):
     whole_sentences: bool = Field(
         False, description="End an answer that is too long after its last full sentence."
     )
-    common_random_numbers: bool = Field(
-        True, description="Sample both batches of a comparison with the same random numbers."
-    )
 
 
 Address = Annotated[str, Field(pattern=r"^https?://[^\s@?#/]+(/[^\s@?#]*)?$")]
@@ -425,9 +409,9 @@ class EngineKind:
 
 ELSEWHERE = {
     "ray": EngineKind("szpo.policies.ray_engine", 32,
-                      ("address", "workers", "gpus", "insecure_hosts"), ("gpus",), True),
+                      ("address", "workers", "gpus"), ("gpus",), True),
     "vllm": EngineKind("szpo.policies.vllm_engine", 128,  # servers batch requests themselves
-                       ("replicas", "adapters", "insecure_hosts")),
+                       ("replicas", "adapters")),
 }  # fmt: skip
 """Engines outside the run's process; a new one needs a row here and its module."""
 
@@ -460,11 +444,6 @@ class Engine(Section):
         description="Folder for adapter files that this process writes and the vLLM servers "
         "read, under the same path; default, if all servers are on this machine: a temporary "
         "folder.",
-    )
-    insecure_hosts: list[str] = Field(
-        [],
-        description="Hosts of other machines to which the key of vLLM servers, or the token of a "
-        "Ray cluster, may go unencrypted.",
     )
     chunk_rows: Count | None = Field(
         None,
@@ -560,9 +539,6 @@ class Judge(Section):
         pattern=r"^https?://[^\s@?#]+$",
         description="The endpoint, such as http://localhost:8000/v1; its key belongs in "
         f"${JUDGE_KEY}, which is never stored.",
-    )
-    insecure_hosts: list[str] = Field(
-        [], description="The endpoint's host, if the key may go to another machine unencrypted."
     )
 
     @property

@@ -153,7 +153,7 @@ def connect(settings: Judge) -> Endpoint:
     except ModuleNotFoundError:
         raise UsageError(f"an endpoint judge needs openai: {how_to_install('judge')}") from None
     url = outgoing.api_base(settings.base_url or "")
-    where, key = urlsplit(url), outgoing.read_key(JUDGE_KEY, url, "judge", settings.insecure_hosts)
+    where, key = urlsplit(url), outgoing.read_key(JUDGE_KEY, url, "judge")
     if not key and where.scheme == "https" and not outgoing.is_here(where.hostname or ""):
         raise UsageError(
             f"judge: ${JUDGE_KEY} is not set; put the key of {url} there (any text if "

@@ -384,7 +384,7 @@ def require_room(
             f"{frame + answers + reply:,}: {frame:,} for instructions and {rows} prompts, "
             f"{answers:,} for answers of generation.max_new_tokens, {reply:,} for its reply; "
             + (
-                'lower optimizer.D, or let it judge row by row: panel.verdict = "rows"'
+                "lower optimizer.D, or let it judge row by row: optimizer.D = 1"
                 if rows > 1
                 else "lower generation.max_new_tokens or judge.max_tokens, or shorten prompts"
             )

@@ -220,7 +220,7 @@ def _predict(settings: Settings, votes: Votes, states: Floats | None) -> View:
 
 
 def regressors_of_step(settings: Settings, at: Perturbations) -> Floats:
-    """The regressors of each comparison (..., K, N, p): z⁺ − z⁻, mixed with its texts' scores.
+    """The regressors of each comparison (..., K, N, p): z⁺ − z⁻.
 
     With named features: their differences, and the scores along the components, or z⁺ − z⁻ along
     each named coordinate.
@@ -231,17 +231,15 @@ def regressors_of_step(settings: Settings, at: Perturbations) -> Floats:
             raise UsageError(f"step {at.step}: the features of its texts are not recorded")
         scores = at.inputs.scores[..., : named.components]
         return named_features.regressors(at.inputs.text_differences, scores)
-    share, x = settings.score_share or 0.0, at.displacements(settings.distance)
+    x = at.displacements(settings.distance)
     x = np.repeat(x[..., None, :], settings.section.N, axis=-2)
-    if named is not None:
-        texts = at.inputs.text_differences
-        if texts is None and named.names:
-            raise UsageError(f"step {at.step}: the features of its texts are not recorded")
-        texts = np.zeros((*x.shape[:-1], 0), dtype=np.int64) if texts is None else texts
-        return named_features.regressors(texts, named_features.along(named, x))
-    if not share or at.inputs.scores is None:
+    if named is None:
         return x
-    return np.asarray((1 - share) * x + share * at.inputs.scores)
+    texts = at.inputs.text_differences
+    if texts is None and named.names:
+        raise UsageError(f"step {at.step}: the features of its texts are not recorded")
+    texts = np.zeros((*x.shape[:-1], 0), dtype=np.int64) if texts is None else texts
+    return named_features.regressors(texts, named_features.along(named, x))
 
 
 def fit_votes(settings: Settings, record: AllVotes) -> tuple[Fit, JointFit | None]:

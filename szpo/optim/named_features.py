@@ -163,18 +163,6 @@ class Group:
     """The number of the named coordinate in the group; None without one."""
 
 
-def fitted_on(features: NamedFeatures, share: float | None) -> NamedFeatures:
-    """Features in named coordinates where votes are fitted on both, or on one alone.
-
-    ``share``: of the texts; 0: how the policies differ alone; 1: the texts alone; None: both.
-    """
-    if share is None or not features.coordinates:
-        return features
-    if share:
-        return replace(features, coordinates=(), axes=(), curves=(), made_for=())
-    return replace(features, names=(), groups=(), scales=(), map=(), own=())
-
-
 def members(features: NamedFeatures, name: str) -> tuple[int, ...]:
     """Columns of the group of the feature or coordinate with this name.
 

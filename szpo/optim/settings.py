@@ -74,8 +74,6 @@ class Section(Protocol):
     @property
     def kl_budget(self) -> float | Literal["off"]: ...
     @property
-    def score_share(self) -> float | None: ...
-    @property
     def guarded(self) -> bool: ...
     def model_copy(self, *, update: Mapping[str, Any]) -> Self: ...
     def model_dump(self, *, mode: Literal["json"]) -> dict[str, Any]: ...
@@ -127,11 +125,6 @@ class Settings:
         """How far the recommended point may be from the model's start, nats; None: no bound."""
         budget = self.section.kl_budget
         return None if budget == "off" else budget
-
-    @property
-    def score_share(self) -> float:
-        """The weight of the shown texts' scores in a vote's regressor; 0 with named features."""
-        return 0.0 if self.features is not None else self.section.score_share or 0.0
 
     @property
     def asks_posterior(self) -> bool:

@@ -41,6 +41,8 @@ KL_RADII = (0.5, 1.0)
 KL_PRECISION = 0.06
 """Relative standard error of the scale at which measuring stops."""
 KL_PASSES = 8
+REDRAWS = 3
+"""Further score samples from each base answer, with tokens drawn again at all its positions."""
 
 
 def score_subspace(
@@ -55,12 +57,12 @@ def score_subspace(
     basis, spectrum = components(
         probe.read_scores(
             [s for s, one in zip(base, first, strict=True) if one],
-            config.subspace.redraws,
+            REDRAWS,
             "scores that choose directions",
         ),
         probe.read_scores(
             [s for s, one in zip(base, first, strict=True) if not one],
-            config.subspace.redraws,
+            REDRAWS,
             "scores that whiten them",
         ),
         config.dim,

@@ -223,7 +223,7 @@ def make_policy(config: Config, base: Base, settings: Settings) -> LoraPolicy:
         root_seed=settings.root_seed,
         law=settings.law,
         sampling=sampling_of(config),
-        crn=config.generation.common_random_numbers,
+        crn=config.optimizer.pairing == "antithetic",
         host=base.host,
     )
 

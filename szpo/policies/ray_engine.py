@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import importlib.util
-import json
 import logging
 import os
 import signal
@@ -27,7 +26,7 @@ from szpo.config.schema import Config
 from szpo.config.tables import Engine
 from szpo.errors import EngineError, IntegrityError, ResourceError, RunError, SzpoError, UsageError
 from szpo.models.identity import Identity
-from szpo.outgoing import is_here
+from szpo.outgoing import HOSTS, is_here, may_go_unencrypted
 from szpo.plugins import how_to_install
 from szpo.policies import worker
 from szpo.policies.backend import AnswerRequest, R, Scores, Texts, Tokens, count_written, join
@@ -72,10 +71,10 @@ def demand(engine: Engine) -> None:
                 f"engine.address {engine.address} with RAY_AUTH_MODE=disabled lets whoever "
                 "reaches it run code; leave token authentication on, or set RAY_USE_TLS=1"
             )
-        if _has_token() and host.lower() not in {name.lower() for name in engine.insecure_hosts}:
+        if _has_token() and not may_go_unencrypted(host):
             raise UsageError(
                 f"engine: the token of Ray would travel unencrypted to {engine.address}; set "
-                f"RAY_USE_TLS=1, or engine.insecure_hosts to {json.dumps([host])}"
+                f"RAY_USE_TLS=1, or {HOSTS} to {host}"
             )
     if (reason := unreachable(engine)) is not None:
         raise UsageError(

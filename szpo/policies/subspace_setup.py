@@ -33,7 +33,7 @@ from szpo.models.sampling import Sampling
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
 from szpo.policies.backend import Backend
-from szpo.policies.basis import ANSWERS_EACH, feature_subspace, score_subspace
+from szpo.policies.basis import ANSWERS_EACH, REDRAWS, feature_subspace, score_subspace
 from szpo.policies.probe import ROWS, Probe, draw_ruler, full_subspace
 from szpo.policies.stacked_adapters import adapter_subspace
 from szpo.policies.subspaces import Blocks, Subspace, every_b
@@ -175,7 +175,7 @@ def setup_key(
             "kind": kind,
             "dim": config.dim,
             "samples": config.samples,
-            "redraws": 0 if named else space.redraws,
+            "redraws": 0 if named else REDRAWS,
             "kl_samples": KL_SAMPLES,
             "setup_seed": space.setup_seed,
             **(ROUNDED | {"dictionary": dictionary.digest()} if named else {}),

@@ -76,7 +76,7 @@ def demand(engine: Engine) -> None:
     if importlib.util.find_spec("openai") is None:
         raise UsageError(f"engine.kind vllm needs openai: {how_to_install('judge')}")
     for url in engine.replicas or []:
-        outgoing.read_key(ENGINE_KEY, url, "engine", engine.insecure_hosts)
+        outgoing.read_key(ENGINE_KEY, url, "engine")
         if engine.adapters is None and not outgoing.is_here(urlsplit(url).hostname or ""):
             raise UsageError(
                 f"engine.adapters is missing: name a folder that this machine and {url} share"

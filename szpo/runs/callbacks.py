@@ -33,10 +33,10 @@ SHOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "run": ("seed", "votes", "steps", "lag"),
     "model": ("dtype", "quantization", "device"),
     "adapter": ("rank", "train"),
-    "subspace": ("kind", "dim", "samples", "redraws", "setup_seed"),
+    "subspace": ("kind", "dim", "samples", "setup_seed"),
     "optimizer": (),
     "panel": ("kind", "size"),
-    "generation": ("max_new_tokens", "temperature", "top_p", "top_k", "common_random_numbers"),
+    "generation": ("max_new_tokens", "temperature", "top_p", "top_k"),
     "guards": (),
     "evaluation": (),
 }

@@ -102,13 +102,10 @@ def record_inputs(
         return
     named, scores, moments = settings.features, None, None
     differences, ratings = None, dict[str, tuple[int, ...]]()
-    if settings.score_share:
-        scores = _scores(run, comparisons, "score_share needs", "optimizer.score_share to 0")
     if named is not None and not named.coordinates:
-        who, instead = "coordinates of named features need", "subspace.kind to adapters"
         scores = np.zeros((settings.section.K, len(comparisons) // settings.section.K, 0))
         if named.components:
-            scores = _scores(run, comparisons, who, instead)[..., : named.components]
+            scores = _scores(run, comparisons)[..., : named.components]
     if named is not None and named.names:
         entries = run.counted_features
         shown_features.demand(named, entries)
@@ -125,12 +122,13 @@ def record_inputs(
         ledger.record_event("regressors", "controller", step_record.note_inputs(step, inputs))
 
 
-def _scores(run: Services, comparisons: Sequence[Comparison], who: str, instead: str) -> Floats:
-    """Scores (K, N, d) of the shown texts; ``who`` needs them, ``instead`` names the way out."""
+def _scores(run: Services, comparisons: Sequence[Comparison]) -> Floats:
+    """Scores (K, N, d) of the shown texts."""
     settings, scores = run.settings, getattr(run.policy, "score_features", None)
     if scores is None:
         raise UsageError(
-            f"{who} the scores of the shown texts, which this policy does not give; set {instead}"
+            "coordinates of named features need the scores of the shown texts, which this policy "
+            "does not give; set subspace.kind to adapters"
         )
     return np.asarray(scores(comparisons).reshape(settings.section.K, -1, settings.dim))
 

@@ -68,8 +68,8 @@ def read_inputs(ledger: Ledger, settings: Settings, step: int) -> StepInputs:
     centre = _array(step, noted, "centre", (settings.dim,))
     named = settings.features
     shape = settings.section.K, steps.settings_of(ledger, settings, step).section.N
-    scored = settings.dim if named is None else named.components
-    scores = _array(step, noted, "scores", (*shape, scored))
+    by_scores = named is not None and not named.coordinates
+    scores = _array(step, noted, "scores", (*shape, named.components if named else 0))
     features = None
     if named is not None and named.names:
         features = _array(step, noted, "features", (*shape, len(named.names)))
@@ -77,8 +77,7 @@ def read_inputs(ledger: Ledger, settings: Settings, step: int) -> StepInputs:
             raise IntegrityError(f"step {step}: the recorded features are not whole numbers")
     wanted = {
         "centre": centre is None,
-        "scores": scores is None
-        and bool(settings.score_share or (named is not None and not named.coordinates)),
+        "scores": by_scores and scores is None,
         "features": named is not None and bool(named.names) and features is None,
     }
     if missing := [name for name, is_missing in wanted.items() if is_missing]:

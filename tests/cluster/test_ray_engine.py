@@ -92,7 +92,9 @@ def test_a_token_goes_elsewhere_by_tls_or_to_a_host_that_a_setting_names(monkeyp
         demand()
     assert ray_nodes.TOKEN not in str(caught.value)
     demand("127.0.0.1")
-    demand(insecure_hosts=["192.0.2.7"])
+    monkeypatch.setenv("SZPO_INSECURE_HOSTS", "192.0.2.7")
+    demand()
+    monkeypatch.delenv("SZPO_INSECURE_HOSTS")
     monkeypatch.setenv("RAY_USE_TLS", "1")
     demand()
 

@@ -73,7 +73,7 @@ def test_a_run_by_workers_is_the_run_made_here(tmp_path, model, hosts, monkeypat
     assert [len(host.workers.workers) for host in hosts] == [2, 1, 1]  # type: ignore[attr-defined]
     with Ledger.open(paths[1], readonly=True) as ledger:
         changes = [event["body"] for event in ledger.events(run_engine.ENGINE_CHANGED)]
-    assert changes == [{**moved, "insecure_hosts": []}]
+    assert changes == [moved]
     assert read(paths[0]) == read(paths[1])
 
 
@@ -123,7 +123,7 @@ def resume(path: Path, *sets: str) -> int:
     [
         ("engine.chunk_rows=4", "engine.chunk_rows stays as the run began with it"),
         ("engine.kind=local", "engine.kind stays as the run began with it"),
-        ("engine.cpus=2", "engine.address, engine.workers, engine.insecure_hosts can change"),
+        ("engine.cpus=2", "engine.address, engine.workers can change"),
         ("run.votes=99", "can change (for more votes: --votes +40)"),
         ("engine.workers=0", "engine.workers must be a whole number >= 1"),
     ],

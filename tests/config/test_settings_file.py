@@ -61,7 +61,6 @@ def test_auto_is_regression_in_small_subspaces_where_it_has_all_that_is_set(sets
         (("optimizer.rule=known",), "score", 384),
         (("optimizer.rule=sign",), "score", 384),
         (("optimizer.mu=1",), "score", 384),  # so the rule is known
-        (("optimizer.score_share=0.5",), "score", 384),
     ],
 )
 def test_auto_is_coordinates_of_features_where_the_rule_can_use_them(sets, kind, samples):
@@ -235,7 +234,7 @@ def test_auto_takes_as_many_coordinates_as_the_votes_can_tell_apart():
 @pytest.mark.parametrize(
     ("rule", "key"),
     [("regression", "kl_step=0.1"), ("regression", "link=probit"), ("known", "kl_budget=2"),
-     ("sign", "warmup=3"), ("auto", 'kl_step=0.1", "score_share=1')],
+     ("sign", "warmup=3"), ("auto", 'kl_step=0.1", "kl_budget=1')],
 )  # fmt: skip
 def test_a_key_of_another_rule_is_refused(rule, key):
     sets = [f"optimizer.rule={rule}", *(f"optimizer.{one}" for one in key.split('", "'))]
@@ -257,7 +256,7 @@ def test_a_key_that_says_what_holds_under_the_rule_anyway_may_stand():
 @pytest.mark.parametrize("name", ["published", "published-sign"])
 def test_the_published_presets_draw_two_batches_and_record_the_trimmed_estimate(name):
     config = settings_file.load(preset_name=name)
-    assert not config.generation.common_random_numbers
+    assert config.optimizer.pairing == "forward"
     assert config.optimizer.smoothing == "trim"
 
 

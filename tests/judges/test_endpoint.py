@@ -277,7 +277,7 @@ def one_by_one(monkeypatch):
 
 @pytest.mark.full
 def test_a_judge_is_asked_about_single_rows_as_often_as_the_plan_said(tmp_path, capfd, one_by_one):
-    sets = ("panel.verdict=rows", "optimizer.D=1", "run.votes=8")
+    sets = ("optimizer.D=1", "run.votes=8")
     with stub_endpoint("longer") as stub:
         assert call([*arguments(tmp_path, stub, *sets), "--plan"]) == 0
         assert not stub.requests
@@ -296,7 +296,7 @@ def test_a_judge_is_asked_about_single_rows_as_often_as_the_plan_said(tmp_path, 
 
 
 def test_the_plan_of_batches_says_what_a_judge_reads():
-    sets = "panel.kind=judge", "panel.verdict=batch", "optimizer.D=8", "judge.ask=grades"
+    sets = "panel.kind=judge", "optimizer.D=8", "judge.ask=grades"
     config = settings_file.load(sets=sets)
     words = (
         "480 questions to smollm2, each about 8 rows, one side alone: "

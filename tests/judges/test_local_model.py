@@ -158,8 +158,8 @@ def test_files_of_a_judge_are_checked_before_anything_is_loaded(tmp_path, name, 
 @pytest.mark.parametrize(
     ("sets", "words"),
     [
-        (["judge.ask=soft", "optimizer.D=8"], 'row by row: panel.verdict = "rows"'),
-        (["judge.max_tokens=400", "panel.verdict=rows"], "lower generation.max_new_tokens or"),
+        (["judge.ask=soft", "optimizer.D=8"], "row by row: optimizer.D = 1"),
+        (["judge.max_tokens=400", "optimizer.D=1"], "lower generation.max_new_tokens or"),
         (["judge.ask=grades", "judge.max_tokens=500"], "500 for its reply"),
     ],
 )

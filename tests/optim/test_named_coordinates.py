@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special
 
-from szpo.config import settings_file
 from szpo.config.optimizer import make_settings, read_settings, record_settings
 from szpo.errors import UsageError
 from szpo.features import dictionary
@@ -195,21 +194,6 @@ def test_a_taste_goes_along_the_coordinate_that_carries_it_by_moves_and_by_texts
             way = state.carried.recommended / np.linalg.norm(state.carried.recommended)
             cosines.append(way[0] if settings is both else way[2])
         assert np.mean(cosines) > 0.85
-
-
-def test_votes_of_adapters_can_be_fitted_on_moves_alone_and_on_texts_alone():
-    def made(*sets):
-        own = ['subspace.adapters=["a", "b"]', "panel.verdict=rows", *sets]
-        return settings_file.load(sets=own).optimizer_settings((("z", (DIM,)),), 1.0, table())
-
-    both, moves, texts = made(), *(made(f"optimizer.score_share={share}") for share in (0, 1))
-    assert both.features == table()
-    assert moves.features == table(()) and (moves.features.columns, moves.own_share) == (DIM, 0)
-    assert (texts.features.columns, texts.own_share, both.own_share) == (len(TEXTS), 1, 0.5)
-    assert (texts.features.names, texts.features.map) == (TEXTS, table().map)
-    assert {each.score_share for each in (both, moves, texts)} == {0.0}
-    with pytest.raises(UsageError, match=r"score_share is 0.5; with adapters it is 0"):
-        made("optimizer.score_share=0.5")
 
 
 def test_a_taste_that_no_feature_shows_is_learned_from_moves_alone():

@@ -12,7 +12,7 @@ from szpo.config import settings_file
 from szpo.optim import all_votes, optimizer, parameters, regression
 from szpo.optim.kl_limits import KlMeasurement, Reading
 from szpo.optim.optimizer import rule_of
-from szpo.optim.rule import Perturbations, StepInputs, WeightedVotes
+from szpo.optim.rule import Perturbations, WeightedVotes
 from szpo.optim.vote_regression import direction, fit
 from szpo.optim.weighting import MINUS, PLUS, TIE
 from szpo.types import Tally
@@ -248,18 +248,6 @@ def test_a_settings_file_names_the_rules_own_directions():
     assert made.kl_budget == 2.5 and made.centre_step == 1.0
     again = load("optimizer.law=orthonormal", rule="known").optimizer_settings(LAYOUT, 1.0)
     assert again.section.rule == "known" and again.section.law == "orthonormal"
-
-
-def test_a_vote_is_about_a_mixture_of_the_direction_and_the_shown_texts():
-    """At a share of a quarter: ¾ (z⁺ − z⁻) + ¼ of the texts' scores."""
-    settings = settings_of(score_share=0.25)
-    query = optimizer.ask(optimizer.init(settings))
-    shape = (settings.section.K, settings.section.N, settings.dim)
-    scores = np.random.default_rng(0).normal(size=shape)
-    at = optimizer.perturbations(settings, query, None, StepInputs(scores=scores))
-    apart = np.broadcast_to(at.displacements(settings.distance)[:, None], shape)
-    mixed = 0.75 * apart + 0.25 * scores
-    assert all_votes.regressors_of_step(settings, at) == pytest.approx(mixed)
 
 
 def test_a_tie_is_half_of_each_side_and_a_negative_weight_votes_for_the_other():

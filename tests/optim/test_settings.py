@@ -28,7 +28,7 @@ def test_defaults_are_those_of_the_design():
     small = make_settings(1, (("z", (8,)),))
     o = small.section
     assert (o.rule, o.pairing) == ("regression", "antithetic")
-    assert (o.K, o.N, o.M, o.D) == (8, 1, 1, 8)
+    assert (o.K, o.N, o.M, o.D) == (8, 1, 1, 1)
     assert o.kl_radius == 4.5
     assert small.horizon == math.inf
     assert base_mu(small) * math.sqrt(8) == pytest.approx(3.0)

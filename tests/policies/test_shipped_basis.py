@@ -20,7 +20,7 @@ from szpo.models import loading
 from szpo.optim import kl_limits, named_features
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
-from szpo.policies import language_model, subspace_setup
+from szpo.policies import basis, language_model, subspace_setup
 from szpo.policies.backend import LocalBackend
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.probe import RULER, Probe, kl_ratios, unit_directions
@@ -220,10 +220,11 @@ def test_what_ships_of_features_is_what_a_run_uses(shipped):
 
 
 @pytest.mark.slow
-def test_a_set_up_of_today_finds_the_same_span_of_the_scores(loaded):
+def test_a_set_up_of_today_finds_the_same_span_of_the_scores(loaded, monkeypatch):
     """As ``make basis`` does it."""
+    monkeypatch.setattr(basis, "REDRAWS", 0)
     samples = subspace_setup.SHIPPED_SAMPLES
-    sets = ["subspace.kind=score", f"subspace.samples={samples}", "subspace.redraws=0"]
+    sets = ["subspace.kind=score", f"subspace.samples={samples}"]
     config = settings_file.load(sets=sets)
     stored = find(loaded, config)
     assert stored.report["origin"] == "shipped"

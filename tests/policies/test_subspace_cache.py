@@ -188,12 +188,12 @@ def test_auto_takes_the_set_of_the_model_s_weights(tmp_path, cache, monkeypatch)
         found, line = take(f"optimizer.rule={rule}")
         assert (found.coordinates, found.optimizer.kl_radius) == ("adapters", 2.0)
         assert "subspace.kind=score" in line and found.optimizer.rule == rule
-    wide = take("optimizer.kl_radius=1", "panel.verdict=batch")[0]
+    wide = take("optimizer.kl_radius=1", "optimizer.D=8")[0]
     assert wide.optimizer.kl_radius == 1 and not wide.asks_rows
     for own in (
         "subspace.kind=features", "subspace.dim=24", "adapter.rank=2", "subspace.kind=full",
-        "subspace.kind=none", "subspace.samples=128", "optimizer.score_share=.5",
-        "optimizer.mu=.1", "subspace.redraws=8",
+        "subspace.kind=none", "subspace.samples=128",
+        "optimizer.mu=.1",
     ):  # fmt: skip
         assert take(own) == (settings_file.load(sets=[own]), "")
     by_hand = ["optimizer.rule=sign", "optimizer.alpha=.1"]
@@ -234,8 +234,6 @@ def test_whatever_changes_the_set_up_changes_the_key():
     every += [key_of(sha256="another model"), key_of(dtype="fp32")]
     every += [key_of(prompts=ASKED[:1]), key_of(prompts=ASKED[::-1])]
     assert len(set(every)) == len(every)
-    # Redraws play no part in coordinates of features.
-    assert key_of("subspace.kind=features", "subspace.redraws=2") == every[len(sets) - 1]
 
 
 @pytest.mark.full

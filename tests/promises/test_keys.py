@@ -82,7 +82,9 @@ def test_a_judge_on_this_machine_is_asked_past_every_proxy(name, proxied):
 def test_a_judge_elsewhere_is_reached_by_a_proxy_unless_it_would_see_the_key(proxied, monkeypatch):
     monkeypatch.setattr(endpoint, "TIMEOUT_S", 5)
     monkeypatch.setattr(socket.socket, "connect", refuse_elsewhere)
-    judged(f"{ELSEWHERE}/v1", insecure_hosts=["192.0.2.7"])
+    monkeypatch.setenv("SZPO_INSECURE_HOSTS", "192.0.2.7")
+    judged(f"{ELSEWHERE}/v1")
+    monkeypatch.delenv("SZPO_INSECURE_HOSTS")
     assert proxied == []
     judged("https://192.0.2.7/v1")
     assert [seen.method for seen in proxied] == ["CONNECT"]
@@ -176,11 +178,15 @@ def test_a_key_goes_over_plain_http_only_where_a_setting_names_the_host(monkeypa
 
     for act, table in ((judge, "judge"), (engine, "engine")):
         text = refused(act)
-        assert ELSEWHERE in text and f'set {table}.insecure_hosts to ["192.0.2.7"]' in text
-        refused(lambda act=act: act(insecure_hosts=["192.0.2.8", "2.7"]))
-    assert judge(insecure_hosts=["192.0.2.7"]).key == KEY
+        assert ELSEWHERE in text and "set SZPO_INSECURE_HOSTS to 192.0.2.7" in text
+        assert text.startswith(table)
+    monkeypatch.setenv("SZPO_INSECURE_HOSTS", "192.0.2.8,2.7")
+    refused(judge)
+    refused(engine)
+    monkeypatch.setenv("SZPO_INSECURE_HOSTS", "192.0.2.8, 192.0.2.7")
+    assert judge().key == KEY
     with pytest.raises(UsageError, match=r"engine\.adapters is missing"):
-        engine(insecure_hosts=["192.0.2.7"])
+        engine()
     monkeypatch.setenv("HF_ENDPOINT", ELSEWHERE)
     assert "HF_ENDPOINT" in refused(
         lambda: adapter.push_to_hub(tmp_path, "me/votes", kind="dataset")

@@ -23,15 +23,12 @@ from tests.support import children, folder_run, lora_folders, tiny_models
 RULES = {
     "regression": [],
     "rows": ["optimizer.D=1"],
-    "texts": ["optimizer.D=1", "optimizer.score_share=1"],
     "known": ["optimizer.rule=known", "run.votes=8"],
     "sign": ["optimizer.rule=sign", "run.votes=8"],
 }
 
 
-@pytest.fixture(
-    params=["regression", *(pytest.param(n, marks=pytest.mark.full) for n in ("rows", "texts"))]
-)
+@pytest.fixture(params=["regression", pytest.param("rows", marks=pytest.mark.full)])
 def run(request, tmp_path):
     adapters = lora_folders.write_shapes(tmp_path / "adapters")
     sets = [f"subspace.adapters={json.dumps(adapters)}", *RULES[request.param]]

@@ -191,7 +191,7 @@ def test_a_run_without_coordinates_counts_own_features_and_runs_none_from_its_re
     model, mine = folder_run.model(tmp_path), (*OWN[:2], "counted_here:starts")
     sets = (
         f"features.add={json.dumps([*mine, 'keyword:zebra', 'say: cheerful, zesty'])}",
-        "subspace.kind=none", "optimizer.D=1", "panel.verdict=rows", "run.votes=8",
+        "subspace.kind=none", "optimizer.D=1", "run.votes=8",
         "panel.reward=keyword:w20,w22",
     )  # fmt: skip
     run = tmp_path / "runs" / "folder.db"

@@ -619,7 +619,7 @@ def test_a_killed_cell_goes_on_and_measures_only_what_is_left(quick, ran, monkey
 @pytest.mark.full
 def test_an_improved_cell_says_what_votes_showed_and_whom_the_panel_prefers(quick, tmp_path):
     spec = plans.cell(quick, quick.groups[0], 0).spec
-    more = ["subspace.kind=none", "panel.verdict=rows", "improve.nats=1"]
+    more = ["subspace.kind=none", "optimizer.D=1", "improve.nats=1"]
     spec = {**spec, "sets": [*spec["sets"], *more], "votes": 32, "at": [16, 32]}
     first, last = cells.run_cell(spec, tmp_path, "improved", lambda share: None)["rows"]
     assert math.log(9) < first["factor"] < last["factor"] and "preferred" not in first

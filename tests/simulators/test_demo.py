@@ -29,7 +29,7 @@ def demo_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     words = folder_run.arguments(folder, "evaluation.prompts=4", "evaluation.samples=2",
                                  "optimizer.K=4", "optimizer.N=1",
-                                 "panel.verdict=batch", "generation.whole_sentences=false",
+                                 "optimizer.D=8", "generation.whole_sentences=false",
                                  model_folder=folder_run.model(folder))  # fmt: skip
     sets = [text for text in words[words.index("--set") + 1 :: 2] if "panel.reward" not in text]
     told = io.StringIO()

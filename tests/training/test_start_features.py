@@ -196,9 +196,7 @@ def test_shipped_spreads_are_those_of_the_dictionary():
 
 
 def test_a_model_is_asked_without_set_up_and_has_nothing_to_export(tmp_path, capsys):
-    path = folder_run.make(
-        tmp_path, "subspace.kind=none", "optimizer.D=1", "panel.verdict=rows", "run.votes=8"
-    )
+    path = folder_run.make(tmp_path, "subspace.kind=none", "optimizer.D=1", "run.votes=8")
     told = capsys.readouterr()
     assert "votes are explained, and the model does not move" in told.err
     assert "szpo improve moves the model" in told.out

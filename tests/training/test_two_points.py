@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from szpo.data.prompts import PromptSet
-from szpo.errors import IntegrityError, UsageError
+from szpo.errors import IntegrityError
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.ledger.theta import recommended_digest, recommended_digests, theta_digest, theta_digests
@@ -17,14 +17,12 @@ from szpo.voting import step_record
 from szpo.voting.seats import planned_sides
 from tests.support.quadratic import (
     LAYOUT,
-    PLAIN,
     PROMPTS,
     Clock,
     MovingPolicy,
     QuadraticPolicy,
     drive,
     parts_of,
-    settings_of,
     started,
 )
 from tests.support.tampering import change_event, failure_of, rewrite
@@ -161,34 +159,6 @@ def test_plus_stands_on_a_in_half_of_the_counted_votes(tmp_path):
         assert planned_sides(3, [each], 1) == {each["comparison"]: old[each["comparison"]]}
 
 
-def test_scores_of_the_shown_texts_enter_the_fit(tmp_path):
-    settings, ledger, policy = started(tmp_path, score_share=0.5)
-    taste = np.array([1.0, 1.0, 1.0, 1.0])
-
-    def scores(comparisons):
-        assert len(comparisons) == 8
-        rng = np.random.default_rng(comparisons[0].step)
-        return rng.normal(size=(8, 4)) + taste
-
-    with ledger:
-        with pytest.raises(UsageError, match=r"score_share needs the scores of the shown texts"):
-            drive(settings, ledger, policy, until_step=1)
-        policy.score_features = scores
-        drive(settings, ledger, policy, until_step=2)
-        found = step_record.read_inputs(ledger, settings, 1)
-        assert found.scores.shape == (8, 1, 4)
-        given = scores(ledger.comparisons(1)).reshape(8, 1, 4)
-        assert found.scores == pytest.approx(given, abs=1e-6)
-        rows = replay.replay_state(ledger, settings).carried.votes
-        plain, v = np.array([0.0]), parameters.direction_vector(settings.space, 1, 3)
-        radius = 2 * parameters.round13(
-            ledger.step(1)["mu"] * parameters.factor(settings.space, 1, 3)
-        )
-        plain = radius * v
-        assert rows.x[8 + 3] == pytest.approx(0.5 * plain + 0.5 * found.scores[3, 0])
-        assert verification.verify(ledger).ok
-
-
 def moments():
     """Log-probability falls by .6 nats a unit of the way to the best point, (1, 1, 1, 1)."""
     rng = np.random.default_rng(0)
@@ -249,8 +219,5 @@ def test_sides_of_the_votes_reach_the_fit(tmp_path):
 
 def test_inputs_of_the_wrong_shape_are_refused(run):
     settings, ledger, _ = run
-    other = settings_of(**{**PLAIN, "score_share": 0.5})
-    with pytest.raises(IntegrityError, match=r"step 3.*have no scores"):
-        step_record.read_inputs(ledger, other, 3)
     with pytest.raises(IntegrityError, match=r"step 9.*has no event"):
         step_record.read_inputs(ledger, settings, 9)
