@@ -33,7 +33,6 @@ from szpo.runs.status import Run
 from szpo.taste import Taste
 from szpo.types import Theta, sides
 from szpo.visible_text import visible
-from szpo.voting import withdrawals
 
 if TYPE_CHECKING:
     from szpo.runs.other_weights import Group
@@ -140,7 +139,6 @@ def model_card(ledger: Ledger, weights: Weights = LAST, names: Names = UNNAMED) 
     interval = ""
     if whole and share and share.value is not None and ends in ([], [len(folded)]):
         interval = f"{share.low:.3f} to {share.high:.3f}"
-    aside = withdrawals.in_force(ledger, folded[-1].step) if folded else ()
     fetched = total.model in FETCHED
     front = ModelCardData(
         library_name="peft",
@@ -179,7 +177,6 @@ def model_card(ledger: Ledger, weights: Weights = LAST, names: Names = UNNAMED) 
         prompts=ledger.spec.get("prompts", {}),
         asked=ledger.spec.get("optimizer", {}),
         generation=config.get("generation", {}),
-        aside=", ".join(map(visible, aside)),
         kl=_kl(ledger, weights, won, len(folded), total),
         begins=visible(Path(config.get("model", {}).get("adapter") or "").name),
         mixed=_mixed(ledger, weights),

@@ -17,7 +17,7 @@ from szpo.ledger import theta
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim import regression
-from szpo.optim.all_votes import AllVotes, fit_named, refit
+from szpo.optim.all_votes import fit_named, refit
 from szpo.optim.joint_fit import JointFit
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.state_regression import GRID
@@ -61,8 +61,7 @@ def read(
     until = ledger.query(sql, (before,))[0]["steps"]
     state = replay.replay_state(ledger, settings, until)
     left = withdrawals.votes_left(ledger, settings, state, before, only)
-    aside = withdrawals.read_set_aside(ledger, named, until, before)
-    carried = refit(settings, state.carried, left, aside)
+    carried = refit(settings, state.carried, left)
     found = regression.findings_of(settings, carried)
     fit = carried.fit or fit_named(settings, carried)
     shown = found.shown
@@ -85,19 +84,14 @@ def read(
     claims = tuple(
         (taught.phrase_claim(each, found), round(FEATURE_GRID * each.chance))
         for each in found.taught or ()
-        if each.chance >= taste.LIKELY and each.group not in found.aside
+        if each.chance >= taste.LIKELY
     )
     people = {row["pseudonym"] for row in ledger.query(
         "SELECT pseudonym FROM panelists WHERE kind = 'person'")}  # fmt: skip
-    features, explanations = _explain(named, fit, carried, cast.comparisons, entries)
+    features, explanations = _explain(named, fit, cast.comparisons, entries)
     direction = None
     if dense:
         direction, explanations = _with_direction(ledger, named, fit, cast, features, explanations)
-    if direction is None and not features and found.aside:
-        raise RunError(
-            f"{where}: its votes show no taste besides {', '.join(found.aside)}, which an order "
-            "leaves out (szpo not-about --take-back)"
-        )
     by_texts = sum(each.chance for each in explanations if each.weights) / FEATURE_GRID
     if named.coordinates and by_texts < taught.LIKELY:
         raise RunError(
@@ -179,7 +173,6 @@ def _is_near(recorded: Any, mine: Any, slack: int = 1) -> bool:
 def _explain(
     named: NamedFeatures,
     joint: JointFit,
-    carried: AllVotes,
     comparisons: Sequence[Comparison],
     entries: dict[str, Entry],
 ) -> tuple[tuple[Feature, ...], tuple[Explanation, ...]]:
@@ -192,7 +185,7 @@ def _explain(
         weights = {
             i: round(FEATURE_GRID * float(w))
             for i, w in zip(kept.support, kept.w, strict=True)
-            if i < len(named.names) and i not in carried.aside
+            if i < len(named.names)
         }
         weighed.append((chance, {i: w for i, w in weights.items() if w}))
     used = sorted({i for _, weights in weighed for i in weights})

@@ -26,7 +26,6 @@ from szpo.policies import subspaces
 from szpo.policies.teachable import advise
 from szpo.replay import replay
 from szpo.runs import budget
-from szpo.runs.status import round_status
 from szpo.voting import panel_evaluator, withdrawals
 
 LIKELY: Final = 0.5
@@ -122,8 +121,6 @@ class Lesson:
     """The votes show a taste."""
     equal: str = ""
     """That half of the questions show no difference, so that more votes show nothing."""
-    aside: tuple[str, ...] = ()
-    """Groups that an order leaves out (``szpo not-about``)."""
     lines: tuple[tuple[str, tuple[int, ...], tuple[float, ...]], ...] = field(
         default=(), repr=False
     )
@@ -142,8 +139,7 @@ class Lesson:
         >>> str(Lesson(31, "fewer commas (97 %)", True))
         '31 votes: fewer commas (97 %)'
         """
-        besides = f", besides {', '.join(self.aside)}" if self.aside else ""
-        began = f"{self.votes} vote{'s' * (self.votes != 1)}{besides}"
+        began = f"{self.votes} vote{'s' * (self.votes != 1)}"
         if self.shown:
             return f"{began}: {self.words}"
         perhaps = f"; perhaps {self.words}" if self.words else ""
@@ -256,7 +252,7 @@ def read(ledger: Ledger) -> Lesson | None:
     if last.taught is None and last.shown:
         return None
     lines = _lines(known) if last.shown else ()
-    return Lesson(votes, words(last), last.shown, equal, last.aside, lines, _mixed(known, last))
+    return Lesson(votes, words(last), last.shown, equal, lines, _mixed(known, last))
 
 
 def last_findings(ledger: Ledger, steps: int | None = None) -> Findings | None:
@@ -339,10 +335,7 @@ def _list_figures(found: Findings) -> str:
 
 
 def ask_about_length(ledger: Ledger, found: Findings | None) -> str:
-    """Where people's votes are about length: whether to go on, or how to leave it out; else "".
-
-    Length is often liked without being meant. Nothing is asked once an order leaves it out.
-    """
+    """Where people's votes are about length: whether it is meant, as it often is not; else ""."""
     config = recorded_config(ledger)
     if config is None or config.panel.kind != "people" or found is None or not found.shown:
         return ""
@@ -354,14 +347,11 @@ def ask_about_length(ledger: Ledger, found: Findings | None) -> str:
         for each in found.taught or ()
         if each.group == group and each.chance >= LIKELY
     ]
-    if not said or group in withdrawals.in_force(ledger):
+    if not said:
         return ""
-    first = ""
-    if round_status(ledger).state == "finished":
-        first = f"give more votes ({budget.describe_more(ledger)}) and "
     return (
         f"the votes are about length ({'; '.join(said)}): if that is what you mean, go on; "
-        f"if not, {first}leave it out: szpo not-about {ledger.path} {shlex.quote(str(group))}"
+        "if not, say so in panel.guideline of a new run"
     )
 
 

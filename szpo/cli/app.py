@@ -59,7 +59,6 @@ GROUPS: Final = {
     "Run": (
         ("run", "run", "Tune a model from votes; --plan estimates the cost first."),
         ("improve", "taste", "Improve a run's policy on its votes' taste; nobody is asked."),
-        ("not-about", "run", "Keep the model from following a feature of the answers."),
         ("serve", "", "Serve a run to its panel: voting page, operator's page, model."),
         ("vote", "vote", "Vote in this terminal: begin a run for one person, or join one."),
         ("invite", "", "Make, list and revoke panelists' and operators' links and codes."),

@@ -1,4 +1,4 @@
-"""Commands that begin or continue a run: run, not-about."""
+"""The command that begins or continues a run."""
 
 from __future__ import annotations
 
@@ -23,8 +23,6 @@ from szpo.errors import EngineError, UsageError
 from szpo.ledger import theta
 from szpo.ledger.creation import NO_BASE
 from szpo.ledger.database import Ledger
-from szpo.ledger.run_spec import recorded_settings
-from szpo.optim.named_features import groups_of
 from szpo.optim.optimizer import rule_of
 from szpo.optim.parameters import NO_COORDINATES
 from szpo.optim.regression import BUDGET
@@ -39,7 +37,6 @@ from szpo.voting import (
     pauses,
     shown_features,
     step_record,
-    withdrawals,
 )
 from szpo.voting.panel_evaluator import Score
 
@@ -158,43 +155,6 @@ def run(
             samples.accept_samples(ledger, "szpo run --accept-samples")
         own = config.features.own
         return _drive(ledger, parts, as_json=as_json, stay=stay, features=own)
-
-
-def not_about(
-    run: str = typer.Argument(..., help="Name or file of the run."),
-    feature: str | None = typer.Argument(
-        None, help="A feature of the group; without it, list the groups."
-    ),
-    take_back: bool = typer.Option(False, "--take-back", help="Let the model follow it again."),
-    folder: Path = run_paths.FOLDER,
-    as_json: bool = console.AS_JSON,
-) -> None:
-    """Rule a feature out: it may explain votes, but the model does not follow it.
-
-    From the next update on, the predicted change of the feature's group is held at 0, and all
-    votes are fitted again. No vote is lost, and the order can be taken back.
-    """
-    path = run_paths.find(run, folder)
-    with Ledger.open(path, readonly=feature is None) as ledger:
-        if feature is not None and status.round_status(ledger).state == "finished":
-            raise UsageError(
-                f"{path.stem} is finished; first add votes: szpo run --resume {path} --votes +40"
-            )
-        named = withdrawals.require_names(recorded_settings(ledger).features)
-        if feature is None:
-            held = withdrawals.in_force(ledger)
-            groups = groups_of(named)
-            rows = [(name, ", ".join(own), "left out" if name in held else "")
-                    for name, own in groups.items()]  # fmt: skip
-            if as_json:
-                console.emit({"groups": groups, "not_about": [*held]})
-            else:
-                console.table(("group", "features", ""), rows)
-            return
-        found = withdrawals.order_not_about(
-            ledger, "szpo not-about", named, feature, on=not take_back
-        )
-    console.answer(as_json, asdict(found), found.describe(named))
 
 
 def _show_plan(checked: CheckedConfig, *, as_json: bool) -> None:

@@ -112,7 +112,7 @@ def allowed(config: Config, nats: float) -> float:
     return min(nats, config.guards.kl or nats)
 
 
-NO_LONGER: Final = (theta.RETURNED, withdrawals.EVENT, withdrawals.SET_ASIDE)
+NO_LONGER: Final = (theta.RETURNED, withdrawals.EVENT)
 ENDED_BY: Final = (theta.ADOPTED, *NO_LONGER)
 """Kinds of events after which what an improvement began from no longer holds."""
 

@@ -38,8 +38,6 @@ class AllVotes:
     """Share of the way to the last proposed point at which all guards hold; 0 where none does."""
     guards_broken: tuple[str, ...] = ()
     """Figures whose guards the whole way would break."""
-    aside: tuple[int, ...] = ()
-    """Named features that are not followed."""
     withdrawn: tuple[Recounted, ...] = ()
     """Rows whose votes are others than when they were added."""
     fit: JointFit | None = None
@@ -85,11 +83,6 @@ def add_votes(
         join(old.down, down),
         side,
     )
-    if (
-        at.inputs.aside != record.aside
-    ):  # features left out changed: past evidence no longer applies
-        none = np.full_like(record.log_factor, -np.inf)
-        record = replace(record, aside=at.inputs.aside, log_factor=none)
     moments = record.moments
     if settings.section.guarded and moments is None:
         moments = at.inputs.moments
@@ -127,15 +120,8 @@ def take_back(record: AllVotes, rows: tuple[Recounted, ...]) -> AllVotes:
     return replace(record, votes=votes, withdrawn=rows, log_factor=none)
 
 
-def refit(
-    settings: Settings, record: AllVotes, left: AllVotes, aside: tuple[int, ...] = ()
-) -> AllVotes:
-    """The record of a run on named features, fitted to the votes that are ``left`` of it.
-
-    Features ``aside`` are not followed.
-    """
-    if aside != left.aside:
-        left = replace(left, aside=aside)
+def refit(settings: Settings, record: AllVotes, left: AllVotes) -> AllVotes:
+    """The record of a run on named features, fitted to the votes that are ``left`` of it."""
     if left is record:
         return record
     found = fit_named(settings, left)
@@ -251,7 +237,7 @@ def fit_votes(settings: Settings, record: AllVotes) -> tuple[Fit, JointFit | Non
     if settings.features is None:
         return fit(record.votes, prior(settings)), None
     found = fit_named(settings, record)
-    along = named_features.in_coordinates(found.named, settings.features, record.aside)
+    along = named_features.in_coordinates(found.named, settings.features)
     if found.states is None:
         return along, found
     return replace(
@@ -261,8 +247,8 @@ def fit_votes(settings: Settings, record: AllVotes) -> tuple[Fit, JointFit | Non
 
 
 def fit_named(settings: Settings, record: AllVotes) -> JointFit:
-    """What the votes are about: named features, with those aside not followed, or states."""
-    return fit_joint(record.votes, named_prior(settings), record.states, record.aside)
+    """What the votes are about: named features or states."""
+    return fit_joint(record.votes, named_prior(settings), record.states)
 
 
 def named_prior(settings: Settings) -> SparsePrior:

@@ -43,32 +43,30 @@ SMALLEST_PROBABILITY: Final = 1e-9
 """Probability below which an explanation is left out."""
 
 
-def explanations_of(
-    found: SparseFit, features: NamedFeatures, aside: Sequence[int] = ()
-) -> tuple[Explanation, ...]:
+def explanations_of(found: SparseFit, features: NamedFeatures) -> tuple[Explanation, ...]:
     """The explanations of the votes, as weights on regressors; empty while the votes say nothing.
 
     A feature is chosen in proportion to its probability, then one of its explanations in
     proportion to theirs. A named coordinate counts as a feature does; all coordinates together
-    count as one. No direction is drawn along the features ``aside``.
+    count as one.
     """
-    followed = np.ones(features.columns)
-    followed[list(aside)] = 0.0
     count = len(features.names)
     every = tuple(range(count, features.columns))
     listed, share = [], np.zeros(0)
     for each in found.kept:
-        w = each.w * followed[list(each.support)]
-        if each.chance >= SMALLEST_PROBABILITY and np.abs(w).max(initial=0.0) >= SMALLEST_COEF:
-            members = 1 if each.support == every else sum(followed[at] for at in each.support)
-            listed.append((each, w))
+        if (
+            each.chance >= SMALLEST_PROBABILITY
+            and np.abs(each.w).max(initial=0.0) >= SMALLEST_COEF
+        ):
+            members = 1 if each.support == every else len(each.support)
+            listed.append(each)
             share = np.append(share, each.chance * members)
     chances = np.rint(CHANCE_UNITS * share / max(share.sum(), SMALLEST_PROBABILITY)).astype(
         np.int64
     )
     return tuple(
-        Explanation(int(chance), each.support, _as_integers(w))
-        for chance, (each, w) in zip(chances, listed, strict=True)
+        Explanation(int(chance), each.support, _as_integers(each.w))
+        for chance, each in zip(chances, listed, strict=True)
         if chance
     )
 

@@ -64,21 +64,18 @@ class JointFit:
         return mean, (weights * (within + means**2)).sum(0) - mean**2
 
 
-def fit_joint(
-    votes: Votes, prior: SparsePrior, states: Floats | None, aside: tuple[int, ...] = ()
-) -> JointFit:
+def fit_joint(votes: Votes, prior: SparsePrior, states: Floats | None) -> JointFit:
     """Fit verdicts on named features (`Votes.x`) and on states (R, p), and weigh both.
 
     Args:
         votes: The verdicts, with the differences in named features.
         prior: The prior of the weights on these.
         states: (R, p): differences of states; None: named features alone.
-        aside: Named features that may explain verdicts and are not followed.
 
     Raises:
         UsageError: another number of rows, or what either fit refuses.
     """
-    named = sparse_regression.fit_sparse(votes, prior, aside)
+    named = sparse_regression.fit_sparse(votes, prior)
     if states is None:
         return JointFit(named, None, named.log_factor, named.signal)
     if len(states) != len(votes.x):

@@ -11,7 +11,6 @@ and radius, ball, guards and steps work as with any other fit.
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -164,16 +163,8 @@ class Group:
 
 
 def members(features: NamedFeatures, name: str) -> tuple[int, ...]:
-    """Columns of the group of the feature or coordinate with this name.
-
-    Raises:
-        UsageError: there is no such feature.
-    """
+    """Columns of the group of the feature or coordinate with this name."""
     columns = names_of(features)
-    if name not in columns:
-        near = difflib.get_close_matches(name, columns, n=1)
-        hint = f'did you mean "{near[0]}"?' if near else "szpo taste --list has them"
-        raise UsageError(f"{name!r} is no feature that this run's coordinates move; {hint}")
     return group_of(features, len(columns) - 1 - columns[::-1].index(name)).members
 
 
@@ -372,20 +363,6 @@ def directions(features: NamedFeatures) -> Floats:
 
 
 @lru_cache(maxsize=8)
-def projection_without(features: NamedFeatures, aside: tuple[int, ...]) -> Floats:
-    """(d, d): maps a direction to the nearest one, by KL, that changes nothing in ``aside``.
-
-    To first order around the start: the projection orthogonal to the features' natural gradients,
-    and to the directions of named coordinates.
-    """
-    rows = (*features.map, *features.axes)
-    gradients = np.array([rows[i] for i in aside], dtype=np.float64) / FEATURE_GRID
-    _, sizes, axes = np.linalg.svd(gradients, full_matrices=False)
-    axes = axes[sizes > 1e-9 * sizes[0]]
-    return np.asarray(np.eye(features.dim) - axes.T @ axes)
-
-
-@lru_cache(maxsize=8)
 def prior_of(features: NamedFeatures, rows: int, apart: float = 1.0) -> SparsePrior:
     """The prior of the weights, for comparisons of ``rows`` answers a side.
 
@@ -425,16 +402,9 @@ def regressors(differences: Ints, along: Floats) -> Floats:
     return np.concatenate([differences / FEATURE_GRID, along], axis=-1)
 
 
-def in_coordinates(
-    found: SparseFit, features: NamedFeatures, aside: tuple[int, ...] = ()
-) -> vote_regression.Fit:
-    """The posterior of the weights as one of the gradient (d,), which rules and reports use.
-
-    ``aside``: regressors whose predicted change is held at 0.
-    """
+def in_coordinates(found: SparseFit, features: NamedFeatures) -> vote_regression.Fit:
+    """The posterior of the weights as one of the gradient (d,), which rules and reports use."""
     A = directions(features)
-    if aside:
-        A = projection_without(features, aside) @ A
     return vote_regression.Fit(
         w=A @ found.w,
         covariance=A @ found.covariance @ A.T,

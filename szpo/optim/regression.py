@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final
 
 import numpy as np
@@ -53,7 +53,7 @@ def ways(settings: Settings, record: AllVotes) -> tuple[Explanation, ...]:
     """The explanations of the votes so far, to draw directions from; empty before any vote."""
     if settings.features is None or record.fit is None:
         return ()
-    return explanations_of(record.fit.named, settings.features, record.aside)
+    return explanations_of(record.fit.named, settings.features)
 
 
 def init(settings: Settings, lead: tuple[int, ...] = ()) -> AllVotes:
@@ -317,8 +317,6 @@ class Findings:
     does."""
     chance: float = 0.0
     """Probability that nothing explains the votes."""
-    aside: tuple[str, ...] = ()
-    """Groups of features that the operator ordered not to follow."""
     mix: tuple[tuple[str, float | None], ...] = ()
     """The named coordinates at the recommended point: name, and what it alone costs in nats,
     negative against its name; None where adopted weights are recommended instead."""
@@ -346,9 +344,10 @@ class Findings:
         taught = body["taught"]
         named = None if taught is None else tuple(Claim(**each) for each in taught)
         factor = -math.inf if body["factor"] is None else body["factor"]
-        lists = {name: tuple(body.get(name, ())) for name in ("broken", "aside", "lacking")}
+        lists = {name: tuple(body.get(name, ())) for name in ("broken", "lacking")}
         lists["mix"] = tuple((name, nats) for name, nats in body.get("mix", ()))
-        return cls(**{**body, **lists, "taught": named, "factor": factor})
+        known = {each.name: body[each.name] for each in fields(cls) if each.name in body}
+        return cls(**{**known, **lists, "taught": named, "factor": factor})
 
 
 def findings_of(settings: Settings, record: AllVotes) -> Findings:
@@ -364,12 +363,10 @@ def findings_of(settings: Settings, record: AllVotes) -> Findings:
     joint = record.fit or fit_named(settings, record)
     found = joint.named
     said = claims(found, features, kept=joint.kept)
-    names = dict.fromkeys(named_features.group_of(features, i).name for i in record.aside)
     along = named_features.nats_along(features, record.recommended / whitened_unit(settings))
     return Findings(
         factor, *held, found.side, taught=said,
         unnamed=joint.kept * found.dense + joint.signal * joint.share, chance=1 - joint.signal,
-        aside=tuple(names),
         mix=tuple(zip(features.coordinates, along, strict=True)),
         lacking=_lacking(features, said),
     )  # fmt: skip

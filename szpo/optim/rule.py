@@ -140,9 +140,6 @@ class StepInputs:
     """(K, N, width): mean states of plus's texts less minus's, in units of the start's scale."""
     ratings: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """A judge's ratings of the shown texts, for each named feature that a judge rates."""
-    aside: tuple[int, ...] = ()
-    """Features that the operator ordered not to follow from this step on; they may still explain
-    votes."""
     reach: KlMeasurement | None = None
     """The KL measurement of the point that the votes proposed, as recorded with the step."""
     withdrawn: tuple[Recounted, ...] = ()

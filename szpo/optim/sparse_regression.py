@@ -76,12 +76,11 @@ class SparseFit:
         return sum(each.chance * each.side for each in self.kept) / whole
 
 
-def fit_sparse(votes: Votes, prior: SparsePrior, aside: Sequence[int] = ()) -> SparseFit:
+def fit_sparse(votes: Votes, prior: SparsePrior) -> SparseFit:
     """The posterior of w, and for each feature the probability that the votes are about it.
 
     ``votes`` are those of one run (no leading axes), with x (R, k). Rows without votes are
-    ignored. Features ``aside`` may explain votes but are not followed: their weights are 0, and
-    the signal counts the other features only.
+    ignored.
     """
     rows = _rows(votes, prior)
     nothing = _refit(rows, prior, [()])
@@ -96,7 +95,7 @@ def fit_sparse(votes: Votes, prior: SparsePrior, aside: Sequence[int] = ()) -> S
     exact3 = _refit(rows, prior, leading)
     triples.insert(leading, exact3)
     fits = _Fits(nothing, dense, supports, exact, triples, leading, exact3)
-    return _summarise(prior, found, fits, list(aside))
+    return _summarise(prior, found, fits)
 
 
 def _rows(votes: Votes, prior: SparsePrior) -> Rows:
@@ -168,40 +167,21 @@ class _Fits:
     """Of ``leading``: the likeliest triples."""
 
 
-def _summarise(prior: SparsePrior, found: Screen, fits: _Fits, aside: list[int]) -> SparseFit:
-    """The posterior over all supports; exact fits are already inserted in the screens.
-
-    A support that has only regressors aside counts as no signal.
-    """
+def _summarise(prior: SparsePrior, found: Screen, fits: _Fits) -> SparseFit:
+    """The posterior over all supports; exact fits are already inserted in the screens."""
     k, log_signal, triples = len(prior.groups), math.log(prior.signal), fits.triples
     log_chances, log_dense = prior.log_chances()
     log_triples, log_widths = prior.log_triples(), math.log(len(prior.widths))
     joint = found.evidence + log_chances - log_widths
     joint3 = triples.evidence + log_triples - log_widths
-    without = null = _evidence(fits.nothing)[0, 0]
-    signal, beside, dense = prior.signal, -math.inf, fits.dense
-    if aside:
-        rest = np.zeros((k, k), dtype=bool)
-        rest[np.ix_(aside, aside)] = True
-        rest3 = np.isin(triples.at, aside).all(1)
-        upper = rest & np.triu(np.ones_like(rest))
-        beside = special.logsumexp([*joint[:, upper].ravel(), *joint3[:, rest3].ravel()])
-        share = float(np.exp(log_chances[upper]).sum()) + float(np.exp(log_triples[rest3]).sum())
-        if dense and {*prior.block} <= {*aside}:
-            beside = np.logaddexp(beside, _over_widths(_evidence(dense))[0] + log_dense)
-            share, dense = share + math.exp(log_dense), []
-        joint = np.where(rest, -np.inf, joint)
-        joint3 = np.where(rest3, -np.inf, joint3)
-        null = np.logaddexp(log_signal + beside, math.log(1 - signal) + without)
-        signal *= 1 - share
-        null -= math.log(1 - signal)
+    without = _evidence(fits.nothing)[0, 0]
     total = special.logsumexp(joint[:, *np.triu_indices(k)])
     if joint3.size:
         total = np.logaddexp(total, special.logsumexp(joint3))
-    if dense:
-        total = np.logaddexp(total, _over_widths(_evidence(dense))[0] + log_dense)
-    log_factor = float(_round(total - math.log(signal / prior.signal) - null))
-    signal = float(special.expit(log_factor + special.logit(signal)))
+    if fits.dense:
+        total = np.logaddexp(total, _over_widths(_evidence(fits.dense))[0] + log_dense)
+    log_factor = float(_round(total - without))
+    signal = float(special.expit(log_factor + special.logit(prior.signal)))
 
     chances, mean = np.exp(joint - total), found.mean
     w = (chances * mean).sum((0, 2))
@@ -211,18 +191,13 @@ def _summarise(prior: SparsePrior, found: Screen, fits: _Fits, aside: list[int])
     more, less = (chances * above).sum((0, 2)), (chances * (1 - above)).sum((0, 2))
     triples.add_to(np.exp(joint3 - total), w, second, more, less)
     at, share = np.array(prior.block, dtype=np.int64), 0.0
-    for each in dense:
-        weight = math.exp(each.evidence[0] + log_dense - math.log(len(dense)) - total)
+    for each in fits.dense:
+        weight = math.exp(each.evidence[0] + log_dense - math.log(len(fits.dense)) - total)
         coef, own = each.coef[0, : len(at)], each.covariance()[0, : len(at), : len(at)]
         w[at] += weight * coef
         second[np.ix_(at, at)] += weight * (own + np.outer(coef, coef))
         share += weight
-    followed = np.ones(k)
-    followed[aside] = 0.0
-
-    w[aside] = second[aside] = second[:, aside] = 0.0
     whole = float(np.logaddexp(log_signal + total, math.log(1 - prior.signal) + without))
-    whole = float(np.logaddexp(whole, log_signal + beside))
     named = [log_signal + log_chances[each[0], each[-1]] for each in fits.supports]
     kept = _keep([()], fits.nothing, [math.log(1 - prior.signal)], whole)
     kept += _keep(fits.supports, fits.exact, named, whole)
@@ -236,8 +211,8 @@ def _summarise(prior: SparsePrior, found: Screen, fits: _Fits, aside: list[int])
         covariance=second - np.outer(w, w),
         signal=signal,
         log_factor=log_factor,
-        less=signal * followed * np.minimum(less, 1.0),
-        more=signal * followed * np.minimum(more, 1.0),
+        less=signal * np.minimum(less, 1.0),
+        more=signal * np.minimum(more, 1.0),
         dense=signal * share,
         kept=tuple(sorted(kept, key=lambda each: (-each.evidence, each.support))),
     )

@@ -4,8 +4,7 @@ The recorded inputs of a step besides its votes. The inputs of the fit are in th
 "regressors", which joins the hash chain before the fit. The centre that answered is in the event
 "generated", and the KL measured at the point that the votes proposed in the event "step". Replay
 and verify recompute from these numbers, without model or file; they cannot prove that the model
-gave them. Groups of features that are set aside have events of their own
-(`szpo.voting.withdrawals`), and so have withdrawn verdicts (`szpo.voting.withdrawals`).
+gave them. Withdrawn verdicts have events of their own (`szpo.voting.withdrawals`).
 """
 
 from __future__ import annotations
@@ -86,10 +85,9 @@ def read_inputs(ledger: Ledger, settings: Settings, step: int) -> StepInputs:
     states, apart = _states(ledger, step, noted, named)
     moments = _moments(step, noted, settings.dim)
     reach = _reach(ledger, step)
-    aside = () if named is None else withdrawals.read_set_aside(ledger, named, step)
     withdrawn = withdrawals.read(ledger, settings, step)
     return StepInputs(
-        scores, centre, moments, whole, states, apart, _ratings(step, noted), aside, reach,
+        scores, centre, moments, whole, states, apart, _ratings(step, noted), reach,
         withdrawn,
     )  # fmt: skip
 

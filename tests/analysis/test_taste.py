@@ -26,7 +26,6 @@ from szpo.replay import checks, replay
 from szpo.replay.checks import Broken, Examination
 from szpo.taste import Explanation, Feature, Taste
 from szpo.types import FEATURE_GRID
-from szpo.voting import withdrawals
 from szpo.voting.panel_evaluator import PanelEvaluator
 from szpo.voting.service import VoteService
 from tests.support import named_run
@@ -115,17 +114,6 @@ def test_a_run_says_what_its_votes_like_without_its_model(run):
             assert abs(weight - ONE * exact[at[place]]) <= 0.5  # the nearest unit
             compared += 1
     assert compared > 4
-
-
-def test_it_leaves_out_what_an_order_rules_out_before_the_next_update(run, tmp_path):
-    run.empty_log(0)
-    with Ledger.open(shutil.copy(run.path, tmp_path / "ruled.db")) as ledger:
-        event, before = ledger.last_event()["event"] + 1, run_taste.read(ledger)
-        order = withdrawals.order_not_about(ledger, "op", named_run.features(), "commas")
-        assert order.step == 16
-        with pytest.raises(RunError, match="votes show no taste"):
-            run_taste.read(ledger)
-        assert run_taste.read(ledger, before=event) == before  # as an improvement then had it
 
 
 def test_bounds_cover_what_was_shown_and_no_more(run):

@@ -169,19 +169,6 @@ def test_over_all_votes_the_factor_is_one_on_average_though_rows_follow_the_vote
     assert np.mean(factors) == pytest.approx(1.0, abs=0.05)
 
 
-def test_what_is_set_aside_is_neither_followed_nor_counted_as_a_signal():
-    prior = named_features.prior_of(table(), 1, 2.0)
-    rng = np.random.default_rng(3)
-    x = rng.normal(size=(60, 8)) * prior.scale
-    up = (rng.random(60) < special.expit(2.0 * x[:, 3])).astype(float)
-    votes = Votes(x, up, 1 - up)
-    plain, besides = fit_sparse(votes, prior), fit_sparse(votes, prior, [0, 3])
-    assert plain.log_factor > math.log(9) > besides.log_factor
-    assert besides.w[3] == besides.more[3] == 0.0 and besides.kept[0].support == (3,)
-    every = fit_sparse(votes, prior, list(range(3, 8)))
-    assert every.dense == 0.0 and not every.w[3:].any()
-
-
 @pytest.mark.parametrize("rows", [1, 8])
 def test_a_taste_goes_along_the_coordinate_that_carries_it_by_moves_and_by_texts(rows):
     """Likes f0, which the first coordinate moves: each kind of regressor finds it, and both do."""

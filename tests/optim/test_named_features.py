@@ -10,7 +10,7 @@ from scipy import special
 from szpo.config import settings_file
 from szpo.config.optimizer import make_settings, record_settings
 from szpo.errors import UsageError
-from szpo.optim import all_votes, named_features, optimizer, parameters, regression
+from szpo.optim import all_votes, named_features, optimizer, parameters
 from szpo.optim.informative import (
     CHANCE_UNITS,
     LARGEST_WEIGHT,
@@ -70,15 +70,12 @@ def less_of_wanted(shown: Floats) -> Floats:
     return -3.0 * shown[:, WANTED]
 
 
-def walk(
-    settings: Settings, steps: int, seed: int, logit=less_of_wanted, aside=lambda step: ()
-) -> State:
+def walk(settings: Settings, steps: int, seed: int, logit=less_of_wanted) -> State:
     """Steps whose voter has this logit of the shown differences."""
     state, rng = optimizer.init(settings), np.random.default_rng(seed)
-    for step in range(steps):
+    for _ in range(steps):
         query = optimizer.ask(state)
         inputs, shown = texts(settings, query, rng)
-        inputs = replace(inputs, aside=aside(step))
         plus = rng.random(settings.section.K) < special.expit(logit(shown))
         state, _, _ = optimizer.tell(state, query, one_vote(plus), inputs=inputs)
     return state
@@ -186,47 +183,6 @@ def test_a_group_is_called_by_the_feature_that_its_direction_moves_most():
     assert claim.share == pytest.approx(2 / 3)
 
 
-def test_what_is_left_out_explains_votes_is_not_followed_and_does_not_change():
-    settings = settings_of()
-    gradients = named_features.directions(settings.features)[:, :COUNT]
-    plain = walk(settings, 6, 0).carried
-    held = walk(settings, 6, 0, aside=lambda step: (WANTED,) if step >= 5 else ()).carried
-    assert plain.log_factor >= np.log(9)
-    moved = held.recommended @ gradients
-    assert abs(moved[WANTED]) < 1e-6 * max(1, np.abs(moved).max())  # but for fp32
-    assert plain.recommended @ gradients[:, WANTED] < -0.3
-    # The gate began again: the feature's evidence keeps it open no longer.
-    assert held.log_factor < np.log(9)
-    fit = all_votes.fit_named(settings, replace(held, aside=(WANTED,))).named
-    assert fit.less[WANTED] == fit.more[WANTED] == fit.w[WANTED] == 0.0
-    alone = all_votes.fit_named(settings, replace(held, aside=())).named
-    assert fit.kept[0].support == alone.kept[0].support == (WANTED,)  # it still explains them
-    seen = regression.findings_of(settings, held)
-    assert seen.aside == (f"f{WANTED}",) and not seen.shown
-
-
-def test_evidence_besides_what_is_left_out_is_for_what_else_votes_are_about():
-    settings, other = settings_of(), 9
-    both = lambda shown: 3.0 * (shown[:, other] - shown[:, WANTED])  # noqa: E731
-    state = walk(settings, 12, 7, both, aside=lambda step: (WANTED,))
-    seen = regression.findings_of(settings, state.carried)
-    assert seen.shown and seen.taught is not None
-    assert (seen.taught[0].feature, seen.taught[0].more) == (f"f{other}", True)
-    gradients = named_features.directions(settings.features)[:, :COUNT]
-    moved = state.carried.recommended @ gradients
-    assert moved[other] > 0.3 and abs(moved[WANTED]) < 1e-6
-
-
-def test_an_order_taken_back_leaves_no_trace_but_the_gate():
-    settings = settings_of()
-    plain = walk(settings, 6, 0).carried
-    back = walk(settings, 6, 0, aside=lambda step: (WANTED,) if step == 2 else ()).carried
-    np.testing.assert_array_equal(plain.votes.up, back.votes.up)
-    fits = (all_votes.fit_votes(settings, each)[0] for each in (plain, back))
-    assert len({each.log_factor.item() for each in fits}) == 1
-    assert back.aside == () and back.log_factor <= plain.log_factor
-
-
 def test_the_users_own_features_are_together_as_likely_as_all_others():
     own = replace(table(), own=(("f0", "keyword", "", "", "a"), ("f1", "regex", "", "", "b")))
     assert NamedFeatures.from_json(record_settings(settings_of(own))["features"]) == own
@@ -324,13 +280,6 @@ def test_an_explanation_by_two_features_is_drawn_as_often_as_both():
     assert {way.weights for way in explanations_of(found, AXES)} == {
         (LARGEST_WEIGHT,), (LARGEST_WEIGHT, -round(LARGEST_WEIGHT / 2)),
     }  # fmt: skip
-
-
-def test_what_votes_are_not_to_be_about_is_not_asked_along():
-    found = fit_of(((0,), 0.6, [2.0]), ((0, 1), 0.3, [2.0, -1.0]), ((2,), 0.1, [0.5]))
-    ways = {way.regressors: way for way in explanations_of(found, AXES, aside=[0])}
-    assert set(ways) == {(0, 1), (2,)} and ways[0, 1].weights == (0, -LARGEST_WEIGHT)
-    assert ways[0, 1].chance / ways[2,].chance == pytest.approx(3, rel=1e-3)
 
 
 def test_votes_that_say_nothing_leave_the_directions_of_the_seed():

@@ -75,17 +75,6 @@ def test_what_is_screened_is_what_all_exact_fits_say(monkeypatch):
         assert found.less + found.more == pytest.approx(touched, abs=0.1), seed
 
 
-def test_signal_besides_features_aside_is_of_the_supports_that_have_another():
-    votes, prior = problem(5, k=6, count=40)
-    plain, besides = fit_sparse(votes, prior), fit_sparse(votes, prior, [0, 3])
-    after = sum(each.chance for each in plain.kept if set(each.support) - {0, 3})
-    table = np.exp(prior.log_chances()[0])
-    before = prior.signal * (1 - table[0, 0] - table[3, 3] - table[0, 3])
-    assert 0.01 < after < plain.signal - 0.01 and besides.signal == pytest.approx(after)
-    factor = special.logit(after) - special.logit(before)
-    assert besides.log_factor == pytest.approx(factor, abs=1e-4)
-
-
 def test_evidence_and_mean_agree_with_integrals():
     """Six features, 40 votes: all supports by quadrature over their coefficients."""
     votes, plain = problem(5, k=6, count=40)

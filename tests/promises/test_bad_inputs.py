@@ -300,7 +300,7 @@ DOORS = (
     "show", "show --voters", "taste", "clusters", "sample", "report", "verify", "backup",
     "export", "export --merged", "compare {other}", "pairs --out {out}",
     "export --votes {out}.csv", "run --resume", "serve", "invite",
-    "simulate", "judge", "not-about length", "visualize", "scorer --out {out}",
+    "simulate", "judge", "visualize", "scorer --out {out}",
     "baseline dpo --out {out} --run",
 )  # fmt: skip
 

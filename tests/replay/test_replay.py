@@ -13,7 +13,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
 from szpo.optim import parameters as optim_parameters
 from szpo.replay import replay, verification
-from szpo.voting import counting, withdrawals
+from szpo.voting import counting
 from szpo.voting.service import VoteService
 from tests.support import named_run
 from tests.support.named_run import MarkedPolicy
@@ -69,20 +69,16 @@ KINDS = {
 
 @pytest.fixture(params=[*KINDS, "named features"])
 def voted_run(request, tmp_path):
-    """A run of five panelists with a vote excluded; of named features, also an order."""
+    """A run of five panelists with a vote excluded."""
     if request.param == "named features":
         settings, ledger = named_run.start(tmp_path)
         step = functools.partial(named_run.drive, settings, ledger, MarkedPolicy(settings))
-        name = settings.features, "commas"
-        order = functools.partial(withdrawals.order_not_about, ledger, "op", *name)
     else:
         begin, go_on, changes = KINDS[request.param]
         settings, ledger, policy = begin(tmp_path, **changes)
         step = functools.partial(go_on, settings, ledger, policy, measured_kl=kl)
-        order = int
     with ledger:
         step(until_step=2)
-        order()
         VoteService(ledger).amend(1, "exclude", "too late to change anything", "op")
         step(until_step=4)
         yield ledger

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import szpo
-from szpo.analysis import html_report, model_card, taught
+from szpo.analysis import html_report, taught
 from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.config.optimizer import record_settings
@@ -21,13 +21,12 @@ from szpo.features import dictionary, own, said
 from szpo.features.own import choose
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
-from szpo.optim.named_features import NamedFeatures, directions, members
+from szpo.optim.named_features import NamedFeatures
 from szpo.policies import subspace_setup
 from szpo.policies.subspaces import FEATURE_MAP
 from szpo.replay import verification
-from szpo.replay.replay import fold
-from szpo.runs import assemble, budget, controller, driver
-from szpo.voting import pauses, shown_features, step_record, withdrawals
+from szpo.runs import assemble, budget
+from szpo.voting import shown_features, step_record
 from tests.support import folder_run
 from tests.support.tampering import change_event, failure_of, forge, rewrite
 
@@ -142,40 +141,6 @@ def test_a_dictionary_of_another_version_is_not_asked(finished, monkeypatch, cap
         assert named is not None and shown_features.entries_of(named) == {}
         monkeypatch.setattr(dictionary, "EARLIER", frozenset({named.dictionary}))
         assert list(shown_features.entries_of(named)) == list(named.names)  # it counts the same
-
-
-def test_an_order_holds_from_the_next_update_in_replay_too_and_is_on_the_card(tmp_path, capsys):
-    model = folder_run.model(tmp_path)
-    assert call([*arguments(tmp_path, model), "--hold"]) == 1
-    run = str(tmp_path / "runs" / "folder.db")
-    with Ledger.open(run) as ledger:
-        named = recorded_settings(ledger).features
-        name = named.names[0]
-    assert call(["not-about", run, "nothing-such"]) == 2
-    assert "is no feature that this run's coordinates move" in capsys.readouterr().err
-    assert call(["not-about", run, name, "--take-back"]) == 2
-    assert call(["not-about", run, name]) == 0
-    with Ledger.open(run) as ledger:
-        (order,) = withdrawals.not_about_orders(ledger)
-        assert (order.step, order.on) == (0, True)
-        own = withdrawals.read_set_aside(ledger, named, 0)
-        assert own == members(named, name)
-        assert withdrawals.in_force(ledger).keys() == {order.group}
-    with szpo.Tuner.resume(run) as tuner:
-        pauses.unpause(tuner._ledger, "test")
-        controller.run(driver.prepare(tuner._ledger, tuner._parts))
-        gradients = directions(named)[:, : len(named.names)]
-        moved = np.concatenate([v.ravel() for v in fold(tuner._ledger).values()]) @ gradients
-        assert np.abs(moved).max() > 1e-3 > 1e3 * np.abs(moved[list(own)]).max()
-        assert verification.verify(tuner._ledger).ok
-        assert "by order the votes are not about" in model_card.model_card(tuner._ledger)
-        assert f"besides {order.group}" in str(tuner.taught())
-    assert call(["not-about", run, name, "--take-back"]) == 2  # no step is left for it
-    with Ledger.open(run) as ledger:
-        body = {"group": order.group, "step": 1, "on": False}
-        ledger.record_event(withdrawals.SET_ASIDE, "x", body)
-        failure = verification.verify(ledger).failure
-    assert failure is not None and "names a step that was over" in str(failure)
 
 
 OWN = ("keyword:w20+w22", "regex:w[0-9]2", "tests.support.own_feature:starts")

@@ -10,7 +10,7 @@ from szpo.ledger import orders
 from szpo.optim.named_features import Claim
 from szpo.optim.regression import Findings
 from szpo.runs import samples
-from szpo.voting import pauses, withdrawals
+from szpo.voting import pauses
 from tests.support import yard_run
 from tests.support.browser import (
     NARROW,
@@ -199,7 +199,7 @@ def test_focus_shows_at_every_stop_of_the_tab_key(still):
         dialog.evaluate("node => node.close()")
 
 
-def test_what_votes_taught_is_read_and_left_out_by_a_button(named, stage, operator):
+def test_what_votes_taught_is_read(named, stage, operator):
     play(stage, 1)
     early = (Claim("i", True, 0.3, 1.0, "i"), Claim("comma", False, 0.6, 0.7, "commas"))
     teach(stage.ledger, 8, early, factor=1.0)
@@ -208,17 +208,6 @@ def test_what_votes_taught_is_read_and_left_out_by_a_button(named, stage, operat
     taught = "16 votes: fewer commas (97 %), most likely more answers without a comma (71 %)."
     page.get_by_text(taught, exact=True).wait_for()
     assert faults(page) == []
-    dialog = press(page, "Not about…")
-    assert in_both_colours(page, within="dialog[open]") == []
-    dialog.get_by_label("Not about").select_option("commas")
-    dialog.get_by_role("button", name="Leave it out").click()
-    page.get_by_text("By order not about commas.").wait_for()
-    assert [(o.group, o.step, o.by) for o in withdrawals.not_about_orders(stage.ledger)] == [
-        ("commas", 1, "Olga")
-    ]
-    page.get_by_role("button", name="Take it back").click()
-    page.get_by_text("By order not about commas.").wait_for(state="detached")
-    assert withdrawals.in_force(stage.ledger) == {}
 
 
 def test_a_kept_report_has_no_fault_of_axe_and_fits_320_pixels(chromium, tmp_path):

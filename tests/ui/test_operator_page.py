@@ -98,35 +98,16 @@ def test_a_final_comparison_is_reported_once_it_is_closed_or_by_a_switch_in_the_
 # ---- what it says ----
 
 
-def test_an_operator_orders_what_votes_are_not_about_in_a_run_of_named_features(voted, request):
-    with pytest.raises(UsageError, match="not named features"):
-        do(voted, "not-about", name="length", on=True)
-    assert "op-not-about" not in operator_page.dialogs(voted.site)
-    request.getfixturevalue("named")
-    told = do(voted, "not-about", name="comma", on=True).text
-    assert told == "comma, commas: not followed from the update of round 3 on."
-    assert "followed again" in do(voted, "not-about", name="commas").text
-    lines = [line.text for line in seen(voted)["log"]]
-    assert "ordered from round 3 on: votes are not about commas" in lines
-
-
-def test_a_taste_of_length_asks_whether_it_is_meant_until_left_out(voted, spent, monkeypatch):
+def test_a_taste_of_length_asks_whether_it_is_meant(voted, monkeypatch):
     names = "characters", "length", "i"
     own = NamedFeatures(names, (0, 0, 1), (1,) * 3, ((2,), (1,), (1,)), 0, "")
-    for module in (operator_controls, operator_page, taught):
-        monkeypatch.setattr(module, "recorded_settings", lambda _: SimpleNamespace(features=own))
+    monkeypatch.setattr(taught, "recorded_settings", lambda _: SimpleNamespace(features=own))
     asks = "the votes are about length (longer, 93 %): if that is what you mean, go on; if not, "
     claims = [Claim("characters", True, 0.93, 0.8, "characters")]
-    for made, how in ((voted, ""), (spent, 'give more votes ("More votes" on the operator')):
-        teach(made.ledger, 16, [replace(claims[0], chance=0.4)])
-        assert "about length" not in text(operator_page.page(made.site))
-        teach(made.ledger, 32, claims)
-        said = taught.ask_about_length(made.ledger, taught.last_findings(made.ledger))
-        assert said.startswith(asks + how)
-        assert said.endswith(f"leave it out: szpo not-about {made.ledger.path} characters")
+    teach(voted.ledger, 16, [replace(claims[0], chance=0.4)])
+    assert "about length" not in text(operator_page.page(voted.site))
+    teach(voted.ledger, 32, claims)
     assert asks in unescape(text(operator_page.page(voted.site)))
-    do(voted, "not-about", name="length", on=True)
-    assert "about length (" not in text(operator_page.page(voted.site))
 
 
 # ---- who may call it ----

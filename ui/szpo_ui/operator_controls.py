@@ -16,12 +16,11 @@ from pydantic import Field
 from szpo.errors import StorageError, UsageError
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
-from szpo.ledger.run_spec import recorded_settings
 from szpo.replay import replay
 from szpo.replay.replay import Preview
 from szpo.runs import budget, samples
 from szpo.runs.budget import Limits
-from szpo.voting import pauses, seats, steps, withdrawals
+from szpo.voting import pauses, seats, steps
 from szpo.voting.counting import StepVotes
 from szpo_ui import credentials
 from szpo_ui.credentials import Invitation
@@ -38,7 +37,6 @@ EXCLUDE: Final = "exclude from now on"
 Do = Literal[
     "look", "start", "pause", "pause-after", "resume", "close", "limits", "more", "live",
     "invite", "revoke", "erase", "preview", "exclude", "final", "samples", "close-final",
-    "not-about",
 ]  # fmt: skip
 Text = Annotated[str, Field(max_length=500)]
 Count = Annotated[int, Field(ge=0, lt=2**31)]
@@ -231,14 +229,6 @@ def _close_final(site: Site, by: str, command: Command) -> Reply:
     return Reply("It takes no more votes." if closed else "It was closed before.")
 
 
-def _not_about(site: Site, by: str, command: Command) -> Reply:
-    if site.status.read().state == "finished":
-        raise UsageError("not about: the run is complete, so there is no round left for it")
-    named = withdrawals.require_names(recorded_settings(site.ledger).features)
-    found = withdrawals.order_not_about(site.ledger, by, named, command.name, on=command.on)
-    return Reply(f"{found.describe(named, 'round', 1)}.")
-
-
 # ---- people ----
 
 
@@ -302,7 +292,6 @@ _ACTIONS: Final[dict[str, Callable[[Site, str, Command], Reply]]] = {
     "final": _order,
     "samples": _order,
     "close-final": _close_final,
-    "not-about": _not_about,
     "invite": _invite,
     "revoke": _revoke,
     "erase": _erase,

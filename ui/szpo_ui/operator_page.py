@@ -30,9 +30,7 @@ from szpo.cli import console
 from szpo.config.sentences import ENGLISH
 from szpo.errors import SzpoError
 from szpo.ledger.canonical import canonical
-from szpo.ledger.run_spec import recorded_settings
 from szpo.models.answer_shares import BOUNDS, NAMES
-from szpo.optim.named_features import groups_of
 from szpo.runs import budget, samples
 from szpo.runs.guards import Band
 from szpo_ui import component, login, operator_controls
@@ -168,9 +166,7 @@ def page(site: Site) -> str:
 def dialogs(site: Site) -> str:
     """The dialogs as HTML; they never change."""
     template = _environment().get_template("operate/dialogs.html")
-    named = recorded_settings(site.ledger).features
     return template.render(
-        groups={} if named is None else groups_of(named),
         most_minutes=operator_controls.MOST_MINUTES,
         more=budget.usual_more(site.config),
     )

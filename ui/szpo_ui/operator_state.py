@@ -151,9 +151,6 @@ def _describe_event(kind: str, text: str, names: Mapping[str, str]) -> str:
             return "fulfilled an order"
         case "order closed":
             return "closed a final comparison"
-        case withdrawals.SET_ASIDE:
-            left = "not about" if body.get("on") else "again possibly about"
-            return f"ordered from round {round_} on: votes are {left} {body.get('group')}"
         case "controller ended":
             return f"controller ended with code {body.get('code')}"
     return kind
@@ -254,7 +251,6 @@ def read_state(site: Site) -> dict[str, Any]:
         "guideline": config.panel.brief,
         "votes_needed": math.ceil(status.votes_needed * quorum - 1e-9),
         "held_out": guards.read_held_out(ledger),
-        "aside": withdrawals.in_force(ledger),
         "chosen": config.picks_pairs,
         "remarks": [
             (*each, casting.offer_as_feature(each[1]))
@@ -284,7 +280,6 @@ def _figures(site: Site, live: bool) -> dict[str, Any]:
             "helped": improvement.read(ledger), "lesson": taught.read(ledger),
             "doubt": find_doubt(ledger), "held_back": taught.describe_hold(last),
             "length": taught.ask_about_length(ledger, last),
-            "named": last is not None and last.taught is not None,
         }  # fmt: skip
         site.figures.clear()
         site.figures[key] = found
