@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from szpo import __version__, named_parameters, seeds
-from szpo.config.optimizer import KEYS, make_settings, read_settings, record_settings
-from szpo.config.section import Positive, Section, checked, suggest
+from szpo.config.optimizer import KEYS, STEPS, make_settings, read_settings, record_settings
+from szpo.config.section import suggest
 from szpo.errors import IntegrityError, StorageError, UsageError
 from szpo.files import replace_whole
 from szpo.ledger.canonical import sha256
@@ -631,7 +631,7 @@ def choose_settings(
             raise UsageError(
                 f"Optimizer: {name} is not an option; help(szpo.Optimizer) names them"
             )
-    known = sorted({"rule", *KEYS, "centre_step"}.difference(FIXED))
+    known = sorted({"rule", *KEYS, *STEPS}.difference(FIXED))
     for name in given:
         if name not in known:
             hint = suggest(name, known) or f"; there are {', '.join(known)}"
@@ -650,18 +650,10 @@ def choose_settings(
     if "centre_step" in given and not has_two_points(rule):
         raise UsageError(f"Optimizer: centre_step plays no part in the rule {rule}; leave it out")
     try:
-        if "centre_step" in chosen:
-            checked(CentreStep, {"centre_step": chosen["centre_step"]})
         layout = (("z", (dim,)),)
         return make_settings(root, layout, rule=rule, K=1, N=1, M=1, D=1, **chosen)
     except UsageError as error:
         raise UsageError(f"Optimizer: {error}") from None
-
-
-class CentreStep(Section):
-    """An option that is no setting of a run; see `szpo.optim.settings.Settings`."""
-
-    centre_step: Positive = 1.0
 
 
 def _shrinking(dim: int) -> dict[str, Any]:

@@ -62,7 +62,7 @@ left.set(xlabel="votes", ylabel="reward of the mean, in the plane")
 left.legend()
 
 plain = {
-    "subspace.kind": "full", "adapter.train": "AB", "optimizer.law": "gaussian",
+    "subspace.kind": "full",
     "optimizer.pairing": "forward", "optimizer.rule": "sign", "optimizer.M": M,
     "optimizer.D": D, "optimizer.kl_step": 0.1, "panel.kind": "bt70", "panel.beta": 3.0,
     "panel.reward": "length:5", "evaluation.prompts": 64, "evaluation.samples": 1,

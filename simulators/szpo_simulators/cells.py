@@ -227,7 +227,7 @@ def run_votes(spec: Spec, folder: Path, name: str, report: Report) -> dict[str, 
 
     def note(step: StepReport) -> None:
         spent[step.step + 1] = _since(spend(), set_up)
-        report(DRIVING * min(1.0, step.total_votes / (config.run.votes or math.inf)))
+        report(DRIVING * min(1.0, step.total_votes / config.run.votes))
 
     with closing(parts), ledger:
         outcome = whole_run.drive(ledger, parts, [as_callback(note)], measured=False)
@@ -318,7 +318,7 @@ def _measure(
     """A row for each checkpoint; rows measured before the cell was killed are read back."""
     rows: list[dict[str, Any]] = []
     folder.mkdir(parents=True, exist_ok=True)
-    whole = (parts.config.run.votes or spec["votes"]) // parts.config.votes_per_step
+    whole = parts.config.run.votes // parts.config.votes_per_step
     shares = even_shares(spec["points"])
     places = [(votes / spec["votes"], {"votes": votes}) for votes in spec["at"]] or [
         (share, {"steps": math.ceil(share * whole - 1e-9)}) for share in shares

@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -326,10 +326,6 @@ def _flatten_spec(spec: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     return sections
 
 
-SETTLED: Final = {("optimizer", "law"), ("optimizer", "warmup")}
-"""Recorded as the set-up settled them."""
-
-
 def _list_changes(recorded: Mapping[str, Any]) -> list[dict[str, str]]:
     """The recorded settings that differ from their defaults, in the order of the settings file."""
     return [
@@ -338,7 +334,6 @@ def _list_changes(recorded: Mapping[str, Any]) -> list[dict[str, str]]:
         if isinstance(values := recorded.get(section), Mapping)
         for key, default in defaults.items()
         if key in values and values[key] != default
-        if (section, key) not in SETTLED
     ]
 
 

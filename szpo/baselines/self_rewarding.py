@@ -131,7 +131,7 @@ def judge_candidates(
 
 def _speaker(actor: Actor, how: SelfRewarding, tokens: int) -> Actor:
     """A copy of the current actor with the recipe's sampling."""
-    sampling = Sampling(how.temperature, how.top_p, 0, tokens)
+    sampling = Sampling(how.temperature, how.top_p, tokens)
     engine = actor.engine
     return Actor(actor.loaded, actor.sites, actor.theta(), sampling=sampling, engine=engine)
 

@@ -57,10 +57,10 @@ RISE = 1.5
 
 def require_plain(sampling: Sampling, method: str) -> None:
     """Refuse sampling that is not from the policy's whole distribution."""
-    if sampling.top_p < 1 or sampling.top_k or not sampling.temperature:
+    if sampling.top_p < 1 or not sampling.temperature:
         raise UsageError(
             f"{method}: answers must be drawn from the model's whole distribution; set "
-            "generation.top_p to 1, generation.top_k to 0 and generation.temperature above 0"
+            "generation.top_p to 1 and generation.temperature above 0"
         )
 
 

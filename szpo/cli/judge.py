@@ -10,6 +10,7 @@ import typer
 from szpo.cli import console, run_paths
 from szpo.config import settings_file
 from szpo.config.schema import Config
+from szpo.config.tables import SCORER
 from szpo.data import text_files
 from szpo.errors import StorageError, UsageError
 from szpo.ledger.database import Ledger
@@ -98,6 +99,8 @@ def scorer(
     as_json: bool = console.AS_JSON,
 ) -> None:
     """Train a small pair scorer from a run's votes or from a file of pairs."""
+    if out.suffix != SCORER:
+        raise UsageError(f"--out {out}: the file of a scorer ends in {SCORER}")
     if out.exists():
         raise StorageError(f"{out} exists; give another --out, or remove it first")
     is_file = source.endswith(".jsonl")
@@ -121,7 +124,7 @@ def scorer(
         {"path": str(out), **facts},
         f"wrote {out}: trained on {facts['trained_on']} pairs; right on {right} of {decided} held "
         f"out ({right / max(1, decided):.3f}, 95 % {low:.3f} to {high:.3f})",
-        f"  use it with: --set judge.kind=scorer --set judge.model={out}",
+        f"  use it with: --set judge.model={out}",
     )
 
 

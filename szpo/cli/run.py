@@ -220,7 +220,7 @@ def _add_votes(path: Path, text: str, features: Sequence[str]) -> None:
         shown_features.require_given(ledger, features)
         config = budget.add_votes(ledger, "szpo run --votes", int(text))
     read = budget.describe_read(*budget.most_read(config, int(text)))
-    end = config.describe_end()
+    end = f"{config.run.votes:,} votes"
     console.complain(f"{text[1:]} votes added (at most {read}): the run ends after {end}")
 
 

@@ -29,7 +29,7 @@ from szpo.optim.parameters import layout_dim
 from szpo.optim.regression import BUDGET, RADIUS
 from szpo.optim.rule import Rule
 from szpo.optim.sample_directions import NORMALISE_UP_TO, ORTHONORMAL_UP_TO
-from szpo.optim.settings import LawName, Settings
+from szpo.optim.settings import LAWS, LawName, Settings, name_of
 from szpo.optim.weighting import LEARNED, WEIGHTINGS
 from szpo.types import Layout, Pairing
 
@@ -76,12 +76,6 @@ class Optimizer(Section):
         description=f"How votes move the weights: {list_names(list(RULES))}, or a rule of another "
         f"package; auto: regression in a subspace of up to {REGRESSION_UP_TO_DIM} coordinates, if "
         "it has every optimizer setting that you give; otherwise known.",
-    )
-    law: LawName = Field(
-        "auto",
-        description="How directions are drawn: gaussian; normalised: all of one length; "
-        "orthonormal: orthogonal to each other too; auto: orthonormal under regression, "
-        f"otherwise normalised up to {NORMALISE_UP_TO} coordinates and gaussian above.",
     )
     pairing: Pairing = Field(
         "antithetic",
@@ -132,18 +126,18 @@ class Optimizer(Section):
         if name in RENAMED:
             return f"{name} is called {RENAMED[name]} now: write optimizer.{RENAMED[name]}"
         if name in KEYS:
-            rule = cls.model_fields["rule"].default
-            return f"{name} plays no part in the rule {rule}; leave it out"
+            rules = "rule regression" if cls is Regression else "rules known and sign"
+            return f"{name} plays no part in the {rules}; leave it out"
         return f'unknown key "{name}"{place}{suggest(name, KEYS) or "; leave it out"}'
 
 
-class AlongDirections(Optimizer):
-    """What rules share that move along each direction by a number."""
+class OnePoint(Optimizer):
+    """The section of `known`, `sign` and other rules that move the point they ask around."""
 
+    rule: str = "known"
     kl_step: Positive = Field(
-        0.03, le=1e6, description="κ_step: KL of one expected step, nats; sets the step size."
+        0.03, le=1e6, description="κ_step: KL of one expected step, nats; sets the step size α."
     )
-    alpha: Positive | None = Field(None, description="Step size α, instead of kl_step.")
     link: Annotated[str, OneOf(LINK_NAMES)] = Field(
         "logistic", description=f"{list_names(LINK_NAMES)}."
     )
@@ -153,38 +147,6 @@ class AlongDirections(Optimizer):
 
     kl_budget: ClassVar[float | Literal["off"]] = "off"
     guarded: ClassVar[bool] = False
-
-    @model_validator(mode="after")
-    def _step_fits_fp32(self) -> Self:
-        # 2·log(2·4096+1) bounds every Δ̂ that votes can give; the normal table ends at 4.33.
-        if self.alpha is not None and self.alpha * 4.33 * 2 * math.log(8193) > FLOAT32_MAX:
-            raise ValueError(
-                f"alpha {self.alpha:g} is too large: a step would exceed fp32; lower it"
-            )
-        return self
-
-
-class Sign(AlongDirections):
-    """The section of `sign`, and of other rules whose step size is not measured."""
-
-    rule: str = "sign"
-
-    warmup: ClassVar[int | None] = 0
-
-
-class Known(AlongDirections):
-    """The section of `known`, and of other rules whose step size may be measured."""
-
-    rule: str = "known"
-    warmup: Annotated[int, Field(ge=0, le=1000)] | None = Field(
-        None, description="First steps, which only measure; default: 0, or 5 to measure α."
-    )
-
-    @model_validator(mode="after")
-    def _warmup_measures_alpha(self) -> Self:
-        if self.warmup and self.alpha is not None:
-            raise ValueError("warmup only measures an unset alpha; set warmup = 0")
-        return self
 
 
 class Regression(Optimizer):
@@ -207,15 +169,36 @@ class Regression(Optimizer):
     )
 
     kl_step: ClassVar[float] = 0.03
-    alpha: ClassVar[float | None] = None
-    warmup: ClassVar[int | None] = 0
     link: ClassVar[str] = "logistic"
     smoothing: ClassVar[str] = "haldane"
 
 
-Of: TypeAlias = Known | Sign | Regression
-TAGS: Final[Mapping[str, type[Of]]] = {"regression": Regression, "known": Known, "sign": Sign}
-"""The sections by the rule of szpo that they belong to."""
+class Steps(Section):
+    """How directions are drawn and steps are sized, where the coordinates do not settle it.
+
+    Python alone may say so: `make_settings` and `szpo.Optimizer`.
+    """
+
+    law: LawName = "auto"
+    alpha: Positive | None = None
+    warmup: Annotated[int, Field(ge=0, le=1000)] | None = None
+    centre_step: Positive = 1.0
+
+    @model_validator(mode="after")
+    def _step_is_measured_or_set(self) -> Self:
+        # 2·log(2·4096+1) bounds every Δ̂ that votes can give; the normal table ends at 4.33.
+        if self.alpha is not None and self.alpha * 4.33 * 2 * math.log(8193) > FLOAT32_MAX:
+            raise ValueError(
+                f"alpha {self.alpha:g} is too large: a step would exceed fp32; lower it"
+            )
+        if self.warmup and self.alpha is not None:
+            raise ValueError("warmup only measures an unset alpha; set warmup = 0")
+        return self
+
+
+Of: TypeAlias = OnePoint | Regression
+TAGS: Final[Mapping[str, type[Of]]] = {"regression": Regression, "known": OnePoint}
+"""The sections by a rule of szpo that they belong to."""
 
 
 def tag_of(rule: str) -> str:
@@ -228,20 +211,20 @@ def tag_of(rule: str) -> str:
     if found is None:
         names = ", ".join(f'"{name}"' for name in ("auto", *RULES))
         raise UsageError(f"rule must be one of {names} (got {json.dumps(rule)})")
-    if found.two_points:
-        return "regression"
-    return "known" if found.can_warm_up else "sign"
+    return "regression" if found.two_points else "known"
 
 
 KEYS: Final = {
     name: model
-    for model in (Optimizer, Known, Regression)
+    for model in (Optimizer, OnePoint, Regression)
     for name, field in model.model_fields.items()
     if field.description
 }
 """Every key of ``[optimizer]``, with a section that describes it."""
 FACTS: Final = tuple(field.name for field in fields(Settings))[1:]
 """What `Settings` hold besides the section."""
+STEPS: Final = tuple(Steps.model_fields)
+"""Those of them that Python may set, and a settings file may not."""
 
 
 def make_settings(
@@ -255,9 +238,9 @@ def make_settings(
         UsageError: a value is unknown or out of range, or the rule cannot work with the layout.
 
     >>> settings = make_settings(1, (("z", (8,)),))
-    >>> settings.section.rule, settings.section.law, settings.section.N
+    >>> settings.section.rule, name_of(settings.law), settings.section.N
     ('regression', 'orthonormal', 1)
-    >>> make_settings(1, (("w", (100, 100)),), rule="sign", N=4).section.law
+    >>> name_of(make_settings(1, (("w", (100, 100)),), rule="sign", N=4).law)
     'gaussian'
     """
     small = len(layout) == 1 and layout_dim(layout) <= REGRESSION_UP_TO_DIM
@@ -279,14 +262,22 @@ def place(section: Of, root_seed: int, layout: Layout, **facts: Any) -> Settings
             f"{section.rule} needs one tensor of at most {ORTHONORMAL_UP_TO} coordinates; choose "
             "another subspace.kind than full, or another rule"
         )
-    settled: dict[str, Any] = {}
-    if section.law == "auto":
-        usual = "normalised" if dim <= NORMALISE_UP_TO else "gaussian"
-        settled["law"] = "orthonormal" if regression else usual
-    if section.warmup is None:
-        wide = dim > REGRESSION_UP_TO_DIM and section.alpha is None
-        settled["warmup"] = WARMUP if wide else 0
-    settings = Settings(section.model_copy(update=settled), root_seed, layout, **facts)
+    steps = checked(Steps, {name: facts.pop(name) for name in STEPS if name in facts})
+    measures = RULES[section.rule].can_warm_up
+    if (steps.alpha is not None and regression) or (steps.warmup and not measures):
+        name = "warmup" if steps.warmup else "alpha"
+        raise UsageError(f"{name} plays no part in the rule {section.rule}; leave it out")
+    law, warmup = steps.law, steps.warmup
+    if law == "auto":
+        usual: LawName = "normalised" if dim <= NORMALISE_UP_TO else "gaussian"
+        law = "orthonormal" if regression else usual
+    if warmup is None:  # the published algorithm, which compares forward, has none
+        wide = dim > REGRESSION_UP_TO_DIM and steps.alpha is None
+        warmup = WARMUP if wide and measures and section.pairing == "antithetic" else 0
+    settings = Settings(
+        section, root_seed, layout, law=LAWS[law], alpha=steps.alpha, warmup=warmup,
+        centre_step=steps.centre_step, **facts,
+    )  # fmt: skip
     _ = settings.space  # refuses a bad seed or layout
     return settings
 
@@ -299,6 +290,7 @@ def record_settings(settings: Settings) -> dict[str, Any]:
         for name in FACTS[2:]
         if getattr(settings, name) != getattr(usual, name)
     }
+    facts |= {"law": name_of(settings.law), "alpha": settings.alpha, "warmup": settings.warmup}
     if (named := settings.features) is not None:
         facts["features"] = asdict(named)
         if not named.coordinates:

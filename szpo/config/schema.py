@@ -18,9 +18,8 @@ from szpo.config.optimizer import (
     FIRST_RULE,
     OTHER_RULE,
     REGRESSION_UP_TO_DIM,
-    Known,
+    OnePoint,
     Regression,
-    Sign,
     place,
     tag_of,
 )
@@ -84,9 +83,7 @@ class Config(Section):
     features: Features = Features()
     panel: Panel = Panel()
     optimizer: Annotated[
-        Annotated[Known, Tag("known")]
-        | Annotated[Sign, Tag("sign")]
-        | Annotated[Regression, Tag("regression")],
+        Annotated[OnePoint, Tag("known")] | Annotated[Regression, Tag("regression")],
         Discriminator(
             lambda given: tag_of(given["rule"] if isinstance(given, dict) else given.rule)
         ),
@@ -133,20 +130,15 @@ class Config(Section):
         if judged and o.M > 1:
             raise ValueError(
                 f"optimizer.M {o.M} would count one opinion several times: this judge answers the "
-                "same whenever it is asked; set optimizer.M to 1, or judge.principles, "
-                "judge.temperature or judge.decide"
+                "same whenever it is asked; set optimizer.M to 1, or judge.principles or "
+                "judge.decide"
             )
-        if self.subspace.kind == "full" and (self.regresses or o.law == "orthonormal"):
+        if self.subspace.kind == "full" and self.regresses:
             raise ValueError(
-                f'subspace.kind "full" has too many coordinates for '
-                f"{'the rule ' + o.rule if self.regresses else 'orthonormal directions'}; choose "
-                "another subspace.kind, or another optimizer.rule or law"
+                f'subspace.kind "full" has too many coordinates for the rule {o.rule}; choose '
+                "another subspace.kind or optimizer.rule"
             )
-        if self.run.votes is None and self.run.steps is None:
-            raise ValueError(
-                "run.votes and run.steps are both unset; set one, or the run never ends"
-            )
-        if self.run.votes is not None and self.run.votes < self.votes_per_step:
+        if self.run.votes < self.votes_per_step:
             raise ValueError(
                 f"run.votes {self.run.votes} is less than one step, which takes "
                 f"{self.votes_per_step} (optimizer.K × N × M); raise "
@@ -178,10 +170,6 @@ class Config(Section):
             raise ValueError(
                 'subspace.kind "none" explains verdicts on rows: it goes with optimizer.rule '
                 'regression, optimizer.D 1 and a model in this process (engine.kind "local")'
-            )
-        if self.adapter.train == "AB" and kind != "full":
-            raise ValueError(
-                f'adapter.train "AB" goes with subspace.kind "full"; "{kind}" moves B only'
             )
         return self
 
@@ -222,25 +210,16 @@ class Config(Section):
 
     @property
     def steps(self) -> int:
-        """Steps after which the run ends: run.steps, or as many as run.votes pays for.
+        """As many steps as run.votes pays for.
 
         A step is begun only if the votes left pay for all of it. Comparisons of identical batches
         cost no votes, so there may be a few more steps.
         """
-        from_votes = None if self.run.votes is None else self.run.votes // self.votes_per_step
-        both = [n for n in (self.run.steps, from_votes) if n is not None]
-        return min(both)
+        return self.run.votes // self.votes_per_step
 
-    def is_spent(self, steps: int, votes: int) -> bool:
-        """Whether the run has ended: no steps are left, or too few votes for another one."""
-        by_steps = self.run.steps is not None and steps >= self.run.steps
-        left = math.inf if self.run.votes is None else self.run.votes - votes
-        return by_steps or left < self.votes_per_step
-
-    def describe_end(self) -> str:
-        """When the run ends, such as "240 votes"."""
-        both = ((self.run.votes, "votes"), (self.run.steps, "steps"))
-        return " or ".join(f"{n:,} {what}" for n, what in both if n is not None)
+    def is_spent(self, votes: int) -> bool:
+        """Whether the run has ended: too few votes are left for another step."""
+        return self.run.votes - votes < self.votes_per_step
 
     @property
     def coordinates(self) -> Coordinates:
@@ -255,8 +234,7 @@ class Config(Section):
             return chosen
         if self.subspace.adapters:
             return "adapters"
-        usual = o.rule == FIRST_RULE and self.adapter.train == "B"
-        return "features" if usual and self._samples_are_enough else "score"
+        return "features" if o.rule == FIRST_RULE and self._samples_are_enough else "score"
 
     @property
     def _samples_are_enough(self) -> bool:
@@ -270,7 +248,7 @@ class Config(Section):
         if space.kind != "auto" or space.adapters or (self.regresses and o.rule != FIRST_RULE):
             return False
         plain = (space.dim, self.adapter) == (usual.dim, Adapter())
-        return plain and not (o.mu or o.alpha) and self._samples_are_enough
+        return plain and o.mu is None and self._samples_are_enough
 
     def in_adapters(self, entries: Sequence[str]) -> Self:
         """These settings with the weights of adapters as coordinates, and their own radius."""

@@ -16,6 +16,8 @@ from szpo.outgoing import ENGINE_KEY, JUDGE_KEY, server_root
 RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)$")
 """Names that Windows reserves for devices."""
 
+SCORER: Final = ".safetensors"
+"""How the file of a scorer ends, which `judge.model` names."""
 RUN_NAME: Final = r"^[a-z0-9][a-z0-9-]{0,63}$"
 
 
@@ -35,13 +37,12 @@ class Run(Section):
         description="The run's only seed, from which all randomness derives; default: 0, or if "
         "people vote a number drawn when the run begins, so that nobody can work out sides.",
     )
-    votes: int | None = Field(
+    votes: int = Field(
         240,
         ge=1,
         le=100_000_000,
         description="Stop when this many votes are counted; 40 to 80 show a clear taste.",
     )
-    steps: int | None = Field(None, ge=1, le=10_000_000, description="Stop after this many steps.")
     lag: Literal[0, 1] | None = Field(
         None,
         description="1: generate the next step's answers while people vote on this step's; 0: "
@@ -253,9 +254,6 @@ class Adapter(Section):
         description='"middle" (five layers centred at two thirds of the depth), "all", or a '
         "list of layer numbers.",
     )
-    train: Literal["B", "AB"] = Field(
-        "B", description="Train B over a fixed A, or both matrices (AB)."
-    )
 
 
 class Subspace(Section):
@@ -268,10 +266,10 @@ class Subspace(Section):
         "auto",
         description="score: principal directions of the policy's own log-probability gradient; "
         "features: dim of those, then directions that change named features of the texts (both "
-        "need a local model); adapters: the weights of the given adapters; full: every weight; "
-        "none: votes on rows are explained, and nothing moves; auto: given adapters; else those "
-        "of a set for the model; without one features under regression, score under other rules; "
-        "score too with fewer than 256 samples.",
+        "need a local model); adapters: the weights of the given adapters; full: every weight of "
+        "A and B, where the others move B; none: votes on rows are explained, and nothing moves; "
+        "auto: given adapters; else those of a set for the model; without one features under "
+        "regression, score under other rules; score too with fewer than 256 samples.",
     )
     adapters: list[Annotated[str, Field(min_length=1)]] = Field(
         default_factory=list,
@@ -374,7 +372,6 @@ class Generation(Section):
     top_p: float = Field(
         1.0, gt=0, le=1, allow_inf_nan=False, description="Nucleus sampling (top-p); 1: off."
     )
-    top_k: int = Field(0, ge=0, description="Sample from the k most probable tokens; 0: from all.")
     stop: list[Annotated[str, Field(min_length=1)]] = Field(
         [], max_length=16, description="Texts that end an answer."
     )
@@ -395,21 +392,14 @@ class EngineKind:
     rows: int | None = None
     """Default of `Engine.chunk_rows`."""
     own: tuple[str, ...] = ()
-    """Settings that not every kind has."""
-    fixed: tuple[str, ...] = ()
-    """Those of them that answers depend on; the others may change when a run is resumed."""
+    """Settings that not every kind has; they may change when a run is resumed."""
     holds_model: bool = False
     """Whether workers hold the model, and the run's process does not."""
-
-    @property
-    def movable(self) -> tuple[str, ...]:
-        """Settings that may change when a run is resumed."""
-        return tuple(name for name in self.own if name not in self.fixed)
 
 
 ELSEWHERE = {
     "ray": EngineKind("szpo.policies.ray_engine", 32,
-                      ("address", "workers", "gpus"), ("gpus",), True),
+                      ("address", "workers"), True),
     "vllm": EngineKind("szpo.policies.vllm_engine", 128,  # servers batch requests themselves
                        ("replicas", "adapters")),
 }  # fmt: skip
@@ -430,10 +420,12 @@ class Engine(Section):
         "Anyone who can reach a Ray cluster can run code on it.",
     )
     workers: int = Field(
-        1, ge=1, le=4096, description="Number of workers; each has a whole model."
+        1,
+        ge=1,
+        le=4096,
+        description="Number of workers; each has a whole model and a core, or a GPU where "
+        "model.device is cuda.",
     )
-    cpus: int = Field(1, ge=1, le=1024, description="Cores, and threads, per worker.")
-    gpus: int = Field(0, ge=0, le=1, description="GPUs per worker: 0 or 1.")
     replicas: Annotated[list[Address], Field(min_length=1, max_length=4096)] | None = Field(
         None,
         description='Addresses of vLLM servers, such as ["http://localhost:8000"]; their key '
@@ -487,16 +479,11 @@ class Engine(Section):
 class Judge(Section):
     """The judge: a language model or small scorer that votes if panel.kind is judge."""
 
-    kind: Literal["local", "endpoint", "scorer"] = Field(
-        "local",
-        description="local: a transformers model on model.device; endpoint: any server that "
-        "speaks OpenAI's chat completions; scorer: a small scorer trained by szpo scorer.",
-    )
     model: str = Field(
         "smollm2",
         min_length=1,
-        description="A local model, as in model.name; the model's name at the endpoint; or the "
-        "scorer's file.",
+        description="A model in this process, as in model.name; the file of a small scorer, which "
+        f"szpo scorer trains and which ends in {SCORER}; or the model's name at base_url.",
     )
     ask: Literal["verdict", "grades", "soft"] = Field(
         "verdict",
@@ -519,13 +506,6 @@ class Judge(Section):
         description='JSONL file of {"prompt": …, "reference": …}: good answers that the '
         "judge sees.",
     )
-    temperature: float = Field(
-        0.0,
-        ge=0,
-        le=2,
-        allow_inf_nan=False,
-        description="Sampling temperature of the judge's text; 0: the most probable tokens.",
-    )
     max_tokens: int = Field(
         256, ge=1, le=32_768, description="Longest text of a judge for one question, in tokens."
     )
@@ -537,25 +517,29 @@ class Judge(Section):
     base_url: str | None = Field(
         None,
         pattern=r"^https?://[^\s@?#]+$",
-        description="The endpoint, such as http://localhost:8000/v1; its key belongs in "
-        f"${JUDGE_KEY}, which is never stored.",
+        description="A server that speaks OpenAI's chat completions, such as "
+        f"http://localhost:8000/v1; its key belongs in ${JUDGE_KEY}, which is never stored.",
     )
+
+    @property
+    def kind(self) -> Literal["local", "endpoint", "scorer"]:
+        """Where the judge is: in this process, at an endpoint, or in a scorer's file."""
+        if self.base_url is not None:
+            return "endpoint"
+        return "scorer" if self.model.endswith(SCORER) else "local"
 
     @property
     def same_each_time(self) -> bool:
         """Whether the judge always gives the same answer, so that a second vote adds nothing."""
-        free = self.temperature and self.ask != "soft"
-        return not (self.decide == "draw" or self.principles or free)
+        return not (self.decide == "draw" or self.principles)
 
     @model_validator(mode="after")
     def _settings_fit_the_kind(self) -> Self:
-        if self.kind == "endpoint" and self.base_url is None:
-            raise ValueError('base_url is missing; kind "endpoint" needs it')
         soft = self.ask == "soft" or self.kind == "scorer"
         if self.decide == "draw" and not soft:
-            raise ValueError('decide "draw" needs a probability: ask "soft", or kind "scorer"')
+            raise ValueError('decide "draw" needs a probability: ask "soft", or a scorer')
         if self.decide == "debias" and self.ask != "soft":
             raise ValueError('decide "debias" needs log-probabilities: set ask to "soft"')
         if self.kind == "scorer" and (self.principles or self.references):
-            raise ValueError('kind "scorer" reads no principles and no references; leave them out')
+            raise ValueError("a scorer reads no principles and no references; leave them out")
         return self

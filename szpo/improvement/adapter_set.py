@@ -176,7 +176,7 @@ class SetMaker:
         facts = self.host.facts
         named = [
             VERSION, facts.sha256, facts.dtype,
-            self.config.adapter.model_dump(mode="json"), self.sampling.facts(),
+            {**self.config.adapter.model_dump(mode="json"), "train": "B"}, self.sampling.facts(),
             self.prompts_sha256, aim.feature, aim.sign, asdict(self.making),
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()

@@ -226,8 +226,8 @@ def search_move(
     taste = run_taste.read(ledger, given, present=True, before=begun.event)
     starts()
     policy, way = parts.language, way or parts.config.way
-    if parts.config.adapter.train != "B":
-        raise UsageError("improving moves every B of an adapter; set adapter.train to B")
+    if parts.config.coordinates == "full":
+        raise UsageError("improving moves every B of an adapter, and subspace.kind full A as well")
     sites = None if policy.subspace.sites else _with_sites(parts)
     held = policy.subspace if sites is None else sites[0]
     places = replay.improved_from(ledger, held, begun.steps, begun.adopted)

@@ -241,8 +241,7 @@ def cost(scores: Floats, direction: Floats) -> float:
 def require_all_weights(policy: LoraPolicy) -> None:
     """Refuse a policy whose coordinates are not all B of its adapter, at a temperature above 0."""
     if [name for name, _ in policy.layout] != [site.b for site in policy.subspace.sites]:
-        raise UsageError("a gradient moves every B of an adapter: set subspace.kind to full, and "
-                         "adapter.train to B")  # fmt: skip
+        raise UsageError("a gradient moves every B of an adapter; these coordinates are others")
     if policy.sampling.temperature == 0:
         raise UsageError("temperature 0 has no policy gradient; set generation.temperature")
 

@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from szpo import outgoing, seeds
+from szpo import outgoing
 from szpo.config.tables import Judge
 from szpo.data.text_files import CONTROL_WORDS
 from szpo.errors import UsageError
@@ -91,11 +91,9 @@ class Endpoint:
         import openai
 
         messages: Any = [{"role": r, "content": t} for r, t in question.prompt.turns]
-        if self.settings.temperature:
-            more["seed"] = seeds.integer(question.key, 0, 2**31)
         try:
             found = self.client.chat.completions.create(
-                model=self.name, messages=messages, temperature=self.settings.temperature, **more
+                model=self.name, messages=messages, temperature=0.0, **more
             )
         except openai.APITimeoutError:
             return self._gave_up(f"no answer within {TIMEOUT_S:g} s")

@@ -46,7 +46,6 @@ class Local:
 
     backend: ModelBackend
     """Answers with that model, without adapters."""
-    temperature: float = 0.0
     max_tokens: int = 256
 
     @property
@@ -71,7 +70,7 @@ class Local:
         replies = [self._too_long(ids, self.max_tokens) for ids in asked]
         fits = [i for i, reply in enumerate(replies) if reply is None]
         if fits:
-            sampling = Sampling(temperature=self.temperature, max_new_tokens=self.max_tokens)
+            sampling = Sampling(temperature=0.0, max_new_tokens=self.max_tokens)
             rows = [(n, 0, n, 0) for n in range(len(fits))]
             request = AnswerRequest(
                 {}, (), tuple(asked[i] for i in fits), tuple(questions[i].key for i in fits),
@@ -232,8 +231,8 @@ class Maker:
         """Refuse a judge that cannot rate answers to these prompts; see `check`."""
         if config.judge.kind == "scorer":
             raise UsageError(
-                'features.add: a scorer cannot rate single answers; set judge.kind to "local" or '
-                '"endpoint"'
+                "features.add: a scorer cannot rate single answers; name a language model by "
+                "judge.model"
             )
         one = {"ask": "soft" if config.judge.ask == "soft" else "grades"}
         asked = {
@@ -304,7 +303,7 @@ def _backend(
     if settings.kind == "endpoint":
         return endpoint.connect(settings), None
 
-    found = Local(_beside(config, settings.model, host), settings.temperature, settings.max_tokens)
+    found = Local(_beside(config, settings.model, host), settings.max_tokens)
     if settings.ask == "soft":
         found.fork(labels)  # refused now, not after the set-up
     return found, found.facts.identity.base.sha256

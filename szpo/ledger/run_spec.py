@@ -83,22 +83,13 @@ def recorded_tables(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_budget(config: Config, ledger: Ledger) -> Config:
-    """The settings with the votes and steps after which the run now ends."""
+    """The settings with the votes after which the run now ends."""
     run = config.run.model_copy(update=read_budget(ledger))
     return config.model_copy(update={"run": run})
 
 
-def read_budget(ledger: Ledger) -> dict[str, int | None]:
-    """``votes`` and ``steps`` after which a run with added votes ends; empty if none were."""
+def read_budget(ledger: Ledger) -> dict[str, int]:
+    """``votes`` after which a run with added votes ends; empty if none were."""
     sql = "SELECT body FROM events WHERE kind = ? ORDER BY event DESC LIMIT 1"
     found = ledger.query(sql, (BUDGET,))
     return dict(json.loads(found[0]["body"])) if found else {}
-
-
-def describe_budget(ends: Mapping[str, int | None]) -> str:
-    """A budget, as `read_budget` returns it, in words.
-
-    >>> describe_budget({"votes": 48, "steps": None})
-    '48 votes'
-    """
-    return " or ".join(f"{n} {what}" for what, n in ends.items() if n is not None)

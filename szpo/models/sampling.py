@@ -28,14 +28,13 @@ CHUNK = 16
 class Sampling:
     """Sampling settings of a run; the defaults draw from the model's own distribution.
 
-    ``temperature`` 0 takes the likeliest token; ``top_k`` 0 and ``top_p`` 1 mean no such cut.
+    ``temperature`` 0 takes the likeliest token; ``top_p`` 1 means no cut.
     ``stop`` are texts that end an answer and are cut off, besides the model's end tokens. With
     ``whole_sentences`` an answer ends at its last full sentence.
     """
 
     temperature: float = 1.0
     top_p: float = 1.0
-    top_k: int = 0
     max_new_tokens: int = 24
     stop: tuple[str, ...] = ()
     whole_sentences: bool = False
@@ -45,30 +44,29 @@ class Sampling:
             raise UsageError(f"temperature is {self.temperature}; it must be 0 or more")
         if not 0 < self.top_p <= 1:
             raise UsageError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
-        if self.top_k < 0:
-            raise UsageError(f"top_k is {self.top_k}; it must be 0 (off) or more")
         if self.max_new_tokens < 1:
             raise UsageError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
 
     def facts(self) -> dict[str, Any]:
-        """The settings as part of a key; ``whole_sentences`` is named only where it is on."""
-        return {n: v for n, v in asdict(self).items() if n != "whole_sentences" or v}
+        """The settings as part of a key; ``whole_sentences`` is named only where it is on.
+
+        ``top_k`` was a setting once; what ships is named with it.
+        """
+        found = {n: v for n, v in asdict(self).items() if n != "whole_sentences" or v}
+        return {**found, "top_k": 0}
 
 
 def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     """The distribution that is sampled, fp32 (rows, words), from logits (rows, words).
 
-    Rows are not renormalised after top-k and top-p; `draw` scales by their sum.
+    Rows are not renormalised after top-p; `draw` scales by their sum.
 
-    >>> probabilities(torch.tensor([[0.0, 0.0, -30.0]]), Sampling(top_k=2)).round(decimals=3)
+    >>> probabilities(torch.tensor([[0.0, 0.0, -30.0]]), Sampling(top_p=0.9)).round(decimals=3)
     tensor([[0.5000, 0.5000, 0.0000]])
     """
     if sampling.temperature != 1.0:
         logits = logits.to(torch.float32) / sampling.temperature
     p = torch.softmax(logits, dim=-1, dtype=torch.float32)
-    if 0 < sampling.top_k < p.shape[-1]:
-        least = p.topk(sampling.top_k, dim=-1).values[:, -1:]
-        p = p.where(p >= least, 0.0)
     if sampling.top_p < 1.0:
         ordered, index = p.sort(dim=-1, descending=True)
         before = ordered.cumsum(-1) - ordered  # mass of the likelier tokens

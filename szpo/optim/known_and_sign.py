@@ -99,7 +99,7 @@ def rule(counting: OnePointRule) -> Rule:
 
 def init(counting: OnePointRule, settings: Settings, lead: tuple[int, ...] = ()) -> StepSize:
     """The step size; its alpha is None if a warm-up has to measure it."""
-    return StepSize(None if settings.section.warmup else default_alpha(counting, settings))
+    return StepSize(None if settings.warmup else default_alpha(counting, settings))
 
 
 def alpha_at(settings: Settings, step_size: StepSize, step: int) -> float | None:
@@ -112,7 +112,7 @@ def with_directions(settings: Settings, step_size: StepSize, count: int) -> Step
 
     `default_alpha` grows with √K, since K directions are averaged.
     """
-    if step_size.alpha is None or settings.section.alpha is not None:
+    if step_size.alpha is None or settings.alpha is not None:
         return step_size
     return replace(step_size, alpha=step_size.alpha * math.sqrt(count / settings.section.K))
 
@@ -125,8 +125,8 @@ def default_alpha(counting: OnePointRule, settings: Settings, rms: float | None 
     warm-up; None takes it from the exact distribution of votes at rate ½.
     """
     o, mu = settings.section, base_mu(settings)
-    if o.alpha is not None:
-        return float(o.alpha)
+    if settings.alpha is not None:
+        return float(settings.alpha)
     coef = mu * math.sqrt(o.kl_step / o.kl_radius) * math.sqrt(o.K)
     return float(coef * counting.divisor(settings, mu) / (rms or counting.null_rms(settings)))
 
@@ -255,7 +255,7 @@ def _warm_up(
     squares = (value * value for value in measured.tolist())
     warm = (*step_size.warmup_squares, *squares)
     alpha = None
-    if at.step + 1 >= (settings.section.warmup or 0):
+    if at.step + 1 >= settings.warmup:
         total = 0.0
         for square in warm:
             total += square

@@ -220,7 +220,7 @@ def tell(
         win_rate=wins / votes if votes else 0.5,
         votes=votes,
         capped=move.capped,
-        warmup=bool(settings.section.warmup) and at.alpha is None,
+        warmup=bool(settings.warmup) and at.alpha is None,
         extra=extra,
         flip_share=rule.flip_share(settings, move, at, weighted),
     )
@@ -301,7 +301,7 @@ def step_votes(K: int, N: int, M: int, D: int, *, own: bool = False) -> str:
 def _describe_step(s: Settings, mu: float) -> str:
     """A step of a rule with one point, in the symbols of the paper."""
     o, alpha = s.section, alpha_at(init(s), 0)
-    size = f"measured in {o.warmup} steps" if alpha is None else f"{alpha:.4g}"
+    size = f"measured in {s.warmup} steps" if alpha is None else f"{alpha:.4g}"
     return (
         f"a step: {equations(s)}; d = {s.dim}, K = {o.K}, N = {o.N}, M = {o.M}, D = {o.D}, "
         f"μ = {mu:.4g} (KL {o.kl_radius:g}), α = {size}"

@@ -37,14 +37,11 @@ def name_of(law: Law) -> LawName:
 class Section(Protocol):
     """The settings of a rule; `szpo.config.optimizer` says what each means.
 
-    ``mu`` None: μ = scale · √(2 · kl_radius / d). ``alpha`` None: the value whose expected step is
-    as long as √(2 · kl_step) in whitened units (`szpo.optim.known_and_sign.default_alpha`).
+    ``mu`` None: μ = scale · √(2 · kl_radius / d).
     """
 
     @property
     def rule(self) -> str: ...
-    @property
-    def law(self) -> LawName: ...
     @property
     def pairing(self) -> Pairing: ...
     @property
@@ -64,10 +61,6 @@ class Section(Protocol):
     @property
     def kl_step(self) -> float: ...
     @property
-    def alpha(self) -> float | None: ...
-    @property
-    def warmup(self) -> int | None: ...
-    @property
     def link(self) -> str: ...
     @property
     def smoothing(self) -> str: ...
@@ -83,6 +76,9 @@ class Section(Protocol):
 class Settings:
     """A rule's section, the coordinates of the run, and how sizes change along it.
 
+    ``law`` is that of the directions. ``alpha``: the step size; None: the value whose expected
+    step is as long as √(2 · kl_step) in whitened units, by the votes' law at rate ½
+    (`szpo.optim.known_and_sign.default_alpha`) or measured in the first ``warmup`` steps.
     ``features``: the named features that votes are regressed on; None: z⁺ − z⁻. ``asking_noise``:
     share of the seed's own direction in the squared length of one drawn from the posterior of
     named features (`szpo.optim.informative`); None or 1: directions are the seed's.
@@ -95,6 +91,9 @@ class Settings:
     root_seed: int
     layout: Layout
     scale: float = 1.0
+    law: Law = LAWS["gaussian"]
+    alpha: float | None = None
+    warmup: int = 0
     features: NamedFeatures | None = None
     asking_noise: float | None = None
     horizon: float = math.inf
@@ -104,11 +103,6 @@ class Settings:
     def change(self, **changes: Any) -> Settings:
         """The settings with other values in the rule's section."""
         return replace(self, section=self.section.model_copy(update=changes))
-
-    @property
-    def law(self) -> Law:
-        """The law of the directions."""
-        return LAWS[self.section.law]
 
     @property
     def space(self) -> Space:

@@ -54,11 +54,10 @@ def demand(engine: Engine) -> None:
         raise UsageError(f"engine.kind ray needs ray: {how_to_install('ray')}")
     if engine.address is None:
         cores = os.cpu_count() or 1
-        if engine.workers * engine.cpus > cores:
+        if engine.workers > cores:
             raise UsageError(
-                f"engine.workers {engine.workers} with engine.cpus {engine.cpus} each need "
-                f"{engine.workers * engine.cpus} cores, this machine has {cores}; lower one of "
-                "them, or give engine.address"
+                f"engine.workers {engine.workers} need a core each, this machine has {cores}; "
+                "lower it, or give engine.address"
             )
         return
     host, _, port = engine.address.removeprefix("ray://").rpartition(":")
@@ -97,12 +96,15 @@ def leave() -> None:
             sys.modules["ray"].shutdown()
 
 
-def connect(engine: Engine) -> Any:
-    """Join the cluster at the address, or start one on this machine, bound to 127.0.0.1."""
+def connect(engine: Engine, gpus: int = 0) -> Any:
+    """Join the cluster at the address, or start one on this machine, bound to 127.0.0.1.
+
+    ``gpus``: GPUs of a worker, 0 or 1.
+    """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     own: dict[str, Any] = {}
     if engine.address is None:
-        own = {"num_cpus": engine.workers * engine.cpus, "include_dashboard": False}
+        own = {"num_cpus": engine.workers, "include_dashboard": False}
         # With clusters of several machines off, Ray listens on 127.0.0.1, not on all addresses.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     elif _has_token():  # Ray sends the token only in this mode
@@ -136,7 +138,7 @@ def connect(engine: Engine) -> Any:
             "the cluster by engine.address"
         )
     there, free = ray.cluster_resources(), ray.available_resources()
-    for name, wanted in (("CPU", engine.cpus), ("GPU", engine.gpus)):
+    for name, wanted in (("CPU", 1), ("GPU", gpus)):
         need = engine.workers * wanted
         if need > there.get(name, 0):
             raise UsageError(
@@ -172,15 +174,15 @@ class Workers:
     wait for the same worker, whose machine may not come back.
     """
 
-    def __init__(self, engine: Engine, ray: Any = None):
+    def __init__(self, engine: Engine, ray: Any = None, *, gpus: int = 0):
         """Start the workers; nothing is loaded yet. ``ray``: Ray, once it is connected."""
-        self._ray = connect(engine) if ray is None else ray
+        self._ray = connect(engine, gpus) if ray is None else ray
         head = self._ray.get_runtime_context().gcs_address
         self._head = HeadWatch(head, lambda: _leave(self._ray, head))
         kind = self._ray.remote(Worker).options(
-            num_cpus=engine.cpus, num_gpus=engine.gpus, max_restarts=-1, max_task_retries=0
+            num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=0
         )
-        self._actors = {f"w{i}": kind.remote(engine.cpus) for i in range(engine.workers)}
+        self._actors = {f"w{i}": kind.remote(1) for i in range(engine.workers)}
         self._loading: dict[Any, tuple[str, Check]] = {}
         """The worker of each call to `Worker.show`, and what checks it."""
         self._setups: dict[int, Any] = {}
@@ -495,13 +497,9 @@ class RayBackend:
 def start_workers(engine: Engine, facts: Any) -> RayBackend:
     """Start the workers of these settings on a Ray cluster."""
     demand(engine)
-    if (engine.gpus > 0) != (facts.device.type == "cuda") or facts.device.type == "mps":
-        raise UsageError(
-            f"engine.gpus {engine.gpus} does not go with model.device {facts.device}: workers "
-            "compute on the run's kind of device; set engine.gpus to 1 for cuda, else to 0 with "
-            "model.device cpu"
-        )
-    return RayBackend(engine, facts, Workers(engine))
+    if facts.device.type not in ("cpu", "cuda"):
+        raise UsageError(f"workers compute on cpu or cuda; model.device is {facts.device}")
+    return RayBackend(engine, facts, Workers(engine, gpus=int(facts.device.type == "cuda")))
 
 
 def load(config: Config, *, adapter: bool) -> RayBackend:

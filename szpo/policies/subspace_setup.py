@@ -152,9 +152,7 @@ def _with_origin(subspace: Subspace, origin: Origin) -> Subspace:
 def sampling_of(config: Config) -> Sampling:
     """How the answers of a run with these settings are sampled."""
     g = config.generation
-    return Sampling(
-        g.temperature, g.top_p, g.top_k, g.max_new_tokens, tuple(g.stop), g.whole_sentences
-    )
+    return Sampling(g.temperature, g.top_p, g.max_new_tokens, tuple(g.stop), g.whole_sentences)
 
 
 def setup_key(
@@ -169,7 +167,9 @@ def setup_key(
     named = kind == "features"
     return {
         "base": [sha256, dtype],
-        "adapter": config.adapter.model_dump(mode="json"),
+        # "train" was a setting once; what ships is named by it.
+        "adapter": config.adapter.model_dump(mode="json")
+        | {"train": "AB" if kind == "full" else "B"},
         # Listed one by one, so that a new setting does not invalidate stored and shipped files.
         "subspace": {
             "kind": kind,
@@ -185,7 +185,7 @@ def setup_key(
         # Whitened coordinates do not depend on the radius; the others are scaled to it.
         "kl_radius": None if kind in SCORED else config.optimizer.kl_radius,
         # Scores and KL depend on the temperature, not on top-p, top-k and stop texts.
-        "sampling": replace(sampling_of(config), top_p=1.0, top_k=0, stop=()).facts(),
+        "sampling": replace(sampling_of(config), top_p=1.0, stop=()).facts(),
         "prompts": [p.turns for p in prompts],
     }
 
@@ -340,7 +340,7 @@ def probe_of(
     """A probe of the start in these coordinates, by the law that scores and KL are of."""
     backend = host.at(whole, Space(seed, whole.layout, Law()))
     tokens = tuple(loading.encode(host.facts.tokenizer, p) for p in prompts)
-    law = replace(sampling, top_p=1.0, top_k=0)
+    law = replace(sampling, top_p=1.0)
     rows = ROWS if host.chunk_rows is None else WORKERS_ROWS
     return Probe(backend, whole, tokens, law, seed, progress, rows)
 
@@ -368,7 +368,7 @@ def choose_subspace(
     zero = {s.b: np.zeros((s.outputs, s.rank), np.float32) for s in sites}
     # Where B is 0 the answers are those of the base model, whatever A is.
     blank = {s.a: np.zeros((s.rank, s.inputs), np.float32) for s in sites}
-    only_b = config.adapter.train == "B"
+    only_b = config.coordinates != "full"
     names = [s.b for s in sites] if only_b else [n for s in sites for n in (s.a, s.b)]
 
     def probe_at(weights: Theta) -> Probe:

@@ -79,7 +79,7 @@ def completion_request(row: Row, decoding: Decoding) -> dict[str, Any]:
         "min_tokens": 0,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
-        "top_k": sampling.top_k,
+        "top_k": 0,
         "min_p": 0.0,
         "repetition_penalty": 1.0,
         "presence_penalty": 0.0,

@@ -20,7 +20,7 @@ from szpo.ledger import canonical, run_spec, witness
 from szpo.ledger.canonical import BASIS, sha256
 from szpo.ledger.creation import schema
 from szpo.ledger.database import Ledger, Record
-from szpo.ledger.run_spec import BUDGET, describe_budget, recorded_config
+from szpo.ledger.run_spec import BUDGET, recorded_config
 from szpo.ledger.theta import (
     ADOPTED,
     RECOMMENDED,
@@ -354,8 +354,9 @@ def check_budget(look: Examination) -> None:
         body = json.loads(event["body"])
         if event["kind"] == BUDGET:
             ends = body["votes"]
-            said = describe_budget(body)
-            look.notes.append(f"event {event['event']} added votes: the run ends after {said}")
+            look.notes.append(
+                f"event {event['event']} added votes: the run ends after {ends} votes"
+            )
         elif ends is not None and body["total_votes"] > ends:
             problem = f"counts {body['total_votes']} votes where the run ends after {ends}"
             raise Broken("events", event["event"], problem)

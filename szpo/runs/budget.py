@@ -1,7 +1,7 @@
 """What a run may spend, by limits that an operator sets; what it will cost before it starts.
 
 A limit prevents the next step from opening; a step that people are voting on is finished.
-The run's own budget (`run.votes`, `run.steps`) applies too; `add_votes` raises it.
+The run's own budget (`run.votes`) applies too; `add_votes` raises it.
 
 Costs are estimates. Reading and disk follow from the settings. The time of generation is known
 only if a few answers of the model were timed on this machine.
@@ -62,8 +62,7 @@ MAX_VOTES_ADDED: Final = 1_000_000
 def add_votes(ledger: Ledger, by: str, more: int) -> Config:
     """Let a run, finished or not, end ``more`` votes later; recorded as an event.
 
-    Returns the settings with the new end. A run that ends after a number of steps gets the steps
-    that ``more`` votes pay for.
+    Returns the settings with the new end.
     """
     with ledger.transaction(by):
         config = recorded_config(ledger)
@@ -71,18 +70,14 @@ def add_votes(ledger: Ledger, by: str, more: int) -> Config:
             raise UsageError(
                 f"{ledger.path.name} was not made by szpo run; add votes in your own program"
             )
-        each, run = config.votes_per_step, config.run
+        each = config.votes_per_step
         if more < each:
             raise UsageError(
                 f"{more:+} votes are less than one step, which takes {each}; add {each} or more"
             )
         if more > MAX_VOTES_ADDED:
             raise UsageError(f"+{more:,} votes are too many; add {MAX_VOTES_ADDED:,} or fewer")
-        ends = {
-            "votes": None if run.votes is None else run.votes + more,
-            "steps": None if run.steps is None else run.steps + more // each,
-        }
-        ledger.record_event(BUDGET, by, ends)
+        ledger.record_event(BUDGET, by, {"votes": config.run.votes + more})
     return with_budget(config, ledger)
 
 

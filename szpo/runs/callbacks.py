@@ -30,13 +30,13 @@ from szpo.voting.step_record import Outcome, StepReport
 Value: TypeAlias = str | int | float | bool | None
 
 SHOWN: Final[Mapping[str, tuple[str, ...]]] = {
-    "run": ("seed", "votes", "steps", "lag"),
+    "run": ("seed", "votes", "lag"),
     "model": ("dtype", "quantization", "device"),
     "adapter": ("rank", "train"),
     "subspace": ("kind", "dim", "samples", "setup_seed"),
     "optimizer": (),
     "panel": ("kind", "size"),
-    "generation": ("max_new_tokens", "temperature", "top_p", "top_k"),
+    "generation": ("max_new_tokens", "temperature", "top_p"),
     "guards": (),
     "evaluation": (),
 }

@@ -197,9 +197,8 @@ def _outcome_if_done(run: Services, at: Position) -> Outcome | None:
         limit = budget.reason_to_stop(run.ledger, step=at.step, votes=at.votes, per_step=per_step)
         if limit is not None:
             return Outcome("stopped", limit, at.step, at.votes)
-    ends = run_spec.read_budget(run.ledger)
-    until, most = ends.get("steps", run.until_step), ends.get("votes", run.votes_budget)
-    if until is not None and at.step >= until:
+    most = run_spec.read_budget(run.ledger).get("votes", run.votes_budget)
+    if run.until_step is not None and at.step >= run.until_step:
         return Outcome("finished", f"{at.step} steps are applied", at.step, at.votes)
     if most is not None and at.votes + per_step > most:
         spent = f"{at.votes} of {most} votes spent, a step takes {per_step}"

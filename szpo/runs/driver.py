@@ -72,7 +72,6 @@ def prepare(ledger: Ledger, parts: RunParts, say: Say = lambda line: None) -> Se
         parts.policy,
         LedgerEvaluator(service) if parts.panel is None else parts.panel.evaluator(service),
         services.prompt_order(parts.prompts.train, parts.settings),
-        until_step=config.run.steps,
         votes_budget=config.run.votes,
         bands=guards.bands(config.guards),
         lag=config.run.lag if config.run.lag is not None else int(people),

@@ -60,20 +60,21 @@ def check_files(config: Config) -> None:
 def choose_device(config: Config) -> Config:
     """Replace ``auto`` in the settings by a model, a device and a dtype.
 
-    They are this machine's, or the workers'. Workers compute on a GPU in bf16 if `engine.gpus`
-    gives them one, else on a CPU, assumed to be like this one; their ``auto`` model is smollm2.
+    They are this machine's, or the workers'. Workers compute on a GPU in bf16 if `model.device`
+    says so, else on a CPU, assumed to be like this one; their ``auto`` model is smollm2.
     """
     from szpo.models import devices
 
     if not config.engine.is_local:
         _module(config.engine).demand(config.engine)
     if config.engine.traits.holds_model:
-        m, usual = config.model, "cuda" if config.engine.gpus else "cpu"
-        dtype = "bf16" if config.engine.gpus else devices.usual_dtype(usual)
+        m = config.model
+        usual = "cpu" if m.device == "auto" else m.device
+        dtype = "bf16" if usual.startswith("cuda") else devices.usual_dtype(usual)
         return _set(
             config,
             name=model_table.SHIPPED.name if m.name == model_table.AUTO else m.name,
-            device=usual if m.device == "auto" else m.device,
+            device=usual,
             dtype=dtype if m.dtype == "auto" else m.dtype,
         )
     chosen = devices.choose(config.model.device, config.model.dtype)
@@ -104,9 +105,8 @@ def restore_device(
     device, hardware = read_device(ledger)
     name = ledger.path.name
     if driven and config.engine.traits.holds_model:  # `require_same_device` checks theirs
-        usual = "cuda" if config.engine.gpus else "cpu"
-        if wanted not in (None, "auto", usual):
-            raise UsageError(f"--device {wanted}: the workers of {name} compute on {usual}")
+        if wanted not in (None, "auto", device):
+            raise UsageError(f"--device {wanted}: the workers of {name} compute on {device}")
         return _set(config, device=device)
     if wanted is not None:
         return _set(config, device=devices.choose(wanted).device)
@@ -225,7 +225,7 @@ def restore_engine(config: Config, ledger: Ledger, wanted: Mapping[str, Any] | N
             f"engine.{next(iter(wanted))} goes with workers; this run has engine.kind "
             f'"{config.engine.kind}": leave it out'
         )
-    names = config.engine.traits.movable
+    names = config.engine.traits.own
     for name in wanted:
         if name not in names:
             raise UsageError(
@@ -249,7 +249,7 @@ def _addresses(wanted: Mapping[str, Any]) -> list[str]:
 
 def record_engine_move(ledger: Ledger, config: Config) -> None:
     """Record a resumed run's engine settings that may change, if they did."""
-    names = config.engine.traits.movable
+    names = config.engine.traits.own
     now = {name: getattr(config.engine, name) for name in names}
     before = ledger.spec["config"].get("engine", {})
     known = {name: before.get(name, now[name]) for name in names}

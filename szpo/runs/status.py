@@ -188,7 +188,7 @@ def _state(
     if shown is not None:
         return shown["state"], shown["step"]
     done = sum(row["state"] == "applied" for row in rows)
-    if config is not None and done and config.is_spent(done, _votes(ledger)):
+    if config is not None and done and config.is_spent(_votes(ledger)):
         return "finished", done - 1
     if not rows:
         return "none", None

@@ -193,7 +193,7 @@ def test_ppo_on_a_score_needs_no_extra_and_its_record_is_json_that_every_reader_
 
 @pytest.mark.full
 def test_a_runs_votes_are_learned_from_on_its_own_sites(tmp_path, capsys):
-    small = ["--set", "run.steps=2", "--set", "optimizer.K=2"]
+    small = ["--set", "run.votes=4", "--set", "optimizer.K=2"]
     small += ["--set", "optimizer.D=3", "--set", "panel.beta=8", "--set", "run.name=r"]
     assert call(["run", *TINY, *small, *SETUP, "--folder", str(tmp_path)]) == 0
     capsys.readouterr()

@@ -145,8 +145,9 @@ def test_a_worker_holds_what_the_controller_holds_and_computes_on_its_kind_of_de
     assert worker.describe_difference(mine, there) is None
     assert mine["canary"] and mine["factors_sha256"]
     pretend_ray(monkeypatch)
-    with pytest.raises(UsageError, match=r"engine\.gpus 1 does not go with model\.device cpu"):
-        ray_engine.start_workers(Engine(kind="ray", gpus=1), described_of(policy))
+    with pytest.raises(UsageError, match=r"workers compute on cpu or cuda; model\.device is mps"):
+        described = replace(described_of(policy), device=torch.device("mps"))
+        ray_engine.start_workers(Engine(kind="ray"), described)
 
 
 def test_another_basis_seed_or_library_is_noticed(policy):

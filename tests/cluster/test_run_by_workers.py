@@ -123,7 +123,7 @@ def resume(path: Path, *sets: str) -> int:
     [
         ("engine.chunk_rows=4", "engine.chunk_rows stays as the run began with it"),
         ("engine.kind=local", "engine.kind stays as the run began with it"),
-        ("engine.cpus=2", "engine.address, engine.workers can change"),
+        ("engine.replicas=['http://a']", "engine.address, engine.workers can change"),
         ("run.votes=99", "can change (for more votes: --votes +40)"),
         ("engine.workers=0", "engine.workers must be a whole number >= 1"),
     ],

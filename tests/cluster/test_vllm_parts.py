@@ -34,7 +34,7 @@ from szpo.policies.vllm_servers import (
 from tests.support.cases import case
 
 ROW = Row("m-1", (5, 6), 7)
-DECODING = Decoding(Sampling(max_new_tokens=3, top_k=9, top_p=0.5), (2,), 50)
+DECODING = Decoding(Sampling(max_new_tokens=3, top_p=0.5), (2,), 50)
 
 
 def reply(
@@ -50,7 +50,7 @@ def test_a_request_leaves_nothing_to_the_servers_defaults():
     body = vllm_servers.completion_request(ROW, DECODING)
     assert json.loads(json.dumps(body)) == {
         "model": "m-1", "prompt": [5, 6], "max_tokens": 3, "min_tokens": 0, "temperature": 1.0,
-        "top_p": 0.5, "top_k": 9, "min_p": 0.0, "repetition_penalty": 1.0,
+        "top_p": 0.5, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0,
         "presence_penalty": 0.0, "frequency_penalty": 0.0, "n": 1, "seed": 7, "ignore_eos": True,
         "stop_token_ids": [2], "logprobs": 1, "return_token_ids": True, "cache_salt": "m-1",
         "stream": False,

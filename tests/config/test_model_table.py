@@ -86,10 +86,10 @@ def test_a_run_for_people_has_a_model_before_its_files_are_looked_at(hub):
 
 
 def test_answers_for_people_are_finished_and_their_law_is_the_sampled_one():
-    """What a study of answers found; top-p and top-k have no KL, so both are off."""
+    """What a study of answers found; top-p has no KL, so it is off."""
     config = settings_file.load(preset_name="people")
     g = config.generation
     assert (g.temperature, g.max_new_tokens, g.whole_sentences) == (0.7, 64, True)
-    assert (g.top_p, g.top_k) == (1.0, 0)
+    assert g.top_p == 1.0
     # A row has at most 2 answers of 64 tokens, .75 words each; a sheet about 300 words.
     assert (config.words_per_vote, config.sheet) == (96, 3)

@@ -43,11 +43,11 @@ def test_only_words_with_mass_are_drawn(words, seed, u):
     assert torch.isfinite(logits[0, word])
 
 
-def test_top_k_and_top_p_cut_the_tail_and_temperature_zero_takes_the_likeliest():
+def test_top_p_cuts_the_tail_and_temperature_zero_takes_the_likeliest():
     logits = torch.log(torch.tensor([[0.05, 0.5, 0.15, 0.3]]))
     # .5 alone is below .6, .5 + .3 reaches it.
-    for cut, left in (({"top_k": 2}, "0101"), ({"top_p": 0.6}, "0101"), ({"top_p": 0.4}, "0100")):
-        remaining = probabilities(logits, Sampling(**cut)) > 0
+    for cut, left in ((0.6, "0101"), (0.4, "0100")):
+        remaining = probabilities(logits, Sampling(top_p=cut)) > 0
         assert remaining.tolist() == [[digit == "1" for digit in left]]
     cold = probabilities(logits, Sampling(temperature=0.5))
     np.testing.assert_allclose(cold[0, 1] / cold[0, 3], (0.5 / 0.3) ** 2, rtol=1e-5)
@@ -71,7 +71,6 @@ def test_sides_share_their_numbers_and_directions_do_not():
         ({"temperature": float("nan")}, "temperature"),
         ({"top_p": 0.0}, "top_p"),
         ({"top_p": 1.5}, "top_p"),
-        ({"top_k": -1}, "top_k"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
     ],
 )

@@ -234,7 +234,6 @@ def test_values_count_within_what_the_starts_answers_had():
         (["--of", "commas", "--of", "commas"], "'commas' is named twice; write NAME = FEATURE"),
         (["--of", "a, b = commas"], "'a, b' holds a comma, which --mix could not name"),
         (["--nats", "0"], "--nats 0: give 0.05 to 20"),
-        (["--set", "adapter.train=AB", "--set", "subspace.kind=full"], "leave out adapter.train"),
         (["--set", "model.adapter=there"], "leave out model.adapter"),
     ],
 )

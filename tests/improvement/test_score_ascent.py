@@ -419,7 +419,7 @@ def test_what_cannot_be_improved_is_refused():
     base = loaded("llama")
     for unfit, message in (
         (policy_of(base, small(base)), "every B of an adapter"),
-        (policy_of(base, full(base, train="AB")), "adapter.train to B"),
+        (policy_of(base, full(base, train="AB")), "these coordinates are others"),
         (policy_of(base, full(base), sampling=Sampling(temperature=0)), "temperature 0"),
     ):
         with pytest.raises(UsageError, match=message):

@@ -134,7 +134,7 @@ def test_a_reply_that_goes_on_and_on_is_given_up(monkeypatch):
     dripping = threading.Thread(target=drip, daemon=True)
     dripping.start()
     url = f"http://127.0.0.1:{line.getsockname()[1]}/v1"
-    chosen = Judge(kind="endpoint", base_url=url)
+    chosen = Judge(base_url=url)
     monkeypatch.setattr(endpoint, "TIMEOUT_S", 0.5)
     (reply,) = endpoint.connect(chosen).write([Question(Prompt.user("?"), bytes(16))])
     assert (reply.failure, reply.final) == ("no answer within 0.5 s, tried 1 times", True)
@@ -224,7 +224,7 @@ def test_a_refused_request_says_why_and_nobody_there_is_reported():
     with socket.socket() as taken:  # bound and not listening: nobody answers there
         taken.bind(("127.0.0.1", 0))
         stub.url_of_nobody = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
-        chosen = Judge(kind="endpoint", base_url=stub.url_of_nobody)
+        chosen = Judge(base_url=stub.url_of_nobody)
         (reply,) = endpoint.connect(chosen).write([Question(Prompt.user("?"), bytes(16))])
     assert (reply.failure, reply.final) == ("no connection, tried 1 times", True)
 
@@ -245,7 +245,7 @@ def test_odds_need_both_names_among_the_likeliest_and_numbers(odds, says):
 
 def arguments(folder, stub, *sets):
     return yard_run.arguments(
-        folder, "run.name=yard", "panel.kind=judge", "judge.kind=endpoint",
+        folder, "run.name=yard", "panel.kind=judge",
         f"judge.base_url={stub.url}", "optimizer.N=4", *sets,
     )  # fmt: skip
 
@@ -336,7 +336,7 @@ def test_a_run_goes_on_without_what_was_skipped(tmp_path, capfd, one_by_one):
     def script(request, before):  # every third question fails
         return SCRIPTS["nonsense" if before % 3 == 2 else "longer"](request, before)
 
-    sets = ("judge.on_error=skip", "run.steps=2", "run.votes=none")
+    sets = ("judge.on_error=skip", "run.votes=13")
     with stub_endpoint(script) as stub:
         assert call(arguments(tmp_path, stub, *sets)) == 0
     with Ledger.open(tmp_path / "runs" / "yard.db", readonly=True) as ledger:
@@ -366,13 +366,13 @@ def test_a_judge_visits_a_run_for_people_and_leaves_them_their_seats(tmp_path, c
     with stub_endpoint("longer") as stub:
         line = yard_run.arguments(
             tmp_path, "panel.kind=people", "panel.calibration=false",
-            "optimizer.M=2", "run.steps=1", "run.votes=none", "optimizer.N=4",
+            "optimizer.M=2", "run.votes=8", "optimizer.N=4",
             "run.lag=0", "run.name=mixed", f"run.folder={tmp_path / 'runs'}",
         )  # fmt: skip
         config = settings_file.load(sets=[line[i + 1] for i, w in enumerate(line) if w == "--set"])
         parts = assemble.build(config, say=lambda text: None)
         path = assemble.new_path(config)
-        visit = ["judge", str(path), "--once", "--name", "stub", "--set", "judge.kind=endpoint",
+        visit = ["judge", str(path), "--once", "--name", "stub", 
                  "--set", f"judge.base_url={stub.url}"]  # fmt: skip
         with assemble.create_ledger(parts, path) as ledger:
             samples.accept_samples(ledger, "test")
@@ -429,7 +429,7 @@ def test_the_key_stands_nowhere(tmp_path, monkeypatch, capfd, caplog):
 
 def test_a_key_is_asked_for_and_stands_in_no_address():
     with pytest.raises(UsageError, match=r"\$OPENAI_API_KEY is not set"):
-        endpoint.connect(Judge(kind="endpoint", base_url="https://judge.example/v1"))
+        endpoint.connect(Judge(base_url="https://judge.example/v1"))
     for place in ("https://me:secret@judge.example/v1", "https://judge.example/v1?key=secret"):
         with pytest.raises(UsageError, match=r"judge\.base_url must be an address"):
             settings_file.check({"judge": {"kind": "endpoint", "base_url": place}})

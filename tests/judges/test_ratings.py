@@ -81,7 +81,7 @@ def by_digits(request, _):
 def test_a_run_records_what_the_judge_said_and_needs_it_for_new_answers_alone(tmp_path, capsys):
     model = folder_run.model(tmp_path)
     with stub_endpoint(by_digits) as stub:
-        sets = ("judge.kind=endpoint", f"judge.base_url={stub.url}", "run.votes=8")
+        sets = (f"judge.base_url={stub.url}", "run.votes=8")
         assert call([*arguments(tmp_path, model, *sets), "--plan"]) == 0
         assert f"at most 96 answers, read by stub at {stub.url}" in said(capsys)
         assert not stub.requests
@@ -119,7 +119,7 @@ def test_a_run_records_what_the_judge_said_and_needs_it_for_new_answers_alone(tm
 def test_a_local_judge_rates_and_a_scorer_does_not(tmp_path, capsys):
     model = folder_run.model(tmp_path, words=("yes", "no"))
     sets = [f"judge.model={model}", "judge.ask=soft"]
-    assert call(arguments(tmp_path, model, *sets, "judge.kind=scorer")) == 2
+    assert call(arguments(tmp_path, model, *sets, "judge.model=a.safetensors")) == 2
     assert "a scorer cannot rate single answers" in said(capsys)
     assert call(arguments(tmp_path, model, *sets)) == 0
     with Ledger.open(tmp_path / "runs" / "folder.db") as ledger:

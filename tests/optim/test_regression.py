@@ -246,8 +246,6 @@ def test_a_settings_file_names_the_rules_own_directions():
     assert made.section.guarded is False
     made = load("optimizer.kl_budget=2.5").optimizer_settings(LAYOUT, 1.0)
     assert made.kl_budget == 2.5 and made.centre_step == 1.0
-    again = load("optimizer.law=orthonormal", rule="known").optimizer_settings(LAYOUT, 1.0)
-    assert again.section.rule == "known" and again.section.law == "orthonormal"
 
 
 def test_a_tie_is_half_of_each_side_and_a_negative_weight_votes_for_the_other():

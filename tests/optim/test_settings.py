@@ -10,6 +10,7 @@ from szpo.config.optimizer import make_settings, read_settings, record_settings
 from szpo.errors import UsageError
 from szpo.optim import optimizer
 from szpo.optim.parameters import round13
+from szpo.optim.sample_directions import Law
 from szpo.optim.settings import alpha_share, base_mu
 from szpo.types import Update
 from tests.support.cases import case
@@ -33,11 +34,9 @@ def test_defaults_are_those_of_the_design():
     assert small.horizon == math.inf
     assert base_mu(small) * math.sqrt(8) == pytest.approx(3.0)
     wide = make_settings(1, (("w", (40, 5)),))
-    assert (wide.section.rule, wide.section.warmup, wide.section.law) == ("known", 5, "gaussian")
-    assert make_settings(1, (("w", (200,)),), alpha=0.1).section.warmup == 0
-    assert (
-        make_settings(1, (("w", (200,)),), horizon=9.0).section.warmup == 5
-    )  # its start is measured
+    assert (wide.section.rule, wide.warmup, wide.law) == ("known", 5, Law())
+    assert make_settings(1, (("w", (200,)),), alpha=0.1).warmup == 0
+    assert make_settings(1, (("w", (200,)),), horizon=9.0).warmup == 5  # its start is measured
 
 
 def test_bad_settings_say_what_is_wrong():
@@ -81,7 +80,7 @@ def test_default_step_has_the_length_of_kl_step(rule, K, N, M):
 def test_warmup_spends_votes_moves_nothing_and_sets_alpha():
     rng = np.random.default_rng(3)
     settings = make_settings(1, (("w", (100,)),), rule="known", M=3, law="gaussian")
-    assert settings.section.warmup == 5
+    assert settings.warmup == 5
     state = optimizer.init(settings)
     squares = []
     for step in range(6):

@@ -196,7 +196,7 @@ def test_auto_takes_the_set_of_the_model_s_weights(tmp_path, cache, monkeypatch)
         "optimizer.mu=.1",
     ):  # fmt: skip
         assert take(own) == (settings_file.load(sets=[own]), "")
-    by_hand = ["optimizer.rule=sign", "optimizer.alpha=.1"]
+    by_hand = ["optimizer.rule=sign", "optimizer.mu=.1"]
     assert take(*by_hand) == (settings_file.load(sets=by_hand), "")
 
 

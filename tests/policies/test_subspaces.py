@@ -132,11 +132,9 @@ def test_a_set_up_has_what_its_kind_promises(model):
     assert report["layers"] == [0, 1, 2, 3] and report["weights"] == 4 * 32
     assert 0.3 < report["correction"] < 3
     assert set(report["raw_kl_ratio"]) == {"0.5", "1.0"}
-    space, both = setup(model, "full"), setup(model, "full", train="AB")
-    sites = space.sites
-    assert not space.basis and space.basis_sha256 is None
-    assert space.dim == sum(s.outputs for s in sites)
-    assert [name for name, _ in space.layout] == [s.b for s in sites]
+    both = setup(model, "full")
+    sites = both.sites
+    assert not both.basis and both.basis_sha256 is None
     assert both.dim == sum(s.outputs + s.inputs for s in sites) and not both.fixed
     assert both.layout[0] == (sites[0].a, (1, sites[0].inputs))
     for kind in OF_THE_MODEL:
@@ -246,12 +244,13 @@ def test_blocks_give_the_singular_vectors_of_all_rows(rows, size):
 
 
 @pytest.mark.slow
-def test_redraws_sharpen_the_basis_and_cost_no_answer(model):
+def test_redraws_sharpen_the_basis_and_cost_no_answer(model, monkeypatch):
     """Against the components of ten times as many answers, as the share of their span found."""
 
     def span(samples, redraws, seed):
-        basis = setup(model, samples=samples, redraws=redraws, root_seed=seed).basis
-        whole = np.concatenate([v.reshape(-1, 4) for v in basis.values()])
+        monkeypatch.setattr(basis, "REDRAWS", redraws)
+        made = make_anew(model, samples=samples, root_seed=seed).basis
+        whole = np.concatenate([v.reshape(-1, 4) for v in made.values()])
         return np.linalg.qr(whole.astype(np.float64))[0]
 
     truth = span(1024, 0, 9)

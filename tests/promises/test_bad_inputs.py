@@ -82,7 +82,6 @@ SETTINGS = (
     *((f"run.name={name}", "must be 1 to 64 small letters, digits and hyphens")
       for name in ("../a", "", "x" * 300, "run-\N{SNAKE}", "/etc/x", "a.b")),
     ("run.name=con", "is reserved by some file systems"),
-    ("optimizer.alpha=1e38", "optimizer.alpha 1e+38 is too large"),
     ("optimizer.M=8", "optimizer.M 8 needs 8 panelists; panel.size is 5"),
 )  # fmt: skip
 
@@ -211,7 +210,7 @@ def commands_that_load(model: Path, base: Path, folder: Path) -> Iterator[list[s
     """Commands that load a model other than as a run's base, which is ``base``."""
     pairs, out = folder / "pairs.jsonl", ["--out", str(folder / "out")]
     pairs.write_text('{"prompt": "w20 w21", "chosen": "w30", "rejected": "w31"}\n')
-    judge = ["panel.kind=judge", "judge.kind=local", f"judge.model={model}"]
+    judge = ["panel.kind=judge", f"judge.model={model}"]
     yield folder_run.arguments(folder, *judge, model_folder=base)
     yield ["scorer", str(pairs), "--model", str(model), *out]
     yield ["baseline", "dpo", "--pairs", str(pairs), "--set", f"model.name={model}", *out]
@@ -495,7 +494,7 @@ def test_a_short_context_counts_prompt_and_answer(refused, tmp_path):
         place = tmp_path / str(most)
         place.mkdir()
         model = folder_run.model(place, positions=most)
-        arguments = folder_run.arguments(place, "run.steps=1", model_folder=model)
+        arguments = folder_run.arguments(place, "run.votes=4", model_folder=model)
         if most == 12:
             assert call(arguments) == 0
         else:

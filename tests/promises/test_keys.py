@@ -63,7 +63,7 @@ def proxied(monkeypatch):
 
 
 def judged(url: str, **settings: Any) -> Any:
-    chosen = Judge(kind="endpoint", base_url=url, on_error="tie", **settings)
+    chosen = Judge(base_url=url, on_error="tie", **settings)
     there = endpoint.connect(chosen)
     pair = comparison(("a long answer to it", "short"))
     with contextlib.closing(there.client):
@@ -171,7 +171,7 @@ def refused(act: Any) -> str:
 
 def test_a_key_goes_over_plain_http_only_where_a_setting_names_the_host(monkeypatch, tmp_path):
     def judge(**settings: Any) -> Any:
-        return endpoint.connect(Judge(kind="endpoint", base_url=f"{ELSEWHERE}/v1", **settings))
+        return endpoint.connect(Judge(base_url=f"{ELSEWHERE}/v1", **settings))
 
     def engine(**settings: Any) -> Any:
         vllm_engine.demand(Engine(kind="vllm", replicas=[ELSEWHERE], **settings))

@@ -69,7 +69,7 @@ def test_rule_and_reward_run_and_replay_while_they_are_installed(
     installed, site, tmp_path, capsys
 ):
     path = yard_run.make(tmp_path, "optimizer.rule=cautious", "panel.reward=ends:.",
-                         "panel.beta=1.0", "optimizer.alpha=0.5")  # fmt: skip
+                         "panel.beta=1.0")  # fmt: skip
     assert call(["verify", str(path)]) == 0
     with Ledger.open(path, readonly=True) as ledger:
         assert ledger.spec["optimizer"]["rule"] == "cautious"

@@ -263,7 +263,7 @@ def test_a_language_model_answers_as_it_was_and_stays_where_it_is(tmp_path):
 
 
 def config_of(folder, *sets):
-    words = yard_run.arguments(folder, "run.name=yard", "run.steps=2", *sets)
+    words = yard_run.arguments(folder, "run.name=yard", "run.votes=16", *sets)
     settings = [word for word in words if "=" in word]
     return settings_file.load(sets=[*settings, f"run.folder={folder / 'runs'}"])
 

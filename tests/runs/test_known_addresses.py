@@ -45,8 +45,8 @@ def test_a_foreign_record_sends_no_secret_until_its_address_is_named(
 
     with stub_endpoint(script) as stub:
         sets = (
-            "run.name=yard", "panel.kind=judge", "judge.kind=endpoint",
-            f"judge.base_url={stub.url}", "optimizer.N=4", "run.steps=1",
+            "run.name=yard", "panel.kind=judge",
+            f"judge.base_url={stub.url}", "optimizer.N=4", "run.votes=4",
         )  # fmt: skip
         assert call(yard_run.arguments(tmp_path, *sets)) == 1
         path = tmp_path / "runs" / "yard.db"
@@ -80,7 +80,7 @@ def test_a_known_address_gets_no_other_secret(monkeypatch):
     ours = settings_file.load(sets=VLLM)
     known_addresses.remember(known_addresses.calls_of_run(ours))
     known_addresses.require_trusted(known_addresses.calls_of_run(ours), "run.db")
-    theirs = settings_file.load(sets=["judge.kind=endpoint", "judge.base_url=http://a:1"])
+    theirs = settings_file.load(sets=["judge.base_url=http://a:1"])
     with pytest.raises(UsageError, match=rf"http://a:1 called with the secret in \${JUDGE_KEY}"):
         known_addresses.require_trusted(known_addresses.calls_of_run(theirs), "run.db")
     monkeypatch.setenv(known_addresses.TRUST_VARIABLE, "http://a:1")
@@ -104,7 +104,7 @@ def test_workers_named_with_the_order_to_go_on_are_known(tmp_path):
 
 @pytest.mark.parametrize("hostile", ["https://x/$(id)", "https://x/`id`;id"])
 def test_what_is_to_be_copied_into_a_shell_is_quoted(hostile):
-    config = settings_file.load(sets=["judge.kind=endpoint", f"judge.base_url={hostile}"])
+    config = settings_file.load(sets=[f"judge.base_url={hostile}"])
     with pytest.raises(UsageError) as caught:
         known_addresses.require_trusted(known_addresses.calls_of_run(config), "run.db")
     assert str(caught.value).count(f"'{hostile}'") == 3
@@ -118,7 +118,7 @@ def test_every_setting_that_names_a_secret_or_an_address_is_asked_about():
         for key in keys
         if key.endswith(("_env", "url", "address", "replicas"))
     }
-    sets = [*VLLM, "judge.kind=endpoint", "judge.base_url=http://j:1"]
+    sets = [*VLLM, "judge.base_url=http://j:1"]
     config = settings_file.load(sets=sets)
     asked = {*known_addresses.calls_of_run(config)}
     ray = settings_file.load(sets=["engine.kind=ray", "engine.address=r:1"])

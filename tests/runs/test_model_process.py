@@ -42,7 +42,7 @@ class Leave(BaseException):
     """Ends a process that would stay for ever."""
 
 
-def life(ledger, policy, settings, act, *, until=2, lag=1, said=None):
+def life(ledger, policy, settings, act, *, until=2, votes=None, lag=1, said=None):
     """One life of the process; ``act`` is what happens between two looks at the ledger."""
 
     say = (said if said is not None else []).append
@@ -51,7 +51,7 @@ def life(ledger, policy, settings, act, *, until=2, lag=1, said=None):
         while True:
             outcome = go(
                 settings, ledger, policy, LedgerEvaluator(VoteService(ledger)),
-                until_step=until, lag=lag, lease=held, wait=desk.do_one_turn,
+                until_step=until, votes_budget=votes, lag=lag, lease=held, wait=desk.do_one_turn,
             )  # fmt: skip
             desk.stand_by(outcome)
 
@@ -120,7 +120,7 @@ def test_it_stops_at_a_limit_and_goes_on_when_that_is_withdrawn(tmp_path):
 
 def test_it_goes_on_when_votes_are_added_before_and_after_its_end(tmp_path):
     settings, ledger, policy = start(tmp_path)
-    said, asked = [], iter([{"votes": None, "steps": 2}, {"votes": None, "steps": 3}])
+    said, asked = [], iter([{"votes": 8}, {"votes": 12}])
 
     def act():
         if ledger.last_applied() in (None, 1) and (ends := next(asked, None)):
@@ -129,10 +129,10 @@ def test_it_goes_on_when_votes_are_added_before_and_after_its_end(tmp_path):
             raise Leave
 
     with pytest.raises(Leave):
-        life(ledger, policy, settings, act, until=1, said=said)
-    assert [line for line in said if "applied" in line] == [
-        "finished: 2 steps are applied; standing by",
-        "finished: 3 steps are applied; standing by",
+        life(ledger, policy, settings, act, until=None, votes=4, said=said)
+    assert [line for line in said if "spent" in line] == [
+        "finished: 8 of 8 votes spent, a step takes 4; standing by",
+        "finished: 12 of 12 votes spent, a step takes 4; standing by",
     ]
 
 

@@ -61,7 +61,7 @@ def test_the_algorithm_as_published_runs_is_killed_resumed_and_verified(tmp_path
         settings = recorded_settings(ledger)
         o = settings.section
         assert (o.rule, o.pairing, settings.law) == (rule, "forward", Law())
-        assert (o.K, o.N, o.M, o.warmup) == (1, 8, 5, 0)
+        assert (o.K, o.N, o.M, settings.warmup) == (1, 8, 5, 0)
         assert o.smoothing == "trim"  # also where only its sign counts
         names = [name for name, _ in settings.layout]  # A and B of each adapted module
         assert settings.dim > 100 and {name[-1] for name in names} == {"A", "B"}, names

@@ -49,7 +49,7 @@ OTHER = (
     "It is dangerous to wake them.",
     "The rain drummed softly on the bus shelter while everyone pretended to look at the clock.",
 )
-SETS = ("optimizer.D=6", "run.steps=30", "run.votes=120")
+SETS = ("optimizer.D=6", "run.votes=120")
 ROWS = (
     "optimizer.D=1", "optimizer.N=19", "optimizer.M=1", "panel.sheet=8",
     "run.votes=160",

@@ -24,7 +24,7 @@ PROMPTS = [Prompt.user(text) for text in ("w7 w8 w9", "w20", "w7 w8 w30 w31 w32"
 
 
 def setup_of(
-    kind: str = "score", sampling: Sampling = BASE, train: str = "B",
+    kind: str = "score", sampling: Sampling = BASE,
     kl_radius: float = 1.62, root_seed: int = 0, **space: Any,
 ) -> Config:  # fmt: skip
     """Settings of a set-up; ``space`` has further settings of the table ``subspace``."""
@@ -32,7 +32,6 @@ def setup_of(
     return settings_file.check(
         {
             "subspace": {"kind": kind, "setup_seed": root_seed, **space},
-            "adapter": {"train": train},
             "generation": drawn,
             "optimizer": {"kl_radius": kl_radius},
         }

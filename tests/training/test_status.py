@@ -28,12 +28,12 @@ from tests.support.quadratic import (
 MINUTE = 60_000_000
 
 
-def new_run(path, *, steps=3, votes=None, **panel):
+def new_run(path, *, votes=12, **panel):
     """A ledger with recorded settings, as from `szpo run`: N 4, M 1, by default three steps."""
     plan = settings_of(N=4, D=2)
     optimizer = {"rule": "known", "N": 4, "D": 2}
     panel = {"kind": "people", **panel}
-    config = Config(run={"steps": steps, "votes": votes}, optimizer=optimizer, panel=panel)
+    config = Config(run={"votes": votes}, optimizer=optimizer, panel=panel)
     return plan, new_ledger(path, plan, spec={"config": config.model_dump(mode="json")})
 
 
@@ -93,7 +93,7 @@ def test_a_run_from_its_first_round_to_its_last(run, lag):
 
 
 def test_a_round_that_is_only_prepared_does_not_lengthen_the_run(tmp_path):
-    plan, ledger = new_run(tmp_path / "run.db", steps=1)
+    plan, ledger = new_run(tmp_path / "run.db", votes=4)
     found = []
     with ledger:
         panel = Panel(
@@ -111,7 +111,7 @@ def test_a_round_that_is_only_prepared_does_not_lengthen_the_run(tmp_path):
 
 
 def test_a_run_is_finished_when_its_votes_are_spent(tmp_path):
-    plan, ledger = new_run(tmp_path / "run.db", steps=None, votes=8)
+    plan, ledger = new_run(tmp_path / "run.db", votes=8)
     with ledger:
         panel = Panel(ledger)
         assert round_status(ledger).rounds == 2

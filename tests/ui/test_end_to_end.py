@@ -160,7 +160,7 @@ def test_a_run_of_people_from_its_settings_file_to_the_report(chromium, tmp_path
     rounds, folder = 3, tmp_path / "runs"
     people = (*SHAPE, *TINY, "optimizer.D=1", "panel.sheet=1",
               "subspace.kind=score", "subspace.samples=128",
-              "evaluation.prompts=2", f"run.steps={rounds}", "run.name=mine")  # fmt: skip
+              "evaluation.prompts=2", f"run.votes={4 * rounds}", "run.name=mine")  # fmt: skip
     settings = str(tmp_path / "people.toml")
     assert call(["init", settings, "--preset", "people", *words(people)]) == 0
     served = Served(settings, "--folder", str(folder), "--accept-samples")

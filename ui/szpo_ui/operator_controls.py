@@ -200,7 +200,7 @@ def _limits(site: Site, by: str, command: Command) -> Reply:
 def _more(site: Site, by: str, command: Command) -> Reply:
     if command.votes is None:
         raise UsageError("more votes: give their number")
-    end = budget.add_votes(site.ledger, by, command.votes).describe_end()
+    end = f"{budget.add_votes(site.ledger, by, command.votes).run.votes:,} votes"
     return Reply(f"The run ends after {end} now.")
 
 

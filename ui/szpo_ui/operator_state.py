@@ -124,7 +124,7 @@ def _describe_event(kind: str, text: str, names: Mapping[str, str]) -> str:
         case "limits":
             return "set the limits: " + (_describe_limits(body) or "none")
         case run_spec.BUDGET:
-            return f"added votes: the run ends after {run_spec.describe_budget(body)}"
+            return f"added votes: the run ends after {body['votes']} votes"
         case "stop":
             return f"set the last round to {body.get('step') or 'none'}"
         case "invite":

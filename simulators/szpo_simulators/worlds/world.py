@@ -306,9 +306,9 @@ def _cached_direction(space: Space, step: int, k: int) -> Floats:
 
 def check(settings: Settings) -> None:
     """Refuse settings that worlds do not simulate."""
-    if settings.section.warmup:
+    if settings.warmup:
         raise UsageError("worlds: a warm-up is not simulated here; set warmup to 0 and give alpha")
     if settings.section.weighting != "equal":
         raise UsageError("worlds: weighting is not simulated here; set it to equal")
-    if settings.section.alpha is None:
+    if settings.alpha is None:
         raise UsageError(f"worlds: the rule {settings.section.rule} needs alpha; give it")
