@@ -26,7 +26,7 @@ from szpo.optim.links import LINKS
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.optimizer import RULES
 from szpo.optim.parameters import layout_dim
-from szpo.optim.regression import BUDGET, RADIUS
+from szpo.optim.regression import BUDGET
 from szpo.optim.rule import Rule
 from szpo.optim.sample_directions import NORMALISE_UP_TO, ORTHONORMAL_UP_TO
 from szpo.optim.settings import LAWS, LawName, Settings, name_of
@@ -54,6 +54,9 @@ def find_rule(name: str) -> Rule | None:
 
 REGRESSION_UP_TO_DIM: Final = 64
 """Largest number of coordinates for which `regression` is the default rule."""
+RADIUS: Final = {"adapters": 2.0, "regression": 4.5, "others": 1.62}
+"""The default `kl_radius`, nats. `regression` compares widely, since such a vote says more;
+adapters as coordinates carry far, so they need less."""
 WARMUP: Final = 5
 """Default number of warm-up steps where the step size has to be measured."""
 FIRST_RULE: Final = "regression"
@@ -96,10 +99,11 @@ class Optimizer(Section):
         "regression, else 8.",
     )
     kl_radius: Positive = Field(
-        1.62,
+        RADIUS["others"],
         le=1e6,
         description="κ: KL of each side from the centre, in nats; it sets μ = √(2κ/d); default: "
-        f"2 for adapters, {RADIUS:g} under regression, else 1.62.",
+        f"{RADIUS['adapters']:g} for adapters, {RADIUS['regression']:g} under regression, else "
+        f"{RADIUS['others']:g}.",
     )
     mu: Positive | None = Field(
         None, le=1e6, description="Perturbation radius μ, instead of kl_radius."
@@ -156,7 +160,7 @@ class Regression(Optimizer):
     K: Count = 8
     N: Count = 1
     D: Count = 1
-    kl_radius: Positive = Field(RADIUS, le=1e6)
+    kl_radius: Positive = Field(RADIUS["regression"], le=1e6)
     kl_budget: Positive | Literal["off"] = Field(
         BUDGET,
         description="regression: highest KL of the recommended point from the start, in nats; "

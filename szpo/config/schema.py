@@ -17,6 +17,7 @@ from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator,
 from szpo.config.optimizer import (
     FIRST_RULE,
     OTHER_RULE,
+    RADIUS,
     REGRESSION_UP_TO_DIM,
     OnePoint,
     Regression,
@@ -65,8 +66,6 @@ ADAPTER_SAMPLES: Final = 256
 """Base answers of the set-up for adapters as coordinates."""
 CURVE_ANSWERS: Final = 8
 """Answers, each to another prompt, by which each point of an adapter's curve of KL is measured."""
-ADAPTER_RADIUS: Final = 2.0
-"""Nats of a side from the centre for adapters as coordinates, which carry far."""
 FEWEST_SAMPLES: Final = 256
 """With fewer base answers, auto chooses neither features nor adapters: they are too inexact."""
 SAMPLES: Final = 384
@@ -116,27 +115,23 @@ class Config(Section):
         except UsageError as error:
             raise ValueError(str(error)) from None
         if space.adapters:
-            keys.setdefault("kl_radius", ADAPTER_RADIUS)
+            keys.setdefault("kl_radius", RADIUS["adapters"])
         return keys
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
-        o = self.optimizer
-        if self.panel.kind != "people" and self.panel.size < o.M:
+        o, kind = self.optimizer, self.coordinates
+        alike = self.panel.kind == "judge" and self.judge.same_each_time
+        voters = 1 if alike else self.panel.size
+        if self.panel.kind != "people" and voters < o.M:
             raise ValueError(
-                f"optimizer.M {o.M} needs {o.M} panelists; panel.size is {self.panel.size}"
-            )
-        judged = self.panel.kind == "judge" and self.judge.same_each_time
-        if judged and o.M > 1:
-            raise ValueError(
-                f"optimizer.M {o.M} would count one opinion several times: this judge answers the "
-                "same whenever it is asked; set optimizer.M to 1, or judge.principles or "
-                "judge.decide"
-            )
-        if self.subspace.kind == "full" and self.regresses:
-            raise ValueError(
-                f'subspace.kind "full" has too many coordinates for the rule {o.rule}; choose '
-                "another subspace.kind or optimizer.rule"
+                f"optimizer.M {o.M} needs {o.M} panelists; "
+                + (
+                    "this judge answers the same whenever it is asked: set optimizer.M to 1, or "
+                    "judge.principles or judge.decide"
+                    if alike
+                    else f"panel.size is {voters}"
+                )
             )
         if self.run.votes < self.votes_per_step:
             raise ValueError(
@@ -144,32 +139,29 @@ class Config(Section):
                 f"{self.votes_per_step} (optimizer.K × N × M); raise "
                 "run.votes, or lower one of these"
             )
-        kind = self.coordinates
+        goes = {
+            "full": (not self.regresses, "another optimizer.rule than regression"),
+            "none": (
+                self.picks_pairs and self.engine.is_local,
+                "optimizer.rule regression, optimizer.D 1 and a model in this process "
+                '(engine.kind "local")',
+            ),
+            "adapters": (bool(self.subspace.adapters), "subspace.adapters: LoRAs of this model"),
+        }.get(kind, (not self.subspace.adapters, "no subspace.adapters"))
+        if not goes[0]:
+            raise ValueError(f'subspace.kind "{kind}" goes with {goes[1]}')
         if kind in SCORED and self.samples < 4 * self.dim:
             raise ValueError(
                 f"subspace.samples {self.samples} is too few for subspace.dim {self.dim}; "
                 f"give at least {4 * self.dim}"
             )
-        if (kind == "adapters") != bool(self.subspace.adapters):
+        asked = self.features
+        named = kind in (*NAMED, "none") and (self.regresses or not asked.said)
+        if (asked.add or asked.drop) and not named:
             raise ValueError(
-                f'subspace.adapters goes with subspace.kind "adapters", here it is "{kind}"'
-                if self.subspace.adapters
-                else 'subspace.kind "adapters" needs subspace.adapters: LoRAs of this model'
-            )
-        if (self.features.add or self.features.drop) and kind not in (*NAMED, "none"):
-            raise ValueError(
-                'features.add and features.drop go with subspace.kind "features", here it is '
-                f'"{kind}"; set it, and subspace.samples to {FEWEST_SAMPLES} or more'
-            )
-        if self.features.said and not self.regresses:
-            raise ValueError(
-                f"features.add: say: is for votes that are fitted, and the rule {o.rule} fits "
-                "none; leave it out, or set optimizer.rule=regression"
-            )
-        if kind == "none" and not (self.picks_pairs and self.engine.is_local):
-            raise ValueError(
-                'subspace.kind "none" explains verdicts on rows: it goes with optimizer.rule '
-                'regression, optimizer.D 1 and a model in this process (engine.kind "local")'
+                "features.add and features.drop go with subspace.kind features, adapters or none "
+                f'(here it is "{kind}"; features needs {FEWEST_SAMPLES} subspace.samples), and '
+                "say: with optimizer.rule regression"
             )
         return self
 

@@ -45,8 +45,6 @@ from szpo.types import FEATURE_GRID, Explanation, Floats
 
 BUDGET: Final = 3.0
 """The default `kl_budget`, nats."""
-RADIUS: Final = 4.5
-"""The default `kl_radius`, nats: a vote on a wider comparison says more."""
 
 
 def ways(settings: Settings, record: AllVotes) -> tuple[Explanation, ...]:

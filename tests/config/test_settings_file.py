@@ -179,7 +179,7 @@ def test_refusals_say_what_is_wrong_and_how_many_mistakes_there_are():
         (["run.votes=7"], "settings: run.votes 7 is less than one step, which takes 8 "),
         (["N=64"], "run.votes 240 is less than one step, which takes 512"),
         (["subspace.samples=31"], "samples 31 is too few for subspace.dim 8; give at least 32"),
-        (["panel.kind=judge", "optimizer.M=2"], "one opinion several"),
+        (["panel.kind=judge", "optimizer.M=2"], "answers the same whenever"),
         (["optimizer.votes=5"], "votes is called M now: write optimizer.M"),
         (["directions=4"], "optimizer.directions is called optimizer.K now"),
         (["optimizer.rule=sgin"], 'optimizer.rule must be one of "auto", "known", "sign", '),

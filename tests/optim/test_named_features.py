@@ -310,7 +310,9 @@ def test_later_steps_ask_along_what_is_liked_and_lag_knows_one_step_less():
 def test_a_shift_goes_along_its_own_grid_with_the_radius_of_the_law():
     grid = (300, -100, 0, 25)
     asked = Asked(1, (Explanation(1, (0,), (LARGEST_WEIGHT,)),), (grid,) * 8)
-    settings = make_settings(3, SPACE.layout, rule="regression", features=AXES, asking_noise=NOISE)
+    settings = make_settings(
+        3, SPACE.layout, rule="regression", D=8, features=AXES, asking_noise=NOISE
+    )
     query = optimizer.query(settings, 1, 0.5, asked=asked)
     theta = parameters.zeros(settings.layout)
     for plus, minus in query.shifts:

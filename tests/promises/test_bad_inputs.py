@@ -212,7 +212,7 @@ def commands_that_load(model: Path, base: Path, folder: Path) -> Iterator[list[s
     pairs.write_text('{"prompt": "w20 w21", "chosen": "w30", "rejected": "w31"}\n')
     judge = ["panel.kind=judge", f"judge.model={model}"]
     yield folder_run.arguments(folder, *judge, model_folder=base)
-    yield ["scorer", str(pairs), "--model", str(model), *out]
+    yield ["scorer", str(pairs), "--model", str(model), "--out", str(folder / "out.safetensors")]
     yield ["baseline", "dpo", "--pairs", str(pairs), "--set", f"model.name={model}", *out]
 
 

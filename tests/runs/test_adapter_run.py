@@ -165,8 +165,8 @@ def test_settings_that_do_not_go_with_adapters_are_refused(capsys):
         return capsys.readouterr().err
 
     some = 'subspace.adapters=["a","b"]'
-    assert "needs subspace.adapters" in refused("subspace.kind=adapters")
-    assert 'here it is "score"' in refused(some, "subspace.kind=score")
+    assert "goes with subspace.adapters" in refused("subspace.kind=adapters")
+    assert '"score" goes with no subspace.adapters' in refused(some, "subspace.kind=score")
     assert "'a' not found" in refused(some, "model.name=tiny")
     assert "adapter.rank plays no part where" in refused(some, "adapter.rank=2")
 
