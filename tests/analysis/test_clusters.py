@@ -7,11 +7,20 @@ import numpy as np
 import pytest
 
 from szpo import seeds
+from szpo.analysis import taste_clusters
 from szpo.analysis.named_votes import FeatureVotes
-from szpo.analysis.taste_clusters import Clusters, find_clusters, fit_mixture, heterogeneity_p
+from szpo.analysis.taste_clusters import (
+    Clusters,
+    Mixture,
+    find_clusters,
+    fit_mixture,
+    heterogeneity_p,
+)
+from szpo.cli import clusters
 from szpo.cli.app import call
 from szpo.errors import UsageError
 from szpo.ledger.theta import append_adopted
+from szpo.metrics import share
 from szpo.optim.bradley_terry import fit_ridge
 from szpo.optim.parameters import NO_COORDINATES
 from szpo.types import Floats, Ints
@@ -104,6 +113,29 @@ def test_one_taste_is_called_one_where_two_would_have_been_seen_and_few_votes_fe
     assert len(found.found.shares) == 1 and found.between.of == 0
     found = told(*panel(3, opposed, 5, 3))
     assert found.verdict == "few" and found.power < 0.5
+
+
+def test_two_votes_agree_within_clusters_that_were_found_without_them():
+    # Two panelists in both comparisons, each in a part of its own; only without the first part's
+    # votes are they of one cluster.
+    y, who = np.array([1.0, 1.0, 1.0, 0.0]), np.array([0, 1, 0, 1])
+    comparison = fold = np.array([0, 0, 1, 1])
+    members = [np.array([0, 0]), np.array([0, 1])]
+    within, between = taste_clusters._agreement(y, who, comparison, fold, members)
+    assert (within.hits, within.of, between.hits, between.of) == (1, 1, 0, 1)
+
+
+def test_agreement_of_tastes_is_the_mean_over_those_that_differ(tmp_path, capsys, monkeypatch):
+    none, one = share(0, 0), np.eye(3)
+    found = Clusters(
+        "several", 0.01, 0.9, 40, ("a", "b", "c"), (0.0, 0.1, 0.2), (0.0, 0.1, 0.1),
+        Mixture(one, np.full(3, 1 / 3), one), none, none, 0.4 + 0.4 * one,
+    )  # fmt: skip
+    monkeypatch.setattr(clusters, "find_tastes", lambda ledger, chosen: (found, ["x", "y", "z"]))
+    path = tmp_path / "run.db"
+    new_ledger(path, settings_of()).close()
+    assert call(["clusters", str(path)]) == 0
+    assert "by the fitted tastes: 80% within, 40% between" in capsys.readouterr().out
 
 
 def test_one_panelist_has_no_clusters():

@@ -352,16 +352,20 @@ def test_a_score_that_does_not_rise_ends_after_some_patience(policy):
     assert (len(end.steps), end.best, end.stopped) == (3, 0, "the score no longer rises")
 
 
-def test_steps_learn_from_all_prompts_in_turn(policy):
+def test_steps_learn_from_all_prompts_in_turn_each_where_the_last_one_led(policy):
     class Noted(Away):
         def __call__(self, policy, task):
             asked.append(task.prompts)
+            began.append(parameters.digest(policy.theta(), policy.layout))
             return super().__call__(policy, task)
 
-    asked, plan = [], replace(PLAN, nats=50.0, patience=4, answers=8, samples=4)
-    improve(policy, lambda p, a: -cheer(p, a) * 0, ASKED, Noted(1e3), plan, seed=0)
+    asked, began, led = [], [], []
+    plan = replace(PLAN, nats=50.0, patience=4, answers=8, samples=4)
+    note = lambda state: led.append(parameters.digest(state.last, policy.layout))  # noqa: E731
+    improve(policy, lambda p, a: -cheer(p, a) * 0, ASKED, Noted(1e3), plan, seed=0, report=note)
     every = [prompt for part in asked for prompt in part]
     assert [len(part) for part in asked] == [2] * 4 and len({*every}) == 8
+    assert began == led[:4] and len({*led}) == 5  # also where no score is the best
 
 
 def test_a_step_that_costs_more_than_predicted_is_halved_and_then_given_up(policy):

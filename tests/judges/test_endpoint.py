@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import math
 import re
 import socket
 import threading
@@ -241,6 +242,20 @@ def test_odds_need_both_names_among_the_likeliest_and_numbers(odds, says):
     with stub_endpoint(lambda request, before: completion("A", odds=odds)) as stub:
         found = asked(stub, ask="soft", on_error="tie")
     assert found.details["error"].startswith(says)
+
+
+def test_chances_of_a_name_in_several_spellings_add_up():
+    def spelt(request, before):
+        reply = completion("A", odds=(-2.0, -1.0))
+        (first,) = reply.body["choices"][0]["logprobs"]["content"]
+        first["top_logprobs"] += [{"token": " a", "logprob": -2.0, "bytes": None}]
+        return reply
+
+    with stub_endpoint(spelt) as stub:
+        found = asked(stub, ask="soft")
+    # 2 e⁻² of A
+    read = [reply["odds"] for reply in found.details["replies"]]
+    assert read == [pytest.approx([math.log(2) - 2, -1])] * 2
 
 
 def arguments(folder, stub, *sets):

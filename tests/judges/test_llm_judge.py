@@ -120,6 +120,7 @@ def test_an_unreadable_reply_is_asked_again_and_reported_so():
     assert opinion(made).choice == "B"  # first in the second order, second in the first
     assert made.backend.calls == [2, 1]
     assert "was not usable" in made.backend.asked[2]
+    assert len({*made.backend.keys}) == 3  # the same draws would give the same reply
 
 
 @pytest.mark.parametrize("on_error", ["skip", "tie"])

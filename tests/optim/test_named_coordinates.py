@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special
 
+from szpo.config import settings_file
 from szpo.config.optimizer import make_settings, read_settings, record_settings
 from szpo.errors import UsageError
 from szpo.features import dictionary
@@ -322,3 +323,11 @@ def test_settings_without_names_are_written_as_before_and_with_names_read_back()
     ):  # fmt: skip
         with pytest.raises(UsageError, match="features: "):
             replace(table(), **wrong)
+
+
+def test_rows_too_are_asked_about_along_what_votes_say_where_policies_are_perturbed():
+    config = settings_file.load(sets=["subspace.kind=features"])
+    layout, bare = (("z", (DIM,)),), replace(table(), coordinates=(), axes=())
+    assert config.optimizer.D == 1
+    assert config.optimizer_settings(layout, 1.0, table()).asking_noise == NOISE
+    assert config.optimizer_settings(layout, 1.0, bare).asking_noise is None

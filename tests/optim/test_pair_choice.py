@@ -35,6 +35,16 @@ def test_two_explanations_that_disagree_are_told_apart_and_those_that_agree_are_
     assert found[1] == found[2] == 0
 
 
+def test_what_no_kept_explanation_is_about_may_still_decide_a_verdict():
+    # Half of the probability is kept, and sure of plus: p = σ(3). The rest is even, as the prior
+    # is: of the entropy of (p + ½)/2 the kept part takes H(p)/2 away, the prior's half the rest.
+    fit, x = fit_with(Kept((0,), 0.0, 0.5, np.array([3.0]))), np.array([[1.0, 0, 0, 0]])
+    p = 1 / (1 + math.exp(-3))
+    before = math.log(2) - informative.worth(x, None, PRIOR)[0] / UNITS
+    known = entropy(p / 2 + 1 / 4) - entropy(p) / 2 - before / 2
+    assert informative.worth(x, fit, PRIOR)[0] == pytest.approx(UNITS * known, abs=2)
+
+
 def test_before_any_vote_the_pair_that_differs_most_and_in_most_features_is_worth_most():
     x = np.array([[0.0, 0, 0, 0], [1, 0, 0, 0], [2, 0, 0, 0], [1, 1, 0, 0]])
     nothing, one, twice, two = informative.worth(x, None, PRIOR)

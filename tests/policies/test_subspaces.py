@@ -18,14 +18,14 @@ from szpo.models.loading import Loaded
 from szpo.models.lora import Site
 from szpo.models.sampling import Sampling
 from szpo.optim import parameters, sample_directions
-from szpo.policies import basis, subspaces
+from szpo.policies import basis, probe, subspaces
 from szpo.policies.backend import LocalBackend
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.probe import Probe, unit_directions
 from szpo.policies.subspaces import Subspace
 from szpo.types import Answer, Comparison, Prompt, Row, Update
 from tests.support import tiny_models
-from tests.support.policies import set_up_subspace, setup_of
+from tests.support.policies import set_up_subspace, setup_of, small
 
 OF_THE_MODEL = [kind for kind in get_args(subspaces.Kind) if kind not in ("adapters", "none")]
 SHORT = Sampling(max_new_tokens=6)
@@ -141,6 +141,20 @@ def test_a_set_up_has_what_its_kind_promises(model):
         space = setup(model, kind)
         z = {"z": np.zeros(space.dim, np.float32)} if space.basis else dict(space.start)
         assert all(not space.weights(z)[s.b].any() for s in space.sites)
+
+
+def test_the_ruler_is_asked_at_so_many_nats_by_the_quadratic_estimate(model):
+    class Noted:
+        def answer(self, request):
+            self.thetas = request.thetas
+            return [()] * len(request.thetas)
+
+    space, backend = small(model), Noted()
+    probe.draw_ruler(Probe(backend, space, ((1,),), SHORT, 0), space)
+    first = np.eye(space.dim)[0]
+    for theta, length in zip(backend.thetas, (0, 1, 2, 5, 10), strict=True):  # |z|², twice nats
+        wanted = space.in_whole(math.sqrt(length) * first)
+        assert all(np.allclose(theta[name], value) for name, value in wanted.items())
 
 
 @pytest.mark.full

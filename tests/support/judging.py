@@ -28,12 +28,14 @@ class Scripted:
         self.reply = reply
         self.asked: list[str] = []
         self.calls: list[int] = []
+        self.keys: list[bytes] = []
 
     def write(self, questions: Sequence[Question]) -> list[Reply]:
         self.calls.append(len(questions))
         found = []
         for question in questions:
             self.asked.append(question.prompt.text)
+            self.keys.append(question.key)
             message = self.reply(question.prompt.text)
             found.append(
                 Reply(message, tokens_in=7, tokens_out=2) if isinstance(message, str) else message

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from szpo.ledger.theta import recommended_digest
 from szpo.optim.kl_limits import Moments, predict_changes
 from szpo.policies import text_guards
 from szpo.policies.text_guards import TOPIC, Guard
-from szpo.runs import guards
+from szpo.runs import driver, guards
 from szpo.runs.guards import (
     Bands,
     HeldOut,
@@ -23,6 +24,7 @@ from szpo.runs.guards import (
     read_start,
     record_held_out,
 )
+from szpo.types import Answer, Comparison, Row
 from tests.support.policies import SHORT_PROMPTS as PROMPTS
 from tests.support.policies import policy_of, small
 from tests.support.quadratic import new_ledger, settings_of
@@ -33,6 +35,20 @@ from tests.support.tiny_models import loaded
 def policy():
     base = loaded("llama")
     return policy_of(base, small(base))
+
+
+def test_shares_of_a_steps_texts_are_of_the_answers_of_both_sides():
+    cut, whole, prompt = Answer("It rains. And", "length"), Answer("It rains."), PROMPTS[0]
+    rows = (Row(prompt, cut, whole), Row(prompt, whole, whole))
+    found = guards.figures([Comparison("c", 0, 0, 0, rows)])
+    assert (found["truncated"], found["identical"]) == (1 / 4, 1 / 2)
+
+
+def test_the_estimate_of_kl_counts_in_units_of_the_coordinates_scale():
+    # |Δ|²/2 in units of ½: |(3, 4)|² · 4 / 2 = 50 nats.
+    language = SimpleNamespace(start=lambda: {"w": np.array([1.0, -1.0])})
+    parts = SimpleNamespace(base=language, language=language, settings=settings_of(scale=0.5))
+    assert driver._quadratic_kl(parts)({"w": np.array([4.0, 3.0])}) == 50
 
 
 @pytest.mark.full

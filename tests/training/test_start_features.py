@@ -26,7 +26,7 @@ from szpo.optim.settings import Settings
 from szpo.replay import replay, verification
 from szpo.runs import answer_pool, start_features
 from szpo.taste import Taste
-from szpo.types import FEATURE_GRID, Answer, Prompt
+from szpo.types import FEATURE_GRID, Answer, Comparison, Prompt, Row
 from szpo.voting import shown_states, step_record
 from tests.support import folder_run
 from tests.support.named_run import MARKS, Likes
@@ -303,6 +303,15 @@ def test_a_taste_without_a_name_is_found_in_hidden_states_and_follows_from_the_r
             found.score(*asked, states=states[:, 1:])
         with pytest.raises(UsageError, match="mine is another model"):
             found.require_model("0" * 64, "mine")
+
+
+def test_states_of_a_comparison_are_means_over_all_its_rows_of_which_equal_ones_are_nothing():
+    same, a, b = (Answer(text) for text in ("same", "Oh", "Ah"))
+    rows = (Row(PROMPTS[0], a, b), Row(PROMPTS[1], same, same))
+    asked = [Comparison("c", 0, 0, 0, rows)]
+    assert shown_states.shown_of(asked) == [(PROMPTS[0], "Oh"), (PROMPTS[0], "Ah")]
+    found = shown_states.differences_of(asked, np.array([[1024, 0], [0, -512]], np.int16))
+    assert found.tolist() == [[[1 / 2, 1 / 4]]]  # (1, ½) over two rows
 
 
 def test_recorded_states_that_are_not_of_their_texts_are_told(tmp_path):

@@ -233,6 +233,21 @@ def test_too_fast_is_said_of_each_row_by_its_own_time(ada):
     assert {each["rows"] for each in details} == {1}
 
 
+def test_a_vote_says_of_no_more_rows_than_there_are_that_they_were_seen(ada):
+    stage, person, do = ada
+    give(stage, person, do("open").paper().pairs[0].seat, details={"seen": 8})
+    (vote,) = stage.ledger.votes()
+    assert json.loads(vote["details"])["seen"] == 1
+
+
+def test_a_seat_that_no_tab_has_yet_is_held_for_any(ada):
+    stage, person, _ = ada
+    (seat,) = stage.site.service.sheet(person, 1)
+    stage.clock.forward(500)
+    held = extend(stage.site, person, seat.id, TAB)
+    assert held is not None and held - stage.clock() > 590e6
+
+
 def test_a_sheet_moves_rests_and_stays_as_a_whole(ada):
     stage, person, do = ada
     stage.site.service.spare = 0

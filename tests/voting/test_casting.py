@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, strategies
 
 from szpo.errors import StorageError, SzpoError, UsageError
+from szpo.ledger import witness
 from szpo.replay import verification
 from szpo.voting import casting
 from szpo.voting.casting import Receipt, VoteConflictError, VoteRequest
@@ -126,6 +127,17 @@ def test_a_disk_that_fails_stores_no_answer_of_the_group(ledger, service, monkey
     monkeypatch.undo()
     assert [type(r) for r in cast_many(service, requests)] == [Receipt, Receipt]
     assert service.look().seats.votes_in == 2 and verification.verify(ledger, deep=False).ok
+
+
+def test_an_answer_sent_again_is_in_the_witness_before_it_is_acknowledged(ledger, service):
+    """Who stored it may have died between the commit and the witness."""
+    seat, *_ = take_seats(ledger, service)
+    file = ledger.path.with_name(ledger.path.name + witness.SUFFIX)
+    before, request = file.read_bytes(), answer(seat.id, "A", KEY(1), tab="t")
+    cast_many(service, [request])
+    file.write_bytes(before)
+    assert cast_many(service, [request])[0].replayed
+    assert witness.read(ledger.path).event == ledger.last_event()["event"]
 
 
 ODD = strategies.one_of(

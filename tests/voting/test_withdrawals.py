@@ -113,6 +113,22 @@ def test_the_votes_of_some_weigh_as_if_nobody_else_had_voted(tmp_path, weighting
             np.testing.assert_array_equal(getattr(left, side), getattr(own.votes, side))
 
 
+def test_a_fit_to_the_votes_of_some_has_nobody_else_s_after_a_withdrawal_either(tmp_path):
+    settings, ledger = named_run.start(tmp_path, M=2)
+    with ledger:
+        drive(settings, ledger, 2)
+        assert withdrawals.withdraw(ledger, "op", WHO, settings).votes
+        drive(settings, ledger, 3)
+        sql = "SELECT panelist FROM panelists WHERE pseudonym = 'panel-0'"
+        (only,) = (row["panelist"] for row in ledger.query(sql))
+        *_, (alone, _) = replay.retell(ledger, settings, {only})
+        cast = sum(
+            vote.panelist == only for step in range(3) for vote in counting.counted(ledger, step)
+        )
+        fitted = alone.carried.votes
+        assert fitted.up.sum() + fitted.down.sum() == cast > 0
+
+
 def test_what_people_read_of_a_run_counts_her_votes_no_longer(tmp_path):
     settings, ledger = named_run.start(tmp_path, M=2)
     with ledger:
@@ -167,6 +183,18 @@ def test_weights_improved_from_the_start_on_what_was_left_have_learned_nothing_f
         assert improve() == 0 and withdraw() == (1, True)
         assert improve() == 1 and withdraw() == (1, False)
         assert theta.last_adopted(ledger)["number"] == 1 and verification.verify(ledger).ok
+
+
+def test_adopted_weights_are_recommended_from_the_step_on_after_which_they_came(tmp_path):
+    settings, ledger = named_run.start(tmp_path)
+    with ledger:
+        drive(settings, ledger, 2)
+        before = theta.recommended_digests(ledger)
+        moved = {name: 2 * value for name, value in replay.fold(ledger).items()}
+        theta.append_adopted(ledger, moved, named_run.adoption(ledger, 2))
+        now = theta.recommended_digests(ledger)
+        assert now[:2] == before[:2] == theta.updated_digests(ledger)[:2]
+        assert now[2:] == [theta.recommended_digest(ledger)] != before[2:]
 
 
 def test_the_mix_adopted_again_has_learned_from_who_voted_only_after_what_it_replaces(tmp_path):
