@@ -114,8 +114,7 @@ def read_last_pairs(ledger: Ledger) -> LastPairs | None:
 
 
 STILL: Final = (
-    "nothing has moved: this run explains its votes; szpo improve moves the model by them, or a "
-    "run with coordinates (subspace.kind)"
+    "nothing has moved: this run learns what its votes like; szpo improve moves the model by it"
 )
 NOT_YET: Final = (
     "nothing has moved: this run improves its model once its votes show a taste, and keeps what "

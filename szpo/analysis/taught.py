@@ -32,7 +32,7 @@ LIKELY: Final = 0.5
 """Probability from which a claim is stated."""
 LISTED: Final = 0.1
 """Probability from which a claim is drawn, and is mentioned where no claim is likely."""
-UNEXPLAINED: Final = "a taste that no named feature explains"
+UNEXPLAINED: Final = "a taste that no words of the dictionary say"
 UNNAMED: Final = (": no taste shown", "not clear yet")
 """What a lesson holds that names no taste."""
 LENGTH: Final = "length"
@@ -181,7 +181,7 @@ def words(found: Findings) -> str:
         parts = _describe_most(held)
         return f"a little of many ({_percent(found.unnamed)}){': ' * bool(parts)}{parts}"
     if not likely and found.unnamed + found.chance >= LIKELY:
-        return f"{UNEXPLAINED} ({_percent(found.unnamed + found.chance)} for none)"
+        return f"{UNEXPLAINED} ({_percent(found.unnamed)})"
     if likely:
         return ", ".join(_describe_claim(each, found) for each in likely)
     leading = [each for each in found.taught[:2] if each.chance >= LISTED]

@@ -19,7 +19,7 @@ from szpo.data import preference_files, text_files
 from szpo.errors import RunError, UsageError
 from szpo.optim.regression import BUDGET
 from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED
-from szpo.taste import MOST_BYTES, Taste
+from szpo.taste import LIKELY, MOST_BYTES, Feature, Taste
 from szpo.types import FEATURE_GRID, Answer, Floats, Prompt, Say
 
 if TYPE_CHECKING:
@@ -99,7 +99,10 @@ def taste(
         return
     if as_prompt:
         if not found.claims:
-            raise RunError(f"--as-prompt: {found.words}; let its panel vote more")
+            way = "let its panel vote more"
+            if found.unsaid >= LIKELY:
+                way = "use --best-of or szpo improve, which need no words"
+            raise RunError(f"--as-prompt: {found.words}; {way}")
         console.say(found.instruction())
         return
     who = {0: "programs", 1: "one person"}.get(found.people, f"{found.people} people")
@@ -107,33 +110,19 @@ def taste(
     console.say()
     every = list(zip(found.features, found.weights.tolist(), strict=True))
     listed = [(each, weight) for each, weight in every if abs(weight) >= LISTED]
-    console.table(
-        ("feature", "weight", "counts from", "to", "usual"),
-        [
-            (
-                each.name,
-                round(weight, 3),
-                *(round(at / FEATURE_GRID, 3) for at in (each.low, each.high, each.mean)),
-            )
-            for each, weight in sorted(listed, key=lambda row: -abs(row[1]))
-        ],
-    )
-    if left := len(every) - len(listed):
-        console.say(f"and {left} more below {LISTED:g}")
-    console.say(
-        "weight: logits for one standard deviation more of the feature, expected over all "
-        "explanations; from, to and usual: in standard deviations; beyond from and to a text "
-        "counts no further"
-    )
+    if listed:
+        _show_weights(listed, len(every) - len(listed))
     if found.direction is not None:
         console.say(
             f"{100 * found.unsaid:.0f} % for a direction of {found.direction.name}'s hidden "
-            "states, which no words of the dictionary say; of the answers that were shown"
+            "states, which no words of the dictionary say; of the answers that were shown, in "
+            "logits above their mean,"
         )
         for sense, texts in zip(("most", "least"), shown, strict=True):
             console.say(f"it likes {sense}:")
             for each in texts:
-                console.say(f"  {each.value / FEATURE_GRID:+.1f}  {' '.join(each.text.split())}")
+                above = (each.value - found.direction.mean) / FEATURE_GRID
+                console.say(f"  {above:+.1f}  {' '.join(each.text.split())}")
     if out is not None:
         console.say(f"wrote {out}; szpo score FILE --taste {out} scores texts by it")
     elif found.describes:
@@ -181,6 +170,27 @@ def show_named(path: Path, chosen: str, as_json: bool) -> None:
     )
     if still:
         console.warn(f"{', '.join(still)}: the same on both sides of every comparison")
+
+
+def _show_weights(listed: Sequence[tuple[Feature, float]], left: int) -> None:
+    console.table(
+        ("feature", "weight", "counts from", "to", "usual"),
+        [
+            (
+                each.name,
+                round(weight, 3),
+                *(round(at / FEATURE_GRID, 3) for at in (each.low, each.high, each.mean)),
+            )
+            for each, weight in sorted(listed, key=lambda row: -abs(row[1]))
+        ],
+    )
+    if left:
+        console.say(f"and {left} more below {LISTED:g}")
+    console.say(
+        "weight: logits for one standard deviation more of the feature, expected over all "
+        "explanations; from, to and usual: in standard deviations; beyond from and to a text "
+        "counts no further"
+    )
 
 
 def score(

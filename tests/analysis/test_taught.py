@@ -50,7 +50,7 @@ def test_no_figure_is_said_before_a_taste_is_shown():
 
 
 def test_what_is_not_clear_or_has_no_name_is_said_to_be_so():
-    assert words(unnamed=0.7, chance=0.1).endswith("no named feature explains (80 % for none)")
+    assert words(unnamed=0.7, chance=0.1).endswith("no words of the dictionary say (70 %)")
     other = Claim("length", False, 0.25, 1.0, "length")
     assert words(I, other) == 'not clear yet: says "I" more (30 %) or shorter (25 %)'
     assert words(Claim("i", True, 0.05, 1.0)) == "a taste, not clear yet which"
