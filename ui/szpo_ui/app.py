@@ -39,6 +39,13 @@ from szpo_ui.site import HOME_PATHS, POSTERIOR, Site
 
 VOTES_PER_SECOND, VOTES_AT_ONCE = 2.0, 10
 """Rate limit of one panelist's votes: more than a person can read, far less than a flood."""
+PAGES: dict[Role, str] = {
+    "panelist": "szpo_ui.component",
+    "operator": "szpo_ui.operator_page",
+}
+"""The module of each role's page, which has a function ``blocks(site)``."""
+_log = logging.getLogger("szpo_ui")
+_CODES = {401: "login", 403: "forbidden", 404: "not_found", 405: "method", 422: "invalid"}
 
 
 class AssignmentRequest(Body):
@@ -226,15 +233,6 @@ def _no_such() -> JSONResponse:
     return refuse(404, "not_found", "there is no such comparison for this panelist")
 
 
-PAGES: dict[Role, str] = {
-    "panelist": "szpo_ui.component",
-    "operator": "szpo_ui.operator_page",
-}
-"""The module of each role's page, which has a function ``blocks(site)``."""
-
-_log = logging.getLogger("szpo_ui")
-
-
 def create(
     site: Site,
     hosts: Sequence[str] = LOCAL,
@@ -295,9 +293,6 @@ async def healthz() -> dict[str, bool]:
 async def _answer_error(_: Request, error: Any) -> JSONResponse:
     """Answer a request that failed with an error of szpo; async, so it needs no thread."""
     return answer_error(error)
-
-
-_CODES = {401: "login", 403: "forbidden", 404: "not_found", 405: "method", 422: "invalid"}
 
 
 async def answer_http_error(_: Request, error: Any) -> JSONResponse:

@@ -45,6 +45,22 @@ from szpo_ui.site import Site, open_site
 
 MOST_DOTS: Final = 12
 """Up to this number of votes, each is drawn as a dot."""
+Do = Literal[
+    "open", "look", "vote", "agree", "break", "back", "calibrate", "final", "leave", "go", "keep",
+    "revise", "use-tab",
+]  # fmt: skip
+_EXTRA: Final[Mapping[Do, SeatKind]] = {"calibrate": "calibration", "final": "final"}
+"""Actions that ask for a comparison outside training, with the kind of seat."""
+_REFUSALS: Final = {"changed_often": "often", "key_reused": "reused"}
+_CLOSED: Final = {"train": "closed", "final": "final_closed"}
+"""Notices for a refused answer, by the refusal's code, else by the comparison's kind."""
+LOG: Final = logging.getLogger("szpo.panel")
+MOST_KEPT: Final = 100
+"""The most verdicts that a closing page may hand over, which it could not send before."""
+SCRIPTS: Final = ("kit", "server", "screen", "choice", "reading", "sheet", "controls")
+"""The files of the script, in order; the last one starts it."""
+Who = Callable[[Any], tuple[str, str]]
+"""Maps a request to the panelist's id and name."""
 
 
 def render_page(screen: Screen, asked: Panel) -> str:
@@ -96,12 +112,6 @@ def _environment() -> Environment:
     )
 
 
-Do = Literal[
-    "open", "look", "vote", "agree", "break", "back", "calibrate", "final", "leave", "go", "keep",
-    "revise", "use-tab",
-]  # fmt: skip
-
-
 class Action(At):
     """One action of a panelist, as the page sends it."""
 
@@ -140,10 +150,6 @@ def act(site: Site, panelist: str, name: str, action: Action) -> Screen:
         notice = "none_left" if kind == "calibration" else "no_final"
     screen = screens.look(site, panelist, name, action.tab, seat, mode)
     return dataclasses.replace(screen, notice=notice) if notice else screen
-
-
-_EXTRA: Final[Mapping[Do, SeatKind]] = {"calibrate": "calibration", "final": "final"}
-"""Actions that ask for a comparison outside training, with the kind of seat."""
 
 
 def _vote(site: Site, panelist: str, name: str, action: Action) -> Screen:
@@ -186,11 +192,6 @@ def give_verdict(site: Site, panelist: str, ballot: Ballot) -> dict[str, Any]:
     }
 
 
-_REFUSALS: Final = {"changed_often": "often", "key_reused": "reused"}
-_CLOSED: Final = {"train": "closed", "final": "final_closed"}
-"""Notices for a refused answer, by the refusal's code, else by the comparison's kind."""
-
-
 def _agree(site: Site, panelist: str) -> None:
     """Record that a panelist agreed, with a hash of the wording they saw."""
     wording = ENGLISH.consent(moves=site.moves)
@@ -219,16 +220,6 @@ def _seats(site: Site, panelist: str, seat: str | None) -> list[Record]:
     if row is None:
         return []
     return screens.on_sheet(row, screens.read_own_seats(site, panelist, row["step"])[1])
-
-
-LOG: Final = logging.getLogger("szpo.panel")
-MOST_KEPT: Final = 100
-"""The most verdicts that a closing page may hand over, which it could not send before."""
-SCRIPTS: Final = ("kit", "server", "screen", "choice", "reading", "sheet", "controls")
-"""The files of the script, in order; the last one starts it."""
-
-Who = Callable[[Any], tuple[str, str]]
-"""Maps a request to the panelist's id and name."""
 
 
 def Comparison(  # noqa: N802  (a subclass would make Gradio write a .pyi file beside it)

@@ -51,6 +51,15 @@ ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 """Thirty-two characters without I, L, O and U (Crockford 2002), which are often misread."""
 
 _MISREAD = str.maketrans({"O": "0", "I": "1", "L": "1", "-": None, " ": None})
+_ROWS: Final = """
+SELECT *, substr(credential, 1, instr(credential, ':') - 1) AS kind,
+  substr(credential, instr(credential, ':') + 1, length(credential) - instr(credential, ':') - 17)
+    AS name
+FROM credentials
+"""
+"""All credentials, with the parts of their ids; the random one has 16 letters."""
+OPENED, JOINED = "open link", "joined"
+"""Events: an open link's places, votes and code; a first arrival, whose actor is the panelist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -401,15 +410,6 @@ def _one_role(ledger: Ledger, role: Role, name: str) -> None:
 # ---- rows of the ledger ----
 
 
-_ROWS: Final = """
-SELECT *, substr(credential, 1, instr(credential, ':') - 1) AS kind,
-  substr(credential, instr(credential, ':') + 1, length(credential) - instr(credential, ':') - 17)
-    AS name
-FROM credentials
-"""
-"""All credentials, with the parts of their ids; the random one has 16 letters."""
-
-
 def of_name(ledger: Ledger, name: str, kind: str = "") -> list[Record]:
     """The credentials of a name, of one kind or of all, oldest first; no name has a colon."""
     return ledger.query(
@@ -490,10 +490,6 @@ def _summarize(rows: Sequence[Record], now: int, contact: str | None = None) -> 
         seen_us=max((row["created_us"] for row in sessions), default=None),
         contact=contact,
     )
-
-
-OPENED, JOINED = "open link", "joined"
-"""Events: an open link's places, votes and code; a first arrival, whose actor is the panelist."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,8 @@ ARRIVALS_PER_SECOND, ARRIVALS_AT_ONCE = 1.0, 60
 """Rate limit of an open link per network; a whole university may share one address."""
 SCOPE = "szpo.identity"
 """Key in a request's scope under which `AccessControl` stores the identity for handlers."""
+STATUS: Final[Mapping[Reason, int]] = {"revoked": 403, "full": 409}
+"""HTTP status codes of refused access; 401 for all other reasons."""
 
 
 def cookie_name(site: Site) -> str:
@@ -243,10 +245,6 @@ def router(site: Site, sessions: Sessions) -> APIRouter:
         return answer
 
     return routes
-
-
-STATUS: Final[Mapping[Reason, int]] = {"revoked": 403, "full": 409}
-"""HTTP status codes of refused access; 401 for all other reasons."""
 
 
 async def answer_refusal(_: Request, error: Any) -> Response:

@@ -70,6 +70,10 @@ VITALS: Final = (
     ("repetition", "Repetition", "share", 2),
     ("distinct", "Distinct word pairs", "share", 2),
 )
+_WAIT: Final = (
+    '<div id="op-root" class="op" data-state="loading"><p class="op-empty">Reading the record…'
+    "</p></div>"
+)
 
 
 def blocks(site: Site) -> gr.Blocks:
@@ -315,12 +319,6 @@ def rounds(steps: Sequence[int]) -> str:
     named = ", ".join(str(step + 1) for step in steps[:12])
     more = f" and {len(steps) - 12} more" if len(steps) > 12 else ""
     return f"round{'s' if len(steps) > 1 else ''} {named}{more}"
-
-
-_WAIT: Final = (
-    '<div id="op-root" class="op" data-state="loading"><p class="op-empty">Reading the record…'
-    "</p></div>"
-)
 
 
 @cache

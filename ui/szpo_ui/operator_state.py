@@ -33,6 +33,40 @@ HIDDEN_EVENTS: Final = (
     improvement.LAST_PAIRS,
 )  # fmt: skip
 """Kinds of events that the log omits, since other lines report them or they are private."""
+_KINDS: Final = {
+    "gold": "comparison with a known answer", "aa": "comparison of the model with itself",
+    "final": "blind final comparison",
+}  # fmt: skip
+_CLOSED: Final = {
+    "rule": "all votes in", "deadline": "deadline", "auto": "nothing to compare",
+}  # fmt: skip
+_ORDERS: Final = {"final": "a blind final comparison", "samples": "samples"}
+EXAMPLE: Final = Comparison(
+    "example", -1, 0, 0,
+    (
+        Row(
+            Prompt.user("How many minutes are two and a half hours?"),
+            Answer("150 minutes."),
+            Answer("Two and a half hours are about 100 minutes, give or take."),
+        ),
+        Row(
+            Prompt.user("Write a short note to thank a neighbour for feeding the cat."),
+            Answer("Dear Ruth, thank you for looking after Momo. He is as glad as we are!"),
+            Answer("The cat is fed. The neighbour is a neighbour. Thank the note."),
+        ),
+    ),
+)  # fmt: skip
+"""Stands in for the first comparison before its answers are written."""
+REMARKS: Final = 20
+"""Lines of panelists that are shown, the newest."""
+ONLINE_US: Final = 150_000_000
+"""A person seen within this time (µs) counts as online; use is recorded once a minute."""
+_CAST: Final = (
+    "SELECT p.pseudonym, count(*) AS n FROM votes v CROSS JOIN assignments a "
+    "USING (assignment) CROSS JOIN comparisons c USING (comparison) CROSS JOIN panelists p "
+    "USING (panelist) WHERE v.revision = 0 AND c.kind = 'train' GROUP BY p.pseudonym"
+)
+"""By pseudonym: comparisons answered, each once, skips and late votes too."""
 
 
 class Line(NamedTuple):
@@ -81,15 +115,6 @@ def _describe_vote(row: Mapping[str, Any]) -> str:
     if row["revision"]:
         return f"changed a vote {where}"
     return f"{'could not judge' if row['skip'] else 'voted'} {where}"
-
-
-_KINDS: Final = {
-    "gold": "comparison with a known answer", "aa": "comparison of the model with itself",
-    "final": "blind final comparison",
-}  # fmt: skip
-_CLOSED: Final = {
-    "rule": "all votes in", "deadline": "deadline", "auto": "nothing to compare",
-}  # fmt: skip
 
 
 def _rounds(ledger: Ledger) -> Iterator[Line]:
@@ -156,33 +181,8 @@ def _describe_event(kind: str, text: str, names: Mapping[str, str]) -> str:
     return kind
 
 
-_ORDERS: Final = {"final": "a blind final comparison", "samples": "samples"}
-
-
 def _describe_limits(body: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in body.items() if value is not None)
-
-
-EXAMPLE: Final = Comparison(
-    "example", -1, 0, 0,
-    (
-        Row(
-            Prompt.user("How many minutes are two and a half hours?"),
-            Answer("150 minutes."),
-            Answer("Two and a half hours are about 100 minutes, give or take."),
-        ),
-        Row(
-            Prompt.user("Write a short note to thank a neighbour for feeding the cat."),
-            Answer("Dear Ruth, thank you for looking after Momo. He is as glad as we are!"),
-            Answer("The cat is fed. The neighbour is a neighbour. Thank the note."),
-        ),
-    ),
-)  # fmt: skip
-"""Stands in for the first comparison before its answers are written."""
-REMARKS: Final = 20
-"""Lines of panelists that are shown, the newest."""
-ONLINE_US: Final = 150_000_000
-"""A person seen within this time (µs) counts as online; use is recorded once a minute."""
 
 
 def version(site: Site) -> str:
@@ -353,11 +353,3 @@ def columns(samples: Order) -> tuple[Sequence[str], list[tuple[str, list[tuple[s
         for c in result.get("columns", [])
     ]
     return result.get("prompts", []), named
-
-
-_CAST: Final = (
-    "SELECT p.pseudonym, count(*) AS n FROM votes v CROSS JOIN assignments a "
-    "USING (assignment) CROSS JOIN comparisons c USING (comparison) CROSS JOIN panelists p "
-    "USING (panelist) WHERE v.revision = 0 AND c.kind = 'train' GROUP BY p.pseudonym"
-)
-"""By pseudonym: comparisons answered, each once, skips and late votes too."""

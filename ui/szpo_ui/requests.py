@@ -43,6 +43,14 @@ GRADIO_POLICY = (
 )
 """The policy of Gradio's pages, which need inline scripts, compile templates and set their base.
 So only escaping keeps model text from running as code; the policy keeps data from leaving."""
+MOST_KEYS = 10_000
+"""Most keys in memory; the one unused for longest is dropped first."""
+PLACES = 2**15
+"""Slots for counting wrong codes; Python's random hash seed hides which name has which slot."""
+FEW = 5
+"""Most warnings from one line of code that are written each minute."""
+Later: TypeAlias = Callable[[float, Callable[[], None]], object]
+"""Calls a function after some seconds."""
 
 
 class Body(BaseModel):
@@ -99,16 +107,6 @@ def if_changed(request: Request, tag: str, found: object) -> Response:
     if request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
     return JSONResponse(found, headers=headers)
-
-
-MOST_KEYS = 10_000
-"""Most keys in memory; the one unused for longest is dropped first."""
-PLACES = 2**15
-"""Slots for counting wrong codes; Python's random hash seed hides which name has which slot."""
-FEW = 5
-"""Most warnings from one line of code that are written each minute."""
-Later: TypeAlias = Callable[[float, Callable[[], None]], object]
-"""Calls a function after some seconds."""
 
 
 def network(host: str) -> str:

@@ -69,6 +69,10 @@ _WHY = {
     "expired": "this session has expired; please log in again",
     "revoked": "this access was revoked; ask for a new invitation",
 }
+FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
+"""Local fonts, so nothing is fetched from elsewhere."""
+LOCAL = ("127.0.0.1", "localhost")
+"""Host headers that a page on this machine answers."""
 
 
 class AccessControl:
@@ -318,12 +322,6 @@ def _replay_body(body: bytes, receive: Receive) -> Receive:
         return waiting.pop() if waiting else await receive()
 
     return replay
-
-
-FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
-"""Local fonts, so nothing is fetched from elsewhere."""
-LOCAL = ("127.0.0.1", "localhost")
-"""Host headers that a page on this machine answers."""
 
 
 def bare_app(**more: Any) -> FastAPI:

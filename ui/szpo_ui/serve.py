@@ -65,6 +65,19 @@ DEMO_SETS = ("run.votes=80", "model.name=smollm2", "optimizer.K=4")
 """Changes of ``--demo`` to the preset people: SmolLM2 as the model, shorter rounds."""
 COLLEAGUES = 4
 """Simulated colleagues of the one person in ``--demo``."""
+command = typer.Typer(add_completion=False)
+"""The entry point of `szpo.commands`."""
+FILES: Final = {
+    "/static/setup.js": "text/javascript",
+    "/static/entrance.js": "text/javascript",
+    "/static/setup.css": "text/css",
+    "/static/login.css": "text/css",
+    "/static/icon.svg": "image/svg+xml",
+}
+"""The page's files, with their media types."""
+PANELISTS: Final = ("/login", "/panel", "/join")
+"""Prefixes of panelists' paths, whose page shows no stages."""
+_BUSY: Final = "this run is being set up; try again in a moment"
 
 
 @dataclass(frozen=True)
@@ -86,10 +99,6 @@ class ServeOptions:
     accept_samples: bool = False
     features: tuple[str, ...] = ()
     """The user's own features; they must be given here, since a record must not run code."""
-
-
-command = typer.Typer(add_completion=False)
-"""The entry point of `szpo.commands`."""
 
 
 @command.command("serve")
@@ -291,19 +300,6 @@ def _describe_first_thing(ledger: Ledger) -> str:
     if not samples.awaits_start(ledger):
         return 'the run is paused; open the operator\'s link and press "Resume"'
     return 'open the operator\'s link, read the sample answers, and press "Start the run"'
-
-
-FILES: Final = {
-    "/static/setup.js": "text/javascript",
-    "/static/entrance.js": "text/javascript",
-    "/static/setup.css": "text/css",
-    "/static/login.css": "text/css",
-    "/static/icon.svg": "image/svg+xml",
-}
-"""The page's files, with their media types."""
-PANELISTS: Final = ("/login", "/panel", "/join")
-"""Prefixes of panelists' paths, whose page shows no stages."""
-_BUSY: Final = "this run is being set up; try again in a moment"
 
 
 class Startup:

@@ -33,6 +33,16 @@ OPERATOR = "operator"
 sessions."""
 OPERATOR_DAYS = 30.0
 """How many days the links printed at a start work, and the sessions made with them."""
+ADDRESS_LIMIT = 2_000
+"""Most characters of an address to read; real ones are far shorter."""
+HEAD_BYTES: Final = 32_768
+"""Most bytes of first line and headers that arrive in parts; the application allows less."""
+CONNECTIONS: Final = 4096
+"""Connections from which on requests are answered 503."""
+REST_SECONDS: Final = 75
+"""Longest pause between requests: above reading time, so votes meet no closing connection."""
+OPEN_FILES: Final = 256
+"""Open files that the process may need besides its connections."""
 
 
 @dataclass(frozen=True)
@@ -128,9 +138,6 @@ def _own_names() -> set[str]:
 
 # --- for other commands: a small file beside the run, locked while its server runs ---
 
-ADDRESS_LIMIT = 2_000
-"""Most characters of an address to read; real ones are far shorter."""
-
 
 @contextlib.contextmanager
 def announce(run: Path, url: str) -> Iterator[None]:
@@ -171,15 +178,6 @@ try:
     import resource
 except ImportError:  # Windows, which has no such limit
     resource = None  # type: ignore[assignment]
-
-HEAD_BYTES: Final = 32_768
-"""Most bytes of first line and headers that arrive in parts; the application allows less."""
-CONNECTIONS: Final = 4096
-"""Connections from which on requests are answered 503."""
-REST_SECONDS: Final = 75
-"""Longest pause between requests: above reading time, so votes meet no closing connection."""
-OPEN_FILES: Final = 256
-"""Open files that the process may need besides its connections."""
 
 
 def configure(

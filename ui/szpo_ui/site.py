@@ -38,6 +38,19 @@ BATCH_S = 0.05
 T = TypeVar("T")
 _Job = tuple[int, int, Callable[[], Any] | None, "asyncio.Future[Any] | None"]
 """Its rank, its number among all, what is to be done (None: end), and who waits for it."""
+HOME_PATHS: Final[Mapping[Role, str]] = {"panelist": "/panel", "operator": "/operate"}
+"""The path of each role's page, without a final slash."""
+POSTERIOR: Final = "/operate-visualize"
+"""The path of the operator's page on the votes' posterior over two features."""
+VOTES: Final = "/operate/votes"
+"""The path of the operator's list of votes: plain HTML, without Gradio."""
+SPARE: Final = 1
+"""How many people more than needed may answer a comparison at a time, so that nobody waits for
+someone who left; only the votes needed are counted."""
+TAB_S: Final = 90.0
+"""A tab that sent nothing for this many seconds no longer blocks other tabs."""
+TEXTS: Final = 256
+"""How many comparisons are cached."""
 
 
 class Writer:
@@ -113,22 +126,6 @@ def _answer(answered: list[tuple[asyncio.Future[Any], Any]]) -> None:
             done.set_exception(result)
         else:
             done.set_result(result)
-
-
-HOME_PATHS: Final[Mapping[Role, str]] = {"panelist": "/panel", "operator": "/operate"}
-"""The path of each role's page, without a final slash."""
-POSTERIOR: Final = "/operate-visualize"
-"""The path of the operator's page on the votes' posterior over two features."""
-VOTES: Final = "/operate/votes"
-"""The path of the operator's list of votes: plain HTML, without Gradio."""
-SPARE: Final = 1
-"""How many people more than needed may answer a comparison at a time, so that nobody waits for
-someone who left; only the votes needed are counted."""
-TAB_S: Final = 90.0
-"""A tab that sent nothing for this many seconds no longer blocks other tabs."""
-
-TEXTS: Final = 256
-"""How many comparisons are cached."""
 
 
 class Presence:

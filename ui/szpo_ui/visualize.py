@@ -48,6 +48,26 @@ TAU = 1.5
 """Standard deviation of the prior of each weight."""
 MAX_VOTES = 200
 """Most votes in a picture: with more it is slow and hard to read."""
+INK, DOT, ASK = "#1d1f24", "#8a2f5d", "#8a4b08"
+STILL_MS = 120
+SKIP = 3
+"""The animation shows every third snapshot of the particles."""
+MOST_ROUNDS = 16
+NAMES = ("first weight", "second weight")
+PATH: Final = "/visualize"
+EXAMPLE: Final = ((1.5, 0.5), (0.5, 1.8), (-0.6, 1.2))
+Number = Annotated[float, Field(ge=-EXTENT, le=EXTENT, allow_inf_nan=False)]
+FEATURES: Final = "length,sentiment"
+"""The default features of the two weights."""
+CLOSED: Final = (
+    "SELECT count(*) AS rounds, sum(last_amendment) AS amended FROM steps "
+    "WHERE state IN ('closed', 'applied')"
+)
+"""A run's page changes when this changes: the closed rounds and their amendments."""
+LATEST: Final = 40
+"""Votes that a page begins with: more arrows would hide each other."""
+command = typer.Typer(add_completion=False)
+"""The entry point of `szpo.commands`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -172,14 +192,6 @@ def _next(x: Floats, candidates: Floats) -> tuple[Floats | None, float]:
     return (candidates[best], float(worth[best])) if worth[best] > 0 else (None, 0.0)
 
 
-INK, DOT, ASK = "#1d1f24", "#8a2f5d", "#8a4b08"
-STILL_MS = 120
-SKIP = 3
-"""The animation shows every third snapshot of the particles."""
-MOST_ROUNDS = 16
-NAMES = ("first weight", "second weight")
-
-
 def draw_svg(shown: Scene, names: Sequence[str] = NAMES) -> bytes:
     """Two plots: density, answers and final particles; entropy over the number of answers."""
     with drawing.figure(9.6, 5.0) as figure:
@@ -248,11 +260,6 @@ def _plane(axes: Any, shown: Scene, names: Sequence[str]) -> None:
 def _dots(axes: Any, shown: Scene, frame: int) -> Any:
     x, y = shown.frames[frame].T
     return axes.scatter(x, y, s=7, color=DOT, zorder=3)
-
-
-PATH: Final = "/visualize"
-EXAMPLE: Final = ((1.5, 0.5), (0.5, 1.8), (-0.6, 1.2))
-Number = Annotated[float, Field(ge=-EXTENT, le=EXTENT, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -362,17 +369,6 @@ def as_json(shown: Scene, begun: Start) -> dict[str, Any]:
     }
 
 
-FEATURES: Final = "length,sentiment"
-"""The default features of the two weights."""
-CLOSED: Final = (
-    "SELECT count(*) AS rounds, sum(last_amendment) AS amended FROM steps "
-    "WHERE state IN ('closed', 'applied')"
-)
-"""A run's page changes when this changes: the closed rounds and their amendments."""
-LATEST: Final = 40
-"""Votes that a page begins with: more arrows would hide each other."""
-
-
 def of_run(ledger: Ledger, named: str = FEATURES) -> Start:
     """The latest votes of closed rounds without ties, as differences of two named features.
 
@@ -443,10 +439,6 @@ def application(start: Callable[[], Start]) -> FastAPI:
         PATH,
         page_head(),
     )
-
-
-command = typer.Typer(add_completion=False)
-"""The entry point of `szpo.commands`."""
 
 
 @command.command("visualize")
