@@ -22,8 +22,7 @@ import pytest
 import uvicorn
 
 from szpo_ui import app, server
-from szpo_ui.requests import FEW, RepeatLimit
-from szpo_ui.server import listening
+from szpo_ui.server import FEW, RepeatLimit, listening
 from szpo_ui.site import open_site
 from tests.support import children
 from tests.support.browser import make

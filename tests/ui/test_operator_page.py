@@ -19,7 +19,7 @@ from szpo.ledger.theta import theta_digest
 from szpo.optim.named_features import Claim, NamedFeatures
 from szpo.runs import budget, setup_progress
 from szpo.voting import lease, pauses
-from szpo_ui import credentials, operator_controls, operator_page, operator_state, security
+from szpo_ui import credentials, operator_controls, operator_page, operator_state, requests
 from szpo_ui.operator_controls import Command
 from tests.support.browser import OPERATE, Stage, cast, page_call, play
 from tests.support.cases import case
@@ -283,7 +283,7 @@ def test_the_list_is_the_operators_and_leads_through_the_login(stage):
     with stage.client("operator", "Olga") as client:
         page = client.get(place)
         assert page.status_code == 200
-        assert page.headers["content-security-policy"] == security.OWN_POLICY
+        assert page.headers["content-security-policy"] == requests.OWN_POLICY
         assert not re.search(r"<script>|<style|\sstyle=|\son\w+=", page.text)
         for wrong in ("0", "x", "9" * 30):
             assert client.get(f"/operate/votes?before={wrong}").status_code == 422

@@ -3,7 +3,6 @@
 import asyncio
 import re
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -11,8 +10,8 @@ import psutil
 import pytest
 from starlette.datastructures import Headers
 
-from szpo_ui import app, credentials, login, security
-from szpo_ui.requests import RefusedError
+from szpo_ui import app, credentials, login, requests, security
+from szpo_ui.requests import OwnSiteOnly, RefusedError
 from tests.support.browser import (
     CALL,
     OPERATE,
@@ -127,7 +126,7 @@ def test_who_is_revoked_while_a_body_uploads_is_not_let_through(role, staged):
         return await whole_body()
 
     sessions = login.Sessions(stage.site)
-    door = security.AccessControl(inner, stage.site, sessions)
+    door = OwnSiteOnly(security.AccessControl(inner, stage.site, sessions))
     assert knock(door, cookies, path) == [] and len(reached) == 1
     assert knock(door, cookies, path, receive=revoked) == [403] and len(reached) == 1
     sessions.close()
@@ -142,7 +141,7 @@ def test_reads_have_a_limit_of_their_own_also_those_that_find_nothing(staged, mo
     async def inner(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 404, "headers": []})
 
-    door = security.AccessControl(inner, stage.site, sessions)
+    door = OwnSiteOnly(security.AccessControl(inner, stage.site, sessions))
     found = []
     for name, method in (*[("Ada", "GET")] * 4, ("Ada", "POST"), ("Ben", "GET")):
         cookies = stage.cookie("panelist", name)
@@ -260,8 +259,8 @@ def test_behind_a_proxy_the_public_address_is_the_own_one():
         ("", "panel.example", False),
     ):
         headers = Headers({"origin": origin, "host": host})
-        assert security.own_origin(headers, url=url, secure=True) is own, (origin, host)
-    assert not security.own_origin(Headers({"origin": "", "host": ""}), secure=False)
+        assert requests.own_origin(headers, url=url, secure=True) is own, (origin, host)
+    assert not requests.own_origin(Headers({"origin": "", "host": ""}), secure=False)
 
 
 # ---- the source ----
@@ -322,7 +321,6 @@ def test_behind_a_tls_proxy_people_log_in_and_vote_and_plain_pages_do_not(staged
 
 def test_a_web_socket_is_closed_before_anything_is_asked():
     nobody: Any = None
-    door: Any = SimpleNamespace(ledger=SimpleNamespace(clock=lambda: 0))
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
@@ -331,7 +329,7 @@ def test_a_web_socket_is_closed_before_anything_is_asked():
     async def receive() -> Any:
         return {"type": "websocket.connect"}
 
-    control = security.AccessControl(nobody, door, nobody)
+    control = OwnSiteOnly(nobody)
     asyncio.run(control({"type": "websocket", "path": "/panel/"}, receive, send))
     assert sent == [{"type": "websocket.close", "code": 1008}]
 
@@ -345,14 +343,14 @@ def status(
         "path": "/", "raw_path": path, "query_string": query, "headers": sent, "method": method,
     }  # fmt: skip
     try:
-        asyncio.run(security._take_in(scope, receive))
+        asyncio.run(requests._take_in(scope, receive))
     except RefusedError as refused:
         return refused.answer.status_code
     return None
 
 
 def test_heads_have_limits() -> None:
-    at, most = security.PATH_LIMIT, security.HEAD_LIMIT
+    at, most = requests.PATH_LIMIT, requests.HEAD_LIMIT
     assert status("GET", None, b"/" * (at - 5), b"q" * 5, a="b" * (most - 1)) is None
     assert status("GET", None, b"/" * (at - 5), b"q" * 6) == 414
     assert status("GET", a="b" * (most - 2), c="d") == 431
@@ -361,7 +359,7 @@ def test_heads_have_limits() -> None:
 def test_a_body_is_refused_by_its_length_or_its_pace_and_a_connection_that_ended_is_none(
     monkeypatch,
 ):
-    monkeypatch.setattr(security, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(requests, "BODY_SECONDS", 0.05)
 
     async def unread() -> Any:
         raise AssertionError("it was read")
@@ -377,6 +375,6 @@ def test_a_body_is_refused_by_its_length_or_its_pace_and_a_connection_that_ended
     async def silent() -> Any:
         await asyncio.sleep(10)
 
-    for length in (str(security.BODY_LIMIT + 1), "-1", "many"):
+    for length in (str(requests.BODY_LIMIT + 1), "-1", "many"):
         assert status("POST", unread, content_length=length) == 413
     assert [status("POST", each) for each in (gone, endless, silent)] == [400, 413, 408]

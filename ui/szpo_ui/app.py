@@ -33,7 +33,7 @@ from szpo_ui import ballots, credentials, login
 from szpo_ui import visualize as mounts
 from szpo_ui.ballots import At, Ballot
 from szpo_ui.credentials import AccessError, Role
-from szpo_ui.requests import Body, Buckets, Seat, Tab, if_changed, read, refuse
+from szpo_ui.requests import Body, Buckets, OwnSiteOnly, Seat, Tab, if_changed, read, refuse
 from szpo_ui.security import LOCAL, AccessControl, bare_app, call_in_loop, mount
 from szpo_ui.site import HOME_PATHS, POSTERIOR, Site
 
@@ -266,7 +266,8 @@ def create(
     app.include_router(login.router(site, sessions))
     call_in_loop(partial(_mount_all, app, site, pages))
     app.add_middleware(CORSMiddleware, allow_origins=[])  # without this, Gradio allows any origin
-    app.add_middleware(AccessControl, site=site, sessions=sessions, url=url)
+    app.add_middleware(AccessControl, site=site, sessions=sessions)
+    app.add_middleware(OwnSiteOnly, url=url, secure=site.secure)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     return app
 

@@ -37,9 +37,9 @@ from szpo_ui import component, login, operator_controls
 from szpo_ui.markup import environment, head, static, style, whole
 from szpo_ui.operator_controls import Command, Reply
 from szpo_ui.operator_state import columns, read_state, version
-from szpo_ui.requests import first_fault, if_changed
+from szpo_ui.requests import VOTES, first_fault, if_changed
 from szpo_ui.screens import Screen
-from szpo_ui.site import VOTES, Site
+from szpo_ui.site import Site
 
 LOG: Final = logging.getLogger("szpo.operate")
 MIN_VOTES: Final = 20

@@ -1,18 +1,19 @@
-"""Strict reading of JSON requests, uniform responses, and limits of rate kept in memory."""
+"""The form of requests and responses: own site, size, strict JSON, browser policies, and rates."""
 
 from __future__ import annotations
 
-import logging
-import threading
+import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, ip_address, ip_network
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 if TYPE_CHECKING:
     from szpo.ledger.database import Clock
@@ -43,14 +44,24 @@ GRADIO_POLICY = (
 )
 """The policy of Gradio's pages, which need inline scripts, compile templates and set their base.
 So only escaping keeps model text from running as code; the policy keeps data from leaving."""
+HEAD_LIMIT = 16_384
+"""Most bytes of a request's headers, names and values together."""
+PATH_LIMIT = 4_096
+"""Most bytes of a request's path and query string."""
+BODY_LIMIT = 65_536
+"""Largest request body, bytes."""
+BODY_SECONDS = 10.0
+"""Seconds in which a body must arrive."""
+READS = ("GET", "HEAD", "OPTIONS")
+"""Methods of requests that change nothing."""
+VOTES: Final = "/operate/votes"
+"""The path of the operator's list of votes: plain HTML, without Gradio."""
+GRADIO_PAGES = ("/panel", "/operate", "/visualize")
+"""Prefixes of the paths of Gradio's pages, but for `VOTES`."""
 MOST_KEYS = 10_000
 """Most keys in memory; the one unused for longest is dropped first."""
 PLACES = 2**15
 """Slots for counting wrong codes; Python's random hash seed hides which name has which slot."""
-FEW = 5
-"""Most warnings from one line of code that are written each minute."""
-Later: TypeAlias = Callable[[float, Callable[[], None]], object]
-"""Calls a function after some seconds."""
 
 
 class Body(BaseModel):
@@ -107,6 +118,135 @@ def if_changed(request: Request, tag: str, found: object) -> Response:
     if request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
     return JSONResponse(found, headers=headers)
+
+
+class OwnSiteOnly:
+    """ASGI middleware: only requests of this site's own pages, of a bounded size and duration.
+
+    It reads the whole body of a request that changes something, and adds headers to all answers.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        url: str = "",
+        *,
+        secure: bool = False,
+        gradio: tuple[str, ...] = GRADIO_PAGES,
+    ):
+        """``url`` is the site's address behind a proxy, which browsers send as Origin.
+
+        Paths that begin with one of ``gradio`` get the policy of Gradio's pages.
+        """
+        self.app = app
+        self.gradio = gradio
+        self.url = url
+        self.secure = secure
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse a request or pass it on."""
+        if scope["type"] == "websocket":  # no page needs one
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        if scope["type"] == "http":
+            path = scope["path"]
+            gradio = path.startswith(self.gradio) and path != VOTES
+            send = _with_headers(path, send, gradio=gradio, secure=self.secure)
+            try:
+                receive = await _take_in(scope, receive, self.url, secure=self.secure)
+            except RefusedError as error:
+                await error.answer(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+def _with_headers(path: str, send: Send, *, gradio: bool, secure: bool) -> Send:
+    assets = path.startswith("/static/") or "/assets/" in path or "/static/" in path
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in COMMON.items():
+                headers[name] = value
+            headers["Content-Security-Policy"] = GRADIO_POLICY if gradio else OWN_POLICY
+            if secure:
+                headers["Strict-Transport-Security"] = "max-age=31536000"
+            if not assets:
+                headers.setdefault("Cache-Control", "no-store")
+        await send(message)
+
+    return sending
+
+
+def own_origin(headers: Headers, *, url: str = "", secure: bool = False) -> bool:
+    """Whether the request came from this site's own page, or from no browser.
+
+    Browsers send Origin with requests that are not a GET, and name the page's relation to this
+    site in Sec-Fetch-Site. A program that sends neither needs a session of its own.
+    """
+    if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        return False
+    origin = headers.get("origin")
+    if origin is None or origin == (url or None):
+        return True
+    try:
+        parts = urlsplit(origin)
+    except ValueError:
+        return False
+    return parts.netloc == headers.get("host") and parts.scheme in (
+        ("https",) if secure else ("http", "https")
+    )
+
+
+async def _take_in(
+    scope: Scope, receive: Receive, url: str = "", *, secure: bool = False
+) -> Receive:
+    """Read the whole body of a request that changes something; the result replays it from memory.
+
+    This also limits heads that arrive at once; the server limits only those that come in parts.
+
+    Raises:
+        RefusedError: another site sent the request, a part is too long, or the body is too slow.
+    """
+    path, headers = scope.get("raw_path") or scope["path"].encode(), Headers(scope=scope)
+    if len(path) + len(scope.get("query_string", b"")) > PATH_LIMIT:
+        raise RefusedError(414, "too_long", f"a path has at most {PATH_LIMIT:,} bytes")
+    if sum(len(name) + len(value) for name, value in scope["headers"]) > HEAD_LIMIT:
+        raise RefusedError(431, "too_long", f"headers have at most {HEAD_LIMIT:,} bytes together")
+    if scope["method"] in READS:
+        return receive
+    if not own_origin(headers, url=url, secure=secure):
+        why = "this request comes from another site; behind a proxy, szpo serve needs --url"
+        raise RefusedError(403, "origin", why)
+    too_large = f"a request has at most {BODY_LIMIT:,} bytes"
+    length = headers.get("content-length", "0")
+    if not length.isdigit() or int(length) > BODY_LIMIT:
+        raise RefusedError(413, "too_large", too_large)
+    body, more = b"", True
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while more:
+                message = await receive()
+                if message["type"] != "http.request":
+                    raise RefusedError(400, "gone", "the connection ended")
+                body += message.get("body", b"")
+                if len(body) > BODY_LIMIT:
+                    raise RefusedError(413, "too_large", too_large)
+                more = message.get("more_body", False)
+    except TimeoutError:
+        slow = f"the request took more than {BODY_SECONDS:.0f} s to arrive"
+        raise RefusedError(408, "slow", slow) from None
+    return replay_body(body, receive)
+
+
+def replay_body(body: bytes, receive: Receive) -> Receive:
+    """A ``receive`` that returns the read body once, then continues with the connection."""
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return replay
 
 
 def network(host: str) -> str:
@@ -176,66 +316,3 @@ class Locks:
         """Uncount a code that was right."""
         place = hash(key) % PLACES
         self._wrong[place] = self._wrong.get(place, ())[:-1]
-
-
-def _start_timer(seconds: float, act: Callable[[], None]) -> None:
-    timer = threading.Timer(seconds, act)
-    timer.daemon = True
-    timer.start()
-
-
-class RepeatLimit(logging.Filter):
-    """Writes the first few equal lines of a minute, then one line with the number of the rest.
-
-    Warnings are equal if the same line of code logs them, errors if also the same line raised
-    them. All clients share the limit: addresses are personal data, so lines name none, and one
-    client can have many.
-    """
-
-    def __init__(self, few: int = FEW, seconds: float = 60.0, later: Later = _start_timer):
-        super().__init__()
-        self._few, self._seconds, self._later = few, seconds, later
-        self._lock = threading.Lock()
-        self._seen: dict[tuple[str, str, int, object], tuple[int, str]] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether to write this record; counts it if it is a warning or an error."""
-        if record.levelno < logging.WARNING or getattr(record, "is_count", False):
-            return True
-        key = (record.name, record.pathname, record.lineno, _raised_at(record))
-        with self._lock:
-            begins = not self._seen
-            count = self._seen.get(key, (0, ""))[0] + 1
-            self._seen[key] = count, str(record.msg)
-        if begins:
-            self._later(self._seconds, self._close)
-        return count <= self._few
-
-    def _close(self) -> None:
-        with self._lock:
-            seen, self._seen = self._seen, {}
-        for (name, *_), (count, text) in seen.items():
-            if count > self._few:
-                logging.getLogger(name).warning(
-                    "%d more in %g seconds: %s", count - self._few, self._seconds, text,
-                    extra={"is_count": True},
-                )  # fmt: skip
-
-
-def _raised_at(record: logging.LogRecord) -> object:
-    """Type and place of a log record's exception; None if it has none."""
-    error = record.exc_info[1] if record.exc_info else None
-    if error is None:
-        return None
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return type(error), trace and (trace.tb_frame.f_code.co_filename, trace.tb_lineno)
-
-
-def limit_repeats() -> None:
-    """Limit repeated log lines of server and pages; a second call changes nothing."""
-    for name in ("uvicorn.error", "asyncio", "szpo_ui", "szpo.panel", "szpo.operate"):
-        logger = logging.getLogger(name)
-        if not any(isinstance(each, RepeatLimit) for each in logger.filters):
-            logger.addFilter(RepeatLimit())

@@ -1,4 +1,4 @@
-"""Access control of every request: session, role, origin, size, rate, and browser policies.
+"""Access control of every request: session, role, rate.
 
 Of Gradio's own routes, only the few that the pages use are open; routes that a later version of
 Gradio adds stay closed. Handlers check the role again (see `szpo_ui.login.identity`).
@@ -12,34 +12,32 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import gradio as gr
 from fastapi import APIRouter, FastAPI
 from fastapi.staticfiles import StaticFiles
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Mount
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from szpo_ui import login
 from szpo_ui.credentials import Fault, Role
 from szpo_ui.markup import STATIC
-from szpo_ui.requests import COMMON, GRADIO_POLICY, OWN_POLICY, Buckets, RefusedError, refuse
-from szpo_ui.site import HOME_PATHS, POSTERIOR, VOTES, Site
+from szpo_ui.requests import (
+    READS,
+    VOTES,
+    Buckets,
+    OwnSiteOnly,
+    RefusedError,
+    refuse,
+    replay_body,
+)
+from szpo_ui.site import HOME_PATHS, POSTERIOR, Site
 
-HEAD_LIMIT = 16_384
-"""Most bytes of a request's headers, names and values together."""
-PATH_LIMIT = 4_096
-"""Most bytes of a request's path and query string."""
-BODY_LIMIT = 65_536
-"""Largest request body, bytes."""
-BODY_SECONDS = 10.0
-"""Seconds in which a body must arrive."""
-READS = ("GET", "HEAD", "OPTIONS")
-"""Methods of requests that change nothing."""
 POSTS_PER_SECOND, POSTS_AT_ONCE = 20.0, 60
 """Rate limit of one person's requests that change something."""
 READS_PER_SECOND, READS_AT_ONCE = 100.0, 1000
@@ -47,8 +45,6 @@ READS_PER_SECOND, READS_AT_ONCE = 100.0, 1000
 WAITING_THREADS = 32
 """Most requests at once that may wait for the run's file in one of Starlette's 40 threads. The
 other threads serve pages and scripts, however long a commit takes."""
-GRADIO_PAGES = ("/panel", "/operate", "/visualize")
-"""Prefixes of the paths of Gradio's pages."""
 FURTHER_PAGES = frozenset({POSTERIOR, VOTES})
 """The operator's pages beside the first, which redirect to the login if there is no session."""
 OPEN_PATHS = frozenset({"/login", "/join", "/redeem", "/api/session", "/healthz", "/favicon.ico"})
@@ -76,34 +72,22 @@ LOCAL = ("127.0.0.1", "localhost")
 
 
 class AccessControl:
-    """ASGI middleware around the whole application."""
+    """ASGI middleware around the whole application, within `OwnSiteOnly`."""
 
-    def __init__(self, app: ASGIApp, site: Site, sessions: login.Sessions, url: str = ""):
-        """``url`` is the site's address behind a proxy, which browsers send as Origin."""
+    def __init__(self, app: ASGIApp, site: Site, sessions: login.Sessions):
         self.app = app
-        self.url = url
-        self.site = site
         self.threads = asyncio.Semaphore(WAITING_THREADS)
         self.sessions = sessions
         self.posts = Buckets(site.ledger.clock, rate=POSTS_PER_SECOND, burst=POSTS_AT_ONCE)
         self.reads = Buckets(site.ledger.clock, rate=READS_PER_SECOND, burst=READS_AT_ONCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse a request or pass it on; add headers to every response."""
-        if scope["type"] == "lifespan":
-            await self.app(scope, receive, send)
-            return
-        if scope["type"] != "http":  # Gradio's pages need no web sockets
-            await send({"type": "websocket.close", "code": 1008})
-            return
-        path = scope["path"]
-        send = _with_headers(path, send, secure=self.site.secure)
-        try:  # the session is looked up after the body, since it may end while that arrives
-            receive = await _take_in(scope, receive, self.url, secure=self.site.secure)
-            refusal = await self._find_refusal(scope, path)
-        except RefusedError as error:
-            refusal = error.answer
-        if refusal is None and _may_wait_in_a_thread(path, changes=scope["method"] not in READS):
+        """Refuse a request or pass it on; the body has arrived, and the session may have ended."""
+        refusal, slow = None, False
+        if scope["type"] == "http":
+            refusal = await self._find_refusal(scope, scope["path"])
+            slow = _may_wait_in_a_thread(scope["path"], changes=scope["method"] not in READS)
+        if refusal is None and slow:
             async with self.threads:
                 await self.app(scope, receive, send)
         else:
@@ -141,50 +125,11 @@ def _is_page(path: str) -> bool:
     return path.rstrip("/") in {"", *HOME_PATHS.values(), *FURTHER_PAGES}
 
 
-class SameSiteOnly:
-    """ASGI middleware of a page without login: only requests of its own site, same headers."""
-
-    def __init__(self, app: ASGIApp):
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse requests that are too long or from other sites' pages; pass on all others."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        send = _with_headers(scope["path"], send)
-        try:
-            receive = await _take_in(scope, receive)
-        except RefusedError as error:
-            await error.answer(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
-
-
 def _may_wait_in_a_thread(path: str, *, changes: bool) -> bool:
     """Whether the handler may wait for the run's file in a thread: panelists' changes do not."""
     if changes:
         return path.startswith("/operate")
     return path in ("/api/status", VOTES) or "-api/" in path
-
-
-def _with_headers(path: str, send: Send, *, secure: bool = False) -> Send:
-    gradio = path.startswith(GRADIO_PAGES) and path != VOTES
-    assets = path.startswith("/static/") or "/assets/" in path or "/static/" in path
-
-    async def sending(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            for name, value in COMMON.items():
-                headers[name] = value
-            headers["Content-Security-Policy"] = GRADIO_POLICY if gradio else OWN_POLICY
-            if secure:
-                headers["Strict-Transport-Security"] = "max-age=31536000"
-            if not assets:
-                headers.setdefault("Cache-Control", "no-store")
-        await send(message)
-
-    return sending
 
 
 class NeededRoutesOnly:
@@ -219,7 +164,7 @@ class NeededRoutesOnly:
             if call is None:
                 await refuse(422, "call", "this page has no such call")(scope, receive, send)
                 return
-            receive = _replay_body(call, receive)
+            receive = replay_body(call, receive)
         await self.app(scope, receive, send)
 
     def _read(self, body: bytes) -> bytes | None:
@@ -251,77 +196,6 @@ def role_of(path: str) -> Role | None:
     if path.startswith(("/panel", "/api/")):
         return "panelist"
     return None
-
-
-def own_origin(headers: Headers, *, url: str = "", secure: bool = False) -> bool:
-    """Whether the request came from this site's own page, or from no browser.
-
-    Browsers send Origin with requests that are not a GET, and name the page's relation to this
-    site in Sec-Fetch-Site. A program that sends neither needs a session of its own.
-    """
-    if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-        return False
-    origin = headers.get("origin")
-    if origin is None or origin == (url or None):
-        return True
-    try:
-        parts = urlsplit(origin)
-    except ValueError:
-        return False
-    return parts.netloc == headers.get("host") and parts.scheme in (
-        ("https",) if secure else ("http", "https")
-    )
-
-
-async def _take_in(
-    scope: Scope, receive: Receive, url: str = "", *, secure: bool = False
-) -> Receive:
-    """Read the whole body of a request that changes something; the result replays it from memory.
-
-    This also limits heads that arrive at once; the server limits only those that come in parts.
-
-    Raises:
-        RefusedError: another site sent the request, a part is too long, or the body is too slow.
-    """
-    path, headers = scope.get("raw_path") or scope["path"].encode(), Headers(scope=scope)
-    if len(path) + len(scope.get("query_string", b"")) > PATH_LIMIT:
-        raise RefusedError(414, "too_long", f"a path has at most {PATH_LIMIT:,} bytes")
-    if sum(len(name) + len(value) for name, value in scope["headers"]) > HEAD_LIMIT:
-        raise RefusedError(431, "too_long", f"headers have at most {HEAD_LIMIT:,} bytes together")
-    if scope["method"] in READS:
-        return receive
-    if not own_origin(headers, url=url, secure=secure):
-        why = "this request comes from another site; behind a proxy, szpo serve needs --url"
-        raise RefusedError(403, "origin", why)
-    too_large = f"a request has at most {BODY_LIMIT:,} bytes"
-    length = headers.get("content-length", "0")
-    if not length.isdigit() or int(length) > BODY_LIMIT:
-        raise RefusedError(413, "too_large", too_large)
-    body, more = b"", True
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            while more:
-                message = await receive()
-                if message["type"] != "http.request":
-                    raise RefusedError(400, "gone", "the connection ended")
-                body += message.get("body", b"")
-                if len(body) > BODY_LIMIT:
-                    raise RefusedError(413, "too_large", too_large)
-                more = message.get("more_body", False)
-    except TimeoutError:
-        slow = f"the request took more than {BODY_SECONDS:.0f} s to arrive"
-        raise RefusedError(408, "slow", slow) from None
-    return _replay_body(body, receive)
-
-
-def _replay_body(body: bytes, receive: Receive) -> Receive:
-    """A ``receive`` that returns the read body once, then continues with the connection."""
-    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def replay() -> Message:
-        return waiting.pop() if waiting else await receive()
-
-    return replay
 
 
 def bare_app(**more: Any) -> FastAPI:
@@ -381,7 +255,7 @@ def local_app(blocks: Callable[[], gr.Blocks], routes: APIRouter, path: str, hea
     made = bare_app()
     made.include_router(routes)
     call_in_loop(lambda: mount(made, blocks(), path, head=head))
-    made.add_middleware(SameSiteOnly)
+    made.add_middleware(OwnSiteOnly)
     made.add_middleware(TrustedHostMiddleware, allowed_hosts=LOCAL, www_redirect=False)
     return made
 

@@ -10,25 +10,27 @@ answers at the address: it shows the progress, then reloads to the run's own pag
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 import subprocess
 import sys
 import threading
 import time
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import typer
 import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
 
 from szpo.cli import console
 from szpo.cli.child_process import (
@@ -42,8 +44,8 @@ from szpo.cli.child_process import (
 )
 from szpo.errors import UsageError
 from szpo.runs import setup_progress
-from szpo_ui.markup import entrance
-from szpo_ui.requests import COMMON, OWN_POLICY
+from szpo_ui.markup import STATIC, entrance
+from szpo_ui.requests import OwnSiteOnly, refuse
 from szpo_ui.server import (
     OPERATOR,
     OPERATOR_DAYS,
@@ -303,59 +305,49 @@ def _describe_first_thing(ledger: Ledger) -> str:
 
 
 class Startup:
-    """The application that answers during set-up; ``run`` is the file that it waits for."""
+    """What is answered during set-up; ``run`` is the file that it waits for."""
 
-    def __init__(self, names: tuple[str, ...]) -> None:
+    def __init__(self, names: Sequence[str]) -> None:
         """``names`` are the Host headers to answer."""
-        self.names: Final = names
         self.run: Path | None = None
         self._began: Final = time.monotonic()
-        self._folder: Final = resources.files("szpo_ui") / "static"
+        every = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+        self.application: Final = Starlette(
+            routes=[
+                Route("/setup-status", self._status),
+                Route("/{path:path}", self._answer, methods=every),
+            ],
+            middleware=[
+                Middleware(TrustedHostMiddleware, allowed_hosts=names, www_redirect=False),
+                Middleware(OwnSiteOnly, gradio=()),
+            ],
+        )
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer a request, or the server's lifespan messages."""
-        if scope["type"] == "lifespan":
-            while (await receive())["type"] != "lifespan.shutdown":
-                await send({"type": "lifespan.startup.complete"})
-            await send({"type": "lifespan.shutdown.complete"})
-            return
-        status, kind, body = self._answer(Request(scope))
-        headers = {**COMMON, "Content-Security-Policy": OWN_POLICY, "Cache-Control": "no-store"}
-        if status == 503:
-            headers["Retry-After"] = "2"
-        await Response(body, status, headers, kind)(scope, receive, send)
-
-    def _answer(self, request: Request) -> tuple[int, str, bytes | str]:
-        """The status, media type and body for a request."""
-        path, asked = request.scope["path"], request.headers.get("host", "")
-        if asked.rsplit(":", 1)[0].strip("[]") not in self.names:
-            return 400, "text/plain", "Invalid host header"
+    def _answer(self, request: Request) -> Response:
+        path = request.url.path
         if path in FILES:
-            return 200, FILES[path], (self._folder / path.removeprefix("/static/")).read_bytes()
-        if path == "/setup-status":
-            return 200, "application/json", json.dumps(self._status())
+            file = STATIC / path.removeprefix("/static/")
+            return Response(file.read_bytes(), media_type=FILES[path])
         if request.method not in ("GET", "HEAD") or path == "/healthz" or "api/" in path:
-            refusal = {"error": "setup", "message": _BUSY}
-            return 503, "application/json", json.dumps(refusal)
-        early = path.startswith(PANELISTS)
-        return 200, "text/html", entrance("opening" if early else "setup")
+            return refuse(503, "setup", _BUSY, retry_after=2)
+        return HTMLResponse(entrance("opening" if path.startswith(PANELISTS) else "setup"))
 
-    def _status(self) -> dict[str, Any]:
+    def _status(self, _: Request) -> Response:
         """The progress of the set-up, which the page's script polls."""
         stages = None if self.run is None else setup_progress.read(self.run)
-        return {
+        return JSONResponse({
             "setup": True,
             "run": None if self.run is None else self.run.stem,
             "seconds": round(time.monotonic() - self._began),
             "stages": [[each.name, each.done, each.of] for each in stages or ()],
-        }
+        })  # fmt: skip
 
 
 @contextmanager
 def answering(listener: socket.socket, address: SiteAddress) -> Iterator[Startup]:
     """Answer at ``listener`` in a thread until the block ends; later connections wait."""
     page = Startup(address.names)
-    server = uvicorn.Server(configure(page))
+    server = uvicorn.Server(configure(page.application))
     own = listener.dup()  # uvicorn closes the socket that it gets
     thread = threading.Thread(
         target=server.run, kwargs={"sockets": [own]}, name="szpo-startup", daemon=True

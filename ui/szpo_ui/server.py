@@ -9,23 +9,29 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import logging
 import os
 import signal
 import socket
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
 import uvicorn
 
 from szpo.errors import UsageError
 from szpo.files import try_lock
-from szpo_ui.requests import limit_repeats
+
+try:
+    import resource
+except ImportError:  # Windows, which has no such limit
+    resource = None  # type: ignore[assignment]
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 OPERATOR = "operator"
@@ -43,6 +49,10 @@ REST_SECONDS: Final = 75
 """Longest pause between requests: above reading time, so votes meet no closing connection."""
 OPEN_FILES: Final = 256
 """Open files that the process may need besides its connections."""
+FEW = 5
+"""Most warnings from one line of code that are written each minute."""
+Later: TypeAlias = Callable[[float, Callable[[], None]], object]
+"""Calls a function after some seconds."""
 
 
 @dataclass(frozen=True)
@@ -174,12 +184,6 @@ def _address_files(run: Path) -> list[Path]:
     return [run.with_name(f"{run.name}-served{number}") for number in ("", "-2", "-3", "-4")]
 
 
-try:
-    import resource
-except ImportError:  # Windows, which has no such limit
-    resource = None  # type: ignore[assignment]
-
-
 def configure(
     application: Any, connections: int = CONNECTIONS, *, proxied: bool = False
 ) -> uvicorn.Config:
@@ -267,3 +271,62 @@ def raise_file_limit(connections: int) -> int:
     if soft == resource.RLIM_INFINITY:
         return connections
     return max(1, min(connections, soft - OPEN_FILES))
+
+
+def _start_timer(seconds: float, act: Callable[[], None]) -> None:
+    timer = threading.Timer(seconds, act)
+    timer.daemon = True
+    timer.start()
+
+
+class RepeatLimit(logging.Filter):
+    """Writes the first few equal lines of a minute, then one line with the number of the rest.
+
+    Warnings are equal if the same line of code logs them, errors if also the same line raised
+    them. All clients share the limit: addresses are personal data, so lines name none, and one
+    client can have many.
+    """
+
+    def __init__(self, few: int = FEW, seconds: float = 60.0, later: Later = _start_timer):
+        super().__init__()
+        self._few, self._seconds, self._later = few, seconds, later
+        self._lock = threading.Lock()
+        self._seen: dict[tuple[str, str, int, object], tuple[int, str]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to write this record; counts it if it is a warning or an error."""
+        if record.levelno < logging.WARNING or getattr(record, "is_count", False):
+            return True
+        key = (record.name, record.pathname, record.lineno, _raised_at(record))
+        with self._lock:
+            begins = not self._seen
+            count = self._seen.get(key, (0, ""))[0] + 1
+            self._seen[key] = count, str(record.msg)
+        if begins:
+            self._later(self._seconds, self._close)
+        return count <= self._few
+
+    def _close(self) -> None:
+        with self._lock:
+            seen, self._seen = self._seen, {}
+        for (name, *_), (count, text) in seen.items():
+            if count > self._few:
+                logging.getLogger(name).warning(
+                    "%d more in %g seconds: %s", count - self._few, self._seconds, text,
+                    extra={"is_count": True},
+                )  # fmt: skip
+
+
+def _raised_at(record: logging.LogRecord) -> object:
+    """Type and place of a log record's exception; None if it has none."""
+    error = record.exc_info[1] if record.exc_info else None
+    frames = traceback.extract_tb(None if error is None else error.__traceback__, limit=-1)
+    return error and (type(error), *((each.filename, each.lineno) for each in frames))
+
+
+def limit_repeats() -> None:
+    """Limit repeated log lines of server and pages; a second call changes nothing."""
+    for name in ("uvicorn.error", "asyncio", "szpo_ui", "szpo.panel", "szpo.operate"):
+        logger = logging.getLogger(name)
+        if not any(isinstance(each, RepeatLimit) for each in logger.filters):
+            logger.addFilter(RepeatLimit())

@@ -42,8 +42,6 @@ HOME_PATHS: Final[Mapping[Role, str]] = {"panelist": "/panel", "operator": "/ope
 """The path of each role's page, without a final slash."""
 POSTERIOR: Final = "/operate-visualize"
 """The path of the operator's page on the votes' posterior over two features."""
-VOTES: Final = "/operate/votes"
-"""The path of the operator's list of votes: plain HTML, without Gradio."""
 SPARE: Final = 1
 """How many people more than needed may answer a comparison at a time, so that nobody waits for
 someone who left; only the votes needed are counted."""
