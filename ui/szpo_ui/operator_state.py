@@ -33,6 +33,28 @@ HIDDEN_EVENTS: Final = (
     improvement.LAST_PAIRS,
 )  # fmt: skip
 """Kinds of events that the log omits, since other lines report them or they are private."""
+_EVENTS: Final = {
+    "pause": "paused the run{reason}",
+    "pause after": "asked for a pause after the round{reason}",
+    "unpause": "let the run go on",
+    "close": "closed round {round}{reason}",
+    "limits": "set the limits: {limits}",
+    "stop": "set the last round to {last}",
+    "invite": "invited {who}",
+    "revoke": "revoked the access of {who}",
+    "erase": "erased what was personal of {who}",
+    "order": "ordered {order}",
+    "done": "fulfilled an order",
+    "order closed": "closed a final comparison",
+    "controller ended": "controller ended with code {code}",
+    withdrawals.EVENT: "withdrew the votes of {who} before round {round}: no later fit has them",
+    operator_controls.EXCLUDE: "excluded {who} from now on{reason}",
+    operator_controls.LIVE: "turned the view of open votes {on}",
+    run_spec.BUDGET: "added votes: the run ends after {votes} votes",
+    theta.ADOPTED: "adopted an improved policy",
+    theta.RETURNED: "went back to the start: {why}",
+}
+"""Lines of the log by kinds of events, with what `_describe_event` fills in."""
 _KINDS: Final = {
     "gold": "comparison with a known answer", "aa": "comparison of the model with itself",
     "final": "blind final comparison",
@@ -134,55 +156,22 @@ def _rounds(ledger: Ledger) -> Iterator[Line]:
 
 def _describe_event(kind: str, text: str, names: Mapping[str, str]) -> str:
     body = json.loads(text)
-    reason = f": {body['reason']}" if body.get("reason") else ""
-    round_ = body["step"] + 1 if isinstance(body.get("step"), int) else "?"
-    who = names.get(body.get("panelist") or "", body.get("role") or "somebody")
-    match kind:
-        case "pause":
-            return f"paused the run{reason}"
-        case "pause after":
-            return f"asked for a pause after the round{reason}"
-        case "unpause":
-            return "let the run go on"
-        case "close":
-            return f"closed round {round_}{reason}"
-        case "limits":
-            return "set the limits: " + (_describe_limits(body) or "none")
-        case run_spec.BUDGET:
-            return f"added votes: the run ends after {body['votes']} votes"
-        case "stop":
-            return f"set the last round to {body.get('step') or 'none'}"
-        case "invite":
-            return f"invited {who}"
-        case "revoke":
-            return f"revoked the access of {who}"
-        case "erase":
-            return f"erased what was personal of {who}"
-        case withdrawals.EVENT:
-            return f"withdrew the votes of {who} before round {round_}: no later fit has them"
-        case operator_controls.EXCLUDE:
-            return f"excluded {who} from now on{reason}"
-        case operator_controls.LIVE:
-            return f"turned the view of open votes {'on' if body.get('on') else 'off'}"
-        case theta.ADOPTED:
-            return "adopted an improved policy"
-        case theta.RETURNED:
-            out = theta.WITHDRAWN in body
-            why = "votes it had learned from were withdrawn" if out else "check rows preferred it"
-            return f"went back to the start: {why}"
-        case "order":
-            return f"ordered {_ORDERS.get(body.get('kind', ''), 'something')}"
-        case "done":
-            return "fulfilled an order"
-        case "order closed":
-            return "closed a final comparison"
-        case "controller ended":
-            return f"controller ended with code {body.get('code')}"
-    return kind
-
-
-def _describe_limits(body: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in body.items() if value is not None)
+    if kind not in _EVENTS:
+        return kind
+    out = theta.WITHDRAWN in body
+    told = {
+        "reason": f": {body['reason']}" if body.get("reason") else "",
+        "round": body["step"] + 1 if isinstance(body.get("step"), int) else "?",
+        "who": names.get(body.get("panelist") or "", body.get("role") or "somebody"),
+        "limits": ", ".join(f"{k} {v}" for k, v in body.items() if v is not None) or "none",
+        "last": body.get("step") or "none",
+        "votes": body.get("votes"),
+        "on": "on" if body.get("on") else "off",
+        "order": _ORDERS.get(str(body.get("kind")), "something"),
+        "why": "votes it had learned from were withdrawn" if out else "check rows preferred it",
+        "code": body.get("code"),
+    }
+    return _EVENTS[kind].format_map(told)
 
 
 def version(site: Site) -> str:
