@@ -17,7 +17,6 @@ import logging
 import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,7 +38,7 @@ from szpo.voting.casting import VoteConflictError
 from szpo.voting.service import SeatKind
 from szpo_ui import credentials, login, screens
 from szpo_ui.ballots import At, Ballot, cast, extend, lease_s, poll
-from szpo_ui.markup import KEYS, environment, head, static
+from szpo_ui.markup import KEYS, environment, head, static, time_tag
 from szpo_ui.screens import Mode, Screen
 from szpo_ui.site import Site, open_site
 
@@ -84,13 +83,6 @@ def say(code: str, **what: object) -> Markup:
     Markup('Round 3 of &lt;b&gt;')
     """
     return escape(ENGLISH.page[code]).format(**what)
-
-
-def time_tag(at_us: int) -> Markup:
-    """A time of day; the script converts it to the reader's time zone."""
-    when = datetime.fromtimestamp(at_us // 1_000_000, UTC)
-    form = f'<time datetime="{when:%Y-%m-%dT%H:%M:%SZ}">{when:%H:%M} UTC</time>'
-    return Markup(form)
 
 
 @cache

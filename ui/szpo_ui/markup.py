@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import resources
 from typing import Any, Final
@@ -82,6 +83,14 @@ def head(*pages: str, viewport: str = "") -> str:
     return (
         f'<meta name="viewport" content="width=device-width, initial-scale=1{viewport}">\n'
         f"<style>{style(*pages)}</style>\n"
+    )
+
+
+def time_tag(at_us: float, form: str = "%H:%M UTC", kind: str = "clock") -> Markup:
+    """A time; the script converts it to the reader's time zone, as the page's ``kind`` says."""
+    when = datetime.fromtimestamp(at_us / 1e6, UTC)
+    return Markup('<time datetime="{}" data-form="{}">{}</time>').format(
+        when.isoformat(timespec="seconds"), kind, when.strftime(form)
     )
 
 

@@ -12,7 +12,6 @@ import math
 import re
 import secrets
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from functools import cache
 from itertools import groupby
 from operator import itemgetter
@@ -34,7 +33,7 @@ from szpo.models.answer_shares import BOUNDS, NAMES
 from szpo.runs import budget, samples
 from szpo.runs.guards import Band
 from szpo_ui import component, login, operator_controls
-from szpo_ui.markup import environment, head, static, style, whole
+from szpo_ui.markup import environment, head, static, style, time_tag, whole
 from szpo_ui.operator_controls import Command, Reply
 from szpo_ui.operator_state import columns, read_state, version
 from szpo_ui.requests import VOTES, first_fault, if_changed
@@ -295,19 +294,7 @@ def span(seconds: float | None) -> str:
 
 def moment(at_us: float | None) -> Markup:
     """Date and time, or a dash; the script converts them to the reader's time zone."""
-    return Markup("–") if at_us is None else _time(at_us, "%d %b, %H:%M UTC", "moment")
-
-
-def clock(at_us: float) -> Markup:
-    """Time of day; the script converts it to the reader's time zone."""
-    return _time(at_us, "%H:%M UTC", "clock")
-
-
-def _time(at_us: float, form: str, kind: str) -> Markup:
-    when = datetime.fromtimestamp(at_us / 1e6, UTC)
-    return Markup('<time datetime="{}" data-form="{}">{}</time>').format(
-        when.isoformat(timespec="seconds"), kind, when.strftime(form)
-    )
+    return Markup("–") if at_us is None else time_tag(at_us, "%d %b, %H:%M UTC", "moment")
 
 
 def rounds(steps: Sequence[int]) -> str:
@@ -329,7 +316,7 @@ def _environment() -> Environment:
             "things": console.count,
             "span": span,
             "moment": moment,
-            "clock": clock,
+            "clock": time_tag,
             "rounds": rounds,
         },
         names={
