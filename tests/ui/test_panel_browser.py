@@ -487,7 +487,7 @@ def test_focus_shows_wherever_the_tab_key_goes_and_a_dialog_gives_it_back(stage,
             break
         stops += 1
         assert found["drawn"] and not found["hidden"], found
-    assert stops >= 15
+    assert stops >= 14
     for opener, dialog in (("help", "sz-help"), ("guideline", "sz-guideline"),
                            ("cannot", "sz-cannot-dialog")):  # fmt: skip
         ann.locator(f"[data-do={opener}]").first.focus()
