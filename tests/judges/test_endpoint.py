@@ -52,7 +52,7 @@ def asked_once(monkeypatch):
 
 
 def asked(stub, **settings):
-    chosen = Judge(**{"kind": "endpoint", "base_url": stub.url, **settings})
+    chosen = Judge(**{"base_url": stub.url, **settings})
     made = LanguageJudge(endpoint.connect(chosen), chosen, "better")
     return made.opinion(PAIR, panelist="p", plus_side="A", key=bytes(16))
 
@@ -447,4 +447,4 @@ def test_a_key_is_asked_for_and_stands_in_no_address():
         endpoint.connect(Judge(base_url="https://judge.example/v1"))
     for place in ("https://me:secret@judge.example/v1", "https://judge.example/v1?key=secret"):
         with pytest.raises(UsageError, match=r"judge\.base_url must be an address"):
-            settings_file.check({"judge": {"kind": "endpoint", "base_url": place}})
+            settings_file.check({"judge": {"base_url": place}})
