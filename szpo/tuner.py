@@ -28,7 +28,6 @@ from szpo.config import settings_file
 from szpo.config.schema import RUBRIC_VERSION, Config
 from szpo.data.prompts import SUFFIXES
 from szpo.errors import StorageError, UsageError
-from szpo.improvement.between_rounds import Improving
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import with_budget
 from szpo.metrics import Share
@@ -37,8 +36,6 @@ from szpo.runs import (
     assemble,
     budget,
     callbacks,
-    controller,
-    driver,
     guards,
     samples,
     setup_progress,
@@ -46,11 +43,12 @@ from szpo.runs import (
 from szpo.runs.assemble import RunParts
 from szpo.runs.callbacks import Callback, GivenCallback, as_callback, read_facts
 from szpo.types import Assignment, Choice, Comparison
-from szpo.voting import lease, panel_evaluator, policy_checks
+from szpo.voting import lease, panel_evaluator
 from szpo.voting.panel_evaluator import FUNCTION, Better, FunctionPanel, check_function
 from szpo.voting.panel_factory import PEOPLE
 from szpo.voting.service import VoteService
 from szpo.voting.step_record import Outcome, StepReport
+from szpo.whole_run import Driving
 
 if TYPE_CHECKING:
     from szpo.analysis.dataframes import Tables
@@ -299,7 +297,7 @@ class Tuner:
         self._outcome: Outcome | None = None
         self._seats: dict[str, tuple[Assignment, TextPair]] = {}
         self._service: VoteService | None = None
-        self._improving: Improving | None = None
+        self._driving: Driving | None = None
         self._tables: Tables | None = None
         self._reports: list[StepReport] = []
         self._tracked: tuple[Callback, ...] | None = None
@@ -407,33 +405,18 @@ class Tuner:
             self._tracked = callbacks.open_tracker(kind, self.path.parent, _say)
             for each in self._tracked:
                 each.begin(read_facts(self._ledger))
+        if self._driving is None:
+            every = (as_callback(self._reports.append), *self._tracked)
+            self._driving = Driving(self._ledger, self._parts, every, _say, waits=True)
         try:
             with lease.hold(self._ledger) as held:
-                if self._improving is None:
-                    self._improving = Improving(self._ledger, self._parts, _say, waits=True)
-                    self._improving.look()
-                loop = driver.prepare(self._ledger, self._parts, _say)
-                outcome = controller.run(
-                    replace(loop, on_step=self._report, wait=leave, lease=held)
-                )
-                self._improving.at_end(outcome, lambda: False)
-            self._outcome = outcome
+                self._outcome = self._driving.go(held, leave)
         except _VoteNeededError:
             self._outcome = None
-        except BaseException:
-            if self._improving is not None:  # the next call goes on from its last stored step
-                self._improving.close()
-                self._improving = None
+        except BaseException:  # the next call goes on from the last stored step
+            self._driving.close()
+            self._driving = None
             raise
-
-    def _report(self, step: StepReport) -> None:
-        assert self._improving is not None
-        self._reports.append(step)
-        for each in self._tracked or ():
-            each.after_step(step)
-        if back := policy_checks.why_back(self._ledger, step.step + 1):
-            _say(back)
-        self._improving.look()
 
     # ---- what came of it ----
 
@@ -517,8 +500,8 @@ class Tuner:
         for each in self._tracked or ():
             each.end(self._outcome)
         self._tracked = None
-        if self._improving is not None:
-            self._improving.close()
+        if self._driving is not None:
+            self._driving.close()
         if self._tables is not None:
             self._tables.close()
         self._parts.close()

@@ -1,11 +1,12 @@
-"""Drive a whole run: its loop, and beside it measuring, orders and callbacks.
+"""Drive a whole run: its loop, and beside it improving, measuring, orders and callbacks.
 
-The command line and the library both drive runs with `drive`.
+The command line, the library and the cells of a study all drive runs with `drive`; only a `Tuner`
+whose votes are told by hand takes a `Driving` as far as the votes of each call reach.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -20,11 +21,61 @@ from szpo.runs.assemble import RunParts
 from szpo.runs.callbacks import Callback
 from szpo.types import Say
 from szpo.voting import lease, policy_checks
+from szpo.voting.lease import Lease
 from szpo.voting.panel_evaluator import Score
 from szpo.voting.step_record import Outcome, StepReport
 
 POLL_S: Final = 0.5
 """Seconds between two checks for votes and orders while a run waits."""
+
+
+class Driving:
+    """A run that is driven under a lease; close it where the run is left.
+
+    ``callbacks`` are called after each step; beginning and ending them is the caller's.
+    ``waits``: the run waits for an improvement also where people vote.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        parts: RunParts,
+        callbacks: Sequence[Callback],
+        say: Say,
+        *,
+        measures: measuring.Measuring | None = None,
+        waits: bool = False,
+    ):
+        self._ledger, self._parts, self._callbacks, self._say = ledger, parts, callbacks, say
+        self._measures: Final = measures
+        self._improving: Final = Improving(ledger, parts, say, waits=waits)
+        self.wait: Final = self._improving.wait
+        self.close: Final = self._improving.close
+
+    def go(
+        self, held: Lease, wait: Callable[[], None], turn: Callable[[], bool] = lambda: False
+    ) -> Outcome:
+        """Drive the run to its end or pause.
+
+        ``wait`` is called between two reads of the ledger, ``turn`` while the run is improved at
+        its end; it says whether the run is still there.
+        """
+        measuring.before(self._measures)
+        self._improving.look()
+        loop = driver.prepare(self._ledger, self._parts, self._say)
+        outcome = controller.run(replace(loop, on_step=self._on_step, wait=wait, lease=held))
+        self._improving.at_end(outcome, turn)
+        measuring.after(self._measures, outcome)
+        return outcome
+
+    def _on_step(self, report: StepReport) -> None:
+        for each in self._callbacks:
+            each.after_step(report)
+        if back := policy_checks.why_back(self._ledger, report.step + 1):
+            self._say(back)
+        self._improving.look()
+        measuring.after_step(self._measures, report)
+        driver.fulfil(self._ledger, self._parts, self._say)
 
 
 def drive(
@@ -52,35 +103,20 @@ def drive(
     measures = measuring.prepare(ledger, parts, score, say) if measured else None
     facts = calls.read_facts(ledger)
     every = (*callbacks, *calls.open_tracker(config.run.tracker, ledger.path.parent, say))
-
-    def on_step(report: StepReport) -> None:
-        for each in every:
-            each.after_step(report)
-        if back := policy_checks.why_back(ledger, report.step + 1):
-            say(back)
-        improving.look()
-        measuring.after_step(measures, report)
-        driver.fulfil(ledger, parts, say)
-
-    with lease.hold(ledger) as held, closing(Improving(ledger, parts, say)) as improving:
-        wait = partial(improving.wait, POLL_S)
-        desk = driver.LeaseHolder(ledger, parts, held, wait, say)
+    with (
+        lease.hold(ledger) as held,
+        closing(Driving(ledger, parts, every, say, measures=measures)) as driving,
+    ):
+        desk = driver.LeaseHolder(ledger, parts, held, partial(driving.wait, POLL_S), say)
 
         def turn() -> bool:
             desk.do_one_turn()
             return not stay or desk.is_settled()
 
         while True:
-            measuring.before(measures)
-            improving.look()
             with calls.calling(every, facts) as note:
-                loop = driver.prepare(ledger, parts, say)
-                outcome = controller.run(
-                    replace(loop, on_step=on_step, wait=desk.do_one_turn, lease=held)
-                )
+                outcome = driving.go(held, desk.do_one_turn, turn)
                 note(outcome)
-            improving.at_end(outcome, turn)
-            measuring.after(measures, outcome)
             if not stay:
                 driver.fulfil(ledger, parts, say)
                 return outcome
