@@ -16,7 +16,7 @@ from szpo.analysis.charts import Series
 from szpo.analysis.dataframes import Tables
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
-from szpo.voting.step_record import read_steps
+from szpo.voting.step_record import read_reports
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +46,7 @@ def gain(run: GivenRun, ax: Axes | None = None) -> Axes:
 def kl(run: GivenRun, ax: Axes | None = None) -> Axes:
     """KL of the tuned model to the base after each step, nats per completion."""
     with _ledger(run) as ledger:
-        known = [(row.step, row.kl) for row in read_steps(ledger) if row.kl is not None]
+        known = [(row.step, row.kl) for row in read_reports(ledger) if row.kl is not None]
     series = Series("kl", [step for step, _ in known], [nats for _, nats in known])
     axes = _draw(series, ax, ("step", "nats per completion", "KL to the base"))
     axes.set_ylim(bottom=0)

@@ -26,7 +26,8 @@ from szpo.replay import replay
 from szpo.replay.checks import Broken, Examination
 from szpo.taste import Direction, Explanation, Feature, Taste
 from szpo.types import FEATURE_GRID, Comparison, Ints
-from szpo.voting import shown_features, shown_states, step_record, withdrawals
+from szpo.voting import shown_features, shown_states, withdrawals
+from szpo.voting.step import read_step
 
 LEAST: Final = 1 / FEATURE_GRID
 """Explanations below this probability are left out."""
@@ -251,7 +252,7 @@ def _along(
 ) -> Iterator[Shown]:
     """Every text that was shown in the steps of these votes, once a step."""
     for step in sorted({each.step for each in cast.comparisons}):
-        rounded = step_record.states_of(ledger, named, step).astype(np.int64)
+        rounded = read_step(ledger, step).states(ledger, named).astype(np.int64)
         values = np.rint(rounded @ w / GRID).astype(np.int64).tolist()
         shown = shown_states.shown_of(ledger.comparisons(step))
         for value, (prompt, text) in zip(values, shown, strict=True):

@@ -38,8 +38,8 @@ from szpo.runs.guards import Bands
 from szpo.types import DECIDED, Comparison, Floats, Ints, Kind
 from szpo.voting import counting, pauses, withdrawals
 from szpo.voting.finals import FinalCount, final_results
-from szpo.voting.step_record import StepReport, flatten, read_steps
-from szpo.voting.steps import recorded_query
+from szpo.voting.step import read_steps
+from szpo.voting.step_record import StepReport, flatten, read_reports
 
 _APART: Final[tuple[Kind, ...]] = ("gold", "aa", "final")
 """Kinds of comparisons that belong to no step."""
@@ -488,7 +488,7 @@ def read_evidence(ledger: Ledger, *, live: bool = False) -> Evidence:
         run=_run(ledger, hidden),
         steps=tuple(
             replace(row, headings=headings.get(row.step, ()), distinct=distinct.get(row.step))
-            for row in read_steps(ledger)
+            for row in read_reports(ledger)
         ),
         votes=VoteRows(ledger, without=hidden),
         panelists={p["pseudonym"]: p["kind"] for p in people},
@@ -575,14 +575,13 @@ def _headings(ledger: Ledger) -> dict[int, tuple[float, ...]]:
         places.append(flatten(theta, ledger.layout))
         steps.append(step)
     found: dict[int, tuple[float, ...]] = {}
-    for row in ledger.steps():
-        behind = sum(step < row["step"] for step in steps)
+    for each in read_steps(ledger):
+        behind = sum(step < each.number for step in steps)
         path = places[behind] - places[max(0, behind - WINDOW)]
-        if behind and row["pairing"] != "pool" and np.linalg.norm(path) > 0:
-            query = recorded_query(ledger, settings, row["step"], row["mu"])
-            grid, _ = perturbations(settings, query, None).directions()
-            found[row["step"]] = tuple(
-                _cosine(v, path) if settings.perturbs(row["step"], k) else 0.0
+        if behind and each.row["pairing"] != "pool" and np.linalg.norm(path) > 0:
+            grid, _ = perturbations(settings, each.query(settings), None).directions()
+            found[each.number] = tuple(
+                _cosine(v, path) if settings.perturbs(each.number, k) else 0.0
                 for k, v in enumerate(grid)
             )
     return found

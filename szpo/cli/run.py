@@ -354,7 +354,7 @@ def _show_steps(
     with console.votes_bar(console.errors, live=live) as bar:
         total = config.votes_per_step * config.steps
         last = ledger.last_applied()
-        done = 0 if last is None else step_record.read_steps(ledger, last)[0].total_votes
+        done = 0 if last is None else step_record.read_reports(ledger, last)[0].total_votes
         first = "the run goes on" if done else "the first step"
         task = bar.add_task("votes", total=total, completed=done, note=first)
 
@@ -477,7 +477,7 @@ def _say_next(ledger: Ledger, measured: guards.HeldOut | None, more: str) -> Non
     }
     if find_doubt(ledger):
         del texts["export"]
-    last = () if moves else step_record.read_steps(ledger)[-1:]
+    last = () if moves else step_record.read_reports(ledger)[-1:]
     if any(Findings.from_json(each.extra["findings"]).shown for each in last
            if each.extra.get("findings")):  # fmt: skip
         every = {"taste": "what is liked, and the answers that show it", **every}

@@ -37,7 +37,8 @@ from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
 from szpo.replay import replay
 from szpo.types import Comparison, Theta
-from szpo.voting import counting, policy_checks, seats, step_record, withdrawals
+from szpo.voting import counting, policy_checks, seats, withdrawals
+from szpo.voting.step import read_step, text_digest
 from szpo.voting.steps import OWN_PAIRS, asked_pairing, stored
 
 Promise = Literal["exact", "1e-9", "not recomputed"]
@@ -495,7 +496,7 @@ def _check_step(ledger: Ledger, row: Record) -> None:
 
 def _check_candidates(ledger: Ledger, step: int, train: Sequence[Comparison]) -> None:
     """Check that each shown answer was a recorded candidate of its row."""
-    pool = step_record.body_of(ledger, "generated", step).get("pool")
+    pool = read_step(ledger, step).body("generated").get("pool")
     candidates = pool.get("candidates") if isinstance(pool, dict) else None
     if not isinstance(candidates, list) or len(candidates) != len(train):
         raise Broken("steps", step, "its candidates are not recorded for each row")
@@ -510,7 +511,7 @@ def _check_candidates(ledger: Ledger, step: int, train: Sequence[Comparison]) ->
                 raise Broken("comparisons", comparison.id, "is not the row that it repeats")
             continue
         texts = [each.text for row in comparison.rows for each in (row.plus, row.minus)]
-        if not set(map(step_record.text_digest, texts)) <= {*digests}:
+        if not set(map(text_digest, texts)) <= {*digests}:
             raise Broken("comparisons", comparison.id, "shows a text that was no candidate")
 
 

@@ -37,7 +37,8 @@ from szpo.optim.rule import StepInputs
 from szpo.optim.settings import Settings
 from szpo.optim.weighting import MINUS, PLUS, TIE, VotesByVoter
 from szpo.types import Floats, Info, Tally, Theta, Update, Vote
-from szpo.voting import calibration, counting, step_record, steps, withdrawals
+from szpo.voting import calibration, counting, withdrawals
+from szpo.voting.step import Step, read_steps
 
 if TYPE_CHECKING:
     from szpo.policies.subspaces import Subspace
@@ -175,8 +176,8 @@ def replay_state(ledger: Ledger, settings: Settings, until: int | None = None) -
 def tell_step(
     ledger: Ledger,
     settings: Settings,
+    step: Step,
     state: State,
-    mu: float,
     votes: Sequence[Vote],
     *,
     inputs: StepInputs | None = None,
@@ -189,19 +190,18 @@ def tell_step(
     nats, of a point as moved from θ₀; None: not measured. ``voters``: also report who voted; with
     equal weights only ``info`` depends on it.
     """
-    step = state.step
-    settings = steps.settings_of(ledger, settings, step)
+    number, settings = step.number, step.settings(settings)
     state = replace(state, settings=state.settings.change(N=settings.section.N))
-    tally = counting.tally(ledger, step, settings.section.K, settings.section.N, votes)
+    tally = counting.tally(ledger, number, settings.section.K, settings.section.N, votes)
     if state.history is not None:
-        past = withdrawals.history_left(ledger, state.history, step)
+        past = withdrawals.history_left(ledger, state.history, number)
         state = replace(state, history=past)
     state, updates, info = optimizer.tell(
         state,
-        steps.recorded_query(ledger, settings, step, mu),
+        step.query(settings),
         tally,
-        by_voter=read_votes_by_voter(ledger, settings, step, votes, tally) if voters else None,
-        inputs=step_record.read_inputs(ledger, settings, step) if inputs is None else inputs,
+        by_voter=read_votes_by_voter(ledger, settings, number, votes, tally) if voters else None,
+        inputs=step.inputs(ledger, settings) if inputs is None else inputs,
         measure=measure,
     )
     return tally, state, tuple(updates), info
@@ -239,22 +239,22 @@ def retell(
     """
     state, same, last = optimizer.init(settings), True, ledger.last_applied()
     stands = withdrawals.left(ledger)
-    for row in ledger.steps():
-        step = row["step"]
-        if row["state"] != "applied":
+    for step in read_steps(ledger):
+        number = step.number
+        if step.row["state"] != "applied":
             break
         turns.pause()
-        found = counting.counted(ledger, step)
+        found = counting.counted(ledger, number)
         votes = tuple(
             v for v in found
-            if voters is None or (v.panelist in voters and stands(v.panelist, step))
+            if voters is None or (v.panelist in voters and stands(v.panelist, number))
         )  # fmt: skip
         same = same and len(votes) == len(found)
-        inputs = step_record.read_inputs(ledger, settings, step)
+        inputs = step.inputs(ledger, settings)
         _, state, updates, _ = tell_step(
-            ledger, settings, state, row["mu"], votes,
+            ledger, settings, step, state, votes,
             inputs=inputs if same else replace(inputs, reach=None, withdrawn=()),
-            measure=None if same or step != last else measure,
+            measure=None if same or number != last else measure,
         )  # fmt: skip
         yield state, updates
 
@@ -345,23 +345,22 @@ def _cosines(ledger: Ledger, panelist: str) -> dict[int, float]:
     if settings.section.rule == "sign":  # its steps only flip
         return {}
     state, found = optimizer.init(settings), {}
-    for row in ledger.steps():
-        if row["state"] != "applied":
+    for step in read_steps(ledger):
+        if step.row["state"] != "applied":
             break
-        step = row["step"]
-        votes = counting.counted(ledger, step)
+        votes = counting.counted(ledger, step.number)
         rest = [vote for vote in votes if vote.panelist != panelist]
         try:
             tell = partial(
-                tell_step, ledger, settings, state, row["mu"],
-                inputs=step_record.read_inputs(ledger, settings, step), voters=False,
+                tell_step, ledger, settings, step, state,
+                inputs=step.inputs(ledger, settings), voters=False,
             )  # fmt: skip
             _, after, taken, _ = tell(votes)
             if len(rest) < len(votes):
                 _, _, other, _ = tell(rest)
                 cosine = _cosine(_sum_updates(settings, taken), _sum_updates(settings, other))
                 if cosine is not None:
-                    found[step] = cosine
+                    found[step.number] = cosine
         except (RunError, UsageError):
             return found
         state = after

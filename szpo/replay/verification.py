@@ -28,8 +28,9 @@ from szpo.optim.settings import Settings
 from szpo.replay import checks, replay
 from szpo.replay.checks import Broken, Examination, Failure, Promise, Report, StepCheck
 from szpo.types import Explanation, Info, Theta, Update
-from szpo.voting import counting, shown_features, step_record, steps
+from szpo.voting import counting, shown_features, steps
 from szpo.voting.counting import StepVotes
+from szpo.voting.step import read_step
 from szpo.voting.step_record import count
 
 TOLERANCE: Final = 1e-9
@@ -90,7 +91,7 @@ class Recomputation:
         ``heads``: digests of the weights by the number of finished steps, up to this step.
         """
         settings, number = self.settings, step["step"]
-        asked = steps.read_plan(self.ledger, settings, number)
+        asked = read_step(self.ledger, number).plan(settings)
         if asked is None:
             return
         row, known = f"step {number}", self.known.get(asked.after)
@@ -105,22 +106,22 @@ class Recomputation:
     def check(self, step: Record, rows: Sequence[Record]) -> Promise:
         """Recompute an applied step from its votes and compare each row of its updates."""
         ledger, settings, number = self.ledger, self.settings, step["step"]
-        inputs = step_record.read_inputs(ledger, settings, number)
+        recorded = read_step(ledger, number)
+        inputs = recorded.inputs(ledger, settings)
         self._check_inputs(step, inputs)
         tally, state, updates, info = replay.tell_step(
-            ledger, settings, self.state, step["mu"], counting.counted(ledger, number),
-            inputs=inputs,
-        )  # fmt: skip
+            ledger, settings, recorded, self.state, counting.counted(ledger, number), inputs=inputs
+        )
         # With lag 1 a step is planned while the one before is open.
         self.known = {self.state.step: self.state, state.step: state}
         self.state = state
         if inputs.reach is not None:
             self._check_reach(number, inputs.reach)
-        recorded = [update_of(row) for row in rows]
-        if [u.k for u in updates] != [u.k for u in recorded]:
+        written = [update_of(row) for row in rows]
+        if [u.k for u in updates] != [u.k for u in written]:
             key = canonical.row_key("updates", rows[0])
             raise Broken("updates", key, "the votes give another number of updates")
-        for row, mine, stored in zip(rows, updates, recorded, strict=True):
+        for row, mine, stored in zip(rows, updates, written, strict=True):
             n_votes = steps.votes_of(tally, mine, whole=len(updates) == 1)
             if row["n_votes"] != n_votes:
                 key = canonical.row_key("updates", row)

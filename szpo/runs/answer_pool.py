@@ -35,8 +35,9 @@ from szpo.optim.sparse_regression import SparseFit
 from szpo.policies.protocol import draw_answers, moved
 from szpo.runs.services import Position, Services
 from szpo.types import FEATURE_GRID, Answer, Comparison, Floats, Prompt, Query, Row, Theta
-from szpo.voting import counting, step_record, steps
+from szpo.voting import counting
 from szpo.voting.seats import LETTERS, side_in_step
+from szpo.voting.step import read_step, text_digest
 
 ANSWERS: Final = 8
 """Candidates for each row; half of them of either policy where two are compared."""
@@ -50,9 +51,9 @@ def draw(
     run: Services, at: Position, step: int, prompts: Sequence[Prompt]
 ) -> tuple[tuple[Comparison, ...], dict[str, Any]]:
     """The rows of a step, one for each prompt, and what the record keeps of their choice."""
-    settings = steps.settings_of(run.ledger, run.settings, step)
-    named = settings.features
-    query = steps.recorded_query(run.ledger, settings, step, run.row(step)["mu"])
+    planned = read_step(run.ledger, step)
+    settings = planned.settings(run.settings)
+    named, query = settings.features, planned.query(settings)
     each, improved = FEWER if named is None else ANSWERS, read_adopted(run.ledger)
     earlier = repeatable(run.ledger) if run.repeats and settings.section.M == 1 else []
     earlier = [shown for shown in earlier if not settings.perturbs(shown["step"], shown["k"])]
@@ -101,7 +102,7 @@ def draw(
         plus, minus = pairs[chosen] if as_drawn else pairs[chosen][::-1]
         rows.append(Comparison(key.hex(), step, k, n, (Row(prompt, plus, minus),)))
         texts = [each.text for answers in pool for each in answers]
-        noted["candidates"].append([step_record.text_digest(text) for text in texts])
+        noted["candidates"].append([text_digest(text) for text in texts])
         noted["worth"].append(int(worths[chosen]))
     by = {}
     if improved is not None:

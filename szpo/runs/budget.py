@@ -26,7 +26,7 @@ from szpo.runs import answer_pool, start_features
 from szpo.runs.services import ASIDE
 from szpo.voting import lease, pauses, seats, shown_features
 from szpo.voting.finals import PAIRS
-from szpo.voting.step_record import read_steps
+from szpo.voting.step_record import read_reports
 
 WORDS_PER_MINUTE = 238
 """Silent reading speed of adults in English prose; used to compute minutes of reading."""
@@ -166,7 +166,7 @@ def read_so_far(ledger: Ledger) -> tuple[int, float]:
             "total(json_extract(body, '$.words_read')) AS words FROM events WHERE kind = 'step'"
         )[0]
         live = ledger.query("SELECT step FROM steps WHERE state IN ('open', 'closed')")
-        steps = [step for row in live for step in read_steps(ledger, row["step"])]
+        steps = [step for row in live for step in read_reports(ledger, row["step"])]
     words = done["words"] + sum(step.words_read for step in steps)
     answers = int(done["answers"]) + sum(step.answers_read for step in steps)
     return answers, words / WORDS_PER_MINUTE

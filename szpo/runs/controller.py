@@ -24,9 +24,10 @@ from szpo.optim.rule import StepInputs
 from szpo.runs import budget, sample_batches, start_features, update_policy
 from szpo.runs.services import Position, Services, resume
 from szpo.types import Comparison, Floats
-from szpo.voting import lease, pauses, shown_features, shown_states, step_record, steps
+from szpo.voting import lease, pauses, shown_features, shown_states, steps
 from szpo.voting.counting import StepVotes
-from szpo.voting.step_record import Outcome, Stopwatch, read_steps
+from szpo.voting.step import note_inputs, read_step
+from szpo.voting.step_record import Outcome, Stopwatch, read_reports
 
 
 def submit(run: Services, step: int, comparisons: Sequence[Comparison], watch: Stopwatch) -> None:
@@ -98,7 +99,7 @@ def record_inputs(
     """
     ledger, settings = run.ledger, run.settings
     two_points = rule_of(settings.section.rule).two_points
-    if not two_points or step_record.body_of(ledger, "regressors", step):
+    if not two_points or read_step(ledger, step).body("regressors"):
         return
     named, scores, moments = settings.features, None, None
     differences, ratings = None, dict[str, tuple[int, ...]]()
@@ -119,7 +120,7 @@ def record_inputs(
     inputs = StepInputs(scores, None, moments, differences, states, ratings=ratings)
     with ledger.transaction("controller"):
         lease.check(ledger, run.epoch)
-        ledger.record_event("regressors", "controller", step_record.note_inputs(step, inputs))
+        ledger.record_event("regressors", "controller", note_inputs(step, inputs))
 
 
 def _scores(run: Services, comparisons: Sequence[Comparison]) -> Floats:
@@ -181,7 +182,7 @@ def _do_step(run: Services, at: Position) -> Position | Outcome:
     pending = update_policy.tell(run, at, votes.look())
     noted = update_policy.describe(run, at, pending, votes, comparisons)
     after = update_policy.apply(run, at, pending, noted, watch)
-    run.on_step(*read_steps(run.ledger, step))
+    run.on_step(*read_reports(run.ledger, step))
     return after
 
 

@@ -24,6 +24,7 @@ from szpo.runs import answer_pool, budget, guards
 from szpo.runs.services import Position, Services
 from szpo.types import Batch, Comparison, Prompt, Query, Row
 from szpo.voting import steps
+from szpo.voting.step import read_step
 from szpo.voting.step_record import Stopwatch, flatten
 
 CANARY_STEPS = 3
@@ -104,7 +105,7 @@ def generate(run: Services, at: Position, step: int, watch: Stopwatch, *, then_o
         )
     else:
         pool = {}
-        query = steps.recorded_query(ledger, settings, step, run.row(step)["mu"])
+        query = read_step(ledger, step).query(settings)
         shifts = [shift for pair in query.shifts for shift in pair]
         size = settings.section.N * settings.section.D
         asked = [prompts[shift.k * size : (shift.k + 1) * size] for shift in shifts]

@@ -29,7 +29,7 @@ from szpo.voting import lease, steps, withdrawals
 from szpo.voting.counting import RunNow
 from szpo.voting.pauses import describe_pause
 from szpo.voting.service import VoteService
-from szpo.voting.step_record import StepReport, read_steps
+from szpo.voting.step_record import StepReport, read_reports
 
 State = Literal["none", "generating", "open", "closed", "paused", "finished"]
 RunState = Literal["running", "paused", "stopped", "finished"]
@@ -300,7 +300,7 @@ def read_results(ledger: Ledger, *, open_round: bool = True) -> Run:
     hidden = set() if open_round else {"open"}
     if state == "finished":  # prepared for after the end
         hidden |= {"planned", "generating"}
-    table = tuple(row for row in read_steps(ledger) if row.state not in hidden)
+    table = tuple(row for row in read_reports(ledger) if row.state not in hidden)
     config = ledger.spec.get("config", {})
     run, panel = config.get("run", {}), config.get("panel", {})
     most = read_budget(ledger).get("votes", run.get("votes"))

@@ -21,8 +21,9 @@ from szpo.optim.settings import Settings
 from szpo.replay import replay
 from szpo.runs.services import Position, Services, check_weights
 from szpo.types import Comparison, Floats, Info, Tally, Theta, Update
-from szpo.voting import pauses, policy_checks, step_record, steps
+from szpo.voting import pauses, policy_checks, steps
 from szpo.voting.counting import StepVotes
+from szpo.voting.step import read_step
 from szpo.voting.step_record import Stopwatch, count, figures_of, flatten, plain
 
 QUADRATIC_UP_TO: Final = 0.5
@@ -51,7 +52,7 @@ def tell(run: Services, at: Position, votes: StepVotes) -> PendingStep:
     ledger, settings = run.ledger, run.settings
     measure = measure_moved(settings, run.measured_kl)
     tally, state, updates, info = replay.tell_step(
-        ledger, settings, at.state, run.row(at.step)["mu"], votes.counted, measure=measure
+        ledger, settings, read_step(ledger, at.step), at.state, votes.counted, measure=measure
     )
     failpoint("cp9")
 
@@ -127,8 +128,8 @@ def describe(
     votes: StepVotes,
     comparisons: Sequence[Comparison],
 ) -> dict[str, Any]:
-    """The figures of a step that will be applied next, as `step_record.read_steps` reads them."""
-    row, info = run.row(votes.step), new.info
+    """The figures of a step that will be applied next, as `read_reports` reads them."""
+    step, info = read_step(run.ledger, votes.step), new.info
     before, after = (flatten(p.theta, run.settings.layout) for p in (at, new.after))
     more: dict[str, Any] = {}
     if rule_of(run.settings.section.rule).two_points:
@@ -139,8 +140,8 @@ def describe(
     if measured:
         more["kl_measured"] = True
     return {
-        **figures_of(step_record.body_of(run.ledger, "generated", votes.step)),
-        **count(votes, comparisons, row["pairing"]),
+        **figures_of(step),
+        **count(votes, comparisons, step.row["pairing"]),
         "total_votes": new.after.votes,
         "delta": info.delta,
         "stderr": tuple(steps.finite(value) for value in info.stderr),

@@ -1,15 +1,7 @@
-"""The one record of a step: its inputs besides votes, its figures and counts; a run's outcome.
-
-The recorded inputs of a step besides its votes. The inputs of the fit are in the event
-"regressors", which joins the hash chain before the fit. The centre that answered is in the event
-"generated", and the KL measured at the point that the votes proposed in the event "step". Replay
-and verify recompute from these numbers, without model or file; they cannot prove that the model
-gave them. Withdrawn verdicts have events of their own (`szpo.voting.withdrawals`).
-"""
+"""The report of a step: its times, figures and counts, for people; and how a run ended."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -17,165 +9,12 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from szpo.errors import IntegrityError, UsageError
-from szpo.features import own
-from szpo.ledger import canonical
 from szpo.ledger.database import Ledger
-from szpo.optim.kl_limits import KlMeasurement, Moments
-from szpo.optim.named_features import NamedFeatures
-from szpo.optim.optimizer import rule_of
-from szpo.optim.rule import StepInputs
-from szpo.optim.settings import Settings
 from szpo.types import Comparison, Floats, Layout, Theta, Vote
-from szpo.voting import shown_states, steps, withdrawals
 from szpo.voting.counting import StepVotes
+from szpo.voting.step import Step, read_steps
 from szpo.voting.steps import OWN_PAIRS
-
-DIGITS: Final = 6
-"""Decimals of recorded scores."""
-
-
-def note_inputs(step: int, inputs: StepInputs) -> dict[str, Any]:
-    """The body of the event "regressors" of a step; the centre is in the event "generated"."""
-    scores = inputs.scores
-    found = {
-        "scores": None if scores is None else np.round(scores, DIGITS).tolist(),
-        "moments": None if inputs.moments is None else inputs.moments.to_json(),
-        "features": None if inputs.text_differences is None else inputs.text_differences.tolist(),
-        "states": None if inputs.states is None else shown_states.packed(inputs.states),
-        "ratings": {name: list(values) for name, values in inputs.ratings.items()} or None,
-    }
-    given = {name: value for name, value in found.items() if value is not None}
-    return {"step": step, **given}
-
-
-def text_digest(text: str) -> str:
-    """The first 16 hex digits of a text's SHA-256, as the record names a candidate."""
-    return canonical.sha256(text)[:16]
-
-
-def read_inputs(ledger: Ledger, settings: Settings, step: int) -> StepInputs:
-    """Read the recorded inputs of a step."""
-    if not rule_of(settings.section.rule).two_points:
-        return StepInputs()
-    noted = body_of(ledger, "regressors", step)
-    if not noted:
-        raise IntegrityError(f'step {step}: it has no event "regressors"')
-    noted["centre"] = body_of(ledger, "generated", step).get("centre")
-    centre = _array(step, noted, "centre", (settings.dim,))
-    named = settings.features
-    shape = settings.section.K, steps.settings_of(ledger, settings, step).section.N
-    by_scores = named is not None and not named.coordinates
-    scores = _array(step, noted, "scores", (*shape, named.components if named else 0))
-    features = None
-    if named is not None and named.names:
-        features = _array(step, noted, "features", (*shape, len(named.names)))
-        if features is not None and (features != np.rint(features)).any():
-            raise IntegrityError(f"step {step}: the recorded features are not whole numbers")
-    wanted = {
-        "centre": centre is None,
-        "scores": by_scores and scores is None,
-        "features": named is not None and bool(named.names) and features is None,
-    }
-    if missing := [name for name, is_missing in wanted.items() if is_missing]:
-        raise IntegrityError(f"step {step}: its inputs of the fit have no {missing[0]}")
-    whole = None if features is None else features.astype(np.int64)
-    states, apart = _states(ledger, step, noted, named)
-    moments = _moments(step, noted, settings.dim)
-    reach = _reach(ledger, step)
-    withdrawn = withdrawals.read(ledger, settings, step)
-    return StepInputs(
-        scores, centre, moments, whole, states, apart, _ratings(step, noted), reach,
-        withdrawn,
-    )  # fmt: skip
-
-
-def states_of(ledger: Ledger, named: NamedFeatures, step: int) -> NDArray[np.int16]:
-    """The recorded states (texts, width) of what a step shows, as `shown_states.shown_of` lists.
-
-    Raises:
-        IntegrityError: the record has none, or others.
-    """
-    found, _ = _states(ledger, step, body_of(ledger, "regressors", step), named)
-    if found is None:
-        raise IntegrityError(f"step {step}: the run has no states")
-    return found
-
-
-def _states(
-    ledger: Ledger, step: int, noted: Mapping[str, Any], named: NamedFeatures | None
-) -> tuple[NDArray[np.int16] | None, Floats | None]:
-    """The recorded states of a step's texts, and their differences; None in a run without any."""
-    if named is None or named.states is None:
-        return None, None
-    if noted.get("states") is None:
-        raise IntegrityError(f"step {step}: its inputs of the fit have no states")
-    comparisons = ledger.comparisons(step)
-    texts = len(shown_states.shown_of(comparisons))
-    try:
-        found = shown_states.unpacked(noted["states"], texts, named.states.width)
-    except IntegrityError as error:
-        raise IntegrityError(f"step {step}: {error}") from None
-    return found, shown_states.differences_of(comparisons, found)
-
-
-def body_of(ledger: Ledger, kind: str, step: int) -> dict[str, Any]:
-    """The body of the last event of this kind about a step; empty where there is none."""
-    events = ledger.query(
-        "SELECT body FROM events WHERE kind = ? AND json_extract(body, '$.step') = ? "
-        "ORDER BY event DESC LIMIT 1",
-        (kind, step),
-    )
-    return json.loads(events[0]["body"]) if events else {}
-
-
-def _reach(ledger: Ledger, step: int) -> KlMeasurement | None:
-    noted = body_of(ledger, "step", step).get("reach")
-    try:
-        return None if noted is None else KlMeasurement.from_json(noted)
-    except (KeyError, TypeError, ValueError):
-        raise IntegrityError(
-            f"step {step}: what was measured of its point cannot be read"
-        ) from None
-
-
-def _moments(step: int, noted: dict[str, Any], dim: int) -> Moments | None:
-    if noted.get("moments") is None:
-        return None
-    try:
-        return Moments.from_json(noted["moments"], dim)
-    except (AttributeError, TypeError, UsageError, ValueError):
-        raise IntegrityError(
-            f"step {step}: the recorded moments are not those of {dim} coordinates"
-        ) from None
-
-
-def _ratings(step: int, noted: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    found = noted.get("ratings", {})
-    try:
-        ratings = {str(name): tuple(values) for name, values in found.items()}
-    except (AttributeError, TypeError):
-        ratings = {"": ("",)}
-    if any(
-        type(each) is not int or abs(each) > own.LARGEST for v in ratings.values() for each in v
-    ):
-        raise IntegrityError(f"step {step}: the recorded ratings are not whole numbers")
-    return ratings
-
-
-def _array(step: int, noted: dict[str, Any], name: str, shape: tuple[int, ...]) -> Floats | None:
-    if noted.get(name) is None:
-        return None
-    try:
-        values = np.asarray(noted[name], dtype=np.float64)
-    except (TypeError, ValueError):
-        values = np.zeros(0)
-    if values.shape != shape or not np.isfinite(values).all():
-        raise IntegrityError(f"step {step}: the recorded {name} are not {shape} finite numbers")
-    return values
-
 
 T = TypeVar("T")
 
@@ -184,7 +23,7 @@ T = TypeVar("T")
 class StepReport:
     """A planned step: its plan, its times, its counted votes and, once applied, its figures.
 
-    The loop records it with the step's update, everybody reads it by `read_steps`. ``kl`` is in
+    The loop records it with the step's update, everybody reads it by `read_reports`. ``kl`` is in
     nats per completion, ``norm`` is |θ|, ``length`` is in tokens (else words).
     """
 
@@ -320,21 +159,19 @@ def plain(value: Any) -> Any:
     return value
 
 
-def read_steps(ledger: Ledger, step: int | None = None) -> tuple[StepReport, ...]:
+def read_reports(ledger: Ledger, step: int | None = None) -> tuple[StepReport, ...]:
     """All planned steps, or one, in order, without ``headings`` and ``distinct``."""
-    rows = ledger.steps() if step is None else [ledger.step(step)]
-    generated, applied = (_bodies(ledger, kind, step) for kind in ("generated", "step"))
     ends = "SELECT step, applied_us FROM updates WHERE ? IS NULL OR step = ? ORDER BY step, k"
     applied_us = {row["step"]: row["applied_us"] for row in ledger.query(ends, (step, step))}
     found: list[StepReport] = []
-    for row in filter(None, rows):
-        drawn, done = generated.get(row["step"], {}), applied.get(row["step"], {})
+    for each in read_steps(ledger, step):
+        row, done = each.row, dict(each.body("step"))
         if row["state"] != "applied":
-            votes = StepVotes(ledger, row["step"])
-            done = count(votes, ledger.comparisons(row["step"]), row["pairing"])
+            votes = StepVotes(ledger, each.number)
+            done = {**count(votes, ledger.comparisons(each.number), row["pairing"])}
             done["total_votes"] = done["votes"] + (found[-1].total_votes if found else 0)
-        figures = figures_of(drawn)
-        noted = {**row, **figures, **done, "applied_us": applied_us.get(row["step"])}
+        figures = figures_of(each)
+        noted = {**row, **figures, **done, "applied_us": applied_us.get(each.number)}
         given = {name: noted[name] for name in _FIELDS if noted.get(name) is not None}
         times = {name: done[name] for name in Stopwatch.PARTS if name in done}
         lists = {name: tuple(given.get(name, ())) for name in ("delta", "stderr", "not_finite")}
@@ -342,17 +179,11 @@ def read_steps(ledger: Ledger, step: int | None = None) -> tuple[StepReport, ...
     return tuple(found)
 
 
-def _bodies(ledger: Ledger, kind: str, step: int | None) -> dict[int, dict[str, Any]]:
-    if step is not None:
-        return {step: body_of(ledger, kind, step)}
-    return {event["body"]["step"]: event["body"] for event in ledger.events(kind)}
-
-
-def figures_of(generated: Mapping[str, Any]) -> dict[str, float]:
+def figures_of(step: Step) -> dict[str, float]:
     """The figures recorded with a step's answers, since texts are stored without token counts."""
     return {
         name: value
-        for name, value in generated.items()
+        for name, value in step.body("generated").items()
         if isinstance(value, int | float) and name != "step"
     }
 

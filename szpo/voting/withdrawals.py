@@ -29,7 +29,7 @@ from szpo.optim.optimizer import State, rule_of
 from szpo.optim.rule import Recounted
 from szpo.optim.settings import Settings
 from szpo.optim.weighting import History
-from szpo.voting import casting, counting, steps
+from szpo.voting import casting, counting
 
 OVER: Final = ("closed", "applied")
 """States of a step that takes no more votes."""
@@ -254,8 +254,8 @@ def _recount(
 ) -> Iterator[Recounted]:
     """The rows of the steps < ``until`` that have withdrawn votes, as they count without these."""
     first = 0
-    for step in range(until):
-        here = steps.settings_of(ledger, settings, step)
+    for step, row in enumerate(ledger.steps()[:until]):
+        here = settings.change(N=row["n"])
         o = here.section
         votes = counting.counted(ledger, step)
         out = [v for v in votes if any(each.holds(v.panelist, step) for each in held)]

@@ -13,7 +13,8 @@ from szpo.judges.prompting import JudgeError, Reply
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.replay import verification
-from szpo.voting import shown_features, step_record
+from szpo.voting import shown_features
+from szpo.voting.step import read_step
 from tests.support import folder_run
 from tests.support.judging import Scripted
 from tests.support.stub_endpoint import completion, stub_endpoint
@@ -99,7 +100,7 @@ def test_a_run_records_what_the_judge_said_and_needs_it_for_new_answers_alone(tm
         named = recorded_settings(ledger).features
         assert FEATURE in named.names
         assert [FEATURE, "judge", "stub", "", ""] in [list(each) for each in named.own]
-        inputs = step_record.read_inputs(ledger, recorded_settings(ledger), 1)
+        inputs = read_step(ledger, 1).inputs(ledger, recorded_settings(ledger))
         shown = shown_features.pairs_of(ledger.comparisons(1))
         assert set(inputs.ratings[FEATURE]) <= {1, 2, 3, 4, 5}
         assert len(inputs.ratings[FEATURE]) == len(shown)
@@ -124,6 +125,6 @@ def test_a_local_judge_rates_and_a_scorer_does_not(tmp_path, capsys):
     assert call(arguments(tmp_path, model, *sets)) == 0
     with Ledger.open(tmp_path / "runs" / "folder.db") as ledger:
         assert verification.verify(ledger).ok
-        inputs = step_record.read_inputs(ledger, recorded_settings(ledger), 0)
+        inputs = read_step(ledger, 0).inputs(ledger, recorded_settings(ledger))
         assert all(0 <= each <= 1000 for each in inputs.ratings[FEATURE])
         assert len(set(inputs.ratings[FEATURE])) > 1

@@ -150,7 +150,8 @@ def closed():
 @pytest.mark.full
 def test_kl_is_drawn_over_the_steps_that_have_it(tmp_path):
     with Ledger.open(LEDGER, readonly=True) as ledger:
-        known = {row.step: row.kl for row in step_record.read_steps(ledger) if row.kl is not None}
+        reports = step_record.read_reports(ledger)
+        known = {each.step: each.kl for each in reports if each.kl is not None}
     axes = szpo.plots.kl(LEDGER)
     assert dict(zip(*axes.lines[0].get_data(), strict=True)) == known
     assert szpo.plots.kl(LEDGER, ax=axes) is axes and len(axes.lines) == 2

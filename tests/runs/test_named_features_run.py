@@ -26,7 +26,8 @@ from szpo.policies import subspace_setup
 from szpo.policies.subspaces import FEATURE_MAP
 from szpo.replay import verification
 from szpo.runs import assemble, budget
-from szpo.voting import shown_features, step_record
+from szpo.voting import shown_features
+from szpo.voting.step import read_step
 from tests.support import folder_run
 from tests.support.tampering import change_event, failure_of, forge, rewrite
 
@@ -54,7 +55,7 @@ def test_each_step_records_what_its_texts_differ_in_and_all_is_recomputed(finish
         assert named is not None and named.dictionary == dictionary.digest()
         assert set(named.names) <= set(dictionary.BY_NAME)
         for step in range(2):
-            inputs = step_record.read_inputs(ledger, settings, step)
+            inputs = read_step(ledger, step).inputs(ledger, settings)
             entries = shown_features.entries_of(named)
             mine = shown_features.differences_of(named, ledger.comparisons(step), entries)
             assert inputs.text_differences is not None and inputs.scores is not None
@@ -192,7 +193,7 @@ def test_a_run_without_coordinates_counts_own_features_and_runs_none_from_its_re
         entries = shown_features.entries_of(named, mine)
         assert list(entries) == list(named.names)
         found = shown_features.differences_of(named, ledger.comparisons(1), entries)
-        inputs = step_record.read_inputs(ledger, settings, 1)
+        inputs = read_step(ledger, 1).inputs(ledger, settings)
         np.testing.assert_array_equal(inputs.text_differences, found)
         assert found[..., [named.names.index(name) for name in mine]].any()
     needs_features()

@@ -19,7 +19,7 @@ from szpo.optim.optimizer import describe_settings
 from szpo.optim.sample_directions import Law
 from szpo.replay import replay, verification
 from szpo.runs import assemble
-from szpo.voting import step_record
+from szpo.voting.step import read_step
 from tests.support import children, folder_run
 
 SURE = ("panel.beta=60", "optimizer.kl_budget=40")
@@ -110,7 +110,7 @@ def test_a_regression_measures_kl_where_it_recommends(tuned):
         assert (o.rule, o.K, o.N) == ("regression", 8, 1)
         report = verification.verify(ledger)
         assert report.ok, str(report)
-        noted = [step_record.read_inputs(ledger, settings, step) for step in range(3)]
+        noted = [read_step(ledger, step).inputs(ledger, settings) for step in range(3)]
         assert noted[0].moments.answers > 200 and noted[1].moments is None
         reaches = [each.reach for each in noted if each.reach is not None]
         assert reaches

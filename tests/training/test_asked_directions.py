@@ -11,7 +11,7 @@ from szpo.optim import optimizer
 from szpo.replay import replay, verification
 from szpo.runs import services
 from szpo.types import Explanation, Shift
-from szpo.voting import steps
+from szpo.voting.step import read_step
 from tests.support import named_run
 from tests.support.named_run import MarkedPolicy
 from tests.support.tampering import change_event, failure_of, forge, rewrite
@@ -49,7 +49,7 @@ def test_directions_stand_in_the_record_before_their_answers(tmp_path):
         for step, shifts in enumerate(policy.asked):
             grids = [None if s.grid is None else list(s.grid) for s in shifts[::2]]
             assert grids == (asked[step]["directions"] or [None] * settings.section.K)
-            query = steps.recorded_query(ledger, settings, step, ledger.step(step)["mu"])
+            query = read_step(ledger, step).query(settings)
             assert tuple(s for pair in query.shifts for s in pair) == shifts
         assert verification.verify(ledger).ok
         # Nothing of it is where a panelist looks.
@@ -128,10 +128,10 @@ def test_a_plan_without_its_event_is_refused(tmp_path, finished):
     with Ledger.open(path, readonly=True) as ledger:
         settings = named_run.settings_of()
         with pytest.raises(IntegrityError, match='step 0: it has 0 events "asked", not one'):
-            steps.read_plan(ledger, settings, 0)
-        plain = named_run.settings_of(asking_noise=None)
-        assert steps.read_plan(ledger, plain, 0) is None
-        assert optimizer.query(plain, 1, 0.5) == steps.recorded_query(ledger, plain, 1, 0.5)
+            read_step(ledger, 0).plan(settings)
+        plain, mu = named_run.settings_of(asking_noise=None), ledger.step(1)["mu"]
+        assert read_step(ledger, 0).plan(plain) is None
+        assert optimizer.query(plain, 1, mu) == read_step(ledger, 1).query(plain)
 
 
 def test_a_unit_of_rounding_is_not_a_change():

@@ -10,6 +10,7 @@ from szpo.optim import regression
 from szpo.optim.kl_limits import AIMED_SHARE, SHARE_PARTS, UNMOVED_SHARE, UNPROVEN
 from szpo.replay import replay, verification
 from szpo.voting import step_record
+from szpo.voting.step import read_step
 from tests.support.quadratic import Clock, drive, kl, started
 from tests.support.tampering import change_event, failure_of, rewrite
 
@@ -32,7 +33,7 @@ def points(ledger):
 
 def recorded(ledger, settings):
     steps = range(ledger.last_applied() + 1)
-    return [step_record.read_inputs(ledger, settings, step).reach for step in steps]
+    return [read_step(ledger, step).inputs(ledger, settings).reach for step in steps]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def test_the_jump_at_the_gate_is_measured_and_shrunk_before_it_is_recorded(run, 
     assert first.readings[0].kl == pytest.approx(3 * first.readings[0].estimate, rel=1e-5)
     assert nats[step] == pytest.approx(first.nearest.kl, rel=1e-4)
     assert nats[step] == pytest.approx(0.9 * BUDGET, rel=0.02)  # KL is a square: aimed at exactly
-    assert [row.kl for row in step_record.read_steps(ledger)][step] == first.measured
+    assert [row.kl for row in step_record.read_reports(ledger)][step] == first.measured
     report = verification.verify(ledger)
     assert report.ok, str(report)
 
@@ -105,7 +106,7 @@ def test_an_estimate_is_scaled_as_at_the_last_point_that_was_measured(tmp_path):
     settings, ledger, policy = begin(tmp_path)
     with ledger:
         drive(settings, ledger, policy, until_step=20, kl=estimate, measured_kl=kl)
-        noted, table = recorded(ledger, settings), step_record.read_steps(ledger)
+        noted, table = recorded(ledger, settings), step_record.read_reports(ledger)
         near = [i for i, one in enumerate(noted) if one is None and any(noted[:i])]
         assert near
         for step in near:  # three times the estimate, but for `LEAST_KL`

@@ -27,7 +27,8 @@ from szpo.replay import replay, verification
 from szpo.runs import answer_pool, start_features
 from szpo.taste import Taste
 from szpo.types import FEATURE_GRID, Answer, Comparison, Prompt, Row
-from szpo.voting import shown_states, step_record
+from szpo.voting import shown_states
+from szpo.voting.step import read_step
 from tests.support import folder_run
 from tests.support.named_run import MARKS, Likes
 from tests.support.quadratic import QuadraticPolicy, go, history, new_ledger, panel_of
@@ -318,7 +319,7 @@ def test_recorded_states_that_are_not_of_their_texts_are_told(tmp_path):
     settings, ledger = begin(tmp_path)
     with ledger:
         drive_on_states(settings, ledger, until_step=3)
-        body = step_record.body_of(ledger, "regressors", 1)
+        body = read_step(ledger, 1).body("regressors")
         texts = len(shown_states.shown_of(ledger.comparisons(1)))
         whole = shown_states.unpacked(body["states"], texts, HIDDEN)
         assert shown_states.packed(whole) == body["states"]

@@ -1,5 +1,7 @@
 """Runs of the rule `regression`: asked at one point, recommended another, both in the record."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -15,6 +17,7 @@ from szpo.runs import services
 from szpo.runs.samples import policy_at
 from szpo.voting import step_record
 from szpo.voting.seats import planned_sides
+from szpo.voting.step import read_step
 from tests.support.quadratic import (
     LAYOUT,
     PROMPTS,
@@ -73,7 +76,7 @@ def test_a_step_records_the_recommended_point_and_the_centre(run):
     assert [row["head_sha256"] for row in ledger.steps()] == theta_digests(ledger)[:5]
     folded = replay.fold(ledger)
     assert folded["z"].tobytes() == best["z"].tobytes()
-    assert [row.theta_sha256 for row in step_record.read_steps(ledger)] == found
+    assert [row.theta_sha256 for row in step_record.read_reports(ledger)] == found
     # The centre follows by at most the step of the centre.
     moves = [np.linalg.norm(u.vector) for u in ledger.updates() if u.k == 1]
     assert 0.3 - 1e-6 < max(moves) < 0.3 + 1e-6
@@ -180,7 +183,7 @@ def test_moments_are_recorded_before_the_fit_and_hold_the_recommended_point(tmp_
     with ledger:
         drive(settings, ledger, policy, until_step=5, lag=lag, moments=measure)
         assert len(seen) == 1
-        noted = [step_record.read_inputs(ledger, settings, step).moments for step in range(5)]
+        noted = [read_step(ledger, step).inputs(ledger, settings).moments for step in range(5)]
         assert [one is not None for one in noted] == [True] + [False] * 4
         assert np.array_equal(noted[0].gram, seen[0].gram)
         report = verification.verify(ledger)  # without the hook
@@ -219,5 +222,9 @@ def test_sides_of_the_votes_reach_the_fit(tmp_path):
 
 def test_inputs_of_the_wrong_shape_are_refused(run):
     settings, ledger, _ = run
-    with pytest.raises(IntegrityError, match=r"step 9.*has no event"):
-        step_record.read_inputs(ledger, settings, 9)
+    recorded = read_step(ledger, 3)
+    other = replace(recorded, texts={**recorded.texts, "generated": '{"centre": [0.0]}'})
+    with pytest.raises(IntegrityError, match=r"step 3: the recorded centre are not \(4,\) finite"):
+        other.inputs(ledger, settings)
+    with pytest.raises(IntegrityError, match="step 9 is missing"):
+        read_step(ledger, 9)

@@ -14,7 +14,7 @@ from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED
 from szpo.replay import replay, verification
 from szpo.voting import lease, policy_checks, withdrawals
 from szpo.voting.policy_checks import Checks, factor_against
-from szpo.voting.step_record import read_steps
+from szpo.voting.step_record import read_reports
 from tests.support import named_run
 
 COUNTS = st.integers(0, 60)
@@ -84,7 +84,7 @@ def test_a_round_tells_the_nats_of_adopted_weights_and_none_of_the_start(tmp_pat
         name = ledger.query("SELECT pseudonym FROM panelists ORDER BY pseudonym")[0]["pseudonym"]
         withdrawals.withdraw(ledger, "szpo invite", name, settings, weights=True)
         named_run.drive(settings, ledger, until_step=3)
-        assert [(each.kl, each.extra.get("kl_measured")) for each in read_steps(ledger)][1:] == [
+        assert [(each.kl, each.extra.get("kl_measured")) for each in read_reports(ledger)][1:] == [
             (1.5, True), (0.0, True),
         ]  # fmt: skip
         assert verification.verify(ledger).ok
