@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,8 +18,7 @@ from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.errors import RunError, UsageError
 from szpo.features import own
-from szpo.runs import assemble, run_engine, setup_progress
-from szpo.types import Progress
+from szpo.runs import assemble, run_engine
 
 if TYPE_CHECKING:
     from szpo.runs.other_weights import Mixer
@@ -94,7 +92,7 @@ def make(
         tastes.ask(found, yes)
     began = time.monotonic()
     rows: list[tuple[Any, Mapping[str, Any]]] = []
-    with _show_progress(as_json) as progress:
+    with console.stages("adapters", as_json=as_json) as progress:
         progress("loading the model", 0, 0)
         host = language_model.load_host(config, adapter=False)
         target = folder or adapters.made_here(host.facts.identity.files.sha256)
@@ -167,20 +165,6 @@ def _show(made: list[Mapping[str, Any]]) -> None:
         far = sorted(entry["others"].items(), key=lambda each: -abs(each[1]))
         named = ", ".join(f"{name} {gap:+.1f}" for name, gap in far if abs(gap) >= 0.2)
         console.say(f"  {entry['name']}: {named or 'nothing by .2 or more'}")
-
-
-@contextlib.contextmanager
-def _show_progress(as_json: bool) -> Iterator[Progress]:
-    """Show the stage on stderr: a bar, or lines."""
-    live = console.draws() and not as_json
-    with console.stages(console.errors, live=live) as show:
-
-        def report(name: str, done: int, of: int) -> None:
-            stage = str(setup_progress.Stage(name, done, of))
-            console.doing(stage)
-            show(stage, done, of)
-
-        yield report
 
 
 def answer(

@@ -387,17 +387,29 @@ def expect_end(bar: Progress, task: TaskID, share: float) -> None:
 
 
 @contextlib.contextmanager
-def stages(to: Console, *, live: bool, of: str = "") -> Iterator[Callable[[str, int, int], None]]:
-    """Yield what shows the stage of a long work in a bar: its name, parts done, parts in all."""
+def stages(of: str, *, as_json: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Yield what shows the stage of a long work on stderr: its name, parts done, parts in all.
+
+    It moves in a bar, else it is told in lines; with ``as_json`` only where nothing else is said.
+    """
+    from szpo.runs import setup_progress
+
+    live = draws() and not as_json
+    tell = setup_progress.telling(complain, of=of)
     bar = Progress(
-        TextColumn(f"{of}{{task.description}}"), BarColumn(BAR), TimeElapsedColumn(),
-        console=to, disable=not live, transient=True,
+        TextColumn(f"{of}: {{task.description}}"), BarColumn(BAR), TimeElapsedColumn(),
+        console=errors, disable=not live, transient=True,
     )  # fmt: skip
     task = bar.add_task("", total=None)
+
+    def show(stage: str, done: int, parts: int) -> None:
+        doing(f"{of}: {setup_progress.Stage(stage, done, parts)}")
+        bar.update(task, description=stage, completed=done, total=parts or None)
+        if not live and not as_json:
+            tell(stage, done, parts)
+
     with bar:
-        yield lambda stage, done, parts: bar.update(
-            task, description=stage, completed=done, total=parts or None
-        )
+        yield show
 
 
 @contextlib.contextmanager

@@ -247,17 +247,13 @@ def _create(
 @contextlib.contextmanager
 def _show_setup(path: Path, *, as_json: bool) -> Iterator[Progress]:
     """Show the stages of a set-up, and write them for the page of szpo serve."""
-    live = console.draws() and not as_json
-    tell = setup_progress.telling(console.complain)
     with (
         setup_progress.writing(path) as write,
-        console.stages(console.errors, live=live, of="set-up: ") as show_stage,
+        console.stages("set-up", as_json=as_json) as show,
     ):
 
         def report(stage: str, done: int, of: int) -> None:
-            if not live and not as_json:
-                tell(stage, done, of)
-            show_stage(stage, done, of)
+            show(stage, done, of)
             write(stage, done, of)
 
         yield report

@@ -332,7 +332,6 @@ def improve(
             improve_run,
             reporter,
         )
-        from szpo.runs.setup_progress import Stage
 
         console.doing("loading the run's model")
         with quiet():
@@ -342,10 +341,11 @@ def improve(
         nats = allowed(parts.config, nats)
         say(describe_start(nats))
         console.doing("improving: the start's answers, to compare with")
-        found = improve_run(
-            ledger, parts, nats=nats, given=feature, report=reporter(say, console.doing),
-            progress=lambda *stage: console.doing(f"improving: {Stage(*stage)}"),
-        )  # fmt: skip
+        with console.stages("improving", as_json=as_json) as progress:
+            found = improve_run(
+                ledger, parts, nats=nats, given=feature, report=reporter(say, console.doing),
+                progress=progress,
+            )  # fmt: skip
         if found.adopts is not None:
             console.doing("measuring on held-out prompts")
             score = panel_evaluator.find_reward(ledger)
