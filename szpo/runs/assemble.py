@@ -7,8 +7,9 @@ resuming, sampling and exporting never repeat it.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
@@ -52,6 +53,7 @@ from szpo.voting.panel_factory import (
 if TYPE_CHECKING:
     from szpo.policies.language_model import Base
     from szpo.policies.lora_policy import LoraPolicy
+    from szpo.policies.subspaces import Subspace
 
 
 SHARPNESS_PROMPTS, SHARPNESS_SAMPLES = 96, 4
@@ -76,8 +78,6 @@ class RunParts:
     """The panel that votes in this process; None where people vote."""
     base: Base | None = None
     """The language model and its coordinates; None for policies of other packages."""
-    entries: Mapping[str, Entry] | None = None
-    """The functions that count the run's named features; None where it has none."""
     given: Sequence[str] = ()
     """The user's own features that were given in this process."""
     rate: Rate | None = None
@@ -89,6 +89,12 @@ class RunParts:
         """Release the model and its workers; may be called twice."""
         if self.base is not None:
             self.base.host.close()
+
+    @cached_property
+    def entries(self) -> Mapping[str, Entry] | None:
+        """The functions that count the run's named features; None where it has none."""
+        named = self.settings.features
+        return None if named is None else shown_features.entries_of(named, self.given, self.rate)
 
     @property
     def language(self) -> LoraPolicy:
@@ -211,15 +217,15 @@ def build(
     """
     found = checked or check(config)
     config, prompts, policy_factory = found.config, found.prompts, found.policy_factory
+    given = tuple(config.features.own)
     for line in found.notes:
         say(line)
     if policy_factory is not None:
         policy = policy_factory(root_seed=config.run.root_seed)
         settings = config.optimizer_settings(policy.layout, 1.0)
-        given = tuple(config.features.own)
-        parts = RunParts(config, settings, policy, prompts, given=given, maker=policy_factory)
         for line in describe_words(config, None, prompts.train):
             say(line)
+        parts = RunParts(config, settings, policy, prompts, given=given, maker=policy_factory)
         return _with_new_panel(parts, found, say)
     from szpo.policies import language_model
 
@@ -230,31 +236,30 @@ def build(
     with run_engine.closed_on_error(host):
         progress("choosing the coordinates", 0, 0)
         base = language_model.prepare(config, host, prompts.train, say, progress)
-        space = base.subspace
-        named = space.named()
-        for line in describe_words(config, named, prompts.train):
-            say(line)
-        if space.blocks is not None:
-            say(Detail(f"mixed: {', '.join(space.blocks.names)}"))
-        if space.features is not None:
-            can = teachable.read(space.features.names, space.report)
-            for what, text in teachable.describe(can, config.optimizer.D).items():
-                say(Detail(f"{what}: {text}"))
-        for line in teachable.describe_ruler(space.report):
+        space, named = base.subspace, base.subspace.named()
+        for line in _describe_space(config, space, prompts.train):
             say(line)
         settings = config.optimizer_settings(space.layout, space.scale, named)
         policy = language_model.make_policy(config, base, settings)
-        given = tuple(config.features.own)
         rate = find_rate(config, host)
-        entries = _count(settings, given, rate)
-        parts = RunParts(
-            config, settings, policy, prompts, base=base, given=given, rate=rate, entries=entries
-        )
+        parts = RunParts(config, settings, policy, prompts, base=base, given=given, rate=rate)
         if named is not None and (still := set(config.features.own).difference(named.names)):
             say(warn_of_still(still, space.report.get("samples", 0)))
         if found.panel_factory is not None:
             progress("fitting the panel", 0, 0)
         return _with_new_panel(parts, found, say)
+
+
+def _describe_space(config: Config, space: Subspace, prompts: Sequence[Prompt]) -> Iterator[str]:
+    """Lines about the coordinates of a new run, and what can be taught in them."""
+    yield from describe_words(config, space.named(), prompts)
+    if space.blocks is not None:
+        yield Detail(f"mixed: {', '.join(space.blocks.names)}")
+    if space.features is not None:
+        can = teachable.read(space.features.names, space.report)
+        for what, text in teachable.describe(can, config.optimizer.D).items():
+            yield Detail(f"{what}: {text}")
+    yield from teachable.describe_ruler(space.report)
 
 
 def describe_new(parts: RunParts, path: Path) -> str:
@@ -289,14 +294,6 @@ def warn_of_still(names: Collection[str], answers: int) -> str:
     )
 
 
-def _count(
-    settings: Settings, given: Sequence[str], rate: Rate | None = None
-) -> dict[str, Entry] | None:
-    """The functions that count a run's named features; ``given`` are the user's own features."""
-    named = settings.features
-    return None if named is None else shown_features.entries_of(named, given, rate)
-
-
 def require_counted(parts: RunParts) -> None:
     """Refuse to drive a run if one of its features cannot be counted here."""
     if parts.settings.features is not None:
@@ -310,16 +307,12 @@ def _with_new_panel(parts: RunParts, found: CheckedConfig, say: Say) -> RunParts
         say(Detail(line))
     if found.panel_factory is None:
         return parts
-    drawn: list[tuple[Sequence[Prompt], list[list[Answer]]]] = []
-
-    def draw() -> tuple[Sequence[Prompt], list[list[Answer]]]:
-        drawn.append(_base_answers(parts))
-        return drawn[-1]
-
-    panel = found.panel_factory.build(parts.config, replace(_starting_policy(parts), answers=draw))
+    drawn = cache(partial(_base_answers, parts))
+    start = replace(_starting_policy(parts), answers=drawn)
+    panel = found.panel_factory.build(parts.config, start)
     say(str(panel))
     if parts.base is not None:
-        asked, rows = drawn[-1] if drawn else _few_answers(parts)
+        asked, rows = drawn() if drawn.cache_info().currsize else _few_answers(parts)
         if wrong := answer_shares.warn([prompt.text for prompt in asked], rows):
             say(f"warning: {wrong}")
     half, equal = teachable.foretell(panel.spec, parts.config.optimizer.D)
@@ -450,7 +443,8 @@ def reopen(
         raise UsageError(f"{ledger.path.name}: {known} steps are applied, not {until}; give fewer")
     policy_factory = run_engine.find_factory(config)
     given = tuple(features)
-    entries = _count(settings, given)
+    if settings.features is not None:  # refused before a model is loaded
+        shown_features.entries_of(settings.features, given)
     prompts = restore_prompts(config, ledger, needed=panel, say=say)
     if policy_factory is not None:
         policy = policy_factory(root_seed=config.run.root_seed)
@@ -468,11 +462,7 @@ def reopen(
         base = language_model.restore(host, ledger)
         policy = language_model.make_policy(config, base, settings)
         rate = find_rate(config, host) if panel else None
-        if rate is not None:
-            entries = _count(settings, given, rate)
-        parts = RunParts(
-            config, settings, policy, prompts, base=base, given=given, rate=rate, entries=entries
-        )
+        parts = RunParts(config, settings, policy, prompts, base=base, given=given, rate=rate)
         return _at_head(ledger, parts, until, panel=panel)
 
 
